@@ -1,0 +1,217 @@
+//! The keys of the store, byte for byte as flannel writes them.
+//!
+//! | key | what |
+//! | --- | --- |
+//! | `<prefix>/config` | the network config |
+//! | `<prefix>/subnets/10.5.52.0-24` | a lease |
+//! | `<prefix>/subnets/10.5.52.0-24&fd00:1::-64` | a dual-stack lease |
+//! | `<prefix>/wire/subnets/fd00:1::-64` | an IPv6-only lease, which flannel cannot express |
+//! | `<prefix>/wire/guards/10.5.52.0-24` | who holds a prefix, one key for each family of a lease |
+//!
+//! Nothing else may ever begin with `<prefix>/subnets`: a flanneld that sees such a key removes all its peers.
+
+use std::{fmt, net::IpAddr, str::FromStr};
+
+use crate::{DualStack, Family, Prefix};
+
+/// The prefix all keys of one network share, `/coreos.com/network` by default.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyPrefix(String);
+
+/// What a host leases: a prefix of each family its network has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Subnet(DualStack<Prefix>);
+
+/// Why a key names no lease.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum KeyError {
+    /// Not `a.b.c.d-len` or `a.b.c.d-len&x::-len`.
+    #[error("the key {0:?} has not the form 10.5.52.0-24 or 10.5.52.0-24&fd00:1::-64")]
+    Form(String),
+    /// A length the family does not have, or an address with host bits.
+    #[error("the key {key:?} names {address}-{len}, which is no network: {rule}")]
+    Network {
+        /// The key.
+        key: String,
+        /// The address in it.
+        address: IpAddr,
+        /// The length in it.
+        len: u8,
+        /// What it breaks.
+        rule: &'static str,
+    },
+}
+
+impl KeyPrefix {
+    /// flannel's default, <https://github.com/flannel-io/flannel/blob/master/Documentation/configuration.md>.
+    pub const DEFAULT: &'static str = "/coreos.com/network";
+
+    /// The prefix as flannel cleans it: `//` collapses, a trailing `/` is dropped.
+    #[must_use]
+    pub fn new(text: &str) -> Self {
+        let parts: Vec<&str> = text.split('/').filter(|part| !part.is_empty()).collect();
+        let lead = if text.starts_with('/') { "/" } else { "" };
+        Self(format!("{lead}{}", parts.join("/")))
+    }
+
+    /// The key of the network config.
+    #[must_use]
+    pub fn config(&self) -> Vec<u8> {
+        format!("{}/config", self.0).into_bytes()
+    }
+
+    /// What the keys of all flannel leases begin with.
+    #[must_use]
+    pub fn subnets(&self) -> Vec<u8> {
+        format!("{}/subnets/", self.0).into_bytes()
+    }
+
+    /// What the keys of all IPv6-only leases begin with.
+    #[must_use]
+    pub fn wire_subnets(&self) -> Vec<u8> {
+        format!("{}/wire/subnets/", self.0).into_bytes()
+    }
+
+    /// What the keys of all guards begin with.
+    #[must_use]
+    pub fn guards(&self) -> Vec<u8> {
+        format!("{}/wire/guards/", self.0).into_bytes()
+    }
+
+    /// The directory of the leases that a network of these families has: IPv6-only leases have one of their own.
+    #[must_use]
+    pub fn leases(&self, has_v4: bool) -> Vec<u8> {
+        if has_v4 { self.subnets() } else { self.wire_subnets() }
+    }
+
+    /// The key of one lease.
+    #[must_use]
+    pub fn lease(&self, subnet: Subnet) -> Vec<u8> {
+        let mut key = self.leases(subnet.of(Family::V4).is_some());
+        key.extend_from_slice(subnet.to_string().as_bytes());
+        key
+    }
+
+    /// The key that guards one prefix against a second owner.
+    #[must_use]
+    pub fn guard(&self, prefix: Prefix) -> Vec<u8> {
+        let mut key = self.guards();
+        key.extend_from_slice(format!("{}-{}", prefix.network(), prefix.len()).as_bytes());
+        key
+    }
+}
+
+impl fmt::Display for KeyPrefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Subnet {
+    /// A prefix of each family; `None` where there is none, or one under the wrong family.
+    #[must_use]
+    pub fn new(prefixes: DualStack<Prefix>) -> Option<Self> {
+        let fits = prefixes.iter().all(|(family, prefix)| prefix.family() == family);
+        (fits && !prefixes.is_empty()).then_some(Self(prefixes))
+    }
+
+    /// The prefix of one family.
+    #[must_use]
+    pub fn of(&self, family: Family) -> Option<Prefix> {
+        self.0.of(family).copied()
+    }
+
+    /// Its prefixes, IPv4 first.
+    pub fn prefixes(&self) -> impl Iterator<Item = Prefix> {
+        let prefixes = self.0;
+        Family::ALL.into_iter().filter_map(move |family| prefixes.of(family).copied())
+    }
+
+    /// Whether the two share an address.
+    #[must_use]
+    pub fn overlaps(&self, other: &Self) -> bool {
+        Family::ALL
+            .into_iter()
+            .any(|family| matches!((self.of(family), other.of(family)), (Some(a), Some(b)) if a.overlaps(b)))
+    }
+}
+
+/// As the last part of a key: `10.5.52.0-24&fd00:1::-64`.
+impl fmt::Display for Subnet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, prefix) in self.prefixes().enumerate() {
+            let joint = if index == 0 { "" } else { "&" };
+            write!(f, "{joint}{}-{}", prefix.network(), prefix.len())?;
+        }
+        Ok(())
+    }
+}
+
+impl FromStr for Subnet {
+    type Err = KeyError;
+
+    fn from_str(key: &str) -> Result<Self, KeyError> {
+        let form = || KeyError::Form(key.chars().take(96).collect());
+        let parts: Vec<Prefix> = key.split('&').map(|part| prefix_of(key, part)).collect::<Result<_, _>>()?;
+        let prefixes = match parts.as_slice() {
+            [one] => DualStack::from_fn(|family| (family == one.family()).then_some(*one)),
+            [v4, v6] if v4.family() == Family::V4 && v6.family() == Family::V6 => {
+                DualStack { v4: Some(*v4), v6: Some(*v6) }
+            }
+            _ => return Err(form()),
+        };
+        Self::new(prefixes).ok_or_else(form)
+    }
+}
+
+fn prefix_of(key: &str, part: &str) -> Result<Prefix, KeyError> {
+    let form = || KeyError::Form(key.chars().take(96).collect());
+    let (address, digits) = part.rsplit_once('-').ok_or_else(form)?;
+    let address: IpAddr = address.parse().map_err(|_| form())?;
+    if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(form());
+    }
+    let len: u8 = digits.parse().map_err(|_| form())?;
+    let refuse = |rule| KeyError::Network { key: key.chars().take(96).collect(), address, len, rule };
+    let prefix = Prefix::new(address, len).map_err(|_| refuse("its length is longer than an address"))?;
+    if prefix.network() != address {
+        return Err(refuse("it has host bits"));
+    }
+    Ok(prefix)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_those_of_the_contract() {
+        let prefix = KeyPrefix::new("/coreos.com//network/");
+        let lease = |subnet: &str| String::from_utf8(prefix.lease(subnet.parse().unwrap())).unwrap();
+        assert_eq!(prefix.config(), b"/coreos.com/network/config");
+        assert_eq!(lease("10.5.52.0-24"), "/coreos.com/network/subnets/10.5.52.0-24");
+        assert_eq!(lease("10.5.52.0-24&FD00:1::-64"), "/coreos.com/network/subnets/10.5.52.0-24&fd00:1::-64");
+        assert_eq!(lease("fd00:1::-64"), "/coreos.com/network/wire/subnets/fd00:1::-64");
+        assert_eq!(prefix.guard("10.5.52.0/24".parse().unwrap()), b"/coreos.com/network/wire/guards/10.5.52.0-24");
+    }
+
+    #[test]
+    fn what_is_no_lease_key_is_refused() {
+        for wrong in [
+            "",
+            "x",
+            "10.5.52.0",
+            "10.5.52.0-",
+            "10.5.52.0-+24",
+            "10.5.52.0-33",
+            "10.5.52.1-24",
+            "10.5.52.0-24&",
+            "10.5.52.0-24&10.6.0.0-24",
+            "fd00::-64&10.5.52.0-24",
+            "10.5.52.0-24&fd00::-129",
+            "0.0.0.0-0-0",
+        ] {
+            assert!(wrong.parse::<Subnet>().is_err(), "{wrong}");
+        }
+    }
+}

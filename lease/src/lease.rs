@@ -1,0 +1,231 @@
+//! What a lease says, and its value in the store, byte for byte as flannel writes it.
+
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::{DualStack, Family, MacAddr, Subnet};
+
+/// A VXLAN network identifier, 24 bits (RFC 7348 §5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Vni(u32);
+
+impl Vni {
+    /// `None` where `number` has more than 24 bits.
+    #[must_use]
+    pub const fn new(number: u32) -> Option<Self> {
+        if number < 1 << 24 { Some(Self(number)) } else { None }
+    }
+
+    /// The identifier as a number.
+    #[must_use]
+    pub const fn number(self) -> u32 {
+        self.0
+    }
+}
+
+impl fmt::Display for Vni {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// The tunnel end point of one family, as `BackendData` and `BackendV6Data` carry it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Vtep {
+    /// The VNI; older leases have none.
+    pub vni: Option<Vni>,
+    /// The address of the VXLAN device.
+    pub mac: MacAddr,
+}
+
+/// What a lease says of the backend its host runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BackendData {
+    /// `vxlan`: a tunnel end point for each family.
+    Vxlan(DualStack<Vtep>),
+    /// `alloc` and `udp`, whose leases carry no type.
+    Untyped,
+    /// Any other type, by its name.
+    Other(String),
+}
+
+impl BackendData {
+    /// The name of the type: what `BackendType` holds, empty for leases without one.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Vxlan(_) => "vxlan",
+            Self::Untyped => "",
+            Self::Other(name) => name,
+        }
+    }
+}
+
+/// One host's lease.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// The prefixes leased.
+    pub subnet: Subnet,
+    /// The addresses of the host on the underlay. IPv4 is missing only in IPv6-only networks.
+    pub public: DualStack<IpAddr>,
+    /// The backend's part.
+    pub data: BackendData,
+}
+
+/// Why a value is no lease.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LeaseError {
+    /// Larger than any lease.
+    #[error("the value has {0} bytes; a lease has at most {max}", max = Lease::LONGEST)]
+    Long(usize),
+    /// Not a JSON object.
+    #[error("the value is not a JSON object: {0}")]
+    Json(String),
+    /// A field that is missing or holds something else.
+    #[error("the field {field} {rule}")]
+    Field {
+        /// The field, as flannel spells it.
+        field: &'static str,
+        /// What it breaks.
+        rule: String,
+    },
+}
+
+impl Lease {
+    /// The longest value read as a lease, in bytes. flannel's own have under 300.
+    pub const LONGEST: usize = 16 * 1024;
+
+    /// The value in the store: compact JSON, flannel's fields in flannel's order.
+    #[must_use]
+    pub fn to_value(&self) -> Vec<u8> {
+        let vtep = |family| match &self.data {
+            BackendData::Vxlan(vteps) => {
+                vteps.of(family).map(|vtep| VtepJson { vni: vtep.vni.map(Vni::number), mac: vtep.mac })
+            }
+            BackendData::Untyped | BackendData::Other(_) => None,
+        };
+        let value = LeaseJson {
+            public_ip: self.public.of(Family::V4).map_or(Ipv4Addr::UNSPECIFIED.into(), |ip| *ip),
+            public_ipv6: self.public.of(Family::V6).copied(),
+            backend_type: self.data.name(),
+            backend_data: vtep(Family::V4),
+            backend_v6_data: vtep(Family::V6),
+        };
+        serde_json::to_vec(&value).expect("a lease has only text keys")
+    }
+
+    /// Reads the value of the key that names `subnet`. Field names may have any letter case, unknown ones are ignored.
+    ///
+    /// # Errors
+    /// Names the field and what is wrong with it.
+    pub fn from_value(subnet: Subnet, value: &[u8]) -> Result<Self, LeaseError> {
+        if value.len() > Self::LONGEST {
+            return Err(LeaseError::Long(value.len()));
+        }
+        let value: Value = serde_json::from_slice(value).map_err(|error| LeaseError::Json(error.to_string()))?;
+        let Value::Object(fields) = value else {
+            return Err(LeaseError::Json("it holds no fields".to_owned()));
+        };
+        let fields = Fields(&fields);
+        let public = DualStack {
+            v4: fields.address::<Ipv4Addr>("PublicIP")?.map(IpAddr::from).filter(|ip| !ip.is_unspecified()),
+            v6: fields.address::<Ipv6Addr>("PublicIPv6")?.map(IpAddr::from),
+        };
+        for prefix in subnet.prefixes() {
+            if public.of(prefix.family()).is_none() {
+                let field = match prefix.family() {
+                    Family::V4 => "PublicIP",
+                    Family::V6 => "PublicIPv6",
+                };
+                return Err(LeaseError::Field { field, rule: format!("is missing, so nobody can reach {prefix}") });
+            }
+        }
+        let data = match fields.text("BackendType")?.as_deref() {
+            None | Some("") => BackendData::Untyped,
+            Some("vxlan") => BackendData::Vxlan(vteps(subnet, fields)?),
+            Some(other) => BackendData::Other(other.chars().take(64).collect()),
+        };
+        Ok(Self { subnet, public, data })
+    }
+}
+
+#[derive(Serialize)]
+struct LeaseJson<'a> {
+    #[serde(rename = "PublicIP")]
+    public_ip: IpAddr,
+    #[serde(rename = "PublicIPv6")]
+    public_ipv6: Option<IpAddr>,
+    #[serde(rename = "BackendType", skip_serializing_if = "str::is_empty")]
+    backend_type: &'a str,
+    #[serde(rename = "BackendData", skip_serializing_if = "Option::is_none")]
+    backend_data: Option<VtepJson>,
+    #[serde(rename = "BackendV6Data", skip_serializing_if = "Option::is_none")]
+    backend_v6_data: Option<VtepJson>,
+}
+
+#[derive(Serialize)]
+struct VtepJson {
+    #[serde(rename = "VNI", skip_serializing_if = "Option::is_none")]
+    vni: Option<u32>,
+    #[serde(rename = "VtepMAC")]
+    mac: MacAddr,
+}
+
+fn vteps(subnet: Subnet, fields: Fields<'_>) -> Result<DualStack<Vtep>, LeaseError> {
+    let mut vteps = DualStack::default();
+    for prefix in subnet.prefixes() {
+        let field = match prefix.family() {
+            Family::V4 => "BackendData",
+            Family::V6 => "BackendV6Data",
+        };
+        let refuse = |rule: &str| LeaseError::Field { field, rule: rule.to_owned() };
+        let Some(Value::Object(data)) = fields.find(field) else {
+            return Err(refuse("is missing or no object"));
+        };
+        let data = Fields(data);
+        let vni = match data.find("VNI") {
+            None => None,
+            Some(number) => {
+                let number = number.as_u64().and_then(|number| u32::try_from(number).ok()).and_then(Vni::new);
+                Some(number.ok_or_else(|| refuse("has a VNI that is no number below 2^24"))?)
+            }
+        };
+        let mac = data.text("VtepMAC")?.ok_or_else(|| refuse("has no VtepMAC"))?;
+        let mac: MacAddr =
+            mac.parse().map_err(|error: crate::MacError| refuse(&format!("has a bad VtepMAC: {error}")))?;
+        vteps.set(prefix.family(), Some(Vtep { vni, mac }));
+    }
+    Ok(vteps)
+}
+
+/// The fields of a JSON object, found whatever their letter case, as Go finds them. `null` is as good as absent.
+#[derive(Clone, Copy)]
+pub(crate) struct Fields<'a>(pub(crate) &'a Map<String, Value>);
+
+impl<'a> Fields<'a> {
+    pub(crate) fn find(self, name: &str) -> Option<&'a Value> {
+        let any_case = || self.0.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value);
+        self.0.get(name).or_else(any_case).filter(|value| !value.is_null())
+    }
+
+    fn text(self, field: &'static str) -> Result<Option<String>, LeaseError> {
+        match self.find(field) {
+            None => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text.clone())),
+            Some(_) => Err(LeaseError::Field { field, rule: "is no text".to_owned() }),
+        }
+    }
+
+    fn address<A: std::str::FromStr>(self, field: &'static str) -> Result<Option<A>, LeaseError> {
+        let parse = |text: String| {
+            text.parse()
+                .map_err(|_| LeaseError::Field { field, rule: format!("holds {text:?}, which is no such address") })
+        };
+        self.text(field)?.map(parse).transpose()
+    }
+}

@@ -1,0 +1,28 @@
+//! What a subnet lease is, and how a host holds one in etcd.
+//!
+//! Flow: `EtcdStore` reads keys, [`NetworkConfig`] and [`Lease`] give them types, `follow` publishes the
+//! admitted leases as a [`LeaseTable`], and `hold` acquires and keeps the lease of this host.
+//!
+//! This crate never depends on `wire-backends` or `wire-agent`: it knows nothing of kernels, files or command lines.
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
+
+mod config;
+mod family;
+mod key;
+mod lease;
+mod mac;
+mod prefix;
+mod store;
+mod table;
+
+pub use config::{BackendConfig, ConfigError, NetworkConfig, Pool, VxlanConfig};
+pub use family::{DualStack, Family};
+pub use key::{KeyError, KeyPrefix, Subnet};
+pub use lease::{BackendData, Lease, LeaseError, Vni, Vtep};
+pub use mac::{MacAddr, MacError};
+pub use prefix::{Prefix, PrefixError};
+pub use store::{
+    Committed, Compare, Event, KeyValue, LeaseId, LeaseStore, Listing, Read, Revision, StoreError, Txn, WatchBatch,
+    WatchError, WatchStream, Write,
+};
+pub use table::{Admission, Entry, LeaseTable, Origin, Refusal, RefusalKind};

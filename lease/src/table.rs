@@ -1,0 +1,77 @@
+//! All leases of the network at one moment, and which of them are let in.
+
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+
+use crate::{DualStack, Lease, LeaseId, MacAddr, Pool, Prefix, Revision, Subnet};
+
+/// Where a lease stands in the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// When its key was created: the lower one of two overlapping leases wins.
+    pub create_revision: Revision,
+    /// When its key was written last.
+    pub mod_revision: Revision,
+    /// The store's lease it expires with; `None` for a reservation.
+    pub lease: Option<LeaseId>,
+}
+
+/// A lease as the store holds it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// What it says.
+    pub lease: Lease,
+    /// Where it stands.
+    pub origin: Origin,
+}
+
+/// An immutable snapshot of the network's leases.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LeaseTable {
+    /// The leases of all other hosts that were let in, whatever their backend.
+    pub peers: BTreeMap<Subnet, Arc<Entry>>,
+    /// The entries that were not, by their key (lossy where it is no UTF-8).
+    pub refused: BTreeMap<String, Refusal>,
+    /// The store's revision this is the state of.
+    pub revision: Revision,
+}
+
+/// One entry that was not let in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// For counters.
+    pub kind: RefusalKind,
+    /// For people: what is wrong with it.
+    pub reason: String,
+}
+
+/// What kind of fault a refused entry has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum RefusalKind {
+    /// The key names no subnet.
+    Key,
+    /// The value is no lease.
+    Value,
+    /// The subnet is none that a host of this network may have.
+    Subnet,
+    /// The subnet overlaps another lease, or a network this host reaches without the overlay.
+    Overlap,
+    /// The public IP is none that a peer may have.
+    PublicIp,
+    /// The VTEP MAC is none that a peer may have.
+    Mac,
+}
+
+/// What entries are checked against.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Admission {
+    /// The network's pools.
+    pub pools: DualStack<Pool>,
+    /// Our own subnet, once we have one. Its entry is no peer.
+    pub own: Option<Subnet>,
+    /// Our own public addresses, which no peer may have.
+    pub public: DualStack<IpAddr>,
+    /// The addresses of our own devices, which no peer may have.
+    pub macs: DualStack<MacAddr>,
+    /// Prefixes that this host reaches without the overlay, which no peer may lead away.
+    pub underlay: Vec<Prefix>,
+}
