@@ -211,6 +211,30 @@ impl Pool {
         Prefix::from_bits(self.network.family(), first, self.subnet_len).ok()
     }
 
+    /// The number of the first subnet that lies wholly behind `last`, an address as a number; `None` behind the last address.
+    pub(crate) fn number_after(&self, last: u128) -> Option<u128> {
+        let Some(distance) = last.checked_sub(self.min.first_bits()) else { return Some(0) };
+        (distance >> self.host_bits()).checked_add(1)
+    }
+
+    /// Whether `subnet` can be a host's lease in this network, be it of another length or outside the range: an older config
+    /// may have offered it.
+    ///
+    /// # Errors
+    /// Names the rule it breaks.
+    pub fn admits(&self, subnet: Prefix) -> Result<(), String> {
+        let longest = self.network.family().longest_subnet();
+        if !self.network.covers(subnet) {
+            Err(format!("{subnet} does not lie in the network {}", self.network))
+        } else if subnet.len() <= self.network.len() {
+            Err(format!("{subnet} is all of the network {}", self.network))
+        } else if subnet.len() > longest {
+            Err(format!("{subnet} is longer than /{longest}, too small for a device and a bridge"))
+        } else {
+            Ok(())
+        }
+    }
+
     /// Whether a host of this network may lease `subnet` as the config stands.
     #[must_use]
     pub fn offers(&self, subnet: Prefix) -> bool {

@@ -26,6 +26,12 @@ impl Family {
         }
     }
 
+    /// The length of the smallest subnet a host can use, with an address for a device and one for a bridge: 30 or 126.
+    #[must_use]
+    pub const fn longest_subnet(self) -> u8 {
+        self.bits() - 2
+    }
+
     /// The family of an address.
     #[must_use]
     pub const fn of(address: IpAddr) -> Self {

@@ -6,6 +6,8 @@
 //! This crate never depends on `wire-backends` or `wire-agent`: it knows nothing of kernels, files or command lines.
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 
+mod allocate;
+mod backoff;
 mod config;
 mod family;
 mod key;
@@ -15,6 +17,8 @@ mod prefix;
 mod store;
 mod table;
 
+pub use allocate::{Full, Taken, Wish, allocate};
+pub use backoff::{Backoff, shortened};
 pub use config::{BackendConfig, ConfigError, NetworkConfig, Pool, VxlanConfig};
 pub use family::{DualStack, Family};
 pub use key::{KeyError, KeyPrefix, Subnet};
@@ -23,6 +27,6 @@ pub use mac::{MacAddr, MacError};
 pub use prefix::{Prefix, PrefixError};
 pub use store::{
     Committed, Compare, Event, KeyValue, LeaseId, LeaseStore, Listing, Read, Revision, StoreError, Txn, WatchBatch,
-    WatchError, WatchStream, Write,
+    WatchError, WatchStream, Write, chain,
 };
 pub use table::{Admission, Entry, LeaseTable, Origin, Refusal, RefusalKind};

@@ -1,0 +1,122 @@
+//! Which subnet a host asks for. Pure: the same leases, host and attempt give the same answer.
+
+use std::collections::BTreeMap;
+
+use crate::{Family, Pool, Prefix};
+
+/// The addresses that are taken: disjoint intervals with a gap between any two, in order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Taken {
+    /// The last address of each interval, by family and first address.
+    intervals: BTreeMap<(Family, u128), u128>,
+}
+
+/// What a host would like.
+#[derive(Clone, Copy, Debug)]
+pub struct Wish<'a> {
+    /// The subnet it had last.
+    pub preferred: Option<Prefix>,
+    /// What tells this host from all others: it says where the search begins.
+    pub identity: &'a str,
+    /// Counts lost races, so that two hosts that met once do not meet again.
+    pub attempt: u32,
+}
+
+/// No subnet of the pool is free.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "all {size} subnets from {min} to {max} are taken: release one, or make the range larger ({})",
+    range_fields(.min.family())
+)]
+pub struct Full {
+    /// The first subnet of the range that was searched.
+    pub min: Prefix,
+    /// The last one.
+    pub max: Prefix,
+    /// How many subnets it has, all of them taken.
+    pub size: u128,
+}
+
+/// Chooses a subnet: the preferred one if it is offered and free, else the first free one at or after a place that the
+/// identity and the attempt give, going round.
+///
+/// # Errors
+/// Only when no subnet of the pool is free.
+pub fn allocate(pool: &Pool, taken: &Taken, wish: Wish<'_>) -> Result<Prefix, Full> {
+    if let Some(prefix) = wish.preferred
+        && pool.offers(prefix)
+        && taken.overlapping(prefix).is_none()
+    {
+        return Ok(prefix);
+    }
+    let size = pool.size();
+    let start = hash(wish.identity, wish.attempt) % size;
+    first_free(pool, taken, start..size).or_else(|| first_free(pool, taken, 0..start)).ok_or(Full {
+        min: pool.min,
+        max: pool.max,
+        size,
+    })
+}
+
+impl Taken {
+    /// Takes all addresses of `prefix`.
+    pub fn insert(&mut self, prefix: Prefix) {
+        let family = prefix.family();
+        let (mut first, mut last) = (prefix.first_bits(), prefix.last_bits());
+        // Swallow every interval that touches the new one, from the right.
+        while let Some((&(_, other_first), &other_last)) =
+            self.intervals.range((family, 0)..=(family, last.saturating_add(1))).next_back()
+            && other_last.saturating_add(1) >= first
+        {
+            self.intervals.remove(&(family, other_first));
+            first = first.min(other_first);
+            last = last.max(other_last);
+        }
+        self.intervals.insert((family, first), last);
+    }
+
+    /// The last address of an interval that shares an address with `prefix`.
+    #[must_use]
+    pub fn overlapping(&self, prefix: Prefix) -> Option<u128> {
+        let family = prefix.family();
+        let before_end = self.intervals.range((family, 0)..=(family, prefix.last_bits())).next_back();
+        before_end.map(|(_, last)| *last).filter(|last| *last >= prefix.first_bits())
+    }
+}
+
+impl FromIterator<Prefix> for Taken {
+    fn from_iter<I: IntoIterator<Item = Prefix>>(prefixes: I) -> Self {
+        let mut taken = Self::default();
+        for prefix in prefixes {
+            taken.insert(prefix);
+        }
+        taken
+    }
+}
+
+fn first_free(pool: &Pool, taken: &Taken, numbers: std::ops::Range<u128>) -> Option<Prefix> {
+    let mut number = numbers.start;
+    while number < numbers.end {
+        let prefix = pool.nth(number)?;
+        let Some(last) = taken.overlapping(prefix) else { return Some(prefix) };
+        number = pool.number_after(last)?;
+    }
+    None
+}
+
+/// 128-bit FNV-1a (<http://www.isthe.com/chongo/tech/comp/fnv/>), its halves mixed. It must stay the same between versions and
+/// machines, which the standard library's hashers do not promise.
+fn hash(identity: &str, attempt: u32) -> u128 {
+    const OFFSET: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
+    const PRIME: u128 = 0x0000_0000_0100_0000_0000_0000_0000_013b;
+    let bytes = identity.bytes().chain(attempt.to_be_bytes());
+    let hash = bytes.fold(OFFSET, |hash, byte| (hash ^ u128::from(byte)).wrapping_mul(PRIME));
+    hash ^ (hash >> 64)
+}
+
+fn range_fields(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "SubnetMin, SubnetMax, Network",
+        Family::V6 => "IPv6SubnetMin, IPv6SubnetMax, IPv6Network",
+    }
+}

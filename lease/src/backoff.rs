@@ -1,0 +1,55 @@
+//! How long to wait before the next attempt, with jitter, so that a thousand hosts do not come back in step.
+
+use std::time::Duration;
+
+/// The pauses between attempts at one thing: the first attempt after a failure is made at once, then the pauses double
+/// up to a cap. Each is shortened at random by up to a half.
+#[derive(Clone, Debug)]
+pub struct Backoff {
+    step: Duration,
+    cap: Duration,
+    next: Duration,
+}
+
+impl Backoff {
+    /// Pauses of 0, `step`, 2 × `step` and so on, none above `cap`.
+    #[must_use]
+    pub const fn new(step: Duration, cap: Duration) -> Self {
+        Self { step, cap, next: Duration::ZERO }
+    }
+
+    /// The pause before the next attempt.
+    pub fn pause(&mut self) -> Duration {
+        let pause = self.next;
+        self.next = (pause * 2).clamp(self.step, self.cap);
+        shortened(pause, 0.5)
+    }
+
+    /// After a success: the next failure is met at once again.
+    pub fn reset(&mut self) {
+        self.next = Duration::ZERO;
+    }
+}
+
+/// `duration`, shortened at random by up to `part` of it (0 to 1).
+#[must_use]
+pub fn shortened(duration: Duration, part: f64) -> Duration {
+    duration.mul_f64(1.0 - part * rand::random::<f64>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_up_to_the_cap_and_start_again_after_a_success() {
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(1));
+        let upper = [0, 100, 200, 400, 800, 1000, 1000].map(Duration::from_millis);
+        for upper in upper {
+            let pause = backoff.pause();
+            assert!(upper / 2 <= pause && pause <= upper, "{pause:?} of {upper:?}");
+        }
+        backoff.reset();
+        assert_eq!(backoff.pause(), Duration::ZERO);
+    }
+}
