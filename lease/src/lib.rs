@@ -6,9 +6,11 @@
 //! This crate never depends on `wire-backends` or `wire-agent`: it knows nothing of kernels, files or command lines.
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 
+mod admission;
 mod allocate;
 mod backoff;
 mod config;
+mod entries;
 mod family;
 mod key;
 mod lease;
@@ -17,9 +19,11 @@ mod prefix;
 mod store;
 mod table;
 
+pub use admission::Admission;
 pub use allocate::{Full, Taken, Wish, allocate};
 pub use backoff::{Backoff, shortened};
 pub use config::{BackendConfig, ConfigError, NetworkConfig, Pool, VxlanConfig};
+pub use entries::Entries;
 pub use family::{DualStack, Family};
 pub use key::{KeyError, KeyPrefix, Subnet};
 pub use lease::{BackendData, Lease, LeaseError, Vni, Vtep};
@@ -29,4 +33,4 @@ pub use store::{
     Committed, Compare, Event, KeyValue, LeaseId, LeaseStore, Listing, Read, Revision, StoreError, Txn, WatchBatch,
     WatchError, WatchStream, Write, chain,
 };
-pub use table::{Admission, Entry, LeaseTable, Origin, Refusal, RefusalKind};
+pub use table::{Entry, LeaseTable, Origin, Refusal, RefusalKind};

@@ -1,8 +1,8 @@
 //! All leases of the network at one moment, and which of them are let in.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
-use crate::{DualStack, Lease, LeaseId, MacAddr, Pool, Prefix, Revision, Subnet};
+use crate::{Lease, LeaseId, Revision, Subnet};
 
 /// Where a lease stands in the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,9 +27,10 @@ pub struct Entry {
 /// An immutable snapshot of the network's leases.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LeaseTable {
-    /// The leases of all other hosts that were let in, whatever their backend.
+    /// The leases of all other hosts that were let in, whatever their backend, cut down to the families of this network.
+    /// When one was renewed is known only as of the last change of the table.
     pub peers: BTreeMap<Subnet, Arc<Entry>>,
-    /// The entries that were not, by their key (lossy where it is no UTF-8).
+    /// The entries that were not, by their key (escaped where it is no UTF-8).
     pub refused: BTreeMap<String, Refusal>,
     /// The store's revision this is the state of.
     pub revision: Revision,
@@ -61,17 +62,13 @@ pub enum RefusalKind {
     Mac,
 }
 
-/// What entries are checked against.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Admission {
-    /// The network's pools.
-    pub pools: DualStack<Pool>,
-    /// Our own subnet, once we have one. Its entry is no peer.
-    pub own: Option<Subnet>,
-    /// Our own public addresses, which no peer may have.
-    pub public: DualStack<IpAddr>,
-    /// The addresses of our own devices, which no peer may have.
-    pub macs: DualStack<MacAddr>,
-    /// Prefixes that this host reaches without the overlay, which no peer may lead away.
-    pub underlay: Vec<Prefix>,
+impl LeaseTable {
+    /// Whether the two let in the same leases and refuse the same entries, whenever those were renewed.
+    #[must_use]
+    pub fn says_the_same(&self, other: &Self) -> bool {
+        let same_lease = |(one, other): (&Arc<Entry>, &Arc<Entry>)| Arc::ptr_eq(one, other) || one.lease == other.lease;
+        self.refused == other.refused
+            && self.peers.keys().eq(other.peers.keys())
+            && self.peers.values().zip(other.peers.values()).all(same_lease)
+    }
 }

@@ -1,0 +1,248 @@
+//! Which entries of the lease directory are let in. Pure; a bad entry is refused alone and never changes what becomes of
+//! the others.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+};
+
+use crate::{
+    BackendData, DualStack, Entry, Family, Lease, LeaseTable, MacAddr, Pool, Prefix, Refusal, RefusalKind, Revision,
+    Subnet, entries::Decoded,
+};
+
+/// What entries are checked against.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Admission {
+    /// The network's pools.
+    pub pools: DualStack<Pool>,
+    /// Our own subnet, once we have one. Its entry is no peer.
+    pub own: Option<Subnet>,
+    /// Our own public addresses, which no peer may have.
+    pub public: DualStack<IpAddr>,
+    /// The addresses of our own devices, which no peer may have.
+    pub macs: DualStack<MacAddr>,
+    /// Prefixes that this host reaches without the overlay, which no peer may lead away. One that holds a whole network
+    /// of the pools is not looked at: there the overlay was cut out of the underlay on purpose.
+    pub underlay: Vec<Prefix>,
+}
+
+pub(crate) fn admit(decoded: &BTreeMap<Vec<u8>, Decoded>, admission: &Admission, revision: Revision) -> LeaseTable {
+    let mut table = LeaseTable { revision, ..LeaseTable::default() };
+    let mut candidates = Vec::with_capacity(decoded.len());
+    let underlay = admission.guarded_underlay();
+    for (key, decoded) in decoded {
+        let checked = match &decoded.content {
+            Ok(entry) if Some(entry.lease.subnet) == admission.own => continue,
+            Ok(entry) => admission.check(entry, &underlay),
+            Err(refusal) => Err(refusal.clone()),
+        };
+        match checked {
+            Ok(entry) => candidates.push((decoded.origin.create_revision, key, entry)),
+            Err(refusal) => {
+                table.refused.insert(printable(key), refusal);
+            }
+        }
+    }
+    // Oldest first, so that the older of two that conflict is in when the younger comes.
+    candidates.sort_unstable_by_key(|(created, key, _)| (*created, *key));
+    let mut claims = Claims::of(admission.own);
+    for (_, key, entry) in candidates {
+        match claims.claim(&entry) {
+            Ok(()) => {
+                table.peers.insert(entry.lease.subnet, entry);
+            }
+            Err(refusal) => {
+                table.refused.insert(printable(key), refusal);
+            }
+        }
+    }
+    table
+}
+
+impl Admission {
+    /// The rules that concern one entry alone. What comes back is cut down to the families of this network.
+    fn check(&self, entry: &Arc<Entry>, underlay: &[Prefix]) -> Result<Arc<Entry>, Refusal> {
+        let entry = self.cut_down(entry)?;
+        for prefix in entry.lease.subnet.prefixes() {
+            let family = prefix.family();
+            let Some(pool) = self.pools.of(family) else { continue };
+            pool.admits(prefix).map_err(refuse(RefusalKind::Subnet))?;
+            if let Some(underlay) = underlay.iter().find(|underlay| underlay.overlaps(prefix)) {
+                let reason = format!("{prefix} overlaps {underlay}, the underlay's own subnet");
+                return Err(refuse(RefusalKind::Overlap)(reason));
+            }
+            if let Some(public) = entry.lease.public.of(family) {
+                self.check_public(pool, *public).map_err(refuse(RefusalKind::PublicIp))?;
+            }
+            if let Some(mac) = mac_of(&entry.lease, family) {
+                self.check_mac(mac).map_err(refuse(RefusalKind::Mac))?;
+            }
+        }
+        Ok(entry)
+    }
+
+    /// A dual-stack peer of an IPv4 network is an IPv4 peer, and a peer that has not turned IPv6 on yet is one too.
+    fn cut_down(&self, entry: &Arc<Entry>) -> Result<Arc<Entry>, Refusal> {
+        let Lease { subnet, public, data } = &entry.lease;
+        let foreign = || {
+            let reason = format!("{subnet} has none of this network's families, or its key is in the wrong directory");
+            refuse(RefusalKind::Key)(reason)
+        };
+        if self.pools.v4.is_some() != subnet.of(Family::V4).is_some() {
+            return Err(foreign());
+        }
+        let wanted = |family| self.pools.of(family).is_some();
+        if subnet.prefixes().all(|prefix| wanted(prefix.family())) {
+            return Ok(Arc::clone(entry));
+        }
+        let prefixes = DualStack::from_fn(|family| subnet.of(family).filter(|_| wanted(family)));
+        let subnet = Subnet::new(prefixes).ok_or_else(foreign)?;
+        let data = match data {
+            BackendData::Vxlan(vteps) => {
+                BackendData::Vxlan(DualStack::from_fn(|family| vteps.of(family).copied().filter(|_| wanted(family))))
+            }
+            BackendData::Untyped | BackendData::Other(_) => data.clone(),
+        };
+        let public = DualStack::from_fn(|family| public.of(family).copied().filter(|_| wanted(family)));
+        Ok(Arc::new(Entry { lease: Lease { subnet, public, data }, origin: entry.origin }))
+    }
+
+    fn check_public(&self, pool: &Pool, public: IpAddr) -> Result<(), String> {
+        let own = self.public.of(Family::of(public));
+        if own == Some(&public) {
+            return Err(format!("{public} is this host's own: an old lease of it, or a second host with its address"));
+        }
+        if pool.network.contains(public) {
+            return Err(format!("{public} lies inside the overlay network {}", pool.network));
+        }
+        match unreachable(public) {
+            // Where this host itself lives on link-local addresses, so do its peers.
+            Some("link-local") if own.is_some_and(|own| unreachable(*own) == Some("link-local")) => Ok(()),
+            Some(kind) => Err(format!("{public} is a {kind} address, which no host has on the underlay")),
+            None => Ok(()),
+        }
+    }
+
+    fn check_mac(&self, mac: MacAddr) -> Result<(), String> {
+        if !mac.is_unicast() {
+            Err(format!("{mac} is a group address or zero, which no device has"))
+        } else if self.macs.iter().any(|(_, own)| *own == mac) {
+            Err(format!("{mac} is the address of this host's own device"))
+        } else {
+            Ok(())
+        }
+    }
+
+    fn guarded_underlay(&self) -> Vec<Prefix> {
+        let holds_overlay = |prefix: &Prefix| self.pools.iter().any(|(_, pool)| prefix.covers(pool.network));
+        self.underlay.iter().copied().filter(|prefix| !holds_overlay(prefix)).collect()
+    }
+}
+
+/// What the leases let in so far have for themselves.
+#[derive(Default)]
+struct Claims {
+    /// Disjoint prefixes by their first address, and whose they are.
+    prefixes: BTreeMap<(Family, u128), (Prefix, Owner)>,
+    macs: BTreeMap<(Family, MacAddr), (IpAddr, Subnet)>,
+}
+
+#[derive(Clone, Copy)]
+enum Owner {
+    ThisHost,
+    Peer(Subnet),
+}
+
+impl Claims {
+    /// This host's subnet is in the kernel: no peer may lead it away, even an older one.
+    fn of(own: Option<Subnet>) -> Self {
+        let mut claims = Self::default();
+        for prefix in own.iter().flat_map(Subnet::prefixes) {
+            claims.prefixes.insert((prefix.family(), prefix.first_bits()), (prefix, Owner::ThisHost));
+        }
+        claims
+    }
+
+    /// Either all that the entry claims, or nothing.
+    fn claim(&mut self, entry: &Entry) -> Result<(), Refusal> {
+        let lease = &entry.lease;
+        for prefix in lease.subnet.prefixes() {
+            self.check_prefix(prefix).map_err(refuse(RefusalKind::Overlap))?;
+            if let Some(mac) = mac_of(lease, prefix.family()) {
+                self.check_mac(lease, prefix.family(), mac).map_err(refuse(RefusalKind::Mac))?;
+            }
+        }
+        for prefix in lease.subnet.prefixes() {
+            let family = prefix.family();
+            self.prefixes.insert((family, prefix.first_bits()), (prefix, Owner::Peer(lease.subnet)));
+            if let Some((mac, public)) = mac_of(lease, family).zip(lease.public.of(family)) {
+                self.macs.entry((family, mac)).or_insert((*public, lease.subnet));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_prefix(&self, prefix: Prefix) -> Result<(), String> {
+        let family = prefix.family();
+        let before = self.prefixes.range((family, 0)..=(family, prefix.last_bits())).next_back();
+        match before.map(|(_, held)| held).filter(|(held, _)| held.overlaps(prefix)) {
+            None => Ok(()),
+            Some((held, Owner::ThisHost)) => Err(format!("{prefix} overlaps {held}, this host's own subnet")),
+            Some((_, Owner::Peer(peer))) => Err(format!("{prefix} overlaps the older lease {peer}")),
+        }
+    }
+
+    /// Two leases of one host (its stale one and its new one) may share a MAC; two hosts may not.
+    fn check_mac(&self, lease: &Lease, family: Family, mac: MacAddr) -> Result<(), String> {
+        match self.macs.get(&(family, mac)) {
+            Some((public, older)) if lease.public.of(family) != Some(public) => {
+                Err(format!("{mac} belongs to {public} by the older lease {older}"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What makes an address unfit as a host's own on the underlay.
+fn unreachable(address: IpAddr) -> Option<&'static str> {
+    let kind = match address {
+        IpAddr::V4(v4) => [
+            (v4.octets()[0] == 0, "this-network (0/8)"),
+            (v4.is_loopback(), "loopback"),
+            (v4.is_multicast(), "multicast"),
+            (v4 == Ipv4Addr::BROADCAST, "broadcast"),
+            (v4.octets()[0] >= 240, "reserved (240/4)"),
+            (v4.is_link_local(), "link-local"),
+        ],
+        IpAddr::V6(v6) => [
+            (v6.is_unspecified(), "unspecified"),
+            (v6.is_loopback(), "loopback"),
+            (v6.is_multicast(), "multicast"),
+            (v6.to_ipv4_mapped().is_some(), "mapped IPv4"),
+            (v6.is_unicast_link_local(), "link-local"),
+            (false, ""),
+        ],
+    };
+    kind.into_iter().find_map(|(is, name)| is.then_some(name))
+}
+
+fn mac_of(lease: &Lease, family: Family) -> Option<MacAddr> {
+    match &lease.data {
+        BackendData::Vxlan(vteps) => vteps.of(family).map(|vtep| vtep.mac),
+        BackendData::Untyped | BackendData::Other(_) => None,
+    }
+}
+
+fn refuse(kind: RefusalKind) -> impl Fn(String) -> Refusal {
+    move |reason| Refusal { kind, reason }
+}
+
+/// The key for people: no longer than a line, nothing that a terminal would act on.
+fn printable(key: &[u8]) -> String {
+    match std::str::from_utf8(key) {
+        Ok(text) if !text.contains(char::is_control) => text.chars().take(256).collect(),
+        _ => key.escape_ascii().take(256).map(char::from).collect(),
+    }
+}

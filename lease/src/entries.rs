@@ -1,0 +1,122 @@
+//! The lease directory as the store holds it, each entry decoded once.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use crate::{
+    Entry, Event, KeyValue, Lease, LeaseTable, Listing, Origin, Refusal, RefusalKind, Revision, Subnet,
+    admission::{self, Admission},
+};
+
+/// All entries of the lease directory, good and bad, at one revision.
+#[derive(Clone, Debug)]
+pub struct Entries {
+    /// What all keys begin with.
+    directory: Vec<u8>,
+    decoded: BTreeMap<Vec<u8>, Decoded>,
+    revision: Revision,
+}
+
+/// One key, as far as it can be understood.
+#[derive(Clone, Debug)]
+pub(crate) struct Decoded {
+    pub(crate) origin: Origin,
+    pub(crate) content: Result<Arc<Entry>, Refusal>,
+}
+
+impl Entries {
+    /// The directory with nothing in it.
+    #[must_use]
+    pub const fn new(directory: Vec<u8>) -> Self {
+        Self { directory, decoded: BTreeMap::new(), revision: Revision(0) }
+    }
+
+    /// The directory as listed.
+    #[must_use]
+    pub fn listed(directory: Vec<u8>, listing: &Listing) -> Self {
+        let mut entries = Self::new(directory);
+        entries.replace(listing);
+        entries
+    }
+
+    /// The revision this is the state of.
+    #[must_use]
+    pub const fn revision(&self) -> Revision {
+        self.revision
+    }
+
+    /// Takes a full listing for the truth. Says whether anything but renewals changed.
+    pub fn replace(&mut self, listing: &Listing) -> bool {
+        let before = std::mem::take(&mut self.decoded);
+        let mut changed = before.len() != listing.entries.len();
+        for kv in &listing.entries {
+            let decoded = self.decode(kv);
+            changed |= before.get(&kv.key).is_none_or(|before| !before.says_the_same(&decoded));
+            self.decoded.insert(kv.key.clone(), decoded);
+        }
+        self.revision = listing.revision;
+        changed
+    }
+
+    /// Takes one change. Says whether it was more than a renewal; one that is older than the last listing is none.
+    pub fn apply(&mut self, event: &Event) -> bool {
+        let (key, revision) = match event {
+            Event::Put(kv) => (&kv.key, kv.mod_revision),
+            Event::Delete { key, mod_revision } => (key, *mod_revision),
+        };
+        if revision < self.revision || !key.starts_with(&self.directory) {
+            return false;
+        }
+        self.revision = revision;
+        match event {
+            Event::Delete { key, .. } => self.decoded.remove(key).is_some(),
+            Event::Put(kv) => {
+                let decoded = self.decode(kv);
+                let changed = self.decoded.get(&kv.key).is_none_or(|before| !before.says_the_same(&decoded));
+                self.decoded.insert(kv.key.clone(), decoded);
+                changed
+            }
+        }
+    }
+
+    /// The entries that can be read as leases, in order of key.
+    pub fn leases(&self) -> impl Iterator<Item = &Arc<Entry>> {
+        self.decoded.values().filter_map(|decoded| decoded.content.as_ref().ok())
+    }
+
+    /// Which of them are let in.
+    #[must_use]
+    pub fn admit(&self, admission: &Admission) -> LeaseTable {
+        admission::admit(&self.decoded, admission, self.revision)
+    }
+
+    fn decode(&self, kv: &KeyValue) -> Decoded {
+        let origin = Origin { create_revision: kv.create_revision, mod_revision: kv.mod_revision, lease: kv.lease };
+        let content = self
+            .subnet(&kv.key)
+            .and_then(|subnet| {
+                Lease::from_value(subnet, &kv.value)
+                    .map_err(|error| Refusal { kind: RefusalKind::Value, reason: error.to_string() })
+            })
+            .map(|lease| Arc::new(Entry { lease, origin }));
+        Decoded { origin, content }
+    }
+
+    fn subnet(&self, key: &[u8]) -> Result<Subnet, Refusal> {
+        let refuse = |reason: String| Refusal { kind: RefusalKind::Key, reason };
+        let name = key.strip_prefix(self.directory.as_slice()).unwrap_or_default();
+        let name = std::str::from_utf8(name).map_err(|_| refuse("the key is not UTF-8".to_owned()))?;
+        name.parse().map_err(|error: crate::KeyError| refuse(error.to_string()))
+    }
+}
+
+impl Decoded {
+    /// Whether the two differ at most by when they were renewed, and with which lease of the store.
+    fn says_the_same(&self, other: &Self) -> bool {
+        let content = match (&self.content, &other.content) {
+            (Ok(one), Ok(other)) => one.lease == other.lease,
+            (Err(one), Err(other)) => one == other,
+            (Ok(_), Err(_)) | (Err(_), Ok(_)) => false,
+        };
+        content && self.origin.create_revision == other.origin.create_revision
+    }
+}
