@@ -1,0 +1,308 @@
+//! The store in etcd, by its v3 API. The only file that names etcd_client.
+//!
+//! Nothing here touches the network before the first call, so that an agent can start while etcd is away.
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use etcd_client::{
+    Client, ConnectOptions, Error, EventType, GetOptions, PutOptions, TxnOp, WatchOptions, WatchStream as EtcdStream,
+};
+use tokio::sync::OnceCell;
+
+use crate::{
+    Committed, Compare, EtcdSettings, EtcdSettingsError, Event, KeyValue, LeaseId, LeaseStore, Listing, Read, Revision,
+    StoreError, Txn, WatchBatch, WatchError, WatchStream, Write,
+    etcd_error::{self, Fault},
+};
+
+/// An etcd cluster.
+#[derive(Clone)]
+pub struct EtcdStore {
+    client: Client,
+    settings: Arc<EtcdSettings>,
+    /// Set once a token was obtained, or found not to be needed.
+    authenticated: Arc<OnceCell<()>>,
+}
+
+/// An open watch on etcd.
+pub struct EtcdWatch(EtcdStream);
+
+/// HTTP/2 pings: more often than every 5 s and etcd closes the connection.
+const PING_EVERY: Duration = Duration::from_secs(10);
+const PING_TIMEOUT: Duration = Duration::from_secs(5);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// A page of a listing, in keys: 1.5 MB of usual leases.
+const PAGE: i64 = 5000;
+/// The largest answer read. A page that is larger is asked for again in smaller pages.
+const LONGEST_ANSWER: usize = 32 << 20;
+
+impl EtcdStore {
+    /// Checks the settings and reads the certificates. Does not wait for etcd.
+    ///
+    /// # Errors
+    /// Names the endpoint or the file that is of no use.
+    pub async fn open(settings: EtcdSettings) -> Result<Self, EtcdSettingsError> {
+        let (endpoints, tls) = settings.check()?;
+        let mut options = ConnectOptions::new()
+            .with_keep_alive(PING_EVERY, PING_TIMEOUT)
+            .with_keep_alive_while_idle(true)
+            .with_connect_timeout(CONNECT_TIMEOUT)
+            .with_require_leader(true)
+            .with_auto_token_refresh(true);
+        if let Some(tls) = tls {
+            options = options.with_tls(tls);
+        }
+        let refused = |error: Error| EtcdSettingsError::Client { endpoints: endpoints.join(","), source: error.into() };
+        // Without a user this only builds the channel.
+        let client = Client::connect(&endpoints, Some(options)).await.map_err(refused)?;
+        Ok(Self { client, settings: Arc::new(settings), authenticated: Arc::default() })
+    }
+
+    /// Runs `call` within the time limit. A member that is away fails about every other call for as long as it is away, so
+    /// that the next one is asked at once, as often as there are members.
+    async fn call<T, F>(&self, operation: &'static str, call: impl Fn(Client) -> F) -> Result<T, StoreError>
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
+        let attempts = async {
+            let mut left = self.settings.endpoints.len();
+            loop {
+                let error = match self.authenticate().await {
+                    Ok(()) => match call(self.client.clone()).await {
+                        Ok(answer) => return Ok(answer),
+                        Err(error) => error,
+                    },
+                    Err(error) => error,
+                };
+                if left == 0 || Fault::of(&error) != Fault::MemberAway {
+                    return Err(error);
+                }
+                left -= 1;
+            }
+        };
+        match tokio::time::timeout(self.settings.timeout, attempts).await {
+            Ok(answer) => answer.map_err(|error| etcd_error::store_error(operation, error)),
+            Err(_) => Err(StoreError::Unavailable { operation, source: None }),
+        }
+    }
+
+    async fn authenticate(&self) -> Result<(), Error> {
+        let Some(user) = &self.settings.user else { return Ok(()) };
+        let login = || async {
+            let login = self.client.clone().update_user(Some((user.name.clone(), user.password.clone()))).await;
+            match login {
+                // As flannel does: a user is no mistake where etcd asks for none.
+                Err(error) if Fault::of(&error) == Fault::NoAuthentication => Ok(()),
+                login => login,
+            }
+        };
+        self.authenticated.get_or_try_init(login).await.map(|_| ())
+    }
+
+    /// All pages at one revision. The size of a page is halved when an answer is too large to be read.
+    async fn pages(&self, prefix: &[u8], page: &mut i64) -> Result<Listing, StoreError> {
+        let mut listing = Listing { entries: Vec::new(), revision: Revision(0) };
+        let mut from = prefix.to_vec();
+        let end = end_of(prefix);
+        loop {
+            let mut options = GetOptions::new().with_range(end.clone()).with_limit(*page);
+            if listing.revision != Revision(0) {
+                options = options.with_revision(listing.revision.0);
+            }
+            let get = |client: Client| {
+                let (from, options) = (from.clone(), options.clone());
+                let mut kv = client.kv_client().max_decoding_message_size(LONGEST_ANSWER);
+                async move { kv.get(from, Some(options)).await }
+            };
+            let mut answer = self.call("list", get).await?;
+            if listing.revision == Revision(0) {
+                listing.revision = revision(answer.header());
+            }
+            let more = answer.more();
+            listing.entries.extend(answer.take_kvs().into_iter().map(key_value));
+            match listing.entries.last() {
+                Some(last) if more => {
+                    from.clone_from(&last.key);
+                    from.push(0);
+                }
+                _ => return Ok(listing),
+            }
+        }
+    }
+}
+
+impl LeaseStore for EtcdStore {
+    type Watch = EtcdWatch;
+
+    async fn get(&self, key: &[u8]) -> Result<Read, StoreError> {
+        let get = |client: Client| async move {
+            client.kv_client().max_decoding_message_size(LONGEST_ANSWER).get(key, None).await
+        };
+        let mut answer = self.call("get", get).await?;
+        Ok(Read { revision: revision(answer.header()), found: answer.take_kvs().pop().map(key_value) })
+    }
+
+    async fn list(&self, prefix: &[u8]) -> Result<Listing, StoreError> {
+        let mut page = PAGE;
+        let mut compacted = 0;
+        loop {
+            match self.pages(prefix, &mut page).await {
+                Err(StoreError::Refused { source, .. }) if page > 1 && etcd_error::is_too_large(&*source) => page /= 2,
+                // History went away between two pages: begin again.
+                Err(StoreError::Refused { source, .. }) if compacted < 3 && etcd_error::is_compacted(&*source) => {
+                    compacted += 1;
+                }
+                listed => return listed,
+            }
+        }
+    }
+
+    async fn commit(&self, txn: Txn) -> Result<Committed, StoreError> {
+        let named = txn.then.iter().find_map(|write| match write {
+            Write::Put { lease, .. } => *lease,
+            Write::Delete(_) => None,
+        });
+        let txn = etcd_txn(txn);
+        let commit = |client: Client| {
+            let txn = txn.clone();
+            async move { client.kv_client().txn(txn).await }
+        };
+        match self.call("write", commit).await {
+            Ok(answer) => Ok(Committed { succeeded: answer.succeeded(), revision: revision(answer.header()) }),
+            Err(StoreError::Refused { operation, source }) => match named {
+                Some(lease) if etcd_error::is_lease_gone(&*source) => Err(StoreError::LeaseGone(lease)),
+                _ => Err(StoreError::Refused { operation, source }),
+            },
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn grant(&self, ttl: Duration) -> Result<LeaseId, StoreError> {
+        let seconds = i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX).max(1);
+        let grant = |client: Client| async move { client.lease_client().grant(seconds, None).await };
+        self.call("grant a lease", grant).await.map(|answer| LeaseId(answer.id()))
+    }
+
+    async fn keep_alive(&self, lease: LeaseId) -> Result<Option<Duration>, StoreError> {
+        let keep = |client: Client| async move { client.lease_client().keep_alive(lease.0).await.map(|_| ()) };
+        // The client does not hand out the new time to live, so it is asked for at the same time.
+        let (kept, ttl) = tokio::join!(self.call("keep the lease alive", keep), self.time_to_live(lease));
+        match kept {
+            Ok(()) => Ok(ttl?.map(|(_, granted)| granted)),
+            Err(StoreError::Refused { source, .. }) if etcd_error::is_lease_gone(&*source) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn time_to_live(&self, lease: LeaseId) -> Result<Option<(Duration, Duration)>, StoreError> {
+        let ask = |client: Client| async move { client.lease_client().time_to_live(lease.0, None).await };
+        match self.call("ask how long the lease lives", ask).await {
+            // A lease that etcd does not know has -1 seconds left.
+            Ok(answer) => Ok(seconds(answer.ttl()).zip(seconds(answer.granted_ttl()))),
+            Err(StoreError::Refused { source, .. }) if etcd_error::is_lease_gone(&*source) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
+        let revoke = |client: Client| async move { client.lease_client().revoke(lease.0).await.map(|_| ()) };
+        match self.call("revoke the lease", revoke).await {
+            Err(StoreError::Refused { source, .. }) if etcd_error::is_lease_gone(&*source) => Ok(()),
+            revoked => revoked,
+        }
+    }
+
+    async fn watch(&self, prefix: &[u8], from: Revision) -> Result<EtcdWatch, WatchError> {
+        let options = WatchOptions::new().with_range(end_of(prefix)).with_start_revision(from.0).with_fragment();
+        let open = |client: Client| {
+            let options = options.clone();
+            async move {
+                let mut watch = client.watch_client().max_decoding_message_size(LONGEST_ANSWER);
+                watch.watch(prefix, Some(options)).await
+            }
+        };
+        self.call("watch", open).await.map(EtcdWatch).map_err(WatchError::Ended)
+    }
+}
+
+impl WatchStream for EtcdWatch {
+    async fn next(&mut self) -> Result<WatchBatch, WatchError> {
+        loop {
+            let answer = match self.0.message().await {
+                Ok(Some(answer)) => answer,
+                Ok(None) => {
+                    return Err(WatchError::Ended(StoreError::Unavailable { operation: "watch", source: None }));
+                }
+                Err(error) => return Err(WatchError::Ended(etcd_error::store_error("watch", error))),
+            };
+            if answer.compact_revision() > 0 {
+                return Err(WatchError::Compacted(Revision(answer.compact_revision())));
+            }
+            if answer.canceled() {
+                return Err(WatchError::Ended(etcd_error::cancelled(answer.cancel_reason())));
+            }
+            let events: Vec<Event> = answer.events().iter().filter_map(event).collect();
+            if !events.is_empty() {
+                return Ok(WatchBatch { events, revision: revision(answer.header()) });
+            }
+        }
+    }
+}
+
+/// The first key behind all that begin with `prefix`; etcd takes a zero byte for "to the end".
+fn end_of(prefix: &[u8]) -> Vec<u8> {
+    let mut end = prefix.to_vec();
+    while let Some(last) = end.pop() {
+        if last < u8::MAX {
+            end.push(last + 1);
+            return end;
+        }
+    }
+    vec![0]
+}
+
+fn etcd_txn(txn: Txn) -> etcd_client::Txn {
+    use etcd_client::CompareOp::Equal;
+    let when: Vec<etcd_client::Compare> = txn
+        .when
+        .into_iter()
+        .map(|compare| match compare {
+            Compare::Absent(key) => etcd_client::Compare::version(key, Equal, 0),
+            Compare::Unchanged(key, revision) => etcd_client::Compare::mod_revision(key, Equal, revision.0),
+        })
+        .collect();
+    let then: Vec<TxnOp> = txn
+        .then
+        .into_iter()
+        .map(|write| match write {
+            Write::Put { key, value, lease } => {
+                TxnOp::put(key, value, lease.map(|lease| PutOptions::new().with_lease(lease.0)))
+            }
+            Write::Delete(key) => TxnOp::delete(key, None),
+        })
+        .collect();
+    etcd_client::Txn::new().when(when).and_then(then)
+}
+
+fn key_value(kv: etcd_client::KeyValue) -> KeyValue {
+    let (create, modified, lease) = (kv.create_revision(), kv.mod_revision(), kv.lease());
+    let (key, value) = kv.into_key_value();
+    let lease = (lease != 0).then_some(LeaseId(lease));
+    KeyValue { key, value, create_revision: Revision(create), mod_revision: Revision(modified), lease }
+}
+
+fn event(event: &etcd_client::Event) -> Option<Event> {
+    let kv = event.kv()?;
+    Some(match event.event_type() {
+        EventType::Put => Event::Put(key_value(kv.clone())),
+        EventType::Delete => Event::Delete { key: kv.key().to_vec(), mod_revision: Revision(kv.mod_revision()) },
+    })
+}
+
+fn revision(header: Option<&etcd_client::ResponseHeader>) -> Revision {
+    Revision(header.map_or(0, etcd_client::ResponseHeader::revision))
+}
+
+fn seconds(number: i64) -> Option<Duration> {
+    u64::try_from(number).ok().map(Duration::from_secs)
+}
