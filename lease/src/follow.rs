@@ -1,0 +1,247 @@
+//! Following the leases: list, watch, and list again whenever the watch is in doubt.
+//!
+//! One task owns the state. In: the store, and [`Admission`] by a watch channel. Out: the table and the health, by watch
+//! channels. Nothing is published before the first complete listing.
+
+use std::{collections::BTreeSet, pin::pin, sync::Arc, time::Duration};
+
+use futures::FutureExt;
+use tokio::{sync::watch, time::Instant};
+use tracing::{debug, info, warn};
+
+use crate::{
+    Admission, Backoff, Entries, LeaseStore, LeaseTable, Listing, Revision, WatchBatch, WatchError, WatchStream, chain,
+    task::Task,
+};
+
+/// What is followed, and how.
+#[derive(Clone, Debug)]
+pub struct FollowSettings {
+    /// What the keys of all leases begin with, [`crate::KeyPrefix::leases`].
+    pub directory: Vec<u8>,
+    /// How often everything is listed although the watch stands: etcd has lost watch events.
+    pub list_every: Duration,
+}
+
+/// How the following goes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FollowHealth {
+    /// Since when the watch has stood without a break; `None` while it does not.
+    pub synced: Option<Instant>,
+    /// What went wrong last, with all its causes; `None` once that was put right.
+    pub error: Option<String>,
+    /// How many complete listings were taken, the first included.
+    pub listings: u64,
+}
+
+/// The leases as they change. Following ends when this is dropped.
+#[derive(Debug)]
+pub struct Follow {
+    /// The table; `None` until the first complete listing.
+    pub table: watch::Receiver<Option<Arc<LeaseTable>>>,
+    /// How it goes.
+    pub health: watch::Receiver<FollowHealth>,
+    _task: Task,
+}
+
+/// How often everything is listed unless another time is asked for.
+pub const LIST_EVERY: Duration = Duration::from_secs(5 * 60);
+/// How soon a periodic listing that failed is tried again.
+const LIST_AGAIN: Duration = Duration::from_secs(10);
+/// Resynced within 2 s of the store's return, so the pauses stay below 1 s.
+const PAUSES: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
+/// How many batches are taken in before the table is published, at most.
+const BATCHES: usize = 256;
+
+impl FollowSettings {
+    /// With the usual time between full listings.
+    #[must_use]
+    pub const fn new(directory: Vec<u8>) -> Self {
+        Self { directory, list_every: LIST_EVERY }
+    }
+}
+
+impl Follow {
+    /// Starts to follow. A `listing` of the directory that the caller has just made saves making it again.
+    pub fn spawn<S: LeaseStore>(
+        store: S,
+        settings: FollowSettings,
+        admission: watch::Receiver<Admission>,
+        listing: Option<Listing>,
+    ) -> Self {
+        let (table_out, table) = watch::channel(None);
+        let (health_out, health) = watch::channel(FollowHealth::default());
+        let entries = Entries::new(settings.directory.clone());
+        let follower = Follower { store, settings, admission, entries, named: BTreeSet::new(), table_out, health_out };
+        Self { table, health, _task: Task::spawn(follower.run(listing)) }
+    }
+}
+
+struct Follower<S: LeaseStore> {
+    store: S,
+    settings: FollowSettings,
+    admission: watch::Receiver<Admission>,
+    entries: Entries,
+    /// The refused keys that were named in the log.
+    named: BTreeSet<String>,
+    table_out: watch::Sender<Option<Arc<LeaseTable>>>,
+    health_out: watch::Sender<FollowHealth>,
+}
+
+/// What the follower waits for.
+enum Wake {
+    Changes(Result<WatchBatch, WatchError>),
+    Admission,
+    ListingDue,
+}
+
+impl<S: LeaseStore> Follower<S> {
+    async fn run(mut self, mut listing: Option<Listing>) {
+        let mut pauses = PAUSES;
+        loop {
+            let error = match self.sync(listing.take(), &mut pauses).await {
+                Ok(never) => match never {},
+                Err(error) => error,
+            };
+            self.note_broken(&error);
+            self.pause(pauses.pause()).await;
+        }
+    }
+
+    /// Lists, watches and stays with the watch until it ends.
+    async fn sync(
+        &mut self,
+        listing: Option<Listing>,
+        pauses: &mut Backoff,
+    ) -> Result<std::convert::Infallible, WatchError> {
+        let listing = match listing {
+            Some(listing) => listing,
+            None => self.store.list(&self.settings.directory).await.map_err(WatchError::Ended)?,
+        };
+        self.take(&listing);
+        let from = Revision(listing.revision.0 + 1);
+        drop(listing);
+        let mut watch = self.store.watch(&self.settings.directory, from).await?;
+        self.health_out.send_modify(|health| {
+            health.synced = Some(Instant::now());
+            health.error = None;
+        });
+        let opened = Instant::now();
+        let mut list_at = opened + self.settings.list_every;
+        loop {
+            match self.wake(&mut watch, list_at).await {
+                Wake::Changes(batch) => {
+                    self.drain(&batch?, &mut watch)?;
+                    pauses.reset();
+                }
+                Wake::Admission => self.publish(),
+                Wake::ListingDue => list_at = Instant::now() + self.list_again().await?,
+            }
+        }
+    }
+
+    async fn wake(&mut self, watch: &mut S::Watch, list_at: Instant) -> Wake {
+        tokio::select! {
+            batch = watch.next() => Wake::Changes(batch),
+            () = admission_changed(&mut self.admission) => Wake::Admission,
+            () = tokio::time::sleep_until(list_at) => Wake::ListingDue,
+        }
+    }
+
+    /// Takes in all batches that are there already, then publishes once.
+    fn drain(&mut self, first: &WatchBatch, watch: &mut S::Watch) -> Result<(), WatchError> {
+        let mut changed = self.apply(first);
+        let mut ended = Ok(());
+        for _ in 1..BATCHES {
+            match watch.next().now_or_never() {
+                None => break,
+                Some(Ok(batch)) => changed |= self.apply(&batch),
+                Some(Err(error)) => {
+                    ended = Err(error);
+                    break;
+                }
+            }
+        }
+        if changed {
+            self.publish();
+        }
+        ended
+    }
+
+    fn apply(&mut self, batch: &WatchBatch) -> bool {
+        batch.events.iter().fold(false, |changed, event| self.entries.apply(event) | changed)
+    }
+
+    /// The periodic listing: says when the next is due. The watch goes on beside it.
+    async fn list_again(&mut self) -> Result<Duration, WatchError> {
+        match self.store.list(&self.settings.directory).await {
+            Ok(listing) if listing.revision < self.entries.revision() => {
+                // The store was restored from a backup: a watch from a revision it has not reached says nothing.
+                Err(WatchError::Compacted(listing.revision))
+            }
+            Ok(listing) => {
+                self.take(&listing);
+                Ok(self.settings.list_every)
+            }
+            Err(error) => {
+                debug!(error = %chain(&error), "the periodic listing failed");
+                Ok(LIST_AGAIN.min(self.settings.list_every))
+            }
+        }
+    }
+
+    fn take(&mut self, listing: &Listing) {
+        let changed = self.entries.replace(listing);
+        self.health_out.send_modify(|health| health.listings += 1);
+        if changed || self.table_out.borrow().is_none() {
+            self.publish();
+        }
+    }
+
+    fn publish(&mut self) {
+        let table = self.entries.admit(&self.admission.borrow_and_update());
+        let unchanged = self.table_out.borrow().as_ref().is_some_and(|before| before.says_the_same(&table));
+        if unchanged {
+            return;
+        }
+        for (key, refusal) in table.refused.iter().filter(|(key, _)| !self.named.contains(*key)) {
+            warn!(key, kind = ?refusal.kind, reason = refusal.reason, "lease refused");
+        }
+        self.named = table.refused.keys().cloned().collect();
+        debug!(peers = table.peers.len(), refused = table.refused.len(), revision = table.revision.0, "leases changed");
+        self.table_out.send_replace(Some(Arc::new(table)));
+    }
+
+    fn note_broken(&self, error: &WatchError) {
+        let text = chain(error);
+        self.health_out.send_modify(|health| {
+            if health.error.is_none() {
+                info!(error = text, "lost touch with the leases; listing them again");
+            }
+            health.synced = None;
+            health.error = Some(text);
+        });
+    }
+
+    /// While the store is away a change of admission still counts.
+    async fn pause(&mut self, pause: Duration) {
+        let mut pause = pin!(tokio::time::sleep(pause));
+        loop {
+            tokio::select! {
+                () = &mut pause => return,
+                () = admission_changed(&mut self.admission) => {
+                    if self.table_out.borrow().is_some() {
+                        self.publish();
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Waits for ever once nobody can change it any more.
+async fn admission_changed(admission: &mut watch::Receiver<Admission>) {
+    if admission.changed().await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
