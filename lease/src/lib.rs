@@ -16,9 +16,12 @@ mod etcd_error;
 mod etcd_settings;
 mod family;
 mod follow;
+mod hold;
 mod key;
+mod key_watch;
 mod lease;
 mod mac;
+mod own;
 mod prefix;
 mod store;
 mod table;
@@ -33,9 +36,11 @@ pub use etcd::{EtcdStore, EtcdWatch};
 pub use etcd_settings::{Credentials, EtcdSettings, EtcdSettingsError, TlsFiles};
 pub use family::{DualStack, Family};
 pub use follow::{Follow, FollowHealth, FollowSettings, LIST_EVERY};
+pub use hold::{Hold, HoldSettings, HoldState, Offer};
 pub use key::{KeyError, KeyPrefix, Subnet};
 pub use lease::{BackendData, Lease, LeaseError, Vni, Vtep};
 pub use mac::{MacAddr, MacError};
+pub use own::own_entry;
 pub use prefix::{Prefix, PrefixError};
 pub use store::{
     Committed, Compare, Event, KeyValue, LeaseId, LeaseStore, Listing, Read, Revision, StoreError, Txn, WatchBatch,

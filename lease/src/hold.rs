@@ -1,0 +1,181 @@
+//! Our own lease over its life: acquire, keep alive, take back when lost, give back.
+//!
+//! One task makes all writes, one at a time. In: what to publish ([`Offer`]). Out: [`HoldState`]. Both by watch channels.
+//!
+//! Two keys of the store may name overlapping subnets (dual-stack keys that differ in one family, keys of other lengths),
+//! so that "the key is absent" alone does not prevent an overlap. Three rules together do:
+//! 1. Between wire-agents: each prefix has a guard key, written in the same transaction as the lease and only if it has not
+//!    changed since it was read, before the leases were listed or at an older revision than theirs. Who holds a prefix is
+//!    told by the leases alone, so that a guard without its lease blocks nobody.
+//! 2. With flannel, which knows no guards: after creating, list; of two that overlap the lower create_revision stays.
+//! 3. Every later write compares with the revision that is ours.
+
+mod acquire;
+mod claim;
+mod keep;
+
+use std::{net::IpAddr, sync::Arc, time::Duration};
+
+use tokio::{sync::watch, time::Instant};
+
+use crate::{
+    BackendData, DualStack, Entry, KeyPrefix, LeaseId, LeaseStore, Listing, Pool, Prefix, StoreError, Subnet,
+    task::Task,
+};
+
+/// Whose lease is held, and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HoldSettings {
+    /// The network's place in the store.
+    pub prefix: KeyPrefix,
+    /// The pools of the network config.
+    pub pools: DualStack<Pool>,
+    /// What tells this host from all others, for ever.
+    pub identity: String,
+    /// How long the lease lives without us.
+    pub ttl: Duration,
+    /// How long before its end it is renewed at the latest.
+    pub renew_margin: Duration,
+    /// The subnet held last.
+    pub preferred: DualStack<Prefix>,
+    /// What must not be leased: the underlay's own subnets.
+    pub avoid: Vec<Prefix>,
+}
+
+/// What the lease says of this host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Offer {
+    /// Where peers reach it.
+    pub public: DualStack<IpAddr>,
+    /// What the backend needs peers to know.
+    pub data: BackendData,
+}
+
+/// How it stands with our lease.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HoldState {
+    /// There is none yet.
+    Acquiring {
+        /// What is waited for, for people.
+        reason: String,
+    },
+    /// It is ours.
+    Held {
+        /// The lease.
+        entry: Arc<Entry>,
+        /// When it ends unless it is renewed; `None` for a reservation.
+        expires: Option<Instant>,
+        /// Why it cannot be watched or renewed at the moment.
+        trouble: Option<String>,
+    },
+    /// It was ours and is not in the store any more. Traffic goes on with it, and it is asked for again and again.
+    Lost {
+        /// What it was.
+        entry: Arc<Entry>,
+        /// Why it cannot be had, for people.
+        reason: String,
+    },
+}
+
+impl HoldState {
+    /// The lease that this host's traffic runs on.
+    #[must_use]
+    pub const fn entry(&self) -> Option<&Arc<Entry>> {
+        match self {
+            Self::Acquiring { .. } => None,
+            Self::Held { entry, .. } | Self::Lost { entry, .. } => Some(entry),
+        }
+    }
+
+    /// The subnet that this host's traffic runs on.
+    #[must_use]
+    pub fn subnet(&self) -> Option<Subnet> {
+        self.entry().map(|entry| entry.lease.subnet)
+    }
+}
+
+/// A lease being held. When this is dropped it is held no longer, but stays until it expires.
+#[derive(Debug)]
+pub struct Hold<S> {
+    /// How it stands.
+    pub state: watch::Receiver<HoldState>,
+    store: S,
+    task: Task,
+}
+
+impl<S: LeaseStore> Hold<S> {
+    /// Starts to acquire and then to keep. A `listing` of the lease directory that the caller has just made saves making
+    /// it again. When `offer` changes, the lease is written again.
+    pub fn spawn(store: S, settings: HoldSettings, offer: watch::Receiver<Offer>, listing: Option<Listing>) -> Self {
+        let (state_out, state) = watch::channel(HoldState::Acquiring { reason: "asking etcd for a subnet".to_owned() });
+        let holder = Holder { store: store.clone(), settings, offer, state_out, attempt: 0, spare: None };
+        Self { state, store, task: Task::spawn(holder.run(listing)) }
+    }
+
+    /// Gives the lease back, so that another host can have the subnet. A reservation stays.
+    ///
+    /// # Errors
+    /// When the store does not answer: the lease then ends by itself.
+    pub async fn release(self) -> Result<(), StoreError> {
+        let Self { state, store, task } = self;
+        task.stop().await;
+        let lease = state.borrow().entry().and_then(|entry| entry.origin.lease);
+        match lease {
+            Some(lease) => store.revoke(lease).await,
+            None => Ok(()),
+        }
+    }
+}
+
+/// The task's state.
+struct Holder<S> {
+    store: S,
+    settings: HoldSettings,
+    offer: watch::Receiver<Offer>,
+    state_out: watch::Sender<HoldState>,
+    /// Counts lost races.
+    attempt: u32,
+    /// A lease of the store that was granted to us and has no key yet.
+    spare: Option<LeaseId>,
+}
+
+/// A lease that is ours in the store.
+#[derive(Clone, Debug)]
+struct Holding {
+    entry: Arc<Entry>,
+    /// When it ends and when it is renewed; `None` for a reservation.
+    life: Option<Life>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Life {
+    expires: Instant,
+    renew_at: Instant,
+}
+
+impl<S: LeaseStore> Holder<S> {
+    async fn run(mut self, listing: Option<Listing>) {
+        let mut holding = self.acquire(listing).await;
+        loop {
+            let why = self.keep(&mut holding).await;
+            holding = self.take_back(&holding, why).await;
+        }
+    }
+
+    fn directory(&self) -> Vec<u8> {
+        self.settings.prefix.leases(self.settings.pools.v4.is_some())
+    }
+
+    fn say(&self, state: HoldState) {
+        self.state_out.send_if_modified(|before| {
+            let changed = *before != state;
+            *before = state;
+            changed
+        });
+    }
+
+    fn say_held(&self, holding: &Holding, trouble: Option<String>) {
+        let expires = holding.life.map(|life| life.expires);
+        self.say(HoldState::Held { entry: Arc::clone(&holding.entry), expires, trouble });
+    }
+}

@@ -1,0 +1,185 @@
+//! Getting a lease: the first one, or the one that was lost.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use futures::StreamExt;
+use tracing::{error, info, warn};
+
+use super::{HoldState, Holder, Holding, claim::Obstacle};
+use crate::{
+    Backoff, Event, Full, LeaseStore, Listing, Revision, WatchStream, chain,
+    own::{Choice, entry_of, listed, offered, overlapping, own_entry},
+    shortened,
+};
+
+/// etcd away or a lost race: quick at first.
+const PAUSES: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
+/// A full range is looked at again this often even if no release was seen.
+const FULL_AGAIN: Duration = Duration::from_secs(30);
+/// How soon a subnet that another host has is asked for again.
+const TAKEN_AGAIN: Duration = Duration::from_secs(3);
+/// How many leases are asked when they end, to say when the range has room again.
+const ENDS_ASKED: usize = 32;
+
+impl<S: LeaseStore> Holder<S> {
+    /// Tries until there is a lease.
+    pub(super) async fn acquire(&mut self, mut listing: Option<Listing>) -> Holding {
+        let mut pauses = PAUSES;
+        loop {
+            let obstacle = match self.acquire_once(listing.take()).await {
+                Ok(holding) => {
+                    info!(subnet = %holding.entry.lease.subnet, "lease acquired");
+                    self.say_held(&holding, None);
+                    return holding;
+                }
+                Err(obstacle) => obstacle,
+            };
+            match obstacle {
+                // The next attempt looks elsewhere; a few milliseconds part those that met.
+                Obstacle::Raced => {
+                    pauses.reset();
+                    self.attempt = self.attempt.wrapping_add(1);
+                    tokio::time::sleep(shortened(Duration::from_millis(10), 1.0)).await;
+                }
+                Obstacle::Full(full, listing) => self.wait_for_room(&full, &listing).await,
+                Obstacle::Taken(reason) | Obstacle::Rival(reason) => {
+                    self.wait_because(reason);
+                    tokio::time::sleep(shortened(TAKEN_AGAIN, 0.5)).await;
+                }
+                Obstacle::Store(error) => {
+                    self.wait_because(chain(&error));
+                    tokio::time::sleep(pauses.pause()).await;
+                }
+            }
+        }
+    }
+
+    async fn acquire_once(&mut self, listing: Option<Listing>) -> Result<Holding, Obstacle> {
+        let listing = match listing {
+            Some(listing) => listing,
+            None => self.store.list(&self.directory()).await?,
+        };
+        let offer = self.offer.borrow_and_update().clone();
+        if let Some(own) = own_entry(&listing, &offer.public, &self.settings.pools) {
+            return self.adopt(own, &listing, &offer).await;
+        }
+        let subnet = self.choice(crate::DualStack::default()).subnet(&listing);
+        match subnet {
+            Ok(subnet) => self.claim(subnet, listing.revision, &offer).await,
+            Err(full) => Err(Obstacle::Full(full, listing)),
+        }
+    }
+
+    pub(super) fn choice(&self, kept: crate::DualStack<crate::Prefix>) -> Choice<'_> {
+        Choice {
+            pools: &self.settings.pools,
+            kept,
+            preferred: self.settings.preferred,
+            avoid: &self.settings.avoid,
+            identity: &self.settings.identity,
+            attempt: self.attempt,
+        }
+    }
+
+    /// Tries until the lease that was lost is ours again. Never takes another subnet: traffic runs on this one.
+    pub(super) async fn take_back(&mut self, lost: &Holding, why: String) -> Holding {
+        warn!(subnet = %lost.entry.lease.subnet, reason = why, "lease lost; taking it back");
+        self.spare = lost.entry.origin.lease;
+        let mut pauses = PAUSES;
+        let mut alarmed = false;
+        loop {
+            let (reason, pause) = match self.take_back_once(lost).await {
+                Ok(holding) => {
+                    info!(subnet = %holding.entry.lease.subnet, "lease taken back");
+                    self.say_held(&holding, None);
+                    return holding;
+                }
+                Err(Obstacle::Raced) => (None, pauses.pause()),
+                Err(Obstacle::Store(error)) => (Some(chain(&error)), pauses.pause()),
+                Err(Obstacle::Full(full, _)) => (Some(full.to_string()), shortened(TAKEN_AGAIN, 0.5)),
+                Err(Obstacle::Taken(reason) | Obstacle::Rival(reason)) => {
+                    if !std::mem::replace(&mut alarmed, true) {
+                        error!(subnet = %lost.entry.lease.subnet, reason, "this host's subnet was taken by another");
+                    }
+                    (Some(reason), shortened(TAKEN_AGAIN, 0.5))
+                }
+            };
+            if let Some(reason) = reason {
+                self.say(HoldState::Lost { entry: Arc::clone(&lost.entry), reason });
+            }
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    async fn take_back_once(&mut self, lost: &Holding) -> Result<Holding, Obstacle> {
+        let subnet = lost.entry.lease.subnet;
+        let listing = self.store.list(&self.directory()).await?;
+        let offer = self.offer.borrow_and_update().clone();
+        if let Some(kv) = listed(&listing, subnet) {
+            let entry = entry_of(subnet, kv);
+            let ours = |entry: &crate::Entry| {
+                let mut public = entry.lease.public.iter();
+                public.next() == lost.entry.lease.public.iter().next() || entry.lease.public == offer.public
+            };
+            return match entry {
+                Some(own) if ours(&own) => self.adopt(own, &listing, &offer).await,
+                Some(other) => Err(Obstacle::taken(subnet, &other)),
+                None => {
+                    Err(Obstacle::Taken(format!("the key of {subnet} holds something that is no lease; delete it")))
+                }
+            };
+        }
+        if let Some((other, kv)) = overlapping(&listing, &self.settings.pools, subnet) {
+            let holder = entry_of(other, kv).map(|entry| Obstacle::taken(other, &entry));
+            return Err(holder.unwrap_or_else(|| Obstacle::Taken(format!("{other} overlaps {subnet}"))));
+        }
+        debug_assert!(!offered(subnet, &self.settings.pools).is_empty(), "only an offered subnet is ever acquired");
+        self.claim(subnet, listing.revision, &offer).await
+    }
+
+    fn wait_because(&self, reason: String) {
+        let changed = match &*self.state_out.borrow() {
+            HoldState::Acquiring { reason: before } => *before != reason,
+            HoldState::Held { .. } | HoldState::Lost { .. } => true,
+        };
+        if changed {
+            warn!(reason, "no lease yet");
+            self.say(HoldState::Acquiring { reason });
+        }
+    }
+
+    /// Waits until a lease is released, or for a while.
+    async fn wait_for_room(&self, full: &Full, listing: &Listing) {
+        let reason = match self.first_end(listing).await {
+            Some(end) => format!("{full}; one of them ends in at most {} s", end.as_secs()),
+            None => full.to_string(),
+        };
+        self.wait_because(reason);
+        let released = self.released(Revision(listing.revision.0 + 1));
+        let _timed_out = tokio::time::timeout(shortened(FULL_AGAIN, 0.5), released).await;
+        // Everyone who waits wakes at once.
+        tokio::time::sleep(shortened(Duration::from_millis(20), 1.0)).await;
+    }
+
+    async fn released(&self, from: Revision) {
+        if let Ok(mut watch) = self.store.watch(&self.directory(), from).await {
+            while let Ok(batch) = watch.next().await {
+                if batch.events.iter().any(|event| matches!(event, Event::Delete { .. })) {
+                    return;
+                }
+            }
+        }
+        tokio::time::sleep(shortened(Duration::from_secs(1), 0.5)).await;
+    }
+
+    async fn first_end(&self, listing: &Listing) -> Option<Duration> {
+        let leases: BTreeSet<_> = listing.entries.iter().filter_map(|kv| kv.lease).take(ENDS_ASKED).collect();
+        let ends = futures::stream::iter(leases).map(|lease| self.store.time_to_live(lease)).buffer_unordered(8);
+        let known = ends.filter_map(|end| std::future::ready(end.ok().flatten()));
+        known
+            .fold(None, |first: Option<Duration>, (left, _)| async move {
+                Some(first.map_or(left, |first| first.min(left)))
+            })
+            .await
+    }
+}

@@ -1,0 +1,285 @@
+//! The writes: creating a lease, adopting one that is there, and undoing what turned out to overlap.
+
+use std::{sync::Arc, time::Duration};
+
+use futures::future::try_join_all;
+use tokio::time::Instant;
+use tracing::{debug, info};
+
+use super::{Holder, Holding, Life, Offer};
+use crate::{
+    Compare, DualStack, Entry, Full, KeyPrefix, KeyValue, Lease, LeaseId, LeaseStore, Listing, Origin, Revision,
+    StoreError, Subnet, Txn, Write,
+    own::{offered, overlapping},
+    shortened,
+};
+
+/// Why an attempt gave no lease.
+#[derive(Debug)]
+pub(super) enum Obstacle {
+    Store(StoreError),
+    /// Something changed under our hands: look again.
+    Raced,
+    Full(Full, Listing),
+    /// Another host has the subnet.
+    Taken(String),
+    /// Another agent that lives has a lease with our public address.
+    Rival(String),
+}
+
+impl From<StoreError> for Obstacle {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::LeaseGone(_) => Self::Raced,
+            error => Self::Store(error),
+        }
+    }
+}
+
+impl Obstacle {
+    pub(super) fn taken(subnet: Subnet, other: &Entry) -> Self {
+        let public: Vec<String> = other.lease.public.iter().map(|(_, address)| address.to_string()).collect();
+        Self::Taken(format!("{subnet} is leased by the host {}", public.join(" and ")))
+    }
+}
+
+/// One write of our lease.
+pub(super) struct Move {
+    /// What the lease is to say.
+    pub(super) to: Lease,
+    /// The store's lease it is attached to; `None` keeps a reservation one.
+    pub(super) lease: Option<LeaseId>,
+    /// The entry it replaces.
+    pub(super) from: Option<Entry>,
+    /// The guards of a lease that is attached to a lease of the store, as read.
+    pub(super) guards: Vec<Guard>,
+}
+
+/// A guard key as it was read.
+pub(super) struct Guard {
+    key: Vec<u8>,
+    found: Option<KeyValue>,
+}
+
+impl Guard {
+    fn is_ours(&self, identity: &str, lease: LeaseId) -> bool {
+        self.found.as_ref().is_some_and(|kv| kv.value == identity.as_bytes() && kv.lease == Some(lease))
+    }
+}
+
+impl Move {
+    fn txn(&self, prefix: &KeyPrefix, identity: &str) -> Txn {
+        let key = prefix.lease(self.to.subnet);
+        let mut txn = Txn::default();
+        match &self.from {
+            Some(from) => {
+                let old = prefix.lease(from.lease.subnet);
+                if old != key {
+                    txn.when.push(Compare::Absent(key.clone()));
+                    txn.then.push(Write::Delete(old.clone()));
+                }
+                txn.when.push(Compare::Unchanged(old, from.origin.mod_revision));
+            }
+            None => txn.when.push(Compare::Absent(key.clone())),
+        }
+        txn.then.push(Write::Put { key, value: self.to.to_value(), lease: self.lease });
+        for Guard { key, found } in &self.guards {
+            txn.when.push(match found {
+                Some(kv) => Compare::Unchanged(key.clone(), kv.mod_revision),
+                None => Compare::Absent(key.clone()),
+            });
+            txn.then.push(Write::Put { key: key.clone(), value: identity.as_bytes().to_vec(), lease: self.lease });
+        }
+        txn
+    }
+}
+
+impl<S: LeaseStore> Holder<S> {
+    /// Creates a lease of `subnet`, which was free at `listed`.
+    pub(super) async fn claim(&mut self, subnet: Subnet, listed: Revision, offer: &Offer) -> Result<Holding, Obstacle> {
+        let (lease, guards) = tokio::try_join!(self.spare_or_new(), self.guards(subnet))?;
+        self.spare = Some(lease);
+        let to = Lease { subnet, public: offer.public, data: offer.data.clone() };
+        let granted = Instant::now();
+        let entry = self.write(&Move { to, lease: Some(lease), from: None, guards }, listed).await?;
+        self.verify(&entry, None).await?;
+        self.spare = None;
+        let life = self.life(self.settings.ttl, granted + self.settings.ttl);
+        Ok(Holding { entry: Arc::new(entry), life: Some(life) })
+    }
+
+    async fn spare_or_new(&self) -> Result<LeaseId, StoreError> {
+        match self.spare {
+            Some(lease) => Ok(lease),
+            None => self.store.grant(self.settings.ttl).await,
+        }
+    }
+
+    /// Takes over the entry that is ours already, and writes only what differs.
+    pub(super) async fn adopt(&mut self, own: Entry, listing: &Listing, offer: &Offer) -> Result<Holding, Obstacle> {
+        let Some(lease) = own.origin.lease else { return self.adopt_reservation(own, listing, offer).await };
+        self.give_way(&own, listing).await?;
+        let subnet = self.target(&own, listing)?;
+        let (life, guards) = tokio::try_join!(self.store.time_to_live(lease), self.guards(subnet))?;
+        let asked = Instant::now();
+        let Some((left, granted)) = life else { return Err(Obstacle::Raced) };
+        let recorded =
+            |guard: &Guard| guard.found.as_ref().filter(|kv| kv.lease == Some(lease)).map(|kv| kv.value.clone());
+        if let Some(other) = guards.iter().filter_map(recorded).find(|value| value != self.settings.identity.as_bytes())
+        {
+            self.check_rival(&own, &other, left, granted)?;
+        }
+        let wanted = Lease { subnet, public: offer.public, data: offer.data.clone() };
+        let guarded = guards.iter().all(|guard| guard.is_ours(&self.settings.identity, lease));
+        if wanted == own.lease && guarded && !differs(granted, self.settings.ttl) {
+            // Renewed at once, but ready before that: it still lives.
+            let life = Life { renew_at: asked, ..self.life(granted, asked + left) };
+            return Ok(Holding { entry: Arc::new(own), life: Some(life) });
+        }
+        let anew = differs(granted, self.settings.ttl);
+        let (attached, ttl, left) = if anew {
+            (self.store.grant(self.settings.ttl).await?, self.settings.ttl, self.settings.ttl)
+        } else {
+            (lease, granted, left)
+        };
+        let moved = subnet != own.lease.subnet;
+        let step = Move { to: wanted, lease: Some(attached), from: Some(own), guards };
+        let entry = self.write(&step, listing.revision).await?;
+        if moved {
+            self.verify(&entry, step.from.as_ref()).await?;
+        }
+        if anew && guarded {
+            // The old one was granted to us for this key alone.
+            if let Err(error) = self.store.revoke(lease).await {
+                debug!(%lease, %error, "the old lease is left to expire");
+            }
+        }
+        Ok(Holding { entry: Arc::new(entry), life: Some(Life { renew_at: asked, ..self.life(ttl, asked + left) }) })
+    }
+
+    /// A reservation stays one: it is never attached to a lease of the store, and needs no guard to be seen by all.
+    async fn adopt_reservation(&mut self, own: Entry, listing: &Listing, offer: &Offer) -> Result<Holding, Obstacle> {
+        let subnet = self.target(&own, listing)?;
+        let wanted = Lease { subnet, public: offer.public, data: offer.data.clone() };
+        if wanted == own.lease {
+            return Ok(Holding { entry: Arc::new(own), life: None });
+        }
+        let moved = subnet != own.lease.subnet;
+        let step = Move { to: wanted, lease: None, from: Some(own), guards: Vec::new() };
+        let entry = self.write(&step, listing.revision).await?;
+        if moved {
+            self.verify(&entry, step.from.as_ref()).await?;
+        }
+        Ok(Holding { entry: Arc::new(entry), life: None })
+    }
+
+    /// What our entry should become: the parts the config still offers, and the families it lacks.
+    fn target(&self, own: &Entry, listing: &Listing) -> Result<Subnet, Obstacle> {
+        let kept: DualStack<_> = offered(own.lease.subnet, &self.settings.pools);
+        self.choice(kept).subnet(listing).map_err(|full| Obstacle::Full(full, listing.clone()))
+    }
+
+    /// Of two that overlap the older one stays.
+    async fn give_way(&self, own: &Entry, listing: &Listing) -> Result<(), Obstacle> {
+        let subnet = own.lease.subnet;
+        match overlapping(listing, &self.settings.pools, subnet) {
+            Some((older, kv)) if kv.create_revision < own.origin.create_revision => {
+                info!(%subnet, %older, "this host's lease overlaps an older one and gives way");
+                self.undo(own, None).await?;
+                Err(Obstacle::Raced)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// An owner that renews its lease as it should has at least two thirds of it left.
+    fn check_rival(&self, own: &Entry, other: &[u8], left: Duration, granted: Duration) -> Result<(), Obstacle> {
+        let key = String::from_utf8_lossy(&self.settings.prefix.lease(own.lease.subnet)).into_owned();
+        if left < granted / 2 {
+            info!(key, "taking over a lease with our public address that its owner no longer renews");
+            return Ok(());
+        }
+        let other = other.escape_ascii();
+        Err(Obstacle::Rival(format!(
+            "another agent, with the identity {other}, holds {key} with this host's public address: \
+             stop it, or give this host another address; if that agent is gone for good, delete the key"
+        )))
+    }
+
+    pub(super) async fn guards(&self, subnet: Subnet) -> Result<Vec<Guard>, StoreError> {
+        try_join_all(subnet.prefixes().map(|prefix| async move {
+            let key = self.settings.prefix.guard(prefix);
+            let found = self.store.get(&key).await?.found;
+            Ok(Guard { key, found })
+        }))
+        .await
+    }
+
+    /// Makes the write, if nothing has changed since `listed`.
+    pub(super) async fn write(&mut self, step: &Move, listed: Revision) -> Result<Entry, Obstacle> {
+        // Whoever wrote a guard after the listing may have a lease that the listing does not show.
+        let newer = |guard: &Guard| guard.found.as_ref().is_some_and(|kv| kv.mod_revision > listed);
+        if step.guards.iter().any(newer) {
+            return Err(Obstacle::Raced);
+        }
+        let committed = match self.store.commit(step.txn(&self.settings.prefix, &self.settings.identity)).await {
+            Err(StoreError::LeaseGone(lease)) => {
+                debug!(%lease, "the store's lease is gone; the next attempt gets another");
+                self.spare = None;
+                return Err(Obstacle::Raced);
+            }
+            committed => committed?,
+        };
+        if !committed.succeeded {
+            return Err(Obstacle::Raced);
+        }
+        let same_key = |from: &&Entry| from.lease.subnet == step.to.subnet;
+        let created = step.from.as_ref().filter(same_key).map(|from| from.origin.create_revision);
+        let origin = Origin {
+            create_revision: created.unwrap_or(committed.revision),
+            mod_revision: committed.revision,
+            lease: step.lease,
+        };
+        Ok(Entry { lease: step.to.clone(), origin })
+    }
+
+    /// Looks whether the new lease overlaps an older one, and takes it back then.
+    async fn verify(&self, entry: &Entry, from: Option<&Entry>) -> Result<(), Obstacle> {
+        let listing = self.store.list(&self.directory()).await?;
+        match overlapping(&listing, &self.settings.pools, entry.lease.subnet) {
+            Some((older, kv)) if kv.create_revision < entry.origin.create_revision => {
+                info!(subnet = %entry.lease.subnet, %older, "lost the race for a subnet");
+                self.undo(entry, from).await?;
+                Err(Obstacle::Raced)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Deletes our lease, and puts back what it replaced.
+    async fn undo(&self, entry: &Entry, from: Option<&Entry>) -> Result<(), StoreError> {
+        let key = self.settings.prefix.lease(entry.lease.subnet);
+        let mut txn = Txn::default();
+        txn.when.push(Compare::Unchanged(key.clone(), entry.origin.mod_revision));
+        txn.then.push(Write::Delete(key));
+        if let Some(from) = from {
+            let (key, lease) = (self.settings.prefix.lease(from.lease.subnet), entry.origin.lease);
+            txn.when.push(Compare::Absent(key.clone()));
+            txn.then.push(Write::Put { key, value: from.lease.to_value(), lease });
+        }
+        self.store.commit(txn).await.map(|_| ())
+    }
+
+    /// Renewed after a third of its life, or earlier where the margin asks for it.
+    pub(super) fn life(&self, ttl: Duration, expires: Instant) -> Life {
+        let third = ttl / 3;
+        let by_margin = ttl.checked_sub(self.settings.renew_margin).filter(|left| !left.is_zero()).unwrap_or(third);
+        let every = third.min(by_margin).max(Duration::from_secs(1));
+        Life { expires, renew_at: Instant::now() + shortened(every, 0.1) }
+    }
+}
+
+/// Whether a lease that was granted for `granted` is not the one asked for now. The store may round up.
+fn differs(granted: Duration, ttl: Duration) -> bool {
+    granted.abs_diff(ttl) > (ttl / 10).max(Duration::from_secs(2))
+}

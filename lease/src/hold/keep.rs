@@ -1,0 +1,207 @@
+//! Keeping the lease: renewals, and an eye on our key.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+use tracing::{debug, info, warn};
+
+use super::{
+    Holder, Holding,
+    claim::{Move, Obstacle},
+};
+use crate::{
+    Backoff, Entry, KeyValue, Lease, LeaseStore, Origin, chain,
+    key_watch::{KeyEvent, KeyWatch},
+    own::entry_of,
+    shortened,
+};
+
+/// How often our key is read although the watch stands: etcd has lost watch events.
+const READ_EVERY: Duration = Duration::from_secs(5 * 60);
+/// Between renewals that fail.
+const PAUSES: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
+/// Between writes against somebody who changes our entry.
+const REWRITES: Backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(2));
+/// An entry that nobody touched for so long is at peace.
+const PEACE: Duration = Duration::from_secs(30);
+
+/// What the keeper waits for.
+enum Wake {
+    Key(KeyEvent),
+    RenewalDue,
+    ReadDue,
+    Offer,
+}
+
+/// What the keeper knows beside the lease.
+struct Keeping<S: LeaseStore> {
+    watch: KeyWatch<S>,
+    read_at: Instant,
+    pauses: Backoff,
+    rewrites: Backoff,
+    rewritten: Option<Instant>,
+    watch_trouble: Option<String>,
+    renew_trouble: Option<String>,
+}
+
+impl<S: LeaseStore> Holder<S> {
+    /// Keeps the lease until it is lost, and says why it is.
+    pub(super) async fn keep(&mut self, holding: &mut Holding) -> String {
+        let key = self.settings.prefix.lease(holding.entry.lease.subnet);
+        let mut keeping = Keeping {
+            watch: KeyWatch::new(self.store.clone(), key, holding.entry.origin.mod_revision),
+            read_at: Instant::now() + shortened(READ_EVERY, 0.1),
+            pauses: PAUSES,
+            rewrites: REWRITES,
+            rewritten: None,
+            watch_trouble: None,
+            renew_trouble: None,
+        };
+        loop {
+            let lost = match self.wake(holding, &mut keeping).await {
+                Wake::Key(KeyEvent::Broken(error)) => {
+                    keeping.watch_trouble = Some(error);
+                    None
+                }
+                Wake::Key(KeyEvent::Is(found)) => {
+                    keeping.watch_trouble = None;
+                    self.compare(holding, &mut keeping, found).await
+                }
+                Wake::RenewalDue => self.renew(holding, &mut keeping).await,
+                Wake::ReadDue => {
+                    keeping.read_at = Instant::now() + shortened(READ_EVERY, 0.1);
+                    keeping.watch.read_again();
+                    None
+                }
+                Wake::Offer => {
+                    self.rewrite(holding, &mut keeping).await;
+                    None
+                }
+            };
+            if let Some(why) = lost {
+                return why;
+            }
+            let trouble = keeping.renew_trouble.as_ref().or(keeping.watch_trouble.as_ref());
+            self.say_held(holding, trouble.cloned());
+        }
+    }
+
+    async fn wake(&mut self, holding: &Holding, keeping: &mut Keeping<S>) -> Wake {
+        let renewal = async {
+            match holding.life {
+                Some(life) => tokio::time::sleep_until(life.renew_at).await,
+                None => std::future::pending().await,
+            }
+        };
+        let offer = async {
+            if self.offer.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            event = keeping.watch.next() => Wake::Key(event),
+            () = renewal => Wake::RenewalDue,
+            () = tokio::time::sleep_until(keeping.read_at) => Wake::ReadDue,
+            () = offer => Wake::Offer,
+        }
+    }
+
+    async fn renew(&self, holding: &mut Holding, keeping: &mut Keeping<S>) -> Option<String> {
+        let (lease, life) = holding.entry.origin.lease.zip(holding.life)?;
+        let asked = Instant::now();
+        match self.store.keep_alive(lease).await {
+            Ok(Some(ttl)) => {
+                debug!(%lease, ttl = ttl.as_secs(), "lease renewed");
+                holding.life = Some(self.life(ttl, asked + ttl));
+                keeping.pauses = PAUSES;
+                keeping.renew_trouble = None;
+                None
+            }
+            Ok(None) => Some(format!("etcd no longer knows lease {lease}: it expired or was revoked")),
+            Err(error) => {
+                let renew_at = Instant::now() + keeping.pauses.pause().max(Duration::from_millis(100));
+                holding.life = Some(super::Life { renew_at, ..life });
+                keeping.renew_trouble = Some(chain(&error));
+                None
+            }
+        }
+    }
+
+    /// Compares what our key holds with what it should.
+    async fn compare(
+        &mut self,
+        holding: &mut Holding,
+        keeping: &mut Keeping<S>,
+        found: Option<KeyValue>,
+    ) -> Option<String> {
+        let subnet = holding.entry.lease.subnet;
+        let Some(kv) = found else { return Some("its key was deleted".to_owned()) };
+        if kv.mod_revision == holding.entry.origin.mod_revision {
+            return None;
+        }
+        let first = |lease: &Lease| lease.public.iter().next().map(|(_, address)| *address);
+        match entry_of(subnet, &kv) {
+            Some(entry) if entry.lease == holding.entry.lease => {
+                // Another agent of this host renewed it, or somebody made it a reservation.
+                info!(%subnet, reservation = entry.origin.lease.is_none(), "this host's lease was written by another hand");
+                self.follow_origin(holding, entry).await;
+                None
+            }
+            Some(entry) if first(&entry.lease) != first(&holding.entry.lease) => {
+                Some(format!("the host {} wrote its own address to it", shown(&entry.lease)))
+            }
+            // Changed, or made unreadable: put right, but not in a tight loop against somebody else.
+            Some(_) | None => {
+                warn!(%subnet, "this host's lease was changed by another hand; writing it again");
+                let origin = Origin {
+                    mod_revision: kv.mod_revision,
+                    create_revision: kv.create_revision,
+                    ..holding.entry.origin
+                };
+                holding.entry = Arc::new(Entry { lease: holding.entry.lease.clone(), origin });
+                self.rewrite(holding, keeping).await;
+                None
+            }
+        }
+    }
+
+    /// The same content with another origin.
+    async fn follow_origin(&self, holding: &mut Holding, entry: Entry) {
+        let life = match entry.origin.lease {
+            None => None,
+            Some(lease) if holding.entry.origin.lease == Some(lease) => holding.life,
+            Some(lease) => {
+                let left = self.store.time_to_live(lease).await.ok().flatten();
+                let (left, ttl) = left.unwrap_or((self.settings.ttl, self.settings.ttl));
+                Some(super::Life { renew_at: Instant::now(), ..self.life(ttl, Instant::now() + left) })
+            }
+        };
+        *holding = Holding { entry: Arc::new(entry), life };
+    }
+
+    /// Writes our entry with what is offered now.
+    async fn rewrite(&mut self, holding: &mut Holding, keeping: &mut Keeping<S>) {
+        let offer = self.offer.borrow_and_update().clone();
+        if keeping.rewritten.is_some_and(|last| last.elapsed() > PEACE) {
+            keeping.rewrites.reset();
+        }
+        tokio::time::sleep(keeping.rewrites.pause()).await;
+        let to = Lease { subnet: holding.entry.lease.subnet, public: offer.public, data: offer.data };
+        let from = Entry::clone(&holding.entry);
+        let listed = from.origin.mod_revision;
+        let step = Move { to, lease: from.origin.lease, from: Some(from), guards: Vec::new() };
+        match self.write(&step, listed).await {
+            Ok(entry) => holding.entry = Arc::new(entry),
+            // The read that follows tells what happened.
+            Err(Obstacle::Store(error)) => keeping.renew_trouble = Some(chain(&error)),
+            Err(_) => {}
+        }
+        keeping.rewritten = Some(Instant::now());
+        keeping.watch.read_again();
+    }
+}
+
+fn shown(lease: &Lease) -> String {
+    let addresses: Vec<String> = lease.public.iter().map(|(_, address)| address.to_string()).collect();
+    addresses.join(" and ")
+}
