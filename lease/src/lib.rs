@@ -24,6 +24,7 @@ mod mac;
 mod own;
 mod prefix;
 mod store;
+mod stored_config;
 mod table;
 mod task;
 
@@ -46,4 +47,5 @@ pub use store::{
     Committed, Compare, Event, KeyValue, LeaseId, LeaseStore, Listing, Read, Revision, StoreError, Txn, WatchBatch,
     WatchError, WatchStream, Write, chain,
 };
+pub use stored_config::{ConfigEvent, ConfigWatch, StoredConfig};
 pub use table::{Entry, LeaseTable, Origin, Refusal, RefusalKind};
