@@ -23,6 +23,8 @@ mod lease;
 mod mac;
 mod own;
 mod prefix;
+#[cfg(feature = "sim")]
+mod sim;
 mod store;
 mod stored_config;
 mod table;
@@ -43,6 +45,8 @@ pub use lease::{BackendData, Lease, LeaseError, Vni, Vtep};
 pub use mac::{MacAddr, MacError};
 pub use own::own_entry;
 pub use prefix::{Prefix, PrefixError};
+#[cfg(feature = "sim")]
+pub use sim::{SimBackup, SimCall, SimFault, SimStore, SimWatch};
 pub use store::{
     Committed, Compare, Event, KeyValue, LeaseId, LeaseStore, Listing, Read, Revision, StoreError, Txn, WatchBatch,
     WatchError, WatchStream, Write, chain,
