@@ -136,11 +136,9 @@ impl<S: LeaseStore> Holder<S> {
     ) -> Option<String> {
         let subnet = holding.entry.lease.subnet;
         let Some(kv) = found else { return Some("its key was deleted".to_owned()) };
-        if kv.mod_revision == holding.entry.origin.mod_revision {
-            return None;
-        }
         let first = |lease: &Lease| lease.public.iter().next().map(|(_, address)| *address);
         match entry_of(subnet, &kv) {
+            Some(entry) if entry == *holding.entry => None,
             Some(entry) if entry.lease == holding.entry.lease => {
                 // Another agent of this host renewed it, or somebody made it a reservation.
                 info!(%subnet, reservation = entry.origin.lease.is_none(), "this host's lease was written by another hand");

@@ -1,0 +1,10 @@
+//! The crate from outside: one set of contract tests on the simulated store and on a real etcd, and what is built on them.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod admission;
+mod common;
+mod config;
+mod follow;
+mod hold;
+mod store_contract;
+mod values;
