@@ -2,8 +2,10 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod admission;
+mod allocate;
 mod common;
 mod config;
+mod etcd;
 mod follow;
 mod hold;
 mod store_contract;

@@ -1,0 +1,276 @@
+//! The store on a real etcd: TLS, users, members that are away, large directories.
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use tempfile::TempDir;
+use wire_lease::{
+    Credentials, EtcdSettings, EtcdSettingsError, EtcdStore, LeaseStore, Revision, StoreError, TlsFiles, Txn,
+    WatchStream, Write, chain,
+};
+
+use crate::common::{TestEtcd, answers, free_port};
+
+async fn open(settings: EtcdSettings) -> EtcdStore {
+    EtcdStore::open(settings).await.unwrap()
+}
+
+fn put(key: String, value: Vec<u8>) -> Write {
+    Write::Put { key: key.into_bytes(), value, lease: None }
+}
+
+async fn write(store: &EtcdStore, then: Vec<Write>) {
+    assert!(store.commit(Txn { when: vec![], then }).await.unwrap().succeeded);
+}
+
+/// Certificates made by openssl: an authority, a server's for 127.0.0.1, a client's.
+fn certificates() -> TempDir {
+    let dir = TempDir::new().unwrap();
+    let sign = |name: &str, extension: &str| {
+        std::fs::write(dir.path().join(format!("{name}.ext")), extension).unwrap();
+        openssl(
+            &dir,
+            &format!(
+                "req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout {name}.key -out {name}.csr -subj /CN={name}"
+            ),
+        );
+        openssl(
+            &dir,
+            &format!(
+                "x509 -req -in {name}.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 2 -extfile {name}.ext -out {name}.crt"
+            ),
+        );
+    };
+    openssl(
+        &dir,
+        "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout ca.key -out ca.crt -days 2 -subj /CN=ca",
+    );
+    openssl(
+        &dir,
+        "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout other.key -out other.crt -days 2 -subj /CN=other",
+    );
+    sign("server", "subjectAltName=IP:127.0.0.1\nextendedKeyUsage=serverAuth,clientAuth");
+    sign("client", "extendedKeyUsage=clientAuth");
+    dir
+}
+
+fn openssl(dir: &TempDir, arguments: &str) {
+    let mut made = Command::new("openssl");
+    made.args(arguments.split(' ')).current_dir(dir).stdout(Stdio::null()).stderr(Stdio::null());
+    assert!(made.status().unwrap().success(), "openssl {arguments}");
+}
+
+fn secure(certificates: &Path, clients_too: bool) -> Option<TestEtcd> {
+    let file = |name: &str| certificates.join(name).display().to_string();
+    TestEtcd::start_with(|_| {
+        let mut arguments =
+            vec![format!("--cert-file={}", file("server.crt")), format!("--key-file={}", file("server.key"))];
+        if clients_too {
+            arguments.extend([format!("--trusted-ca-file={}", file("ca.crt")), "--client-cert-auth".to_owned()]);
+        }
+        arguments
+    })
+}
+
+#[tokio::test]
+async fn a_ca_alone_and_client_certificates_open_the_door_and_nothing_else_does() {
+    let certificates = certificates();
+    let file = |name: &str| Some(certificates.path().join(name));
+    let ca = |name: &str| TlsFiles { ca: file(name), cert: None, key: None };
+    let client = TlsFiles { ca: file("ca.crt"), cert: file("client.crt"), key: file("client.key") };
+    let with = |etcd: &TestEtcd, tls: &TlsFiles| {
+        // flannel's units leave the scheme away now and then.
+        let endpoint = etcd.endpoint.strip_prefix("https://").unwrap().to_owned();
+        EtcdSettings { tls: tls.clone(), ..EtcdSettings::new(vec![endpoint]) }
+    };
+
+    let Some(etcd) = secure(certificates.path(), false) else { return };
+    answers(&open(with(&etcd, &ca("ca.crt"))).await).await;
+    let stranger = open(with(&etcd, &ca("other.crt"))).await.get(b"a").await.unwrap_err();
+    assert!(matches!(stranger, StoreError::Unauthorised { .. }), "{}", chain(&stranger));
+    assert!(chain(&stranger).contains("UnknownIssuer"), "{}", chain(&stranger));
+
+    let Some(etcd) = secure(certificates.path(), true) else { return };
+    let store = open(with(&etcd, &client)).await;
+    answers(&store).await;
+    write(&store, vec![put("/a".to_owned(), b"1".to_vec())]).await;
+    let without = open(with(&etcd, &ca("ca.crt"))).await.get(b"a").await.unwrap_err();
+    // In TLS 1.3 the refusal comes after the handshake, and the transport may see no more than a closed connection.
+    assert!(matches!(without, StoreError::Unauthorised { .. } | StoreError::Unavailable { .. }), "{}", chain(&without));
+}
+
+#[tokio::test]
+async fn what_cannot_be_a_way_to_etcd_is_refused_by_name() {
+    let certificates = certificates();
+    let file = |name: &str| Some(certificates.path().join(name));
+    let refusal = async |endpoints: &[&str], tls: TlsFiles| {
+        let endpoints = endpoints.iter().map(|&endpoint| endpoint.to_owned()).collect();
+        let settings = EtcdSettings { tls, ..EtcdSettings::new(endpoints) };
+        chain(&EtcdStore::open(settings).await.err().unwrap())
+    };
+    let none = TlsFiles::default;
+    for (endpoints, part) in [
+        (&[][..], "no etcd endpoint"),
+        (&["", " "], "no etcd endpoint"),
+        (&["ftp://127.0.0.1:2379"], r#""ftp://127.0.0.1:2379" must begin with http://"#),
+        (&["http://"], "names no host"),
+        (&["http://:2379"], "names no host"),
+        (&["http://127.0.0.1"], "has no port"),
+        (&["http://127.0.0.1:x"], "has no port"),
+        (&["http://a b:2379"], "a host and a port and nothing else"),
+        (&["http://user@host:2379"], "a host and a port and nothing else"),
+        (&["http://127.0.0.1:2379/v2"], "a host and a port and nothing else"),
+        (&["http://127.0.0.1:2379", "https://127.0.0.1:2380"], "name all of them one way"),
+    ] {
+        let text = refusal(endpoints, none()).await;
+        assert!(text.contains(part), "{endpoints:?}: {text}");
+    }
+    let secure = ["https://127.0.0.1:2379"];
+    let missing = TlsFiles { ca: Some(PathBuf::from("/nowhere/ca.crt")), ..none() };
+    assert!(refusal(&secure, missing).await.contains("cannot read the CA certificate /nowhere/ca.crt: No such file"));
+    let no_pem = TlsFiles { ca: file("server.ext"), ..none() };
+    assert!(refusal(&secure, no_pem).await.contains("server.ext holds no CA certificate in PEM"));
+    let swapped = TlsFiles { cert: file("client.key"), key: file("client.crt"), ..none() };
+    assert!(refusal(&secure, swapped).await.contains("client.key holds no client certificate in PEM"));
+    let half = TlsFiles { cert: file("client.crt"), ..none() };
+    assert!(refusal(&secure, half).await.contains("the key is missing"));
+    let mixed = TlsFiles { cert: file("client.crt"), key: file("ca.key"), ..none() };
+    let text = refusal(&secure, mixed).await;
+    assert!(text.contains("cannot be set up for https://127.0.0.1:2379"), "{text}");
+    let unused = TlsFiles { ca: Some(PathBuf::from("/nowhere/ca.crt")), ..none() };
+    let plain = EtcdSettings { tls: unused, ..EtcdSettings::new(vec!["http://127.0.0.1:1".to_owned()]) };
+    assert!(
+        !matches!(EtcdStore::open(plain).await, Err(EtcdSettingsError::File { .. })),
+        "as flannel: http uses no certificate"
+    );
+}
+
+fn etcdctl(endpoint: &str, arguments: &str) {
+    let mut etcdctl = Command::new("etcdctl");
+    etcdctl.env("ETCDCTL_API", "3").arg(format!("--endpoints={endpoint}")).args(arguments.split(' '));
+    let done = etcdctl.output().unwrap();
+    assert!(done.status.success(), "etcdctl {arguments}: {}", String::from_utf8_lossy(&done.stderr));
+}
+
+#[tokio::test]
+async fn a_user_is_let_in_by_password_and_survives_a_restart_of_etcd() {
+    let Some(mut etcd) = TestEtcd::start().await else { return };
+    let with = |password: &str| {
+        let user = Credentials { name: "host".to_owned(), password: password.to_owned() };
+        EtcdSettings { user: Some(user), ..EtcdSettings::new(vec![etcd.endpoint.clone()]) }
+    };
+    assert!(!format!("{:?}", with("secret")).contains("secret"));
+    // A user where etcd asks for none is no mistake.
+    open(with("secret")).await.get(b"/net/a").await.unwrap();
+    for arguments in [
+        "user add root:rootpw",
+        "user grant-role root root",
+        "user add host:secret",
+        "role add host",
+        "role grant-permission host --prefix=true readwrite /net/",
+        "user grant-role host host",
+        "auth enable",
+    ] {
+        etcdctl(&etcd.endpoint, arguments);
+    }
+    let right = open(with("secret")).await;
+    write(&right, vec![put("/net/a".to_owned(), b"1".to_vec())]).await;
+    let mut watch = right.watch(b"/net/", Revision(1)).await.unwrap();
+    assert_eq!(watch.next().await.unwrap().events.len(), 1);
+
+    for (store, key) in [(open(with("wrong")).await, &b"/net/a"[..]), (right.clone(), b"/other")] {
+        let error = store.get(key).await.unwrap_err();
+        assert!(matches!(error, StoreError::Unauthorised { .. }), "{}", chain(&error));
+        assert!(!chain(&error).contains("secret") && !chain(&error).contains("wrong"), "{}", chain(&error));
+    }
+    let anonymous = open(EtcdSettings::new(vec![etcd.endpoint.clone()])).await.get(b"/net/a").await.unwrap_err();
+    assert!(matches!(anonymous, StoreError::Unauthorised { .. }), "{}", chain(&anonymous));
+    let elsewhere = async {
+        let mut watch = right.watch(b"/other/", Revision(1)).await?;
+        watch.next().await.map(|_| ())
+    };
+    let refused = elsewhere.await.unwrap_err();
+    assert!(chain(&refused).contains("permission denied"), "{}", chain(&refused));
+
+    // Simple tokens do not survive a restart.
+    etcd.kill();
+    etcd.start_again();
+    for _ in 0..200 {
+        if right.get(b"/net/a").await.is_ok() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+    right.get(b"/net/a").await.unwrap();
+}
+
+#[tokio::test]
+async fn an_etcd_that_is_away_is_no_reason_not_to_start() {
+    let port = free_port();
+    let user = Credentials { name: "host".to_owned(), password: "secret".to_owned() };
+    let settings = EtcdSettings { user: Some(user), ..EtcdSettings::new(vec![format!("http://127.0.0.1:{port}")]) };
+    let store = open(settings).await;
+    let started = Instant::now();
+    let error = store.get(b"a").await.unwrap_err();
+    assert!(matches!(error, StoreError::Unavailable { .. }), "{}", chain(&error));
+    assert!(chain(&error).contains("onnection refused"), "{}", chain(&error));
+    assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
+}
+
+#[tokio::test]
+async fn a_member_that_is_away_is_noticed_by_nobody() {
+    let Some(etcd) = TestEtcd::start().await else { return };
+    // flannel's default: port 4001 has been dead for ten years.
+    let dead = format!("http://127.0.0.1:{}", free_port());
+    let store = open(EtcdSettings::new(vec![dead, etcd.endpoint.clone()])).await;
+    let mut failed = 0;
+    let started = Instant::now();
+    for _ in 0..200 {
+        failed += u32::from(store.get(b"a").await.is_err());
+    }
+    println!("{failed} of 200 calls failed with one of two members dead, {:?} a call", started.elapsed() / 200);
+    assert!(failed <= 2, "{failed} of 200 calls failed");
+}
+
+#[tokio::test]
+async fn a_silent_etcd_costs_no_more_than_the_time_limit() {
+    // Accepts connections and says nothing.
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    let store = open(EtcdSettings { timeout: Duration::from_millis(300), ..EtcdSettings::new(vec![endpoint]) }).await;
+    let started = Instant::now();
+    let lease = wire_lease::LeaseId(1);
+    let (get, list, keep, watch) =
+        tokio::join!(store.get(b"a"), store.list(b"a"), store.keep_alive(lease), store.watch(b"a", Revision(1)));
+    assert!(matches!(get, Err(StoreError::Unavailable { .. })));
+    assert!(list.is_err() && keep.is_err() && watch.is_err());
+    assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
+}
+
+#[tokio::test]
+async fn large_directories_are_read_page_by_page_whatever_they_hold() {
+    let Some(etcd) = TestEtcd::start().await else { return };
+    let store = etcd.store().await;
+    for batch in 0..100 {
+        let writes = (0..100).map(|number| put(format!("/big/{batch:03}{number:03}"), vec![b'x'; 300])).collect();
+        write(&store, writes).await;
+    }
+    let started = Instant::now();
+    let listing = store.list(b"/big/").await.unwrap();
+    println!("listed 10 000 keys in {:?}", started.elapsed());
+    assert_eq!(listing.entries.len(), 10_000);
+    assert!(listing.entries.is_sorted_by(|a, b| a.key < b.key));
+    // 40 values of 1.4 MB between small ones: more than one answer may hold.
+    for number in 0..40 {
+        write(&store, vec![put(format!("/big/{number:03}000x"), vec![b'x'; 1_400_000])]).await;
+    }
+    assert_eq!(store.list(b"/big/").await.unwrap().entries.len(), 10_040);
+    let mut watch = store.watch(b"/big/", Revision(1)).await.unwrap();
+    let mut seen = 0;
+    while seen < 10_040 {
+        seen += watch.next().await.unwrap().events.len();
+    }
+}
