@@ -1,19 +1,26 @@
-//! The store in etcd, by its v3 API. The only file that names etcd_client.
+//! The store in etcd, by its v3 API. Only this module names etcd_client.
 //!
 //! Nothing here touches the network before the first call, so that an agent can start while etcd is away.
 
+mod convert;
+mod error;
+mod settings;
+
 use std::{future::Future, sync::Arc, time::Duration};
 
-use etcd_client::{
-    Client, ConnectOptions, Error, EventType, GetOptions, PutOptions, TxnOp, WatchOptions, WatchStream as EtcdStream,
-};
+use etcd_client::{Client, ConnectOptions, Error, GetOptions, WatchOptions, WatchStream as EtcdStream};
 use tokio::sync::OnceCell;
 
-use crate::{
-    Committed, Compare, EtcdSettings, EtcdSettingsError, Event, KeyValue, LeaseId, LeaseStore, Listing, Read, Revision,
-    StoreError, Txn, WatchBatch, WatchError, WatchStream, Write,
-    etcd_error::{self, Fault},
+use self::{
+    convert::{end_of, etcd_txn, event, key_value, revision, seconds},
+    error::Fault,
 };
+use crate::{
+    Committed, Event, LeaseId, LeaseStore, Listing, Read, Revision, StoreError, Txn, WatchBatch, WatchError,
+    WatchStream, Write,
+};
+
+pub use settings::{Credentials, EtcdSettings, EtcdSettingsError, TlsFiles};
 
 /// An etcd cluster.
 #[derive(Clone)]
@@ -45,7 +52,8 @@ impl EtcdStore {
         let (endpoints, tls) = settings.check()?;
         let mut options = ConnectOptions::new()
             .with_keep_alive(PING_EVERY, PING_TIMEOUT)
-            .with_keep_alive_while_idle(true)
+            // etcd closes a connection that is pinged while it carries no stream.
+            .with_keep_alive_while_idle(false)
             .with_connect_timeout(CONNECT_TIMEOUT)
             .with_require_leader(true)
             .with_auto_token_refresh(true);
@@ -81,7 +89,7 @@ impl EtcdStore {
             }
         };
         match tokio::time::timeout(self.settings.timeout, attempts).await {
-            Ok(answer) => answer.map_err(|error| etcd_error::store_error(operation, error)),
+            Ok(answer) => answer.map_err(|error| error::store_error(operation, error)),
             Err(_) => Err(StoreError::Unavailable { operation, source: None }),
         }
     }
@@ -147,9 +155,9 @@ impl LeaseStore for EtcdStore {
         let mut compacted = 0;
         loop {
             match self.pages(prefix, &mut page).await {
-                Err(StoreError::Refused { source, .. }) if page > 1 && etcd_error::is_too_large(&*source) => page /= 2,
+                Err(StoreError::Refused { source, .. }) if page > 1 && error::is_too_large(&*source) => page /= 2,
                 // History went away between two pages: begin again.
-                Err(StoreError::Refused { source, .. }) if compacted < 3 && etcd_error::is_compacted(&*source) => {
+                Err(StoreError::Refused { source, .. }) if compacted < 3 && error::is_compacted(&*source) => {
                     compacted += 1;
                 }
                 listed => return listed,
@@ -170,7 +178,7 @@ impl LeaseStore for EtcdStore {
         match self.call("write", commit).await {
             Ok(answer) => Ok(Committed { succeeded: answer.succeeded(), revision: revision(answer.header()) }),
             Err(StoreError::Refused { operation, source }) => match named {
-                Some(lease) if etcd_error::is_lease_gone(&*source) => Err(StoreError::LeaseGone(lease)),
+                Some(lease) if error::is_lease_gone(&*source) => Err(StoreError::LeaseGone(lease)),
                 _ => Err(StoreError::Refused { operation, source }),
             },
             Err(error) => Err(error),
@@ -189,7 +197,7 @@ impl LeaseStore for EtcdStore {
         let (kept, ttl) = tokio::join!(self.call("keep the lease alive", keep), self.time_to_live(lease));
         match kept {
             Ok(()) => Ok(ttl?.map(|(_, granted)| granted)),
-            Err(StoreError::Refused { source, .. }) if etcd_error::is_lease_gone(&*source) => Ok(None),
+            Err(StoreError::Refused { source, .. }) if error::is_lease_gone(&*source) => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -199,7 +207,7 @@ impl LeaseStore for EtcdStore {
         match self.call("ask how long the lease lives", ask).await {
             // A lease that etcd does not know has -1 seconds left.
             Ok(answer) => Ok(seconds(answer.ttl()).zip(seconds(answer.granted_ttl()))),
-            Err(StoreError::Refused { source, .. }) if etcd_error::is_lease_gone(&*source) => Ok(None),
+            Err(StoreError::Refused { source, .. }) if error::is_lease_gone(&*source) => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -207,7 +215,7 @@ impl LeaseStore for EtcdStore {
     async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
         let revoke = |client: Client| async move { client.lease_client().revoke(lease.0).await.map(|_| ()) };
         match self.call("revoke the lease", revoke).await {
-            Err(StoreError::Refused { source, .. }) if etcd_error::is_lease_gone(&*source) => Ok(()),
+            Err(StoreError::Refused { source, .. }) if error::is_lease_gone(&*source) => Ok(()),
             revoked => revoked,
         }
     }
@@ -233,13 +241,13 @@ impl WatchStream for EtcdWatch {
                 Ok(None) => {
                     return Err(WatchError::Ended(StoreError::Unavailable { operation: "watch", source: None }));
                 }
-                Err(error) => return Err(WatchError::Ended(etcd_error::store_error("watch", error))),
+                Err(error) => return Err(WatchError::Ended(error::store_error("watch", error))),
             };
             if answer.compact_revision() > 0 {
                 return Err(WatchError::Compacted(Revision(answer.compact_revision())));
             }
             if answer.canceled() {
-                return Err(WatchError::Ended(etcd_error::cancelled(answer.cancel_reason())));
+                return Err(WatchError::Ended(error::cancelled(answer.cancel_reason())));
             }
             let events: Vec<Event> = answer.events().iter().filter_map(event).collect();
             if !events.is_empty() {
@@ -247,62 +255,4 @@ impl WatchStream for EtcdWatch {
             }
         }
     }
-}
-
-/// The first key behind all that begin with `prefix`; etcd takes a zero byte for "to the end".
-fn end_of(prefix: &[u8]) -> Vec<u8> {
-    let mut end = prefix.to_vec();
-    while let Some(last) = end.pop() {
-        if last < u8::MAX {
-            end.push(last + 1);
-            return end;
-        }
-    }
-    vec![0]
-}
-
-fn etcd_txn(txn: Txn) -> etcd_client::Txn {
-    use etcd_client::CompareOp::Equal;
-    let when: Vec<etcd_client::Compare> = txn
-        .when
-        .into_iter()
-        .map(|compare| match compare {
-            Compare::Absent(key) => etcd_client::Compare::version(key, Equal, 0),
-            Compare::Unchanged(key, revision) => etcd_client::Compare::mod_revision(key, Equal, revision.0),
-        })
-        .collect();
-    let then: Vec<TxnOp> = txn
-        .then
-        .into_iter()
-        .map(|write| match write {
-            Write::Put { key, value, lease } => {
-                TxnOp::put(key, value, lease.map(|lease| PutOptions::new().with_lease(lease.0)))
-            }
-            Write::Delete(key) => TxnOp::delete(key, None),
-        })
-        .collect();
-    etcd_client::Txn::new().when(when).and_then(then)
-}
-
-fn key_value(kv: etcd_client::KeyValue) -> KeyValue {
-    let (create, modified, lease) = (kv.create_revision(), kv.mod_revision(), kv.lease());
-    let (key, value) = kv.into_key_value();
-    let lease = (lease != 0).then_some(LeaseId(lease));
-    KeyValue { key, value, create_revision: Revision(create), mod_revision: Revision(modified), lease }
-}
-
-fn event(event: &etcd_client::Event) -> Option<Event> {
-    let kv = event.kv()?;
-    Some(match event.event_type() {
-        EventType::Put => Event::Put(key_value(kv.clone())),
-        EventType::Delete => Event::Delete { key: kv.key().to_vec(), mod_revision: Revision(kv.mod_revision()) },
-    })
-}
-
-fn revision(header: Option<&etcd_client::ResponseHeader>) -> Revision {
-    Revision(header.map_or(0, etcd_client::ResponseHeader::revision))
-}
-
-fn seconds(number: i64) -> Option<Duration> {
-    u64::try_from(number).ok().map(Duration::from_secs)
 }

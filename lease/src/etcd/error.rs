@@ -11,7 +11,7 @@ type Source = Box<dyn StdError + Send + Sync>;
 
 /// What can be done about an error of etcd_client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Fault {
+pub(super) enum Fault {
     /// Another member may answer.
     MemberAway,
     /// No answer in time, or a stream that broke.
@@ -25,7 +25,7 @@ pub(crate) enum Fault {
 }
 
 impl Fault {
-    pub(crate) fn of(error: &Error) -> Self {
+    pub(super) fn of(error: &Error) -> Self {
         match error {
             Error::GRpcStatus(status) => Self::of_status(status),
             Error::TransportError(_) | Error::IoError(_) => Self::MemberAway,
@@ -51,7 +51,7 @@ impl Fault {
     }
 }
 
-pub(crate) fn store_error(operation: &'static str, error: Error) -> StoreError {
+pub(super) fn store_error(operation: &'static str, error: Error) -> StoreError {
     let fault = Fault::of(&error);
     let source = Source::from(Told(error));
     match fault {
@@ -62,7 +62,7 @@ pub(crate) fn store_error(operation: &'static str, error: Error) -> StoreError {
 }
 
 /// A watch that etcd ended, for the reason it gave.
-pub(crate) fn cancelled(reason: &str) -> StoreError {
+pub(super) fn cancelled(reason: &str) -> StoreError {
     let source = Source::from(reason);
     if reason.contains("permission denied") || reason.contains("auth") {
         StoreError::Unauthorised { operation: "watch", source }
@@ -71,16 +71,16 @@ pub(crate) fn cancelled(reason: &str) -> StoreError {
     }
 }
 
-pub(crate) fn is_lease_gone(error: &(dyn StdError + 'static)) -> bool {
+pub(super) fn is_lease_gone(error: &(dyn StdError + 'static)) -> bool {
     let text = chain(error);
     text.contains("requested lease not found") || text.contains(LEASE_GONE_ON_KEEP_ALIVE)
 }
 
-pub(crate) fn is_compacted(error: &(dyn StdError + 'static)) -> bool {
+pub(super) fn is_compacted(error: &(dyn StdError + 'static)) -> bool {
     chain(error).contains("required revision has been compacted")
 }
 
-pub(crate) fn is_too_large(error: &(dyn StdError + 'static)) -> bool {
+pub(super) fn is_too_large(error: &(dyn StdError + 'static)) -> bool {
     chain(error).contains("message length too large")
 }
 

@@ -105,7 +105,7 @@ impl EtcdSettings {
     }
 
     /// The endpoints with their scheme, and the certificates where any endpoint wants them.
-    pub(crate) fn check(&self) -> Result<(Vec<String>, Option<TlsOptions>), EtcdSettingsError> {
+    pub(super) fn check(&self) -> Result<(Vec<String>, Option<TlsOptions>), EtcdSettingsError> {
         let given: Vec<&str> = self.endpoints.iter().map(|text| text.trim()).filter(|text| !text.is_empty()).collect();
         let endpoints: Vec<String> =
             given.into_iter().map(|endpoint| self.endpoint(endpoint)).collect::<Result<_, _>>()?;
