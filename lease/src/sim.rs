@@ -2,6 +2,7 @@
 //!
 //! Every call takes a random time on its way there and back, from a seed, so that one seed is one interleaving.
 
+mod calls;
 mod state;
 
 use std::{
@@ -12,12 +13,11 @@ use std::{
 
 use tokio::{sync::watch, time::Instant};
 
+pub use calls::SimWatch;
 pub use state::SimBackup;
 use state::State;
 
-use crate::{
-    Committed, LeaseId, LeaseStore, Listing, Read, Revision, StoreError, Txn, WatchBatch, WatchError, WatchStream,
-};
+use crate::{LeaseId, Listing, Revision};
 
 /// The store. Clones are the same store.
 #[derive(Clone, Debug)]
@@ -39,9 +39,17 @@ struct Inner {
     epoch: u64,
     down: bool,
     stalled_until: Option<Instant>,
-    faults: Vec<(SimCall, SimFault)>,
+    faults: Vec<Planned>,
     counts: BTreeMap<SimCall, u64>,
     random: u64,
+}
+
+/// A fault to come: of the calls of that kind some are spared first.
+#[derive(Debug)]
+struct Planned {
+    call: SimCall,
+    spared: u32,
+    fault: SimFault,
 }
 
 /// The kinds of calls.
@@ -76,20 +84,6 @@ pub enum SimFault {
     Unauthorised,
 }
 
-/// An open watch on the simulated store.
-#[derive(Debug)]
-pub struct SimWatch {
-    store: SimStore,
-    prefix: Vec<u8>,
-    next: i64,
-    epoch: u64,
-    bell: watch::Receiver<()>,
-}
-
-/// How long a call that hangs is waited for, as in the real store.
-const TIMEOUT: Duration = Duration::from_secs(5);
-const OPERATION: &str = "a simulated call";
-
 impl SimStore {
     /// An empty store whose delays follow from `seed`.
     #[must_use]
@@ -108,7 +102,12 @@ impl SimStore {
 
     /// Makes the next call of that kind fail. Several are met one after another.
     pub fn fail_next(&self, call: SimCall, fault: SimFault) {
-        self.change(|inner| inner.faults.push((call, fault)));
+        self.fail_later(call, 0, fault);
+    }
+
+    /// The same after so many calls of that kind that are spared.
+    pub fn fail_later(&self, call: SimCall, spared: u32, fault: SimFault) {
+        self.change(|inner| inner.faults.push(Planned { call, spared, fault }));
     }
 
     /// Takes the store away, or gives it back. Watches break; leases go on ageing.
@@ -205,53 +204,19 @@ impl SimStore {
         self.shared.bell.send_replace(());
         changed
     }
-
-    /// One way between the caller and the store.
-    async fn travel(&self) {
-        let (delay, stall) = {
-            let mut inner = self.lock();
-            (Duration::from_micros(inner.random() % 2000), inner.stalled_until)
-        };
-        if let Some(stall) = stall {
-            tokio::time::sleep_until(stall).await;
-        }
-        tokio::time::sleep(delay).await;
-    }
-
-    async fn call<T>(
-        &self,
-        call: SimCall,
-        apply: impl FnOnce(&mut State) -> Result<T, StoreError> + Send,
-    ) -> Result<T, StoreError>
-    where
-        T: Send,
-    {
-        let there_and_back = async {
-            self.travel().await;
-            let answer = self.change(|inner| {
-                *inner.counts.entry(call).or_default() += 1;
-                let fault = inner.fault(call);
-                match fault {
-                    Some(SimFault::Unauthorised) => {
-                        Err(StoreError::Unauthorised { operation: OPERATION, source: "simulated".into() })
-                    }
-                    Some(SimFault::Unavailable) => Err(unavailable()),
-                    Some(SimFault::LostReply) => apply(&mut inner.state).and_then(|_| Err(unavailable())),
-                    None if inner.down => Err(unavailable()),
-                    None => apply(&mut inner.state),
-                }
-            });
-            self.travel().await;
-            answer
-        };
-        tokio::time::timeout(TIMEOUT, there_and_back).await.unwrap_or_else(|_| Err(unavailable()))
-    }
 }
 
 impl Inner {
     fn fault(&mut self, call: SimCall) -> Option<SimFault> {
-        let index = self.faults.iter().position(|(of, _)| *of == call)?;
-        Some(self.faults.remove(index).1)
+        let index = self.faults.iter().position(|planned| planned.call == call)?;
+        let planned = &mut self.faults[index];
+        match planned.spared.checked_sub(1) {
+            Some(left) => {
+                planned.spared = left;
+                None
+            }
+            None => Some(self.faults.remove(index).fault),
+        }
     }
 
     /// xorshift64, <https://www.jstatsoft.org/article/view/v008i14>.
@@ -261,88 +226,4 @@ impl Inner {
         self.random ^= self.random << 17;
         self.random
     }
-}
-
-impl LeaseStore for SimStore {
-    type Watch = SimWatch;
-
-    async fn get(&self, key: &[u8]) -> Result<Read, StoreError> {
-        self.call(SimCall::Get, |state| Ok(state.get(key))).await
-    }
-
-    async fn list(&self, prefix: &[u8]) -> Result<Listing, StoreError> {
-        self.call(SimCall::List, |state| Ok(state.list(prefix))).await
-    }
-
-    async fn commit(&self, txn: Txn) -> Result<Committed, StoreError> {
-        self.call(SimCall::Commit, |state| state.commit(txn)).await
-    }
-
-    async fn grant(&self, ttl: Duration) -> Result<LeaseId, StoreError> {
-        self.call(SimCall::Grant, |state| Ok(state.grant(ttl))).await
-    }
-
-    async fn keep_alive(&self, lease: LeaseId) -> Result<Option<Duration>, StoreError> {
-        self.call(SimCall::KeepAlive, |state| Ok(state.keep_alive(lease))).await
-    }
-
-    async fn time_to_live(&self, lease: LeaseId) -> Result<Option<(Duration, Duration)>, StoreError> {
-        self.call(SimCall::TimeToLive, |state| Ok(state.time_to_live(lease))).await
-    }
-
-    async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
-        self.call(SimCall::Revoke, |state| {
-            state.revoke(lease);
-            Ok(())
-        })
-        .await
-    }
-
-    async fn watch(&self, prefix: &[u8], from: Revision) -> Result<SimWatch, WatchError> {
-        self.call(SimCall::Watch, |_| Ok(())).await.map_err(WatchError::Ended)?;
-        let (epoch, bell) = (self.lock().epoch, self.shared.bell.subscribe());
-        Ok(SimWatch { store: self.clone(), prefix: prefix.to_vec(), next: from.0, epoch, bell })
-    }
-}
-
-impl WatchStream for SimWatch {
-    async fn next(&mut self) -> Result<WatchBatch, WatchError> {
-        loop {
-            // Marked as seen before the state is looked at, or a ring between the two would be missed.
-            self.bell.mark_unchanged();
-            let wake_at = {
-                let mut inner = self.store.lock();
-                let now = Instant::now();
-                inner.state.expire(now);
-                if inner.epoch != self.epoch {
-                    return Err(WatchError::Ended(unavailable()));
-                }
-                match inner.stalled_until.filter(|until| *until > now) {
-                    Some(until) => Some(until),
-                    None => {
-                        let batch = inner.state.since(&self.prefix, self.next)?;
-                        self.next = self.next.max(batch.revision.0 + 1);
-                        if !batch.events.is_empty() {
-                            return Ok(batch);
-                        }
-                        inner.state.next_expiry()
-                    }
-                }
-            };
-            let waited = async {
-                match wake_at {
-                    Some(at) => tokio::time::sleep_until(at).await,
-                    None => std::future::pending().await,
-                }
-            };
-            tokio::select! {
-                _ = self.bell.changed() => {}
-                () = waited => {}
-            }
-        }
-    }
-}
-
-fn unavailable() -> StoreError {
-    StoreError::Unavailable { operation: OPERATION, source: None }
 }

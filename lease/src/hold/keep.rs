@@ -74,7 +74,14 @@ impl<S: LeaseStore> Holder<S> {
                     None
                 }
                 Wake::Offer => {
-                    self.rewrite(holding, &mut keeping).await;
+                    let lease = &holding.entry.lease;
+                    let changed = {
+                        let offer = self.offer.borrow_and_update();
+                        offer.public != lease.public || offer.data != lease.data
+                    };
+                    if changed {
+                        self.rewrite(holding, &mut keeping).await;
+                    }
                     None
                 }
             };

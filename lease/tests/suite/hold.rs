@@ -294,6 +294,62 @@ async fn a_lost_reply_leaks_neither_a_subnet_nor_a_lease() {
     }
 }
 
+/// Every kind of call, each of its first four, each kind of fault, over a whole life: acquired, moved to a dual-stack key,
+/// deleted, revoked, changed. Afterwards there is one key, and it is the one we believe in.
+#[tokio::test(start_paused = true)]
+async fn whichever_call_fails_the_lease_comes_out_right() {
+    use SimCall::{Commit, Get, Grant, KeepAlive, List, Revoke, TimeToLive, Watch};
+    for call in [Get, List, Commit, Grant, KeepAlive, TimeToLive, Revoke, Watch] {
+        for (spared, fault) in (0..4).flat_map(|spared| {
+            [SimFault::LostReply, SimFault::Unavailable, SimFault::Unauthorised].map(|fault| (spared, fault))
+        }) {
+            let store = SimStore::new(u64::from(spared));
+            store.fail_later(call, spared, fault);
+            let first = held(&Host::new(3, V4).spawn(&store)).await;
+            store.fail_later(call, spared, fault);
+            let host = Host::new(3, DUAL);
+            let hold = host.spawn(&store);
+            let dual = held(&hold).await;
+            assert_eq!(dual.lease.subnet.of(Family::V4), first.lease.subnet.of(Family::V4));
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            store.delete(format!("{PREFIX}/subnets/{}", dual.lease.subnet).as_bytes());
+            store.fail_later(call, spared, fault);
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            let lease = held(&hold).await.origin.lease.unwrap();
+            store.revoke_now(lease);
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            host.offer.send_modify(|offer| offer.data = data(99, &offer.public));
+            tokio::time::sleep(Duration::from_secs(10)).await;
+            let last = held(&hold).await;
+            assert_eq!(last.lease.subnet, dual.lease.subnet, "{call:?} {spared} {fault:?}");
+            let listing = store.listing(DIRECTORY);
+            let [stored] = &listing.entries[..] else { panic!("{call:?} {spared} {fault:?}: {listing:?}") };
+            assert_eq!(stored.value, last.lease.to_value(), "{call:?} {spared} {fault:?}");
+            assert_eq!((stored.mod_revision, stored.lease), (last.origin.mod_revision, last.origin.lease));
+            // A grant whose answer is lost leaks until it expires.
+            assert!(store.leases().len() <= 4, "{call:?} {spared} {fault:?}: {} leases leak", store.leases().len());
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_first_lease_of_a_real_etcd_takes_a_few_milliseconds() {
+    let Some(etcd) = TestEtcd::start().await else { return };
+    for number in 0..3 {
+        let store = etcd.store().await;
+        let host = Host::new(number, V4);
+        let started = std::time::Instant::now();
+        let hold = host.spawn(&store);
+        held(&hold).await;
+        let fresh = started.elapsed();
+        drop(hold);
+        let store = etcd.store().await;
+        let started = std::time::Instant::now();
+        held(&host.spawn(&store)).await;
+        println!("first lease held after {fresh:?}, after a restart {:?} (with the connection)", started.elapsed());
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn of_two_that_overlap_the_older_one_stays() {
     // flannel knows no guards: its dual-stack key and our IPv4 key differ, and share addresses.

@@ -1,0 +1,151 @@
+//! The calls of the simulated store: on their way, carried out or failed, and on their way back.
+
+use std::time::Duration;
+
+use tokio::{sync::watch, time::Instant};
+
+use super::{SimCall, SimFault, SimStore, state::State};
+use crate::{
+    Committed, LeaseId, LeaseStore, Listing, Read, Revision, StoreError, Txn, WatchBatch, WatchError, WatchStream,
+};
+
+/// An open watch on the simulated store.
+#[derive(Debug)]
+pub struct SimWatch {
+    store: SimStore,
+    prefix: Vec<u8>,
+    next: i64,
+    epoch: u64,
+    bell: watch::Receiver<()>,
+}
+
+/// How long a call that hangs is waited for, as in the real store.
+const TIMEOUT: Duration = Duration::from_secs(5);
+const OPERATION: &str = "a simulated call";
+
+impl SimStore {
+    /// One way between the caller and the store.
+    async fn travel(&self) {
+        let (delay, stall) = {
+            let mut inner = self.lock();
+            (Duration::from_micros(inner.random() % 2000), inner.stalled_until)
+        };
+        if let Some(stall) = stall {
+            tokio::time::sleep_until(stall).await;
+        }
+        tokio::time::sleep(delay).await;
+    }
+
+    async fn call<T>(
+        &self,
+        call: SimCall,
+        apply: impl FnOnce(&mut State) -> Result<T, StoreError> + Send,
+    ) -> Result<T, StoreError>
+    where
+        T: Send,
+    {
+        let there_and_back = async {
+            self.travel().await;
+            let answer = self.change(|inner| {
+                *inner.counts.entry(call).or_default() += 1;
+                let fault = inner.fault(call);
+                match fault {
+                    Some(SimFault::Unauthorised) => {
+                        Err(StoreError::Unauthorised { operation: OPERATION, source: "simulated".into() })
+                    }
+                    Some(SimFault::Unavailable) => Err(unavailable()),
+                    Some(SimFault::LostReply) => apply(&mut inner.state).and_then(|_| Err(unavailable())),
+                    None if inner.down => Err(unavailable()),
+                    None => apply(&mut inner.state),
+                }
+            });
+            self.travel().await;
+            answer
+        };
+        tokio::time::timeout(TIMEOUT, there_and_back).await.unwrap_or_else(|_| Err(unavailable()))
+    }
+}
+
+impl LeaseStore for SimStore {
+    type Watch = SimWatch;
+
+    async fn get(&self, key: &[u8]) -> Result<Read, StoreError> {
+        self.call(SimCall::Get, |state| Ok(state.get(key))).await
+    }
+
+    async fn list(&self, prefix: &[u8]) -> Result<Listing, StoreError> {
+        self.call(SimCall::List, |state| Ok(state.list(prefix))).await
+    }
+
+    async fn commit(&self, txn: Txn) -> Result<Committed, StoreError> {
+        self.call(SimCall::Commit, |state| state.commit(txn)).await
+    }
+
+    async fn grant(&self, ttl: Duration) -> Result<LeaseId, StoreError> {
+        self.call(SimCall::Grant, |state| Ok(state.grant(ttl))).await
+    }
+
+    async fn keep_alive(&self, lease: LeaseId) -> Result<Option<Duration>, StoreError> {
+        self.call(SimCall::KeepAlive, |state| Ok(state.keep_alive(lease))).await
+    }
+
+    async fn time_to_live(&self, lease: LeaseId) -> Result<Option<(Duration, Duration)>, StoreError> {
+        self.call(SimCall::TimeToLive, |state| Ok(state.time_to_live(lease))).await
+    }
+
+    async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
+        self.call(SimCall::Revoke, |state| {
+            state.revoke(lease);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn watch(&self, prefix: &[u8], from: Revision) -> Result<SimWatch, WatchError> {
+        self.call(SimCall::Watch, |_| Ok(())).await.map_err(WatchError::Ended)?;
+        let (epoch, bell) = (self.lock().epoch, self.shared.bell.subscribe());
+        Ok(SimWatch { store: self.clone(), prefix: prefix.to_vec(), next: from.0, epoch, bell })
+    }
+}
+
+impl WatchStream for SimWatch {
+    async fn next(&mut self) -> Result<WatchBatch, WatchError> {
+        loop {
+            // Marked as seen before the state is looked at, or a ring between the two would be missed.
+            self.bell.mark_unchanged();
+            let wake_at = {
+                let mut inner = self.store.lock();
+                let now = Instant::now();
+                inner.state.expire(now);
+                if inner.epoch != self.epoch {
+                    return Err(WatchError::Ended(unavailable()));
+                }
+                match inner.stalled_until.filter(|until| *until > now) {
+                    Some(until) => Some(until),
+                    None => {
+                        let batch = inner.state.since(&self.prefix, self.next)?;
+                        self.next = self.next.max(batch.revision.0 + 1);
+                        if !batch.events.is_empty() {
+                            return Ok(batch);
+                        }
+                        inner.state.next_expiry()
+                    }
+                }
+            };
+            let waited = async {
+                match wake_at {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                _ = self.bell.changed() => {}
+                () = waited => {}
+            }
+        }
+    }
+}
+
+fn unavailable() -> StoreError {
+    StoreError::Unavailable { operation: OPERATION, source: None }
+}
