@@ -73,7 +73,8 @@ impl EtcdStore {
         F: Future<Output = Result<T, Error>>,
     {
         let attempts = async {
-            let mut left = self.settings.endpoints.len();
+            let mut members = self.settings.endpoints.len();
+            let mut logins = usize::from(self.settings.user.is_some());
             loop {
                 let error = match self.authenticate().await {
                     Ok(()) => match call(self.client.clone()).await {
@@ -82,10 +83,19 @@ impl EtcdStore {
                     },
                     Err(error) => error,
                 };
-                if left == 0 || Fault::of(&error) != Fault::MemberAway {
-                    return Err(error);
+                match Fault::of(&error) {
+                    Fault::MemberAway if members > 0 => members -= 1,
+                    // Authentication may have been turned on since the first call.
+                    Fault::Unauthorised if logins > 0 => {
+                        logins -= 1;
+                        self.log_in().await?;
+                    }
+                    Fault::MemberAway
+                    | Fault::NoAnswer
+                    | Fault::Unauthorised
+                    | Fault::NoAuthentication
+                    | Fault::Refused => return Err(error),
                 }
-                left -= 1;
             }
         };
         match tokio::time::timeout(self.settings.timeout, attempts).await {
@@ -95,16 +105,16 @@ impl EtcdStore {
     }
 
     async fn authenticate(&self) -> Result<(), Error> {
+        self.authenticated.get_or_try_init(|| self.log_in()).await.map(|_| ())
+    }
+
+    async fn log_in(&self) -> Result<(), Error> {
         let Some(user) = &self.settings.user else { return Ok(()) };
-        let login = || async {
-            let login = self.client.clone().update_user(Some((user.name.clone(), user.password.clone()))).await;
-            match login {
-                // As flannel does: a user is no mistake where etcd asks for none.
-                Err(error) if Fault::of(&error) == Fault::NoAuthentication => Ok(()),
-                login => login,
-            }
-        };
-        self.authenticated.get_or_try_init(login).await.map(|_| ())
+        match self.client.clone().update_user(Some((user.name.clone(), user.password.clone()))).await {
+            // As flannel does: a user is no mistake where etcd asks for none.
+            Err(error) if Fault::of(&error) == Fault::NoAuthentication => Ok(()),
+            login => login,
+        }
     }
 
     /// All pages at one revision. The size of a page is halved when an answer is too large to be read.

@@ -1,7 +1,22 @@
 //! What a subnet lease is, and how a host holds one in etcd.
 //!
-//! Flow: `EtcdStore` reads keys, [`NetworkConfig`] and [`Lease`] give them types, `follow` publishes the
-//! admitted leases as a [`LeaseTable`], and `hold` acquires and keeps the lease of this host.
+//! Flow:
+//!
+//! ```text
+//! EtcdStore ─▶ StoredConfig ─▶ NetworkConfig (pools, backend)
+//!     │ ▲
+//!     │ └───── Hold   (our lease: acquire, keep, take back, give back) ─▶ watch::Receiver<HoldState>
+//!     └──────▶ Follow (list, watch, list again)  ─▶ watch::Receiver<Option<Arc<LeaseTable>>>
+//! ```
+//!
+//! The core is pure: [`NetworkConfig`] and [`Lease`] give bytes their types, [`allocate()`] chooses a subnet,
+//! [`own_entry`] finds ours in a listing, and [`Entries::admit`] lets leases in one by one. Around it two tasks talk to a
+//! [`LeaseStore`]: [`EtcdStore`], or with the feature `sim` a store in memory with faults and virtual time.
+//!
+//! At start: read the config ([`StoredConfig::read`]) and list [`KeyPrefix::leases`] at the same time; find our old lease
+//! with [`own_entry`]; give the one listing to both [`Hold::spawn`] and [`Follow::spawn`]. A restart that finds its lease in
+//! place then needs one more round trip and writes nothing; a first lease needs three (grant beside guards, transaction,
+//! listing).
 //!
 //! This crate never depends on `wire-backends` or `wire-agent`: it knows nothing of kernels, files or command lines.
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]

@@ -124,7 +124,9 @@ impl EtcdSettings {
     }
 
     fn endpoint(&self, text: &str) -> Result<String, EtcdSettingsError> {
-        let refuse = |rule| EtcdSettingsError::Endpoint { endpoint: text.to_owned(), rule };
+        // What stands before an @ may be a password.
+        let shown = text.rsplit_once('@').map_or(text, |(_, host)| host);
+        let refuse = |rule| EtcdSettingsError::Endpoint { endpoint: shown.to_owned(), rule };
         let scheme = if self.tls == TlsFiles::default() { "http" } else { "https" };
         let (scheme, rest) = text.split_once("://").unwrap_or((scheme, text));
         if scheme != "http" && scheme != "https" {
@@ -135,7 +137,7 @@ impl EtcdSettings {
             return Err(refuse("names no host"));
         }
         if host.contains(['/', '?', '#', '@']) || host.contains(char::is_whitespace) {
-            return Err(refuse("must be a host and a port and nothing else"));
+            return Err(refuse("must be a host and a port and nothing else; a user is given apart"));
         }
         if host.rsplit_once(':').is_none_or(|(_, port)| port.parse::<u16>().is_err()) {
             return Err(refuse("has no port, for example :2379"));

@@ -164,7 +164,8 @@ async fn a_user_is_let_in_by_password_and_survives_a_restart_of_etcd() {
     };
     assert!(!format!("{:?}", with("secret")).contains("secret"));
     // A user where etcd asks for none is no mistake.
-    open(with("secret")).await.get(b"/net/a").await.unwrap();
+    let early = open(with("secret")).await;
+    early.get(b"/net/a").await.unwrap();
     for arguments in [
         "user add root:rootpw",
         "user grant-role root root",
@@ -176,6 +177,7 @@ async fn a_user_is_let_in_by_password_and_survives_a_restart_of_etcd() {
     ] {
         etcdctl(&etcd.endpoint, arguments);
     }
+    early.get(b"/net/a").await.unwrap();
     let right = open(with("secret")).await;
     write(&right, vec![put("/net/a".to_owned(), b"1".to_vec())]).await;
     let mut watch = right.watch(b"/net/", Revision(1)).await.unwrap();
