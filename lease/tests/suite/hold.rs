@@ -483,3 +483,68 @@ async fn ipv6_only_leases_have_a_directory_of_their_own() {
     assert!(String::from_utf8(stored.key).unwrap().ends_with(&entry.lease.subnet.to_string()));
     assert!(String::from_utf8(stored.value).unwrap().starts_with(r#"{"PublicIP":"0.0.0.0","PublicIPv6":"fd99::3""#));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_guard_without_its_lease_blocks_nobody() {
+    let store = SimStore::new(18);
+    let one = r#"{"Network":"10.5.0.0/16","SubnetMin":"10.5.1.0","SubnetMax":"10.5.1.0"}"#;
+    let first = Host::new(3, one).spawn(&store);
+    held(&first).await;
+    // Dead, and its key deleted by an operator; the guard stays for a day.
+    drop(first);
+    store.delete(b"/coreos.com/network/subnets/10.5.1.0-24");
+    assert_eq!(store.listing(b"/coreos.com/network/wire/").entries.len(), 1);
+    held_within(&Host::new(4, one).spawn(&store), Duration::from_secs(1)).await;
+    assert_eq!(store.listing(b"/coreos.com/network/wire/").entries[0].value, b"host-4");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_range_has_room_again_when_a_lease_expires() {
+    let store = SimStore::new(19);
+    let one = r#"{"Network":"10.5.0.0/16","SubnetMin":"10.5.1.0","SubnetMax":"10.5.1.0"}"#;
+    let first = Host::new(3, one).spawn(&store);
+    held(&first).await;
+    drop(first);
+    let waiting = Host::new(4, one).spawn(&store);
+    let started = tokio::time::Instant::now();
+    held_within(&waiting, 25 * HOUR).await;
+    assert!(started.elapsed() > 23 * HOUR, "{:?}", started.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_etcd_that_stalls_is_waited_for_with_one_write_under_way() {
+    for seed in 0..10 {
+        let store = SimStore::new(seed);
+        store.stall(Duration::from_secs(9));
+        let hold = Host::new(3, V4).spawn(&store);
+        let entry = held_within(&hold, Duration::from_secs(20)).await;
+        store.stall(Duration::from_secs(9));
+        store.revoke_now(entry.origin.lease.unwrap());
+        let again = held_anew(&hold, Duration::from_secs(30)).await;
+        assert_eq!((again.lease.subnet, keys(&store).len()), (entry.lease.subnet, 1));
+        assert!(store.count(SimCall::Commit) <= 6, "{} writes", store.count(SimCall::Commit));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_underlay_is_never_leased_and_the_subnet_held_last_is_preferred() {
+    let store = SimStore::new(20);
+    let two = r#"{"Network":"10.5.0.0/16","SubnetMin":"10.5.1.0","SubnetMax":"10.5.2.0"}"#;
+    let mut host = Host::new(3, two);
+    host.settings.avoid = vec!["10.5.1.64/26".parse().unwrap()];
+    host.settings.preferred.v4 = Some("10.5.1.0/24".parse().unwrap());
+    assert_eq!(held(&host.spawn(&store)).await.lease.subnet.to_string(), "10.5.2.0-24");
+    let mut other = Host::new(4, V4);
+    other.settings.preferred.v4 = Some("10.5.23.0/24".parse().unwrap());
+    assert_eq!(held(&other.spawn(&store)).await.lease.subnet.to_string(), "10.5.23.0-24");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_that_names_the_whole_world_takes_nothing() {
+    let store = SimStore::new(21);
+    let (_, value) = flannel_lease("10.5.7.0-24", 9);
+    store.put("/coreos.com/network/subnets/0.0.0.0-0", value.clone(), None);
+    store.put("/coreos.com/network/subnets/10.0.0.0-8", value, None);
+    store.put("/coreos.com/network/subnets/fruit", "xx{", None);
+    held_within(&Host::new(3, V4).spawn(&store), Duration::from_secs(1)).await;
+}
