@@ -48,16 +48,17 @@ pub(crate) fn admit(decoded: &BTreeMap<Vec<u8>, Decoded>, admission: &Admission,
     // Oldest first, so that the older of two that conflict is in when the younger comes.
     candidates.sort_unstable_by_key(|(created, key, _)| (*created, *key));
     let mut claims = Claims::of(admission.own);
-    for (_, key, entry) in candidates {
-        match claims.claim(&entry) {
-            Ok(()) => {
-                table.peers.insert(entry.lease.subnet, entry);
-            }
+    let mut peers = Vec::with_capacity(candidates.len());
+    for (_, key, entry) in &candidates {
+        match claims.claim(entry) {
+            Ok(()) => peers.push((entry.lease.subnet, Arc::clone(entry))),
             Err(refusal) => {
                 table.refused.insert(printable(key), refusal);
             }
         }
     }
+    // Built at once: much quicker than one by one.
+    table.peers = peers.into_iter().collect();
     table
 }
 
@@ -143,19 +144,19 @@ impl Admission {
 
 /// What the leases let in so far have for themselves.
 #[derive(Default)]
-struct Claims {
+struct Claims<'a> {
     /// Disjoint prefixes by their first address, and whose they are.
-    prefixes: BTreeMap<(Family, u128), (Prefix, Owner)>,
-    macs: BTreeMap<(Family, MacAddr), (IpAddr, Subnet)>,
+    prefixes: BTreeMap<(Family, u128), (Prefix, Owner<'a>)>,
+    macs: BTreeMap<(Family, MacAddr), &'a Lease>,
 }
 
 #[derive(Clone, Copy)]
-enum Owner {
+enum Owner<'a> {
     ThisHost,
-    Peer(Subnet),
+    Peer(&'a Lease),
 }
 
-impl Claims {
+impl<'a> Claims<'a> {
     /// This host's subnet is in the kernel: no peer may lead it away, even an older one.
     fn of(own: Option<Subnet>) -> Self {
         let mut claims = Self::default();
@@ -166,7 +167,7 @@ impl Claims {
     }
 
     /// Either all that the entry claims, or nothing.
-    fn claim(&mut self, entry: &Entry) -> Result<(), Refusal> {
+    fn claim(&mut self, entry: &'a Entry) -> Result<(), Refusal> {
         let lease = &entry.lease;
         for prefix in lease.subnet.prefixes() {
             self.check_prefix(prefix).map_err(refuse(RefusalKind::Overlap))?;
@@ -176,9 +177,9 @@ impl Claims {
         }
         for prefix in lease.subnet.prefixes() {
             let family = prefix.family();
-            self.prefixes.insert((family, prefix.first_bits()), (prefix, Owner::Peer(lease.subnet)));
-            if let Some((mac, public)) = mac_of(lease, family).zip(lease.public.of(family)) {
-                self.macs.entry((family, mac)).or_insert((*public, lease.subnet));
+            self.prefixes.insert((family, prefix.first_bits()), (prefix, Owner::Peer(lease)));
+            if let Some(mac) = mac_of(lease, family) {
+                self.macs.entry((family, mac)).or_insert(lease);
             }
         }
         Ok(())
@@ -190,15 +191,16 @@ impl Claims {
         match before.map(|(_, held)| held).filter(|(held, _)| held.overlaps(prefix)) {
             None => Ok(()),
             Some((held, Owner::ThisHost)) => Err(format!("{prefix} overlaps {held}, this host's own subnet")),
-            Some((_, Owner::Peer(peer))) => Err(format!("{prefix} overlaps the older lease {peer}")),
+            Some((_, Owner::Peer(peer))) => Err(format!("{prefix} overlaps the older lease {}", peer.subnet)),
         }
     }
 
     /// Two leases of one host (its stale one and its new one) may share a MAC; two hosts may not.
     fn check_mac(&self, lease: &Lease, family: Family, mac: MacAddr) -> Result<(), String> {
         match self.macs.get(&(family, mac)) {
-            Some((public, older)) if lease.public.of(family) != Some(public) => {
-                Err(format!("{mac} belongs to {public} by the older lease {older}"))
+            Some(older) if older.public.of(family) != lease.public.of(family) => {
+                let owner = older.public.of(family).map_or_else(String::new, ToString::to_string);
+                Err(format!("{mac} belongs to {owner} by the older lease {}", older.subnet))
             }
             _ => Ok(()),
         }
