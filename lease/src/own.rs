@@ -87,6 +87,12 @@ pub(crate) fn entry_of(subnet: Subnet, kv: &KeyValue) -> Option<Entry> {
     Some(Entry { lease, origin })
 }
 
+/// The host's addresses, for people.
+pub(crate) fn addresses(lease: &Lease) -> String {
+    let addresses: Vec<String> = lease.public.iter().map(|(_, address)| address.to_string()).collect();
+    addresses.join(" and ")
+}
+
 /// A key that names no possible subnet of the network takes nothing from it, or one key could take all.
 fn is_of(pools: &DualStack<Pool>, prefix: Prefix) -> bool {
     pools.of(prefix.family()).is_some_and(|pool| pool.admits(prefix).is_ok())

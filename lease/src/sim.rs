@@ -55,21 +55,21 @@ struct Planned {
 /// The kinds of calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum SimCall {
-    /// [`LeaseStore::get`].
+    /// [`crate::LeaseStore::get`].
     Get,
-    /// [`LeaseStore::list`].
+    /// [`crate::LeaseStore::list`].
     List,
-    /// [`LeaseStore::commit`].
+    /// [`crate::LeaseStore::commit`].
     Commit,
-    /// [`LeaseStore::grant`].
+    /// [`crate::LeaseStore::grant`].
     Grant,
-    /// [`LeaseStore::keep_alive`].
+    /// [`crate::LeaseStore::keep_alive`].
     KeepAlive,
-    /// [`LeaseStore::time_to_live`].
+    /// [`crate::LeaseStore::time_to_live`].
     TimeToLive,
-    /// [`LeaseStore::revoke`].
+    /// [`crate::LeaseStore::revoke`].
     Revoke,
-    /// [`LeaseStore::watch`].
+    /// [`crate::LeaseStore::watch`].
     Watch,
 }
 

@@ -10,7 +10,7 @@ use super::{Holder, Holding, Life, Offer};
 use crate::{
     Compare, DualStack, Entry, Full, KeyPrefix, KeyValue, Lease, LeaseId, LeaseStore, Listing, Origin, Revision,
     StoreError, Subnet, Txn, Write,
-    own::{offered, overlapping},
+    own::{addresses, offered, overlapping},
     shortened,
 };
 
@@ -38,8 +38,7 @@ impl From<StoreError> for Obstacle {
 
 impl Obstacle {
     pub(super) fn taken(subnet: Subnet, other: &Entry) -> Self {
-        let public: Vec<String> = other.lease.public.iter().map(|(_, address)| address.to_string()).collect();
-        Self::Taken(format!("{subnet} is leased by the host {}", public.join(" and ")))
+        Self::Taken(format!("{subnet} is leased by the host {}", addresses(&other.lease)))
     }
 }
 

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     Backoff, Entry, KeyValue, Lease, LeaseStore, Origin, chain,
     key_watch::{KeyEvent, KeyWatch},
-    own::entry_of,
+    own::{addresses, entry_of},
     shortened,
 };
 
@@ -74,12 +74,7 @@ impl<S: LeaseStore> Holder<S> {
                     None
                 }
                 Wake::Offer => {
-                    let lease = &holding.entry.lease;
-                    let changed = {
-                        let offer = self.offer.borrow_and_update();
-                        offer.public != lease.public || offer.data != lease.data
-                    };
-                    if changed {
+                    if self.offers_other_than(&holding.entry.lease) {
                         self.rewrite(holding, &mut keeping).await;
                     }
                     None
@@ -111,6 +106,11 @@ impl<S: LeaseStore> Holder<S> {
             () = tokio::time::sleep_until(keeping.read_at) => Wake::ReadDue,
             () = offer => Wake::Offer,
         }
+    }
+
+    fn offers_other_than(&mut self, lease: &Lease) -> bool {
+        let offer = self.offer.borrow_and_update();
+        offer.public != lease.public || offer.data != lease.data
     }
 
     async fn renew(&self, holding: &mut Holding, keeping: &mut Keeping<S>) -> Option<String> {
@@ -153,7 +153,7 @@ impl<S: LeaseStore> Holder<S> {
                 None
             }
             Some(entry) if first(&entry.lease) != first(&holding.entry.lease) => {
-                Some(format!("the host {} wrote its own address to it", shown(&entry.lease)))
+                Some(format!("the host {} wrote its own address to it", addresses(&entry.lease)))
             }
             // Changed, or made unreadable: put right, but not in a tight loop against somebody else.
             Some(_) | None => {
@@ -204,9 +204,4 @@ impl<S: LeaseStore> Holder<S> {
         keeping.rewritten = Some(Instant::now());
         keeping.watch.read_again();
     }
-}
-
-fn shown(lease: &Lease) -> String {
-    let addresses: Vec<String> = lease.public.iter().map(|(_, address)| address.to_string()).collect();
-    addresses.join(" and ")
 }
