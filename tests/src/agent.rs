@@ -1,0 +1,436 @@
+//! The agent under test, as a process in a host's namespace.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::PathBuf,
+    process::{Command, ExitStatus},
+    time::{Duration, Instant},
+};
+
+use nix::sys::signal::Signal;
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::{Host, LabError, Namespace, Process, Result, command::output, notify::Notifications};
+
+/// What to start, besides the files that every agent of the lab has of its own.
+#[derive(Clone, Debug, Default)]
+pub struct AgentSpec {
+    /// Flags, those of [`crate::Etcd::agent_flags`] first.
+    pub flags: Vec<String>,
+    /// Environment variables.
+    pub environment: Vec<(String, String)>,
+    /// Whether `strace` writes down what it sends to the kernel.
+    pub traced: bool,
+    /// A program and its options that starts it, `setpriv --bounding-set=-all` for instance.
+    pub wrapper: Vec<String>,
+}
+
+impl AgentSpec {
+    /// An agent with these flags and `--iface=eth0`.
+    #[must_use]
+    pub fn new(flags: Vec<String>) -> Self {
+        Self { flags, ..Self::default() }.flag("--iface=eth0")
+    }
+
+    /// With one more flag.
+    #[must_use]
+    pub fn flag(mut self, flag: &str) -> Self {
+        self.flags.push(flag.to_owned());
+        self
+    }
+
+    /// With one more environment variable.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// With a trace of what it sends over netlink.
+    #[must_use]
+    pub const fn traced(mut self) -> Self {
+        self.traced = true;
+        self
+    }
+}
+
+/// An agent on a host. Dropped, it is killed; what it has put into the kernel and into etcd stays.
+#[derive(Debug)]
+pub struct Agent {
+    namespace: Namespace,
+    dir: PathBuf,
+    spec: AgentSpec,
+    started: Instant,
+    process: Option<Process>,
+    notifications: Notifications,
+}
+
+/// What `wire-agent status --json` says.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Status {
+    /// `ready`, `waiting`, …
+    #[serde(default)]
+    pub phase: String,
+    /// Why it is not ready.
+    #[serde(default)]
+    pub reason: Option<String>,
+    /// Its subnet.
+    #[serde(default)]
+    pub subnet: Option<String>,
+    /// All fields.
+    #[serde(flatten)]
+    pub rest: BTreeMap<String, Value>,
+}
+
+/// What `wire-agent peers --json` says.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Peers {
+    /// The admitted leases of other hosts.
+    #[serde(default)]
+    pub peers: Vec<Peer>,
+    /// The entries that are not followed.
+    #[serde(default)]
+    pub refused: Vec<Refused>,
+}
+
+/// One line of [`Peers`].
+#[derive(Clone, Debug, Deserialize)]
+pub struct Peer {
+    /// Its IPv4 subnet.
+    #[serde(default)]
+    pub subnet: Option<String>,
+    /// Its IPv6 subnet.
+    #[serde(default)]
+    pub subnet_v6: Option<String>,
+    /// Its address on the underlay.
+    #[serde(default)]
+    pub public_ip: Option<String>,
+    /// Its IPv6 address on the underlay.
+    #[serde(default)]
+    pub public_ipv6: Option<String>,
+    /// `vxlan`, …
+    #[serde(default)]
+    pub backend_type: Option<String>,
+    /// Whether the kernel holds its entries.
+    #[serde(default)]
+    pub programmed: bool,
+    /// All other fields.
+    #[serde(flatten)]
+    pub rest: BTreeMap<String, Value>,
+}
+
+/// An entry under the prefix that is not followed.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Refused {
+    /// Its key.
+    #[serde(default)]
+    pub key: String,
+    /// Which rule it breaks.
+    #[serde(default)]
+    pub kind: String,
+    /// What is wrong with it.
+    #[serde(default)]
+    pub reason: String,
+}
+
+impl Agent {
+    /// Starts one and does not wait.
+    ///
+    /// # Errors
+    /// Where there is no binary.
+    pub fn spawn(host: &Host, spec: AgentSpec) -> Result<Self> {
+        let dir = host.dir().join("agent");
+        fs::create_dir_all(&dir).map_err(LabError::io(format!("cannot create {}", dir.display())))?;
+        let notifications = Notifications::listen(&dir.join("notify"))?;
+        let started = Instant::now();
+        let mut agent = Self { namespace: host.namespace().clone(), dir, spec, started, process: None, notifications };
+        agent.launch()?;
+        Ok(agent)
+    }
+
+    /// Starts one and waits for READY=1.
+    ///
+    /// # Errors
+    /// Where it is not ready in ten seconds.
+    pub fn start(host: &Host, spec: AgentSpec) -> Result<Self> {
+        let mut agent = Self::spawn(host, spec)?;
+        agent.wait_ready(Duration::from_secs(10))?;
+        Ok(agent)
+    }
+
+    /// Starts it again after it has ended, with the same files.
+    ///
+    /// # Errors
+    /// Where it still runs.
+    pub fn restart(&mut self) -> Result {
+        if self.process.as_mut().is_some_and(|process| process.ended().is_none()) {
+            return Err(LabError::Wrong(format!("the agent of {} still runs", self.namespace.name())));
+        }
+        self.launch()
+    }
+
+    /// What it is started with; a change counts from the next start.
+    pub const fn spec_mut(&mut self) -> &mut AgentSpec {
+        &mut self.spec
+    }
+
+    fn launch(&mut self) -> Result {
+        // Each start has a trace of its own.
+        let _ = fs::remove_file(self.dir.join("trace"));
+        self.notifications.forget();
+        let mut words: Vec<String> = Vec::new();
+        if self.spec.traced {
+            // -D: the tracer is the grandchild, so the process we signal is the agent. -v: no list is cut short.
+            let trace = self.dir.join("trace").display().to_string();
+            let calls = "trace=sendto,sendmsg,sendmmsg,write,writev";
+            words.extend(
+                ["strace", "-D", "-f", "-tt", "-v", "-yy", "-s", "32", "-o", &trace, "-e", calls].map(str::to_owned),
+            );
+        }
+        words.extend(self.spec.wrapper.iter().cloned());
+        words.push(binary()?.display().to_string());
+        let mut command = self.namespace.command(&words[0]);
+        command.args(&words[1..]).args(&self.spec.flags);
+        for (flag, file) in [
+            ("--state-dir", self.state_dir()),
+            ("--run-dir", self.run_dir()),
+            ("--subnet-file", self.subnet_file()),
+            ("--docker-opts-file", self.docker_opts_file()),
+        ] {
+            command.arg(format!("{flag}={}", file.display()));
+        }
+        command.env("NOTIFY_SOCKET", self.dir.join("notify")).envs(self.spec.environment.iter().cloned());
+        self.started = Instant::now();
+        self.process = Some(Process::start(self.namespace.run(), &mut command, self.dir.join("log"))?);
+        Ok(())
+    }
+
+    /// Waits for READY=1 and says how long after its start that came.
+    ///
+    /// # Errors
+    /// Where it does not come or the agent ends first; with the end of its log.
+    pub fn wait_ready(&mut self, limit: Duration) -> Result<Duration> {
+        while self.started.elapsed() < limit {
+            if let Some(ready) = self.ready_after() {
+                return Ok(ready);
+            }
+            if let Some(status) = self.process.as_mut().and_then(Process::ended) {
+                return Err(LabError::Wrong(format!("the agent ended with {status}:\n{}", self.log_end())));
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Err(LabError::Late { after: limit, last: format!("the agent is not ready:\n{}", self.log_end()) })
+    }
+
+    /// How long after its start READY=1 came, where it has come.
+    #[must_use]
+    pub fn ready_after(&self) -> Option<Duration> {
+        Some(self.notifications.first("READY=1")?.duration_since(self.started))
+    }
+
+    /// When it was started last.
+    #[must_use]
+    pub const fn started(&self) -> Instant {
+        self.started
+    }
+
+    /// The last text it told the service manager as STATUS.
+    #[must_use]
+    pub fn status_line(&self) -> Option<String> {
+        self.notifications.last_value("STATUS")
+    }
+
+    /// Whether it runs.
+    pub fn is_running(&mut self) -> bool {
+        self.process.as_mut().is_some_and(|process| process.ended().is_none())
+    }
+
+    /// Its process id.
+    ///
+    /// # Errors
+    /// Where it was not started.
+    pub fn pid(&self) -> Result<u32> {
+        Ok(self.process()?.pid())
+    }
+
+    /// Sends a signal.
+    ///
+    /// # Errors
+    /// Where it has ended.
+    pub fn signal(&self, signal: Signal) -> Result {
+        self.process()?.signal(signal)
+    }
+
+    /// Ends it with SIGTERM, and says with which status and after how long it went.
+    ///
+    /// # Errors
+    /// Where it still runs after ten seconds.
+    pub fn terminate(&mut self) -> Result<(ExitStatus, Duration)> {
+        let start = Instant::now();
+        self.signal(Signal::SIGTERM)?;
+        let status = self.wait(Duration::from_secs(10))?;
+        Ok((status, start.elapsed()))
+    }
+
+    /// Kills it with SIGKILL.
+    pub fn kill(&mut self) {
+        if let Some(process) = &mut self.process {
+            process.kill();
+        }
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Errors
+    /// Where it still runs after `limit`.
+    pub fn wait(&mut self, limit: Duration) -> Result<ExitStatus> {
+        match &mut self.process {
+            Some(process) => process.wait(limit),
+            None => Err(LabError::Wrong("the agent was not started".to_owned())),
+        }
+    }
+
+    fn process(&self) -> Result<&Process> {
+        self.process.as_ref().ok_or_else(|| LabError::Wrong("the agent was not started".to_owned()))
+    }
+
+    /// All it has logged, over all its starts.
+    #[must_use]
+    pub fn log(&self) -> String {
+        self.process.as_ref().map(Process::log).unwrap_or_default()
+    }
+
+    fn log_end(&self) -> String {
+        let log = self.log();
+        let lines: Vec<&str> = log.lines().collect();
+        lines[lines.len().saturating_sub(20)..].join("\n")
+    }
+
+    /// `--state-dir`.
+    #[must_use]
+    pub fn state_dir(&self) -> PathBuf {
+        self.dir.join("state")
+    }
+
+    /// `--run-dir`.
+    #[must_use]
+    pub fn run_dir(&self) -> PathBuf {
+        self.dir.join("run")
+    }
+
+    /// `--subnet-file`.
+    #[must_use]
+    pub fn subnet_file(&self) -> PathBuf {
+        self.dir.join("flannel/subnet.env")
+    }
+
+    /// `--docker-opts-file`.
+    #[must_use]
+    pub fn docker_opts_file(&self) -> PathBuf {
+        self.dir.join("flannel/docker_opts.env")
+    }
+
+    /// The variables of subnet.env.
+    ///
+    /// # Errors
+    /// Where there is none.
+    pub fn subnet_env(&self) -> Result<BTreeMap<String, String>> {
+        let file = self.subnet_file();
+        let text = fs::read_to_string(&file).map_err(LabError::io(format!("cannot read {}", file.display())))?;
+        let pair = |line: &str| line.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned()));
+        Ok(text.lines().filter_map(pair).collect())
+    }
+
+    /// Runs a subcommand of the agent for this agent, `["status"]` for instance, and gives what it printed.
+    ///
+    /// # Errors
+    /// Where it fails.
+    pub fn ctl(&self, words: &[&str]) -> Result<String> {
+        let mut command = self.namespace.command("timeout");
+        output(command.arg("10").arg(binary()?).args(words).arg(format!("--run-dir={}", self.run_dir().display())))
+    }
+
+    /// `wire-agent status --json`.
+    ///
+    /// # Errors
+    /// Where it fails.
+    pub fn status(&self) -> Result<Status> {
+        serde_json::from_str(&self.ctl(&["status", "--json"])?).map_err(LabError::answer("wire-agent status"))
+    }
+
+    /// `wire-agent peers --json`.
+    ///
+    /// # Errors
+    /// Where it fails.
+    pub fn peers(&self) -> Result<Peers> {
+        serde_json::from_str(&self.ctl(&["peers", "--json"])?).map_err(LabError::answer("wire-agent peers"))
+    }
+
+    /// The writes to the kernel's network tables in the trace of the last start: the names RTM_NEW…, RTM_DEL…, RTM_SET… of
+    /// each message sent, in order.
+    ///
+    /// # Errors
+    /// Where it was not started with a trace.
+    pub fn kernel_writes(&self) -> Result<Vec<String>> {
+        let file = self.dir.join("trace");
+        let text = fs::read(&file).map_err(LabError::io(format!("cannot read {}", file.display())))?;
+        let text = String::from_utf8_lossy(&text);
+        Ok(text.lines().flat_map(writes_in).map(str::to_owned).collect())
+    }
+}
+
+/// The kinds of the messages that one line of a trace sends, as far as they write.
+fn writes_in(line: &str) -> impl Iterator<Item = &str> {
+    let kinds = line.split("nlmsg_type=").skip(1);
+    let kinds = kinds.map(|rest| rest.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_').next());
+    kinds.flatten().filter(|kind| ["RTM_NEW", "RTM_DEL", "RTM_SET"].iter().any(|write| kind.starts_with(write)))
+}
+
+/// The binary under test: `WIRE_AGENT_BIN`, or the one built beside this program.
+///
+/// # Errors
+/// Where there is none.
+pub fn binary() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("WIRE_AGENT_BIN") {
+        return Ok(path.into());
+    }
+    let program = std::env::current_exe().map_err(LabError::io("cannot tell which program this is"))?;
+    let beside = program.ancestors().skip(1).take(2).map(|dir| dir.join("wire-agent"));
+    let found = beside.into_iter().find(|path| path.is_file());
+    found.ok_or_else(|| LabError::Machine("there is no wire-agent: run `cargo build -p wire-agent` first".to_owned()))
+}
+
+/// Runs the agent binary on this machine with some words and gives status, standard output and standard error: for `--help`,
+/// wrong flags, and `config`.
+///
+/// # Errors
+/// Where there is no binary.
+pub fn run_binary(namespace: Option<&Namespace>, words: &[&str]) -> Result<std::process::Output> {
+    let binary = binary()?;
+    let mut command = namespace.map_or_else(
+        || Command::new(&binary),
+        |namespace| {
+            let mut command = namespace.command("timeout");
+            command.arg("20").arg(&binary);
+            command
+        },
+    );
+    command.args(words).output().map_err(LabError::io(format!("cannot run {}", binary.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_message_of_a_batch_counts_as_a_write_and_a_dump_as_none() {
+        let batch = "12 sendto(9<NETLINK:[ROUTE:7]>, [[{nlmsg_len=52, nlmsg_type=RTM_NEWNEIGH, nlmsg_flags=NLM_F_REQUEST}, \
+                     {}], [{nlmsg_len=44, nlmsg_type=RTM_DELROUTE, nlmsg_flags=0}, {}]], 96, 0, NULL, 0) = 96";
+        assert_eq!(writes_in(batch).collect::<Vec<_>>(), ["RTM_NEWNEIGH", "RTM_DELROUTE"]);
+        let dump =
+            "12 sendto(9<NETLINK:[ROUTE:7]>, [{nlmsg_len=40, nlmsg_type=RTM_GETROUTE, nlmsg_flags=0}, {}], 40) = 40";
+        assert_eq!(writes_in(dump).count(), 0);
+    }
+}

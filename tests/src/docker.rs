@@ -1,0 +1,264 @@
+//! A real dockerd in a host's namespace, with the options an agent has written for it.
+
+use std::{
+    fs,
+    net::IpAddr,
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::Arc,
+    time::Duration,
+};
+
+use serde_json::Value;
+use wire_lease::Family;
+
+use crate::{Host, LabError, Namespace, Process, Result, command::output, eventually, run};
+
+/// The image every dockerd of the lab has: a static busybox.
+const IMAGE: &str = "lab";
+
+/// A dockerd. Dropped, its containers are removed first, then it stops.
+#[derive(Debug)]
+pub struct Dockerd {
+    namespace: Namespace,
+    dir: PathBuf,
+    process: Process,
+    containers: u32,
+}
+
+/// A running container.
+#[derive(Clone, Debug)]
+pub struct Container {
+    name: String,
+    docker: Client,
+}
+
+/// The command line client of one daemon.
+#[derive(Clone, Debug)]
+struct Client {
+    namespace: Namespace,
+    socket: PathBuf,
+}
+
+impl Dockerd {
+    /// Starts one with options as docker.service expands them, and gives it the image.
+    ///
+    /// # Errors
+    /// Where it does not start, with the end of its log.
+    pub fn start(host: &Host, options: &[String]) -> Result<Self> {
+        let dir = host.dir().join("docker");
+        fs::create_dir_all(&dir).map_err(LabError::io(format!("cannot create {}", dir.display())))?;
+        let namespace = host.namespace().clone();
+        let process = Self::launch(&namespace, &dir, options)?;
+        let mut dockerd = Self { namespace, dir, process, containers: 0 };
+        dockerd.wait_ready()?;
+        dockerd.import_image(host)?;
+        Ok(dockerd)
+    }
+
+    /// Starts one as docker.service does: with `$DOCKER_OPT_BIP $DOCKER_OPT_MTU $DOCKER_OPT_IPMASQ` of an environment file.
+    ///
+    /// # Errors
+    /// Where the file cannot be read, or [`Dockerd::start`] fails.
+    pub fn start_with_file(host: &Host, file: &Path) -> Result<Self> {
+        Self::start(host, &docker_options(file)?)
+    }
+
+    /// Starts it again with the same data and other options, as `systemctl restart docker` does.
+    ///
+    /// # Errors
+    /// Where it does not stop or start.
+    pub fn restart(&mut self, options: &[String]) -> Result {
+        self.process.signal(nix::sys::signal::Signal::SIGTERM)?;
+        self.process.wait(Duration::from_secs(30))?;
+        self.process = Self::launch(&self.namespace, &self.dir, options)?;
+        self.wait_ready()
+    }
+
+    /// Runs a container that sleeps.
+    ///
+    /// # Errors
+    /// What docker says.
+    pub fn run(&mut self) -> Result<Container> {
+        self.run_with(&[])
+    }
+
+    /// The same with further options of `docker run`.
+    ///
+    /// # Errors
+    /// What docker says.
+    pub fn run_with(&mut self, options: &[&str]) -> Result<Container> {
+        self.containers += 1;
+        let name = format!("c{}", self.containers);
+        let docker = self.client();
+        let words = ["run", "--detach", "--name", &name].into_iter().chain(options.iter().copied());
+        docker.call(&words.chain([IMAGE, "sleep", "86400"]).collect::<Vec<_>>())?;
+        Ok(Container { name, docker })
+    }
+
+    /// Runs the docker client.
+    ///
+    /// # Errors
+    /// What docker says.
+    pub fn docker(&self, words: &[&str]) -> Result<String> {
+        self.client().call(words)
+    }
+
+    /// What dockerd has logged.
+    #[must_use]
+    pub fn log(&self) -> String {
+        self.process.log()
+    }
+
+    fn client(&self) -> Client {
+        Client { namespace: self.namespace.clone(), socket: self.dir.join("docker.sock") }
+    }
+
+    fn launch(namespace: &Namespace, dir: &Path, options: &[String]) -> Result<Process> {
+        // A mount namespace of its own, because all daemons want /run/docker. `ip netns exec` would do that too, but it
+        // mounts /sys anew, and then dockerd finds no control groups.
+        let script = "mkdir -p /run/docker && mount -t tmpfs tmpfs /run/docker && exec dockerd \"$@\"";
+        let mut command = namespace.command("unshare");
+        command.args(["--mount", "--propagation", "private", "sh", "-c", script, "dockerd"]);
+        for (option, file) in
+            [("--data-root", "data"), ("--exec-root", "exec"), ("--pidfile", "pid"), ("--config-file", "daemon.json")]
+        {
+            command.arg(option).arg(dir.join(file));
+        }
+        fs::write(dir.join("daemon.json"), "{}").map_err(LabError::io("cannot write daemon.json"))?;
+        command.arg("--host").arg(format!("unix://{}/docker.sock", dir.display()));
+        // vfs works on every file system, an overlay included; the image has 2 MB.
+        command.args(["--storage-driver", "vfs", "--cgroup-parent", &run::cgroup(namespace.run().id())]);
+        Process::start(namespace.run(), command.args(options), dir.join("log"))
+    }
+
+    fn wait_ready(&mut self) -> Result {
+        let client = self.client();
+        let ready = eventually(Duration::from_secs(40), || client.call(&["version"]).map(drop));
+        let log = || self.process.log().lines().rev().take(8).collect::<Vec<_>>().join("\n");
+        ready.map(drop).map_err(|error| LabError::Wrong(format!("dockerd is not ready: {error}\n{}", log())))
+    }
+
+    fn import_image(&self, host: &Host) -> Result {
+        let archive = image(host.namespace().run().dir())?;
+        self.docker(&["import", &archive.display().to_string(), IMAGE]).map(drop)
+    }
+}
+
+impl Drop for Dockerd {
+    fn drop(&mut self) {
+        if self.namespace.run().is_kept() || !self.namespace.path().exists() || self.process.ended().is_some() {
+            return;
+        }
+        // Without this dockerd takes ten seconds to stop. What fails here falls to the removal of the run.
+        if let Ok(names) = self.docker(&["ps", "--all", "--quiet"])
+            && !names.is_empty()
+        {
+            let words = ["rm", "--force"].into_iter().chain(names.split_whitespace());
+            let _ = self.docker(&words.collect::<Vec<_>>());
+        }
+        let _ = self.process.signal(nix::sys::signal::Signal::SIGTERM);
+        let _ = self.process.wait(Duration::from_secs(5));
+    }
+}
+
+impl Container {
+    /// Its address on docker0 in the family of `like`.
+    ///
+    /// # Errors
+    /// Where it has none.
+    pub fn address(&self, family: Family) -> Result<IpAddr> {
+        let field = match family {
+            Family::V4 => "{{.NetworkSettings.IPAddress}}",
+            Family::V6 => "{{.NetworkSettings.GlobalIPv6Address}}",
+        };
+        let text = self.docker.call(&["inspect", "--format", field, &self.name])?;
+        text.trim().parse().map_err(LabError::answer(format!("docker inspect of {} ({text:?})", self.name)))
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Runs a command line in it, split at blanks.
+    ///
+    /// # Errors
+    /// Where it fails.
+    pub fn exec(&self, line: &str) -> Result<String> {
+        let words = ["exec", &self.name].into_iter().chain(line.split_whitespace());
+        self.docker.call(&words.collect::<Vec<_>>())
+    }
+
+    /// Whether `count` pings are all answered, by the exit status of ping.
+    #[must_use]
+    pub fn pings(&self, target: IpAddr, count: u32) -> bool {
+        // busybox's ping is content with one answer; a loss shows in its summary.
+        let answer = self.exec(&format!("ping -c {count} -W 1 {target}"));
+        answer.is_ok_and(|text| text.contains(" 0% packet loss"))
+    }
+
+    /// Its process id on this machine.
+    ///
+    /// # Errors
+    /// Where it does not run.
+    pub fn pid(&self) -> Result<u32> {
+        let text = self.docker.call(&["inspect", "--format", "{{.State.Pid}}", &self.name])?;
+        text.trim().parse().map_err(LabError::answer("docker inspect"))
+    }
+
+    /// Everything docker knows of it.
+    ///
+    /// # Errors
+    /// Where it is gone.
+    pub fn inspect(&self) -> Result<Value> {
+        let text = self.docker.call(&["inspect", &self.name])?;
+        let values: Value = serde_json::from_str(&text).map_err(LabError::answer("docker inspect"))?;
+        Ok(values[0].clone())
+    }
+}
+
+impl Client {
+    fn call(&self, words: &[&str]) -> Result<String> {
+        let mut command = self.namespace.command("timeout");
+        command.args(["60", "docker", "--host"]).arg(format!("unix://{}", self.socket.display()));
+        // A DOCKER_CONTEXT or a client config of the person who runs the lab must not lead elsewhere.
+        output(command.args(words).env("DOCKER_CONFIG", "/nonexistent").env_remove("DOCKER_CONTEXT"))
+    }
+}
+
+/// The words docker.service makes of an environment file: `$DOCKER_OPT_BIP $DOCKER_OPT_MTU $DOCKER_OPT_IPMASQ`, unquoted.
+///
+/// # Errors
+/// Where the file cannot be read.
+pub fn docker_options(file: &Path) -> Result<Vec<String>> {
+    let text = fs::read_to_string(file).map_err(LabError::io(format!("cannot read {}", file.display())))?;
+    let value = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+        line.map(|value| value.trim().trim_matches('"').to_owned()).unwrap_or_default()
+    };
+    let expanded = ["DOCKER_OPT_BIP", "DOCKER_OPT_MTU", "DOCKER_OPT_IPMASQ"].map(value).join(" ");
+    Ok(expanded.split_whitespace().map(str::to_owned).collect())
+}
+
+/// The archive of the image, made once for a run.
+fn image(dir: &Path) -> Result<Arc<Path>> {
+    let archive = dir.join("image.tar");
+    if archive.exists() {
+        return Ok(archive.into());
+    }
+    let bin = dir.join("image/bin");
+    let what = || LabError::io("cannot make the image");
+    fs::create_dir_all(&bin).map_err(what())?;
+    fs::create_dir_all(dir.join("image/tmp")).map_err(what())?;
+    fs::copy("/bin/busybox", bin.join("busybox")).map_err(what())?;
+    for applet in output(Command::new("/bin/busybox").arg("--list"))?.lines().filter(|name| *name != "busybox") {
+        symlink("busybox", bin.join(applet)).map_err(what())?;
+    }
+    let partial = dir.join("image.tar.partial");
+    output(Command::new("tar").arg("-C").arg(dir.join("image")).arg("-cf").arg(&partial).arg("."))?;
+    fs::rename(&partial, &archive).map_err(what())?;
+    Ok(archive.into())
+}

@@ -1,0 +1,204 @@
+//! What a host's kernel holds, read by `ip -j` and `bridge -j`: never by the agent's own reader.
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::Value;
+
+use crate::{LabError, Namespace, Result};
+use wire_lease::Family;
+
+/// The kernel of one host.
+#[derive(Clone, Copy, Debug)]
+pub struct Kernel<'a>(&'a Namespace);
+
+/// A device.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct Link {
+    /// Its index.
+    #[serde(rename = "ifindex")]
+    pub index: u32,
+    /// Its name.
+    #[serde(rename = "ifname")]
+    pub name: String,
+    /// Its MTU in bytes.
+    pub mtu: u32,
+    /// Its Ethernet address, where it has one.
+    #[serde(default)]
+    pub address: String,
+    /// `UP`, `LOWER_UP`, …
+    #[serde(default)]
+    pub flags: Vec<String>,
+    /// Its kind and the kind's attributes.
+    #[serde(default)]
+    pub linkinfo: LinkInfo,
+}
+
+/// The kind of a device.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+pub struct LinkInfo {
+    /// `vxlan`, `bridge`, …
+    #[serde(rename = "info_kind", default)]
+    pub kind: String,
+    /// The kind's attributes, as `ip -d -j` names them: `id`, `port`, `local`, `link`, `learning`.
+    #[serde(rename = "info_data", default)]
+    pub data: Value,
+}
+
+/// A route.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct Route {
+    /// `10.5.1.0/24`, an address alone for a whole one, or `default`.
+    #[serde(rename = "dst")]
+    pub destination: String,
+    /// The next hop.
+    pub gateway: Option<IpAddr>,
+    /// The device.
+    #[serde(rename = "dev")]
+    pub device: Option<String>,
+    /// `kernel`, `boot`, `static`, or a number.
+    #[serde(default)]
+    pub protocol: String,
+    /// `onlink`, `linkdown`, …
+    #[serde(default)]
+    pub flags: Vec<String>,
+    /// `blackhole` and its like; absent for unicast.
+    #[serde(rename = "type", default)]
+    pub kind: Option<String>,
+    /// Its priority.
+    pub metric: Option<u32>,
+    /// The nexthop object it uses.
+    #[serde(rename = "nhid")]
+    pub nexthop: Option<u32>,
+}
+
+/// A neighbour.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct Neighbour {
+    /// Its address.
+    #[serde(rename = "dst")]
+    pub address: IpAddr,
+    /// Its Ethernet address, once it is known.
+    #[serde(default)]
+    pub lladdr: String,
+    /// `PERMANENT`, `REACHABLE`, …
+    #[serde(default)]
+    pub state: Vec<String>,
+}
+
+/// An entry of a device's forwarding database.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct FdbEntry {
+    /// The Ethernet address.
+    pub mac: String,
+    /// The tunnel end point behind it.
+    #[serde(rename = "dst")]
+    pub destination: Option<IpAddr>,
+    /// `self`, …
+    #[serde(default)]
+    pub flags: Vec<String>,
+    /// `permanent`, or empty.
+    #[serde(default)]
+    pub state: String,
+}
+
+/// An address of a device.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct Address {
+    /// The address.
+    pub local: IpAddr,
+    /// The length of its prefix.
+    #[serde(rename = "prefixlen")]
+    pub len: u8,
+    /// `global`, `link`, …
+    pub scope: String,
+}
+
+impl<'a> Kernel<'a> {
+    pub(crate) const fn new(namespace: &'a Namespace) -> Self {
+        Self(namespace)
+    }
+
+    /// A device by its name.
+    ///
+    /// # Errors
+    /// Where `ip` fails otherwise than for want of the device.
+    pub fn link(self, name: &str) -> Result<Option<Link>> {
+        Ok(self.links()?.into_iter().find(|link| link.name == name))
+    }
+
+    /// All devices.
+    ///
+    /// # Errors
+    /// What `ip` says.
+    pub fn links(self) -> Result<Vec<Link>> {
+        rows("ip link", &self.0.ip("-d -j link show")?)
+    }
+
+    /// The main table of one family.
+    ///
+    /// # Errors
+    /// What `ip` says.
+    pub fn routes(self, family: Family) -> Result<Vec<Route>> {
+        rows("ip route", &self.0.ip(&format!("{} -j route show", flag(family)))?)
+    }
+
+    /// The routes of one family through one device, without those the kernel adds by itself.
+    ///
+    /// # Errors
+    /// What `ip` says.
+    pub fn routes_through(self, device: &str, family: Family) -> Result<Vec<Route>> {
+        let ours = |route: &Route| route.device.as_deref() == Some(device) && route.protocol != "kernel";
+        Ok(self.routes(family)?.into_iter().filter(ours).collect())
+    }
+
+    /// The neighbours of one family on a device; none where there is no such device.
+    ///
+    /// # Errors
+    /// What `ip` says.
+    pub fn neighbours(self, device: &str, family: Family) -> Result<Vec<Neighbour>> {
+        if self.link(device)?.is_none() {
+            return Ok(Vec::new());
+        }
+        rows("ip neighbour", &self.0.ip(&format!("{} -j neighbour show dev {device}", flag(family)))?)
+    }
+
+    /// The forwarding database of a device; empty where there is no such device.
+    ///
+    /// # Errors
+    /// What `bridge` says.
+    pub fn fdb(self, device: &str) -> Result<Vec<FdbEntry>> {
+        if self.link(device)?.is_none() {
+            return Ok(Vec::new());
+        }
+        rows("bridge fdb", &self.0.bridge(&format!("-j fdb show dev {device}"))?)
+    }
+
+    /// The addresses of a device; none where there is no such device.
+    ///
+    /// # Errors
+    /// What `ip` says.
+    pub fn addresses(self, device: &str) -> Result<Vec<Address>> {
+        let rows: Vec<Value> = rows("ip address", &self.0.ip("-j address show")?)?;
+        let row = rows.into_iter().find(|row| row["ifname"] == device);
+        let Some(row) = row else { return Ok(Vec::new()) };
+        serde_json::from_value(row["addr_info"].clone()).map_err(LabError::answer("ip address"))
+    }
+}
+
+const fn flag(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "-4",
+        Family::V6 => "-6",
+    }
+}
+
+/// `ip -j` prints nothing at all, not `[]`, where some lists are empty; and `{}` for what it leaves out.
+fn rows<T: DeserializeOwned>(what: &str, text: &str) -> Result<Vec<T>> {
+    if text.trim().is_empty() {
+        return Ok(Vec::new());
+    }
+    let rows: Vec<Value> = serde_json::from_str(text).map_err(LabError::answer(what))?;
+    let full = rows.into_iter().filter(|row| row.as_object().is_none_or(|fields| !fields.is_empty()));
+    full.map(|row| serde_json::from_value(row).map_err(LabError::answer(what))).collect()
+}

@@ -1,0 +1,147 @@
+//! What a lab test begins with: a run, an underlay, its share of the machine, and the count of lab tests.
+
+use std::{
+    env,
+    fs::File,
+    io::Write,
+    ops::Deref,
+    path::Path,
+    sync::{Arc, Condvar, Mutex, PoisonError},
+};
+
+use crate::{LabError, Result, Underlay, run::Run};
+
+/// The programs a lab runs.
+const PROGRAMS: [&str; 11] =
+    ["bridge", "busybox", "docker", "dockerd", "etcd", "etcdctl", "ip", "nft", "nsenter", "ping", "strace"];
+/// How many lab tests run at once: each has hosts, daemons and deadlines, and two cores bear two.
+const SEATS: u8 = 2;
+
+/// A lab: an underlay to put hosts on. It dereferences to [`Underlay`].
+#[derive(Debug)]
+pub struct Lab {
+    underlay: Underlay,
+    // Last, so that the seat is free only when the run is gone.
+    _seats: Seats,
+}
+
+/// How much of the machine a test wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Share {
+    /// A seat among others.
+    Seat,
+    /// The whole machine: for tests that measure, or start dozens of processes.
+    Alone,
+}
+
+impl Lab {
+    /// A lab for a program that is no test.
+    ///
+    /// # Errors
+    /// Where this machine cannot hold one.
+    pub fn new() -> Result<Self> {
+        if let Some(lack) = lack() {
+            return Err(LabError::Machine(lack));
+        }
+        Self::with(Seats::take(1))
+    }
+
+    /// A lab for the test of this name, counted as run; `None`: the test is to be skipped, which has been said.
+    ///
+    /// # Errors
+    /// Where a skip is a failure, because `WIRE_TESTS_REQUIRE_LAB` is 1.
+    pub fn for_test(name: &str, share: Share) -> Result<Option<Self>> {
+        if let Some(lack) = lack() {
+            if env::var_os("WIRE_TESTS_REQUIRE_LAB").is_some_and(|value| value == "1") {
+                return Err(LabError::Machine(lack));
+            }
+            // Not eprintln!, which the test harness keeps to itself when a test passes.
+            let _ = writeln!(std::io::stderr(), "SKIPPED {name}: it needs a lab, and {lack}");
+            return Ok(None);
+        }
+        let seats = Seats::take(if share == Share::Alone { SEATS } else { 1 });
+        count(name)?;
+        Self::with(seats).map(Some)
+    }
+
+    fn with(seats: Seats) -> Result<Self> {
+        let run = Arc::new(Run::new()?);
+        Ok(Self { underlay: Underlay::new(&run)?, _seats: seats })
+    }
+
+    /// Its run.
+    #[must_use]
+    pub const fn run(&self) -> &Arc<Run> {
+        self.underlay.namespace().run()
+    }
+}
+
+impl Deref for Lab {
+    type Target = Underlay;
+
+    fn deref(&self) -> &Underlay {
+        &self.underlay
+    }
+}
+
+/// Begins a lab test: gives a [`Lab`], or ends the test where it must be skipped. The test returns [`Result`].
+#[macro_export]
+macro_rules! lab {
+    () => {
+        $crate::lab!($crate::Share::Seat)
+    };
+    ($share:expr) => {{
+        fn here() {}
+        let name = std::any::type_name_of_val(&here).trim_end_matches("::here");
+        match $crate::Lab::for_test(name, $share)? {
+            Some(lab) => lab,
+            None => return Ok(()),
+        }
+    }};
+}
+
+/// What this machine lacks to hold a lab.
+fn lack() -> Option<String> {
+    if !nix::unistd::geteuid().is_root() {
+        return Some("this user is not root".to_owned());
+    }
+    let path = env::var_os("PATH").unwrap_or_default();
+    let exists = |program: &str| env::split_paths(&path).any(|dir| dir.join(program).is_file());
+    let missing: Vec<_> = PROGRAMS.into_iter().filter(|program| !exists(program)).collect();
+    if !missing.is_empty() {
+        return Some(format!("these programs are missing (`make deps` installs them): {}", missing.join(", ")));
+    }
+    let netns = Path::new("/proc/self/ns/net").exists();
+    (!netns).then(|| "this kernel has no network namespaces".to_owned())
+}
+
+/// Adds a line to the file that `make test` counts. One write of one line: threads and processes do not mix theirs.
+fn count(name: &str) -> Result {
+    let Some(path) = env::var_os("WIRE_TESTS_COUNT_FILE") else { return Ok(()) };
+    let what = || LabError::io(format!("cannot count the test in {}", Path::new(&path).display()));
+    let mut file = File::options().create(true).append(true).open(&path).map_err(what())?;
+    file.write_all(format!("{name}\n").as_bytes()).map_err(what())
+}
+
+/// Seats taken from the machine's, given back when dropped.
+#[derive(Debug)]
+struct Seats(u8);
+
+static FREE: Mutex<u8> = Mutex::new(SEATS);
+static FREED: Condvar = Condvar::new();
+
+impl Seats {
+    fn take(number: u8) -> Self {
+        let free = FREE.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut free = FREED.wait_while(free, |free| *free < number).unwrap_or_else(PoisonError::into_inner);
+        *free -= number;
+        Self(number)
+    }
+}
+
+impl Drop for Seats {
+    fn drop(&mut self) {
+        *FREE.lock().unwrap_or_else(PoisonError::into_inner) += self.0;
+        FREED.notify_all();
+    }
+}

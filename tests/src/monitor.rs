@@ -1,0 +1,169 @@
+//! A listener to the kernel's own notifications in a host: what was changed, and when.
+
+use std::{
+    os::fd::AsRawFd,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use nix::{
+    errno::Errno,
+    sys::{
+        socket::{
+            AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, setsockopt, socket,
+            sockopt,
+        },
+        time::TimeVal,
+    },
+};
+
+use crate::{LabError, Namespace, Result};
+
+/// One notification, by the numbers of linux/rtnetlink.h.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// When it was read.
+    pub at: Instant,
+    /// RTM_NEWROUTE (24), RTM_DELROUTE (25), RTM_NEWNEIGH (28), …
+    pub kind: u16,
+    /// The device it concerns; 0 where the message names none in its header (addresses and neighbours do).
+    pub device: u32,
+    /// The whole message after its header.
+    pub body: Vec<u8>,
+}
+
+impl Change {
+    /// RTM_NEWLINK.
+    pub const NEW_LINK: u16 = 16;
+    /// RTM_NEWROUTE.
+    pub const NEW_ROUTE: u16 = 24;
+    /// RTM_DELROUTE.
+    pub const DELETE_ROUTE: u16 = 25;
+    /// RTM_NEWNEIGH, for FDB entries too.
+    pub const NEW_NEIGHBOUR: u16 = 28;
+    /// RTM_DELNEIGH.
+    pub const DELETE_NEIGHBOUR: u16 = 29;
+}
+
+/// A listener. It hears links, addresses, routes, neighbours, FDB entries and nexthop objects of both families.
+#[derive(Debug)]
+pub struct Monitor {
+    heard: Arc<Mutex<Vec<Change>>>,
+    overrun: Arc<AtomicBool>,
+    closed: Arc<AtomicBool>,
+}
+
+impl Monitor {
+    /// Begins to listen.
+    ///
+    /// # Errors
+    /// Where the socket cannot be made.
+    pub fn listen(namespace: &Namespace) -> Result<Self> {
+        // RTMGRP_LINK, NEIGH, IPV4_IFADDR, IPV4_ROUTE, IPV6_IFADDR, IPV6_ROUTE and RTNLGRP_NEXTHOP (group 32).
+        let groups = [1, 3, 5, 7, 9, 11, 32].iter().fold(0, |mask, group| mask | 1u32 << (group - 1));
+        let open = || -> nix::Result<_> {
+            let (family, kind) = (AddressFamily::Netlink, SockType::Raw);
+            let socket = socket(family, kind, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkRoute)?;
+            setsockopt(&socket, sockopt::RcvBufForce, &(64 << 20))?;
+            setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::new(0, 200_000))?;
+            bind(socket.as_raw_fd(), &NetlinkAddr::new(0, groups))?;
+            Ok(socket)
+        };
+        let socket = namespace.inside(open)?.map_err(LabError::errno("cannot listen to the kernel"))?;
+        let monitor = Self { heard: Arc::default(), overrun: Arc::default(), closed: Arc::default() };
+        let (heard, overrun, closed) =
+            (Arc::clone(&monitor.heard), Arc::clone(&monitor.overrun), Arc::clone(&monitor.closed));
+        thread::spawn(move || {
+            let mut buffer = vec![0; 1 << 17];
+            while !closed.load(Ordering::Relaxed) {
+                match recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
+                    Ok(length) => {
+                        let changes = changes_in(&buffer[..length], Instant::now());
+                        heard.lock().unwrap_or_else(PoisonError::into_inner).extend(changes);
+                    }
+                    Err(Errno::ENOBUFS) => overrun.store(true, Ordering::Relaxed),
+                    // The timeout: time to look whether to stop.
+                    Err(_) => {}
+                }
+            }
+        });
+        Ok(monitor)
+    }
+
+    /// All heard so far.
+    ///
+    /// # Errors
+    /// Where some were lost.
+    pub fn changes(&self) -> Result<Vec<Change>> {
+        if self.overrun.load(Ordering::Relaxed) {
+            return Err(LabError::Wrong("the kernel sent more than the monitor could hold".to_owned()));
+        }
+        Ok(self.heard.lock().unwrap_or_else(PoisonError::into_inner).clone())
+    }
+
+    /// How many of some kind were heard, and when the last of them.
+    #[must_use]
+    pub fn count(&self, kind: u16) -> (usize, Option<Instant>) {
+        let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut of_kind = heard.iter().filter(|change| change.kind == kind);
+        (of_kind.clone().count(), of_kind.next_back().map(|change| change.at))
+    }
+
+    /// Forgets all heard so far.
+    pub fn forget(&self) {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// The writes to a device and to routes, heard so far. What the kernel does by itself is left out: the neighbours that it
+    /// resolves on other devices.
+    ///
+    /// # Errors
+    /// Where some were lost.
+    pub fn writes(&self, device: u32) -> Result<Vec<Change>> {
+        let neighbour = |change: &Change| matches!(change.kind, Change::NEW_NEIGHBOUR | Change::DELETE_NEIGHBOUR);
+        Ok(self.changes()?.into_iter().filter(|change| !neighbour(change) || change.device == device).collect())
+    }
+}
+
+impl Drop for Monitor {
+    fn drop(&mut self) {
+        self.closed.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Waits until a monitor has been silent for `quiet`.
+///
+/// # Errors
+/// Where it is not within `limit`.
+pub fn wait_quiet(monitor: &Monitor, quiet: Duration, limit: Duration) -> Result {
+    crate::eventually(limit, || {
+        let last = monitor.changes()?.last().map(|change| change.at.elapsed());
+        crate::check(last.is_none_or(|ago| ago > quiet), || format!("the kernel changed {last:?} ago"))
+    })
+    .map(drop)
+}
+
+/// Splits a datagram by the lengths in its headers (linux/netlink.h: u32 length, u16 kind, …, 16 bytes in all).
+fn changes_in(mut datagram: &[u8], at: Instant) -> Vec<Change> {
+    let mut changes = Vec::new();
+    while let Some((header, rest)) = datagram.split_at_checked(16) {
+        let number = |from: &[u8], offset: usize| {
+            let bytes = from.get(offset..offset + 4).and_then(|bytes| bytes.try_into().ok());
+            bytes.map_or(0, u32::from_ne_bytes)
+        };
+        let length = number(header, 0) as usize;
+        let kind = u16::from_ne_bytes([header[4], header[5]]);
+        let body = rest.get(..length.saturating_sub(16)).unwrap_or(rest).to_vec();
+        // The device lies at offset 4 in ifinfomsg, ifaddrmsg and ndmsg; rtmsg and nhmsg have other things there.
+        let device = if matches!(kind, 16..=23 | 28..=31) { number(&body, 4) } else { 0 };
+        changes.push(Change { at, kind, device, body });
+        // Messages are aligned to four bytes.
+        let next = length.max(16).next_multiple_of(4);
+        datagram = datagram.get(next..).unwrap_or_default();
+    }
+    changes
+}
