@@ -166,7 +166,8 @@ impl Fault {
 
 impl Drop for Fault {
     fn drop(&mut self) {
-        if self.namespace.path().exists()
+        if !self.namespace.run().is_kept()
+            && self.namespace.path().exists()
             && let Err(error) = self.namespace.exec(&format!("nft delete chain bridge faults {}", self.chain))
         {
             eprintln!("lab: a fault stays: {error}");

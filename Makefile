@@ -1,0 +1,55 @@
+# wire-agent: everything a person runs from a checkout. `make` alone says what there is.
+
+CARGO ?= cargo
+# The lab needs root. Programs are built as the user and only run by sudo.
+ifneq ($(shell id -u),0)
+AS_ROOT := --config 'target."cfg(unix)".runner=["sudo","-E"]'
+endif
+# dockerd, nft and ip lie there, where a user's PATH may not look.
+export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
+# Where each lab test that runs writes its name.
+COUNT_FILE := $(CURDIR)/target/lab-tests-run
+
+.PHONY: help
+help: ## say what there is
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+
+.PHONY: deps
+deps: ## install what all the others need (Debian, apt-get)
+	@dist/deps
+
+.PHONY: build
+build: deps ## build the agent and the lab
+	$(CARGO) build --workspace --bins
+
+.PHONY: demo
+demo: deps ## three hosts, etcd, docker, one network: see it work, in two minutes
+	@echo "demo: building"
+	$(CARGO) build -p wire-agent -p wire-tests --bins
+	@$(CARGO) $(AS_ROOT) run -q -p wire-tests --bin demo -- $(DEMO_FLAGS)
+
+.PHONY: lab
+lab: deps ## the demo, left standing to play with
+	@echo "lab: building"
+	$(CARGO) build -p wire-agent -p wire-tests --bins
+	@$(CARGO) $(AS_ROOT) run -q -p wire-tests --bin demo -- --keep
+
+.PHONY: lab-down
+lab-down: ## remove what `make lab` left standing
+	@$(CARGO) $(AS_ROOT) run -q -p wire-tests --bin demo -- --down
+
+.PHONY: test
+test: deps ## all tests; those on the lab need root
+	$(CARGO) build -p wire-agent -p wire-tests --bins
+	@mkdir -p $(dir $(COUNT_FILE)) && rm -f $(COUNT_FILE)
+	WIRE_TESTS_COUNT_FILE=$(COUNT_FILE) $(CARGO) $(AS_ROOT) test --workspace
+	@dist/count-lab-tests $(COUNT_FILE)
+
+.PHONY: bench
+bench: deps ## measure the marks, on a release build
+	$(CARGO) build --release -p wire-agent -p wire-tests --bins
+	@$(CARGO) $(AS_ROOT) run -q --release -p wire-tests --bin bench
+
+.PHONY: ci
+ci: ## what CI runs
+	@.ci/run
