@@ -6,7 +6,7 @@ use std::{
     os::unix::fs::symlink,
     path::{Path, PathBuf},
     process::Command,
-    sync::Arc,
+    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
@@ -243,11 +243,13 @@ pub fn docker_options(file: &Path) -> Result<Vec<String>> {
     Ok(expanded.split_whitespace().map(str::to_owned).collect())
 }
 
-/// The archive of the image, made once for a run.
-fn image(dir: &Path) -> Result<Arc<Path>> {
+/// The archive of the image, made once for a run, though several daemons may start at once.
+fn image(dir: &Path) -> Result<PathBuf> {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let archive = dir.join("image.tar");
     if archive.exists() {
-        return Ok(archive.into());
+        return Ok(archive);
     }
     let bin = dir.join("image/bin");
     let what = || LabError::io("cannot make the image");
@@ -257,8 +259,6 @@ fn image(dir: &Path) -> Result<Arc<Path>> {
     for applet in output(Command::new("/bin/busybox").arg("--list"))?.lines().filter(|name| *name != "busybox") {
         symlink("busybox", bin.join(applet)).map_err(what())?;
     }
-    let partial = dir.join("image.tar.partial");
-    output(Command::new("tar").arg("-C").arg(dir.join("image")).arg("-cf").arg(&partial).arg("."))?;
-    fs::rename(&partial, &archive).map_err(what())?;
-    Ok(archive.into())
+    output(Command::new("tar").arg("-C").arg(dir.join("image")).arg("-cf").arg(&archive).arg("."))?;
+    Ok(archive)
 }

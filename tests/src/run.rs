@@ -10,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     sync::{
-        Once,
+        Mutex, Once, PoisonError,
         atomic::{AtomicBool, AtomicU32, Ordering},
     },
     thread,
@@ -99,6 +99,9 @@ impl Drop for Run {
 /// Removes a run: kills what runs in its namespaces and what that has started, deletes the namespaces, then the files.
 /// What is gone already is no error; what cannot be removed is said on standard error.
 pub fn remove(id: &str) {
+    // On Ctrl-C two threads may want the same.
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let namespaces = namespaces_of(id);
     let deadline = Instant::now() + Duration::from_secs(10);
     loop {
