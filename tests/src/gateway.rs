@@ -3,7 +3,7 @@
 //! `etcdctl` costs a process for each call. This costs one write and one read, so the time of a call is etcd's.
 
 use std::{
-    io::{BufRead, BufReader, Read, Write},
+    io::{self, BufRead, BufReader, Write},
     net::TcpStream,
     time::Duration,
 };
@@ -78,28 +78,68 @@ impl Gateway {
     }
 
     fn call(&mut self, path: &str, body: &Value) -> Result<Value> {
-        let what = || LabError::io(format!("etcd's gateway at {} broke off", self.host));
-        let body = body.to_string();
-        let host = &self.host;
+        let (body, host) = (body.to_string(), &self.host);
         let request =
             format!("POST /v3/{path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {}\r\n\r\n{body}", body.len());
-        self.stream.get_mut().write_all(request.as_bytes()).map_err(what())?;
-        let (mut status, mut length) = (String::new(), 0);
-        self.stream.read_line(&mut status).map_err(what())?;
-        loop {
-            let mut line = String::new();
-            self.stream.read_line(&mut line).map_err(what())?;
-            let Some((name, value)) = line.trim().split_once(':') else { break };
-            if name.eq_ignore_ascii_case("content-length") {
-                length = value.trim().parse().map_err(LabError::answer("etcd's gateway"))?;
-            }
-        }
-        let mut answer = vec![0; length];
-        self.stream.read_exact(&mut answer).map_err(what())?;
+        let broken = || LabError::io(format!("etcd's gateway at {host} broke off"));
+        self.stream.get_mut().write_all(request.as_bytes()).map_err(broken())?;
+        let (status, answer) = read_answer(&mut self.stream).map_err(broken())?;
         if !status.contains(" 200 ") {
             let rule = format!("{} {}", status.trim(), String::from_utf8_lossy(&answer));
             return Err(LabError::Answer { what: format!("etcd's gateway at {path}"), rule });
         }
         serde_json::from_slice(&answer).map_err(LabError::answer("etcd's gateway"))
+    }
+}
+
+/// Reads one answer of HTTP/1.1 (RFC 9112): its first line, and its body by length or in chunks.
+fn read_answer(stream: &mut impl BufRead) -> io::Result<(String, Vec<u8>)> {
+    let status = read_line(stream)?;
+    let (mut length, mut chunked) = (0, false);
+    while let Some((name, value)) = read_line(stream)?.split_once(':') {
+        match name.to_ascii_lowercase().as_str() {
+            "content-length" => length = value.trim().parse().map_err(io::Error::other)?,
+            "transfer-encoding" => chunked = true,
+            _ => {}
+        }
+    }
+    let mut body = Vec::new();
+    if !chunked {
+        read_more(stream, length, &mut body)?;
+        return Ok((status, body));
+    }
+    loop {
+        let size = usize::from_str_radix(read_line(stream)?.trim(), 16).map_err(io::Error::other)?;
+        read_more(stream, size, &mut body)?;
+        read_line(stream)?;
+        if size == 0 {
+            return Ok((status, body));
+        }
+    }
+}
+
+fn read_line(stream: &mut impl BufRead) -> io::Result<String> {
+    let mut line = String::new();
+    stream.read_line(&mut line)?;
+    Ok(line)
+}
+
+fn read_more(stream: &mut impl BufRead, length: usize, body: &mut Vec<u8>) -> io::Result<()> {
+    let start = body.len();
+    body.resize(start + length, 0);
+    stream.read_exact(&mut body[start..])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_read_by_its_length_or_in_chunks_and_no_byte_further() {
+        let mut two: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}\
+                               HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\n{\"a\r\n4\r\n\":1}\r\n0\r\n\r\nrest";
+        assert_eq!(read_answer(&mut two).unwrap().1, b"{}");
+        assert_eq!(read_answer(&mut two).unwrap().1, b"{\"a\":1}");
+        assert_eq!(two, b"rest");
     }
 }
