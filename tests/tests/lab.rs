@@ -8,8 +8,8 @@ use std::{
 };
 
 use wire_tests::{
-    Access, Change, Dockerd, Etcd, ExpectedPeer, Family, Host, Lab, LossMeter, Monitor, Path, PeerLease, Result, check,
-    control_run, eventually, expect_peers, lab, namespaces_of, processes_in, remove,
+    Access, Agent, AgentSpec, Change, Dockerd, Etcd, ExpectedPeer, Family, Host, Lab, LossMeter, Monitor, Path,
+    PeerLease, Result, check, control_run, eventually, expect_peers, lab, namespaces_of, processes_in, remove,
 };
 
 #[test]
@@ -216,6 +216,25 @@ impl Overlay {
         namespace.bridge(&format!("fdb add {mac} dev {device} dst {public} self permanent"))?;
         namespace.ip(&format!("route add {subnet}/{len} via {subnet} dev {device} onlink")).map(drop)
     }
+}
+
+#[test]
+fn a_trace_shows_each_write_to_the_kernel_and_no_reading() -> Result {
+    let lab = lab!();
+    let host = lab.host("h1")?;
+    // In the agent's place: a shell that writes twice, reads once, and waits.
+    let script = "ip link add d1 type bridge; ip route show; ip link set d1 up; exec sleep 60";
+    let wrapper = ["sh", "-c", script].map(str::to_owned).to_vec();
+    let mut stand_in = Agent::spawn(&host, AgentSpec { wrapper, ..AgentSpec::default() }.traced())?;
+    let mut writes = Vec::new();
+    eventually(Duration::from_secs(10), || {
+        writes = stand_in.kernel_writes()?;
+        check(writes.len() >= 2, || format!("{writes:?}"))
+    })?;
+    check(writes == ["RTM_NEWLINK", "RTM_NEWLINK"], || format!("{writes:?}"))?;
+    // The signal reaches the traced process itself, not its tracer.
+    let (status, _) = stand_in.terminate()?;
+    check(status.code().is_none(), || format!("it ended with {status}"))
 }
 
 #[test]
