@@ -1,1 +1,40 @@
-//! Placeholder.
+//! What this host's kernel should hold for a set of leases, and getting it there.
+//!
+//! Flow: [`select`] turns the network config into a [`Backend`]; its `desired` turns leases into a [`NetState`];
+//! [`plan()`] compares that with what a [`Dataplane`] read; a [`Reconciler`] applies the difference until nothing
+//! differs. A [`Monitor`] says when to look again.
+//!
+//! This crate never depends on `wire-agent`, and knows nothing of etcd, files of others or command lines. Only
+//! `dataplane` and `firewall` touch the kernel; everything else takes values and returns values.
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
+
+mod alloc;
+mod backend;
+mod dataplane;
+mod firewall;
+mod mtu;
+mod name;
+mod op;
+mod plan;
+mod reconcile;
+#[cfg(feature = "sim")]
+pub mod sim;
+mod state;
+mod vtep;
+mod vxlan;
+
+pub use backend::{Backend, Placement, Scope, SelectError, select};
+pub use dataplane::{
+    Attempt, Dataplane, DataplaneError, ErrorKind, Host, HostLink, Monitor, NetlinkDataplane, OpError, RouteForm,
+    Underlay, UnderlayChoice, UnderlayError, Wake, accept_no_router_advertisements, forward_packets,
+};
+pub use firewall::{FirewallError, ForwardAccept};
+pub use mtu::{Mtu, Overhead};
+pub use name::{LinkName, LinkNameError};
+pub use op::Op;
+pub use plan::{Conflict, Plan, plan};
+pub use reconcile::{Failure, Reconciler, Report};
+pub use state::{
+    Address, FdbKey, Link, LinkKind, NeighbourKey, NetState, Owner, PROTOCOL, Route, RouteKey, Via, Vxlan,
+};
+pub use vtep::choose;

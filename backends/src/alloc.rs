@@ -1,0 +1,42 @@
+//! Subnets only: no traffic between hosts.
+
+use wire_lease::{BackendData, Lease, LeaseTable, NetworkConfig, Prefix};
+
+use crate::{Backend, Mtu, NetState, Placement, Scope, backend::blackholes};
+
+/// flannel's `alloc`: leases subnets and leaves the network to somebody else.
+#[derive(Debug)]
+pub(crate) struct Alloc {
+    mtu: Mtu,
+    networks: Vec<Prefix>,
+    blackhole: bool,
+}
+
+impl Alloc {
+    pub(crate) fn new(config: &NetworkConfig, placement: &Placement) -> Self {
+        let networks = config.pools.iter().map(|(_, pool)| pool.network).collect();
+        Self { mtu: placement.underlay.mtu, networks, blackhole: placement.blackhole }
+    }
+}
+
+impl Backend for Alloc {
+    fn desired(&self, own: &Lease, _: &LeaseTable) -> NetState {
+        let mut state = NetState::default();
+        if self.blackhole {
+            state.routes.extend(blackholes(own));
+        }
+        state
+    }
+
+    fn data(&self) -> BackendData {
+        BackendData::Untyped
+    }
+
+    fn mtu(&self) -> Mtu {
+        self.mtu
+    }
+
+    fn scope(&self) -> Scope {
+        Scope { networks: self.networks.clone(), ..Scope::default() }
+    }
+}

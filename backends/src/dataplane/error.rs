@@ -1,0 +1,113 @@
+//! What can go wrong between us and the kernel.
+
+use std::io;
+
+use nix::errno::Errno;
+
+/// A read that failed, or a socket that could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum DataplaneError {
+    /// No netlink socket.
+    #[error("cannot open a netlink socket")]
+    Open(#[source] io::Error),
+    /// The kernel does not answer, or refuses.
+    #[error("cannot read {what} from the kernel")]
+    Read {
+        /// What was asked for.
+        what: &'static str,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// Changes made while we read, again and again.
+    #[error("{what} changed each time they were read")]
+    Unsteady {
+        /// What was asked for.
+        what: &'static str,
+    },
+    /// The monitor's socket failed.
+    #[error("cannot hear of changes in the kernel")]
+    Monitor(#[source] io::Error),
+}
+
+/// An operation that failed.
+#[derive(Debug, thiserror::Error)]
+#[error("{}{}", .kind.text(), .detail.as_deref().map(|text| format!(": {text}")).unwrap_or_default())]
+pub struct OpError {
+    /// What kind of failure it is.
+    pub kind: ErrorKind,
+    /// What the kernel says about it, where it says something.
+    pub detail: Option<String>,
+    /// The error's number.
+    #[source]
+    pub source: io::Error,
+}
+
+/// Kinds of failure, as far as they matter to who reads of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ErrorKind {
+    /// Something is there already (`EEXIST`).
+    Exists,
+    /// Nothing is there (`ENOENT`, `ESRCH`, `EADDRNOTAVAIL`).
+    Absent,
+    /// The device is gone (`ENODEV`, `ENXIO`).
+    NoDevice,
+    /// We may not (`EPERM`, `EACCES`): `CAP_NET_ADMIN` is missing.
+    Permission,
+    /// The kernel cannot do that (`EOPNOTSUPP`): for a link, its module is missing.
+    Unsupported,
+    /// The device is busy (`EBUSY`).
+    Busy,
+    /// No memory for it (`ENOBUFS`, `ENOMEM`).
+    NoBuffers,
+    /// No reply came: it may or may not have been done.
+    Lost,
+    /// Anything else.
+    Other,
+}
+
+impl ErrorKind {
+    const fn text(self) -> &'static str {
+        match self {
+            Self::Exists => "something is there already",
+            Self::Absent => "there is no such entry",
+            Self::NoDevice => "the device is gone",
+            Self::Permission => "not allowed: the agent needs CAP_NET_ADMIN",
+            Self::Unsupported => "this kernel cannot do that: is the module loaded?",
+            Self::Busy => "the device is busy",
+            Self::NoBuffers => "the kernel has no memory for it",
+            Self::Lost => "the kernel did not reply",
+            Self::Other => "the kernel refuses it",
+        }
+    }
+}
+
+impl OpError {
+    pub(crate) fn new(source: io::Error, detail: Option<String>) -> Self {
+        let kind = match source.raw_os_error().map(Errno::from_raw) {
+            Some(Errno::EEXIST) => ErrorKind::Exists,
+            Some(Errno::ENOENT | Errno::ESRCH | Errno::EADDRNOTAVAIL) => ErrorKind::Absent,
+            Some(Errno::ENODEV | Errno::ENXIO) => ErrorKind::NoDevice,
+            Some(Errno::EPERM | Errno::EACCES) => ErrorKind::Permission,
+            Some(Errno::EOPNOTSUPP) => ErrorKind::Unsupported,
+            Some(Errno::EBUSY) => ErrorKind::Busy,
+            Some(Errno::ENOBUFS | Errno::ENOMEM) => ErrorKind::NoBuffers,
+            Some(Errno::EAGAIN | Errno::ETIMEDOUT) => ErrorKind::Lost,
+            Some(_) | None => ErrorKind::Other,
+        };
+        Self { kind, detail, source }
+    }
+
+    pub(crate) fn of(errno: Errno) -> Self {
+        Self::new(errno.into(), None)
+    }
+
+    /// The same again, for another operation that shares its fate.
+    pub(crate) fn again(&self) -> Self {
+        let source = self
+            .source
+            .raw_os_error()
+            .map_or_else(|| io::Error::new(self.source.kind(), self.source.to_string()), io::Error::from_raw_os_error);
+        Self { kind: self.kind, detail: self.detail.clone(), source }
+    }
+}

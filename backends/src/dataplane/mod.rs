@@ -1,0 +1,41 @@
+//! The only place that reads and changes the kernel's network.
+
+mod attribute;
+mod decode;
+mod encode;
+mod error;
+#[cfg(test)]
+mod measure;
+mod monitor;
+mod nexthop;
+mod read;
+mod socket;
+mod sysctl;
+#[cfg(test)]
+mod tests;
+mod underlay;
+mod write;
+
+pub use error::{DataplaneError, ErrorKind, OpError};
+pub use monitor::{Monitor, Wake};
+pub use sysctl::{accept_no_router_advertisements, forward_packets};
+pub use underlay::{Host, HostLink, Underlay, UnderlayChoice, UnderlayError};
+pub use write::{NetlinkDataplane, RouteForm};
+
+use crate::{NetState, Op, Scope};
+
+/// What became of one operation.
+pub type Attempt = Result<(), OpError>;
+
+/// The kernel, or something that behaves like it.
+pub trait Dataplane {
+    /// Reads all that `scope` names.
+    ///
+    /// # Errors
+    /// When the kernel does not answer, or refuses. Nothing is known then.
+    fn read(&mut self, scope: &Scope) -> Result<NetState, DataplaneError>;
+
+    /// Carries out `ops` in order and says of each what became of it. One that fails stops no other. What is there already,
+    /// or gone already, counts as done, except a route that somebody else put there first.
+    fn apply(&mut self, ops: &[Op]) -> Vec<Attempt>;
+}

@@ -1,0 +1,239 @@
+//! Hearing of changes, to know when to look again. What an event says is never taken over: it is only compared with what we
+//! believe the kernel holds, so that the echo of our own writes wakes nobody.
+
+use std::{future::poll_fn, io, task::Poll};
+
+use netlink_sys::{AsyncSocket, TokioSocket, protocols::NETLINK_ROUTE};
+use nix::errno::Errno;
+
+use super::{
+    DataplaneError,
+    attribute::{Header, messages, number},
+    decode::{self, Names, Neighbour, RouteContext},
+    encode::{DELADDR, DELLINK, DELNEIGH, DELROUTE, NEWADDR, NEWLINK, NEWNEIGH, NEWROUTE},
+    nexthop::{self, Hop, Nexthops},
+    socket::{LONGEST_DATAGRAM, force_buffer},
+};
+use crate::{Link, LinkKind, NetState, Owner, PROTOCOL, Scope};
+
+/// `RTNLGRP_LINK`, `_NEIGH`, `_IPV4_IFADDR`, `_IPV4_ROUTE`, `_IPV6_IFADDR`, `_IPV6_ROUTE` of linux/rtnetlink.h.
+const GROUPS: [u32; 6] = [1, 3, 5, 7, 9, 11];
+/// `RTNLGRP_NEXTHOP`, since Linux 5.3.
+const NEXTHOP_GROUP: u32 = 32;
+
+/// A socket that hears of all changes in this thread's network namespace, and keeps none of them: its memory is bounded.
+pub struct Monitor {
+    socket: TokioSocket,
+    scope: Scope,
+    buffer: Vec<u8>,
+}
+
+/// What has changed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Wake {
+    /// Something of ours, or in the way of ours, is not as we believe: read it again.
+    pub ours: bool,
+    /// The underlay's link or its addresses changed: find the underlay again.
+    pub underlay: bool,
+    /// Changes were lost: anything may have changed. The other two are set as well.
+    pub overrun: bool,
+}
+
+impl Wake {
+    /// Whether anything has changed.
+    #[must_use]
+    pub const fn any(self) -> bool {
+        self.ours || self.underlay
+    }
+
+    const OVERRUN: Self = Self { ours: true, underlay: true, overrun: true };
+}
+
+impl Monitor {
+    /// Opens the socket, in the network namespace of the calling thread. Needs a tokio runtime with I/O.
+    ///
+    /// # Errors
+    /// When there is no netlink.
+    pub fn open(scope: Scope) -> Result<Self, DataplaneError> {
+        let open = || -> io::Result<TokioSocket> {
+            let mut socket = TokioSocket::new(NETLINK_ROUTE)?;
+            socket.socket_mut().bind_auto()?;
+            force_buffer(socket.socket_ref());
+            for group in GROUPS {
+                socket.socket_mut().add_membership(group)?;
+            }
+            let _ = socket.socket_mut().add_membership(NEXTHOP_GROUP);
+            Ok(socket)
+        };
+        let socket = open().map_err(DataplaneError::Monitor)?;
+        Ok(Self { socket, scope, buffer: Vec::with_capacity(LONGEST_DATAGRAM) })
+    }
+
+    /// Waits until something is not as `believed`.
+    ///
+    /// # Errors
+    /// When the socket failed; a new one is needed.
+    ///
+    /// # Cancel safety
+    /// Safe: what was heard has been compared, and what has not been read stays in the socket.
+    pub async fn changed(&mut self, believed: &NetState) -> Result<Wake, DataplaneError> {
+        let view = View::new(&self.scope, believed);
+        poll_fn(|context| {
+            let mut wake = Wake::default();
+            loop {
+                self.buffer.clear();
+                match self.socket.poll_recv(context, &mut self.buffer) {
+                    Poll::Ready(heard) => hear(&view, heard, &self.buffer, &mut wake)?,
+                    Poll::Pending if wake.any() => return Poll::Ready(Ok(wake)),
+                    Poll::Pending => return Poll::Pending,
+                }
+            }
+        })
+        .await
+    }
+
+    /// Reads all that has been heard until now, without waiting.
+    ///
+    /// # Errors
+    /// When the socket failed; a new one is needed.
+    pub fn drain(&mut self, believed: &NetState) -> Result<Wake, DataplaneError> {
+        let view = View::new(&self.scope, believed);
+        let mut wake = Wake::default();
+        loop {
+            self.buffer.clear();
+            match self.socket.socket_ref().recv(&mut self.buffer, 0) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(wake),
+                heard => hear(&view, heard.map(drop), &self.buffer, &mut wake)?,
+            }
+        }
+    }
+}
+
+/// Compares one datagram, or notes that some were lost.
+fn hear(view: &View<'_>, heard: io::Result<()>, datagram: &[u8], wake: &mut Wake) -> Result<(), DataplaneError> {
+    match heard {
+        Ok(()) => messages(datagram).for_each(|(header, body)| view.compare(header, body, wake)),
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+        Err(error) if error.raw_os_error() == Some(Errno::ENOBUFS as i32) => *wake = Wake::OVERRUN,
+        Err(error) => return Err(DataplaneError::Monitor(error)),
+    }
+    Ok(())
+}
+
+/// What events are compared with.
+struct View<'a> {
+    scope: &'a Scope,
+    believed: &'a NetState,
+    names: Names,
+    devices: Names,
+    nexthops: Nexthops,
+}
+
+impl<'a> View<'a> {
+    fn new(scope: &'a Scope, believed: &'a NetState) -> Self {
+        let numbered = |keep: &dyn Fn(&Link) -> bool| -> Names {
+            let links = believed.links.iter().filter(|(_, link)| keep(link));
+            links.filter_map(|(name, link)| Some((link.index?, *name))).collect()
+        };
+        let (names, devices) = (numbered(&|_| true), numbered(&|link| link.owner == Owner::Ours));
+        Self { scope, believed, names, devices, nexthops: Nexthops::default() }
+    }
+
+    fn compare(&self, header: Header, body: &[u8], wake: &mut Wake) {
+        match header.kind {
+            NEWLINK | DELLINK => self.link(header.kind == NEWLINK, body, wake),
+            NEWADDR | DELADDR => self.address(header.kind == NEWADDR, body, wake),
+            NEWNEIGH | DELNEIGH => wake.ours |= self.neighbour_differs(header.kind == NEWNEIGH, body),
+            NEWROUTE | DELROUTE => wake.ours |= self.route_differs(header.kind == NEWROUTE, body),
+            nexthop::DELETE => wake.ours |= self.nexthop_missing(body),
+            _ => {}
+        }
+    }
+
+    fn link(&self, new: bool, body: &[u8], wake: &mut Wake) {
+        // Bridges and others speak of their ports in messages of their own family: not the link itself.
+        if body.first() != Some(&0) {
+            return;
+        }
+        let Some((name, link)) = decode::link(body, &self.names) else { return };
+        let there = self.believed.links.get(&name);
+        let same = new && there.is_some_and(|there| there.index == link.index && there.equals(&link));
+        let unknown = !new && there.is_none_or(|there| there.index != link.index);
+        if same || unknown {
+            return;
+        }
+        if self.scope.parent == Some(name) {
+            wake.underlay = true;
+            wake.ours |= !new;
+        } else if there.is_some() || self.scope.devices.contains(&name) {
+            wake.ours = true;
+        } else if let Some(index) = link.index {
+            // One of ours under a new name.
+            wake.ours |= self.devices.contains_key(&index);
+            wake.underlay |= self.is_parent(index);
+        }
+    }
+
+    fn address(&self, new: bool, body: &[u8], wake: &mut Wake) {
+        let Some((index, ..)) = decode::any_address(body) else { return };
+        wake.underlay |= self.is_parent(index);
+        if let Some(address) = decode::device_address(body, &self.devices) {
+            wake.ours |= self.believed.addresses.contains(&address) != new;
+        }
+    }
+
+    fn is_parent(&self, index: u32) -> bool {
+        self.names.get(&index).is_some_and(|name| self.scope.parent == Some(*name))
+    }
+
+    fn neighbour_differs(&self, new: bool, body: &[u8]) -> bool {
+        // A hint first: on a busy host nearly all of these are of other links.
+        if !body.get(4..8).and_then(number).is_some_and(|index| self.devices.contains_key(&index)) {
+            return false;
+        }
+        match decode::neighbour(body, &self.devices) {
+            Some(Neighbour::Neighbour(key, mac)) => {
+                let there = self.believed.neighbours.get(&key);
+                if new { there != Some(&mac) } else { there.is_some() }
+            }
+            Some(Neighbour::Fdb(key, destination)) => {
+                let there = self.believed.fdb.get(&key);
+                if new { there != Some(&destination) } else { there == Some(&destination) }
+            }
+            // One of ours that is no longer permanent, or one that never was.
+            None => decode::neighbour_key(body, &self.devices)
+                .is_some_and(|key| self.believed.neighbours.contains_key(&key)),
+        }
+    }
+
+    fn route_differs(&self, new: bool, body: &[u8]) -> bool {
+        let context = RouteContext { scope: self.scope, names: &self.names, nexthops: &self.nexthops };
+        let Some((key, route, _)) = decode::route(body, &context) else { return false };
+        let there = self.believed.routes.get(&key);
+        if new { !there.is_some_and(|there| there.does_as(&route)) } else { there.is_some() }
+    }
+
+    /// Whether a nexthop object went that a route we believe in needs: the kernel says nothing of the route itself.
+    fn nexthop_missing(&self, body: &[u8]) -> bool {
+        let Some(hop) = Hop::decode(body).filter(|hop| hop.protocol == PROTOCOL) else { return false };
+        let Some(link) = self.devices.get(&hop.device) else { return false };
+        let gateway = hop.gateway;
+        self.believed.routes.values().any(|route| {
+            matches!(&route.via, crate::Via::Gateway { gateway: by, link: on, .. } if *by == gateway && on == link)
+        })
+    }
+}
+
+impl Link {
+    /// Whether nothing about it changed that we look at.
+    fn equals(&self, other: &Self) -> bool {
+        let kind = match (&self.kind, &other.kind) {
+            // Of the parent of a foreign device the name may be unknown.
+            (LinkKind::Vxlan(a), LinkKind::Vxlan(b)) => {
+                a.vni == b.vni && a.local == b.local && a.learning == b.learning
+            }
+            (a, b) => a == b,
+        };
+        kind && self.mac == other.mac && self.mtu == other.mtu && self.up == other.up
+    }
+}

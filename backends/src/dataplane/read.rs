@@ -1,0 +1,174 @@
+//! Reading what the kernel holds: only our devices, by filters in the kernel, and the main table's routes.
+
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    io,
+};
+
+use nix::errno::Errno;
+use wire_lease::Family;
+
+use super::{
+    DataplaneError,
+    decode::{self, Names, Neighbour, RouteContext},
+    encode,
+    nexthop::{self, ById, Hop, Nexthops},
+    socket::{Batch, Netlink},
+};
+use crate::{Link, LinkKind, LinkName, NetState, Owner, Route, RouteKey, Scope};
+
+/// What a read brings beside the state itself.
+pub(crate) struct Reading {
+    pub(crate) state: NetState,
+    /// Names of the links that matter, by number.
+    pub(crate) names: Names,
+    /// `None` where the kernel has no nexthop objects (before Linux 5.3).
+    pub(crate) nexthops: Option<Nexthops>,
+}
+
+/// Reads all that `scope` names.
+pub(crate) fn read(netlink: &mut Netlink, scope: &Scope) -> Result<Reading, DataplaneError> {
+    let (links, mut names) = read_links(netlink, scope)?;
+    let mut state = NetState { links, ..NetState::default() };
+    let devices: Names = state
+        .links
+        .iter()
+        .filter(|(_, link)| link.owner == Owner::Ours)
+        .filter_map(|(name, link)| Some((link.index?, *name)))
+        .collect();
+    for index in devices.keys() {
+        read_device(netlink, *index, &devices, &mut state)?;
+    }
+    let hops = dump_nexthops(netlink)?;
+    let supported = hops.is_some();
+    let mut nexthops = Nexthops::new(hops.unwrap_or_default(), &devices.keys().copied().collect());
+    for (key, route, hop) in read_routes(netlink, scope, &mut names, &nexthops)? {
+        if let (Owner::Ours, Some(hop)) = (route.owner, hop) {
+            nexthops.set_route(key, Some(hop));
+        }
+        // Of several routes with one key the first is in use.
+        state.routes.entry(key).or_insert(route);
+    }
+    Ok(Reading { state, names, nexthops: supported.then_some(nexthops) })
+}
+
+/// All VXLAN devices, whatever has one of our names, and the parent.
+fn read_links(netlink: &mut Netlink, scope: &Scope) -> Result<(BTreeMap<LinkName, Link>, Names), DataplaneError> {
+    let mut links = BTreeMap::new();
+    let mut names = Names::new();
+    // The parent first, so that the others can name it.
+    for name in scope.parent.iter().chain(&scope.devices) {
+        if let Some((name, link)) = link_by(netlink, Some(*name), 0, &names)? {
+            names.extend(link.index.map(|index| (index, name)));
+            links.insert(name, link);
+        }
+    }
+    let request = |batch: &mut Batch, flags| encode::list_links(batch, flags, Some("vxlan"));
+    for (name, link) in netlink.dump("links", &request, |body| decode::link(body, &names))? {
+        let is_vxlan = matches!(link.kind, LinkKind::Vxlan(_));
+        if is_vxlan {
+            links.entry(name).or_insert(link);
+        }
+    }
+    for (name, link) in &mut links {
+        let ours = scope.devices.contains(name) && matches!(link.kind, LinkKind::Vxlan(_));
+        link.owner = if ours { Owner::Ours } else { Owner::Foreign };
+    }
+    Ok((links, names))
+}
+
+/// One link by name, or by number.
+pub(crate) fn link_by(
+    netlink: &mut Netlink,
+    name: Option<LinkName>,
+    index: u32,
+    names: &Names,
+) -> Result<Option<(LinkName, Link)>, DataplaneError> {
+    let mut batch = Batch::default();
+    encode::get_link(&mut batch, name, index);
+    let mut found = None;
+    match netlink.ask(&mut batch, |body| found = decode::link(body, names)) {
+        Ok(_) => Ok(found),
+        Err(error) if is(&error, Errno::ENODEV) => Ok(None),
+        Err(source) => Err(DataplaneError::Read { what: "a link", source }),
+    }
+}
+
+fn read_device(netlink: &mut Netlink, index: u32, devices: &Names, state: &mut NetState) -> Result<(), DataplaneError> {
+    for family in Family::ALL {
+        let request = |batch: &mut Batch, flags| encode::list_addresses(batch, flags, family, index);
+        let found = netlink.dump("addresses", &request, |body| decode::device_address(body, devices));
+        state.addresses.extend(or_gone(found)?);
+    }
+    for family in [None, Some(Family::V4), Some(Family::V6)] {
+        let request = |batch: &mut Batch, flags| encode::list_neighbours(batch, flags, family, index);
+        let what = if family.is_some() { "neighbours" } else { "FDB entries" };
+        let found = netlink.dump(what, &request, |body| decode::neighbour(body, devices));
+        for entry in or_gone(found)? {
+            match entry {
+                Neighbour::Neighbour(key, mac) => drop(state.neighbours.insert(key, mac)),
+                Neighbour::Fdb(key, destination) => drop(state.fdb.insert(key, destination)),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A device that went meanwhile has nothing on it.
+fn or_gone<T>(found: Result<Vec<T>, DataplaneError>) -> Result<Vec<T>, DataplaneError> {
+    match found {
+        Err(DataplaneError::Read { source, .. }) if is(&source, Errno::ENODEV) => Ok(Vec::new()),
+        other => other,
+    }
+}
+
+fn dump_nexthops(netlink: &mut Netlink) -> Result<Option<Vec<Hop>>, DataplaneError> {
+    let request = |batch: &mut Batch, flags| batch.push(nexthop::GET, flags, &ById(None));
+    match netlink.dump("nexthops", &request, Hop::decode) {
+        Err(DataplaneError::Read { source, .. }) if is(&source, Errno::EOPNOTSUPP) => Ok(None),
+        other => other.map(Some),
+    }
+}
+
+/// Our routes, and all in the overlay's networks.
+fn read_routes(
+    netlink: &mut Netlink,
+    scope: &Scope,
+    names: &mut Names,
+    nexthops: &Nexthops,
+) -> Result<Vec<(RouteKey, Route, Option<u32>)>, DataplaneError> {
+    let mut found = Vec::new();
+    // Links that only foreign routes name: looked up once each, and read again with their names.
+    let unknown = RefCell::new(BTreeSet::new());
+    for family in Family::ALL {
+        let request = |batch: &mut Batch, flags| encode::list_routes(batch, flags, family);
+        for _ in 0..2 {
+            let context = RouteContext { scope, names, nexthops };
+            let routes = netlink.dump("routes", &request, |body| {
+                let route = decode::route(body, &context)?;
+                unknown.borrow_mut().extend(decode::unnamed_device(body, names));
+                Some(route)
+            })?;
+            let missing = unknown.take();
+            if missing.is_empty() {
+                found.extend(routes);
+                break;
+            }
+            for index in missing {
+                let name = link_by(netlink, None, index, names)?.map(|(name, _)| name);
+                names.insert(index, name.unwrap_or_else(|| fallback_name(index)));
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// For a link that went between its route and our question.
+fn fallback_name(index: u32) -> LinkName {
+    format!("if{index}").parse().expect("eleven letters and digits at most")
+}
+
+pub(crate) fn is(error: &io::Error, errno: Errno) -> bool {
+    error.raw_os_error() == Some(errno as i32)
+}

@@ -1,0 +1,224 @@
+//! Writing: operations to messages, messages to the kernel, answers back to operations.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use nix::errno::Errno;
+use wire_lease::Family;
+
+use super::{
+    Attempt, Dataplane, DataplaneError, ErrorKind, OpError,
+    encode::{self, Through},
+    nexthop::{self, ById, Nexthops},
+    read::{self, Reading},
+    socket::{Batch, Netlink},
+    sysctl,
+};
+use crate::{LinkKind, LinkName, NetState, Op, Route, RouteKey, Scope, Via};
+
+/// The kernel of this thread's network namespace, through one netlink socket.
+pub struct NetlinkDataplane {
+    netlink: Netlink,
+    form: RouteForm,
+    links: BTreeMap<LinkName, u32>,
+    nexthops: Option<Nexthops>,
+}
+
+/// How IPv4 routes are written. They do the same either way (docs/adr/0002).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RouteForm {
+    /// With nexthop objects where the kernel has them: the time for one route does not grow with their number.
+    #[default]
+    Nexthop,
+    /// With the gateway in the route, as flannel has it.
+    Plain,
+}
+
+impl NetlinkDataplane {
+    /// Opens the socket, in the network namespace of the calling thread.
+    ///
+    /// # Errors
+    /// When there is no netlink.
+    pub fn open(form: RouteForm) -> Result<Self, DataplaneError> {
+        Ok(Self { netlink: Netlink::open()?, form, links: BTreeMap::new(), nexthops: None })
+    }
+
+    /// Puts each route of `state` that is ours in its plain form, in place: flanneld's deletions, which name gateway and
+    /// device, match no other. For those who go back to it.
+    pub fn hand_back(&mut self, state: &NetState) -> Vec<Attempt> {
+        let form = std::mem::replace(&mut self.form, RouteForm::Plain);
+        let ours = state.routes.iter().filter(|(_, route)| route.owner == crate::Owner::Ours);
+        let ops: Vec<Op> = ours.map(|(key, route)| Op::ReplaceRoute(*key, route.clone())).collect();
+        let attempts = self.apply(&ops);
+        self.form = form;
+        attempts
+    }
+
+    /// Operations of one kind of target: links themselves, or what is on them.
+    fn apply_segment(&mut self, ops: &[Op]) -> Vec<Attempt> {
+        let mut batch = Batch::default();
+        let encoded: Vec<Result<Encoded, OpError>> = ops.iter().map(|op| self.encode(&mut batch, op)).collect();
+        let mut answers = self.netlink.send(&mut batch).into_iter();
+        let mut attempts = Vec::with_capacity(ops.len());
+        for (op, encoded) in ops.iter().zip(encoded) {
+            let attempt = encoded.and_then(|encoded| {
+                // All of an operation's messages are answered for; the first failure is its own.
+                let answers: Vec<Attempt> = answers.by_ref().take(encoded.messages).collect();
+                answers.into_iter().collect::<Result<(), _>>()?;
+                if let (Some(nexthops), Some((key, hop))) = (&mut self.nexthops, encoded.route) {
+                    nexthops.set_route(key, hop);
+                }
+                Ok(())
+            });
+            attempts.push(attempt.or_else(|error| forgive(op, error)));
+        }
+        attempts
+    }
+
+    fn encode(&mut self, batch: &mut Batch, op: &Op) -> Result<Encoded, OpError> {
+        let before = batch.len();
+        let mut route_hop = None;
+        match op {
+            Op::CreateLink(name, link) => {
+                let parent = match &link.kind {
+                    LinkKind::Vxlan(vxlan) => vxlan.parent,
+                    LinkKind::Other(_) => None,
+                };
+                let parent = parent.map(|parent| self.index(parent)).transpose()?;
+                encode::create_link(batch, *name, link, parent).ok_or_else(|| OpError::of(Errno::EOPNOTSUPP))?;
+            }
+            Op::ChangeLink(name, link) => encode::change_link(batch, self.index(*name)?, link),
+            Op::DeleteLink(name) => encode::delete_link(batch, self.index(*name)?),
+            Op::PutAddress(address) => encode::put_address(batch, self.index(address.link)?, address),
+            Op::DeleteAddress(address) => encode::delete_address(batch, self.index(address.link)?, address),
+            Op::PutFdb(key, destination) => encode::put_fdb(batch, self.index(key.link)?, key, *destination),
+            Op::DeleteFdb(key) => encode::delete_fdb(batch, self.index(key.link)?, key),
+            Op::PutNeighbour(key, mac) => encode::put_neighbour(batch, self.index(key.link)?, key, *mac),
+            Op::DeleteNeighbour(key) => encode::delete_neighbour(batch, self.index(key.link)?, key),
+            Op::AddRoute(key, route) | Op::ReplaceRoute(key, route) => {
+                let through = self.offer(batch, key, route)?;
+                encode::put_route(batch, matches!(op, Op::ReplaceRoute(..)), key, route, through);
+                route_hop = Some((*key, through.nexthop()));
+            }
+            Op::DeleteRoute(key, route) => {
+                let through = match self.nexthops.as_ref().and_then(|nexthops| nexthops.of_route(key)) {
+                    Some(id) => Through::Nexthop(id),
+                    None => self.plain(route)?,
+                };
+                encode::delete_route(batch, key, route, through);
+                route_hop = Some((*key, None));
+            }
+        }
+        Ok(Encoded { messages: batch.len() - before, route: route_hop })
+    }
+
+    /// How a route is to name its gateway; makes the nexthop object where it is missing.
+    fn offer(&mut self, batch: &mut Batch, key: &RouteKey, route: &Route) -> Result<Through, OpError> {
+        let plain = self.plain(route)?;
+        let (Via::Gateway { gateway: gateway @ IpAddr::V4(_), onlink: true, .. }, Through::Link(device)) =
+            (&route.via, plain)
+        else {
+            return Ok(plain);
+        };
+        // IPv6 routes share nothing that grows with their number.
+        let wanted = self.form == RouteForm::Nexthop && key.destination.family() == Family::V4;
+        let Some(nexthops) = self.nexthops.as_mut().filter(|_| wanted) else { return Ok(plain) };
+        let (hop, new) = nexthops.offer(device, *gateway);
+        if new {
+            let flags = netlink_packet_core::NLM_F_CREATE | netlink_packet_core::NLM_F_EXCL;
+            batch.push(nexthop::NEW, flags, &hop);
+        }
+        Ok(Through::Nexthop(hop.id))
+    }
+
+    fn plain(&self, route: &Route) -> Result<Through, OpError> {
+        route.link().map_or(Ok(Through::Nowhere), |link| self.index(link).map(Through::Link))
+    }
+
+    fn index(&self, name: LinkName) -> Result<u32, OpError> {
+        self.links.get(&name).copied().ok_or_else(|| OpError::of(Errno::ENODEV))
+    }
+
+    /// What links are called now that some were made or removed.
+    fn learn_links(&mut self, ops: &[Op]) {
+        for op in ops {
+            match op {
+                Op::CreateLink(name, _) => {
+                    let found = read::link_by(&mut self.netlink, Some(*name), 0, &BTreeMap::new());
+                    let index = found.ok().flatten().and_then(|(_, link)| link.index);
+                    self.links.extend(index.map(|index| (*name, index)));
+                    sysctl::accept_no_router_advertisements(*name);
+                }
+                Op::DeleteLink(name) => drop(self.links.remove(name)),
+                _ => {}
+            }
+        }
+    }
+
+    /// Deletes nexthop objects that no route uses any more. Not an operation of its own: it changes nothing a packet sees.
+    fn sweep(&mut self) {
+        let Some(nexthops) = &mut self.nexthops else { return };
+        let idle = nexthops.take_idle();
+        if idle.is_empty() {
+            return;
+        }
+        let mut batch = Batch::default();
+        for hop in &idle {
+            batch.push(nexthop::DELETE, 0, &ById(Some(hop.id)));
+        }
+        let failed = self.netlink.send(&mut batch).into_iter().filter_map(Result::err);
+        if let Some(error) = failed.filter(|error| error.kind != ErrorKind::Absent).last() {
+            tracing::debug!(%error, "a nexthop object stays");
+        }
+    }
+}
+
+/// What an operation became.
+struct Encoded {
+    messages: usize,
+    /// The route it puts or deletes, and the nexthop object that uses from then on.
+    route: Option<(RouteKey, Option<u32>)>,
+}
+
+impl Through {
+    const fn nexthop(self) -> Option<u32> {
+        match self {
+            Self::Nexthop(id) => Some(id),
+            Self::Link(_) | Self::Nowhere => None,
+        }
+    }
+}
+
+impl Dataplane for NetlinkDataplane {
+    fn read(&mut self, scope: &Scope) -> Result<NetState, DataplaneError> {
+        let Reading { state, names, nexthops } = read::read(&mut self.netlink, scope)?;
+        self.links = names.into_iter().map(|(index, name)| (name, index)).collect();
+        self.nexthops = nexthops;
+        Ok(state)
+    }
+
+    fn apply(&mut self, ops: &[Op]) -> Vec<Attempt> {
+        let mut attempts = Vec::with_capacity(ops.len());
+        // What is on a link can only be written once the link's number is known. Links of one name take turns.
+        for segment in ops.chunk_by(|a, b| !a.is_link() && !b.is_link()) {
+            attempts.extend(self.apply_segment(segment));
+            self.learn_links(segment);
+        }
+        // After a failure the nexthop objects are not known for sure, and one of ours may be somebody else's.
+        if attempts.iter().all(Result::is_ok) {
+            self.sweep();
+        }
+        attempts
+    }
+}
+
+/// What is there already, or gone already, is as good as done. Not a route: what is there may be somebody else's.
+fn forgive(op: &Op, error: OpError) -> Attempt {
+    let done = match op {
+        Op::AddRoute(..) | Op::ReplaceRoute(..) | Op::ChangeLink(..) | Op::CreateLink(..) => false,
+        Op::PutAddress(_) | Op::PutFdb(..) | Op::PutNeighbour(..) => error.kind == ErrorKind::Exists,
+        Op::DeleteLink(_) | Op::DeleteAddress(_) | Op::DeleteFdb(_) | Op::DeleteNeighbour(_) | Op::DeleteRoute(..) => {
+            matches!(error.kind, ErrorKind::Absent | ErrorKind::NoDevice)
+        }
+    };
+    if done { Ok(()) } else { Err(error) }
+}

@@ -1,0 +1,70 @@
+//! The name of a network link.
+
+use std::{fmt, str::FromStr};
+
+/// The name of a network link: at most 15 bytes (`IFNAMSIZ` of linux/if.h, less its closing zero).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LinkName {
+    // Padded with zeros, so that the derived order is that of the text.
+    bytes: [u8; 15],
+}
+
+/// A text that is no link's name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no link name: it has 1 to 15 visible characters and no slash")]
+pub struct LinkNameError(pub String);
+
+impl LinkName {
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        let len = self.bytes.iter().position(|byte| *byte == 0).unwrap_or(self.bytes.len());
+        std::str::from_utf8(&self.bytes[..len]).expect("made from a text")
+    }
+}
+
+impl FromStr for LinkName {
+    type Err = LinkNameError;
+
+    fn from_str(text: &str) -> Result<Self, LinkNameError> {
+        // The kernel's own rule, dev_valid_name in net/core/dev.c.
+        let valid = !text.is_empty()
+            && text.len() <= 15
+            && text != "."
+            && text != ".."
+            && !text
+                .contains(|letter: char| letter == '/' || letter == ':' || letter == '\0' || letter.is_whitespace());
+        if !valid {
+            return Err(LinkNameError(text.chars().take(64).collect()));
+        }
+        let mut bytes = [0; 15];
+        bytes[..text.len()].copy_from_slice(text.as_bytes());
+        Ok(Self { bytes })
+    }
+}
+
+impl fmt::Display for LinkName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl fmt::Debug for LinkName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_has_one_to_fifteen_bytes() {
+        assert_eq!("flannel-v6.1234".parse::<LinkName>().unwrap().to_string(), "flannel-v6.1234");
+        for wrong in ["", "flannel-v6.12345", "a/b", "a b", ".", "..", "a:1"] {
+            assert!(wrong.parse::<LinkName>().is_err(), "{wrong}");
+        }
+        assert!("a".parse::<LinkName>().unwrap() < "ab".parse::<LinkName>().unwrap());
+    }
+}

@@ -1,0 +1,180 @@
+//! One change of the kernel's state.
+
+use std::{fmt, net::IpAddr};
+
+use wire_lease::MacAddr;
+
+use crate::{Address, FdbKey, Link, LinkKind, LinkName, NeighbourKey, NetState, Route, RouteKey};
+
+/// One change of the kernel's state. Each is a single request that the kernel carries out or refuses as a whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Op {
+    /// Makes a link and sets it up.
+    CreateLink(LinkName, Link),
+    /// Sets what can be set in place: MAC, MTU, learning, up.
+    ChangeLink(LinkName, Link),
+    /// Removes a link and with it all that is on it.
+    DeleteLink(LinkName),
+    /// Adds an address to a link.
+    PutAddress(Address),
+    /// Takes an address from a link.
+    DeleteAddress(Address),
+    /// Sets the destination of a MAC, in place of any other.
+    PutFdb(FdbKey, IpAddr),
+    /// Removes a MAC.
+    DeleteFdb(FdbKey),
+    /// Sets the MAC of a neighbour, in place of any other.
+    PutNeighbour(NeighbourKey, MacAddr),
+    /// Removes a neighbour.
+    DeleteNeighbour(NeighbourKey),
+    /// Adds a route where there is none.
+    AddRoute(RouteKey, Route),
+    /// Puts a route in the place of one of ours, without a moment in between.
+    ReplaceRoute(RouteKey, Route),
+    /// Removes a route, given as it was read.
+    DeleteRoute(RouteKey, Route),
+}
+
+impl Op {
+    /// What kind of change it is, for counters.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::CreateLink(..) => "create link",
+            Self::ChangeLink(..) => "change link",
+            Self::DeleteLink(_) => "delete link",
+            Self::PutAddress(_) => "add address",
+            Self::DeleteAddress(_) => "delete address",
+            Self::PutFdb(..) => "set FDB entry",
+            Self::DeleteFdb(_) => "delete FDB entry",
+            Self::PutNeighbour(..) => "set neighbour",
+            Self::DeleteNeighbour(_) => "delete neighbour",
+            Self::AddRoute(..) => "add route",
+            Self::ReplaceRoute(..) => "replace route",
+            Self::DeleteRoute(..) => "delete route",
+        }
+    }
+
+    /// Whether it takes something away.
+    #[must_use]
+    pub const fn is_delete(&self) -> bool {
+        match self {
+            Self::DeleteLink(_)
+            | Self::DeleteAddress(_)
+            | Self::DeleteFdb(_)
+            | Self::DeleteNeighbour(_)
+            | Self::DeleteRoute(..) => true,
+            Self::CreateLink(..)
+            | Self::ChangeLink(..)
+            | Self::PutAddress(_)
+            | Self::PutFdb(..)
+            | Self::PutNeighbour(..)
+            | Self::AddRoute(..)
+            | Self::ReplaceRoute(..) => false,
+        }
+    }
+
+    /// Whether it concerns a link itself, so that the kernel may change other entries with it.
+    #[must_use]
+    pub const fn is_link(&self) -> bool {
+        matches!(self, Self::CreateLink(..) | Self::ChangeLink(..) | Self::DeleteLink(_))
+    }
+}
+
+impl NetState {
+    /// What the state is once `op` is carried out, with what the kernel does by itself: entries go with their link, and
+    /// neighbours with a changed MAC (`neigh_changeaddr` of net/core/neighbour.c).
+    pub fn apply(&mut self, op: &Op) {
+        match op {
+            Op::CreateLink(name, link) => {
+                self.links.insert(*name, link.clone());
+            }
+            Op::ChangeLink(name, link) => {
+                let Some(there) = self.links.get_mut(name) else { return };
+                if there.mac != link.mac {
+                    self.neighbours.retain(|key, _| key.link != *name);
+                }
+                there.set_in_place(link);
+            }
+            Op::DeleteLink(name) => self.forget_link(*name),
+            Op::PutAddress(address) => {
+                self.addresses.insert(*address);
+            }
+            Op::DeleteAddress(address) => {
+                self.addresses.remove(address);
+            }
+            Op::PutFdb(key, destination) => {
+                self.fdb.insert(*key, *destination);
+            }
+            Op::DeleteFdb(key) => {
+                self.fdb.remove(key);
+            }
+            Op::PutNeighbour(key, mac) => {
+                self.neighbours.insert(*key, *mac);
+            }
+            Op::DeleteNeighbour(key) => {
+                self.neighbours.remove(key);
+            }
+            Op::AddRoute(key, route) | Op::ReplaceRoute(key, route) => {
+                self.routes.insert(*key, route.clone());
+            }
+            Op::DeleteRoute(key, _) => {
+                self.routes.remove(key);
+            }
+        }
+    }
+}
+
+impl Link {
+    fn set_in_place(&mut self, want: &Self) {
+        (self.mac, self.mtu, self.up) = (want.mac, want.mtu, want.up);
+        if let (LinkKind::Vxlan(have), LinkKind::Vxlan(want)) = (&mut self.kind, &want.kind) {
+            have.learning = want.learning;
+        }
+    }
+}
+
+impl fmt::Display for Op {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())?;
+        match self {
+            Self::CreateLink(name, link) => write!(f, " {name}: {link}"),
+            Self::ChangeLink(name, link) => write!(f, " {name}: {link}"),
+            Self::DeleteLink(name) => write!(f, " {name}"),
+            Self::PutAddress(address) | Self::DeleteAddress(address) => write!(f, " {address}"),
+            Self::PutFdb(key, destination) => write!(f, " {key} dst {destination}"),
+            Self::DeleteFdb(key) => write!(f, " {key}"),
+            Self::PutNeighbour(key, mac) => write!(f, " {key} lladdr {mac}"),
+            Self::DeleteNeighbour(key) => write!(f, " {key}"),
+            Self::AddRoute(key, route) | Self::ReplaceRoute(key, route) | Self::DeleteRoute(key, route) => {
+                write!(f, " {key} {}", route.via)
+            }
+        }
+    }
+}
+
+impl fmt::Display for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.kind {
+            LinkKind::Vxlan(vxlan) => {
+                write!(f, "vxlan vni {}", vxlan.vni)?;
+                if let Some(parent) = vxlan.parent {
+                    write!(f, " dev {parent}")?;
+                }
+                if let Some(local) = vxlan.local {
+                    write!(f, " local {local}")?;
+                }
+                write!(f, " port {}", vxlan.port_in_use())?;
+                f.write_str(if vxlan.learning { " learning" } else { " nolearning" })?;
+                if vxlan.gbp {
+                    f.write_str(" gbp")?;
+                }
+            }
+            LinkKind::Other(kind) => f.write_str(if kind.is_empty() { "hardware" } else { kind })?,
+        }
+        if let Some(mac) = self.mac {
+            write!(f, " mac {mac}")?;
+        }
+        write!(f, " mtu {} {}", self.mtu, if self.up { "up" } else { "down" })
+    }
+}

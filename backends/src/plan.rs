@@ -1,0 +1,343 @@
+//! The difference between what there is and what should be, as changes in an order that never leaves a gap.
+//!
+//! Puts come first: links, addresses, FDB, neighbours, routes, so that nothing ever points to what is not there yet.
+//! Deletions follow in reverse (docs/adr/0003).
+
+use std::{
+    cmp::Ordering,
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
+
+use wire_lease::Vni;
+
+use crate::{Address, Link, LinkKind, LinkName, NetState, Op, Owner, PROTOCOL, Route, RouteKey, Vxlan};
+
+/// What is to be done, and what cannot be.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// The changes, in order.
+    pub ops: Vec<Op>,
+    /// What stands in the way and is not ours to move.
+    pub conflicts: Vec<Conflict>,
+}
+
+/// Something foreign where we want something else.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Conflict {
+    /// A device with our name that is none of ours.
+    Name {
+        /// The name.
+        link: LinkName,
+        /// What has it.
+        found: Link,
+    },
+    /// Our VNI and port in use by another device: the kernel allows one.
+    Vni {
+        /// The device we want.
+        link: LinkName,
+        /// The VNI both want.
+        vni: Vni,
+        /// The UDP port both want.
+        port: u16,
+        /// The device that has them.
+        holder: LinkName,
+    },
+    /// A route to where we want one, with the same metric or a better one.
+    Route {
+        /// The route we want.
+        key: RouteKey,
+        /// The metric of the one that is there.
+        metric: u32,
+        /// The one that is there.
+        found: Route,
+    },
+}
+
+/// What has to be done so that `have` becomes `want`. Foreign entries of `have` are never touched.
+#[must_use]
+pub fn plan(have: &NetState, want: &NetState) -> Plan {
+    let mut builder = Builder { have, want, links: Links::default(), conflicts: Vec::new() };
+    let mut ops = builder.links();
+    let links = &builder.links;
+    // An address of the set has no value beside its key.
+    let unit = |set: &BTreeSet<Address>| -> BTreeMap<Address, ()> { set.iter().map(|key| (*key, ())).collect() };
+    let (have_addresses, want_addresses) = (unit(&have.addresses), unit(&want.addresses));
+    let addresses = Table { have: &have_addresses, want: &want_addresses, gone: &links.absent };
+    let addresses =
+        addresses.changes(links, |key| key.link, |key, ()| Op::PutAddress(*key), |key| Op::DeleteAddress(*key));
+    let fdb = Table { have: &have.fdb, want: &want.fdb, gone: &links.absent };
+    let fdb = fdb.changes(links, |key| key.link, |key, to| Op::PutFdb(*key, *to), |key| Op::DeleteFdb(*key));
+    let neighbours = Table { have: &have.neighbours, want: &want.neighbours, gone: &links.flushed };
+    let neighbours = neighbours.changes(
+        links,
+        |key| key.link,
+        |key, mac| Op::PutNeighbour(*key, *mac),
+        |key| Op::DeleteNeighbour(*key),
+    );
+    let routes = builder.routes();
+    let mut deletions = Vec::new();
+    for (puts, deletes) in [addresses, fdb, neighbours, routes] {
+        ops.extend(puts);
+        deletions.push(deletes);
+    }
+    ops.extend(deletions.into_iter().rev().flatten());
+    ops.extend(builder.links.leaving.iter().map(|name| Op::DeleteLink(*name)));
+    Plan { ops, conflicts: builder.conflicts }
+}
+
+struct Builder<'a> {
+    have: &'a NetState,
+    want: &'a NetState,
+    links: Links,
+    conflicts: Vec<Conflict>,
+}
+
+/// What becomes of the links, as far as it matters to what is on them.
+#[derive(Default)]
+struct Links {
+    /// Not there, or not for long: nothing that was read on them counts.
+    absent: BTreeSet<LinkName>,
+    /// The same, and those whose MAC changes: the kernel drops their neighbours.
+    flushed: BTreeSet<LinkName>,
+    /// Not to be had: nothing is put on them.
+    blocked: BTreeSet<LinkName>,
+    /// To be removed, with all that is on them.
+    leaving: BTreeSet<LinkName>,
+}
+
+/// One kind of entry.
+struct Table<'a, K, V> {
+    have: &'a BTreeMap<K, V>,
+    want: &'a BTreeMap<K, V>,
+    /// The links whose entries do not count.
+    gone: &'a BTreeSet<LinkName>,
+}
+
+/// Puts and deletions of one kind.
+type Ops = (Vec<Op>, Vec<Op>);
+
+impl<K: Ord, V: PartialEq> Table<'_, K, V> {
+    fn changes(
+        &self,
+        links: &Links,
+        link: impl Fn(&K) -> LinkName,
+        put: impl Fn(&K, &V) -> Op,
+        delete: impl Fn(&K) -> Op,
+    ) -> Ops {
+        let mut ops = Ops::default();
+        for (key, have, want) in merge(self.have, self.want) {
+            let link = link(key);
+            let have = have.filter(|_| !self.gone.contains(&link));
+            if links.blocked.contains(&link) || have == want {
+                continue;
+            }
+            match want {
+                Some(want) => ops.0.push(put(key, want)),
+                None if links.leaving.contains(&link) => {}
+                None => ops.1.push(delete(key)),
+            }
+        }
+        ops
+    }
+}
+
+impl Builder<'_> {
+    fn links(&mut self) -> Vec<Op> {
+        let mut ops = Vec::new();
+        for (name, want) in &self.want.links {
+            let there = self.have.links.get(name);
+            if let Some(conflict) = self.obstacle(*name, want) {
+                self.conflicts.push(conflict);
+                self.links.blocked.insert(*name);
+            } else if let Some(link) = there.filter(|link| link.serves_as(want)) {
+                if !link.equals_in_place(want) {
+                    ops.push(Op::ChangeLink(*name, want.clone()));
+                }
+                if link.mac != want.mac {
+                    self.links.flushed.insert(*name);
+                }
+            } else {
+                self.links.absent.insert(*name);
+                self.links.flushed.insert(*name);
+                // The kernel takes neither two links of one name nor two of one VNI and port: the old one goes first.
+                ops.extend(there.map(|_| Op::DeleteLink(*name)));
+                ops.push(Op::CreateLink(*name, want.clone()));
+            }
+        }
+        let unwanted =
+            |(name, link): &(&LinkName, &Link)| link.owner == Owner::Ours && !self.want.links.contains_key(*name);
+        self.links.leaving = self.have.links.iter().filter(unwanted).map(|(name, _)| *name).collect();
+        ops
+    }
+
+    /// What keeps us from having a link.
+    fn obstacle(&self, name: LinkName, want: &Link) -> Option<Conflict> {
+        match self.have.links.get(&name) {
+            Some(found) if found.owner == Owner::Foreign => Some(Conflict::Name { link: name, found: found.clone() }),
+            Some(link) if link.serves_as(want) => None,
+            Some(_) | None => self.holder(name, want),
+        }
+    }
+
+    /// Another device with the VNI and port we want.
+    fn holder(&self, name: LinkName, want: &Link) -> Option<Conflict> {
+        let LinkKind::Vxlan(wanted) = &want.kind else { return None };
+        let (holder, _) = self.have.links.iter().find(|(other, link)| {
+            **other != name && matches!(&link.kind, LinkKind::Vxlan(vxlan) if vxlan.excludes(wanted))
+        })?;
+        Some(Conflict::Vni { link: name, vni: wanted.vni, port: wanted.port_in_use(), holder: *holder })
+    }
+
+    fn routes(&mut self) -> Ops {
+        let mut ops = Ops::default();
+        let on = |set: &BTreeSet<LinkName>, route: &Route| route.link().is_some_and(|link| set.contains(&link));
+        for (key, have, want) in merge(&self.have.routes, &self.want.routes) {
+            let have = have.filter(|have| !on(&self.links.absent, have));
+            let want = want.filter(|want| !on(&self.links.blocked, want));
+            match (have, want) {
+                (Some(have), Some(want)) if have.does_as(want) => {}
+                (Some(found), Some(_)) if found.owner == Owner::Foreign => {
+                    self.conflicts.push(Conflict::Route { key: *key, metric: key.metric, found: found.clone() });
+                }
+                (Some(_), Some(want)) => ops.0.push(Op::ReplaceRoute(*key, want.clone())),
+                (None, Some(want)) => ops.0.push(Op::AddRoute(*key, want.clone())),
+                (Some(have), None)
+                    if have.owner == Owner::Ours
+                        && !on(&self.links.leaving, have)
+                        && !on(&self.links.blocked, have) =>
+                {
+                    ops.1.push(Op::DeleteRoute(*key, have.clone()));
+                }
+                (Some(_) | None, None) => {}
+            }
+            self.conflicts.extend(want.and_then(|want| self.shadow(key, want)));
+        }
+        ops
+    }
+
+    /// A foreign route that wins over the one we want by a lower metric.
+    fn shadow(&self, key: &RouteKey, want: &Route) -> Option<Conflict> {
+        let (better, found) = self
+            .have
+            .routes
+            .range(RouteKey { metric: 0, ..*key }..*key)
+            .find(|(_, found)| found.owner == Owner::Foreign && !found.does_as(want))?;
+        // A blackhole of ours is there to lose.
+        let wanted = want.link().is_some();
+        wanted.then(|| Conflict::Route { key: *key, metric: better.metric, found: found.clone() })
+    }
+}
+
+impl Link {
+    /// Whether this device can be made into `want` without making it anew. flannel asks the same
+    /// (`vxlanLinksIncompat` of its pkg/backend/vxlan/device.go), so that each takes over the other's.
+    #[must_use]
+    pub fn serves_as(&self, want: &Self) -> bool {
+        match (&self.kind, &want.kind) {
+            (LinkKind::Vxlan(have), LinkKind::Vxlan(want)) => {
+                let differs = |ports: Option<(u16, u16)>| ports.is_some_and(|(have, want)| have != want);
+                have.vni == want.vni
+                    && have.parent == want.parent
+                    && (have.local == want.local || (have.local.is_some() && have.local == want.local_too))
+                    && have.group == want.group
+                    && have.l2miss == want.l2miss
+                    && have.gbp == want.gbp
+                    && !differs(have.port.zip(want.port))
+            }
+            (LinkKind::Other(have), LinkKind::Other(want)) => have == want,
+            (LinkKind::Vxlan(_), LinkKind::Other(_)) | (LinkKind::Other(_), LinkKind::Vxlan(_)) => false,
+        }
+    }
+
+    fn equals_in_place(&self, want: &Self) -> bool {
+        let learning = |link: &Self| matches!(&link.kind, LinkKind::Vxlan(vxlan) if vxlan.learning);
+        self.mac == want.mac && self.mtu == want.mtu && self.up == want.up && learning(self) == learning(want)
+    }
+}
+
+impl Vxlan {
+    /// Whether the kernel refuses `other` while this device is there (`vxlan_vni_in_use` of drivers/net/vxlan).
+    fn excludes(&self, other: &Self) -> bool {
+        self.vni == other.vni
+            && self.port_in_use() == other.port_in_use()
+            && self.underlay() == other.underlay()
+            && self.gbp == other.gbp
+    }
+}
+
+/// Both maps in one pass, in order of key.
+fn merge<'a, K: Ord, V>(
+    have: &'a BTreeMap<K, V>,
+    want: &'a BTreeMap<K, V>,
+) -> impl Iterator<Item = (&'a K, Option<&'a V>, Option<&'a V>)> {
+    let (mut have, mut want) = (have.iter().peekable(), want.iter().peekable());
+    std::iter::from_fn(move || {
+        let first = match (have.peek(), want.peek()) {
+            (None, None) => return None,
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (Some((a, _)), Some((b, _))) => a.cmp(b),
+        };
+        let left = have.next_if(|_| first != Ordering::Greater);
+        let right = want.next_if(|_| first != Ordering::Less);
+        let (key, _) = left.or(right)?;
+        Some((key, left.map(|(_, value)| value), right.map(|(_, value)| value)))
+    })
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.ops.is_empty() && self.conflicts.is_empty() {
+            return writeln!(f, "nothing to do");
+        }
+        for op in &self.ops {
+            writeln!(f, "{op}")?;
+        }
+        for conflict in &self.conflicts {
+            writeln!(f, "CONFLICT {conflict}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Conflict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Name { link, found } => {
+                write!(f, "{link} is wanted as a vxlan device but is there already: {found}; rename or remove it")
+            }
+            Self::Vni { link, vni, port, holder } => {
+                write!(
+                    f,
+                    "{link} cannot be made: {holder} already has VNI {vni} on UDP port {port}; remove it or change VNI or Port"
+                )
+            }
+            Self::Route { key, metric, found } => {
+                let (destination, via, protocol) = (key.destination, &found.via, protocol_name(found.protocol));
+                write!(
+                    f,
+                    "{destination} is taken by a route of protocol {protocol} with metric {metric}: {via}; remove it"
+                )
+            }
+        }
+    }
+}
+
+/// The name iproute2 gives a protocol number (its rt_protos), where it is a common one.
+fn protocol_name(number: u8) -> String {
+    let name = match number {
+        2 => "kernel",
+        3 => "boot",
+        4 => "static",
+        9 => "ra",
+        11 => "zebra",
+        12 => "bird",
+        16 => "dhcp",
+        186 => "bgp",
+        188 => "ospf",
+        PROTOCOL => "wire-agent",
+        other => return other.to_string(),
+    };
+    name.to_owned()
+}

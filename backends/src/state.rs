@@ -1,0 +1,282 @@
+//! The state of the kernel's network as far as it concerns us: wanted or read, in the same form.
+//!
+//! Keys are the kernel's own index, so that two entries the kernel cannot hold together cannot be held here.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::IpAddr,
+};
+
+use wire_lease::{Family, MacAddr, Prefix, Vni};
+
+use crate::{LinkName, Mtu};
+
+/// The routing protocol number of our routes, by which they are known after a restart
+/// (linux/rtnetlink.h leaves numbers above `RTPROT_STATIC` to their users).
+pub const PROTOCOL: u8 = 91;
+
+/// What the kernel holds, or should hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NetState {
+    /// Network links.
+    pub links: BTreeMap<LinkName, Link>,
+    /// Addresses of our devices. Link-local ones are the kernel's own and never here.
+    pub addresses: BTreeSet<Address>,
+    /// The forwarding database of our VXLAN devices: behind which host a MAC lives. Permanent entries only.
+    pub fdb: BTreeMap<FdbKey, IpAddr>,
+    /// Permanent neighbours on our devices: which MAC an address has.
+    pub neighbours: BTreeMap<NeighbourKey, MacAddr>,
+    /// Routes.
+    pub routes: BTreeMap<RouteKey, Route>,
+}
+
+/// Whose an entry is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Owner {
+    /// To be changed or removed as we like.
+    Ours,
+    /// Never to be changed or removed.
+    Foreign,
+}
+
+/// A network link.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// What it is.
+    pub kind: LinkKind,
+    /// Its Ethernet address, where it has one.
+    pub mac: Option<MacAddr>,
+    /// Its MTU.
+    pub mtu: Mtu,
+    /// Whether it is administratively up (`IFF_UP`).
+    pub up: bool,
+    /// Whose it is.
+    pub owner: Owner,
+    /// The kernel's number of it, where it was read. Not part of what is wanted.
+    pub index: Option<u32>,
+}
+
+/// What a link is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LinkKind {
+    /// A VXLAN device, RFC 7348.
+    Vxlan(Vxlan),
+    /// Any other, by the kernel's name of the kind (`dummy`, `bridge`, …), empty for hardware.
+    Other(String),
+}
+
+/// The settings of a VXLAN device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Vxlan {
+    /// The network identifier.
+    pub vni: Vni,
+    /// The link it sends through.
+    pub parent: Option<LinkName>,
+    /// The source of encapsulated packets.
+    pub local: Option<IpAddr>,
+    /// Of a wanted device: another source that is as good, if a device is there already. flannel sets the public IP.
+    pub local_too: Option<IpAddr>,
+    /// The UDP port; of a wanted device `None` leaves it to the kernel.
+    pub port: Option<u16>,
+    /// The multicast group or default destination.
+    pub group: Option<IpAddr>,
+    /// Group Policy extension.
+    pub gbp: bool,
+    /// Whether it learns from traffic.
+    pub learning: bool,
+    /// Whether it reports missing MACs.
+    pub l2miss: bool,
+}
+
+/// An address of a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Address {
+    /// The link.
+    pub link: LinkName,
+    /// The address.
+    pub address: IpAddr,
+    /// The length of its prefix, in bits.
+    pub len: u8,
+}
+
+/// The index of the forwarding database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FdbKey {
+    /// The VXLAN device.
+    pub link: LinkName,
+    /// The inner destination.
+    pub mac: MacAddr,
+}
+
+/// The index of the neighbour table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct NeighbourKey {
+    /// The link.
+    pub link: LinkName,
+    /// The neighbour's address.
+    pub address: IpAddr,
+}
+
+/// The index of a routing table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RouteKey {
+    /// The table's number; 254 is main.
+    pub table: u32,
+    /// What it leads to.
+    pub destination: Prefix,
+    /// The metric (`RTA_PRIORITY`); the lowest wins.
+    pub metric: u32,
+}
+
+/// A route.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// Where it leads.
+    pub via: Via,
+    /// Who made it, by the number of /etc/iproute2/rt_protos.
+    pub protocol: u8,
+    /// Whose it is.
+    pub owner: Owner,
+}
+
+/// Where a route leads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Via {
+    /// Through a gateway.
+    Gateway {
+        /// The gateway's address.
+        gateway: IpAddr,
+        /// The link it is on.
+        link: LinkName,
+        /// Whether the gateway is taken to be on the link though no route says so.
+        onlink: bool,
+    },
+    /// Straight on to a link.
+    Link(LinkName),
+    /// Nowhere: packets are dropped.
+    Blackhole,
+    /// Anything else, described. Never wanted.
+    Other(String),
+}
+
+impl RouteKey {
+    /// The number of the main table (`RT_TABLE_MAIN`).
+    pub const MAIN: u32 = 254;
+
+    /// The key of a route in the main table with the metric the kernel gives one that names none:
+    /// 0 for IPv4, 1024 (`IP6_RT_PRIO_USER`) for IPv6.
+    #[must_use]
+    pub fn main(destination: Prefix) -> Self {
+        let metric = match destination.family() {
+            Family::V4 => 0,
+            Family::V6 => 1024,
+        };
+        Self { table: Self::MAIN, destination, metric }
+    }
+}
+
+impl Route {
+    /// A route of ours.
+    #[must_use]
+    pub const fn ours(via: Via) -> Self {
+        Self { via, protocol: PROTOCOL, owner: Owner::Ours }
+    }
+
+    /// Whether packets take the same way, whoever made the routes.
+    #[must_use]
+    pub fn does_as(&self, other: &Self) -> bool {
+        match (&self.via, &other.via) {
+            (Via::Gateway { gateway: a, link: on, .. }, Via::Gateway { gateway: b, link: at, .. }) => {
+                a == b && on == at
+            }
+            (Via::Link(a), Via::Link(b)) => a == b,
+            (Via::Blackhole, Via::Blackhole) => true,
+            (Via::Gateway { .. } | Via::Link(_) | Via::Blackhole | Via::Other(_), _) => false,
+        }
+    }
+
+    /// The link it leads through, where it is one.
+    #[must_use]
+    pub const fn link(&self) -> Option<LinkName> {
+        match &self.via {
+            Via::Gateway { link, .. } | Via::Link(link) => Some(*link),
+            Via::Blackhole | Via::Other(_) => None,
+        }
+    }
+}
+
+impl Vxlan {
+    /// The port in use: the kernel's default is 8472 (drivers/net/vxlan, `vxlan_port`), not RFC 7348's 4789.
+    #[must_use]
+    pub fn port_in_use(&self) -> u16 {
+        self.port.unwrap_or(8472)
+    }
+
+    /// The family of the outer packets.
+    #[must_use]
+    pub fn underlay(&self) -> Family {
+        self.local.or(self.group).map_or(Family::V4, Family::of)
+    }
+}
+
+impl NetState {
+    /// Drops all entries of one link, as the kernel does when it goes.
+    pub fn forget_link(&mut self, link: LinkName) {
+        self.links.remove(&link);
+        self.flush_link(link);
+    }
+
+    /// Drops all entries of one link but not the link, as the kernel does when it goes down (of IPv4 addresses and the
+    /// FDB it keeps some; they are read back).
+    pub fn flush_link(&mut self, link: LinkName) {
+        self.addresses.retain(|address| address.link != link);
+        self.fdb.retain(|key, _| key.link != link);
+        self.neighbours.retain(|key, _| key.link != link);
+        self.routes.retain(|_, route| route.link() != Some(link));
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{} dev {}", self.address, self.len, self.link)
+    }
+}
+
+impl fmt::Display for FdbKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} dev {}", self.mac, self.link)
+    }
+}
+
+impl fmt::Display for NeighbourKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} dev {}", self.address, self.link)
+    }
+}
+
+impl fmt::Display for RouteKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.destination.fmt(f)?;
+        if self.table != Self::MAIN {
+            write!(f, " table {}", self.table)?;
+        }
+        if self.metric != Self::main(self.destination).metric {
+            write!(f, " metric {}", self.metric)?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Via {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Gateway { gateway, link, onlink } => {
+                write!(f, "via {gateway} dev {link}{}", if *onlink { " onlink" } else { "" })
+            }
+            Self::Link(link) => write!(f, "dev {link}"),
+            Self::Blackhole => f.write_str("blackhole"),
+            Self::Other(text) => f.write_str(text),
+        }
+    }
+}
