@@ -1,6 +1,6 @@
 //! All leases of the network at one moment, and which of them are let in.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use crate::{Lease, LeaseId, Revision, Subnet};
 
@@ -60,6 +60,19 @@ pub enum RefusalKind {
     PublicIp,
     /// The VTEP MAC is none that a peer may have.
     Mac,
+}
+
+impl fmt::Display for RefusalKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Key => "key",
+            Self::Value => "value",
+            Self::Subnet => "subnet",
+            Self::Overlap => "overlap",
+            Self::PublicIp => "public-ip",
+            Self::Mac => "mac",
+        })
+    }
 }
 
 impl LeaseTable {

@@ -7,7 +7,7 @@ use tracing::{error, info, warn};
 
 use super::{HoldState, Holder, Holding, claim::Obstacle};
 use crate::{
-    Backoff, Event, Full, LeaseStore, Listing, Revision, WatchStream, chain,
+    Backoff, Entry, Event, Full, LeaseStore, Listing, Prefix, Revision, Subnet, WatchStream, chain,
     own::{Choice, entry_of, listed, offered, overlapping, own_entry},
     shortened,
 };
@@ -60,7 +60,11 @@ impl<S: LeaseStore> Holder<S> {
             None => self.store.list(&self.directory()).await?,
         };
         let offer = self.offer.borrow_and_update().clone();
-        if let Some(own) = own_entry(&listing, &offer.public, &self.settings.pools) {
+        let own = match own_entry(&listing, &offer.public, &self.settings.pools) {
+            Some(own) => Some(own),
+            None => self.remembered(&listing).await?,
+        };
+        if let Some(own) = own {
             return self.adopt(own, &listing, &offer).await;
         }
         let subnet = self.choice(crate::DualStack::default()).subnet(&listing);
@@ -70,7 +74,18 @@ impl<S: LeaseStore> Holder<S> {
         }
     }
 
-    pub(super) fn choice(&self, kept: crate::DualStack<crate::Prefix>) -> Choice<'_> {
+    /// Our own lease under another public address: the subnet held last, with guards that name us.
+    async fn remembered(&self, listing: &Listing) -> Result<Option<Entry>, Obstacle> {
+        let Some(subnet) = Subnet::new(self.settings.preferred) else { return Ok(None) };
+        let offers = |prefix: Prefix| self.settings.pools.of(prefix.family()).is_some_and(|pool| pool.offers(prefix));
+        let Some(entry) = listed(listing, subnet).and_then(|kv| entry_of(subnet, kv)) else { return Ok(None) };
+        let Some(lease) = entry.origin.lease.filter(|_| subnet.prefixes().all(offers)) else { return Ok(None) };
+        let guards = self.guards(subnet).await?;
+        let ours = guards.iter().all(|guard| guard.is_ours(&self.settings.identity, lease));
+        Ok(Some(entry).filter(|_| ours))
+    }
+
+    pub(super) fn choice(&self, kept: crate::DualStack<Prefix>) -> Choice<'_> {
         Choice {
             pools: &self.settings.pools,
             kept,
@@ -117,7 +132,7 @@ impl<S: LeaseStore> Holder<S> {
         let offer = self.offer.borrow_and_update().clone();
         if let Some(kv) = listed(&listing, subnet) {
             let entry = entry_of(subnet, kv);
-            let ours = |entry: &crate::Entry| {
+            let ours = |entry: &Entry| {
                 let mut public = entry.lease.public.iter();
                 public.next() == lost.entry.lease.public.iter().next() || entry.lease.public == offer.public
             };

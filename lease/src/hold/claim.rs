@@ -61,7 +61,7 @@ pub(super) struct Guard {
 }
 
 impl Guard {
-    fn is_ours(&self, identity: &str, lease: LeaseId) -> bool {
+    pub(super) fn is_ours(&self, identity: &str, lease: LeaseId) -> bool {
         self.found.as_ref().is_some_and(|kv| kv.value == identity.as_bytes() && kv.lease == Some(lease))
     }
 }
