@@ -38,3 +38,4 @@ pub use state::{
     Address, FdbKey, Link, LinkKind, NeighbourKey, NetState, Owner, PROTOCOL, Route, RouteKey, Via, Vxlan,
 };
 pub use vtep::choose;
+pub use vxlan::devices;

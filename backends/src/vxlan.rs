@@ -1,7 +1,9 @@
 //! VXLAN by the kernel, as flannel sets it up: one device for each family, and for each peer a route, a neighbour and an FDB
 //! entry, all static.
 
-use wire_lease::{BackendData, DualStack, Family, Lease, LeaseTable, NetworkConfig, Prefix, Vni, Vtep, VxlanConfig};
+use wire_lease::{
+    BackendConfig, BackendData, DualStack, Family, Lease, LeaseTable, NetworkConfig, Prefix, Vni, Vtep, VxlanConfig,
+};
 
 use crate::{
     Address, Backend, FdbKey, Link, LinkKind, LinkName, Mtu, NeighbourKey, NetState, Overhead, Owner, Placement, Route,
@@ -119,6 +121,20 @@ fn add_peer(state: &mut NetState, family: Family, link: LinkName, peer: &Lease) 
     state.neighbours.insert(NeighbourKey { link, address: gateway }, vtep.mac);
     let via = Via::Gateway { gateway, link, onlink: true };
     state.routes.insert(RouteKey::main(subnet), Route::ours(via));
+}
+
+/// The names of the devices that `config` asks for; none where its backend has none.
+///
+/// # Errors
+/// When a name would be too long.
+pub fn devices(config: &NetworkConfig) -> Result<DualStack<LinkName>, SelectError> {
+    let mut names = DualStack::default();
+    if let BackendConfig::Vxlan(vxlan) = &config.backend {
+        for family in config.families() {
+            names.set(family, Some(device_name(family, vxlan.vni)?));
+        }
+    }
+    Ok(names)
 }
 
 /// flannel's names, as far as they fit.

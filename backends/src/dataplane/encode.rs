@@ -10,7 +10,7 @@ use netlink_packet_route::{
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
     route::{RouteMessage, RouteProtocol, RouteScope, RouteType},
 };
-use rtnetlink::{LinkMessageBuilder, LinkVxlan, RouteMessageBuilder};
+use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVxlan, RouteMessageBuilder};
 use wire_lease::{Family, MacAddr};
 
 use super::socket::Batch;
@@ -80,18 +80,18 @@ fn vxlan_attributes(mut builder: LinkMessageBuilder<LinkVxlan>, vxlan: &Vxlan) -
     if vxlan.gbp { builder.append_info_data(InfoVxlan::Gbp) } else { builder }
 }
 
-/// What can be set in place on a device that is there.
+/// What can be set in place on a device that is there. Two messages: vxlan refuses its own attributes beside an MTU
+/// (`vxlan_nl2conf` of drivers/net/vxlan/vxlan_core.c).
 pub(crate) fn change_link(batch: &mut Batch, index: u32, link: &Link) {
     let LinkKind::Vxlan(vxlan) = &link.kind else { return };
-    let mut builder = LinkMessageBuilder::<LinkVxlan>::new_with_info_kind(netlink_packet_route::link::InfoKind::Vxlan)
-        .index(index)
-        .learning(vxlan.learning)
-        .mtu(link.mtu.0)
-        .up();
+    let kind = netlink_packet_route::link::InfoKind::Vxlan;
+    let learning = LinkMessageBuilder::<LinkVxlan>::new_with_info_kind(kind).index(index).learning(vxlan.learning);
+    batch.push(NEWLINK, 0, &learning.build());
+    let mut device = LinkUnspec::new_with_index(index).mtu(link.mtu.0).up();
     if let Some(mac) = link.mac {
-        builder = builder.address(mac.octets().to_vec());
+        device = device.address(mac.octets().to_vec());
     }
-    batch.push(NEWLINK, 0, &builder.build());
+    batch.push(NEWLINK, 0, &device.build());
 }
 
 pub(crate) fn delete_link(batch: &mut Batch, index: u32) {
