@@ -1,2 +1,98 @@
-//! Placeholder.
-fn main() {}
+//! The host network agent.
+//!
+//! Purpose: gives a Docker host its part of a container network that is described in etcd. Flow: [`cli`] reads flags,
+//! [`settings`] checks them, [`run`] leases a subnet through `wire-lease`, writes it for Docker and hands what the kernel
+//! should hold to [`datapath`], which keeps it so through `wire-backends`. [`observed`] is what all of them know, and
+//! what `status`, health checks and systemd are told from.
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
+
+mod cli;
+mod commands;
+mod config_command;
+mod control;
+mod datapath;
+mod docker_opts;
+mod exit;
+mod files;
+mod forwarding;
+mod go_syntax;
+mod health;
+mod network;
+mod notify;
+mod observed;
+mod run;
+mod session;
+mod settings;
+mod state;
+mod underlay;
+
+use std::process::ExitCode;
+
+use tracing_subscriber::EnvFilter;
+
+use crate::{
+    cli::{Cli, Command, LogFormat},
+    exit::Exit,
+    settings::Settings,
+};
+
+fn main() -> ExitCode {
+    let cli = match Cli::read(std::env::args_os()) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // clap writes help and version to standard output, errors to standard error.
+            let _ = error.print();
+            return if error.use_stderr() { Exit::Usage(String::new()).into() } else { ExitCode::SUCCESS };
+        }
+    };
+    let is_command = cli.command.is_some();
+    match start(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(exit) => {
+            if is_command {
+                eprintln!("wire-agent: {exit}");
+            } else {
+                tracing::error!("{exit}");
+            }
+            exit.into()
+        }
+    }
+}
+
+fn start(cli: Cli) -> Result<(), Exit> {
+    let Cli { etcd, run_dir, run, command } = cli;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|error| Exit::Software(format!("cannot start the async runtime: {error}")))?;
+    let result = match command {
+        None => {
+            log(run.verbosity, run.log_format);
+            Settings::new(etcd, run, run_dir).and_then(|settings| runtime.block_on(run::run(settings)))
+        }
+        Some(Command::Status(output)) => runtime.block_on(commands::status(&run_dir, output.json)),
+        Some(Command::Peers(output)) => runtime.block_on(commands::peers(&run_dir, output.json)),
+        Some(Command::Config(command)) => runtime.block_on(config_command::run(command, etcd)),
+        Some(Command::DockerOpts(flags)) => docker_opts::command(&flags),
+    };
+    // What still runs (a call to etcd that hangs) must not hold up the end.
+    runtime.shutdown_background();
+    result
+}
+
+/// `RUST_LOG` decides where it is set, else the verbosity.
+fn log(verbosity: i32, format: LogFormat) {
+    let ours = match verbosity {
+        ..=0 => "info",
+        1..=3 => "debug",
+        4.. => "trace",
+    };
+    let default = format!("warn,wire_agent={ours},wire_lease={ours},wire_backends={ours}");
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
+    match format {
+        LogFormat::Text => lines.init(),
+        LogFormat::Json => lines.json().init(),
+    }
+}

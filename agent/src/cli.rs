@@ -1,0 +1,322 @@
+//! The command line: flannel's flags with flannel's defaults, our own beside them, and the commands.
+//!
+//! Each flag can come from the environment: `WIRE_AGENT_<FLAG>`, else `FLANNELD_<FLAG>` where flannel has the flag
+//! (upper case, `-` becomes `_`). An empty variable is as good as none. A flag on the command line wins.
+
+use std::{ffi::OsString, net::IpAddr, path::PathBuf, time::Duration};
+
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+
+use crate::{exit::STATUSES, go_syntax};
+
+/// Gives this host its part of a container network that is described in etcd.
+///
+/// Without a command it runs: it leases a subnet, writes it for Docker, makes a VXLAN device and keeps its routes,
+/// neighbours and FDB as the leases of the other hosts say. A drop-in for flanneld: same keys, files, flags.
+#[derive(Debug, Parser)]
+#[command(name = "wire-agent", version, after_help = STATUSES, disable_help_subcommand = true)]
+pub(crate) struct Cli {
+    /// Where etcd is.
+    #[command(flatten)]
+    pub(crate) etcd: EtcdFlags,
+    /// Folder for volatile files: the control socket and a lock.
+    #[arg(long, global = true, default_value = "/run/wire-agent", value_name = "DIR")]
+    pub(crate) run_dir: PathBuf,
+    /// The flags of the agent itself.
+    #[command(flatten)]
+    pub(crate) run: RunFlags,
+    /// What to do instead of running.
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+}
+
+/// Where etcd is, and who we are there.
+#[derive(Debug, Args)]
+pub(crate) struct EtcdFlags {
+    /// etcd's members, separated by commas.
+    #[arg(
+        long,
+        global = true,
+        value_delimiter = ',',
+        default_value = "http://127.0.0.1:4001,http://127.0.0.1:2379",
+        value_name = "URL,…",
+        help_heading = "etcd"
+    )]
+    pub(crate) etcd_endpoints: Vec<String>,
+    /// What the network's keys begin with.
+    #[arg(long, global = true, default_value = wire_lease::KeyPrefix::DEFAULT, value_name = "PREFIX", help_heading = "etcd")]
+    pub(crate) etcd_prefix: String,
+    /// The key of our client certificate, PEM.
+    #[arg(long, global = true, value_name = "FILE", help_heading = "etcd")]
+    pub(crate) etcd_keyfile: Option<PathBuf>,
+    /// Our client certificate, PEM.
+    #[arg(long, global = true, value_name = "FILE", help_heading = "etcd")]
+    pub(crate) etcd_certfile: Option<PathBuf>,
+    /// The authority that etcd's certificates are signed by, PEM.
+    #[arg(long, global = true, value_name = "FILE", help_heading = "etcd")]
+    pub(crate) etcd_cafile: Option<PathBuf>,
+    /// Our user in etcd.
+    #[arg(long, global = true, value_name = "NAME", help_heading = "etcd")]
+    pub(crate) etcd_username: Option<String>,
+    /// Our user's password. Better given as WIRE_AGENT_ETCD_PASSWORD: a command line can be read by all.
+    #[arg(long, global = true, value_name = "PASSWORD", hide_env_values = true, help_heading = "etcd")]
+    pub(crate) etcd_password: Option<String>,
+}
+
+/// A boolean as Go writes it: `--x`, `--x=true`, `--x=0`.
+const GO_BOOL: fn(&str) -> Result<bool, String> = go_syntax::parse_bool;
+
+/// The flags of the agent itself.
+#[derive(Debug, Args)]
+pub(crate) struct RunFlags {
+    /// Interface of the underlay, by name or address; the first of several that matches is taken.
+    #[arg(long, value_name = "NAME|IP", help_heading = "Underlay (default: the interface of the default route)")]
+    pub(crate) iface: Vec<String>,
+    /// Regular expression for the name or address of the interface; tried after --iface, in order.
+    #[arg(long, value_name = "REGEX", help_heading = "Underlay (default: the interface of the default route)")]
+    pub(crate) iface_regex: Vec<String>,
+    /// The interface from which the kernel would reach this address.
+    #[arg(long, value_name = "IP", help_heading = "Underlay (default: the interface of the default route)")]
+    pub(crate) iface_can_reach: Option<IpAddr>,
+    /// The IPv4 address at which other hosts reach this one, where it is not the interface's own (1:1 NAT).
+    #[arg(long, value_name = "IP", help_heading = "Underlay (default: the interface of the default route)")]
+    pub(crate) public_ip: Option<std::net::Ipv4Addr>,
+    /// The same for IPv6.
+    #[arg(long, value_name = "IP", help_heading = "Underlay (default: the interface of the default route)")]
+    pub(crate) public_ipv6: Option<std::net::Ipv6Addr>,
+
+    /// The file that tells others our subnet.
+    #[arg(long, default_value = "/run/flannel/subnet.env", value_name = "FILE", help_heading = "Files")]
+    pub(crate) subnet_file: PathBuf,
+    /// The file with Docker's options, an EnvironmentFile for its unit. Empty: none is written.
+    #[arg(long, default_value = "/run/flannel/flannel_docker_opts.env", value_name = "FILE", help_heading = "Files")]
+    pub(crate) docker_opts_file: String,
+    /// Folder for what must outlive a reboot: identity, VTEP MAC, the last subnet.
+    #[arg(long, default_value = "/var/lib/wire-agent", value_name = "DIR", help_heading = "Files")]
+    pub(crate) state_dir: PathBuf,
+
+    /// How long our subnet stays ours after the agent was last heard of.
+    #[arg(long, default_value = "24h", value_parser = parse_duration, value_name = "DURATION", help_heading = "Lease")]
+    pub(crate) subnet_lease_ttl: Duration,
+    /// Renew at the latest when the lease has that many minutes left.
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=1439), value_name = "MINUTES", help_heading = "Lease")]
+    pub(crate) subnet_lease_renew_margin: u32,
+
+    /// Masquerade what leaves the overlay. Not in this version: only FLANNEL_IPMASQ is written.
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", value_parser = GO_BOOL, value_name = "BOOL", help_heading = "Firewall")]
+    pub(crate) ip_masq: bool,
+    /// Masquerade without --random-fully. Not in this version.
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", value_parser = GO_BOOL, value_name = "BOOL", help_heading = "Firewall")]
+    pub(crate) ip_masq_fully_random_disable: bool,
+    /// Accept forwarding to and from the overlay in the FORWARD chain.
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value = "true", default_missing_value = "true", value_parser = GO_BOOL, value_name = "BOOL", help_heading = "Firewall")]
+    pub(crate) iptables_forward_rules: bool,
+    /// Seconds between two checks of the firewall rules.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..), value_name = "SECONDS", help_heading = "Firewall")]
+    pub(crate) iptables_resync: u32,
+    /// Drop traffic to addresses of our own subnet that no container has, instead of sending it out again.
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", value_parser = GO_BOOL, value_name = "BOOL", help_heading = "Firewall")]
+    pub(crate) ip_blackhole_route: bool,
+
+    /// Address of /healthz and /readyz.
+    #[arg(long, default_value = "0.0.0.0", value_name = "IP", help_heading = "Health and log")]
+    pub(crate) healthz_ip: IpAddr,
+    /// Port of /healthz and /readyz; 0 for none.
+    #[arg(long, default_value_t = 0, value_name = "PORT", help_heading = "Health and log")]
+    pub(crate) healthz_port: u16,
+    /// Verbosity: 0 says what changes, 1 why, 4 and more everything.
+    #[arg(long = "v", default_value_t = 0, value_name = "LEVEL", help_heading = "Health and log")]
+    pub(crate) verbosity: i32,
+    /// Form of the log, which goes to standard error.
+    #[arg(long, value_enum, default_value_t = LogFormat::Text, value_name = "FORM", help_heading = "Health and log")]
+    pub(crate) log_format: LogFormat,
+    /// flannel's verbosity by file. Accepted, does nothing.
+    #[arg(long, hide = true)]
+    pub(crate) vmodule: Option<String>,
+    /// flannel's backtraces. Accepted, does nothing.
+    #[arg(long = "log_backtrace_at", hide = true)]
+    pub(crate) log_backtrace_at: Option<String>,
+
+    /// The flags that ask for Kubernetes.
+    #[command(flatten)]
+    pub(crate) kubernetes: KubernetesFlags,
+}
+
+/// flannel's flags for Kubernetes: accepted so that the refusal can be clear.
+#[derive(Debug, Args)]
+pub(crate) struct KubernetesFlags {
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", value_parser = GO_BOOL)]
+    kube_subnet_mgr: bool,
+    #[arg(long, hide = true)]
+    kube_api_url: Option<String>,
+    #[arg(long, hide = true)]
+    kubeconfig_file: Option<String>,
+    #[arg(long, hide = true)]
+    kube_annotation_prefix: Option<String>,
+    #[arg(long, hide = true)]
+    net_config_path: Option<String>,
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", value_parser = GO_BOOL)]
+    set_node_network_unavailable: bool,
+}
+
+impl KubernetesFlags {
+    /// The first flag that asks for Kubernetes. An empty text is flannel's default and asks for nothing.
+    pub(crate) fn first(&self) -> Option<&'static str> {
+        let given = |text: &Option<String>| text.as_deref().is_some_and(|text| !text.is_empty());
+        [
+            ("kube-subnet-mgr", self.kube_subnet_mgr),
+            ("kube-api-url", given(&self.kube_api_url)),
+            ("kubeconfig-file", given(&self.kubeconfig_file)),
+            ("kube-annotation-prefix", given(&self.kube_annotation_prefix)),
+            ("net-config-path", given(&self.net_config_path)),
+            ("set-node-network-unavailable", self.set_node_network_unavailable),
+        ]
+        .into_iter()
+        .find_map(|(flag, asked)| asked.then_some(flag))
+    }
+}
+
+/// The form of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// Lines for people.
+    Text,
+    /// An object for each line.
+    Json,
+}
+
+/// What to do instead of running.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Say what the running agent does, and what is wrong.
+    Status(Output),
+    /// List the other hosts of the network, and the leases that were refused.
+    Peers(Output),
+    /// Read, check or write the network config in etcd.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Print or write Docker's options from subnet.env, in every form flannel's mk-docker-opts.sh has.
+    DockerOpts(DockerOptsFlags),
+}
+
+/// How to print.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct Output {
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// What to do with the network config.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Print the network config; with --json as etcd holds it.
+    Get(Output),
+    /// Check a network config and put it, whether or not one is there. Running agents take it at their next start.
+    Set {
+        /// The config as JSON, or - to read it from standard input.
+        config: String,
+    },
+    /// Put a network config if there is none yet. The backend's type is always written, since flannel takes none as udp.
+    Init {
+        /// The config as JSON, or - to read it from standard input.
+        config: String,
+        /// Succeed also where a config is there already.
+        #[arg(long)]
+        if_absent: bool,
+    },
+    /// Check a network config, and print what follows from it.
+    Validate {
+        /// The config as JSON, or - to read it from standard input; without it, the one in etcd.
+        config: Option<String>,
+    },
+}
+
+/// The options of flannel's mk-docker-opts.sh.
+#[derive(Debug, Args)]
+pub(crate) struct DockerOptsFlags {
+    /// The file with our subnet.
+    #[arg(short = 'f', long = "subnet-env", default_value = "/run/flannel/subnet.env", value_name = "FILE")]
+    pub(crate) subnet_env: PathBuf,
+    /// The file to write; - for standard output.
+    #[arg(short = 'd', long = "output", default_value = "/run/docker_opts.env", value_name = "FILE")]
+    pub(crate) output: PathBuf,
+    /// Only the single options.
+    #[arg(short = 'i', long)]
+    pub(crate) individual: bool,
+    /// Only the combined option.
+    #[arg(short = 'c', long)]
+    pub(crate) combined: bool,
+    /// The name of the combined option.
+    #[arg(short = 'k', long = "key", default_value = "DOCKER_OPTS", value_name = "KEY")]
+    pub(crate) key: String,
+    /// Leave --ip-masq out.
+    #[arg(short = 'm', long)]
+    pub(crate) no_ip_masq: bool,
+}
+
+/// flannel's flags: those that a FLANNELD_ variable may set.
+const FLANNEL: [&str; 30] = [
+    "etcd-endpoints",
+    "etcd-prefix",
+    "etcd-keyfile",
+    "etcd-certfile",
+    "etcd-cafile",
+    "etcd-username",
+    "etcd-password",
+    "iface",
+    "iface-regex",
+    "iface-can-reach",
+    "public-ip",
+    "public-ipv6",
+    "subnet-file",
+    "subnet-lease-renew-margin",
+    "ip-masq",
+    "ip-masq-fully-random-disable",
+    "iptables-resync",
+    "iptables-forward-rules",
+    "ip-blackhole-route",
+    "healthz-ip",
+    "healthz-port",
+    "v",
+    "vmodule",
+    "log_backtrace_at",
+    "kube-subnet-mgr",
+    "kube-api-url",
+    "kubeconfig-file",
+    "kube-annotation-prefix",
+    "net-config-path",
+    "set-node-network-unavailable",
+];
+
+impl Cli {
+    /// Reads a command line, and what it leaves open from the environment.
+    ///
+    /// # Errors
+    /// clap's own error, which prints itself; also for `--help` and `--version`.
+    pub(crate) fn read(args: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        let command = Self::command();
+        let args = go_syntax::normalise(&command, args);
+        let mut command = command.mut_args(with_environment);
+        let matches = command.try_get_matches_from_mut(args)?;
+        Self::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
+    }
+}
+
+fn with_environment(arg: clap::Arg) -> clap::Arg {
+    let Some(long) = arg.get_long() else { return arg };
+    let name = |lead: &str| format!("{lead}_{}", long.to_uppercase().replace('-', "_"));
+    let is_set = |name: &String| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    let ours = name("WIRE_AGENT");
+    let flannels = Some(name("FLANNELD")).filter(|name| FLANNEL.contains(&long) && is_set(name));
+    match flannels.filter(|_| !is_set(&ours)) {
+        Some(name) => arg.env(clap::builder::Str::from(name)),
+        None if is_set(&ours) => arg.env(clap::builder::Str::from(ours)),
+        None => arg,
+    }
+}
+
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let duration = humantime::parse_duration(text).map_err(|_| "it must be a duration like 24h or 90m".to_owned())?;
+    if duration < Duration::from_secs(5) { Err("it must be at least 5s".to_owned()) } else { Ok(duration) }
+}

@@ -1,0 +1,126 @@
+//! `wire-agent status` and `wire-agent peers`: what the running agent says, as text or JSON.
+
+use std::path::Path;
+
+use comfy_table::{Table, presets};
+use serde::Serialize;
+
+use crate::{
+    control::{self, proto},
+    exit::Exit,
+};
+
+/// `wire-agent status`. Succeeds only where the agent is ready and nothing is wrong, so that scripts can ask.
+///
+/// # Errors
+/// [`Exit::Unavailable`] when no agent answers, [`Exit::No`] when it is waiting, degraded or stopping.
+pub(crate) async fn status(run_dir: &Path, json: bool) -> Result<(), Exit> {
+    let status = control::status(run_dir).await?;
+    if json {
+        print_json(&status);
+    } else {
+        print!("{}", status_text(&status));
+    }
+    if status.phase == "ready" { Ok(()) } else { Err(Exit::No(format!("{}: {}", status.phase, status.reason))) }
+}
+
+/// `wire-agent peers`.
+///
+/// # Errors
+/// [`Exit::Unavailable`] when no agent answers.
+pub(crate) async fn peers(run_dir: &Path, json: bool) -> Result<(), Exit> {
+    let peers = control::peers(run_dir).await?;
+    if json {
+        print_json(&peers);
+    } else {
+        print!("{}", peers_text(&peers));
+    }
+    Ok(())
+}
+
+/// Prints a value for a program to read.
+pub(crate) fn print_json(value: &impl Serialize) {
+    println!("{}", serde_json::to_string_pretty(value).expect("a reply has only text keys"));
+}
+
+fn status_text(status: &proto::StatusReply) -> String {
+    let store = status.store.clone().unwrap_or_default();
+    let plane = status.dataplane.clone().unwrap_or_default();
+    let phase =
+        if status.reason.is_empty() { status.phase.clone() } else { format!("{}: {}", status.phase, status.reason) };
+    let lease = match (store.lease.as_str(), store.lease_seconds) {
+        ("", _) => String::new(),
+        (id, seconds) => format!("{id}, {} left", humantime::format_duration(std::time::Duration::from_secs(seconds))),
+    };
+    let etcd = if store.synced {
+        format!("in step at revision {}, {} full lists", store.revision, store.resyncs)
+    } else {
+        format!("not in step: {}", if store.error.is_empty() { "no list yet" } else { &store.error })
+    };
+    let kernel = format!(
+        "{}, {} entries written and {} removed in {} rounds",
+        if plane.converged { "as it should be" } else { "not yet as it should be" },
+        plane.written,
+        plane.removed,
+        plane.rounds
+    );
+    let refused: Vec<String> = status.refused.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
+    let lines = [
+        ("phase", phase),
+        ("subnet", join(&[&status.subnet, &status.subnet_v6])),
+        ("public", join(&[&status.public_ip, &status.public_ipv6])),
+        ("underlay", status.underlay.clone()),
+        (
+            "backend",
+            if status.mtu == 0 { status.backend.clone() } else { format!("{}, MTU {}", status.backend, status.mtu) },
+        ),
+        ("peers", status.peers.to_string()),
+        ("refused", refused.join(", ")),
+        ("etcd", etcd),
+        ("lease", lease),
+        ("kernel", kernel),
+        ("identity", status.identity.clone()),
+        ("version", status.version.clone()),
+    ];
+    let mut text: String = lines
+        .iter()
+        .filter(|(_, value)| !value.is_empty())
+        .map(|(name, value)| format!("{name:<9} {value}\n"))
+        .collect();
+    for (name, notes) in [("conflict", &plane.conflicts), ("failure", &plane.failures), ("warning", &status.warnings)] {
+        text.extend(notes.iter().map(|note| format!("{name:<9} {note}\n")));
+    }
+    text
+}
+
+fn peers_text(peers: &proto::PeersReply) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table.set_header(["SUBNET", "PUBLIC IP", "BACKEND", "VTEP MAC", "STATE"]);
+    for peer in &peers.peers {
+        let state = match (peer.programmed, peer.reservation) {
+            (true, false) => "programmed",
+            (true, true) => "programmed, reserved",
+            (false, false) => "not programmed",
+            (false, true) => "not programmed, reserved",
+        };
+        let backend = if peer.backend_type.is_empty() { "-" } else { &peer.backend_type };
+        table.add_row([
+            join(&[&peer.subnet, &peer.subnet_v6]).as_str(),
+            join(&[&peer.public_ip, &peer.public_ipv6]).as_str(),
+            backend,
+            join(&[&peer.vtep_mac, &peer.vtep_mac_v6]).as_str(),
+            state,
+        ]);
+    }
+    let mut text = format!("{}\n", table.trim_fmt());
+    for refused in &peers.refused {
+        text.push_str(&format!("refused {}: {} ({})\n", refused.key, refused.reason, refused.kind));
+    }
+    text
+}
+
+fn join(parts: &[&str]) -> String {
+    let parts: Vec<&str> = parts.iter().copied().filter(|part| !part.is_empty()).collect();
+    parts.join(" ")
+}

@@ -1,0 +1,174 @@
+//! `wire-agent config`: the network config in etcd, so that nobody needs etcdctl.
+
+use std::io::Read;
+
+use serde_json::{Map, Value, json};
+use wire_lease::{Compare, EtcdStore, KeyPrefix, LeaseStore, NetworkConfig, Txn, Write, chain};
+
+use crate::{
+    cli::{ConfigCommand, EtcdFlags},
+    commands::print_json,
+    exit::Exit,
+    settings::etcd_settings,
+};
+
+/// Carries out one command.
+///
+/// # Errors
+/// [`Exit::Unavailable`] when etcd does not answer, [`Exit::NetworkConfig`] when the config breaks a rule, [`Exit::No`]
+/// when there is none, or already one.
+pub(crate) async fn run(command: ConfigCommand, etcd: EtcdFlags) -> Result<(), Exit> {
+    let prefix = KeyPrefix::new(&etcd.etcd_prefix);
+    let open = async || -> Result<Network, Exit> {
+        let store = EtcdStore::open(etcd_settings(etcd)?).await.map_err(|error| Exit::Usage(chain(&error)))?;
+        Ok(Network { store, prefix })
+    };
+    match command {
+        ConfigCommand::Get(output) => {
+            let json = open().await?.read().await?;
+            if output.json {
+                println!("{}", String::from_utf8_lossy(&json));
+            } else {
+                describe(&checked(&json)?);
+            }
+        }
+        ConfigCommand::Validate { config: Some(config) } => describe(&checked(&argument(config)?)?),
+        ConfigCommand::Validate { config: None } => describe(&checked(&open().await?.read().await?)?),
+        ConfigCommand::Set { config } => {
+            let json = argument(config)?;
+            let config = checked(&json)?;
+            warn_of(&config);
+            open().await?.put(json).await?;
+        }
+        ConfigCommand::Init { config, if_absent } => {
+            let json = with_backend(argument(config)?)?;
+            let config = checked(&json)?;
+            if !open().await?.create(json).await? {
+                let there = "there is a network config already, nothing was changed".to_owned();
+                return if if_absent {
+                    println!("{there}");
+                    Ok(())
+                } else {
+                    Err(Exit::No(there))
+                };
+            }
+            warn_of(&config);
+        }
+    }
+    Ok(())
+}
+
+struct Network {
+    store: EtcdStore,
+    prefix: KeyPrefix,
+}
+
+impl Network {
+    async fn read(&self) -> Result<Vec<u8>, Exit> {
+        let read = self.store.get(&self.prefix.config()).await.map_err(|error| Exit::Unavailable(chain(&error)))?;
+        read.found.map(|found| found.value).ok_or_else(|| {
+            Exit::No(format!("etcd has no {}/config: put one with wire-agent config init '{EXAMPLE}'", self.prefix))
+        })
+    }
+
+    async fn put(&self, json: Vec<u8>) -> Result<(), Exit> {
+        self.commit(Vec::new(), json).await.map(|_| ())
+    }
+
+    async fn create(&self, json: Vec<u8>) -> Result<bool, Exit> {
+        self.commit(vec![Compare::Absent(self.prefix.config())], json).await
+    }
+
+    async fn commit(&self, when: Vec<Compare>, value: Vec<u8>) -> Result<bool, Exit> {
+        let put = Write::Put { key: self.prefix.config(), value, lease: None };
+        let committed = self.store.commit(Txn { when, then: vec![put] }).await;
+        committed.map(|committed| committed.succeeded).map_err(|error| Exit::Unavailable(chain(&error)))
+    }
+}
+
+/// A network config to start from.
+pub(crate) const EXAMPLE: &str = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#;
+
+fn argument(config: String) -> Result<Vec<u8>, Exit> {
+    if config != "-" {
+        return Ok(config.into_bytes());
+    }
+    let mut json = Vec::new();
+    let read = std::io::stdin().read_to_end(&mut json);
+    read.map_err(|error| Exit::Usage(format!("standard input cannot be read: {error}")))?;
+    Ok(json)
+}
+
+fn checked(json: &[u8]) -> Result<NetworkConfig, Exit> {
+    NetworkConfig::from_json(json).map_err(|error| Exit::NetworkConfig(chain(&error)))
+}
+
+/// Writes the backend's type where it is missing: flannel takes an absent one as udp, everyone else expects vxlan.
+fn with_backend(json: Vec<u8>) -> Result<Vec<u8>, Exit> {
+    let Ok(Value::Object(mut fields)) = serde_json::from_slice::<Value>(&json) else { return Ok(json) };
+    let key = fields.keys().find(|key| key.eq_ignore_ascii_case("Backend")).cloned();
+    let backend = fields.entry(key.unwrap_or_else(|| "Backend".to_owned())).or_insert_with(|| Map::new().into());
+    if backend.is_null() {
+        *backend = Map::new().into();
+    }
+    let Value::Object(backend) = backend else { return Ok(json) };
+    if backend.keys().any(|key| key.eq_ignore_ascii_case("Type")) {
+        return Ok(json);
+    }
+    backend.insert("Type".to_owned(), "vxlan".into());
+    serde_json::to_vec(&fields).map_err(|error| Exit::Software(error.to_string()))
+}
+
+fn warn_of(config: &NetworkConfig) {
+    for field in &config.ignored {
+        eprintln!("warning: {field} means nothing in a network config and is ignored");
+    }
+    if config.pools.v4.is_some() && config.pools.v6.is_some() {
+        eprintln!(
+            "warning: with EnableIPv6, a flanneld of this network that was started before crashes on the first \
+             dual-stack lease: restart every flanneld first"
+        );
+    }
+}
+
+fn describe(config: &NetworkConfig) {
+    let pools: Vec<Value> = config
+        .pools
+        .iter()
+        .map(|(family, pool)| {
+            json!({
+                "family": family.to_string(),
+                "network": pool.network,
+                "subnet_len": pool.subnet_len,
+                "first": pool.min,
+                "last": pool.max,
+                "hosts": pool.size().to_string(),
+            })
+        })
+        .collect();
+    print_json(&json!({ "backend": config.backend.name(), "pools": pools, "ignored": config.ignored }));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn init_always_writes_the_type_of_the_backend() {
+        let typed = |json: &str| String::from_utf8(with_backend(json.into()).unwrap()).unwrap();
+        for (json, expected) in [
+            (r#"{"Network":"10.5.0.0/16"}"#, r#"{"Backend":{"Type":"vxlan"},"Network":"10.5.0.0/16"}"#),
+            (
+                r#"{"Network":"10.5.0.0/16","backend":{"VNI":7}}"#,
+                r#"{"Network":"10.5.0.0/16","backend":{"Type":"vxlan","VNI":7}}"#,
+            ),
+            (
+                r#"{"Network":"10.5.0.0/16","Backend":{"type":"udp"}}"#,
+                r#"{"Network":"10.5.0.0/16","Backend":{"type":"udp"}}"#,
+            ),
+            ("xx{", "xx{"),
+        ] {
+            assert_eq!(typed(json), expected);
+        }
+    }
+}

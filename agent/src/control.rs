@@ -1,0 +1,116 @@
+//! The control socket: gRPC on `run-dir/control.sock`, for `wire-agent status`, `peers` and whoever else asks.
+
+use std::{
+    io,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+};
+
+use hyper_util::rt::TokioIo;
+use tokio::net::{UnixListener, UnixStream};
+use tonic::{
+    Request, Response, Status,
+    transport::{Channel, Endpoint, Server, Uri},
+};
+use wire_lease::chain;
+
+use crate::{exit::Exit, observed::Board};
+
+/// The messages, made from `proto/control.proto`.
+pub(crate) mod proto {
+    #![allow(
+        missing_docs,
+        unreachable_pub,
+        unused_qualifications,
+        clippy::all,
+        clippy::allow_attributes_without_reason,
+        reason = "generated"
+    )]
+    tonic::include_proto!("wire.control.v1");
+}
+
+use proto::control_client::ControlClient;
+
+/// Where the socket lies in a run folder.
+pub(crate) fn socket(run_dir: &Path) -> PathBuf {
+    run_dir.join("control.sock")
+}
+
+/// Opens the socket, in place of one that a dead agent left: the lock of the run folder says that no other lives.
+///
+/// # Errors
+/// When it cannot be made.
+pub(crate) fn listen(run_dir: &Path) -> io::Result<UnixListener> {
+    let path = socket(run_dir);
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    let listener = UnixListener::bind(&path)?;
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+/// Answers on the socket until it is dropped.
+///
+/// # Errors
+/// When the socket breaks.
+pub(crate) async fn serve(listener: UnixListener, board: Board) -> Result<(), tonic::transport::Error> {
+    let incoming = tokio_stream::wrappers::UnixListenerStream::new(listener);
+    Server::builder()
+        .add_service(proto::control_server::ControlServer::new(Answers(board)))
+        .serve_with_incoming(incoming)
+        .await
+}
+
+struct Answers(Board);
+
+#[tonic::async_trait]
+impl proto::control_server::Control for Answers {
+    async fn status(&self, _: Request<proto::StatusRequest>) -> Result<Response<proto::StatusReply>, Status> {
+        Ok(Response::new(self.0.now().to_status()))
+    }
+
+    async fn peers(&self, _: Request<proto::PeersRequest>) -> Result<Response<proto::PeersReply>, Status> {
+        Ok(Response::new(self.0.now().to_peers()))
+    }
+}
+
+/// The status of the agent that runs with this folder.
+///
+/// # Errors
+/// [`Exit::Unavailable`] when no agent answers.
+pub(crate) async fn status(run_dir: &Path) -> Result<proto::StatusReply, Exit> {
+    let mut client = connect(run_dir).await?;
+    client.status(proto::StatusRequest {}).await.map(Response::into_inner).map_err(|status| refused(&status))
+}
+
+/// The peers of the agent that runs with this folder.
+///
+/// # Errors
+/// [`Exit::Unavailable`] when no agent answers.
+pub(crate) async fn peers(run_dir: &Path) -> Result<proto::PeersReply, Exit> {
+    let mut client = connect(run_dir).await?;
+    client.peers(proto::PeersRequest {}).await.map(Response::into_inner).map_err(|status| refused(&status))
+}
+
+/// 65 000 peers of under 250 bytes each.
+const LARGEST_REPLY: usize = 32 << 20;
+
+async fn connect(run_dir: &Path) -> Result<ControlClient<Channel>, Exit> {
+    let path = socket(run_dir);
+    let named = path.display().to_string();
+    let dial = tower::service_fn(move |_: Uri| {
+        let path = path.clone();
+        async move { UnixStream::connect(path).await.map(TokioIo::new) }
+    });
+    let channel = Endpoint::from_static("http://control").connect_with_connector(dial).await.map_err(|error| {
+        let remedy = "is wire-agent running, with the same --run-dir, and are you root?";
+        Exit::Unavailable(format!("no agent answers on {named}: {}; {remedy}", chain(&error)))
+    })?;
+    Ok(ControlClient::new(channel).max_decoding_message_size(LARGEST_REPLY))
+}
+
+fn refused(status: &Status) -> Exit {
+    Exit::Unavailable(format!("the agent refuses: {}", status.message()))
+}

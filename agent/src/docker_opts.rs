@@ -1,0 +1,205 @@
+//! What others learn of our subnet: subnet.env, and Docker's options in each form that flannel's mk-docker-opts.sh has.
+
+use std::{collections::BTreeMap, fmt::Write, fs, net::IpAddr, path::Path};
+
+use wire_lease::{DualStack, Family, Prefix, Subnet, chain};
+
+use crate::{
+    cli::DockerOptsFlags,
+    exit::Exit,
+    files::{self, Durable},
+};
+
+/// What `subnet.env` says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct SubnetEnv {
+    /// The overlay's network, of each family that is on.
+    pub(crate) networks: DualStack<Prefix>,
+    /// The bridge's address with our subnet's length.
+    pub(crate) gateways: DualStack<(IpAddr, u8)>,
+    /// Bytes.
+    pub(crate) mtu: Option<u32>,
+    /// Whether the agent masquerades, so that Docker must not.
+    pub(crate) ip_masq: Option<bool>,
+}
+
+impl SubnetEnv {
+    pub(crate) fn new(networks: DualStack<Prefix>, subnet: Subnet, mtu: u32, ip_masq: bool) -> Self {
+        let gateways = DualStack::from_fn(|family| subnet.of(family).map(|prefix| (prefix.gateway(), prefix.len())));
+        Self { networks, gateways, mtu: Some(mtu), ip_masq: Some(ip_masq) }
+    }
+
+    /// The file, in flannel's order.
+    pub(crate) fn to_text(&self) -> String {
+        let mut text = String::new();
+        for family in Family::ALL {
+            let v6 = match family {
+                Family::V4 => "",
+                Family::V6 => "IPV6_",
+            };
+            if let (Some(network), Some((gateway, len))) = (self.networks.of(family), self.gateways.of(family)) {
+                let _ = writeln!(text, "FLANNEL_{v6}NETWORK={network}\nFLANNEL_{v6}SUBNET={gateway}/{len}");
+            }
+        }
+        if let Some(mtu) = self.mtu {
+            let _ = writeln!(text, "FLANNEL_MTU={mtu}");
+        }
+        if let Some(ip_masq) = self.ip_masq {
+            let _ = writeln!(text, "FLANNEL_IPMASQ={ip_masq}");
+        }
+        text
+    }
+
+    /// Reads the file of any flannel.
+    ///
+    /// # Errors
+    /// Names the line that makes no sense.
+    pub(crate) fn from_text(text: &str) -> Result<Self, String> {
+        let values: BTreeMap<&str, &str> = text
+            .lines()
+            .filter_map(|line| line.trim().split_once('='))
+            .map(|(key, value)| (key, value.trim_matches(['"', '\''])))
+            .collect();
+        let wrong = |key: &str| format!("{key}={} makes no sense", values.get(key).copied().unwrap_or_default());
+        let prefix =
+            |key: &str| values.get(key).map(|value| value.parse::<Prefix>().map_err(|_| wrong(key))).transpose();
+        let gateway = |key: &str| {
+            let parse = |value: &&str| -> Result<(IpAddr, u8), String> {
+                let (address, _) = value.split_once('/').ok_or_else(|| wrong(key))?;
+                let len = value.parse::<Prefix>().map_err(|_| wrong(key))?.len();
+                Ok((address.parse().map_err(|_| wrong(key))?, len))
+            };
+            values.get(key).map(parse).transpose()
+        };
+        let mtu = values.get("FLANNEL_MTU").map(|value| value.parse().map_err(|_| wrong("FLANNEL_MTU"))).transpose()?;
+        let ip_masq = values.get("FLANNEL_IPMASQ").map(|value| value.parse().map_err(|_| wrong("FLANNEL_IPMASQ")));
+        Ok(Self {
+            networks: DualStack { v4: prefix("FLANNEL_NETWORK")?, v6: prefix("FLANNEL_IPV6_NETWORK")? },
+            gateways: DualStack { v4: gateway("FLANNEL_SUBNET")?, v6: gateway("FLANNEL_IPV6_SUBNET")? },
+            mtu,
+            ip_masq: ip_masq.transpose()?,
+        })
+    }
+
+    /// The subnet as a prefix, of each family: what a host held before.
+    pub(crate) fn subnet(&self) -> DualStack<Prefix> {
+        DualStack::from_fn(|family| {
+            self.gateways.of(family).and_then(|(gateway, len)| Prefix::new(*gateway, *len).ok())
+        })
+    }
+
+    /// Docker's options by the name of their variable, in the order of their names. Units expand `$DOCKER_OPT_BIP`,
+    /// `$DOCKER_OPT_IPMASQ` and `$DOCKER_OPT_MTU` and no other: those for IPv6 share the first.
+    fn docker_options(&self, with_ip_masq: bool) -> Vec<(&'static str, String)> {
+        let bip = self.gateways.v4.map(|(gateway, len)| format!("--bip={gateway}/{len}"));
+        let v6 = self.subnet().v6.map(|prefix| format!("--ipv6 --fixed-cidr-v6={prefix}"));
+        let bridge: Vec<String> = bip.into_iter().chain(v6).collect();
+        let masq = self.ip_masq.filter(|_| with_ip_masq).map(|ours| format!("--ip-masq={}", !ours));
+        [
+            ("DOCKER_OPT_BIP", Some(bridge.join(" ")).filter(|options| !options.is_empty())),
+            ("DOCKER_OPT_IPMASQ", masq),
+            ("DOCKER_OPT_MTU", self.mtu.map(|mtu| format!("--mtu={mtu}"))),
+        ]
+        .into_iter()
+        .filter_map(|(name, options)| options.map(|options| (name, options)))
+        .collect()
+    }
+
+    /// Docker's options as single variables: an EnvironmentFile.
+    pub(crate) fn individual(&self, with_ip_masq: bool) -> String {
+        self.docker_options(with_ip_masq).iter().map(|(name, options)| format!("{name}=\"{options}\"\n")).collect()
+    }
+
+    /// Docker's options in one variable, behind what it held before. flannel's script puts a space before each.
+    fn combined(&self, key: &str, before: &str, with_ip_masq: bool) -> String {
+        let mut all = if before.is_empty() { String::new() } else { format!("{before} ") };
+        for (_, options) in self.docker_options(with_ip_masq) {
+            all.push(' ');
+            all.push_str(&options);
+        }
+        format!("{key}=\"{all}\"\n")
+    }
+}
+
+/// `wire-agent docker-opts`.
+///
+/// # Errors
+/// When subnet.env is not there or makes no sense, or the output cannot be written.
+pub(crate) fn command(flags: &DockerOptsFlags) -> Result<(), Exit> {
+    let key_is_name = flags.key.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    if flags.key.is_empty() || !key_is_name {
+        return Err(Exit::Usage(format!("--key {:?} cannot be the name of a variable", flags.key)));
+    }
+    let file = flags.subnet_env.display();
+    let text = fs::read_to_string(&flags.subnet_env).map_err(|error| {
+        Exit::No(format!(
+            "cannot read {file}: {error}; the agent writes it once it has a subnet, see wire-agent status"
+        ))
+    })?;
+    let env = SubnetEnv::from_text(&text).map_err(|wrong| Exit::No(format!("{file}: {wrong}")))?;
+    let both = flags.individual == flags.combined;
+    let mut output = String::new();
+    if both || flags.individual {
+        output += &env.individual(!flags.no_ip_masq);
+    }
+    if both || flags.combined {
+        let before = std::env::var(&flags.key).unwrap_or_default();
+        output += &env.combined(&flags.key, &before, !flags.no_ip_masq);
+    }
+    if flags.output == Path::new("-") {
+        print!("{output}");
+        return Ok(());
+    }
+    let written = files::write_if_changed(&flags.output, &output, Durable::No);
+    written.map(|_| ()).map_err(|error| Exit::CannotCreate(chain(&error)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn env(subnet: &str, ip_masq: bool) -> SubnetEnv {
+        let subnet: Subnet = subnet.parse().unwrap();
+        let networks = DualStack { v4: Some("10.5.0.0/16".parse().unwrap()), v6: Some("fd00:1::/48".parse().unwrap()) };
+        SubnetEnv::new(networks, subnet, 1450, ip_masq)
+    }
+
+    #[test]
+    fn subnet_env_is_that_of_the_contract() {
+        let text = "FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_SUBNET=10.5.52.1/24\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n";
+        assert_eq!(env("10.5.52.0-24", true).to_text(), text);
+        let both = "FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_SUBNET=10.5.52.1/24\nFLANNEL_IPV6_NETWORK=fd00:1::/48\n\
+                    FLANNEL_IPV6_SUBNET=fd00:1:0:5::1/64\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=false\n";
+        assert_eq!(env("10.5.52.0-24&fd00:1:0:5::-64", false).to_text(), both);
+        assert_eq!(SubnetEnv::from_text(both).unwrap(), env("10.5.52.0-24&fd00:1:0:5::-64", false));
+    }
+
+    #[test]
+    fn docker_options_are_those_of_mk_docker_opts() {
+        let single = "DOCKER_OPT_BIP=\"--bip=10.5.52.1/24\"\nDOCKER_OPT_IPMASQ=\"--ip-masq=false\"\nDOCKER_OPT_MTU=\"--mtu=1450\"\n";
+        assert_eq!(env("10.5.52.0-24", true).individual(true), single);
+        let all = "DOCKER_OPTS=\" --bip=10.5.52.1/24 --ip-masq=false --mtu=1450\"\n";
+        assert_eq!(env("10.5.52.0-24", true).combined("DOCKER_OPTS", "", true), all);
+        let behind = "X=\"-D  --bip=10.5.52.1/24 --mtu=1450\"\n";
+        assert_eq!(env("10.5.52.0-24", true).combined("X", "-D", false), behind);
+    }
+
+    #[test]
+    fn the_options_for_ipv6_share_the_variable_that_units_expand() {
+        let both = env("10.5.52.0-24&fd00:1:0:5::-64", true).individual(true);
+        assert!(
+            both.starts_with("DOCKER_OPT_BIP=\"--bip=10.5.52.1/24 --ipv6 --fixed-cidr-v6=fd00:1:0:5::/64\"\n"),
+            "{both}"
+        );
+        let only = env("fd00:1:0:5::-64", true).individual(true);
+        assert!(only.starts_with("DOCKER_OPT_BIP=\"--ipv6 --fixed-cidr-v6=fd00:1:0:5::/64\"\n"), "{only}");
+    }
+
+    #[test]
+    fn a_subnet_env_that_makes_no_sense_is_named() {
+        for bad in ["FLANNEL_SUBNET=10.5.52.1", "FLANNEL_MTU=big", "FLANNEL_IPMASQ=perhaps", "FLANNEL_NETWORK=x"] {
+            let error = SubnetEnv::from_text(bad).unwrap_err();
+            assert!(error.contains(bad), "{error}");
+        }
+    }
+}

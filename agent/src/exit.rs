@@ -1,0 +1,77 @@
+//! How the program ends, and the exit status for each: those of sysexits(3) where one fits.
+
+use std::process::ExitCode;
+
+/// Why the program ends before it was asked to.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Exit {
+    /// A flag or variable that makes no sense. Status 64 (EX_USAGE).
+    #[error("{0}")]
+    Usage(String),
+    /// The network config, or the environment it needs, is wrong. Status 78 (EX_CONFIG).
+    #[error("{0}")]
+    NetworkConfig(String),
+    /// No interface for the underlay. Status 68 (EX_NOHOST).
+    #[error("{0}")]
+    NoUnderlay(String),
+    /// The kernel has no VXLAN. Status 69 (EX_UNAVAILABLE).
+    #[error("this kernel cannot make VXLAN devices: load the module (modprobe vxlan) or use a kernel that has it")]
+    NoVxlan,
+    /// A running agent or etcd did not answer to a command. Status 69 (EX_UNAVAILABLE) too: nothing else can be meant.
+    #[error("{0}")]
+    Unavailable(String),
+    /// A file or folder that cannot be written. Status 73 (EX_CANTCREAT).
+    #[error("{0}")]
+    CannotCreate(String),
+    /// Another agent is running with the same folders. Status 75 (EX_TEMPFAIL).
+    #[error("{0}")]
+    AlreadyRunning(String),
+    /// No CAP_NET_ADMIN. Status 77 (EX_NOPERM).
+    #[error(
+        "wire-agent needs CAP_NET_ADMIN to program the network: run it as root, or give its unit AmbientCapabilities=CAP_NET_ADMIN"
+    )]
+    NoCapability,
+    /// What a command asked about is not so, for example no config is there. Status 1.
+    #[error("{0}")]
+    No(String),
+    /// Anything else. Status 70 (EX_SOFTWARE).
+    #[error("{0}")]
+    Software(String),
+}
+
+impl Exit {
+    /// The status, as `--help` lists it.
+    pub(crate) fn status(&self) -> u8 {
+        match self {
+            Self::No(_) => 1,
+            Self::Usage(_) => 64,
+            Self::NoUnderlay(_) => 68,
+            Self::NoVxlan | Self::Unavailable(_) => 69,
+            Self::Software(_) => 70,
+            Self::CannotCreate(_) => 73,
+            Self::AlreadyRunning(_) => 75,
+            Self::NoCapability => 77,
+            Self::NetworkConfig(_) => 78,
+        }
+    }
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        exit.status().into()
+    }
+}
+
+/// For `--help`.
+pub(crate) const STATUSES: &str = "\
+Exit statuses:
+   0  asked to stop, or the command did what it was asked
+   1  the command's answer is no (for example: there is no network config)
+  64  a flag or variable that makes no sense
+  68  no interface for the underlay
+  69  the kernel has no VXLAN; or etcd, or the running agent, did not answer to a command
+  70  an error inside wire-agent
+  73  a file or folder cannot be written
+  75  another wire-agent is running with the same --run-dir
+  77  no CAP_NET_ADMIN
+  78  the network config in etcd is wrong, or asks for what this version cannot do";

@@ -1,0 +1,82 @@
+//! Forwarding between containers and the overlay: switched on in the kernel, accepted in the FORWARD chain, kept so.
+
+use std::time::Duration;
+
+use tokio::{sync::watch, task::JoinHandle};
+use tracing::{error, info};
+use wire_backends::{ForwardAccept, forward_packets};
+use wire_lease::{Family, NetworkConfig, Prefix, chain};
+
+use crate::{observed::Board, settings::Settings};
+
+/// The task that keeps forwarding on. It ends when this is dropped; what it wrote stays.
+#[derive(Debug)]
+pub(crate) struct Forwarding {
+    checked: watch::Receiver<bool>,
+    task: JoinHandle<()>,
+}
+
+impl Forwarding {
+    /// Starts to switch forwarding on, beside what else the start does.
+    pub(crate) fn start(settings: &Settings, config: &NetworkConfig, board: Board) -> Self {
+        let networks: Vec<Prefix> = config.pools.iter().map(|(_, pool)| pool.network).collect();
+        let families: Vec<Family> = config.families().collect();
+        let (done, checked) = watch::channel(false);
+        let every = settings.forward_rules;
+        let task = tokio::spawn(async move {
+            loop {
+                let (families, networks) = (families.clone(), networks.clone());
+                // Files and programs block.
+                let outcome = tokio::task::spawn_blocking(move || check(&families, networks, every.is_some())).await;
+                note(&board, outcome.unwrap_or_else(|died| Err(died.to_string())));
+                done.send_replace(true);
+                tokio::time::sleep(every.unwrap_or(Duration::from_secs(60))).await;
+            }
+        });
+        Self { checked, task }
+    }
+
+    /// Waits until forwarding was switched on, or could not be.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub(crate) async fn in_place(&mut self) {
+        // Only a task that died never says so, and it has said why on the board.
+        let _ = self.checked.wait_for(|done| *done).await;
+    }
+}
+
+impl Drop for Forwarding {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+fn check(families: &[Family], networks: Vec<Prefix>, with_rules: bool) -> Result<bool, String> {
+    let mut changed = false;
+    for family in families {
+        changed |=
+            forward_packets(*family).map_err(|error| format!("cannot switch on forwarding of {family}: {error}"))?;
+    }
+    if with_rules {
+        changed |= ForwardAccept::new(networks).ensure().map_err(|error| chain(&error))?;
+    }
+    Ok(changed)
+}
+
+fn note(board: &Board, outcome: Result<bool, String>) {
+    match outcome {
+        Ok(changed) => {
+            if changed {
+                info!("forwarding switched on and accepted");
+            }
+            board.fault("forwarding", None);
+        }
+        Err(fault) => {
+            if board.look(|seen| seen.faults.get("forwarding") != Some(&fault)) {
+                error!(fault, "containers may not reach the overlay");
+            }
+            board.fault("forwarding", Some(fault));
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! A run of the agent: what must be true before it starts, what runs beside the network, and how it ends.
+
+use std::{fs, io, path::Path};
+
+use caps::{CapSet, Capability};
+use nix::fcntl::{Flock, FlockArg};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    task::JoinSet,
+};
+use tracing::{error, info, warn};
+use wire_lease::chain;
+
+use crate::{
+    control,
+    exit::Exit,
+    health,
+    network::{self, Host},
+    notify,
+    observed::Board,
+    session::Ended,
+    settings::Settings,
+};
+
+/// Runs until SIGTERM or SIGINT. Traffic and lease outlive it.
+///
+/// # Errors
+/// Whatever makes it leave by itself; see [`Exit`].
+pub(crate) async fn run(settings: Settings) -> Result<(), Exit> {
+    info!(version = env!("CARGO_PKG_VERSION"), prefix = %settings.prefix, "starting");
+    for warning in &settings.warnings {
+        warn!("{warning}");
+    }
+    network::open(&settings).await?;
+    require_capability()?;
+    let _lock = lock(&settings.folders.run_dir)?;
+    let Signals { mut terminate, mut interrupt, mut hangup } =
+        Signals::new().map_err(|error| Exit::Software(format!("cannot listen for signals: {error}")))?;
+    let board = Board::new();
+    board.update(|seen| seen.warnings.clone_from(&settings.warnings));
+    let _beside = beside(&settings, &board)?;
+    let result = tokio::select! {
+        result = stay(settings, board.clone(), &mut hangup) => result,
+        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => Ok(()),
+    };
+    board.update(|seen| seen.stopping = true);
+    notify::stopping();
+    if result.is_ok() {
+        info!("ending; traffic and lease stay as they are");
+    }
+    result
+}
+
+/// Joins the network, again and again where something it was built on has changed. Joining anew writes nothing that is
+/// right already.
+async fn stay(settings: Settings, board: Board, hangup: &mut Signal) -> Result<(), Exit> {
+    let mut host = Host::new(settings, board)?;
+    loop {
+        let ended = tokio::select! {
+            ended = host.join() => ended?,
+            _ = hangup.recv() => Ended::Asked,
+        };
+        match ended {
+            Ended::UnderlayChanged => info!("the underlay has changed, joining anew"),
+            Ended::Asked => info!("joining anew, certificates are read again"),
+        }
+    }
+}
+
+/// The control socket, health checks and systemd's messages. They end when the set is dropped.
+fn beside(settings: &Settings, board: &Board) -> Result<JoinSet<()>, Exit> {
+    let mut tasks = JoinSet::new();
+    let run_dir = &settings.folders.run_dir;
+    let listener = control::listen(run_dir)
+        .map_err(|error| Exit::CannotCreate(format!("cannot make {}: {error}", control::socket(run_dir).display())))?;
+    let control = control::serve(listener, board.clone());
+    tasks.spawn(async move {
+        if let Err(error) = control.await {
+            error!(error = chain(&error), "the control socket broke");
+        }
+    });
+    if let Some(address) = settings.health {
+        let (health, faults) = (health::serve(address, board.clone()), board.clone());
+        tasks.spawn(async move {
+            if let Err(error) = health.await {
+                error!(%address, %error, "no health checks: --healthz-ip and --healthz-port cannot be used");
+                faults.fault("health checks", Some(format!("cannot listen on {address}: {error}")));
+            }
+        });
+    }
+    tasks.spawn(notify::follow(board.clone()));
+    Ok(tasks)
+}
+
+fn require_capability() -> Result<(), Exit> {
+    match caps::has_cap(None, CapSet::Effective, Capability::CAP_NET_ADMIN) {
+        Ok(true) => Ok(()),
+        Ok(false) | Err(_) => Err(Exit::NoCapability),
+    }
+}
+
+/// Holds the run folder for this agent alone, for as long as it lives.
+fn lock(run_dir: &Path) -> Result<Flock<fs::File>, Exit> {
+    let path = run_dir.join("lock");
+    let cannot =
+        |error: io::Error| Exit::CannotCreate(format!("cannot make {}: {error}; see --run-dir", path.display()));
+    fs::create_dir_all(run_dir).map_err(cannot)?;
+    let file = fs::OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(cannot)?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| {
+        Exit::AlreadyRunning(format!(
+            "another wire-agent holds {}: stop it, or give each a --run-dir of its own",
+            path.display()
+        ))
+    })
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+}

@@ -1,0 +1,146 @@
+//! The flags, checked: what `run` works with.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
+
+use regex::Regex;
+use wire_lease::{Credentials, DualStack, EtcdSettings, KeyPrefix, TlsFiles};
+
+use crate::{
+    cli::{EtcdFlags, RunFlags},
+    exit::Exit,
+};
+
+/// All that a run of the agent can be told.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    pub(crate) etcd: EtcdSettings,
+    pub(crate) prefix: KeyPrefix,
+    pub(crate) underlay: UnderlayWishes,
+    /// Given public addresses; the underlay's own where there is none.
+    pub(crate) public: DualStack<IpAddr>,
+    pub(crate) folders: Folders,
+    pub(crate) lease_ttl: Duration,
+    pub(crate) renew_margin: Duration,
+    pub(crate) ip_masq: bool,
+    /// How often the FORWARD chain is checked; `None` leaves it alone.
+    pub(crate) forward_rules: Option<Duration>,
+    pub(crate) blackhole: bool,
+    pub(crate) health: Option<SocketAddr>,
+    /// Flags that were given and do nothing.
+    pub(crate) warnings: Vec<String>,
+}
+
+/// The files and folders the agent writes.
+#[derive(Clone, Debug)]
+pub(crate) struct Folders {
+    pub(crate) state_dir: PathBuf,
+    pub(crate) run_dir: PathBuf,
+    pub(crate) subnet_file: PathBuf,
+    pub(crate) docker_opts_file: Option<PathBuf>,
+}
+
+/// How the interface of the underlay is found: the first wish that can be met.
+#[derive(Debug)]
+pub(crate) enum UnderlayWish {
+    /// By name, or by an address it has.
+    Interface(String),
+    /// By a pattern for either.
+    Pattern(Regex),
+    /// By the route to an address.
+    CanReach(IpAddr),
+}
+
+/// All wishes, in order. Without one, the default route decides.
+pub(crate) type UnderlayWishes = Vec<UnderlayWish>;
+
+impl Settings {
+    /// Checks the flags of a run.
+    ///
+    /// # Errors
+    /// [`Exit::Usage`], naming the flag.
+    pub(crate) fn new(etcd: EtcdFlags, run: RunFlags, run_dir: PathBuf) -> Result<Self, Exit> {
+        if let Some(flag) = run.kubernetes.first() {
+            return Err(Exit::Usage(format!(
+                "--{flag}: wire-agent keeps its leases in etcd and does not work with Kubernetes; remove the flag, or run flanneld there"
+            )));
+        }
+        Ok(Self {
+            warnings: warnings(&run),
+            prefix: KeyPrefix::new(&etcd.etcd_prefix),
+            etcd: etcd_settings(etcd)?,
+            public: DualStack { v4: run.public_ip.map(IpAddr::V4), v6: run.public_ipv6.map(IpAddr::V6) },
+            folders: Folders {
+                state_dir: run.state_dir,
+                run_dir,
+                subnet_file: run.subnet_file,
+                docker_opts_file: Some(run.docker_opts_file).filter(|file| !file.is_empty()).map(PathBuf::from),
+            },
+            lease_ttl: run.subnet_lease_ttl,
+            renew_margin: Duration::from_secs(60) * run.subnet_lease_renew_margin,
+            ip_masq: run.ip_masq,
+            forward_rules: run.iptables_forward_rules.then(|| Duration::from_secs(run.iptables_resync.into())),
+            blackhole: run.ip_blackhole_route,
+            health: (run.healthz_port != 0).then(|| SocketAddr::new(run.healthz_ip, run.healthz_port)),
+            underlay: wishes(run.iface, &run.iface_regex, run.iface_can_reach)?,
+        })
+    }
+}
+
+/// Where etcd is, checked.
+///
+/// # Errors
+/// [`Exit::Usage`], naming the flag.
+pub(crate) fn etcd_settings(flags: EtcdFlags) -> Result<EtcdSettings, Exit> {
+    let given = |path: Option<PathBuf>| path.filter(|path| !path.as_os_str().is_empty());
+    let (ca, cert, key) = (given(flags.etcd_cafile), given(flags.etcd_certfile), given(flags.etcd_keyfile));
+    if cert.is_some() != key.is_some() {
+        return Err(Exit::Usage("--etcd-certfile and --etcd-keyfile belong together: give both or neither".to_owned()));
+    }
+    let name = flags.etcd_username.filter(|name| !name.is_empty());
+    if name.is_none() && flags.etcd_password.as_ref().is_some_and(|password| !password.is_empty()) {
+        return Err(Exit::Usage("--etcd-password needs --etcd-username".to_owned()));
+    }
+    let endpoints: Vec<String> = flags.etcd_endpoints.into_iter().filter(|url| !url.trim().is_empty()).collect();
+    if endpoints.is_empty() {
+        let example = "name at least one member, like http://10.0.0.1:2379";
+        return Err(Exit::Usage(format!("--etcd-endpoints is empty: {example}")));
+    }
+    Ok(EtcdSettings {
+        tls: TlsFiles { ca, cert, key },
+        user: name.map(|name| Credentials { name, password: flags.etcd_password.unwrap_or_default() }),
+        ..EtcdSettings::new(endpoints)
+    })
+}
+
+fn wishes(names: Vec<String>, patterns: &[String], can_reach: Option<IpAddr>) -> Result<UnderlayWishes, Exit> {
+    let pattern = |text: &String| {
+        Regex::new(text)
+            .map(UnderlayWish::Pattern)
+            .map_err(|error| Exit::Usage(format!("--iface-regex {text:?} is no regular expression: {error}")))
+    };
+    let names = names.into_iter().filter(|name| !name.is_empty()).map(|name| Ok(UnderlayWish::Interface(name)));
+    let patterns = patterns.iter().filter(|text| !text.is_empty()).map(pattern);
+    names.chain(patterns).chain(can_reach.map(|ip| Ok(UnderlayWish::CanReach(ip)))).collect()
+}
+
+fn warnings(run: &RunFlags) -> Vec<String> {
+    let idle =
+        |asked: bool, flag: &str, why: &str| asked.then(|| format!("--{flag} does nothing in this version: {why}"));
+    [
+        idle(
+            run.ip_masq,
+            "ip-masq",
+            "only FLANNEL_IPMASQ and Docker's --ip-masq=false are written, nothing is masqueraded yet",
+        ),
+        idle(run.ip_masq_fully_random_disable, "ip-masq-fully-random-disable", "nothing is masqueraded yet"),
+        idle(run.vmodule.is_some(), "vmodule", "use RUST_LOG, for example RUST_LOG=wire_lease=debug"),
+        idle(run.log_backtrace_at.is_some(), "log_backtrace_at", "errors are logged with all their causes"),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}

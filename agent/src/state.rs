@@ -1,0 +1,108 @@
+//! What must outlive a restart and a reboot: who this host is, its VTEP MACs and its last subnet.
+
+use std::{
+    collections::BTreeMap,
+    fmt::Write,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+use tracing::warn;
+use wire_lease::{DualStack, MacAddr, Prefix};
+
+use crate::files::{self, Durable, WriteError};
+
+/// The content of `state.json` in the state folder.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct State {
+    /// Made once at random: cloned virtual machines share their machine-id, but must not share a subnet.
+    pub(crate) identity: String,
+    /// The MAC of each VXLAN device, by its name.
+    #[serde(default)]
+    pub(crate) macs: BTreeMap<String, MacAddr>,
+    /// The subnet held last.
+    #[serde(default)]
+    pub(crate) subnet: DualStack<Prefix>,
+}
+
+/// Where the state is kept.
+#[derive(Clone, Debug)]
+pub(crate) struct StateFile(PathBuf);
+
+impl StateFile {
+    pub(crate) fn in_folder(folder: &Path) -> Self {
+        Self(folder.join("state.json"))
+    }
+
+    /// The state kept, or a new one. A file that makes no sense is put aside, named, and does not stop the start.
+    ///
+    /// # Errors
+    /// When the file is there and cannot be read: to go on would give this host a new identity.
+    pub(crate) fn load(&self) -> io::Result<State> {
+        let text = match fs::read_to_string(&self.0) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(State::fresh()),
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => String::new(),
+            Err(error) => return Err(error),
+        };
+        match serde_json::from_str::<State>(&text) {
+            Ok(state) if !state.identity.is_empty() => Ok(state),
+            outcome => {
+                let aside = self.0.with_extension("json.bad");
+                let reason = outcome.err().map_or_else(|| "it names no identity".to_owned(), |error| error.to_string());
+                warn!(file = %self.0.display(), aside = %aside.display(), reason, "state file makes no sense, starting anew");
+                fs::rename(&self.0, aside)?;
+                Ok(State::fresh())
+            }
+        }
+    }
+
+    /// Keeps the state; writes nothing where it is kept already.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub(crate) fn save(&self, state: &State) -> Result<(), WriteError> {
+        let mut text = serde_json::to_string_pretty(state).expect("the state has only text keys");
+        text.push('\n');
+        files::write_if_changed(&self.0, &text, Durable::Yes).map(|_| ())
+    }
+}
+
+impl State {
+    fn fresh() -> Self {
+        let mut identity = String::new();
+        for byte in rand::random::<[u8; 16]>() {
+            write!(identity, "{byte:02x}").expect("a String takes any text");
+        }
+        Self { identity, ..Self::default() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_saved_is_loaded_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = StateFile::in_folder(folder.path());
+        let mut state = file.load().unwrap();
+        assert_eq!(state.identity.len(), 32);
+        state.macs.insert("flannel.1".to_owned(), "c6:d2:32:6f:8f:44".parse().unwrap());
+        state.subnet.v4 = Some("10.5.52.0/24".parse().unwrap());
+        file.save(&state).unwrap();
+        assert_eq!(file.load().unwrap(), state);
+    }
+
+    #[test]
+    fn a_state_that_makes_no_sense_is_put_aside() {
+        for bad in [&b"{"[..], b"{}", b"[]", b"\xff\xfe", br#"{"identity":""}"#] {
+            let folder = tempfile::tempdir().unwrap();
+            let file = StateFile::in_folder(folder.path());
+            fs::write(&file.0, bad).unwrap();
+            assert_eq!(file.load().unwrap().identity.len(), 32);
+            assert_eq!(fs::read(folder.path().join("state.json.bad")).unwrap(), bad);
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! The command line as a user meets it: the real program, no etcd, no network.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::process::{Command, Output};
+
+/// Runs the program with nothing but these variables.
+fn agent(args: &[&str], variables: &[(&str, &str)]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_wire-agent"));
+    command.args(args).env_clear().envs(variables.iter().copied()).output().unwrap()
+}
+
+fn said(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+#[track_caller]
+fn refused(args: &[&str], variables: &[(&str, &str)], status: i32, because: &str) {
+    let output = agent(args, variables);
+    assert_eq!(output.status.code(), Some(status), "{args:?}: {}", said(&output));
+    assert!(said(&output).contains(because), "{args:?} does not say {because:?}: {}", said(&output));
+}
+
+#[test]
+fn help_teaches_flags_and_exit_statuses() {
+    for help in ["--help", "-help", "-h"] {
+        let output = agent(&[help], &[]);
+        assert!(output.status.success());
+        assert!(said(&output).contains("--etcd-endpoints"), "{help}");
+        assert!(said(&output).contains("78  the network config in etcd is wrong"), "{help}");
+    }
+    assert!(agent(&["--version"], &[]).status.success());
+    assert!(said(&agent(&["-version"], &[])).starts_with("wire-agent "));
+}
+
+#[test]
+fn what_makes_no_sense_is_refused_with_status_64_and_its_name() {
+    refused(&["--no-such-flag"], &[], 64, "--no-such-flag");
+    refused(&["-no-such-flag=1"], &[], 64, "no-such-flag");
+    refused(&["--ip-masq=perhaps"], &[], 64, "--ip-masq");
+    refused(&["--subnet-lease-renew-margin=0"], &[], 64, "--subnet-lease-renew-margin");
+    refused(&["--subnet-lease-renew-margin", "1440"], &[], 64, "1..=1439");
+    refused(&["--healthz-port=65536"], &[], 64, "--healthz-port");
+    refused(&["--public-ip=10.0.0"], &[], 64, "--public-ip");
+    refused(&["--iface-can-reach=here"], &[], 64, "--iface-can-reach");
+    refused(&["--iface-regex=eth["], &[], 64, "--iface-regex");
+    refused(&["--subnet-lease-ttl=soon"], &[], 64, "--subnet-lease-ttl");
+    refused(&["--etcd-endpoints="], &[], 64, "--etcd-endpoints");
+    refused(&["--etcd-endpoints=ftp://x y"], &[], 64, "ftp://x y");
+    refused(&["--etcd-certfile=/x.pem"], &[], 64, "--etcd-keyfile");
+    refused(&["--etcd-password=secret"], &[], 64, "--etcd-username");
+    refused(&["frobnicate"], &[], 64, "frobnicate");
+}
+
+#[test]
+fn kubernetes_flags_are_refused_with_a_clear_line() {
+    refused(&["-kube-subnet-mgr"], &[], 64, "does not work with Kubernetes");
+    refused(&["--kubeconfig-file", "/x"], &[], 64, "--kubeconfig-file");
+    refused(&[], &[("FLANNELD_KUBE_SUBNET_MGR", "true")], 64, "--kube-subnet-mgr");
+}
+
+#[test]
+fn variables_fill_in_for_flags_and_a_flag_wins() {
+    refused(&[], &[("FLANNELD_IFACE_REGEX", "eth[")], 64, "--iface-regex");
+    refused(&[], &[("WIRE_AGENT_IFACE_REGEX", "eth[")], 64, "--iface-regex");
+    // Ours wins over flannel's, a flag over both, and an empty one is none.
+    refused(&[], &[("FLANNELD_IFACE_REGEX", "a["), ("WIRE_AGENT_IFACE_REGEX", "b[")], 64, "\"b[\"");
+    refused(&["-iface-regex=c["], &[("WIRE_AGENT_IFACE_REGEX", "b[")], 64, "\"c[\"");
+    refused(&[], &[("FLANNELD_IFACE_REGEX", "a["), ("WIRE_AGENT_IFACE_REGEX", "")], 64, "\"a[\"");
+    // flannel has no --run-dir, so that its variable for one means nothing.
+    refused(&["status"], &[("WIRE_AGENT_RUN_DIR", "/nowhere/a"), ("FLANNELD_RUN_DIR", "/nowhere/b")], 69, "/nowhere/a");
+}
+
+#[test]
+fn go_booleans_are_understood_on_the_line_and_in_variables() {
+    for (args, variables) in [
+        (vec!["-ip-masq", "-iface-regex=["], vec![]),
+        (vec!["--ip-masq=F", "-iface-regex=["], vec![]),
+        (vec!["-iface-regex=["], vec![("FLANNELD_IP_MASQ", "1")]),
+        (vec!["-iface-regex=["], vec![("FLANNELD_IP_MASQ", "t")]),
+    ] {
+        // The boolean is understood: what is refused is the pattern.
+        refused(&args, &variables, 64, "--iface-regex");
+    }
+    refused(&[], &[("FLANNELD_IP_MASQ", "yes")], 64, "--ip-masq");
+}
+
+#[test]
+fn a_config_is_validated_without_etcd() {
+    let valid = agent(&["config", "validate", r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"},"Typo":1}"#], &[]);
+    assert!(valid.status.success(), "{}", said(&valid));
+    for expected in ["\"backend\": \"vxlan\"", "\"hosts\": \"255\"", "10.5.1.0/24", "Typo"] {
+        assert!(said(&valid).contains(expected), "{expected}: {}", said(&valid));
+    }
+    for (config, because) in [
+        ("xx{", "not JSON"),
+        ("[]", "no JSON object"),
+        ("{}", "Network"),
+        (r#"{"Network":"10.5.0.0/16","SubnetLen":8}"#, "SubnetLen is 8"),
+        (r#"{"Network":"10.5.0.0/16","SubnetLen":31}"#, "SubnetLen is 31"),
+        (r#"{"Network":"10.5.0.0/24","SubnetLen":25}"#, "SubnetLen is 25"),
+        (r#"{"Network":"10.5.0.0/16","SubnetMin":"10.5.9.0","SubnetMax":"10.5.8.0"}"#, "SubnetMin is 10.5.9.0"),
+        (r#"{"Network":"10.5.0.0/16","SubnetMin":"10.6.0.0"}"#, "SubnetMin"),
+        (r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan","VNI":"1"}}"#, "Backend.VNI is \"1\""),
+        (r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan","VNI":16777216}}"#, "Backend.VNI is 16777216"),
+        (r#"{"Network":"10.5.0.0/16","Backend":{"Type":"carrier-pigeon"}}"#, "carrier-pigeon"),
+    ] {
+        refused(&["config", "validate", config], &[], 78, because);
+    }
+}
+
+#[test]
+fn docker_options_are_printed_and_written_in_every_form() {
+    let folder = tempfile::tempdir().unwrap();
+    let env = folder.path().join("subnet.env");
+    let text = "FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_SUBNET=10.5.52.1/24\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n";
+    std::fs::write(&env, text).unwrap();
+    let env = env.to_str().unwrap();
+    let single =
+        "DOCKER_OPT_BIP=\"--bip=10.5.52.1/24\"\nDOCKER_OPT_IPMASQ=\"--ip-masq=false\"\nDOCKER_OPT_MTU=\"--mtu=1450\"\n";
+    let all = "DOCKER_OPTS=\" --bip=10.5.52.1/24 --ip-masq=false --mtu=1450\"\n";
+    let printed = |args: &[&str]| {
+        let args: Vec<&str> = ["docker-opts", "-f", env, "-d", "-"].iter().chain(args).copied().collect();
+        String::from_utf8(agent(&args, &[]).stdout).unwrap()
+    };
+    assert_eq!(printed(&[]), format!("{single}{all}"));
+    assert_eq!(printed(&["-i", "-c"]), format!("{single}{all}"));
+    assert_eq!(printed(&["-i"]), single);
+    assert_eq!(printed(&["-c"]), all);
+    assert_eq!(printed(&["-c", "-m", "-k", "X"]), "X=\" --bip=10.5.52.1/24 --mtu=1450\"\n");
+    let file = folder.path().join("docker.env");
+    assert!(agent(&["docker-opts", "-f", env, "-i", "-d", file.to_str().unwrap()], &[]).status.success());
+    assert_eq!(std::fs::read_to_string(file).unwrap(), single);
+    refused(&["docker-opts", "-f", "/nowhere/subnet.env"], &[], 1, "/nowhere/subnet.env");
+    refused(&["docker-opts", "-f", env, "-k", "A B"], &[], 64, "--key");
+}
