@@ -352,12 +352,21 @@ impl Agent {
         output(command.arg("10").arg(binary()?).args(words).arg(format!("--run-dir={}", self.run_dir().display())))
     }
 
-    /// `wire-agent status --json`.
+    /// `wire-agent status --json`, whatever the phase.
     ///
     /// # Errors
-    /// Where it fails.
+    /// Where no agent answers.
     pub fn status(&self) -> Result<Status> {
-        serde_json::from_str(&self.ctl(&["status", "--json"])?).map_err(LabError::answer("wire-agent status"))
+        let mut command = self.namespace.command("timeout");
+        command
+            .arg("10")
+            .arg(binary()?)
+            .args(["status", "--json"])
+            .arg(format!("--run-dir={}", self.run_dir().display()));
+        // Its exit status is 1 where the phase is not `ready`.
+        let answer = command.output().map_err(LabError::io("cannot run wire-agent status"))?;
+        let said = || format!("wire-agent status ({})", String::from_utf8_lossy(&answer.stderr).trim());
+        serde_json::from_slice(&answer.stdout).map_err(LabError::answer(said()))
     }
 
     /// `wire-agent peers --json`.

@@ -1,0 +1,79 @@
+//! Row 1: containers of three hosts reach each other, over real dockerds and kernel VXLAN.
+
+use wire_tests::{Container, Dockerd, Family, Lab, Result, check, eventually, lab};
+
+use crate::cluster::{DUAL, Node, PROMPT, V4, V6, cluster, families};
+
+/// An odd number of bytes, so that no segment size divides it.
+const STREAM: u32 = 5_000_011;
+
+#[test]
+fn containers_of_three_hosts_ping_and_stream_over_ipv4() -> Result {
+    reach_each_other(&lab!(), V4)
+}
+
+#[test]
+fn containers_of_three_hosts_ping_and_stream_over_both_families() -> Result {
+    reach_each_other(&lab!(), DUAL)
+}
+
+#[test]
+fn containers_of_three_hosts_ping_and_stream_over_ipv6_alone() -> Result {
+    reach_each_other(&lab!(), V6)
+}
+
+/// A dockerd and its container.
+struct Seat {
+    container: Container,
+    docker: Dockerd,
+}
+
+impl Seat {
+    fn new(node: &Node) -> Result<Self> {
+        let mut docker = Dockerd::start_with_file(&node.host, &node.agent.docker_opts_file())?;
+        Ok(Self { container: docker.run()?, docker })
+    }
+
+    /// Runs a shell script in the container.
+    fn sh(&self, options: &[&str], script: &str) -> Result<String> {
+        let words = ["exec"].into_iter().chain(options.iter().copied());
+        self.docker.docker(&words.chain([self.container.name(), "sh", "-c", script]).collect::<Vec<_>>())
+    }
+}
+
+fn reach_each_other(lab: &Lab, config: &str) -> Result {
+    let (_etcd, nodes) = cluster::<3>(lab, config)?;
+    let seats = nodes.iter().map(Seat::new).collect::<Result<Vec<_>>>()?;
+    let encapsulated = lab.count("udp dport 8472")?;
+    for (from, sender) in seats.iter().enumerate() {
+        for (to, receiver) in seats.iter().enumerate().filter(|(to, _)| *to != from) {
+            for family in families(config) {
+                let address = receiver.container.address(*family)?;
+                let pings = sender.container.pings(address, 3);
+                check(pings, || format!("container {from} cannot ping container {to} at {address}"))?;
+            }
+        }
+        for family in families(config) {
+            stream(sender, &seats[(from + 1) % 3], *family)?;
+        }
+    }
+    // Three pings and their answers between six pairs, and three streams of 5 MB.
+    let packets = encapsulated.packets()?;
+    check(packets > 200, || format!("only {packets} packets were seen encapsulated"))
+}
+
+/// Sends bytes by TCP and compares their checksums at both ends.
+fn stream(sender: &Seat, receiver: &Seat, family: Family) -> Result {
+    let address = receiver.container.address(family)?;
+    // busybox's nc closes both ways when its own input ends, so that the listener is given one that does not.
+    let listen = "test -e /tmp/open || mkfifo /tmp/open; sleep 60 > /tmp/open & nc -l -p 5001 < /tmp/open > /tmp/got; mv /tmp/got /tmp/whole";
+    receiver.sh(&["-d"], listen)?;
+    sender.sh(&[], &format!("dd if=/dev/urandom of=/tmp/sent bs={STREAM} count=1 iflag=fullblock"))?;
+    // The listener may need a moment.
+    let send = format!("for i in 1 2 3 4 5; do nc -w 5 {address} 5001 < /tmp/sent && exit 0; sleep 0.2; done; exit 1");
+    sender.sh(&[], &send)?;
+    let sent = sender.sh(&[], "sha256sum < /tmp/sent")?;
+    eventually(PROMPT, || receiver.sh(&[], "test -e /tmp/whole").map(drop))?;
+    let got = receiver.sh(&[], "wc -c < /tmp/whole; sha256sum < /tmp/whole; rm /tmp/whole")?;
+    check(got == format!("{STREAM}\n{sent}"), || format!("sent {STREAM} bytes, {sent}, but received {got}"))
+}
