@@ -1,6 +1,9 @@
 //! Writing: operations to messages, messages to the kernel, answers back to operations.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use nix::errno::Errno;
 use wire_lease::Family;
@@ -21,17 +24,24 @@ pub struct NetlinkDataplane {
     form: RouteForm,
     links: BTreeMap<LinkName, u32>,
     nexthops: Option<Nexthops>,
+    /// The plain routes of IPv4 through gateways: each new one makes the kernel look at all of them.
+    plain: BTreeSet<RouteKey>,
 }
 
-/// How IPv4 routes are written. They do the same either way (docs/adr/0002).
+/// How IPv4 routes are written. They do the same in each form (docs/adr/0002).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum RouteForm {
-    /// With nexthop objects where the kernel has them: the time for one route does not grow with their number.
+    /// The first [`PLAIN_ROUTES`] plain, the others with nexthop objects.
     #[default]
+    Mixed,
+    /// With nexthop objects where the kernel has them: the time for one route does not grow with their number.
     Nexthop,
     /// With the gateway in the route, as flannel has it.
     Plain,
 }
+
+/// So many plain routes cost nothing that is felt, and `ip route flush` and flanneld's deletions work on them.
+const PLAIN_ROUTES: usize = 512;
 
 impl NetlinkDataplane {
     /// Opens the socket, in the network namespace of the calling thread.
@@ -39,7 +49,7 @@ impl NetlinkDataplane {
     /// # Errors
     /// When there is no netlink.
     pub fn open(form: RouteForm) -> Result<Self, DataplaneError> {
-        Ok(Self { netlink: Netlink::open()?, form, links: BTreeMap::new(), nexthops: None })
+        Ok(Self { netlink: Netlink::open()?, form, links: BTreeMap::new(), nexthops: None, plain: BTreeSet::new() })
     }
 
     /// Puts each route of `state` that is ours in its plain form, in place: flanneld's deletions, which name gateway and
@@ -104,6 +114,7 @@ impl NetlinkDataplane {
                     Some(id) => Through::Nexthop(id),
                     None => self.plain(route)?,
                 };
+                self.plain.remove(key);
                 encode::delete_route(batch, key, route, through);
                 route_hop = Some((*key, None));
             }
@@ -120,8 +131,17 @@ impl NetlinkDataplane {
             return Ok(plain);
         };
         // IPv6 routes share nothing that grows with their number.
-        let wanted = self.form == RouteForm::Nexthop && key.destination.family() == Family::V4;
-        let Some(nexthops) = self.nexthops.as_mut().filter(|_| wanted) else { return Ok(plain) };
+        let wanted = key.destination.family() == Family::V4
+            && match self.form {
+                RouteForm::Mixed => self.plain.len() >= PLAIN_ROUTES && !self.plain.contains(key),
+                RouteForm::Nexthop => true,
+                RouteForm::Plain => false,
+            };
+        let Some(nexthops) = self.nexthops.as_mut().filter(|_| wanted) else {
+            self.plain.insert(*key);
+            return Ok(plain);
+        };
+        self.plain.remove(key);
         let (hop, new) = nexthops.offer(device, *gateway);
         if new {
             let flags = netlink_packet_core::NLM_F_CREATE | netlink_packet_core::NLM_F_EXCL;
@@ -192,6 +212,9 @@ impl Dataplane for NetlinkDataplane {
     fn read(&mut self, scope: &Scope) -> Result<NetState, DataplaneError> {
         let Reading { state, names, nexthops } = read::read(&mut self.netlink, scope)?;
         self.links = names.into_iter().map(|(index, name)| (name, index)).collect();
+        let with_hop = |key: &RouteKey| nexthops.as_ref().is_some_and(|nexthops| nexthops.of_route(key).is_some());
+        let plain = state.routes.iter().filter(|(key, route)| through_gateway(key, route) && !with_hop(key));
+        self.plain = plain.map(|(key, _)| *key).collect();
         self.nexthops = nexthops;
         Ok(state)
     }
@@ -209,6 +232,10 @@ impl Dataplane for NetlinkDataplane {
         }
         attempts
     }
+}
+
+fn through_gateway(key: &RouteKey, route: &Route) -> bool {
+    key.destination.family() == Family::V4 && matches!(route.via, Via::Gateway { .. })
 }
 
 /// What is there already, or gone already, is as good as done. Not a route: what is there may be somebody else's.

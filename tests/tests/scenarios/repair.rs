@@ -7,15 +7,13 @@ use wire_tests::{Family, Host, Monitor, Result, check, eventually, lab};
 use crate::cluster::{DUAL, Node, PROMPT, cluster, device, exact, put_peers, settle};
 
 /// Each way to break it, as a shell script run on the host for each device `$D` of family `-$F`.
-const BREAKS: [(&str, &str); 10] = [
+const BREAKS: [(&str, &str); 9] = [
     ("device deleted", "ip link delete $D"),
     ("device down", "ip link set $D down"),
     ("MAC changed", "ip link set $D address 02:de:ad:00:00:01"),
     ("MTU changed", "ip link set $D mtu 1300"),
     ("addresses flushed", "ip -$F address flush dev $D scope global"),
-    // Not `ip route flush`, which does not take routes with nexthop objects (docs/adr/0002).
-    ("routes deleted", "ip -$F route show dev $D scope global | while read to rest; do ip -$F route delete $to; done"),
-    ("nexthop objects flushed", "test $F = 6 || ip nexthop flush dev $D; ip -6 route flush dev $D scope global"),
+    ("routes flushed", "ip -$F route flush dev $D scope global"),
     ("neighbours flushed", "ip -$F neighbour flush dev $D nud permanent"),
     (
         "FDB flushed",
@@ -23,7 +21,7 @@ const BREAKS: [(&str, &str); 10] = [
     ),
     (
         "all of them",
-        "ip nexthop flush dev $D; ip -6 route flush dev $D scope global; ip -$F neighbour flush dev $D nud permanent; ip link set $D down; ip link delete $D",
+        "ip -$F route flush dev $D scope global; ip -$F neighbour flush dev $D nud permanent; ip link set $D down; ip link delete $D",
     ),
 ];
 
