@@ -14,7 +14,7 @@ use std::{
 use tokio::sync::{Notify, watch};
 use tracing::{error, info, warn};
 use wire_backends::{DataplaneError, Monitor, NetState, NetlinkDataplane, Reconciler, Report, Wake};
-use wire_lease::chain;
+use wire_lease::{Revision, chain};
 
 use crate::{exit::Exit, observed::Board};
 
@@ -27,10 +27,17 @@ const RETRY: Duration = Duration::from_secs(1);
 /// Changes that follow each other this closely are read back once; more, where reading takes long.
 const SETTLE: Duration = Duration::from_millis(20);
 
+/// What the kernel should hold, and the revision of the leases it follows from.
+#[derive(Clone, Debug)]
+struct Wish {
+    state: Arc<NetState>,
+    revision: Revision,
+}
+
 /// The running thread. It ends when this is dropped, and leaves the kernel as it is.
 #[derive(Debug)]
 pub(crate) struct Datapath {
-    want: watch::Sender<Option<Arc<NetState>>>,
+    want: watch::Sender<Option<Wish>>,
     underlay_changed: Arc<Notify>,
     first_round: watch::Receiver<bool>,
 }
@@ -57,9 +64,9 @@ impl Datapath {
         Ok(Self { want, underlay_changed, first_round })
     }
 
-    /// Says what the kernel should hold from now on.
-    pub(crate) fn want(&self, state: NetState) {
-        self.want.send_replace(Some(Arc::new(state)));
+    /// Says what the kernel should hold from now on, as the leases at `revision` have it.
+    pub(crate) fn want(&self, state: NetState, revision: Revision) {
+        self.want.send_replace(Some(Wish { state: Arc::new(state), revision }));
     }
 
     /// Is notified when addresses or links of the host have changed.
@@ -80,7 +87,7 @@ impl Datapath {
 struct Keeper {
     reconciler: Reconciler<NetlinkDataplane>,
     board: Board,
-    wishes: watch::Receiver<Option<Arc<NetState>>>,
+    wishes: watch::Receiver<Option<Wish>>,
     underlay_changed: Arc<Notify>,
     /// Whether the kernel was compared once.
     done: watch::Sender<bool>,
@@ -98,12 +105,12 @@ impl Keeper {
             if monitor.is_none() {
                 monitor = self.listen();
             }
-            let Some(state) = self.wishes.borrow_and_update().clone() else { return };
+            let Some(wish) = self.wishes.borrow_and_update().clone() else { return };
             let begun = Instant::now();
-            let report = self.reconciler.round(&state);
+            let report = self.reconciler.round(&wish.state);
             let settle = SETTLE.max(begun.elapsed() * 4);
             let again = if report.converged { PERIOD } else { RETRY };
-            self.publish(report);
+            self.publish(report, wish.revision);
             self.done.send_if_modified(|done| !std::mem::replace(done, true));
             tokio::select! {
                 changed = self.wishes.changed() => if changed.is_err() { return },
@@ -141,7 +148,7 @@ impl Keeper {
         }
     }
 
-    fn publish(&self, report: Report) {
+    fn publish(&self, report: Report, revision: Revision) {
         let before: BTreeSet<String> =
             self.board.look(|seen| seen.dataplane.last.iter().flat_map(|last| troubles(last)).collect());
         for trouble in troubles(&report).filter(|trouble| !before.contains(trouble)) {
@@ -155,6 +162,7 @@ impl Keeper {
             seen.dataplane.written += report.written as u64;
             seen.dataplane.removed += report.removed as u64;
             seen.dataplane.last = Some(Arc::new(report));
+            seen.dataplane.applied = revision;
         });
     }
 }

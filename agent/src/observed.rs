@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use tokio::{sync::watch, time::Instant};
-use wire_backends::Report;
-use wire_lease::{BackendData, DualStack, Entry, Family, FollowHealth, HoldState, LeaseTable, Prefix};
+use wire_backends::{Conflict, Report};
+use wire_lease::{BackendData, DualStack, Entry, Family, FollowHealth, HoldState, LeaseTable, Prefix, Revision};
 
 use crate::control::proto;
 
@@ -38,6 +38,8 @@ pub(crate) struct DataplaneSeen {
     pub(crate) written: u64,
     pub(crate) removed: u64,
     pub(crate) last: Option<Arc<Report>>,
+    /// The leases that the last report is about.
+    pub(crate) applied: Revision,
 }
 
 /// The one place where the agent's state is kept. Cheap to clone.
@@ -201,20 +203,32 @@ impl Observed {
 
     pub(crate) fn to_peers(&self) -> proto::PeersReply {
         let Some(table) = &self.leases else { return proto::PeersReply::default() };
-        let converged = self.dataplane.last.as_ref().is_some_and(|report| report.converged);
         let refused = table.refused.iter().map(|(key, refusal)| proto::Refused {
             key: key.clone(),
             kind: refusal.kind.to_string(),
             reason: refusal.reason.clone(),
         });
         proto::PeersReply {
-            peers: table.peers.values().map(|entry| peer(entry, converged, &self.backend)).collect(),
+            peers: table.peers.values().map(|entry| peer(entry, self.is_programmed(entry))).collect(),
             refused: refused.collect(),
         }
     }
+
+    /// Whether all of a peer's entries are in the kernel.
+    fn is_programmed(&self, entry: &Entry) -> bool {
+        let Some(report) = &self.dataplane.last else { return false };
+        let in_the_way = |conflict: &Conflict| match conflict {
+            Conflict::Route { key, .. } => entry.lease.subnet.prefixes().any(|prefix| prefix == key.destination),
+            Conflict::Name { .. } | Conflict::Vni { .. } => true,
+        };
+        report.converged
+            && entry.lease.data.name() == self.backend
+            && entry.origin.mod_revision <= self.dataplane.applied
+            && !report.conflicts.iter().any(in_the_way)
+    }
 }
 
-fn peer(entry: &Entry, converged: bool, backend: &str) -> proto::Peer {
+fn peer(entry: &Entry, programmed: bool) -> proto::Peer {
     let lease = &entry.lease;
     let prefix = |family| lease.subnet.of(family).map(|prefix| prefix.to_string()).unwrap_or_default();
     let ip = |family| lease.public.of(family).map(ToString::to_string).unwrap_or_default();
@@ -230,7 +244,7 @@ fn peer(entry: &Entry, converged: bool, backend: &str) -> proto::Peer {
         backend_type: lease.data.name().to_owned(),
         vtep_mac: mac(Family::V4),
         vtep_mac_v6: mac(Family::V6),
-        programmed: converged && lease.data.name() == backend,
+        programmed,
         reservation: entry.origin.lease.is_none(),
     }
 }

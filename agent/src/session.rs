@@ -102,7 +102,7 @@ impl Session<'_> {
         let Some(table) = self.follow.table.borrow_and_update().clone() else { return };
         let own = self.hold.state.borrow().entry().cloned();
         if let Some(own) = own {
-            self.datapath.want(self.backend.desired(&own.lease, &table));
+            self.datapath.want(self.backend.desired(&own.lease, &table), table.revision);
         }
         self.board.update(|seen| seen.leases = Some(table));
     }
