@@ -6,7 +6,7 @@ use wire_lease::MacAddr;
 
 use crate::{Address, FdbKey, Link, LinkKind, LinkName, NeighbourKey, NetState, Route, RouteKey};
 
-/// One change of the kernel's state. Each is a single request that the kernel carries out or refuses as a whole.
+/// One change of the kernel's state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Op {
     /// Makes a link and sets it up.

@@ -6,11 +6,11 @@ use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::{
     AddressFamily,
     address::{AddressAttribute, AddressFlags, AddressMessage},
-    link::{InfoVxlan, LinkAttribute, LinkExtentMask, LinkMessage},
+    link::{InfoKind, InfoVxlan, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage},
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
     route::{RouteMessage, RouteProtocol, RouteScope, RouteType},
 };
-use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVxlan, RouteMessageBuilder};
+use rtnetlink::{LinkMessageBuilder, LinkVxlan, RouteMessageBuilder};
 use wire_lease::{Family, MacAddr};
 
 use super::socket::Batch;
@@ -20,6 +20,7 @@ use crate::{Address, FdbKey, Link, LinkKind, LinkName, NeighbourKey, PROTOCOL, R
 pub(crate) const NEWLINK: u16 = 16;
 pub(crate) const DELLINK: u16 = 17;
 pub(crate) const GETLINK: u16 = 18;
+pub(crate) const SETLINK: u16 = 19;
 pub(crate) const NEWADDR: u16 = 20;
 pub(crate) const DELADDR: u16 = 21;
 pub(crate) const GETADDR: u16 = 22;
@@ -47,7 +48,7 @@ pub(crate) fn list_links(batch: &mut Batch, flags: u16, kind: Option<&str>) {
     let mut message = LinkMessage::default();
     message.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
     if let Some(kind) = kind {
-        let kind = netlink_packet_route::link::LinkInfo::Kind(kind.into());
+        let kind = LinkInfo::Kind(kind.into());
         message.attributes.push(LinkAttribute::LinkInfo(vec![kind]));
     }
     batch.push(GETLINK, flags, &message);
@@ -80,18 +81,21 @@ fn vxlan_attributes(mut builder: LinkMessageBuilder<LinkVxlan>, vxlan: &Vxlan) -
     if vxlan.gbp { builder.append_info_data(InfoVxlan::Gbp) } else { builder }
 }
 
-/// What can be set in place on a device that is there. Two messages: vxlan refuses its own attributes beside an MTU
-/// (`vxlan_nl2conf` of drivers/net/vxlan/vxlan_core.c).
+/// What can be set in place on any device that is there.
 pub(crate) fn change_link(batch: &mut Batch, index: u32, link: &Link) {
-    let LinkKind::Vxlan(vxlan) = &link.kind else { return };
-    let kind = netlink_packet_route::link::InfoKind::Vxlan;
-    let learning = LinkMessageBuilder::<LinkVxlan>::new_with_info_kind(kind).index(index).learning(vxlan.learning);
-    batch.push(NEWLINK, 0, &learning.build());
-    let mut device = LinkUnspec::new_with_index(index).mtu(link.mtu.0).up();
-    if let Some(mac) = link.mac {
-        device = device.address(mac.octets().to_vec());
-    }
-    batch.push(NEWLINK, 0, &device.build());
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    let flags = if link.up { LinkFlags::Up } else { LinkFlags::empty() };
+    (message.header.flags, message.header.change_mask) = (flags, LinkFlags::Up);
+    message.attributes.push(LinkAttribute::Mtu(link.mtu.0));
+    message.attributes.extend(link.mac.map(|mac| LinkAttribute::Address(mac.octets().to_vec())));
+    batch.push(SETLINK, 0, &message);
+}
+
+/// Whether a VXLAN device that is there learns. The kernel takes no MTU in the same message ("Cannot change mtu").
+pub(crate) fn change_learning(batch: &mut Batch, index: u32, learning: bool) {
+    let builder = LinkMessageBuilder::<LinkVxlan>::new_with_info_kind(InfoKind::Vxlan).index(index).learning(learning);
+    batch.push(NEWLINK, 0, &builder.build());
 }
 
 pub(crate) fn delete_link(batch: &mut Batch, index: u32) {

@@ -64,6 +64,14 @@ impl Batch {
         body.emit(&mut message[16..]);
     }
 
+    /// Asks for an answer to each message, for comparison.
+    #[cfg(test)]
+    pub(super) fn ask_for_all_answers(&mut self) {
+        for start in &self.starts {
+            self.bytes[start + 6] |= u8::try_from(NLM_F_ACK).expect("a bit of the lower byte");
+        }
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.starts.len()
     }

@@ -1,12 +1,9 @@
 //! Writing: operations to messages, messages to the kernel, answers back to operations.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-};
+use std::{collections::BTreeMap, net::IpAddr};
 
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use nix::errno::Errno;
-use wire_lease::Family;
 
 use super::{
     Attempt, Dataplane, DataplaneError, ErrorKind, OpError,
@@ -16,32 +13,39 @@ use super::{
     socket::{Batch, Netlink},
     sysctl,
 };
-use crate::{LinkKind, LinkName, NetState, Op, Route, RouteKey, Scope, Via};
+use crate::{Link, LinkKind, LinkName, NetState, Op, Owner, Route, RouteKey, Scope, Via};
 
 /// The kernel of this thread's network namespace, through one netlink socket.
 pub struct NetlinkDataplane {
     netlink: Netlink,
     form: RouteForm,
-    links: BTreeMap<LinkName, u32>,
+    links: BTreeMap<LinkName, Known>,
     nexthops: Option<Nexthops>,
-    /// The plain routes of IPv4 through gateways: each new one makes the kernel look at all of them.
-    plain: BTreeSet<RouteKey>,
+    /// How many IPv4 routes of ours are written plainly.
+    plain: usize,
 }
 
-/// How IPv4 routes are written. They do the same in each form (docs/adr/0002).
+/// What was last seen of a link.
+#[derive(Clone, Copy)]
+struct Known {
+    index: u32,
+    learning: bool,
+}
+
+/// How IPv4 routes are written. They do the same either way (docs/adr/0002).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum RouteForm {
-    /// The first [`PLAIN_ROUTES`] plain, the others with nexthop objects.
+    /// Plain while they are few, with nexthop objects beyond that.
     #[default]
-    Mixed,
+    Auto,
     /// With nexthop objects where the kernel has them: the time for one route does not grow with their number.
     Nexthop,
     /// With the gateway in the route, as flannel has it.
     Plain,
 }
 
-/// So many plain routes cost nothing that is felt, and `ip route flush` and flanneld's deletions work on them.
-const PLAIN_ROUTES: usize = 512;
+/// So many plain routes cost little; of more, each new one makes all others slower to add.
+const FEW: usize = 512;
 
 impl NetlinkDataplane {
     /// Opens the socket, in the network namespace of the calling thread.
@@ -49,14 +53,14 @@ impl NetlinkDataplane {
     /// # Errors
     /// When there is no netlink.
     pub fn open(form: RouteForm) -> Result<Self, DataplaneError> {
-        Ok(Self { netlink: Netlink::open()?, form, links: BTreeMap::new(), nexthops: None, plain: BTreeSet::new() })
+        Ok(Self { netlink: Netlink::open()?, form, links: BTreeMap::new(), nexthops: None, plain: 0 })
     }
 
     /// Puts each route of `state` that is ours in its plain form, in place: flanneld's deletions, which name gateway and
     /// device, match no other. For those who go back to it.
     pub fn hand_back(&mut self, state: &NetState) -> Vec<Attempt> {
         let form = std::mem::replace(&mut self.form, RouteForm::Plain);
-        let ours = state.routes.iter().filter(|(_, route)| route.owner == crate::Owner::Ours);
+        let ours = state.routes.iter().filter(|(_, route)| route.owner == Owner::Ours);
         let ops: Vec<Op> = ours.map(|(key, route)| Op::ReplaceRoute(*key, route.clone())).collect();
         let attempts = self.apply(&ops);
         self.form = form;
@@ -96,7 +100,7 @@ impl NetlinkDataplane {
                 let parent = parent.map(|parent| self.index(parent)).transpose()?;
                 encode::create_link(batch, *name, link, parent).ok_or_else(|| OpError::of(Errno::EOPNOTSUPP))?;
             }
-            Op::ChangeLink(name, link) => encode::change_link(batch, self.index(*name)?, link),
+            Op::ChangeLink(name, link) => self.change_link(batch, *name, link)?,
             Op::DeleteLink(name) => encode::delete_link(batch, self.index(*name)?),
             Op::PutAddress(address) => encode::put_address(batch, self.index(address.link)?, address),
             Op::DeleteAddress(address) => encode::delete_address(batch, self.index(address.link)?, address),
@@ -105,47 +109,59 @@ impl NetlinkDataplane {
             Op::PutNeighbour(key, mac) => encode::put_neighbour(batch, self.index(key.link)?, key, *mac),
             Op::DeleteNeighbour(key) => encode::delete_neighbour(batch, self.index(key.link)?, key),
             Op::AddRoute(key, route) | Op::ReplaceRoute(key, route) => {
-                let through = self.offer(batch, key, route)?;
-                encode::put_route(batch, matches!(op, Op::ReplaceRoute(..)), key, route, through);
+                let replace = matches!(op, Op::ReplaceRoute(..));
+                let through = self.through(batch, replace, key, route)?;
+                encode::put_route(batch, replace, key, route, through);
+                self.plain += usize::from(!replace && through.nexthop().is_none());
                 route_hop = Some((*key, through.nexthop()));
             }
             Op::DeleteRoute(key, route) => {
-                let through = match self.nexthops.as_ref().and_then(|nexthops| nexthops.of_route(key)) {
-                    Some(id) => Through::Nexthop(id),
-                    None => self.plain(route)?,
-                };
-                self.plain.remove(key);
+                let nexthop = self.nexthops.as_ref().and_then(|nexthops| nexthops.of_route(key));
+                let through = nexthop.map_or_else(|| self.plain(route), |id| Ok(Through::Nexthop(id)))?;
                 encode::delete_route(batch, key, route, through);
+                self.plain = self.plain.saturating_sub(usize::from(nexthop.is_none()));
                 route_hop = Some((*key, None));
             }
         }
         Ok(Encoded { messages: batch.len() - before, route: route_hop })
     }
 
-    /// How a route is to name its gateway; makes the nexthop object where it is missing.
-    fn offer(&mut self, batch: &mut Batch, key: &RouteKey, route: &Route) -> Result<Through, OpError> {
+    fn change_link(&self, batch: &mut Batch, name: LinkName, link: &Link) -> Result<(), OpError> {
+        let known = self.links.get(&name).ok_or_else(|| OpError::of(Errno::ENODEV))?;
+        encode::change_link(batch, known.index, link);
+        match &link.kind {
+            // Kernels before 4.13 cannot change it, so ask only where it differs.
+            LinkKind::Vxlan(vxlan) if vxlan.learning != known.learning => {
+                encode::change_learning(batch, known.index, vxlan.learning);
+            }
+            LinkKind::Vxlan(_) | LinkKind::Other(_) => {}
+        }
+        Ok(())
+    }
+
+    /// How a route is to name its gateway; makes the nexthop object where one is to be used and missing.
+    fn through(&mut self, batch: &mut Batch, replace: bool, key: &RouteKey, route: &Route) -> Result<Through, OpError> {
         let plain = self.plain(route)?;
+        // IPv6 routes share nothing that grows with their number.
         let (Via::Gateway { gateway: gateway @ IpAddr::V4(_), onlink: true, .. }, Through::Link(device)) =
             (&route.via, plain)
         else {
             return Ok(plain);
         };
-        // IPv6 routes share nothing that grows with their number.
-        let wanted = key.destination.family() == Family::V4
-            && match self.form {
-                RouteForm::Mixed => self.plain.len() >= PLAIN_ROUTES && !self.plain.contains(key),
-                RouteForm::Nexthop => true,
-                RouteForm::Plain => false,
-            };
-        let Some(nexthops) = self.nexthops.as_mut().filter(|_| wanted) else {
-            self.plain.insert(*key);
-            return Ok(plain);
+        let Some(nexthops) = &mut self.nexthops else { return Ok(plain) };
+        let wanted = match self.form {
+            RouteForm::Nexthop => true,
+            RouteForm::Plain => false,
+            // One that is there keeps its form.
+            RouteForm::Auto if replace => nexthops.of_route(key).is_some(),
+            RouteForm::Auto => self.plain >= FEW,
         };
-        self.plain.remove(key);
+        if !wanted {
+            return Ok(plain);
+        }
         let (hop, new) = nexthops.offer(device, *gateway);
         if new {
-            let flags = netlink_packet_core::NLM_F_CREATE | netlink_packet_core::NLM_F_EXCL;
-            batch.push(nexthop::NEW, flags, &hop);
+            batch.push(nexthop::NEW, NLM_F_CREATE | NLM_F_EXCL, &hop);
         }
         Ok(Through::Nexthop(hop.id))
     }
@@ -155,7 +171,7 @@ impl NetlinkDataplane {
     }
 
     fn index(&self, name: LinkName) -> Result<u32, OpError> {
-        self.links.get(&name).copied().ok_or_else(|| OpError::of(Errno::ENODEV))
+        self.links.get(&name).map(|known| known.index).ok_or_else(|| OpError::of(Errno::ENODEV))
     }
 
     /// What links are called now that some were made or removed.
@@ -164,8 +180,7 @@ impl NetlinkDataplane {
             match op {
                 Op::CreateLink(name, _) => {
                     let found = read::link_by(&mut self.netlink, Some(*name), 0, &BTreeMap::new());
-                    let index = found.ok().flatten().and_then(|(_, link)| link.index);
-                    self.links.extend(index.map(|index| (*name, index)));
+                    self.links.extend(found.ok().flatten().and_then(|(name, link)| Some((name, Known::of(&link)?))));
                     sysctl::accept_no_router_advertisements(*name);
                 }
                 Op::DeleteLink(name) => drop(self.links.remove(name)),
@@ -192,6 +207,13 @@ impl NetlinkDataplane {
     }
 }
 
+impl Known {
+    fn of(link: &Link) -> Option<Self> {
+        let learning = matches!(&link.kind, LinkKind::Vxlan(vxlan) if vxlan.learning);
+        Some(Self { index: link.index?, learning })
+    }
+}
+
 /// What an operation became.
 struct Encoded {
     messages: usize,
@@ -211,10 +233,15 @@ impl Through {
 impl Dataplane for NetlinkDataplane {
     fn read(&mut self, scope: &Scope) -> Result<NetState, DataplaneError> {
         let Reading { state, names, nexthops } = read::read(&mut self.netlink, scope)?;
-        self.links = names.into_iter().map(|(index, name)| (name, index)).collect();
-        let with_hop = |key: &RouteKey| nexthops.as_ref().is_some_and(|nexthops| nexthops.of_route(key).is_some());
-        let plain = state.routes.iter().filter(|(key, route)| through_gateway(key, route) && !with_hop(key));
-        self.plain = plain.map(|(key, _)| *key).collect();
+        self.links = names.into_iter().map(|(index, name)| (name, Known { index, learning: false })).collect();
+        self.links.extend(state.links.iter().filter_map(|(name, link)| Some((*name, Known::of(link)?))));
+        let is_plain = |key: &RouteKey| nexthops.as_ref().is_none_or(|nexthops| nexthops.of_route(key).is_none());
+        let plain = |(key, route): &(&RouteKey, &Route)| {
+            route.owner == Owner::Ours
+                && matches!(route.via, Via::Gateway { gateway: IpAddr::V4(_), .. })
+                && is_plain(key)
+        };
+        self.plain = state.routes.iter().filter(plain).count();
         self.nexthops = nexthops;
         Ok(state)
     }
@@ -232,10 +259,6 @@ impl Dataplane for NetlinkDataplane {
         }
         attempts
     }
-}
-
-fn through_gateway(key: &RouteKey, route: &Route) -> bool {
-    key.destination.family() == Family::V4 && matches!(route.via, Via::Gateway { .. })
 }
 
 /// What is there already, or gone already, is as good as done. Not a route: what is there may be somebody else's.
