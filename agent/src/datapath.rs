@@ -117,7 +117,8 @@ impl Keeper {
                 wake = next_wake(monitor.as_mut(), self.reconciler.belief()) => match wake {
                     Ok(wake) => {
                         self.woken(wake);
-                        tokio::time::sleep(settle).await;
+                        // New wishes are not kept waiting.
+                        let _ = tokio::time::timeout(settle, self.wishes.changed()).await;
                     }
                     Err(_) => monitor = None,
                 },
