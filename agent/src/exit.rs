@@ -14,10 +14,10 @@ pub(crate) enum Exit {
     /// No interface for the underlay. Status 68 (EX_NOHOST).
     #[error("{0}")]
     NoUnderlay(String),
-    /// The kernel has no VXLAN. Status 69 (EX_UNAVAILABLE).
+    /// The kernel has no VXLAN. Status 71 (EX_OSERR).
     #[error("this kernel cannot make VXLAN devices: load the module (modprobe vxlan) or use a kernel that has it")]
     NoVxlan,
-    /// A running agent or etcd did not answer to a command. Status 69 (EX_UNAVAILABLE) too: nothing else can be meant.
+    /// A running agent or etcd did not answer to a command. Status 69 (EX_UNAVAILABLE).
     #[error("{0}")]
     Unavailable(String),
     /// A file or folder that cannot be written. Status 73 (EX_CANTCREAT).
@@ -46,8 +46,9 @@ impl Exit {
             Self::No(_) => 1,
             Self::Usage(_) => 64,
             Self::NoUnderlay(_) => 68,
-            Self::NoVxlan | Self::Unavailable(_) => 69,
+            Self::Unavailable(_) => 69,
             Self::Software(_) => 70,
+            Self::NoVxlan => 71,
             Self::CannotCreate(_) => 73,
             Self::AlreadyRunning(_) => 75,
             Self::NoCapability => 77,
@@ -69,8 +70,9 @@ Exit statuses:
    1  the command's answer is no (for example: there is no network config)
   64  a flag or variable that makes no sense
   68  no interface for the underlay
-  69  the kernel has no VXLAN; or etcd, or the running agent, did not answer to a command
+  69  etcd, or the running agent, did not answer to a command
   70  an error inside wire-agent
+  71  the kernel has no VXLAN
   73  a file or folder cannot be written
   75  another wire-agent is running with the same --run-dir
   77  no CAP_NET_ADMIN

@@ -162,3 +162,33 @@ fn lacks_vxlan(report: &Report) -> bool {
         Failure::Op { .. } | Failure::Read(_) => false,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use wire_backends::OpError;
+
+    use super::*;
+
+    #[test]
+    fn a_device_that_the_kernel_cannot_make_is_for_want_of_vxlan() {
+        let refused = |op: Op, kind| {
+            let error = OpError { kind, detail: None, source: io::ErrorKind::Unsupported.into() };
+            Report { failures: vec![Failure::Op { op, error, more: 0 }], ..Report::default() }
+        };
+        let name = "flannel.1".parse().unwrap();
+        let link = wire_backends::Link {
+            kind: wire_backends::LinkKind::Other("vxlan".to_owned()),
+            mac: None,
+            mtu: wire_backends::Mtu(1450),
+            up: true,
+            owner: wire_backends::Owner::Ours,
+            index: None,
+        };
+        assert!(lacks_vxlan(&refused(Op::CreateLink(name, link.clone()), ErrorKind::Unsupported)));
+        assert!(!lacks_vxlan(&refused(Op::CreateLink(name, link), ErrorKind::Exists)));
+        assert!(!lacks_vxlan(&refused(Op::DeleteLink(name), ErrorKind::Unsupported)));
+        assert!(!lacks_vxlan(&Report::default()));
+    }
+}

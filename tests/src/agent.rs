@@ -242,6 +242,12 @@ impl Agent {
         self.notifications.last_value("STATUS")
     }
 
+    /// How often systemd was told this line since the last start.
+    #[must_use]
+    pub fn notified(&self, line: &str) -> usize {
+        self.notifications.count(line)
+    }
+
     /// Whether it runs.
     pub fn is_running(&mut self) -> bool {
         self.process.as_mut().is_some_and(|process| process.ended().is_none())

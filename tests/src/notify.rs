@@ -50,6 +50,11 @@ impl Notifications {
         self.heard().iter().find(|(_, heard)| heard == line).map(|(at, _)| *at)
     }
 
+    /// How often a line was heard.
+    pub(crate) fn count(&self, line: &str) -> usize {
+        self.heard().iter().filter(|(_, heard)| heard == line).count()
+    }
+
     /// The last value of a variable.
     pub(crate) fn last_value(&self, name: &str) -> Option<String> {
         let value = |line: &str| Some(line.strip_prefix(name)?.strip_prefix('=')?.to_owned());

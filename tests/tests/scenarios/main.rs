@@ -12,3 +12,4 @@ mod full_range;
 mod membership;
 mod repair;
 mod restart;
+mod told;
