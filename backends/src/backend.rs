@@ -126,3 +126,6 @@ pub(crate) fn blackholes(own: &Lease) -> impl Iterator<Item = (RouteKey, Route)>
         (key, Route::ours(Via::Blackhole))
     })
 }
+
+#[cfg(test)]
+mod tests;

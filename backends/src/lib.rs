@@ -17,7 +17,7 @@ mod name;
 mod op;
 mod plan;
 mod reconcile;
-#[cfg(feature = "sim")]
+#[cfg(any(test, feature = "sim"))]
 pub mod sim;
 mod state;
 mod vtep;

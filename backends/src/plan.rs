@@ -341,3 +341,6 @@ fn protocol_name(number: u8) -> String {
     };
     name.to_owned()
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -21,10 +21,11 @@ fn measure_answers_against_a_barrier() {
     for size in SIZES {
         lab::in_namespace(move || {
             let (lab, want) = prepared(size);
-            let index = u32::try_from(lab::index("flannel.1")).unwrap();
             let mut times = Vec::new();
             for fdb in [false, true] {
                 for answered in [true, false] {
+                    lab.make_device();
+                    let index = u32::try_from(lab::index("flannel.1")).unwrap();
                     let mut batch = Batch::default();
                     match fdb {
                         false => {
@@ -41,10 +42,6 @@ fn measure_answers_against_a_barrier() {
                     let from = Instant::now();
                     assert!(netlink.send(&mut batch).into_iter().all(|attempt| attempt.is_ok()));
                     times.push(from.elapsed());
-                    lab::run("ip neigh flush dev flannel.1 nud permanent");
-                    if fdb {
-                        lab.make_device();
-                    }
                 }
             }
             println!("| {size} | {} |", cells(&times));
@@ -107,6 +104,8 @@ fn measure_one_lease_among_four_thousand() {
         let mut lab = Lab::new(4_000);
         let mut reconciler = lab.reconciler_of(RouteForm::Auto, &[Family::V4]);
         reconciler.round(&lab.want_of(&[Family::V4]));
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        println!("memory of the process: {}", status.lines().find(|line| line.starts_with("VmHWM")).unwrap());
         let mut want_times = Vec::new();
         let mut times: Vec<Duration> = (0..200)
             .map(|number| {

@@ -12,7 +12,7 @@ mod read;
 mod socket;
 mod sysctl;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod underlay;
 mod write;
 

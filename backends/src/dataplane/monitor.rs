@@ -1,7 +1,7 @@
 //! Hearing of changes, to know when to look again. What an event says is never taken over: it is only compared with what we
 //! believe the kernel holds, so that the echo of our own writes wakes nobody.
 
-use std::{future::poll_fn, io, task::Poll};
+use std::{cell::OnceCell, collections::BTreeSet, future::poll_fn, io, net::IpAddr, task::Poll};
 
 use netlink_sys::{AsyncSocket, TokioSocket, protocols::NETLINK_ROUTE};
 use nix::errno::Errno;
@@ -14,7 +14,7 @@ use super::{
     nexthop::{self, Hop, Nexthops},
     socket::{LONGEST_DATAGRAM, force_buffer},
 };
-use crate::{Link, LinkKind, NetState, Owner, PROTOCOL, Scope};
+use crate::{Link, LinkKind, LinkName, NetState, Owner, PROTOCOL, Route, Scope, Via};
 
 /// `RTNLGRP_LINK`, `_NEIGH`, `_IPV4_IFADDR`, `_IPV4_ROUTE`, `_IPV6_IFADDR`, `_IPV6_ROUTE` of linux/rtnetlink.h.
 const GROUPS: [u32; 6] = [1, 3, 5, 7, 9, 11];
@@ -127,6 +127,8 @@ struct View<'a> {
     names: Names,
     devices: Names,
     nexthops: Nexthops,
+    /// The gateways of the routes we believe in, once they are asked for.
+    gateways: OnceCell<BTreeSet<(LinkName, IpAddr)>>,
 }
 
 impl<'a> View<'a> {
@@ -136,7 +138,7 @@ impl<'a> View<'a> {
             links.filter_map(|(name, link)| Some((link.index?, *name))).collect()
         };
         let (names, devices) = (numbered(&|_| true), numbered(&|link| link.owner == Owner::Ours));
-        Self { scope, believed, names, devices, nexthops: Nexthops::default() }
+        Self { scope, believed, names, devices, nexthops: Nexthops::default(), gateways: OnceCell::new() }
     }
 
     fn compare(&self, header: Header, body: &[u8], wake: &mut Wake) {
@@ -217,10 +219,12 @@ impl<'a> View<'a> {
     fn nexthop_missing(&self, body: &[u8]) -> bool {
         let Some(hop) = Hop::decode(body).filter(|hop| hop.protocol == PROTOCOL) else { return false };
         let Some(link) = self.devices.get(&hop.device) else { return false };
-        let gateway = hop.gateway;
-        self.believed.routes.values().any(|route| {
-            matches!(&route.via, crate::Via::Gateway { gateway: by, link: on, .. } if *by == gateway && on == link)
-        })
+        let by_gateway = |route: &Route| match route.via {
+            Via::Gateway { gateway, link, .. } => Some((link, gateway)),
+            Via::Link(_) | Via::Blackhole | Via::Other(_) => None,
+        };
+        let gateways = || self.believed.routes.values().filter_map(by_gateway).collect();
+        self.gateways.get_or_init(gateways).contains(&(*link, hop.gateway))
     }
 }
 

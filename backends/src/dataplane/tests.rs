@@ -1,6 +1,6 @@
 //! On the real kernel, each test in a fresh network namespace of its own. What is there is checked through `ip` and `bridge`.
 
-pub(super) mod lab;
+pub(crate) mod lab;
 
 use std::{
     net::{IpAddr, Ipv4Addr},
@@ -379,9 +379,12 @@ fn drained_hosts_keep_nothing_of_ours_and_all_of_others() {
         let mut want = lab.want();
         let key = RouteKey { metric: u32::MAX, ..RouteKey::main("10.5.0.0/24".parse().unwrap()) };
         want.routes.insert(key, Route::ours(Via::Blackhole));
+        let key = RouteKey { metric: u32::MAX, ..RouteKey::main("fd00:5::/64".parse().unwrap()) };
+        want.routes.insert(key, Route::ours(Via::Blackhole));
         let mut reconciler = lab.reconciler(RouteForm::Nexthop);
         assert!(reconciler.round(&want).converged);
         assert!(run("ip route").contains("blackhole 10.5.0.0/24 proto 91 metric 4294967295"));
+        assert!(run("ip -6 route").contains("blackhole fd00:5::/64"));
         let mut restarted = lab.reconciler(RouteForm::Nexthop);
         assert_eq!(restarted.round(&want).written, 0);
         let report = restarted.round(&NetState::default());
@@ -389,6 +392,7 @@ fn drained_hosts_keep_nothing_of_ours_and_all_of_others() {
         run_fails("ip link show flannel.1");
         run_fails("ip link show flannel-v6.1");
         assert_eq!(lab::count("ip -j route show root 10.5.0.0/16"), 2);
+        assert!(!run("ip -6 route").contains("fd00:5::"));
         assert_eq!(run("ip nexthop"), "");
     });
 }

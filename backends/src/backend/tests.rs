@@ -1,0 +1,184 @@
+use std::{net::IpAddr, sync::Arc};
+
+use wire_lease::{Entry, LeaseTable, Origin, Revision};
+
+use super::*;
+use crate::{LinkKind, Owner, Vxlan};
+
+fn config(families: &str, backend: &str) -> NetworkConfig {
+    let json = format!(
+        r#"{{"Network":"10.5.0.0/16","IPv6Network":"fd00:5::/48",{families}"Backend":{{"Type":"{backend}"}}}}"#
+    );
+    NetworkConfig::from_json(json.as_bytes()).unwrap()
+}
+
+const V4: &str = "";
+const BOTH: &str = r#""EnableIPv6":true,"#;
+const V6: &str = r#""EnableIPv4":false,"EnableIPv6":true,"#;
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn placement() -> Placement {
+    let addresses = DualStack { v4: Some(ip("192.0.2.1")), v6: Some(ip("2001:db8::1")) };
+    let underlay = Underlay {
+        link: "eth0".parse().unwrap(),
+        index: 2,
+        mtu: Mtu(1500),
+        addresses,
+        host: vec![ip("192.0.2.1"), ip("2001:db8::1"), ip("203.0.113.5")],
+        connected: Vec::new(),
+    };
+    let mac = |last| Some(MacAddr::new([2, 0, 0, 0, 0, last]));
+    Placement { underlay, public: addresses, macs: DualStack { v4: mac(4), v6: mac(6) }, blackhole: false }
+}
+
+/// The entries a host finds: its own lease and the table, as the store's keys and values say.
+fn leases(own: (&str, &str), peers: &[(&str, &str)]) -> (Lease, LeaseTable) {
+    let lease = |(key, value): (&str, &str)| Lease::from_value(key.parse().unwrap(), value.as_bytes()).unwrap();
+    let mut table = LeaseTable::default();
+    for peer in peers {
+        let lease = lease(*peer);
+        let origin = Origin { create_revision: Revision(1), mod_revision: Revision(1), lease: None };
+        table.peers.insert(lease.subnet, Arc::new(Entry { lease, origin }));
+    }
+    (lease(own), table)
+}
+
+const OWN: &str = r#"{"PublicIP":"192.0.2.1","PublicIPv6":"2001:db8::1"}"#;
+const PEER: &str = r#"{"PublicIP":"192.0.2.2","PublicIPv6":"2001:db8::2","BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"0a:00:00:00:00:02"},"BackendV6Data":{"VNI":1,"VtepMAC":"0a:00:00:00:06:02"}}"#;
+
+fn report(config: &NetworkConfig, own: &str, peers: &[(&str, &str)], blackhole: bool) -> String {
+    let backend = select(config, Placement { blackhole, ..placement() }).unwrap();
+    let (own, table) = leases((own, OWN), peers);
+    let want = backend.desired(&own, &table);
+    format!("mtu {}\n{}", backend.mtu(), crate::plan(&NetState::default(), &want))
+}
+
+#[test]
+fn both_families_are_the_same_with_other_data() {
+    let peer = ("10.5.2.0-24&fd00:5:0:2::-64", PEER);
+    insta::assert_snapshot!(report(&config(BOTH, "vxlan"), "10.5.0.0-24&fd00:5::-64", &[peer], false), @"
+    mtu 1430
+    create link flannel-v6.1: vxlan vni 1 dev eth0 local 2001:db8::1 port 8472 nolearning mac 02:00:00:00:00:06 mtu 1430 up
+    create link flannel.1: vxlan vni 1 dev eth0 local 192.0.2.1 port 8472 nolearning mac 02:00:00:00:00:04 mtu 1450 up
+    add address fd00:5::/128 dev flannel-v6.1
+    add address 10.5.0.0/32 dev flannel.1
+    set FDB entry 0a:00:00:00:06:02 dev flannel-v6.1 dst 2001:db8::2
+    set FDB entry 0a:00:00:00:00:02 dev flannel.1 dst 192.0.2.2
+    set neighbour fd00:5:0:2:: dev flannel-v6.1 lladdr 0a:00:00:00:06:02
+    set neighbour 10.5.2.0 dev flannel.1 lladdr 0a:00:00:00:00:02
+    add route 10.5.2.0/24 via 10.5.2.0 dev flannel.1 onlink
+    add route fd00:5:0:2::/64 via fd00:5:0:2:: dev flannel-v6.1 onlink
+    ");
+}
+
+#[test]
+fn one_family_alone_asks_nothing_of_the_other() {
+    insta::assert_snapshot!(report(&config(V4, "vxlan"), "10.5.0.0-24", &[("10.5.2.0-24", PEER)], true), @"
+    mtu 1450
+    create link flannel.1: vxlan vni 1 dev eth0 local 192.0.2.1 port 8472 nolearning mac 02:00:00:00:00:04 mtu 1450 up
+    add address 10.5.0.0/32 dev flannel.1
+    set FDB entry 0a:00:00:00:00:02 dev flannel.1 dst 192.0.2.2
+    set neighbour 10.5.2.0 dev flannel.1 lladdr 0a:00:00:00:00:02
+    add route 10.5.0.0/24 metric 4294967295 blackhole
+    add route 10.5.2.0/24 via 10.5.2.0 dev flannel.1 onlink
+    ");
+    insta::assert_snapshot!(report(&config(V6, "vxlan"), "fd00:5::-64", &[("fd00:5:0:2::-64", PEER)], false), @"
+    mtu 1430
+    create link flannel-v6.1: vxlan vni 1 dev eth0 local 2001:db8::1 port 8472 nolearning mac 02:00:00:00:00:06 mtu 1430 up
+    add address fd00:5::/128 dev flannel-v6.1
+    set FDB entry 0a:00:00:00:06:02 dev flannel-v6.1 dst 2001:db8::2
+    set neighbour fd00:5:0:2:: dev flannel-v6.1 lladdr 0a:00:00:00:06:02
+    add route fd00:5:0:2::/64 via fd00:5:0:2:: dev flannel-v6.1 onlink
+    ");
+}
+
+#[test]
+fn peers_of_other_backends_and_without_a_family_have_no_entries() {
+    let peers = [
+        ("10.5.2.0-24", r#"{"PublicIP":"192.0.2.2"}"#),
+        ("10.5.3.0-24", r#"{"PublicIP":"192.0.2.3","BackendType":"host-gw"}"#),
+        ("10.5.4.0-24", PEER),
+    ];
+    let text = report(&config(BOTH, "vxlan"), "10.5.0.0-24&fd00:5::-64", &peers, false);
+    assert_eq!(text.matches("add route").count(), 1, "{text}");
+    assert!(text.contains("add route 10.5.4.0/24"));
+}
+
+#[test]
+fn alloc_has_no_network_but_a_blackhole_if_asked() {
+    let text = report(&config(V4, "alloc"), "10.5.0.0-24", &[("10.5.2.0-24", PEER)], true);
+    insta::assert_snapshot!(text, @"
+    mtu 1500
+    add route 10.5.0.0/24 metric 4294967295 blackhole
+    ");
+    let backend = select(&config(V4, "alloc"), placement()).unwrap();
+    assert_eq!(backend.data(), BackendData::Untyped);
+}
+
+#[test]
+fn the_lease_names_vni_and_mac_of_each_family() {
+    let backend = select(&config(BOTH, "vxlan"), placement()).unwrap();
+    let BackendData::Vxlan(vteps) = backend.data() else { panic!() };
+    assert_eq!(vteps.v4.unwrap().mac.to_string(), "02:00:00:00:00:04");
+    assert_eq!(
+        (vteps.v6.unwrap().mac.to_string(), vteps.v6.unwrap().vni),
+        ("02:00:00:00:00:06".to_owned(), Vni::new(1))
+    );
+    let devices: Vec<String> = backend.scope().devices.iter().map(ToString::to_string).collect();
+    assert_eq!(devices, ["flannel-v6.1", "flannel.1"]);
+}
+
+#[test]
+fn settings_of_the_config_reach_the_device() {
+    let json = br#"{"Network":"10.5.0.0/16","Backend":{"Type":"VXLAN","VNI":7,"Port":4789,"MTU":1400,"GBP":true,"Learning":true}}"#;
+    let mut placement = placement();
+    placement.public.v4 = Some(ip("203.0.113.5"));
+    let backend = select(&NetworkConfig::from_json(json).unwrap(), placement).unwrap();
+    let (own, table) = leases(("10.5.0.0-24", OWN), &[]);
+    let want = backend.desired(&own, &table);
+    let link = &want.links[&"flannel.7".parse().unwrap()];
+    assert_eq!((link.mtu, link.owner, backend.mtu()), (Mtu(1350), Owner::Ours, Mtu(1350)));
+    let LinkKind::Vxlan(Vxlan { port, gbp, learning, local_too, .. }) = &link.kind else { panic!() };
+    assert_eq!((*port, *gbp, *learning, *local_too), (Some(4789), true, true, Some(ip("203.0.113.5"))));
+}
+
+#[test]
+fn what_cannot_work_is_refused_with_what_to_do() {
+    let refuse = |config: &NetworkConfig, placement| select(config, placement).err().unwrap().to_string();
+    let absent = NetworkConfig::from_json(br#"{"Network":"10.5.0.0/16"}"#).unwrap();
+    let no_v6 = || {
+        let mut placement = placement();
+        placement.underlay.addresses.v6 = None;
+        placement
+    };
+    let small = || {
+        let mut placement = placement();
+        placement.underlay.mtu = Mtu(1340);
+        placement
+    };
+    let long = br#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan","VNI":16777215}}"#;
+    let long = NetworkConfig::from_json(long).unwrap();
+    let said = [
+        refuse(&absent, placement()),
+        refuse(&config(V4, "udp"), placement()),
+        refuse(&config(V4, "host-gw"), placement()),
+        refuse(&config(V4, "wireguard"), placement()),
+        refuse(&config(V4, "ipsec"), placement()),
+        refuse(&config(BOTH, "vxlan"), no_v6()),
+        refuse(&config(BOTH, "vxlan"), small()),
+        refuse(&long, placement()),
+    ];
+    insta::assert_snapshot!(said.join("\n"), @r#"
+    the network config asks for the udp backend (flannel takes a config without a Backend for udp), which is not in this version: set Backend to {"Type":"vxlan"}
+    the network config asks for the udp backend (flannel takes a config without a Backend for udp), which is not in this version: set Backend to {"Type":"vxlan"}
+    the backend host-gw is not in this version: set Backend.Type to vxlan in the network config
+    the backend wireguard is not in this version: set Backend.Type to vxlan in the network config
+    the backend ipsec exists in flannel only: set Backend.Type to vxlan in the network config, or stay with flanneld
+    the link eth0 has no IPv6 address, so it cannot carry the IPv6 overlay: give it one, choose another link with --iface, or turn IPv6 off in the network config
+    an MTU of 1340 on eth0 leaves 1270 bytes for IPv6, which needs 1280: raise it
+    VNI 16777215 makes the device name flannel.16777215, which is longer than 15 characters: choose a smaller VNI
+    "#);
+}

@@ -1,0 +1,265 @@
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
+use wire_lease::MacAddr;
+
+use super::*;
+use crate::{Address, FdbKey, Mtu, NeighbourKey, Via};
+
+fn name(text: &str) -> LinkName {
+    text.parse().unwrap()
+}
+
+fn mac(last: u8) -> MacAddr {
+    MacAddr::new([2, 0, 0, 0, 0, last])
+}
+
+pub(crate) fn device(last: u8) -> Link {
+    let kind = LinkKind::Vxlan(Vxlan {
+        vni: Vni::new(1).unwrap(),
+        parent: Some(name("eth0")),
+        local: Some("192.0.2.1".parse().unwrap()),
+        local_too: None,
+        port: None,
+        group: None,
+        gbp: false,
+        learning: false,
+        l2miss: false,
+    });
+    Link { kind, mac: Some(mac(last)), mtu: Mtu(1450), up: true, owner: Owner::Ours, index: None }
+}
+
+/// A device with these peers: number, MAC, public IP.
+pub(crate) fn state(peers: &[(u8, u8, u8)]) -> NetState {
+    let link = name("flannel.1");
+    let mut state = NetState::default();
+    state.links.insert(link, device(1));
+    state.addresses.insert(Address { link, address: "10.5.0.0".parse().unwrap(), len: 32 });
+    for (number, last, public) in peers {
+        let gateway = format!("10.5.{number}.0").parse().unwrap();
+        state.fdb.insert(FdbKey { link, mac: mac(*last) }, format!("192.0.2.{public}").parse().unwrap());
+        state.neighbours.insert(NeighbourKey { link, address: gateway }, mac(*last));
+        let key = RouteKey::main(format!("10.5.{number}.0/24").parse().unwrap());
+        state.routes.insert(key, Route::ours(Via::Gateway { gateway, link, onlink: true }));
+    }
+    state
+}
+
+fn foreign_route(state: &mut NetState, number: u8) {
+    let key = RouteKey::main(format!("10.5.{number}.0/24").parse().unwrap());
+    state.routes.insert(key, Route { via: Via::Link(name("eth0")), protocol: 4, owner: Owner::Foreign });
+}
+
+#[test]
+fn a_first_start_makes_everything_in_order() {
+    insta::assert_snapshot!(plan(&NetState::default(), &state(&[(2, 20, 102), (3, 30, 103)])), @"
+    create link flannel.1: vxlan vni 1 dev eth0 local 192.0.2.1 port 8472 nolearning mac 02:00:00:00:00:01 mtu 1450 up
+    add address 10.5.0.0/32 dev flannel.1
+    set FDB entry 02:00:00:00:00:14 dev flannel.1 dst 192.0.2.102
+    set FDB entry 02:00:00:00:00:1e dev flannel.1 dst 192.0.2.103
+    set neighbour 10.5.2.0 dev flannel.1 lladdr 02:00:00:00:00:14
+    set neighbour 10.5.3.0 dev flannel.1 lladdr 02:00:00:00:00:1e
+    add route 10.5.2.0/24 via 10.5.2.0 dev flannel.1 onlink
+    add route 10.5.3.0/24 via 10.5.3.0 dev flannel.1 onlink
+    ");
+}
+
+#[test]
+fn a_peers_new_mac_is_known_before_it_is_used_and_the_old_one_goes_last() {
+    insta::assert_snapshot!(plan(&state(&[(2, 20, 102)]), &state(&[(2, 21, 102)])), @"
+    set FDB entry 02:00:00:00:00:15 dev flannel.1 dst 192.0.2.102
+    set neighbour 10.5.2.0 dev flannel.1 lladdr 02:00:00:00:00:15
+    delete FDB entry 02:00:00:00:00:14 dev flannel.1
+    ");
+}
+
+#[test]
+fn a_peer_that_leaves_is_taken_apart_from_the_route_down() {
+    insta::assert_snapshot!(plan(&state(&[(2, 20, 102), (3, 30, 103)]), &state(&[(3, 30, 104)])), @"
+    set FDB entry 02:00:00:00:00:1e dev flannel.1 dst 192.0.2.104
+    delete route 10.5.2.0/24 via 10.5.2.0 dev flannel.1 onlink
+    delete neighbour 10.5.2.0 dev flannel.1
+    delete FDB entry 02:00:00:00:00:14 dev flannel.1
+    ");
+}
+
+#[test]
+fn what_is_not_ours_is_reported() {
+    let mut have = NetState::default();
+    foreign_route(&mut have, 2);
+    let kind = LinkKind::Other("bridge".to_owned());
+    have.links.insert(name("flannel.1"), Link { kind, owner: Owner::Foreign, ..device(9) });
+    insta::assert_snapshot!(plan(&have, &state(&[(2, 20, 102)])), @"CONFLICT flannel.1 is wanted as a vxlan device but is there already: bridge mac 02:00:00:00:00:09 mtu 1450 up; rename or remove it");
+    have.links.clear();
+    have.links.insert(name("vx0"), Link { owner: Owner::Foreign, ..device(9) });
+    insta::assert_snapshot!(plan(&have, &state(&[(2, 20, 102)])), @"CONFLICT flannel.1 cannot be made: vx0 already has VNI 1 on UDP port 8472; remove it or change VNI or Port");
+    have.links.clear();
+    have.links.insert(name("flannel.1"), device(1));
+    insta::assert_snapshot!(plan(&have, &state(&[(2, 20, 102)])), @"
+    add address 10.5.0.0/32 dev flannel.1
+    set FDB entry 02:00:00:00:00:14 dev flannel.1 dst 192.0.2.102
+    set neighbour 10.5.2.0 dev flannel.1 lladdr 02:00:00:00:00:14
+    CONFLICT 10.5.2.0/24 is taken by a route of protocol static with metric 0: dev eth0; remove it
+    ");
+}
+
+#[test]
+fn a_changed_mac_of_ours_is_put_back_with_the_neighbours_it_cost() {
+    let mut have = state(&[(2, 20, 102)]);
+    have.links.insert(name("flannel.1"), device(7));
+    insta::assert_snapshot!(plan(&have, &state(&[(2, 20, 102)])), @"
+    change link flannel.1: vxlan vni 1 dev eth0 local 192.0.2.1 port 8472 nolearning mac 02:00:00:00:00:01 mtu 1450 up
+    set neighbour 10.5.2.0 dev flannel.1 lladdr 02:00:00:00:00:14
+    ");
+}
+
+#[test]
+fn flannels_source_is_as_good_where_the_host_has_it() {
+    let with = |local: &str, too: Option<&str>| {
+        let mut link = device(1);
+        if let LinkKind::Vxlan(vxlan) = &mut link.kind {
+            vxlan.local = Some(local.parse().unwrap());
+            vxlan.local_too = too.map(|too| too.parse().unwrap());
+        }
+        link
+    };
+    assert!(with("203.0.113.5", None).serves_as(&with("192.0.2.1", Some("203.0.113.5"))));
+    assert!(!with("203.0.113.5", None).serves_as(&with("192.0.2.1", None)));
+    assert!(!with("203.0.113.6", None).serves_as(&with("192.0.2.1", Some("203.0.113.5"))));
+}
+
+/// Peers by number, with MACs and public addresses from a few, and whatever else may be found.
+pub(crate) fn any_state() -> impl Strategy<Value = NetState> {
+    let peers = prop::collection::btree_map(1u8..8, (10u8..18, 100u8..104), 0..6);
+    let device = prop_oneof![5 => Just(Some((1u8, true, false))), 1 => Just(None), 3 => (1u8..3, any::<bool>(), any::<bool>()).prop_map(Some)];
+    let foreign = prop::collection::btree_set(1u8..8, 0..2);
+    (peers, device, foreign, any::<bool>()).prop_map(|(peers, found, foreign, plain)| {
+        let peers: Vec<(u8, u8, u8)> =
+            peers.into_iter().map(|(number, (last, public))| (number, last, public)).collect();
+        let mut made = state(&peers);
+        match found {
+            None => made.forget_link(name("flannel.1")),
+            Some((last, up, gbp)) => {
+                let mut link = device_with(last, gbp);
+                link.up = up;
+                if !up {
+                    made.routes.clear();
+                }
+                made.links.insert(name("flannel.1"), link);
+            }
+        }
+        if plain {
+            made.routes.values_mut().for_each(|route| route.protocol = 3);
+        }
+        for number in foreign {
+            foreign_route(&mut made, number);
+        }
+        made
+    })
+}
+
+fn device_with(last: u8, gbp: bool) -> Link {
+    let mut link = device(last);
+    if let LinkKind::Vxlan(vxlan) = &mut link.kind {
+        vxlan.gbp = gbp;
+    }
+    link
+}
+
+/// What we may want: an intact device, no foreign entry.
+pub(crate) fn any_want() -> impl Strategy<Value = NetState> {
+    prop::collection::btree_map(1u8..8, (10u8..18, 100u8..104), 0..6).prop_map(|peers| {
+        let peers: Vec<(u8, u8, u8)> =
+            peers.into_iter().map(|(number, (last, public))| (number, last, public)).collect();
+        state(&peers)
+    })
+}
+
+/// `have` is `want`, but for routes that somebody else's stand in for.
+pub(crate) fn assert_reached(have: &NetState, want: &NetState) {
+    assert_eq!((&have.addresses, &have.fdb, &have.neighbours), (&want.addresses, &want.fdb, &want.neighbours));
+    let links: BTreeSet<_> =
+        have.links.iter().filter(|(_, link)| link.owner == Owner::Ours).map(|(name, _)| name).collect();
+    assert_eq!(links, want.links.keys().collect());
+    for (name, wanted) in &want.links {
+        assert!(have.links[name].serves_as(wanted) && have.links[name].equals_in_place(wanted));
+    }
+    for (key, wanted) in &want.routes {
+        let there = &have.routes[key];
+        assert!(there.owner == Owner::Foreign || there.does_as(wanted), "{key}");
+    }
+    for (key, there) in &have.routes {
+        assert!(there.owner == Owner::Foreign || want.routes.contains_key(key), "{key}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn what_is_as_wanted_needs_nothing(want in any_want()) {
+        prop_assert_eq!(plan(&want, &want), Plan::default());
+    }
+
+    #[test]
+    fn a_plan_carried_out_reaches_what_is_wanted_and_leaves_the_rest(have in any_state(), want in any_want()) {
+        let plan = plan(&have, &want);
+        let mut after = have.clone();
+        plan.ops.iter().for_each(|op| after.apply(op));
+        assert_reached(&after, &want);
+        prop_assert_eq!(after.foreign(), have.foreign());
+        prop_assert!(super::plan(&after, &want).ops.is_empty());
+    }
+
+    #[test]
+    fn nothing_is_put_after_a_deletion_but_in_place_of_a_link(have in any_state(), want in any_want()) {
+        let ops = plan(&have, &want).ops;
+        let rank = |op: &Op| match op {
+            Op::DeleteLink(name) if want.links.contains_key(name) => 0,
+            Op::CreateLink(..) | Op::ChangeLink(..) => 1,
+            Op::PutAddress(_) => 2,
+            Op::PutFdb(..) => 3,
+            Op::PutNeighbour(..) => 4,
+            Op::AddRoute(..) | Op::ReplaceRoute(..) => 5,
+            Op::DeleteRoute(..) => 6,
+            Op::DeleteNeighbour(_) => 7,
+            Op::DeleteFdb(_) => 8,
+            Op::DeleteAddress(_) => 9,
+            Op::DeleteLink(_) => 10,
+        };
+        prop_assert!(ops.is_sorted_by_key(rank), "{:?}", ops);
+    }
+
+    /// A peer that stays can be reached after each step: its route, the gateway's MAC, and that MAC's host.
+    #[test]
+    fn a_peer_that_stays_is_never_out_of_reach(have in any_want(), want in any_want()) {
+        let stays: Vec<RouteKey> = want.routes.keys().filter(|key| have.routes.contains_key(key)).copied().collect();
+        let mut now = have.clone();
+        for op in plan(&have, &want).ops {
+            now.apply(&op);
+            for key in &stays {
+                let Via::Gateway { gateway, link, .. } = now.routes[key].via else { unreachable!() };
+                let mac = now.neighbours[&NeighbourKey { link, address: gateway }];
+                prop_assert!(now.fdb.contains_key(&FdbKey { link, mac }), "{} after {}", key, op);
+            }
+        }
+    }
+}
+
+#[test]
+fn four_thousand_peers_are_compared_in_milliseconds() {
+    let mut want = NetState::default();
+    let link = name("flannel.1");
+    want.links.insert(link, device(1));
+    for number in 0..4_000u32 {
+        let gateway = std::net::IpAddr::from(std::net::Ipv4Addr::from_bits(0x0a00_0000 + (number << 8)));
+        let octets = number.to_be_bytes();
+        let mac = MacAddr::new([2, 0, octets[0], octets[1], octets[2], octets[3]]);
+        want.fdb.insert(FdbKey { link, mac }, gateway);
+        want.neighbours.insert(NeighbourKey { link, address: gateway }, mac);
+        let key = RouteKey::main(wire_lease::Prefix::new(gateway, 24).unwrap());
+        want.routes.insert(key, Route::ours(Via::Gateway { gateway, link, onlink: true }));
+    }
+    let from = std::time::Instant::now();
+    assert!(plan(&want, &want).ops.is_empty());
+    assert!(from.elapsed() < std::time::Duration::from_millis(100), "{:?}", from.elapsed());
+    assert_eq!(plan(&NetState::default(), &want).ops.len(), 12_001);
+}

@@ -1,0 +1,147 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::{
+    plan::tests::{any_state, any_want, assert_reached, device, state},
+    sim::Sim,
+};
+
+const ERRORS: [ErrorKind; 5] =
+    [ErrorKind::Permission, ErrorKind::NoBuffers, ErrorKind::NoDevice, ErrorKind::Busy, ErrorKind::Lost];
+
+fn reconciler(have: &NetState) -> (Sim, Reconciler<Sim>) {
+    let sim = Sim::new(have.clone());
+    (sim.clone(), Reconciler::new(sim, Scope::default()))
+}
+
+#[test]
+fn a_second_round_believes_and_writes_nothing() {
+    let (sim, mut reconciler) = reconciler(&NetState::default());
+    let want = state(&[(2, 20, 102)]);
+    let first = reconciler.round(&want);
+    assert!(first.converged && first.read_back);
+    assert_eq!((first.written, first.removed), (5, 0));
+    let reads = sim.read_times();
+    assert!(reconciler.round(&want).converged);
+    assert!(reconciler.round(&state(&[(3, 30, 103)])).converged);
+    assert_eq!(sim.read_times(), reads);
+    assert_reached(&sim.state(), &state(&[(3, 30, 103)]));
+}
+
+#[test]
+fn the_belief_is_what_the_kernel_holds() {
+    let (sim, mut reconciler) = reconciler(&NetState::default());
+    for want in [state(&[(2, 20, 102)]), state(&[(2, 21, 103), (3, 30, 103)]), state(&[]), NetState::default()] {
+        assert!(reconciler.round(&want).converged);
+        assert_eq!(reconciler.belief(), Some(&sim.state()));
+    }
+    assert_eq!(sim.state(), NetState::default());
+}
+
+/// Every kind of operation meets every kind of failure, once and for good: the round after converges.
+#[test]
+fn whatever_fails_the_next_round_converges() {
+    let link = "flannel.1".parse().unwrap();
+    let mut renamed = state(&[]);
+    renamed.links.insert(link, device(7));
+    let mut changed = state(&[(2, 20, 102), (3, 30, 103), (4, 40, 104)]);
+    changed.addresses.insert(crate::Address { link, address: "10.5.9.0".parse().unwrap(), len: 32 });
+    changed.routes.values_mut().for_each(|route| route.via = crate::Via::Link(link));
+    let full = state(&[(2, 21, 102), (5, 50, 105)]);
+    // From, to, and the operations on the way.
+    let puts = ["create link", "add address", "set FDB entry", "set neighbour", "add route"];
+    let deletes = ["replace route", "delete route", "delete neighbour", "delete FDB entry", "delete address"];
+    let nothing = NetState::default();
+    let ways: [(&NetState, &NetState, &[&'static str]); 4] = [
+        (&nothing, &full, &puts),
+        (&changed, &full, &deletes),
+        (&renamed, &full, &["change link"]),
+        (&full, &nothing, &["delete link"]),
+    ];
+    let mut tried = 0;
+    for (have, want, ops) in ways {
+        for &op in ops {
+            for error in ERRORS {
+                for times in [1, 2, 3, 4] {
+                    let (sim, mut reconciler) = reconciler(have);
+                    (0..times).for_each(|_| sim.fail_next(op, error));
+                    let first = reconciler.round(want);
+                    assert!(first.failed > 0, "{op} never met {error:?}");
+                    let said = first.converged || !first.failures.is_empty();
+                    assert!(said, "{op} {error:?} {times}: {first:?}");
+                    let mut rounds = 1;
+                    while !reconciler.round(want).converged {
+                        rounds += 1;
+                        assert!(rounds < 4, "{op} {error:?} {times}");
+                    }
+                    assert_reached(&sim.state(), want);
+                    tried += 1;
+                }
+            }
+        }
+    }
+    assert_eq!(tried, 12 * 5 * 4);
+}
+
+#[test]
+fn a_failure_stops_no_other_and_is_told_once_for_its_kind() {
+    let (sim, mut reconciler) = reconciler(&state(&[]));
+    let want = state(&[(2, 20, 102), (3, 30, 103), (4, 40, 104)]);
+    (0..9).for_each(|_| sim.fail_next("set neighbour", ErrorKind::NoBuffers));
+    let report = reconciler.round(&want);
+    assert!(!report.converged);
+    assert_eq!(sim.state().routes.len(), 3);
+    insta::assert_snapshot!(report.failures[0], @"set neighbour 10.5.2.0 dev flannel.1 lladdr 02:00:00:00:00:14: the kernel has no memory for it: No buffer space available (os error 105) (and 2 more)");
+    assert_eq!(report.failures.len(), 1);
+    assert!(reconciler.round(&want).converged);
+}
+
+#[test]
+fn a_kernel_that_cannot_be_read_is_not_written() {
+    let (sim, mut reconciler) = reconciler(&NetState::default());
+    sim.fail_reads(3);
+    let report = reconciler.round(&state(&[]));
+    assert!(!report.converged && sim.written() == 0);
+    insta::assert_snapshot!(report.failures[0], @"cannot read the simulation from the kernel: No buffer space available (os error 105)");
+    assert!(reconciler.round(&state(&[])).converged);
+}
+
+#[test]
+fn a_device_that_goes_or_goes_down_comes_back_whole() {
+    let want = state(&[(2, 20, 102), (3, 30, 103)]);
+    let link = "flannel.1".parse().unwrap();
+    let (sim, mut reconciler) = reconciler(&NetState::default());
+    reconciler.round(&want);
+    sim.edit(|state| state.forget_link(link));
+    reconciler.doubt();
+    assert!(reconciler.round(&want).converged);
+    assert_reached(&sim.state(), &want);
+    sim.set_down(link);
+    reconciler.doubt();
+    assert!(reconciler.round(&want).converged);
+    assert_reached(&sim.state(), &want);
+}
+
+proptest! {
+    #[test]
+    fn any_failures_anywhere_converge_and_touch_nothing_foreign(
+        have in any_state(),
+        wants in prop::collection::vec(any_want(), 1..4),
+        faults in prop::collection::vec((0usize..12, 0usize..5), 0..6),
+    ) {
+        const NAMES: [&str; 12] = [
+            "create link", "change link", "delete link", "add address", "delete address", "set FDB entry",
+            "delete FDB entry", "set neighbour", "delete neighbour", "add route", "replace route", "delete route",
+        ];
+        let (sim, mut reconciler) = reconciler(&have);
+        for want in &wants {
+            for (name, error) in &faults {
+                sim.fail_next(NAMES[*name], ERRORS[*error]);
+            }
+            let rounds = (0..8).take_while(|_| !reconciler.round(want).converged).count();
+            prop_assert!(rounds < 8);
+            assert_reached(&sim.state(), want);
+        }
+        prop_assert_eq!(sim.state().foreign(), have.foreign());
+    }
+}
