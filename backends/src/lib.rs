@@ -10,6 +10,7 @@
 
 mod alloc;
 mod backend;
+mod conflict;
 mod dataplane;
 mod firewall;
 mod mtu;
@@ -24,6 +25,7 @@ mod vtep;
 mod vxlan;
 
 pub use backend::{Backend, Placement, Scope, SelectError, select};
+pub use conflict::Conflict;
 pub use dataplane::{
     Attempt, Dataplane, DataplaneError, ErrorKind, Host, HostLink, Monitor, NetlinkDataplane, OpError, RouteForm,
     Underlay, UnderlayChoice, UnderlayError, Wake, accept_no_router_advertisements, forward_packets,
@@ -32,7 +34,7 @@ pub use firewall::{FirewallError, ForwardAccept};
 pub use mtu::{Mtu, Overhead};
 pub use name::{LinkName, LinkNameError};
 pub use op::Op;
-pub use plan::{Conflict, Plan, plan};
+pub use plan::{Plan, plan};
 pub use reconcile::{Failure, Reconciler, Report};
 pub use state::{
     Address, FdbKey, Link, LinkKind, NeighbourKey, NetState, Owner, PROTOCOL, Route, RouteKey, Via, Vxlan,

@@ -1,7 +1,7 @@
 //! The difference between what there is and what should be, as changes in an order that never leaves a gap.
 //!
 //! Puts come first: links, addresses, FDB, neighbours, routes, so that nothing ever points to what is not there yet.
-//! Deletions follow in reverse (docs/adr/0003).
+//! Deletions follow in reverse (docs/adr/0003-order-of-operations.md).
 
 use std::{
     cmp::Ordering,
@@ -9,9 +9,7 @@ use std::{
     fmt,
 };
 
-use wire_lease::Vni;
-
-use crate::{Address, Link, LinkKind, LinkName, NetState, Op, Owner, PROTOCOL, Route, RouteKey, Vxlan};
+use crate::{Address, Conflict, Link, LinkKind, LinkName, NetState, Op, Owner, Route, RouteKey, Vxlan};
 
 /// What is to be done, and what cannot be.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -20,38 +18,6 @@ pub struct Plan {
     pub ops: Vec<Op>,
     /// What stands in the way and is not ours to move.
     pub conflicts: Vec<Conflict>,
-}
-
-/// Something foreign where we want something else.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Conflict {
-    /// A device with our name that is none of ours.
-    Name {
-        /// The name.
-        link: LinkName,
-        /// What has it.
-        found: Link,
-    },
-    /// Our VNI and port in use by another device: the kernel allows one.
-    Vni {
-        /// The device we want.
-        link: LinkName,
-        /// The VNI both want.
-        vni: Vni,
-        /// The UDP port both want.
-        port: u16,
-        /// The device that has them.
-        holder: LinkName,
-    },
-    /// A route to where we want one, with the same metric or a better one.
-    Route {
-        /// The route we want.
-        key: RouteKey,
-        /// The metric of the one that is there.
-        metric: u32,
-        /// The one that is there.
-        found: Route,
-    },
 }
 
 /// What has to be done so that `have` becomes `want`. Foreign entries of `have` are never touched.
@@ -299,47 +265,6 @@ impl fmt::Display for Plan {
         }
         Ok(())
     }
-}
-
-impl fmt::Display for Conflict {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Name { link, found } => {
-                write!(f, "{link} is wanted as a vxlan device but is there already: {found}; rename or remove it")
-            }
-            Self::Vni { link, vni, port, holder } => {
-                write!(
-                    f,
-                    "{link} cannot be made: {holder} already has VNI {vni} on UDP port {port}; remove it or change VNI or Port"
-                )
-            }
-            Self::Route { key, metric, found } => {
-                let (destination, via, protocol) = (key.destination, &found.via, protocol_name(found.protocol));
-                write!(
-                    f,
-                    "{destination} is taken by a route of protocol {protocol} with metric {metric}: {via}; remove it"
-                )
-            }
-        }
-    }
-}
-
-/// The name iproute2 gives a protocol number (its rt_protos), where it is a common one.
-fn protocol_name(number: u8) -> String {
-    let name = match number {
-        2 => "kernel",
-        3 => "boot",
-        4 => "static",
-        9 => "ra",
-        11 => "zebra",
-        12 => "bird",
-        16 => "dhcp",
-        186 => "bgp",
-        188 => "ospf",
-        PROTOCOL => "wire-agent",
-        other => return other.to_string(),
-    };
-    name.to_owned()
 }
 
 #[cfg(test)]

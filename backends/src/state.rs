@@ -207,6 +207,22 @@ impl Route {
 }
 
 impl Vxlan {
+    /// A device of that identifier with everything else off or left to the kernel.
+    #[must_use]
+    pub const fn new(vni: Vni) -> Self {
+        Self {
+            vni,
+            parent: None,
+            local: None,
+            local_too: None,
+            port: None,
+            group: None,
+            gbp: false,
+            learning: false,
+            l2miss: false,
+        }
+    }
+
     /// The port in use: the kernel's default is 8472 (drivers/net/vxlan, `vxlan_port`), not RFC 7348's 4789.
     #[must_use]
     pub fn port_in_use(&self) -> u16 {

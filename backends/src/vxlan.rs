@@ -56,16 +56,14 @@ impl Device {
         }
         let public = placement.public.of(family).copied();
         let vxlan = Vxlan {
-            vni: config.vni,
             parent: Some(underlay.link),
             local: Some(local),
             // flannel 0.28 sends from the public IP, which works where the host has that address.
             local_too: public.filter(|public| *public != local && underlay.host.contains(public)),
             port: config.port,
-            group: None,
             gbp: config.gbp,
             learning: config.learning,
-            l2miss: false,
+            ..Vxlan::new(config.vni)
         };
         let kind = LinkKind::Vxlan(vxlan);
         let link = Link { kind, mac: Some(mac), mtu, up: true, owner: Owner::Ours, index: None };

@@ -62,17 +62,7 @@ fn link_kind(bytes: &[u8], names: &Names) -> Option<LinkKind> {
 
 /// `IFLA_VXLAN_*` of linux/if_link.h.
 fn vxlan(bytes: &[u8], names: &Names) -> Option<Vxlan> {
-    let mut found = Vxlan {
-        vni: Vni::new(0)?,
-        parent: None,
-        local: None,
-        local_too: None,
-        port: None,
-        group: None,
-        gbp: false,
-        learning: false,
-        l2miss: false,
-    };
+    let mut found = Vxlan::new(Vni::new(0)?);
     for (kind, value) in attributes(bytes) {
         let flag = value.first().is_some_and(|byte| *byte != 0);
         match kind {

@@ -1,7 +1,7 @@
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;
-use wire_lease::MacAddr;
+use wire_lease::{MacAddr, Vni};
 
 use super::*;
 use crate::{Address, FdbKey, Mtu, NeighbourKey, Via};
@@ -16,15 +16,9 @@ fn mac(last: u8) -> MacAddr {
 
 pub(crate) fn device(last: u8) -> Link {
     let kind = LinkKind::Vxlan(Vxlan {
-        vni: Vni::new(1).unwrap(),
         parent: Some(name("eth0")),
         local: Some("192.0.2.1".parse().unwrap()),
-        local_too: None,
-        port: None,
-        group: None,
-        gbp: false,
-        learning: false,
-        l2miss: false,
+        ..Vxlan::new(Vni::new(1).unwrap())
     });
     Link { kind, mac: Some(mac(last)), mtu: Mtu(1450), up: true, owner: Owner::Ours, index: None }
 }

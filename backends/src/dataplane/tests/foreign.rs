@@ -1,0 +1,137 @@
+//! What is not ours.
+
+use std::{net::Ipv4Addr, time::Instant};
+
+use super::{
+    FORMS,
+    lab::{self, Lab, run, run_fails},
+};
+use crate::{Conflict, FdbKey, NetState, Owner, Route, RouteForm, RouteKey, Via};
+
+#[test]
+fn a_foreign_route_in_the_way_is_named_and_left_alone() {
+    for form in FORMS {
+        lab::in_namespace(move || {
+            let lab = Lab::new(3);
+            run("ip route add 10.5.2.0/24 via 192.0.2.254 proto static");
+            let mut reconciler = lab.reconciler(form);
+            let report = reconciler.round(&lab.want());
+            assert!(report.converged, "{report:?}");
+            let said: Vec<String> = report.conflicts.iter().map(ToString::to_string).collect();
+            let expected = "10.5.2.0/24 is taken by a route of protocol static with metric 0: via 192.0.2.254 dev wb-up; \
+                            remove it";
+            assert_eq!(said, [expected]);
+            assert!(run("ip route show 10.5.2.0/24").contains("via 192.0.2.254"));
+            assert_eq!(lab::count("ip -j route show dev flannel.1"), 2);
+            run("ip route del 10.5.2.0/24");
+            reconciler.doubt();
+            assert_eq!(reconciler.round(&lab.want()).conflicts, []);
+            lab.assert_whole();
+        });
+    }
+}
+
+#[test]
+fn a_route_put_between_our_look_and_our_write_is_not_overwritten() {
+    for form in FORMS {
+        lab::in_namespace(move || {
+            let lab = Lab::new(3);
+            let mut reconciler = lab.reconciler(form);
+            let want = lab.want();
+            let mut fewer = want.clone();
+            fewer.routes.clear();
+            reconciler.round(&fewer);
+            run("ip route add 10.5.2.0/24 via 192.0.2.254 proto static");
+            let report = reconciler.round(&want);
+            assert_eq!(report.conflicts.len(), 1, "{report:?}");
+            assert!(report.converged && report.failed == 1);
+            assert!(run("ip route show 10.5.2.0/24").contains("via 192.0.2.254"));
+        });
+    }
+}
+
+#[test]
+fn devices_of_others_are_named_and_left_alone() {
+    lab::in_namespace(|| {
+        let lab = Lab::new(2);
+        run(
+            "ip link add flannel.1 type bridge; ip link add other6 type vxlan id 1 local 2001:db8::1 dev wb-up dstport 8472",
+        );
+        let mut reconciler = lab.reconciler(RouteForm::default());
+        let report = reconciler.round(&lab.want());
+        assert!(report.converged, "{report:?}");
+        assert!(
+            matches!(&report.conflicts[0], Conflict::Vni { holder, .. } if holder.as_str() == "other6"),
+            "{report:?}"
+        );
+        assert!(
+            matches!(&report.conflicts[1], Conflict::Name { link, .. } if link.as_str() == "flannel.1"),
+            "{report:?}"
+        );
+        assert!(run("ip -d link show flannel.1").contains("bridge"));
+        run("ip link del flannel.1; ip link del other6");
+        reconciler.doubt();
+        assert_eq!(reconciler.round(&lab.want()).conflicts, []);
+        lab.assert_whole();
+    });
+}
+
+#[test]
+fn drained_hosts_keep_nothing_of_ours_and_all_of_others() {
+    lab::in_namespace(|| {
+        let lab = Lab::new(5);
+        run("ip route add 10.5.77.0/24 via 192.0.2.254; ip route add blackhole 10.5.78.0/24 proto static");
+        let mut want = lab.want();
+        let key = RouteKey { metric: u32::MAX, ..RouteKey::main("10.5.0.0/24".parse().unwrap()) };
+        want.routes.insert(key, Route::ours(Via::Blackhole));
+        let key = RouteKey { metric: u32::MAX, ..RouteKey::main("fd00:5::/64".parse().unwrap()) };
+        want.routes.insert(key, Route::ours(Via::Blackhole));
+        let mut reconciler = lab.reconciler(RouteForm::Nexthop);
+        assert!(reconciler.round(&want).converged);
+        assert!(run("ip route").contains("blackhole 10.5.0.0/24 proto 91 metric 4294967295"));
+        assert!(run("ip -6 route").contains("blackhole fd00:5::/64"));
+        let mut restarted = lab.reconciler(RouteForm::Nexthop);
+        assert_eq!(restarted.round(&want).written, 0);
+        let report = restarted.round(&NetState::default());
+        assert!(report.converged, "{report:?}");
+        run_fails("ip link show flannel.1");
+        run_fails("ip link show flannel-v6.1");
+        assert_eq!(lab::count("ip -j route show root 10.5.0.0/16"), 2);
+        assert!(!run("ip -6 route").contains("fd00:5::"));
+        assert_eq!(run("ip nexthop"), "");
+    });
+}
+
+#[test]
+fn other_hosts_routes_are_not_even_kept_in_memory() {
+    lab::in_namespace(|| {
+        let lab = Lab::new(2);
+        let lines: String = (0..20_000u32)
+            .map(|n| format!("route add {}/32 dev wb-up\n", Ipv4Addr::from_bits(0x0b00_0000 + n)))
+            .collect();
+        lab::batch(&lines);
+        let mut reconciler = lab.reconciler(RouteForm::Nexthop);
+        reconciler.round(&lab.want());
+        let from = Instant::now();
+        reconciler.preview(&lab.want()).unwrap();
+        eprintln!("a read beside 20 000 foreign routes: {:?}", from.elapsed());
+        assert_eq!(reconciler.belief().unwrap().routes.len(), 4);
+    });
+}
+
+#[test]
+fn what_is_read_is_ours_on_our_devices_only() {
+    lab::in_namespace(|| {
+        let lab = Lab::new(1);
+        let mut reconciler = lab.reconciler(RouteForm::Plain);
+        reconciler.round(&lab.want());
+        run("ip route add 10.5.50.0/24 dev wb-up proto static; ip route add 10.5.51.0/24 dev flannel.1 proto static");
+        let plan = reconciler.preview(&lab.want()).unwrap();
+        insta::assert_snapshot!(plan, @"delete route 10.5.51.0/24 dev flannel.1");
+        let have = reconciler.belief().unwrap();
+        let key = RouteKey::main("10.5.50.0/24".parse().unwrap());
+        assert_eq!(have.routes[&key].owner, Owner::Foreign);
+        let link = "flannel.1".parse().unwrap();
+        assert!(have.fdb.keys().all(|FdbKey { link: on, .. }| *on == link || on.as_str() == "flannel-v6.1"));
+    });
+}
