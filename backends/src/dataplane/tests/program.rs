@@ -187,3 +187,23 @@ fn a_public_ip_that_the_host_has_may_be_the_devices_source() {
         assert_eq!(index, lab::index("flannel.1"));
     });
 }
+
+#[test]
+fn of_many_peers_those_beyond_a_few_hundred_have_nexthop_objects() {
+    lab::in_namespace(|| {
+        let mut lab = Lab::new(600);
+        let mut reconciler = lab.reconciler(RouteForm::Auto);
+        assert!(reconciler.round(&lab.want()).converged);
+        lab.assert_whole();
+        assert_eq!(run("ip nexthop").lines().count(), 600 - 512);
+        for number in [1, 2, 599, 600] {
+            lab.remove_peer(number);
+        }
+        lab.change_peer(598, "0a:00:00:00:99:02", "198.51.100.77");
+        assert!(reconciler.round(&lab.want()).converged);
+        lab.assert_whole();
+        let mut restarted = lab.reconciler(RouteForm::Auto);
+        assert_eq!(restarted.round(&lab.want()).written, 0);
+        assert_eq!(run("ip nexthop").lines().count(), 600 - 512 - 2);
+    });
+}
