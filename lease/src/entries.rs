@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
-    Entry, Event, KeyValue, Lease, LeaseTable, Listing, Origin, Refusal, RefusalKind, Revision, Subnet,
+    Entry, Event, KeyValue, Lease, LeaseError, LeaseTable, Listing, Origin, Refusal, RefusalKind, Revision, Subnet,
     admission::{self, Admission},
 };
 
@@ -95,7 +95,7 @@ impl Entries {
             .subnet(&kv.key)
             .and_then(|subnet| {
                 Lease::from_value(subnet, &kv.value)
-                    .map_err(|error| Refusal { kind: RefusalKind::Value, reason: error.to_string() })
+                    .map_err(|error| Refusal { kind: RefusalKind::Value, reason: shown(&error) })
             })
             .map(|lease| Arc::new(Entry { lease, origin }));
         Decoded { origin, content }
@@ -107,6 +107,11 @@ impl Entries {
         let name = std::str::from_utf8(name).map_err(|_| refuse("the key is not UTF-8".to_owned()))?;
         name.parse().map_err(|error: crate::KeyError| refuse(error.to_string()))
     }
+}
+
+/// Quotes no more of what a stranger wrote than a person wants to read, and nothing that a terminal obeys.
+fn shown(error: &LeaseError) -> String {
+    error.to_string().chars().filter(|letter| !letter.is_control()).take(200).collect()
 }
 
 impl Decoded {

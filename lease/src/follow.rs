@@ -11,7 +11,7 @@ use tracing::{debug, info, warn};
 
 use crate::{
     Admission, Backoff, Entries, LeaseStore, LeaseTable, Listing, Revision, WatchBatch, WatchError, WatchStream, chain,
-    task::Task,
+    shortened, task::Task,
 };
 
 /// What is followed, and how.
@@ -127,7 +127,8 @@ impl<S: LeaseStore> Follower<S> {
             health.error = None;
         });
         let opened = Instant::now();
-        let mut list_at = opened + self.settings.list_every;
+        // Not in step with all other hosts.
+        let mut list_at = opened + shortened(self.settings.list_every, 0.2);
         loop {
             match self.wake(&mut watch, list_at).await {
                 Wake::Changes(batch) => {

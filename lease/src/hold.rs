@@ -40,6 +40,9 @@ pub struct HoldSettings {
     pub preferred: DualStack<Prefix>,
     /// What must not be leased: the underlay's own subnets.
     pub avoid: Vec<Prefix>,
+    /// Whether this is surely the host that held `preferred`, and no clone of it: its lease is then ours under whatever
+    /// public address.
+    pub same_host: bool,
 }
 
 /// What the lease says of this host.

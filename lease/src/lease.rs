@@ -148,6 +148,9 @@ impl Lease {
         let data = match fields.text("BackendType")?.as_deref() {
             None | Some("") => BackendData::Untyped,
             Some("vxlan") => BackendData::Vxlan(vteps(subnet, fields)?),
+            Some(other) if other.contains(char::is_control) => {
+                return Err(LeaseError::Field { field: "BackendType", rule: "holds control characters".to_owned() });
+            }
             Some(other) => BackendData::Other(other.chars().take(64).collect()),
         };
         Ok(Self { subnet, public, data })

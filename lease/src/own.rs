@@ -41,6 +41,12 @@ pub(crate) struct Choice<'a> {
 }
 
 impl Choice<'_> {
+    /// What must not be leased. A prefix that holds a whole pool is no reason: the overlay is then cut out of the underlay.
+    fn avoided(&self) -> impl Iterator<Item = Prefix> {
+        let holds_pool = |prefix: &Prefix| self.pools.iter().any(|(_, pool)| prefix.covers(pool.network));
+        self.avoid.iter().copied().filter(move |prefix| !holds_pool(prefix))
+    }
+
     /// A subnet with a prefix of each family, free of all that is listed.
     pub(crate) fn subnet(&self, listing: &Listing) -> Result<Subnet, Full> {
         let mut prefixes = self.kept;
@@ -49,11 +55,7 @@ impl Choice<'_> {
         for (family, pool) in missing {
             let taken = taken.get_or_insert_with(|| {
                 let listed = subnets(listing).flat_map(|(subnet, _)| Family::ALL.map(|family| subnet.of(family)));
-                listed
-                    .flatten()
-                    .filter(|prefix| is_of(self.pools, *prefix))
-                    .chain(self.avoid.iter().copied())
-                    .collect::<Taken>()
+                listed.flatten().filter(|prefix| is_of(self.pools, *prefix)).chain(self.avoided()).collect::<Taken>()
             });
             let preferred = self.preferred.of(family).copied();
             let wish = Wish { preferred, identity: self.identity, attempt: self.attempt };

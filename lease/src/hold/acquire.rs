@@ -76,7 +76,9 @@ impl<S: LeaseStore> Holder<S> {
 
     /// Our own lease under another public address: the subnet held last, with guards that name us.
     async fn remembered(&self, listing: &Listing) -> Result<Option<Entry>, Obstacle> {
-        let Some(subnet) = Subnet::new(self.settings.preferred) else { return Ok(None) };
+        let Some(subnet) = Subnet::new(self.settings.preferred).filter(|_| self.settings.same_host) else {
+            return Ok(None);
+        };
         let offers = |prefix: Prefix| self.settings.pools.of(prefix.family()).is_some_and(|pool| pool.offers(prefix));
         let Some(entry) = listed(listing, subnet).and_then(|kv| entry_of(subnet, kv)) else { return Ok(None) };
         let Some(lease) = entry.origin.lease.filter(|_| subnet.prefixes().all(offers)) else { return Ok(None) };

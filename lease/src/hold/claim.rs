@@ -96,8 +96,11 @@ impl Move {
 impl<S: LeaseStore> Holder<S> {
     /// Creates a lease of `subnet`, which was free at `listed`.
     pub(super) async fn claim(&mut self, subnet: Subnet, listed: Revision, offer: &Offer) -> Result<Holding, Obstacle> {
-        let (lease, guards) = tokio::try_join!(self.spare_or_new(), self.guards(subnet))?;
+        let (lease, guards) = tokio::join!(self.spare_or_new(), self.guards(subnet));
+        let lease = lease?;
+        // Kept before anything else may fail, or each attempt would leave one behind.
         self.spare = Some(lease);
+        let guards = guards?;
         let to = Lease { subnet, public: offer.public, data: offer.data.clone() };
         let granted = Instant::now();
         let entry = self.write(&Move { to, lease: Some(lease), from: None, guards }, listed).await?;
@@ -137,7 +140,9 @@ impl<S: LeaseStore> Holder<S> {
         }
         let anew = differs(granted, self.settings.ttl);
         let (attached, ttl, left) = if anew {
-            (self.store.grant(self.settings.ttl).await?, self.settings.ttl, self.settings.ttl)
+            let attached = self.spare_or_new().await?;
+            self.spare = Some(attached);
+            (attached, self.settings.ttl, self.settings.ttl)
         } else {
             (lease, granted, left)
         };
@@ -146,6 +151,9 @@ impl<S: LeaseStore> Holder<S> {
         let entry = self.write(&step, listing.revision).await?;
         if moved {
             self.verify(&entry, step.from.as_ref()).await?;
+        }
+        if anew {
+            self.spare = None;
         }
         if anew && guarded {
             // The old one was granted to us for this key alone.

@@ -40,6 +40,7 @@ impl Host {
             renew_margin: HOUR,
             preferred: DualStack::default(),
             avoid: Vec::new(),
+            same_host: true,
         };
         let offer = Offer { public: public(number, &pools), data: data(number, &pools) };
         Self { settings, offer: watch::Sender::new(offer) }
