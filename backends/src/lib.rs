@@ -29,6 +29,7 @@ pub use conflict::Conflict;
 pub use dataplane::{
     Attempt, Dataplane, DataplaneError, ErrorKind, Host, HostLink, Monitor, NetlinkDataplane, OpError, RouteForm,
     Underlay, UnderlayChoice, UnderlayError, Wake, accept_no_router_advertisements, forward_packets,
+    keep_router_advertisements,
 };
 pub use firewall::{FirewallError, ForwardAccept};
 pub use mtu::{Mtu, Overhead};

@@ -47,7 +47,11 @@ impl Device {
         let underlay = &placement.underlay;
         let local = *underlay.addresses.of(family).ok_or(SelectError::NoUnderlay { link: underlay.link, family })?;
         let mac = *placement.macs.of(family).ok_or(SelectError::NoMac(family))?;
-        let outer = config.mtu.map_or(underlay.mtu, Mtu);
+        // More than the link carries, the kernel would cut down, and Docker would be told what is not so.
+        let outer = config.mtu.map_or(underlay.mtu, Mtu).min(underlay.mtu);
+        if config.mtu.is_some_and(|asked| Mtu(asked) > outer) {
+            tracing::warn!(asked = config.mtu, link = %underlay.link, %outer, "the config's MTU is more than the link's");
+        }
         // As in flannel, the IPv6 overlay runs over the IPv6 underlay.
         let mtu = outer.less(Overhead::vxlan(family));
         let least = least_mtu(family);

@@ -26,6 +26,7 @@ fn placement() -> Placement {
         link: "eth0".parse().unwrap(),
         index: 2,
         mtu: Mtu(1500),
+        mac: None,
         addresses,
         host: vec![ip("192.0.2.1"), ip("2001:db8::1"), ip("203.0.113.5")],
         connected: Vec::new(),

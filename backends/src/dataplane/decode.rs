@@ -235,16 +235,13 @@ fn route_fields(bytes: &[u8], table: u8) -> RouteFields {
     fields
 }
 
-/// Whose a route is; `None` where it is no concern of ours.
+/// Whose a route is; `None` where it is no concern of ours. One of our protocol is ours on whatever link: on a device that
+/// a former network config had, too.
 fn owner(destination: Prefix, route: &Route, scope: &Scope) -> Option<Owner> {
     let inside = scope.networks.iter().any(|network| network.covers(destination));
     match route.link() {
         Some(link) if scope.devices.contains(&link) => (route.protocol != PROTOCOL_KERNEL).then_some(Owner::Ours),
-        link => {
-            let shared = link == scope.parent || route.via == Via::Blackhole;
-            let ours = route.protocol == PROTOCOL && shared;
-            inside.then_some(if ours { Owner::Ours } else { Owner::Foreign })
-        }
+        Some(_) | None => inside.then_some(if route.protocol == PROTOCOL { Owner::Ours } else { Owner::Foreign }),
     }
 }
 

@@ -18,7 +18,7 @@ mod write;
 
 pub use error::{DataplaneError, ErrorKind, OpError};
 pub use monitor::{Monitor, Wake};
-pub use sysctl::{accept_no_router_advertisements, forward_packets};
+pub use sysctl::{accept_no_router_advertisements, forward_packets, keep_router_advertisements};
 pub use underlay::{Host, HostLink, Underlay, UnderlayChoice, UnderlayError};
 pub use write::{NetlinkDataplane, RouteForm};
 

@@ -18,6 +18,17 @@ pub fn forward_packets(family: Family) -> io::Result<bool> {
     set(&PathBuf::from("/proc/sys/net").join(name), "1")
 }
 
+/// Lets the underlay's link go on to accept router advertisements when forwarding is switched on, which otherwise takes its
+/// IPv6 default route away (`accept_ra`, ip-sysctl.rst: 2 accepts them even so). True where that had to be written.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn keep_router_advertisements(link: LinkName) -> io::Result<bool> {
+    let path = PathBuf::from("/proc/sys/net/ipv6/conf").join(link.as_str()).join("accept_ra");
+    // Where nobody wants them, or the kernel has no IPv6, there is nothing to keep.
+    if fs::read_to_string(&path).is_ok_and(|value| value.trim() == "1") { set(&path, "2") } else { Ok(false) }
+}
+
 /// Keeps a device of ours from taking a default route out of the overlay. Best effort: without IPv6 there is nothing to keep.
 pub fn accept_no_router_advertisements(device: LinkName) {
     let path = PathBuf::from("/proc/sys/net/ipv6/conf").join(device.as_str()).join("accept_ra");

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use wire_lease::{DualStack, Family, Prefix};
+use wire_lease::{DualStack, Family, MacAddr, Prefix};
 
 use super::{
     DataplaneError,
@@ -33,6 +33,8 @@ pub struct HostLink {
     pub kind: String,
     /// Its MTU.
     pub mtu: Mtu,
+    /// Its Ethernet address, where it has one.
+    pub mac: Option<MacAddr>,
     /// Its addresses with the lengths of their prefixes, in the kernel's order.
     pub addresses: Vec<(IpAddr, u8)>,
 }
@@ -59,6 +61,8 @@ pub struct Underlay {
     pub index: u32,
     /// Its MTU.
     pub mtu: Mtu,
+    /// Its Ethernet address, where it has one.
+    pub mac: Option<MacAddr>,
     /// Its own address of each family: what encapsulated packets are sent from.
     pub addresses: DualStack<IpAddr>,
     /// All addresses of the host, on whatever link.
@@ -119,7 +123,7 @@ impl Host {
                 LinkKind::Other(kind) => kind,
             };
             let index = link.index.unwrap_or_default();
-            host.links.push(HostLink { name, index, kind, mtu: link.mtu, addresses: Vec::new() });
+            host.links.push(HostLink { name, index, kind, mtu: link.mtu, mac: link.mac, addresses: Vec::new() });
         }
         for family in Family::ALL {
             let request = |batch: &mut Batch, flags| encode::list_addresses(batch, flags, family, 0);
@@ -188,6 +192,7 @@ impl Host {
             link: link.name,
             index: link.index,
             mtu: link.mtu,
+            mac: link.mac,
             addresses,
             host: all().map(|(_, (address, _))| address).collect(),
             connected: connected.collect(),
