@@ -13,7 +13,9 @@ use std::{
 
 use tokio::sync::{Notify, watch};
 use tracing::{error, info, warn};
-use wire_backends::{DataplaneError, Monitor, NetState, NetlinkDataplane, Reconciler, Report, Wake};
+use wire_backends::{
+    Conflict, DataplaneError, ErrorKind, Failure, Monitor, NetState, NetlinkDataplane, Op, Reconciler, Report, Wake,
+};
 use wire_lease::{Revision, chain};
 
 use crate::{exit::Exit, observed::Board};
@@ -39,7 +41,7 @@ struct Wish {
 pub(crate) struct Datapath {
     want: watch::Sender<Option<Wish>>,
     underlay_changed: Arc<Notify>,
-    first_round: watch::Receiver<bool>,
+    outcome: watch::Receiver<Outcome>,
 }
 
 impl Datapath {
@@ -50,8 +52,8 @@ impl Datapath {
     pub(crate) fn start(reconciler: Reconciler<NetlinkDataplane>, board: Board) -> Result<Self, Exit> {
         let (want, wishes) = watch::channel(None);
         let underlay_changed = Arc::new(Notify::new());
-        let (done, first_round) = watch::channel(false);
-        let keeper = Keeper { reconciler, board, wishes, underlay_changed: underlay_changed.clone(), done };
+        let (said, outcome) = watch::channel(Outcome::Pending);
+        let keeper = Keeper { reconciler, board, wishes, underlay_changed: underlay_changed.clone(), said };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -61,7 +63,7 @@ impl Datapath {
             .name("dataplane".to_owned())
             .spawn(run)
             .map_err(|error| Exit::Software(format!("cannot start the dataplane's thread: {error}")))?;
-        Ok(Self { want, underlay_changed, first_round })
+        Ok(Self { want, underlay_changed, outcome })
     }
 
     /// Says what the kernel should hold from now on, as the leases at `revision` have it.
@@ -74,13 +76,48 @@ impl Datapath {
         self.underlay_changed.clone()
     }
 
-    /// Waits until the kernel was compared for the first time; says false where the thread has died. Says it once, and
-    /// then only that the thread has died.
+    /// Waits until the kernel was compared with another outcome than before; `None` where the thread has died.
     ///
     /// # Cancel safety
     /// Safe.
-    pub(crate) async fn first_round(&mut self) -> bool {
-        self.first_round.changed().await.is_ok()
+    pub(crate) async fn outcome(&mut self) -> Option<Outcome> {
+        self.outcome.changed().await.ok().map(|()| *self.outcome.borrow_and_update())
+    }
+}
+
+/// What a comparison with the kernel means for the network as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// There was none yet.
+    Pending,
+    /// Our devices are there; single entries may still be missing.
+    Usable,
+    /// A device of ours is not there, or cannot be looked at.
+    Unusable,
+    /// The kernel cannot make VXLAN devices.
+    NoVxlan,
+}
+
+impl Outcome {
+    fn of(report: &Report) -> Self {
+        let in_the_way = report.conflicts.iter().any(|conflict| match conflict {
+            Conflict::Name { .. } | Conflict::Vni { .. } => true,
+            Conflict::Route { .. } => false,
+        });
+        let failed = report.failures.iter().map(|failure| match failure {
+            Failure::Op { op: Op::CreateLink(..), error, .. } if error.kind == ErrorKind::Unsupported => Self::NoVxlan,
+            Failure::Op { op, .. } if op.is_link() => Self::Unusable,
+            Failure::Read(_) => Self::Unusable,
+            Failure::Op { .. } => Self::Usable,
+        });
+        let worst = failed
+            .max_by_key(|outcome| [Self::Usable, Self::Unusable, Self::NoVxlan].iter().position(|one| one == outcome));
+        match worst {
+            Some(Self::NoVxlan) => Self::NoVxlan,
+            Some(Self::Unusable) => Self::Unusable,
+            Some(Self::Usable | Self::Pending) | None if in_the_way => Self::Unusable,
+            Some(Self::Usable | Self::Pending) | None => Self::Usable,
+        }
     }
 }
 
@@ -89,8 +126,7 @@ struct Keeper {
     board: Board,
     wishes: watch::Receiver<Option<Wish>>,
     underlay_changed: Arc<Notify>,
-    /// Whether the kernel was compared once.
-    done: watch::Sender<bool>,
+    said: watch::Sender<Outcome>,
 }
 
 impl Keeper {
@@ -101,6 +137,7 @@ impl Keeper {
             }
         }
         let mut monitor = None;
+        let mut whole_at = Instant::now() + PERIOD;
         loop {
             if monitor.is_none() {
                 monitor = self.listen();
@@ -109,9 +146,12 @@ impl Keeper {
             let begun = Instant::now();
             let report = self.reconciler.round(&wish.state);
             let settle = SETTLE.max(begun.elapsed() * 4);
-            let again = if report.converged { PERIOD } else { RETRY };
+            if report.read_back {
+                whole_at = Instant::now() + PERIOD;
+            }
+            let converged = report.converged;
+            let again = if converged { whole_at } else { Instant::now() + RETRY };
             self.publish(report, wish.revision);
-            self.done.send_if_modified(|done| !std::mem::replace(done, true));
             tokio::select! {
                 changed = self.wishes.changed() => if changed.is_err() { return },
                 wake = next_wake(monitor.as_mut(), self.reconciler.belief()) => match wake {
@@ -122,7 +162,13 @@ impl Keeper {
                     }
                     Err(_) => monitor = None,
                 },
-                () = tokio::time::sleep(again) => self.reconciler.doubt(),
+                () = tokio::time::sleep_until(again.into()) => {
+                    self.reconciler.doubt();
+                    if !converged {
+                        // The monitor was not listened to meanwhile.
+                        self.underlay_changed.notify_one();
+                    }
+                }
             }
         }
     }
@@ -158,6 +204,7 @@ impl Keeper {
         if report.written + report.removed > 0 {
             info!(written = report.written, removed = report.removed, "kernel entries changed");
         }
+        let outcome = Outcome::of(&report);
         self.board.update(|seen| {
             seen.dataplane.rounds += 1;
             seen.dataplane.written += report.written as u64;
@@ -165,6 +212,7 @@ impl Keeper {
             seen.dataplane.last = Some(Arc::new(report));
             seen.dataplane.applied = revision;
         });
+        self.said.send_if_modified(|before| std::mem::replace(before, outcome) != outcome);
     }
 }
 
@@ -178,5 +226,33 @@ async fn next_wake(monitor: Option<&mut Monitor>, belief: Option<&NetState>) -> 
     match (monitor, belief) {
         (Some(monitor), Some(belief)) => monitor.changed(belief).await,
         (Some(_) | None, _) => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use wire_backends::{Link, LinkKind, Mtu, OpError, Owner};
+
+    use super::*;
+
+    fn refused(op: Op, kind: ErrorKind) -> Outcome {
+        let error = OpError { kind, detail: None, source: io::ErrorKind::Unsupported.into() };
+        Outcome::of(&Report { failures: vec![Failure::Op { op, error, more: 0 }], ..Report::default() })
+    }
+
+    #[test]
+    fn only_a_device_that_cannot_be_made_or_had_keeps_the_network_from_being_there() {
+        let name = "flannel.1".parse().unwrap();
+        let kind = LinkKind::Other("tun".to_owned());
+        let link = Link { kind, mac: None, mtu: Mtu(1450), up: true, owner: Owner::Foreign, index: None };
+        assert_eq!(refused(Op::CreateLink(name, link.clone()), ErrorKind::Unsupported), Outcome::NoVxlan);
+        assert_eq!(refused(Op::CreateLink(name, link.clone()), ErrorKind::Permission), Outcome::Unusable);
+        let fdb = wire_backends::FdbKey { link: name, mac: "02:00:00:00:00:01".parse().unwrap() };
+        assert_eq!(refused(Op::DeleteFdb(fdb), ErrorKind::Unsupported), Outcome::Usable);
+        let conflicts = vec![Conflict::Name { link: name, found: link }];
+        assert_eq!(Outcome::of(&Report { conflicts, ..Report::default() }), Outcome::Unusable);
+        assert_eq!(Outcome::of(&Report::default()), Outcome::Usable);
     }
 }

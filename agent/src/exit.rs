@@ -65,6 +65,9 @@ impl From<Exit> for ExitCode {
 
 /// For `--help`.
 pub(crate) const STATUSES: &str = "\
+Variables: each flag can come from WIRE_AGENT_<FLAG>, and flannel's flags from FLANNELD_<FLAG> too (upper case, - becomes _):
+--etcd-endpoints from WIRE_AGENT_ETCD_ENDPOINTS, else from FLANNELD_ETCD_ENDPOINTS. A flag on the line wins.
+
 Exit statuses:
    0  asked to stop, or the command did what it was asked
    1  the command's answer is no (for example: there is no network config)

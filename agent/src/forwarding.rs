@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::{sync::watch, task::JoinHandle};
 use tracing::{error, info};
-use wire_backends::{ForwardAccept, forward_packets};
+use wire_backends::{ForwardAccept, LinkName, forward_packets, keep_router_advertisements};
 use wire_lease::{Family, NetworkConfig, Prefix, chain};
 
 use crate::{observed::Board, settings::Settings};
@@ -18,7 +18,7 @@ pub(crate) struct Forwarding {
 
 impl Forwarding {
     /// Starts to switch forwarding on, beside what else the start does.
-    pub(crate) fn start(settings: &Settings, config: &NetworkConfig, board: Board) -> Self {
+    pub(crate) fn start(settings: &Settings, config: &NetworkConfig, link: LinkName, board: Board) -> Self {
         let networks: Vec<Prefix> = config.pools.iter().map(|(_, pool)| pool.network).collect();
         let families: Vec<Family> = config.families().collect();
         let (done, checked) = watch::channel(false);
@@ -27,7 +27,8 @@ impl Forwarding {
             loop {
                 let (families, networks) = (families.clone(), networks.clone());
                 // Files and programs block.
-                let outcome = tokio::task::spawn_blocking(move || check(&families, networks, every.is_some())).await;
+                let outcome =
+                    tokio::task::spawn_blocking(move || check(&families, link, networks, every.is_some())).await;
                 note(&board, outcome.unwrap_or_else(|died| Err(died.to_string())));
                 done.send_replace(true);
                 tokio::time::sleep(every.unwrap_or(Duration::from_secs(60))).await;
@@ -52,8 +53,12 @@ impl Drop for Forwarding {
     }
 }
 
-fn check(families: &[Family], networks: Vec<Prefix>, with_rules: bool) -> Result<bool, String> {
+fn check(families: &[Family], link: LinkName, networks: Vec<Prefix>, with_rules: bool) -> Result<bool, String> {
     let mut changed = false;
+    if families.contains(&Family::V6) {
+        changed |= keep_router_advertisements(link)
+            .map_err(|error| format!("cannot keep router advertisements on {link}: {error}"))?;
+    }
     for family in families {
         changed |=
             forward_packets(*family).map_err(|error| format!("cannot switch on forwarding of {family}: {error}"))?;

@@ -9,6 +9,7 @@ pub(crate) fn normalise(command: &Command, args: impl IntoIterator<Item = OsStri
     let longs: Vec<&str> = command.get_arguments().filter_map(clap::Arg::get_long).chain(["help", "version"]).collect();
     let mut literal = false;
     args.into_iter()
+        .filter(|arg| !is_empty_option(arg))
         .map(|arg| {
             literal |= arg == "--";
             let text = arg.to_str().filter(|_| !literal).and_then(|text| text.strip_prefix('-'));
@@ -23,7 +24,16 @@ pub(crate) fn normalise(command: &Command, args: impl IntoIterator<Item = OsStri
 fn is_long(longs: &[&str], flag: &str) -> bool {
     let name = flag.split_once('=').map_or(flag, |(name, _)| name);
     // An unknown one with a dash inside is no group of short flags either: it is refused by its name.
-    longs.contains(&name) || name.contains('-')
+    let is_name = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_');
+    longs.contains(&name) || (name.contains('-') && is_name)
+}
+
+/// Copied units have `-etcd-cafile=${UNSET}`. For flannel an empty path or address is as good as none.
+fn is_empty_option(arg: &OsString) -> bool {
+    const OPTIONAL: [&str; 6] =
+        ["etcd-cafile", "etcd-certfile", "etcd-keyfile", "iface-can-reach", "public-ip", "public-ipv6"];
+    let name = arg.to_str().and_then(|text| text.strip_suffix('=')).map(|text| text.trim_start_matches('-'));
+    name.is_some_and(|name| OPTIONAL.contains(&name))
 }
 
 /// Reads a boolean as Go's `strconv.ParseBool` does.
@@ -58,8 +68,16 @@ mod tests {
     }
 
     #[test]
+    fn an_empty_path_or_address_is_none() {
+        assert_eq!(rewrite(&["x", "-etcd-cafile=", "--public-ip=", "--etcd-prefix="]), ["x", "--etcd-prefix="]);
+    }
+
+    #[test]
     fn short_flags_and_unknown_ones_are_left_alone() {
-        assert_eq!(rewrite(&["x", "-h", "-f", "-etcd", "-"]), ["x", "-h", "-f", "-etcd", "-"]);
+        assert_eq!(
+            rewrite(&["x", "-h", "-f", "-d/run/docker-opts.env", "-etcd", "-"]),
+            ["x", "-h", "-f", "-d/run/docker-opts.env", "-etcd", "-"]
+        );
     }
 
     #[test]

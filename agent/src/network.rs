@@ -9,8 +9,8 @@ use std::{future::Future, net::IpAddr, sync::Arc, time::Duration};
 use tokio::sync::watch;
 use tracing::{info, warn};
 use wire_backends::{
-    Backend, Dataplane, Mtu, NetlinkDataplane, Placement, Reconciler, RouteForm, Scope, SelectError, Underlay, choose,
-    devices, select,
+    Backend, Dataplane, LinkName, Mtu, NetlinkDataplane, Placement, Reconciler, RouteForm, Scope, SelectError,
+    Underlay, choose, devices, select,
 };
 use wire_lease::{
     Admission, BackendData, Backoff, ConfigEvent, ConfigWatch, DualStack, Entry, EtcdStore, Follow, FollowSettings,
@@ -34,13 +34,20 @@ use crate::{
 
 /// This host, over all the times it joins.
 pub(crate) struct Host {
-    settings: Settings,
+    settings: Arc<Settings>,
     board: Board,
     state_file: StateFile,
     state: State,
+    /// The network config of the first time, which holds until the agent is restarted.
+    accepted: Option<(NetworkConfig, Revision)>,
+    /// What is joined. It lives on until its successor has all it needs, so that the kernel is looked after meanwhile.
+    session: Option<Session>,
     /// Whether it has joined before: what stops a first start only degrades a running agent.
     joined: bool,
 }
+
+/// How soon joining anew is tried again.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// The store of the network. Does not wait for etcd.
 ///
@@ -89,51 +96,81 @@ impl Host {
         // Before anything is leased with it: an agent that forgets its identity is a stranger to its own lease.
         state_file.save(&state).map_err(|error| Exit::CannotCreate(format!("{}; see --state-dir", chain(&error))))?;
         board.update(|seen| seen.identity.clone_from(&state.identity));
-        Ok(Self { settings, board, state_file, state, joined: false })
+        Ok(Self {
+            settings: Arc::new(settings),
+            board,
+            state_file,
+            state,
+            accepted: None,
+            session: None,
+            joined: false,
+        })
     }
 
-    /// Joins the network and stays until it must be joined anew. What is right already is not written.
+    /// Joins the network and stays until it must be joined anew. What is right already is not written. Where joining anew
+    /// fails, what was joined before stays.
     ///
     /// # Errors
-    /// Whatever makes the agent leave.
+    /// Whatever makes the agent leave: at the first time all that is wrong, later only a part of the agent that died.
     ///
     /// # Cancel safety
     /// Safe: traffic, lease and files stay as they are, and joining again goes on from there.
     pub(crate) async fn join(&mut self) -> Result<Ended, Exit> {
+        match self.renew().await {
+            Ok(session) => {
+                self.session = Some(session);
+                self.joined = true;
+                self.board.fault("joining", None);
+            }
+            Err(exit @ Exit::Software(_)) => return Err(exit),
+            Err(exit) if self.joined => self.wait_for(exit.to_string()),
+            Err(exit) => return Err(exit),
+        }
+        let Some(session) = &mut self.session else {
+            tokio::time::sleep(AGAIN).await;
+            return Ok(Ended::Asked);
+        };
+        session.stay().await
+    }
+
+    /// All stages, from etcd to a running session.
+    async fn renew(&mut self) -> Result<Session, Exit> {
         let store = open(&self.settings).await?;
         let ground = self.ground(&store).await?;
-        let mut forwarding = Forwarding::start(&self.settings, &ground.config, self.board.clone());
+        let mut forwarding =
+            Forwarding::start(&self.settings, &ground.config, ground.underlay.link, self.board.clone());
         let directory = self.settings.prefix.leases(ground.config.pools.v4.is_some());
         let listing = self.until_answered(|| store.list(&directory)).await;
         let mut dataplane =
             NetlinkDataplane::open(RouteForm::default()).map_err(|error| Exit::Software(chain(&error)))?;
-        let backend = self.backend(&ground, &listing, &mut dataplane)?;
+        let (backend, scope) = self.backend(&ground, &listing, &mut dataplane)?;
         let offer = Offer { public: ground.public, data: backend.data() };
+        self.session = None;
         let mut hold =
             Hold::spawn(store.clone(), self.hold_settings(&ground), watch::channel(offer).1, Some(listing.clone()));
         let own = self.leased(&mut hold.state).await?;
         self.announce(&ground, &own, backend.mtu())?;
         forwarding.in_place().await;
-        let datapath = Datapath::start(Reconciler::new(dataplane, backend.scope()), self.board.clone())?;
+        let datapath = Datapath::start(Reconciler::new(dataplane, scope), self.board.clone())?;
         let (admission_in, admission) = watch::channel(ground.admission(&own));
         let follow = Follow::spawn(store.clone(), FollowSettings::new(directory), admission, Some(listing));
         let config = ConfigWatch::new(store, &self.settings.prefix, ground.config_revision);
         let underlay =
-            UnderlayWatch::new(ground.underlay, &self.settings.underlay, datapath.underlay_changed(), admission_in);
-        self.joined = true;
-        let joined_with = ground.config;
-        Session { board: &self.board, backend, datapath, hold, follow, config, joined_with, underlay }.stay().await
+            UnderlayWatch::new(ground.underlay, self.settings.clone(), datapath.underlay_changed(), admission_in);
+        let (board, joined_with) = (self.board.clone(), ground.config);
+        Ok(Session { board, backend, datapath, hold, follow, config, joined_with, underlay, _forwarding: forwarding })
     }
 
-    async fn ground(&self, store: &EtcdStore) -> Result<Ground, Exit> {
-        let (config, config_revision) = self.config(store).await?;
+    async fn ground(&mut self, store: &EtcdStore) -> Result<Ground, Exit> {
+        let (config, config_revision) = match &self.accepted {
+            Some(accepted) => accepted.clone(),
+            None => self.config(store).await?,
+        };
         let networks: Vec<Prefix> = config.pools.iter().map(|(_, pool)| pool.network).collect();
         let underlay = underlay::find(&self.settings.underlay, &networks)?;
         info!(link = %underlay.link, mtu = %underlay.mtu, "underlay found");
-        for field in &config.ignored {
-            warn!(field, "the network config has a field that means nothing and is ignored");
-        }
         let public = self.public(&config, &underlay)?;
+        self.accepted = Some((config.clone(), config_revision));
         self.board.update(|seen| {
             seen.backend = config.backend.name().to_owned();
             seen.underlay = underlay.link.to_string();
@@ -153,6 +190,9 @@ impl Host {
             let remedy = "put it right with wire-agent config set";
             Exit::NetworkConfig(format!("{}/config: {}; {remedy}", self.settings.prefix, chain(&error)))
         })?;
+        for field in &config.ignored {
+            warn!(field, "the network config has a field that means nothing and is ignored");
+        }
         Ok((config, stored.revision))
     }
 
@@ -222,7 +262,7 @@ impl Host {
         ground: &Ground,
         listing: &Listing,
         dataplane: &mut NetlinkDataplane,
-    ) -> Result<Box<dyn Backend>, Exit> {
+    ) -> Result<(Box<dyn Backend>, Scope), Exit> {
         let refused = |error: SelectError| Exit::NetworkConfig(chain(&error));
         let published = own_entry(listing, &ground.public, &ground.config.pools).map(|own| own.lease.data);
         let devices = devices(&ground.config).map_err(refused)?;
@@ -237,9 +277,14 @@ impl Host {
             let stored = self.state.macs.get(name.as_str()).copied();
             choose(published, device, stored, MacAddr::local(rand::random()))
         });
-        self.state.macs.extend(devices.iter().filter_map(|(family, name)| Some((name.to_string(), *macs.of(family)?))));
+        let current = devices.iter().filter_map(|(family, name)| Some((name.to_string(), *macs.of(family)?)));
+        let former = std::mem::replace(&mut self.state.macs, current.collect());
         let (underlay, public, blackhole) = (ground.underlay.clone(), ground.public, self.settings.blackhole);
-        select(&ground.config, Placement { underlay, public, macs, blackhole }).map_err(refused)
+        let backend = select(&ground.config, Placement { underlay, public, macs, blackhole }).map_err(refused)?;
+        // Devices that a former network config had are ours, and wanted no more.
+        let mut scope = backend.scope();
+        scope.devices.extend(former.keys().filter_map(|name| name.parse::<LinkName>().ok()));
+        Ok((backend, scope))
     }
 
     fn hold_settings(&self, ground: &Ground) -> HoldSettings {
@@ -251,6 +296,7 @@ impl Host {
             renew_margin: self.settings.renew_margin,
             preferred: self.preferred(),
             avoid: ground.underlay.connected.clone(),
+            same_host: self.state.link == ground.underlay.mac,
         }
     }
 
@@ -286,6 +332,7 @@ impl Host {
             Ok(()) => self.board.fault("files", None),
         }
         self.state.subnet = DualStack::from_fn(|family| subnet.of(family));
+        self.state.link = ground.underlay.mac;
         let kept = self.state_file.save(&self.state);
         if let Err(error) = &kept {
             warn!(error = chain(error), "the state is not kept: after a restart this host may get another subnet");

@@ -19,26 +19,25 @@ pub(crate) async fn follow(board: Board) {
             let seen = seen.borrow_and_update();
             (seen.phase().0, seen.summary())
         };
-        let mut states = Vec::new();
         if !ready && matches!(phase, Phase::Ready | Phase::Degraded) {
-            ready = true;
-            states.push(NotifyState::Ready);
+            // Alone, so that nothing else can keep it from arriving.
+            ready = say(&[NotifyState::Ready]);
         }
+        let summary = one_line(&summary);
         if summary != last {
-            states.push(NotifyState::Status(&summary));
+            let _ = say(&[NotifyState::Status(&summary)]);
+            last = summary;
         }
-        say(&states);
-        last = summary;
         tokio::select! {
             changed = seen.changed() => if changed.is_err() { return },
-            () = beat(&mut watchdog) => say(&[NotifyState::Watchdog]),
+            () = beat(&mut watchdog) => drop(say(&[NotifyState::Watchdog])),
         }
     }
 }
 
 /// Says that the agent ends.
 pub(crate) fn stopping() {
-    say(&[NotifyState::Stopping]);
+    let _ = say(&[NotifyState::Stopping]);
 }
 
 async fn beat(watchdog: &mut Option<tokio::time::Interval>) {
@@ -50,11 +49,15 @@ async fn beat(watchdog: &mut Option<tokio::time::Interval>) {
     }
 }
 
-fn say(states: &[NotifyState<'_>]) {
-    if states.is_empty() {
-        return;
-    }
-    if let Err(error) = sd_notify::notify(states) {
+/// A message has a line for each variable, and a datagram holds only so much.
+fn one_line(text: &str) -> String {
+    text.chars().map(|letter| if letter.is_control() { ' ' } else { letter }).take(1000).collect()
+}
+
+fn say(states: &[NotifyState<'_>]) -> bool {
+    let said = sd_notify::notify(states);
+    if let Err(error) = &said {
         warn!(%error, "systemd cannot be told");
     }
+    said.is_ok()
 }

@@ -1,12 +1,13 @@
 //! Staying in the network: each change of the leases becomes what the kernel should hold.
 
 use tracing::{info, warn};
-use wire_backends::{Backend, ErrorKind, Failure, Op, Report};
+use wire_backends::Backend;
 use wire_lease::{ConfigEvent, ConfigWatch, EtcdStore, Follow, Hold, HoldState, NetworkConfig, chain};
 
 use crate::{
-    datapath::Datapath,
+    datapath::{Datapath, Outcome},
     exit::Exit,
+    forwarding::Forwarding,
     observed::{Board, Observed},
     underlay::{Moved, UnderlayWatch},
 };
@@ -21,8 +22,8 @@ pub(crate) enum Ended {
 }
 
 /// All that a joined network consists of.
-pub(crate) struct Session<'a> {
-    pub(crate) board: &'a Board,
+pub(crate) struct Session {
+    pub(crate) board: Board,
     pub(crate) backend: Box<dyn Backend>,
     pub(crate) datapath: Datapath,
     pub(crate) hold: Hold<EtcdStore>,
@@ -30,7 +31,9 @@ pub(crate) struct Session<'a> {
     pub(crate) config: ConfigWatch<EtcdStore>,
     /// The network config all of this was made for.
     pub(crate) joined_with: NetworkConfig,
-    pub(crate) underlay: UnderlayWatch<'a>,
+    pub(crate) underlay: UnderlayWatch,
+    /// Ends with the session.
+    pub(crate) _forwarding: Forwarding,
 }
 
 /// What happened.
@@ -40,17 +43,17 @@ enum Wake {
     Hold,
     Config(ConfigEvent),
     Underlay,
-    FirstRound,
+    Round(Outcome),
     /// A part that must never end has ended.
     Broken(&'static str),
 }
 
-impl Session<'_> {
+impl Session {
     /// Stays until the network must be joined anew.
     ///
     /// # Errors
     /// When the kernel cannot do what the backend needs, or a part of the agent has died.
-    pub(crate) async fn stay(mut self) -> Result<Ended, Exit> {
+    pub(crate) async fn stay(&mut self) -> Result<Ended, Exit> {
         self.note_hold();
         loop {
             match self.wake().await {
@@ -58,8 +61,8 @@ impl Session<'_> {
                 Wake::Health => self.note_health(),
                 Wake::Hold => self.note_hold(),
                 Wake::Config(event) => self.note_config(event),
-                Wake::FirstRound => {
-                    self.note_first_round()?;
+                Wake::Round(outcome) => {
+                    self.note_round(outcome)?;
                     // What changed between the start and the first look of the monitor, nobody has told.
                     if self.has_moved() {
                         return Ok(Ended::UnderlayChanged);
@@ -93,7 +96,7 @@ impl Session<'_> {
             changed = self.hold.state.changed() => of(changed, Wake::Hold, "the holder of the lease"),
             event = self.config.next() => Wake::Config(event),
             () = self.underlay.changed() => Wake::Underlay,
-            done = self.datapath.first_round() => if done { Wake::FirstRound } else { Wake::Broken("the dataplane") },
+            outcome = self.datapath.outcome() => outcome.map_or(Wake::Broken("the dataplane"), Wake::Round),
         }
     }
 
@@ -141,54 +144,17 @@ impl Session<'_> {
         self.board.fault("network config", fault);
     }
 
-    /// The first comparison with the kernel is done: the network is there, or cannot be.
-    fn note_first_round(&self) -> Result<(), Exit> {
-        if self.board.look(|seen| seen.dataplane.last.as_ref().is_some_and(|report| lacks_vxlan(report))) {
-            return Err(Exit::NoVxlan);
+    /// The kernel was compared: the network is there, is not there yet, or can never be.
+    fn note_round(&self, outcome: Outcome) -> Result<(), Exit> {
+        match outcome {
+            Outcome::NoVxlan => return Err(Exit::NoVxlan),
+            Outcome::Pending | Outcome::Unusable => return Ok(()),
+            Outcome::Usable => {}
         }
-        let first = !self.board.look(|seen| seen.ready);
-        self.board.update(|seen| seen.ready = true);
-        if first {
+        if !self.board.look(|seen| seen.ready) {
+            self.board.update(|seen| seen.ready = true);
             info!(summary = self.board.look(Observed::summary), "ready");
         }
         Ok(())
-    }
-}
-
-/// Whether the kernel has refused to make a device for want of VXLAN.
-fn lacks_vxlan(report: &Report) -> bool {
-    report.failures.iter().any(|failure| match failure {
-        Failure::Op { op: Op::CreateLink(..), error, .. } => error.kind == ErrorKind::Unsupported,
-        Failure::Op { .. } | Failure::Read(_) => false,
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use std::io;
-
-    use wire_backends::OpError;
-
-    use super::*;
-
-    #[test]
-    fn a_device_that_the_kernel_cannot_make_is_for_want_of_vxlan() {
-        let refused = |op: Op, kind| {
-            let error = OpError { kind, detail: None, source: io::ErrorKind::Unsupported.into() };
-            Report { failures: vec![Failure::Op { op, error, more: 0 }], ..Report::default() }
-        };
-        let name = "flannel.1".parse().unwrap();
-        let link = wire_backends::Link {
-            kind: wire_backends::LinkKind::Other("vxlan".to_owned()),
-            mac: None,
-            mtu: wire_backends::Mtu(1450),
-            up: true,
-            owner: wire_backends::Owner::Ours,
-            index: None,
-        };
-        assert!(lacks_vxlan(&refused(Op::CreateLink(name, link.clone()), ErrorKind::Unsupported)));
-        assert!(!lacks_vxlan(&refused(Op::CreateLink(name, link), ErrorKind::Exists)));
-        assert!(!lacks_vxlan(&refused(Op::DeleteLink(name), ErrorKind::Unsupported)));
-        assert!(!lacks_vxlan(&Report::default()));
     }
 }

@@ -21,6 +21,9 @@ pub(crate) struct State {
     /// The MAC of each VXLAN device, by its name.
     #[serde(default)]
     pub(crate) macs: BTreeMap<String, MacAddr>,
+    /// The Ethernet address of the underlay's link then: a clone of this host has another.
+    #[serde(default)]
+    pub(crate) link: Option<MacAddr>,
     /// The subnet held last.
     #[serde(default)]
     pub(crate) subnet: DualStack<Prefix>,

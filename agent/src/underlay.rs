@@ -12,7 +12,7 @@ use wire_lease::{Admission, Prefix, chain};
 
 use crate::{
     exit::Exit,
-    settings::{UnderlayWish, UnderlayWishes},
+    settings::{Settings, UnderlayWish, UnderlayWishes},
 };
 
 /// Finds the interface. `networks` are the overlay's.
@@ -68,9 +68,9 @@ pub(crate) enum Moved {
 }
 
 /// Looks after the interface while the network is joined.
-pub(crate) struct UnderlayWatch<'a> {
+pub(crate) struct UnderlayWatch {
     joined_on: Underlay,
-    wishes: &'a UnderlayWishes,
+    settings: Arc<Settings>,
     networks: Vec<Prefix>,
     /// Tells that links or addresses have changed.
     word: Arc<Notify>,
@@ -82,15 +82,15 @@ pub(crate) struct UnderlayWatch<'a> {
 /// How soon to look again for an interface that is lost.
 const AGAIN: Duration = Duration::from_secs(1);
 
-impl<'a> UnderlayWatch<'a> {
+impl UnderlayWatch {
     pub(crate) fn new(
         joined_on: Underlay,
-        wishes: &'a UnderlayWishes,
+        settings: Arc<Settings>,
         word: Arc<Notify>,
         admission: watch::Sender<Admission>,
     ) -> Self {
         let networks = admission.borrow().pools.iter().map(|(_, pool)| pool.network).collect();
-        Self { joined_on, wishes, networks, word, admission, again: None }
+        Self { joined_on, settings, networks, word, admission, again: None }
     }
 
     /// Waits until it is time to look.
@@ -112,18 +112,26 @@ impl<'a> UnderlayWatch<'a> {
 
     /// Looks. What the host reaches without the overlay is followed in place.
     pub(crate) fn look(&mut self) -> Moved {
-        let now = match find(self.wishes, &self.networks) {
+        let now = match find(&self.settings.underlay, &self.networks) {
             Ok(now) => now,
             Err(error) => {
                 self.again = Some(Instant::now() + AGAIN);
                 return Moved::Lost(error.to_string());
             }
         };
-        self.again = None;
+        if let Some(family) =
+            self.networks.iter().map(|network| network.family()).find(|family| now.addresses.of(*family).is_none())
+        {
+            self.again = Some(Instant::now() + AGAIN);
+            return Moved::Lost(format!("the interface {} has no {family} address at the moment", now.link));
+        }
+        // Where joining anew fails, it is tried again.
+        self.again = Some(Instant::now() + AGAIN);
         let before = &self.joined_on;
         if (now.index, now.mtu, now.addresses) != (before.index, before.mtu, before.addresses) {
             return Moved::Yes;
         }
+        self.again = None;
         self.admission.send_if_modified(|admission| {
             let changed = admission.underlay != now.connected;
             admission.underlay = now.connected;
