@@ -5,6 +5,7 @@
 
 mod adoption;
 mod bad_input;
+mod changes;
 mod cluster;
 mod containers;
 mod etcd_access;

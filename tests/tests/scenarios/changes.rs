@@ -1,0 +1,89 @@
+//! What changes under a running agent, or between two runs, and must not be felt.
+
+use std::{thread, time::Duration};
+
+use wire_tests::{Dockerd, Etcd, Family, Result, check, eventually, lab};
+
+use crate::cluster::{DUAL, PROMPT, START, V4, cluster, exact, phase, put_peers, settle};
+
+#[test]
+fn an_uplink_without_its_addresses_for_a_while_is_waited_for() -> Result {
+    let lab = lab!();
+    let (etcd, [mut node, other]) = cluster::<2>(&lab, DUAL)?;
+    let (v4, v6) = (node.host.v4(), node.host.v6());
+    node.host.namespace().sh("ip -4 address flush dev eth0; ip -6 address flush dev eth0 scope global")?;
+    let reason = phase(&node.agent, "degraded")?;
+    check(reason.contains("eth0"), || reason)?;
+    thread::sleep(Duration::from_secs(2));
+    check(node.agent.is_running(), || node.agent.log())?;
+    node.host.add_address(v4.into())?;
+    node.host.add_address(v6.into())?;
+    eventually(PROMPT * 3, || {
+        exact(&etcd, &[&node, &other], &Family::ALL)?;
+        let reaches = Family::ALL.iter().all(|family| other.vtep(*family).is_ok_and(|vtep| node.host.pings(vtep)));
+        check(reaches && node.agent.status()?.phase == "ready", || node.agent.log())
+    })
+    .map(drop)
+}
+
+#[test]
+fn a_changed_config_is_not_applied_by_a_hangup_but_by_a_restart_which_leaves_nothing_of_the_old() -> Result {
+    let lab = lab!();
+    let (etcd, [mut node, mut other]) = cluster::<2>(&lab, V4)?;
+    put_peers(&etcd, 5, &[Family::V4])?;
+    settle(&etcd, &[&node, &other], &[Family::V4])?;
+    let subnet = node.subnet(Family::V4)?;
+    etcd.put_config(&V4.replace(r#""Type":"vxlan""#, r#""Type":"vxlan","VNI":7"#))?;
+    phase(&node.agent, "degraded")?;
+    node.agent.signal(nix::sys::signal::Signal::SIGHUP)?;
+    eventually(PROMPT, || check(node.agent.log().contains("joining anew"), || node.agent.log()))?;
+    thread::sleep(PROMPT);
+    check(node.host.kernel().link("flannel.7")?.is_none(), || "a hangup has applied the config".to_owned())?;
+    exact(&etcd, &[&node, &other], &[Family::V4])?;
+
+    for node in [&mut node, &mut other] {
+        node.agent.terminate()?;
+        node.agent.restart()?;
+        node.agent.wait_ready(START)?;
+    }
+    check(node.subnet(Family::V4)? == subnet, || format!("{subnet} became {:?}", node.subnet(Family::V4)))?;
+    check(node.host.kernel().link("flannel.1")?.is_none(), || "the old device stays".to_owned())?;
+    let routes = node.host.kernel().routes_through("flannel.7", Family::V4)?;
+    check(routes.len() == 6, || format!("{routes:?}"))?;
+    let vtep = node.host.kernel().addresses("flannel.7")?[0].local;
+    eventually(PROMPT, || check(other.host.pings(vtep), || format!("no answer from {vtep}\n{}", node.agent.log())))
+        .map(drop)
+}
+
+#[test]
+fn a_foreign_device_with_our_name_is_waited_for_and_named() -> Result {
+    let lab = lab!();
+    let etcd = Etcd::start(&lab)?;
+    etcd.put_config(V4)?;
+    let host = lab.host("a")?;
+    host.namespace().ip("link add flannel.1 type bridge")?;
+    let mut agent = wire_tests::Agent::spawn(&host, wire_tests::AgentSpec::new(etcd.agent_flags()))?;
+    eventually(START, || {
+        let status = agent.status()?;
+        let reason = status.reason.unwrap_or_default();
+        check(status.phase == "waiting" && reason.contains("flannel.1") && reason.contains("bridge"), || reason)
+    })?;
+    check(agent.ready_after().is_none(), || "it says READY without its device".to_owned())?;
+    check(host.kernel().link("flannel.1")?.is_some_and(|link| link.linkinfo.kind == "bridge"), || agent.log())?;
+    host.namespace().ip("link delete flannel.1")?;
+    agent.wait_ready(START).map(drop)
+}
+
+#[test]
+fn restarting_the_agent_restarts_no_container() -> Result {
+    let lab = lab!();
+    let (_etcd, [mut node]) = cluster::<1>(&lab, V4)?;
+    let mut docker = Dockerd::start_with_file(&node.host, &node.agent.docker_opts_file())?;
+    let container = docker.run()?;
+    let before = container.inspect()?["State"]["StartedAt"].clone();
+    node.agent.kill();
+    node.agent.restart()?;
+    node.agent.wait_ready(START)?;
+    let after = container.inspect()?["State"].clone();
+    check(after["StartedAt"] == before && after["Running"] == true, || format!("{before} became {after}"))
+}
