@@ -541,6 +541,41 @@ async fn the_underlay_is_never_leased_and_the_subnet_held_last_is_preferred() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_overlay_cut_out_of_the_underlay_has_room() {
+    let store = SimStore::new(22);
+    let mut host = Host::new(3, V4);
+    host.settings.avoid = vec!["10.0.0.0/8".parse().unwrap(), "10.5.0.0/16".parse().unwrap()];
+    held_within(&host.spawn(&store), Duration::from_secs(1)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_lease_under_a_former_address_is_kept_by_this_host_and_left_by_its_clone() {
+    let store = SimStore::new(23);
+    let first = Host::new(3, V4);
+    let subnet = held(&first.spawn(&store)).await.lease.subnet;
+    let mut moved = Host::new(4, V4);
+    moved.settings.identity.clone_from(&first.settings.identity);
+    moved.settings.preferred.v4 = subnet.of(Family::V4);
+    moved.settings.same_host = false;
+    let clone = held(&moved.spawn(&store)).await;
+    assert_ne!(clone.lease.subnet, subnet);
+    moved.settings.same_host = true;
+    let mut moved_again = Host::new(5, V4);
+    moved_again.settings = moved.settings;
+    assert_eq!(held(&moved_again.spawn(&store)).await.lease.subnet, subnet);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_role_that_may_not_read_guards_costs_one_lease_and_no_more() {
+    let store = SimStore::new(24);
+    for _ in 0..20 {
+        store.fail_next(SimCall::Get, SimFault::Unauthorised);
+    }
+    held_within(&Host::new(3, V4).spawn(&store), Duration::from_secs(60)).await;
+    assert_eq!(store.leases().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_key_that_names_the_whole_world_takes_nothing() {
     let store = SimStore::new(21);
     let (_, value) = flannel_lease("10.5.7.0-24", 9);
