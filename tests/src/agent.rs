@@ -9,10 +9,10 @@ use std::{
 };
 
 use nix::sys::signal::Signal;
-use serde::Deserialize;
-use serde_json::Value;
 
-use crate::{Host, LabError, Namespace, Process, Result, command::output, notify::Notifications};
+use crate::{
+    Host, LabError, Namespace, Peers, Process, Result, Status, command::output, notify::Notifications, trace::writes_in,
+};
 
 /// What to start, besides the files that every agent of the lab has of its own.
 #[derive(Clone, Debug, Default)]
@@ -65,74 +65,6 @@ pub struct Agent {
     started: Instant,
     process: Option<Process>,
     notifications: Notifications,
-}
-
-/// What `wire-agent status --json` says.
-#[derive(Clone, Debug, Deserialize)]
-pub struct Status {
-    /// `ready`, `waiting`, …
-    #[serde(default)]
-    pub phase: String,
-    /// Why it is not ready.
-    #[serde(default)]
-    pub reason: Option<String>,
-    /// Its subnet.
-    #[serde(default)]
-    pub subnet: Option<String>,
-    /// All fields.
-    #[serde(flatten)]
-    pub rest: BTreeMap<String, Value>,
-}
-
-/// What `wire-agent peers --json` says.
-#[derive(Clone, Debug, Deserialize)]
-pub struct Peers {
-    /// The admitted leases of other hosts.
-    #[serde(default)]
-    pub peers: Vec<Peer>,
-    /// The entries that are not followed.
-    #[serde(default)]
-    pub refused: Vec<Refused>,
-}
-
-/// One line of [`Peers`].
-#[derive(Clone, Debug, Deserialize)]
-pub struct Peer {
-    /// Its IPv4 subnet.
-    #[serde(default)]
-    pub subnet: Option<String>,
-    /// Its IPv6 subnet.
-    #[serde(default)]
-    pub subnet_v6: Option<String>,
-    /// Its address on the underlay.
-    #[serde(default)]
-    pub public_ip: Option<String>,
-    /// Its IPv6 address on the underlay.
-    #[serde(default)]
-    pub public_ipv6: Option<String>,
-    /// `vxlan`, …
-    #[serde(default)]
-    pub backend_type: Option<String>,
-    /// Whether the kernel holds its entries.
-    #[serde(default)]
-    pub programmed: bool,
-    /// All other fields.
-    #[serde(flatten)]
-    pub rest: BTreeMap<String, Value>,
-}
-
-/// An entry under the prefix that is not followed.
-#[derive(Clone, Debug, Deserialize)]
-pub struct Refused {
-    /// Its key.
-    #[serde(default)]
-    pub key: String,
-    /// Which rule it breaks.
-    #[serde(default)]
-    pub kind: String,
-    /// What is wrong with it.
-    #[serde(default)]
-    pub reason: String,
 }
 
 impl Agent {
@@ -396,23 +328,6 @@ impl Agent {
     }
 }
 
-/// The kinds of the messages that one line of a trace sends, as far as they write.
-fn writes_in(line: &str) -> impl Iterator<Item = &str> {
-    let kinds = line.split("nlmsg_type=").skip(1);
-    let kinds = kinds.map(|rest| rest.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_').next());
-    kinds.flatten().filter(|kind| is_write(kind))
-}
-
-/// strace names the kinds of a socket it can find in the kernel's list; one that is not bound yet is not in it, and then there is
-/// only a number. In linux/rtnetlink.h each object has four, from 16 on: NEW, DEL, GET, SET.
-fn is_write(kind: &str) -> bool {
-    let number = kind.strip_prefix("0x").and_then(|digits| u32::from_str_radix(digits, 16).ok());
-    match number {
-        Some(number) => (16..128).contains(&number) && number % 4 != 2,
-        None => ["RTM_NEW", "RTM_DEL", "RTM_SET"].iter().any(|write| kind.starts_with(write)),
-    }
-}
-
 /// The binary under test: `WIRE_AGENT_BIN`, or the one built beside this program.
 ///
 /// # Errors
@@ -443,22 +358,4 @@ pub fn run_binary(namespace: Option<&Namespace>, words: &[&str]) -> Result<std::
         },
     );
     command.args(words).output().map_err(LabError::io(format!("cannot run {}", binary.display())))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn each_message_of_a_batch_counts_as_a_write_and_a_dump_as_none() {
-        let batch = "12 sendto(9<NETLINK:[ROUTE:7]>, [[{nlmsg_len=52, nlmsg_type=RTM_NEWNEIGH, nlmsg_flags=NLM_F_REQUEST}, \
-                     {}], [{nlmsg_len=44, nlmsg_type=RTM_DELROUTE, nlmsg_flags=0}, {}]], 96, 0, NULL, 0) = 96";
-        assert_eq!(writes_in(batch).collect::<Vec<_>>(), ["RTM_NEWNEIGH", "RTM_DELROUTE"]);
-        let dump =
-            "12 sendto(9<NETLINK:[ROUTE:7]>, [{nlmsg_len=40, nlmsg_type=RTM_GETROUTE, nlmsg_flags=0}, {}], 40) = 40";
-        assert_eq!(writes_in(dump).count(), 0);
-        let unbound = "1 sendto(3<NETLINK:[7]>, [[{nlmsg_len=36, nlmsg_type=0x1c /* NLMSG_??? */, nlmsg_flags=1}, \"\\x02\"], \
-                       [{nlmsg_len=36, nlmsg_type=0x1e /* NLMSG_??? */, nlmsg_flags=1}, \"\\x02\"]], 72, 0, NULL, 0) = 72";
-        assert_eq!(writes_in(unbound).collect::<Vec<_>>(), ["0x1c"]);
-    }
 }

@@ -8,6 +8,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 
 mod agent;
+mod answers;
 mod base64;
 mod command;
 mod docker;
@@ -23,10 +24,12 @@ mod notify;
 mod peer;
 mod pki;
 mod run;
+mod trace;
 mod underlay;
 mod wait;
 
-pub use agent::{Agent, AgentSpec, Peer, Peers, Refused, Status, binary, run_binary};
+pub use agent::{Agent, AgentSpec, binary, run_binary};
+pub use answers::{Peer, Peers, Refused, Status};
 pub use command::{Namespace, Process};
 pub use docker::{Container, Dockerd, docker_options};
 pub use error::{LabError, Result, check};
