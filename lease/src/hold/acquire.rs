@@ -18,6 +18,8 @@ const PAUSES: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_s
 const FULL_AGAIN: Duration = Duration::from_secs(30);
 /// How soon a subnet that another host has is asked for again.
 const TAKEN_AGAIN: Duration = Duration::from_secs(3);
+/// How soon another agent with our address is asked again whether it lives: that costs both a write.
+const RIVAL_AGAIN: Duration = Duration::from_secs(30);
 /// How many leases are asked when they end, to say when the range has room again.
 const ENDS_ASKED: usize = 32;
 
@@ -42,9 +44,13 @@ impl<S: LeaseStore> Holder<S> {
                     tokio::time::sleep(shortened(Duration::from_millis(10), 1.0)).await;
                 }
                 Obstacle::Full(full, listing) => self.wait_for_room(&full, &listing).await,
-                Obstacle::Taken(reason) | Obstacle::Rival(reason) => {
+                Obstacle::Taken(reason) => {
                     self.wait_because(reason);
                     tokio::time::sleep(shortened(TAKEN_AGAIN, 0.5)).await;
+                }
+                Obstacle::Rival(reason) => {
+                    self.wait_because(reason);
+                    tokio::time::sleep(shortened(RIVAL_AGAIN, 0.5)).await;
                 }
                 Obstacle::Store(error) => {
                     self.wait_because(chain(&error));

@@ -14,6 +14,9 @@ use crate::{
     shortened,
 };
 
+/// How long another agent has to say that it lives.
+const ANSWER: Duration = Duration::from_secs(5);
+
 /// Why an attempt gave no lease.
 #[derive(Debug)]
 pub(super) enum Obstacle {
@@ -118,7 +121,12 @@ impl<S: LeaseStore> Holder<S> {
     }
 
     /// Takes over the entry that is ours already, and writes only what differs.
-    pub(super) async fn adopt(&mut self, own: Entry, listing: &Listing, offer: &Offer) -> Result<Holding, Obstacle> {
+    pub(super) async fn adopt(
+        &mut self,
+        mut own: Entry,
+        listing: &Listing,
+        offer: &Offer,
+    ) -> Result<Holding, Obstacle> {
         let Some(lease) = own.origin.lease else { return self.adopt_reservation(own, listing, offer).await };
         self.give_way(&own, listing).await?;
         let subnet = self.target(&own, listing)?;
@@ -129,7 +137,7 @@ impl<S: LeaseStore> Holder<S> {
             |guard: &Guard| guard.found.as_ref().filter(|kv| kv.lease == Some(lease)).map(|kv| kv.value.clone());
         if let Some(other) = guards.iter().filter_map(recorded).find(|value| value != self.settings.identity.as_bytes())
         {
-            self.check_rival(&own, &other, left, granted)?;
+            own.origin.mod_revision = self.challenge(&own, &other, left < granted / 2).await?;
         }
         let wanted = Lease { subnet, public: offer.public, data: offer.data.clone() };
         let guarded = guards.iter().all(|guard| guard.is_ours(&self.settings.identity, lease));
@@ -199,18 +207,36 @@ impl<S: LeaseStore> Holder<S> {
         }
     }
 
-    /// An owner that renews its lease as it should has at least two thirds of it left.
-    fn check_rival(&self, own: &Entry, other: &[u8], left: Duration, granted: Duration) -> Result<(), Obstacle> {
-        let key = String::from_utf8_lossy(&self.settings.prefix.lease(own.lease.subnet)).into_owned();
-        if left < granted / 2 {
-            info!(key, "taking over a lease with our public address that its owner no longer renews");
-            return Ok(());
+    /// Asks the agent whose identity the guards of our address's lease name whether it lives, by writing its lease as it is:
+    /// one that lives writes it again ([`Holder::keep`]). Gives the revision at which the lease is ours to take. One whose
+    /// lease is `neglected` is not asked: a live owner has at least two thirds of it left.
+    async fn challenge(&self, own: &Entry, other: &[u8], neglected: bool) -> Result<Revision, Obstacle> {
+        let key = self.settings.prefix.lease(own.lease.subnet);
+        let shown = String::from_utf8_lossy(&key).into_owned();
+        if neglected {
+            info!(key = shown, "taking over a lease with our public address that its owner no longer renews");
+            return Ok(own.origin.mod_revision);
         }
-        let other = other.escape_ascii();
-        Err(Obstacle::Rival(format!(
-            "another agent, with the identity {other}, holds {key} with this host's public address: \
-             stop it, or give this host another address; if that agent is gone for good, delete the key"
-        )))
+        let put = Write::Put { key: key.clone(), value: own.lease.to_value(), lease: own.origin.lease };
+        let when = vec![Compare::Unchanged(key.clone(), own.origin.mod_revision)];
+        let touched = self.store.commit(Txn { when, then: vec![put] }).await?;
+        if !touched.succeeded {
+            return Err(Obstacle::Raced);
+        }
+        let asked = Instant::now();
+        while asked.elapsed() < ANSWER {
+            tokio::time::sleep(ANSWER / 10).await;
+            let found = self.store.get(&key).await?.found;
+            if found.is_none_or(|kv| kv.mod_revision != touched.revision) {
+                let other = other.escape_ascii();
+                return Err(Obstacle::Rival(format!(
+                    "another agent, with the identity {other}, holds {shown} with this host's public address and lives: \
+                     stop it, or give this host another address"
+                )));
+            }
+        }
+        info!(key = shown, "taking over a lease with our public address whose owner does not answer");
+        Ok(touched.revision)
     }
 
     pub(super) async fn guards(&self, subnet: Subnet) -> Result<Vec<Guard>, StoreError> {

@@ -149,7 +149,12 @@ impl<S: LeaseStore> Holder<S> {
             Some(entry) if entry.lease == holding.entry.lease => {
                 // Another agent of this host renewed it, or somebody made it a reservation.
                 info!(%subnet, reservation = entry.origin.lease.is_none(), "this host's lease was written by another hand");
+                let asked = entry.origin.lease.is_some() && entry.origin.lease == holding.entry.origin.lease;
                 self.follow_origin(holding, entry).await;
+                if asked {
+                    warn!(%subnet, "another agent with this host's public address asks whether we live; answering");
+                    self.rewrite(holding, keeping).await;
+                }
                 None
             }
             Some(entry) if first(&entry.lease) != first(&holding.entry.lease) => {

@@ -2,7 +2,7 @@
 
 use std::{thread, time::Duration};
 
-use wire_tests::{Dockerd, Etcd, Family, Result, check, eventually, lab};
+use wire_tests::{Agent, AgentSpec, Dockerd, Etcd, Family, Result, check, eventually, lab};
 
 use crate::cluster::{DUAL, PROMPT, START, V4, cluster, exact, phase, put_peers, settle};
 
@@ -62,7 +62,7 @@ fn a_foreign_device_with_our_name_is_waited_for_and_named() -> Result {
     etcd.put_config(V4)?;
     let host = lab.host("a")?;
     host.namespace().ip("link add flannel.1 type bridge")?;
-    let mut agent = wire_tests::Agent::spawn(&host, wire_tests::AgentSpec::new(etcd.agent_flags()))?;
+    let mut agent = Agent::spawn(&host, AgentSpec::new(etcd.agent_flags()))?;
     eventually(START, || {
         let status = agent.status()?;
         let reason = status.reason.unwrap_or_default();
@@ -86,4 +86,27 @@ fn restarting_the_agent_restarts_no_container() -> Result {
     node.agent.wait_ready(START)?;
     let after = container.inspect()?["State"].clone();
     check(after["StartedAt"] == before && after["Running"] == true, || format!("{before} became {after}"))
+}
+
+#[test]
+fn a_host_installed_anew_gets_its_subnet_back_and_a_twin_does_not() -> Result {
+    let lab = lab!();
+    let (etcd, [mut node, other]) = cluster::<2>(&lab, V4)?;
+    let subnet = node.subnet(Family::V4)?;
+    node.agent.kill();
+    std::fs::remove_dir_all(node.agent.state_dir()).unwrap();
+    std::fs::remove_file(node.agent.subnet_file()).unwrap();
+    node.host.namespace().ip("link delete flannel.1")?;
+    node.agent.restart()?;
+    node.agent.wait_ready(START)?;
+    check(node.subnet(Family::V4)? == subnet, || format!("{subnet} became {:?}", node.subnet(Family::V4)))?;
+    eventually(PROMPT, || exact(&etcd, &[&node, &other], &[Family::V4]))?;
+    // While the owner lives, nobody else gets it.
+    let spec = AgentSpec::new(etcd.agent_flags()).flag(&format!("--public-ip={}", node.host.v4()));
+    let twin = Agent::spawn(&lab.host("twin")?, spec)?;
+    eventually(START, || {
+        let reason = twin.status()?.reason.unwrap_or_default();
+        check(reason.contains("another agent") && reason.contains("lives"), || reason)
+    })?;
+    check(node.agent.status()?.phase == "ready", || node.agent.log())
 }
