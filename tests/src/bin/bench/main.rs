@@ -3,6 +3,7 @@
 //! Times move by a quarter from run to run on shared cores, so nothing here passes or fails by a figure; the exit status says only
 //! whether all could be measured. Run it on a release build: `make bench`.
 
+mod iproute2;
 mod marks;
 mod process;
 mod report;
@@ -46,5 +47,10 @@ fn run() -> Result<Report> {
     let etcd = Etcd::start(&lab)?;
     etcd.put_config(marks::CONFIG)?;
     marks::many_leases(&lab, &etcd, &mut report)?;
+
+    eprintln!("bench: the same in turns with iproute2");
+    let etcd = Etcd::start(&lab)?;
+    etcd.put_config(marks::CONFIG)?;
+    iproute2::turns(&lab, &etcd, &mut report)?;
     Ok(report)
 }
