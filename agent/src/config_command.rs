@@ -18,11 +18,7 @@ use crate::{
 /// [`Exit::Unavailable`] when etcd does not answer, [`Exit::NetworkConfig`] when the config breaks a rule, [`Exit::No`]
 /// when there is none, or already one.
 pub(crate) async fn run(command: ConfigCommand, etcd: EtcdFlags) -> Result<(), Exit> {
-    let prefix = KeyPrefix::new(&etcd.etcd_prefix);
-    let open = async || -> Result<Network, Exit> {
-        let store = EtcdStore::open(etcd_settings(etcd)?).await.map_err(|error| Exit::Usage(chain(&error)))?;
-        Ok(Network { store, prefix })
-    };
+    let open = || Network::open(etcd);
     match command {
         ConfigCommand::Get(output) => {
             let json = open().await?.read().await?;
@@ -63,7 +59,21 @@ struct Network {
     prefix: KeyPrefix,
 }
 
+/// The network config in etcd, checked.
+///
+/// # Errors
+/// As [`run`].
+pub(crate) async fn stored(etcd: EtcdFlags) -> Result<NetworkConfig, Exit> {
+    checked(&Network::open(etcd).await?.read().await?)
+}
+
 impl Network {
+    async fn open(etcd: EtcdFlags) -> Result<Self, Exit> {
+        let prefix = KeyPrefix::new(&etcd.etcd_prefix);
+        let store = EtcdStore::open(etcd_settings(etcd)?).await.map_err(|error| Exit::Usage(chain(&error)))?;
+        Ok(Self { store, prefix })
+    }
+
     async fn read(&self) -> Result<Vec<u8>, Exit> {
         let read = self.store.get(&self.prefix.config()).await.map_err(|error| Exit::Unavailable(chain(&error)))?;
         read.found.map(|found| found.value).ok_or_else(|| {

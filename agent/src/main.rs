@@ -16,6 +16,7 @@ mod exit;
 mod files;
 mod forwarding;
 mod go_syntax;
+mod hand_back;
 mod health;
 mod network;
 mod notify;
@@ -74,6 +75,7 @@ fn start(cli: Cli) -> Result<(), Exit> {
         Some(Command::Status(output)) => runtime.block_on(commands::status(&run_dir, output.json)),
         Some(Command::Peers(output)) => runtime.block_on(commands::peers(&run_dir, output.json)),
         Some(Command::Config(command)) => runtime.block_on(config_command::run(command, etcd)),
+        Some(Command::HandBack) => runtime.block_on(hand_back::run(etcd)),
         Some(Command::DockerOpts(flags)) => docker_opts::command(&flags),
     };
     // What still runs (a call to etcd that hangs) must not hold up the end.

@@ -93,7 +93,9 @@ fn beside(settings: &Settings, board: &Board) -> Result<JoinSet<()>, Exit> {
     Ok(tasks)
 }
 
-fn require_capability() -> Result<(), Exit> {
+/// # Errors
+/// [`Exit::NoCapability`] without CAP_NET_ADMIN.
+pub(crate) fn require_capability() -> Result<(), Exit> {
     match caps::has_cap(None, CapSet::Effective, Capability::CAP_NET_ADMIN) {
         Ok(true) => Ok(()),
         Ok(false) | Err(_) => Err(Exit::NoCapability),

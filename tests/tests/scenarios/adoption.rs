@@ -2,9 +2,10 @@
 
 use wire_tests::{
     Agent, AgentSpec, Etcd, Family, Host, LossMeter, PeerLease, Result, check, eventually, expect_peers, lab,
+    run_binary,
 };
 
-use crate::cluster::{PROMPT, START, V4, device, exact, path};
+use crate::cluster::{Node, PROMPT, START, V4, device, exact, path, settle};
 
 const OWN_MAC: &str = "02:f1:a0:00:00:01";
 const PEER_MAC: &str = "02:f1:a0:00:00:02";
@@ -71,11 +72,44 @@ fn the_subnet_of_a_former_flannel_is_preferred_and_its_stale_entries_go() -> Res
 }
 
 #[test]
+fn a_large_network_can_be_handed_back_to_flannel_while_traffic_flows() -> Result {
+    let lab = lab!();
+    let etcd = Etcd::start(&lab)?;
+    etcd.put_config(
+        r#"{"Network":"10.0.0.0/8","SubnetMin":"10.0.1.0","SubnetMax":"10.0.15.0","Backend":{"Type":"vxlan"}}"#,
+    )?;
+    let [a, b] = lab.hosts::<2>()?;
+    let (a, b) = (Node::start(a, &etcd)?, Node::start(b, &etcd)?);
+    let peers: Vec<PeerLease> = (1..=600).map(PeerLease::numbered).collect();
+    etcd.put_all(&peers.iter().map(PeerLease::entry).collect::<Vec<_>>())?;
+    settle(&etcd, &[&a, &b], &[Family::V4])?;
+    let with_objects = |node: &Node| -> Result<usize> {
+        let routes = node.host.kernel().routes_through(device(Family::V4), Family::V4)?;
+        Ok(routes.iter().filter(|route| route.nexthop.is_some()).count())
+    };
+    check(with_objects(&a)? > 0, || "a network this large has no nexthop objects".to_owned())?;
+    let path = path(&lab, (&b.host, b.vtep(Family::V4)?), (&a.host, a.vtep(Family::V4)?));
+    let meter = LossMeter::start(&path)?;
+    let endpoints = format!("--etcd-endpoints={}", etcd.endpoints());
+    let output = run_binary(Some(a.host.namespace()), &["hand-back", &endpoints])?;
+    check(output.status.success(), || format!("{output:?}"))?;
+    check(with_objects(&a)? == 0, || format!("{} routes still have nexthop objects", with_objects(&a).unwrap()))?;
+    exact(&etcd, &[&a], &[Family::V4])?;
+    meter.stop_without_loss()?;
+    // The agent that still runs follows its leases as before.
+    etcd.delete(&peers[599].key())?;
+    eventually(PROMPT, || exact(&etcd, &[&a, &b], &[Family::V4]))?;
+    // And a deletion by gateway and device, flannel's, finds its route.
+    let subnet = peers[598].subnet;
+    a.host.namespace().ip(&format!("route delete {subnet}/24 via {subnet} dev flannel.1 onlink")).map(drop)
+}
+
+#[test]
 fn a_peer_as_older_flannels_write_it_is_a_peer() -> Result {
     let lab = lab!();
     let etcd = Etcd::start(&lab)?;
     etcd.put_config(V4)?;
-    let node = crate::cluster::Node::start(lab.host("a")?, &etcd)?;
+    let node = Node::start(lab.host("a")?, &etcd)?;
     for value in [
         r#"{"PublicIP":"172.20.0.1","BackendType":"vxlan","BackendData":{"VtepMAC":"02:aa:00:00:00:14"}}"#,
         r#"{"publicip":"172.20.0.1","publicipv6":null,"backendtype":"vxlan","backenddata":{"vni":1,"vtepmac":"02:AA:00:00:00:14"},"New":{"x":[1]}}"#,

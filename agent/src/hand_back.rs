@@ -1,0 +1,28 @@
+//! `wire-agent hand-back`: all routes in flannel's own form, for those who go back to flanneld (docs/adr/0002).
+
+use wire_backends::{Dataplane, NetlinkDataplane, RouteForm, Scope, devices};
+use wire_lease::{Prefix, chain};
+
+use crate::{cli::EtcdFlags, config_command, exit::Exit, run::require_capability};
+
+/// Writes the routes in place, without a gap. An agent that runs beside leaves them so: they do the same.
+///
+/// # Errors
+/// [`Exit::Unavailable`] when etcd does not answer, [`Exit::NoCapability`], and [`Exit::No`] where a route could not be written.
+pub(crate) async fn run(etcd: EtcdFlags) -> Result<(), Exit> {
+    require_capability()?;
+    let config = config_command::stored(etcd).await?;
+    let devices = devices(&config).map_err(|error| Exit::NetworkConfig(chain(&error)))?;
+    let networks: Vec<Prefix> = config.pools.iter().map(|(_, pool)| pool.network).collect();
+    let scope = Scope { devices: devices.iter().map(|(_, name)| *name).collect(), parent: None, networks };
+    let cannot = |error| Exit::Software(chain(&error));
+    let mut dataplane = NetlinkDataplane::open(RouteForm::Plain).map_err(cannot)?;
+    let have = dataplane.read(&scope).map_err(cannot)?;
+    let attempts = dataplane.hand_back(&have);
+    let written = attempts.iter().filter(|attempt| attempt.is_ok()).count();
+    println!("{written} routes are in flannel's form");
+    match attempts.into_iter().find_map(Result::err) {
+        Some(error) => Err(Exit::No(format!("not all routes could be written: {}; try again", chain(&error)))),
+        None => Ok(()),
+    }
+}
