@@ -148,9 +148,10 @@ impl Keeper {
             let settle = SETTLE.max(begun.elapsed() * 4);
             if report.read_back {
                 whole_at = Instant::now() + PERIOD;
+                // Whatever made us read may have changed the underlay too, with a word that came before the monitor listened.
+                self.underlay_changed.notify_one();
             }
-            let converged = report.converged;
-            let again = if converged { whole_at } else { Instant::now() + RETRY };
+            let again = if report.converged { whole_at } else { Instant::now() + RETRY };
             self.publish(report, wish.revision);
             tokio::select! {
                 changed = self.wishes.changed() => if changed.is_err() { return },
@@ -158,17 +159,13 @@ impl Keeper {
                     Ok(wake) => {
                         self.woken(wake);
                         // New wishes are not kept waiting.
-                        let _ = tokio::time::timeout(settle, self.wishes.changed()).await;
+                        if let Ok(Err(_)) = tokio::time::timeout(settle, self.wishes.changed()).await {
+                            return;
+                        }
                     }
                     Err(_) => monitor = None,
                 },
-                () = tokio::time::sleep_until(again.into()) => {
-                    self.reconciler.doubt();
-                    if !converged {
-                        // The monitor was not listened to meanwhile.
-                        self.underlay_changed.notify_one();
-                    }
-                }
+                () = tokio::time::sleep_until(again.into()) => self.reconciler.doubt(),
             }
         }
     }

@@ -53,6 +53,9 @@ pub(crate) async fn open(settings: &Settings) -> Result<EtcdStore, Exit> {
     EtcdStore::open(settings.etcd.clone()).await.map_err(|error| Exit::Usage(chain(&error)))
 }
 
+/// How long joining anew waits for etcd before it goes back to what is joined.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 /// How soon joining anew is tried again.
 const AGAIN: Duration = Duration::from_secs(1);
 
@@ -100,7 +103,7 @@ impl Host {
             Err(exit) if self.joined => self.wait_for(exit.to_string()),
             Err(exit) => return Err(exit),
         }
-        let Some(session) = &mut self.session else {
+        let Some(session) = self.session.as_mut().filter(|session| session.hold.is_some()) else {
             tokio::time::sleep(AGAIN).await;
             return Ok(Ended::Asked);
         };
@@ -114,17 +117,28 @@ impl Host {
         let mut forwarding =
             Forwarding::start(&self.settings, &ground.config, ground.underlay.link, self.board.clone());
         let directory = self.settings.prefix.leases(ground.config.pools.v4.is_some());
-        let listing = self.until_answered(|| store.list(&directory)).await;
+        let listing = self.until_answered(|| store.list(&directory));
+        let listing = if self.joined {
+            // What is joined is not left alone for longer.
+            let away = |_| Exit::Unavailable("etcd does not answer".to_owned());
+            tokio::time::timeout(PATIENCE, listing).await.map_err(away)?
+        } else {
+            listing.await
+        };
         let mut dataplane =
             NetlinkDataplane::open(RouteForm::default()).map_err(|error| Exit::Software(chain(&error)))?;
         let (backend, scope) = self.backend(&ground, &listing, &mut dataplane)?;
         let offer = Offer { public: ground.public, data: backend.data() };
-        self.session = None;
+        if let Some(former) = &mut self.session {
+            // Two must not hold one lease. The rest of it looks after the kernel until its successor does.
+            former.hold = None;
+        }
         let mut hold =
             Hold::spawn(store.clone(), self.hold_settings(&ground), watch::channel(offer).1, Some(listing.clone()));
         let own = self.leased(&mut hold.state).await?;
         self.announce(&ground, &own, backend.mtu())?;
         forwarding.in_place().await;
+        self.session = None;
         let datapath = Datapath::start(Reconciler::new(dataplane, scope), self.board.clone())?;
         let (admission_in, admission) = watch::channel(ground.admission(&own));
         let follow = Follow::spawn(store.clone(), FollowSettings::new(directory), admission, Some(listing));
@@ -132,7 +146,17 @@ impl Host {
         let underlay =
             UnderlayWatch::new(ground.underlay, self.settings.clone(), datapath.underlay_changed(), admission_in);
         let (board, joined_with) = (self.board.clone(), ground.config);
-        Ok(Session { board, backend, datapath, hold, follow, config, joined_with, underlay, _forwarding: forwarding })
+        Ok(Session {
+            board,
+            backend,
+            datapath,
+            hold: Some(hold),
+            follow,
+            config,
+            joined_with,
+            underlay,
+            _forwarding: forwarding,
+        })
     }
 
     /// The backend, with the MACs that this host had before where it had any.
@@ -175,7 +199,7 @@ impl Host {
             renew_margin: self.settings.renew_margin,
             preferred: self.preferred(),
             avoid: ground.underlay.connected.clone(),
-            same_host: self.state.link == ground.underlay.mac,
+            same_host: self.joined || (self.state.link.is_some() && self.state.link == ground.underlay.mac),
         }
     }
 

@@ -1,5 +1,6 @@
 //! Staying in the network: each change of the leases becomes what the kernel should hold.
 
+use tokio::sync::watch::error::RecvError;
 use tracing::{info, warn};
 use wire_backends::Backend;
 use wire_lease::{ConfigEvent, ConfigWatch, EtcdStore, Follow, Hold, HoldState, NetworkConfig, chain};
@@ -26,7 +27,8 @@ pub(crate) struct Session {
     pub(crate) board: Board,
     pub(crate) backend: Box<dyn Backend>,
     pub(crate) datapath: Datapath,
-    pub(crate) hold: Hold<EtcdStore>,
+    /// `None` only while the next session is made.
+    pub(crate) hold: Option<Hold<EtcdStore>>,
     pub(crate) follow: Follow,
     pub(crate) config: ConfigWatch<EtcdStore>,
     /// The network config all of this was made for.
@@ -93,7 +95,7 @@ impl Session {
         tokio::select! {
             changed = self.follow.table.changed() => of(changed, Wake::Leases, "the follower of the leases"),
             changed = self.follow.health.changed() => of(changed, Wake::Health, "the follower of the leases"),
-            changed = self.hold.state.changed() => of(changed, Wake::Hold, "the holder of the lease"),
+            changed = held(self.hold.as_mut()) => of(changed, Wake::Hold, "the holder of the lease"),
             event = self.config.next() => Wake::Config(event),
             () = self.underlay.changed() => Wake::Underlay,
             outcome = self.datapath.outcome() => outcome.map_or(Wake::Broken("the dataplane"), Wake::Round),
@@ -103,7 +105,7 @@ impl Session {
     /// Turns the leases into what the kernel should hold.
     fn want(&mut self) {
         let Some(table) = self.follow.table.borrow_and_update().clone() else { return };
-        let own = self.hold.state.borrow().entry().cloned();
+        let own = self.hold.as_ref().and_then(|hold| hold.state.borrow().entry().cloned());
         if let Some(own) = own {
             self.datapath.want(self.backend.desired(&own.lease, &table), table.revision);
         }
@@ -116,7 +118,8 @@ impl Session {
     }
 
     fn note_hold(&mut self) {
-        let state = self.hold.state.borrow_and_update().clone();
+        let Some(hold) = &mut self.hold else { return };
+        let state = hold.state.borrow_and_update().clone();
         let trouble = match &state {
             HoldState::Held { trouble, .. } => trouble.clone(),
             HoldState::Acquiring { reason } | HoldState::Lost { reason, .. } => Some(format!("it is lost: {reason}")),
@@ -147,8 +150,8 @@ impl Session {
     /// The kernel was compared: the network is there, is not there yet, or can never be.
     fn note_round(&self, outcome: Outcome) -> Result<(), Exit> {
         match outcome {
-            Outcome::NoVxlan => return Err(Exit::NoVxlan),
-            Outcome::Pending | Outcome::Unusable => return Ok(()),
+            Outcome::NoVxlan if !self.board.look(|seen| seen.ready) => return Err(Exit::NoVxlan),
+            Outcome::NoVxlan | Outcome::Pending | Outcome::Unusable => return Ok(()),
             Outcome::Usable => {}
         }
         if !self.board.look(|seen| seen.ready) {
@@ -156,5 +159,12 @@ impl Session {
             info!(summary = self.board.look(Observed::summary), "ready");
         }
         Ok(())
+    }
+}
+
+async fn held(hold: Option<&mut Hold<EtcdStore>>) -> Result<(), RecvError> {
+    match hold {
+        Some(hold) => hold.state.changed().await,
+        None => std::future::pending().await,
     }
 }

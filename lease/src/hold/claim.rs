@@ -64,6 +64,10 @@ pub(super) struct Guard {
 }
 
 impl Guard {
+    fn revision(&self) -> Option<Revision> {
+        self.found.as_ref().map(|kv| kv.mod_revision)
+    }
+
     pub(super) fn is_ours(&self, identity: &str, lease: LeaseId) -> bool {
         self.found.as_ref().is_some_and(|kv| kv.value == identity.as_bytes() && kv.lease == Some(lease))
     }
@@ -99,6 +103,7 @@ impl Move {
 impl<S: LeaseStore> Holder<S> {
     /// Creates a lease of `subnet`, which was free at `listed`.
     pub(super) async fn claim(&mut self, subnet: Subnet, listed: Revision, offer: &Offer) -> Result<Holding, Obstacle> {
+        let is_old = self.spare.is_some();
         let (lease, guards) = tokio::join!(self.spare_or_new(), self.guards(subnet));
         let lease = lease?;
         // Kept before anything else may fail, or each attempt would leave one behind.
@@ -109,7 +114,11 @@ impl<S: LeaseStore> Holder<S> {
         let entry = self.write(&Move { to, lease: Some(lease), from: None, guards }, listed).await?;
         self.verify(&entry, None).await?;
         self.spare = None;
-        let life = self.life(self.settings.ttl, granted + self.settings.ttl);
+        let mut life = self.life(self.settings.ttl, granted + self.settings.ttl);
+        if is_old {
+            // Granted some time ago: renewed before anything else.
+            life.renew_at = granted;
+        }
         Ok(Holding { entry: Arc::new(entry), life: Some(life) })
     }
 
@@ -141,7 +150,9 @@ impl<S: LeaseStore> Holder<S> {
         }
         let wanted = Lease { subnet, public: offer.public, data: offer.data.clone() };
         let guarded = guards.iter().all(|guard| guard.is_ours(&self.settings.identity, lease));
-        if wanted == own.lease && guarded && !differs(granted, self.settings.ttl) {
+        // A lease that was written without its guards may be a question whether we live: writing it answers.
+        let asked_for = guards.iter().any(|guard| guard.revision() != Some(own.origin.mod_revision));
+        if wanted == own.lease && guarded && !asked_for && !differs(granted, self.settings.ttl) {
             // Renewed at once, but ready before that: it still lives.
             let life = Life { renew_at: asked, ..self.life(granted, asked + left) };
             return Ok(Holding { entry: Arc::new(own), life: Some(life) });
@@ -227,7 +238,8 @@ impl<S: LeaseStore> Holder<S> {
         while asked.elapsed() < ANSWER {
             tokio::time::sleep(ANSWER / 10).await;
             let found = self.store.get(&key).await?.found;
-            if found.is_none_or(|kv| kv.mod_revision != touched.revision) {
+            let Some(kv) = found else { return Err(Obstacle::Raced) };
+            if kv.mod_revision != touched.revision {
                 let other = other.escape_ascii();
                 return Err(Obstacle::Rival(format!(
                     "another agent, with the identity {other}, holds {shown} with this host's public address and lives: \
