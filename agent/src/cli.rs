@@ -118,6 +118,19 @@ pub(crate) struct RunFlags {
     #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", value_parser = GO_BOOL, value_name = "BOOL", help_heading = "Firewall")]
     pub(crate) ip_blackhole_route: bool,
 
+    /// Encapsulate in the agent also where the kernel has VXLAN. Without it only where it has not.
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", value_parser = GO_BOOL, value_name = "BOOL", help_heading = "Userspace datapath (the udp backend, and VXLAN where the kernel has none)")]
+    pub(crate) userspace_vxlan: bool,
+    /// Threads that move packets, for each device; more than one helps where many peers send at once.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=64), value_name = "N", help_heading = "Userspace datapath (the udp backend, and VXLAN where the kernel has none)")]
+    pub(crate) forward_queues: u8,
+    /// Take packets only from the peer that has their inner source. Switch it off where a peer sends from another address than its PublicIP, as behind NAT.
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value = "true", default_missing_value = "true", value_parser = GO_BOOL, value_name = "BOOL", help_heading = "Userspace datapath (the udp backend, and VXLAN where the kernel has none)")]
+    pub(crate) forward_source_check: bool,
+    /// For debugging: go without some of what the kernel can do for us (uso, tso, gso, gro).
+    #[arg(long, hide = true, value_delimiter = ',', value_name = "NAME,…")]
+    pub(crate) forward_without: Vec<String>,
+
     /// Address of /healthz and /readyz.
     #[arg(long, default_value = "0.0.0.0", value_name = "IP", help_heading = "Health and log")]
     pub(crate) healthz_ip: IpAddr,

@@ -74,6 +74,7 @@ fn status_text(status: &proto::StatusReply) -> String {
             "backend",
             if status.mtu == 0 { status.backend.clone() } else { format!("{}, MTU {}", status.backend, status.mtu) },
         ),
+        ("datapath", datapath_text(&status.datapath.clone().unwrap_or_default())),
         ("peers", status.peers.to_string()),
         ("refused", refused.join(", ")),
         ("etcd", etcd),
@@ -87,10 +88,46 @@ fn status_text(status: &proto::StatusReply) -> String {
         .filter(|(_, value)| !value.is_empty())
         .map(|(name, value)| format!("{name:<9} {value}\n"))
         .collect();
-    for (name, notes) in [("conflict", &plane.conflicts), ("failure", &plane.failures), ("warning", &status.warnings)] {
+    let tunnels = status.datapath.iter().flat_map(|datapath| &datapath.tunnels);
+    for tunnel in tunnels.clone() {
+        text.push_str(&format!("{:<9} {}\n", "tunnel", tunnel_text(tunnel)));
+    }
+    let strangers: Vec<String> =
+        tunnels.map(|tunnel| tunnel.stranger.clone()).filter(|stranger| !stranger.is_empty()).collect();
+    for (name, notes) in [
+        ("conflict", &plane.conflicts),
+        ("failure", &plane.failures),
+        ("warning", &status.warnings),
+        ("warning", &strangers),
+    ] {
         text.extend(notes.iter().map(|note| format!("{name:<9} {note}\n")));
     }
     text
+}
+
+fn datapath_text(datapath: &proto::DatapathStatus) -> String {
+    if datapath.why.is_empty() { datapath.kind.clone() } else { format!("{}: {}", datapath.kind, datapath.why) }
+}
+
+/// A device that the agent works itself: how, how much, and what was dropped and why.
+fn tunnel_text(tunnel: &proto::TunnelStatus) -> String {
+    let counter = |name: &str| tunnel.counters.get(name).copied().unwrap_or_default();
+    let dropped: Vec<String> = tunnel
+        .counters
+        .iter()
+        .filter_map(|(name, number)| Some((name.strip_prefix("dropped_")?.replace('_', " "), number)))
+        .filter(|(_, number)| **number > 0)
+        .map(|(reason, number)| format!("{number} {reason}"))
+        .collect();
+    let with = if tunnel.capabilities.is_empty() { "nothing".to_owned() } else { tunnel.capabilities.join(", ") };
+    format!(
+        "{} on {} with {with}: {} packets to peers, {} from peers, dropped: {}",
+        tunnel.link,
+        tunnel.local,
+        counter("to_peers_packets"),
+        counter("from_peers_packets"),
+        if dropped.is_empty() { "none".to_owned() } else { dropped.join(", ") }
+    )
 }
 
 fn peers_text(peers: &proto::PeersReply) -> String {

@@ -14,11 +14,12 @@ use std::{
 use tokio::sync::{Notify, watch};
 use tracing::{error, info, warn};
 use wire_backends::{
-    Conflict, DataplaneError, ErrorKind, Failure, Monitor, NetState, NetlinkDataplane, Op, Reconciler, Report, Wake,
+    Conflict, DataplaneError, ErrorKind, Failure, HostDataplane, LinkKind, Monitor, NetState, Op, Reconciler, Report,
+    Wake,
 };
 use wire_lease::{Revision, chain};
 
-use crate::{exit::Exit, observed::Board};
+use crate::{exit::Exit, notify, observed::Board};
 
 /// Compare everything that often, though nobody said that anything has changed.
 const PERIOD: Duration = Duration::from_secs(60);
@@ -49,11 +50,18 @@ impl Datapath {
     ///
     /// # Errors
     /// When the kernel gives no monitor or no thread.
-    pub(crate) fn start(reconciler: Reconciler<NetlinkDataplane>, board: Board) -> Result<Self, Exit> {
+    pub(crate) fn start(reconciler: Reconciler<HostDataplane>, board: Board) -> Result<Self, Exit> {
         let (want, wishes) = watch::channel(None);
         let underlay_changed = Arc::new(Notify::new());
         let (said, outcome) = watch::channel(Outcome::Pending);
-        let keeper = Keeper { reconciler, board, wishes, underlay_changed: underlay_changed.clone(), said };
+        let keeper = Keeper {
+            reconciler,
+            board,
+            wishes,
+            underlay_changed: underlay_changed.clone(),
+            said,
+            stored: notify::Stored::default(),
+        };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -85,8 +93,8 @@ impl Datapath {
     }
 }
 
-/// What a comparison with the kernel means for the network as a whole.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What a comparison with the kernel means for the network as a whole. The worst comes last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Outcome {
     /// There was none yet.
     Pending,
@@ -96,6 +104,8 @@ pub(crate) enum Outcome {
     Unusable,
     /// The kernel cannot make VXLAN devices.
     NoVxlan,
+    /// The kernel cannot make TUN devices.
+    NoTun,
 }
 
 impl Outcome {
@@ -105,16 +115,20 @@ impl Outcome {
             Conflict::Route { .. } => false,
         });
         let failed = report.failures.iter().map(|failure| match failure {
-            Failure::Op { op: Op::CreateLink(..), error, .. } if error.kind == ErrorKind::Unsupported => Self::NoVxlan,
+            Failure::Op { op: Op::CreateLink(_, link) | Op::ChangeLink(_, link), error, .. }
+                if error.kind == ErrorKind::Unsupported =>
+            {
+                match link.kind {
+                    LinkKind::Tun(_) => Self::NoTun,
+                    LinkKind::Vxlan(_) | LinkKind::Other(_) => Self::NoVxlan,
+                }
+            }
             Failure::Op { op, .. } if op.is_link() => Self::Unusable,
             Failure::Read(_) => Self::Unusable,
             Failure::Op { .. } => Self::Usable,
         });
-        let worst = failed
-            .max_by_key(|outcome| [Self::Usable, Self::Unusable, Self::NoVxlan].iter().position(|one| one == outcome));
-        match worst {
-            Some(Self::NoVxlan) => Self::NoVxlan,
-            Some(Self::Unusable) => Self::Unusable,
+        match failed.max() {
+            Some(worst @ (Self::NoVxlan | Self::NoTun | Self::Unusable)) => worst,
             Some(Self::Usable | Self::Pending) | None if in_the_way => Self::Unusable,
             Some(Self::Usable | Self::Pending) | None => Self::Usable,
         }
@@ -122,11 +136,13 @@ impl Outcome {
 }
 
 struct Keeper {
-    reconciler: Reconciler<NetlinkDataplane>,
+    reconciler: Reconciler<HostDataplane>,
     board: Board,
     wishes: watch::Receiver<Option<Wish>>,
     underlay_changed: Arc<Notify>,
     said: watch::Sender<Outcome>,
+    /// What systemd keeps for a later run.
+    stored: notify::Stored,
 }
 
 impl Keeper {
@@ -145,6 +161,7 @@ impl Keeper {
             let Some(wish) = self.wishes.borrow_and_update().clone() else { return };
             let begun = Instant::now();
             let report = self.reconciler.round(&wish.state);
+            self.stored.follow(self.reconciler.dataplane().forwarder.tunnels().handles());
             let settle = SETTLE.max(begun.elapsed() * 4);
             if report.read_back {
                 whole_at = Instant::now() + PERIOD;
@@ -230,7 +247,7 @@ async fn next_wake(monitor: Option<&mut Monitor>, belief: Option<&NetState>) -> 
 mod tests {
     use std::io;
 
-    use wire_backends::{Link, LinkKind, Mtu, OpError, Owner};
+    use wire_backends::{Link, Mtu, OpError};
 
     use super::*;
 
@@ -242,8 +259,9 @@ mod tests {
     #[test]
     fn only_a_device_that_cannot_be_made_or_had_keeps_the_network_from_being_there() {
         let name = "flannel.1".parse().unwrap();
-        let kind = LinkKind::Other("tun".to_owned());
-        let link = Link { kind, mac: None, mtu: Mtu(1450), up: true, owner: Owner::Foreign, index: None };
+        let link = Link::ours(LinkKind::Other("vxlan".to_owned()), Mtu(1450));
+        let tun = Link::ours(LinkKind::Tun(None), Mtu(1450));
+        assert_eq!(refused(Op::CreateLink(name, tun), ErrorKind::Unsupported), Outcome::NoTun);
         assert_eq!(refused(Op::CreateLink(name, link.clone()), ErrorKind::Unsupported), Outcome::NoVxlan);
         assert_eq!(refused(Op::CreateLink(name, link.clone()), ErrorKind::Permission), Outcome::Unusable);
         let fdb = wire_backends::FdbKey { link: name, mac: "02:00:00:00:00:01".parse().unwrap() };

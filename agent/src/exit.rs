@@ -14,9 +14,9 @@ pub(crate) enum Exit {
     /// No interface for the underlay. Status 68 (EX_NOHOST).
     #[error("{0}")]
     NoUnderlay(String),
-    /// The kernel has no VXLAN. Status 71 (EX_OSERR).
-    #[error("this kernel cannot make VXLAN devices: load the module (modprobe vxlan) or use a kernel that has it")]
-    NoVxlan,
+    /// The kernel can make neither VXLAN nor TUN devices. Status 71 (EX_OSERR).
+    #[error("{0}")]
+    NoDevice(String),
     /// A running agent or etcd did not answer to a command. Status 69 (EX_UNAVAILABLE).
     #[error("{0}")]
     Unavailable(String),
@@ -48,7 +48,7 @@ impl Exit {
             Self::NoUnderlay(_) => 68,
             Self::Unavailable(_) => 69,
             Self::Software(_) => 70,
-            Self::NoVxlan => 71,
+            Self::NoDevice(_) => 71,
             Self::CannotCreate(_) => 73,
             Self::AlreadyRunning(_) => 75,
             Self::NoCapability => 77,
@@ -75,7 +75,7 @@ Exit statuses:
   68  no interface for the underlay
   69  etcd, or the running agent, did not answer to a command
   70  an error inside wire-agent
-  71  the kernel has no VXLAN
+  71  the kernel can make neither VXLAN nor TUN devices
   73  a file or folder cannot be written
   75  another wire-agent is running with the same --run-dir
   77  no CAP_NET_ADMIN

@@ -18,6 +18,7 @@ mod forwarding;
 mod go_syntax;
 mod hand_back;
 mod health;
+mod inherited;
 mod network;
 mod notify;
 mod observed;

@@ -10,13 +10,14 @@ mod ground;
 use std::{sync::Arc, time::Duration};
 
 use tokio::sync::watch;
+use tracing::{info, warn};
 use wire_backends::{
-    Backend, Dataplane, LinkName, NetlinkDataplane, Placement, Reconciler, RouteForm, Scope, SelectError, choose,
-    devices, select,
+    Backend, Dataplane, ForwardSettings, Forwarder, HostDataplane, Kept, LinkName, NetlinkDataplane, Placement,
+    Reconciler, RouteForm, Scope, SelectError, choose, devices, select,
 };
 use wire_lease::{
-    BackendData, ConfigWatch, Entry, EtcdStore, Follow, FollowSettings, Hold, HoldSettings, HoldState, LeaseStore,
-    Listing, MacAddr, NetworkConfig, Offer, Revision, chain, own_entry,
+    BackendConfig, BackendData, ConfigWatch, Entry, EtcdStore, Follow, FollowSettings, Hold, HoldSettings, HoldState,
+    LeaseStore, Listing, MacAddr, NetworkConfig, Offer, Revision, chain, own_entry,
 };
 
 use self::ground::Ground;
@@ -24,7 +25,7 @@ use crate::{
     datapath::Datapath,
     exit::Exit,
     forwarding::Forwarding,
-    observed::Board,
+    observed::{Board, DatapathKind},
     session::{Ended, Session},
     settings::Settings,
     state::{State, StateFile},
@@ -43,6 +44,10 @@ pub(crate) struct Host {
     session: Option<Session>,
     /// Whether it has joined before: what stops a first start only degrades a running agent.
     joined: bool,
+    /// Whether the kernel was found to have no VXLAN.
+    no_vxlan: bool,
+    /// What an earlier run of the agent has left for this one.
+    kept: Kept,
 }
 
 /// The store of the network. Does not wait for etcd.
@@ -64,7 +69,7 @@ impl Host {
     ///
     /// # Errors
     /// When the state folder cannot be read or written.
-    pub(crate) fn new(settings: Settings, board: Board) -> Result<Self, Exit> {
+    pub(crate) fn new(settings: Settings, board: Board, kept: Kept) -> Result<Self, Exit> {
         let state_file = StateFile::in_folder(&settings.folders.state_dir);
         let folder = settings.folders.state_dir.display();
         let state = state_file.load().map_err(|error| {
@@ -81,6 +86,8 @@ impl Host {
             accepted: None,
             session: None,
             joined: false,
+            no_vxlan: false,
+            kept,
         })
     }
 
@@ -110,6 +117,12 @@ impl Host {
         session.stay().await
     }
 
+    /// From the next time on, does what the kernel was found not to do.
+    pub(crate) fn encapsulate(&mut self) {
+        warn!("this kernel cannot make VXLAN devices: encapsulating in the agent");
+        self.no_vxlan = true;
+    }
+
     /// All stages, from etcd to a running session.
     async fn renew(&mut self) -> Result<Session, Exit> {
         let store = open(&self.settings).await?;
@@ -125,9 +138,8 @@ impl Host {
         } else {
             listing.await
         };
-        let mut dataplane =
-            NetlinkDataplane::open(RouteForm::default()).map_err(|error| Exit::Software(chain(&error)))?;
-        let (backend, scope) = self.backend(&ground, &listing, &mut dataplane)?;
+        let mut kernel = NetlinkDataplane::open(RouteForm::default()).map_err(|error| Exit::Software(chain(&error)))?;
+        let (backend, scope) = self.backend(&ground, &listing, &mut kernel)?;
         let offer = Offer { public: ground.public, data: backend.data() };
         if let Some(former) = &mut self.session {
             // Two must not hold one lease. The rest of it looks after the kernel until its successor does.
@@ -138,7 +150,18 @@ impl Host {
         let own = self.leased(&mut hold.state).await?;
         self.announce(&ground, &own, backend.mtu())?;
         forwarding.in_place().await;
-        self.session = None;
+        if self.session.take().is_some() {
+            // Its devices and sockets live on: packets that come in meanwhile wait in them.
+            self.kept = self.board.look(|seen| seen.tunnels.keep());
+        }
+        let forwarder = Forwarder::new(std::mem::take(&mut self.kept));
+        let (datapath, reason) = self.datapath_kind(&ground.config);
+        info!(?datapath, reason, "datapath chosen");
+        self.board.update(|seen| {
+            seen.tunnels = forwarder.tunnels();
+            (seen.datapath, seen.datapath_reason) = (datapath, reason);
+        });
+        let dataplane = HostDataplane { kernel, forwarder };
         let datapath = Datapath::start(Reconciler::new(dataplane, scope), self.board.clone())?;
         let (admission_in, admission) = watch::channel(ground.admission(&own));
         let follow = Follow::spawn(store.clone(), FollowSettings::new(directory), admission, Some(listing));
@@ -164,13 +187,13 @@ impl Host {
         &mut self,
         ground: &Ground,
         listing: &Listing,
-        dataplane: &mut NetlinkDataplane,
+        kernel: &mut NetlinkDataplane,
     ) -> Result<(Box<dyn Backend>, Scope), Exit> {
         let refused = |error: SelectError| Exit::NetworkConfig(chain(&error));
         let published = own_entry(listing, &ground.public, &ground.config.pools).map(|own| own.lease.data);
         let devices = devices(&ground.config).map_err(refused)?;
         let scope = Scope { devices: devices.iter().map(|(_, name)| *name).collect(), ..Scope::default() };
-        let have = dataplane.read(&scope).map_err(|error| Exit::Software(chain(&error)))?;
+        let have = kernel.read(&scope).map_err(|error| Exit::Software(chain(&error)))?;
         let macs = devices.map(|family, name| {
             let published = match &published {
                 Some(BackendData::Vxlan(vteps)) => vteps.of(family).map(|vtep| vtep.mac),
@@ -183,11 +206,31 @@ impl Host {
         let current = devices.iter().filter_map(|(family, name)| Some((name.to_string(), *macs.of(family)?)));
         let former = std::mem::replace(&mut self.state.macs, current.collect());
         let (underlay, public, blackhole) = (ground.underlay.clone(), ground.public, self.settings.blackhole);
-        let backend = select(&ground.config, Placement { underlay, public, macs, blackhole }).map_err(refused)?;
+        let replaces_vxlan = self.settings.forward.replaces_vxlan || self.no_vxlan;
+        let forward = ForwardSettings { replaces_vxlan, ..self.settings.forward };
+        let backend =
+            select(&ground.config, Placement { underlay, public, macs, blackhole, forward }).map_err(refused)?;
         // Devices that a former network config had are ours, and wanted no more.
         let mut scope = backend.scope();
         scope.devices.extend(former.keys().filter_map(|name| name.parse::<LinkName>().ok()));
         Ok((backend, scope))
+    }
+
+    /// What moves packets, and why.
+    fn datapath_kind(&self, config: &NetworkConfig) -> (DatapathKind, &'static str) {
+        match &config.backend {
+            BackendConfig::Vxlan(_) if self.no_vxlan => {
+                (DatapathKind::UserspaceVxlan, "this kernel cannot make VXLAN devices")
+            }
+            BackendConfig::Vxlan(_) if self.settings.forward.replaces_vxlan => {
+                (DatapathKind::UserspaceVxlan, "--userspace-vxlan asks for it")
+            }
+            BackendConfig::Vxlan(_) => (DatapathKind::KernelVxlan, "this kernel has VXLAN"),
+            BackendConfig::Udp { .. } => (DatapathKind::UserspaceUdp, "the network's backend is udp"),
+            BackendConfig::HostGw | BackendConfig::Wireguard | BackendConfig::Alloc | BackendConfig::Foreign(_) => {
+                (DatapathKind::None, "the network's backend moves no packets")
+            }
+        }
     }
 
     fn hold_settings(&self, ground: &Ground) -> HoldSettings {

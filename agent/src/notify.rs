@@ -1,7 +1,10 @@
-//! What systemd is told: READY, STATUS, STOPPING and WATCHDOG, sd_notify(3). Without systemd nothing is said.
+//! What systemd is told: READY, STATUS, STOPPING, WATCHDOG and FDSTORE, sd_notify(3). Without systemd nothing is said.
+
+use std::{os::fd::AsFd, sync::Arc};
 
 use sd_notify::NotifyState;
 use tracing::warn;
+use wire_backends::Handle;
 
 use crate::observed::{Board, Phase};
 
@@ -38,6 +41,28 @@ pub(crate) async fn follow(board: Board) {
 /// Says that the agent ends.
 pub(crate) fn stopping() {
     let _ = say(&[NotifyState::Stopping]);
+}
+
+/// What systemd keeps for a later run of the agent (`FDSTORE`), where its unit lets it (`FileDescriptorStoreMax=`).
+#[derive(Debug, Default)]
+pub(crate) struct Stored(Vec<Handle>);
+
+impl Stored {
+    /// Makes what is stored be `handles`.
+    pub(crate) fn follow(&mut self, handles: Vec<Handle>) {
+        let same = |a: &Handle, b: &Handle| a.name == b.name && Arc::ptr_eq(&a.fd, &b.fd);
+        for gone in self.0.iter().filter(|old| !handles.iter().any(|new| same(old, new))) {
+            let _ = say(&[NotifyState::FdStoreRemove, NotifyState::FdName(&gone.name)]);
+        }
+        for new in handles.iter().filter(|new| !self.0.iter().any(|old| same(old, new))) {
+            let stored =
+                sd_notify::notify_with_fds(&[NotifyState::FdStore, NotifyState::FdName(&new.name)], &[new.fd.as_fd()]);
+            if let Err(error) = stored {
+                warn!(%error, name = new.name, "systemd cannot keep a descriptor");
+            }
+        }
+        self.0 = handles;
+    }
 }
 
 async fn beat(watchdog: &mut Option<tokio::time::Interval>) {

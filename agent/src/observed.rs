@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use tokio::{sync::watch, time::Instant};
-use wire_backends::{Conflict, Report};
+use wire_backends::{Conflict, Report, TunnelSeen, Tunnels};
 use wire_lease::{BackendData, DualStack, Entry, Family, FollowHealth, HoldState, LeaseTable, Prefix, Revision};
 
 use crate::control::proto;
@@ -29,6 +29,24 @@ pub(crate) struct Observed {
     /// Faults that last: what is wrong, by what it concerns.
     pub(crate) faults: BTreeMap<&'static str, String>,
     pub(crate) warnings: Vec<String>,
+    pub(crate) datapath: DatapathKind,
+    /// Why it is this one.
+    pub(crate) datapath_reason: &'static str,
+    pub(crate) tunnels: Tunnels,
+}
+
+/// What moves packets between hosts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum DatapathKind {
+    /// Nothing of ours.
+    #[default]
+    None,
+    /// The kernel's VXLAN device.
+    KernelVxlan,
+    /// VXLAN in the agent.
+    UserspaceVxlan,
+    /// flannel's udp encapsulation in the agent.
+    UserspaceUdp,
 }
 
 /// What the dataplane reported, added up.
@@ -167,6 +185,7 @@ impl Observed {
             peers: self.leases.as_ref().map_or(0, |table| u32::try_from(table.peers.len()).unwrap_or(u32::MAX)),
             refused,
             warnings: self.warnings.clone(),
+            datapath: Some(self.datapath_status()),
         }
     }
 
@@ -201,6 +220,17 @@ impl Observed {
         }
     }
 
+    fn datapath_status(&self) -> proto::DatapathStatus {
+        let kind = match self.datapath {
+            DatapathKind::None => "none",
+            DatapathKind::KernelVxlan => "kernel-vxlan",
+            DatapathKind::UserspaceVxlan => "userspace-vxlan",
+            DatapathKind::UserspaceUdp => "userspace-udp",
+        };
+        let tunnels = self.tunnels.seen().into_iter().map(tunnel_status).collect();
+        proto::DatapathStatus { kind: kind.to_owned(), why: self.datapath_reason.to_owned(), tunnels }
+    }
+
     pub(crate) fn to_peers(&self) -> proto::PeersReply {
         let Some(table) = &self.leases else { return proto::PeersReply::default() };
         let refused = table.refused.iter().map(|(key, refusal)| proto::Refused {
@@ -214,6 +244,12 @@ impl Observed {
         }
     }
 
+    /// Leases of the udp backend name no type.
+    fn is_of_our_backend(&self, entry: &Entry) -> bool {
+        let name = entry.lease.data.name();
+        name == self.backend || (entry.lease.data == BackendData::Untyped && self.backend == "udp")
+    }
+
     /// Whether all of a peer's entries are in the kernel.
     fn is_programmed(&self, entry: &Entry) -> bool {
         let Some(report) = &self.dataplane.last else { return false };
@@ -222,9 +258,26 @@ impl Observed {
             Conflict::Name { .. } | Conflict::Vni { .. } => true,
         };
         report.converged
-            && entry.lease.data.name() == self.backend
+            && self.is_of_our_backend(entry)
             && entry.origin.mod_revision <= self.dataplane.applied
             && !report.conflicts.iter().any(in_the_way)
+    }
+}
+
+fn tunnel_status(seen: TunnelSeen) -> proto::TunnelStatus {
+    let stranger = seen.stranger.map(|(from, source)| {
+        format!(
+            "packets of {source} from {from} are dropped, which is not the public IP of the peer that has {source}: if it is \
+             behind NAT or has several addresses, set --forward-source-check=false"
+        )
+    });
+    let capabilities = seen.capabilities.named().into_iter().filter(|(_, there)| *there);
+    proto::TunnelStatus {
+        link: seen.link.to_string(),
+        local: seen.tunnel.local.to_string(),
+        capabilities: capabilities.map(|(name, _)| name.to_owned()).collect(),
+        counters: seen.counters.into_iter().map(|(name, number)| (name.to_owned(), number)).collect(),
+        stranger: stranger.unwrap_or_default(),
     }
 }
 

@@ -14,7 +14,7 @@ use wire_lease::chain;
 use crate::{
     control,
     exit::Exit,
-    health,
+    health, inherited,
     network::{self, Host},
     notify,
     observed::Board,
@@ -55,7 +55,7 @@ pub(crate) async fn run(settings: Settings) -> Result<(), Exit> {
 /// Joins the network, again and again where something it was built on has changed. Joining anew writes nothing that is
 /// right already.
 async fn stay(settings: Settings, board: Board, hangup: &mut Signal) -> Result<(), Exit> {
-    let mut host = Host::new(settings, board)?;
+    let mut host = Host::new(settings, board, inherited::take())?;
     loop {
         let ended = tokio::select! {
             ended = host.join() => ended?,
@@ -64,6 +64,7 @@ async fn stay(settings: Settings, board: Board, hangup: &mut Signal) -> Result<(
         match ended {
             Ended::UnderlayChanged => info!("the underlay has changed, joining anew"),
             Ended::Asked => info!("joining anew, certificates are read again"),
+            Ended::NoVxlan => host.encapsulate(),
         }
     }
 }

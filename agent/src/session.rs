@@ -20,6 +20,8 @@ pub(crate) enum Ended {
     UnderlayChanged,
     /// An operator asked for it.
     Asked,
+    /// The kernel cannot make VXLAN devices.
+    NoVxlan,
 }
 
 /// All that a joined network consists of.
@@ -64,7 +66,9 @@ impl Session {
                 Wake::Hold => self.note_hold(),
                 Wake::Config(event) => self.note_config(event),
                 Wake::Round(outcome) => {
-                    self.note_round(outcome)?;
+                    if self.note_round(outcome)? == Some(Ended::NoVxlan) {
+                        return Ok(Ended::NoVxlan);
+                    }
                     // What changed between the start and the first look of the monitor, nobody has told.
                     if self.has_moved() {
                         return Ok(Ended::UnderlayChanged);
@@ -148,17 +152,20 @@ impl Session {
     }
 
     /// The kernel was compared: the network is there, is not there yet, or can never be.
-    fn note_round(&self, outcome: Outcome) -> Result<(), Exit> {
+    fn note_round(&self, outcome: Outcome) -> Result<Option<Ended>, Exit> {
         match outcome {
-            Outcome::NoVxlan if !self.board.look(|seen| seen.ready) => return Err(Exit::NoVxlan),
-            Outcome::NoVxlan | Outcome::Pending | Outcome::Unusable => return Ok(()),
+            Outcome::NoVxlan => return Ok(Some(Ended::NoVxlan)),
+            Outcome::NoTun if !self.board.look(|seen| seen.ready) => {
+                return Err(Exit::NoDevice(self.board.look(Observed::summary)));
+            }
+            Outcome::NoTun | Outcome::Pending | Outcome::Unusable => return Ok(None),
             Outcome::Usable => {}
         }
         if !self.board.look(|seen| seen.ready) {
             self.board.update(|seen| seen.ready = true);
             info!(summary = self.board.look(Observed::summary), "ready");
         }
-        Ok(())
+        Ok(None)
     }
 }
 

@@ -7,6 +7,7 @@ use std::{
 };
 
 use regex::Regex;
+use wire_backends::{Capabilities, ForwardSettings};
 use wire_lease::{Credentials, DualStack, EtcdSettings, KeyPrefix, TlsFiles};
 
 use crate::{
@@ -29,6 +30,7 @@ pub(crate) struct Settings {
     /// How often the FORWARD chain is checked; `None` leaves it alone.
     pub(crate) forward_rules: Option<Duration>,
     pub(crate) blackhole: bool,
+    pub(crate) forward: ForwardSettings,
     pub(crate) health: Option<SocketAddr>,
     /// Flags that were given and do nothing.
     pub(crate) warnings: Vec<String>,
@@ -68,6 +70,7 @@ impl Settings {
                 "--{flag}: wire-agent keeps its leases in etcd and does not work with Kubernetes; remove the flag, or run flanneld there"
             )));
         }
+        let forward = forward(&run)?;
         Ok(Self {
             warnings: warnings(&run),
             prefix: KeyPrefix::new(&etcd.etcd_prefix),
@@ -84,6 +87,7 @@ impl Settings {
             ip_masq: run.ip_masq,
             forward_rules: run.iptables_forward_rules.then(|| Duration::from_secs(run.iptables_resync.into())),
             blackhole: run.ip_blackhole_route,
+            forward,
             health: (run.healthz_port != 0).then(|| SocketAddr::new(run.healthz_ip, run.healthz_port)),
             underlay: wishes(run.iface, &run.iface_regex, run.iface_can_reach)?,
         })
@@ -113,6 +117,18 @@ pub(crate) fn etcd_settings(flags: EtcdFlags) -> Result<EtcdSettings, Exit> {
         tls: TlsFiles { ca, cert, key },
         user: name.map(|name| Credentials { name, password: flags.etcd_password.unwrap_or_default() }),
         ..EtcdSettings::new(endpoints)
+    })
+}
+
+fn forward(run: &RunFlags) -> Result<ForwardSettings, Exit> {
+    let without = run.forward_without.iter().map(String::as_str).filter(|name| !name.is_empty());
+    let capabilities = Capabilities::without(without)
+        .map_err(|name| Exit::Usage(format!("--forward-without: {name:?} is none of uso, tso, gso, gro")))?;
+    Ok(ForwardSettings {
+        replaces_vxlan: run.userspace_vxlan,
+        queues: run.forward_queues.into(),
+        source_check: run.forward_source_check,
+        capabilities,
     })
 }
 

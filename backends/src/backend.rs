@@ -1,12 +1,15 @@
 //! How hosts reach each other: the trait, and the choice by the network config.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use wire_lease::{
     BackendConfig, BackendData, DualStack, Family, Lease, LeaseTable, MacAddr, NetworkConfig, Prefix, Vni,
 };
 
-use crate::{LinkName, Mtu, NetState, Route, RouteKey, Underlay, Via, alloc::Alloc, vxlan::VxlanBackend};
+use crate::{
+    Capabilities, Forward, ForwardKey, Framing, Link, LinkKind, LinkName, Mtu, NetState, Overhead, Route, RouteKey,
+    Tunnel, Underlay, Via, alloc::Alloc, udp::UdpBackend, vxlan::VxlanBackend,
+};
 
 /// What leases mean for this host's kernel. Pure: the same leases give the same state, at any time.
 pub trait Backend: Send + Sync {
@@ -29,17 +32,94 @@ pub struct Placement {
     /// The link to the other hosts.
     pub underlay: Underlay,
     /// The addresses other hosts send to, as our lease says.
-    pub public: DualStack<std::net::IpAddr>,
+    pub public: DualStack<IpAddr>,
     /// The MACs of our VXLAN devices, see [`crate::choose`].
     pub macs: DualStack<MacAddr>,
     /// Whether packets to addresses of our own subnet that nobody has are dropped (`--ip-blackhole-route`).
     pub blackhole: bool,
+    /// How packets are moved where the kernel does not do it.
+    pub forward: ForwardSettings,
+}
+
+/// How packets are moved where the kernel does not do it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ForwardSettings {
+    /// Whether we do what a VXLAN device does.
+    pub replaces_vxlan: bool,
+    /// How many threads move packets, for each device.
+    pub queues: usize,
+    /// Whether a packet must come from the peer that has its inner source.
+    pub source_check: bool,
+    /// What is asked of the kernel to be fast.
+    pub capabilities: Capabilities,
+}
+
+impl Default for ForwardSettings {
+    fn default() -> Self {
+        Self { replaces_vxlan: false, queues: 1, source_check: true, capabilities: Capabilities::ALL }
+    }
+}
+
+impl ForwardSettings {
+    /// A device that we work ourselves.
+    pub(crate) fn link(&self, framing: Framing, local: (IpAddr, u16), mtu: Mtu) -> Link {
+        let Self { queues, source_check, capabilities, .. } = *self;
+        let tunnel = Tunnel { framing, local: local.into(), source_check, queues, capabilities };
+        Link::ours(LinkKind::Tun(Some(tunnel)), mtu)
+    }
+}
+
+/// What one family's packets travel on.
+pub(crate) struct Outer {
+    family: Family,
+    link: LinkName,
+    mtu: Mtu,
+    /// Our address there.
+    pub(crate) local: IpAddr,
+}
+
+impl Outer {
+    pub(crate) fn new(family: Family, placement: &Placement) -> Result<Self, SelectError> {
+        let Underlay { link, mtu, addresses, .. } = &placement.underlay;
+        let local = *addresses.of(family).ok_or(SelectError::NoUnderlay { link: *link, family })?;
+        Ok(Self { family, link: *link, mtu: *mtu, local })
+    }
+
+    /// What is left for a device of ours; `asked` is what the network config has in place of the link's own MTU.
+    pub(crate) fn mtu_within(&self, overhead: Overhead, asked: Option<Mtu>) -> Result<Mtu, SelectError> {
+        // More than the link carries, the kernel would cut down, and Docker would be told what is not so.
+        let outer = asked.unwrap_or(self.mtu).min(self.mtu);
+        if let Some(asked) = asked.filter(|asked| *asked > outer) {
+            tracing::warn!(%asked, link = %self.link, %outer, "the config's MTU is more than the link's");
+        }
+        let inner = outer.less(overhead);
+        let least = least_mtu(self.family);
+        if inner < least {
+            return Err(SelectError::SmallMtu { link: self.link, outer, inner, family: self.family, least });
+        }
+        Ok(inner)
+    }
+}
+
+/// Where packets for a peer's subnet go. A peer without this family has none.
+pub(crate) fn add_forward(state: &mut NetState, family: Family, link: LinkName, peer: &Lease, mac: Option<MacAddr>) {
+    if let (Some(to), Some(destination)) = (peer.public.of(family).copied(), peer.subnet.of(family)) {
+        state.forwarding.insert(ForwardKey { link, destination }, Forward { to, mac });
+    }
+}
+
+/// The least MTU of an IP link: RFC 791 §3.2 asks hosts to take 576 bytes, RFC 8200 §5 asks links for 1280.
+const fn least_mtu(family: Family) -> Mtu {
+    match family {
+        Family::V4 => Mtu(576),
+        Family::V6 => Mtu(1280),
+    }
 }
 
 /// What of the kernel's state is read: our devices with all that is on them, and routes into the overlay.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Scope {
-    /// Our devices' names. A VXLAN device with such a name is ours.
+    /// Our devices' names. A VXLAN or TUN device with such a name is ours.
     pub devices: BTreeSet<LinkName>,
     /// The underlay's link.
     pub parent: Option<LinkName>,
@@ -50,12 +130,6 @@ pub struct Scope {
 /// Why there is no backend for a network config.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SelectError {
-    /// flannel's udp, which a config without a Backend means too.
-    #[error(
-        "the network config asks for the udp backend (flannel takes a config without a Backend for udp), which is not in \
-         this version: set Backend to {{\"Type\":\"vxlan\"}}"
-    )]
-    Udp,
     /// One that is planned.
     #[error("the backend {0} is not in this version: set Backend.Type to vxlan in the network config")]
     NotYet(String),
@@ -110,7 +184,7 @@ pub fn select(config: &NetworkConfig, placement: Placement) -> Result<Box<dyn Ba
     match &config.backend {
         BackendConfig::Vxlan(vxlan) => Ok(Box::new(VxlanBackend::new(config, vxlan, placement)?)),
         BackendConfig::Alloc => Ok(Box::new(Alloc::new(config, &placement))),
-        BackendConfig::Udp { .. } => Err(SelectError::Udp),
+        BackendConfig::Udp { port } => Ok(Box::new(UdpBackend::new(config, *port, &placement)?)),
         BackendConfig::HostGw | BackendConfig::Wireguard => Err(SelectError::NotYet(config.backend.name().to_owned())),
         BackendConfig::Foreign(name) => Err(SelectError::Foreign(name.clone())),
     }

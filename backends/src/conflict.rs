@@ -42,7 +42,7 @@ impl fmt::Display for Conflict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Name { link, found } => {
-                write!(f, "{link} is wanted as a vxlan device but is there already: {found}; rename or remove it")
+                write!(f, "{link} is wanted but is there already: {found}; rename or remove it")
             }
             Self::Vni { link, vni, port, holder } => {
                 write!(

@@ -5,7 +5,7 @@
 //! differs. A [`Monitor`] says when to look again.
 //!
 //! This crate never depends on `wire-agent`, and knows nothing of etcd, files of others or command lines. Only
-//! `dataplane` and `firewall` touch the kernel; everything else takes values and returns values.
+//! `dataplane`, `firewall` and `forward` touch the kernel; everything else takes values and returns values.
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 
 mod alloc;
@@ -13,6 +13,8 @@ mod backend;
 mod conflict;
 mod dataplane;
 mod firewall;
+mod forward;
+mod host_dataplane;
 mod mtu;
 mod name;
 mod op;
@@ -21,10 +23,11 @@ mod reconcile;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
 mod state;
+mod udp;
 mod vtep;
 mod vxlan;
 
-pub use backend::{Backend, Placement, Scope, SelectError, select};
+pub use backend::{Backend, ForwardSettings, Placement, Scope, SelectError, select};
 pub use conflict::Conflict;
 pub use dataplane::{
     Attempt, Dataplane, DataplaneError, ErrorKind, Host, HostLink, Monitor, NetlinkDataplane, OpError, RouteForm,
@@ -32,13 +35,16 @@ pub use dataplane::{
     keep_router_advertisements,
 };
 pub use firewall::{FirewallError, ForwardAccept};
+pub use forward::{Capabilities, Forwarder, Framing, Handle, Kept, TunnelSeen, Tunnels};
+pub use host_dataplane::HostDataplane;
 pub use mtu::{Mtu, Overhead};
 pub use name::{LinkName, LinkNameError};
 pub use op::Op;
 pub use plan::{Plan, plan};
 pub use reconcile::{Failure, Reconciler, Report};
 pub use state::{
-    Address, FdbKey, Link, LinkKind, NeighbourKey, NetState, Owner, PROTOCOL, Route, RouteKey, Via, Vxlan,
+    Address, FdbKey, Forward, ForwardKey, Link, LinkKind, NeighbourKey, NetState, Owner, PROTOCOL, Route, RouteKey,
+    Tunnel, Via, Vxlan,
 };
 pub use vtep::choose;
 pub use vxlan::devices;

@@ -4,7 +4,10 @@ use std::{fmt, net::IpAddr};
 
 use wire_lease::MacAddr;
 
-use crate::{Address, FdbKey, Link, LinkKind, LinkName, NeighbourKey, NetState, Route, RouteKey};
+use crate::{
+    Address, FdbKey, Forward, ForwardKey, Framing, Link, LinkKind, LinkName, NeighbourKey, NetState, Route, RouteKey,
+    Tunnel,
+};
 
 /// One change of the kernel's state.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +30,10 @@ pub enum Op {
     PutNeighbour(NeighbourKey, MacAddr),
     /// Removes a neighbour.
     DeleteNeighbour(NeighbourKey),
+    /// Sets where a tunnel sends packets for a prefix, in place of any other.
+    PutForward(ForwardKey, Forward),
+    /// Removes a prefix from a tunnel.
+    DeleteForward(ForwardKey),
     /// Adds a route where there is none.
     AddRoute(RouteKey, Route),
     /// Puts a route in the place of one of ours, without a moment in between.
@@ -49,6 +56,8 @@ impl Op {
             Self::DeleteFdb(_) => "delete FDB entry",
             Self::PutNeighbour(..) => "set neighbour",
             Self::DeleteNeighbour(_) => "delete neighbour",
+            Self::PutForward(..) => "set forwarding",
+            Self::DeleteForward(_) => "delete forwarding",
             Self::AddRoute(..) => "add route",
             Self::ReplaceRoute(..) => "replace route",
             Self::DeleteRoute(..) => "delete route",
@@ -63,12 +72,14 @@ impl Op {
             | Self::DeleteAddress(_)
             | Self::DeleteFdb(_)
             | Self::DeleteNeighbour(_)
+            | Self::DeleteForward(_)
             | Self::DeleteRoute(..) => true,
             Self::CreateLink(..)
             | Self::ChangeLink(..)
             | Self::PutAddress(_)
             | Self::PutFdb(..)
             | Self::PutNeighbour(..)
+            | Self::PutForward(..)
             | Self::AddRoute(..)
             | Self::ReplaceRoute(..) => false,
         }
@@ -94,6 +105,9 @@ impl NetState {
                 if there.mac != link.mac {
                     self.neighbours.retain(|key, _| key.link != *name);
                 }
+                if !there.has_tunnel_of(link) {
+                    self.forwarding.retain(|key, _| key.link != *name);
+                }
                 there.set_in_place(link);
             }
             Op::DeleteLink(name) => self.forget_link(*name),
@@ -115,6 +129,12 @@ impl NetState {
             Op::DeleteNeighbour(key) => {
                 self.neighbours.remove(key);
             }
+            Op::PutForward(key, forward) => {
+                self.forwarding.insert(*key, *forward);
+            }
+            Op::DeleteForward(key) => {
+                self.forwarding.remove(key);
+            }
             Op::AddRoute(key, route) | Op::ReplaceRoute(key, route) => {
                 self.routes.insert(*key, route.clone());
             }
@@ -128,8 +148,10 @@ impl NetState {
 impl Link {
     fn set_in_place(&mut self, want: &Self) {
         (self.mac, self.mtu, self.up) = (want.mac, want.mtu, want.up);
-        if let (LinkKind::Vxlan(have), LinkKind::Vxlan(want)) = (&mut self.kind, &want.kind) {
-            have.learning = want.learning;
+        match (&mut self.kind, &want.kind) {
+            (LinkKind::Vxlan(have), LinkKind::Vxlan(want)) => have.learning = want.learning,
+            (LinkKind::Tun(have), LinkKind::Tun(want)) => have.clone_from(want),
+            (LinkKind::Vxlan(_) | LinkKind::Tun(_) | LinkKind::Other(_), _) => {}
         }
     }
 }
@@ -146,10 +168,22 @@ impl fmt::Display for Op {
             Self::DeleteFdb(key) => write!(f, " {key}"),
             Self::PutNeighbour(key, mac) => write!(f, " {key} lladdr {mac}"),
             Self::DeleteNeighbour(key) => write!(f, " {key}"),
+            Self::PutForward(key, forward) => write!(f, " {key} {forward}"),
+            Self::DeleteForward(key) => write!(f, " {key}"),
             Self::AddRoute(key, route) | Self::ReplaceRoute(key, route) | Self::DeleteRoute(key, route) => {
                 write!(f, " {key} {}", route.via)
             }
         }
+    }
+}
+
+impl fmt::Display for Tunnel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.framing {
+            Framing::Raw => write!(f, "raw local {}", self.local)?,
+            Framing::Vxlan { vni, mac } => write!(f, "vxlan vni {vni} local {} lladdr {mac}", self.local)?,
+        }
+        f.write_str(if self.source_check { "" } else { " unchecked" })
     }
 }
 
@@ -170,6 +204,8 @@ impl fmt::Display for Link {
                     f.write_str(" gbp")?;
                 }
             }
+            LinkKind::Tun(None) => f.write_str("tun")?,
+            LinkKind::Tun(Some(tunnel)) => write!(f, "tun {tunnel}")?,
             LinkKind::Other(kind) => f.write_str(if kind.is_empty() { "hardware" } else { kind })?,
         }
         if let Some(mac) = self.mac {

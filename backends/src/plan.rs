@@ -1,6 +1,6 @@
 //! The difference between what there is and what should be, as changes in an order that never leaves a gap.
 //!
-//! Puts come first: links, addresses, FDB, neighbours, routes, so that nothing ever points to what is not there yet.
+//! Puts come first: links, addresses, FDB, neighbours, forwarding, routes, so that nothing ever points to what is not there yet.
 //! Deletions follow in reverse (docs/adr/0003-order-of-operations.md).
 
 use std::{
@@ -41,9 +41,16 @@ pub fn plan(have: &NetState, want: &NetState) -> Plan {
         |key, mac| Op::PutNeighbour(*key, *mac),
         |key| Op::DeleteNeighbour(*key),
     );
+    let forwarding = Table { have: &have.forwarding, want: &want.forwarding, gone: &links.flushed };
+    let forwarding = forwarding.changes(
+        links,
+        |key| key.link,
+        |key, forward| Op::PutForward(*key, *forward),
+        |key| Op::DeleteForward(*key),
+    );
     let routes = builder.routes();
     let mut deletions = Vec::new();
-    for (puts, deletes) in [addresses, fdb, neighbours, routes] {
+    for (puts, deletes) in [addresses, fdb, neighbours, forwarding, routes] {
         ops.extend(puts);
         deletions.push(deletes);
     }
@@ -64,7 +71,7 @@ struct Builder<'a> {
 struct Links {
     /// Not there, or not for long: nothing that was read on them counts.
     absent: BTreeSet<LinkName>,
-    /// The same, and those whose MAC changes: the kernel drops their neighbours.
+    /// The same, and those whose MAC or tunnel changes: their neighbours and their forwarding go.
     flushed: BTreeSet<LinkName>,
     /// Not to be had: nothing is put on them.
     blocked: BTreeSet<LinkName>,
@@ -120,7 +127,7 @@ impl Builder<'_> {
                 if !link.equals_in_place(want) {
                     ops.push(Op::ChangeLink(*name, want.clone()));
                 }
-                if link.mac != want.mac {
+                if link.mac != want.mac || !link.has_tunnel_of(want) {
                     self.links.flushed.insert(*name);
                 }
             } else {
@@ -211,14 +218,27 @@ impl Link {
                     && have.gbp == want.gbp
                     && !differs(have.port.zip(want.port))
             }
+            (LinkKind::Tun(_), LinkKind::Tun(_)) => true,
             (LinkKind::Other(have), LinkKind::Other(want)) => have == want,
-            (LinkKind::Vxlan(_), LinkKind::Other(_)) | (LinkKind::Other(_), LinkKind::Vxlan(_)) => false,
+            (LinkKind::Vxlan(_) | LinkKind::Tun(_) | LinkKind::Other(_), _) => false,
         }
     }
 
     fn equals_in_place(&self, want: &Self) -> bool {
         let learning = |link: &Self| matches!(&link.kind, LinkKind::Vxlan(vxlan) if vxlan.learning);
-        self.mac == want.mac && self.mtu == want.mtu && self.up == want.up && learning(self) == learning(want)
+        self.mac == want.mac
+            && self.mtu == want.mtu
+            && self.up == want.up
+            && learning(self) == learning(want)
+            && self.has_tunnel_of(want)
+    }
+
+    /// Whether the tunnel behind it is the one wanted. Another one begins with an empty table.
+    pub(crate) fn has_tunnel_of(&self, want: &Self) -> bool {
+        match (&self.kind, &want.kind) {
+            (LinkKind::Tun(have), LinkKind::Tun(want)) => have == want,
+            (LinkKind::Vxlan(_) | LinkKind::Tun(_) | LinkKind::Other(_), _) => true,
+        }
     }
 }
 

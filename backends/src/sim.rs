@@ -131,6 +131,7 @@ impl Inner {
             Op::ChangeLink(name, _) => missing(name).then_some(ErrorKind::NoDevice),
             Op::PutAddress(address) => missing(&address.link).then_some(ErrorKind::NoDevice),
             Op::PutFdb(key, _) => missing(&key.link).then_some(ErrorKind::NoDevice),
+            Op::PutForward(key, _) => missing(&key.link).then_some(ErrorKind::NoDevice),
             Op::PutNeighbour(key, _) => missing(&key.link).then_some(ErrorKind::NoDevice),
             Op::AddRoute(key, _) if self.state.routes.contains_key(key) => Some(ErrorKind::Exists),
             Op::AddRoute(_, route) | Op::ReplaceRoute(_, route) => route.link().filter(down).map(|_| ErrorKind::Other),
@@ -138,6 +139,7 @@ impl Inner {
             | Op::DeleteAddress(_)
             | Op::DeleteFdb(_)
             | Op::DeleteNeighbour(_)
+            | Op::DeleteForward(_)
             | Op::DeleteRoute(..) => None,
         }
     }

@@ -5,12 +5,12 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
 };
 
 use wire_lease::{Family, MacAddr, Prefix, Vni};
 
-use crate::{LinkName, Mtu};
+use crate::{Capabilities, Framing, LinkName, Mtu};
 
 /// The routing protocol number of our routes, by which they are known after a restart
 /// (linux/rtnetlink.h leaves numbers above `RTPROT_STATIC` to their users).
@@ -27,6 +27,8 @@ pub struct NetState {
     pub fdb: BTreeMap<FdbKey, IpAddr>,
     /// Permanent neighbours on our devices: which MAC an address has.
     pub neighbours: BTreeMap<NeighbourKey, MacAddr>,
+    /// Where our tunnels send what comes to them, see [`crate::Forwarder`].
+    pub forwarding: BTreeMap<ForwardKey, Forward>,
     /// Routes.
     pub routes: BTreeMap<RouteKey, Route>,
 }
@@ -62,6 +64,8 @@ pub struct Link {
 pub enum LinkKind {
     /// A VXLAN device, RFC 7348.
     Vxlan(Vxlan),
+    /// A TUN device, with what works it. Read as `None`, nothing of ours does.
+    Tun(Option<Tunnel>),
     /// Any other, by the kernel's name of the kind (`dummy`, `bridge`, …), empty for hardware.
     Other(String),
 }
@@ -87,6 +91,39 @@ pub struct Vxlan {
     pub learning: bool,
     /// Whether it reports missing MACs.
     pub l2miss: bool,
+}
+
+/// How packets of a TUN device travel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tunnel {
+    /// What is before them.
+    pub framing: Framing,
+    /// Our end. The port is that of all ends.
+    pub local: SocketAddr,
+    /// Whether a packet must come from the peer that has its inner source.
+    pub source_check: bool,
+    /// How many threads move packets.
+    pub queues: usize,
+    /// What is asked of the kernel to be fast.
+    pub capabilities: Capabilities,
+}
+
+/// The index of the forwarding table: the longest prefix wins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ForwardKey {
+    /// The TUN device.
+    pub link: LinkName,
+    /// The inner destination.
+    pub destination: Prefix,
+}
+
+/// Where packets for a prefix go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Forward {
+    /// The host.
+    pub to: IpAddr,
+    /// Its inner Ethernet address, where the framing has one.
+    pub mac: Option<MacAddr>,
 }
 
 /// An address of a link.
@@ -206,6 +243,14 @@ impl Route {
     }
 }
 
+impl Link {
+    /// A device of ours without a MAC of its own, up.
+    #[must_use]
+    pub const fn ours(kind: LinkKind, mtu: Mtu) -> Self {
+        Self { kind, mac: None, mtu, up: true, owner: Owner::Ours, index: None }
+    }
+}
+
 impl Vxlan {
     /// A device of that identifier with everything else off or left to the kernel.
     #[must_use]
@@ -249,6 +294,7 @@ impl NetState {
         self.addresses.retain(|address| address.link != link);
         self.fdb.retain(|key, _| key.link != link);
         self.neighbours.retain(|key, _| key.link != link);
+        self.forwarding.retain(|key, _| key.link != link);
         self.routes.retain(|_, route| route.link() != Some(link));
     }
 }
@@ -268,6 +314,19 @@ impl fmt::Display for FdbKey {
 impl fmt::Display for NeighbourKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} dev {}", self.address, self.link)
+    }
+}
+
+impl fmt::Display for ForwardKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} dev {}", self.destination, self.link)
+    }
+}
+
+impl fmt::Display for Forward {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "to {}", self.to)?;
+        self.mac.map_or(Ok(()), |mac| write!(f, " lladdr {mac}"))
     }
 }
 

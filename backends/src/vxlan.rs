@@ -1,13 +1,17 @@
-//! VXLAN by the kernel, as flannel sets it up: one device for each family, and for each peer a route, a neighbour and an FDB
-//! entry, all static.
+//! VXLAN as flannel sets it up: one device for each family, and for each peer a route, a neighbour and an FDB entry, all
+//! static. A kernel without VXLAN has a TUN device of the same name in its place, and we do what the kernel cannot.
+
+use std::net::IpAddr;
 
 use wire_lease::{
     BackendConfig, BackendData, DualStack, Family, Lease, LeaseTable, NetworkConfig, Prefix, Vni, Vtep, VxlanConfig,
 };
 
 use crate::{
-    Address, Backend, FdbKey, Link, LinkKind, LinkName, Mtu, NeighbourKey, NetState, Overhead, Owner, Placement, Route,
-    RouteKey, Scope, SelectError, Via, Vxlan, backend::blackholes,
+    Address, Backend, FdbKey, Framing, Link, LinkKind, LinkName, Mtu, NeighbourKey, NetState, Overhead, Placement,
+    Route, RouteKey, Scope, SelectError, Via, Vxlan,
+    backend::{Outer, add_forward, blackholes},
+    udp,
 };
 
 /// The vxlan backend on this host.
@@ -44,22 +48,24 @@ impl VxlanBackend {
 
 impl Device {
     fn new(family: Family, config: &VxlanConfig, placement: &Placement) -> Result<Self, SelectError> {
-        let underlay = &placement.underlay;
-        let local = *underlay.addresses.of(family).ok_or(SelectError::NoUnderlay { link: underlay.link, family })?;
+        let outer = Outer::new(family, placement)?;
         let mac = *placement.macs.of(family).ok_or(SelectError::NoMac(family))?;
-        // More than the link carries, the kernel would cut down, and Docker would be told what is not so.
-        let outer = config.mtu.map_or(underlay.mtu, Mtu).min(underlay.mtu);
-        if config.mtu.is_some_and(|asked| Mtu(asked) > outer) {
-            tracing::warn!(asked = config.mtu, link = %underlay.link, %outer, "the config's MTU is more than the link's");
-        }
         // As in flannel, the IPv6 overlay runs over the IPv6 underlay.
-        let mtu = outer.less(Overhead::vxlan(family));
-        let least = least_mtu(family);
-        if mtu < least {
-            return Err(SelectError::SmallMtu { link: underlay.link, outer, inner: mtu, family, least });
-        }
+        let mtu = outer.mtu_within(Overhead::vxlan(family), config.mtu.map(Mtu))?;
+        let link = if placement.forward.replaces_vxlan {
+            let port = config.port.unwrap_or(Vxlan::new(config.vni).port_in_use());
+            placement.forward.link(Framing::Vxlan { vni: config.vni, mac }, (outer.local, port), mtu)
+        } else {
+            let vxlan = Self::vxlan(family, config, placement, outer.local);
+            Link { mac: Some(mac), ..Link::ours(LinkKind::Vxlan(vxlan), mtu) }
+        };
+        Ok(Self { name: device_name(family, config.vni)?, link, mac })
+    }
+
+    fn vxlan(family: Family, config: &VxlanConfig, placement: &Placement, local: IpAddr) -> Vxlan {
+        let underlay = &placement.underlay;
         let public = placement.public.of(family).copied();
-        let vxlan = Vxlan {
+        Vxlan {
             parent: Some(underlay.link),
             local: Some(local),
             // flannel 0.28 sends from the public IP, which works where the host has that address.
@@ -68,10 +74,7 @@ impl Device {
             gbp: config.gbp,
             learning: config.learning,
             ..Vxlan::new(config.vni)
-        };
-        let kind = LinkKind::Vxlan(vxlan);
-        let link = Link { kind, mac: Some(mac), mtu, up: true, owner: Owner::Ours, index: None };
-        Ok(Self { name: device_name(family, config.vni)?, link, mac })
+        }
     }
 }
 
@@ -85,7 +88,7 @@ impl Backend for VxlanBackend {
                 state.addresses.insert(Address { link: device.name, address, len });
             }
             for entry in leases.peers.values() {
-                add_peer(&mut state, family, device.name, &entry.lease);
+                add_peer(&mut state, family, device, &entry.lease);
             }
         }
         if self.blackhole {
@@ -111,16 +114,22 @@ impl Backend for VxlanBackend {
     }
 }
 
-/// The three entries of one peer. A peer of another backend, or without this family, has none.
-fn add_peer(state: &mut NetState, family: Family, link: LinkName, peer: &Lease) {
+/// The entries of one peer: where the kernel encapsulates, its FDB entry and its neighbour; where we do, where to send;
+/// and its route. A peer of another backend, or without this family, has none.
+fn add_peer(state: &mut NetState, family: Family, device: &Device, peer: &Lease) {
     let BackendData::Vxlan(vteps) = &peer.data else { return };
     let (Some(vtep), Some(public), Some(subnet)) = (vteps.of(family), peer.public.of(family), peer.subnet.of(family))
     else {
         return;
     };
-    let gateway = subnet.network();
-    state.fdb.insert(FdbKey { link, mac: vtep.mac }, *public);
-    state.neighbours.insert(NeighbourKey { link, address: gateway }, vtep.mac);
+    let (link, gateway) = (device.name, subnet.network());
+    match device.link.kind {
+        LinkKind::Tun(_) => add_forward(state, family, link, peer, Some(vtep.mac)),
+        LinkKind::Vxlan(_) | LinkKind::Other(_) => {
+            state.fdb.insert(FdbKey { link, mac: vtep.mac }, *public);
+            state.neighbours.insert(NeighbourKey { link, address: gateway }, vtep.mac);
+        }
+    }
     let via = Via::Gateway { gateway, link, onlink: true };
     state.routes.insert(RouteKey::main(subnet), Route::ours(via));
 }
@@ -131,10 +140,13 @@ fn add_peer(state: &mut NetState, family: Family, link: LinkName, peer: &Lease) 
 /// When a name would be too long.
 pub fn devices(config: &NetworkConfig) -> Result<DualStack<LinkName>, SelectError> {
     let mut names = DualStack::default();
-    if let BackendConfig::Vxlan(vxlan) = &config.backend {
-        for family in config.families() {
-            names.set(family, Some(device_name(family, vxlan.vni)?));
-        }
+    for family in config.families() {
+        let name = match &config.backend {
+            BackendConfig::Vxlan(vxlan) => Some(device_name(family, vxlan.vni)?),
+            BackendConfig::Udp { .. } => Some(udp::device_name(family)),
+            BackendConfig::HostGw | BackendConfig::Wireguard | BackendConfig::Alloc | BackendConfig::Foreign(_) => None,
+        };
+        names.set(family, name);
     }
     Ok(names)
 }
@@ -147,12 +159,4 @@ fn device_name(family: Family, vni: Vni) -> Result<LinkName, SelectError> {
     };
     let name = format!("{prefix}.{vni}");
     name.parse().map_err(|_| SelectError::LongName { name, vni })
-}
-
-/// The least MTU of an IP link: RFC 791 §3.2 asks hosts to take 576 bytes, RFC 8200 §5 asks links for 1280.
-const fn least_mtu(family: Family) -> Mtu {
-    match family {
-        Family::V4 => Mtu(576),
-        Family::V6 => Mtu(1280),
-    }
 }

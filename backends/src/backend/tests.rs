@@ -32,7 +32,13 @@ fn placement() -> Placement {
         connected: Vec::new(),
     };
     let mac = |last| Some(MacAddr::new([2, 0, 0, 0, 0, last]));
-    Placement { underlay, public: addresses, macs: DualStack { v4: mac(4), v6: mac(6) }, blackhole: false }
+    Placement {
+        underlay,
+        public: addresses,
+        macs: DualStack { v4: mac(4), v6: mac(6) },
+        blackhole: false,
+        forward: ForwardSettings::default(),
+    }
 }
 
 /// The entries a host finds: its own lease and the table, as the store's keys and values say.
@@ -132,6 +138,46 @@ fn the_lease_names_vni_and_mac_of_each_family() {
     assert_eq!(devices, ["flannel-v6.1", "flannel.1"]);
 }
 
+/// A peer of flannel's udp backend.
+const UDP_PEER: &str = r#"{"PublicIP":"192.0.2.2","PublicIPv6":"2001:db8::2"}"#;
+
+#[test]
+fn udp_has_a_device_for_each_family_and_one_route_for_the_network() {
+    let peer = ("10.5.2.0-24&fd00:5:0:2::-64", UDP_PEER);
+    // A peer of another backend is none.
+    let other = ("10.5.3.0-24&fd00:5:0:3::-64", PEER);
+    insta::assert_snapshot!(report(&config(BOTH, "udp"), "10.5.0.0-24&fd00:5::-64", &[peer, other], false), @"
+    mtu 1452
+    create link flannel-v60: tun raw local [2001:db8::1]:8285 mtu 1452 up
+    create link flannel0: tun raw local 192.0.2.1:8285 mtu 1472 up
+    add address fd00:5::/128 dev flannel-v60
+    add address 10.5.0.0/32 dev flannel0
+    set forwarding fd00:5:0:2::/64 dev flannel-v60 to 2001:db8::2
+    set forwarding 10.5.2.0/24 dev flannel0 to 192.0.2.2
+    add route 10.5.0.0/16 dev flannel0
+    add route fd00:5::/48 dev flannel-v60
+    ");
+    let absent = NetworkConfig::from_json(br#"{"Network":"10.5.0.0/16"}"#).unwrap();
+    assert_eq!(select(&absent, placement()).unwrap().data(), BackendData::Untyped);
+}
+
+#[test]
+fn userspace_vxlan_is_the_same_network_to_its_peers() {
+    let forward = ForwardSettings { replaces_vxlan: true, ..ForwardSettings::default() };
+    let (config, placement) = (config(V4, "vxlan"), placement());
+    let kernel = select(&config, placement.clone()).unwrap();
+    let ours = select(&config, Placement { forward, ..placement }).unwrap();
+    assert_eq!((ours.data(), ours.mtu(), ours.scope()), (kernel.data(), kernel.mtu(), kernel.scope()));
+    let (own, table) = leases(("10.5.0.0-24", OWN), &[("10.5.2.0-24", PEER)]);
+    assert_eq!(ours.desired(&own, &table).routes, kernel.desired(&own, &table).routes);
+    insta::assert_snapshot!(crate::plan(&NetState::default(), &ours.desired(&own, &table)), @"
+    create link flannel.1: tun vxlan vni 1 local 192.0.2.1:8472 lladdr 02:00:00:00:00:04 mtu 1450 up
+    add address 10.5.0.0/32 dev flannel.1
+    set forwarding 10.5.2.0/24 dev flannel.1 to 192.0.2.2 lladdr 0a:00:00:00:00:02
+    add route 10.5.2.0/24 via 10.5.2.0 dev flannel.1 onlink
+    ");
+}
+
 #[test]
 fn settings_of_the_config_reach_the_device() {
     let json = br#"{"Network":"10.5.0.0/16","Backend":{"Type":"VXLAN","VNI":7,"Port":4789,"MTU":1400,"GBP":true,"Learning":true}}"#;
@@ -149,7 +195,6 @@ fn settings_of_the_config_reach_the_device() {
 #[test]
 fn what_cannot_work_is_refused_with_what_to_do() {
     let refuse = |config: &NetworkConfig, placement| select(config, placement).err().unwrap().to_string();
-    let absent = NetworkConfig::from_json(br#"{"Network":"10.5.0.0/16"}"#).unwrap();
     let no_v6 = || {
         let mut placement = placement();
         placement.underlay.addresses.v6 = None;
@@ -163,8 +208,6 @@ fn what_cannot_work_is_refused_with_what_to_do() {
     let long = br#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan","VNI":16777215}}"#;
     let long = NetworkConfig::from_json(long).unwrap();
     let said = [
-        refuse(&absent, placement()),
-        refuse(&config(V4, "udp"), placement()),
         refuse(&config(V4, "host-gw"), placement()),
         refuse(&config(V4, "wireguard"), placement()),
         refuse(&config(V4, "ipsec"), placement()),
@@ -173,8 +216,6 @@ fn what_cannot_work_is_refused_with_what_to_do() {
         refuse(&long, placement()),
     ];
     insta::assert_snapshot!(said.join("\n"), @r#"
-    the network config asks for the udp backend (flannel takes a config without a Backend for udp), which is not in this version: set Backend to {"Type":"vxlan"}
-    the network config asks for the udp backend (flannel takes a config without a Backend for udp), which is not in this version: set Backend to {"Type":"vxlan"}
     the backend host-gw is not in this version: set Backend.Type to vxlan in the network config
     the backend wireguard is not in this version: set Backend.Type to vxlan in the network config
     the backend ipsec exists in flannel only: set Backend.Type to vxlan in the network config, or stay with flanneld

@@ -56,8 +56,23 @@ fn link_kind(bytes: &[u8], names: &Names) -> Option<LinkKind> {
             _ => {}
         }
     }
-    let vxlan = if kind == "vxlan" { vxlan(data, names) } else { None };
-    Some(vxlan.map_or_else(|| LinkKind::Other(kind.to_owned()), LinkKind::Vxlan))
+    let known = match kind {
+        "vxlan" => vxlan(data, names).map(LinkKind::Vxlan),
+        "tun" => is_queued_tun(data).then_some(LinkKind::Tun(None)),
+        _ => None,
+    };
+    Some(known.unwrap_or_else(|| LinkKind::Other(kind.to_owned())))
+}
+
+/// Whether a TUN device is made as ours are, for packets with a vnet header on several queues (`IFLA_TUN_*` of
+/// linux/if_link.h). flannel's are not.
+fn is_queued_tun(bytes: &[u8]) -> bool {
+    const TYPE: u16 = 3;
+    const VNET_HEADER: u16 = 5;
+    const MULTI_QUEUE: u16 = 7;
+    let has = |kind, wanted| attributes(bytes).any(|(number, value)| number == kind && value == [wanted]);
+    // IFF_TUN of linux/if_tun.h.
+    has(TYPE, 1) && has(VNET_HEADER, 1) && has(MULTI_QUEUE, 1)
 }
 
 /// `IFLA_VXLAN_*` of linux/if_link.h.

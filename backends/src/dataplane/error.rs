@@ -82,24 +82,33 @@ impl ErrorKind {
     }
 }
 
+impl ErrorKind {
+    pub(crate) fn of(error: &io::Error) -> Self {
+        match error.raw_os_error().map(Errno::from_raw) {
+            Some(Errno::EEXIST) => Self::Exists,
+            Some(Errno::ENOENT | Errno::ESRCH | Errno::EADDRNOTAVAIL) => Self::Absent,
+            Some(Errno::ENODEV | Errno::ENXIO) => Self::NoDevice,
+            Some(Errno::EPERM | Errno::EACCES) => Self::Permission,
+            Some(Errno::EOPNOTSUPP) => Self::Unsupported,
+            Some(Errno::EBUSY) => Self::Busy,
+            Some(Errno::ENOBUFS | Errno::ENOMEM) => Self::NoBuffers,
+            Some(Errno::EAGAIN | Errno::ETIMEDOUT) => Self::Lost,
+            Some(_) | None => Self::Other,
+        }
+    }
+}
+
 impl OpError {
     pub(crate) fn new(source: io::Error, detail: Option<String>) -> Self {
-        let kind = match source.raw_os_error().map(Errno::from_raw) {
-            Some(Errno::EEXIST) => ErrorKind::Exists,
-            Some(Errno::ENOENT | Errno::ESRCH | Errno::EADDRNOTAVAIL) => ErrorKind::Absent,
-            Some(Errno::ENODEV | Errno::ENXIO) => ErrorKind::NoDevice,
-            Some(Errno::EPERM | Errno::EACCES) => ErrorKind::Permission,
-            Some(Errno::EOPNOTSUPP) => ErrorKind::Unsupported,
-            Some(Errno::EBUSY) => ErrorKind::Busy,
-            Some(Errno::ENOBUFS | Errno::ENOMEM) => ErrorKind::NoBuffers,
-            Some(Errno::EAGAIN | Errno::ETIMEDOUT) => ErrorKind::Lost,
-            Some(_) | None => ErrorKind::Other,
-        };
-        Self { kind, detail, source }
+        Self { kind: ErrorKind::of(&source), detail, source }
     }
 
     pub(crate) fn of(errno: Errno) -> Self {
         Self::new(errno.into(), None)
+    }
+
+    pub(crate) fn unsupported(detail: &str) -> Self {
+        Self::new(Errno::EOPNOTSUPP.into(), Some(detail.to_owned()))
     }
 
     /// The same again, for another operation that shares its fate.

@@ -72,7 +72,7 @@ fn read_links(netlink: &mut Netlink, scope: &Scope) -> Result<(BTreeMap<LinkName
         }
     }
     for (name, link) in &mut links {
-        let ours = scope.devices.contains(name) && matches!(link.kind, LinkKind::Vxlan(_));
+        let ours = scope.devices.contains(name) && matches!(link.kind, LinkKind::Vxlan(_) | LinkKind::Tun(_));
         link.owner = if ours { Owner::Ours } else { Owner::Foreign };
     }
     Ok((links, names))

@@ -120,6 +120,7 @@ impl Host {
         for (name, link) in netlink.dump("links", &request, |body| decode::link(body, &Names::new()))? {
             let kind = match link.kind {
                 LinkKind::Vxlan(_) => "vxlan".to_owned(),
+                LinkKind::Tun(_) => "tun".to_owned(),
                 LinkKind::Other(kind) => kind,
             };
             let index = link.index.unwrap_or_default();

@@ -67,6 +67,14 @@ impl NetlinkDataplane {
         attempts
     }
 
+    /// Sets up a device that was made another way.
+    pub(crate) fn set_up(&mut self, name: LinkName, link: &Link) -> Attempt {
+        if !self.links.contains_key(&name) {
+            self.learn_link(name);
+        }
+        self.apply(&[Op::ChangeLink(name, link.clone())]).pop().unwrap_or(Ok(()))
+    }
+
     /// Operations of one kind of target: links themselves, or what is on them.
     fn apply_segment(&mut self, ops: &[Op]) -> Vec<Attempt> {
         let mut batch = Batch::default();
@@ -95,7 +103,7 @@ impl NetlinkDataplane {
             Op::CreateLink(name, link) => {
                 let parent = match &link.kind {
                     LinkKind::Vxlan(vxlan) => vxlan.parent,
-                    LinkKind::Other(_) => None,
+                    LinkKind::Tun(_) | LinkKind::Other(_) => None,
                 };
                 let parent = parent.map(|parent| self.index(parent)).transpose()?;
                 encode::create_link(batch, *name, link, parent).ok_or_else(|| OpError::of(Errno::EOPNOTSUPP))?;
@@ -108,6 +116,9 @@ impl NetlinkDataplane {
             Op::DeleteFdb(key) => encode::delete_fdb(batch, self.index(key.link)?, key),
             Op::PutNeighbour(key, mac) => encode::put_neighbour(batch, self.index(key.link)?, key, *mac),
             Op::DeleteNeighbour(key) => encode::delete_neighbour(batch, self.index(key.link)?, key),
+            Op::PutForward(..) | Op::DeleteForward(_) => {
+                return Err(OpError::unsupported("the kernel has no such table"));
+            }
             Op::AddRoute(key, route) | Op::ReplaceRoute(key, route) => {
                 let replace = matches!(op, Op::ReplaceRoute(..));
                 let through = self.through(batch, replace, key, route)?;
@@ -134,7 +145,7 @@ impl NetlinkDataplane {
             LinkKind::Vxlan(vxlan) if vxlan.learning != known.learning => {
                 encode::change_learning(batch, known.index, vxlan.learning);
             }
-            LinkKind::Vxlan(_) | LinkKind::Other(_) => {}
+            LinkKind::Vxlan(_) | LinkKind::Tun(_) | LinkKind::Other(_) => {}
         }
         Ok(())
     }
@@ -178,15 +189,17 @@ impl NetlinkDataplane {
     fn learn_links(&mut self, ops: &[Op]) {
         for op in ops {
             match op {
-                Op::CreateLink(name, _) => {
-                    let found = read::link_by(&mut self.netlink, Some(*name), 0, &BTreeMap::new());
-                    self.links.extend(found.ok().flatten().and_then(|(name, link)| Some((name, Known::of(&link)?))));
-                    sysctl::accept_no_router_advertisements(*name);
-                }
+                Op::CreateLink(name, _) => self.learn_link(*name),
                 Op::DeleteLink(name) => drop(self.links.remove(name)),
                 _ => {}
             }
         }
+    }
+
+    fn learn_link(&mut self, name: LinkName) {
+        let found = read::link_by(&mut self.netlink, Some(name), 0, &BTreeMap::new());
+        self.links.extend(found.ok().flatten().and_then(|(name, link)| Some((name, Known::of(&link)?))));
+        sysctl::accept_no_router_advertisements(name);
     }
 
     /// Deletes nexthop objects that no route uses any more. Not an operation of its own: it changes nothing a packet sees.
@@ -264,7 +277,12 @@ impl Dataplane for NetlinkDataplane {
 /// What is there already, or gone already, is as good as done. Not a route: what is there may be somebody else's.
 fn forgive(op: &Op, error: OpError) -> Attempt {
     let done = match op {
-        Op::AddRoute(..) | Op::ReplaceRoute(..) | Op::ChangeLink(..) | Op::CreateLink(..) => false,
+        Op::AddRoute(..)
+        | Op::ReplaceRoute(..)
+        | Op::ChangeLink(..)
+        | Op::CreateLink(..)
+        | Op::PutForward(..)
+        | Op::DeleteForward(_) => false,
         Op::PutAddress(_) | Op::PutFdb(..) | Op::PutNeighbour(..) => error.kind == ErrorKind::Exists,
         Op::DeleteLink(_) | Op::DeleteAddress(_) | Op::DeleteFdb(_) | Op::DeleteNeighbour(_) | Op::DeleteRoute(..) => {
             matches!(error.kind, ErrorKind::Absent | ErrorKind::NoDevice)

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use wire_lease::{MacAddr, Vni};
 
 use super::*;
-use crate::{Address, FdbKey, Mtu, NeighbourKey, Via};
+use crate::{Address, FdbKey, Forward, ForwardKey, Framing, Mtu, NeighbourKey, Via};
 
 fn name(text: &str) -> LinkName {
     text.parse().unwrap()
@@ -35,6 +35,29 @@ pub(crate) fn state(peers: &[(u8, u8, u8)]) -> NetState {
         state.neighbours.insert(NeighbourKey { link, address: gateway }, mac(*last));
         let key = RouteKey::main(format!("10.5.{number}.0/24").parse().unwrap());
         state.routes.insert(key, Route::ours(Via::Gateway { gateway, link, onlink: true }));
+    }
+    state
+}
+
+/// The same peers, with a device that we work ourselves.
+pub(crate) fn tunnelled(mut state: NetState) -> NetState {
+    let link = name("flannel.1");
+    let framing = Framing::Vxlan { vni: Vni::new(1).unwrap(), mac: mac(1) };
+    for (key, gateway) in state.routes.iter().filter_map(|(key, route)| match route.via {
+        Via::Gateway { gateway, .. } => Some((key, gateway)),
+        Via::Link(_) | Via::Blackhole | Via::Other(_) => None,
+    }) {
+        let mac = state.neighbours.get(&NeighbourKey { link, address: gateway }).copied();
+        let to = mac.and_then(|mac| state.fdb.get(&FdbKey { link, mac }).copied());
+        let forward = to.map(|to| Forward { to, mac });
+        state.forwarding.extend(forward.map(|forward| (ForwardKey { link, destination: key.destination }, forward)));
+    }
+    state.fdb.clear();
+    state.neighbours.clear();
+    if let Some(device) = state.links.get_mut(&link) {
+        let settings = crate::ForwardSettings::default();
+        let tunnel = settings.link(framing, ("192.0.2.1".parse().unwrap(), 8472), device.mtu);
+        *device = Link { up: device.up, ..tunnel };
     }
     state
 }
@@ -83,7 +106,7 @@ fn what_is_not_ours_is_reported() {
     foreign_route(&mut have, 2);
     let kind = LinkKind::Other("bridge".to_owned());
     have.links.insert(name("flannel.1"), Link { kind, owner: Owner::Foreign, ..device(9) });
-    insta::assert_snapshot!(plan(&have, &state(&[(2, 20, 102)])), @"CONFLICT flannel.1 is wanted as a vxlan device but is there already: bridge mac 02:00:00:00:00:09 mtu 1450 up; rename or remove it");
+    insta::assert_snapshot!(plan(&have, &state(&[(2, 20, 102)])), @"CONFLICT flannel.1 is wanted but is there already: bridge mac 02:00:00:00:00:09 mtu 1450 up; rename or remove it");
     have.links.clear();
     have.links.insert(name("vx0"), Link { owner: Owner::Foreign, ..device(9) });
     insta::assert_snapshot!(plan(&have, &state(&[(2, 20, 102)])), @"CONFLICT flannel.1 cannot be made: vx0 already has VNI 1 on UDP port 8472; remove it or change VNI or Port");
@@ -94,6 +117,37 @@ fn what_is_not_ours_is_reported() {
     set FDB entry 02:00:00:00:00:14 dev flannel.1 dst 192.0.2.102
     set neighbour 10.5.2.0 dev flannel.1 lladdr 02:00:00:00:00:14
     CONFLICT 10.5.2.0/24 is taken by a route of protocol static with metric 0: dev eth0; remove it
+    ");
+}
+
+#[test]
+fn a_kernel_that_has_learnt_vxlan_takes_over_from_us() {
+    insta::assert_snapshot!(plan(&tunnelled(state(&[(2, 20, 102)])), &state(&[(2, 20, 102)])), @"
+    delete link flannel.1
+    create link flannel.1: vxlan vni 1 dev eth0 local 192.0.2.1 port 8472 nolearning mac 02:00:00:00:00:01 mtu 1450 up
+    add address 10.5.0.0/32 dev flannel.1
+    set FDB entry 02:00:00:00:00:14 dev flannel.1 dst 192.0.2.102
+    set neighbour 10.5.2.0 dev flannel.1 lladdr 02:00:00:00:00:14
+    add route 10.5.2.0/24 via 10.5.2.0 dev flannel.1 onlink
+    ");
+    insta::assert_snapshot!(plan(&state(&[(2, 20, 102)]), &tunnelled(state(&[(2, 20, 102)]))), @"
+    delete link flannel.1
+    create link flannel.1: tun vxlan vni 1 local 192.0.2.1:8472 lladdr 02:00:00:00:00:01 mtu 1450 up
+    add address 10.5.0.0/32 dev flannel.1
+    set forwarding 10.5.2.0/24 dev flannel.1 to 192.0.2.102 lladdr 02:00:00:00:00:14
+    add route 10.5.2.0/24 via 10.5.2.0 dev flannel.1 onlink
+    ");
+}
+
+#[test]
+fn a_device_left_by_a_former_run_is_worked_again_and_its_table_filled() {
+    let want = tunnelled(state(&[(2, 20, 102)]));
+    let mut have = want.clone();
+    have.forwarding.clear();
+    have.links.get_mut(&name("flannel.1")).unwrap().kind = LinkKind::Tun(None);
+    insta::assert_snapshot!(plan(&have, &want), @"
+    change link flannel.1: tun vxlan vni 1 local 192.0.2.1:8472 lladdr 02:00:00:00:00:01 mtu 1450 up
+    set forwarding 10.5.2.0/24 dev flannel.1 to 192.0.2.102 lladdr 02:00:00:00:00:14
     ");
 }
 
@@ -127,7 +181,7 @@ pub(crate) fn any_state() -> impl Strategy<Value = NetState> {
     let peers = prop::collection::btree_map(1u8..8, (10u8..18, 100u8..104), 0..6);
     let device = prop_oneof![5 => Just(Some((1u8, true, false))), 1 => Just(None), 3 => (1u8..3, any::<bool>(), any::<bool>()).prop_map(Some)];
     let foreign = prop::collection::btree_set(1u8..8, 0..2);
-    (peers, device, foreign, any::<bool>()).prop_map(|(peers, found, foreign, plain)| {
+    (peers, device, foreign, any::<bool>(), any::<bool>()).prop_map(|(peers, found, foreign, plain, ours)| {
         let peers: Vec<(u8, u8, u8)> =
             peers.into_iter().map(|(number, (last, public))| (number, last, public)).collect();
         let mut made = state(&peers);
@@ -141,6 +195,9 @@ pub(crate) fn any_state() -> impl Strategy<Value = NetState> {
                 }
                 made.links.insert(name("flannel.1"), link);
             }
+        }
+        if ours {
+            made = tunnelled(made);
         }
         if plain {
             made.routes.values_mut().for_each(|route| route.protocol = 3);
@@ -162,16 +219,18 @@ fn device_with(last: u8, gbp: bool) -> Link {
 
 /// What we may want: an intact device, no foreign entry.
 pub(crate) fn any_want() -> impl Strategy<Value = NetState> {
-    prop::collection::btree_map(1u8..8, (10u8..18, 100u8..104), 0..6).prop_map(|peers| {
+    let peers = prop::collection::btree_map(1u8..8, (10u8..18, 100u8..104), 0..6);
+    (peers, any::<bool>()).prop_map(|(peers, ours)| {
         let peers: Vec<(u8, u8, u8)> =
             peers.into_iter().map(|(number, (last, public))| (number, last, public)).collect();
-        state(&peers)
+        if ours { tunnelled(state(&peers)) } else { state(&peers) }
     })
 }
 
 /// `have` is `want`, but for routes that somebody else's stand in for.
 pub(crate) fn assert_reached(have: &NetState, want: &NetState) {
     assert_eq!((&have.addresses, &have.fdb, &have.neighbours), (&want.addresses, &want.fdb, &want.neighbours));
+    assert_eq!(have.forwarding, want.forwarding);
     let links: BTreeSet<_> =
         have.links.iter().filter(|(_, link)| link.owner == Owner::Ours).map(|(name, _)| name).collect();
     assert_eq!(links, want.links.keys().collect());
@@ -212,12 +271,14 @@ proptest! {
             Op::PutAddress(_) => 2,
             Op::PutFdb(..) => 3,
             Op::PutNeighbour(..) => 4,
-            Op::AddRoute(..) | Op::ReplaceRoute(..) => 5,
-            Op::DeleteRoute(..) => 6,
-            Op::DeleteNeighbour(_) => 7,
-            Op::DeleteFdb(_) => 8,
-            Op::DeleteAddress(_) => 9,
-            Op::DeleteLink(_) => 10,
+            Op::PutForward(..) => 5,
+            Op::AddRoute(..) | Op::ReplaceRoute(..) => 6,
+            Op::DeleteRoute(..) => 7,
+            Op::DeleteForward(_) => 8,
+            Op::DeleteNeighbour(_) => 9,
+            Op::DeleteFdb(_) => 10,
+            Op::DeleteAddress(_) => 11,
+            Op::DeleteLink(_) => 12,
         };
         prop_assert!(ops.is_sorted_by_key(rank), "{:?}", ops);
     }
@@ -225,12 +286,20 @@ proptest! {
     /// A peer that stays can be reached after each step: its route, the gateway's MAC, and that MAC's host.
     #[test]
     fn a_peer_that_stays_is_never_out_of_reach(have in any_want(), want in any_want()) {
+        let is_ours = |state: &NetState| state.links.values().any(|link| matches!(link.kind, LinkKind::Tun(_)));
+        // Where the device is replaced there is a moment without one.
+        prop_assume!(is_ours(&have) == is_ours(&want));
         let stays: Vec<RouteKey> = want.routes.keys().filter(|key| have.routes.contains_key(key)).copied().collect();
         let mut now = have.clone();
         for op in plan(&have, &want).ops {
             now.apply(&op);
             for key in &stays {
                 let Via::Gateway { gateway, link, .. } = now.routes[key].via else { unreachable!() };
+                if is_ours(&want) {
+                    let forward = ForwardKey { link, destination: key.destination };
+                    prop_assert!(now.forwarding.contains_key(&forward), "{} after {}", key, op);
+                    continue;
+                }
                 let mac = now.neighbours[&NeighbourKey { link, address: gateway }];
                 prop_assert!(now.fdb.contains_key(&FdbKey { link, mac }), "{} after {}", key, op);
             }

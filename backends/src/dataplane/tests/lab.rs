@@ -18,7 +18,8 @@ use wire_lease::{
 };
 
 use crate::{
-    Backend, Monitor, NetState, NetlinkDataplane, Placement, Reconciler, RouteForm, Underlay, UnderlayChoice, select,
+    Backend, ForwardSettings, Monitor, NetState, NetlinkDataplane, Placement, Reconciler, RouteForm, Underlay,
+    UnderlayChoice, select,
 };
 
 /// Runs `test` on a thread in a fresh network namespace, which goes with it. Skips loudly without root.
@@ -102,7 +103,9 @@ impl Lab {
         let config = NetworkConfig::from_json(json.as_bytes()).unwrap();
         let mac = |last| Some(MacAddr::new([2, 0, 0, 0, 0, last]));
         let macs = DualStack { v4: mac(1), v6: mac(6) };
-        let placement = Placement { underlay: self.underlay.clone(), public: self.public, macs, blackhole: false };
+        let forward = ForwardSettings::default();
+        let (underlay, public) = (self.underlay.clone(), self.public);
+        let placement = Placement { underlay, public, macs, blackhole: false, forward };
         select(&config, placement).unwrap()
     }
 

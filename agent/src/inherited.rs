@@ -1,0 +1,26 @@
+//! Descriptors that systemd kept for us since an earlier run, sd_listen_fds(3).
+#![expect(unsafe_code, reason = "a descriptor that came by its number has to be believed in")]
+
+use std::{
+    os::fd::{FromRawFd, OwnedFd},
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+use tracing::warn;
+use wire_backends::Kept;
+
+/// Takes what systemd kept. A second time there is nothing.
+pub(crate) fn take() -> Kept {
+    static TAKEN: AtomicBool = AtomicBool::new(false);
+    if TAKEN.swap(true, Ordering::Relaxed) {
+        return Kept::default();
+    }
+    match sd_notify::listen_fds_with_names() {
+        // SAFETY: systemd opened these for this process (LISTEN_PID is checked), and only here are they taken, once.
+        Ok(kept) => Kept::new(kept.map(|(fd, name)| (name, unsafe { OwnedFd::from_raw_fd(fd) }))),
+        Err(error) => {
+            warn!(%error, "what systemd kept cannot be used");
+            Kept::default()
+        }
+    }
+}

@@ -1,0 +1,304 @@
+//! Joining packets of one flow to one large packet for a TUN device: the inverse of [`super::split`]. Pure.
+//!
+//! Joined is only what cutting would give back byte by byte: same addresses, ports, TOS, TTL, DF, acknowledgement, window,
+//! options, consecutive in sequence, and right in its checksum. The payload stays where it is.
+
+use std::ops::Range;
+
+use wire_lease::Family;
+
+use super::{
+    checksum::{fold, pseudo, sum},
+    packet::{Fragment, Header, TCP, UDP, be16, be32, put16, set_header_checksum, set_total},
+    split::{ACK, CWR, FIN, PSH, RST, SYN},
+    vnet::{Gso, VnetHeader},
+};
+
+/// The most packets joined to one.
+pub(crate) const MOST: usize = 128;
+
+/// The longest IP packet, in bytes (RFC 791 §3.1).
+const LONGEST: usize = 65_535;
+
+/// How far back a packet's flow is looked for.
+const WINDOW: usize = 64;
+
+/// TCP flags that keep a segment by itself.
+const ALONE: u8 = SYN | RST | URG;
+const URG: u8 = 0x20;
+
+/// What may be joined, as the device takes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Joinable {
+    pub(crate) tcp: bool,
+    pub(crate) udp: bool,
+}
+
+/// Packets on their way to the device, in order, joined where they can be. Cleared and used again for each batch.
+#[derive(Debug, Default)]
+pub(crate) struct Coalescer {
+    /// The flow of each of `packets`, apart from them so that looking for one is quick.
+    flows: Vec<u64>,
+    packets: Vec<Joined>,
+    /// The payloads of joined packets but the first's, as chains.
+    bodies: Vec<Body>,
+}
+
+/// One packet for the device.
+#[derive(Clone, Debug)]
+pub(crate) struct Joined {
+    first: Range<usize>,
+    /// `None` for what is never joined.
+    joint: Option<Joint>,
+    /// Bounds of the chain of further payloads.
+    chain: Option<(usize, usize)>,
+}
+
+#[derive(Clone, Debug)]
+struct Joint {
+    header: Header,
+    /// Where the payload begins.
+    payload: usize,
+    /// Payload bytes of the first packet, which all but the last have.
+    size: usize,
+    /// Payload bytes of all.
+    sum: usize,
+    count: usize,
+    next_sequence: u32,
+    next_id: u16,
+    /// Of FIN and PSH, those the last one brought.
+    closing: u8,
+    /// Whether another may follow.
+    open: bool,
+    verified: bool,
+}
+
+#[derive(Clone, Debug)]
+struct Body {
+    range: Range<usize>,
+    next: usize,
+}
+
+impl Coalescer {
+    pub(crate) fn clear(&mut self) {
+        self.flows.clear();
+        self.packets.clear();
+        self.bodies.clear();
+    }
+
+    /// What there is, in the order it is to be written.
+    pub(crate) fn packets(&self) -> &[Joined] {
+        &self.packets
+    }
+
+    /// Adds the packet at `range` of `arena`, which has `header`: to an earlier one of its flow, or behind all others.
+    #[inline]
+    pub(crate) fn push(&mut self, arena: &[u8], range: Range<usize>, header: &Header, joinable: Joinable) {
+        let packet = &arena[range.clone()];
+        // Also of what is not joined: nothing may overtake it.
+        let flow = header.flow(packet);
+        let joint = Joint::of(header, packet, joinable);
+        if let Some(joint) = &joint {
+            let behind = self.packets.len().saturating_sub(WINDOW);
+            // Behind the last of its flow or nowhere, or it would overtake.
+            if let Some(at) = self.flows[behind..].iter().rposition(|other| *other == flow) {
+                let last = &mut self.packets[behind + at];
+                if let Some(into) = &mut last.joint
+                    && into.takes(&arena[last.first.clone()], joint, packet)
+                {
+                    into.add(joint, packet);
+                    let body = range.start + joint.payload..range.end;
+                    let at = self.bodies.len();
+                    self.bodies.push(Body { range: body, next: usize::MAX });
+                    let (begin, end) = last.chain.unwrap_or((at, at));
+                    self.bodies[end].next = at;
+                    last.chain = Some((begin, at));
+                    return;
+                }
+            }
+        }
+        self.flows.push(flow);
+        self.packets.push(Joined { first: range, joint, chain: None });
+    }
+
+    /// The payloads that follow a packet's first part.
+    pub(crate) fn bodies(&self, packet: &Joined) -> impl Iterator<Item = Range<usize>> {
+        let mut at = packet.chain;
+        std::iter::from_fn(move || {
+            let (now, end) = at?;
+            let body = &self.bodies[now];
+            at = (now != end).then_some((body.next, end));
+            Some(body.range.clone())
+        })
+    }
+}
+
+impl Joined {
+    /// The first packet, whole.
+    pub(crate) const fn first(&self) -> &Range<usize> {
+        &self.first
+    }
+
+    /// How many packets it stands for.
+    pub(crate) fn count(&self) -> usize {
+        self.joint.as_ref().map_or(1, |joint| joint.count)
+    }
+
+    /// Makes the first packet's headers those of the whole, and says what the device has to know.
+    pub(crate) fn seal(&self, arena: &mut [u8]) -> VnetHeader {
+        match &self.joint {
+            Some(joint) if joint.count > 1 => joint.seal(&mut arena[self.first.clone()]),
+            Some(_) | None => VnetHeader::PLAIN,
+        }
+    }
+}
+
+impl Joint {
+    /// What can be joined at all: unfragmented, without IP options, with a payload and, for UDP, with a checksum.
+    #[inline]
+    fn of(header: &Header, packet: &[u8], joinable: Joinable) -> Option<Self> {
+        let whole = header.fragment == Fragment::No && header.total == packet.len();
+        if !whole || (header.family == Family::V4 && header.len != 20) {
+            return None;
+        }
+        let transport = packet.get(header.len..)?;
+        let (payload, next_sequence, closing) = match header.protocol {
+            TCP if joinable.tcp && transport.len() > 20 => {
+                let payload = usize::from(transport[12] >> 4) * 4;
+                let flags = transport[13];
+                if payload < 20 || flags & ACK == 0 || flags & ALONE != 0 {
+                    return None;
+                }
+                (payload, be32(transport, 4), flags & (FIN | PSH))
+            }
+            UDP if joinable.udp && transport.len() > 8 => {
+                let has_checksum = transport[6..8] != [0, 0];
+                (has_checksum && usize::from(be16(transport, 4)) == transport.len()).then_some((8, 0, 0))?
+            }
+            _ => return None,
+        };
+        let size = transport.len().checked_sub(payload).filter(|size| *size > 0)?;
+        let id = if header.family == Family::V4 { be16(packet, 4) } else { 0 };
+        Some(Self {
+            header: *header,
+            payload: header.len + payload,
+            size,
+            sum: size,
+            count: 1,
+            next_sequence: next_sequence.wrapping_add(size as u32),
+            next_id: id.wrapping_add(1),
+            closing,
+            open: closing == 0,
+            verified: false,
+        })
+    }
+
+    /// Whether `next` is what cutting the whole would give as its next segment.
+    #[inline]
+    fn takes(&mut self, first: &[u8], next: &Self, packet: &[u8]) -> bool {
+        let fits = self.open
+            && self.header.family == next.header.family
+            && self.header.protocol == next.header.protocol
+            && self.payload == next.payload
+            && next.size <= self.size
+            && self.payload + self.sum + next.size <= LONGEST
+            && self.count < MOST;
+        if !fits || !self.same_network(first, packet) || !self.same_transport(first, packet) {
+            return false;
+        }
+        // Once for the first, which stays unread as long as nothing follows it.
+        if !self.verified && !is_right(&self.header, first) {
+            self.open = false;
+            return false;
+        }
+        self.verified = true;
+        is_right(&next.header, packet)
+    }
+
+    #[inline]
+    fn same_network(&self, first: &[u8], packet: &[u8]) -> bool {
+        match self.header.family {
+            Family::V4 => {
+                let dont_fragment = packet[6] & 0x40 != 0;
+                first[..2] == packet[..2]
+                    && first[6..10] == packet[6..10]
+                    && first[12..20] == packet[12..20]
+                    // What is never fragmented needs no ID of its own (RFC 6864 §4).
+                    && (dont_fragment || be16(packet, 4) == self.next_id)
+            }
+            Family::V6 => first[..4] == packet[..4] && first[6..40] == packet[6..40],
+        }
+    }
+
+    #[inline]
+    fn same_transport(&self, first: &[u8], packet: &[u8]) -> bool {
+        let at = self.header.len;
+        let (first, packet) = (&first[at..self.payload], &packet[at..self.payload]);
+        if first[..4] != packet[..4] {
+            return false;
+        }
+        self.header.protocol == UDP
+            || (be32(packet, 4) == self.next_sequence
+                && first[8..13] == packet[8..13]
+                // CWR only on the first, FIN and PSH only on the last.
+                && first[13] & !CWR == packet[13] & !(FIN | PSH)
+                && first[14..16] == packet[14..16]
+                && first[18..] == packet[18..])
+    }
+
+    fn add(&mut self, next: &Self, packet: &[u8]) {
+        self.sum += next.size;
+        self.count += 1;
+        self.next_sequence = self.next_sequence.wrapping_add(next.size as u32);
+        self.next_id = self.next_id.wrapping_add(1);
+        if self.header.protocol == TCP {
+            self.closing = packet[self.header.len + 13] & (FIN | PSH);
+        }
+        self.open = next.size == self.size && self.closing == 0;
+    }
+
+    fn seal(&self, packet: &mut [u8]) -> VnetHeader {
+        set_total(&self.header, packet, self.payload + self.sum);
+        set_header_checksum(&self.header, packet);
+        let start = self.header.len;
+        let len = self.payload - start + self.sum;
+        let partial = fold(pseudo(&packet[self.header.addresses()], self.header.protocol, len));
+        let (gso, offset) = match (self.header.protocol, self.header.family) {
+            (TCP, Family::V4) => (Gso::Tcp4, 16),
+            (TCP, Family::V6) => (Gso::Tcp6, 16),
+            _ => (Gso::Udp, 6),
+        };
+        let transport = &mut packet[start..];
+        let mut ecn = false;
+        if self.header.protocol == TCP {
+            ecn = transport[13] & CWR != 0;
+            transport[13] |= self.closing;
+        } else {
+            put16(transport, 4, len as u16);
+        }
+        transport[offset..offset + 2].copy_from_slice(&partial.to_ne_bytes());
+        VnetHeader {
+            gso,
+            ecn,
+            needs_checksum: true,
+            header_len: self.payload as u16,
+            gso_size: self.size as u16,
+            checksum_start: start as u16,
+            checksum_offset: offset as u16,
+        }
+    }
+}
+
+/// Whether the checksums are right: that of TCP or UDP, and an IPv4 header's own.
+#[inline]
+fn is_right(header: &Header, packet: &[u8]) -> bool {
+    if header.family == Family::V4 && fold(sum(&packet[..header.len])) != 0xffff {
+        return false;
+    }
+    let transport = &packet[header.len..];
+    let pseudo = pseudo(&packet[header.addresses()], header.protocol, transport.len());
+    fold(pseudo + sum(transport)) == 0xffff
+}
+
+#[cfg(test)]
+mod tests;

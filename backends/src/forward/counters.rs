@@ -1,0 +1,165 @@
+//! What went through a tunnel, and what did not and why.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Why a packet went no further.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum DropReason {
+    /// Cut short, or not what its header says.
+    Malformed,
+    /// The destination is no peer's.
+    NoRoute,
+    /// The sender is no peer.
+    SourceAddress,
+    /// The inner source is not the sending peer's.
+    SourceSubnet,
+    /// The inner destination is another peer's: it would go straight out again.
+    Transit,
+    /// Another VXLAN network identifier, or none.
+    Vni,
+    /// The inner Ethernet destination is not ours.
+    InnerMac,
+    /// The inner destination is multicast or broadcast.
+    Multicast,
+    /// Neither IPv4 nor IPv6.
+    NotIp,
+    /// The TTL is used up.
+    Ttl,
+    /// Longer than the MTU.
+    TooBig,
+    /// Sent by ourselves.
+    Loop,
+    /// The socket does not take it.
+    SendError,
+    /// The device does not take it.
+    WriteError,
+}
+
+/// One counter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Count {
+    ToPeersPackets,
+    ToPeersBytes,
+    FromPeersPackets,
+    FromPeersBytes,
+    TunReads,
+    TunWrites,
+    DatagramSends,
+    DatagramReceives,
+    Segmented,
+    SegmentedUdp,
+    GsoMessages,
+    Coalesced,
+    CoalescedUdp,
+    GroDatagrams,
+    IcmpSent,
+    Dropped(DropReason),
+}
+
+/// The counters' names, in the order of [`Count::index`].
+const NAMES: [&str; COUNTERS] = [
+    "to_peers_packets",
+    "to_peers_bytes",
+    "from_peers_packets",
+    "from_peers_bytes",
+    "tun_reads",
+    "tun_writes",
+    "datagram_sends",
+    "datagram_receives",
+    "segmented",
+    "segmented_udp",
+    "gso_messages",
+    "coalesced",
+    "coalesced_udp",
+    "gro_datagrams",
+    "icmp_sent",
+    "dropped_malformed",
+    "dropped_no_route",
+    "dropped_source_address",
+    "dropped_source_subnet",
+    "dropped_transit",
+    "dropped_vni",
+    "dropped_inner_mac",
+    "dropped_multicast",
+    "dropped_not_ip",
+    "dropped_ttl",
+    "dropped_too_big",
+    "dropped_loop",
+    "dropped_send_error",
+    "dropped_write_error",
+];
+
+const COUNTERS: usize = 15 + 14;
+
+impl Count {
+    const fn index(self) -> usize {
+        match self {
+            Self::ToPeersPackets => 0,
+            Self::ToPeersBytes => 1,
+            Self::FromPeersPackets => 2,
+            Self::FromPeersBytes => 3,
+            Self::TunReads => 4,
+            Self::TunWrites => 5,
+            Self::DatagramSends => 6,
+            Self::DatagramReceives => 7,
+            Self::Segmented => 8,
+            Self::SegmentedUdp => 9,
+            Self::GsoMessages => 10,
+            Self::Coalesced => 11,
+            Self::CoalescedUdp => 12,
+            Self::GroDatagrams => 13,
+            Self::IcmpSent => 14,
+            Self::Dropped(reason) => 15 + reason as usize,
+        }
+    }
+}
+
+/// The counters of one worker. Only that one adds to them, so that no two processors fight for them.
+#[derive(Debug)]
+#[repr(align(128))]
+pub(crate) struct Counters([AtomicU64; COUNTERS]);
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self([const { AtomicU64::new(0) }; COUNTERS])
+    }
+}
+
+impl Counters {
+    /// Adds to one. Only its worker calls it.
+    #[inline]
+    pub(crate) fn add(&self, count: Count, number: u64) {
+        let counter = &self.0[count.index()];
+        counter.store(counter.load(Ordering::Relaxed).wrapping_add(number), Ordering::Relaxed);
+    }
+
+    /// Counts one packet that went no further.
+    #[inline]
+    pub(crate) fn dropped(&self, reason: DropReason) {
+        self.add(Count::Dropped(reason), 1);
+    }
+}
+
+/// The sums over several workers, by name.
+pub(crate) fn totals<'a>(
+    workers: impl Iterator<Item = &'a Counters> + Clone,
+) -> impl Iterator<Item = (&'static str, u64)> {
+    NAMES.iter().enumerate().map(move |(index, name)| {
+        (*name, workers.clone().map(|counters| counters.0[index].load(Ordering::Relaxed)).sum())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_counter_has_its_name() {
+        let counters = Counters::default();
+        counters.add(Count::GroDatagrams, 2);
+        counters.dropped(DropReason::Malformed);
+        counters.dropped(DropReason::WriteError);
+        let found: Vec<_> = totals([&counters, &counters].into_iter()).filter(|(_, number)| *number > 0).collect();
+        assert_eq!(found, [("gro_datagrams", 4), ("dropped_malformed", 2), ("dropped_write_error", 2)]);
+    }
+}

@@ -1,0 +1,253 @@
+//! From the device to the peers: read, look up, cut, frame, send.
+
+use std::{
+    io::{self, ErrorKind, IoSlice},
+    net::IpAddr,
+    ops::Range,
+    os::fd::AsFd,
+    sync::atomic::Ordering,
+    time::Instant,
+};
+
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+};
+
+use super::{
+    counters::{Count, DropReason},
+    framing::VXLAN_LEAD,
+    icmp::{self, Limiter, Notice},
+    packet::Header,
+    queue::{Datagram, Queue},
+    split::{Cut, complete},
+    table::{Peer, Table},
+    udp::{Message, Outbox, Piece, Udp},
+    vnet::{self, Gso, VnetHeader},
+    worker::Way,
+};
+
+/// The longest packet a device gives, in bytes.
+const LONGEST: usize = 65_535 + 40;
+/// Room before a packet: its vnet header, in whose place and before which the framing goes.
+const ROOM: usize = 32;
+/// Bytes read in one turn, at the most four of the largest packets: what fits into a processor's own cache.
+const ARENA: usize = 4 * 65_536 + ROOM + LONGEST;
+/// Datagrams sent in one turn.
+const MOST: usize = 256;
+/// How long a full socket is waited for, in milliseconds, before a message is dropped.
+const PATIENCE: u8 = 20;
+
+const _: () = assert!(ROOM >= VXLAN_LEAD && ROOM >= vnet::LEN);
+
+/// One worker's way out.
+pub(crate) struct Egress {
+    arena: Vec<u8>,
+    heads: Vec<u8>,
+    queue: Queue,
+    messages: Vec<Message>,
+    pieces: Vec<Piece>,
+    outbox: Outbox,
+    limiter: Limiter,
+}
+
+impl Egress {
+    pub(crate) fn new() -> Self {
+        Self {
+            arena: vec![0; ARENA],
+            heads: Vec::with_capacity(1 << 16),
+            queue: Queue::default(),
+            messages: Vec::new(),
+            pieces: Vec::new(),
+            outbox: Outbox::default(),
+            limiter: Limiter::new(Instant::now()),
+        }
+    }
+
+    /// Takes what the device has, as far as there is room for it, and sends it. Says whether more may wait.
+    ///
+    /// # Errors
+    /// When the device is gone.
+    pub(crate) fn turn(&mut self, way: &Way<'_>, table: &Table) -> io::Result<bool> {
+        self.heads.clear();
+        self.queue.clear();
+        let (mut used, mut reads, mut more) = (0, 0, true);
+        while used + ROOM + LONGEST <= ARENA && self.queue.len() < MOST {
+            let packet = used + ROOM;
+            match way.tun.read(&mut self.arena[packet - vnet::LEN..packet + LONGEST]) {
+                Ok(len) => {
+                    reads += 1;
+                    let end = packet + len.saturating_sub(vnet::LEN);
+                    self.packet(way, table, packet, end);
+                    used = end.next_multiple_of(64);
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    more = false;
+                    break;
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        way.counters.add(Count::TunReads, reads);
+        self.send(way);
+        Ok(more)
+    }
+
+    #[inline]
+    fn packet(&mut self, way: &Way<'_>, table: &Table, begin: usize, end: usize) {
+        if let Err(reason) = self.try_packet(way, table, begin, end) {
+            way.counters.dropped(reason);
+        }
+    }
+
+    #[inline]
+    fn try_packet(&mut self, way: &Way<'_>, table: &Table, begin: usize, end: usize) -> Result<(), DropReason> {
+        let vnet = self.arena[begin - vnet::LEN..begin].first_chunk().and_then(VnetHeader::parse);
+        let packet = &mut self.arena[begin..end];
+        let header = Header::parse(packet).ok_or(DropReason::Malformed)?;
+        let vnet = vnet.ok_or(DropReason::Malformed)?;
+        let destination = header.destination(packet);
+        if icmp::is_many(destination) {
+            return Err(DropReason::Multicast);
+        }
+        let Some(peer) = table.find(destination) else {
+            return Err(self.refuse(way, &header, begin..end, (Notice::Unreachable, destination)));
+        };
+        let cut = Cut::new(&vnet, &header, packet).map_err(|_| DropReason::Malformed)?;
+        let mtu = way.shared.mtu.load(Ordering::Relaxed);
+        let largest = cut.map_or(packet.len(), |cut| cut.largest(packet));
+        if largest > mtu as usize && header.dont_fragment(packet) {
+            return Err(self.refuse(way, &header, begin..end, (Notice::TooBig(mtu), peer.device)));
+        }
+        if !header.lower_ttl(packet) {
+            return Err(self.refuse(way, &header, begin..end, (Notice::TimeExceeded, peer.device)));
+        }
+        if cut.is_none() {
+            complete(&vnet, packet).map_err(|_| DropReason::Malformed)?;
+        }
+        let socket = if way.sockets.len() > 1 { header.flow(packet) as usize % way.sockets.len() } else { 0 };
+        match cut {
+            None => self.whole(way, peer, &header, socket, begin..end),
+            Some(cut) => {
+                way.counters.add(Count::Segmented, 1);
+                way.counters.add(Count::SegmentedUdp, u64::from(vnet.gso == Gso::Udp));
+                self.cut(way, peer, (&header, &cut), socket, begin..end);
+            }
+        }
+        Ok(())
+    }
+
+    /// Queues a packet that stays one: what comes before it is written in front of it.
+    #[inline]
+    fn whole(&mut self, way: &Way<'_>, peer: &Peer, header: &Header, socket: usize, range: Range<usize>) {
+        let framing = way.shared.tunnel.framing;
+        let begin = range.start - framing.lead();
+        framing.write(header.family, peer.mac, &mut self.arena[begin..range.start]);
+        let datagram = Datagram { head: (0, 0), body: (begin as u32, (range.end - begin) as u32) };
+        self.queue.push(peer.to, socket, datagram, way.shared.gso.load(Ordering::Relaxed));
+        way.counters.add(Count::ToPeersPackets, 1);
+        way.counters.add(Count::ToPeersBytes, (range.end - range.start) as u64);
+    }
+
+    /// Queues the packets that a large one stands for.
+    #[inline]
+    fn cut(&mut self, way: &Way<'_>, peer: &Peer, (header, cut): (&Header, &Cut), socket: usize, range: Range<usize>) {
+        let framing = way.shared.tunnel.framing;
+        let mut lead = [0; VXLAN_LEAD];
+        let lead = &mut lead[..framing.lead()];
+        framing.write(header.family, peer.mac, lead);
+        let join = way.shared.gso.load(Ordering::Relaxed);
+        let packet = &self.arena[range.clone()];
+        let (count, queue) = (cut.count(packet), &mut self.queue);
+        cut.split(packet, lead, &mut self.heads, |segment| {
+            let head = (segment.head.start as u32, segment.head.len() as u32);
+            let body = ((range.start + segment.body.start) as u32, segment.body.len() as u32);
+            queue.push(peer.to, socket, Datagram { head, body }, join);
+        });
+        let headers = (count - 1) * cut.headers();
+        way.counters.add(Count::ToPeersPackets, count as u64);
+        way.counters.add(Count::ToPeersBytes, (packet.len() + headers) as u64);
+    }
+
+    /// Tells the sender of a packet why it goes no further, and us too.
+    #[cold]
+    fn refuse(
+        &mut self,
+        way: &Way<'_>,
+        header: &Header,
+        range: Range<usize>,
+        (notice, source): (Notice, IpAddr),
+    ) -> DropReason {
+        let packet = &self.arena[range];
+        if self.limiter.allow(Instant::now()) {
+            let mut text = [0; icmp::LONGEST];
+            if let Some(len) = notice.write(header, packet, source, &mut text) {
+                let vnet = VnetHeader::PLAIN.to_bytes();
+                let written = way.tun.write(&[IoSlice::new(&vnet), IoSlice::new(&text[..len])]);
+                way.counters.add(Count::IcmpSent, u64::from(written.is_ok()));
+            }
+        }
+        match notice {
+            Notice::TimeExceeded => DropReason::Ttl,
+            Notice::Unreachable => DropReason::NoRoute,
+            Notice::TooBig(_) => DropReason::TooBig,
+        }
+    }
+
+    /// Sends all that is queued, socket by socket.
+    fn send(&mut self, way: &Way<'_>) {
+        for (number, socket) in way.sockets.iter().enumerate() {
+            self.messages.clear();
+            self.pieces.clear();
+            let mut joined = 0;
+            for run in self.queue.runs().iter().filter(|run| run.socket == number) {
+                self.queue.message(run, &mut self.messages, &mut self.pieces);
+                joined += u64::from(run.count > 1);
+            }
+            if !self.messages.is_empty() {
+                way.counters.add(Count::GsoMessages, joined);
+                self.send_through(way, socket);
+            }
+        }
+    }
+
+    fn send_through(&mut self, way: &Way<'_>, socket: &Udp) {
+        let mut done = 0;
+        while done < self.messages.len() {
+            let arrays = (self.heads.as_slice(), self.arena.as_slice());
+            let sent = socket.send(&self.messages[done..], &self.pieces, arrays, &mut self.outbox);
+            way.counters.add(Count::DatagramSends, 1);
+            let error = match sent {
+                Ok(sent) => {
+                    done += sent;
+                    continue;
+                }
+                Err(error) => error,
+            };
+            match error.raw_os_error().map(Errno::from_raw) {
+                Some(Errno::EINTR) => {}
+                Some(Errno::EAGAIN) if is_writable(socket) => {}
+                // The link cannot cut (EIO), or its MTU is smaller than we think (EMSGSIZE, EINVAL): one by one.
+                Some(errno @ (Errno::EIO | Errno::EINVAL | Errno::EMSGSIZE | Errno::EOPNOTSUPP))
+                    if self.messages[done].segment.is_some() =>
+                {
+                    if errno == Errno::EIO {
+                        way.shared.gso.store(false, Ordering::Relaxed);
+                    }
+                    let singles = self.messages[done].apart(&self.pieces);
+                    self.messages.splice(done..=done, singles);
+                }
+                _ => {
+                    way.counters.dropped(DropReason::SendError);
+                    done += 1;
+                }
+            }
+        }
+    }
+}
+
+fn is_writable(socket: &Udp) -> bool {
+    let mut wait = [PollFd::new(socket.as_fd(), PollFlags::POLLOUT)];
+    poll(&mut wait, PollTimeout::from(PATIENCE)).is_ok_and(|ready| ready > 0)
+}

@@ -1,0 +1,243 @@
+//! All tunnels of this host, read and changed like a part of the kernel.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    os::fd::OwnedFd,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use nix::errno::Errno;
+use tracing::{info, warn};
+use wire_lease::chain;
+
+use super::{
+    Capabilities,
+    counters::totals,
+    engine::{Engine, EngineError},
+    tun::Tun,
+    udp::Udp,
+    worker::Shared,
+};
+use crate::{Attempt, ErrorKind, ForwardKey, LinkKind, LinkName, Mtu, NetState, Op, OpError, Tunnel};
+
+/// All tunnels. Dropped, no packet is moved any more; the devices stay.
+#[derive(Debug, Default)]
+pub struct Forwarder {
+    engines: BTreeMap<LinkName, Engine>,
+    kept: Kept,
+    /// Whether what was kept had its chance.
+    settled: bool,
+    tunnels: Tunnels,
+}
+
+/// A way to look at all tunnels from elsewhere, at any time.
+#[derive(Clone, Debug, Default)]
+pub struct Tunnels(Arc<Mutex<BTreeMap<LinkName, Known>>>);
+
+#[derive(Debug)]
+struct Known {
+    shared: Arc<Shared>,
+    handles: Vec<Handle>,
+}
+
+/// What there is to say of a tunnel.
+#[derive(Clone, Debug)]
+pub struct TunnelSeen {
+    /// The device.
+    pub link: LinkName,
+    /// How it was to be.
+    pub tunnel: Tunnel,
+    /// What is in use of what the kernel could do for us.
+    pub capabilities: Capabilities,
+    /// All counters by name.
+    pub counters: Vec<(&'static str, u64)>,
+    /// The last sender that was turned away by the source check, and the source within.
+    pub stranger: Option<(IpAddr, IpAddr)>,
+}
+
+/// A descriptor that another run of the agent can go on with, if somebody keeps it: what comes in meanwhile waits in it.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    /// What it is called: the same name always means the same device or socket.
+    pub name: String,
+    /// The descriptor.
+    pub fd: Arc<OwnedFd>,
+}
+
+/// Descriptors of an earlier run.
+#[derive(Debug, Default)]
+pub struct Kept(BTreeMap<String, OwnedFd>);
+
+impl Kept {
+    /// Those of an earlier run, by name.
+    #[must_use]
+    pub fn new(kept: impl IntoIterator<Item = (String, OwnedFd)>) -> Self {
+        Self(kept.into_iter().collect())
+    }
+
+    /// A queue of that device.
+    pub(crate) fn take_tun(&mut self, name: &str, link: LinkName, wanted: Capabilities) -> Option<Tun> {
+        let tun = Tun::adopt(self.0.remove(name)?, wanted).ok()?;
+        (tun.name().ok()? == link).then_some(tun)
+    }
+
+    /// A socket on that address.
+    pub(crate) fn take_udp(&mut self, name: &str, local: SocketAddr) -> Option<Udp> {
+        let socket = Udp::adopt(self.0.remove(name)?, local);
+        (socket.local().ok()? == local).then_some(socket)
+    }
+}
+
+impl Forwarder {
+    /// One that goes on with what was kept.
+    #[must_use]
+    pub fn new(kept: Kept) -> Self {
+        Self { kept, ..Self::default() }
+    }
+
+    /// A way to look at all tunnels.
+    #[must_use]
+    pub fn tunnels(&self) -> Tunnels {
+        self.tunnels.clone()
+    }
+
+    /// Adds what tunnels hold to what was read from the kernel.
+    pub(crate) fn read(&mut self, state: &mut NetState) {
+        if std::mem::replace(&mut self.settled, !self.engines.is_empty()) {
+            // A queue that nobody reads swallows packets.
+            self.kept = Kept::default();
+        }
+        let works = |name: &LinkName, engine: &mut Engine| {
+            let there = state.links.get(name).is_some_and(|link| link.index == Some(engine.index));
+            let ended = engine.shared.ended();
+            if let Some(why) = ended.as_ref().filter(|_| there) {
+                warn!(link = %name, why, "a tunnel has ended");
+            }
+            there && ended.is_none()
+        };
+        self.engines.retain(works);
+        self.tunnels.set(&self.engines);
+        for (link, engine) in &self.engines {
+            if let Some(found) = state.links.get_mut(link)
+                && matches!(found.kind, LinkKind::Tun(_))
+            {
+                found.kind = LinkKind::Tun(Some(engine.shared.tunnel.clone()));
+            }
+            let entries = engine.entries().iter();
+            state
+                .forwarding
+                .extend(entries.map(|(prefix, to)| (ForwardKey { link: *link, destination: *prefix }, *to)));
+        }
+    }
+
+    /// Works a device as `tunnel` says. One that does so already goes on.
+    pub(crate) fn start(&mut self, name: LinkName, tunnel: &Tunnel, mtu: Mtu) -> Attempt {
+        if let Some(engine) = self.engines.get(&name).filter(|engine| engine.shared.tunnel == *tunnel) {
+            engine.set_mtu(mtu);
+            return Ok(());
+        }
+        // Two must not read one device.
+        self.engines.remove(&name);
+        let started = Engine::start(name, tunnel, mtu, &mut self.kept);
+        if let Ok(engine) = &started {
+            info!(link = %name, local = %tunnel.local, capabilities = %engine.shared.capabilities(), "tunnel started");
+        }
+        let outcome = started.map(|engine| drop(self.engines.insert(name, engine))).map_err(|error| op_error(&error));
+        self.tunnels.set(&self.engines);
+        outcome
+    }
+
+    /// Leaves a device alone.
+    pub(crate) fn stop(&mut self, name: LinkName) {
+        self.engines.remove(&name);
+        self.tunnels.set(&self.engines);
+    }
+
+    /// Changes where packets go. All of `ops` take effect at once.
+    pub(crate) fn forward<'a>(&mut self, ops: impl Iterator<Item = &'a Op>) -> Vec<Attempt> {
+        let attempts = ops.map(|op| self.set(op)).collect();
+        self.engines.values_mut().for_each(Engine::publish);
+        attempts
+    }
+
+    fn set(&mut self, op: &Op) -> Attempt {
+        let (key, forward) = match op {
+            Op::PutForward(key, forward) => (key, Some(*forward)),
+            Op::DeleteForward(key) => (key, None),
+            _ => return Err(OpError::of(Errno::EOPNOTSUPP)),
+        };
+        match (self.engines.get_mut(&key.link), forward) {
+            (Some(engine), forward) => engine.set(key.destination, forward),
+            (None, None) => {}
+            (None, Some(_)) => return Err(OpError::of(Errno::ENODEV)),
+        }
+        Ok(())
+    }
+}
+
+impl Tunnels {
+    /// All tunnels as they are now.
+    #[must_use]
+    pub fn seen(&self) -> Vec<TunnelSeen> {
+        let seen = |(link, Known { shared, .. }): (&LinkName, &Known)| TunnelSeen {
+            link: *link,
+            tunnel: shared.tunnel.clone(),
+            capabilities: shared.capabilities(),
+            counters: totals(shared.workers.iter()).collect(),
+            stranger: *shared.stranger.lock().unwrap_or_else(PoisonError::into_inner),
+        };
+        self.lock().iter().map(seen).collect()
+    }
+
+    /// What may be kept for another run.
+    #[must_use]
+    pub fn handles(&self) -> Vec<Handle> {
+        self.lock().values().flat_map(|known| &known.handles).cloned().collect()
+    }
+
+    /// All of it kept, for a successor in this process.
+    #[must_use]
+    pub fn keep(&self) -> Kept {
+        let handles = self.handles();
+        Kept::new(handles.into_iter().filter_map(|handle| Some((handle.name, handle.fd.try_clone().ok()?))))
+    }
+
+    fn set(&self, engines: &BTreeMap<LinkName, Engine>) {
+        let known = |engine: &Engine| Known { shared: engine.shared.clone(), handles: engine.handles().to_vec() };
+        *self.lock() = engines.iter().map(|(name, engine)| (*name, known(engine))).collect();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<LinkName, Known>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// With what to do about it.
+fn op_error(error: &EngineError) -> OpError {
+    let cause = error.io();
+    let errno = cause.raw_os_error().map(Errno::from_raw);
+    let remedy = match (error, errno) {
+        (EngineError::Tun(..), Some(Errno::ENOENT | Errno::ENODEV | Errno::ENXIO)) => {
+            "there is no /dev/net/tun: load the module (modprobe tun), or give the container the device (--device /dev/net/tun)"
+        }
+        (EngineError::Tun(..), Some(Errno::EACCES)) => "give the agent's user access to /dev/net/tun",
+        (EngineError::Tun(..), Some(Errno::EBUSY | Errno::EINVAL)) => {
+            "somebody else has a device of that name: is flanneld still running?"
+        }
+        (EngineError::Udp(..), Some(Errno::EADDRINUSE)) => {
+            "somebody else has that port: is flanneld still running, or a VXLAN device there? (ss -ulnp)"
+        }
+        _ => "",
+    };
+    let kind = match (error, errno) {
+        (EngineError::Tun(..), Some(Errno::ENOENT | Errno::ENODEV | Errno::ENXIO)) => ErrorKind::Unsupported,
+        _ => ErrorKind::of(cause),
+    };
+    let detail = if remedy.is_empty() { error.to_string() } else { format!("{error}: {remedy}") };
+    OpError { kind, detail: Some(detail), source: again(cause) }
+}
+
+fn again(error: &std::io::Error) -> std::io::Error {
+    error.raw_os_error().map_or_else(|| std::io::Error::other(chain(error)), std::io::Error::from_raw_os_error)
+}

@@ -1,0 +1,115 @@
+//! What lies between the outer UDP header and the inner IP packet.
+
+use wire_lease::{Family, MacAddr, Vni};
+
+use super::counters::DropReason;
+
+/// How an inner packet is carried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Framing {
+    /// The IP packet as it is, as flannel's udp backend has it.
+    Raw,
+    /// VXLAN (RFC 7348 §5): its header, an Ethernet header, the IP packet.
+    Vxlan {
+        /// The network identifier.
+        vni: Vni,
+        /// Our own inner address.
+        mac: MacAddr,
+    },
+}
+
+/// Bytes of a VXLAN header and an Ethernet header without a VLAN tag.
+pub(crate) const VXLAN_LEAD: usize = 8 + 14;
+
+/// EtherTypes (IEEE 802 numbers).
+const IPV4: [u8; 2] = [0x08, 0x00];
+const IPV6: [u8; 2] = [0x86, 0xdd];
+
+impl Framing {
+    /// Bytes before the inner packet.
+    pub(crate) const fn lead(self) -> usize {
+        match self {
+            Self::Raw => 0,
+            Self::Vxlan { .. } => VXLAN_LEAD,
+        }
+    }
+
+    /// Writes what comes before a packet of `family` to the host with `peer` as its inner address; `out` has room for
+    /// just that.
+    #[inline]
+    pub(crate) fn write(self, family: Family, peer: MacAddr, out: &mut [u8]) {
+        let Self::Vxlan { vni, mac } = self else { return };
+        // The I flag says that there is an identifier; all else is reserved and 0.
+        out[..4].copy_from_slice(&[0x08, 0, 0, 0]);
+        out[4..8].copy_from_slice(&(vni.number() << 8).to_be_bytes());
+        out[8..14].copy_from_slice(&peer.octets());
+        out[14..20].copy_from_slice(&mac.octets());
+        out[20..22].copy_from_slice(match family {
+            Family::V4 => &IPV4,
+            Family::V6 => &IPV6,
+        });
+    }
+
+    /// Checks what comes before the inner packet of a datagram, and says how long that is.
+    ///
+    /// # Errors
+    /// Why the datagram is not for us.
+    #[inline]
+    pub(crate) fn strip(self, datagram: &[u8]) -> Result<usize, DropReason> {
+        let Self::Vxlan { vni, mac } = self else { return Ok(0) };
+        let lead: &[u8; VXLAN_LEAD] = datagram.first_chunk().ok_or(DropReason::Malformed)?;
+        // Reserved bits are not looked at (RFC 7348 §5).
+        let identifier = u32::from_be_bytes([0, lead[4], lead[5], lead[6]]);
+        if lead[0] & 0x08 == 0 || identifier != vni.number() {
+            return Err(DropReason::Vni);
+        }
+        if lead[8..14] != mac.octets() {
+            return Err(DropReason::InnerMac);
+        }
+        if lead[20..22] != IPV4 && lead[20..22] != IPV6 {
+            return Err(DropReason::NotIp);
+        }
+        Ok(VXLAN_LEAD)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn framing(vni: u32) -> Framing {
+        Framing::Vxlan { vni: Vni::new(vni).unwrap(), mac: MacAddr::new([2, 0, 0, 0, 0, 1]) }
+    }
+
+    #[test]
+    fn what_one_writes_the_other_takes() {
+        let ours = MacAddr::new([2, 0, 0, 0, 0, 1]);
+        let mut lead = [0; VXLAN_LEAD];
+        framing(0x0a_0b0c).write(Family::V6, ours, &mut lead);
+        assert_eq!(lead[..8], [8, 0, 0, 0, 0x0a, 0x0b, 0x0c, 0]);
+        assert_eq!(framing(0x0a_0b0c).strip(&lead), Ok(VXLAN_LEAD));
+        assert_eq!(framing(1).strip(&lead), Err(DropReason::Vni));
+        assert_eq!(framing(0x0a_0b0c).strip(&lead[..21]), Err(DropReason::Malformed));
+        lead[13] = 9;
+        assert_eq!(framing(0x0a_0b0c).strip(&lead), Err(DropReason::InnerMac));
+        lead[8..14].fill(0xff);
+        assert_eq!(framing(0x0a_0b0c).strip(&lead), Err(DropReason::InnerMac));
+        lead[8..14].copy_from_slice(&ours.octets());
+        // ARP.
+        lead[20..22].copy_from_slice(&[0x08, 0x06]);
+        assert_eq!(framing(0x0a_0b0c).strip(&lead), Err(DropReason::NotIp));
+        lead[0] = 0;
+        assert_eq!(framing(0x0a_0b0c).strip(&lead), Err(DropReason::Vni));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_taken_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
+            if let Ok(lead) = framing(1).strip(&bytes) {
+                prop_assert!(lead <= bytes.len());
+            }
+        }
+    }
+}

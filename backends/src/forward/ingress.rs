@@ -1,0 +1,190 @@
+//! From the peers to the device: receive, check, join, write.
+
+use std::{
+    io::{self, ErrorKind, IoSlice},
+    net::IpAddr,
+    ops::Range,
+};
+
+use nix::errno::Errno;
+
+use super::{
+    coalesce::{Coalescer, Joinable, Joined, MOST},
+    counters::{Count, DropReason},
+    icmp::is_many,
+    packet::{Header, UDP},
+    table::Table,
+    udp::{Inbox, Received, Udp},
+    worker::Way,
+};
+
+/// Messages received in one turn. Where the kernel joins none on their way in, so many are needed for a large packet.
+const MESSAGES: usize = 64;
+/// Messages received in one turn where the kernel joins them, so that they still lie in a processor's own cache.
+const JOINED_MESSAGES: usize = 8;
+/// From here on a message counts as joined, in bytes.
+const JOINED: usize = 16 << 10;
+/// Room for one message: 64 KiB, and 25 cache lines more, so that messages do not all begin in the same place of a cache.
+const PART: usize = 65_536 + 25 * 64;
+
+/// One worker's way in.
+pub(crate) struct Ingress {
+    arena: Vec<u8>,
+    inbox: Inbox,
+    coalescer: Coalescer,
+    /// Messages to ask for next.
+    most: usize,
+}
+
+/// What is known of a sender already.
+#[derive(Clone, Copy)]
+struct Known {
+    from: IpAddr,
+    source: IpAddr,
+    destination: IpAddr,
+}
+
+impl Ingress {
+    pub(crate) fn new() -> Self {
+        Self {
+            arena: vec![0; MESSAGES * PART],
+            inbox: Inbox::new(MESSAGES),
+            coalescer: Coalescer::default(),
+            most: MESSAGES,
+        }
+    }
+
+    /// Takes what has come in, as far as there is room for it, and writes it to the device. Says whether more may wait.
+    ///
+    /// # Errors
+    /// When the device is gone, or the socket is of no use.
+    pub(crate) fn turn(&mut self, way: &Way<'_>, table: &Table, socket: &Udp) -> io::Result<bool> {
+        let received = match socket.receive(&mut self.arena, &mut self.inbox, self.most) {
+            Ok(received) => received,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
+            // An answer to what we sent, such as "port unreachable", or a signal.
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused || error.kind() == ErrorKind::Interrupted => {
+                return Ok(true);
+            }
+            Err(error) => return Err(error),
+        };
+        way.counters.add(Count::DatagramReceives, 1);
+        self.coalescer.clear();
+        let joinable = way.joinable();
+        let (mut known, mut bytes) = (None, 0);
+        for message in received {
+            bytes += message.range.len();
+            if message.segment < message.range.len() {
+                way.counters.add(Count::GroDatagrams, message.range.len().div_ceil(message.segment) as u64);
+            }
+            take(way, table, message, &self.arena, &mut self.coalescer, (joinable, &mut known));
+        }
+        let more = received.len() == self.most;
+        self.most = if bytes / received.len().max(1) >= JOINED { JOINED_MESSAGES } else { MESSAGES };
+        for packet in self.coalescer.packets() {
+            write(way, &mut self.arena, &self.coalescer, packet)?;
+        }
+        Ok(more)
+    }
+}
+
+/// Checks the datagrams of one message and adds the good ones.
+#[inline]
+fn take(
+    way: &Way<'_>,
+    table: &Table,
+    message: &Received,
+    arena: &[u8],
+    coalescer: &mut Coalescer,
+    (joinable, known): (Joinable, &mut Option<Known>),
+) {
+    let Some(from) = message.from else { return };
+    let Range { mut start, end } = message.range;
+    if start == end {
+        way.counters.dropped(DropReason::Malformed);
+    }
+    while start < end {
+        let stop = end.min(start + message.segment);
+        match check(way, table, from, &arena[start..stop], known) {
+            Ok((lead, header)) => {
+                let packet = start + lead..start + lead + header.total;
+                way.counters.add(Count::FromPeersPackets, 1);
+                way.counters.add(Count::FromPeersBytes, packet.len() as u64);
+                coalescer.push(arena, packet, &header, joinable);
+            }
+            Err(reason) => way.counters.dropped(reason),
+        }
+        start = stop;
+    }
+}
+
+/// Whether a datagram may come in, and where its packet begins.
+#[inline]
+fn check(
+    way: &Way<'_>,
+    table: &Table,
+    from: IpAddr,
+    datagram: &[u8],
+    known: &mut Option<Known>,
+) -> Result<(usize, Header), DropReason> {
+    let lead = way.shared.tunnel.framing.strip(datagram)?;
+    let packet = &datagram[lead..];
+    let header = Header::parse(packet).ok_or(DropReason::Malformed)?;
+    let (source, destination) = (header.source(packet), header.destination(packet));
+    let same =
+        known.is_some_and(|known| known.from == from && known.source == source && known.destination == destination);
+    if !same {
+        admit(way, table, from, source, destination)?;
+        *known = Some(Known { from, source, destination });
+    }
+    Ok((lead, header))
+}
+
+fn admit(way: &Way<'_>, table: &Table, from: IpAddr, source: IpAddr, destination: IpAddr) -> Result<(), DropReason> {
+    let tunnel = &way.shared.tunnel;
+    if from == tunnel.local.ip() {
+        return Err(DropReason::Loop);
+    }
+    if is_many(destination) {
+        return Err(DropReason::Multicast);
+    }
+    if tunnel.source_check && table.find(source).is_none_or(|peer| peer.to.ip() != from) {
+        way.shared.note_stranger(from, source);
+        return Err(if table.has_sender(from) { DropReason::SourceSubnet } else { DropReason::SourceAddress });
+    }
+    // What is for another peer would go straight out again.
+    if table.find(destination).is_some() {
+        return Err(DropReason::Transit);
+    }
+    Ok(())
+}
+
+/// Writes one packet, which may stand for several.
+fn write(way: &Way<'_>, arena: &mut [u8], coalescer: &Coalescer, packet: &Joined) -> io::Result<()> {
+    let vnet = packet.seal(arena).to_bytes();
+    let first = &arena[packet.first().clone()];
+    let count = packet.count();
+    let written = if count == 1 {
+        way.tun.write(&[IoSlice::new(&vnet), IoSlice::new(first)])
+    } else {
+        way.counters.add(Count::Coalesced, 1);
+        way.counters
+            .add(Count::CoalescedUdp, u64::from(Header::parse(first).is_some_and(|header| header.protocol == UDP)));
+        let mut slices = [IoSlice::new(&[]); MOST + 1];
+        slices[0] = IoSlice::new(&vnet);
+        slices[1] = IoSlice::new(first);
+        let bodies = coalescer.bodies(packet).map(|body| IoSlice::new(&arena[body]));
+        slices[2..].iter_mut().zip(bodies).for_each(|(slice, body)| *slice = body);
+        way.tun.write(&slices[..=count])
+    };
+    way.counters.add(Count::TunWrites, 1);
+    match written {
+        Ok(_) => Ok(()),
+        Err(error) if error.raw_os_error() == Some(Errno::EBADFD as i32) => Err(error),
+        // The device is down, or what came is nothing the kernel takes for a packet.
+        Err(_) => {
+            way.counters.add(Count::Dropped(DropReason::WriteError), count as u64);
+            Ok(())
+        }
+    }
+}

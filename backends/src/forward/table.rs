@@ -1,0 +1,108 @@
+//! Which peer has an address: the longest prefix that holds it, found in the same time among 3 peers and among 65 000.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    net::{IpAddr, SocketAddr},
+};
+
+use foldhash::fast::FixedState;
+use wire_lease::{Family, MacAddr, Prefix};
+
+use crate::Forward;
+
+/// Where packets for one prefix go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Peer {
+    /// The host, with the port of the encapsulation.
+    pub(crate) to: SocketAddr,
+    /// Its inner Ethernet address; zero where the framing has none.
+    pub(crate) mac: MacAddr,
+    /// The first address of the prefix, which is the far device's own.
+    pub(crate) device: IpAddr,
+}
+
+/// All peers. Never changed: another takes its place.
+#[derive(Debug, Default)]
+pub(crate) struct Table {
+    peers: Vec<Peer>,
+    /// By length, the longest first: prefixes to places in `peers`. Networks have few lengths, most have one.
+    lengths: Vec<(Family, u8, HashMap<u128, u32, FixedState>)>,
+    senders: HashSet<IpAddr>,
+}
+
+impl Table {
+    /// The table for these prefixes, over a port.
+    pub(crate) fn new(entries: &BTreeMap<Prefix, Forward>, port: u16) -> Self {
+        let mut peers = Vec::with_capacity(entries.len());
+        let mut lengths: BTreeMap<_, HashMap<u128, u32, FixedState>> = BTreeMap::new();
+        for (prefix, forward) in entries {
+            let place = u32::try_from(peers.len()).expect("fewer prefixes than IPv4 has addresses");
+            let to = SocketAddr::new(forward.to, port);
+            let mac = forward.mac.unwrap_or(MacAddr::new([0; 6]));
+            peers.push(Peer { to, mac, device: prefix.network() });
+            let key = (std::cmp::Reverse(prefix.len()), prefix.family());
+            lengths.entry(key).or_default().insert(prefix.first_bits(), place);
+        }
+        let lengths = lengths.into_iter().map(|((len, family), places)| (family, len.0, places)).collect();
+        Self { lengths, senders: peers.iter().map(|peer| peer.to.ip()).collect(), peers }
+    }
+
+    /// The peer behind an address.
+    #[inline]
+    pub(crate) fn find(&self, address: IpAddr) -> Option<&Peer> {
+        let (family, bits) = match address {
+            IpAddr::V4(address) => (Family::V4, u128::from(address.to_bits())),
+            IpAddr::V6(address) => (Family::V6, address.to_bits()),
+        };
+        self.lengths.iter().filter(|(of, ..)| *of == family).find_map(|(_, len, places)| {
+            let rest = u32::from(family.bits() - len);
+            let first = bits.checked_shr(rest).map_or(0, |kept| kept << rest);
+            places.get(&first).map(|place| &self.peers[*place as usize])
+        })
+    }
+
+    /// Whether a host is a peer at all.
+    pub(crate) fn has_sender(&self, host: IpAddr) -> bool {
+        self.senders.contains(&host)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn entries(prefixes: &[(u32, u8)]) -> BTreeMap<Prefix, Forward> {
+        let prefix = |(bits, len): &(u32, u8)| {
+            let masked = u128::from(*bits) >> (32 - len) << (32 - len);
+            Prefix::from_bits(Family::V4, masked, *len).unwrap()
+        };
+        let hosts = (1u32..).map(|host| IpAddr::V4(host.into()));
+        prefixes.iter().map(prefix).zip(hosts.map(|to| Forward { to, mac: None })).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn the_longest_prefix_wins(
+            prefixes in proptest::collection::vec((0u32..1 << 12, 20u8..=32).prop_map(|(high, len)| (high << 20, len)), 0..40),
+            address in 0u32..1 << 12,
+        ) {
+            let entries = entries(&prefixes);
+            let address = IpAddr::V4((address << 20).into());
+            let best = entries.iter().filter(|(prefix, _)| prefix.contains(address)).max_by_key(|(prefix, _)| prefix.len());
+            let found = Table::new(&entries, 8285).find(address).map(|peer| peer.to.ip());
+            prop_assert_eq!(found, best.map(|(_, forward)| forward.to));
+        }
+    }
+
+    #[test]
+    fn families_do_not_mix_and_the_default_prefix_holds_all() {
+        let to = "192.0.2.2".parse().unwrap();
+        let entries = BTreeMap::from([("::/0".parse().unwrap(), Forward { to, mac: None })]);
+        let table = Table::new(&entries, 1);
+        assert!(table.find("10.0.0.1".parse().unwrap()).is_none());
+        assert_eq!(table.find("fd00::1".parse().unwrap()).unwrap().to, "192.0.2.2:1".parse().unwrap());
+        assert!(table.has_sender(to) && !table.has_sender("192.0.2.3".parse().unwrap()));
+    }
+}

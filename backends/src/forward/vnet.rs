@@ -1,0 +1,95 @@
+//! The header that a TUN device puts before each packet when it is asked to cut and join packets for us
+//! (`struct virtio_net_hdr` of linux/virtio_net.h, in the machine's own byte order).
+
+/// Bytes of the header.
+pub(crate) const LEN: usize = 10;
+
+/// `VIRTIO_NET_HDR_F_NEEDS_CSUM`.
+const NEEDS_CHECKSUM: u8 = 1;
+/// `VIRTIO_NET_HDR_GSO_ECN`.
+const ECN: u8 = 0x80;
+
+/// What a packet holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Gso {
+    /// One packet (`VIRTIO_NET_HDR_GSO_NONE`).
+    None,
+    /// Several TCP segments over IPv4 (`_TCPV4`).
+    Tcp4,
+    /// Several TCP segments over IPv6 (`_TCPV6`).
+    Tcp6,
+    /// Several UDP datagrams (`_UDP_L4`).
+    Udp,
+}
+
+/// The header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct VnetHeader {
+    pub(crate) gso: Gso,
+    /// Whether the first of the segments has the CWR flag and the others have not.
+    pub(crate) ecn: bool,
+    /// Whether the checksum is not whole: its field holds the sum of the pseudo header.
+    pub(crate) needs_checksum: bool,
+    /// Bytes of the headers before the payload. Of a forwarded packet not to be trusted.
+    pub(crate) header_len: u16,
+    /// Payload bytes of each segment but the last.
+    pub(crate) gso_size: u16,
+    /// Where the transport header begins.
+    pub(crate) checksum_start: u16,
+    /// Where its checksum lies, from there.
+    pub(crate) checksum_offset: u16,
+}
+
+impl VnetHeader {
+    /// That of a packet which is whole as it is.
+    pub(crate) const PLAIN: Self = Self {
+        gso: Gso::None,
+        ecn: false,
+        needs_checksum: false,
+        header_len: 0,
+        gso_size: 0,
+        checksum_start: 0,
+        checksum_offset: 0,
+    };
+
+    /// Reads one. `None` for a kind of packet we never asked for.
+    #[inline]
+    pub(crate) fn parse(bytes: &[u8; LEN]) -> Option<Self> {
+        let gso = match bytes[1] & !ECN {
+            0 => Gso::None,
+            1 => Gso::Tcp4,
+            4 => Gso::Tcp6,
+            5 => Gso::Udp,
+            _ => return None,
+        };
+        let number = |at: usize| u16::from_ne_bytes([bytes[at], bytes[at + 1]]);
+        Some(Self {
+            gso,
+            ecn: bytes[1] & ECN != 0,
+            needs_checksum: bytes[0] & NEEDS_CHECKSUM != 0,
+            header_len: number(2),
+            gso_size: number(4),
+            checksum_start: number(6),
+            checksum_offset: number(8),
+        })
+    }
+
+    /// Writes it.
+    #[inline]
+    pub(crate) fn to_bytes(self) -> [u8; LEN] {
+        let gso = match self.gso {
+            Gso::None => 0,
+            Gso::Tcp4 => 1,
+            Gso::Tcp6 => 4,
+            Gso::Udp => 5,
+        };
+        let mut bytes = [0; LEN];
+        bytes[0] = if self.needs_checksum { NEEDS_CHECKSUM } else { 0 };
+        bytes[1] = gso | if self.ecn { ECN } else { 0 };
+        let numbers = [self.header_len, self.gso_size, self.checksum_start, self.checksum_offset];
+        for (field, number) in bytes[2..].as_chunks_mut::<2>().0.iter_mut().zip(numbers) {
+            *field = number.to_ne_bytes();
+        }
+        bytes
+    }
+}

@@ -1,0 +1,84 @@
+//! All of a host: its kernel, and the tunnels that we work ourselves.
+
+use crate::{
+    Attempt, Dataplane, DataplaneError, Forwarder, Link, LinkKind, NetState, NetlinkDataplane, Op, OpError, Scope,
+};
+
+/// The kernel of this thread's network namespace with our tunnels in it.
+pub struct HostDataplane {
+    /// The kernel.
+    pub kernel: NetlinkDataplane,
+    /// The tunnels.
+    pub forwarder: Forwarder,
+}
+
+/// Who carries out an operation.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Part {
+    Kernel,
+    /// The device is the kernel's, what works it is ours.
+    Tunnel,
+    Forwarder,
+}
+
+impl Part {
+    const fn of(op: &Op) -> Self {
+        match op {
+            Op::PutForward(..) | Op::DeleteForward(_) => Self::Forwarder,
+            Op::CreateLink(_, Link { kind: LinkKind::Tun(_), .. })
+            | Op::ChangeLink(_, Link { kind: LinkKind::Tun(_), .. })
+            | Op::DeleteLink(_) => Self::Tunnel,
+            Op::CreateLink(..)
+            | Op::ChangeLink(..)
+            | Op::PutAddress(_)
+            | Op::DeleteAddress(_)
+            | Op::PutFdb(..)
+            | Op::DeleteFdb(_)
+            | Op::PutNeighbour(..)
+            | Op::DeleteNeighbour(_)
+            | Op::AddRoute(..)
+            | Op::ReplaceRoute(..)
+            | Op::DeleteRoute(..) => Self::Kernel,
+        }
+    }
+}
+
+impl HostDataplane {
+    fn tunnel(&mut self, op: &Op) -> Attempt {
+        match op {
+            Op::CreateLink(name, link) | Op::ChangeLink(name, link) => {
+                let LinkKind::Tun(Some(tunnel)) = &link.kind else {
+                    return Err(OpError::unsupported("nothing is known of how to work that TUN device"));
+                };
+                self.forwarder.start(*name, tunnel, link.mtu)?;
+                // The device was made by opening it: what is left is to set it up.
+                self.kernel.set_up(*name, link)
+            }
+            Op::DeleteLink(name) => {
+                self.forwarder.stop(*name);
+                self.kernel.apply(std::slice::from_ref(op)).pop().unwrap_or(Ok(()))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Dataplane for HostDataplane {
+    fn read(&mut self, scope: &Scope) -> Result<NetState, DataplaneError> {
+        let mut state = self.kernel.read(scope)?;
+        self.forwarder.read(&mut state);
+        Ok(state)
+    }
+
+    fn apply(&mut self, ops: &[Op]) -> Vec<Attempt> {
+        let mut attempts = Vec::with_capacity(ops.len());
+        for part in ops.chunk_by(|a, b| Part::of(a) == Part::of(b)) {
+            match Part::of(&part[0]) {
+                Part::Kernel => attempts.extend(self.kernel.apply(part)),
+                Part::Forwarder => attempts.extend(self.forwarder.forward(part.iter())),
+                Part::Tunnel => attempts.extend(part.iter().map(|op| self.tunnel(op))),
+            }
+        }
+        attempts
+    }
+}
