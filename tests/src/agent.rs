@@ -336,10 +336,18 @@ pub fn binary() -> Result<PathBuf> {
     if let Some(path) = std::env::var_os("WIRE_AGENT_BIN") {
         return Ok(path.into());
     }
+    program("wire-agent")
+}
+
+/// Another program of the workspace, built beside this one.
+///
+/// # Errors
+/// Where there is none.
+pub fn program(name: &str) -> Result<PathBuf> {
     let program = std::env::current_exe().map_err(LabError::io("cannot tell which program this is"))?;
-    let beside = program.ancestors().skip(1).take(2).map(|dir| dir.join("wire-agent"));
+    let beside = program.ancestors().skip(1).take(2).map(|dir| dir.join(name));
     let found = beside.into_iter().find(|path| path.is_file());
-    found.ok_or_else(|| LabError::Machine("there is no wire-agent: run `cargo build -p wire-agent` first".to_owned()))
+    found.ok_or_else(|| LabError::Machine(format!("there is no {name}: run `cargo build --workspace --bins` first")))
 }
 
 /// Runs the agent binary on this machine with some words and gives status, standard output and standard error: for `--help`,

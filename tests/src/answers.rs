@@ -17,9 +17,54 @@ pub struct Status {
     /// Its subnet.
     #[serde(default)]
     pub subnet: Option<String>,
+    /// What moves its packets; absent while there is no network.
+    #[serde(default)]
+    pub datapath: Option<Datapath>,
     /// All fields.
     #[serde(flatten)]
     pub rest: BTreeMap<String, Value>,
+}
+
+/// What moves the packets of the overlay.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+pub struct Datapath {
+    /// `kernel-vxlan`, `userspace-vxlan`, `userspace-udp` or `none`.
+    #[serde(default)]
+    pub kind: String,
+    /// Why this one.
+    #[serde(default)]
+    pub why: String,
+    /// The TUN devices and their sockets; none where the kernel moves the packets.
+    #[serde(default)]
+    pub tunnels: Vec<Tunnel>,
+}
+
+/// One TUN device and its socket.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+pub struct Tunnel {
+    /// Its name.
+    pub link: String,
+    /// What the kernel does for it: `uso`, `tso`, `gso`, `gro`.
+    #[serde(default)]
+    pub capabilities: Vec<String>,
+    /// What it has counted since it was opened.
+    #[serde(default)]
+    pub counters: BTreeMap<String, u64>,
+}
+
+impl Tunnel {
+    /// A counter; 0 where there is none of that name.
+    #[must_use]
+    pub fn counter(&self, name: &str) -> u64 {
+        self.counters.get(name).copied().unwrap_or_default()
+    }
+
+    /// The counters of what was dropped, without those that are 0, by their reasons.
+    #[must_use]
+    pub fn dropped(&self) -> BTreeMap<String, u64> {
+        let dropped = self.counters.iter().filter(|(_, count)| **count > 0);
+        dropped.filter_map(|(name, count)| Some((name.strip_prefix("dropped_")?.to_owned(), *count))).collect()
+    }
 }
 
 /// What `wire-agent peers --json` says.

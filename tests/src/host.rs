@@ -135,6 +135,15 @@ impl Host {
         }
     }
 
+    /// Has every frame cut to the MTU before it leaves by the uplink, so that a [`crate::Capture`] sees what a wire would carry.
+    /// Without it a veth hands what TCP, or a program by UDP_SEGMENT, leaves to the device to cut to the other end as it is.
+    ///
+    /// # Errors
+    /// What `ip` says.
+    pub fn cut_frames(&self) -> Result {
+        self.namespace.ip("link set eth0 gso_max_segs 1").map(drop)
+    }
+
     /// Takes the carrier of the uplink away, or gives it back.
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 //! What a host's kernel holds, read by `ip -j` and `bridge -j`: never by the agent's own reader.
 
-use std::net::IpAddr;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
@@ -174,6 +174,22 @@ impl<'a> Kernel<'a> {
         rows("bridge fdb", &self.0.bridge(&format!("-j fdb show dev {device}"))?)
     }
 
+    /// The counters of packets thrown away for a wrong checksum, or by TCP for any fault, without those that are 0. They count
+    /// since the namespace was made.
+    ///
+    /// # Errors
+    /// Where they cannot be read.
+    pub fn damaged(self) -> Result<BTreeMap<String, u64>> {
+        let mut damaged = counters_in_pairs(&self.0.exec("cat /proc/net/snmp")?);
+        let v6 = self.0.exec("cat /proc/net/snmp6")?;
+        damaged.extend(v6.lines().filter_map(|line| {
+            let (name, count) = line.split_once(' ')?;
+            Some((name.to_owned(), count.trim().parse().ok()?))
+        }));
+        damaged.retain(|name, count| *count > 0 && (name.ends_with("InCsumErrors") || name == "TcpInErrs"));
+        Ok(damaged)
+    }
+
     /// The addresses of a device; none where there is no such device.
     ///
     /// # Errors
@@ -201,4 +217,30 @@ fn rows<T: DeserializeOwned>(what: &str, text: &str) -> Result<Vec<T>> {
     let rows: Vec<Value> = serde_json::from_str(text).map_err(LabError::answer(what))?;
     let full = rows.into_iter().filter(|row| row.as_object().is_none_or(|fields| !fields.is_empty()));
     full.map(|row| serde_json::from_value(row).map_err(LabError::answer(what))).collect()
+}
+
+/// The form of /proc/net/snmp: a line with names and a line with numbers, each behind the protocol.
+fn counters_in_pairs(text: &str) -> BTreeMap<String, u64> {
+    let lines: Vec<&str> = text.lines().collect();
+    let pairs = lines.chunks(2).filter_map(|pair| {
+        let (protocol, names) = pair.first()?.split_once(": ")?;
+        let (_, numbers) = pair.get(1)?.split_once(": ")?;
+        let counters = names.split(' ').zip(numbers.split(' '));
+        // Some are signed, and none of those counts packets.
+        Some(counters.filter_map(move |(name, count)| Some((format!("{protocol}{name}"), count.parse().ok()?))))
+    });
+    pairs.flatten().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_counter_has_the_name_of_its_protocol() {
+        let text = "Tcp: MaxConn InErrs InCsumErrors\nTcp: -1 2 3\nUdp: InErrors InCsumErrors\nUdp: 4 5\n";
+        let counters = counters_in_pairs(text);
+        let shown: Vec<_> = counters.iter().map(|(name, count)| format!("{name}={count}")).collect();
+        assert_eq!(shown, ["TcpInCsumErrors=3", "TcpInErrs=2", "UdpInCsumErrors=5", "UdpInErrors=4"]);
+    }
 }

@@ -1,8 +1,8 @@
 //! The lab: hosts as network namespaces, real etcd, real dockerd, the agent as a process; and, in `tests/`, the scenarios on it.
 //!
 //! Flow: [`lab!`] begins a test with a [`Lab`], which is an [`Underlay`]; that gives [`Host`]s; on them run [`Etcd`],
-//! [`Agent`] and [`Dockerd`]. What happens is read by [`Kernel`], [`Monitor`] and [`LossMeter`], and judged by
-//! [`expect_peers`] inside [`eventually`]. All of it disappears with the [`Run`] when the test ends, also by a panic.
+//! [`Agent`] and [`Dockerd`], and behind them lie [`Leg`]s. What happens is read by [`Kernel`], [`Monitor`], [`Capture`],
+//! [`TrafficServer`] and [`LossMeter`], and judged by [`expect_peers`] inside [`eventually`]. All of it disappears with the [`Run`] when the test ends, also by a panic.
 //!
 //! This crate knows the agent only by its command line, files and sockets, and never uses its code to read the kernel or etcd.
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
@@ -10,39 +10,49 @@
 mod agent;
 mod answers;
 mod base64;
+mod capture;
 mod command;
 mod docker;
+mod encapsulation;
 mod error;
 mod etcd;
 mod gateway;
 mod host;
 mod kernel;
 mod lab;
+mod leg;
 mod loss;
 mod monitor;
 mod notify;
+mod packet;
 mod peer;
 mod pki;
 mod run;
 mod trace;
+mod traffic;
 mod underlay;
 mod wait;
 
-pub use agent::{Agent, AgentSpec, binary, run_binary};
-pub use answers::{Peer, Peers, Refused, Status};
+pub use agent::{Agent, AgentSpec, binary, program, run_binary};
+pub use answers::{Datapath, Peer, Peers, Refused, Status, Tunnel};
+pub use capture::{Capture, Frame};
 pub use command::{Namespace, Process};
 pub use docker::{Container, Dockerd, docker_options};
+pub use encapsulation::Encapsulation;
 pub use error::{LabError, Result, check};
 pub use etcd::{Access, Etcd, Stored};
 pub use gateway::Gateway;
 pub use host::Host;
 pub use kernel::{Address, FdbEntry, Kernel, Link, LinkInfo, Neighbour, Route};
 pub use lab::{Lab, Share};
+pub use leg::Leg;
 pub use loss::{Loss, LossMeter, Path, control_run};
 pub use monitor::{Change, Monitor, wait_quiet};
-pub use peer::{ExpectedPeer, PeerLease, expect_all_leases, expect_peers};
+pub use packet::{Datagram, IPV4, IPV6, IpPacket, PROTOCOL_TCP, PROTOCOL_UDP, Vxlan};
+pub use peer::{ExpectedPeer, PeerLease, expect_all_leases, expect_peers, expect_tunnel, peers_of};
 pub use pki::Pki;
 pub use run::{Run, namespaces_of, processes_in, remove};
+pub use traffic::{Exchange, TrafficServer};
 pub use underlay::{Fault, Underlay};
 pub use wait::{eventually, steadily};
 pub use wire_lease::Family;

@@ -11,7 +11,7 @@ use std::{
 
 use nix::sys::signal::Signal;
 
-use crate::{Fault, Host, LabError, Process, Result, Underlay, check};
+use crate::{Encapsulation, Fault, Host, LabError, Process, Result, Underlay, check};
 
 /// The pings that may be on their way when the meter is stopped: 50 ms.
 const ON_THE_WAY: u32 = 5;
@@ -25,8 +25,8 @@ pub struct Path<'a> {
     pub from: (&'a Host, IpAddr),
     /// The host that answers, and an address within its subnet.
     pub to: (&'a Host, IpAddr),
-    /// The encapsulation's UDP port; 8472 for VXLAN.
-    pub port: u16,
+    /// How they travel on the underlay.
+    pub encapsulation: Encapsulation,
 }
 
 /// A running meter. Dropped without [`LossMeter::stop`], it just ends.
@@ -66,12 +66,13 @@ impl LossMeter {
 
     fn start_unanswered(path: &Path<'_>) -> Result<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        let Path { underlay, from: (asking, source), to: (answering, target), port } = *path;
+        let Path { underlay, from: (asking, source), to: (answering, target), encapsulation } = *path;
         let counter = underlay.count(&format!(
-            "iifname {} oifname {} udp dport {port} {}",
+            "iifname {} oifname {} udp dport {} {}",
             asking.port(),
             answering.port(),
-            inner_echo_request(target)
+            encapsulation.port(),
+            inner_echo_request(encapsulation, target)
         ))?;
         let log: PathBuf = asking.dir().join(format!("loss.{}", COUNT.fetch_add(1, Ordering::Relaxed)));
         let mut command = asking.namespace().command("ping");
@@ -128,7 +129,7 @@ impl LossMeter {
 /// # Errors
 /// Where it loses less than 95 % of them.
 pub fn control_run(path: &Path<'_>) -> Result<Loss> {
-    let fault = path.underlay.drop_udp_between(path.port, path.from.0, path.to.0)?;
+    let fault = path.underlay.drop_udp_between(path.encapsulation.port(), path.from.0, path.to.0)?;
     let meter = LossMeter::start_unanswered(path)?;
     thread::sleep(Duration::from_secs(1));
     let loss = meter.stop_unjudged()?;
@@ -139,15 +140,17 @@ pub fn control_run(path: &Path<'_>) -> Result<Loss> {
     Ok(loss)
 }
 
-/// Matches what lies behind UDP (8 bytes), VXLAN (8) and the inner Ethernet header (14): an IP header without options whose
-/// ICMP message is an echo request. nft counts these offsets in bits.
-fn inner_echo_request(target: IpAddr) -> &'static str {
-    match target {
+/// Matches what lies behind UDP (8 bytes) and the encapsulation's header: an IP header without options whose ICMP message is an
+/// echo request. nft counts these offsets in bits.
+fn inner_echo_request(encapsulation: Encapsulation, target: IpAddr) -> String {
+    let (protocol, icmp, message, request) = match target {
         // Protocol at byte 9 of the IPv4 header: 1 is ICMP. Type 8 after 20 bytes: echo request.
-        IpAddr::V4(_) => "@th,312,8 1 @th,400,8 8",
+        IpAddr::V4(_) => (9, 1, 20, 8),
         // Next header at byte 6 of the IPv6 header: 58 is ICMPv6. Type 128 after 40 bytes: echo request.
-        IpAddr::V6(_) => "@th,288,8 58 @th,560,8 128",
-    }
+        IpAddr::V6(_) => (6, 58, 40, 128),
+    };
+    let bits = |byte: u32| 8 * (8 + encapsulation.header_len() + byte);
+    format!("@th,{},8 {icmp} @th,{},8 {request}", bits(protocol), bits(message))
 }
 
 fn sent_in(log: &str) -> Option<u32> {
@@ -164,6 +167,14 @@ fn answers_in(log: &str) -> BTreeSet<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_echo_request_lies_behind_the_encapsulation() {
+        let (v4, v6) = ("10.5.1.0".parse().unwrap(), "fd00:5:1::".parse().unwrap());
+        assert_eq!(inner_echo_request(Encapsulation::Vxlan, v4), "@th,312,8 1 @th,400,8 8");
+        assert_eq!(inner_echo_request(Encapsulation::Vxlan, v6), "@th,288,8 58 @th,560,8 128");
+        assert_eq!(inner_echo_request(Encapsulation::RawIp, v4), "@th,136,8 1 @th,224,8 8");
+    }
 
     #[test]
     fn only_answers_count_as_answered() {

@@ -8,7 +8,7 @@ use std::{
 use serde_json::Value;
 use wire_lease::Family;
 
-use crate::{Etcd, Host, LabError, Result, Stored};
+use crate::{Encapsulation, Etcd, Host, LabError, Result, Stored, check};
 
 /// A host that exists only as a lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +25,8 @@ pub struct PeerLease {
     pub mac: String,
     /// The address of its VXLAN device for IPv6.
     pub mac_v6: String,
+    /// How it is reached; raw IP is flannel's backend `udp`, whose leases have neither type nor data.
+    pub encapsulation: Encapsulation,
 }
 
 impl PeerLease {
@@ -44,6 +46,7 @@ impl PeerLease {
             public_ipv6: None,
             mac: format!("02:aa:00:00:{high:02x}:{low:02x}"),
             mac_v6: format!("02:aa:06:00:{high:02x}:{low:02x}"),
+            encapsulation: Encapsulation::Vxlan,
         }
     }
 
@@ -69,6 +72,9 @@ impl PeerLease {
     pub fn value(&self) -> String {
         let (ip, mac, mac_v6) = (self.public_ip, &self.mac, &self.mac_v6);
         let ipv6 = self.public_ipv6.map_or("null".to_owned(), |ip| format!("\"{ip}\""));
+        if self.encapsulation == Encapsulation::RawIp {
+            return format!(r#"{{"PublicIP":"{ip}","PublicIPv6":{ipv6}}}"#);
+        }
         let data = format!(r#""BackendData":{{"VNI":1,"VtepMAC":"{mac}"}}"#);
         let data_v6 = self.subnet_v6.map(|_| format!(r#","BackendV6Data":{{"VNI":1,"VtepMAC":"{mac_v6}"}}"#));
         let data_v6 = data_v6.unwrap_or_default();
@@ -153,19 +159,49 @@ pub fn expect_peers(host: &Host, device: &str, family: Family, peers: &[Expected
     Err(LabError::Wrong(format!("{} {device}, of {} peers:{shown}", host.name(), peers.len())))
 }
 
+/// Checks that a TUN device of the userspace path has exactly these routes in one family, and no neighbours.
+///
+/// # Errors
+/// Names each route that is missing and each that is too much; or says that the device is no TUN.
+pub fn expect_tunnel(host: &Host, device: &str, family: Family, routes: &[String]) -> Result {
+    let kernel = host.kernel();
+    let kind = kernel.link(device)?.map(|link| link.linkinfo.kind);
+    check(kind.as_deref() == Some("tun"), || format!("{} {device} is {kind:?}, no TUN", host.name()))?;
+    let want: BTreeSet<String> = routes.iter().cloned().collect();
+    let have = kernel.routes_through(device, family)?.into_iter().map(|route| match route.gateway {
+        None => route.destination,
+        Some(_) => format!("{route:?}"),
+    });
+    let have: BTreeSet<String> = have.collect();
+    check(want == have, || format!("{} {device} has the routes {have:?} instead of {want:?}", host.name()))?;
+    let neighbours = kernel.neighbours(device, family)?;
+    check(neighbours.is_empty(), || format!("{} {device} has the neighbours {neighbours:?}", host.name()))
+}
+
 /// Checks that a host's VXLAN device holds exactly the other hosts' leases in etcd.
 ///
 /// # Errors
 /// As [`expect_peers`].
 pub fn expect_all_leases(host: &Host, etcd: &Etcd, family: Family) -> Result {
-    let (device, own) = match family {
-        Family::V4 => ("flannel.1", IpAddr::from(host.v4())),
-        Family::V6 => ("flannel-v6.1", IpAddr::from(host.v6())),
+    let device = match family {
+        Family::V4 => "flannel.1",
+        Family::V6 => "flannel-v6.1",
+    };
+    expect_peers(host, device, family, &peers_of(host, etcd, family)?)
+}
+
+/// The other hosts' leases in etcd, in one family.
+///
+/// # Errors
+/// Where one is no lease of a VXLAN host.
+pub fn peers_of(host: &Host, etcd: &Etcd, family: Family) -> Result<Vec<ExpectedPeer>> {
+    let own = match family {
+        Family::V4 => IpAddr::from(host.v4()),
+        Family::V6 => IpAddr::from(host.v6()),
     };
     let leases = etcd.leases()?.into_iter().chain(etcd.list(&format!("{}/wire/subnets/", Etcd::PREFIX))?);
     let peers = leases.map(|lease| ExpectedPeer::from_stored(&lease, family)).collect::<Result<Vec<_>>>()?;
-    let peers: Vec<_> = peers.into_iter().flatten().filter(|peer| peer.public != own).collect();
-    expect_peers(host, device, family, &peers)
+    Ok(peers.into_iter().flatten().filter(|peer| peer.public != own).collect())
 }
 
 /// What a device holds, one line an entry. A route that is not onlink, or an entry that is not permanent, reads differently.

@@ -1,8 +1,8 @@
 //! Row 6: flannel's lease is a peer, and flannel's device and entries are taken over in place.
 
 use wire_tests::{
-    Agent, AgentSpec, Etcd, Family, Host, LossMeter, PeerLease, Result, check, eventually, expect_peers, lab,
-    run_binary,
+    Agent, AgentSpec, Encapsulation, Etcd, Family, Host, LossMeter, PeerLease, Result, check, eventually, expect_peers,
+    lab, run_binary,
 };
 
 use crate::cluster::{Node, PROMPT, START, V4, device, exact, path, settle};
@@ -133,6 +133,7 @@ fn lease(subnet: &str, host: &Host, mac: &str) -> PeerLease {
         public_ipv6: None,
         mac: mac.to_owned(),
         mac_v6: String::new(),
+        encapsulation: Encapsulation::Vxlan,
     }
 }
 

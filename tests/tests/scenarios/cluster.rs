@@ -6,8 +6,8 @@ use std::{
 };
 
 use wire_tests::{
-    Agent, AgentSpec, Etcd, Family, Host, LabError, Path, PeerLease, Result, Underlay, check, eventually,
-    expect_all_leases,
+    Agent, AgentSpec, Encapsulation, Etcd, Family, Host, LabError, Path, PeerLease, Result, Underlay, check,
+    eventually, expect_all_leases,
 };
 
 /// The network configs of the three kinds of network. Hosts lease from the first subnets of each; peers that are only leases
@@ -119,7 +119,7 @@ pub(crate) fn peer(number: u16, families: &[Family]) -> PeerLease {
 
 /// The way of the loss meter between two hosts, each with an address within its subnet.
 pub(crate) fn path<'a>(underlay: &'a Underlay, from: (&'a Host, IpAddr), to: (&'a Host, IpAddr)) -> Path<'a> {
-    Path { underlay, from, to, port: 8472 }
+    Path { underlay, from, to, encapsulation: Encapsulation::Vxlan }
 }
 
 /// Does something and checks that `holds` comes true within the promised time from then.

@@ -1,5 +1,8 @@
 //! The lab tests itself: that it is what the scenarios take it for, and that nothing of it stays.
 
+mod overlay;
+mod tools;
+
 use std::{
     collections::BTreeSet,
     net::IpAddr,
@@ -7,9 +10,11 @@ use std::{
     time::Duration,
 };
 
+use overlay::Overlay;
 use wire_tests::{
-    Access, Agent, AgentSpec, Change, Dockerd, Etcd, ExpectedPeer, Family, Host, Lab, LossMeter, Monitor, Path,
-    PeerLease, Result, check, control_run, eventually, expect_peers, lab, namespaces_of, processes_in, remove,
+    Access, Agent, AgentSpec, Change, Dockerd, Encapsulation, Etcd, ExpectedPeer, Family, Host, Lab, LossMeter,
+    Monitor, Path, PeerLease, Result, check, control_run, eventually, expect_peers, lab, namespaces_of, processes_in,
+    remove,
 };
 
 #[test]
@@ -141,7 +146,12 @@ fn the_loss_meter_and_the_kernel_views_agree_with_an_overlay_made_by_hand() -> R
         check(expect_peers(&a, overlay.device, family, &[other]).is_err(), || "a wrong MAC passes".to_owned())?;
         check(expect_peers(&a, overlay.device, family, &[]).is_err(), || "a peer too much passes".to_owned())?;
 
-        let path = Path { underlay: &lab, from: (&a, overlay.address(1)), to: (&b, overlay.address(2)), port: 8472 };
+        let path = Path {
+            underlay: &lab,
+            from: (&a, overlay.address(1)),
+            to: (&b, overlay.address(2)),
+            encapsulation: Encapsulation::Vxlan,
+        };
         let meter = LossMeter::start(&path)?;
         std::thread::sleep(Duration::from_secs(1));
         let loss = meter.stop_without_loss()?;
@@ -164,58 +174,6 @@ fn the_loss_meter_and_the_kernel_views_agree_with_an_overlay_made_by_hand() -> R
         check(expect_peers(&a, overlay.device, family, &[peer]).is_err(), || "a missing route passes".to_owned())?;
     }
     Ok(())
-}
-
-/// An overlay in flannel's form, made by `ip` and `bridge`.
-struct Overlay {
-    family: Family,
-    device: &'static str,
-}
-
-impl Overlay {
-    fn of(family: Family) -> Self {
-        let device = match family {
-            Family::V4 => "flannel.1",
-            Family::V6 => "flannel-v6.1",
-        };
-        Self { family, device }
-    }
-
-    fn address(&self, number: u8) -> IpAddr {
-        match self.family {
-            Family::V4 => [10, 5, number, 0].into(),
-            Family::V6 => [0xfd00, 5, number.into(), 0, 0, 0, 0, 0].into(),
-        }
-    }
-
-    fn underlay_address(&self, host: &Host) -> IpAddr {
-        match self.family {
-            Family::V4 => host.v4().into(),
-            Family::V6 => host.v6().into(),
-        }
-    }
-
-    fn peer(&self, host: &Host, number: u8) -> ExpectedPeer {
-        let len = if self.family == Family::V4 { 24 } else { 64 };
-        let mac = format!("02:00:00:00:00:0{number}");
-        ExpectedPeer { subnet: self.address(number), len, public: self.underlay_address(host), mac }
-    }
-
-    fn put(&self, own: &Host, other: &Host, [own_number, other_number]: [u8; 2]) -> Result {
-        let ExpectedPeer { subnet, len, public, mac } = self.peer(other, other_number);
-        let ExpectedPeer { subnet: own_subnet, public: local, mac: own_mac, .. } = self.peer(own, own_number);
-        // Two VXLAN devices of one VNI and port need one family each; ip takes it from `local`.
-        let (device, whole) = (self.device, if self.family == Family::V4 { 32 } else { 128 });
-        let namespace = own.namespace();
-        namespace.ip(&format!(
-            "link add {device} address {own_mac} type vxlan id 1 local {local} dev eth0 dstport 8472 nolearning"
-        ))?;
-        namespace.ip(&format!("address add {own_subnet}/{whole} dev {device} nodad"))?;
-        namespace.ip(&format!("link set {device} up"))?;
-        namespace.ip(&format!("neighbour add {subnet} lladdr {mac} dev {device} nud permanent"))?;
-        namespace.bridge(&format!("fdb add {mac} dev {device} dst {public} self permanent"))?;
-        namespace.ip(&format!("route add {subnet}/{len} via {subnet} dev {device} onlink")).map(drop)
-    }
 }
 
 #[test]
