@@ -19,7 +19,7 @@ pub struct Status {
     pub subnet: Option<String>,
     /// What moves its packets; absent while there is no network.
     #[serde(default)]
-    pub datapath: Option<Datapath>,
+    pub datapath: Option<DatapathStatus>,
     /// All fields.
     #[serde(flatten)]
     pub rest: BTreeMap<String, Value>,
@@ -27,7 +27,7 @@ pub struct Status {
 
 /// What moves the packets of the overlay.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-pub struct Datapath {
+pub struct DatapathStatus {
     /// `kernel-vxlan`, `userspace-vxlan`, `userspace-udp` or `none`.
     #[serde(default)]
     pub kind: String,

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use wire_lease::Family;
 
-use crate::{Host, LabError, Namespace, Result};
+use crate::{Host, Kernel, LabError, Namespace, Result};
 
 /// A namespace whose only way out is its host. It has the second address of each subnet; the host has the first.
 #[derive(Debug)]
@@ -46,6 +46,12 @@ impl Leg {
     #[must_use]
     pub const fn namespace(&self) -> &Namespace {
         &self.namespace
+    }
+
+    /// What its kernel holds.
+    #[must_use]
+    pub const fn kernel(&self) -> Kernel<'_> {
+        Kernel::new(&self.namespace)
     }
 
     /// Its address in a family.

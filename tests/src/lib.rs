@@ -34,7 +34,7 @@ mod underlay;
 mod wait;
 
 pub use agent::{Agent, AgentSpec, binary, program, run_binary};
-pub use answers::{Datapath, Peer, Peers, Refused, Status, Tunnel};
+pub use answers::{DatapathStatus, Peer, Peers, Refused, Status, Tunnel};
 pub use capture::{Capture, Frame};
 pub use command::{Namespace, Process};
 pub use docker::{Container, Dockerd, docker_options};

@@ -6,9 +6,10 @@ use std::{
 };
 
 use wire_tests::{
-    Agent, AgentSpec, Encapsulation, Etcd, Family, Host, LabError, Path, PeerLease, Result, Underlay, check,
-    eventually, expect_all_leases,
+    Agent, AgentSpec, Encapsulation, Etcd, Family, Host, LabError, Path, PeerLease, Result, Underlay, check, eventually,
 };
+
+use crate::datapath::Datapath;
 
 /// The network configs of the three kinds of network. Hosts lease from the first subnets of each; peers that are only leases
 /// ([`PeerLease`]) have others, so that none is in another's way.
@@ -27,6 +28,8 @@ pub(crate) const PROMPT: Duration = Duration::from_secs(1);
 pub(crate) struct Node {
     pub(crate) agent: Agent,
     pub(crate) host: Host,
+    /// How its packets travel.
+    pub(crate) datapath: Datapath,
 }
 
 impl Node {
@@ -36,9 +39,15 @@ impl Node {
     }
 
     pub(crate) fn with(host: Host, spec: AgentSpec) -> Result<Self> {
+        Self::by(Datapath::KernelVxlan, host, spec)
+    }
+
+    /// With packets that travel in this way.
+    pub(crate) fn by(datapath: Datapath, host: Host, mut spec: AgentSpec) -> Result<Self> {
+        spec.flags.extend(datapath.flag().map(str::to_owned));
         let mut agent = Agent::spawn(&host, spec)?;
         agent.wait_ready(START)?;
-        Ok(Self { agent, host })
+        Ok(Self { agent, host, datapath })
     }
 
     /// Its subnet, as subnet.env has it: `10.5.7.1/24`.
@@ -51,30 +60,38 @@ impl Node {
         env.get(name).cloned().ok_or_else(|| LabError::Wrong(format!("no {name} in {env:?}")))
     }
 
-    /// The address of its VXLAN device: the first one of its subnet.
+    /// The address of its overlay's device: the first one of its subnet.
     pub(crate) fn vtep(&self, family: Family) -> Result<IpAddr> {
-        let device = device(family);
+        let device = self.datapath.device(family);
         let addresses = self.host.kernel().addresses(device)?;
         let own = addresses.iter().find(|address| Family::of(address.local) == family && address.scope == "global");
         own.map(|address| address.local).ok_or_else(|| LabError::Wrong(format!("{device} has {addresses:?}")))
     }
 }
 
-/// The VXLAN device of a family.
+/// The kernel's VXLAN device of a family.
 pub(crate) fn device(family: Family) -> &'static str {
-    match family {
-        Family::V4 => "flannel.1",
-        Family::V6 => "flannel-v6.1",
-    }
+    Datapath::KernelVxlan.device(family)
 }
 
 /// An etcd with this config, and `N` hosts with an agent each, all of them in each other's kernels.
 pub(crate) fn cluster<const N: usize>(lab: &Underlay, config: &str) -> Result<(Etcd, [Node; N])> {
+    cluster_of(lab, config, [Datapath::KernelVxlan; N], &[])
+}
+
+/// The same with a way for each host's packets, and further flags for every agent.
+pub(crate) fn cluster_of<const N: usize>(
+    lab: &Underlay,
+    config: &str,
+    datapaths: [Datapath; N],
+    flags: &[&str],
+) -> Result<(Etcd, [Node; N])> {
     let etcd = Etcd::start(lab)?;
     etcd.put_config(config)?;
     let mut nodes = Vec::new();
-    for host in lab.hosts::<N>()? {
-        nodes.push(Node::start(host, &etcd)?);
+    for (host, datapath) in lab.hosts::<N>()?.into_iter().zip(datapaths) {
+        let spec = flags.iter().fold(AgentSpec::new(etcd.agent_flags()), |spec, flag| spec.flag(flag));
+        nodes.push(Node::by(datapath, host, spec)?);
     }
     let nodes: [Node; N] = nodes.try_into().map_err(|_| LabError::Wrong("not all nodes".to_owned()))?;
     settle(&etcd, &nodes.each_ref(), families(config))?;
@@ -83,10 +100,11 @@ pub(crate) fn cluster<const N: usize>(lab: &Underlay, config: &str) -> Result<(E
 
 /// The families of a config.
 pub(crate) fn families(config: &str) -> &'static [Family] {
-    match config {
-        V4 => &[Family::V4],
-        V6 => &[Family::V6],
-        _ => &Family::ALL,
+    let v4 = !config.contains(r#""EnableIPv4":false"#);
+    match (v4, config.contains(r#""EnableIPv6":true"#)) {
+        (true, true) => &Family::ALL,
+        (true, false) => &[Family::V4],
+        (false, _) => &[Family::V6],
     }
 }
 
@@ -99,7 +117,7 @@ pub(crate) fn settle(etcd: &Etcd, nodes: &[&Node], families: &[Family]) -> Resul
 pub(crate) fn exact(etcd: &Etcd, nodes: &[&Node], families: &[Family]) -> Result {
     for node in nodes {
         for family in families {
-            expect_all_leases(&node.host, etcd, *family)?;
+            node.datapath.exact(&node.host, etcd, *family)?;
         }
     }
     Ok(())
@@ -117,7 +135,7 @@ pub(crate) fn peer(number: u16, families: &[Family]) -> PeerLease {
     if families.contains(&Family::V6) { peer.dual_stack() } else { peer }
 }
 
-/// The way of the loss meter between two hosts, each with an address within its subnet.
+/// The way of the loss meter between two hosts, each with an address within its subnet, over VXLAN.
 pub(crate) fn path<'a>(underlay: &'a Underlay, from: (&'a Host, IpAddr), to: (&'a Host, IpAddr)) -> Path<'a> {
     Path { underlay, from, to, encapsulation: Encapsulation::Vxlan }
 }
