@@ -1,6 +1,7 @@
 //! A real dockerd in a host's namespace, with the options an agent has written for it.
 
 use std::{
+    collections::BTreeMap,
     fs,
     net::IpAddr,
     os::unix::fs::symlink,
@@ -13,7 +14,7 @@ use std::{
 use serde_json::Value;
 use wire_lease::Family;
 
-use crate::{Host, LabError, Namespace, Process, Result, command::output, eventually, run};
+use crate::{Host, LabError, Namespace, Process, Result, command::output, eventually, kernel::damaged_in, run};
 
 /// The image every dockerd of the lab has: a static busybox.
 const IMAGE: &str = "lab";
@@ -198,6 +199,14 @@ impl Container {
         // busybox's ping is content with one answer; a loss shows in its summary.
         let answer = self.exec(&format!("ping -c {count} -W 1 {target}"));
         answer.is_ok_and(|text| text.contains(" 0% packet loss"))
+    }
+
+    /// What [`crate::Kernel::damaged`] says of it.
+    ///
+    /// # Errors
+    /// Where it cannot be read.
+    pub fn damaged(&self) -> Result<BTreeMap<String, u64>> {
+        Ok(damaged_in(&self.exec("cat /proc/net/snmp")?, &self.exec("cat /proc/net/snmp6")?))
     }
 
     /// Its process id on this machine.

@@ -180,14 +180,7 @@ impl<'a> Kernel<'a> {
     /// # Errors
     /// Where they cannot be read.
     pub fn damaged(self) -> Result<BTreeMap<String, u64>> {
-        let mut damaged = counters_in_pairs(&self.0.exec("cat /proc/net/snmp")?);
-        let v6 = self.0.exec("cat /proc/net/snmp6")?;
-        damaged.extend(v6.lines().filter_map(|line| {
-            let (name, count) = line.split_once(' ')?;
-            Some((name.to_owned(), count.trim().parse().ok()?))
-        }));
-        damaged.retain(|name, count| *count > 0 && (name.ends_with("InCsumErrors") || name == "TcpInErrs"));
-        Ok(damaged)
+        Ok(damaged_in(&self.0.exec("cat /proc/net/snmp")?, &self.0.exec("cat /proc/net/snmp6")?))
     }
 
     /// The addresses of a device; none where there is no such device.
@@ -219,6 +212,17 @@ fn rows<T: DeserializeOwned>(what: &str, text: &str) -> Result<Vec<T>> {
     full.map(|row| serde_json::from_value(row).map_err(LabError::answer(what))).collect()
 }
 
+/// What [`Kernel::damaged`] gives, of /proc/net/snmp and /proc/net/snmp6.
+pub(crate) fn damaged_in(v4: &str, v6: &str) -> BTreeMap<String, u64> {
+    let mut damaged = counters_in_pairs(v4);
+    damaged.extend(v6.lines().filter_map(|line| {
+        let (name, count) = line.split_once(char::is_whitespace)?;
+        Some((name.to_owned(), count.trim().parse().ok()?))
+    }));
+    damaged.retain(|name, count| *count > 0 && (name.ends_with("InCsumErrors") || name == "TcpInErrs"));
+    damaged
+}
+
 /// The form of /proc/net/snmp: a line with names and a line with numbers, each behind the protocol.
 fn counters_in_pairs(text: &str) -> BTreeMap<String, u64> {
     let lines: Vec<&str> = text.lines().collect();
@@ -235,6 +239,15 @@ fn counters_in_pairs(text: &str) -> BTreeMap<String, u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_what_counts_damage_counts() {
+        let damaged = damaged_in("Tcp: InErrs InSegs\nTcp: 1 2\n", "Ip6InReceives \t 8\nUdp6InCsumErrors   \t3\n");
+        assert_eq!(
+            damaged.into_iter().collect::<Vec<_>>(),
+            [("TcpInErrs".to_owned(), 1), ("Udp6InCsumErrors".to_owned(), 3)]
+        );
+    }
 
     #[test]
     fn each_counter_has_the_name_of_its_protocol() {

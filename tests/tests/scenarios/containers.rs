@@ -1,27 +1,40 @@
-//! Row 1: containers of three hosts reach each other, over real dockerds and kernel VXLAN.
+//! Row 1: containers of three hosts reach each other, over real dockerds, by kernel VXLAN and by the userspace path.
 
 use std::time::Duration;
 
 use wire_tests::{Container, Dockerd, Etcd, Family, Lab, Result, check, docker_options, eventually, lab};
 
-use crate::cluster::{DUAL, Node, PROMPT, V4, V6, cluster, families};
+use crate::{
+    cluster::{DUAL, Node, PROMPT, V4, V6, cluster_of, families},
+    datapath::{DUAL_UDP, Datapath},
+};
 
 /// An odd number of bytes, so that no segment size divides it.
 const STREAM: u32 = 5_000_011;
 
 #[test]
 fn containers_of_three_hosts_ping_and_stream_over_ipv4() -> Result {
-    reach_each_other(&lab!(), V4)
+    reach_each_other(&lab!(), V4, Datapath::KernelVxlan)
 }
 
 #[test]
 fn containers_of_three_hosts_ping_and_stream_over_both_families() -> Result {
-    reach_each_other(&lab!(), DUAL)
+    reach_each_other(&lab!(), DUAL, Datapath::KernelVxlan)
 }
 
 #[test]
 fn containers_of_three_hosts_ping_and_stream_over_ipv6_alone() -> Result {
-    reach_each_other(&lab!(), V6)
+    reach_each_other(&lab!(), V6, Datapath::KernelVxlan)
+}
+
+#[test]
+fn containers_of_three_hosts_without_vxlan_ping_and_stream_by_userspace_vxlan() -> Result {
+    reach_each_other(&lab!(), DUAL, Datapath::UserspaceVxlan)
+}
+
+#[test]
+fn containers_of_three_hosts_without_vxlan_ping_and_stream_by_raw_udp() -> Result {
+    reach_each_other(&lab!(), DUAL_UDP, Datapath::UserspaceUdp)
 }
 
 /// A dockerd and its container.
@@ -43,10 +56,10 @@ impl Seat {
     }
 }
 
-fn reach_each_other(lab: &Lab, config: &str) -> Result {
-    let (_etcd, nodes) = cluster::<3>(lab, config)?;
+fn reach_each_other(lab: &Lab, config: &str, datapath: Datapath) -> Result {
+    let (_etcd, nodes) = cluster_of(lab, config, [datapath; 3], &[])?;
     let seats = nodes.iter().map(Seat::new).collect::<Result<Vec<_>>>()?;
-    let encapsulated = lab.count("udp dport 8472")?;
+    let encapsulated = lab.count(&format!("udp dport {}", datapath.encapsulation().port()))?;
     for (from, sender) in seats.iter().enumerate() {
         for (to, receiver) in seats.iter().enumerate().filter(|(to, _)| *to != from) {
             for family in families(config) {
@@ -61,7 +74,13 @@ fn reach_each_other(lab: &Lab, config: &str) -> Result {
     }
     // Two pings and their answers between six pairs, and three streams of 5 MB.
     let packets = encapsulated.packets()?;
-    check(packets > 200, || format!("only {packets} packets were seen encapsulated"))
+    check(packets > 200, || format!("only {packets} packets were seen encapsulated"))?;
+    for (node, seat) in nodes.iter().zip(&seats) {
+        let damaged = (node.host.kernel().damaged()?, seat.container.damaged()?);
+        let none = damaged.0.is_empty() && damaged.1.is_empty();
+        check(none, || format!("{} and its container have counted {damaged:?}", node.host.name()))?;
+    }
+    Ok(())
 }
 
 /// Sends bytes by TCP and compares their checksums at both ends.
