@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use wire_tests::{Etcd, Exchange, Family, LabError, Leg, Result, TrafficServer, Tunnel, Underlay, check};
 
 use crate::{
-    cluster::{Node, cluster_of, exact},
+    cluster::{Node, START, cluster_of, exact},
     datapath::Datapath,
 };
 
@@ -42,10 +42,7 @@ impl End {
     /// Exchanges something with another end's server.
     pub(crate) fn exchange(&self, with: &Self, family: Family, exchange: &Exchange, flows: u16) -> Result {
         let done = with.server(family).exchange(self.leg.namespace(), exchange, flows);
-        done.map_err(|error| {
-            let (one, other) = (self.node.host.name(), with.node.host.name());
-            LabError::Wrong(format!("{one} to {other}: {error}\n{}", self.node.dropped_lines()))
-        })
+        done.map_err(|error| LabError::Wrong(format!("{error}\n{}{}", self.node.dropped(), with.node.dropped())))
     }
 
     /// Streams, datagrams of every size that passes in one packet and two that do not, and bursts.
@@ -93,10 +90,21 @@ impl Node {
         check(datapath.kind == want, || format!("{} says {datapath:?}, not {want}", self.host.name()))
     }
 
+    /// Starts its agent again, from now on with packets that travel in this way.
+    pub(crate) fn restart_by(&mut self, datapath: Datapath) -> Result {
+        self.agent.terminate()?;
+        self.agent.spec_mut().flags.retain(|flag| Some(flag.as_str()) != self.datapath.flag());
+        self.agent.spec_mut().flags.extend(datapath.flag().map(str::to_owned));
+        self.datapath = datapath;
+        self.agent.restart()?;
+        self.agent.wait_ready(START).map(drop)
+    }
+
     /// What its tunnels have dropped, for messages.
-    fn dropped_lines(&self) -> String {
+    fn dropped(&self) -> String {
         let datapath = self.agent.status().ok().and_then(|status| status.datapath).unwrap_or_default();
-        let line = |tunnel: &Tunnel| format!("{} dropped {:?}\n", tunnel.link, tunnel.dropped());
+        let host = self.host.name();
+        let line = |tunnel: &Tunnel| format!("{host} {} has dropped {:?}\n", tunnel.link, tunnel.dropped());
         datapath.tunnels.iter().map(line).collect()
     }
 }
