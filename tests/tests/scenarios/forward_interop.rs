@@ -12,7 +12,7 @@ use wire_tests::{
 };
 
 use crate::{
-    cluster::{PROMPT, START, exact},
+    cluster::{PROMPT, START, exact, on_underlay},
     datapath::Datapath,
     ends::{End, STREAMS, ends},
 };
@@ -113,9 +113,9 @@ struct Look<'a> {
 /// Checks one datagram: addresses, the port 8472, flags, VNI, both inner MACs, and an inner packet between the two legs.
 fn as_vxlan(datagram: &Datagram, look: &Look<'_>) -> Result {
     let Look { macs, own, others, family, sent } = *look;
-    let own_address = underlay(&own.node.host, family);
+    let own_address = on_underlay(&own.node.host, family);
     let ends = if sent { (datagram.source, datagram.destination) } else { (datagram.destination, datagram.source) };
-    let other = others.iter().find(|other| underlay(&other.node.host, family) == ends.1.ip());
+    let other = others.iter().find(|other| on_underlay(&other.node.host, family) == ends.1.ip());
     let other = other.ok_or_else(|| LabError::Wrong(format!("from or to nobody: {datagram:?}")))?;
     check(ends.0.ip() == own_address, || format!("the own address is {own_address}: {datagram:?}"))?;
     check(datagram.destination.port() == 8472, || format!("another port: {datagram:?}"))?;
@@ -142,13 +142,6 @@ fn inner(vxlan: &Vxlan, look: &Look<'_>, other: &End) -> Result {
     // A kernel leaves the inner sum to the device of the underlay, which a veth never computes.
     let finished = look.sent && look.own.node.datapath == Datapath::UserspaceVxlan;
     check(!finished || packet.checksums_hold(), || format!("a wrong checksum: {packet:?}"))
-}
-
-fn underlay(host: &Host, family: Family) -> IpAddr {
-    match family {
-        Family::V4 => host.v4().into(),
-        Family::V6 => host.v6().into(),
-    }
 }
 
 /// The VTEP's MAC in the lease of each host, by its address on the underlay. Each host's is seen by another one.
@@ -275,8 +268,8 @@ impl Plain {
                 mtu: Encapsulation::RawIp.mtu(family),
                 address: own,
                 network,
-                local: SocketAddr::new(underlay(&host, family), Encapsulation::RawIp.port()),
-                peers: vec![(peer.node.subnet(family)?, SocketAddr::new(underlay(&peer.node.host, family), 8285))],
+                local: SocketAddr::new(on_underlay(&host, family), Encapsulation::RawIp.port()),
+                peers: vec![(peer.node.subnet(family)?, SocketAddr::new(on_underlay(&peer.node.host, family), 8285))],
             },
         )?;
         let server = TrafficServer::start(leg.namespace(), leg.address(family)?)?;

@@ -12,6 +12,7 @@ mod datapath;
 mod ends;
 mod etcd_access;
 mod forward_correct;
+mod forward_hostile;
 mod forward_interop;
 mod full_range;
 mod membership;
