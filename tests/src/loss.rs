@@ -86,14 +86,16 @@ impl LossMeter {
     /// Stops it. Whether pings were lost is for the caller to judge; whether the meter was any good is judged here.
     ///
     /// # Errors
-    /// Where it sent less than 95 % of its pings, or less than 95 % of those were seen encapsulated.
+    /// Where it sent less than 95 % of its pings, or less than 95 % of those that were answered were seen encapsulated.
     pub fn stop(self) -> Result<Loss> {
         let path = self.path.clone();
         let loss = self.stop_unjudged()?;
         let due = u32::try_from(loss.period.as_millis() / 10).unwrap_or(u32::MAX);
         check(loss.sent >= due - due / 20, || format!("{path}: only {} of {due} pings were sent", loss.sent))?;
-        check(loss.encapsulated >= u64::from(loss.sent - loss.sent / 20), || {
-            format!("{path}: only {} of {} pings were seen encapsulated", loss.encapsulated, loss.sent)
+        // Those that were lost may have been lost before they were encapsulated.
+        let answered = u64::from(loss.sent) - loss.lost.len() as u64;
+        check(loss.encapsulated >= answered - answered / 20, || {
+            format!("{path}: of {answered} answered pings only {} were seen encapsulated", loss.encapsulated)
         })?;
         Ok(loss)
     }
