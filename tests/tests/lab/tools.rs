@@ -7,8 +7,8 @@ use std::{
 };
 
 use wire_tests::{
-    Capture, Datagram, Encapsulation, Exchange, Family, Host, IpPacket, Leg, Result, TrafficServer, Vxlan, check,
-    eventually, expect_tunnel, lab,
+    Capture, Datagram, Encapsulation, Exchange, Family, Host, IpPacket, Leg, LossMeter, OnePacket, OnePacketSpec, Path,
+    Result, TrafficServer, Vxlan, check, control_run, eventually, expect_carried, expect_tunnel, lab,
 };
 
 use crate::overlay::Overlay;
@@ -125,6 +125,45 @@ fn a_capture_shows_outer_and_inner_packets_of_kernel_vxlan() -> Result {
             }
         }
         check(datagrams == 100, || format!("{datagrams} of 100 datagrams were seen"))?;
+    }
+    Ok(())
+}
+
+/// Two plain peers of flannel's backend `udp`, without an agent: what the lab's tools say of raw IP.
+#[test]
+fn captures_and_the_loss_meter_see_raw_udp_between_two_plain_peers() -> Result {
+    let lab = lab!();
+    let [a, b] = lab.hosts()?;
+    for (family, device, network) in
+        [(Family::V4, "flannel0", "10.5.0.0/16"), (Family::V6, "flannel-v60", "fd00:5::/32")]
+    {
+        let socket = |host: &Host| SocketAddr::new(address(host, family), Encapsulation::RawIp.port());
+        let (own, len, whole) = if family == Family::V4 { ("10.5.N.0", 24, 32) } else { ("fd00:5:N::", 64, 128) };
+        let [first, second] = ["1", "2"].map(|number| own.replace('N', number));
+        let mtu = Encapsulation::RawIp.mtu(family);
+        let start = |host: &Host, own: &str, other: &str, peer: &Host| {
+            let (own, peers) = (format!("{own}/{whole}"), vec![(format!("{other}/{len}"), socket(peer))]);
+            let spec = OnePacketSpec { tun: device, mtu, address: &own, network, local: socket(host), peers };
+            OnePacket::start(host, &spec)
+        };
+        let _programs = [start(&a, &first, &second, &b)?, start(&b, &second, &first, &a)?];
+        let [first, second] = [first, second].map(|address| address.parse::<IpAddr>().expect("an address"));
+
+        let path = Path { underlay: &lab, from: (&a, first), to: (&b, second), encapsulation: Encapsulation::RawIp };
+        let meter = LossMeter::start(&path)?;
+        std::thread::sleep(Duration::from_millis(500));
+        meter.stop_without_loss()?;
+        control_run(&path)?;
+
+        let server = TrafficServer::start(b.namespace(), second)?;
+        server.exchange(a.namespace(), &Exchange::Streams("65537".to_owned()), 1)?;
+        a.cut_frames()?;
+        let (wire, given) = (Capture::start(lab.namespace(), a.port())?, Capture::start(a.namespace(), device)?);
+        server.exchange(a.namespace(), &Exchange::Datagrams(format!("1..={}", mtu - 48)), 1)?;
+        let wire = wire.stop_at_port(Encapsulation::RawIp.port())?;
+        let sent = wire.iter().filter(|(outgoing, _)| !outgoing).map(|(_, datagram)| datagram);
+        let compared = expect_carried(&given.stop()?, sent)?;
+        check(compared == usize::try_from(mtu - 48).unwrap_or(0), || format!("{compared} packets were compared"))?;
     }
     Ok(())
 }

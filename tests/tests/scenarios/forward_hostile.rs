@@ -83,6 +83,32 @@ fn attack(lab: &Lab, datapath: Datapath, family: Family) -> Result {
     [&victim, &member, &third].into_iter().try_for_each(End::undamaged)
 }
 
+/// The control: a kernel VXLAN device lets in what the crafted datagrams are made from, and none of those that are no good VXLAN.
+#[test]
+fn kernel_vxlan_takes_the_same_view_of_what_is_crafted() -> Result {
+    let lab = lab!();
+    let (etcd, [victim, member]) = ends(&lab, [Datapath::KernelVxlan; 2], &[])?;
+    for family in Family::ALL {
+        let macs = Some([mac(&etcd, &victim, &member, family)?, mac(&etcd, &member, &victim, family)?]);
+        let scene = Scene { family, macs, victim: &victim, member: &member, third: &member };
+        let ear = ear(&victim, family)?;
+        let good = scene.good()?;
+        let shots = scene.frame(&good).map(|frame| vxlan(&frame)).unwrap_or_default();
+        check(shots.len() == 10, || format!("{} shots", shots.len()))?;
+        // First what must not be heard, then what must, so that there is no need to wait for silence.
+        for shot in shots {
+            send(&member.node.host, &victim, &shot, family)?;
+        }
+        let marked = packet(good.source(), good.destination(), 51);
+        send(&member.node.host, &victim, &shot("a good packet", scene.wrap(&marked), &[]), family)?;
+        for number in 0..COUNT {
+            let heard = ear.recv(&mut [0; 100]).ok();
+            check(heard == Some(51), || format!("{heard:?} bytes were heard as packet {number}"))?;
+        }
+    }
+    victim.undamaged()
+}
+
 /// The check is for all but hosts behind addresses that no lease has.
 #[test]
 fn a_stranger_is_heard_only_where_the_source_check_is_off() -> Result {

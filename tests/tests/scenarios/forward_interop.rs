@@ -8,7 +8,8 @@ use std::{
 
 use wire_tests::{
     Capture, Datagram, Encapsulation, Etcd, Exchange, ExpectedPeer, Family, Host, IpPacket, Lab, LabError, Leg,
-    OnePacket, OnePacketSpec, PROTOCOL_UDP, PeerLease, Result, TrafficServer, Vxlan, check, eventually, lab, peers_of,
+    OnePacket, OnePacketSpec, PeerLease, Result, TrafficServer, Vxlan, check, eventually, expect_carried, lab,
+    peers_of,
 };
 
 use crate::{
@@ -212,7 +213,7 @@ fn with_a_plain_peer(lab: &Lab, family: Family) -> Result {
     for (capture, received) in given.into_iter().zip([false, true]) {
         let carried = carried.iter().filter(|(outgoing, _)| *outgoing == received).map(|(_, datagram)| datagram);
         // There and back, of each size, with echoes from both sides.
-        let compared = compare(capture, carried)?;
+        let compared = expect_carried(&capture.stop()?, carried)?;
         let least = 2 * usize::try_from(largest).unwrap();
         check(compared >= least, || format!("{compared} packets were compared instead of {least}"))?;
     }
@@ -220,28 +221,6 @@ fn with_a_plain_peer(lab: &Lab, family: Family) -> Result {
     let damaged = (plain.host.kernel().damaged()?, plain.leg.kernel().damaged()?);
     check(damaged.0.is_empty() && damaged.1.is_empty(), || format!("the plain side has counted {damaged:?}"))?;
     exact(&etcd, &[&end.node], &Family::ALL)
-}
-
-/// Checks that each carried UDP packet is one that the TUN was given, but for its hops and its checksums, which are right; and
-/// says how many there were.
-fn compare<'a>(given: Capture, carried: impl Iterator<Item = &'a Datagram>) -> Result<usize> {
-    let given = given.stop()?;
-    let packets = given.iter().filter(|frame| frame.outgoing).filter_map(|frame| IpPacket::from_bytes(&frame.bytes));
-    let given: BTreeMap<Vec<u8>, u8> = packets.map(|packet| (packet.lasting(), packet.ttl())).collect();
-    let mut compared = 0;
-    for datagram in carried {
-        let packet = IpPacket::from_bytes(&datagram.payload).filter(|packet| packet.bytes() == datagram.payload);
-        let packet = packet.ok_or_else(|| LabError::Wrong(format!("not one packet alone: {datagram:?}")))?;
-        check(packet.checksums_hold(), || format!("a wrong checksum: {packet:?}"))?;
-        if packet.protocol() != PROTOCOL_UDP {
-            continue;
-        }
-        let hops = given.get(&packet.lasting()).copied();
-        let hops = hops.ok_or_else(|| LabError::Wrong(format!("carried, but not given: {packet:?}")))?;
-        check([hops, hops - 1].contains(&packet.ttl()), || format!("{hops} hops became {}", packet.ttl()))?;
-        compared += 1;
-    }
-    Ok(compared)
 }
 
 /// The host without an agent. Dropped from top to bottom.
