@@ -15,7 +15,7 @@ use wire_tests::{
 use crate::{
     cluster::{PROMPT, START, on_underlay},
     datapath::Datapath,
-    ends::{End, ends},
+    ends::{End, KERNELS_OWN, ends},
 };
 
 /// How many of each are sent.
@@ -290,8 +290,7 @@ fn fire(victim: &End, from: &Host, shot: &Shot, family: Family) -> Result {
         check(ours >= shot.count, || format!("{}: of {}, dropped were {more:?}", shot.name, shot.count))
     });
     counted?;
-    // The kernel's own multicasts go nowhere, too.
-    more.retain(|reason, _| reason != "no_route" && !shot.reasons.contains(&reason.as_str()));
+    more.retain(|reason, _| !KERNELS_OWN.contains(&reason.as_str()) && !shot.reasons.contains(&reason.as_str()));
     check(more.is_empty(), || format!("{}: also dropped were {more:?}", shot.name))
 }
 
