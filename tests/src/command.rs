@@ -1,6 +1,7 @@
 //! Running programs, on this machine and inside a namespace.
 
 use std::{
+    ffi::OsStr,
     fs::File,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
@@ -63,7 +64,7 @@ impl Namespace {
 
     /// A command in this network namespace that becomes `program`: same process id, all else as here.
     #[must_use]
-    pub fn command(&self, program: &str) -> Command {
+    pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new("nsenter");
         command.arg(format!("--net={}", self.path().display())).arg("--").arg(program);
         command

@@ -1,12 +1,13 @@
 //! A host: a namespace with one uplink into the underlay.
 
 use std::{
+    ffi::OsStr,
     fs,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::PathBuf,
 };
 
-use crate::{Kernel, LabError, Namespace, Result, Underlay, run};
+use crate::{Kernel, LabError, Namespace, Process, Result, Underlay, run};
 
 /// A host. Its uplink is `eth0`; `ip_forward` is 0, as the kernel makes it.
 #[derive(Debug)]
@@ -90,6 +91,15 @@ impl Host {
     /// Where it fails.
     pub fn exec(&self, line: &str) -> Result<String> {
         self.namespace.exec(line)
+    }
+
+    /// Starts a program that runs until it is dropped; what it writes goes to the file `log` of this host.
+    ///
+    /// # Errors
+    /// Where it cannot be started.
+    pub fn start(&self, program: impl AsRef<OsStr>, words: &[String], log: &str) -> Result<Process> {
+        let mut command = self.namespace.command(program);
+        Process::start(self.namespace.run(), command.args(words), self.dir.join(log))
     }
 
     /// What its kernel holds.

@@ -40,7 +40,15 @@ impl Lab {
     /// # Errors
     /// Where this machine cannot hold one.
     pub fn new() -> Result<Self> {
-        if let Some(lack) = lack() {
+        Self::with_programs(&[])
+    }
+
+    /// The same for one that runs these programs too.
+    ///
+    /// # Errors
+    /// Where this machine cannot hold one, or lacks one of them.
+    pub fn with_programs(programs: &[&str]) -> Result<Self> {
+        if let Some(lack) = lack(programs) {
             return Err(LabError::Machine(lack));
         }
         Self::with(Seats::take(1))
@@ -51,7 +59,7 @@ impl Lab {
     /// # Errors
     /// Where a skip is a failure, because `WIRE_TESTS_REQUIRE_LAB` is 1.
     pub fn for_test(name: &str, share: Share) -> Result<Option<Self>> {
-        if let Some(lack) = lack() {
+        if let Some(lack) = lack(&[]) {
             if env::var_os("WIRE_TESTS_REQUIRE_LAB").is_some_and(|value| value == "1") {
                 return Err(LabError::Machine(lack));
             }
@@ -100,14 +108,14 @@ macro_rules! lab {
     }};
 }
 
-/// What this machine lacks to hold a lab.
-fn lack() -> Option<String> {
+/// What this machine lacks to hold a lab that runs some more programs than each does.
+fn lack(more: &[&str]) -> Option<String> {
     if !nix::unistd::geteuid().is_root() {
         return Some("this user is not root".to_owned());
     }
     let path = env::var_os("PATH").unwrap_or_default();
     let exists = |program: &str| env::split_paths(&path).any(|dir| dir.join(program).is_file());
-    let missing: Vec<_> = PROGRAMS.into_iter().filter(|program| !exists(program)).collect();
+    let missing: Vec<_> = PROGRAMS.iter().chain(more).copied().filter(|program| !exists(program)).collect();
     if !missing.is_empty() {
         return Some(format!("these programs are missing (`make deps` installs them): {}", missing.join(", ")));
     }

@@ -8,7 +8,7 @@ use std::{
 
 use wire_tests::{
     Agent, AgentSpec, Change, Etcd, Family, Host, Lab, LabError, Monitor, PeerLease, Result, check, eventually,
-    expect_peers,
+    expect_peers, median,
 };
 
 use crate::{
@@ -34,13 +34,10 @@ pub(crate) fn turns(lab: &Lab, etcd: &Etcd, report: &mut Report) -> Result {
         }
         theirs.push(batch(&lab.host(&format!("batch{turn}"))?, &peers)?);
     }
-    let median = |times: &mut Vec<Duration>| {
-        times.sort();
-        times[times.len() / 2].as_secs_f64()
-    };
+    let seconds = |times: &[Duration]| median(&times.iter().map(Duration::as_secs_f64).collect::<Vec<_>>());
     report.times("4 000 leases: agent's start to last entry, in turns", &ours, Goal::default());
     report.times("4 000 leases: iproute2's batches of the entries alone", &theirs, Goal::default());
-    let ratio = median(&mut theirs) / median(&mut ours);
+    let ratio = seconds(&theirs) / seconds(&ours);
     report.number("4 000 leases: iproute2's time to ours, medians", ratio, "×", Goal::default());
     Ok(())
 }

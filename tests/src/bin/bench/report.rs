@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use comfy_table::{Table, presets::UTF8_FULL_CONDENSED};
 use serde::Serialize;
+use wire_tests::percentile;
 
 /// What a figure is compared with, in words.
 #[derive(Clone, Copy, Default)]
@@ -35,9 +36,8 @@ struct Line {
 impl Report {
     /// Adds a series of times.
     pub(crate) fn times(&mut self, mark: &'static str, times: &[Duration], goal: Goal) {
-        let mut sorted: Vec<f64> = times.iter().map(|time| time.as_secs_f64() * 1000.0).collect();
-        sorted.sort_by(f64::total_cmp);
-        self.add(mark, "ms", &sorted, goal);
+        let samples: Vec<f64> = times.iter().map(|time| time.as_secs_f64() * 1000.0).collect();
+        self.add(mark, "ms", &samples, goal);
     }
 
     /// Adds one figure of another kind.
@@ -45,12 +45,9 @@ impl Report {
         self.add(mark, unit, &[number], goal);
     }
 
-    fn add(&mut self, mark: &'static str, unit: &'static str, sorted: &[f64], Goal { ours, flannel }: Goal) {
-        // The smallest sample that as many per cent of all do not exceed.
-        let rank = |percent: usize| (sorted.len() * percent).div_ceil(100).saturating_sub(1);
-        let at = |percent| sorted.get(rank(percent)).copied().unwrap_or(f64::NAN);
-        let (p50, p99, max) = (at(50), at(99), at(100));
-        self.bench.push(Line { mark, unit, samples: sorted.len(), p50, p99, max, goal: ours, flannel });
+    fn add(&mut self, mark: &'static str, unit: &'static str, samples: &[f64], Goal { ours, flannel }: Goal) {
+        let [p50, p99, max] = [50, 99, 100].map(|percent| percentile(samples, percent));
+        self.bench.push(Line { mark, unit, samples: samples.len(), p50, p99, max, goal: ours, flannel });
     }
 
     /// Prints a table, then one line of JSON.
