@@ -64,7 +64,7 @@ impl ForwardSettings {
     /// A device that we work ourselves.
     pub(crate) fn link(&self, framing: Framing, local: (IpAddr, u16), mtu: Mtu) -> Link {
         let Self { queues, source_check, capabilities, .. } = *self;
-        let tunnel = Tunnel { framing, local: local.into(), source_check, queues, capabilities };
+        let tunnel = Tunnel { framing, local: local.into(), own: None, source_check, queues, capabilities };
         Link::ours(LinkKind::Tun(Some(tunnel)), mtu)
     }
 }

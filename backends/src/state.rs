@@ -100,6 +100,8 @@ pub struct Tunnel {
     pub framing: Framing,
     /// Our end. The port is that of all ends.
     pub local: SocketAddr,
+    /// Our own part of the network: nothing else comes in. `None` lets in everything.
+    pub own: Option<Prefix>,
     /// Whether a packet must come from the peer that has its inner source.
     pub source_check: bool,
     /// How many threads move packets.
@@ -244,6 +246,16 @@ impl Route {
 }
 
 impl Link {
+    /// The same device with `own` as our part of the network, if it is one that we work ourselves.
+    #[must_use]
+    pub fn with_own(&self, own: Option<Prefix>) -> Self {
+        let mut link = self.clone();
+        if let LinkKind::Tun(Some(tunnel)) = &mut link.kind {
+            tunnel.own = own;
+        }
+        link
+    }
+
     /// A device of ours without a MAC of its own, up.
     #[must_use]
     pub const fn ours(kind: LinkKind, mtu: Mtu) -> Self {

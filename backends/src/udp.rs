@@ -39,7 +39,7 @@ impl Backend for UdpBackend {
     fn desired(&self, own: &Lease, leases: &LeaseTable) -> NetState {
         let mut state = NetState::default();
         for (family, device) in self.devices.iter() {
-            state.links.insert(device.name, device.link.clone());
+            state.links.insert(device.name, device.link.with_own(own.subnet.of(family)));
             if let Some(subnet) = own.subnet.of(family) {
                 let (address, len) = (subnet.network(), family.bits());
                 state.addresses.insert(Address { link: device.name, address, len });

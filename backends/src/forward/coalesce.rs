@@ -11,6 +11,7 @@ use super::{
     checksum::{fold, pseudo, sum},
     packet::{Fragment, Header, TCP, UDP, be16, be32, put16, set_header_checksum, set_total},
     split::{ACK, CWR, FIN, PSH, RST, SYN},
+    unfinished,
     vnet::{Gso, VnetHeader},
 };
 
@@ -48,6 +49,8 @@ pub(crate) struct Coalescer {
 #[derive(Clone, Debug)]
 pub(crate) struct Joined {
     first: Range<usize>,
+    /// What the device is told of it, if it stays alone.
+    vnet: VnetHeader,
     /// `None` for what is never joined.
     joint: Option<Joint>,
     /// Bounds of the chain of further payloads.
@@ -91,6 +94,12 @@ impl Coalescer {
         &self.packets
     }
 
+    /// Adds a packet that is still to be cut, behind all others.
+    pub(crate) fn push_large(&mut self, arena: &[u8], range: Range<usize>, header: &Header, vnet: VnetHeader) {
+        self.flows.push(header.flow(&arena[range.clone()]));
+        self.packets.push(Joined { first: range, vnet, joint: None, chain: None });
+    }
+
     /// Adds the packet at `range` of `arena`, which has `header`: to an earlier one of its flow, or behind all others.
     #[inline]
     pub(crate) fn push(&mut self, arena: &[u8], range: Range<usize>, header: &Header, joinable: Joinable) {
@@ -117,8 +126,9 @@ impl Coalescer {
                 }
             }
         }
+        let vnet = unfinished::checksum(header, packet).unwrap_or(VnetHeader::PLAIN);
         self.flows.push(flow);
-        self.packets.push(Joined { first: range, joint, chain: None });
+        self.packets.push(Joined { first: range, vnet, joint, chain: None });
     }
 
     /// The payloads that follow a packet's first part.
@@ -148,7 +158,7 @@ impl Joined {
     pub(crate) fn seal(&self, arena: &mut [u8]) -> VnetHeader {
         match &self.joint {
             Some(joint) if joint.count > 1 => joint.seal(&mut arena[self.first.clone()]),
-            Some(_) | None => VnetHeader::PLAIN,
+            Some(_) | None => self.vnet,
         }
     }
 }
@@ -289,7 +299,7 @@ impl Joint {
     }
 }
 
-/// Whether the checksums are right: that of TCP or UDP, and an IPv4 header's own.
+/// Whether the checksums are right: that of TCP or UDP, or what is in its place, and an IPv4 header's own.
 #[inline]
 fn is_right(header: &Header, packet: &[u8]) -> bool {
     if header.family == Family::V4 && fold(sum(&packet[..header.len])) != 0xffff {
@@ -297,7 +307,7 @@ fn is_right(header: &Header, packet: &[u8]) -> bool {
     }
     let transport = &packet[header.len..];
     let pseudo = pseudo(&packet[header.addresses()], header.protocol, transport.len());
-    fold(pseudo + sum(transport)) == 0xffff
+    fold(pseudo + sum(transport)) == 0xffff || unfinished::checksum(header, packet).is_some()
 }
 
 #[cfg(test)]

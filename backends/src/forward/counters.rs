@@ -13,8 +13,8 @@ pub(crate) enum DropReason {
     SourceAddress,
     /// The inner source is not the sending peer's.
     SourceSubnet,
-    /// The inner destination is another peer's: it would go straight out again.
-    Transit,
+    /// The inner destination is not in our subnet.
+    Destination,
     /// Another VXLAN network identifier, or none.
     Vni,
     /// The inner Ethernet destination is not ours.
@@ -77,7 +77,7 @@ const NAMES: [&str; COUNTERS] = [
     "dropped_no_route",
     "dropped_source_address",
     "dropped_source_subnet",
-    "dropped_transit",
+    "dropped_destination",
     "dropped_vni",
     "dropped_inner_mac",
     "dropped_multicast",

@@ -115,10 +115,10 @@ impl Egress {
             return Err(self.refuse(way, &header, begin..end, (Notice::Unreachable, destination)));
         };
         let cut = Cut::new(&vnet, &header, packet).map_err(|_| DropReason::Malformed)?;
-        let mtu = way.shared.mtu.load(Ordering::Relaxed);
+        let mtu = way.mtu();
         let largest = cut.map_or(packet.len(), |cut| cut.largest(packet));
-        if largest > mtu as usize && header.dont_fragment(packet) {
-            return Err(self.refuse(way, &header, begin..end, (Notice::TooBig(mtu), peer.device)));
+        if largest > mtu && header.dont_fragment(packet) {
+            return Err(self.refuse(way, &header, begin..end, (Notice::TooBig(mtu as u32), peer.device)));
         }
         if !header.lower_ttl(packet) {
             return Err(self.refuse(way, &header, begin..end, (Notice::TimeExceeded, peer.device)));

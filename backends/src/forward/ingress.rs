@@ -15,6 +15,7 @@ use super::{
     packet::{Header, UDP},
     table::Table,
     udp::{Inbox, Received, Udp},
+    unfinished,
     worker::Way,
 };
 
@@ -103,9 +104,17 @@ fn take(
     if start == end {
         way.counters.dropped(DropReason::Malformed);
     }
+    let several = message.segment < message.range.len() || message.range.len() > way.mtu();
+    if several && take_large(way, table, (from, message), arena, (coalescer, known)) {
+        return;
+    }
     while start < end {
         let stop = end.min(start + message.segment);
-        match check(way, table, from, &arena[start..stop], known) {
+        let admitted = check(way, table, from, &arena[start..stop], known).and_then(|(lead, header)| {
+            let fits = header.total <= way.mtu();
+            if fits { Ok((lead, header)) } else { Err(DropReason::TooBig) }
+        });
+        match admitted {
             Ok((lead, header)) => {
                 let packet = start + lead..start + lead + header.total;
                 way.counters.add(Count::FromPeersPackets, 1);
@@ -116,6 +125,27 @@ fn take(
         }
         start = stop;
     }
+}
+
+/// Takes a message that is one packet of which the cutting was left to a device. Says whether it is.
+fn take_large(
+    way: &Way<'_>,
+    table: &Table,
+    (from, message): (IpAddr, &Received),
+    arena: &[u8],
+    (coalescer, known): (&mut Coalescer, &mut Option<Known>),
+) -> bool {
+    let datagram = &arena[message.range.clone()];
+    let Ok((lead, header)) = check(way, table, from, datagram, known) else { return false };
+    let packet = message.range.start + lead..message.range.end;
+    let size = Some(message.segment).filter(|size| *size < datagram.len());
+    let vnet = unfinished::large(&header, &arena[packet.clone()], size, way.mtu());
+    let is_one = header.total == packet.len() && (size.is_some() || header.total > way.mtu());
+    let Some(vnet) = vnet.filter(|_| is_one) else { return false };
+    way.counters.add(Count::FromPeersPackets, 1);
+    way.counters.add(Count::FromPeersBytes, packet.len() as u64);
+    coalescer.push_large(arena, packet, &header, vnet);
+    true
 }
 
 /// Whether a datagram may come in, and where its packet begins.
@@ -152,9 +182,9 @@ fn admit(way: &Way<'_>, table: &Table, from: IpAddr, source: IpAddr, destination
         way.shared.note_stranger(from, source);
         return Err(if table.has_sender(from) { DropReason::SourceSubnet } else { DropReason::SourceAddress });
     }
-    // What is for another peer would go straight out again.
-    if table.find(destination).is_some() {
-        return Err(DropReason::Transit);
+    // What is for another host would go straight out again.
+    if tunnel.own.is_some_and(|own| !own.contains(destination)) {
+        return Err(DropReason::Destination);
     }
     Ok(())
 }

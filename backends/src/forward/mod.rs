@@ -23,6 +23,7 @@ mod split;
 mod table;
 mod tun;
 mod udp;
+mod unfinished;
 mod vnet;
 mod worker;
 

@@ -9,7 +9,7 @@ use std::{
     os::fd::AsFd,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU32},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
 };
 
@@ -70,6 +70,12 @@ pub(crate) struct Way<'a> {
 }
 
 impl Way<'_> {
+    /// The longest inner packet, in bytes.
+    #[inline]
+    pub(crate) fn mtu(&self) -> usize {
+        self.shared.mtu.load(Ordering::Relaxed) as usize
+    }
+
     /// What may be joined on its way to the device.
     pub(crate) const fn joinable(&self) -> Joinable {
         Joinable { tcp: self.tun.capabilities.tso, udp: self.tun.capabilities.uso }

@@ -15,7 +15,7 @@ pub(crate) const STREAMS: &str = "0,1,1447,65537,5000011";
 
 /// The reasons for which an agent drops what its own kernel sends to groups, as each device that comes up makes it do: they go
 /// nowhere, and those of MLD have no hop left.
-pub(crate) const KERNELS_OWN: [&str; 2] = ["no_route", "ttl"];
+pub(crate) const KERNELS_OWN: [&str; 3] = ["no_route", "ttl", "multicast"];
 
 /// A host with an agent, and a leg behind it. Dropped from top to bottom.
 pub(crate) struct End {

@@ -27,7 +27,7 @@ const UNCHECKED: &str = "--forward-source-check=false";
 /// Neither a subnet of any host, nor in the network.
 const NOWHERE: [&str; 2] = ["192.0.2.1", "2001:db8::1"];
 /// Where what is not for this host may be dropped: where it comes in, or where it would leave again.
-const NOT_FOR_US: &[&str] = &["no_route", "loop", "source_subnet"];
+const NOT_FOR_US: &[&str] = &["no_route", "loop", "source_subnet", "destination", "multicast"];
 
 #[test]
 fn what_is_crafted_to_harm_raw_udp_is_dropped_and_counted_over_ipv4() -> Result {

@@ -198,9 +198,11 @@ fn with_a_plain_peer(lab: &Lab, family: Family) -> Result {
     let largest = Datapath::UserspaceUdp.largest_payload(family);
     let sizes = Exchange::Datagrams(format!("1..={largest}"));
     let streams = Exchange::Streams(STREAMS.to_owned());
-    for exchange in [&streams, &Exchange::Streams("65537".to_owned()), &Exchange::Bursts(format!("1,1200,{largest}"))] {
-        plain.server.exchange(end.leg.namespace(), exchange, 4)?;
-        end.server(family).exchange(plain.leg.namespace(), exchange, 4)?;
+    // The plain side takes one packet at a time: more bursts at once are more than its socket holds.
+    let bursts = Exchange::Bursts(format!("1,1200,{largest}"));
+    for (exchange, flows) in [(&streams, 4), (&Exchange::Streams("65537".to_owned()), 4), (&bursts, 1)] {
+        plain.server.exchange(end.leg.namespace(), exchange, flows)?;
+        end.server(family).exchange(plain.leg.namespace(), exchange, flows)?;
     }
 
     // Nothing is cut after this point but by the two programs, so that packets can be compared one by one.
