@@ -12,7 +12,7 @@ COUNT_FILE := $(CURDIR)/target/lab-tests-run
 
 .PHONY: help
 help: ## say what there is
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
 
 .PHONY: deps
 deps: ## install what all the others need (Debian, apt-get)
@@ -49,6 +49,11 @@ test: deps ## all tests; those on the lab need root
 bench: deps ## measure the marks, on a release build
 	$(CARGO) build --release -p wire-agent -p wire-tests --bins
 	@$(CARGO) $(AS_ROOT) run -q --release -p wire-tests --bin bench
+
+.PHONY: bench-datapath
+bench-datapath: deps ## measure the data path beside the kernel's VXLAN, in BENCH_FLAGS=--only=… what is named only
+	$(CARGO) build --release -p wire-agent -p wire-tests --bins
+	@$(CARGO) $(AS_ROOT) run -q --release -p wire-tests --bin bench-datapath -- $(BENCH_FLAGS)
 
 .PHONY: ci
 ci: ## what CI runs

@@ -1,0 +1,79 @@
+//! Measures how fast packets cross the network, ours beside the kernel's VXLAN and beside one packet a system call.
+//!
+//! All contestants stand side by side on one underlay, two hosts each, and are measured in turns: A B C A B C. Shared cores move every
+//! figure by a quarter from run to run, so what counts is the ratio of medians of one run. The exit status says only whether all
+//! could be measured. Run it on a release build: `make bench-datapath`.
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
+
+mod busy;
+mod contestant;
+mod flood;
+mod frames;
+mod iperf;
+mod machine;
+mod marks;
+mod measure;
+mod options;
+mod pair;
+mod ping;
+mod report;
+mod samples;
+mod stage;
+mod table;
+
+use std::process::ExitCode;
+
+use measure::Turn;
+use options::{Options, Task};
+use report::Report;
+use samples::Samples;
+use stage::Stage;
+use wire_tests::{Lab, Result};
+
+/// What it runs besides what every lab does.
+const PROGRAMS: [&str; 2] = ["ethtool", "iperf3"];
+
+fn main() -> ExitCode {
+    let options = match Task::from_arguments(std::env::args().skip(1)) {
+        Ok(Task::Run(options)) => options,
+        Ok(Task::Help) => {
+            println!("{}", options::USAGE);
+            return ExitCode::SUCCESS;
+        }
+        Err(usage) => {
+            eprintln!("bench-datapath: {usage}\n{}", options::USAGE);
+            return ExitCode::from(64);
+        }
+    };
+    match run(&options).and_then(|report| report.write()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench-datapath: {error:?}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: &Options) -> Result<Report> {
+    if cfg!(debug_assertions) {
+        eprintln!("bench-datapath: this is a debug build: the figures mean nothing");
+    }
+    let lab = Lab::with_programs(&PROGRAMS)?;
+    let stage = Stage::set(&lab, options)?;
+    let idle = busy::idle()?;
+    let mut samples = Samples::default();
+    for round in 1..=options.rounds {
+        for frames in &options.frames {
+            stage.frames.set(*frames)?;
+            for measurement in &options.measurements {
+                eprintln!("bench-datapath: round {round} of {}: {frames}, {measurement}", options.rounds);
+                for pair in &stage.pairs {
+                    let turn = Turn { pair, length: options.length(), idle };
+                    let measured = measurement.take(&turn).map_err(|error| pair.failed(*measurement, &error))?;
+                    samples.add(*frames, pair.contestant, &measured);
+                }
+            }
+        }
+    }
+    Report::new(options, &stage, samples, idle)
+}

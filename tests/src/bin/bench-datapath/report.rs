@@ -1,0 +1,164 @@
+//! The figures, for people and for programs.
+
+use std::{collections::BTreeMap, env, fs, path::PathBuf};
+
+use serde::Serialize;
+use serde_json::Value;
+use wire_tests::{LabError, Result};
+
+use crate::{
+    contestant::Contestant,
+    flood::PAYLOAD,
+    frames::{Frames, Setting},
+    machine::Machine,
+    marks::{self, Mark, RATIOS},
+    measure::Figure,
+    options::Options,
+    samples::Samples,
+    stage::Stage,
+    table,
+};
+
+/// All that is to be said of a run.
+pub(crate) struct Report {
+    frames: Vec<Frames>,
+    contestants: Vec<Contestant>,
+    samples: Samples,
+    document: Document,
+}
+
+#[derive(Serialize)]
+struct Document {
+    machine: Machine,
+    debug_build: bool,
+    rounds: u32,
+    seconds: u32,
+    /// Processors busy while nothing was measured.
+    idle_cores: f64,
+    /// How the veths were set.
+    veths: Setting,
+    udp_payload: usize,
+    /// What the agents said of their data path.
+    datapath: BTreeMap<&'static str, Value>,
+    figures: Vec<Line>,
+    ratios: Vec<Ratio>,
+    marks: Vec<Mark>,
+}
+
+#[derive(Serialize)]
+struct Line {
+    frames: &'static str,
+    figure: &'static str,
+    unit: &'static str,
+    contestant: &'static str,
+    samples: Vec<f64>,
+    median: f64,
+}
+
+#[derive(Serialize)]
+struct Ratio {
+    frames: &'static str,
+    figure: &'static str,
+    of: &'static str,
+    to: &'static str,
+    ratio: f64,
+}
+
+impl Report {
+    /// Of these samples, from a stage that still stands.
+    ///
+    /// # Errors
+    /// Where the stage cannot be asked how it was.
+    pub(crate) fn new(options: &Options, stage: &Stage, samples: Samples, idle_cores: f64) -> Result<Self> {
+        let (frames, contestants) = (options.frames.clone(), options.contestants.clone());
+        let mut datapath = BTreeMap::new();
+        for pair in &stage.pairs {
+            datapath.extend(pair.datapath()?.map(|said| (pair.contestant.name(), said)));
+        }
+        let document = Document {
+            machine: Machine::this()?,
+            debug_build: cfg!(debug_assertions),
+            rounds: options.rounds,
+            seconds: options.seconds,
+            idle_cores,
+            veths: stage.frames.setting()?,
+            udp_payload: PAYLOAD,
+            datapath,
+            figures: lines(&samples, &frames, &contestants),
+            ratios: ratios(&samples, &frames),
+            marks: marks::judge(&samples),
+        };
+        Ok(Self { frames, contestants, samples, document })
+    }
+
+    /// Prints it, and writes the file.
+    ///
+    /// # Errors
+    /// Where the file cannot be written.
+    pub(crate) fn write(&self) -> Result {
+        for frames in &self.frames {
+            println!("{}", table::of(&self.samples, *frames, &self.contestants));
+        }
+        let Document { rounds, seconds, veths, idle_cores, .. } = &self.document;
+        println!("medians of {rounds} rounds of {seconds} s in turns; {idle_cores:.2} processors were busy anyway");
+        println!("UDP packets carry {PAYLOAD} bytes, and are counted where they are received");
+        println!("real frames: off at both ends of each veth: {}", veths.segmentation.join(" "));
+        println!("offloads on: the same on; nothing else differs");
+        let state = |on: bool| if on { "on" } else { "off" };
+        println!("always: tx-checksumming {} at both ends", state(veths.tx_checksumming));
+        let (hosts, bridge) = (state(veths.gro_at_hosts), state(veths.gro_at_bridge));
+        println!("always: generic-receive-offload {hosts} at the hosts, {bridge} at the bridge");
+        for mark in &self.document.marks {
+            println!("mark: {mark}");
+        }
+        let path = path()?;
+        let text = serde_json::to_string_pretty(&self.document).expect("figures and names are JSON");
+        let failed = |source| LabError::Io { what: format!("cannot write {}", path.display()), source };
+        fs::write(&path, text + "\n").map_err(failed)?;
+        println!("all samples: {}", path.display());
+        Ok(())
+    }
+}
+
+fn lines(samples: &Samples, frames: &[Frames], contestants: &[Contestant]) -> Vec<Line> {
+    let mut lines = Vec::new();
+    for frames in frames {
+        for figure in Figure::ALL {
+            for contestant in contestants {
+                let Some(median) = samples.median(*frames, figure, *contestant) else { continue };
+                let (figure_name, unit) = figure.describe();
+                lines.push(Line {
+                    frames: frames.name(),
+                    figure: figure_name,
+                    unit,
+                    contestant: contestant.name(),
+                    samples: samples.of(*frames, figure, *contestant).to_vec(),
+                    median,
+                });
+            }
+        }
+    }
+    lines
+}
+
+fn ratios(samples: &Samples, frames: &[Frames]) -> Vec<Ratio> {
+    let mut ratios = Vec::new();
+    for frames in frames {
+        for figure in Figure::ALL {
+            for pair in RATIOS {
+                let Some(ratio) = samples.ratio(*frames, figure, pair) else { continue };
+                let [of, to] = pair.map(Contestant::name);
+                ratios.push(Ratio { frames: frames.name(), figure: figure.describe().0, of, to, ratio });
+            }
+        }
+    }
+    ratios
+}
+
+/// `bench-datapath.json` in cargo's target directory, two above this program.
+fn path() -> Result<PathBuf> {
+    let this = env::current_exe();
+    let this = this.map_err(|source| LabError::Io { what: "cannot tell which program this is".to_owned(), source })?;
+    let target = this.ancestors().nth(2).ok_or_else(|| LabError::Wrong("this program lies nowhere".to_owned()))?;
+    Ok(target.join("bench-datapath.json"))
+}
