@@ -28,7 +28,7 @@ pub struct OnePacketSpec<'a> {
 /// A running one. Dropped, it is killed.
 #[derive(Debug)]
 pub struct OnePacket {
-    _process: Process,
+    process: Process,
 }
 
 impl OnePacket {
@@ -41,7 +41,7 @@ impl OnePacket {
         let log = host.dir().join(format!("one-packet.{}", COUNT.fetch_add(1, Ordering::Relaxed)));
         let OnePacketSpec { tun, mtu, address, network, local, peers } = spec;
         let namespace = host.namespace();
-        let mut command = namespace.command(&program("one-packet")?.display().to_string());
+        let mut command = namespace.command(program("one-packet")?.display().to_string());
         command.args(["--tun", tun, "--mtu", &mtu.to_string(), "--local", &local.to_string()]);
         for (subnet, peer) in peers {
             command.args(["--peer", &format!("{}={peer}", first_of(subnet)?)]);
@@ -55,7 +55,15 @@ impl OnePacket {
         let nodad = if address.contains(':') { "nodad" } else { "" };
         namespace.ip(&format!("address replace {address} dev {tun} {nodad}"))?;
         namespace.ip(&format!("route replace {network} dev {tun}"))?;
-        Ok(Self { _process: process })
+        Ok(Self { process })
+    }
+}
+
+impl OnePacket {
+    /// What it has written so far.
+    #[must_use]
+    pub fn log(&self) -> String {
+        self.process.log()
     }
 }
 

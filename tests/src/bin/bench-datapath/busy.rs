@@ -7,6 +7,9 @@ use std::{
 
 use wire_tests::{LabError, Result};
 
+/// How many processors may be busy with something else on a calm machine.
+pub(crate) const CALM: f64 = 0.1;
+
 /// A reading of all processors' clocks.
 #[derive(Clone, Copy)]
 pub(crate) struct Clock {
@@ -68,7 +71,7 @@ pub(crate) fn idle() -> Result<f64> {
     let clock = Clock::read()?;
     thread::sleep(Duration::from_secs(2));
     let cores = clock.since()?.cores();
-    if cores > 0.1 {
+    if cores > CALM {
         eprintln!("bench-datapath: {cores:.2} processors are busy with something else: the figures will be poor");
     }
     Ok(cores)

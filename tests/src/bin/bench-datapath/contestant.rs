@@ -17,6 +17,17 @@ pub(crate) enum Contestant {
     OursVxlan,
 }
 
+/// What carries the packets of a contestant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Carrier {
+    /// The underlay itself.
+    Route,
+    /// The tests' own forwarders.
+    OnePacket,
+    /// Agents, or what they set up.
+    Agents(Setting),
+}
+
 /// What the agents of a contestant are given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Setting {
@@ -41,13 +52,15 @@ impl Contestant {
         }
     }
 
-    /// What its agents are given; `None` where it has none.
-    pub(crate) const fn setting(self) -> Option<Setting> {
+    /// What carries its packets.
+    pub(crate) const fn carrier(self) -> Carrier {
+        let (vxlan, udp) = (r#"{"Type":"vxlan"}"#, r#"{"Type":"udp","Port":8285}"#);
         match self {
-            Self::Veth | Self::OnePacket => None,
-            Self::KernelVxlan => Some(Setting { backend: r#"{"Type":"vxlan"}"#, flag: None }),
-            Self::OursRaw => Some(Setting { backend: r#"{"Type":"udp","Port":8285}"#, flag: None }),
-            Self::OursVxlan => Some(Setting { backend: r#"{"Type":"vxlan"}"#, flag: Some("--userspace-vxlan") }),
+            Self::Veth => Carrier::Route,
+            Self::KernelVxlan => Carrier::Agents(Setting { backend: vxlan, flag: None }),
+            Self::OnePacket => Carrier::OnePacket,
+            Self::OursRaw => Carrier::Agents(Setting { backend: udp, flag: None }),
+            Self::OursVxlan => Carrier::Agents(Setting { backend: vxlan, flag: Some("--userspace-vxlan") }),
         }
     }
 

@@ -60,9 +60,11 @@ fn run(options: &Options) -> Result<Report> {
     }
     let lab = Lab::with_programs(&PROGRAMS)?;
     let stage = Stage::set(&lab, options)?;
-    let idle = busy::idle()?;
     let mut samples = Samples::default();
+    let mut idles = Vec::new();
     for round in 1..=options.rounds {
+        let idle = busy::idle()?;
+        idles.push(idle);
         for frames in &options.frames {
             stage.frames.set(*frames)?;
             for measurement in &options.measurements {
@@ -75,5 +77,5 @@ fn run(options: &Options) -> Result<Report> {
             }
         }
     }
-    Report::new(options, &stage, samples, idle)
+    Report::new(options, &stage, samples, &idles)
 }

@@ -1,12 +1,17 @@
 //! One contestant's two hosts, from the bare underlay to a ping that is answered.
 
-use std::{net::Ipv4Addr, time::Duration};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    time::Duration,
+};
 
 use serde_json::Value;
-use wire_tests::{Agent, AgentSpec, Etcd, Host, LabError, Process, Result, Underlay, check, eventually, program};
+use wire_tests::{
+    Agent, AgentSpec, Etcd, Host, LabError, OnePacket, OnePacketSpec, Process, Result, Underlay, check, eventually,
+};
 
 use crate::{
-    contestant::{Contestant, Setting},
+    contestant::{Carrier, Contestant, Setting},
     measure::Measurement,
 };
 
@@ -14,10 +19,6 @@ use crate::{
 const START: Duration = Duration::from_secs(20);
 /// The port of the `udp` backend.
 const PORT: u16 = 8285;
-/// What IPv4 and UDP take of a frame.
-const OVERHEAD: u16 = 28;
-/// The MTU of the underlay.
-const UNDERLAY_MTU: u16 = 1500;
 
 /// Two hosts and what carries packets between them.
 pub(crate) struct Pair {
@@ -25,7 +26,7 @@ pub(crate) struct Pair {
     pub(crate) contestant: Contestant,
     // What runs on the hosts goes before them.
     agents: Vec<Agent>,
-    _forwarders: Vec<Process>,
+    forwarders: Vec<OnePacket>,
     _server: Process,
     /// The host that sends.
     pub(crate) near: Host,
@@ -39,7 +40,7 @@ pub(crate) struct Pair {
 #[derive(Default)]
 struct Carriers {
     agents: Vec<Agent>,
-    forwarders: Vec<Process>,
+    forwarders: Vec<OnePacket>,
     subnets: [[u8; 3]; 2],
 }
 
@@ -51,16 +52,18 @@ impl Pair {
     pub(crate) fn set(underlay: &Underlay, etcd: &Etcd, contestant: Contestant) -> Result<Self> {
         let host = |side: &str| underlay.host(&format!("{contestant}-{side}"));
         let (near, far) = (host("near")?, host("far")?);
-        let carriers = match contestant.setting() {
-            Some(setting) => agents(etcd, contestant, setting, [&near, &far])?,
-            None if contestant == Contestant::OnePacket => forwarders(contestant, [&near, &far])?,
-            None => route(contestant, [&near, &far])?,
-        };
+        let hosts = [&near, &far];
+        let carriers = match contestant.carrier() {
+            Carrier::Route => route(contestant, hosts),
+            Carrier::OnePacket => forwarders(contestant, hosts),
+            Carrier::Agents(setting) => agents(etcd, contestant, setting, hosts),
+        }
+        .map_err(|error| LabError::Wrong(format!("{contestant} does not start: {error:?}")))?;
         let prefix = carriers.subnets[1];
         far.namespace().ip(&format!("route add local {} dev lo", subnet(prefix)))?;
         let server = far.start("iperf3", &["-s".to_owned()], "iperf3.log")?;
         let (agents, forwarders) = (carriers.agents, carriers.forwarders);
-        let pair = Self { contestant, agents, _forwarders: forwarders, _server: server, near, far, prefix };
+        let pair = Self { contestant, agents, forwarders, _server: server, near, far, prefix };
         eventually(START, || {
             check(pair.near.pings(pair.target().into()), || "the far host does not answer".to_owned())
         })
@@ -91,7 +94,7 @@ impl Pair {
     }
 
     fn logs(&self) -> String {
-        let logs = self.agents.iter().map(Agent::log).chain(self._forwarders.iter().map(Process::log));
+        let logs = self.agents.iter().map(Agent::log).chain(self.forwarders.iter().map(OnePacket::log));
         let ends = logs.map(|log| log.lines().rev().take(5).map(str::to_owned).collect::<Vec<_>>());
         ends.flat_map(|end| end.into_iter().rev()).collect::<Vec<_>>().join("\n")
     }
@@ -107,25 +110,22 @@ fn route(contestant: Contestant, [near, far]: [&Host; 2]) -> Result<Carriers> {
 /// A forwarder on each.
 fn forwarders(contestant: Contestant, hosts: [&Host; 2]) -> Result<Carriers> {
     let subnets = [1, 2].map(|third| [10, contestant.network(), third]);
-    let mut carriers = Carriers { subnets, ..Carriers::default() };
-    let mtu = UNDERLAY_MTU - OVERHEAD;
-    for (own, other) in [(0, 1), (1, 0)] {
-        let (host, peer) = (hosts[own], hosts[other]);
-        let line = format!(
-            "--tun flannel0 --mtu {mtu} --local {}:{PORT} --peer {}={}:{PORT}",
-            host.v4(),
-            subnet(subnets[other]),
-            peer.v4()
-        );
-        let words: Vec<String> = line.split(' ').map(str::to_owned).collect();
-        carriers.forwarders.push(host.start(program("one-packet")?, &words, "one-packet.log")?);
+    let at = |host: &Host| SocketAddr::from((host.v4(), PORT));
+    let start = |own: usize, other: usize| {
         let [first, second, third] = subnets[own];
-        let address = format!("address add {first}.{second}.{third}.0/32 dev flannel0");
-        eventually(START, || host.namespace().ip(&address).map(drop))
-            .map_err(|error| LabError::Wrong(format!("{contestant}: there is no device: {error:?}")))?;
-        host.namespace().ip(&format!("route add {first}.{second}.0.0/16 dev flannel0"))?;
-    }
-    Ok(carriers)
+        let spec = OnePacketSpec {
+            tun: "flannel0",
+            // The underlay's 1500 bytes without the outer IP and UDP headers.
+            mtu: 1500 - 20 - 8,
+            address: &format!("{first}.{second}.{third}.0/32"),
+            network: &format!("{first}.{second}.0.0/16"),
+            local: at(hosts[own]),
+            peers: vec![(subnet(subnets[other]), at(hosts[other]))],
+        };
+        OnePacket::start(hosts[own], &spec)
+    };
+    let forwarders = vec![start(0, 1)?, start(1, 0)?];
+    Ok(Carriers { subnets, forwarders, ..Carriers::default() })
 }
 
 /// An agent on each, in a network of this contestant alone.
@@ -139,15 +139,11 @@ fn agents(etcd: &Etcd, contestant: Contestant, setting: Setting, hosts: [&Host; 
         flags.retain(|flag| !flag.starts_with("--etcd-prefix="));
         flags.push(format!("--etcd-prefix={prefix}"));
         flags.extend(setting.flag.map(str::to_owned));
-        let started = Agent::spawn(host, AgentSpec::new(flags)).and_then(|mut agent| {
-            agent.wait_ready(START)?;
-            Ok(agent)
-        });
-        let agent =
-            started.map_err(|error| LabError::Wrong(format!("{contestant}: its agent does not start: {error:?}")))?;
+        let mut agent = Agent::spawn(host, AgentSpec::new(flags))?;
+        agent.wait_ready(START)?;
         let env = agent.subnet_env()?;
         let own = env.get("FLANNEL_SUBNET").and_then(|text| text.split('/').next()?.parse::<Ipv4Addr>().ok());
-        let own = own.ok_or_else(|| LabError::Wrong(format!("{contestant}: no subnet in {env:?}")))?;
+        let own = own.ok_or_else(|| LabError::Wrong(format!("no subnet in {env:?}")))?;
         let [first, second, third, _] = own.octets();
         carriers.subnets[number] = [first, second, third];
         carriers.agents.push(agent);

@@ -7,6 +7,7 @@ use serde_json::Value;
 use wire_tests::{LabError, Result};
 
 use crate::{
+    busy::CALM,
     contestant::Contestant,
     flood::PAYLOAD,
     frames::{Frames, Setting},
@@ -33,8 +34,8 @@ struct Document {
     debug_build: bool,
     rounds: u32,
     seconds: u32,
-    /// Processors busy while nothing was measured.
-    idle_cores: f64,
+    /// Processors busy while nothing was measured, before each round.
+    idle_cores: Vec<f64>,
     /// How the veths were set.
     veths: Setting,
     udp_payload: usize,
@@ -69,7 +70,7 @@ impl Report {
     ///
     /// # Errors
     /// Where the stage cannot be asked how it was.
-    pub(crate) fn new(options: &Options, stage: &Stage, samples: Samples, idle_cores: f64) -> Result<Self> {
+    pub(crate) fn new(options: &Options, stage: &Stage, samples: Samples, idle_cores: &[f64]) -> Result<Self> {
         let (frames, contestants) = (options.frames.clone(), options.contestants.clone());
         let mut datapath = BTreeMap::new();
         for pair in &stage.pairs {
@@ -80,7 +81,7 @@ impl Report {
             debug_build: cfg!(debug_assertions),
             rounds: options.rounds,
             seconds: options.seconds,
-            idle_cores,
+            idle_cores: idle_cores.to_vec(),
             veths: stage.frames.setting()?,
             udp_payload: PAYLOAD,
             datapath,
@@ -100,7 +101,12 @@ impl Report {
             println!("{}", table::of(&self.samples, *frames, &self.contestants));
         }
         let Document { rounds, seconds, veths, idle_cores, .. } = &self.document;
-        println!("medians of {rounds} rounds of {seconds} s in turns; {idle_cores:.2} processors were busy anyway");
+        println!("medians of {rounds} rounds, {seconds} s each turn");
+        println!("work is that of all processors, senders and receivers included");
+        let most = idle_cores.iter().copied().fold(0.0, f64::max);
+        let calm =
+            if most > CALM { ": the machine was not calm, the figures are poor, those of work worst" } else { "" };
+        println!("up to {most:.2} processors were busy anyway, which is taken off{calm}");
         println!("UDP packets carry {PAYLOAD} bytes, and are counted where they are received");
         println!("real frames: off at both ends of each veth: {}", veths.segmentation.join(" "));
         println!("offloads on: the same on; nothing else differs");
