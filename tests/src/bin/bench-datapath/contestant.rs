@@ -35,6 +35,8 @@ pub(crate) struct Setting {
     pub(crate) backend: &'static str,
     /// A flag besides those that every agent has.
     pub(crate) flag: Option<&'static str>,
+    /// The device they must make, and its kind: that what is measured is what it is called.
+    pub(crate) device: (&'static str, &'static str),
 }
 
 impl Contestant {
@@ -53,14 +55,15 @@ impl Contestant {
     }
 
     /// What carries its packets.
-    pub(crate) const fn carrier(self) -> Carrier {
+    pub(crate) fn carrier(self) -> Carrier {
         let (vxlan, udp) = (r#"{"Type":"vxlan"}"#, r#"{"Type":"udp","Port":8285}"#);
+        let agents = |backend, flag, device| Carrier::Agents(Setting { backend, flag, device });
         match self {
             Self::Veth => Carrier::Route,
-            Self::KernelVxlan => Carrier::Agents(Setting { backend: vxlan, flag: None }),
             Self::OnePacket => Carrier::OnePacket,
-            Self::OursRaw => Carrier::Agents(Setting { backend: udp, flag: None }),
-            Self::OursVxlan => Carrier::Agents(Setting { backend: vxlan, flag: Some("--userspace-vxlan") }),
+            Self::KernelVxlan => agents(vxlan, None, ("flannel.1", "vxlan")),
+            Self::OursRaw => agents(udp, None, ("flannel0", "tun")),
+            Self::OursVxlan => agents(vxlan, Some("--userspace-vxlan"), ("flannel.1", "tun")),
         }
     }
 

@@ -16,6 +16,15 @@ pub(crate) enum Streams {
     Both,
 }
 
+/// When the streams end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// After a time.
+    After(Duration),
+    /// When as many bytes were sent.
+    Bytes(u32),
+}
+
 /// What was received.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Received {
@@ -25,16 +34,20 @@ pub(crate) struct Received {
     pub(crate) bits_per_second: f64,
 }
 
-/// Lets TCP run for a time.
+/// Lets TCP run.
 ///
 /// # Errors
 /// What iperf3 says.
-pub(crate) fn run(pair: &Pair, streams: Streams, length: Duration) -> Result<Received> {
+pub(crate) fn run(pair: &Pair, streams: Streams, end: End) -> Result<Received> {
     let way = match streams {
         Streams::Forth(number) => format!("-P {number}"),
         Streams::Both => "--bidir".to_owned(),
     };
-    let answer = pair.near.exec(&format!("iperf3 -J -c {} -t {} {way}", pair.target(), length.as_secs()))?;
+    let end = match end {
+        End::After(time) => format!("-t {}", time.as_secs()),
+        End::Bytes(bytes) => format!("-n {bytes}"),
+    };
+    let answer = pair.near.exec(&format!("iperf3 -J -c {} {end} {way}", pair.target()))?;
     let wrong = |rule: &str| LabError::Answer { what: "iperf3".to_owned(), rule: rule.to_owned() };
     let answer: Value = serde_json::from_str(&answer).map_err(|error| wrong(&error.to_string()))?;
     received(&answer, streams).ok_or_else(|| wrong("there is no sum of what was received"))

@@ -71,7 +71,7 @@ fn run(options: &Options) -> Result<Report> {
                 eprintln!("bench-datapath: round {round} of {}: {frames}, {measurement}", options.rounds);
                 for pair in &stage.pairs {
                     let turn = Turn { pair, length: options.length(), idle };
-                    let measured = measurement.take(&turn).map_err(|error| pair.failed(*measurement, &error))?;
+                    let measured = measurement.take(&turn).map_err(|error| pair.failed(measurement.name(), &error))?;
                     samples.add(*frames, pair.contestant, &measured);
                 }
             }

@@ -7,7 +7,7 @@ use wire_tests::Result;
 use crate::{
     busy::Clock,
     flood,
-    iperf::{self, Streams},
+    iperf::{self, End, Streams},
     pair::Pair,
     ping,
 };
@@ -145,7 +145,7 @@ impl Turn<'_> {
         let count = u32::try_from(self.length.as_millis() / interval.as_millis()).unwrap_or(u32::MAX);
         let pings = ping::start(self.pair, count.saturating_sub(5).max(1), interval)?;
         let clock = Clock::read()?;
-        let received = iperf::run(self.pair, Streams::Forth(1), self.length)?;
+        let received = iperf::run(self.pair, Streams::Forth(1), End::After(self.length))?;
         let work = clock.since()?;
         let cost = work.seconds_beyond(self.idle) / (received.bits / 1e9);
         Ok(vec![
@@ -156,7 +156,7 @@ impl Turn<'_> {
     }
 
     fn tcp(&self, streams: Streams, figure: Figure) -> Result<Vec<(Figure, f64)>> {
-        let received = iperf::run(self.pair, streams, self.length)?;
+        let received = iperf::run(self.pair, streams, End::After(self.length))?;
         Ok(vec![(figure, received.bits_per_second / 1e9)])
     }
 

@@ -10,10 +10,7 @@ use wire_tests::{
     Agent, AgentSpec, Etcd, Host, LabError, OnePacket, OnePacketSpec, Process, Result, Underlay, check, eventually,
 };
 
-use crate::{
-    contestant::{Carrier, Contestant, Setting},
-    measure::Measurement,
-};
+use crate::contestant::{Carrier, Contestant, Setting};
 
 /// How long a pair may take to be there.
 const START: Duration = Duration::from_secs(20);
@@ -89,8 +86,8 @@ impl Pair {
     }
 
     /// What went wrong, with the name of who it went wrong with.
-    pub(crate) fn failed(&self, measurement: Measurement, error: &LabError) -> LabError {
-        LabError::Wrong(format!("{}, {measurement}: {error:?}\n{}", self.contestant, self.logs()))
+    pub(crate) fn failed(&self, what: &str, error: &LabError) -> LabError {
+        LabError::Wrong(format!("{}, {what}: {error:?}\n{}", self.contestant, self.logs()))
     }
 
     fn logs(&self) -> String {
@@ -141,6 +138,9 @@ fn agents(etcd: &Etcd, contestant: Contestant, setting: Setting, hosts: [&Host; 
         flags.extend(setting.flag.map(str::to_owned));
         let mut agent = Agent::spawn(host, AgentSpec::new(flags))?;
         agent.wait_ready(START)?;
+        let (device, kind) = setting.device;
+        let link = host.kernel().link(device)?.map(|link| link.linkinfo.kind);
+        check(link.as_deref() == Some(kind), || format!("{device} is no {kind} device: {link:?}"))?;
         let env = agent.subnet_env()?;
         let own = env.get("FLANNEL_SUBNET").and_then(|text| text.split('/').next()?.parse::<Ipv4Addr>().ok());
         let own = own.ok_or_else(|| LabError::Wrong(format!("no subnet in {env:?}")))?;

@@ -1,8 +1,13 @@
 //! All pairs, and the frames between them.
 
-use wire_tests::{Etcd, Lab, Result};
+use wire_tests::{Etcd, Lab, Result, check};
 
-use crate::{frames::Uplinks, options::Options, pair::Pair};
+use crate::{
+    frames::{Frames, Uplinks},
+    iperf,
+    options::Options,
+    pair::Pair,
+};
 
 /// What stands for the whole run.
 pub(crate) struct Stage {
@@ -27,6 +32,23 @@ impl Stage {
         let pairs = pairs.collect::<Result<Vec<_>>>()?;
         let hosts = pairs.iter().flat_map(|pair| [&pair.near, &pair.far]);
         let frames = Uplinks::new(lab, hosts, options.gro)?;
-        Ok(Self { pairs, frames, _etcd: etcd })
+        let stage = Self { pairs, frames, _etcd: etcd };
+        stage.prove_frames(lab)?;
+        Ok(stage)
+    }
+
+    /// Checks that with real frames none crosses the bridge that is longer than the underlay's MTU, whoever sends it. Not while
+    /// anything is measured: counting takes time.
+    fn prove_frames(&self, lab: &Lab) -> Result {
+        self.frames.set(Frames::Real)?;
+        // Without the Ethernet header, which nft has behind it here.
+        let long = lab.count("meta length > 1500")?;
+        for pair in &self.pairs {
+            iperf::run(pair, iperf::Streams::Forth(1), iperf::End::Bytes(8 << 20))
+                .map_err(|error| pair.failed("a short stream", &error))?;
+            let packets = long.packets()?;
+            check(packets == 0, || format!("{}: {packets} frames were longer than real ones", pair.contestant))?;
+        }
+        Ok(())
     }
 }
