@@ -41,7 +41,7 @@ impl TrafficServer {
         let run = namespace.run();
         let address = SocketAddr::new(address, PORT);
         let log = run.dir().join(format!("traffic.{}", COUNT.fetch_add(1, Ordering::Relaxed)));
-        let mut command = namespace.command(&program("traffic")?.display().to_string());
+        let mut command = namespace.command(program("traffic")?.display().to_string());
         let process = Process::start(run, command.args(["serve", &address.to_string()]), log)?;
         let server = Self { address, process };
         eventually(Duration::from_secs(10), || {

@@ -44,10 +44,16 @@ impl Framing {
         out[4..8].copy_from_slice(&(vni.number() << 8).to_be_bytes());
         out[8..14].copy_from_slice(&peer.octets());
         out[14..20].copy_from_slice(&mac.octets());
-        out[20..22].copy_from_slice(match family {
-            Family::V4 => &IPV4,
-            Family::V6 => &IPV6,
-        });
+        out[20..22].copy_from_slice(&ether_type(family));
+    }
+
+    /// Whether a datagram that was stripped says of its packet that it is of `family`.
+    #[inline]
+    pub(crate) fn announces(self, datagram: &[u8], family: Family) -> bool {
+        match self {
+            Self::Raw => true,
+            Self::Vxlan { .. } => datagram[20..22] == ether_type(family),
+        }
     }
 
     /// Checks what comes before the inner packet of a datagram, and says how long that is.
@@ -70,6 +76,13 @@ impl Framing {
             return Err(DropReason::NotIp);
         }
         Ok(VXLAN_LEAD)
+    }
+}
+
+const fn ether_type(family: Family) -> [u8; 2] {
+    match family {
+        Family::V4 => IPV4,
+        Family::V6 => IPV6,
     }
 }
 

@@ -160,6 +160,9 @@ fn check(
     let lead = way.shared.tunnel.framing.strip(datagram)?;
     let packet = &datagram[lead..];
     let header = Header::parse(packet).ok_or(DropReason::Malformed)?;
+    if !way.shared.tunnel.framing.announces(datagram, header.family) {
+        return Err(DropReason::NotIp);
+    }
     let (source, destination) = (header.source(packet), header.destination(packet));
     let same =
         known.is_some_and(|known| known.from == from && known.source == source && known.destination == destination);
