@@ -166,7 +166,7 @@ impl Scene<'_> {
     fn shots(&self) -> Result<Vec<Shot>> {
         let good = self.good()?;
         let of_framing = match self.frame(&good) {
-            None => raw(good),
+            None => raw(&good),
             Some(frame) => vxlan(&frame),
         };
         Ok([self.outer()?, self.inner()?, of_framing].into_iter().flatten().collect())
@@ -236,7 +236,7 @@ impl Scene<'_> {
 }
 
 /// What raw IP alone can have wrong.
-fn raw(good: IpPacket) -> Vec<Shot> {
+fn raw(good: &IpPacket) -> Vec<Shot> {
     let mut unknown = good.bytes().to_vec();
     unknown[0] = 0xf5;
     vec![shot("an unknown version", unknown, &["not_ip", "malformed"])]
