@@ -35,6 +35,8 @@ pub use dataplane::{
     keep_router_advertisements,
 };
 pub use firewall::{FirewallError, ForwardAccept};
+#[cfg(any(test, feature = "fuzzing"))]
+pub use forward::fuzzing;
 pub use forward::{Capabilities, Forwarder, Framing, Handle, Kept, TunnelSeen, Tunnels};
 pub use host_dataplane::HostDataplane;
 pub use mtu::{Mtu, Overhead};

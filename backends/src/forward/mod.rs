@@ -15,6 +15,8 @@ mod egress;
 mod engine;
 mod forwarder;
 mod framing;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod icmp;
 mod ingress;
 mod packet;
