@@ -23,6 +23,7 @@ mod table;
 
 use std::process::ExitCode;
 
+use busy::{CALM, Clock};
 use measure::Turn;
 use options::{Options, Task};
 use report::Report;
@@ -61,21 +62,24 @@ fn run(options: &Options) -> Result<Report> {
     let lab = Lab::with_programs(&PROGRAMS)?;
     let stage = Stage::set(&lab, options)?;
     let mut samples = Samples::default();
-    let mut idles = Vec::new();
     for round in 1..=options.rounds {
-        let idle = busy::idle()?;
-        idles.push(idle);
+        let clock = Clock::read()?;
         for frames in &options.frames {
             stage.frames.set(*frames)?;
             for measurement in &options.measurements {
                 eprintln!("bench-datapath: round {round} of {}: {frames}, {measurement}", options.rounds);
                 for pair in &stage.pairs {
-                    let turn = Turn { pair, length: options.length(), idle };
-                    let measured = measurement.take(&turn).map_err(|error| pair.failed(measurement.name(), &error))?;
+                    let measured = measurement.take(&Turn { pair, length: options.length() });
+                    let measured = measured.map_err(|error| pair.failed(measurement.name(), &error))?;
                     samples.add(*frames, pair.contestant, &measured);
                 }
             }
         }
+        let others = clock.since()?.cores_of_others();
+        if others > CALM {
+            eprintln!("bench-datapath: other programs used {others:.2} processors: the figures are poor");
+        }
+        samples.others.push(others);
     }
-    Report::new(options, &stage, samples, &idles)
+    Report::new(options, &stage, samples)
 }

@@ -64,8 +64,6 @@ pub(crate) struct Turn<'a> {
     pub(crate) pair: &'a Pair,
     /// How long.
     pub(crate) length: Duration,
-    /// How many processors are busy anyway.
-    pub(crate) idle: f64,
 }
 
 impl Measurement {
@@ -147,7 +145,7 @@ impl Turn<'_> {
         let clock = Clock::read()?;
         let received = iperf::run(self.pair, Streams::Forth(1), End::After(self.length))?;
         let work = clock.since()?;
-        let cost = work.seconds_beyond(self.idle) / (received.bits / 1e9);
+        let cost = work.busy.as_secs_f64() / (received.bits / 1e9);
         Ok(vec![
             (Figure::Tcp1, received.bits_per_second / 1e9),
             (Figure::Cost, cost),
@@ -163,7 +161,7 @@ impl Turn<'_> {
     fn flood(&self, flows: u8, [packets, per_core]: [Figure; 2]) -> Result<Vec<(Figure, f64)>> {
         let arrived = flood::run(self.pair, flows, self.length)?;
         let thousands = arrived.packets as f64 / 1e3;
-        let (elapsed, busy) = (arrived.work.elapsed.as_secs_f64(), arrived.work.seconds_beyond(self.idle));
+        let (elapsed, busy) = (arrived.work.elapsed.as_secs_f64(), arrived.work.busy.as_secs_f64());
         // Packets a second by busy processors: the seconds cancel out.
         Ok(vec![(packets, thousands / elapsed), (per_core, thousands / busy)])
     }

@@ -34,8 +34,8 @@ struct Document {
     debug_build: bool,
     rounds: u32,
     seconds: u32,
-    /// Processors busy while nothing was measured, before each round.
-    idle_cores: Vec<f64>,
+    /// Processors that other programs used, in each round.
+    cores_of_others: Vec<f64>,
     /// How the veths were set.
     veths: Setting,
     udp_payload: usize,
@@ -70,7 +70,7 @@ impl Report {
     ///
     /// # Errors
     /// Where the stage cannot be asked how it was.
-    pub(crate) fn new(options: &Options, stage: &Stage, samples: Samples, idle_cores: &[f64]) -> Result<Self> {
+    pub(crate) fn new(options: &Options, stage: &Stage, samples: Samples) -> Result<Self> {
         let (frames, contestants) = (options.frames.clone(), options.contestants.clone());
         let mut datapath = BTreeMap::new();
         for pair in &stage.pairs {
@@ -81,7 +81,7 @@ impl Report {
             debug_build: cfg!(debug_assertions),
             rounds: options.rounds,
             seconds: options.seconds,
-            idle_cores: idle_cores.to_vec(),
+            cores_of_others: samples.others.clone(),
             veths: stage.frames.setting()?,
             udp_payload: PAYLOAD,
             datapath,
@@ -100,13 +100,12 @@ impl Report {
         for frames in &self.frames {
             println!("{}", table::of(&self.samples, *frames, &self.contestants));
         }
-        let Document { rounds, seconds, veths, idle_cores, .. } = &self.document;
+        let Document { rounds, seconds, veths, cores_of_others, .. } = &self.document;
         println!("medians of {rounds} rounds, {seconds} s each turn");
-        println!("work is that of all processors, senders and receivers included");
-        let most = idle_cores.iter().copied().fold(0.0, f64::max);
-        let calm =
-            if most > CALM { ": the machine was not calm, the figures are poor, those of work worst" } else { "" };
-        println!("up to {most:.2} processors were busy anyway, which is taken off{calm}");
+        let most = cores_of_others.iter().copied().fold(0.0, f64::max);
+        let poor = if most > CALM { ": the figures are poor" } else { "" };
+        println!("other programs used up to {most:.2} processors{poor}");
+        println!("work, and cores: of all processors, senders and receivers included, other programs not");
         println!("UDP packets carry {PAYLOAD} bytes, and are counted where they are received");
         println!("real frames: off at both ends of each veth: {}", veths.segmentation.join(" "));
         println!("offloads on: the same on; nothing else differs");

@@ -6,21 +6,26 @@ use wire_tests::median;
 
 use crate::{contestant::Contestant, frames::Frames, measure::Figure};
 
-/// The samples of each figure, in the order in which they were taken.
+/// What was measured.
 #[derive(Default)]
-pub(crate) struct Samples(BTreeMap<(Frames, Figure, Contestant), Vec<f64>>);
+pub(crate) struct Samples {
+    /// The samples of each figure, in the order in which they were taken.
+    figures: BTreeMap<(Frames, Figure, Contestant), Vec<f64>>,
+    /// How many processors other programs used in each round.
+    pub(crate) others: Vec<f64>,
+}
 
 impl Samples {
     /// Adds what a measurement has given.
     pub(crate) fn add(&mut self, frames: Frames, contestant: Contestant, figures: &[(Figure, f64)]) {
         for (figure, value) in figures {
-            self.0.entry((frames, *figure, contestant)).or_default().push(*value);
+            self.figures.entry((frames, *figure, contestant)).or_default().push(*value);
         }
     }
 
     /// The samples of a figure; empty where it was not measured.
     pub(crate) fn of(&self, frames: Frames, figure: Figure, contestant: Contestant) -> &[f64] {
-        self.0.get(&(frames, figure, contestant)).map_or(&[], Vec::as_slice)
+        self.figures.get(&(frames, figure, contestant)).map_or(&[], Vec::as_slice)
     }
 
     /// The median of a figure, where it was measured.
