@@ -22,7 +22,7 @@ pub(crate) const MOST: usize = 128;
 const LONGEST: usize = 65_535;
 
 /// How far back a packet's flow is looked for.
-const WINDOW: usize = 64;
+const WINDOW: usize = 128;
 
 /// TCP flags that keep a segment by itself.
 const ALONE: u8 = SYN | RST | URG;

@@ -20,7 +20,7 @@ use super::{
 };
 
 /// Messages received in one turn. Where the kernel joins none on their way in, so many are needed for a large packet.
-const MESSAGES: usize = 64;
+const MESSAGES: usize = 256;
 /// Messages received in one turn where the kernel joins them, so that they still lie in a processor's own cache.
 const JOINED_MESSAGES: usize = 8;
 /// From here on a message counts as joined, in bytes.
