@@ -268,6 +268,15 @@ pub(crate) struct DockerOptsFlags {
     /// Leave --ip-masq out.
     #[arg(short = 'm', long)]
     pub(crate) no_ip_masq: bool,
+    /// Put them into dockerd's own settings file instead, keeping everything else in it.
+    #[arg(
+        long,
+        num_args = 0..=1,
+        default_missing_value = crate::daemon_json::PATH,
+        conflicts_with_all = ["output", "individual", "combined", "key"],
+        value_name = "FILE"
+    )]
+    pub(crate) daemon_json: Option<PathBuf>,
 }
 
 /// flannel's flags: those that a FLANNELD_ variable may set.

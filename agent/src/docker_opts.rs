@@ -6,6 +6,7 @@ use wire_lease::{DualStack, Family, Prefix, Subnet, chain};
 
 use crate::{
     cli::DockerOptsFlags,
+    daemon_json::{self, DaemonJsonError, DaemonOptions},
     exit::Exit,
     files::{self, Durable},
 };
@@ -105,6 +106,15 @@ impl SubnetEnv {
         .collect()
     }
 
+    /// Docker's options as keys of its daemon.json.
+    pub(crate) fn daemon_options(&self, with_ip_masq: bool) -> DaemonOptions {
+        let bip = self.gateways.v4.map(|(gateway, len)| ("bip", format!("{gateway}/{len}").into()));
+        let mtu = self.mtu.map(|mtu| ("mtu", mtu.into()));
+        let masq = self.ip_masq.filter(|_| with_ip_masq).map(|ours| ("ip-masq", (!ours).into()));
+        let v6 = self.subnet().v6.map(|prefix| [("ipv6", true.into()), ("fixed-cidr-v6", prefix.to_string().into())]);
+        bip.into_iter().chain(mtu).chain(masq).chain(v6.into_iter().flatten()).collect()
+    }
+
     /// Docker's options as single variables: an EnvironmentFile.
     pub(crate) fn individual(&self, with_ip_masq: bool) -> String {
         self.docker_options(with_ip_masq).iter().map(|(name, options)| format!("{name}=\"{options}\"\n")).collect()
@@ -137,6 +147,30 @@ pub(crate) fn command(flags: &DockerOptsFlags) -> Result<(), Exit> {
         ))
     })?;
     let env = SubnetEnv::from_text(&text).map_err(|wrong| Exit::No(format!("{file}: {wrong}")))?;
+    let options = env.daemon_options(!flags.no_ip_masq);
+    match &flags.daemon_json {
+        Some(path) => merge(path, &options),
+        None => {
+            if let Some(clash) = daemon_json::clash(Path::new(daemon_json::PATH), &options) {
+                eprintln!("wire-agent: {clash}");
+            }
+            write(flags, &env)
+        }
+    }
+}
+
+fn merge(path: &Path, options: &DaemonOptions) -> Result<(), Exit> {
+    let changed = daemon_json::merge(path, options).map_err(|error| match &error {
+        DaemonJsonError::Read { .. } | DaemonJsonError::NotAnObject { .. } => Exit::No(chain(&error)),
+        DaemonJsonError::Write(_) => Exit::CannotCreate(chain(&error)),
+    })?;
+    if changed {
+        println!("{} is written; a Docker that runs takes it when it is restarted", path.display());
+    }
+    Ok(())
+}
+
+fn write(flags: &DockerOptsFlags, env: &SubnetEnv) -> Result<(), Exit> {
     let both = flags.individual == flags.combined;
     let mut output = String::new();
     if both || flags.individual {
@@ -193,6 +227,15 @@ mod tests {
         );
         let only = env("fd00:1:0:5::-64", true).individual(true);
         assert!(only.starts_with("DOCKER_OPT_BIP=\"--ipv6 --fixed-cidr-v6=fd00:1:0:5::/64\"\n"), "{only}");
+    }
+
+    #[test]
+    fn options_for_daemon_json_are_the_flags_without_their_dashes() {
+        let both = env("10.5.52.0-24&fd00:1:0:5::-64", true);
+        let text = serde_json::to_string(&both.daemon_options(true)).unwrap();
+        let all = r#"[["bip","10.5.52.1/24"],["mtu",1450],["ip-masq",false],["ipv6",true],["fixed-cidr-v6","fd00:1:0:5::/64"]]"#;
+        assert_eq!(text, all);
+        assert_eq!(env("10.5.52.0-24", true).daemon_options(false).len(), 2);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::{
     fs, io,
     io::Write,
-    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown},
     path::{Path, PathBuf},
 };
 
@@ -22,21 +22,23 @@ pub(crate) struct WriteError {
 /// # Errors
 /// When a folder or the file cannot be written. The old file is then as it was.
 pub(crate) fn write_if_changed(path: &Path, content: &str, durable: Durable) -> Result<bool, WriteError> {
-    let failed = |source| WriteError { path: path.to_owned(), source };
     if fs::read(path).is_ok_and(|held| held == content.as_bytes()) {
         return Ok(false);
     }
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    fs::create_dir_all(folder).map_err(failed)?;
-    let name = path.file_name().ok_or_else(|| failed(io::ErrorKind::InvalidFilename.into()))?;
-    let draft = folder.join(format!(".{}.{}", name.to_string_lossy(), std::process::id()));
-    let written = write_draft(&draft, content, durable).and_then(|()| fs::rename(&draft, path));
-    if let Err(source) = written {
-        // What is left of the draft is of no use to anyone.
-        let _ = fs::remove_file(&draft);
-        return Err(failed(source));
-    }
-    Ok(true)
+    let written = write(path, content, durable, None);
+    written.map(|()| true).map_err(|source| WriteError { path: path.to_owned(), source })
+}
+
+/// Makes a file of someone else's hold `content`, in one step: mode and owner stay, and a symbolic link goes on to lead
+/// to it. It is on the disk when the call returns.
+///
+/// # Errors
+/// When a folder or the file cannot be written. The old file is then as it was.
+pub(crate) fn replace(path: &Path, content: &str) -> Result<(), WriteError> {
+    let real = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let before = fs::metadata(&real).ok();
+    let written = write(&real, content, Durable::Yes, before.as_ref());
+    written.map_err(|source| WriteError { path: path.to_owned(), source })
 }
 
 /// Whether a file must outlive a power cut.
@@ -48,18 +50,36 @@ pub(crate) enum Durable {
     No,
 }
 
-fn write_draft(draft: &Path, content: &str, durable: Durable) -> io::Result<()> {
-    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o644).open(draft)?;
+fn write(path: &Path, content: &str, durable: Durable, like: Option<&fs::Metadata>) -> io::Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    fs::create_dir_all(folder)?;
+    let name = path.file_name().ok_or(io::ErrorKind::InvalidFilename)?;
+    let draft = folder.join(format!(".{}.{}", name.to_string_lossy(), std::process::id()));
+    let written = write_draft(&draft, content, durable, like).and_then(|()| fs::rename(&draft, path));
+    if written.is_err() {
+        // What is left of the draft is of no use to anyone.
+        let _ = fs::remove_file(&draft);
+    }
+    written
+}
+
+fn write_draft(draft: &Path, content: &str, durable: Durable, like: Option<&fs::Metadata>) -> io::Result<()> {
+    let mode = like.map_or(0o644, |like| like.mode() & 0o7777);
+    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(mode & 0o700).open(draft)?;
     file.write_all(content.as_bytes())?;
+    if let Some(like) = like {
+        let made = file.metadata()?;
+        if (made.uid(), made.gid()) != (like.uid(), like.gid()) {
+            fchown(&file, Some(like.uid()), Some(like.gid()))?;
+        }
+    }
     // The umask does not decide: dockerd's unit and people read these.
-    file.set_permissions(fs::Permissions::from_mode(0o644))?;
+    file.set_permissions(fs::Permissions::from_mode(mode))?;
     if durable == Durable::Yes { file.sync_all() } else { Ok(()) }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::MetadataExt;
-
     use super::*;
 
     #[test]

@@ -10,6 +10,7 @@ mod cli;
 mod commands;
 mod config_command;
 mod control;
+mod daemon_json;
 mod datapath;
 mod docker_opts;
 mod exit;

@@ -133,3 +133,22 @@ fn docker_options_are_printed_and_written_in_every_form() {
     refused(&["docker-opts", "-f", "/nowhere/subnet.env"], &[], 1, "/nowhere/subnet.env");
     refused(&["docker-opts", "-f", env, "-k", "A B"], &[], 64, "--key");
 }
+
+#[test]
+fn docker_options_are_merged_into_daemon_json() {
+    let folder = tempfile::tempdir().unwrap();
+    let (env, daemon) = (folder.path().join("subnet.env"), folder.path().join("daemon.json"));
+    std::fs::write(&env, "FLANNEL_SUBNET=10.5.52.1/24\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n").unwrap();
+    std::fs::write(&daemon, "{\n  \"debug\": true,\n  \"bip\": \"172.17.0.1/16\"\n}\n").unwrap();
+    let (env, path) = (env.to_str().unwrap(), daemon.to_str().unwrap());
+    let first = agent(&["docker-opts", "-f", env, "--daemon-json", path], &[]);
+    assert!(first.status.success() && said(&first).contains("is written"), "{}", said(&first));
+    let merged = "{\n  \"debug\": true,\n  \"bip\": \"10.5.52.1/24\",\n  \"mtu\": 1450,\n  \"ip-masq\": false\n}\n";
+    assert_eq!(std::fs::read_to_string(&daemon).unwrap(), merged);
+    let second = agent(&["docker-opts", "-f", env, &format!("--daemon-json={path}")], &[]);
+    assert!(second.status.success() && said(&second).is_empty(), "{}", said(&second));
+    std::fs::write(&daemon, "debug: true\n").unwrap();
+    refused(&["docker-opts", "-f", env, "--daemon-json", path], &[], 1, "not a JSON object");
+    assert_eq!(std::fs::read_to_string(&daemon).unwrap(), "debug: true\n");
+    refused(&["docker-opts", "-f", env, "--daemon-json", path, "-i"], &[], 64, "--daemon-json");
+}

@@ -1,11 +1,14 @@
 //! What others learn of our subnet, and what we keep of it ourselves.
 
-use tracing::warn;
+use std::path::Path;
+
+use tracing::{info, warn};
 use wire_backends::Mtu;
 use wire_lease::{DualStack, Entry, Prefix, chain};
 
 use super::{Ground, Host};
 use crate::{
+    daemon_json,
     docker_opts::SubnetEnv,
     exit::Exit,
     files::{self, Durable, WriteError},
@@ -17,6 +20,7 @@ impl Host {
         let subnet = own.lease.subnet;
         let networks = ground.config.pools.map(|_, pool| pool.network);
         let env = SubnetEnv::new(networks, subnet, mtu.0, self.settings.ip_masq);
+        self.look_for_clash(&env);
         match self.write_files(&env) {
             Err(error) if self.joined => self.board.fault("files", Some(chain(&error))),
             Err(error) => return Err(Exit::CannotCreate(chain(&error))),
@@ -45,6 +49,22 @@ impl Host {
             files::write_if_changed(file, &env.individual(true), Durable::No)?;
         }
         Ok(())
+    }
+
+    /// Says where dockerd cannot take our options as flags, before they are written.
+    fn look_for_clash(&self, env: &SubnetEnv) {
+        if self.settings.folders.docker_opts_file.is_none() {
+            return;
+        }
+        let clash = daemon_json::clash(Path::new(daemon_json::PATH), &env.daemon_options(true));
+        match &clash {
+            Some(clash) if clash.differs => warn!("{clash}"),
+            // This is how `docker-opts --daemon-json` leaves it: well, as long as docker's unit has no flags.
+            Some(clash) => info!("{clash}"),
+            None => {}
+        }
+        let wrong = clash.filter(|clash| clash.differs);
+        self.board.fault("docker options", wrong.map(|clash| clash.to_string()));
     }
 
     /// The subnet held last, by us or, on a host that was flannel's, as its file says.
