@@ -212,6 +212,12 @@ pub(crate) enum Command {
     HandBack,
     /// Print or write Docker's options from subnet.env, in every form flannel's mk-docker-opts.sh has.
     DockerOpts(DockerOptsFlags),
+    /// Write man pages and shell completions, for packages.
+    #[command(hide = true)]
+    Generate {
+        /// The folder to write them into.
+        folder: PathBuf,
+    },
 }
 
 /// How to print.

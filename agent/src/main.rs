@@ -16,6 +16,7 @@ mod docker_opts;
 mod exit;
 mod files;
 mod forwarding;
+mod generate;
 mod go_syntax;
 mod hand_back;
 mod health;
@@ -79,6 +80,7 @@ fn start(cli: Cli) -> Result<(), Exit> {
         Some(Command::Config(command)) => runtime.block_on(config_command::run(command, etcd)),
         Some(Command::HandBack) => runtime.block_on(hand_back::run(etcd)),
         Some(Command::DockerOpts(flags)) => docker_opts::command(&flags),
+        Some(Command::Generate { folder }) => generate::run(&folder),
     };
     // What still runs (a call to etcd that hangs) must not hold up the end.
     runtime.shutdown_background();
