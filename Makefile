@@ -7,6 +7,9 @@ AS_ROOT := --config 'target."cfg(unix)".runner=["sudo","-E"]'
 endif
 # dockerd, nft and ip lie there, where a user's PATH may not look.
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
+# Where `make install` puts things, and what.
+PREFIX ?= /usr/local
+BINARY := target/release/wire-agent
 # Where each lab test that runs writes its name.
 COUNT_FILE := $(CURDIR)/target/lab-tests-run
 
@@ -54,6 +57,17 @@ bench: deps ## measure the marks, on a release build
 bench-datapath: deps ## measure the data path beside the kernel's VXLAN, in BENCH_FLAGS=--only=… what is named only
 	$(CARGO) build --release -p wire-agent -p wire-tests --bins
 	@$(CARGO) $(AS_ROOT) run -q --release -p wire-tests --bin bench-datapath -- $(BENCH_FLAGS)
+.PHONY: dist
+dist: deps ## build what is shipped into target/dist: .deb, static binary, checksums
+	@dist/build
+
+.PHONY: release
+release: deps ## build the agent for `make install`
+	$(CARGO) build --release --locked -p wire-agent
+.PHONY: install
+install: ## install what `make release` has built; knows DESTDIR and PREFIX
+	@test -x $(BINARY) || { echo "install: there is no $(BINARY): run make release first, as yourself" >&2; exit 1; }
+	@DESTDIR=$(DESTDIR) PREFIX=$(PREFIX) dist/install $(BINARY)
 
 .PHONY: ci
 ci: ## what CI runs
