@@ -51,20 +51,18 @@ impl Host {
         Ok(())
     }
 
-    /// Says where dockerd cannot take our options as flags, before they are written.
+    /// Says where dockerd cannot take our options as flags, before they are written. In the log only: `docker-opts
+    /// --daemon-json` may put it right at any time, without the agent.
     fn look_for_clash(&self, env: &SubnetEnv) {
         if self.settings.folders.docker_opts_file.is_none() {
             return;
         }
-        let clash = daemon_json::clash(Path::new(daemon_json::PATH), &env.daemon_options(true));
-        match &clash {
+        match daemon_json::clash(Path::new(daemon_json::PATH), &env.daemon_options(true)) {
             Some(clash) if clash.differs => warn!("{clash}"),
             // This is how `docker-opts --daemon-json` leaves it: well, as long as docker's unit has no flags.
             Some(clash) => info!("{clash}"),
             None => {}
         }
-        let wrong = clash.filter(|clash| clash.differs);
-        self.board.fault("docker options", wrong.map(|clash| clash.to_string()));
     }
 
     /// The subnet held last, by us or, on a host that was flannel's, as its file says.
