@@ -4,6 +4,7 @@ CARGO ?= cargo
 # The lab needs root. Programs are built as the user and only run by sudo.
 ifneq ($(shell id -u),0)
 AS_ROOT := --config 'target."cfg(unix)".runner=["sudo","-E"]'
+SUDO := sudo
 endif
 # dockerd, nft and ip lie there, where a user's PATH may not look.
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
@@ -47,6 +48,11 @@ test: deps ## all tests; those on the lab need root
 	@mkdir -p $(dir $(COUNT_FILE)) && rm -f $(COUNT_FILE)
 	WIRE_TESTS_COUNT_FILE=$(COUNT_FILE) $(CARGO) $(AS_ROOT) test --workspace
 	@dist/count-lab-tests $(COUNT_FILE)
+
+.PHONY: test-system
+test-system: dist ## whole machines with systemd, cloud-init, the .deb and Docker; minutes, 2 GB of disk
+	@$(SUDO) tests/system/rootfs bookworm
+	WIRE_TESTS_SYSTEM=1 WIRE_TESTS_REQUIRE_LAB=1 $(CARGO) $(AS_ROOT) test -p wire-tests --test system
 
 .PHONY: bench
 bench: deps ## measure the marks, on a release build
