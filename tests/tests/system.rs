@@ -3,12 +3,35 @@
 
 use std::{env, fs, net::IpAddr, path::PathBuf, process::Command, time::Duration};
 
-use wire_tests::{Etcd, Host, Lab, LabError, Machine, MachineSpec, Result, Share, check, eventually};
+use wire_tests::{Etcd, Host, Lab, LabError, Machine, MachineSpec, Result, Share, check, eventually, steadily};
 
 #[test]
 fn three_machines_join_from_the_package_and_one_cloud_config_with_docker_of_bookworm() -> Result {
     let Some(lab) = lab("three_machines_bookworm")? else { return Ok(()) };
     three_machines(&lab, "bookworm")
+}
+
+#[test]
+fn docker_waits_for_a_subnet_while_etcd_is_away_at_the_first_boot() -> Result {
+    let Some(lab) = lab("docker_waits")? else { return Ok(()) };
+    let mut etcd = Etcd::start(&lab)?;
+    let shipped = Shipped::find("bookworm")?;
+    let user_data = shipped.user_data(&etcd.endpoints())?;
+    let spec = MachineSpec { root: &shipped.root, package: &shipped.package, user_data: &user_data };
+    etcd.kill(0);
+    let [host] = lab.hosts()?;
+    let machine = Machine::boot(&host, spec)?;
+    let waits = || {
+        let states = machine.sh("systemctl is-active wire-agent docker || true")?;
+        let job = machine.sh("systemctl list-jobs --no-legend docker.service || true")?;
+        check(states == "activating\ninactive\n" && job.contains("waiting"), || format!("{states}{job}"))?;
+        machine.sh("! ip link show docker0 2>/dev/null")
+    };
+    eventually(Duration::from_secs(60), || waits().map(drop))?;
+    steadily(Duration::from_secs(10), || waits().map(drop))?;
+    etcd.restart(0)?;
+    provisioned(&machine)?;
+    docker_started_behind_the_agent(&machine)
 }
 
 /// Boot, containers, restart, upgrade, reboot, purge: what an operator does with three machines.
@@ -30,7 +53,9 @@ fn three_machines(lab: &Lab, suite: &str) -> Result {
         start_container(machine)?;
     }
     reach_each_other(&hosts, &machines)?;
+    let meter = Meter::start(&machines[1], &container_address(&machines[0])?)?;
     restart_and_upgrade_touch_no_container(&machines[0])?;
+    meter.lost_none()?;
     reach_each_other(&hosts, &machines)?;
 
     let before = machines[1].sh(SUBNET)?;
@@ -88,11 +113,43 @@ fn start_container(machine: &Machine) -> Result {
     Ok(())
 }
 
+fn container_address(machine: &Machine) -> Result<String> {
+    // Docker 28 has it in the networks alone.
+    let format = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}";
+    machine.sh(&format!("docker inspect -f '{format}' web")).map(|text| text.trim().to_owned())
+}
+
+/// A ping every ten milliseconds, or what the clock makes of that, out of a machine's container.
+struct Meter<'a>(&'a Machine);
+
+impl<'a> Meter<'a> {
+    fn start(machine: &'a Machine, to: &str) -> Result<Self> {
+        let pid = machine.sh("docker inspect -f '{{.State.Pid}}' web")?;
+        let ping = format!("nsenter -t {} -n ping -q -i 0.01 {to}", pid.trim());
+        machine.sh(&format!("systemd-run --quiet --unit=meter {ping}"))?;
+        Ok(Self(machine))
+    }
+
+    fn lost_none(&self) -> Result {
+        self.0.sh("systemctl kill -s INT meter")?;
+        let counts = || {
+            let log = self.0.sh("journalctl --no-pager -o cat -u meter")?;
+            let line = log.lines().find(|line| line.contains("packets transmitted")).map(str::to_owned);
+            line.ok_or(LabError::Wrong(log))
+        };
+        eventually(Duration::from_secs(5), || counts().map(drop))?;
+        let line = counts()?;
+        let numbers: Vec<u32> = line.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+        // The last one may still have been on its way.
+        let fine = matches!(numbers[..], [sent, back, ..] if sent > 100 && sent - back <= 1);
+        eprintln!("the meter: {line}");
+        check(fine, || line.clone())
+    }
+}
+
 /// Every container reaches every other, its outside, and the ports that the other hosts publish.
 fn reach_each_other(hosts: &[Host; 3], machines: &[Machine]) -> Result {
-    let address = "docker inspect -f '{{.NetworkSettings.IPAddress}}' web";
-    let addresses =
-        machines.iter().map(|machine| Ok(machine.sh(address)?.trim().to_owned())).collect::<Result<Vec<_>>>()?;
+    let addresses = machines.iter().map(container_address).collect::<Result<Vec<_>>>()?;
     // The underlay's own gateway knows nothing of the overlay: it answers only what is masqueraded.
     let outside: IpAddr = [192, 168, 64, 254].into();
     for (from, machine) in machines.iter().enumerate() {
@@ -118,10 +175,16 @@ fn restart_and_upgrade_touch_no_container(machine: &Machine) -> Result {
         "systemctl show --value -p MainPID docker; docker inspect -f '{{.State.Pid}} {{.State.StartedAt}}' web";
     let agent = "systemctl show --value -p MainPID wire-agent";
     let before = machine.sh(docker)?;
+    // What hangs is killed by the watchdog, here after two seconds instead of thirty.
+    let impatient = "mkdir -p /run/systemd/system/wire-agent.service.d
+                     printf '[Service]\\nWatchdogSec=2\\nTimeoutAbortSec=2\\n' >/run/systemd/system/wire-agent.service.d/impatient.conf
+                     systemctl daemon-reload; systemctl restart wire-agent";
     for act in [
         "systemctl restart wire-agent",
         "apt-get install -y --reinstall /opt/wire-agent.deb",
         "systemctl kill -s KILL wire-agent",
+        impatient,
+        "systemctl kill -s STOP wire-agent",
     ] {
         let old = machine.sh(agent)?;
         machine.sh(act)?;
