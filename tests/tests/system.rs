@@ -54,6 +54,7 @@ fn three_machines(lab: &Lab, suite: &str) -> Result {
     }
     reach_each_other(&hosts, &machines)?;
     let meter = Meter::start(&machines[1], &container_address(&machines[0])?)?;
+    reload_keeps_the_process(&machines[0])?;
     restart_and_upgrade_touch_no_container(&machines[0])?;
     meter.lost_none()?;
     reach_each_other(&hosts, &machines)?;
@@ -153,7 +154,10 @@ fn reach_each_other(hosts: &[Host; 3], machines: &[Machine]) -> Result {
     // The underlay's own gateway knows nothing of the overlay: it answers only what is masqueraded.
     let outside: IpAddr = [192, 168, 64, 254].into();
     for (from, machine) in machines.iter().enumerate() {
-        machine.sh(&format!("docker exec web ping -c 1 -W 2 {outside}"))?;
+        // A bridge takes another MAC when a port goes or comes, and its neighbours learn that on their own time.
+        eventually(Duration::from_secs(30), || {
+            machine.sh(&format!("docker exec web ping -c 1 -W 2 {outside}")).map(drop)
+        })?;
         for (to, host) in hosts.iter().enumerate().filter(|(to, _)| *to != from) {
             machine.sh(&format!("docker exec web ping -c 1 -W 2 {}", addresses[to]))?;
             machine.sh(&fetch(&addresses[to], 80))?;
@@ -167,6 +171,19 @@ fn reach_each_other(hosts: &[Host; 3], machines: &[Machine]) -> Result {
 fn fetch(address: &str, port: u16) -> String {
     let ask = format!("printf 'HEAD /busybox HTTP/1.0\\r\\n\\r\\n' | nc -w 5 {address} {port}");
     format!("docker exec web sh -c \"{ask}\" | grep -q '200 OK'")
+}
+
+/// A reload makes the same process join anew.
+fn reload_keeps_the_process(machine: &Machine) -> Result {
+    let agent = "systemctl show --value -p MainPID wire-agent";
+    let before = machine.sh(agent)?;
+    machine.sh("systemctl reload wire-agent")?;
+    eventually(Duration::from_secs(10), || {
+        machine.sh("journalctl --no-pager -o cat -u wire-agent | grep 'joining anew'").map(drop)
+    })?;
+    let after = machine.sh(agent)?;
+    check(before == after, || format!("process {before} became {after}"))?;
+    machine.sh("systemctl is-active wire-agent").map(drop)
 }
 
 /// A restart and a newer package bring a new agent and leave Docker and the container as they are.
