@@ -63,6 +63,7 @@ bench: deps ## measure the marks, on a release build
 bench-datapath: deps ## measure the data path beside the kernel's VXLAN, in BENCH_FLAGS=--only=… what is named only
 	$(CARGO) build --release -p wire-agent -p wire-tests --bins
 	@$(CARGO) $(AS_ROOT) run -q --release -p wire-tests --bin bench-datapath -- $(BENCH_FLAGS)
+
 .PHONY: dist
 dist: deps ## build what is shipped into target/dist: .deb, static binary, checksums
 	@dist/build
@@ -70,6 +71,7 @@ dist: deps ## build what is shipped into target/dist: .deb, static binary, check
 .PHONY: release
 release: deps ## build the agent for `make install`
 	$(CARGO) build --release --locked -p wire-agent
+
 .PHONY: install
 install: ## install what `make release` has built; knows DESTDIR and PREFIX
 	@test -x $(BINARY) || { echo "install: there is no $(BINARY): run make release first, as yourself" >&2; exit 1; }

@@ -34,6 +34,30 @@ fn docker_waits_for_a_subnet_while_etcd_is_away_at_the_first_boot() -> Result {
     docker_started_behind_the_agent(&machine)
 }
 
+/// What the agent works itself does not depend on it: systemd keeps the TUN device's queues and the sockets, and packets wait in
+/// them.
+#[test]
+fn the_userspace_path_loses_nothing_while_the_agent_is_restarted() -> Result {
+    let Some(lab) = lab("userspace_restart")? else { return Ok(()) };
+    let etcd = Etcd::start(&lab)?;
+    etcd.put_config(r#"{"Network":"10.5.0.0/16","Backend":{"Type":"udp"}}"#)?;
+    let shipped = Shipped::find("bookworm")?;
+    let user_data = shipped.user_data(&etcd.endpoints())?;
+    let spec = MachineSpec { root: &shipped.root, package: &shipped.package, user_data: &user_data };
+    let hosts: [Host; 2] = lab.hosts()?;
+    let machines = [Machine::boot(&hosts[0], spec)?, Machine::boot(&hosts[1], spec)?];
+    for machine in &machines {
+        provisioned(machine)?;
+        start_container(machine)?;
+    }
+    let kind = machines[0].sh("wire-agent status --json | tr -d ' \n'")?;
+    check(kind.contains("\"kind\":\"userspace-udp\""), || kind.clone())?;
+    machines[1].sh(&format!("docker exec web ping -c 1 -W 2 {}", container_address(&machines[0])?))?;
+    let meter = Meter::start(&machines[1], &container_address(&machines[0])?)?;
+    restart_and_upgrade_touch_no_container(&machines[0])?;
+    meter.lost_none()
+}
+
 /// Boot, containers, restart, upgrade, reboot, purge: what an operator does with three machines.
 fn three_machines(lab: &Lab, suite: &str) -> Result {
     let etcd = Etcd::start(lab)?;
