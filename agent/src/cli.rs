@@ -127,7 +127,7 @@ pub(crate) struct RunFlags {
     /// Take packets only from the peer that has their inner source. Switch it off where a peer sends from another address than its PublicIP, as behind NAT.
     #[arg(long, num_args = 0..=1, require_equals = true, default_value = "true", default_missing_value = "true", value_parser = GO_BOOL, value_name = "BOOL", help_heading = "Userspace datapath (the udp backend, and VXLAN where the kernel has none)")]
     pub(crate) forward_source_check: bool,
-    /// For debugging: go without some of what the kernel can do for us (uso, tso, gso, gro).
+    /// For debugging: go without some of what the kernel can do for us (uso, tso, gso, gro, vxlan).
     #[arg(long, hide = true, value_delimiter = ',', value_name = "NAME,…")]
     pub(crate) forward_without: Vec<String>,
 

@@ -161,7 +161,8 @@ impl Host {
             seen.tunnels = forwarder.tunnels();
             (seen.datapath, seen.datapath_reason) = (datapath, reason);
         });
-        let dataplane = HostDataplane { kernel, forwarder };
+        let without_vxlan = self.settings.forward.without_vxlan;
+        let dataplane = HostDataplane { kernel, forwarder, without_vxlan };
         let datapath = Datapath::start(Reconciler::new(dataplane, scope), self.board.clone())?;
         let (admission_in, admission) = watch::channel(ground.admission(&own));
         let follow = Follow::spawn(store.clone(), FollowSettings::new(directory), admission, Some(listing));

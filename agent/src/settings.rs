@@ -122,13 +122,14 @@ pub(crate) fn etcd_settings(flags: EtcdFlags) -> Result<EtcdSettings, Exit> {
 
 fn forward(run: &RunFlags) -> Result<ForwardSettings, Exit> {
     let without = run.forward_without.iter().map(String::as_str).filter(|name| !name.is_empty());
-    let capabilities = Capabilities::without(without)
-        .map_err(|name| Exit::Usage(format!("--forward-without: {name:?} is none of uso, tso, gso, gro")))?;
+    let capabilities = Capabilities::without(without.clone().filter(|name| *name != "vxlan"))
+        .map_err(|name| Exit::Usage(format!("--forward-without: {name:?} is none of uso, tso, gso, gro, vxlan")))?;
     Ok(ForwardSettings {
         replaces_vxlan: run.userspace_vxlan,
         queues: run.forward_queues.into(),
         source_check: run.forward_source_check,
         capabilities,
+        without_vxlan: without.into_iter().any(|name| name == "vxlan"),
     })
 }
 

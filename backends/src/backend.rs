@@ -52,11 +52,19 @@ pub struct ForwardSettings {
     pub source_check: bool,
     /// What is asked of the kernel to be fast.
     pub capabilities: Capabilities,
+    /// For debugging: whether the kernel is taken to have no VXLAN.
+    pub without_vxlan: bool,
 }
 
 impl Default for ForwardSettings {
     fn default() -> Self {
-        Self { replaces_vxlan: false, queues: 1, source_check: true, capabilities: Capabilities::ALL }
+        Self {
+            replaces_vxlan: false,
+            queues: 1,
+            source_check: true,
+            capabilities: Capabilities::ALL,
+            without_vxlan: false,
+        }
     }
 }
 

@@ -10,6 +10,8 @@ pub struct HostDataplane {
     pub kernel: NetlinkDataplane,
     /// The tunnels.
     pub forwarder: Forwarder,
+    /// For debugging: whether the kernel is taken to have no VXLAN.
+    pub without_vxlan: bool,
 }
 
 /// Who carries out an operation.
@@ -74,6 +76,9 @@ impl Dataplane for HostDataplane {
         let mut attempts = Vec::with_capacity(ops.len());
         for part in ops.chunk_by(|a, b| Part::of(a) == Part::of(b)) {
             match Part::of(&part[0]) {
+                Part::Kernel if self.without_vxlan && part.iter().any(makes_vxlan) => {
+                    attempts.extend(part.iter().map(|_| Err(OpError::unsupported("--forward-without has vxlan"))));
+                }
                 Part::Kernel => attempts.extend(self.kernel.apply(part)),
                 Part::Forwarder => attempts.extend(self.forwarder.forward(part.iter())),
                 Part::Tunnel => attempts.extend(part.iter().map(|op| self.tunnel(op))),
@@ -81,4 +86,8 @@ impl Dataplane for HostDataplane {
         }
         attempts
     }
+}
+
+const fn makes_vxlan(op: &Op) -> bool {
+    matches!(op, Op::CreateLink(_, Link { kind: LinkKind::Vxlan(_), .. }))
 }

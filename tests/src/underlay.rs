@@ -31,7 +31,9 @@ impl Underlay {
     pub fn new(run: &Arc<Run>) -> Result<Self> {
         let namespace = Namespace::new(run, "underlay")?;
         // A switch has no iptables: br_netfilter, where it is loaded, would take each frame through them.
-        namespace.sh("for call in /proc/sys/net/bridge/bridge-nf-call-*; do if [ -e $call ]; then echo 0 > $call; fi; done")?;
+        namespace.sh(
+            "for call in /proc/sys/net/bridge/bridge-nf-call-*; do if [ -e $call ]; then echo 0 > $call; fi; done",
+        )?;
         namespace.ip("link add br0 type bridge mcast_snooping 0")?;
         namespace.ip("link set br0 up")?;
         namespace.ip("address add 192.168.64.254/24 dev br0")?;

@@ -390,3 +390,6 @@ where
 {
     setsockopt(socket, option, value).map_err(io::Error::from)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,10 +1,10 @@
 //! Row 5 of the userspace path: without any one of the kernel's offloads, and without all of them, it still carries everything
 //! unchanged; and its counters and the underlay show that the offload was really off.
 
-use wire_tests::{Capture, Exchange, Family, Lab, Result, Tunnel, check, eventually, lab};
+use wire_tests::{Capture, Etcd, Exchange, Family, Lab, Result, Tunnel, binary, check, eventually, lab};
 
 use crate::{
-    cluster::{PROMPT, exact},
+    cluster::{PROMPT, START, exact},
     datapath::Datapath,
     ends::{End, ends},
 };
@@ -32,6 +32,61 @@ fn userspace_vxlan_falls_back_one_offload_at_a_time_over_ipv4() -> Result {
 #[test]
 fn userspace_vxlan_falls_back_one_offload_at_a_time_over_ipv6() -> Result {
     fall_back(&lab!(), Datapath::UserspaceVxlan, Family::V6)
+}
+
+#[test]
+fn a_kernel_without_vxlan_makes_the_agent_a_member_all_the_same() -> Result {
+    let lab = lab!();
+    let (etcd, [mut a, b]) = ends(&lab, [Datapath::KernelVxlan; 2], &[])?;
+    a.node.agent.terminate()?;
+    for family in Family::ALL {
+        a.node.host.namespace().ip(&format!("link del {}", Datapath::KernelVxlan.device(family)))?;
+    }
+    a.node.agent.spec_mut().flags.push(format!("{WITHOUT}vxlan"));
+    a.node.agent.restart()?;
+    a.node.agent.wait_ready(START)?;
+    // Nobody has asked for it.
+    a.node.datapath = Datapath::UserspaceVxlan;
+    a.node.tells_its_datapath()?;
+    let why = a.node.agent.status()?.datapath.unwrap_or_default().why;
+    check(why == "this kernel cannot make VXLAN devices", || why.clone())?;
+    eventually(PROMPT, || exact(&etcd, &[&a.node, &b.node], &Family::ALL))?;
+    Family::ALL.iter().try_for_each(|family| a.essentials(&b, *family))
+}
+
+#[test]
+fn without_a_tun_device_there_is_one_clear_refusal() -> Result {
+    let lab = lab!();
+    let etcd = Etcd::start(&lab)?;
+    etcd.put_config(Datapath::UserspaceUdp.config())?;
+    let [host] = lab.hosts()?;
+    let folder = host.dir().display();
+    let line = format!(
+        "{} {} --iface=eth0 --run-dir={folder}/r --state-dir={folder}/s --subnet-file={folder}/e --docker-opts-file=",
+        binary()?.display(),
+        etcd.agent_flags().join(" ")
+    );
+    let hidden =
+        format!("unshare -m sh -c 'mount -t tmpfs none /dev/net && exec timeout 20 {line}' 2>&1 || echo status $?");
+    let said = host.namespace().sh(&hidden)?;
+    check(said.ends_with("status 71\n") && said.contains("modprobe tun"), || said.clone())
+}
+
+#[test]
+fn several_threads_move_raw_udp_of_many_flows() -> Result {
+    by_several_threads(&lab!(), Datapath::UserspaceUdp)
+}
+
+#[test]
+fn several_threads_move_userspace_vxlan_of_many_flows() -> Result {
+    by_several_threads(&lab!(), Datapath::UserspaceVxlan)
+}
+
+fn by_several_threads(lab: &Lab, datapath: Datapath) -> Result {
+    let (_etcd, [a, b]) = ends(lab, [datapath; 2], &["--forward-queues=4"])?;
+    a.essentials(&b, Family::V4)?;
+    a.exchange(&b, Family::V4, &Exchange::Streams("65537".to_owned()), 32)?;
+    a.undamaged().and_then(|()| b.undamaged())
 }
 
 fn fall_back(lab: &Lab, datapath: Datapath, family: Family) -> Result {
