@@ -31,7 +31,6 @@ use crate::{Forward, LinkName, Mtu, Tunnel};
 const SENDERS: usize = 16;
 
 /// A device that packets are moved to and from. Dropped, the workers end; the device stays.
-#[derive(Debug)]
 pub(crate) struct Engine {
     pub(crate) shared: Arc<Shared>,
     /// The device's number: another device of the same name is not this one.
@@ -40,6 +39,8 @@ pub(crate) struct Engine {
     changed: bool,
     handles: Vec<Handle>,
     stop: Arc<EventFd>,
+    /// Who is to work once there is a table: what waits in the device would find no peer before.
+    idle: Vec<(String, Worker)>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -63,7 +64,7 @@ impl EngineError {
 }
 
 impl Engine {
-    /// Makes the device if it is not there, and starts to work. What was kept of an earlier run is used again.
+    /// Makes the device if it is not there. The work begins with the first table. What was kept of an earlier run is used again.
     pub(crate) fn start(name: LinkName, tunnel: &Tunnel, mtu: Mtu, kept: &mut Kept) -> Result<Self, EngineError> {
         let queues = tunnel.queues.max(1);
         let (mut tuns, mut sockets, mut handles) = (Vec::new(), Vec::new(), Vec::new());
@@ -97,15 +98,23 @@ impl Engine {
             ended: Mutex::default(),
         });
         let stop = Arc::new(EventFd::new().map_err(|error| EngineError::Thread(error.into()))?);
-        let mut engine =
-            Self { shared, index, entries: BTreeMap::new(), changed: false, handles, stop, threads: Vec::new() };
+        let mut engine = Self {
+            shared,
+            index,
+            entries: BTreeMap::new(),
+            changed: false,
+            handles,
+            stop,
+            idle: Vec::new(),
+            threads: Vec::new(),
+        };
         for (number, (tun, socket)) in tuns.into_iter().zip(sockets).enumerate() {
-            engine.spawn(name, number, tun, socket)?;
+            engine.prepare(name, number, tun, socket)?;
         }
         Ok(engine)
     }
 
-    fn spawn(&mut self, name: LinkName, number: usize, tun: Arc<Tun>, socket: Arc<Udp>) -> Result<(), EngineError> {
+    fn prepare(&mut self, name: LinkName, number: usize, tun: Arc<Tun>, socket: Arc<Udp>) -> Result<(), EngineError> {
         let tunnel = &self.shared.tunnel;
         let senders = match tunnel.framing {
             Framing::Raw => 0,
@@ -115,11 +124,7 @@ impl Engine {
         let senders: io::Result<Vec<Udp>> = (0..senders).map(|_| open_socket(any_port, false)).collect();
         let senders = senders.map_err(|error| EngineError::Udp(any_port, error))?;
         let worker = Worker { shared: self.shared.clone(), number, tun, socket, senders, stop: self.stop.clone() };
-        let thread = thread::Builder::new()
-            .name(format!("{name}.{number}"))
-            .spawn(move || worker.run())
-            .map_err(EngineError::Thread)?;
-        self.threads.push(thread);
+        self.idle.push((format!("{name}.{number}"), worker));
         Ok(())
     }
 
@@ -137,12 +142,17 @@ impl Engine {
         self.changed = true;
     }
 
-    /// Gives the workers a new table. A turn that has begun ends with the old one.
-    pub(crate) fn publish(&mut self) {
+    /// Gives the workers a new table, the first of which they begin with. A turn that has begun ends with the old one.
+    pub(crate) fn publish(&mut self) -> Result<(), EngineError> {
         if std::mem::take(&mut self.changed) {
             let table = Table::new(&self.entries, self.shared.tunnel.local.port());
             self.shared.table.store(Arc::new(table));
+            for (name, worker) in self.idle.drain(..) {
+                let thread = thread::Builder::new().name(name).spawn(move || worker.run());
+                self.threads.push(thread.map_err(EngineError::Thread)?);
+            }
         }
+        Ok(())
     }
 
     pub(crate) fn set_mtu(&self, mtu: Mtu) {

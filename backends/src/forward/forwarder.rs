@@ -22,7 +22,7 @@ use super::{
 use crate::{Attempt, ErrorKind, ForwardKey, LinkKind, LinkName, Mtu, NetState, Op, OpError, Tunnel};
 
 /// All tunnels. Dropped, no packet is moved any more; the devices stay.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Forwarder {
     engines: BTreeMap<LinkName, Engine>,
     kept: Kept,
@@ -156,8 +156,11 @@ impl Forwarder {
 
     /// Changes where packets go. All of `ops` take effect at once.
     pub(crate) fn forward<'a>(&mut self, ops: impl Iterator<Item = &'a Op>) -> Vec<Attempt> {
-        let attempts = ops.map(|op| self.set(op)).collect();
-        self.engines.values_mut().for_each(Engine::publish);
+        let mut attempts: Vec<Attempt> = ops.map(|op| self.set(op)).collect();
+        let published: Result<Vec<()>, EngineError> = self.engines.values_mut().map(Engine::publish).collect();
+        if let (Err(error), Some(last)) = (published, attempts.last_mut()) {
+            *last = Err(op_error(&error));
+        }
         attempts
     }
 
