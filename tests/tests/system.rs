@@ -150,10 +150,12 @@ impl<'a> Meter<'a> {
         let pid = machine.sh("docker inspect -f '{{.State.Pid}}' web")?;
         let ping = format!("nsenter -t {} -n ping -q -i 0.01 {to}", pid.trim());
         machine.sh(&format!("systemd-run --quiet --unit=meter {ping}"))?;
+        thread::sleep(Duration::from_secs(1));
         Ok(Self(machine))
     }
 
     fn lost_none(&self) -> Result {
+        thread::sleep(Duration::from_secs(1));
         self.0.sh("systemctl kill -s INT meter")?;
         let counts = || {
             let log = self.0.sh("journalctl --no-pager -o cat -u meter")?;
@@ -228,7 +230,6 @@ fn restart_and_upgrade_touch_no_container(machine: &Machine, other: &Machine) ->
     let before = machine.sh(docker)?;
     for act in RESTARTS {
         let meter = Meter::start(other, &container_address(machine)?)?;
-        thread::sleep(Duration::from_secs(1));
         let old = machine.sh(agent)?;
         machine.sh(act)?;
         eventually(Duration::from_secs(20), || {
@@ -236,7 +237,6 @@ fn restart_and_upgrade_touch_no_container(machine: &Machine, other: &Machine) ->
             let state = machine.sh("systemctl is-active wire-agent || true")?;
             check(new != old && state.trim() == "active", || format!("{act}: still {new}, {state}"))
         })?;
-        thread::sleep(Duration::from_secs(1));
         let log = || machine.sh("journalctl --no-pager -n 30 -u wire-agent").unwrap_or_default();
         meter.lost_none().map_err(|error| LabError::Wrong(format!("{act}: {error}\n{}", log())))?;
         let after = machine.sh(docker)?;
