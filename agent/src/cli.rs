@@ -208,6 +208,9 @@ pub(crate) enum Command {
     /// Read, check or write the network config in etcd.
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Leave the network: give the lease back, and remove devices, routes, rules and files of ours. Stop the agent first. Flags that the agent
+    /// was given, like --state-dir, come before the word drain.
+    Drain,
     /// Put all routes in flannel's own form, in place: for going back to flanneld from a network of more than 512 hosts.
     HandBack,
     /// Print or write Docker's options from subnet.env, in every form flannel's mk-docker-opts.sh has.

@@ -13,6 +13,7 @@ mod control;
 mod daemon_json;
 mod datapath;
 mod docker_opts;
+mod drain;
 mod exit;
 mod files;
 mod forwarding;
@@ -78,6 +79,9 @@ fn start(cli: Cli) -> Result<(), Exit> {
         Some(Command::Status(output)) => runtime.block_on(commands::status(&run_dir, output.json)),
         Some(Command::Peers(output)) => runtime.block_on(commands::peers(&run_dir, output.json)),
         Some(Command::Config(command)) => runtime.block_on(config_command::run(command, etcd)),
+        Some(Command::Drain) => {
+            Settings::new(etcd, run, run_dir).and_then(|settings| runtime.block_on(drain::run(settings)))
+        }
         Some(Command::HandBack) => runtime.block_on(hand_back::run(etcd)),
         Some(Command::DockerOpts(flags)) => docker_opts::command(&flags),
         Some(Command::Generate { folder }) => generate::run(&folder),

@@ -104,7 +104,10 @@ pub(crate) fn require_capability() -> Result<(), Exit> {
 }
 
 /// Holds the run folder for this agent alone, for as long as it lives.
-fn lock(run_dir: &Path) -> Result<Flock<fs::File>, Exit> {
+///
+/// # Errors
+/// [`Exit::AlreadyRunning`] where another one has it.
+pub(crate) fn lock(run_dir: &Path) -> Result<Flock<fs::File>, Exit> {
     let path = run_dir.join("lock");
     let cannot =
         |error: io::Error| Exit::CannotCreate(format!("cannot make {}: {error}; see --run-dir", path.display()));

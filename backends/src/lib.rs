@@ -34,7 +34,7 @@ pub use dataplane::{
     Underlay, UnderlayChoice, UnderlayError, Wake, accept_no_router_advertisements, forward_packets,
     keep_router_advertisements,
 };
-pub use firewall::{FirewallError, ForwardAccept};
+pub use firewall::{FirewallError, ForwardAccept, remove_rules};
 #[cfg(any(test, feature = "fuzzing"))]
 pub use forward::fuzzing;
 pub use forward::{Capabilities, Forwarder, Framing, Handle, Kept, TunnelSeen, Tunnels};

@@ -130,6 +130,28 @@ impl<S: LeaseStore> Hold<S> {
     }
 }
 
+/// Gives back the lease of `subnet` that the agent with `identity` held, so that another host can have it; for when no
+/// [`Hold`] is there any more. False where it holds none, or one that never ends.
+///
+/// # Errors
+/// When the store does not answer.
+pub async fn give_back<S: LeaseStore>(
+    store: &S,
+    prefix: &KeyPrefix,
+    identity: &str,
+    subnet: &DualStack<Prefix>,
+) -> Result<bool, StoreError> {
+    for (_, part) in subnet.iter() {
+        // The guard and the lease hang on the same lease of the store, and both go with it.
+        let guard = store.get(&prefix.guard(*part)).await?.found;
+        let ours = guard.filter(|guard| guard.value == identity.as_bytes()).and_then(|guard| guard.lease);
+        if let Some(lease) = ours {
+            return store.revoke(lease).await.map(|()| true);
+        }
+    }
+    Ok(false)
+}
+
 /// The task's state.
 struct Holder<S> {
     store: S,

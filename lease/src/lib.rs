@@ -51,7 +51,7 @@ pub use entries::Entries;
 pub use etcd::{Credentials, EtcdSettings, EtcdSettingsError, EtcdStore, EtcdWatch, TlsFiles};
 pub use family::{DualStack, Family};
 pub use follow::{Follow, FollowHealth, FollowSettings, LIST_EVERY};
-pub use hold::{Hold, HoldSettings, HoldState, Offer};
+pub use hold::{Hold, HoldSettings, HoldState, Offer, give_back};
 pub use key::{KeyError, KeyPrefix, Subnet};
 pub use lease::{BackendData, Lease, LeaseError, Vni, Vtep};
 pub use mac::{MacAddr, MacError};

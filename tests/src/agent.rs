@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, ExitStatus},
     time::{Duration, Instant},
 };
@@ -124,15 +124,7 @@ impl Agent {
         words.extend(self.spec.wrapper.iter().cloned());
         words.push(binary()?.display().to_string());
         let mut command = self.namespace.command(&words[0]);
-        command.args(&words[1..]).args(&self.spec.flags);
-        for (flag, file) in [
-            ("--state-dir", self.state_dir()),
-            ("--run-dir", self.run_dir()),
-            ("--subnet-file", self.subnet_file()),
-            ("--docker-opts-file", self.docker_opts_file()),
-        ] {
-            command.arg(format!("{flag}={}", file.display()));
-        }
+        command.args(&words[1..]).args(self.flags());
         command.env("NOTIFY_SOCKET", self.dir.join("notify")).envs(self.spec.environment.iter().cloned());
         self.started = Instant::now();
         self.process = Some(Process::start(self.namespace.run(), &mut command, self.dir.join("log"))?);
@@ -288,6 +280,33 @@ impl Agent {
     pub fn ctl(&self, words: &[&str]) -> Result<String> {
         let mut command = self.namespace.command("timeout");
         output(command.arg("10").arg(binary()?).args(words).arg(format!("--run-dir={}", self.run_dir().display())))
+    }
+
+    /// Runs a subcommand with all the flags that the agent is started with, and gives status and output.
+    ///
+    /// # Errors
+    /// Where it cannot be run.
+    pub fn run_with_its_flags(&self, word: &str) -> Result<std::process::Output> {
+        let mut command = self.namespace.command("timeout");
+        command.arg("30").arg(binary()?).args(self.flags()).arg(word);
+        command.output().map_err(LabError::io(format!("cannot run wire-agent {word}")))
+    }
+
+    /// Where its files lie.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    fn flags(&self) -> Vec<String> {
+        let files = [
+            ("--state-dir", self.state_dir()),
+            ("--run-dir", self.run_dir()),
+            ("--subnet-file", self.subnet_file()),
+            ("--docker-opts-file", self.docker_opts_file()),
+        ];
+        let files = files.map(|(flag, file)| format!("{flag}={}", file.display()));
+        self.spec.flags.iter().cloned().chain(files).collect()
     }
 
     /// `wire-agent status --json`, whatever the phase.

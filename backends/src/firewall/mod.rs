@@ -74,6 +74,35 @@ impl ForwardAccept {
     }
 }
 
+/// Takes all of our rules away, of either family. What is not there, or cannot be there for want of iptables, is away.
+///
+/// # Errors
+/// When iptables refuses.
+pub fn remove_rules() -> Result<bool, FirewallError> {
+    let mut changed = false;
+    for family in Family::ALL {
+        let tables = Tables::of(family);
+        let any = Prefix::from_bits(family, 0, 0).expect("the prefix of all addresses");
+        let listing = match tables.run(tables.list, &["-w", "5", "-t", "filter", "-S"], "", any) {
+            Err(FirewallError::Missing { .. }) => continue,
+            listing => listing?,
+        };
+        if let Some(input) = removal(&listing) {
+            tables.run(tables.restore, &["--noflush", "-w", "5"], &input, any)?;
+            changed = true;
+        }
+    }
+    Ok(changed)
+}
+
+/// What to restore so that a table with that listing has nothing of ours.
+fn removal(listing: &str) -> Option<String> {
+    let jumps = listing.lines().filter(|line| line.starts_with("-A ") && line.ends_with(&format!(" -j {CHAIN}")));
+    let jumps: Vec<String> = jumps.map(|line| line.replacen("-A", "-D", 1)).collect();
+    let has_chain = listing.lines().any(|line| line == format!("-N {CHAIN}"));
+    has_chain.then(|| format!("*filter\n{}\n-F {CHAIN}\n-X {CHAIN}\nCOMMIT\n", jumps.join("\n")))
+}
+
 /// The programs of one family.
 struct Tables {
     list: &'static str,

@@ -9,6 +9,7 @@ mod changes;
 mod cluster;
 mod containers;
 mod datapath;
+mod drain;
 mod ends;
 mod etcd_access;
 mod forward_correct;

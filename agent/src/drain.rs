@@ -1,0 +1,89 @@
+//! `wire-agent drain`: leaving the network. The lease goes first, so that peers stop sending here; then what is ours in the
+//! kernel, the files for others, and at last what the agent remembers of itself.
+
+use std::{fs, io, path::Path};
+
+use wire_backends::{LinkName, NetState, NetlinkDataplane, Reconciler, RouteForm, Scope, remove_rules};
+use wire_lease::{chain, give_back};
+
+use crate::{
+    exit::Exit,
+    network,
+    run::{lock, require_capability},
+    settings::Settings,
+    state::{State, StateFile},
+};
+
+/// Leaves the network. What is gone already is as good as removed; what fails stops nothing else, and can be tried again.
+///
+/// # Errors
+/// [`Exit::AlreadyRunning`] while the agent runs, [`Exit::Unavailable`] where etcd does not answer (all else is done then),
+/// [`Exit::No`] where something could not be removed.
+pub(crate) async fn run(settings: Settings) -> Result<(), Exit> {
+    require_capability()?;
+    let folders = &settings.folders;
+    let _lock = lock(&folders.run_dir)?;
+    let cannot = |error: io::Error| {
+        Exit::CannotCreate(format!("cannot read the state in {}: {error}", folders.state_dir.display()))
+    };
+    let state = StateFile::in_folder(&folders.state_dir).load().map_err(cannot)?;
+    let lease = release(&settings, &state).await;
+    let mut failures = remove_from_kernel(&state);
+    match remove_rules() {
+        Ok(true) => println!("firewall: our rules are removed"),
+        Ok(false) => {}
+        Err(error) => failures.push(chain(&error)),
+    }
+    for file in [Some(&folders.subnet_file), folders.docker_opts_file.as_ref()].into_iter().flatten() {
+        failures.extend(remove(file).err());
+    }
+    if !failures.is_empty() {
+        return Err(Exit::No(format!("not all could be removed, try again: {}", failures.join("; "))));
+    }
+    // Without it nobody could give the lease back.
+    lease?;
+    remove(&folders.state_dir.join("state.json")).map_err(Exit::No)
+}
+
+async fn release(settings: &Settings, state: &State) -> Result<(), Exit> {
+    if state.subnet.is_empty() {
+        println!("lease: this host has held none");
+        return Ok(());
+    }
+    let store = network::open(settings).await?;
+    let given = give_back(&store, &settings.prefix, &state.identity, &state.subnet).await;
+    let subnet: Vec<String> = state.subnet.iter().map(|(_, prefix)| prefix.to_string()).collect();
+    match given {
+        Ok(true) => println!("lease: {} is given back", subnet.join(" ")),
+        Ok(false) => println!("lease: {} is not ours any more, or never ends: nothing to give back", subnet.join(" ")),
+        Err(error) => {
+            let remedy = "the lease ends by itself, or run wire-agent drain again";
+            return Err(Exit::Unavailable(format!("the lease was not given back: {}; {remedy}", chain(&error))));
+        }
+    }
+    Ok(())
+}
+
+/// Wants nothing, and lets that be so. Says what went wrong.
+fn remove_from_kernel(state: &State) -> Vec<String> {
+    let devices = state.macs.keys().filter_map(|name| name.parse::<LinkName>().ok()).collect();
+    let kernel = match NetlinkDataplane::open(RouteForm::default()) {
+        Ok(kernel) => kernel,
+        Err(error) => return vec![chain(&error)],
+    };
+    // Where our own subnet is dropped is no device's route.
+    let networks = state.subnet.iter().map(|(_, subnet)| *subnet).collect();
+    let scope = Scope { devices, parent: None, networks };
+    let report = Reconciler::new(kernel, scope).round(&NetState::default());
+    println!("kernel: {} devices and entries removed", report.removed);
+    report.failures.iter().map(ToString::to_string).collect()
+}
+
+fn remove(file: &Path) -> Result<(), String> {
+    match fs::remove_file(file) {
+        Ok(()) => println!("file: {} is removed", file.display()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(format!("cannot remove {}: {error}", file.display())),
+    }
+    Ok(())
+}
