@@ -50,18 +50,15 @@ impl Datapath {
     ///
     /// # Errors
     /// When the kernel gives no monitor or no thread.
-    pub(crate) fn start(reconciler: Reconciler<HostDataplane>, board: Board) -> Result<Self, Exit> {
+    pub(crate) fn start(
+        reconciler: Reconciler<HostDataplane>,
+        board: Board,
+        stored: notify::Stored,
+    ) -> Result<Self, Exit> {
         let (want, wishes) = watch::channel(None);
         let underlay_changed = Arc::new(Notify::new());
         let (said, outcome) = watch::channel(Outcome::Pending);
-        let keeper = Keeper {
-            reconciler,
-            board,
-            wishes,
-            underlay_changed: underlay_changed.clone(),
-            said,
-            stored: notify::Stored::default(),
-        };
+        let keeper = Keeper { reconciler, board, wishes, underlay_changed: underlay_changed.clone(), said, stored };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -77,6 +74,13 @@ impl Datapath {
     /// Says what the kernel should hold from now on, as the leases at `revision` have it.
     pub(crate) fn want(&self, state: NetState, revision: Revision) {
         self.want.send_replace(Some(Wish { state: Arc::new(state), revision }));
+    }
+
+    /// Ends the thread, and waits until it has.
+    pub(crate) async fn end(self) {
+        let Self { want, mut outcome, .. } = self;
+        drop(want);
+        while outcome.changed().await.is_ok() {}
     }
 
     /// Is notified when addresses or links of the host have changed.
@@ -152,6 +156,7 @@ impl Keeper {
                 return;
             }
         }
+        let ended = self.reconciler.dataplane().forwarder.tunnels().ended();
         let mut monitor = None;
         let mut whole_at = Instant::now() + PERIOD;
         loop {
@@ -161,7 +166,8 @@ impl Keeper {
             let Some(wish) = self.wishes.borrow_and_update().clone() else { return };
             let begun = Instant::now();
             let report = self.reconciler.round(&wish.state);
-            self.stored.follow(self.reconciler.dataplane().forwarder.tunnels().handles());
+            let tunnels = self.reconciler.dataplane().forwarder.tunnels();
+            self.stored.follow(&tunnels.handles());
             let settle = SETTLE.max(begun.elapsed() * 4);
             if report.read_back {
                 whole_at = Instant::now() + PERIOD;
@@ -182,6 +188,7 @@ impl Keeper {
                     }
                     Err(_) => monitor = None,
                 },
+                () = ended.notified() => self.reconciler.doubt(),
                 () = tokio::time::sleep_until(again.into()) => self.reconciler.doubt(),
             }
         }

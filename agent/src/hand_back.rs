@@ -1,6 +1,6 @@
 //! `wire-agent hand-back`: all routes in flannel's own form, for those who go back to flanneld (docs/adr/0002).
 
-use wire_backends::{Dataplane, NetlinkDataplane, RouteForm, Scope, devices};
+use wire_backends::{Dataplane, LinkKind, NetlinkDataplane, Op, RouteForm, Scope, devices};
 use wire_lease::{Prefix, chain};
 
 use crate::{cli::EtcdFlags, config_command, exit::Exit, run::require_capability};
@@ -21,6 +21,11 @@ pub(crate) async fn run(etcd: EtcdFlags) -> Result<(), Exit> {
     let attempts = dataplane.hand_back(&have);
     let written = attempts.iter().filter(|attempt| attempt.is_ok()).count();
     println!("{written} routes are in flannel's form");
+    // flanneld makes its TUN device itself, and would take another name beside ours.
+    let tuns = have.links.iter().filter(|(_, link)| matches!(link.kind, LinkKind::Tun(_)));
+    let deletions: Vec<Op> = tuns.map(|(name, _)| Op::DeleteLink(*name)).collect();
+    let mut attempts = attempts;
+    attempts.extend(dataplane.apply(&deletions));
     match attempts.into_iter().find_map(Result::err) {
         Some(error) => Err(Exit::No(format!("not all routes could be written: {}; try again", chain(&error)))),
         None => Ok(()),

@@ -9,18 +9,24 @@ use std::{
 use tracing::warn;
 use wire_backends::Kept;
 
-/// Takes what systemd kept. A second time there is nothing.
-pub(crate) fn take() -> Kept {
+use crate::notify::Stored;
+
+/// Takes what systemd kept, and says what it still has. A second time there is nothing.
+pub(crate) fn take() -> (Kept, Stored) {
     static TAKEN: AtomicBool = AtomicBool::new(false);
     if TAKEN.swap(true, Ordering::Relaxed) {
-        return Kept::default();
+        return (Kept::default(), Stored::default());
     }
     match sd_notify::listen_fds_with_names() {
-        // SAFETY: systemd opened these for this process (LISTEN_PID is checked), and only here are they taken, once.
-        Ok(kept) => Kept::new(kept.map(|(fd, name)| (name, unsafe { OwnedFd::from_raw_fd(fd) }))),
+        Ok(kept) => {
+            // SAFETY: systemd opened these for this process (LISTEN_PID is checked), and only here are they taken, once.
+            let kept: Vec<_> = kept.map(|(fd, name)| (name, unsafe { OwnedFd::from_raw_fd(fd) })).collect();
+            let stored = Stored::inherited(kept.iter().map(|(name, _)| name.clone()));
+            (Kept::new(kept), stored)
+        }
         Err(error) => {
             warn!(%error, "what systemd kept cannot be used");
-            Kept::default()
+            (Kept::default(), Stored::default())
         }
     }
 }

@@ -25,6 +25,7 @@ use crate::{
     datapath::Datapath,
     exit::Exit,
     forwarding::Forwarding,
+    notify::Stored,
     observed::{Board, DatapathKind},
     session::{Ended, Session},
     settings::Settings,
@@ -48,6 +49,8 @@ pub(crate) struct Host {
     no_vxlan: bool,
     /// What an earlier run of the agent has left for this one.
     kept: Kept,
+    /// What is left for a later one.
+    stored: Stored,
 }
 
 /// The store of the network. Does not wait for etcd.
@@ -69,7 +72,7 @@ impl Host {
     ///
     /// # Errors
     /// When the state folder cannot be read or written.
-    pub(crate) fn new(settings: Settings, board: Board, kept: Kept) -> Result<Self, Exit> {
+    pub(crate) fn new(settings: Settings, board: Board, (kept, stored): (Kept, Stored)) -> Result<Self, Exit> {
         let state_file = StateFile::in_folder(&settings.folders.state_dir);
         let folder = settings.folders.state_dir.display();
         let state = state_file.load().map_err(|error| {
@@ -88,6 +91,7 @@ impl Host {
             joined: false,
             no_vxlan: false,
             kept,
+            stored,
         })
     }
 
@@ -150,12 +154,17 @@ impl Host {
         let own = self.leased(&mut hold.state).await?;
         self.announce(&ground, &own, backend.mtu())?;
         forwarding.in_place().await;
-        if self.session.take().is_some() {
+        if let Some(former) = self.session.take() {
             // Its devices and sockets live on: packets that come in meanwhile wait in them.
             self.kept = self.board.look(|seen| seen.tunnels.keep());
+            former.datapath.end().await;
         }
         let forwarder = Forwarder::new(std::mem::take(&mut self.kept));
         let (datapath, reason) = self.datapath_kind(&ground.config);
+        if !datapath.is_userspace() {
+            // A port that an earlier run has left would keep the kernel from it.
+            self.stored.follow(&[]);
+        }
         info!(?datapath, reason, "datapath chosen");
         self.board.update(|seen| {
             seen.tunnels = forwarder.tunnels();
@@ -163,7 +172,7 @@ impl Host {
         });
         let without_vxlan = self.settings.forward.without_vxlan;
         let dataplane = HostDataplane { kernel, forwarder, without_vxlan };
-        let datapath = Datapath::start(Reconciler::new(dataplane, scope), self.board.clone())?;
+        let datapath = Datapath::start(Reconciler::new(dataplane, scope), self.board.clone(), self.stored.clone())?;
         let (admission_in, admission) = watch::channel(ground.admission(&own));
         let follow = Follow::spawn(store.clone(), FollowSettings::new(directory), admission, Some(listing));
         let config = ConfigWatch::new(store, &self.settings.prefix, ground.config_revision);

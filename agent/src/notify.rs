@@ -1,6 +1,9 @@
 //! What systemd is told: READY, STATUS, STOPPING, WATCHDOG and FDSTORE, sd_notify(3). Without systemd nothing is said.
 
-use std::{os::fd::AsFd, sync::Arc};
+use std::{
+    os::fd::AsFd,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use sd_notify::NotifyState;
 use tracing::warn;
@@ -43,25 +46,34 @@ pub(crate) fn stopping() {
     let _ = say(&[NotifyState::Stopping]);
 }
 
-/// What systemd keeps for a later run of the agent (`FDSTORE`), where its unit lets it (`FileDescriptorStoreMax=`).
-#[derive(Debug, Default)]
-pub(crate) struct Stored(Vec<Handle>);
+/// What systemd keeps for a later run of the agent (`FDSTORE`), where its unit lets it (`FileDescriptorStoreMax=`). One for
+/// the whole process: it must know all that is there to take it away again.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Stored(Arc<Mutex<Vec<Entry>>>);
+
+/// A name, and which of our descriptors it is; `None` where an earlier run has put it there.
+type Entry = (String, Option<u64>);
 
 impl Stored {
+    /// With what an earlier run has left there.
+    pub(crate) fn inherited(names: impl IntoIterator<Item = String>) -> Self {
+        Self(Arc::new(Mutex::new(names.into_iter().map(|name| (name, None)).collect())))
+    }
+
     /// Makes what is stored be `handles`.
-    pub(crate) fn follow(&mut self, handles: Vec<Handle>) {
-        let same = |a: &Handle, b: &Handle| a.name == b.name && Arc::ptr_eq(&a.fd, &b.fd);
-        for gone in self.0.iter().filter(|old| !handles.iter().any(|new| same(old, new))) {
-            let _ = say(&[NotifyState::FdStoreRemove, NotifyState::FdName(&gone.name)]);
+    pub(crate) fn follow(&self, handles: &[Handle]) {
+        let mut stored = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let is = |handle: &Handle, (name, number): &Entry| handle.name == *name && Some(handle.number) == *number;
+        for gone in stored.iter().filter(|old| !handles.iter().any(|new| is(new, old))) {
+            let _ = say(&[NotifyState::FdStoreRemove, NotifyState::FdName(&gone.0)]);
         }
-        for new in handles.iter().filter(|new| !self.0.iter().any(|old| same(old, new))) {
-            let stored =
-                sd_notify::notify_with_fds(&[NotifyState::FdStore, NotifyState::FdName(&new.name)], &[new.fd.as_fd()]);
-            if let Err(error) = stored {
+        for new in handles.iter().filter(|new| !stored.iter().any(|old| is(new, old))) {
+            let name = [NotifyState::FdStore, NotifyState::FdName(&new.name)];
+            if let Err(error) = sd_notify::notify_with_fds(&name, &[new.fd.as_fd()]) {
                 warn!(%error, name = new.name, "systemd cannot keep a descriptor");
             }
         }
-        self.0 = handles;
+        *stored = handles.iter().map(|handle| (handle.name.clone(), Some(handle.number))).collect();
     }
 }
 

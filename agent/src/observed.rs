@@ -49,6 +49,13 @@ pub(crate) enum DatapathKind {
     UserspaceUdp,
 }
 
+impl DatapathKind {
+    /// Whether the agent moves packets itself.
+    pub(crate) const fn is_userspace(self) -> bool {
+        matches!(self, Self::UserspaceVxlan | Self::UserspaceUdp)
+    }
+}
+
 /// What the dataplane reported, added up.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct DataplaneSeen {

@@ -84,13 +84,16 @@ pub(crate) struct Outer {
     mtu: Mtu,
     /// Our address there.
     pub(crate) local: IpAddr,
+    /// The one that peers send to, where this host has it; else as `local`.
+    pub(crate) end: IpAddr,
 }
 
 impl Outer {
     pub(crate) fn new(family: Family, placement: &Placement) -> Result<Self, SelectError> {
         let Underlay { link, mtu, addresses, .. } = &placement.underlay;
         let local = *addresses.of(family).ok_or(SelectError::NoUnderlay { link: *link, family })?;
-        Ok(Self { family, link: *link, mtu: *mtu, local })
+        let public = placement.public.of(family).copied().filter(|public| placement.underlay.host.contains(public));
+        Ok(Self { family, link: *link, mtu: *mtu, local, end: public.unwrap_or(local) })
     }
 
     /// What is left for a device of ours; `asked` is what the network config has in place of the link's own MTU.

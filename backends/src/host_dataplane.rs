@@ -79,10 +79,19 @@ impl Dataplane for HostDataplane {
                 Part::Kernel if self.without_vxlan && part.iter().any(makes_vxlan) => {
                     attempts.extend(part.iter().map(|_| Err(OpError::unsupported("--forward-without has vxlan"))));
                 }
-                Part::Kernel => attempts.extend(self.kernel.apply(part)),
+                Part::Kernel => {
+                    if part.iter().any(makes_vxlan) {
+                        self.forwarder.let_go();
+                    }
+                    attempts.extend(self.kernel.apply(part));
+                }
                 Part::Forwarder => attempts.extend(self.forwarder.forward(part.iter())),
                 Part::Tunnel => attempts.extend(part.iter().map(|op| self.tunnel(op))),
             }
+        }
+        if ops.iter().any(Op::is_link) {
+            // All devices have had their chance to take up what was kept.
+            self.forwarder.let_go();
         }
         attempts
     }

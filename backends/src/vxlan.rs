@@ -54,7 +54,7 @@ impl Device {
         let mtu = outer.mtu_within(Overhead::vxlan(family), config.mtu.map(Mtu))?;
         let link = if placement.forward.replaces_vxlan {
             let port = config.port.unwrap_or(Vxlan::new(config.vni).port_in_use());
-            placement.forward.link(Framing::Vxlan { vni: config.vni, mac }, (outer.local, port), mtu)
+            placement.forward.link(Framing::Vxlan { vni: config.vni, mac }, (outer.end, port), mtu)
         } else {
             let vxlan = Self::vxlan(family, config, placement, outer.local);
             Link { mac: Some(mac), ..Link::ours(LinkKind::Vxlan(vxlan), mtu) }

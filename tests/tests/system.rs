@@ -53,7 +53,19 @@ fn the_userspace_path_loses_nothing_while_the_agent_is_restarted() -> Result {
     let kind = machines[0].sh("wire-agent status --json | tr -d ' \n'")?;
     check(kind.contains("\"kind\":\"userspace-udp\""), || kind.clone())?;
     machines[1].sh(&format!("docker exec web ping -c 1 -W 2 {}", container_address(&machines[0])?))?;
-    restart_and_upgrade_touch_no_container(&machines[0], &machines[1])
+    restart_and_upgrade_touch_no_container(&machines[0], &machines[1])?;
+    // What systemd keeps of queues that are no longer wanted must not swallow any flow.
+    for queues in [4, 1, 4] {
+        machines[0].sh(&format!(
+            "sed -i '/FORWARD_QUEUES/d' /etc/default/wire-agent; echo WIRE_AGENT_FORWARD_QUEUES={queues} >>/etc/default/wire-agent
+             systemctl restart wire-agent"
+        ))?;
+        let target = container_address(&machines[0])?;
+        for _ in 0..20 {
+            machines[1].sh(&fetch(&target, 80))?;
+        }
+    }
+    Ok(())
 }
 
 /// Boot, containers, restart, upgrade, reboot, purge: what an operator does with three machines.

@@ -236,6 +236,8 @@ impl Link {
             (LinkKind::Vxlan(a), LinkKind::Vxlan(b)) => {
                 a.vni == b.vni && a.local == b.local && a.learning == b.learning
             }
+            // Who works it, the kernel does not say.
+            (LinkKind::Tun(_), LinkKind::Tun(_)) => true,
             (a, b) => a == b,
         };
         kind && self.mac == other.mac && self.mtu == other.mtu && self.up == other.up

@@ -43,6 +43,8 @@ pub(crate) struct Coalescer {
     packets: Vec<Joined>,
     /// The payloads of joined packets but the first's, as chains.
     bodies: Vec<Body>,
+    /// Packets before this one are not added to: behind them lies a fragment, of whatever flow.
+    barrier: usize,
 }
 
 /// One packet for the device.
@@ -87,6 +89,7 @@ impl Coalescer {
         self.flows.clear();
         self.packets.clear();
         self.bodies.clear();
+        self.barrier = 0;
     }
 
     /// What there is, in the order it is to be written.
@@ -108,7 +111,7 @@ impl Coalescer {
         let flow = header.flow(packet);
         let joint = Joint::of(header, packet, joinable);
         if let Some(joint) = &joint {
-            let behind = self.packets.len().saturating_sub(WINDOW);
+            let behind = self.packets.len().saturating_sub(WINDOW).max(self.barrier);
             // Behind the last of its flow or nowhere, or it would overtake.
             if let Some(at) = self.flows[behind..].iter().rposition(|other| *other == flow) {
                 let last = &mut self.packets[behind + at];
@@ -129,6 +132,9 @@ impl Coalescer {
         let vnet = unfinished::checksum(header, packet).unwrap_or(VnetHeader::PLAIN);
         self.flows.push(flow);
         self.packets.push(Joined { first: range, vnet, joint, chain: None });
+        if header.fragment != Fragment::No {
+            self.barrier = self.packets.len();
+        }
     }
 
     /// The payloads that follow a packet's first part.

@@ -35,8 +35,8 @@ const ROOM: usize = 32;
 const ARENA: usize = 4 * 65_536 + ROOM + LONGEST;
 /// Datagrams sent in one turn.
 const MOST: usize = 256;
-/// How long a full socket is waited for, in milliseconds, before a message is dropped.
-const PATIENCE: u8 = 20;
+/// How long a full socket is waited for, in milliseconds, before what is left of the turn is dropped.
+const PATIENCE: u8 = 5;
 
 const _: () = assert!(ROOM >= VXLAN_LEAD && ROOM >= vnet::LEN);
 
@@ -48,7 +48,8 @@ pub(crate) struct Egress {
     messages: Vec<Message>,
     pieces: Vec<Piece>,
     outbox: Outbox,
-    limiter: Limiter,
+    /// One for each kind of notice, so that none starves another.
+    limiters: [Limiter; 3],
 }
 
 impl Egress {
@@ -60,7 +61,7 @@ impl Egress {
             messages: Vec::new(),
             pieces: Vec::new(),
             outbox: Outbox::default(),
-            limiter: Limiter::new(Instant::now()),
+            limiters: std::array::from_fn(|_| Limiter::new(Instant::now())),
         }
     }
 
@@ -124,7 +125,7 @@ impl Egress {
             return Err(self.refuse(way, &header, begin..end, (Notice::TimeExceeded, peer.device)));
         }
         if cut.is_none() {
-            complete(&vnet, packet).map_err(|_| DropReason::Malformed)?;
+            complete(&vnet, &header, packet).map_err(|_| DropReason::Malformed)?;
         }
         let socket = if way.sockets.len() > 1 { header.flow(packet) as usize % way.sockets.len() } else { 0 };
         match cut {
@@ -180,7 +181,12 @@ impl Egress {
         (notice, source): (Notice, IpAddr),
     ) -> DropReason {
         let packet = &self.arena[range];
-        if self.limiter.allow(Instant::now()) {
+        let limiter = match notice {
+            Notice::TimeExceeded => &mut self.limiters[0],
+            Notice::Unreachable => &mut self.limiters[1],
+            Notice::TooBig(_) => &mut self.limiters[2],
+        };
+        if limiter.allow(Instant::now()) {
             let mut text = [0; icmp::LONGEST];
             if let Some(len) = notice.write(header, packet, source, &mut text) {
                 let vnet = VnetHeader::PLAIN.to_bytes();
@@ -228,6 +234,11 @@ impl Egress {
             match error.raw_os_error().map(Errno::from_raw) {
                 Some(Errno::EINTR) => {}
                 Some(Errno::EAGAIN) if is_writable(socket) => {}
+                Some(Errno::EAGAIN) => {
+                    let left = self.messages[done..].iter().map(|message| message.count(&self.pieces)).sum();
+                    way.counters.add(Count::Dropped(DropReason::SendError), left);
+                    return;
+                }
                 // The link cannot cut (EIO), or its MTU is smaller than we think (EMSGSIZE, EINVAL): one by one.
                 Some(errno @ (Errno::EIO | Errno::EINVAL | Errno::EMSGSIZE | Errno::EOPNOTSUPP))
                     if self.messages[done].segment.is_some() =>
@@ -239,7 +250,8 @@ impl Egress {
                     self.messages.splice(done..=done, singles);
                 }
                 _ => {
-                    way.counters.dropped(DropReason::SendError);
+                    let count = self.messages[done].count(&self.pieces);
+                    way.counters.add(Count::Dropped(DropReason::SendError), count);
                     done += 1;
                 }
             }

@@ -4,7 +4,6 @@ use std::{
     collections::BTreeMap,
     io,
     net::SocketAddr,
-    os::fd::{AsFd, OwnedFd},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU32, Ordering},
@@ -14,6 +13,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use nix::{net::if_::if_nametoindex, sys::eventfd::EventFd};
+use tokio::sync::Notify;
 use wire_lease::Prefix;
 
 use super::{
@@ -22,8 +22,8 @@ use super::{
     forwarder::{Handle, Kept},
     table::Table,
     tun::Tun,
-    udp::Udp,
-    worker::{Shared, Worker},
+    udp::{Role, Udp},
+    worker::{Gate, Shared, Worker},
 };
 use crate::{Forward, LinkName, Mtu, Tunnel};
 
@@ -37,11 +37,8 @@ pub(crate) struct Engine {
     pub(crate) index: u32,
     entries: BTreeMap<Prefix, Forward>,
     changed: bool,
-    handles: Vec<Handle>,
     stop: Arc<EventFd>,
-    /// Who is to work once there is a table: what waits in the device would find no peer before.
-    idle: Vec<(String, Worker)>,
-    threads: Vec<JoinHandle<()>>,
+    threads: Vec<JoinHandle<io::Result<()>>>,
 }
 
 /// Why there is no engine.
@@ -49,6 +46,8 @@ pub(crate) struct Engine {
 pub(crate) enum EngineError {
     #[error("cannot open the TUN device {0}")]
     Tun(LinkName, #[source] io::Error),
+    #[error("the TUN device {0} is gone again")]
+    Gone(LinkName, #[source] io::Error),
     #[error("cannot open a UDP socket on {0}")]
     Udp(SocketAddr, #[source] io::Error),
     #[error("cannot start a thread")]
@@ -58,74 +57,102 @@ pub(crate) enum EngineError {
 impl EngineError {
     pub(crate) const fn io(&self) -> &io::Error {
         match self {
-            Self::Tun(_, error) | Self::Udp(_, error) | Self::Thread(error) => error,
+            Self::Tun(_, error) | Self::Gone(_, error) | Self::Udp(_, error) | Self::Thread(error) => error,
         }
     }
 }
 
-impl Engine {
-    /// Makes the device if it is not there. The work begins with the first table. What was kept of an earlier run is used again.
-    pub(crate) fn start(name: LinkName, tunnel: &Tunnel, mtu: Mtu, kept: &mut Kept) -> Result<Self, EngineError> {
-        let queues = tunnel.queues.max(1);
-        let (mut tuns, mut sockets, mut handles) = (Vec::new(), Vec::new(), Vec::new());
-        for number in 0..queues {
-            let (tun, socket) = (format!("{name}.tun{number}"), format!("{name}.udp{number}"));
-            let opened = match kept.take_tun(&tun, name, tunnel.capabilities) {
+/// The device's queues and the sockets, one of each for each worker.
+struct Ends {
+    pairs: Vec<(Tun, Udp)>,
+    handles: Vec<Handle>,
+}
+
+impl Ends {
+    /// What was kept of an earlier run is used again; what is not, goes.
+    fn open(name: LinkName, tunnel: &Tunnel, kept: &mut Kept) -> Result<Self, EngineError> {
+        let mut ends = Self { pairs: Vec::new(), handles: Vec::new() };
+        for number in 0..tunnel.queues.max(1) {
+            let names = (format!("{name}.tun{number}"), format!("{name}.udp{number}"));
+            let tun = match kept.take_tun(&names.0, name, tunnel.capabilities) {
                 Some(kept) => Ok(kept),
                 None => Tun::open(name, tunnel.capabilities),
             };
-            tuns.push(Arc::new(opened.map_err(|error| EngineError::Tun(name, error))?));
-            let opened = match kept.take_udp(&socket, tunnel.local) {
+            let tun = tun.map_err(|error| EngineError::Tun(name, error))?;
+            let socket = match kept.take_udp(&names.1, tunnel.local) {
                 Some(kept) => Ok(kept),
-                None => open_socket(tunnel.local, queues > 1),
+                None => Udp::open(tunnel.local, Role::Listener),
             };
-            sockets.push(Arc::new(opened.map_err(|error| EngineError::Udp(tunnel.local, error))?));
-            handles.extend(duplicate(tun, &*tuns[number]));
-            handles.extend(duplicate(socket, &*sockets[number]));
+            let socket = socket.map_err(|error| EngineError::Udp(tunnel.local, error))?;
+            ends.handles.extend(Handle::of(names.0, &tun));
+            ends.handles.extend(Handle::of(names.1, &socket));
+            ends.pairs.push((tun, socket));
         }
-        let index = if_nametoindex(name.as_str()).map_err(|error| EngineError::Tun(name, error.into()))?;
-        let device = tuns[0].capabilities;
+        // A queue that nobody reads swallows packets.
+        kept.forget(name);
+        Ok(ends)
+    }
+}
+
+impl Engine {
+    /// Makes the device if it is not there. The work begins with the first table, or soon.
+    pub(crate) fn start(
+        name: LinkName,
+        (tunnel, mtu): (&Tunnel, Mtu),
+        kept: &mut Kept,
+        ended: &Arc<Notify>,
+    ) -> Result<Self, EngineError> {
+        let Ends { pairs, handles } = Ends::open(name, tunnel, kept)?;
+        let index = if_nametoindex(name.as_str()).map_err(|error| EngineError::Gone(name, error.into()))?;
+        let asked = tunnel.capabilities;
+        // Each is to be told, also where one has said no.
+        let joins: Vec<bool> = pairs.iter().map(|(_, socket)| socket.join_incoming(asked.gro)).collect();
+        let gro = joins.into_iter().all(|joins| joins);
+        let device = pairs.iter().fold(asked, |least, (tun, _)| least.and(tun.capabilities));
         let shared = Arc::new(Shared {
-            tunnel: tunnel.clone(),
             mtu: AtomicU32::new(mtu.0),
             table: ArcSwap::default(),
-            workers: std::iter::repeat_with(Counters::default).take(queues).collect(),
-            gso: AtomicBool::new(tunnel.capabilities.gso),
-            gro: AtomicBool::new(sockets.iter().all(|socket| socket.join_incoming(tunnel.capabilities.gro))),
-            tso: AtomicBool::new(device.tso),
-            uso: AtomicBool::new(device.uso),
+            counters: std::iter::repeat_with(Counters::default).take(pairs.len()).collect(),
+            gso: AtomicBool::new(asked.gso),
+            capabilities: Capabilities { gro, ..device },
+            tunnel: tunnel.clone(),
+            handles,
             stranger: Mutex::default(),
-            ended: Mutex::default(),
+            begun: Gate::default(),
+            stopping: AtomicBool::new(false),
+            ended: ended.clone(),
         });
         let stop = Arc::new(EventFd::new().map_err(|error| EngineError::Thread(error.into()))?);
-        let mut engine = Self {
-            shared,
-            index,
-            entries: BTreeMap::new(),
-            changed: false,
-            handles,
-            stop,
-            idle: Vec::new(),
-            threads: Vec::new(),
-        };
-        for (number, (tun, socket)) in tuns.into_iter().zip(sockets).enumerate() {
-            engine.prepare(name, number, tun, socket)?;
+        let (entries, threads) = (BTreeMap::new(), Vec::new());
+        // From here on, what fails half-way ends what has begun.
+        let mut engine = Self { shared, index, entries, changed: false, stop, threads };
+        for (number, (tun, socket)) in pairs.into_iter().enumerate() {
+            engine.spawn(name, number, tun, socket)?;
         }
         Ok(engine)
     }
 
-    fn prepare(&mut self, name: LinkName, number: usize, tun: Arc<Tun>, socket: Arc<Udp>) -> Result<(), EngineError> {
+    fn spawn(&mut self, name: LinkName, number: usize, tun: Tun, socket: Udp) -> Result<(), EngineError> {
         let tunnel = &self.shared.tunnel;
         let senders = match tunnel.framing {
             Framing::Raw => 0,
             Framing::Vxlan { .. } => SENDERS,
         };
         let any_port = SocketAddr::new(tunnel.local.ip(), 0);
-        let senders: io::Result<Vec<Udp>> = (0..senders).map(|_| open_socket(any_port, false)).collect();
+        let senders: io::Result<Vec<Udp>> = (0..senders).map(|_| Udp::open(any_port, Role::Sender)).collect();
         let senders = senders.map_err(|error| EngineError::Udp(any_port, error))?;
         let worker = Worker { shared: self.shared.clone(), number, tun, socket, senders, stop: self.stop.clone() };
-        self.idle.push((format!("{name}.{number}"), worker));
+        let thread = thread::Builder::new()
+            .name(format!("{name}.{number}"))
+            .spawn(move || worker.run())
+            .map_err(EngineError::Thread)?;
+        self.threads.push(thread);
         Ok(())
+    }
+
+    /// Whether all workers live.
+    pub(crate) fn works(&self) -> bool {
+        !self.threads.iter().any(JoinHandle::is_finished)
     }
 
     /// Where packets go.
@@ -142,54 +169,45 @@ impl Engine {
         self.changed = true;
     }
 
-    /// Gives the workers a new table, the first of which they begin with. A turn that has begun ends with the old one.
-    pub(crate) fn publish(&mut self) -> Result<(), EngineError> {
+    /// Gives the workers a new table. A turn that has begun ends with the old one.
+    pub(crate) fn publish(&mut self) {
         if std::mem::take(&mut self.changed) {
             let table = Table::new(&self.entries, self.shared.tunnel.local.port());
             self.shared.table.store(Arc::new(table));
-            for (name, worker) in self.idle.drain(..) {
-                let thread = thread::Builder::new().name(name).spawn(move || worker.run());
-                self.threads.push(thread.map_err(EngineError::Thread)?);
-            }
+            self.shared.begun.open();
         }
-        Ok(())
     }
 
     pub(crate) fn set_mtu(&self, mtu: Mtu) {
         self.shared.mtu.store(mtu.0, Ordering::Relaxed);
     }
 
-    /// What may be kept for another run: the device's queues and the sockets.
-    pub(crate) fn handles(&self) -> &[Handle] {
-        &self.handles
+    /// Ends the workers and says why those ended that did so by themselves.
+    pub(crate) fn end(mut self) -> Vec<String> {
+        let finished = self.threads.iter().map(JoinHandle::is_finished).collect::<Vec<_>>();
+        self.tell_to_stop();
+        let ends = self.threads.drain(..).zip(finished).map(|(thread, early)| (thread.join(), early));
+        let why = |(end, early): (thread::Result<io::Result<()>>, bool)| match end {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => early.then(|| error.to_string()),
+            Err(_) => Some("it panicked".to_owned()),
+        };
+        ends.filter_map(why).collect()
+    }
+
+    fn tell_to_stop(&self) {
+        self.shared.stopping.store(true, Ordering::Relaxed);
+        self.shared.begun.open();
+        // Only a full counter refuses, and then it says stop already.
+        let _ = self.stop.write(1);
     }
 }
 
 impl Drop for Engine {
     fn drop(&mut self) {
-        // Only a full counter refuses, and then it says stop already.
-        let _ = self.stop.write(1);
+        self.tell_to_stop();
         for thread in self.threads.drain(..) {
             let _ = thread.join();
         }
     }
-}
-
-impl Shared {
-    /// What is in use, which may be less than what was asked for.
-    pub(crate) fn capabilities(&self) -> Capabilities {
-        let is = |flag: &AtomicBool| flag.load(Ordering::Relaxed);
-        Capabilities { uso: is(&self.uso), tso: is(&self.tso), gso: is(&self.gso), gro: is(&self.gro) }
-    }
-}
-
-fn open_socket(local: SocketAddr, shared: bool) -> io::Result<Udp> {
-    let socket = Udp::open(local, shared)?;
-    socket.allow_fragments()?;
-    Ok(socket)
-}
-
-fn duplicate(name: String, of: &impl AsFd) -> Option<Handle> {
-    let fd: OwnedFd = of.as_fd().try_clone_to_owned().ok()?;
-    Some(Handle { name, fd: Arc::new(fd) })
 }

@@ -3,11 +3,15 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
-    os::fd::OwnedFd,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    os::fd::{AsFd, OwnedFd},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use nix::errno::Errno;
+use tokio::sync::Notify;
 use tracing::{info, warn};
 use wire_lease::chain;
 
@@ -26,19 +30,14 @@ use crate::{Attempt, ErrorKind, ForwardKey, LinkKind, LinkName, Mtu, NetState, O
 pub struct Forwarder {
     engines: BTreeMap<LinkName, Engine>,
     kept: Kept,
-    /// Whether what was kept had its chance.
-    settled: bool,
     tunnels: Tunnels,
 }
 
 /// A way to look at all tunnels from elsewhere, at any time.
 #[derive(Clone, Debug, Default)]
-pub struct Tunnels(Arc<Mutex<BTreeMap<LinkName, Known>>>);
-
-#[derive(Debug)]
-struct Known {
-    shared: Arc<Shared>,
-    handles: Vec<Handle>,
+pub struct Tunnels {
+    shared: Arc<Mutex<BTreeMap<LinkName, Arc<Shared>>>>,
+    ended: Arc<Notify>,
 }
 
 /// What there is to say of a tunnel.
@@ -61,8 +60,18 @@ pub struct TunnelSeen {
 pub struct Handle {
     /// What it is called: the same name always means the same device or socket.
     pub name: String,
+    /// Another number, another descriptor.
+    pub number: u64,
     /// The descriptor.
     pub fd: Arc<OwnedFd>,
+}
+
+impl Handle {
+    pub(crate) fn of(name: String, end: &impl AsFd) -> Option<Self> {
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        let fd = Arc::new(end.as_fd().try_clone_to_owned().ok()?);
+        Some(Self { name, number: NUMBER.fetch_add(1, Ordering::Relaxed), fd })
+    }
 }
 
 /// Descriptors of an earlier run.
@@ -74,6 +83,17 @@ impl Kept {
     #[must_use]
     pub fn new(kept: impl IntoIterator<Item = (String, OwnedFd)>) -> Self {
         Self(kept.into_iter().collect())
+    }
+
+    /// Lets go of all that belongs to a device.
+    pub(crate) fn forget(&mut self, link: LinkName) {
+        let of_link = format!("{link}.");
+        self.0.retain(|name, _| !name.starts_with(&of_link));
+    }
+
+    fn add<'a>(&mut self, handles: impl IntoIterator<Item = &'a Handle>) {
+        let copies = handles.into_iter().filter_map(|handle| Some((handle.name.clone(), handle.fd.try_clone().ok()?)));
+        self.0.extend(copies);
     }
 
     /// A queue of that device.
@@ -104,19 +124,13 @@ impl Forwarder {
 
     /// Adds what tunnels hold to what was read from the kernel.
     pub(crate) fn read(&mut self, state: &mut NetState) {
-        if std::mem::replace(&mut self.settled, !self.engines.is_empty()) {
-            // A queue that nobody reads swallows packets.
-            self.kept = Kept::default();
-        }
-        let works = |name: &LinkName, engine: &mut Engine| {
-            let there = state.links.get(name).is_some_and(|link| link.index == Some(engine.index));
-            let ended = engine.shared.ended();
-            if let Some(why) = ended.as_ref().filter(|_| there) {
-                warn!(link = %name, why, "a tunnel has ended");
-            }
-            there && ended.is_none()
+        let there = |name: &LinkName, engine: &Engine| {
+            state.links.get(name).is_some_and(|link| link.index == Some(engine.index))
         };
-        self.engines.retain(works);
+        let gone = self.engines.iter().filter(|(name, engine)| !there(name, engine) || !engine.works());
+        for name in gone.map(|(name, _)| *name).collect::<Vec<_>>() {
+            self.take_apart(name);
+        }
         self.tunnels.set(&self.engines);
         for (link, engine) in &self.engines {
             if let Some(found) = state.links.get_mut(link)
@@ -138,8 +152,8 @@ impl Forwarder {
             return Ok(());
         }
         // Two must not read one device.
-        self.engines.remove(&name);
-        let started = Engine::start(name, tunnel, mtu, &mut self.kept);
+        self.take_apart(name);
+        let started = Engine::start(name, (tunnel, mtu), &mut self.kept, &self.tunnels.ended);
         if let Ok(engine) = &started {
             info!(link = %name, local = %tunnel.local, capabilities = %engine.shared.capabilities(), "tunnel started");
         }
@@ -148,19 +162,32 @@ impl Forwarder {
         outcome
     }
 
+    /// Ends an engine, and keeps its ends for another.
+    fn take_apart(&mut self, name: LinkName) {
+        let Some(engine) = self.engines.remove(&name) else { return };
+        self.kept.add(&engine.shared.handles);
+        for why in engine.end() {
+            warn!(link = %name, why, "a tunnel has ended");
+        }
+    }
+
     /// Leaves a device alone.
     pub(crate) fn stop(&mut self, name: LinkName) {
-        self.engines.remove(&name);
+        self.take_apart(name);
+        self.kept.forget(name);
         self.tunnels.set(&self.engines);
+    }
+
+    /// Lets go of what an earlier run has left and nobody wanted: a queue that nobody reads swallows packets, and a port that
+    /// nobody reads keeps the kernel from it.
+    pub(crate) fn let_go(&mut self) {
+        self.kept = Kept::default();
     }
 
     /// Changes where packets go. All of `ops` take effect at once.
     pub(crate) fn forward<'a>(&mut self, ops: impl Iterator<Item = &'a Op>) -> Vec<Attempt> {
-        let mut attempts: Vec<Attempt> = ops.map(|op| self.set(op)).collect();
-        let published: Result<Vec<()>, EngineError> = self.engines.values_mut().map(Engine::publish).collect();
-        if let (Err(error), Some(last)) = (published, attempts.last_mut()) {
-            *last = Err(op_error(&error));
-        }
+        let attempts = ops.map(|op| self.set(op)).collect();
+        self.engines.values_mut().for_each(Engine::publish);
         attempts
     }
 
@@ -183,11 +210,11 @@ impl Tunnels {
     /// All tunnels as they are now.
     #[must_use]
     pub fn seen(&self) -> Vec<TunnelSeen> {
-        let seen = |(link, Known { shared, .. }): (&LinkName, &Known)| TunnelSeen {
+        let seen = |(link, shared): (&LinkName, &Arc<Shared>)| TunnelSeen {
             link: *link,
             tunnel: shared.tunnel.clone(),
             capabilities: shared.capabilities(),
-            counters: totals(shared.workers.iter()).collect(),
+            counters: totals(shared.counters.iter()).collect(),
             stranger: *shared.stranger.lock().unwrap_or_else(PoisonError::into_inner),
         };
         self.lock().iter().map(seen).collect()
@@ -196,23 +223,29 @@ impl Tunnels {
     /// What may be kept for another run.
     #[must_use]
     pub fn handles(&self) -> Vec<Handle> {
-        self.lock().values().flat_map(|known| &known.handles).cloned().collect()
+        self.lock().values().flat_map(|shared| &shared.handles).cloned().collect()
     }
 
     /// All of it kept, for a successor in this process.
     #[must_use]
     pub fn keep(&self) -> Kept {
-        let handles = self.handles();
-        Kept::new(handles.into_iter().filter_map(|handle| Some((handle.name, handle.fd.try_clone().ok()?))))
+        let mut kept = Kept::default();
+        kept.add(self.lock().values().flat_map(|shared| &shared.handles));
+        kept
+    }
+
+    /// Is notified when a tunnel has ended by itself.
+    #[must_use]
+    pub fn ended(&self) -> Arc<Notify> {
+        self.ended.clone()
     }
 
     fn set(&self, engines: &BTreeMap<LinkName, Engine>) {
-        let known = |engine: &Engine| Known { shared: engine.shared.clone(), handles: engine.handles().to_vec() };
-        *self.lock() = engines.iter().map(|(name, engine)| (*name, known(engine))).collect();
+        *self.lock() = engines.iter().map(|(name, engine)| (*name, engine.shared.clone())).collect();
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<LinkName, Known>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<LinkName, Arc<Shared>>> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -57,7 +57,7 @@ pub fn outgoing(bytes: &[u8]) {
             });
             assert_eq!((bodies + cut.headers(), count), (packet.len(), cut.count(&packet)), "bytes are lost");
         }
-        Ok(None) => drop(complete(&vnet, &mut packet)),
+        Ok(None) => drop(complete(&vnet, &header, &mut packet)),
         Err(_) => {}
     }
 }

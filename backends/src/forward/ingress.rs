@@ -25,6 +25,8 @@ const MESSAGES: usize = 256;
 const JOINED_MESSAGES: usize = 8;
 /// From here on a message counts as joined, in bytes.
 const JOINED: usize = 16 << 10;
+/// The longest inner packet that any link carries, in bytes: what is longer was not meant to arrive.
+const JUMBO: usize = 9216;
 /// Room for one message: 64 KiB, and 25 cache lines more, so that messages do not all begin in the same place of a cache.
 const PART: usize = 65_536 + 25 * 64;
 
@@ -111,7 +113,8 @@ fn take(
     while start < end {
         let stop = end.min(start + message.segment);
         let admitted = check(way, table, from, &arena[start..stop], known).and_then(|(lead, header)| {
-            let fits = header.total <= way.mtu();
+            // What a peer with a larger MTU sends, the kernel cuts or answers.
+            let fits = header.total <= way.mtu().max(JUMBO);
             if fits { Ok((lead, header)) } else { Err(DropReason::TooBig) }
         });
         match admitted {

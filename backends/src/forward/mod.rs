@@ -51,6 +51,16 @@ impl Capabilities {
     /// All of them.
     pub const ALL: Self = Self { uso: true, tso: true, gso: true, gro: true };
 
+    /// What both have.
+    const fn and(self, other: Self) -> Self {
+        Self {
+            uso: self.uso && other.uso,
+            tso: self.tso && other.tso,
+            gso: self.gso && other.gso,
+            gro: self.gro && other.gro,
+        }
+    }
+
     /// Their names, and whether they are there.
     #[must_use]
     pub const fn named(self) -> [(&'static str, bool); 4] {

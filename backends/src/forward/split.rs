@@ -43,13 +43,13 @@ pub(crate) struct Cut {
 }
 
 /// Completes the checksum of a packet that leaves as it is.
-pub(crate) fn complete(vnet: &VnetHeader, packet: &mut [u8]) -> Result<(), Malformed> {
+pub(crate) fn complete(vnet: &VnetHeader, header: &Header, packet: &mut [u8]) -> Result<(), Malformed> {
     if !vnet.needs_checksum {
         return Ok(());
     }
     let (start, offset) = (usize::from(vnet.checksum_start), usize::from(vnet.checksum_offset));
     let field = start + offset..start + offset + 2;
-    if field.end > packet.len() {
+    if start < header.len || field.end > packet.len() {
         return Err(Malformed);
     }
     // The field holds the sum of the pseudo header: what is summed over it is the whole sum.

@@ -20,9 +20,20 @@ use nix::{
     },
 };
 
-/// So much is kept of what comes in faster than we can take it, and of what the underlay does not take at once: 8 MiB, about
-/// 15 ms at 4 Gb/s.
-const BUFFER: usize = 8 << 20;
+/// So much is kept of what comes in faster than we can take it: 8 MiB, about 15 ms at 4 Gb/s.
+const INCOMING: usize = 8 << 20;
+/// So much is kept of what the underlay does not take at once: 1 MiB, 8 ms at 1 Gb/s.
+const OUTGOING: usize = 1 << 20;
+
+/// What a socket is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// What comes in, and what goes out. Others of ours may have the same address, and the kernel deals out to them what comes
+    /// in: other threads, or for a moment what an earlier run has left.
+    Listener,
+    /// What goes out. Nobody reads what comes in, so next to nothing of it is kept.
+    Sender,
+}
 
 /// Room for one control message with a number: `CMSG_SPACE(4)` of the kernel, and more than 2 bytes need.
 const CONTROL: usize = 24;
@@ -62,6 +73,12 @@ impl Piece {
 }
 
 impl Message {
+    /// How many datagrams it has.
+    pub(crate) fn count(&self, pieces: &[Piece]) -> u64 {
+        let len: usize = pieces[self.pieces.clone()].iter().map(|piece| piece.len()).sum();
+        self.segment.map_or(1, |size| len.div_ceil(usize::from(size).max(1)) as u64)
+    }
+
     /// The same datagrams, each in a message of its own.
     pub(crate) fn apart(&self, pieces: &[Piece]) -> Vec<Self> {
         let size = self.segment.map_or(usize::MAX, usize::from);
@@ -121,23 +138,26 @@ union Name {
 }
 
 impl Udp {
-    /// Opens a socket on an address of this host. With `shared` others of ours may have the same, and the kernel deals out
-    /// to them what comes in.
+    /// Opens a socket on an address of this host.
     ///
     /// # Errors
     /// When the address is not ours or its port is taken.
-    pub(crate) fn open(local: SocketAddr, shared: bool) -> io::Result<Self> {
+    pub(crate) fn open(local: SocketAddr, role: Role) -> io::Result<Self> {
         let family = if local.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
         let socket = socket(family, SockType::Datagram, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None)?;
-        // Without the right to force it, the kernel's own limit holds.
-        if set(&socket, sockopt::RcvBufForce, &BUFFER).is_err() {
-            set(&socket, sockopt::RcvBuf, &BUFFER)?;
+        match role {
+            Role::Listener => {
+                // Without the right to force it, the kernel's own limit holds.
+                if set(&socket, sockopt::RcvBufForce, &INCOMING).is_err() {
+                    set(&socket, sockopt::RcvBuf, &INCOMING)?;
+                }
+                set(&socket, sockopt::ReusePort, &true)?;
+            }
+            // The kernel's least, which is more.
+            Role::Sender => set(&socket, sockopt::RcvBuf, &0)?,
         }
-        if set(&socket, sockopt::SndBufForce, &BUFFER).is_err() {
-            set(&socket, sockopt::SndBuf, &BUFFER)?;
-        }
-        if shared {
-            set(&socket, sockopt::ReusePort, &true)?;
+        if set(&socket, sockopt::SndBufForce, &OUTGOING).is_err() {
+            set(&socket, sockopt::SndBuf, &OUTGOING)?;
         }
         match local {
             SocketAddr::V4(local) => bind(socket.as_raw_fd(), &SockaddrIn::from(local)),
@@ -146,7 +166,9 @@ impl Udp {
                 bind(socket.as_raw_fd(), &SockaddrIn6::from(local))
             }
         }?;
-        Ok(Self::adopt(socket, local))
+        let socket = Self::adopt(socket, local);
+        socket.allow_fragments()?;
+        Ok(socket)
     }
 
     /// Takes over a socket that was opened before, on this address.
@@ -169,7 +191,7 @@ impl Udp {
     }
 
     /// Lets routers fragment what is longer than a link on the way, as kernel VXLAN does without `df`.
-    pub(crate) fn allow_fragments(&self) -> io::Result<()> {
+    fn allow_fragments(&self) -> io::Result<()> {
         let (level, option) = match i32::from(self.family) {
             libc::AF_INET => (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER),
             _ => (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER),
@@ -198,7 +220,9 @@ impl Udp {
         outbox: &mut Outbox,
     ) -> io::Result<usize> {
         outbox.clear();
-        outbox.vectors.extend(pieces.iter().map(|piece| {
+        let (Some(first), Some(last)) = (messages.first(), messages.last()) else { return Ok(0) };
+        let begin = first.pieces.start;
+        outbox.vectors.extend(pieces[begin..last.pieces.end].iter().map(|piece| {
             let bytes = match *piece {
                 Piece::Head(start, len) => &heads[start as usize..(start + len) as usize],
                 Piece::Body(start, len) => &bodies[start as usize..(start + len) as usize],
@@ -207,15 +231,19 @@ impl Udp {
         }));
         outbox.names.extend(messages.iter().map(|message| Name::from(message.to)));
         outbox.controls.extend(messages.iter().map(|message| Control::segment(message.segment.unwrap_or(0))));
+        // Taken once: each would end the life of the one before.
+        let (names, controls) = (outbox.names.as_mut_ptr(), outbox.controls.as_mut_ptr());
+        let vectors = (outbox.vectors.as_mut_ptr(), outbox.vectors.len());
         for (number, message) in messages.iter().enumerate() {
-            let vectors = &mut outbox.vectors[message.pieces.clone()];
+            let pieces = message.pieces.start - begin..message.pieces.end - begin;
+            assert!(pieces.start <= pieces.end && pieces.end <= vectors.1, "pieces that are not there");
             let mut header = empty_header();
-            header.msg_hdr.msg_name = (&raw mut outbox.names[number]).cast();
+            header.msg_hdr.msg_name = names.wrapping_add(number).cast();
             header.msg_hdr.msg_namelen = name_len(message.to.is_ipv4());
-            header.msg_hdr.msg_iov = vectors.as_mut_ptr();
-            header.msg_hdr.msg_iovlen = vectors.len() as _;
+            header.msg_hdr.msg_iov = vectors.0.wrapping_add(pieces.start);
+            header.msg_hdr.msg_iovlen = pieces.len() as _;
             if message.segment.is_some() {
-                header.msg_hdr.msg_control = (&raw mut outbox.controls[number]).cast();
+                header.msg_hdr.msg_control = controls.wrapping_add(number).cast();
                 header.msg_hdr.msg_controllen = Control::SEGMENT_SPACE as _;
             }
             outbox.headers.push(header);
@@ -241,14 +269,19 @@ impl Udp {
     ) -> io::Result<&'a [Received]> {
         let part = arena.len() / inbox.headers.len();
         let most = most.min(inbox.headers.len());
-        for (number, room) in arena.chunks_exact_mut(part).take(most).enumerate() {
-            inbox.vectors[number] = libc::iovec { iov_base: room.as_mut_ptr().cast(), iov_len: part };
-            let header = &mut inbox.headers[number].msg_hdr;
-            header.msg_name = (&raw mut inbox.names[number]).cast();
+        // Taken once: each would end the life of the one before.
+        let (names, controls) = (inbox.names.as_mut_ptr(), inbox.controls.as_mut_ptr());
+        let (vectors, rooms) = (inbox.vectors.as_mut_ptr(), arena.as_mut_ptr());
+        for (number, header) in inbox.headers.iter_mut().take(most).enumerate() {
+            let room = rooms.wrapping_add(number * part);
+            // SAFETY: there is a vector for each header, and nothing else looks at it now.
+            unsafe { vectors.add(number).write(libc::iovec { iov_base: room.cast(), iov_len: part }) };
+            let header = &mut header.msg_hdr;
+            header.msg_name = names.wrapping_add(number).cast();
             header.msg_namelen = size_of::<Name>() as libc::socklen_t;
-            header.msg_iov = &raw mut inbox.vectors[number];
+            header.msg_iov = vectors.wrapping_add(number);
             header.msg_iovlen = 1;
-            header.msg_control = (&raw mut inbox.controls[number]).cast();
+            header.msg_control = controls.wrapping_add(number).cast();
             header.msg_controllen = CONTROL as _;
         }
         inbox.received.clear();

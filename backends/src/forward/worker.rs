@@ -8,9 +8,10 @@ use std::{
     net::IpAddr,
     os::fd::AsFd,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Condvar, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU32, Ordering},
     },
+    time::Duration,
 };
 
 use arc_swap::ArcSwap;
@@ -20,8 +21,11 @@ use nix::{
     sys::eventfd::EventFd,
 };
 
+use tokio::sync::Notify;
+
 use super::{
-    coalesce::Joinable, counters::Counters, egress::Egress, ingress::Ingress, table::Table, tun::Tun, udp::Udp,
+    Capabilities, coalesce::Joinable, counters::Counters, egress::Egress, forwarder::Handle, ingress::Ingress,
+    table::Table, tun::Tun, udp::Udp,
 };
 use crate::Tunnel;
 
@@ -31,21 +35,28 @@ pub(crate) struct Shared {
     pub(crate) tunnel: Tunnel,
     pub(crate) mtu: AtomicU32,
     pub(crate) table: ArcSwap<Table>,
-    pub(crate) workers: Vec<Counters>,
-    /// Whether several datagrams go in one message.
+    /// One for each worker.
+    pub(crate) counters: Vec<Counters>,
+    /// What the kernel does for us, but for `gso`.
+    pub(crate) capabilities: Capabilities,
+    /// Whether several datagrams go in one message. Given up where a link cannot do it.
     pub(crate) gso: AtomicBool,
-    /// Whether the kernel joins what comes in.
-    pub(crate) gro: AtomicBool,
-    /// What the device can do.
-    pub(crate) tso: AtomicBool,
-    pub(crate) uso: AtomicBool,
+    /// What another run may go on with.
+    pub(crate) handles: Vec<Handle>,
     /// The last sender that was turned away, and the source within.
     pub(crate) stranger: Mutex<Option<(IpAddr, IpAddr)>>,
-    /// Why a worker ended.
-    pub(crate) ended: Mutex<Option<String>>,
+    pub(crate) begun: Gate,
+    pub(crate) stopping: AtomicBool,
+    /// Is notified when a worker has ended by itself.
+    pub(crate) ended: Arc<Notify>,
 }
 
 impl Shared {
+    /// What is in use, which may be less than what was asked for.
+    pub(crate) fn capabilities(&self) -> Capabilities {
+        Capabilities { gso: self.gso.load(Ordering::Relaxed), ..self.capabilities }
+    }
+
     #[cold]
     pub(crate) fn note_stranger(&self, from: IpAddr, source: IpAddr) {
         // A packet is not worth waiting for.
@@ -53,10 +64,25 @@ impl Shared {
             *stranger = Some((from, source));
         }
     }
+}
 
-    /// Why it no longer works, if so.
-    pub(crate) fn ended(&self) -> Option<String> {
-        self.ended.lock().unwrap_or_else(PoisonError::into_inner).clone()
+/// Opens once.
+#[derive(Debug, Default)]
+pub(crate) struct Gate {
+    is_open: Mutex<bool>,
+    opened: Condvar,
+}
+
+impl Gate {
+    pub(crate) fn open(&self) {
+        *self.is_open.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.opened.notify_all();
+    }
+
+    /// Waits until it is open, but not for ever.
+    fn wait(&self, patience: Duration) {
+        let is_open = self.is_open.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(self.opened.wait_timeout_while(is_open, patience, |is_open| !*is_open));
     }
 }
 
@@ -86,30 +112,36 @@ impl Way<'_> {
 pub(crate) struct Worker {
     pub(crate) shared: Arc<Shared>,
     pub(crate) number: usize,
-    pub(crate) tun: Arc<Tun>,
+    pub(crate) tun: Tun,
     /// What comes in.
-    pub(crate) socket: Arc<Udp>,
+    pub(crate) socket: Udp,
     /// What goes out, where it does not go through the same socket.
     pub(crate) senders: Vec<Udp>,
     pub(crate) stop: Arc<EventFd>,
 }
 
+/// How long a worker waits for its first table: what waits in the device would find no peer before. A host may be alone.
+const FIRST_TABLE: Duration = Duration::from_millis(500);
+
 impl Worker {
-    /// Works until it is told to stop. What ends it before is kept for the reconciler to read.
-    pub(crate) fn run(self) {
-        if let Err(error) = self.work() {
-            let mut ended = self.shared.ended.lock().unwrap_or_else(PoisonError::into_inner);
-            ended.get_or_insert_with(|| error.to_string());
-        }
+    /// Works until it is told to stop.
+    ///
+    /// # Errors
+    /// When the device is gone, or the socket is of no use.
+    pub(crate) fn run(self) -> io::Result<()> {
+        let _word = LastWord(&self.shared);
+        self.shared.begun.wait(FIRST_TABLE);
+        self.work()
     }
 
     fn work(&self) -> io::Result<()> {
         let (mut egress, mut ingress) = (Egress::new(), Ingress::new());
-        let sockets = if self.senders.is_empty() { std::slice::from_ref(&*self.socket) } else { &self.senders };
-        let counters = &self.shared.workers[self.number];
+        let sockets = if self.senders.is_empty() { std::slice::from_ref(&self.socket) } else { &self.senders };
+        let counters = &self.shared.counters[self.number];
         let way = Way { shared: &self.shared, counters, tun: &self.tun, sockets };
         let mut incoming = true;
-        loop {
+        // Looked at in each turn: under load nothing is waited for.
+        while !self.shared.stopping.load(Ordering::Relaxed) {
             let table = self.shared.table.load();
             if incoming {
                 incoming = ingress.turn(&way, &table, &self.socket)?;
@@ -118,16 +150,14 @@ impl Worker {
             let outgoing = egress.turn(&way, &table)?;
             if !incoming {
                 drop(table);
-                match self.wait(!outgoing)? {
-                    Some(arrived) => incoming = arrived,
-                    None => return Ok(()),
-                }
+                incoming = self.wait(!outgoing)?;
             }
         }
+        Ok(())
     }
 
-    /// Waits for packets, or only looks whether there are any. Says whether some came in; `None` means stop.
-    fn wait(&self, idle: bool) -> io::Result<Option<bool>> {
+    /// Waits for packets, or only looks whether there are any. Says whether some came in.
+    fn wait(&self, idle: bool) -> io::Result<bool> {
         let asked = |fd| PollFd::new(fd, PollFlags::POLLIN);
         let mut wait = [asked(self.socket.as_fd()), asked(self.tun.as_fd()), asked(self.stop.as_fd())];
         let timeout = if idle { PollTimeout::NONE } else { PollTimeout::ZERO };
@@ -135,11 +165,21 @@ impl Worker {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(error) => return Err(error.into()),
         }
-        let ready = |at: usize| wait[at].any().unwrap_or(false);
         // The device was deleted.
         if wait[1].revents().is_some_and(|events| events.contains(PollFlags::POLLERR)) {
             return Err(Errno::EBADFD.into());
         }
-        Ok((!ready(2)).then(|| ready(0)))
+        Ok(wait[0].any().unwrap_or(false))
+    }
+}
+
+/// Tells that a worker has ended, also by a panic, unless it was asked to.
+struct LastWord<'a>(&'a Shared);
+
+impl Drop for LastWord<'_> {
+    fn drop(&mut self) {
+        if !self.0.stopping.load(Ordering::Relaxed) {
+            self.0.ended.notify_one();
+        }
     }
 }

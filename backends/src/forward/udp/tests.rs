@@ -34,7 +34,7 @@ impl Parcel {
 }
 
 fn ours(join: bool) -> (Udp, SocketAddr) {
-    let socket = Udp::open("127.0.0.1:0".parse().unwrap(), false).unwrap();
+    let socket = Udp::open("127.0.0.1:0".parse().unwrap(), Role::Listener).unwrap();
     assert_eq!(socket.join_incoming(join), join);
     let local = socket.local().unwrap();
     (socket, local)
