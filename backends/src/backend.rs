@@ -7,8 +7,8 @@ use wire_lease::{
 };
 
 use crate::{
-    Capabilities, Forward, ForwardKey, Framing, Link, LinkKind, LinkName, Mtu, NetState, Overhead, Route, RouteKey,
-    Tunnel, Underlay, Via, alloc::Alloc, udp::UdpBackend, vxlan::VxlanBackend,
+    Address, Capabilities, Forward, ForwardKey, Framing, Link, LinkKind, LinkName, Mtu, NetState, Overhead, Route,
+    RouteKey, Tunnel, Underlay, Via, alloc::Alloc, udp::UdpBackend, vxlan::VxlanBackend,
 };
 
 /// What leases mean for this host's kernel. Pure: the same leases give the same state, at any time.
@@ -110,6 +110,14 @@ impl Outer {
         }
         Ok(inner)
     }
+}
+
+/// A device of ours, with the first address of our subnet.
+pub(crate) fn add_device(state: &mut NetState, family: Family, (name, link): (LinkName, &Link), own: &Lease) {
+    let subnet = own.subnet.of(family);
+    state.links.insert(name, link.with_own(subnet));
+    let address = |subnet: Prefix| Address { link: name, address: subnet.network(), len: family.bits() };
+    state.addresses.extend(subnet.map(address));
 }
 
 /// Where packets for a peer's subnet go. A peer without this family has none.

@@ -3,9 +3,8 @@
 use wire_lease::{BackendData, DualStack, Family, Lease, LeaseTable, NetworkConfig, Prefix};
 
 use crate::{
-    Address, Backend, Framing, Link, LinkName, Mtu, NetState, Overhead, Placement, Route, RouteKey, Scope, SelectError,
-    Via,
-    backend::{Outer, add_forward, blackholes},
+    Backend, Framing, Link, LinkName, Mtu, NetState, Overhead, Placement, Route, RouteKey, Scope, SelectError, Via,
+    backend::{Outer, add_device, add_forward, blackholes},
 };
 
 /// The udp backend on this host.
@@ -39,11 +38,7 @@ impl Backend for UdpBackend {
     fn desired(&self, own: &Lease, leases: &LeaseTable) -> NetState {
         let mut state = NetState::default();
         for (family, device) in self.devices.iter() {
-            state.links.insert(device.name, device.link.with_own(own.subnet.of(family)));
-            if let Some(subnet) = own.subnet.of(family) {
-                let (address, len) = (subnet.network(), family.bits());
-                state.addresses.insert(Address { link: device.name, address, len });
-            }
+            add_device(&mut state, family, (device.name, &device.link), own);
             state.routes.insert(RouteKey::main(device.network), Route::ours(Via::Link(device.name)));
             // Neither flannel's udp leases nor ours name a type.
             for entry in leases.peers.values().filter(|entry| entry.lease.data == BackendData::Untyped) {

@@ -8,9 +8,9 @@ use wire_lease::{
 };
 
 use crate::{
-    Address, Backend, FdbKey, Framing, Link, LinkKind, LinkName, Mtu, NeighbourKey, NetState, Overhead, Placement,
-    Route, RouteKey, Scope, SelectError, Via, Vxlan,
-    backend::{Outer, add_forward, blackholes},
+    Backend, FdbKey, Framing, Link, LinkKind, LinkName, Mtu, NeighbourKey, NetState, Overhead, Placement, Route,
+    RouteKey, Scope, SelectError, Via, Vxlan,
+    backend::{Outer, add_device, add_forward, blackholes},
     udp,
 };
 
@@ -82,11 +82,7 @@ impl Backend for VxlanBackend {
     fn desired(&self, own: &Lease, leases: &LeaseTable) -> NetState {
         let mut state = NetState::default();
         for (family, device) in self.devices.iter() {
-            state.links.insert(device.name, device.link.with_own(own.subnet.of(family)));
-            if let Some(subnet) = own.subnet.of(family) {
-                let (address, len) = (subnet.network(), family.bits());
-                state.addresses.insert(Address { link: device.name, address, len });
-            }
+            add_device(&mut state, family, (device.name, &device.link), own);
             for entry in leases.peers.values() {
                 add_peer(&mut state, family, device, &entry.lease);
             }

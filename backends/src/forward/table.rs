@@ -105,4 +105,29 @@ mod tests {
         assert_eq!(table.find("fd00::1".parse().unwrap()).unwrap().to, "192.0.2.2:1".parse().unwrap());
         assert!(table.has_sender(to) && !table.has_sender("192.0.2.3".parse().unwrap()));
     }
+
+    /// `cargo test --release -p wire-backends measure_lookup -- --ignored --nocapture`
+    #[test]
+    #[ignore = "a measurement"]
+    fn measure_lookup_among_few_and_many() {
+        let tables = [3u32, 4_000, 65_000].map(|peers| {
+            let to = |number: u32| Forward { to: IpAddr::V4((0xc000_0200 + number).into()), mac: None };
+            let prefix =
+                |number: u32| Prefix::from_bits(Family::V4, u128::from(0x0a00_0000 + (number << 8)), 24).unwrap();
+            (peers, Table::new(&(0..peers).map(|number| (prefix(number), to(number))).collect(), 8285))
+        });
+        // In turns, so that a noisy moment meets all.
+        for round in 0..3 {
+            for (peers, table) in &tables {
+                let begun = std::time::Instant::now();
+                let mut found = 0;
+                for number in 0..1_000_000u32 {
+                    let address = 0x0a00_0002 + ((number.wrapping_mul(2_654_435_761) % peers) << 8);
+                    found += u32::from(table.find(IpAddr::V4(address.into())).is_some());
+                }
+                assert_eq!(found, 1_000_000);
+                println!("round {round}: {peers:>6} peers: {:.1} ns", begun.elapsed().as_nanos() as f64 / 1e6);
+            }
+        }
+    }
 }
