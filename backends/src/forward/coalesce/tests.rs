@@ -184,7 +184,13 @@ proptest! {
         let none = Joinable { tcp: false, udp: false };
         let joined = coalesce(&segments, none);
         prop_assert_eq!(joined.iter().map(|one| &one.bytes).collect::<Vec<_>>(), segments.iter().collect::<Vec<_>>());
-        prop_assert!(joined.iter().all(|one| one.vnet == VnetHeader::PLAIN));
+        for one in joined {
+            // One checksum in 65 536 looks as if it were missing: finishing it gives the same again.
+            let mut finished = one.bytes.clone();
+            let header = Header::parse(&finished).unwrap();
+            super::super::split::complete(&one.vnet, &header, &mut finished).unwrap();
+            prop_assert!(one.vnet.gso == Gso::None && finished == one.bytes);
+        }
     }
 
     #[test]
