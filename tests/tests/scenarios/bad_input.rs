@@ -31,7 +31,6 @@ fn a_bad_network_config_ends_the_first_start_with_status_78_and_its_name() -> Re
         ),
         (r#"{"Network":"10.5.0.0/16","Backend":{"Type":"pigeon"}}"#.to_owned(), "pigeon"),
         (r#"{"Network":"10.5.0.0/16","Backend":{"Type":"host-gw"}}"#.to_owned(), "not in this version"),
-        (r#"{"Network":"10.5.0.0/16"}"#.to_owned(), "udp"),
     ] {
         etcd.put_config(&config)?;
         let mut agent = Agent::spawn(&host, AgentSpec::new(etcd.agent_flags()))?;
