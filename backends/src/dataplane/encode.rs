@@ -81,6 +81,10 @@ fn vxlan_attributes(mut builder: LinkMessageBuilder<LinkVxlan>, vxlan: &Vxlan) -
     if vxlan.gbp { builder.append_info_data(InfoVxlan::Gbp) } else { builder }
 }
 
+/// Packets that wait in a TUN device for us to read them: the kernel's default of 500 is less than a burst of many flows, and
+/// what is sent while the agent is restarted waits there too.
+const TUN_QUEUE: u32 = 2048;
+
 /// What can be set in place on any device that is there.
 pub(crate) fn change_link(batch: &mut Batch, index: u32, link: &Link) {
     let mut message = LinkMessage::default();
@@ -89,6 +93,9 @@ pub(crate) fn change_link(batch: &mut Batch, index: u32, link: &Link) {
     (message.header.flags, message.header.change_mask) = (flags, LinkFlags::Up);
     message.attributes.push(LinkAttribute::Mtu(link.mtu.0));
     message.attributes.extend(link.mac.map(|mac| LinkAttribute::Address(mac.octets().to_vec())));
+    if matches!(link.kind, LinkKind::Tun(_)) {
+        message.attributes.push(LinkAttribute::TxQueueLen(TUN_QUEUE));
+    }
     batch.push(SETLINK, 0, &message);
 }
 
