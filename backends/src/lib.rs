@@ -31,7 +31,10 @@ pub use dataplane::{
     Underlay, UnderlayChoice, UnderlayError, Wake, accept_no_router_advertisements, forward_packets,
     keep_router_advertisements,
 };
-pub use firewall::{FirewallError, ForwardAccept};
+pub use firewall::{
+    BaseChain, Call, Chain, ChainChange, ChainName, ChainTable, ChainTableKind, Element, Firewall, FirewallError,
+    FirewallOp, FirewallPolicy, ForwardAccept, Hook, Masquerade, Place, Rule, Senders, Set, SetKind, Table, TableName,
+};
 pub use mtu::{Mtu, Overhead};
 pub use name::{LinkName, LinkNameError};
 pub use op::Op;

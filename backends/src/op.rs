@@ -4,7 +4,7 @@ use std::{fmt, net::IpAddr};
 
 use wire_lease::MacAddr;
 
-use crate::{Address, FdbKey, Link, LinkKind, LinkName, NeighbourKey, NetState, Route, RouteKey};
+use crate::{Address, FdbKey, FirewallOp, Link, LinkKind, LinkName, NeighbourKey, NetState, Route, RouteKey};
 
 /// One change of the kernel's state.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +33,8 @@ pub enum Op {
     ReplaceRoute(RouteKey, Route),
     /// Removes a route, given as it was read.
     DeleteRoute(RouteKey, Route),
+    /// A change of the packet filter.
+    Firewall(FirewallOp),
 }
 
 impl Op {
@@ -52,6 +54,7 @@ impl Op {
             Self::AddRoute(..) => "add route",
             Self::ReplaceRoute(..) => "replace route",
             Self::DeleteRoute(..) => "delete route",
+            Self::Firewall(op) => op.name(),
         }
     }
 
@@ -64,6 +67,7 @@ impl Op {
             | Self::DeleteFdb(_)
             | Self::DeleteNeighbour(_)
             | Self::DeleteRoute(..) => true,
+            Self::Firewall(op) => op.is_delete(),
             Self::CreateLink(..)
             | Self::ChangeLink(..)
             | Self::PutAddress(_)
@@ -121,6 +125,7 @@ impl NetState {
             Op::DeleteRoute(key, _) => {
                 self.routes.remove(key);
             }
+            Op::Firewall(op) => self.firewall.apply(op),
         }
     }
 }
@@ -149,6 +154,7 @@ impl fmt::Display for Op {
             Self::AddRoute(key, route) | Self::ReplaceRoute(key, route) | Self::DeleteRoute(key, route) => {
                 write!(f, " {key} {}", route.via)
             }
+            Self::Firewall(op) => write!(f, " {op}"),
         }
     }
 }

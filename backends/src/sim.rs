@@ -138,7 +138,8 @@ impl Inner {
             | Op::DeleteAddress(_)
             | Op::DeleteFdb(_)
             | Op::DeleteNeighbour(_)
-            | Op::DeleteRoute(..) => None,
+            | Op::DeleteRoute(..)
+            | Op::Firewall(_) => None,
         }
     }
 }

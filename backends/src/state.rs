@@ -10,7 +10,7 @@ use std::{
 
 use wire_lease::{Family, MacAddr, Prefix, Vni};
 
-use crate::{LinkName, Mtu};
+use crate::{Firewall, LinkName, Mtu};
 
 /// The routing protocol number of our routes, by which they are known after a restart
 /// (linux/rtnetlink.h leaves numbers above `RTPROT_STATIC` to their users).
@@ -29,6 +29,8 @@ pub struct NetState {
     pub neighbours: BTreeMap<NeighbourKey, MacAddr>,
     /// Routes.
     pub routes: BTreeMap<RouteKey, Route>,
+    /// The packet filter.
+    pub firewall: Firewall,
 }
 
 /// Whose an entry is.

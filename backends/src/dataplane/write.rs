@@ -122,6 +122,8 @@ impl NetlinkDataplane {
                 self.plain = self.plain.saturating_sub(usize::from(nexthop.is_none()));
                 route_hop = Some((*key, None));
             }
+            // That is FirewallDataplane's to do.
+            Op::Firewall(_) => return Err(OpError::of(Errno::EOPNOTSUPP)),
         }
         Ok(Encoded { messages: batch.len() - before, route: route_hop })
     }
@@ -264,7 +266,7 @@ impl Dataplane for NetlinkDataplane {
 /// What is there already, or gone already, is as good as done. Not a route: what is there may be somebody else's.
 fn forgive(op: &Op, error: OpError) -> Attempt {
     let done = match op {
-        Op::AddRoute(..) | Op::ReplaceRoute(..) | Op::ChangeLink(..) | Op::CreateLink(..) => false,
+        Op::AddRoute(..) | Op::ReplaceRoute(..) | Op::ChangeLink(..) | Op::CreateLink(..) | Op::Firewall(_) => false,
         Op::PutAddress(_) | Op::PutFdb(..) | Op::PutNeighbour(..) => error.kind == ErrorKind::Exists,
         Op::DeleteLink(_) | Op::DeleteAddress(_) | Op::DeleteFdb(_) | Op::DeleteNeighbour(_) | Op::DeleteRoute(..) => {
             matches!(error.kind, ErrorKind::Absent | ErrorKind::NoDevice)

@@ -213,11 +213,13 @@ proptest! {
             Op::PutFdb(..) => 3,
             Op::PutNeighbour(..) => 4,
             Op::AddRoute(..) | Op::ReplaceRoute(..) => 5,
-            Op::DeleteRoute(..) => 6,
-            Op::DeleteNeighbour(_) => 7,
-            Op::DeleteFdb(_) => 8,
-            Op::DeleteAddress(_) => 9,
-            Op::DeleteLink(_) => 10,
+            Op::Firewall(op) if !op.is_delete() => 6,
+            Op::Firewall(_) => 7,
+            Op::DeleteRoute(..) => 8,
+            Op::DeleteNeighbour(_) => 9,
+            Op::DeleteFdb(_) => 10,
+            Op::DeleteAddress(_) => 11,
+            Op::DeleteLink(_) => 12,
         };
         prop_assert!(ops.is_sorted_by_key(rank), "{:?}", ops);
     }

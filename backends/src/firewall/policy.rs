@@ -1,0 +1,312 @@
+//! What the packet filter should hold for us. Pure.
+//!
+//! Each rule stands where it can win (docs/adr/0007-firewall.md): what must come before Docker's drops in chains of iptables,
+//! all else in our own table of nftables.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use wire_lease::{DualStack, Family, Lease, LeaseTable, Prefix};
+
+use super::state::{
+    BaseChain, Call, Chain, ChainName, ChainTable, ChainTableKind, Element, Firewall, Hook, Place, Rule, Set, SetKind,
+    Table, TableName,
+};
+use crate::{LinkKind, LinkName, NetState, Owner};
+
+/// What an operator may choose.
+#[derive(Clone, Debug)]
+pub struct FirewallPolicy {
+    /// The overlay's networks.
+    pub networks: DualStack<Prefix>,
+    /// Whether what leaves the overlay gets this host's address.
+    pub masquerade: Masquerade,
+    /// Whether packets from and to the overlay are forwarded whatever the policy of FORWARD is, and whatever Docker drops.
+    pub forward: bool,
+    /// Who may send us encapsulated packets.
+    pub senders: Senders,
+}
+
+/// Whether what leaves the overlay gets this host's address (`--ip-masq`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Masquerade {
+    /// It keeps its own.
+    Off,
+    /// With any free port (`--random-fully`), so that two at once are never given the same.
+    Random,
+    /// With its own port where that is free.
+    Plain,
+}
+
+/// Who may send us encapsulated packets (`--peers-only`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Senders {
+    /// The public addresses of leases.
+    Peers,
+    /// Anyone but containers: for peers behind a NAT that hides their public address.
+    Anyone,
+}
+
+/// Named counters of our table: what was dropped, and what was let in.
+pub(crate) mod counter {
+    /// Encapsulated packets from hosts that have no lease.
+    pub(crate) const STRANGERS: &str = "strangers";
+    /// Encapsulated packets from containers.
+    pub(crate) const CONTAINERS: &str = "containers";
+    /// Packets out of the overlay whose source lies elsewhere.
+    pub(crate) const SPOOFED: &str = "spoofed";
+    /// Encapsulated packets let in by us.
+    pub(crate) const ARRIVED: &str = "arrived";
+    /// Encapsulated packets let in by everyone else too.
+    pub(crate) const DELIVERED: &str = "delivered";
+}
+
+/// The sets of our table.
+const BRIDGES: &str = "bridges";
+/// By `flannel`'s and `kube-proxy`'s convention packets with this mark are masqueraded by others.
+const KUBE_MARK: &str = "0x4000";
+
+/// What the comments of our iptables rules say.
+const FORWARD_COMMENT: &str = "wire-agent forward";
+
+impl FirewallPolicy {
+    /// What the packet filter should hold for these leases. `net` is what the rest of the kernel should hold for them;
+    /// `bridges` are the links that containers of our subnet are on.
+    #[must_use]
+    pub fn desired(&self, own: &Lease, leases: &LeaseTable, net: &NetState, bridges: &BTreeSet<LinkName>) -> Firewall {
+        let mut firewall = Firewall::default();
+        let families = self.sides(own, net);
+        let ours = self.table(&families, leases, bridges);
+        if !ours.chains.is_empty() {
+            firewall.tables.insert(TableName::Ours, ours);
+        }
+        if self.forward {
+            for side in &families {
+                firewall.chains.extend(side.chains());
+            }
+        }
+        firewall
+    }
+
+    fn sides(&self, own: &Lease, net: &NetState) -> Vec<Side> {
+        let side = |(family, network): (Family, &Prefix)| {
+            let devices = net.links.iter().filter(|(_, link)| link.owner == Owner::Ours);
+            let mut carrying = devices.filter_map(|(name, link)| match &link.kind {
+                LinkKind::Vxlan(vxlan) if vxlan.underlay() == family => Some((*name, vxlan.port_in_use())),
+                LinkKind::Vxlan(_) | LinkKind::Other(_) => None,
+            });
+            Some(Side { family, network: *network, own: own.subnet.of(family)?, device: carrying.next() })
+        };
+        self.networks.iter().filter_map(side).collect()
+    }
+
+    fn table(&self, sides: &[Side], leases: &LeaseTable, bridges: &BTreeSet<LinkName>) -> Table {
+        let mut table = Table::default();
+        let nat: Vec<Rule> = if self.forward || self.masquerade != Masquerade::Off {
+            std::iter::once(Rule::new("marked for others", format!("meta mark & {KUBE_MARK} == {KUBE_MARK} return")))
+                .chain(sides.iter().flat_map(|side| side.nat(self.masquerade)))
+                .collect()
+        } else {
+            Vec::new()
+        };
+        // Docker masquerades at 100 (`srcnat`).
+        table.add("masquerade", "nat", Hook::Postrouting, 99, nat);
+        let through: Vec<&Side> = sides.iter().filter(|side| side.device.is_some()).collect();
+        let Some((_, port)) = through.iter().find_map(|side| side.device) else { return table };
+        // Before connections are tracked (-200), at `raw` (-300) less ten.
+        let spoofed = through.iter().filter_map(|side| side.spoofed()).collect();
+        table.add("out-of-overlay", "filter", Hook::Prerouting, -310, spoofed);
+        let encapsulated = |rules: Vec<Rule>| gate(port).into_iter().chain(rules).collect();
+        let mut incoming = vec![from_bridges("")];
+        incoming.extend(through.iter().flat_map(|side| side.encapsulated(self.senders)));
+        if self.senders == Senders::Anyone {
+            incoming.push(Rule::new("all others", count(counter::ARRIVED)));
+        }
+        table.add("encapsulated-in", "filter", Hook::Input, -10, encapsulated(incoming));
+        let passing = through.iter().flat_map(|side| side.through()).collect();
+        table.add("encapsulated-through", "filter", Hook::Forward, -10, encapsulated(passing));
+        // Behind everyone's: what others drop never gets here.
+        let delivered = vec![Rule::new("let in by all", count(counter::DELIVERED))];
+        table.add("encapsulated-delivered", "filter", Hook::Input, 300, encapsulated(delivered));
+        table.counters =
+            [counter::STRANGERS, counter::CONTAINERS, counter::SPOOFED, counter::ARRIVED, counter::DELIVERED]
+                .map(str::to_owned)
+                .into();
+        let elements = bridges.iter().map(|link| Element::Link(*link)).collect();
+        table.sets.insert(BRIDGES.to_owned(), Set { kind: SetKind::Links, elements });
+        if self.senders == Senders::Peers {
+            for side in through {
+                table.sets.extend(side.sets(leases));
+            }
+        }
+        table
+    }
+}
+
+impl Table {
+    fn add(&mut self, name: &str, kind: &str, hook: Hook, priority: i32, rules: Vec<Rule>) {
+        if !rules.is_empty() {
+            self.chains.insert(name.to_owned(), BaseChain { kind: kind.to_owned(), hook, priority, rules });
+        }
+    }
+}
+
+/// One family's part.
+struct Side {
+    family: Family,
+    network: Prefix,
+    own: Prefix,
+    /// The device of the overlay and the port of its encapsulation, where it has one.
+    device: Option<(LinkName, u16)>,
+}
+
+impl Side {
+    /// How nft names the family.
+    const fn word(&self) -> &'static str {
+        match self.family {
+            Family::V4 => "ip",
+            Family::V6 => "ip6",
+        }
+    }
+
+    const fn multicast(&self) -> &'static str {
+        match self.family {
+            Family::V4 => "224.0.0.0/4",
+            Family::V6 => "ff00::/8",
+        }
+    }
+
+    /// flannel's rules (the chain FLANNEL-POSTRTG), except that within the overlay a packet keeps its source whatever rules
+    /// of others follow.
+    fn nat(&self, masquerade: Masquerade) -> Vec<Rule> {
+        let (ip, all, own) = (self.word(), self.network, self.own);
+        let keep =
+            |matching: String| Rule::new("overlay keeps its sources", format!("{matching} snat {ip} to {ip} saddr"));
+        let mut rules = vec![
+            // A container that calls its own published port needs Docker's rule for that.
+            Rule::new("within this host", format!("{ip} saddr {own} {ip} daddr {own} return")),
+            keep(format!("{ip} saddr {own} {ip} daddr {all}")),
+            keep(format!("{ip} saddr {all} {ip} daddr {own}")),
+        ];
+        let flag = match masquerade {
+            Masquerade::Off => return rules,
+            Masquerade::Random => " fully-random",
+            Masquerade::Plain => "",
+        };
+        rules.push(Rule::new("containers see who calls", format!("{ip} saddr != {all} {ip} daddr {own} return")));
+        let group = self.multicast();
+        rules.push(Rule::new("masquerade", format!("{ip} saddr {all} {ip} daddr != {group} masquerade{flag}")));
+        rules.push(Rule::new("masquerade", format!("{ip} saddr != {all} {ip} daddr {all} masquerade{flag}")));
+        rules
+    }
+
+    /// What the kernel's rp_filter does for IPv4, for both families and counted: a source must be one that we would answer
+    /// through the device it came from.
+    fn spoofed(&self) -> Option<Rule> {
+        let (device, _) = self.device?;
+        let matching = format!("iifname \"{device}\" fib saddr . iif oif 0");
+        Some(Rule::new("sources outside leases", format!("{matching} {}", drop(counter::SPOOFED))))
+    }
+
+    /// What may come in encapsulated. The overlay of a family runs over the underlay of that family.
+    fn encapsulated(&self, senders: Senders) -> Vec<Rule> {
+        let (ip, all, family) = (self.word(), self.network, self.family_name());
+        let mut rules = vec![Rule::new("containers", format!("{ip} saddr {all} {}", drop(counter::CONTAINERS)))];
+        if senders == Senders::Peers {
+            let peer = format!("{ip} saddr @peers-{family} {} accept", count(counter::ARRIVED));
+            rules.push(Rule::new("peers", peer));
+            // A rule of its own: a full set ends a rule.
+            let note = format!("{ip} saddr != @peers-{family} update @strangers-{family} {{ {ip} saddr }}");
+            rules.push(Rule::new("strangers are noted", note));
+            let stranger = format!("meta nfproto {} {}", self.nfproto(), drop(counter::STRANGERS));
+            rules.push(Rule::new("strangers", stranger));
+        }
+        rules
+    }
+
+    /// Other hosts would take a masqueraded packet of a container for ours.
+    fn through(&self) -> Vec<Rule> {
+        let (ip, all) = (self.word(), self.network);
+        let out = format!("{ip} daddr != {all} ");
+        vec![
+            from_bridges(&out),
+            Rule::new("containers", format!("{ip} saddr {all} {out}{}", drop(counter::CONTAINERS))),
+        ]
+    }
+
+    fn sets(&self, leases: &LeaseTable) -> [(String, Set); 2] {
+        let public = |entry: &std::sync::Arc<wire_lease::Entry>| entry.lease.public.of(self.family).copied();
+        let peers: BTreeSet<IpAddr> = leases.peers.values().filter_map(public).collect();
+        let elements = peers.into_iter().map(Element::Address).collect();
+        let family = self.family_name();
+        [
+            (format!("peers-{family}"), Set { kind: SetKind::Addresses(self.family), elements }),
+            (format!("strangers-{family}"), Set { kind: SetKind::Seen(self.family), elements: BTreeSet::new() }),
+        ]
+    }
+
+    const fn nfproto(&self) -> &'static str {
+        match self.family {
+            Family::V4 => "ipv4",
+            Family::V6 => "ipv6",
+        }
+    }
+
+    const fn family_name(&self) -> &'static str {
+        match self.family {
+            Family::V4 => "v4",
+            Family::V6 => "v6",
+        }
+    }
+
+    /// The chains of iptables, in front of Docker's drops.
+    fn chains(&self) -> BTreeMap<ChainName, Chain> {
+        let (all, own) = (self.network, self.own);
+        let rule = |matching: String| format!("{matching} -m comment --comment \"{FORWARD_COMMENT}\" -j ACCEPT");
+        let mut chains = BTreeMap::new();
+        let mut add = |kind, name: &str, rules: Vec<String>, callers: &[(&str, Place)]| {
+            let table = ChainTable { family: self.family, kind };
+            let call = |(caller, place): &(&str, Place)| {
+                let rule = format!("-m comment --comment \"{FORWARD_COMMENT}\" -j {name}");
+                ((*caller).to_owned(), Call { place: *place, rules: vec![rule] })
+            };
+            let chain = Chain { rules, calls: callers.iter().map(call).collect() };
+            chains.insert(ChainName { table, name: name.to_owned() }, chain);
+        };
+        if let Some((device, _)) = self.device {
+            let incoming = rule(format!("-s {all} -d {own} -i {device}"));
+            // Docker 28 drops packets to a container that come from elsewhere than its bridge: before connections are
+            // tracked, so replies too.
+            add(ChainTableKind::Raw, "WIRE-RAW", vec![incoming.clone()], &[("PREROUTING", Place::First)]);
+            let outgoing = rule(format!("-s {own} -d {all} -o {device}"));
+            // Before Docker's drops, in FORWARD and, since dockerd puts its own in front of ours when it starts, in the
+            // chain that it leaves to others.
+            let callers = [("FORWARD", Place::First), ("DOCKER-USER", Place::First)];
+            add(ChainTableKind::Filter, "WIRE-FORWARD", vec![incoming, outgoing], &callers);
+        }
+        // As flannel: in the place of a policy that drops, behind whatever others decide.
+        let any = vec![rule(format!("-s {all}")), rule(format!("-d {all}"))];
+        add(ChainTableKind::Filter, "WIRE-POLICY", any, &[("FORWARD", Place::Behind)]);
+        chains
+    }
+}
+
+/// Lets all but encapsulated packets go on at once.
+fn gate(port: u16) -> [Rule; 2] {
+    let rule = |text| Rule::new("not encapsulated", text);
+    [rule("meta l4proto != udp accept".to_owned()), rule(format!("udp dport != {port} accept"))]
+}
+
+fn from_bridges(out: &str) -> Rule {
+    Rule::new("containers", format!("iifname @{BRIDGES} {out}{}", drop(counter::CONTAINERS)))
+}
+
+fn count(counter: &str) -> String {
+    format!("counter name \"{counter}\"")
+}
+
+fn drop(counter: &str) -> String {
+    format!("{} drop", count(counter))
+}

@@ -1,0 +1,379 @@
+//! The packet filter as far as it concerns us, wanted or read, in the same form; and one change of it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::IpAddr,
+};
+
+use wire_lease::Family;
+
+use crate::LinkName;
+
+/// The packet filter as far as it concerns us.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Firewall {
+    /// Tables of nftables: ours, and those of a former flanneld.
+    pub tables: BTreeMap<TableName, Table>,
+    /// Chains of iptables: ours, and those of a former flanneld.
+    pub chains: BTreeMap<ChainName, Chain>,
+    /// Chains of others that ours may be called from, as far as they are there. Not part of what is wanted.
+    pub callers: BTreeSet<ChainName>,
+}
+
+/// The name of a table of nftables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TableName {
+    /// Ours, of both families: `inet wire-agent`.
+    Ours,
+    /// What flanneld makes of `EnableNFTables`: `ip flannel-ipv4`, `ip6 flannel-ipv6`.
+    Flannel(Family),
+}
+
+/// A table of nftables. Of flannel's only the name matters.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Table {
+    /// Base chains by name.
+    pub chains: BTreeMap<String, BaseChain>,
+    /// Sets by name.
+    pub sets: BTreeMap<String, Set>,
+    /// Named counters.
+    pub counters: BTreeSet<String>,
+}
+
+/// A chain that the kernel itself calls.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BaseChain {
+    /// `filter` or `nat`.
+    pub kind: String,
+    /// Where packets are taken.
+    pub hook: Hook,
+    /// When, among the chains there.
+    pub priority: i32,
+    /// Its rules.
+    pub rules: Vec<Rule>,
+}
+
+/// Where packets are taken (linux/netfilter.h, `enum nf_inet_hooks`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hook {
+    /// As they come in.
+    Prerouting,
+    /// On their way to this host.
+    Input,
+    /// On their way through this host.
+    Forward,
+    /// On their way from this host.
+    Output,
+    /// As they go out.
+    Postrouting,
+}
+
+/// A rule of nftables. The kernel holds no text: what is compared is the mark, a comment with a checksum of the text.
+#[derive(Clone, Debug)]
+pub struct Rule {
+    /// What it is for and the checksum of its text.
+    pub mark: String,
+    /// As nft reads it; empty where it was read from the kernel.
+    pub text: String,
+}
+
+/// A set of nftables.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Set {
+    /// What it holds.
+    pub kind: SetKind,
+    /// What is in it. Of what packets fill by themselves nothing is kept.
+    pub elements: BTreeSet<Element>,
+}
+
+/// What a set of nftables holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SetKind {
+    /// Addresses.
+    Addresses(Family),
+    /// Names of links.
+    Links,
+    /// Addresses that packets put there, for an hour each.
+    Seen(Family),
+}
+
+/// An element of a set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Element {
+    /// An address.
+    Address(IpAddr),
+    /// The name of a link.
+    Link(LinkName),
+}
+
+/// A table of iptables or ip6tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ChainTable {
+    /// Which of the two.
+    pub family: Family,
+    /// The table.
+    pub kind: ChainTableKind,
+}
+
+/// The tables of iptables that matter to us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ChainTableKind {
+    /// Before connections are tracked.
+    Raw,
+    /// Where packets are let through.
+    Filter,
+    /// Where addresses are changed.
+    Nat,
+}
+
+/// A chain of iptables.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ChainName {
+    /// Its table.
+    pub table: ChainTable,
+    /// Its name.
+    pub name: String,
+}
+
+/// A chain of iptables, with the rules of other chains that lead to it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Chain {
+    /// Its rules, as iptables-save writes them after `-A CHAIN `.
+    pub rules: Vec<String>,
+    /// By chain, the rules that call this one. Of a wanted chain only those count whose chain is there.
+    pub calls: BTreeMap<String, Call>,
+}
+
+/// The rules of one chain that call another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Call {
+    /// Where the first of them stands.
+    pub place: Place,
+    /// As iptables-save writes them after `-A CHAIN `.
+    pub rules: Vec<String>,
+}
+
+/// Where a rule stands in its chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Before all others.
+    First,
+    /// Behind others; where it is wanted, anywhere.
+    Behind,
+}
+
+/// One change of the packet filter. Each is one transaction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FirewallOp {
+    /// Puts our table of nftables in place of whatever has its name.
+    PutTable(Table),
+    /// Changes what is in a set of our table.
+    ChangeSet {
+        /// The set.
+        set: String,
+        /// To be added.
+        add: BTreeSet<Element>,
+        /// To be taken out.
+        remove: BTreeSet<Element>,
+    },
+    /// Fills chains of ours, and puts what calls them where it belongs.
+    PutChains(ChainTable, Vec<ChainChange>),
+    /// Removes a chain and the rules that call it, given as it was read.
+    DeleteChain(ChainName, Chain),
+    /// Removes a table of nftables.
+    DeleteTable(TableName),
+}
+
+/// What is to be changed about one chain of iptables.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChainChange {
+    /// The chain.
+    pub chain: String,
+    /// Its new rules; `None` where those there are right.
+    pub rules: Option<Vec<String>>,
+    /// By calling chain: the rules to take away, and the call to put.
+    pub calls: BTreeMap<String, (Vec<String>, Call)>,
+}
+
+impl Rule {
+    /// A rule with its mark. `what` says in a few words what it is for.
+    #[must_use]
+    pub fn new(what: &str, text: String) -> Self {
+        Self { mark: format!("{what} {:016x}", checksum(&text)), text }
+    }
+}
+
+/// FNV-1a: the same in each version of this program, so that an upgrade changes no rule that is right.
+fn checksum(text: &str) -> u64 {
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+impl PartialEq for Rule {
+    fn eq(&self, other: &Self) -> bool {
+        self.mark == other.mark
+    }
+}
+
+impl Eq for Rule {}
+
+impl Table {
+    /// Whether only what is in its sets may differ.
+    #[must_use]
+    pub fn is_built_as(&self, other: &Self) -> bool {
+        let kinds = |table: &Self| -> Vec<(String, SetKind)> {
+            table.sets.iter().map(|(name, set)| (name.clone(), set.kind)).collect()
+        };
+        self.chains == other.chains && self.counters == other.counters && kinds(self) == kinds(other)
+    }
+}
+
+impl Call {
+    /// Whether a call that was found does what is wanted.
+    #[must_use]
+    pub fn serves_as(&self, want: &Self) -> bool {
+        let place = match want.place {
+            Place::First => self.place == Place::First,
+            Place::Behind => true,
+        };
+        place && self.rules == want.rules
+    }
+}
+
+impl Firewall {
+    /// What it is once `op` is carried out.
+    pub fn apply(&mut self, op: &FirewallOp) {
+        match op {
+            FirewallOp::PutTable(table) => {
+                self.tables.insert(TableName::Ours, table.clone());
+            }
+            FirewallOp::ChangeSet { set, add, remove } => {
+                let Some(set) = self.tables.get_mut(&TableName::Ours).and_then(|table| table.sets.get_mut(set)) else {
+                    return;
+                };
+                set.elements.retain(|element| !remove.contains(element));
+                set.elements.extend(add);
+            }
+            FirewallOp::PutChains(table, changes) => {
+                for change in changes {
+                    let name = ChainName { table: *table, name: change.chain.clone() };
+                    let chain = self.chains.entry(name).or_default();
+                    if let Some(rules) = &change.rules {
+                        chain.rules.clone_from(rules);
+                    }
+                    chain.calls.extend(change.calls.iter().map(|(caller, (_, call))| (caller.clone(), call.clone())));
+                }
+            }
+            FirewallOp::DeleteChain(name, _) => {
+                self.chains.remove(name);
+            }
+            FirewallOp::DeleteTable(name) => {
+                self.tables.remove(name);
+            }
+        }
+    }
+}
+
+impl FirewallOp {
+    /// What kind of change it is, for counters.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::PutTable(_) => "put table",
+            Self::ChangeSet { .. } => "change set",
+            Self::PutChains(..) => "put chains",
+            Self::DeleteChain(..) => "delete chain",
+            Self::DeleteTable(_) => "delete table",
+        }
+    }
+
+    /// Whether it takes something away.
+    #[must_use]
+    pub const fn is_delete(&self) -> bool {
+        match self {
+            Self::DeleteChain(..) | Self::DeleteTable(_) => true,
+            Self::PutTable(_) | Self::ChangeSet { .. } | Self::PutChains(..) => false,
+        }
+    }
+}
+
+impl fmt::Display for TableName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ours => "inet wire-agent",
+            Self::Flannel(Family::V4) => "ip flannel-ipv4",
+            Self::Flannel(Family::V6) => "ip6 flannel-ipv6",
+        })
+    }
+}
+
+impl fmt::Display for ChainTable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let program = match self.family {
+            Family::V4 => "iptables",
+            Family::V6 => "ip6tables",
+        };
+        write!(f, "{program} {}", self.kind)
+    }
+}
+
+impl fmt::Display for ChainTableKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Raw => "raw",
+            Self::Filter => "filter",
+            Self::Nat => "nat",
+        })
+    }
+}
+
+impl fmt::Display for Hook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Prerouting => "prerouting",
+            Self::Input => "input",
+            Self::Forward => "forward",
+            Self::Output => "output",
+            Self::Postrouting => "postrouting",
+        })
+    }
+}
+
+impl fmt::Display for Element {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => address.fmt(f),
+            Self::Link(link) => write!(f, "\"{link}\""),
+        }
+    }
+}
+
+/// What follows the operation's name.
+impl fmt::Display for FirewallOp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::PutTable(table) => {
+                let rules: usize = table.chains.values().map(|chain| chain.rules.len()).sum();
+                write!(f, "{}: {} chains, {rules} rules", TableName::Ours, table.chains.len())
+            }
+            Self::ChangeSet { set, add, remove } => {
+                write!(f, "{set} of {}:", TableName::Ours)?;
+                add.iter().try_for_each(|element| write!(f, " +{element}"))?;
+                remove.iter().try_for_each(|element| write!(f, " -{element}"))
+            }
+            Self::PutChains(table, changes) => {
+                write!(f, "{table}:")?;
+                for change in changes {
+                    write!(f, " {}", change.chain)?;
+                    if let Some(rules) = &change.rules {
+                        write!(f, " ({} rules)", rules.len())?;
+                    }
+                    change.calls.keys().try_for_each(|caller| write!(f, " called from {caller}"))?;
+                }
+                Ok(())
+            }
+            Self::DeleteChain(name, _) => write!(f, "{} {}", name.table, name.name),
+            Self::DeleteTable(name) => name.fmt(f),
+        }
+    }
+}
