@@ -32,8 +32,9 @@ pub use dataplane::{
     keep_router_advertisements,
 };
 pub use firewall::{
-    BaseChain, Call, Chain, ChainChange, ChainName, ChainTable, ChainTableKind, Element, Firewall, FirewallError,
-    FirewallOp, FirewallPolicy, ForwardAccept, Hook, Masquerade, Place, Rule, Senders, Set, SetKind, Table, TableName,
+    BaseChain, Call, Chain, ChainChange, ChainName, ChainTable, ChainTableKind, Counted, Element, Firewall,
+    FirewallDataplane, FirewallError, FirewallMonitor, FirewallOp, FirewallPolicy, ForwardAccept, Hook, Masquerade,
+    Others, Place, Rule, Senders, Set, SetKind, Table, TableName,
 };
 pub use mtu::{Mtu, Overhead};
 pub use name::{LinkName, LinkNameError};

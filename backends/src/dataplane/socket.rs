@@ -33,7 +33,7 @@ const TIMEOUT_SECONDS: i64 = 5;
 /// How often a dump is started again when what it lists changes meanwhile.
 const DUMPS: usize = 8;
 /// What the kernel writes in one go is at most 32 KiB (`netlink_dump` of net/netlink/af_netlink.c).
-pub(super) const LONGEST_DATAGRAM: usize = 64 << 10;
+pub(crate) const LONGEST_DATAGRAM: usize = 64 << 10;
 /// `NLMSGERR_ATTR_MSG` of linux/netlink.h.
 const ERROR_TEXT: u16 = 1;
 
@@ -90,8 +90,13 @@ impl Emitable for Nothing {
 
 impl Netlink {
     pub(crate) fn open() -> Result<Self, DataplaneError> {
+        Self::of(NETLINK_ROUTE)
+    }
+
+    /// A socket of one of netlink's protocols.
+    pub(crate) fn of(protocol: isize) -> Result<Self, DataplaneError> {
         let open = || -> io::Result<Socket> {
-            let mut socket = Socket::new(NETLINK_ROUTE)?;
+            let mut socket = Socket::new(protocol)?;
             socket.bind_auto()?;
             force_buffer(&socket);
             let timeout = TimeVal::new(TIMEOUT_SECONDS, 0);
@@ -218,7 +223,7 @@ impl Netlink {
 }
 
 /// Makes the receive buffer large. Without CAP_NET_ADMIN, as large as the host allows.
-pub(super) fn force_buffer(socket: &Socket) {
+pub(crate) fn force_buffer(socket: &Socket) {
     if setsockopt(socket, sockopt::RcvBufForce, &RECEIVE_BUFFER).is_err() {
         let _ = setsockopt(socket, sockopt::RcvBuf, &RECEIVE_BUFFER);
     }

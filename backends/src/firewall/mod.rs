@@ -6,17 +6,20 @@
 //! iptables: of what others have made nothing is changed but a rule that leads to ours. Only `netfilter` and `program` touch
 //! the kernel; everything else takes values and returns values.
 
+mod dataplane;
 mod diff;
 mod forward;
-#[expect(dead_code, reason = "what carries it out follows")]
 mod iptables;
-#[cfg_attr(not(test), expect(dead_code, reason = "what carries it out follows"))]
+mod netfilter;
 mod nft;
 mod policy;
+mod program;
 mod state;
 
+pub use dataplane::{Counted, FirewallDataplane, Others};
 pub(crate) use diff::changes;
 pub use forward::{FirewallError, ForwardAccept};
+pub use netfilter::FirewallMonitor;
 pub use policy::{FirewallPolicy, Masquerade, Senders};
 pub use state::{
     BaseChain, Call, Chain, ChainChange, ChainName, ChainTable, ChainTableKind, Element, Firewall, FirewallOp, Hook,
@@ -24,4 +27,6 @@ pub use state::{
 };
 
 #[cfg(test)]
-mod tests;
+mod lab;
+#[cfg(test)]
+pub(crate) mod tests;

@@ -112,7 +112,7 @@ impl FirewallPolicy {
             Vec::new()
         };
         // Docker masquerades at 100 (`srcnat`).
-        table.add("masquerade", "nat", Hook::Postrouting, 99, nat);
+        table.add("sources", "nat", Hook::Postrouting, 99, nat);
         let through: Vec<&Side> = sides.iter().filter(|side| side.device.is_some()).collect();
         let Some((_, port)) = through.iter().find_map(|side| side.device) else { return table };
         // Before connections are tracked (-200), at `raw` (-300) less ten.

@@ -22,7 +22,7 @@ fn lease(number: u8, dual: bool) -> Lease {
     Lease { subnet: Subnet::new(DualStack { v4, v6 }).unwrap(), public, data }
 }
 
-pub(crate) fn leases(peers: &[u8], dual: bool) -> LeaseTable {
+fn leases(peers: &[u8], dual: bool) -> LeaseTable {
     let mut table = LeaseTable::default();
     for number in peers {
         let lease = lease(*number, dual);
@@ -82,7 +82,7 @@ fn the_other_family_is_the_same_with_other_words() {
     let both = scripts(&wanted(&policy(true), &[2, 3], &["docker0"]));
     let lines = |word: &str| both.lines().filter(|line| line.contains(word)).count();
     assert_eq!(lines("10.5."), lines("fd00:5:"));
-    assert_eq!(lines("-v4"), lines("-v6"));
+    assert_eq!(lines("s-v4"), lines("s-v6"));
 }
 
 #[test]
@@ -132,7 +132,7 @@ fn what_others_put_in_front_of_ours_is_passed_and_what_flanneld_left_goes_last()
     let want = NetState { firewall: wanted(&policy(false), &[2], &[]), ..NetState::default() };
     let plan = plan(&have, &want);
     insta::assert_snapshot!(plan, @"
-    put table inet wire-agent: 5 chains, 21 rules
+    put table inet wire-agent: 5 chains, 22 rules
     put chains iptables raw: WIRE-RAW (1 rules) called from PREROUTING
     put chains iptables filter: WIRE-FORWARD called from DOCKER-USER called from FORWARD WIRE-POLICY (2 rules) called from FORWARD
     delete chain iptables filter WIRE-FORMER

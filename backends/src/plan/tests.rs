@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use wire_lease::{MacAddr, Vni};
 
 use super::*;
-use crate::{Address, FdbKey, Mtu, NeighbourKey, Via};
+use crate::{Address, FdbKey, Mtu, NeighbourKey, Via, firewall::tests::any_firewall};
 
 fn name(text: &str) -> LinkName {
     text.parse().unwrap()
@@ -127,10 +127,10 @@ pub(crate) fn any_state() -> impl Strategy<Value = NetState> {
     let peers = prop::collection::btree_map(1u8..8, (10u8..18, 100u8..104), 0..6);
     let device = prop_oneof![5 => Just(Some((1u8, true, false))), 1 => Just(None), 3 => (1u8..3, any::<bool>(), any::<bool>()).prop_map(Some)];
     let foreign = prop::collection::btree_set(1u8..8, 0..2);
-    (peers, device, foreign, any::<bool>()).prop_map(|(peers, found, foreign, plain)| {
+    (peers, device, foreign, any::<bool>(), any_firewall()).prop_map(|(peers, found, foreign, plain, firewall)| {
         let peers: Vec<(u8, u8, u8)> =
             peers.into_iter().map(|(number, (last, public))| (number, last, public)).collect();
-        let mut made = state(&peers);
+        let mut made = NetState { firewall, ..state(&peers) };
         match found {
             None => made.forget_link(name("flannel.1")),
             Some((last, up, gbp)) => {
@@ -162,16 +162,19 @@ fn device_with(last: u8, gbp: bool) -> Link {
 
 /// What we may want: an intact device, no foreign entry.
 pub(crate) fn any_want() -> impl Strategy<Value = NetState> {
-    prop::collection::btree_map(1u8..8, (10u8..18, 100u8..104), 0..6).prop_map(|peers| {
+    let peers = prop::collection::btree_map(1u8..8, (10u8..18, 100u8..104), 0..6);
+    (peers, any_firewall()).prop_map(|(peers, firewall)| {
         let peers: Vec<(u8, u8, u8)> =
             peers.into_iter().map(|(number, (last, public))| (number, last, public)).collect();
-        state(&peers)
+        NetState { firewall, ..state(&peers) }
     })
 }
 
 /// `have` is `want`, but for routes that somebody else's stand in for.
 pub(crate) fn assert_reached(have: &NetState, want: &NetState) {
     assert_eq!((&have.addresses, &have.fdb, &have.neighbours), (&want.addresses, &want.fdb, &want.neighbours));
+    assert_eq!(&have.firewall.tables, &want.firewall.tables);
+    assert!(have.firewall.chains.keys().eq(want.firewall.chains.keys()));
     let links: BTreeSet<_> =
         have.links.iter().filter(|(_, link)| link.owner == Owner::Ours).map(|(name, _)| name).collect();
     assert_eq!(links, want.links.keys().collect());

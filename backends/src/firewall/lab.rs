@@ -1,0 +1,249 @@
+//! On the real kernel, each test in a fresh network namespace of its own. What is there is checked through `nft` and
+//! `iptables`.
+
+use std::time::Duration;
+
+use wire_lease::Family;
+
+use super::{
+    FirewallDataplane, FirewallMonitor, Masquerade, Senders,
+    tests::{policy, wanted},
+};
+use crate::{
+    ErrorKind, Failure, NetState, Reconciler, Scope,
+    dataplane::tests::lab::{drop_privileges, in_namespace, run, runtime},
+};
+
+fn reconciler() -> Reconciler<FirewallDataplane> {
+    Reconciler::new(FirewallDataplane::open(Family::ALL.to_vec()).unwrap(), Scope::default())
+}
+
+fn want(peers: &[u8]) -> NetState {
+    NetState { firewall: wanted(&policy(true), peers, &["docker0"]), ..NetState::default() }
+}
+
+fn ruleset() -> String {
+    run("nft -s list ruleset; iptables-save | grep -v '^#'; ip6tables-save | grep -v '^#'")
+}
+
+/// A round after somebody has changed something, as the agent makes it.
+fn repair(reconciler: &mut Reconciler<FirewallDataplane>, want: &NetState) -> crate::Report {
+    if reconciler.dataplane().has_changed() {
+        reconciler.doubt();
+    }
+    reconciler.round(want)
+}
+
+#[test]
+fn what_was_put_is_read_back_as_wanted_and_nothing_is_written_again() {
+    in_namespace(|| {
+        let mut first = reconciler();
+        let report = first.round(&want(&[2, 3]));
+        assert!(report.converged, "{report:?}");
+        let whole = ruleset();
+        // Somebody who knows nothing, as after a restart.
+        let mut again = reconciler();
+        let report = again.round(&want(&[2, 3]));
+        assert!(report.converged && report.read_back, "{report:?}");
+        assert_eq!((report.written, report.removed), (0, 0));
+        assert!(!first.dataplane().has_changed() && !again.dataplane().has_changed());
+        assert_eq!(ruleset(), whole);
+        // All choices can be made and unmade in place.
+        for masquerade in [Masquerade::Off, Masquerade::Plain] {
+            for senders in [Senders::Anyone, Senders::Peers] {
+                for forward in [false, true] {
+                    let policy = super::FirewallPolicy { masquerade, senders, forward, ..policy(true) };
+                    let want = NetState { firewall: wanted(&policy, &[2], &[]), ..NetState::default() };
+                    assert!(again.round(&want).converged);
+                    again.doubt();
+                    let report = again.round(&want);
+                    assert_eq!((report.written, report.removed, report.converged), (0, 0, true), "{report:?}");
+                }
+            }
+        }
+        assert!(again.round(&NetState::default()).converged);
+        let rest = ruleset();
+        assert!(!rest.to_lowercase().contains("wire"), "{rest}");
+    });
+}
+
+#[test]
+fn a_set_follows_the_peers_and_the_rules_stay() {
+    in_namespace(|| {
+        let mut reconciler = reconciler();
+        assert!(reconciler.round(&want(&[2, 3])).converged);
+        let rules = run("nft -a list table inet wire-agent | grep comment");
+        let report = reconciler.round(&want(&[3, 4]));
+        assert!(report.converged);
+        assert_eq!(report.written, 2, "one set of each family");
+        assert!(!reconciler.dataplane().has_changed());
+        assert_eq!(run("nft -a list table inet wire-agent | grep comment"), rules);
+        let set = run("nft list set inet wire-agent peers-v4");
+        assert!(set.contains("192.0.2.3, 192.0.2.4") && !set.contains("192.0.2.2"), "{set}");
+    });
+}
+
+/// What anyone may do to it, each a shell script.
+const DAMAGES: [&str; 12] = [
+    "nft flush ruleset",
+    "nft delete table inet wire-agent",
+    "nft flush chain inet wire-agent sources",
+    "nft flush set inet wire-agent peers-v4",
+    "nft add element inet wire-agent peers-v6 { 2001:db8::66 }",
+    "nft insert rule inet wire-agent encapsulated-in accept",
+    "nft flush chain inet wire-agent encapsulated-in; nft add rule inet wire-agent encapsulated-in accept comment \\\"strangers\\\"",
+    "iptables -F",
+    "ip6tables -t raw -F",
+    "iptables -F WIRE-FORWARD",
+    "ip6tables -I FORWARD 1 -s 2001:db8::7 -j DROP",
+    "iptables -t raw -I PREROUTING 1 -d 10.5.1.2/32 ! -i docker0 -j DROP",
+];
+
+#[test]
+fn whatever_anyone_does_to_it_is_seen_and_put_right() {
+    in_namespace(|| {
+        let mut reconciler = reconciler();
+        let want = want(&[2, 3]);
+        assert!(reconciler.round(&want).converged);
+        let whole = ruleset();
+        for damage in DAMAGES {
+            let stranger = damage.contains("-I ");
+            run(damage);
+            let report = repair(&mut reconciler, &want);
+            assert!(report.converged && report.written > 0, "{damage}: {report:?}");
+            if stranger {
+                run(&damage.replace("-I FORWARD 1", "-D FORWARD").replace("-I PREROUTING 1", "-D PREROUTING"));
+            }
+            let now = ruleset();
+            // After a flush tables come back in another order.
+            let sorted = |text: &str| {
+                let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+                lines.sort();
+                lines
+            };
+            assert_eq!(sorted(&now), sorted(&whole), "{damage}");
+            repair(&mut reconciler, &want);
+            assert!(!reconciler.dataplane().has_changed(), "{damage}");
+        }
+    });
+}
+
+#[test]
+fn a_rule_that_was_altered_under_its_mark_is_put_right() {
+    in_namespace(|| {
+        let mut reconciler = reconciler();
+        let want = want(&[2]);
+        assert!(reconciler.round(&want).converged);
+        let rule = run("nft -a list chain inet wire-agent encapsulated-in | grep 'nfproto ipv4 counter'");
+        let (rule, handle) = rule.trim().split_once(" # handle ").unwrap();
+        let altered = rule.replace(" drop ", " accept ").replace('"', "\\\"");
+        run(&format!("nft replace rule inet wire-agent encapsulated-in handle {handle} {altered}"));
+        assert!(repair(&mut reconciler, &want).written > 0);
+        assert!(run("nft list chain inet wire-agent encapsulated-in").contains("\"strangers\" drop"));
+    });
+}
+
+#[test]
+fn the_monitor_hears_of_both_kinds_of_rules_and_the_echo_of_our_own_is_known() {
+    in_namespace(|| {
+        let runtime = runtime();
+        let _inside = runtime.enter();
+        let mut monitor = FirewallMonitor::open().unwrap();
+        let mut reconciler = reconciler();
+        assert!(reconciler.round(&want(&[2])).converged);
+        let mut heard = || {
+            let wait = tokio::time::timeout(Duration::from_millis(300), monitor.changed());
+            runtime.block_on(async { wait.await.is_ok() })
+        };
+        assert!(heard() && !reconciler.dataplane().has_changed());
+        assert!(!heard());
+        for change in ["iptables -A FORWARD -s 192.0.2.7 -j DROP", "nft add table ip others"] {
+            run(change);
+            assert!(heard() && reconciler.dataplane().has_changed(), "{change}");
+            reconciler.doubt();
+            assert_eq!(reconciler.round(&want(&[2])).written, 0);
+        }
+    });
+}
+
+#[test]
+fn flannels_rules_go_once_ours_stand_and_nobody_elses_do() {
+    in_namespace(|| {
+        run("iptables -t nat -N FLANNEL-POSTRTG; iptables -t nat -A POSTROUTING -m comment --comment 'flanneld masq' -j FLANNEL-POSTRTG
+             iptables -t nat -A FLANNEL-POSTRTG -s 10.5.0.0/16 ! -d 224.0.0.0/4 -m comment --comment 'flanneld masq' -j MASQUERADE --random-fully
+             iptables -N FLANNEL-FWD; iptables -A FORWARD -m comment --comment 'flanneld forward' -j FLANNEL-FWD
+             iptables -A FLANNEL-FWD -s 10.5.0.0/16 -j ACCEPT; iptables -A FORWARD -s 192.0.2.7 -j DROP
+             nft add table ip flannel-ipv4; nft add table ip6 flannel-ipv6; nft add table ip flannel-other");
+        let mut reconciler = reconciler();
+        let report = reconciler.round(&want(&[2]));
+        assert!(report.converged, "{report:?}");
+        let rest = ruleset();
+        assert!(!rest.contains("FLANNEL") && !rest.contains("flannel-ipv"), "{rest}");
+        assert!(rest.contains("flannel-other") && rest.contains("-A FORWARD -s 192.0.2.7/32 -j DROP"), "{rest}");
+    });
+}
+
+#[test]
+fn what_cannot_be_put_keeps_what_flanneld_left() {
+    in_namespace(|| {
+        run("nft add table ip flannel-ipv4");
+        let mut want = want(&[2]);
+        let broken = super::Rule::new("broken", "no such expression".to_owned());
+        let table = want.firewall.tables.get_mut(&super::TableName::Ours).unwrap();
+        table.chains.get_mut("sources").unwrap().rules.push(broken);
+        let mut reconciler = reconciler();
+        let report = reconciler.round(&want);
+        assert!(!report.converged);
+        let Failure::Op { error, .. } = &report.failures[1] else { panic!("{report:?}") };
+        assert_eq!(error.kind, ErrorKind::Program);
+        assert!(run("nft list tables").contains("flannel-ipv4"));
+        // One that failed stops no other.
+        assert!(run("iptables -S").contains("WIRE-FORWARD"));
+    });
+}
+
+/// Docker's own order: it makes DOCKER-USER and puts its jumps in front of whatever is there.
+#[test]
+fn dockers_chains_are_passed_in_front_when_docker_starts_after_us() {
+    in_namespace(|| {
+        let mut reconciler = reconciler();
+        assert!(reconciler.round(&want(&[2])).converged);
+        run(
+            "iptables -N DOCKER; iptables -N DOCKER-USER; iptables -I FORWARD -j DOCKER-USER; iptables -A DOCKER-USER -j RETURN",
+        );
+        assert!(repair(&mut reconciler, &want(&[2])).converged);
+        let rules = run("iptables -S");
+        let first =
+            |chain: &str| rules.lines().find(|line| line.starts_with(&format!("-A {chain} "))).unwrap().to_owned();
+        assert!(first("FORWARD").ends_with("-j WIRE-FORWARD"), "{rules}");
+        assert!(first("DOCKER-USER").ends_with("-j WIRE-FORWARD"), "{rules}");
+        assert_eq!(rules.matches("-j WIRE-FORWARD").count(), 2, "{rules}");
+        assert_eq!(repair(&mut reconciler, &want(&[2])).written, 0);
+    });
+}
+
+#[test]
+fn the_chains_are_where_dockers_are() {
+    in_namespace(|| {
+        run("iptables-legacy -N DOCKER; iptables-legacy -N DOCKER-USER; iptables-legacy -A FORWARD -j DOCKER-USER");
+        let mut reconciler = reconciler();
+        let report = reconciler.round(&want(&[2]));
+        assert!(report.converged, "{report:?}");
+        assert!(run("iptables-legacy -S DOCKER-USER").contains("WIRE-FORWARD"));
+        assert!(!run("iptables-nft -S").contains("WIRE"));
+        // Docker has no chains of IPv6: there the host's default holds.
+        assert!(run("ip6tables-nft -S").contains("WIRE-FORWARD"));
+        reconciler.doubt();
+        assert_eq!(reconciler.round(&want(&[2])).written, 0);
+    });
+}
+
+#[test]
+fn without_the_capability_each_part_says_so() {
+    in_namespace(|| {
+        let mut reconciler = reconciler();
+        drop_privileges();
+        let report = reconciler.round(&want(&[2]));
+        assert!(!report.converged && !report.failures.is_empty());
+    });
+}

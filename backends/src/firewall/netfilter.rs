@@ -1,0 +1,369 @@
+//! nftables as the kernel tells of it: its generation, our table, our counters, and that something has changed.
+//!
+//! Reading goes over netlink (linux/netfilter/nf_tables.h) and costs a fraction of a millisecond. Writing is nft's own affair
+//! ([`super::program`]), which knows how expressions are put together.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    future::poll_fn,
+    io,
+    task::Poll,
+};
+
+use netlink_packet_core::Emitable;
+use netlink_sys::{AsyncSocket, TokioSocket, protocols::NETLINK_NETFILTER};
+use nix::errno::Errno;
+use wire_lease::Family;
+
+use super::state::{BaseChain, Element, Hook, Rule, Set, SetKind, Table, TableName};
+use crate::{
+    DataplaneError, LinkName,
+    dataplane::{
+        attribute::{address, attributes, number, text},
+        socket::{Batch, LONGEST_DATAGRAM, Netlink, force_buffer},
+    },
+};
+
+/// `NFNL_SUBSYS_NFTABLES` of linux/netfilter/nfnetlink.h, the upper byte of a message's type.
+const NFTABLES: u16 = 10 << 8;
+/// `NFNLGRP_NFTABLES`.
+const GROUP: u32 = 7;
+/// Messages: `enum nf_tables_msg_types`.
+const GET_TABLE: u16 = NFTABLES | 1;
+const GET_CHAIN: u16 = NFTABLES | 4;
+const GET_RULE: u16 = NFTABLES | 7;
+const GET_SET: u16 = NFTABLES | 10;
+const GET_ELEMENTS: u16 = NFTABLES | 13;
+const GET_GENERATION: u16 = NFTABLES | 16;
+const GET_OBJECT: u16 = NFTABLES | 19;
+/// `NFPROTO_INET`, `NFPROTO_IPV4`, `NFPROTO_IPV6`, and none.
+const INET: u8 = 1;
+const IPV4: u8 = 2;
+const IPV6: u8 = 10;
+/// `NFT_OBJECT_COUNTER`.
+const COUNTER: u32 = 1;
+/// Our table's own name.
+const NAME: &str = "wire-agent";
+
+/// The expressions of each of our rules as the kernel holds them, by their marks.
+pub(crate) type Expressions = BTreeMap<String, Vec<u8>>;
+
+/// All tables, by family and name.
+pub(crate) type Tables = BTreeSet<(u8, String)>;
+
+/// A socket for questions.
+pub(crate) struct Netfilter {
+    netlink: Netlink,
+}
+
+/// A message's body: `struct nfgenmsg` and attributes.
+struct Body(Vec<u8>);
+
+impl Body {
+    fn new(family: u8) -> Self {
+        Self(vec![family, 0, 0, 0])
+    }
+
+    fn with(mut self, kind: u16, value: &[u8]) -> Self {
+        let len = u16::try_from(4 + value.len()).expect("names are short");
+        self.0.extend(len.to_ne_bytes());
+        self.0.extend(kind.to_ne_bytes());
+        self.0.extend(value);
+        self.0.resize(self.0.len().next_multiple_of(4), 0);
+        self
+    }
+
+    fn named(self, kind: u16, name: &str) -> Self {
+        self.with(kind, &[name.as_bytes(), &[0]].concat())
+    }
+}
+
+impl Emitable for Body {
+    fn buffer_len(&self) -> usize {
+        self.0.len()
+    }
+
+    fn emit(&self, buffer: &mut [u8]) {
+        buffer.copy_from_slice(&self.0);
+    }
+}
+
+impl Netfilter {
+    pub(crate) fn open() -> Result<Self, DataplaneError> {
+        Ok(Self { netlink: Netlink::of(NETLINK_NETFILTER)? })
+    }
+
+    /// The number of the ruleset: each transaction of anyone, also of iptables-nft, adds one.
+    pub(crate) fn generation(&mut self) -> Result<u32, DataplaneError> {
+        let mut generation = None;
+        let body = Body::new(0);
+        self.ask("the firewall's generation", GET_GENERATION, &body, |body| {
+            // NFTA_GEN_ID
+            generation = find(body, 1).and_then(be32);
+        })?;
+        generation
+            .ok_or_else(|| DataplaneError::Read { what: "the firewall's generation", source: Errno::EBADMSG.into() })
+    }
+
+    /// The tables of all families.
+    pub(crate) fn tables(&mut self) -> Result<Tables, DataplaneError> {
+        let found = self.dump("tables", GET_TABLE, &|| Body::new(0), |body| {
+            // NFTA_TABLE_NAME
+            Some((*body.first()?, find(body, 1).and_then(text)?.to_owned()))
+        })?;
+        Ok(found.into_iter().collect())
+    }
+
+    /// Our table, with the expressions of its rules.
+    pub(crate) fn table(&mut self) -> Result<(Table, Expressions), DataplaneError> {
+        let mut table = Table { chains: self.chains()?.into_iter().collect(), ..Table::default() };
+        let mut expressions = Expressions::new();
+        for (chain, mark, bytes) in self.rules()? {
+            if let Some(chain) = table.chains.get_mut(&chain) {
+                chain.rules.push(Rule { mark: mark.clone(), text: String::new() });
+            }
+            expressions.insert(mark, bytes);
+        }
+        for (name, kind) in self.sets()? {
+            let elements = match kind {
+                SetKind::Addresses(_) => self.elements(&name, address_element)?,
+                SetKind::Links => self.elements(&name, link_element)?,
+                SetKind::Seen(_) => BTreeSet::new(),
+            };
+            table.sets.insert(name, Set { kind, elements });
+        }
+        table.counters = self.counters()?.into_keys().collect();
+        Ok((table, expressions))
+    }
+
+    /// Our counters, in packets. None where our table is not there.
+    pub(crate) fn counters(&mut self) -> Result<BTreeMap<String, u64>, DataplaneError> {
+        // NFTA_OBJ_TABLE, NFTA_OBJ_TYPE
+        let request = || Body::new(INET).named(1, NAME).with(3, &COUNTER.to_be_bytes());
+        let found = self.dump("counters", GET_OBJECT, &request, |body| {
+            ours(body)?;
+            // NFTA_OBJ_NAME, NFTA_OBJ_DATA, NFTA_COUNTER_PACKETS
+            let data = find(body, 4)?;
+            let packets = attributes(data).find(|(kind, _)| *kind == 2)?.1;
+            Some((find(body, 2).and_then(text)?.to_owned(), u64::from_be_bytes(packets.try_into().ok()?)))
+        })?;
+        Ok(found.into_iter().collect())
+    }
+
+    /// The addresses that packets have put into a set of ours.
+    pub(crate) fn noted(&mut self, set: &str) -> Result<BTreeSet<Element>, DataplaneError> {
+        self.elements(set, address_element)
+    }
+
+    fn elements(
+        &mut self,
+        set: &str,
+        element: fn(&[u8]) -> Option<Element>,
+    ) -> Result<BTreeSet<Element>, DataplaneError> {
+        // NFTA_SET_ELEM_LIST_TABLE, NFTA_SET_ELEM_LIST_SET
+        let request = || Body::new(INET).named(1, NAME).named(2, set);
+        let lists = self.dump("elements of a set", GET_ELEMENTS, &request, |body| {
+            ours(body)?;
+            // NFTA_SET_ELEM_LIST_ELEMENTS, NFTA_LIST_ELEM, NFTA_SET_ELEM_KEY, NFTA_DATA_VALUE
+            let key = |element: &[u8]| {
+                let (_, key) = attributes(element).find(|(kind, _)| *kind == 1)?;
+                let (_, value) = attributes(key).find(|(kind, _)| *kind == 1)?;
+                Some(value.to_vec())
+            };
+            Some(attributes(find(body, 3)?).filter_map(|(_, element)| key(element)).collect::<Vec<_>>())
+        })?;
+        Ok(lists.into_iter().flatten().filter_map(|key| element(&key)).collect())
+    }
+
+    fn chains(&mut self) -> Result<Vec<(String, BaseChain)>, DataplaneError> {
+        self.dump("chains", GET_CHAIN, &|| Body::new(INET), |body| {
+            ours(body)?;
+            // NFTA_CHAIN_NAME, _TYPE, _HOOK with NFTA_HOOK_HOOKNUM and _PRIORITY. A chain that nothing calls has none.
+            let kind = find(body, 7).and_then(text).unwrap_or_default().to_owned();
+            let hook = find(body, 4).unwrap_or_default();
+            let of =
+                |wanted: u16| attributes(hook).find(|(kind, _)| *kind == wanted).and_then(|(_, value)| be32(value));
+            let priority = of(2).map_or(0, u32::cast_signed);
+            let hook = of(1).and_then(hook_of).unwrap_or(Hook::Output);
+            let name = find(body, 3).and_then(text)?.to_owned();
+            Some((name, BaseChain { kind, hook, priority, rules: Vec::new() }))
+        })
+    }
+
+    fn rules(&mut self) -> Result<Vec<(String, String, Vec<u8>)>, DataplaneError> {
+        // NFTA_RULE_TABLE
+        let request = || Body::new(INET).named(1, NAME);
+        self.dump("rules", GET_RULE, &request, |body| {
+            ours(body)?;
+            // NFTA_RULE_CHAIN, NFTA_RULE_USERDATA, NFTA_RULE_EXPRESSIONS
+            let chain = find(body, 2).and_then(text)?.to_owned();
+            let mark = find(body, 7).and_then(comment).unwrap_or_else(|| "of somebody else".to_owned());
+            Some((chain, mark, find(body, 4).unwrap_or_default().to_vec()))
+        })
+    }
+
+    fn sets(&mut self) -> Result<Vec<(String, SetKind)>, DataplaneError> {
+        // NFTA_SET_TABLE
+        let request = || Body::new(INET).named(1, NAME);
+        self.dump("sets", GET_SET, &request, |body| {
+            ours(body)?;
+            // NFTA_SET_NAME, NFTA_SET_FLAGS, NFTA_SET_KEY_TYPE
+            let flags = find(body, 3).and_then(be32).unwrap_or_default();
+            let key = find(body, 4).and_then(be32)?;
+            Some((find(body, 2).and_then(text)?.to_owned(), set_kind(flags, key)?))
+        })
+    }
+
+    fn dump<T>(
+        &mut self,
+        what: &'static str,
+        kind: u16,
+        body: &dyn Fn() -> Body,
+        entry: impl Fn(&[u8]) -> Option<T>,
+    ) -> Result<Vec<T>, DataplaneError> {
+        let request = |batch: &mut Batch, flags| batch.push(kind, flags, &body());
+        match self.netlink.dump(what, &request, entry) {
+            Err(DataplaneError::Read { source, .. }) if source.raw_os_error() == Some(Errno::ENOENT as i32) => {
+                Ok(Vec::new())
+            }
+            other => other,
+        }
+    }
+
+    fn ask(
+        &mut self,
+        what: &'static str,
+        kind: u16,
+        body: &Body,
+        each: impl FnMut(&[u8]),
+    ) -> Result<(), DataplaneError> {
+        let mut batch = Batch::default();
+        batch.push(kind, 0, body);
+        self.netlink.ask(&mut batch, each).map(drop).map_err(|source| DataplaneError::Read { what, source })
+    }
+}
+
+/// Hears of each transaction in nftables, also those of iptables-nft, and keeps none of them.
+pub struct FirewallMonitor {
+    socket: TokioSocket,
+    buffer: Vec<u8>,
+}
+
+impl FirewallMonitor {
+    /// Opens the socket, in the network namespace of the calling thread. Needs a tokio runtime with I/O.
+    ///
+    /// # Errors
+    /// When the kernel has no nftables.
+    pub fn open() -> Result<Self, DataplaneError> {
+        let open = || -> io::Result<TokioSocket> {
+            let mut socket = TokioSocket::new(NETLINK_NETFILTER)?;
+            socket.socket_mut().bind_auto()?;
+            force_buffer(socket.socket_ref());
+            socket.socket_mut().add_membership(GROUP)?;
+            Ok(socket)
+        };
+        let socket = open().map_err(DataplaneError::Monitor)?;
+        Ok(Self { socket, buffer: Vec::with_capacity(LONGEST_DATAGRAM) })
+    }
+
+    /// Waits until someone has changed something, and hears all that has been said until then. Whether it concerns us,
+    /// [`super::FirewallDataplane::has_changed`] and a read tell.
+    ///
+    /// # Errors
+    /// When the socket failed; a new one is needed.
+    ///
+    /// # Cancel safety
+    /// Safe: what has not been read stays in the socket.
+    pub async fn changed(&mut self) -> Result<(), DataplaneError> {
+        let mut heard = false;
+        poll_fn(|context| {
+            loop {
+                self.buffer.clear();
+                match self.socket.poll_recv(context, &mut self.buffer) {
+                    Poll::Ready(Err(error)) if is_lasting(&error) => {
+                        return Poll::Ready(Err(DataplaneError::Monitor(error)));
+                    }
+                    // Also where something was lost.
+                    Poll::Ready(_) => heard = true,
+                    Poll::Pending if heard => return Poll::Ready(Ok(())),
+                    Poll::Pending => return Poll::Pending,
+                }
+            }
+        })
+        .await
+    }
+}
+
+fn is_lasting(error: &io::Error) -> bool {
+    error.kind() != io::ErrorKind::Interrupted && error.raw_os_error() != Some(Errno::ENOBUFS as i32)
+}
+
+impl TableName {
+    /// By the kernel's family and the name.
+    pub(crate) fn of(family: u8, name: &str) -> Option<Self> {
+        match (family, name) {
+            (INET, NAME) => Some(Self::Ours),
+            (IPV4, "flannel-ipv4") => Some(Self::Flannel(Family::V4)),
+            (IPV6, "flannel-ipv6") => Some(Self::Flannel(Family::V6)),
+            _ => None,
+        }
+    }
+}
+
+/// Whether a table that firewalld makes is among them.
+pub(crate) fn has_firewalld(tables: &Tables) -> bool {
+    tables.contains(&(INET, "firewalld".to_owned()))
+}
+
+/// An attribute of a message, behind its `struct nfgenmsg`.
+fn find(body: &[u8], wanted: u16) -> Option<&[u8]> {
+    attributes(body.get(4..)?).find(|(kind, _)| *kind == wanted).map(|(_, value)| value)
+}
+
+/// Whether a message is about something in our table: the first attribute of all kinds is the table's name.
+fn ours(body: &[u8]) -> Option<()> {
+    (body.first() == Some(&INET) && find(body, 1).and_then(text) == Some(NAME)).then_some(())
+}
+
+fn be32(value: &[u8]) -> Option<u32> {
+    number(value).map(u32::from_be)
+}
+
+fn hook_of(number: u32) -> Option<Hook> {
+    let hooks = [Hook::Prerouting, Hook::Input, Hook::Forward, Hook::Output, Hook::Postrouting];
+    hooks.get(usize::try_from(number).ok()?).copied()
+}
+
+/// By the number that nft gives the type of a set's keys (`enum datatypes` of its datatype.h).
+fn set_kind(flags: u32, key: u32) -> Option<SetKind> {
+    // NFT_SET_TIMEOUT
+    let filled_by_packets = flags & 0x10 != 0;
+    let addresses = |family| if filled_by_packets { SetKind::Seen(family) } else { SetKind::Addresses(family) };
+    match key {
+        7 => Some(addresses(Family::V4)),
+        8 => Some(addresses(Family::V6)),
+        41 => Some(SetKind::Links),
+        _ => None,
+    }
+}
+
+fn address_element(key: &[u8]) -> Option<Element> {
+    address(key).map(Element::Address)
+}
+
+fn link_element(key: &[u8]) -> Option<Element> {
+    let name = key.split(|byte| *byte == 0).next().and_then(|name| std::str::from_utf8(name).ok())?;
+    name.parse::<LinkName>().ok().map(Element::Link)
+}
+
+/// The comment of a rule: `NFTNL_UDATA_RULE_COMMENT` of libnftnl's udata.h, one byte of type and one of length before each.
+fn comment(mut data: &[u8]) -> Option<String> {
+    loop {
+        let (head, rest) = data.split_first_chunk::<2>()?;
+        let value = rest.get(..usize::from(head[1]))?;
+        if head[0] == 0 {
+            return text(value).map(str::to_owned);
+        }
+        data = &rest[value.len()..];
+    }
+}

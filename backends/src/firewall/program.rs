@@ -1,0 +1,173 @@
+//! The programs that write what netlink alone would be too much for: nft, and iptables in its two kinds.
+
+use std::{
+    fs,
+    io::{self, Write as _},
+    process::{Command, Output, Stdio},
+};
+
+use nix::unistd::Uid;
+use wire_lease::Family;
+
+use super::iptables::has_chain;
+use crate::{ErrorKind, OpError};
+
+/// How long iptables waits for others that hold its lock, in seconds.
+const WAIT: &str = "5";
+
+/// Runs a script of nft, as one transaction.
+pub(crate) fn nft(script: &str) -> Result<(), OpError> {
+    run("nft", &["-f", "-"], script).map(drop)
+}
+
+/// Which of the kernel's two packet filters a set of iptables programs works on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Variant {
+    /// nftables, by iptables-nft.
+    Nft,
+    /// The old one, by iptables-legacy.
+    Legacy,
+}
+
+impl Variant {
+    const fn other(self) -> Self {
+        match self {
+            Self::Nft => Self::Legacy,
+            Self::Legacy => Self::Nft,
+        }
+    }
+
+    const fn suffix(self) -> &'static str {
+        match self {
+            Self::Nft => "-nft",
+            Self::Legacy => "-legacy",
+        }
+    }
+}
+
+/// What the programs of one family said.
+pub(crate) struct Listing {
+    /// The programs that are to be used.
+    pub(crate) programs: Programs,
+    /// All tables, as iptables-save writes them.
+    pub(crate) text: String,
+}
+
+/// The programs of one family and variant.
+#[derive(Clone, Debug)]
+pub(crate) struct Programs {
+    pub(crate) variant: Variant,
+    restore: String,
+}
+
+impl Programs {
+    /// Carries out `input`, leaving what it does not name.
+    pub(crate) fn restore(&self, input: &str) -> Result<(), OpError> {
+        run(&self.restore, &["--noflush", "-w", WAIT], input).map(drop)
+    }
+}
+
+/// Lists all of one family with the programs that Docker uses: those in whose filter its chains are, else the host's default.
+/// `nft_tables` is whether nftables holds a table that iptables-nft may have made.
+pub(crate) fn list(family: Family, nft_tables: bool) -> Result<Listing, OpError> {
+    let default = default_variant(family)?;
+    let text = save(family, default, true, nft_tables)?;
+    let (variant, text) = if has_chain(&text, "DOCKER") {
+        (default, text)
+    } else {
+        // The other one's programs may not be there, and then neither is Docker.
+        match save(family, default.other(), false, nft_tables) {
+            Ok(others) if has_chain(&others, "DOCKER") => (default.other(), others),
+            Ok(_) | Err(_) => (default, text),
+        }
+    };
+    let suffix = if variant == default { "" } else { variant.suffix() };
+    if variant == Variant::Legacy && !Uid::effective().is_root() {
+        let detail = "iptables on this host is iptables-legacy, which works for root alone: run wire-agent as root, or \
+                      switch the host to iptables-nft (update-alternatives --set iptables /usr/sbin/iptables-nft)";
+        return Err(OpError::program(ErrorKind::Permission, detail.to_owned(), io::ErrorKind::PermissionDenied.into()));
+    }
+    Ok(Listing { programs: Programs { variant, restore: format!("{}{suffix}-restore", word(family)) }, text })
+}
+
+fn save(family: Family, variant: Variant, default: bool, nft_tables: bool) -> Result<String, OpError> {
+    let holds_any = match variant {
+        Variant::Nft => nft_tables,
+        Variant::Legacy => has_legacy_tables(family),
+    };
+    if !holds_any {
+        return Ok(String::new());
+    }
+    let suffix = if default { "" } else { variant.suffix() };
+    run(&format!("{}{suffix}-save", word(family)), &[], "")
+}
+
+/// Whether the old packet filter was ever used. Asking it would make it.
+fn has_legacy_tables(family: Family) -> bool {
+    let file = match family {
+        Family::V4 => "/proc/net/ip_tables_names",
+        Family::V6 => "/proc/net/ip6_tables_names",
+    };
+    // Of this thread's own network namespace. For root alone.
+    fs::read_to_string(file.replace("/proc/net", "/proc/thread-self/net")).is_ok_and(|names| !names.trim().is_empty())
+}
+
+fn default_variant(family: Family) -> Result<Variant, OpError> {
+    let version = run(word(family), &["--version"], "")?;
+    // Before 1.8 there was only one.
+    Ok(if version.contains("nf_tables") { Variant::Nft } else { Variant::Legacy })
+}
+
+const fn word(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "iptables",
+        Family::V6 => "ip6tables",
+    }
+}
+
+fn run(program: &str, arguments: &[&str], input: &str) -> Result<String, OpError> {
+    let attempt = || -> io::Result<Output> {
+        let mut command = Command::new(program);
+        command.args(arguments).env("LC_ALL", "C");
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+        child.stdin.take().map_or(Ok(()), |mut stdin| stdin.write_all(input.as_bytes()))?;
+        child.wait_with_output()
+    };
+    let output = attempt().map_err(|source| match source.kind() {
+        io::ErrorKind::NotFound => OpError::program(ErrorKind::NoProgram, remedy(program), source),
+        _ => OpError::program(ErrorKind::Program, format!("cannot run {program}"), source),
+    })?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    let said = said.lines().filter(|line| !line.trim().is_empty()).take(2).collect::<Vec<_>>().join("; ");
+    let message: String = said.chars().take(300).collect();
+    let source = io::Error::other(output.status.to_string());
+    Err(OpError::program(ErrorKind::Program, format!("{program}: {message}"), source))
+}
+
+fn remedy(program: &str) -> String {
+    if program == "nft" {
+        "install nftables; without it nothing is masqueraded and anyone may send us encapsulated packets \
+         (--ip-masq=false, --peers-only=false and --iptables-forward-rules=false do without)"
+            .to_owned()
+    } else {
+        format!(
+            "{program} is not installed: install iptables, or start with --iptables-forward-rules=false and see that the \
+             overlay is let through FORWARD"
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_program_is_named_with_what_to_do() {
+        let error = run("iptables-of-nowhere", &[], "").unwrap_err();
+        assert_eq!(error.kind, ErrorKind::NoProgram);
+        insta::assert_snapshot!(error, @"a program is missing: iptables-of-nowhere is not installed: install iptables, or start with --iptables-forward-rules=false and see that the overlay is let through FORWARD");
+    }
+}
