@@ -102,16 +102,19 @@ pub(crate) struct RunFlags {
     #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=1439), value_name = "MINUTES", help_heading = "Lease")]
     pub(crate) subnet_lease_renew_margin: u32,
 
-    /// Masquerade what leaves the overlay. Not in this version: only FLANNEL_IPMASQ is written.
+    /// Masquerade what leaves the overlay.
     #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", value_parser = GO_BOOL, value_name = "BOOL", help_heading = "Firewall")]
     pub(crate) ip_masq: bool,
-    /// Masquerade without --random-fully. Not in this version.
+    /// Masquerade with the port a packet has, where that is free, instead of any.
     #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", value_parser = GO_BOOL, value_name = "BOOL", help_heading = "Firewall")]
     pub(crate) ip_masq_fully_random_disable: bool,
-    /// Accept forwarding to and from the overlay in the FORWARD chain.
+    /// Accept forwarding to and from the overlay, also where Docker would drop it.
     #[arg(long, num_args = 0..=1, require_equals = true, default_value = "true", default_missing_value = "true", value_parser = GO_BOOL, value_name = "BOOL", help_heading = "Firewall")]
     pub(crate) iptables_forward_rules: bool,
-    /// Seconds between two checks of the firewall rules.
+    /// Take encapsulated packets from the public addresses of leases alone. Off where peers are behind a NAT that hides them.
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value = "true", default_missing_value = "true", value_parser = GO_BOOL, value_name = "BOOL", help_heading = "Firewall")]
+    pub(crate) peers_only: bool,
+    /// Seconds between two checks of the firewall, which is also checked when the kernel says that it has changed.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..), value_name = "SECONDS", help_heading = "Firewall")]
     pub(crate) iptables_resync: u32,
     /// Drop traffic to addresses of our own subnet that no container has, instead of sending it out again.

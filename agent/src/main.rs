@@ -14,6 +14,7 @@ mod datapath;
 mod docker_opts;
 mod exit;
 mod files;
+mod firewall;
 mod forwarding;
 mod go_syntax;
 mod hand_back;

@@ -23,6 +23,7 @@ use self::ground::Ground;
 use crate::{
     datapath::Datapath,
     exit::Exit,
+    firewall::FirewallKeeper,
     forwarding::Forwarding,
     observed::Board,
     session::{Ended, Session},
@@ -114,8 +115,7 @@ impl Host {
     async fn renew(&mut self) -> Result<Session, Exit> {
         let store = open(&self.settings).await?;
         let ground = self.ground(&store).await?;
-        let mut forwarding =
-            Forwarding::start(&self.settings, &ground.config, ground.underlay.link, self.board.clone());
+        let mut forwarding = Forwarding::start(&ground.config, ground.underlay.link, self.board.clone());
         let directory = self.settings.prefix.leases(ground.config.pools.v4.is_some());
         let listing = self.until_answered(|| store.list(&directory));
         let listing = if self.joined {
@@ -140,6 +140,7 @@ impl Host {
         forwarding.in_place().await;
         self.session = None;
         let datapath = Datapath::start(Reconciler::new(dataplane, scope), self.board.clone())?;
+        let firewall = FirewallKeeper::start(self.settings.firewall, &ground.config, self.board.clone())?;
         let (admission_in, admission) = watch::channel(ground.admission(&own));
         let follow = Follow::spawn(store.clone(), FollowSettings::new(directory), admission, Some(listing));
         let config = ConfigWatch::new(store, &self.settings.prefix, ground.config_revision);
@@ -150,6 +151,7 @@ impl Host {
             board,
             backend,
             datapath,
+            firewall,
             hold: Some(hold),
             follow,
             config,

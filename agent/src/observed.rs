@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use tokio::{sync::watch, time::Instant};
-use wire_backends::{Conflict, Report};
+use wire_backends::{Conflict, Counted, Report};
 use wire_lease::{BackendData, DualStack, Entry, Family, FollowHealth, HoldState, LeaseTable, Prefix, Revision};
 
 use crate::control::proto;
@@ -26,6 +26,7 @@ pub(crate) struct Observed {
     pub(crate) follow: FollowHealth,
     pub(crate) leases: Option<Arc<LeaseTable>>,
     pub(crate) dataplane: DataplaneSeen,
+    pub(crate) firewall: FirewallSeen,
     /// Faults that last: what is wrong, by what it concerns.
     pub(crate) faults: BTreeMap<&'static str, String>,
     pub(crate) warnings: Vec<String>,
@@ -40,6 +41,15 @@ pub(crate) struct DataplaneSeen {
     pub(crate) last: Option<Arc<Report>>,
     /// The leases that the last report is about.
     pub(crate) applied: Revision,
+}
+
+/// What became of the packet filter, added up.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct FirewallSeen {
+    pub(crate) written: u64,
+    pub(crate) removed: u64,
+    pub(crate) converged: bool,
+    pub(crate) counted: Counted,
 }
 
 /// The one place where the agent's state is kept. Cheap to clone.
@@ -167,6 +177,7 @@ impl Observed {
             peers: self.leases.as_ref().map_or(0, |table| u32::try_from(table.peers.len()).unwrap_or(u32::MAX)),
             refused,
             warnings: self.warnings.clone(),
+            firewall: Some(self.firewall_status()),
         }
     }
 
@@ -198,6 +209,19 @@ impl Observed {
             conflicts: last
                 .map(|report| report.conflicts.iter().map(ToString::to_string).collect())
                 .unwrap_or_default(),
+        }
+    }
+
+    fn firewall_status(&self) -> proto::FirewallStatus {
+        let FirewallSeen { written, removed, converged, counted } = &self.firewall;
+        proto::FirewallStatus {
+            converged: *converged,
+            written: *written,
+            removed: *removed,
+            strangers: counted.strangers,
+            senders: counted.senders.iter().map(ToString::to_string).collect(),
+            containers: counted.containers,
+            spoofed: counted.spoofed,
         }
     }
 

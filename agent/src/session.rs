@@ -2,12 +2,13 @@
 
 use tokio::sync::watch::error::RecvError;
 use tracing::{info, warn};
-use wire_backends::Backend;
+use wire_backends::{Backend, OverlayDevice};
 use wire_lease::{ConfigEvent, ConfigWatch, EtcdStore, Follow, Hold, HoldState, NetworkConfig, chain};
 
 use crate::{
     datapath::{Datapath, Outcome},
     exit::Exit,
+    firewall::FirewallKeeper,
     forwarding::Forwarding,
     observed::{Board, Observed},
     underlay::{Moved, UnderlayWatch},
@@ -27,6 +28,7 @@ pub(crate) struct Session {
     pub(crate) board: Board,
     pub(crate) backend: Box<dyn Backend>,
     pub(crate) datapath: Datapath,
+    pub(crate) firewall: FirewallKeeper,
     /// `None` only while the next session is made.
     pub(crate) hold: Option<Hold<EtcdStore>>,
     pub(crate) follow: Follow,
@@ -64,7 +66,7 @@ impl Session {
                 Wake::Hold => self.note_hold(),
                 Wake::Config(event) => self.note_config(event),
                 Wake::Round(outcome) => {
-                    self.note_round(outcome)?;
+                    self.note_round(outcome).await?;
                     // What changed between the start and the first look of the monitor, nobody has told.
                     if self.has_moved() {
                         return Ok(Ended::UnderlayChanged);
@@ -107,7 +109,9 @@ impl Session {
         let Some(table) = self.follow.table.borrow_and_update().clone() else { return };
         let own = self.hold.as_ref().and_then(|hold| hold.state.borrow().entry().cloned());
         if let Some(own) = own {
-            self.datapath.want(self.backend.desired(&own.lease, &table), table.revision);
+            let desired = self.backend.desired(&own.lease, &table);
+            self.firewall.want(own.clone(), table.clone(), OverlayDevice::of(&desired));
+            self.datapath.want(desired, table.revision);
         }
         self.board.update(|seen| seen.leases = Some(table));
     }
@@ -148,13 +152,14 @@ impl Session {
     }
 
     /// The kernel was compared: the network is there, is not there yet, or can never be.
-    fn note_round(&self, outcome: Outcome) -> Result<(), Exit> {
+    async fn note_round(&mut self, outcome: Outcome) -> Result<(), Exit> {
         match outcome {
             Outcome::NoVxlan if !self.board.look(|seen| seen.ready) => return Err(Exit::NoVxlan),
             Outcome::NoVxlan | Outcome::Pending | Outcome::Unusable => return Ok(()),
             Outcome::Usable => {}
         }
         if !self.board.look(|seen| seen.ready) {
+            self.firewall.in_place().await;
             self.board.update(|seen| seen.ready = true);
             info!(summary = self.board.look(Observed::summary), "ready");
         }

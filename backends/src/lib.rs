@@ -33,8 +33,8 @@ pub use dataplane::{
 };
 pub use firewall::{
     BaseChain, Call, Chain, ChainChange, ChainName, ChainTable, ChainTableKind, Counted, Element, Firewall,
-    FirewallDataplane, FirewallError, FirewallMonitor, FirewallOp, FirewallPolicy, ForwardAccept, Hook, Masquerade,
-    Others, Place, Rule, Senders, Set, SetKind, Table, TableName,
+    FirewallDataplane, FirewallMonitor, FirewallOp, FirewallPolicy, Hook, Masquerade, Others, OverlayDevice, Place,
+    Rule, Senders, Set, SetKind, Table, TableName,
 };
 pub use mtu::{Mtu, Overhead};
 pub use name::{LinkName, LinkNameError};

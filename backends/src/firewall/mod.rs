@@ -8,7 +8,6 @@
 
 mod dataplane;
 mod diff;
-mod forward;
 mod iptables;
 mod netfilter;
 mod nft;
@@ -18,9 +17,8 @@ mod state;
 
 pub use dataplane::{Counted, FirewallDataplane, Others};
 pub(crate) use diff::changes;
-pub use forward::{FirewallError, ForwardAccept};
 pub use netfilter::FirewallMonitor;
-pub use policy::{FirewallPolicy, Masquerade, Senders};
+pub use policy::{FirewallPolicy, Masquerade, OverlayDevice, Senders};
 pub use state::{
     BaseChain, Call, Chain, ChainChange, ChainName, ChainTable, ChainTableKind, Element, Firewall, FirewallOp, Hook,
     Place, Rule, Set, SetKind, Table, TableName,

@@ -49,6 +49,32 @@ pub enum Senders {
     Anyone,
 }
 
+/// A device through which packets go into the overlay of one family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OverlayDevice {
+    /// Its name.
+    pub link: LinkName,
+    /// The UDP port of encapsulated packets.
+    pub port: u16,
+}
+
+impl OverlayDevice {
+    /// Those that a backend wants.
+    #[must_use]
+    pub fn of(net: &NetState) -> DualStack<Self> {
+        let mut devices = DualStack::default();
+        for (name, link) in net.links.iter().filter(|(_, link)| link.owner == Owner::Ours) {
+            match &link.kind {
+                LinkKind::Vxlan(vxlan) => {
+                    devices.set(vxlan.underlay(), Some(Self { link: *name, port: vxlan.port_in_use() }));
+                }
+                LinkKind::Other(_) => {}
+            }
+        }
+        devices
+    }
+}
+
 /// Named counters of our table: what was dropped, and what was let in.
 pub(crate) mod counter {
     /// Encapsulated packets from hosts that have no lease.
@@ -72,12 +98,17 @@ const KUBE_MARK: &str = "0x4000";
 const FORWARD_COMMENT: &str = "wire-agent forward";
 
 impl FirewallPolicy {
-    /// What the packet filter should hold for these leases. `net` is what the rest of the kernel should hold for them;
-    /// `bridges` are the links that containers of our subnet are on.
+    /// What the packet filter should hold for these leases; `bridges` are the links that containers of our subnet are on.
     #[must_use]
-    pub fn desired(&self, own: &Lease, leases: &LeaseTable, net: &NetState, bridges: &BTreeSet<LinkName>) -> Firewall {
+    pub fn desired(
+        &self,
+        own: &Lease,
+        leases: &LeaseTable,
+        devices: &DualStack<OverlayDevice>,
+        bridges: &BTreeSet<LinkName>,
+    ) -> Firewall {
         let mut firewall = Firewall::default();
-        let families = self.sides(own, net);
+        let families = self.sides(own, devices);
         let ours = self.table(&families, leases, bridges);
         if !ours.chains.is_empty() {
             firewall.tables.insert(TableName::Ours, ours);
@@ -90,14 +121,10 @@ impl FirewallPolicy {
         firewall
     }
 
-    fn sides(&self, own: &Lease, net: &NetState) -> Vec<Side> {
+    fn sides(&self, own: &Lease, devices: &DualStack<OverlayDevice>) -> Vec<Side> {
         let side = |(family, network): (Family, &Prefix)| {
-            let devices = net.links.iter().filter(|(_, link)| link.owner == Owner::Ours);
-            let mut carrying = devices.filter_map(|(name, link)| match &link.kind {
-                LinkKind::Vxlan(vxlan) if vxlan.underlay() == family => Some((*name, vxlan.port_in_use())),
-                LinkKind::Vxlan(_) | LinkKind::Other(_) => None,
-            });
-            Some(Side { family, network: *network, own: own.subnet.of(family)?, device: carrying.next() })
+            let (own, device) = (own.subnet.of(family)?, devices.of(family).copied());
+            Some(Side { family, network: *network, own, device })
         };
         self.networks.iter().filter_map(side).collect()
     }
@@ -114,7 +141,7 @@ impl FirewallPolicy {
         // Docker masquerades at 100 (`srcnat`).
         table.add("sources", "nat", Hook::Postrouting, 99, nat);
         let through: Vec<&Side> = sides.iter().filter(|side| side.device.is_some()).collect();
-        let Some((_, port)) = through.iter().find_map(|side| side.device) else { return table };
+        let Some(OverlayDevice { port, .. }) = through.iter().find_map(|side| side.device) else { return table };
         // Before connections are tracked (-200), at `raw` (-300) less ten.
         let spoofed = through.iter().filter_map(|side| side.spoofed()).collect();
         table.add("out-of-overlay", "filter", Hook::Prerouting, -310, spoofed);
@@ -158,8 +185,7 @@ struct Side {
     family: Family,
     network: Prefix,
     own: Prefix,
-    /// The device of the overlay and the port of its encapsulation, where it has one.
-    device: Option<(LinkName, u16)>,
+    device: Option<OverlayDevice>,
 }
 
 impl Side {
@@ -205,8 +231,8 @@ impl Side {
     /// What the kernel's rp_filter does for IPv4, for both families and counted: a source must be one that we would answer
     /// through the device it came from.
     fn spoofed(&self) -> Option<Rule> {
-        let (device, _) = self.device?;
-        let matching = format!("iifname \"{device}\" fib saddr . iif oif 0");
+        let OverlayDevice { link, .. } = self.device?;
+        let matching = format!("iifname \"{link}\" fib saddr . iif oif 0");
         Some(Rule::new("sources outside leases", format!("{matching} {}", drop(counter::SPOOFED))))
     }
 
@@ -275,12 +301,12 @@ impl Side {
             let chain = Chain { rules, calls: callers.iter().map(call).collect() };
             chains.insert(ChainName { table, name: name.to_owned() }, chain);
         };
-        if let Some((device, _)) = self.device {
-            let incoming = rule(format!("-s {all} -d {own} -i {device}"));
+        if let Some(OverlayDevice { link, .. }) = self.device {
+            let incoming = rule(format!("-s {all} -d {own} -i {link}"));
             // Docker 28 drops packets to a container that come from elsewhere than its bridge: before connections are
             // tracked, so replies too.
             add(ChainTableKind::Raw, "WIRE-RAW", vec![incoming.clone()], &[("PREROUTING", Place::First)]);
-            let outgoing = rule(format!("-s {own} -d {all} -o {device}"));
+            let outgoing = rule(format!("-s {own} -d {all} -o {link}"));
             // Before Docker's drops, in FORWARD and, since dockerd puts its own in front of ours when it starts, in the
             // chain that it leaves to others.
             let callers = [("FORWARD", Place::First), ("DOCKER-USER", Place::First)];

@@ -57,7 +57,7 @@ fn devices(dual: bool) -> NetState {
 pub(crate) fn wanted(policy: &FirewallPolicy, peers: &[u8], bridges: &[&str]) -> Firewall {
     let dual = policy.networks.v6.is_some();
     let bridges: BTreeSet<LinkName> = bridges.iter().map(|bridge| name(bridge)).collect();
-    policy.desired(&lease(1, dual), &leases(peers, dual), &devices(dual), &bridges)
+    policy.desired(&lease(1, dual), &leases(peers, dual), &OverlayDevice::of(&devices(dual)), &bridges)
 }
 
 /// All that is put on a host where nothing is.
