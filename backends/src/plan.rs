@@ -208,7 +208,7 @@ impl Link {
                 let differs = |ports: Option<(u16, u16)>| ports.is_some_and(|(have, want)| have != want);
                 have.vni == want.vni
                     && have.parent == want.parent
-                    && (have.local == want.local || (have.local.is_some() && have.local == want.local_too))
+                    && have.local == want.local
                     && have.group == want.group
                     && have.l2miss == want.l2miss
                     && have.gbp == want.gbp

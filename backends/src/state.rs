@@ -77,8 +77,6 @@ pub struct Vxlan {
     pub parent: Option<LinkName>,
     /// The source of encapsulated packets.
     pub local: Option<IpAddr>,
-    /// Of a wanted device: another source that is as good, if a device is there already. flannel sets the public IP.
-    pub local_too: Option<IpAddr>,
     /// The UDP port; of a wanted device `None` leaves it to the kernel.
     pub port: Option<u16>,
     /// The multicast group or default destination.
@@ -212,17 +210,7 @@ impl Vxlan {
     /// A device of that identifier with everything else off or left to the kernel.
     #[must_use]
     pub const fn new(vni: Vni) -> Self {
-        Self {
-            vni,
-            parent: None,
-            local: None,
-            local_too: None,
-            port: None,
-            group: None,
-            gbp: false,
-            learning: false,
-            l2miss: false,
-        }
+        Self { vni, parent: None, local: None, port: None, group: None, gbp: false, learning: false, l2miss: false }
     }
 
     /// The port in use: the kernel's default is 8472 (drivers/net/vxlan, `vxlan_port`), not RFC 7348's 4789.

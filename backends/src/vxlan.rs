@@ -58,12 +58,12 @@ impl Device {
         if mtu < least {
             return Err(SelectError::SmallMtu { link: underlay.link, outer, inner: mtu, family, least });
         }
-        let public = placement.public.of(family).copied();
+        // What peers know us by, where this host has that address, as flannel 0.28 has it: they take packets from no other
+        // (docs/adr/0007-firewall.md). Behind 1:1 NAT the link's own address becomes the public one on the way.
+        let public = placement.public.of(family).copied().filter(|public| underlay.host.contains(public));
         let vxlan = Vxlan {
             parent: Some(underlay.link),
-            local: Some(local),
-            // flannel 0.28 sends from the public IP, which works where the host has that address.
-            local_too: public.filter(|public| *public != local && underlay.host.contains(public)),
+            local: Some(public.unwrap_or(local)),
             port: config.port,
             gbp: config.gbp,
             learning: config.learning,

@@ -107,21 +107,6 @@ fn a_changed_mac_of_ours_is_put_back_with_the_neighbours_it_cost() {
     ");
 }
 
-#[test]
-fn flannels_source_is_as_good_where_the_host_has_it() {
-    let with = |local: &str, too: Option<&str>| {
-        let mut link = device(1);
-        if let LinkKind::Vxlan(vxlan) = &mut link.kind {
-            vxlan.local = Some(local.parse().unwrap());
-            vxlan.local_too = too.map(|too| too.parse().unwrap());
-        }
-        link
-    };
-    assert!(with("203.0.113.5", None).serves_as(&with("192.0.2.1", Some("203.0.113.5"))));
-    assert!(!with("203.0.113.5", None).serves_as(&with("192.0.2.1", None)));
-    assert!(!with("203.0.113.6", None).serves_as(&with("192.0.2.1", Some("203.0.113.5"))));
-}
-
 /// Peers by number, with MACs and public addresses from a few, and whatever else may be found.
 pub(crate) fn any_state() -> impl Strategy<Value = NetState> {
     let peers = prop::collection::btree_map(1u8..8, (10u8..18, 100u8..104), 0..6);
