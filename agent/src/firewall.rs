@@ -127,7 +127,9 @@ impl Keeper {
                 monitor = FirewallMonitor::open().ok();
             }
             let Some(wish) = self.wishes.borrow_and_update().clone() else { return };
+            let begun = Instant::now();
             self.look(&wish);
+            let busy = begun.elapsed();
             self.done.send_if_modified(|done| !std::mem::replace(done, true));
             let next = Instant::now() + self.every;
             let told = async {
@@ -137,7 +139,13 @@ impl Keeper {
                 }
             };
             tokio::select! {
-                changed = self.wishes.changed() => if changed.is_err() { return },
+                changed = self.wishes.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    // Of many changes in a row each costs a run of nft: they share it.
+                    tokio::time::sleep(busy).await;
+                }
                 told = told => {
                     if told.is_err() {
                         monitor = None;

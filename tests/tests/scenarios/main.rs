@@ -9,6 +9,7 @@ mod changes;
 mod cluster;
 mod containers;
 mod etcd_access;
+mod firewall;
 mod full_range;
 mod membership;
 mod repair;
