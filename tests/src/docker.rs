@@ -18,6 +18,18 @@ use crate::{Host, LabError, Namespace, Process, Result, command::output, eventua
 /// The image every dockerd of the lab has: a static busybox.
 const IMAGE: &str = "lab";
 
+/// Names the root of another Debian, whose dockerd is to be used instead of this machine's: another version of Docker.
+const ROOTFS: &str = "WIRE_TESTS_DOCKER_ROOTFS";
+
+/// Starts the dockerd of that root ($1) with a folder of this machine ($2) at the same place in it. It needs a sysfs of its own
+/// network namespace with the control groups in it. A mere chroot would be undone by `docker exec`, which enters a container's
+/// mount namespace by its root.
+const IN_ROOTFS: &str = r#"root=$1; dir=$2; shift 2
+mount --bind "$root" "$root"; cd "$root"
+mount --rbind /proc proc; mount -t sysfs sysfs sys; mount --rbind /sys/fs/cgroup sys/fs/cgroup; mount --rbind /dev dev
+mount -t tmpfs tmpfs run; mount -t tmpfs tmpfs tmp; mkdir -p "./$dir"; mount --bind "$dir" "./$dir"
+pivot_root . .; umount -l .; cd /; exec dockerd "$@""#;
+
 /// A dockerd. Dropped, its containers are removed first, then it stops.
 #[derive(Debug)]
 pub struct Dockerd {
@@ -118,9 +130,14 @@ impl Dockerd {
     fn launch(namespace: &Namespace, dir: &Path, options: &[String]) -> Result<Process> {
         // A mount namespace of its own, because all daemons want /run/docker. `ip netns exec` would do that too, but it
         // mounts /sys anew, and then dockerd finds no control groups.
-        let script = "mkdir -p /run/docker && mount -t tmpfs tmpfs /run/docker && exec dockerd \"$@\"";
         let mut command = namespace.command("unshare");
-        command.args(["--mount", "--propagation", "private", "sh", "-c", script, "dockerd"]);
+        command.args(["--mount", "--propagation", "private", "sh", "-ec"]);
+        match std::env::var_os(ROOTFS) {
+            None => {
+                command.args(["mkdir -p /run/docker; mount -t tmpfs tmpfs /run/docker; exec dockerd \"$@\"", "dockerd"])
+            }
+            Some(root) => command.args([IN_ROOTFS, "dockerd"]).arg(root).arg(dir),
+        };
         for (option, file) in
             [("--data-root", "data"), ("--exec-root", "exec"), ("--pidfile", "pid"), ("--config-file", "daemon.json")]
         {
