@@ -28,7 +28,7 @@ const IN_ROOTFS: &str = r#"root=$1; dir=$2; shift 2
 mount --bind "$root" "$root"; cd "$root"
 mount --rbind /proc proc; mount -t sysfs sysfs sys; mount --rbind /sys/fs/cgroup sys/fs/cgroup; mount --rbind /dev dev
 mount -t tmpfs tmpfs run; mount -t tmpfs tmpfs tmp; mkdir -p "./$dir"; mount --bind "$dir" "./$dir"
-pivot_root . .; umount -l .; cd /; exec dockerd "$@""#;
+pivot_root . mnt; cd /; /mnt/bin/busybox umount -l /mnt; exec dockerd "$@""#;
 
 /// A dockerd. Dropped, its containers are removed first, then it stops.
 #[derive(Debug)]

@@ -289,3 +289,47 @@ fn another_firewall_that_drops_what_peers_send_is_named() -> Result {
     check(member.host.pings(vtep), || "it is still blocked".to_owned())?;
     crate::cluster::phase(&node.agent, "ready").map(drop)
 }
+
+/// What Docker 28 puts for each container and each bridge, also where the dockerd here is an older one.
+fn drop_as_docker_28(seat: &Seat) -> Result {
+    let address = seat.address()?;
+    seat.sh(&format!(
+        "iptables -t raw -A PREROUTING -d {address}/32 ! -i docker0 -j DROP; iptables -A DOCKER ! -i docker0 -o docker0 -j DROP"
+    ))
+    .map(drop)
+}
+
+#[test]
+fn dockers_drops_stop_the_underlay_and_not_the_overlay() -> Result {
+    let lab = lab!();
+    let (_etcd, [mut one, other]) = seats(&lab, V4, &["--ip-masq"])?;
+    eprintln!("docker {}", one.docker.docker(&["version", "--format", "{{.Server.Version}}"])?.trim());
+    drop_as_docker_28(&one)?;
+    drop_as_docker_28(&other)?;
+    one.connects(&other)?;
+    other.connects(&one)?;
+    // A container of the underlay's own side has no lease: it comes in by eth0.
+    let outside = lab.host("outside")?;
+    outside.namespace().ip(&format!("route add 10.5.0.0/16 via {}", one.node.host.v4()))?;
+    check(!outside.pings(one.address()?), || "the underlay reaches a container".to_owned())?;
+    // Without ours nothing passes, so that this says something.
+    one.node.agent.terminate()?;
+    one.sh("iptables -t raw -F WIRE-RAW")?;
+    check(!one.container.pings(other.address()?, 1), || "Docker's drops do not drop".to_owned())
+}
+
+#[test]
+fn ports_that_a_container_publishes_are_reached_from_containers_of_other_hosts() -> Result {
+    let lab = lab!();
+    let (_etcd, [mut one, other]) = seats(&lab, V4, &["--ip-masq"])?;
+    let server = one.docker.run_with(&["--publish", "5080:5080"])?;
+    let listen = ["exec", "-d", server.name(), "sh", "-c", "while true; do echo served | nc -l -p 5080 -w 5; done"];
+    one.docker.docker(&listen)?;
+    for address in [one.node.host.v4().into(), server.address(Family::V4)?] {
+        let ask =
+            format!("for i in 1 2 3 4 5; do nc -w 2 {address} 5080 < /dev/null && exit 0; sleep 0.3; done; exit 1");
+        let answer = other.inside(&[], &ask)?;
+        check(answer.contains("served"), || format!("{address}:5080 answers {answer:?}"))?;
+    }
+    Ok(())
+}
