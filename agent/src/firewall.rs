@@ -5,7 +5,6 @@
 //! changed a rule, a timer) says nothing more than "compare". When nothing has changed, a look costs one netlink request.
 
 use std::{
-    collections::BTreeSet,
     sync::Arc,
     thread,
     time::{Duration, Instant},
@@ -14,8 +13,8 @@ use std::{
 use tokio::sync::watch;
 use tracing::{error, info, warn};
 use wire_backends::{
-    Counted, FirewallDataplane, FirewallMonitor, FirewallPolicy, LinkName, NetState, Others, OverlayDevice, Reconciler,
-    Report, Scope,
+    ACCEPT_MARK, Counted, DockerRules, FirewallDataplane, FirewallMonitor, FirewallPolicy, LinkName, NetState, Others,
+    OverlayDevice, Reconciler, Report, Scope, Surroundings,
 };
 use wire_lease::{DualStack, Entry, Family, LeaseTable, NetworkConfig, Prefix, chain};
 
@@ -71,7 +70,7 @@ impl FirewallKeeper {
             wishes,
             done,
             seen: FirewallSeen::default(),
-            bridges: BTreeSet::new(),
+            around: Surroundings::default(),
             pause: SETTLE,
         };
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -108,8 +107,7 @@ struct Keeper {
     wishes: watch::Receiver<Option<Wish>>,
     done: watch::Sender<bool>,
     seen: FirewallSeen,
-    /// The links that containers of our subnet are on.
-    bridges: BTreeSet<LinkName>,
+    around: Surroundings,
     /// How soon the kernel's next word is followed.
     pause: Duration,
 }
@@ -164,22 +162,32 @@ impl Keeper {
             self.reconciler.doubt();
         }
         let subnets: Vec<Prefix> = wish.own.lease.subnet.prefixes().collect();
-        match self.reconciler.dataplane().bridges(&subnets) {
-            Ok(bridges) => {
-                if bridges != self.bridges {
-                    info!(?bridges, "containers are on");
-                    self.bridges = bridges;
-                }
-            }
+        match self.reconciler.dataplane().surroundings(&subnets) {
+            Ok(around) => self.note_surroundings(around),
             Err(error) => warn!(error = chain(&error), "which links containers are on cannot be told"),
         }
-        let firewall = self.policy.desired(&wish.own.lease, &wish.leases, &wish.devices, &self.bridges);
+        let firewall = self.policy.desired(&wish.own.lease, &wish.leases, &wish.devices, &self.around);
         let report = self.reconciler.round(&NetState { firewall, ..NetState::default() });
         if report.written + report.removed > 0 {
             // Others who want the first place too are not fought at full speed.
             self.pause = (self.pause * 2).min(self.every);
         }
         self.publish(&report, wish.devices.iter().map(|(_, device)| device.port).next());
+    }
+
+    fn note_surroundings(&mut self, around: Surroundings) {
+        if around.bridges != self.around.bridges {
+            let links: Vec<&str> = around.bridges.iter().map(LinkName::as_str).collect();
+            info!(links = links.join(" "), "containers are on");
+        }
+        let fault = (around.docker == DockerRules::Unmarked).then(|| {
+            format!(
+                "its rules in nftables drop the overlay's packets to containers: start it with \
+                 --bridge-accept-fwmark={ACCEPT_MARK:#x}/{ACCEPT_MARK:#x}, or \"bridge-accept-fwmark\" in daemon.json"
+            )
+        });
+        self.board.fault("docker", fault);
+        self.around = around;
     }
 
     fn publish(&mut self, report: &Report, port: Option<u16>) {

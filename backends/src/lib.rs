@@ -32,9 +32,9 @@ pub use dataplane::{
     keep_router_advertisements,
 };
 pub use firewall::{
-    BaseChain, Call, Chain, ChainChange, ChainName, ChainTable, ChainTableKind, Counted, Element, Firewall,
-    FirewallDataplane, FirewallMonitor, FirewallOp, FirewallPolicy, Hook, Masquerade, Others, OverlayDevice, Place,
-    Rule, Senders, Set, SetKind, Table, TableName,
+    ACCEPT_MARK, BaseChain, Call, Chain, ChainChange, ChainName, ChainTable, ChainTableKind, Counted, DockerRules,
+    Element, Firewall, FirewallDataplane, FirewallMonitor, FirewallOp, FirewallPolicy, Hook, Masquerade, Others,
+    OverlayDevice, Place, Rule, Senders, Set, SetKind, Surroundings, Table, TableName,
 };
 pub use mtu::{Mtu, Overhead};
 pub use name::{LinkName, LinkNameError};

@@ -12,12 +12,12 @@ use super::{
     iptables, netfilter,
     netfilter::{Expressions, Netfilter},
     nft,
-    policy::counter,
+    policy::{ACCEPT_MARK, Surroundings, counter},
     program::{self, Listing, Programs, Variant},
     state::{Element, Firewall, FirewallOp, Rule, Table, TableName},
 };
 use crate::{
-    Attempt, Dataplane, DataplaneError, ErrorKind, LinkName, NetState, Op, OpError, Scope,
+    Attempt, Dataplane, DataplaneError, ErrorKind, NetState, Op, OpError, Scope,
     dataplane::{holders, socket::Netlink},
 };
 
@@ -98,12 +98,13 @@ impl FirewallDataplane {
             || self.netfilter.generation().ok() != self.generation
     }
 
-    /// The links that hold addresses of these subnets: the bridges of containers, whatever they are called.
+    /// What the host around us has; bridges are the links that hold addresses of these subnets, whatever they are called.
     ///
     /// # Errors
     /// When the kernel does not answer.
-    pub fn bridges(&mut self, subnets: &[Prefix]) -> Result<BTreeSet<LinkName>, DataplaneError> {
-        holders(&mut self.netlink, subnets)
+    pub fn surroundings(&mut self, subnets: &[Prefix]) -> Result<Surroundings, DataplaneError> {
+        let bridges = holders(&mut self.netlink, subnets)?;
+        Ok(Surroundings { bridges, docker: self.netfilter.docker(ACCEPT_MARK)? })
     }
 
     /// What our table has counted.

@@ -7,7 +7,7 @@ use wire_lease::Family;
 
 use super::{
     FirewallDataplane, FirewallMonitor, Masquerade, Senders,
-    tests::{policy, wanted},
+    tests::{policy, wanted, wanted_around},
 };
 use crate::{
     ErrorKind, Failure, NetState, Reconciler, Scope,
@@ -235,6 +235,34 @@ fn the_chains_are_where_dockers_are() {
         assert!(run("ip6tables-nft -S").contains("WIRE-FORWARD"));
         reconciler.doubt();
         assert_eq!(reconciler.round(&want(&[2])).written, 0);
+    });
+}
+
+/// As Docker 29's documentation has it; there was none to try.
+#[test]
+fn dockers_own_nftables_let_our_mark_pass_or_are_named() {
+    in_namespace(|| {
+        let mut reconciler = reconciler();
+        let subnets = ["10.5.1.0/24".parse().unwrap()];
+        run(
+            "ip link add br-42 type bridge; ip addr add 10.5.1.1/26 dev br-42; ip link add dummy9 type bridge; ip addr add 10.9.1.1/24 dev dummy9",
+        );
+        let around = reconciler.dataplane().surroundings(&subnets).unwrap();
+        assert_eq!(around.bridges.iter().map(ToString::to_string).collect::<Vec<_>>(), ["br-42"]);
+        assert_eq!(around.docker, super::DockerRules::Iptables);
+        run(
+            "nft add table ip docker-bridges; nft add chain ip docker-bridges raw-PREROUTING '{ type filter hook prerouting priority raw; }'",
+        );
+        let around = reconciler.dataplane().surroundings(&subnets).unwrap();
+        assert_eq!(around.docker, super::DockerRules::Unmarked);
+        run("nft add rule ip docker-bridges raw-PREROUTING meta mark '&' 0x1000 == 0x1000 counter accept");
+        let around = reconciler.dataplane().surroundings(&subnets).unwrap();
+        assert_eq!(around.docker, super::DockerRules::Marked);
+        let want = NetState { firewall: wanted_around(&policy(true), &[2], &around), ..NetState::default() };
+        assert!(reconciler.round(&want).converged);
+        assert_eq!(run("nft list chain inet wire-agent out-of-overlay | grep -c 'mark set'").trim(), "2");
+        reconciler.doubt();
+        assert_eq!(reconciler.round(&want).written, 0);
     });
 }
 

@@ -18,7 +18,7 @@ mod state;
 pub use dataplane::{Counted, FirewallDataplane, Others};
 pub(crate) use diff::changes;
 pub use netfilter::FirewallMonitor;
-pub use policy::{FirewallPolicy, Masquerade, OverlayDevice, Senders};
+pub use policy::{ACCEPT_MARK, DockerRules, FirewallPolicy, Masquerade, OverlayDevice, Senders, Surroundings};
 pub use state::{
     BaseChain, Call, Chain, ChainChange, ChainName, ChainTable, ChainTableKind, Element, Firewall, FirewallOp, Hook,
     Place, Rule, Set, SetKind, Table, TableName,

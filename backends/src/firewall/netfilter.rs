@@ -15,6 +15,7 @@ use netlink_sys::{AsyncSocket, TokioSocket, protocols::NETLINK_NETFILTER};
 use nix::errno::Errno;
 use wire_lease::Family;
 
+use super::policy::DockerRules;
 use super::state::{BaseChain, Element, Hook, Rule, Set, SetKind, Table, TableName};
 use crate::{
     DataplaneError, LinkName,
@@ -42,6 +43,8 @@ const IPV4: u8 = 2;
 const IPV6: u8 = 10;
 /// `NFT_OBJECT_COUNTER`.
 const COUNTER: u32 = 1;
+/// The tables of Docker 29, one for each family.
+const DOCKER: &str = "docker-bridges";
 /// Our table's own name.
 const NAME: &str = "wire-agent";
 
@@ -173,6 +176,26 @@ impl Netfilter {
             Some(attributes(find(body, 3)?).filter_map(|(_, element)| key(element)).collect::<Vec<_>>())
         })?;
         Ok(lists.into_iter().flatten().filter_map(|key| element(&key)).collect())
+    }
+
+    /// Whether Docker has its rules in nftables, and one of them names our mark.
+    pub(crate) fn docker(&mut self, mark: u32) -> Result<DockerRules, DataplaneError> {
+        let tables = self.tables()?;
+        let theirs: Vec<u8> = tables.iter().filter(|(_, name)| name == DOCKER).map(|(family, _)| *family).collect();
+        let mut found = DockerRules::Iptables;
+        for family in theirs {
+            // NFTA_RULE_TABLE
+            let request = || Body::new(family).named(1, DOCKER);
+            // Expressions hold their constants as aligned attributes, in the kernel's own byte order.
+            let names_it = |body: &[u8]| {
+                let is_theirs = find(body, 1).and_then(text) == Some(DOCKER);
+                let expressions = find(body, 4).filter(|_| is_theirs)?;
+                Some(expressions.chunks_exact(4).any(|word| word == mark.to_ne_bytes()))
+            };
+            let rules = self.dump("Docker's rules", GET_RULE, &request, names_it)?;
+            found = if rules.contains(&true) { DockerRules::Marked } else { DockerRules::Unmarked };
+        }
+        Ok(found)
     }
 
     fn chains(&mut self) -> Result<Vec<(String, BaseChain)>, DataplaneError> {

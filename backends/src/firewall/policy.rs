@@ -75,6 +75,30 @@ impl OverlayDevice {
     }
 }
 
+/// What the host around us has, as far as it matters to the packet filter.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Surroundings {
+    /// The links that containers of our subnet are on.
+    pub bridges: BTreeSet<LinkName>,
+    /// How Docker keeps its rules.
+    pub docker: DockerRules,
+}
+
+/// How Docker keeps its rules.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DockerRules {
+    /// In iptables, or there is no Docker.
+    #[default]
+    Iptables,
+    /// In tables of nftables (Docker 29 with `firewall-backend` nftables) that let our mark pass.
+    Marked,
+    /// The same, but it was not told of our mark (`--bridge-accept-fwmark`).
+    Unmarked,
+}
+
+/// The mark by which Docker's tables of nftables let packets to containers pass (`--bridge-accept-fwmark=0x1000/0x1000`).
+pub const ACCEPT_MARK: u32 = 0x1000;
+
 /// Named counters of our table: what was dropped, and what was let in.
 pub(crate) mod counter {
     /// Encapsulated packets from hosts that have no lease.
@@ -98,18 +122,18 @@ const KUBE_MARK: &str = "0x4000";
 const FORWARD_COMMENT: &str = "wire-agent forward";
 
 impl FirewallPolicy {
-    /// What the packet filter should hold for these leases; `bridges` are the links that containers of our subnet are on.
+    /// What the packet filter should hold for these leases.
     #[must_use]
     pub fn desired(
         &self,
         own: &Lease,
         leases: &LeaseTable,
         devices: &DualStack<OverlayDevice>,
-        bridges: &BTreeSet<LinkName>,
+        around: &Surroundings,
     ) -> Firewall {
         let mut firewall = Firewall::default();
         let families = self.sides(own, devices);
-        let ours = self.table(&families, leases, bridges);
+        let ours = self.table(&families, leases, around);
         if !ours.chains.is_empty() {
             firewall.tables.insert(TableName::Ours, ours);
         }
@@ -129,7 +153,7 @@ impl FirewallPolicy {
         self.networks.iter().filter_map(side).collect()
     }
 
-    fn table(&self, sides: &[Side], leases: &LeaseTable, bridges: &BTreeSet<LinkName>) -> Table {
+    fn table(&self, sides: &[Side], leases: &LeaseTable, around: &Surroundings) -> Table {
         let mut table = Table::default();
         let nat: Vec<Rule> = if self.forward || self.masquerade != Masquerade::Off {
             std::iter::once(Rule::new("marked for others", format!("meta mark & {KUBE_MARK} == {KUBE_MARK} return")))
@@ -143,8 +167,11 @@ impl FirewallPolicy {
         let through: Vec<&Side> = sides.iter().filter(|side| side.device.is_some()).collect();
         let Some(OverlayDevice { port, .. }) = through.iter().find_map(|side| side.device) else { return table };
         // Before connections are tracked (-200), at `raw` (-300) less ten.
-        let spoofed = through.iter().filter_map(|side| side.spoofed()).collect();
-        table.add("out-of-overlay", "filter", Hook::Prerouting, -310, spoofed);
+        let mut out: Vec<Rule> = through.iter().filter_map(|side| side.spoofed()).collect();
+        if self.forward && around.docker != DockerRules::Iptables {
+            out.extend(through.iter().filter_map(|side| side.marked()));
+        }
+        table.add("out-of-overlay", "filter", Hook::Prerouting, -310, out);
         let encapsulated = |rules: Vec<Rule>| gate(port).into_iter().chain(rules).collect();
         let mut incoming = vec![from_bridges("")];
         incoming.extend(through.iter().flat_map(|side| side.encapsulated(self.senders)));
@@ -161,7 +188,7 @@ impl FirewallPolicy {
             [counter::STRANGERS, counter::CONTAINERS, counter::SPOOFED, counter::ARRIVED, counter::DELIVERED]
                 .map(str::to_owned)
                 .into();
-        let elements = bridges.iter().map(|link| Element::Link(*link)).collect();
+        let elements = around.bridges.iter().map(|link| Element::Link(*link)).collect();
         table.sets.insert(BRIDGES.to_owned(), Set { kind: SetKind::Links, elements });
         if self.senders == Senders::Peers {
             for side in through {
@@ -234,6 +261,14 @@ impl Side {
         let OverlayDevice { link, .. } = self.device?;
         let matching = format!("iifname \"{link}\" fib saddr . iif oif 0");
         Some(Rule::new("sources outside leases", format!("{matching} {}", drop(counter::SPOOFED))))
+    }
+
+    /// For Docker's tables of nftables, before which no accept of ours counts.
+    fn marked(&self) -> Option<Rule> {
+        let OverlayDevice { link, .. } = self.device?;
+        let (ip, all, own) = (self.word(), self.network, self.own);
+        let matching = format!("iifname \"{link}\" {ip} saddr {all} {ip} daddr {own}");
+        Some(Rule::new("accepted by Docker", format!("{matching} meta mark set meta mark or {ACCEPT_MARK:#x}")))
     }
 
     /// What may come in encapsulated. The overlay of a family runs over the underlay of that family.

@@ -55,9 +55,13 @@ fn devices(dual: bool) -> NetState {
 
 /// What this host, with lease 1, wants of the packet filter.
 pub(crate) fn wanted(policy: &FirewallPolicy, peers: &[u8], bridges: &[&str]) -> Firewall {
-    let dual = policy.networks.v6.is_some();
     let bridges: BTreeSet<LinkName> = bridges.iter().map(|bridge| name(bridge)).collect();
-    policy.desired(&lease(1, dual), &leases(peers, dual), &OverlayDevice::of(&devices(dual)), &bridges)
+    wanted_around(policy, peers, &Surroundings { bridges, docker: DockerRules::Iptables })
+}
+
+pub(crate) fn wanted_around(policy: &FirewallPolicy, peers: &[u8], around: &Surroundings) -> Firewall {
+    let dual = policy.networks.v6.is_some();
+    policy.desired(&lease(1, dual), &leases(peers, dual), &OverlayDevice::of(&devices(dual)), around)
 }
 
 /// All that is put on a host where nothing is.

@@ -333,3 +333,66 @@ fn ports_that_a_container_publishes_are_reached_from_containers_of_other_hosts()
     }
     Ok(())
 }
+
+/// As a unit with a user of its own starts it. The lab's own folders are root's alone: into those it may look and write.
+fn as_nobody(etcd: &Etcd) -> AgentSpec {
+    let caps = "+net_admin,+dac_override";
+    let words = format!(
+        "setpriv --reuid=65534 --regid=65534 --clear-groups --inh-caps=-all,{caps} --ambient-caps={caps} --bounding-set=-all,{caps}"
+    );
+    let wrapper = words.split(' ').map(str::to_owned).collect();
+    AgentSpec { wrapper, ..AgentSpec::new(etcd.agent_flags()).flag("--ip-masq") }
+}
+
+#[test]
+fn a_user_that_is_not_root_keeps_all_of_it() -> Result {
+    let lab = lab!();
+    let etcd = Etcd::start(&lab)?;
+    etcd.put_config(DUAL)?;
+    let [host] = lab.hosts::<1>()?;
+    let node = Node::with(host, as_nobody(&etcd))?;
+    let rules = ours(&node.host)?;
+    check(rules.contains("masquerade fully-random") && rules.contains("WIRE-RAW"), || rules)?;
+    node.host.namespace().sh("nft flush ruleset")?;
+    eventually(BACK, || ours(&node.host).map(drop)).map(drop)?;
+    check(node.agent.status()?.phase == "ready", || format!("{:?}", node.agent.status()))
+}
+
+#[test]
+fn iptables_legacy_without_root_is_refused_with_what_to_do_and_the_rest_goes_on() -> Result {
+    let lab = lab!();
+    let etcd = Etcd::start(&lab)?;
+    etcd.put_config(V4)?;
+    let [host] = lab.hosts::<1>()?;
+    let bin = host.dir().join("legacy");
+    host.namespace().sh(&format!(
+        "mkdir -p {bin}; for t in '' -save -restore; do ln -s $(command -v iptables-legacy$t) {bin}/iptables$t; done",
+        bin = bin.display()
+    ))?;
+    let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
+    let node = Node::with(host, as_nobody(&etcd).env("PATH", &path))?;
+    let reason = crate::cluster::phase(&node.agent, "degraded")?;
+    check(reason.contains("iptables-legacy, which works for root alone: run wire-agent as root"), || reason.clone())?;
+    let said = node.agent.log().matches("the firewall is not as it should be").count();
+    check(said == 1, || format!("said {said} times"))?;
+    let table = node.host.namespace().sh("nft list table inet wire-agent")?;
+    check(table.contains("masquerade"), || table)
+}
+
+#[test]
+fn without_nft_the_agent_says_what_to_install_and_the_rest_goes_on() -> Result {
+    let lab = lab!();
+    let etcd = Etcd::start(&lab)?;
+    etcd.put_config(V4)?;
+    let [host] = lab.hosts::<1>()?;
+    let bin = host.dir().join("bare");
+    host.namespace().sh(&format!("mkdir -p {bin}", bin = bin.display()))?;
+    let wrapper = vec!["env".to_owned(), format!("PATH={}", bin.display())];
+    let spec = AgentSpec { wrapper, ..AgentSpec::new(etcd.agent_flags()).flag("--ip-masq") };
+    let node = Node::with(host, spec)?;
+    let reason = crate::cluster::phase(&node.agent, "degraded")?;
+    for remedy in ["install nftables", "install iptables"] {
+        check(reason.contains(remedy), || format!("{remedy} is not in {reason}"))?;
+    }
+    Ok(())
+}
