@@ -101,7 +101,7 @@ fn firewall_text(firewall: &proto::FirewallStatus) -> String {
     let dropped = [
         (firewall.strangers, format!("from hosts without a lease{from}")),
         (firewall.containers, "from containers to the encapsulation port".to_owned()),
-        (firewall.spoofed, "out of the overlay with a source outside it".to_owned()),
+        (firewall.spoofed, "from peers with a source that is not theirs".to_owned()),
     ];
     let dropped = dropped.into_iter().filter(|(count, _)| *count > 0);
     let parts: Vec<String> = dropped.map(|(count, whose)| format!(", dropped {count} packets {whose}")).collect();

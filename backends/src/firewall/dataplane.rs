@@ -62,7 +62,7 @@ pub struct Counted {
     pub senders: BTreeSet<IpAddr>,
     /// Encapsulated packets that were dropped since a container sent them.
     pub containers: u64,
-    /// Packets out of the overlay that were dropped since their source lies elsewhere.
+    /// Packets of peers that were dropped since their inner source is none that the peer may have.
     pub spoofed: u64,
     /// Encapsulated packets we let in.
     pub arrived: u64,
@@ -127,7 +127,7 @@ impl FirewallDataplane {
                 let noted = self.netfilter.noted(set)?;
                 counted.senders.extend(noted.into_iter().filter_map(|element| match element {
                     Element::Address(address) => Some(address),
-                    Element::Link(_) => None,
+                    Element::Link(_) | Element::Lease(..) => None,
                 }));
             }
         }

@@ -7,13 +7,14 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     future::poll_fn,
     io,
+    net::IpAddr,
     task::Poll,
 };
 
 use netlink_packet_core::Emitable;
 use netlink_sys::{AsyncSocket, TokioSocket, protocols::NETLINK_NETFILTER};
 use nix::errno::Errno;
-use wire_lease::Family;
+use wire_lease::{Family, Prefix};
 
 use super::policy::DockerRules;
 use super::state::{BaseChain, Element, Hook, Rule, Set, SetKind, Table, TableName};
@@ -131,6 +132,7 @@ impl Netfilter {
             let elements = match kind {
                 SetKind::Addresses(_) => self.elements(&name, address_element)?,
                 SetKind::Links => self.elements(&name, link_element)?,
+                SetKind::Leases(_) => self.elements(&name, lease_element)?,
                 SetKind::Seen(_) => BTreeSet::new(),
             };
             table.sets.insert(name, Set { kind, elements });
@@ -161,21 +163,25 @@ impl Netfilter {
     fn elements(
         &mut self,
         set: &str,
-        element: fn(&[u8]) -> Option<Element>,
+        element: fn(&[u8], &[u8]) -> Option<Element>,
     ) -> Result<BTreeSet<Element>, DataplaneError> {
         // NFTA_SET_ELEM_LIST_TABLE, NFTA_SET_ELEM_LIST_SET
         let request = || Body::new(INET).named(1, NAME).named(2, set);
         let lists = self.dump("elements of a set", GET_ELEMENTS, &request, |body| {
             ours(body)?;
-            // NFTA_SET_ELEM_LIST_ELEMENTS, NFTA_LIST_ELEM, NFTA_SET_ELEM_KEY, NFTA_DATA_VALUE
+            // NFTA_SET_ELEM_LIST_ELEMENTS, NFTA_LIST_ELEM, NFTA_SET_ELEM_KEY and _KEY_END, NFTA_DATA_VALUE
             let key = |element: &[u8]| {
-                let (_, key) = attributes(element).find(|(kind, _)| *kind == 1)?;
-                let (_, value) = attributes(key).find(|(kind, _)| *kind == 1)?;
-                Some(value.to_vec())
+                let value = |wanted: u16| {
+                    let (_, key) = attributes(element).find(|(kind, _)| *kind == wanted)?;
+                    attributes(key).find(|(kind, _)| *kind == 1).map(|(_, value)| value.to_vec())
+                };
+                let first = value(1)?;
+                let last = value(10).unwrap_or_else(|| first.clone());
+                Some((first, last))
             };
             Some(attributes(find(body, 3)?).filter_map(|(_, element)| key(element)).collect::<Vec<_>>())
         })?;
-        Ok(lists.into_iter().flatten().filter_map(|key| element(&key)).collect())
+        Ok(lists.into_iter().flatten().filter_map(|(first, last)| element(&first, &last)).collect())
     }
 
     /// Whether Docker has its rules in nftables, and one of them names our mark.
@@ -366,17 +372,33 @@ fn set_kind(flags: u32, key: u32) -> Option<SetKind> {
         7 => Some(addresses(Family::V4)),
         8 => Some(addresses(Family::V6)),
         41 => Some(SetKind::Links),
+        // Two types in one number, six bits each; 4 is a plain number.
+        0x1c4 => Some(SetKind::Leases(Family::V4)),
+        0x204 => Some(SetKind::Leases(Family::V6)),
         _ => None,
     }
 }
 
-fn address_element(key: &[u8]) -> Option<Element> {
+fn address_element(key: &[u8], _: &[u8]) -> Option<Element> {
     address(key).map(Element::Address)
 }
 
-fn link_element(key: &[u8]) -> Option<Element> {
+fn link_element(key: &[u8], _: &[u8]) -> Option<Element> {
     let name = key.split(|byte| *byte == 0).next().and_then(|name| std::str::from_utf8(name).ok())?;
     name.parse::<LinkName>().ok().map(Element::Link)
+}
+
+/// A public address and the subnet behind it, from the first and the last key.
+fn lease_element(first: &[u8], last: &[u8]) -> Option<Element> {
+    let (public, from) = first.split_at_checked(first.len() / 2)?;
+    let (from, to) = (address(from)?, address(last.get(public.len()..)?)?);
+    let bits = |address| match address {
+        IpAddr::V4(v4) => u128::from(v4.to_bits()),
+        IpAddr::V6(v6) => v6.to_bits(),
+    };
+    let host = 128 - (bits(from) ^ bits(to)).leading_zeros();
+    let len = Family::of(from).bits().checked_sub(u8::try_from(host).ok()?)?;
+    Some(Element::Lease(address(public)?, Prefix::new(from, len).ok()?))
 }
 
 /// The comment of a rule: `NFTNL_UDATA_RULE_COMMENT` of libnftnl's udata.h, one byte of type and one of length before each.

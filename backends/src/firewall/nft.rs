@@ -35,6 +35,9 @@ fn put_table(table: &Table) -> String {
         let spec = match content.kind {
             SetKind::Addresses(family) => format!("type {};", address(family)),
             SetKind::Links => "type ifname;".to_owned(),
+            // Of the inner source only the length matters here; where it lies, the rule says.
+            SetKind::Leases(Family::V4) => "typeof ip saddr . @th,336,32; flags interval;".to_owned(),
+            SetKind::Leases(Family::V6) => "typeof ip6 saddr . @th,304,128; flags interval;".to_owned(),
             // Bounded: whoever forges many sources fills it, no more.
             SetKind::Seen(family) => {
                 format!("type {}; size 64; flags dynamic, timeout; timeout 1h;", address(family))
@@ -61,8 +64,20 @@ fn line(text: &mut String, line: std::fmt::Arguments<'_>) {
 }
 
 fn braces(elements: &BTreeSet<Element>) -> String {
-    let elements: Vec<String> = elements.iter().map(ToString::to_string).collect();
+    let elements: Vec<String> = elements.iter().map(element).collect();
     format!("{{ {} }}", elements.join(", "))
+}
+
+fn element(element: &Element) -> String {
+    match element {
+        Element::Address(address) => address.to_string(),
+        Element::Link(link) => format!("\"{link}\""),
+        // Bytes of a packet are numbers to nft. It refuses a range of one.
+        Element::Lease(public, subnet) => match (subnet.first_bits(), subnet.last_bits()) {
+            (first, last) if first == last => format!("{public} . {first:#x}"),
+            (first, last) => format!("{public} . {first:#x}-{last:#x}"),
+        },
+    }
 }
 
 const fn address(family: Family) -> &'static str {

@@ -56,7 +56,12 @@ pub struct OverlayDevice {
     pub link: LinkName,
     /// The UDP port of encapsulated packets.
     pub port: u16,
+    /// How far behind the start of their UDP header the inner IP header begins, in bits.
+    pub inner: u16,
 }
+
+/// UDP (8 bytes), VXLAN (8, RFC 7348 §5), inner Ethernet (14).
+const VXLAN_INNER: u16 = (8 + 8 + 14) * 8;
 
 impl OverlayDevice {
     /// Those that a backend wants.
@@ -66,7 +71,10 @@ impl OverlayDevice {
         for (name, link) in net.links.iter().filter(|(_, link)| link.owner == Owner::Ours) {
             match &link.kind {
                 LinkKind::Vxlan(vxlan) => {
-                    devices.set(vxlan.underlay(), Some(Self { link: *name, port: vxlan.port_in_use() }));
+                    devices.set(
+                        vxlan.underlay(),
+                        Some(Self { link: *name, port: vxlan.port_in_use(), inner: VXLAN_INNER }),
+                    );
                 }
                 LinkKind::Other(_) => {}
             }
@@ -105,7 +113,7 @@ pub(crate) mod counter {
     pub(crate) const STRANGERS: &str = "strangers";
     /// Encapsulated packets from containers.
     pub(crate) const CONTAINERS: &str = "containers";
-    /// Packets out of the overlay whose source lies elsewhere.
+    /// Packets out of the overlay whose source is none that their sender may have.
     pub(crate) const SPOOFED: &str = "spoofed";
     /// Encapsulated packets let in by us.
     pub(crate) const ARRIVED: &str = "arrived";
@@ -275,9 +283,13 @@ impl Side {
     fn encapsulated(&self, senders: Senders) -> Vec<Rule> {
         let (ip, all, family) = (self.word(), self.network, self.family_name());
         let mut rules = vec![Rule::new("containers", format!("{ip} saddr {all} {}", drop(counter::CONTAINERS)))];
-        if senders == Senders::Peers {
-            let peer = format!("{ip} saddr @peers-{family} {} accept", count(counter::ARRIVED));
+        if senders == Senders::Peers
+            && let Some(inner) = self.inner_source()
+        {
+            let peer = format!("{ip} saddr . {inner} @leases-{family} {} accept", count(counter::ARRIVED));
             rules.push(Rule::new("peers", peer));
+            let forged = format!("{ip} saddr @peers-{family} {}", drop(counter::SPOOFED));
+            rules.push(Rule::new("sources of other leases", forged));
             // A rule of its own: a full set ends a rule.
             let note = format!("{ip} saddr != @peers-{family} update @strangers-{family} {{ {ip} saddr }}");
             rules.push(Rule::new("strangers are noted", note));
@@ -285,6 +297,17 @@ impl Side {
             rules.push(Rule::new("strangers", stranger));
         }
         rules
+    }
+
+    /// Where an encapsulated packet has the source of the packet in it, as nft reads raw bytes.
+    fn inner_source(&self) -> Option<String> {
+        let OverlayDevice { inner, .. } = self.device?;
+        // RFC 791 §3.1, RFC 8200 §3.
+        let (offset, bits) = match self.family {
+            Family::V4 => (12 * 8, 32),
+            Family::V6 => (8 * 8, 128),
+        };
+        Some(format!("@th,{},{bits}", inner + offset))
     }
 
     /// Other hosts would take a masqueraded packet of a container for ours.
@@ -297,12 +320,17 @@ impl Side {
         ]
     }
 
-    fn sets(&self, leases: &LeaseTable) -> [(String, Set); 2] {
+    fn sets(&self, leases: &LeaseTable) -> [(String, Set); 3] {
         let public = |entry: &std::sync::Arc<wire_lease::Entry>| entry.lease.public.of(self.family).copied();
         let peers: BTreeSet<IpAddr> = leases.peers.values().filter_map(public).collect();
         let elements = peers.into_iter().map(Element::Address).collect();
+        let lease = |entry: &std::sync::Arc<wire_lease::Entry>| {
+            Some(Element::Lease(*entry.lease.public.of(self.family)?, entry.lease.subnet.of(self.family)?))
+        };
+        let pairs = leases.peers.values().filter_map(lease).collect();
         let family = self.family_name();
         [
+            (format!("leases-{family}"), Set { kind: SetKind::Leases(self.family), elements: pairs }),
             (format!("peers-{family}"), Set { kind: SetKind::Addresses(self.family), elements }),
             (format!("strangers-{family}"), Set { kind: SetKind::Seen(self.family), elements: BTreeSet::new() }),
         ]

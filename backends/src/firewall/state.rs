@@ -6,7 +6,7 @@ use std::{
     net::IpAddr,
 };
 
-use wire_lease::Family;
+use wire_lease::{Family, Prefix};
 
 use crate::LinkName;
 
@@ -94,6 +94,8 @@ pub enum SetKind {
     Addresses(Family),
     /// Names of links.
     Links,
+    /// Public addresses, each with the inner sources that may come from it.
+    Leases(Family),
     /// Addresses that packets put there, for an hour each.
     Seen(Family),
 }
@@ -105,6 +107,8 @@ pub enum Element {
     Address(IpAddr),
     /// The name of a link.
     Link(LinkName),
+    /// A public address and a subnet that is leased to it.
+    Lease(IpAddr, Prefix),
 }
 
 /// A table of iptables or ip6tables.
@@ -343,7 +347,8 @@ impl fmt::Display for Element {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Address(address) => address.fmt(f),
-            Self::Link(link) => write!(f, "\"{link}\""),
+            Self::Link(link) => link.fmt(f),
+            Self::Lease(public, subnet) => write!(f, "{subnet} of {public}"),
         }
     }
 }

@@ -187,7 +187,7 @@ fn firewall(node: &Node, field: &str) -> Result<serde_json::Value> {
 #[test]
 fn what_strangers_and_members_forge_is_dropped_counted_and_named() -> Result {
     let lab = lab!();
-    let (_etcd, [node, member]) = cluster::<2>(&lab, V4)?;
+    let (_etcd, [node, member, third]) = cluster::<3>(&lab, V4)?;
     let stranger = lab.host("stranger")?;
     let vtep = node.vtep(Family::V4)?;
     // A member's honest packet arrives, or the rest says nothing.
@@ -203,9 +203,15 @@ fn what_strangers_and_members_forge_is_dropped_counted_and_named() -> Result {
     member.host.namespace().sh("ip address add 10.99.9.9/32 dev lo")?;
     let _ = member.host.exec(&format!("ping -c 3 -i 0.2 -W 1 -I 10.99.9.9 {vtep}"));
     check(echoes(&node.host)? == before + 1, || "a foreign source was let in".to_owned())?;
+    // A member whose source is leased to another.
+    let source = third.vtep(Family::V4)?;
+    member.host.namespace().sh(&format!("ip address add {source}/32 dev lo"))?;
+    let _ = member.host.exec(&format!("ping -c 3 -i 0.2 -W 1 -I {source} {vtep}"));
+    check(echoes(&node.host)? == before + 1, || "another member's source was let in".to_owned())?;
+    check(third.host.pings(vtep), || "whose source that is cannot ping".to_owned())?;
     eventually(BACK + PROMPT, || {
         let (strangers, spoofed) = (firewall(&node, "strangers")?, firewall(&node, "spoofed")?);
-        check(strangers == 3 && spoofed == 3, || format!("{strangers} and {spoofed} were counted"))
+        check(strangers == 3 && spoofed == 6, || format!("{strangers} and {spoofed} were counted"))
     })?;
     let senders = firewall(&node, "senders")?;
     check(senders[0] == stranger.v4().to_string(), || format!("named are {senders}"))?;
