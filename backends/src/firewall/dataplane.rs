@@ -12,9 +12,11 @@ use super::{
     iptables, netfilter,
     netfilter::{Expressions, Netfilter},
     nft,
-    policy::{ACCEPT_MARK, Surroundings, counter},
+    op::FirewallOp,
+    policy::{ACCEPT_MARK, Surroundings},
     program::{self, Listing, Programs, Variant},
-    state::{Element, Firewall, FirewallOp, Rule, Table, TableName},
+    side::counter,
+    state::{Element, Firewall, Rule, Table, TableName},
 };
 use crate::{
     Attempt, Dataplane, DataplaneError, ErrorKind, NetState, Op, OpError, Scope,
@@ -25,7 +27,8 @@ use crate::{
 /// of it.
 pub struct FirewallDataplane {
     netlink: Netlink,
-    netfilter: Netfilter,
+    /// `None` until the kernel gives one: without nftables the rest of the agent works all the same.
+    netfilter: Option<Netfilter>,
     families: Vec<Family>,
     /// The generation of nftables that the last read, brought forward by our own writes, is of.
     generation: Option<u32>,
@@ -71,14 +74,14 @@ pub struct Counted {
 }
 
 impl FirewallDataplane {
-    /// Opens its sockets, in the network namespace of the calling thread.
+    /// Opens its socket, in the network namespace of the calling thread.
     ///
     /// # Errors
     /// When there is no netlink.
     pub fn open(families: Vec<Family>) -> Result<Self, DataplaneError> {
         Ok(Self {
             netlink: Netlink::open()?,
-            netfilter: Netfilter::open()?,
+            netfilter: None,
             families,
             generation: None,
             expressions: Expressions::new(),
@@ -95,7 +98,7 @@ impl FirewallDataplane {
         legacy
             || !self.unreadable.is_empty()
             || self.generation.is_none()
-            || self.netfilter.generation().ok() != self.generation
+            || self.netfilter().and_then(Netfilter::generation).ok() != self.generation
     }
 
     /// What the host around us has; bridges are the links that hold addresses of these subnets, whatever they are called.
@@ -104,7 +107,9 @@ impl FirewallDataplane {
     /// When the kernel does not answer.
     pub fn surroundings(&mut self, subnets: &[Prefix]) -> Result<Surroundings, DataplaneError> {
         let bridges = holders(&mut self.netlink, subnets)?;
-        Ok(Surroundings { bridges, docker: self.netfilter.docker(ACCEPT_MARK)? })
+        // Where nftables cannot be asked, Docker has nothing in them.
+        let docker = self.netfilter().and_then(|netfilter| netfilter.docker(ACCEPT_MARK)).unwrap_or_default();
+        Ok(Surroundings { bridges, docker })
     }
 
     /// What our table has counted.
@@ -112,7 +117,7 @@ impl FirewallDataplane {
     /// # Errors
     /// When the kernel does not answer.
     pub fn counted(&mut self) -> Result<Counted, DataplaneError> {
-        let counters = self.netfilter.counters()?;
+        let counters = self.netfilter()?.counters()?;
         let of = |name| counters.get(name).copied().unwrap_or_default();
         let mut counted = Counted {
             strangers: of(counter::STRANGERS),
@@ -124,7 +129,7 @@ impl FirewallDataplane {
         };
         if counted.strangers > 0 {
             for set in ["strangers-v4", "strangers-v6"] {
-                let noted = self.netfilter.noted(set)?;
+                let noted = self.netfilter()?.noted(set)?;
                 counted.senders.extend(noted.into_iter().filter_map(|element| match element {
                     Element::Address(address) => Some(address),
                     Element::Link(_) | Element::Lease(..) => None,
@@ -140,8 +145,15 @@ impl FirewallDataplane {
         self.others
     }
 
+    fn netfilter(&mut self) -> Result<&mut Netfilter, DataplaneError> {
+        if self.netfilter.is_none() {
+            self.netfilter = Some(Netfilter::open()?);
+        }
+        Ok(self.netfilter.as_mut().expect("it was opened above"))
+    }
+
     fn read_nftables(&mut self, firewall: &mut Firewall) -> Result<netfilter::Tables, DataplaneError> {
-        let tables = self.netfilter.tables()?;
+        let tables = self.netfilter()?.tables()?;
         self.others.firewalld = netfilter::has_firewalld(&tables);
         for name in tables.iter().filter_map(|(family, name)| TableName::of(*family, name)) {
             let table = match name {
@@ -155,7 +167,7 @@ impl FirewallDataplane {
 
     /// Our table. A rule with our mark whose expressions are no longer what they were is somebody else's.
     fn read_ours(&mut self) -> Result<Table, DataplaneError> {
-        let (mut table, expressions) = self.netfilter.table()?;
+        let (mut table, expressions) = self.netfilter()?.table()?;
         for rule in table.chains.values_mut().flat_map(|chain| &mut chain.rules) {
             let differs = |known: &Vec<u8>| expressions.get(&rule.mark) != Some(known);
             if self.expressions.get(&rule.mark).is_some_and(differs) {
@@ -210,7 +222,8 @@ impl FirewallDataplane {
         self.generation = self.generation.map(|generation| generation.wrapping_add(1));
         if matches!(op, FirewallOp::PutTable(_)) {
             // What nft makes of our rules is learned now, while it is right.
-            self.expressions = self.netfilter.table().map(|(_, expressions)| expressions).unwrap_or_default();
+            self.expressions =
+                self.netfilter().and_then(Netfilter::table).map(|(_, expressions)| expressions).unwrap_or_default();
         }
         Ok(())
     }
@@ -221,7 +234,7 @@ impl Dataplane for FirewallDataplane {
         self.unreadable.clear();
         let mut firewall = Firewall::default();
         // Before all else: what changes meanwhile is read again.
-        self.generation = self.netfilter.generation().ok();
+        self.generation = self.netfilter().and_then(Netfilter::generation).ok();
         let tables = self.read_nftables(&mut firewall).unwrap_or_else(|error| {
             let source = io::Error::other(wire_lease::chain(&error));
             let detail = "nftables cannot be read: is the module nf_tables loaded?".to_owned();

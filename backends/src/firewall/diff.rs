@@ -2,7 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::state::{Chain, ChainChange, ChainName, ChainTable, Element, Firewall, FirewallOp, Table, TableName};
+use super::{
+    op::{ChainChange, FirewallOp},
+    state::{Chain, ChainName, ChainTable, Element, Firewall, Set, Table, TableName},
+};
 
 /// Puts and deletions.
 pub(crate) fn changes(have: &Firewall, want: &Firewall) -> (Vec<FirewallOp>, Vec<FirewallOp>) {
@@ -24,7 +27,7 @@ fn table(have: Option<&Table>, want: &Table) -> Vec<FirewallOp> {
         return vec![FirewallOp::PutTable(want.clone())];
     };
     let minus = |a: &BTreeSet<Element>, b: &BTreeSet<Element>| a.difference(b).copied().collect::<BTreeSet<_>>();
-    let change = |(name, wanted): (&String, &super::state::Set)| {
+    let change = |(name, wanted): (&String, &Set)| {
         let there = &have.sets.get(name)?.elements;
         let (add, remove) = (minus(&wanted.elements, there), minus(there, &wanted.elements));
         let differs = !add.is_empty() || !remove.is_empty();

@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use wire_lease::Family;
 
-use super::state::{Call, Chain, ChainChange, ChainName, ChainTable, ChainTableKind, Firewall, FirewallOp, Place};
+use super::{
+    op::{ChainChange, FirewallOp},
+    state::{Call, Chain, ChainName, ChainTable, ChainTableKind, Firewall, Place},
+};
 
 /// Chains of ours begin so, and nobody else's.
 const OURS: &str = "WIRE-";

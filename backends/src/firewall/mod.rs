@@ -7,21 +7,26 @@
 //! the kernel; everything else takes values and returns values.
 
 mod dataplane;
+mod decode;
 mod diff;
 mod iptables;
+mod monitor;
 mod netfilter;
 mod nft;
+mod op;
 mod policy;
 mod program;
+mod side;
 mod state;
 
 pub use dataplane::{Counted, FirewallDataplane, Others};
 pub(crate) use diff::changes;
-pub use netfilter::FirewallMonitor;
+pub use monitor::FirewallMonitor;
+pub use op::{ChainChange, FirewallOp};
 pub use policy::{ACCEPT_MARK, DockerRules, FirewallPolicy, Masquerade, OverlayDevice, Senders, Surroundings};
 pub use state::{
-    BaseChain, Call, Chain, ChainChange, ChainName, ChainTable, ChainTableKind, Element, Firewall, FirewallOp, Hook,
-    Place, Rule, Set, SetKind, Table, TableName,
+    BaseChain, Call, Chain, ChainName, ChainTable, ChainTableKind, Element, Firewall, Hook, Place, Rule, Set, SetKind,
+    Table, TableName,
 };
 
 #[cfg(test)]

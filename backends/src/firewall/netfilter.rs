@@ -3,33 +3,28 @@
 //! Reading goes over netlink (linux/netfilter/nf_tables.h) and costs a fraction of a millisecond. Writing is nft's own affair
 //! ([`super::program`]), which knows how expressions are put together.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    future::poll_fn,
-    io,
-    net::IpAddr,
-    task::Poll,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use netlink_packet_core::Emitable;
-use netlink_sys::{AsyncSocket, TokioSocket, protocols::NETLINK_NETFILTER};
+use netlink_sys::protocols::NETLINK_NETFILTER;
 use nix::errno::Errno;
-use wire_lease::{Family, Prefix};
+use wire_lease::Family;
 
-use super::policy::DockerRules;
-use super::state::{BaseChain, Element, Hook, Rule, Set, SetKind, Table, TableName};
+use super::{
+    decode::{address_element, be32, comment, find, hook_of, lease_element, link_element, set_kind},
+    policy::DockerRules,
+    state::{BaseChain, Element, Hook, Rule, Set, SetKind, Table, TableName},
+};
 use crate::{
-    DataplaneError, LinkName,
+    DataplaneError,
     dataplane::{
-        attribute::{address, attributes, number, text},
-        socket::{Batch, LONGEST_DATAGRAM, Netlink, force_buffer},
+        attribute::{attributes, text},
+        socket::{Batch, Netlink},
     },
 };
 
 /// `NFNL_SUBSYS_NFTABLES` of linux/netfilter/nfnetlink.h, the upper byte of a message's type.
 const NFTABLES: u16 = 10 << 8;
-/// `NFNLGRP_NFTABLES`.
-const GROUP: u32 = 7;
 /// Messages: `enum nf_tables_msg_types`.
 const GET_TABLE: u16 = NFTABLES | 1;
 const GET_CHAIN: u16 = NFTABLES | 4;
@@ -272,61 +267,6 @@ impl Netfilter {
     }
 }
 
-/// Hears of each transaction in nftables, also those of iptables-nft, and keeps none of them.
-pub struct FirewallMonitor {
-    socket: TokioSocket,
-    buffer: Vec<u8>,
-}
-
-impl FirewallMonitor {
-    /// Opens the socket, in the network namespace of the calling thread. Needs a tokio runtime with I/O.
-    ///
-    /// # Errors
-    /// When the kernel has no nftables.
-    pub fn open() -> Result<Self, DataplaneError> {
-        let open = || -> io::Result<TokioSocket> {
-            let mut socket = TokioSocket::new(NETLINK_NETFILTER)?;
-            socket.socket_mut().bind_auto()?;
-            force_buffer(socket.socket_ref());
-            socket.socket_mut().add_membership(GROUP)?;
-            Ok(socket)
-        };
-        let socket = open().map_err(DataplaneError::Monitor)?;
-        Ok(Self { socket, buffer: Vec::with_capacity(LONGEST_DATAGRAM) })
-    }
-
-    /// Waits until someone has changed something, and hears all that has been said until then. Whether it concerns us,
-    /// [`super::FirewallDataplane::has_changed`] and a read tell.
-    ///
-    /// # Errors
-    /// When the socket failed; a new one is needed.
-    ///
-    /// # Cancel safety
-    /// Safe: what has not been read stays in the socket.
-    pub async fn changed(&mut self) -> Result<(), DataplaneError> {
-        let mut heard = false;
-        poll_fn(|context| {
-            loop {
-                self.buffer.clear();
-                match self.socket.poll_recv(context, &mut self.buffer) {
-                    Poll::Ready(Err(error)) if is_lasting(&error) => {
-                        return Poll::Ready(Err(DataplaneError::Monitor(error)));
-                    }
-                    // Also where something was lost.
-                    Poll::Ready(_) => heard = true,
-                    Poll::Pending if heard => return Poll::Ready(Ok(())),
-                    Poll::Pending => return Poll::Pending,
-                }
-            }
-        })
-        .await
-    }
-}
-
-fn is_lasting(error: &io::Error) -> bool {
-    error.kind() != io::ErrorKind::Interrupted && error.raw_os_error() != Some(Errno::ENOBUFS as i32)
-}
-
 impl TableName {
     /// By the kernel's family and the name.
     pub(crate) fn of(family: u8, name: &str) -> Option<Self> {
@@ -344,71 +284,7 @@ pub(crate) fn has_firewalld(tables: &Tables) -> bool {
     tables.contains(&(INET, "firewalld".to_owned()))
 }
 
-/// An attribute of a message, behind its `struct nfgenmsg`.
-fn find(body: &[u8], wanted: u16) -> Option<&[u8]> {
-    attributes(body.get(4..)?).find(|(kind, _)| *kind == wanted).map(|(_, value)| value)
-}
-
 /// Whether a message is about something in our table: the first attribute of all kinds is the table's name.
 fn ours(body: &[u8]) -> Option<()> {
     (body.first() == Some(&INET) && find(body, 1).and_then(text) == Some(NAME)).then_some(())
-}
-
-fn be32(value: &[u8]) -> Option<u32> {
-    number(value).map(u32::from_be)
-}
-
-fn hook_of(number: u32) -> Option<Hook> {
-    let hooks = [Hook::Prerouting, Hook::Input, Hook::Forward, Hook::Output, Hook::Postrouting];
-    hooks.get(usize::try_from(number).ok()?).copied()
-}
-
-/// By the number that nft gives the type of a set's keys (`enum datatypes` of its datatype.h).
-fn set_kind(flags: u32, key: u32) -> Option<SetKind> {
-    // NFT_SET_TIMEOUT
-    let filled_by_packets = flags & 0x10 != 0;
-    let addresses = |family| if filled_by_packets { SetKind::Seen(family) } else { SetKind::Addresses(family) };
-    match key {
-        7 => Some(addresses(Family::V4)),
-        8 => Some(addresses(Family::V6)),
-        41 => Some(SetKind::Links),
-        // Two types in one number, six bits each; 4 is a plain number.
-        0x1c4 => Some(SetKind::Leases(Family::V4)),
-        0x204 => Some(SetKind::Leases(Family::V6)),
-        _ => None,
-    }
-}
-
-fn address_element(key: &[u8], _: &[u8]) -> Option<Element> {
-    address(key).map(Element::Address)
-}
-
-fn link_element(key: &[u8], _: &[u8]) -> Option<Element> {
-    let name = key.split(|byte| *byte == 0).next().and_then(|name| std::str::from_utf8(name).ok())?;
-    name.parse::<LinkName>().ok().map(Element::Link)
-}
-
-/// A public address and the subnet behind it, from the first and the last key.
-fn lease_element(first: &[u8], last: &[u8]) -> Option<Element> {
-    let (public, from) = first.split_at_checked(first.len() / 2)?;
-    let (from, to) = (address(from)?, address(last.get(public.len()..)?)?);
-    let bits = |address| match address {
-        IpAddr::V4(v4) => u128::from(v4.to_bits()),
-        IpAddr::V6(v6) => v6.to_bits(),
-    };
-    let host = 128 - (bits(from) ^ bits(to)).leading_zeros();
-    let len = Family::of(from).bits().checked_sub(u8::try_from(host).ok()?)?;
-    Some(Element::Lease(address(public)?, Prefix::new(from, len).ok()?))
-}
-
-/// The comment of a rule: `NFTNL_UDATA_RULE_COMMENT` of libnftnl's udata.h, one byte of type and one of length before each.
-fn comment(mut data: &[u8]) -> Option<String> {
-    loop {
-        let (head, rest) = data.split_first_chunk::<2>()?;
-        let value = rest.get(..usize::from(head[1]))?;
-        if head[0] == 0 {
-            return text(value).map(str::to_owned);
-        }
-        data = &rest[value.len()..];
-    }
 }

@@ -4,7 +4,10 @@ use std::{collections::BTreeSet, fmt::Write as _};
 
 use wire_lease::Family;
 
-use super::state::{Element, FirewallOp, SetKind, Table, TableName};
+use super::{
+    op::FirewallOp,
+    state::{Element, SetKind, Table, TableName},
+};
 
 /// The script of one change; `None` where it is none of nftables.
 pub(crate) fn script(op: &FirewallOp) -> Option<String> {

@@ -3,16 +3,13 @@
 //! Each rule stands where it can win (docs/adr/0007-firewall.md): what must come before Docker's drops in chains of iptables,
 //! all else in our own table of nftables.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-};
+use std::collections::BTreeSet;
 
 use wire_lease::{DualStack, Family, Lease, LeaseTable, Prefix};
 
-use super::state::{
-    BaseChain, Call, Chain, ChainName, ChainTable, ChainTableKind, Element, Firewall, Hook, Place, Rule, Set, SetKind,
-    Table, TableName,
+use super::{
+    side::{BRIDGES, Side, count, counter, from_bridges, gate},
+    state::{BaseChain, Element, Firewall, Hook, Rule, Set, SetKind, Table, TableName},
 };
 use crate::{LinkKind, LinkName, NetState, Owner};
 
@@ -107,27 +104,8 @@ pub enum DockerRules {
 /// The mark by which Docker's tables of nftables let packets to containers pass (`--bridge-accept-fwmark=0x1000/0x1000`).
 pub const ACCEPT_MARK: u32 = 0x1000;
 
-/// Named counters of our table: what was dropped, and what was let in.
-pub(crate) mod counter {
-    /// Encapsulated packets from hosts that have no lease.
-    pub(crate) const STRANGERS: &str = "strangers";
-    /// Encapsulated packets from containers.
-    pub(crate) const CONTAINERS: &str = "containers";
-    /// Packets out of the overlay whose source is none that their sender may have.
-    pub(crate) const SPOOFED: &str = "spoofed";
-    /// Encapsulated packets let in by us.
-    pub(crate) const ARRIVED: &str = "arrived";
-    /// Encapsulated packets let in by everyone else too.
-    pub(crate) const DELIVERED: &str = "delivered";
-}
-
-/// The sets of our table.
-const BRIDGES: &str = "bridges";
-/// By `flannel`'s and `kube-proxy`'s convention packets with this mark are masqueraded by others.
+/// By flannel's and kube-proxy's convention packets with this mark are masqueraded by others.
 const KUBE_MARK: &str = "0x4000";
-
-/// What the comments of our iptables rules say.
-const FORWARD_COMMENT: &str = "wire-agent forward";
 
 impl FirewallPolicy {
     /// What the packet filter should hold for these leases.
@@ -213,189 +191,4 @@ impl Table {
             self.chains.insert(name.to_owned(), BaseChain { kind: kind.to_owned(), hook, priority, rules });
         }
     }
-}
-
-/// One family's part.
-struct Side {
-    family: Family,
-    network: Prefix,
-    own: Prefix,
-    device: Option<OverlayDevice>,
-}
-
-impl Side {
-    /// How nft names the family.
-    const fn word(&self) -> &'static str {
-        match self.family {
-            Family::V4 => "ip",
-            Family::V6 => "ip6",
-        }
-    }
-
-    const fn multicast(&self) -> &'static str {
-        match self.family {
-            Family::V4 => "224.0.0.0/4",
-            Family::V6 => "ff00::/8",
-        }
-    }
-
-    /// flannel's rules (the chain FLANNEL-POSTRTG), except that within the overlay a packet keeps its source whatever rules
-    /// of others follow.
-    fn nat(&self, masquerade: Masquerade) -> Vec<Rule> {
-        let (ip, all, own) = (self.word(), self.network, self.own);
-        let keep =
-            |matching: String| Rule::new("overlay keeps its sources", format!("{matching} snat {ip} to {ip} saddr"));
-        let mut rules = vec![
-            // A container that calls its own published port needs Docker's rule for that.
-            Rule::new("within this host", format!("{ip} saddr {own} {ip} daddr {own} return")),
-            keep(format!("{ip} saddr {own} {ip} daddr {all}")),
-            keep(format!("{ip} saddr {all} {ip} daddr {own}")),
-        ];
-        let flag = match masquerade {
-            Masquerade::Off => return rules,
-            Masquerade::Random => " fully-random",
-            Masquerade::Plain => "",
-        };
-        rules.push(Rule::new("containers see who calls", format!("{ip} saddr != {all} {ip} daddr {own} return")));
-        let group = self.multicast();
-        rules.push(Rule::new("masquerade", format!("{ip} saddr {all} {ip} daddr != {group} masquerade{flag}")));
-        rules.push(Rule::new("masquerade", format!("{ip} saddr != {all} {ip} daddr {all} masquerade{flag}")));
-        rules
-    }
-
-    /// What the kernel's rp_filter does for IPv4, for both families and counted: a source must be one that we would answer
-    /// through the device it came from.
-    fn spoofed(&self) -> Option<Rule> {
-        let OverlayDevice { link, .. } = self.device?;
-        let matching = format!("iifname \"{link}\" fib saddr . iif oif 0");
-        Some(Rule::new("sources outside leases", format!("{matching} {}", drop(counter::SPOOFED))))
-    }
-
-    /// For Docker's tables of nftables, before which no accept of ours counts.
-    fn marked(&self) -> Option<Rule> {
-        let OverlayDevice { link, .. } = self.device?;
-        let (ip, all, own) = (self.word(), self.network, self.own);
-        let matching = format!("iifname \"{link}\" {ip} saddr {all} {ip} daddr {own}");
-        Some(Rule::new("accepted by Docker", format!("{matching} meta mark set meta mark or {ACCEPT_MARK:#x}")))
-    }
-
-    /// What may come in encapsulated. The overlay of a family runs over the underlay of that family.
-    fn encapsulated(&self, senders: Senders) -> Vec<Rule> {
-        let (ip, all, family) = (self.word(), self.network, self.family_name());
-        let mut rules = vec![Rule::new("containers", format!("{ip} saddr {all} {}", drop(counter::CONTAINERS)))];
-        if senders == Senders::Peers
-            && let Some(inner) = self.inner_source()
-        {
-            let peer = format!("{ip} saddr . {inner} @leases-{family} {} accept", count(counter::ARRIVED));
-            rules.push(Rule::new("peers", peer));
-            let forged = format!("{ip} saddr @peers-{family} {}", drop(counter::SPOOFED));
-            rules.push(Rule::new("sources of other leases", forged));
-            // A rule of its own: a full set ends a rule.
-            let note = format!("{ip} saddr != @peers-{family} update @strangers-{family} {{ {ip} saddr }}");
-            rules.push(Rule::new("strangers are noted", note));
-            let stranger = format!("meta nfproto {} {}", self.nfproto(), drop(counter::STRANGERS));
-            rules.push(Rule::new("strangers", stranger));
-        }
-        rules
-    }
-
-    /// Where an encapsulated packet has the source of the packet in it, as nft reads raw bytes.
-    fn inner_source(&self) -> Option<String> {
-        let OverlayDevice { inner, .. } = self.device?;
-        // RFC 791 §3.1, RFC 8200 §3.
-        let (offset, bits) = match self.family {
-            Family::V4 => (12 * 8, 32),
-            Family::V6 => (8 * 8, 128),
-        };
-        Some(format!("@th,{},{bits}", inner + offset))
-    }
-
-    /// Other hosts would take a masqueraded packet of a container for ours.
-    fn through(&self) -> Vec<Rule> {
-        let (ip, all) = (self.word(), self.network);
-        let out = format!("{ip} daddr != {all} ");
-        vec![
-            from_bridges(&out),
-            Rule::new("containers", format!("{ip} saddr {all} {out}{}", drop(counter::CONTAINERS))),
-        ]
-    }
-
-    fn sets(&self, leases: &LeaseTable) -> [(String, Set); 3] {
-        let public = |entry: &std::sync::Arc<wire_lease::Entry>| entry.lease.public.of(self.family).copied();
-        let peers: BTreeSet<IpAddr> = leases.peers.values().filter_map(public).collect();
-        let elements = peers.into_iter().map(Element::Address).collect();
-        let lease = |entry: &std::sync::Arc<wire_lease::Entry>| {
-            Some(Element::Lease(*entry.lease.public.of(self.family)?, entry.lease.subnet.of(self.family)?))
-        };
-        let pairs = leases.peers.values().filter_map(lease).collect();
-        let family = self.family_name();
-        [
-            (format!("leases-{family}"), Set { kind: SetKind::Leases(self.family), elements: pairs }),
-            (format!("peers-{family}"), Set { kind: SetKind::Addresses(self.family), elements }),
-            (format!("strangers-{family}"), Set { kind: SetKind::Seen(self.family), elements: BTreeSet::new() }),
-        ]
-    }
-
-    const fn nfproto(&self) -> &'static str {
-        match self.family {
-            Family::V4 => "ipv4",
-            Family::V6 => "ipv6",
-        }
-    }
-
-    const fn family_name(&self) -> &'static str {
-        match self.family {
-            Family::V4 => "v4",
-            Family::V6 => "v6",
-        }
-    }
-
-    /// The chains of iptables, in front of Docker's drops.
-    fn chains(&self) -> BTreeMap<ChainName, Chain> {
-        let (all, own) = (self.network, self.own);
-        let rule = |matching: String| format!("{matching} -m comment --comment \"{FORWARD_COMMENT}\" -j ACCEPT");
-        let mut chains = BTreeMap::new();
-        let mut add = |kind, name: &str, rules: Vec<String>, callers: &[(&str, Place)]| {
-            let table = ChainTable { family: self.family, kind };
-            let call = |(caller, place): &(&str, Place)| {
-                let rule = format!("-m comment --comment \"{FORWARD_COMMENT}\" -j {name}");
-                ((*caller).to_owned(), Call { place: *place, rules: vec![rule] })
-            };
-            let chain = Chain { rules, calls: callers.iter().map(call).collect() };
-            chains.insert(ChainName { table, name: name.to_owned() }, chain);
-        };
-        if let Some(OverlayDevice { link, .. }) = self.device {
-            let incoming = rule(format!("-s {all} -d {own} -i {link}"));
-            // Docker 28 drops packets to a container that come from elsewhere than its bridge: before connections are
-            // tracked, so replies too.
-            add(ChainTableKind::Raw, "WIRE-RAW", vec![incoming.clone()], &[("PREROUTING", Place::First)]);
-            let outgoing = rule(format!("-s {own} -d {all} -o {link}"));
-            // Before Docker's drops, in FORWARD and, since dockerd puts its own in front of ours when it starts, in the
-            // chain that it leaves to others.
-            let callers = [("FORWARD", Place::First), ("DOCKER-USER", Place::First)];
-            add(ChainTableKind::Filter, "WIRE-FORWARD", vec![incoming, outgoing], &callers);
-        }
-        // As flannel: in the place of a policy that drops, behind whatever others decide.
-        let any = vec![rule(format!("-s {all}")), rule(format!("-d {all}"))];
-        add(ChainTableKind::Filter, "WIRE-POLICY", any, &[("FORWARD", Place::Behind)]);
-        chains
-    }
-}
-
-/// Lets all but encapsulated packets go on at once.
-fn gate(port: u16) -> [Rule; 2] {
-    let rule = |text| Rule::new("not encapsulated", text);
-    [rule("meta l4proto != udp accept".to_owned()), rule(format!("udp dport != {port} accept"))]
-}
-
-fn from_bridges(out: &str) -> Rule {
-    Rule::new("containers", format!("iifname @{BRIDGES} {out}{}", drop(counter::CONTAINERS)))
-}
-
-fn count(counter: &str) -> String {
-    format!("counter name \"{counter}\"")
-}
-
-fn drop(counter: &str) -> String {
-    format!("{} drop", count(counter))
 }

@@ -149,8 +149,7 @@ fn run(program: &str, arguments: &[&str], input: &str) -> Result<String, OpError
 
 fn remedy(program: &str) -> String {
     if program == "nft" {
-        "install nftables; without it nothing is masqueraded and anyone may send us encapsulated packets \
-         (--ip-masq=false, --peers-only=false and --iptables-forward-rules=false do without)"
+        "nft is not installed: install nftables; without it nothing is masqueraded, and anyone may send us encapsulated packets"
             .to_owned()
     } else {
         format!(

@@ -1,76 +1,13 @@
-//! Rows 25 and 41: the packet filter comes back whatever is done to it, and lets in what it should and nothing else.
+//! Row 25: the packet filter comes back whatever is done to it, stands where it can win, and takes flannel's place.
 
-use std::{
-    net::IpAddr,
-    sync::atomic::{AtomicU16, Ordering},
-    time::{Duration, Instant},
+use std::time::Instant;
+
+use wire_tests::{AgentSpec, Etcd, Family, Host, Lab, Result, check, docker_options, eventually, lab, steadily};
+
+use crate::{
+    cluster::{DUAL, Node, PROMPT, START, V4, cluster},
+    seat::{BACK, Seat, seats},
 };
-
-use wire_tests::{
-    AgentSpec, Container, Dockerd, Etcd, Family, Host, Lab, Result, check, docker_options, eventually, lab, steadily,
-};
-
-use crate::cluster::{DUAL, Node, PROMPT, START, V4, cluster, settle};
-
-/// The promise for what anyone has flushed.
-const BACK: Duration = Duration::from_secs(5);
-
-/// A host with an agent, a dockerd with the options the agent wrote, and one container.
-struct Seat {
-    container: Container,
-    docker: Dockerd,
-    node: Node,
-}
-
-impl Seat {
-    fn new(host: Host, etcd: &Etcd, flags: &[&str]) -> Result<Self> {
-        let spec = flags.iter().fold(AgentSpec::new(etcd.agent_flags()), |spec, flag| spec.flag(flag));
-        let node = Node::with(host, spec)?;
-        let mut docker = Dockerd::start_with_file(&node.host, &node.agent.docker_opts_file())?;
-        Ok(Self { container: docker.run()?, docker, node })
-    }
-
-    fn sh(&self, script: &str) -> Result<String> {
-        self.node.host.namespace().sh(script)
-    }
-
-    fn address(&self) -> Result<IpAddr> {
-        self.container.address(Family::V4)
-    }
-
-    /// Runs a shell script in the container.
-    fn inside(&self, options: &[&str], script: &str) -> Result<String> {
-        let words = ["exec"].into_iter().chain(options.iter().copied());
-        self.docker.docker(&words.chain([self.container.name(), "sh", "-c", script]).collect::<Vec<_>>())
-    }
-
-    /// Carries a line over a new TCP connection from this container to another.
-    fn connects(&self, to: &Self) -> Result {
-        static PORT: AtomicU16 = AtomicU16::new(5100);
-        let port = PORT.fetch_add(1, Ordering::Relaxed);
-        let address = to.address()?;
-        // busybox's nc ends when its own input does.
-        to.inside(&["-d"], &format!("sleep 20 | nc -l -p {port} > /tmp/{port}"))?;
-        let send =
-            format!("for i in 1 2 3 4 5; do echo over | nc -w 2 {address} {port} && exit 0; sleep 0.2; done; exit 1");
-        self.inside(&[], &send)?;
-        let arrived = || Ok(to.inside(&[], &format!("cat /tmp/{port}"))?.contains("over"));
-        eventually(PROMPT, || check(arrived()?, || format!("nothing arrived at {address}"))).map(drop)
-    }
-}
-
-fn seats(lab: &Lab, config: &str, flags: &[&str]) -> Result<(Etcd, [Seat; 2])> {
-    let etcd = Etcd::start(lab)?;
-    etcd.put_config(config)?;
-    let [one, other] = lab.hosts::<2>()?;
-    for host in [&one, &other] {
-        // As on a host where something else has switched it on: Docker leaves the policy as it is.
-        host.sysctl("net.ipv4.ip_forward", "1")?;
-    }
-    let seats = [Seat::new(one, &etcd, flags)?, Seat::new(other, &etcd, flags)?];
-    settle(&etcd, &[&seats[0].node, &seats[1].node], &[Family::V4])?;
-    Ok((etcd, seats))
-}
 
 /// All rules of ours, without counters and handles. What is called from Docker's chain goes with that.
 fn ours(host: &Host) -> Result<String> {
@@ -157,106 +94,6 @@ fn sees_the_right_source(lab: &Lab, flags: &[&str]) -> Result {
     check(counted.contains("packets 2 "), || format!("the other host sees {counted}"))
 }
 
-/// A stranger's VXLAN device that sends to a host as a peer would, with a source inside the other's subnet.
-fn forge(stranger: &Host, victim: &Node, source: IpAddr) -> Result {
-    let vtep = victim.vtep(Family::V4)?;
-    let link = victim.host.kernel().link("flannel.1")?;
-    let mac = link.map(|link| link.address).unwrap_or_default();
-    stranger.namespace().sh(&format!(
-        "ip link add vx type vxlan id 1 dev eth0 local {} dstport 8472 nolearning; ip link set vx up
-         ip address add {source}/32 dev vx; ip route add {vtep}/32 dev vx src {source}
-         ip neighbour add {vtep} lladdr {mac} dev vx; bridge fdb append {mac} dev vx dst {} self permanent",
-        stranger.v4(),
-        victim.host.v4()
-    ))?;
-    Ok(())
-}
-
-/// How many echo requests a host's kernel has taken.
-fn echoes(host: &Host) -> Result<u64> {
-    let text = host.exec("cat /proc/net/snmp")?;
-    let lines: Vec<&str> = text.lines().filter(|line| line.starts_with("Icmp:")).collect();
-    let column = lines[0].split_whitespace().position(|word| word == "InEchos").unwrap();
-    Ok(lines[1].split_whitespace().nth(column).unwrap().parse().unwrap())
-}
-
-fn firewall(node: &Node, field: &str) -> Result<serde_json::Value> {
-    Ok(node.agent.status()?.rest["firewall"][field].clone())
-}
-
-#[test]
-fn what_strangers_and_members_forge_is_dropped_counted_and_named() -> Result {
-    let lab = lab!();
-    let (_etcd, [node, member, third]) = cluster::<3>(&lab, V4)?;
-    let stranger = lab.host("stranger")?;
-    let vtep = node.vtep(Family::V4)?;
-    // A member's honest packet arrives, or the rest says nothing.
-    let before = echoes(&node.host)?;
-    check(member.host.pings(vtep), || "a member cannot ping".to_owned())?;
-    check(echoes(&node.host)? == before + 1, || "the honest ping was not counted".to_owned())?;
-
-    // Who has no lease, with a source inside a member's subnet.
-    forge(&stranger, &node, member.vtep(Family::V4)?)?;
-    let _ = stranger.exec(&format!("ping -c 3 -i 0.2 -W 1 {vtep}"));
-    check(echoes(&node.host)? == before + 1, || "a stranger was let in".to_owned())?;
-    // A member whose source lies outside all leases.
-    member.host.namespace().sh("ip address add 10.99.9.9/32 dev lo")?;
-    let _ = member.host.exec(&format!("ping -c 3 -i 0.2 -W 1 -I 10.99.9.9 {vtep}"));
-    check(echoes(&node.host)? == before + 1, || "a foreign source was let in".to_owned())?;
-    // A member whose source is leased to another.
-    let source = third.vtep(Family::V4)?;
-    member.host.namespace().sh(&format!("ip address add {source}/32 dev lo"))?;
-    let _ = member.host.exec(&format!("ping -c 3 -i 0.2 -W 1 -I {source} {vtep}"));
-    check(echoes(&node.host)? == before + 1, || "another member's source was let in".to_owned())?;
-    check(third.host.pings(vtep), || "whose source that is cannot ping".to_owned())?;
-    eventually(BACK + PROMPT, || {
-        let (strangers, spoofed) = (firewall(&node, "strangers")?, firewall(&node, "spoofed")?);
-        check(strangers == 3 && spoofed == 6, || format!("{strangers} and {spoofed} were counted"))
-    })?;
-    let senders = firewall(&node, "senders")?;
-    check(senders[0] == stranger.v4().to_string(), || format!("named are {senders}"))?;
-    let text = node.agent.ctl(&["status"])?;
-    check(text.contains("dropped 3 packets from hosts without a lease (192.168.64."), || text)
-}
-
-#[test]
-fn strangers_are_let_in_where_peers_are_behind_a_nat() -> Result {
-    let lab = lab!();
-    let etcd = Etcd::start(&lab)?;
-    etcd.put_config(V4)?;
-    let [host, stranger] = lab.hosts::<2>()?;
-    let node = Node::with(host, AgentSpec::new(etcd.agent_flags()).flag("--peers-only=false"))?;
-    let before = echoes(&node.host)?;
-    let peer = wire_tests::PeerLease::numbered(200);
-    etcd.put(&peer.key(), &peer.value())?;
-    settle(&etcd, &[&node], &[Family::V4])?;
-    forge(&stranger, &node, peer.subnet.into())?;
-    let _ = stranger.exec(&format!("ping -c 1 -W 1 {}", node.vtep(Family::V4)?));
-    check(echoes(&node.host)? == before + 1, || "it was dropped".to_owned())
-}
-
-#[test]
-fn containers_send_nothing_encapsulated_to_any_host() -> Result {
-    let lab = lab!();
-    let (_etcd, [one, other]) = seats(&lab, V4, &["--ip-masq"])?;
-    let leaving =
-        lab.count(&format!("ip saddr {} udp sport != 8472 udp dport 8472 @th,64,8 0x78", one.node.host.v4()))?;
-    for target in [one.node.host.v4().to_string(), other.node.host.v4().to_string(), other.address()?.to_string()] {
-        let send =
-            format!("nsenter -t {} -n bash -c 'echo xxxxxxxxxxxx > /dev/udp/{target}/8472'", one.container.pid()?);
-        one.sh(&send)?;
-    }
-    eventually(BACK + PROMPT, || {
-        let counted = firewall(&one.node, "containers")?;
-        check(counted == 2, || format!("{counted} were counted"))
-    })?;
-    let leaving = leaving.packets()?;
-    check(leaving == 0, || format!("{leaving} left the host as if it were its own"))?;
-    // To a container of another host it is a packet as any other.
-    let counted = firewall(&other.node, "containers")?;
-    check(counted == 0, || format!("{counted} were counted at the other host"))
-}
-
 #[test]
 fn a_host_that_was_flannels_keeps_none_of_its_rules() -> Result {
     let lab = lab!();
@@ -274,26 +111,6 @@ fn a_host_that_was_flannels_keeps_none_of_its_rules() -> Result {
     let rules = node.host.namespace().sh("nft list ruleset")?;
     check(!rules.contains("FLANNEL-") && !rules.contains("flannel-ipv4"), || rules.clone())?;
     check(rules.contains("192.0.2.7") && rules.contains("masquerade fully-random"), || rules)
-}
-
-#[test]
-fn another_firewall_that_drops_what_peers_send_is_named() -> Result {
-    let lab = lab!();
-    let (_etcd, [node, member]) = cluster::<2>(&lab, V4)?;
-    let vtep = node.vtep(Family::V4)?;
-    check(member.host.pings(vtep), || "a member cannot ping".to_owned())?;
-    // As ufw does for a port that was not opened.
-    node.host
-        .namespace()
-        .sh("iptables -N ufw-user-input; iptables -A INPUT -i lo -j ACCEPT; iptables -A INPUT -p tcp -j ACCEPT; iptables -A INPUT -p icmp -j ACCEPT
-         iptables -A INPUT -j ufw-user-input; iptables -P INPUT DROP")?;
-    std::thread::sleep(BACK);
-    let _ = member.host.pings(vtep);
-    let reason = crate::cluster::phase(&node.agent, "degraded")?;
-    check(reason.contains("ufw allow 8472/udp"), || reason)?;
-    node.host.namespace().sh("iptables -I ufw-user-input -p udp --dport 8472 -j ACCEPT")?;
-    check(member.host.pings(vtep), || "it is still blocked".to_owned())?;
-    crate::cluster::phase(&node.agent, "ready").map(drop)
 }
 
 /// What Docker 28 puts for each container and each bridge, also where the dockerd here is an older one.

@@ -14,4 +14,6 @@ mod full_range;
 mod membership;
 mod repair;
 mod restart;
+mod seat;
+mod senders;
 mod told;
