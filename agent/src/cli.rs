@@ -198,7 +198,7 @@ pub(crate) enum Command {
     /// Read, check or write the network config in etcd.
     #[command(subcommand)]
     Config(ConfigCommand),
-    /// Put all routes in flannel's own form, in place: for going back to flanneld from a network of more than 512 hosts.
+    /// Put all routes in flannel's own form, in place, and remove our firewall: for going back to flanneld, once this agent is stopped.
     HandBack,
     /// Print or write Docker's options from subnet.env, in every form flannel's mk-docker-opts.sh has.
     DockerOpts(DockerOptsFlags),

@@ -2,7 +2,9 @@
 
 use std::time::Instant;
 
-use wire_tests::{AgentSpec, Etcd, Family, Host, Lab, Result, check, docker_options, eventually, lab, steadily};
+use wire_tests::{
+    AgentSpec, Etcd, Family, Host, Lab, Result, check, docker_options, eventually, lab, run_binary, steadily,
+};
 
 use crate::{
     cluster::{DUAL, Node, PROMPT, START, V4, cluster},
@@ -111,6 +113,20 @@ fn a_host_that_was_flannels_keeps_none_of_its_rules() -> Result {
     let rules = node.host.namespace().sh("nft list ruleset")?;
     check(!rules.contains("FLANNEL-") && !rules.contains("flannel-ipv4"), || rules.clone())?;
     check(rules.contains("192.0.2.7") && rules.contains("masquerade fully-random"), || rules)
+}
+
+#[test]
+fn a_host_that_is_handed_back_to_flannel_keeps_none_of_our_rules() -> Result {
+    let lab = lab!();
+    let (etcd, [mut node, other]) = cluster::<2>(&lab, DUAL)?;
+    node.host.namespace().sh("iptables -A FORWARD -s 192.0.2.7 -j DROP")?;
+    node.agent.terminate()?;
+    let endpoints = format!("--etcd-endpoints={}", etcd.endpoints());
+    let output = run_binary(Some(node.host.namespace()), &["hand-back", &endpoints])?;
+    check(output.status.success(), || format!("{output:?}"))?;
+    let rules = node.host.namespace().sh("nft list ruleset; iptables-save")?;
+    check(!rules.to_lowercase().contains("wire") && rules.contains("192.0.2.7"), || rules)?;
+    check(other.host.pings(node.vtep(Family::V4)?), || "traffic has stopped".to_owned())
 }
 
 /// What Docker 28 puts for each container and each bridge, also where the dockerd here is an older one.
