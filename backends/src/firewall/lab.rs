@@ -7,7 +7,7 @@ use wire_lease::Family;
 
 use super::{
     FirewallDataplane, FirewallMonitor, Masquerade, Senders,
-    tests::{policy, wanted, wanted_around},
+    tests::{policy, wanted, wanted_around, wanted_with},
 };
 use crate::{
     ErrorKind, Failure, NetState, Reconciler, Scope,
@@ -273,5 +273,31 @@ fn without_the_capability_each_part_says_so() {
         drop_privileges();
         let report = reconciler.round(&want(&[2]));
         assert!(!report.converged && !report.failures.is_empty());
+    });
+}
+
+#[test]
+#[ignore = "a measurement"]
+fn measure_rounds_among_many_peers() {
+    in_namespace(|| {
+        for peers in [0, 4_000, 20_000] {
+            let want =
+                |more: u32| NetState { firewall: wanted_with(&policy(false), peers + more), ..NetState::default() };
+            let mut reconciler = reconciler();
+            let mut timed = |what: &str, want: &NetState, doubt: bool| {
+                if doubt {
+                    reconciler.doubt();
+                }
+                let begun = std::time::Instant::now();
+                let report = reconciler.round(want);
+                println!("{peers} peers, {what}: {:?}, {} written", begun.elapsed(), report.written);
+                assert!(report.converged);
+            };
+            timed("all put", &want(0), true);
+            timed("read again", &want(0), true);
+            timed("believed", &want(0), false);
+            timed("one more", &want(1), false);
+            assert!(reconciler.round(&NetState::default()).converged);
+        }
     });
 }

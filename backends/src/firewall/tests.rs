@@ -64,6 +64,20 @@ pub(crate) fn wanted_around(policy: &FirewallPolicy, peers: &[u8], around: &Surr
     policy.desired(&lease(1, dual), &leases(peers, dual), &OverlayDevice::of(&devices(dual)), around)
 }
 
+/// The same among so many peers.
+pub(crate) fn wanted_with(policy: &FirewallPolicy, peers: u32) -> Firewall {
+    let mut table = LeaseTable::default();
+    for number in 0..peers {
+        let mut lease = lease(2, false);
+        let first = std::net::Ipv4Addr::from_bits(0x0b00_0000 + (number << 8));
+        lease.subnet = Subnet::new(DualStack { v4: wire_lease::Prefix::new(first.into(), 24).ok(), v6: None }).unwrap();
+        lease.public.v4 = Some(std::net::Ipv4Addr::from_bits(0xc633_0000 + number).into());
+        let origin = Origin { create_revision: Revision(1), mod_revision: Revision(1), lease: None };
+        table.peers.insert(lease.subnet, std::sync::Arc::new(Entry { lease, origin }));
+    }
+    policy.desired(&lease(1, false), &table, &OverlayDevice::of(&devices(false)), &Surroundings::default())
+}
+
 /// All that is put on a host where nothing is.
 fn scripts(want: &Firewall) -> String {
     let (puts, deletes) = changes(&Firewall::default(), want);

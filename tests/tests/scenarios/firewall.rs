@@ -69,6 +69,26 @@ fn a_restart_that_finds_its_rules_in_place_writes_none() -> Result {
 }
 
 #[test]
+fn while_nobody_changes_a_rule_no_program_is_run() -> Result {
+    let lab = lab!();
+    let etcd = Etcd::start(&lab)?;
+    etcd.put_config(DUAL)?;
+    let [host] = lab.hosts::<1>()?;
+    let trace = host.dir().join("programs");
+    let words = format!("strace -D -f -e trace=execve -o {}", trace.display());
+    let wrapper = words.split(' ').map(str::to_owned).collect();
+    let node = Node::with(host, AgentSpec { wrapper, ..AgentSpec::new(etcd.agent_flags()) })?;
+    let programs = || std::fs::read_to_string(&trace).unwrap().lines().filter(|line| line.contains("execve(")).count();
+    std::thread::sleep(PROMPT * 2);
+    let before = programs();
+    // Two looks at the least.
+    std::thread::sleep(BACK * 2 + PROMPT);
+    check(programs() == before, || format!("{} programs were run", programs() - before))?;
+    node.host.namespace().sh("nft delete table inet wire-agent")?;
+    eventually(BACK, || check(programs() > before, || "nothing was put back".to_owned())).map(drop)
+}
+
+#[test]
 fn masqueraded_by_us_the_outside_sees_the_host_and_the_overlay_the_container() -> Result {
     sees_the_right_source(&lab!(), &["--ip-masq"])
 }
