@@ -34,7 +34,7 @@ pub use dataplane::{
 pub use firewall::{
     ACCEPT_MARK, BaseChain, Call, Chain, ChainChange, ChainName, ChainTable, ChainTableKind, Counted, DockerRules,
     Element, Firewall, FirewallDataplane, FirewallMonitor, FirewallOp, FirewallPolicy, Hook, Masquerade, Others,
-    OverlayDevice, Place, Rule, Senders, Set, SetKind, Surroundings, Table, TableName,
+    OverlayDevice, Place, Rule, Senders, Set, SetChange, SetKind, Surroundings, Table, TableName,
 };
 pub use mtu::{Mtu, Overhead};
 pub use name::{LinkName, LinkNameError};

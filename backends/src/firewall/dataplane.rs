@@ -200,7 +200,7 @@ impl FirewallDataplane {
 
     fn carry_out(&mut self, op: &FirewallOp) -> Attempt {
         let part = match op {
-            FirewallOp::PutTable(_) | FirewallOp::ChangeSet { .. } | FirewallOp::DeleteTable(_) => Part::Nftables,
+            FirewallOp::PutTable(_) | FirewallOp::ChangeSets(_) | FirewallOp::DeleteTable(_) => Part::Nftables,
             FirewallOp::PutChains(table, _) => Part::Iptables(table.family),
             FirewallOp::DeleteChain(name, _) => Part::Iptables(name.table.family),
         };

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    op::{ChainChange, FirewallOp},
+    op::{ChainChange, FirewallOp, SetChange},
     state::{Chain, ChainName, ChainTable, Element, Firewall, Set, Table, TableName},
 };
 
@@ -29,11 +29,11 @@ fn table(have: Option<&Table>, want: &Table) -> Vec<FirewallOp> {
     let minus = |a: &BTreeSet<Element>, b: &BTreeSet<Element>| a.difference(b).copied().collect::<BTreeSet<_>>();
     let change = |(name, wanted): (&String, &Set)| {
         let there = &have.sets.get(name)?.elements;
-        let (add, remove) = (minus(&wanted.elements, there), minus(there, &wanted.elements));
-        let differs = !add.is_empty() || !remove.is_empty();
-        differs.then(|| FirewallOp::ChangeSet { set: name.clone(), add, remove })
+        let change = SetChange { add: minus(&wanted.elements, there), remove: minus(there, &wanted.elements) };
+        (change != SetChange::default()).then(|| (name.clone(), change))
     };
-    want.sets.iter().filter_map(change).collect()
+    let changes: BTreeMap<String, SetChange> = want.sets.iter().filter_map(change).collect();
+    if changes.is_empty() { Vec::new() } else { vec![FirewallOp::ChangeSets(changes)] }
 }
 
 fn chains(have: &Firewall, want: &Firewall) -> Vec<FirewallOp> {

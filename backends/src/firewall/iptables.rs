@@ -59,7 +59,7 @@ pub(crate) fn script(op: &FirewallOp) -> Option<(ChainTable, String)> {
     match op {
         FirewallOp::PutChains(table, changes) => Some((*table, put(*table, changes))),
         FirewallOp::DeleteChain(name, chain) => Some((name.table, delete(name, chain))),
-        FirewallOp::PutTable(_) | FirewallOp::ChangeSet { .. } | FirewallOp::DeleteTable(_) => None,
+        FirewallOp::PutTable(_) | FirewallOp::ChangeSets(_) | FirewallOp::DeleteTable(_) => None,
     }
 }
 

@@ -75,7 +75,7 @@ fn a_set_follows_the_peers_and_the_rules_stay() {
         let rules = run("nft -a list table inet wire-agent | grep comment");
         let report = reconciler.round(&want(&[3, 4]));
         assert!(report.converged);
-        assert_eq!(report.written, 4, "the two sets of each family");
+        assert_eq!(report.written, 1, "all sets in one transaction");
         assert!(!reconciler.dataplane().has_changed());
         assert_eq!(run("nft -a list table inet wire-agent | grep comment"), rules);
         let set = run("nft list set inet wire-agent peers-v4");

@@ -22,7 +22,7 @@ mod state;
 pub use dataplane::{Counted, FirewallDataplane, Others};
 pub(crate) use diff::changes;
 pub use monitor::FirewallMonitor;
-pub use op::{ChainChange, FirewallOp};
+pub use op::{ChainChange, FirewallOp, SetChange};
 pub use policy::{ACCEPT_MARK, DockerRules, FirewallPolicy, Masquerade, OverlayDevice, Senders, Surroundings};
 pub use state::{
     BaseChain, Call, Chain, ChainName, ChainTable, ChainTableKind, Element, Firewall, Hook, Place, Rule, Set, SetKind,

@@ -13,11 +13,13 @@ use super::{
 pub(crate) fn script(op: &FirewallOp) -> Option<String> {
     match op {
         FirewallOp::PutTable(table) => Some(put_table(table)),
-        FirewallOp::ChangeSet { set, add, remove } => {
+        FirewallOp::ChangeSets(changes) => {
             let mut text = String::new();
-            for (verb, elements) in [("add", add), ("delete", remove)] {
-                if !elements.is_empty() {
-                    line(&mut text, format_args!("{verb} element {} {set} {}", TableName::Ours, braces(elements)));
+            for (set, change) in changes {
+                for (verb, elements) in [("delete", &change.remove), ("add", &change.add)] {
+                    if !elements.is_empty() {
+                        line(&mut text, format_args!("{verb} element {} {set} {}", TableName::Ours, braces(elements)));
+                    }
                 }
             }
             Some(text)

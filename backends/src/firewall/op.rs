@@ -12,21 +12,23 @@ use super::state::{Call, Chain, ChainName, ChainTable, Element, Firewall, Table,
 pub enum FirewallOp {
     /// Puts our table of nftables in place of whatever has its name.
     PutTable(Table),
-    /// Changes what is in a set of our table.
-    ChangeSet {
-        /// The set.
-        set: String,
-        /// To be added.
-        add: BTreeSet<Element>,
-        /// To be taken out.
-        remove: BTreeSet<Element>,
-    },
+    /// Changes what is in sets of our table, by name.
+    ChangeSets(BTreeMap<String, SetChange>),
     /// Fills chains of ours, and puts what calls them where it belongs.
     PutChains(ChainTable, Vec<ChainChange>),
     /// Removes a chain and the rules that call it, given as it was read.
     DeleteChain(ChainName, Chain),
     /// Removes a table of nftables.
     DeleteTable(TableName),
+}
+
+/// What is to be changed about a set.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SetChange {
+    /// To be added.
+    pub add: BTreeSet<Element>,
+    /// To be taken out.
+    pub remove: BTreeSet<Element>,
 }
 
 /// What is to be changed about one chain of iptables.
@@ -47,12 +49,13 @@ impl Firewall {
             FirewallOp::PutTable(table) => {
                 self.tables.insert(TableName::Ours, table.clone());
             }
-            FirewallOp::ChangeSet { set, add, remove } => {
-                let Some(set) = self.tables.get_mut(&TableName::Ours).and_then(|table| table.sets.get_mut(set)) else {
-                    return;
-                };
-                set.elements.retain(|element| !remove.contains(element));
-                set.elements.extend(add);
+            FirewallOp::ChangeSets(changes) => {
+                let Some(table) = self.tables.get_mut(&TableName::Ours) else { return };
+                for (name, change) in changes {
+                    let Some(set) = table.sets.get_mut(name) else { continue };
+                    set.elements.retain(|element| !change.remove.contains(element));
+                    set.elements.extend(&change.add);
+                }
             }
             FirewallOp::PutChains(table, changes) => {
                 for change in changes {
@@ -80,7 +83,7 @@ impl FirewallOp {
     pub const fn name(&self) -> &'static str {
         match self {
             Self::PutTable(_) => "put table",
-            Self::ChangeSet { .. } => "change set",
+            Self::ChangeSets(_) => "change sets",
             Self::PutChains(..) => "put chains",
             Self::DeleteChain(..) => "delete chain",
             Self::DeleteTable(_) => "delete table",
@@ -92,10 +95,13 @@ impl FirewallOp {
     pub const fn is_delete(&self) -> bool {
         match self {
             Self::DeleteChain(..) | Self::DeleteTable(_) => true,
-            Self::PutTable(_) | Self::ChangeSet { .. } | Self::PutChains(..) => false,
+            Self::PutTable(_) | Self::ChangeSets(_) | Self::PutChains(..) => false,
         }
     }
 }
+
+/// How many elements of a set are named.
+const SHOWN: usize = 4;
 
 /// What follows the operation's name.
 impl fmt::Display for FirewallOp {
@@ -105,10 +111,19 @@ impl fmt::Display for FirewallOp {
                 let rules: usize = table.chains.values().map(|chain| chain.rules.len()).sum();
                 write!(f, "{}: {} chains, {rules} rules", TableName::Ours, table.chains.len())
             }
-            Self::ChangeSet { set, add, remove } => {
-                write!(f, "{set} of {}:", TableName::Ours)?;
-                add.iter().try_for_each(|element| write!(f, " +{element}"))?;
-                remove.iter().try_for_each(|element| write!(f, " -{element}"))
+            Self::ChangeSets(changes) => {
+                write!(f, "{}:", TableName::Ours)?;
+                for (set, change) in changes {
+                    write!(f, " {set}")?;
+                    for (sign, elements) in [('+', &change.add), ('-', &change.remove)] {
+                        // A line for people: of thousands, how many.
+                        elements.iter().take(SHOWN).try_for_each(|element| write!(f, " {sign}{element}"))?;
+                        if let Some(more) = elements.len().checked_sub(SHOWN).filter(|more| *more > 0) {
+                            write!(f, " {sign}{more} more")?;
+                        }
+                    }
+                }
+                Ok(())
             }
             Self::PutChains(table, changes) => {
                 write!(f, "{table}:")?;

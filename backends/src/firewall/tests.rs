@@ -198,10 +198,7 @@ fn what_others_put_in_front_of_ours_is_passed_and_what_flanneld_left_goes_last()
 #[test]
 fn peers_that_come_and_go_change_a_set_and_nothing_else() {
     let state = |peers: &[u8]| NetState { firewall: wanted(&policy(false), peers, &[]), ..NetState::default() };
-    insta::assert_snapshot!(plan(&state(&[2, 3]), &state(&[3, 4])), @"
-    change set leases-v4 of inet wire-agent: +10.5.4.0/24 of 192.0.2.4 -10.5.2.0/24 of 192.0.2.2
-    change set peers-v4 of inet wire-agent: +192.0.2.4 -192.0.2.2
-    ");
+    insta::assert_snapshot!(plan(&state(&[2, 3]), &state(&[3, 4])), @"change sets inet wire-agent: leases-v4 +10.5.4.0/24 of 192.0.2.4 -10.5.2.0/24 of 192.0.2.2 peers-v4 +192.0.2.4 -192.0.2.2");
 }
 
 /// What may be wanted, and what may be found.

@@ -132,7 +132,7 @@ proptest! {
         const NAMES: [&str; 17] = [
             "create link", "change link", "delete link", "add address", "delete address", "set FDB entry",
             "delete FDB entry", "set neighbour", "delete neighbour", "add route", "replace route", "delete route",
-            "put table", "change set", "put chains", "delete chain", "delete table",
+            "put table", "change sets", "put chains", "delete chain", "delete table",
         ];
         let (sim, mut reconciler) = reconciler(&have);
         for want in &wants {
