@@ -42,17 +42,25 @@ lab: deps ## the demo, left standing to play with
 lab-down: ## remove what `make lab` left standing
 	@$(CARGO) $(AS_ROOT) run -q -p wire-tests --bin demo -- --down
 
+.PHONY: roots
+roots: deps ## a root with other firewalls for the lab's tests (280 MB, once)
+	@$(SUDO) tests/firewalls-rootfs || echo "roots: not made; the tests that need one say that they are skipped" >&2
+
 .PHONY: test
-test: deps ## all tests; those on the lab need root
+test: deps roots ## all tests; those on the lab need root
 	$(CARGO) build -p wire-agent -p wire-tests --bins
 	@mkdir -p $(dir $(COUNT_FILE)) && rm -f $(COUNT_FILE)
 	WIRE_TESTS_COUNT_FILE=$(COUNT_FILE) $(CARGO) $(AS_ROOT) test --workspace
 	@dist/count-lab-tests $(COUNT_FILE)
 
 .PHONY: test-system
-test-system: dist ## whole machines with systemd, cloud-init, the .deb and Docker; minutes, 2 GB of disk
+test-system: dist roots-of-machines ## whole machines with systemd, cloud-init, the .deb and Docker; minutes, 2 GB of disk
+	WIRE_TESTS_REQUIRE_LAB=1 $(CARGO) $(AS_ROOT) test -p wire-tests --test system -- --ignored
+
+.PHONY: roots-of-machines
+roots-of-machines: deps ## make what whole machines are made of, two Debians
 	@$(SUDO) tests/system/rootfs bookworm
-	WIRE_TESTS_SYSTEM=1 WIRE_TESTS_REQUIRE_LAB=1 $(CARGO) $(AS_ROOT) test -p wire-tests --test system
+	@$(SUDO) tests/system/rootfs forky
 
 .PHONY: bench
 bench: deps ## measure the marks, on a release build

@@ -7,7 +7,7 @@ use std::{ffi::OsString, net::IpAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
-use crate::{exit::STATUSES, go_syntax};
+use crate::{exit::STATUSES, go_syntax, pulse::Part};
 
 /// Gives this host its part of a container network that is described in etcd.
 ///
@@ -102,16 +102,19 @@ pub(crate) struct RunFlags {
     #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=1439), value_name = "MINUTES", help_heading = "Lease")]
     pub(crate) subnet_lease_renew_margin: u32,
 
-    /// Masquerade what leaves the overlay. Not in this version: only FLANNEL_IPMASQ is written.
+    /// Masquerade what leaves the overlay.
     #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", value_parser = GO_BOOL, value_name = "BOOL", help_heading = "Firewall")]
     pub(crate) ip_masq: bool,
-    /// Masquerade without --random-fully. Not in this version.
+    /// Masquerade with the port a packet has, where that is free, instead of any.
     #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", value_parser = GO_BOOL, value_name = "BOOL", help_heading = "Firewall")]
     pub(crate) ip_masq_fully_random_disable: bool,
-    /// Accept forwarding to and from the overlay in the FORWARD chain.
+    /// Accept forwarding to and from the overlay, also where Docker would drop it.
     #[arg(long, num_args = 0..=1, require_equals = true, default_value = "true", default_missing_value = "true", value_parser = GO_BOOL, value_name = "BOOL", help_heading = "Firewall")]
     pub(crate) iptables_forward_rules: bool,
-    /// Seconds between two checks of the firewall rules.
+    /// Take encapsulated packets from the public addresses of leases alone. Off where peers are behind a NAT that hides them.
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value = "true", default_missing_value = "true", value_parser = GO_BOOL, value_name = "BOOL", help_heading = "Firewall")]
+    pub(crate) peers_only: bool,
+    /// Seconds between two checks of the firewall, which is also checked when the kernel says that it has changed.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..), value_name = "SECONDS", help_heading = "Firewall")]
     pub(crate) iptables_resync: u32,
     /// Drop traffic to addresses of our own subnet that no container has, instead of sending it out again.
@@ -208,11 +211,15 @@ pub(crate) enum Command {
     /// Read, check or write the network config in etcd.
     #[command(subcommand)]
     Config(ConfigCommand),
-    /// Leave the network: give the lease back, and remove devices, routes, rules and files of ours. Stop the agent first. Flags that the agent
-    /// was given, like --state-dir, come before the word drain.
+    /// Leave the network: give the lease back, and remove devices, routes, rules, files and Docker settings of ours. Stop the agent first. Flags
+    /// that the agent was given, like --state-dir, come before the word drain.
     Drain,
-    /// Put all routes in flannel's own form, in place: for going back to flanneld from a network of more than 512 hosts.
-    HandBack,
+    /// Put all routes in flannel's own form, in place, and remove our firewall: for going back to flanneld, once this agent is stopped.
+    HandBack {
+        /// Only remove our firewall, where flanneld runs already. Needs no etcd.
+        #[arg(long)]
+        firewall_only: bool,
+    },
     /// Print or write Docker's options from subnet.env, in every form flannel's mk-docker-opts.sh has.
     DockerOpts(DockerOptsFlags),
     /// Write man pages and shell completions, for packages.
@@ -220,6 +227,24 @@ pub(crate) enum Command {
     Generate {
         /// The folder to write them into.
         folder: PathBuf,
+    },
+    /// What tests of the agent need of a running one.
+    #[command(hide = true, subcommand)]
+    Debug(DebugCommand),
+}
+
+/// What tests need.
+#[derive(Debug, Subcommand)]
+pub(crate) enum DebugCommand {
+    /// Let a part of the running agent hang until the agent is started again: systemd's watchdog does so.
+    Hang {
+        /// Which part.
+        part: Part,
+    },
+    /// Let a part of the running agent die.
+    Panic {
+        /// Which part.
+        part: Part,
     },
 }
 

@@ -64,6 +64,7 @@ fn status_text(status: &proto::StatusReply) -> String {
         plane.removed,
         plane.rounds
     );
+    let firewall = status.firewall.clone().unwrap_or_default();
     let refused: Vec<String> = status.refused.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
     let lines = [
         ("phase", phase),
@@ -80,6 +81,7 @@ fn status_text(status: &proto::StatusReply) -> String {
         ("etcd", etcd),
         ("lease", lease),
         ("kernel", kernel),
+        ("firewall", firewall_text(&firewall)),
         ("identity", status.identity.clone()),
         ("version", status.version.clone()),
     ];
@@ -128,6 +130,19 @@ fn tunnel_text(tunnel: &proto::TunnelStatus) -> String {
         counter("from_peers_packets"),
         if dropped.is_empty() { "none".to_owned() } else { dropped.join(", ") }
     )
+}
+
+fn firewall_text(firewall: &proto::FirewallStatus) -> String {
+    let state = if firewall.converged { "as it should be" } else { "not yet as it should be" };
+    let from = if firewall.senders.is_empty() { String::new() } else { format!(" ({})", firewall.senders.join(", ")) };
+    let dropped = [
+        (firewall.strangers, format!("from hosts without a lease{from}")),
+        (firewall.containers, "from containers to the encapsulation port".to_owned()),
+        (firewall.spoofed, "from peers with a source that is not theirs".to_owned()),
+    ];
+    let dropped = dropped.into_iter().filter(|(count, _)| *count > 0);
+    let parts: Vec<String> = dropped.map(|(count, whose)| format!(", dropped {count} packets {whose}")).collect();
+    format!("{state}{}", parts.concat())
 }
 
 fn peers_text(peers: &proto::PeersReply) -> String {

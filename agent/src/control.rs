@@ -12,9 +12,14 @@ use tonic::{
     Request, Response, Status,
     transport::{Channel, Endpoint, Server, Uri},
 };
+use wire_backends::Fault;
 use wire_lease::chain;
 
-use crate::{exit::Exit, observed::Board};
+use crate::{
+    exit::Exit,
+    observed::Board,
+    pulse::{Part, Pulse},
+};
 
 /// The messages, made from `proto/control.proto`.
 pub(crate) mod proto {
@@ -55,24 +60,40 @@ pub(crate) fn listen(run_dir: &Path) -> io::Result<UnixListener> {
 ///
 /// # Errors
 /// When the socket breaks.
-pub(crate) async fn serve(listener: UnixListener, board: Board) -> Result<(), tonic::transport::Error> {
+pub(crate) async fn serve(listener: UnixListener, board: Board, pulse: Pulse) -> Result<(), tonic::transport::Error> {
     let incoming = tokio_stream::wrappers::UnixListenerStream::new(listener);
     Server::builder()
-        .add_service(proto::control_server::ControlServer::new(Answers(board)))
+        .add_service(proto::control_server::ControlServer::new(Answers { board, pulse }))
         .serve_with_incoming(incoming)
         .await
 }
 
-struct Answers(Board);
+struct Answers {
+    board: Board,
+    pulse: Pulse,
+}
 
 #[tonic::async_trait]
 impl proto::control_server::Control for Answers {
     async fn status(&self, _: Request<proto::StatusRequest>) -> Result<Response<proto::StatusReply>, Status> {
-        Ok(Response::new(self.0.now().to_status()))
+        Ok(Response::new(self.board.now().to_status()))
     }
 
     async fn peers(&self, _: Request<proto::PeersRequest>) -> Result<Response<proto::PeersReply>, Status> {
-        Ok(Response::new(self.0.now().to_peers()))
+        Ok(Response::new(self.board.now().to_peers()))
+    }
+
+    async fn fail(&self, request: Request<proto::FailRequest>) -> Result<Response<proto::FailReply>, Status> {
+        let proto::FailRequest { part: name, panic } = request.into_inner();
+        let fault = if panic { Fault::Panic } else { Fault::Hang };
+        match Part::named(&name) {
+            Some(Part::Worker) if self.board.look(|seen| seen.tunnels.clone()).fail(fault) => {}
+            Some(part @ (Part::Dataplane | Part::Firewall | Part::Follower | Part::Holder | Part::Session)) => {
+                self.pulse.fail(part, fault);
+            }
+            Some(Part::Worker) | None => return Err(Status::invalid_argument(format!("there is no {name}"))),
+        }
+        Ok(Response::new(proto::FailReply {}))
     }
 }
 
@@ -92,6 +113,16 @@ pub(crate) async fn status(run_dir: &Path) -> Result<proto::StatusReply, Exit> {
 pub(crate) async fn peers(run_dir: &Path) -> Result<proto::PeersReply, Exit> {
     let mut client = connect(run_dir).await?;
     client.peers(proto::PeersRequest {}).await.map(Response::into_inner).map_err(|status| refused(&status))
+}
+
+/// Lets a part of the agent that runs with this folder fail.
+///
+/// # Errors
+/// [`Exit::Unavailable`] when no agent answers, or it has no such part.
+pub(crate) async fn fail(run_dir: &Path, part: Part, fault: Fault) -> Result<(), Exit> {
+    let mut client = connect(run_dir).await?;
+    let request = proto::FailRequest { part: part.name().to_owned(), panic: fault == Fault::Panic };
+    client.fail(request).await.map(drop).map_err(|status| refused(&status))
 }
 
 /// 65 000 peers of under 250 bytes each.

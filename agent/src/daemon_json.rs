@@ -1,9 +1,12 @@
-//! dockerd's own settings file: our options merged into it, and the keys in it that bar the same options as flags.
+//! dockerd's own settings file: our options merged into it and taken out again, and what in it bars them.
 //!
-//! Every other key stays where it is, byte for byte: only the top level is taken apart.
+//! All else in it stays, byte for byte: a value that is ours is exchanged where it stands, a new one added behind the last.
+
+mod clash;
 
 use std::{
     fmt, fs, io,
+    ops::Range,
     path::{Path, PathBuf},
 };
 
@@ -12,6 +15,8 @@ use serde::{
     de::{MapAccess, Visitor},
 };
 use serde_json::{Value, value::RawValue};
+
+pub(crate) use clash::{Clash, clash};
 
 use crate::files::{self, WriteError};
 
@@ -32,114 +37,183 @@ pub(crate) enum DaemonJsonError {
         source: io::Error,
     },
     /// It holds something else.
-    #[error("{} is not a JSON object and stays as it is: correct it by hand (dockerd does not start with it either)", path.display())]
+    #[error("{} is not a JSON object and stays as it is: correct it by hand", path.display())]
     NotAnObject {
         path: PathBuf,
         #[source]
         source: serde_json::Error,
     },
+    /// dockerd would not start with our options in it.
+    #[error("{0}")]
+    Clash(Clash),
     /// It cannot be written. It is as it was.
     #[error(transparent)]
     Write(WriteError),
 }
 
-/// Makes the file hold these options, keeping all others, their order and the file's mode and owner. A file that is not
+/// Makes the file hold these options, keeping all else in it, and its mode and owner. A file that is not
 /// there is made. True where it had to be written.
 ///
 /// # Errors
-/// When it is not a JSON object, or cannot be read or written. It is then as it was.
+/// When it is not a JSON object, gives Docker another bridge, or cannot be read or written. It is then as it was.
 pub(crate) fn merge(path: &Path, options: &DaemonOptions) -> Result<bool, DaemonJsonError> {
     let text = match fs::read_to_string(path) {
+        // As dockerd takes it.
+        Ok(text) if text.trim().is_empty() => EMPTY.to_owned(),
         Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => "{}".to_owned(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => EMPTY.to_owned(),
         Err(source) => return Err(DaemonJsonError::Read { path: path.to_owned(), source }),
     };
-    let mut object: Object =
-        serde_json::from_str(&text).map_err(|source| DaemonJsonError::NotAnObject { path: path.to_owned(), source })?;
-    let mut changed = false;
+    let not_an_object = |source| DaemonJsonError::NotAnObject { path: path.to_owned(), source };
+    let object: Object<'_> = serde_json::from_str(&text).map_err(not_an_object)?;
+    if let Some(bridge) = object.other_bridge(options) {
+        return Err(DaemonJsonError::Clash(Clash::of_bridge(path, bridge)));
+    }
+    let merged = merged(&text, &object, options);
+    if merged != text {
+        files::replace(path, &merged).map_err(DaemonJsonError::Write)?;
+    }
+    Ok(merged != text)
+}
+
+/// A file without a setting.
+const EMPTY: &str = "{}\n";
+
+/// The text with these options in it.
+fn merged(text: &str, object: &Object<'_>, options: &DaemonOptions) -> String {
+    let mut edits: Vec<(Range<usize>, String)> = Vec::new();
+    let mut added = Vec::new();
     for (key, value) in options {
-        changed |= object.set(key, value);
+        match object.raw(key) {
+            Some(_) if object.value(key).as_ref() == Some(value) => {}
+            Some(raw) => edits.push((span(text, raw), value.to_string())),
+            None => added.push(format!("\"{key}\": {value}")),
+        }
     }
-    if changed {
-        files::replace(path, &object.to_text(&indent(&text))).map_err(DaemonJsonError::Write)?;
+    if !added.is_empty() {
+        let between = between(text);
+        let (at, new) = match object.0.last() {
+            Some((_, last)) => (span(text, last).end, format!(",{between}{}", added.join(&format!(",{between}")))),
+            None => (text.find('{').map_or(0, |brace| brace + 1), format!("\n  {}\n", added.join(",\n  "))),
+        };
+        edits.push((at..at, new));
     }
-    Ok(changed)
+    edits.sort_by_key(|(place, _)| place.start);
+    let mut merged = text.to_owned();
+    for (place, new) in edits.into_iter().rev() {
+        merged.replace_range(place, &new);
+    }
+    merged
 }
 
-/// What the file already says about options that dockerd is to get as flags.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Clash {
-    path: PathBuf,
-    keys: Vec<String>,
-    /// Whether a value is another than the flag's.
-    pub(crate) differs: bool,
-}
-
-impl fmt::Display for Clash {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (path, keys) = (self.path.display(), self.keys.join(", "));
-        let values = if self.differs { "to other values than this host's subnet needs" } else { "already" };
-        write!(
-            f,
-            "{path} sets {keys} {values}, and dockerd refuses to start where a key is given there and as a flag too: remove \
-             {keys} from it, or keep them there with `wire-agent docker-opts --daemon-json` and take the flags out of docker's unit"
-        )
+/// Takes out of the file what [`merge`] has put there for this subnet, keeping all else in it, and says which keys those were.
+/// A file that makes no sense stays: we have put nothing there.
+///
+/// # Errors
+/// When it cannot be read or written. It is then as it was.
+pub(crate) fn take_out(path: &Path, options: &DaemonOptions) -> Result<Vec<&'static str>, DaemonJsonError> {
+    let text = match fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(source) => return Err(DaemonJsonError::Read { path: path.to_owned(), source }),
+    };
+    let Ok(object) = serde_json::from_str::<Object<'_>>(&text) else { return Ok(Vec::new()) };
+    let ours = object.ours(options);
+    if !ours.is_empty() {
+        files::replace(path, &without(&text, &object, &ours)).map_err(DaemonJsonError::Write)?;
     }
+    Ok(ours.into_iter().map(|(key, _)| key).collect())
 }
 
-/// The options that the file sets too. Nothing where it is not there or makes no sense: dockerd has its own word for that.
-pub(crate) fn clash(path: &Path, options: &DaemonOptions) -> Option<Clash> {
-    let object: Object = serde_json::from_str(&fs::read_to_string(path).ok()?).ok()?;
-    let both: Vec<_> = options.iter().filter_map(|(key, value)| Some((*key, value, object.value(key)?))).collect();
-    (!both.is_empty()).then(|| Clash {
-        path: path.to_owned(),
-        keys: both.iter().map(|(key, ..)| (*key).to_owned()).collect(),
-        differs: both.iter().any(|(_, wanted, held)| **wanted != *held),
-    })
+/// The text without these options.
+fn without(text: &str, object: &Object<'_>, options: &DaemonOptions) -> String {
+    let start = text.find('{').map_or(0, |brace| brace + 1);
+    let (mut kept, mut end) = (String::new(), start);
+    for (key, raw) in &object.0 {
+        // With the comma before it.
+        let member = &text[end..span(text, raw).end];
+        end = span(text, raw).end;
+        if options.iter().any(|(gone, value)| gone == key && parse(raw).as_ref() == Some(value)) {
+            continue;
+        }
+        kept += match member.trim_start().strip_prefix(',') {
+            Some(first) if kept.is_empty() => first,
+            Some(_) | None => member,
+        };
+    }
+    let rest = if kept.is_empty() { text[end..].trim_start() } else { &text[end..] };
+    format!("{}{kept}{rest}", &text[..start])
+}
+
+/// Where in the text a value stands that was read from it.
+fn span(text: &str, raw: &RawValue) -> Range<usize> {
+    let start = raw.get().as_ptr().addr() - text.as_ptr().addr();
+    start..start + raw.get().len()
+}
+
+/// What stands between a comma and the next member: as before the first one, a blank where all is on one line.
+fn between(text: &str) -> &str {
+    let behind = text.trim_start().strip_prefix('{').unwrap_or_default();
+    let blank = &behind[..behind.len() - behind.trim_start().len()];
+    blank.rfind('\n').map_or(" ", |line| &blank[line..])
+}
+
+/// The bridge that the file gives to Docker's default network; `none` where there is to be no such network.
+pub(crate) fn bridge(path: &Path) -> Option<String> {
+    let text = fs::read_to_string(path).ok()?;
+    let object: Object<'_> = serde_json::from_str(&text).ok()?;
+    object.bridge()
 }
 
 /// A JSON object with its members in order and their values as they were written.
-struct Object(Vec<(String, Box<RawValue>)>);
+struct Object<'a>(Vec<(String, &'a RawValue)>);
 
-impl Object {
-    fn value(&self, key: &str) -> Option<Value> {
+impl<'a> Object<'a> {
+    fn raw(&self, key: &str) -> Option<&'a RawValue> {
         // Where a key comes twice, dockerd takes the last.
-        let (_, raw) = self.0.iter().rev().find(|(held, _)| held == key)?;
-        serde_json::from_str(raw.get()).ok()
+        self.0.iter().rev().find(|(held, _)| held == key).map(|(_, raw)| *raw)
     }
 
-    /// True where it held another value, or none.
-    fn set(&mut self, key: &str, value: &Value) -> bool {
-        if self.value(key).as_ref() == Some(value) {
-            return false;
-        }
-        let raw = RawValue::from_string(value.to_string()).expect("a value is printed as JSON");
-        match self.0.iter_mut().rev().find(|(held, _)| held == key) {
-            Some((_, held)) => *held = raw,
-            None => self.0.push((key.to_owned(), raw)),
-        }
-        true
+    fn value(&self, key: &str) -> Option<Value> {
+        parse(self.raw(key)?)
     }
 
-    fn to_text(&self, indent: &str) -> String {
-        let members: Vec<String> =
-            self.0.iter().map(|(key, raw)| format!("{indent}{}: {}", Value::from(key.as_str()), raw.get())).collect();
-        if members.is_empty() { "{}\n".to_owned() } else { format!("{{\n{}\n}}\n", members.join(",\n")) }
+    /// The options that it holds just so, and that are for our subnet: `mtu` or `ipv6` alone may be anybody's.
+    fn ours(&self, options: &DaemonOptions) -> DaemonOptions {
+        let holds = |(key, value): &&(&'static str, Value)| self.value(key).as_ref() == Some(value);
+        let held: DaemonOptions = options.iter().filter(holds).cloned().collect();
+        let has = |key| held.iter().any(|(held, _)| *held == key);
+        let (v4, v6) = (has("bip"), has("fixed-cidr-v6"));
+        held.into_iter().filter(|(key, _)| v6 || (v4 && *key != "ipv6")).collect()
+    }
+
+    /// To dockerd an empty text is as good as none.
+    fn bridge(&self) -> Option<String> {
+        Some(self.value("bridge")?.as_str()?.to_owned()).filter(|bridge| !bridge.is_empty())
+    }
+
+    /// The bridge, where one with an address of ours is to be made.
+    fn other_bridge(&self, options: &DaemonOptions) -> Option<String> {
+        options.iter().any(|(key, _)| *key == "bip").then(|| self.bridge()).flatten()
     }
 }
 
-impl<'de> Deserialize<'de> for Object {
+fn parse(raw: &RawValue) -> Option<Value> {
+    serde_json::from_str(raw.get()).ok()
+}
+
+impl<'de> Deserialize<'de> for Object<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Members;
 
         impl<'de> Visitor<'de> for Members {
-            type Value = Object;
+            type Value = Object<'de>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a JSON object")
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Object, A::Error> {
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Object<'de>, A::Error> {
                 let mut members = Vec::new();
                 while let Some(member) = map.next_entry()? {
                     members.push(member);
@@ -151,14 +225,6 @@ impl<'de> Deserialize<'de> for Object {
     }
 }
 
-/// What the file's first member is indented with; two blanks where it stands on the brace's line.
-fn indent(text: &str) -> String {
-    let behind = text.trim_start().strip_prefix('{').unwrap_or_default();
-    let blank = &behind[..behind.len() - behind.trim_start().len()];
-    let first = blank.rsplit_once('\n').map_or("", |(_, indent)| indent);
-    if first.is_empty() { "  ".to_owned() } else { first.to_owned() }
-}
-
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::{PermissionsExt, symlink};
@@ -167,11 +233,11 @@ mod tests {
 
     use super::*;
 
-    fn options() -> DaemonOptions {
+    pub(super) fn options() -> DaemonOptions {
         vec![("bip", json!("10.5.52.1/24")), ("mtu", json!(1450)), ("ip-masq", json!(false))]
     }
 
-    fn file(content: &str) -> (tempfile::TempDir, PathBuf) {
+    pub(super) fn file(content: &str) -> (tempfile::TempDir, PathBuf) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("daemon.json");
         fs::write(&path, content).unwrap();
@@ -179,24 +245,79 @@ mod tests {
     }
 
     #[test]
-    fn every_other_key_its_order_and_its_form_stay() {
-        let before = "{\n\t\"log-opts\": {\"max-size\":  \"10m\", \"b\": 1.0e2},\n\t\"mtu\": 1500,\n\t\"zulu\": [1,\n\t\t2],\n\t\"alpha\": \"ä\\u00e4\"\n}";
+    fn all_else_stays_as_it_was_written() {
+        let before = "{\n\t\"log-opts\" : {\"max-size\":  \"10m\", \"b\": 1.0e2},\n\n\t\"mtu\":1500, \"zulu\": [1,\n\t\t2],\n\t\"alpha\": \"ä\\u00e4\" }";
         let (_folder, path) = file(before);
         assert!(merge(&path, &options()).unwrap());
-        let after = "{\n\t\"log-opts\": {\"max-size\":  \"10m\", \"b\": 1.0e2},\n\t\"mtu\": 1450,\n\t\"zulu\": [1,\n\t\t2],\n\t\"alpha\": \"ä\\u00e4\",\n\t\"bip\": \"10.5.52.1/24\",\n\t\"ip-masq\": false\n}\n";
+        let after = "{\n\t\"log-opts\" : {\"max-size\":  \"10m\", \"b\": 1.0e2},\n\n\t\"mtu\":1450, \"zulu\": [1,\n\t\t2],\n\t\"alpha\": \"ä\\u00e4\",\n\t\"bip\": \"10.5.52.1/24\",\n\t\"ip-masq\": false }";
         assert_eq!(fs::read_to_string(&path).unwrap(), after);
         assert!(!merge(&path, &options()).unwrap(), "the second time nothing is written");
+        let on_one_line = [
+            (r#"{"a":1}"#, r#"{"a":1, "bip": "10.5.52.1/24", "mtu": 1450, "ip-masq": false}"#),
+            (r#"{"bip":"x","mtu":1,"bip":"y"}"#, r#"{"bip":"x","mtu":1450,"bip":"10.5.52.1/24", "ip-masq": false}"#),
+        ];
+        for (before, after) in on_one_line {
+            assert_eq!(merged(before, &serde_json::from_str(before).unwrap(), &options()), after);
+        }
     }
 
     #[test]
-    fn a_missing_file_is_made_and_an_empty_object_filled() {
+    fn a_missing_or_blank_file_is_made_and_an_empty_object_filled() {
         let (folder, path) = file("{}");
         let new = folder.path().join("docker/daemon.json");
-        for path in [&path, &new] {
+        let ((_empty, empty), (_blank, blank)) = (file(""), file(" \n\t\n"));
+        for (path, end) in [(&path, ""), (&new, "\n"), (&empty, "\n"), (&blank, "\n")] {
             assert!(merge(path, &options()).unwrap());
-            let text = "{\n  \"bip\": \"10.5.52.1/24\",\n  \"mtu\": 1450,\n  \"ip-masq\": false\n}\n";
-            assert_eq!(fs::read_to_string(path).unwrap(), text);
+            let text = "{\n  \"bip\": \"10.5.52.1/24\",\n  \"mtu\": 1450,\n  \"ip-masq\": false\n}";
+            assert_eq!(fs::read_to_string(path).unwrap(), format!("{text}{end}"));
         }
+    }
+
+    #[test]
+    fn what_was_merged_is_taken_out_and_all_else_stays() {
+        let mut dual = options();
+        dual.extend([("ipv6", json!(true)), ("fixed-cidr-v6", json!("fd00:5:0:7::/64"))]);
+        let before = [
+            "{}\n",
+            r#"{"a":1}"#,
+            "{\n\t\"log-opts\" : {\"max-size\":  \"10m\", \"b\": 1.0e2},\n\n\t\"a,b\":\"\\u00e4\" ,\"c\": [1,\n\t\t2]\n\t}",
+        ];
+        for before in before {
+            let (_folder, path) = file(before);
+            merge(&path, &dual).unwrap();
+            assert_eq!(take_out(&path, &dual).unwrap(), ["bip", "mtu", "ip-masq", "ipv6", "fixed-cidr-v6"]);
+            assert_eq!(fs::read_to_string(&path).unwrap(), before);
+            assert!(take_out(&path, &dual).unwrap().is_empty());
+        }
+        for (before, after) in [
+            (r#"{"bip":"10.5.52.1/24" , "a,b":1, "mtu":1450,"c":2}"#, r#"{ "a,b":1,"c":2}"#),
+            (r#"{"mtu":1500,"bip":"10.5.52.1/24","ip-masq":true}"#, r#"{"mtu":1500,"ip-masq":true}"#),
+            (r#"{"bip":"x","bip":"10.5.52.1/24"}"#, r#"{"bip":"x"}"#),
+        ] {
+            let (_folder, path) = file(before);
+            take_out(&path, &dual).unwrap();
+            assert_eq!(fs::read_to_string(&path).unwrap(), after);
+        }
+    }
+
+    #[test]
+    fn what_is_not_for_our_subnet_is_not_taken_out() {
+        let mut dual = options();
+        dual.extend([("ipv6", json!(true)), ("fixed-cidr-v6", json!("fd00:5:0:7::/64"))]);
+        for others in [
+            r#"{"mtu": 1450, "ip-masq": false}"#,
+            r#"{"bip": "10.5.9.1/24", "mtu": 1450, "ipv6": true, "fixed-cidr-v6": "fd00:9::/64"}"#,
+            "no JSON",
+            "",
+        ] {
+            let (_folder, path) = file(others);
+            assert!(take_out(&path, &dual).unwrap().is_empty(), "{others}");
+            assert_eq!(fs::read_to_string(&path).unwrap(), others);
+        }
+        assert!(take_out(Path::new("/nowhere/daemon.json"), &dual).unwrap().is_empty());
+        let (_folder, path) = file(r#"{"bip": "10.5.52.1/24", "ipv6": true, "fixed-cidr-v6": "fd00:9::/64"}"#);
+        assert_eq!(take_out(&path, &dual).unwrap(), ["bip"]);
+        assert_eq!(fs::read_to_string(&path).unwrap(), r#"{ "ipv6": true, "fixed-cidr-v6": "fd00:9::/64"}"#);
     }
 
     #[test]
@@ -214,28 +335,12 @@ mod tests {
 
     #[test]
     fn what_is_no_json_object_is_refused_and_stays() {
-        for bad in ["", "null", "[]", "\"x\"", "{\"bip\": }", "{} {}", "bip: 10.5.52.1/24\n", "{\"a\": 1,}"] {
+        for bad in ["null", "[]", "\"x\"", "{\"bip\": }", "{} {}", "bip: 10.5.52.1/24\n", "{\"a\": 1,}"] {
             let (_folder, path) = file(bad);
             let error = merge(&path, &options()).unwrap_err();
             assert!(matches!(error, DaemonJsonError::NotAnObject { .. }), "{bad}: {error}");
             assert!(error.to_string().contains("daemon.json is not a JSON object"), "{error}");
             assert_eq!(fs::read_to_string(&path).unwrap(), bad);
         }
-    }
-
-    #[test]
-    fn keys_that_are_flags_too_are_named_with_the_remedy() {
-        let (_folder, path) = file(r#"{"debug": true, "mtu": 1450, "bip": "172.17.0.1/16"}"#);
-        let found = clash(&path, &options()).unwrap();
-        assert!(found.differs);
-        let said = found.to_string();
-        assert!(said.contains("sets bip, mtu to other values") && said.contains("--daemon-json"), "{said}");
-        fs::write(&path, r#"{"mtu": 1450}"#).unwrap();
-        assert!(!clash(&path, &options()).unwrap().differs);
-        for none in ["{}", r#"{"debug": true}"#, "no JSON", "[]"] {
-            fs::write(&path, none).unwrap();
-            assert_eq!(clash(&path, &options()), None, "{none}");
-        }
-        assert_eq!(clash(Path::new("/nowhere/daemon.json"), &options()), None);
     }
 }

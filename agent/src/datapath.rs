@@ -19,7 +19,12 @@ use wire_backends::{
 };
 use wire_lease::{Revision, chain};
 
-use crate::{exit::Exit, notify, observed::Board};
+use crate::{
+    exit::Exit,
+    notify,
+    observed::Board,
+    pulse::{Part, Pulse},
+};
 
 /// Compare everything that often, though nobody said that anything has changed.
 const PERIOD: Duration = Duration::from_secs(60);
@@ -52,7 +57,7 @@ impl Datapath {
     /// When the kernel gives no monitor or no thread.
     pub(crate) fn start(
         reconciler: Reconciler<HostDataplane>,
-        board: Board,
+        (board, pulse): (Board, Pulse),
         stored: notify::Stored,
     ) -> Result<Self, Exit> {
         let (want, wishes) = watch::channel(None);
@@ -63,7 +68,9 @@ impl Datapath {
             .enable_all()
             .build()
             .map_err(|error| Exit::Software(format!("cannot start the dataplane's runtime: {error}")))?;
-        let run = move || runtime.block_on(keeper.run());
+        // What it awaits may never come. What it calls may not block for ever.
+        let mut answers = pulse.part(Part::Dataplane);
+        let run = move || runtime.block_on(answers.during(keeper.run()));
         thread::Builder::new()
             .name("dataplane".to_owned())
             .spawn(run)

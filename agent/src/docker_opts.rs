@@ -1,6 +1,12 @@
 //! What others learn of our subnet: subnet.env, and Docker's options in each form that flannel's mk-docker-opts.sh has.
 
-use std::{collections::BTreeMap, fmt::Write, fs, net::IpAddr, path::Path};
+use std::{
+    collections::BTreeMap,
+    fmt::Write,
+    fs,
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
 
 use wire_lease::{DualStack, Family, Prefix, Subnet, chain};
 
@@ -24,10 +30,29 @@ pub(crate) struct SubnetEnv {
     pub(crate) ip_masq: Option<bool>,
 }
 
+/// What Docker is told of our subnet.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Told {
+    /// The file with its options as flags, where one is written.
+    pub(crate) file: Option<PathBuf>,
+    pub(crate) options: DaemonOptions,
+}
+
 impl SubnetEnv {
     pub(crate) fn new(networks: DualStack<Prefix>, subnet: Subnet, mtu: u32, ip_masq: bool) -> Self {
-        let gateways = DualStack::from_fn(|family| subnet.of(family).map(|prefix| (prefix.gateway(), prefix.len())));
-        Self { networks, gateways, mtu: Some(mtu), ip_masq: Some(ip_masq) }
+        let subnet = DualStack::from_fn(|family| subnet.of(family));
+        Self { networks, mtu: Some(mtu), ..Self::of_subnet(subnet, ip_masq) }
+    }
+
+    /// As much of it as a subnet alone tells.
+    pub(crate) fn of_subnet(subnet: DualStack<Prefix>, ip_masq: bool) -> Self {
+        let gateways = subnet.map(|_, prefix| (prefix.gateway(), prefix.len()));
+        Self { networks: DualStack::default(), gateways, mtu: None, ip_masq: Some(ip_masq) }
+    }
+
+    /// What the file says, where it is there and makes sense.
+    pub(crate) fn read(file: &Path) -> Option<Self> {
+        Self::from_text(&fs::read_to_string(file).ok()?).ok()
     }
 
     /// The file, in flannel's order.
@@ -54,7 +79,7 @@ impl SubnetEnv {
     /// Reads the file of any flannel.
     ///
     /// # Errors
-    /// Names the line that makes no sense.
+    /// Names the line that makes no sense, or says that there is no subnet in it.
     pub(crate) fn from_text(text: &str) -> Result<Self, String> {
         let values: BTreeMap<&str, &str> = text
             .lines()
@@ -74,12 +99,17 @@ impl SubnetEnv {
         };
         let mtu = values.get("FLANNEL_MTU").map(|value| value.parse().map_err(|_| wrong("FLANNEL_MTU"))).transpose()?;
         let ip_masq = values.get("FLANNEL_IPMASQ").map(|value| value.parse().map_err(|_| wrong("FLANNEL_IPMASQ")));
-        Ok(Self {
+        let env = Self {
             networks: DualStack { v4: prefix("FLANNEL_NETWORK")?, v6: prefix("FLANNEL_IPV6_NETWORK")? },
             gateways: DualStack { v4: gateway("FLANNEL_SUBNET")?, v6: gateway("FLANNEL_IPV6_SUBNET")? },
             mtu,
             ip_masq: ip_masq.transpose()?,
-        })
+        };
+        if env.gateways.is_empty() {
+            let remedy = "an agent that runs writes it anew within ten seconds, see wire-agent status";
+            return Err(format!("it has neither FLANNEL_SUBNET nor FLANNEL_IPV6_SUBNET; {remedy}"));
+        }
+        Ok(env)
     }
 
     /// The subnet as a prefix, of each family: what a host held before.
@@ -161,7 +191,9 @@ pub(crate) fn command(flags: &DockerOptsFlags) -> Result<(), Exit> {
 
 fn merge(path: &Path, options: &DaemonOptions) -> Result<(), Exit> {
     let changed = daemon_json::merge(path, options).map_err(|error| match &error {
-        DaemonJsonError::Read { .. } | DaemonJsonError::NotAnObject { .. } => Exit::No(chain(&error)),
+        DaemonJsonError::Read { .. } | DaemonJsonError::NotAnObject { .. } | DaemonJsonError::Clash(_) => {
+            Exit::No(chain(&error))
+        }
         DaemonJsonError::Write(_) => Exit::CannotCreate(chain(&error)),
     })?;
     if changed {

@@ -1,13 +1,17 @@
 //! `wire-agent drain`: leaving the network. The lease goes first, so that peers stop sending here; then what is ours in the
-//! kernel, the files for others, and at last what the agent remembers of itself.
+//! kernel, what Docker's settings have of us, the files for others, and at last what the agent remembers of itself.
 
 use std::{fs, io, path::Path};
 
-use wire_backends::{LinkName, NetState, NetlinkDataplane, Reconciler, RouteForm, Scope, remove_rules};
+use wire_backends::{LinkName, NetState, NetlinkDataplane, Reconciler, RouteForm, Scope};
 use wire_lease::{chain, give_back};
 
 use crate::{
+    daemon_json,
+    docker_opts::SubnetEnv,
     exit::Exit,
+    firewall,
+    last_known::LastKnownFile,
     network,
     run::{lock, require_capability},
     settings::Settings,
@@ -29,12 +33,14 @@ pub(crate) async fn run(settings: Settings) -> Result<(), Exit> {
     let state = StateFile::in_folder(&folders.state_dir).load().map_err(cannot)?;
     let lease = release(&settings, &state).await;
     let mut failures = remove_from_kernel(&state);
-    match remove_rules() {
-        Ok(true) => println!("firewall: our rules are removed"),
-        Ok(false) => {}
-        Err(error) => failures.push(chain(&error)),
+    match firewall::remove() {
+        Ok(removed) => println!("firewall: {removed} tables and chains removed"),
+        Err(error) => failures.push(error.to_string()),
     }
-    for file in [Some(&folders.subnet_file), folders.docker_opts_file.as_ref()].into_iter().flatten() {
+    failures.extend(leave_docker(&settings, &state).err());
+    let last_known = LastKnownFile::in_folder(&folders.state_dir, settings.prefix.clone());
+    let files = [Some(folders.subnet_file.as_path()), folders.docker_opts_file.as_deref(), Some(last_known.path())];
+    for file in files.into_iter().flatten() {
         failures.extend(remove(file).err());
     }
     if !failures.is_empty() {
@@ -77,6 +83,22 @@ fn remove_from_kernel(state: &State) -> Vec<String> {
     let report = Reconciler::new(kernel, scope).round(&NetState::default());
     println!("kernel: {} devices and entries removed", report.removed);
     report.failures.iter().map(ToString::to_string).collect()
+}
+
+/// Takes out of Docker's settings what `docker-opts --daemon-json` has put there.
+fn leave_docker(settings: &Settings, state: &State) -> Result<(), String> {
+    // After a reboot there may be no such file; then the MTU is not known, and stays.
+    let read = SubnetEnv::read(&settings.folders.subnet_file);
+    let env = read.unwrap_or_else(|| SubnetEnv::of_subnet(state.subnet, settings.ip_masq));
+    let keys = daemon_json::take_out(Path::new(daemon_json::PATH), &env.daemon_options(true));
+    let keys = keys.map_err(|error| chain(&error))?.join(", ");
+    if !keys.is_empty() {
+        println!(
+            "docker: {keys} taken out of {}; a Docker that runs goes by them until it is restarted",
+            daemon_json::PATH
+        );
+    }
+    Ok(())
 }
 
 fn remove(file: &Path) -> Result<(), String> {

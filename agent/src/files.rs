@@ -5,6 +5,7 @@ use std::{
     io::Write,
     os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown},
     path::{Path, PathBuf},
+    sync::atomic::{AtomicU32, Ordering},
 };
 
 /// Why a file could not be written.
@@ -27,6 +28,24 @@ pub(crate) fn write_if_changed(path: &Path, content: &str, durable: Durable) -> 
     }
     let written = write(path, content, durable, None);
     written.map(|()| true).map_err(|source| WriteError { path: path.to_owned(), source })
+}
+
+/// A file of ours, and what it should hold.
+#[derive(Clone, Debug)]
+pub(crate) struct Wanted {
+    pub(crate) path: PathBuf,
+    pub(crate) content: String,
+    pub(crate) durable: Durable,
+}
+
+impl Wanted {
+    /// Makes it so, and says whether it had to be written.
+    ///
+    /// # Errors
+    /// As [`write_if_changed`].
+    pub(crate) fn put(&self) -> Result<bool, WriteError> {
+        write_if_changed(&self.path, &self.content, self.durable)
+    }
 }
 
 /// Makes a file of someone else's hold `content`, in one step: mode and owner stay, and a symbolic link goes on to lead
@@ -54,7 +73,10 @@ fn write(path: &Path, content: &str, durable: Durable, like: Option<&fs::Metadat
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs::create_dir_all(folder)?;
     let name = path.file_name().ok_or(io::ErrorKind::InvalidFilename)?;
-    let draft = folder.join(format!(".{}.{}", name.to_string_lossy(), std::process::id()));
+    // Of the same file another thread may have a draft too.
+    static DRAFTS: AtomicU32 = AtomicU32::new(0);
+    let number = DRAFTS.fetch_add(1, Ordering::Relaxed);
+    let draft = folder.join(format!(".{}.{}.{number}", name.to_string_lossy(), std::process::id()));
     let written = write_draft(&draft, content, durable, like).and_then(|()| fs::rename(&draft, path));
     if written.is_err() {
         // What is left of the draft is of no use to anyone.

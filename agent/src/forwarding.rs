@@ -1,13 +1,17 @@
-//! Forwarding between containers and the overlay: switched on in the kernel, accepted in the FORWARD chain, kept so.
+//! Forwarding between containers and the overlay: switched on in the kernel, and kept so. That no rule is in its way is the
+//! firewall's affair ([`crate::firewall`]).
 
 use std::time::Duration;
 
 use tokio::{sync::watch, task::JoinHandle};
-use tracing::{error, info};
-use wire_backends::{ForwardAccept, LinkName, forward_packets, keep_router_advertisements};
-use wire_lease::{Family, NetworkConfig, Prefix, chain};
+use tracing::info;
+use wire_backends::{LinkName, forward_packets, keep_router_advertisements};
+use wire_lease::{Family, NetworkConfig};
 
-use crate::{observed::Board, settings::Settings};
+use crate::observed::Board;
+
+/// How often it is looked at: what switches it off says nothing.
+const PERIOD: Duration = Duration::from_secs(60);
 
 /// The task that keeps forwarding on. It ends when this is dropped; what it wrote stays.
 #[derive(Debug)]
@@ -18,20 +22,17 @@ pub(crate) struct Forwarding {
 
 impl Forwarding {
     /// Starts to switch forwarding on, beside what else the start does.
-    pub(crate) fn start(settings: &Settings, config: &NetworkConfig, link: LinkName, board: Board) -> Self {
-        let networks: Vec<Prefix> = config.pools.iter().map(|(_, pool)| pool.network).collect();
+    pub(crate) fn start(config: &NetworkConfig, link: LinkName, board: Board) -> Self {
         let families: Vec<Family> = config.families().collect();
         let (done, checked) = watch::channel(false);
-        let every = settings.forward_rules;
         let task = tokio::spawn(async move {
             loop {
-                let (families, networks) = (families.clone(), networks.clone());
-                // Files and programs block.
-                let outcome =
-                    tokio::task::spawn_blocking(move || check(&families, link, networks, every.is_some())).await;
+                let families = families.clone();
+                // Files block.
+                let outcome = tokio::task::spawn_blocking(move || check(&families, link)).await;
                 note(&board, outcome.unwrap_or_else(|died| Err(died.to_string())));
                 done.send_replace(true);
-                tokio::time::sleep(every.unwrap_or(Duration::from_secs(60))).await;
+                tokio::time::sleep(PERIOD).await;
             }
         });
         Self { checked, task }
@@ -53,7 +54,7 @@ impl Drop for Forwarding {
     }
 }
 
-fn check(families: &[Family], link: LinkName, networks: Vec<Prefix>, with_rules: bool) -> Result<bool, String> {
+fn check(families: &[Family], link: LinkName) -> Result<bool, String> {
     let mut changed = false;
     if families.contains(&Family::V6) {
         changed |= keep_router_advertisements(link)
@@ -63,25 +64,12 @@ fn check(families: &[Family], link: LinkName, networks: Vec<Prefix>, with_rules:
         changed |=
             forward_packets(*family).map_err(|error| format!("cannot switch on forwarding of {family}: {error}"))?;
     }
-    if with_rules {
-        changed |= ForwardAccept::new(networks).ensure().map_err(|error| chain(&error))?;
-    }
     Ok(changed)
 }
 
 fn note(board: &Board, outcome: Result<bool, String>) {
-    match outcome {
-        Ok(changed) => {
-            if changed {
-                info!("forwarding switched on and accepted");
-            }
-            board.fault("forwarding", None);
-        }
-        Err(fault) => {
-            if board.look(|seen| seen.faults.get("forwarding") != Some(&fault)) {
-                error!(fault, "containers may not reach the overlay");
-            }
-            board.fault("forwarding", Some(fault));
-        }
+    if outcome == Ok(true) {
+        info!("forwarding switched on");
     }
+    board.alarm("forwarding", outcome.err());
 }

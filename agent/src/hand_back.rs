@@ -1,14 +1,16 @@
-//! `wire-agent hand-back`: all routes in flannel's own form, for those who go back to flanneld (docs/adr/0002).
+//! `wire-agent hand-back`: all routes in flannel's own form, and no firewall rule of ours, for those who go back to flanneld
+//! (docs/adr/0002, docs/adr/0007).
 
 use wire_backends::{Dataplane, LinkKind, NetlinkDataplane, Op, RouteForm, Scope, devices};
 use wire_lease::{Prefix, chain};
 
-use crate::{cli::EtcdFlags, config_command, exit::Exit, run::require_capability};
+use crate::{cli::EtcdFlags, config_command, exit::Exit, firewall, run::require_capability};
 
-/// Writes the routes in place, without a gap. An agent that runs beside leaves them so: they do the same.
+/// Writes the routes in place, without a gap; an agent that runs beside leaves them so: they do the same. The firewall's rules it
+/// would put back: whom they let in, flanneld would not keep up to date.
 ///
 /// # Errors
-/// [`Exit::Unavailable`] when etcd does not answer, [`Exit::NoCapability`], and [`Exit::No`] where a route could not be written.
+/// [`Exit::Unavailable`] when etcd does not answer, [`Exit::NoCapability`], and [`Exit::No`] where something could not be written.
 pub(crate) async fn run(etcd: EtcdFlags) -> Result<(), Exit> {
     require_capability()?;
     let config = config_command::stored(etcd).await?;
@@ -26,8 +28,19 @@ pub(crate) async fn run(etcd: EtcdFlags) -> Result<(), Exit> {
     let deletions: Vec<Op> = tuns.map(|(name, _)| Op::DeleteLink(*name)).collect();
     let mut attempts = attempts;
     attempts.extend(dataplane.apply(&deletions));
-    match attempts.into_iter().find_map(Result::err) {
-        Some(error) => Err(Exit::No(format!("not all routes could be written: {}; try again", chain(&error)))),
-        None => Ok(()),
+    if let Some(error) = attempts.into_iter().find_map(Result::err) {
+        return Err(Exit::No(format!("not all routes could be written: {}; try again", chain(&error))));
     }
+    firewall()
+}
+
+/// Removes our firewall alone.
+///
+/// # Errors
+/// [`Exit::NoCapability`], and [`Exit::No`] where something of it is left.
+pub(crate) fn firewall() -> Result<(), Exit> {
+    require_capability()?;
+    let removed = firewall::remove()?;
+    println!("{removed} tables and chains of the firewall are removed");
+    Ok(())
 }

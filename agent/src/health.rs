@@ -16,15 +16,18 @@ pub(crate) async fn serve(address: SocketAddr, board: Board) -> io::Result<()> {
     axum::serve(TcpListener::bind(address).await?, routes).await
 }
 
-/// 200 while the agent lives and nothing is wrong that a restart could mend; waiting for etcd is no such thing.
+/// 200 while nothing is wrong that a restart could mend: waiting for etcd is no such thing, a part of the agent that hangs is.
 async fn healthz(State(board): State<Board>) -> (StatusCode, String) {
-    (StatusCode::OK, format!("{}\n", board.now().summary()))
+    let seen = board.now();
+    let code = if seen.hung.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (code, format!("{}\n", seen.summary()))
 }
 
-/// 200 once the network is there, 503 before. A degraded agent is ready: traffic flows.
+/// 200 once the network is there, 503 before. A degraded agent is ready, for traffic flows, but not before etcd has answered once.
 async fn readyz(State(board): State<Board>) -> (StatusCode, String) {
     let seen = board.now();
     let code = match seen.phase().0 {
+        Phase::Ready | Phase::Degraded if seen.as_of.is_some() => StatusCode::SERVICE_UNAVAILABLE,
         Phase::Ready | Phase::Degraded => StatusCode::OK,
         Phase::Waiting | Phase::Stopping => StatusCode::SERVICE_UNAVAILABLE,
     };

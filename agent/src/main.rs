@@ -6,6 +6,7 @@
 //! what `status`, health checks and systemd are told from.
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 
+mod bridges;
 mod cli;
 mod commands;
 mod config_command;
@@ -16,27 +17,33 @@ mod docker_opts;
 mod drain;
 mod exit;
 mod files;
+mod firewall;
 mod forwarding;
 mod generate;
 mod go_syntax;
 mod hand_back;
 mod health;
 mod inherited;
+mod last_known;
 mod network;
 mod notify;
 mod observed;
+mod pulse;
+mod rivals;
 mod run;
 mod session;
 mod settings;
 mod state;
 mod underlay;
+mod upkeep;
 
 use std::process::ExitCode;
 
 use tracing_subscriber::EnvFilter;
+use wire_backends::Fault;
 
 use crate::{
-    cli::{Cli, Command, LogFormat},
+    cli::{Cli, Command, DebugCommand, LogFormat},
     exit::Exit,
     settings::Settings,
 };
@@ -82,9 +89,16 @@ fn start(cli: Cli) -> Result<(), Exit> {
         Some(Command::Drain) => {
             Settings::new(etcd, run, run_dir).and_then(|settings| runtime.block_on(drain::run(settings)))
         }
-        Some(Command::HandBack) => runtime.block_on(hand_back::run(etcd)),
+        Some(Command::HandBack { firewall_only: true }) => hand_back::firewall(),
+        Some(Command::HandBack { firewall_only: false }) => runtime.block_on(hand_back::run(etcd)),
         Some(Command::DockerOpts(flags)) => docker_opts::command(&flags),
         Some(Command::Generate { folder }) => generate::run(&folder),
+        Some(Command::Debug(DebugCommand::Hang { part })) => {
+            runtime.block_on(control::fail(&run_dir, part, Fault::Hang))
+        }
+        Some(Command::Debug(DebugCommand::Panic { part })) => {
+            runtime.block_on(control::fail(&run_dir, part, Fault::Panic))
+        }
     };
     // What still runs (a call to etcd that hangs) must not hold up the end.
     runtime.shutdown_background();

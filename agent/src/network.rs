@@ -6,6 +6,8 @@
 
 mod announce;
 mod ground;
+mod known;
+mod lease;
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,17 +18,23 @@ use wire_backends::{
     Reconciler, RouteForm, Scope, SelectError, choose, devices, select,
 };
 use wire_lease::{
-    BackendConfig, BackendData, ConfigWatch, Entry, EtcdStore, Follow, FollowSettings, Hold, HoldSettings, HoldState,
-    LeaseStore, Listing, MacAddr, NetworkConfig, Offer, Revision, chain, own_entry,
+    BackendConfig, BackendData, EtcdStore, Follow, FollowSettings, Listing, MacAddr, NetworkConfig, Offer, Start,
+    chain, own_entry,
 };
 
-use self::ground::Ground;
+use self::{
+    ground::Ground,
+    known::{Known, Standing, answered, shown},
+};
 use crate::{
     datapath::Datapath,
     exit::Exit,
+    firewall::FirewallKeeper,
     forwarding::Forwarding,
+    last_known::LastKnownFile,
     notify::Stored,
-    observed::{Board, DatapathKind},
+    observed::{Board, DatapathKind, NoAnswer},
+    pulse::{Answers, Part, Pulse},
     session::{Ended, Session},
     settings::Settings,
     state::{State, StateFile},
@@ -37,14 +45,15 @@ use crate::{
 pub(crate) struct Host {
     settings: Arc<Settings>,
     board: Board,
+    pulse: Pulse,
     state_file: StateFile,
     state: State,
-    /// The network config of the first time, which holds until the agent is restarted.
-    accepted: Option<(NetworkConfig, Revision)>,
+    last_known: LastKnownFile,
+    standing: Standing,
+    /// What etcd has answered to a host that went by what was kept.
+    answer: Option<Known>,
     /// What is joined. It lives on until its successor has all it needs, so that the kernel is looked after meanwhile.
     session: Option<Session>,
-    /// Whether it has joined before: what stops a first start only degrades a running agent.
-    joined: bool,
     /// Whether the kernel was found to have no VXLAN.
     no_vxlan: bool,
     /// What an earlier run of the agent has left for this one.
@@ -61,34 +70,41 @@ pub(crate) async fn open(settings: &Settings) -> Result<EtcdStore, Exit> {
     EtcdStore::open(settings.etcd.clone()).await.map_err(|error| Exit::Usage(chain(&error)))
 }
 
-/// How long joining anew waits for etcd before it goes back to what is joined.
-const PATIENCE: Duration = Duration::from_secs(5);
-
-/// How soon joining anew is tried again.
+/// How soon joining anew is tried again, where nothing is joined and where something is.
 const AGAIN: Duration = Duration::from_secs(1);
+const AT_LEISURE: Duration = Duration::from_secs(10);
 
 impl Host {
     /// Reads what this host remembers of itself.
     ///
     /// # Errors
     /// When the state folder cannot be read or written.
-    pub(crate) fn new(settings: Settings, board: Board, (kept, stored): (Kept, Stored)) -> Result<Self, Exit> {
+    pub(crate) fn new(
+        settings: Settings,
+        (board, pulse): (Board, Pulse),
+        (kept, stored): (Kept, Stored),
+    ) -> Result<Self, Exit> {
         let state_file = StateFile::in_folder(&settings.folders.state_dir);
         let folder = settings.folders.state_dir.display();
         let state = state_file.load().map_err(|error| {
             Exit::CannotCreate(format!("cannot read the state in {folder}: {error}; see --state-dir"))
         })?;
         // Before anything is leased with it: an agent that forgets its identity is a stranger to its own lease.
-        state_file.save(&state).map_err(|error| Exit::CannotCreate(format!("{}; see --state-dir", chain(&error))))?;
+        state_file
+            .of(&state)
+            .put()
+            .map_err(|error| Exit::CannotCreate(format!("{}; see --state-dir", chain(&error))))?;
         board.update(|seen| seen.identity.clone_from(&state.identity));
         Ok(Self {
+            last_known: LastKnownFile::in_folder(&settings.folders.state_dir, settings.prefix.clone()),
             settings: Arc::new(settings),
             board,
+            pulse,
             state_file,
             state,
-            accepted: None,
+            standing: Standing::New,
+            answer: None,
             session: None,
-            joined: false,
             no_vxlan: false,
             kept,
             stored,
@@ -103,22 +119,46 @@ impl Host {
     ///
     /// # Cancel safety
     /// Safe: traffic, lease and files stay as they are, and joining again goes on from there.
-    pub(crate) async fn join(&mut self) -> Result<Ended, Exit> {
-        match self.renew().await {
+    pub(crate) async fn join(&mut self, answers: &mut Answers) -> Result<Ended, Exit> {
+        let renewed = answers.during(self.renew()).await;
+        let failed = renewed.is_err();
+        match renewed {
             Ok(session) => {
                 self.session = Some(session);
-                self.joined = true;
                 self.board.fault("joining", None);
             }
             Err(exit @ Exit::Software(_)) => return Err(exit),
-            Err(exit) if self.joined => self.wait_for(exit.to_string()),
+            Err(exit) if self.runs() => self.board.wait_for(exit.to_string()),
             Err(exit) => return Err(exit),
         }
-        let Some(session) = self.session.as_mut().filter(|session| session.hold.is_some()) else {
-            tokio::time::sleep(AGAIN).await;
-            return Ok(Ended::Asked);
+        let Some(session) = self.session.as_mut().filter(|session| session.basis.is_whole()) else {
+            answers.during(tokio::time::sleep(AGAIN)).await;
+            return Ok(Ended::Again);
         };
-        session.stay().await
+        let limit = if failed { AT_LEISURE } else { Duration::MAX };
+        let stay = tokio::time::timeout(limit, session.stay(answers));
+        let answer = async {
+            if let Standing::New | Standing::Joined(_) = self.standing {
+                return std::future::pending().await;
+            }
+            tokio::time::sleep(if failed { AGAIN } else { Duration::ZERO }).await;
+            answered(&self.settings, &self.board).await
+        };
+        tokio::select! {
+            ended = stay => ended.unwrap_or(Ok(Ended::Again)),
+            answer = answer => {
+                self.answer = Some(answer);
+                Ok(Ended::Answered)
+            }
+        }
+    }
+
+    /// Whether it has joined: what stops a first start only degrades a running agent.
+    const fn runs(&self) -> bool {
+        match self.standing {
+            Standing::New => false,
+            Standing::Remembering | Standing::Joined(_) => true,
+        }
     }
 
     /// From the next time on, does what the kernel was found not to do.
@@ -130,37 +170,75 @@ impl Host {
     /// All stages, from etcd to a running session.
     async fn renew(&mut self) -> Result<Session, Exit> {
         let store = open(&self.settings).await?;
-        let ground = self.ground(&store).await?;
-        let mut forwarding =
-            Forwarding::start(&self.settings, &ground.config, ground.underlay.link, self.board.clone());
-        let directory = self.settings.prefix.leases(ground.config.pools.v4.is_some());
-        let listing = self.until_answered(|| store.list(&directory));
-        let listing = if self.joined {
-            // What is joined is not left alone for longer.
-            let away = |_| Exit::Unavailable("etcd does not answer".to_owned());
-            tokio::time::timeout(PATIENCE, listing).await.map_err(away)?
-        } else {
-            listing.await
-        };
+        let known = self.known(&store).await?;
+        let ground = self.ground(known.accepted.config.clone())?;
+        let mut forwarding = Forwarding::start(&ground.config, ground.underlay.link, self.board.clone());
         let mut kernel = NetlinkDataplane::open(RouteForm::default()).map_err(|error| Exit::Software(chain(&error)))?;
-        let (backend, scope) = self.backend(&ground, &listing, &mut kernel)?;
+        let (backend, scope) = self.backend(&ground, &known.listing, &mut kernel)?;
         let offer = Offer { public: ground.public, data: backend.data() };
-        if let Some(former) = &mut self.session {
-            // Two must not hold one lease. The rest of it looks after the kernel until its successor does.
-            former.hold = None;
-        }
-        let mut hold =
-            Hold::spawn(store.clone(), self.hold_settings(&ground), watch::channel(offer).1, Some(listing.clone()));
-        let own = self.leased(&mut hold.state).await?;
-        self.announce(&ground, &own, backend.mtu())?;
+        let (basis, own) = self.lease(store.clone(), &ground, &known, offer).await?;
+        let (told, upkeep) = self.announce(&ground, &own, backend.mtu())?;
         forwarding.in_place().await;
         if let Some(former) = self.session.take() {
             // Its devices and sockets live on: packets that come in meanwhile wait in them.
             self.kept = self.board.look(|seen| seen.tunnels.keep());
             former.datapath.end().await;
         }
+        let datapath = self.start_datapath(&ground.config, kernel, scope)?;
+        let firewall = FirewallKeeper::start(
+            self.settings.firewall,
+            &ground.config,
+            told,
+            (self.board.clone(), self.pulse.clone()),
+        )?;
+        let (admission_in, admission) = watch::channel(ground.admission(&own));
+        let directory = self.settings.prefix.leases(ground.config.pools.v4.is_some());
+        let beside = Some(self.pulse.part(Part::Follower).beside());
+        let follow = match known.as_of {
+            None => {
+                // Whatever session has learnt it.
+                let before = self.board.look(|seen| seen.leases.clone());
+                let settings = FollowSettings { before, ..FollowSettings::new(directory) };
+                Follow::spawn(store, settings, admission, Start { listing: Some(known.listing), beside })
+            }
+            Some(_) => Follow::remembered(directory, &known.listing, admission, beside),
+        };
+        let underlay =
+            UnderlayWatch::new(ground.underlay, self.settings.clone(), datapath.underlay_changed(), admission_in);
+        self.standing = match known.as_of {
+            None => Standing::Joined(Box::new(known.accepted)),
+            Some(_) => Standing::Remembering,
+        };
+        self.board.update(|seen| {
+            seen.as_of = known.as_of.map(shown);
+            if seen.as_of.is_none() {
+                seen.no_answer = NoAnswer::default();
+            }
+        });
+        let (board, joined_with) = (self.board.clone(), ground.config);
+        Ok(Session {
+            board,
+            backend,
+            datapath,
+            firewall,
+            basis,
+            follow,
+            joined_with,
+            underlay,
+            upkeep,
+            all_but_firewall: None,
+            _forwarding: forwarding,
+        })
+    }
+
+    fn start_datapath(
+        &mut self,
+        config: &NetworkConfig,
+        kernel: NetlinkDataplane,
+        scope: Scope,
+    ) -> Result<Datapath, Exit> {
         let forwarder = Forwarder::new(std::mem::take(&mut self.kept));
-        let (datapath, reason) = self.datapath_kind(&ground.config);
+        let (datapath, reason) = self.datapath_kind(config);
         if !datapath.is_userspace() {
             // A port that an earlier run has left would keep the kernel from it.
             self.stored.follow(&[]);
@@ -172,24 +250,11 @@ impl Host {
         });
         let without_vxlan = self.settings.forward.without_vxlan;
         let dataplane = HostDataplane { kernel, forwarder, without_vxlan };
-        let datapath = Datapath::start(Reconciler::new(dataplane, scope), self.board.clone(), self.stored.clone())?;
-        let (admission_in, admission) = watch::channel(ground.admission(&own));
-        let follow = Follow::spawn(store.clone(), FollowSettings::new(directory), admission, Some(listing));
-        let config = ConfigWatch::new(store, &self.settings.prefix, ground.config_revision);
-        let underlay =
-            UnderlayWatch::new(ground.underlay, self.settings.clone(), datapath.underlay_changed(), admission_in);
-        let (board, joined_with) = (self.board.clone(), ground.config);
-        Ok(Session {
-            board,
-            backend,
-            datapath,
-            hold: Some(hold),
-            follow,
-            config,
-            joined_with,
-            underlay,
-            _forwarding: forwarding,
-        })
+        Datapath::start(
+            Reconciler::new(dataplane, scope),
+            (self.board.clone(), self.pulse.clone()),
+            self.stored.clone(),
+        )
     }
 
     /// The backend, with the MACs that this host had before where it had any.
@@ -239,31 +304,6 @@ impl Host {
             BackendConfig::Udp { .. } => (DatapathKind::UserspaceUdp, "the network's backend is udp"),
             BackendConfig::HostGw | BackendConfig::Wireguard | BackendConfig::Alloc | BackendConfig::Foreign(_) => {
                 (DatapathKind::None, "the network's backend moves no packets")
-            }
-        }
-    }
-
-    fn hold_settings(&self, ground: &Ground) -> HoldSettings {
-        HoldSettings {
-            prefix: self.settings.prefix.clone(),
-            pools: ground.config.pools,
-            identity: self.state.identity.clone(),
-            ttl: self.settings.lease_ttl,
-            renew_margin: self.settings.renew_margin,
-            preferred: self.preferred(),
-            avoid: ground.underlay.connected.clone(),
-            same_host: self.joined || (self.state.link.is_some() && self.state.link == ground.underlay.mac),
-        }
-    }
-
-    async fn leased(&self, hold: &mut watch::Receiver<HoldState>) -> Result<Arc<Entry>, Exit> {
-        loop {
-            // What is there at first only says that nothing was asked yet.
-            hold.changed().await.map_err(|_| Exit::Software("the lease is no longer cared for".to_owned()))?;
-            let state = hold.borrow_and_update().clone();
-            match state {
-                HoldState::Held { entry, .. } | HoldState::Lost { entry, .. } => return Ok(entry),
-                HoldState::Acquiring { reason } => self.wait_for(format!("a subnet: {reason}")),
             }
         }
     }

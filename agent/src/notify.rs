@@ -1,4 +1,5 @@
-//! What systemd is told: READY, STATUS, STOPPING, WATCHDOG and FDSTORE, sd_notify(3). Without systemd nothing is said.
+//! What systemd is told: READY, STATUS, STOPPING, WATCHDOG and FDSTORE, sd_notify(3). Without systemd nothing is said, and the
+//! parts of the agent are asked all the same, for the board.
 
 use std::{
     os::fd::AsFd,
@@ -6,20 +7,27 @@ use std::{
 };
 
 use sd_notify::NotifyState;
-use tracing::warn;
+use tokio::time::{MissedTickBehavior, interval};
+use tracing::{error, info, warn};
 use wire_backends::Handle;
 
-use crate::observed::{Board, Phase};
+use crate::{
+    observed::{Board, Phase},
+    pulse::{self, Part, Pulse},
+};
 
-/// Keeps systemd told: STATUS as it changes, READY once, WATCHDOG at half its interval.
+/// Keeps systemd told: STATUS as it changes, READY once, WATCHDOG while no part of the agent hangs.
 ///
 /// # Cancel safety
 /// Safe: it holds nothing.
-pub(crate) async fn follow(board: Board) {
+pub(crate) async fn follow(board: Board, pulse: Pulse) {
     let mut seen = board.subscribe();
     let mut last = String::new();
     let mut ready = false;
-    let mut watchdog = sd_notify::watchdog_enabled().map(|interval| tokio::time::interval(interval / 2));
+    let watchdog = sd_notify::watchdog_enabled();
+    let mut questions = interval(watchdog.unwrap_or(pulse::INTERVAL) / pulse::QUESTIONS);
+    // Who was stopped asks no questions in a row that nobody has the time to answer.
+    questions.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let (phase, summary) = {
             let seen = seen.borrow_and_update();
@@ -36,7 +44,13 @@ pub(crate) async fn follow(board: Board) {
         }
         tokio::select! {
             changed = seen.changed() => if changed.is_err() { return },
-            () = beat(&mut watchdog) => drop(say(&[NotifyState::Watchdog])),
+            _ = questions.tick() => {
+                let hung = pulse.ask(board.look(|seen| seen.tunnels.clone()).turns());
+                if watchdog.is_some() && hung.is_empty() {
+                    let _ = say(&[NotifyState::Watchdog]);
+                }
+                note(&board, hung);
+            }
         }
     }
 }
@@ -77,13 +91,18 @@ impl Stored {
     }
 }
 
-async fn beat(watchdog: &mut Option<tokio::time::Interval>) {
-    match watchdog {
-        Some(interval) => {
-            interval.tick().await;
-        }
-        None => std::future::pending().await,
+fn note(board: &Board, hung: Vec<Part>) {
+    let before = board.look(|seen| seen.hung.clone());
+    if hung == before {
+        return;
     }
+    for part in hung.iter().filter(|part| !before.contains(part)) {
+        error!(part = part.name(), "a part of the agent hangs");
+    }
+    if hung.is_empty() {
+        info!("all parts of the agent go on");
+    }
+    board.update(|seen| seen.hung = hung);
 }
 
 /// A message has a line for each variable, and a datagram holds only so much.

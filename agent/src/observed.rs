@@ -1,12 +1,13 @@
 //! What the agent knows of itself, in one value: health, `status`, `peers` and systemd are told from it.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc};
 
 use tokio::{sync::watch, time::Instant};
-use wire_backends::{Conflict, Report, TunnelSeen, Tunnels};
+use tracing::{info, warn};
+use wire_backends::{Conflict, Counted, Report, TunnelSeen, Tunnels};
 use wire_lease::{BackendData, DualStack, Entry, Family, FollowHealth, HoldState, LeaseTable, Prefix, Revision};
 
-use crate::control::proto;
+use crate::{control::proto, pulse::Part};
 
 /// The agent as it stands.
 #[derive(Clone, Debug, Default)]
@@ -25,14 +26,48 @@ pub(crate) struct Observed {
     pub(crate) hold: Option<HoldState>,
     pub(crate) follow: FollowHealth,
     pub(crate) leases: Option<Arc<LeaseTable>>,
+    /// When etcd said all of this, where it has given no answer to join by since the start; `None` once it has.
+    pub(crate) as_of: Option<String>,
+    /// Why it has given none, as far as is known.
+    pub(crate) no_answer: NoAnswer,
     pub(crate) dataplane: DataplaneSeen,
+    pub(crate) firewall: FirewallSeen,
     /// Faults that last: what is wrong, by what it concerns.
     pub(crate) faults: BTreeMap<&'static str, String>,
+    /// Parts of the agent that do not go on.
+    pub(crate) hung: Vec<Part>,
     pub(crate) warnings: Vec<String>,
+    /// Warnings that may go again, by what they concern.
+    pub(crate) notes: BTreeMap<&'static str, String>,
     pub(crate) datapath: DatapathKind,
     /// Why it is this one.
     pub(crate) datapath_reason: &'static str,
     pub(crate) tunnels: Tunnels,
+}
+
+/// Why there is no answer of etcd to join by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum NoAnswer {
+    /// It says nothing.
+    #[default]
+    Silence,
+    /// It says no.
+    Refusal,
+    /// It has no network config.
+    NoConfig,
+    /// It has one that makes no sense.
+    BadConfig,
+}
+
+impl fmt::Display for NoAnswer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Silence => "it does not answer",
+            Self::Refusal => "it refuses this host",
+            Self::NoConfig => "it has no network config",
+            Self::BadConfig => "its network config cannot be used",
+        })
+    }
 }
 
 /// What moves packets between hosts.
@@ -67,6 +102,15 @@ pub(crate) struct DataplaneSeen {
     pub(crate) applied: Revision,
 }
 
+/// What became of the packet filter, added up.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct FirewallSeen {
+    pub(crate) written: u64,
+    pub(crate) removed: u64,
+    pub(crate) converged: bool,
+    pub(crate) counted: Counted,
+}
+
 /// The one place where the agent's state is kept. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Board(watch::Sender<Observed>);
@@ -83,10 +127,42 @@ impl Board {
 
     /// Notes that something is wrong, or with `None` that it no longer is.
     pub(crate) fn fault(&self, concern: &'static str, fault: Option<String>) {
-        self.0.send_if_modified(|seen| match fault {
-            Some(fault) => seen.faults.insert(concern, fault.clone()) != Some(fault),
-            None => seen.faults.remove(concern).is_some(),
+        self.0.send_if_modified(|seen| set(&mut seen.faults, concern, fault));
+    }
+
+    /// As [`Board::fault`], and says in the log what is new of it.
+    pub(crate) fn alarm(&self, concern: &'static str, fault: Option<String>) {
+        let before = self.look(|seen| seen.faults.get(concern).cloned());
+        match &fault {
+            Some(fault) if before.as_ref() != Some(fault) => warn!("{concern}: {fault}"),
+            None if before.is_some() => info!("{concern}: as it should be again"),
+            Some(_) | None => {}
+        }
+        self.fault(concern, fault);
+    }
+
+    /// Notes something that an operator should know and that stops nothing, or with `None` that it is no longer so.
+    pub(crate) fn warning(&self, concern: &'static str, warning: Option<String>) {
+        self.0.send_if_modified(|seen| set(&mut seen.notes, concern, warning));
+    }
+
+    /// Notes what is waited for, and says it once. An agent that has joined before stays ready: its traffic flows.
+    pub(crate) fn wait_for(&self, what: String) {
+        let known = self.look(|seen| seen.waiting.as_ref() == Some(&what) || seen.faults.get("joining") == Some(&what));
+        if known {
+            return;
+        }
+        warn!("waiting for {what}");
+        self.update(|seen| match &mut seen.waiting {
+            Some(waiting) => *waiting = what,
+            None => drop(seen.faults.insert("joining", what)),
         });
+    }
+
+    /// Notes why etcd gives no answer to join by, and what of it is waited for.
+    pub(crate) fn wait_for_etcd(&self, why: NoAnswer, what: String) {
+        self.0.send_if_modified(|seen| std::mem::replace(&mut seen.no_answer, why) != why);
+        self.wait_for(what);
     }
 
     /// Looks at it without a copy.
@@ -100,6 +176,14 @@ impl Board {
 
     pub(crate) fn subscribe(&self) -> watch::Receiver<Observed> {
         self.0.subscribe()
+    }
+}
+
+/// True where that changes anything.
+fn set(said: &mut BTreeMap<&'static str, String>, concern: &'static str, text: Option<String>) -> bool {
+    match text {
+        Some(text) => said.insert(concern, text.clone()) != Some(text),
+        None => said.remove(concern).is_some(),
     }
 }
 
@@ -134,13 +218,14 @@ impl Observed {
             return (Phase::Stopping, "asked to end; traffic and lease stay".to_owned());
         }
         if let Some(reason) = &self.waiting {
-            return (Phase::Waiting, reason.clone());
+            let reasons: Vec<String> = self.hangs().chain([reason.clone()]).collect();
+            return (Phase::Waiting, reasons.join("; "));
         }
         let faults = self.all_faults();
         match (self.ready, faults.is_empty()) {
             (true, true) => (Phase::Ready, String::new()),
             (true, false) => (Phase::Degraded, faults.join("; ")),
-            (false, true) => (Phase::Waiting, "for the first entries in the kernel".to_owned()),
+            (false, true) => (Phase::Waiting, "for the first entries in the kernel, and the firewall".to_owned()),
             (false, false) => (Phase::Waiting, faults.join("; ")),
         }
     }
@@ -158,13 +243,26 @@ impl Observed {
         }
     }
 
+    /// Why what etcd says is not known.
+    fn store_error(&self) -> Option<String> {
+        let none = |as_of| format!("{}; traffic flows by what was known at {as_of}", self.no_answer);
+        self.as_of.as_ref().map(none).or_else(|| self.follow.error.clone())
+    }
+
+    fn hangs(&self) -> impl Iterator<Item = String> {
+        self.hung.iter().map(|part| format!("the {} hangs: restart wire-agent", part.name()))
+    }
+
     fn all_faults(&self) -> Vec<String> {
-        let store = self.follow.error.clone().map(|error| format!("etcd: {error}"));
+        let store = self.store_error().map(|error| format!("etcd: {error}"));
+        let held = self.leases.as_ref().map_or(0, |table| table.held);
+        let vanished = (held > 0)
+            .then(|| format!("leases: {held} have vanished from etcd at once; for 30 s their hosts are still sent to"));
         let lasting = self.faults.iter().map(|(concern, fault)| format!("{concern}: {fault}"));
         let last = self.dataplane.last.as_ref();
         let conflicts = last.map(|report| report.conflicts.iter().map(ToString::to_string)).into_iter().flatten();
         let failures = last.map(|report| report.failures.iter().map(ToString::to_string)).into_iter().flatten();
-        store.into_iter().chain(lasting).chain(conflicts).chain(failures).collect()
+        self.hangs().chain(store).chain(vanished).chain(lasting).chain(conflicts).chain(failures).collect()
     }
 
     pub(crate) fn to_status(&self) -> proto::StatusReply {
@@ -191,8 +289,9 @@ impl Observed {
             dataplane: Some(self.dataplane_status()),
             peers: self.leases.as_ref().map_or(0, |table| u32::try_from(table.peers.len()).unwrap_or(u32::MAX)),
             refused,
-            warnings: self.warnings.clone(),
+            warnings: self.warnings.iter().chain(self.notes.values()).cloned().collect(),
             datapath: Some(self.datapath_status()),
+            firewall: Some(self.firewall_status()),
         }
     }
 
@@ -204,8 +303,8 @@ impl Observed {
         let seconds =
             |expires: Option<Instant>| expires.map_or(0, |at| at.saturating_duration_since(Instant::now()).as_secs());
         proto::StoreStatus {
-            synced: self.follow.error.is_none() && self.leases.is_some(),
-            error: self.follow.error.clone().unwrap_or_default(),
+            synced: self.store_error().is_none() && self.leases.is_some(),
+            error: self.store_error().unwrap_or_default(),
             revision: self.leases.as_ref().map_or(0, |table| table.revision.0),
             resyncs: self.follow.listings,
             lease: held.map(|(lease, _)| lease.to_string()).unwrap_or_default(),
@@ -236,6 +335,19 @@ impl Observed {
         };
         let tunnels = self.tunnels.seen().into_iter().map(tunnel_status).collect();
         proto::DatapathStatus { kind: kind.to_owned(), why: self.datapath_reason.to_owned(), tunnels }
+    }
+
+    fn firewall_status(&self) -> proto::FirewallStatus {
+        let FirewallSeen { written, removed, converged, counted } = &self.firewall;
+        proto::FirewallStatus {
+            converged: *converged,
+            written: *written,
+            removed: *removed,
+            strangers: counted.strangers,
+            senders: counted.senders.iter().map(ToString::to_string).collect(),
+            containers: counted.containers,
+            spoofed: counted.spoofed,
+        }
     }
 
     pub(crate) fn to_peers(&self) -> proto::PeersReply {

@@ -8,7 +8,7 @@ use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     task::JoinSet,
 };
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 use wire_lease::chain;
 
 use crate::{
@@ -18,6 +18,7 @@ use crate::{
     network::{self, Host},
     notify,
     observed::Board,
+    pulse::{Part, Pulse},
     session::Ended,
     settings::Settings,
 };
@@ -38,9 +39,10 @@ pub(crate) async fn run(settings: Settings) -> Result<(), Exit> {
         Signals::new().map_err(|error| Exit::Software(format!("cannot listen for signals: {error}")))?;
     let board = Board::new();
     board.update(|seen| seen.warnings.clone_from(&settings.warnings));
-    let _beside = beside(&settings, &board)?;
+    let pulse = Pulse::default();
+    let _beside = beside(&settings, &board, &pulse)?;
     let result = tokio::select! {
-        result = stay(settings, board.clone(), &mut hangup) => result,
+        result = stay(settings, (board.clone(), pulse), &mut hangup) => result,
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
     };
@@ -54,28 +56,31 @@ pub(crate) async fn run(settings: Settings) -> Result<(), Exit> {
 
 /// Joins the network, again and again where something it was built on has changed. Joining anew writes nothing that is
 /// right already.
-async fn stay(settings: Settings, board: Board, hangup: &mut Signal) -> Result<(), Exit> {
-    let mut host = Host::new(settings, board, inherited::take())?;
+async fn stay(settings: Settings, (board, pulse): (Board, Pulse), hangup: &mut Signal) -> Result<(), Exit> {
+    let mut answers = pulse.part(Part::Session);
+    let mut host = Host::new(settings, (board, pulse), inherited::take())?;
     loop {
         let ended = tokio::select! {
-            ended = host.join() => ended?,
+            ended = host.join(&mut answers) => ended?,
             _ = hangup.recv() => Ended::Asked,
         };
         match ended {
             Ended::UnderlayChanged => info!("the underlay has changed, joining anew"),
             Ended::Asked => info!("joining anew, certificates are read again"),
+            Ended::Again => debug!("joining anew, the last time failed"),
             Ended::NoVxlan => host.encapsulate(),
+            Ended::Answered => info!("etcd has answered, joining by what it says"),
         }
     }
 }
 
 /// The control socket, health checks and systemd's messages. They end when the set is dropped.
-fn beside(settings: &Settings, board: &Board) -> Result<JoinSet<()>, Exit> {
+fn beside(settings: &Settings, board: &Board, pulse: &Pulse) -> Result<JoinSet<()>, Exit> {
     let mut tasks = JoinSet::new();
     let run_dir = &settings.folders.run_dir;
     let listener = control::listen(run_dir)
         .map_err(|error| Exit::CannotCreate(format!("cannot make {}: {error}", control::socket(run_dir).display())))?;
-    let control = control::serve(listener, board.clone());
+    let control = control::serve(listener, board.clone(), pulse.clone());
     tasks.spawn(async move {
         if let Err(error) = control.await {
             error!(error = chain(&error), "the control socket broke");
@@ -90,7 +95,7 @@ fn beside(settings: &Settings, board: &Board) -> Result<JoinSet<()>, Exit> {
             }
         });
     }
-    tasks.spawn(notify::follow(board.clone()));
+    tasks.spawn(notify::follow(board.clone(), pulse.clone()));
     Ok(tasks)
 }
 

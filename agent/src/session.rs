@@ -1,16 +1,22 @@
 //! Staying in the network: each change of the leases becomes what the kernel should hold.
 
+use std::{sync::Arc, time::Instant};
+
 use tokio::sync::watch::error::RecvError;
-use tracing::{info, warn};
-use wire_backends::Backend;
-use wire_lease::{ConfigEvent, ConfigWatch, EtcdStore, Follow, Hold, HoldState, NetworkConfig, chain};
+use tracing::info;
+use wire_backends::{Backend, OverlayDevice};
+use wire_lease::{ConfigEvent, ConfigWatch, Entry, EtcdStore, Follow, Hold, HoldState, NetworkConfig, chain};
 
 use crate::{
     datapath::{Datapath, Outcome},
     exit::Exit,
+    firewall::FirewallKeeper,
     forwarding::Forwarding,
+    last_known::Keeper,
     observed::{Board, Observed},
+    pulse::Answers,
     underlay::{Moved, UnderlayWatch},
+    upkeep::Upkeep,
 };
 
 /// Why a network must be joined anew.
@@ -20,8 +26,65 @@ pub(crate) enum Ended {
     UnderlayChanged,
     /// An operator asked for it.
     Asked,
+    /// The last time it failed.
+    Again,
     /// The kernel cannot make VXLAN devices.
     NoVxlan,
+    /// etcd has answered to a host that went by what was kept.
+    Answered,
+}
+
+/// What a network is joined by.
+pub(crate) enum Basis {
+    /// What etcd says.
+    Etcd(Box<Ties>),
+    /// What it said before the start, and the lease this host had then. Nobody holds that now.
+    LastKnown(Arc<Entry>),
+}
+
+/// What binds a host to etcd, besides the leases of others.
+pub(crate) struct Ties {
+    /// `None` only while the next session is made.
+    pub(crate) hold: Option<Hold<EtcdStore>>,
+    pub(crate) config: ConfigWatch<EtcdStore>,
+    pub(crate) keeper: Keeper,
+}
+
+impl Basis {
+    /// Whether it can be stayed on.
+    pub(crate) const fn is_whole(&self) -> bool {
+        match self {
+            Self::Etcd(ties) => ties.hold.is_some(),
+            Self::LastKnown(_) => true,
+        }
+    }
+
+    /// Holds our lease no longer.
+    pub(crate) fn let_go(&mut self) {
+        match self {
+            Self::Etcd(ties) => ties.hold = None,
+            Self::LastKnown(_) => {}
+        }
+    }
+
+    /// Our own lease.
+    fn own(&self) -> Option<Arc<Entry>> {
+        match self {
+            Self::Etcd(ties) => ties.hold.as_ref().and_then(|hold| hold.state.borrow().entry().cloned()),
+            Self::LastKnown(own) => Some(own.clone()),
+        }
+    }
+
+    /// What happens to our lease, to the config and to what is kept; nothing where etcd is away.
+    async fn wake(&mut self) -> Wake {
+        let Self::Etcd(ties) = self else { return std::future::pending().await };
+        let Ties { hold, config, keeper } = ties.as_mut();
+        tokio::select! {
+            changed = held(hold.as_mut()) => changed.map_or(Wake::Broken("the holder of the lease"), |()| Wake::Hold),
+            event = config.next() => Wake::Config(event),
+            () = keeper.due() => Wake::Keep,
+        }
+    }
 }
 
 /// All that a joined network consists of.
@@ -29,13 +92,15 @@ pub(crate) struct Session {
     pub(crate) board: Board,
     pub(crate) backend: Box<dyn Backend>,
     pub(crate) datapath: Datapath,
-    /// `None` only while the next session is made.
-    pub(crate) hold: Option<Hold<EtcdStore>>,
+    pub(crate) firewall: FirewallKeeper,
+    pub(crate) basis: Basis,
     pub(crate) follow: Follow,
-    pub(crate) config: ConfigWatch<EtcdStore>,
     /// The network config all of this was made for.
     pub(crate) joined_with: NetworkConfig,
     pub(crate) underlay: UnderlayWatch,
+    pub(crate) upkeep: Upkeep,
+    /// Since when READY waits for the firewall alone; `None` while it waits for more, and once it was said.
+    pub(crate) all_but_firewall: Option<Instant>,
     /// Ends with the session.
     pub(crate) _forwarding: Forwarding,
 }
@@ -46,8 +111,16 @@ enum Wake {
     Health,
     Hold,
     Config(ConfigEvent),
+    /// What is known is to be kept.
+    Keep,
+    /// It is time to look after files.
+    Files,
     Underlay,
     Round(Outcome),
+    /// The firewall is in place, or was waited for long enough.
+    Firewall,
+    /// Whether it goes on.
+    Asked,
     /// A part that must never end has ended.
     Broken(&'static str),
 }
@@ -57,14 +130,17 @@ impl Session {
     ///
     /// # Errors
     /// When the kernel cannot do what the backend needs, or a part of the agent has died.
-    pub(crate) async fn stay(&mut self) -> Result<Ended, Exit> {
+    pub(crate) async fn stay(&mut self, answers: &mut Answers) -> Result<Ended, Exit> {
         self.note_hold();
         loop {
-            match self.wake().await {
+            match self.wake(answers).await {
                 Wake::Leases => self.want(),
                 Wake::Health => self.note_health(),
                 Wake::Hold => self.note_hold(),
                 Wake::Config(event) => self.note_config(event),
+                Wake::Keep => self.keep(),
+                Wake::Files => self.upkeep.begin(),
+                Wake::Asked => answers.answer().await,
                 Wake::Round(outcome) => {
                     if self.note_round(outcome)? == Some(Ended::NoVxlan) {
                         return Ok(Ended::NoVxlan);
@@ -74,6 +150,7 @@ impl Session {
                         return Ok(Ended::UnderlayChanged);
                     }
                 }
+                Wake::Firewall => self.note_ready(),
                 Wake::Underlay => {
                     if self.has_moved() {
                         return Ok(Ended::UnderlayChanged);
@@ -94,35 +171,59 @@ impl Session {
         moved == Moved::Yes
     }
 
-    async fn wake(&mut self) -> Wake {
+    async fn wake(&mut self, answers: &mut Answers) -> Wake {
         let of = |changed: Result<(), _>, wake, part| if changed.is_ok() { wake } else { Wake::Broken(part) };
         tokio::select! {
             changed = self.follow.table.changed() => of(changed, Wake::Leases, "the follower of the leases"),
             changed = self.follow.health.changed() => of(changed, Wake::Health, "the follower of the leases"),
-            changed = held(self.hold.as_mut()) => of(changed, Wake::Hold, "the holder of the lease"),
-            event = self.config.next() => Wake::Config(event),
+            wake = self.basis.wake() => wake,
             () = self.underlay.changed() => Wake::Underlay,
+            () = self.upkeep.due() => Wake::Files,
             outcome = self.datapath.outcome() => outcome.map_or(Wake::Broken("the dataplane"), Wake::Round),
+            () = self.firewall.died() => Wake::Broken("the firewall"),
+            () = in_place(&self.firewall, self.all_but_firewall) => Wake::Firewall,
+            () = answers.asked() => Wake::Asked,
         }
     }
 
     /// Turns the leases into what the kernel should hold.
     fn want(&mut self) {
         let Some(table) = self.follow.table.borrow_and_update().clone() else { return };
-        let own = self.hold.as_ref().and_then(|hold| hold.state.borrow().entry().cloned());
-        if let Some(own) = own {
-            self.datapath.want(self.backend.desired(&own.lease, &table), table.revision);
+        if let Some(own) = self.basis.own() {
+            let desired = self.backend.desired(&own.lease, &table);
+            self.firewall.want(own.clone(), table.clone(), OverlayDevice::of(&desired));
+            self.datapath.want(desired, table.revision);
         }
         self.board.update(|seen| seen.leases = Some(table));
+        self.note_known();
     }
 
     fn note_health(&mut self) {
         let health = self.follow.health.borrow_and_update().clone();
+        let listings = self.board.look(|seen| seen.follow.listings);
+        if health.listings != listings {
+            self.note_known();
+        }
         self.board.update(|seen| seen.follow = health);
     }
 
+    /// What etcd has just said, or said again, is to be kept.
+    fn note_known(&mut self) {
+        if let (Basis::Etcd(ties), Some(table)) = (&mut self.basis, &*self.follow.table.borrow()) {
+            ties.keeper.note(table.clone());
+        }
+    }
+
+    fn keep(&mut self) {
+        match &mut self.basis {
+            Basis::Etcd(ties) => ties.keeper.keep(),
+            Basis::LastKnown(_) => {}
+        }
+    }
+
     fn note_hold(&mut self) {
-        let Some(hold) = &mut self.hold else { return };
+        let Basis::Etcd(ties) = &mut self.basis else { return };
+        let Some(hold) = &mut ties.hold else { return };
         let state = hold.state.borrow_and_update().clone();
         let trouble = match &state {
             HoldState::Held { trouble, .. } => trouble.clone(),
@@ -145,27 +246,32 @@ impl Session {
                 Err(error) => Some(format!("it has changed, and the new one is refused: {}", chain(&error))),
             },
         };
-        if let Some(fault) = &fault {
-            warn!(fault, "network config");
-        }
-        self.board.fault("network config", fault);
+        self.board.alarm("network config", fault);
     }
 
     /// The kernel was compared: the network is there, is not there yet, or can never be.
-    fn note_round(&self, outcome: Outcome) -> Result<Option<Ended>, Exit> {
-        match outcome {
+    fn note_round(&mut self, outcome: Outcome) -> Result<Option<Ended>, Exit> {
+        let ready = self.board.look(|seen| seen.ready);
+        self.all_but_firewall = match outcome {
             Outcome::NoVxlan => return Ok(Some(Ended::NoVxlan)),
-            Outcome::NoTun if !self.board.look(|seen| seen.ready) => {
-                return Err(Exit::NoDevice(self.board.look(Observed::summary)));
-            }
-            Outcome::NoTun | Outcome::Pending | Outcome::Unusable => return Ok(None),
-            Outcome::Usable => {}
-        }
-        if !self.board.look(|seen| seen.ready) {
-            self.board.update(|seen| seen.ready = true);
-            info!(summary = self.board.look(Observed::summary), "ready");
-        }
+            Outcome::NoTun if !ready => return Err(Exit::NoDevice(self.board.look(Observed::summary))),
+            Outcome::NoTun | Outcome::Pending | Outcome::Unusable => None,
+            Outcome::Usable => (!ready).then(Instant::now),
+        };
         Ok(None)
+    }
+
+    fn note_ready(&mut self) {
+        self.all_but_firewall = None;
+        self.board.update(|seen| seen.ready = true);
+        info!(summary = self.board.look(Observed::summary), "ready");
+    }
+}
+
+async fn in_place(firewall: &FirewallKeeper, since: Option<Instant>) {
+    match since {
+        Some(since) => firewall.in_place(since).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -7,7 +7,7 @@ use std::{
 };
 
 use regex::Regex;
-use wire_backends::{Capabilities, ForwardSettings};
+use wire_backends::{Capabilities, ForwardSettings, Masquerade, Senders};
 use wire_lease::{Credentials, DualStack, EtcdSettings, KeyPrefix, TlsFiles};
 
 use crate::{
@@ -27,13 +27,23 @@ pub(crate) struct Settings {
     pub(crate) lease_ttl: Duration,
     pub(crate) renew_margin: Duration,
     pub(crate) ip_masq: bool,
-    /// How often the FORWARD chain is checked; `None` leaves it alone.
-    pub(crate) forward_rules: Option<Duration>,
+    pub(crate) firewall: FirewallSettings,
     pub(crate) blackhole: bool,
     pub(crate) forward: ForwardSettings,
     pub(crate) health: Option<SocketAddr>,
     /// Flags that were given and do nothing.
     pub(crate) warnings: Vec<String>,
+}
+
+/// What the packet filter is for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FirewallSettings {
+    pub(crate) masquerade: Masquerade,
+    /// Whether forwarding is accepted.
+    pub(crate) forward: bool,
+    pub(crate) senders: Senders,
+    /// How often it is checked, whether or not the kernel says that it has changed.
+    pub(crate) every: Duration,
 }
 
 /// The files and folders the agent writes.
@@ -85,7 +95,16 @@ impl Settings {
             lease_ttl: run.subnet_lease_ttl,
             renew_margin: Duration::from_secs(60) * run.subnet_lease_renew_margin,
             ip_masq: run.ip_masq,
-            forward_rules: run.iptables_forward_rules.then(|| Duration::from_secs(run.iptables_resync.into())),
+            firewall: FirewallSettings {
+                masquerade: match (run.ip_masq, run.ip_masq_fully_random_disable) {
+                    (false, _) => Masquerade::Off,
+                    (true, false) => Masquerade::Random,
+                    (true, true) => Masquerade::Plain,
+                },
+                forward: run.iptables_forward_rules,
+                senders: if run.peers_only { Senders::Peers } else { Senders::Anyone },
+                every: Duration::from_secs(run.iptables_resync.into()),
+            },
             blackhole: run.ip_blackhole_route,
             forward,
             health: (run.healthz_port != 0).then(|| SocketAddr::new(run.healthz_ip, run.healthz_port)),
@@ -149,11 +168,10 @@ fn warnings(run: &RunFlags) -> Vec<String> {
         |asked: bool, flag: &str, why: &str| asked.then(|| format!("--{flag} does nothing in this version: {why}"));
     [
         idle(
-            run.ip_masq,
-            "ip-masq",
-            "only FLANNEL_IPMASQ and Docker's --ip-masq=false are written, nothing is masqueraded yet",
+            run.ip_masq_fully_random_disable && !run.ip_masq,
+            "ip-masq-fully-random-disable",
+            "without --ip-masq nothing is masqueraded",
         ),
-        idle(run.ip_masq_fully_random_disable, "ip-masq-fully-random-disable", "nothing is masqueraded yet"),
         idle(run.vmodule.is_some(), "vmodule", "use RUST_LOG, for example RUST_LOG=wire_lease=debug"),
         idle(run.log_backtrace_at.is_some(), "log_backtrace_at", "errors are logged with all their causes"),
     ]

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use tracing::warn;
 use wire_lease::{DualStack, MacAddr, Prefix};
 
-use crate::files::{self, Durable, WriteError};
+use crate::files::{Durable, Wanted};
 
 /// The content of `state.json` in the state folder.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,14 +61,11 @@ impl StateFile {
         }
     }
 
-    /// Keeps the state; writes nothing where it is kept already.
-    ///
-    /// # Errors
-    /// When the file cannot be written.
-    pub(crate) fn save(&self, state: &State) -> Result<(), WriteError> {
-        let mut text = serde_json::to_string_pretty(state).expect("the state has only text keys");
-        text.push('\n');
-        files::write_if_changed(&self.0, &text, Durable::Yes).map(|_| ())
+    /// The file that keeps `state`.
+    pub(crate) fn of(&self, state: &State) -> Wanted {
+        let mut content = serde_json::to_string_pretty(state).expect("the state has only text keys");
+        content.push('\n');
+        Wanted { path: self.0.clone(), content, durable: Durable::Yes }
     }
 }
 
@@ -94,7 +91,7 @@ mod tests {
         assert_eq!(state.identity.len(), 32);
         state.macs.insert("flannel.1".to_owned(), "c6:d2:32:6f:8f:44".parse().unwrap());
         state.subnet.v4 = Some("10.5.52.0/24".parse().unwrap());
-        file.save(&state).unwrap();
+        file.of(&state).put().unwrap();
         assert_eq!(file.load().unwrap(), state);
     }
 

@@ -134,6 +134,20 @@ fn docker_options_are_printed_and_written_in_every_form() {
     refused(&["docker-opts", "-f", env, "-k", "A B"], &[], 64, "--key");
 }
 
+/// Without a bip Docker would start on 172.17.0.0/16.
+#[test]
+fn a_subnet_env_without_a_subnet_gives_docker_no_options() {
+    let folder = tempfile::tempdir().unwrap();
+    let (env, daemon) = (folder.path().join("subnet.env"), folder.path().join("daemon.json"));
+    let (file, path) = (env.to_str().unwrap(), daemon.to_str().unwrap());
+    for text in ["", "\n", "FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n"] {
+        std::fs::write(&env, text).unwrap();
+        refused(&["docker-opts", "-f", file, "-d", "-"], &[], 1, "neither FLANNEL_SUBNET nor FLANNEL_IPV6_SUBNET");
+        refused(&["docker-opts", "-f", file, "--daemon-json", path], &[], 1, "see wire-agent status");
+        assert!(!daemon.exists());
+    }
+}
+
 #[test]
 fn docker_options_are_merged_into_daemon_json() {
     let folder = tempfile::tempdir().unwrap();

@@ -82,10 +82,9 @@ pub(crate) struct Outer {
     family: Family,
     link: LinkName,
     mtu: Mtu,
-    /// Our address there.
+    /// Our end: what peers know us by, where this host has that address, as flannel 0.28 has it; they take packets from no other
+    /// (docs/adr/0007-firewall.md). Behind 1:1 NAT the link's own address becomes the public one on the way.
     pub(crate) local: IpAddr,
-    /// The one that peers send to, where this host has it; else as `local`.
-    pub(crate) end: IpAddr,
 }
 
 impl Outer {
@@ -93,7 +92,7 @@ impl Outer {
         let Underlay { link, mtu, addresses, .. } = &placement.underlay;
         let local = *addresses.of(family).ok_or(SelectError::NoUnderlay { link: *link, family })?;
         let public = placement.public.of(family).copied().filter(|public| placement.underlay.host.contains(public));
-        Ok(Self { family, link: *link, mtu: *mtu, local, end: public.unwrap_or(local) })
+        Ok(Self { family, link: *link, mtu: *mtu, local: public.unwrap_or(local) })
     }
 
     /// What is left for a device of ours; `asked` is what the network config has in place of the link's own MTU.

@@ -40,7 +40,8 @@ impl Part {
             | Op::DeleteNeighbour(_)
             | Op::AddRoute(..)
             | Op::ReplaceRoute(..)
-            | Op::DeleteRoute(..) => Self::Kernel,
+            | Op::DeleteRoute(..)
+            | Op::Firewall(_) => Self::Kernel,
         }
     }
 }

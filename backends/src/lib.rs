@@ -30,14 +30,18 @@ mod vxlan;
 pub use backend::{Backend, ForwardSettings, Placement, Scope, SelectError, select};
 pub use conflict::Conflict;
 pub use dataplane::{
-    Attempt, Dataplane, DataplaneError, ErrorKind, Host, HostLink, Monitor, NetlinkDataplane, OpError, RouteForm,
-    Underlay, UnderlayChoice, UnderlayError, Wake, accept_no_router_advertisements, forward_packets,
+    Attempt, ContainerLink, Dataplane, DataplaneError, ErrorKind, Host, HostLink, Monitor, NetlinkDataplane, OpError,
+    RouteForm, Underlay, UnderlayChoice, UnderlayError, Wake, accept_no_router_advertisements, forward_packets,
     keep_router_advertisements,
 };
-pub use firewall::{FirewallError, ForwardAccept, remove_rules};
+pub use firewall::{
+    ACCEPT_MARK, BaseChain, Call, Chain, ChainChange, ChainName, ChainTable, ChainTableKind, Counted, DockerRules,
+    Element, Firewall, FirewallDataplane, FirewallMonitor, FirewallOp, FirewallPolicy, Hook, Masquerade, Nftables,
+    Others, OverlayDevice, Place, Rule, Senders, Set, SetChange, SetKind, Surroundings, Table, TableName,
+};
 #[cfg(any(test, feature = "fuzzing"))]
 pub use forward::fuzzing;
-pub use forward::{Capabilities, Forwarder, Framing, Handle, Kept, TunnelSeen, Tunnels};
+pub use forward::{Capabilities, Fault, Forwarder, Framing, Handle, Kept, TunnelSeen, Tunnels, Turn};
 pub use host_dataplane::HostDataplane;
 pub use mtu::{Mtu, Overhead};
 pub use name::{LinkName, LinkNameError};

@@ -5,8 +5,8 @@ use std::{fmt, net::IpAddr};
 use wire_lease::MacAddr;
 
 use crate::{
-    Address, FdbKey, Forward, ForwardKey, Framing, Link, LinkKind, LinkName, NeighbourKey, NetState, Route, RouteKey,
-    Tunnel,
+    Address, FdbKey, FirewallOp, Forward, ForwardKey, Framing, Link, LinkKind, LinkName, NeighbourKey, NetState, Route,
+    RouteKey, Tunnel,
 };
 
 /// One change of the kernel's state.
@@ -40,6 +40,8 @@ pub enum Op {
     ReplaceRoute(RouteKey, Route),
     /// Removes a route, given as it was read.
     DeleteRoute(RouteKey, Route),
+    /// A change of the packet filter.
+    Firewall(FirewallOp),
 }
 
 impl Op {
@@ -61,6 +63,7 @@ impl Op {
             Self::AddRoute(..) => "add route",
             Self::ReplaceRoute(..) => "replace route",
             Self::DeleteRoute(..) => "delete route",
+            Self::Firewall(op) => op.name(),
         }
     }
 
@@ -74,6 +77,7 @@ impl Op {
             | Self::DeleteNeighbour(_)
             | Self::DeleteForward(_)
             | Self::DeleteRoute(..) => true,
+            Self::Firewall(op) => op.is_delete(),
             Self::CreateLink(..)
             | Self::ChangeLink(..)
             | Self::PutAddress(_)
@@ -141,6 +145,7 @@ impl NetState {
             Op::DeleteRoute(key, _) => {
                 self.routes.remove(key);
             }
+            Op::Firewall(op) => self.firewall.apply(op),
         }
     }
 }
@@ -173,6 +178,7 @@ impl fmt::Display for Op {
             Self::AddRoute(key, route) | Self::ReplaceRoute(key, route) | Self::DeleteRoute(key, route) => {
                 write!(f, " {key} {}", route.via)
             }
+            Self::Firewall(op) => write!(f, " {op}"),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The difference between what there is and what should be, as changes in an order that never leaves a gap.
 //!
-//! Puts come first: links, addresses, FDB, neighbours, forwarding, routes, so that nothing ever points to what is not there yet.
+//! Puts come first: links, addresses, FDB, neighbours, forwarding, routes, the packet filter, so that nothing ever points to what is not
+//! there yet.
 //! Deletions follow in reverse (docs/adr/0003-order-of-operations.md).
 
 use std::{
@@ -9,7 +10,7 @@ use std::{
     fmt,
 };
 
-use crate::{Address, Conflict, Link, LinkKind, LinkName, NetState, Op, Owner, Route, RouteKey, Vxlan};
+use crate::{Address, Conflict, Link, LinkKind, LinkName, NetState, Op, Owner, Route, RouteKey, Vxlan, firewall};
 
 /// What is to be done, and what cannot be.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -54,6 +55,9 @@ pub fn plan(have: &NetState, want: &NetState) -> Plan {
         ops.extend(puts);
         deletions.push(deletes);
     }
+    let (puts, deletes) = firewall::changes(&have.firewall, &want.firewall);
+    ops.extend(puts.into_iter().map(Op::Firewall));
+    deletions.push(deletes.into_iter().map(Op::Firewall).collect());
     ops.extend(deletions.into_iter().rev().flatten());
     ops.extend(builder.links.leaving.iter().map(|name| Op::DeleteLink(*name)));
     Plan { ops, conflicts: builder.conflicts }
@@ -212,7 +216,7 @@ impl Link {
                 let differs = |ports: Option<(u16, u16)>| ports.is_some_and(|(have, want)| have != want);
                 have.vni == want.vni
                     && have.parent == want.parent
-                    && (have.local == want.local || (have.local.is_some() && have.local == want.local_too))
+                    && have.local == want.local
                     && have.group == want.group
                     && have.l2miss == want.l2miss
                     && have.gbp == want.gbp

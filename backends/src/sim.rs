@@ -140,7 +140,8 @@ impl Inner {
             | Op::DeleteFdb(_)
             | Op::DeleteNeighbour(_)
             | Op::DeleteForward(_)
-            | Op::DeleteRoute(..) => None,
+            | Op::DeleteRoute(..)
+            | Op::Firewall(_) => None,
         }
     }
 }
@@ -156,6 +157,8 @@ impl NetState {
             state.forget_link(name);
         }
         state.routes.retain(|_, route| route.owner == Owner::Foreign);
+        // What is read of the packet filter is ours, but for the chains that ours are called from.
+        state.firewall = crate::Firewall { callers: state.firewall.callers, ..crate::Firewall::default() };
         state
     }
 }
@@ -170,6 +173,6 @@ const fn errno(kind: ErrorKind) -> Errno {
         ErrorKind::Busy => Errno::EBUSY,
         ErrorKind::NoBuffers => Errno::ENOBUFS,
         ErrorKind::Lost => Errno::ETIMEDOUT,
-        ErrorKind::Other => Errno::EINVAL,
+        ErrorKind::NoProgram | ErrorKind::Program | ErrorKind::Other => Errno::EINVAL,
     }
 }

@@ -10,7 +10,7 @@ use std::{
 
 use wire_lease::{Family, MacAddr, Prefix, Vni};
 
-use crate::{Capabilities, Framing, LinkName, Mtu};
+use crate::{Capabilities, Firewall, Framing, LinkName, Mtu};
 
 /// The routing protocol number of our routes, by which they are known after a restart
 /// (linux/rtnetlink.h leaves numbers above `RTPROT_STATIC` to their users).
@@ -31,6 +31,8 @@ pub struct NetState {
     pub forwarding: BTreeMap<ForwardKey, Forward>,
     /// Routes.
     pub routes: BTreeMap<RouteKey, Route>,
+    /// The packet filter.
+    pub firewall: Firewall,
 }
 
 /// Whose an entry is.
@@ -79,8 +81,6 @@ pub struct Vxlan {
     pub parent: Option<LinkName>,
     /// The source of encapsulated packets.
     pub local: Option<IpAddr>,
-    /// Of a wanted device: another source that is as good, if a device is there already. flannel sets the public IP.
-    pub local_too: Option<IpAddr>,
     /// The UDP port; of a wanted device `None` leaves it to the kernel.
     pub port: Option<u16>,
     /// The multicast group or default destination.
@@ -267,17 +267,7 @@ impl Vxlan {
     /// A device of that identifier with everything else off or left to the kernel.
     #[must_use]
     pub const fn new(vni: Vni) -> Self {
-        Self {
-            vni,
-            parent: None,
-            local: None,
-            local_too: None,
-            port: None,
-            group: None,
-            gbp: false,
-            learning: false,
-            l2miss: false,
-        }
+        Self { vni, parent: None, local: None, port: None, group: None, gbp: false, learning: false, l2miss: false }
     }
 
     /// The port in use: the kernel's default is 8472 (drivers/net/vxlan, `vxlan_port`), not RFC 7348's 4789.

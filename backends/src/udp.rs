@@ -27,7 +27,7 @@ impl UdpBackend {
         for (family, pool) in config.pools.iter() {
             let outer = Outer::new(family, placement)?;
             let mtu = outer.mtu_within(Overhead::udp(family), None)?;
-            let link = placement.forward.link(Framing::Raw, (outer.end, port), mtu);
+            let link = placement.forward.link(Framing::Raw, (outer.local, port), mtu);
             devices.set(family, Some(Device { name: device_name(family), link, network: pool.network }));
         }
         Ok(Self { devices, blackhole: placement.blackhole })

@@ -54,22 +54,18 @@ impl Device {
         let mtu = outer.mtu_within(Overhead::vxlan(family), config.mtu.map(Mtu))?;
         let link = if placement.forward.replaces_vxlan {
             let port = config.port.unwrap_or(Vxlan::new(config.vni).port_in_use());
-            placement.forward.link(Framing::Vxlan { vni: config.vni, mac }, (outer.end, port), mtu)
+            placement.forward.link(Framing::Vxlan { vni: config.vni, mac }, (outer.local, port), mtu)
         } else {
-            let vxlan = Self::vxlan(family, config, placement, outer.local);
+            let vxlan = Self::vxlan(config, placement.underlay.link, outer.local);
             Link { mac: Some(mac), ..Link::ours(LinkKind::Vxlan(vxlan), mtu) }
         };
         Ok(Self { name: device_name(family, config.vni)?, link, mac })
     }
 
-    fn vxlan(family: Family, config: &VxlanConfig, placement: &Placement, local: IpAddr) -> Vxlan {
-        let underlay = &placement.underlay;
-        let public = placement.public.of(family).copied();
+    fn vxlan(config: &VxlanConfig, parent: LinkName, local: IpAddr) -> Vxlan {
         Vxlan {
-            parent: Some(underlay.link),
+            parent: Some(parent),
             local: Some(local),
-            // flannel 0.28 sends from the public IP, which works where the host has that address.
-            local_too: public.filter(|public| *public != local && underlay.host.contains(public)),
             port: config.port,
             gbp: config.gbp,
             learning: config.learning,

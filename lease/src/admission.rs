@@ -9,7 +9,7 @@ use std::{
 
 use crate::{
     BackendData, DualStack, Entry, Family, Lease, LeaseTable, MacAddr, Pool, Prefix, Refusal, RefusalKind, Revision,
-    Subnet, entries::Decoded,
+    Subnet, entries::Decoded, hold_down::HoldDown,
 };
 
 /// What entries are checked against.
@@ -28,38 +28,61 @@ pub struct Admission {
     pub underlay: Vec<Prefix>,
 }
 
-pub(crate) fn admit(decoded: &BTreeMap<Vec<u8>, Decoded>, admission: &Admission, revision: Revision) -> LeaseTable {
-    let mut table = LeaseTable { revision, ..LeaseTable::default() };
+pub(crate) fn admit(
+    decoded: &BTreeMap<Vec<u8>, Decoded>,
+    hold_down: &HoldDown,
+    admission: &Admission,
+    revision: Revision,
+) -> LeaseTable {
+    let mut table = LeaseTable { revision, hold_down: hold_down.clone(), ..LeaseTable::default() };
     let mut candidates = Vec::with_capacity(decoded.len());
     let underlay = admission.guarded_underlay();
-    for (key, decoded) in decoded {
+    let there = decoded.iter().map(|(key, decoded)| (Presence::There, key, decoded));
+    for (presence, key, decoded) in there.chain(hold_down.held().map(|(key, decoded)| (Presence::Held, key, decoded))) {
         let checked = match &decoded.content {
             Ok(entry) if Some(entry.lease.subnet) == admission.own => continue,
             Ok(entry) => admission.check(entry, &underlay),
             Err(refusal) => Err(refusal.clone()),
         };
         match checked {
-            Ok(entry) => candidates.push((decoded.origin.create_revision, key, entry)),
-            Err(refusal) => {
-                table.refused.insert(printable(key), refusal);
-            }
+            Ok(entry) => candidates.push((presence, decoded.origin.create_revision, key, entry)),
+            Err(refusal) => table.refuse(presence, key, refusal),
         }
     }
-    // Oldest first, so that the older of two that conflict is in when the younger comes.
-    candidates.sort_unstable_by_key(|(created, key, _)| (*created, *key));
+    // Oldest first, so that the older of two that conflict is in when the younger comes; what is not there any more last.
+    candidates.sort_unstable_by_key(|(presence, created, key, _)| (*presence, *created, *key));
     let mut claims = Claims::of(admission.own);
     let mut peers = Vec::with_capacity(candidates.len());
-    for (_, key, entry) in &candidates {
+    for (presence, _, key, entry) in &candidates {
         match claims.claim(entry) {
-            Ok(()) => peers.push((entry.lease.subnet, Arc::clone(entry))),
-            Err(refusal) => {
-                table.refused.insert(printable(key), refusal);
+            Ok(()) => {
+                peers.push((entry.lease.subnet, Arc::clone(entry)));
+                table.held += usize::from(*presence == Presence::Held);
             }
+            Err(refusal) => table.refuse(*presence, key, refusal),
         }
     }
     // Built at once: much quicker than one by one.
     table.peers = peers.into_iter().collect();
     table
+}
+
+/// Whether an entry is in the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Presence {
+    There,
+    /// It was until lately.
+    Held,
+}
+
+impl LeaseTable {
+    /// An entry that is not even there any more is not worth a word.
+    fn refuse(&mut self, presence: Presence, key: &[u8], refusal: Refusal) {
+        match presence {
+            Presence::There => drop(self.refused.insert(printable(key), refusal)),
+            Presence::Held => {}
+        }
+    }
 }
 
 impl Admission {

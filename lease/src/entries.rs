@@ -1,10 +1,16 @@
 //! The lease directory as the store holds it, each entry decoded once.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use tokio::time::Instant;
 
 use crate::{
     Entry, Event, KeyValue, Lease, LeaseError, LeaseTable, Listing, Origin, Refusal, RefusalKind, Revision, Subnet,
     admission::{self, Admission},
+    hold_down::HoldDown,
 };
 
 /// All entries of the lease directory, good and bad, at one revision.
@@ -13,11 +19,13 @@ pub struct Entries {
     /// What all keys begin with.
     directory: Vec<u8>,
     decoded: BTreeMap<Vec<u8>, Decoded>,
+    /// What is there no more, and was not taken yet.
+    vanished: Vec<(Vec<u8>, Decoded)>,
     revision: Revision,
 }
 
 /// One key, as far as it can be understood.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Decoded {
     pub(crate) origin: Origin,
     pub(crate) content: Result<Arc<Entry>, Refusal>,
@@ -27,7 +35,7 @@ impl Entries {
     /// The directory with nothing in it.
     #[must_use]
     pub const fn new(directory: Vec<u8>) -> Self {
-        Self { directory, decoded: BTreeMap::new(), revision: Revision(0) }
+        Self { directory, decoded: BTreeMap::new(), vanished: Vec::new(), revision: Revision(0) }
     }
 
     /// The directory as listed.
@@ -36,6 +44,18 @@ impl Entries {
         let mut entries = Self::new(directory);
         entries.replace(listing);
         entries
+    }
+
+    /// The directory as far as a table tells: the leases that it lets in, but for those that have vanished.
+    pub(crate) fn believed(directory: Vec<u8>, table: &LeaseTable) -> Self {
+        let held: BTreeSet<&Vec<u8>> = table.hold_down.held().map(|(key, _)| key).collect();
+        let entry_of = |(subnet, entry): (&Subnet, &Arc<Entry>)| {
+            let key = [&directory, subnet.to_string().as_bytes()].concat();
+            let decoded = Decoded { origin: entry.origin, content: Ok(Arc::clone(entry)) };
+            (!held.contains(&key)).then_some((key, decoded))
+        };
+        let decoded = table.peers.iter().filter_map(entry_of).collect();
+        Self { decoded, ..Self::new(directory) }
     }
 
     /// The revision this is the state of.
@@ -53,6 +73,12 @@ impl Entries {
             changed |= before.get(&kv.key).is_none_or(|before| !before.says_the_same(&decoded));
             self.decoded.insert(kv.key.clone(), decoded);
         }
+        // What was made anew meanwhile had vanished too, as all has in a store that comes back empty.
+        let is_there = |(key, before): &(Vec<u8>, Decoded)| {
+            let now = self.decoded.get(key);
+            now.is_some_and(|now| now.origin.create_revision == before.origin.create_revision)
+        };
+        self.vanished.extend(before.into_iter().filter(|entry| !is_there(entry)));
         self.revision = listing.revision;
         changed
     }
@@ -68,7 +94,12 @@ impl Entries {
         }
         self.revision = revision;
         match event {
-            Event::Delete { key, .. } => self.decoded.remove(key).is_some(),
+            Event::Delete { key, .. } => {
+                let gone = self.decoded.remove_entry(key);
+                let changed = gone.is_some();
+                self.vanished.extend(gone);
+                changed
+            }
             Event::Put(kv) => {
                 let decoded = self.decode(kv);
                 let changed = self.decoded.get(&kv.key).is_none_or(|before| !before.says_the_same(&decoded));
@@ -86,7 +117,18 @@ impl Entries {
     /// Which of them are let in.
     #[must_use]
     pub fn admit(&self, admission: &Admission) -> LeaseTable {
-        admission::admit(&self.decoded, admission, self.revision)
+        admission::admit(&self.decoded, &HoldDown::default(), admission, self.revision)
+    }
+
+    /// The same with the leases that `hold_down` keeps, which is told what has vanished since it was asked last.
+    pub(crate) fn admit_holding(&mut self, hold_down: &mut HoldDown, admission: &Admission) -> LeaseTable {
+        hold_down.note(self.vanished.drain(..), &self.decoded, Instant::now());
+        admission::admit(&self.decoded, hold_down, admission, self.revision)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn into_decoded(self) -> BTreeMap<Vec<u8>, Decoded> {
+        self.decoded
     }
 
     fn decode(&self, kv: &KeyValue) -> Decoded {

@@ -11,7 +11,9 @@ use tracing::{debug, info, warn};
 
 use crate::{
     Admission, Backoff, Entries, LeaseStore, LeaseTable, Listing, Revision, WatchBatch, WatchError, WatchStream, chain,
-    shortened, task::Task,
+    hold_down::{HELD_FOR, HoldDown},
+    shortened,
+    task::{Beside, Start, Task},
 };
 
 /// What is followed, and how.
@@ -21,6 +23,8 @@ pub struct FollowSettings {
     pub directory: Vec<u8>,
     /// How often everything is listed although the watch stands: etcd has lost watch events.
     pub list_every: Duration,
+    /// What was believed until now. What the first listing lacks of it has vanished just then.
+    pub before: Option<Arc<LeaseTable>>,
 }
 
 /// How the following goes.
@@ -54,26 +58,50 @@ const PAUSES: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_s
 const BATCHES: usize = 256;
 
 impl FollowSettings {
-    /// With the usual time between full listings.
+    /// With the usual time between full listings, and nothing known before.
     #[must_use]
     pub const fn new(directory: Vec<u8>) -> Self {
-        Self { directory, list_every: LIST_EVERY }
+        Self { directory, list_every: LIST_EVERY, before: None }
     }
 }
 
 impl Follow {
-    /// Starts to follow. A `listing` of the directory that the caller has just made saves making it again.
+    /// Starts to follow.
     pub fn spawn<S: LeaseStore>(
         store: S,
         settings: FollowSettings,
         admission: watch::Receiver<Admission>,
-        listing: Option<Listing>,
+        Start { listing, beside }: Start,
     ) -> Self {
         let (table_out, table) = watch::channel(None);
         let (health_out, health) = watch::channel(FollowHealth::default());
-        let entries = Entries::new(settings.directory.clone());
-        let follower = Follower { store, settings, admission, entries, named: BTreeSet::new(), table_out, health_out };
-        Self { table, health, _task: Task::spawn(follower.run(listing)) }
+        let before = settings.before.as_deref().cloned().unwrap_or_default();
+        let entries = Entries::believed(settings.directory.clone(), &before);
+        let (named, hold_down) = (BTreeSet::new(), before.hold_down);
+        let follower = Follower { store, settings, admission, entries, hold_down, named, table_out, health_out };
+        Self { table, health, _task: Task::spawn(follower.run(listing), beside) }
+    }
+
+    /// Follows no store: the leases are those of `listing`, let in by `admission` as it changes. For when the store is away
+    /// and something it once said is all there is. Its health tells of no listing.
+    pub fn remembered(
+        directory: Vec<u8>,
+        listing: &Listing,
+        mut admission: watch::Receiver<Admission>,
+        beside: Option<Beside>,
+    ) -> Self {
+        let entries = Entries::listed(directory, listing);
+        let (table_out, table) = watch::channel(None);
+        let (health_out, health) = watch::channel(FollowHealth::default());
+        let task = async move {
+            let _open = health_out;
+            loop {
+                let admitted = entries.admit(&admission.borrow_and_update());
+                table_out.send_replace(Some(Arc::new(admitted)));
+                admission_changed(&mut admission).await;
+            }
+        };
+        Self { table, health, _task: Task::spawn(task, beside) }
     }
 }
 
@@ -82,6 +110,7 @@ struct Follower<S: LeaseStore> {
     settings: FollowSettings,
     admission: watch::Receiver<Admission>,
     entries: Entries,
+    hold_down: HoldDown,
     /// The refused keys that were named in the log.
     named: BTreeSet<String>,
     table_out: watch::Sender<Option<Arc<LeaseTable>>>,
@@ -92,6 +121,8 @@ struct Follower<S: LeaseStore> {
 enum Wake {
     Changes(Result<WatchBatch, WatchError>),
     Admission,
+    /// Leases were held for long enough.
+    LetGo,
     ListingDue,
 }
 
@@ -135,7 +166,7 @@ impl<S: LeaseStore> Follower<S> {
                     self.drain(&batch?, &mut watch)?;
                     pauses.reset();
                 }
-                Wake::Admission => self.publish(),
+                Wake::Admission | Wake::LetGo => self.publish(),
                 Wake::ListingDue => list_at = Instant::now() + self.list_again().await?,
             }
         }
@@ -145,6 +176,7 @@ impl<S: LeaseStore> Follower<S> {
         tokio::select! {
             batch = watch.next() => Wake::Changes(batch),
             () = admission_changed(&mut self.admission) => Wake::Admission,
+            () = let_go(self.hold_down.next()) => Wake::LetGo,
             () = tokio::time::sleep_until(list_at) => Wake::ListingDue,
         }
     }
@@ -200,10 +232,18 @@ impl<S: LeaseStore> Follower<S> {
     }
 
     fn publish(&mut self) {
-        let table = self.entries.admit(&self.admission.borrow_and_update());
+        let table = self.entries.admit_holding(&mut self.hold_down, &self.admission.borrow_and_update());
         let unchanged = self.table_out.borrow().as_ref().is_some_and(|before| before.says_the_same(&table));
         if unchanged {
             return;
+        }
+        let held_before = self.table_out.borrow().as_ref().map_or(0, |before| before.held);
+        match (held_before, table.held) {
+            (0, 1..) => {
+                warn!(held = table.held, "most leases vanished at once: {HELD_FOR:?} are left them to come back");
+            }
+            (1.., 0) => info!(peers = table.peers.len(), "no lease is held any more that has vanished"),
+            _ => {}
         }
         for (key, refusal) in table.refused.iter().filter(|(key, _)| !self.named.contains(*key)) {
             warn!(key, kind = ?refusal.kind, reason = refusal.reason, "lease refused");
@@ -237,6 +277,13 @@ impl<S: LeaseStore> Follower<S> {
                 }
             }
         }
+    }
+}
+
+async fn let_go(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -20,7 +20,7 @@ use tokio::{sync::watch, time::Instant};
 
 use crate::{
     BackendData, DualStack, Entry, KeyPrefix, LeaseId, LeaseStore, Listing, Pool, Prefix, StoreError, Subnet,
-    task::Task,
+    task::{Start, Task},
 };
 
 /// Whose lease is held, and how.
@@ -107,12 +107,16 @@ pub struct Hold<S> {
 }
 
 impl<S: LeaseStore> Hold<S> {
-    /// Starts to acquire and then to keep. A `listing` of the lease directory that the caller has just made saves making
-    /// it again. When `offer` changes, the lease is written again.
-    pub fn spawn(store: S, settings: HoldSettings, offer: watch::Receiver<Offer>, listing: Option<Listing>) -> Self {
+    /// Starts to acquire and then to keep. When `offer` changes, the lease is written again.
+    pub fn spawn(
+        store: S,
+        settings: HoldSettings,
+        offer: watch::Receiver<Offer>,
+        Start { listing, beside }: Start,
+    ) -> Self {
         let (state_out, state) = watch::channel(HoldState::Acquiring { reason: "asking etcd for a subnet".to_owned() });
         let holder = Holder { store: store.clone(), settings, offer, state_out, attempt: 0, spare: None };
-        Self { state, store, task: Task::spawn(holder.run(listing)) }
+        Self { state, store, task: Task::spawn(holder.run(listing), beside) }
     }
 
     /// Gives the lease back, so that another host can have the subnet. A reservation stays.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::{Backoff, Event, KeyValue, LeaseStore, Revision, StoreError, WatchError, WatchStream, chain};
+use crate::{Backoff, Event, KeyValue, LeaseStore, Revision, StoreError, WatchError, WatchStream};
 
 /// One key as it changes. Opens its watch again whenever it breaks, and reads the key then.
 pub(crate) struct KeyWatch<S: LeaseStore> {
@@ -22,8 +22,8 @@ pub(crate) struct KeyWatch<S: LeaseStore> {
 pub(crate) enum KeyEvent {
     /// This is what it holds. Also told, changed or not, when the watch stands again after a break.
     Is(Option<KeyValue>),
-    /// The store cannot be asked, for this reason with all its causes. It is tried again.
-    Broken(String),
+    /// The store cannot be asked, for this reason. It is tried again.
+    Broken(StoreError),
 }
 
 impl<S: LeaseStore> KeyWatch<S> {
@@ -69,7 +69,7 @@ impl<S: LeaseStore> KeyWatch<S> {
                     self.from = None;
                     self.open_at = Instant::now() + self.pauses.pause();
                     if let WatchError::Ended(error) = error {
-                        return KeyEvent::Broken(chain(&error));
+                        return KeyEvent::Broken(error);
                     }
                 }
             }

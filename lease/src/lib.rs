@@ -30,6 +30,7 @@ mod etcd;
 mod family;
 mod follow;
 mod hold;
+mod hold_down;
 mod key;
 mod key_watch;
 mod lease;
@@ -65,3 +66,4 @@ pub use store::{
 };
 pub use stored_config::{ConfigEvent, ConfigWatch, StoredConfig};
 pub use table::{Entry, LeaseTable, Origin, Refusal, RefusalKind};
+pub use task::{Beside, Start};

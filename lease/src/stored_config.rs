@@ -29,12 +29,12 @@ impl StoredConfig {
 pub struct ConfigWatch<S: LeaseStore>(KeyWatch<S>);
 
 /// What happened to the network config.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum ConfigEvent {
     /// This is the value now; `None` where it was deleted. Told again, changed or not, after the store was away.
     Is(Option<Vec<u8>>),
-    /// The store cannot be asked, for this reason with all its causes. It is tried again, with pauses of at most 1 s.
-    Broken(String),
+    /// The store cannot be asked, for this reason. It is tried again, with pauses of at most 1 s.
+    Broken(StoreError),
 }
 
 impl<S: LeaseStore> ConfigWatch<S> {

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
-use crate::{Lease, LeaseId, Revision, Subnet};
+use crate::{Lease, LeaseId, Revision, Subnet, hold_down::HoldDown};
 
 /// Where a lease stands in the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,10 +30,14 @@ pub struct LeaseTable {
     /// The leases of all other hosts that were let in, whatever their backend, cut down to the families of this network.
     /// When one was renewed is known only as of the last change of the table.
     pub peers: BTreeMap<Subnet, Arc<Entry>>,
+    /// How many of them have vanished from the store together with most others, and are held for a while.
+    pub held: usize,
     /// The entries that were not, by their key (escaped where it is no UTF-8).
     pub refused: BTreeMap<String, Refusal>,
     /// The store's revision this is the state of.
     pub revision: Revision,
+    /// What has vanished lately, for whoever follows the leases next.
+    pub(crate) hold_down: HoldDown,
 }
 
 /// One entry that was not let in.
@@ -80,7 +84,8 @@ impl LeaseTable {
     #[must_use]
     pub fn says_the_same(&self, other: &Self) -> bool {
         let same_lease = |(one, other): (&Arc<Entry>, &Arc<Entry>)| Arc::ptr_eq(one, other) || one.lease == other.lease;
-        self.refused == other.refused
+        self.held == other.held
+            && self.refused == other.refused
             && self.peers.keys().eq(other.peers.keys())
             && self.peers.values().zip(other.peers.values()).all(same_lease)
     }

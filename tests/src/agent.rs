@@ -23,8 +23,12 @@ pub struct AgentSpec {
     pub environment: Vec<(String, String)>,
     /// Whether `strace` writes down what it sends to the kernel.
     pub traced: bool,
+    /// What its folder's name ends with, for a second one on a host.
+    pub suffix: &'static str,
     /// A program and its options that starts it, `setpriv --bounding-set=-all` for instance.
     pub wrapper: Vec<String>,
+    /// Whether the descriptors that it leaves are handed to its next start, as systemd does (`FileDescriptorStoreMax=`).
+    pub hand_over: bool,
 }
 
 impl AgentSpec {
@@ -73,9 +77,9 @@ impl Agent {
     /// # Errors
     /// Where there is no binary.
     pub fn spawn(host: &Host, spec: AgentSpec) -> Result<Self> {
-        let dir = host.dir().join("agent");
+        let dir = host.dir().join(format!("agent{}", spec.suffix));
         fs::create_dir_all(&dir).map_err(LabError::io(format!("cannot create {}", dir.display())))?;
-        let notifications = Notifications::listen(&dir.join("notify"))?;
+        let notifications = Notifications::listen(&dir.join("notify"), spec.hand_over)?;
         let started = Instant::now();
         let mut agent = Self { namespace: host.namespace().clone(), dir, spec, started, process: None, notifications };
         agent.launch()?;
@@ -112,7 +116,8 @@ impl Agent {
         // Each start has a trace of its own.
         let _ = fs::remove_file(self.dir.join("trace"));
         self.notifications.forget();
-        let mut words: Vec<String> = Vec::new();
+        let (mut words, copies) =
+            if self.spec.hand_over { self.notifications.stored().hand_over()? } else { (Vec::new(), Vec::new()) };
         if self.spec.traced {
             // -D: the tracer is the grandchild, so the process we signal is the agent. -v: no list is cut short.
             let trace = self.dir.join("trace").display().to_string();
@@ -128,6 +133,7 @@ impl Agent {
         command.env("NOTIFY_SOCKET", self.dir.join("notify")).envs(self.spec.environment.iter().cloned());
         self.started = Instant::now();
         self.process = Some(Process::start(self.namespace.run(), &mut command, self.dir.join("log"))?);
+        drop(copies);
         Ok(())
     }
 
@@ -169,7 +175,13 @@ impl Agent {
     /// How often systemd was told this line since the last start.
     #[must_use]
     pub fn notified(&self, line: &str) -> usize {
-        self.notifications.count(line)
+        self.notified_at(line).len()
+    }
+
+    /// When systemd was told this line since the last start.
+    #[must_use]
+    pub fn notified_at(&self, line: &str) -> Vec<Instant> {
+        self.notifications.all(line)
     }
 
     /// Whether it runs.
@@ -282,13 +294,13 @@ impl Agent {
         output(command.arg("10").arg(binary()?).args(words).arg(format!("--run-dir={}", self.run_dir().display())))
     }
 
-    /// Runs a subcommand with all the flags that the agent is started with, and gives status and output.
+    /// Runs a subcommand with all the flags and the wrapper that the agent is started with, and gives status and output.
     ///
     /// # Errors
     /// Where it cannot be run.
     pub fn run_with_its_flags(&self, word: &str) -> Result<std::process::Output> {
         let mut command = self.namespace.command("timeout");
-        command.arg("30").arg(binary()?).args(self.flags()).arg(word);
+        command.arg("30").args(&self.spec.wrapper).arg(binary()?).args(self.flags()).arg(word);
         command.output().map_err(LabError::io(format!("cannot run wire-agent {word}")))
     }
 

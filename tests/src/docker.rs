@@ -19,6 +19,18 @@ use crate::{Host, LabError, Namespace, Process, Result, command::output, eventua
 /// The image every dockerd of the lab has: a static busybox.
 const IMAGE: &str = "lab";
 
+/// Names the root of another Debian, whose dockerd is to be used instead of this machine's: another version of Docker.
+const ROOTFS: &str = "WIRE_TESTS_DOCKER_ROOTFS";
+
+/// Starts the dockerd of that root ($1) with a folder of this machine ($2) at the same place in it. It needs a sysfs of its own
+/// network namespace with the control groups in it. A mere chroot would be undone by `docker exec`, which enters a container's
+/// mount namespace by its root.
+const IN_ROOTFS: &str = r#"root=$1; dir=$2; shift 2
+mount --bind "$root" "$root"; cd "$root"
+mount --rbind /proc proc; mount -t sysfs sysfs sys; mount --rbind /sys/fs/cgroup sys/fs/cgroup; mount --rbind /dev dev
+mount -t tmpfs tmpfs run; mount -t tmpfs tmpfs tmp; mkdir -p "./$dir"; mount --bind "$dir" "./$dir"
+pivot_root . mnt; cd /; /mnt/bin/busybox umount -l /mnt; exec dockerd "$@""#;
+
 /// A dockerd. Dropped, its containers are removed first, then it stops.
 #[derive(Debug)]
 pub struct Dockerd {
@@ -48,7 +60,7 @@ impl Dockerd {
     /// # Errors
     /// Where it does not start, with the end of its log.
     pub fn start(host: &Host, options: &[String]) -> Result<Self> {
-        let dir = host.dir().join("docker");
+        let dir = Self::settings_dir(host);
         fs::create_dir_all(&dir).map_err(LabError::io(format!("cannot create {}", dir.display())))?;
         let namespace = host.namespace().clone();
         let process = Self::launch(&namespace, &dir, options)?;
@@ -56,6 +68,12 @@ impl Dockerd {
         dockerd.wait_ready()?;
         dockerd.import_image(host)?;
         Ok(dockerd)
+    }
+
+    /// The folder with its settings file, `daemon.json`; one that is there before it starts is kept.
+    #[must_use]
+    pub fn settings_dir(host: &Host) -> PathBuf {
+        host.dir().join("docker")
     }
 
     /// Starts one as docker.service does: with `$DOCKER_OPT_BIP $DOCKER_OPT_MTU $DOCKER_OPT_IPMASQ` of an environment file.
@@ -106,6 +124,16 @@ impl Dockerd {
         self.client().call(words)
     }
 
+    /// Its process id, as its pid file has it.
+    ///
+    /// # Errors
+    /// Where there is no such file.
+    pub fn pid(&self) -> Result<u32> {
+        let file = self.dir.join("pid");
+        let text = fs::read_to_string(&file).map_err(LabError::io(format!("cannot read {}", file.display())))?;
+        text.trim().parse().map_err(LabError::answer("dockerd's pid file"))
+    }
+
     /// What dockerd has logged.
     #[must_use]
     pub fn log(&self) -> String {
@@ -119,15 +147,23 @@ impl Dockerd {
     fn launch(namespace: &Namespace, dir: &Path, options: &[String]) -> Result<Process> {
         // A mount namespace of its own, because all daemons want /run/docker. `ip netns exec` would do that too, but it
         // mounts /sys anew, and then dockerd finds no control groups.
-        let script = "mkdir -p /run/docker && mount -t tmpfs tmpfs /run/docker && exec dockerd \"$@\"";
         let mut command = namespace.command("unshare");
-        command.args(["--mount", "--propagation", "private", "sh", "-c", script, "dockerd"]);
+        command.args(["--mount", "--propagation", "private", "sh", "-ec"]);
+        match std::env::var_os(ROOTFS) {
+            None => {
+                command.args(["mkdir -p /run/docker; mount -t tmpfs tmpfs /run/docker; exec dockerd \"$@\"", "dockerd"])
+            }
+            Some(root) => command.args([IN_ROOTFS, "dockerd"]).arg(root).arg(dir),
+        };
         for (option, file) in
             [("--data-root", "data"), ("--exec-root", "exec"), ("--pidfile", "pid"), ("--config-file", "daemon.json")]
         {
             command.arg(option).arg(dir.join(file));
         }
-        fs::write(dir.join("daemon.json"), "{}").map_err(LabError::io("cannot write daemon.json"))?;
+        // dockerd wants the file it is told of.
+        if !dir.join("daemon.json").exists() {
+            fs::write(dir.join("daemon.json"), "{}").map_err(LabError::io("cannot write daemon.json"))?;
+        }
         command.arg("--host").arg(format!("unix://{}/docker.sock", dir.display()));
         // vfs works on every file system, an overlay included; the image has 2 MB.
         command.args(["--storage-driver", "vfs", "--cgroup-parent", &run::cgroup(namespace.run().id())]);
@@ -136,7 +172,12 @@ impl Dockerd {
 
     fn wait_ready(&mut self) -> Result {
         let client = self.client();
-        let ready = eventually(Duration::from_secs(40), || client.call(&["version"]).map(drop));
+        let mut ended = None;
+        let ready = eventually(Duration::from_secs(40), || {
+            ended = self.process.ended();
+            if ended.is_some() { Ok(()) } else { client.call(&["version"]).map(drop) }
+        });
+        let ready = ended.map_or(ready, |status| Err(LabError::Wrong(format!("it has ended: {status}"))));
         let log = || self.process.log().lines().rev().take(8).collect::<Vec<_>>().join("\n");
         ready.map(drop).map_err(|error| LabError::Wrong(format!("dockerd is not ready: {error}\n{}", log())))
     }
@@ -165,14 +206,14 @@ impl Drop for Dockerd {
 }
 
 impl Container {
-    /// Its address on docker0 in the family of `like`.
+    /// Its address of a family, in the one network it is in.
     ///
     /// # Errors
     /// Where it has none.
     pub fn address(&self, family: Family) -> Result<IpAddr> {
         let field = match family {
-            Family::V4 => "{{.NetworkSettings.IPAddress}}",
-            Family::V6 => "{{.NetworkSettings.GlobalIPv6Address}}",
+            Family::V4 => "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}",
+            Family::V6 => "{{range .NetworkSettings.Networks}}{{.GlobalIPv6Address}}{{end}}",
         };
         let text = self.docker.call(&["inspect", "--format", field, &self.name])?;
         text.trim().parse().map_err(LabError::answer(format!("docker inspect of {} ({text:?})", self.name)))

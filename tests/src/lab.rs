@@ -9,7 +9,7 @@ use std::{
     sync::{Arc, Condvar, Mutex, PoisonError},
 };
 
-use crate::{LabError, Result, Underlay, run::Run};
+use crate::{LabError, Result, Underlay, guest, run::Run};
 
 /// The programs a lab runs.
 const PROGRAMS: [&str; 11] =
@@ -54,12 +54,22 @@ impl Lab {
         Self::with(Seats::take(1))
     }
 
-    /// A lab for the test of this name, counted as run; `None`: the test is to be skipped, which has been said.
+    /// A lab for the test of this name, as [`Lab::for_test_with`] without a root.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn for_test(name: &str, share: Share) -> Result<Option<Self>> {
+        Self::for_test_with(name, share, &[])
+    }
+
+    /// A lab for the test of this name that needs these roots of other Debians ([`crate::Guest`]), counted as run; `None`: the test is to be skipped, which has been said.
     ///
     /// # Errors
     /// Where a skip is a failure, because `WIRE_TESTS_REQUIRE_LAB` is 1.
-    pub fn for_test(name: &str, share: Share) -> Result<Option<Self>> {
-        if let Some(lack) = lack(&[]) {
+    pub fn for_test_with(name: &str, share: Share, roots: &[&str]) -> Result<Option<Self>> {
+        let missing = |root: &&&str| !guest::made(root).exists();
+        let no_root = |root: &&str| format!("target/{root} is missing or half made (`make roots` makes it)");
+        if let Some(lack) = lack(&[]).or_else(|| roots.iter().find(missing).map(no_root)) {
             if env::var_os("WIRE_TESTS_REQUIRE_LAB").is_some_and(|value| value == "1") {
                 return Err(LabError::Machine(lack));
             }
@@ -98,10 +108,13 @@ macro_rules! lab {
     () => {
         $crate::lab!($crate::Share::Seat)
     };
-    ($share:expr) => {{
+    ($share:expr) => {
+        $crate::lab!($share, &[])
+    };
+    ($share:expr, $roots:expr) => {{
         fn here() {}
         let name = std::any::type_name_of_val(&here).trim_end_matches("::here");
-        match $crate::Lab::for_test(name, $share)? {
+        match $crate::Lab::for_test_with(name, $share, $roots)? {
             Some(lab) => lab,
             None => return Ok(()),
         }

@@ -57,11 +57,13 @@ impl LossMeter {
     /// # Errors
     /// Where no ping is answered in five seconds.
     pub fn start(path: &Path<'_>) -> Result<Self> {
-        let meter = Self::start_unanswered(path)?;
-        let answered = crate::eventually(Duration::from_secs(5), || {
+        let mut meter = Self::start_unanswered(path)?;
+        crate::eventually(Duration::from_secs(5), || {
             check(meter.process.log().contains("icmp_seq="), || format!("no ping is answered: {}", meter.path))
-        });
-        answered.map(|_| meter)
+        })?;
+        // How long the program took to start says nothing of how well it keeps its pace.
+        meter.started = Instant::now();
+        Ok(meter)
     }
 
     fn start_unanswered(path: &Path<'_>) -> Result<Self> {

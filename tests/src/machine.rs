@@ -122,5 +122,12 @@ fn prepare(host: &Host, dir: &Path, user_data: &str) -> Result {
     let settings = "network: {config: disabled}\ndatasource_list: [NoCloud]\nlocale: false\nssh_genkeytypes: []\n";
     write(dir.join("upper/etc/cloud/cloud.cfg.d/99-lab.cfg"), settings)?;
     write(dir.join("seed/meta-data"), &format!("instance-id: {name}\nlocal-hostname: {name}\n"))?;
-    write(dir.join("seed/user-data"), user_data)
+    write(dir.join("seed/user-data"), user_data)?;
+    let wanted = dir.join("upper/etc/systemd/system/sysinit.target.wants");
+    fs::create_dir_all(&wanted).map_err(LabError::io("cannot create a unit's folder"))?;
+    write(wanted.join("noexec.service"), NOEXEC)
 }
+
+/// A real machine's initramfs mounts /run so that nothing in it can be executed; nspawn does not.
+const NOEXEC: &str = "[Unit]\nDefaultDependencies=no\nBefore=sysinit.target\n\n\
+    [Service]\nType=oneshot\nExecStart=/bin/mount -o remount,noexec /run\n";

@@ -39,6 +39,8 @@ pub struct Change {
 impl Change {
     /// RTM_NEWLINK.
     pub const NEW_LINK: u16 = 16;
+    /// RTM_NEWADDR.
+    const NEW_ADDRESS: u16 = 20;
     /// RTM_NEWROUTE.
     pub const NEW_ROUTE: u16 = 24;
     /// RTM_DELROUTE.
@@ -47,6 +49,28 @@ impl Change {
     pub const NEW_NEIGHBOUR: u16 = 28;
     /// RTM_DELNEIGH.
     pub const DELETE_NEIGHBOUR: u16 = 29;
+    /// RTPROT_KERNEL: a route that the kernel made for an address.
+    const KERNEL_ROUTE: u8 = 2;
+
+    fn is_write_to(&self, device: u32) -> bool {
+        match self.kind {
+            // rtm_protocol, in both messages' headers.
+            Self::NEW_ROUTE | Self::DELETE_ROUTE => self.body.get(5) != Some(&Self::KERNEL_ROUTE),
+            Self::NEW_ADDRESS if self.is_link_local() => false,
+            kind if names_a_device(kind) => self.device == device,
+            _ => true,
+        }
+    }
+
+    /// For an address: whether it is one of fe80::/64. The header has 8 bytes, the first attribute's header 4.
+    fn is_link_local(&self) -> bool {
+        self.body.get(12..20) == Some(&[0xfe, 0x80, 0, 0, 0, 0, 0, 0])
+    }
+}
+
+/// Whether a message has its device at offset 4: ifinfomsg, ifaddrmsg and ndmsg do; rtmsg and nhmsg have other things there.
+fn names_a_device(kind: u16) -> bool {
+    matches!(kind, 16..=23 | 28..=31)
 }
 
 /// A listener. It hears links, addresses, routes, neighbours, FDB entries and nexthop objects of both families.
@@ -118,14 +142,14 @@ impl Monitor {
         self.heard.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
-    /// The writes to a device and to routes, heard so far. What the kernel does by itself is left out: the neighbours that it
-    /// resolves on other devices.
+    /// The writes to a device and to routes, heard so far. What the kernel does by itself is left out: what befalls other
+    /// devices (neighbours that it resolves), link-local addresses, which it finds to be unique seconds after it made
+    /// them (RFC 4862, 5.4), and its own routes.
     ///
     /// # Errors
     /// Where some were lost.
     pub fn writes(&self, device: u32) -> Result<Vec<Change>> {
-        let neighbour = |change: &Change| matches!(change.kind, Change::NEW_NEIGHBOUR | Change::DELETE_NEIGHBOUR);
-        Ok(self.changes()?.into_iter().filter(|change| !neighbour(change) || change.device == device).collect())
+        Ok(self.changes()?.into_iter().filter(|change| change.is_write_to(device)).collect())
     }
 }
 
@@ -158,8 +182,7 @@ fn changes_in(mut datagram: &[u8], at: Instant) -> Vec<Change> {
         let length = number(header, 0) as usize;
         let kind = u16::from_ne_bytes([header[4], header[5]]);
         let body = rest.get(..length.saturating_sub(16)).unwrap_or(rest).to_vec();
-        // The device lies at offset 4 in ifinfomsg, ifaddrmsg and ndmsg; rtmsg and nhmsg have other things there.
-        let device = if matches!(kind, 16..=23 | 28..=31) { number(&body, 4) } else { 0 };
+        let device = if names_a_device(kind) { number(&body, 4) } else { 0 };
         changes.push(Change { at, kind, device, body });
         // Messages are aligned to four bytes.
         let next = length.max(16).next_multiple_of(4);

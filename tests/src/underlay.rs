@@ -34,7 +34,8 @@ impl Underlay {
         namespace.sh(
             "for call in /proc/sys/net/bridge/bridge-nf-call-*; do if [ -e $call ]; then echo 0 > $call; fi; done",
         )?;
-        namespace.ip("link add br0 type bridge mcast_snooping 0")?;
+        // With an address of its own, as a router has; else it would be that of a port, and another when that goes.
+        namespace.ip("link add br0 address 02:00:00:00:00:fe type bridge mcast_snooping 0")?;
         namespace.ip("link set br0 up")?;
         namespace.ip("address add 192.168.64.254/24 dev br0")?;
         namespace.ip("address add fd64::fe/64 dev br0 nodad")?;

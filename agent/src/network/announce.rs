@@ -1,6 +1,6 @@
 //! What others learn of our subnet, and what we keep of it ourselves.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use tracing::{info, warn};
 use wire_backends::Mtu;
@@ -9,56 +9,57 @@ use wire_lease::{DualStack, Entry, Prefix, chain};
 use super::{Ground, Host};
 use crate::{
     daemon_json,
-    docker_opts::SubnetEnv,
+    docker_opts::{SubnetEnv, Told},
     exit::Exit,
-    files::{self, Durable, WriteError},
+    files::{Durable, Wanted},
+    upkeep::Upkeep,
 };
 
 impl Host {
-    /// Tells others which subnet this host has: in files, and on the board.
-    pub(super) fn announce(&mut self, ground: &Ground, own: &Entry, mtu: Mtu) -> Result<(), Exit> {
+    /// Tells others which subnet this host has: in files, and on the board. Returns what Docker is told, and what sees to it
+    /// that the files stay.
+    pub(super) fn announce(&mut self, ground: &Ground, own: &Entry, mtu: Mtu) -> Result<(Told, Upkeep), Exit> {
         let subnet = own.lease.subnet;
         let networks = ground.config.pools.map(|_, pool| pool.network);
         let env = SubnetEnv::new(networks, subnet, mtu.0, self.settings.ip_masq);
-        self.look_for_clash(&env);
-        match self.write_files(&env) {
-            Err(error) if self.joined => self.board.fault("files", Some(chain(&error))),
-            Err(error) => return Err(Exit::CannotCreate(chain(&error))),
-            Ok(()) => self.board.fault("files", None),
+        let told = Told { file: self.settings.folders.docker_opts_file.clone(), options: env.daemon_options(true) };
+        self.look_for_clash(&told);
+        let subnets = DualStack::from_fn(|family| subnet.of(family));
+        if self.runs() && self.state.subnet != subnets {
+            warn!(%subnet, "this host has another subnet now: Docker's bridge has the old one until Docker is restarted");
         }
-        self.state.subnet = DualStack::from_fn(|family| subnet.of(family));
+        self.state.subnet = subnets;
         self.state.link = ground.underlay.mac;
-        let kept = self.state_file.save(&self.state);
-        if let Err(error) = &kept {
-            warn!(error = chain(error), "the state is not kept: after a restart this host may get another subnet");
+        let upkeep = Upkeep::new(self.files(&env), self.state_file.of(&self.state), self.board.clone());
+        match upkeep.look() {
+            Err(error) if !self.runs() => return Err(Exit::CannotCreate(chain(&error))),
+            Ok(()) | Err(_) => {}
         }
-        self.board.fault("state", kept.err().map(|error| chain(&error)));
         self.board.fault("joining", None);
         self.board.update(|seen| {
             seen.waiting = None;
             seen.subnet = self.state.subnet;
             seen.mtu = mtu.0;
         });
-        Ok(())
+        Ok((told, upkeep))
     }
 
-    fn write_files(&self, env: &SubnetEnv) -> Result<(), WriteError> {
+    /// The files that others read.
+    fn files(&self, env: &SubnetEnv) -> Vec<Wanted> {
         let folders = &self.settings.folders;
-        files::write_if_changed(&folders.subnet_file, &env.to_text(), Durable::No)?;
-        if let Some(file) = &folders.docker_opts_file {
-            files::write_if_changed(file, &env.individual(true), Durable::No)?;
-        }
-        Ok(())
+        let wanted = |path: &PathBuf, content| Wanted { path: path.clone(), content, durable: Durable::No };
+        let docker = folders.docker_opts_file.iter().map(|file| wanted(file, env.individual(true)));
+        std::iter::once(wanted(&folders.subnet_file, env.to_text())).chain(docker).collect()
     }
 
-    /// Says where dockerd cannot take our options as flags, before they are written. In the log only: `docker-opts
-    /// --daemon-json` may put it right at any time, without the agent.
-    fn look_for_clash(&self, env: &SubnetEnv) {
-        if self.settings.folders.docker_opts_file.is_none() {
+    /// Says where dockerd cannot take our options as flags, before they are written. What `status` says of it is looked at again
+    /// and again ([`crate::bridges`]): `docker-opts --daemon-json` may put it right at any time, without the agent.
+    fn look_for_clash(&self, told: &Told) {
+        if told.file.is_none() {
             return;
         }
-        match daemon_json::clash(Path::new(daemon_json::PATH), &env.daemon_options(true)) {
-            Some(clash) if clash.differs => warn!("{clash}"),
+        match daemon_json::clash(Path::new(daemon_json::PATH), &told.options) {
+            Some(clash) if clash.is_foreign() => warn!("{clash}"),
             // This is how `docker-opts --daemon-json` leaves it: well, as long as docker's unit has no flags.
             Some(clash) => info!("{clash}"),
             None => {}
@@ -70,7 +71,6 @@ impl Host {
         if !self.state.subnet.is_empty() {
             return self.state.subnet;
         }
-        let file = std::fs::read_to_string(&self.settings.folders.subnet_file).ok();
-        file.and_then(|text| SubnetEnv::from_text(&text).ok()).map(|env| env.subnet()).unwrap_or_default()
+        SubnetEnv::read(&self.settings.folders.subnet_file).map(|env| env.subnet()).unwrap_or_default()
     }
 }

@@ -188,8 +188,8 @@ fn settings_of_the_config_reach_the_device() {
     let want = backend.desired(&own, &table);
     let link = &want.links[&"flannel.7".parse().unwrap()];
     assert_eq!((link.mtu, link.owner, backend.mtu()), (Mtu(1350), Owner::Ours, Mtu(1350)));
-    let LinkKind::Vxlan(Vxlan { port, gbp, learning, local_too, .. }) = &link.kind else { panic!() };
-    assert_eq!((*port, *gbp, *learning, *local_too), (Some(4789), true, true, Some(ip("203.0.113.5"))));
+    let LinkKind::Vxlan(Vxlan { port, gbp, learning, local, .. }) = &link.kind else { panic!() };
+    assert_eq!((*port, *gbp, *learning, *local), (Some(4789), true, true, Some(ip("203.0.113.5"))));
 }
 
 #[test]

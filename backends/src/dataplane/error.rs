@@ -62,6 +62,10 @@ pub enum ErrorKind {
     NoBuffers,
     /// No reply came: it may or may not have been done.
     Lost,
+    /// A program that is needed is not installed.
+    NoProgram,
+    /// A program that was run refused.
+    Program,
     /// Anything else.
     Other,
 }
@@ -77,6 +81,8 @@ impl ErrorKind {
             Self::Busy => "the device is busy",
             Self::NoBuffers => "the kernel has no memory for it",
             Self::Lost => "the kernel did not reply",
+            Self::NoProgram => "a program is missing",
+            Self::Program => "a program refused it",
             Self::Other => "the kernel refuses it",
         }
     }
@@ -101,6 +107,11 @@ impl ErrorKind {
 impl OpError {
     pub(crate) fn new(source: io::Error, detail: Option<String>) -> Self {
         Self { kind: ErrorKind::of(&source), detail, source }
+    }
+
+    /// A program that could not do what was asked of it.
+    pub(crate) fn program(kind: ErrorKind, detail: String, source: io::Error) -> Self {
+        Self { kind, detail: Some(detail), source }
     }
 
     pub(crate) fn of(errno: Errno) -> Self {

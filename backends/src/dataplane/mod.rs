@@ -1,15 +1,16 @@
 //! The only place that reads and changes the kernel's network.
 
-mod attribute;
+pub(crate) mod attribute;
 mod decode;
 mod encode;
 mod error;
+mod holders;
 #[cfg(test)]
 mod measure;
 mod monitor;
 mod nexthop;
 mod read;
-mod socket;
+pub(crate) mod socket;
 mod sysctl;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -17,6 +18,8 @@ mod underlay;
 mod write;
 
 pub use error::{DataplaneError, ErrorKind, OpError};
+pub use holders::ContainerLink;
+pub(crate) use holders::container_links;
 pub use monitor::{Monitor, Wake};
 pub use sysctl::{accept_no_router_advertisements, forward_packets, keep_router_advertisements};
 pub use underlay::{Host, HostLink, Underlay, UnderlayChoice, UnderlayError};

@@ -5,6 +5,7 @@ use std::{cell::OnceCell, collections::BTreeSet, future::poll_fn, io, net::IpAdd
 
 use netlink_sys::{AsyncSocket, TokioSocket, protocols::NETLINK_ROUTE};
 use nix::errno::Errno;
+use wire_lease::Prefix;
 
 use super::{
     DataplaneError,
@@ -33,7 +34,7 @@ pub struct Monitor {
 pub struct Wake {
     /// Something of ours, or in the way of ours, is not as we believe: read it again.
     pub ours: bool,
-    /// The underlay's link or its addresses changed: find the underlay again.
+    /// The underlay's link or its addresses changed, or another link's inside the overlay's networks: find the underlay again.
     pub underlay: bool,
     /// Changes were lost: anything may have changed. The other two are set as well.
     pub overrun: bool,
@@ -177,8 +178,13 @@ impl<'a> View<'a> {
     }
 
     fn address(&self, new: bool, body: &[u8], wake: &mut Wake) {
-        let Some((index, ..)) = decode::any_address(body) else { return };
-        wake.underlay |= self.is_parent(index);
+        let Some((index, address, len)) = decode::any_address(body) else { return };
+        // On whatever other link: where the host reaches part of the overlay's networks without the overlay, no lease may lie.
+        let in_the_way = || {
+            let networks = &self.scope.networks;
+            Prefix::new(address, len).is_ok_and(|prefix| networks.iter().any(|network| network.overlaps(prefix)))
+        };
+        wake.underlay |= self.is_parent(index) || (!self.devices.contains_key(&index) && in_the_way());
         if let Some(address) = decode::device_address(body, &self.devices) {
             wake.ours |= self.believed.addresses.contains(&address) != new;
         }

@@ -28,12 +28,14 @@ use super::{
 const CHUNK: usize = 256;
 /// Forced where we may (CAP_NET_ADMIN), so that a batch of errors never overflows it.
 pub(super) const RECEIVE_BUFFER: usize = 8 << 20;
+/// What the largest transaction needs: the sets of 65 000 peers.
+const SEND_BUFFER: usize = 16 << 20;
 /// The kernel answers while it is being asked. Longer means that the answer is lost.
 const TIMEOUT_SECONDS: i64 = 5;
 /// How often a dump is started again when what it lists changes meanwhile.
 const DUMPS: usize = 8;
 /// What the kernel writes in one go is at most 32 KiB (`netlink_dump` of net/netlink/af_netlink.c).
-pub(super) const LONGEST_DATAGRAM: usize = 64 << 10;
+pub(crate) const LONGEST_DATAGRAM: usize = 64 << 10;
 /// `NLMSGERR_ATTR_MSG` of linux/netlink.h.
 const ERROR_TEXT: u16 = 1;
 
@@ -90,10 +92,17 @@ impl Emitable for Nothing {
 
 impl Netlink {
     pub(crate) fn open() -> Result<Self, DataplaneError> {
+        Self::of(NETLINK_ROUTE)
+    }
+
+    /// A socket of one of netlink's protocols.
+    pub(crate) fn of(protocol: isize) -> Result<Self, DataplaneError> {
         let open = || -> io::Result<Socket> {
-            let mut socket = Socket::new(NETLINK_ROUTE)?;
+            let mut socket = Socket::new(protocol)?;
             socket.bind_auto()?;
             force_buffer(&socket);
+            // A transaction is sent whole.
+            let _ = setsockopt(&socket, sockopt::SndBufForce, &SEND_BUFFER);
             let timeout = TimeVal::new(TIMEOUT_SECONDS, 0);
             setsockopt(&socket, sockopt::ReceiveTimeout, &timeout)?;
             setsockopt(&socket, sockopt::SendTimeout, &timeout)?;
@@ -168,10 +177,7 @@ impl Netlink {
             let first = self.sequence.wrapping_add(1);
             let starts = &batch.starts[number * CHUNK..][..results.len()];
             let end = batch.starts.get(number * CHUNK + results.len()).copied().unwrap_or(batch.bytes.len());
-            for start in starts {
-                self.sequence = self.sequence.wrapping_add(1);
-                batch.bytes[start + 8..start + 12].copy_from_slice(&self.sequence.to_ne_bytes());
-            }
+            self.sequence = number_from(self.sequence, starts, &mut batch.bytes);
             self.sequence = self.sequence.wrapping_add(1);
             barrier.bytes[8..12].copy_from_slice(&self.sequence.to_ne_bytes());
             chunk.clear();
@@ -183,6 +189,32 @@ impl Netlink {
             }
         }
         results
+    }
+
+    /// Sends a transaction: a first message that begins it, some that each ask for an answer, and a last that ends it. Says
+    /// what became of the whole, which is what the first error says.
+    pub(crate) fn transact(&mut self, batch: &mut Batch) -> Attempt {
+        let begin = self.sequence.wrapping_add(1);
+        self.sequence = number_from(self.sequence, &batch.starts, &mut batch.bytes);
+        // The kernel answers all when it has done with all. To one that it does not even begin, it says so alone.
+        let last = self.sequence.wrapping_sub(1);
+        let mut outcome = Ok(());
+        self.socket.send(&batch.bytes, 0).map_err(|source| OpError::new(source, None))?;
+        loop {
+            self.receive().map_err(|source| OpError::new(source, None))?;
+            for (header, body) in messages(&self.buffer).filter(|(header, _)| header.kind == NLMSG_ERROR) {
+                if header.sequence.wrapping_sub(begin) > last.wrapping_sub(begin) {
+                    // To something earlier that was given up.
+                    continue;
+                }
+                if error_code(body) != 0 && outcome.is_ok() {
+                    outcome = Err(op_error(header, body));
+                }
+                if header.sequence == last || (header.sequence == begin && outcome.is_err()) {
+                    return outcome;
+                }
+            }
+        }
     }
 
     fn send_chunk(&mut self, chunk: &[u8], first: u32, results: &mut [Attempt]) -> io::Result<()> {
@@ -217,8 +249,17 @@ impl Netlink {
     }
 }
 
+/// Gives messages the sequence numbers after `last`, and says the last of them.
+fn number_from(last: u32, starts: &[usize], bytes: &mut [u8]) -> u32 {
+    starts.iter().fold(last, |last, start| {
+        let sequence = last.wrapping_add(1);
+        bytes[start + 8..start + 12].copy_from_slice(&sequence.to_ne_bytes());
+        sequence
+    })
+}
+
 /// Makes the receive buffer large. Without CAP_NET_ADMIN, as large as the host allows.
-pub(super) fn force_buffer(socket: &Socket) {
+pub(crate) fn force_buffer(socket: &Socket) {
     if setsockopt(socket, sockopt::RcvBufForce, &RECEIVE_BUFFER).is_err() {
         let _ = setsockopt(socket, sockopt::RcvBuf, &RECEIVE_BUFFER);
     }

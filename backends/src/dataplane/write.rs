@@ -133,6 +133,8 @@ impl NetlinkDataplane {
                 self.plain = self.plain.saturating_sub(usize::from(nexthop.is_none()));
                 route_hop = Some((*key, None));
             }
+            // That is FirewallDataplane's to do.
+            Op::Firewall(_) => return Err(OpError::of(Errno::EOPNOTSUPP)),
         }
         Ok(Encoded { messages: batch.len() - before, route: route_hop })
     }
@@ -282,7 +284,8 @@ fn forgive(op: &Op, error: OpError) -> Attempt {
         | Op::ChangeLink(..)
         | Op::CreateLink(..)
         | Op::PutForward(..)
-        | Op::DeleteForward(_) => false,
+        | Op::DeleteForward(_)
+        | Op::Firewall(_) => false,
         Op::PutAddress(_) | Op::PutFdb(..) | Op::PutNeighbour(..) => error.kind == ErrorKind::Exists,
         Op::DeleteLink(_) | Op::DeleteAddress(_) | Op::DeleteFdb(_) | Op::DeleteNeighbour(_) | Op::DeleteRoute(..) => {
             matches!(error.kind, ErrorKind::Absent | ErrorKind::NoDevice)

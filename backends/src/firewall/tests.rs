@@ -1,49 +1,236 @@
-use super::*;
-use crate::dataplane::tests::lab;
+use std::collections::BTreeSet;
 
-fn network(text: &str) -> Prefix {
+use proptest::prelude::*;
+use wire_lease::{BackendData, DualStack, Entry, Lease, LeaseTable, MacAddr, Origin, Revision, Subnet, Vni, Vtep};
+
+use super::*;
+use crate::{Link, LinkKind, LinkName, Mtu, NetState, Op, Owner, Vxlan, plan};
+
+fn name(text: &str) -> LinkName {
     text.parse().unwrap()
 }
 
+fn lease(number: u8, dual: bool) -> Lease {
+    let v4 = Some(format!("10.5.{number}.0/24").parse().unwrap());
+    let v6 = dual.then(|| format!("fd00:5:0:{number}::/64").parse().unwrap());
+    let public = DualStack {
+        v4: Some(format!("192.0.2.{number}").parse().unwrap()),
+        v6: dual.then(|| format!("2001:db8::{number}").parse().unwrap()),
+    };
+    let vtep = Vtep { vni: None, mac: MacAddr::new([2, 0, 0, 0, 0, number]) };
+    let data = BackendData::Vxlan(DualStack { v4: Some(vtep), v6: dual.then_some(vtep) });
+    Lease { subnet: Subnet::new(DualStack { v4, v6 }).unwrap(), public, data }
+}
+
+fn leases(peers: &[u8], dual: bool) -> LeaseTable {
+    let mut table = LeaseTable::default();
+    for number in peers {
+        let lease = lease(*number, dual);
+        let origin = Origin { create_revision: Revision(1), mod_revision: Revision(1), lease: None };
+        table.peers.insert(lease.subnet, std::sync::Arc::new(Entry { lease, origin }));
+    }
+    table
+}
+
+pub(crate) fn policy(dual: bool) -> FirewallPolicy {
+    let networks =
+        DualStack { v4: Some("10.5.0.0/16".parse().unwrap()), v6: dual.then(|| "fd00:5::/32".parse().unwrap()) };
+    FirewallPolicy { networks, masquerade: Masquerade::Random, forward: true, senders: Senders::Peers }
+}
+
+/// The devices of a backend, as they are wanted.
+fn devices(dual: bool) -> NetState {
+    let mut state = NetState::default();
+    let mut add = |device: &str, local: &str| {
+        let kind = LinkKind::Vxlan(Vxlan { local: Some(local.parse().unwrap()), ..Vxlan::new(Vni::new(1).unwrap()) });
+        let link = Link { kind, mac: None, mtu: Mtu(1450), up: true, owner: Owner::Ours, index: None };
+        state.links.insert(name(device), link);
+    };
+    add("flannel.1", "192.0.2.1");
+    if dual {
+        add("flannel-v6.1", "2001:db8::1");
+    }
+    state
+}
+
+/// What this host, with lease 1, wants of the packet filter.
+pub(crate) fn wanted(policy: &FirewallPolicy, peers: &[u8], bridges: &[&str]) -> Firewall {
+    let bridges: BTreeSet<LinkName> = bridges.iter().map(|bridge| name(bridge)).collect();
+    wanted_around(policy, peers, &Surroundings { bridges, ..Surroundings::default() })
+}
+
+pub(crate) fn wanted_around(policy: &FirewallPolicy, peers: &[u8], around: &Surroundings) -> Firewall {
+    let dual = policy.networks.v6.is_some();
+    policy.desired(&lease(1, dual), &leases(peers, dual), &OverlayDevice::of(&devices(dual)), around)
+}
+
+/// The same among so many peers.
+pub(crate) fn wanted_with(policy: &FirewallPolicy, peers: u32) -> Firewall {
+    let mut table = LeaseTable::default();
+    for number in 0..peers {
+        let mut lease = lease(2, false);
+        let first = std::net::Ipv4Addr::from_bits(0x0b00_0000 + (number << 8));
+        lease.subnet = Subnet::new(DualStack { v4: wire_lease::Prefix::new(first.into(), 24).ok(), v6: None }).unwrap();
+        lease.public.v4 = Some(std::net::Ipv4Addr::from_bits(0xc633_0000 + number).into());
+        let origin = Origin { create_revision: Revision(1), mod_revision: Revision(1), lease: None };
+        table.peers.insert(lease.subnet, std::sync::Arc::new(Entry { lease, origin }));
+    }
+    policy.desired(&lease(1, false), &table, &OverlayDevice::of(&devices(false)), &Surroundings::default())
+}
+
+/// All that is put on a host where nothing is.
+fn scripts(want: &Firewall) -> String {
+    let (puts, deletes) = changes(&Firewall::default(), want);
+    assert!(deletes.is_empty());
+    puts.iter()
+        .map(|op| {
+            nft::script(op)
+                .unwrap_or_else(|| iptables::script(op).map(|(table, text)| format!("# {table}\n{text}")).unwrap())
+        })
+        .collect()
+}
+
 #[test]
-fn only_what_is_missing_is_put() {
-    let input = missing("-P FORWARD DROP\n-A FORWARD -j DOCKER-USER\n", network("10.5.0.0/16")).unwrap();
-    insta::assert_snapshot!(input, @r#"
+fn all_that_is_put_where_nothing_is() {
+    insta::assert_snapshot!(scripts(&wanted(&policy(false), &[2, 3], &["docker0"])));
+}
+
+#[test]
+fn the_other_family_is_the_same_with_other_words() {
+    let both = scripts(&wanted(&policy(true), &[2, 3], &["docker0"]));
+    let lines = |word: &str| both.lines().filter(|line| line.contains(word)).count();
+    assert_eq!(lines("10.5."), lines("fd00:5:"));
+    assert_eq!(lines("s-v4"), lines("s-v6"));
+}
+
+#[test]
+fn each_choice_leaves_out_what_it_is_about() {
+    let text = |change: fn(&mut FirewallPolicy)| {
+        let mut policy = policy(false);
+        change(&mut policy);
+        scripts(&wanted(&policy, &[2], &["docker0"]))
+    };
+    let whole = text(|_| {});
+    assert!(whole.contains("masquerade fully-random") && whole.contains("@peers-v4") && whole.contains("WIRE-"));
+    assert!(!text(|policy| policy.masquerade = Masquerade::Plain).contains("fully-random"));
+    let unmasked = text(|policy| policy.masquerade = Masquerade::Off);
+    assert!(!unmasked.contains("224.0.0.0") && unmasked.contains("snat ip to ip saddr"));
+    assert!(!text(|policy| policy.forward = false).contains("WIRE-"));
+    let open = text(|policy| policy.senders = Senders::Anyone);
+    assert!(!open.contains("peers-v4") && open.contains("containers"));
+}
+
+/// Docker's chains and an operator's, and remains of flanneld.
+const LISTING: &str = r#"*raw
+:PREROUTING ACCEPT [0:0]
+-A PREROUTING -d 10.5.1.2/32 ! -i docker0 -j DROP
+COMMIT
+*nat
+:POSTROUTING ACCEPT [0:0]
+:FLANNEL-POSTRTG - [0:0]
+-A POSTROUTING -m comment --comment "flanneld masq" -j FLANNEL-POSTRTG
+-A FLANNEL-POSTRTG -m mark --mark 0x4000/0x4000 -m comment --comment "flanneld masq" -j RETURN
+COMMIT
+*filter
+:FORWARD DROP [0:0]
+:DOCKER-USER - [0:0]
+:WIRE-FORMER - [0:0]
+:WIRE-FORWARD - [0:0]
+-A FORWARD -j DOCKER-USER
+-A FORWARD -m comment --comment "wire-agent forward" -j WIRE-FORWARD
+-A FORWARD -m comment --comment "kept, \" -j WIRE-FORMER" -j LOG --log-prefix "x -j WIRE-FORMER "
+-A WIRE-FORWARD -s 10.5.0.0/16 -d 10.5.1.0/24 -i flannel.1 -m comment --comment "wire-agent forward" -j ACCEPT
+-A WIRE-FORWARD -s 10.5.1.0/24 -d 10.5.0.0/16 -o flannel.1 -m comment --comment "wire-agent forward" -j ACCEPT
+-A WIRE-FORMER -j ACCEPT
+COMMIT
+"#;
+
+#[test]
+fn what_others_put_in_front_of_ours_is_passed_and_what_flanneld_left_goes_last() {
+    let mut have = NetState::default();
+    iptables::read(LISTING, wire_lease::Family::V4, &mut have.firewall);
+    have.firewall.tables.insert(TableName::Flannel(wire_lease::Family::V4), Table::default());
+    let want = NetState { firewall: wanted(&policy(false), &[2], &[]), ..NetState::default() };
+    let plan = plan(&have, &want);
+    insta::assert_snapshot!(plan, @"
+    put table inet wire-agent: 6 chains, 30 rules
+    put chains iptables raw: WIRE-RAW (1 rules) called from PREROUTING
+    put chains iptables filter: WIRE-FORWARD called from DOCKER-USER called from FORWARD WIRE-POLICY (2 rules) called from FORWARD
+    delete chain iptables filter WIRE-FORMER
+    delete chain iptables nat FLANNEL-POSTRTG
+    delete table ip flannel-ipv4
+    ");
+    let input: Vec<String> = plan
+        .ops
+        .iter()
+        .filter_map(|op| match op {
+            Op::Firewall(op) => iptables::script(op).map(|(_, text)| text),
+            _ => None,
+        })
+        .collect();
+    insta::assert_snapshot!(input.concat(), @r#"
+    *raw
+    :WIRE-RAW - [0:0]
+    -A WIRE-RAW -s 10.5.0.0/16 -d 10.5.1.0/24 -i flannel.1 -m comment --comment "wire-agent forward" -j ACCEPT
+    -I PREROUTING 1 -m comment --comment "wire-agent forward" -j WIRE-RAW
+    COMMIT
     *filter
-    :WIRE-FORWARD - [0:0]
-    -A WIRE-FORWARD -s 10.5.0.0/16 -m comment --comment "wire-agent forward" -j ACCEPT
-    -A WIRE-FORWARD -d 10.5.0.0/16 -m comment --comment "wire-agent forward" -j ACCEPT
+    :WIRE-POLICY - [0:0]
+    -A WIRE-POLICY -s 10.5.0.0/16 -m comment --comment "wire-agent forward" -j ACCEPT
+    -A WIRE-POLICY -d 10.5.0.0/16 -m comment --comment "wire-agent forward" -j ACCEPT
+    -I DOCKER-USER 1 -m comment --comment "wire-agent forward" -j WIRE-FORWARD
+    -D FORWARD -m comment --comment "wire-agent forward" -j WIRE-FORWARD
     -I FORWARD 1 -m comment --comment "wire-agent forward" -j WIRE-FORWARD
+    -A FORWARD -m comment --comment "wire-agent forward" -j WIRE-POLICY
+    COMMIT
+    *filter
+    :WIRE-FORMER - [0:0]
+    -X WIRE-FORMER
+    COMMIT
+    *nat
+    -D POSTROUTING -m comment --comment "flanneld masq" -j FLANNEL-POSTRTG
+    :FLANNEL-POSTRTG - [0:0]
+    -X FLANNEL-POSTRTG
     COMMIT
     "#);
+    let mut after = have;
+    plan.ops.iter().for_each(|op| after.apply(op));
+    assert!(crate::plan(&after, &want).ops.is_empty());
 }
 
 #[test]
-fn rules_are_put_once_and_put_back_and_nobody_elses_are_touched() {
-    lab::in_namespace(|| {
-        let forward = ForwardAccept::new(vec![network("10.5.0.0/16"), network("fd00:5::/48")]);
-        lab::run("iptables -P FORWARD DROP; iptables -A FORWARD -s 192.0.2.7 -j DROP");
-        assert!(forward.ensure().unwrap());
-        let rules = lab::run("iptables -S; ip6tables -S");
-        assert!(!forward.ensure().unwrap());
-        assert_eq!(rules, lab::run("iptables -S; ip6tables -S"));
-        assert!(rules.contains("-P FORWARD DROP") && rules.contains("-A FORWARD -s 192.0.2.7/32 -j DROP"));
-        let damages =
-            ["iptables -F WIRE-FORWARD", "ip6tables -F", "iptables -D WIRE-FORWARD 1", "iptables -D FORWARD 1"];
-        for damage in damages {
-            lab::run(damage);
-            assert!(forward.ensure().unwrap(), "{damage}");
-            assert_eq!(rules, lab::run("iptables -S; ip6tables -S"), "{damage}");
+fn peers_that_come_and_go_change_a_set_and_nothing_else() {
+    let state = |peers: &[u8]| NetState { firewall: wanted(&policy(false), peers, &[]), ..NetState::default() };
+    insta::assert_snapshot!(plan(&state(&[2, 3]), &state(&[3, 4])), @"change sets inet wire-agent: leases-v4 +10.5.4.0/24 of 192.0.2.4 -10.5.2.0/24 of 192.0.2.2 peers-v4 +192.0.2.4 -192.0.2.2");
+}
+
+/// What may be wanted, and what may be found.
+pub(crate) fn any_firewall() -> impl Strategy<Value = Firewall> {
+    let policies = (any::<[bool; 4]>(), prop::collection::btree_set(2u8..6, 0..4), any::<bool>());
+    policies.prop_map(|([dual, masquerade, forward, peers_only], peers, bridged)| {
+        let mut policy = policy(dual);
+        policy.masquerade = if masquerade { Masquerade::Plain } else { Masquerade::Off };
+        policy.forward = forward;
+        policy.senders = if peers_only { Senders::Peers } else { Senders::Anyone };
+        let peers: Vec<u8> = peers.into_iter().collect();
+        wanted(&policy, &peers, if bridged { &["docker0"] } else { &[] })
+    })
+}
+
+proptest! {
+    #[test]
+    fn a_change_carried_out_reaches_what_is_wanted(have in any_firewall(), want in any_firewall(), docker in any::<bool>()) {
+        let mut have = NetState { firewall: have, ..NetState::default() };
+        if docker {
+            let table = ChainTable { family: wire_lease::Family::V4, kind: ChainTableKind::Filter };
+            have.firewall.callers.insert(ChainName { table, name: "DOCKER-USER".to_owned() });
         }
-        // Another network takes the rules' place.
-        assert!(ForwardAccept::new(vec![network("10.6.0.0/16")]).ensure().unwrap());
-        assert!(!lab::run("iptables -S").contains("10.5.0.0"));
-    });
-}
-
-#[test]
-fn a_missing_program_is_named_with_what_to_do() {
-    let tables = Tables { list: "iptables-of-nowhere", restore: "" };
-    let error = tables.ensure(network("10.5.0.0/16")).unwrap_err();
-    insta::assert_snapshot!(error, @"iptables-of-nowhere is not installed: install iptables, or start with --iptables-forward-rules=false and see that 10.5.0.0/16 is let through the FORWARD chain");
+        let want = NetState { firewall: want, ..NetState::default() };
+        let ops = plan(&have, &want).ops;
+        prop_assert!(ops.is_sorted_by_key(Op::is_delete));
+        ops.iter().for_each(|op| have.apply(op));
+        prop_assert!(plan(&have, &want).ops.is_empty());
+        prop_assert_eq!(&have.firewall.tables, &want.firewall.tables);
+        prop_assert_eq!(have.firewall.chains.keys().collect::<Vec<_>>(), want.firewall.chains.keys().collect::<Vec<_>>());
+    }
 }

@@ -117,11 +117,15 @@ impl Count {
 /// The counters of one worker. Only that one adds to them, so that no two processors fight for them.
 #[derive(Debug)]
 #[repr(align(128))]
-pub(crate) struct Counters([AtomicU64; COUNTERS]);
+pub(crate) struct Counters {
+    counted: [AtomicU64; COUNTERS],
+    /// Odd in a turn, even between two. Each turn has another number.
+    turn: AtomicU64,
+}
 
 impl Default for Counters {
     fn default() -> Self {
-        Self([const { AtomicU64::new(0) }; COUNTERS])
+        Self { counted: [const { AtomicU64::new(0) }; COUNTERS], turn: AtomicU64::new(0) }
     }
 }
 
@@ -129,8 +133,25 @@ impl Counters {
     /// Adds to one. Only its worker calls it.
     #[inline]
     pub(crate) fn add(&self, count: Count, number: u64) {
-        let counter = &self.0[count.index()];
+        let counter = &self.counted[count.index()];
         counter.store(counter.load(Ordering::Relaxed).wrapping_add(number), Ordering::Relaxed);
+    }
+
+    /// Notes that a turn begins. Only its worker calls it.
+    #[inline]
+    pub(crate) fn begin_turn(&self) {
+        self.turn.store((self.turn.load(Ordering::Relaxed) + 1) | 1, Ordering::Relaxed);
+    }
+
+    /// Notes that the worker waits, which it may do for ever. Only its worker calls it.
+    #[inline]
+    pub(crate) fn rest(&self) {
+        self.turn.store((self.turn.load(Ordering::Relaxed) + 1) & !1, Ordering::Relaxed);
+    }
+
+    /// The number of the turn that its worker is in.
+    pub(crate) fn turn(&self) -> Option<u64> {
+        Some(self.turn.load(Ordering::Relaxed)).filter(|turn| turn % 2 == 1)
     }
 
     /// Counts one packet that went no further.
@@ -145,13 +166,28 @@ pub(crate) fn totals<'a>(
     workers: impl Iterator<Item = &'a Counters> + Clone,
 ) -> impl Iterator<Item = (&'static str, u64)> {
     NAMES.iter().enumerate().map(move |(index, name)| {
-        (*name, workers.clone().map(|counters| counters.0[index].load(Ordering::Relaxed)).sum())
+        (*name, workers.clone().map(|counters| counters.counted[index].load(Ordering::Relaxed)).sum())
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_turn_has_a_number_of_its_own_and_a_rest_has_none() {
+        let counters = Counters::default();
+        let mut turns = vec![counters.turn()];
+        for begins in [true, true, false, false, true, true] {
+            if begins {
+                counters.begin_turn();
+            } else {
+                counters.rest();
+            }
+            turns.push(counters.turn());
+        }
+        assert_eq!(turns, [None, Some(1), Some(3), None, None, Some(5), Some(7)]);
+    }
 
     #[test]
     fn each_counter_has_its_name() {

@@ -147,8 +147,6 @@ impl Egress {
         framing.write(header.family, peer.mac, &mut self.arena[begin..range.start]);
         let datagram = Datagram { head: (0, 0), body: (begin as u32, (range.end - begin) as u32) };
         self.queue.push(peer.to, socket, datagram, way.shared.gso.load(Ordering::Relaxed));
-        way.counters.add(Count::ToPeersPackets, 1);
-        way.counters.add(Count::ToPeersBytes, (range.end - range.start) as u64);
     }
 
     /// Queues the packets that a large one stands for.
@@ -160,15 +158,12 @@ impl Egress {
         framing.write(header.family, peer.mac, lead);
         let join = way.shared.gso.load(Ordering::Relaxed);
         let packet = &self.arena[range.clone()];
-        let (count, queue) = (cut.count(packet), &mut self.queue);
+        let queue = &mut self.queue;
         cut.split(packet, lead, &mut self.heads, |segment| {
             let head = (segment.head.start as u32, segment.head.len() as u32);
             let body = ((range.start + segment.body.start) as u32, segment.body.len() as u32);
             queue.push(peer.to, socket, Datagram { head, body }, join);
         });
-        let headers = (count - 1) * cut.headers();
-        way.counters.add(Count::ToPeersPackets, count as u64);
-        way.counters.add(Count::ToPeersBytes, (packet.len() + headers) as u64);
     }
 
     /// Tells the sender of a packet why it goes no further, and us too.
@@ -226,6 +221,7 @@ impl Egress {
             way.counters.add(Count::DatagramSends, 1);
             let error = match sent {
                 Ok(sent) => {
+                    self.count_sent(way, done..done + sent);
                     done += sent;
                     continue;
                 }
@@ -235,7 +231,7 @@ impl Egress {
                 Some(Errno::EINTR) => {}
                 Some(Errno::EAGAIN) if is_writable(socket) => {}
                 Some(Errno::EAGAIN) => {
-                    let left = self.messages[done..].iter().map(|message| message.count(&self.pieces)).sum();
+                    let (left, _) = self.content(done..self.messages.len());
                     way.counters.add(Count::Dropped(DropReason::SendError), left);
                     return;
                 }
@@ -250,12 +246,26 @@ impl Egress {
                     self.messages.splice(done..=done, singles);
                 }
                 _ => {
-                    let count = self.messages[done].count(&self.pieces);
+                    let (count, _) = self.content(done..done + 1);
                     way.counters.add(Count::Dropped(DropReason::SendError), count);
                     done += 1;
                 }
             }
         }
+    }
+
+    /// Counts what the kernel has taken: inner packets, and their bytes.
+    fn count_sent(&self, way: &Way<'_>, messages: Range<usize>) {
+        let (packets, bytes) = self.content(messages);
+        let leads = packets * way.shared.tunnel.framing.lead() as u64;
+        way.counters.add(Count::ToPeersPackets, packets);
+        way.counters.add(Count::ToPeersBytes, bytes - leads);
+    }
+
+    /// How many datagrams are in messages, and how many bytes.
+    fn content(&self, messages: Range<usize>) -> (u64, u64) {
+        let contents = self.messages[messages].iter().map(|message| message.content(&self.pieces));
+        contents.fold((0, 0), |sum, content| (sum.0 + content.0, sum.1 + content.1))
     }
 }
 

@@ -5,7 +5,7 @@ use std::{
     io,
     net::SocketAddr,
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicBool, AtomicU32, Ordering},
     },
     thread::{self, JoinHandle},
@@ -121,6 +121,8 @@ impl Engine {
             begun: Gate::default(),
             stopping: AtomicBool::new(false),
             ended: ended.clone(),
+            has_died: AtomicBool::new(false),
+            fault: OnceLock::new(),
         });
         let stop = Arc::new(EventFd::new().map_err(|error| EngineError::Thread(error.into()))?);
         let (entries, threads) = (BTreeMap::new(), Vec::new());
@@ -152,7 +154,7 @@ impl Engine {
 
     /// Whether all workers live.
     pub(crate) fn works(&self) -> bool {
-        !self.threads.iter().any(JoinHandle::is_finished)
+        !self.shared.has_died.load(Ordering::Relaxed) && !self.threads.iter().any(JoinHandle::is_finished)
     }
 
     /// Where packets go.
@@ -184,15 +186,15 @@ impl Engine {
 
     /// Ends the workers and says why those ended that did so by themselves.
     pub(crate) fn end(mut self) -> Vec<String> {
-        let finished = self.threads.iter().map(JoinHandle::is_finished).collect::<Vec<_>>();
+        // One that is told to may find the device gone.
+        let early = !self.works();
         self.tell_to_stop();
-        let ends = self.threads.drain(..).zip(finished).map(|(thread, early)| (thread.join(), early));
-        let why = |(end, early): (thread::Result<io::Result<()>>, bool)| match end {
+        let why = |thread: JoinHandle<io::Result<()>>| match thread.join() {
             Ok(Ok(())) => None,
             Ok(Err(error)) => early.then(|| error.to_string()),
             Err(_) => Some("it panicked".to_owned()),
         };
-        ends.filter_map(why).collect()
+        self.threads.drain(..).filter_map(why).collect()
     }
 
     fn tell_to_stop(&self) {

@@ -1,7 +1,7 @@
 //! All tunnels of this host, read and changed like a part of the kernel.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
     os::fd::{AsFd, OwnedFd},
     sync::{
@@ -21,7 +21,7 @@ use super::{
     engine::{Engine, EngineError},
     tun::Tun,
     udp::Udp,
-    worker::Shared,
+    worker::{Fault, Shared},
 };
 use crate::{Attempt, ErrorKind, ForwardKey, LinkKind, LinkName, Mtu, NetState, Op, OpError, Tunnel};
 
@@ -55,6 +55,17 @@ pub struct TunnelSeen {
     pub stranger: Option<(IpAddr, IpAddr)>,
 }
 
+/// A turn of a worker, from its looking for packets to its waiting for more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Turn {
+    /// Another number, another tunnel.
+    pub tunnel: usize,
+    /// Which of its workers.
+    pub worker: usize,
+    /// Which of the worker's turns.
+    pub number: u64,
+}
+
 /// A descriptor that another run of the agent can go on with, if somebody keeps it: what comes in meanwhile waits in it.
 #[derive(Clone, Debug)]
 pub struct Handle {
@@ -83,6 +94,12 @@ impl Kept {
     #[must_use]
     pub fn new(kept: impl IntoIterator<Item = (String, OwnedFd)>) -> Self {
         Self(kept.into_iter().collect())
+    }
+
+    /// Whether an earlier run has left nothing.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     /// Lets go of all that belongs to a device.
@@ -238,6 +255,29 @@ impl Tunnels {
     #[must_use]
     pub fn ended(&self) -> Arc<Notify> {
         self.ended.clone()
+    }
+
+    /// The turns that workers are in: one that is found again much later means a worker that hangs.
+    #[must_use]
+    pub fn turns(&self) -> BTreeSet<Turn> {
+        let of = |shared: &Arc<Shared>| {
+            let tunnel = Arc::as_ptr(shared).addr();
+            let turns = shared.counters.iter().enumerate();
+            turns
+                .filter_map(move |(worker, counters)| Some(Turn { tunnel, worker, number: counters.turn()? }))
+                .collect::<Vec<_>>()
+        };
+        self.lock().values().flat_map(of).collect()
+    }
+
+    /// Lets this happen to each worker there is, at its next packet. Says whether there is any.
+    #[must_use]
+    pub fn fail(&self, fault: Fault) -> bool {
+        let tunnels = self.lock();
+        tunnels.values().for_each(|shared| {
+            let _ = shared.fault.set(fault);
+        });
+        !tunnels.is_empty()
     }
 
     fn set(&self, engines: &BTreeMap<LinkName, Engine>) {

@@ -27,6 +27,13 @@ const IPV6: [u8; 2] = [0x86, 0xdd];
 
 impl Framing {
     /// Bytes before the inner packet.
+    pub(crate) const fn vni(self) -> Option<Vni> {
+        match self {
+            Self::Raw => None,
+            Self::Vxlan { vni, .. } => Some(vni),
+        }
+    }
+
     pub(crate) const fn lead(self) -> usize {
         match self {
             Self::Raw => 0,

@@ -31,8 +31,10 @@ mod worker;
 
 use std::fmt;
 
-pub use forwarder::{Forwarder, Handle, Kept, TunnelSeen, Tunnels};
+pub use forwarder::{Forwarder, Handle, Kept, TunnelSeen, Tunnels, Turn};
 pub use framing::Framing;
+pub(crate) use framing::VXLAN_LEAD;
+pub use worker::Fault;
 
 /// What the kernel does for us beyond one packet for each call. Each is given up by itself where it is not to be had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -98,6 +98,7 @@ impl Cut {
     }
 
     /// Bytes of a segment's headers.
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) const fn headers(&self) -> usize {
         self.payload
     }

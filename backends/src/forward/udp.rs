@@ -1,15 +1,15 @@
-//! A UDP socket that sends and receives many datagrams in one call, several of them in one message where the kernel can cut
-//! and join them (`UDP_SEGMENT` and `UDP_GRO` of udp(7)). The calls with control messages are here, and nothing else that is
-//! unsafe.
+//! A UDP socket that sends and receives many datagrams in one call ([`batch`]). The calls with control messages are there, one
+//! option without a safe form is here, and nothing else that is unsafe.
 #![expect(unsafe_code, reason = "sendmmsg and recvmmsg with a control message for each message have no safe form")]
+
+mod batch;
+mod message;
 
 use std::{
     io,
-    mem::{MaybeUninit, size_of},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    ops::Range,
+    mem::size_of,
+    net::SocketAddr,
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
-    ptr,
 };
 
 use nix::{
@@ -18,6 +18,11 @@ use nix::{
         AddressFamily, SetSockOpt, SockFlag, SockType, SockaddrIn, SockaddrIn6, SockaddrStorage, bind, getsockname,
         setsockopt, socket, sockopt,
     },
+};
+
+pub(crate) use self::{
+    batch::{Inbox, Outbox, Received},
+    message::{Message, Piece},
 };
 
 /// So much is kept of what comes in faster than we can take it: 8 MiB, about 15 ms at 4 Gb/s.
@@ -35,106 +40,11 @@ pub(crate) enum Role {
     Sender,
 }
 
-/// Room for one control message with a number: `CMSG_SPACE(4)` of the kernel, and more than 2 bytes need.
-const CONTROL: usize = 24;
-
 /// A socket.
 #[derive(Debug)]
 pub(crate) struct Udp {
     socket: OwnedFd,
     family: libc::sa_family_t,
-}
-
-/// Where bytes of a datagram lie.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Piece {
-    /// In the first of the two arrays given to [`Udp::send`].
-    Head(u32, u32),
-    /// In the second.
-    Body(u32, u32),
-}
-
-/// One message: a datagram, or several of one size of which the last may be shorter.
-#[derive(Clone, Debug)]
-pub(crate) struct Message {
-    pub(crate) to: SocketAddr,
-    /// Its pieces, as a range of those given to [`Udp::send`].
-    pub(crate) pieces: Range<usize>,
-    /// The size of the datagrams where there are several, in bytes.
-    pub(crate) segment: Option<u16>,
-}
-
-impl Piece {
-    const fn len(self) -> usize {
-        match self {
-            Self::Head(_, len) | Self::Body(_, len) => len as usize,
-        }
-    }
-}
-
-impl Message {
-    /// How many datagrams it has.
-    pub(crate) fn count(&self, pieces: &[Piece]) -> u64 {
-        let len: usize = pieces[self.pieces.clone()].iter().map(|piece| piece.len()).sum();
-        self.segment.map_or(1, |size| len.div_ceil(usize::from(size).max(1)) as u64)
-    }
-
-    /// The same datagrams, each in a message of its own.
-    pub(crate) fn apart(&self, pieces: &[Piece]) -> Vec<Self> {
-        let size = self.segment.map_or(usize::MAX, usize::from);
-        let mut singles = Vec::new();
-        let (mut begin, mut len) = (self.pieces.start, 0);
-        for at in self.pieces.clone() {
-            len += pieces[at].len();
-            if len >= size || at + 1 == self.pieces.end {
-                singles.push(Self { to: self.to, pieces: begin..at + 1, segment: None });
-                (begin, len) = (at + 1, 0);
-            }
-        }
-        singles
-    }
-}
-
-/// Room that sending needs, to be used again.
-#[derive(Default)]
-pub(crate) struct Outbox {
-    names: Vec<Name>,
-    controls: Vec<Control>,
-    vectors: Vec<libc::iovec>,
-    headers: Vec<libc::mmsghdr>,
-}
-
-/// Room that receiving needs, to be used again, and what was received.
-pub(crate) struct Inbox {
-    names: Vec<Name>,
-    controls: Vec<Control>,
-    vectors: Vec<libc::iovec>,
-    headers: Vec<libc::mmsghdr>,
-    received: Vec<Received>,
-}
-
-/// One message that came in.
-#[derive(Clone, Debug)]
-pub(crate) struct Received {
-    /// The sender; `None` for an address of neither family.
-    pub(crate) from: Option<IpAddr>,
-    /// Where its bytes lie.
-    pub(crate) range: Range<usize>,
-    /// The size of each datagram in it but the last, where there are several.
-    pub(crate) segment: usize,
-}
-
-#[repr(C, align(8))]
-#[derive(Clone, Copy)]
-struct Control([u8; CONTROL]);
-
-/// An address of either family, as the kernel has it.
-#[repr(C)]
-#[derive(Clone, Copy)]
-union Name {
-    family: libc::sa_family_t,
-    v4: libc::sockaddr_in,
-    v6: libc::sockaddr_in6,
 }
 
 impl Udp {
@@ -203,217 +113,11 @@ impl Udp {
         let done = unsafe { libc::setsockopt(self.socket.as_raw_fd(), level, option, (&raw const value).cast(), len) };
         if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
-
-    /// Sends messages in order and says how many went. Fewer than all mean that the next one failed; asked again with that
-    /// one first, the error is its own.
-    ///
-    /// # Errors
-    /// Why the first message did not go.
-    ///
-    /// # Panics
-    /// Where a message or a piece lies outside of what is given.
-    pub(crate) fn send(
-        &self,
-        messages: &[Message],
-        pieces: &[Piece],
-        (heads, bodies): (&[u8], &[u8]),
-        outbox: &mut Outbox,
-    ) -> io::Result<usize> {
-        outbox.clear();
-        let (Some(first), Some(last)) = (messages.first(), messages.last()) else { return Ok(0) };
-        let begin = first.pieces.start;
-        outbox.vectors.extend(pieces[begin..last.pieces.end].iter().map(|piece| {
-            let bytes = match *piece {
-                Piece::Head(start, len) => &heads[start as usize..(start + len) as usize],
-                Piece::Body(start, len) => &bodies[start as usize..(start + len) as usize],
-            };
-            libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() }
-        }));
-        outbox.names.extend(messages.iter().map(|message| Name::from(message.to)));
-        outbox.controls.extend(messages.iter().map(|message| Control::segment(message.segment.unwrap_or(0))));
-        // Taken once: each would end the life of the one before.
-        let (names, controls) = (outbox.names.as_mut_ptr(), outbox.controls.as_mut_ptr());
-        let vectors = (outbox.vectors.as_mut_ptr(), outbox.vectors.len());
-        for (number, message) in messages.iter().enumerate() {
-            let pieces = message.pieces.start - begin..message.pieces.end - begin;
-            assert!(pieces.start <= pieces.end && pieces.end <= vectors.1, "pieces that are not there");
-            let mut header = empty_header();
-            header.msg_hdr.msg_name = names.wrapping_add(number).cast();
-            header.msg_hdr.msg_namelen = name_len(message.to.is_ipv4());
-            header.msg_hdr.msg_iov = vectors.0.wrapping_add(pieces.start);
-            header.msg_hdr.msg_iovlen = pieces.len() as _;
-            if message.segment.is_some() {
-                header.msg_hdr.msg_control = controls.wrapping_add(number).cast();
-                header.msg_hdr.msg_controllen = Control::SEGMENT_SPACE as _;
-            }
-            outbox.headers.push(header);
-        }
-        // SAFETY: each header points to a name, vectors and a control message in arrays of `outbox` that are not changed
-        // until the call is over, and each vector to bytes of `heads` or `bodies`, which the kernel only reads.
-        let sent = unsafe {
-            libc::sendmmsg(self.socket.as_raw_fd(), outbox.headers.as_mut_ptr(), outbox.headers.len() as u32, 0)
-        };
-        usize::try_from(sent).map_err(|_| io::Error::last_os_error())
-    }
-
-    /// Receives what there is, `most` messages at once: each into one of the equal parts of `arena`, of which there are as
-    /// many as `inbox` has room for.
-    ///
-    /// # Errors
-    /// `WouldBlock` where there is nothing.
-    pub(crate) fn receive<'a>(
-        &self,
-        arena: &mut [u8],
-        inbox: &'a mut Inbox,
-        most: usize,
-    ) -> io::Result<&'a [Received]> {
-        let part = arena.len() / inbox.headers.len();
-        let most = most.min(inbox.headers.len());
-        // Taken once: each would end the life of the one before.
-        let (names, controls) = (inbox.names.as_mut_ptr(), inbox.controls.as_mut_ptr());
-        let (vectors, rooms) = (inbox.vectors.as_mut_ptr(), arena.as_mut_ptr());
-        for (number, header) in inbox.headers.iter_mut().take(most).enumerate() {
-            let room = rooms.wrapping_add(number * part);
-            // SAFETY: there is a vector for each header, and nothing else looks at it now.
-            unsafe { vectors.add(number).write(libc::iovec { iov_base: room.cast(), iov_len: part }) };
-            let header = &mut header.msg_hdr;
-            header.msg_name = names.wrapping_add(number).cast();
-            header.msg_namelen = size_of::<Name>() as libc::socklen_t;
-            header.msg_iov = vectors.wrapping_add(number);
-            header.msg_iovlen = 1;
-            header.msg_control = controls.wrapping_add(number).cast();
-            header.msg_controllen = CONTROL as _;
-        }
-        inbox.received.clear();
-        // SAFETY: each header points to a name, a vector and a control message of its own in arrays of `inbox`, as large as
-        // it says, and each vector to its own part of `arena`. None of them is touched until the call is over.
-        let count = unsafe {
-            let (headers, room) = (inbox.headers.as_mut_ptr(), most as u32);
-            libc::recvmmsg(self.socket.as_raw_fd(), headers, room, libc::MSG_DONTWAIT, ptr::null_mut())
-        };
-        let count = usize::try_from(count).map_err(|_| io::Error::last_os_error())?;
-        for number in 0..count {
-            let header = &inbox.headers[number];
-            let start = number * part;
-            let len = (header.msg_len as usize).min(part);
-            let whole = header.msg_hdr.msg_flags & libc::MSG_TRUNC == 0;
-            let segment = joined_size(&header.msg_hdr).filter(|size| *size > 0 && *size < len).unwrap_or(len);
-            inbox.received.push(Received {
-                from: inbox.names[number].address(),
-                // What is longer than its room is nothing we could use.
-                range: start..start + if whole { len } else { 0 },
-                segment: segment.max(1),
-            });
-        }
-        Ok(&inbox.received)
-    }
 }
 
 impl AsFd for Udp {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
-    }
-}
-
-impl Outbox {
-    fn clear(&mut self) {
-        self.names.clear();
-        self.controls.clear();
-        self.vectors.clear();
-        self.headers.clear();
-    }
-}
-
-impl Inbox {
-    /// Room for so many messages.
-    pub(crate) fn new(messages: usize) -> Self {
-        let vector = libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 };
-        Self {
-            names: vec![Name::EMPTY; messages],
-            controls: vec![Control([0; CONTROL]); messages],
-            vectors: vec![vector; messages],
-            headers: vec![empty_header(); messages],
-            received: Vec::with_capacity(messages),
-        }
-    }
-}
-
-// SAFETY: the pointers in these arrays are set before each call and used only by it; between calls they mean nothing.
-unsafe impl Send for Outbox {}
-// SAFETY: as above.
-unsafe impl Send for Inbox {}
-
-impl Control {
-    /// `CMSG_SPACE(2)`.
-    // SAFETY: CMSG_SPACE is arithmetic.
-    const SEGMENT_SPACE: usize = unsafe { libc::CMSG_SPACE(2) } as usize;
-
-    /// The control message that tells the size of datagrams (`UDP_SEGMENT`): a `struct cmsghdr`, then the number.
-    fn segment(size: u16) -> Self {
-        let mut control = Self([0; CONTROL]);
-        // SAFETY: CMSG_LEN is arithmetic.
-        let len = unsafe { libc::CMSG_LEN(2) } as usize;
-        let data = len - 2;
-        control.0[..size_of::<usize>()].copy_from_slice(&len.to_ne_bytes());
-        control.0[data - 8..data - 4].copy_from_slice(&libc::SOL_UDP.to_ne_bytes());
-        control.0[data - 4..data].copy_from_slice(&libc::UDP_SEGMENT.to_ne_bytes());
-        control.0[data..len].copy_from_slice(&size.to_ne_bytes());
-        control
-    }
-}
-
-/// The size of joined datagrams, where the kernel has joined some (`UDP_GRO`).
-fn joined_size(header: &libc::msghdr) -> Option<usize> {
-    // SAFETY: the kernel has filled `msg_control` up to `msg_controllen` with whole control messages.
-    unsafe {
-        let mut control = libc::CMSG_FIRSTHDR(header);
-        while !control.is_null() {
-            if (*control).cmsg_level == libc::SOL_UDP && (*control).cmsg_type == libc::UDP_GRO {
-                let number = libc::CMSG_DATA(control).cast::<libc::c_int>().read_unaligned();
-                return usize::try_from(number).ok();
-            }
-            control = libc::CMSG_NXTHDR(header, control);
-        }
-    }
-    None
-}
-
-const fn empty_header() -> libc::mmsghdr {
-    // SAFETY: a message header of zeros is an empty one: null pointers with lengths of 0.
-    unsafe { MaybeUninit::zeroed().assume_init() }
-}
-
-const fn name_len(ipv4: bool) -> libc::socklen_t {
-    (if ipv4 { size_of::<libc::sockaddr_in>() } else { size_of::<libc::sockaddr_in6>() }) as libc::socklen_t
-}
-
-impl From<SocketAddr> for Name {
-    fn from(address: SocketAddr) -> Self {
-        match address {
-            SocketAddr::V4(address) => {
-                let mut name = Self::EMPTY;
-                name.v4 = *AsRef::<libc::sockaddr_in>::as_ref(&SockaddrIn::from(address));
-                name
-            }
-            SocketAddr::V6(address) => Self { v6: *AsRef::<libc::sockaddr_in6>::as_ref(&SockaddrIn6::from(address)) },
-        }
-    }
-}
-
-impl Name {
-    /// The largest of its forms, so that all of it is initialised.
-    // SAFETY: zeros are a `struct sockaddr_in6`: numbers and arrays of numbers.
-    const EMPTY: Self = Self { v6: unsafe { MaybeUninit::zeroed().assume_init() } };
-
-    fn address(&self) -> Option<IpAddr> {
-        // SAFETY: the family is the first field of all of them, and says which of them was written; all were initialised.
-        unsafe {
-            match i32::from(self.family) {
-                libc::AF_INET => Some(Ipv4Addr::from(u32::from_be(self.v4.sin_addr.s_addr)).into()),
-                libc::AF_INET6 => Some(Ipv6Addr::from(self.v6.sin6_addr.s6_addr).into()),
-                _ => None,
-            }
-        }
     }
 }
 

@@ -8,9 +8,10 @@ use std::{
     net::IpAddr,
     os::fd::AsFd,
     sync::{
-        Arc, Condvar, Mutex, PoisonError,
+        Arc, Condvar, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU32, Ordering},
     },
+    thread,
     time::Duration,
 };
 
@@ -49,6 +50,34 @@ pub(crate) struct Shared {
     pub(crate) stopping: AtomicBool,
     /// Is notified when a worker has ended by itself.
     pub(crate) ended: Arc<Notify>,
+    /// Whether one has: its thread may still be there for a moment when that is told.
+    pub(crate) has_died: AtomicBool,
+    /// What the workers are to suffer in their next turn.
+    pub(crate) fault: OnceLock<Fault>,
+}
+
+/// What a thread suffers, for tests of what comes of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// It blocks for ever.
+    Hang,
+    /// It dies.
+    Panic,
+}
+
+impl Fault {
+    /// Lets it happen to the thread that calls this.
+    ///
+    /// # Panics
+    /// Where that is the fault.
+    pub fn happen(self) -> ! {
+        match self {
+            Self::Hang => loop {
+                thread::park();
+            },
+            Self::Panic => panic!("asked to panic, for a test"),
+        }
+    }
 }
 
 impl Shared {
@@ -142,6 +171,10 @@ impl Worker {
         let mut incoming = true;
         // Looked at in each turn: under load nothing is waited for.
         while !self.shared.stopping.load(Ordering::Relaxed) {
+            counters.begin_turn();
+            if let Some(fault) = self.shared.fault.get() {
+                fault.happen();
+            }
             let table = self.shared.table.load();
             if incoming {
                 incoming = ingress.turn(&way, &table, &self.socket)?;
@@ -150,6 +183,7 @@ impl Worker {
             let outgoing = egress.turn(&way, &table)?;
             if !incoming {
                 drop(table);
+                counters.rest();
                 incoming = self.wait(!outgoing)?;
             }
         }
@@ -179,6 +213,7 @@ struct LastWord<'a>(&'a Shared);
 impl Drop for LastWord<'_> {
     fn drop(&mut self) {
         if !self.0.stopping.load(Ordering::Relaxed) {
+            self.0.has_died.store(true, Ordering::Relaxed);
             self.0.ended.notify_one();
         }
     }

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use wire_lease::{MacAddr, Vni};
 
 use super::*;
-use crate::{Address, FdbKey, Forward, ForwardKey, Framing, Mtu, NeighbourKey, Via};
+use crate::{Address, FdbKey, Forward, ForwardKey, Framing, Mtu, NeighbourKey, Via, firewall::tests::any_firewall};
 
 fn name(text: &str) -> LinkName {
     text.parse().unwrap()
@@ -161,52 +161,39 @@ fn a_changed_mac_of_ours_is_put_back_with_the_neighbours_it_cost() {
     ");
 }
 
-#[test]
-fn flannels_source_is_as_good_where_the_host_has_it() {
-    let with = |local: &str, too: Option<&str>| {
-        let mut link = device(1);
-        if let LinkKind::Vxlan(vxlan) = &mut link.kind {
-            vxlan.local = Some(local.parse().unwrap());
-            vxlan.local_too = too.map(|too| too.parse().unwrap());
-        }
-        link
-    };
-    assert!(with("203.0.113.5", None).serves_as(&with("192.0.2.1", Some("203.0.113.5"))));
-    assert!(!with("203.0.113.5", None).serves_as(&with("192.0.2.1", None)));
-    assert!(!with("203.0.113.6", None).serves_as(&with("192.0.2.1", Some("203.0.113.5"))));
-}
-
 /// Peers by number, with MACs and public addresses from a few, and whatever else may be found.
 pub(crate) fn any_state() -> impl Strategy<Value = NetState> {
     let peers = prop::collection::btree_map(1u8..8, (10u8..18, 100u8..104), 0..6);
     let device = prop_oneof![5 => Just(Some((1u8, true, false))), 1 => Just(None), 3 => (1u8..3, any::<bool>(), any::<bool>()).prop_map(Some)];
     let foreign = prop::collection::btree_set(1u8..8, 0..2);
-    (peers, device, foreign, any::<bool>(), any::<bool>()).prop_map(|(peers, found, foreign, plain, ours)| {
-        let peers: Vec<(u8, u8, u8)> =
-            peers.into_iter().map(|(number, (last, public))| (number, last, public)).collect();
-        let mut made = state(&peers);
-        match found {
-            None => made.forget_link(name("flannel.1")),
-            Some((last, up, gbp)) => {
-                let mut link = device_with(last, gbp);
-                link.up = up;
-                if !up {
-                    made.routes.clear();
+    (peers, device, foreign, (any::<bool>(), any::<bool>()), any_firewall()).prop_map(
+        |(peers, found, foreign, (plain, ours), firewall)| {
+            let peers: Vec<(u8, u8, u8)> =
+                peers.into_iter().map(|(number, (last, public))| (number, last, public)).collect();
+            let mut made = NetState { firewall, ..state(&peers) };
+            match found {
+                None => made.forget_link(name("flannel.1")),
+                Some((last, up, gbp)) => {
+                    let mut link = device_with(last, gbp);
+                    link.up = up;
+                    if !up {
+                        made.routes.clear();
+                    }
+                    made.links.insert(name("flannel.1"), link);
                 }
-                made.links.insert(name("flannel.1"), link);
             }
-        }
-        if ours {
-            made = tunnelled(made);
-        }
-        if plain {
-            made.routes.values_mut().for_each(|route| route.protocol = 3);
-        }
-        for number in foreign {
-            foreign_route(&mut made, number);
-        }
-        made
-    })
+            if ours {
+                made = tunnelled(made);
+            }
+            if plain {
+                made.routes.values_mut().for_each(|route| route.protocol = 3);
+            }
+            for number in foreign {
+                foreign_route(&mut made, number);
+            }
+            made
+        },
+    )
 }
 
 fn device_with(last: u8, gbp: bool) -> Link {
@@ -220,10 +207,11 @@ fn device_with(last: u8, gbp: bool) -> Link {
 /// What we may want: an intact device, no foreign entry.
 pub(crate) fn any_want() -> impl Strategy<Value = NetState> {
     let peers = prop::collection::btree_map(1u8..8, (10u8..18, 100u8..104), 0..6);
-    (peers, any::<bool>()).prop_map(|(peers, ours)| {
+    (peers, any::<bool>(), any_firewall()).prop_map(|(peers, ours, firewall)| {
         let peers: Vec<(u8, u8, u8)> =
             peers.into_iter().map(|(number, (last, public))| (number, last, public)).collect();
-        if ours { tunnelled(state(&peers)) } else { state(&peers) }
+        let wanted = NetState { firewall, ..state(&peers) };
+        if ours { tunnelled(wanted) } else { wanted }
     })
 }
 
@@ -231,6 +219,8 @@ pub(crate) fn any_want() -> impl Strategy<Value = NetState> {
 pub(crate) fn assert_reached(have: &NetState, want: &NetState) {
     assert_eq!((&have.addresses, &have.fdb, &have.neighbours), (&want.addresses, &want.fdb, &want.neighbours));
     assert_eq!(have.forwarding, want.forwarding);
+    assert_eq!(&have.firewall.tables, &want.firewall.tables);
+    assert!(have.firewall.chains.keys().eq(want.firewall.chains.keys()));
     let links: BTreeSet<_> =
         have.links.iter().filter(|(_, link)| link.owner == Owner::Ours).map(|(name, _)| name).collect();
     assert_eq!(links, want.links.keys().collect());
@@ -273,8 +263,10 @@ proptest! {
             Op::PutNeighbour(..) => 4,
             Op::PutForward(..) => 5,
             Op::AddRoute(..) | Op::ReplaceRoute(..) => 6,
-            Op::DeleteRoute(..) => 7,
-            Op::DeleteForward(_) => 8,
+            Op::Firewall(op) if !op.is_delete() => 7,
+            Op::Firewall(_) => 8,
+            Op::DeleteRoute(..) => 9,
+            Op::DeleteForward(_) => 10,
             Op::DeleteNeighbour(_) => 9,
             Op::DeleteFdb(_) => 10,
             Op::DeleteAddress(_) => 11,

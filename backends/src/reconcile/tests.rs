@@ -127,11 +127,12 @@ proptest! {
     fn any_failures_anywhere_converge_and_touch_nothing_foreign(
         have in any_state(),
         wants in prop::collection::vec(any_want(), 1..4),
-        faults in prop::collection::vec((0usize..12, 0usize..5), 0..6),
+        faults in prop::collection::vec((0usize..17, 0usize..5), 0..6),
     ) {
-        const NAMES: [&str; 12] = [
+        const NAMES: [&str; 17] = [
             "create link", "change link", "delete link", "add address", "delete address", "set FDB entry",
             "delete FDB entry", "set neighbour", "delete neighbour", "add route", "replace route", "delete route",
+            "put table", "change sets", "put chains", "delete chain", "delete table",
         ];
         let (sim, mut reconciler) = reconciler(&have);
         for want in &wants {

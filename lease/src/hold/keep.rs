@@ -60,7 +60,7 @@ impl<S: LeaseStore> Holder<S> {
         loop {
             let lost = match self.wake(holding, &mut keeping).await {
                 Wake::Key(KeyEvent::Broken(error)) => {
-                    keeping.watch_trouble = Some(error);
+                    keeping.watch_trouble = Some(chain(&error));
                     None
                 }
                 Wake::Key(KeyEvent::Is(found)) => {

@@ -8,7 +8,7 @@ use tokio::{
 };
 use wire_lease::{
     Admission, Follow, FollowSettings, LeaseId, LeaseStore, LeaseTable, NetworkConfig, RefusalKind, SimBackup, SimCall,
-    SimFault, SimStore,
+    SimFault, SimStore, Start,
 };
 
 use crate::common::TestEtcd;
@@ -35,7 +35,7 @@ fn lease(store: &SimStore, number: u8) {
 }
 
 fn follow(store: &SimStore, admission: &watch::Sender<Admission>) -> Follow {
-    Follow::spawn(store.clone(), FollowSettings::new(DIRECTORY.to_vec()), admission.subscribe(), None)
+    Follow::spawn(store.clone(), FollowSettings::new(DIRECTORY.to_vec()), admission.subscribe(), Start::default())
 }
 
 fn subnets(table: &LeaseTable) -> Vec<String> {
@@ -55,6 +55,8 @@ async fn peers(follow: &Follow, numbers: &[u8], limit: Duration) -> Arc<LeaseTab
 
 const SOON: Duration = Duration::from_millis(100);
 const SECONDS: Duration = Duration::from_secs(2);
+/// How long those stay that vanish together with most others.
+const HELD: Duration = Duration::from_secs(30);
 
 #[tokio::test(start_paused = true)]
 async fn nothing_is_published_before_the_first_complete_listing() {
@@ -146,8 +148,12 @@ async fn a_compaction_is_met_by_a_listing() {
     lease(&store, 2);
     store.put("/other", "", None);
     store.compact();
-    let follow =
-        Follow::spawn(store.clone(), FollowSettings::new(DIRECTORY.to_vec()), admission.subscribe(), Some(listing));
+    let follow = Follow::spawn(
+        store.clone(),
+        FollowSettings::new(DIRECTORY.to_vec()),
+        admission.subscribe(),
+        Start { listing: Some(listing), ..Start::default() },
+    );
     peers(&follow, &[2], SECONDS).await;
 }
 
@@ -183,12 +189,91 @@ async fn a_wiped_or_restored_store_is_believed() {
     }
     peers(&follow, &(1..10).collect::<Vec<_>>(), SECONDS).await;
     store.restore(backup);
-    peers(&follow, &[1], SECONDS).await;
+    peers(&follow, &[1], HELD + SECONDS).await;
     tokio::time::sleep(SOON).await;
     store.restore(SimBackup::default());
     peers(&follow, &[], SECONDS).await;
     lease(&store, 5);
     peers(&follow, &[5], SECONDS).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn most_leases_gone_at_once_are_held_for_half_a_minute_unless_a_new_one_is_in_their_way() {
+    let store = SimStore::new(10);
+    (1..=6).for_each(|number| lease(&store, number));
+    let admission = admission();
+    let follow = follow(&store, &admission);
+    peers(&follow, &[1, 2, 3, 4, 5, 6], SECONDS).await;
+    tokio::time::sleep(SOON).await;
+    (1..=6).for_each(|number| store.delete(&key(number)));
+    let gone = Instant::now();
+    tokio::time::sleep(SECONDS).await;
+    let table = peers(&follow, &[1, 2, 3, 4, 5, 6], SOON).await;
+    assert_eq!(table.held, 6);
+    // Back as it was; back with another address; and another host with a MAC that is held.
+    lease(&store, 1);
+    store.put(key(2), value(2, 20), None);
+    store.put(key(7), value(7, 7).replace(":07\"", ":03\""), None);
+    lease(&store, 8);
+    let table = peers(&follow, &[1, 2, 4, 5, 6, 7, 8], SOON).await;
+    assert_eq!((table.held, table.refused.len()), (3, 0));
+    let moved = &table.peers[&"10.5.2.0-24".parse().unwrap()].lease;
+    assert_eq!(moved.public.v4, Some("192.168.0.20".parse().unwrap()));
+    peers(&follow, &[1, 2, 7, 8], HELD).await;
+    let after = gone.elapsed();
+    assert!(after >= HELD && after < HELD + SECONDS, "{after:?}");
+}
+
+/// A former follower of these leases has ended with this table.
+fn follow_after(store: &SimStore, admission: &watch::Sender<Admission>, before: Arc<LeaseTable>) -> Follow {
+    let settings = FollowSettings { before: Some(before), ..FollowSettings::new(DIRECTORY.to_vec()) };
+    Follow::spawn(store.clone(), settings, admission.subscribe(), Start::default())
+}
+
+#[tokio::test(start_paused = true)]
+async fn most_leases_gone_since_a_former_follower_ended_are_held_by_the_next() {
+    let store = SimStore::new(12);
+    (1..=6).for_each(|number| lease(&store, number));
+    let admission = admission();
+    let listing = store.list(DIRECTORY).await.unwrap();
+    // Whether it followed a store, or what was remembered of it.
+    let remembered = Follow::remembered(DIRECTORY.to_vec(), &listing, admission.subscribe(), None);
+    let formers = [follow(&store, &admission), remembered];
+    let [one, other] = [&formers[0], &formers[1]].map(|former| peers(former, &[1, 2, 3, 4, 5, 6], SECONDS));
+    let tables = [one.await, other.await];
+    drop(formers);
+    (1..=4).for_each(|number| store.delete(&key(number)));
+    for before in tables {
+        let gone = Instant::now();
+        let follow = follow_after(&store, &admission, before);
+        let table = peers(&follow, &[1, 2, 3, 4, 5, 6], SECONDS).await;
+        assert_eq!(table.held, 4);
+        peers(&follow, &[5, 6], HELD + SECONDS).await;
+        let after = gone.elapsed();
+        assert!(after >= HELD && after < HELD + SECONDS, "{after:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_former_follower_holds_is_held_on_for_no_longer_though_most_are_back() {
+    let store = SimStore::new(13);
+    (1..=6).for_each(|number| lease(&store, number));
+    let admission = admission();
+    let mut follower = follow(&store, &admission);
+    peers(&follower, &[1, 2, 3, 4, 5, 6], SECONDS).await;
+    tokio::time::sleep(SOON).await;
+    (1..=6).for_each(|number| store.delete(&key(number)));
+    let gone = Instant::now();
+    for back in [&[][..], &[1], &[2, 3, 4]] {
+        back.iter().for_each(|number| lease(&store, *number));
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        let table = peers(&follower, &[1, 2, 3, 4, 5, 6], SOON).await;
+        follower = follow_after(&store, &admission, table);
+    }
+    assert_eq!(peers(&follower, &[1, 2, 3, 4, 5, 6], SOON).await.held, 2);
+    peers(&follower, &[1, 2, 3, 4], HELD).await;
+    let after = gone.elapsed();
+    assert!(after >= HELD && after < HELD + SECONDS, "{after:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -207,6 +292,26 @@ async fn a_change_of_admission_counts_even_while_etcd_is_away() {
     let table = peers(&follow, &[], SECONDS).await;
     let refusal = table.refused.values().next().unwrap();
     assert_eq!(refusal.kind, RefusalKind::PublicIp);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_remembered_is_let_in_by_the_same_rules_and_needs_no_store() {
+    let store = SimStore::new(9);
+    lease(&store, 1);
+    lease(&store, 2);
+    store.put(key(3), value(3, 3).replace("192.168.0.3", "127.0.0.1"), None);
+    let listing = store.list(DIRECTORY).await.unwrap();
+    let admission = admission();
+    let follow = Follow::remembered(DIRECTORY.to_vec(), &listing, admission.subscribe(), None);
+    let table = peers(&follow, &[1, 2], SOON).await;
+    let kinds: Vec<RefusalKind> = table.refused.values().map(|refusal| refusal.kind).collect();
+    assert_eq!(kinds, [RefusalKind::PublicIp]);
+    admission.send_modify(|admission| admission.own = Some("10.5.1.0-24".parse().unwrap()));
+    peers(&follow, &[2], SOON).await;
+    lease(&store, 4);
+    tokio::time::sleep(SECONDS).await;
+    peers(&follow, &[2], SOON).await;
+    assert_eq!(*follow.health.borrow(), wire_lease::FollowHealth::default());
 }
 
 #[tokio::test(start_paused = true)]
@@ -244,7 +349,8 @@ async fn a_real_etcd_is_followed_through_a_restart() {
     };
     put(1).await.unwrap();
     let admission = admission();
-    let follow = Follow::spawn(store.clone(), FollowSettings::new(DIRECTORY.to_vec()), admission.subscribe(), None);
+    let follow =
+        Follow::spawn(store.clone(), FollowSettings::new(DIRECTORY.to_vec()), admission.subscribe(), Start::default());
     peers(&follow, &[1], SECONDS).await;
     put(2).await.unwrap();
     peers(&follow, &[1, 2], SECONDS).await;

@@ -158,6 +158,20 @@ fn the_underlays_own_subnet_cannot_be_led_into_the_overlay() -> Result {
 }
 
 #[test]
+fn a_lease_is_refused_while_another_link_of_the_host_has_an_address_in_it() -> Result {
+    let lab = lab!();
+    let (etcd, [node, other]) = cluster::<2>(&lab, V4)?;
+    let overlap = format!("{}/32 dev lo", other.vtep(Family::V4)?);
+    node.host.namespace().ip(&format!("address add {overlap}"))?;
+    eventually(PROMPT, || {
+        let refused = node.agent.peers()?.refused;
+        check(refused.iter().any(|row| row.kind == "overlap"), || format!("{refused:?}"))
+    })?;
+    node.host.namespace().ip(&format!("address delete {overlap}"))?;
+    eventually(PROMPT, || exact(&etcd, &[&node, &other], &[Family::V4])).map(drop)
+}
+
+#[test]
 fn without_cap_net_admin_it_ends_with_status_77_and_the_remedy() -> Result {
     let lab = lab!();
     let etcd = Etcd::start(&lab)?;

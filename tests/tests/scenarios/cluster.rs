@@ -60,6 +60,13 @@ impl Node {
         env.get(name).cloned().ok_or_else(|| LabError::Wrong(format!("no {name} in {env:?}")))
     }
 
+    /// How many packets its packet filter has dropped, by the name that `status` has for that.
+    pub(crate) fn filtered(&self, name: &str) -> Result<u64> {
+        let status = self.agent.status()?;
+        let counted = &status.rest["firewall"][name];
+        counted.as_u64().ok_or_else(|| LabError::Wrong(format!("{name} is {counted}")))
+    }
+
     /// The address of its overlay's device: the first one of its subnet.
     pub(crate) fn vtep(&self, family: Family) -> Result<IpAddr> {
         let device = self.datapath.device(family);

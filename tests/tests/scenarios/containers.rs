@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use wire_tests::{Container, Dockerd, Etcd, Family, Lab, Result, check, docker_options, eventually, lab};
+use wire_tests::{Container, Dockerd, Family, Lab, Result, check, eventually, lab};
 
 use crate::{
     cluster::{DUAL, Node, PROMPT, V4, V6, cluster_of, families},
     datapath::{DUAL_UDP, Datapath},
+    seat::{self, seats_by},
 };
 
 /// An odd number of bytes, so that no segment size divides it.
@@ -102,25 +103,13 @@ fn stream(sender: &Seat, receiver: &Seat, family: Family) -> Result {
 #[test]
 fn a_docker_that_drops_forwarded_packets_by_default_is_no_obstacle() -> Result {
     let lab = lab!();
-    let etcd = Etcd::start(&lab)?;
-    etcd.put_config(V4)?;
-    let mut seats = Vec::new();
-    for host in lab.hosts::<2>()? {
-        // Started before the agent it switches forwarding on itself, and sets the policy of FORWARD to DROP.
-        let mut docker = Dockerd::start(&host, &[])?;
-        let policy = host.namespace().sh("iptables -S FORWARD | head -1")?;
-        check(policy.trim() == "-P FORWARD DROP", || format!("docker left {policy}"))?;
-        let node = Node::start(host, &etcd)?;
-        docker.restart(&docker_options(&node.agent.docker_opts_file())?)?;
-        seats.push((Seat { container: docker.run()?, docker }, node));
-    }
-    let [(one, node), (other, _)] = seats.as_slice() else { unreachable!("two hosts") };
-    let address = other.container.address(Family::V4)?;
+    let (_etcd, [one, other]) = seats_by(&lab, V4, |host, etcd| seat::Seat::of_former_docker(host, etcd, &[]))?;
+    let address = other.address()?;
     check(one.container.pings(address, 3), || format!("no answer from {address}"))?;
     // Flushed by anyone, the rule is back within the resync's five seconds.
-    node.host.namespace().sh("iptables -F; iptables -X WIRE-FORWARD")?;
+    one.sh("iptables -F; iptables -X WIRE-FORWARD")?;
     eventually(Duration::from_secs(6), || {
-        let rules = node.host.namespace().sh("iptables -S FORWARD")?;
+        let rules = one.sh("iptables -S FORWARD")?;
         check(rules.contains("-j WIRE-FORWARD"), || rules)
     })?;
     check(one.container.pings(address, 3), || format!("no answer from {address} after the flush"))

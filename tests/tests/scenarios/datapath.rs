@@ -1,6 +1,6 @@
 //! The three ways packets of an overlay travel, and what each leaves in the kernel.
 
-use wire_tests::{Encapsulation, Etcd, Family, Host, Result, expect_all_leases, expect_tunnel, peers_of};
+use wire_tests::{Encapsulation, Etcd, ExpectedPeer, Family, Host, Result, expect_peers, expect_tunnel, peers_of};
 
 use crate::cluster::DUAL;
 
@@ -73,12 +73,25 @@ impl Datapath {
 
     /// Checks that a host's kernel holds exactly what the leases in etcd ask for.
     pub(crate) fn exact(self, host: &Host, etcd: &Etcd, family: Family) -> Result {
+        self.holds(host, family, &self.peers_of(host, etcd, family)?)
+    }
+
+    /// The other hosts' leases in etcd that a kernel must know.
+    pub(crate) fn peers_of(self, host: &Host, etcd: &Etcd, family: Family) -> Result<Vec<ExpectedPeer>> {
+        match self {
+            Self::KernelVxlan | Self::UserspaceVxlan => peers_of(host, etcd, family),
+            // One route leads to all of them.
+            Self::UserspaceUdp => Ok(Vec::new()),
+        }
+    }
+
+    /// Checks that a host's kernel holds exactly what these peers ask for.
+    pub(crate) fn holds(self, host: &Host, family: Family, peers: &[ExpectedPeer]) -> Result {
         let device = self.device(family);
         match (self, family) {
-            (Self::KernelVxlan, _) => expect_all_leases(host, etcd, family),
+            (Self::KernelVxlan, _) => expect_peers(host, device, family, peers),
             // Neighbours and FDB are the agent's own: the kernel needs to know the way into the TUN alone.
             (Self::UserspaceVxlan, _) => {
-                let peers = peers_of(host, etcd, family)?;
                 let routes: Vec<_> = peers.iter().map(|peer| format!("{}/{}", peer.subnet, peer.len)).collect();
                 expect_tunnel(host, device, family, &routes)
             }

@@ -1,8 +1,9 @@
 //! Leaving the network: what `wire-agent drain` leaves behind, which is nothing.
 
-use wire_tests::{AgentSpec, Etcd, Host, Lab, Result, check, lab};
+use wire_tests::{AgentSpec, Dockerd, Etcd, Host, Lab, Result, check, lab, run_binary};
 
 use crate::{
+    bridges::with_settings,
     cluster::{DUAL, Node},
     datapath::{DUAL_UDP, Datapath},
 };
@@ -36,8 +37,8 @@ fn leave(lab: &Lab, datapath: Datapath, config: &str) -> Result {
     }
     let after = picture(&node.host)?;
     check(after == before, || format!("before:\n{before}\nafter:\n{after}"))?;
-    let files = node.host.namespace().sh(&format!("ls {}", node.agent.dir().display()))?;
-    let left = ["subnet.env", "docker", "state.json"].iter().find(|name| files.contains(**name));
+    let files = node.host.namespace().sh(&format!("ls -R {}", node.agent.dir().display()))?;
+    let left = ["subnet.env", "docker", "state.json", "network.json"].iter().find(|name| files.contains(**name));
     check(left.is_none(), || format!("left: {files}"))?;
 
     let keys: Vec<String> =
@@ -47,6 +48,42 @@ fn leave(lab: &Lab, datapath: Datapath, config: &str) -> Result {
     check(!keys.iter().any(|key| foreign(&key)), || format!("keys: {keys:?}"))?;
     let guards = keys.iter().filter(|key| key.contains("guards")).count();
     check(guards == 2, || format!("guards: {keys:?}"))
+}
+
+#[test]
+fn what_was_merged_into_dockers_settings_is_taken_out_again() -> Result {
+    const BEFORE: &str = "{\n    \"labels\":[\"kept=yes\"],  \"debug\" : false\n}\n";
+    let lab = lab!();
+    let etcd = Etcd::start(&lab)?;
+    etcd.put_config(DUAL)?;
+    // After a reboot there is no subnet.env: then nothing tells which MTU was ours.
+    for (name, reboots, left) in [("a", false, ""), ("b", true, ",\n    \"mtu\": 1430")] {
+        let host = lab.host(name)?;
+        let dir = Dockerd::settings_dir(&host);
+        let file = dir.join("daemon.json");
+        std::fs::create_dir_all(&dir).unwrap();
+        std::fs::write(&file, BEFORE).unwrap();
+        let spec = AgentSpec { wrapper: with_settings(&dir), ..AgentSpec::new(etcd.agent_flags()).flag("--ip-masq") };
+        let mut node = Node::with(host, spec)?;
+        let (env, path) = (node.agent.subnet_file(), file.display().to_string());
+        let merged = run_binary(None, &["docker-opts", "-f", &env.display().to_string(), "--daemon-json", &path])?;
+        let text = std::fs::read_to_string(&file).unwrap();
+        let has_all = ["bip", "mtu", "ip-masq", "ipv6", "fixed-cidr-v6"].iter().all(|key| text.contains(key));
+        check(merged.status.success() && has_all, || format!("{merged:?} {text}"))?;
+        node.agent.terminate()?;
+        if reboots {
+            std::fs::remove_file(&env).unwrap();
+        }
+        let drained = node.agent.run_with_its_flags("drain")?;
+        let said = String::from_utf8_lossy(&drained.stdout);
+        let says_so = said.contains("ipv6, fixed-cidr-v6 taken out of /etc/docker/daemon.json")
+            && said.contains("until it is restarted");
+        check(drained.status.success() && says_so, || format!("{drained:?}"))?;
+        let now = std::fs::read_to_string(&file).unwrap();
+        let wanted = BEFORE.replace("false\n", &format!("false{left}\n"));
+        check(now == wanted, || format!("{now}\ninstead of\n{wanted}"))?;
+    }
+    Ok(())
 }
 
 /// All that an agent may change in a kernel, but forwarding, which stays on (and with it the kernel's anycast addresses).

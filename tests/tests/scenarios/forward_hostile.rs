@@ -16,12 +16,15 @@ use crate::{
     cluster::{PROMPT, START, on_underlay},
     datapath::Datapath,
     ends::{End, KERNELS_OWN, ends},
+    seat::BACK,
 };
 
 /// How many of each are sent.
 const COUNT: u64 = 20;
 /// The port in the victim's leg that hears what is let in.
 const EAR: u16 = 9;
+/// The packet filter, which would drop most of it first, lets it through to where the userspace path looks.
+const UNFILTERED: &str = "--peers-only=false";
 /// Lets in what comes from any address of the underlay.
 const UNCHECKED: &str = "--forward-source-check=false";
 /// Neither a subnet of any host, nor in the network.
@@ -50,14 +53,10 @@ fn what_is_crafted_to_harm_userspace_vxlan_is_dropped_and_counted_over_ipv6() ->
 }
 
 fn attack(lab: &Lab, datapath: Datapath, family: Family) -> Result {
-    let (etcd, [mut victim, member, third]) = ends(lab, [datapath; 3], &[])?;
+    let (etcd, [mut victim, member, third]) = ends(lab, [datapath; 3], &[UNFILTERED])?;
     let stranger = lab.host("stranger")?;
     let pid = victim.node.agent.pid()?;
-    let macs = match datapath.encapsulation() {
-        Encapsulation::RawIp => None,
-        Encapsulation::Vxlan => Some([mac(&etcd, &third, &member, family)?, mac(&etcd, &third, &victim, family)?]),
-    };
-    let scene = Scene { family, macs, victim: &victim, member: &member, third: &third };
+    let scene = Scene::new((&etcd, family), [&victim, &member, &third])?;
     // The control: what the others are made from is let in.
     let ear = ear(&victim, family)?;
     send(&member.node.host, &victim, &scene.good_shot()?, family)?;
@@ -87,7 +86,7 @@ fn attack(lab: &Lab, datapath: Datapath, family: Family) -> Result {
 #[test]
 fn kernel_vxlan_takes_the_same_view_of_what_is_crafted() -> Result {
     let lab = lab!();
-    let (etcd, [victim, member]) = ends(&lab, [Datapath::KernelVxlan; 2], &[])?;
+    let (etcd, [victim, member]) = ends(&lab, [Datapath::KernelVxlan; 2], &[UNFILTERED])?;
     for family in Family::ALL {
         let macs = Some([mac(&etcd, &victim, &member, family)?, mac(&etcd, &member, &victim, family)?]);
         let scene = Scene { family, macs, victim: &victim, member: &member, third: &member };
@@ -113,7 +112,7 @@ fn kernel_vxlan_takes_the_same_view_of_what_is_crafted() -> Result {
 #[test]
 fn a_stranger_is_heard_only_where_the_source_check_is_off() -> Result {
     let lab = lab!();
-    let (_etcd, [mut victim, member]) = ends(&lab, [Datapath::UserspaceUdp; 2], &[UNCHECKED])?;
+    let (_etcd, [mut victim, member]) = ends(&lab, [Datapath::UserspaceUdp; 2], &[UNFILTERED, UNCHECKED])?;
     let stranger = lab.host("stranger")?;
     let ear = ear(&victim, Family::V4)?;
     let scene = Scene { family: Family::V4, macs: None, victim: &victim, member: &member, third: &member };
@@ -129,6 +128,41 @@ fn a_stranger_is_heard_only_where_the_source_check_is_off() -> Result {
     victim.node.agent.wait_ready(START)?;
     fire(&victim, &stranger, &shot, Family::V4)?;
     check(ear.recv(&mut [0; 100]).is_err(), || "the stranger is heard".to_owned())
+}
+
+#[test]
+fn what_is_forged_is_dropped_in_front_of_raw_udp() -> Result {
+    forge(&lab!(), Datapath::UserspaceUdp)
+}
+
+#[test]
+fn what_is_forged_is_dropped_in_front_of_userspace_vxlan() -> Result {
+    forge(&lab!(), Datapath::UserspaceVxlan)
+}
+
+/// The packet filter knows where a framing has the inner source, and drops what is no good before any work is done.
+fn forge(lab: &Lab, datapath: Datapath) -> Result {
+    let (etcd, [victim, member, third]) = ends(lab, [datapath; 3], &[])?;
+    let stranger = lab.host("stranger")?;
+    for (family, before) in Family::ALL.into_iter().zip([0, COUNT]) {
+        let scene = Scene::new((&etcd, family), [&victim, &member, &third])?;
+        let ear = ear(&victim, family)?;
+        let forged = scene.wrap(&packet(third.address(family)?, victim.address(family)?, 51));
+        send(&member.node.host, &victim, &shot("another member's source", forged.clone(), &[]), family)?;
+        send(&stranger, &victim, &shot("a stranger's packet", forged, &[]), family)?;
+        send(&member.node.host, &victim, &scene.good_shot()?, family)?;
+        for number in 0..COUNT {
+            let heard = ear.recv(&mut [0; 100]).ok();
+            check(heard == Some(50), || format!("{heard:?} bytes were heard as packet {number}"))?;
+        }
+        eventually(BACK + PROMPT, || {
+            let dropped = (victim.node.filtered("spoofed")?, victim.node.filtered("strangers")?);
+            let sent = before + COUNT;
+            check(dropped == (sent, sent), || format!("{dropped:?} of {sent} were dropped"))
+        })?;
+        victim.undamaged()?;
+    }
+    Ok(())
 }
 
 /// Who sends.
@@ -162,7 +196,15 @@ struct Scene<'a> {
     third: &'a End,
 }
 
-impl Scene<'_> {
+impl<'a> Scene<'a> {
+    fn new((etcd, family): (&Etcd, Family), [victim, member, third]: [&'a End; 3]) -> Result<Self> {
+        let macs = match victim.node.datapath.encapsulation() {
+            Encapsulation::RawIp => None,
+            Encapsulation::Vxlan => Some([mac(etcd, third, member, family)?, mac(etcd, third, victim, family)?]),
+        };
+        Ok(Self { family, macs, victim, member, third })
+    }
+
     fn shots(&self) -> Result<Vec<Shot>> {
         let good = self.good()?;
         let of_framing = match self.frame(&good) {

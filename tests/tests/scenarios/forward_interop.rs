@@ -193,7 +193,9 @@ fn with_a_plain_peer(lab: &Lab, family: Family) -> Result {
     etcd.put(&lease.key(), &lease.value())?;
     let plain = Plain::new(host, &end, family)?;
     let device = Datapath::UserspaceUdp.device(family);
-    eventually(START, || plain.server.exchange(end.leg.namespace(), &Exchange::Datagrams("1".to_owned()), 1))?;
+    // Its answers are let in a moment after packets are sent to it.
+    let ping = format!("ping -c 1 -W 1 {}", plain.leg.address(family)?);
+    eventually(START, || end.leg.namespace().exec(&ping).map(drop))?;
 
     let largest = Datapath::UserspaceUdp.largest_payload(family);
     let sizes = Exchange::Datagrams(format!("1..={largest}"));

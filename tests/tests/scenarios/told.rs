@@ -46,7 +46,7 @@ fn systemd_is_told_status_watchdog_and_stopping() -> Result {
     })?;
     thread::sleep(Duration::from_secs(1));
     let beats = node.agent.notified("WATCHDOG=1");
-    check(beats >= 3, || format!("{beats} heart beats in a second, of five"))?;
+    check(beats >= 5, || format!("{beats} heart beats in a second, of ten"))?;
     node.agent.terminate()?;
     check(node.agent.notified("STOPPING=1") == 1, || "systemd is not told of the end".to_owned())
 }

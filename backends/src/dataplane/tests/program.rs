@@ -176,7 +176,7 @@ fn routes_that_flannel_replaced_in_place_are_understood() {
 }
 
 #[test]
-fn a_public_ip_that_the_host_has_may_be_the_devices_source() {
+fn a_public_ip_that_the_host_has_is_the_devices_source_as_with_flannel() {
     lab::in_namespace(|| {
         let mut lab = Lab::new(1);
         run("ip addr add 203.0.113.5/32 dev wb-up");

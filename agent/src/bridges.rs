@@ -1,0 +1,252 @@
+//! Whether containers are on a bridge that the overlay leads to. Docker takes its options only when it starts, so that it may run
+//! on with another subnet than this host leases. Said, never put right: that would stop containers behind the operator's back.
+
+use std::{fs, net::IpAddr, path::Path};
+
+use wire_backends::ContainerLink;
+use wire_lease::{DualStack, Family, Prefix};
+
+use crate::{
+    daemon_json::{self, Clash},
+    docker_opts::Told,
+};
+
+/// What bridges should have.
+#[derive(Clone, Debug)]
+pub(crate) struct Expected {
+    /// What this host leases.
+    pub(crate) subnets: Vec<Prefix>,
+    /// The overlay's networks.
+    pub(crate) networks: DualStack<Prefix>,
+    /// In bytes; 0 where it is not known.
+    pub(crate) mtu: u32,
+    /// What Docker is told.
+    pub(crate) told: Told,
+}
+
+/// Docker, as far as it shows without its API.
+#[derive(Clone, Debug)]
+pub(crate) struct Docker {
+    /// The bridge of its default network.
+    pub(crate) bridge: String,
+    /// Whether a dockerd runs in this network namespace.
+    pub(crate) runs: bool,
+}
+
+/// What is wrong.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Findings {
+    /// Containers are not reached.
+    pub(crate) fault: Option<String>,
+    /// They are, but not as they should be.
+    pub(crate) warning: Option<String>,
+    /// Docker's own settings keep it from what it is told.
+    pub(crate) clash: Option<String>,
+}
+
+impl Docker {
+    pub(crate) fn look() -> Self {
+        // dockerd listens there for its runtime in whatever folder it was given.
+        let sockets = fs::read("/proc/self/net/unix").unwrap_or_default();
+        let sockets = String::from_utf8_lossy(&sockets);
+        Self {
+            bridge: daemon_json::bridge(Path::new(daemon_json::PATH)).unwrap_or_else(|| "docker0".to_owned()),
+            runs: sockets.lines().any(|line| line.contains("/libnetwork/") && line.ends_with(".sock")),
+        }
+    }
+}
+
+impl Expected {
+    /// Compares. Without Docker and without containers nothing is wrong.
+    pub(crate) fn compare(&self, links: &[ContainerLink], docker: impl FnOnce() -> Docker) -> Findings {
+        let (held, missing): (Vec<Prefix>, Vec<Prefix>) =
+            self.subnets.iter().partition(|subnet| links.iter().any(|link| fits(link, subnet)));
+        let mut findings = Findings { warning: self.too_large(links), ..Findings::default() };
+        if missing.is_empty() {
+            return findings;
+        }
+        findings.clash = daemon_json::clash(Path::new(daemon_json::PATH), &self.told.options)
+            .filter(Clash::is_foreign)
+            .map(|clash| clash.to_string());
+        let docker = docker();
+        let concerns = |link: &&ContainerLink| {
+            let of_ours = link.holds(&self.subnets) || self.networks.iter().any(|(_, network)| link.holds(&[*network]));
+            let is_default = held.is_empty() && link.name.as_str() == docker.bridge;
+            link.is_bridge && (docker.runs || link.is_used) && (of_ours || is_default)
+        };
+        let others = |link: &ContainerLink| missing.iter().any(|subnet| !of_family(link, subnet.family()).is_empty());
+        let (wrong, lacking): (Vec<_>, Vec<_>) = links.iter().filter(concerns).partition(|link| others(link));
+        // A bridge without the family concerns it only where it has the other.
+        let lacking = lacking.into_iter().filter(|link| held.is_empty() || link.holds(&held));
+        if held.is_empty() || !wrong.is_empty() {
+            let wrong = wrong.into_iter().chain(lacking.filter(|_| held.is_empty()));
+            let said: Vec<String> = wrong.map(|link| self.astray(link, &docker)).collect();
+            findings.fault = (!said.is_empty()).then(|| said.join("; "));
+        } else {
+            let said = lacking.map(|link| {
+                let remedy = self.remedy(link, &docker);
+                format!("{} has no address of {}: its containers have none; {remedy}", link.name, list(&missing))
+            });
+            let said: Vec<String> = findings.warning.into_iter().chain(said).collect();
+            findings.warning = (!said.is_empty()).then(|| said.join("; "));
+        }
+        findings
+    }
+
+    fn astray(&self, link: &ContainerLink, docker: &Docker) -> String {
+        let (name, subnets) = (link.name, list(&self.subnets));
+        let has: Vec<String> = Family::ALL.into_iter().flat_map(|family| of_family(link, family)).collect();
+        let has = if has.is_empty() { "no address".to_owned() } else { has.join(" ") };
+        let remedy = self.remedy(link, docker);
+        format!("{name} has {has}, but this host leases {subnets}: other hosts do not reach its containers; {remedy}")
+    }
+
+    fn remedy(&self, link: &ContainerLink, docker: &Docker) -> String {
+        if link.name.as_str() != docker.bridge {
+            let subnets: Vec<String> = self.subnets.iter().map(|subnet| format!("--subnet={subnet}")).collect();
+            return format!("make its network anew with {}", subnets.join(" "));
+        }
+        let merge = "run wire-agent docker-opts --daemon-json, then restart Docker";
+        match &self.told.file {
+            Some(file) => format!("restart Docker with the options in {}, or {merge}", file.display()),
+            None => merge.to_owned(),
+        }
+    }
+
+    /// The bridges whose containers send more than fits. Without containers a bridge's own MTU says nothing of theirs.
+    fn too_large(&self, links: &[ContainerLink]) -> Option<String> {
+        let large = |link: &&ContainerLink| {
+            link.is_bridge && link.is_used && link.holds(&self.subnets) && self.mtu > 0 && link.mtu.0 > self.mtu
+        };
+        let said = |link: &ContainerLink| {
+            let (name, has, fits) = (link.name, link.mtu.0, self.mtu);
+            format!(
+                "{name} has MTU {has}, the overlay {fits}: large packets of its containers go in parts, or once more; give Docker \
+                 --mtu={fits}, or its network -o com.docker.network.driver.mtu={fits}"
+            )
+        };
+        let all: Vec<String> = links.iter().filter(large).map(said).collect();
+        (!all.is_empty()).then(|| all.join("; "))
+    }
+}
+
+/// Whether containers on a link have addresses of this subnet, and of no more than it.
+fn fits(link: &ContainerLink, subnet: &Prefix) -> bool {
+    link.addresses.iter().any(|(address, len)| {
+        *len < Family::of(*address).bits() && Prefix::new(*address, *len).is_ok_and(|prefix| subnet.covers(prefix))
+    })
+}
+
+/// The addresses of one family that others could reach.
+fn of_family(link: &ContainerLink, family: Family) -> Vec<String> {
+    let is_local = |address: IpAddr| matches!(address, IpAddr::V6(address) if address.is_unicast_link_local());
+    let reached = link.addresses.iter().filter(|(address, _)| Family::of(*address) == family && !is_local(*address));
+    reached.map(|(address, len)| format!("{address}/{len}")).collect()
+}
+
+fn list(prefixes: &[Prefix]) -> String {
+    prefixes.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use wire_backends::Mtu;
+
+    use super::*;
+
+    fn bridge(name: &str, addresses: &[&str]) -> ContainerLink {
+        let address = |text: &&str| {
+            let (address, len) = text.split_once('/').unwrap();
+            (address.parse().unwrap(), len.parse().unwrap())
+        };
+        ContainerLink {
+            name: name.parse().unwrap(),
+            is_bridge: true,
+            mtu: Mtu(1450),
+            is_used: true,
+            addresses: addresses.iter().map(address).collect(),
+        }
+    }
+
+    fn expected(subnets: &[&str]) -> Expected {
+        Expected {
+            subnets: subnets.iter().map(|subnet| subnet.parse().unwrap()).collect(),
+            networks: DualStack { v4: Some("10.5.0.0/16".parse().unwrap()), v6: Some("fd00:5::/48".parse().unwrap()) },
+            mtu: 1450,
+            told: Told { file: Some("/run/flannel/flannel_docker_opts.env".into()), ..Told::default() },
+        }
+    }
+
+    fn compare(subnets: &[&str], links: &[ContainerLink]) -> Findings {
+        let docker = || Docker { bridge: "docker0".to_owned(), runs: true };
+        expected(subnets).compare(links, docker)
+    }
+
+    const V4: &[&str] = &["10.5.7.0/24"];
+    const DUAL: &[&str] = &["10.5.7.0/24", "fd00:5:0:7::/64"];
+    const V6: &[&str] = &["fd00:5:0:7::/64"];
+
+    #[test]
+    fn a_bridge_of_any_name_with_our_subnet_or_a_part_of_it_is_right() {
+        for (name, address) in [("docker0", "10.5.7.1/24"), ("br-1", "10.5.7.1/24"), ("br-2", "10.5.7.129/25")] {
+            let links = [bridge(name, &[address, "fe80::1/64"]), bridge("docker1", &["172.17.0.1/16"])];
+            assert_eq!(compare(V4, &links), Findings::default(), "{name}");
+        }
+        let links = [bridge("docker0", &["172.17.0.1/16"]), bridge("br-1", &["10.5.7.1/24"])];
+        assert_eq!(compare(V4, &links), Findings::default());
+    }
+
+    #[test]
+    fn a_bridge_with_another_subnet_is_named_with_what_it_has_and_what_to_do() {
+        for address in ["172.17.0.1/16", "10.5.9.1/24", "10.5.7.1/16"] {
+            let found = compare(V4, &[bridge("docker0", &[address, "fe80::1/64"])]);
+            let said = found.fault.unwrap();
+            assert!(said.starts_with(&format!("docker0 has {address}, but this host leases 10.5.7.0/24")), "{said}");
+            assert!(said.contains("restart Docker with the options in /run/flannel/flannel_docker_opts.env"), "{said}");
+            assert_eq!(found.warning, None);
+        }
+        let said = compare(V4, &[bridge("br-9", &["10.5.9.1/24"])]).fault.unwrap();
+        assert!(said.ends_with("make its network anew with --subnet=10.5.7.0/24"), "{said}");
+    }
+
+    #[test]
+    fn without_docker_without_containers_and_on_bridges_of_others_nothing_is_wrong() {
+        let mut idle = bridge("docker0", &["172.17.0.1/16"]);
+        idle.is_used = false;
+        let runs = |runs| move || Docker { bridge: "docker0".to_owned(), runs };
+        assert_eq!(expected(V4).compare(&[idle.clone()], runs(false)), Findings::default());
+        assert!(expected(V4).compare(&[idle], runs(true)).fault.is_some());
+        assert_eq!(compare(V4, &[]), Findings::default());
+        assert_eq!(compare(V4, &[bridge("virbr0", &["192.168.122.1/24"])]), Findings::default());
+        let other = || Docker { bridge: "none".to_owned(), runs: true };
+        assert_eq!(expected(V4).compare(&[bridge("docker0", &["172.17.0.1/16"])], other), Findings::default());
+    }
+
+    #[test]
+    fn each_family_counts() {
+        let none = compare(DUAL, &[bridge("docker0", &["172.17.0.1/16"])]).fault.unwrap();
+        assert!(none.contains("leases 10.5.7.0/24 fd00:5:0:7::/64"), "{none}");
+        let v4 = compare(DUAL, &[bridge("docker0", &["10.5.7.1/24", "fe80::1/64"])]);
+        assert!(v4.warning.unwrap().starts_with("docker0 has no address of fd00:5:0:7::/64"));
+        assert_eq!(v4.fault, None);
+        let v6 = compare(DUAL, &[bridge("docker0", &["172.17.0.1/16", "fd00:5:0:7::1/64"])]);
+        assert!(v6.fault.unwrap().starts_with("docker0 has 172.17.0.1/16 fd00:5:0:7::1/64"));
+        let links = [bridge("docker0", &["172.17.0.1/16", "fdaa::1/64"]), bridge("br-1", &["10.5.7.1/24"])];
+        let beside = compare(DUAL, &links);
+        assert_eq!(beside.fault, None);
+        assert!(beside.warning.unwrap().starts_with("br-1 has no address of fd00:5:0:7::/64"));
+        assert_eq!(compare(V6, &[bridge("docker0", &["172.17.0.1/16", "fd00:5:0:7::1/64"])]), Findings::default());
+        assert!(compare(V6, &[bridge("docker0", &["172.17.0.1/16"])]).fault.is_some());
+    }
+
+    #[test]
+    fn an_mtu_that_is_too_large_is_named_once_containers_have_it() {
+        let mut large = bridge("br-1", &["10.5.7.1/24"]);
+        large.mtu = Mtu(1500);
+        let found = compare(V4, &[large.clone()]);
+        assert_eq!(found.fault, None);
+        assert!(found.warning.unwrap().contains("com.docker.network.driver.mtu=1450"));
+        large.is_used = false;
+        assert_eq!(compare(V4, &[large]), Findings::default());
+    }
+}

@@ -1,0 +1,400 @@
+//! The thread that keeps the packet filter as it should be.
+//!
+//! As the dataplane's ([`crate::datapath`]), and apart from it: programs are slow beside netlink, and iptables may wait for
+//! others. In: leases (a watch). Out: a report on the board. What wakes it (new leases, the kernel's word that someone
+//! changed a rule, a timer) says nothing more than "compare". When nothing has changed, a look runs no program:
+//! it asks the kernel for its generation, the bridges and our counters.
+
+mod said;
+
+use std::{
+    collections::BTreeSet,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use tokio::sync::watch;
+use tracing::{error, info, warn};
+use wire_backends::{
+    ACCEPT_MARK, Counted, Dataplane, DataplaneError, DockerRules, ErrorKind, FirewallDataplane, FirewallMonitor,
+    FirewallPolicy, LinkName, NetState, OpError, OverlayDevice, Reconciler, Report, Scope, Surroundings,
+};
+use wire_lease::{DualStack, Entry, Family, LeaseTable, NetworkConfig, Prefix, chain};
+
+use self::said::{
+    BLOCKED, BRIDGE, BRIDGE_NAME, CONTESTED, DOCKERS_CHAINS, HIDDEN, IPTABLES, NFTABLES, RIVAL, blocked, lacking,
+    unnamed,
+};
+use crate::{
+    bridges::{Docker, Expected, Findings},
+    docker_opts::Told,
+    exit::Exit,
+    observed::{Board, FirewallSeen},
+    pulse::{Part, Pulse},
+    rivals,
+    settings::FirewallSettings,
+};
+
+/// How soon after the kernel's word it is looked. What follows closely is looked at less and less often, up to `SLOWEST`.
+const SETTLE: Duration = Duration::from_millis(30);
+const SLOWEST: Duration = Duration::from_secs(1);
+
+/// How long new leases wait at most for others that follow closely.
+const SHARE: Duration = Duration::from_millis(50);
+
+/// How long a bridge must be wrong to be named: while Docker starts, its bridge is there before it has its address.
+const LASTING: Duration = Duration::from_secs(2);
+
+/// How long READY waits for the first comparison, once all else is there.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What the packet filter follows from.
+#[derive(Clone, Debug)]
+struct Wish {
+    own: Arc<Entry>,
+    leases: Arc<LeaseTable>,
+    devices: DualStack<OverlayDevice>,
+}
+
+/// Takes away all that is ours in the packet filter, and says how much that was. What is flannel's may be in use again.
+///
+/// # Errors
+/// [`Exit::No`] when something of it is still there, or may be.
+pub(crate) fn remove() -> Result<usize, Exit> {
+    let failed = |error: DataplaneError| Exit::Software(chain(&error));
+    let mut dataplane = FirewallDataplane::open(Family::ALL.to_vec()).map_err(failed)?;
+    let have = dataplane.read(&Scope::default()).map_err(failed)?;
+    let left = NetState { firewall: have.firewall.without_ours(), ..NetState::default() };
+    let mut reconciler = Reconciler::new(dataplane, Scope::default());
+    let report = reconciler.round(&left);
+    // Where there is no such packet filter, or none was ever used, there is nothing of ours.
+    let is_empty = |error: &&OpError| matches!(error.kind, ErrorKind::NoProgram | ErrorKind::Unsupported);
+    let other = reconciler.dataplane().remove_from_other_iptables();
+    let failure =
+        report.failures.first().map(ToString::to_string).or_else(|| other.as_ref().err().map(|error| chain(error)));
+    let unread = || reconciler.dataplane().unread().find(|error| !is_empty(error)).map(|error| chain(error));
+    match failure.or_else(unread) {
+        Some(failure) => Err(Exit::No(format!("not all of the firewall could be removed: {failure}; try again"))),
+        None => Ok(report.removed + other.unwrap_or_default()),
+    }
+}
+
+/// The running thread. It ends when this is dropped, and leaves the packet filter as it is.
+#[derive(Debug)]
+pub(crate) struct FirewallKeeper {
+    wish: watch::Sender<Option<Wish>>,
+    checked: watch::Receiver<bool>,
+}
+
+impl FirewallKeeper {
+    /// Starts the thread. It writes nothing before the first [`FirewallKeeper::want`]. `told` is what Docker is told.
+    ///
+    /// # Errors
+    /// When there is no netlink or no thread.
+    pub(crate) fn start(
+        settings: FirewallSettings,
+        config: &NetworkConfig,
+        told: Told,
+        (board, pulse): (Board, Pulse),
+    ) -> Result<Self, Exit> {
+        let policy = FirewallPolicy {
+            networks: config.pools.map(|_, pool| pool.network),
+            masquerade: settings.masquerade,
+            forward: settings.forward,
+            senders: settings.senders,
+        };
+        let families: Vec<Family> = config.families().collect();
+        rivals::announce();
+        // As the dataplane's.
+        let mut answers = pulse.part(Part::Firewall);
+        let dataplane = FirewallDataplane::open(families).map_err(|error| Exit::Software(chain(&error)))?;
+        let dataplane = dataplane.with_step(answers.step());
+        let (wish, wishes) = watch::channel(None);
+        let (done, checked) = watch::channel(false);
+        let keeper = Keeper {
+            policy,
+            told,
+            every: settings.every,
+            reconciler: Reconciler::new(dataplane, Scope::default()),
+            contested: board.look(|seen| seen.faults.contains_key(RIVAL)),
+            board,
+            wishes,
+            done,
+            seen: FirewallSeen::default(),
+            around: Surroundings::default(),
+            blocked: BTreeSet::new(),
+            found: (Findings::default(), Instant::now()),
+            pause: SETTLE,
+            brake: SETTLE,
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| Exit::Software(format!("cannot start the firewall's runtime: {error}")))?;
+        thread::Builder::new()
+            .name("firewall".to_owned())
+            .spawn(move || runtime.block_on(answers.during(keeper.run())))
+            .map_err(|error| Exit::Software(format!("cannot start the firewall's thread: {error}")))?;
+        Ok(Self { wish, checked })
+    }
+
+    /// Says which leases the packet filter should follow from now on.
+    pub(crate) fn want(&self, own: Arc<Entry>, leases: Arc<LeaseTable>, devices: DualStack<OverlayDevice>) {
+        self.wish.send_replace(Some(Wish { own, leases, devices }));
+    }
+
+    /// Waits until it was compared once, whatever came of it, but for no longer than what READY has waited for since `since`.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub(crate) async fn in_place(&self, since: Instant) {
+        // Programs that are slow keep nobody from what works without them.
+        let mut checked = self.checked.clone();
+        let compared = async {
+            if checked.wait_for(|done| *done).await.is_err() {
+                // It has died, which is for others to say.
+                std::future::pending::<()>().await;
+            }
+        };
+        let _ = tokio::time::timeout_at((since + PATIENCE).into(), compared).await;
+    }
+
+    /// Waits until the thread has died.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub(crate) async fn died(&self) {
+        self.wish.closed().await;
+    }
+}
+
+struct Keeper {
+    policy: FirewallPolicy,
+    told: Told,
+    every: Duration,
+    reconciler: Reconciler<FirewallDataplane>,
+    board: Board,
+    wishes: watch::Receiver<Option<Wish>>,
+    done: watch::Sender<bool>,
+    seen: FirewallSeen,
+    around: Surroundings,
+    /// Whether another agent undoes what we put right.
+    contested: bool,
+    /// The families of which others drop what we let in.
+    blocked: BTreeSet<Family>,
+    /// What is wrong with bridges, and since when.
+    found: (Findings, Instant),
+    /// How soon the kernel's next word is followed, for what others change.
+    pause: Duration,
+    /// The same for what we have to put right: others who want the first place too are not fought at full speed.
+    brake: Duration,
+}
+
+impl Keeper {
+    async fn run(mut self) {
+        while self.wishes.borrow().is_none() {
+            if self.wishes.changed().await.is_err() {
+                return;
+            }
+        }
+        let mut monitor = None;
+        loop {
+            if monitor.is_none() {
+                monitor = FirewallMonitor::open().ok();
+            }
+            let is_new = self.wishes.has_changed().unwrap_or_default();
+            let Some(wish) = self.wishes.borrow_and_update().clone() else { return };
+            let begun = Instant::now();
+            self.look(&wish, is_new);
+            let busy = begun.elapsed().min(SHARE);
+            self.done.send_if_modified(|done| !std::mem::replace(done, true));
+            let next = Instant::now() + self.every;
+            let pause = self.pause.max(self.brake);
+            let told = async {
+                let Some(monitor) = &mut monitor else { return std::future::pending().await };
+                let told = monitor.changed().await;
+                tokio::time::sleep(pause).await;
+                told
+            };
+            tokio::select! {
+                changed = self.wishes.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    // Of many changes in a row each costs a look: they share it.
+                    tokio::time::sleep(busy).await;
+                }
+                told = told => {
+                    if told.is_err() {
+                        monitor = None;
+                    }
+                }
+                () = tokio::time::sleep_until(next.into()) => (self.pause, self.brake) = (SETTLE, SETTLE),
+            }
+        }
+    }
+
+    /// Compares where anything may have changed, and notes what was counted.
+    fn look(&mut self, wish: &Wish, is_new: bool) {
+        if self.reconciler.dataplane().has_changed() {
+            self.reconciler.doubt();
+            self.pause = (self.pause * 2).min(SLOWEST);
+        }
+        let mut report = self.compare(wish);
+        // What nftables does not hold, iptables is to do at once. There are two steps down.
+        for _ in 0..2 {
+            if self.reconciler.dataplane().nftables() >= self.around.nftables {
+                break;
+            }
+            let before = std::mem::replace(&mut report, self.compare(wish));
+            report.written += before.written;
+            report.removed += before.removed;
+        }
+        let put_right = report.written + report.removed > 0 && !is_new;
+        if put_right {
+            self.brake = (self.brake * 2).min(self.every);
+        }
+        if put_right || self.contested {
+            self.note_rivals();
+        }
+        if report.read_back && report.converged {
+            self.leave_other_iptables();
+        }
+        let lack = self.reconciler.dataplane().lack().map(|error| lacking(self.around.nftables, error));
+        self.board.warning(NFTABLES, lack);
+        let hidden = self.is_blind().then(|| HIDDEN.to_owned());
+        self.board.warning(DOCKERS_CHAINS, hidden);
+        self.publish(&report, &wish.devices);
+    }
+
+    /// Whether it was another agent that changed what is ours.
+    fn note_rivals(&mut self) {
+        self.contested = rivals::are_there();
+        self.board.alarm(RIVAL, self.contested.then(|| CONTESTED.to_owned()));
+    }
+
+    /// Once our chains stand where they are to be, those in the other iptables are of no use.
+    fn leave_other_iptables(&mut self) {
+        let removed = self.reconciler.dataplane().remove_from_other_iptables();
+        if let Ok(removed @ 1..) = removed {
+            info!(removed, "chains removed from the iptables that is no longer used");
+        }
+        let failure =
+            removed.err().map(|error| format!("chains of ours are left in the one not in use: {}", chain(&error)));
+        self.board.warning(IPTABLES, failure);
+    }
+
+    fn compare(&mut self, wish: &Wish) -> Report {
+        let subnets: Vec<Prefix> = wish.own.lease.subnet.prefixes().collect();
+        match self.reconciler.dataplane().surroundings(&subnets) {
+            Ok(around) => {
+                self.note_bridges(&around, subnets);
+                self.note_surroundings(around, &wish.devices);
+            }
+            Err(error) => warn!(error = chain(&error), "which links containers are on cannot be told"),
+        }
+        let firewall = self.policy.desired(&wish.own.lease, &wish.leases, &wish.devices, &self.around);
+        self.reconciler.round(&NetState { firewall, ..NetState::default() })
+    }
+
+    /// Whether containers are where the overlay leads to.
+    fn note_bridges(&mut self, around: &Surroundings, subnets: Vec<Prefix>) {
+        let (networks, mtu) = (self.policy.networks, self.board.look(|seen| seen.mtu));
+        let expected = Expected { subnets, networks, mtu, told: self.told.clone() };
+        let found = expected.compare(&around.links, Docker::look);
+        if found != self.found.0 {
+            self.found = (found.clone(), Instant::now());
+        }
+        if found != Findings::default() && self.found.1.elapsed() < LASTING {
+            return;
+        }
+        let Findings { fault, warning, clash } = found;
+        let before = self.board.look(|seen| [seen.faults.get(BRIDGE).cloned(), seen.notes.get(BRIDGE).cloned()]);
+        let said = [&fault, &warning].into_iter().zip(&before).filter(|(now, before)| now != before);
+        for text in said.filter_map(|(now, _)| now.as_ref()) {
+            warn!("{text}");
+        }
+        self.board.fault(BRIDGE, fault);
+        self.board.warning(BRIDGE, warning);
+        // The log has it since before the options were written.
+        self.board.warning("daemon.json", clash.filter(|_| self.told.file.is_some()));
+    }
+
+    /// Whether a Docker runs whose chains are not to be seen, though ours are to stand before them.
+    fn is_blind(&mut self) -> bool {
+        let concerns_us = self.policy.forward && self.around.docker == DockerRules::Iptables;
+        concerns_us && self.reconciler.dataplane().hides_docker() && Docker::look().runs
+    }
+
+    fn note_surroundings(&mut self, around: Surroundings, devices: &DualStack<OverlayDevice>) {
+        if around.bridges != self.around.bridges {
+            let links: Vec<&str> = around.bridges.iter().map(LinkName::as_str).collect();
+            info!(links = links.join(" "), "containers are on");
+        }
+        // Without a device nothing is encapsulated, and there is no such rule.
+        let unnamed = unnamed(around.unnamed_bridges()).filter(|_| !devices.is_empty());
+        if let Some(unnamed) = &unnamed
+            && self.board.look(|seen| seen.notes.get(BRIDGE_NAME) != Some(unnamed))
+        {
+            warn!("{unnamed}");
+        }
+        self.board.warning(BRIDGE_NAME, unnamed);
+        let fault = (around.docker == DockerRules::Unmarked).then(|| {
+            format!(
+                "its rules in nftables drop the overlay's packets to containers: start it with \
+                 --bridge-accept-fwmark={ACCEPT_MARK:#x}/{ACCEPT_MARK:#x}, or \"bridge-accept-fwmark\" in daemon.json"
+            )
+        });
+        self.board.fault("docker", fault);
+        self.around = around;
+    }
+
+    fn publish(&mut self, report: &Report, devices: &DualStack<OverlayDevice>) {
+        let fault =
+            (!report.converged).then(|| report.failures.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "));
+        if let Some(fault) = &fault
+            && self.board.look(|seen| seen.faults.get("firewall") != Some(fault))
+        {
+            error!(fault, "the firewall is not as it should be");
+        }
+        self.board.fault("firewall", fault);
+        if report.written + report.removed > 0 {
+            info!(written = report.written, removed = report.removed, "firewall rules changed");
+        }
+        let counted = self.reconciler.dataplane().counted().unwrap_or_else(|_| self.seen.counted.clone());
+        self.note_blocked(&counted, devices);
+        let seen = FirewallSeen {
+            written: self.seen.written + report.written as u64,
+            removed: self.seen.removed + report.removed as u64,
+            converged: report.converged,
+            counted,
+        };
+        if seen != self.seen {
+            self.board.update(|board| board.firewall = seen.clone());
+            self.seen = seen;
+        }
+    }
+
+    /// What we let in and nobody sees at the end of the way, another firewall of this host has dropped.
+    fn note_blocked(&mut self, counted: &Counted, devices: &DualStack<OverlayDevice>) {
+        let before = &self.seen.counted;
+        let packets = |counted: &DualStack<u64>, family| counted.of(family).copied().unwrap_or_default();
+        let more = |now, before, family| packets(now, family) > packets(before, family);
+        for (family, _) in devices.iter() {
+            if more(&counted.delivered, &before.delivered, family) {
+                self.blocked.remove(&family);
+            } else if more(&counted.arrived, &before.arrived, family) {
+                self.blocked.insert(family);
+            }
+        }
+        let port = devices.iter().find(|(family, _)| self.blocked.contains(family)).map(|(_, device)| device.port);
+        let fault = port.map(|port| {
+            let links = devices.iter().map(|(_, device)| device.link).chain(self.around.bridges.iter().copied());
+            // Of a network with one family it is that one.
+            let families: Vec<Family> = self.blocked.iter().copied().filter(|_| devices.iter().count() > 1).collect();
+            blocked(self.reconciler.dataplane().others(), port, &families, links)
+        });
+        self.board.alarm(BLOCKED, fault);
+    }
+}

@@ -1,0 +1,84 @@
+//! What an operator is told of the packet filter, and what to do. Pure.
+
+use wire_backends::{LinkName, Nftables, OpError, Others};
+use wire_lease::{Family, chain};
+
+/// What the faults concern.
+pub(super) const BRIDGE: &str = "bridge";
+pub(super) const BRIDGE_NAME: &str = "bridge's name";
+pub(super) const BLOCKED: &str = "encapsulation";
+pub(super) const NFTABLES: &str = "nftables";
+pub(super) const IPTABLES: &str = "iptables";
+pub(super) const DOCKERS_CHAINS: &str = "Docker's chains";
+
+pub(super) const RIVAL: &str = "another wire-agent";
+pub(super) const CONTESTED: &str = "it runs in this network namespace too, and each undoes what the other puts into the firewall: stop one of them, or \
+                         give it a namespace of its own";
+
+/// Which bridges have names that nft does not take for names, and what to do.
+pub(super) fn unnamed<'a>(bridges: impl Iterator<Item = &'a LinkName>) -> Option<String> {
+    let names: Vec<String> = bridges.map(ToString::to_string).collect();
+    (!names.is_empty()).then(|| {
+        format!(
+            "no rule can name {}: what containers there send encapsulated, with sources that are not theirs, is not dropped; \
+             name the bridge with ASCII letters, digits and -_. alone (-o com.docker.network.bridge.name=)",
+            names.join(" ")
+        )
+    })
+}
+
+/// What may be where we cannot look. It may as well not be: the old packet filter's module is loaded on many hosts.
+pub(super) const HIDDEN: &str = "Docker runs, and iptables-nft shows no chain of its own: if they are in iptables-legacy, which works for root alone, \
+                      Docker may drop what peers send to its containers; run wire-agent as root, or let Docker use iptables-nft and \
+                      restart it (a Docker with iptables switched off has none)";
+
+/// What is missed where our table is not whole, and why it is not.
+pub(super) fn lacking(nftables: Nftables, error: &OpError) -> String {
+    let missed = match nftables {
+        Nftables::Whole | Nftables::Simple => "a peer may send what has another peer's source",
+        Nftables::Absent => {
+            "iptables keeps and changes sources, but anyone, also a container, may send us encapsulated packets"
+        }
+    };
+    format!("{}; until then {missed}", chain(error))
+}
+
+/// Who drops what peers send us, of which families where that is not plain, and what to do.
+pub(super) fn blocked(others: Others, port: u16, families: &[Family], links: impl Iterator<Item = LinkName>) -> String {
+    let (who, remedy) = match (others.ufw, others.firewalld) {
+        (true, false) => ("ufw drops", format!("ufw allow {port}/udp")),
+        (false, true) => {
+            // What is forwarded it drops too, unless both ends are trusted.
+            let links: Vec<String> = links.map(|link| format!(" --add-interface={link}")).collect();
+            let permanent = "firewall-cmd --permanent";
+            let open = format!("{permanent} --add-port={port}/udp && {permanent} --zone=trusted{}", links.concat());
+            ("firewalld drops", format!("{open} && firewall-cmd --reload"))
+        }
+        (false, false) | (true, true) => {
+            ("a rule of this host drops", "see nft list ruleset, iptables -S INPUT and ip6tables -S INPUT".to_owned())
+        }
+    };
+    let families = families.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ");
+    let over = if families.is_empty() { String::new() } else { format!(" over {families}") };
+    format!("{who} what peers send{over} to UDP port {port}: {remedy}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_drops_what_peers_send_is_named_with_the_remedy() {
+        let links = || ["flannel.1", "docker0"].map(|name| name.parse().unwrap()).into_iter();
+        let said = |ufw, firewalld| blocked(Others { ufw, firewalld, docker: false }, 8472, &[], links());
+        assert_eq!(said(true, false), "ufw drops what peers send to UDP port 8472: ufw allow 8472/udp");
+        let trusted = "firewall-cmd --permanent --zone=trusted --add-interface=flannel.1 --add-interface=docker0";
+        assert!(said(false, true).contains(&format!("firewall-cmd --permanent --add-port=8472/udp && {trusted} && ")));
+        assert!(said(false, false).starts_with("a rule of this host drops"));
+        let both = blocked(Others::default(), 8472, &Family::ALL, links());
+        assert!(
+            both.starts_with("a rule of this host drops what peers send over IPv4 and IPv6 to UDP port 8472"),
+            "{both}"
+        );
+    }
+}

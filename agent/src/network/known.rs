@@ -1,0 +1,263 @@
+//! What a network is joined by: etcd's answers or, where it has not answered since the start, what was kept of its last ones
+//! (docs/adr/0008-start-without-etcd.md).
+
+use std::{
+    future::Future,
+    pin::pin,
+    time::{Duration, SystemTime},
+};
+
+use tracing::{info, warn};
+use wire_lease::{
+    Backoff, ConfigEvent, ConfigWatch, DualStack, EtcdStore, KeyPrefix, LeaseStore, Listing, NetworkConfig, Revision,
+    StoreError, StoredConfig, Subnet, chain,
+};
+
+use super::Host;
+use crate::{
+    config_command::EXAMPLE,
+    exit::Exit,
+    observed::{Board, NoAnswer},
+    settings::Settings,
+    underlay,
+};
+
+/// What a network is joined by.
+pub(super) struct Known {
+    pub(super) accepted: Accepted,
+    /// The leases.
+    pub(super) listing: Listing,
+    /// `None` where etcd says so now, else when it did.
+    pub(super) as_of: Option<SystemTime>,
+}
+
+/// A network config that can be read.
+#[derive(Clone, Debug)]
+pub(super) struct Accepted {
+    pub(super) config: NetworkConfig,
+    /// As etcd has it.
+    pub(super) json: String,
+    /// When it was read there.
+    pub(super) revision: Revision,
+}
+
+/// How far this run of the agent has come.
+#[derive(Clone, Debug)]
+pub(super) enum Standing {
+    /// It has joined nothing yet: what is wrong ends it.
+    New,
+    /// It has joined by what was kept, and asks etcd on.
+    Remembering,
+    /// It has joined by what etcd said. The network config of that time holds until the agent is restarted.
+    Joined(Box<Accepted>),
+}
+
+/// How long a first start waits for etcd before it goes by what was kept, and joining anew before it goes back to what is joined.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The same where an earlier run has left its descriptors, and packets wait in them: this host has moved packets just now.
+const HANDED_OVER: Duration = Duration::from_millis(500);
+
+impl Accepted {
+    fn new(prefix: &KeyPrefix, json: Vec<u8>, revision: Revision) -> Result<Self, String> {
+        let refused = |error: &dyn std::fmt::Display| format!("{prefix}/config: {error}");
+        let config = NetworkConfig::from_json(&json).map_err(|error| refused(&chain(&error)))?;
+        let json = String::from_utf8(json).map_err(|error| refused(&error))?;
+        Ok(Self { config, json, revision })
+    }
+}
+
+impl Host {
+    /// What to join by. Waits for as long as there is nothing to go by.
+    pub(super) async fn known(&mut self, store: &EtcdStore) -> Result<Known, Exit> {
+        if let Some(answer) = self.answer.take() {
+            return Ok(answer);
+        }
+        let unanswered = || Exit::Unavailable(format!("etcd: {}", self.board.look(|seen| seen.no_answer)));
+        match &self.standing {
+            Standing::Joined(accepted) => {
+                let listing = list(store, &self.settings.prefix, &accepted.config, &self.board);
+                // What is joined is not left alone for longer.
+                let listing = tokio::time::timeout(PATIENCE, listing).await.map_err(|_| unanswered())?;
+                Ok(Known { accepted: (**accepted).clone(), listing, as_of: None })
+            }
+            // An underlay that is another now may be one that nothing was kept for: then etcd alone can tell.
+            Standing::Remembering => match self.remembered() {
+                Ok(Some(known)) => Ok(known),
+                Ok(None) | Err(_) => {
+                    let answer = ask(store, &self.settings.prefix, &self.board);
+                    tokio::time::timeout(PATIENCE, answer).await.unwrap_or_else(|_| Err(unanswered()))
+                }
+            },
+            Standing::New => {
+                let mut answer = pin!(ask(store, &self.settings.prefix, &self.board));
+                let patience = if self.kept.is_empty() { PATIENCE } else { HANDED_OVER };
+                if let Ok(answer) = tokio::time::timeout(patience, &mut answer).await {
+                    return answer;
+                }
+                match self.remembered()? {
+                    Some(known) => Ok(known),
+                    None => answer.await,
+                }
+            }
+        }
+    }
+
+    /// What was kept, where that is of use.
+    ///
+    /// # Errors
+    /// [`Exit::NoUnderlay`].
+    fn remembered(&self) -> Result<Option<Known>, Exit> {
+        let known = self.last_known.load().and_then(|kept| {
+            let Some((kept, as_of)) = kept else { return Ok(None) };
+            let listing = kept.listing();
+            let accepted = Accepted::new(&self.settings.prefix, kept.config.into_bytes(), listing.revision)?;
+            Ok(Some(Known { accepted, listing, as_of: Some(as_of) }))
+        });
+        let useless = match known {
+            Ok(None) => return Ok(None),
+            Ok(Some(known)) => match self.stranger(&known.accepted.config)? {
+                None => {
+                    let as_of = known.as_of.map(shown);
+                    let (leases, why) = (known.listing.entries.len(), self.board.look(|seen| seen.no_answer));
+                    info!(as_of, leases, "etcd: {why}: going by what it said last");
+                    return Ok(Some(known));
+                }
+                Some(reason) => reason,
+            },
+            Err(reason) => reason,
+        };
+        warn!(reason = useless, "what was kept of the network is of no use: waiting for etcd");
+        Ok(None)
+    }
+
+    /// Why this host cannot use what was kept.
+    fn stranger(&self, config: &NetworkConfig) -> Result<Option<String>, Exit> {
+        let networks: Vec<_> = config.pools.iter().map(|(_, pool)| pool.network).collect();
+        let link = underlay::find(&self.settings.underlay, &networks)?.mac;
+        let held = |(family, pool): (_, &wire_lease::Pool)| {
+            self.state.subnet.of(family).is_some_and(|subnet| pool.offers(*subnet))
+        };
+        Ok(if !config.pools.iter().all(held) {
+            Some("this host has held no subnet of that network".to_owned())
+        } else if link.is_none() {
+            Some("the underlay's interface has no hardware address, by which a clone is known".to_owned())
+        } else if link != self.state.link {
+            // A clone has its original's state, whose subnet may be in use.
+            Some("the underlay's interface has another hardware address than then: this may be a clone".to_owned())
+        } else {
+            None
+        })
+    }
+
+    /// The subnet held last, which is ours as far as is known.
+    pub(super) fn subnet_held(&self, config: &NetworkConfig) -> Option<Subnet> {
+        Subnet::new(DualStack::from_fn(|family| {
+            config.pools.of(family).and_then(|_| self.state.subnet.of(family)).copied()
+        }))
+    }
+}
+
+/// Asks etcd until there is an answer that can be joined by, at most once a second.
+pub(super) async fn answered(settings: &Settings, board: &Board) -> Known {
+    loop {
+        let answer = match super::open(settings).await {
+            Ok(store) => ask(&store, &settings.prefix, board).await,
+            Err(error) => Err(error),
+        };
+        match answer {
+            Ok(known) => return known,
+            Err(error) => board.wait_for(error.to_string()),
+        }
+        tokio::time::sleep(super::AGAIN).await;
+    }
+}
+
+/// All that etcd must say, once it does.
+///
+/// # Errors
+/// [`Exit::NetworkConfig`] where the config is of no use.
+async fn ask(store: &EtcdStore, prefix: &KeyPrefix, board: &Board) -> Result<Known, Exit> {
+    let stored = until_answered(board, || StoredConfig::read(store, prefix)).await;
+    let json = match stored.json {
+        Some(json) => json,
+        None => first_config(store, prefix, stored.revision, board).await,
+    };
+    let accepted = Accepted::new(prefix, json, stored.revision).map_err(|error| {
+        board.update(|seen| seen.no_answer = NoAnswer::BadConfig);
+        Exit::NetworkConfig(format!("{error}; put it right with wire-agent config set"))
+    })?;
+    for field in &accepted.config.ignored {
+        warn!(field, "the network config has a field that means nothing and is ignored");
+    }
+    let listing = list(store, prefix, &accepted.config, board).await;
+    Ok(Known { accepted, listing, as_of: None })
+}
+
+async fn list(store: &EtcdStore, prefix: &KeyPrefix, config: &NetworkConfig, board: &Board) -> Listing {
+    let directory = prefix.leases(config.pools.v4.is_some());
+    until_answered(board, || store.list(&directory)).await
+}
+
+async fn first_config(store: &EtcdStore, prefix: &KeyPrefix, after: Revision, board: &Board) -> Vec<u8> {
+    let remedy = format!("put one to {prefix}/config, for example with wire-agent config init '{EXAMPLE}'");
+    let wait = || board.wait_for_etcd(NoAnswer::NoConfig, format!("a network config: {remedy}"));
+    wait();
+    let mut watch = ConfigWatch::new(store.clone(), prefix, after);
+    loop {
+        match watch.next().await {
+            ConfigEvent::Is(Some(json)) => return json,
+            ConfigEvent::Is(None) => wait(),
+            ConfigEvent::Broken(error) => {
+                board.wait_for_etcd(NoAnswer::of(&error), format!("etcd: {}", chain(&error)));
+            }
+        }
+    }
+}
+
+/// Asks the store until it answers.
+async fn until_answered<T, F>(board: &Board, ask: impl Fn() -> F) -> T
+where
+    F: Future<Output = Result<T, StoreError>>,
+{
+    let mut pauses = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
+    loop {
+        match ask().await {
+            Ok(answer) => return answer,
+            Err(error) => board.wait_for_etcd(NoAnswer::of(&error), format!("etcd: {}", chain(&error))),
+        }
+        tokio::time::sleep(pauses.pause()).await;
+    }
+}
+
+impl NoAnswer {
+    const fn of(error: &StoreError) -> Self {
+        match error {
+            StoreError::Unavailable { .. } => Self::Silence,
+            StoreError::Unauthorised { .. } | StoreError::Refused { .. } | StoreError::LeaseGone(_) => Self::Refusal,
+        }
+    }
+}
+
+/// A time for people. A file's time may be anything.
+pub(super) fn shown(time: SystemTime) -> String {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let shown = since.as_secs() < END_OF_YEAR_9999;
+    if shown { humantime::format_rfc3339_seconds(SystemTime::UNIX_EPOCH + since).to_string() } else { "?".to_owned() }
+}
+
+/// The last second that RFC 3339 can write.
+const END_OF_YEAR_9999: u64 = 253_402_300_799;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_time_of_a_file_can_be_shown() {
+        let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        assert_eq!(shown(at(1_700_000_000)), "2023-11-14T22:13:20Z");
+        assert_eq!(shown(at(END_OF_YEAR_9999)), "?");
+        assert_eq!(shown(SystemTime::UNIX_EPOCH - Duration::from_secs(1)), "1970-01-01T00:00:00Z");
+    }
+}

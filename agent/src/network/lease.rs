@@ -1,0 +1,76 @@
+//! Our lease: held in etcd or, while that is away, remembered.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use wire_lease::{ConfigWatch, Entry, EtcdStore, Hold, HoldSettings, HoldState, Lease, Offer, Origin, Revision, Start};
+
+use super::{Ground, Host, Known};
+use crate::{
+    exit::Exit,
+    last_known::Keeper,
+    pulse::Part,
+    session::{Basis, Ties},
+};
+
+impl Host {
+    /// Our lease, once it is held; or the one that was, where etcd is away.
+    pub(super) async fn lease(
+        &mut self,
+        store: EtcdStore,
+        ground: &Ground,
+        known: &Known,
+        offer: Offer,
+    ) -> Result<(Basis, Arc<Entry>), Exit> {
+        if known.as_of.is_some() {
+            let subnet = self.subnet_held(&ground.config);
+            let subnet = subnet.ok_or_else(|| Exit::Software("the subnet held last is not known".to_owned()))?;
+            // Nothing compares with these revisions: what is held is not written.
+            let origin = Origin { create_revision: Revision(0), mod_revision: Revision(0), lease: None };
+            let own = Arc::new(Entry { lease: Lease { subnet, public: offer.public, data: offer.data }, origin });
+            return Ok((Basis::LastKnown(own.clone()), own));
+        }
+        if let Some(former) = &mut self.session {
+            // Two must not hold one lease. The rest of it looks after the kernel until its successor does.
+            former.basis.let_go();
+        }
+        let beside = Some(self.pulse.part(Part::Holder).beside());
+        let start = Start { listing: Some(known.listing.clone()), beside };
+        let mut hold = Hold::spawn(store.clone(), self.hold_settings(ground), watch::channel(offer).1, start);
+        let own = self.leased(&mut hold.state).await?;
+        let keeper = Keeper {
+            file: self.last_known.clone(),
+            config: known.accepted.json.clone(),
+            board: self.board.clone(),
+            pending: None,
+            writing: None,
+        };
+        let config = ConfigWatch::new(store, &self.settings.prefix, known.accepted.revision);
+        Ok((Basis::Etcd(Box::new(Ties { hold: Some(hold), config, keeper })), own))
+    }
+
+    fn hold_settings(&self, ground: &Ground) -> HoldSettings {
+        HoldSettings {
+            prefix: self.settings.prefix.clone(),
+            pools: ground.config.pools,
+            identity: self.state.identity.clone(),
+            ttl: self.settings.lease_ttl,
+            renew_margin: self.settings.renew_margin,
+            preferred: self.preferred(),
+            avoid: ground.underlay.connected.clone(),
+            same_host: self.runs() || (self.state.link.is_some() && self.state.link == ground.underlay.mac),
+        }
+    }
+
+    async fn leased(&self, hold: &mut watch::Receiver<HoldState>) -> Result<Arc<Entry>, Exit> {
+        loop {
+            // What is there at first only says that nothing was asked yet.
+            hold.changed().await.map_err(|_| Exit::Software("the lease is no longer cared for".to_owned()))?;
+            let state = hold.borrow_and_update().clone();
+            match state {
+                HoldState::Held { entry, .. } | HoldState::Lost { entry, .. } => return Ok(entry),
+                HoldState::Acquiring { reason } => self.board.wait_for(format!("a subnet: {reason}")),
+            }
+        }
+    }
+}

@@ -1,0 +1,299 @@
+//! Whether each part of the agent that must go on does so.
+//!
+//! Four times in systemd's watchdog interval every part is asked, and answers from its own loop. One that has left two questions
+//! unanswered, so half of the interval, hangs: [`crate::notify`] says no more WATCHDOG=1, /healthz turns 503, and `status`
+//! names the part. The tasks of the lease crate know of no questions: those are answered beside their work
+//! ([`Answers::beside`]). Threads that move packets are not asked, since they may wait for ever: one that is in the same turn as
+//! two questions ago hangs. systemd kills only at the end of the whole interval: whatever goes on before that is beaten for
+//! again. A part is asked for as long as it has its [`Answers`]: one that has ended, or has not begun, never hangs.
+
+use std::{
+    collections::{BTreeSet, VecDeque},
+    convert::Infallible,
+    future::{self, Future},
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::sync::watch;
+use tracing::warn;
+use wire_backends::{Fault, Turn};
+use wire_lease::Beside;
+
+/// How often in the watchdog's interval is asked.
+pub(crate) const QUESTIONS: u32 = 4;
+
+/// How many questions without an answer make a hang.
+const PATIENCE: usize = 2;
+
+/// The interval where systemd has none: that of the shipped unit.
+pub(crate) const INTERVAL: Duration = Duration::from_secs(30);
+
+/// A part that must go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
+pub(crate) enum Part {
+    /// The thread that keeps the kernel.
+    Dataplane,
+    /// The thread that keeps the packet filter.
+    Firewall,
+    /// The task that follows the leases of all.
+    Follower,
+    /// The task that holds our own.
+    Holder,
+    /// The task that joins the network and stays in it.
+    Session,
+    /// A thread that moves packets.
+    Worker,
+}
+
+impl Part {
+    pub(crate) const ALL: [Self; 6] =
+        [Self::Dataplane, Self::Firewall, Self::Follower, Self::Holder, Self::Session, Self::Worker];
+
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Dataplane => "dataplane",
+            Self::Firewall => "firewall",
+            Self::Follower => "follower",
+            Self::Holder => "holder",
+            Self::Session => "session",
+            Self::Worker => "worker",
+        }
+    }
+
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|part| part.name() == name)
+    }
+}
+
+/// Who asks. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Pulse(Arc<Asker>);
+
+#[derive(Debug, Default)]
+struct Asker {
+    question: watch::Sender<Question>,
+    members: Mutex<Vec<Weak<Member>>>,
+    /// What workers did at the last questions, the oldest first.
+    turns: Mutex<VecDeque<BTreeSet<Turn>>>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Question {
+    number: u64,
+    /// What is to happen to whom, for a test.
+    fault: Option<(Part, Fault)>,
+}
+
+#[derive(Debug)]
+struct Member {
+    part: Part,
+    /// The last question that it has answered.
+    answered: AtomicU64,
+}
+
+impl Pulse {
+    /// From now on this part is asked, until it drops what it gets. There may be several of one kind: a former one that still
+    /// ends, and its successor.
+    pub(crate) fn part(&self, part: Part) -> Answers {
+        let asked = self.0.question.subscribe();
+        let number = asked.borrow().number;
+        let member = Arc::new(Member { part, answered: AtomicU64::new(number) });
+        self.0.members.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&member));
+        Answers { asked, member }
+    }
+
+    /// Asks all parts, and says which of them hang. `turns` are those that workers are in now.
+    pub(crate) fn ask(&self, turns: BTreeSet<Turn>) -> Vec<Part> {
+        let asked = self.0.question.borrow().number;
+        let mut hung: Vec<Part> = self.lasts(turns).then_some(Part::Worker).into_iter().collect();
+        self.0.members.lock().unwrap_or_else(PoisonError::into_inner).retain(|member| {
+            let Some(member) = member.upgrade() else { return false };
+            if member.answered.load(Ordering::Relaxed) + PATIENCE as u64 <= asked {
+                hung.push(member.part);
+            }
+            true
+        });
+        self.0.question.send_modify(|question| question.number += 1);
+        hung.sort_unstable();
+        hung.dedup();
+        hung
+    }
+
+    /// Whether a turn lasts since `PATIENCE` questions.
+    fn lasts(&self, turns: BTreeSet<Turn>) -> bool {
+        let mut earlier = self.0.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        let oldest = if earlier.len() == PATIENCE { earlier.pop_front() } else { None };
+        let lasts = oldest.is_some_and(|oldest| !oldest.is_disjoint(&turns));
+        earlier.push_back(turns);
+        lasts
+    }
+
+    /// Lets a part that is asked fail for good, as `wire-agent debug` wants it.
+    pub(crate) fn fail(&self, part: Part, fault: Fault) {
+        warn!(part = part.name(), ?fault, "asked to let a part fail");
+        self.0.question.send_modify(|question| question.fault = Some((part, fault)));
+    }
+}
+
+/// A part's side of it.
+#[derive(Debug)]
+pub(crate) struct Answers {
+    asked: watch::Receiver<Question>,
+    member: Arc<Member>,
+}
+
+impl Answers {
+    /// Waits for a question. It stays asked until [`Answers::answer`].
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub(crate) async fn asked(&mut self) {
+        if self.asked.changed().await.is_err() {
+            // Nobody asks any more.
+            future::pending::<()>().await;
+        }
+    }
+
+    /// Answers what was asked last.
+    pub(crate) async fn answer(&mut self) {
+        let question = *self.asked.borrow_and_update();
+        match question.fault.filter(|(part, _)| *part == self.member.part) {
+            // Its thread is not its own: others would hang, too.
+            Some((Part::Session, Fault::Hang)) => future::pending().await,
+            Some((_, fault)) => fault.happen(),
+            None => {}
+        }
+        self.member.answered.store(question.number, Ordering::Relaxed);
+    }
+
+    /// Answers while `work` waits, which may be for something that never comes. Only work that blocks is found to hang.
+    ///
+    /// # Cancel safety
+    /// As `work`.
+    pub(crate) async fn during<T>(&mut self, work: impl Future<Output = T>) -> T {
+        tokio::select! {
+            done = work => done,
+            never = self.always() => match never {},
+        }
+    }
+
+    /// The same for the work of a task that knows of no questions.
+    pub(crate) fn beside(mut self) -> Beside {
+        Box::pin(async move { self.always().await })
+    }
+
+    /// What is to be called between the steps of work that blocks in each: it answers, too.
+    pub(crate) fn step(&self) -> impl Fn() + Send + 'static {
+        let (asked, member) = (self.asked.clone(), self.member.clone());
+        move || member.answered.store(asked.borrow().number, Ordering::Relaxed)
+    }
+
+    async fn always(&mut self) -> Infallible {
+        loop {
+            self.asked().await;
+            self.answer().await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_part_that_answers_or_is_one_question_late_goes_on() {
+        let pulse = Pulse::default();
+        let mut session = pulse.part(Part::Session);
+        for _ in 0..3 {
+            assert_eq!(pulse.ask(BTreeSet::new()), []);
+            assert_eq!(pulse.ask(BTreeSet::new()), []);
+            session.asked().await;
+            session.answer().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn whoever_leaves_two_questions_unanswered_hangs_until_it_answers() {
+        let pulse = Pulse::default();
+        let (_one, mut other) = (pulse.part(Part::Dataplane), pulse.part(Part::Firewall));
+        assert_eq!([pulse.ask(BTreeSet::new()), pulse.ask(BTreeSet::new())], [[], []]);
+        assert_eq!(pulse.ask(BTreeSet::new()), [Part::Dataplane, Part::Firewall]);
+        other.answer().await;
+        assert_eq!(pulse.ask(BTreeSet::new()), [Part::Dataplane]);
+    }
+
+    #[test]
+    fn one_that_has_ended_or_has_just_begun_does_not_hang() {
+        let pulse = Pulse::default();
+        let former = pulse.part(Part::Dataplane);
+        let hung = [pulse.ask(BTreeSet::new()), pulse.ask(BTreeSet::new()), pulse.ask(BTreeSet::new())];
+        assert_eq!(hung, [vec![], vec![], vec![Part::Dataplane]]);
+        let _successor = pulse.part(Part::Dataplane);
+        drop(former);
+        assert_eq!([pulse.ask(BTreeSet::new()), pulse.ask(BTreeSet::new())], [[], []]);
+        assert_eq!(pulse.ask(BTreeSet::new()), [Part::Dataplane]);
+    }
+
+    #[tokio::test]
+    async fn what_is_waited_for_may_take_as_long_as_it_will() {
+        let pulse = Pulse::default();
+        let mut session = pulse.part(Part::Session);
+        let wait = async {
+            for _ in 0..100 {
+                assert_eq!(pulse.ask(BTreeSet::new()), []);
+                tokio::task::yield_now().await;
+            }
+        };
+        session.during(wait).await;
+    }
+
+    #[test]
+    fn work_that_blocks_may_take_long_in_all_but_not_in_one_step() {
+        let pulse = Pulse::default();
+        let step = pulse.part(Part::Firewall).step();
+        for _ in 0..10 {
+            assert_eq!([pulse.ask(BTreeSet::new()), pulse.ask(BTreeSet::new())], [[], []]);
+            step();
+        }
+        assert_eq!([1, 2, 3].map(|_| pulse.ask(BTreeSet::new()).len()), [0, 0, 1]);
+    }
+
+    #[tokio::test]
+    async fn a_part_that_was_asked_to_hang_hangs_and_no_other_does() {
+        let pulse = Pulse::default();
+        let (mut session, mut firewall) = (pulse.part(Part::Session), pulse.part(Part::Firewall));
+        pulse.fail(Part::Session, Fault::Hang);
+        let asking = async {
+            for _ in 0..10 {
+                pulse.ask(BTreeSet::new());
+                tokio::task::yield_now().await;
+            }
+            pulse.ask(BTreeSet::new())
+        };
+        tokio::select! {
+            hung = asking => assert_eq!(hung, [Part::Session]),
+            never = session.always() => match never {},
+            never = firewall.always() => match never {},
+        }
+    }
+
+    #[test]
+    fn a_worker_hangs_while_it_is_in_the_turn_of_two_questions_ago() {
+        let pulse = Pulse::default();
+        let turns =
+            |numbers: &[u64]| numbers.iter().map(|number| Turn { tunnel: 1, worker: 0, number: *number }).collect();
+        let seen: [&[u64]; 8] = [&[1], &[3], &[3], &[3, 7], &[3], &[], &[9], &[]];
+        let hung = seen.map(|numbers| pulse.ask(turns(numbers)) == [Part::Worker]);
+        assert_eq!(hung, [false, false, false, true, true, false, false, false]);
+    }
+
+    #[test]
+    fn each_part_has_one_name() {
+        assert!(Part::ALL.into_iter().all(|part| Part::named(part.name()) == Some(part)));
+        assert_eq!(Part::named("agent"), None);
+    }
+}

@@ -1,0 +1,78 @@
+//! The files of ours stay as they should be while the agent runs, whoever empties a folder, fills a disk or forbids writing.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{task::JoinHandle, time::Instant};
+use wire_lease::chain;
+
+use crate::{
+    files::{Wanted, WriteError},
+    observed::Board,
+};
+
+/// How often it is looked.
+const EVERY: Duration = Duration::from_secs(10);
+
+/// Looks after files.
+pub(crate) struct Upkeep {
+    kept: Arc<Kept>,
+    next: Instant,
+    /// The disk may be slow, and the session must not wait for it.
+    looking: Option<JoinHandle<()>>,
+}
+
+struct Kept {
+    /// What others read.
+    files: Vec<Wanted>,
+    /// What we know of ourselves.
+    state: Wanted,
+    board: Board,
+}
+
+impl Upkeep {
+    pub(crate) fn new(files: Vec<Wanted>, state: Wanted, board: Board) -> Self {
+        Self { kept: Arc::new(Kept { files, state, board }), next: Instant::now() + EVERY, looking: None }
+    }
+
+    /// Puts what is not as it should be, and waits for the disk.
+    ///
+    /// # Errors
+    /// When a file that others read cannot be written.
+    pub(crate) fn look(&self) -> Result<(), WriteError> {
+        self.kept.look()
+    }
+
+    /// Waits until it is time for [`Upkeep::begin`].
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub(crate) async fn due(&self) {
+        tokio::time::sleep_until(self.next).await;
+    }
+
+    /// Begins to look; one after the other.
+    pub(crate) fn begin(&mut self) {
+        self.next = Instant::now() + EVERY;
+        if self.looking.as_ref().is_none_or(JoinHandle::is_finished) {
+            let kept = self.kept.clone();
+            self.looking = Some(tokio::task::spawn_blocking(move || drop(kept.look())));
+        }
+    }
+}
+
+impl Kept {
+    fn look(&self) -> Result<(), WriteError> {
+        // Each is tried, whatever became of those before.
+        let outcomes: Vec<_> = self.files.iter().map(Wanted::put).collect();
+        let put = outcomes.into_iter().collect::<Result<Vec<_>, _>>().map(drop);
+        self.note("files", &put, "others do not learn of this host's subnet");
+        let kept = self.state.put().map(drop);
+        self.note("state", &kept, "after a restart this host may get another subnet");
+        put
+    }
+
+    fn note(&self, what: &'static str, outcome: &Result<(), WriteError>, consequence: &str) {
+        let fault = outcome.as_ref().err().map(|error| format!("{}: {consequence}", chain(error)));
+        self.board.alarm(what, fault);
+    }
+}

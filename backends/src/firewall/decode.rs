@@ -1,0 +1,75 @@
+//! What the kernel's messages about nftables say (linux/netfilter/nf_tables.h).
+
+use std::net::IpAddr;
+
+use wire_lease::{Family, Prefix};
+
+use super::state::{Element, Hook, SetKind};
+use crate::{
+    LinkName,
+    dataplane::attribute::{address, attributes, number, text},
+};
+
+/// An attribute of a message, behind its `struct nfgenmsg`.
+pub(super) fn find(body: &[u8], wanted: u16) -> Option<&[u8]> {
+    attributes(body.get(4..)?).find(|(kind, _)| *kind == wanted).map(|(_, value)| value)
+}
+
+pub(super) fn be32(value: &[u8]) -> Option<u32> {
+    number(value).map(u32::from_be)
+}
+
+pub(super) fn hook_of(number: u32) -> Option<Hook> {
+    let hooks = [Hook::Prerouting, Hook::Input, Hook::Forward, Hook::Output, Hook::Postrouting];
+    hooks.get(usize::try_from(number).ok()?).copied()
+}
+
+/// By the number that nft gives the type of a set's keys (`enum datatypes` of its datatype.h).
+pub(super) fn set_kind(flags: u32, key: u32) -> Option<SetKind> {
+    // NFT_SET_TIMEOUT
+    let filled_by_packets = flags & 0x10 != 0;
+    let addresses = |family| if filled_by_packets { SetKind::Seen(family) } else { SetKind::Addresses(family) };
+    match key {
+        7 => Some(addresses(Family::V4)),
+        8 => Some(addresses(Family::V6)),
+        41 => Some(SetKind::Links),
+        // Two types in one number, six bits each; 4 is a plain number.
+        0x1c4 => Some(SetKind::Leases(Family::V4)),
+        0x204 => Some(SetKind::Leases(Family::V6)),
+        _ => None,
+    }
+}
+
+pub(super) fn address_element(key: &[u8], _: &[u8]) -> Option<Element> {
+    address(key).map(Element::Address)
+}
+
+pub(super) fn link_element(key: &[u8], _: &[u8]) -> Option<Element> {
+    let name = key.split(|byte| *byte == 0).next().and_then(|name| std::str::from_utf8(name).ok())?;
+    name.parse::<LinkName>().ok().map(Element::Link)
+}
+
+/// A public address and the subnet behind it, from the first and the last key.
+pub(super) fn lease_element(first: &[u8], last: &[u8]) -> Option<Element> {
+    let (public, from) = first.split_at_checked(first.len() / 2)?;
+    let (from, to) = (address(from)?, address(last.get(public.len()..)?)?);
+    let bits = |address| match address {
+        IpAddr::V4(v4) => u128::from(v4.to_bits()),
+        IpAddr::V6(v6) => v6.to_bits(),
+    };
+    let host = 128 - (bits(from) ^ bits(to)).leading_zeros();
+    let len = Family::of(from).bits().checked_sub(u8::try_from(host).ok()?)?;
+    Some(Element::Lease(address(public)?, Prefix::new(from, len).ok()?))
+}
+
+/// The comment of a rule: `NFTNL_UDATA_RULE_COMMENT` of libnftnl's udata.h, one byte of type and one of length before each.
+pub(super) fn comment(mut data: &[u8]) -> Option<String> {
+    loop {
+        let (head, rest) = data.split_first_chunk::<2>()?;
+        let value = rest.get(..usize::from(head[1]))?;
+        if head[0] == 0 {
+            return text(value).map(str::to_owned);
+        }
+        data = &rest[value.len()..];
+    }
+}

@@ -1,0 +1,132 @@
+//! iptables' own language: what `iptables-save` writes, and what `iptables-restore --noflush` reads. Pure.
+
+use std::collections::BTreeMap;
+
+use wire_lease::Family;
+
+use super::{
+    op::{ChainChange, FirewallOp},
+    state::{Call, Chain, ChainName, ChainTable, ChainTableKind, Firewall, OURS, Place},
+};
+
+/// flanneld's chains.
+const FLANNEL: [&str; 2] = ["FLANNEL-POSTRTG", "FLANNEL-FWD"];
+/// Chains of others that may call ours, beside those that iptables makes.
+const CALLERS: [&str; 1] = ["DOCKER-USER"];
+
+/// Adds to `firewall` what a listing of one family says of chains that concern us.
+pub(crate) fn read(listing: &str, family: Family, firewall: &mut Firewall) {
+    let mut table = None;
+    // By caller: how many rules of it came before.
+    let mut before: BTreeMap<&str, usize> = BTreeMap::new();
+    for line in listing.lines() {
+        if let Some(name) = line.strip_prefix('*') {
+            table = kind(name).map(|kind| ChainTable { family, kind });
+            before.clear();
+        }
+        let Some(table) = table else { continue };
+        let named = |name: &str| ChainName { table, name: name.to_owned() };
+        if let Some(chain) = line.strip_prefix(':').and_then(|rest| rest.split(' ').next()) {
+            if concerns_us(chain) {
+                firewall.chains.entry(named(chain)).or_default();
+            } else if CALLERS.contains(&chain) {
+                firewall.callers.insert(named(chain));
+            }
+        } else if let Some((chain, rule)) = line.strip_prefix("-A ").and_then(|rest| rest.split_once(' ')) {
+            let place = before.entry(chain).and_modify(|count| *count += 1).or_insert(0);
+            // All chains of a table are named before its first rule.
+            if let Some(target) = target(rule).filter(|target| firewall.chains.contains_key(&named(target))) {
+                let place = if *place == 0 { Place::First } else { Place::Behind };
+                let calls = &mut firewall.chains.entry(named(target)).or_default().calls;
+                let call = calls.entry(chain.to_owned()).or_insert_with(|| Call { place, rules: Vec::new() });
+                call.rules.push(rule.to_owned());
+            }
+            if concerns_us(chain) {
+                firewall.chains.entry(named(chain)).or_default().rules.push(rule.to_owned());
+            }
+        }
+    }
+}
+
+/// How many rules a listing has in each table.
+pub(crate) fn count(listing: &str) -> BTreeMap<&str, usize> {
+    let mut counts = BTreeMap::new();
+    let mut table = "";
+    for line in listing.lines() {
+        if let Some(name) = line.strip_prefix('*') {
+            table = name;
+        } else if line.starts_with("-A ") {
+            *counts.entry(table).or_default() += 1;
+        }
+    }
+    counts
+}
+
+/// What a listing says of others, for faults that name them.
+pub(crate) fn has_chain(listing: &str, prefix: &str) -> bool {
+    listing.lines().any(|line| line.strip_prefix(':').is_some_and(|chain| chain.starts_with(prefix)))
+}
+
+/// The input for one change; `None` where it is none of iptables. Each is one transaction.
+pub(crate) fn script(op: &FirewallOp) -> Option<(ChainTable, String)> {
+    match op {
+        FirewallOp::PutChains(table, changes) => Some((*table, put(*table, changes))),
+        FirewallOp::DeleteChain(name, chain) => Some((name.table, delete(name, chain))),
+        FirewallOp::PutTable(_) | FirewallOp::ChangeSets(_) | FirewallOp::DeleteTable(_) => None,
+    }
+}
+
+fn put(table: ChainTable, changes: &[ChainChange]) -> String {
+    let mut lines = vec![format!("*{}", table.kind)];
+    // Naming a chain makes it, or empties it where it is there.
+    let filled = changes.iter().filter_map(|change| Some((&change.chain, change.rules.as_ref()?)));
+    lines.extend(filled.clone().map(|(chain, _)| format!(":{chain} - [0:0]")));
+    for (chain, rules) in filled {
+        lines.extend(rules.iter().map(|rule| format!("-A {chain} {rule}")));
+    }
+    for (caller, (old, call)) in changes.iter().flat_map(|change| &change.calls) {
+        lines.extend(old.iter().map(|rule| format!("-D {caller} {rule}")));
+        let put = match call.place {
+            Place::First => format!("-I {caller} 1"),
+            Place::Behind => format!("-A {caller}"),
+        };
+        lines.extend(call.rules.iter().map(|rule| format!("{put} {rule}")));
+    }
+    lines.push("COMMIT\n".to_owned());
+    lines.join("\n")
+}
+
+fn delete(name: &ChainName, chain: &Chain) -> String {
+    let mut lines = vec![format!("*{}", name.table.kind)];
+    for (caller, call) in &chain.calls {
+        lines.extend(call.rules.iter().map(|rule| format!("-D {caller} {rule}")));
+    }
+    lines.extend([format!(":{} - [0:0]", name.name), format!("-X {}", name.name), "COMMIT\n".to_owned()]);
+    lines.join("\n")
+}
+
+fn concerns_us(chain: &str) -> bool {
+    chain.starts_with(OURS) || FLANNEL.contains(&chain)
+}
+
+/// The chain a rule leads to.
+fn target(rule: &str) -> Option<&str> {
+    let mut words = words(rule);
+    words.find(|word| ["-j", "-g"].contains(word)).and_then(|_| words.next())
+}
+
+/// The words of a rule. Texts of comments and prefixes are in quotes, in which a backslash stands before quotes.
+fn words(rule: &str) -> impl Iterator<Item = &str> {
+    let (mut quoted, mut escaped) = (false, false);
+    rule.split(move |letter| {
+        if letter == '"' && !escaped {
+            quoted = !quoted;
+        }
+        escaped = letter == '\\' && !escaped;
+        letter == ' ' && !quoted
+    })
+}
+
+fn kind(name: &str) -> Option<ChainTableKind> {
+    ChainTableKind::ALL.into_iter().find(|kind| kind.to_string() == name)
+}

@@ -1,0 +1,82 @@
+//! Changes of nftables as `nft -f -` reads them: each script is one transaction. Pure.
+
+use std::{collections::BTreeSet, fmt::Write as _};
+
+use wire_lease::Family;
+
+use super::{
+    op::FirewallOp,
+    state::{Element, SetKind, Table, TableName},
+};
+
+/// The script of one change; `None` where it is not made by nft.
+pub(crate) fn script(op: &FirewallOp) -> Option<String> {
+    match op {
+        FirewallOp::PutTable(table) => Some(put_table(table)),
+        // Adding what is there does nothing, and deleting then never fails.
+        FirewallOp::DeleteTable(name) => Some(format!("add table {name}\ndelete table {name}\n")),
+        FirewallOp::ChangeSets(_) | FirewallOp::PutChains(..) | FirewallOp::DeleteChain(..) => None,
+    }
+}
+
+fn put_table(table: &Table) -> String {
+    let name = TableName::Ours;
+    let mut text = format!("add table {name}\ndelete table {name}\nadd table {name}\n");
+    for counter in &table.counters {
+        line(&mut text, format_args!("add counter {name} {counter}"));
+    }
+    for (set, content) in &table.sets {
+        let spec = match content.kind {
+            SetKind::Addresses(family) => format!("type {};", address(family)),
+            SetKind::Links => "type ifname;".to_owned(),
+            // Of the inner source only the length matters here; where it lies, the rule says.
+            SetKind::Leases(Family::V4) => "typeof ip saddr . @th,336,32; flags interval;".to_owned(),
+            SetKind::Leases(Family::V6) => "typeof ip6 saddr . @th,304,128; flags interval;".to_owned(),
+            // Bounded: whoever forges many sources fills it, no more.
+            SetKind::Seen(family) => {
+                format!("type {}; size 64; flags dynamic, timeout; timeout 1h;", address(family))
+            }
+        };
+        line(&mut text, format_args!("add set {name} {set} {{ {spec} }}"));
+        if !content.elements.is_empty() {
+            line(&mut text, format_args!("add element {name} {set} {}", braces(&content.elements)));
+        }
+    }
+    for (chain, content) in &table.chains {
+        let (kind, hook, priority) = (&content.kind, content.hook, content.priority);
+        let spec = format!("type {kind} hook {hook} priority {priority}; policy accept;");
+        line(&mut text, format_args!("add chain {name} {chain} {{ {spec} }}"));
+        for rule in &content.rules {
+            line(&mut text, format_args!("add rule {name} {chain} {} comment \"{}\"", rule.text, rule.mark));
+        }
+    }
+    text
+}
+
+fn line(text: &mut String, line: std::fmt::Arguments<'_>) {
+    writeln!(text, "{line}").expect("a string takes everything");
+}
+
+fn braces(elements: &BTreeSet<Element>) -> String {
+    let elements: Vec<String> = elements.iter().map(element).collect();
+    format!("{{ {} }}", elements.join(", "))
+}
+
+fn element(element: &Element) -> String {
+    match element {
+        Element::Address(address) => address.to_string(),
+        Element::Link(link) => format!("\"{link}\""),
+        // Bytes of a packet are numbers to nft. It refuses a range of one.
+        Element::Lease(public, subnet) => match (subnet.first_bits(), subnet.last_bits()) {
+            (first, last) if first == last => format!("{public} . {first:#x}"),
+            (first, last) => format!("{public} . {first:#x}-{last:#x}"),
+        },
+    }
+}
+
+const fn address(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "ipv4_addr",
+        Family::V6 => "ipv6_addr",
+    }
+}

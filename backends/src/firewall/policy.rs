@@ -1,0 +1,245 @@
+//! What the packet filter should hold for us. Pure.
+//!
+//! Each rule stands where it can win (docs/adr/0007-firewall.md): what must come before Docker's drops in chains of iptables,
+//! all else in our own table of nftables.
+
+use std::{collections::BTreeSet, net::IpAddr};
+
+use wire_lease::{DualStack, Family, Lease, LeaseTable, Prefix, Vni};
+
+use super::{
+    side::{BRIDGES, Side, counter, from_bridges, gate},
+    state::{BaseChain, Element, Firewall, Hook, Rule, Set, SetKind, Table, TableName},
+};
+use crate::{ContainerLink, LinkKind, LinkName, NetState, Owner, Tunnel, forward::VXLAN_LEAD};
+
+/// What an operator may choose.
+#[derive(Clone, Debug)]
+pub struct FirewallPolicy {
+    /// The overlay's networks.
+    pub networks: DualStack<Prefix>,
+    /// Whether what leaves the overlay gets this host's address.
+    pub masquerade: Masquerade,
+    /// Whether packets from and to the overlay are forwarded whatever the policy of FORWARD is, and whatever Docker drops.
+    pub forward: bool,
+    /// Who may send us encapsulated packets.
+    pub senders: Senders,
+}
+
+/// Whether what leaves the overlay gets this host's address (`--ip-masq`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Masquerade {
+    /// It keeps its own.
+    Off,
+    /// With any free port (`--random-fully`), so that two at once are never given the same.
+    Random,
+    /// With its own port where that is free.
+    Plain,
+}
+
+/// Who may send us encapsulated packets (`--peers-only`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Senders {
+    /// The public addresses of leases.
+    Peers,
+    /// Anyone but containers: for peers behind a NAT that hides their public address.
+    Anyone,
+}
+
+/// A device through which packets go into the overlay of one family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OverlayDevice {
+    /// Its name.
+    pub link: LinkName,
+    /// The UDP port of encapsulated packets.
+    pub port: u16,
+    /// Which of those are of this device.
+    pub vni: Option<Vni>,
+    /// Where they come from that we send.
+    pub local: Option<IpAddr>,
+    /// How far behind the start of their UDP header the inner IP header begins, in bytes.
+    pub inner: usize,
+}
+
+/// A UDP header (RFC 768), in bytes.
+const UDP: usize = 8;
+
+impl OverlayDevice {
+    /// Those that a backend wants.
+    #[must_use]
+    pub fn of(net: &NetState) -> DualStack<Self> {
+        let mut devices = DualStack::default();
+        for (name, link) in net.links.iter().filter(|(_, link)| link.owner == Owner::Ours) {
+            let (family, device) = match &link.kind {
+                LinkKind::Vxlan(vxlan) => {
+                    let (port, vni, local) = (vxlan.port_in_use(), Some(vxlan.vni), vxlan.local);
+                    (vxlan.underlay(), Self { link: *name, port, vni, local, inner: UDP + VXLAN_LEAD })
+                }
+                LinkKind::Tun(Some(Tunnel { framing, local, .. })) => {
+                    let (port, vni, local) = (local.port(), framing.vni(), local.ip());
+                    let inner = UDP + framing.lead();
+                    (Family::of(local), Self { link: *name, port, vni, local: Some(local), inner })
+                }
+                LinkKind::Tun(None) | LinkKind::Other(_) => continue,
+            };
+            devices.set(family, Some(device));
+        }
+        devices
+    }
+}
+
+/// What the host around us has, as far as it matters to the packet filter.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Surroundings {
+    /// The links that containers of our subnet are on.
+    pub bridges: BTreeSet<LinkName>,
+    /// These and all other bridges. No rule follows from them.
+    pub links: Vec<ContainerLink>,
+    /// How Docker keeps its rules.
+    pub docker: DockerRules,
+    /// What of our table nftables can hold.
+    pub nftables: Nftables,
+}
+
+impl Surroundings {
+    /// The bridges that no rule can name.
+    pub fn unnamed_bridges(&self) -> impl Iterator<Item = &LinkName> {
+        self.bridges.iter().filter(|link| !is_plain(link))
+    }
+}
+
+/// What of our table nftables can hold, from less to more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Nftables {
+    /// Nothing: there is no nft, or the kernel is before 5.6.
+    Absent,
+    /// All but which inner sources a peer may have: nft before 1.0.6.
+    Simple,
+    /// All of it.
+    #[default]
+    Whole,
+}
+
+/// How Docker keeps its rules.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DockerRules {
+    /// In iptables, or there is no Docker.
+    #[default]
+    Iptables,
+    /// In tables of nftables (Docker 29 with `firewall-backend` nftables) that let our mark pass.
+    Marked,
+    /// The same, but it was not told of our mark (`--bridge-accept-fwmark`).
+    Unmarked,
+}
+
+/// The mark by which Docker's tables of nftables let packets to containers pass (`--bridge-accept-fwmark=0x1000/0x1000`).
+pub const ACCEPT_MARK: u32 = 0x1000;
+
+/// By flannel's and kube-proxy's convention packets with this mark are masqueraded by others.
+pub(super) const KUBE_MARK: &str = "0x4000";
+
+impl FirewallPolicy {
+    /// What the packet filter should hold for these leases.
+    #[must_use]
+    pub fn desired(
+        &self,
+        own: &Lease,
+        leases: &LeaseTable,
+        devices: &DualStack<OverlayDevice>,
+        around: &Surroundings,
+    ) -> Firewall {
+        let mut firewall = Firewall::default();
+        let families = self.sides(own, devices);
+        let ours = self.table(&families, leases, around);
+        if !ours.chains.is_empty() && around.nftables != Nftables::Absent {
+            firewall.tables.insert(TableName::Ours, ours);
+        }
+        for side in &families {
+            if self.forward {
+                firewall.chains.extend(side.chains());
+            }
+            if around.nftables == Nftables::Absent && self.translates() {
+                firewall.chains.extend([side.nat_chain(self.masquerade)]);
+            }
+        }
+        firewall
+    }
+
+    /// Whether any source is kept or changed.
+    fn translates(&self) -> bool {
+        self.forward || self.masquerade != Masquerade::Off
+    }
+
+    fn sides(&self, own: &Lease, devices: &DualStack<OverlayDevice>) -> Vec<Side> {
+        let side = |(family, network): (Family, &Prefix)| {
+            let (own, device) = (own.subnet.of(family)?, devices.of(family).copied());
+            Some(Side { family, network: *network, own, device })
+        };
+        self.networks.iter().filter_map(side).collect()
+    }
+
+    fn table(&self, sides: &[Side], leases: &LeaseTable, around: &Surroundings) -> Table {
+        let mut table = Table::default();
+        let nat: Vec<Rule> = if self.translates() {
+            std::iter::once(Rule::new("marked for others", format!("meta mark & {KUBE_MARK} == {KUBE_MARK} return")))
+                .chain(sides.iter().flat_map(|side| side.nat(self.masquerade)))
+                .collect()
+        } else {
+            Vec::new()
+        };
+        // Docker masquerades at 100 (`srcnat`).
+        table.add("sources", "nat", Hook::Postrouting, 99, nat);
+        let through: Vec<&Side> = sides.iter().filter(|side| side.device.is_some()).collect();
+        let Some(device) = through.iter().find_map(|side| side.device) else { return table };
+        let source_check = around.nftables == Nftables::Whole;
+        // Before connections are tracked (-200), at `raw` (-300) less ten.
+        let mut out: Vec<Rule> = through.iter().filter_map(|side| side.spoofed()).collect();
+        if self.forward && around.docker != DockerRules::Iptables {
+            out.extend(through.iter().filter_map(|side| side.marked()));
+        }
+        table.add("out-of-overlay", "filter", Hook::Prerouting, -310, out);
+        let encapsulated = |rules: Vec<Rule>| gate(&device).into_iter().chain(rules).collect();
+        let mut incoming = vec![from_bridges("")];
+        incoming.extend(through.iter().flat_map(|side| side.encapsulated(self.senders, source_check)));
+        if self.senders == Senders::Anyone {
+            incoming.extend(through.iter().map(|side| side.counted("all others", counter::arrived(side.family))));
+        }
+        table.add("encapsulated-in", "filter", Hook::Input, -10, encapsulated(incoming));
+        let passing = through.iter().flat_map(|side| side.through()).collect();
+        table.add("encapsulated-through", "filter", Hook::Forward, -10, encapsulated(passing));
+        // Whatever a container is on: behind all that changes sources (100, `srcnat`).
+        if self.senders == Senders::Peers {
+            let masqueraded = through.iter().filter_map(|side| side.masqueraded()).collect();
+            table.add("encapsulated-out", "filter", Hook::Postrouting, 300, encapsulated(masqueraded));
+        }
+        // Behind everyone's: what others drop never gets here.
+        let delivered =
+            through.iter().map(|side| side.counted("let in by all", counter::delivered(side.family))).collect();
+        table.add("encapsulated-delivered", "filter", Hook::Input, 300, encapsulated(delivered));
+        let by_family =
+            through.iter().flat_map(|side| [counter::arrived(side.family), counter::delivered(side.family)]);
+        let counters = [counter::STRANGERS, counter::CONTAINERS, counter::SPOOFED].into_iter().chain(by_family);
+        table.counters = counters.map(str::to_owned).collect();
+        let elements = around.bridges.iter().filter(|link| is_plain(link)).map(|link| Element::Link(*link)).collect();
+        table.sets.insert(BRIDGES.to_owned(), Set { kind: SetKind::Links, elements });
+        if self.senders == Senders::Peers {
+            for side in through {
+                table.sets.extend(side.sets(leases, source_check));
+            }
+        }
+        table
+    }
+}
+
+/// Whether nft takes the name for one: others are patterns, or end the text they are in.
+fn is_plain(link: &LinkName) -> bool {
+    link.as_str().chars().all(|letter| letter.is_ascii_alphanumeric() || "_.@:-".contains(letter))
+}
+
+impl Table {
+    fn add(&mut self, name: &str, kind: &str, hook: Hook, priority: i32, rules: Vec<Rule>) {
+        if !rules.is_empty() {
+            self.chains.insert(name.to_owned(), BaseChain { kind: kind.to_owned(), hook, priority, rules });
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! The programs that write what netlink alone would be too much for: nft, and iptables in its two kinds.
+
+use std::{
+    fs,
+    io::{self, Write as _},
+    process::{Command, Output, Stdio},
+    sync::mpsc::{self, RecvTimeoutError},
+    thread,
+    time::Duration,
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::{Pid, Uid},
+};
+use wire_lease::Family;
+
+use super::iptables::has_chain;
+use crate::{ErrorKind, OpError};
+
+/// How long iptables waits for others that hold its lock, in seconds.
+const WAIT: &str = "5";
+
+/// How long a program may take. One that hangs must not hold up all that comes after.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Runs a script of nft, as one transaction.
+pub(crate) fn nft(script: &str) -> Result<(), OpError> {
+    run("nft", &["-f", "-"], script).map(drop)
+}
+
+/// Which of the kernel's two packet filters a set of iptables programs works on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Variant {
+    /// nftables, by iptables-nft.
+    Nft,
+    /// The old one, by iptables-legacy.
+    Legacy,
+}
+
+impl Variant {
+    const fn other(self) -> Self {
+        match self {
+            Self::Nft => Self::Legacy,
+            Self::Legacy => Self::Nft,
+        }
+    }
+
+    const fn suffix(self) -> &'static str {
+        match self {
+            Self::Nft => "-nft",
+            Self::Legacy => "-legacy",
+        }
+    }
+}
+
+/// What the programs of one family said.
+pub(crate) struct Listing {
+    /// The programs that are to be used.
+    pub(crate) programs: Programs,
+    /// All tables, as iptables-save writes them.
+    pub(crate) text: String,
+}
+
+/// The programs of one family and variant.
+#[derive(Clone, Debug)]
+pub(crate) struct Programs {
+    pub(crate) variant: Variant,
+    /// What they are called before `-save` and `-restore`.
+    stem: String,
+}
+
+impl Programs {
+    /// Those of the same family that work on the other packet filter.
+    pub(crate) fn other(&self, family: Family) -> Self {
+        let variant = self.variant.other();
+        Self { variant, stem: format!("{}{}", word(family), variant.suffix()) }
+    }
+
+    /// Lists all tables.
+    pub(crate) fn save(&self) -> Result<String, OpError> {
+        run(&format!("{}-save", self.stem), &[], "")
+    }
+
+    /// Carries out `input`, leaving what it does not name.
+    pub(crate) fn restore(&self, input: &str) -> Result<(), OpError> {
+        run(&format!("{}-restore", self.stem), &["--noflush", "-w", WAIT], input).map(drop)
+    }
+}
+
+/// Lists all of one family with the programs that Docker uses: those in whose filter its chains are, else the host's default.
+/// `nft_tables` is whether nftables holds a table that iptables-nft may have made.
+pub(crate) fn list(family: Family, nft_tables: bool) -> Result<Listing, OpError> {
+    let default = default_variant(family)?;
+    let text = save(family, default, true, nft_tables)?;
+    let (variant, text) = if has_chain(&text, "DOCKER") {
+        (default, text)
+    } else {
+        // The other one's programs may not be there, and then neither is Docker.
+        match save(family, default.other(), false, nft_tables) {
+            Ok(others) if has_chain(&others, "DOCKER") => (default.other(), others),
+            Ok(_) | Err(_) => (default, text),
+        }
+    };
+    let suffix = if variant == default { "" } else { variant.suffix() };
+    if variant == Variant::Legacy && !Uid::effective().is_root() {
+        let detail = "iptables on this host is iptables-legacy, which works for root alone: run wire-agent as root, or \
+                      switch the host to iptables-nft (update-alternatives --set iptables /usr/sbin/iptables-nft)";
+        return Err(OpError::program(ErrorKind::Permission, detail.to_owned(), io::ErrorKind::PermissionDenied.into()));
+    }
+    Ok(Listing { programs: Programs { variant, stem: format!("{}{suffix}", word(family)) }, text })
+}
+
+fn save(family: Family, variant: Variant, default: bool, nft_tables: bool) -> Result<String, OpError> {
+    let holds_any = match variant {
+        Variant::Nft => nft_tables,
+        Variant::Legacy => has_legacy_tables(family),
+    };
+    if !holds_any {
+        return Ok(String::new());
+    }
+    let suffix = if default { "" } else { variant.suffix() };
+    run(&format!("{}{suffix}-save", word(family)), &[], "")
+}
+
+/// Whether the old packet filter was ever used. Asking it would make it.
+pub(crate) fn has_legacy_tables(family: Family) -> bool {
+    legacy_tables(family).is_ok_and(|names| !names.trim().is_empty())
+}
+
+/// Whether it may have been, and only root sees that. Its module may be loaded (systemd does so) and never used.
+pub(crate) fn hides_legacy_tables(family: Family) -> bool {
+    legacy_tables(family).is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
+}
+
+/// The old packet filter's tables, of this thread's own network namespace. The file is there once the module is.
+fn legacy_tables(family: Family) -> io::Result<String> {
+    fs::read_to_string(match family {
+        Family::V4 => "/proc/thread-self/net/ip_tables_names",
+        Family::V6 => "/proc/thread-self/net/ip6_tables_names",
+    })
+}
+
+fn default_variant(family: Family) -> Result<Variant, OpError> {
+    let version = run(word(family), &["--version"], "")?;
+    // Before 1.8 there was only one.
+    Ok(if version.contains("nf_tables") { Variant::Nft } else { Variant::Legacy })
+}
+
+const fn word(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "iptables",
+        Family::V6 => "ip6tables",
+    }
+}
+
+fn run(program: &str, arguments: &[&str], input: &str) -> Result<String, OpError> {
+    run_within(PATIENCE, program, arguments, input)
+}
+
+fn run_within(patience: Duration, program: &str, arguments: &[&str], input: &str) -> Result<String, OpError> {
+    let mut command = Command::new(program);
+    command.args(arguments).env("LC_ALL", "C");
+    let (output, killed) = finish(&mut command, input, patience).map_err(|source| match source.kind() {
+        io::ErrorKind::NotFound => OpError::program(ErrorKind::NoProgram, remedy(program), source),
+        _ => OpError::program(ErrorKind::Program, format!("cannot run {program}"), source),
+    })?;
+    if killed {
+        let detail = format!("{program} has not ended within {} seconds, and was killed", patience.as_secs());
+        return Err(OpError::program(ErrorKind::Program, detail, io::ErrorKind::TimedOut.into()));
+    }
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    let said = said.lines().filter(|line| !line.trim().is_empty()).take(2).collect::<Vec<_>>().join("; ");
+    let message: String = said.chars().take(300).collect();
+    let source = io::Error::other(output.status.to_string());
+    Err(OpError::program(ErrorKind::Program, format!("{program}: {message}"), source))
+}
+
+/// Runs a command to its end, and says whether that had to be brought about.
+fn finish(command: &mut Command, input: &str, patience: Duration) -> io::Result<(Output, bool)> {
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let pid = Pid::from_raw(child.id().cast_signed());
+    let (ended, end) = mpsc::channel::<()>();
+    thread::scope(|scope| {
+        let guard = scope.spawn(move || {
+            let late = end.recv_timeout(patience) == Err(RecvTimeoutError::Timeout);
+            if late {
+                // It was not waited for yet: the number is still its own.
+                let _ = kill(pid, Signal::SIGKILL);
+            }
+            late
+        });
+        // One that ends without reading says on stderr why.
+        let _ = child.stdin.take().map(|mut stdin| stdin.write_all(input.as_bytes()));
+        let output = child.wait_with_output();
+        drop(ended);
+        Ok((output?, guard.join().unwrap_or_default()))
+    })
+}
+
+fn remedy(program: &str) -> String {
+    if program == "nft" {
+        "nft is not installed: install nftables".to_owned()
+    } else {
+        format!(
+            "{program} is not installed: install iptables, or start with --iptables-forward-rules=false and see that the \
+             overlay is let through FORWARD"
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_that_hangs_is_killed_and_one_that_does_not_listen_is_heard() {
+        let said = |script| run_within(Duration::from_secs(1), "sh", &["-c", script], &"x".repeat(1 << 20));
+        let error = said("exec sleep 60").unwrap_err();
+        assert!(error.to_string().contains("sh has not ended within 1 seconds"), "{error}");
+        let error = said("echo no library >&2; exit 127").unwrap_err();
+        assert!(error.to_string().contains("no library"), "{error}");
+        assert_eq!(said("wc -c").unwrap().trim(), "1048576");
+    }
+
+    #[test]
+    fn a_missing_program_is_named_with_what_to_do() {
+        let error = run("iptables-of-nowhere", &[], "").unwrap_err();
+        assert_eq!(error.kind, ErrorKind::NoProgram);
+        insta::assert_snapshot!(error, @"a program is missing: iptables-of-nowhere is not installed: install iptables, or start with --iptables-forward-rules=false and see that the overlay is let through FORWARD");
+    }
+}

@@ -1,0 +1,292 @@
+//! The rules of one family. Pure; both families are this with other words.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use wire_lease::{Entry, Family, LeaseTable, Prefix};
+
+use super::{
+    policy::{ACCEPT_MARK, KUBE_MARK, Masquerade, OverlayDevice, Senders},
+    state::{Call, Chain, ChainName, ChainTable, ChainTableKind, Element, Place, Rule, Set, SetKind},
+};
+
+/// Named counters of our table: what was dropped, and what was let in.
+pub(crate) mod counter {
+    use wire_lease::Family;
+
+    /// Encapsulated packets from hosts that have no lease.
+    pub(crate) const STRANGERS: &str = "strangers";
+    /// Encapsulated packets from containers.
+    pub(crate) const CONTAINERS: &str = "containers";
+    /// Packets out of the overlay whose source is none that their sender may have.
+    pub(crate) const SPOOFED: &str = "spoofed";
+    /// Encapsulated packets let in by us, a counter for each family.
+    pub(crate) const fn arrived(family: Family) -> &'static str {
+        match family {
+            Family::V4 => "arrived-v4",
+            Family::V6 => "arrived-v6",
+        }
+    }
+
+    /// Encapsulated packets let in by everyone else too, a counter for each family.
+    pub(crate) const fn delivered(family: Family) -> &'static str {
+        match family {
+            Family::V4 => "delivered-v4",
+            Family::V6 => "delivered-v6",
+        }
+    }
+}
+
+/// The set of the links that containers are on.
+pub(super) const BRIDGES: &str = "bridges";
+
+/// What the comments of our iptables rules say.
+const FORWARD_COMMENT: &str = "wire-agent forward";
+const NAT_COMMENT: &str = "wire-agent nat";
+
+/// One family's part.
+pub(super) struct Side {
+    pub(super) family: Family,
+    pub(super) network: Prefix,
+    pub(super) own: Prefix,
+    pub(super) device: Option<OverlayDevice>,
+}
+
+impl Side {
+    /// How nft names the family.
+    const fn word(&self) -> &'static str {
+        match self.family {
+            Family::V4 => "ip",
+            Family::V6 => "ip6",
+        }
+    }
+
+    const fn multicast(&self) -> &'static str {
+        match self.family {
+            Family::V4 => "224.0.0.0/4",
+            Family::V6 => "ff00::/8",
+        }
+    }
+
+    /// flannel's rules (the chain FLANNEL-POSTRTG), except that within the overlay a packet keeps its source whatever rules
+    /// of others follow.
+    pub(super) fn nat(&self, masquerade: Masquerade) -> Vec<Rule> {
+        let (ip, all, own) = (self.word(), self.network, self.own);
+        let keep =
+            |matching: String| Rule::new("overlay keeps its sources", format!("{matching} snat {ip} to {ip} saddr"));
+        let mut rules = vec![
+            // A container that calls its own published port needs Docker's rule for that.
+            Rule::new("within this host", format!("{ip} saddr {own} {ip} daddr {own} return")),
+            keep(format!("{ip} saddr {own} {ip} daddr {all}")),
+            keep(format!("{ip} saddr {all} {ip} daddr {own}")),
+        ];
+        let flag = match masquerade {
+            Masquerade::Off => return rules,
+            Masquerade::Random => " fully-random",
+            Masquerade::Plain => "",
+        };
+        rules.push(Rule::new("containers see who calls", format!("{ip} saddr != {all} {ip} daddr {own} return")));
+        let group = self.multicast();
+        rules.push(Rule::new("masquerade", format!("{ip} saddr {all} {ip} daddr != {group} masquerade{flag}")));
+        rules.push(Rule::new("masquerade", format!("{ip} saddr != {all} {ip} daddr {all} masquerade{flag}")));
+        rules
+    }
+
+    /// What the kernel's rp_filter does for IPv4, for both families and counted: a source must be one that we would answer
+    /// through the device it came from.
+    pub(super) fn spoofed(&self) -> Option<Rule> {
+        let OverlayDevice { link, .. } = self.device?;
+        let matching = format!("iifname \"{link}\" fib saddr . iif oif 0");
+        Some(Rule::new("sources outside leases", format!("{matching} {}", drop(counter::SPOOFED))))
+    }
+
+    /// For Docker's tables of nftables, before which no accept of ours counts.
+    pub(super) fn marked(&self) -> Option<Rule> {
+        let OverlayDevice { link, .. } = self.device?;
+        let (ip, all, own) = (self.word(), self.network, self.own);
+        let matching = format!("iifname \"{link}\" {ip} saddr {all} {ip} daddr {own}");
+        Some(Rule::new("accepted by Docker", format!("{matching} meta mark set meta mark or {ACCEPT_MARK:#x}")))
+    }
+
+    /// What may come in encapsulated. The overlay of a family runs over the underlay of that family.
+    pub(super) fn encapsulated(&self, senders: Senders, source_check: bool) -> Vec<Rule> {
+        let (ip, all, family) = (self.word(), self.network, self.family_name());
+        let mut rules = vec![Rule::new("containers", format!("{ip} saddr {all} {}", drop(counter::CONTAINERS)))];
+        if senders == Senders::Peers
+            && let Some(inner) = self.inner_source()
+        {
+            if source_check {
+                let peer =
+                    format!("{ip} saddr . {inner} @leases-{family} {} accept", count(counter::arrived(self.family)));
+                rules.push(Rule::new("peers", peer));
+                let forged = format!("{ip} saddr @peers-{family} {}", drop(counter::SPOOFED));
+                rules.push(Rule::new("sources of other leases", forged));
+            } else {
+                let peer = format!("{ip} saddr @peers-{family} {} accept", count(counter::arrived(self.family)));
+                rules.push(Rule::new("peers", peer));
+            }
+            // A rule of its own: a full set ends a rule.
+            let note = format!("{ip} saddr != @peers-{family} update @strangers-{family} {{ {ip} saddr }}");
+            rules.push(Rule::new("strangers are noted", note));
+            let stranger = format!("meta nfproto {} {}", self.nfproto(), drop(counter::STRANGERS));
+            rules.push(Rule::new("strangers", stranger));
+        }
+        rules
+    }
+
+    /// Counts what is left of this family.
+    pub(super) fn counted(&self, what: &str, counter: &str) -> Rule {
+        Rule::new(what, format!("meta nfproto {} {}", self.nfproto(), count(counter)))
+    }
+
+    /// Where an encapsulated packet has the source of the packet in it, as nft reads raw bytes.
+    fn inner_source(&self) -> Option<String> {
+        let OverlayDevice { inner, .. } = self.device?;
+        // RFC 791 §3.1, RFC 8200 §3.
+        let (offset, bits) = match self.family {
+            Family::V4 => (12 * 8, 32),
+            Family::V6 => (8 * 8, 128),
+        };
+        Some(format!("@th,{},{bits}", inner * 8 + offset))
+    }
+
+    /// Other hosts would take a masqueraded packet of a container for ours.
+    pub(super) fn through(&self) -> Vec<Rule> {
+        let (ip, all) = (self.word(), self.network);
+        let out = format!("{ip} daddr != {all} ");
+        vec![
+            from_bridges(&out),
+            Rule::new("containers", format!("{ip} saddr {all} {out}{}", drop(counter::CONTAINERS))),
+        ]
+    }
+
+    /// What goes out with an address that it was given on the way. Our own has this host's from the start.
+    pub(super) fn masqueraded(&self) -> Option<Rule> {
+        let (ip, local) = (self.word(), self.device?.local?);
+        let matching = format!("ct status snat ct original {ip} saddr != {local}");
+        Some(Rule::new("masqueraded containers", format!("{matching} {}", drop(counter::CONTAINERS))))
+    }
+
+    pub(super) fn sets(&self, leases: &LeaseTable, source_check: bool) -> Vec<(String, Set)> {
+        let public = |entry: &Arc<Entry>| entry.lease.public.of(self.family).copied();
+        let peers: BTreeSet<IpAddr> = leases.peers.values().filter_map(public).collect();
+        let elements = peers.into_iter().map(Element::Address).collect();
+        let lease = |entry: &Arc<Entry>| {
+            Some(Element::Lease(*entry.lease.public.of(self.family)?, entry.lease.subnet.of(self.family)?))
+        };
+        let pairs = leases.peers.values().filter_map(lease).collect();
+        let family = self.family_name();
+        let mut sets = vec![
+            (format!("peers-{family}"), Set { kind: SetKind::Addresses(self.family), elements }),
+            (format!("strangers-{family}"), Set { kind: SetKind::Seen(self.family), elements: BTreeSet::new() }),
+        ];
+        if source_check {
+            sets.push((format!("leases-{family}"), Set { kind: SetKind::Leases(self.family), elements: pairs }));
+        }
+        sets
+    }
+
+    const fn nfproto(&self) -> &'static str {
+        match self.family {
+            Family::V4 => "ipv4",
+            Family::V6 => "ipv6",
+        }
+    }
+
+    const fn family_name(&self) -> &'static str {
+        match self.family {
+            Family::V4 => "v4",
+            Family::V6 => "v6",
+        }
+    }
+
+    /// The same as [`Side::nat`] in iptables, for a host that cannot have it in nftables. Here an accept keeps the source.
+    pub(super) fn nat_chain(&self, masquerade: Masquerade) -> (ChainName, Chain) {
+        let (all, own, group) = (self.network, self.own, self.multicast());
+        let rule = |matching: &str, verdict: &str| format!("{matching} {} -j {verdict}", comment(NAT_COMMENT));
+        let mut rules = vec![
+            rule(&format!("-m mark --mark {KUBE_MARK}/{KUBE_MARK}"), "RETURN"),
+            rule(&format!("-s {own} -d {own}"), "RETURN"),
+            rule(&format!("-s {own} -d {all}"), "ACCEPT"),
+            rule(&format!("-s {all} -d {own}"), "ACCEPT"),
+        ];
+        let verdict = match masquerade {
+            Masquerade::Off => None,
+            Masquerade::Random => Some("MASQUERADE --random-fully"),
+            Masquerade::Plain => Some("MASQUERADE"),
+        };
+        rules.extend(verdict.into_iter().flat_map(|verdict| {
+            [
+                rule(&format!("! -s {all} -d {own}"), "RETURN"),
+                rule(&format!("-s {all} ! -d {group}"), verdict),
+                rule(&format!("! -s {all} -d {all}"), verdict),
+            ]
+        }));
+        let name = "WIRE-NAT".to_owned();
+        let call = format!("{} -j {name}", comment(NAT_COMMENT));
+        let calls = [("POSTROUTING".to_owned(), Call { place: Place::First, rules: vec![call] })].into();
+        let table = ChainTable { family: self.family, kind: ChainTableKind::Nat };
+        (ChainName { table, name }, Chain { rules, calls })
+    }
+
+    /// The chains of iptables, in front of Docker's drops.
+    pub(super) fn chains(&self) -> BTreeMap<ChainName, Chain> {
+        let (all, own) = (self.network, self.own);
+        let rule = |matching: String| format!("{matching} {} -j ACCEPT", comment(FORWARD_COMMENT));
+        let mut chains = BTreeMap::new();
+        let mut add = |kind, name: &str, rules: Vec<String>, callers: &[(&str, Place)]| {
+            let table = ChainTable { family: self.family, kind };
+            let call = |(caller, place): &(&str, Place)| {
+                let rule = format!("{} -j {name}", comment(FORWARD_COMMENT));
+                ((*caller).to_owned(), Call { place: *place, rules: vec![rule] })
+            };
+            let chain = Chain { rules, calls: callers.iter().map(call).collect() };
+            chains.insert(ChainName { table, name: name.to_owned() }, chain);
+        };
+        if let Some(OverlayDevice { link, .. }) = self.device {
+            let incoming = rule(format!("-s {all} -d {own} -i {link}"));
+            // Docker 28 drops packets to a container that come from elsewhere than its bridge: before connections are
+            // tracked, so replies too.
+            add(ChainTableKind::Raw, "WIRE-RAW", vec![incoming.clone()], &[("PREROUTING", Place::First)]);
+            let outgoing = rule(format!("-s {own} -d {all} -o {link}"));
+            // Before Docker's drops, in FORWARD and, since dockerd puts its own in front of ours when it starts, in the
+            // chain that it leaves to others.
+            let callers = [("FORWARD", Place::First), ("DOCKER-USER", Place::First)];
+            add(ChainTableKind::Filter, "WIRE-FORWARD", vec![incoming, outgoing], &callers);
+        }
+        // As flannel: in the place of a policy that drops, behind whatever others decide.
+        let any = vec![rule(format!("-s {all}")), rule(format!("-d {all}"))];
+        add(ChainTableKind::Filter, "WIRE-POLICY", any, &[("FORWARD", Place::Behind)]);
+        chains
+    }
+}
+
+/// As iptables-save writes it.
+fn comment(text: &str) -> String {
+    format!("-m comment --comment \"{text}\"")
+}
+
+/// Lets all but what is encapsulated for our device go on at once: another network may have the same port.
+pub(super) fn gate(device: &OverlayDevice) -> Vec<Rule> {
+    let rule = |text| Rule::new("not encapsulated", text);
+    let mut rules =
+        vec![rule("meta l4proto != udp accept".to_owned()), rule(format!("udp dport != {} accept", device.port))];
+    // Behind UDP's 8 bytes and 4 of the VXLAN header (RFC 7348 §5).
+    rules.extend(device.vni.map(|vni| rule(format!("@th,96,24 != {} accept", vni.number()))));
+    rules
+}
+
+pub(super) fn from_bridges(out: &str) -> Rule {
+    Rule::new("containers", format!("iifname @{BRIDGES} {out}{}", drop(counter::CONTAINERS)))
+}
+
+fn count(counter: &str) -> String {
+    format!("counter name \"{counter}\"")
+}
+
+fn drop(counter: &str) -> String {
+    format!("{} drop", count(counter))
+}

@@ -1,0 +1,157 @@
+//! When most leases vanish at once, the store is believed a little later. Pure.
+//!
+//! A prefix deleted by mistake, a store that comes back empty or from an old backup: the hosts are all there still, and write
+//! their leases again within seconds. Until then their traffic goes on.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use tokio::time::Instant;
+
+use crate::entries::Decoded;
+
+/// Leases that vanish within this time of each other have vanished together: a deletion may come in several parts.
+pub(crate) const TOGETHER: Duration = Duration::from_secs(2);
+/// How long those stay that have vanished together with most others.
+pub(crate) const HELD_FOR: Duration = Duration::from_secs(30);
+/// One lease alone is a host that leaves.
+const SEVERAL: usize = 2;
+
+/// The leases that have vanished lately.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct HoldDown(BTreeMap<Vec<u8>, Gone>);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Gone {
+    decoded: Decoded,
+    at: Instant,
+    held: bool,
+    /// Whether it is there again.
+    back: bool,
+}
+
+impl HoldDown {
+    /// Takes in what has vanished just now, and what there is. Those that are back, or were held long enough, go.
+    pub(crate) fn note(
+        &mut self,
+        vanished: impl IntoIterator<Item = (Vec<u8>, Decoded)>,
+        live: &BTreeMap<Vec<u8>, Decoded>,
+        now: Instant,
+    ) {
+        let leases = vanished.into_iter().filter(|(_, decoded)| decoded.content.is_ok());
+        self.0.extend(leases.map(|(key, decoded)| (key, Gone { decoded, at: now, held: false, back: false })));
+        self.0.iter_mut().for_each(|(key, gone)| gone.back = live.contains_key(key));
+        self.0.retain(|_, gone| now < gone.until());
+        if self.0.is_empty() {
+            return;
+        }
+        let together = |gone: &Gone| now < gone.at + TOGETHER;
+        let lately = self.0.values().filter(|gone| together(gone)).count();
+        let back = self.0.values().filter(|gone| gone.back).count();
+        let left = live.values().filter(|decoded| decoded.content.is_ok()).count();
+        // Over half of what there was.
+        if lately >= SEVERAL && lately > left.saturating_sub(back) {
+            self.0.values_mut().filter(|gone| together(gone)).for_each(|gone| gone.held = true);
+        }
+    }
+
+    /// The leases to be believed in for now.
+    pub(crate) fn held(&self) -> impl Iterator<Item = (&Vec<u8>, &Decoded)> {
+        self.0.iter().filter(|(_, gone)| gone.is_held()).map(|(key, gone)| (key, &gone.decoded))
+    }
+
+    /// When the next of them is to be let go.
+    pub(crate) fn next(&self) -> Option<Instant> {
+        self.0.values().filter(|gone| gone.is_held()).map(Gone::until).min()
+    }
+}
+
+impl Gone {
+    fn until(&self) -> Instant {
+        self.at + if self.is_held() { HELD_FOR } else { TOGETHER }
+    }
+
+    const fn is_held(&self) -> bool {
+        self.held && !self.back
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Admission, Entries, KeyValue, Listing, Revision};
+
+    const DIRECTORY: &[u8] = b"/n/subnets/";
+
+    /// A store with these leases, made at this revision.
+    fn listing(numbers: &[u8], revision: Revision) -> Listing {
+        let entries = numbers.iter().map(|number| KeyValue {
+            key: [DIRECTORY, format!("10.5.{number}.0-24").as_bytes()].concat(),
+            value: br#"{"PublicIP":"192.168.0.1"}"#.to_vec(),
+            create_revision: revision,
+            mod_revision: revision,
+            lease: None,
+        });
+        Listing { entries: entries.collect(), revision }
+    }
+
+    fn decoded(numbers: &[u8]) -> BTreeMap<Vec<u8>, Decoded> {
+        Entries::listed(DIRECTORY.to_vec(), &listing(numbers, Revision(1))).into_decoded()
+    }
+
+    /// What is held when first `before` is there and then, as `steps` say, other leases after other times in milliseconds.
+    fn held(before: &[u8], steps: &[(u64, &[u8])]) -> Vec<usize> {
+        let start = Instant::now();
+        let (mut hold_down, mut there) = (HoldDown::default(), decoded(before));
+        let look = |(after, numbers): &(u64, &[u8])| {
+            let now = decoded(numbers);
+            let vanished = std::mem::replace(&mut there, now).into_iter().filter(|(key, _)| !there.contains_key(key));
+            hold_down.note(vanished.collect::<Vec<_>>(), &there, start + Duration::from_millis(*after));
+            hold_down.held().count()
+        };
+        steps.iter().map(look).collect()
+    }
+
+    #[test]
+    fn most_leases_that_vanish_at_once_are_held_for_half_a_minute() {
+        let gone: &[u8] = &[];
+        assert_eq!(held(&[1, 2, 3, 4], &[(0, gone), (29_999, gone), (30_000, gone)]), [4, 4, 0]);
+        assert_eq!(held(&[1, 2, 3, 4, 5], &[(0, &[5, 6])]), [4], "three quarters");
+    }
+
+    #[test]
+    fn half_of_them_or_a_single_one_is_let_go_at_once() {
+        assert_eq!(held(&[1, 2, 3, 4], &[(0, &[1, 2])]), [0]);
+        assert_eq!(held(&[1, 2], &[(0, &[1])]), [0]);
+        assert_eq!(held(&[1], &[(0, &[])]), [0]);
+    }
+
+    #[test]
+    fn parts_of_one_deletion_count_together_and_apart_when_they_are_apart() {
+        let parts: [(u64, &[u8]); 3] = [(0, &[3, 4, 5, 6]), (500, &[5, 6]), (1000, &[])];
+        assert_eq!(held(&[1, 2, 3, 4, 5, 6], &parts), [0, 4, 6]);
+        let apart: [(u64, &[u8]); 3] = [(0, &[3, 4, 5, 6]), (2000, &[5, 6]), (4000, &[6])];
+        assert_eq!(held(&[1, 2, 3, 4, 5, 6], &apart), [0, 0, 0]);
+    }
+
+    #[test]
+    fn whoever_is_back_is_held_no_longer_and_the_others_are() {
+        let steps: [(u64, &[u8]); 4] = [(0, &[]), (1000, &[2]), (2000, &[1, 2, 3]), (30_000, &[1, 2, 3])];
+        assert_eq!(held(&[1, 2, 3, 4], &steps), [4, 3, 1, 0]);
+    }
+
+    /// Whoever lists it late finds most hosts back already.
+    #[test]
+    fn in_a_store_that_was_emptied_those_that_are_back_count_as_vanished_too() {
+        let held = |back: &[u8]| {
+            let mut entries = Entries::listed(DIRECTORY.to_vec(), &listing(&[1, 2, 3, 4], Revision(7)));
+            let mut hold_down = HoldDown::default();
+            entries.admit_holding(&mut hold_down, &Admission::default());
+            entries.replace(&listing(back, Revision(2)));
+            entries.admit_holding(&mut hold_down, &Admission::default());
+            hold_down.held().map(|(key, _)| key[DIRECTORY.len()..].to_vec()).collect::<Vec<_>>()
+        };
+        assert_eq!(held(&[1, 2, 3]), [b"10.5.4.0-24".to_vec()]);
+        assert_eq!(held(&[2]).len(), 3);
+        assert!(held(&[1, 2, 3, 4]).is_empty());
+    }
+}

@@ -1,0 +1,342 @@
+//! Row 25: the packet filter comes back whatever is done to it, stands where it can win, and takes flannel's place.
+
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use wire_tests::{
+    Agent, AgentSpec, Dockerd, Etcd, Family, Host, LabError, PeerLease, Result, check, docker_options, eventually,
+    expect_peers, lab, run_binary, steadily,
+};
+
+use crate::{
+    cluster::{DUAL, Node, PROMPT, START, V4, cluster, device, peer, phase, put_peers},
+    seat::{BACK, Seat, seats},
+};
+
+/// All rules of ours, without counters and handles. What is called from Docker's chain goes with that.
+fn ours(host: &Host) -> Result<String> {
+    let listed = "nft -s list table inet wire-agent; for t in iptables ip6tables; do $t-save | grep WIRE | grep -v DOCKER-USER; done";
+    host.namespace().sh(listed)
+}
+
+#[test]
+fn what_anyone_flushes_is_back_within_five_seconds_and_only_while_the_agent_runs() -> Result {
+    let lab = lab!();
+    let (_etcd, [mut one, mut other]) = seats(&lab, DUAL, &["--ip-masq"])?;
+    one.connects(&other)?;
+    let whole = ours(&one.node.host)?;
+    for flush in ["nft flush ruleset", "iptables -F; iptables -t raw -F; iptables -t nat -F; ip6tables -F"] {
+        let start = Instant::now();
+        one.sh(&format!("iptables -P FORWARD DROP; {flush}"))?;
+        eventually(BACK, || {
+            let now = ours(&one.node.host)?;
+            check(now == whole, || format!("{now}\ninstead of\n{whole}"))
+        })?;
+        eprintln!("{flush}: back after {:?}", start.elapsed());
+        one.connects(&other)?;
+        other.connects(&one)?;
+    }
+    // A container started afterwards, by a Docker whose own rules are whole again.
+    for seat in [&mut one, &mut other] {
+        seat.docker.docker(&["rm", "--force", seat.container.name()])?;
+        seat.docker.restart(&docker_options(&seat.node.agent.docker_opts_file())?)?;
+        seat.container = seat.docker.run()?;
+    }
+    one.connects(&other)?;
+    other.connects(&one)?;
+    one.node.agent.terminate()?;
+    one.sh("nft flush ruleset")?;
+    steadily(BACK + PROMPT, || {
+        let rules = one.sh("nft list ruleset; iptables-save")?;
+        check(!rules.to_lowercase().contains("wire"), || format!("without the agent there are {rules}"))
+    })
+}
+
+#[test]
+fn a_restart_that_finds_its_rules_in_place_writes_none() -> Result {
+    let lab = lab!();
+    let (_etcd, [mut node, _other]) = cluster::<2>(&lab, DUAL)?;
+    // With handles: a rule that was written again has another.
+    let rules = |node: &Node| node.host.namespace().sh("nft -s -a list ruleset");
+    let before = rules(&node)?;
+    node.agent.terminate()?;
+    node.agent.restart()?;
+    node.agent.wait_ready(START)?;
+    std::thread::sleep(PROMPT);
+    let after = rules(&node)?;
+    check(before == after, || format!("{after}\ninstead of\n{before}"))?;
+    let status = node.agent.status()?;
+    let written = &status.rest["firewall"]["written"];
+    check(written == 0, || format!("{written} changes of the packet filter"))
+}
+
+#[test]
+fn while_nobody_changes_a_rule_no_program_is_run_whoever_comes_and_goes() -> Result {
+    let lab = lab!();
+    let etcd = Etcd::start(&lab)?;
+    etcd.put_config(DUAL)?;
+    let [host] = lab.hosts::<1>()?;
+    let trace = host.dir().join("programs");
+    let words = format!("strace -D -f -e trace=execve -o {}", trace.display());
+    let wrapper = words.split(' ').map(str::to_owned).collect();
+    let node = Node::with(host, AgentSpec { wrapper, ..AgentSpec::new(etcd.agent_flags()) })?;
+    let programs = || std::fs::read_to_string(&trace).unwrap().lines().filter(|line| line.contains("execve(")).count();
+    std::thread::sleep(PROMPT * 2);
+    let before = programs();
+    // Two looks at the least.
+    std::thread::sleep(BACK * 2 + PROMPT);
+    let heard = |peer: &PeerLease| {
+        let set = node.host.namespace().sh("nft list set inet wire-agent peers-v6")?;
+        let address = peer.public_ipv6.map(|address| address.to_string());
+        Ok::<_, LabError>(address.is_some_and(|address| set.contains(&address)))
+    };
+    let peers = put_peers(&etcd, 3, &Family::ALL)?;
+    eventually(PROMPT, || check(heard(&peers[0])? && heard(&peers[2])?, || "not all are let in".to_owned()))?;
+    etcd.delete(&peers[0].key())?;
+    eventually(PROMPT, || check(!heard(&peers[0])? && heard(&peers[2])?, || "one is let in still".to_owned()))?;
+    check(programs() == before, || format!("{} programs were run", programs() - before))?;
+    node.host.namespace().sh("nft delete table inet wire-agent")?;
+    eventually(BACK, || check(programs() > before, || "nothing was put back".to_owned())).map(drop)
+}
+
+#[test]
+fn a_host_that_was_flannels_keeps_none_of_its_rules() -> Result {
+    let lab = lab!();
+    let etcd = Etcd::start(&lab)?;
+    etcd.put_config(V4)?;
+    let [host] = lab.hosts::<1>()?;
+    host.namespace().sh(
+        "iptables -t nat -N FLANNEL-POSTRTG; iptables -t nat -A POSTROUTING -m comment --comment 'flanneld masq' -j FLANNEL-POSTRTG
+         iptables -t nat -A FLANNEL-POSTRTG -s 10.5.0.0/16 ! -d 224.0.0.0/4 -m comment --comment 'flanneld masq' -j MASQUERADE --random-fully
+         iptables -N FLANNEL-FWD; iptables -A FORWARD -m comment --comment 'flanneld forward' -j FLANNEL-FWD
+         iptables -A FLANNEL-FWD -s 10.5.0.0/16 -m comment --comment 'flanneld forward' -j ACCEPT
+         iptables -A FORWARD -s 192.0.2.7 -j DROP; nft add table ip flannel-ipv4",
+    )?;
+    let node = Node::with(host, AgentSpec::new(etcd.agent_flags()).flag("--ip-masq"))?;
+    let rules = node.host.namespace().sh("nft list ruleset")?;
+    check(!rules.contains("FLANNEL-") && !rules.contains("flannel-ipv4"), || rules.clone())?;
+    check(rules.contains("192.0.2.7") && rules.contains("masquerade fully-random"), || rules)
+}
+
+#[test]
+fn a_host_that_is_handed_back_to_flannel_keeps_none_of_our_rules() -> Result {
+    let lab = lab!();
+    let (etcd, [mut node, other]) = cluster::<2>(&lab, DUAL)?;
+    node.host.namespace().sh("iptables -A FORWARD -s 192.0.2.7 -j DROP")?;
+    node.agent.terminate()?;
+    let endpoints = format!("--etcd-endpoints={}", etcd.endpoints());
+    let output = run_binary(Some(node.host.namespace()), &["hand-back", &endpoints])?;
+    check(output.status.success(), || format!("{output:?}"))?;
+    let rules = node.host.namespace().sh("nft list ruleset; iptables-save")?;
+    check(!rules.to_lowercase().contains("wire") && rules.contains("192.0.2.7"), || rules)?;
+    check(other.host.pings(node.vtep(Family::V4)?), || "traffic has stopped".to_owned())
+}
+
+#[test]
+fn two_agents_that_undo_each_others_rules_are_named_by_both_until_one_ends() -> Result {
+    let lab = lab!();
+    let (etcd, [node, _other]) = cluster::<2>(&lab, V4)?;
+    etcd.put("/second/config", r#"{"Network":"10.6.0.0/16","Backend":{"Type":"vxlan","VNI":2}}"#)?;
+    let flags = etcd.agent_flags().into_iter().map(|flag| flag.replace(Etcd::PREFIX, "/second")).collect();
+    let spec = AgentSpec { suffix: "-2", ..AgentSpec::new(flags) };
+    let second = Agent::start(&node.host, spec)?;
+    for agent in [&node.agent, &second] {
+        let reason = phase(agent, "degraded")?;
+        check(reason.contains("another wire-agent: it runs in this network namespace too"), || reason)?;
+    }
+    drop(second);
+    phase(&node.agent, "ready")?;
+    // One that joins anew is no other.
+    node.agent.signal(Signal::SIGHUP)?;
+    node.host.namespace().sh("sleep 1; nft flush ruleset")?;
+    eventually(BACK, || node.host.namespace().sh("nft list table inet wire-agent").map(drop))?;
+    steadily(BACK, || check(node.agent.status()?.phase == "ready", || node.agent.log()))
+}
+
+/// A host that was switched from one iptables to the other while it had our chains.
+#[test]
+fn what_is_ours_in_the_other_iptables_goes_while_the_agent_runs_and_when_it_is_handed_back() -> Result {
+    let lab = lab!();
+    let (_etcd, [mut node, _other]) = cluster::<2>(&lab, DUAL)?;
+    let leave = || {
+        node.host.namespace().sh("for t in iptables-legacy ip6tables-legacy; do
+                $t -N WIRE-FORWARD; $t -A WIRE-FORWARD -j ACCEPT; $t -I FORWARD -j WIRE-FORWARD; $t -t raw -N WIRE-RAW
+                $t -N WIREGUARD; $t -A FORWARD -j WIREGUARD
+            done")
+    };
+    let left = || node.host.namespace().sh("iptables-legacy-save; ip6tables-legacy-save");
+    let only_others = || {
+        let rules = left()?;
+        check(!rules.contains("WIRE-") && rules.matches("-A FORWARD -j WIREGUARD").count() == 2, || rules)
+    };
+    leave()?;
+    node.host.namespace().sh("nft add table ip others")?;
+    eventually(BACK, only_others)?;
+    node.host.namespace().sh("for t in iptables-legacy ip6tables-legacy; do $t -F; $t -X; done")?;
+    leave()?;
+    node.agent.terminate()?;
+    let output = run_binary(Some(node.host.namespace()), &["hand-back", "--firewall-only"])?;
+    check(output.status.success(), || format!("{output:?}"))?;
+    only_others()
+}
+
+/// What Docker 28 puts for each container and each bridge, also where the dockerd here is an older one.
+fn drop_as_docker_28(seat: &Seat) -> Result {
+    let address = seat.address()?;
+    seat.sh(&format!(
+        "iptables -t raw -A PREROUTING -d {address}/32 ! -i docker0 -j DROP; iptables -A DOCKER ! -i docker0 -o docker0 -j DROP"
+    ))
+    .map(drop)
+}
+
+#[test]
+fn dockers_drops_stop_the_underlay_and_not_the_overlay() -> Result {
+    let lab = lab!();
+    let (_etcd, [mut one, other]) = seats(&lab, V4, &["--ip-masq"])?;
+    eprintln!("docker {}", one.docker.docker(&["version", "--format", "{{.Server.Version}}"])?.trim());
+    drop_as_docker_28(&one)?;
+    drop_as_docker_28(&other)?;
+    one.connects(&other)?;
+    other.connects(&one)?;
+    // A container of the underlay's own side has no lease: it comes in by eth0.
+    let outside = lab.host("outside")?;
+    outside.namespace().ip(&format!("route add 10.5.0.0/16 via {}", one.node.host.v4()))?;
+    check(!outside.pings(one.address()?), || "the underlay reaches a container".to_owned())?;
+    // Without ours nothing passes, so that this says something.
+    one.node.agent.terminate()?;
+    one.sh("iptables -t raw -F WIRE-RAW")?;
+    check(!one.container.pings(other.address()?, 1), || "Docker's drops do not drop".to_owned())
+}
+
+/// As a unit with a user of its own starts it. The lab's own folders are root's alone: into those it may look and write.
+fn as_nobody(etcd: &Etcd) -> AgentSpec {
+    let caps = "+net_admin,+dac_override";
+    let words = format!(
+        "setpriv --reuid=65534 --regid=65534 --clear-groups --inh-caps=-all,{caps} --ambient-caps={caps} --bounding-set=-all,{caps}"
+    );
+    let wrapper = words.split(' ').map(str::to_owned).collect();
+    AgentSpec { wrapper, ..AgentSpec::new(etcd.agent_flags()).flag("--ip-masq") }
+}
+
+#[test]
+fn a_user_that_is_not_root_keeps_all_of_it() -> Result {
+    let lab = lab!();
+    let etcd = Etcd::start(&lab)?;
+    etcd.put_config(DUAL)?;
+    let [host] = lab.hosts::<1>()?;
+    let node = Node::with(host, as_nobody(&etcd))?;
+    let rules = ours(&node.host)?;
+    check(rules.contains("masquerade fully-random") && rules.contains("WIRE-RAW"), || rules)?;
+    node.host.namespace().sh("nft flush ruleset")?;
+    eventually(BACK, || ours(&node.host).map(drop)).map(drop)?;
+    check(node.agent.status()?.phase == "ready", || format!("{:?}", node.agent.status()))
+}
+
+#[test]
+fn iptables_legacy_without_root_is_refused_with_what_to_do_and_the_rest_goes_on() -> Result {
+    let lab = lab!();
+    let etcd = Etcd::start(&lab)?;
+    etcd.put_config(V4)?;
+    let [host] = lab.hosts::<1>()?;
+    let bin = host.dir().join("legacy");
+    host.namespace().sh(&format!(
+        "mkdir -p {bin}; for t in '' -save -restore; do ln -s $(command -v iptables-legacy$t) {bin}/iptables$t; done",
+        bin = bin.display()
+    ))?;
+    let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
+    let node = Node::with(host, as_nobody(&etcd).env("PATH", &path))?;
+    let reason = phase(&node.agent, "degraded")?;
+    check(reason.contains("iptables-legacy, which works for root alone: run wire-agent as root"), || reason.clone())?;
+    let said = node.agent.log().matches("the firewall is not as it should be").count();
+    check(said == 1, || format!("said {said} times"))?;
+    let table = node.host.namespace().sh("nft list table inet wire-agent")?;
+    check(table.contains("masquerade"), || table)
+}
+
+/// As the unit starts it, with no right to look into files of root.
+fn as_nobody_at_all(host: &Host, etcd: &Etcd) -> AgentSpec {
+    let dir = host.dir();
+    let Some(lab) = dir.ancestors().nth(2) else { panic!("{} lies in no lab", dir.display()) };
+    let script = format!(
+        "mount --bind {dir} /mnt; mount -t tmpfs -o mode=0755 tmpfs {lab}; mkdir -p {dir}; mount --bind /mnt {dir}
+         chown -R 65534 {dir}/agent; exec setpriv --reuid=65534 --regid=65534 --clear-groups --inh-caps=-all,+net_admin \
+         --ambient-caps=+net_admin --bounding-set=-all,+net_admin \"$@\"",
+        dir = dir.display(),
+        lab = lab.display()
+    );
+    let wrapper =
+        ["unshare", "--mount", "--propagation", "private", "sh", "-ec", &script, "sh"].map(str::to_owned).into();
+    AgentSpec { wrapper, ..AgentSpec::new(etcd.agent_flags()) }
+}
+
+#[test]
+fn a_docker_whose_chains_only_root_would_see_is_warned_of() -> Result {
+    let lab = lab!();
+    let etcd = Etcd::start(&lab)?;
+    etcd.put_config(V4)?;
+    let [host] = lab.hosts::<1>()?;
+    // As a Docker with iptables-legacy of its own leaves it.
+    host.namespace().sh("iptables-legacy -N DOCKER")?;
+    let spec = as_nobody_at_all(&host, &etcd);
+    let node = Node::with(host, spec)?;
+    let warnings = || Ok::<_, LabError>(node.agent.status()?.rest["warnings"].to_string());
+    let warning = "Docker runs, and iptables-nft shows no chain of its own";
+    steadily(PROMPT, || check(!warnings()?.contains(warning), || "it warns of a Docker that does not run".to_owned()))?;
+    let options = [docker_options(&node.agent.docker_opts_file())?, vec!["--iptables=false".to_owned()]].concat();
+    let _docker = Dockerd::start(&node.host, &options)?;
+    eventually(BACK * 2, || {
+        let said = warnings()?;
+        check(said.contains(warning) && said.contains("run wire-agent as root"), || said)
+    })?;
+    check(node.agent.status()?.phase == "ready", || "what may be amiss is no fault".to_owned())?;
+    node.host.namespace().sh("iptables -N DOCKER")?;
+    eventually(BACK, || {
+        let said = warnings()?;
+        check(!said.contains(warning), || said)
+    })
+    .map(drop)
+}
+
+#[test]
+fn without_nft_the_agent_says_what_to_install_and_the_rest_goes_on() -> Result {
+    let lab = lab!();
+    let etcd = Etcd::start(&lab)?;
+    etcd.put_config(V4)?;
+    let [host] = lab.hosts::<1>()?;
+    let bin = host.dir().join("bare");
+    host.namespace().sh(&format!("mkdir -p {bin}", bin = bin.display()))?;
+    let wrapper = vec!["env".to_owned(), format!("PATH={}", bin.display())];
+    let spec = AgentSpec { wrapper, ..AgentSpec::new(etcd.agent_flags()).flag("--ip-masq") };
+    let node = Node::with(host, spec)?;
+    let reason = phase(&node.agent, "degraded")?;
+    check(reason.contains("install iptables"), || reason)?;
+    let status = node.agent.status()?;
+    let warnings = status.rest["warnings"].to_string();
+    check(warnings.contains("install nftables"), || warnings)
+}
+
+/// Programs that hang are waited for with READY, and with nothing else.
+#[test]
+fn while_ready_waits_for_a_firewall_that_hangs_the_leases_are_followed() -> Result {
+    let lab = lab!();
+    let etcd = Etcd::start(&lab)?;
+    etcd.put_config(V4)?;
+    let [host] = lab.hosts::<1>()?;
+    let bin = host.dir().join("hanging");
+    let bin = bin.display();
+    host.namespace().sh(&format!("mkdir {bin}; printf '#!/bin/sh\\nexec sleep 60' >{bin}/nft; chmod +x {bin}/nft"))?;
+    let path = format!("{bin}:{}", std::env::var("PATH").unwrap());
+    let mut agent = Agent::spawn(&host, AgentSpec::new(etcd.agent_flags()).env("PATH", &path))?;
+    eventually(START, || check(host.kernel().link(device(Family::V4))?.is_some(), || agent.log()))?;
+    let mut peers: Vec<PeerLease> = Vec::new();
+    for number in 60..63 {
+        let new = peer(number, &[Family::V4]);
+        etcd.put(&new.key(), &new.value())?;
+        peers.push(new);
+        let expected: Vec<_> = peers.iter().filter_map(|peer| peer.expected(Family::V4)).collect();
+        eventually(PROMPT, || expect_peers(&host, device(Family::V4), Family::V4, &expected))?;
+    }
+    check(agent.ready_after().is_none(), || agent.log())?;
+    let waited = agent.wait_ready(START)?;
+    check(waited > Duration::from_secs(9), || format!("READY after {waited:?}"))
+}

@@ -1,0 +1,445 @@
+//! Row 3, and with it row 40: a host that starts while etcd is away.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, thread,
+    time::{Duration, Instant},
+};
+
+use wire_tests::{
+    Access, AgentSpec, Etcd, ExpectedPeer, Family, Host, Lab, LabError, LossMeter, Monitor, Path, PeerLease, Result,
+    check, control_run, eventually, lab, steadily,
+};
+
+use crate::{
+    cluster::{DUAL, Node, PROMPT, START, V4, cluster_of, exact, families, peer, phase, put_peers, settle},
+    datapath::Datapath,
+};
+
+/// How long a start waits for etcd, and how long it may then take.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// The promise for etcd's return: it is asked at most a second after it.
+const RESYNC: Duration = Duration::from_secs(2);
+/// What happens after a change is kept no later than this.
+const KEPT: Duration = Duration::from_secs(6);
+
+const HEALTH: &str = "--healthz-port=9099";
+
+#[test]
+fn a_host_that_boots_without_etcd_has_its_network_back_and_takes_what_changed_once_etcd_is_there() -> Result {
+    boots(&lab!(), Datapath::KernelVxlan)
+}
+
+#[test]
+fn a_host_of_userspace_vxlan_boots_without_etcd() -> Result {
+    boots(&lab!(), Datapath::UserspaceVxlan)
+}
+
+#[test]
+fn a_host_of_raw_udp_boots_without_etcd() -> Result {
+    boots(&lab!(), Datapath::UserspaceUdp)
+}
+
+fn boots(lab: &Lab, datapath: Datapath) -> Result {
+    let config = datapath.config();
+    let families = families(config);
+    let (mut etcd, [mut a, b]) = cluster_of(lab, config, [datapath; 2], &[HEALTH])?;
+    let lease = |number| PeerLease { encapsulation: datapath.encapsulation(), ..peer(number, families) };
+    let peers: Vec<PeerLease> = (100..120).map(lease).collect();
+    etcd.put_all(&peers.iter().map(PeerLease::entry).collect::<Vec<_>>())?;
+    settle(&etcd, &[&a, &b], families)?;
+    let before = Seen::of(&a)?;
+    // The last change before the end is kept too. Its public address comes to be in the packet filter as the last one.
+    let last = lease(50);
+    etcd.put(&last.key(), &last.value())?;
+    settle(&etcd, &[&a, &b], families)?;
+    eventually(PROMPT * 3, || {
+        check(filter_of(&a.host)?.iter().any(|line| line.starts_with(&last.public_ip.to_string())), || a.agent.log())
+    })?;
+    let filter = filter_of(&a.host)?;
+
+    power_off(&mut a)?;
+    let known = Kernel::of(&etcd, &a, families)?;
+    etcd.kill(0);
+    a.host.reboot()?;
+    let waited = start_without_etcd(&mut a)?;
+    check(waited >= PATIENCE, || format!("etcd was given {waited:?} only"))?;
+    check(Seen::of(&a)? == before, || format!("{before:?} became {:?}", Seen::of(&a)))?;
+    eventually(Duration::from_secs(1), || known.is_in(&a))?;
+    let now = filter_of(&a.host)?;
+    let differ = || now.symmetric_difference(&filter).cloned().collect::<Vec<_>>();
+    check(now == filter, || format!("the packet filter differs in {:#?}", differ()))?;
+    check(a.host.exec("sysctl -n net.ipv4.ip_forward")?.trim() == "1", || "no forwarding".to_owned())?;
+    not_confirmed(&a)?;
+    a.host.cut_frames()?;
+    b.host.cut_frames()?;
+    let (at_a, at_b) = ((&a.host, a.vtep(Family::V4)?), (&b.host, b.vtep(Family::V4)?));
+    let path = |from, to| Path { underlay: lab, from, to, encapsulation: datapath.encapsulation() };
+    control_run(&path(at_a, at_b))?;
+    let meters = [LossMeter::start(&path(at_a, at_b))?, LossMeter::start(&path(at_b, at_a))?];
+    steadily(Duration::from_secs(3), || not_confirmed(&a))?;
+    // What an operator does meanwhile changes nothing.
+    a.agent.signal(nix::sys::signal::Signal::SIGHUP)?;
+    eventually(START, || check(a.agent.log().matches("going by what it said last").count() == 2, || a.agent.log()))?;
+    thread::sleep(Duration::from_secs(1));
+    not_confirmed(&a)?;
+    known.is_in(&a)?;
+
+    let monitor = Monitor::listen(a.host.namespace())?;
+    etcd.restart(0)?;
+    let back = Instant::now();
+    eventually(RESYNC, || confirmed(&a))?;
+    println!("{}: ready {:?} after etcd's return", datapath.kind(), back.elapsed());
+    check(Seen::of(&a)? == before, || format!("{before:?} became {:?}", Seen::of(&a)))?;
+    exact(&etcd, &[&a, &b], families)?;
+    for family in families {
+        let device = a.host.kernel().link(datapath.device(*family))?.unwrap().index;
+        let writes = monitor.writes(device)?;
+        check(writes.is_empty(), || format!("what was right was written: {writes:?}"))?;
+    }
+    for meter in meters {
+        meter.stop_without_loss()?;
+    }
+    etcd.delete(&peers[7].key())?;
+    settle(&etcd, &[&a, &b], families).map(drop)
+}
+
+#[test]
+fn what_changes_while_the_host_is_cut_off_from_etcd_is_there_once_it_is_not() -> Result {
+    let lab = lab!();
+    let (etcd, [mut a, b]) = cluster_of(&lab, DUAL, [Datapath::KernelVxlan; 2], &[HEALTH])?;
+    let peers = put_peers(&etcd, 20, &Family::ALL)?;
+    settle(&etcd, &[&a, &b], &Family::ALL)?;
+    let before = Seen::of(&a)?;
+    power_off(&mut a)?;
+    let known = Kernel::of(&etcd, &a, &Family::ALL)?;
+    etcd.delete(&peers[0].key())?;
+    a.host.reboot()?;
+    // Nobody refuses: packets are lost.
+    let cut = lab.partition(&a.host, etcd.host(0))?;
+    start_without_etcd(&mut a)?;
+    let moved = PeerLease { mac: "02:bb:00:00:00:01".to_owned(), ..peers[1].clone() };
+    etcd.put(&moved.key(), &moved.value())?;
+    let new = peer(60, &Family::ALL);
+    etcd.put(&new.key(), &new.value())?;
+    steadily(Duration::from_secs(3), || known.is_in(&a).and_then(|()| not_confirmed(&a)))?;
+    cut.heal();
+    let back = Instant::now();
+    // A SYN that was lost is sent again after a second (RFC 6298 §2).
+    eventually(RESYNC + Duration::from_secs(1), || {
+        confirmed(&a)?;
+        exact(&etcd, &[&a, &b], &Family::ALL)
+    })?;
+    println!("joined {:?} after packets to etcd pass", back.elapsed());
+    check(Seen::of(&a)? == before, || format!("{before:?} became {:?}", Seen::of(&a)))
+}
+
+#[test]
+fn an_agent_that_is_restarted_while_etcd_is_away_writes_and_loses_nothing() -> Result {
+    let lab = lab!();
+    let (mut etcd, [mut a, b]) = cluster_of(&lab, DUAL, [Datapath::KernelVxlan; 2], &[HEALTH])?;
+    put_peers(&etcd, 100, &Family::ALL)?;
+    settle(&etcd, &[&a, &b], &Family::ALL)?;
+    etcd.kill(0);
+    a.agent.terminate()?;
+    a.agent.spec_mut().traced = true;
+    let (at_a, at_b) = ((&a.host, a.vtep(Family::V4)?), (&b.host, b.vtep(Family::V4)?));
+    let path = Path { underlay: &lab, from: at_b, to: at_a, encapsulation: Datapath::KernelVxlan.encapsulation() };
+    control_run(&path)?;
+    let meter = LossMeter::start(&path)?;
+    a.agent.restart()?;
+    a.agent.wait_ready(PATIENCE + Duration::from_secs(5))?;
+    not_confirmed(&a)?;
+    etcd.restart(0)?;
+    eventually(RESYNC, || confirmed(&a))?;
+    exact(&etcd, &[&a, &b], &Family::ALL)?;
+    meter.stop_without_loss()?;
+    let writes = a.agent.kernel_writes()?;
+    check(writes.is_empty(), || format!("it wrote {writes:?}"))
+}
+
+/// An etcd that comes back empty, or from an old backup. Hosts that have really gone are missed half a minute later.
+#[test]
+fn peers_of_which_an_etcd_that_comes_back_knows_nothing_are_held_for_half_a_minute() -> Result {
+    let lab = lab!();
+    let (mut etcd, [mut a]) = cluster_of(&lab, V4, [Datapath::KernelVxlan; 1], &[HEALTH])?;
+    put_peers(&etcd, 20, &[Family::V4])?;
+    settle(&etcd, &[&a], &[Family::V4])?;
+    power_off(&mut a)?;
+    let known = Kernel::of(&etcd, &a, &[Family::V4])?;
+    etcd.delete_all(&format!("{}/subnets/", Etcd::PREFIX))?;
+    etcd.kill(0);
+    a.host.reboot()?;
+    start_without_etcd(&mut a)?;
+    etcd.restart(0)?;
+    let back = Instant::now();
+    let vanished = || {
+        let reason = a.agent.status()?.reason.unwrap_or_default();
+        check(reason.contains("20 have vanished from etcd at once"), || reason)
+    };
+    eventually(RESYNC, vanished)?;
+    check(asked(&a, "readyz")? == 200, || a.agent.log())?;
+    steadily(Duration::from_secs(28).saturating_sub(back.elapsed()), || known.is_in(&a))?;
+    eventually(Duration::from_secs(6), || exact(&etcd, &[&a], &[Family::V4]).and_then(|()| confirmed(&a))).map(drop)
+}
+
+#[test]
+fn a_subnet_that_another_took_meanwhile_is_left_to_it() -> Result {
+    let lab = lab!();
+    let (mut etcd, [mut a, b]) = cluster_of(&lab, V4, [Datapath::KernelVxlan; 2], &[HEALTH])?;
+    let before = a.subnet(Family::V4)?;
+    power_off(&mut a)?;
+    let own = etcd.leases()?.into_iter().find(|lease| lease.value().contains(&a.host.v4().to_string())).unwrap();
+    etcd.revoke(own.lease)?;
+    // As flannel would, which asks nobody.
+    let subnet = before.replace(".1/24", ".0").parse().unwrap();
+    let thief = PeerLease { subnet, ..peer(70, &[Family::V4]) };
+    etcd.put(&thief.key(), &thief.value())?;
+    etcd.kill(0);
+    a.host.reboot()?;
+    start_without_etcd(&mut a)?;
+    check(a.subnet(Family::V4)? == before, || format!("{before} became {:?}", a.subnet(Family::V4)))?;
+    etcd.restart(0)?;
+    eventually(RESYNC, || {
+        confirmed(&a)?;
+        exact(&etcd, &[&a, &b], &[Family::V4])
+    })?;
+    let after = a.subnet(Family::V4)?;
+    check(after != before, || format!("two have {before}"))?;
+    check(a.agent.log().contains("another subnet now"), || a.agent.log())?;
+    let options = fs::read_to_string(a.agent.docker_opts_file()).unwrap();
+    check(options.contains(&after), || options)?;
+    let vtep = a.vtep(Family::V4)?;
+    check(b.host.pings(vtep), || format!("no answer from {vtep}"))
+}
+
+#[test]
+fn a_config_that_was_changed_meanwhile_is_joined_once_etcd_is_there() -> Result {
+    let lab = lab!();
+    let (mut etcd, [mut a]) = cluster_of(&lab, V4, [Datapath::KernelVxlan; 1], &[HEALTH])?;
+    let before = a.subnet(Family::V4)?;
+    power_off(&mut a)?;
+    etcd.put_config(&V4.replace(r#""Type":"vxlan""#, r#""Type":"vxlan","VNI":7"#))?;
+    etcd.kill(0);
+    a.host.reboot()?;
+    start_without_etcd(&mut a)?;
+    check(a.host.kernel().link("flannel.1")?.is_some(), || a.agent.log())?;
+    etcd.restart(0)?;
+    eventually(RESYNC, || {
+        confirmed(&a)?;
+        let links = (a.host.kernel().link("flannel.1")?.is_some(), a.host.kernel().link("flannel.7")?.is_some());
+        check(links == (false, true), || format!("{links:?}"))
+    })?;
+    check(a.agent.status()?.phase == "ready", || a.agent.log())?;
+    check(a.subnet(Family::V4)? == before, || format!("{before} became {:?}", a.subnet(Family::V4)))
+}
+
+/// What was kept says nothing of the interface that it goes by then, and etcd must not be forgotten over that.
+#[test]
+fn an_underlay_that_becomes_another_while_etcd_is_away_is_joined_by_once_etcd_is_there() -> Result {
+    let lab = lab!();
+    let (mut etcd, [mut a]) = cluster_of(&lab, V4, [Datapath::KernelVxlan; 1], &[HEALTH])?;
+    power_off(&mut a)?;
+    etcd.kill(0);
+    a.host.reboot()?;
+    start_without_etcd(&mut a)?;
+    a.host.namespace().sh("ip link set eth0 address 02:00:00:00:77:01 mtu 1400")?;
+    eventually(PATIENCE, || check(a.agent.log().contains("this may be a clone"), || a.agent.log()))?;
+    etcd.restart(0)?;
+    // It may be in the middle of asking an etcd that was away.
+    eventually(PATIENCE + RESYNC, || {
+        confirmed(&a)?;
+        let mtu = a.host.kernel().link("flannel.1")?.map(|link| link.mtu);
+        check(mtu == Some(1350), || format!("the device's MTU is {mtu:?}"))
+    })?;
+    phase(&a.agent, "ready").map(drop)
+}
+
+#[test]
+fn what_is_of_no_use_is_named_and_etcd_is_waited_for() -> Result {
+    let lab = lab!();
+    let (mut etcd, [mut a]) = cluster_of(&lab, V4, [Datapath::KernelVxlan; 1], &[])?;
+    let before = a.subnet(Family::V4)?;
+    power_off(&mut a)?;
+    let kept = a.agent.state_dir().join("network.json");
+    let whole = fs::read_to_string(&kept).unwrap();
+    etcd.kill(0);
+    let cases = [
+        (whole[..whole.len() / 2].to_owned(), "network.json"),
+        (whole.replace("/coreos.com/network", "/other"), "/other"),
+        (whole.replace("10.5.", "10.6."), "held no subnet"),
+    ];
+    for (bad, named) in cases {
+        fs::write(&kept, &bad).unwrap();
+        a.host.reboot()?;
+        let earlier = a.agent.log().len();
+        a.agent.restart()?;
+        let named_so = |line: &str| line.contains("of no use") && line.contains(named);
+        let of_no_use = || a.agent.log()[earlier..].lines().filter(|line| named_so(line)).count() == 1;
+        eventually(PATIENCE * 2, || check(of_no_use(), || format!("{named} is not named:\n{}", a.agent.log())))?;
+        steadily(Duration::from_secs(1), || {
+            check(a.agent.ready_after().is_none() && a.host.kernel().link("flannel.1")?.is_none(), || a.agent.log())
+        })?;
+        a.agent.terminate()?;
+    }
+    // A clone of this host has its state, but other hardware.
+    fs::write(&kept, &whole).unwrap();
+    a.host.reboot()?;
+    a.host.namespace().sh("ip link set eth0 down address 02:64:00:00:00:ee; ip link set eth0 up
+        ip route add default via 192.168.64.254 dev eth0")?;
+    a.agent.restart()?;
+    eventually(PATIENCE * 2, || check(a.agent.log().contains("may be a clone"), || a.agent.log()))?;
+    check(a.agent.ready_after().is_none(), || a.agent.log())?;
+    let reason = phase(&a.agent, "waiting")?;
+    check(reason.contains("etcd"), || reason)?;
+    etcd.restart(0)?;
+    a.agent.wait_ready(RESYNC + PATIENCE * 2)?;
+    check(a.subnet(Family::V4)? == before, || format!("{before} became {:?}", a.subnet(Family::V4)))
+}
+
+/// It answers, but not with what can be joined by: an operator is told which it is.
+#[test]
+fn an_etcd_that_refuses_this_host_or_has_no_config_is_told_from_one_that_is_silent() -> Result {
+    let lab = lab!();
+    let etcd = Etcd::start_with(&lab, Access::Password, 1)?;
+    etcd.put_config(V4)?;
+    let mut a = Node::with(lab.host("a")?, AgentSpec::new(etcd.agent_flags()).flag(HEALTH))?;
+    let said = |a: &Node, why: &str| {
+        let reason = a.agent.status()?.reason.unwrap_or_default();
+        check(reason.starts_with(&format!("etcd: {why}; traffic flows by what was known at ")), || reason)?;
+        check(asked(a, "readyz")? == 503, || a.agent.log())
+    };
+    a.agent.terminate()?;
+    let flags = a.agent.spec_mut().flags.clone();
+    a.agent.spec_mut().flags.iter_mut().filter(|flag| flag.starts_with("--etcd-password=")).for_each(|flag| {
+        flag.push_str("-of-yesterday");
+    });
+    a.agent.restart()?;
+    a.agent.wait_ready(START)?;
+    said(&a, "it refuses this host")?;
+    let log = a.agent.log();
+    check(log.contains("etcd: it refuses this host: going by what it said last"), || log)?;
+
+    a.agent.terminate()?;
+    a.agent.spec_mut().flags = flags;
+    etcd.delete(&format!("{}/config", Etcd::PREFIX))?;
+    a.agent.restart()?;
+    a.agent.wait_ready(START)?;
+    said(&a, "it has no network config")?;
+    etcd.put_config("{")?;
+    eventually(RESYNC, || said(&a, "its network config cannot be used"))?;
+    etcd.put_config(V4)?;
+    eventually(RESYNC, || confirmed(&a)).map(drop)
+}
+
+#[test]
+fn nothing_is_kept_before_it_is_known_and_nothing_is_written_that_is_kept() -> Result {
+    let lab = lab!();
+    let etcd = Etcd::start(&lab)?;
+    etcd.put_config(V4)?;
+    let mut node = Node::with(lab.host("a")?, AgentSpec::new(etcd.agent_flags()))?;
+    let kept = node.agent.state_dir().join("network.json");
+    eventually(KEPT, || check(kept.exists(), || format!("no {}", kept.display())))?;
+    let inode = || std::os::unix::fs::MetadataExt::ino(&fs::metadata(&kept).unwrap());
+    let newcomer = peer(80, &[Family::V4]);
+    let first = inode();
+    etcd.put(&newcomer.key(), &newcomer.value())?;
+    eventually(KEPT, || check(fs::read_to_string(&kept).unwrap().contains(&newcomer.mac), || "not kept".to_owned()))?;
+    let second = inode();
+    check(first != second, || "it was written in place".to_owned())?;
+    node.agent.terminate()?;
+    node.agent.restart()?;
+    node.agent.wait_ready(START)?;
+    etcd.put(&newcomer.key(), &newcomer.value())?;
+    thread::sleep(KEPT);
+    check(inode() == second, || "a restart or a renewal has written it again".to_owned())
+}
+
+/// Ends the agent as a host does that goes down, once what it knows is on the disk.
+fn power_off(node: &mut Node) -> Result {
+    node.agent.terminate()?;
+    let files = [node.agent.subnet_file(), node.agent.docker_opts_file()];
+    // They lie in /run.
+    files.iter().for_each(|file| fs::remove_file(file).unwrap());
+    Ok(())
+}
+
+/// Starts it while etcd is away, and says how long it took until systemd was told READY.
+fn start_without_etcd(node: &mut Node) -> Result<Duration> {
+    let links = node.host.kernel().links()?;
+    check(links.iter().all(|link| !link.name.starts_with("flannel")), || format!("outlived the reboot: {links:?}"))?;
+    node.agent.restart()?;
+    node.agent.wait_ready(PATIENCE + Duration::from_secs(5))
+}
+
+/// systemd is told that it is ready; a load balancer is not, and an operator is told why.
+fn not_confirmed(node: &Node) -> Result {
+    let status = node.agent.status()?;
+    let reason = status.reason.clone().unwrap_or_default();
+    check(status.phase == "degraded", || format!("{}: {reason}\n{}", status.phase, node.agent.log()))?;
+    check(reason.contains("etcd: it does not answer; traffic flows by"), || reason.clone())?;
+    check(status.rest["store"]["synced"] != true, || format!("{:?}", status.rest["store"]))?;
+    let told = node.agent.status_line().unwrap_or_default();
+    check(told.starts_with("degraded: etcd: it does not answer"), || told)?;
+    let codes = (asked(node, "readyz")?, asked(node, "healthz")?);
+    check(codes == (503, 200), || format!("readyz and healthz say {codes:?}"))
+}
+
+fn confirmed(node: &Node) -> Result {
+    let code = asked(node, "readyz")?;
+    check(code == 200, || format!("readyz says {code}\n{}", node.agent.log()))?;
+    let status = node.agent.status()?;
+    check(status.phase == "ready", || format!("{status:?}"))
+}
+
+fn asked(node: &Node, path: &str) -> Result<u16> {
+    let url = format!("http://{}:9099/{path}", node.host.v4());
+    let answer =
+        node.host.namespace().sh(&format!("busybox wget -q -O /dev/null {url} 2>&1 && echo HTTP/1.1 200 || true"))?;
+    let code = answer.split_once("HTTP/1.1 ").and_then(|(_, rest)| rest.get(..3)?.parse().ok());
+    code.ok_or(LabError::Wrong(answer))
+}
+
+/// What Docker and peers know this host by.
+#[derive(Debug, PartialEq)]
+struct Seen {
+    files: BTreeMap<String, String>,
+    options: String,
+    devices: Vec<Option<(String, u32)>>,
+}
+
+impl Seen {
+    fn of(node: &Node) -> Result<Self> {
+        let device = |family: &Family| {
+            let link = node.host.kernel().link(node.datapath.device(*family))?;
+            Ok(link.map(|link| (link.address, link.mtu)))
+        };
+        Ok(Self {
+            files: node.agent.subnet_env()?,
+            options: fs::read_to_string(node.agent.docker_opts_file()).unwrap(),
+            devices: Family::ALL.iter().map(device).collect::<Result<_>>()?,
+        })
+    }
+}
+
+/// What a host's kernel must hold, for when there is no etcd to compare it with.
+struct Kernel(Vec<(Family, Vec<ExpectedPeer>)>);
+
+impl Kernel {
+    fn of(etcd: &Etcd, node: &Node, families: &[Family]) -> Result<Self> {
+        let peers = families.iter().map(|family| Ok((*family, node.datapath.peers_of(&node.host, etcd, *family)?)));
+        peers.collect::<Result<_>>().map(Self)
+    }
+
+    fn is_in(&self, node: &Node) -> Result {
+        self.0.iter().try_for_each(|(family, peers)| node.datapath.holds(&node.host, *family, peers))
+    }
+}
+
+/// What is ours in the packet filter, without the counts: each rule, and each element of a set.
+fn filter_of(host: &Host) -> Result<BTreeSet<String>> {
+    let rules = "nft -s list table inet wire-agent; iptables-save | grep WIRE-; ip6tables-save | grep WIRE- || true";
+    let text = host.namespace().sh(rules)?;
+    let parts = text.lines().flat_map(|line| line.trim().trim_start_matches("elements = {").split(", "));
+    Ok(parts.map(|part| part.trim_matches([' ', ',', '}']).to_owned()).collect())
+}

@@ -1,0 +1,353 @@
+//! Row 41: what strangers, members and containers send encapsulated is dropped where it is not theirs to send, and counted.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use wire_tests::{
+    AgentSpec, Etcd, Family, Guest, Host, Lab, LabError, OTHER_FIREWALLS, PeerLease, Result, Share, check, eventually,
+    lab, steadily,
+};
+
+use crate::{
+    cluster::{DUAL, Node, PROMPT, START, V4, cluster, device, on_underlay, phase, settle},
+    seat::{BACK, seats},
+};
+
+/// A stranger's VXLAN device that sends to a host as a peer would, with a source inside the other's subnet.
+fn forge(stranger: &Host, victim: &Node, source: IpAddr) -> Result {
+    forge_from(stranger, on_underlay(stranger, Family::of(source)), victim, source)
+}
+
+/// The same with another address outside too.
+fn forge_from(stranger: &Host, local: IpAddr, victim: &Node, source: IpAddr) -> Result {
+    let family = Family::of(source);
+    let vtep = victim.vtep(family)?;
+    let link = victim.host.kernel().link(device(family))?;
+    let mac = link.map(|link| link.address).unwrap_or_default();
+    let remote = on_underlay(&victim.host, family);
+    let (vx, all, flag) = match family {
+        Family::V4 => ("vx4", 32, ""),
+        Family::V6 => ("vx6", 128, "nodad"),
+    };
+    stranger.namespace().sh(&format!(
+        "ip link add {vx} type vxlan id 1 dev eth0 local {local} dstport 8472 nolearning; ip link set {vx} up
+         ip address add {source}/{all} dev {vx} {flag}; ip route add {vtep}/{all} dev {vx} src {source}
+         ip neighbour add {vtep} lladdr {mac} dev {vx}; bridge fdb append {mac} dev {vx} dst {remote} self permanent"
+    ))?;
+    Ok(())
+}
+
+/// How many echo requests a host's kernel has taken.
+fn echoes(host: &Host, family: Family) -> Result<u64> {
+    let wrong = |text: &str| LabError::Wrong(format!("no echo requests in {text}"));
+    let number = match family {
+        Family::V4 => {
+            let text = host.exec("cat /proc/net/snmp")?;
+            let lines: Vec<&str> = text.lines().filter(|line| line.starts_with("Icmp:")).collect();
+            let column = lines[0].split_whitespace().position(|word| word == "InEchos");
+            column.and_then(|column| lines[1].split_whitespace().nth(column)).map(str::to_owned)
+        }
+        Family::V6 => {
+            let text = host.exec("cat /proc/net/snmp6")?;
+            text.lines().find_map(|line| line.strip_prefix("Icmp6InEchos")).map(|number| number.trim().to_owned())
+        }
+    };
+    number.and_then(|number| number.parse().ok()).ok_or_else(|| wrong(host.name()))
+}
+
+/// An address inside a host's subnet that nothing has.
+fn inside(node: &Node, family: Family) -> Result<IpAddr> {
+    Ok(match node.vtep(family)? {
+        IpAddr::V4(first) => Ipv4Addr::from_bits(first.to_bits() + 77).into(),
+        IpAddr::V6(first) => Ipv6Addr::from_bits(first.to_bits() + 77).into(),
+    })
+}
+
+#[test]
+fn what_strangers_and_members_forge_over_ipv4_is_dropped_counted_and_named() -> Result {
+    nothing_forged_is_taken(&lab!(), Family::V4)
+}
+
+#[test]
+fn what_strangers_and_members_forge_over_ipv6_is_dropped_counted_and_named() -> Result {
+    nothing_forged_is_taken(&lab!(), Family::V6)
+}
+
+fn nothing_forged_is_taken(lab: &Lab, family: Family) -> Result {
+    let (_etcd, [node, mut member, third]) = cluster::<3>(lab, DUAL)?;
+    let vtep = node.vtep(family)?;
+    // A member's honest packet arrives, or the rest says nothing.
+    let before = echoes(&node.host, family)?;
+    check(member.host.pings(vtep), || "a member cannot ping".to_owned())?;
+    let taken = || Ok(echoes(&node.host, family)? - before);
+    check(taken()? == 1, || "the honest ping was not counted".to_owned())?;
+
+    // Who has no lease, with a source inside a member's subnet, and inside the victim's own.
+    let sources = [("a", member.vtep(family)?), ("b", inside(&node, family)?)];
+    let mut strangers = Vec::new();
+    for (name, source) in sources {
+        let stranger = lab.host(&format!("stranger-{name}"))?;
+        forge(&stranger, &node, source)?;
+        let _ = stranger.exec(&format!("ping -c 3 -i 0.2 -W 1 {vtep}"));
+        check(taken()? == 1, || format!("a stranger was let in with {source}"))?;
+        strangers.push(on_underlay(&stranger, family).to_string());
+    }
+    // A member with a source outside all leases, of another member, and of the victim's own subnet.
+    let (outside, all, flag): (IpAddr, u8, &str) = match family {
+        Family::V4 => (Ipv4Addr::new(10, 99, 9, 9).into(), 32, ""),
+        Family::V6 => (Ipv6Addr::new(0xfd99, 0, 0, 0, 0, 0, 0, 9).into(), 128, "nodad"),
+    };
+    // Its agent would see that it has addresses of others, and leave them out.
+    member.agent.terminate()?;
+    for source in [outside, third.vtep(family)?, inside(&third, family)?, inside(&node, family)?] {
+        member.host.namespace().sh(&format!("ip address add {source}/{all} dev lo {flag}"))?;
+        let _ = member.host.exec(&format!("ping -c 3 -i 0.2 -W 1 -I {source} {vtep}"));
+        check(taken()? == 1, || format!("a member was let in with {source}"))?;
+    }
+    check(third.host.pings(vtep), || "whose source that is cannot ping".to_owned())?;
+    eventually(BACK + PROMPT, || {
+        let (strangers, spoofed) = (node.filtered("strangers")?, node.filtered("spoofed")?);
+        check(strangers == 6 && spoofed == 12, || format!("{strangers} and {spoofed} were counted"))
+    })?;
+    let status = node.agent.status()?;
+    let senders = &status.rest["firewall"]["senders"];
+    check(*senders == serde_json::json!(strangers), || format!("named are {senders}"))?;
+    let text = node.agent.ctl(&["status"])?;
+    let said = format!("dropped 6 packets from hosts without a lease ({})", strangers.join(", "));
+    check(text.contains(&said), || text)
+}
+
+#[test]
+fn no_container_gets_a_forged_source_into_another_host() -> Result {
+    let lab = lab!();
+    let (_etcd, [mut one, other]) = seats(&lab, V4, &[])?;
+    let attacker = one.run(&["--cap-add", "NET_ADMIN"])?;
+    let (victim, forged) = (other.address()?, inside(&other.node, Family::V4)?);
+    for source in [forged, Ipv4Addr::new(10, 99, 9, 9).into()] {
+        attacker.exec(&format!("ip address add {source}/32 dev lo"))?;
+        let _ = attacker.exec(&format!("ping -c 3 -W 1 -I {source} {victim}"));
+    }
+    let taken = other.container.exec("cat /proc/net/snmp")?;
+    let inside = taken.lines().filter(|line| line.starts_with("Icmp: ")).nth(1).map(str::to_owned).unwrap_or_default();
+    check(inside.starts_with("Icmp: 0 "), || format!("the victim has taken {inside}"))?;
+    eventually(BACK + PROMPT, || {
+        let spoofed = other.node.filtered("spoofed")?;
+        check(spoofed == 6, || format!("{spoofed} were counted"))
+    })?;
+    // With its own source it does arrive.
+    check(attacker.pings(victim, 3), || "the honest source does not pass".to_owned())
+}
+
+/// What docs/adr/0007 says of it: let in as that member is, with its sources and no others.
+#[test]
+fn a_stranger_that_forges_a_members_address_too_has_that_members_sources_and_no_others() -> Result {
+    let lab = lab!();
+    let (_etcd, [node, member, third]) = cluster::<3>(&lab, V4)?;
+    let stranger = lab.host("stranger")?;
+    // Its forged address stays unknown to the neighbours, who answer the member.
+    stranger.sysctl("net.ipv4.conf.all.arp_ignore", "1")?;
+    stranger.sysctl("net.ipv4.conf.all.arp_announce", "2")?;
+    stranger.namespace().ip(&format!("address add {}/32 dev lo", member.host.v4()))?;
+    let (vtep, ping) = (node.vtep(Family::V4)?, format!("ping -c 3 -i 0.2 -W 1 {}", node.vtep(Family::V4)?));
+    let before = echoes(&node.host, Family::V4)?;
+    forge_from(&stranger, member.host.v4().into(), &node, third.vtep(Family::V4)?)?;
+    let _ = stranger.exec(&ping);
+    check(echoes(&node.host, Family::V4)? == before, || "another member's source was let in".to_owned())?;
+    eventually(BACK + PROMPT, || {
+        let spoofed = node.filtered("spoofed")?;
+        check(spoofed == 3, || format!("{spoofed} were counted"))
+    })?;
+    let source = member.vtep(Family::V4)?;
+    stranger
+        .namespace()
+        .sh(&format!("ip address add {source}/32 dev vx4; ip route replace {vtep}/32 dev vx4 src {source}"))?;
+    let _ = stranger.exec(&ping);
+    let taken = echoes(&node.host, Family::V4)? - before;
+    check(taken == 3, || format!("{taken} of 3 were let in: the limit that is documented is another one now"))
+}
+
+#[test]
+fn strangers_are_let_in_where_peers_are_behind_a_nat() -> Result {
+    let lab = lab!();
+    let etcd = Etcd::start(&lab)?;
+    etcd.put_config(V4)?;
+    let [host, stranger] = lab.hosts::<2>()?;
+    let node = Node::with(host, AgentSpec::new(etcd.agent_flags()).flag("--peers-only=false"))?;
+    let before = echoes(&node.host, Family::V4)?;
+    let peer = PeerLease::numbered(200);
+    etcd.put(&peer.key(), &peer.value())?;
+    settle(&etcd, &[&node], &[Family::V4])?;
+    forge(&stranger, &node, peer.subnet.into())?;
+    let _ = stranger.exec(&format!("ping -c 1 -W 1 {}", node.vtep(Family::V4)?));
+    check(echoes(&node.host, Family::V4)? == before + 1, || "it was dropped".to_owned())
+}
+
+#[test]
+fn containers_send_nothing_encapsulated_to_any_host() -> Result {
+    let lab = lab!();
+    let (_etcd, [one, other]) = seats(&lab, V4, &["--ip-masq"])?;
+    let leaving =
+        lab.count(&format!("ip saddr {} udp sport != 8472 udp dport 8472 udp length 20", one.node.host.v4()))?;
+    for target in [one.node.host.v4().to_string(), other.node.host.v4().to_string(), other.address()?.to_string()] {
+        let send = format!(
+            "nsenter -t {} -n bash -c 'printf \"\\x08\\0\\0\\0\\0\\0\\1\\0xxxx\" > /dev/udp/{target}/8472'",
+            one.container.pid()?
+        );
+        one.sh(&send)?;
+    }
+    eventually(BACK + PROMPT, || {
+        let counted = one.node.filtered("containers")?;
+        check(counted == 2, || format!("{counted} were counted"))
+    })?;
+    let leaving = leaving.packets()?;
+    check(leaving == 0, || format!("{leaving} left the host as if it were its own"))?;
+    // To a container of another host it is a packet as any other.
+    let counted = other.node.filtered("containers")?;
+    check(counted == 0, || format!("{counted} were counted at the other host"))
+}
+
+/// A bridge that is not ours, whose containers Docker gives the host's address: what they send must not pass for a peer's.
+#[test]
+fn containers_of_any_other_bridge_send_nothing_encapsulated_to_peers() -> Result {
+    let lab = lab!();
+    let (_etcd, [mut one, other]) = seats(&lab, V4, &[])?;
+    one.docker.docker(&["network", "create", "--subnet", "172.30.7.0/24", "elsewhere"])?;
+    let forger = one.docker.run_with(&["--network", "elsewhere"])?;
+    // Its packets do come through, or the rest says nothing.
+    check(forger.pings(other.node.host.v4().into(), 1), || "it has no way out".to_owned())?;
+    let arrived = lab.count("udp dport 8472 @th,96,24 1 @th,240,8 0x45 udp length 58")?;
+    // A VXLAN header, the MACs, and a UDP packet from this host's subnet to the other's container.
+    let link = other.node.host.kernel().link("flannel.1")?;
+    let mac = link.map(|link| link.address).unwrap_or_default().replace(':', "");
+    let hex = |address: IpAddr| match address {
+        IpAddr::V4(v4) => v4.octets().iter().map(|octet| format!("{octet:02x}")).collect::<String>(),
+        IpAddr::V6(_) => String::new(),
+    };
+    let (from, to) = (hex(one.address()?), hex(other.address()?));
+    let frame = format!("0800000000000100{mac}02000000000108004500001c0001000040110000{from}{to}0fa0000900080000");
+    let escaped: String =
+        frame.as_bytes().chunks(2).map(|pair| format!("\\x{}", String::from_utf8_lossy(pair))).collect();
+    for _ in 0..3 {
+        let target = other.node.host.v4();
+        one.sh(&format!("nsenter -t {} -n bash -c \"printf '{escaped}' | dd bs=50 iflag=fullblock status=none > /dev/udp/{target}/8472\"", forger.pid()?))?;
+    }
+    eventually(BACK + PROMPT, || {
+        let counted = one.node.filtered("containers")?;
+        check(counted == 3, || format!("{counted} were counted"))
+    })?;
+    let arrived = arrived.packets()?;
+    check(arrived == 0, || format!("{arrived} left the host"))
+}
+
+/// The port is the kernel's default one: others use it too.
+#[test]
+fn another_network_with_the_same_port_is_let_alone() -> Result {
+    let lab = lab!();
+    let (_etcd, [node, member]) = cluster::<2>(&lab, V4)?;
+    for (from, to, own) in [(&node, &member, "10.77.0.1/24"), (&member, &node, "10.77.0.2/24")] {
+        from.host.namespace().sh(&format!(
+            "ip link add other type vxlan id 2 dev eth0 local {} remote {} dstport 8472; ip address add {own} dev other; ip link set other up",
+            from.host.v4(),
+            to.host.v4()
+        ))?;
+    }
+    check(node.host.pings("10.77.0.2".parse().unwrap()), || "it is cut off".to_owned())?;
+    let spoofed = member.filtered("spoofed")?;
+    check(spoofed == 0, || format!("{spoofed} were counted"))
+}
+
+/// Each change of the firewall is told by the kernel, also our own: that must not slow down what follows.
+#[test]
+fn of_peers_that_join_one_after_the_other_each_is_heard_at_once() -> Result {
+    let lab = lab!();
+    let etcd = Etcd::start(&lab)?;
+    etcd.put_config(V4)?;
+    let [host] = lab.hosts::<1>()?;
+    let node = Node::start(host, &etcd)?;
+    for number in 100..108 {
+        let peer = PeerLease::numbered(number);
+        etcd.put(&peer.key(), &peer.value())?;
+        eventually(PROMPT / 2, || {
+            let set = node.host.namespace().sh("nft list set inet wire-agent leases-v4")?;
+            check(set.contains(&peer.public_ip.to_string()), || format!("peer {number} is not in {set}"))
+        })?;
+        std::thread::sleep(PROMPT);
+    }
+    Ok(())
+}
+
+#[test]
+fn another_firewall_that_drops_what_peers_send_is_named() -> Result {
+    let lab = lab!();
+    let (_etcd, [node, member]) = cluster::<2>(&lab, V4)?;
+    let vtep = node.vtep(Family::V4)?;
+    check(member.host.pings(vtep), || "a member cannot ping".to_owned())?;
+    // As ufw does for a port that was not opened.
+    node.host
+        .namespace()
+        .sh("iptables -N ufw-user-input; iptables -A INPUT -i lo -j ACCEPT; iptables -A INPUT -p tcp -j ACCEPT; iptables -A INPUT -p icmp -j ACCEPT
+         iptables -A INPUT -j ufw-user-input; iptables -P INPUT DROP")?;
+    std::thread::sleep(BACK);
+    let _ = member.host.pings(vtep);
+    let reason = phase(&node.agent, "degraded")?;
+    check(reason.contains("ufw allow 8472/udp"), || reason)?;
+    node.host.namespace().sh("iptables -I ufw-user-input -p udp --dport 8472 -j ACCEPT")?;
+    check(member.host.pings(vtep), || "it is still blocked".to_owned())?;
+    phase(&node.agent, "ready").map(drop)
+}
+
+/// The other family's traffic goes on meanwhile.
+#[test]
+fn of_two_families_the_one_that_is_blocked_is_named() -> Result {
+    let lab = lab!();
+    let (_etcd, [node, member]) = cluster::<2>(&lab, DUAL)?;
+    node.host.namespace().sh("ip6tables -A INPUT -p udp --dport 8472 -j DROP")?;
+    std::thread::sleep(BACK);
+    let (open, blocked) = (node.vtep(Family::V4)?, node.vtep(Family::V6)?);
+    let (one, other) = (member.host.pings(open), member.host.pings(blocked));
+    check(one && !other, || format!("IPv4 {one}, IPv6 {other}"))?;
+    let reason = phase(&node.agent, "degraded")?;
+    check(reason.contains("drops what peers send over IPv6 to UDP port 8472"), || reason)?;
+    check(member.host.pings(open), || "the open one is blocked".to_owned())?;
+    steadily(BACK + PROMPT, || check(node.agent.status()?.phase == "degraded", || "it is forgotten".to_owned()))?;
+    node.host.namespace().sh("ip6tables -F INPUT")?;
+    check(member.host.pings(blocked), || "it is still blocked".to_owned())?;
+    phase(&node.agent, "ready").map(drop)
+}
+
+/// Waits until the agent names who drops what peers send, and does what it says.
+fn do_as_status_says(node: &Node, member: &Node, firewall: &Guest, who: &str) -> Result {
+    std::thread::sleep(BACK);
+    let vtep = node.vtep(Family::V4)?;
+    check(!member.host.pings(vtep), || "it drops nothing".to_owned())?;
+    let reason = phase(&node.agent, "degraded")?;
+    let said = reason.strip_prefix(&format!("encapsulation: {who} drops what peers send to UDP port 8472: "));
+    firewall.sh(said.ok_or_else(|| LabError::Wrong(reason.clone()))?)?;
+    check(member.host.pings(vtep), || format!("it is still blocked after {reason}"))?;
+    phase(&node.agent, "ready").map(drop)
+}
+
+#[test]
+fn ufw_is_named_and_opened_as_status_says() -> Result {
+    let lab = lab!(Share::Seat, &[OTHER_FIREWALLS]);
+    let (_etcd, [one, other]) = seats(&lab, V4, &["--ip-masq"])?;
+    let ufw = Guest::start(&one.node.host, OTHER_FIREWALLS, "exec sleep 86400")?;
+    ufw.sh("ufw --force enable")?;
+    do_as_status_says(&one.node, &other.node, &ufw, "ufw")?;
+    // ufw denies what is routed too, but stands behind us there.
+    let routed = ufw.sh("ufw status verbose")?;
+    check(routed.contains("deny (routed)"), || routed)?;
+    one.connects(&other)?;
+    other.connects(&one)
+}
+
+#[test]
+fn firewalld_is_named_and_opened_as_status_says() -> Result {
+    let lab = lab!(Share::Seat, &[OTHER_FIREWALLS]);
+    let (_etcd, [one, other]) = seats(&lab, V4, &["--ip-masq"])?;
+    let script = "mkdir -p /run/dbus; dbus-daemon --system --nofork & firewalld --nofork --nopid & wait";
+    let firewalld = Guest::start(&one.node.host, OTHER_FIREWALLS, script)?;
+    eventually(START, || firewalld.sh("firewall-cmd --state").map(drop))?;
+    do_as_status_says(&one.node, &other.node, &firewalld, "firewalld")?;
+    one.connects(&other)?;
+    other.connects(&one)
+}

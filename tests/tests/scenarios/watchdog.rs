@@ -1,0 +1,196 @@
+//! Row 42: systemd's watchdog hears from the agent while each of its parts goes on, and no longer.
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+use nix::sys::signal::Signal;
+use wire_tests::{Agent, AgentSpec, Etcd, Host, Lab, Result, check, eventually, lab};
+
+use crate::{
+    cluster::{Node, START, V4, phase},
+    datapath::Datapath,
+};
+
+/// systemd's `WatchdogSec`: who is not heard for that long is killed.
+const INTERVAL: Duration = Duration::from_secs(2);
+/// Joining anew waits that long for an etcd that is away.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+const BEAT: &str = "WATCHDOG=1";
+
+fn watched(etcd: &Etcd) -> AgentSpec {
+    let interval = INTERVAL.as_micros().to_string();
+    AgentSpec::new(etcd.agent_flags()).env("WATCHDOG_USEC", &interval).flag("--healthz-port=9099")
+}
+
+/// Checks that systemd would not have killed the agent, from its start until now.
+fn never_silent(agent: &Agent) -> Result {
+    let mut heard = vec![agent.started()];
+    heard.extend(agent.notified_at(BEAT));
+    heard.push(Instant::now());
+    let longest = heard.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default();
+    println!("{} beats, {longest:?} at most between two", heard.len() - 2);
+    check(longest < INTERVAL, || format!("silent for {longest:?}\n{}", agent.log()))
+}
+
+/// What `/healthz` says: whether all is well, and its text or the error.
+fn health(host: &Host) -> (bool, String) {
+    match host.exec(&format!("busybox wget -q -O - http://{}:9099/healthz", host.v4())) {
+        Ok(text) => (true, text),
+        Err(error) => (false, error.to_string()),
+    }
+}
+
+#[test]
+fn beats_go_on_before_the_network_is_there_without_etcd_and_while_it_is_joined_anew() -> Result {
+    let lab = lab!();
+    let mut etcd = Etcd::start(&lab)?;
+    let host = lab.host("a")?;
+    let mut agent = Agent::spawn(&host, watched(&etcd))?;
+    phase(&agent, "waiting")?;
+    thread::sleep(INTERVAL * 2);
+    never_silent(&agent)?;
+    etcd.put_config(V4)?;
+    agent.wait_ready(START)?;
+    for _ in 0..3 {
+        let before = agent.log().matches("joining anew").count();
+        agent.signal(Signal::SIGHUP)?;
+        let again = || check(agent.log().matches("joining anew").count() > before, || agent.log());
+        eventually(INTERVAL, again)?;
+    }
+    thread::sleep(INTERVAL);
+    etcd.kill(0);
+    phase(&agent, "degraded")?;
+    thread::sleep(INTERVAL);
+    agent.signal(Signal::SIGHUP)?;
+    thread::sleep(PATIENCE + INTERVAL);
+    never_silent(&agent)?;
+    check(health(&host).0, || format!("without etcd, {}", health(&host).1))?;
+    etcd.restart(0)?;
+    phase(&agent, "ready")?;
+    never_silent(&agent)?;
+    let beats = agent.notified_at(BEAT).len();
+    check(beats > 30, || format!("{beats} beats"))
+}
+
+/// iptables waits for others that hold its lock, and many programs are run: together for longer than the whole interval.
+#[test]
+fn beats_go_on_while_the_programs_of_the_firewall_are_slow() -> Result {
+    let lab = lab!();
+    let etcd = Etcd::start(&lab)?;
+    etcd.put_config(V4)?;
+    let host = lab.host("a")?;
+    let bin = host.dir().join("slow");
+    host.namespace().sh(&format!(
+        "mkdir {bin}; for p in nft iptables-save iptables-restore; do
+         printf '#!/bin/sh\\nsleep 0.8; echo %s >>{bin}/run; exec %s \"$@\"' $p $(command -v $p) >{bin}/$p; chmod +x {bin}/$p; done",
+        bin = bin.display()
+    ))?;
+    let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
+    let node = Node::with(host, watched(&etcd).env("PATH", &path).flag("--ip-masq"))?;
+    node.host.namespace().sh("nft flush ruleset; iptables -F")?;
+    thread::sleep(INTERVAL * 3);
+    never_silent(&node.agent)?;
+    let programs = std::fs::read_to_string(bin.join("run")).unwrap();
+    let took = Duration::from_millis(800) * u32::try_from(programs.lines().count()).unwrap();
+    check(took > INTERVAL * 2, || format!("only {took:?} for all of {programs}"))?;
+    check(!node.agent.log().contains("hangs"), || node.agent.log())
+}
+
+#[test]
+fn a_dataplane_that_hangs_ends_the_beats_and_is_named() -> Result {
+    hangs(&lab!(), "dataplane")
+}
+
+#[test]
+fn a_firewall_that_hangs_ends_the_beats_and_is_named() -> Result {
+    hangs(&lab!(), "firewall")
+}
+
+#[test]
+fn a_follower_of_the_leases_that_hangs_ends_the_beats_and_is_named() -> Result {
+    hangs(&lab!(), "follower")
+}
+
+#[test]
+fn a_holder_of_the_lease_that_hangs_ends_the_beats_and_is_named() -> Result {
+    hangs(&lab!(), "holder")
+}
+
+#[test]
+fn a_session_that_hangs_ends_the_beats_and_is_named() -> Result {
+    hangs(&lab!(), "session")
+}
+
+#[test]
+fn a_worker_that_hangs_ends_the_beats_and_is_named() -> Result {
+    hangs(&lab!(), "worker")
+}
+
+/// On the userspace path, which has all parts.
+fn hangs(lab: &Lab, part: &str) -> Result {
+    let datapath = Datapath::UserspaceUdp;
+    let etcd = Etcd::start(lab)?;
+    etcd.put_config(datapath.config())?;
+    let mut node = Node::by(datapath, lab.host("a")?, watched(&etcd))?;
+    thread::sleep(INTERVAL);
+    never_silent(&node.agent)?;
+    check(health(&node.host).0, || health(&node.host).1)?;
+
+    node.agent.ctl(&["debug", "hang", part])?;
+    // A worker waits for packets, and may do so for ever.
+    node.host.namespace().sh("ping -c 1 -W 1 10.5.200.9 || true")?;
+    let hung = Instant::now();
+    let named = format!("the {part} hangs: restart wire-agent");
+    eventually(INTERVAL * 2, || {
+        let (well, said) = health(&node.host);
+        check(!well && said.contains("503"), || format!("/healthz: {said}"))
+    })?;
+    let status = node.agent.status()?;
+    let reason = status.reason.unwrap_or_default();
+    check(status.phase == "degraded" && reason == named, || format!("{} {reason}", status.phase))?;
+    let told = node.agent.status_line().unwrap_or_default();
+    check(told.contains(&named), || format!("systemd is told {told:?}"))?;
+
+    thread::sleep((INTERVAL * 3).saturating_sub(hung.elapsed()));
+    let last = node.agent.notified_at(BEAT).into_iter().next_back().unwrap_or(hung).saturating_duration_since(hung);
+    println!("{part}: the last beat came {last:?} after the hang");
+    check(last < INTERVAL, || format!("a beat {last:?} after the hang"))?;
+
+    // It ends all the same when it is asked to, and a new one is well.
+    let (status, took) = node.agent.terminate()?;
+    check(status.success() && took < INTERVAL, || format!("SIGTERM ended it with {status} after {took:?}"))?;
+    node.agent.restart()?;
+    node.agent.wait_ready(START)?;
+    check(health(&node.host).0, || health(&node.host).1)?;
+    phase(&node.agent, "ready").map(drop)
+}
+
+/// Without systemd nobody starts it again, but all can see that it has ended.
+#[test]
+fn a_thread_or_a_task_that_dies_ends_the_agent_with_status_70() -> Result {
+    let lab = lab!();
+    let etcd = Etcd::start(&lab)?;
+    etcd.put_config(V4)?;
+    let mut node = Node::with(lab.host("a")?, watched(&etcd))?;
+    let named = [("follower", "follower of the leases"), ("holder", "holder of the lease")]
+        .into_iter()
+        .chain(["dataplane", "firewall"].map(|part| (part, part)));
+    for (part, name) in named {
+        node.agent.ctl(&["debug", "panic", part])?;
+        let status = node.agent.wait(INTERVAL)?;
+        check(status.code() == Some(70), || format!("{part}: {status}"))?;
+        let log = node.agent.log();
+        check(log.contains(&format!("the {name} has died")), || log)?;
+        node.agent.restart()?;
+        node.agent.wait_ready(START)?;
+    }
+    phase(&node.agent, "ready")?;
+    // There is no such thread where the kernel moves the packets.
+    let refused = node.agent.ctl(&["debug", "panic", "worker"]);
+    check(refused.as_ref().is_err_and(|error| error.to_string().contains("there is no worker")), || {
+        format!("{refused:?}")
+    })
+}
