@@ -107,13 +107,19 @@ impl Namespace {
     /// # Errors
     /// Where the namespace cannot be entered.
     pub fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
-        let file = File::open(self.path()).map_err(LabError::io(format!("cannot open the namespace {}", self.name)))?;
-        thread::scope(|scope| {
-            let worker = scope.spawn(|| setns(&file, CloneFlags::CLONE_NEWNET).map(|()| work()));
-            let done = worker.join().map_err(|_| LabError::Wrong(format!("a thread in {} panicked", self.name)))?;
-            done.map_err(LabError::errno(format!("cannot enter {}", self.name)))
-        })
+        inside(&self.path(), work)
     }
+}
+
+/// Calls `work` on a thread that has entered the network namespace at this path.
+pub(crate) fn inside<T: Send>(namespace: &Path, work: impl FnOnce() -> T + Send) -> Result<T> {
+    let name = namespace.display();
+    let file = File::open(namespace).map_err(LabError::io(format!("cannot open the namespace {name}")))?;
+    thread::scope(|scope| {
+        let worker = scope.spawn(|| setns(&file, CloneFlags::CLONE_NEWNET).map(|()| work()));
+        let done = worker.join().map_err(|_| LabError::Wrong(format!("a thread in {name} panicked")))?;
+        done.map_err(LabError::errno(format!("cannot enter {name}")))
+    })
 }
 
 /// Runs a command to its end and gives what it printed.

@@ -209,7 +209,7 @@ fn six(address: IpAddr) -> Ipv6Addr {
 }
 
 /// The ones' complement sum of RFC 1071, not yet inverted.
-fn sum(start: u32, bytes: &[u8]) -> u16 {
+pub(crate) fn sum(start: u32, bytes: &[u8]) -> u16 {
     let words = bytes.chunks(2).map(|pair| u64::from(pair[0]) << 8 | u64::from(*pair.get(1).unwrap_or(&0)));
     let mut sum: u64 = words.sum::<u64>() + u64::from(start);
     while sum > 0xffff {

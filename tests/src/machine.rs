@@ -76,6 +76,14 @@ impl Machine {
         output(&mut command).map_err(|error| LabError::Wrong(format!("{}: {error}", self.name)))
     }
 
+    /// Where this machine sees a file of it.
+    ///
+    /// # Errors
+    /// Where it does not run.
+    pub fn file(&self, path: &str) -> Result<PathBuf> {
+        Ok(PathBuf::from(format!("/proc/{}/root{path}", self.init()?)))
+    }
+
     /// What its console has shown.
     #[must_use]
     pub fn console(&self) -> String {

@@ -1,6 +1,6 @@
 //! What a purge leaves behind, which is nothing: a whole machine before the agent was installed beside a running Docker, and after.
 
-use std::{fs, process::Command};
+use std::{fs, mem, process::Command, thread, time::Duration};
 
 use wire_tests::{Etcd, Host, LabError, Machine, PeerLease, Result, check, eventually};
 
@@ -48,7 +48,7 @@ fn leaves_nothing(name: &str, suite: &str) -> Result {
     import_image(&machine)?;
     machine.sh("docker run --rm lab true")?;
     machine.sh(DOCKER_ANEW)?;
-    let before = picture(&host, &machine, "before")?;
+    let before = settled_picture(&host, &machine)?;
 
     machine.sh("apt-get install -y /opt/wire-agent.deb")?;
     machine.sh(&format!(
@@ -73,7 +73,7 @@ fn leaves_nothing(name: &str, suite: &str) -> Result {
     let keys = keys()?;
     check(keys == keys_before, || format!("{keys:?} instead of {keys_before:?}"))?;
     // The kernel sends what it has to say of a bridge on its own time.
-    eventually(std::time::Duration::from_secs(10), || {
+    eventually(Duration::from_secs(30), || {
         let after = picture(&host, &machine, "after")?;
         check(after == before, || differences(&host))
     })
@@ -89,6 +89,17 @@ fn picture(host: &Host, machine: &Machine, name: &str) -> Result<String> {
     let written = fs::write(&path, &text);
     written.map_err(|source| LabError::Io { what: format!("cannot write {}", path.display()), source })?;
     Ok(text)
+}
+
+/// The picture before, when what Docker, kernel and systemd still had to do is done: twice the same, two seconds apart.
+fn settled_picture(host: &Host, machine: &Machine) -> Result<String> {
+    let mut before = picture(host, machine, "before")?;
+    eventually(Duration::from_secs(60), || {
+        thread::sleep(Duration::from_secs(2));
+        let earlier = mem::replace(&mut before, picture(host, machine, "before")?);
+        check(before == earlier, || "the machine does not settle".to_owned())
+    })?;
+    Ok(before)
 }
 
 fn differences(host: &Host) -> String {

@@ -32,7 +32,9 @@ done
 getent passwd | sed 's/^/user /'
 getent group | sed 's/^/group /'
 systemctl list-unit-files --no-legend --no-pager --plain | tr -s ' ' | sed 's/^/unit-file /'
-systemctl list-units --all --type=service,socket,timer,path,mount --no-legend --no-pager --plain | cut -d' ' -f1 | sed 's/^/unit /'
+# Without what Docker mounts, some of it for a moment, to see what its storage can do.
+systemctl list-units --all --type=service,socket,timer,path,mount --no-legend --no-pager --plain | cut -d' ' -f1 |
+    grep -vE '^(var-lib|run)-docker-.*\.mount$' | sed 's/^/unit /'
 
 # Forwarding of IPv6 stays on, and with it what keeps the host's own routes, which are learnt from routers.
 sysctl -a 2>/dev/null | grep '^net\.' | grep -vE '^net\.ipv6\.conf\.([^.]+\.forwarding|eth0\.accept_ra) |^net\.netfilter\.nf_conntrack_count ' | sort
