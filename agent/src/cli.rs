@@ -114,7 +114,7 @@ pub(crate) struct RunFlags {
     /// Take encapsulated packets from the public addresses of leases alone. Off where peers are behind a NAT that hides them.
     #[arg(long, num_args = 0..=1, require_equals = true, default_value = "true", default_missing_value = "true", value_parser = GO_BOOL, value_name = "BOOL", help_heading = "Firewall")]
     pub(crate) peers_only: bool,
-    /// Seconds between two checks of the firewall, which is also checked when the kernel says that it has changed.
+    /// Seconds until a firewall that others changed is put right, at most; the kernel's word of nftables comes first.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..), value_name = "SECONDS", help_heading = "Firewall")]
     pub(crate) iptables_resync: u32,
     /// Drop traffic to addresses of our own subnet that no container has, instead of sending it out again.

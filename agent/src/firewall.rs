@@ -17,8 +17,8 @@ use std::{
 use tokio::sync::watch;
 use tracing::{error, info, warn};
 use wire_backends::{
-    ACCEPT_MARK, Counted, Dataplane, DataplaneError, DockerRules, ErrorKind, FirewallDataplane, FirewallMonitor,
-    FirewallPolicy, LinkName, NetState, OpError, OverlayDevice, Reconciler, Report, Scope, Surroundings,
+    ACCEPT_MARK, Counted, Dataplane, DataplaneError, DockerRules, FirewallDataplane, FirewallMonitor, FirewallPolicy,
+    LinkName, NetState, OverlayDevice, Reconciler, Report, Scope, Surroundings,
 };
 use wire_lease::{DualStack, Entry, Family, LeaseTable, NetworkConfig, Prefix, chain};
 
@@ -65,18 +65,19 @@ pub(crate) fn remove() -> Result<usize, Exit> {
     let failed = |error: DataplaneError| Exit::Software(chain(&error));
     let mut dataplane = FirewallDataplane::open(Family::ALL.to_vec()).map_err(failed)?;
     let have = dataplane.read(&Scope::default()).map_err(failed)?;
-    let left = NetState { firewall: have.firewall.without_ours(), ..NetState::default() };
+    let left = NetState { firewall: have.firewall.clone().without_ours(), ..NetState::default() };
     let mut reconciler = Reconciler::new(dataplane, Scope::default());
     let report = reconciler.round(&left);
-    // Where there is no such packet filter, or none was ever used, there is nothing of ours.
-    let is_empty = |error: &&OpError| matches!(error.kind, ErrorKind::NoProgram | ErrorKind::Unsupported);
     let other = reconciler.dataplane().remove_from_other_iptables();
     let failure =
         report.failures.first().map(ToString::to_string).or_else(|| other.as_ref().err().map(|error| chain(error)));
-    let unread = || reconciler.dataplane().unread().find(|error| !is_empty(error)).map(|error| chain(error));
-    match failure.or_else(unread) {
+    let failure = failure.or_else(|| reconciler.dataplane().unread().map(|error| chain(&error)));
+    match failure {
         Some(failure) => Err(Exit::No(format!("not all of the firewall could be removed: {failure}; try again"))),
-        None => Ok(report.removed + other.unwrap_or_default()),
+        None => {
+            reconciler.dataplane().remove_bare_tables(&have.firewall);
+            Ok(report.removed + other.unwrap_or_default())
+        }
     }
 }
 
@@ -209,7 +210,8 @@ impl Keeper {
             self.look(&wish, is_new);
             let busy = begun.elapsed().min(SHARE);
             self.done.send_if_modified(|done| !std::mem::replace(done, true));
-            let next = Instant::now() + self.every;
+            // What a look takes belongs to it: of iptables-legacy nothing else tells.
+            let next = begun + self.every.mul_f64(0.8);
             let pause = self.pause.max(self.brake);
             let told = async {
                 let Some(monitor) = &mut monitor else { return std::future::pending().await };

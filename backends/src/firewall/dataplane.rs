@@ -217,9 +217,33 @@ impl FirewallDataplane {
         Ok(removed)
     }
 
-    /// What could not be read the last time, and may hold anything.
-    pub fn unread(&self) -> impl Iterator<Item = &OpError> {
-        self.unreadable.values()
+    /// Deletes the tables that had chains of ours and by now hold nothing. iptables-nft makes a table with its first chain, and
+    /// never removes one.
+    pub fn remove_bare_tables(&mut self, had: &Firewall) {
+        let tables: BTreeSet<ChainTable> =
+            had.chains.keys().filter(|name| name.name.starts_with(OURS)).map(|name| name.table).collect();
+        for ChainTable { family, kind } in tables {
+            if let Ok(netfilter) = self.netfilter() {
+                netfilter.delete_bare(family, &kind.to_string());
+            }
+        }
+    }
+
+    /// What could not be read the last time, and may hold something of ours.
+    pub fn unread(&mut self) -> Option<OpError> {
+        let unread: Vec<(Part, OpError)> = self.unreadable.iter().map(|(part, error)| (*part, error.again())).collect();
+        unread.into_iter().find(|(part, error)| self.may_hold_ours(*part, error.kind)).map(|(_, error)| error)
+    }
+
+    /// Where there is no such packet filter there is nothing of ours; where only its programs are gone there may be.
+    fn may_hold_ours(&mut self, part: Part, why: ErrorKind) -> bool {
+        match (why, part) {
+            (ErrorKind::Unsupported, _) => false,
+            (ErrorKind::NoProgram, Part::Iptables(family)) => {
+                self.netfilter().and_then(|filter| filter.has_our_chains(family)).unwrap_or_default()
+            }
+            _ => true,
+        }
     }
 
     /// Which other firewalls were seen at the last read.
@@ -274,7 +298,6 @@ impl FirewallDataplane {
         (self.others.ufw, self.others.docker) = (false, false);
         for family in self.families.clone() {
             let has_tables = tables.iter().any(|(of, name)| is_iptables(*of, name, family));
-            (self.step)();
             match self.list(family, has_tables) {
                 Ok((Listing { programs, text }, hidden)) => {
                     iptables::read(&text, family, firewall);
@@ -294,14 +317,14 @@ impl FirewallDataplane {
     /// The listing of one family, and the tables of which it does not show all: iptables-nft leaves out what it does not
     /// understand, or the whole table, and says so to nobody. Putting what is there already would put it again and again.
     fn list(&mut self, family: Family, has_tables: bool) -> Result<(Listing, Vec<ChainTable>), OpError> {
-        let mut listing = program::list(family, has_tables)?;
+        let mut listing = program::list(family, has_tables, &self.step)?;
         let mut hidden = self.hidden(family, &listing);
         for _ in 0..2 {
             if hidden.is_empty() {
                 break;
             }
             // Others may have written in between.
-            listing = program::list(family, has_tables)?;
+            listing = program::list(family, has_tables, &self.step)?;
             hidden = self.hidden(family, &listing);
         }
         Ok((listing, hidden))

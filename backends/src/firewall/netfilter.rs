@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE};
+use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_NONREC};
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use nix::errno::Errno;
 use wire_lease::Family;
@@ -29,7 +29,9 @@ use crate::{
 const NFTABLES: u16 = 10 << 8;
 /// Messages: `enum nf_tables_msg_types`.
 const GET_TABLE: u16 = NFTABLES | 1;
+const DELETE_TABLE: u16 = NFTABLES | 2;
 const GET_CHAIN: u16 = NFTABLES | 4;
+const DELETE_CHAIN: u16 = NFTABLES | 5;
 const GET_RULE: u16 = NFTABLES | 7;
 const GET_SET: u16 = NFTABLES | 10;
 const GET_ELEMENTS: u16 = NFTABLES | 13;
@@ -152,22 +154,53 @@ impl Netfilter {
         Ok(found.into_iter().collect())
     }
 
-    /// Changes sets of ours, all in one transaction: either all of it is done or nothing.
+    /// Deletes a table of iptables-nft in which nothing is but builtin chains that accept: it makes them with the first rule, and
+    /// leaves them. Says whether it did. What is put there meanwhile makes the kernel refuse all of it.
+    pub(crate) fn delete_bare(&mut self, family: Family, table: &str) -> bool {
+        let of = number(family);
+        // NFTA_CHAIN_TABLE, NFTA_CHAIN_NAME, NFTA_CHAIN_POLICY, which only builtin ones have: NF_ACCEPT
+        let chains = self.dump("chains of all tables", GET_CHAIN, &|| Body::new(of), |body| {
+            let is_in_it = body.first() == Some(&of) && find(body, 1).and_then(text) == Some(table);
+            is_in_it.then(|| (find(body, 3).and_then(text).map(str::to_owned), find(body, 5).and_then(be32) == Some(1)))
+        });
+        let Ok(chains) = chains else { return false };
+        if chains.is_empty() || chains.iter().any(|(_, accepts)| !accepts) {
+            return false;
+        }
+        let flags = NLM_F_NONREC | NLM_F_ACK;
+        let deleted = self.change(|batch| {
+            for name in chains.iter().filter_map(|(name, _)| name.as_deref()) {
+                batch.push(DELETE_CHAIN, flags, &Body::new(of).named(1, table).named(3, name));
+            }
+            // NFTA_TABLE_NAME
+            batch.push(DELETE_TABLE, flags, &Body::new(of).named(1, table));
+        });
+        deleted.is_ok()
+    }
+
+    /// Changes sets of ours.
     pub(crate) fn change_sets(&mut self, changes: &BTreeMap<String, SetChange>) -> Attempt {
+        self.change(|batch| {
+            for (set, change) in changes {
+                let kinds = [(DELETE_ELEMENTS, 0, &change.remove), (NEW_ELEMENTS, NLM_F_CREATE, &change.add)];
+                for (kind, flags, elements) in kinds {
+                    let elements: Vec<Element> = elements.iter().copied().collect();
+                    for elements in elements.chunks(ELEMENTS) {
+                        // NFTA_SET_ELEM_LIST_TABLE, NFTA_SET_ELEM_LIST_SET
+                        let body = Body::new(INET).named(1, NAME).named(2, set).elements(elements);
+                        batch.push(kind, flags | NLM_F_ACK, &body);
+                    }
+                }
+            }
+        })
+    }
+
+    /// Carries out what `fill` puts together as one transaction: either all of it is done or nothing.
+    fn change(&mut self, fill: impl FnOnce(&mut Batch)) -> Attempt {
         let subsystem = || Body::of_subsystem(NFTABLES >> 8);
         let mut batch = Batch::default();
         batch.push(BATCH_BEGIN, 0, &subsystem());
-        for (set, change) in changes {
-            let kinds = [(DELETE_ELEMENTS, 0, &change.remove), (NEW_ELEMENTS, NLM_F_CREATE, &change.add)];
-            for (kind, flags, elements) in kinds {
-                let elements: Vec<Element> = elements.iter().copied().collect();
-                for elements in elements.chunks(ELEMENTS) {
-                    // NFTA_SET_ELEM_LIST_TABLE, NFTA_SET_ELEM_LIST_SET
-                    let body = Body::new(INET).named(1, NAME).named(2, set).elements(elements);
-                    batch.push(kind, flags | NLM_F_ACK, &body);
-                }
-            }
-        }
+        fill(&mut batch);
         batch.push(BATCH_END, 0, &subsystem());
         self.netlink.transact(&mut batch)
     }

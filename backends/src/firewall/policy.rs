@@ -208,10 +208,8 @@ impl FirewallPolicy {
         let passing = through.iter().flat_map(|side| side.through()).collect();
         table.add("encapsulated-through", "filter", Hook::Forward, -10, encapsulated(passing));
         // Whatever a container is on: behind all that changes sources (100, `srcnat`).
-        if self.senders == Senders::Peers {
-            let masqueraded = through.iter().filter_map(|side| side.masqueraded()).collect();
-            table.add("encapsulated-out", "filter", Hook::Postrouting, 300, encapsulated(masqueraded));
-        }
+        let masqueraded = through.iter().filter_map(|side| side.masqueraded()).collect();
+        table.add("encapsulated-out", "filter", Hook::Postrouting, 300, encapsulated(masqueraded));
         // Behind everyone's: what others drop never gets here.
         let delivered =
             through.iter().map(|side| side.counted("let in by all", counter::delivered(side.family))).collect();

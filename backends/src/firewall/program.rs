@@ -89,13 +89,16 @@ impl Programs {
 }
 
 /// Lists all of one family with the programs that Docker uses: those in whose filter its chains are, else the host's default.
-/// `nft_tables` is whether nftables holds a table that iptables-nft may have made.
-pub(crate) fn list(family: Family, nft_tables: bool) -> Result<Listing, OpError> {
+/// `nft_tables` is whether nftables holds a table that iptables-nft may have made. `step` is called before each program.
+pub(crate) fn list(family: Family, nft_tables: bool, step: &dyn Fn()) -> Result<Listing, OpError> {
+    step();
     let default = default_variant(family)?;
+    step();
     let text = save(family, default, true, nft_tables)?;
     let (variant, text) = if has_chain(&text, "DOCKER") {
         (default, text)
     } else {
+        step();
         // The other one's programs may not be there, and then neither is Docker.
         match save(family, default.other(), false, nft_tables) {
             Ok(others) if has_chain(&others, "DOCKER") => (default.other(), others),

@@ -91,6 +91,6 @@ fn picture(host: &Host) -> Result<String> {
     host.namespace().sh(
         "ip -o link | cut -d: -f2; ip -o addr | tr -s ' ' | cut -d' ' -f2-4; ip route show table all | grep -v 'table local'; ip -6 route show table all | grep -v 'table local'
          ip rule; ip nexthop; ip neigh show nud permanent; bridge fdb show | grep -v 'dev eth0' || true
-         iptables-save | grep -i wire || true; ip6tables-save | grep -i wire || true; nft list tables | grep -i wire || true",
+         nft list ruleset",
     )
 }
