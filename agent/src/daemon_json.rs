@@ -107,6 +107,7 @@ fn merged(text: &str, object: &Object<'_>, options: &DaemonOptions) -> String {
 }
 
 /// Takes out of the file what [`merge`] has put there for this subnet, keeping all else in it, and says which keys those were.
+/// A file that says nothing without them is removed.
 /// A file that makes no sense stays: we have put nothing there.
 ///
 /// # Errors
@@ -120,7 +121,14 @@ pub(crate) fn take_out(path: &Path, options: &DaemonOptions) -> Result<Vec<&'sta
     let Ok(object) = serde_json::from_str::<Object<'_>>(&text) else { return Ok(Vec::new()) };
     let ours = object.ours(options);
     if !ours.is_empty() {
-        files::replace(path, &without(&text, &object, &ours)).map_err(DaemonJsonError::Write)?;
+        let left = without(&text, &object, &ours);
+        if left == EMPTY && !path.is_symlink() {
+            // What [`merge`] makes of no file, or of one that says nothing.
+            files::remove(path)
+        } else {
+            files::replace(path, &left)
+        }
+        .map_err(DaemonJsonError::Write)?;
     }
     Ok(ours.into_iter().map(|(key, _)| key).collect())
 }
@@ -278,7 +286,6 @@ mod tests {
         let mut dual = options();
         dual.extend([("ipv6", json!(true)), ("fixed-cidr-v6", json!("fd00:5:0:7::/64"))]);
         let before = [
-            "{}\n",
             r#"{"a":1}"#,
             "{\n\t\"log-opts\" : {\"max-size\":  \"10m\", \"b\": 1.0e2},\n\n\t\"a,b\":\"\\u00e4\" ,\"c\": [1,\n\t\t2]\n\t}",
         ];
@@ -297,6 +304,18 @@ mod tests {
             let (_folder, path) = file(before);
             take_out(&path, &dual).unwrap();
             assert_eq!(fs::read_to_string(&path).unwrap(), after);
+        }
+    }
+
+    #[test]
+    fn a_file_that_was_not_there_before_is_not_there_after() {
+        let (_folder, path) = file("");
+        let link = path.with_file_name("link.json");
+        symlink(&path, &link).unwrap();
+        for (given, stays) in [(&link, true), (&path, false)] {
+            assert!(merge(given, &options()).unwrap());
+            assert_eq!(take_out(given, &options()).unwrap(), ["bip", "mtu", "ip-masq"]);
+            assert_eq!(path.exists(), stays, "{}", given.display());
         }
     }
 

@@ -44,6 +44,7 @@ pub(crate) async fn run(settings: Settings) -> Result<(), Exit> {
         failures.extend(remove(file).err());
     }
     if !failures.is_empty() {
+        failures.extend(lease.err().map(|error| error.to_string()));
         return Err(Exit::No(format!("not all could be removed, try again: {}", failures.join("; "))));
     }
     // Without it nobody could give the lease back.

@@ -60,6 +60,14 @@ pub(crate) fn replace(path: &Path, content: &str) -> Result<(), WriteError> {
     written.map_err(|source| WriteError { path: path.to_owned(), source })
 }
 
+/// Removes a file that is there.
+///
+/// # Errors
+/// When it cannot be removed.
+pub(crate) fn remove(path: &Path) -> Result<(), WriteError> {
+    fs::remove_file(path).map_err(|source| WriteError { path: path.to_owned(), source })
+}
+
 /// Whether a file must outlive a power cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Durable {
