@@ -59,7 +59,7 @@ pub use ip::{IPV4, IPV6, IpPacket, PROTOCOL_TCP, PROTOCOL_UDP};
 pub use kernel::{Address, FdbEntry, Kernel, Link, LinkInfo, Neighbour, Route};
 pub use lab::{Lab, Share};
 pub use leg::Leg;
-pub use loss::{Loss, LossMeter, Path, control_run};
+pub use loss::{Loss, LossMeter, Path, control_run, control_run_inside};
 pub use machine::{Machine, MachineSpec};
 pub use monitor::{Change, Monitor, wait_quiet};
 pub use one_packet::{OnePacket, OnePacketSpec};

@@ -2,7 +2,7 @@
 
 use std::{
     net::IpAddr,
-    thread,
+    path, thread,
     time::{Duration, Instant},
 };
 
@@ -49,12 +49,20 @@ impl LossMeter {
     /// # Errors
     /// Where no ping is answered in five seconds.
     pub fn start(path: &Path<'_>) -> Result<Self> {
-        let meter = Self::start_unanswered(path)?;
+        Self::start_inside(&path.from.0.namespace().path(), path)
+    }
+
+    /// Starts one in a network namespace behind the host that asks: in that of a container.
+    ///
+    /// # Errors
+    /// As [`LossMeter::start`].
+    pub fn start_inside(namespace: &path::Path, path: &Path<'_>) -> Result<Self> {
+        let meter = Self::start_unanswered(namespace, path)?;
         meter.pings.wait_answered().map_err(|error| LabError::Wrong(format!("{}: {error}", meter.path)))?;
         Ok(meter)
     }
 
-    fn start_unanswered(path: &Path<'_>) -> Result<Self> {
+    fn start_unanswered(namespace: &path::Path, path: &Path<'_>) -> Result<Self> {
         let Path { underlay, from: (asking, source), to: (answering, target), encapsulation } = *path;
         let counter = underlay.count(&format!(
             "iifname {} oifname {} udp dport {} {}",
@@ -63,7 +71,7 @@ impl LossMeter {
             encapsulation.port(),
             inner_echo_request(encapsulation, target)
         ))?;
-        let pings = Pings::start(&asking.namespace().path(), Some(source), target)?;
+        let pings = Pings::start(namespace, Some(source), target)?;
         let path = format!("{} {source} to {} {target}", asking.name(), answering.name());
         Ok(Self { pings, started: Instant::now(), counter, path })
     }
@@ -110,8 +118,16 @@ impl LossMeter {
 /// # Errors
 /// Where it loses less than 95 % of them.
 pub fn control_run(path: &Path<'_>) -> Result<Loss> {
+    control_run_inside(&path.from.0.namespace().path(), path)
+}
+
+/// The same in a network namespace behind the host that asks.
+///
+/// # Errors
+/// As [`control_run`].
+pub fn control_run_inside(namespace: &path::Path, path: &Path<'_>) -> Result<Loss> {
     let fault = path.underlay.drop_udp_between(path.encapsulation.port(), path.from.0, path.to.0)?;
-    let meter = LossMeter::start_unanswered(path)?;
+    let meter = LossMeter::start_unanswered(namespace, path)?;
     thread::sleep(Duration::from_secs(1));
     let loss = meter.stop_unjudged()?;
     let (sent, lost) = (loss.sent, u32::try_from(loss.lost.len()).unwrap_or(u32::MAX));

@@ -64,7 +64,7 @@ impl Machine {
         Ok(Self { name: host.name().to_owned(), process })
     }
 
-    /// Runs a script inside, for five minutes at most, and gives what it printed.
+    /// Runs a script inside, for ten minutes at most, and gives what it printed.
     ///
     /// # Errors
     /// Where it fails, with what it wrote.
@@ -72,7 +72,7 @@ impl Machine {
         let init = self.init()?.to_string();
         let path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
         let mut command = Command::new("nsenter");
-        command.args(["-t", &init, "-a", "env", "-i", path, "timeout", "300", "sh", "-ec", script]);
+        command.args(["-t", &init, "-a", "env", "-i", path, "timeout", "600", "sh", "-ec", script]);
         output(&mut command).map_err(|error| LabError::Wrong(format!("{}: {error}", self.name)))
     }
 
@@ -93,10 +93,10 @@ impl Machine {
     /// Shuts it down in order.
     ///
     /// # Errors
-    /// Where it does not end within a minute.
+    /// Where it does not end within two minutes.
     pub fn power_off(mut self) -> Result {
         self.sh("systemctl poweroff --no-block")?;
-        self.process.wait(Duration::from_secs(60)).map(drop)
+        self.process.wait(Duration::from_secs(120)).map(drop)
     }
 
     /// Its first process, as this machine numbers it: the child of nspawn.

@@ -1,8 +1,13 @@
 //! Containers on whole machines, and what reaches them.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, time::Duration};
 
-use wire_tests::{Host, Machine, Result};
+use wire_tests::{Host, Machine, Result, eventually};
+
+/// Docker keeps the subnet of its bridge, whoever gave it: without these it chooses as at its first start.
+pub(crate) const DOCKER_ANEW: &str = "systemctl stop docker.service docker.socket
+    if [ -e /sys/class/net/docker0 ]; then ip link delete docker0; fi
+    rm -rf /var/lib/docker/network; systemctl start docker";
 
 /// Makes the image that all containers have.
 pub(crate) fn import_image(machine: &Machine) -> Result {
@@ -43,15 +48,20 @@ pub(crate) fn reach_each_other(hosts: &[Host; 3], machines: &[Machine]) -> Resul
         machine.sh(&format!("docker exec web ping -c 1 -W 2 {outside}"))?;
         for (to, host) in hosts.iter().enumerate().filter(|(to, _)| *to != from) {
             machine.sh(&format!("docker exec web ping -c 1 -W 2 {}", addresses[to]))?;
-            machine.sh(&fetch(&addresses[to], 80))?;
-            machine.sh(&fetch(&host.v4().to_string(), 8080))?;
+            fetch(machine, &addresses[to], 80)?;
+            fetch(machine, &host.v4().to_string(), 8080)?;
         }
     }
     Ok(())
 }
 
-/// A container asks a server for a page (not by wget: busybox's crashes here).
-pub(crate) fn fetch(address: &str, port: u16) -> String {
+/// A container asks a server for a page, which may be about to start.
+pub(crate) fn fetch(machine: &Machine, address: &str, port: u16) -> Result {
+    eventually(Duration::from_secs(20), || machine.sh(&fetch_at_once(address, port)).map(drop)).map(drop)
+}
+
+/// The command for that (not by wget: busybox's crashes here).
+pub(crate) fn fetch_at_once(address: &str, port: u16) -> String {
     let ask = format!("printf 'HEAD /busybox HTTP/1.0\\r\\n\\r\\n' | nc -w 5 {address} {port}");
     format!("docker exec web sh -c \"{ask}\" | grep -q '200 OK'")
 }

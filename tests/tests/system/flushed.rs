@@ -8,7 +8,7 @@ use wire_tests::{Machine, Result, check, eventually, steadily};
 use crate::containers::{address_of, container_address, fetch, start_again};
 
 /// The promise.
-pub(crate) const BACK: Duration = Duration::from_secs(5);
+const BACK: Duration = Duration::from_secs(5);
 
 /// All rules of ours, without counters and without what is called from a chain that is Docker's. The kernel has no order of a set.
 const OURS: &str = "nft -s -t list table inet wire-agent
@@ -34,7 +34,7 @@ pub(crate) fn what_is_flushed_comes_back(machine: &Machine, other: &Machine) -> 
         connect_both_ways(machine, other)?;
         // Docker, whose chains are not whole now, puts its drops for what starts from here on.
         machine.sh("docker run -d --name later lab httpd -f -p 80 -h /bin >/dev/null")?;
-        other.sh(&fetch(&address_of(machine, "later")?, 80))?;
+        fetch(other, &address_of(machine, "later")?, 80)?;
         machine.sh("docker rm -f later >/dev/null; systemctl restart docker")?;
         start_again(machine)?;
         connect_both_ways(machine, other)?;
@@ -46,12 +46,15 @@ pub(crate) fn what_is_flushed_comes_back(machine: &Machine, other: &Machine) -> 
     })?;
     machine.sh("systemctl start wire-agent; systemctl restart docker")?;
     start_again(machine)?;
-    let now = machine.sh(OURS)?;
-    check(now == whole, || format!("started again:\n{now}\ninstead of\n{whole}"))
+    let again = || {
+        let now = machine.sh(OURS)?;
+        check(now == whole, || format!("started again:\n{now}\ninstead of\n{whole}"))
+    };
+    eventually(BACK * 2, again).map(drop)
 }
 
 /// New connections, each from the one's container to the other's.
 fn connect_both_ways(one: &Machine, other: &Machine) -> Result {
-    one.sh(&fetch(&container_address(other)?, 80))?;
-    other.sh(&fetch(&container_address(one)?, 80)).map(drop)
+    fetch(one, &container_address(other)?, 80)?;
+    fetch(other, &container_address(one)?, 80)
 }

@@ -3,6 +3,7 @@
 
 mod compose;
 mod containers;
+mod drop_ins;
 mod flushed;
 mod left;
 mod meter;
@@ -12,12 +13,15 @@ mod shipped;
 
 use std::time::Duration;
 
-use wire_tests::{Etcd, Host, Lab, LabError, Machine, Result, check, eventually, steadily};
+use wire_tests::{Encapsulation, Etcd, Host, Lab, LabError, Machine, Result, check, eventually, steadily};
 
 use compose::compose_on_the_hosts_subnet;
-use containers::{container_address, fetch, reach_each_other, start_again, start_container};
+use containers::{container_address, fetch_at_once, reach_each_other, start_again, start_container};
+use drop_ins::{
+    docker_never_starts_on_another_subnet, each_drop_in_gives_docker_its_subnet, networkd_leaves_our_device_alone,
+};
 use flushed::what_is_flushed_comes_back;
-use meter::Meter;
+use meter::Line;
 use senders::what_is_forged_is_dropped;
 use shipped::{Shipped, lab};
 
@@ -57,7 +61,10 @@ fn docker_waits_for_a_subnet_while_etcd_is_away_at_the_first_boot() -> Result {
     steadily(Duration::from_secs(120), || waits().map(drop))?;
     etcd.restart(0)?;
     provisioned(&machine)?;
-    docker_started_behind_the_agent(&machine)
+    docker_started_behind_the_agent(&machine)?;
+    docker_never_starts_on_another_subnet(&machine)?;
+    each_drop_in_gives_docker_its_subnet(&machine)?;
+    networkd_leaves_our_device_alone(&machine)
 }
 
 /// What the agent works itself does not depend on it: systemd keeps the TUN device's queues and the sockets, and packets wait in
@@ -80,7 +87,12 @@ fn the_userspace_path_loses_nothing_while_the_agent_is_restarted() -> Result {
     let kind = machines[0].sh("wire-agent status --json | tr -d ' \n'")?;
     check(kind.contains("\"kind\":\"userspace-udp\""), || kind.clone())?;
     machines[1].sh(&format!("docker exec web ping -c 1 -W 2 {}", container_address(&machines[0])?))?;
-    restart_and_upgrade_touch_no_container(&machines[0], &machines[1])?;
+    // Pings that share a message would be counted as one on the underlay.
+    hosts[1].cut_frames()?;
+    let (to, from) = ((&hosts[0], &machines[0]), (&hosts[1], &machines[1]));
+    let line = Line { underlay: &lab, from, to, encapsulation: Encapsulation::RawIp };
+    line.control_run()?;
+    restart_and_upgrade_touch_no_container(&line)?;
     // What systemd keeps of queues that are no longer wanted must not swallow any flow.
     for queues in [4, 1, 4] {
         machines[0].sh(&format!(
@@ -89,7 +101,7 @@ fn the_userspace_path_loses_nothing_while_the_agent_is_restarted() -> Result {
         ))?;
         let target = container_address(&machines[0])?;
         for _ in 0..20 {
-            machines[1].sh(&fetch(&target, 80))?;
+            machines[1].sh(&fetch_at_once(&target, 80))?;
         }
     }
     Ok(())
@@ -111,10 +123,13 @@ fn three_machines(lab: &Lab, suite: &str) -> Result {
     reach_each_other(&hosts, &machines)?;
     what_is_forged_is_dropped(lab, &hosts, &machines)?;
 
-    let meter = Meter::start(&machines[1], &container_address(&machines[0])?)?;
+    let (to, from) = ((&hosts[0], &machines[0]), (&hosts[1], &machines[1]));
+    let line = Line { underlay: lab, from, to, encapsulation: Encapsulation::Vxlan };
+    line.control_run()?;
+    let meter = line.meter()?;
     reload_keeps_the_process(&machines[0])?;
     meter.lost_none()?;
-    restart_and_upgrade_touch_no_container(&machines[0], &machines[1])?;
+    restart_and_upgrade_touch_no_container(&line)?;
     reach_each_other(&hosts, &machines)?;
 
     let before = machines[1].sh(SUBNET)?;
@@ -167,7 +182,7 @@ fn provisioned(machine: &Machine) -> Result {
 
 fn cloud_init_done(machine: &Machine) -> Result {
     // Until its first process is there nobody can ask.
-    eventually(Duration::from_secs(20), || machine.sh("systemctl is-system-running || true").map(drop))?;
+    eventually(Duration::from_secs(120), || machine.sh("systemctl is-system-running || true").map(drop))?;
     let status = machine.sh("cloud-init status --wait --long || true")?;
     let log =
         || machine.sh("tail -n 60 /var/log/cloud-init-output.log; systemctl --failed --no-pager").unwrap_or_default();
@@ -176,7 +191,7 @@ fn cloud_init_done(machine: &Machine) -> Result {
 
 /// The agent is ready and Docker runs, with the bridge that the agent's subnet asks for.
 fn up(machine: &Machine) -> Result {
-    let waited = eventually(Duration::from_secs(60), || {
+    let waited = eventually(Duration::from_secs(180), || {
         let states = machine.sh("systemctl is-active wire-agent docker || true")?;
         check(states == "active\nactive\n", || states.clone())
     });
@@ -198,7 +213,7 @@ fn sandboxed(machine: &Machine) -> Result {
         let status = machine.sh("wire-agent status --json | tr -d ' \n'")?;
         check(status.contains("\"phase\":\"ready\""), || status)
     };
-    eventually(Duration::from_secs(5), ready).map(drop)
+    eventually(Duration::from_secs(30), ready).map(drop)
 }
 
 fn docker_started_behind_the_agent(machine: &Machine) -> Result {
@@ -215,7 +230,7 @@ fn reload_keeps_the_process(machine: &Machine) -> Result {
     let agent = "systemctl show --value -p MainPID wire-agent";
     let before = machine.sh(agent)?;
     machine.sh("systemctl reload wire-agent")?;
-    eventually(Duration::from_secs(10), || {
+    eventually(Duration::from_secs(30), || {
         machine.sh("journalctl --no-pager -o cat -u wire-agent | grep 'joining anew'").map(drop)
     })?;
     let after = machine.sh(agent)?;
@@ -227,8 +242,9 @@ fn reload_keeps_the_process(machine: &Machine) -> Result {
 /// watchdog, here after two seconds instead of thirty.
 const RESTARTS: [&str; 6] = [
     "systemctl restart wire-agent",
-    "dpkg-deb -R /opt/wire-agent.deb /tmp/newer; sed -i 's/^Version: .*/Version: 99.0-1/' /tmp/newer/DEBIAN/control
-     dpkg-deb -b /tmp/newer /tmp/newer.deb; apt-get install -y /tmp/newer.deb; dpkg-query -W -f '${Version}' wire-agent | grep -x 99.0-1",
+    "dpkg-deb -R /opt/wire-agent.deb /tmp/newer; echo >>/tmp/newer/usr/bin/wire-agent; sed -i 's/^Version: .*/Version: 99.0-1/' /tmp/newer/DEBIAN/control
+     dpkg-deb -b /tmp/newer /tmp/newer.deb; apt-get install -y /tmp/newer.deb; dpkg-query -W -f '${Version}' wire-agent | grep -x 99.0-1
+     cmp /tmp/newer/usr/bin/wire-agent /usr/bin/wire-agent",
     "systemctl kill -s KILL wire-agent",
     "mkdir -p /run/systemd/system/wire-agent.service.d
      printf '[Service]\\nWatchdogSec=2\\nTimeoutAbortSec=2\\n' >/run/systemd/system/wire-agent.service.d/impatient.conf
@@ -238,24 +254,28 @@ const RESTARTS: [&str; 6] = [
 ];
 
 /// A restart and a newer package bring a new agent and leave Docker and the container as they are, and no ping is lost.
-fn restart_and_upgrade_touch_no_container(machine: &Machine, other: &Machine) -> Result {
+fn restart_and_upgrade_touch_no_container(line: &Line<'_>) -> Result {
+    let machine = line.to.1;
     let docker =
         "systemctl show --value -p MainPID docker; docker inspect -f '{{.State.Pid}} {{.State.StartedAt}}' web";
     let agent = "systemctl show --value -p MainPID wire-agent";
     let before = machine.sh(docker)?;
     for act in RESTARTS {
-        let meter = Meter::start(other, &container_address(machine)?)?;
+        let meter = line.meter()?;
         let old = machine.sh(agent)?;
         machine.sh(act)?;
-        eventually(Duration::from_secs(20), || {
+        eventually(Duration::from_secs(60), || {
             let new = machine.sh(agent)?;
             let state = machine.sh("systemctl is-active wire-agent || true")?;
             check(new != old && state.trim() == "active", || format!("{act}: still {new}, {state}"))
         })?;
+        machine.sh(&format!("cmp /proc/$({agent})/exe /usr/bin/wire-agent"))?;
         let log = || machine.sh("journalctl --no-pager -n 30 -u wire-agent").unwrap_or_default();
         meter.lost_none().map_err(|error| LabError::Wrong(format!("{act}: {error}\n{}", log())))?;
         let after = machine.sh(docker)?;
         check(before == after, || format!("{act} has touched Docker:\n{before}{after}"))?;
     }
-    Ok(())
+    machine
+        .sh("rm -r /run/systemd/system/wire-agent.service.d; systemctl daemon-reload; systemctl restart wire-agent")?;
+    up(machine)
 }

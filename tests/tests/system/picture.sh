@@ -16,7 +16,7 @@ bridge=$(cat /sys/class/net/docker0/address)
     bridge fdb | grep -v '^33:33:' | sort | sed 's/^/fdb /'
 } | sed "s/$bridge/DOCKER0/g"
 
-# Without counters. A builtin chain that accepts is as good as none.
+# Without counters. A builtin chain that accepts is as good as none: Docker leaves tables of nothing else, and drain removes them.
 builtin='(PREROUTING|INPUT|FORWARD|OUTPUT|POSTROUTING)'
 for save in iptables-save ip6tables-save; do
     $save | sed -E 's/ \[[0-9]+:[0-9]+\]//' | awk -v save=$save '/^\*/ {table = $1} /^[:-]/ {print save, table, $0}'
