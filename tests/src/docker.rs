@@ -237,8 +237,8 @@ impl Container {
     /// Whether `count` pings are all answered, by the exit status of ping.
     #[must_use]
     pub fn pings(&self, target: IpAddr, count: u32) -> bool {
-        // busybox's ping is content with one answer; a loss shows in its summary.
-        let answer = self.exec(&format!("ping -c {count} -W 1 {target}"));
+        // busybox's ping is content with one answer; a loss shows in its summary. It waits only for the first one that long.
+        let answer = self.exec(&format!("ping -c {count} -W 5 {target}"));
         answer.is_ok_and(|text| text.contains(" 0% packet loss"))
     }
 

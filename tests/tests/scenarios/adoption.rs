@@ -28,7 +28,7 @@ fn a_host_of_flannel_is_taken_over_without_a_write_or_a_lost_ping() -> Result {
 
     let mut agent = Agent::spawn(&host, AgentSpec::new(etcd.agent_flags()).traced())?;
     agent.wait_ready(START)?;
-    eventually(PROMPT, || check(agent.status()?.phase == "ready", || agent.log()))?;
+    eventually(START, || check(agent.status()?.phase == "ready", || agent.log()))?;
     check(agent.subnet_env()?["FLANNEL_SUBNET"] == "10.5.9.1/24", || format!("{:?}", agent.subnet_env()))?;
     let writes = agent.kernel_writes()?;
     check(writes.is_empty(), || format!("it wrote {writes:?}\n{}", agent.log()))?;

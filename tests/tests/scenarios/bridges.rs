@@ -1,6 +1,9 @@
 //! Docker's bridge and our subnet: named where they do not match, and left alone.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use wire_tests::{
     Agent, AgentSpec, Dockerd, Etcd, Family, Host, PeerLease, Result, check, docker_options, eventually, lab,
@@ -12,10 +15,13 @@ use crate::{
     seat::{BACK, Seat},
 };
 
+/// How long a look at bridges may take to show: it may just have begun, the next comes [`BACK`] later and its answer is told later still.
+const NOTICED: Duration = BACK.saturating_mul(4);
+
 /// The address of Docker's bridge with its length, and the rest of what `status` says is wrong.
 fn said_of_bridge(agent: &Agent) -> Result<(String, String)> {
     let mut said = (String::new(), String::new());
-    eventually(BACK * 2, || {
+    eventually(NOTICED, || {
         let reason = agent.status()?.reason.unwrap_or_default();
         let bridge = reason.strip_prefix("bridge: docker0 has ").unwrap_or_default();
         let (has, rest) = bridge.split_once(", but this host leases ").unwrap_or_default();
@@ -90,7 +96,7 @@ fn an_mtu_that_is_too_large_is_a_warning() -> Result {
     let bip = format!("--bip={}", node.subnet(Family::V4)?);
     let mut docker = Dockerd::start(&node.host, &[bip])?;
     let _container = docker.run()?;
-    eventually(BACK * 2, || {
+    eventually(NOTICED, || {
         let status = node.agent.status()?;
         let said = status.rest["warnings"].to_string();
         check(status.phase == "ready" && said.contains("docker0 has MTU 1500, the overlay 1450"), || {
@@ -115,12 +121,12 @@ fn a_bridge_that_no_rule_can_name_is_named_in_a_warning_until_it_has_another_nam
         let right = said.contains("no rule can name br*") == warned && set.contains(bridges) && !set.contains('*');
         check(right && status.phase == "ready", || format!("{}: {said}\n{set}", status.phase))
     };
-    eventually(BACK * 2, || looks(true, "bridges"))?;
+    eventually(NOTICED, || looks(true, "bridges"))?;
     std::thread::sleep(BACK);
     let logged = node.agent.log().matches("no rule can name br*").count();
     check(logged == 1, || format!("logged {logged} times"))?;
     node.host.namespace().sh("ip link set 'br*' name br-1")?;
-    eventually(BACK * 2, || looks(false, "\"br-1\"")).map(drop)
+    eventually(NOTICED, || looks(false, "\"br-1\"")).map(drop)
 }
 
 /// Writes dockerd's settings, and says in which folder and file.
@@ -151,7 +157,7 @@ fn settings_of_docker_that_clash_are_named_and_merged_they_start_it_with_our_sub
     let clash = "/etc/docker/daemon.json sets bip, mtu to other values than this host's subnet needs";
     check(node.agent.log().contains(clash), || node.agent.log())?;
     let warnings = || Ok(node.agent.status()?.rest["warnings"].to_string());
-    eventually(BACK * 2, || {
+    eventually(NOTICED, || {
         let said = warnings()?;
         check(said.contains(clash), || said)
     })?;
@@ -185,7 +191,7 @@ fn settings_of_docker_that_clash_are_named_and_merged_they_start_it_with_our_sub
     check(label.contains("kept=yes"), || format!("the labels are {label}"))?;
     let rules = node.host.namespace().sh("iptables -t nat -S POSTROUTING")?;
     check(!rules.contains("! -o docker0 -j MASQUERADE"), || rules)?;
-    eventually(BACK * 2, || {
+    eventually(NOTICED, || {
         let said = warnings()?;
         check(said == "[]", || said)
     })?;
@@ -203,7 +209,7 @@ fn a_bridge_of_the_operators_that_bars_our_options_is_named() -> Result {
     let spec = AgentSpec { wrapper: with_settings(&dir), ..AgentSpec::new(etcd.agent_flags()) };
     let node = Node::with(host, spec)?;
     let clash = "daemon.json sets bridge to none, and dockerd refuses to start where it is given a bip too";
-    eventually(BACK * 2, || {
+    eventually(NOTICED, || {
         let said = node.agent.status()?.rest["warnings"].to_string();
         check(said.contains(clash), || said)
     })?;

@@ -36,7 +36,7 @@ fn a_changed_config_is_not_applied_by_a_hangup_but_by_a_restart_which_leaves_not
     etcd.put_config(&V4.replace(r#""Type":"vxlan""#, r#""Type":"vxlan","VNI":7"#))?;
     phase(&node.agent, "degraded")?;
     node.agent.signal(nix::sys::signal::Signal::SIGHUP)?;
-    eventually(PROMPT, || check(node.agent.log().contains("joining anew"), || node.agent.log()))?;
+    eventually(START, || check(node.agent.log().contains("joining anew"), || node.agent.log()))?;
     thread::sleep(PROMPT);
     check(node.host.kernel().link("flannel.7")?.is_none(), || "a hangup has applied the config".to_owned())?;
     exact(&etcd, &[&node, &other], &[Family::V4])?;

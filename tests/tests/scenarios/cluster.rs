@@ -117,7 +117,7 @@ pub(crate) fn families(config: &str) -> &'static [Family] {
 
 /// Waits until each node holds exactly the leases in etcd.
 pub(crate) fn settle(etcd: &Etcd, nodes: &[&Node], families: &[Family]) -> Result<Duration> {
-    eventually(Duration::from_secs(5), || exact(etcd, nodes, families))
+    eventually(START, || exact(etcd, nodes, families))
 }
 
 /// Checks that each node holds exactly the leases in etcd.

@@ -8,7 +8,7 @@ use wire_tests::{AgentSpec, Etcd, Family, Host, Lab, LossMeter, Result, check, c
 
 use crate::{
     cluster::{DUAL, Node, PROMPT, START, V4, families, on_underlay, path, settle},
-    seat::{BACK, Seat, seats, seats_by},
+    seat::{BACK, Seat, seats, seats_by, until_done},
 };
 
 #[test]
@@ -69,7 +69,8 @@ fn containers_reach_all_and_are_reached_without_nft() -> Result {
 
     one.sh(&format!("ln -s $(command -v nft) {}", programs(&one.node.host).display()))?;
     one.node.agent.signal(Signal::SIGHUP)?;
-    eventually(BACK, || {
+    // It joins anew, and that takes a busy machine its time.
+    eventually(BACK * 3, || {
         let listed = rules()?;
         check(!listed.contains("WIRE-NAT") && listed.contains("inet wire-agent"), || listed)
     })?;
@@ -85,7 +86,7 @@ fn programs(host: &Host) -> PathBuf {
 
 /// The packet filter knows the bridge by its address alone.
 fn on_a_bridge_of_users(seat: &Seat) -> Result {
-    eventually(BACK + PROMPT, || {
+    eventually(BACK * 4, || {
         let set = seat.sh("nft list set inet wire-agent bridges")?;
         check(set.contains("\"br-") && !set.contains("docker0"), || set)
     })?;
@@ -146,9 +147,7 @@ fn publishes(one: &mut Seat, other: &Seat, outside: &Host) -> Result {
     let server = one.run(&["--publish", "5080:5080"])?;
     let listen = ["exec", "-d", server.name(), "sh", "-c", "while true; do echo served | nc -l -p 5080 -w 5; done"];
     one.docker.docker(&listen)?;
-    let ask = |address| {
-        format!("for i in 1 2 3 4 5; do busybox nc -w 2 {address} 5080 < /dev/null && exit 0; sleep 0.3; done; exit 1")
-    };
+    let ask = |address| until_done(&format!("busybox nc -w 2 {address} 5080 < /dev/null"));
     let host = one.node.host.v4().into();
     for address in [host, server.address(Family::V4)?] {
         let answer = other.inside(&[], &ask(address))?;
@@ -173,7 +172,7 @@ fn a_running_container_and_its_docker_do_not_notice_a_restart_of_the_agent() -> 
     one.node.agent.wait_ready(START)?;
     thread::sleep(PROMPT);
     one.node.agent.signal(Signal::SIGHUP)?;
-    eventually(PROMPT, || check(one.node.agent.log().contains("joining anew"), || one.node.agent.log()))?;
+    eventually(START, || check(one.node.agent.log().contains("joining anew"), || one.node.agent.log()))?;
     thread::sleep(BACK);
     meter.stop_without_loss()?;
     let after = life(&one)?;

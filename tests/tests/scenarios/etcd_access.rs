@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use wire_tests::{Access, Etcd, Family, Lab, Result, check, eventually, lab};
 
-use crate::cluster::{Node, START, V4, exact, peer, promptly, settle};
+use crate::cluster::{Node, START, V4, exact, peer, phase, promptly, settle};
 
 #[test]
 fn the_agent_works_with_client_certificates() -> Result {
@@ -45,13 +45,14 @@ fn one_of_three_members_may_die_whichever_it_is() -> Result {
         etcd.wait_ready(Duration::from_secs(10))?;
         let newcomer = peer(20 + u16::try_from(member).unwrap(), &[Family::V4]);
         etcd.put(&newcomer.key(), &newcomer.value())?;
-        // The watch moves to another member in under a second, and the put itself may have waited for an election.
-        eventually(Duration::from_secs(2), || exact(&etcd, &[&node], &[Family::V4]))?;
+        // The watch moves to another member in under a second where the machine is idle, and the put itself may have waited for an
+        // election.
+        eventually(Duration::from_secs(6), || exact(&etcd, &[&node], &[Family::V4]))?;
         node.agent.kill();
         node.agent.restart()?;
         node.agent.wait_ready(START)?;
         etcd.restart(member)?;
         settle(&etcd, &[&node], &[Family::V4])?;
     }
-    eventually(Duration::from_secs(3), || check(node.agent.status()?.phase == "ready", || node.agent.log())).map(drop)
+    phase(&node.agent, "ready").map(drop)
 }

@@ -28,7 +28,7 @@ fn others_follow_a_host_that_joins_moves_and_leaves_and_lose_no_ping() -> Result
         eventually(PROMPT, || exact(&etcd, &[&a, &b, &c, &d], &Family::ALL))?;
     }
     check((a.subnet(Family::V4)?, a.subnet(Family::V6)?) == before, || "the subnet has changed".to_owned())?;
-    let reaches = a.host.pings(d.vtep(Family::V4)?) && a.host.pings(d.vtep(Family::V6)?);
+    let reaches = a.host.reaches(d.vtep(Family::V4)?) && a.host.reaches(d.vtep(Family::V6)?);
     check(reaches, || format!("the host that moved reaches nobody\n{}", a.agent.log()))?;
 
     leave(d, &etcd)?;
@@ -65,7 +65,7 @@ fn a_restart_with_another_public_ip_keeps_the_subnet() -> Result {
     check(a.subnet(Family::V4)? == before, || format!("{before} became {:?}", a.subnet(Family::V4)))?;
     check(etcd.leases()?.len() == 2, || format!("{:?}", etcd.leases()))?;
     eventually(PROMPT, || exact(&etcd, &[&b], &[Family::V4]))?;
-    let reaches = a.host.pings(b.vtep(Family::V4)?);
+    let reaches = a.host.reaches(b.vtep(Family::V4)?);
     check(reaches, || "the host that moved reaches nobody".to_owned())
 }
 

@@ -48,7 +48,7 @@ fn whatever_is_broken_in_the_kernel_is_whole_again_within_a_second() -> Result {
             check(last < PROMPT, || format!("the last write came after {last:?}: {}", broken()))?;
             check(!last.is_zero(), || format!("nothing was broken: {}", broken()))?;
         }
-        let reaches = Family::ALL.iter().all(|family| other.vtep(*family).is_ok_and(|vtep| node.host.pings(vtep)));
+        let reaches = Family::ALL.iter().all(|family| other.vtep(*family).is_ok_and(|vtep| node.host.reaches(vtep)));
         check(reaches, || format!("no traffic after {what}"))?;
     }
     Ok(())

@@ -10,7 +10,7 @@ use wire_tests::{
     AgentSpec, Container, Dockerd, Etcd, Family, Host, Lab, LabError, Result, check, docker_options, eventually,
 };
 
-use crate::cluster::{Node, PROMPT, settle};
+use crate::cluster::{Node, START, settle};
 
 /// The promise for what anyone has flushed, and how old what `status` counts may be.
 pub(crate) const BACK: Duration = Duration::from_secs(5);
@@ -94,13 +94,16 @@ impl Seat {
         let port = PORT.fetch_add(1, Ordering::Relaxed);
         let address = to.address()?;
         // busybox's nc ends when its own input does.
-        to.inside(&["-d"], &format!("sleep 20 | nc -l -p {port} > /tmp/{port}"))?;
-        let send =
-            format!("for i in 1 2 3 4 5; do echo over | nc -w 2 {address} {port} && exit 0; sleep 0.2; done; exit 1");
-        self.inside(&[], &send)?;
+        to.inside(&["-d"], &format!("sleep 60 | nc -l -p {port} > /tmp/{port}"))?;
+        self.inside(&[], &until_done(&format!("echo over | nc -w 2 {address} {port}")))?;
         let arrived = || Ok(to.inside(&[], &format!("cat /tmp/{port}"))?.contains("over"));
-        eventually(PROMPT, || check(arrived()?, || format!("nothing arrived at {address}"))).map(drop)
+        eventually(START, || check(arrived()?, || format!("nothing arrived at {address}"))).map(drop)
     }
+}
+
+/// A shell script that repeats a command for ten seconds until it succeeds: a listener that was started just now may not listen yet.
+pub(crate) fn until_done(command: &str) -> String {
+    format!("end=$(($(date +%s) + 10)); until {command}; do [ $(date +%s) -lt $end ] || exit 1; sleep 0.2; done")
 }
 
 fn node(host: Host, etcd: &Etcd, flags: &[&str]) -> Result<Node> {
