@@ -4,12 +4,12 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use wire_tests::{
-    Agent, AgentSpec, Dockerd, Etcd, Family, Host, LabError, PeerLease, Result, check, docker_options, eventually,
+    Agent, AgentSpec, Dockerd, Etcd, Family, Host, Lab, LabError, PeerLease, Result, check, docker_options, eventually,
     expect_peers, lab, run_binary, steadily,
 };
 
 use crate::{
-    cluster::{DUAL, Node, PROMPT, START, V4, cluster, device, peer, phase, put_peers},
+    cluster::{DUAL, Node, PROMPT, START, V4, cluster, device, on_underlay, peer, phase, put_peers},
     seat::{BACK, Seat, seats},
 };
 
@@ -182,32 +182,66 @@ fn what_is_ours_in_the_other_iptables_goes_while_the_agent_runs_and_when_it_is_h
     only_others()
 }
 
-/// What Docker 28 puts for each container and each bridge, also where the dockerd here is an older one.
-fn drop_as_docker_28(seat: &Seat) -> Result {
-    let address = seat.address()?;
+/// The iptables of a family.
+const fn tables(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "iptables",
+        Family::V6 => "ip6tables",
+    }
+}
+
+/// What Docker 28 puts for each container and each bridge, also where the dockerd here is an older one, which has nothing in
+/// ip6tables: there its chains come as a dockerd brings them when it starts, in front of everyone's.
+fn drop_as_docker_28(seat: &Seat, family: Family) -> Result {
+    let (t, address) = (tables(family), seat.container.address(family)?);
     seat.sh(&format!(
-        "iptables -t raw -A PREROUTING -d {address}/32 ! -i docker0 -j DROP; iptables -A DOCKER ! -i docker0 -o docker0 -j DROP"
+        "if {t} -N DOCKER 2>/dev/null; then
+             {t} -P FORWARD DROP; {t} -I FORWARD -o docker0 -j DOCKER
+             {t} -I FORWARD -o docker0 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+             {t} -N DOCKER-USER 2>/dev/null && {t} -A DOCKER-USER -j RETURN; {t} -I FORWARD -j DOCKER-USER
+         fi
+         {t} -t raw -A PREROUTING -d {address} ! -i docker0 -j DROP; {t} -A DOCKER ! -i docker0 -o docker0 -j DROP"
     ))
     .map(drop)
 }
 
 #[test]
 fn dockers_drops_stop_the_underlay_and_not_the_overlay() -> Result {
-    let lab = lab!();
-    let (_etcd, [mut one, other]) = seats(&lab, V4, &["--ip-masq"])?;
+    dockers_drops(&lab!(), V4, Family::V4)
+}
+
+#[test]
+fn dockers_drops_of_ipv6_stop_the_underlay_and_not_the_overlay() -> Result {
+    dockers_drops(&lab!(), DUAL, Family::V6)
+}
+
+fn dockers_drops(lab: &Lab, config: &str, family: Family) -> Result {
+    let (_etcd, [mut one, other]) = seats(lab, config, &["--ip-masq"])?;
     eprintln!("docker {}", one.docker.docker(&["version", "--format", "{{.Server.Version}}"])?.trim());
-    drop_as_docker_28(&one)?;
-    drop_as_docker_28(&other)?;
-    one.connects(&other)?;
-    other.connects(&one)?;
+    drop_as_docker_28(&one, family)?;
+    drop_as_docker_28(&other, family)?;
+    one.connects_over(family, &other)?;
+    other.connects_over(family, &one)?;
     // A container of the underlay's own side has no lease: it comes in by eth0.
     let outside = lab.host("outside")?;
-    outside.namespace().ip(&format!("route add 10.5.0.0/16 via {}", one.node.host.v4()))?;
-    check(!outside.pings(one.address()?), || "the underlay reaches a container".to_owned())?;
-    // Without ours nothing passes, so that this says something.
+    let network = match family {
+        Family::V4 => "10.5.0.0/16",
+        Family::V6 => "fd00:5::/32",
+    };
+    outside.namespace().ip(&format!("route add {network} via {}", on_underlay(&one.node.host, family)))?;
+    check(!outside.pings(one.container.address(family)?), || "the underlay reaches a container".to_owned())?;
+    // Without ours no connection comes in, so that this says something: each of the two places drops on its own.
     one.node.agent.terminate()?;
-    one.sh("iptables -t raw -F WIRE-RAW")?;
-    check(!one.container.pings(other.address()?, 1), || "Docker's drops do not drop".to_owned())
+    let (t, target) = (tables(family), one.container.address(family)?);
+    for (table, chain) in [("raw", "WIRE-RAW"), ("filter", "WIRE-FORWARD")] {
+        let rules = one.sh(&format!("{t}-save -t {table} | grep -- '-A {chain} '; {t} -t {table} -F {chain}"))?;
+        check(!other.container.pings(target, 1), || format!("Docker's drops do not drop without {chain}"))?;
+        rules.lines().try_for_each(|rule| one.sh(&format!("{t} -t {table} {rule}")).map(drop))?;
+        check(other.container.pings(target, 1), || format!("nothing passes with {chain} as it was"))?;
+    }
+    // And it is Docker's drops that the underlay fails at.
+    one.sh(&format!("{t} -t raw -F PREROUTING; {t} -F DOCKER"))?;
+    check(outside.reaches(target), || "the underlay has no way to a container".to_owned())
 }
 
 /// As a unit with a user of its own starts it. The lab's own folders are root's alone: into those it may look and write.

@@ -90,9 +90,14 @@ impl Seat {
 
     /// Carries a line over a new TCP connection from this container to another.
     pub(crate) fn connects(&self, to: &Self) -> Result {
+        self.connects_over(Family::V4, to)
+    }
+
+    /// The same over a family.
+    pub(crate) fn connects_over(&self, family: Family, to: &Self) -> Result {
         static PORT: AtomicU16 = AtomicU16::new(5100);
         let port = PORT.fetch_add(1, Ordering::Relaxed);
-        let address = to.address()?;
+        let address = to.container.address(family)?;
         // busybox's nc ends when its own input does.
         to.inside(&["-d"], &format!("sleep 60 | nc -l -p {port} > /tmp/{port}"))?;
         self.inside(&[], &until_done(&format!("echo over | nc -w 2 {address} {port}")))?;
