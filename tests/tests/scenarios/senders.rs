@@ -270,7 +270,7 @@ fn of_peers_that_join_one_after_the_other_each_is_heard_at_once() -> Result {
     let [host] = lab.hosts::<1>()?;
     let node = Node::start(host, &etcd)?;
     let mut took = Vec::new();
-    for number in 100..108 {
+    for number in 100..110 {
         let peer = PeerLease::numbered(number);
         etcd.put(&peer.key(), &peer.value())?;
         took.push(eventually(PROMPT * 2, || {
@@ -280,8 +280,8 @@ fn of_peers_that_join_one_after_the_other_each_is_heard_at_once() -> Result {
         std::thread::sleep(PROMPT);
     }
     println!("heard after {took:?}");
-    // Of the last three one at least, since another test may have the machine.
-    let quickest = took[5..].iter().min().copied().unwrap_or_default();
+    // A delay grows with each, up to a second. Another test may have the machine for a while, but not whenever one joins.
+    let quickest = took[6..].iter().min().copied().unwrap_or_default();
     check(quickest < PROMPT / 2, || format!("they were heard after {took:?}"))
 }
 
