@@ -11,7 +11,7 @@ use wire_tests::{
 };
 
 use crate::{
-    cluster::{DUAL, Node, PROMPT, START, V4, cluster, device, on_underlay, phase, settle},
+    cluster::{DUAL, Node, PROMPT, START, V4, cluster, device, on_underlay, peer, phase, settle},
     seat::{BACK, seats},
 };
 
@@ -185,6 +185,61 @@ fn strangers_are_let_in_where_peers_are_behind_a_nat() -> Result {
     forge(&stranger, &node, peer.subnet.into())?;
     let _ = stranger.exec(&format!("ping -c 1 -W 1 {}", node.vtep(Family::V4)?));
     check(echoes(&node.host, Family::V4)? == before + 1, || "it was dropped".to_owned())
+}
+
+#[test]
+fn of_strangers_that_are_let_in_no_source_is_taken_that_would_be_answered_elsewhere_over_ipv4() -> Result {
+    no_foreign_source(&lab!(), Family::V4)
+}
+
+#[test]
+fn of_strangers_that_are_let_in_no_source_is_taken_that_would_be_answered_elsewhere_over_ipv6() -> Result {
+    no_foreign_source(&lab!(), Family::V6)
+}
+
+/// Where anyone may send, no rule looks at pairs of sender and source. With the kernel's rp_filter off as well, what is left is our
+/// own look at the way back.
+fn no_foreign_source(lab: &Lab, family: Family) -> Result {
+    let etcd = Etcd::start(lab)?;
+    etcd.put_config(DUAL)?;
+    let [host, stranger] = lab.hosts::<2>()?;
+    ["all", "default"].iter().try_for_each(|all| host.sysctl(&format!("net.ipv4.conf.{all}.rp_filter"), "0"))?;
+    let node = Node::with(host, AgentSpec::new(etcd.agent_flags()).flag("--peers-only=false"))?;
+    let link = device(family);
+    let filter = node.host.exec(&format!("cat /proc/sys/net/ipv4/conf/{link}/rp_filter"))?;
+    check(filter.trim() == "0", || format!("the rp_filter of {link} is {filter}"))?;
+    let peer = peer(200, &Family::ALL);
+    etcd.put(&peer.key(), &peer.value())?;
+    settle(&etcd, &[&node], &Family::ALL)?;
+    let leased =
+        peer.expected(family).map(|peer| peer.subnet).ok_or_else(|| LabError::Wrong("no such side".to_owned()))?;
+    // In the network, and in none.
+    let (unleased, outside, forging, all, flag): (IpAddr, IpAddr, _, u8, _) = match family {
+        Family::V4 => ([10, 5, 222, 9].into(), [10, 99, 9, 9].into(), "vx4", 32, ""),
+        Family::V6 => {
+            let (unleased, outside) = ([0xfd00, 5, 0x222, 0, 0, 0, 0, 9], [0xfd99, 0, 0, 0, 0, 0, 0, 9]);
+            (unleased.into(), outside.into(), "vx6", 128, "nodad")
+        }
+    };
+    let vtep = node.vtep(family)?;
+    forge(&stranger, &node, leased)?;
+    let before = echoes(&node.host, family)?;
+    // Nobody is answered: the way back leads elsewhere.
+    let ping = |source: IpAddr| stranger.exec(&format!("ping -c 3 -i 0.2 -W 1 -I {source} {vtep}")).map(drop);
+    let _ = ping(leased);
+    let taken = || Ok(echoes(&node.host, family)? - before);
+    check(taken()? == 3, || "a stranger's packets do not get here".to_owned())?;
+    for source in [outside, unleased, inside(&node, family)?] {
+        stranger.namespace().ip(&format!("address add {source}/{all} dev {forging} {flag}"))?;
+        let _ = ping(source);
+        let taken = taken()?;
+        check(taken == 3, || format!("{} were let in with {source}", taken - 3))?;
+    }
+    eventually(COUNTED, || {
+        let spoofed = node.filtered("spoofed")?;
+        check(spoofed == 9, || format!("{spoofed} were counted"))
+    })
+    .map(drop)
 }
 
 #[test]
