@@ -118,7 +118,43 @@ fn the_coreos_cloud_config_holds_valid_units() -> Result {
     let config: CoreOs = yaml(&text)?;
     check(config.coreos.flannel.etcd_endpoints.starts_with("http"), || text.clone())?;
     check(config.users.iter().any(|user| user.name == "wire-agent"), || "the unit's user is not made".to_owned())?;
-    units_are_valid(&lab, "coreos", &config.coreos.units, &config.write_files)
+    let files: Vec<_> =
+        config.write_files.into_iter().map(|file| WrittenFile { path: file.path, content: file.content }).collect();
+    let units: Vec<Unit> = config.coreos.units.into_iter().map(Unit::from).collect();
+    units_are_valid(&lab, "coreos", &units, &files)
+}
+
+/// coreos-cloudinit says nothing to a key that it does not know, and Butane has other keys.
+#[test]
+fn a_key_that_is_not_known_where_it_stands_is_noticed() -> Result {
+    let _lab = lab!();
+    let coreos = shipped("cloud-config/coreos.yaml")?;
+    yaml::<CoreOs>(&coreos)?;
+    for (from, to) in [
+        ("    etcd_prefix:", "    etcd-prefix:"),
+        ("      content: |", "      contents: |"),
+        ("          content: |", "          contents: |"),
+        ("      drop-ins:", "      dropins:"),
+        ("      enable: true", "      enabled: true"),
+        ("    permissions:", "    mode:"),
+        ("    no-create-home:", "    no_create_home:"),
+    ] {
+        let changed = coreos.replacen(from, to, 1);
+        check(changed != coreos && yaml::<CoreOs>(&changed).is_err(), || format!("coreos.yaml: {to} goes unnoticed"))?;
+    }
+    let flatcar = shipped("cloud-config/flatcar.bu")?;
+    yaml::<Butane>(&flatcar)?;
+    for (from, to) in [
+        ("      contents: |", "      content: |"),
+        ("          contents: |", "          content: |"),
+        ("      dropins:", "      drop-ins:"),
+        ("      enabled: true", "      enable: true"),
+        ("      mode:", "      permissions:"),
+    ] {
+        let changed = flatcar.replacen(from, to, 1);
+        check(changed != flatcar && yaml::<Butane>(&changed).is_err(), || format!("flatcar.bu: {to} goes unnoticed"))?;
+    }
+    Ok(())
 }
 
 #[test]
@@ -131,7 +167,8 @@ fn the_butane_file_holds_valid_units() -> Result {
     })?;
     let inline = |file: ButaneFile| file.contents.inline.map(|content| WrittenFile { path: file.path, content });
     let files: Vec<WrittenFile> = config.storage.files.into_iter().filter_map(inline).collect();
-    units_are_valid(&lab, "flatcar", &config.systemd.units, &files)
+    let units: Vec<Unit> = config.systemd.units.into_iter().map(Unit::from).collect();
+    units_are_valid(&lab, "flatcar", &units, &files)
 }
 
 #[test]
@@ -156,6 +193,29 @@ fn scripts_and_completions_are_valid_for_their_shells() -> Result {
     let page = fs::read_to_string(share.join("man/man8/wire-agent.8")).unwrap_or_default();
     check(page.contains("etcd\\-endpoints") && page.contains("Exit statuses"), || page.clone())?;
     check(share.join("man/man8/wire-agent-docker-opts.8").exists(), || "a command has no page".to_owned())
+}
+
+#[test]
+fn what_make_install_installs_by_default_is_started_where_it_lies() -> Result {
+    let lab = lab!();
+    let root = lab.run().dir().join("by-hand");
+    // Neither is set where a person has set none.
+    let mut install = Command::new(dist().join("install"));
+    run(install.arg(binary()?).env("DESTDIR", &root).env_remove("PREFIX"))?;
+    let program = root.join("usr/local/bin/wire-agent");
+    run(Command::new(&program).arg("--version"))?;
+    let read = |path: &str| fs::read_to_string(root.join("usr/local").join(path)).map_err(io("cannot read a file"));
+    let unit = read("lib/systemd/system/wire-agent.service")?;
+    check(directives(&unit).contains(&"ExecStart=/usr/local/bin/wire-agent"), || unit.clone())?;
+    let units = DROP_INS.map(|kind| read(&format!("share/wire-agent/docker.service.d-{kind}/40-wire-agent.conf")));
+    for text in std::iter::once(Ok(unit)).chain(units) {
+        let text = text?;
+        check(!text.contains("/usr/bin/wire-agent"), || format!("it names a program that is not there:\n{text}"))?;
+    }
+    check(read("share/zsh/site-functions/_wire-agent").is_ok(), || "zsh finds no completions".to_owned())?;
+    check(!root.join("usr/bin").exists() && root.join("etc/default/wire-agent").exists(), || {
+        "a file lies at another place".to_owned()
+    })
 }
 
 /// The units of a cloud-config are valid together, and are those that are shipped, with the binary in /opt/bin.
@@ -325,49 +385,83 @@ struct WrittenFile {
     content: String,
 }
 
+/// What coreos-cloudinit reads; what it does not know it passes over in silence.
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct CoreOs {
     coreos: CoreOsSection,
-    users: Vec<User>,
-    write_files: Vec<WrittenFile>,
+    users: Vec<CoreOsUser>,
+    write_files: Vec<CoreOsFile>,
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct CoreOsSection {
     flannel: Flannel,
-    units: Vec<Unit>,
+    units: Vec<CoreOsUnit>,
 }
 
+/// All that it knows of: it makes FLANNELD_* of these and of nothing else.
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "they are here to be known")]
 struct Flannel {
     etcd_endpoints: String,
+    etcd_cafile: Option<String>,
+    etcd_certfile: Option<String>,
+    etcd_keyfile: Option<String>,
+    etcd_prefix: Option<String>,
+    etcd_username: Option<String>,
+    etcd_password: Option<String>,
+    ip_masq: Option<String>,
+    subnet_file: Option<String>,
+    interface: Option<String>,
+    public_ip: Option<String>,
 }
 
 #[derive(Deserialize)]
-struct User {
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+#[expect(dead_code, reason = "they are here to be known")]
+struct CoreOsUser {
     name: String,
-}
-
-/// A unit, as CoreOS (`content`, `drop-ins`) or Butane (`contents`, `dropins`) has it.
-#[derive(Deserialize)]
-struct Unit {
-    name: String,
-    #[serde(default)]
-    mask: bool,
-    #[serde(alias = "contents")]
-    content: Option<String>,
-    #[serde(default, rename = "drop-ins", alias = "dropins")]
-    drop_ins: Vec<DropIn>,
+    gecos: Option<String>,
+    system: Option<bool>,
+    no_create_home: Option<bool>,
 }
 
 #[derive(Deserialize)]
-struct DropIn {
-    name: String,
-    #[serde(alias = "contents")]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "they are here to be known")]
+struct CoreOsFile {
+    path: String,
+    permissions: Option<String>,
     content: String,
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+#[expect(dead_code, reason = "they are here to be known")]
+struct CoreOsUnit {
+    name: String,
+    command: Option<String>,
+    enable: Option<bool>,
+    #[serde(default)]
+    mask: bool,
+    content: Option<String>,
+    #[serde(default)]
+    drop_ins: Vec<CoreOsDropIn>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CoreOsDropIn {
+    name: String,
+    content: String,
+}
+
+/// What Butane reads, which refuses other keys only where it is told to be strict.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Butane {
     variant: String,
     version: String,
@@ -377,27 +471,104 @@ struct Butane {
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Passwd {
-    users: Vec<User>,
+    users: Vec<ButaneUser>,
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "they are here to be known")]
+struct ButaneUser {
+    name: String,
+    gecos: Option<String>,
+    system: Option<bool>,
+    no_create_home: Option<bool>,
+    shell: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Storage {
     files: Vec<ButaneFile>,
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "they are here to be known")]
 struct ButaneFile {
     path: String,
+    mode: Option<String>,
     contents: Contents,
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "they are here to be known")]
 struct Contents {
     inline: Option<String>,
+    source: Option<String>,
+    verification: Option<Verification>,
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "they are here to be known")]
+struct Verification {
+    hash: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Systemd {
-    units: Vec<Unit>,
+    units: Vec<ButaneUnit>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "they are here to be known")]
+struct ButaneUnit {
+    name: String,
+    enabled: Option<bool>,
+    #[serde(default)]
+    mask: bool,
+    contents: Option<String>,
+    #[serde(default)]
+    dropins: Vec<ButaneDropIn>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ButaneDropIn {
+    name: String,
+    contents: String,
+}
+
+/// A unit, whoever's words it was in.
+struct Unit {
+    name: String,
+    mask: bool,
+    content: Option<String>,
+    drop_ins: Vec<DropIn>,
+}
+
+struct DropIn {
+    name: String,
+    content: String,
+}
+
+impl From<CoreOsUnit> for Unit {
+    fn from(unit: CoreOsUnit) -> Self {
+        let drop_in = |CoreOsDropIn { name, content }| DropIn { name, content };
+        let drop_ins = unit.drop_ins.into_iter().map(drop_in).collect();
+        Self { name: unit.name, mask: unit.mask, content: unit.content, drop_ins }
+    }
+}
+
+impl From<ButaneUnit> for Unit {
+    fn from(unit: ButaneUnit) -> Self {
+        let drop_in = |ButaneDropIn { name, contents }| DropIn { name, content: contents };
+        let drop_ins = unit.dropins.into_iter().map(drop_in).collect();
+        Self { name: unit.name, mask: unit.mask, content: unit.contents, drop_ins }
+    }
 }
