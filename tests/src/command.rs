@@ -123,7 +123,10 @@ pub(crate) fn inside<T: Send>(namespace: &Path, work: impl FnOnce() -> T + Send)
 }
 
 /// Runs a command to its end and gives what it printed.
-pub(crate) fn output(command: &mut Command) -> Result<String> {
+///
+/// # Errors
+/// Where it fails, with what it wrote.
+pub fn output(command: &mut Command) -> Result<String> {
     let line = describe(command);
     let done = command
         .stdin(Stdio::null())

@@ -66,7 +66,7 @@ impl fmt::Debug for LabError {
 
 impl LabError {
     /// For `map_err`: an I/O error with what was tried.
-    pub(crate) fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+    pub fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         let what = what.into();
         move |source| Self::Io { what, source }
     }

@@ -46,7 +46,7 @@ pub use agent::{Agent, AgentSpec, binary, program, run_binary};
 pub use answers::{DatapathStatus, Peer, Peers, Refused, Status, Tunnel};
 pub use capture::{Capture, Frame};
 pub use carried::expect_carried;
-pub use command::{Namespace, Process};
+pub use command::{Namespace, Process, output};
 pub use docker::{Container, Dockerd, docker_options};
 pub use encapsulation::Encapsulation;
 pub use error::{LabError, Result, check};

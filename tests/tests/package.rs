@@ -1,5 +1,5 @@
 //! The package's scripts, as dpkg runs them: on a root of its own with this machine's programs, where those that would reach
-//! further write down what they were asked. And what `make dist` has built, where that is asked for.
+//! further write down what they were asked.
 
 use std::{
     fs,
@@ -154,10 +154,10 @@ impl Debian {
     fn new(lab: &Lab, name: &str, files: &[File<'_>]) -> Result<Self> {
         let debian = Self(lab.run().dir().join(name));
         for folder in ["real", "run/systemd/system", "var/lib", "etc", "tmp"] {
-            fs::create_dir_all(debian.0.join(folder)).map_err(io("cannot create a folder"))?;
+            fs::create_dir_all(debian.0.join(folder)).map_err(LabError::io("cannot create a folder"))?;
         }
         for folder in ["bin", "sbin", "lib", "lib64"] {
-            symlink(format!("real/{folder}"), debian.0.join(folder)).map_err(io("cannot link a folder"))?;
+            symlink(format!("real/{folder}"), debian.0.join(folder)).map_err(LabError::io("cannot link a folder"))?;
         }
         debian.write("/dev/null", "")?;
         for stub in ["systemctl", "deb-systemd-helper", "systemd-sysusers", "userdel", "pidof"] {
@@ -165,7 +165,7 @@ impl Debian {
         }
         let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("../dist/deb");
         for script in ["postinst", "prerm", "postrm"] {
-            let text = fs::read_to_string(scripts.join(script)).map_err(io("cannot read a script"))?;
+            let text = fs::read_to_string(scripts.join(script)).map_err(LabError::io("cannot read a script"))?;
             debian.write(&format!("/{script}"), &text)?;
         }
         files.iter().try_for_each(|(path, content)| debian.write(path, content)).map(|()| debian)
@@ -174,10 +174,10 @@ impl Debian {
     /// Writes a file; programs and scripts can be run.
     fn write(&self, path: &str, content: &str) -> Result {
         let path = self.0.join(&path[1..]);
-        fs::create_dir_all(path.parent().expect("it has a folder")).map_err(io("cannot create a folder"))?;
-        fs::write(&path, content).map_err(io("cannot write a file"))?;
+        fs::create_dir_all(path.parent().expect("it has a folder")).map_err(LabError::io("cannot create a folder"))?;
+        fs::write(&path, content).map_err(LabError::io("cannot write a file"))?;
         let mode = if content.starts_with("#!") { 0o755 } else { 0o644 };
-        fs::set_permissions(&path, Permissions::from_mode(mode)).map_err(io("cannot make a file executable"))
+        fs::set_permissions(&path, Permissions::from_mode(mode)).map_err(LabError::io("cannot make a file executable"))
     }
 
     /// Runs one of the package's scripts, which must end well, and gives what it said.
@@ -188,85 +188,9 @@ impl Debian {
     fn sh(&self, script: &str) -> Result<String> {
         let mut command = Command::new("unshare");
         command.args(["--mount", "sh", "-ec", ENTER, "sh"]).arg(&self.0).arg(script);
-        output(&mut command)
+        let output = command.output().map_err(LabError::io("cannot run unshare"))?;
+        let text = [output.stdout.as_slice(), &output.stderr].concat();
+        let text = String::from_utf8_lossy(&text).into_owned();
+        check(output.status.success(), || format!("{script}: {}\n{text}", output.status)).map(|()| text)
     }
-}
-
-fn io(what: &'static str) -> impl Fn(std::io::Error) -> LabError {
-    move |source| LabError::Io { what: what.to_owned(), source }
-}
-
-/// What `make dist` has built.
-fn built() -> Result<Vec<PathBuf>> {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/dist");
-    let lack = |source| LabError::Io { what: format!("cannot read {} (`make dist` makes it)", dir.display()), source };
-    fs::read_dir(&dir).map_err(lack)?.map(|file| Ok(file.map_err(lack)?.path())).collect()
-}
-
-/// The one whose name has this beginning and this end.
-fn built_as(start: &str, end: &str) -> Result<PathBuf> {
-    let name = |path: &PathBuf| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let found = built()?.into_iter().filter(|path| name(path).starts_with(start) && name(path).ends_with(end));
-    let [one] = <[PathBuf; 1]>::try_from(found.collect::<Vec<_>>())
-        .map_err(|found| LabError::Wrong(format!("{start}*{end} in target/dist: {found:?}")))?;
-    Ok(one)
-}
-
-/// Runs a program in a root that has nothing but it.
-fn alone(lab: &Lab, name: &str, program: &Path) -> Result<String> {
-    let root = lab.run().dir().join(name);
-    fs::create_dir_all(&root).map_err(io("cannot create a folder"))?;
-    fs::copy(program, root.join("program")).map_err(io("cannot copy a program"))?;
-    output(Command::new("chroot").arg(&root).args(["/program", "--version"]))
-}
-
-fn output(command: &mut Command) -> Result<String> {
-    let output = command.output().map_err(io("cannot run a program"))?;
-    let text = String::from_utf8_lossy(&[output.stdout.as_slice(), &output.stderr].concat()).into_owned();
-    check(output.status.success(), || format!("{command:?}: {}\n{text}", output.status)).map(|()| text)
-}
-
-#[test]
-#[ignore = "it looks at what `make dist` has built"]
-fn the_shipped_binary_and_that_of_the_package_need_no_library_and_no_loader() -> Result {
-    let lab = lab!();
-    let shipped = built_as("wire-agent-", "")?;
-    let package = built_as("wire-agent_", ".deb")?;
-    let said = alone(&lab, "shipped", &shipped)?;
-    check(said.starts_with("wire-agent "), || said)?;
-    let unpacked = lab.run().dir().join("unpacked");
-    output(Command::new("dpkg-deb").arg("--extract").arg(&package).arg(&unpacked))?;
-    alone(&lab, "packaged", &unpacked.join("usr/bin/wire-agent"))?;
-    let fields = output(Command::new("dpkg-deb").arg("--field").arg(&package).arg("Depends"))?;
-    check(!fields.contains("libc6"), || format!("it has all it needs of libraries, but depends on {fields}"))?;
-    // One that is not static does not run there, or this says nothing.
-    check(alone(&lab, "linked", &wire_tests::binary()?).is_err(), || {
-        "a linked program runs without its loader".to_owned()
-    })
-}
-
-#[test]
-#[ignore = "it looks at what `make dist` has built"]
-fn the_checksums_are_those_of_all_that_is_shipped() -> Result {
-    let lab = lab!();
-    let sums = built_as("SHA256SUMS", "")?;
-    let files = [built_as("wire-agent-", "")?, built_as("wire-agent_", ".deb")?];
-    let copied = lab.run().dir().join("checked");
-    fs::create_dir_all(&copied).map_err(io("cannot create a folder"))?;
-    for file in files.iter().chain([&sums]) {
-        fs::copy(file, copied.join(file.file_name().unwrap_or_default())).map_err(io("cannot copy a file"))?;
-    }
-    let verify = || output(Command::new("sha256sum").args(["--check", "--strict", "SHA256SUMS"]).current_dir(&copied));
-    let said = verify()?;
-    for file in &files {
-        let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        check(said.contains(&format!("{name}: OK")), || format!("{name} has no checksum:\n{said}"))?;
-        // A byte less is noticed.
-        let copy = copied.join(&name);
-        let whole = fs::read(&copy).map_err(io("cannot read a file"))?;
-        fs::write(&copy, &whole[..whole.len() - 1]).map_err(io("cannot write a file"))?;
-        check(verify().is_err(), || format!("{name} may be another"))?;
-        fs::write(&copy, &whole).map_err(io("cannot write a file"))?;
-    }
-    Ok(())
 }

@@ -62,7 +62,7 @@ fn the_unit_is_rated_two_or_better_and_as_root_nearly_so() -> Result {
     for (unit, worst) in [unit.clone(), unit.replace("[Install]", &format!("{legacy}\n[Install]"))].iter().zip(EXPOSURE)
     {
         let path = lab.run().dir().join("wire-agent.service");
-        fs::write(&path, unit).map_err(io("cannot write a unit"))?;
+        fs::write(&path, unit).map_err(LabError::io("cannot write a unit"))?;
         let mut analyze = Command::new("systemd-analyze");
         let text = run(analyze.args(["security", "--offline=true", "--no-pager"]).arg(&path))?;
         let rating = text.split("wire-agent.service:").nth(1).and_then(|rest| rest.split_whitespace().next());
@@ -204,7 +204,8 @@ fn what_make_install_installs_by_default_is_started_where_it_lies() -> Result {
     run(install.arg(binary()?).env("DESTDIR", &root).env_remove("PREFIX"))?;
     let program = root.join("usr/local/bin/wire-agent");
     run(Command::new(&program).arg("--version"))?;
-    let read = |path: &str| fs::read_to_string(root.join("usr/local").join(path)).map_err(io("cannot read a file"));
+    let read =
+        |path: &str| fs::read_to_string(root.join("usr/local").join(path)).map_err(LabError::io("cannot read a file"));
     let unit = read("lib/systemd/system/wire-agent.service")?;
     check(directives(&unit).contains(&"ExecStart=/usr/local/bin/wire-agent"), || unit.clone())?;
     let units = DROP_INS.map(|kind| read(&format!("share/wire-agent/docker.service.d-{kind}/40-wire-agent.conf")));
@@ -222,9 +223,9 @@ fn what_make_install_installs_by_default_is_started_where_it_lies() -> Result {
 fn units_are_valid(lab: &Lab, name: &str, units: &[Unit], files: &[WrittenFile]) -> Result {
     let root = Root::installed(lab, name)?;
     root.docker_unit()?;
-    fs::create_dir_all(root.0.join("opt/bin")).map_err(io("cannot create opt/bin"))?;
+    fs::create_dir_all(root.0.join("opt/bin")).map_err(LabError::io("cannot create opt/bin"))?;
     fs::copy(root.0.join("usr/bin/wire-agent"), root.0.join("opt/bin/wire-agent"))
-        .map_err(io("cannot copy the agent"))?;
+        .map_err(LabError::io("cannot copy the agent"))?;
     let mut written = Vec::new();
     for unit in units {
         if let Some(content) = &unit.content {
@@ -285,13 +286,14 @@ struct Root(PathBuf);
 impl Root {
     fn installed(lab: &Lab, name: &str) -> Result<Self> {
         let root = lab.run().dir().join(name);
-        fs::create_dir_all(&root).map_err(io("cannot create a root"))?;
+        fs::create_dir_all(&root).map_err(LabError::io("cannot create a root"))?;
         run(Command::new(dist().join("install")).arg(binary()?).env("DESTDIR", &root).env("PREFIX", "/usr"))?;
         // What the units run must be there.
         for program in ["bin/sh", "bin/kill", "bin/touch", "usr/bin/mkdir", "usr/sbin/dockerd"] {
             let path = root.join(program);
-            fs::create_dir_all(path.parent().expect("it has a folder")).map_err(io("cannot create a folder"))?;
-            fs::copy("/bin/true", path).map_err(io("cannot copy a program"))?;
+            fs::create_dir_all(path.parent().expect("it has a folder"))
+                .map_err(LabError::io("cannot create a folder"))?;
+            fs::copy("/bin/true", path).map_err(LabError::io("cannot copy a program"))?;
         }
         let root = Self(root);
         // The targets that units are ordered by come with systemd.
@@ -315,21 +317,21 @@ impl Root {
 
     fn write(&self, path: &str, content: &str) -> Result {
         let path = self.0.join(path);
-        fs::create_dir_all(path.parent().expect("it has a folder")).map_err(io("cannot create a folder"))?;
-        fs::write(&path, content).map_err(io("cannot write a file"))
+        fs::create_dir_all(path.parent().expect("it has a folder")).map_err(LabError::io("cannot create a folder"))?;
+        fs::write(&path, content).map_err(LabError::io("cannot write a file"))
     }
 
     fn link(&self, from: &str, to: &str) -> Result {
         let to = self.0.join(to);
-        fs::create_dir_all(to.parent().expect("it has a folder")).map_err(io("cannot create a folder"))?;
-        std::os::unix::fs::symlink(self.0.join(from), to).map_err(io("cannot link a folder"))
+        fs::create_dir_all(to.parent().expect("it has a folder")).map_err(LabError::io("cannot create a folder"))?;
+        std::os::unix::fs::symlink(self.0.join(from), to).map_err(LabError::io("cannot link a folder"))
     }
 
     /// systemd has nothing to say about the units.
     fn verify(&self, units: &[&str]) -> Result {
         let root = format!("--root={}", self.0.display());
         let output = Command::new("systemd-analyze").args(["verify", "--man=no", &root]).args(units).output();
-        let output = output.map_err(io("cannot run systemd-analyze"))?;
+        let output = output.map_err(LabError::io("cannot run systemd-analyze"))?;
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         check(output.status.success() && said.trim().is_empty(), || format!("{units:?}: {}\n{said}", output.status))
     }
@@ -351,14 +353,10 @@ fn exists(program: &str) -> bool {
 }
 
 fn run(command: &mut Command) -> Result<String> {
-    let output = command.output().map_err(io("cannot run a program"))?;
+    let output = command.output().map_err(LabError::io("cannot run a program"))?;
     let text = [output.stdout.as_slice(), &output.stderr].concat();
     let text = String::from_utf8_lossy(&text).into_owned();
     check(output.status.success(), || format!("{command:?}: {}\n{text}", output.status)).map(|()| text)
-}
-
-fn io(what: &'static str) -> impl Fn(std::io::Error) -> LabError {
-    move |source| LabError::Io { what: what.to_owned(), source }
 }
 
 fn dist() -> PathBuf {

@@ -269,8 +269,16 @@ fn containers_send_nothing_encapsulated_to_any_host() -> Result {
 /// A bridge that is not ours, whose containers Docker gives the host's address: what they send must not pass for a peer's.
 #[test]
 fn containers_of_any_other_bridge_send_nothing_encapsulated_to_peers() -> Result {
-    let lab = lab!();
-    let (_etcd, [mut one, other]) = seats(&lab, V4, &[])?;
+    another_bridge_is_not_heard(&lab!(), &[])
+}
+
+#[test]
+fn nor_do_they_where_anyone_else_may_send() -> Result {
+    another_bridge_is_not_heard(&lab!(), &["--peers-only=false"])
+}
+
+fn another_bridge_is_not_heard(lab: &Lab, flags: &[&str]) -> Result {
+    let (_etcd, [mut one, other]) = seats(lab, V4, flags)?;
     one.docker.docker(&["network", "create", "--subnet", "172.30.7.0/24", "elsewhere"])?;
     let forger = one.docker.run_with(&["--network", "elsewhere"])?;
     // Its packets do come through, or the rest says nothing.

@@ -1,6 +1,7 @@
 //! Whole machines: real systemd, cloud-init, the .deb and Docker from Debian. `make test-system` runs these, which takes minutes;
 //! elsewhere they are ignored.
 
+mod built;
 mod compose;
 mod containers;
 mod drop_ins;

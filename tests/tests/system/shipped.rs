@@ -9,6 +9,21 @@ pub(crate) fn lab(name: &str) -> Result<Lab> {
     Lab::for_test(name, Share::Alone)?.ok_or_else(|| LabError::Machine("whole machines need a lab".to_owned()))
 }
 
+/// The one file that `make dist` has built whose name has this beginning and this end.
+pub(crate) fn built_as(start: &str, end: &str) -> Result<PathBuf> {
+    let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target/dist");
+    let files = fs::read_dir(&dir).into_iter().flatten().flatten().map(|file| file.path());
+    let name = |path: &PathBuf| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let found: Vec<PathBuf> = files.filter(|path| name(path).starts_with(start) && name(path).ends_with(end)).collect();
+    match <[PathBuf; 1]>::try_from(found) {
+        Ok([one]) => Ok(one),
+        Err(found) => {
+            let wrong = format!("{start}*{end} in target/dist: {found:?} instead of one: run `make test-system`");
+            Err(LabError::Machine(wrong))
+        }
+    }
+}
+
 /// What `make dist` and tests/system/rootfs have made.
 pub(crate) struct Shipped {
     pub(crate) root: PathBuf,
@@ -19,13 +34,11 @@ impl Shipped {
     pub(crate) fn find(suite: &str) -> Result<Self> {
         let target = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target");
         let root = target.join("system").join(suite).join("root");
-        let packages = fs::read_dir(target.join("dist")).into_iter().flatten().flatten().map(|file| file.path());
-        let package = packages.into_iter().find(|path| path.extension().is_some_and(|kind| kind == "deb"));
-        let lack = |what: &str| LabError::Machine(format!("there is no {what}: run `make test-system`"));
-        let package = package.ok_or_else(|| lack("package in target/dist"))?;
         check(root.is_dir(), || format!("there is no {}: run `make test-system`", root.display()))?;
-        let absolute = |path: PathBuf| path.canonicalize().map_err(|_| lack("folder target"));
-        Ok(Self { root: absolute(root)?, package: absolute(package)? })
+        let absolute = |path: PathBuf| {
+            path.canonicalize().map_err(|source| LabError::Io { what: format!("no {}", path.display()), source })
+        };
+        Ok(Self { root: absolute(root)?, package: absolute(built_as("wire-agent_", ".deb")?)? })
     }
 
     /// A machine of this suite.
