@@ -1,14 +1,17 @@
 //! The files that are shipped are valid: units, drop-ins and the units inside the cloud-config files, by systemd's own word;
 //! cloud-init's file by cloud-init's; what is written twice is the same.
 
+mod cloud_config;
+
 use std::{
     env, fs,
     path::{Path, PathBuf},
     process::Command,
 };
 
-use serde::Deserialize;
 use wire_tests::{Lab, LabError, Result, binary, check, lab};
+
+use cloud_config::{Butane, ButaneFile, CloudInit, CoreOs, Unit, WrittenFile, yaml};
 
 /// The worst ratings that the unit may have, systemd-analyze(1), and with the drop-in that makes it root's; a bare unit has 9.6.
 const EXPOSURE: [f64; 2] = [2.0, 2.1];
@@ -366,207 +369,4 @@ fn dist() -> PathBuf {
 fn shipped(path: &str) -> Result<String> {
     let path = dist().join(path);
     fs::read_to_string(&path).map_err(|source| LabError::Io { what: format!("cannot read {}", path.display()), source })
-}
-
-fn yaml<T: for<'de> Deserialize<'de>>(text: &str) -> Result<T> {
-    serde_saphyr::from_str(text).map_err(|error| LabError::Wrong(error.to_string()))
-}
-
-#[derive(Deserialize)]
-struct CloudInit {
-    write_files: Vec<WrittenFile>,
-}
-
-#[derive(Deserialize)]
-struct WrittenFile {
-    path: String,
-    content: String,
-}
-
-/// What coreos-cloudinit reads; what it does not know it passes over in silence.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct CoreOs {
-    coreos: CoreOsSection,
-    users: Vec<CoreOsUser>,
-    write_files: Vec<CoreOsFile>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct CoreOsSection {
-    flannel: Flannel,
-    units: Vec<CoreOsUnit>,
-}
-
-/// All that it knows of: it makes FLANNELD_* of these and of nothing else.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-#[expect(dead_code, reason = "they are here to be known")]
-struct Flannel {
-    etcd_endpoints: String,
-    etcd_cafile: Option<String>,
-    etcd_certfile: Option<String>,
-    etcd_keyfile: Option<String>,
-    etcd_prefix: Option<String>,
-    etcd_username: Option<String>,
-    etcd_password: Option<String>,
-    ip_masq: Option<String>,
-    subnet_file: Option<String>,
-    interface: Option<String>,
-    public_ip: Option<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-#[expect(dead_code, reason = "they are here to be known")]
-struct CoreOsUser {
-    name: String,
-    gecos: Option<String>,
-    system: Option<bool>,
-    no_create_home: Option<bool>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-#[expect(dead_code, reason = "they are here to be known")]
-struct CoreOsFile {
-    path: String,
-    permissions: Option<String>,
-    content: String,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-#[expect(dead_code, reason = "they are here to be known")]
-struct CoreOsUnit {
-    name: String,
-    command: Option<String>,
-    enable: Option<bool>,
-    #[serde(default)]
-    mask: bool,
-    content: Option<String>,
-    #[serde(default)]
-    drop_ins: Vec<CoreOsDropIn>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct CoreOsDropIn {
-    name: String,
-    content: String,
-}
-
-/// What Butane reads, which refuses other keys only where it is told to be strict.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Butane {
-    variant: String,
-    version: String,
-    passwd: Passwd,
-    storage: Storage,
-    systemd: Systemd,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Passwd {
-    users: Vec<ButaneUser>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-#[expect(dead_code, reason = "they are here to be known")]
-struct ButaneUser {
-    name: String,
-    gecos: Option<String>,
-    system: Option<bool>,
-    no_create_home: Option<bool>,
-    shell: Option<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Storage {
-    files: Vec<ButaneFile>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-#[expect(dead_code, reason = "they are here to be known")]
-struct ButaneFile {
-    path: String,
-    mode: Option<String>,
-    contents: Contents,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-#[expect(dead_code, reason = "they are here to be known")]
-struct Contents {
-    inline: Option<String>,
-    source: Option<String>,
-    verification: Option<Verification>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-#[expect(dead_code, reason = "they are here to be known")]
-struct Verification {
-    hash: String,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Systemd {
-    units: Vec<ButaneUnit>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-#[expect(dead_code, reason = "they are here to be known")]
-struct ButaneUnit {
-    name: String,
-    enabled: Option<bool>,
-    #[serde(default)]
-    mask: bool,
-    contents: Option<String>,
-    #[serde(default)]
-    dropins: Vec<ButaneDropIn>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ButaneDropIn {
-    name: String,
-    contents: String,
-}
-
-/// A unit, whoever's words it was in.
-struct Unit {
-    name: String,
-    mask: bool,
-    content: Option<String>,
-    drop_ins: Vec<DropIn>,
-}
-
-struct DropIn {
-    name: String,
-    content: String,
-}
-
-impl From<CoreOsUnit> for Unit {
-    fn from(unit: CoreOsUnit) -> Self {
-        let drop_in = |CoreOsDropIn { name, content }| DropIn { name, content };
-        let drop_ins = unit.drop_ins.into_iter().map(drop_in).collect();
-        Self { name: unit.name, mask: unit.mask, content: unit.content, drop_ins }
-    }
-}
-
-impl From<ButaneUnit> for Unit {
-    fn from(unit: ButaneUnit) -> Self {
-        let drop_in = |ButaneDropIn { name, contents }| DropIn { name, content: contents };
-        let drop_ins = unit.dropins.into_iter().map(drop_in).collect();
-        Self { name: unit.name, mask: unit.mask, content: unit.contents, drop_ins }
-    }
 }
