@@ -155,27 +155,26 @@ impl Netfilter {
     }
 
     /// Deletes a table of iptables-nft in which nothing is but builtin chains that accept: it makes them with the first rule, and
-    /// leaves them. Says whether it did. What is put there meanwhile makes the kernel refuse all of it.
-    pub(crate) fn delete_bare(&mut self, family: Family, table: &str) -> bool {
+    /// leaves them. What is put there meanwhile makes the kernel refuse all of it, and then the table is not empty.
+    pub(crate) fn delete_bare(&mut self, family: Family, table: &str) {
         let of = number(family);
         // NFTA_CHAIN_TABLE, NFTA_CHAIN_NAME, NFTA_CHAIN_POLICY, which only builtin ones have: NF_ACCEPT
         let chains = self.dump("chains of all tables", GET_CHAIN, &|| Body::new(of), |body| {
             let is_in_it = body.first() == Some(&of) && find(body, 1).and_then(text) == Some(table);
             is_in_it.then(|| (find(body, 3).and_then(text).map(str::to_owned), find(body, 5).and_then(be32) == Some(1)))
         });
-        let Ok(chains) = chains else { return false };
+        let Ok(chains) = chains else { return };
         if chains.is_empty() || chains.iter().any(|(_, accepts)| !accepts) {
-            return false;
+            return;
         }
         let flags = NLM_F_NONREC | NLM_F_ACK;
-        let deleted = self.change(|batch| {
+        let _ = self.change(|batch| {
             for name in chains.iter().filter_map(|(name, _)| name.as_deref()) {
                 batch.push(DELETE_CHAIN, flags, &Body::new(of).named(1, table).named(3, name));
             }
             // NFTA_TABLE_NAME
             batch.push(DELETE_TABLE, flags, &Body::new(of).named(1, table));
         });
-        deleted.is_ok()
     }
 
     /// Changes sets of ours.

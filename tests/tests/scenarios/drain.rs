@@ -51,6 +51,33 @@ fn leave(lab: &Lab, datapath: Datapath, config: &str) -> Result {
 }
 
 #[test]
+fn where_iptables_is_gone_before_it_drain_says_that_rules_are_left_and_can_be_tried_again() -> Result {
+    let lab = lab!();
+    let etcd = Etcd::start(&lab)?;
+    etcd.put_config(DUAL)?;
+    let [host] = lab.hosts::<1>()?;
+    let bin = host.dir().join("programs").display().to_string();
+    host.namespace().sh(&format!(
+        "mkdir -p {bin}/away; ln -s $(command -v nft) {bin}
+         for t in iptables ip6tables; do for word in '' -save -restore; do ln -s $(command -v $t$word) {bin}; done; done"
+    ))?;
+    let wrapper = vec!["env".to_owned(), format!("PATH={bin}")];
+    let mut node = Node::with(host, AgentSpec { wrapper, ..AgentSpec::new(etcd.agent_flags()) })?;
+    node.agent.terminate()?;
+    node.host.namespace().sh(&format!("mv {bin}/ip* {bin}/away"))?;
+    let refused = node.agent.run_with_its_flags("drain")?;
+    let said = String::from_utf8_lossy(&refused.stderr);
+    let says_so =
+        said.contains("not all of the firewall could be removed") && said.contains("iptables is not installed");
+    check(refused.status.code() == Some(1) && says_so, || format!("{refused:?}"))?;
+    node.host.namespace().sh(&format!("mv {bin}/away/* {bin}"))?;
+    let drained = node.agent.run_with_its_flags("drain")?;
+    check(drained.status.success(), || format!("{drained:?}"))?;
+    let left = node.host.namespace().sh("nft list ruleset")?;
+    check(left.is_empty(), || left)
+}
+
+#[test]
 fn what_was_merged_into_dockers_settings_is_taken_out_again() -> Result {
     const BEFORE: &str = "{\n    \"labels\":[\"kept=yes\"],  \"debug\" : false\n}\n";
     let lab = lab!();
