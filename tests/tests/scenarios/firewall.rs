@@ -268,6 +268,33 @@ fn a_user_that_is_not_root_keeps_all_of_it() -> Result {
     check(node.agent.status()?.phase == "ready", || format!("{:?}", node.agent.status()))
 }
 
+/// The kernel tells nobody of a change there: only a look finds it.
+#[test]
+fn what_is_flushed_of_iptables_legacy_is_back_within_five_seconds_too() -> Result {
+    let lab = lab!();
+    let etcd = Etcd::start(&lab)?;
+    etcd.put_config(V4)?;
+    let [host] = lab.hosts::<1>()?;
+    let bin = host.dir().join("legacy").display().to_string();
+    host.namespace().sh(&format!(
+        "mkdir -p {bin}; for t in '' -save -restore; do ln -s $(command -v iptables-legacy$t) {bin}/iptables$t; done"
+    ))?;
+    let path = format!("{bin}:{}", std::env::var("PATH").unwrap());
+    let node = Node::with(host, AgentSpec::new(etcd.agent_flags()).env("PATH", &path))?;
+    let rules = || node.host.namespace().sh("iptables-legacy-save | grep '^-A'");
+    let before = rules()?;
+    check(before.contains("-A WIRE-FORWARD") && before.contains("-A WIRE-RAW"), || before.clone())?;
+    for _ in 0..3 {
+        node.host.namespace().sh("iptables-legacy -F; iptables-legacy -t raw -F")?;
+        let took = eventually(BACK, || {
+            let now = rules()?;
+            check(now == before, || format!("{now}\ninstead of\n{before}"))
+        })?;
+        println!("back after {took:?}");
+    }
+    Ok(())
+}
+
 #[test]
 fn iptables_legacy_without_root_is_refused_with_what_to_do_and_the_rest_goes_on() -> Result {
     let lab = lab!();
