@@ -4,6 +4,8 @@
 
 mod convert;
 mod error;
+mod names;
+mod resolv_conf;
 mod settings;
 
 use std::{future::Future, sync::Arc, time::Duration};
@@ -20,7 +22,8 @@ use crate::{
     WatchStream, Write,
 };
 
-pub use settings::{Credentials, EtcdSettings, EtcdSettingsError, TlsFiles};
+pub use names::NameError;
+pub use settings::{Credentials, EtcdSettings, EtcdSettingsError, TlsFiles, endpoint_addresses};
 
 /// An etcd cluster.
 #[derive(Clone)]

@@ -49,7 +49,9 @@ pub use allocate::{Full, Taken, Wish, allocate};
 pub use backoff::{Backoff, shortened};
 pub use config::{BackendConfig, ConfigError, NetworkConfig, Pool, VxlanConfig};
 pub use entries::Entries;
-pub use etcd::{Credentials, EtcdSettings, EtcdSettingsError, EtcdStore, EtcdWatch, TlsFiles};
+pub use etcd::{
+    Credentials, EtcdSettings, EtcdSettingsError, EtcdStore, EtcdWatch, NameError, TlsFiles, endpoint_addresses,
+};
 pub use family::{DualStack, Family};
 pub use follow::{Follow, FollowHealth, FollowSettings, LIST_EVERY};
 pub use hold::{Hold, HoldSettings, HoldState, Offer, give_back};

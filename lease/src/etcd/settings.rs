@@ -1,12 +1,17 @@
 //! How etcd is reached: endpoints, certificates, a user.
 
 use std::{
+    collections::BTreeSet,
     fmt, io,
+    net::IpAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use etcd_client::{Certificate, Identity, TlsOptions};
+use futures::future::join_all;
+
+use super::names;
 
 /// How etcd is reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -106,6 +111,12 @@ impl EtcdSettings {
 
     /// The endpoints with their scheme, and the certificates where any endpoint wants them.
     pub(super) fn check(&self) -> Result<(Vec<String>, Option<TlsOptions>), EtcdSettingsError> {
+        let (endpoints, secure) = self.endpoints()?;
+        Ok((endpoints, if secure { Some(self.tls.options()?) } else { None }))
+    }
+
+    /// The endpoints with their scheme, and whether it is https.
+    fn endpoints(&self) -> Result<(Vec<String>, bool), EtcdSettingsError> {
         let given: Vec<&str> = self.endpoints.iter().map(|text| text.trim()).filter(|text| !text.is_empty()).collect();
         let endpoints: Vec<String> =
             given.into_iter().map(|endpoint| self.endpoint(endpoint)).collect::<Result<_, _>>()?;
@@ -114,13 +125,13 @@ impl EtcdSettings {
             return Err(EtcdSettingsError::NoEndpoint);
         }
         if secure == 0 {
-            return Ok((endpoints, None));
+            return Ok((endpoints, false));
         }
         if let Some(plain) = endpoints.iter().find(|endpoint| endpoint.starts_with("http://")) {
             let rule = "is http while others are https: name all of them one way";
             return Err(EtcdSettingsError::Endpoint { endpoint: plain.clone(), rule });
         }
-        Ok((endpoints, Some(self.tls.options()?)))
+        Ok((endpoints, true))
     }
 
     fn endpoint(&self, text: &str) -> Result<String, EtcdSettingsError> {
@@ -144,6 +155,23 @@ impl EtcdSettings {
         }
         Ok(format!("{scheme}://{host}"))
     }
+}
+
+/// The addresses of all members, as far as their names can be resolved now. For protecting the way to etcd.
+pub async fn endpoint_addresses(settings: &EtcdSettings) -> BTreeSet<IpAddr> {
+    let Ok((endpoints, _)) = settings.endpoints() else { return BTreeSet::new() };
+    let hosts: Vec<&str> =
+        endpoints.iter().filter_map(|endpoint| host_and_port(endpoint)).map(|(host, _)| host).collect();
+    let found = join_all(hosts.into_iter().map(|host| names::resolve(host, 0))).await;
+    found.into_iter().flatten().flatten().map(|address| address.ip()).collect()
+}
+
+/// The host, an IPv6 address without its brackets, and the port of an endpoint.
+fn host_and_port(endpoint: &str) -> Option<(&str, u16)> {
+    let (_, host) = endpoint.split_once("://")?;
+    let (host, port) = host.rsplit_once(':')?;
+    let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    Some((host, port.parse().ok()?))
 }
 
 impl TlsFiles {
@@ -175,4 +203,23 @@ fn read(what: &'static str, label: &str, path: &Path) -> Result<String, EtcdSett
     let pem = std::fs::read(path).map_err(|source| EtcdSettingsError::File { what, path: path.to_owned(), source })?;
     let is_pem = |text: &String| text.contains("-----BEGIN ") && text.contains(&format!("{label}-----"));
     String::from_utf8(pem).ok().filter(is_pem).ok_or(EtcdSettingsError::Pem { what, path: path.to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_addresses_of_all_endpoints_are_told_whatever_their_form() {
+        let of = async |endpoints: &[&str]| {
+            let endpoints = endpoints.iter().map(|&endpoint| endpoint.to_owned()).collect();
+            endpoint_addresses(&EtcdSettings::new(endpoints)).await
+        };
+        let found =
+            of(&["http://192.0.2.1:2379", "192.0.2.2:2379/", "[fd00::1]:2379", "http://[fe80::1%lo]:2379"]).await;
+        let expected = ["192.0.2.1", "192.0.2.2", "fd00::1", "fe80::1"].map(|ip| ip.parse::<IpAddr>().unwrap());
+        assert_eq!(found, BTreeSet::from(expected));
+        assert!(of(&["http://localhost:2379"]).await.contains(&IpAddr::from([127, 0, 0, 1])));
+        assert!(of(&["nonsense"]).await.is_empty());
+    }
 }

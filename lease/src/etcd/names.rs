@@ -1,0 +1,272 @@
+//! Names of etcd's members, resolved without the C library: one that is linked statically cannot load NSS modules, and dies
+//! where /etc/nsswitch.conf names any beside files and dns.
+//!
+//! /etc/hosts first, then DNS as /etc/resolv.conf has it, both read anew for each name: as glibc does by `hosts: files dns`.
+
+use std::{
+    fs,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6},
+    time::Duration,
+};
+
+use futures::future::select;
+use hickory_resolver::{
+    Resolver, TokioResolver,
+    config::{NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts},
+    net::{DnsError, NetError, runtime::TokioRuntimeProvider},
+    proto::{op::ResponseCode, rr::RecordType},
+};
+
+use super::resolv_conf::ResolvConf;
+
+/// Why a host has no address.
+#[derive(Debug, thiserror::Error)]
+pub enum NameError {
+    /// Neither file nor DNS has it.
+    #[error("the name {name} is not in /etc/hosts, and DNS does not resolve it (/etc/resolv.conf)")]
+    Unresolved {
+        /// The name.
+        name: String,
+        /// What DNS said.
+        #[source]
+        source: Box<NetError>,
+    },
+    /// A link-local address on an interface that is not there.
+    #[error("{host}: there is no interface {zone}")]
+    NoInterface {
+        /// The address as given.
+        host: String,
+        /// The interface.
+        zone: String,
+    },
+}
+
+/// How long the other family is waited for once one has answered.
+const OTHER_FAMILY: Duration = Duration::from_millis(300);
+
+const DNS_PORT: u16 = 53;
+
+/// All addresses of a host, a name or an address, as things stand now.
+pub(super) async fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, NameError> {
+    if let Some(address) = literal(host, port)? {
+        return Ok(vec![address]);
+    }
+    let read = |path| fs::read_to_string(path).unwrap_or_default();
+    let addresses = in_hosts(&read("/etc/hosts"), host, port);
+    if !addresses.is_empty() {
+        return Ok(addresses);
+    }
+    let name = host.trim_end_matches('.');
+    if name.eq_ignore_ascii_case("localhost") || name.to_ascii_lowercase().ends_with(".localhost") {
+        let loopback = [IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST)];
+        return Ok(loopback.map(|ip| SocketAddr::new(ip, port)).to_vec());
+    }
+    let conf = ResolvConf::parse(&read("/etc/resolv.conf"), &read("/proc/sys/kernel/hostname"));
+    let found = in_dns(&conf, DNS_PORT, host).await;
+    let found = found.map_err(|error| NameError::Unresolved { name: host.to_owned(), source: Box::new(error) })?;
+    Ok(found.into_iter().map(|ip| SocketAddr::new(ip, port)).collect())
+}
+
+/// The address that `host` is, with the interface of a link-local one behind a `%`.
+fn literal(host: &str, port: u16) -> Result<Option<SocketAddr>, NameError> {
+    let Some((address, zone)) = host.split_once('%') else {
+        return Ok(host.parse().ok().map(|ip| SocketAddr::new(ip, port)));
+    };
+    let Ok(address) = address.parse::<Ipv6Addr>() else { return Ok(None) };
+    // In a URL the % itself is written as %25.
+    let zone = zone.strip_prefix("25").filter(|zone| !zone.is_empty()).unwrap_or(zone);
+    let index = fs::read_to_string(format!("/sys/class/net/{zone}/ifindex")).ok();
+    let index = index.as_deref().map_or(zone, str::trim).parse();
+    let no_interface = |_| NameError::NoInterface { host: host.to_owned(), zone: zone.to_owned() };
+    Ok(Some(SocketAddrV6::new(address, port, 0, index.map_err(no_interface)?).into()))
+}
+
+/// All lines that name the host, as glibc takes them.
+fn in_hosts(text: &str, host: &str, port: u16) -> Vec<SocketAddr> {
+    let host = host.strip_suffix('.').unwrap_or(host);
+    let address = |line: &str| {
+        let mut words = line.split('#').next()?.split_whitespace();
+        let address = words.next().and_then(|word| literal(word, port).ok().flatten())?;
+        words.any(|word| word.eq_ignore_ascii_case(host)).then_some(address)
+    };
+    text.lines().filter_map(address).collect()
+}
+
+/// Asks for one form of the name after another, until one exists.
+async fn in_dns(conf: &ResolvConf, port: u16, host: &str) -> Result<Vec<IpAddr>, NetError> {
+    let mut error = NetError::NoConnections;
+    for name in candidates(conf, host) {
+        match both_families(conf, port, &name).await {
+            Ok(found) if !found.is_empty() => return Ok(found),
+            Ok(_) => {}
+            Err(why) => error = why,
+        }
+    }
+    Err(error)
+}
+
+/// The forms of a name, in glibc's order. One that ends in a dot has no other.
+fn candidates(conf: &ResolvConf, host: &str) -> Vec<String> {
+    if host.ends_with('.') {
+        return vec![host.to_owned()];
+    }
+    let searched = conf.search.iter().map(|domain| format!("{host}.{}.", domain.trim_matches('.')));
+    let itself = format!("{host}.");
+    if host.matches('.').count() >= conf.ndots {
+        std::iter::once(itself).chain(searched).collect()
+    } else {
+        searched.chain(std::iter::once(itself)).collect()
+    }
+}
+
+/// Both families are asked at the same time; one that has no answer is no reason to be without the other.
+async fn both_families(conf: &ResolvConf, port: u16, name: &str) -> Result<Vec<IpAddr>, NetError> {
+    let of = |kind| Box::pin(records(conf, port, (name, kind)));
+    let (first, other) = select(of(RecordType::A), of(RecordType::AAAA)).await.factor_first();
+    let Ok(mut found) = first else { return other.await };
+    if let Ok(Ok(more)) = tokio::time::timeout(OTHER_FAMILY, other).await {
+        found.extend(more);
+    }
+    Ok(found)
+}
+
+/// Asks one server after another, and all of them again, until one says that there are records or that there are none.
+async fn records(conf: &ResolvConf, port: u16, (name, kind): (&str, RecordType)) -> Result<Vec<IpAddr>, NetError> {
+    let mut error = NetError::NoConnections;
+    let first = if conf.rotate { rand::random_range(0..conf.servers.len()) } else { 0 };
+    let servers = conf.servers.iter().cycle().skip(first).take(conf.servers.len() * conf.attempts);
+    for server in servers {
+        match resolver(conf, SocketAddr::new(*server, port))?.lookup(name, kind).await {
+            // The answer holds aliases too.
+            Ok(answer) => return Ok(answer.answers().iter().filter_map(|record| record.data.ip_addr()).collect()),
+            Err(none) if is_final(&none) => return Err(none),
+            Err(why) => error = why,
+        }
+    }
+    Err(error)
+}
+
+/// Whether a server knows that there is nothing, and did not only fail.
+fn is_final(error: &NetError) -> bool {
+    match error {
+        NetError::Dns(DnsError::NoRecordsFound(none)) => {
+            matches!(none.response_code, ResponseCode::NXDomain | ResponseCode::NoError)
+        }
+        _ => false,
+    }
+}
+
+/// Asks one server once, and remembers nothing: what is remembered of an address is wrong just when it is needed, once etcd
+/// has moved.
+fn resolver(conf: &ResolvConf, server: SocketAddr) -> Result<TokioResolver, NetError> {
+    let ip = server.ip();
+    let mut name_server = if conf.tcp_only { NameServerConfig::tcp(ip) } else { NameServerConfig::udp_and_tcp(ip) };
+    for connection in &mut name_server.connections {
+        connection.port = server.port();
+    }
+    let mut options = ResolverOpts::default();
+    options.timeout = conf.timeout;
+    options.attempts = 0;
+    options.cache_size = 0;
+    options.use_hosts_file = ResolveHosts::Never;
+    options.edns0 = false;
+    options.os_port_selection = true;
+    let config = ResolverConfig::from_parts(None, Vec::new(), vec![name_server]);
+    Resolver::builder_with_config(config, TokioRuntimeProvider::default()).with_options(options).build()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use tokio::net::UdpSocket;
+
+    use super::*;
+
+    const HOSTS: &str = "127.0.0.1 localhost\n::1\tlocalhost ip6-localhost # etcd.example\n\n10.0.0.1 ETCD.example etcd\n\
+                         fd00::1 etcd.example\nnonsense etcd.example\n10.0.0.2 other";
+
+    #[test]
+    fn hosts_gives_every_address_of_a_name_in_any_case_and_with_a_dot_at_its_end() {
+        let found = |name| in_hosts(HOSTS, name, 1).iter().map(SocketAddr::to_string).collect::<Vec<_>>();
+        for name in ["etcd.example", "Etcd.Example", "etcd.example."] {
+            assert_eq!(found(name), ["10.0.0.1:1", "[fd00::1]:1"], "{name}");
+        }
+        assert_eq!(found("localhost"), ["127.0.0.1:1", "[::1]:1"]);
+        assert_eq!(found("etcd"), ["10.0.0.1:1"]);
+        assert_eq!(found("example"), [""; 0]);
+    }
+
+    #[test]
+    fn an_address_with_an_interface_is_taken_as_it_is() {
+        let found = |host| literal(host, 1).map(|found| found.map(|address| address.to_string()));
+        assert_eq!(found("192.0.2.1").unwrap().unwrap(), "192.0.2.1:1");
+        assert_eq!(found("fd00::1").unwrap().unwrap(), "[fd00::1]:1");
+        assert_eq!(found("fe80::1%lo").unwrap().unwrap(), "[fe80::1%1]:1");
+        assert_eq!(found("fe80::1%25lo").unwrap().unwrap(), "[fe80::1%1]:1");
+        assert_eq!(found("fe80::1%7").unwrap().unwrap(), "[fe80::1%7]:1");
+        assert_eq!(found("etcd").unwrap(), None);
+        let error = found("fe80::1%none0").unwrap_err().to_string();
+        assert_eq!(error, "fe80::1%none0: there is no interface none0");
+    }
+
+    /// Answers A queries for `known` with 192.0.2.7, has no AAAA of it, and knows nothing else. Notes what it is asked for.
+    async fn server(known: &'static str) -> (u16, Arc<Mutex<Vec<String>>>) {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let (port, asked) = (socket.local_addr().unwrap().port(), Arc::<Mutex<Vec<String>>>::default());
+        let notes = asked.clone();
+        tokio::spawn(async move {
+            let mut query = [0; 512];
+            loop {
+                let (length, from) = socket.recv_from(&mut query).await.unwrap();
+                let (mut name, mut at) = (Vec::new(), 12);
+                while query[at] != 0 {
+                    let label = &query[at + 1..][..query[at].into()];
+                    name.push(String::from_utf8_lossy(label).into_owned());
+                    at += 1 + label.len();
+                }
+                let is_a = query[at + 2] == 1;
+                let name = name.join(".");
+                let mut answer = query[..length].to_vec();
+                (answer[2], answer[3]) = (0x81, if name == known { 0x80 } else { 0x83 });
+                if name == known && is_a {
+                    answer[7] = 1;
+                    answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 9, 0, 4, 192, 0, 2, 7]);
+                }
+                if is_a {
+                    notes.lock().unwrap().push(name);
+                }
+                socket.send_to(&answer, from).await.unwrap();
+            }
+        });
+        (port, asked)
+    }
+
+    #[tokio::test]
+    async fn dns_is_asked_by_search_list_and_dots_as_glibc_asks() {
+        let conf = ResolvConf::parse("nameserver 127.0.0.1\nsearch one.example two.example", "");
+        for (name, known, asked) in [
+            ("etcd", "etcd.two.example", &["etcd.one.example", "etcd.two.example"][..]),
+            ("etcd.two.example", "etcd.two.example", &["etcd.two.example"]),
+            ("etcd.lan", "etcd.lan.one.example", &["etcd.lan", "etcd.lan.one.example"]),
+            ("etcd.two.example.", "etcd.two.example", &["etcd.two.example"]),
+        ] {
+            let (port, notes) = server(known).await;
+            assert_eq!(in_dns(&conf, port, name).await.unwrap(), [IpAddr::from([192, 0, 2, 7])], "{name}");
+            assert_eq!(*notes.lock().unwrap(), asked, "{name}");
+        }
+        let (port, notes) = server("etcd.two.example").await;
+        assert!(in_dns(&conf, port, "etcd.").await.is_err());
+        assert_eq!(*notes.lock().unwrap(), ["etcd"], "a dot at the end is the end");
+        let (port, _) = server("etcd.one.example").await;
+        let conf = ResolvConf { ndots: 3, ..conf };
+        assert!(in_dns(&conf, port, "etcd").await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_server_that_is_away_costs_the_name_nothing_but_time() {
+        let (port, _) = server("etcd.example").await;
+        let conf = ResolvConf::parse("nameserver 127.0.0.2\nnameserver 127.0.0.1\noptions timeout:1", "");
+        assert_eq!(in_dns(&conf, port, "etcd.example").await.unwrap(), [IpAddr::from([192, 0, 2, 7])]);
+    }
+}
