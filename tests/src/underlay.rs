@@ -123,6 +123,14 @@ impl Underlay {
         self.chain(COUNT_FIRST, &[format!("{matching} counter")])
     }
 
+    /// What an nft rule says is done to the packets that it matches.
+    ///
+    /// # Errors
+    /// What `nft` says.
+    pub fn change(&self, rule: &str) -> Result<Fault> {
+        self.rules(&[rule.to_owned()])
+    }
+
     fn between(&self, a: &Host, b: &Host, rest: &str) -> Result<Fault> {
         let rule = |from: &Host, to: &Host| format!("iifname {} oifname {} {rest}", from.port(), to.port());
         self.rules(&[rule(a, b), rule(b, a)])

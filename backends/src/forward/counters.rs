@@ -29,6 +29,8 @@ pub(crate) enum DropReason {
     TooBig,
     /// Sent by ourselves.
     Loop,
+    /// Marked as congested on its way, and its ends do not know what that means.
+    Congestion,
     /// The socket does not take it.
     SendError,
     /// The device does not take it.
@@ -85,11 +87,12 @@ const NAMES: [&str; COUNTERS] = [
     "dropped_ttl",
     "dropped_too_big",
     "dropped_loop",
+    "dropped_congestion",
     "dropped_send_error",
     "dropped_write_error",
 ];
 
-const COUNTERS: usize = 15 + 14;
+const COUNTERS: usize = 15 + 15;
 
 impl Count {
     const fn index(self) -> usize {

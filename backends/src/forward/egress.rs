@@ -16,6 +16,7 @@ use nix::{
 
 use super::{
     counters::{Count, DropReason},
+    ecn::Ecn,
     framing::VXLAN_LEAD,
     icmp::{self, Limiter, Notice},
     packet::Header,
@@ -145,7 +146,8 @@ impl Egress {
         let framing = way.shared.tunnel.framing;
         let begin = range.start - framing.lead();
         framing.write(header.family, peer.mac, &mut self.arena[begin..range.start]);
-        let datagram = Datagram { head: (0, 0), body: (begin as u32, (range.end - begin) as u32) };
+        let ecn = Ecn::of(header, &self.arena[range.clone()]);
+        let datagram = Datagram { head: (0, 0), body: (begin as u32, (range.end - begin) as u32), ecn };
         self.queue.push(peer.to, socket, datagram, way.shared.gso.load(Ordering::Relaxed));
     }
 
@@ -158,11 +160,12 @@ impl Egress {
         framing.write(header.family, peer.mac, lead);
         let join = way.shared.gso.load(Ordering::Relaxed);
         let packet = &self.arena[range.clone()];
+        let ecn = Ecn::of(header, packet);
         let queue = &mut self.queue;
         cut.split(packet, lead, &mut self.heads, |segment| {
             let head = (segment.head.start as u32, segment.head.len() as u32);
             let body = ((range.start + segment.body.start) as u32, segment.body.len() as u32);
-            queue.push(peer.to, socket, Datagram { head, body }, join);
+            queue.push(peer.to, socket, Datagram { head, body, ecn }, join);
         });
     }
 

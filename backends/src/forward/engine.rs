@@ -83,6 +83,7 @@ impl Ends {
                 Some(kept) => Ok(kept),
                 None => Udp::open(tunnel.local, Role::Listener),
             };
+            let socket = socket.and_then(|socket| socket.tell_ecn().map(|()| socket));
             let socket = socket.map_err(|error| EngineError::Udp(tunnel.local, error))?;
             ends.handles.extend(Handle::of(names.0, &tun));
             ends.handles.extend(Handle::of(names.1, &socket));

@@ -80,7 +80,7 @@ impl Ingress {
             if message.segment < message.range.len() {
                 way.counters.add(Count::GroDatagrams, message.range.len().div_ceil(message.segment) as u64);
             }
-            take(way, table, message, &self.arena, &mut self.coalescer, (joinable, &mut known));
+            take(way, table, message, &mut self.arena, &mut self.coalescer, (joinable, &mut known));
         }
         let more = received.len() == self.most;
         self.most = if bytes / received.len().max(1) >= JOINED { JOINED_MESSAGES } else { MESSAGES };
@@ -97,7 +97,7 @@ fn take(
     way: &Way<'_>,
     table: &Table,
     message: &Received,
-    arena: &[u8],
+    arena: &mut [u8],
     coalescer: &mut Coalescer,
     (joinable, known): (Joinable, &mut Option<Known>),
 ) {
@@ -115,7 +115,11 @@ fn take(
         let admitted = check(way, table, from, &arena[start..stop], known).and_then(|(lead, header)| {
             // What a peer with a larger MTU sends, the kernel cuts or answers.
             let fits = header.total <= way.mtu().max(JUMBO);
-            if fits { Ok((lead, header)) } else { Err(DropReason::TooBig) }
+            if !fits {
+                return Err(DropReason::TooBig);
+            }
+            message.ecn.pass_on(&header, &mut arena[start + lead..stop])?;
+            Ok((lead, header))
         });
         match admitted {
             Ok((lead, header)) => {
@@ -135,7 +139,7 @@ fn take_large(
     way: &Way<'_>,
     table: &Table,
     (from, message): (IpAddr, &Received),
-    arena: &[u8],
+    arena: &mut [u8],
     (coalescer, known): (&mut Coalescer, &mut Option<Known>),
 ) -> bool {
     let datagram = &arena[message.range.clone()];
@@ -145,6 +149,10 @@ fn take_large(
     let vnet = unfinished::large(&header, &arena[packet.clone()], size, way.mtu());
     let is_one = header.total == packet.len() && (size.is_some() || header.total > way.mtu());
     let Some(vnet) = vnet.filter(|_| is_one) else { return false };
+    if let Err(reason) = message.ecn.pass_on(&header, &mut arena[packet.clone()]) {
+        way.counters.dropped(reason);
+        return true;
+    }
     way.counters.add(Count::FromPeersPackets, 1);
     way.counters.add(Count::FromPeersBytes, packet.len() as u64);
     coalescer.push_large(arena, packet, &header, vnet);

@@ -2,7 +2,7 @@
 //!
 //! Flow out: [`egress`] reads from the device, looks up the peer ([`table`]), cuts large packets ([`split`]), puts the
 //! framing before them ([`framing`]), joins what goes to one peer ([`queue`]) and sends it ([`udp`]). Flow in: [`ingress`]
-//! receives, checks, joins packets of one flow ([`coalesce`]) and writes them to the device ([`tun`]). A [`worker`] is a
+//! receives, checks, passes marks of congestion on ([`ecn`]), joins packets of one flow ([`coalesce`]) and writes them to the device ([`tun`]). A [`worker`] is a
 //! thread that does both; an [`engine`] is a device with its workers; the [`Forwarder`] has all engines, and is what the
 //! dataplane reads and writes like the kernel itself.
 //!
@@ -11,6 +11,7 @@
 mod checksum;
 mod coalesce;
 mod counters;
+mod ecn;
 mod egress;
 mod engine;
 mod forwarder;

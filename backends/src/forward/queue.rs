@@ -1,8 +1,12 @@
-//! Datagrams on their way to the socket: those of one peer and one size joined to one message, in order for each peer.
+//! Datagrams on their way to the socket: those of one peer, one size and one ECN codepoint joined to one message, in order for
+//! each peer.
 
 use std::net::SocketAddr;
 
-use super::udp::{Message, Piece};
+use super::{
+    ecn::Ecn,
+    udp::{Message, Piece},
+};
 
 /// The most datagrams in one message (`UDP_MAX_SEGMENTS` of linux/udp.h before 6.10).
 const MOST: usize = 64;
@@ -16,6 +20,8 @@ const WINDOW: usize = 8;
 pub(crate) struct Datagram {
     pub(crate) head: (u32, u32),
     pub(crate) body: (u32, u32),
+    /// Of its outer header.
+    pub(crate) ecn: Ecn,
 }
 
 impl Datagram {
@@ -38,6 +44,7 @@ pub(crate) struct Run {
     pub(crate) socket: usize,
     size: usize,
     total: usize,
+    ecn: Ecn,
     pub(crate) count: usize,
     open: bool,
     first: usize,
@@ -76,6 +83,7 @@ impl Queue {
         if let Some(run) = last
             && join
             && run.open
+            && run.ecn == datagram.ecn
             && len <= run.size
             && run.count < MOST
             && run.total + len <= LONGEST
@@ -86,7 +94,8 @@ impl Queue {
             return;
         }
         let open = len > 0;
-        self.runs.push(Run { to, socket, size: len, total: len, count: 1, open, first: at, last: at });
+        let ecn = datagram.ecn;
+        self.runs.push(Run { to, socket, size: len, total: len, ecn, count: 1, open, first: at, last: at });
     }
 
     /// The datagrams of a run.
@@ -104,7 +113,7 @@ impl Queue {
         let begin = pieces.len();
         pieces.extend(self.datagrams(run).flat_map(Datagram::pieces));
         let segment = (run.count > 1).then_some(run.size as u16);
-        messages.push(Message { to: run.to, pieces: begin..pieces.len(), segment });
+        messages.push(Message { to: run.to, pieces: begin..pieces.len(), segment, ecn: run.ecn });
     }
 }
 
@@ -114,6 +123,10 @@ mod tests {
 
     fn peer(last: u8) -> SocketAddr {
         ([192, 0, 2, last], 8285).into()
+    }
+
+    fn datagram(head: u32, body: u32) -> Datagram {
+        Datagram { head: (0, head), body: (0, body), ecn: Ecn::NotEct }
     }
 
     /// What a peer is sent, message by message: the sizes in it.
@@ -137,7 +150,7 @@ mod tests {
     #[test]
     fn datagrams_of_one_peer_and_size_share_a_message_and_none_overtakes() {
         let mut queue = Queue::default();
-        let mut push = |to: u8, len: u32| queue.push(peer(to), 0, Datagram { head: (0, 0), body: (0, len) }, true);
+        let mut push = |to: u8, len: u32| queue.push(peer(to), 0, datagram(0, len), true);
         for (to, len) in [(1, 100), (2, 50), (1, 100), (2, 60), (1, 20), (1, 20), (2, 60), (1, 100)] {
             push(to, len);
         }
@@ -154,20 +167,32 @@ mod tests {
     }
 
     #[test]
+    fn only_datagrams_of_one_ecn_codepoint_share_a_message_and_none_overtakes() {
+        let mut queue = Queue::default();
+        for ecn in [Ecn::Ect0, Ecn::Ect0, Ecn::Ce, Ecn::Ect0, Ecn::NotEct, Ecn::NotEct] {
+            queue.push(peer(1), 0, Datagram { ecn, ..datagram(0, 100) }, true);
+        }
+        let (mut messages, mut pieces) = (Vec::new(), Vec::new());
+        queue.runs().iter().for_each(|run| queue.message(run, &mut messages, &mut pieces));
+        let marked: Vec<_> = messages.iter().map(|message| (message.ecn, message.content(&pieces).0)).collect();
+        assert_eq!(marked, [(Ecn::Ect0, 2), (Ecn::Ce, 1), (Ecn::Ect0, 1), (Ecn::NotEct, 2)]);
+    }
+
+    #[test]
     fn a_message_has_no_more_than_the_kernel_takes() {
         let mut queue = Queue::default();
         for _ in 0..130 {
-            queue.push(peer(1), 0, Datagram { head: (0, 0), body: (0, 64) }, true);
+            queue.push(peer(1), 0, datagram(0, 64), true);
         }
         assert_eq!(queue.runs().iter().map(|run| run.count).collect::<Vec<_>>(), [64, 64, 2]);
         queue.clear();
         for _ in 0..46 {
-            queue.push(peer(1), 0, Datagram { head: (0, 22), body: (0, 1450) }, true);
+            queue.push(peer(1), 0, datagram(22, 1450), true);
         }
         assert_eq!(queue.runs().iter().map(|run| run.count).collect::<Vec<_>>(), [44, 2]);
         queue.clear();
         for _ in 0..3 {
-            queue.push(peer(1), 0, Datagram { head: (0, 0), body: (0, 64) }, false);
+            queue.push(peer(1), 0, datagram(0, 64), false);
         }
         assert_eq!(queue.runs().len(), 3);
     }

@@ -5,7 +5,7 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use foldhash::fast::FixedState;
+use foldhash::fast::RandomState;
 use wire_lease::{Family, MacAddr, Prefix};
 
 use crate::Forward;
@@ -21,12 +21,16 @@ pub(crate) struct Peer {
     pub(crate) device: IpAddr,
 }
 
+/// Prefixes of one length to places among the peers. Seeded at random: who writes leases chooses the prefixes, and could choose
+/// those that collide.
+type Places = HashMap<u128, u32, RandomState>;
+
 /// All peers. Never changed: another takes its place.
 #[derive(Debug, Default)]
 pub(crate) struct Table {
     peers: Vec<Peer>,
-    /// By length, the longest first: prefixes to places in `peers`. Networks have few lengths, most have one.
-    lengths: Vec<(Family, u8, HashMap<u128, u32, FixedState>)>,
+    /// By length, the longest first. Networks have few lengths, most have one.
+    lengths: Vec<(Family, u8, Places)>,
     senders: HashSet<IpAddr>,
 }
 
@@ -34,7 +38,7 @@ impl Table {
     /// The table for these prefixes, over a port.
     pub(crate) fn new(entries: &BTreeMap<Prefix, Forward>, port: u16) -> Self {
         let mut peers = Vec::with_capacity(entries.len());
-        let mut lengths: BTreeMap<_, HashMap<u128, u32, FixedState>> = BTreeMap::new();
+        let mut lengths: BTreeMap<_, Places> = BTreeMap::new();
         for (prefix, forward) in entries {
             let place = u32::try_from(peers.len()).expect("fewer prefixes than IPv4 has addresses");
             let to = SocketAddr::new(forward.to, port);

@@ -24,6 +24,7 @@ pub(crate) use self::{
     batch::{Inbox, Outbox, Received},
     message::{Message, Piece},
 };
+use super::ecn::Ecn;
 
 /// So much is kept of what comes in faster than we can take it: 8 MiB, about 15 ms at 4 Gb/s.
 const INCOMING: usize = 8 << 20;
@@ -98,6 +99,17 @@ impl Udp {
     /// Asks the kernel to join datagrams on their way in, or not to (`UDP_GRO`, since Linux 5.0). Says whether it does.
     pub(crate) fn join_incoming(&self, join: bool) -> bool {
         set(&self.socket, sockopt::UdpGroSegment, &join).is_ok() && join
+    }
+
+    /// Asks the kernel to tell the ECN codepoint of what comes in, also of a socket that an earlier run has opened.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub(crate) fn tell_ecn(&self) -> io::Result<()> {
+        match i32::from(self.family) {
+            libc::AF_INET => set(&self.socket, sockopt::IpRecvTos, &true),
+            _ => set(&self.socket, sockopt::Ipv6RecvTClass, &true),
+        }
     }
 
     /// Lets routers fragment what is longer than a link on the way, as kernel VXLAN does without `df`.

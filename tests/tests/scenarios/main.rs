@@ -20,6 +20,7 @@ mod forward_correct;
 mod forward_fallback;
 mod forward_hostile;
 mod forward_interop;
+mod forward_marks;
 mod forward_restart;
 mod forward_told;
 mod full_range;

@@ -15,16 +15,18 @@ use nix::{
     sys::socket::{SockaddrIn, SockaddrIn6},
 };
 
-use super::{Message, Piece, Udp};
+use super::{Ecn, Message, Piece, Udp};
 
-/// Room for one control message with a number: `CMSG_SPACE(4)` of the kernel, and more than 2 bytes need.
-const CONTROL: usize = 24;
+/// Room for two control messages with a number each: the size of datagrams, and their ECN codepoint.
+// SAFETY: CMSG_SPACE is arithmetic.
+const CONTROL: usize = 2 * unsafe { libc::CMSG_SPACE(size_of::<libc::c_int>() as u32) } as usize;
 
 /// Room that sending needs, to be used again.
 #[derive(Default)]
 pub(crate) struct Outbox {
     names: Vec<Name>,
-    controls: Vec<Control>,
+    /// Of each message, and how long they are.
+    controls: Vec<(Control, usize)>,
     vectors: Vec<libc::iovec>,
     headers: Vec<libc::mmsghdr>,
 }
@@ -47,6 +49,8 @@ pub(crate) struct Received {
     pub(crate) range: Range<usize>,
     /// The size of each datagram in it but the last, where there are several.
     pub(crate) segment: usize,
+    /// Of the outer header: the kernel joins only what has the same.
+    pub(crate) ecn: Ecn,
 }
 
 #[repr(C, align(8))]
@@ -89,9 +93,9 @@ impl Udp {
             libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() }
         }));
         outbox.names.extend(messages.iter().map(|message| Name::from(message.to)));
-        outbox.controls.extend(messages.iter().map(|message| Control::segment(message.segment.unwrap_or(0))));
+        outbox.controls.extend(messages.iter().map(|message| Control::of(message, message.to.is_ipv4())));
         // Taken once: each would end the life of the one before.
-        let (names, controls) = (outbox.names.as_mut_ptr(), outbox.controls.as_mut_ptr());
+        let (names, controls) = (outbox.names.as_mut_ptr(), outbox.controls.as_mut_slice());
         let vectors = (outbox.vectors.as_mut_ptr(), outbox.vectors.len());
         for (number, message) in messages.iter().enumerate() {
             let pieces = message.pieces.start - begin..message.pieces.end - begin;
@@ -101,9 +105,10 @@ impl Udp {
             header.msg_hdr.msg_namelen = name_len(message.to.is_ipv4());
             header.msg_hdr.msg_iov = vectors.0.wrapping_add(pieces.start);
             header.msg_hdr.msg_iovlen = pieces.len() as _;
-            if message.segment.is_some() {
-                header.msg_hdr.msg_control = controls.wrapping_add(number).cast();
-                header.msg_hdr.msg_controllen = Control::SEGMENT_SPACE as _;
+            let control = &mut controls[number];
+            if control.1 > 0 {
+                header.msg_hdr.msg_control = (&raw mut control.0).cast();
+                header.msg_hdr.msg_controllen = control.1 as _;
             }
             outbox.headers.push(header);
         }
@@ -156,12 +161,14 @@ impl Udp {
             let start = number * part;
             let len = (header.msg_len as usize).min(part);
             let whole = header.msg_hdr.msg_flags & libc::MSG_TRUNC == 0;
-            let segment = joined_size(&header.msg_hdr).filter(|size| *size > 0 && *size < len).unwrap_or(len);
+            let (segment, ecn) = told(&header.msg_hdr);
+            let segment = segment.filter(|size| *size > 0 && *size < len).unwrap_or(len);
             inbox.received.push(Received {
                 from: inbox.names[number].address(),
                 // What is longer than its room is nothing we could use.
                 range: start..start + if whole { len } else { 0 },
                 segment: segment.max(1),
+                ecn,
             });
         }
         Ok(&inbox.received)
@@ -197,38 +204,61 @@ unsafe impl Send for Outbox {}
 unsafe impl Send for Inbox {}
 
 impl Control {
-    /// `CMSG_SPACE(2)`.
-    // SAFETY: CMSG_SPACE is arithmetic.
-    const SEGMENT_SPACE: usize = unsafe { libc::CMSG_SPACE(2) } as usize;
+    /// The control messages of a message to send, one behind the other, and how long they are together.
+    fn of(message: &Message, ipv4: bool) -> (Self, usize) {
+        let (mut control, mut len) = (Self([0; CONTROL]), 0);
+        if let Some(size) = message.segment {
+            len += control.put(len, (libc::SOL_UDP, libc::UDP_SEGMENT), &size.to_ne_bytes());
+        }
+        // Not-ECT is what the socket sends by itself.
+        if message.ecn != Ecn::NotEct {
+            let of_family =
+                if ipv4 { (libc::IPPROTO_IP, libc::IP_TOS) } else { (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) };
+            len += control.put(len, of_family, &libc::c_int::from(message.ecn.bits()).to_ne_bytes());
+        }
+        (control, len)
+    }
 
-    /// The control message that tells the size of datagrams (`UDP_SEGMENT`): a `struct cmsghdr`, then the number.
-    fn segment(size: u16) -> Self {
-        let mut control = Self([0; CONTROL]);
-        // SAFETY: CMSG_LEN is arithmetic.
-        let len = unsafe { libc::CMSG_LEN(2) } as usize;
-        let data = len - 2;
-        control.0[..size_of::<usize>()].copy_from_slice(&len.to_ne_bytes());
-        control.0[data - 8..data - 4].copy_from_slice(&libc::SOL_UDP.to_ne_bytes());
-        control.0[data - 4..data].copy_from_slice(&libc::UDP_SEGMENT.to_ne_bytes());
-        control.0[data..len].copy_from_slice(&size.to_ne_bytes());
-        control
+    /// Writes a `struct cmsghdr` and its data, and says how much room they take.
+    fn put(&mut self, at: usize, (level, option): (libc::c_int, libc::c_int), data: &[u8]) -> usize {
+        // SAFETY: CMSG_LEN and CMSG_SPACE are arithmetic.
+        let (len, space) = unsafe {
+            let len = data.len() as libc::c_uint;
+            (libc::CMSG_LEN(len) as usize, libc::CMSG_SPACE(len) as usize)
+        };
+        let (header, begin) = (&mut self.0[at..at + space], len - data.len());
+        header[..size_of::<usize>()].copy_from_slice(&len.to_ne_bytes());
+        header[begin - 8..begin - 4].copy_from_slice(&level.to_ne_bytes());
+        header[begin - 4..begin].copy_from_slice(&option.to_ne_bytes());
+        header[begin..len].copy_from_slice(data);
+        space
     }
 }
 
-/// The size of joined datagrams, where the kernel has joined some (`UDP_GRO`).
-fn joined_size(header: &libc::msghdr) -> Option<usize> {
-    // SAFETY: the kernel has filled `msg_control` up to `msg_controllen` with whole control messages.
+/// What the kernel says of a message: the size of joined datagrams, where it has joined some (`UDP_GRO`), and the codepoint of
+/// their outer header.
+fn told(header: &libc::msghdr) -> (Option<usize>, Ecn) {
+    let (mut size, mut ecn) = (None, Ecn::NotEct);
+    // SAFETY: the kernel has filled `msg_control` up to `msg_controllen` with whole control messages, of these options with an
+    // int, and IP_TOS with a byte.
     unsafe {
         let mut control = libc::CMSG_FIRSTHDR(header);
         while !control.is_null() {
-            if (*control).cmsg_level == libc::SOL_UDP && (*control).cmsg_type == libc::UDP_GRO {
-                let number = libc::CMSG_DATA(control).cast::<libc::c_int>().read_unaligned();
-                return usize::try_from(number).ok();
+            let data = libc::CMSG_DATA(control);
+            match ((*control).cmsg_level, (*control).cmsg_type) {
+                (libc::SOL_UDP, libc::UDP_GRO) => {
+                    size = usize::try_from(data.cast::<libc::c_int>().read_unaligned()).ok();
+                }
+                (libc::IPPROTO_IP, libc::IP_TOS) => ecn = Ecn::of_class(data.read()),
+                (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => {
+                    ecn = Ecn::of_class(data.cast::<libc::c_int>().read_unaligned() as u8);
+                }
+                _ => {}
             }
             control = libc::CMSG_NXTHDR(header, control);
         }
     }
-    None
+    (size, ecn)
 }
 
 const fn empty_header() -> libc::mmsghdr {

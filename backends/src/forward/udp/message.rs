@@ -2,6 +2,8 @@
 
 use std::{net::SocketAddr, ops::Range};
 
+use super::Ecn;
+
 /// Where bytes of a datagram lie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Piece {
@@ -19,6 +21,8 @@ pub(crate) struct Message {
     pub(crate) pieces: Range<usize>,
     /// The size of the datagrams where there are several, in bytes.
     pub(crate) segment: Option<u16>,
+    /// Of the outer header of each datagram.
+    pub(crate) ecn: Ecn,
 }
 
 impl Piece {
@@ -44,7 +48,7 @@ impl Message {
         for at in self.pieces.clone() {
             len += pieces[at].len();
             if len >= size || at + 1 == self.pieces.end {
-                singles.push(Self { to: self.to, pieces: begin..at + 1, segment: None });
+                singles.push(Self { to: self.to, pieces: begin..at + 1, segment: None, ecn: self.ecn });
                 (begin, len) = (at + 1, 0);
             }
         }

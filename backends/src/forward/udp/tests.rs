@@ -2,7 +2,7 @@
 
 use std::{io::IoSliceMut, net::UdpSocket, time::Duration};
 
-use quinn_udp::{RecvMeta, Transmit, UdpSocketState};
+use quinn_udp::{EcnCodepoint, RecvMeta, Transmit, UdpSocketState};
 
 use super::*;
 
@@ -34,14 +34,23 @@ impl Parcel {
 }
 
 fn ours(join: bool) -> (Udp, SocketAddr) {
-    let socket = Udp::open("127.0.0.1:0".parse().unwrap(), Role::Listener).unwrap();
+    ours_on(join, "127.0.0.1:0")
+}
+
+fn ours_on(join: bool, local: &str) -> (Udp, SocketAddr) {
+    let socket = Udp::open(local.parse().unwrap(), Role::Listener).unwrap();
     assert_eq!(socket.join_incoming(join), join);
+    socket.tell_ecn().unwrap();
     let local = socket.local().unwrap();
     (socket, local)
 }
 
 fn theirs() -> (UdpSocket, UdpSocketState, SocketAddr) {
-    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    theirs_on("127.0.0.1:0")
+}
+
+fn theirs_on(local: &str) -> (UdpSocket, UdpSocketState, SocketAddr) {
+    let socket = UdpSocket::bind(local).unwrap();
     socket.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
     let (state, local) = (UdpSocketState::new((&socket).into()).unwrap(), socket.local_addr().unwrap());
     (socket, state, local)
@@ -52,7 +61,7 @@ fn quinn_receives_what_we_send_in_one_message_or_one_by_one() {
     let (sender, from) = ours(false);
     let (socket, state, to) = theirs();
     let parcel = Parcel::new(12, 333);
-    let message = Message { to, pieces: 0..parcel.pieces.len(), segment: Some(SIZE as u16) };
+    let message = Message { to, pieces: 0..parcel.pieces.len(), segment: Some(SIZE as u16), ecn: Ecn::NotEct };
     for messages in [vec![message.clone()], message.apart(&parcel.pieces)] {
         let arrays = (parcel.heads.as_slice(), parcel.bodies.as_slice());
         let sent = sender.send(&messages, &parcel.pieces, arrays, &mut Outbox::default()).unwrap();
@@ -104,4 +113,69 @@ fn what_is_longer_than_its_room_is_nothing() {
     let (mut arena, mut inbox) = (vec![0; 4 * 1000], Inbox::new(4));
     let received = receiver.receive(&mut arena, &mut inbox, 4).unwrap();
     assert_eq!(received.iter().map(|one| one.range.len()).collect::<Vec<_>>(), [0, 0, 10]);
+}
+
+const LOCALS: [&str; 2] = ["127.0.0.1:0", "[::1]:0"];
+const CODEPOINTS: [(Ecn, Option<EcnCodepoint>); 4] = [
+    (Ecn::Ce, Some(EcnCodepoint::Ce)),
+    (Ecn::NotEct, None),
+    (Ecn::Ect0, Some(EcnCodepoint::Ect0)),
+    (Ecn::Ect1, Some(EcnCodepoint::Ect1)),
+];
+
+#[test]
+fn quinn_is_told_the_codepoint_of_each_message_we_send_over_either_family() {
+    for local in LOCALS {
+        let (sender, _) = ours_on(false, local);
+        let (socket, state, to) = theirs_on(local);
+        // quinn-udp has no room for all that the kernel tells of joined ones.
+        setsockopt(&socket, sockopt::UdpGroSegment, &false).unwrap();
+        let parcel = Parcel::new(12, 333);
+        let (count, pieces) = (parcel.pieces.len(), parcel.pieces.repeat(CODEPOINTS.len()));
+        let message = |(number, (ecn, _)): (usize, &(Ecn, _))| Message {
+            to,
+            pieces: number * count..(number + 1) * count,
+            segment: Some(SIZE as u16),
+            ecn: *ecn,
+        };
+        let mut messages: Vec<_> = CODEPOINTS.iter().enumerate().map(message).collect();
+        // One of them in the form for links that cannot cut.
+        messages.splice(0..1, messages[0].apart(&pieces));
+        let arrays = (parcel.heads.as_slice(), parcel.bodies.as_slice());
+        assert_eq!(sender.send(&messages, &pieces, arrays, &mut Outbox::default()).unwrap(), messages.len());
+        socket.set_nonblocking(false).unwrap();
+        for (ecn, expected) in CODEPOINTS {
+            let mut bytes = 0;
+            while bytes < parcel.whole.len() {
+                let (mut room, mut meta) = (vec![0; 65_536], [RecvMeta::default()]);
+                state.recv((&socket).into(), &mut [IoSliceMut::new(&mut room)], &mut meta).unwrap();
+                assert_eq!(meta[0].ecn, expected, "{ecn:?} to {to}");
+                bytes += meta[0].len;
+            }
+            assert_eq!(bytes, parcel.whole.len());
+        }
+    }
+}
+
+#[test]
+fn we_are_told_the_codepoint_of_what_quinn_sends_joined_or_one_by_one_over_either_family() {
+    for (local, join) in LOCALS.into_iter().flat_map(|local| [(local, true), (local, false)]) {
+        let (receiver, to) = ours_on(join, local);
+        let (socket, state, _) = theirs_on(local);
+        let parcel = Parcel::new(12, 333);
+        for (ecn, theirs) in CODEPOINTS {
+            let transmit = Transmit {
+                destination: to,
+                ecn: theirs,
+                contents: &parcel.whole,
+                segment_size: Some(SIZE),
+                src_ip: None,
+            };
+            state.try_send((&socket).into(), &transmit).unwrap();
+            let (mut arena, mut inbox) = (vec![0; 16 * 65_536], Inbox::new(16));
+            let received = receiver.receive(&mut arena, &mut inbox, 16).unwrap();
+            assert_eq!(received.len(), if join { 1 } else { 12 });
+            assert!(received.iter().all(|message| message.ecn == ecn), "{ecn:?}: {received:?}");
+        }
+    }
 }
