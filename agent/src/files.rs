@@ -95,7 +95,12 @@ fn write(path: &Path, content: &str, durable: Durable, like: Option<&fs::Metadat
 
 fn write_draft(draft: &Path, content: &str, durable: Durable, like: Option<&fs::Metadata>) -> io::Result<()> {
     let mode = like.map_or(0o644, |like| like.mode() & 0o7777);
-    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(mode & 0o700).open(draft)?;
+    // What lies there may be a link that another user has put into a folder of theirs, or be left of a process of this number.
+    match fs::remove_file(draft) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(mode & 0o700).open(draft)?;
     file.write_all(content.as_bytes())?;
     if let Some(like) = like {
         let made = file.metadata()?;
@@ -124,6 +129,19 @@ mod tests {
         assert_eq!(after.mode() & 0o777, 0o644);
         assert!(write_if_changed(&path, "X=2\n", Durable::Yes).unwrap());
         assert_eq!(fs::read_to_string(&path).unwrap(), "X=2\n");
+    }
+
+    #[test]
+    fn a_draft_that_is_a_link_is_not_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        let elsewhere = folder.path().join("elsewhere");
+        fs::write(&elsewhere, "X=1\n").unwrap();
+        let draft = folder.path().join("draft");
+        std::os::unix::fs::symlink(&elsewhere, &draft).unwrap();
+        write_draft(&draft, "X=2\n", Durable::No, None).unwrap();
+        assert_eq!(fs::read_to_string(&elsewhere).unwrap(), "X=1\n");
+        assert_eq!(fs::read_to_string(&draft).unwrap(), "X=2\n");
+        assert!(!draft.is_symlink());
     }
 
     #[test]

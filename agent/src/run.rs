@@ -1,6 +1,6 @@
 //! A run of the agent: what must be true before it starts, what runs beside the network, and how it ends.
 
-use std::{fs, io, path::Path};
+use std::{fs, io, os::unix::fs::OpenOptionsExt, path::Path};
 
 use caps::{CapSet, Capability};
 use nix::fcntl::{Flock, FlockArg};
@@ -117,7 +117,10 @@ pub(crate) fn lock(run_dir: &Path) -> Result<Flock<fs::File>, Exit> {
     let cannot =
         |error: io::Error| Exit::CannotCreate(format!("cannot make {}: {error}; see --run-dir", path.display()));
     fs::create_dir_all(run_dir).map_err(cannot)?;
-    let file = fs::OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(cannot)?;
+    // The folder is the agent's own user's, and `drain` is root's: a link there must not lead it elsewhere.
+    let mut options = fs::OpenOptions::new();
+    options.create(true).truncate(false).write(true).custom_flags(nix::libc::O_NOFOLLOW);
+    let file = options.open(&path).map_err(cannot)?;
     Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| {
         Exit::AlreadyRunning(format!(
             "another wire-agent holds {}: stop it, or give each a --run-dir of its own",
@@ -139,5 +142,22 @@ impl Signals {
             interrupt: signal(SignalKind::interrupt())?,
             hangup: signal(SignalKind::hangup())?,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn a_lock_that_is_a_link_makes_no_file_elsewhere() {
+        let folder = tempfile::tempdir().unwrap();
+        let elsewhere = folder.path().join("elsewhere");
+        symlink(&elsewhere, folder.path().join("lock")).unwrap();
+        let refused = lock(folder.path()).unwrap_err();
+        assert!(refused.status() == 73 && refused.to_string().contains("lock"), "{refused}");
+        assert!(!elsewhere.exists());
     }
 }
