@@ -8,6 +8,7 @@ use serde::Serialize;
 use crate::{
     control::{self, proto},
     exit::Exit,
+    output,
 };
 
 /// `wire-agent status`. Succeeds only where the agent is ready and nothing is wrong, so that scripts can ask.
@@ -16,11 +17,7 @@ use crate::{
 /// [`Exit::Unavailable`] when no agent answers, [`Exit::No`] when it is waiting, degraded or stopping.
 pub(crate) async fn status(run_dir: &Path, json: bool) -> Result<(), Exit> {
     let status = control::status(run_dir).await?;
-    if json {
-        print_json(&status);
-    } else {
-        print!("{}", status_text(&status));
-    }
+    if json { print_json(&status) } else { output::answer(&status_text(&status)) }?;
     if status.phase == "ready" { Ok(()) } else { Err(Exit::No(format!("{}: {}", status.phase, status.reason))) }
 }
 
@@ -30,17 +27,16 @@ pub(crate) async fn status(run_dir: &Path, json: bool) -> Result<(), Exit> {
 /// [`Exit::Unavailable`] when no agent answers.
 pub(crate) async fn peers(run_dir: &Path, json: bool) -> Result<(), Exit> {
     let peers = control::peers(run_dir).await?;
-    if json {
-        print_json(&peers);
-    } else {
-        print!("{}", peers_text(&peers));
-    }
-    Ok(())
+    if json { print_json(&peers) } else { output::answer(&peers_text(&peers)) }
 }
 
 /// Prints a value for a program to read.
-pub(crate) fn print_json(value: &impl Serialize) {
-    println!("{}", serde_json::to_string_pretty(value).expect("a reply has only text keys"));
+///
+/// # Errors
+/// As [`output::answer`].
+pub(crate) fn print_json(value: &impl Serialize) -> Result<(), Exit> {
+    let text = serde_json::to_string_pretty(value).expect("a reply has only text keys");
+    output::answer(&format!("{text}\n"))
 }
 
 fn status_text(status: &proto::StatusReply) -> String {

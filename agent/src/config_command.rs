@@ -9,6 +9,7 @@ use crate::{
     cli::{ConfigCommand, EtcdFlags},
     commands::print_json,
     exit::Exit,
+    output::{answer, complain, report},
     settings::etcd_settings,
 };
 
@@ -23,9 +24,9 @@ pub(crate) async fn run(command: ConfigCommand, etcd: EtcdFlags) -> Result<(), E
         ConfigCommand::Get(output) => {
             let json = open().await?.read().await?;
             if output.json {
-                println!("{}", String::from_utf8_lossy(&json));
+                answer(&format!("{}\n", String::from_utf8_lossy(&json)))
             } else {
-                describe(&checked(&json)?);
+                describe(&checked(&json)?)
             }
         }
         ConfigCommand::Validate { config: Some(config) } => describe(&checked(&argument(config)?)?),
@@ -34,24 +35,20 @@ pub(crate) async fn run(command: ConfigCommand, etcd: EtcdFlags) -> Result<(), E
             let json = argument(config)?;
             let config = checked(&json)?;
             warn_of(&config);
-            open().await?.put(json).await?;
+            open().await?.put(json).await
         }
         ConfigCommand::Init { config, if_absent } => {
             let json = with_backend(argument(config)?)?;
             let config = checked(&json)?;
-            if !open().await?.create(json).await? {
-                let there = "there is a network config already, nothing was changed".to_owned();
-                return if if_absent {
-                    println!("{there}");
-                    Ok(())
-                } else {
-                    Err(Exit::No(there))
-                };
+            let there = "there is a network config already, nothing was changed";
+            match open().await?.create(json).await? {
+                true => warn_of(&config),
+                false if if_absent => report(there),
+                false => return Err(Exit::No(there.to_owned())),
             }
-            warn_of(&config);
+            Ok(())
         }
     }
-    Ok(())
 }
 
 struct Network {
@@ -131,17 +128,17 @@ fn with_backend(json: Vec<u8>) -> Result<Vec<u8>, Exit> {
 
 fn warn_of(config: &NetworkConfig) {
     for field in &config.ignored {
-        eprintln!("warning: {field} means nothing in a network config and is ignored");
+        complain(format_args!("warning: {field} means nothing in a network config and is ignored"));
     }
     if config.pools.v4.is_some() && config.pools.v6.is_some() {
-        eprintln!(
+        complain(
             "warning: with EnableIPv6, a flanneld of this network that was started before crashes on the first \
-             dual-stack lease: restart every flanneld first"
+             dual-stack lease: restart every flanneld first",
         );
     }
 }
 
-fn describe(config: &NetworkConfig) {
+fn describe(config: &NetworkConfig) -> Result<(), Exit> {
     let pools: Vec<Value> = config
         .pools
         .iter()
@@ -156,7 +153,7 @@ fn describe(config: &NetworkConfig) {
             })
         })
         .collect();
-    print_json(&json!({ "backend": config.backend.name(), "pools": pools, "ignored": config.ignored }));
+    print_json(&json!({ "backend": config.backend.name(), "pools": pools, "ignored": config.ignored }))
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ use crate::{
     daemon_json::{self, DaemonJsonError, DaemonOptions},
     exit::Exit,
     files::{self, Durable},
+    output,
 };
 
 /// What `subnet.env` says.
@@ -182,7 +183,7 @@ pub(crate) fn command(flags: &DockerOptsFlags) -> Result<(), Exit> {
         Some(path) => merge(path, &options),
         None => {
             if let Some(clash) = daemon_json::clash(Path::new(daemon_json::PATH), &options) {
-                eprintln!("wire-agent: {clash}");
+                output::complain(format_args!("wire-agent: {clash}"));
             }
             write(flags, &env)
         }
@@ -197,26 +198,26 @@ fn merge(path: &Path, options: &DaemonOptions) -> Result<(), Exit> {
         DaemonJsonError::Write(_) => Exit::CannotCreate(chain(&error)),
     })?;
     if changed {
-        println!("{} is written; a Docker that runs takes it when it is restarted", path.display());
+        let path = path.display();
+        output::report(format_args!("{path} is written; a Docker that runs takes it when it is restarted"));
     }
     Ok(())
 }
 
 fn write(flags: &DockerOptsFlags, env: &SubnetEnv) -> Result<(), Exit> {
     let both = flags.individual == flags.combined;
-    let mut output = String::new();
+    let mut text = String::new();
     if both || flags.individual {
-        output += &env.individual(!flags.no_ip_masq);
+        text += &env.individual(!flags.no_ip_masq);
     }
     if both || flags.combined {
         let before = std::env::var(&flags.key).unwrap_or_default();
-        output += &env.combined(&flags.key, &before, !flags.no_ip_masq);
+        text += &env.combined(&flags.key, &before, !flags.no_ip_masq);
     }
     if flags.output == Path::new("-") {
-        print!("{output}");
-        return Ok(());
+        return output::answer(&text);
     }
-    let written = files::write_if_changed(&flags.output, &output, Durable::No);
+    let written = files::write_if_changed(&flags.output, &text, Durable::No);
     written.map(|_| ()).map_err(|error| Exit::CannotCreate(chain(&error)))
 }
 

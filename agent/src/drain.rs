@@ -13,6 +13,7 @@ use crate::{
     firewall,
     last_known::LastKnownFile,
     network,
+    output::report,
     run::{lock, require_capability},
     settings::Settings,
     state::{State, StateFile},
@@ -34,7 +35,7 @@ pub(crate) async fn run(settings: Settings) -> Result<(), Exit> {
     let lease = release(&settings, &state).await;
     let mut failures = remove_from_kernel(&state);
     match firewall::remove() {
-        Ok(removed) => println!("firewall: {removed} tables and chains removed"),
+        Ok(removed) => report(format_args!("firewall: {removed} tables and chains removed")),
         Err(error) => failures.push(error.to_string()),
     }
     failures.extend(leave_docker(&settings, &state).err());
@@ -54,15 +55,16 @@ pub(crate) async fn run(settings: Settings) -> Result<(), Exit> {
 
 async fn release(settings: &Settings, state: &State) -> Result<(), Exit> {
     if state.subnet.is_empty() {
-        println!("lease: this host has held none");
+        report("lease: this host has held none");
         return Ok(());
     }
     let store = network::open(settings).await?;
     let given = give_back(&store, &settings.prefix, &state.identity, &state.subnet).await;
     let subnet: Vec<String> = state.subnet.iter().map(|(_, prefix)| prefix.to_string()).collect();
+    let subnet = subnet.join(" ");
     match given {
-        Ok(true) => println!("lease: {} is given back", subnet.join(" ")),
-        Ok(false) => println!("lease: {} is not ours any more, or never ends: nothing to give back", subnet.join(" ")),
+        Ok(true) => report(format_args!("lease: {subnet} is given back")),
+        Ok(false) => report(format_args!("lease: {subnet} is not ours any more, or never ends: nothing to give back")),
         Err(error) => {
             let remedy = "the lease ends by itself, or run wire-agent drain again";
             return Err(Exit::Unavailable(format!("the lease was not given back: {}; {remedy}", chain(&error))));
@@ -81,9 +83,9 @@ fn remove_from_kernel(state: &State) -> Vec<String> {
     // Where our own subnet is dropped is no device's route.
     let networks = state.subnet.iter().map(|(_, subnet)| *subnet).collect();
     let scope = Scope { devices, parent: None, networks };
-    let report = Reconciler::new(kernel, scope).round(&NetState::default());
-    println!("kernel: {} devices and entries removed", report.removed);
-    report.failures.iter().map(ToString::to_string).collect()
+    let round = Reconciler::new(kernel, scope).round(&NetState::default());
+    report(format_args!("kernel: {} devices and entries removed", round.removed));
+    round.failures.iter().map(ToString::to_string).collect()
 }
 
 /// Takes out of Docker's settings what `docker-opts --daemon-json` has put there.
@@ -94,17 +96,17 @@ fn leave_docker(settings: &Settings, state: &State) -> Result<(), String> {
     let keys = daemon_json::take_out(Path::new(daemon_json::PATH), &env.daemon_options(true));
     let keys = keys.map_err(|error| chain(&error))?.join(", ");
     if !keys.is_empty() {
-        println!(
+        report(format_args!(
             "docker: {keys} taken out of {}; a Docker that runs goes by them until it is restarted",
             daemon_json::PATH
-        );
+        ));
     }
     Ok(())
 }
 
 fn remove(file: &Path) -> Result<(), String> {
     match fs::remove_file(file) {
-        Ok(()) => println!("file: {} is removed", file.display()),
+        Ok(()) => report(format_args!("file: {} is removed", file.display())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(format!("cannot remove {}: {error}", file.display())),
     }

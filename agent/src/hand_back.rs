@@ -1,19 +1,29 @@
 //! `wire-agent hand-back`: all routes in flannel's own form, and no firewall rule of ours, for those who go back to flanneld
 //! (docs/adr/0002, docs/adr/0007).
 
+use std::path::Path;
+
 use wire_backends::{Dataplane, LinkKind, NetlinkDataplane, Op, RouteForm, Scope, devices};
 use wire_lease::{Prefix, chain};
 
-use crate::{cli::EtcdFlags, config_command, exit::Exit, firewall, run::require_capability};
+use crate::{
+    cli::EtcdFlags,
+    config_command,
+    exit::Exit,
+    firewall,
+    output::report,
+    run::{lock, require_capability},
+};
 
-/// Writes the routes in place, without a gap; an agent that runs beside leaves them so: they do the same. The firewall's rules it
-/// would put back: whom they let in, flanneld would not keep up to date.
+/// Writes the routes in place, without a gap, and removes the firewall: whom it lets in, flanneld would not keep up to date.
 ///
 /// # Errors
-/// [`Exit::Unavailable`] when etcd does not answer, [`Exit::NoCapability`], and [`Exit::No`] where something could not be written.
-pub(crate) async fn run(etcd: EtcdFlags) -> Result<(), Exit> {
+/// [`Exit::AlreadyRunning`] while the agent runs, which would put its own back; [`Exit::Unavailable`] when etcd does not answer,
+/// [`Exit::NoCapability`], and [`Exit::No`] where something could not be written.
+pub(crate) async fn run(etcd: EtcdFlags, run_dir: &Path) -> Result<(), Exit> {
     require_capability()?;
-    let config = config_command::stored(etcd).await?;
+    let _lock = lock(run_dir)?;
+    let config = config_command::stored(etcd).await.map_err(with_what_needs_no_etcd)?;
     let devices = devices(&config).map_err(|error| Exit::NetworkConfig(chain(&error)))?;
     let networks: Vec<Prefix> = config.pools.iter().map(|(_, pool)| pool.network).collect();
     let scope = Scope { devices: devices.iter().map(|(_, name)| *name).collect(), parent: None, networks };
@@ -22,7 +32,7 @@ pub(crate) async fn run(etcd: EtcdFlags) -> Result<(), Exit> {
     let have = dataplane.read(&scope).map_err(cannot)?;
     let attempts = dataplane.hand_back(&have);
     let written = attempts.iter().filter(|attempt| attempt.is_ok()).count();
-    println!("{written} routes are in flannel's form");
+    report(format_args!("{written} routes are in flannel's form"));
     // flanneld makes its TUN device itself, and would take another name beside ours.
     let tuns = have.links.iter().filter(|(_, link)| matches!(link.kind, LinkKind::Tun(_)));
     let deletions: Vec<Op> = tuns.map(|(name, _)| Op::DeleteLink(*name)).collect();
@@ -31,16 +41,30 @@ pub(crate) async fn run(etcd: EtcdFlags) -> Result<(), Exit> {
     if let Some(error) = attempts.into_iter().find_map(Result::err) {
         return Err(Exit::No(format!("not all routes could be written: {}; try again", chain(&error))));
     }
-    firewall()
+    remove_firewall()
 }
 
 /// Removes our firewall alone.
 ///
 /// # Errors
-/// [`Exit::NoCapability`], and [`Exit::No`] where something of it is left.
-pub(crate) fn firewall() -> Result<(), Exit> {
+/// [`Exit::AlreadyRunning`] while the agent runs, [`Exit::NoCapability`], and [`Exit::No`] where something of it is left.
+pub(crate) fn firewall(run_dir: &Path) -> Result<(), Exit> {
     require_capability()?;
+    let _lock = lock(run_dir)?;
+    remove_firewall()
+}
+
+fn remove_firewall() -> Result<(), Exit> {
     let removed = firewall::remove()?;
-    println!("{removed} tables and chains of the firewall are removed");
+    report(format_args!("{removed} tables and chains of the firewall are removed"));
     Ok(())
+}
+
+/// flanneld works with the routes as they are; our firewall keeps its new peers out.
+fn with_what_needs_no_etcd(error: Exit) -> Exit {
+    let Exit::Unavailable(why) = error else { return error };
+    Exit::Unavailable(format!(
+        "{why}; nothing was changed. flanneld takes the routes as they are: remove our firewall, which needs no etcd, with \
+         `wire-agent hand-back --firewall-only` before you start it"
+    ))
 }

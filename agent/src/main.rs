@@ -4,6 +4,7 @@
 //! [`settings`] checks them, [`run`] leases a subnet through `wire-lease`, writes it for Docker and hands what the kernel
 //! should hold to [`datapath`], which keeps it so through `wire-backends`. [`observed`] is what all of them know, and
 //! what `status`, health checks and systemd are told from.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 
 mod bridges;
@@ -28,6 +29,7 @@ mod last_known;
 mod network;
 mod notify;
 mod observed;
+mod output;
 mod pulse;
 mod rivals;
 mod run;
@@ -62,7 +64,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(exit) => {
             if is_command {
-                eprintln!("wire-agent: {exit}");
+                output::complain(format_args!("wire-agent: {exit}"));
             } else {
                 tracing::error!("{exit}");
             }
@@ -89,8 +91,8 @@ fn start(cli: Cli) -> Result<(), Exit> {
         Some(Command::Drain) => {
             Settings::new(etcd, run, run_dir).and_then(|settings| runtime.block_on(drain::run(settings)))
         }
-        Some(Command::HandBack { firewall_only: true }) => hand_back::firewall(),
-        Some(Command::HandBack { firewall_only: false }) => runtime.block_on(hand_back::run(etcd)),
+        Some(Command::HandBack { firewall_only: true }) => hand_back::firewall(&run_dir),
+        Some(Command::HandBack { firewall_only: false }) => runtime.block_on(hand_back::run(etcd, &run_dir)),
         Some(Command::DockerOpts(flags)) => docker_opts::command(&flags),
         Some(Command::Generate { folder }) => generate::run(&folder),
         Some(Command::Debug(DebugCommand::Hang { part })) => {
@@ -115,6 +117,8 @@ fn log(verbosity: i32, format: LogFormat) {
     let default = format!("warn,wire_agent={ours},wire_lease={ours},wire_backends={ours}");
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
+    // Its word on a line that nobody can read would end the thread that wrote it.
+    let lines = lines.log_internal_errors(false);
     match format {
         LogFormat::Text => lines.init(),
         LogFormat::Json => lines.json().init(),

@@ -299,9 +299,24 @@ impl Agent {
     /// # Errors
     /// Where it cannot be run.
     pub fn run_with_its_flags(&self, word: &str) -> Result<std::process::Output> {
+        self.command(word)?.output().map_err(LabError::io(format!("cannot run wire-agent {word}")))
+    }
+
+    /// The same for a reader that has gone before the first line.
+    ///
+    /// # Errors
+    /// Where it cannot be run.
+    pub fn run_unread(&self, word: &str) -> Result<ExitStatus> {
+        let cannot = || LabError::io(format!("cannot run wire-agent {word}"));
+        let (_, nowhere) = std::io::pipe().map_err(cannot())?;
+        let errors = nowhere.try_clone().map_err(cannot())?;
+        self.command(word)?.stdout(nowhere).stderr(errors).status().map_err(cannot())
+    }
+
+    fn command(&self, word: &str) -> Result<Command> {
         let mut command = self.namespace.command("timeout");
         command.arg("30").args(&self.spec.wrapper).arg(binary()?).args(self.flags()).arg(word);
-        command.output().map_err(LabError::io(format!("cannot run wire-agent {word}")))
+        Ok(command)
     }
 
     /// Where its files lie.

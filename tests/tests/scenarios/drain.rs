@@ -9,7 +9,7 @@ use crate::{
 };
 
 #[test]
-fn a_host_of_kernel_vxlan_leaves_nothing_behind() -> Result {
+fn a_host_of_kernel_vxlan_leaves_nothing_behind_though_nobody_reads_what_drain_says() -> Result {
     leave(&lab!(), Datapath::KernelVxlan, DUAL)
 }
 
@@ -31,12 +31,13 @@ fn leave(lab: &Lab, datapath: Datapath, config: &str) -> Result {
     let refused = node.agent.run_with_its_flags("drain")?;
     check(refused.status.code() == Some(75), || format!("while the agent runs: {refused:?}"))?;
     node.agent.terminate()?;
-    for time in ["first", "second"] {
-        let drained = node.agent.run_with_its_flags("drain")?;
-        check(drained.status.success(), || format!("the {time} time: {drained:?}"))?;
-    }
+    // As before `| head -1`: it goes on to its end all the same.
+    let unread = node.agent.run_unread("drain")?;
+    check(unread.success(), || format!("unread: {unread}"))?;
     let after = picture(&node.host)?;
     check(after == before, || format!("before:\n{before}\nafter:\n{after}"))?;
+    let again = node.agent.run_with_its_flags("drain")?;
+    check(again.status.success(), || format!("the second time: {again:?}"))?;
     let files = node.host.namespace().sh(&format!("ls -R {}", node.agent.dir().display()))?;
     let left = ["subnet.env", "docker", "state.json", "network.json"].iter().find(|name| files.contains(**name));
     check(left.is_none(), || format!("left: {files}"))?;

@@ -123,11 +123,16 @@ fn a_host_that_was_flannels_keeps_none_of_its_rules() -> Result {
 #[test]
 fn a_host_that_is_handed_back_to_flannel_keeps_none_of_our_rules() -> Result {
     let lab = lab!();
-    let (etcd, [mut node, other]) = cluster::<2>(&lab, DUAL)?;
+    let (_etcd, [mut node, other]) = cluster::<2>(&lab, DUAL)?;
     node.host.namespace().sh("iptables -A FORWARD -s 192.0.2.7 -j DROP")?;
     node.agent.terminate()?;
-    let endpoints = format!("--etcd-endpoints={}", etcd.endpoints());
-    let output = run_binary(Some(node.host.namespace()), &["hand-back", &endpoints])?;
+    // Where it cannot do all, it does nothing, and says what needs no etcd.
+    let run_dir = format!("--run-dir={}", node.agent.run_dir().display());
+    let away = ["hand-back", &run_dir, "--etcd-endpoints=http://127.0.0.1:9"];
+    let refused = run_binary(Some(node.host.namespace()), &away)?;
+    let said = String::from_utf8_lossy(&refused.stderr);
+    check(refused.status.code() == Some(69) && said.contains("hand-back --firewall-only"), || format!("{refused:?}"))?;
+    let output = node.agent.run_with_its_flags("hand-back")?;
     check(output.status.success(), || format!("{output:?}"))?;
     let rules = node.host.namespace().sh("nft list ruleset; iptables-save")?;
     check(!rules.to_lowercase().contains("wire") && rules.contains("192.0.2.7"), || rules)?;
@@ -176,8 +181,12 @@ fn what_is_ours_in_the_other_iptables_goes_while_the_agent_runs_and_when_it_is_h
     eventually(BACK, only_others)?;
     node.host.namespace().sh("for t in iptables-legacy ip6tables-legacy; do $t -F; $t -X; done")?;
     leave()?;
+    let run_dir = format!("--run-dir={}", node.agent.run_dir().display());
+    let words = ["hand-back", "--firewall-only", &run_dir];
+    let refused = run_binary(Some(node.host.namespace()), &words)?;
+    check(refused.status.code() == Some(75), || format!("while it runs: {refused:?}"))?;
     node.agent.terminate()?;
-    let output = run_binary(Some(node.host.namespace()), &["hand-back", "--firewall-only"])?;
+    let output = run_binary(Some(node.host.namespace()), &words)?;
     check(output.status.success(), || format!("{output:?}"))?;
     only_others()
 }

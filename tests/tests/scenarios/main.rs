@@ -32,4 +32,5 @@ mod restart;
 mod seat;
 mod senders;
 mod told;
+mod unread;
 mod watchdog;

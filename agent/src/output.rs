@@ -1,0 +1,62 @@
+//! Standard output and standard error. A reader that has gone, as `head -1` has after a line, stops no command half-way: the
+//! macros of the standard library panic then, and clippy refuses them in this crate.
+
+use std::{
+    fmt,
+    io::{self, Write},
+};
+
+use crate::exit::Exit;
+
+/// Prints a line about what has been done. What it says is lost where nobody can read it.
+pub(crate) fn report(line: impl fmt::Display) {
+    let _ = writeln!(io::stdout(), "{line}");
+}
+
+/// The same on standard error.
+pub(crate) fn complain(line: impl fmt::Display) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// Prints what was asked for. A reader that wants no more of it has had what it wanted.
+///
+/// # Errors
+/// [`Exit::CannotCreate`] where it can be written no further for another reason, as on a full disk.
+pub(crate) fn answer(text: &str) -> Result<(), Exit> {
+    answered(io::stdout().lock(), text)
+}
+
+fn answered(mut reader: impl Write, text: &str) -> Result<(), Exit> {
+    match reader.write_all(text.as_bytes()).and_then(|()| reader.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Exit::CannotCreate(format!("cannot write to standard output: {error}")))
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Takes nothing, for this reason.
+    struct Refuses(io::ErrorKind);
+
+    impl Write for Refuses {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            Err(self.0.into())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_reader_that_has_gone_is_no_failure_and_a_full_disk_is() {
+        assert!(answered(Refuses(io::ErrorKind::BrokenPipe), "ready\n").is_ok());
+        let full = answered(Refuses(io::ErrorKind::StorageFull), "ready\n").unwrap_err();
+        assert_eq!(full.status(), 73);
+        assert!(full.to_string().starts_with("cannot write to standard output: "), "{full}");
+    }
+}
