@@ -95,6 +95,16 @@ impl IpPacket {
         self
     }
 
+    /// The same with another identification, and a right checksum; over IPv6 there is none.
+    #[must_use]
+    pub fn with_id(mut self, id: u16) -> Self {
+        if self.is_v4() {
+            self.0[4..6].copy_from_slice(&id.to_be_bytes());
+            self.fill_checksums();
+        }
+        self
+    }
+
     /// What lies behind its header.
     #[must_use]
     pub fn payload(&self) -> &[u8] {

@@ -115,19 +115,22 @@ impl Side {
     pub(super) fn encapsulated(&self, senders: Senders, source_check: bool) -> Vec<Rule> {
         let (ip, all, family) = (self.word(), self.network, self.family_name());
         let mut rules = vec![Rule::new("containers", format!("{ip} saddr {all} {}", drop(counter::CONTAINERS)))];
-        if senders == Senders::Peers
-            && let Some(inner) = self.inner_source()
-        {
-            if source_check {
-                let peer =
-                    format!("{ip} saddr . {inner} @leases-{family} {} accept", count(counter::arrived(self.family)));
-                rules.push(Rule::new("peers", peer));
-                let forged = format!("{ip} saddr @peers-{family} {}", drop(counter::SPOOFED));
-                rules.push(Rule::new("sources of other leases", forged));
+        if senders == Senders::Anyone {
+            rules.extend(self.inner_type("!= ").map(|other| {
+                let other = format!("meta nfproto {} {other} {}", self.nfproto(), drop(counter::SPOOFED));
+                Rule::new("no packets of this family", other)
+            }));
+        } else if let Some(inner) = self.inner_source() {
+            let from = if source_check {
+                format!("{ip} saddr . {inner} @leases-{family}")
             } else {
-                let peer = format!("{ip} saddr @peers-{family} {} accept", count(counter::arrived(self.family)));
-                rules.push(Rule::new("peers", peer));
-            }
+                format!("{ip} saddr @peers-{family}")
+            };
+            let ours = self.inner_type("").map(|ours| format!("{ours} ")).unwrap_or_default();
+            let peer = format!("{ours}{from} {} accept", count(counter::arrived(self.family)));
+            rules.push(Rule::new("peers", peer));
+            let forged = format!("{ip} saddr @peers-{family} {}", drop(counter::SPOOFED));
+            rules.push(Rule::new("sources of other leases", forged));
             // A rule of its own: a full set ends a rule.
             let note = format!("{ip} saddr != @peers-{family} update @strangers-{family} {{ {ip} saddr }}");
             rules.push(Rule::new("strangers are noted", note));
@@ -140,6 +143,19 @@ impl Side {
     /// Counts what is left of this family.
     pub(super) fn counted(&self, what: &str, counter: &str) -> Rule {
         Rule::new(what, format!("meta nfproto {} {}", self.nfproto(), count(counter)))
+    }
+
+    /// Compares the inner EtherType with this family's: the kernel takes off as many VLAN tags with VID 0 as there are, and behind
+    /// those the inner source lies elsewhere than we look. `None` where no Ethernet header is before an inner packet.
+    fn inner_type(&self, comparison: &str) -> Option<String> {
+        let OverlayDevice { inner, vni, .. } = self.device?;
+        vni?;
+        // IEEE 802 numbers.
+        let ether_type = match self.family {
+            Family::V4 => 0x0800,
+            Family::V6 => 0x86dd,
+        };
+        Some(format!("@th,{},16 {comparison}{ether_type:#06x}", (inner - 2) * 8))
     }
 
     /// Where an encapsulated packet has the source of the packet in it, as nft reads raw bytes.

@@ -125,6 +125,20 @@ mod tests {
     }
 
     proptest! {
+        /// What it is that lies behind the tags does not matter: the kernel never sees them, and nor does anyone behind us.
+        #[test]
+        fn a_frame_with_vlan_tags_of_any_number_is_no_packet(
+            kinds in proptest::collection::vec(prop::sample::select(vec![0x8100u16, 0x88a8, 0x9100]), 1..9),
+            vlan in any::<u16>(),
+            packet in any::<[u8; 40]>(),
+        ) {
+            let mut frame = vec![8, 0, 0, 0, 0, 0, 1, 0, 2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 9];
+            frame.extend(kinds.iter().flat_map(|kind| [kind.to_be_bytes(), vlan.to_be_bytes()].concat()));
+            frame.extend(ether_type(Family::V4));
+            frame.extend(packet);
+            prop_assert_eq!(framing(1).strip(&frame), Err(DropReason::NotIp));
+        }
+
         #[test]
         fn any_bytes_are_taken_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
             if let Ok(lead) = framing(1).strip(&bytes) {

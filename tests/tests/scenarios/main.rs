@@ -31,6 +31,7 @@ mod repair;
 mod restart;
 mod seat;
 mod senders;
+mod tagged;
 mod told;
 mod unread;
 mod watchdog;
