@@ -123,7 +123,7 @@ impl Outcome {
     fn of(report: &Report) -> Self {
         let in_the_way = report.conflicts.iter().any(|conflict| match conflict {
             Conflict::Name { .. } | Conflict::Vni { .. } => true,
-            Conflict::Route { .. } => false,
+            Conflict::Route { .. } | Conflict::Forwarding { .. } => false,
         });
         let failed = report.failures.iter().map(|failure| match failure {
             Failure::Op { op: Op::CreateLink(_, link) | Op::ChangeLink(_, link), error, .. }

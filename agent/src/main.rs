@@ -19,7 +19,6 @@ mod drain;
 mod exit;
 mod files;
 mod firewall;
-mod forwarding;
 mod generate;
 mod go_syntax;
 mod hand_back;

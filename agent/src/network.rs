@@ -30,7 +30,6 @@ use crate::{
     datapath::Datapath,
     exit::Exit,
     firewall::FirewallKeeper,
-    forwarding::Forwarding,
     last_known::LastKnownFile,
     notify::Stored,
     observed::{Board, DatapathKind, NoAnswer},
@@ -172,13 +171,11 @@ impl Host {
         let store = open(&self.settings).await?;
         let known = self.known(&store).await?;
         let ground = self.ground(known.accepted.config.clone())?;
-        let mut forwarding = Forwarding::start(&ground.config, ground.underlay.link, self.board.clone());
         let mut kernel = NetlinkDataplane::open(RouteForm::default()).map_err(|error| Exit::Software(chain(&error)))?;
         let (backend, scope) = self.backend(&ground, &known.listing, &mut kernel)?;
         let offer = Offer { public: ground.public, data: backend.data() };
         let (basis, own) = self.lease(store.clone(), &ground, &known, offer).await?;
         let (told, upkeep) = self.announce(&ground, &own, backend.mtu())?;
-        forwarding.in_place().await;
         if let Some(former) = self.session.take() {
             // Its devices and sockets live on: packets that come in meanwhile wait in them.
             self.kept = self.board.look(|seen| seen.tunnels.keep());
@@ -227,7 +224,6 @@ impl Host {
             underlay,
             upkeep,
             all_but_firewall: None,
-            _forwarding: forwarding,
         })
     }
 

@@ -375,6 +375,7 @@ impl Observed {
         let in_the_way = |conflict: &Conflict| match conflict {
             Conflict::Route { key, .. } => entry.lease.subnet.prefixes().any(|prefix| prefix == key.destination),
             Conflict::Name { .. } | Conflict::Vni { .. } => true,
+            Conflict::Forwarding { .. } => false,
         };
         report.converged
             && self.is_of_our_backend(entry)

@@ -11,7 +11,6 @@ use crate::{
     datapath::{Datapath, Outcome},
     exit::Exit,
     firewall::FirewallKeeper,
-    forwarding::Forwarding,
     last_known::Keeper,
     observed::{Board, Observed},
     pulse::Answers,
@@ -101,8 +100,6 @@ pub(crate) struct Session {
     pub(crate) upkeep: Upkeep,
     /// Since when READY waits for the firewall alone; `None` while it waits for more, and once it was said.
     pub(crate) all_but_firewall: Option<Instant>,
-    /// Ends with the session.
-    pub(crate) _forwarding: Forwarding,
 }
 
 /// What happened.

@@ -2,7 +2,10 @@
 
 use wire_lease::{BackendData, Lease, LeaseTable, NetworkConfig, Prefix};
 
-use crate::{Backend, Mtu, NetState, Placement, Scope, backend::blackholes};
+use crate::{
+    Backend, Mtu, NetState, Placement, Scope,
+    backend::{blackholes, forward_packets},
+};
 
 /// flannel's `alloc`: leases subnets and leaves the network to somebody else.
 #[derive(Debug)]
@@ -22,6 +25,7 @@ impl Alloc {
 impl Backend for Alloc {
     fn desired(&self, own: &Lease, _: &LeaseTable) -> NetState {
         let mut state = NetState::default();
+        self.networks.iter().for_each(|network| forward_packets(&mut state, network.family()));
         if self.blackhole {
             state.routes.extend(blackholes(own));
         }

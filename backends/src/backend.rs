@@ -8,7 +8,7 @@ use wire_lease::{
 
 use crate::{
     Address, Capabilities, Forward, ForwardKey, Framing, Link, LinkKind, LinkName, Mtu, NetState, Overhead, Route,
-    RouteKey, Tunnel, Underlay, Via, alloc::Alloc, udp::UdpBackend, vxlan::VxlanBackend,
+    RouteKey, Setting, Tunnel, Underlay, Via, alloc::Alloc, udp::UdpBackend, vxlan::VxlanBackend,
 };
 
 /// What leases mean for this host's kernel. Pure: the same leases give the same state, at any time.
@@ -117,6 +117,16 @@ pub(crate) fn add_device(state: &mut NetState, family: Family, (name, link): (Li
     state.links.insert(name, link.with_own(subnet));
     let address = |subnet: Prefix| Address { link: name, address: subnet.network(), len: family.bits() };
     state.addresses.extend(subnet.map(address));
+    forward_packets(state, family);
+    state.settings.insert(Setting::LinkForwarding(family, name), 1);
+    if family == Family::V6 {
+        state.settings.insert(Setting::DisableIpv6(name), 0);
+    }
+}
+
+/// Between containers and other hosts.
+pub(crate) fn forward_packets(state: &mut NetState, family: Family) {
+    state.settings.insert(Setting::Forwarding(family), 1);
 }
 
 /// Where packets for a peer's subnet go. A peer without this family has none.

@@ -4,7 +4,7 @@ use std::fmt;
 
 use wire_lease::Vni;
 
-use crate::{Link, LinkName, PROTOCOL, Route, RouteKey};
+use crate::{Link, LinkName, PROTOCOL, Route, RouteKey, Setting};
 
 /// Something foreign where we want something else.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +36,13 @@ pub enum Conflict {
         /// The one that is there.
         found: Route,
     },
+    /// A link that containers are on, which forwards nothing that comes from them.
+    Forwarding {
+        /// The link.
+        link: LinkName,
+        /// What is off.
+        setting: Setting,
+    },
 }
 
 impl fmt::Display for Conflict {
@@ -55,6 +62,12 @@ impl fmt::Display for Conflict {
                 write!(
                     f,
                     "{destination} is taken by a route of protocol {protocol} with metric {metric}: {via}; remove it"
+                )
+            }
+            Self::Forwarding { link, setting } => {
+                write!(
+                    f,
+                    "{link} forwards no IPv4 packets: its containers do not reach other hosts; sysctl -w {setting}=1"
                 )
             }
         }

@@ -32,6 +32,7 @@ impl Part {
             | Op::DeleteLink(_) => Self::Tunnel,
             Op::CreateLink(..)
             | Op::ChangeLink(..)
+            | Op::Set(..)
             | Op::PutAddress(_)
             | Op::DeleteAddress(_)
             | Op::PutFdb(..)

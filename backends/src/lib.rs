@@ -20,6 +20,7 @@ mod name;
 mod op;
 mod plan;
 mod reconcile;
+mod setting;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
 mod state;
@@ -31,8 +32,7 @@ pub use backend::{Backend, ForwardSettings, Placement, Scope, SelectError, selec
 pub use conflict::Conflict;
 pub use dataplane::{
     Attempt, ContainerLink, Dataplane, DataplaneError, ErrorKind, Host, HostLink, Monitor, NetlinkDataplane, OpError,
-    RouteForm, Underlay, UnderlayChoice, UnderlayError, Wake, accept_no_router_advertisements, forward_packets,
-    keep_router_advertisements,
+    RouteForm, Underlay, UnderlayChoice, UnderlayError, Wake,
 };
 pub use firewall::{
     ACCEPT_MARK, BaseChain, Call, Chain, ChainChange, ChainName, ChainTable, ChainTableKind, Counted, DockerRules,
@@ -48,6 +48,7 @@ pub use name::{LinkName, LinkNameError};
 pub use op::Op;
 pub use plan::{Plan, plan};
 pub use reconcile::{Failure, Reconciler, Report};
+pub use setting::Setting;
 pub use state::{
     Address, FdbKey, Forward, ForwardKey, Link, LinkKind, NeighbourKey, NetState, Owner, PROTOCOL, Route, RouteKey,
     Tunnel, Via, Vxlan,

@@ -2,11 +2,11 @@
 
 use std::{fmt, net::IpAddr};
 
-use wire_lease::MacAddr;
+use wire_lease::{Family, MacAddr};
 
 use crate::{
     Address, FdbKey, FirewallOp, Forward, ForwardKey, Framing, Link, LinkKind, LinkName, NeighbourKey, NetState, Route,
-    RouteKey, Tunnel,
+    RouteKey, Setting, Tunnel,
 };
 
 /// One change of the kernel's state.
@@ -18,6 +18,8 @@ pub enum Op {
     ChangeLink(LinkName, Link),
     /// Removes a link and with it all that is on it.
     DeleteLink(LinkName),
+    /// Writes a setting of the kernel.
+    Set(Setting, u32),
     /// Adds an address to a link.
     PutAddress(Address),
     /// Takes an address from a link.
@@ -52,6 +54,7 @@ impl Op {
             Self::CreateLink(..) => "create link",
             Self::ChangeLink(..) => "change link",
             Self::DeleteLink(_) => "delete link",
+            Self::Set(..) => "set sysctl",
             Self::PutAddress(_) => "add address",
             Self::DeleteAddress(_) => "delete address",
             Self::PutFdb(..) => "set FDB entry",
@@ -80,6 +83,7 @@ impl Op {
             Self::Firewall(op) => op.is_delete(),
             Self::CreateLink(..)
             | Self::ChangeLink(..)
+            | Self::Set(..)
             | Self::PutAddress(_)
             | Self::PutFdb(..)
             | Self::PutNeighbour(..)
@@ -115,6 +119,12 @@ impl NetState {
                 there.set_in_place(link);
             }
             Op::DeleteLink(name) => self.forget_link(*name),
+            Op::Set(setting, value) => {
+                if let Setting::Forwarding(family) = setting {
+                    self.set_forwarding_of_links(*family, *value);
+                }
+                self.settings.insert(*setting, *value);
+            }
             Op::PutAddress(address) => {
                 self.addresses.insert(*address);
             }
@@ -148,6 +158,19 @@ impl NetState {
             Op::Firewall(op) => self.firewall.apply(op),
         }
     }
+
+    /// Forwarding as a whole takes that of all links along (`inet_forward_change` of net/ipv4/devinet.c, and its like).
+    fn set_forwarding_of_links(&mut self, family: Family, value: u32) {
+        for (setting, there) in &mut self.settings {
+            match setting {
+                Setting::LinkForwarding(of, _) if *of == family => *there = value,
+                Setting::LinkForwarding(..)
+                | Setting::Forwarding(_)
+                | Setting::DisableIpv6(_)
+                | Setting::RouterAdvertisements(_) => {}
+            }
+        }
+    }
 }
 
 impl Link {
@@ -168,6 +191,7 @@ impl fmt::Display for Op {
             Self::CreateLink(name, link) => write!(f, " {name}: {link}"),
             Self::ChangeLink(name, link) => write!(f, " {name}: {link}"),
             Self::DeleteLink(name) => write!(f, " {name}"),
+            Self::Set(setting, value) => write!(f, " {setting} = {value}"),
             Self::PutAddress(address) | Self::DeleteAddress(address) => write!(f, " {address}"),
             Self::PutFdb(key, destination) => write!(f, " {key} dst {destination}"),
             Self::DeleteFdb(key) => write!(f, " {key}"),

@@ -1,6 +1,6 @@
 //! The difference between what there is and what should be, as changes in an order that never leaves a gap.
 //!
-//! Puts come first: links, addresses, FDB, neighbours, forwarding, routes, the packet filter, so that nothing ever points to what is not
+//! Puts come first: links, settings, addresses, FDB, neighbours, forwarding, routes, the packet filter, so that nothing ever points to what is not
 //! there yet.
 //! Deletions follow in reverse (docs/adr/0003-order-of-operations.md).
 
@@ -26,6 +26,9 @@ pub struct Plan {
 pub fn plan(have: &NetState, want: &NetState) -> Plan {
     let mut builder = Builder { have, want, links: Links::default(), conflicts: Vec::new() };
     let mut ops = builder.links();
+    let (settings, conflicts) = settings::changes(have, want, &builder.links);
+    ops.extend(settings);
+    builder.conflicts.extend(conflicts);
     let links = &builder.links;
     // An address of the set has no value beside its key.
     let unit = |set: &BTreeSet<Address>| -> BTreeMap<Address, ()> { set.iter().map(|key| (*key, ())).collect() };
@@ -291,5 +294,6 @@ impl fmt::Display for Plan {
     }
 }
 
+mod settings;
 #[cfg(test)]
 pub(crate) mod tests;

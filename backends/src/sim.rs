@@ -10,7 +10,9 @@ use std::{
 
 use nix::errno::Errno;
 
-use crate::{Attempt, Dataplane, DataplaneError, ErrorKind, LinkName, NetState, Op, OpError, Owner, Scope};
+use crate::{
+    Address, Attempt, Dataplane, DataplaneError, ErrorKind, LinkName, NetState, Op, OpError, Owner, Scope, Setting,
+};
 
 /// A handle on a kernel in memory.
 #[derive(Clone, Debug, Default)]
@@ -129,12 +131,14 @@ impl Inner {
         match op {
             Op::CreateLink(name, _) => (!missing(name)).then_some(ErrorKind::Exists),
             Op::ChangeLink(name, _) => missing(name).then_some(ErrorKind::NoDevice),
+            Op::PutAddress(address) if self.is_without_ipv6(address) => Some(ErrorKind::Permission),
             Op::PutAddress(address) => missing(&address.link).then_some(ErrorKind::NoDevice),
             Op::PutFdb(key, _) => missing(&key.link).then_some(ErrorKind::NoDevice),
             Op::PutForward(key, _) => missing(&key.link).then_some(ErrorKind::NoDevice),
             Op::PutNeighbour(key, _) => missing(&key.link).then_some(ErrorKind::NoDevice),
             Op::AddRoute(key, _) if self.state.routes.contains_key(key) => Some(ErrorKind::Exists),
             Op::AddRoute(_, route) | Op::ReplaceRoute(_, route) => route.link().filter(down).map(|_| ErrorKind::Other),
+            Op::Set(setting, _) => setting.link().filter(missing).map(|_| ErrorKind::Absent),
             Op::DeleteLink(_)
             | Op::DeleteAddress(_)
             | Op::DeleteFdb(_)
@@ -143,6 +147,13 @@ impl Inner {
             | Op::DeleteRoute(..)
             | Op::Firewall(_) => None,
         }
+    }
+}
+
+impl Inner {
+    /// An IPv6 address on a link that may have none is refused (`EACCES` of net/ipv6/addrconf.c).
+    fn is_without_ipv6(&self, address: &Address) -> bool {
+        address.address.is_ipv6() && self.state.settings.get(&Setting::DisableIpv6(address.link)) == Some(&1)
     }
 }
 
@@ -157,6 +168,8 @@ impl NetState {
             state.forget_link(name);
         }
         state.routes.retain(|_, route| route.owner == Owner::Foreign);
+        // Those of the host are ours to keep.
+        state.settings.retain(|setting, _| setting.link().is_some());
         // What is read of the packet filter is ours, but for the chains that ours are called from.
         state.firewall = crate::Firewall { callers: state.firewall.callers, ..crate::Firewall::default() };
         state

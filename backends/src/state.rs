@@ -10,7 +10,7 @@ use std::{
 
 use wire_lease::{Family, MacAddr, Prefix, Vni};
 
-use crate::{Capabilities, Firewall, Framing, LinkName, Mtu};
+use crate::{Capabilities, Firewall, Framing, LinkName, Mtu, Setting};
 
 /// The routing protocol number of our routes, by which they are known after a restart
 /// (linux/rtnetlink.h leaves numbers above `RTPROT_STATIC` to their users).
@@ -31,6 +31,9 @@ pub struct NetState {
     pub forwarding: BTreeMap<ForwardKey, Forward>,
     /// Routes.
     pub routes: BTreeMap<RouteKey, Route>,
+    /// The kernel's settings. Read: those of the host and of our devices; whether links that containers are on forward; and of
+    /// links that take routes from routers `accept_ra`, where forwarding would end that.
+    pub settings: BTreeMap<Setting, u32>,
     /// The packet filter.
     pub firewall: Firewall,
 }
@@ -287,6 +290,7 @@ impl NetState {
     /// Drops all entries of one link, as the kernel does when it goes.
     pub fn forget_link(&mut self, link: LinkName) {
         self.links.remove(&link);
+        self.settings.retain(|setting, _| setting.link() != Some(link));
         self.flush_link(link);
     }
 

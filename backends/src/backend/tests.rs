@@ -70,6 +70,11 @@ fn both_families_are_the_same_with_other_data() {
     mtu 1430
     create link flannel-v6.1: vxlan vni 1 dev eth0 local 2001:db8::1 port 8472 nolearning mac 02:00:00:00:00:06 mtu 1430 up
     create link flannel.1: vxlan vni 1 dev eth0 local 192.0.2.1 port 8472 nolearning mac 02:00:00:00:00:04 mtu 1450 up
+    set sysctl net.ipv6.conf.flannel-v6/1.disable_ipv6 = 0
+    set sysctl net.ipv4.ip_forward = 1
+    set sysctl net.ipv6.conf.all.forwarding = 1
+    set sysctl net.ipv4.conf.flannel/1.forwarding = 1
+    set sysctl net.ipv6.conf.flannel-v6/1.forwarding = 1
     add address fd00:5::/128 dev flannel-v6.1
     add address 10.5.0.0/32 dev flannel.1
     set FDB entry 0a:00:00:00:06:02 dev flannel-v6.1 dst 2001:db8::2
@@ -86,6 +91,8 @@ fn one_family_alone_asks_nothing_of_the_other() {
     insta::assert_snapshot!(report(&config(V4, "vxlan"), "10.5.0.0-24", &[("10.5.2.0-24", PEER)], true), @"
     mtu 1450
     create link flannel.1: vxlan vni 1 dev eth0 local 192.0.2.1 port 8472 nolearning mac 02:00:00:00:00:04 mtu 1450 up
+    set sysctl net.ipv4.ip_forward = 1
+    set sysctl net.ipv4.conf.flannel/1.forwarding = 1
     add address 10.5.0.0/32 dev flannel.1
     set FDB entry 0a:00:00:00:00:02 dev flannel.1 dst 192.0.2.2
     set neighbour 10.5.2.0 dev flannel.1 lladdr 0a:00:00:00:00:02
@@ -95,6 +102,9 @@ fn one_family_alone_asks_nothing_of_the_other() {
     insta::assert_snapshot!(report(&config(V6, "vxlan"), "fd00:5::-64", &[("fd00:5:0:2::-64", PEER)], false), @"
     mtu 1430
     create link flannel-v6.1: vxlan vni 1 dev eth0 local 2001:db8::1 port 8472 nolearning mac 02:00:00:00:00:06 mtu 1430 up
+    set sysctl net.ipv6.conf.flannel-v6/1.disable_ipv6 = 0
+    set sysctl net.ipv6.conf.all.forwarding = 1
+    set sysctl net.ipv6.conf.flannel-v6/1.forwarding = 1
     add address fd00:5::/128 dev flannel-v6.1
     set FDB entry 0a:00:00:00:06:02 dev flannel-v6.1 dst 2001:db8::2
     set neighbour fd00:5:0:2:: dev flannel-v6.1 lladdr 0a:00:00:00:06:02
@@ -119,6 +129,7 @@ fn alloc_has_no_network_but_a_blackhole_if_asked() {
     let text = report(&config(V4, "alloc"), "10.5.0.0-24", &[("10.5.2.0-24", PEER)], true);
     insta::assert_snapshot!(text, @"
     mtu 1500
+    set sysctl net.ipv4.ip_forward = 1
     add route 10.5.0.0/24 metric 4294967295 blackhole
     ");
     let backend = select(&config(V4, "alloc"), placement()).unwrap();
@@ -150,6 +161,11 @@ fn udp_has_a_device_for_each_family_and_one_route_for_the_network() {
     mtu 1452
     create link flannel-v60: tun raw local [2001:db8::1]:8285 mtu 1452 up
     create link flannel0: tun raw local 192.0.2.1:8285 mtu 1472 up
+    set sysctl net.ipv6.conf.flannel-v60.disable_ipv6 = 0
+    set sysctl net.ipv4.ip_forward = 1
+    set sysctl net.ipv6.conf.all.forwarding = 1
+    set sysctl net.ipv4.conf.flannel0.forwarding = 1
+    set sysctl net.ipv6.conf.flannel-v60.forwarding = 1
     add address fd00:5::/128 dev flannel-v60
     add address 10.5.0.0/32 dev flannel0
     set forwarding fd00:5:0:2::/64 dev flannel-v60 to 2001:db8::2
@@ -172,6 +188,8 @@ fn userspace_vxlan_is_the_same_network_to_its_peers() {
     assert_eq!(ours.desired(&own, &table).routes, kernel.desired(&own, &table).routes);
     insta::assert_snapshot!(crate::plan(&NetState::default(), &ours.desired(&own, &table)), @"
     create link flannel.1: tun vxlan vni 1 local 192.0.2.1:8472 lladdr 02:00:00:00:00:04 mtu 1450 up
+    set sysctl net.ipv4.ip_forward = 1
+    set sysctl net.ipv4.conf.flannel/1.forwarding = 1
     add address 10.5.0.0/32 dev flannel.1
     set forwarding 10.5.2.0/24 dev flannel.1 to 192.0.2.2 lladdr 0a:00:00:00:00:02
     add route 10.5.2.0/24 via 10.5.2.0 dev flannel.1 onlink

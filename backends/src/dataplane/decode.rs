@@ -227,6 +227,13 @@ pub(crate) fn route(body: &[u8], context: &RouteContext<'_>) -> Option<(RouteKey
     ))
 }
 
+/// The link of a route that a router has told of (`RTPROT_RA` of linux/rtnetlink.h).
+pub(crate) fn learnt_from_router(body: &[u8]) -> Option<u32> {
+    const PROTOCOL_RA: u8 = 9;
+    let told = body.get(5) == Some(&PROTOCOL_RA);
+    told.then(|| route_fields(body.get(12..).unwrap_or_default(), 0).device).flatten()
+}
+
 /// `RTN_UNICAST` and `RTN_BLACKHOLE` of linux/rtnetlink.h.
 const UNICAST: u8 = 1;
 const BLACKHOLE: u8 = 6;

@@ -32,7 +32,7 @@ pub enum DataplaneError {
 
 /// An operation that failed.
 #[derive(Debug, thiserror::Error)]
-#[error("{}{}", .kind.text(), .detail.as_deref().map(|text| format!(": {text}")).unwrap_or_default())]
+#[error("{}{}", .kind.text(self.is_unexplained()), .detail.as_deref().map(|text| format!(": {text}")).unwrap_or_default())]
 pub struct OpError {
     /// What kind of failure it is.
     pub kind: ErrorKind,
@@ -52,7 +52,7 @@ pub enum ErrorKind {
     Absent,
     /// The device is gone (`ENODEV`, `ENXIO`).
     NoDevice,
-    /// We may not (`EPERM`, `EACCES`): `CAP_NET_ADMIN` is missing.
+    /// We may not (`EPERM`, `EACCES`): `CAP_NET_ADMIN` is missing, or what the kernel says.
     Permission,
     /// The kernel cannot do that (`EOPNOTSUPP`): for a link, its module is missing.
     Unsupported,
@@ -71,12 +71,13 @@ pub enum ErrorKind {
 }
 
 impl ErrorKind {
-    const fn text(self) -> &'static str {
+    const fn text(self, is_unexplained: bool) -> &'static str {
         match self {
             Self::Exists => "something is there already",
             Self::Absent => "there is no such entry",
             Self::NoDevice => "the device is gone",
-            Self::Permission => "not allowed: the agent needs CAP_NET_ADMIN",
+            Self::Permission if is_unexplained => "not allowed: the agent needs CAP_NET_ADMIN",
+            Self::Permission => "not allowed",
             Self::Unsupported => "this kernel cannot do that: is the module loaded?",
             Self::Busy => "the device is busy",
             Self::NoBuffers => "the kernel has no memory for it",
@@ -105,6 +106,11 @@ impl ErrorKind {
 }
 
 impl OpError {
+    /// Whether nothing is known but that the right to do it is missing: `EPERM` alone says so, `EACCES` has many causes.
+    fn is_unexplained(&self) -> bool {
+        self.detail.is_none() && self.source.raw_os_error() == Some(Errno::EPERM as i32)
+    }
+
     pub(crate) fn new(source: io::Error, detail: Option<String>) -> Self {
         Self { kind: ErrorKind::of(&source), detail, source }
     }

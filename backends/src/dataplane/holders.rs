@@ -37,7 +37,8 @@ impl ContainerLink {
     }
 }
 
-fn holds((address, len): &(IpAddr, u8), subnets: &[Prefix]) -> bool {
+/// Whether an address has a network on it that lies in one of `subnets`.
+pub(super) fn holds((address, len): &(IpAddr, u8), subnets: &[Prefix]) -> bool {
     *len < Family::of(*address).bits() && subnets.iter().any(|subnet| subnet.contains(*address))
 }
 

@@ -10,6 +10,7 @@ mod measure;
 mod monitor;
 mod nexthop;
 mod read;
+mod settings;
 pub(crate) mod socket;
 mod sysctl;
 #[cfg(test)]
@@ -21,7 +22,6 @@ pub use error::{DataplaneError, ErrorKind, OpError};
 pub use holders::ContainerLink;
 pub(crate) use holders::container_links;
 pub use monitor::{Monitor, Wake};
-pub use sysctl::{accept_no_router_advertisements, forward_packets, keep_router_advertisements};
 pub use underlay::{Host, HostLink, Underlay, UnderlayChoice, UnderlayError};
 pub use write::{NetlinkDataplane, RouteForm};
 

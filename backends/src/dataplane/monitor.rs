@@ -5,20 +5,24 @@ use std::{cell::OnceCell, collections::BTreeSet, future::poll_fn, io, net::IpAdd
 
 use netlink_sys::{AsyncSocket, TokioSocket, protocols::NETLINK_ROUTE};
 use nix::errno::Errno;
-use wire_lease::Prefix;
+use wire_lease::{Family, Prefix};
 
 use super::{
     DataplaneError,
-    attribute::{Header, messages, number},
+    attribute::{Header, attributes, messages, number},
     decode::{self, Names, Neighbour, RouteContext},
     encode::{DELADDR, DELLINK, DELNEIGH, DELROUTE, NEWADDR, NEWLINK, NEWNEIGH, NEWROUTE},
     nexthop::{self, Hop, Nexthops},
     socket::{LONGEST_DATAGRAM, force_buffer},
+    sysctl,
 };
-use crate::{Link, LinkKind, LinkName, NetState, Owner, PROTOCOL, Route, Scope, Via};
+use crate::{Link, LinkKind, LinkName, NetState, Owner, PROTOCOL, Route, Scope, Setting, Via};
 
-/// `RTNLGRP_LINK`, `_NEIGH`, `_IPV4_IFADDR`, `_IPV4_ROUTE`, `_IPV6_IFADDR`, `_IPV6_ROUTE` of linux/rtnetlink.h.
-const GROUPS: [u32; 6] = [1, 3, 5, 7, 9, 11];
+/// `RTNLGRP_LINK`, `_NEIGH`, `_IPV4_IFADDR`, `_IPV4_ROUTE`, `_IPV6_IFADDR`, `_IPV6_ROUTE`, `_IPV4_NETCONF`, `_IPV6_NETCONF` of
+/// linux/rtnetlink.h.
+const GROUPS: [u32; 8] = [1, 3, 5, 7, 9, 11, 24, 25];
+/// `RTM_NEWNETCONF` of linux/rtnetlink.h: forwarding was switched on or off, since Linux 3.8.
+const NEWNETCONF: u16 = 80;
 /// `RTNLGRP_NEXTHOP`, since Linux 5.3.
 const NEXTHOP_GROUP: u32 = 32;
 
@@ -148,6 +152,7 @@ impl<'a> View<'a> {
             NEWADDR | DELADDR => self.address(header.kind == NEWADDR, body, wake),
             NEWNEIGH | DELNEIGH => wake.ours |= self.neighbour_differs(header.kind == NEWNEIGH, body),
             NEWROUTE | DELROUTE => wake.ours |= self.route_differs(header.kind == NEWROUTE, body),
+            NEWNETCONF => wake.ours |= self.forwarding_differs(body),
             nexthop::DELETE => wake.ours |= self.nexthop_missing(body),
             _ => {}
         }
@@ -184,10 +189,37 @@ impl<'a> View<'a> {
             let networks = &self.scope.networks;
             Prefix::new(address, len).is_ok_and(|prefix| networks.iter().any(|network| network.overlaps(prefix)))
         };
-        wake.underlay |= self.is_parent(index) || (!self.devices.contains_key(&index) && in_the_way());
+        let inside = !self.devices.contains_key(&index) && in_the_way();
+        wake.underlay |= self.is_parent(index) || inside;
+        // Containers have come to a link that we know nothing of.
+        wake.ours |= new && inside && !self.names.contains_key(&index);
         if let Some(address) = decode::device_address(body, &self.devices) {
             wake.ours |= self.believed.addresses.contains(&address) != new;
         }
+    }
+
+    /// `struct netconfmsg` of linux/netconf.h, and its attributes.
+    fn forwarding_differs(&self, body: &[u8]) -> bool {
+        const IFINDEX: u16 = 1;
+        const FORWARDING: u16 = 2;
+        const ALL: u32 = u32::MAX;
+        let family = match body.first() {
+            Some(&decode::INET) => Family::V4,
+            Some(&decode::INET6) => Family::V6,
+            Some(_) | None => return false,
+        };
+        let told = |wanted| attributes(body.get(4..).unwrap_or_default()).find(|(kind, _)| *kind == wanted);
+        let value = |wanted| told(wanted).and_then(|(_, value)| number(value));
+        let (Some(index), Some(forwards)) = (value(IFINDEX), value(FORWARDING)) else { return false };
+        let setting = match self.names.get(&index) {
+            _ if index == ALL => Setting::Forwarding(family),
+            Some(name) => Setting::LinkForwarding(family, *name),
+            None => return false,
+        };
+        // What the kernel gave a new link first, and we have changed since, is no news.
+        let is_so = |there: &u32| sysctl::get(setting).is_some_and(|value| (value != 0) == (*there != 0));
+        let differs = |there: &u32| (*there != 0) != (forwards != 0) && !is_so(there);
+        self.believed.settings.get(&setting).is_some_and(differs)
     }
 
     fn is_parent(&self, index: u32) -> bool {

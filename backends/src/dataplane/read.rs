@@ -14,6 +14,7 @@ use super::{
     decode::{self, Names, Neighbour, RouteContext},
     encode,
     nexthop::{self, ById, Hop, Nexthops},
+    settings::{self, LinkSettings},
     socket::{Batch, Netlink},
 };
 use crate::{Link, LinkKind, LinkName, NetState, Owner, Route, RouteKey, Scope};
@@ -29,32 +30,53 @@ pub(crate) struct Reading {
 
 /// Reads all that `scope` names.
 pub(crate) fn read(netlink: &mut Netlink, scope: &Scope) -> Result<Reading, DataplaneError> {
-    let (links, mut names) = read_links(netlink, scope)?;
-    let mut state = NetState { links, ..NetState::default() };
-    let devices: Names = state
-        .links
+    let Links { mut links, mut names, all: others } = read_links(netlink, scope)?;
+    let devices: Names = links
         .iter()
         .filter(|(_, link)| link.owner == Owner::Ours)
         .filter_map(|(name, link)| Some((link.index?, *name)))
         .collect();
+    let mut state = NetState::default();
     for index in devices.keys() {
         read_device(netlink, *index, &devices, &mut state)?;
     }
     let hops = dump_nexthops(netlink)?;
     let supported = hops.is_some();
     let mut nexthops = Nexthops::new(hops.unwrap_or_default(), &devices.keys().copied().collect());
-    for (key, route, hop) in read_routes(netlink, scope, &mut names, &nexthops)? {
+    let Routes { found, learnt } = read_routes(netlink, scope, &mut names, &nexthops)?;
+    for (key, route, hop) in found {
         if let (Owner::Ours, Some(hop)) = (route.owner, hop) {
             nexthops.set_route(key, Some(hop));
         }
         // Of several routes with one key the first is in use.
         state.routes.entry(key).or_insert(route);
     }
+    let holders = settings::bridges(netlink, scope, &others)?;
+    let looked = settings::Looked { scope, ours: &devices, learnt: &learnt, holders: &holders };
+    state.settings = settings::read(others.iter().map(|other| &other.settings), &looked);
+    // So that they are known by name when the kernel speaks of them.
+    for Other { link, settings } in others.into_iter().filter(|other| holders.contains(&other.settings.index)) {
+        links.entry(settings.name).or_insert(link);
+    }
+    state.links = links;
     Ok(Reading { state, names, nexthops: supported.then_some(nexthops) })
 }
 
-/// All VXLAN devices, whatever has one of our names, and the parent.
-fn read_links(netlink: &mut Netlink, scope: &Scope) -> Result<(BTreeMap<LinkName, Link>, Names), DataplaneError> {
+/// All links of this host, as far as each matters.
+struct Links {
+    /// All VXLAN devices, whatever has one of our names, and the parent.
+    links: BTreeMap<LinkName, Link>,
+    names: Names,
+    all: Vec<Other>,
+}
+
+/// Any link.
+pub(super) struct Other {
+    pub(super) link: Link,
+    pub(super) settings: LinkSettings,
+}
+
+fn read_links(netlink: &mut Netlink, scope: &Scope) -> Result<Links, DataplaneError> {
     let mut links = BTreeMap::new();
     let mut names = Names::new();
     // The parent first, so that the others can name it.
@@ -64,18 +86,19 @@ fn read_links(netlink: &mut Netlink, scope: &Scope) -> Result<(BTreeMap<LinkName
             links.insert(name, link);
         }
     }
-    let request = |batch: &mut Batch, flags| encode::list_links(batch, flags, Some("vxlan"));
-    for (name, link) in netlink.dump("links", &request, |body| decode::link(body, &names))? {
-        let is_vxlan = matches!(link.kind, LinkKind::Vxlan(_));
-        if is_vxlan {
-            links.entry(name).or_insert(link);
-        }
+    let request = |batch: &mut Batch, flags| encode::list_links(batch, flags, None);
+    let all = netlink.dump("links", &request, |body| {
+        let (name, link) = decode::link(body, &names)?;
+        Some(Other { link, settings: settings::of_link(name, body)? })
+    })?;
+    for Other { link, settings } in all.iter().filter(|other| matches!(other.link.kind, LinkKind::Vxlan(_))) {
+        links.entry(settings.name).or_insert_with(|| link.clone());
     }
     for (name, link) in &mut links {
         let ours = scope.devices.contains(name) && matches!(link.kind, LinkKind::Vxlan(_) | LinkKind::Tun(_));
         link.owner = if ours { Owner::Ours } else { Owner::Foreign };
     }
-    Ok((links, names))
+    Ok(Links { links, names, all })
 }
 
 /// One link by name, or by number.
@@ -131,14 +154,23 @@ fn dump_nexthops(netlink: &mut Netlink) -> Result<Option<Vec<Hop>>, DataplaneErr
     }
 }
 
-/// Our routes, and all in the overlay's networks.
+/// What was read of routes.
+#[derive(Default)]
+struct Routes {
+    /// Ours, and all in the overlay's networks, with the nexthop object that each uses.
+    found: Vec<(RouteKey, Route, Option<u32>)>,
+    /// The links that have learnt one from a router.
+    learnt: BTreeSet<u32>,
+}
+
 fn read_routes(
     netlink: &mut Netlink,
     scope: &Scope,
     names: &mut Names,
     nexthops: &Nexthops,
-) -> Result<Vec<(RouteKey, Route, Option<u32>)>, DataplaneError> {
+) -> Result<Routes, DataplaneError> {
     let mut found = Vec::new();
+    let learnt = RefCell::new(BTreeSet::new());
     // Links that only foreign routes name: looked up once each, and read again with their names.
     let unknown = RefCell::new(BTreeSet::new());
     for family in Family::ALL {
@@ -146,6 +178,7 @@ fn read_routes(
         for _ in 0..2 {
             let context = RouteContext { scope, names, nexthops };
             let routes = netlink.dump("routes", &request, |body| {
+                learnt.borrow_mut().extend(decode::learnt_from_router(body));
                 let route = decode::route(body, &context)?;
                 unknown.borrow_mut().extend(decode::unnamed_device(body, names));
                 Some(route)
@@ -161,7 +194,7 @@ fn read_routes(
             }
         }
     }
-    Ok(found)
+    Ok(Routes { found, learnt: learnt.into_inner() })
 }
 
 /// For a link that went between its route and our question.

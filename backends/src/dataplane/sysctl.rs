@@ -1,46 +1,53 @@
-//! The few kernel settings we need, through /proc/sys of this thread's network namespace.
+//! Writing the kernel's settings, through /proc/sys of this thread's network namespace.
 
-use std::{fs, io, path::PathBuf};
+use std::{fs, io, path::Path};
 
 use wire_lease::Family;
 
-use crate::LinkName;
+use super::OpError;
+use crate::{LinkName, Setting};
 
-/// Lets this host forward packets of that family (`ip_forward`, ip-sysctl.rst). True where it did not yet.
-///
-/// # Errors
-/// When it is off and cannot be written.
-pub fn forward_packets(family: Family) -> io::Result<bool> {
-    let name = match family {
-        Family::V4 => "ipv4/ip_forward",
-        Family::V6 => "ipv6/conf/all/forwarding",
-    };
-    set(&PathBuf::from("/proc/sys/net").join(name), "1")
+/// Reads one; `None` where the kernel has none, or none that makes sense.
+pub(crate) fn get(setting: Setting) -> Option<u32> {
+    fs::read_to_string(setting.path()).ok()?.trim().parse().ok()
 }
 
-/// Lets the underlay's link go on to accept router advertisements when forwarding is switched on, which otherwise takes its
-/// IPv6 default route away (`accept_ra`, ip-sysctl.rst: 2 accepts them even so). True where that had to be written.
+/// Writes one, where it is another.
 ///
 /// # Errors
-/// When it cannot be written.
-pub fn keep_router_advertisements(link: LinkName) -> io::Result<bool> {
-    let path = PathBuf::from("/proc/sys/net/ipv6/conf").join(link.as_str()).join("accept_ra");
-    // Where nobody wants them, or the kernel has no IPv6, there is nothing to keep.
-    if fs::read_to_string(&path).is_ok_and(|value| value.trim() == "1") { set(&path, "2") } else { Ok(false) }
+/// With what to do, where that is known.
+pub(crate) fn set(setting: Setting, value: u32) -> Result<(), OpError> {
+    write(&setting.path(), &value.to_string()).map_err(|error| {
+        let remedy = remedy(setting, &error);
+        OpError::new(error, remedy)
+    })
+}
+
+fn remedy(setting: Setting, error: &io::Error) -> Option<String> {
+    let of_ipv6 = match setting {
+        Setting::Forwarding(Family::V6)
+        | Setting::LinkForwarding(Family::V6, _)
+        | Setting::RouterAdvertisements(_)
+        | Setting::DisableIpv6(_) => true,
+        Setting::Forwarding(Family::V4) | Setting::LinkForwarding(Family::V4, _) => false,
+    };
+    let remedy = match error.kind() {
+        io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => {
+            "/proc/sys cannot be written here: set it on the host, outside of the container"
+        }
+        io::ErrorKind::NotFound if of_ipv6 => "has this kernel IPv6 switched off (ipv6.disable=1)?",
+        _ => return None,
+    };
+    Some(remedy.to_owned())
 }
 
 /// Keeps a device of ours from taking a default route out of the overlay. Best effort: without IPv6 there is nothing to keep.
-pub fn accept_no_router_advertisements(device: LinkName) {
-    let path = PathBuf::from("/proc/sys/net/ipv6/conf").join(device.as_str()).join("accept_ra");
-    if let Err(error) = set(&path, "0") {
+pub(crate) fn accept_no_router_advertisements(device: LinkName) {
+    if let Err(error) = write(&Setting::RouterAdvertisements(device).path(), "0") {
         tracing::debug!(%device, %error, "router advertisements stay accepted");
     }
 }
 
-fn set(path: &std::path::Path, value: &str) -> io::Result<bool> {
-    if fs::read_to_string(path)?.trim() == value {
-        return Ok(false);
-    }
-    fs::write(path, value)?;
-    Ok(true)
+fn write(path: &Path, value: &str) -> io::Result<()> {
+    if fs::read_to_string(path)?.trim() == value { Ok(()) } else { fs::write(path, value) }
 }

@@ -13,7 +13,7 @@ use super::{
     socket::{Batch, Netlink},
     sysctl,
 };
-use crate::{Link, LinkKind, LinkName, NetState, Op, Owner, Route, RouteKey, Scope, Via};
+use crate::{Link, LinkKind, LinkName, NetState, Op, Owner, Route, RouteKey, Scope, Setting, Via};
 
 /// The kernel of this thread's network namespace, through one netlink socket.
 pub struct NetlinkDataplane {
@@ -133,8 +133,8 @@ impl NetlinkDataplane {
                 self.plain = self.plain.saturating_sub(usize::from(nexthop.is_none()));
                 route_hop = Some((*key, None));
             }
-            // That is FirewallDataplane's to do.
-            Op::Firewall(_) => return Err(OpError::of(Errno::EOPNOTSUPP)),
+            // That is FirewallDataplane's to do, or no netlink message.
+            Op::Firewall(_) | Op::Set(..) => return Err(OpError::of(Errno::EOPNOTSUPP)),
         }
         Ok(Encoded { messages: batch.len() - before, route: route_hop })
     }
@@ -264,8 +264,11 @@ impl Dataplane for NetlinkDataplane {
     fn apply(&mut self, ops: &[Op]) -> Vec<Attempt> {
         let mut attempts = Vec::with_capacity(ops.len());
         // What is on a link can only be written once the link's number is known. Links of one name take turns.
-        for segment in ops.chunk_by(|a, b| !a.is_link() && !b.is_link()) {
-            attempts.extend(self.apply_segment(segment));
+        for segment in ops.chunk_by(|a, b| !a.is_link() && !b.is_link() && is_set(a) == is_set(b)) {
+            match segment {
+                [Op::Set(..), ..] => attempts.extend(segment.iter().map(set)),
+                _ => attempts.extend(self.apply_segment(segment)),
+            }
             self.learn_links(segment);
         }
         // After a failure the nexthop objects are not known for sure, and one of ours may be somebody else's.
@@ -273,6 +276,17 @@ impl Dataplane for NetlinkDataplane {
             self.sweep();
         }
         attempts
+    }
+}
+
+const fn is_set(op: &Op) -> bool {
+    matches!(op, Op::Set(..))
+}
+
+fn set(op: &Op) -> Attempt {
+    match op {
+        Op::Set(setting, value) => sysctl::set(*setting, *value).or_else(|error| forgive(op, error)),
+        _ => Err(OpError::of(Errno::EOPNOTSUPP)),
     }
 }
 
@@ -286,6 +300,8 @@ fn forgive(op: &Op, error: OpError) -> Attempt {
         | Op::PutForward(..)
         | Op::DeleteForward(_)
         | Op::Firewall(_) => false,
+        // The links of others come and go.
+        Op::Set(setting, _) => matches!(setting, Setting::RouterAdvertisements(_)) && error.kind == ErrorKind::Absent,
         Op::PutAddress(_) | Op::PutFdb(..) | Op::PutNeighbour(..) => error.kind == ErrorKind::Exists,
         Op::DeleteLink(_) | Op::DeleteAddress(_) | Op::DeleteFdb(_) | Op::DeleteNeighbour(_) | Op::DeleteRoute(..) => {
             matches!(error.kind, ErrorKind::Absent | ErrorKind::NoDevice)

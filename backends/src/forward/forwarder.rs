@@ -297,6 +297,7 @@ fn op_error(error: &EngineError) -> OpError {
         (EngineError::Tun(..), Some(Errno::ENOENT | Errno::ENODEV | Errno::ENXIO)) => {
             "there is no /dev/net/tun: load the module (modprobe tun), or give the container the device (--device /dev/net/tun)"
         }
+        (EngineError::Tun(..), Some(Errno::EPERM)) => "the agent needs CAP_NET_ADMIN",
         (EngineError::Tun(..), Some(Errno::EACCES)) => "give the agent's user access to /dev/net/tun",
         (EngineError::Tun(..), Some(Errno::EBUSY | Errno::EINVAL)) => {
             "somebody else has a device of that name: is flanneld still running?"

@@ -1,10 +1,12 @@
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;
-use wire_lease::{MacAddr, Vni};
+use wire_lease::{Family, MacAddr, Vni};
 
 use super::*;
-use crate::{Address, FdbKey, Forward, ForwardKey, Framing, Mtu, NeighbourKey, Via, firewall::tests::any_firewall};
+use crate::{
+    Address, FdbKey, Forward, ForwardKey, Framing, Mtu, NeighbourKey, Setting, Via, firewall::tests::any_firewall,
+};
 
 fn name(text: &str) -> LinkName {
     text.parse().unwrap()
@@ -166,11 +168,11 @@ pub(crate) fn any_state() -> impl Strategy<Value = NetState> {
     let peers = prop::collection::btree_map(1u8..8, (10u8..18, 100u8..104), 0..6);
     let device = prop_oneof![5 => Just(Some((1u8, true, false))), 1 => Just(None), 3 => (1u8..3, any::<bool>(), any::<bool>()).prop_map(Some)];
     let foreign = prop::collection::btree_set(1u8..8, 0..2);
-    (peers, device, foreign, (any::<bool>(), any::<bool>()), any_firewall()).prop_map(
-        |(peers, found, foreign, (plain, ours), firewall)| {
+    (peers, device, (foreign, any_settings()), (any::<bool>(), any::<bool>()), any_firewall()).prop_map(
+        |(peers, found, (foreign, settings), (plain, ours), firewall)| {
             let peers: Vec<(u8, u8, u8)> =
                 peers.into_iter().map(|(number, (last, public))| (number, last, public)).collect();
-            let mut made = NetState { firewall, ..state(&peers) };
+            let mut made = NetState { firewall, settings, ..state(&peers) };
             match found {
                 None => made.forget_link(name("flannel.1")),
                 Some((last, up, gbp)) => {
@@ -196,6 +198,18 @@ pub(crate) fn any_state() -> impl Strategy<Value = NetState> {
     )
 }
 
+/// Settings as they may be found: of a link of others that takes nothing from routers, or will whatever happens.
+fn any_settings() -> impl Strategy<Value = BTreeMap<Setting, u32>> {
+    let found = (any::<bool>(), prop::collection::vec(0u32..2, 3));
+    found.prop_map(|(always, values)| {
+        let (ours, other) = (name("flannel.1"), name("eth0"));
+        let settings =
+            [Setting::Forwarding(Family::V6), Setting::LinkForwarding(Family::V6, ours), Setting::DisableIpv6(ours)];
+        let router = (Setting::RouterAdvertisements(other), if always { 2 } else { 0 });
+        settings.into_iter().zip(values).chain([router]).collect()
+    })
+}
+
 fn device_with(last: u8, gbp: bool) -> Link {
     let mut link = device(last);
     if let LinkKind::Vxlan(vxlan) = &mut link.kind {
@@ -210,7 +224,13 @@ pub(crate) fn any_want() -> impl Strategy<Value = NetState> {
     (peers, any::<bool>(), any_firewall()).prop_map(|(peers, ours, firewall)| {
         let peers: Vec<(u8, u8, u8)> =
             peers.into_iter().map(|(number, (last, public))| (number, last, public)).collect();
-        let wanted = NetState { firewall, ..state(&peers) };
+        let link = name("flannel.1");
+        let settings = [
+            (Setting::Forwarding(Family::V6), 1),
+            (Setting::LinkForwarding(Family::V6, link), 1),
+            (Setting::DisableIpv6(link), 0),
+        ];
+        let wanted = NetState { firewall, settings: settings.into(), ..state(&peers) };
         if ours { tunnelled(wanted) } else { wanted }
     })
 }
@@ -219,6 +239,9 @@ pub(crate) fn any_want() -> impl Strategy<Value = NetState> {
 pub(crate) fn assert_reached(have: &NetState, want: &NetState) {
     assert_eq!((&have.addresses, &have.fdb, &have.neighbours), (&want.addresses, &want.fdb, &want.neighbours));
     assert_eq!(have.forwarding, want.forwarding);
+    for (setting, wanted) in &want.settings {
+        assert_eq!(have.settings.get(setting), Some(wanted), "{setting}");
+    }
     assert_eq!(&have.firewall.tables, &want.firewall.tables);
     assert!(have.firewall.chains.keys().eq(want.firewall.chains.keys()));
     let links: BTreeSet<_> =
@@ -258,19 +281,20 @@ proptest! {
         let rank = |op: &Op| match op {
             Op::DeleteLink(name) if want.links.contains_key(name) => 0,
             Op::CreateLink(..) | Op::ChangeLink(..) => 1,
-            Op::PutAddress(_) => 2,
-            Op::PutFdb(..) => 3,
-            Op::PutNeighbour(..) => 4,
-            Op::PutForward(..) => 5,
-            Op::AddRoute(..) | Op::ReplaceRoute(..) => 6,
-            Op::Firewall(op) if !op.is_delete() => 7,
-            Op::Firewall(_) => 8,
-            Op::DeleteRoute(..) => 9,
-            Op::DeleteForward(_) => 10,
-            Op::DeleteNeighbour(_) => 9,
-            Op::DeleteFdb(_) => 10,
-            Op::DeleteAddress(_) => 11,
-            Op::DeleteLink(_) => 12,
+            Op::Set(..) => 2,
+            Op::PutAddress(_) => 3,
+            Op::PutFdb(..) => 4,
+            Op::PutNeighbour(..) => 5,
+            Op::PutForward(..) => 6,
+            Op::AddRoute(..) | Op::ReplaceRoute(..) => 7,
+            Op::Firewall(op) if !op.is_delete() => 8,
+            Op::Firewall(_) => 9,
+            Op::DeleteRoute(..) => 10,
+            Op::DeleteForward(_) => 11,
+            Op::DeleteNeighbour(_) => 11,
+            Op::DeleteFdb(_) => 12,
+            Op::DeleteAddress(_) => 13,
+            Op::DeleteLink(_) => 14,
         };
         prop_assert!(ops.is_sorted_by_key(rank), "{:?}", ops);
     }

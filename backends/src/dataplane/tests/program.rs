@@ -56,6 +56,7 @@ fn what_ip_and_bridge_made_in_flannels_form_is_adopted() {
     for form in FORMS {
         lab::in_namespace(move || {
             let lab = Lab::new(3);
+            run("sysctl -qw net.ipv4.ip_forward=1");
             run(
                 "ip link add flannel.1 address 02:00:00:00:00:01 mtu 1450 type vxlan id 1 local 192.0.2.1 dev wb-up nolearning dstport 8472",
             );

@@ -1,0 +1,127 @@
+//! The kernel's settings.
+
+use std::time::Duration;
+
+use wire_lease::Family;
+
+use super::lab::{self, Lab, run};
+use crate::{Monitor, NetState, NetlinkDataplane, Reconciler, RouteForm, Wake};
+
+/// The values of these settings, one after the other.
+fn sysctl(names: &str) -> String {
+    run(&format!("sysctl -n {names}")).split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+fn joined(lab: &Lab) -> (Reconciler<NetlinkDataplane>, NetState) {
+    let (mut reconciler, want) = (lab.reconciler(RouteForm::default()), lab.want());
+    let report = reconciler.round(&want);
+    assert!(report.converged && report.conflicts.is_empty(), "{report:?}");
+    (reconciler, want)
+}
+
+const OURS: &str = "net.ipv4.ip_forward net.ipv6.conf.all.forwarding net.ipv4.conf.flannel/1.forwarding \
+                    net.ipv6.conf.flannel-v6/1.forwarding net.ipv6.conf.flannel-v6/1.disable_ipv6";
+
+#[test]
+fn forwarding_and_ipv6_of_our_devices_are_switched_on_whatever_a_new_device_is_given() {
+    lab::in_namespace(|| {
+        let lab = Lab::new(2);
+        run("sysctl -qw net.ipv4.conf.default.forwarding=0 net.ipv6.conf.default.disable_ipv6=1");
+        let (mut reconciler, want) = joined(&lab);
+        assert_eq!(sysctl(OURS), "1 1 1 1 0");
+        lab.assert_whole();
+        run("sysctl -qw net.ipv4.conf.default.forwarding=0; ip link del flannel.1; ip link del flannel-v6.1");
+        reconciler.doubt();
+        assert!(reconciler.round(&want).converged);
+        assert_eq!(sysctl(OURS), "1 1 1 1 0");
+        lab.assert_whole();
+    });
+}
+
+#[test]
+fn whoever_switches_off_what_traffic_needs_wakes_us_and_it_is_put_back() {
+    lab::in_namespace(|| {
+        let lab = Lab::new(2);
+        run("ip link add docker0 type bridge; ip addr add 10.5.0.1/24 dev docker0; ip link set docker0 up");
+        let (mut reconciler, want) = joined(&lab);
+        let runtime = lab::runtime();
+        let _inside = runtime.enter();
+        let mut monitor = Monitor::open(reconciler.scope().clone()).unwrap();
+        let off = OURS.split(' ').map(|name| match name.ends_with("disable_ipv6") {
+            true => format!("{name}=1"),
+            false => format!("{name}=0"),
+        });
+        for what in off {
+            lab::settle(&mut monitor, &reconciler);
+            run(&format!("sysctl -qw {what}"));
+            let believed = reconciler.belief().unwrap();
+            let heard = runtime
+                .block_on(async { tokio::time::timeout(Duration::from_secs(5), monitor.changed(believed)).await });
+            assert!(heard.unwrap_or_else(|_| panic!("{what} wakes nobody")).unwrap().ours, "{what}");
+            reconciler.doubt();
+            let report = reconciler.round(&want);
+            assert!(report.converged && report.written > 0, "{what}: {report:?}");
+            assert_eq!(sysctl(OURS), "1 1 1 1 0", "{what}");
+            lab.assert_whole();
+            // The echo of what we wrote wakes nobody.
+            std::thread::sleep(Duration::from_millis(30));
+            let wake = monitor.drain(reconciler.belief().unwrap()).unwrap();
+            assert_eq!(wake, Wake::default(), "{what}");
+        }
+    });
+}
+
+#[test]
+fn a_bridge_of_containers_that_forwards_nothing_is_named_at_once_and_forgotten_when_it_does_again() {
+    lab::in_namespace(|| {
+        let lab = Lab::new(1);
+        let (mut reconciler, want) = joined(&lab);
+        let runtime = lab::runtime();
+        let _inside = runtime.enter();
+        let mut monitor = Monitor::open(reconciler.scope().clone()).unwrap();
+        run("ip link add br-mine type bridge; ip addr add 10.5.0.1/24 dev br-mine; ip link set br-mine up");
+        assert!(monitor.drain(reconciler.belief().unwrap()).unwrap().ours, "a bridge with our subnet is looked at");
+        reconciler.doubt();
+        assert_eq!(reconciler.round(&want).conflicts, []);
+        for (value, conflicts) in [(0, 1), (1, 0)] {
+            lab::settle(&mut monitor, &reconciler);
+            run(&format!("sysctl -qw net.ipv4.conf.br-mine.forwarding={value}"));
+            assert!(monitor.drain(reconciler.belief().unwrap()).unwrap().ours, "{value} wakes nobody");
+            reconciler.doubt();
+            let report = reconciler.round(&want);
+            assert_eq!((report.conflicts.len(), report.written), (conflicts, 0), "{report:?}");
+        }
+        // What is no concern of ours is not named.
+        run("ip link add br-other type bridge; ip addr add 192.168.7.1/24 dev br-other");
+        run("sysctl -qw net.ipv4.conf.br-other.forwarding=0 net.ipv6.conf.br-mine.forwarding=0");
+        reconciler.doubt();
+        assert_eq!(reconciler.round(&want).conflicts, []);
+    });
+}
+
+#[test]
+fn links_that_take_routes_from_routers_go_on_to_and_others_are_left_alone() {
+    lab::in_namespace(|| {
+        let lab = Lab::new(1);
+        run(
+            "for link in wb-other wb-never wb-port; do ip link add $link type veth peer name far-$link; ip link set $link up; done",
+        );
+        run("ip link add wb-bridge type bridge; ip link add wb-lan type bridge; ip link set wb-port master wb-bridge");
+        run("ip link set wb-lan up; ip -6 route add default via fe80::9 dev wb-lan proto ra metric 900");
+        let all = "net.ipv6.conf.wb-up.accept_ra net.ipv6.conf.wb-other.accept_ra net.ipv6.conf.wb-lan.accept_ra \
+                   net.ipv6.conf.wb-never.accept_ra net.ipv6.conf.wb-port.accept_ra net.ipv6.conf.wb-bridge.accept_ra";
+        run("sysctl -qw net.ipv6.conf.wb-never.accept_ra=0");
+        // Without IPv6 this host forwards none, and nothing is taken away.
+        assert!(lab.reconciler_of(RouteForm::default(), &[Family::V4]).round(&lab.want_of(&[Family::V4])).converged);
+        assert_eq!(sysctl(all), "1 1 1 0 1 1");
+        let (mut reconciler, want) = joined(&lab);
+        assert_eq!(sysctl(all), "2 2 2 0 1 1");
+        // Kept, and nothing is written a second time.
+        reconciler.doubt();
+        assert_eq!(reconciler.round(&want).written, 0);
+        run("sysctl -qw net.ipv6.conf.wb-up.accept_ra=1 net.ipv6.conf.wb-lan.accept_ra=1");
+        reconciler.doubt();
+        assert_eq!(reconciler.round(&want).written, 2);
+        assert_eq!(sysctl(all), "2 2 2 0 1 1");
+    });
+}

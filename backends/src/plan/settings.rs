@@ -1,0 +1,124 @@
+//! Settings of the kernel: ours as wanted, and what forwarding would take from links of others is kept.
+
+use std::collections::BTreeMap;
+
+use wire_lease::Family;
+
+use super::Links;
+use crate::{Conflict, NetState, Op, Owner, Setting};
+
+/// What is to be written, in order, and what of others keeps traffic from containers.
+pub(super) fn changes(have: &NetState, want: &NetState, links: &Links) -> (Vec<Op>, Vec<Conflict>) {
+    let gone = |setting: &Setting| setting.link().is_some_and(|link| links.absent.contains(&link));
+    let blocked = |setting: &Setting| setting.link().is_some_and(|link| links.blocked.contains(&link));
+    let differs = |(setting, value): &(&Setting, &u32)| {
+        let there = have.settings.get(setting).filter(|_| !gone(setting));
+        !blocked(setting) && there != Some(value)
+    };
+    let wanted = want.settings.iter().filter(differs).map(|(setting, value)| (*setting, *value));
+    // First what forwarding takes away, then forwarding.
+    let ops: BTreeMap<Setting, u32> = kept(have, want).chain(wanted).collect();
+    (ops.into_iter().map(|(setting, value)| Op::Set(setting, value)).collect(), conflicts(have, want))
+}
+
+/// The links of others that go on to take routes from routers though this host forwards.
+fn kept(have: &NetState, want: &NetState) -> impl Iterator<Item = (Setting, u32)> {
+    let forwards = is_on(want, Setting::Forwarding(Family::V6));
+    let takes = move |(setting, value): &(&Setting, &u32)| {
+        forwards && **value == 1 && matches!(setting, Setting::RouterAdvertisements(_))
+    };
+    have.settings.iter().filter(takes).map(|(setting, _)| (*setting, 2))
+}
+
+/// Links that containers are on and that forward nothing though this host does. Of IPv6 that stops no packet.
+fn conflicts(have: &NetState, want: &NetState) -> Vec<Conflict> {
+    let forwarding = Setting::Forwarding(Family::V4);
+    if !is_on(have, forwarding) || !is_on(want, forwarding) {
+        return Vec::new();
+    }
+    let named = |(setting, value): (&Setting, &u32)| match setting {
+        Setting::LinkForwarding(Family::V4, link) if *value == 0 => {
+            let ours = have.links.get(link).is_some_and(|link| link.owner == Owner::Ours);
+            (!ours && !want.links.contains_key(link)).then_some(Conflict::Forwarding { link: *link, setting: *setting })
+        }
+        Setting::LinkForwarding(..)
+        | Setting::Forwarding(_)
+        | Setting::DisableIpv6(_)
+        | Setting::RouterAdvertisements(_) => None,
+    };
+    have.settings.iter().filter_map(named).collect()
+}
+
+fn is_on(state: &NetState, setting: Setting) -> bool {
+    state.settings.get(&setting) == Some(&1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        LinkName,
+        plan::{
+            plan,
+            tests::{device, state},
+        },
+    };
+
+    fn name(text: &str) -> LinkName {
+        text.parse().unwrap()
+    }
+
+    fn wanted() -> NetState {
+        let mut want = state(&[]);
+        for family in Family::ALL {
+            want.settings.insert(Setting::Forwarding(family), 1);
+        }
+        want.settings.insert(Setting::LinkForwarding(Family::V4, name("flannel.1")), 1);
+        want.settings.insert(Setting::DisableIpv6(name("flannel.1")), 0);
+        want
+    }
+
+    #[test]
+    fn links_that_take_routes_from_routers_go_on_to_before_this_host_forwards() {
+        let mut have = wanted();
+        have.settings.values_mut().for_each(|value| *value = 1 - *value);
+        have.settings.insert(Setting::RouterAdvertisements(name("eth0")), 1);
+        have.settings.insert(Setting::RouterAdvertisements(name("wlan0")), 1);
+        have.settings.insert(Setting::RouterAdvertisements(name("eth1")), 0);
+        have.settings.insert(Setting::RouterAdvertisements(name("eth2")), 2);
+        insta::assert_snapshot!(plan(&have, &wanted()), @"
+        set sysctl net.ipv6.conf.eth0.accept_ra = 2
+        set sysctl net.ipv6.conf.wlan0.accept_ra = 2
+        set sysctl net.ipv6.conf.flannel/1.disable_ipv6 = 0
+        set sysctl net.ipv4.ip_forward = 1
+        set sysctl net.ipv6.conf.all.forwarding = 1
+        set sysctl net.ipv4.conf.flannel/1.forwarding = 1
+        ");
+        let mut v4 = wanted();
+        v4.settings.remove(&Setting::Forwarding(Family::V6));
+        assert!(!plan(&have, &v4).to_string().contains("accept_ra"), "without IPv6 nothing is taken away");
+    }
+
+    #[test]
+    fn a_bridge_of_containers_that_forwards_nothing_is_named_and_left_alone() {
+        let mut have = wanted();
+        have.settings.insert(Setting::LinkForwarding(Family::V4, name("docker0")), 0);
+        have.settings.insert(Setting::LinkForwarding(Family::V6, name("docker0")), 0);
+        have.settings.insert(Setting::LinkForwarding(Family::V4, name("br-1")), 1);
+        insta::assert_snapshot!(plan(&have, &wanted()), @"CONFLICT docker0 forwards no IPv4 packets: its containers do not reach other hosts; sysctl -w net.ipv4.conf.docker0.forwarding=1");
+        // Forwarding as a whole that goes on takes it along.
+        have.settings.insert(Setting::Forwarding(Family::V4), 0);
+        insta::assert_snapshot!(plan(&have, &wanted()), @"set sysctl net.ipv4.ip_forward = 1");
+    }
+
+    #[test]
+    fn a_device_made_anew_has_its_settings_written_whatever_the_old_one_had() {
+        let mut have = wanted();
+        let other = crate::LinkKind::Vxlan(crate::Vxlan::new(wire_lease::Vni::new(1).unwrap()));
+        have.links.insert(name("flannel.1"), crate::Link { kind: other, ..device(1) });
+        let said = plan(&have, &wanted()).to_string();
+        assert!(said.contains("set sysctl net.ipv4.conf.flannel/1.forwarding = 1"), "{said}");
+        assert!(said.contains("set sysctl net.ipv6.conf.flannel/1.disable_ipv6 = 0"), "{said}");
+        assert!(!said.contains("ip_forward"), "{said}");
+    }
+}

@@ -1,0 +1,86 @@
+//! Settings of the kernel in `/proc/sys/net` that traffic of the overlay needs (ip-sysctl.rst of the kernel's documentation).
+
+use std::{fmt, path::PathBuf};
+
+use wire_lease::Family;
+
+use crate::LinkName;
+
+/// One setting. In their order they can be written: a link that takes routes from routers loses them where the host begins to
+/// forward before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Setting {
+    /// `accept_ra`: with 1, a link takes routes and addresses from routers while it does not forward; with 2, always.
+    RouterAdvertisements(LinkName),
+    /// `disable_ipv6`: with 1, a link has no IPv6 addresses.
+    DisableIpv6(LinkName),
+    /// Whether this host forwards packets of that family at all.
+    Forwarding(Family),
+    /// Whether packets of that family are forwarded that come in by this link. Of IPv6 it only says whether the host is a router
+    /// there: what is forwarded goes by [`Setting::Forwarding`].
+    LinkForwarding(Family, LinkName),
+}
+
+impl Setting {
+    /// The link it is a setting of.
+    #[must_use]
+    pub const fn link(&self) -> Option<LinkName> {
+        match self {
+            Self::RouterAdvertisements(link) | Self::DisableIpv6(link) | Self::LinkForwarding(_, link) => Some(*link),
+            Self::Forwarding(_) => None,
+        }
+    }
+
+    /// Its file.
+    pub(crate) fn path(&self) -> PathBuf {
+        PathBuf::from("/proc/sys").join(self.parts().join("/"))
+    }
+
+    fn parts(&self) -> Vec<String> {
+        let (folder, link, name) = match self {
+            Self::RouterAdvertisements(link) => ("ipv6", link.to_string(), "accept_ra"),
+            Self::DisableIpv6(link) => ("ipv6", link.to_string(), "disable_ipv6"),
+            // The same as conf/all/forwarding, under the name that people know.
+            Self::Forwarding(Family::V4) => return vec!["net".to_owned(), "ipv4".to_owned(), "ip_forward".to_owned()],
+            Self::Forwarding(Family::V6) => ("ipv6", "all".to_owned(), "forwarding"),
+            Self::LinkForwarding(Family::V4, link) => ("ipv4", link.to_string(), "forwarding"),
+            Self::LinkForwarding(Family::V6, link) => ("ipv6", link.to_string(), "forwarding"),
+        };
+        vec!["net".to_owned(), folder.to_owned(), "conf".to_owned(), link, name.to_owned()]
+    }
+}
+
+/// As sysctl(8) has it, where a dot in a link's name is a slash.
+impl fmt::Display for Setting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let parts: Vec<String> = self.parts().iter().map(|part| part.replace('.', "/")).collect();
+        f.write_str(&parts.join("."))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_setting_is_called_as_sysctl_has_it_and_lies_where_the_kernel_has_it() {
+        let flannel = "flannel-v6.1".parse().unwrap();
+        let cases = [
+            (Setting::Forwarding(Family::V4), "net.ipv4.ip_forward", "/proc/sys/net/ipv4/ip_forward"),
+            (Setting::Forwarding(Family::V6), "net.ipv6.conf.all.forwarding", "/proc/sys/net/ipv6/conf/all/forwarding"),
+            (
+                Setting::DisableIpv6(flannel),
+                "net.ipv6.conf.flannel-v6/1.disable_ipv6",
+                "/proc/sys/net/ipv6/conf/flannel-v6.1/disable_ipv6",
+            ),
+            (
+                Setting::LinkForwarding(Family::V4, flannel),
+                "net.ipv4.conf.flannel-v6/1.forwarding",
+                "/proc/sys/net/ipv4/conf/flannel-v6.1/forwarding",
+            ),
+        ];
+        for (setting, name, path) in cases {
+            assert_eq!((setting.to_string().as_str(), setting.path().to_str().unwrap()), (name, path));
+        }
+    }
+}
