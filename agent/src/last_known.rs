@@ -195,7 +195,7 @@ impl Drop for Keeper {
 mod tests {
     use std::os::unix::fs::MetadataExt;
 
-    use wire_lease::{Admission, Entries, NetworkConfig};
+    use wire_lease::{Admission, Directory, Entries, NetworkConfig};
 
     use super::*;
 
@@ -206,7 +206,7 @@ mod tests {
         r#"{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fd00:5::/32","Backend":{"Type":"vxlan"}}"#,
     ];
 
-    fn directory(config: &str) -> Vec<u8> {
+    fn directory(config: &str) -> Directory {
         KeyPrefix::new(PREFIX).leases(!config.contains(r#""EnableIPv4":false"#))
     }
 
@@ -236,7 +236,7 @@ mod tests {
             ("10.5.9.0-24", r#"{"PublicIP":"127.0.0.1"}"#.to_owned()),
         ];
         let entries = leases.into_iter().zip(1..).map(|((name, value), number)| KeyValue {
-            key: [directory(config), name.as_bytes().to_vec()].concat(),
+            key: [&*directory(config), name.as_bytes()].concat(),
             value: value.into_bytes(),
             create_revision: Revision(100 - number),
             mod_revision: Revision(200 + number),

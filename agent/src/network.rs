@@ -261,7 +261,8 @@ impl Host {
         kernel: &mut NetlinkDataplane,
     ) -> Result<(Box<dyn Backend>, Scope), Exit> {
         let refused = |error: SelectError| Exit::NetworkConfig(chain(&error));
-        let published = own_entry(listing, &ground.public, &ground.config.pools).map(|own| own.lease.data);
+        let published =
+            own_entry(listing, &self.settings.prefix, &ground.public, &ground.config.pools).map(|own| own.lease.data);
         let devices = devices(&ground.config).map_err(refused)?;
         let scope = Scope { devices: devices.iter().map(|(_, name)| *name).collect(), ..Scope::default() };
         let have = kernel.read(&scope).map_err(|error| Exit::Software(chain(&error)))?;

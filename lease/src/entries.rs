@@ -8,7 +8,7 @@ use std::{
 use tokio::time::Instant;
 
 use crate::{
-    Entry, Event, KeyValue, Lease, LeaseError, LeaseTable, Listing, Origin, Refusal, RefusalKind, Revision, Subnet,
+    Directory, Entry, Event, KeyValue, Lease, LeaseTable, Listing, Origin, Refusal, RefusalKind, Revision, Subnet,
     admission::{self, Admission},
     hold_down::HoldDown,
 };
@@ -16,8 +16,7 @@ use crate::{
 /// All entries of the lease directory, good and bad, at one revision.
 #[derive(Clone, Debug)]
 pub struct Entries {
-    /// What all keys begin with.
-    directory: Vec<u8>,
+    directory: Directory,
     decoded: BTreeMap<Vec<u8>, Decoded>,
     /// What is there no more, and was not taken yet.
     vanished: Vec<(Vec<u8>, Decoded)>,
@@ -34,23 +33,23 @@ pub(crate) struct Decoded {
 impl Entries {
     /// The directory with nothing in it.
     #[must_use]
-    pub const fn new(directory: Vec<u8>) -> Self {
+    pub const fn new(directory: Directory) -> Self {
         Self { directory, decoded: BTreeMap::new(), vanished: Vec::new(), revision: Revision(0) }
     }
 
     /// The directory as listed.
     #[must_use]
-    pub fn listed(directory: Vec<u8>, listing: &Listing) -> Self {
+    pub fn listed(directory: Directory, listing: &Listing) -> Self {
         let mut entries = Self::new(directory);
         entries.replace(listing);
         entries
     }
 
     /// The directory as far as a table tells: the leases that it lets in, but for those that have vanished.
-    pub(crate) fn believed(directory: Vec<u8>, table: &LeaseTable) -> Self {
+    pub(crate) fn believed(directory: Directory, table: &LeaseTable) -> Self {
         let held: BTreeSet<&Vec<u8>> = table.hold_down.held().map(|(key, _)| key).collect();
         let entry_of = |(subnet, entry): (&Subnet, &Arc<Entry>)| {
-            let key = [&directory, subnet.to_string().as_bytes()].concat();
+            let key = directory.key(*subnet);
             let decoded = Decoded { origin: entry.origin, content: Ok(Arc::clone(entry)) };
             (!held.contains(&key)).then_some((key, decoded))
         };
@@ -134,7 +133,9 @@ impl Entries {
     fn decode(&self, kv: &KeyValue) -> Decoded {
         let origin = Origin { create_revision: kv.create_revision, mod_revision: kv.mod_revision, lease: kv.lease };
         let content = self
+            .directory
             .subnet(&kv.key)
+            .map_err(|error| Refusal { kind: RefusalKind::Key, reason: shown(&error) })
             .and_then(|subnet| {
                 Lease::from_value(subnet, &kv.value)
                     .map_err(|error| Refusal { kind: RefusalKind::Value, reason: shown(&error) })
@@ -142,17 +143,10 @@ impl Entries {
             .map(|lease| Arc::new(Entry { lease, origin }));
         Decoded { origin, content }
     }
-
-    fn subnet(&self, key: &[u8]) -> Result<Subnet, Refusal> {
-        let refuse = |reason: String| Refusal { kind: RefusalKind::Key, reason };
-        let name = key.strip_prefix(self.directory.as_slice()).unwrap_or_default();
-        let name = std::str::from_utf8(name).map_err(|_| refuse("the key is not UTF-8".to_owned()))?;
-        name.parse().map_err(|error: crate::KeyError| refuse(error.to_string()))
-    }
 }
 
 /// Quotes no more of what a stranger wrote than a person wants to read, and nothing that a terminal obeys.
-fn shown(error: &LeaseError) -> String {
+fn shown(error: &impl ToString) -> String {
     error.to_string().chars().filter(|letter| !letter.is_control()).take(200).collect()
 }
 

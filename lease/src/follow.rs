@@ -10,7 +10,8 @@ use tokio::{sync::watch, time::Instant};
 use tracing::{debug, info, warn};
 
 use crate::{
-    Admission, Backoff, Entries, LeaseStore, LeaseTable, Listing, Revision, WatchBatch, WatchError, WatchStream, chain,
+    Admission, Backoff, Directory, Entries, LeaseStore, LeaseTable, Listing, Revision, WatchBatch, WatchError,
+    WatchStream, chain,
     hold_down::{HELD_FOR, HoldDown},
     shortened,
     task::{Beside, Start, Task},
@@ -20,7 +21,7 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct FollowSettings {
     /// What the keys of all leases begin with, [`crate::KeyPrefix::leases`].
-    pub directory: Vec<u8>,
+    pub directory: Directory,
     /// How often everything is listed although the watch stands: etcd has lost watch events.
     pub list_every: Duration,
     /// What was believed until now. What the first listing lacks of it has vanished just then.
@@ -60,7 +61,7 @@ const BATCHES: usize = 256;
 impl FollowSettings {
     /// With the usual time between full listings, and nothing known before.
     #[must_use]
-    pub const fn new(directory: Vec<u8>) -> Self {
+    pub const fn new(directory: Directory) -> Self {
         Self { directory, list_every: LIST_EVERY, before: None }
     }
 }
@@ -85,7 +86,7 @@ impl Follow {
     /// Follows no store: the leases are those of `listing`, let in by `admission` as it changes. For when the store is away
     /// and something it once said is all there is. Its health tells of no listing.
     pub fn remembered(
-        directory: Vec<u8>,
+        directory: Directory,
         listing: &Listing,
         mut admission: watch::Receiver<Admission>,
         beside: Option<Beside>,
@@ -127,7 +128,7 @@ enum Wake {
 }
 
 impl<S: LeaseStore> Follower<S> {
-    async fn run(mut self, mut listing: Option<Listing>) {
+    async fn run(mut self, mut listing: Option<Arc<Listing>>) {
         let mut pauses = PAUSES;
         loop {
             let error = match self.sync(listing.take(), &mut pauses).await {
@@ -142,12 +143,12 @@ impl<S: LeaseStore> Follower<S> {
     /// Lists, watches and stays with the watch until it ends.
     async fn sync(
         &mut self,
-        listing: Option<Listing>,
+        listing: Option<Arc<Listing>>,
         pauses: &mut Backoff,
     ) -> Result<std::convert::Infallible, WatchError> {
         let listing = match listing {
             Some(listing) => listing,
-            None => self.store.list(&self.settings.directory).await.map_err(WatchError::Ended)?,
+            None => Arc::new(self.store.list(&self.settings.directory).await.map_err(WatchError::Ended)?),
         };
         self.take(&listing);
         let from = Revision(listing.revision.0 + 1);

@@ -19,7 +19,8 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
-    BackendData, DualStack, Entry, KeyPrefix, LeaseId, LeaseStore, Listing, Pool, Prefix, StoreError, Subnet,
+    BackendData, Directory, DualStack, Entry, KeyPrefix, LeaseId, LeaseStore, Listing, Pool, Prefix, StoreError,
+    Subnet,
     task::{Start, Task},
 };
 
@@ -115,7 +116,8 @@ impl<S: LeaseStore> Hold<S> {
         Start { listing, beside }: Start,
     ) -> Self {
         let (state_out, state) = watch::channel(HoldState::Acquiring { reason: "asking etcd for a subnet".to_owned() });
-        let holder = Holder { store: store.clone(), settings, offer, state_out, attempt: 0, spare: None };
+        let directory = settings.prefix.leases(settings.pools.v4.is_some());
+        let holder = Holder { store: store.clone(), settings, directory, offer, state_out, attempt: 0, spare: None };
         Self { state, store, task: Task::spawn(holder.run(listing), beside) }
     }
 
@@ -160,6 +162,7 @@ pub async fn give_back<S: LeaseStore>(
 struct Holder<S> {
     store: S,
     settings: HoldSettings,
+    directory: Directory,
     offer: watch::Receiver<Offer>,
     state_out: watch::Sender<HoldState>,
     /// Counts lost races.
@@ -183,16 +186,12 @@ struct Life {
 }
 
 impl<S: LeaseStore> Holder<S> {
-    async fn run(mut self, listing: Option<Listing>) {
+    async fn run(mut self, listing: Option<Arc<Listing>>) {
         let mut holding = self.acquire(listing).await;
         loop {
             let why = self.keep(&mut holding).await;
             holding = self.take_back(&holding, why).await;
         }
-    }
-
-    fn directory(&self) -> Vec<u8> {
-        self.settings.prefix.leases(self.settings.pools.v4.is_some())
     }
 
     fn say(&self, state: HoldState) {

@@ -78,9 +78,13 @@ impl Gone {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Admission, Entries, KeyValue, Listing, Revision};
+    use crate::{Admission, Directory, Entries, KeyPrefix, KeyValue, Listing, Revision};
 
     const DIRECTORY: &[u8] = b"/n/subnets/";
+
+    fn directory() -> Directory {
+        KeyPrefix::new("/n").leases(true)
+    }
 
     /// A store with these leases, made at this revision.
     fn listing(numbers: &[u8], revision: Revision) -> Listing {
@@ -95,7 +99,7 @@ mod tests {
     }
 
     fn decoded(numbers: &[u8]) -> BTreeMap<Vec<u8>, Decoded> {
-        Entries::listed(DIRECTORY.to_vec(), &listing(numbers, Revision(1))).into_decoded()
+        Entries::listed(directory(), &listing(numbers, Revision(1))).into_decoded()
     }
 
     /// What is held when first `before` is there and then, as `steps` say, other leases after other times in milliseconds.
@@ -143,7 +147,7 @@ mod tests {
     #[test]
     fn in_a_store_that_was_emptied_those_that_are_back_count_as_vanished_too() {
         let held = |back: &[u8]| {
-            let mut entries = Entries::listed(DIRECTORY.to_vec(), &listing(&[1, 2, 3, 4], Revision(7)));
+            let mut entries = Entries::listed(directory(), &listing(&[1, 2, 3, 4], Revision(7)));
             let mut hold_down = HoldDown::default();
             entries.admit_holding(&mut hold_down, &Admission::default());
             entries.replace(&listing(back, Revision(2)));

@@ -18,6 +18,15 @@ use crate::{DualStack, Family, Prefix};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyPrefix(String);
 
+/// Where the leases of a network lie: what their keys begin with. One parser reads all of them, since whoever reads a key as
+/// another subnet than the one it is written for can neither keep nor refuse it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Directory {
+    path: Vec<u8>,
+    /// Whether each of its leases has an IPv4 prefix, or none has.
+    has_v4: bool,
+}
+
 /// What a host leases: a prefix of each family its network has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Subnet(DualStack<Prefix>);
@@ -40,6 +49,20 @@ pub enum KeyError {
         /// What it breaks.
         rule: &'static str,
     },
+    /// One subnet has one key.
+    #[error("the key {key:?} is another spelling of {subnet}, which no agent writes")]
+    Spelling {
+        /// The key.
+        key: String,
+        /// What it names.
+        subnet: Subnet,
+    },
+    /// A lease that would lie elsewhere.
+    #[error("{0} has none of this network's families, or its key is in the wrong directory")]
+    Directory(Subnet),
+    /// Bytes that are no text.
+    #[error("the key is not UTF-8")]
+    Utf8,
 }
 
 impl KeyPrefix {
@@ -80,16 +103,15 @@ impl KeyPrefix {
 
     /// The directory of the leases that a network of these families has: IPv6-only leases have one of their own.
     #[must_use]
-    pub fn leases(&self, has_v4: bool) -> Vec<u8> {
-        if has_v4 { self.subnets() } else { self.wire_subnets() }
+    pub fn leases(&self, has_v4: bool) -> Directory {
+        let path = if has_v4 { self.subnets() } else { self.wire_subnets() };
+        Directory { path, has_v4 }
     }
 
     /// The key of one lease.
     #[must_use]
     pub fn lease(&self, subnet: Subnet) -> Vec<u8> {
-        let mut key = self.leases(subnet.of(Family::V4).is_some());
-        key.extend_from_slice(subnet.to_string().as_bytes());
-        key
+        self.leases(subnet.of(Family::V4).is_some()).key(subnet)
     }
 
     /// The key that guards one prefix against a second owner.
@@ -98,6 +120,32 @@ impl KeyPrefix {
         let mut key = self.guards();
         key.extend_from_slice(format!("{}-{}", prefix.network(), prefix.len()).as_bytes());
         key
+    }
+}
+
+impl Directory {
+    /// The key of one of its leases.
+    #[must_use]
+    pub fn key(&self, subnet: Subnet) -> Vec<u8> {
+        [&self.path, subnet.to_string().as_bytes()].concat()
+    }
+
+    /// The subnet whose lease has exactly that key.
+    ///
+    /// # Errors
+    /// Says why there is none.
+    pub fn subnet(&self, key: &[u8]) -> Result<Subnet, KeyError> {
+        let name = key.strip_prefix(self.path.as_slice()).unwrap_or_default();
+        let subnet: Subnet = std::str::from_utf8(name).map_err(|_| KeyError::Utf8)?.parse()?;
+        if subnet.of(Family::V4).is_some() == self.has_v4 { Ok(subnet) } else { Err(KeyError::Directory(subnet)) }
+    }
+}
+
+impl std::ops::Deref for Directory {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.path
     }
 }
 
@@ -136,7 +184,7 @@ impl Subnet {
     }
 }
 
-/// As the last part of a key: `10.5.52.0-24&fd00:1::-64`.
+/// As the last part of a key, the only spelling there is: `10.5.52.0-24&fd00:1::-64`.
 impl fmt::Display for Subnet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, prefix) in self.prefixes().enumerate() {
@@ -160,7 +208,12 @@ impl FromStr for Subnet {
             }
             _ => return Err(form()),
         };
-        Self::new(prefixes).ok_or_else(form)
+        let subnet = Self::new(prefixes).ok_or_else(form)?;
+        if subnet.to_string() == key {
+            Ok(subnet)
+        } else {
+            Err(KeyError::Spelling { key: key.chars().take(96).collect(), subnet })
+        }
     }
 }
 
@@ -190,7 +243,7 @@ mod tests {
         let lease = |subnet: &str| String::from_utf8(prefix.lease(subnet.parse().unwrap())).unwrap();
         assert_eq!(prefix.config(), b"/coreos.com/network/config");
         assert_eq!(lease("10.5.52.0-24"), "/coreos.com/network/subnets/10.5.52.0-24");
-        assert_eq!(lease("10.5.52.0-24&FD00:1::-64"), "/coreos.com/network/subnets/10.5.52.0-24&fd00:1::-64");
+        assert_eq!(lease("10.5.52.0-24&fd00:1::-64"), "/coreos.com/network/subnets/10.5.52.0-24&fd00:1::-64");
         assert_eq!(lease("fd00:1::-64"), "/coreos.com/network/wire/subnets/fd00:1::-64");
         assert_eq!(prefix.guard("10.5.52.0/24".parse().unwrap()), b"/coreos.com/network/wire/guards/10.5.52.0-24");
     }
@@ -212,6 +265,35 @@ mod tests {
             "0.0.0.0-0-0",
         ] {
             assert!(wrong.parse::<Subnet>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_key_is_a_leases_only_where_that_lease_is_written_to_exactly_that_key() {
+        let prefix = KeyPrefix::new("/n");
+        let (v4, v6) = (prefix.leases(true), prefix.leases(false));
+        for (directory, right) in [
+            (&v4, "/n/subnets/10.5.9.0-24"),
+            (&v4, "/n/subnets/10.5.9.0-24&fd00::-64"),
+            (&v6, "/n/wire/subnets/fd00::-64"),
+        ] {
+            assert_eq!(prefix.lease(directory.subnet(right.as_bytes()).unwrap()), right.as_bytes());
+        }
+        for (directory, wrong, reason) in [
+            (&v4, "/n/subnets/10.5.9.0-024", "another spelling of 10.5.9.0-24"),
+            (&v4, "/n/subnets/old/10.5.9.0-24", "has not the form"),
+            (&v4, "/n/subnets//10.5.9.0-24", "has not the form"),
+            (&v4, "/n/subnets/10.5.9.0-24/", "has not the form"),
+            (&v4, "/n/subnets/10.5.9.0-24&FD00::-64", "another spelling of"),
+            (&v4, "/n/subnets/10.5.9.0-24&fd00:0::-64", "another spelling of"),
+            (&v4, "/n/subnets/10.5.9.0-24&fd00::-0064", "another spelling of"),
+            (&v4, "/n/subnets/fd00::-64", "in the wrong directory"),
+            (&v4, "/m/subnets/10.5.9.0-24", "has not the form"),
+            (&v6, "/n/wire/subnets/10.5.9.0-24", "in the wrong directory"),
+            (&v6, "/n/wire/subnets/FD00::-64", "another spelling of"),
+        ] {
+            let error = directory.subnet(wrong.as_bytes()).expect_err(wrong).to_string();
+            assert!(error.contains(reason), "{wrong}: {error}");
         }
     }
 }

@@ -55,7 +55,7 @@ pub use etcd::{
 pub use family::{DualStack, Family};
 pub use follow::{Follow, FollowHealth, FollowSettings, LIST_EVERY};
 pub use hold::{Hold, HoldSettings, HoldState, Offer, give_back};
-pub use key::{KeyError, KeyPrefix, Subnet};
+pub use key::{Directory, KeyError, KeyPrefix, Subnet};
 pub use lease::{BackendData, Lease, LeaseError, Vni, Vtep};
 pub use mac::{MacAddr, MacError};
 pub use own::own_entry;

@@ -1,18 +1,25 @@
 //! Which entry of a listing is this host's own, and which subnet it should have. Pure.
 
-use std::net::IpAddr;
+use std::{collections::BTreeSet, fmt, net::IpAddr};
 
 use crate::{
-    DualStack, Entry, Family, Full, KeyValue, Lease, Listing, Origin, Pool, Prefix, Subnet, Taken, Wish, allocate,
+    Directory, DualStack, Entry, Full, KeyPrefix, KeyValue, Lease, Listing, Origin, Pool, Prefix, Subnet, Taken, Wish,
+    allocate,
 };
 
 /// This host's own lease among those listed: the one with its public address, of a subnet that the config offers. Of several
 /// the one with the most families is taken, then a reservation, then the oldest.
 #[must_use]
-pub fn own_entry(listing: &Listing, public: &DualStack<IpAddr>, pools: &DualStack<Pool>) -> Option<Entry> {
+pub fn own_entry(
+    listing: &Listing,
+    prefix: &KeyPrefix,
+    public: &DualStack<IpAddr>,
+    pools: &DualStack<Pool>,
+) -> Option<Entry> {
     let (family, _) = pools.iter().next()?;
     let address = public.of(family)?;
-    let own = subnets(listing).filter_map(|(subnet, kv)| entry_of(subnet, kv)).filter(|entry| {
+    let directory = prefix.leases(pools.v4.is_some());
+    let own = subnets(listing, &directory).filter_map(|(subnet, kv)| entry_of(subnet, kv)).filter(|entry| {
         entry.lease.public.of(family) == Some(address) && !offered(entry.lease.subnet, pools).is_empty()
     });
     own.min_by_key(|entry| {
@@ -31,6 +38,7 @@ pub(crate) fn offered(subnet: Subnet, pools: &DualStack<Pool>) -> DualStack<Pref
 
 /// What a host of this network should have.
 pub(crate) struct Choice<'a> {
+    pub(crate) directory: &'a Directory,
     pub(crate) pools: &'a DualStack<Pool>,
     /// What it has already, and keeps.
     pub(crate) kept: DualStack<Prefix>,
@@ -47,39 +55,106 @@ impl Choice<'_> {
         self.avoid.iter().copied().filter(move |prefix| !holds_pool(prefix))
     }
 
-    /// A subnet with a prefix of each family, free of all that is listed.
-    pub(crate) fn subnet(&self, listing: &Listing) -> Result<Subnet, Full> {
+    /// A subnet with a prefix of each family, free of all leases that are listed, and whose key does not exist.
+    pub(crate) fn subnet(&self, listing: &Listing) -> Result<Subnet, NoRoom> {
+        let missing = || self.pools.iter().filter(|(family, _)| self.kept.of(*family).is_none());
         let mut prefixes = self.kept;
-        let missing = self.pools.iter().filter(|(family, _)| self.kept.of(*family).is_none());
-        let mut taken = None;
-        for (family, pool) in missing {
-            let taken = taken.get_or_insert_with(|| {
-                let listed = subnets(listing).flat_map(|(subnet, _)| Family::ALL.map(|family| subnet.of(family)));
-                listed.flatten().filter(|prefix| is_of(self.pools, *prefix)).chain(self.avoided()).collect::<Taken>()
-            });
-            let preferred = self.preferred.of(family).copied();
-            let wish = Wish { preferred, identity: self.identity, attempt: self.attempt };
-            prefixes.set(family, Some(allocate(pool, taken, wish)?));
+        if missing().next().is_none() {
+            return Ok(Subnet::new(prefixes).expect(HAS_A_FAMILY));
         }
-        Ok(Subnet::new(prefixes).expect("a network has a family, and each pool gives prefixes of its own"))
+        let (leases, others) = self.parted(listing);
+        let leased = leases.iter().flat_map(Subnet::prefixes).filter(|prefix| is_of(self.pools, *prefix));
+        let mut taken: Taken = leased.chain(self.avoided()).collect();
+        loop {
+            for (family, pool) in missing() {
+                let preferred = self.preferred.of(family).copied();
+                let wish = Wish { preferred, identity: self.identity, attempt: self.attempt };
+                let prefix = allocate(pool, &taken, wish);
+                prefixes.set(family, Some(prefix.map_err(|full| self.no_room(full, pool, (&leases, &others)))?));
+            }
+            let subnet = Subnet::new(prefixes).expect(HAS_A_FAMILY);
+            if !others.contains(&subnet) {
+                return Ok(subnet);
+            }
+            // Its key holds something that is no lease: that takes this one subnet, since no key is overwritten, and no other.
+            let chosen = missing().last().and_then(|(family, _)| subnet.of(family));
+            taken.insert(chosen.expect("a family was missing"));
+        }
+    }
+
+    /// The subnets whose keys hold leases, and those whose keys hold something else.
+    fn parted(&self, listing: &Listing) -> (BTreeSet<Subnet>, BTreeSet<Subnet>) {
+        let (mut leases, mut others) = (BTreeSet::new(), BTreeSet::new());
+        for (subnet, kv) in subnets(listing, self.directory) {
+            let is_lease = entry_of(subnet, kv).is_some();
+            if is_lease { &mut leases } else { &mut others }.insert(subnet);
+        }
+        (leases, others)
+    }
+
+    /// Names what takes more than one subnet of the range, and what takes one without being a lease; the widest first.
+    fn no_room(&self, full: Full, pool: &Pool, (leases, others): (&BTreeSet<Subnet>, &BTreeSet<Subnet>)) -> NoRoom {
+        let key = |subnet: Subnet| String::from_utf8_lossy(&self.directory.key(subnet)).into_owned();
+        let of_pool = |subnet: &Subnet| subnet.of(pool.network.family());
+        let wide = leases.iter().filter_map(|subnet| {
+            let takes =
+                of_pool(subnet).filter(|prefix| pool.admits(*prefix).is_ok()).map_or(0, |it| pool.overlapped(it));
+            (takes > 1).then(|| (takes, format!("{} takes {takes} of them", key(*subnet))))
+        });
+        let avoided = self.avoided().filter_map(|prefix| match pool.overlapped(prefix) {
+            0 => None,
+            takes => {
+                Some((takes, format!("{prefix}, which this host reaches without the overlay, takes {takes} of them")))
+            }
+        });
+        let spoilt = others.iter().filter_map(|subnet| {
+            let takes = of_pool(subnet).filter(|prefix| pool.offers(*prefix));
+            takes.map(|_| (1, format!("{} holds no lease: delete it", key(*subnet))))
+        });
+        let mut blocked_by: Vec<_> = wide.chain(avoided).chain(spoilt).collect();
+        blocked_by.sort_by(|(one, _), (other, _)| other.cmp(one));
+        NoRoom { full, blocked_by: blocked_by.into_iter().map(|(_, text)| text).take(BLOCKERS).collect() }
     }
 }
 
-/// A lease other than `subnet` itself that shares an address with it and may be a lease of this network: the oldest one.
+const HAS_A_FAMILY: &str = "a network has a family, and each pool gives prefixes of its own";
+
+/// How many are named.
+const BLOCKERS: usize = 3;
+
+/// The range is full.
+#[derive(Debug)]
+pub(crate) struct NoRoom {
+    full: Full,
+    /// What takes more than its share.
+    blocked_by: Vec<String>,
+}
+
+impl fmt::Display for NoRoom {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.full.fmt(f)?;
+        self.blocked_by.iter().try_for_each(|blocker| write!(f, "; {blocker}"))
+    }
+}
+
+/// A lease other than `subnet` itself that shares an address with it and may be one of this network: the oldest one.
 pub(crate) fn overlapping<'a>(
     listing: &'a Listing,
+    directory: &Directory,
     pools: &DualStack<Pool>,
     subnet: Subnet,
 ) -> Option<(Subnet, &'a KeyValue)> {
-    subnets(listing)
+    subnets(listing, directory)
         .filter(|(other, _)| *other != subnet && other.overlaps(&subnet))
         .filter(|(other, _)| other.prefixes().all(|prefix| pools.of(prefix.family()).is_none() || is_of(pools, prefix)))
+        .filter(|(other, kv)| entry_of(*other, kv).is_some())
         .min_by_key(|(_, kv)| kv.create_revision)
 }
 
 /// The entry of exactly that subnet, as far as its key goes.
-pub(crate) fn listed(listing: &Listing, subnet: Subnet) -> Option<&KeyValue> {
-    subnets(listing).find(|(other, _)| *other == subnet).map(|(_, kv)| kv)
+pub(crate) fn listed<'a>(listing: &'a Listing, directory: &Directory, subnet: Subnet) -> Option<&'a KeyValue> {
+    let key = directory.key(subnet);
+    listing.entries.iter().find(|kv| kv.key == key)
 }
 
 /// The entry as a lease, where its value is one.
@@ -100,10 +175,7 @@ fn is_of(pools: &DualStack<Pool>, prefix: Prefix) -> bool {
     pools.of(prefix.family()).is_some_and(|pool| pool.admits(prefix).is_ok())
 }
 
-/// The entries whose key names a subnet, whatever their value.
-fn subnets(listing: &Listing) -> impl Iterator<Item = (Subnet, &KeyValue)> {
-    listing.entries.iter().filter_map(|kv| {
-        let name = kv.key.rsplit(|byte| *byte == b'/').next()?;
-        Some((std::str::from_utf8(name).ok()?.parse().ok()?, kv))
-    })
+/// The entries whose key is one of a lease, whatever their value.
+fn subnets<'a>(listing: &'a Listing, directory: &Directory) -> impl Iterator<Item = (Subnet, &'a KeyValue)> {
+    listing.entries.iter().filter_map(|kv| Some((directory.subnet(&kv.key).ok()?, kv)))
 }

@@ -1,6 +1,6 @@
 //! A task that ends with its owner.
 
-use std::{convert::Infallible, future::Future, pin::Pin};
+use std::{convert::Infallible, future::Future, pin::Pin, sync::Arc};
 
 use crate::Listing;
 
@@ -11,8 +11,8 @@ pub type Beside = Pin<Box<dyn Future<Output = Infallible> + Send>>;
 /// What a task that talks to the store begins with.
 #[derive(Default)]
 pub struct Start {
-    /// A listing of the lease directory that the caller has just made, which saves making it again.
-    pub listing: Option<Listing>,
+    /// A listing of the lease directory that the caller has just made, which saves making it again and, shared, keeping it twice.
+    pub listing: Option<Arc<Listing>>,
     /// What it does beside its work.
     pub beside: Option<Beside>,
 }

@@ -4,6 +4,7 @@
 use std::{
     future::Future,
     pin::pin,
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -26,7 +27,7 @@ use crate::{
 pub(super) struct Known {
     pub(super) accepted: Accepted,
     /// The leases.
-    pub(super) listing: Listing,
+    pub(super) listing: Arc<Listing>,
     /// `None` where etcd says so now, else when it did.
     pub(super) as_of: Option<SystemTime>,
 }
@@ -110,7 +111,7 @@ impl Host {
     fn remembered(&self) -> Result<Option<Known>, Exit> {
         let known = self.last_known.load().and_then(|kept| {
             let Some((kept, as_of)) = kept else { return Ok(None) };
-            let listing = kept.listing();
+            let listing = Arc::new(kept.listing());
             let accepted = Accepted::new(&self.settings.prefix, kept.config.into_bytes(), listing.revision)?;
             Ok(Some(Known { accepted, listing, as_of: Some(as_of) }))
         });
@@ -194,9 +195,9 @@ async fn ask(store: &EtcdStore, prefix: &KeyPrefix, board: &Board) -> Result<Kno
     Ok(Known { accepted, listing, as_of: None })
 }
 
-async fn list(store: &EtcdStore, prefix: &KeyPrefix, config: &NetworkConfig, board: &Board) -> Listing {
+async fn list(store: &EtcdStore, prefix: &KeyPrefix, config: &NetworkConfig, board: &Board) -> Arc<Listing> {
     let directory = prefix.leases(config.pools.v4.is_some());
-    until_answered(board, || store.list(&directory)).await
+    Arc::new(until_answered(board, || store.list(&directory)).await)
 }
 
 async fn first_config(store: &EtcdStore, prefix: &KeyPrefix, after: Revision, board: &Board) -> Vec<u8> {

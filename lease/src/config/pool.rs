@@ -38,6 +38,20 @@ impl Pool {
         Prefix::from_bits(self.network.family(), first, self.subnet_len).ok()
     }
 
+    /// How many of its subnets share an address with `prefix`.
+    pub(crate) fn overlapped(&self, prefix: Prefix) -> u128 {
+        if prefix.family() != self.network.family() {
+            return 0;
+        }
+        let min = self.min.first_bits();
+        let (first, last) = (prefix.first_bits().max(min), prefix.last_bits().min(self.max.last_bits()));
+        if first > last {
+            return 0;
+        }
+        let number = |address: u128| (address - min) >> self.host_bits();
+        (number(last) - number(first)).saturating_add(1)
+    }
+
     /// The number of the first subnet that lies wholly behind `last`, an address as a number; `None` behind the last address.
     pub(crate) fn number_after(&self, last: u128) -> Option<u128> {
         let Some(distance) = last.checked_sub(self.min.first_bits()) else { return Some(0) };

@@ -7,13 +7,17 @@ use tracing::{error, info, warn};
 
 use super::{HoldState, Holder, Holding, claim::Obstacle};
 use crate::{
-    Backoff, Entry, Event, Full, LeaseStore, Listing, Prefix, Revision, Subnet, WatchStream, chain,
-    own::{Choice, entry_of, listed, offered, overlapping, own_entry},
+    Backoff, Entry, Event, LeaseStore, Listing, Prefix, Revision, Subnet, WatchStream, chain,
+    own::{Choice, NoRoom, entry_of, listed, offered, overlapping, own_entry},
     shortened,
 };
 
 /// etcd away or a lost race: quick at first.
 const PAUSES: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
+/// A race that is lost again and again is none.
+const RACES: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+/// So many in a row are worth a word.
+const MANY_RACES: u32 = 3;
 /// A full range is looked at again this often even if no release was seen.
 const FULL_AGAIN: Duration = Duration::from_secs(30);
 /// How soon a subnet that another host has is asked for again.
@@ -25,8 +29,8 @@ const ENDS_ASKED: usize = 32;
 
 impl<S: LeaseStore> Holder<S> {
     /// Tries until there is a lease.
-    pub(super) async fn acquire(&mut self, mut listing: Option<Listing>) -> Holding {
-        let mut pauses = PAUSES;
+    pub(super) async fn acquire(&mut self, mut listing: Option<Arc<Listing>>) -> Holding {
+        let (mut pauses, mut races) = (PAUSES, Races::default());
         loop {
             let obstacle = match self.acquire_once(listing.take()).await {
                 Ok(holding) => {
@@ -36,14 +40,21 @@ impl<S: LeaseStore> Holder<S> {
                 }
                 Err(obstacle) => obstacle,
             };
+            if !matches!(obstacle, Obstacle::Raced(_)) {
+                races = Races::default();
+            }
             match obstacle {
-                // The next attempt looks elsewhere; a few milliseconds part those that met.
-                Obstacle::Raced => {
+                Obstacle::Raced(reason) => {
                     pauses.reset();
+                    // The next attempt looks elsewhere.
                     self.attempt = self.attempt.wrapping_add(1);
-                    tokio::time::sleep(shortened(Duration::from_millis(10), 1.0)).await;
+                    let pause = races.lost();
+                    if races.are_many() {
+                        self.wait_because(reason);
+                    }
+                    tokio::time::sleep(pause).await;
                 }
-                Obstacle::Full(full, listing) => self.wait_for_room(&full, &listing).await,
+                Obstacle::Full(no_room, listing) => self.wait_for_room(&no_room, &listing).await,
                 Obstacle::Taken(reason) => {
                     self.wait_because(reason);
                     tokio::time::sleep(shortened(TAKEN_AGAIN, 0.5)).await;
@@ -60,13 +71,13 @@ impl<S: LeaseStore> Holder<S> {
         }
     }
 
-    async fn acquire_once(&mut self, listing: Option<Listing>) -> Result<Holding, Obstacle> {
+    async fn acquire_once(&mut self, listing: Option<Arc<Listing>>) -> Result<Holding, Obstacle> {
         let listing = match listing {
             Some(listing) => listing,
-            None => self.store.list(&self.directory()).await?,
+            None => Arc::new(self.store.list(&self.directory).await?),
         };
         let offer = self.offer.borrow_and_update().clone();
-        let own = match own_entry(&listing, &offer.public, &self.settings.pools) {
+        let own = match own_entry(&listing, &self.settings.prefix, &offer.public, &self.settings.pools) {
             Some(own) => Some(own),
             None => self.remembered(&listing).await?,
         };
@@ -76,7 +87,7 @@ impl<S: LeaseStore> Holder<S> {
         let subnet = self.choice(crate::DualStack::default()).subnet(&listing);
         match subnet {
             Ok(subnet) => self.claim(subnet, listing.revision, &offer).await,
-            Err(full) => Err(Obstacle::Full(full, listing)),
+            Err(no_room) => Err(Obstacle::Full(no_room, listing)),
         }
     }
 
@@ -86,7 +97,9 @@ impl<S: LeaseStore> Holder<S> {
             return Ok(None);
         };
         let offers = |prefix: Prefix| self.settings.pools.of(prefix.family()).is_some_and(|pool| pool.offers(prefix));
-        let Some(entry) = listed(listing, subnet).and_then(|kv| entry_of(subnet, kv)) else { return Ok(None) };
+        let Some(entry) = listed(listing, &self.directory, subnet).and_then(|kv| entry_of(subnet, kv)) else {
+            return Ok(None);
+        };
         let Some(lease) = entry.origin.lease.filter(|_| subnet.prefixes().all(offers)) else { return Ok(None) };
         let guards = self.guards(subnet).await?;
         let ours = guards.iter().all(|guard| guard.is_ours(&self.settings.identity, lease));
@@ -95,6 +108,7 @@ impl<S: LeaseStore> Holder<S> {
 
     pub(super) fn choice(&self, kept: crate::DualStack<Prefix>) -> Choice<'_> {
         Choice {
+            directory: &self.directory,
             pools: &self.settings.pools,
             kept,
             preferred: self.settings.preferred,
@@ -108,7 +122,7 @@ impl<S: LeaseStore> Holder<S> {
     pub(super) async fn take_back(&mut self, lost: &Holding, why: String) -> Holding {
         warn!(subnet = %lost.entry.lease.subnet, reason = why, "lease lost; taking it back");
         self.spare = lost.entry.origin.lease;
-        let mut pauses = PAUSES;
+        let (mut pauses, mut races) = (PAUSES, Races::default());
         let mut alarmed = false;
         loop {
             let (reason, pause) = match self.take_back_once(lost).await {
@@ -117,9 +131,12 @@ impl<S: LeaseStore> Holder<S> {
                     self.say_held(&holding, None);
                     return holding;
                 }
-                Err(Obstacle::Raced) => (None, pauses.pause()),
+                Err(Obstacle::Raced(reason)) => {
+                    let pause = races.lost();
+                    (races.are_many().then_some(reason), pause)
+                }
                 Err(Obstacle::Store(error)) => (Some(chain(&error)), pauses.pause()),
-                Err(Obstacle::Full(full, _)) => (Some(full.to_string()), shortened(TAKEN_AGAIN, 0.5)),
+                Err(Obstacle::Full(no_room, _)) => (Some(no_room.to_string()), shortened(TAKEN_AGAIN, 0.5)),
                 Err(Obstacle::Taken(reason) | Obstacle::Rival(reason)) => {
                     if !std::mem::replace(&mut alarmed, true) {
                         error!(subnet = %lost.entry.lease.subnet, reason, "this host's subnet was taken by another");
@@ -136,25 +153,20 @@ impl<S: LeaseStore> Holder<S> {
 
     async fn take_back_once(&mut self, lost: &Holding) -> Result<Holding, Obstacle> {
         let subnet = lost.entry.lease.subnet;
-        let listing = self.store.list(&self.directory()).await?;
+        let listing = Arc::new(self.store.list(&self.directory).await?);
         let offer = self.offer.borrow_and_update().clone();
-        if let Some(kv) = listed(&listing, subnet) {
-            let entry = entry_of(subnet, kv);
+        if let Some(kv) = listed(&listing, &self.directory, subnet) {
             let ours = |entry: &Entry| {
                 let mut public = entry.lease.public.iter();
                 public.next() == lost.entry.lease.public.iter().next() || entry.lease.public == offer.public
             };
-            return match entry {
-                Some(own) if ours(&own) => self.adopt(own, &listing, &offer).await,
-                Some(other) => Err(Obstacle::taken(subnet, &other)),
-                None => {
-                    Err(Obstacle::Taken(format!("the key of {subnet} holds something that is no lease; delete it")))
-                }
+            return match entry_of(subnet, kv).filter(ours) {
+                Some(own) => self.adopt(own, &listing, &offer).await,
+                None => Err(Obstacle::taken(subnet, kv)),
             };
         }
-        if let Some((other, kv)) = overlapping(&listing, &self.settings.pools, subnet) {
-            let holder = entry_of(other, kv).map(|entry| Obstacle::taken(other, &entry));
-            return Err(holder.unwrap_or_else(|| Obstacle::Taken(format!("{other} overlaps {subnet}"))));
+        if let Some((other, kv)) = overlapping(&listing, &self.directory, &self.settings.pools, subnet) {
+            return Err(Obstacle::taken(other, kv));
         }
         debug_assert!(!offered(subnet, &self.settings.pools).is_empty(), "only an offered subnet is ever acquired");
         self.claim(subnet, listing.revision, &offer).await
@@ -172,10 +184,10 @@ impl<S: LeaseStore> Holder<S> {
     }
 
     /// Waits until a lease is released, or for a while.
-    async fn wait_for_room(&self, full: &Full, listing: &Listing) {
+    async fn wait_for_room(&self, no_room: &NoRoom, listing: &Listing) {
         let reason = match self.first_end(listing).await {
-            Some(end) => format!("{full}; one of them ends in at most {} s", end.as_secs()),
-            None => full.to_string(),
+            Some(end) => format!("{no_room}; one of them ends in at most {} s", end.as_secs()),
+            None => no_room.to_string(),
         };
         self.wait_because(reason);
         let released = self.released(Revision(listing.revision.0 + 1));
@@ -185,7 +197,7 @@ impl<S: LeaseStore> Holder<S> {
     }
 
     async fn released(&self, from: Revision) {
-        if let Ok(mut watch) = self.store.watch(&self.directory(), from).await {
+        if let Ok(mut watch) = self.store.watch(&self.directory, from).await {
             while let Ok(batch) = watch.next().await {
                 if batch.events.iter().any(|event| matches!(event, Event::Delete { .. })) {
                     return;
@@ -204,5 +216,30 @@ impl<S: LeaseStore> Holder<S> {
                 Some(first.map_or(left, |first| first.min(left)))
             })
             .await
+    }
+}
+
+/// The races lost in a row.
+struct Races {
+    lost: u32,
+    pauses: Backoff,
+}
+
+impl Default for Races {
+    fn default() -> Self {
+        Self { lost: 0, pauses: RACES }
+    }
+}
+
+impl Races {
+    /// One more: a few milliseconds part those that met by chance. Gives the pause before the next attempt.
+    fn lost(&mut self) -> Duration {
+        self.lost = self.lost.saturating_add(1);
+        let few = shortened(Duration::from_millis(10), 1.0);
+        if self.are_many() { self.pauses.pause().max(few) } else { few }
+    }
+
+    const fn are_many(&self) -> bool {
+        self.lost >= MANY_RACES
     }
 }

@@ -8,9 +8,9 @@ use tracing::{debug, info};
 
 use super::{Holder, Holding, Life, Offer};
 use crate::{
-    Compare, DualStack, Entry, Full, KeyPrefix, KeyValue, Lease, LeaseId, LeaseStore, Listing, Origin, Revision,
-    StoreError, Subnet, Txn, Write,
-    own::{addresses, offered, overlapping},
+    Compare, DualStack, Entry, KeyPrefix, KeyValue, Lease, LeaseId, LeaseStore, Listing, Origin, Revision, StoreError,
+    Subnet, Txn, Write,
+    own::{NoRoom, addresses, entry_of, listed, offered, overlapping},
     shortened,
 };
 
@@ -21,9 +21,9 @@ const ANSWER: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(super) enum Obstacle {
     Store(StoreError),
-    /// Something changed under our hands: look again.
-    Raced,
-    Full(Full, Listing),
+    /// Something changed under our hands, as this says: look again.
+    Raced(String),
+    Full(NoRoom, Arc<Listing>),
     /// Another host has the subnet.
     Taken(String),
     /// Another agent that lives has a lease with our public address.
@@ -33,15 +33,28 @@ pub(super) enum Obstacle {
 impl From<StoreError> for Obstacle {
     fn from(error: StoreError) -> Self {
         match error {
-            StoreError::LeaseGone(_) => Self::Raced,
+            error @ StoreError::LeaseGone(_) => Self::Raced(error.to_string()),
             error => Self::Store(error),
         }
     }
 }
 
 impl Obstacle {
-    pub(super) fn taken(subnet: Subnet, other: &Entry) -> Self {
-        Self::Taken(format!("{subnet} is leased by the host {}", addresses(&other.lease)))
+    /// The key of `subnet` is not ours.
+    pub(super) fn taken(subnet: Subnet, kv: &KeyValue) -> Self {
+        Self::Taken(match entry_of(subnet, kv) {
+            Some(other) => format!("{subnet} is leased by the host {}", addresses(&other.lease)),
+            None => format!("{} holds something that is no lease: delete it", shown(&kv.key)),
+        })
+    }
+
+    /// Two agents met at this key, or somebody writes it.
+    fn changed(key: &[u8]) -> Self {
+        Self::Raced(format!("{} or what guards it is changed by another hand", shown(key)))
+    }
+
+    fn older(subnet: Subnet, older: Subnet) -> Self {
+        Self::Raced(format!("{subnet} overlaps the older lease {older}"))
     }
 }
 
@@ -133,7 +146,7 @@ impl<S: LeaseStore> Holder<S> {
     pub(super) async fn adopt(
         &mut self,
         mut own: Entry,
-        listing: &Listing,
+        listing: &Arc<Listing>,
         offer: &Offer,
     ) -> Result<Holding, Obstacle> {
         let Some(lease) = own.origin.lease else { return self.adopt_reservation(own, listing, offer).await };
@@ -141,7 +154,7 @@ impl<S: LeaseStore> Holder<S> {
         let subnet = self.target(&own, listing)?;
         let (life, guards) = tokio::try_join!(self.store.time_to_live(lease), self.guards(subnet))?;
         let asked = Instant::now();
-        let Some((left, granted)) = life else { return Err(Obstacle::Raced) };
+        let Some((left, granted)) = life else { return Err(StoreError::LeaseGone(lease).into()) };
         let recorded =
             |guard: &Guard| guard.found.as_ref().filter(|kv| kv.lease == Some(lease)).map(|kv| kv.value.clone());
         if let Some(other) = guards.iter().filter_map(recorded).find(|value| value != self.settings.identity.as_bytes())
@@ -184,7 +197,12 @@ impl<S: LeaseStore> Holder<S> {
     }
 
     /// A reservation stays one: it is never attached to a lease of the store, and needs no guard to be seen by all.
-    async fn adopt_reservation(&mut self, own: Entry, listing: &Listing, offer: &Offer) -> Result<Holding, Obstacle> {
+    async fn adopt_reservation(
+        &mut self,
+        own: Entry,
+        listing: &Arc<Listing>,
+        offer: &Offer,
+    ) -> Result<Holding, Obstacle> {
         let subnet = self.target(&own, listing)?;
         let wanted = Lease { subnet, public: offer.public, data: offer.data.clone() };
         if wanted == own.lease {
@@ -200,19 +218,24 @@ impl<S: LeaseStore> Holder<S> {
     }
 
     /// What our entry should become: the parts the config still offers, and the families it lacks.
-    fn target(&self, own: &Entry, listing: &Listing) -> Result<Subnet, Obstacle> {
+    fn target(&self, own: &Entry, listing: &Arc<Listing>) -> Result<Subnet, Obstacle> {
         let kept: DualStack<_> = offered(own.lease.subnet, &self.settings.pools);
-        self.choice(kept).subnet(listing).map_err(|full| Obstacle::Full(full, listing.clone()))
+        let subnet = self.choice(kept).subnet(listing);
+        let subnet = subnet.map_err(|no_room| Obstacle::Full(no_room, Arc::clone(listing)))?;
+        match listed(listing, &self.directory, subnet) {
+            Some(kv) if subnet != own.lease.subnet => Err(Obstacle::taken(subnet, kv)),
+            Some(_) | None => Ok(subnet),
+        }
     }
 
     /// Of two that overlap the older one stays.
     async fn give_way(&self, own: &Entry, listing: &Listing) -> Result<(), Obstacle> {
         let subnet = own.lease.subnet;
-        match overlapping(listing, &self.settings.pools, subnet) {
+        match overlapping(listing, &self.directory, &self.settings.pools, subnet) {
             Some((older, kv)) if kv.create_revision < own.origin.create_revision => {
                 info!(%subnet, %older, "this host's lease overlaps an older one and gives way");
                 self.undo(own, None).await?;
-                Err(Obstacle::Raced)
+                Err(Obstacle::older(subnet, older))
             }
             _ => Ok(()),
         }
@@ -223,7 +246,7 @@ impl<S: LeaseStore> Holder<S> {
     /// lease is `neglected` is not asked: a live owner has at least two thirds of it left.
     async fn challenge(&self, own: &Entry, other: &[u8], neglected: bool) -> Result<Revision, Obstacle> {
         let key = self.settings.prefix.lease(own.lease.subnet);
-        let shown = String::from_utf8_lossy(&key).into_owned();
+        let shown = shown(&key);
         if neglected {
             info!(key = shown, "taking over a lease with our public address that its owner no longer renews");
             return Ok(own.origin.mod_revision);
@@ -232,13 +255,13 @@ impl<S: LeaseStore> Holder<S> {
         let when = vec![Compare::Unchanged(key.clone(), own.origin.mod_revision)];
         let touched = self.store.commit(Txn { when, then: vec![put] }).await?;
         if !touched.succeeded {
-            return Err(Obstacle::Raced);
+            return Err(Obstacle::changed(&key));
         }
         let asked = Instant::now();
         while asked.elapsed() < ANSWER {
             tokio::time::sleep(ANSWER / 10).await;
             let found = self.store.get(&key).await?.found;
-            let Some(kv) = found else { return Err(Obstacle::Raced) };
+            let Some(kv) = found else { return Err(Obstacle::changed(&key)) };
             if kv.mod_revision != touched.revision {
                 let other = other.escape_ascii();
                 return Err(Obstacle::Rival(format!(
@@ -264,19 +287,20 @@ impl<S: LeaseStore> Holder<S> {
     pub(super) async fn write(&mut self, step: &Move, listed: Revision) -> Result<Entry, Obstacle> {
         // Whoever wrote a guard after the listing may have a lease that the listing does not show.
         let newer = |guard: &Guard| guard.found.as_ref().is_some_and(|kv| kv.mod_revision > listed);
+        let key = self.settings.prefix.lease(step.to.subnet);
         if step.guards.iter().any(newer) {
-            return Err(Obstacle::Raced);
+            return Err(Obstacle::changed(&key));
         }
         let committed = match self.store.commit(step.txn(&self.settings.prefix, &self.settings.identity)).await {
             Err(StoreError::LeaseGone(lease)) => {
                 debug!(%lease, "the store's lease is gone; the next attempt gets another");
                 self.spare = None;
-                return Err(Obstacle::Raced);
+                return Err(StoreError::LeaseGone(lease).into());
             }
             committed => committed?,
         };
         if !committed.succeeded {
-            return Err(Obstacle::Raced);
+            return Err(Obstacle::changed(&key));
         }
         let same_key = |from: &&Entry| from.lease.subnet == step.to.subnet;
         let created = step.from.as_ref().filter(same_key).map(|from| from.origin.create_revision);
@@ -290,12 +314,12 @@ impl<S: LeaseStore> Holder<S> {
 
     /// Looks whether the new lease overlaps an older one, and takes it back then.
     async fn verify(&self, entry: &Entry, from: Option<&Entry>) -> Result<(), Obstacle> {
-        let listing = self.store.list(&self.directory()).await?;
-        match overlapping(&listing, &self.settings.pools, entry.lease.subnet) {
+        let listing = self.store.list(&self.directory).await?;
+        match overlapping(&listing, &self.directory, &self.settings.pools, entry.lease.subnet) {
             Some((older, kv)) if kv.create_revision < entry.origin.create_revision => {
                 info!(subnet = %entry.lease.subnet, %older, "lost the race for a subnet");
                 self.undo(entry, from).await?;
-                Err(Obstacle::Raced)
+                Err(Obstacle::older(entry.lease.subnet, older))
             }
             _ => Ok(()),
         }
@@ -322,6 +346,10 @@ impl<S: LeaseStore> Holder<S> {
         let every = third.min(by_margin).max(Duration::from_secs(1));
         Life { expires, renew_at: Instant::now() + shortened(every, 0.1) }
     }
+}
+
+fn shown(key: &[u8]) -> String {
+    String::from_utf8_lossy(key).into_owned()
 }
 
 /// Whether a lease that was granted for `granted` is not the one asked for now. The store may round up.

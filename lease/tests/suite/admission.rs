@@ -4,7 +4,8 @@ use std::{collections::BTreeMap, time::Instant};
 
 use proptest::prelude::*;
 use wire_lease::{
-    Admission, DualStack, Entries, Family, KeyValue, LeaseTable, Listing, NetworkConfig, Prefix, RefusalKind, Revision,
+    Admission, DualStack, Entries, Family, KeyPrefix, KeyValue, LeaseTable, Listing, NetworkConfig, Prefix,
+    RefusalKind, Revision,
 };
 
 const DIRECTORY: &str = "/coreos.com/network/subnets/";
@@ -40,7 +41,7 @@ fn dual(public: &str, public6: &str, mac: &str) -> String {
 
 fn admit(entries: Vec<KeyValue>, admission: &Admission) -> LeaseTable {
     let listing = Listing { entries, revision: Revision(1000) };
-    Entries::listed(DIRECTORY.as_bytes().to_vec(), &listing).admit(admission)
+    Entries::listed(KeyPrefix::new("/coreos.com/network").leases(true), &listing).admit(admission)
 }
 
 fn peers(table: &LeaseTable) -> Vec<String> {
@@ -64,7 +65,10 @@ fn each_hostile_entry_is_refused_alone_with_its_kind_and_a_reason() {
         (subnet("10.5.0.0-16"), Subnet, "all of the network"),
         (subnet("10.0.0.0-8"), Subnet, "does not lie in"),
         (subnet("10.5.9.0-31"), Subnet, "longer than /30"),
-        (subnet("fd00:5::-64"), Value, "PublicIPv6 is missing"),
+        (subnet("fd00:5::-64"), Key, "none of this network's families"),
+        (subnet("10.5.9.0-024"), Key, "another spelling of 10.5.9.0-24"),
+        (subnet("old/10.5.9.0-24"), Key, "the form"),
+        (subnet("10.5.9.0-24&FD00:5:0:9::-64"), Key, "another spelling of 10.5.9.0-24&fd00:5:0:9::-64"),
         (("fd00:5::-64", r#"{"PublicIPv6":"fd99::9"}"#.to_owned()), Key, "none of this network's families"),
         (subnet("10.5.1.0-25"), Overlap, "this host's own subnet"),
         (subnet("10.5.0.0-23"), Overlap, "this host's own subnet"),
@@ -175,7 +179,7 @@ fn four_thousand_entries_are_admitted_in_a_few_milliseconds() {
     (admission.own, admission.macs) = (None, DualStack::default());
     admission.underlay = vec!["172.31.0.0/16".parse().unwrap()];
     let listing = Listing { entries, revision: Revision(5000) };
-    let mut decoded = Entries::new(DIRECTORY.as_bytes().to_vec());
+    let mut decoded = Entries::new(KeyPrefix::new("/coreos.com/network").leases(true));
     // The best of a few, since other tests run beside this one.
     let best = |run: &mut dyn FnMut()| {
         let once = |()| {

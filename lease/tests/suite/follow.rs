@@ -7,13 +7,17 @@ use tokio::{
     time::{Instant, timeout},
 };
 use wire_lease::{
-    Admission, Follow, FollowSettings, LeaseId, LeaseStore, LeaseTable, NetworkConfig, RefusalKind, SimBackup, SimCall,
-    SimFault, SimStore, Start,
+    Admission, Directory, Follow, FollowSettings, KeyPrefix, LeaseId, LeaseStore, LeaseTable, NetworkConfig,
+    RefusalKind, SimBackup, SimCall, SimFault, SimStore, Start,
 };
 
 use crate::common::TestEtcd;
 
 const DIRECTORY: &[u8] = b"/coreos.com/network/subnets/";
+
+fn directory() -> Directory {
+    KeyPrefix::new("/coreos.com/network").leases(true)
+}
 
 fn admission() -> watch::Sender<Admission> {
     let pools = NetworkConfig::from_json(br#"{"Network":"10.5.0.0/16"}"#).unwrap().pools;
@@ -35,7 +39,7 @@ fn lease(store: &SimStore, number: u8) {
 }
 
 fn follow(store: &SimStore, admission: &watch::Sender<Admission>) -> Follow {
-    Follow::spawn(store.clone(), FollowSettings::new(DIRECTORY.to_vec()), admission.subscribe(), Start::default())
+    Follow::spawn(store.clone(), FollowSettings::new(directory()), admission.subscribe(), Start::default())
 }
 
 fn subnets(table: &LeaseTable) -> Vec<String> {
@@ -150,9 +154,9 @@ async fn a_compaction_is_met_by_a_listing() {
     store.compact();
     let follow = Follow::spawn(
         store.clone(),
-        FollowSettings::new(DIRECTORY.to_vec()),
+        FollowSettings::new(directory()),
         admission.subscribe(),
-        Start { listing: Some(listing), ..Start::default() },
+        Start { listing: Some(Arc::new(listing)), ..Start::default() },
     );
     peers(&follow, &[2], SECONDS).await;
 }
@@ -226,7 +230,7 @@ async fn most_leases_gone_at_once_are_held_for_half_a_minute_unless_a_new_one_is
 
 /// A former follower of these leases has ended with this table.
 fn follow_after(store: &SimStore, admission: &watch::Sender<Admission>, before: Arc<LeaseTable>) -> Follow {
-    let settings = FollowSettings { before: Some(before), ..FollowSettings::new(DIRECTORY.to_vec()) };
+    let settings = FollowSettings { before: Some(before), ..FollowSettings::new(directory()) };
     Follow::spawn(store.clone(), settings, admission.subscribe(), Start::default())
 }
 
@@ -237,7 +241,7 @@ async fn most_leases_gone_since_a_former_follower_ended_are_held_by_the_next() {
     let admission = admission();
     let listing = store.list(DIRECTORY).await.unwrap();
     // Whether it followed a store, or what was remembered of it.
-    let remembered = Follow::remembered(DIRECTORY.to_vec(), &listing, admission.subscribe(), None);
+    let remembered = Follow::remembered(directory(), &listing, admission.subscribe(), None);
     let formers = [follow(&store, &admission), remembered];
     let [one, other] = [&formers[0], &formers[1]].map(|former| peers(former, &[1, 2, 3, 4, 5, 6], SECONDS));
     let tables = [one.await, other.await];
@@ -302,7 +306,7 @@ async fn what_is_remembered_is_let_in_by_the_same_rules_and_needs_no_store() {
     store.put(key(3), value(3, 3).replace("192.168.0.3", "127.0.0.1"), None);
     let listing = store.list(DIRECTORY).await.unwrap();
     let admission = admission();
-    let follow = Follow::remembered(DIRECTORY.to_vec(), &listing, admission.subscribe(), None);
+    let follow = Follow::remembered(directory(), &listing, admission.subscribe(), None);
     let table = peers(&follow, &[1, 2], SOON).await;
     let kinds: Vec<RefusalKind> = table.refused.values().map(|refusal| refusal.kind).collect();
     assert_eq!(kinds, [RefusalKind::PublicIp]);
@@ -350,7 +354,7 @@ async fn a_real_etcd_is_followed_through_a_restart() {
     put(1).await.unwrap();
     let admission = admission();
     let follow =
-        Follow::spawn(store.clone(), FollowSettings::new(DIRECTORY.to_vec()), admission.subscribe(), Start::default());
+        Follow::spawn(store.clone(), FollowSettings::new(directory()), admission.subscribe(), Start::default());
     peers(&follow, &[1], SECONDS).await;
     put(2).await.unwrap();
     peers(&follow, &[1, 2], SECONDS).await;

@@ -14,6 +14,7 @@ use wire_lease::{
 
 mod claiming;
 mod keeping;
+mod odd_keys;
 mod rivals;
 
 const PREFIX: &str = "/coreos.com/network";

@@ -1,6 +1,6 @@
 //! Others that have, or want, what is ours.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::timeout;
 use wire_lease::{Family, Hold, HoldState, LeaseStore, SimStore};
@@ -22,7 +22,7 @@ async fn of_two_that_overlap_the_older_one_stays() {
         store.clone(),
         host.settings.clone(),
         host.offer.subscribe(),
-        wire_lease::Start { listing: Some(listing), ..wire_lease::Start::default() },
+        wire_lease::Start { listing: Some(Arc::new(listing)), ..wire_lease::Start::default() },
     );
     assert_eq!(held(&hold).await.lease.subnet.to_string(), "10.5.2.0-24");
     assert_eq!(keys(&store), ["10.5.1.0-24&fd00:5:0:1::-64", "10.5.2.0-24"]);
