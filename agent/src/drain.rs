@@ -1,10 +1,10 @@
 //! `wire-agent drain`: leaving the network. The lease goes first, so that peers stop sending here; then what is ours in the
 //! kernel, what Docker's settings have of us, the files for others, and at last what the agent remembers of itself.
 
-use std::{fs, io, path::Path};
+use std::{fs, io, net::IpAddr, path::Path};
 
-use wire_backends::{LinkName, NetState, NetlinkDataplane, Reconciler, RouteForm, Scope};
-use wire_lease::{chain, give_back};
+use wire_backends::{Host, LinkName, NetState, NetlinkDataplane, Reconciler, RouteForm, Scope};
+use wire_lease::{Owner, chain, give_back};
 
 use crate::{
     daemon_json,
@@ -12,6 +12,7 @@ use crate::{
     exit::Exit,
     firewall,
     last_known::LastKnownFile,
+    machine::{Kinship, Seen},
     network,
     output::report,
     run::{lock, require_capability},
@@ -58,10 +59,21 @@ async fn release(settings: &Settings, state: &State) -> Result<(), Exit> {
         report("lease: this host has held none");
         return Ok(());
     }
-    let store = network::open(settings).await?;
-    let given = give_back(&store, &settings.prefix, &state.identity, &state.subnet).await;
     let subnet: Vec<String> = state.subnet.iter().map(|(_, prefix)| prefix.to_string()).collect();
     let subnet = subnet.join(" ");
+    let seen = Seen::now().map_err(|error| Exit::Software(chain(&error)))?;
+    let owner = match seen.kinship(state) {
+        Kinship::Same => Owner::Proven,
+        Kinship::Unknown => Owner::At(addresses()?),
+        Kinship::Other(differs) => {
+            report(format_args!(
+                "lease: {subnet} is left: it is of the host that this one is a clone of, or it ends by itself: {differs}"
+            ));
+            return Ok(());
+        }
+    };
+    let store = network::open(settings).await?;
+    let given = give_back(&store, &settings.prefix, (&state.identity, &state.subnet), &owner).await;
     match given {
         Ok(true) => report(format_args!("lease: {subnet} is given back")),
         Ok(false) => report(format_args!("lease: {subnet} is not ours any more, or never ends: nothing to give back")),
@@ -71,6 +83,12 @@ async fn release(settings: &Settings, state: &State) -> Result<(), Exit> {
         }
     }
     Ok(())
+}
+
+/// All addresses of this host.
+fn addresses() -> Result<Vec<IpAddr>, Exit> {
+    let host = Host::read().map_err(|error| Exit::Software(chain(&error)))?;
+    Ok(host.links.iter().flat_map(|link| &link.addresses).map(|(address, _)| *address).collect())
 }
 
 /// Wants nothing, and lets that be so. Says what went wrong.

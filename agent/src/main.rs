@@ -25,6 +25,7 @@ mod hand_back;
 mod health;
 mod inherited;
 mod last_known;
+mod machine;
 mod network;
 mod notify;
 mod observed;

@@ -6,10 +6,11 @@
 
 mod announce;
 mod ground;
+mod identity;
 mod known;
 mod lease;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tokio::sync::watch;
 use tracing::{info, warn};
@@ -31,6 +32,7 @@ use crate::{
     exit::Exit,
     firewall::FirewallKeeper,
     last_known::LastKnownFile,
+    machine::Seen,
     notify::Stored,
     observed::{Board, DatapathKind, NoAnswer},
     pulse::{Answers, Part, Pulse},
@@ -47,6 +49,10 @@ pub(crate) struct Host {
     pulse: Pulse,
     state_file: StateFile,
     state: State,
+    /// Whether the state was surely written by this host.
+    is_proven: bool,
+    /// The MACs of the host that this one is a clone of, by their devices.
+    disowned: BTreeMap<String, MacAddr>,
     last_known: LastKnownFile,
     standing: Standing,
     /// What etcd has answered to a host that went by what was kept.
@@ -59,6 +65,14 @@ pub(crate) struct Host {
     kept: Kept,
     /// What is left for a later one.
     stored: Stored,
+}
+
+/// What moves packets, or has the kernel do so.
+struct Chosen {
+    backend: Box<dyn Backend>,
+    scope: Scope,
+    /// The MACs of its devices, by their names.
+    macs: BTreeMap<String, MacAddr>,
 }
 
 /// The store of the network. Does not wait for etcd.
@@ -85,9 +99,13 @@ impl Host {
     ) -> Result<Self, Exit> {
         let state_file = StateFile::in_folder(&settings.folders.state_dir);
         let folder = settings.folders.state_dir.display();
-        let state = state_file.load().map_err(|error| {
+        let mut state = state_file.load().map_err(|error| {
             Exit::CannotCreate(format!("cannot read the state in {folder}: {error}; see --state-dir"))
         })?;
+        if state.is_unused() {
+            // A template that never reaches etcd has an identity, too, which its clones must not share.
+            state.machine = Seen::now().map(|seen| seen.machine(None)).unwrap_or_default();
+        }
         // Before anything is leased with it: an agent that forgets its identity is a stranger to its own lease.
         state_file
             .of(&state)
@@ -101,6 +119,8 @@ impl Host {
             pulse,
             state_file,
             state,
+            is_proven: false,
+            disowned: BTreeMap::new(),
             standing: Standing::New,
             answer: None,
             session: None,
@@ -170,11 +190,14 @@ impl Host {
     async fn renew(&mut self) -> Result<Session, Exit> {
         let store = open(&self.settings).await?;
         let known = self.known(&store).await?;
+        self.settle()?;
         let ground = self.ground(known.accepted.config.clone())?;
         let mut kernel = NetlinkDataplane::open(RouteForm::default()).map_err(|error| Exit::Software(chain(&error)))?;
-        let (backend, scope) = self.backend(&ground, &known.listing, &mut kernel)?;
+        let Chosen { backend, scope, macs } = self.backend(&ground, &known.listing, &mut kernel)?;
         let offer = Offer { public: ground.public, data: backend.data() };
         let (basis, own) = self.lease(store.clone(), &ground, &known, offer).await?;
+        // Not before: a MAC that another has published was none of ours.
+        self.state.macs = macs;
         let (told, upkeep) = self.announce(&ground, &own, backend.mtu())?;
         if let Some(former) = self.session.take() {
             // Its devices and sockets live on: packets that come in meanwhile wait in them.
@@ -254,12 +277,7 @@ impl Host {
     }
 
     /// The backend, with the MACs that this host had before where it had any.
-    fn backend(
-        &mut self,
-        ground: &Ground,
-        listing: &Listing,
-        kernel: &mut NetlinkDataplane,
-    ) -> Result<(Box<dyn Backend>, Scope), Exit> {
+    fn backend(&self, ground: &Ground, listing: &Listing, kernel: &mut NetlinkDataplane) -> Result<Chosen, Exit> {
         let refused = |error: SelectError| Exit::NetworkConfig(chain(&error));
         let published =
             own_entry(listing, &self.settings.prefix, &ground.public, &ground.config.pools).map(|own| own.lease.data);
@@ -271,12 +289,12 @@ impl Host {
                 Some(BackendData::Vxlan(vteps)) => vteps.of(family).map(|vtep| vtep.mac),
                 Some(BackendData::Untyped | BackendData::Other(_)) | None => None,
             };
-            let device = have.links.get(name).and_then(|link| link.mac);
+            let disowned = self.disowned.get(name.as_str());
+            let device = have.links.get(name).and_then(|link| link.mac).filter(|mac| Some(mac) != disowned);
             let stored = self.state.macs.get(name.as_str()).copied();
             choose(published, device, stored, MacAddr::local(rand::random()))
         });
-        let current = devices.iter().filter_map(|(family, name)| Some((name.to_string(), *macs.of(family)?)));
-        let former = std::mem::replace(&mut self.state.macs, current.collect());
+        let current = devices.iter().filter_map(|(family, name)| Some((name.to_string(), *macs.of(family)?))).collect();
         let (underlay, public, blackhole) = (ground.underlay.clone(), ground.public, self.settings.blackhole);
         let replaces_vxlan = self.settings.forward.replaces_vxlan || self.no_vxlan;
         let forward = ForwardSettings { replaces_vxlan, ..self.settings.forward };
@@ -284,8 +302,9 @@ impl Host {
             select(&ground.config, Placement { underlay, public, macs, blackhole, forward }).map_err(refused)?;
         // Devices that a former network config had are ours, and wanted no more.
         let mut scope = backend.scope();
-        scope.devices.extend(former.keys().filter_map(|name| name.parse::<LinkName>().ok()));
-        Ok((backend, scope))
+        let former = self.state.macs.keys().chain(self.disowned.keys());
+        scope.devices.extend(former.filter_map(|name| name.parse::<LinkName>().ok()));
+        Ok(Chosen { backend, scope, macs: current })
     }
 
     /// What moves packets, and why.

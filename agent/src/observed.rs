@@ -19,6 +19,8 @@ pub(crate) struct Observed {
     pub(crate) mtu: u32,
     /// What the start waits for; `None` once there is a network.
     pub(crate) waiting: Option<String>,
+    /// Why what was kept of the network does not do instead of etcd's answer.
+    pub(crate) useless: Option<String>,
     /// Whether READY=1 was said.
     pub(crate) ready: bool,
     pub(crate) stopping: bool,
@@ -218,7 +220,8 @@ impl Observed {
             return (Phase::Stopping, "asked to end; traffic and lease stay".to_owned());
         }
         if let Some(reason) = &self.waiting {
-            let reasons: Vec<String> = self.hangs().chain([reason.clone()]).collect();
+            let kept = self.useless.iter().map(|why| format!("what was kept of the network is of no use: {why}"));
+            let reasons: Vec<String> = self.hangs().chain([reason.clone()]).chain(kept).collect();
             return (Phase::Waiting, reasons.join("; "));
         }
         let faults = self.all_faults();

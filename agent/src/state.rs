@@ -11,7 +11,10 @@ use serde::{Deserialize, Serialize};
 use tracing::warn;
 use wire_lease::{DualStack, MacAddr, Prefix};
 
-use crate::files::{Durable, Wanted};
+use crate::{
+    files::{Durable, Wanted},
+    machine::Machine,
+};
 
 /// The content of `state.json` in the state folder.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,9 +24,12 @@ pub(crate) struct State {
     /// The MAC of each VXLAN device, by its name.
     #[serde(default)]
     pub(crate) macs: BTreeMap<String, MacAddr>,
-    /// The Ethernet address of the underlay's link then: a clone of this host has another.
+    /// The Ethernet address of the underlay's link then: all that older versions have kept of what follows.
     #[serde(default)]
     pub(crate) link: Option<MacAddr>,
+    /// What a clone of this host does not have.
+    #[serde(default)]
+    pub(crate) machine: Machine,
     /// The subnet held last.
     #[serde(default)]
     pub(crate) subnet: DualStack<Prefix>,
@@ -70,7 +76,13 @@ impl StateFile {
 }
 
 impl State {
-    fn fresh() -> Self {
+    /// Whether nothing was ever leased with it.
+    pub(crate) fn is_unused(&self) -> bool {
+        self.subnet.is_empty() && self.link.is_none() && self.macs.is_empty() && self.machine == Machine::default()
+    }
+
+    /// That of a host that has been none before.
+    pub(crate) fn fresh() -> Self {
         let mut identity = String::new();
         for byte in rand::random::<[u8; 16]>() {
             write!(identity, "{byte:02x}").expect("a String takes any text");

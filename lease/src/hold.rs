@@ -21,6 +21,7 @@ use tokio::{sync::watch, time::Instant};
 use crate::{
     BackendData, Directory, DualStack, Entry, KeyPrefix, LeaseId, LeaseStore, Listing, Pool, Prefix, StoreError,
     Subnet,
+    own::entry_of,
     task::{Start, Task},
 };
 
@@ -136,17 +137,38 @@ impl<S: LeaseStore> Hold<S> {
     }
 }
 
+/// How it is known that a lease with our identity is ours: a clone has its original's identity.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// This is surely the host that has the identity.
+    Proven,
+    /// It may be a clone: only a lease that says one of these addresses is ours.
+    At(Vec<IpAddr>),
+}
+
+impl Owner {
+    fn has(&self, public: &DualStack<IpAddr>) -> bool {
+        match self {
+            Self::Proven => true,
+            Self::At(addresses) => public.iter().any(|(_, address)| addresses.contains(address)),
+        }
+    }
+}
+
 /// Gives back the lease of `subnet` that the agent with `identity` held, so that another host can have it; for when no
-/// [`Hold`] is there any more. False where it holds none, or one that never ends.
+/// [`Hold`] is there any more. False where it holds none, or one that never ends, or is not `owner`.
 ///
 /// # Errors
 /// When the store does not answer.
 pub async fn give_back<S: LeaseStore>(
     store: &S,
     prefix: &KeyPrefix,
-    identity: &str,
-    subnet: &DualStack<Prefix>,
+    (identity, subnet): (&str, &DualStack<Prefix>),
+    owner: &Owner,
 ) -> Result<bool, StoreError> {
+    if *owner != Owner::Proven && !owner.has(&published(store, prefix, subnet).await?) {
+        return Ok(false);
+    }
     for (_, part) in subnet.iter() {
         // The guard and the lease hang on the same lease of the store, and both go with it.
         let guard = store.get(&prefix.guard(*part)).await?.found;
@@ -156,6 +178,17 @@ pub async fn give_back<S: LeaseStore>(
         }
     }
     Ok(false)
+}
+
+/// The public addresses that the lease of `subnet` says.
+async fn published<S: LeaseStore>(
+    store: &S,
+    prefix: &KeyPrefix,
+    subnet: &DualStack<Prefix>,
+) -> Result<DualStack<IpAddr>, StoreError> {
+    let Some(subnet) = Subnet::new(*subnet) else { return Ok(DualStack::default()) };
+    let found = store.get(&prefix.lease(subnet)).await?.found;
+    Ok(found.and_then(|kv| entry_of(subnet, &kv)).map(|entry| entry.lease.public).unwrap_or_default())
 }
 
 /// The task's state.

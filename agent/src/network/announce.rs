@@ -30,6 +30,7 @@ impl Host {
         }
         self.state.subnet = subnets;
         self.state.link = ground.underlay.mac;
+        self.remember_machine(ground);
         let upkeep = Upkeep::new(self.files(&env), self.state_file.of(&self.state), self.board.clone());
         match upkeep.look() {
             Err(error) if !self.runs() => return Err(Exit::CannotCreate(chain(&error))),
@@ -37,7 +38,7 @@ impl Host {
         }
         self.board.fault("joining", None);
         self.board.update(|seen| {
-            seen.waiting = None;
+            (seen.waiting, seen.useless) = (None, None);
             seen.subnet = self.state.subnet;
             seen.mtu = mtu.0;
         });

@@ -18,9 +18,9 @@ use super::Host;
 use crate::{
     config_command::EXAMPLE,
     exit::Exit,
+    machine::Kinship,
     observed::{Board, NoAnswer},
     settings::Settings,
-    underlay,
 };
 
 /// What a network is joined by.
@@ -92,13 +92,16 @@ impl Host {
             },
             Standing::New => {
                 let mut answer = pin!(ask(store, &self.settings.prefix, &self.board));
-                let patience = if self.kept.is_empty() { PATIENCE } else { HANDED_OVER };
-                if let Ok(answer) = tokio::time::timeout(patience, &mut answer).await {
-                    return answer;
-                }
-                match self.remembered()? {
-                    Some(known) => Ok(known),
-                    None => answer.await,
+                let mut patience = if self.kept.is_empty() { PATIENCE } else { HANDED_OVER };
+                loop {
+                    if let Ok(answer) = tokio::time::timeout(patience, &mut answer).await {
+                        return answer;
+                    }
+                    // The network card that proves this host may come to be there later than the agent.
+                    if let Some(known) = self.remembered()? {
+                        return Ok(known);
+                    }
+                    patience = PATIENCE;
                 }
             }
         }
@@ -128,26 +131,30 @@ impl Host {
             },
             Err(reason) => reason,
         };
-        warn!(reason = useless, "what was kept of the network is of no use: waiting for etcd");
+        let is_new = self.board.look(|seen| seen.useless.as_ref() != Some(&useless));
+        if is_new {
+            warn!(reason = useless, "what was kept of the network is of no use: waiting for etcd");
+            self.board.update(|seen| seen.useless = Some(useless));
+        }
         Ok(None)
     }
 
     /// Why this host cannot use what was kept.
     fn stranger(&self, config: &NetworkConfig) -> Result<Option<String>, Exit> {
-        let networks: Vec<_> = config.pools.iter().map(|(_, pool)| pool.network).collect();
-        let link = underlay::find(&self.settings.underlay, &networks)?.mac;
         let held = |(family, pool): (_, &wire_lease::Pool)| {
             self.state.subnet.of(family).is_some_and(|subnet| pool.offers(*subnet))
         };
-        Ok(if !config.pools.iter().all(held) {
-            Some("this host has held no subnet of that network".to_owned())
-        } else if link.is_none() {
-            Some("the underlay's interface has no hardware address, by which a clone is known".to_owned())
-        } else if link != self.state.link {
-            // A clone has its original's state, whose subnet may be in use.
-            Some("the underlay's interface has another hardware address than then: this may be a clone".to_owned())
-        } else {
-            None
+        if !config.pools.iter().all(held) {
+            return Ok(Some("this host has held no subnet of that network".to_owned()));
+        }
+        if self.runs() {
+            return Ok(None);
+        }
+        // A clone has its original's state, whose subnet may be in use.
+        Ok(match self.kinship()? {
+            Kinship::Same => None,
+            Kinship::Unknown => Some("nothing was kept by which this host is told from a clone".to_owned()),
+            Kinship::Other(differs) => Some(format!("this may be a clone of the host that has kept it: {differs}")),
         })
     }
 

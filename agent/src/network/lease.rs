@@ -58,7 +58,7 @@ impl Host {
             renew_margin: self.settings.renew_margin,
             preferred: self.preferred(),
             avoid: ground.underlay.connected.clone(),
-            same_host: self.runs() || (self.state.link.is_some() && self.state.link == ground.underlay.mac),
+            same_host: self.runs() || self.is_proven,
         }
     }
 

@@ -9,6 +9,7 @@ mod holders;
 mod measure;
 mod monitor;
 mod nexthop;
+mod nics;
 mod read;
 mod settings;
 pub(crate) mod socket;
@@ -22,6 +23,7 @@ pub use error::{DataplaneError, ErrorKind, OpError};
 pub use holders::ContainerLink;
 pub(crate) use holders::container_links;
 pub use monitor::{Monitor, Wake};
+pub use nics::{MacOrigin, Nic};
 pub use underlay::{Host, HostLink, Underlay, UnderlayChoice, UnderlayError};
 pub use write::{NetlinkDataplane, RouteForm};
 

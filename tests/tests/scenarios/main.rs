@@ -7,6 +7,7 @@ mod adoption;
 mod bad_input;
 mod bridges;
 mod changes;
+mod clones;
 mod cluster;
 mod containers;
 mod datapath;
