@@ -100,7 +100,7 @@ impl FirewallKeeper {
         (board, pulse): (Board, Pulse),
     ) -> Result<Self, Exit> {
         let policy = FirewallPolicy {
-            networks: config.pools.map(|_, pool| pool.network),
+            pools: config.pools,
             masquerade: settings.masquerade,
             forward: settings.forward,
             senders: settings.senders,
@@ -302,7 +302,7 @@ impl Keeper {
 
     /// Whether containers are where the overlay leads to.
     fn note_bridges(&mut self, around: &Surroundings, subnets: Vec<Prefix>) {
-        let (networks, mtu) = (self.policy.networks, self.board.look(|seen| seen.mtu));
+        let (networks, mtu) = (self.policy.pools.map(|_, pool| pool.network), self.board.look(|seen| seen.mtu));
         let expected = Expected { subnets, networks, mtu, told: self.told.clone() };
         let found = expected.compare(&around.links, Docker::look);
         if found != self.found.0 {

@@ -2,7 +2,7 @@
 //! `iptables`.
 
 use std::{
-    net::{IpAddr, UdpSocket},
+    net::{IpAddr, SocketAddr, UdpSocket},
     time::Duration,
 };
 
@@ -11,7 +11,7 @@ use wire_lease::Family;
 use super::{
     Element, FirewallDataplane, FirewallMonitor, Masquerade, Nftables, Senders, SetChange,
     netfilter::Netfilter,
-    tests::{policy, wanted, wanted_around, wanted_with},
+    tests::{bounded, policy, wanted, wanted_around, wanted_with},
 };
 use crate::{
     ErrorKind, Failure, NetState, Reconciler, Scope,
@@ -75,8 +75,10 @@ fn what_was_put_is_read_back_as_wanted_and_nothing_is_written_again() {
 fn without_nftables_iptables_keeps_and_changes_sources() {
     in_namespace(|| {
         let mut reconciler = reconciler();
-        for masquerade in [Masquerade::Random, Masquerade::Plain, Masquerade::Off] {
-            let policy = super::FirewallPolicy { masquerade, ..policy(true) };
+        let choices = [Masquerade::Random, Masquerade::Plain, Masquerade::Off]
+            .map(|masquerade| [policy(true), bounded()].map(|policy| super::FirewallPolicy { masquerade, ..policy }));
+        for policy in choices.into_iter().flatten() {
+            let masquerade = policy.masquerade;
             let around = super::Surroundings { nftables: Nftables::Absent, ..super::Surroundings::default() };
             let want = NetState { firewall: wanted_around(&policy, &[2], &around), ..NetState::default() };
             assert!(reconciler.round(&want).converged);
@@ -479,6 +481,43 @@ fn a_peers_frame_with_vlan_tags_or_of_another_family_is_dropped_and_counted_what
                 let counted = reconciler.dataplane().counted().unwrap();
                 assert_eq!(counted.spoofed - before, ODD.len() as u64 + 1);
                 assert_eq!(counted.arrived.of(family), Some(&1));
+            }
+        }
+    });
+}
+
+#[test]
+fn a_peer_that_lives_in_the_network_beside_the_range_is_heard_and_what_may_be_a_container_is_not() {
+    in_namespace(|| {
+        run("ip link set lo up; for last in 2.1 2.2 10.7; do ip address add 192.0.$last/16 dev lo; done
+             for last in :1 :2 10::7; do ip address add 2001:db8:$last/32 dev lo nodad; done");
+        for (senders, heard) in [(Senders::Peers, [1, 0]), (Senders::Anyone, [1, 1])] {
+            let mut reconciler = reconciler();
+            let policy = super::FirewallPolicy { senders, masquerade: Masquerade::Off, ..bounded() };
+            assert!(reconciler.round(&NetState::default()).converged);
+            let want = NetState { firewall: wanted(&policy, &[2], &[]), ..NetState::default() };
+            assert!(reconciler.round(&want).converged);
+            reconciler.doubt();
+            assert_eq!(reconciler.round(&want).written, 0);
+            for (family, victim, inner, peer, container, stranger) in [
+                (Family::V4, "192.0.2.1", "10.5.2.9", "192.0.2.2", "192.0.10.7", "127.0.0.9"),
+                (Family::V6, "2001:db8::1", "fd00:5:0:2::9", "2001:db8::2", "2001:db8:10::7", "::1"),
+            ] {
+                let address = |text: &str| SocketAddr::new(text.parse().unwrap(), 0);
+                let victim = SocketAddr::new(victim.parse().unwrap(), 8472);
+                let ear = UdpSocket::bind(victim).unwrap();
+                ear.set_nonblocking(true).unwrap();
+                let ether_type = if family == Family::V4 { 0x0800 } else { 0x86dd };
+                let frame = tagged(&[], ether_type, inner.parse().unwrap());
+                let before = reconciler.dataplane().counted().unwrap();
+                let arrives = |from: &str| {
+                    UdpSocket::bind(address(from)).unwrap().send_to(&frame, victim).unwrap();
+                    usize::from(ear.recv(&mut [0; 200]).is_ok())
+                };
+                assert_eq!([arrives(peer), arrives(stranger)], heard, "{senders:?} {family}");
+                assert_eq!(arrives(container), 0, "{senders:?} {family}");
+                let counted = reconciler.dataplane().counted().unwrap();
+                assert_eq!(counted.containers - before.containers, 1, "{counted:?}");
             }
         }
     });

@@ -15,6 +15,7 @@ mod monitor;
 mod netfilter;
 mod nft;
 mod op;
+mod overlay;
 mod policy;
 mod program;
 mod side;

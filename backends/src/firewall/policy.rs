@@ -5,10 +5,11 @@
 
 use std::{collections::BTreeSet, net::IpAddr};
 
-use wire_lease::{DualStack, Family, Lease, LeaseTable, Prefix, Vni};
+use wire_lease::{DualStack, Family, Lease, LeaseTable, Pool, Vni};
 
 use super::{
-    side::{BRIDGES, Side, counter, from_bridges, gate},
+    overlay::Overlay,
+    side::{BRIDGES, Side, containers, counter, gate},
     state::{BaseChain, Element, Firewall, Hook, Rule, Set, SetKind, Table, TableName},
 };
 use crate::{ContainerLink, LinkKind, LinkName, NetState, Owner, Tunnel, forward::VXLAN_LEAD};
@@ -16,8 +17,8 @@ use crate::{ContainerLink, LinkKind, LinkName, NetState, Owner, Tunnel, forward:
 /// What an operator may choose.
 #[derive(Clone, Debug)]
 pub struct FirewallPolicy {
-    /// The overlay's networks.
-    pub networks: DualStack<Prefix>,
+    /// The overlay's networks, and what hosts lease of them.
+    pub pools: DualStack<Pool>,
     /// Whether what leaves the overlay gets this host's address.
     pub masquerade: Masquerade,
     /// Whether packets from and to the overlay are forwarded whatever the policy of FORWARD is, and whatever Docker drops.
@@ -171,11 +172,11 @@ impl FirewallPolicy {
     }
 
     fn sides(&self, own: &Lease, devices: &DualStack<OverlayDevice>) -> Vec<Side> {
-        let side = |(family, network): (Family, &Prefix)| {
+        let side = |(family, pool): (Family, &Pool)| {
             let (own, device) = (own.subnet.of(family)?, devices.of(family).copied());
-            Some(Side { family, network: *network, own, device })
+            Some(Side { family, network: pool.network, overlay: Overlay::of(pool), own, device })
         };
-        self.networks.iter().filter_map(side).collect()
+        self.pools.iter().filter_map(side).collect()
     }
 
     fn table(&self, sides: &[Side], leases: &LeaseTable, around: &Surroundings) -> Table {
@@ -199,7 +200,7 @@ impl FirewallPolicy {
         }
         table.add("out-of-overlay", "filter", Hook::Prerouting, -310, out);
         let encapsulated = |rules: Vec<Rule>| gate(&device).into_iter().chain(rules).collect();
-        let mut incoming = vec![from_bridges("")];
+        let mut incoming = vec![containers(&format!("iifname @{BRIDGES} "))];
         incoming.extend(through.iter().flat_map(|side| side.encapsulated(self.senders, source_check)));
         if self.senders == Senders::Anyone {
             incoming.extend(through.iter().map(|side| side.counted("all others", counter::arrived(side.family))));

@@ -9,9 +9,11 @@ use std::{
 use wire_lease::{Entry, Family, LeaseTable, Prefix};
 
 use super::{
+    overlay::Overlay,
     policy::{ACCEPT_MARK, KUBE_MARK, Masquerade, OverlayDevice, Senders},
     state::{Call, Chain, ChainName, ChainTable, ChainTableKind, Element, Place, Rule, Set, SetKind},
 };
+use crate::LinkName;
 
 /// Named counters of our table: what was dropped, and what was let in.
 pub(crate) mod counter {
@@ -51,6 +53,8 @@ const NAT_COMMENT: &str = "wire-agent nat";
 pub(super) struct Side {
     pub(super) family: Family,
     pub(super) network: Prefix,
+    /// Of the network what hosts lease.
+    pub(super) overlay: Overlay,
     pub(super) own: Prefix,
     pub(super) device: Option<OverlayDevice>,
 }
@@ -74,15 +78,18 @@ impl Side {
     /// flannel's rules (the chain FLANNEL-POSTRTG), except that within the overlay a packet keeps its source whatever rules
     /// of others follow.
     pub(super) fn nat(&self, masquerade: Masquerade) -> Vec<Rule> {
-        let (ip, all, own) = (self.word(), self.network, self.own);
+        let (ip, all, overlay, own) = (self.word(), self.network, self.overlay, self.own);
         let keep =
             |matching: String| Rule::new("overlay keeps its sources", format!("{matching} snat {ip} to {ip} saddr"));
         let mut rules = vec![
             // A container that calls its own published port needs Docker's rule for that.
             Rule::new("within this host", format!("{ip} saddr {own} {ip} daddr {own} return")),
-            keep(format!("{ip} saddr {own} {ip} daddr {all}")),
+            keep(format!("{ip} saddr {own} {ip} daddr {overlay}")),
             keep(format!("{ip} saddr {all} {ip} daddr {own}")),
         ];
+        if let Some(link) = self.beyond() {
+            rules.push(keep(format!("{ip} saddr {own} oifname \"{link}\"")));
+        }
         let flag = match masquerade {
             Masquerade::Off => return rules,
             Masquerade::Random => " fully-random",
@@ -90,9 +97,18 @@ impl Side {
         };
         rules.push(Rule::new("containers see who calls", format!("{ip} saddr != {all} {ip} daddr {own} return")));
         let group = self.multicast();
-        rules.push(Rule::new("masquerade", format!("{ip} saddr {all} {ip} daddr != {group} masquerade{flag}")));
-        rules.push(Rule::new("masquerade", format!("{ip} saddr != {all} {ip} daddr {all} masquerade{flag}")));
+        rules.push(Rule::new("masquerade", format!("{ip} saddr {overlay} {ip} daddr != {group} masquerade{flag}")));
+        let entering = format!("{ip} saddr != {overlay} {ip} daddr {overlay}");
+        rules.push(Rule::new("masquerade", format!("{entering} masquerade{flag}")));
         rules
+    }
+
+    /// The device behind which leases may be that the config no longer offers.
+    fn beyond(&self) -> Option<LinkName> {
+        match self.overlay {
+            Overlay::Whole(_) => None,
+            Overlay::Range(..) => self.device.map(|device| device.link),
+        }
     }
 
     /// What the kernel's rp_filter does for IPv4, for both families and counted: a source must be one that we would answer
@@ -113,8 +129,8 @@ impl Side {
 
     /// What may come in encapsulated. The overlay of a family runs over the underlay of that family.
     pub(super) fn encapsulated(&self, senders: Senders, source_check: bool) -> Vec<Rule> {
-        let (ip, all, family) = (self.word(), self.network, self.family_name());
-        let mut rules = vec![Rule::new("containers", format!("{ip} saddr {all} {}", drop(counter::CONTAINERS)))];
+        let (ip, family) = (self.word(), self.family_name());
+        let mut rules = self.remote_containers("");
         if senders == Senders::Anyone {
             rules.extend(self.inner_type("!= ").map(|other| {
                 let other = format!("meta nfproto {} {other} {}", self.nfproto(), drop(counter::SPOOFED));
@@ -171,12 +187,16 @@ impl Side {
 
     /// Other hosts would take a masqueraded packet of a container for ours.
     pub(super) fn through(&self) -> Vec<Rule> {
-        let (ip, all) = (self.word(), self.network);
-        let out = format!("{ip} daddr != {all} ");
-        vec![
-            from_bridges(&out),
-            Rule::new("containers", format!("{ip} saddr {all} {out}{}", drop(counter::CONTAINERS))),
-        ]
+        let out = format!("{} daddr != {} ", self.word(), self.overlay);
+        std::iter::once(containers(&format!("iifname @{BRIDGES} {out}"))).chain(self.remote_containers(&out)).collect()
+    }
+
+    /// What containers of other hosts send, told by a source that may be leased; and where hosts may live in the network themselves, by
+    /// the device it comes from.
+    fn remote_containers(&self, out: &str) -> Vec<Rule> {
+        let source = containers(&format!("{} saddr {} {out}", self.word(), self.overlay));
+        let link = self.beyond().map(|link| containers(&format!("iifname \"{link}\" {out}")));
+        link.into_iter().chain([source]).collect()
     }
 
     /// What goes out with an address that it was given on the way. Our own has this host's from the start.
@@ -221,14 +241,15 @@ impl Side {
 
     /// The same as [`Side::nat`] in iptables, for a host that cannot have it in nftables. Here an accept keeps the source.
     pub(super) fn nat_chain(&self, masquerade: Masquerade) -> (ChainName, Chain) {
-        let (all, own, group) = (self.network, self.own, self.multicast());
+        let (all, overlay, own, group) = (self.network, self.overlay, self.own, self.multicast());
         let rule = |matching: &str, verdict: &str| format!("{matching} {} -j {verdict}", comment(NAT_COMMENT));
         let mut rules = vec![
             rule(&format!("-m mark --mark {KUBE_MARK}/{KUBE_MARK}"), "RETURN"),
             rule(&format!("-s {own} -d {own}"), "RETURN"),
-            rule(&format!("-s {own} -d {all}"), "ACCEPT"),
+            rule(&overlay.within(own), "ACCEPT"),
             rule(&format!("-s {all} -d {own}"), "ACCEPT"),
         ];
+        rules.extend(self.beyond().map(|link| rule(&format!("-s {own} -o {link}"), "ACCEPT")));
         let verdict = match masquerade {
             Masquerade::Off => None,
             Masquerade::Random => Some("MASQUERADE --random-fully"),
@@ -237,8 +258,8 @@ impl Side {
         rules.extend(verdict.into_iter().flat_map(|verdict| {
             [
                 rule(&format!("! -s {all} -d {own}"), "RETURN"),
-                rule(&format!("-s {all} ! -d {group}"), verdict),
-                rule(&format!("! -s {all} -d {all}"), verdict),
+                rule(&overlay.leaving(group), verdict),
+                rule(&overlay.entering(), verdict),
             ]
         }));
         let name = "WIRE-NAT".to_owned();
@@ -295,8 +316,9 @@ pub(super) fn gate(device: &OverlayDevice) -> Vec<Rule> {
     rules
 }
 
-pub(super) fn from_bridges(out: &str) -> Rule {
-    Rule::new("containers", format!("iifname @{BRIDGES} {out}{}", drop(counter::CONTAINERS)))
+/// Drops what containers send.
+pub(super) fn containers(matching: &str) -> Rule {
+    Rule::new("containers", format!("{matching}{}", drop(counter::CONTAINERS)))
 }
 
 fn count(counter: &str) -> String {

@@ -1,7 +1,9 @@
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;
-use wire_lease::{BackendData, DualStack, Entry, Lease, LeaseTable, MacAddr, Origin, Revision, Subnet, Vni, Vtep};
+use wire_lease::{
+    BackendData, DualStack, Entry, Lease, LeaseTable, MacAddr, Origin, Pool, Revision, Subnet, Vni, Vtep,
+};
 
 use super::*;
 use crate::{Link, LinkKind, LinkName, Mtu, NetState, Op, Owner, Vxlan, plan};
@@ -32,10 +34,21 @@ fn leases(peers: &[u8], dual: bool) -> LeaseTable {
     table
 }
 
+fn pool((network, subnet_len): (&str, u8), min: &str, max: &str) -> Pool {
+    Pool { network: network.parse().unwrap(), subnet_len, min: min.parse().unwrap(), max: max.parse().unwrap() }
+}
+
+/// One in whose network hosts live, beside the range that is leased.
+pub(crate) fn bounded() -> FirewallPolicy {
+    let v6 = Some(pool(("2001:db8::/32", 64), "2001:db8:10::/64", "2001:db8:99::/64"));
+    let v4 = Some(pool(("192.0.0.0/16", 24), "192.0.10.0/24", "192.0.99.0/24"));
+    FirewallPolicy { pools: DualStack { v4, v6 }, ..policy(true) }
+}
+
 pub(crate) fn policy(dual: bool) -> FirewallPolicy {
-    let networks =
-        DualStack { v4: Some("10.5.0.0/16".parse().unwrap()), v6: dual.then(|| "fd00:5::/32".parse().unwrap()) };
-    FirewallPolicy { networks, masquerade: Masquerade::Random, forward: true, senders: Senders::Peers }
+    let v6 = dual.then(|| pool(("fd00:5::/32", 64), "fd00:5:0:1::/64", "fd00:5:ffff:ffff::/64"));
+    let pools = DualStack { v4: Some(pool(("10.5.0.0/16", 24), "10.5.1.0/24", "10.5.255.0/24")), v6 };
+    FirewallPolicy { pools, masquerade: Masquerade::Random, forward: true, senders: Senders::Peers }
 }
 
 /// The devices of a backend, as they are wanted.
@@ -60,7 +73,7 @@ pub(crate) fn wanted(policy: &FirewallPolicy, peers: &[u8], bridges: &[&str]) ->
 }
 
 pub(crate) fn wanted_around(policy: &FirewallPolicy, peers: &[u8], around: &Surroundings) -> Firewall {
-    let dual = policy.networks.v6.is_some();
+    let dual = policy.pools.v6.is_some();
     policy.desired(&lease(1, dual), &leases(peers, dual), &OverlayDevice::of(&devices(dual)), around)
 }
 
@@ -160,6 +173,15 @@ fn no_inner_source_is_looked_at_but_behind_the_inner_ether_type_of_its_family() 
     let raw = NetState { links: [(name("flannel0"), link)].into(), ..NetState::default() };
     let raw = rules(&raw, Senders::Peers, Nftables::Whole);
     assert!(starts(&raw, "ip saddr . @th,160,32 @leases-v4 "), "{raw:#?}");
+}
+
+#[test]
+fn a_host_in_the_network_beside_the_range_that_is_leased_is_no_container() {
+    let policy = FirewallPolicy { senders: Senders::Anyone, ..bounded() };
+    insta::assert_snapshot!(scripts(&wanted_around(&policy, &[2], &Surroundings::default())));
+    let policy = FirewallPolicy { masquerade: Masquerade::Plain, forward: true, ..bounded() };
+    let absent = Surroundings { nftables: Nftables::Absent, ..Surroundings::default() };
+    insta::assert_snapshot!(scripts(&wanted_around(&policy, &[2], &absent)));
 }
 
 /// Docker's chains and an operator's, and remains of flanneld.
