@@ -8,7 +8,7 @@ use std::{
 
 use regex::Regex;
 use wire_backends::{Capabilities, ForwardSettings, Masquerade, Senders};
-use wire_lease::{Credentials, DualStack, EtcdSettings, KeyPrefix, TlsFiles};
+use wire_lease::{Credentials, DualStack, EtcdSettings, KeyPrefix, Password, TlsFiles};
 
 use crate::{
     cli::{EtcdFlags, RunFlags},
@@ -134,7 +134,7 @@ pub(crate) fn etcd_settings(flags: EtcdFlags) -> Result<EtcdSettings, Exit> {
     }
     Ok(EtcdSettings {
         tls: TlsFiles { ca, cert, key },
-        user: name.map(|name| Credentials { name, password: flags.etcd_password.unwrap_or_default() }),
+        user: name.map(|name| Credentials { name, password: Password::Given(flags.etcd_password.unwrap_or_default()) }),
         ..EtcdSettings::new(endpoints)
     })
 }

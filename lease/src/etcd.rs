@@ -4,18 +4,30 @@
 
 mod convert;
 mod error;
+mod member;
+mod members;
 mod names;
+mod permission;
+mod race;
 mod resolv_conf;
 mod settings;
+mod tls;
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
-use etcd_client::{Client, ConnectOptions, Error, GetOptions, WatchOptions, WatchStream as EtcdStream};
+use etcd_client::{Channel, Client, ConnectOptions, Error, GetOptions, WatchOptions, WatchStream as EtcdStream};
 use tokio::sync::OnceCell;
+use tower::util::BoxCloneSyncService;
 
 use self::{
     convert::{end_of, etcd_txn, event, key_value, revision, seconds},
-    error::Fault,
+    error::{CallError, Fault},
+    members::Members,
+    permission::Asked,
 };
 use crate::{
     Committed, Event, LeaseId, LeaseStore, Listing, Read, Revision, StoreError, Txn, WatchBatch, WatchError,
@@ -23,106 +35,111 @@ use crate::{
 };
 
 pub use names::NameError;
-pub use settings::{Credentials, EtcdSettings, EtcdSettingsError, TlsFiles, endpoint_addresses};
+pub use settings::{Credentials, EtcdSettings, EtcdSettingsError, Password, TlsFiles, endpoint_addresses};
 
 /// An etcd cluster.
 #[derive(Clone)]
 pub struct EtcdStore {
     client: Client,
     settings: Arc<EtcdSettings>,
-    /// Set once a token was obtained, or found not to be needed.
-    authenticated: Arc<OnceCell<()>>,
+    login: Arc<Mutex<Login>>,
 }
 
-/// An open watch on etcd.
-pub struct EtcdWatch(EtcdStream);
+/// Set once a token was obtained, or found not to be needed. Another one takes its place when the token is of no use any more.
+type Login = Arc<OnceCell<()>>;
 
-/// HTTP/2 pings: more often than every 5 s and etcd closes the connection.
-const PING_EVERY: Duration = Duration::from_secs(10);
-const PING_TIMEOUT: Duration = Duration::from_secs(5);
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// An open watch on etcd.
+pub struct EtcdWatch {
+    stream: EtcdStream,
+    asked: Asked,
+    settings: Arc<EtcdSettings>,
+}
+
 /// A page of a listing, in keys: 1.5 MB of usual leases.
 const PAGE: i64 = 5000;
 /// The largest answer read. A page that is larger is asked for again in smaller pages.
 const LONGEST_ANSWER: usize = 32 << 20;
 
 impl EtcdStore {
-    /// Checks the settings and reads the certificates. Does not wait for etcd.
+    /// Checks the settings, the certificates and the password's file. Does not wait for etcd.
     ///
     /// # Errors
     /// Names the endpoint or the file that is of no use.
     pub async fn open(settings: EtcdSettings) -> Result<Self, EtcdSettingsError> {
-        let (endpoints, tls) = settings.check()?;
-        let mut options = ConnectOptions::new()
-            .with_keep_alive(PING_EVERY, PING_TIMEOUT)
-            // etcd closes a connection that is pinged while it carries no stream.
-            .with_keep_alive_while_idle(false)
-            .with_connect_timeout(CONNECT_TIMEOUT)
-            .with_require_leader(true)
-            .with_auto_token_refresh(true);
-        if let Some(tls) = tls {
-            options = options.with_tls(tls);
-        }
-        let refused = |error: Error| EtcdSettingsError::Client { endpoints: endpoints.join(","), source: error.into() };
-        // Without a user this only builds the channel.
-        let client = Client::connect(&endpoints, Some(options)).await.map_err(refused)?;
-        Ok(Self { client, settings: Arc::new(settings), authenticated: Arc::default() })
+        let members = Members::new(settings.check()?, &settings.tls);
+        let options = ConnectOptions::new().with_require_leader(true);
+        let channel = Channel::Custom(BoxCloneSyncService::new(members));
+        // Without a user nothing is asked.
+        let client = Client::from_channel(channel, Some(options)).await;
+        let client = client.map_err(|error| EtcdSettingsError::Client(error.into()))?;
+        Ok(Self { client, settings: Arc::new(settings), login: Arc::default() })
     }
 
-    /// Runs `call` within the time limit. A member that is away fails about every other call for as long as it is away, so
-    /// that the next one is asked at once, as often as there are members.
-    async fn call<T, F>(&self, operation: &'static str, call: impl Fn(Client) -> F) -> Result<T, StoreError>
+    /// Runs `call` within the time limit. It is made again on another member, as often as there are members, where one was
+    /// lost before it was asked or cannot answer.
+    async fn call<T, F>(&self, asked: &Asked, call: impl Fn(Client) -> F) -> Result<T, StoreError>
     where
         F: Future<Output = Result<T, Error>>,
     {
         let attempts = async {
             let mut members = self.settings.endpoints.len();
-            let mut logins = usize::from(self.settings.user.is_some());
+            let mut may_log_in = self.settings.user.is_some();
             loop {
-                let error = match self.authenticate().await {
-                    Ok(()) => match call(self.client.clone()).await {
-                        Ok(answer) => return Ok(answer),
-                        Err(error) => error,
-                    },
+                let login = self.login.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                let answer = async {
+                    login.get_or_try_init(|| self.log_in()).await?;
+                    call(self.client.clone()).await.map_err(CallError::Said)
+                };
+                let error = match answer.await {
+                    Ok(answer) => return Ok(answer),
                     Err(error) => error,
                 };
-                match Fault::of(&error) {
+                match error.fault() {
                     Fault::MemberAway if members > 0 => members -= 1,
-                    // Authentication may have been turned on since the first call.
-                    Fault::Unauthorised if logins > 0 => {
-                        logins -= 1;
-                        self.log_in().await?;
+                    Fault::NoToken if may_log_in => {
+                        may_log_in = false;
+                        self.forget(&login);
                     }
                     Fault::MemberAway
                     | Fault::NoAnswer
-                    | Fault::Unauthorised
+                    | Fault::Insecure
+                    | Fault::NoToken
+                    | Fault::WrongUser
+                    | Fault::Forbidden
                     | Fault::NoAuthentication
                     | Fault::Refused => return Err(error),
                 }
             }
         };
         match tokio::time::timeout(self.settings.timeout, attempts).await {
-            Ok(answer) => answer.map_err(|error| error::store_error(operation, error)),
-            Err(_) => Err(StoreError::Unavailable { operation, source: None }),
+            Ok(answer) => answer.map_err(|error| error::store_error(asked, self.settings.user_name(), error)),
+            Err(_) => Err(StoreError::Unavailable { operation: asked.operation, source: None }),
         }
     }
 
-    async fn authenticate(&self) -> Result<(), Error> {
-        self.authenticated.get_or_try_init(|| self.log_in()).await.map(|_| ())
+    /// The next call logs in anew. Nothing where another call has seen to that already.
+    fn forget(&self, login: &Login) {
+        let mut current = self.login.lock().unwrap_or_else(PoisonError::into_inner);
+        if Arc::ptr_eq(&current, login) {
+            *current = Login::default();
+        }
     }
 
-    async fn log_in(&self) -> Result<(), Error> {
+    /// Asks for a token, with the password as it is now.
+    async fn log_in(&self) -> Result<(), CallError> {
         let Some(user) = &self.settings.user else { return Ok(()) };
-        match self.client.clone().update_user(Some((user.name.clone(), user.password.clone()))).await {
+        let password = user.password.read().map_err(CallError::Password)?;
+        match self.client.clone().update_user(Some((user.name.clone(), password))).await {
             // As flannel does: a user is no mistake where etcd asks for none.
             Err(error) if Fault::of(&error) == Fault::NoAuthentication => Ok(()),
-            login => login,
+            login => login.map_err(CallError::Said),
         }
     }
 
     /// All pages at one revision. The size of a page is halved when an answer is too large to be read.
     async fn pages(&self, prefix: &[u8], page: &mut i64) -> Result<Listing, StoreError> {
         let mut listing = Listing { entries: Vec::new(), revision: Revision(0) };
+        let asked = Asked::to_read("list", prefix);
         let mut from = prefix.to_vec();
         let end = end_of(prefix);
         loop {
@@ -135,7 +152,7 @@ impl EtcdStore {
                 let mut kv = client.kv_client().max_decoding_message_size(LONGEST_ANSWER);
                 async move { kv.get(from, Some(options)).await }
             };
-            let mut answer = self.call("list", get).await?;
+            let mut answer = self.call(&asked, get).await?;
             if listing.revision == Revision(0) {
                 listing.revision = revision(answer.header());
             }
@@ -159,7 +176,7 @@ impl LeaseStore for EtcdStore {
         let get = |client: Client| async move {
             client.kv_client().max_decoding_message_size(LONGEST_ANSWER).get(key, None).await
         };
-        let mut answer = self.call("get", get).await?;
+        let mut answer = self.call(&Asked::to_read("get", key), get).await?;
         Ok(Read { revision: revision(answer.header()), found: answer.take_kvs().pop().map(key_value) })
     }
 
@@ -183,12 +200,13 @@ impl LeaseStore for EtcdStore {
             Write::Put { lease, .. } => *lease,
             Write::Delete(_) => None,
         });
+        let asked = Asked::to_write("write", txn.then.iter().map(Write::key));
         let txn = etcd_txn(txn);
         let commit = |client: Client| {
             let txn = txn.clone();
             async move { client.kv_client().txn(txn).await }
         };
-        match self.call("write", commit).await {
+        match self.call(&asked, commit).await {
             Ok(answer) => Ok(Committed { succeeded: answer.succeeded(), revision: revision(answer.header()) }),
             Err(StoreError::Refused { operation, source }) => match named {
                 Some(lease) if error::is_lease_gone(&*source) => Err(StoreError::LeaseGone(lease)),
@@ -201,13 +219,14 @@ impl LeaseStore for EtcdStore {
     async fn grant(&self, ttl: Duration) -> Result<LeaseId, StoreError> {
         let seconds = i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX).max(1);
         let grant = |client: Client| async move { client.lease_client().grant(seconds, None).await };
-        self.call("grant a lease", grant).await.map(|answer| LeaseId(answer.id()))
+        self.call(&Asked::nothing("grant a lease"), grant).await.map(|answer| LeaseId(answer.id()))
     }
 
     async fn keep_alive(&self, lease: LeaseId) -> Result<Option<Duration>, StoreError> {
+        let asked = Asked::nothing("keep the lease alive");
         let keep = |client: Client| async move { client.lease_client().keep_alive(lease.0).await.map(|_| ()) };
         // The client does not hand out the new time to live, so it is asked for at the same time.
-        let (kept, ttl) = tokio::join!(self.call("keep the lease alive", keep), self.time_to_live(lease));
+        let (kept, ttl) = tokio::join!(self.call(&asked, keep), self.time_to_live(lease));
         match kept {
             Ok(()) => Ok(ttl?.map(|(_, granted)| granted)),
             Err(StoreError::Refused { source, .. }) if error::is_lease_gone(&*source) => Ok(None),
@@ -217,7 +236,7 @@ impl LeaseStore for EtcdStore {
 
     async fn time_to_live(&self, lease: LeaseId) -> Result<Option<(Duration, Duration)>, StoreError> {
         let ask = |client: Client| async move { client.lease_client().time_to_live(lease.0, None).await };
-        match self.call("ask how long the lease lives", ask).await {
+        match self.call(&Asked::nothing("ask how long the lease lives"), ask).await {
             // A lease that etcd does not know has -1 seconds left.
             Ok(answer) => Ok(seconds(answer.ttl()).zip(seconds(answer.granted_ttl()))),
             Err(StoreError::Refused { source, .. }) if error::is_lease_gone(&*source) => Ok(None),
@@ -227,7 +246,7 @@ impl LeaseStore for EtcdStore {
 
     async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
         let revoke = |client: Client| async move { client.lease_client().revoke(lease.0).await.map(|_| ()) };
-        match self.call("revoke the lease", revoke).await {
+        match self.call(&Asked::nothing("revoke the lease"), revoke).await {
             Err(StoreError::Refused { source, .. }) if error::is_lease_gone(&*source) => Ok(()),
             revoked => revoked,
         }
@@ -242,25 +261,31 @@ impl LeaseStore for EtcdStore {
                 watch.watch(prefix, Some(options)).await
             }
         };
-        self.call("watch", open).await.map(EtcdWatch).map_err(WatchError::Ended)
+        let asked = Asked::to_read("watch", prefix);
+        let stream = self.call(&asked, open).await.map_err(WatchError::Ended)?;
+        Ok(EtcdWatch { stream, asked, settings: self.settings.clone() })
     }
 }
 
 impl WatchStream for EtcdWatch {
     async fn next(&mut self) -> Result<WatchBatch, WatchError> {
         loop {
-            let answer = match self.0.message().await {
+            let answer = match self.stream.message().await {
                 Ok(Some(answer)) => answer,
                 Ok(None) => {
                     return Err(WatchError::Ended(StoreError::Unavailable { operation: "watch", source: None }));
                 }
-                Err(error) => return Err(WatchError::Ended(error::store_error("watch", error))),
+                Err(error) => {
+                    let error = error::store_error(&self.asked, self.settings.user_name(), error.into());
+                    return Err(WatchError::Ended(error));
+                }
             };
             if answer.compact_revision() > 0 {
                 return Err(WatchError::Compacted(Revision(answer.compact_revision())));
             }
             if answer.canceled() {
-                return Err(WatchError::Ended(error::cancelled(answer.cancel_reason())));
+                let (user, reason) = (self.settings.user_name(), answer.cancel_reason());
+                return Err(WatchError::Ended(error::cancelled(&self.asked, user, reason)));
             }
             let events: Vec<Event> = answer.events().iter().filter_map(event).collect();
             if !events.is_empty() {

@@ -50,7 +50,8 @@ pub use backoff::{Backoff, shortened};
 pub use config::{BackendConfig, ConfigError, NetworkConfig, Pool, VxlanConfig};
 pub use entries::Entries;
 pub use etcd::{
-    Credentials, EtcdSettings, EtcdSettingsError, EtcdStore, EtcdWatch, NameError, TlsFiles, endpoint_addresses,
+    Credentials, EtcdSettings, EtcdSettingsError, EtcdStore, EtcdWatch, NameError, Password, TlsFiles,
+    endpoint_addresses,
 };
 pub use family::{DualStack, Family};
 pub use follow::{Follow, FollowHealth, FollowSettings, LIST_EVERY};

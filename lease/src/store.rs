@@ -68,6 +68,16 @@ pub enum Write {
     Delete(Vec<u8>),
 }
 
+impl Write {
+    /// The key that is written.
+    #[must_use]
+    pub fn key(&self) -> &[u8] {
+        match self {
+            Self::Put { key, .. } | Self::Delete(key) => key,
+        }
+    }
+}
+
 /// All writes, if all conditions hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Txn {
@@ -121,11 +131,22 @@ pub enum StoreError {
         #[source]
         source: Option<Box<dyn std::error::Error + Send + Sync>>,
     },
-    /// The store refuses who we are.
-    #[error("etcd refuses {operation}: check the user and password, the client certificate and the role")]
+    /// A certificate is not trusted, ours or the store's, or a file of TLS is of no use.
+    #[error("etcd cannot be asked to {operation}")]
+    Insecure {
+        /// The call.
+        operation: &'static str,
+        /// Which certificate, why, and what helps.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The store refuses who we are, or what we may do.
+    #[error("etcd refuses {operation}: {remedy}")]
     Unauthorised {
         /// The call.
         operation: &'static str,
+        /// What to look at.
+        remedy: String,
         /// What the store said.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,

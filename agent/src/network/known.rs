@@ -242,7 +242,10 @@ impl NoAnswer {
     const fn of(error: &StoreError) -> Self {
         match error {
             StoreError::Unavailable { .. } => Self::Silence,
-            StoreError::Unauthorised { .. } | StoreError::Refused { .. } | StoreError::LeaseGone(_) => Self::Refusal,
+            StoreError::Insecure { .. }
+            | StoreError::Unauthorised { .. }
+            | StoreError::Refused { .. }
+            | StoreError::LeaseGone(_) => Self::Refusal,
         }
     }
 }

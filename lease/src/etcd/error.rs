@@ -1,10 +1,11 @@
 //! What etcd's and the transport's errors mean for a lease.
 
-use std::error::Error as StdError;
+use std::{error::Error as StdError, fmt};
 
 use etcd_client::Error;
 use tonic::Code;
 
+use super::{member::MemberError, permission::Asked, settings::EtcdSettingsError};
 use crate::{StoreError, chain};
 
 type Source = Box<dyn StdError + Send + Sync>;
@@ -16,8 +17,14 @@ pub(super) enum Fault {
     MemberAway,
     /// No answer in time, or a stream that broke.
     NoAnswer,
-    /// etcd does not want this user, or a certificate is not trusted.
-    Unauthorised,
+    /// A certificate is not trusted, or a file of ours is of no use.
+    Insecure,
+    /// The token is of no use any more, or was never asked for: logging in helps.
+    NoToken,
+    /// etcd does not take this user and password.
+    WrongUser,
+    /// The user may not do it.
+    Forbidden,
     /// etcd asks for no user at all.
     NoAuthentication,
     /// Anything else.
@@ -36,14 +43,22 @@ impl Fault {
     }
 
     fn of_status(status: &tonic::Status) -> Self {
+        if let Some(error) = member_error(status) {
+            return match error {
+                error if error.is_refusal() => Self::Insecure,
+                error if error.is_unsent() => Self::MemberAway,
+                _ => Self::NoAnswer,
+            };
+        }
         let text = status.message();
         match status.code() {
-            Code::Unauthenticated | Code::PermissionDenied => Self::Unauthorised,
-            Code::InvalidArgument if text.contains("authentication failed") || text.contains("user name is empty") => {
-                Self::Unauthorised
-            }
+            Code::Unauthenticated => Self::NoToken,
+            Code::PermissionDenied => Self::Forbidden,
+            // A JWT of before a user or a role was changed.
+            Code::InvalidArgument if text.contains("revision of auth store is old") => Self::NoToken,
+            Code::InvalidArgument if text.contains("user name is empty") => Self::NoToken,
+            Code::InvalidArgument if text.contains("authentication failed") => Self::WrongUser,
             Code::FailedPrecondition if text.contains("authentication is not enabled") => Self::NoAuthentication,
-            Code::Unavailable | Code::Unknown if chain(status).contains("certificate") => Self::Unauthorised,
             Code::Unavailable => Self::MemberAway,
             Code::Unknown | Code::Cancelled | Code::DeadlineExceeded | Code::Internal | Code::Aborted => Self::NoAnswer,
             _ => Self::Refused,
@@ -51,23 +66,67 @@ impl Fault {
     }
 }
 
-pub(super) fn store_error(operation: &'static str, error: Error) -> StoreError {
+/// Why a call to etcd, or the login before it, failed.
+#[derive(Debug)]
+pub(super) enum CallError {
+    /// What etcd or the transport said.
+    Said(Error),
+    /// The file with the password is of no use.
+    Password(EtcdSettingsError),
+}
+
+impl CallError {
+    pub(super) fn fault(&self) -> Fault {
+        match self {
+            Self::Said(error) => Fault::of(error),
+            Self::Password(_) => Fault::WrongUser,
+        }
+    }
+}
+
+impl From<Error> for CallError {
+    fn from(error: Error) -> Self {
+        Self::Said(error)
+    }
+}
+
+pub(super) fn store_error(asked: &Asked, user: Option<&str>, error: CallError) -> StoreError {
+    let operation = asked.operation;
+    let error = match error {
+        CallError::Said(error) => error,
+        CallError::Password(error) => {
+            let remedy = "its user cannot log in".to_owned();
+            return StoreError::Unauthorised { operation, remedy, source: error.into() };
+        }
+    };
     let fault = Fault::of(&error);
     let source = Source::from(Told(error));
+    let refused = |remedy, source| StoreError::Unauthorised { operation, remedy, source };
     match fault {
         Fault::MemberAway | Fault::NoAnswer => StoreError::Unavailable { operation, source: Some(source) },
-        Fault::Unauthorised => StoreError::Unauthorised { operation, source },
+        Fault::Insecure => StoreError::Insecure { operation, source },
+        Fault::NoToken | Fault::WrongUser => refused(login_remedy(user), source),
+        Fault::Forbidden => refused(asked.remedy(user), source),
         Fault::NoAuthentication | Fault::Refused => StoreError::Refused { operation, source },
     }
 }
 
+fn login_remedy(user: Option<&str>) -> String {
+    match user {
+        Some(name) => format!("check the user {name} and its password"),
+        None => "it asks for a user: give --etcd-username and --etcd-password-file".to_owned(),
+    }
+}
+
 /// A watch that etcd ended, for the reason it gave.
-pub(super) fn cancelled(reason: &str) -> StoreError {
-    let source = Source::from(reason);
-    if reason.contains("permission denied") || reason.contains("auth") {
-        StoreError::Unauthorised { operation: "watch", source }
+pub(super) fn cancelled(asked: &Asked, user: Option<&str>, reason: &str) -> StoreError {
+    let (operation, source) = (asked.operation, Source::from(reason));
+    if reason.contains("permission denied") {
+        StoreError::Unauthorised { operation, remedy: asked.remedy(user), source }
+    } else if reason.contains("auth") {
+        StoreError::Unauthorised { operation, remedy: login_remedy(user), source }
     } else {
-        StoreError::Unavailable { operation: "watch", source: Some(source) }
+        StoreError::Unavailable { operation, source: Some(source) }
     }
 }
 
@@ -87,14 +146,29 @@ pub(super) fn is_too_large(error: &(dyn StdError + 'static)) -> bool {
 /// What etcd_client says of a lease that etcd does not know.
 const LEASE_GONE_ON_KEEP_ALIVE: &str = "lease not found";
 
+/// Why no member could be talked to, where that is what a status is about.
+fn member_error(status: &tonic::Status) -> Option<&MemberError> {
+    let mut next = status.source();
+    while let Some(error) = next {
+        if let Some(found) = error.downcast_ref::<MemberError>() {
+            return Some(found);
+        }
+        next = error.source();
+    }
+    None
+}
+
 /// etcd_client's error without what tonic's Display adds (metadata, nested debug output), its source kept.
 #[derive(Debug)]
 struct Told(Error);
 
-impl std::fmt::Display for Told {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Told {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
-            Error::GRpcStatus(status) => write!(f, "{:?}: {}", status.code(), status.message()),
+            Error::GRpcStatus(status) => match member_error(status) {
+                Some(error) => error.fmt(f),
+                None => write!(f, "{:?}: {}", status.code(), status.message()),
+            },
             other => other.fmt(f),
         }
     }
@@ -103,7 +177,10 @@ impl std::fmt::Display for Told {
 impl StdError for Told {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         match &self.0 {
-            Error::GRpcStatus(status) => status.source(),
+            Error::GRpcStatus(status) => match member_error(status) {
+                Some(error) => error.source(),
+                None => status.source(),
+            },
             Error::TransportError(error) => error.source(),
             _ => None,
         }

@@ -1,17 +1,10 @@
 //! How etcd is reached: endpoints, certificates, a user.
 
-use std::{
-    collections::BTreeSet,
-    fmt, io,
-    net::IpAddr,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{collections::BTreeSet, fmt, fs, io, net::IpAddr, path::PathBuf, time::Duration};
 
-use etcd_client::{Certificate, Identity, TlsOptions};
 use futures::future::join_all;
 
-use super::names;
+use super::{names, tls};
 
 /// How etcd is reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +17,17 @@ pub struct EtcdSettings {
     pub user: Option<Credentials>,
     /// The limit of every call.
     pub timeout: Duration,
+}
+
+/// Where a member is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Endpoint {
+    /// As people write it.
+    pub(super) url: String,
+    pub(super) secure: bool,
+    /// A name or an address, without brackets.
+    pub(super) host: String,
+    pub(super) port: u16,
 }
 
 /// The files of a TLS connection, in PEM.
@@ -43,7 +47,16 @@ pub struct Credentials {
     /// The name.
     pub name: String,
     /// The password, which no output ever shows.
-    pub password: String,
+    pub password: Password,
+}
+
+/// Where a password is.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Password {
+    /// Here.
+    Given(String),
+    /// In a file, which is read for each login. A line's end at its end is not part of it.
+    File(PathBuf),
 }
 
 /// Why etcd cannot be reached as asked.
@@ -85,19 +98,27 @@ pub enum EtcdSettingsError {
         /// What is missing.
         missing: &'static str,
     },
-    /// The client does not take them together.
-    #[error("etcd's client cannot be set up for {endpoints}")]
-    Client {
-        /// The endpoints.
-        endpoints: String,
-        /// What it says.
+    /// A certificate and a key that do not belong together, or are of no kind that is known.
+    #[error("the client certificate {} cannot be used with the key {}", .cert.display(), .key.display())]
+    Identity {
+        /// The certificate's path.
+        cert: PathBuf,
+        /// The key's path.
+        key: PathBuf,
+        /// Why not.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// The client cannot be made.
+    #[error("etcd's client cannot be set up")]
+    Client(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// Nobody to trust.
+    #[error("no authority is known that could have signed etcd's certificates: give one with --etcd-cafile")]
+    NoAuthority,
 }
 
 /// Where systems keep the authorities they trust: Debian and Flatcar, then Fedora and its like.
-const SYSTEM_CAS: [&str; 2] = ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt"];
+pub(super) const SYSTEM_CAS: [&str; 2] = ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt"];
 
 impl EtcdSettings {
     /// The limit of a call unless another is asked for.
@@ -109,32 +130,40 @@ impl EtcdSettings {
         Self { endpoints, tls: TlsFiles::default(), user: None, timeout: Self::TIMEOUT }
     }
 
-    /// The endpoints with their scheme, and the certificates where any endpoint wants them.
-    pub(super) fn check(&self) -> Result<(Vec<String>, Option<TlsOptions>), EtcdSettingsError> {
-        let (endpoints, secure) = self.endpoints()?;
-        Ok((endpoints, if secure { Some(self.tls.options()?) } else { None }))
+    /// All that can be checked without etcd.
+    pub(super) fn check(&self) -> Result<Vec<Endpoint>, EtcdSettingsError> {
+        let endpoints = self.endpoints()?;
+        if endpoints.iter().any(|endpoint| endpoint.secure) {
+            tls::config(&self.tls)?;
+        }
+        if let Some(user) = &self.user {
+            user.password.read()?;
+        }
+        Ok(endpoints)
     }
 
-    /// The endpoints with their scheme, and whether it is https.
-    fn endpoints(&self) -> Result<(Vec<String>, bool), EtcdSettingsError> {
-        let given: Vec<&str> = self.endpoints.iter().map(|text| text.trim()).filter(|text| !text.is_empty()).collect();
-        let endpoints: Vec<String> =
-            given.into_iter().map(|endpoint| self.endpoint(endpoint)).collect::<Result<_, _>>()?;
-        let secure = endpoints.iter().filter(|endpoint| endpoint.starts_with("https://")).count();
+    /// The user's name.
+    pub(super) fn user_name(&self) -> Option<&str> {
+        self.user.as_ref().map(|user| user.name.as_str())
+    }
+
+    fn endpoints(&self) -> Result<Vec<Endpoint>, EtcdSettingsError> {
+        let given = self.endpoints.iter().map(|text| text.trim()).filter(|text| !text.is_empty());
+        let endpoints: Vec<Endpoint> = given.map(|text| self.endpoint(text)).collect::<Result<_, _>>()?;
         if endpoints.is_empty() {
             return Err(EtcdSettingsError::NoEndpoint);
         }
-        if secure == 0 {
-            return Ok((endpoints, false));
+        let plain = endpoints.iter().find(|endpoint| !endpoint.secure);
+        match plain.filter(|_| endpoints.iter().any(|endpoint| endpoint.secure)) {
+            Some(plain) => {
+                let rule = "is http while others are https: name all of them one way";
+                Err(EtcdSettingsError::Endpoint { endpoint: plain.url.clone(), rule })
+            }
+            None => Ok(endpoints),
         }
-        if let Some(plain) = endpoints.iter().find(|endpoint| endpoint.starts_with("http://")) {
-            let rule = "is http while others are https: name all of them one way";
-            return Err(EtcdSettingsError::Endpoint { endpoint: plain.clone(), rule });
-        }
-        Ok((endpoints, true))
     }
 
-    fn endpoint(&self, text: &str) -> Result<String, EtcdSettingsError> {
+    fn endpoint(&self, text: &str) -> Result<Endpoint, EtcdSettingsError> {
         // What stands before an @ may be a password.
         let shown = text.rsplit_once('@').map_or(text, |(_, host)| host);
         let refuse = |rule| EtcdSettingsError::Endpoint { endpoint: shown.to_owned(), rule };
@@ -150,45 +179,31 @@ impl EtcdSettings {
         if host.contains(['/', '?', '#', '@']) || host.contains(char::is_whitespace) {
             return Err(refuse("must be a host and a port and nothing else; a user is given apart"));
         }
-        if host.rsplit_once(':').is_none_or(|(_, port)| port.parse::<u16>().is_err()) {
-            return Err(refuse("has no port, for example :2379"));
-        }
-        Ok(format!("{scheme}://{host}"))
+        let port = host.rsplit_once(':').and_then(|(name, port)| Some((name, port.parse().ok()?)));
+        let Some((name, port)) = port else { return Err(refuse("has no port, for example :2379")) };
+        let name = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
+        Ok(Endpoint { url: format!("{scheme}://{host}"), secure: scheme == "https", host: name.to_owned(), port })
     }
 }
 
 /// The addresses of all members, as far as their names can be resolved now. For protecting the way to etcd.
 pub async fn endpoint_addresses(settings: &EtcdSettings) -> BTreeSet<IpAddr> {
-    let Ok((endpoints, _)) = settings.endpoints() else { return BTreeSet::new() };
-    let hosts: Vec<&str> =
-        endpoints.iter().filter_map(|endpoint| host_and_port(endpoint)).map(|(host, _)| host).collect();
-    let found = join_all(hosts.into_iter().map(|host| names::resolve(host, 0))).await;
+    let endpoints = settings.endpoints().unwrap_or_default();
+    let found = join_all(endpoints.iter().map(|endpoint| names::resolve(&endpoint.host, endpoint.port))).await;
     found.into_iter().flatten().flatten().map(|address| address.ip()).collect()
 }
 
-/// The host, an IPv6 address without its brackets, and the port of an endpoint.
-fn host_and_port(endpoint: &str) -> Option<(&str, u16)> {
-    let (_, host) = endpoint.split_once("://")?;
-    let (host, port) = host.rsplit_once(':')?;
-    let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-    Some((host, port.parse().ok()?))
-}
-
-impl TlsFiles {
-    fn options(&self) -> Result<TlsOptions, EtcdSettingsError> {
-        let mut options = TlsOptions::new();
-        let system = || SYSTEM_CAS.iter().map(PathBuf::from).find(|path| path.exists());
-        if let Some(path) = self.ca.clone().or_else(system) {
-            options = options.ca_certificate(Certificate::from_pem(read("CA certificate", "CERTIFICATE", &path)?));
-        }
-        match (&self.cert, &self.key) {
-            (None, None) => Ok(options),
-            (Some(cert), Some(key)) => {
-                let cert = read("client certificate", "CERTIFICATE", cert)?;
-                Ok(options.identity(Identity::from_pem(cert, read("client key", "PRIVATE KEY", key)?)))
+impl Password {
+    /// The password of now.
+    pub(super) fn read(&self) -> Result<String, EtcdSettingsError> {
+        match self {
+            Self::Given(text) => Ok(text.clone()),
+            Self::File(path) => {
+                let file = |source| EtcdSettingsError::File { what: "password", path: path.clone(), source };
+                let text = fs::read_to_string(path).map_err(file)?;
+                let text = text.strip_suffix('\n').unwrap_or(&text);
+                Ok(text.strip_suffix('\r').unwrap_or(text).to_owned())
             }
-            (Some(_), None) => Err(EtcdSettingsError::HalfIdentity { missing: "key" }),
-            (None, Some(_)) => Err(EtcdSettingsError::HalfIdentity { missing: "certificate" }),
         }
     }
 }
@@ -197,12 +212,6 @@ impl fmt::Debug for Credentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Credentials").field("name", &self.name).finish_non_exhaustive()
     }
-}
-
-fn read(what: &'static str, label: &str, path: &Path) -> Result<String, EtcdSettingsError> {
-    let pem = std::fs::read(path).map_err(|source| EtcdSettingsError::File { what, path: path.to_owned(), source })?;
-    let is_pem = |text: &String| text.contains("-----BEGIN ") && text.contains(&format!("{label}-----"));
-    String::from_utf8(pem).ok().filter(is_pem).ok_or(EtcdSettingsError::Pem { what, path: path.to_owned() })
 }
 
 #[cfg(test)]

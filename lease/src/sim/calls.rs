@@ -51,7 +51,8 @@ impl SimStore {
                 let fault = inner.fault(call);
                 match fault {
                     Some(SimFault::Unauthorised) => {
-                        Err(StoreError::Unauthorised { operation: OPERATION, source: "simulated".into() })
+                        let remedy = "simulated".to_owned();
+                        Err(StoreError::Unauthorised { operation: OPERATION, remedy, source: "simulated".into() })
                     }
                     Some(SimFault::Unavailable) => Err(unavailable()),
                     Some(SimFault::LostReply) => apply(&mut inner.state).and_then(|_| Err(unavailable())),

@@ -1,0 +1,184 @@
+//! One member of etcd: its name resolved, a connection to any of its addresses, TLS, HTTP/2.
+
+use std::{io, sync::Arc, time::Duration};
+
+use http::{Request, Uri, uri};
+use hyper::client::conn::http2::{Builder, Connection, SendRequest};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    time::timeout,
+};
+use tokio_rustls::{TlsConnector, rustls, rustls::pki_types::ServerName};
+use tonic::body::Body;
+
+use super::{
+    names::{self, NameError},
+    race::first_to_connect,
+    settings::{Endpoint, EtcdSettingsError, TlsFiles},
+    tls,
+};
+
+/// HTTP/2 pings: more often than every 5 s and etcd closes the connection.
+const PING_EVERY: Duration = Duration::from_secs(10);
+const PING_TIMEOUT: Duration = Duration::from_secs(5);
+/// For the connection, and again for TLS and HTTP/2 on it.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A member, and who we are to it.
+#[derive(Debug)]
+pub(super) struct Member {
+    pub(super) endpoint: Endpoint,
+    pub(super) files: TlsFiles,
+}
+
+/// Why a member cannot be talked to.
+#[derive(Clone, Debug, thiserror::Error)]
+pub(super) enum MemberError {
+    #[error("{endpoint} cannot be found")]
+    Name {
+        endpoint: String,
+        #[source]
+        source: Arc<NameError>,
+    },
+    #[error("cannot connect to {endpoint}")]
+    Connect {
+        endpoint: String,
+        #[source]
+        source: Arc<io::Error>,
+    },
+    #[error("{endpoint} cannot be asked by TLS")]
+    Files {
+        endpoint: String,
+        #[source]
+        source: Arc<EtcdSettingsError>,
+    },
+    /// What is wrong with which certificate, and what helps.
+    #[error("{told}")]
+    Certificate {
+        told: String,
+        #[source]
+        source: Arc<rustls::Error>,
+    },
+    #[error("{endpoint} does not speak TLS as it should; is it http://?")]
+    Tls {
+        endpoint: String,
+        #[source]
+        source: Arc<io::Error>,
+    },
+    #[error("the connection to {endpoint} broke")]
+    Broken {
+        endpoint: String,
+        #[source]
+        source: Arc<hyper::Error>,
+    },
+}
+
+impl MemberError {
+    /// Whether a certificate or a file is at fault, so that waiting does not help.
+    pub(super) const fn is_refusal(&self) -> bool {
+        match self {
+            Self::Files { .. } | Self::Certificate { .. } => true,
+            Self::Name { .. } | Self::Connect { .. } | Self::Tls { .. } | Self::Broken { .. } => false,
+        }
+    }
+
+    /// Whether the call was not sent at all, so that it can be made again on another connection.
+    pub(super) fn is_unsent(&self) -> bool {
+        match self {
+            Self::Broken { source, .. } => source.is_canceled() || source.is_closed(),
+            Self::Files { .. }
+            | Self::Certificate { .. }
+            | Self::Name { .. }
+            | Self::Connect { .. }
+            | Self::Tls { .. } => false,
+        }
+    }
+}
+
+pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
+
+/// What moves a connection's frames, until it ends.
+pub(super) type Driver = Connection<TokioIo<Box<dyn Stream>>, Body, TokioExecutor>;
+
+impl Member {
+    /// A new connection. Name and certificates are those of now.
+    pub(super) async fn connect(&self) -> Result<(SendRequest<Body>, Driver), MemberError> {
+        let url = || self.endpoint.url.clone();
+        let found = names::resolve(&self.endpoint.host, self.endpoint.port).await;
+        let addresses = found.map_err(|error| MemberError::Name { endpoint: url(), source: Arc::new(error) })?;
+        let refused = |error| MemberError::Connect { endpoint: url(), source: Arc::new(error) };
+        let mute = |_| refused(io::ErrorKind::TimedOut.into());
+        let tcp = timeout(CONNECT_TIMEOUT, first_to_connect(addresses)).await.map_err(mute)?.map_err(refused)?;
+        tcp.set_nodelay(true).map_err(refused)?;
+        timeout(CONNECT_TIMEOUT, self.greet(tcp)).await.map_err(mute)?
+    }
+
+    async fn greet(&self, tcp: TcpStream) -> Result<(SendRequest<Body>, Driver), MemberError> {
+        let stream: Box<dyn Stream> =
+            if self.endpoint.secure { Box::new(self.secure(tcp).await?) } else { Box::new(tcp) };
+        let mut http = Builder::new(TokioExecutor::new());
+        http.timer(TokioTimer::new()).keep_alive_interval(PING_EVERY).keep_alive_timeout(PING_TIMEOUT);
+        // etcd closes a connection that is pinged while it carries no stream.
+        http.keep_alive_while_idle(false);
+        http.handshake(TokioIo::new(stream)).await.map_err(|error| self.ended(error))
+    }
+
+    async fn secure(&self, tcp: TcpStream) -> Result<impl Stream + use<>, MemberError> {
+        let endpoint = || self.endpoint.url.clone();
+        let unusable = |error| MemberError::Files { endpoint: endpoint(), source: Arc::new(error) };
+        let config = tls::config(&self.files).map_err(unusable)?;
+        // An interface is for the kernel alone, and no certificate has the dot that ends a name.
+        let host = self.endpoint.host.split('%').next().unwrap_or_default().trim_end_matches('.');
+        let no_name = |error| MemberError::Tls { endpoint: endpoint(), source: Arc::new(io::Error::other(error)) };
+        let name = ServerName::try_from(host.to_owned()).map_err(no_name)?;
+        TlsConnector::from(config).connect(name, tcp).await.map_err(|error| match self.certificate_error(&error) {
+            Some(error) => error,
+            None if error.get_ref().is_some() => MemberError::Tls { endpoint: endpoint(), source: Arc::new(error) },
+            None => MemberError::Connect { endpoint: endpoint(), source: Arc::new(error) },
+        })
+    }
+
+    /// Why a connection ended. etcd may refuse a client's certificate only after it was opened.
+    pub(super) fn ended(&self, error: hyper::Error) -> MemberError {
+        let broken = |error| MemberError::Broken { endpoint: self.endpoint.url.clone(), source: Arc::new(error) };
+        self.certificate_error(&error).unwrap_or_else(|| broken(error))
+    }
+
+    fn certificate_error(&self, error: &(dyn std::error::Error + 'static)) -> Option<MemberError> {
+        let source = tls_error(error)?;
+        let told = tls::explain(&source, &self.endpoint.url, &self.files)?;
+        Some(MemberError::Certificate { told, source: Arc::new(source) })
+    }
+
+    /// The request with the member's name in it.
+    pub(super) fn address(&self, mut request: Request<Body>) -> Request<Body> {
+        let mut parts = std::mem::take(request.uri_mut()).into_parts();
+        let host = self.endpoint.host.split('%').next().unwrap_or_default();
+        let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+        parts.scheme = Some(if self.endpoint.secure { uri::Scheme::HTTPS } else { uri::Scheme::HTTP });
+        parts.authority = format!("{host}:{}", self.endpoint.port).parse().ok();
+        *request.uri_mut() = Uri::from_parts(parts).unwrap_or_default();
+        request
+    }
+}
+
+/// The error of TLS that lies somewhere below.
+fn tls_error(error: &(dyn std::error::Error + 'static)) -> Option<rustls::Error> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(found) = error.downcast_ref::<rustls::Error>() {
+            return Some(found.clone());
+        }
+        // It does not tell by source() what lies in it.
+        let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        next = match inner {
+            Some(inner) => Some(inner),
+            None => error.source(),
+        };
+    }
+    // HTTP/2 keeps only the words.
+    tls::alert_in(&crate::chain(error))
+}

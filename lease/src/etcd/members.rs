@@ -1,0 +1,185 @@
+//! The members as one: each call goes to one that is connected, and all that are not are connected beside.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use http::{Request, Response};
+use hyper::client::conn::http2::SendRequest;
+use tokio::{sync::watch, time::Instant};
+use tonic::body::Body;
+use tower::{BoxError, Service};
+
+use super::{
+    member::{Driver, Member, MemberError},
+    settings::{Endpoint, TlsFiles},
+};
+
+/// All members of etcd.
+#[derive(Clone)]
+pub(super) struct Members {
+    members: Arc<[Member]>,
+    links: Arc<watch::Sender<Vec<Link>>>,
+    /// Calls take turns.
+    turn: Arc<AtomicUsize>,
+}
+
+/// How it stands with a member.
+enum Link {
+    Untried,
+    Dialing,
+    Up(Up),
+    Down { since: Instant, error: MemberError },
+}
+
+/// An open connection.
+#[derive(Clone)]
+struct Up {
+    sender: SendRequest<Body>,
+    /// Why it ended; `None` while it has not.
+    ended: watch::Receiver<Option<MemberError>>,
+}
+
+/// How soon a member that is away is tried again while another one answers.
+const AGAIN: Duration = Duration::from_secs(1);
+/// How long the reason is waited for when a connection breaks under a call.
+const REASON: Duration = Duration::from_millis(100);
+
+impl Members {
+    pub(super) fn new(endpoints: Vec<Endpoint>, files: &TlsFiles) -> Self {
+        let links = endpoints.iter().map(|_| Link::Untried).collect();
+        let member = |endpoint| Member { endpoint, files: files.clone() };
+        Self {
+            members: endpoints.into_iter().map(member).collect(),
+            links: Arc::new(watch::channel(links).0),
+            turn: Arc::default(),
+        }
+    }
+
+    async fn send(self, request: Request<Body>) -> Result<Response<Body>, MemberError> {
+        let (at, mut up) = self.connected().await?;
+        match up.sender.send_request(self.members[at].address(request)).await {
+            Ok(response) => Ok(response.map(Body::new)),
+            Err(error) => {
+                let ended = tokio::time::timeout(REASON, up.ended.wait_for(Option::is_some)).await;
+                let why = ended.ok().and_then(Result::ok).and_then(|ended| ended.clone());
+                Err(why.filter(MemberError::is_refusal).unwrap_or_else(|| self.members[at].ended(error)))
+            }
+        }
+    }
+
+    /// A member that is connected, at once where there is one.
+    async fn connected(&self) -> Result<(usize, Up), MemberError> {
+        let mut links = self.links.subscribe();
+        self.dial(Link::is_due);
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        loop {
+            if let Some(result) = choose(&links.borrow_and_update(), turn) {
+                return result;
+            }
+            // One that has closed just now.
+            self.dial(|link, _| link.is_lost());
+            // The sender cannot be gone: it is ours.
+            let _open = links.changed().await;
+        }
+    }
+
+    /// Begins to connect to all those that are `due`, given whether any is up.
+    fn dial(&self, due: fn(&Link, bool) -> bool) {
+        self.links.send_if_modified(|links| {
+            let is_up = links.iter().any(Link::is_up);
+            for (at, link) in links.iter_mut().enumerate().filter(|(_, link)| due(link, is_up)) {
+                *link = Link::Dialing;
+                tokio::spawn(self.clone().connect(at));
+            }
+            false
+        });
+    }
+
+    async fn connect(self, at: usize) {
+        let link = match self.members[at].connect().await {
+            Ok((sender, driver)) => {
+                let (told, ended) = watch::channel(None);
+                // It must not keep the members alive, which keep it alive.
+                tokio::spawn(drive(driver, told, (self.members.clone(), at)));
+                Link::Up(Up { sender, ended })
+            }
+            Err(error) => Link::Down { since: Instant::now(), error },
+        };
+        self.links.send_modify(|links| links[at] = link);
+    }
+}
+
+async fn drive(driver: Driver, told: watch::Sender<Option<MemberError>>, (members, at): (Arc<[Member]>, usize)) {
+    if let Err(error) = driver.await {
+        told.send_replace(Some(members[at].ended(error)));
+    }
+}
+
+impl Service<Request<Body>> for Members {
+    type Response = Response<Body>;
+    type Error = BoxError;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, BoxError>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let members = self.clone();
+        Box::pin(async move { members.send(request).await.map_err(BoxError::from) })
+    }
+}
+
+impl Link {
+    fn is_up(&self) -> bool {
+        match self {
+            Self::Up(up) => !up.sender.is_closed(),
+            Self::Untried | Self::Dialing | Self::Down { .. } => false,
+        }
+    }
+
+    /// Whether a connection was there and is no more.
+    fn is_lost(&self) -> bool {
+        match self {
+            Self::Up(up) => up.sender.is_closed(),
+            Self::Untried | Self::Dialing | Self::Down { .. } => false,
+        }
+    }
+
+    /// Whether it is time to connect. Where no other is up, that is at once.
+    fn is_due(&self, other_is_up: bool) -> bool {
+        match self {
+            Self::Untried => true,
+            Self::Dialing => false,
+            Self::Up(_) => self.is_lost(),
+            Self::Down { since, .. } => !other_is_up || since.elapsed() >= AGAIN,
+        }
+    }
+}
+
+/// The next one in turn that is up, or why there is none; `None` while that is open.
+fn choose(links: &[Link], turn: usize) -> Option<Result<(usize, Up), MemberError>> {
+    let mut errors = Vec::new();
+    let mut is_open = false;
+    for at in (0..links.len()).map(|step| (turn % links.len() + step) % links.len()) {
+        match &links[at] {
+            Link::Up(up) if !up.sender.is_closed() => return Some(Ok((at, up.clone()))),
+            Link::Up(_) | Link::Untried | Link::Dialing => is_open = true,
+            Link::Down { error, .. } => errors.push(error),
+        }
+    }
+    if is_open {
+        return None;
+    }
+    // What an operator must put right is told before what may pass.
+    let error = errors.iter().find(|error| error.is_refusal()).or(errors.first())?;
+    Some(Err(MemberError::clone(error)))
+}
