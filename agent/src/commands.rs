@@ -165,6 +165,10 @@ fn peers_text(peers: &proto::PeersReply) -> String {
     for refused in &peers.refused {
         text.push_str(&format!("refused {}: {} ({})\n", refused.key, refused.reason, refused.kind));
     }
+    let others = usize::try_from(peers.refused_in_all).unwrap_or(usize::MAX).saturating_sub(peers.refused.len());
+    if others > 0 {
+        text.push_str(&format!("refused {others} more, which are not named here\n"));
+    }
     text
 }
 

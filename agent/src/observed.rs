@@ -272,10 +272,8 @@ impl Observed {
         let (phase, reason) = self.phase();
         let text = |prefix: Option<&Prefix>| prefix.map(ToString::to_string).unwrap_or_default();
         let ip = |family| self.public.of(family).map(ToString::to_string).unwrap_or_default();
-        let mut refused: BTreeMap<String, u32> = BTreeMap::new();
-        for refusal in self.leases.iter().flat_map(|table| table.refused.values()) {
-            *refused.entry(refusal.kind.to_string()).or_default() += 1;
-        }
+        let refused = self.leases.iter().flat_map(|table| table.refused.counts());
+        let refused = refused.map(|(kind, count)| (kind.to_string(), u32::try_from(*count).unwrap_or(u32::MAX)));
         proto::StatusReply {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             phase: phase.name().to_owned(),
@@ -291,7 +289,7 @@ impl Observed {
             store: Some(self.store_status()),
             dataplane: Some(self.dataplane_status()),
             peers: self.leases.as_ref().map_or(0, |table| u32::try_from(table.peers.len()).unwrap_or(u32::MAX)),
-            refused,
+            refused: refused.collect(),
             warnings: self.warnings.iter().chain(self.notes.values()).cloned().collect(),
             datapath: Some(self.datapath_status()),
             firewall: Some(self.firewall_status()),
@@ -363,6 +361,7 @@ impl Observed {
         proto::PeersReply {
             peers: table.peers.values().map(|entry| peer(entry, self.is_programmed(entry))).collect(),
             refused: refused.collect(),
+            refused_in_all: u32::try_from(table.refused.total()).unwrap_or(u32::MAX),
         }
     }
 

@@ -39,13 +39,12 @@ pub(crate) fn admit(
     let underlay = admission.guarded_underlay();
     let there = decoded.iter().map(|(key, decoded)| (Presence::There, key, decoded));
     for (presence, key, decoded) in there.chain(hold_down.held().map(|(key, decoded)| (Presence::Held, key, decoded))) {
-        let checked = match &decoded.content {
-            Ok(entry) if Some(entry.lease.subnet) == admission.own => continue,
-            Ok(entry) => admission.check(entry, &underlay),
-            Err(refusal) => Err(refusal.clone()),
-        };
-        match checked {
-            Ok(entry) => candidates.push((presence, decoded.origin.create_revision, key, entry)),
+        match &decoded.content {
+            Ok(entry) if Some(entry.lease.subnet) == admission.own => {}
+            Ok(entry) => match admission.check(entry, &underlay) {
+                Ok(entry) => candidates.push((presence, decoded.origin.create_revision, key, entry)),
+                Err(refusal) => table.refuse(presence, key, &refusal),
+            },
             Err(refusal) => table.refuse(presence, key, refusal),
         }
     }
@@ -59,7 +58,7 @@ pub(crate) fn admit(
                 peers.push((entry.lease.subnet, Arc::clone(entry)));
                 table.held += usize::from(*presence == Presence::Held);
             }
-            Err(refusal) => table.refuse(*presence, key, refusal),
+            Err(refusal) => table.refuse(*presence, key, &refusal),
         }
     }
     // Built at once: much quicker than one by one.
@@ -77,9 +76,9 @@ enum Presence {
 
 impl LeaseTable {
     /// An entry that is not even there any more is not worth a word.
-    fn refuse(&mut self, presence: Presence, key: &[u8], refusal: Refusal) {
+    fn refuse(&mut self, presence: Presence, key: &[u8], refusal: &Refusal) {
         match presence {
-            Presence::There => drop(self.refused.insert(printable(key), refusal)),
+            Presence::There => self.refused.add(key, refusal),
             Presence::Held => {}
         }
     }
@@ -262,12 +261,4 @@ fn mac_of(lease: &Lease, family: Family) -> Option<MacAddr> {
 
 fn refuse(kind: RefusalKind) -> impl Fn(String) -> Refusal {
     move |reason| Refusal { kind, reason }
-}
-
-/// The key for people: no longer than a line, nothing that a terminal would act on.
-fn printable(key: &[u8]) -> String {
-    match std::str::from_utf8(key) {
-        Ok(text) if !text.contains(char::is_control) => text.chars().take(256).collect(),
-        _ => key.escape_ascii().take(256).map(char::from).collect(),
-    }
 }

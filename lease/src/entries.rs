@@ -88,6 +88,7 @@ impl Entries {
             Event::Put(kv) => (&kv.key, kv.mod_revision),
             Event::Delete { key, mod_revision } => (key, *mod_revision),
         };
+        let key = KeyValue::cut_key(key, &self.directory);
         if revision < self.revision || !key.starts_with(&self.directory) {
             return false;
         }
@@ -101,8 +102,8 @@ impl Entries {
             }
             Event::Put(kv) => {
                 let decoded = self.decode(kv);
-                let changed = self.decoded.get(&kv.key).is_none_or(|before| !before.says_the_same(&decoded));
-                self.decoded.insert(kv.key.clone(), decoded);
+                let changed = self.decoded.get(key).is_none_or(|before| !before.says_the_same(&decoded));
+                self.decoded.insert(key.to_vec(), decoded);
                 changed
             }
         }

@@ -20,11 +20,14 @@ use std::{
 };
 
 use etcd_client::{Channel, Client, ConnectOptions, Error, GetOptions, WatchOptions, WatchStream as EtcdStream};
-use tokio::sync::OnceCell;
+use tokio::{
+    sync::{OnceCell, watch},
+    time::Instant,
+};
 use tower::util::BoxCloneSyncService;
 
 use self::{
-    convert::{end_of, etcd_txn, event, key_value, revision, seconds},
+    convert::{end_of, etcd_txn, event, key_value, listed, revision, seconds},
     error::{CallError, Fault},
     members::Members,
     permission::Asked,
@@ -43,6 +46,8 @@ pub struct EtcdStore {
     client: Client,
     settings: Arc<EtcdSettings>,
     login: Arc<Mutex<Login>>,
+    /// When it answered last, be it a part of a longer answer.
+    heard: Arc<watch::Sender<Instant>>,
 }
 
 /// Set once a token was obtained, or found not to be needed. Another one takes its place when the token is of no use any more.
@@ -55,9 +60,16 @@ pub struct EtcdWatch {
     settings: Arc<EtcdSettings>,
 }
 
-/// A page of a listing, in keys: 1.5 MB of usual leases.
+/// A page of a listing at most, in keys: 1.5 MB of usual leases.
 const PAGE: i64 = 5000;
-/// The largest answer read. A page that is larger is asked for again in smaller pages.
+/// The first page: even of the largest values no more than etcd can send within the time limit.
+const FIRST_PAGE: i64 = 64;
+/// How much larger than the last one a page may be, and how much smaller where that was too large.
+const PAGE_STEP: i64 = 8;
+/// What a page should hold, in bytes, and the most that is read of one.
+const PAGE_BYTES: usize = 2 << 20;
+const LONGEST_PAGE: usize = 8 << 20;
+/// The largest answer read, which holds one key.
 const LONGEST_ANSWER: usize = 32 << 20;
 
 impl EtcdStore {
@@ -72,7 +84,20 @@ impl EtcdStore {
         // Without a user nothing is asked.
         let client = Client::from_channel(channel, Some(options)).await;
         let client = client.map_err(|error| EtcdSettingsError::Client(error.into()))?;
-        Ok(Self { client, settings: Arc::new(settings), login: Arc::default() })
+        let heard = Arc::new(watch::Sender::new(Instant::now()));
+        Ok(Self { client, settings: Arc::new(settings), login: Arc::default(), heard })
+    }
+
+    /// Waits for `answer` for as long as etcd goes on answering to its parts: a long listing is no silence. `None` once it has
+    /// said nothing for `silence`, or is not done after `limit`.
+    pub async fn patiently<T>(&self, answer: impl Future<Output = T>, silence: Duration, limit: Duration) -> Option<T> {
+        let mut heard = self.heard.subscribe();
+        let silent = async { while let Ok(Ok(())) = tokio::time::timeout(silence, heard.changed()).await {} };
+        tokio::select! {
+            answer = answer => Some(answer),
+            () = silent => None,
+            () = tokio::time::sleep(limit) => None,
+        }
     }
 
     /// Runs `call` within the time limit. It is made again on another member, as often as there are members, where one was
@@ -112,7 +137,11 @@ impl EtcdStore {
             }
         };
         match tokio::time::timeout(self.settings.timeout, attempts).await {
-            Ok(answer) => answer.map_err(|error| error::store_error(asked, self.settings.user_name(), error)),
+            Ok(Ok(answer)) => {
+                self.heard.send_replace(Instant::now());
+                Ok(answer)
+            }
+            Ok(Err(error)) => Err(error::store_error(asked, self.settings.user_name(), error)),
             Err(_) => Err(StoreError::Unavailable { operation: asked.operation, source: None }),
         }
     }
@@ -136,37 +165,48 @@ impl EtcdStore {
         }
     }
 
-    /// All pages at one revision. The size of a page is halved when an answer is too large to be read.
-    async fn pages(&self, prefix: &[u8], page: &mut i64) -> Result<Listing, StoreError> {
+    /// All pages at one revision, each within the time limit.
+    async fn pages(&self, prefix: &[u8]) -> Result<Listing, StoreError> {
         let mut listing = Listing { entries: Vec::new(), revision: Revision(0) };
-        let asked = Asked::to_read("list", prefix);
-        let mut from = prefix.to_vec();
-        let end = end_of(prefix);
+        let (mut from, end) = (prefix.to_vec(), end_of(prefix));
+        let (asked, mut keys) = (Asked::to_read("list", prefix), FIRST_PAGE);
         loop {
-            let mut options = GetOptions::new().with_range(end.clone()).with_limit(*page);
+            let mut options = GetOptions::new().with_range(end.clone()).with_limit(keys);
             if listing.revision != Revision(0) {
                 options = options.with_revision(listing.revision.0);
             }
+            let longest = if keys == 1 { LONGEST_ANSWER } else { LONGEST_PAGE };
             let get = |client: Client| {
                 let (from, options) = (from.clone(), options.clone());
-                let mut kv = client.kv_client().max_decoding_message_size(LONGEST_ANSWER);
+                let mut kv = client.kv_client().max_decoding_message_size(longest);
                 async move { kv.get(from, Some(options)).await }
             };
-            let mut answer = self.call(&asked, get).await?;
+            let answer = match self.call(&asked, get).await {
+                Err(StoreError::Refused { source, .. }) if keys > 1 && error::is_too_large(&*source) => {
+                    keys = (keys / PAGE_STEP).max(1);
+                    continue;
+                }
+                answer => answer?,
+            };
             if listing.revision == Revision(0) {
                 listing.revision = revision(answer.header());
             }
-            let more = answer.more();
-            listing.entries.extend(answer.take_kvs().into_iter().map(key_value));
-            match listing.entries.last() {
-                Some(last) if more => {
-                    from.clone_from(&last.key);
-                    from.push(0);
-                }
-                _ => return Ok(listing),
+            listing.entries.extend(answer.kvs().iter().map(|kv| listed(kv, prefix)));
+            match answer.kvs().last() {
+                Some(last) if answer.more() => from = [last.key(), &[0]].concat(),
+                Some(_) | None => return Ok(listing),
             }
+            keys = next_page(answer.kvs());
         }
     }
+}
+
+/// How many keys to ask for, where the next are as large as these.
+fn next_page(kvs: &[etcd_client::KeyValue]) -> i64 {
+    let bytes: usize = kvs.iter().map(|kv| kv.key().len() + kv.value().len()).sum();
+    let keys = i64::try_from(kvs.len()).unwrap_or(PAGE);
+    let fit = i64::try_from(PAGE_BYTES * kvs.len() / bytes.max(1)).unwrap_or(PAGE);
+    fit.min(keys * PAGE_STEP).clamp(1, PAGE)
 }
 
 impl LeaseStore for EtcdStore {
@@ -181,11 +221,9 @@ impl LeaseStore for EtcdStore {
     }
 
     async fn list(&self, prefix: &[u8]) -> Result<Listing, StoreError> {
-        let mut page = PAGE;
         let mut compacted = 0;
         loop {
-            match self.pages(prefix, &mut page).await {
-                Err(StoreError::Refused { source, .. }) if page > 1 && error::is_too_large(&*source) => page /= 2,
+            match self.pages(prefix).await {
                 // History went away between two pages: begin again.
                 Err(StoreError::Refused { source, .. }) if compacted < 3 && error::is_compacted(&*source) => {
                     compacted += 1;

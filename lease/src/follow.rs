@@ -3,7 +3,7 @@
 //! One task owns the state. In: the store, and [`Admission`] by a watch channel. Out: the table and the health, by watch
 //! channels. Nothing is published before the first complete listing.
 
-use std::{collections::BTreeSet, pin::pin, sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use futures::FutureExt;
 use tokio::{sync::watch, time::Instant};
@@ -13,6 +13,7 @@ use crate::{
     Admission, Backoff, Directory, Entries, LeaseStore, LeaseTable, Listing, Revision, WatchBatch, WatchError,
     WatchStream, chain,
     hold_down::{HELD_FOR, HoldDown},
+    refusal_log::{RefusalLog, ToSay},
     shortened,
     task::{Beside, Start, Task},
 };
@@ -78,8 +79,8 @@ impl Follow {
         let (health_out, health) = watch::channel(FollowHealth::default());
         let before = settings.before.as_deref().cloned().unwrap_or_default();
         let entries = Entries::believed(settings.directory.clone(), &before);
-        let (named, hold_down) = (BTreeSet::new(), before.hold_down);
-        let follower = Follower { store, settings, admission, entries, hold_down, named, table_out, health_out };
+        let (refusal_log, hold_down) = (RefusalLog::new(Instant::now()), before.hold_down);
+        let follower = Follower { store, settings, admission, entries, hold_down, refusal_log, table_out, health_out };
         Self { table, health, _task: Task::spawn(follower.run(listing), beside) }
     }
 
@@ -112,8 +113,7 @@ struct Follower<S: LeaseStore> {
     admission: watch::Receiver<Admission>,
     entries: Entries,
     hold_down: HoldDown,
-    /// The refused keys that were named in the log.
-    named: BTreeSet<String>,
+    refusal_log: RefusalLog,
     table_out: watch::Sender<Option<Arc<LeaseTable>>>,
     health_out: watch::Sender<FollowHealth>,
 }
@@ -246,11 +246,19 @@ impl<S: LeaseStore> Follower<S> {
             (1.., 0) => info!(peers = table.peers.len(), "no lease is held any more that has vanished"),
             _ => {}
         }
-        for (key, refusal) in table.refused.iter().filter(|(key, _)| !self.named.contains(*key)) {
+        let ToSay { named, others } = self.refusal_log.look(&table.refused, Instant::now());
+        for (key, refusal) in named {
             warn!(key, kind = ?refusal.kind, reason = refusal.reason, "lease refused");
         }
-        self.named = table.refused.keys().cloned().collect();
-        debug!(peers = table.peers.len(), refused = table.refused.len(), revision = table.revision.0, "leases changed");
+        if let Some(others) = others {
+            warn!(others, "more leases are refused than are named here: wire-agent peers names more of them");
+        }
+        debug!(
+            peers = table.peers.len(),
+            refused = table.refused.total(),
+            revision = table.revision.0,
+            "leases changed"
+        );
         self.table_out.send_replace(Some(Arc::new(table)));
     }
 

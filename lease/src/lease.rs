@@ -81,8 +81,8 @@ pub struct Lease {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LeaseError {
     /// Larger than any lease.
-    #[error("the value has {0} bytes; a lease has at most {max}", max = Lease::LONGEST)]
-    Long(usize),
+    #[error("the value has more than {max} bytes, the most that a lease has", max = Lease::LONGEST)]
+    Long,
     /// Not a JSON object.
     #[error("the value is not a JSON object: {0}")]
     Json(String),
@@ -125,7 +125,7 @@ impl Lease {
     /// Names the field and what is wrong with it.
     pub fn from_value(subnet: Subnet, value: &[u8]) -> Result<Self, LeaseError> {
         if value.len() > Self::LONGEST {
-            return Err(LeaseError::Long(value.len()));
+            return Err(LeaseError::Long);
         }
         let value: Value = serde_json::from_slice(value).map_err(|error| LeaseError::Json(error.to_string()))?;
         let Value::Object(fields) = value else {

@@ -37,6 +37,7 @@ mod lease;
 mod mac;
 mod own;
 mod prefix;
+mod refusal_log;
 #[cfg(feature = "sim")]
 mod sim;
 mod store;
@@ -68,5 +69,5 @@ pub use store::{
     WatchError, WatchStream, Write, chain,
 };
 pub use stored_config::{ConfigEvent, ConfigWatch, StoredConfig};
-pub use table::{Entry, LeaseTable, Origin, Refusal, RefusalKind};
+pub use table::{Entry, LeaseTable, Origin, Refusal, RefusalKind, Refused};
 pub use task::{Beside, Start};

@@ -32,12 +32,61 @@ pub struct LeaseTable {
     pub peers: BTreeMap<Subnet, Arc<Entry>>,
     /// How many of them have vanished from the store together with most others, and are held for a while.
     pub held: usize,
-    /// The entries that were not, by their key (escaped where it is no UTF-8).
-    pub refused: BTreeMap<String, Refusal>,
+    /// The entries that were not.
+    pub refused: Refused,
     /// The store's revision this is the state of.
     pub revision: Revision,
     /// What has vanished lately, for whoever follows the leases next.
     pub(crate) hold_down: HoldDown,
+}
+
+/// The entries that were not let in: some of each kind by their key (escaped where it is no UTF-8), as which this can be
+/// looked at, and how many there are. Whoever writes a hundred thousand of them fills neither memory nor log.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Refused {
+    named: BTreeMap<String, Refusal>,
+    counts: BTreeMap<RefusalKind, usize>,
+}
+
+impl Refused {
+    /// So many of each kind are named.
+    pub const NAMED: usize = 100;
+
+    /// How many there are of each kind, named or not.
+    #[must_use]
+    pub const fn counts(&self) -> &BTreeMap<RefusalKind, usize> {
+        &self.counts
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn total(&self) -> usize {
+        self.counts.values().sum()
+    }
+
+    pub(crate) fn add(&mut self, key: &[u8], refusal: &Refusal) {
+        let count = self.counts.entry(refusal.kind).or_default();
+        *count += 1;
+        if *count <= Self::NAMED {
+            self.named.insert(printable(key), refusal.clone());
+        }
+    }
+}
+
+impl std::ops::Deref for Refused {
+    type Target = BTreeMap<String, Refusal>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.named
+    }
+}
+
+/// The key for people: no longer than a line, nothing that a terminal would act on.
+fn printable(key: &[u8]) -> String {
+    match std::str::from_utf8(key) {
+        Ok(text) if !text.contains(char::is_control) => text.chars().take(256).collect(),
+        _ => key.escape_ascii().take(256).map(char::from).collect(),
+    }
 }
 
 /// One entry that was not let in.

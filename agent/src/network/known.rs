@@ -53,8 +53,11 @@ pub(super) enum Standing {
     Joined(Box<Accepted>),
 }
 
-/// How long a first start waits for etcd before it goes by what was kept, and joining anew before it goes back to what is joined.
+/// How long etcd may be silent before a first start goes by what was kept, and joining anew goes back to what is joined.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The same for an etcd that goes on answering, and has not said all: a directory may be full of what is no lease.
+const LONGEST_ANSWER: Duration = Duration::from_secs(30);
 
 /// The same where an earlier run has left its descriptors, and packets wait in them: this host has moved packets just now.
 const HANDED_OVER: Duration = Duration::from_millis(500);
@@ -79,7 +82,7 @@ impl Host {
             Standing::Joined(accepted) => {
                 let listing = list(store, &self.settings.prefix, &accepted.config, &self.board);
                 // What is joined is not left alone for longer.
-                let listing = tokio::time::timeout(PATIENCE, listing).await.map_err(|_| unanswered())?;
+                let listing = store.patiently(listing, PATIENCE, LONGEST_ANSWER).await.ok_or_else(unanswered)?;
                 Ok(Known { accepted: (**accepted).clone(), listing, as_of: None })
             }
             // An underlay that is another now may be one that nothing was kept for: then etcd alone can tell.
@@ -87,21 +90,22 @@ impl Host {
                 Ok(Some(known)) => Ok(known),
                 Ok(None) | Err(_) => {
                     let answer = ask(store, &self.settings.prefix, &self.board);
-                    tokio::time::timeout(PATIENCE, answer).await.unwrap_or_else(|_| Err(unanswered()))
+                    store.patiently(answer, PATIENCE, LONGEST_ANSWER).await.unwrap_or_else(|| Err(unanswered()))
                 }
             },
             Standing::New => {
                 let mut answer = pin!(ask(store, &self.settings.prefix, &self.board));
-                let mut patience = if self.kept.is_empty() { PATIENCE } else { HANDED_OVER };
+                let (mut silence, mut limit) =
+                    if self.kept.is_empty() { (PATIENCE, LONGEST_ANSWER) } else { (HANDED_OVER, HANDED_OVER) };
                 loop {
-                    if let Ok(answer) = tokio::time::timeout(patience, &mut answer).await {
+                    if let Some(answer) = store.patiently(&mut answer, silence, limit).await {
                         return answer;
                     }
                     // The network card that proves this host may come to be there later than the agent.
                     if let Some(known) = self.remembered()? {
                         return Ok(known);
                     }
-                    patience = PATIENCE;
+                    (silence, limit) = (PATIENCE, LONGEST_ANSWER);
                 }
             }
         }

@@ -56,7 +56,11 @@ impl State {
 
     pub(super) fn list(&self, prefix: &[u8]) -> Listing {
         let from = self.keys.range(prefix.to_vec()..);
-        let entries = from.take_while(|(key, _)| key.starts_with(prefix)).map(|(_, kv)| kv.clone()).collect();
+        let cut = |kv: &KeyValue| {
+            let (key, value) = KeyValue::cut(&kv.key, &kv.value, prefix);
+            KeyValue { key, value, ..*kv }
+        };
+        let entries = from.take_while(|(key, _)| key.starts_with(prefix)).map(|(_, kv)| cut(kv)).collect();
         Listing { entries, revision: Revision(self.revision) }
     }
 

@@ -8,8 +8,8 @@ use std::{
 
 use tempfile::TempDir;
 use wire_lease::{
-    Credentials, EtcdSettings, EtcdSettingsError, EtcdStore, LeaseStore, Password, Revision, StoreError, TlsFiles, Txn,
-    WatchStream, Write, chain,
+    Credentials, EtcdSettings, EtcdSettingsError, EtcdStore, Lease, LeaseStore, Password, Revision, StoreError,
+    TlsFiles, Txn, WatchStream, Write, chain,
 };
 
 use crate::common::{TestEtcd, answers, free_port};
@@ -273,7 +273,11 @@ async fn large_directories_are_read_page_by_page_whatever_they_hold() {
     for number in 0..40 {
         write(&store, vec![put(format!("/big/{number:03}000x"), vec![b'x'; 1_400_000])]).await;
     }
-    assert_eq!(store.list(b"/big/").await.unwrap().entries.len(), 10_040);
+    let listing = store.list(b"/big/").await.unwrap();
+    assert_eq!(listing.entries.len(), 10_040);
+    assert!(listing.entries.is_sorted_by(|a, b| a.key < b.key), "none is listed twice");
+    let cut = listing.entries.iter().filter(|kv| kv.value.len() == Lease::LONGEST + 1).count();
+    assert_eq!(cut, 40, "no more is kept of them than tells that they are no leases");
     let mut watch = store.watch(b"/big/", Revision(1)).await.unwrap();
     let mut seen = 0;
     while seen < 10_040 {
@@ -357,4 +361,50 @@ async fn a_self_signed_certificate_that_says_it_is_an_authority_works_where_it_i
         assert!(parts.iter().all(|part| told.contains(part)), "{name}: {told}");
         assert!(!["password", "user", "role"].iter().any(|word| told.contains(word)), "{name}: {told}");
     }
+}
+
+/// 420 MB of values, and keys as long as values; listed by a process of its own, whose memory nobody else uses.
+#[tokio::test]
+async fn what_strangers_write_takes_little_memory() {
+    const LISTS: &str = "WIRE_TESTS_LISTS";
+    if let Ok(endpoint) = std::env::var(LISTS) {
+        let store = open(EtcdSettings::new(vec![endpoint])).await;
+        for _ in 0..2 {
+            assert_eq!(store.list(b"/junk/").await.unwrap().entries.len(), 320);
+        }
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        println!("{}", status.lines().find(|line| line.starts_with("VmHWM:")).unwrap());
+        return;
+    }
+    let Some(etcd) = TestEtcd::start().await else { return };
+    let store = etcd.store().await;
+    for number in 0..300 {
+        write(&store, vec![put(format!("/junk/{number:03}"), vec![b'x'; 1_400_000])]).await;
+    }
+    for number in 0..20 {
+        write(&store, vec![put(format!("/junk/{number:03}{}", "k".repeat(1_400_000)), Vec::new())]).await;
+    }
+    let name = "etcd::what_strangers_write_takes_little_memory";
+    let mut lists = Command::new(std::env::current_exe().unwrap());
+    let listed = lists.args([name, "--exact", "--nocapture"]).env(LISTS, &etcd.endpoint).output().unwrap();
+    let text = String::from_utf8_lossy(&listed.stdout);
+    let peak =
+        text.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse::<u32>().ok());
+    assert!(listed.status.success() && peak.is_some_and(|kilobytes| kilobytes < 80_000), "{peak:?}: {text}");
+}
+
+#[tokio::test]
+async fn a_long_answer_is_waited_for_as_long_as_its_parts_come() {
+    let Some(etcd) = TestEtcd::start().await else { return };
+    let store = etcd.store().await;
+    let parts = async |pause: Duration| {
+        for _ in 0..10 {
+            tokio::time::sleep(pause).await;
+            store.get(b"a").await.unwrap();
+        }
+    };
+    let (silence, limit) = (Duration::from_secs(1), Duration::from_secs(60));
+    assert!(store.patiently(parts(Duration::from_millis(150)), silence, limit).await.is_some(), "1.5 s, never silent");
+    assert!(store.patiently(std::future::pending::<()>(), silence, limit).await.is_none(), "silent");
+    assert!(store.patiently(parts(Duration::from_millis(150)), silence, silence).await.is_none(), "too long");
 }

@@ -76,7 +76,7 @@ fn what_is_no_lease_is_refused_by_name() {
         (b"\xff\xfe{}".to_vec(), "not a JSON object"),
         (b"{\"PublicIP\":\"\xff\"}".to_vec(), "not a JSON object"),
         ("[".repeat(10_000).into_bytes(), "not a JSON object"),
-        (megabyte.into_bytes(), "the value has 1048"),
+        (megabyte.into_bytes(), "the value has more than 16384 bytes"),
         (b"{}".to_vec(), "PublicIP is missing"),
         (br#"{"PublicIP":null}"#.to_vec(), "PublicIP is missing"),
         (br#"{"PublicIP":"0.0.0.0"}"#.to_vec(), "PublicIP is missing"),
