@@ -122,7 +122,7 @@ pub(crate) enum Outcome {
 impl Outcome {
     fn of(report: &Report) -> Self {
         let in_the_way = report.conflicts.iter().any(|conflict| match conflict {
-            Conflict::Name { .. } | Conflict::Vni { .. } => true,
+            Conflict::Name { .. } | Conflict::Vni { .. } | Conflict::Port { .. } => true,
             Conflict::Route { .. } | Conflict::Forwarding { .. } => false,
         });
         let failed = report.failures.iter().map(|failure| match failure {

@@ -3,7 +3,7 @@
 
 use std::{fs, io, net::IpAddr, path::Path};
 
-use wire_backends::{Host, LinkName, NetState, NetlinkDataplane, Reconciler, RouteForm, Scope};
+use wire_backends::{Host, LinkName, Marks, NetState, NetlinkDataplane, Reconciler, RouteForm, Scope};
 use wire_lease::{Owner, chain, give_back};
 
 use crate::{
@@ -93,6 +93,7 @@ fn addresses() -> Result<Vec<IpAddr>, Exit> {
 
 /// Wants nothing, and lets that be so. Says what went wrong.
 fn remove_from_kernel(state: &State) -> Vec<String> {
+    let marks = Marks { macs: state.macs.values().copied().collect(), ..Marks::default() };
     let devices = state.macs.keys().filter_map(|name| name.parse::<LinkName>().ok()).collect();
     let kernel = match NetlinkDataplane::open(RouteForm::default()) {
         Ok(kernel) => kernel,
@@ -100,7 +101,7 @@ fn remove_from_kernel(state: &State) -> Vec<String> {
     };
     // Where our own subnet is dropped is no device's route.
     let networks = state.subnet.iter().map(|(_, subnet)| *subnet).collect();
-    let scope = Scope { devices, parent: None, networks };
+    let scope = Scope { devices, marks, parent: None, networks };
     let round = Reconciler::new(kernel, scope).round(&NetState::default());
     report(format_args!("kernel: {} devices and entries removed", round.removed));
     round.failures.iter().map(ToString::to_string).collect()

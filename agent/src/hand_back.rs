@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use wire_backends::{Dataplane, LinkKind, NetlinkDataplane, Op, RouteForm, Scope, devices};
+use wire_backends::{Dataplane, LinkKind, Marks, NetlinkDataplane, Op, Owner, RouteForm, Scope, devices};
 use wire_lease::{Prefix, chain};
 
 use crate::{
@@ -26,7 +26,8 @@ pub(crate) async fn run(etcd: EtcdFlags, run_dir: &Path) -> Result<(), Exit> {
     let config = config_command::stored(etcd).await.map_err(with_what_needs_no_etcd)?;
     let devices = devices(&config).map_err(|error| Exit::NetworkConfig(chain(&error)))?;
     let networks: Vec<Prefix> = config.pools.iter().map(|(_, pool)| pool.network).collect();
-    let scope = Scope { devices: devices.iter().map(|(_, name)| *name).collect(), parent: None, networks };
+    let devices = devices.iter().map(|(_, name)| *name).collect();
+    let scope = Scope { devices, marks: Marks::of_config(&config), parent: None, networks };
     let cannot = |error| Exit::Software(chain(&error));
     let mut dataplane = NetlinkDataplane::open(RouteForm::Plain).map_err(cannot)?;
     let have = dataplane.read(&scope).map_err(cannot)?;
@@ -34,7 +35,7 @@ pub(crate) async fn run(etcd: EtcdFlags, run_dir: &Path) -> Result<(), Exit> {
     let written = attempts.iter().filter(|attempt| attempt.is_ok()).count();
     report(format_args!("{written} routes are in flannel's form"));
     // flanneld makes its TUN device itself, and would take another name beside ours.
-    let tuns = have.links.iter().filter(|(_, link)| matches!(link.kind, LinkKind::Tun(_)));
+    let tuns = have.links.iter().filter(|(_, link)| link.owner == Owner::Ours && matches!(link.kind, LinkKind::Tun(_)));
     let deletions: Vec<Op> = tuns.map(|(name, _)| Op::DeleteLink(*name)).collect();
     let mut attempts = attempts;
     attempts.extend(dataplane.apply(&deletions));

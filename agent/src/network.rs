@@ -10,17 +10,20 @@ mod identity;
 mod known;
 mod lease;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::sync::watch;
 use tracing::{info, warn};
 use wire_backends::{
-    Backend, Dataplane, ForwardSettings, Forwarder, HostDataplane, Kept, LinkName, NetlinkDataplane, Placement,
-    Reconciler, RouteForm, Scope, SelectError, choose, devices, select,
+    Backend, Dataplane, ForwardSettings, Forwarder, HostDataplane, Kept, LinkName, Marks, NetlinkDataplane, Owner,
+    Placement, Reconciler, RouteForm, Scope, SelectError, choose, devices, select,
 };
 use wire_lease::{
-    BackendConfig, BackendData, EtcdStore, Follow, FollowSettings, Listing, MacAddr, NetworkConfig, Offer, Start,
-    chain, own_entry,
+    BackendConfig, EtcdStore, Follow, FollowSettings, Listing, MacAddr, NetworkConfig, Offer, Start, chain, own_entry,
 };
 
 use self::{
@@ -279,20 +282,26 @@ impl Host {
     /// The backend, with the MACs that this host had before where it had any.
     fn backend(&self, ground: &Ground, listing: &Listing, kernel: &mut NetlinkDataplane) -> Result<Chosen, Exit> {
         let refused = |error: SelectError| Exit::NetworkConfig(chain(&error));
-        let published =
-            own_entry(listing, &self.settings.prefix, &ground.public, &ground.config.pools).map(|own| own.lease.data);
+        let own = own_entry(listing, &self.settings.prefix, &ground.public, &ground.config.pools);
+        let published = own.map(|own| own.lease.data.macs()).unwrap_or_default();
         let devices = devices(&ground.config).map_err(refused)?;
-        let scope = Scope { devices: devices.iter().map(|(_, name)| *name).collect(), ..Scope::default() };
+        // By their MACs devices are ours that a former network config, or a former underlay, has made otherwise.
+        let vteps = published.iter().map(|(_, mac)| *mac);
+        let kept = self.state.macs.values().chain(self.disowned.values()).copied();
+        let known: BTreeSet<MacAddr> = kept.chain(vteps).collect();
+        let scope = Scope {
+            devices: devices.iter().map(|(_, name)| *name).collect(),
+            marks: Marks { macs: known.clone(), ..Marks::of_config(&ground.config) },
+            parent: Some(ground.underlay.link),
+            ..Scope::default()
+        };
         let have = kernel.read(&scope).map_err(|error| Exit::Software(chain(&error)))?;
         let macs = devices.map(|family, name| {
-            let published = match &published {
-                Some(BackendData::Vxlan(vteps)) => vteps.of(family).map(|vtep| vtep.mac),
-                Some(BackendData::Untyped | BackendData::Other(_)) | None => None,
-            };
             let disowned = self.disowned.get(name.as_str());
-            let device = have.links.get(name).and_then(|link| link.mac).filter(|mac| Some(mac) != disowned);
+            let ours = have.links.get(name).filter(|link| link.owner == Owner::Ours);
+            let device = ours.and_then(|link| link.mac).filter(|mac| Some(mac) != disowned);
             let stored = self.state.macs.get(name.as_str()).copied();
-            choose(published, device, stored, MacAddr::local(rand::random()))
+            choose(published.of(family).copied(), device, stored, MacAddr::local(rand::random()))
         });
         let current = devices.iter().filter_map(|(family, name)| Some((name.to_string(), *macs.of(family)?))).collect();
         let (underlay, public, blackhole) = (ground.underlay.clone(), ground.public, self.settings.blackhole);
@@ -302,6 +311,7 @@ impl Host {
             select(&ground.config, Placement { underlay, public, macs, blackhole, forward }).map_err(refused)?;
         // Devices that a former network config had are ours, and wanted no more.
         let mut scope = backend.scope();
+        scope.marks.macs.extend(known);
         let former = self.state.macs.keys().chain(self.disowned.keys());
         scope.devices.extend(former.filter_map(|name| name.parse::<LinkName>().ok()));
         Ok(Chosen { backend, scope, macs: current })

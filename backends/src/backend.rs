@@ -7,8 +7,8 @@ use wire_lease::{
 };
 
 use crate::{
-    Address, Capabilities, Forward, ForwardKey, Framing, Link, LinkKind, LinkName, Mtu, NetState, Overhead, Route,
-    RouteKey, Setting, Tunnel, Underlay, Via, alloc::Alloc, udp::UdpBackend, vxlan::VxlanBackend,
+    Address, Capabilities, Forward, ForwardKey, Framing, Link, LinkKind, LinkName, Marks, Mtu, NetState, Overhead,
+    Route, RouteKey, Setting, Tunnel, Underlay, Via, alloc::Alloc, udp::UdpBackend, vxlan::VxlanBackend,
 };
 
 /// What leases mean for this host's kernel. Pure: the same leases give the same state, at any time.
@@ -147,8 +147,10 @@ const fn least_mtu(family: Family) -> Mtu {
 /// What of the kernel's state is read: our devices with all that is on them, and routes into the overlay.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Scope {
-    /// Our devices' names. A VXLAN or TUN device with such a name is ours.
+    /// Our devices' names.
     pub devices: BTreeSet<LinkName>,
+    /// By what a device of such a name is ours.
+    pub marks: Marks,
     /// The underlay's link.
     pub parent: Option<LinkName>,
     /// The overlay's networks: routes that overlap them are looked at.

@@ -4,7 +4,7 @@ use std::fmt;
 
 use wire_lease::Vni;
 
-use crate::{Link, LinkName, PROTOCOL, Route, RouteKey, Setting};
+use crate::{Link, LinkName, PROTOCOL, Route, RouteKey, Setting, Vxlan};
 
 /// Something foreign where we want something else.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +26,17 @@ pub enum Conflict {
         port: u16,
         /// The device that has them.
         holder: LinkName,
+    },
+    /// Our UDP port in use by a device that shares it with none of ours.
+    Port {
+        /// The device we want.
+        link: LinkName,
+        /// The UDP port both want.
+        port: u16,
+        /// The device that has it.
+        holder: LinkName,
+        /// What that is.
+        found: Vxlan,
     },
     /// A route to where we want one, with the same metric or a better one.
     Route {
@@ -55,6 +66,18 @@ impl fmt::Display for Conflict {
                 write!(
                     f,
                     "{link} cannot be made: {holder} already has VNI {vni} on UDP port {port}; remove it or change VNI or Port"
+                )
+            }
+            Self::Port { link, port, holder, found } => {
+                let has = match found.extra {
+                    Some(extra) => extra.to_string(),
+                    None if found.gbp => "has group policies (gbp)".to_owned(),
+                    None => format!("is a VXLAN device (vni {})", found.vni),
+                };
+                write!(
+                    f,
+                    "{link} cannot be made: {holder} {has} on UDP port {port}, and shares it with no device like ours; \
+                     remove it or set another Backend.Port in the network config"
                 )
             }
             Self::Route { key, metric, found } => {

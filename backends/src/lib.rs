@@ -18,6 +18,7 @@ mod host_dataplane;
 mod mtu;
 mod name;
 mod op;
+mod ownership;
 mod plan;
 mod reconcile;
 mod setting;
@@ -46,12 +47,13 @@ pub use host_dataplane::HostDataplane;
 pub use mtu::{Mtu, Overhead};
 pub use name::{LinkName, LinkNameError};
 pub use op::Op;
+pub use ownership::Marks;
 pub use plan::{Plan, plan};
 pub use reconcile::{Failure, Reconciler, Report};
 pub use setting::Setting;
 pub use state::{
-    Address, FdbKey, Forward, ForwardKey, Link, LinkKind, NeighbourKey, NetState, Owner, PROTOCOL, Route, RouteKey,
-    Tunnel, Via, Vxlan,
+    Address, Extra, FdbKey, Forward, ForwardKey, Link, LinkKind, NeighbourKey, NetState, Owner, PROTOCOL, Route,
+    RouteKey, Tunnel, Via, Vxlan,
 };
 pub use vtep::choose;
 pub use vxlan::devices;

@@ -10,6 +10,8 @@ use std::{
     fmt,
 };
 
+use wire_lease::Family;
+
 use crate::{Address, Conflict, Link, LinkKind, LinkName, NetState, Op, Owner, Route, RouteKey, Vxlan, firewall};
 
 /// What is to be done, and what cannot be.
@@ -155,8 +157,9 @@ impl Builder<'_> {
     fn obstacle(&self, name: LinkName, want: &Link) -> Option<Conflict> {
         match self.have.links.get(&name) {
             Some(found) if found.owner == Owner::Foreign => Some(Conflict::Name { link: name, found: found.clone() }),
-            Some(link) if link.serves_as(want) => None,
-            Some(_) | None => self.holder(name, want),
+            // What it has, no other takes away; what it had while it was up, another may have taken.
+            Some(link) if link.serves_as(want) => self.port_holder(name, want).filter(|_| !link.up),
+            Some(_) | None => self.holder(name, want).or_else(|| self.port_holder(name, want)),
         }
     }
 
@@ -167,6 +170,24 @@ impl Builder<'_> {
             **other != name && matches!(&link.kind, LinkKind::Vxlan(vxlan) if vxlan.excludes(wanted))
         })?;
         Some(Conflict::Vni { link: name, vni: wanted.vni, port: wanted.port_in_use(), holder: *holder })
+    }
+
+    /// A device of others that has the port we want and does not share it.
+    fn port_holder(&self, name: LinkName, want: &Link) -> Option<Conflict> {
+        let (port, family) = match &want.kind {
+            LinkKind::Vxlan(wanted) => (wanted.port_in_use(), wanted.underlay()),
+            LinkKind::Tun(Some(tunnel)) => (tunnel.local.port(), Family::of(tunnel.local.ip())),
+            LinkKind::Tun(None) | LinkKind::Other(_) => return None,
+        };
+        let has = |(other, link): (&LinkName, &Link)| match &link.kind {
+            LinkKind::Vxlan(found) if link.owner == Owner::Foreign && link.up && *other != name => {
+                let there = found.port_in_use() == port && found.hears(family);
+                (there && !found.shares_port_with(&want.kind)).then(|| (*other, found.clone()))
+            }
+            LinkKind::Vxlan(_) | LinkKind::Tun(_) | LinkKind::Other(_) => None,
+        };
+        let (holder, found) = self.have.links.iter().find_map(has)?;
+        Some(Conflict::Port { link: name, port, holder, found })
     }
 
     fn routes(&mut self) -> Ops {
@@ -250,6 +271,14 @@ impl Link {
 }
 
 impl Vxlan {
+    /// Whether its socket can be that of a device of ours, too (`vxlan_find_sock` of drivers/net/vxlan). Ours take nothing extra.
+    fn shares_port_with(&self, ours: &LinkKind) -> bool {
+        match ours {
+            LinkKind::Vxlan(ours) => self.extra == ours.extra && self.gbp == ours.gbp,
+            LinkKind::Tun(_) | LinkKind::Other(_) => false,
+        }
+    }
+
     /// Whether the kernel refuses `other` while this device is there (`vxlan_vni_in_use` of drivers/net/vxlan).
     fn excludes(&self, other: &Self) -> bool {
         self.vni == other.vni

@@ -94,6 +94,24 @@ pub struct Vxlan {
     pub learning: bool,
     /// Whether it reports missing MACs.
     pub l2miss: bool,
+    /// What it takes in that ours do not: the kernel lets no two such devices share a port.
+    pub extra: Option<Extra>,
+}
+
+/// What a VXLAN device takes in that ours do not, of what must agree where devices share a port (`VXLAN_F_RCV_FLAGS` of
+/// net/vxlan.h).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extra {
+    /// `external`: packets of any VNI.
+    Metadata,
+    /// `gpe`: packets that are no Ethernet frames.
+    Gpe,
+    /// `udp6zerocsumrx`: IPv6 packets without a checksum.
+    ZeroChecksums,
+    /// `remcsumrx`: checksums left to the receiver.
+    RemoteChecksums,
+    /// `rsc`: route short circuit.
+    ShortCircuit,
 }
 
 /// How packets of a TUN device travel.
@@ -270,13 +288,29 @@ impl Vxlan {
     /// A device of that identifier with everything else off or left to the kernel.
     #[must_use]
     pub const fn new(vni: Vni) -> Self {
-        Self { vni, parent: None, local: None, port: None, group: None, gbp: false, learning: false, l2miss: false }
+        Self {
+            vni,
+            parent: None,
+            local: None,
+            port: None,
+            group: None,
+            gbp: false,
+            learning: false,
+            l2miss: false,
+            extra: None,
+        }
     }
 
     /// The port in use: the kernel's default is 8472 (drivers/net/vxlan, `vxlan_port`), not RFC 7348's 4789.
     #[must_use]
     pub fn port_in_use(&self) -> u16 {
         self.port.unwrap_or(8472)
+    }
+
+    /// Whether it takes in packets of that family.
+    pub(crate) fn hears(&self, family: Family) -> bool {
+        // What the packets are to be, those who send them say.
+        self.extra == Some(Extra::Metadata) || self.underlay() == family
     }
 
     /// The family of the outer packets.
@@ -302,6 +336,18 @@ impl NetState {
         self.neighbours.retain(|key, _| key.link != link);
         self.forwarding.retain(|key, _| key.link != link);
         self.routes.retain(|_, route| route.link() != Some(link));
+    }
+}
+
+impl fmt::Display for Extra {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Metadata => "collects metadata (external)",
+            Self::Gpe => "takes other packets than Ethernet frames (gpe)",
+            Self::ZeroChecksums => "takes IPv6 packets without checksums (udp6zerocsumrx)",
+            Self::RemoteChecksums => "takes checksums that are left to it (remcsumrx)",
+            Self::ShortCircuit => "short-circuits routes (rsc)",
+        })
     }
 }
 

@@ -3,7 +3,8 @@
 use wire_lease::{BackendData, DualStack, Family, Lease, LeaseTable, NetworkConfig, Prefix};
 
 use crate::{
-    Backend, Framing, Link, LinkName, Mtu, NetState, Overhead, Placement, Route, RouteKey, Scope, SelectError, Via,
+    Backend, Framing, Link, LinkName, Marks, Mtu, NetState, Overhead, Placement, Route, RouteKey, Scope, SelectError,
+    Via,
     backend::{Outer, add_device, add_forward, blackholes},
 };
 
@@ -62,6 +63,7 @@ impl Backend for UdpBackend {
     fn scope(&self) -> Scope {
         Scope {
             devices: self.devices.iter().map(|(_, device)| device.name).collect(),
+            marks: Marks::default(),
             parent: None,
             networks: self.devices.iter().map(|(_, device)| device.network).collect(),
         }

@@ -8,7 +8,7 @@ use wire_lease::{
 };
 
 use crate::{
-    Backend, FdbKey, Framing, Link, LinkKind, LinkName, Mtu, NeighbourKey, NetState, Overhead, Placement, Route,
+    Backend, FdbKey, Framing, Link, LinkKind, LinkName, Marks, Mtu, NeighbourKey, NetState, Overhead, Placement, Route,
     RouteKey, Scope, SelectError, Via, Vxlan,
     backend::{Outer, add_device, add_forward, blackholes},
     udp,
@@ -21,6 +21,7 @@ pub(crate) struct VxlanBackend {
     devices: DualStack<Device>,
     networks: Vec<Prefix>,
     parent: LinkName,
+    marks: Marks,
     blackhole: bool,
 }
 
@@ -42,7 +43,9 @@ impl VxlanBackend {
         }
         let networks = config.pools.iter().map(|(_, pool)| pool.network).collect();
         let Placement { underlay, blackhole, .. } = placement;
-        Ok(Self { vni: vxlan.vni, devices, networks, parent: underlay.link, blackhole })
+        let macs = devices.iter().map(|(_, device): (_, &Device)| device.mac).collect();
+        let marks = Marks { macs, ..Marks::of_config(config) };
+        Ok(Self { vni: vxlan.vni, devices, networks, parent: underlay.link, marks, blackhole })
     }
 }
 
@@ -100,6 +103,7 @@ impl Backend for VxlanBackend {
     fn scope(&self) -> Scope {
         Scope {
             devices: self.devices.iter().map(|(_, device)| device.name).collect(),
+            marks: self.marks.clone(),
             parent: Some(self.parent),
             networks: self.networks.clone(),
         }

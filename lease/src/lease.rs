@@ -64,6 +64,15 @@ impl BackendData {
             Self::Other(name) => name,
         }
     }
+
+    /// The MACs of the host's VXLAN devices.
+    #[must_use]
+    pub fn macs(&self) -> DualStack<MacAddr> {
+        match self {
+            Self::Vxlan(vteps) => vteps.map(|_, vtep| vtep.mac),
+            Self::Untyped | Self::Other(_) => DualStack::default(),
+        }
+    }
 }
 
 /// One host's lease.

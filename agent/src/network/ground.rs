@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use tracing::info;
 use wire_backends::Underlay;
-use wire_lease::{Admission, BackendData, DualStack, Entry, NetworkConfig, Prefix};
+use wire_lease::{Admission, DualStack, Entry, NetworkConfig, Prefix};
 
 use super::Host;
 use crate::{exit::Exit, underlay};
@@ -19,15 +19,11 @@ pub(super) struct Ground {
 impl Ground {
     /// What the leases of others are checked against.
     pub(super) fn admission(&self, own: &Entry) -> Admission {
-        let macs = match &own.lease.data {
-            BackendData::Vxlan(vteps) => vteps.map(|_, vtep| vtep.mac),
-            BackendData::Untyped | BackendData::Other(_) => DualStack::default(),
-        };
         Admission {
             pools: self.config.pools,
             own: Some(own.lease.subnet),
             public: self.public,
-            macs,
+            macs: own.lease.data.macs(),
             underlay: self.underlay.connected.clone(),
         }
     }

@@ -9,7 +9,8 @@ use super::{
     nexthop::Nexthops,
 };
 use crate::{
-    Address, FdbKey, Link, LinkKind, LinkName, Mtu, NeighbourKey, Owner, PROTOCOL, Route, RouteKey, Scope, Via, Vxlan,
+    Address, Extra, FdbKey, Link, LinkKind, LinkName, Mtu, NeighbourKey, Owner, PROTOCOL, Route, RouteKey, Scope, Via,
+    Vxlan,
 };
 
 /// The numbers and names of links.
@@ -58,21 +59,23 @@ fn link_kind(bytes: &[u8], names: &Names) -> Option<LinkKind> {
     }
     let known = match kind {
         "vxlan" => vxlan(data, names).map(LinkKind::Vxlan),
-        "tun" => is_queued_tun(data).then_some(LinkKind::Tun(None)),
+        "tun" => is_made_as_ours(data).then_some(LinkKind::Tun(None)),
         _ => None,
     };
     Some(known.unwrap_or_else(|| LinkKind::Other(kind.to_owned())))
 }
 
-/// Whether a TUN device is made as ours are, for packets with a vnet header on several queues (`IFLA_TUN_*` of
-/// linux/if_link.h). flannel's are not.
-fn is_queued_tun(bytes: &[u8]) -> bool {
+/// Whether a TUN device is made as ours are: it stays, and takes packets with a vnet header and nothing else before them, on
+/// several queues (`IFLA_TUN_*` of linux/if_link.h). Those of flannel and of VPNs are not.
+fn is_made_as_ours(bytes: &[u8]) -> bool {
     const TYPE: u16 = 3;
+    const PACKET_INFO: u16 = 4;
     const VNET_HEADER: u16 = 5;
+    const PERSISTENT: u16 = 6;
     const MULTI_QUEUE: u16 = 7;
     let has = |kind, wanted| attributes(bytes).any(|(number, value)| number == kind && value == [wanted]);
     // IFF_TUN of linux/if_tun.h.
-    has(TYPE, 1) && has(VNET_HEADER, 1) && has(MULTI_QUEUE, 1)
+    has(TYPE, 1) && has(PACKET_INFO, 0) && has(VNET_HEADER, 1) && has(PERSISTENT, 1) && has(MULTI_QUEUE, 1)
 }
 
 /// `IFLA_VXLAN_*` of linux/if_link.h.
@@ -86,9 +89,15 @@ fn vxlan(bytes: &[u8], names: &Names) -> Option<Vxlan> {
             3 => found.parent = number(value).and_then(|index| names.get(&index)).copied(),
             4 | 17 => found.local = address(value).filter(|local| !local.is_unspecified()),
             7 => found.learning = flag,
+            12 if flag => found.extra = Some(Extra::ShortCircuit),
             13 => found.l2miss = flag,
             15 => found.port = value.first_chunk().copied().map(u16::from_be_bytes),
+            20 if flag => found.extra = Some(Extra::ZeroChecksums),
+            22 if flag => found.extra = Some(Extra::RemoteChecksums),
             23 => found.gbp = true,
+            25 if flag => found.extra = Some(Extra::Metadata),
+            // With metadata it hears both families, which matters more.
+            27 => found.extra = found.extra.or(Some(Extra::Gpe)),
             _ => {}
         }
     }
@@ -170,6 +179,8 @@ pub(crate) fn neighbour_key(body: &[u8], devices: &Names) -> Option<NeighbourKey
 pub(crate) struct RouteContext<'a> {
     pub(crate) scope: &'a Scope,
     pub(crate) names: &'a Names,
+    /// Our own devices.
+    pub(crate) devices: &'a Names,
     pub(crate) nexthops: &'a Nexthops,
 }
 
@@ -219,7 +230,8 @@ pub(crate) fn route(body: &[u8], context: &RouteContext<'_>) -> Option<(RouteKey
         _ => Via::Other(describe(kind, device, gateway)),
     };
     let route = Route { via, protocol, owner: Owner::Foreign };
-    let owner = owner(destination, &route, context.scope)?;
+    let is_on_ours = device.is_some_and(|index| context.devices.contains_key(&index));
+    let owner = owner(destination, &route, is_on_ours, context.scope)?;
     Some((
         RouteKey { table: fields.table, destination, metric: fields.metric },
         Route { owner, ..route },
@@ -259,10 +271,10 @@ fn route_fields(bytes: &[u8], table: u8) -> RouteFields {
 
 /// Whose a route is; `None` where it is no concern of ours. One of our protocol is ours on whatever link: on a device that
 /// a former network config had, too.
-fn owner(destination: Prefix, route: &Route, scope: &Scope) -> Option<Owner> {
+fn owner(destination: Prefix, route: &Route, is_on_ours: bool, scope: &Scope) -> Option<Owner> {
     let inside = scope.networks.iter().any(|network| network.covers(destination));
     match route.link() {
-        Some(link) if scope.devices.contains(&link) => (route.protocol != PROTOCOL_KERNEL).then_some(Owner::Ours),
+        Some(_) if is_on_ours => (route.protocol != PROTOCOL_KERNEL).then_some(Owner::Ours),
         Some(_) | None => inside.then_some(if route.protocol == PROTOCOL { Owner::Ours } else { Owner::Foreign }),
     }
 }

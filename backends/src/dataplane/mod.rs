@@ -10,6 +10,7 @@ mod measure;
 mod monitor;
 mod nexthop;
 mod nics;
+pub(crate) mod port;
 mod read;
 mod settings;
 pub(crate) mod socket;

@@ -247,7 +247,8 @@ impl<'a> View<'a> {
     }
 
     fn route_differs(&self, new: bool, body: &[u8]) -> bool {
-        let context = RouteContext { scope: self.scope, names: &self.names, nexthops: &self.nexthops };
+        let context =
+            RouteContext { scope: self.scope, names: &self.names, devices: &self.devices, nexthops: &self.nexthops };
         let Some((key, route, _)) = decode::route(body, &context) else { return false };
         let there = self.believed.routes.get(&key);
         if new { !there.is_some_and(|there| there.does_as(&route)) } else { there.is_some() }

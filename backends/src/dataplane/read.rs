@@ -43,7 +43,7 @@ pub(crate) fn read(netlink: &mut Netlink, scope: &Scope) -> Result<Reading, Data
     let hops = dump_nexthops(netlink)?;
     let supported = hops.is_some();
     let mut nexthops = Nexthops::new(hops.unwrap_or_default(), &devices.keys().copied().collect());
-    let Routes { found, learnt } = read_routes(netlink, scope, &mut names, &nexthops)?;
+    let Routes { found, learnt } = read_routes(netlink, &devices, (scope, &mut names), &nexthops)?;
     for (key, route, hop) in found {
         if let (Owner::Ours, Some(hop)) = (route.owner, hop) {
             nexthops.set_route(key, Some(hop));
@@ -95,8 +95,7 @@ fn read_links(netlink: &mut Netlink, scope: &Scope) -> Result<Links, DataplaneEr
         links.entry(settings.name).or_insert_with(|| link.clone());
     }
     for (name, link) in &mut links {
-        let ours = scope.devices.contains(name) && matches!(link.kind, LinkKind::Vxlan(_) | LinkKind::Tun(_));
-        link.owner = if ours { Owner::Ours } else { Owner::Foreign };
+        link.owner = scope.owner(*name, link);
     }
     Ok(Links { links, names, all })
 }
@@ -165,8 +164,8 @@ struct Routes {
 
 fn read_routes(
     netlink: &mut Netlink,
-    scope: &Scope,
-    names: &mut Names,
+    devices: &Names,
+    (scope, names): (&Scope, &mut Names),
     nexthops: &Nexthops,
 ) -> Result<Routes, DataplaneError> {
     let mut found = Vec::new();
@@ -176,7 +175,7 @@ fn read_routes(
     for family in Family::ALL {
         let request = |batch: &mut Batch, flags| encode::list_routes(batch, flags, family);
         for _ in 0..2 {
-            let context = RouteContext { scope, names, nexthops };
+            let context = RouteContext { scope, names, devices, nexthops };
             let routes = netlink.dump("routes", &request, |body| {
                 learnt.borrow_mut().extend(decode::learnt_from_router(body));
                 let route = decode::route(body, &context)?;

@@ -9,6 +9,7 @@ use super::{
     Attempt, Dataplane, DataplaneError, ErrorKind, OpError,
     encode::{self, Through},
     nexthop::{self, ById, Nexthops},
+    port,
     read::{self, Reading},
     socket::{Batch, Netlink},
     sysctl,
@@ -91,7 +92,7 @@ impl NetlinkDataplane {
                 }
                 Ok(())
             });
-            attempts.push(attempt.or_else(|error| forgive(op, error)));
+            attempts.push(attempt.or_else(|error| forgive(op, explained(op, error))));
         }
         attempts
     }
@@ -276,6 +277,19 @@ impl Dataplane for NetlinkDataplane {
             self.sweep();
         }
         attempts
+    }
+}
+
+/// Where the kernel says only that an address is in use, whose.
+fn explained(op: &Op, error: OpError) -> OpError {
+    match op {
+        Op::CreateLink(_, Link { kind: LinkKind::Vxlan(vxlan), .. })
+        | Op::ChangeLink(_, Link { kind: LinkKind::Vxlan(vxlan), .. })
+            if error.source.raw_os_error() == Some(Errno::EADDRINUSE as i32) =>
+        {
+            OpError::new(error.source, Some(port::held(vxlan.port_in_use())))
+        }
+        _ => error,
     }
 }
 

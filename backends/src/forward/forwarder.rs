@@ -23,7 +23,7 @@ use super::{
     udp::Udp,
     worker::{Fault, Shared},
 };
-use crate::{Attempt, ErrorKind, ForwardKey, LinkKind, LinkName, Mtu, NetState, Op, OpError, Tunnel};
+use crate::{Attempt, ErrorKind, ForwardKey, LinkKind, LinkName, Mtu, NetState, Op, OpError, Tunnel, dataplane::port};
 
 /// All tunnels. Dropped, no packet is moved any more; the devices stay.
 #[derive(Default)]
@@ -302,16 +302,17 @@ fn op_error(error: &EngineError) -> OpError {
         (EngineError::Tun(..), Some(Errno::EBUSY | Errno::EINVAL)) => {
             "somebody else has a device of that name: is flanneld still running?"
         }
-        (EngineError::Udp(..), Some(Errno::EADDRINUSE)) => {
-            "somebody else has that port: is flanneld still running, or a VXLAN device there? (ss -ulnp)"
-        }
         _ => "",
     };
     let kind = match (error, errno) {
         (EngineError::Tun(..), Some(Errno::ENOENT | Errno::ENODEV | Errno::ENXIO)) => ErrorKind::Unsupported,
         _ => ErrorKind::of(cause),
     };
-    let detail = if remedy.is_empty() { error.to_string() } else { format!("{error}: {remedy}") };
+    let detail = match (error, errno) {
+        (EngineError::Udp(local, _), Some(Errno::EADDRINUSE)) => format!("{error}: {}", port::held(local.port())),
+        _ if remedy.is_empty() => error.to_string(),
+        _ => format!("{error}: {remedy}"),
+    };
     OpError { kind, detail: Some(detail), source: again(cause) }
 }
 

@@ -60,18 +60,25 @@ fn a_foreign_device_with_our_name_is_waited_for_and_named() -> Result {
     let lab = lab!();
     let etcd = Etcd::start(&lab)?;
     etcd.put_config(V4)?;
-    let host = lab.host("a")?;
-    host.namespace().ip("link add flannel.1 type bridge")?;
-    let mut agent = Agent::spawn(&host, AgentSpec::new(etcd.agent_flags()))?;
-    eventually(START, || {
-        let status = agent.status()?;
-        let reason = status.reason.unwrap_or_default();
-        check(status.phase == "waiting" && reason.contains("flannel.1") && reason.contains("bridge"), || reason)
-    })?;
-    check(agent.ready_after().is_none(), || "it says READY without its device".to_owned())?;
-    check(host.kernel().link("flannel.1")?.is_some_and(|link| link.linkinfo.kind == "bridge"), || agent.log())?;
-    host.namespace().ip("link delete flannel.1")?;
-    agent.wait_ready(START).map(drop)
+    // One of the same kind as ours is no more ours.
+    for (host, kind, said) in
+        [("a", "bridge", "bridge"), ("b", "vxlan id 7 dev eth0 dstport 4789 nolearning", "vxlan vni 7")]
+    {
+        let host = lab.host(host)?;
+        host.namespace().ip(&format!("link add flannel.1 type {kind}"))?;
+        let index = host.kernel().link("flannel.1")?.map(|link| link.index);
+        let mut agent = Agent::spawn(&host, AgentSpec::new(etcd.agent_flags()))?;
+        eventually(START, || {
+            let status = agent.status()?;
+            let reason = status.reason.unwrap_or_default();
+            check(status.phase == "waiting" && reason.contains("flannel.1") && reason.contains(said), || reason)
+        })?;
+        check(agent.ready_after().is_none(), || "it says READY without its device".to_owned())?;
+        check(host.kernel().link("flannel.1")?.map(|link| link.index) == index, || agent.log())?;
+        host.namespace().ip("link delete flannel.1")?;
+        agent.wait_ready(START)?;
+    }
+    Ok(())
 }
 
 #[test]

@@ -2,6 +2,8 @@
 
 use std::{net::Ipv4Addr, time::Instant};
 
+use wire_lease::Family;
+
 use super::{
     FORMS,
     lab::{self, Lab, run, run_fails},
@@ -74,6 +76,95 @@ fn devices_of_others_are_named_and_left_alone() {
         assert_eq!(reconciler.round(&lab.want()).conflicts, []);
         lab.assert_whole();
     });
+}
+
+/// Ways to make a device of our name that is none of ours.
+const FOREIGN: [&str; 6] = [
+    "ip link add flannel.1 type vxlan id 7 dev wb-up dstport 8472 nolearning",
+    "ip link add flannel.1 type vxlan id 1 dev wb-up dstport 4789 nolearning",
+    "ip link add flannel.1 type vxlan id 1 dev wb-up remote 192.0.2.9 dstport 8472 nolearning",
+    "ip link add flannel.1 type vxlan id 1 dev wb-up dstport 8472",
+    "ip link add flannel.1 type vxlan external dstport 4789",
+    "ip tuntap add flannel.1 mode tun",
+];
+
+#[test]
+fn a_device_of_our_name_that_others_made_is_named_and_left_alone_with_its_routes() {
+    for made in FOREIGN {
+        lab::in_namespace(move || {
+            let lab = Lab::new(2);
+            run(&format!("{made}; ip link set flannel.1 up; ip route add 10.5.77.0/24 dev flannel.1 proto static"));
+            let index = lab::index("flannel.1");
+            let (mut reconciler, want) = (lab.reconciler(RouteForm::default()), lab.want());
+            let report = reconciler.round(&want);
+            let name =
+                |conflict: &&Conflict| matches!(conflict, Conflict::Name { link, .. } if link.as_str() == "flannel.1");
+            assert_eq!(report.conflicts.iter().filter(name).count(), 1, "{made}: {report:?}");
+            assert!(report.conflicts[0].to_string().contains("flannel.1 is wanted but is there already"), "{report:?}");
+            assert_eq!((index, lab::count("ip -j route show dev flannel.1")), (lab::index("flannel.1"), 1), "{made}");
+            // By its MAC it would be ours, whatever a former config has made of it.
+            if made.contains("vxlan") {
+                run("ip link set flannel.1 address 02:00:00:00:00:01");
+                reconciler.doubt();
+                assert_eq!(reconciler.round(&want).conflicts, [], "{made}");
+                lab.assert_whole();
+            }
+        });
+    }
+}
+
+#[test]
+fn whoever_has_our_udp_port_is_named_with_the_remedy() {
+    let devices = [
+        ("type vxlan external dstport 8472", "cx collects metadata (external) on UDP port 8472"),
+        ("type vxlan id 9 gbp local 192.0.2.1 dstport 8472", "cx has group policies (gbp) on UDP port 8472"),
+        ("type vxlan external gpe dstport 8472", "cx collects metadata (external) on UDP port 8472"),
+        ("type vxlan id 9 udp6zerocsumrx local 192.0.2.1 dstport 8472", "(udp6zerocsumrx) on UDP port 8472"),
+    ];
+    for (made, said) in devices {
+        lab::in_namespace(move || {
+            let lab = Lab::new(1);
+            run(&format!("ip link add cx {made}; ip link set cx up"));
+            let (mut reconciler, want) =
+                (lab.reconciler_of(RouteForm::default(), &[Family::V4]), lab.want_of(&[Family::V4]));
+            let report = reconciler.round(&want);
+            assert!(report.failures.is_empty(), "{report:?}");
+            let conflict = report.conflicts[0].to_string();
+            assert!(conflict.starts_with("flannel.1 cannot be made") && conflict.contains(said), "{conflict}");
+            assert!(conflict.ends_with("remove it or set another Backend.Port in the network config"), "{conflict}");
+            // Down it holds nothing.
+            run("ip link set cx down");
+            reconciler.doubt();
+            let report = reconciler.round(&want);
+            assert!(report.converged && report.conflicts.is_empty(), "{report:?}");
+        });
+    }
+}
+
+#[test]
+fn a_process_that_has_our_udp_port_is_named_and_no_capability_is() {
+    lab::in_namespace(|| {
+        let lab = Lab::new(1);
+        let socket = std::net::UdpSocket::bind("0.0.0.0:8472").unwrap();
+        let (mut reconciler, want) =
+            (lab.reconciler_of(RouteForm::default(), &[Family::V4]), lab.want_of(&[Family::V4]));
+        let said = reconciler.round(&want).failures[0].to_string();
+        assert!(said.contains("something else holds UDP port 8472: wire_backends"), "{said}");
+        assert!(said.contains("or set another Backend.Port in the network config"), "{said}");
+        drop(socket);
+        assert!(reconciler.round(&want).converged);
+        run("ip link show flannel.1");
+    });
+}
+
+#[test]
+fn a_device_that_we_work_ourselves_shares_its_port_with_no_vxlan_device() {
+    let want = crate::plan::tests::tunnelled(crate::plan::tests::state(&[]));
+    let mut have = NetState::default();
+    let mut other = crate::plan::tests::device(9);
+    other.owner = Owner::Foreign;
+    have.links.insert("vx7".parse().unwrap(), other);
+    insta::assert_snapshot!(crate::plan(&have, &want), @"CONFLICT flannel.1 cannot be made: vx7 is a VXLAN device (vni 1) on UDP port 8472, and shares it with no device like ours; remove it or set another Backend.Port in the network config");
 }
 
 #[test]

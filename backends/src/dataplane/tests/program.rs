@@ -100,13 +100,14 @@ fn a_peer_that_changes_its_mac_or_address_is_replaced() {
 }
 
 #[test]
-fn a_device_that_cannot_be_used_is_made_anew() {
+fn a_device_of_ours_that_cannot_be_used_is_made_anew() {
     for wrong in
         ["id 1 local 192.0.2.9", "id 2 local 192.0.2.1", "id 1 local 192.0.2.1 l2miss", "id 1 local 192.0.2.1 gbp"]
     {
         lab::in_namespace(move || {
             let lab = Lab::new(2);
-            run(&format!("ip link add flannel.1 type vxlan {wrong} dev wb-up dstport 8472"));
+            let mac = "02:00:00:00:00:01";
+            run(&format!("ip link add flannel.1 address {mac} type vxlan {wrong} dev wb-up dstport 8472"));
             assert!(lab.reconciler(RouteForm::default()).round(&lab.want()).converged, "{wrong}");
             lab.assert_whole();
         });

@@ -5,7 +5,7 @@ use std::time::Duration;
 use wire_lease::Family;
 
 use super::lab::{self, Lab, run};
-use crate::{Monitor, NetState, NetlinkDataplane, Reconciler, RouteForm, Wake};
+use crate::{Dataplane, Monitor, NetState, NetlinkDataplane, Op, Reconciler, RouteForm, Wake};
 
 /// The values of these settings, one after the other.
 fn sysctl(names: &str) -> String {
@@ -68,6 +68,21 @@ fn whoever_switches_off_what_traffic_needs_wakes_us_and_it_is_put_back() {
             let wake = monitor.drain(reconciler.belief().unwrap()).unwrap();
             assert_eq!(wake, Wake::default(), "{what}");
         }
+    });
+}
+
+#[test]
+fn what_the_kernel_says_of_a_refusal_is_said_and_no_capability_is() {
+    lab::in_namespace(|| {
+        let lab = Lab::new(1);
+        let (mut reconciler, want) = joined(&lab);
+        // As somebody else would, between our look and our write.
+        run("sysctl -qw net.ipv6.conf.flannel-v6/1.disable_ipv6=1");
+        let address = want.addresses.iter().find(|address| address.address.is_ipv6()).unwrap();
+        let said = reconciler.dataplane().apply(&[Op::PutAddress(*address)]).pop().unwrap().unwrap_err().to_string();
+        assert_eq!(said, "not allowed: ipv6: IPv6 is disabled on this device");
+        reconciler.doubt();
+        assert!(reconciler.round(&want).converged);
     });
 }
 
