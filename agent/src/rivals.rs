@@ -1,25 +1,35 @@
 //! Other agents in this network namespace: each would undo the other's firewall. They are known by sockets with abstract names, which
-//! are the namespace's own (unix(7)), and which nobody has to remove.
+//! are the namespace's own (unix(7)), and which nobody has to remove. Anyone may call a socket so: who listens there, the kernel says.
 
 use std::{
+    collections::BTreeSet,
     fs, io,
     os::{
+        fd::{AsRawFd as _, OwnedFd},
         linux::net::SocketAddrExt as _,
-        unix::net::{SocketAddr, UnixDatagram},
+        unix::net::{SocketAddr, UnixListener},
     },
     sync::LazyLock,
 };
 
+use nix::{
+    sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, getsockopt, socket, sockopt::PeerCredentials},
+    unistd::geteuid,
+};
+
 /// What the names begin with, behind the zero that makes them abstract.
 const PREFIX: &str = "wire-agent/firewall/";
+/// How many are asked. There are never more agents, but of other names as many as anyone likes.
+const ASKED: usize = 256;
 
 /// The process's own, however often it joins anew. Without one the others still see our rules, and we see them.
-static OWN: LazyLock<Option<(String, UnixDatagram)>> = LazyLock::new(|| announced().ok());
+static OWN: LazyLock<Option<(String, UnixListener)>> = LazyLock::new(|| announced().ok());
 
-fn announced() -> io::Result<(String, UnixDatagram)> {
+fn announced() -> io::Result<(String, UnixListener)> {
     let name = format!("{PREFIX}{:016x}", rand::random::<u64>());
-    let socket = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name)?)?;
-    Ok((name, socket))
+    let listener = UnixListener::bind_addr(&SocketAddr::from_abstract_name(&name)?)?;
+    listener.set_nonblocking(true)?;
+    Ok((name, listener))
 }
 
 /// Says to others that this one is there.
@@ -29,10 +39,28 @@ pub(crate) fn announce() {
 
 /// Whether there are others.
 pub(crate) fn are_there() -> bool {
-    let own = OWN.as_ref().map(|(name, _)| name.as_str());
+    let own = OWN.as_ref();
+    // Who has asked us waits in a queue, which must not become full.
+    while own.is_some_and(|(_, listener)| listener.accept().is_ok()) {}
     // Others may have called theirs by any bytes.
-    let sockets = fs::read("/proc/self/net/unix").unwrap_or_default();
+    let sockets = fs::read("/proc/thread-self/net/unix").unwrap_or_default();
     let sockets = String::from_utf8_lossy(&sockets);
-    let mut names = sockets.lines().filter_map(|line| line.split_once(" @").map(|(_, name)| name));
-    names.any(|name| name.starts_with(PREFIX) && Some(name) != own)
+    let names = sockets.lines().filter_map(|line| line.split_once(" @").map(|(_, name)| name));
+    let others: BTreeSet<&str> =
+        names.filter(|name| name.starts_with(PREFIX) && own.is_none_or(|(own, _)| own != name)).collect();
+    others.into_iter().take(ASKED).any(is_an_agent)
+}
+
+/// Whether root or our own user listens there: nobody else can change the firewall, and so be a rival.
+fn is_an_agent(name: &str) -> bool {
+    let credentials = ask(name).and_then(|socket| getsockopt(&socket, PeerCredentials));
+    credentials.is_ok_and(|who| who.uid() == 0 || who.uid() == geteuid().as_raw())
+}
+
+/// Connects without waiting: one that accepts nobody must not hold us up.
+fn ask(name: &str) -> nix::Result<OwnedFd> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    connect(socket.as_raw_fd(), &UnixAddr::new_abstract(name.as_bytes())?)?;
+    Ok(socket)
 }

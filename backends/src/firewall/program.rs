@@ -1,7 +1,7 @@
 //! The programs that write what netlink alone would be too much for: nft, and iptables in its two kinds.
 
 use std::{
-    fs,
+    env, fs,
     io::{self, Write as _},
     process::{Command, Output, Stdio},
     sync::mpsc::{self, RecvTimeoutError},
@@ -23,6 +23,9 @@ const WAIT: &str = "5";
 
 /// How long a program may take. One that hangs must not hold up all that comes after.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What programs are told of our environment, in which there may be a password: where they and their parts are.
+const PASSED: [&str; 4] = ["PATH", "LD_LIBRARY_PATH", "XTABLES_LIBDIR", "XTABLES_LOCKFILE"];
 
 /// Runs a script of nft, as one transaction.
 pub(crate) fn nft(script: &str) -> Result<(), OpError> {
@@ -163,7 +166,8 @@ fn run(program: &str, arguments: &[&str], input: &str) -> Result<String, OpError
 
 fn run_within(patience: Duration, program: &str, arguments: &[&str], input: &str) -> Result<String, OpError> {
     let mut command = Command::new(program);
-    command.args(arguments).env("LC_ALL", "C");
+    let passed = PASSED.into_iter().filter_map(|name| Some((name, env::var_os(name)?)));
+    command.args(arguments).env_clear().envs(passed).env("LC_ALL", "C");
     let (output, killed) = finish(&mut command, input, patience).map_err(|source| match source.kind() {
         io::ErrorKind::NotFound => OpError::program(ErrorKind::NoProgram, remedy(program), source),
         _ => OpError::program(ErrorKind::Program, format!("cannot run {program}"), source),
@@ -227,6 +231,16 @@ mod tests {
         let error = said("echo no library >&2; exit 127").unwrap_err();
         assert!(error.to_string().contains("no library"), "{error}");
         assert_eq!(said("wc -c").unwrap().trim(), "1048576");
+    }
+
+    #[test]
+    fn a_program_is_told_nothing_of_our_environment_but_where_programs_are() {
+        // Cargo tells a test this, as systemd tells us a password.
+        assert!(env::var_os("CARGO_MANIFEST_DIR").is_some());
+        let said = run("env", &[], "").unwrap();
+        let names: Vec<&str> = said.lines().filter_map(|line| line.split_once('=')).map(|(name, _)| name).collect();
+        assert!(names.contains(&"PATH") && names.contains(&"LC_ALL"), "{names:?}");
+        assert!(names.iter().all(|name| *name == "LC_ALL" || PASSED.contains(name)), "{names:?}");
     }
 
     #[test]

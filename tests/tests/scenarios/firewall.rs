@@ -153,7 +153,17 @@ fn two_agents_that_undo_each_others_rules_are_named_by_both_until_one_ends() -> 
     }
     drop(second);
     phase(&node.agent, "ready")?;
-    // One that joins anew is no other.
+    // One that joins anew is no other, and nor is what any user may call so.
+    let socket =
+        "socket(S, PF_UNIX, SOCK_STREAM, 0) && bind(S, pack_sockaddr_un(qq(\\0wire-agent/firewall/x))) && listen(S, 5)";
+    let nobody = "setpriv --reuid=65534 --regid=65534 --clear-groups --no-new-privs";
+    node.host
+        .namespace()
+        .sh(&format!("{nobody} timeout 60 perl -MSocket -e '{socket} && sleep 60' > /dev/null 2>&1 &"))?;
+    eventually(PROMPT * 5, || {
+        let sockets = node.host.namespace().sh("cat /proc/net/unix")?;
+        check(sockets.contains("@wire-agent/firewall/x"), || sockets)
+    })?;
     node.agent.signal(Signal::SIGHUP)?;
     node.host.namespace().sh("sleep 1; nft flush ruleset")?;
     eventually(BACK, || node.host.namespace().sh("nft list table inet wire-agent").map(drop))?;
