@@ -24,6 +24,7 @@ use crate::{
     notify,
     observed::Board,
     pulse::{Part, Pulse},
+    repeats::{REPEATS, Repeats},
 };
 
 /// Compare everything that often, though nobody said that anything has changed.
@@ -63,7 +64,15 @@ impl Datapath {
         let (want, wishes) = watch::channel(None);
         let underlay_changed = Arc::new(Notify::new());
         let (said, outcome) = watch::channel(Outcome::Pending);
-        let keeper = Keeper { reconciler, board, wishes, underlay_changed: underlay_changed.clone(), said, stored };
+        let keeper = Keeper {
+            reconciler,
+            board,
+            wishes,
+            underlay_changed: underlay_changed.clone(),
+            said,
+            stored,
+            repeats: Repeats::default(),
+        };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -154,6 +163,7 @@ struct Keeper {
     said: watch::Sender<Outcome>,
     /// What systemd keeps for a later run.
     stored: notify::Stored,
+    repeats: Repeats,
 }
 
 impl Keeper {
@@ -165,12 +175,14 @@ impl Keeper {
         }
         let ended = self.reconciler.dataplane().forwarder.tunnels().ended();
         let mut monitor = None;
+        let mut followed: Option<Arc<NetState>> = None;
         let mut whole_at = Instant::now() + PERIOD;
         loop {
             if monitor.is_none() {
                 monitor = self.listen();
             }
             let Some(wish) = self.wishes.borrow_and_update().clone() else { return };
+            let is_new = !followed.replace(wish.state.clone()).is_some_and(|before| Arc::ptr_eq(&before, &wish.state));
             let begun = Instant::now();
             let report = self.reconciler.round(&wish.state);
             let tunnels = self.reconciler.dataplane().forwarder.tunnels();
@@ -182,7 +194,7 @@ impl Keeper {
                 self.underlay_changed.notify_one();
             }
             let again = if report.converged { whole_at } else { Instant::now() + RETRY };
-            self.publish(report, wish.revision);
+            self.publish(report, wish.revision, is_new);
             tokio::select! {
                 changed = self.wishes.changed() => if changed.is_err() { return },
                 wake = next_wake(monitor.as_mut(), self.reconciler.belief()) => match wake {
@@ -223,15 +235,29 @@ impl Keeper {
         }
     }
 
-    fn publish(&self, report: Report, revision: Revision) {
+    /// What is put right again and again, though leases did not change, some other program changes.
+    fn note_repeats(&mut self, report: &Report, is_new: bool) {
+        let changes = if is_new { &[] } else { report.changes.as_slice() };
+        let said = self.repeats.note(changes, Instant::now());
+        if let Some(said) = &said
+            && self.board.look(|seen| !seen.notes.contains_key(REPEATS))
+        {
+            warn!("{said}");
+        }
+        self.board.warning(REPEATS, said);
+    }
+
+    fn publish(&mut self, report: Report, revision: Revision, is_new: bool) {
         let before: BTreeSet<String> =
             self.board.look(|seen| seen.dataplane.last.iter().flat_map(|last| troubles(last)).collect());
         for trouble in troubles(&report).filter(|trouble| !before.contains(trouble)) {
             warn!("{trouble}");
         }
         if report.written + report.removed > 0 {
-            info!(written = report.written, removed = report.removed, "kernel entries changed");
+            let (written, removed) = (report.written, report.removed);
+            info!(written, removed, entries = report.named(), "kernel entries changed");
         }
+        self.note_repeats(&report, is_new);
         let outcome = Outcome::of(&report);
         self.board.update(|seen| {
             seen.dataplane.rounds += 1;

@@ -31,6 +31,7 @@ mod notify;
 mod observed;
 mod output;
 mod pulse;
+mod repeats;
 mod rivals;
 mod run;
 mod session;

@@ -7,6 +7,9 @@ use crate::{Conflict, Dataplane, DataplaneError, ErrorKind, NetState, Op, OpErro
 /// How often one round tries again after a failure, each time after a look at what there is.
 const RETRIES: usize = 2;
 
+/// How many changes of a round are named. There may be thousands.
+const NAMED: usize = 4;
+
 /// Keeps one dataplane as wanted. Between rounds it believes that nothing changed but by itself, until it is told otherwise.
 #[derive(Debug)]
 pub struct Reconciler<D> {
@@ -22,6 +25,8 @@ pub struct Report {
     pub written: usize,
     /// Entries removed.
     pub removed: usize,
+    /// The first of both, as operations.
+    pub changes: Vec<Op>,
     /// Operations that failed, those included that a second attempt put right.
     pub failed: usize,
     /// What failed and stayed so: the first of each kind.
@@ -48,6 +53,17 @@ pub enum Failure {
         /// How many more.
         more: usize,
     },
+}
+
+impl Report {
+    /// The changes for a log: the first of them, and how many more.
+    #[must_use]
+    pub fn named(&self) -> String {
+        let more = (self.written + self.removed).saturating_sub(self.changes.len());
+        let named: Vec<String> = self.changes.iter().map(ToString::to_string).collect();
+        let more = if more > 0 { format!("; and {more} more") } else { String::new() };
+        named.join("; ") + &more
+    }
 }
 
 impl<D: Dataplane> Reconciler<D> {
@@ -167,6 +183,9 @@ impl<D: Dataplane> Reconciler<D> {
             match attempt {
                 Ok(()) => {
                     *(if op.is_delete() { &mut report.removed } else { &mut report.written }) += 1;
+                    if report.changes.len() < NAMED {
+                        report.changes.push(op.clone());
+                    }
                     if let Some(belief) = &mut self.belief {
                         belief.apply(op);
                     }

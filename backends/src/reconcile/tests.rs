@@ -29,6 +29,24 @@ fn a_second_round_believes_and_writes_nothing() {
 }
 
 #[test]
+fn a_round_names_the_first_of_what_it_changed_and_how_many_more() {
+    let (sim, mut reconciler) = reconciler(&state(&[]));
+    let report = reconciler.round(&state(&[(2, 20, 102), (3, 30, 103)]));
+    assert_eq!((report.written, report.changes.len()), (6, NAMED));
+    assert!(
+        report.named().starts_with("set FDB entry ") && report.named().ends_with("; and 2 more"),
+        "{}",
+        report.named()
+    );
+    // What others put there is named alone.
+    let address = crate::Address { link: "flannel.1".parse().unwrap(), address: [169, 254, 9, 9].into(), len: 16 };
+    sim.edit(|state| state.addresses.extend([address]));
+    reconciler.doubt();
+    let report = reconciler.round(&state(&[(2, 20, 102), (3, 30, 103)]));
+    assert_eq!(report.named(), "delete address 169.254.9.9/16 dev flannel.1");
+}
+
+#[test]
 fn the_belief_is_what_the_kernel_holds() {
     let (sim, mut reconciler) = reconciler(&NetState::default());
     for want in [state(&[(2, 20, 102)]), state(&[(2, 21, 103), (3, 30, 103)]), state(&[]), NetState::default()] {

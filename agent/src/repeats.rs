@@ -1,0 +1,87 @@
+//! What is put right in the kernel again and again: some other program changes it each time, and only the operator can stop that.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use wire_backends::Op;
+
+/// What the warning concerns.
+pub(crate) const REPEATS: &str = "another program";
+
+/// How often the same is put right before it is said.
+const OFTEN: u32 = 5;
+
+/// What is not put right for so long is forgotten.
+const QUIET: Duration = Duration::from_secs(600);
+
+/// How many changes are remembered, and how many are named. One that is always new is not one that repeats.
+const REMEMBERED: usize = 64;
+const NAMED: usize = 3;
+
+/// How often each change was made, and when last.
+#[derive(Debug, Default)]
+pub(crate) struct Repeats(BTreeMap<String, (u32, Instant)>);
+
+impl Repeats {
+    /// Counts changes that put something right, and says which repeat.
+    pub(crate) fn note(&mut self, changes: &[Op], now: Instant) -> Option<String> {
+        self.0.retain(|_, (_, last)| now.duration_since(*last) < QUIET);
+        for change in changes {
+            let change = change.to_string();
+            if self.0.len() >= REMEMBERED && !self.0.contains_key(&change) {
+                let oldest = self.0.iter().min_by_key(|(_, (_, last))| *last).map(|(change, _)| change.clone());
+                oldest.and_then(|oldest| self.0.remove(&oldest));
+            }
+            let (count, last) = self.0.entry(change).or_insert((0, now));
+            (*count, *last) = (*count + 1, now);
+        }
+        let often = self.0.iter().filter(|(_, (count, _))| *count >= OFTEN);
+        let named: Vec<String> =
+            often.take(NAMED).map(|(change, (count, _))| format!("{change} ({count} times)")).collect();
+        (!named.is_empty()).then(|| {
+            format!(
+                "some other program changes what is ours in the kernel again and again, and each time it is put right: {}; let \
+                 that program leave our devices alone (of dhcpcd: denyinterfaces flannel* in dhcpcd.conf)",
+                named.join(", ")
+            )
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use wire_backends::Address;
+
+    use super::*;
+
+    fn put_right(last: u8) -> Op {
+        Op::DeleteAddress(Address { link: "flannel.1".parse().unwrap(), address: [169, 254, 9, last].into(), len: 16 })
+    }
+
+    #[test]
+    fn what_another_program_changes_again_and_again_is_named_with_how_often_until_it_stops() {
+        let (mut repeats, begun) = (Repeats::default(), Instant::now());
+        let at = |seconds| begun + Duration::from_secs(seconds);
+        for second in 0..4 {
+            assert_eq!(repeats.note(&[put_right(9), put_right(10 + u8::try_from(second).unwrap())], at(second)), None);
+        }
+        let said = repeats.note(&[put_right(9)], at(4)).unwrap();
+        assert!(said.contains("right: delete address 169.254.9.9/16 dev flannel.1 (5 times); let"), "{said}");
+        assert!(said.contains("denyinterfaces flannel*"), "{said}");
+        // Nobody does anything for a while.
+        assert!(repeats.note(&[], at(600)).is_some());
+        assert_eq!(repeats.note(&[], at(605)), None);
+        assert_eq!(repeats.note(&[put_right(9)], at(606)), None);
+    }
+
+    #[test]
+    fn of_changes_that_are_always_others_few_are_remembered() {
+        let (mut repeats, begun) = (Repeats::default(), Instant::now());
+        for last in 0..=u8::MAX {
+            assert_eq!(repeats.note(&[put_right(last)], begun + Duration::from_secs(last.into())), None);
+        }
+        assert!(repeats.0.len() <= REMEMBERED);
+    }
+}
