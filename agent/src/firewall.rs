@@ -5,6 +5,7 @@
 //! changed a rule, a timer) says nothing more than "compare". When nothing has changed, a look runs no program:
 //! it asks the kernel for its generation, the bridges and our counters.
 
+mod claims;
 mod said;
 
 use std::{
@@ -22,6 +23,7 @@ use wire_backends::{
 };
 use wire_lease::{DualStack, Entry, Family, LeaseTable, NetworkConfig, Prefix, chain};
 
+use self::claims::{PEERS, claimed, misplaced};
 use self::said::{
     BLOCKED, BRIDGE, BRIDGE_NAME, CONTESTED, DOCKERS_CHAINS, HIDDEN, IPTABLES, NFTABLES, RIVAL, blocked, lacking,
     unnamed,
@@ -55,6 +57,13 @@ struct Wish {
     own: Arc<Entry>,
     leases: Arc<LeaseTable>,
     devices: DualStack<OverlayDevice>,
+}
+
+impl Wish {
+    /// Whether it is the same one, and not only as good.
+    fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.own, &other.own) && Arc::ptr_eq(&self.leases, &other.leases) && self.devices == other.devices
+    }
 }
 
 /// Takes away all that is ours in the packet filter, and says how much that was. What is flannel's may be in use again.
@@ -200,12 +209,13 @@ impl Keeper {
             }
         }
         let mut monitor = None;
+        let mut followed: Option<Wish> = None;
         loop {
             if monitor.is_none() {
                 monitor = FirewallMonitor::open().ok();
             }
-            let is_new = self.wishes.has_changed().unwrap_or_default();
             let Some(wish) = self.wishes.borrow_and_update().clone() else { return };
+            let is_new = !followed.replace(wish.clone()).is_some_and(|before| before.is(&wish));
             let begun = Instant::now();
             self.look(&wish, is_new);
             let busy = begun.elapsed().min(SHARE);
@@ -252,6 +262,7 @@ impl Keeper {
             let before = std::mem::replace(&mut report, self.compare(wish));
             report.written += before.written;
             report.removed += before.removed;
+            report.changes.splice(..0, before.changes);
         }
         let put_right = report.written + report.removed > 0 && !is_new;
         if put_right {
@@ -268,6 +279,7 @@ impl Keeper {
         let hidden = self.is_blind().then(|| HIDDEN.to_owned());
         self.board.warning(DOCKERS_CHAINS, hidden);
         self.publish(&report, &wish.devices);
+        self.note_claims(&wish.leases);
     }
 
     /// Whether it was another agent that changed what is ours.
@@ -362,7 +374,8 @@ impl Keeper {
         }
         self.board.fault("firewall", fault);
         if report.written + report.removed > 0 {
-            info!(written = report.written, removed = report.removed, "firewall rules changed");
+            let (written, removed) = (report.written, report.removed);
+            info!(written, removed, changes = report.named(), "firewall rules changed");
         }
         let counted = self.reconciler.dataplane().counted().unwrap_or_else(|_| self.seen.counted.clone());
         self.note_blocked(&counted, devices);
@@ -376,6 +389,18 @@ impl Keeper {
             self.board.update(|board| board.firewall = seen.clone());
             self.seen = seen;
         }
+    }
+
+    /// Which strangers may be peers that send from another address than they publish.
+    fn note_claims(&self, leases: &LeaseTable) {
+        let is_userspace = self.board.look(|seen| seen.datapath.is_userspace());
+        let claims = misplaced(&self.seen.counted.claims, leases).map(|misplaced| claimed(&misplaced, is_userspace));
+        if let Some(claims) = &claims
+            && self.board.look(|seen| seen.notes.get(PEERS) != Some(claims))
+        {
+            warn!("{claims}");
+        }
+        self.board.warning(PEERS, claims);
     }
 
     /// What we let in and nobody sees at the end of the way, another firewall of this host has dropped.

@@ -78,6 +78,8 @@ pub struct Counted {
     pub strangers: u64,
     /// Some of those senders of the last hour.
     pub senders: BTreeSet<IpAddr>,
+    /// The same senders, each with inner sources it used.
+    pub claims: BTreeSet<(IpAddr, IpAddr)>,
     /// Encapsulated packets that were dropped since a container sent them.
     pub containers: u64,
     /// Packets of peers that were dropped since their inner source is none that the peer may have.
@@ -168,17 +170,23 @@ impl FirewallDataplane {
         let mut counted = Counted {
             strangers: of(counter::STRANGERS),
             senders: BTreeSet::new(),
+            claims: BTreeSet::new(),
             containers: of(counter::CONTAINERS),
             spoofed: of(counter::SPOOFED),
             arrived: DualStack::from_fn(|family| counters.get(counter::arrived(family)).copied()),
             delivered: DualStack::from_fn(|family| counters.get(counter::delivered(family)).copied()),
         };
         if counted.strangers > 0 {
-            for set in ["strangers-v4", "strangers-v6"] {
-                let noted = self.netfilter()?.noted(set)?;
+            for family in ["v4", "v6"] {
+                let noted = self.netfilter()?.noted(&format!("strangers-{family}"))?;
                 counted.senders.extend(noted.into_iter().filter_map(|element| match element {
                     Element::Address(address) => Some(address),
                     Element::Link(_) | Element::Lease(..) => None,
+                }));
+                let claimed = self.netfilter()?.claimed(&format!("claims-{family}"))?;
+                counted.claims.extend(claimed.into_iter().filter_map(|element| match element {
+                    Element::Lease(sender, source) => Some((sender, source.network())),
+                    Element::Link(_) | Element::Address(_) => None,
                 }));
             }
         }

@@ -29,13 +29,14 @@ pub(super) fn set_kind(flags: u32, key: u32) -> Option<SetKind> {
     // NFT_SET_TIMEOUT
     let filled_by_packets = flags & 0x10 != 0;
     let addresses = |family| if filled_by_packets { SetKind::Seen(family) } else { SetKind::Addresses(family) };
+    let leases = |family| if filled_by_packets { SetKind::Claims(family) } else { SetKind::Leases(family) };
     match key {
         7 => Some(addresses(Family::V4)),
         8 => Some(addresses(Family::V6)),
         41 => Some(SetKind::Links),
         // Two types in one number, six bits each; 4 is a plain number.
-        0x1c4 => Some(SetKind::Leases(Family::V4)),
-        0x204 => Some(SetKind::Leases(Family::V6)),
+        0x1c4 => Some(leases(Family::V4)),
+        0x204 => Some(leases(Family::V6)),
         _ => None,
     }
 }

@@ -518,6 +518,8 @@ fn a_peer_that_lives_in_the_network_beside_the_range_is_heard_and_what_may_be_a_
                 assert_eq!(arrives(container), 0, "{senders:?} {family}");
                 let counted = reconciler.dataplane().counted().unwrap();
                 assert_eq!(counted.containers - before.containers, 1, "{counted:?}");
+                let claim = (address(stranger).ip(), inner.parse().unwrap());
+                assert_eq!(counted.claims.contains(&claim), senders == Senders::Peers, "{counted:?}");
             }
         }
     });

@@ -108,7 +108,7 @@ impl Netfilter {
                 SetKind::Addresses(_) => self.elements(&name, address_element)?,
                 SetKind::Links => self.elements(&name, link_element)?,
                 SetKind::Leases(_) => self.elements(&name, lease_element)?,
-                SetKind::Seen(_) => BTreeSet::new(),
+                SetKind::Seen(_) | SetKind::Claims(_) => BTreeSet::new(),
             };
             table.sets.insert(name, Set { kind, elements });
         }
@@ -207,6 +207,11 @@ impl Netfilter {
     /// The addresses that packets have put into a set of ours.
     pub(crate) fn noted(&mut self, set: &str) -> Result<BTreeSet<Element>, DataplaneError> {
         self.elements(set, address_element)
+    }
+
+    /// The pairs in a set that packets fill, as leases of one address.
+    pub(crate) fn claimed(&mut self, set: &str) -> Result<BTreeSet<Element>, DataplaneError> {
+        self.elements(set, lease_element)
     }
 
     fn elements(

@@ -29,13 +29,9 @@ fn put_table(table: &Table) -> String {
         let spec = match content.kind {
             SetKind::Addresses(family) => format!("type {};", address(family)),
             SetKind::Links => "type ifname;".to_owned(),
-            // Of the inner source only the length matters here; where it lies, the rule says.
-            SetKind::Leases(Family::V4) => "typeof ip saddr . @th,336,32; flags interval;".to_owned(),
-            SetKind::Leases(Family::V6) => "typeof ip6 saddr . @th,304,128; flags interval;".to_owned(),
-            // Bounded: whoever forges many sources fills it, no more.
-            SetKind::Seen(family) => {
-                format!("type {}; size 64; flags dynamic, timeout; timeout 1h;", address(family))
-            }
+            SetKind::Leases(family) => format!("{} flags interval;", pair(family)),
+            SetKind::Seen(family) => format!("type {}; {FILLED_BY_PACKETS}", address(family)),
+            SetKind::Claims(family) => format!("{} {FILLED_BY_PACKETS}", pair(family)),
         };
         line(&mut text, format_args!("add set {name} {set} {{ {spec} }}"));
         if !content.elements.is_empty() {
@@ -71,6 +67,17 @@ fn element(element: &Element) -> String {
             (first, last) if first == last => format!("{public} . {first:#x}"),
             (first, last) => format!("{public} . {first:#x}-{last:#x}"),
         },
+    }
+}
+
+/// Bounded: whoever forges many sources fills it, no more.
+const FILLED_BY_PACKETS: &str = "size 64; flags dynamic, timeout; timeout 1h;";
+
+/// Of the inner source only the length matters here; where it lies, the rule says.
+const fn pair(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "typeof ip saddr . @th,336,32;",
+        Family::V6 => "typeof ip6 saddr . @th,304,128;",
     }
 }
 

@@ -137,16 +137,18 @@ impl Side {
                 Rule::new("no packets of this family", other)
             }));
         } else if let Some(inner) = self.inner_source() {
-            let from = if source_check {
-                format!("{ip} saddr . {inner} @leases-{family}")
-            } else {
-                format!("{ip} saddr @peers-{family}")
-            };
+            let pair = format!("{ip} saddr . {inner}");
+            let from =
+                if source_check { format!("{pair} @leases-{family}") } else { format!("{ip} saddr @peers-{family}") };
             let ours = self.inner_type("").map(|ours| format!("{ours} ")).unwrap_or_default();
             let peer = format!("{ours}{from} {} accept", count(counter::arrived(self.family)));
             rules.push(Rule::new("peers", peer));
             let forged = format!("{ip} saddr @peers-{family} {}", drop(counter::SPOOFED));
             rules.push(Rule::new("sources of other leases", forged));
+            if source_check {
+                let claim = format!("{ours}update @claims-{family} {{ {pair} }}");
+                rules.push(Rule::new("what strangers claim is noted", claim));
+            }
             // A rule of its own: a full set ends a rule.
             let note = format!("{ip} saddr != @peers-{family} update @strangers-{family} {{ {ip} saddr }}");
             rules.push(Rule::new("strangers are noted", note));
@@ -221,6 +223,8 @@ impl Side {
         ];
         if source_check {
             sets.push((format!("leases-{family}"), Set { kind: SetKind::Leases(self.family), elements: pairs }));
+            let claims = Set { kind: SetKind::Claims(self.family), elements: BTreeSet::new() };
+            sets.push((format!("claims-{family}"), claims));
         }
         sets
     }
@@ -294,8 +298,10 @@ impl Side {
             let callers = [("FORWARD", Place::First), ("DOCKER-USER", Place::First)];
             add(ChainTableKind::Filter, "WIRE-FORWARD", vec![incoming, outgoing], &callers);
         }
-        // As flannel: in the place of a policy that drops, behind whatever others decide.
-        let any = vec![rule(format!("-s {all}")), rule(format!("-d {all}"))];
+        // As flannel: in the place of a policy that drops, behind whatever others decide. Between containers of this host that is
+        // Docker's to say: with --icc=false its drop comes behind ours at each of its starts.
+        let within = format!("-s {own} -d {own} {} -j RETURN", comment(FORWARD_COMMENT));
+        let any = vec![within, rule(format!("-s {all}")), rule(format!("-d {all}"))];
         add(ChainTableKind::Filter, "WIRE-POLICY", any, &[("FORWARD", Place::Behind)]);
         chains
     }

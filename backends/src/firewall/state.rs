@@ -103,6 +103,8 @@ pub enum SetKind {
     Leases(Family),
     /// Addresses that packets put there, for an hour each.
     Seen(Family),
+    /// The same, each with an inner source that came from it.
+    Claims(Family),
 }
 
 /// An element of a set.

@@ -176,6 +176,22 @@ fn no_inner_source_is_looked_at_but_behind_the_inner_ether_type_of_its_family() 
 }
 
 #[test]
+fn what_containers_of_one_host_send_each_other_is_left_to_docker() {
+    let firewall = wanted(&policy(true), &[2], &["docker0"]);
+    for (family, own) in [(wire_lease::Family::V4, "10.5.1.0/24"), (wire_lease::Family::V6, "fd00:5:0:1::/64")] {
+        let table = ChainTable { family, kind: ChainTableKind::Filter };
+        let chain = |name: &str| &firewall.chains[&ChainName { table, name: name.to_owned() }].rules;
+        let [first, accepts @ ..] = chain("WIRE-POLICY").as_slice() else { panic!("{firewall:?}") };
+        assert!(first.starts_with(&format!("-s {own} -d {own} ")) && first.ends_with("-j RETURN"), "{first}");
+        assert!(accepts.len() == 2 && accepts.iter().all(|rule| rule.ends_with("-j ACCEPT")), "{accepts:?}");
+        // The others name a device, which such packets neither come from nor go to.
+        let of_devices =
+            chain("WIRE-FORWARD").iter().all(|rule| rule.contains(" -i flannel") || rule.contains(" -o flannel"));
+        assert!(of_devices, "{firewall:?}");
+    }
+}
+
+#[test]
 fn a_host_in_the_network_beside_the_range_that_is_leased_is_no_container() {
     let policy = FirewallPolicy { senders: Senders::Anyone, ..bounded() };
     insta::assert_snapshot!(scripts(&wanted_around(&policy, &[2], &Surroundings::default())));
@@ -217,9 +233,9 @@ fn what_others_put_in_front_of_ours_is_passed_and_what_flanneld_left_goes_last()
     let want = NetState { firewall: wanted(&policy(false), &[2], &[]), ..NetState::default() };
     let plan = plan(&have, &want);
     insta::assert_snapshot!(plan, @"
-    put table inet wire-agent: 6 chains, 30 rules
+    put table inet wire-agent: 6 chains, 31 rules
     put chains iptables raw: WIRE-RAW (1 rules) called from PREROUTING
-    put chains iptables filter: WIRE-FORWARD called from DOCKER-USER called from FORWARD WIRE-POLICY (2 rules) called from FORWARD
+    put chains iptables filter: WIRE-FORWARD called from DOCKER-USER called from FORWARD WIRE-POLICY (3 rules) called from FORWARD
     delete chain iptables filter WIRE-FORMER
     delete chain iptables nat FLANNEL-POSTRTG
     delete table ip flannel-ipv4
@@ -240,6 +256,7 @@ fn what_others_put_in_front_of_ours_is_passed_and_what_flanneld_left_goes_last()
     COMMIT
     *filter
     :WIRE-POLICY - [0:0]
+    -A WIRE-POLICY -s 10.5.1.0/24 -d 10.5.1.0/24 -m comment --comment "wire-agent forward" -j RETURN
     -A WIRE-POLICY -s 10.5.0.0/16 -m comment --comment "wire-agent forward" -j ACCEPT
     -A WIRE-POLICY -d 10.5.0.0/16 -m comment --comment "wire-agent forward" -j ACCEPT
     -I DOCKER-USER 1 -m comment --comment "wire-agent forward" -j WIRE-FORWARD

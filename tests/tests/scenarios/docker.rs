@@ -33,16 +33,38 @@ fn containers_reach_all_and_are_reached_where_forwarding_was_off_and_docker_masq
 
 #[test]
 fn containers_reach_all_and_are_reached_on_networks_of_users_where_docker_has_none() -> Result {
-    let own = |host, etcd: &Etcd, flags: &[&str]| Seat::with_own_network(host, etcd, flags, "--bridge=none");
+    let own = |host, etcd: &Etcd, flags: &[&str]| Seat::with_own_network(host, etcd, flags, [&["--bridge=none"], &[]]);
     let (_etcd, seats) = reach_all(&lab!(), &["--ip-masq"], own)?;
     seats.iter().try_for_each(on_a_bridge_of_users)
 }
 
 #[test]
 fn containers_reach_all_and_are_reached_on_networks_of_users_where_docker_has_another() -> Result {
-    let own = |host, etcd: &Etcd, flags: &[&str]| Seat::with_own_network(host, etcd, flags, "--bip=172.31.0.1/24");
+    let own =
+        |host, etcd: &Etcd, flags: &[&str]| Seat::with_own_network(host, etcd, flags, [&["--bip=172.31.0.1/24"], &[]]);
     let (_etcd, seats) = reach_all(&lab!(), &[], own)?;
     seats.iter().try_for_each(on_a_bridge_of_users)
+}
+
+/// Docker's drop between containers of one bridge comes behind ours where Docker is started after the agent, as it must be.
+#[test]
+fn containers_that_docker_keeps_apart_do_not_reach_each_other_and_peers_reach_them() -> Result {
+    let lab = lab!();
+    let dockerd: &[&str] = &["--bridge=none", "--experimental", "--ip6tables"];
+    let apart: &[&str] = &["-o", "com.docker.network.bridge.enable_icc=false"];
+    let (_etcd, [mut one, other]) =
+        seats_by(&lab, DUAL, |host, etcd| Seat::with_own_network(host, etcd, &[], [dockerd, apart]))?;
+    let second = one.run(&[])?;
+    let rules = one.sh("iptables -S FORWARD; ip6tables -S FORWARD")?;
+    let behind = |rules: &str| rules.find("-j WIRE-POLICY") < rules.find("-j DROP");
+    let (v4, v6) = rules.rsplit_once("-P FORWARD").unwrap_or_default();
+    check(behind(v4) && behind(v6) && v6.contains("-j DROP"), || format!("Docker's drops are not behind: {rules}"))?;
+    for family in Family::ALL {
+        let address = second.address(family)?;
+        check(other.container.pings(address, 2), || format!("a peer's container does not reach {address}"))?;
+        check(!one.container.pings(address, 1), || format!("the one beside it reaches {address}"))?;
+    }
+    Ok(())
 }
 
 /// As on CoreOS. What can be had in iptables is had there, until nft is there.

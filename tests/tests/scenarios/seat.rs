@@ -52,15 +52,23 @@ impl Seat {
     }
 
     /// With a network that was made for our subnet, and a Docker whose default one is elsewhere or nowhere. As README has it.
-    pub(crate) fn with_own_network(host: Host, etcd: &Etcd, flags: &[&str], dockerd: &str) -> Result<Self> {
+    /// `dockerd` are flags of it, `network` those of `docker network create`.
+    pub(crate) fn with_own_network(
+        host: Host,
+        etcd: &Etcd,
+        flags: &[&str],
+        [dockerd, network]: [&[&str]; 2],
+    ) -> Result<Self> {
         const OWN: &str = "overlay";
         let node = node(host, etcd, flags)?;
         let status = node.agent.ctl(&["status"])?;
-        let docker = Dockerd::start(&node.host, &[dockerd.to_owned()])?;
+        let dockerd: Vec<String> = dockerd.iter().map(|flag| (*flag).to_owned()).collect();
+        let docker = Dockerd::start(&node.host, &dockerd)?;
         let subnets = status.lines().find_map(|line| line.strip_prefix("subnet ")).unwrap_or_default().trim();
         let (v4, v6) = subnets.split_once(' ').ok_or_else(|| LabError::Wrong(status.clone()))?;
         let mtu = format!("com.docker.network.driver.mtu={}", node.agent.subnet_env()?["FLANNEL_MTU"]);
-        docker.docker(&["network", "create", "--subnet", v4, "--ipv6", "--subnet", v6, "-o", &mtu, OWN])?;
+        let own = ["network", "create", "--subnet", v4, "--ipv6", "--subnet", v6, "-o", &mtu];
+        docker.docker(&[own.as_slice(), network, &[OWN]].concat())?;
         Self::with(node, docker, OWN)
     }
 

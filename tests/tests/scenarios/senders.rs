@@ -95,7 +95,7 @@ fn nothing_forged_is_taken(lab: &Lab, family: Family) -> Result {
         forge(&stranger, &node, source)?;
         let _ = stranger.exec(&format!("ping -c 3 -i 0.2 -W 1 {vtep}"));
         check(taken()? == 1, || format!("a stranger was let in with {source}"))?;
-        strangers.push(on_underlay(&stranger, family).to_string());
+        strangers.push(stranger);
     }
     // A member with a source outside all leases, of another member, and of the victim's own subnet.
     let (outside, all, flag): (IpAddr, u8, &str) = match family {
@@ -114,12 +114,25 @@ fn nothing_forged_is_taken(lab: &Lab, family: Family) -> Result {
         let (strangers, spoofed) = (node.filtered("strangers")?, node.filtered("spoofed")?);
         check(strangers == 6 && spoofed == 12, || format!("{strangers} and {spoofed} were counted"))
     })?;
+    let first = &strangers[0];
+    let strangers: Vec<String> = strangers.iter().map(|host| on_underlay(host, family).to_string()).collect();
     let status = node.agent.status()?;
     let senders = &status.rest["firewall"]["senders"];
     check(*senders == serde_json::json!(strangers), || format!("named are {senders}"))?;
     let text = node.agent.ctl(&["status"])?;
     let said = format!("dropped 6 packets from hosts without a lease ({})", strangers.join(", "));
-    check(text.contains(&said), || text)
+    check(text.contains(&said), || text.clone())?;
+    // The first might be the member itself, by another address than its lease has.
+    let subnet = match family {
+        Family::V4 => member.vtep(family)?.to_string() + "/24",
+        Family::V6 => member.vtep(family)?.to_string() + "/64",
+    };
+    let public = on_underlay(&member.host, family);
+    let said = format!(
+        "what {} sends as {subnet} is dropped, since the lease of {subnet} has the address {public}: ",
+        on_underlay(first, family)
+    );
+    check(text.contains(&said) && text.contains("wire-agent here with --peers-only=false"), || text)
 }
 
 #[test]

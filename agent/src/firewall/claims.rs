@@ -1,0 +1,98 @@
+//! Peers that send from another address than their lease has, so that all they send is dropped as a stranger's. Pure.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use wire_lease::{Family, LeaseTable, Prefix};
+
+/// What the warning concerns.
+pub(super) const PEERS: &str = "peers";
+
+/// How many are named.
+const NAMED: usize = 3;
+
+/// By the subnet whose addresses a stranger has as inner sources: the public address its lease has, and the stranger's.
+pub(super) type Misplaced = BTreeMap<Prefix, (IpAddr, IpAddr)>;
+
+/// Joins strangers with the leases whose sources they use. `None`: there are none.
+pub(super) fn misplaced(claims: &BTreeSet<(IpAddr, IpAddr)>, leases: &LeaseTable) -> Option<Misplaced> {
+    let mut misplaced = Misplaced::new();
+    for (sender, source) in claims {
+        let family = Family::of(*source);
+        let public = |lease: &wire_lease::Lease| lease.public.of(family).copied();
+        // It has joined since.
+        if leases.peers.values().any(|entry| public(&entry.lease) == Some(*sender)) {
+            continue;
+        }
+        let leased = leases.peers.values().find_map(|entry| {
+            let subnet = entry.lease.subnet.of(family).filter(|subnet| subnet.contains(*source))?;
+            Some((subnet, public(&entry.lease)?))
+        });
+        misplaced.extend(leased.map(|(subnet, public)| (subnet, (public, *sender))));
+    }
+    (!misplaced.is_empty()).then_some(misplaced)
+}
+
+/// The warning, with what to do.
+pub(super) fn claimed(misplaced: &Misplaced, is_userspace: bool) -> String {
+    let name = |(subnet, (public, sender)): (&Prefix, &(IpAddr, IpAddr))| {
+        format!("what {sender} sends as {subnet} is dropped, since the lease of {subnet} has the address {public}")
+    };
+    let named: Vec<String> = misplaced.iter().take(NAMED).map(name).collect();
+    let more = misplaced.len().saturating_sub(NAMED);
+    let more = if more > 0 { format!("; and {more} more") } else { String::new() };
+    let flags = if is_userspace { "--peers-only=false --forward-source-check=false" } else { "--peers-only=false" };
+    format!(
+        "{}{more}: if that is the same host (an older flannel with --iface and another --public-ip), let it send from the address \
+         of its lease, or start wire-agent here with {flags}",
+        named.join("; ")
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use wire_lease::{BackendData, DualStack, Entry, Lease, Origin, Revision, Subnet};
+
+    use super::*;
+
+    fn leases() -> LeaseTable {
+        let mut table = LeaseTable::default();
+        for (v4, v6, public, public_v6) in [
+            ("10.5.2.0/24", "fd00:5:0:2::/64", "192.0.2.2", "2001:db8::2"),
+            ("10.5.3.0/24", "fd00:5:0:3::/64", "192.0.2.3", "2001:db8::3"),
+        ] {
+            let subnet = Subnet::new(DualStack { v4: v4.parse().ok(), v6: v6.parse().ok() }).unwrap();
+            let public = DualStack { v4: public.parse().ok(), v6: public_v6.parse().ok() };
+            let lease = Lease { subnet, public, data: BackendData::Untyped };
+            let origin = Origin { create_revision: Revision(1), mod_revision: Revision(1), lease: None };
+            table.peers.insert(subnet, Arc::new(Entry { lease, origin }));
+        }
+        table
+    }
+
+    fn said(claims: &[(&str, &str)]) -> Option<String> {
+        let claims = claims.iter().map(|(sender, source)| (sender.parse().unwrap(), source.parse().unwrap()));
+        misplaced(&claims.collect(), &leases()).map(|misplaced| claimed(&misplaced, false))
+    }
+
+    #[test]
+    fn a_stranger_with_a_peers_sources_is_named_with_the_lease_and_the_remedy() {
+        let text = said(&[("192.0.2.66", "10.5.2.7"), ("192.0.2.66", "10.5.2.8"), ("2001:db8::66", "fd00:5:0:3::7")]);
+        assert_eq!(
+            text.unwrap(),
+            "what 192.0.2.66 sends as 10.5.2.0/24 is dropped, since the lease of 10.5.2.0/24 has the address 192.0.2.2; what 2001:db8::66 \
+             sends as fd00:5:0:3::/64 is dropped, since the lease of fd00:5:0:3::/64 has the address 2001:db8::3: if that is the same host \
+             (an older flannel with --iface and another --public-ip), let it send from the address of its lease, or start wire-agent here \
+             with --peers-only=false"
+        );
+    }
+
+    #[test]
+    fn a_stranger_with_nobodys_sources_is_no_peer_and_one_that_has_joined_since_is_no_stranger() {
+        assert_eq!(said(&[("192.0.2.66", "10.5.9.7"), ("192.0.2.66", "0.0.0.0"), ("192.0.2.3", "10.5.2.7")]), None);
+    }
+}
