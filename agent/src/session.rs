@@ -191,6 +191,11 @@ impl Session {
             self.firewall.want(own.clone(), table.clone(), OverlayDevice::of(&desired));
             self.datapath.want(desired, table.revision);
         }
+        if let Basis::Etcd(ties) = &self.basis
+            && let Some(hold) = &ties.hold
+        {
+            hold.tell(table.clone());
+        }
         self.board.update(|seen| seen.leases = Some(table));
         self.note_known();
     }

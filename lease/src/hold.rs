@@ -11,22 +11,25 @@
 //! 3. Every later write compares with the revision that is ours.
 
 mod acquire;
+mod announce;
 mod claim;
+mod former;
 mod keep;
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use tokio::{sync::watch, time::Instant};
 
+use self::announce::Announcing;
 use crate::{
-    BackendData, Directory, DualStack, Entry, KeyPrefix, LeaseId, LeaseStore, Listing, Pool, Prefix, StoreError,
-    Subnet,
+    BackendData, Clock, Directory, DualStack, Entry, KeyPrefix, LeaseId, LeaseStore, LeaseTable, Listing, Pool, Prefix,
+    StoreError, Subnet,
     own::entry_of,
     task::{Start, Task},
 };
 
 /// Whose lease is held, and how.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct HoldSettings {
     /// The network's place in the store.
     pub prefix: KeyPrefix,
@@ -36,6 +39,8 @@ pub struct HoldSettings {
     pub identity: String,
     /// How long the lease lives without us.
     pub ttl: Duration,
+    /// The clock that tells when it was suspended meanwhile.
+    pub clock: Clock,
     /// How long before its end it is renewed at the latest.
     pub renew_margin: Duration,
     /// The subnet held last.
@@ -104,6 +109,7 @@ impl HoldState {
 pub struct Hold<S> {
     /// How it stands.
     pub state: watch::Receiver<HoldState>,
+    leases: watch::Sender<Option<Arc<LeaseTable>>>,
     store: S,
     task: Task,
 }
@@ -118,8 +124,23 @@ impl<S: LeaseStore> Hold<S> {
     ) -> Self {
         let (state_out, state) = watch::channel(HoldState::Acquiring { reason: "asking etcd for a subnet".to_owned() });
         let directory = settings.prefix.leases(settings.pools.v4.is_some());
-        let holder = Holder { store: store.clone(), settings, directory, offer, state_out, attempt: 0, spare: None };
-        Self { state, store, task: Task::spawn(holder.run(listing), beside) }
+        let leases = watch::Sender::new(None);
+        let holder = Holder {
+            store: store.clone(),
+            settings,
+            directory,
+            offer,
+            state_out,
+            attempt: 0,
+            spare: None,
+            announcing: Announcing::new(leases.subscribe()),
+        };
+        Self { state, leases, store, task: Task::spawn(holder.run(listing), beside) }
+    }
+
+    /// Tells it of the leases of others. Where one of flanneld's has come, our lease is written again some seconds later.
+    pub fn tell(&self, leases: Arc<LeaseTable>) {
+        self.leases.send_replace(Some(leases));
     }
 
     /// Gives the lease back, so that another host can have the subnet. A reservation stays.
@@ -127,7 +148,7 @@ impl<S: LeaseStore> Hold<S> {
     /// # Errors
     /// When the store does not answer: the lease then ends by itself.
     pub async fn release(self) -> Result<(), StoreError> {
-        let Self { state, store, task } = self;
+        let Self { state, store, task, .. } = self;
         task.stop().await;
         let lease = state.borrow().entry().and_then(|entry| entry.origin.lease);
         match lease {
@@ -202,6 +223,7 @@ struct Holder<S> {
     attempt: u32,
     /// A lease of the store that was granted to us and has no key yet.
     spare: Option<LeaseId>,
+    announcing: Announcing,
 }
 
 /// A lease that is ours in the store.

@@ -24,6 +24,7 @@
 mod admission;
 mod allocate;
 mod backoff;
+mod clock;
 mod config;
 mod entries;
 mod etcd;
@@ -48,6 +49,7 @@ mod task;
 pub use admission::Admission;
 pub use allocate::{Full, Taken, Wish, allocate};
 pub use backoff::{Backoff, shortened};
+pub use clock::Clock;
 pub use config::{BackendConfig, ConfigError, NetworkConfig, Pool, VxlanConfig};
 pub use entries::Entries;
 pub use etcd::{

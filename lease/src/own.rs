@@ -19,7 +19,7 @@ pub fn own_entry(
     let (family, _) = pools.iter().next()?;
     let address = public.of(family)?;
     let directory = prefix.leases(pools.v4.is_some());
-    let own = subnets(listing, &directory).filter_map(|(subnet, kv)| entry_of(subnet, kv)).filter(|entry| {
+    let own = leases(listing, &directory).filter(|entry| {
         entry.lease.public.of(family) == Some(address) && !offered(entry.lease.subnet, pools).is_empty()
     });
     own.min_by_key(|entry| {
@@ -155,6 +155,11 @@ pub(crate) fn overlapping<'a>(
 pub(crate) fn listed<'a>(listing: &'a Listing, directory: &Directory, subnet: Subnet) -> Option<&'a KeyValue> {
     let key = directory.key(subnet);
     listing.entries.iter().find(|kv| kv.key == key)
+}
+
+/// The entries that are leases.
+pub(crate) fn leases(listing: &Listing, directory: &Directory) -> impl Iterator<Item = Entry> {
+    subnets(listing, directory).filter_map(|(subnet, kv)| entry_of(subnet, kv))
 }
 
 /// The entry as a lease, where its value is one.

@@ -1,9 +1,12 @@
 //! Our lease: held in etcd or, while that is away, remembered.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
+use nix::time::{ClockId, clock_gettime};
 use tokio::sync::watch;
-use wire_lease::{ConfigWatch, Entry, EtcdStore, Hold, HoldSettings, HoldState, Lease, Offer, Origin, Revision, Start};
+use wire_lease::{
+    Clock, ConfigWatch, Entry, EtcdStore, Hold, HoldSettings, HoldState, Lease, Offer, Origin, Revision, Start,
+};
 
 use super::{Ground, Host, Known};
 use crate::{
@@ -55,6 +58,7 @@ impl Host {
             pools: ground.config.pools,
             identity: self.state.identity.clone(),
             ttl: self.settings.lease_ttl,
+            clock: Clock::new(since_boot),
             renew_margin: self.settings.renew_margin,
             preferred: self.preferred(),
             avoid: ground.underlay.connected.clone(),
@@ -73,4 +77,9 @@ impl Host {
             }
         }
     }
+}
+
+/// The time since the host booted, that in which it was suspended included.
+fn since_boot() -> Duration {
+    clock_gettime(ClockId::CLOCK_BOOTTIME).map(Duration::from).unwrap_or_default()
 }

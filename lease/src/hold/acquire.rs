@@ -33,9 +33,10 @@ impl<S: LeaseStore> Holder<S> {
         let (mut pauses, mut races) = (PAUSES, Races::default());
         loop {
             let obstacle = match self.acquire_once(listing.take()).await {
-                Ok(holding) => {
+                Ok((holding, listing)) => {
                     info!(subnet = %holding.entry.lease.subnet, "lease acquired");
                     self.say_held(&holding, None);
+                    self.give_back_former(&holding, &listing).await;
                     return holding;
                 }
                 Err(obstacle) => obstacle,
@@ -71,7 +72,8 @@ impl<S: LeaseStore> Holder<S> {
         }
     }
 
-    async fn acquire_once(&mut self, listing: Option<Arc<Listing>>) -> Result<Holding, Obstacle> {
+    /// A lease, and the listing by which it was found.
+    async fn acquire_once(&mut self, listing: Option<Arc<Listing>>) -> Result<(Holding, Arc<Listing>), Obstacle> {
         let listing = match listing {
             Some(listing) => listing,
             None => Arc::new(self.store.list(&self.directory).await?),
@@ -82,11 +84,12 @@ impl<S: LeaseStore> Holder<S> {
             None => self.remembered(&listing).await?,
         };
         if let Some(own) = own {
-            return self.adopt(own, &listing, &offer).await;
+            let holding = self.adopt(own, &listing, &offer).await?;
+            return Ok((holding, listing));
         }
         let subnet = self.choice(crate::DualStack::default()).subnet(&listing);
         match subnet {
-            Ok(subnet) => self.claim(subnet, listing.revision, &offer).await,
+            Ok(subnet) => Ok((self.claim(subnet, listing.revision, &offer).await?, listing)),
             Err(no_room) => Err(Obstacle::Full(no_room, listing)),
         }
     }

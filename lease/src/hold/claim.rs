@@ -244,7 +244,7 @@ impl<S: LeaseStore> Holder<S> {
     /// Asks the agent whose identity the guards of our address's lease name whether it lives, by writing its lease as it is:
     /// one that lives writes it again ([`Holder::keep`]). Gives the revision at which the lease is ours to take. One whose
     /// lease is `neglected` is not asked: a live owner has at least two thirds of it left.
-    async fn challenge(&self, own: &Entry, other: &[u8], neglected: bool) -> Result<Revision, Obstacle> {
+    pub(super) async fn challenge(&self, own: &Entry, other: &[u8], neglected: bool) -> Result<Revision, Obstacle> {
         let key = self.settings.prefix.lease(own.lease.subnet);
         let shown = shown(&key);
         if neglected {

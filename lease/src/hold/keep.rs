@@ -6,11 +6,12 @@ use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::{
-    Holder, Holding,
+    Holder, Holding, Life,
     claim::{Move, Obstacle},
 };
 use crate::{
     Backoff, Entry, KeyValue, Lease, LeaseStore, Origin, chain,
+    clock::Sleep,
     key_watch::{KeyEvent, KeyWatch},
     own::{addresses, entry_of},
     shortened,
@@ -18,6 +19,8 @@ use crate::{
 
 /// How often our key is read although the watch stands: etcd has lost watch events.
 const READ_EVERY: Duration = Duration::from_secs(5 * 60);
+/// How often it is looked whether the host was suspended.
+const SLEEP_EVERY: Duration = Duration::from_secs(5);
 /// Between renewals that fail.
 const PAUSES: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
 /// Between writes against somebody who changes our entry.
@@ -25,12 +28,34 @@ const REWRITES: Backoff = Backoff::new(Duration::from_millis(250), Duration::fro
 /// An entry that nobody touched for so long is at peace.
 const PEACE: Duration = Duration::from_secs(30);
 
+/// After a sleep the lease is as much older, and etcd is asked whether it is there still: nobody was told of what happened.
+fn wake_up<S: LeaseStore>(holding: &mut Holding, keeping: &mut Keeping<S>) {
+    let Some(slept) = keeping.sleep.since() else { return };
+    keeping.watch.read_again();
+    let Some(life) = &mut holding.life else { return };
+    let now = Instant::now();
+    let earlier = |at: Instant| at.checked_sub(slept).unwrap_or(now);
+    *life = Life { expires: earlier(life.expires), renew_at: earlier(life.renew_at) };
+    let seconds = slept.as_secs();
+    info!(seconds, "this host was suspended; asking etcd for its lease");
+    if life.expires <= now {
+        let text = format!(
+            "this host slept for {seconds} s, longer than its lease lives: asking etcd whether it is there still"
+        );
+        keeping.sleep_trouble = Some(text);
+    }
+}
+
 /// What the keeper waits for.
 enum Wake {
     Key(KeyEvent),
     RenewalDue,
     ReadDue,
     Offer,
+    /// Leases of others have come.
+    Others,
+    /// Whether the host was suspended.
+    SleepDue,
 }
 
 /// What the keeper knows beside the lease.
@@ -42,6 +67,11 @@ struct Keeping<S: LeaseStore> {
     rewritten: Option<Instant>,
     watch_trouble: Option<String>,
     renew_trouble: Option<String>,
+    sleep: Sleep,
+    /// When the host is looked at again.
+    sleep_at: Instant,
+    /// Said while the lease may have ended in the host's sleep, and etcd has not said yet.
+    sleep_trouble: Option<String>,
 }
 
 impl<S: LeaseStore> Holder<S> {
@@ -56,6 +86,9 @@ impl<S: LeaseStore> Holder<S> {
             rewritten: None,
             watch_trouble: None,
             renew_trouble: None,
+            sleep: Sleep::new(self.settings.clock.clone()),
+            sleep_at: Instant::now() + SLEEP_EVERY,
+            sleep_trouble: None,
         };
         loop {
             let lost = match self.wake(holding, &mut keeping).await {
@@ -66,6 +99,15 @@ impl<S: LeaseStore> Holder<S> {
                 Wake::Key(KeyEvent::Is(found)) => {
                     keeping.watch_trouble = None;
                     self.compare(holding, &mut keeping, found).await
+                }
+                Wake::Others => {
+                    self.announce(holding).await;
+                    None
+                }
+                Wake::SleepDue => {
+                    keeping.sleep_at = Instant::now() + SLEEP_EVERY;
+                    wake_up(holding, &mut keeping);
+                    None
                 }
                 Wake::RenewalDue => self.renew(holding, &mut keeping).await,
                 Wake::ReadDue => {
@@ -83,7 +125,8 @@ impl<S: LeaseStore> Holder<S> {
             if let Some(why) = lost {
                 return why;
             }
-            let trouble = keeping.renew_trouble.as_ref().or(keeping.watch_trouble.as_ref());
+            let Keeping { renew_trouble, watch_trouble, sleep_trouble, .. } = &keeping;
+            let trouble = sleep_trouble.as_ref().or(renew_trouble.as_ref()).or(watch_trouble.as_ref());
             self.say_held(holding, trouble.cloned());
         }
     }
@@ -105,6 +148,8 @@ impl<S: LeaseStore> Holder<S> {
             () = renewal => Wake::RenewalDue,
             () = tokio::time::sleep_until(keeping.read_at) => Wake::ReadDue,
             () = offer => Wake::Offer,
+            () = self.announcing.due() => Wake::Others,
+            () = tokio::time::sleep_until(keeping.sleep_at) => Wake::SleepDue,
         }
     }
 
@@ -127,7 +172,7 @@ impl<S: LeaseStore> Holder<S> {
             Ok(None) => Some(format!("etcd no longer knows lease {lease}: it expired or was revoked")),
             Err(error) => {
                 let renew_at = Instant::now() + keeping.pauses.pause().max(Duration::from_millis(100));
-                holding.life = Some(super::Life { renew_at, ..life });
+                holding.life = Some(Life { renew_at, ..life });
                 keeping.renew_trouble = Some(chain(&error));
                 None
             }
@@ -143,6 +188,7 @@ impl<S: LeaseStore> Holder<S> {
     ) -> Option<String> {
         let subnet = holding.entry.lease.subnet;
         let Some(kv) = found else { return Some("its key was deleted".to_owned()) };
+        keeping.sleep_trouble = None;
         let first = |lease: &Lease| lease.public.iter().next().map(|(_, address)| *address);
         match entry_of(subnet, &kv) {
             Some(entry) if entry == *holding.entry => None,
@@ -183,7 +229,7 @@ impl<S: LeaseStore> Holder<S> {
             Some(lease) => {
                 let left = self.store.time_to_live(lease).await.ok().flatten();
                 let (left, ttl) = left.unwrap_or((self.settings.ttl, self.settings.ttl));
-                Some(super::Life { renew_at: Instant::now(), ..self.life(ttl, Instant::now() + left) })
+                Some(Life { renew_at: Instant::now(), ..self.life(ttl, Instant::now() + left) })
             }
         };
         *holding = Holding { entry: Arc::new(entry), life };

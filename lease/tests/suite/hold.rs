@@ -8,14 +8,17 @@ use std::{
 
 use tokio::{sync::watch, time::timeout};
 use wire_lease::{
-    BackendData, DualStack, Family, Hold, HoldSettings, HoldState, KeyPrefix, Lease, LeaseStore, NetworkConfig, Offer,
-    Prefix, SimStore, Subnet, Vni, Vtep,
+    BackendData, Clock, DualStack, Family, Hold, HoldSettings, HoldState, KeyPrefix, Lease, LeaseStore, NetworkConfig,
+    Offer, Prefix, SimStore, Subnet, Vni, Vtep,
 };
 
+mod announcing;
 mod claiming;
+mod former;
 mod keeping;
 mod odd_keys;
 mod rivals;
+mod sleeping;
 
 const PREFIX: &str = "/coreos.com/network";
 const DIRECTORY: &[u8] = b"/coreos.com/network/subnets/";
@@ -39,6 +42,7 @@ impl Host {
             pools,
             identity: format!("host-{number}"),
             ttl: 24 * HOUR,
+            clock: Clock::without_sleep(),
             renew_margin: HOUR,
             preferred: DualStack::default(),
             avoid: Vec::new(),

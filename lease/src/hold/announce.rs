@@ -1,0 +1,163 @@
+//! Our lease written a second time, unchanged, for flanneld: some (0.20) lose leases that are written at the same moment, and
+//! never list them again.
+//!
+//! A lease without a guard is one of flanneld's. Where there is none, nothing is written.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::{sync::watch, time::Instant};
+use tracing::{debug, info};
+
+use super::{Holder, Holding, claim::Move};
+use crate::{Entry, LeaseId, LeaseStore, LeaseTable, Revision, StoreError, Subnet, chain, shortened};
+
+/// After a lease was acquired, or one of flanneld's has come: between 5 s and this, so that not all write at the same moment.
+const AT_LATEST: Duration = Duration::from_secs(30);
+const SPREAD: f64 = 5.0 / 6.0;
+/// Between two writes.
+const AT_MOST_EVERY: Duration = Duration::from_secs(60);
+/// So many guards are read one by one; of more, all are listed.
+const FEW: usize = 8;
+
+/// When to look at the leases of others.
+pub(super) struct Announcing {
+    /// The leases of others, as whoever follows them tells.
+    leases: watch::Receiver<Option<Arc<LeaseTable>>>,
+    seen: BTreeSet<(Subnet, Revision)>,
+    /// Those that have come since the last look.
+    fresh: Vec<Arc<Entry>>,
+    look_at: Option<Instant>,
+    written: Option<Instant>,
+}
+
+impl Announcing {
+    pub(super) const fn new(leases: watch::Receiver<Option<Arc<LeaseTable>>>) -> Self {
+        Self { leases, seen: BTreeSet::new(), fresh: Vec::new(), look_at: None, written: None }
+    }
+
+    /// Waits until leases that have come are to be looked at.
+    ///
+    /// # Cancel safety
+    /// Safe: what was told is kept.
+    pub(super) async fn due(&mut self) {
+        loop {
+            let time = async {
+                match self.look_at {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let told = tokio::select! {
+                () = time => return,
+                told = self.leases.changed() => told,
+            };
+            if told.is_err() {
+                // Nobody follows the leases any more; what has come is looked at still.
+                match self.look_at {
+                    Some(at) => return tokio::time::sleep_until(at).await,
+                    None => return std::future::pending().await,
+                }
+            }
+            self.note();
+        }
+    }
+
+    fn note(&mut self) {
+        let Some(table) = self.leases.borrow_and_update().clone() else { return };
+        let name = |entry: &Entry| (entry.lease.subnet, entry.origin.create_revision);
+        let come = table.peers.values().filter(|entry| !self.seen.contains(&name(entry)));
+        self.fresh.extend(come.cloned());
+        self.seen = table.peers.values().map(|entry| name(entry)).collect();
+        if !self.fresh.is_empty() && self.look_at.is_none() {
+            self.look_again();
+        }
+    }
+
+    fn look_again(&mut self) {
+        let soon = Instant::now() + shortened(AT_LATEST, SPREAD);
+        self.look_at = Some(self.written.map_or(soon, |written| soon.max(written + AT_MOST_EVERY)));
+    }
+}
+
+impl<S: LeaseStore> Holder<S> {
+    /// Writes our lease again, unchanged, if one of those that have come is flanneld's. What is not ours at this very revision
+    /// is not written.
+    pub(super) async fn announce(&mut self, holding: &mut Holding) {
+        self.announcing.look_at = None;
+        let fresh = std::mem::take(&mut self.announcing.fresh);
+        let flannels = match self.first_unguarded(&fresh).await {
+            Ok(Some(entry)) => entry.lease.subnet,
+            Ok(None) => return,
+            Err(error) => {
+                debug!(error = %chain(&error), "cannot tell whether flanneld has a lease; looking again");
+                self.announcing.fresh = fresh;
+                return self.announcing.look_again();
+            }
+        };
+        self.announcing.written = Some(Instant::now());
+        let from = Entry::clone(&holding.entry);
+        let subnet = from.lease.subnet;
+        let guards = match from.origin.lease {
+            Some(lease) => self.guards(subnet).await.map(|guards| {
+                let ours = guards.iter().all(|guard| guard.is_ours(&self.settings.identity, lease));
+                if ours { guards } else { Vec::new() }
+            }),
+            None => Ok(Vec::new()),
+        };
+        let Ok(guards) = guards else { return };
+        let listed = from.origin.mod_revision;
+        let step = Move { to: from.lease.clone(), lease: from.origin.lease, from: Some(from), guards };
+        match self.write(&step, listed).await {
+            Ok(entry) => {
+                info!(%subnet, %flannels, "lease written again, unchanged, for a flanneld that may have missed it");
+                holding.entry = Arc::new(entry);
+            }
+            // Whoever watches our key learns what is wrong.
+            Err(obstacle) => debug!(?obstacle, "the lease is not written again"),
+        }
+    }
+
+    /// The first of these leases that no wire-agent holds. A reservation has no guard, whoever uses it.
+    async fn first_unguarded<'a>(&self, entries: &'a [Arc<Entry>]) -> Result<Option<&'a Entry>, StoreError> {
+        let all = if entries.len() > FEW { Some(self.all_guards().await?) } else { None };
+        for entry in entries {
+            if !self.is_guarded(entry, all.as_ref()).await? {
+                return Ok(Some(entry));
+            }
+        }
+        Ok(None)
+    }
+
+    async fn is_guarded(
+        &self,
+        entry: &Entry,
+        all: Option<&BTreeMap<Vec<u8>, Option<LeaseId>>>,
+    ) -> Result<bool, StoreError> {
+        let Some(mut lease) = entry.origin.lease else { return Ok(false) };
+        for prefix in entry.lease.subnet.prefixes() {
+            let key = self.settings.prefix.guard(prefix);
+            let guard = match all {
+                Some(all) => all.get(&key).copied().flatten(),
+                None => self.store.get(&key).await?.found.and_then(|kv| kv.lease),
+            };
+            if guard != Some(lease) {
+                // Who follows the leases does not tell when one was attached to another lease of the store.
+                let found = self.store.get(&self.settings.prefix.lease(entry.lease.subnet)).await?.found;
+                match found.and_then(|kv| kv.lease) {
+                    now @ Some(attached) if now == guard => lease = attached,
+                    Some(_) | None => return Ok(false),
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    async fn all_guards(&self) -> Result<BTreeMap<Vec<u8>, Option<LeaseId>>, StoreError> {
+        let listing = self.store.list(&self.settings.prefix.guards()).await?;
+        Ok(listing.entries.into_iter().map(|kv| (kv.key, kv.lease)).collect())
+    }
+}

@@ -1,0 +1,58 @@
+//! Leases that this very agent had before, under another subnet, and that nobody needs any more.
+
+use tracing::{debug, info};
+
+use super::{Holder, Holding, claim::Obstacle};
+use crate::{BackendData, Entry, Lease, LeaseStore, Listing, MacAddr, chain, own::leases};
+
+/// So many are looked at.
+const AT_MOST: usize = 4;
+
+impl<S: LeaseStore> Holder<S> {
+    /// Gives back the leases whose guards name this agent, and whose owner does not answer: they would be refused by all for
+    /// the day that they live on.
+    pub(super) async fn give_back_former(&self, holding: &Holding, listing: &Listing) {
+        let own = &holding.entry;
+        let former = leases(listing, &self.directory).filter(|entry| {
+            entry.lease.subnet != own.lease.subnet
+                && entry.origin.lease.is_some_and(|lease| own.origin.lease != Some(lease))
+                && seems_to_be_of_one_host(&entry.lease, &own.lease)
+        });
+        for entry in former.take(AT_MOST) {
+            let subnet = entry.lease.subnet;
+            match self.give_back_one(&entry).await {
+                Ok(true) => info!(%subnet, "a lease that this host had before is given back"),
+                Ok(false) => debug!(%subnet, "a lease with this host's address or MAC is another agent's"),
+                Err(Obstacle::Store(error)) => {
+                    debug!(%subnet, error = %chain(&error), "a former lease is left to expire");
+                }
+                Err(obstacle) => debug!(%subnet, ?obstacle, "a former lease is left to its owner"),
+            }
+        }
+    }
+
+    async fn give_back_one(&self, entry: &Entry) -> Result<bool, Obstacle> {
+        let Some(lease) = entry.origin.lease else { return Ok(false) };
+        let guards = self.guards(entry.lease.subnet).await?;
+        if !guards.iter().all(|guard| guard.is_ours(&self.settings.identity, lease)) {
+            return Ok(false);
+        }
+        // A clone that was not told from this host would live.
+        self.challenge(entry, self.settings.identity.as_bytes(), false).await?;
+        self.store.revoke(lease).await?;
+        Ok(true)
+    }
+}
+
+fn seems_to_be_of_one_host(one: &Lease, other: &Lease) -> bool {
+    let first = |lease: &Lease| lease.public.iter().next().map(|(_, address)| *address);
+    first(one) == first(other) || macs(one).any(|mac| macs(other).any(|other| other == mac))
+}
+
+fn macs(lease: &Lease) -> impl Iterator<Item = MacAddr> {
+    let vteps = match &lease.data {
+        BackendData::Vxlan(vteps) => *vteps,
+        BackendData::Untyped | BackendData::Other(_) => crate::DualStack::default(),
+    };
+    [vteps.v4, vteps.v6].into_iter().flatten().map(|vtep| vtep.mac)
+}
