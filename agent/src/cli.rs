@@ -1,13 +1,19 @@
 //! The command line: flannel's flags with flannel's defaults, our own beside them, and the commands.
 //!
-//! Each flag can come from the environment: `WIRE_AGENT_<FLAG>`, else `FLANNELD_<FLAG>` where flannel has the flag
-//! (upper case, `-` becomes `_`). An empty variable is as good as none. A flag on the command line wins.
+//! Each flag can come from the environment ([`variables`]): `WIRE_AGENT_<FLAG>`, else `FLANNELD_<FLAG>` where flannel has the
+//! flag (upper case, `-` becomes `_`). An empty variable is as good as none. A flag on the command line wins.
 
 use std::{ffi::OsString, net::IpAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
-use crate::{exit::STATUSES, go_syntax, pulse::Part};
+use crate::{
+    exit::STATUSES,
+    go_syntax,
+    old_flags::{KubernetesFlags, LogFlags, RemovedFlags},
+    pulse::Part,
+    variables,
+};
 
 /// Gives this host its part of a container network that is described in etcd.
 ///
@@ -58,7 +64,10 @@ pub(crate) struct EtcdFlags {
     /// Our user in etcd.
     #[arg(long, global = true, value_name = "NAME", help_heading = "etcd")]
     pub(crate) etcd_username: Option<String>,
-    /// Our user's password. Better given as WIRE_AGENT_ETCD_PASSWORD: a command line can be read by all.
+    /// The file with our user's password. It is read for each login, so that a changed one is taken without a restart.
+    #[arg(long, global = true, value_name = "FILE", help_heading = "etcd")]
+    pub(crate) etcd_password_file: Option<PathBuf>,
+    /// Our user's password. Better given in a file, or as WIRE_AGENT_ETCD_PASSWORD: a command line can be read by all.
     #[arg(long, global = true, value_name = "PASSWORD", hide_env_values = true, help_heading = "etcd")]
     pub(crate) etcd_password: Option<String>,
 }
@@ -146,50 +155,18 @@ pub(crate) struct RunFlags {
     /// Form of the log, which goes to standard error.
     #[arg(long, value_enum, default_value_t = LogFormat::Text, value_name = "FORM", help_heading = "Health and log")]
     pub(crate) log_format: LogFormat,
-    /// flannel's verbosity by file. Accepted, does nothing.
-    #[arg(long, hide = true)]
-    pub(crate) vmodule: Option<String>,
-    /// flannel's backtraces. Accepted, does nothing.
-    #[arg(long = "log_backtrace_at", hide = true)]
-    pub(crate) log_backtrace_at: Option<String>,
-
+    /// The flags of Go's log libraries.
+    #[command(flatten)]
+    pub(crate) go_log: LogFlags,
+    /// What no flannel of today has.
+    #[command(flatten)]
+    pub(crate) removed: RemovedFlags,
     /// The flags that ask for Kubernetes.
     #[command(flatten)]
     pub(crate) kubernetes: KubernetesFlags,
-}
-
-/// flannel's flags for Kubernetes: accepted so that the refusal can be clear.
-#[derive(Debug, Args)]
-pub(crate) struct KubernetesFlags {
-    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", value_parser = GO_BOOL)]
-    kube_subnet_mgr: bool,
-    #[arg(long, hide = true)]
-    kube_api_url: Option<String>,
-    #[arg(long, hide = true)]
-    kubeconfig_file: Option<String>,
-    #[arg(long, hide = true)]
-    kube_annotation_prefix: Option<String>,
-    #[arg(long, hide = true)]
-    net_config_path: Option<String>,
-    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", value_parser = GO_BOOL)]
-    set_node_network_unavailable: bool,
-}
-
-impl KubernetesFlags {
-    /// The first flag that asks for Kubernetes. An empty text is flannel's default and asks for nothing.
-    pub(crate) fn first(&self) -> Option<&'static str> {
-        let given = |text: &Option<String>| text.as_deref().is_some_and(|text| !text.is_empty());
-        [
-            ("kube-subnet-mgr", self.kube_subnet_mgr),
-            ("kube-api-url", given(&self.kube_api_url)),
-            ("kubeconfig-file", given(&self.kubeconfig_file)),
-            ("kube-annotation-prefix", given(&self.kube_annotation_prefix)),
-            ("net-config-path", given(&self.net_config_path)),
-            ("set-node-network-unavailable", self.set_node_network_unavailable),
-        ]
-        .into_iter()
-        .find_map(|(flag, asked)| asked.then_some(flag))
-    }
+    /// A line for each variable that is passed over.
+    #[arg(skip)]
+    pub(crate) passed_over: Vec<String>,
 }
 
 /// The form of the log.
@@ -313,40 +290,6 @@ pub(crate) struct DockerOptsFlags {
     pub(crate) daemon_json: Option<PathBuf>,
 }
 
-/// flannel's flags: those that a FLANNELD_ variable may set.
-const FLANNEL: [&str; 30] = [
-    "etcd-endpoints",
-    "etcd-prefix",
-    "etcd-keyfile",
-    "etcd-certfile",
-    "etcd-cafile",
-    "etcd-username",
-    "etcd-password",
-    "iface",
-    "iface-regex",
-    "iface-can-reach",
-    "public-ip",
-    "public-ipv6",
-    "subnet-file",
-    "subnet-lease-renew-margin",
-    "ip-masq",
-    "ip-masq-fully-random-disable",
-    "iptables-resync",
-    "iptables-forward-rules",
-    "ip-blackhole-route",
-    "healthz-ip",
-    "healthz-port",
-    "v",
-    "vmodule",
-    "log_backtrace_at",
-    "kube-subnet-mgr",
-    "kube-api-url",
-    "kubeconfig-file",
-    "kube-annotation-prefix",
-    "net-config-path",
-    "set-node-network-unavailable",
-];
-
 impl Cli {
     /// Reads a command line, and what it leaves open from the environment.
     ///
@@ -355,22 +298,12 @@ impl Cli {
     pub(crate) fn read(args: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
         let command = Self::command();
         let args = go_syntax::normalise(&command, args);
-        let mut command = command.mut_args(with_environment);
+        go_syntax::refuse_apart(&command, &args)?;
+        let (mut command, passed_over) = variables::fill_in(command, &args)?;
         let matches = command.try_get_matches_from_mut(args)?;
-        Self::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
-    }
-}
-
-fn with_environment(arg: clap::Arg) -> clap::Arg {
-    let Some(long) = arg.get_long() else { return arg };
-    let name = |lead: &str| format!("{lead}_{}", long.to_uppercase().replace('-', "_"));
-    let is_set = |name: &String| std::env::var_os(name).is_some_and(|value| !value.is_empty());
-    let ours = name("WIRE_AGENT");
-    let flannels = Some(name("FLANNELD")).filter(|name| FLANNEL.contains(&long) && is_set(name));
-    match flannels.filter(|_| !is_set(&ours)) {
-        Some(name) => arg.env(clap::builder::Str::from(name)),
-        None if is_set(&ours) => arg.env(clap::builder::Str::from(ours)),
-        None => arg,
+        let mut cli = Self::from_arg_matches(&matches).map_err(|error| error.format(&mut command))?;
+        cli.run.passed_over = passed_over;
+        Ok(cli)
     }
 }
 

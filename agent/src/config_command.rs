@@ -74,7 +74,7 @@ impl Network {
     async fn read(&self) -> Result<Vec<u8>, Exit> {
         let read = self.store.get(&self.prefix.config()).await.map_err(|error| Exit::Unavailable(chain(&error)))?;
         read.found.map(|found| found.value).ok_or_else(|| {
-            Exit::No(format!("etcd has no {}/config: put one with wire-agent config init '{EXAMPLE}'", self.prefix))
+            Exit::No(format!("etcd has no {}/config: put one with wire-agent config init '{EXAMPLE}'{V2}", self.prefix))
         })
     }
 
@@ -95,6 +95,10 @@ impl Network {
 
 /// A network config to start from.
 pub(crate) const EXAMPLE: &str = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#;
+
+/// What is missing is often in the other store.
+pub(crate) const V2: &str =
+    "; one that was put by etcd's v2 API (etcdctl before 3.4 without ETCDCTL_API=3) is in a store that v3 does not see";
 
 fn argument(config: String) -> Result<Vec<u8>, Exit> {
     if config != "-" {

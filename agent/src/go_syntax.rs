@@ -2,36 +2,77 @@
 
 use std::ffi::OsString;
 
-use clap::Command;
+use clap::{Arg, Command, error::ErrorKind};
 
 /// Rewrites the single dash of a long flag to two, as clap wants them. Nothing after `--` is touched.
 pub(crate) fn normalise(command: &Command, args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
-    let longs: Vec<&str> = command.get_arguments().filter_map(clap::Arg::get_long).chain(["help", "version"]).collect();
-    let mut literal = false;
+    let longs: Vec<&str> = command.get_arguments().filter_map(Arg::get_long).chain(["help", "version"]).collect();
+    let (mut literal, mut in_command) = (false, false);
     args.into_iter()
         .filter(|arg| !is_empty_option(arg))
         .map(|arg| {
             literal |= arg == "--";
+            in_command |= arg.to_str().is_some_and(|word| command.find_subcommand(word).is_some());
             let text = arg.to_str().filter(|_| !literal).and_then(|text| text.strip_prefix('-'));
             match text {
-                Some(flag) if !flag.starts_with('-') && is_long(&longs, flag) => format!("--{flag}").into(),
+                Some(flag) if !flag.starts_with('-') && is_long(&longs, flag, in_command) => format!("--{flag}").into(),
                 _ => arg,
             }
         })
         .collect()
 }
 
-fn is_long(longs: &[&str], flag: &str) -> bool {
+fn is_long(longs: &[&str], flag: &str, in_command: bool) -> bool {
     let name = flag.split_once('=').map_or(flag, |(name, _)| name);
-    // An unknown one with a dash inside is no group of short flags either: it is refused by its name.
     let is_name = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_');
-    longs.contains(&name) || (name.contains('-') && is_name)
+    // An unknown one is no group of short flags, which commands alone have: it is refused by its whole name.
+    longs.contains(&name) || (is_name && (name.contains('-') || (!in_command && name.len() > 1)))
+}
+
+/// Whether a flag stands on a line of normal form.
+pub(crate) fn on_the_line(line: &[OsString], long: &str) -> bool {
+    let words = line.iter().take_while(|word| *word != "--").filter_map(|word| word.to_str()?.strip_prefix("--"));
+    words.map(|flag| flag.split_once('=').map_or(flag, |(name, _)| name)).any(|name| name == long)
+}
+
+/// Whether a flag is a boolean of Go, whose value stands behind a `=`.
+pub(crate) fn is_boolean(arg: &Arg) -> bool {
+    arg.is_require_equals_set()
+}
+
+/// Refuses a boolean's value that stands apart from its flag: Go takes it for the end of the flags, and passes over all
+/// that comes behind.
+///
+/// # Errors
+/// clap's own, with the right form.
+pub(crate) fn refuse_apart(command: &Command, line: &[OsString]) -> Result<(), clap::Error> {
+    let booleans: Vec<&str> = command.get_arguments().filter(|arg| is_boolean(arg)).filter_map(Arg::get_long).collect();
+    let words: Vec<&str> = line.iter().take_while(|word| *word != "--").filter_map(|word| word.to_str()).collect();
+    let apart = words.windows(2).find_map(|pair| {
+        let name = pair[0].strip_prefix("--")?;
+        let name = name.split_once('=').map_or(name, |(name, _)| name);
+        (booleans.contains(&name) && parse_bool(pair[1]).is_ok()).then_some((pair[0], name, pair[1]))
+    });
+    match apart {
+        None => Ok(()),
+        Some((flag, name, value)) => {
+            let right = format!("'{flag} {value}': write --{name}={value}, since a value apart ends the flags");
+            Err(command.clone().error(ErrorKind::InvalidValue, right))
+        }
+    }
 }
 
 /// Copied units have `-etcd-cafile=${UNSET}`. For flannel an empty path or address is as good as none.
 fn is_empty_option(arg: &OsString) -> bool {
-    const OPTIONAL: [&str; 6] =
-        ["etcd-cafile", "etcd-certfile", "etcd-keyfile", "iface-can-reach", "public-ip", "public-ipv6"];
+    const OPTIONAL: [&str; 7] = [
+        "etcd-cafile",
+        "etcd-certfile",
+        "etcd-keyfile",
+        "etcd-password-file",
+        "iface-can-reach",
+        "public-ip",
+        "public-ipv6",
+    ];
     let name = arg.to_str().and_then(|text| text.strip_suffix('=')).map(|text| text.trim_start_matches('-'));
     name.is_some_and(|name| OPTIONAL.contains(&name))
 }
@@ -54,8 +95,9 @@ mod tests {
 
     fn rewrite(args: &[&str]) -> Vec<OsString> {
         let command = Command::new("x")
-            .arg(clap::Arg::new("etcd-endpoints").long("etcd-endpoints"))
-            .arg(clap::Arg::new("v").long("v"));
+            .subcommand(Command::new("docker-opts"))
+            .arg(Arg::new("etcd-endpoints").long("etcd-endpoints"))
+            .arg(Arg::new("v").long("v"));
         normalise(&command, args.iter().map(OsString::from))
     }
 
@@ -73,10 +115,10 @@ mod tests {
     }
 
     #[test]
-    fn short_flags_and_unknown_ones_are_left_alone() {
+    fn short_flags_are_left_alone_and_unknown_long_ones_keep_their_whole_name() {
         assert_eq!(
-            rewrite(&["x", "-h", "-f", "-d/run/docker-opts.env", "-etcd", "-"]),
-            ["x", "-h", "-f", "-d/run/docker-opts.env", "-etcd", "-"]
+            rewrite(&["x", "-h", "-etcd", "-log_x=1", "docker-opts", "-f", "-d/run/docker-opts.env", "-ic", "-"]),
+            ["x", "-h", "--etcd", "--log_x=1", "docker-opts", "-f", "-d/run/docker-opts.env", "-ic", "-"]
         );
     }
 

@@ -1,19 +1,68 @@
 //! `/healthz` and `/readyz`, for load balancers and people.
+//!
+//! Anyone may connect, so that connections are few and short: one that is held must not take the descriptors which repairs need.
 
-use std::{io, net::SocketAddr};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{Router, extract::State, http::StatusCode, routing::get};
-use tokio::net::TcpListener;
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    task::JoinSet,
+    time::timeout,
+};
 
 use crate::observed::{Board, Phase};
+
+/// How many are served at the same time. One more is closed at once.
+const CONNECTIONS: usize = 64;
+/// How long a connection may take to ask, and how long it lives at most.
+const ASK: Duration = Duration::from_secs(2);
+const LIFE: Duration = Duration::from_secs(10);
+/// After an error of the listener, which may be for want of descriptors.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// Answers until it is dropped.
 ///
 /// # Errors
 /// When the address cannot be bound.
 pub(crate) async fn serve(address: SocketAddr, board: Board) -> io::Result<()> {
+    answer(TcpListener::bind(address).await?, board).await;
+    Ok(())
+}
+
+async fn answer(listener: TcpListener, board: Board) {
     let routes = Router::new().route("/healthz", get(healthz)).route("/readyz", get(readyz)).with_state(board);
-    axum::serve(TcpListener::bind(address).await?, routes).await
+    let room = Arc::new(Semaphore::new(CONNECTIONS));
+    // Ends with us.
+    let mut served = JoinSet::new();
+    loop {
+        while served.try_join_next().is_some() {}
+        let Ok((stream, _)) = listener.accept().await else {
+            tokio::time::sleep(PAUSE).await;
+            continue;
+        };
+        if let Ok(place) = room.clone().try_acquire_owned() {
+            let connection = connection(stream, routes.clone());
+            served.spawn(async move {
+                // Whoever breaks off, or is too slow, gets no answer.
+                let _ended = timeout(LIFE, connection).await;
+                drop(place);
+            });
+        }
+    }
+}
+
+/// One question and its answer.
+async fn connection(stream: TcpStream, routes: Router) -> hyper::Result<()> {
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(ASK).keep_alive(false);
+    http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(routes)).await
 }
 
 /// 200 while nothing is wrong that a restart could mend: waiting for etcd is no such thing, a part of the agent that hangs is.
@@ -32,4 +81,45 @@ async fn readyz(State(board): State<Board>) -> (StatusCode, String) {
         Phase::Waiting | Phase::Stopping => StatusCode::SERVICE_UNAVAILABLE,
     };
     (code, format!("{}\n", seen.summary()))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    async fn connect(address: SocketAddr) -> TcpStream {
+        TcpStream::connect(address).await.unwrap()
+    }
+
+    async fn asked(address: SocketAddr) -> String {
+        let mut stream = connect(address).await;
+        let _closed = stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").await;
+        let mut answer = String::new();
+        let _reset = stream.read_to_string(&mut answer).await;
+        answer
+    }
+
+    #[tokio::test]
+    async fn connections_that_are_held_are_few_and_make_room_in_seconds() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let serving = tokio::spawn(answer(listener, Board::new()));
+        assert!(asked(address).await.starts_with("HTTP/1.1 200"), "it answers");
+        let mut held = Vec::new();
+        for _ in 0..CONNECTIONS + 10 {
+            held.push(connect(address).await);
+        }
+        // The surplus is closed at once, the others once they have not asked for a while.
+        let (mut one, mut closed) = ([0; 1], 0);
+        for stream in &mut held[CONNECTIONS..] {
+            let read = timeout(ASK / 2, stream.read(&mut one)).await;
+            closed += usize::from(matches!(read, Ok(Ok(0) | Err(_))));
+        }
+        assert_eq!(closed, 10, "connections beyond {CONNECTIONS} are closed");
+        tokio::time::sleep(ASK + Duration::from_secs(1)).await;
+        assert!(asked(address).await.starts_with("HTTP/1.1 200"), "there is room again");
+        serving.abort();
+    }
 }

@@ -29,6 +29,7 @@ mod machine;
 mod network;
 mod notify;
 mod observed;
+mod old_flags;
 mod output;
 mod pulse;
 mod repeats;
@@ -39,6 +40,7 @@ mod settings;
 mod state;
 mod underlay;
 mod upkeep;
+mod variables;
 
 use std::process::ExitCode;
 

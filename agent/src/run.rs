@@ -3,7 +3,10 @@
 use std::{fs, io, os::unix::fs::OpenOptionsExt, path::Path};
 
 use caps::{CapSet, Capability};
-use nix::fcntl::{Flock, FlockArg};
+use nix::{
+    fcntl::{Flock, FlockArg},
+    sys::resource::{Resource, getrlimit, setrlimit},
+};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     task::JoinSet,
@@ -34,6 +37,7 @@ pub(crate) async fn run(settings: Settings) -> Result<(), Exit> {
     }
     network::open(&settings).await?;
     require_capability()?;
+    raise_descriptors();
     let _lock = lock(&settings.folders.run_dir)?;
     let Signals { mut terminate, mut interrupt, mut hangup } =
         Signals::new().map_err(|error| Exit::Software(format!("cannot listen for signals: {error}")))?;
@@ -97,6 +101,15 @@ fn beside(settings: &Settings, board: &Board, pulse: &Pulse) -> Result<JoinSet<(
     }
     tasks.spawn(notify::follow(board.clone(), pulse.clone()));
     Ok(tasks)
+}
+
+/// As many descriptors as the kernel allows: the usual limit of 1024 is for programs that use select().
+fn raise_descriptors() {
+    let raised =
+        getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        debug!(%error, "the limit of descriptors stays as it is");
+    }
 }
 
 /// # Errors

@@ -1,8 +1,10 @@
 //! The flags, checked: what `run` works with.
 
 use std::{
+    fs,
     net::{IpAddr, SocketAddr},
-    path::PathBuf,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -75,14 +77,12 @@ impl Settings {
     /// # Errors
     /// [`Exit::Usage`], naming the flag.
     pub(crate) fn new(etcd: EtcdFlags, run: RunFlags, run_dir: PathBuf) -> Result<Self, Exit> {
-        if let Some(flag) = run.kubernetes.first() {
-            return Err(Exit::Usage(format!(
-                "--{flag}: wire-agent keeps its leases in etcd and does not work with Kubernetes; remove the flag, or run flanneld there"
-            )));
+        if let Some(refusal) = run.kubernetes.refusal().or_else(|| run.removed.refusal()) {
+            return Err(Exit::Usage(refusal));
         }
         let forward = forward(&run)?;
         Ok(Self {
-            warnings: warnings(&run),
+            warnings: warnings(&run).into_iter().chain(exposed(etcd.etcd_password_file.as_deref())).collect(),
             prefix: KeyPrefix::new(&etcd.etcd_prefix),
             etcd: etcd_settings(etcd)?,
             public: DualStack { v4: run.public_ip.map(IpAddr::V4), v6: run.public_ipv6.map(IpAddr::V6) },
@@ -124,8 +124,9 @@ pub(crate) fn etcd_settings(flags: EtcdFlags) -> Result<EtcdSettings, Exit> {
         return Err(Exit::Usage("--etcd-certfile and --etcd-keyfile belong together: give both or neither".to_owned()));
     }
     let name = flags.etcd_username.filter(|name| !name.is_empty());
-    if name.is_none() && flags.etcd_password.as_ref().is_some_and(|password| !password.is_empty()) {
-        return Err(Exit::Usage("--etcd-password needs --etcd-username".to_owned()));
+    let password = password(flags.etcd_password, given(flags.etcd_password_file))?;
+    if name.is_none() && password.is_some() {
+        return Err(Exit::Usage("--etcd-password and --etcd-password-file need --etcd-username".to_owned()));
     }
     let endpoints: Vec<String> = flags.etcd_endpoints.into_iter().filter(|url| !url.trim().is_empty()).collect();
     if endpoints.is_empty() {
@@ -134,9 +135,29 @@ pub(crate) fn etcd_settings(flags: EtcdFlags) -> Result<EtcdSettings, Exit> {
     }
     Ok(EtcdSettings {
         tls: TlsFiles { ca, cert, key },
-        user: name.map(|name| Credentials { name, password: Password::Given(flags.etcd_password.unwrap_or_default()) }),
+        user: name
+            .map(|name| Credentials { name, password: password.unwrap_or_else(|| Password::Given(String::new())) }),
         ..EtcdSettings::new(endpoints)
     })
+}
+
+fn password(given: Option<String>, file: Option<PathBuf>) -> Result<Option<Password>, Exit> {
+    match (given.filter(|password| !password.is_empty()), file) {
+        (Some(_), Some(_)) => {
+            let both = "--etcd-password and --etcd-password-file (or a variable for one of them) both give a password";
+            Err(Exit::Usage(format!("{both}: give one of them")))
+        }
+        (Some(password), None) => Ok(Some(Password::Given(password))),
+        (None, file) => Ok(file.map(Password::File)),
+    }
+}
+
+/// A warning where others may read the password.
+fn exposed(file: Option<&Path>) -> Option<String> {
+    let mode = fs::metadata(file?).ok()?.permissions().mode();
+    let file = file?.display();
+    (mode & 0o004 != 0)
+        .then(|| format!("--etcd-password-file: every user of this host may read {file}: chmod o= {file}"))
 }
 
 fn forward(run: &RunFlags) -> Result<ForwardSettings, Exit> {
@@ -166,16 +187,11 @@ fn wishes(names: Vec<String>, patterns: &[String], can_reach: Option<IpAddr>) ->
 fn warnings(run: &RunFlags) -> Vec<String> {
     let idle =
         |asked: bool, flag: &str, why: &str| asked.then(|| format!("--{flag} does nothing in this version: {why}"));
-    [
-        idle(
-            run.ip_masq_fully_random_disable && !run.ip_masq,
-            "ip-masq-fully-random-disable",
-            "without --ip-masq nothing is masqueraded",
-        ),
-        idle(run.vmodule.is_some(), "vmodule", "use RUST_LOG, for example RUST_LOG=wire_lease=debug"),
-        idle(run.log_backtrace_at.is_some(), "log_backtrace_at", "errors are logged with all their causes"),
-    ]
-    .into_iter()
-    .flatten()
-    .collect()
+    let masquerade = idle(
+        run.ip_masq_fully_random_disable && !run.ip_masq,
+        "ip-masq-fully-random-disable",
+        "without --ip-masq nothing is masqueraded",
+    );
+    [run.passed_over.clone(), masquerade.into_iter().collect(), run.go_log.warnings(), run.kubernetes.warnings()]
+        .concat()
 }

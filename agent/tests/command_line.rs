@@ -54,8 +54,124 @@ fn what_makes_no_sense_is_refused_with_status_64_and_its_name() {
 #[test]
 fn kubernetes_flags_are_refused_with_a_clear_line() {
     refused(&["-kube-subnet-mgr"], &[], 64, "does not work with Kubernetes");
-    refused(&["--kubeconfig-file", "/x"], &[], 64, "--kubeconfig-file");
+    refused(&["--kube-api-url", "http://x"], &[], 64, "--kube-api-url");
     refused(&[], &[("FLANNELD_KUBE_SUBNET_MGR", "true")], 64, "--kube-subnet-mgr");
+}
+
+/// What the agent says before it is stopped by a pattern that is none.
+const STOP: &str = "-iface-regex=[";
+
+#[test]
+fn flags_of_kubernetes_and_of_gos_log_are_no_reason_not_to_start() {
+    for flag in [
+        "-net-config-path=/etc/kube-flannel/net-conf.json",
+        "-kube-annotation-prefix=flannel.alpha.coreos.com",
+        "-set-node-network-unavailable=true",
+        "--kubeconfig-file=/x",
+        "-kube-subnet-mgr=false",
+        "-logtostderr",
+        "-logtostderr=true",
+        "--logtostderr=false",
+        "-alsologtostderr",
+        "-stderrthreshold=ERROR",
+        "-log_dir=/x",
+        "-log_file=/x",
+        "-skip_headers",
+        "-vmodule=main=2",
+        "-log_backtrace_at=main.go:7",
+    ] {
+        refused(&[flag, STOP], &[], 64, "is no regular expression");
+    }
+}
+
+#[test]
+fn flags_that_no_flannel_has_any_more_are_refused_by_a_sentence() {
+    for flag in ["-remote=x:8888", "-remote-keyfile=/x", "-remote-certfile=/x", "-remote-cafile=/x", "-listen=:8888"] {
+        refused(&[flag], &[], 64, "give etcd itself, by --etcd-endpoints");
+    }
+    refused(&["-networks=a,b"], &[], 64, "--networks: a host is in one network: name it by --etcd-prefix");
+    refused(&["-subnet-dir=/x"], &[], 64, "--subnet-dir: a host has one subnet: name its file by --subnet-file");
+    refused(&["-listn=:8888"], &[], 64, "'--listn'");
+    refused(&["-logtostdrr"], &[], 64, "'--logtostdrr'");
+}
+
+#[test]
+fn a_boolean_with_its_value_apart_is_told_the_right_form() {
+    for flag in [
+        "ip-masq",
+        "ip-masq-fully-random-disable",
+        "iptables-forward-rules",
+        "peers-only",
+        "ip-blackhole-route",
+        "userspace-vxlan",
+        "forward-source-check",
+        "logtostderr",
+        "kube-subnet-mgr",
+    ] {
+        refused(&[&format!("--{flag}"), "true"], &[], 64, &format!("write --{flag}=true"));
+        refused(&[&format!("-{flag}"), "0", "status"], &[], 64, &format!("write --{flag}=0"));
+    }
+    refused(&["--ip-masq=true", "false"], &[], 64, "write --ip-masq=false");
+}
+
+#[test]
+fn a_variable_that_cannot_be_read_is_named_and_flannels_is_passed_over_as_flannel_does() {
+    for (variable, value) in [
+        ("IP_MASQ", "yes"),
+        ("V", "info"),
+        ("SUBNET_LEASE_RENEW_MARGIN", "1h"),
+        ("IPTABLES_RESYNC", "5s"),
+        ("HEALTHZ_PORT", "http"),
+    ] {
+        let (flannels, ours) = (format!("FLANNELD_{variable}"), format!("WIRE_AGENT_{variable}"));
+        refused(&[STOP], &[(&flannels, value)], 64, "is no regular expression");
+        refused(&[STOP], &[(&ours, value)], 64, &ours);
+        // A flag on the line wins, so that the variable is of no interest.
+        let flag = format!("--{}=1", variable.to_lowercase().replace('_', "-"));
+        refused(&[&flag, STOP], &[(&ours, value)], 64, "is no regular expression");
+    }
+    // What flannel refuses too.
+    refused(&[STOP], &[("FLANNELD_SUBNET_LEASE_RENEW_MARGIN", "2000")], 64, "FLANNELD_SUBNET_LEASE_RENEW_MARGIN");
+    refused(&[STOP], &[("FLANNELD_PUBLIC_IP", "10.0.0")], 64, "FLANNELD_PUBLIC_IP");
+    refused(
+        &[STOP],
+        &[("WIRE_AGENT_SUBNET_LEASE_TTL", "soon")],
+        64,
+        "the variable WIRE_AGENT_SUBNET_LEASE_TTL is \"soon\"",
+    );
+    // Ours is read and flannel's is not.
+    refused(&[STOP], &[("FLANNELD_V", "info"), ("WIRE_AGENT_V", "1")], 64, "is no regular expression");
+}
+
+#[test]
+fn a_password_comes_from_one_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("password");
+    std::fs::write(&file, "secret\n").unwrap();
+    let flag = format!("--etcd-password-file={}", file.display());
+    refused(&[&flag], &[], 64, "need --etcd-username");
+    let both = "give one of them";
+    refused(&[&flag, "--etcd-username=u", "--etcd-password=x"], &[], 64, both);
+    refused(&[&flag, "--etcd-username=u"], &[("FLANNELD_ETCD_PASSWORD", "x")], 64, both);
+    refused(
+        &["--etcd-username=u"],
+        &[("WIRE_AGENT_ETCD_PASSWORD_FILE", "/x"), ("FLANNELD_ETCD_PASSWORD", "x")],
+        64,
+        both,
+    );
+    refused(
+        &["--etcd-username=u", "--etcd-password-file=", STOP],
+        &[("FLANNELD_ETCD_PASSWORD", "x")],
+        64,
+        "is no regular expression",
+    );
+    let missing = [("FLANNELD_ETCD_PASSWORD_FILE", "/nowhere/password")];
+    refused(
+        &["--etcd-username=u", "config", "get"],
+        &missing,
+        64,
+        "cannot read the password /nowhere/password: No such file",
+    );
 }
 
 #[test]
@@ -81,7 +197,6 @@ fn go_booleans_are_understood_on_the_line_and_in_variables() {
         // The boolean is understood: what is refused is the pattern.
         refused(&args, &variables, 64, "--iface-regex");
     }
-    refused(&[], &[("FLANNELD_IP_MASQ", "yes")], 64, "--ip-masq");
 }
 
 #[test]

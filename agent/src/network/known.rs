@@ -16,7 +16,7 @@ use wire_lease::{
 
 use super::Host;
 use crate::{
-    config_command::EXAMPLE,
+    config_command::{EXAMPLE, V2},
     exit::Exit,
     machine::Kinship,
     observed::{Board, NoAnswer},
@@ -212,7 +212,7 @@ async fn list(store: &EtcdStore, prefix: &KeyPrefix, config: &NetworkConfig, boa
 }
 
 async fn first_config(store: &EtcdStore, prefix: &KeyPrefix, after: Revision, board: &Board) -> Vec<u8> {
-    let remedy = format!("put one to {prefix}/config, for example with wire-agent config init '{EXAMPLE}'");
+    let remedy = format!("put one to {prefix}/config, for example with wire-agent config init '{EXAMPLE}'{V2}");
     let wait = || board.wait_for_etcd(NoAnswer::NoConfig, format!("a network config: {remedy}"));
     wait();
     let mut watch = ConfigWatch::new(store.clone(), prefix, after);

@@ -1,0 +1,153 @@
+//! flannel's flags that mean nothing here: those of its log and of Kubernetes are accepted, what no version of today has is
+//! refused by a sentence.
+
+use clap::Args;
+
+use crate::go_syntax;
+
+const GO_BOOL: fn(&str) -> Result<bool, String> = go_syntax::parse_bool;
+
+/// The flags of Go's log libraries, glog and klog.
+#[derive(Debug, Args)]
+pub(crate) struct LogFlags {
+    #[arg(long = "logtostderr", hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = GO_BOOL)]
+    logtostderr: Option<bool>,
+    #[arg(long = "alsologtostderr", hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = GO_BOOL)]
+    alsologtostderr: Option<bool>,
+    #[arg(long = "stderrthreshold", hide = true)]
+    stderrthreshold: Option<String>,
+    #[arg(long = "log_dir", hide = true)]
+    log_dir: Option<String>,
+    #[arg(long = "log_file", hide = true)]
+    log_file: Option<String>,
+    #[arg(long = "log_file_max_size", hide = true)]
+    log_file_max_size: Option<String>,
+    #[arg(long = "log_link", hide = true)]
+    log_link: Option<String>,
+    #[arg(long = "logbuflevel", hide = true)]
+    logbuflevel: Option<String>,
+    #[arg(long = "skip_headers", hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = GO_BOOL)]
+    skip_headers: Option<bool>,
+    #[arg(long = "skip_log_headers", hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = GO_BOOL)]
+    skip_log_headers: Option<bool>,
+    #[arg(long = "add_dir_header", hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = GO_BOOL)]
+    add_dir_header: Option<bool>,
+    #[arg(long = "one_output", hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = GO_BOOL)]
+    one_output: Option<bool>,
+    #[arg(long = "vmodule", hide = true)]
+    vmodule: Option<String>,
+    #[arg(long = "log_backtrace_at", hide = true)]
+    log_backtrace_at: Option<String>,
+}
+
+/// flannel's flags for Kubernetes.
+#[derive(Debug, Args)]
+pub(crate) struct KubernetesFlags {
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", value_parser = GO_BOOL)]
+    kube_subnet_mgr: bool,
+    #[arg(long, hide = true)]
+    kube_api_url: Option<String>,
+    #[arg(long, hide = true)]
+    kubeconfig_file: Option<String>,
+    #[arg(long, hide = true)]
+    kube_annotation_prefix: Option<String>,
+    #[arg(long, hide = true)]
+    net_config_path: Option<String>,
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", value_parser = GO_BOOL)]
+    set_node_network_unavailable: bool,
+}
+
+/// What flannel had until 0.5: a server for clients without etcd, several networks, a subnet of another folder.
+#[derive(Debug, Args)]
+pub(crate) struct RemovedFlags {
+    #[arg(long, hide = true)]
+    remote: Option<String>,
+    #[arg(long, hide = true)]
+    remote_keyfile: Option<String>,
+    #[arg(long, hide = true)]
+    remote_certfile: Option<String>,
+    #[arg(long, hide = true)]
+    remote_cafile: Option<String>,
+    #[arg(long, hide = true)]
+    listen: Option<String>,
+    #[arg(long, hide = true)]
+    networks: Option<String>,
+    #[arg(long, hide = true)]
+    subnet_dir: Option<String>,
+}
+
+fn given(text: Option<&String>) -> bool {
+    text.is_some_and(|text| !text.is_empty())
+}
+
+fn warnings<const N: usize>(flags: [(&str, bool, &str); N]) -> impl Iterator<Item = String> {
+    let asked = flags.into_iter().filter(|(_, asked, _)| *asked);
+    asked.map(|(flag, _, why)| format!("--{flag} does nothing in this version: {why}"))
+}
+
+impl LogFlags {
+    /// A line for each that was given.
+    pub(crate) fn warnings(&self) -> Vec<String> {
+        const STDERR: &str = "the log goes to standard error, and whoever starts wire-agent keeps it";
+        const FORM: &str = "see --log-format";
+        let all = [
+            ("logtostderr", self.logtostderr.is_some(), STDERR),
+            ("alsologtostderr", self.alsologtostderr.is_some(), STDERR),
+            ("stderrthreshold", given(self.stderrthreshold.as_ref()), STDERR),
+            ("log_dir", given(self.log_dir.as_ref()), STDERR),
+            ("log_file", given(self.log_file.as_ref()), STDERR),
+            ("log_file_max_size", given(self.log_file_max_size.as_ref()), STDERR),
+            ("log_link", given(self.log_link.as_ref()), STDERR),
+            ("logbuflevel", given(self.logbuflevel.as_ref()), STDERR),
+            ("skip_headers", self.skip_headers.is_some(), FORM),
+            ("skip_log_headers", self.skip_log_headers.is_some(), FORM),
+            ("add_dir_header", self.add_dir_header.is_some(), FORM),
+            ("one_output", self.one_output.is_some(), STDERR),
+            ("vmodule", self.vmodule.is_some(), "use RUST_LOG, for example RUST_LOG=wire_lease=debug"),
+            ("log_backtrace_at", self.log_backtrace_at.is_some(), "errors are logged with all their causes"),
+        ];
+        warnings(all).collect()
+    }
+}
+
+impl KubernetesFlags {
+    /// Why the agent cannot start with them: leases are kept in etcd, not in Kubernetes.
+    pub(crate) fn refusal(&self) -> Option<String> {
+        let asked = [("kube-subnet-mgr", self.kube_subnet_mgr), ("kube-api-url", given(self.kube_api_url.as_ref()))];
+        let (flag, _) = asked.into_iter().find(|(_, asked)| *asked)?;
+        Some(format!(
+            "--{flag}: wire-agent keeps its leases in etcd and does not work with Kubernetes; remove the flag, or run flanneld there"
+        ))
+    }
+
+    /// A line for each that flannel too passes over while it keeps its leases in etcd.
+    pub(crate) fn warnings(&self) -> Vec<String> {
+        const IDLE: &str = "it is for Kubernetes, and leases are kept in etcd";
+        let all = [
+            ("kubeconfig-file", given(self.kubeconfig_file.as_ref()), IDLE),
+            ("kube-annotation-prefix", given(self.kube_annotation_prefix.as_ref()), IDLE),
+            ("net-config-path", given(self.net_config_path.as_ref()), IDLE),
+            ("set-node-network-unavailable", self.set_node_network_unavailable, IDLE),
+        ];
+        warnings(all).collect()
+    }
+}
+
+impl RemovedFlags {
+    /// Why the agent cannot start with them.
+    pub(crate) fn refusal(&self) -> Option<String> {
+        const SERVER: &str = "a server in front of etcd went with flannel 0.7: give etcd itself, by --etcd-endpoints";
+        const NETWORKS: &str = "a host is in one network: name it by --etcd-prefix";
+        let all = [
+            ("remote", &self.remote, SERVER),
+            ("remote-keyfile", &self.remote_keyfile, SERVER),
+            ("remote-certfile", &self.remote_certfile, SERVER),
+            ("remote-cafile", &self.remote_cafile, SERVER),
+            ("listen", &self.listen, SERVER),
+            ("networks", &self.networks, NETWORKS),
+            ("subnet-dir", &self.subnet_dir, "a host has one subnet: name its file by --subnet-file"),
+        ];
+        let (flag, _, why) = all.into_iter().find(|(_, value, _)| given(value.as_ref()))?;
+        Some(format!("--{flag}: {why}"))
+    }
+}

@@ -1,0 +1,107 @@
+//! Flags from the environment: `WIRE_AGENT_<FLAG>`, else `FLANNELD_<FLAG>` where flannel has the flag.
+
+use std::ffi::OsString;
+
+use clap::{Arg, Command, error::ErrorKind};
+
+use crate::go_syntax::{self, on_the_line};
+
+/// flannel's flags: those that a FLANNELD_ variable may set.
+const FLANNEL: [&str; 31] = [
+    "etcd-endpoints",
+    "etcd-prefix",
+    "etcd-keyfile",
+    "etcd-certfile",
+    "etcd-cafile",
+    "etcd-username",
+    "etcd-password",
+    // Ours, and of use wherever flannel's variables are.
+    "etcd-password-file",
+    "iface",
+    "iface-regex",
+    "iface-can-reach",
+    "public-ip",
+    "public-ipv6",
+    "subnet-file",
+    "subnet-lease-renew-margin",
+    "ip-masq",
+    "ip-masq-fully-random-disable",
+    "iptables-resync",
+    "iptables-forward-rules",
+    "ip-blackhole-route",
+    "healthz-ip",
+    "healthz-port",
+    "v",
+    "vmodule",
+    "log_backtrace_at",
+    "kube-subnet-mgr",
+    "kube-api-url",
+    "kubeconfig-file",
+    "kube-annotation-prefix",
+    "net-config-path",
+    "set-node-network-unavailable",
+];
+
+/// Those that are numbers in Go. What is no number there is passed over by flannel, with a line in its log.
+const NUMBERS: [&str; 4] = ["v", "subnet-lease-renew-margin", "iptables-resync", "healthz-port"];
+
+/// The command, with each flag that the line leaves open to the variable that is set for it, and a line for each variable
+/// that is passed over.
+///
+/// # Errors
+/// clap's own, with the variable's name, for a value that makes no sense.
+pub(crate) fn fill_in(command: Command, line: &[OsString]) -> Result<(Command, Vec<String>), clap::Error> {
+    let mut warnings = Vec::new();
+    let mut set = Vec::new();
+    for arg in command.get_arguments() {
+        let Some((long, (variable, value))) = arg.get_long().and_then(|long| Some((long, variable(long)?))) else {
+            continue;
+        };
+        if on_the_line(line, long) {
+            continue;
+        }
+        let Some(error) = mistake(&command, long, &value) else {
+            set.push((arg.get_id().clone(), variable));
+            continue;
+        };
+        if variable.starts_with("FLANNELD_") && go_passes_over(arg, long, &value) {
+            let default: Vec<_> = arg.get_default_values().iter().map(|value| value.to_string_lossy()).collect();
+            warnings.push(format!(
+                "{variable}={value} is passed over, as flannel does: {error}; --{long} is {}",
+                default.join(",")
+            ));
+        } else {
+            return Err(command
+                .clone()
+                .error(ErrorKind::InvalidValue, format!("the variable {variable} is {value:?}: {error}")));
+        }
+    }
+    let command = set.into_iter().fold(command, |command, (id, variable)| {
+        command.mut_arg(id, |arg| arg.env(clap::builder::Str::from(variable)))
+    });
+    Ok((command, warnings))
+}
+
+/// The variable that is set for a flag, and its value. An empty one is as good as none.
+fn variable(long: &str) -> Option<(String, String)> {
+    let leads = ["WIRE_AGENT", "FLANNELD"].into_iter().filter(|lead| *lead == "WIRE_AGENT" || FLANNEL.contains(&long));
+    let names = leads.map(|lead| format!("{lead}_{}", long.to_uppercase().replace('-', "_")));
+    let value = |name: String| std::env::var_os(&name).map(|value| (name, value.to_string_lossy().into_owned()));
+    names.filter_map(value).find(|(_, value)| !value.is_empty())
+}
+
+/// What the flag's own check says of a value.
+fn mistake(command: &Command, long: &str, value: &str) -> Option<String> {
+    let line = ["wire-agent".to_owned(), format!("--{long}={value}")];
+    let error = command.clone().try_get_matches_from(line).err()?;
+    // The first line says what is wrong, behind "error: invalid value '…' for '--…': ".
+    let text = error.to_string();
+    let first = text.lines().next().unwrap_or_default();
+    Some(first.split_once("': ").or(first.split_once("error: ")).map_or(first, |(_, what)| what).to_owned())
+}
+
+/// Whether Go could not read the value as what the flag is, so that flannel goes on with the default.
+fn go_passes_over(arg: &Arg, long: &str, value: &str) -> bool {
+    (NUMBERS.contains(&long) && value.parse::<i64>().is_err())
+        || (go_syntax::is_boolean(arg) && go_syntax::parse_bool(value).is_err())
+}
