@@ -253,11 +253,11 @@ impl Keeper {
         for trouble in troubles(&report).filter(|trouble| !before.contains(trouble)) {
             warn!("{trouble}");
         }
-        if report.written + report.removed > 0 {
-            let (written, removed) = (report.written, report.removed);
+        self.note_repeats(&report, is_new);
+        let (written, removed) = (report.written, report.removed);
+        if written + removed > report.changes.len() || !self.repeats.knows(&report.changes) {
             info!(written, removed, entries = report.named(), "kernel entries changed");
         }
-        self.note_repeats(&report, is_new);
         let outcome = Outcome::of(&report);
         self.board.update(|seen| {
             seen.dataplane.rounds += 1;

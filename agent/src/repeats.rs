@@ -43,10 +43,15 @@ impl Repeats {
         (!named.is_empty()).then(|| {
             format!(
                 "some other program changes what is ours in the kernel again and again, and each time it is put right: {}; let \
-                 that program leave our devices alone (of dhcpcd: denyinterfaces flannel* in dhcpcd.conf)",
+                 that program leave it alone (of dhcpcd: denyinterfaces flannel* in dhcpcd.conf)",
                 named.join(", ")
             )
         })
+    }
+
+    /// Whether all of this was named before as what repeats, so that the log needs no further line.
+    pub(crate) fn knows(&self, changes: &[Op]) -> bool {
+        changes.iter().all(|change| self.0.get(&change.to_string()).is_some_and(|(count, _)| *count > OFTEN))
     }
 }
 
@@ -70,6 +75,9 @@ mod tests {
         let said = repeats.note(&[put_right(9)], at(4)).unwrap();
         assert!(said.contains("right: delete address 169.254.9.9/16 dev flannel.1 (5 times); let"), "{said}");
         assert!(said.contains("denyinterfaces flannel*"), "{said}");
+        assert!(!repeats.knows(&[put_right(9)]));
+        repeats.note(&[put_right(9)], at(4));
+        assert!(repeats.knows(&[put_right(9)]) && !repeats.knows(&[put_right(9), put_right(10)]));
         // Nobody does anything for a while.
         assert!(repeats.note(&[], at(600)).is_some());
         assert_eq!(repeats.note(&[], at(605)), None);
