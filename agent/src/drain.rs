@@ -87,8 +87,8 @@ async fn release(settings: &Settings, state: &State) -> Result<(), Exit> {
 
 /// All addresses of this host.
 fn addresses() -> Result<Vec<IpAddr>, Exit> {
-    let host = Host::read().map_err(|error| Exit::Software(chain(&error)))?;
-    Ok(host.links.iter().flat_map(|link| &link.addresses).map(|(address, _)| *address).collect())
+    let host = Host::read([]).map_err(|error| Exit::Software(chain(&error)))?;
+    Ok(host.links.iter().flat_map(|link| &link.addresses).map(|own| own.local.address).collect())
 }
 
 /// Wants nothing, and lets that be so. Says what went wrong.

@@ -248,6 +248,7 @@ impl Host {
             follow,
             joined_with,
             underlay,
+            leased_over: self.state.leased_over.clone(),
             upkeep,
             all_but_firewall: None,
         })

@@ -148,6 +148,15 @@ impl Board {
         self.0.send_if_modified(|seen| set(&mut seen.notes, concern, warning));
     }
 
+    /// As [`Board::warning`], and says in the log what is new of it.
+    pub(crate) fn caution(&self, concern: &'static str, warning: Option<String>) {
+        let before = self.look(|seen| seen.notes.get(concern).cloned());
+        if let Some(warning) = warning.as_ref().filter(|warning| before.as_ref() != Some(*warning)) {
+            warn!("{warning}");
+        }
+        self.warning(concern, warning);
+    }
+
     /// Notes what is waited for, and says it once. An agent that has joined before stays ready: its traffic flows.
     pub(crate) fn wait_for(&self, what: String) {
         let known = self.look(|seen| seen.waiting.as_ref() == Some(&what) || seen.faults.get("joining") == Some(&what));

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Instant};
 use tokio::sync::watch::error::RecvError;
 use tracing::info;
 use wire_backends::{Backend, OverlayDevice};
-use wire_lease::{ConfigEvent, ConfigWatch, Entry, EtcdStore, Follow, Hold, HoldState, NetworkConfig, chain};
+use wire_lease::{ConfigEvent, ConfigWatch, Entry, EtcdStore, Follow, Hold, HoldState, NetworkConfig, Prefix, chain};
 
 use crate::{
     datapath::{Datapath, Outcome},
@@ -14,7 +14,7 @@ use crate::{
     last_known::Keeper,
     observed::{Board, Observed},
     pulse::Answers,
-    underlay::{Moved, UnderlayWatch},
+    underlay::{Moved, UnderlayWatch, overlaps},
     upkeep::Upkeep,
 };
 
@@ -97,6 +97,8 @@ pub(crate) struct Session {
     /// The network config all of this was made for.
     pub(crate) joined_with: NetworkConfig,
     pub(crate) underlay: UnderlayWatch,
+    /// Bridges that were inside our subnet before it was leased.
+    pub(crate) leased_over: Vec<(String, Prefix)>,
     pub(crate) upkeep: Upkeep,
     /// Since when READY waits for the firewall alone; `None` while it waits for more, and once it was said.
     pub(crate) all_but_firewall: Option<Instant>,
@@ -165,7 +167,17 @@ impl Session {
             Moved::Yes | Moved::No => None,
         };
         self.board.fault("underlay", fault);
+        self.note_overlaps();
         moved == Moved::Yes
+    }
+
+    /// Bridges of this host where leases are.
+    fn note_overlaps(&self) {
+        if let Some(own) = self.basis.own() {
+            let leases = self.follow.table.borrow();
+            let said = overlaps(self.underlay.attached(), &self.leased_over, own.lease.subnet, leases.as_deref());
+            self.board.caution("overlaps", said);
+        }
     }
 
     async fn wake(&mut self, answers: &mut Answers) -> Wake {
@@ -197,6 +209,7 @@ impl Session {
             hold.tell(table.clone());
         }
         self.board.update(|seen| seen.leases = Some(table));
+        self.note_overlaps();
         self.note_known();
     }
 

@@ -113,6 +113,19 @@ impl Settings {
     }
 }
 
+impl Settings {
+    /// What is asked for of the underlay, as text to compare with that of another run.
+    pub(crate) fn asked_underlay(&self) -> String {
+        let public = self.public.iter().map(|(_, address)| format!("public {address}"));
+        let wishes = self.underlay.iter().map(|wish| match wish {
+            UnderlayWish::Interface(name) => format!("interface {name}"),
+            UnderlayWish::Pattern(pattern) => format!("pattern {pattern}"),
+            UnderlayWish::CanReach(target) => format!("reach {target}"),
+        });
+        wishes.chain(public).collect::<Vec<_>>().join(", ")
+    }
+}
+
 /// Where etcd is, checked.
 ///
 /// # Errors

@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     fmt::Write,
     fs, io,
+    net::IpAddr,
     path::{Path, PathBuf},
 };
 
@@ -14,6 +15,7 @@ use wire_lease::{DualStack, MacAddr, Prefix};
 use crate::{
     files::{Durable, Wanted},
     machine::Machine,
+    underlay::Held,
 };
 
 /// The content of `state.json` in the state folder.
@@ -33,6 +35,27 @@ pub(crate) struct State {
     /// The subnet held last.
     #[serde(default)]
     pub(crate) subnet: DualStack<Prefix>,
+    /// Bridges that were inside that subnet before this host leased it, by name.
+    #[serde(default)]
+    pub(crate) leased_over: Vec<(String, Prefix)>,
+    /// What others knew this host by.
+    #[serde(default)]
+    pub(crate) underlay: Option<KnownBy>,
+}
+
+/// The link and the addresses that the network was joined on last.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct KnownBy {
+    /// The flags that asked for it.
+    pub(crate) asked: String,
+    pub(crate) link: String,
+    pub(crate) addresses: DualStack<IpAddr>,
+}
+
+impl KnownBy {
+    pub(crate) fn held(&self) -> Option<Held> {
+        Some(Held { link: self.link.parse().ok()?, addresses: self.addresses })
+    }
 }
 
 /// Where the state is kept.

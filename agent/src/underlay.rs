@@ -1,59 +1,55 @@
-//! Which interface carries the encapsulated packets: the operator's wishes in order, else the default route.
+//! Which interface carries the encapsulated packets, and whether it still is the one.
+
+mod choose;
+mod overlap;
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
-use regex::Regex;
 use tokio::{
     sync::{Notify, watch},
     time::Instant,
 };
-use wire_backends::{Host, Underlay, UnderlayChoice};
-use wire_lease::{Admission, Prefix, chain};
+use wire_backends::{Host, LinkName, Underlay};
+use wire_lease::{Admission, DualStack, Pool, chain};
 
+use self::choose::{Chosen, Wanted, choose};
+pub(crate) use self::{choose::Held, overlap::overlaps};
 use crate::{
     exit::Exit,
-    settings::{Settings, UnderlayWish, UnderlayWishes},
+    settings::{Settings, UnderlayWish},
 };
 
-/// Finds the interface. `networks` are the overlay's.
+/// Finds the interface for a network with these pools. What was `held` is kept for as long as it can be.
 ///
 /// # Errors
 /// [`Exit::NoUnderlay`], naming what was looked for and what there is.
-pub(crate) fn find(wishes: &UnderlayWishes, networks: &[Prefix]) -> Result<Underlay, Exit> {
-    let host = Host::read().map_err(|error| Exit::Software(chain(&error)))?;
-    let mut refused = Vec::new();
-    let choices: Vec<Result<UnderlayChoice, String>> = if wishes.is_empty() {
-        vec![Ok(UnderlayChoice::DefaultRoute)]
-    } else {
-        wishes.iter().map(|wish| choice(&host, wish)).collect()
+pub(crate) fn find(settings: &Settings, pools: &DualStack<Pool>, held: Option<Held>) -> Result<Underlay, Exit> {
+    let host = read(settings)?;
+    let Chosen { link, addresses } = choose(&host, &wanted(settings, pools, held)).map_err(|reason| none(&reason))?;
+    Ok(host.underlay(link, addresses, pools))
+}
+
+fn read(settings: &Settings) -> Result<Host, Exit> {
+    let target = |wish: &UnderlayWish| match wish {
+        UnderlayWish::CanReach(target) => Some(*target),
+        UnderlayWish::Interface(_) | UnderlayWish::Pattern(_) => None,
     };
-    for choice in choices {
-        match choice.and_then(|choice| host.underlay(&choice, networks).map_err(|error| chain(&error))) {
-            Ok(underlay) => return Ok(underlay),
-            Err(reason) => refused.push(reason),
-        }
-    }
-    Err(Exit::NoUnderlay(format!("no interface for the underlay: {}; choose one with --iface", refused.join("; "))))
+    Host::read(settings.underlay.iter().filter_map(target)).map_err(|error| Exit::Software(chain(&error)))
 }
 
-fn choice(host: &Host, wish: &UnderlayWish) -> Result<UnderlayChoice, String> {
-    match wish {
-        UnderlayWish::Interface(text) => match text.parse::<IpAddr>() {
-            Ok(address) => Ok(UnderlayChoice::Address(address)),
-            Err(_) => text.parse().map(UnderlayChoice::Name).map_err(|error| chain(&error)),
-        },
-        UnderlayWish::Pattern(pattern) => matching(host, pattern)
-            .ok_or_else(|| format!("no name or address of an interface matches {pattern}; this host has {host}")),
-        UnderlayWish::CanReach(address) => Ok(UnderlayChoice::Reach(*address)),
-    }
+const fn wanted<'a>(settings: &'a Settings, pools: &'a DualStack<Pool>, held: Option<Held>) -> Wanted<'a> {
+    Wanted { wishes: settings.underlay.as_slice(), public: settings.public, pools, held }
 }
 
-/// As flannel does: names first, then addresses.
-fn matching(host: &Host, pattern: &Regex) -> Option<UnderlayChoice> {
-    let named = host.links.iter().find(|link| pattern.is_match(link.name.as_str()));
-    let addresses = || host.links.iter().flat_map(|link| &link.addresses).map(|(address, _)| *address);
-    let addressed = || addresses().find(|address| pattern.is_match(&address.to_string()));
-    named.map(|link| UnderlayChoice::Name(link.name)).or_else(|| addressed().map(UnderlayChoice::Address))
+fn none(reason: &str) -> Exit {
+    Exit::NoUnderlay(format!("no interface for the underlay: {reason}; choose one with --iface"))
+}
+
+impl Held {
+    /// What a network is joined on.
+    pub(crate) const fn of(underlay: &Underlay) -> Self {
+        Self { link: underlay.link, addresses: underlay.addresses }
+    }
 }
 
 /// Whether the interface of the underlay is still what the network was joined on.
@@ -71,16 +67,24 @@ pub(crate) enum Moved {
 pub(crate) struct UnderlayWatch {
     joined_on: Underlay,
     settings: Arc<Settings>,
-    networks: Vec<Prefix>,
+    pools: DualStack<Pool>,
     /// Tells that links or addresses have changed.
     word: Arc<Notify>,
     admission: watch::Sender<Admission>,
     /// When to look again though nobody says that anything has changed.
     again: Option<Instant>,
+    /// Since when the interface is without the addresses that it had.
+    away: Option<Instant>,
+    /// Bridges among the subnets that hosts lease.
+    attached: Vec<(LinkName, wire_lease::Prefix)>,
 }
 
 /// How soon to look again for an interface that is lost.
 const AGAIN: Duration = Duration::from_secs(1);
+
+/// How long an interface may be without its addresses before another is taken: a lease of DHCP that is renewed, or a service
+/// that is restarted, takes them away for some seconds.
+const MOMENT: Duration = Duration::from_secs(15);
 
 impl UnderlayWatch {
     pub(crate) fn new(
@@ -89,8 +93,9 @@ impl UnderlayWatch {
         word: Arc<Notify>,
         admission: watch::Sender<Admission>,
     ) -> Self {
-        let networks = admission.borrow().pools.iter().map(|(_, pool)| pool.network).collect();
-        Self { joined_on, settings, networks, word, admission, again: None }
+        let pools = admission.borrow().pools;
+        let attached = joined_on.attached.clone();
+        Self { joined_on, settings, pools, word, admission, again: None, away: None, attached }
     }
 
     /// Waits until it is time to look.
@@ -110,33 +115,60 @@ impl UnderlayWatch {
         }
     }
 
+    /// The prefixes of bridges among the subnets that hosts lease, as of the last look.
+    pub(crate) fn attached(&self) -> &[(LinkName, wire_lease::Prefix)] {
+        &self.attached
+    }
+
     /// Looks. What the host reaches without the overlay is followed in place.
     pub(crate) fn look(&mut self) -> Moved {
-        let now = match find(&self.settings.underlay, &self.networks) {
-            Ok(now) => now,
-            Err(error) => {
-                self.again = Some(Instant::now() + AGAIN);
-                return Moved::Lost(error.to_string());
+        let found = read(&self.settings).map_err(|error| error.to_string()).and_then(|host| self.found(&host));
+        let moved = match found {
+            Err(reason) => Moved::Lost(reason),
+            Ok(now) => {
+                let before = &self.joined_on;
+                self.away = None;
+                if (now.index, now.mtu, now.addresses) == (before.index, before.mtu, before.addresses) {
+                    self.follow(now);
+                    Moved::No
+                } else {
+                    Moved::Yes
+                }
             }
         };
-        if let Some(family) =
-            self.networks.iter().map(|network| network.family()).find(|family| now.addresses.of(*family).is_none())
-        {
-            self.again = Some(Instant::now() + AGAIN);
-            return Moved::Lost(format!("the interface {} has no {family} address at the moment", now.link));
-        }
         // Where joining anew fails, it is tried again.
-        self.again = Some(Instant::now() + AGAIN);
-        let before = &self.joined_on;
-        if (now.index, now.mtu, now.addresses) != (before.index, before.mtu, before.addresses) {
-            return Moved::Yes;
+        self.again = (moved != Moved::No).then(|| Instant::now() + AGAIN);
+        moved
+    }
+
+    /// The interface as it is now; an error where there is none, or only another while this one may come back.
+    fn found(&mut self, host: &Host) -> Result<Underlay, String> {
+        let held = Held::of(&self.joined_on);
+        let Chosen { link, addresses } = choose(host, &wanted(&self.settings, &self.pools, Some(held)))
+            .map_err(|reason| none(&reason).to_string())?;
+        if let Some(missing) = held.missing(host).filter(|_| link.name != held.link) {
+            let since = *self.away.get_or_insert_with(Instant::now);
+            if since.elapsed() < MOMENT {
+                return Err(format!("the interface {} has lost {missing}: waiting for it", held.link));
+            }
         }
-        self.again = None;
+        Ok(host.underlay(link, addresses, &self.pools))
+    }
+
+    fn follow(&mut self, now: Underlay) {
+        self.attached = now.attached;
         self.admission.send_if_modified(|admission| {
-            let changed = admission.underlay != now.connected;
-            admission.underlay = now.connected;
+            let changed = (&admission.underlay, &admission.local) != (&now.connected, &now.local);
+            (admission.underlay, admission.local) = (now.connected, now.local);
             changed
         });
-        Moved::No
+    }
+}
+
+impl Held {
+    /// An address that the interface had and has not any more.
+    fn missing(&self, host: &Host) -> Option<IpAddr> {
+        let there = |address: &IpAddr| host.link(self.link).is_some_and(|link| link.has(*address));
+        self.addresses.iter().map(|(_, address)| *address).find(|address| !there(address))
     }
 }

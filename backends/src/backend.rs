@@ -91,7 +91,8 @@ impl Outer {
     pub(crate) fn new(family: Family, placement: &Placement) -> Result<Self, SelectError> {
         let Underlay { link, mtu, addresses, .. } = &placement.underlay;
         let local = *addresses.of(family).ok_or(SelectError::NoUnderlay { link: *link, family })?;
-        let public = placement.public.of(family).copied().filter(|public| placement.underlay.host.contains(public));
+        let has = |public: &IpAddr| placement.underlay.local.iter().any(|local| local.address == *public);
+        let public = placement.public.of(family).copied().filter(has);
         Ok(Self { family, link: *link, mtu: *mtu, local: public.unwrap_or(local) })
     }
 

@@ -32,8 +32,8 @@ mod vxlan;
 pub use backend::{Backend, ForwardSettings, Placement, Scope, SelectError, select};
 pub use conflict::Conflict;
 pub use dataplane::{
-    Attempt, ContainerLink, Dataplane, DataplaneError, ErrorKind, Host, HostLink, MacOrigin, Monitor, NetlinkDataplane,
-    Nic, OpError, RouteForm, Underlay, UnderlayChoice, UnderlayError, Wake,
+    Attempt, ContainerLink, Dataplane, DataplaneError, ErrorKind, Host, HostAddress, HostLink, MacOrigin, Monitor,
+    NetlinkDataplane, Nic, OpError, RouteForm, Standing, Underlay, Wake, Way,
 };
 pub use firewall::{
     ACCEPT_MARK, BaseChain, Call, Chain, ChainChange, ChainName, ChainTable, ChainTableKind, Counted, DockerRules,

@@ -8,8 +8,11 @@ use std::{
 };
 
 use crate::{
-    BackendData, DualStack, Entry, Family, Lease, LeaseTable, MacAddr, Pool, Prefix, Refusal, RefusalKind, Revision,
-    Subnet, entries::Decoded, hold_down::HoldDown,
+    BackendData, DualStack, Entry, Family, Lease, LeaseTable, LocalAddress, MacAddr, Pool, Prefix, Refusal,
+    RefusalKind, Revision, Subnet,
+    entries::Decoded,
+    hold_down::HoldDown,
+    local::{self, LocalUse},
 };
 
 /// What entries are checked against.
@@ -21,6 +24,8 @@ pub struct Admission {
     pub own: Option<Subnet>,
     /// Our own public addresses, which no peer may have.
     pub public: DualStack<IpAddr>,
+    /// All addresses of this host. No peer may have them, nor those that lead to a whole link of this host.
+    pub local: Vec<LocalAddress>,
     /// The addresses of our own devices, which no peer may have.
     pub macs: DualStack<MacAddr>,
     /// Prefixes that this host reaches without the overlay, which no peer may lead away. One that holds a whole network
@@ -36,12 +41,12 @@ pub(crate) fn admit(
 ) -> LeaseTable {
     let mut table = LeaseTable { revision, hold_down: hold_down.clone(), ..LeaseTable::default() };
     let mut candidates = Vec::with_capacity(decoded.len());
-    let underlay = admission.guarded_underlay();
+    let around = Around { prefixes: admission.guarded_underlay(), uses: local::uses(&admission.local) };
     let there = decoded.iter().map(|(key, decoded)| (Presence::There, key, decoded));
     for (presence, key, decoded) in there.chain(hold_down.held().map(|(key, decoded)| (Presence::Held, key, decoded))) {
         match &decoded.content {
             Ok(entry) if Some(entry.lease.subnet) == admission.own => {}
-            Ok(entry) => match admission.check(entry, &underlay) {
+            Ok(entry) => match admission.check(entry, &around) {
                 Ok(entry) => candidates.push((presence, decoded.origin.create_revision, key, entry)),
                 Err(refusal) => table.refuse(presence, key, &refusal),
             },
@@ -50,7 +55,7 @@ pub(crate) fn admit(
     }
     // Oldest first, so that the older of two that conflict is in when the younger comes; what is not there any more last.
     candidates.sort_unstable_by_key(|(presence, created, key, _)| (*presence, *created, *key));
-    let mut claims = Claims::of(admission.own);
+    let mut claims = Claims::of(admission);
     let mut peers = Vec::with_capacity(candidates.len());
     for (presence, _, key, entry) in &candidates {
         match claims.claim(entry) {
@@ -84,20 +89,28 @@ impl LeaseTable {
     }
 }
 
+/// What of this host's own network entries are checked against.
+struct Around {
+    /// No subnet of a peer may overlap these.
+    prefixes: Vec<Prefix>,
+    /// No peer may have these addresses.
+    uses: BTreeMap<IpAddr, LocalUse>,
+}
+
 impl Admission {
     /// The rules that concern one entry alone. What comes back is cut down to the families of this network.
-    fn check(&self, entry: &Arc<Entry>, underlay: &[Prefix]) -> Result<Arc<Entry>, Refusal> {
+    fn check(&self, entry: &Arc<Entry>, around: &Around) -> Result<Arc<Entry>, Refusal> {
         let entry = self.cut_down(entry)?;
         for prefix in entry.lease.subnet.prefixes() {
             let family = prefix.family();
             let Some(pool) = self.pools.of(family) else { continue };
             pool.admits(prefix).map_err(refuse(RefusalKind::Subnet))?;
-            if let Some(underlay) = underlay.iter().find(|underlay| underlay.overlaps(prefix)) {
+            if let Some(underlay) = around.prefixes.iter().find(|underlay| underlay.overlaps(prefix)) {
                 let reason = format!("{prefix} overlaps {underlay}, the underlay's own subnet");
                 return Err(refuse(RefusalKind::Overlap)(reason));
             }
             if let Some(public) = entry.lease.public.of(family) {
-                self.check_public(pool, *public).map_err(refuse(RefusalKind::PublicIp))?;
+                self.check_public(pool, *public, &around.uses).map_err(refuse(RefusalKind::PublicIp))?;
             }
             if let Some(mac) = mac_of(&entry.lease, family) {
                 self.check_mac(mac).map_err(refuse(RefusalKind::Mac))?;
@@ -132,20 +145,21 @@ impl Admission {
         Ok(Arc::new(Entry { lease: Lease { subnet, public, data }, origin: entry.origin }))
     }
 
-    fn check_public(&self, pool: &Pool, public: IpAddr) -> Result<(), String> {
+    fn check_public(&self, pool: &Pool, public: IpAddr, uses: &BTreeMap<IpAddr, LocalUse>) -> Result<(), String> {
         let own = self.public.of(Family::of(public));
         if own == Some(&public) {
             return Err(format!("{public} is this host's own: an old lease of it, or a second host with its address"));
         }
-        if pool.network.contains(public) {
+        if pool.leases(Prefix::host(public)) {
             return Err(format!("{public} lies inside the overlay network {}", pool.network));
         }
         match unreachable(public) {
             // Where this host itself lives on link-local addresses, so do its peers.
-            Some("link-local") if own.is_some_and(|own| unreachable(*own) == Some("link-local")) => Ok(()),
-            Some(kind) => Err(format!("{public} is a {kind} address, which no host has on the underlay")),
-            None => Ok(()),
+            Some("link-local") if own.is_some_and(|own| unreachable(*own) == Some("link-local")) => {}
+            Some(kind) => return Err(format!("{public} is a {kind} address, which no host has on the underlay")),
+            None => {}
         }
+        uses.get(&public).map_or(Ok(()), |used| Err(format!("{public} is {used}")))
     }
 
     fn check_mac(&self, mac: MacAddr) -> Result<(), String> {
@@ -170,6 +184,8 @@ struct Claims<'a> {
     /// Disjoint prefixes by their first address, and whose they are.
     prefixes: BTreeMap<(Family, u128), (Prefix, Owner<'a>)>,
     macs: BTreeMap<(Family, MacAddr), &'a Lease>,
+    /// Where hosts are reached. In a network whose range is bounded they may lie beside it, where leases of an older config do.
+    publics: BTreeMap<(Family, u128), Owner<'a>>,
 }
 
 #[derive(Clone, Copy)]
@@ -179,11 +195,14 @@ enum Owner<'a> {
 }
 
 impl<'a> Claims<'a> {
-    /// This host's subnet is in the kernel: no peer may lead it away, even an older one.
-    fn of(own: Option<Subnet>) -> Self {
+    /// This host's subnet is in the kernel: no peer may lead it away, even an older one. Nor may one lead our address away.
+    fn of(admission: &Admission) -> Self {
         let mut claims = Self::default();
-        for prefix in own.iter().flat_map(Subnet::prefixes) {
+        for prefix in admission.own.iter().flat_map(Subnet::prefixes) {
             claims.prefixes.insert((prefix.family(), prefix.first_bits()), (prefix, Owner::ThisHost));
+        }
+        for (family, public) in admission.public.iter() {
+            claims.publics.insert((family, Prefix::host(*public).first_bits()), Owner::ThisHost);
         }
         claims
     }
@@ -197,12 +216,18 @@ impl<'a> Claims<'a> {
                 self.check_mac(lease, prefix.family(), mac).map_err(refuse(RefusalKind::Mac))?;
             }
         }
+        for (_, public) in lease.public.iter() {
+            self.check_public(lease, *public).map_err(refuse(RefusalKind::PublicIp))?;
+        }
         for prefix in lease.subnet.prefixes() {
             let family = prefix.family();
             self.prefixes.insert((family, prefix.first_bits()), (prefix, Owner::Peer(lease)));
             if let Some(mac) = mac_of(lease, family) {
                 self.macs.entry((family, mac)).or_insert(lease);
             }
+        }
+        for (family, public) in lease.public.iter() {
+            self.publics.entry((family, Prefix::host(*public).first_bits())).or_insert(Owner::Peer(lease));
         }
         Ok(())
     }
@@ -211,9 +236,30 @@ impl<'a> Claims<'a> {
         let family = prefix.family();
         let before = self.prefixes.range((family, 0)..=(family, prefix.last_bits())).next_back();
         match before.map(|(_, held)| held).filter(|(held, _)| held.overlaps(prefix)) {
+            None => {}
+            Some((held, Owner::ThisHost)) => return Err(format!("{prefix} overlaps {held}, this host's own subnet")),
+            Some((_, Owner::Peer(peer))) => return Err(format!("{prefix} overlaps the older lease {}", peer.subnet)),
+        }
+        match self.publics.range((family, prefix.first_bits())..=(family, prefix.last_bits())).next() {
             None => Ok(()),
-            Some((held, Owner::ThisHost)) => Err(format!("{prefix} overlaps {held}, this host's own subnet")),
-            Some((_, Owner::Peer(peer))) => Err(format!("{prefix} overlaps the older lease {}", peer.subnet)),
+            Some((_, Owner::ThisHost)) => Err(format!("{prefix} holds this host's own public address")),
+            Some((_, Owner::Peer(peer))) => {
+                Err(format!("{prefix} holds the public address of the older lease {}", peer.subnet))
+            }
+        }
+    }
+
+    /// Packets for a host that is reached through the overlay would be wrapped without end.
+    fn check_public(&self, lease: &Lease, public: IpAddr) -> Result<(), String> {
+        let address = Prefix::host(public);
+        if let Some(own) = lease.subnet.prefixes().find(|prefix| prefix.covers(address)) {
+            return Err(format!("{public} lies inside {own}, which it is to lead to"));
+        }
+        let before = self.prefixes.range(..=(address.family(), address.first_bits())).next_back();
+        match before.map(|(_, held)| held).filter(|(held, _)| held.covers(address)) {
+            None => Ok(()),
+            Some((held, Owner::ThisHost)) => Err(format!("{public} lies inside {held}, this host's own subnet")),
+            Some((_, Owner::Peer(peer))) => Err(format!("{public} lies inside the older lease {}", peer.subnet)),
         }
     }
 

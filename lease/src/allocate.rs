@@ -20,6 +20,8 @@ pub struct Wish<'a> {
     pub identity: &'a str,
     /// Counts lost races, so that two hosts that met once do not meet again.
     pub attempt: u32,
+    /// What is only leased where nothing else is free.
+    pub rather_not: &'a [Prefix],
 }
 
 /// No subnet of the pool is free.
@@ -38,7 +40,7 @@ pub struct Full {
 }
 
 /// Chooses a subnet: the preferred one if it is offered and free, else the first free one at or after a place that the
-/// identity and the attempt give, going round.
+/// identity and the attempt give, going round; first without those that the host would rather not have.
 ///
 /// # Errors
 /// Only when no subnet of the pool is free.
@@ -49,13 +51,14 @@ pub fn allocate(pool: &Pool, taken: &Taken, wish: Wish<'_>) -> Result<Prefix, Fu
     {
         return Ok(prefix);
     }
-    let size = pool.size();
-    let start = hash(wish.identity, wish.attempt) % size;
-    first_free(pool, taken, start..size).or_else(|| first_free(pool, taken, 0..start)).ok_or(Full {
-        min: pool.min,
-        max: pool.max,
-        size,
-    })
+    let free = if wish.rather_not.is_empty() {
+        first_from(pool, taken, wish)
+    } else {
+        let mut avoided = taken.clone();
+        wish.rather_not.iter().for_each(|prefix| avoided.insert(*prefix));
+        first_from(pool, &avoided, wish).or_else(|| first_from(pool, taken, wish))
+    };
+    free.ok_or(Full { min: pool.min, max: pool.max, size: pool.size() })
 }
 
 impl Taken {
@@ -92,6 +95,13 @@ impl FromIterator<Prefix> for Taken {
         }
         taken
     }
+}
+
+/// The first free one from the host's own place on.
+fn first_from(pool: &Pool, taken: &Taken, wish: Wish<'_>) -> Option<Prefix> {
+    let size = pool.size();
+    let start = hash(wish.identity, wish.attempt) % size;
+    first_free(pool, taken, start..size).or_else(|| first_free(pool, taken, 0..start))
 }
 
 fn first_free(pool: &Pool, taken: &Taken, numbers: std::ops::Range<u128>) -> Option<Prefix> {

@@ -47,6 +47,8 @@ pub struct HoldSettings {
     pub preferred: DualStack<Prefix>,
     /// What must not be leased: the underlay's own subnets.
     pub avoid: Vec<Prefix>,
+    /// What is leased only where nothing else is free: bridges of this host have it.
+    pub rather_not: Vec<Prefix>,
     /// Whether this is surely the host that held `preferred`, and no clone of it: its lease is then ours under whatever
     /// public address.
     pub same_host: bool,

@@ -44,6 +44,7 @@ pub(crate) struct Choice<'a> {
     pub(crate) kept: DualStack<Prefix>,
     pub(crate) preferred: DualStack<Prefix>,
     pub(crate) avoid: &'a [Prefix],
+    pub(crate) rather_not: &'a [Prefix],
     pub(crate) identity: &'a str,
     pub(crate) attempt: u32,
 }
@@ -68,7 +69,8 @@ impl Choice<'_> {
         loop {
             for (family, pool) in missing() {
                 let preferred = self.preferred.of(family).copied();
-                let wish = Wish { preferred, identity: self.identity, attempt: self.attempt };
+                let Self { identity, attempt, rather_not, .. } = *self;
+                let wish = Wish { preferred, identity, attempt, rather_not };
                 let prefix = allocate(pool, &taken, wish);
                 prefixes.set(family, Some(prefix.map_err(|full| self.no_room(full, pool, (&leases, &others)))?));
             }

@@ -58,6 +58,13 @@ impl Prefix {
         Ok(Self { family, first: address & !host_mask(bits - len), len })
     }
 
+    /// The prefix of that one address.
+    #[must_use]
+    pub const fn host(address: IpAddr) -> Self {
+        let family = Family::of(address);
+        Self { family, first: bits_of(address), len: family.bits() }
+    }
+
     /// IPv4 or IPv6.
     #[must_use]
     pub const fn family(self) -> Family {
@@ -90,6 +97,12 @@ impl Prefix {
         self.first
     }
 
+    /// The last address.
+    #[must_use]
+    pub fn last(self) -> IpAddr {
+        address_of(self.family, self.last_bits())
+    }
+
     /// The last address as a number.
     #[must_use]
     pub fn last_bits(self) -> u128 {
@@ -120,9 +133,9 @@ fn host_mask(host_bits: u8) -> u128 {
     1u128.checked_shl(u32::from(host_bits)).map_or(u128::MAX, |size| size - 1)
 }
 
-fn bits_of(address: IpAddr) -> u128 {
+const fn bits_of(address: IpAddr) -> u128 {
     match address {
-        IpAddr::V4(address) => u128::from(address.to_bits()),
+        IpAddr::V4(address) => address.to_bits() as u128,
         IpAddr::V6(address) => address.to_bits(),
     }
 }

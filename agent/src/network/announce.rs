@@ -12,6 +12,7 @@ use crate::{
     docker_opts::{SubnetEnv, Told},
     exit::Exit,
     files::{Durable, Wanted},
+    state::KnownBy,
     upkeep::Upkeep,
 };
 
@@ -31,6 +32,11 @@ impl Host {
         self.state.subnet = subnets;
         self.state.link = ground.underlay.mac;
         self.remember_machine(ground);
+        self.state.underlay = Some(KnownBy {
+            asked: self.settings.asked_underlay(),
+            link: ground.underlay.link.to_string(),
+            addresses: ground.underlay.addresses,
+        });
         let upkeep = Upkeep::new(self.files(&env), self.state_file.of(&self.state), self.board.clone());
         match upkeep.look() {
             Err(error) if !self.runs() => return Err(Exit::CannotCreate(chain(&error))),

@@ -4,10 +4,10 @@ use std::net::IpAddr;
 
 use tracing::info;
 use wire_backends::Underlay;
-use wire_lease::{Admission, DualStack, Entry, NetworkConfig, Prefix};
+use wire_lease::{Admission, DualStack, Entry, NetworkConfig, Pool};
 
 use super::Host;
-use crate::{exit::Exit, underlay};
+use crate::{exit::Exit, state::KnownBy, underlay};
 
 /// What a network is joined on.
 pub(super) struct Ground {
@@ -23,6 +23,7 @@ impl Ground {
             pools: self.config.pools,
             own: Some(own.lease.subnet),
             public: self.public,
+            local: self.underlay.local.clone(),
             macs: own.lease.data.macs(),
             underlay: self.underlay.connected.clone(),
         }
@@ -32,10 +33,9 @@ impl Ground {
 impl Host {
     /// Finds the underlay, and our addresses on it.
     pub(super) fn ground(&self, config: NetworkConfig) -> Result<Ground, Exit> {
-        let networks: Vec<Prefix> = config.pools.iter().map(|(_, pool)| pool.network).collect();
-        let underlay = underlay::find(&self.settings.underlay, &networks)?;
+        let underlay = self.underlay(&config.pools)?;
         info!(link = %underlay.link, mtu = %underlay.mtu, "underlay found");
-        let public = self.public(&config, &underlay)?;
+        let public = underlay.addresses.map(|family, own| *self.settings.public.of(family).unwrap_or(own));
         self.board.update(|seen| {
             seen.backend = config.backend.name().to_owned();
             seen.underlay = underlay.link.to_string();
@@ -44,18 +44,9 @@ impl Host {
         Ok(Ground { underlay, config, public })
     }
 
-    fn public(&self, config: &NetworkConfig, underlay: &Underlay) -> Result<DualStack<IpAddr>, Exit> {
-        let mut public = DualStack::default();
-        for (family, _) in config.pools.iter() {
-            let address = self.settings.public.of(family).or(underlay.addresses.of(family)).copied();
-            let missing = || {
-                let link = underlay.link;
-                Exit::NoUnderlay(format!(
-                    "the network has {family}, but the interface {link} has no {family} address: give it one, or choose another with --iface"
-                ))
-            };
-            public.set(family, Some(address.ok_or_else(missing)?));
-        }
-        Ok(public)
+    /// The interface for a network with these pools: the one of the last time for as long as the same is asked for.
+    pub(super) fn underlay(&self, pools: &DualStack<Pool>) -> Result<Underlay, Exit> {
+        let held = self.state.underlay.as_ref().filter(|before| before.asked == self.settings.asked_underlay());
+        underlay::find(&self.settings, pools, held.and_then(KnownBy::held))
     }
 }

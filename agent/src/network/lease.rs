@@ -5,7 +5,8 @@ use std::{sync::Arc, time::Duration};
 use nix::time::{ClockId, clock_gettime};
 use tokio::sync::watch;
 use wire_lease::{
-    Clock, ConfigWatch, Entry, EtcdStore, Hold, HoldSettings, HoldState, Lease, Offer, Origin, Revision, Start,
+    Clock, ConfigWatch, Entry, EtcdStore, Hold, HoldSettings, HoldState, Lease, Offer, Origin, Prefix, Revision, Start,
+    Subnet,
 };
 
 use super::{Ground, Host, Known};
@@ -41,6 +42,7 @@ impl Host {
         let start = Start { listing: Some(known.listing.clone()), beside };
         let mut hold = Hold::spawn(store.clone(), self.hold_settings(ground), watch::channel(offer).1, start);
         let own = self.leased(&mut hold.state).await?;
+        self.note_bridges(ground, &own, known.listing.revision);
         let keeper = Keeper {
             file: self.last_known.clone(),
             config: known.accepted.json.clone(),
@@ -62,8 +64,22 @@ impl Host {
             renew_margin: self.settings.renew_margin,
             preferred: self.preferred(),
             avoid: ground.underlay.connected.clone(),
+            rather_not: ground.underlay.attached.iter().map(|(_, prefix)| *prefix).collect(),
             same_host: self.runs() || self.is_proven,
         }
+    }
+
+    /// Notes which bridges were inside the subnet before it was leased: Docker has made those that came later. `listed` is as of
+    /// when the leases were listed.
+    fn note_bridges(&mut self, ground: &Ground, own: &Entry, listed: Revision) {
+        let subnet = own.lease.subnet;
+        if Subnet::new(self.state.subnet) == Some(subnet) {
+            return;
+        }
+        let is_new = own.origin.create_revision > listed && Subnet::new(self.preferred()) != Some(subnet);
+        let inside = |prefix: Prefix| is_new && subnet.prefixes().any(|own| own.overlaps(prefix));
+        let attached = ground.underlay.attached.iter().filter(|(_, prefix)| inside(*prefix));
+        self.state.leased_over = attached.map(|(link, prefix)| (link.to_string(), *prefix)).collect();
     }
 
     async fn leased(&self, hold: &mut watch::Receiver<HoldState>) -> Result<Arc<Entry>, Exit> {

@@ -1,6 +1,6 @@
 use std::{net::IpAddr, sync::Arc};
 
-use wire_lease::{Entry, LeaseTable, Origin, Revision};
+use wire_lease::{Entry, LeaseTable, LocalAddress, Origin, Prefix, Revision};
 
 use super::*;
 use crate::{LinkKind, Owner, Vxlan};
@@ -28,8 +28,11 @@ fn placement() -> Placement {
         mtu: Mtu(1500),
         mac: None,
         addresses,
-        host: vec![ip("192.0.2.1"), ip("2001:db8::1"), ip("203.0.113.5")],
+        local: [("192.0.2.1", 24), ("2001:db8::1", 64), ("203.0.113.5", 32)]
+            .map(|(address, len)| LocalAddress::new(ip(address), len).unwrap())
+            .to_vec(),
         connected: Vec::new(),
+        attached: Vec::new(),
     };
     let mac = |last| Some(MacAddr::new([2, 0, 0, 0, 0, last]));
     Placement {
@@ -175,6 +178,32 @@ fn udp_has_a_device_for_each_family_and_one_route_for_the_network() {
     ");
     let absent = NetworkConfig::from_json(br#"{"Network":"10.5.0.0/16"}"#).unwrap();
     assert_eq!(select(&absent, placement()).unwrap().data(), BackendData::Untyped);
+}
+
+#[test]
+fn udp_leads_only_the_range_into_its_device_where_hosts_live_in_the_network_and_leases_beside_it() {
+    let json = br#"{"Network":"10.0.0.0/8","SubnetLen":20,"SubnetMin":"10.10.0.0","SubnetMax":"10.99.0.0","Backend":{"Type":"udp"}}"#;
+    let config = NetworkConfig::from_json(json).unwrap();
+    let led = |public: &str| -> Vec<Prefix> {
+        let inside = format!(r#"{{"PublicIP":"{public}"}}"#);
+        let (own, table) =
+            leases(("10.10.0.0-20", UDP_PEER), &[("10.99.0.0-20", &inside), ("10.100.0.0-20", UDP_PEER)]);
+        select(&config, placement()).unwrap().desired(&own, &table).routes.keys().map(|key| key.destination).collect()
+    };
+    assert_eq!(led("192.0.2.3"), ["10.0.0.0/8".parse().unwrap()], "as flannel has it");
+    let led = led("10.240.1.9");
+    let leads = |address: &str| led.iter().filter(|prefix| prefix.contains(ip(address))).count();
+    for (address, routes) in [
+        ("10.9.255.255", 0),
+        ("10.10.0.0", 1),
+        ("10.64.1.2", 1),
+        ("10.99.15.255", 1),
+        ("10.99.16.0", 0),
+        ("10.100.1.1", 1),
+        ("10.240.1.9", 0),
+    ] {
+        assert_eq!(leads(address), routes, "{address} by {led:?}");
+    }
 }
 
 #[test]

@@ -120,6 +120,12 @@ pub(crate) fn any_address(body: &[u8]) -> Option<(u32, IpAddr, u8)> {
     Some((number(&body[4..8])?, local.or(found)?, body[1]))
 }
 
+/// Whether a route message (`struct rtmsg`) is about a default route of the main table.
+pub(crate) fn is_default_route(body: &[u8]) -> bool {
+    let (len, table, kind) = (body.get(1), body.get(4), body.get(7));
+    (len, table, kind) == (Some(&0), Some(&254), Some(&UNICAST))
+}
+
 /// An address of one of `devices`.
 pub(crate) fn device_address(body: &[u8], devices: &Names) -> Option<Address> {
     let (index, address, len) = any_address(body)?;

@@ -5,6 +5,7 @@ mod decode;
 mod encode;
 mod error;
 mod holders;
+mod host;
 #[cfg(test)]
 mod measure;
 mod monitor;
@@ -23,9 +24,10 @@ mod write;
 pub use error::{DataplaneError, ErrorKind, OpError};
 pub use holders::ContainerLink;
 pub(crate) use holders::container_links;
+pub use host::{Host, HostAddress, HostLink, Standing, Way};
 pub use monitor::{Monitor, Wake};
 pub use nics::{MacOrigin, Nic};
-pub use underlay::{Host, HostLink, Underlay, UnderlayChoice, UnderlayError};
+pub use underlay::Underlay;
 pub use write::{NetlinkDataplane, RouteForm};
 
 use crate::{NetState, Op, Scope};

@@ -38,7 +38,7 @@ pub struct Monitor {
 pub struct Wake {
     /// Something of ours, or in the way of ours, is not as we believe: read it again.
     pub ours: bool,
-    /// The underlay's link or its addresses changed, or another link's inside the overlay's networks: find the underlay again.
+    /// The underlay's link changed, or any link's addresses, or a default route: find the underlay again.
     pub underlay: bool,
     /// Changes were lost: anything may have changed. The other two are set as well.
     pub overrun: bool,
@@ -151,7 +151,10 @@ impl<'a> View<'a> {
             NEWLINK | DELLINK => self.link(header.kind == NEWLINK, body, wake),
             NEWADDR | DELADDR => self.address(header.kind == NEWADDR, body, wake),
             NEWNEIGH | DELNEIGH => wake.ours |= self.neighbour_differs(header.kind == NEWNEIGH, body),
-            NEWROUTE | DELROUTE => wake.ours |= self.route_differs(header.kind == NEWROUTE, body),
+            NEWROUTE | DELROUTE => {
+                wake.ours |= self.route_differs(header.kind == NEWROUTE, body);
+                wake.underlay |= decode::is_default_route(body);
+            }
             NEWNETCONF => wake.ours |= self.forwarding_differs(body),
             nexthop::DELETE => wake.ours |= self.nexthop_missing(body),
             _ => {}
@@ -184,15 +187,16 @@ impl<'a> View<'a> {
 
     fn address(&self, new: bool, body: &[u8], wake: &mut Wake) {
         let Some((index, address, len)) = decode::any_address(body) else { return };
-        // On whatever other link: where the host reaches part of the overlay's networks without the overlay, no lease may lie.
         let in_the_way = || {
             let networks = &self.scope.networks;
             Prefix::new(address, len).is_ok_and(|prefix| networks.iter().any(|network| network.overlaps(prefix)))
         };
-        let inside = !self.devices.contains_key(&index) && in_the_way();
-        wake.underlay |= self.is_parent(index) || inside;
+        let foreign = !self.devices.contains_key(&index);
+        // On whatever link: it may be the one that is asked for, and no other host has it. Those that IPv6 links make by
+        // themselves come and go with each container.
+        wake.underlay |= foreign && !is_link_local(address);
         // Containers have come to a link that we know nothing of.
-        wake.ours |= new && inside && !self.names.contains_key(&index);
+        wake.ours |= new && foreign && !self.names.contains_key(&index) && in_the_way();
         if let Some(address) = decode::device_address(body, &self.devices) {
             wake.ours |= self.believed.addresses.contains(&address) != new;
         }
@@ -265,6 +269,11 @@ impl<'a> View<'a> {
         let gateways = || self.believed.routes.values().filter_map(by_gateway).collect();
         self.gateways.get_or_init(gateways).contains(&(*link, hop.gateway))
     }
+}
+
+/// An address of IPv6 that means something on its link alone.
+const fn is_link_local(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(address) if address.is_unicast_link_local())
 }
 
 impl Link {

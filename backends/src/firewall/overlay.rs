@@ -15,14 +15,7 @@ pub(super) enum Overlay {
 
 impl Overlay {
     pub(super) fn of(pool: &Pool) -> Self {
-        // Where nobody says otherwise, the first subnet is left out.
-        let subnets_before =
-            (pool.min.first_bits() - pool.network.first_bits()) >> (pool.network.family().bits() - pool.subnet_len);
-        if subnets_before <= 1 && pool.max.last_bits() == pool.network.last_bits() {
-            Self::Whole(pool.network)
-        } else {
-            Self::Range(pool.min, pool.max)
-        }
+        if pool.is_bounded() { Self::Range(pool.min, pool.max) } else { Self::Whole(pool.network) }
     }
 
     /// As iptables-save has it, addresses first: what comes from here and does not go to `group`.

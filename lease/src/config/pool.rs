@@ -76,6 +76,43 @@ impl Pool {
         }
     }
 
+    /// Whether containers are, or may come to be, at addresses in `prefix`. Where the config bounds the range, the rest of the
+    /// network has hosts or nobody; else all of it is for containers.
+    #[must_use]
+    pub fn leases(&self, prefix: Prefix) -> bool {
+        let is_inside = self.network.covers(prefix);
+        let in_range = prefix.first_bits() <= self.max.last_bits() && self.min.first_bits() <= prefix.last_bits();
+        is_inside && (in_range || !self.is_bounded())
+    }
+
+    /// The prefixes that together are what containers may have: the network, or the range where the config bounds it.
+    #[must_use]
+    pub fn leased(&self) -> Vec<Prefix> {
+        if !self.is_bounded() {
+            return vec![self.network];
+        }
+        let (family, bits) = (self.network.family(), self.network.family().bits());
+        let (mut first, last) = (self.min.first_bits(), self.max.last_bits());
+        let mut prefixes = Vec::new();
+        loop {
+            let begins = |prefix: &Prefix| prefix.first_bits() == first && prefix.last_bits() <= last;
+            let of_len = |len| Prefix::from_bits(family, first, len).ok();
+            let largest = (0..=bits).filter_map(of_len).find(begins).expect("one address always fits");
+            prefixes.push(largest);
+            if largest.last_bits() >= last {
+                return prefixes;
+            }
+            first = largest.last_bits() + 1;
+        }
+    }
+
+    /// Whether the config keeps a part of the network for something else. Where nobody says so, the first subnet is left out.
+    #[must_use]
+    pub fn is_bounded(&self) -> bool {
+        let before = (self.min.first_bits() - self.network.first_bits()) >> self.host_bits();
+        before > 1 || self.max.last_bits() != self.network.last_bits()
+    }
+
     /// Whether a host of this network may lease `subnet` as the config stands.
     #[must_use]
     pub fn offers(&self, subnet: Prefix) -> bool {

@@ -116,6 +116,7 @@ impl<S: LeaseStore> Holder<S> {
             kept,
             preferred: self.settings.preferred,
             avoid: &self.settings.avoid,
+            rather_not: &self.settings.rather_not,
             identity: &self.settings.identity,
             attempt: self.attempt,
         }

@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, time::Instant};
 
 use proptest::prelude::*;
 use wire_lease::{
-    Admission, DualStack, Entries, Family, KeyPrefix, KeyValue, LeaseTable, Listing, NetworkConfig, Prefix,
-    RefusalKind, Revision,
+    Admission, DualStack, Entries, Family, KeyPrefix, KeyValue, LeaseTable, Listing, LocalAddress, NetworkConfig,
+    Prefix, RefusalKind, Revision,
 };
 
 const DIRECTORY: &str = "/coreos.com/network/subnets/";
@@ -15,9 +15,25 @@ fn admission(config: &str) -> Admission {
         pools: NetworkConfig::from_json(config.as_bytes()).unwrap().pools,
         own: Some("10.5.1.0-24".parse().unwrap()),
         public: DualStack { v4: Some("192.168.0.1".parse().unwrap()), v6: Some("fd99::1".parse().unwrap()) },
+        local: local(&[
+            "127.0.0.1/8",
+            "192.168.0.1/16",
+            "172.17.0.1/16",
+            "10.5.1.0/32",
+            "203.0.113.1/31",
+            "fd99::1/64",
+        ]),
         macs: DualStack { v4: Some("02:00:00:00:00:01".parse().unwrap()), v6: None },
         underlay: vec!["10.5.200.0/24".parse().unwrap(), "192.168.0.0/16".parse().unwrap()],
     }
+}
+
+fn local(addresses: &[&str]) -> Vec<LocalAddress> {
+    let address = |text: &&str| {
+        let (address, len) = text.split_once('/').unwrap();
+        LocalAddress::new(address.parse().unwrap(), len.parse().unwrap()).unwrap()
+    };
+    addresses.iter().map(address).collect()
 }
 
 const V4: &str = r#"{"Network":"10.5.0.0/16"}"#;
@@ -82,6 +98,12 @@ fn each_hostile_entry_is_refused_alone_with_its_kind_and_a_reason() {
         (public("169.254.169.254"), PublicIp, "link-local"),
         (public("192.168.0.1"), PublicIp, "this host's own"),
         (public("10.5.77.7"), PublicIp, "inside the overlay"),
+        (public("10.5.0.7"), PublicIp, "inside the overlay"),
+        (public("192.168.255.255"), PublicIp, "the broadcast address of 192.168.0.0/16"),
+        (public("192.168.0.0"), PublicIp, "the address of 192.168.0.0/16 itself"),
+        (public("172.17.0.1"), PublicIp, "an address of this host"),
+        (public("172.17.255.255"), PublicIp, "the broadcast address of 172.17.0.0/16"),
+        (public("203.0.113.1"), PublicIp, "an address of this host"),
         (mac("ff:ff:ff:ff:ff:ff"), Mac, "group address"),
         (mac("01:00:5e:00:00:01"), Mac, "group address"),
         (mac("00:00:00:00:00:00"), Mac, "zero"),
@@ -99,6 +121,62 @@ fn each_hostile_entry_is_refused_alone_with_its_kind_and_a_reason() {
         assert_eq!((key, refusal.kind), (&format!("{DIRECTORY}{name}"), kind), "{value}: {}", refusal.reason);
         assert!(refusal.reason.contains(reason), "{name} {value}: {:?} does not say {reason:?}", refusal.reason);
     }
+}
+
+#[test]
+fn a_peer_is_no_broadcast_and_no_address_of_this_host_in_either_family_and_a_link_of_two_has_no_broadcast() {
+    let refused = |public: &str, public6: &str, local: Vec<LocalAddress>| {
+        let value = dual(public, public6, "02:00:00:00:00:22");
+        let table = admit(vec![kv("10.5.9.0-24&fd00:5:0:9::-64", &value, 3)], &Admission { local, ..admission(DUAL) });
+        table.refused.values().next().map(|refusal| refusal.reason.clone())
+    };
+    let links = |all: &[&str]| local(all);
+    let of = |v4: &str, v6: &str, all: &[&str]| refused(v4, v6, links(all)).unwrap_or_default();
+    let (v4, v6) = ("198.51.100.9", "2001:db8::9");
+    assert_eq!(of(v4, v6, &["198.51.100.1/24", "2001:db8::1/64"]), "");
+    assert!(of("198.51.100.127", v6, &["198.51.100.1/25"]).contains("broadcast address of 198.51.100.0/25"));
+    assert_eq!(of("198.51.100.127", v6, &["198.51.100.1/24"]), "", "the broadcast of no prefix of ours");
+    for pair in ["198.51.100.8/31", "198.51.100.8/32"] {
+        assert_eq!(of("198.51.100.9", v6, &[pair]), "", "{pair}");
+    }
+    assert!(of(v4, "2001:db8::", &["2001:db8::1/64"]).contains("any router's address on 2001:db8::/64"));
+    assert_eq!(of(v4, "2001:db8::ffff:ffff:ffff:ffff", &["2001:db8::1/64"]), "", "IPv6 has no broadcast");
+    assert_eq!(of(v4, "2001:db8::", &["2001:db8::1/127"]), "");
+    assert!(of(v4, "2001:db8:7::1", &["2001:db8:7::1/128"]).contains("an address of this host"));
+    let given = LocalAddress { broadcast: Some("198.51.100.9".parse().unwrap()), ..links(&["198.51.100.1/16"])[0] };
+    assert!(refused(v4, v6, vec![given]).unwrap().contains("broadcast address"), "one that was given by hand");
+    let far = LocalAddress { prefix: "198.51.100.0/24".parse().unwrap(), ..links(&["192.0.2.1/24"])[0] };
+    assert!(refused("198.51.100.255", v6, vec![far]).is_some(), "the other end's prefix");
+}
+
+#[test]
+fn hosts_inside_the_network_are_let_in_beside_the_range_that_is_leased_and_nowhere_else() {
+    let flannels = r#"{"Network":"10.0.0.0/8","SubnetLen":20,"SubnetMin":"10.10.0.0","SubnetMax":"10.99.0.0"}"#;
+    let bounded = |entries: Vec<KeyValue>| {
+        let own = Some("10.13.240.0-20".parse().unwrap());
+        let public = DualStack { v4: Some("10.240.0.2".parse().unwrap()), v6: None };
+        let underlay = vec!["10.240.0.0/24".parse().unwrap()];
+        let local = local(&["10.240.0.2/24"]);
+        admit(entries, &Admission { own, public, local, underlay, ..admission(flannels) })
+    };
+    let lease =
+        |name: &str, public: &str, created| kv(name, &vxlan(public, &format!("02:00:00:00:00:{created:02x}")), created);
+    for public in ["10.240.0.3", "10.240.1.9", "10.9.255.255", "10.100.0.0", "192.168.0.9"] {
+        assert_eq!(peers(&bounded(vec![lease("10.20.0.0-20", public, 3)])), ["10.20.0.0-20"], "{public}");
+    }
+    for public in ["10.10.0.0", "10.20.0.5", "10.99.15.255", "10.240.0.255", "10.240.0.2"] {
+        let table = bounded(vec![lease("10.20.0.0-20", public, 3)]);
+        assert_eq!(table.refused.values().next().unwrap().kind, RefusalKind::PublicIp, "{public}");
+    }
+    // A lease of an older config may lie where hosts do: the older of the two stands, and no host is inside what it leads to.
+    let (host, beside) = (
+        |created| lease("10.20.0.0-20", "10.240.17.3", created),
+        |created| lease("10.240.16.0-20", "10.9.0.9", created),
+    );
+    assert_eq!(peers(&bounded(vec![host(3), beside(4)])), ["10.20.0.0-20"]);
+    assert_eq!(peers(&bounded(vec![host(4), beside(3)])), ["10.240.16.0-20"]);
+    assert!(peers(&bounded(vec![lease("10.240.16.0-20", "10.240.17.3", 3)])).is_empty());
+    assert!(peers(&bounded(vec![lease("10.240.0.0-20", "10.9.0.9", 3)])).is_empty(), "this host's own address");
 }
 
 #[test]

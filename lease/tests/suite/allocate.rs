@@ -22,7 +22,7 @@ fn pool(choice: u8) -> Pool {
 }
 
 fn wish(identity: &str, attempt: u32) -> Wish<'_> {
-    Wish { preferred: None, identity, attempt }
+    Wish { preferred: None, identity, attempt, rather_not: &[] }
 }
 
 #[test]
@@ -115,6 +115,27 @@ proptest! {
         prop_assert_eq!(taken.overlapping(probe).is_some(), prefixes.iter().any(|prefix| prefix.overlaps(probe)));
         let backwards: Taken = prefixes.iter().rev().copied().collect();
         prop_assert_eq!(taken, backwards);
+    }
+}
+
+#[test]
+fn what_bridges_of_the_host_have_is_leased_only_where_nothing_else_is_free_or_it_was_held_last() {
+    let pool =
+        pools(r#"{"Network":"192.168.0.0/16","SubnetMin":"192.168.121.0","SubnetMax":"192.168.122.0"}"#).v4.unwrap();
+    let prefix = |text: &str| text.parse::<Prefix>().unwrap();
+    let bridges = [prefix("192.168.122.0/24"), prefix("172.17.0.0/16")];
+    for attempt in 0..20 {
+        let get = |preferred: Option<&str>, taken: &[&str], rather_not: &[Prefix]| {
+            let taken: Taken = taken.iter().map(|text| prefix(text)).collect();
+            let wish = Wish { preferred: preferred.map(prefix), identity: "a", attempt, rather_not };
+            allocate(&pool, &taken, wish).map(|subnet| subnet.to_string())
+        };
+        let (first, second) = (Ok("192.168.121.0/24".to_owned()), Ok("192.168.122.0/24".to_owned()));
+        assert_eq!(get(None, &[], &bridges), first);
+        assert_eq!(get(None, &["192.168.121.0/24"], &bridges), second, "nothing else is free");
+        assert_eq!(get(Some("192.168.122.0/24"), &[], &bridges), second, "it was held last");
+        assert_eq!(get(None, &[], &[prefix("192.168.120.0/22")]), get(None, &[], &[]), "all alike");
+        assert!(get(None, &["192.168.121.0/24", "192.168.122.0/24"], &bridges).is_err());
     }
 }
 

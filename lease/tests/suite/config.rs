@@ -169,3 +169,32 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_containers_may_have_is_the_range_where_it_is_bounded_and_else_the_network() {
+    let leased = |rest: &str| {
+        let pool = parse(&v4(rest)).pools.v4.unwrap();
+        let text: Vec<String> = pool.leased().iter().map(ToString::to_string).collect();
+        text.join(" ")
+    };
+    assert_eq!(leased(""), "10.5.0.0/16");
+    assert_eq!(leased(r#","SubnetMin":"10.5.1.0","SubnetMax":"10.5.255.0""#), "10.5.0.0/16", "flannel's own bounds");
+    assert_eq!(leased(r#","SubnetMin":"10.5.8.0","SubnetMax":"10.5.15.0""#), "10.5.8.0/21");
+    assert_eq!(leased(r#","SubnetMin":"10.5.7.0","SubnetMax":"10.5.10.0""#), "10.5.7.0/24 10.5.8.0/23 10.5.10.0/24");
+    assert_eq!(leased(r#","SubnetMin":"10.5.254.0""#), "10.5.254.0/23");
+    let pool = parse(&v4(r#","SubnetMin":"10.5.7.0","SubnetMax":"10.5.10.0""#)).pools.v4.unwrap();
+    for (prefix, leases) in [
+        ("10.5.7.0/32", true),
+        ("10.5.10.255/32", true),
+        ("10.5.6.255/32", false),
+        ("10.5.11.0/32", false),
+        ("10.5.0.0/18", true),
+        ("10.5.0.0/22", false),
+        ("10.0.0.0/8", false),
+        ("fd00::/8", false),
+    ] {
+        assert_eq!(pool.leases(prefix.parse().unwrap()), leases, "{prefix}");
+    }
+    let whole = parse(r#"{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"::/0","IPv6SubnetLen":126}"#);
+    assert_eq!(whole.pools.v6.unwrap().leased().len(), 1);
+}

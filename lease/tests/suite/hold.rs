@@ -46,6 +46,7 @@ impl Host {
             renew_margin: HOUR,
             preferred: DualStack::default(),
             avoid: Vec::new(),
+            rather_not: Vec::new(),
             same_host: true,
         };
         let offer = Offer { public: public(number, &pools), data: data(number, &pools) };

@@ -3,7 +3,9 @@
 use std::net::IpAddr;
 
 use super::lab::{self, Lab, run};
-use crate::{Host, RouteForm, UnderlayChoice};
+use wire_lease::{DualStack, LocalAddress, NetworkConfig, Pool};
+
+use crate::{Host, HostAddress, HostLink, Mtu, RouteForm, Standing, Way};
 
 #[test]
 fn without_the_capability_the_error_says_so() {
@@ -21,31 +23,89 @@ fn without_the_capability_the_error_says_so() {
 }
 
 #[test]
-fn the_underlay_is_found_in_each_way() {
+fn the_host_is_read_as_the_kernel_has_it() {
     lab::in_namespace(|| {
         let _lab = Lab::new(0);
         run("ip link add docker0 type bridge; ip addr add 10.5.0.1/24 dev docker0; ip link set docker0 up");
-        run("ip route add default via 192.0.2.254 metric 10; ip route add default via 10.5.0.9 metric 20");
-        let host = Host::read().unwrap();
-        let networks = ["10.5.0.0/16".parse().unwrap()];
-        let reach: IpAddr = "198.51.100.1".parse().unwrap();
-        for choice in [
-            UnderlayChoice::Name("wb-up".parse().unwrap()),
-            UnderlayChoice::Address("192.0.2.1".parse().unwrap()),
-            UnderlayChoice::Reach(reach),
-            UnderlayChoice::DefaultRoute,
-        ] {
-            let underlay = host.underlay(&choice, &networks).unwrap();
-            assert_eq!((underlay.link.as_str(), underlay.mtu.0), ("wb-up", 1500), "{choice:?}");
-            assert_eq!(underlay.addresses.v4, Some("192.0.2.1".parse().unwrap()));
-            assert_eq!(underlay.addresses.v6, Some("2001:db8::1".parse().unwrap()));
-            assert!(underlay.connected.contains(&"192.0.2.0/24".parse().unwrap()));
-            assert!(!underlay.connected.contains(&"10.5.0.0/24".parse().unwrap()));
-        }
-        let missing = host.underlay(&UnderlayChoice::Name("eth9".parse().unwrap()), &networks).unwrap_err();
-        assert!(missing.to_string().starts_with("this host has no link eth9; it has lo"), "{missing}");
+        run("ip route add default via 192.0.2.254 metric 20; ip route add default via 10.5.0.9 metric 10");
+        run("ip -6 addr add 2001:db8::9/64 dev wb-up nodad preferred_lft 0");
+        run(
+            "ip addr add 192.0.2.9/24 broadcast 192.0.2.100 dev wb-up; ip addr add 198.51.100.1 peer 203.0.113.7/25 dev wb-up",
+        );
+        let target: IpAddr = "198.51.100.200".parse().unwrap();
+        let host = Host::read([target]).unwrap();
+        let (up, bridge) =
+            (host.link("wb-up".parse().unwrap()).unwrap(), host.link("docker0".parse().unwrap()).unwrap());
+        assert!(host.links.iter().filter(|link| link.is_loopback).map(|link| link.name.as_str()).eq(["lo"]));
+        assert!(host.links.is_sorted_by_key(|link| link.index));
+        assert_eq!((up.mtu.0, bridge.kind.as_str()), (1500, "bridge"));
+        assert_eq!(host.default_routes.v4, Some(vec![bridge.index, up.index]), "by their metrics");
+        assert_eq!(host.ways[&target], Ok(Way { link: bridge.index, source: Some("10.5.0.1".parse().unwrap()) }));
+        let of = |address: &str| {
+            up.addresses.iter().find(|own| own.local.address == address.parse::<IpAddr>().unwrap()).unwrap()
+        };
+        assert_eq!(of("192.0.2.9").standing, Standing::Lasting, "not the first of its prefix, but no worse");
+        assert_eq!(of("192.0.2.9").local.broadcast, Some("192.0.2.100".parse().unwrap()));
+        assert_eq!(of("198.51.100.1").local.prefix, "203.0.113.0/25".parse().unwrap());
+        assert_eq!((of("2001:db8::1").standing, of("2001:db8::9").standing), (Standing::Lasting, Standing::Deprecated));
         run("ip route flush 0/0");
-        let none = Host::read().unwrap().underlay(&UnderlayChoice::DefaultRoute, &networks).unwrap_err();
-        assert!(none.to_string().contains("--iface"), "{none}");
+        let host = Host::read([target]).unwrap();
+        assert_eq!(host.default_routes.v4, Some(Vec::new()));
+        assert!(host.ways[&target].as_ref().unwrap_err().contains("unreachable"), "{:?}", host.ways);
     });
+}
+
+fn pools(json: &str) -> DualStack<Pool> {
+    NetworkConfig::from_json(json.as_bytes()).unwrap().pools
+}
+
+/// A link of the host, by its name, kind and addresses.
+fn link(index: u32, (name, kind): (&str, &str), addresses: &[&str]) -> HostLink {
+    let address = |text: &&str| {
+        let (address, len) = text.split_once('/').unwrap();
+        let local = LocalAddress::new(address.parse().unwrap(), len.parse().unwrap()).unwrap();
+        HostAddress { local, standing: Standing::Lasting }
+    };
+    HostLink {
+        name: name.parse().unwrap(),
+        index,
+        kind: kind.to_owned(),
+        is_loopback: false,
+        mtu: Mtu(1500),
+        mac: None,
+        addresses: addresses.iter().map(address).collect(),
+    }
+}
+
+#[test]
+fn our_own_devices_take_nothing_and_bridges_are_apart_from_what_is_reached_without_the_overlay() {
+    let host = Host {
+        links: vec![
+            link(2, ("br0", "bridge"), &["10.240.0.2/24", "fd99::2/64"]),
+            link(3, ("flannel0", "tun"), &["10.13.0.0/32"]),
+            link(4, ("flannel-v6.1", "tun"), &["fd00:5:0:9::/128"]),
+            link(5, ("flannel.7", "vxlan"), &["10.14.0.0/32"]),
+            link(6, ("docker0", "bridge"), &["10.13.0.1/20"]),
+            link(7, ("virbr0", "bridge"), &["10.98.0.1/24"]),
+            link(8, ("tun0", "tun"), &["10.50.0.1/24"]),
+            link(9, ("eth1", ""), &["10.60.0.1/24"]),
+            link(10, ("br1", "bridge"), &["10.100.0.1/24", "192.168.0.1/16"]),
+            link(11, ("flannel0x", "tun"), &["10.51.0.1/32"]),
+        ],
+        ..Host::default()
+    };
+    let found = |json: &str| {
+        let underlay = host.underlay(&host.links[0], DualStack::default(), &pools(json));
+        let connected: Vec<String> = underlay.connected.iter().map(ToString::to_string).collect();
+        let attached: Vec<String> = underlay.attached.iter().map(|(link, prefix)| format!("{link} {prefix}")).collect();
+        (connected.join(" "), attached.join(" "))
+    };
+    let range = r#"{"Network":"10.0.0.0/8","SubnetLen":20,"SubnetMin":"10.10.0.0","SubnetMax":"10.99.0.0"}"#;
+    let (connected, attached) = found(range);
+    let others = "10.50.0.0/24 10.60.0.0/24 10.100.0.0/24 192.168.0.0/16 10.51.0.1/32";
+    assert_eq!(connected, format!("10.240.0.0/24 fd99::/64 {others}"));
+    assert_eq!(attached, "docker0 10.13.0.0/20 virbr0 10.98.0.0/24");
+    // Cut out of a bridge's own prefix on purpose.
+    assert_eq!(found(r#"{"Network":"192.168.0.0/16"}"#).1, "");
+    assert_eq!(found(r#"{"Network":"10.98.0.0/16"}"#).1, "virbr0 10.98.0.0/24");
 }

@@ -18,11 +18,19 @@ use wire_lease::{
 };
 
 use crate::{
-    Backend, ForwardSettings, Monitor, NetState, NetlinkDataplane, Placement, Reconciler, RouteForm, Underlay,
-    UnderlayChoice, select,
+    Backend, ForwardSettings, Monitor, NetState, NetlinkDataplane, Placement, Reconciler, RouteForm, Underlay, select,
 };
 
 /// Runs `test` on a thread in a fresh network namespace, which goes with it. Skips loudly without root.
+/// On the lab's link, in both families.
+fn underlay() -> Underlay {
+    let host = crate::Host::read([]).unwrap();
+    let link = host.link("wb-up".parse().unwrap()).unwrap();
+    let of_family = |address: &&crate::HostAddress, family| Family::of(address.local.address) == family;
+    let of = |family| link.addresses.iter().find(|address| of_family(address, family));
+    host.underlay(link, DualStack::from_fn(|family| Some(of(family)?.local.address)), &DualStack::default())
+}
+
 pub(crate) fn in_namespace(test: impl FnOnce() + Send + 'static) {
     if !Uid::effective().is_root() {
         assert!(std::env::var("WIRE_TESTS_REQUIRE_LAB").as_deref() != Ok("1"), "this test needs root");
@@ -61,9 +69,7 @@ impl Lab {
     pub(crate) fn new(peers: usize) -> Self {
         run("ip link set lo up; ip link add wb-up type veth peer wb-far; ip link set wb-far up; ip link set wb-up up");
         run("ip addr add 192.0.2.1/24 dev wb-up; ip addr add 2001:db8::1/64 dev wb-up nodad");
-        let host = crate::Host::read().unwrap();
-        let choice = UnderlayChoice::Name("wb-up".parse().unwrap());
-        let underlay = host.underlay(&choice, &[]).unwrap();
+        let underlay = underlay();
         let public = underlay.addresses;
         Self { peers: (1..=peers).map(|number| (number, Peer::new(number))).collect(), underlay, public }
     }
@@ -78,8 +84,7 @@ impl Lab {
 
     pub(crate) fn set_public(&mut self, public: IpAddr) {
         self.public.set(Family::of(public), Some(public));
-        let choice = UnderlayChoice::Name("wb-up".parse().unwrap());
-        self.underlay = crate::Host::read().unwrap().underlay(&choice, &[]).unwrap();
+        self.underlay = underlay();
     }
 
     pub(crate) fn peers(&self) -> impl Iterator<Item = &Peer> {

@@ -78,11 +78,23 @@ fn the_echo_of_our_own_writes_wakes_nobody() {
                     let wake = monitor.drain(reconciler.belief().unwrap()).unwrap();
                     assert!(!wake.any(), "round {round}");
                 }
-                run(
-                    "ip link add wb-other type bridge; ip link set wb-other up; ip addr add 203.0.113.1/24 dev wb-other",
-                );
+                run("ip link add wb-other type bridge; ip link set wb-other up; ip addr add fe80::7/64 dev wb-other nodad");
                 run("ip neigh add 203.0.113.9 lladdr 0a:00:00:00:99:99 dev wb-other");
+                run("ip route add 203.0.113.0/24 dev wb-other");
                 assert!(!monitor.drain(reconciler.belief().unwrap()).unwrap().any());
+                for change in [
+                    "addr add 203.0.113.1/24 dev wb-other",
+                    "-6 addr add 2001:db8:9::1/64 dev wb-other nodad",
+                    "addr del 203.0.113.1/24 dev wb-other",
+                    "route add default dev wb-other",
+                    "-6 route add default dev wb-other",
+                    "route del default",
+                ] {
+                    run(&format!("ip {change}"));
+                    let told = monitor.changed(reconciler.belief().unwrap());
+                    let wake = tokio::time::timeout(Duration::from_secs(5), told).await.expect(change).unwrap();
+                    assert!(wake.underlay && !wake.ours, "{change}: {wake:?}");
+                }
                 run("ip addr add 192.0.2.77/24 dev wb-up");
                 assert!(monitor.drain(reconciler.belief().unwrap()).unwrap().underlay);
                 run("ip link set wb-up down");

@@ -1,0 +1,230 @@
+//! Which link leads to the other hosts, and which of its addresses they are told. Pure.
+//!
+//! The rules are flannel's (`LookupExtIface` of its pkg/ipmatch/match.go, and the order of flags in its main.go), with more that
+//! it does not need, since it chooses but once: what was chosen before is kept for as long as it can be, and nothing that leads
+//! to containers is ever chosen.
+
+use std::net::IpAddr;
+
+use regex::Regex;
+use wire_backends::{Host, HostAddress, HostLink, LinkName, Standing};
+use wire_lease::{DualStack, Family, Pool};
+
+use crate::settings::UnderlayWish;
+
+/// What is asked for.
+pub(crate) struct Wanted<'a> {
+    /// The first that can be met counts; without any, an address in `public` that the host has, else the default route.
+    pub(crate) wishes: &'a [UnderlayWish],
+    /// Public addresses that were given.
+    pub(crate) public: DualStack<IpAddr>,
+    /// The network's pools: each family that is on needs an address.
+    pub(crate) pools: &'a DualStack<Pool>,
+    /// What was chosen before.
+    pub(crate) held: Option<Held>,
+}
+
+/// What was chosen before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Held {
+    pub(crate) link: LinkName,
+    pub(crate) addresses: DualStack<IpAddr>,
+}
+
+/// What is chosen.
+#[derive(Clone, Debug)]
+pub(crate) struct Chosen<'a> {
+    pub(crate) link: &'a HostLink,
+    /// Of each family that is on.
+    pub(crate) addresses: DualStack<IpAddr>,
+}
+
+/// A link, and the addresses that it was asked for by.
+#[derive(Clone)]
+struct Candidate<'a> {
+    link: &'a HostLink,
+    by: Vec<IpAddr>,
+}
+
+/// Chooses.
+///
+/// # Errors
+/// Says for each wish why it cannot be met.
+pub(crate) fn choose<'a>(host: &'a Host, wanted: &Wanted<'_>) -> Result<Chosen<'a>, String> {
+    if wanted.wishes.is_empty() {
+        return wanted.given(host).or_else(|| wanted.default_route(host)).map_or_else(
+            || Err(format!("this host has no default route; it has {host}")),
+            |candidate| wanted.on(&candidate),
+        );
+    }
+    let mut refused = Vec::new();
+    for wish in wanted.wishes {
+        match wanted.meet(host, wish) {
+            Ok(chosen) => return Ok(chosen),
+            Err(reason) => refused.push(reason),
+        }
+    }
+    Err(refused.join("; "))
+}
+
+impl Wanted<'_> {
+    fn meet<'a>(&self, host: &'a Host, wish: &UnderlayWish) -> Result<Chosen<'a>, String> {
+        match wish {
+            UnderlayWish::Interface(text) => {
+                let candidate = match text.parse::<IpAddr>() {
+                    Ok(address) => self.with_address(host, address)?,
+                    Err(_) => named(host, text)?,
+                };
+                self.allowed(candidate.link)?;
+                self.on(&candidate)
+            }
+            UnderlayWish::Pattern(pattern) => {
+                let candidates = self.matching(host, pattern);
+                let met = candidates.iter().map(|candidate| self.on(candidate)).find(Result::is_ok);
+                let missing = || format!("no name or address of an interface matches {pattern}; this host has {host}");
+                met.unwrap_or_else(|| candidates.first().map_or_else(|| Err(missing()), |first| self.on(first)))
+            }
+            UnderlayWish::CanReach(target) => {
+                let way = match host.ways.get(target) {
+                    Some(Ok(way)) => way,
+                    Some(Err(error)) => return Err(format!("this host has no route to {target}: {error}")),
+                    None => return Err(format!("this host has no route to {target}")),
+                };
+                let link = host.links.iter().find(|link| link.index == way.link);
+                let link = link.ok_or_else(|| format!("the link of the route to {target} is gone"))?;
+                self.allowed(link).map_err(|error| format!("the route to {target} leads to {error}"))?;
+                // Of several sources the kernel takes the newest: one that was taken before stays.
+                let by = if self.holds(link) { Vec::new() } else { way.source.into_iter().collect() };
+                self.on(&Candidate { link, by })
+            }
+        }
+    }
+
+    fn families(&self) -> impl Iterator<Item = Family> {
+        self.pools.iter().map(|(family, _)| family)
+    }
+
+    fn allowed(&self, link: &HostLink) -> Result<(), String> {
+        let remedy = if link.is_loopback { "; an address on it is told to others by --public-ip" } else { "" };
+        link.bar(self.pools).map_or(Ok(()), |bar| Err(format!("{}, {bar}{remedy}", link.name)))
+    }
+
+    fn links<'a>(&self, host: &'a Host) -> impl Iterator<Item = &'a HostLink> {
+        host.links.iter().filter(|link| link.bar(self.pools).is_none())
+    }
+
+    fn with_address<'a>(&self, host: &'a Host, address: IpAddr) -> Result<Candidate<'a>, String> {
+        let family = Family::of(address);
+        if self.pools.of(family).is_none() {
+            return Err(format!("{address} is an {family} address, and the network has no {family}"));
+        }
+        let link = host.links.iter().find(|link| link.has(address));
+        let link = link.ok_or_else(|| format!("no link of this host has the address {address}; it has {host}"))?;
+        Ok(Candidate { link, by: vec![address] })
+    }
+
+    /// A public address that the host has says which link it is on. One that it has not is one behind 1:1 NAT.
+    fn given<'a>(&self, host: &'a Host) -> Option<Candidate<'a>> {
+        let given =
+            || self.public.iter().filter(|(family, _)| self.pools.of(*family).is_some()).map(|(_, address)| *address);
+        let with = |address: IpAddr| self.links(host).find(|link| link.has(address));
+        let link = given().find_map(with)?;
+        Some(Candidate { link, by: given().collect() })
+    }
+
+    /// The link of the preferred default route of the first family that has one; or the one that was chosen before, for as long
+    /// as there is a default route through it.
+    fn default_route<'a>(&self, host: &'a Host) -> Option<Candidate<'a>> {
+        let of_family = |family| host.default_routes.of(family).into_iter().flatten();
+        let allowed = |index: &u32| self.links(host).find(|link| link.index == *index);
+        let links = || self.families().flat_map(of_family).filter_map(allowed);
+        let link = links().find(|link| self.holds(link)).or_else(|| links().next())?;
+        Some(Candidate { link, by: Vec::new() })
+    }
+
+    /// Addresses first, then names: links with a matching address of each family, of that name, with one of some family. The
+    /// link that was chosen before goes first.
+    fn matching<'a>(&self, host: &'a Host, pattern: &Regex) -> Vec<Candidate<'a>> {
+        let matches = |address: &IpAddr| pattern.is_match(&address.to_string());
+        let by = |link: &HostLink| -> Vec<IpAddr> { self.known_by(link).filter(matches).collect() };
+        let (mut by_all, mut by_name, mut by_some) = (Vec::new(), Vec::new(), Vec::new());
+        for candidate in self.links(host).map(|link| Candidate { link, by: by(link) }) {
+            let matched = |family| candidate.by.iter().any(|address| Family::of(*address) == family);
+            if self.families().all(matched) {
+                by_all.push(candidate);
+            } else if pattern.is_match(candidate.link.name.as_str()) {
+                by_name.push(candidate);
+            } else if !candidate.by.is_empty() {
+                by_some.push(candidate);
+            }
+        }
+        let mut all: Vec<_> = by_all.into_iter().chain(by_name).chain(by_some).collect();
+        all.sort_by_key(|candidate| !self.holds(candidate.link));
+        all
+    }
+
+    /// Whether that link was chosen before, and still has what was chosen.
+    fn holds(&self, link: &HostLink) -> bool {
+        let has = |(_, address): (Family, &IpAddr)| link.has(*address);
+        self.held.is_some_and(|held| held.link == link.name && held.addresses.iter().all(has))
+    }
+
+    /// The addresses of the link that others can be told, of the families that are on.
+    fn known_by(&self, link: &HostLink) -> impl Iterator<Item = IpAddr> {
+        let addresses = link.addresses.iter().filter(|address| is_of_use(address)).map(|address| address.local.address);
+        addresses.filter(|address| self.pools.of(Family::of(*address)).is_some())
+    }
+
+    /// The candidate with an address of each family.
+    fn on<'a>(&self, candidate: &Candidate<'a>) -> Result<Chosen<'a>, String> {
+        let link = candidate.link;
+        let mut addresses = DualStack::default();
+        for family in self.families() {
+            let asked: Vec<IpAddr> =
+                candidate.by.iter().copied().filter(|address| Family::of(*address) == family).collect();
+            let address = self.address(link, family, &asked).ok_or_else(|| {
+                format!("the network has {family}, but the interface {} has no {family} address", link.name)
+            })?;
+            addresses.set(family, Some(address));
+        }
+        Ok(Chosen { link, addresses })
+    }
+
+    /// The address of that family: of those that were asked for if there are such, the one that was chosen before, else the best.
+    fn address(&self, link: &HostLink, family: Family, asked: &[IpAddr]) -> Option<IpAddr> {
+        let of_family =
+            link.addresses.iter().filter(|address| is_of_use(address) && Family::of(address.local.address) == family);
+        let held = |address: &HostAddress| {
+            self.held.is_some_and(|held| held.addresses.of(family) == Some(&address.local.address))
+        };
+        let best = of_family.min_by_key(|address| {
+            let is_asked = asked.contains(&address.local.address);
+            let (standing, is_held) = (address.standing, held(address));
+            (!is_asked, is_link_local(address.local.address), standing == Standing::Deprecated, !is_held, standing)
+        });
+        best.map(|address| address.local.address)
+    }
+}
+
+fn named<'a>(host: &'a Host, text: &str) -> Result<Candidate<'a>, String> {
+    let named = host.links.iter().find(|link| link.name.as_str() == text);
+    let link = named.ok_or_else(|| format!("this host has no link {text}; it has {host}"))?;
+    Ok(Candidate { link, by: Vec::new() })
+}
+
+/// Whether other hosts can reach it. A link-local address of IPv6 means something else on each link.
+fn is_of_use(address: &HostAddress) -> bool {
+    let address_is = match address.local.address {
+        IpAddr::V4(address) => !address.is_loopback() && !address.is_unspecified(),
+        IpAddr::V6(address) => !address.is_unicast_link_local() && !address.is_loopback(),
+    };
+    address_is && address.standing != Standing::Duplicate
+}
+
+/// flannel takes one of IPv4 where there is no other.
+const fn is_link_local(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V4(address) if address.is_link_local())
+}
+
+#[cfg(test)]
+mod tests;

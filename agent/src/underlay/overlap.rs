@@ -1,0 +1,106 @@
+//! Bridges of this host where the overlay's leases are: virtual machines, or containers in a network of their own. Pure.
+
+use std::collections::BTreeSet;
+
+use wire_backends::LinkName;
+use wire_lease::{LeaseTable, Prefix, Subnet};
+
+/// How many leases of others are named.
+const NAMED: usize = 3;
+
+/// What an operator should know of `attached`, the prefixes of bridges among the subnets that hosts lease: which of them the
+/// overlay leads away. `before` are those that were there before this host leased `own`; a later one inside it is Docker's.
+pub(crate) fn overlaps(
+    attached: &[(LinkName, Prefix)],
+    before: &[(String, Prefix)],
+    own: Subnet,
+    leases: Option<&LeaseTable>,
+) -> Option<String> {
+    let mut said = BTreeSet::new();
+    for (link, prefix) in attached {
+        let ours = own.prefixes().find(|subnet| subnet.overlaps(*prefix));
+        if let Some(subnet) = ours
+            && (subnet.len() > prefix.len() || before.contains(&(link.to_string(), *prefix)))
+        {
+            said.insert(format!(
+                "{link} has {prefix}, which overlaps {subnet}, the subnet that this host leases: Docker cannot use it for another \
+                 bridge; give {link} another prefix, or keep it out of the range with SubnetMin and SubnetMax"
+            ));
+        }
+        let inside = ours.is_some_and(|subnet| subnet.covers(*prefix));
+        said.extend(leases.filter(|_| !inside).and_then(|leases| of_others(*link, *prefix, leases)));
+    }
+    (!said.is_empty()).then(|| said.into_iter().collect::<Vec<_>>().join("; "))
+}
+
+fn of_others(link: LinkName, prefix: Prefix, leases: &LeaseTable) -> Option<String> {
+    let overlapping = leases.peers.iter().filter_map(|(subnet, entry)| {
+        let lies = subnet.prefixes().find(|subnet| subnet.overlaps(prefix))?;
+        Some((lies, *entry.lease.public.of(lies.family())?))
+    });
+    let mut all: Vec<String> = overlapping.map(|(subnet, public)| format!("{subnet} of {public}")).collect();
+    let more = all.len().saturating_sub(NAMED);
+    all.truncate(NAMED);
+    let more = if more == 0 { String::new() } else { format!(" and {more} more") };
+    (!all.is_empty()).then(|| {
+        format!(
+            "{link} has {prefix}, which overlaps leases of other hosts ({}{more}): what is on {link} at these addresses is not \
+             reached from here; give {link} another prefix",
+            all.join(", ")
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use wire_lease::{Entry, Lease, Origin, Revision};
+
+    use super::*;
+
+    fn at(link: &str, prefix: &str) -> (LinkName, Prefix) {
+        (link.parse().unwrap(), prefix.parse().unwrap())
+    }
+
+    fn leases(count: u8) -> LeaseTable {
+        let peer = |number: u8| {
+            let subnet: Subnet = format!("172.18.{number}.0-24").parse().unwrap();
+            let value = format!(r#"{{"PublicIP":"192.168.64.{number}"}}"#);
+            let lease = Lease::from_value(subnet, value.as_bytes()).unwrap();
+            let origin = Origin { create_revision: Revision(1), mod_revision: Revision(1), lease: None };
+            (subnet, Arc::new(Entry { lease, origin }))
+        };
+        let mut table = LeaseTable::default();
+        table.peers = (7..7 + count).map(peer).collect();
+        table
+    }
+
+    #[test]
+    fn a_bridge_that_our_own_lease_lies_on_is_named_and_dockers_own_in_it_is_not() {
+        let own: Subnet = "192.168.122.0-24".parse().unwrap();
+        let said = |attached: &[_], before: &[_]| overlaps(attached, before, own, None);
+        let before = [("virbr0".to_owned(), "192.168.122.0/24".parse().unwrap())];
+        let named = said(&[at("virbr0", "192.168.122.0/24")], &before).unwrap();
+        assert!(named.starts_with("virbr0 has 192.168.122.0/24, which overlaps 192.168.122.0/24"), "{named}");
+        assert_eq!(said(&[at("docker0", "192.168.122.0/24")], &[]), None, "Docker's bridge, as it was told");
+        assert_eq!(said(&[at("br-1", "192.168.122.128/25")], &[]), None);
+        assert!(said(&[at("br-1", "192.168.120.0/22")], &[]).unwrap().contains("br-1"), "it is not in our subnet");
+        assert_eq!(said(&[at("virbr1", "192.168.121.0/24")], &before), None, "virbr0 is gone");
+    }
+
+    #[test]
+    fn a_bridge_that_leases_of_others_lie_on_is_named_with_them() {
+        let own: Subnet = "172.18.100.0-24".parse().unwrap();
+        let said = |prefix: &str, count| overlaps(&[at("br-c", prefix)], &[], own, Some(&leases(count)));
+        let named = said("172.18.0.0/18", 1).unwrap();
+        assert!(
+            named.starts_with("br-c has 172.18.0.0/18") && named.contains("172.18.7.0/24 of 192.168.64.7"),
+            "{named}"
+        );
+        assert!(said("172.18.0.0/18", 9).unwrap().contains("172.18.9.0/24 of 192.168.64.9 and 6 more"));
+        assert!(said("172.18.8.0/26", 2).unwrap().contains("172.18.8.0/24"), "a part of one");
+        assert_eq!(said("172.18.64.0/20", 9), None);
+        assert_eq!(said("172.18.100.0/24", 9), None, "our own");
+    }
+}
