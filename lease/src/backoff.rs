@@ -52,4 +52,16 @@ mod tests {
         backoff.reset();
         assert_eq!(backoff.pause(), Duration::ZERO);
     }
+
+    #[test]
+    fn a_thousand_hosts_do_not_come_back_in_step() {
+        let hosts = std::iter::repeat_with(|| {
+            let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
+            (0..20).map(|_| backoff.pause()).sum::<Duration>().as_millis() / 100
+        });
+        // How many come back in each tenth of a second.
+        let mut at = std::collections::BTreeMap::new();
+        hosts.take(1000).for_each(|tenth| *at.entry(tenth).or_insert(0) += 1);
+        assert!(at.len() > 10 && at.values().all(|hosts| *hosts < 300), "{at:?}");
+    }
 }

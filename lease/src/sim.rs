@@ -41,6 +41,8 @@ struct Inner {
     stalled_until: Option<Instant>,
     faults: Vec<Planned>,
     counts: BTreeMap<SimCall, u64>,
+    /// Calls that write and have not ended, and the most there ever were.
+    writes: (u32, u32),
     random: u64,
 }
 
@@ -73,6 +75,15 @@ pub enum SimCall {
     Watch,
 }
 
+impl SimCall {
+    const fn writes(self) -> bool {
+        match self {
+            Self::Commit | Self::Grant | Self::Revoke => true,
+            Self::Get | Self::List | Self::KeepAlive | Self::TimeToLive | Self::Watch => false,
+        }
+    }
+}
+
 /// What goes wrong with one call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SimFault {
@@ -95,6 +106,7 @@ impl SimStore {
             stalled_until: None,
             faults: Vec::new(),
             counts: BTreeMap::new(),
+            writes: (0, 0),
             random: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
         };
         Self { shared: Arc::new(Shared { inner: Mutex::new(inner), bell: watch::Sender::new(()) }) }
@@ -121,6 +133,12 @@ impl SimStore {
     /// Nothing is answered for so long; calls and watches stay open.
     pub fn stall(&self, duration: Duration) {
         self.change(|inner| inner.stalled_until = Some(Instant::now() + duration));
+    }
+
+    /// How many calls that write were under way at once, at the most.
+    #[must_use]
+    pub fn most_writes_at_once(&self) -> u32 {
+        self.lock().writes.1
     }
 
     /// Breaks all open watches.

@@ -20,8 +20,9 @@ use super::{
     tls,
 };
 
-/// HTTP/2 pings: more often than every 5 s and etcd closes the connection.
-const PING_EVERY: Duration = Duration::from_secs(10);
+/// HTTP/2 pings: more often than every 5 s and etcd closes the connection. With their limit below the 15 s in which a way to etcd that
+/// swallows all must be noticed.
+const PING_EVERY: Duration = Duration::from_secs(8);
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
 /// For the connection, and again for TLS and HTTP/2 on it.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);

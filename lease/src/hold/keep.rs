@@ -72,6 +72,7 @@ struct Keeping<S: LeaseStore> {
     sleep_at: Instant,
     /// Said while the lease may have ended in the host's sleep, and etcd has not said yet.
     sleep_trouble: Option<String>,
+    write_trouble: Option<String>,
 }
 
 impl<S: LeaseStore> Holder<S> {
@@ -89,6 +90,7 @@ impl<S: LeaseStore> Holder<S> {
             sleep: Sleep::new(self.settings.clock.clone()),
             sleep_at: Instant::now() + SLEEP_EVERY,
             sleep_trouble: None,
+            write_trouble: None,
         };
         loop {
             let lost = match self.wake(holding, &mut keeping).await {
@@ -125,9 +127,9 @@ impl<S: LeaseStore> Holder<S> {
             if let Some(why) = lost {
                 return why;
             }
-            let Keeping { renew_trouble, watch_trouble, sleep_trouble, .. } = &keeping;
-            let trouble = sleep_trouble.as_ref().or(renew_trouble.as_ref()).or(watch_trouble.as_ref());
-            self.say_held(holding, trouble.cloned());
+            let Keeping { sleep_trouble, write_trouble, renew_trouble, watch_trouble, .. } = &keeping;
+            let troubles = [sleep_trouble, write_trouble, renew_trouble, watch_trouble];
+            self.say_held(holding, troubles.into_iter().flatten().next().cloned());
         }
     }
 
@@ -191,8 +193,16 @@ impl<S: LeaseStore> Holder<S> {
         keeping.sleep_trouble = None;
         let first = |lease: &Lease| lease.public.iter().next().map(|(_, address)| *address);
         match entry_of(subnet, &kv) {
-            Some(entry) if entry == *holding.entry => None,
+            Some(entry) if entry == *holding.entry => {
+                keeping.write_trouble = None;
+                // What was offered while the store did not answer.
+                if self.offers_other_than(&holding.entry.lease) {
+                    self.rewrite(holding, keeping).await;
+                }
+                None
+            }
             Some(entry) if entry.lease == holding.entry.lease => {
+                keeping.write_trouble = None;
                 // Another agent of this host renewed it, or somebody made it a reservation.
                 info!(%subnet, reservation = entry.origin.lease.is_none(), "this host's lease was written by another hand");
                 let asked = entry.origin.lease.is_some() && entry.origin.lease == holding.entry.origin.lease;
@@ -247,9 +257,12 @@ impl<S: LeaseStore> Holder<S> {
         let listed = from.origin.mod_revision;
         let step = Move { to, lease: from.origin.lease, from: Some(from), guards: Vec::new() };
         match self.write(&step, listed).await {
-            Ok(entry) => holding.entry = Arc::new(entry),
+            Ok(entry) => {
+                holding.entry = Arc::new(entry);
+                keeping.write_trouble = None;
+            }
             // The read that follows tells what happened.
-            Err(Obstacle::Store(error)) => keeping.renew_trouble = Some(chain(&error)),
+            Err(Obstacle::Store(error)) => keeping.write_trouble = Some(chain(&error)),
             Err(_) => {}
         }
         keeping.rewritten = Some(Instant::now());

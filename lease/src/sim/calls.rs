@@ -44,6 +44,7 @@ impl SimStore {
     where
         T: Send,
     {
+        let _under_way = UnderWay::begin(self, call);
         let there_and_back = async {
             self.travel().await;
             let answer = self.change(|inner| {
@@ -64,6 +65,29 @@ impl SimStore {
             answer
         };
         tokio::time::timeout(TIMEOUT, there_and_back).await.unwrap_or_else(|_| Err(unavailable()))
+    }
+}
+
+/// A call that has not ended.
+struct UnderWay<'a> {
+    store: &'a SimStore,
+    number: u32,
+}
+
+impl<'a> UnderWay<'a> {
+    fn begin(store: &'a SimStore, call: SimCall) -> Self {
+        let number = u32::from(call.writes());
+        let mut inner = store.lock();
+        inner.writes.0 += number;
+        inner.writes.1 = inner.writes.1.max(inner.writes.0);
+        drop(inner);
+        Self { store, number }
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.store.lock().writes.0 -= self.number;
     }
 }
 

@@ -185,6 +185,34 @@ async fn an_etcd_that_stalls_is_waited_for_with_one_write_under_way() {
         store.revoke_now(entry.origin.lease.unwrap());
         let again = held_anew(&hold, Duration::from_secs(30)).await;
         assert_eq!((again.lease.subnet, keys(&store).len()), (entry.lease.subnet, 1));
+        assert_eq!(store.most_writes_at_once(), 1);
         assert!(store.count(SimCall::Commit) <= 6, "{} writes", store.count(SimCall::Commit));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_offered_while_the_store_does_not_answer_is_written_afterwards_and_the_trouble_forgotten() {
+    for seed in 0..10 {
+        for away in [false, true] {
+            let store = SimStore::new(seed);
+            let host = Host::new(3, V4);
+            let hold = host.spawn(&store);
+            let subnet = held(&hold).await.lease.subnet;
+            tokio::time::sleep(HOUR).await;
+            let offered = data(77, &DualStack { v4: Some(()), v6: None });
+            if away {
+                store.set_down(true);
+            } else {
+                store.stall(Duration::from_secs(9));
+            }
+            host.offer.send_modify(|offer| offer.data = offered.clone());
+            tokio::time::sleep(Duration::from_secs(9)).await;
+            store.set_down(false);
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            let state = hold.state.borrow().clone();
+            let HoldState::Held { entry, trouble, .. } = &state else { panic!("{state:?}") };
+            assert_eq!((entry.lease.subnet, &entry.lease.data, trouble), (subnet, &offered, &None), "seed {seed}");
+            assert_eq!(store.listing(DIRECTORY).entries[0].value, entry.lease.to_value());
+        }
     }
 }
