@@ -249,6 +249,19 @@ impl Etcd {
         self.ctl(&["compact", &answer.header.revision.to_string()]).map(drop)
     }
 
+    /// How many calls of one of its key-value methods etcd has begun, `Txn` for instance. Open access only.
+    ///
+    /// # Errors
+    /// What the first member says.
+    pub fn calls_begun(&self, method: &str) -> Result<u64> {
+        let host = &self.members[0].host;
+        let text = host.exec(&format!("busybox wget -q -O - http://{}:2379/metrics", host.v4()))?;
+        let begun = format!(r#"grpc_server_started_total{{grpc_method="{method}",grpc_service="etcdserverpb.KV""#);
+        let number =
+            text.lines().find(|line| line.starts_with(&begun)).and_then(|line| line.rsplit(' ').next()?.parse().ok());
+        number.ok_or_else(|| LabError::Wrong(format!("etcd's metrics have no {begun}")))
+    }
+
     /// Kills a member with SIGKILL.
     pub fn kill(&mut self, member: usize) {
         self.members[member].process = None;

@@ -7,6 +7,8 @@ use std::{
     ops::Deref,
     path::Path,
     sync::{Arc, Condvar, Mutex, PoisonError},
+    thread,
+    time::Duration,
 };
 
 use crate::{LabError, Result, Underlay, guest, run::Run};
@@ -22,7 +24,7 @@ const SEATS: u8 = 2;
 pub struct Lab {
     underlay: Underlay,
     // Last, so that the seat is free only when the run is gone.
-    _seats: Seats,
+    seats: Seats,
 }
 
 /// How much of the machine a test wants.
@@ -84,7 +86,21 @@ impl Lab {
 
     fn with(seats: Seats) -> Result<Self> {
         let run = Arc::new(Run::new()?);
-        Ok(Self { underlay: Underlay::new(&run)?, _seats: seats })
+        Ok(Self { underlay: Underlay::new(&run)?, seats })
+    }
+
+    /// Waits, and lets another test have its seat meanwhile.
+    pub fn rest(&self, duration: Duration) {
+        self.resting(|| thread::sleep(duration));
+    }
+
+    /// Does something that costs the machine nothing, and lets another test have its seat meanwhile. What must be done within seconds
+    /// of its end is not for this: the seat has to become free again.
+    pub fn resting<T>(&self, wait: impl FnOnce() -> T) -> T {
+        self.seats.leave();
+        let done = wait();
+        self.seats.return_to();
+        done
     }
 
     /// Its run.
@@ -153,16 +169,25 @@ static FREED: Condvar = Condvar::new();
 
 impl Seats {
     fn take(number: u8) -> Self {
+        let seats = Self(number);
+        seats.return_to();
+        seats
+    }
+
+    fn return_to(&self) {
         let free = FREE.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut free = FREED.wait_while(free, |free| *free < number).unwrap_or_else(PoisonError::into_inner);
-        *free -= number;
-        Self(number)
+        let mut free = FREED.wait_while(free, |free| *free < self.0).unwrap_or_else(PoisonError::into_inner);
+        *free -= self.0;
+    }
+
+    fn leave(&self) {
+        *FREE.lock().unwrap_or_else(PoisonError::into_inner) += self.0;
+        FREED.notify_all();
     }
 }
 
 impl Drop for Seats {
     fn drop(&mut self) {
-        *FREE.lock().unwrap_or_else(PoisonError::into_inner) += self.0;
-        FREED.notify_all();
+        self.leave();
     }
 }

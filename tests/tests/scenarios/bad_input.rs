@@ -74,7 +74,7 @@ fn bad_leases(own_public: &str) -> Vec<(Vec<u8>, Vec<u8>, &'static str)> {
         (b"10.5.71.0-24".into(), b"".into(), "value"),
         (b"10.5.72.0-24".into(), b"[]".into(), "value"),
         (b"10.5.73.0-24".into(), b"null".into(), "value"),
-        (b"10.5.74.0-24".into(), vec![b'x'; 1_000_000], "value"),
+        (b"10.5.74.0-24".into(), vec![b'x'; 1_500_000], "value"),
         (b"10.5.75.0-24".into(), b"\xff\xfe\x00".into(), "value"),
         (b"10.5.76.0-24".into(), value(good(ip, "zz:cc:00:00:00:01")), "value"),
         (b"10.5.77.0-24".into(), value(good(ip, "02:cc")), "value"),
@@ -100,7 +100,7 @@ fn bad_leases(own_public: &str) -> Vec<(Vec<u8>, Vec<u8>, &'static str)> {
 #[test]
 fn each_bad_lease_is_refused_by_name_and_hides_no_healthy_peer() -> Result {
     let lab = lab!();
-    let (etcd, [node, other]) = cluster::<2>(&lab, V4)?;
+    let (mut etcd, [mut node, other]) = cluster::<2>(&lab, V4)?;
     let prefix = format!("{}/subnets/", Etcd::PREFIX);
     let rows = bad_leases(&node.host.v4().to_string());
     let mut gateway = etcd.gateway()?;
@@ -127,11 +127,32 @@ fn each_bad_lease_is_refused_by_name_and_hides_no_healthy_peer() -> Result {
             format!("{}: {row:?}", what())
         })?;
     }
+    refuses(&node, rows.len(), 1)?;
+
+    // Listed again, none of them is named again.
+    etcd.kill(0);
+    etcd.restart(0)?;
+    let last = peer(20 + u16::try_from(rows.len()).unwrap(), &[Family::V4]);
+    etcd.put(&last.key(), &last.value())?;
+    let knows = |node: &Node| check(node.agent.peers()?.peers.len() == rows.len() + 2, || node.agent.log());
+    eventually(START, || knows(&node))?;
+    refuses(&node, rows.len(), 1)?;
+
+    // A new start refuses the same, and names each once.
+    node.agent.terminate()?;
+    node.agent.restart()?;
+    node.agent.wait_ready(START)?;
+    eventually(PROMPT, || knows(&node))?;
+    refuses(&node, rows.len(), 2)
+}
+
+/// Checks that so many entries are refused, and each was named once in each start.
+fn refuses(node: &Node, entries: usize, starts: usize) -> Result {
     let counted = node.agent.status()?.rest["refused"].clone();
     let total: u64 = counted.as_object().unwrap().values().filter_map(serde_json::Value::as_u64).sum();
-    check(total == rows.len() as u64, || format!("{} bad rows, but {counted}", rows.len()))?;
-    // Refused again after a restart, and nothing else has changed.
-    check(node.agent.log().matches("lease refused").count() >= 1, || node.agent.log())
+    check(total == entries as u64, || format!("{entries} bad rows, but {counted}"))?;
+    let named = node.agent.log().matches("lease refused").count();
+    check(named == entries * starts, || format!("{named} times named, {entries} entries\n{}", node.agent.log()))
 }
 
 fn other_peer(node: &Node, other: &Node) -> Result<wire_tests::ExpectedPeer> {

@@ -1,10 +1,10 @@
 //! Row 8: etcd with TLS and passwords, and of three members.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use wire_tests::{Access, Etcd, Family, Lab, Result, check, eventually, lab};
+use wire_tests::{Access, Etcd, Family, Lab, Monitor, Result, check, eventually, lab};
 
-use crate::cluster::{Node, START, V4, exact, peer, phase, promptly, settle};
+use crate::cluster::{Node, PROMPT, START, V4, device, exact, peer, phase, promptly, settle};
 
 #[test]
 fn the_agent_works_with_client_certificates() -> Result {
@@ -40,14 +40,21 @@ fn one_of_three_members_may_die_whichever_it_is() -> Result {
     let mut etcd = Etcd::start_with(&lab, Access::Open, 3)?;
     etcd.put_config(V4)?;
     let mut node = Node::start(lab.host("a")?, &etcd)?;
+    let index = node.host.kernel().link(device(Family::V4))?.unwrap().index;
     for member in 0..3 {
+        let monitor = Monitor::listen(node.host.namespace())?;
         etcd.kill(member);
+        // Until the others have elected one of them, nobody can be told anything.
         etcd.wait_ready(Duration::from_secs(10))?;
+        let writes = monitor.writes(index)?;
+        check(writes.is_empty(), || format!("member {member}: the kernel was written: {writes:?}"))?;
         let newcomer = peer(20 + u16::try_from(member).unwrap(), &[Family::V4]);
+        let begun = Instant::now();
         etcd.put(&newcomer.key(), &newcomer.value())?;
-        // The watch moves to another member in under a second where the machine is idle, and the put itself may have waited for an
-        // election.
-        eventually(Duration::from_secs(6), || exact(&etcd, &[&node], &[Family::V4]))?;
+        eventually(PROMPT * 6, || exact(&etcd, &[&node], &[Family::V4]))?;
+        let last = monitor.changes()?.last().map(|change| change.at - begun).unwrap_or_default();
+        println!("member {member}: a newcomer is known after {last:?}");
+        check(last < PROMPT, || format!("member {member}: known after {last:?}\n{}", node.agent.log()))?;
         node.agent.kill();
         node.agent.restart()?;
         node.agent.wait_ready(START)?;

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod adoption;
+mod asleep;
 mod bad_input;
 mod bridges;
 mod changes;
@@ -15,6 +16,7 @@ mod docker;
 mod drain;
 mod ends;
 mod etcd_access;
+mod etcd_away;
 mod files;
 mod firewall;
 mod forward_correct;

@@ -2,7 +2,8 @@
 
 use std::{thread, time::Duration};
 
-use wire_tests::{Agent, AgentSpec, Etcd, Family, Host, Result, check, eventually, lab, run_binary};
+use nix::sys::signal::Signal;
+use wire_tests::{Access, Agent, AgentSpec, Etcd, Family, Host, LabError, Result, check, eventually, lab, run_binary};
 
 use crate::cluster::{Node, PROMPT, START, V4, exact, peer, phase};
 
@@ -64,6 +65,28 @@ fn a_second_agent_with_the_same_folders_is_refused_with_status_75() -> Result {
     check(node.agent.status()?.phase == "ready", || node.agent.log())
 }
 
+/// What is read and of no use is named, and nothing goes down for it.
+#[test]
+fn a_hangup_reads_the_certificates_again() -> Result {
+    let lab = lab!();
+    let etcd = Etcd::start_with(&lab, Access::ClientCertificates, 1)?;
+    etcd.put_config(V4)?;
+    let node = Node::start(lab.host("a")?, &etcd)?;
+    let before = (node.subnet(Family::V4)?, node.host.kernel().link("flannel.1")?, etcd.leases()?);
+    let pki = etcd.pki().unwrap();
+    let certificate = pki.client_certificate();
+    std::fs::write(&certificate, "no certificate").map_err(LabError::io("cannot break the certificate"))?;
+    node.agent.signal(Signal::SIGHUP)?;
+    let reason = phase(&node.agent, "degraded")?;
+    check(reason.contains(&certificate.display().to_string()), || reason)?;
+    // A new one, of a new key.
+    pki.issue("client", "DNS:agent.lab")?;
+    node.agent.signal(Signal::SIGHUP)?;
+    phase(&node.agent, "ready")?;
+    let after = (node.subnet(Family::V4)?, node.host.kernel().link("flannel.1")?, etcd.leases()?);
+    check(before == after, || format!("{before:?} became {after:?}"))
+}
+
 #[test]
 fn a_hangup_joins_anew_and_changes_nothing() -> Result {
     let lab = lab!();
@@ -71,7 +94,7 @@ fn a_hangup_joins_anew_and_changes_nothing() -> Result {
     etcd.put_config(V4)?;
     let node = Node::start(lab.host("a")?, &etcd)?;
     let before = (node.subnet(Family::V4)?, node.host.kernel().link("flannel.1")?, etcd.leases()?);
-    node.agent.signal(nix::sys::signal::Signal::SIGHUP)?;
+    node.agent.signal(Signal::SIGHUP)?;
     eventually(START, || check(node.agent.log().contains("joining anew"), || node.agent.log()))?;
     let newcomer = peer(20, &[Family::V4]);
     etcd.put(&newcomer.key(), &newcomer.value())?;

@@ -6,10 +6,12 @@ use std::{
 };
 
 use nix::sys::signal::Signal;
-use wire_tests::{Agent, AgentSpec, Etcd, Host, Lab, Result, check, eventually, lab};
+use wire_tests::{
+    Agent, AgentSpec, Etcd, Family, Host, LabError, LossMeter, Path, Result, Underlay, check, eventually, lab,
+};
 
 use crate::{
-    cluster::{DUAL, Node, START, V4, phase},
+    cluster::{DUAL, Node, START, V4, path, phase},
     datapath::Datapath,
 };
 
@@ -107,50 +109,41 @@ fn beats_go_on_while_the_programs_of_the_firewall_are_slow() -> Result {
     check(!node.agent.log().contains("hangs"), || node.agent.log())
 }
 
+/// A host for each part, on the userspace path, which has all of them, and one that sends to the others.
 #[test]
-fn a_dataplane_that_hangs_ends_the_beats_and_is_named() -> Result {
-    hangs(&lab!(), "dataplane")
-}
-
-#[test]
-fn a_firewall_that_hangs_ends_the_beats_and_is_named() -> Result {
-    hangs(&lab!(), "firewall")
-}
-
-#[test]
-fn a_follower_of_the_leases_that_hangs_ends_the_beats_and_is_named() -> Result {
-    hangs(&lab!(), "follower")
-}
-
-#[test]
-fn a_holder_of_the_lease_that_hangs_ends_the_beats_and_is_named() -> Result {
-    hangs(&lab!(), "holder")
-}
-
-#[test]
-fn a_session_that_hangs_ends_the_beats_and_is_named() -> Result {
-    hangs(&lab!(), "session")
-}
-
-#[test]
-fn a_worker_that_hangs_ends_the_beats_and_is_named() -> Result {
-    hangs(&lab!(), "worker")
-}
-
-/// On the userspace path, which has all parts.
-fn hangs(lab: &Lab, part: &str) -> Result {
+fn each_part_that_hangs_ends_the_beats_is_named_and_is_started_again_without_loss() -> Result {
+    const PARTS: [&str; 6] = ["dataplane", "firewall", "follower", "holder", "session", "worker"];
+    let lab = lab!();
     let datapath = Datapath::UserspaceUdp;
-    let etcd = Etcd::start(lab)?;
+    let etcd = Etcd::start(&lab)?;
     etcd.put_config(datapath.config())?;
-    let mut node = Node::by(datapath, lab.host("a")?, watched(&etcd))?;
+    let spec = AgentSpec { hand_over: true, ..watched(&etcd) };
+    let sender = Node::by(datapath, lab.host("sender")?, spec.clone())?;
+    let nodes: Vec<Node> =
+        PARTS.iter().map(|part| Node::by(datapath, lab.host(part)?, spec.clone())).collect::<Result<_>>()?;
+    thread::scope(|scope| {
+        let (lab, sender) = (&lab, &sender);
+        let each = PARTS.iter().zip(nodes).map(|(part, node)| scope.spawn(move || hangs(lab, sender, node, part)));
+        let each: Vec<_> = each.collect();
+        let ended = each.into_iter().zip(PARTS).map(|(part, name)| {
+            let ended = part.join().map_err(|_| LabError::Wrong(format!("{name}: a panic")))?;
+            ended.map_err(|error| LabError::Wrong(format!("{name}: {error}")))
+        });
+        // Each is waited for, also behind one that failed.
+        ended.collect::<Vec<Result>>().into_iter().collect()
+    })
+}
+
+fn hangs(lab: &Underlay, sender: &Node, mut node: Node, part: &str) -> Result {
+    let path = Path {
+        encapsulation: node.datapath.encapsulation(),
+        ..path(lab, (&sender.host, sender.vtep(Family::V4)?), (&node.host, node.vtep(Family::V4)?))
+    };
+    let meter = LossMeter::start(&path)?;
     thread::sleep(INTERVAL);
     never_silent(&node.agent)?;
     check(health(&node.host).0, || health(&node.host).1)?;
-
-    node.agent.ctl(&["debug", "hang", part])?;
-    // A worker waits for packets, and may do so for ever.
-    node.host.namespace().sh("ping -c 1 -W 1 10.5.200.9 || true")?;
-    let hung = Instant::now();
+    let hung = hang(&node, part)?;
     let named = format!("the {part} hangs: restart wire-agent");
     eventually(INTERVAL * 2, || {
         let (well, said) = health(&node.host);
@@ -167,9 +160,30 @@ fn hangs(lab: &Lab, part: &str) -> Result {
     println!("{part}: the last beat came {last:?} after the hang");
     check(last < INTERVAL, || format!("a beat {last:?} after the hang"))?;
 
-    // It ends all the same when it is asked to, and a new one is well.
+    // What systemd does then.
+    node.agent.signal(Signal::SIGABRT)?;
+    node.agent.wait(STOP)?;
+    well_again(&mut node)?;
+    // A worker that hangs moves no packet, and more of them come than the kernel keeps.
+    if part != "worker" {
+        meter.stop_without_loss()?;
+    }
+
+    // It ends all the same when it is asked to.
+    hang(&node, part)?;
     let (status, took) = node.agent.terminate()?;
     check(status.success() && took < STOP, || format!("SIGTERM ended it with {status} after {took:?}"))?;
+    well_again(&mut node)
+}
+
+fn hang(node: &Node, part: &str) -> Result<Instant> {
+    node.agent.ctl(&["debug", "hang", part])?;
+    // A worker waits for packets, and may do so for ever.
+    node.host.namespace().sh("ping -c 1 -W 1 10.5.200.9 || true")?;
+    Ok(Instant::now())
+}
+
+fn well_again(node: &mut Node) -> Result {
     node.agent.restart()?;
     node.agent.wait_ready(START)?;
     check(health(&node.host).0, || health(&node.host).1)?;
