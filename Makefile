@@ -11,6 +11,8 @@ export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 # Where `make install` puts things, and what.
 PREFIX ?= /usr/local
 BINARY := target/release/wire-agent
+# In the lab two tests work at a time, and those that only wait let others work (Lab::rest): there are more of them than cores.
+export RUST_TEST_THREADS ?= $(shell cores=$$(nproc); echo $$((cores > 4 ? cores : 4)))
 # Where each lab test that runs writes its name.
 COUNT_FILE := $(CURDIR)/target/lab-tests-run
 

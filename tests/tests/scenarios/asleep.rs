@@ -27,7 +27,7 @@ fn a_host_that_slept_while_its_subnet_was_taken_says_so_and_leaves_it_to_the_oth
         let reason = status.reason.unwrap_or_default();
         check(status.phase == "degraded" && reason.contains(&thief.public_ip.to_string()), || reason)
     })?;
-    steadily(PROMPT * 2, || check(etcd.get(&own)? == theirs, || format!("{:?} was written over", theirs)))?;
+    steadily(PROMPT * 2, || check(etcd.get(&own)? == theirs, || format!("{theirs:?} was written over")))?;
     check(a.agent.subnet_env()? == before, || "it has told Docker of another subnet".to_owned())?;
     // Once it is free it is ours again, and everybody knows.
     etcd.delete(&own)?;

@@ -47,7 +47,7 @@ fn a_docker_that_runs_without_our_subnet_is_named_and_not_restarted() -> Result 
     check(has == "172.31.0.1/24" && rest.starts_with(&leased), || format!("{has} and {rest}"))?;
     let file = node.agent.docker_opts_file();
     check(rest.contains(&format!("restart Docker with the options in {}", file.display())), || rest.clone())?;
-    std::thread::sleep(BACK);
+    lab.rest(BACK);
     check(docker.pid()? == pid, || "Docker was restarted".to_owned())?;
     let logged = node.agent.log().matches("firewall: docker0 has 172.31.0.1/24").count();
     check(logged == 1, || format!("logged {logged} times\n{}", node.agent.log()))?;
@@ -122,7 +122,7 @@ fn a_bridge_that_no_rule_can_name_is_named_in_a_warning_until_it_has_another_nam
         check(right && status.phase == "ready", || format!("{}: {said}\n{set}", status.phase))
     };
     eventually(NOTICED, || looks(true, "bridges"))?;
-    std::thread::sleep(BACK);
+    lab.rest(BACK);
     let logged = node.agent.log().matches("no rule can name br*").count();
     check(logged == 1, || format!("logged {logged} times"))?;
     node.host.namespace().sh("ip link set 'br*' name br-1")?;

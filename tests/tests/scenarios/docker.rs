@@ -195,7 +195,7 @@ fn a_running_container_and_its_docker_do_not_notice_a_restart_of_the_agent() -> 
     thread::sleep(PROMPT);
     one.node.agent.signal(Signal::SIGHUP)?;
     eventually(START, || check(one.node.agent.log().contains("joining anew"), || one.node.agent.log()))?;
-    thread::sleep(BACK);
+    lab.rest(BACK);
     meter.stop_without_loss()?;
     let after = life(&one)?;
     check(after == before, || format!("{before:?} became {after:?}"))

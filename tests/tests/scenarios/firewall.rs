@@ -86,7 +86,7 @@ fn while_nobody_changes_a_rule_no_program_is_run_whoever_comes_and_goes() -> Res
     std::thread::sleep(PROMPT * 2);
     let before = programs();
     // Two looks at the least.
-    std::thread::sleep(BACK * 2 + PROMPT);
+    lab.rest(BACK * 2 + PROMPT);
     let heard = |peer: &PeerLease| {
         let set = node.host.namespace().sh("nft list set inet wire-agent peers-v6")?;
         let address = peer.public_ipv6.map(|address| address.to_string());

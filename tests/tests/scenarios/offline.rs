@@ -349,7 +349,7 @@ fn nothing_is_kept_before_it_is_known_and_nothing_is_written_that_is_kept() -> R
     node.agent.restart()?;
     node.agent.wait_ready(START)?;
     etcd.put(&newcomer.key(), &newcomer.value())?;
-    thread::sleep(KEPT);
+    lab.rest(KEPT);
     check(inode() == second, || "a restart or a renewal has written it again".to_owned())
 }
 

@@ -27,7 +27,7 @@ fn killed_or_terminated_and_started_again_among_100_peers_nothing_is_written_or_
         thread::sleep(Duration::from_millis(500));
         a.agent.restart()?;
         a.agent.wait_ready(START)?;
-        thread::sleep(WATCHED);
+        lab.rest(WATCHED);
         meter.stop_without_loss()?;
         let writes = a.agent.kernel_writes()?;
         check(writes.is_empty(), || format!("the restart wrote {writes:?}\n{}", a.agent.log()))?;

@@ -1,6 +1,6 @@
 //! What the agent tells others: health checks, systemd, and the commands that work on etcd.
 
-use std::{thread, time::Duration};
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use wire_tests::{Access, Agent, AgentSpec, Etcd, Family, Host, LabError, Result, check, eventually, lab, run_binary};
@@ -46,7 +46,7 @@ fn systemd_is_told_status_watchdog_and_stopping() -> Result {
         let told = node.agent.status_line().unwrap_or_default();
         check(told.contains(&subnet), || format!("systemd is told {told:?}"))
     })?;
-    thread::sleep(Duration::from_secs(5));
+    lab.rest(Duration::from_secs(5));
     let beats = node.agent.notified("WATCHDOG=1");
     check(beats >= 5, || format!("{beats} heart beats in five seconds, of ten"))?;
     node.agent.terminate()?;

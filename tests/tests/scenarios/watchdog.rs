@@ -57,7 +57,7 @@ fn beats_go_on_before_the_network_is_there_without_etcd_and_while_it_is_joined_a
     let host = lab.host("a")?;
     let mut agent = Agent::spawn(&host, watched(&etcd))?;
     phase(&agent, "waiting")?;
-    thread::sleep(INTERVAL * 3 / 2);
+    lab.rest(INTERVAL * 3 / 2);
     never_silent(&agent)?;
     etcd.put_config(V4)?;
     agent.wait_ready(START)?;
@@ -67,12 +67,12 @@ fn beats_go_on_before_the_network_is_there_without_etcd_and_while_it_is_joined_a
         let again = || check(agent.log().matches("joining anew").count() > before, || agent.log());
         eventually(START, again)?;
     }
-    thread::sleep(INTERVAL);
+    lab.rest(INTERVAL);
     etcd.kill(0);
     phase(&agent, "degraded")?;
-    thread::sleep(INTERVAL);
+    lab.rest(INTERVAL);
     agent.signal(Signal::SIGHUP)?;
-    thread::sleep(PATIENCE + INTERVAL);
+    lab.rest(PATIENCE + INTERVAL);
     never_silent(&agent)?;
     check(health(&host).0, || format!("without etcd, {}", health(&host).1))?;
     etcd.restart(0)?;
@@ -102,7 +102,7 @@ fn beats_go_on_while_the_programs_of_the_firewall_are_slow() -> Result {
     let programs = || std::fs::read_to_string(bin.join("run")).unwrap().lines().count();
     let before = programs();
     node.host.namespace().sh("nft flush ruleset; iptables -F")?;
-    thread::sleep(INTERVAL * 3);
+    lab.rest(INTERVAL * 3);
     never_silent(&node.agent)?;
     let took = SLOW * u32::try_from(programs() - before).unwrap();
     check(took > INTERVAL, || format!("only {took:?} for all that put it back"))?;
