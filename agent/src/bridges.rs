@@ -1,7 +1,7 @@
 //! Whether containers are on a bridge that the overlay leads to. Docker takes its options only when it starts, so that it may run
 //! on with another subnet than this host leases. Said, never put right: that would stop containers behind the operator's back.
 
-use std::{fs, net::IpAddr, path::Path};
+use std::{fmt::Write, fs, net::IpAddr, path::Path};
 
 use wire_backends::ContainerLink;
 use wire_lease::{DualStack, Family, Prefix};
@@ -9,6 +9,7 @@ use wire_lease::{DualStack, Family, Prefix};
 use crate::{
     daemon_json::{self, Clash},
     docker_opts::Told,
+    docker_unit::{DockerUnit, Flag},
 };
 
 /// What bridges should have.
@@ -31,6 +32,10 @@ pub(crate) struct Docker {
     pub(crate) bridge: String,
     /// Whether a dockerd runs in this network namespace.
     pub(crate) runs: bool,
+    /// The flags that its unit gives it, as far as the files can be read.
+    pub(crate) flags: Vec<Flag>,
+    /// Whether its containers are known to outlive it, and the bridge with them.
+    pub(crate) live_restore: bool,
 }
 
 /// What is wrong.
@@ -49,8 +54,13 @@ impl Docker {
         // dockerd listens there for its runtime in whatever folder it was given.
         let sockets = fs::read("/proc/self/net/unix").unwrap_or_default();
         let sockets = String::from_utf8_lossy(&sockets);
+        let settings = daemon_json::held(Path::new(daemon_json::PATH));
+        let unit = DockerUnit::read(Path::new("/"));
+        let bridge = settings.bridge.or_else(|| unit.flag("bridge").filter(Flag::is_bridge).map(|flag| flag.value));
         Self {
-            bridge: daemon_json::bridge(Path::new(daemon_json::PATH)).unwrap_or_else(|| "docker0".to_owned()),
+            bridge: bridge.unwrap_or_else(|| "docker0".to_owned()),
+            live_restore: settings.live_restore || unit.flag("live-restore").is_some_and(|flag| flag.value != "false"),
+            flags: unit.flags(),
             runs: sockets.lines().any(|line| line.contains("/libnetwork/") && line.ends_with(".sock")),
         }
     }
@@ -106,11 +116,32 @@ impl Expected {
             let subnets: Vec<String> = self.subnets.iter().map(|subnet| format!("--subnet={subnet}")).collect();
             return format!("make its network anew with {}", subnets.join(" "));
         }
+        let ours: Vec<&Flag> = docker.flags.iter().filter(|flag| flag.is_ours()).collect();
+        let others: Vec<String> =
+            ours.iter().filter(|flag| !flag.says(&self.told.options)).map(ToString::to_string).collect();
+        // dockerd does not start where a key of daemon.json is a flag too: that is no advice for such a unit.
         let merge = "run wire-agent docker-opts --daemon-json, then restart Docker";
-        match &self.told.file {
-            Some(file) => format!("restart Docker with the options in {}, or {merge}", file.display()),
-            None => merge.to_owned(),
+        let mut remedy = String::new();
+        if docker.live_restore {
+            remedy += "stop its containers first (live-restore keeps them, and the bridge with them), then ";
         }
+        if !others.is_empty() {
+            let _ = write!(remedy, "take out what its unit gives it ({}), and ", others.join("; "));
+        }
+        let _ = match &self.told.file {
+            Some(file) if ours.is_empty() => write!(
+                remedy,
+                "restart Docker with the options in {}, or, where it gets no such flags, {merge}",
+                file.display()
+            ),
+            Some(file) => write!(remedy, "restart Docker with the options in {}", file.display()),
+            None if ours.is_empty() || !others.is_empty() => write!(remedy, "{merge}"),
+            None => write!(remedy, "restart Docker"),
+        };
+        if link.is_used && !docker.live_restore {
+            remedy += "; with live-restore stop its containers first, which otherwise keep the bridge as it is";
+        }
+        remedy
     }
 
     /// The bridges whose containers send more than fits. Without containers a bridge's own MTU says nothing of theirs.
@@ -178,8 +209,11 @@ mod tests {
     }
 
     fn compare(subnets: &[&str], links: &[ContainerLink]) -> Findings {
-        let docker = || Docker { bridge: "docker0".to_owned(), runs: true };
-        expected(subnets).compare(links, docker)
+        expected(subnets).compare(links, || docker("docker0", true))
+    }
+
+    fn docker(bridge: &str, runs: bool) -> Docker {
+        Docker { bridge: bridge.to_owned(), runs, flags: Vec::new(), live_restore: false }
     }
 
     const V4: &[&str] = &["10.5.7.0/24"];
@@ -210,15 +244,57 @@ mod tests {
     }
 
     #[test]
+    fn the_remedy_never_keeps_docker_from_starting() {
+        let folder = tempfile::tempdir().unwrap();
+        let unit = |line: &str| {
+            let path = folder.path().join("etc/systemd/system/docker.service");
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, format!("[Service]\nExecStart=/usr/bin/dockerd {line}\n")).unwrap();
+            DockerUnit::read(folder.path()).flags()
+        };
+        let remedy = |flags, file| {
+            let mut expected = expected(V4);
+            let option = |key, value: &str| (key, serde_json::Value::from(value));
+            expected.told = Told { file, options: vec![option("bip", "10.5.7.1/24")] };
+            let docker = || Docker { flags, ..docker("docker0", true) };
+            expected.compare(&[bridge("docker0", &["172.17.0.1/16"])], docker).fault.unwrap()
+        };
+        let file = || Some("/run/flannel/flannel_docker_opts.env".into());
+        let said = remedy(unit(""), file());
+        assert!(said.contains("or, where it gets no such flags, run wire-agent docker-opts --daemon-json"), "{said}");
+        let said = remedy(unit("--bip=10.5.7.1/24"), file());
+        assert!(!said.contains("--daemon-json") && !said.contains("take out"), "{said}");
+        assert!(!remedy(unit("--bip=10.5.7.1/24"), None).contains("--daemon-json"));
+        let said = remedy(unit("--bip 10.5.9.1/24"), file());
+        let named = "take out what its unit gives it (/etc/systemd/system/docker.service sets --bip=10.5.9.1/24 in line 2), and";
+        assert!(said.contains(named) && !said.contains("--daemon-json"), "{said}");
+    }
+
+    #[test]
+    fn where_containers_outlive_docker_they_are_to_be_stopped_first() {
+        let links = [bridge("docker0", &["172.17.0.1/16"])];
+        let keeps = || Docker { live_restore: true, ..docker("docker0", true) };
+        let said = expected(V4).compare(&links, keeps).fault.unwrap();
+        let known =
+            "stop its containers first (live-restore keeps them, and the bridge with them), then restart Docker";
+        assert!(said.contains(known), "{said}");
+        // Another settings file may say so, which nobody has named to us.
+        assert!(compare(V4, &links).fault.unwrap().ends_with("keep the bridge as it is"));
+        let mut idle = links[0].clone();
+        idle.is_used = false;
+        assert!(!compare(V4, &[idle]).fault.unwrap().contains("live-restore"));
+    }
+
+    #[test]
     fn without_docker_without_containers_and_on_bridges_of_others_nothing_is_wrong() {
         let mut idle = bridge("docker0", &["172.17.0.1/16"]);
         idle.is_used = false;
-        let runs = |runs| move || Docker { bridge: "docker0".to_owned(), runs };
+        let runs = |runs| move || docker("docker0", runs);
         assert_eq!(expected(V4).compare(&[idle.clone()], runs(false)), Findings::default());
         assert!(expected(V4).compare(&[idle], runs(true)).fault.is_some());
         assert_eq!(compare(V4, &[]), Findings::default());
         assert_eq!(compare(V4, &[bridge("virbr0", &["192.168.122.1/24"])]), Findings::default());
-        let other = || Docker { bridge: "none".to_owned(), runs: true };
+        let other = || docker("none", true);
         assert_eq!(expected(V4).compare(&[bridge("docker0", &["172.17.0.1/16"])], other), Findings::default());
     }
 

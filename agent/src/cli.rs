@@ -199,6 +199,8 @@ pub(crate) enum Command {
     },
     /// Print or write Docker's options from subnet.env, in every form flannel's mk-docker-opts.sh has.
     DockerOpts(DockerOptsFlags),
+    /// Say how docker.service starts dockerd: which of our drop-ins fits, and what stands in the way, with file and line.
+    DockerUnit(DockerUnitFlags),
     /// Write man pages and shell completions, for packages.
     #[command(hide = true)]
     Generate {
@@ -288,6 +290,25 @@ pub(crate) struct DockerOptsFlags {
         value_name = "FILE"
     )]
     pub(crate) daemon_json: Option<PathBuf>,
+}
+
+/// What to say of docker.service.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct DockerUnitFlags {
+    /// Only this, for scripts.
+    #[arg(long, value_enum, value_name = "PART")]
+    pub(crate) only: Option<DockerUnitPart>,
+}
+
+/// A part of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DockerUnitPart {
+    /// The name of the drop-in.
+    DropIn,
+    /// What ties Docker to flanneld.
+    Ties,
+    /// All that is to be known, the ties first.
+    Notes,
 }
 
 impl Cli {

@@ -16,12 +16,15 @@ use serde::{
 };
 use serde_json::{Value, value::RawValue};
 
-pub(crate) use clash::{Clash, clash};
+pub(crate) use clash::{Clash, clash, is_outside};
 
 use crate::files::{self, WriteError};
 
 /// Where dockerd looks for it.
 pub(crate) const PATH: &str = "/etc/docker/daemon.json";
+
+/// The keys, and flags, by which Docker is told of our subnet.
+pub(crate) const OURS: [&str; 5] = ["bip", "mtu", "ip-masq", "ipv6", "fixed-cidr-v6"];
 
 /// dockerd's options as keys of the file, in the order in which new ones are added.
 pub(crate) type DaemonOptions = Vec<(&'static str, Value)>;
@@ -43,6 +46,9 @@ pub(crate) enum DaemonJsonError {
         #[source]
         source: serde_json::Error,
     },
+    /// It is text of an encoding that dockerd does not read, or that older ones do not.
+    #[error("{} begins with a byte order mark ({encoding}) and stays as it is: write it as UTF-8 without one", path.display())]
+    ByteOrderMark { path: PathBuf, encoding: &'static str },
     /// dockerd would not start with our options in it.
     #[error("{0}")]
     Clash(Clash),
@@ -55,19 +61,17 @@ pub(crate) enum DaemonJsonError {
 /// there is made. True where it had to be written.
 ///
 /// # Errors
-/// When it is not a JSON object, gives Docker another bridge, or cannot be read or written. It is then as it was.
+/// When it is not a JSON object, gives Docker another bridge or gateway, or cannot be read or written. It is then as it was.
 pub(crate) fn merge(path: &Path, options: &DaemonOptions) -> Result<bool, DaemonJsonError> {
-    let text = match fs::read_to_string(path) {
+    let text = match read(path)? {
+        Some(text) if !text.trim().is_empty() => text,
         // As dockerd takes it.
-        Ok(text) if text.trim().is_empty() => EMPTY.to_owned(),
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => EMPTY.to_owned(),
-        Err(source) => return Err(DaemonJsonError::Read { path: path.to_owned(), source }),
+        Some(_) | None => EMPTY.to_owned(),
     };
     let not_an_object = |source| DaemonJsonError::NotAnObject { path: path.to_owned(), source };
     let object: Object<'_> = serde_json::from_str(&text).map_err(not_an_object)?;
-    if let Some(bridge) = object.other_bridge(options) {
-        return Err(DaemonJsonError::Clash(Clash::of_bridge(path, bridge)));
+    if let Some(clash) = Clash::of_values(path, &object, options) {
+        return Err(DaemonJsonError::Clash(clash));
     }
     let merged = merged(&text, &object, options);
     if merged != text {
@@ -75,6 +79,30 @@ pub(crate) fn merge(path: &Path, options: &DaemonOptions) -> Result<bool, Daemon
     }
     Ok(merged != text)
 }
+
+/// The text; nothing where there is no such file.
+fn read(path: &Path) -> Result<Option<String>, DaemonJsonError> {
+    let unreadable = |source| DaemonJsonError::Read { path: path.to_owned(), source };
+    let bytes = match fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(unreadable(source)),
+    };
+    if let Some((_, encoding)) = MARKS.iter().find(|(mark, _)| bytes.starts_with(mark)) {
+        return Err(DaemonJsonError::ByteOrderMark { path: path.to_owned(), encoding });
+    }
+    let text = String::from_utf8(bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error));
+    text.map(Some).map_err(unreadable)
+}
+
+/// Byte order marks. The longer of two that begin alike comes first.
+const MARKS: [(&[u8], &str); 5] = [
+    (&[0xef, 0xbb, 0xbf], "UTF-8"),
+    (&[0xff, 0xfe, 0, 0], "UTF-32"),
+    (&[0, 0, 0xfe, 0xff], "UTF-32"),
+    (&[0xff, 0xfe], "UTF-16"),
+    (&[0xfe, 0xff], "UTF-16"),
+];
 
 /// A file without a setting.
 const EMPTY: &str = "{}\n";
@@ -113,10 +141,10 @@ fn merged(text: &str, object: &Object<'_>, options: &DaemonOptions) -> String {
 /// # Errors
 /// When it cannot be read or written. It is then as it was.
 pub(crate) fn take_out(path: &Path, options: &DaemonOptions) -> Result<Vec<&'static str>, DaemonJsonError> {
-    let text = match fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(source) => return Err(DaemonJsonError::Read { path: path.to_owned(), source }),
+    let text = match read(path) {
+        Ok(Some(text)) => text,
+        Ok(None) | Err(DaemonJsonError::ByteOrderMark { .. }) => return Ok(Vec::new()),
+        Err(error) => return Err(error),
     };
     let Ok(object) = serde_json::from_str::<Object<'_>>(&text) else { return Ok(Vec::new()) };
     let ours = object.ours(options);
@@ -166,11 +194,32 @@ fn between(text: &str) -> &str {
     blank.rfind('\n').map_or(" ", |line| &blank[line..])
 }
 
-/// The bridge that the file gives to Docker's default network; `none` where there is to be no such network.
-pub(crate) fn bridge(path: &Path) -> Option<String> {
+/// What of the file concerns us, whoever has put it there.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Held {
+    /// The bridge that it gives to Docker's default network; `none` where there is to be no such network.
+    pub(crate) bridge: Option<String>,
+    /// Those of [`OURS`] that it sets.
+    pub(crate) keys: Vec<&'static str>,
+    /// Whether containers outlive a stop of dockerd, and the bridge with them.
+    pub(crate) live_restore: bool,
+}
+
+/// Looks into the file. One that makes no sense, or is not there, holds nothing.
+pub(crate) fn held(path: &Path) -> Held {
+    let Some(text) = text(path) else { return Held::default() };
+    let Ok(object) = serde_json::from_str::<Object<'_>>(&text) else { return Held::default() };
+    Held {
+        bridge: object.bridge(),
+        keys: OURS.into_iter().filter(|key| object.raw(key).is_some()).collect(),
+        live_restore: object.value("live-restore") == Some(Value::Bool(true)),
+    }
+}
+
+/// The text for those who only look: Docker from 23 on takes a byte order mark.
+fn text(path: &Path) -> Option<String> {
     let text = fs::read_to_string(path).ok()?;
-    let object: Object<'_> = serde_json::from_str(&text).ok()?;
-    object.bridge()
+    Some(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
 }
 
 /// A JSON object with its members in order and their values as they were written.
@@ -350,6 +399,28 @@ mod tests {
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert!(fs::read_to_string(&path).unwrap().contains("bip"));
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2, "no draft is left");
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_named_and_the_file_stays() {
+        for (bytes, encoding) in [
+            (&b"\xef\xbb\xbf{\"debug\":true}"[..], "UTF-8"),
+            (b"\xff\xfe{\0}\0", "UTF-16"),
+            (b"\xfe\xff\0{\0}", "UTF-16"),
+            (b"\xff\xfe\0\0{\0\0\0}\0\0\0", "UTF-32"),
+        ] {
+            let (_folder, path) = file("");
+            fs::write(&path, bytes).unwrap();
+            let error = merge(&path, &options()).unwrap_err().to_string();
+            assert!(error.contains(&format!("daemon.json begins with a byte order mark ({encoding})")), "{error}");
+            assert!(take_out(&path, &options()).unwrap().is_empty());
+            assert_eq!(fs::read(&path).unwrap(), bytes);
+        }
+        // A newer dockerd reads such a file.
+        let (_folder, path) = file("\u{feff}{\"bridge\":\"br0\",\"live-restore\":true,\"mtu\":1}");
+        let seen = Held { bridge: Some("br0".to_owned()), keys: vec!["mtu"], live_restore: true };
+        assert_eq!(held(&path), seen);
+        assert!(clash(&path, &options()).is_some());
     }
 
     #[test]

@@ -90,11 +90,13 @@ impl SubnetEnv {
         let wrong = |key: &str| format!("{key}={} makes no sense", values.get(key).copied().unwrap_or_default());
         let prefix =
             |key: &str| values.get(key).map(|value| value.parse::<Prefix>().map_err(|_| wrong(key))).transpose();
-        let gateway = |key: &str| {
+        let gateway = |key: &str, family: Family| {
             let parse = |value: &&str| -> Result<(IpAddr, u8), String> {
                 let (address, _) = value.split_once('/').ok_or_else(|| wrong(key))?;
                 let len = value.parse::<Prefix>().map_err(|_| wrong(key))?.len();
-                Ok((address.parse().map_err(|_| wrong(key))?, len))
+                let address: IpAddr = address.parse().map_err(|_| wrong(key))?;
+                // Of the other family it would be another flag's value.
+                if Family::of(address) == family { Ok((address, len)) } else { Err(wrong(key)) }
             };
             values.get(key).map(parse).transpose()
         };
@@ -102,7 +104,10 @@ impl SubnetEnv {
         let ip_masq = values.get("FLANNEL_IPMASQ").map(|value| value.parse().map_err(|_| wrong("FLANNEL_IPMASQ")));
         let env = Self {
             networks: DualStack { v4: prefix("FLANNEL_NETWORK")?, v6: prefix("FLANNEL_IPV6_NETWORK")? },
-            gateways: DualStack { v4: gateway("FLANNEL_SUBNET")?, v6: gateway("FLANNEL_IPV6_SUBNET")? },
+            gateways: DualStack {
+                v4: gateway("FLANNEL_SUBNET", Family::V4)?,
+                v6: gateway("FLANNEL_IPV6_SUBNET", Family::V6)?,
+            },
             mtu,
             ip_masq: ip_masq.transpose()?,
         };
@@ -172,7 +177,14 @@ pub(crate) fn command(flags: &DockerOptsFlags) -> Result<(), Exit> {
         return Err(Exit::Usage(format!("--key {:?} cannot be the name of a variable", flags.key)));
     }
     let file = flags.subnet_env.display();
-    let text = fs::read_to_string(&flags.subnet_env).map_err(|error| {
+    let written = flags.daemon_json.as_ref().unwrap_or(&flags.output);
+    if files::are_same(written, &flags.subnet_env) {
+        return Err(Exit::Usage(format!(
+            "{} is {file}, which the options are read from, and which the agent writes: write them to another file",
+            written.display()
+        )));
+    }
+    let text = files::read_small(&flags.subnet_env).map_err(|error| {
         Exit::No(format!(
             "cannot read {file}: {error}; the agent writes it once it has a subnet, see wire-agent status"
         ))
@@ -192,9 +204,10 @@ pub(crate) fn command(flags: &DockerOptsFlags) -> Result<(), Exit> {
 
 fn merge(path: &Path, options: &DaemonOptions) -> Result<(), Exit> {
     let changed = daemon_json::merge(path, options).map_err(|error| match &error {
-        DaemonJsonError::Read { .. } | DaemonJsonError::NotAnObject { .. } | DaemonJsonError::Clash(_) => {
-            Exit::No(chain(&error))
-        }
+        DaemonJsonError::Read { .. }
+        | DaemonJsonError::NotAnObject { .. }
+        | DaemonJsonError::ByteOrderMark { .. }
+        | DaemonJsonError::Clash(_) => Exit::No(chain(&error)),
         DaemonJsonError::Write(_) => Exit::CannotCreate(chain(&error)),
     })?;
     if changed {
@@ -273,9 +286,55 @@ mod tests {
 
     #[test]
     fn a_subnet_env_that_makes_no_sense_is_named() {
-        for bad in ["FLANNEL_SUBNET=10.5.52.1", "FLANNEL_MTU=big", "FLANNEL_IPMASQ=perhaps", "FLANNEL_NETWORK=x"] {
+        for bad in [
+            "FLANNEL_SUBNET=10.5.52.1",
+            "FLANNEL_SUBNET=fd00::1/64",
+            "FLANNEL_IPV6_SUBNET=10.5.52.1/24",
+            "FLANNEL_MTU=big",
+            "FLANNEL_IPMASQ=perhaps",
+            "FLANNEL_NETWORK=x",
+        ] {
             let error = SubnetEnv::from_text(bad).unwrap_err();
             assert!(error.contains(bad), "{error}");
+        }
+    }
+
+    /// docker.service reads as root what comes of it, and the agent's user writes it.
+    #[test]
+    fn nothing_but_addresses_and_numbers_passes_from_subnet_env_to_dockers_options() {
+        let hostile = "LD_PRELOAD=/tmp/x.so\nFLANNEL_SUBNET=10.5.52.1/24\nDOCKER_OPT_BIP=-H tcp://0.0.0.0:2375\nFLANNEL_MTU=1450\n";
+        let told = SubnetEnv::from_text(hostile).unwrap().individual(true);
+        assert_eq!(told, "DOCKER_OPT_BIP=\"--bip=10.5.52.1/24\"\nDOCKER_OPT_MTU=\"--mtu=1450\"\n");
+        for value in [
+            "FLANNEL_SUBNET=10.5.52.1/24 -H tcp://0.0.0.0:2375",
+            "FLANNEL_SUBNET=10.5.52.1 -H tcp:///24",
+            "FLANNEL_MTU=1450 --debug",
+            "FLANNEL_IPMASQ=true\u{b}LD_PRELOAD=x",
+        ] {
+            assert!(SubnetEnv::from_text(&format!("FLANNEL_SUBNET=10.5.52.1/24\n{value}")).is_err(), "{value}");
+        }
+    }
+
+    #[test]
+    fn options_are_not_written_over_the_file_that_they_are_read_from() {
+        let folder = tempfile::tempdir().unwrap();
+        let env = folder.path().join("subnet.env");
+        let text = "FLANNEL_SUBNET=10.5.52.1/24\n";
+        fs::write(&env, text).unwrap();
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink(&env, &link).unwrap();
+        let [wide, narrow] = [&["-i", "-k", "DOCKER_NETWORK_OPTIONS"][..], &[]];
+        for (from, to, more) in [(&env, &env, wide), (&env, &link, narrow), (&link, &env, wide)] {
+            let (from, to) = (from.to_str().unwrap(), to.to_str().unwrap());
+            for output in [&["-d", to][..], &["--daemon-json", to]] {
+                let more = if output[0] == "-d" { more } else { &[] };
+                let words = [&["wire-agent", "docker-opts", "-f", from], output, more].concat();
+                let cli = crate::cli::Cli::read(words.into_iter().map(Into::into)).unwrap();
+                let Some(crate::cli::Command::DockerOpts(flags)) = cli.command else { panic!("another command") };
+                let refused = command(&flags).unwrap_err();
+                assert!(refused.status() == 64 && refused.to_string().contains("another file"), "{refused}");
+                assert_eq!(fs::read_to_string(&env).unwrap(), text);
+            }
         }
     }
 }

@@ -9,6 +9,7 @@ use wire_lease::{Owner, chain, give_back};
 use crate::{
     daemon_json,
     docker_opts::SubnetEnv,
+    docker_unit::FOR_DOCKER,
     exit::Exit,
     firewall,
     last_known::LastKnownFile,
@@ -41,7 +42,9 @@ pub(crate) async fn run(settings: Settings) -> Result<(), Exit> {
     }
     failures.extend(leave_docker(&settings, &state).err());
     let last_known = LastKnownFile::in_folder(&folders.state_dir, settings.prefix.clone());
-    let files = [Some(folders.subnet_file.as_path()), folders.docker_opts_file.as_deref(), Some(last_known.path())];
+    let for_docker = Some(Path::new(FOR_DOCKER));
+    let files =
+        [Some(folders.subnet_file.as_path()), folders.docker_opts_file.as_deref(), for_docker, Some(last_known.path())];
     for file in files.into_iter().flatten() {
         failures.extend(remove(file).err());
     }

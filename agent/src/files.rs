@@ -2,7 +2,7 @@
 
 use std::{
     fs, io,
-    io::Write,
+    io::{Read, Write},
     os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown},
     path::{Path, PathBuf},
     sync::atomic::{AtomicU32, Ordering},
@@ -58,6 +58,33 @@ pub(crate) fn replace(path: &Path, content: &str) -> Result<(), WriteError> {
     let before = fs::metadata(&real).ok();
     let written = write(&real, content, Durable::Yes, before.as_ref());
     written.map_err(|source| WriteError { path: path.to_owned(), source })
+}
+
+/// The text of a file that another user may have put there: a pipe does not hold us up, and nothing large fills the memory.
+///
+/// # Errors
+/// When it is no regular file of at most 64 KiB, or cannot be read.
+pub(crate) fn read_small(path: &Path) -> io::Result<String> {
+    const LARGEST: u64 = 1 << 16;
+    let file = fs::OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path)?;
+    let found = file.metadata()?;
+    let wrong = |why| io::Error::new(io::ErrorKind::InvalidData, why);
+    if !found.is_file() {
+        return Err(wrong("it is no regular file"));
+    }
+    let mut text = String::new();
+    file.take(LARGEST + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > LARGEST { Err(wrong("it is larger than 64 KiB")) } else { Ok(text) }
+}
+
+/// Whether both are names of one file: by another way, a symbolic link or a hard one.
+pub(crate) fn are_same(a: &Path, b: &Path) -> bool {
+    let inode = |path: &Path| fs::metadata(path).map(|found| (found.dev(), found.ino())).ok();
+    let by_name = |path: &Path| {
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        Some(fs::canonicalize(folder).ok()?.join(path.file_name()?))
+    };
+    a == b || inode(a).is_some_and(|a| inode(b) == Some(a)) || by_name(a).is_some_and(|a| by_name(b) == Some(a))
 }
 
 /// Removes a file that is there.
@@ -129,6 +156,37 @@ mod tests {
         assert_eq!(after.mode() & 0o777, 0o644);
         assert!(write_if_changed(&path, "X=2\n", Durable::Yes).unwrap());
         assert_eq!(fs::read_to_string(&path).unwrap(), "X=2\n");
+    }
+
+    #[test]
+    fn only_a_small_regular_file_is_read_of_another_user() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("subnet.env");
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert!(read_small(&path).unwrap_err().to_string().contains("no regular file"));
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, "x".repeat(1 << 16)).unwrap();
+        assert_eq!(read_small(&path).unwrap().len(), 1 << 16);
+        fs::write(&path, "x".repeat((1 << 16) + 1)).unwrap();
+        assert!(read_small(&path).unwrap_err().to_string().contains("larger than 64 KiB"));
+    }
+
+    #[test]
+    fn a_file_is_the_same_by_whatever_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        fs::write(path("a"), "").unwrap();
+        fs::write(path("b"), "").unwrap();
+        fs::create_dir(path("d")).unwrap();
+        std::os::unix::fs::symlink("a", path("link")).unwrap();
+        fs::hard_link(path("a"), path("hard")).unwrap();
+        for other in ["a", "./a", "d/../a", "link", "hard"] {
+            assert!(are_same(&path("a"), &path(other)), "{other}");
+        }
+        assert!(are_same(&path("new"), &path("d/../new")));
+        for other in ["b", "d/a", "new"] {
+            assert!(!are_same(&path("a"), &path(other)), "{other}");
+        }
     }
 
     #[test]

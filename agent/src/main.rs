@@ -15,6 +15,7 @@ mod control;
 mod daemon_json;
 mod datapath;
 mod docker_opts;
+mod docker_unit;
 mod drain;
 mod exit;
 mod files;
@@ -97,6 +98,7 @@ fn start(cli: Cli) -> Result<(), Exit> {
         Some(Command::HandBack { firewall_only: true }) => hand_back::firewall(&run_dir),
         Some(Command::HandBack { firewall_only: false }) => runtime.block_on(hand_back::run(etcd, &run_dir)),
         Some(Command::DockerOpts(flags)) => docker_opts::command(&flags),
+        Some(Command::DockerUnit(flags)) => docker_unit::command(&flags),
         Some(Command::Generate { folder }) => generate::run(&folder),
         Some(Command::Debug(DebugCommand::Hang { part })) => {
             runtime.block_on(control::fail(&run_dir, part, Fault::Hang))

@@ -1,11 +1,15 @@
-//! The files of ours stay as they should be while the agent runs, whoever empties a folder, fills a disk or forbids writing.
+//! The files of ours stay as they should be while the agent runs, whoever empties a folder, fills a disk or forbids writing; and
+//! what others write of docker.service is looked at.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use tokio::{task::JoinHandle, time::Instant};
+use tracing::warn;
 use wire_lease::chain;
 
 use crate::{
+    daemon_json::DaemonOptions,
+    docker_unit::DockerUnit,
     files::{Wanted, WriteError},
     observed::Board,
 };
@@ -26,12 +30,14 @@ struct Kept {
     files: Vec<Wanted>,
     /// What we know of ourselves.
     state: Wanted,
+    /// What Docker is told.
+    options: DaemonOptions,
     board: Board,
 }
 
 impl Upkeep {
-    pub(crate) fn new(files: Vec<Wanted>, state: Wanted, board: Board) -> Self {
-        Self { kept: Arc::new(Kept { files, state, board }), next: Instant::now() + EVERY, looking: None }
+    pub(crate) fn new(files: Vec<Wanted>, state: Wanted, options: DaemonOptions, board: Board) -> Self {
+        Self { kept: Arc::new(Kept { files, state, options, board }), next: Instant::now() + EVERY, looking: None }
     }
 
     /// Puts what is not as it should be, and waits for the disk.
@@ -68,7 +74,20 @@ impl Kept {
         self.note("files", &put, "others do not learn of this host's subnet");
         let kept = self.state.put().map(drop);
         self.note("state", &kept, "after a restart this host may get another subnet");
+        self.note_docker_unit();
         put
+    }
+
+    /// Says what of docker.service keeps Docker from starting as it should, before it is started next.
+    fn note_docker_unit(&self) {
+        const UNIT: &str = "docker.service";
+        let warning = DockerUnit::read(Path::new("/")).warning(&self.options);
+        if let Some(warning) = &warning
+            && self.board.look(|seen| seen.notes.get(UNIT) != Some(warning))
+        {
+            warn!("{UNIT}: {warning}");
+        }
+        self.board.warning(UNIT, warning);
     }
 
     fn note(&self, what: &'static str, outcome: &Result<(), WriteError>, consequence: &str) {

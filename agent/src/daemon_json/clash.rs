@@ -1,9 +1,12 @@
 //! What in dockerd's settings file bars our options, and what to do.
 
 use std::{
-    fmt, fs,
+    fmt,
+    net::IpAddr,
     path::{Path, PathBuf},
 };
+
+use wire_lease::Prefix;
 
 use super::{DaemonOptions, Object};
 
@@ -17,17 +20,47 @@ pub(crate) struct Clash {
     differs: bool,
     /// Another bridge for Docker's default network: dockerd takes `bridge` or `bip`, and not both.
     bridge: Option<String>,
+    /// Default gateways that are not in the subnet, each with its key and that subnet.
+    gateways: Vec<(&'static str, String, Prefix)>,
+}
+
+/// The keys of gateways, each with the option that says in which subnet it must be.
+const GATEWAYS: [(&str, &str); 2] = [("default-gateway", "bip"), ("default-gateway-v6", "fixed-cidr-v6")];
+
+/// The subnet in which a gateway of this key, or flag, must be and is not.
+pub(crate) fn is_outside(options: &DaemonOptions, key: &str, value: &str) -> Option<Prefix> {
+    let (_, by) = GATEWAYS.iter().find(|(gateway, _)| *gateway == key)?;
+    let (_, subnet) = options.iter().find(|(option, _)| option == by)?;
+    let (address, len) = subnet.as_str()?.split_once('/')?;
+    let subnet = Prefix::new(address.parse().ok()?, len.parse().ok()?).ok()?;
+    let gateway: IpAddr = value.parse().ok()?;
+    (!subnet.contains(gateway)).then_some(subnet)
 }
 
 impl Clash {
-    /// A bridge alone.
-    pub(super) fn of_bridge(path: &Path, bridge: String) -> Self {
-        Self { path: path.to_owned(), keys: Vec::new(), differs: false, bridge: Some(bridge) }
+    /// What stands in the way also of those that are keys there, and not flags.
+    pub(super) fn of_values(path: &Path, object: &Object<'_>, options: &DaemonOptions) -> Option<Self> {
+        let gateway = |(key, _): (&'static str, &str)| {
+            let value = object.value(key)?.as_str()?.to_owned();
+            let subnet = is_outside(options, key, &value)?;
+            Some((key, value, subnet))
+        };
+        let gateways: Vec<_> = GATEWAYS.into_iter().filter_map(gateway).collect();
+        let bridge = object.other_bridge(options);
+        let clash = Self { path: path.to_owned(), keys: Vec::new(), differs: false, bridge, gateways };
+        clash.is_foreign().then_some(clash)
     }
 
     /// Whether it is more than what our own merge leaves there.
     pub(crate) fn is_foreign(&self) -> bool {
-        self.differs || self.bridge.is_some()
+        self.differs || self.bridge.is_some() || !self.gateways.is_empty()
+    }
+
+    fn gateway(&self, (key, value, subnet): &(&str, String, Prefix)) -> String {
+        let path = self.path.display();
+        format!(
+            "{path} sets {key} to {value}, which is not in {subnet}, and dockerd refuses to start with both: remove {key} from it"
+        )
     }
 
     fn keys(&self) -> String {
@@ -53,32 +86,40 @@ impl fmt::Display for Clash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let keys = (!self.keys.is_empty()).then(|| self.keys());
         let bridge = self.bridge.as_deref().map(|bridge| self.bridge(bridge));
-        let said: Vec<String> = keys.into_iter().chain(bridge).collect();
+        let gateways = self.gateways.iter().map(|gateway| self.gateway(gateway));
+        let said: Vec<String> = keys.into_iter().chain(bridge).chain(gateways).collect();
         f.write_str(&said.join("; "))
     }
 }
 
 /// What in the file bars these options. Nothing where it is not there or makes no sense: dockerd has its own word for that.
 pub(crate) fn clash(path: &Path, options: &DaemonOptions) -> Option<Clash> {
-    let text = fs::read_to_string(path).ok()?;
+    let text = super::text(path)?;
     let object: Object<'_> = serde_json::from_str(&text).ok()?;
     let both: Vec<_> = options.iter().filter_map(|(key, value)| Some((*key, value, object.value(key)?))).collect();
-    let bridge = object.other_bridge(options);
-    (!both.is_empty() || bridge.is_some()).then(|| Clash {
+    let of_values = Clash::of_values(path, &object, options);
+    if both.is_empty() {
+        return of_values;
+    }
+    let (bridge, gateways) = of_values.map(|clash| (clash.bridge, clash.gateways)).unwrap_or_default();
+    Some(Clash {
         path: path.to_owned(),
         keys: both.iter().map(|(key, ..)| (*key).to_owned()).collect(),
         differs: both.iter().any(|(_, wanted, held)| **wanted != *held),
         bridge,
+        gateways,
     })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use serde_json::json;
 
     use super::{
         super::{
-            bridge, merge,
+            held, merge,
             tests::{file, options},
         },
         *,
@@ -105,7 +146,7 @@ mod tests {
         for name in ["br0", "none"] {
             let text = format!(r#"{{"bridge": "{name}", "mtu": 1450}}"#);
             let (_folder, path) = file(&text);
-            assert_eq!(bridge(&path).as_deref(), Some(name));
+            assert_eq!(held(&path).bridge.as_deref(), Some(name));
             let found = clash(&path, &options()).unwrap();
             let said = found.to_string();
             assert!(found.is_foreign() && said.contains("sets mtu already"), "{said}");
@@ -118,6 +159,39 @@ mod tests {
             assert_eq!(clash(&path, &vec![("ipv6", json!(true))]), None);
         }
         let (_folder, path) = file(r#"{"bridge": ""}"#);
-        assert_eq!((bridge(&path), clash(&path, &options())), (None, None));
+        assert_eq!((held(&path).bridge, clash(&path, &options())), (None, None));
+    }
+
+    #[test]
+    fn a_default_gateway_outside_our_subnet_is_named_and_nothing_is_merged() {
+        let mut dual = options();
+        dual.extend([("ipv6", json!(true)), ("fixed-cidr-v6", json!("fd00:5:0:7::/64"))]);
+        for (key, value, subnet) in [
+            ("default-gateway", "172.17.0.254", "10.5.52.0/24"),
+            ("default-gateway-v6", "fd00:2::1", "fd00:5:0:7::/64"),
+        ] {
+            let text = format!(r#"{{"{key}": "{value}"}}"#);
+            let (_folder, path) = file(&text);
+            let named =
+                format!("daemon.json sets {key} to {value}, which is not in {subnet}, and dockerd refuses to start");
+            let found = clash(&path, &dual).unwrap();
+            assert!(found.is_foreign() && found.to_string().contains(&named), "{found}");
+            let error = merge(&path, &dual).unwrap_err().to_string();
+            assert!(error.contains(&named), "{error}");
+            assert_eq!(fs::read_to_string(&path).unwrap(), text);
+        }
+        for right in [
+            r#"{"default-gateway": "10.5.52.1"}"#,
+            r#"{"default-gateway-v6": "fd00:5:0:7::9"}"#,
+            r#"{"default-gateway": "no address"}"#,
+            r#"{"default-gateway": 7, "fixed-cidr": "172.17.0.0/25"}"#,
+        ] {
+            let (_folder, path) = file(right);
+            assert_eq!(clash(&path, &dual), None, "{right}");
+            assert!(merge(&path, &dual).unwrap(), "{right}");
+        }
+        // Without IPv6 of ours, it is the operator's own affair.
+        let (_folder, path) = file(r#"{"default-gateway-v6": "fd00:2::1"}"#);
+        assert_eq!(clash(&path, &options()), None);
     }
 }

@@ -37,7 +37,8 @@ impl Host {
             link: ground.underlay.link.to_string(),
             addresses: ground.underlay.addresses,
         });
-        let upkeep = Upkeep::new(self.files(&env), self.state_file.of(&self.state), self.board.clone());
+        let options = told.options.clone();
+        let upkeep = Upkeep::new(self.files(&env), self.state_file.of(&self.state), options, self.board.clone());
         match upkeep.look() {
             Err(error) if !self.runs() => return Err(Exit::CannotCreate(chain(&error))),
             Ok(()) | Err(_) => {}

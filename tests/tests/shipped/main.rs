@@ -5,6 +5,7 @@ mod cloud_config;
 
 use std::{
     env, fs,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -89,6 +90,36 @@ fn no_users_unit_is_tied_to_the_agent() -> Result {
         check(!lines.iter().any(tied), || format!("{kind} ties Docker to the agent:\n{text}"))?;
     }
     Ok(())
+}
+
+/// Folders of the agent's user.
+const THE_AGENTS: [&str; 3] = ["/run/flannel/", "/run/wire-agent/", "/var/lib/wire-agent/"];
+
+#[test]
+fn root_obeys_no_variable_that_the_agents_user_can_write() -> Result {
+    let _lab = lab!();
+    // dockerd is root's.
+    for kind in DROP_INS {
+        let text = shipped(&format!("systemd/docker.service.d-{kind}/40-wire-agent.conf"))?;
+        let files = directives(&text).into_iter().filter_map(|line| line.strip_prefix("EnvironmentFile="));
+        let open = files
+            .map(|file| file.trim_start_matches('-'))
+            .find(|file| THE_AGENTS.iter().any(|folder| file.starts_with(folder)));
+        check(open.is_none(), || format!("{kind} reads {open:?}"))?;
+    }
+    // The agent's unit reads such a file, and starts nothing but the agent's user's.
+    let legacy = shipped("systemd/wire-agent.service.d-legacy-iptables/60-legacy-iptables.conf")?;
+    for text in [shipped("systemd/wire-agent.service")?, legacy] {
+        let commands = directives(&text).into_iter().filter(|line| line.starts_with("Exec"));
+        let as_root = commands.filter_map(|line| line.split_once('=')).find(|(_, line)| {
+            line.chars()
+                .take_while(|sign| !sign.is_alphanumeric() && *sign != '/')
+                .any(|sign| sign == '+' || sign == '!')
+        });
+        check(as_root.is_none(), || format!("{as_root:?}"))?;
+    }
+    let host = shipped("systemd/wire-agent-host.service")?;
+    check(!directives(&host).iter().any(|line| line.starts_with("Environment")), || host.clone())
 }
 
 #[test]
@@ -217,9 +248,12 @@ fn what_make_install_installs_by_default_is_started_where_it_lies() -> Result {
         check(!text.contains("/usr/bin/wire-agent"), || format!("it names a program that is not there:\n{text}"))?;
     }
     check(read("share/zsh/site-functions/_wire-agent").is_ok(), || "zsh finds no completions".to_owned())?;
-    check(!root.join("usr/bin").exists() && root.join("etc/default/wire-agent").exists(), || {
-        "a file lies at another place".to_owned()
-    })
+    check(!root.join("usr/bin").exists(), || "a file lies at another place".to_owned())?;
+    // It may hold a password. The package has it in its own words.
+    let settings = fs::metadata(root.join("etc/default/wire-agent")).map_err(LabError::io("no settings"))?;
+    check(settings.permissions().mode() & 0o777 == 0o640, || format!("{:o}", settings.permissions().mode()))?;
+    let package = fs::read_to_string(dist().join("../agent/Cargo.toml")).map_err(LabError::io("no Cargo.toml"))?;
+    check(package.contains(r#"root/etc/default/wire-agent", "etc/default/", "640"]"#), || package.clone())
 }
 
 /// The units of a cloud-config are valid together, and are those that are shipped, with the binary in /opt/bin.
@@ -248,6 +282,8 @@ fn units_are_valid(lab: &Lab, name: &str, units: &[Unit], files: &[WrittenFile])
     check(flanneld, || format!("{name}: flanneld.service is not masked"))?;
     let agent = find("wire-agent.service").and_then(|unit| unit.content.clone()).unwrap_or_default();
     same(name, &agent, "systemd/wire-agent.service")?;
+    let host = find("wire-agent-host.service").and_then(|unit| unit.content.clone()).unwrap_or_default();
+    same(name, &host, "systemd/wire-agent-host.service")?;
     let drop_ins = |unit: &str| find(unit).map(|unit| unit.drop_ins.as_slice()).unwrap_or_default();
     let drop_in = |unit: &str, file: &str| {
         let found = drop_ins(unit).iter().find(|drop_in| drop_in.name == file);

@@ -1,0 +1,244 @@
+//! How systemd starts dockerd, read from the files that say so: unit, drop-ins of every folder, what EnvironmentFile= names.
+//!
+//! The package's script, `wire-agent docker-unit` and `status` all ask here, so that none of them gives advice that stops Docker.
+
+mod flags;
+mod notes;
+mod source;
+mod unit_file;
+
+use std::path::{Path, PathBuf};
+
+pub(crate) use flags::Flag;
+
+use crate::{cli::DockerUnitFlags, daemon_json, exit::Exit, output};
+use source::{Folders, Fragment};
+use unit_file::{directives, variables, words};
+
+/// The package's drop-in for Docker, or the link to it.
+pub(crate) const OURS: &str = "/etc/systemd/system/docker.service.d/40-wire-agent.conf";
+
+/// What that drop-in lets root write and systemd read, in a folder of root's: the agent's own file of the same form is its user's,
+/// and with a variable of that user's choice dockerd would be too.
+pub(crate) const FOR_DOCKER: &str = "/run/wire-agent-docker.env";
+
+/// All that decides how dockerd is started.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct DockerUnit {
+    /// The lines that start it. More than one is a mistake, of which systemd tells.
+    starts: Vec<Start>,
+    environment: Vec<EnvironmentFile>,
+    variables: Vec<Variable>,
+    ties: Vec<Tie>,
+    /// What could not be read, and why.
+    unread: Vec<String>,
+}
+
+/// A line of a file.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Place {
+    path: PathBuf,
+    line: usize,
+}
+
+#[derive(Clone, Debug)]
+struct Start {
+    place: Place,
+    /// Whether it is in the unit itself, and in no drop-in.
+    in_unit: bool,
+    words: Vec<String>,
+}
+
+#[derive(Clone, Debug)]
+struct EnvironmentFile {
+    place: Place,
+    path: PathBuf,
+    /// Whether Docker starts without it: a dash stands before its name.
+    optional: bool,
+    is_there: bool,
+}
+
+#[derive(Clone, Debug)]
+struct Variable {
+    name: String,
+    value: String,
+    place: Place,
+}
+
+/// Why Docker ends or starts with flanneld.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Tie {
+    path: PathBuf,
+    /// `line 2, Requires=`; nothing for a link.
+    how: Option<String>,
+    /// The unit of flannel's.
+    unit: String,
+    /// Whether Docker stops when that unit is stopped. Otherwise it only starts it.
+    stops: bool,
+}
+
+/// Which of our drop-ins fits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum DropIn {
+    /// The line that starts dockerd is exchanged.
+    Replaces,
+    /// That line expands our variables.
+    Expands,
+    /// Our options go into daemon.json.
+    DaemonJson,
+    /// Docker is told nothing, and only waits.
+    Networks,
+}
+
+impl DropIn {
+    /// The end of its folder's name.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Replaces => "replaces",
+            Self::Expands => "expands",
+            Self::DaemonJson => "daemon-json",
+            Self::Networks => "networks",
+        }
+    }
+}
+
+impl DockerUnit {
+    /// Reads it below a root folder, `/` but in tests. What is not there, Docker goes without.
+    pub(crate) fn read(root: &Path) -> Self {
+        Self::from_fragments(&Folders::below(root), |_| true)
+    }
+
+    /// The same as if our own drop-in were not there: what it is chosen by.
+    pub(crate) fn read_without_ours(root: &Path) -> Self {
+        Self::from_fragments(&Folders::below(root), |path| path != Path::new(OURS))
+    }
+
+    fn from_fragments(folders: &Folders, wanted: impl Fn(&Path) -> bool) -> Self {
+        let mut unit = Self::default();
+        let (fragments, unread) = folders.fragments("docker.service");
+        unit.unread = unread;
+        for fragment in fragments.iter().filter(|fragment| wanted(&fragment.path)) {
+            unit.take(fragment);
+        }
+        // Docker needs both of them, and a stop goes through.
+        let beside = ["docker.socket", "containerd.service"].into_iter().flat_map(|name| folders.fragments(name).0);
+        let of_docker = fragments.into_iter().chain(beside).flat_map(|fragment| Tie::of_docker(&fragment));
+        let of_flanneld = folders.fragments("flanneld.service").0.into_iter().flat_map(|file| Tie::of_flanneld(&file));
+        for tie in folders.links().into_iter().chain(of_docker).chain(of_flanneld) {
+            // A drop-in for all services is one of several of these.
+            if !unit.ties.contains(&tie) {
+                unit.ties.push(tie);
+            }
+        }
+        unit.read_environment(folders);
+        unit
+    }
+
+    fn take(&mut self, fragment: &Fragment) {
+        for one in directives(&fragment.text) {
+            let place = Place { path: fragment.path.clone(), line: one.line };
+            match (one.key.as_str(), one.value.as_str()) {
+                ("ExecStart", "") => self.starts.clear(),
+                ("ExecStart", line) => {
+                    self.starts.push(Start { place, in_unit: fragment.is_unit, words: words(line) });
+                }
+                ("EnvironmentFile", "") => self.environment.clear(),
+                ("EnvironmentFile", file) => {
+                    let path = PathBuf::from(file.trim_start_matches('-'));
+                    let optional = file.starts_with('-');
+                    self.environment.push(EnvironmentFile { place, path, optional, is_there: false });
+                }
+                ("Environment", "") => self.variables.clear(),
+                ("Environment", all) => {
+                    let pairs = words(all).into_iter().filter_map(|word| {
+                        let (name, value) = word.split_once('=')?;
+                        Some(Variable { name: name.to_owned(), value: value.to_owned(), place: place.clone() })
+                    });
+                    self.variables.extend(pairs);
+                }
+                (..) => {}
+            }
+        }
+    }
+
+    /// What the files hold wins over Environment=, and a later file over an earlier one.
+    fn read_environment(&mut self, folders: &Folders) {
+        for file in &mut self.environment {
+            match folders.text(&file.path) {
+                Ok(Some(text)) => {
+                    file.is_there = true;
+                    self.variables.extend(variables(&text).into_iter().map(|(name, value, line)| Variable {
+                        name,
+                        value,
+                        place: Place { path: file.path.clone(), line },
+                    }));
+                }
+                Ok(None) => {}
+                Err(why) => {
+                    file.is_there = true;
+                    self.unread.push(why);
+                }
+            }
+        }
+    }
+
+    fn variable(&self, name: &str) -> Option<&Variable> {
+        self.variables.iter().rev().find(|variable| variable.name == name)
+    }
+
+    /// The drop-in by which Docker gets this host's subnet and loses nothing, or at least goes on to start.
+    pub(crate) fn drop_in(&self, settings: &daemon_json::Held) -> DropIn {
+        let flags = self.flags();
+        let sets_ours = flags.iter().any(Flag::is_ours);
+        if settings.bridge.is_some() || flags.iter().any(Flag::is_bridge) {
+            return DropIn::Networks;
+        }
+        let expands = self.starts.iter().flat_map(|start| &start.words).any(|word| word.contains("DOCKER_OPT_BIP"));
+        match (settings.keys.is_empty(), expands, self.is_known()) {
+            // dockerd refuses a key that is a flag too.
+            (false, ..) if sets_ours => DropIn::Networks,
+            (false, ..) => DropIn::DaemonJson,
+            (true, true, _) => DropIn::Expands,
+            (true, false, true) => DropIn::Replaces,
+            (true, false, false) if sets_ours => DropIn::Networks,
+            (true, false, false) => DropIn::DaemonJson,
+        }
+    }
+
+    /// Whether it is the line of Docker CE or of Debian, of which nothing is lost. One of the operator's own is not replaced, and
+    /// one that comes behind ours would win.
+    fn is_known(&self) -> bool {
+        let [start] = self.starts.as_slice() else { return self.starts.is_empty() };
+        let words: Vec<&str> = start.words.iter().map(String::as_str).collect();
+        let ["/usr/bin/dockerd" | "/usr/sbin/dockerd", "-H", "fd://", rest @ ..] = words.as_slice() else {
+            return false;
+        };
+        let rest = rest.strip_prefix(&["--containerd=/run/containerd/containerd.sock"]).unwrap_or(rest);
+        start.in_unit && matches!(rest, [] | ["$DOCKER_OPTS"])
+    }
+}
+
+/// `wire-agent docker-unit`.
+///
+/// # Errors
+/// As [`output::answer`].
+pub(crate) fn command(flags: &DockerUnitFlags) -> Result<(), Exit> {
+    use crate::cli::DockerUnitPart::{DropIn, Notes, Ties};
+    let unit = DockerUnit::read_without_ours(Path::new("/"));
+    let settings = daemon_json::held(Path::new(daemon_json::PATH));
+    let drop_in = unit.drop_in(&settings);
+    let name = drop_in.name();
+    let lines = match flags.only {
+        Some(DropIn) => vec![name.to_owned()],
+        Some(Ties) => unit.ties(),
+        Some(Notes) => unit.notes(drop_in),
+        None => {
+            let notes = unit.notes(drop_in).into_iter().map(|note| format!("note      {note}"));
+            std::iter::once(format!("drop-in   {name}")).chain(notes).collect()
+        }
+    };
+    output::answer(&lines.iter().map(|line| format!("{line}\n")).collect::<String>())
+}
+
+#[cfg(test)]
+mod tests;

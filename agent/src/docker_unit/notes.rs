@@ -1,0 +1,127 @@
+//! What an operator is told of how dockerd is started, each with its file and line.
+
+use std::path::Path;
+
+use super::{DockerUnit, DropIn, EnvironmentFile, FOR_DOCKER, Flag, OURS, Tie};
+use crate::daemon_json::{self, DaemonOptions};
+
+/// The folder of flannel's files.
+const FLANNELS: &str = "/run/flannel";
+
+/// What the agent itself writes there.
+const WRITTEN: [&str; 2] = ["/run/flannel/subnet.env", "/run/flannel/flannel_docker_opts.env"];
+
+impl DockerUnit {
+    /// What ties Docker to flanneld.
+    pub(crate) fn ties(&self) -> Vec<String> {
+        self.ties.iter().map(Tie::text).collect()
+    }
+
+    /// All that is to be known where this drop-in is chosen.
+    pub(super) fn notes(&self, drop_in: DropIn) -> Vec<String> {
+        let flags = self.flags();
+        let told = flags.iter().filter_map(|flag| said_of(flag, drop_in));
+        let elsewhere = self.settings_file().filter(|_| drop_in == DropIn::DaemonJson).map(|flag| {
+            let (file, default) = (&flag.value, daemon_json::PATH);
+            format!(
+                "{flag}, and the drop-in {} merges into {default}: give it ExecStartPre=wire-agent docker-opts \
+                 --daemon-json={file} of your own",
+                drop_in.name()
+            )
+        });
+        self.ties()
+            .into_iter()
+            .chain(self.left_over())
+            .chain(told)
+            .chain(elsewhere)
+            .chain(self.unread.clone())
+            .collect()
+    }
+
+    /// What keeps Docker from starting as it should, whichever subnet its bridge has now.
+    pub(crate) fn warning(&self, options: &DaemonOptions) -> Option<String> {
+        let gateways = self.flags().into_iter().filter_map(|flag| {
+            let outside = daemon_json::is_outside(options, flag.name, &flag.value)?;
+            Some(format!("{flag}, which is not in {outside}, and dockerd refuses to start with it: take it out"))
+        });
+        let all: Vec<String> =
+            self.ties().into_iter().chain(self.left_over()).chain(gateways).chain(self.unread.clone()).collect();
+        (!all.is_empty()).then(|| all.join("; "))
+    }
+
+    /// The files that nobody writes any more once flanneld has gone.
+    fn left_over(&self) -> Vec<String> {
+        self.environment.iter().filter_map(|file| self.left_over_by(file)).collect()
+    }
+
+    fn left_over_by(&self, file: &EnvironmentFile) -> Option<String> {
+        let (by, line, path) = (file.place.path.display(), file.place.line, file.path.display());
+        let is_others = |name: &&str| file.path == Path::new(name);
+        if file.place.is_in(OURS) || WRITTEN.iter().chain([&FOR_DOCKER]).any(is_others) {
+            return None;
+        }
+        if file.path.starts_with(FLANNELS) {
+            let gives: Vec<String> = self
+                .variables
+                .iter()
+                .filter(|variable| variable.place.path == file.path && variable.value.contains("--"))
+                .map(|variable| format!("{}={:?}", variable.name, variable.value.trim()))
+                .collect();
+            let gives = if gives.is_empty() { String::new() } else { format!(" (it holds {})", gives.join(", ")) };
+            let consequence = if file.optional {
+                "Docker may go on with a subnet that is not this host's"
+            } else {
+                "Docker does not start once it is gone, after a reboot at the latest"
+            };
+            return Some(format!(
+                "{by} reads {path} in line {line}, which wire-agent does not write{gives}: take that line out, or {consequence}"
+            ));
+        }
+        let is_pattern = file.path.to_string_lossy().contains(['*', '?', '[', '%']);
+        (!file.optional && !file.is_there && !is_pattern)
+            .then(|| format!("{by} reads {path} in line {line}, which is not there: Docker does not start without it"))
+    }
+}
+
+impl Tie {
+    fn text(&self) -> String {
+        let (path, unit) = (self.path.display(), &self.unit);
+        let how = self.how.as_ref().map(|how| format!(" ({how})")).unwrap_or_default();
+        let goes_with_disable = self.how.is_none() && self.path.starts_with("/etc");
+        match (self.stops, goes_with_disable) {
+            (true, false) => format!(
+                "{path}{how} ties Docker to {unit}: remove it and run systemctl daemon-reload before you stop flanneld, or Docker \
+                 stops with it"
+            ),
+            (true, true) => format!(
+                "{path} ties Docker to {unit}: `systemctl disable --now` takes that link away first, but after `systemctl stop` \
+                 alone Docker stops too"
+            ),
+            (false, false) => format!(
+                "{path}{how} lets Docker start {unit}: remove it and run systemctl daemon-reload, or flanneld is back beside \
+                 wire-agent when Docker is started next"
+            ),
+            (false, true) => format!("{path} lets Docker start {unit}: `systemctl disable` takes that link away"),
+        }
+    }
+}
+
+fn said_of(flag: &Flag, drop_in: DropIn) -> Option<String> {
+    // It waits for subnet.env and gives Docker what stands there by itself.
+    let is_of_flannel = flag.value.contains("FLANNEL_") || WRITTEN.iter().any(|file| flag.place.is_in(file));
+    let by_us = flag.place.is_in(OURS) || flag.place.is_in(FOR_DOCKER);
+    if by_us || is_of_flannel || !(flag.is_ours() || flag.is_bridge()) {
+        return None;
+    }
+    let waits = "so Docker is told nothing and only waits for the agent";
+    let remedy = format!("take it out, and link the drop-in {}", DropIn::DaemonJson.name());
+    Some(match drop_in {
+        DropIn::Networks if flag.is_bridge() => format!(
+            "{flag}, and dockerd takes a bridge or a subnet of ours, not both: {waits}. For our subnet {remedy}; or keep it, and \
+             make a network of its own for the subnet"
+        ),
+        DropIn::Networks => format!("{flag}, and Docker keeps that: {waits}. For our subnet {remedy}"),
+        DropIn::Replaces | DropIn::Expands => format!("{flag}: take it out. Ours counts where it stands behind it"),
+        DropIn::DaemonJson => format!("{flag}: take it out, or Docker does not start"),
+    })
+}
