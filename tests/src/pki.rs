@@ -7,7 +7,7 @@ use std::{
     process::Command,
 };
 
-use crate::{LabError, Result, command::output};
+use crate::{LabError, Result, command::output, faketime};
 
 /// A CA, a server's certificate for all members, and a client's.
 #[derive(Debug)]
@@ -38,9 +38,26 @@ impl Pki {
         self.openssl(&format!(
             "req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN={name} -keyout {name}.key -out {name}.csr"
         ))?;
-        self.openssl(&format!(
+        output(&mut self.sign(name)).map(drop)
+    }
+
+    /// Issues one that has ended a week ago.
+    ///
+    /// # Errors
+    /// What `openssl` says, and where there is no libfaketime.
+    pub fn issue_expired(&self, name: &str, subject_alternative_names: &str) -> Result {
+        self.issue(name, subject_alternative_names)?;
+        output(self.sign(name).env("LD_PRELOAD", faketime()?).env("FAKETIME", "-9d")).map(drop)
+    }
+
+    /// Signs what was asked for.
+    fn sign(&self, name: &str) -> Command {
+        let line = format!(
             "x509 -req -in {name}.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 2 -extfile extensions -out {name}.crt"
-        ))
+        );
+        let mut command = Command::new("openssl");
+        command.args(line.split(' ')).current_dir(&self.dir);
+        command
     }
 
     /// The CA's certificate.

@@ -1,9 +1,11 @@
 //! Rows 15, 16 and 26: an agent that was stopped and goes on in another world, and one whose wall clock jumps.
 
-use std::{fs, path::PathBuf, thread, time::Duration};
+use std::{fs, thread, time::Duration};
 
 use nix::sys::signal::Signal;
-use wire_tests::{AgentSpec, Etcd, Family, LabError, Monitor, PeerLease, Result, check, eventually, lab, steadily};
+use wire_tests::{
+    AgentSpec, Etcd, Family, LabError, Monitor, PeerLease, Result, check, eventually, faketime, lab, steadily,
+};
 
 use crate::{
     cluster::{Node, PROMPT, START, V4, cluster, device, exact, peer, phase, put_peers, settle},
@@ -125,13 +127,6 @@ fn a_wall_clock_that_jumps_a_day_either_way_changes_nothing() -> Result {
 fn days_in(log: &str) -> std::collections::BTreeSet<String> {
     let day = |line: &str| line.split_once('T').map(|(day, _)| day.to_owned());
     log.lines().filter_map(day).filter(|day| day.starts_with("20") && day.len() == 10).collect()
-}
-
-/// The library of the package libfaketime for programs with threads.
-fn faketime() -> Result<PathBuf> {
-    let folders = fs::read_dir("/usr/lib").into_iter().flatten().flatten();
-    let found = folders.map(|folder| folder.path().join("faketime/libfaketimeMT.so.1")).find(|path| path.exists());
-    found.ok_or_else(|| LabError::Machine("there is no libfaketimeMT.so.1: `make deps` installs it".to_owned()))
 }
 
 #[test]

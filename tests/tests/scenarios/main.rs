@@ -11,6 +11,7 @@ mod changes;
 mod clones;
 mod cluster;
 mod containers;
+mod credentials;
 mod datapath;
 mod docker;
 mod drain;
