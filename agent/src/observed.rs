@@ -1,5 +1,7 @@
 //! What the agent knows of itself, in one value: health, `status`, `peers` and systemd are told from it.
 
+mod refusals;
+
 use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc};
 
 use tokio::{sync::watch, time::Instant};
@@ -7,6 +9,7 @@ use tracing::{info, warn};
 use wire_backends::{Conflict, Counted, Report, TunnelSeen, Tunnels};
 use wire_lease::{BackendData, DualStack, Entry, Family, FollowHealth, HoldState, LeaseTable, Prefix, Revision};
 
+use self::refusals::{Refusals, refusals};
 use crate::{control::proto, pulse::Part};
 
 /// The agent as it stands.
@@ -270,11 +273,16 @@ impl Observed {
         let held = self.leases.as_ref().map_or(0, |table| table.held);
         let vanished = (held > 0)
             .then(|| format!("leases: {held} have vanished from etcd at once; for 30 s their hosts are still sent to"));
+        let alone = self.refusals().fault;
         let lasting = self.faults.iter().map(|(concern, fault)| format!("{concern}: {fault}"));
         let last = self.dataplane.last.as_ref();
         let conflicts = last.map(|report| report.conflicts.iter().map(ToString::to_string)).into_iter().flatten();
         let failures = last.map(|report| report.failures.iter().map(ToString::to_string)).into_iter().flatten();
-        self.hangs().chain(store).chain(vanished).chain(lasting).chain(conflicts).chain(failures).collect()
+        self.hangs().chain(store).chain(vanished).chain(alone).chain(lasting).chain(conflicts).chain(failures).collect()
+    }
+
+    fn refusals(&self) -> Refusals {
+        self.leases.as_deref().map(refusals).unwrap_or_default()
     }
 
     pub(crate) fn to_status(&self) -> proto::StatusReply {
@@ -299,7 +307,7 @@ impl Observed {
             dataplane: Some(self.dataplane_status()),
             peers: self.leases.as_ref().map_or(0, |table| u32::try_from(table.peers.len()).unwrap_or(u32::MAX)),
             refused: refused.collect(),
-            warnings: self.warnings.iter().chain(self.notes.values()).cloned().collect(),
+            warnings: self.warnings.iter().chain(self.notes.values()).cloned().chain(self.refusals().warning).collect(),
             datapath: Some(self.datapath_status()),
             firewall: Some(self.firewall_status()),
         }

@@ -110,6 +110,7 @@ impl Admission {
                 return Err(refuse(RefusalKind::Overlap)(reason));
             }
             if let Some(public) = entry.lease.public.of(family) {
+                self.check_foreign(*public).map_err(refuse(RefusalKind::Own))?;
                 self.check_public(pool, *public, &around.uses).map_err(refuse(RefusalKind::PublicIp))?;
             }
             if let Some(mac) = mac_of(&entry.lease, family) {
@@ -145,11 +146,17 @@ impl Admission {
         Ok(Arc::new(Entry { lease: Lease { subnet, public, data }, origin: entry.origin }))
     }
 
+    fn check_foreign(&self, public: IpAddr) -> Result<(), String> {
+        match self.public.of(Family::of(public)) {
+            Some(own) if *own == public => {
+                Err(format!("{public} is this host's own: an old lease of it, or a second host with its address"))
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
     fn check_public(&self, pool: &Pool, public: IpAddr, uses: &BTreeMap<IpAddr, LocalUse>) -> Result<(), String> {
         let own = self.public.of(Family::of(public));
-        if own == Some(&public) {
-            return Err(format!("{public} is this host's own: an old lease of it, or a second host with its address"));
-        }
         if pool.leases(Prefix::host(public)) {
             return Err(format!("{public} lies inside the overlay network {}", pool.network));
         }

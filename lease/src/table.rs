@@ -113,6 +113,8 @@ pub enum RefusalKind {
     PublicIp,
     /// The VTEP MAC is none that a peer may have.
     Mac,
+    /// The public IP is this host's own: the lease is an old one of it, most of the time, and no peer's.
+    Own,
 }
 
 impl fmt::Display for RefusalKind {
@@ -124,6 +126,7 @@ impl fmt::Display for RefusalKind {
             Self::Overlap => "overlap",
             Self::PublicIp => "public-ip",
             Self::Mac => "mac",
+            Self::Own => "own-ip",
         })
     }
 }

@@ -66,7 +66,7 @@ fn peers(table: &LeaseTable) -> Vec<String> {
 
 #[test]
 fn each_hostile_entry_is_refused_alone_with_its_kind_and_a_reason() {
-    use RefusalKind::{Key, Mac, Overlap, PublicIp, Subnet, Value};
+    use RefusalKind::{Key, Mac, Overlap, Own, PublicIp, Subnet, Value};
     const GOOD: &str = "02:00:00:00:00:22";
     let public = |public: &str| ("10.5.9.0-24", vxlan(public, GOOD));
     let mac = |mac: &str| ("10.5.9.0-24", vxlan("192.168.0.9", mac));
@@ -96,7 +96,7 @@ fn each_hostile_entry_is_refused_alone_with_its_kind_and_a_reason() {
         (public("255.255.255.255"), PublicIp, "broadcast"),
         (public("250.0.0.1"), PublicIp, "240/4"),
         (public("169.254.169.254"), PublicIp, "link-local"),
-        (public("192.168.0.1"), PublicIp, "this host's own"),
+        (public("192.168.0.1"), Own, "this host's own"),
         (public("10.5.77.7"), PublicIp, "inside the overlay"),
         (public("10.5.0.7"), PublicIp, "inside the overlay"),
         (public("192.168.255.255"), PublicIp, "the broadcast address of 192.168.0.0/16"),

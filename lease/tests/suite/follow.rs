@@ -295,7 +295,7 @@ async fn a_change_of_admission_counts_even_while_etcd_is_away() {
     admission.send_modify(|admission| admission.public.v4 = Some("192.168.0.2".parse().unwrap()));
     let table = peers(&follow, &[], SECONDS).await;
     let refusal = table.refused.values().next().unwrap();
-    assert_eq!(refusal.kind, RefusalKind::PublicIp);
+    assert_eq!(refusal.kind, RefusalKind::Own);
 }
 
 #[tokio::test(start_paused = true)]

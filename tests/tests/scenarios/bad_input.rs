@@ -81,7 +81,7 @@ fn bad_leases(own_public: &str) -> Vec<(Vec<u8>, Vec<u8>, &'static str)> {
         (b"10.5.78.0-24".into(), value(good(ip, "ff:ff:ff:ff:ff:ff")), "mac"),
         (b"10.5.79.0-24".into(), value(good(ip, "00:00:00:00:00:00")), "mac"),
         (b"10.5.80.0-24".into(), value(good("0.0.0.0", mac)), "value"),
-        (b"10.5.81.0-24".into(), value(good(own_public, mac)), "public-ip"),
+        (b"10.5.81.0-24".into(), value(good(own_public, mac)), "own-ip"),
         (b"10.5.82.0-24".into(), value(good("127.0.0.1", mac)), "public-ip"),
         (b"10.5.83.0-24".into(), value(good("224.0.0.1", mac)), "public-ip"),
         (b"10.5.84.0-24".into(), value(good("255.255.255.255", mac)), "public-ip"),

@@ -1,0 +1,80 @@
+//! What is said of leases that were refused. Pure.
+
+use wire_lease::{LeaseTable, RefusalKind};
+
+/// What is said of leases that were refused.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Refusals {
+    /// Where none was let in: this host is alone though others are there.
+    pub(super) fault: Option<String>,
+    /// Where others were.
+    pub(super) warning: Option<String>,
+}
+
+/// Old leases of this host itself are nothing to say of.
+pub(super) fn refusals(table: &LeaseTable) -> Refusals {
+    let own = table.refused.counts().get(&RefusalKind::Own).copied().unwrap_or_default();
+    let count = table.refused.total() - own;
+    let first = table.refused.iter().find(|(_, refusal)| refusal.kind != RefusalKind::Own);
+    let Some((key, refusal)) = first else { return Refusals::default() };
+    let more = if count > 1 { format!(" (and {} more)", count - 1) } else { String::new() };
+    let peers = table.peers.len();
+    let said = format!("{peers} peers, {count} refused: {key}: {}{more}; see wire-agent peers", refusal.reason);
+    match peers {
+        0 => Refusals { fault: Some(format!("leases: {said}")), warning: None },
+        _ => Refusals { fault: None, warning: Some(said) },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use wire_lease::{Admission, Entries, KeyPrefix, KeyValue, Listing, NetworkConfig, Revision};
+
+    use super::*;
+
+    /// What is said where other hosts have leases with these public addresses, and we have 192.0.2.1.
+    fn said(publics: &[&str]) -> Refusals {
+        let entry = |(number, public): (usize, &&str)| KeyValue {
+            key: format!("/coreos.com/network/subnets/10.5.{number}.0-24").into_bytes(),
+            value: format!(r#"{{"PublicIP":"{public}"}}"#).into_bytes(),
+            create_revision: Revision(1),
+            mod_revision: Revision(1),
+            lease: None,
+        };
+        let entries = publics.iter().enumerate().map(|(number, public)| entry((number + 1, public))).collect();
+        let mut decoded = Entries::new(KeyPrefix::new("/coreos.com/network").leases(true));
+        decoded.replace(&Listing { entries, revision: Revision(1) });
+        let config = NetworkConfig::from_json(br#"{"Network":"10.5.0.0/16"}"#).unwrap();
+        let mut admission = Admission { pools: config.pools, ..Admission::default() };
+        admission.public.v4 = Some("192.0.2.1".parse().unwrap());
+        refusals(&decoded.admit(&admission))
+    }
+
+    #[test]
+    fn a_network_whose_peers_are_all_refused_is_a_fault_that_names_how_many_and_the_first() {
+        let found = said(&["127.0.0.1", "224.0.0.1", "10.5.77.7"]);
+        let text = "leases: 0 peers, 3 refused: /coreos.com/network/subnets/10.5.1.0-24: 127.0.0.1 is a loopback address, which no host \
+                    has on the underlay (and 2 more); see wire-agent peers";
+        assert_eq!(found, Refusals { fault: Some(text.to_owned()), warning: None });
+    }
+
+    #[test]
+    fn one_that_is_refused_among_others_is_a_warning() {
+        let found = said(&["192.0.2.2", "224.0.0.1", "192.0.2.4"]);
+        assert_eq!(found.fault, None);
+        assert!(
+            found
+                .warning
+                .unwrap()
+                .starts_with("2 peers, 1 refused: /coreos.com/network/subnets/10.5.2.0-24: 224.0.0.1")
+        );
+    }
+
+    #[test]
+    fn an_old_lease_of_this_host_and_a_network_without_others_are_neither() {
+        assert_eq!(said(&[]), Refusals::default());
+        assert_eq!(said(&["192.0.2.1"]), Refusals::default());
+        assert_eq!(said(&["192.0.2.1", "192.0.2.2"]), Refusals::default());
+        assert!(said(&["192.0.2.1", "127.0.0.1"]).fault.unwrap().starts_with("leases: 0 peers, 1 refused"));
+    }
+}
