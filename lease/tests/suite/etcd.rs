@@ -408,3 +408,144 @@ async fn a_long_answer_is_waited_for_as_long_as_its_parts_come() {
     assert!(store.patiently(std::future::pending::<()>(), silence, limit).await.is_none(), "silent");
     assert!(store.patiently(parts(Duration::from_millis(150)), silence, silence).await.is_none(), "too long");
 }
+
+/// An etcd with authentication: user root with the password rootpw, and host with the password secret, who may use /net/.
+async fn with_users(arguments: impl FnOnce(&Path) -> Vec<String>) -> Option<TestEtcd> {
+    let etcd = TestEtcd::start_with(arguments)?;
+    etcd.ready().await;
+    for arguments in [
+        "user add root:rootpw",
+        "user grant-role root root",
+        "user add host:secret",
+        "role add host",
+        "role grant-permission host --prefix=true readwrite /net/",
+        "user grant-role host host",
+        "auth enable",
+    ] {
+        etcdctl(&etcd.endpoint, arguments);
+    }
+    Some(etcd)
+}
+
+async fn as_host(etcd: &TestEtcd, password: Password) -> EtcdStore {
+    let user = Credentials { name: "host".to_owned(), password };
+    open(EtcdSettings { user: Some(user), ..EtcdSettings::new(vec![etcd.endpoint.clone()]) }).await
+}
+
+#[tokio::test]
+async fn a_token_of_before_a_change_of_users_is_renewed_at_once() {
+    let keys = TempDir::new().unwrap();
+    openssl(&keys, "genrsa -out jwt.key 2048");
+    openssl(&keys, "rsa -in jwt.key -pubout -out jwt.pub");
+    let key = |name: &str| keys.path().join(name).display().to_string();
+    let token = format!("jwt,pub-key={},priv-key={},sign-method=RS256,ttl=10m", key("jwt.pub"), key("jwt.key"));
+    let Some(etcd) = with_users(|_| vec![format!("--auth-token={token}")]).await else { return };
+    let store = as_host(&etcd, Password::Given("secret".to_owned())).await;
+    store.get(b"/net/a").await.unwrap();
+    let root = |arguments: &str| etcdctl(&etcd.endpoint, &format!("--user=root:rootpw {arguments}"));
+    root("user add another:x");
+    store.list(b"/net/").await.unwrap();
+    root("role add another");
+    write(&store, vec![put("/net/a".to_owned(), b"1".to_vec())]).await;
+    root("role grant-permission another read /x");
+    let lease = store.grant(Duration::from_secs(60)).await.unwrap();
+    root("user grant-role another another");
+    assert!(store.keep_alive(lease).await.unwrap().is_some());
+    root("user delete another");
+    // Many calls at the same time need one login.
+    let calls = futures::future::join_all((0..20).map(|_| store.get(b"/net/a"))).await;
+    assert!(calls.into_iter().all(|answer| answer.is_ok()));
+}
+
+#[tokio::test]
+async fn a_password_that_was_changed_is_taken_from_its_file() {
+    let Some(etcd) = with_users(|_| Vec::new()).await else { return };
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("password");
+    std::fs::write(&file, "secret\n").unwrap();
+    let store = as_host(&etcd, Password::File(file.clone())).await;
+    store.get(b"/net/a").await.unwrap();
+    for arguments in ["user delete host", "user add host:newer", "user grant-role host host"] {
+        etcdctl(&etcd.endpoint, &format!("--user=root:rootpw {arguments}"));
+    }
+    let error = store.get(b"/net/a").await.unwrap_err();
+    assert!(matches!(error, StoreError::Unauthorised { .. }), "{}", chain(&error));
+    assert!(chain(&error).contains("check the user host and its password"), "{}", chain(&error));
+    assert!(!chain(&error).contains("secret"), "{}", chain(&error));
+    std::fs::write(&file, "newer\r\n").unwrap();
+    store.get(b"/net/a").await.unwrap();
+    store.list(b"/net/").await.unwrap();
+    std::fs::remove_file(&file).unwrap();
+    store.get(b"/net/a").await.unwrap();
+    etcdctl(&etcd.endpoint, "--user=root:rootpw user delete host");
+    let error = chain(&store.get(b"/net/a").await.unwrap_err());
+    assert!(error.contains("cannot read the password") && error.contains("No such file"), "{error}");
+}
+
+#[tokio::test]
+async fn what_a_role_lacks_is_told_by_key_and_works_once_it_is_granted() {
+    let Some(etcd) = with_users(|_| Vec::new()).await else { return };
+    let store = as_host(&etcd, Password::Given("secret".to_owned())).await;
+    store.get(b"/net/a").await.unwrap();
+    let guard = b"/coreos.com/network/wire/guards/10.5.3.0-24";
+    let error = store.get(guard).await.unwrap_err();
+    assert!(matches!(error, StoreError::Unauthorised { .. }), "{}", chain(&error));
+    let needs = "the user host needs a role with readwrite on /coreos.com/network/wire/ (etcdctl role grant-permission ROLE --prefix=true readwrite /coreos.com/network/wire/)";
+    assert!(chain(&error).contains(needs) && !chain(&error).contains("password"), "{}", chain(&error));
+    let mut watch = store.watch(b"/coreos.com/network/config", Revision(1)).await.unwrap();
+    let error = chain(&watch.next().await.unwrap_err());
+    assert!(error.contains("needs a role with read on /coreos.com/network/config"), "{error}");
+    etcdctl(
+        &etcd.endpoint,
+        "--user=root:rootpw role grant-permission host --prefix=true readwrite /coreos.com/network/wire/",
+    );
+    store.get(guard).await.unwrap();
+    etcdctl(&etcd.endpoint, "--user=root:rootpw role revoke-permission host --prefix=true /coreos.com/network/wire/");
+    assert!(matches!(store.get(guard).await, Err(StoreError::Unauthorised { .. })));
+}
+
+#[tokio::test]
+async fn certificates_that_are_renewed_are_taken_without_a_restart() {
+    let (before, after) = (certificates(), certificates());
+    let (ours, etcds) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let give = |from: &TempDir, to: &TempDir| {
+        for name in ["ca.crt", "server.crt", "server.key", "client.crt", "client.key"] {
+            std::fs::copy(from.path().join(name), to.path().join(name)).unwrap();
+        }
+    };
+    give(&before, &ours);
+    give(&before, &etcds);
+    let Some(mut etcd) = secure(etcds.path(), true) else { return };
+    let file = |name: &str| Some(ours.path().join(name));
+    let tls = TlsFiles { ca: file("ca.crt"), cert: file("client.crt"), key: file("client.key") };
+    let store = open(EtcdSettings { tls, ..EtcdSettings::new(vec![etcd.endpoint.clone()]) }).await;
+    answers(&store).await;
+    etcd.kill();
+    give(&after, &etcds);
+    etcd.start_again();
+    let mut told = String::new();
+    for _ in 0..400 {
+        match store.get(b"a").await {
+            Err(error @ StoreError::Insecure { .. }) => {
+                told = chain(&error);
+                break;
+            }
+            _ => tokio::time::sleep(Duration::from_millis(25)).await,
+        }
+    }
+    assert!(told.contains("is signed by nobody in") && told.contains("ca.crt"), "{told}");
+    // One file after the other, as people do.
+    std::fs::copy(after.path().join("ca.crt"), ours.path().join("ca.crt")).unwrap();
+    let error = store.get(b"a").await.unwrap_err();
+    assert!(matches!(error, StoreError::Insecure { .. }), "{}", chain(&error));
+    assert!(
+        chain(&error).contains("refuses the client certificate") && chain(&error).contains("client.crt"),
+        "{}",
+        chain(&error)
+    );
+    std::fs::copy(after.path().join("client.crt"), ours.path().join("client.crt")).unwrap();
+    let error = chain(&store.get(b"a").await.unwrap_err());
+    assert!(error.contains("cannot be used with the key"), "{error}");
+    give(&after, &ours);
+    store.get(b"a").await.unwrap();
+}
