@@ -281,3 +281,25 @@ fn docker_options_are_merged_into_daemon_json() {
     assert_eq!(std::fs::read_to_string(&daemon).unwrap(), "debug: true\n");
     refused(&["docker-opts", "-f", env, "--daemon-json", path, "-i"], &[], 64, "--daemon-json");
 }
+
+/// A static glibc loads NSS modules that were built for another one, and dies of it.
+#[test]
+fn nothing_of_the_c_library_that_asks_nss_is_in_the_program() {
+    let symbols =
+        Command::new("nm").args(["--undefined-only", "--dynamic", env!("CARGO_BIN_EXE_wire-agent")]).output().unwrap();
+    let symbols = String::from_utf8_lossy(&symbols.stdout).into_owned();
+    assert!(symbols.contains(" socket@"), "nm says: {symbols}");
+    let asks = [
+        "getaddrinfo",
+        "getnameinfo",
+        "gethostby",
+        "getservby",
+        "getpw",
+        "getgr",
+        "getnetby",
+        "getprotoby",
+        "initgroups",
+    ];
+    let found: Vec<&str> = symbols.lines().filter(|line| asks.iter().any(|name| line.contains(name))).collect();
+    assert!(found.is_empty(), "{found:?}");
+}

@@ -1,8 +1,11 @@
 //! Row 8: etcd with TLS and passwords, and of three members.
 
-use std::time::{Duration, Instant};
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
 
-use wire_tests::{Access, Etcd, Family, Lab, Monitor, Result, check, eventually, lab};
+use wire_tests::{Access, AgentSpec, Etcd, Family, Lab, LabError, Monitor, Result, check, eventually, lab};
 
 use crate::cluster::{Node, PROMPT, START, V4, device, exact, peer, phase, promptly, settle};
 
@@ -62,4 +65,57 @@ fn one_of_three_members_may_die_whichever_it_is() -> Result {
         settle(&etcd, &[&node], &[Family::V4])?;
     }
     phase(&node.agent, "ready").map(drop)
+}
+
+/// The user `host`, with a password and the role that README gives it.
+const USER: [&str; 6] = [
+    "role add wire",
+    "role grant-permission wire --prefix=true readwrite /coreos.com/network/subnets",
+    "role grant-permission wire read /coreos.com/network/config",
+    "role grant-permission wire --prefix=true readwrite /coreos.com/network/wire/",
+    "user add host --new-user-password first",
+    "user grant-role host wire",
+];
+
+#[test]
+fn a_new_password_and_a_role_granted_again_are_taken_without_a_restart() -> Result {
+    let lab = lab!();
+    let etcd = Etcd::start_with(&lab, Access::Password, 1)?;
+    etcd.put_config(V4)?;
+    let root = |words: &str| etcd.ctl(&words.split(' ').collect::<Vec<_>>()).map(drop);
+    USER.into_iter().try_for_each(root)?;
+    let host = lab.host("a")?;
+    let file = host.dir().join("password");
+    let password = |text: &str| fs::write(&file, text).map_err(LabError::io("cannot write the password"));
+    password("first\n")?;
+    let flags = vec![
+        format!("--etcd-endpoints={}", etcd.endpoints()),
+        "--etcd-username=host".to_owned(),
+        format!("--etcd-password-file={}", file.display()),
+    ];
+    let node = Node::with(host, AgentSpec::new(flags))?;
+    let own = etcd.leases()?.first().map(wire_tests::Stored::key).unwrap_or_default();
+    let newcomer = peer(20, &[Family::V4]);
+    etcd.put(&newcomer.key(), &newcomer.value())?;
+    settle(&etcd, &[&node], &[Family::V4])?;
+
+    root("role revoke-permission wire --prefix=true /coreos.com/network/wire/")?;
+    etcd.delete(&own)?;
+    let told = phase(&node.agent, "degraded")?;
+    let named = told.contains("readwrite on /coreos.com/network/wire/") && !told.contains("password");
+    check(named, || told.clone())?;
+    exact(&etcd, &[&node], &[Family::V4])?;
+    root(USER[3])?;
+    phase(&node.agent, "ready")?;
+
+    ["user delete host", "user add host --new-user-password second", USER[5]].into_iter().try_for_each(root)?;
+    etcd.delete(&own)?;
+    let told = phase(&node.agent, "degraded")?;
+    check(told.contains("check the user host and its password"), || told.clone())?;
+    exact(&etcd, &[&node], &[Family::V4])?;
+    password("second\n")?;
+    phase(&node.agent, "ready")?;
+    check(etcd.get(&own)?.is_some(), || format!("{own} is not held any more"))?;
+    let log = node.agent.log();
+    check(!log.contains("first") && !log.contains("second"), || format!("a password is in the log:\n{log}"))
 }

@@ -28,6 +28,7 @@ mod forward_marks;
 mod forward_restart;
 mod forward_told;
 mod full_range;
+mod held;
 mod hold_down;
 mod membership;
 mod offline;

@@ -8,6 +8,7 @@ mod drop_ins;
 mod flushed;
 mod left;
 mod meter;
+mod names;
 mod offline;
 mod senders;
 mod shipped;
