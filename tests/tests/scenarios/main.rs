@@ -8,6 +8,7 @@ mod asleep;
 mod bad_input;
 mod bridges;
 mod changes;
+mod choice;
 mod clones;
 mod cluster;
 mod containers;
