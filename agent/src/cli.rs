@@ -81,13 +81,13 @@ pub(crate) struct RunFlags {
     /// Interface of the underlay, by name or address; the first of several that matches is taken.
     #[arg(long, value_name = "NAME|IP", help_heading = "Underlay (default: the interface of the default route)")]
     pub(crate) iface: Vec<String>,
-    /// Regular expression for the name or address of the interface; tried after --iface, in order.
+    /// Regular expression for an address of the interface, or else for its name; tried after --iface, in order.
     #[arg(long, value_name = "REGEX", help_heading = "Underlay (default: the interface of the default route)")]
     pub(crate) iface_regex: Vec<String>,
     /// The interface from which the kernel would reach this address.
     #[arg(long, value_name = "IP", help_heading = "Underlay (default: the interface of the default route)")]
     pub(crate) iface_can_reach: Option<IpAddr>,
-    /// The IPv4 address at which other hosts reach this one, where it is not the interface's own (1:1 NAT).
+    /// The IPv4 address at which other hosts reach this one. Without --iface it chooses the interface that has it.
     #[arg(long, value_name = "IP", help_heading = "Underlay (default: the interface of the default route)")]
     pub(crate) public_ip: Option<std::net::Ipv4Addr>,
     /// The same for IPv6.
