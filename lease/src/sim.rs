@@ -23,6 +23,8 @@ use crate::{LeaseId, Listing, Revision};
 #[derive(Clone, Debug)]
 pub struct SimStore {
     shared: Arc<Shared>,
+    /// How many calls this client has made, and its clones.
+    own_counts: Arc<Mutex<BTreeMap<SimCall, u64>>>,
 }
 
 #[derive(Debug)]
@@ -109,7 +111,24 @@ impl SimStore {
             writes: (0, 0),
             random: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
         };
-        Self { shared: Arc::new(Shared { inner: Mutex::new(inner), bell: watch::Sender::new(()) }) }
+        let shared = Arc::new(Shared { inner: Mutex::new(inner), bell: watch::Sender::new(()) });
+        Self { shared, own_counts: Arc::default() }
+    }
+
+    /// The same store as another client of it sees it, whose calls are counted apart.
+    #[must_use]
+    pub fn another_client(&self) -> Self {
+        Self { shared: Arc::clone(&self.shared), own_counts: Arc::default() }
+    }
+
+    /// How many calls of that kind this client has made.
+    #[must_use]
+    pub fn own_count(&self, call: SimCall) -> u64 {
+        self.own_counts().get(&call).copied().unwrap_or(0)
+    }
+
+    fn own_counts(&self) -> MutexGuard<'_, BTreeMap<SimCall, u64>> {
+        self.own_counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Makes the next call of that kind fail. Several are met one after another.

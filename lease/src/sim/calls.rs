@@ -45,6 +45,7 @@ impl SimStore {
         T: Send,
     {
         let _under_way = UnderWay::begin(self, call);
+        *self.own_counts().entry(call).or_default() += 1;
         let there_and_back = async {
             self.travel().await;
             let answer = self.change(|inner| {

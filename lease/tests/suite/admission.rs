@@ -1,6 +1,6 @@
 //! Which entries are let in: a table of hostile ones, and properties over many.
 
-use std::{collections::BTreeMap, time::Instant};
+use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 use wire_lease::{
@@ -246,7 +246,7 @@ fn an_overlay_cut_out_of_the_underlay_is_no_conflict_and_link_local_hosts_have_l
 }
 
 #[test]
-fn four_thousand_entries_are_admitted_in_a_few_milliseconds() {
+fn four_thousand_entries_are_admitted_and_the_same_again_is_no_change() {
     let entries: Vec<KeyValue> = (0..4000u16)
         .map(|number| {
             let [high, low] = number.to_be_bytes();
@@ -259,21 +259,10 @@ fn four_thousand_entries_are_admitted_in_a_few_milliseconds() {
     admission.underlay = vec!["172.31.0.0/16".parse().unwrap()];
     let listing = Listing { entries, revision: Revision(5000) };
     let mut decoded = Entries::new(KeyPrefix::new("/coreos.com/network").leases(true));
-    // The best of a few, since other tests run beside this one.
-    let best = |run: &mut dyn FnMut()| {
-        let once = |()| {
-            let started = Instant::now();
-            run();
-            started.elapsed()
-        };
-        std::iter::repeat_n((), 10).map(once).min().unwrap()
-    };
-    let decode = best(&mut || _ = decoded.replace(&listing));
+    assert!(decoded.replace(&listing));
     assert!(!decoded.replace(&listing), "the same again is no change");
-    let mut table = decoded.admit(&admission);
-    let admit = best(&mut || table = decoded.admit(&admission));
-    let compare = best(&mut || assert!(table.says_the_same(&decoded.admit(&admission))));
-    println!("4000 entries: decoded in {decode:?}, admitted in {admit:?}, admitted and compared in {compare:?}");
+    let table = decoded.admit(&admission);
+    assert!(table.says_the_same(&decoded.admit(&admission)));
     assert_eq!((table.peers.len(), table.refused.len()), (4000, 0), "{:?}", table.refused.first_key_value());
 }
 

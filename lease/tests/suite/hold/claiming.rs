@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use wire_lease::{EtcdStore, Family, Hold, HoldState, SimCall, SimFault, SimStore};
+use wire_lease::{EtcdStore, Family, Hold, HoldState, LeaseStore, Revision, SimCall, SimFault, SimStore};
 
 use super::{DUAL, HOUR, Host, PREFIX, V4, assert_disjoint, flannel_lease, held, held_within, keys};
 use crate::common::TestEtcd;
@@ -118,21 +118,39 @@ async fn a_lost_reply_leaks_neither_a_subnet_nor_a_lease() {
 }
 
 #[tokio::test]
-async fn a_first_lease_of_a_real_etcd_takes_a_few_milliseconds() {
+async fn in_a_real_etcd_a_first_lease_is_one_write_and_a_restart_none() {
     let Some(etcd) = TestEtcd::start().await else { return };
     for number in 0..3 {
         let store = etcd.store().await;
         let host = Host::new(number, V4);
-        let started = std::time::Instant::now();
-        let hold = host.spawn(&store);
-        held(&hold).await;
-        let fresh = started.elapsed();
-        drop(hold);
-        let store = etcd.store().await;
-        let started = std::time::Instant::now();
-        held(&host.spawn(&store)).await;
-        println!("first lease held after {fresh:?}, after a restart {:?} (with the connection)", started.elapsed());
+        let revision = async || store.get(b"a").await.unwrap().revision;
+        let before = revision().await;
+        let entry = held(&host.spawn(&store)).await;
+        assert_eq!(revision().await, Revision(before.0 + 1));
+        assert_eq!(held(&host.spawn(&etcd.store().await)).await, entry);
+        assert_eq!(revision().await, Revision(before.0 + 1));
     }
+}
+
+/// As many hosts as subnets but a few, all at the same moment.
+#[tokio::test(start_paused = true)]
+async fn hundreds_of_hosts_that_start_together_share_no_subnet_and_write_a_few_times_each() {
+    let config = r#"{"Network":"10.0.0.0/13","SubnetLen":22,"SubnetMin":"10.0.4.0","SubnetMax":"10.3.252.0"}"#;
+    let store = SimStore::new(60);
+    let clients: Vec<SimStore> = (0..250).map(|_| store.another_client()).collect();
+    let hosts: Vec<Host> = (0..250).map(|number| Host::new(number, config)).collect();
+    let holds: Vec<_> = hosts.iter().zip(&clients).map(|(host, client)| host.spawn(client)).collect();
+    let mut subnets = BTreeSet::new();
+    for hold in &holds {
+        subnets.insert(held(hold).await.lease.subnet);
+    }
+    assert_eq!(subnets.len(), 250);
+    assert_disjoint(&subnets);
+    let writes = |client: &SimStore| client.own_count(SimCall::Commit) + client.own_count(SimCall::Grant);
+    let (most, all) = (clients.iter().map(writes).max().unwrap(), clients.iter().map(writes).sum::<u64>());
+    assert!(most <= 12, "{most} writes of one host");
+    assert!(all <= 250 * 4, "{all} writes of 250 hosts");
+    assert_eq!(store.leases().len(), 250);
 }
 
 #[tokio::test(start_paused = true)]

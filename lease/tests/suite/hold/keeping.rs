@@ -179,10 +179,13 @@ async fn an_etcd_that_stalls_is_waited_for_with_one_write_under_way() {
     for seed in 0..10 {
         let store = SimStore::new(seed);
         store.stall(Duration::from_secs(9));
-        let hold = Host::new(3, V4).spawn(&store);
+        let host = Host::new(3, V4);
+        let hold = host.spawn(&store);
         let entry = held_within(&hold, Duration::from_secs(20)).await;
         store.stall(Duration::from_secs(9));
         store.revoke_now(entry.origin.lease.unwrap());
+        // One more reason to write, while the first is under way.
+        host.offer.send_modify(|offer| offer.data = data(99, &offer.public));
         let again = held_anew(&hold, Duration::from_secs(30)).await;
         assert_eq!((again.lease.subnet, keys(&store).len()), (entry.lease.subnet, 1));
         assert_eq!(store.most_writes_at_once(), 1);
