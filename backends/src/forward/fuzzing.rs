@@ -4,6 +4,7 @@ use wire_lease::{MacAddr, Vni};
 
 use super::{
     coalesce::{Coalescer, Joinable},
+    ecn::Ecn,
     framing::Framing,
     icmp::{LONGEST, Notice},
     packet::Header,
@@ -26,6 +27,12 @@ pub fn incoming(datagram: &[u8]) {
         for size in [None, Some(1), Some(1000)] {
             if let Some(vnet) = unfinished::large(&header, packet, size, MTU) {
                 assert!(usize::from(vnet.header_len) < header.total, "a large packet without a payload");
+            }
+        }
+        for class in 0..4 {
+            let mut marked = packet.to_vec();
+            if Ecn::of_class(class).pass_on(&header, &mut marked).is_ok() {
+                assert_eq!(Header::parse(&marked), Some(header), "a mark changes nothing else");
             }
         }
         let mut arena = datagram.to_vec();
