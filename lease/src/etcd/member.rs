@@ -27,6 +27,9 @@ const PING_TIMEOUT: Duration = Duration::from_secs(5);
 /// For the connection, and again for TLS and HTTP/2 on it.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// What an etcd with TLS does to whoever speaks without.
+const PLAIN: &str = " (where it always does, etcd may want https://)";
+
 /// A member, and who we are to it.
 #[derive(Debug)]
 pub(super) struct Member {
@@ -68,7 +71,7 @@ pub(super) enum MemberError {
         #[source]
         source: Arc<io::Error>,
     },
-    #[error("the connection to {endpoint} broke")]
+    #[error("the connection to {endpoint} broke{}", if endpoint.starts_with("http://") { PLAIN } else { "" })]
     Broken {
         endpoint: String,
         #[source]

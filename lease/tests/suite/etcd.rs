@@ -93,6 +93,10 @@ async fn a_ca_alone_and_client_certificates_open_the_door_and_nothing_else_does(
     assert!(matches!(stranger, StoreError::Insecure { .. }), "{}", chain(&stranger));
     assert!(chain(&stranger).contains("UnknownIssuer"), "{}", chain(&stranger));
 
+    let plain = EtcdSettings::new(vec![etcd.endpoint.replace("https://", "http://")]);
+    let plain = chain(&open(plain).await.get(b"a").await.unwrap_err());
+    assert!(plain.contains("etcd may want https://"), "{plain}");
+
     let Some(etcd) = secure(certificates.path(), true) else { return };
     let store = open(with(&etcd, &client)).await;
     answers(&store).await;
