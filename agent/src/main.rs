@@ -39,6 +39,7 @@ mod run;
 mod session;
 mod settings;
 mod state;
+mod traffic;
 mod underlay;
 mod upkeep;
 mod variables;

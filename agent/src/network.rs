@@ -42,6 +42,7 @@ use crate::{
     session::{Ended, Session},
     settings::Settings,
     state::{State, StateFile},
+    traffic::TrafficWatch,
     underlay::UnderlayWatch,
 };
 
@@ -239,6 +240,7 @@ impl Host {
             }
         });
         let (board, joined_with) = (self.board.clone(), ground.config);
+        let traffic = TrafficWatch::start(&joined_with, board.clone());
         Ok(Session {
             board,
             backend,
@@ -250,6 +252,7 @@ impl Host {
             underlay,
             leased_over: self.state.leased_over.clone(),
             upkeep,
+            _traffic: traffic,
             all_but_firewall: None,
         })
     }

@@ -14,6 +14,7 @@ use crate::{
     last_known::Keeper,
     observed::{Board, Observed},
     pulse::Answers,
+    traffic::TrafficWatch,
     underlay::{Moved, UnderlayWatch, overlaps},
     upkeep::Upkeep,
 };
@@ -100,6 +101,8 @@ pub(crate) struct Session {
     /// Bridges that were inside our subnet before it was leased.
     pub(crate) leased_over: Vec<(String, Prefix)>,
     pub(crate) upkeep: Upkeep,
+    /// Ends with the session.
+    pub(crate) _traffic: TrafficWatch,
     /// Since when READY waits for the firewall alone; `None` while it waits for more, and once it was said.
     pub(crate) all_but_firewall: Option<Instant>,
 }

@@ -33,7 +33,7 @@ pub use backend::{Backend, ForwardSettings, Placement, Scope, SelectError, selec
 pub use conflict::Conflict;
 pub use dataplane::{
     Attempt, ContainerLink, Dataplane, DataplaneError, ErrorKind, Host, HostAddress, HostLink, MacOrigin, Monitor,
-    NetlinkDataplane, Nic, OpError, RouteForm, Standing, Underlay, Wake, Way,
+    NetlinkDataplane, Nic, OpError, Passed, RouteForm, Standing, Traffic, Underlay, Wake, Way, traffic,
 };
 pub use firewall::{
     ACCEPT_MARK, BaseChain, Call, Chain, ChainChange, ChainName, ChainTable, ChainTableKind, Counted, DockerRules,

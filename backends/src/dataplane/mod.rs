@@ -18,6 +18,7 @@ pub(crate) mod socket;
 mod sysctl;
 #[cfg(test)]
 pub(crate) mod tests;
+mod traffic;
 mod underlay;
 mod write;
 
@@ -27,6 +28,7 @@ pub(crate) use holders::container_links;
 pub use host::{Host, HostAddress, HostLink, Standing, Way};
 pub use monitor::{Monitor, Wake};
 pub use nics::{MacOrigin, Nic};
+pub use traffic::{Passed, Traffic, traffic};
 pub use underlay::Underlay;
 pub use write::{NetlinkDataplane, RouteForm};
 

@@ -1,0 +1,201 @@
+//! Whether packets of peers come at all, by the kernel's counters: what is lost on the way says nothing of itself.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
+
+use tokio::{task::JoinHandle, time::Instant};
+use tracing::warn;
+use wire_backends::{LinkName, Passed, Traffic, Vxlan, devices, traffic};
+use wire_lease::{BackendConfig, NetworkConfig};
+
+use crate::observed::Board;
+
+/// How often the counters are looked at.
+const PERIOD: Duration = Duration::from_secs(5);
+/// Over so long counters are compared.
+const WINDOW: Duration = Duration::from_secs(60);
+/// So many packets are sent before it means anything that none came.
+const SENT: u64 = 20;
+/// One broken packet may come from anybody.
+const BROKEN: u64 = 3;
+
+/// The task that looks. It ends when this is dropped.
+#[derive(Debug)]
+pub(crate) struct TrafficWatch(JoinHandle<()>);
+
+impl TrafficWatch {
+    pub(crate) fn start(config: &NetworkConfig, board: Board) -> Self {
+        let port = match &config.backend {
+            BackendConfig::Vxlan(vxlan) => vxlan.port.unwrap_or(Vxlan::new(vxlan.vni).port_in_use()),
+            BackendConfig::Udp { port } => *port,
+            BackendConfig::HostGw | BackendConfig::Wireguard | BackendConfig::Alloc | BackendConfig::Foreign(_) => 0,
+        };
+        let devices =
+            devices(config).map(|devices| devices.iter().map(|(_, name)| *name).collect()).unwrap_or_default();
+        let mut watch = Watch { port, devices, ..Watch::default() };
+        Self(tokio::spawn(async move {
+            loop {
+                // Files block.
+                if let Ok(Ok(traffic)) = tokio::task::spawn_blocking(traffic).await {
+                    let peers = board.look(|seen| seen.leases.as_ref().map_or(0, |table| table.peers.len()));
+                    watch.note(Instant::now(), &traffic, peers);
+                    said(&board, "checksums", watch.broken());
+                    said(&board, "silence", watch.silent());
+                }
+                tokio::time::sleep(PERIOD).await;
+            }
+        }))
+    }
+}
+
+impl Drop for TrafficWatch {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+fn said(board: &Board, concern: &'static str, warning: Option<String>) {
+    let is_new = warning.is_some() && board.look(|seen| !seen.notes.contains_key(concern));
+    if let Some(warning) = warning.as_ref().filter(|_| is_new) {
+        warn!("{warning}");
+    }
+    board.warning(concern, warning);
+}
+
+/// What was counted, as far as it matters. Pure.
+#[derive(Debug, Default)]
+struct Watch {
+    devices: Vec<LinkName>,
+    port: u16,
+    /// Packets with wrong checksums, as counted within the window.
+    bad: VecDeque<(Instant, u64)>,
+    /// The devices through which nothing has ever come, since when, and what they had sent then and have now.
+    silent: BTreeMap<LinkName, Silence>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Silence {
+    since: Instant,
+    last: Instant,
+    before: u64,
+    now: u64,
+}
+
+impl Watch {
+    fn note(&mut self, at: Instant, traffic: &Traffic, peers: usize) {
+        self.bad.push_back((at, traffic.bad_checksums));
+        while self.bad.front().is_some_and(|(then, _)| at.duration_since(*then) > WINDOW) {
+            self.bad.pop_front();
+        }
+        for device in &self.devices {
+            match traffic.devices.get(device) {
+                Some(Passed { received: 0, sent }) if peers > 0 => {
+                    let new = Silence { since: at, last: at, before: *sent, now: *sent };
+                    let silence = self.silent.entry(*device).or_insert(new);
+                    // Another device of that name begins anew.
+                    *silence = if *sent < silence.now { new } else { Silence { last: at, now: *sent, ..*silence } };
+                }
+                Some(_) | None => drop(self.silent.remove(device)),
+            }
+        }
+    }
+
+    /// Packets that came with wrong checksums, and what to do.
+    fn broken(&self) -> Option<String> {
+        let (port, device) = (self.port, self.devices.first()?);
+        let (first, last) = (self.bad.front()?.1, self.bad.back()?.1);
+        let count = last.saturating_sub(first);
+        (count >= BROKEN).then(|| {
+            format!(
+                "{count} UDP packets came with wrong checksums within a minute, and were dropped: if peers do not get through on UDP \
+                 port {port}, a network card on the way fails to make checksums; run ethtool -K {device} tx-checksum-ip-generic off \
+                 on the hosts that send, or set another Backend.Port in the network config"
+            )
+        })
+    }
+
+    /// Devices that send, and through which nothing ever came from anyone.
+    fn silent(&self) -> Option<String> {
+        let sent = |silence: &Silence| silence.now - silence.before;
+        let lasts = |silence: &Silence| silence.last.duration_since(silence.since) >= WINDOW && sent(silence) >= SENT;
+        let port = self.port;
+        let named: Vec<String> = self
+            .silent
+            .iter()
+            .filter(|(_, silence)| lasts(silence))
+            .map(|(device, silence)| format!("{} packets were sent to peers through {device}", sent(silence)))
+            .collect();
+        (!named.is_empty()).then(|| {
+            format!(
+                "{}, and none ever came from anyone: something between the hosts may drop UDP port {port}; let it through, both ways, or \
+                 set another Backend.Port in the network config",
+                named.join(", ")
+            )
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name() -> LinkName {
+        "flannel.1".parse().unwrap()
+    }
+
+    /// At which second, packets received and sent, and wrong checksums.
+    type Sample = (u64, u64, u64, u64);
+
+    /// What is said after these.
+    fn said_of(peers: usize, samples: &[Sample]) -> (Option<String>, Option<String>) {
+        let mut watch = Watch { devices: vec![name()], port: 8472, ..Watch::default() };
+        let start = Instant::now();
+        for (second, received, sent, bad_checksums) in samples.iter().copied() {
+            let devices = [(name(), Passed { received, sent })].into();
+            watch.note(start + Duration::from_secs(second), &Traffic { devices, bad_checksums }, peers);
+        }
+        (watch.silent(), watch.broken())
+    }
+
+    #[test]
+    fn a_device_that_has_sent_for_a_minute_and_never_received_is_named_with_its_port() {
+        let (silent, broken) = said_of(2, &[(0, 0, 5, 0), (30, 0, 15, 0), (60, 0, 25, 0)]);
+        let silent = silent.unwrap();
+        assert!(silent.starts_with("20 packets were sent to peers through flannel.1, and none ever came"), "{silent}");
+        assert!(silent.contains("UDP port 8472") && silent.contains("Backend.Port"), "{silent}");
+        assert_eq!(broken, None);
+    }
+
+    #[test]
+    fn nothing_is_said_without_peers_of_little_traffic_or_where_anything_has_ever_come() {
+        let cases: [(&str, usize, &[Sample]); 7] = [
+            ("no peers", 0, &[(0, 0, 0, 0), (60, 0, 500, 0)]),
+            ("idle", 2, &[(0, 0, 0, 0), (600, 0, 0, 0)]),
+            ("few packets", 2, &[(0, 0, 0, 0), (60, 0, 19, 0)]),
+            ("too soon", 2, &[(0, 0, 0, 0), (59, 0, 500, 0)]),
+            ("answered at last", 2, &[(0, 0, 0, 0), (60, 0, 500, 0), (65, 1, 501, 0)]),
+            ("answered long ago, and one-way since", 2, &[(0, 7, 100, 0), (60, 7, 900, 0)]),
+            ("a device made anew", 2, &[(0, 0, 100, 0), (55, 0, 3, 0), (70, 0, 40, 0)]),
+        ];
+        for (what, peers, samples) in cases {
+            assert_eq!(said_of(peers, samples), (None, None), "{what}");
+        }
+    }
+
+    #[test]
+    fn wrong_checksums_that_grow_are_named_with_the_remedy_and_forgotten_when_they_end() {
+        let (_, broken) = said_of(2, &[(0, 9, 9, 100), (5, 9, 9, 103)]);
+        let broken = broken.unwrap();
+        assert!(broken.starts_with("3 UDP packets came with wrong checksums"), "{broken}");
+        assert!(broken.contains("ethtool -K flannel.1 tx-checksum-ip-generic off") && broken.contains("Backend.Port"));
+        for samples in [
+            &[(0, 9, 9, 100), (5, 9, 9, 102)][..],
+            &[(0, 9, 9, 100), (5, 9, 9, 200), (66, 9, 9, 200)],
+            &[(0, 9, 9, 5_000)],
+        ] {
+            assert_eq!(said_of(2, samples).1, None, "{samples:?}");
+        }
+    }
+}

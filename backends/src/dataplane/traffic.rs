@@ -1,0 +1,77 @@
+//! The kernel's counters of what has gone through devices, and of what came broken.
+
+use std::{collections::BTreeMap, fs, io, path::Path};
+
+use crate::LinkName;
+
+/// Packets that have gone through a device since it was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Passed {
+    /// That came from others.
+    pub received: u64,
+    /// That went to others.
+    pub sent: u64,
+}
+
+/// What the kernel has counted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// By device.
+    pub devices: BTreeMap<LinkName, Passed>,
+    /// UDP packets of both families that were dropped for a wrong checksum, on all ports.
+    pub bad_checksums: u64,
+}
+
+/// Reads the counters, in the network namespace of the calling thread.
+///
+/// # Errors
+/// When there is no `/proc/net`.
+pub fn traffic() -> io::Result<Traffic> {
+    let read = |name: &str| fs::read_to_string(Path::new("/proc/thread-self/net").join(name));
+    // Without IPv6 there is no snmp6.
+    let (devices, v4, v6) = (read("dev")?, read("snmp")?, read("snmp6").unwrap_or_default());
+    Ok(Traffic { devices: passed(&devices), bad_checksums: bad_v4(&v4).unwrap_or(0) + bad_v6(&v6).unwrap_or(0) })
+}
+
+/// `dev`: a device's name, eight counters of what it received, eight of what it sent; packets come second.
+fn passed(text: &str) -> BTreeMap<LinkName, Passed> {
+    let device = |line: &str| {
+        let (name, counters) = line.rsplit_once(':')?;
+        let counters: Vec<u64> = counters.split_whitespace().map_while(|counter| counter.parse().ok()).collect();
+        Some((name.trim().parse().ok()?, Passed { received: *counters.get(1)?, sent: *counters.get(9)? }))
+    };
+    text.lines().filter_map(device).collect()
+}
+
+/// `snmp`: a line of names, then one of values.
+fn bad_v4(text: &str) -> Option<u64> {
+    let mut lines = text.lines().filter(|line| line.starts_with("Udp:"));
+    let (names, values) = (lines.next()?, lines.next()?);
+    let place = names.split_whitespace().position(|name| name == "InCsumErrors")?;
+    values.split_whitespace().nth(place)?.parse().ok()
+}
+
+/// `snmp6`: a name and a value on each line.
+fn bad_v6(text: &str) -> Option<u64> {
+    let line = text.lines().find(|line| line.starts_with("Udp6InCsumErrors"))?;
+    line.split_whitespace().nth(1)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_are_read_as_the_kernel_writes_them() {
+        let dev = "Inter-|   Receive                                                |  Transmit\n\
+                   \x20face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier compressed\n\
+                   flannel.1:     840      10    0    0    0     0          0         0     1680      20    0    0    0     0       0          0\n";
+        assert_eq!(passed(dev), [("flannel.1".parse().unwrap(), Passed { received: 10, sent: 20 })].into());
+        let snmp = "Udp: InDatagrams NoPorts InErrors OutDatagrams RcvbufErrors SndbufErrors InCsumErrors IgnoredMulti MemErrors\n\
+                    Udp: 2 0 3 0 0 0 3 0 0\nUdpLite: InDatagrams InCsumErrors\nUdpLite: 0 7\n";
+        assert_eq!(bad_v4(snmp), Some(3));
+        assert_eq!(bad_v6("Udp6NoPorts\t1\nUdp6InCsumErrors                \t4\n"), Some(4));
+        let found = traffic().unwrap();
+        assert!(!found.devices.is_empty(), "{found:?}");
+    }
+}
