@@ -73,6 +73,8 @@ impl Table {
 
 #[cfg(test)]
 mod tests {
+    use std::hash::BuildHasher;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -98,6 +100,12 @@ mod tests {
             let found = Table::new(&entries, 8285).find(address).map(|peer| peer.to.ip());
             prop_assert_eq!(found, best.map(|(_, forward)| forward.to));
         }
+    }
+
+    #[test]
+    fn who_chooses_prefixes_cannot_choose_their_hashes() {
+        let hash = || Places::default().hasher().hash_one(0x0a05_0100u128);
+        assert_ne!(hash(), hash(), "two tables hash alike");
     }
 
     #[test]
