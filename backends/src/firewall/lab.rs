@@ -1,10 +1,9 @@
 //! On the real kernel, each test in a fresh network namespace of its own. What is there is checked through `nft` and
 //! `iptables`.
 
-use std::{
-    net::{IpAddr, SocketAddr, UdpSocket},
-    time::Duration,
-};
+mod senders;
+
+use std::time::Duration;
 
 use wire_lease::Family;
 
@@ -420,108 +419,6 @@ fn a_chain_of_ours_that_drops_what_it_does_not_name_is_put_right() {
         run("nft chain inet wire-agent encapsulated-in '{ policy drop; }'");
         assert!(repair(&mut reconciler, &want(&[2])).converged);
         assert!(!run("nft list table inet wire-agent").contains("policy drop"));
-    });
-}
-
-/// An inner frame behind so many VLAN tags, in which the bytes where the inner source of an untagged one lies are `seen`.
-fn tagged(tags: &[u16], ether_type: u16, seen: IpAddr) -> Vec<u8> {
-    let mut frame = vec![2; 12];
-    frame.extend(tags.iter().flat_map(|tag| [tag.to_be_bytes(), [0, 0]].concat()));
-    frame.extend(ether_type.to_be_bytes());
-    let (place, octets) = match seen {
-        IpAddr::V4(v4) => (26, v4.octets().to_vec()),
-        IpAddr::V6(v6) => (22, v6.octets().to_vec()),
-    };
-    frame.resize(120, 0);
-    frame[place..place + octets.len()].copy_from_slice(&octets);
-    [&[8, 0, 0, 0, 0, 0, 1, 0], frame.as_slice()].concat()
-}
-
-/// The kernel takes off all VLAN tags with VID 0, and what lay behind them counts then.
-#[test]
-fn a_peers_frame_with_vlan_tags_or_of_another_family_is_dropped_and_counted_whatever_lies_where_its_source_would() {
-    const ODD: [(&[u16], u16); 9] = [
-        (&[0x8100], 0x0800),
-        (&[0x88a8], 0x0800),
-        (&[0x8100, 0x8100], 0x0800),
-        (&[0x88a8, 0x8100], 0x86dd),
-        (&[0x8100; 5], 0x0800),
-        (&[], 0x0806),
-        (&[], 0x8847),
-        (&[], 0x0000),
-        (&[0x9100], 0x86dd),
-    ];
-    in_namespace(|| {
-        run("ip link set lo up; ip address add 192.0.2.1/24 dev lo; ip address add 192.0.2.2/24 dev lo
-             ip address add 2001:db8::1/64 dev lo nodad; ip address add 2001:db8::2/64 dev lo nodad");
-        let mut reconciler = reconciler();
-        for (senders, nftables) in
-            [(Senders::Peers, Nftables::Whole), (Senders::Peers, Nftables::Simple), (Senders::Anyone, Nftables::Whole)]
-        {
-            let policy = super::FirewallPolicy { senders, ..policy(true) };
-            let around = super::Surroundings { nftables, ..super::Surroundings::default() };
-            // Counts begin anew with each table.
-            assert!(reconciler.round(&NetState::default()).converged);
-            let want = NetState { firewall: wanted_around(&policy, &[2], &around), ..NetState::default() };
-            assert!(reconciler.round(&want).converged);
-            for (family, peer, victim, source, own, other) in [
-                (Family::V4, "192.0.2.2:0", "192.0.2.1:8472", "10.5.2.9", 0x0800, 0x86dd),
-                (Family::V6, "[2001:db8::2]:0", "[2001:db8::1]:8472", "fd00:5:0:2::9", 0x86dd, 0x0800),
-            ] {
-                let (ear, socket) = (UdpSocket::bind(victim).unwrap(), UdpSocket::bind(peer).unwrap());
-                ear.set_nonblocking(true).unwrap();
-                let source = source.parse().unwrap();
-                let before = reconciler.dataplane().counted().unwrap().spoofed;
-                for (tags, ether_type) in ODD.into_iter().chain([(&[][..], other)]) {
-                    socket.send_to(&tagged(tags, ether_type, source), victim).unwrap();
-                    assert!(ear.recv(&mut [0; 200]).is_err(), "{senders:?} {tags:x?} {ether_type:x} is let in");
-                }
-                socket.send_to(&tagged(&[], own, source), victim).unwrap();
-                assert!(ear.recv(&mut [0; 200]).is_ok(), "{senders:?} {family}: an honest one is not let in");
-                let counted = reconciler.dataplane().counted().unwrap();
-                assert_eq!(counted.spoofed - before, ODD.len() as u64 + 1);
-                assert_eq!(counted.arrived.of(family), Some(&1));
-            }
-        }
-    });
-}
-
-#[test]
-fn a_peer_that_lives_in_the_network_beside_the_range_is_heard_and_what_may_be_a_container_is_not() {
-    in_namespace(|| {
-        run("ip link set lo up; for last in 2.1 2.2 10.7; do ip address add 192.0.$last/16 dev lo; done
-             for last in :1 :2 10::7; do ip address add 2001:db8:$last/32 dev lo nodad; done");
-        for (senders, heard) in [(Senders::Peers, [1, 0]), (Senders::Anyone, [1, 1])] {
-            let mut reconciler = reconciler();
-            let policy = super::FirewallPolicy { senders, masquerade: Masquerade::Off, ..bounded() };
-            assert!(reconciler.round(&NetState::default()).converged);
-            let want = NetState { firewall: wanted(&policy, &[2], &[]), ..NetState::default() };
-            assert!(reconciler.round(&want).converged);
-            reconciler.doubt();
-            assert_eq!(reconciler.round(&want).written, 0);
-            for (family, victim, inner, peer, container, stranger) in [
-                (Family::V4, "192.0.2.1", "10.5.2.9", "192.0.2.2", "192.0.10.7", "127.0.0.9"),
-                (Family::V6, "2001:db8::1", "fd00:5:0:2::9", "2001:db8::2", "2001:db8:10::7", "::1"),
-            ] {
-                let address = |text: &str| SocketAddr::new(text.parse().unwrap(), 0);
-                let victim = SocketAddr::new(victim.parse().unwrap(), 8472);
-                let ear = UdpSocket::bind(victim).unwrap();
-                ear.set_nonblocking(true).unwrap();
-                let ether_type = if family == Family::V4 { 0x0800 } else { 0x86dd };
-                let frame = tagged(&[], ether_type, inner.parse().unwrap());
-                let before = reconciler.dataplane().counted().unwrap();
-                let arrives = |from: &str| {
-                    UdpSocket::bind(address(from)).unwrap().send_to(&frame, victim).unwrap();
-                    usize::from(ear.recv(&mut [0; 200]).is_ok())
-                };
-                assert_eq!([arrives(peer), arrives(stranger)], heard, "{senders:?} {family}");
-                assert_eq!(arrives(container), 0, "{senders:?} {family}");
-                let counted = reconciler.dataplane().counted().unwrap();
-                assert_eq!(counted.containers - before.containers, 1, "{counted:?}");
-                let claim = (address(stranger).ip(), inner.parse().unwrap());
-                assert_eq!(counted.claims.contains(&claim), senders == Senders::Peers, "{counted:?}");
-            }
-        }
     });
 }
 

@@ -6,6 +6,7 @@
 //! iptables: of what others have made nothing is changed but a rule that leads to ours. Only `netfilter` and `program` touch
 //! the kernel; everything else takes values and returns values.
 
+mod chains;
 mod dataplane;
 mod decode;
 mod diff;

@@ -1,17 +1,13 @@
 //! The rules of one family. Pure; both families are this with other words.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-    sync::Arc,
-};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use wire_lease::{Entry, Family, LeaseTable, Prefix};
 
 use super::{
     overlay::Overlay,
-    policy::{ACCEPT_MARK, KUBE_MARK, Masquerade, OverlayDevice, Senders},
-    state::{Call, Chain, ChainName, ChainTable, ChainTableKind, Element, Place, Rule, Set, SetKind},
+    policy::{ACCEPT_MARK, Masquerade, OverlayDevice, Senders},
+    state::{Element, Rule, Set, SetKind},
 };
 use crate::LinkName;
 
@@ -45,10 +41,6 @@ pub(crate) mod counter {
 /// The set of the links that containers are on.
 pub(super) const BRIDGES: &str = "bridges";
 
-/// What the comments of our iptables rules say.
-const FORWARD_COMMENT: &str = "wire-agent forward";
-const NAT_COMMENT: &str = "wire-agent nat";
-
 /// One family's part.
 pub(super) struct Side {
     pub(super) family: Family,
@@ -68,7 +60,7 @@ impl Side {
         }
     }
 
-    const fn multicast(&self) -> &'static str {
+    pub(super) const fn multicast(&self) -> &'static str {
         match self.family {
             Family::V4 => "224.0.0.0/4",
             Family::V6 => "ff00::/8",
@@ -104,7 +96,7 @@ impl Side {
     }
 
     /// The device behind which leases may be that the config no longer offers.
-    fn beyond(&self) -> Option<LinkName> {
+    pub(super) fn beyond(&self) -> Option<LinkName> {
         match self.overlay {
             Overlay::Whole(_) => None,
             Overlay::Range(..) => self.device.map(|device| device.link),
@@ -242,74 +234,6 @@ impl Side {
             Family::V6 => "v6",
         }
     }
-
-    /// The same as [`Side::nat`] in iptables, for a host that cannot have it in nftables. Here an accept keeps the source.
-    pub(super) fn nat_chain(&self, masquerade: Masquerade) -> (ChainName, Chain) {
-        let (all, overlay, own, group) = (self.network, self.overlay, self.own, self.multicast());
-        let rule = |matching: &str, verdict: &str| format!("{matching} {} -j {verdict}", comment(NAT_COMMENT));
-        let mut rules = vec![
-            rule(&format!("-m mark --mark {KUBE_MARK}/{KUBE_MARK}"), "RETURN"),
-            rule(&format!("-s {own} -d {own}"), "RETURN"),
-            rule(&overlay.within(own), "ACCEPT"),
-            rule(&format!("-s {all} -d {own}"), "ACCEPT"),
-        ];
-        rules.extend(self.beyond().map(|link| rule(&format!("-s {own} -o {link}"), "ACCEPT")));
-        let verdict = match masquerade {
-            Masquerade::Off => None,
-            Masquerade::Random => Some("MASQUERADE --random-fully"),
-            Masquerade::Plain => Some("MASQUERADE"),
-        };
-        rules.extend(verdict.into_iter().flat_map(|verdict| {
-            [
-                rule(&format!("! -s {all} -d {own}"), "RETURN"),
-                rule(&overlay.leaving(group), verdict),
-                rule(&overlay.entering(), verdict),
-            ]
-        }));
-        let name = "WIRE-NAT".to_owned();
-        let call = format!("{} -j {name}", comment(NAT_COMMENT));
-        let calls = [("POSTROUTING".to_owned(), Call { place: Place::First, rules: vec![call] })].into();
-        let table = ChainTable { family: self.family, kind: ChainTableKind::Nat };
-        (ChainName { table, name }, Chain { rules, calls })
-    }
-
-    /// The chains of iptables, in front of Docker's drops.
-    pub(super) fn chains(&self) -> BTreeMap<ChainName, Chain> {
-        let (all, own) = (self.network, self.own);
-        let rule = |matching: String| format!("{matching} {} -j ACCEPT", comment(FORWARD_COMMENT));
-        let mut chains = BTreeMap::new();
-        let mut add = |kind, name: &str, rules: Vec<String>, callers: &[(&str, Place)]| {
-            let table = ChainTable { family: self.family, kind };
-            let call = |(caller, place): &(&str, Place)| {
-                let rule = format!("{} -j {name}", comment(FORWARD_COMMENT));
-                ((*caller).to_owned(), Call { place: *place, rules: vec![rule] })
-            };
-            let chain = Chain { rules, calls: callers.iter().map(call).collect() };
-            chains.insert(ChainName { table, name: name.to_owned() }, chain);
-        };
-        if let Some(OverlayDevice { link, .. }) = self.device {
-            let incoming = rule(format!("-s {all} -d {own} -i {link}"));
-            // Docker 28 drops packets to a container that come from elsewhere than its bridge: before connections are
-            // tracked, so replies too.
-            add(ChainTableKind::Raw, "WIRE-RAW", vec![incoming.clone()], &[("PREROUTING", Place::First)]);
-            let outgoing = rule(format!("-s {own} -d {all} -o {link}"));
-            // Before Docker's drops, in FORWARD and, since dockerd puts its own in front of ours when it starts, in the
-            // chain that it leaves to others.
-            let callers = [("FORWARD", Place::First), ("DOCKER-USER", Place::First)];
-            add(ChainTableKind::Filter, "WIRE-FORWARD", vec![incoming, outgoing], &callers);
-        }
-        // As flannel: in the place of a policy that drops, behind whatever others decide. Between containers of this host that is
-        // Docker's to say: with --icc=false its drop comes behind ours at each of its starts.
-        let within = format!("-s {own} -d {own} {} -j RETURN", comment(FORWARD_COMMENT));
-        let any = vec![within, rule(format!("-s {all}")), rule(format!("-d {all}"))];
-        add(ChainTableKind::Filter, "WIRE-POLICY", any, &[("FORWARD", Place::Behind)]);
-        chains
-    }
-}
-
-/// As iptables-save writes it.
-fn comment(text: &str) -> String {
-    format!("-m comment --comment \"{text}\"")
 }
 
 /// Lets all but what is encapsulated for our device go on at once: another network may have the same port.
