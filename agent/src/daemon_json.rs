@@ -88,21 +88,12 @@ fn read(path: &Path) -> Result<Option<String>, DaemonJsonError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(source) => return Err(unreadable(source)),
     };
-    if let Some((_, encoding)) = MARKS.iter().find(|(mark, _)| bytes.starts_with(mark)) {
+    if let Some(encoding) = wire_lease::byte_order_mark(&bytes) {
         return Err(DaemonJsonError::ByteOrderMark { path: path.to_owned(), encoding });
     }
     let text = String::from_utf8(bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error));
     text.map(Some).map_err(unreadable)
 }
-
-/// Byte order marks. The longer of two that begin alike comes first.
-const MARKS: [(&[u8], &str); 5] = [
-    (&[0xef, 0xbb, 0xbf], "UTF-8"),
-    (&[0xff, 0xfe, 0, 0], "UTF-32"),
-    (&[0, 0, 0xfe, 0xff], "UTF-32"),
-    (&[0xff, 0xfe], "UTF-16"),
-    (&[0xfe, 0xff], "UTF-16"),
-];
 
 /// A file without a setting.
 const EMPTY: &str = "{}\n";

@@ -15,6 +15,7 @@ use wire_lease::{Credentials, DualStack, EtcdSettings, KeyPrefix, Password, TlsF
 use crate::{
     cli::{EtcdFlags, RunFlags},
     exit::Exit,
+    files,
 };
 
 /// All that a run of the agent can be told.
@@ -81,6 +82,13 @@ impl Settings {
             return Err(Exit::Usage(refusal));
         }
         let forward = forward(&run)?;
+        if files::are_same(&run.subnet_file, Path::new(&run.docker_opts_file)) {
+            let file = run.subnet_file.display();
+            return Err(Exit::Usage(format!(
+                "--subnet-file and --docker-opts-file are both {file}, and each would be written over the other: give each a file of \
+                 its own"
+            )));
+        }
         Ok(Self {
             warnings: warnings(&run).into_iter().chain(exposed(etcd.etcd_password_file.as_deref())).collect(),
             prefix: KeyPrefix::new(&etcd.etcd_prefix),
@@ -207,4 +215,27 @@ fn warnings(run: &RunFlags) -> Vec<String> {
     );
     [run.passed_over.clone(), masquerade.into_iter().collect(), run.go_log.warnings(), run.kubernetes.warnings()]
         .concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::Cli;
+
+    #[test]
+    fn the_subnet_and_dockers_options_each_have_a_file_of_their_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name).display().to_string();
+        std::os::unix::fs::symlink("subnet.env", path("link")).unwrap();
+        fs::write(path("subnet.env"), "").unwrap();
+        for (options, refused) in [("subnet.env", true), ("./subnet.env", true), ("link", true), ("docker.env", false)]
+        {
+            let files = [("--subnet-file", "subnet.env"), ("--docker-opts-file", options)];
+            let words = files.map(|(flag, name)| format!("{flag}={}", path(name)));
+            let cli = Cli::read(["wire-agent".to_owned()].into_iter().chain(words).map(Into::into)).unwrap();
+            let error = Settings::new(cli.etcd, cli.run, cli.run_dir).err().map(|error| error.to_string());
+            let named = error.as_ref().is_some_and(|error| error.contains("--docker-opts-file"));
+            assert!(named == refused && error.is_some() == refused, "{options}: {error:?}");
+        }
+    }
 }

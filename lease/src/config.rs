@@ -9,7 +9,7 @@ use self::{
     fields::ConfigFields,
     pool::{V4_NAMES, V6_NAMES},
 };
-use crate::{DualStack, Family, Vni, lease::Fields};
+use crate::{DualStack, Family, Vni, byte_order_mark, lease::Fields};
 
 pub use pool::Pool;
 
@@ -101,7 +101,8 @@ impl NetworkConfig {
     /// # Errors
     /// Names the first field that breaks a rule, its value and the rule.
     pub fn from_json(json: &[u8]) -> Result<Self, ConfigError> {
-        let value: Value = serde_json::from_slice(json).map_err(|error| ConfigError::Json(error.to_string()))?;
+        let value: Value =
+            serde_json::from_slice(json).map_err(|error| ConfigError::Json(why_no_json(json, &error)))?;
         let Value::Object(object) = &value else { return Err(ConfigError::NoObject) };
         let fields = ConfigFields { object: Fields(object), path: "" };
         let v4 = fields.flag("EnableIPv4", true)?;
@@ -127,6 +128,13 @@ impl NetworkConfig {
     /// The families that are on.
     pub fn families(&self) -> impl Iterator<Item = Family> {
         self.pools.iter().map(|(family, _)| family)
+    }
+}
+
+fn why_no_json(text: &[u8], error: &serde_json::Error) -> String {
+    match byte_order_mark(text) {
+        Some(encoding) => format!("it begins with a byte order mark ({encoding}): write it as UTF-8 without one"),
+        None => error.to_string(),
     }
 }
 

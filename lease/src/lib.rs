@@ -24,6 +24,7 @@
 mod admission;
 mod allocate;
 mod backoff;
+mod byte_order_mark;
 mod clock;
 mod config;
 mod entries;
@@ -50,6 +51,7 @@ mod task;
 pub use admission::Admission;
 pub use allocate::{Full, Taken, Wish, allocate};
 pub use backoff::{Backoff, shortened};
+pub use byte_order_mark::byte_order_mark;
 pub use clock::Clock;
 pub use config::{BackendConfig, ConfigError, NetworkConfig, Pool, VxlanConfig};
 pub use entries::Entries;

@@ -198,3 +198,13 @@ fn what_containers_may_have_is_the_range_where_it_is_bounded_and_else_the_networ
     let whole = parse(r#"{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"::/0","IPv6SubnetLen":126}"#);
     assert_eq!(whole.pools.v6.unwrap().leased().len(), 1);
 }
+
+#[test]
+fn a_byte_order_mark_before_the_config_is_named() {
+    let json = r#"{"Network":"10.5.0.0/16"}"#;
+    let wide: Vec<u8> = "\u{feff}".encode_utf16().chain(json.encode_utf16()).flat_map(u16::to_le_bytes).collect();
+    for (text, encoding) in [(format!("\u{feff}{json}").into_bytes(), "UTF-8"), (wide, "UTF-16")] {
+        let error = NetworkConfig::from_json(&text).unwrap_err().to_string();
+        assert!(error.contains(&format!("begins with a byte order mark ({encoding})")), "{error}");
+    }
+}
