@@ -176,3 +176,34 @@ fn join(parts: &[&str]) -> String {
     let parts: Vec<&str> = parts.iter().copied().filter(|part| !part.is_empty()).collect();
     parts.join(" ")
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use prost::Message;
+    use wire_lease::{Admission, Entries, KeyPrefix, KeyValue, Listing, Revision};
+
+    use super::*;
+    use crate::observed::Observed;
+
+    /// Keys of the greatest length that is kept, and values that are quoted in the reason.
+    #[test]
+    fn a_hundred_thousand_refused_leases_are_a_short_reply_that_says_how_many() {
+        let directory = KeyPrefix::new("/n").leases(true);
+        let junk = (0..100_000).map(|number| KeyValue {
+            key: [&*directory, format!("{number:06}{}", "0".repeat(249)).as_bytes()].concat(),
+            value: Vec::new(),
+            create_revision: Revision(1),
+            mod_revision: Revision(1),
+            lease: None,
+        });
+        let listing = Listing { entries: junk.collect(), revision: Revision(1) };
+        let table = Entries::listed(directory, &listing).admit(&Admission::default());
+        let peers = Observed { leases: Some(Arc::new(table)), ..Observed::default() }.to_peers();
+        assert!(peers.encoded_len() < 100_000, "{} bytes", peers.encoded_len());
+        let text = peers_text(&peers);
+        assert_eq!(text.lines().filter(|line| line.starts_with("refused /n/subnets/0")).count(), 100);
+        assert!(text.ends_with("\nrefused 99900 more, which are not named here\n"), "{text}");
+    }
+}
