@@ -123,16 +123,13 @@ impl Side {
     pub(super) fn encapsulated(&self, senders: Senders, source_check: bool) -> Vec<Rule> {
         let (ip, family) = (self.word(), self.family_name());
         let mut rules = self.remote_containers("");
-        if senders == Senders::Anyone {
-            rules.extend(self.inner_type("!= ").map(|other| {
-                let other = format!("meta nfproto {} {other} {}", self.nfproto(), drop(counter::SPOOFED));
-                Rule::new("no packets of this family", other)
-            }));
-        } else if let Some(inner) = self.inner_source() {
+        if senders == Senders::Peers
+            && let Some(inner) = self.inner_source()
+        {
             let pair = format!("{ip} saddr . {inner}");
             let from =
                 if source_check { format!("{pair} @leases-{family}") } else { format!("{ip} saddr @peers-{family}") };
-            let ours = self.inner_type("").map(|ours| format!("{ours} ")).unwrap_or_default();
+            let ours = self.inner_type().map(|ours| format!("{ours} ")).unwrap_or_default();
             let peer = format!("{ours}{from} {} accept", count(counter::arrived(self.family)));
             rules.push(Rule::new("peers", peer));
             let forged = format!("{ip} saddr @peers-{family} {}", drop(counter::SPOOFED));
@@ -157,7 +154,7 @@ impl Side {
 
     /// Compares the inner EtherType with this family's: the kernel takes off as many VLAN tags with VID 0 as there are, and behind
     /// those the inner source lies elsewhere than we look. `None` where no Ethernet header is before an inner packet.
-    fn inner_type(&self, comparison: &str) -> Option<String> {
+    fn inner_type(&self) -> Option<String> {
         let OverlayDevice { inner, vni, .. } = self.device?;
         vni?;
         // IEEE 802 numbers.
@@ -165,7 +162,7 @@ impl Side {
             Family::V4 => 0x0800,
             Family::V6 => 0x86dd,
         };
-        Some(format!("@th,{},16 {comparison}{ether_type:#06x}", (inner - 2) * 8))
+        Some(format!("@th,{},16 {ether_type:#06x}", (inner - 2) * 8))
     }
 
     /// Where an encapsulated packet has the source of the packet in it, as nft reads raw bytes.
