@@ -151,10 +151,10 @@ impl Board {
         self.0.send_if_modified(|seen| set(&mut seen.notes, concern, warning));
     }
 
-    /// As [`Board::warning`], and says in the log what is new of it.
+    /// As [`Board::warning`], and says in the log that it has begun: what it names may change with each lease.
     pub(crate) fn caution(&self, concern: &'static str, warning: Option<String>) {
-        let before = self.look(|seen| seen.notes.get(concern).cloned());
-        if let Some(warning) = warning.as_ref().filter(|warning| before.as_ref() != Some(*warning)) {
+        let begins = self.look(|seen| !seen.notes.contains_key(concern));
+        if let Some(warning) = warning.as_ref().filter(|_| begins) {
             warn!("{warning}");
         }
         self.warning(concern, warning);

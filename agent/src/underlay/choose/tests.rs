@@ -151,6 +151,7 @@ fn the_interface_is_chosen_by_flannels_rules_and_kept_for_as_long_as_it_can_be()
     let link_local = with(PLAIN, "192.168.64.2/24", "169.254.3.3/16");
     let both = with(PLAIN, "192.168.64.2/24", "169.254.3.3/16 192.168.64.2/24");
     let moved = with(PLAIN, "eth1", "*eth1");
+    let without_second = with(PLAIN, " 172.20.0.2/24", "");
     let only_eth1 = with(&no_default, "eth1", "*eth1");
     let no_eth0 = with(BRIDGES, "eth0 - 10.1.0.2/24", "eth0 -");
     let by_docker = with(BRIDGES, "docker0", "*docker0");
@@ -262,6 +263,8 @@ fn the_interface_is_chosen_by_flannels_rules_and_kept_for_as_long_as_it_can_be()
         (&no_default, V4, "public=172.20.0.2", "", "eth1 172.20.0.2"),
         (PLAIN, V4, "public=172.20.0.2 iface=eth0", "", "eth0 192.168.64.2"),
         (PLAIN, V4, "public=203.0.113.9", "", "eth0 192.168.64.2"),
+        (&without_second, V4, "public=172.20.0.2", "eth1 172.20.0.2", "waits"),
+        (&without_second, V4, "public=172.20.0.2", "", "eth0 192.168.64.2"),
         (&no_default, V4, "public=203.0.113.9", "", "none: no default route"),
         (PLAIN, V4, "public=127.0.0.1", "", "eth0 192.168.64.2"),
         (TWO, V4, "public=10.1.0.3", "", "eth0 10.1.0.3"),
