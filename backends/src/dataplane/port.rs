@@ -44,6 +44,10 @@ fn processes(inodes: &BTreeSet<u64>) -> BTreeMap<u32, String> {
             found.insert(pid, name.trim().to_owned());
         }
     }
+    // Sockets of our own for the other family, or for other addresses, are in nobody's way.
+    if found.len() > 1 {
+        found.remove(&std::process::id());
+    }
     found
 }
 
