@@ -34,7 +34,9 @@ fn names_are_resolved_by_the_static_binary_whatever_nsswitch_has() -> Result {
     let program = built_as("wire-agent-", "")?;
     let symbols = output(Command::new("nm").arg(&program))?;
     check(symbols.contains(" main"), || format!("{} has no symbols", program.display()))?;
-    check(!symbols.contains("getaddrinfo"), || "the C library resolves names in it".to_owned())?;
+    // The linker's warning about it stays where the function itself is left out.
+    let asks = symbols.lines().any(|line| line.ends_with(" getaddrinfo"));
+    check(!asks, || "the C library resolves names in it".to_owned())?;
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target/system/forky/root");
     let dir = lab.run().dir().join("root");
     fs::create_dir_all(&dir).map_err(LabError::io("cannot create a folder"))?;
