@@ -22,8 +22,8 @@ use tokio::{sync::watch, time::Instant};
 
 use self::announce::Announcing;
 use crate::{
-    BackendData, Clock, Directory, DualStack, Entry, KeyPrefix, LeaseId, LeaseStore, LeaseTable, Listing, Pool, Prefix,
-    StoreError, Subnet,
+    BackendData, Beside, Clock, Directory, DualStack, Entry, KeyPrefix, LeaseId, LeaseStore, LeaseTable, Listing, Pool,
+    Prefix, StoreError, Subnet,
     own::entry_of,
     task::{Start, Task},
 };
@@ -106,6 +106,9 @@ impl HoldState {
     }
 }
 
+/// What is waited for as long as nothing is known.
+const ASKING: &str = "asking etcd for a subnet";
+
 /// A lease being held. When this is dropped it is held no longer, but stays until it expires.
 #[derive(Debug)]
 pub struct Hold<S> {
@@ -124,25 +127,22 @@ impl<S: LeaseStore> Hold<S> {
         offer: watch::Receiver<Offer>,
         Start { listing, beside }: Start,
     ) -> Self {
-        let (state_out, state) = watch::channel(HoldState::Acquiring { reason: "asking etcd for a subnet".to_owned() });
-        let directory = settings.prefix.leases(settings.pools.v4.is_some());
-        let leases = watch::Sender::new(None);
-        let holder = Holder {
-            store: store.clone(),
-            settings,
-            directory,
-            offer,
-            state_out,
-            attempt: 0,
-            spare: None,
-            announcing: Announcing::new(leases.subscribe()),
-        };
+        let state = HoldState::Acquiring { reason: ASKING.to_owned() };
+        let (holder, state, leases) = Holder::new(&store, settings, offer, state);
         Self { state, leases, store, task: Task::spawn(holder.run(listing), beside) }
     }
 
     /// Tells it of the leases of others. Where one of flanneld's has come, our lease is written again some seconds later.
     pub fn tell(&self, leases: Arc<LeaseTable>) {
         self.leases.send_replace(Some(leases));
+    }
+
+    /// Goes on with what a former one had. Where traffic runs on a lease, that one is kept or taken back, and never exchanged for
+    /// another, whatever is offered now.
+    pub fn resume(store: S, settings: HoldSettings, offer: watch::Receiver<Offer>, former: Former) -> Self {
+        let Former { state: former, beside } = former;
+        let (holder, state, leases) = Holder::new(&store, settings, offer, former.clone());
+        Self { state, leases, store, task: Task::spawn(holder.go_on(former), beside) }
     }
 
     /// Gives the lease back, so that another host can have the subnet. A reservation stays.
@@ -158,6 +158,14 @@ impl<S: LeaseStore> Hold<S> {
             None => Ok(()),
         }
     }
+}
+
+/// What a former [`Hold`] had.
+pub struct Former {
+    /// How it stood with the lease.
+    pub state: HoldState,
+    /// As in [`Start`].
+    pub beside: Option<Beside>,
 }
 
 /// How it is known that a lease with our identity is ours: a clone has its original's identity.
@@ -242,9 +250,37 @@ struct Life {
     renew_at: Instant,
 }
 
+/// What a new holder says, and where it is told of the leases of others.
+type Ends<S> = (Holder<S>, watch::Receiver<HoldState>, watch::Sender<Option<Arc<LeaseTable>>>);
+
 impl<S: LeaseStore> Holder<S> {
+    fn new(store: &S, settings: HoldSettings, offer: watch::Receiver<Offer>, state: HoldState) -> Ends<S> {
+        let (state_out, state) = watch::channel(state);
+        let directory = settings.prefix.leases(settings.pools.v4.is_some());
+        let leases = watch::Sender::new(None);
+        let announcing = Announcing::new(leases.subscribe());
+        let store = store.clone();
+        (Self { store, settings, directory, offer, state_out, attempt: 0, spare: None, announcing }, state, leases)
+    }
+
     async fn run(mut self, listing: Option<Arc<Listing>>) {
-        let mut holding = self.acquire(listing).await;
+        let holding = self.acquire(listing).await;
+        self.hold(holding).await;
+    }
+
+    async fn go_on(mut self, former: HoldState) {
+        let holding = match former {
+            HoldState::Acquiring { .. } => self.acquire(None).await,
+            HoldState::Held { entry, expires, .. } => {
+                let renew_at = Instant::now();
+                Holding { entry, life: expires.map(|expires| Life { expires, renew_at }) }
+            }
+            HoldState::Lost { entry, reason } => self.take_back(&Holding { entry, life: None }, reason).await,
+        };
+        self.hold(holding).await;
+    }
+
+    async fn hold(mut self, mut holding: Holding) {
         loop {
             let why = self.keep(&mut holding).await;
             holding = self.take_back(&holding, why).await;

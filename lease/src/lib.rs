@@ -61,7 +61,7 @@ pub use etcd::{
 };
 pub use family::{DualStack, Family};
 pub use follow::{Follow, FollowHealth, FollowSettings, LIST_EVERY};
-pub use hold::{Hold, HoldSettings, HoldState, Offer, Owner, give_back};
+pub use hold::{Former, Hold, HoldSettings, HoldState, Offer, Owner, give_back};
 pub use key::{Directory, KeyError, KeyPrefix, Subnet};
 pub use lease::{BackendData, Lease, LeaseError, Vni, Vtep};
 pub use local::LocalAddress;

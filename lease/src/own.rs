@@ -28,6 +28,20 @@ pub fn own_entry(
     })
 }
 
+/// The leases of other subnets that say one of these public addresses, in a family that the network has.
+pub(crate) fn at_address(
+    listing: &Listing,
+    directory: &Directory,
+    (public, pools): (&DualStack<IpAddr>, &DualStack<Pool>),
+    own: Subnet,
+) -> Vec<Entry> {
+    let has = |lease: &Lease| {
+        pools.iter().any(|(family, _)| public.of(family).is_some_and(|own| lease.public.of(family) == Some(own)))
+    };
+    let others = subnets(listing, directory).filter(|(subnet, _)| *subnet != own);
+    others.filter_map(|(subnet, kv)| entry_of(subnet, kv)).filter(|entry| has(&entry.lease)).collect()
+}
+
 /// The parts of `subnet` that the config offers.
 pub(crate) fn offered(subnet: Subnet, pools: &DualStack<Pool>) -> DualStack<Prefix> {
     DualStack::from_fn(|family| {

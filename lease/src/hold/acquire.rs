@@ -23,7 +23,7 @@ const FULL_AGAIN: Duration = Duration::from_secs(30);
 /// How soon a subnet that another host has is asked for again.
 const TAKEN_AGAIN: Duration = Duration::from_secs(3);
 /// How soon another agent with our address is asked again whether it lives: that costs both a write.
-const RIVAL_AGAIN: Duration = Duration::from_secs(30);
+pub(super) const RIVAL_AGAIN: Duration = Duration::from_secs(30);
 /// How many leases are asked when they end, to say when the range has room again.
 const ENDS_ASKED: usize = 32;
 

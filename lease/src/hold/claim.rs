@@ -6,11 +6,11 @@ use futures::future::try_join_all;
 use tokio::time::Instant;
 use tracing::{debug, info};
 
-use super::{Holder, Holding, Life, Offer};
+use super::{ASKING, HoldState, Holder, Holding, Life, Offer};
 use crate::{
     Compare, DualStack, Entry, KeyPrefix, KeyValue, Lease, LeaseId, LeaseStore, Listing, Origin, Revision, StoreError,
     Subnet, Txn, Write,
-    own::{NoRoom, addresses, entry_of, listed, offered, overlapping},
+    own::{NoRoom, addresses, at_address, entry_of, listed, offered, overlapping},
     shortened,
 };
 
@@ -81,8 +81,13 @@ impl Guard {
         self.found.as_ref().map(|kv| kv.mod_revision)
     }
 
+    /// The identity that it names, where it hangs on this lease of the store.
+    fn of(&self, lease: LeaseId) -> Option<&[u8]> {
+        self.found.as_ref().filter(|kv| kv.lease == Some(lease)).map(|kv| kv.value.as_slice())
+    }
+
     pub(super) fn is_ours(&self, identity: &str, lease: LeaseId) -> bool {
-        self.found.as_ref().is_some_and(|kv| kv.value == identity.as_bytes() && kv.lease == Some(lease))
+        self.of(lease) == Some(identity.as_bytes())
     }
 }
 
@@ -155,11 +160,8 @@ impl<S: LeaseStore> Holder<S> {
         let (life, guards) = tokio::try_join!(self.store.time_to_live(lease), self.guards(subnet))?;
         let asked = Instant::now();
         let Some((left, granted)) = life else { return Err(StoreError::LeaseGone(lease).into()) };
-        let recorded =
-            |guard: &Guard| guard.found.as_ref().filter(|kv| kv.lease == Some(lease)).map(|kv| kv.value.clone());
-        if let Some(other) = guards.iter().filter_map(recorded).find(|value| value != self.settings.identity.as_bytes())
-        {
-            own.origin.mod_revision = self.challenge(&own, &other, left < granted / 2).await?;
+        if let Some(other) = self.stranger(&guards, lease) {
+            own.origin.mod_revision = self.challenge(&own, other, left < granted / 2).await?;
         }
         let wanted = Lease { subnet, public: offer.public, data: offer.data.clone() };
         let guarded = guards.iter().all(|guard| guard.is_ours(&self.settings.identity, lease));
@@ -251,6 +253,11 @@ impl<S: LeaseStore> Holder<S> {
             info!(key = shown, "taking over a lease with our public address that its owner no longer renews");
             return Ok(own.origin.mod_revision);
         }
+        // Later rounds know more.
+        if matches!(&*self.state_out.borrow(), HoldState::Acquiring { reason } if reason == ASKING) {
+            let reason = format!("whether another host has {}: {shown} says so", addresses(&own.lease));
+            self.say(HoldState::Acquiring { reason });
+        }
         let put = Write::Put { key: key.clone(), value: own.lease.to_value(), lease: own.origin.lease };
         let when = vec![Compare::Unchanged(key.clone(), own.origin.mod_revision)];
         let touched = self.store.commit(Txn { when, then: vec![put] }).await?;
@@ -272,6 +279,29 @@ impl<S: LeaseStore> Holder<S> {
         }
         info!(key = shown, "taking over a lease with our public address whose owner does not answer");
         Ok(touched.revision)
+    }
+
+    /// Whether our lease may say the public address that is offered now: no other host that lives has it. The lease of one that does
+    /// not answer is deleted, or this host would find two of its own at its next start.
+    pub(super) async fn is_free(&self, own: &Lease) -> Result<(), Obstacle> {
+        let public = self.offer.borrow().public;
+        let listing = self.store.list(&self.directory).await?;
+        for other in at_address(&listing, &self.directory, (&public, &self.settings.pools), own.subnet) {
+            let Some(lease) = other.origin.lease else { continue };
+            let (life, guards) = tokio::try_join!(self.store.time_to_live(lease), self.guards(other.lease.subnet))?;
+            let Some(holder) = self.stranger(&guards, lease) else { continue };
+            let neglected = life.is_none_or(|(left, granted)| left < granted / 2);
+            let revision = self.challenge(&other, holder, neglected).await?;
+            let key = self.settings.prefix.lease(other.lease.subnet);
+            let when = vec![Compare::Unchanged(key.clone(), revision)];
+            self.store.commit(Txn { when, then: vec![Write::Delete(key)] }).await?;
+        }
+        Ok(())
+    }
+
+    /// The identity, not ours, that guards which hang on this lease of the store name.
+    fn stranger<'a>(&self, guards: &'a [Guard], lease: LeaseId) -> Option<&'a [u8]> {
+        guards.iter().filter_map(|guard| guard.of(lease)).find(|holder| *holder != self.settings.identity.as_bytes())
     }
 
     pub(super) async fn guards(&self, subnet: Subnet) -> Result<Vec<Guard>, StoreError> {

@@ -7,6 +7,7 @@ use tracing::{debug, info, warn};
 
 use super::{
     Holder, Holding, Life,
+    acquire::RIVAL_AGAIN,
     claim::{Move, Obstacle},
 };
 use crate::{
@@ -56,6 +57,8 @@ enum Wake {
     Others,
     /// Whether the host was suspended.
     SleepDue,
+    /// What is offered is to be published, which was not possible before.
+    PublishDue,
 }
 
 /// What the keeper knows beside the lease.
@@ -65,6 +68,8 @@ struct Keeping<S: LeaseStore> {
     pauses: Backoff,
     rewrites: Backoff,
     rewritten: Option<Instant>,
+    /// When to try again to publish what is offered. Until then the lease stays as it is.
+    publish_at: Option<Instant>,
     watch_trouble: Option<String>,
     renew_trouble: Option<String>,
     sleep: Sleep,
@@ -73,6 +78,15 @@ struct Keeping<S: LeaseStore> {
     /// Said while the lease may have ended in the host's sleep, and etcd has not said yet.
     sleep_trouble: Option<String>,
     write_trouble: Option<String>,
+    publish_trouble: Option<String>,
+}
+
+impl<S: LeaseStore> Keeping<S> {
+    fn trouble(&self) -> Option<String> {
+        let Self { publish_trouble, sleep_trouble, write_trouble, renew_trouble, watch_trouble, .. } = self;
+        let troubles = [publish_trouble, sleep_trouble, write_trouble, renew_trouble, watch_trouble];
+        troubles.into_iter().flatten().next().cloned()
+    }
 }
 
 impl<S: LeaseStore> Holder<S> {
@@ -85,13 +99,17 @@ impl<S: LeaseStore> Holder<S> {
             pauses: PAUSES,
             rewrites: REWRITES,
             rewritten: None,
+            publish_at: None,
             watch_trouble: None,
             renew_trouble: None,
             sleep: Sleep::new(self.settings.clock.clone()),
             sleep_at: Instant::now() + SLEEP_EVERY,
             sleep_trouble: None,
             write_trouble: None,
+            publish_trouble: None,
         };
+        // A lease that was taken over from a former holder may say what that one was offered.
+        self.publish(holding, &mut keeping).await;
         loop {
             let lost = match self.wake(holding, &mut keeping).await {
                 Wake::Key(KeyEvent::Broken(error)) => {
@@ -117,19 +135,15 @@ impl<S: LeaseStore> Holder<S> {
                     keeping.watch.read_again();
                     None
                 }
-                Wake::Offer => {
-                    if self.offers_other_than(&holding.entry.lease) {
-                        self.rewrite(holding, &mut keeping).await;
-                    }
+                Wake::Offer | Wake::PublishDue => {
+                    self.publish(holding, &mut keeping).await;
                     None
                 }
             };
             if let Some(why) = lost {
                 return why;
             }
-            let Keeping { sleep_trouble, write_trouble, renew_trouble, watch_trouble, .. } = &keeping;
-            let troubles = [sleep_trouble, write_trouble, renew_trouble, watch_trouble];
-            self.say_held(holding, troubles.into_iter().flatten().next().cloned());
+            self.say_held(holding, keeping.trouble());
         }
     }
 
@@ -145,7 +159,14 @@ impl<S: LeaseStore> Holder<S> {
                 std::future::pending::<()>().await;
             }
         };
+        let publish = async {
+            match keeping.publish_at {
+                Some(at) => tokio::time::sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
+            () = publish => Wake::PublishDue,
             event = keeping.watch.next() => Wake::Key(event),
             () = renewal => Wake::RenewalDue,
             () = tokio::time::sleep_until(keeping.read_at) => Wake::ReadDue,
@@ -158,6 +179,26 @@ impl<S: LeaseStore> Holder<S> {
     fn offers_other_than(&mut self, lease: &Lease) -> bool {
         let offer = self.offer.borrow_and_update();
         offer.public != lease.public || offer.data != lease.data
+    }
+
+    /// Writes what is offered now, unless another host that lives has the new public address: that one would lose its own.
+    async fn publish(&mut self, holding: &mut Holding, keeping: &mut Keeping<S>) {
+        (keeping.publish_at, keeping.publish_trouble) = (None, None);
+        if !self.offers_other_than(&holding.entry.lease) {
+            return;
+        }
+        let own = &holding.entry.lease;
+        let free = if self.offer.borrow().public == own.public { Ok(()) } else { self.is_free(own).await };
+        let (pause, trouble) = match free {
+            Ok(()) => return self.rewrite(holding, keeping).await,
+            Err(Obstacle::Store(error)) => (keeping.rewrites.pause(), Some(chain(&error))),
+            Err(Obstacle::Raced(_)) => (keeping.rewrites.pause(), None),
+            Err(Obstacle::Taken(reason) | Obstacle::Rival(reason)) => (RIVAL_AGAIN, Some(reason)),
+            Err(Obstacle::Full(no_room, _)) => (RIVAL_AGAIN, Some(no_room.to_string())),
+        };
+        keeping.publish_at = Some(Instant::now() + shortened(pause, 0.5));
+        keeping.publish_trouble = trouble;
+        self.say_held(holding, keeping.trouble());
     }
 
     async fn renew(&self, holding: &mut Holding, keeping: &mut Keeping<S>) -> Option<String> {
@@ -252,7 +293,10 @@ impl<S: LeaseStore> Holder<S> {
             keeping.rewrites.reset();
         }
         tokio::time::sleep(keeping.rewrites.pause()).await;
-        let to = Lease { subnet: holding.entry.lease.subnet, public: offer.public, data: offer.data };
+        let to = match keeping.publish_at {
+            None => Lease { subnet: holding.entry.lease.subnet, public: offer.public, data: offer.data },
+            Some(_) => holding.entry.lease.clone(),
+        };
         let from = Entry::clone(&holding.entry);
         let listed = from.origin.mod_revision;
         let step = Move { to, lease: from.origin.lease, from: Some(from), guards: Vec::new() };

@@ -17,6 +17,7 @@ mod claiming;
 mod former;
 mod keeping;
 mod odd_keys;
+mod resuming;
 mod rivals;
 mod sleeping;
 
