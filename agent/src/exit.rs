@@ -11,7 +11,7 @@ pub(crate) enum Exit {
     /// The network config, or the environment it needs, is wrong. Status 78 (EX_CONFIG).
     #[error("{0}")]
     NetworkConfig(String),
-    /// No interface for the underlay. Status 68 (EX_NOHOST).
+    /// No interface for the underlay. One that may come is waited for; one that never can ends a run. Status 68 (EX_NOHOST).
     #[error("{0}")]
     NoUnderlay(String),
     /// The kernel can make neither VXLAN nor TUN devices. Status 71 (EX_OSERR).
@@ -72,7 +72,7 @@ Exit statuses:
    0  asked to stop, or the command did what it was asked
    1  the command's answer is no (for example: there is no network config)
   64  a flag or variable that makes no sense
-  68  no interface for the underlay
+  68  an --iface that no interface to other hosts can be (one that is not there yet is waited for)
   69  etcd, or the running agent, did not answer to a command
   70  an error inside wire-agent
   71  the kernel can make neither VXLAN nor TUN devices

@@ -23,7 +23,8 @@ use wire_backends::{
     Placement, Reconciler, RouteForm, Scope, SelectError, choose, devices, select,
 };
 use wire_lease::{
-    BackendConfig, EtcdStore, Follow, FollowSettings, Listing, MacAddr, NetworkConfig, Offer, Start, chain, own_entry,
+    BackendConfig, EtcdStore, Follow, FollowSettings, HoldState, Listing, MacAddr, NetworkConfig, Offer, Start, chain,
+    own_entry,
 };
 
 use self::{
@@ -61,6 +62,8 @@ pub(crate) struct Host {
     standing: Standing,
     /// What etcd has answered to a host that went by what was kept.
     answer: Option<Known>,
+    /// How it stood with our lease when it was held last.
+    held: Option<HoldState>,
     /// What is joined. It lives on until its successor has all it needs, so that the kernel is looked after meanwhile.
     session: Option<Session>,
     /// Whether the kernel was found to have no VXLAN.
@@ -127,6 +130,7 @@ impl Host {
             disowned: BTreeMap::new(),
             standing: Standing::New,
             answer: None,
+            held: None,
             session: None,
             no_vxlan: false,
             kept,
@@ -146,10 +150,13 @@ impl Host {
         let renewed = answers.during(self.renew()).await;
         let failed = renewed.is_err();
         match renewed {
-            Ok(session) => {
+            Ok(Some(session)) => {
                 self.session = Some(session);
                 self.board.fault("joining", None);
             }
+            Ok(None) => return Ok(Ended::UnderlayChanged),
+            // What can come by itself is waited for: an address from DHCP, a link that is plugged in.
+            Err(Exit::NoUnderlay(reason)) => self.board.wait_for(format!("the underlay: {reason}")),
             Err(exit @ Exit::Software(_)) => return Err(exit),
             Err(exit) if self.runs() => self.board.wait_for(exit.to_string()),
             Err(exit) => return Err(exit),
@@ -190,8 +197,8 @@ impl Host {
         self.no_vxlan = true;
     }
 
-    /// All stages, from etcd to a running session.
-    async fn renew(&mut self) -> Result<Session, Exit> {
+    /// All stages, from etcd to a running session. `None` where the underlay has become another meanwhile.
+    async fn renew(&mut self) -> Result<Option<Session>, Exit> {
         let store = open(&self.settings).await?;
         let known = self.known(&store).await?;
         self.settle()?;
@@ -199,7 +206,7 @@ impl Host {
         let mut kernel = NetlinkDataplane::open(RouteForm::default()).map_err(|error| Exit::Software(chain(&error)))?;
         let Chosen { backend, scope, macs } = self.backend(&ground, &known.listing, &mut kernel)?;
         let offer = Offer { public: ground.public, data: backend.data() };
-        let (basis, own) = self.lease(store.clone(), &ground, &known, offer).await?;
+        let Some((basis, own)) = self.lease(store.clone(), &ground, &known, offer).await? else { return Ok(None) };
         // Not before: a MAC that another has published was none of ours.
         self.state.macs = macs;
         let (told, upkeep) = self.announce(&ground, &own, backend.mtu())?;
@@ -241,7 +248,7 @@ impl Host {
         });
         let (board, joined_with) = (self.board.clone(), ground.config);
         let traffic = TrafficWatch::start(&joined_with, board.clone());
-        Ok(Session {
+        Ok(Some(Session {
             board,
             backend,
             datapath,
@@ -254,7 +261,7 @@ impl Host {
             upkeep,
             _traffic: traffic,
             all_but_firewall: None,
-        })
+        }))
     }
 
     fn start_datapath(

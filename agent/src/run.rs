@@ -35,6 +35,7 @@ pub(crate) async fn run(settings: Settings) -> Result<(), Exit> {
     for warning in &settings.warnings {
         warn!("{warning}");
     }
+    settings.check_underlay()?;
     network::open(&settings).await?;
     require_capability()?;
     raise_descriptors();
@@ -73,6 +74,7 @@ async fn stay(settings: Settings, (board, pulse): (Board, Pulse), hangup: &mut S
             Ended::Asked => info!("joining anew, certificates are read again"),
             Ended::Again => debug!("joining anew, the last time failed"),
             Ended::NoVxlan => host.encapsulate(),
+            Ended::Leased => info!("another subnet is leased, joining anew with it"),
             Ended::Answered => info!("etcd has answered, joining by what it says"),
         }
     }

@@ -32,6 +32,8 @@ pub(crate) enum Ended {
     NoVxlan,
     /// etcd has answered to a host that went by what was kept.
     Answered,
+    /// This host has another subnet than its traffic runs on.
+    Leased,
 }
 
 /// What a network is joined by.
@@ -46,6 +48,8 @@ pub(crate) enum Basis {
 pub(crate) struct Ties {
     /// `None` only while the next session is made.
     pub(crate) hold: Option<Hold<EtcdStore>>,
+    /// What traffic runs on while none is held.
+    pub(crate) own: Arc<Entry>,
     pub(crate) config: ConfigWatch<EtcdStore>,
     pub(crate) keeper: Keeper,
 }
@@ -59,18 +63,21 @@ impl Basis {
         }
     }
 
-    /// Holds our lease no longer.
-    pub(crate) fn let_go(&mut self) {
+    /// Holds our lease no longer, and says how it stood with it.
+    pub(crate) fn let_go(&mut self) -> Option<HoldState> {
         match self {
-            Self::Etcd(ties) => ties.hold = None,
-            Self::LastKnown(_) => {}
+            Self::Etcd(ties) => ties.hold.take().map(|hold| hold.state.borrow().clone()),
+            Self::LastKnown(_) => None,
         }
     }
 
     /// Our own lease.
-    fn own(&self) -> Option<Arc<Entry>> {
+    pub(crate) fn own(&self) -> Option<Arc<Entry>> {
         match self {
-            Self::Etcd(ties) => ties.hold.as_ref().and_then(|hold| hold.state.borrow().entry().cloned()),
+            Self::Etcd(ties) => {
+                let held = ties.hold.as_ref().and_then(|hold| hold.state.borrow().entry().cloned());
+                Some(held.filter(|held| held.lease.subnet == ties.own.lease.subnet).unwrap_or_else(|| ties.own.clone()))
+            }
             Self::LastKnown(own) => Some(own.clone()),
         }
     }
@@ -78,7 +85,7 @@ impl Basis {
     /// What happens to our lease, to the config and to what is kept; nothing where etcd is away.
     async fn wake(&mut self) -> Wake {
         let Self::Etcd(ties) = self else { return std::future::pending().await };
-        let Ties { hold, config, keeper } = ties.as_mut();
+        let Ties { hold, config, keeper, own: _ } = ties.as_mut();
         tokio::select! {
             changed = held(hold.as_mut()) => changed.map_or(Wake::Broken("the holder of the lease"), |()| Wake::Hold),
             event = config.next() => Wake::Config(event),
@@ -133,12 +140,18 @@ impl Session {
     /// # Errors
     /// When the kernel cannot do what the backend needs, or a part of the agent has died.
     pub(crate) async fn stay(&mut self, answers: &mut Answers) -> Result<Ended, Exit> {
-        self.note_hold();
+        if self.note_hold() {
+            return Ok(Ended::Leased);
+        }
         loop {
             match self.wake(answers).await {
                 Wake::Leases => self.want(),
                 Wake::Health => self.note_health(),
-                Wake::Hold => self.note_hold(),
+                Wake::Hold => {
+                    if self.note_hold() {
+                        return Ok(Ended::Leased);
+                    }
+                }
                 Wake::Config(event) => self.note_config(event),
                 Wake::Keep => self.keep(),
                 Wake::Files => self.upkeep.begin(),
@@ -239,16 +252,42 @@ impl Session {
         }
     }
 
-    fn note_hold(&mut self) {
-        let Basis::Etcd(ties) = &mut self.basis else { return };
-        let Some(hold) = &mut ties.hold else { return };
+    /// Says how it stands with our lease, and whether it is of another subnet than traffic runs on.
+    fn note_hold(&mut self) -> bool {
+        let Basis::Etcd(ties) = &mut self.basis else { return false };
+        let Some(hold) = &mut ties.hold else { return false };
         let state = hold.state.borrow_and_update().clone();
         let trouble = match &state {
             HoldState::Held { trouble, .. } => trouble.clone(),
-            HoldState::Acquiring { reason } | HoldState::Lost { reason, .. } => Some(format!("it is lost: {reason}")),
+            HoldState::Acquiring { reason } => Some(format!("there is none yet: {reason}")),
+            HoldState::Lost { reason, .. } => Some(format!("it is lost: {reason}")),
         };
+        let is_other = state.subnet().is_some_and(|subnet| subnet != ties.own.lease.subnet);
         self.board.fault("lease", trouble);
         self.board.update(|seen| seen.hold = Some(state));
+        is_other
+    }
+
+    /// Stays for as long as `work` waits, whatever happens to that on which it was joined.
+    ///
+    /// # Errors
+    /// As [`Session::stay`].
+    pub(crate) async fn meanwhile<T>(
+        &mut self,
+        work: impl Future<Output = T>,
+        mut answers: Answers,
+    ) -> Result<T, Exit> {
+        let mut work = std::pin::pin!(work);
+        loop {
+            tokio::select! {
+                done = &mut work => return Ok(done),
+                // It is being joined anew already.
+                ended = self.stay(&mut answers) => match ended? {
+                    Ended::Leased => return Ok(work.await),
+                    Ended::UnderlayChanged | Ended::Asked | Ended::Again | Ended::NoVxlan | Ended::Answered => {}
+                },
+            }
+        }
     }
 
     /// A config that changes while the agent runs is checked and reported, never applied.

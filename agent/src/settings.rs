@@ -9,7 +9,7 @@ use std::{
 };
 
 use regex::Regex;
-use wire_backends::{Capabilities, ForwardSettings, Masquerade, Senders};
+use wire_backends::{Capabilities, ForwardSettings, LinkName, Masquerade, Senders};
 use wire_lease::{Credentials, DualStack, EtcdSettings, KeyPrefix, Password, TlsFiles};
 
 use crate::{
@@ -73,6 +73,23 @@ pub(crate) enum UnderlayWish {
 pub(crate) type UnderlayWishes = Vec<UnderlayWish>;
 
 impl Settings {
+    /// Checks that the interface may come to be there, where it is not.
+    ///
+    /// # Errors
+    /// [`Exit::NoUnderlay`], naming the flags.
+    pub(crate) fn check_underlay(&self) -> Result<(), Exit> {
+        if self.underlay.is_empty() || self.underlay.iter().any(UnderlayWish::is_possible) {
+            return Ok(());
+        }
+        let named = self.underlay.iter().filter_map(|wish| match wish {
+            UnderlayWish::Interface(text) => Some(format!("--iface={text}")),
+            UnderlayWish::Pattern(_) | UnderlayWish::CanReach(_) => None,
+        });
+        let named: Vec<String> = named.collect();
+        let what = "no interface to other hosts can have that name or address: give another, or leave the flag out";
+        Err(Exit::NoUnderlay(format!("{}: {what}", named.join(" "))))
+    }
+
     /// Checks the flags of a run.
     ///
     /// # Errors
@@ -131,6 +148,19 @@ impl Settings {
             UnderlayWish::CanReach(target) => format!("reach {target}"),
         });
         wishes.chain(public).collect::<Vec<_>>().join(", ")
+    }
+}
+
+impl UnderlayWish {
+    /// Whether an interface to other hosts may ever meet it.
+    fn is_possible(&self) -> bool {
+        match self {
+            Self::Interface(text) => match text.parse::<IpAddr>() {
+                Ok(address) => !address.is_loopback() && !address.is_unspecified() && !address.is_multicast(),
+                Err(_) => text != "lo" && text.parse::<LinkName>().is_ok(),
+            },
+            Self::Pattern(_) | Self::CanReach(_) => true,
+        }
     }
 }
 

@@ -20,6 +20,7 @@ use crate::{
     exit::Exit,
     machine::Kinship,
     observed::{Board, NoAnswer},
+    pulse::Part,
     settings::Settings,
 };
 
@@ -54,7 +55,7 @@ pub(super) enum Standing {
 }
 
 /// How long etcd may be silent before a first start goes by what was kept, and joining anew goes back to what is joined.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The same for an etcd that goes on answering, and has not said all: a directory may be full of what is no lease.
 const LONGEST_ANSWER: Duration = Duration::from_secs(30);
@@ -80,10 +81,16 @@ impl Host {
         let unanswered = || Exit::Unavailable(format!("etcd: {}", self.board.look(|seen| seen.no_answer)));
         match &self.standing {
             Standing::Joined(accepted) => {
+                let accepted = (**accepted).clone();
                 let listing = list(store, &self.settings.prefix, &accepted.config, &self.board);
-                // What is joined is not left alone for longer.
-                let listing = store.patiently(listing, PATIENCE, LONGEST_ANSWER).await.ok_or_else(unanswered)?;
-                Ok(Known { accepted: (**accepted).clone(), listing, as_of: None })
+                let listing = store.patiently(listing, PATIENCE, LONGEST_ANSWER);
+                let listing = match &mut self.session {
+                    // Nobody else looks after what is joined meanwhile.
+                    Some(session) => session.meanwhile(listing, self.pulse.part(Part::Session)).await?,
+                    None => listing.await,
+                };
+                let listing = listing.ok_or_else(unanswered)?;
+                Ok(Known { accepted, listing, as_of: None })
             }
             // An underlay that is another now may be one that nothing was kept for: then etcd alone can tell.
             Standing::Remembering => match self.remembered() {

@@ -4,12 +4,13 @@ use std::{sync::Arc, time::Duration};
 
 use nix::time::{ClockId, clock_gettime};
 use tokio::sync::watch;
+use wire_backends::Underlay;
 use wire_lease::{
-    Clock, ConfigWatch, Entry, EtcdStore, Hold, HoldSettings, HoldState, Lease, Offer, Origin, Prefix, Revision, Start,
-    Subnet,
+    Clock, ConfigWatch, Entry, EtcdStore, Former, Hold, HoldSettings, HoldState, Lease, Offer, Origin, Prefix,
+    Revision, Start, Subnet,
 };
 
-use super::{Ground, Host, Known};
+use super::{AGAIN, Ground, Host, Known, known::PATIENCE};
 use crate::{
     exit::Exit,
     last_known::Keeper,
@@ -18,30 +19,41 @@ use crate::{
 };
 
 impl Host {
-    /// Our lease, once it is held; or the one that was, where etcd is away.
+    /// Our lease, once it is held; or the one that was, where etcd is away. `None` where the underlay has become another before
+    /// there was one.
     pub(super) async fn lease(
         &mut self,
         store: EtcdStore,
         ground: &Ground,
         known: &Known,
         offer: Offer,
-    ) -> Result<(Basis, Arc<Entry>), Exit> {
+    ) -> Result<Option<(Basis, Arc<Entry>)>, Exit> {
         if known.as_of.is_some() {
             let subnet = self.subnet_held(&ground.config);
             let subnet = subnet.ok_or_else(|| Exit::Software("the subnet held last is not known".to_owned()))?;
             // Nothing compares with these revisions: what is held is not written.
             let origin = Origin { create_revision: Revision(0), mod_revision: Revision(0), lease: None };
             let own = Arc::new(Entry { lease: Lease { subnet, public: offer.public, data: offer.data }, origin });
-            return Ok((Basis::LastKnown(own.clone()), own));
+            return Ok(Some((Basis::LastKnown(own.clone()), own)));
         }
-        if let Some(former) = &mut self.session {
-            // Two must not hold one lease. The rest of it looks after the kernel until its successor does.
-            former.basis.let_go();
-        }
+        let runs_on = self.session.as_ref().and_then(|former| former.basis.own());
+        // Two must not hold one lease. The rest of the session looks after the kernel until its successor does.
+        self.held = self.session.as_mut().and_then(|former| former.basis.let_go()).or(self.held.take());
         let beside = Some(self.pulse.part(Part::Holder).beside());
-        let start = Start { listing: Some(known.listing.clone()), beside };
-        let mut hold = Hold::spawn(store.clone(), self.hold_settings(ground), watch::channel(offer).1, start);
-        let own = self.leased(&mut hold.state).await?;
+        let settings = self.hold_settings(ground);
+        let offered = watch::channel(offer.clone()).1;
+        let (hold, own) = match self.held.clone().filter(|held| held.entry().is_some()) {
+            // Traffic runs on that lease, so that there is nothing to wait for.
+            Some(state) => (Hold::resume(store.clone(), settings, offered, Former { state, beside }), None),
+            None => {
+                let start = Start { listing: Some(known.listing.clone()), beside };
+                let mut hold = Hold::spawn(store.clone(), settings, offered, start);
+                let Some(own) = self.first_lease(&mut hold.state, ground, runs_on).await? else { return Ok(None) };
+                (hold, Some(own))
+            }
+        };
+        let own = own.or_else(|| self.held.as_ref().and_then(HoldState::entry).map(|own| offering(own, &offer)));
+        let own = own.ok_or_else(|| Exit::Software("there is no lease to go on with".to_owned()))?;
         self.note_bridges(ground, &own, known.listing.revision);
         let keeper = Keeper {
             file: self.last_known.clone(),
@@ -51,7 +63,7 @@ impl Host {
             writing: None,
         };
         let config = ConfigWatch::new(store, &self.settings.prefix, known.accepted.revision);
-        Ok((Basis::Etcd(Box::new(Ties { hold: Some(hold), config, keeper })), own))
+        Ok(Some((Basis::Etcd(Box::new(Ties { hold: Some(hold), own: own.clone(), config, keeper })), own)))
     }
 
     fn hold_settings(&self, ground: &Ground) -> HoldSettings {
@@ -82,6 +94,48 @@ impl Host {
         self.state.leased_over = attached.map(|(link, prefix)| (link.to_string(), *prefix)).collect();
     }
 
+    /// The lease that a host which had none gets. A host that runs does not wait for it for long: it goes on with what it
+    /// `runs_on`, follows the leases of others and looks at the underlay meanwhile.
+    async fn first_lease(
+        &self,
+        hold: &mut watch::Receiver<HoldState>,
+        ground: &Ground,
+        runs_on: Option<Arc<Entry>>,
+    ) -> Result<Option<Arc<Entry>>, Exit> {
+        let Some(own) = runs_on else {
+            return tokio::select! {
+                own = self.leased(hold) => own.map(Some),
+                () = self.moved_from(ground) => Ok(None),
+            };
+        };
+        if let Ok(own) = tokio::time::timeout(PATIENCE, self.leased(hold)).await {
+            return own.map(Some);
+        }
+        let pools = &ground.config.pools;
+        let offers = |prefix: Prefix| pools.of(prefix.family()).is_some_and(|pool| pool.offers(prefix));
+        if own.lease.subnet.prefixes().all(offers) {
+            return Ok(Some(own));
+        }
+        Err(Exit::Unavailable(format!(
+            "this network has no {}, and no other subnet is to be had yet",
+            own.lease.subnet
+        )))
+    }
+
+    /// Waits until the underlay is another. What it is while there is none is told by the next look.
+    async fn moved_from(&self, ground: &Ground) {
+        let joined_on = |found: &Underlay| {
+            let Underlay { index, mtu, addresses, .. } = &ground.underlay;
+            (&found.index, &found.mtu, &found.addresses) == (index, mtu, addresses)
+        };
+        loop {
+            tokio::time::sleep(AGAIN).await;
+            if !self.underlay(&ground.config.pools).is_ok_and(|found| joined_on(&found)) {
+                return;
+            }
+        }
+    }
+
     async fn leased(&self, hold: &mut watch::Receiver<HoldState>) -> Result<Arc<Entry>, Exit> {
         loop {
             // What is there at first only says that nothing was asked yet.
@@ -98,4 +152,10 @@ impl Host {
 /// The time since the host booted, that in which it was suspended included.
 fn since_boot() -> Duration {
     clock_gettime(ClockId::CLOCK_BOOTTIME).map(Duration::from).unwrap_or_default()
+}
+
+/// The same lease, with what is offered now: what is published of it follows.
+fn offering(own: &Entry, offer: &Offer) -> Arc<Entry> {
+    let lease = Lease { subnet: own.lease.subnet, public: offer.public, data: offer.data.clone() };
+    Arc::new(Entry { lease, origin: own.origin })
 }

@@ -31,6 +31,7 @@ mod forward_told;
 mod full_range;
 mod held;
 mod hold_down;
+mod joining;
 mod membership;
 mod offline;
 mod repair;
