@@ -5,6 +5,7 @@
 
 use std::{
     fs, io,
+    net::IpAddr,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime},
@@ -26,6 +27,9 @@ pub(crate) struct LastKnown {
     prefix: String,
     /// The network config that this host has joined by.
     pub(crate) config: String,
+    /// By which addresses etcd was reached: names may not be resolved without it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) endpoints: Vec<IpAddr>,
     /// The other hosts' leases that were let in, in order of key.
     leases: Vec<KeptLease>,
 }
@@ -109,6 +113,8 @@ pub(crate) struct Keeper {
     /// The network config as it was read.
     pub(crate) config: String,
     pub(crate) board: Board,
+    /// By which addresses etcd is reached.
+    pub(crate) endpoints: Vec<IpAddr>,
     /// What is not kept yet, and when it will be.
     pub(crate) pending: Option<(Arc<LeaseTable>, Instant)>,
     /// The disk may be slow, and the session must not wait for it. What could not be kept comes back.
@@ -146,8 +152,9 @@ impl Keeper {
     /// Begins to keep what is not kept yet; one after the other.
     pub(crate) fn keep(&mut self) {
         let Some((table, _)) = self.pending.take() else { return };
-        let (file, config, board) = (self.file.clone(), self.config.clone(), self.board.clone());
-        let keep = move || (!file.keep(&config, &table, &board)).then_some(table);
+        let (file, board) = (self.file.clone(), self.board.clone());
+        let (config, endpoints) = (self.config.clone(), self.endpoints.clone());
+        let keep = move || (!file.keep((&config, &endpoints), &table, &board)).then_some(table);
         self.writing = Some(tokio::task::spawn_blocking(keep));
     }
 
@@ -156,22 +163,22 @@ impl Keeper {
         if self.writing.as_ref().is_none_or(JoinHandle::is_finished)
             && let Some((table, _)) = self.pending.take()
         {
-            self.file.keep(&self.config, &table, &self.board);
+            self.file.keep((&self.config, &self.endpoints), &table, &self.board);
         }
     }
 }
 
 impl LastKnownFile {
     /// Whether it is kept.
-    fn keep(&self, config: &str, table: &LeaseTable, board: &Board) -> bool {
-        let kept = self.save(&self.known(config, table));
+    fn keep(&self, joined: (&str, &[IpAddr]), table: &LeaseTable, board: &Board) -> bool {
+        let kept = self.save(&self.known(joined, table));
         let consequence = "a start while etcd is away would wait for it";
         let fault = kept.as_ref().err().map(|error| format!("{}: {consequence}", chain(error)));
         board.alarm("last known network", fault);
         kept.is_ok()
     }
 
-    fn known(&self, config: &str, table: &LeaseTable) -> LastKnown {
+    fn known(&self, (config, endpoints): (&str, &[IpAddr]), table: &LeaseTable) -> LastKnown {
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("our own keys and values are JSON or plainer");
         let leases = table.peers.values().map(|entry| KeptLease {
             key: text(self.prefix.lease(entry.lease.subnet)),
@@ -181,7 +188,7 @@ impl LastKnownFile {
         });
         let mut leases: Vec<KeptLease> = leases.collect();
         leases.sort_unstable_by(|one, other| one.key.cmp(&other.key));
-        LastKnown { prefix: self.prefix.to_string(), config: config.to_owned(), leases }
+        LastKnown { prefix: self.prefix.to_string(), config: config.to_owned(), endpoints: endpoints.to_vec(), leases }
     }
 }
 
@@ -247,7 +254,14 @@ mod tests {
 
     fn keeper(folder: &Path, config: &str) -> Keeper {
         let file = LastKnownFile::in_folder(folder, KeyPrefix::new(PREFIX));
-        Keeper { file, config: config.to_owned(), board: Board::new(), pending: None, writing: None }
+        Keeper {
+            file,
+            config: config.to_owned(),
+            board: Board::new(),
+            endpoints: Vec::new(),
+            pending: None,
+            writing: None,
+        }
     }
 
     fn keep(folder: &Path, config: &str) -> LeaseTable {

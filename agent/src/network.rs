@@ -5,6 +5,7 @@
 //! written ([`crate::datapath`]) or a lease is kept ([`wire_lease::Hold`]).
 
 mod announce;
+mod endpoints;
 mod ground;
 mod identity;
 mod known;
@@ -12,6 +13,7 @@ mod lease;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     sync::Arc,
     time::Duration,
 };
@@ -62,6 +64,8 @@ pub(crate) struct Host {
     standing: Standing,
     /// What etcd has answered to a host that went by what was kept.
     answer: Option<Known>,
+    /// By which addresses etcd is reached, or was.
+    endpoints: BTreeSet<IpAddr>,
     /// How it stood with our lease when it was held last.
     held: Option<HoldState>,
     /// What is joined. It lives on until its successor has all it needs, so that the kernel is looked after meanwhile.
@@ -130,6 +134,7 @@ impl Host {
             disowned: BTreeMap::new(),
             standing: Standing::New,
             answer: None,
+            endpoints: BTreeSet::new(),
             held: None,
             session: None,
             no_vxlan: false,
@@ -202,6 +207,7 @@ impl Host {
         let store = open(&self.settings).await?;
         let known = self.known(&store).await?;
         self.settle()?;
+        self.look_for_endpoints().await;
         let ground = self.ground(known.accepted.config.clone())?;
         let mut kernel = NetlinkDataplane::open(RouteForm::default()).map_err(|error| Exit::Software(chain(&error)))?;
         let Chosen { backend, scope, macs } = self.backend(&ground, &known.listing, &mut kernel)?;
@@ -222,7 +228,7 @@ impl Host {
             told,
             (self.board.clone(), self.pulse.clone()),
         )?;
-        let (admission_in, admission) = watch::channel(ground.admission(&own));
+        let (admission_in, admission) = watch::channel(ground.admission(&own, self.endpoints()));
         let directory = self.settings.prefix.leases(ground.config.pools.v4.is_some());
         let beside = Some(self.pulse.part(Part::Follower).beside());
         let follow = match known.as_of {
@@ -234,6 +240,7 @@ impl Host {
             }
             Some(_) => Follow::remembered(directory, &known.listing, admission, beside),
         };
+        let endpoints = endpoints::follow(self.settings.clone(), self.state.subnet, admission_in.clone());
         let underlay =
             UnderlayWatch::new(ground.underlay, self.settings.clone(), datapath.underlay_changed(), admission_in);
         self.standing = match known.as_of {
@@ -255,6 +262,7 @@ impl Host {
             firewall,
             basis,
             follow,
+            _endpoints: endpoints,
             joined_with,
             underlay,
             leased_over: self.state.leased_over.clone(),

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Instant};
 
-use tokio::sync::watch::error::RecvError;
+use tokio::{sync::watch::error::RecvError, task::JoinSet};
 use tracing::info;
 use wire_backends::{Backend, OverlayDevice};
 use wire_lease::{ConfigEvent, ConfigWatch, Entry, EtcdStore, Follow, Hold, HoldState, NetworkConfig, Prefix, chain};
@@ -102,6 +102,8 @@ pub(crate) struct Session {
     pub(crate) firewall: FirewallKeeper,
     pub(crate) basis: Basis,
     pub(crate) follow: Follow,
+    /// Follows the names of etcd's members. Ends with the session.
+    pub(crate) _endpoints: JoinSet<()>,
     /// The network config all of this was made for.
     pub(crate) joined_with: NetworkConfig,
     pub(crate) underlay: UnderlayWatch,

@@ -31,6 +31,8 @@ pub struct Admission {
     /// Prefixes that this host reaches without the overlay, which no peer may lead away. One that holds a whole network
     /// of the pools is not looked at: there the overlay was cut out of the underlay on purpose.
     pub underlay: Vec<Prefix>,
+    /// By which addresses this host reaches the store, which no peer may lead away.
+    pub endpoints: Vec<IpAddr>,
 }
 
 pub(crate) fn admit(
@@ -107,6 +109,10 @@ impl Admission {
             pool.admits(prefix).map_err(refuse(RefusalKind::Subnet))?;
             if let Some(underlay) = around.prefixes.iter().find(|underlay| underlay.overlaps(prefix)) {
                 let reason = format!("{prefix} overlaps {underlay}, the underlay's own subnet");
+                return Err(refuse(RefusalKind::Overlap)(reason));
+            }
+            if let Some(endpoint) = self.endpoints.iter().find(|endpoint| prefix.contains(**endpoint)) {
+                let reason = format!("{prefix} holds {endpoint}, by which this host reaches etcd");
                 return Err(refuse(RefusalKind::Overlap)(reason));
             }
             if let Some(public) = entry.lease.public.of(family) {

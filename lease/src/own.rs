@@ -16,10 +16,20 @@ pub fn own_entry(
     public: &DualStack<IpAddr>,
     pools: &DualStack<Pool>,
 ) -> Option<Entry> {
+    own_entry_without(&[], listing, &prefix.leases(pools.v4.is_some()), (public, pools))
+}
+
+/// The same, but never one whose subnet holds one of these addresses.
+pub(crate) fn own_entry_without(
+    endpoints: &[IpAddr],
+    listing: &Listing,
+    directory: &Directory,
+    (public, pools): (&DualStack<IpAddr>, &DualStack<Pool>),
+) -> Option<Entry> {
     let (family, _) = pools.iter().next()?;
     let address = public.of(family)?;
-    let directory = prefix.leases(pools.v4.is_some());
-    let own = leases(listing, &directory).filter(|entry| {
+    let holds_one = |subnet: Subnet| subnet.prefixes().any(|prefix| endpoints.iter().any(|ip| prefix.contains(*ip)));
+    let own = leases(listing, directory).filter(|entry| !holds_one(entry.lease.subnet)).filter(|entry| {
         entry.lease.public.of(family) == Some(address) && !offered(entry.lease.subnet, pools).is_empty()
     });
     own.min_by_key(|entry| {

@@ -18,7 +18,7 @@ pub(super) struct Ground {
 
 impl Ground {
     /// What the leases of others are checked against.
-    pub(super) fn admission(&self, own: &Entry) -> Admission {
+    pub(super) fn admission(&self, own: &Entry, endpoints: Vec<IpAddr>) -> Admission {
         Admission {
             pools: self.config.pools,
             own: Some(own.lease.subnet),
@@ -26,6 +26,7 @@ impl Ground {
             local: self.underlay.local.clone(),
             macs: own.lease.data.macs(),
             underlay: self.underlay.connected.clone(),
+            endpoints,
         }
     }
 }

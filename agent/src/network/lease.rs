@@ -6,7 +6,7 @@ use nix::time::{ClockId, clock_gettime};
 use tokio::sync::watch;
 use wire_backends::Underlay;
 use wire_lease::{
-    Clock, ConfigWatch, Entry, EtcdStore, Former, Hold, HoldSettings, HoldState, Lease, Offer, Origin, Prefix,
+    Clock, ConfigWatch, Entry, EtcdStore, Family, Former, Hold, HoldSettings, HoldState, Lease, Offer, Origin, Prefix,
     Revision, Start, Subnet,
 };
 
@@ -59,6 +59,7 @@ impl Host {
             file: self.last_known.clone(),
             config: known.accepted.json.clone(),
             board: self.board.clone(),
+            endpoints: self.endpoints.iter().copied().collect(),
             pending: None,
             writing: None,
         };
@@ -67,6 +68,9 @@ impl Host {
     }
 
     fn hold_settings(&self, ground: &Ground) -> HoldSettings {
+        let endpoints = self.endpoints();
+        let alone = endpoints.iter().filter_map(|ip| Prefix::new(*ip, Family::of(*ip).bits()).ok());
+        let avoid = ground.underlay.connected.iter().copied().chain(alone).collect();
         HoldSettings {
             prefix: self.settings.prefix.clone(),
             pools: ground.config.pools,
@@ -75,8 +79,9 @@ impl Host {
             clock: Clock::new(since_boot),
             renew_margin: self.settings.renew_margin,
             preferred: self.preferred(),
-            avoid: ground.underlay.connected.clone(),
+            avoid,
             rather_not: ground.underlay.attached.iter().map(|(_, prefix)| *prefix).collect(),
+            endpoints,
             same_host: self.runs() || self.is_proven,
         }
     }

@@ -5,10 +5,10 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use futures::StreamExt;
 use tracing::{error, info, warn};
 
-use super::{HoldState, Holder, Holding, claim::Obstacle};
+use super::{HoldSettings, HoldState, Holder, Holding, claim::Obstacle};
 use crate::{
     Backoff, Entry, Event, LeaseStore, Listing, Prefix, Revision, Subnet, WatchStream, chain,
-    own::{Choice, NoRoom, entry_of, listed, offered, overlapping, own_entry},
+    own::{Choice, NoRoom, entry_of, listed, offered, overlapping, own_entry_without},
     shortened,
 };
 
@@ -79,7 +79,8 @@ impl<S: LeaseStore> Holder<S> {
             None => Arc::new(self.store.list(&self.directory).await?),
         };
         let offer = self.offer.borrow_and_update().clone();
-        let own = match own_entry(&listing, &self.settings.prefix, &offer.public, &self.settings.pools) {
+        let HoldSettings { endpoints, pools, .. } = &self.settings;
+        let own = match own_entry_without(endpoints, &listing, &self.directory, (&offer.public, pools)) {
             Some(own) => Some(own),
             None => self.remembered(&listing).await?,
         };

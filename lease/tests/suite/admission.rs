@@ -24,6 +24,7 @@ fn admission(config: &str) -> Admission {
             "fd99::1/64",
         ]),
         macs: DualStack { v4: Some("02:00:00:00:00:01".parse().unwrap()), v6: None },
+        endpoints: Vec::new(),
         underlay: vec!["10.5.200.0/24".parse().unwrap(), "192.168.0.0/16".parse().unwrap()],
     }
 }
@@ -320,4 +321,15 @@ proptest! {
         prop_assert_eq!(&before.peers, &after.peers);
         prop_assert_eq!(after.refused.len(), before.refused.len() + 2);
     }
+}
+
+#[test]
+fn a_lease_that_holds_an_address_of_the_store_is_refused_and_named() {
+    let value = |number: u8| format!(r#"{{"PublicIP":"192.168.0.{number}"}}"#);
+    let entries = vec![kv("10.5.9.0-24", &value(9), 3), kv("10.5.8.0-24", &value(8), 4)];
+    let endpoints = vec!["10.5.9.5".parse().unwrap(), "192.0.2.1".parse().unwrap()];
+    let table = admit(entries, &Admission { endpoints, ..admission(V4) });
+    assert_eq!(table.peers.len(), 1);
+    let reasons: Vec<&str> = table.refused.values().map(|refusal| refusal.reason.as_str()).collect();
+    assert_eq!(reasons, ["10.5.9.0/24 holds 10.5.9.5, by which this host reaches etcd"]);
 }

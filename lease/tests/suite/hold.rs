@@ -48,6 +48,7 @@ impl Host {
             preferred: DualStack::default(),
             avoid: Vec::new(),
             rather_not: Vec::new(),
+            endpoints: Vec::new(),
             same_host: true,
         };
         let offer = Offer { public: public(number, &pools), data: data(number, &pools) };

@@ -42,3 +42,4 @@ mod tagged;
 mod told;
 mod unread;
 mod watchdog;
+mod way_to_etcd;

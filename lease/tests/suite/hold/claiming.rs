@@ -230,3 +230,17 @@ async fn a_key_that_names_the_whole_world_takes_nothing() {
     store.put("/coreos.com/network/subnets/fruit", "xx{", None);
     held_within(&Host::new(3, V4).spawn(&store), Duration::from_secs(1)).await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn no_lease_is_taken_that_holds_an_address_of_the_store_whoever_has_written_it_for_this_host() {
+    let store = SimStore::new(43);
+    let mut host = Host::new(3, V4);
+    let endpoint = "10.5.9.5".parse().unwrap();
+    host.settings.endpoints = vec![endpoint];
+    host.settings.avoid = vec!["10.5.9.5/32".parse().unwrap()];
+    host.settings.preferred.v4 = Some("10.5.9.0/24".parse().unwrap());
+    let (key, value) = flannel_lease("10.5.9.0-24", 3);
+    store.put(key, value, None);
+    let entry = held(&host.spawn(&store)).await;
+    assert!(entry.lease.subnet.prefixes().all(|prefix| !prefix.contains(endpoint)), "{}", entry.lease.subnet);
+}

@@ -1,0 +1,73 @@
+//! By which addresses etcd is reached: no lease may lead the way to them into the overlay, or no agent would learn that the lease
+//! has gone again.
+
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
+
+use tokio::{sync::watch, task::JoinSet};
+use wire_lease::{Admission, DualStack, Prefix, endpoint_addresses};
+
+use super::Host;
+use crate::settings::Settings;
+
+/// How long a start waits for names. What was known before does until they are resolved.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How often names are resolved again.
+const AGAIN: Duration = Duration::from_secs(60);
+
+impl Host {
+    /// Resolves etcd's members, as far as that is possible now. Where none is, those of the last time are kept from the overlay.
+    pub(super) async fn look_for_endpoints(&mut self) {
+        let found = tokio::time::timeout(PATIENCE, endpoint_addresses(&self.settings.etcd)).await;
+        self.endpoints.extend(found.unwrap_or_default());
+        if self.endpoints.is_empty() {
+            let kept = self.last_known.load().ok().flatten();
+            self.endpoints = kept.into_iter().flat_map(|(kept, _)| kept.endpoints).collect();
+        }
+    }
+
+    /// The addresses to be kept from the overlay, but those that lie in it on purpose: on this host, in its own subnet.
+    pub(super) fn endpoints(&self) -> Vec<IpAddr> {
+        outside(&self.endpoints, &self.state.subnet)
+    }
+}
+
+fn outside(endpoints: &BTreeSet<IpAddr>, own: &DualStack<Prefix>) -> Vec<IpAddr> {
+    let local = |ip: &IpAddr| ip.is_loopback() || ip.is_unspecified() || own.iter().any(|(_, own)| own.contains(*ip));
+    endpoints.iter().copied().filter(|ip| !local(ip)).collect()
+}
+
+/// Follows the names of etcd's members for as long as what it gives lives. Addresses that were theirs are kept from the overlay, too.
+pub(super) fn follow(
+    settings: Arc<Settings>,
+    own: DualStack<Prefix>,
+    admission: watch::Sender<Admission>,
+) -> JoinSet<()> {
+    let mut task = JoinSet::new();
+    task.spawn(async move {
+        loop {
+            tokio::time::sleep(AGAIN).await;
+            let found = outside(&endpoint_addresses(&settings.etcd).await, &own);
+            admission.send_if_modified(|admission| {
+                let new: Vec<IpAddr> = found.into_iter().filter(|ip| !admission.endpoints.contains(ip)).collect();
+                admission.endpoints.extend(&new);
+                !new.is_empty()
+            });
+        }
+    });
+    task
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn members_on_this_host_or_in_its_own_subnet_are_no_matter() {
+        let endpoints =
+            ["127.0.0.1", "::1", "10.5.7.2", "fd00:5:0:7::2", "10.9.0.5", "fd00::5"].map(|ip| ip.parse().unwrap());
+        let own = DualStack { v4: Some("10.5.7.0/24".parse().unwrap()), v6: Some("fd00:5:0:7::/64".parse().unwrap()) };
+        let kept = outside(&endpoints.into(), &own);
+        assert_eq!(kept, ["10.9.0.5", "fd00::5"].map(|ip| ip.parse::<IpAddr>().unwrap()));
+    }
+}

@@ -1,0 +1,87 @@
+//! The way to etcd, which no lease may lead into the overlay.
+
+use std::{fs, net::IpAddr};
+
+use wire_tests::{AgentSpec, Etcd, Family, Host, PeerLease, Result, check, eventually, lab};
+
+use crate::cluster::{Node, PROMPT, START, peer, phase};
+
+/// etcd's address lies in this network, behind the default route.
+const NETWORK: &str = r#"{"Network":"10.0.0.0/8","SubnetLen":24,"SubnetMin":"10.9.0.0","SubnetMax":"10.9.3.0","Backend":{"Type":"vxlan"}}"#;
+const ETCD: &str = "10.9.0.5";
+
+#[test]
+fn a_lease_that_holds_an_address_of_etcd_is_named_and_never_cuts_a_host_off() -> Result {
+    let lab = lab!();
+    let mut etcd = Etcd::start(&lab)?;
+    etcd.put_config(NETWORK)?;
+    let mut node = Node::with(behind_default_route(&etcd, lab.host("a")?)?, by_that_address(&etcd))?;
+    let evil = PeerLease { subnet: "10.9.0.0".parse().unwrap(), ..peer(70, &[Family::V4]) };
+    etcd.put(&evil.key(), &evil.value())?;
+    eventually(PROMPT * 3, || is_refused(&node))?;
+    goes_on(&etcd, &node, 71)?;
+
+    // What an earlier version has kept of it, for a start while etcd is away.
+    node.agent.terminate()?;
+    let kept = node.agent.state_dir().join("network.json");
+    let mut known: serde_json::Value = serde_json::from_str(&fs::read_to_string(&kept).unwrap()).unwrap();
+    let of_evil = serde_json::json!({"key": evil.key(), "value": evil.value(), "create_revision": 3});
+    known["leases"].as_array_mut().unwrap().insert(0, of_evil);
+    fs::write(&kept, known.to_string()).unwrap();
+    etcd.kill(0);
+    node.agent.restart()?;
+    node.agent.wait_ready(START)?;
+    phase(&node.agent, "degraded")?;
+    is_refused(&node)?;
+    etcd.restart(0)?;
+    eventually(START, || check(node.agent.status()?.phase == "ready", || node.agent.log()))?;
+    goes_on(&etcd, &node, 72)?;
+
+    // Written for a host that has none yet, it is no lease of that host.
+    let host = behind_default_route(&etcd, lab.host("b")?)?;
+    etcd.put(&evil.key(), &format!(r#"{{"PublicIP":"{}"}}"#, host.v4()))?;
+    let other = Node::with(host, by_that_address(&etcd))?;
+    let subnet = other.subnet(Family::V4)?;
+    check(!subnet.starts_with("10.9.0."), || subnet)?;
+    is_refused(&node)
+}
+
+fn is_refused(node: &Node) -> Result {
+    let peers = node.agent.peers()?;
+    let named = |reason: &str| reason.contains(ETCD) && reason.contains("reaches etcd");
+    check(peers.refused.iter().any(|refused| named(&refused.reason)), || format!("{peers:?}"))?;
+    let route = node.host.exec(&format!("ip route get {ETCD}"))?;
+    check(route.contains("dev eth0"), || route)
+}
+
+/// The host still learns of leases.
+fn goes_on(etcd: &Etcd, node: &Node, number: u16) -> Result {
+    let newcomer = peer(number, &[Family::V4]);
+    etcd.put(&newcomer.key(), &newcomer.value())?;
+    eventually(PROMPT * 3, || {
+        let peers = node.agent.peers()?;
+        let public = Some(newcomer.public_ip.to_string());
+        check(peers.peers.iter().any(|peer| peer.programmed && peer.public_ip == public), || format!("{peers:?}"))
+    })
+    .map(drop)
+}
+
+/// etcd's host is the host's router, and answers for etcd's address.
+fn behind_default_route(etcd: &Etcd, host: Host) -> Result<Host> {
+    let there = etcd.host(0);
+    let address: IpAddr = there.v4().into();
+    there.namespace().sh(&format!(
+        "nft 'add table ip store; add chain ip store pre {{ type nat hook prerouting priority -100; }};
+         flush chain ip store pre; add rule ip store pre ip daddr {ETCD} dnat to {address}'"
+    ))?;
+    host.namespace().ip(&format!("route replace default via {address} dev eth0"))?;
+    Ok(host)
+}
+
+fn by_that_address(etcd: &Etcd) -> AgentSpec {
+    let mut spec = AgentSpec::new(etcd.agent_flags());
+    let address = etcd.host(0).v4().to_string();
+    let endpoints = spec.flags.iter_mut().filter(|flag| flag.starts_with("--etcd-endpoints"));
+    endpoints.for_each(|flag| *flag = flag.replace(&address, ETCD));
+    spec
+}
