@@ -4,6 +4,7 @@
 
 mod convert;
 mod error;
+mod last_word;
 mod member;
 mod members;
 mod names;

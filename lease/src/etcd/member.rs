@@ -14,6 +14,7 @@ use tokio_rustls::{TlsConnector, rustls, rustls::pki_types::ServerName};
 use tonic::body::Body;
 
 use super::{
+    last_word::{LastWord, Reason},
     names::{self, NameError},
     race::first_to_connect,
     settings::{Endpoint, EtcdSettingsError, TlsFiles},
@@ -107,9 +108,17 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 /// What moves a connection's frames, until it ends.
 pub(super) type Driver = Connection<TokioIo<Box<dyn Stream>>, Body, TokioExecutor>;
 
+/// An open connection.
+pub(super) struct Open {
+    pub(super) sender: SendRequest<Body>,
+    pub(super) driver: Driver,
+    /// Why TLS has ended it, once it has.
+    pub(super) reason: Reason,
+}
+
 impl Member {
     /// A new connection. Name and certificates are those of now.
-    pub(super) async fn connect(&self) -> Result<(SendRequest<Body>, Driver), MemberError> {
+    pub(super) async fn connect(&self) -> Result<Open, MemberError> {
         let url = || self.endpoint.url.clone();
         let found = names::resolve(&self.endpoint.host, self.endpoint.port).await;
         let addresses = found.map_err(|error| MemberError::Name { endpoint: url(), source: Arc::new(error) })?;
@@ -120,14 +129,21 @@ impl Member {
         timeout(CONNECT_TIMEOUT, self.greet(tcp)).await.map_err(mute)?
     }
 
-    async fn greet(&self, tcp: TcpStream) -> Result<(SendRequest<Body>, Driver), MemberError> {
-        let stream: Box<dyn Stream> =
-            if self.endpoint.secure { Box::new(self.secure(tcp).await?) } else { Box::new(tcp) };
+    async fn greet(&self, tcp: TcpStream) -> Result<Open, MemberError> {
+        let reason = Reason::default();
+        let stream: Box<dyn Stream> = if self.endpoint.secure {
+            Box::new(LastWord::new(self.secure(tcp).await?, reason.clone()))
+        } else {
+            Box::new(tcp)
+        };
         let mut http = Builder::new(TokioExecutor::new());
         http.timer(TokioTimer::new()).keep_alive_interval(PING_EVERY).keep_alive_timeout(PING_TIMEOUT);
         // etcd closes a connection that is pinged while it carries no stream.
         http.keep_alive_while_idle(false);
-        http.handshake(TokioIo::new(stream)).await.map_err(|error| self.ended(error))
+        match http.handshake(TokioIo::new(stream)).await {
+            Ok((sender, driver)) => Ok(Open { sender, driver, reason }),
+            Err(error) => Err(self.ended(error, &reason)),
+        }
     }
 
     async fn secure(&self, tcp: TcpStream) -> Result<impl Stream + use<>, MemberError> {
@@ -146,13 +162,17 @@ impl Member {
     }
 
     /// Why a connection ended. etcd may refuse a client's certificate only after it was opened.
-    pub(super) fn ended(&self, error: hyper::Error) -> MemberError {
-        let broken = |error| MemberError::Broken { endpoint: self.endpoint.url.clone(), source: Arc::new(error) };
-        self.certificate_error(&error).unwrap_or_else(|| broken(error))
+    pub(super) fn ended(&self, error: hyper::Error, reason: &Reason) -> MemberError {
+        let refused = reason.get().and_then(|source| self.certificate_fault(source.clone()));
+        refused.unwrap_or_else(|| MemberError::Broken { endpoint: self.endpoint.url.clone(), source: Arc::new(error) })
     }
 
-    fn certificate_error(&self, error: &(dyn std::error::Error + 'static)) -> Option<MemberError> {
-        let source = tls_error(error)?;
+    fn certificate_error(&self, error: &io::Error) -> Option<MemberError> {
+        let source = error.get_ref()?.downcast_ref::<rustls::Error>()?;
+        self.certificate_fault(source.clone())
+    }
+
+    fn certificate_fault(&self, source: rustls::Error) -> Option<MemberError> {
         let told = tls::explain(&source, &self.endpoint.url, &self.files)?;
         Some(MemberError::Certificate { told, source: Arc::new(source) })
     }
@@ -167,22 +187,4 @@ impl Member {
         *request.uri_mut() = Uri::from_parts(parts).unwrap_or_default();
         request
     }
-}
-
-/// The error of TLS that lies somewhere below.
-fn tls_error(error: &(dyn std::error::Error + 'static)) -> Option<rustls::Error> {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if let Some(found) = error.downcast_ref::<rustls::Error>() {
-            return Some(found.clone());
-        }
-        // It does not tell by source() what lies in it.
-        let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        next = match inner {
-            Some(inner) => Some(inner),
-            None => error.source(),
-        };
-    }
-    // HTTP/2 keeps only the words.
-    tls::alert_in(&crate::chain(error))
 }

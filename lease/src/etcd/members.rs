@@ -18,7 +18,8 @@ use tonic::body::Body;
 use tower::{BoxError, Service};
 
 use super::{
-    member::{Driver, Member, MemberError},
+    last_word::Reason,
+    member::{Member, MemberError, Open},
     settings::{Endpoint, TlsFiles},
 };
 
@@ -43,14 +44,11 @@ enum Link {
 #[derive(Clone)]
 struct Up {
     sender: SendRequest<Body>,
-    /// Why it ended; `None` while it has not.
-    ended: watch::Receiver<Option<MemberError>>,
+    reason: Reason,
 }
 
 /// How soon a member that is away is tried again while another one answers.
 const AGAIN: Duration = Duration::from_secs(1);
-/// How long the reason is waited for when a connection breaks under a call.
-const REASON: Duration = Duration::from_millis(100);
 
 impl Members {
     pub(super) fn new(endpoints: Vec<Endpoint>, files: &TlsFiles) -> Self {
@@ -65,13 +63,10 @@ impl Members {
 
     async fn send(self, request: Request<Body>) -> Result<Response<Body>, MemberError> {
         let (at, mut up) = self.connected().await?;
-        match up.sender.send_request(self.members[at].address(request)).await {
+        let member = &self.members[at];
+        match up.sender.send_request(member.address(request)).await {
             Ok(response) => Ok(response.map(Body::new)),
-            Err(error) => {
-                let ended = tokio::time::timeout(REASON, up.ended.wait_for(Option::is_some)).await;
-                let why = ended.ok().and_then(Result::ok).and_then(|ended| ended.clone());
-                Err(why.filter(MemberError::is_refusal).unwrap_or_else(|| self.members[at].ended(error)))
-            }
+            Err(error) => Err(member.ended(error, &up.reason)),
         }
     }
 
@@ -105,21 +100,14 @@ impl Members {
 
     async fn connect(self, at: usize) {
         let link = match self.members[at].connect().await {
-            Ok((sender, driver)) => {
-                let (told, ended) = watch::channel(None);
-                // It must not keep the members alive, which keep it alive.
-                tokio::spawn(drive(driver, told, (self.members.clone(), at)));
-                Link::Up(Up { sender, ended })
+            Ok(Open { sender, driver, reason }) => {
+                // Why it ends is told by the reason, and to the calls that are under way.
+                tokio::spawn(driver);
+                Link::Up(Up { sender, reason })
             }
             Err(error) => Link::Down { since: Instant::now(), error },
         };
         self.links.send_modify(|links| links[at] = link);
-    }
-}
-
-async fn drive(driver: Driver, told: watch::Sender<Option<MemberError>>, (members, at): (Arc<[Member]>, usize)) {
-    if let Err(error) = driver.await {
-        told.send_replace(Some(members[at].ended(error)));
     }
 }
 

@@ -190,12 +190,6 @@ const ALERTS: [(AlertDescription, &str); 8] = [
 ];
 const OTHER: &str = "it has expired, is not for clients or not of the authority that etcd trusts";
 
-/// The alert that a text of another library tells of.
-pub(super) fn alert_in(text: &str) -> Option<Error> {
-    let told = |alert: &AlertDescription| text.contains(&Error::AlertReceived(*alert).to_string());
-    ALERTS.iter().map(|(alert, _)| *alert).find(told).map(Error::AlertReceived)
-}
-
 /// What etcd says of our certificate.
 fn client(alert: AlertDescription, endpoint: &str, files: &TlsFiles) -> Option<String> {
     let (_, cause) = ALERTS.iter().find(|(known, _)| *known == alert)?;
