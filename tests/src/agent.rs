@@ -142,7 +142,8 @@ impl Agent {
     /// # Errors
     /// Where it does not come or the agent ends first; with the end of its log.
     pub fn wait_ready(&mut self, limit: Duration) -> Result<Duration> {
-        while self.started.elapsed() < limit {
+        let asked = Instant::now();
+        while asked.elapsed() < limit {
             if let Some(ready) = self.ready_after() {
                 return Ok(ready);
             }

@@ -51,12 +51,16 @@ impl Change {
     pub const DELETE_NEIGHBOUR: u16 = 29;
     /// RTPROT_KERNEL: a route that the kernel made for an address.
     const KERNEL_ROUTE: u8 = 2;
+    /// RTN_MULTICAST: a neighbour that the kernel makes for a group and forgets when it likes.
+    const MULTICAST: u8 = 5;
 
     fn is_write_to(&self, device: u32) -> bool {
         match self.kind {
             // rtm_protocol, in both messages' headers.
             Self::NEW_ROUTE | Self::DELETE_ROUTE => self.body.get(5) != Some(&Self::KERNEL_ROUTE),
             Self::NEW_ADDRESS if self.is_link_local() => false,
+            // ndm_type.
+            Self::NEW_NEIGHBOUR | Self::DELETE_NEIGHBOUR if self.body.get(11) == Some(&Self::MULTICAST) => false,
             kind if names_a_device(kind) => self.device == device,
             _ => true,
         }
@@ -143,7 +147,7 @@ impl Monitor {
     }
 
     /// The writes to a device and to routes, heard so far. What the kernel does by itself is left out: what befalls other
-    /// devices (neighbours that it resolves), link-local addresses, which it finds to be unique seconds after it made
+    /// devices (neighbours that it resolves), multicast neighbours, link-local addresses, which it finds to be unique seconds after it made
     /// them (RFC 4862, 5.4), and its own routes.
     ///
     /// # Errors

@@ -35,6 +35,9 @@ impl<S: LeaseStore> Holder<S> {
             let obstacle = match self.acquire_once(listing.take()).await {
                 Ok((holding, listing)) => {
                     info!(subnet = %holding.entry.lease.subnet, "lease acquired");
+                    if holding.entry.origin.mod_revision > listing.revision {
+                        self.announcing.acquired();
+                    }
                     self.say_held(&holding, None);
                     self.give_back_former(&holding, &listing).await;
                     return holding;
@@ -133,6 +136,7 @@ impl<S: LeaseStore> Holder<S> {
             let (reason, pause) = match self.take_back_once(lost).await {
                 Ok(holding) => {
                     info!(subnet = %holding.entry.lease.subnet, "lease taken back");
+                    self.announcing.acquired();
                     self.say_held(&holding, None);
                     return holding;
                 }

@@ -27,7 +27,8 @@ const FEW: usize = 8;
 pub(super) struct Announcing {
     /// The leases of others, as whoever follows them tells.
     leases: watch::Receiver<Option<Arc<LeaseTable>>>,
-    seen: BTreeSet<(Subnet, Revision)>,
+    /// Those told last; `None` until the first are told, which are no news to a lease that was there before.
+    seen: Option<BTreeSet<(Subnet, Revision)>>,
     /// Those that have come since the last look.
     fresh: Vec<Arc<Entry>>,
     look_at: Option<Instant>,
@@ -36,7 +37,13 @@ pub(super) struct Announcing {
 
 impl Announcing {
     pub(super) const fn new(leases: watch::Receiver<Option<Arc<LeaseTable>>>) -> Self {
-        Self { leases, seen: BTreeSet::new(), fresh: Vec::new(), look_at: None, written: None }
+        Self { leases, seen: None, fresh: Vec::new(), look_at: None, written: None }
+    }
+
+    /// Our lease is new: whoever has one may have missed it.
+    pub(super) fn acquired(&mut self) {
+        self.seen = Some(BTreeSet::new());
+        self.note();
     }
 
     /// Waits until leases that have come are to be looked at.
@@ -69,9 +76,10 @@ impl Announcing {
     fn note(&mut self) {
         let Some(table) = self.leases.borrow_and_update().clone() else { return };
         let name = |entry: &Entry| (entry.lease.subnet, entry.origin.create_revision);
-        let come = table.peers.values().filter(|entry| !self.seen.contains(&name(entry)));
-        self.fresh.extend(come.cloned());
-        self.seen = table.peers.values().map(|entry| name(entry)).collect();
+        if let Some(seen) = &self.seen {
+            self.fresh.extend(table.peers.values().filter(|entry| !seen.contains(&name(entry))).cloned());
+        }
+        self.seen = Some(table.peers.values().map(|entry| name(entry)).collect());
         if !self.fresh.is_empty() && self.look_at.is_none() {
             self.look_again();
         }

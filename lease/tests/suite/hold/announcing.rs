@@ -56,8 +56,10 @@ async fn where_flanneld_has_a_lease_ours_is_written_once_more_unchanged_after_5_
         tokio::time::sleep(HOUR).await;
         assert_eq!(hold.state.borrow().entry().unwrap().origin.mod_revision, after.mod_revision);
         drop(hold);
-        held(&host.spawn(&store)).await;
-        tokio::time::sleep(SECOND).await;
+        let again = host.spawn(&store);
+        held(&again).await;
+        tell(&store, &host, &again);
+        tokio::time::sleep(HOUR).await;
         assert_eq!(store.count(SimCall::Commit), commits + 1);
     }
     assert!(seconds.len() > 8, "not all at the same moment: {seconds:?}");
@@ -133,15 +135,37 @@ async fn a_lease_that_is_lost_is_not_brought_back_by_writing_it_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_lease_that_was_taken_back_is_written_once_more_too() {
+    let store = SimStore::new(1);
+    flanneld(&store, 1);
+    let host = Host::new(3, V4);
+    let hold = host.spawn(&store);
+    let entry = held(&hold).await;
+    tell(&store, &host, &hold);
+    tokio::time::sleep(120 * SECOND).await;
+    store.revoke_now(entry.origin.lease.unwrap());
+    tokio::time::sleep(SECOND).await;
+    let key = format!("{PREFIX}/subnets/{}", entry.lease.subnet);
+    let back = stored(&store, &key);
+    assert!(back.mod_revision == back.create_revision && back.create_revision > entry.origin.mod_revision);
+    tokio::time::sleep(120 * SECOND).await;
+    let again = stored(&store, &key);
+    assert!(again.mod_revision > back.mod_revision);
+    assert_eq!(again, KeyValue { mod_revision: again.mod_revision, ..back });
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_reservation_of_ours_is_written_again_as_one() {
     let store = SimStore::new(3);
     let (key, value) = flannel_lease("10.5.9.0-24", 3);
     store.put(key.clone(), value, None);
-    flanneld(&store, 1);
     let host = Host::new(3, V4);
     let hold = host.spawn(&store);
     held(&hold).await;
+    tell(&store, &host, &hold);
+    tokio::time::sleep(HOUR).await;
     let before = stored(&store, &key);
+    flanneld(&store, 1);
     tell(&store, &host, &hold);
     tokio::time::sleep(31 * SECOND).await;
     let after = stored(&store, &key);
