@@ -23,11 +23,27 @@ pub(crate) struct WriteError {
 /// # Errors
 /// When a folder or the file cannot be written. The old file is then as it was.
 pub(crate) fn write_if_changed(path: &Path, content: &str, durable: Durable) -> Result<bool, WriteError> {
-    if fs::read(path).is_ok_and(|held| held == content.as_bytes()) {
+    if holds(path, content).unwrap_or(false) {
         return Ok(false);
     }
     let written = write(path, content, durable, None);
     written.map(|()| true).map_err(|source| WriteError { path: path.to_owned(), source })
+}
+
+/// Whether a file holds exactly `content`. What is no regular file does not, and is not waited for; no more than that is read.
+fn holds(path: &Path, content: &str) -> io::Result<bool> {
+    let file = open_without_waiting(path)?;
+    let found = file.metadata()?;
+    if !found.is_file() || found.len() != content.len() as u64 {
+        return Ok(false);
+    }
+    let mut held = Vec::with_capacity(content.len());
+    file.take(found.len() + 1).read_to_end(&mut held)?;
+    Ok(held == content.as_bytes())
+}
+
+fn open_without_waiting(path: &Path) -> io::Result<fs::File> {
+    fs::OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path)
 }
 
 /// A file of ours, and what it should hold.
@@ -66,7 +82,7 @@ pub(crate) fn replace(path: &Path, content: &str) -> Result<(), WriteError> {
 /// When it is no regular file of at most 64 KiB, or cannot be read.
 pub(crate) fn read_small(path: &Path) -> io::Result<String> {
     const LARGEST: u64 = 1 << 16;
-    let file = fs::OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path)?;
+    let file = open_without_waiting(path)?;
     let found = file.metadata()?;
     let wrong = |why| io::Error::new(io::ErrorKind::InvalidData, why);
     if !found.is_file() {
@@ -156,6 +172,19 @@ mod tests {
         assert_eq!(after.mode() & 0o777, 0o644);
         assert!(write_if_changed(&path, "X=2\n", Durable::Yes).unwrap());
         assert_eq!(fs::read_to_string(&path).unwrap(), "X=2\n");
+    }
+
+    #[test]
+    fn a_pipe_or_a_device_in_the_place_of_a_file_is_replaced_and_never_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("subnet.env");
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert!(write_if_changed(&path, "X=1\n", Durable::No).unwrap());
+        fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", &path).unwrap();
+        assert!(write_if_changed(&path, "X=1\n", Durable::No).unwrap());
+        assert!(fs::symlink_metadata(&path).unwrap().is_file());
+        assert_eq!(fs::read_to_string(&path).unwrap(), "X=1\n");
     }
 
     #[test]
