@@ -160,8 +160,10 @@ impl EtcdStore {
         let Some(user) = &self.settings.user else { return Ok(()) };
         let password = user.password.read().map_err(CallError::Password)?;
         match self.client.clone().update_user(Some((user.name.clone(), password))).await {
-            // As flannel does: a user is no mistake where etcd asks for none.
-            Err(error) if Fault::of(&error) == Fault::NoAuthentication => Ok(()),
+            // As flannel does: a user is no mistake where etcd asks for none. A token of before is of no use then.
+            Err(error) if Fault::of(&error) == Fault::NoAuthentication => {
+                self.client.clone().update_user(None).await.map_err(CallError::Said)
+            }
             login => login.map_err(CallError::Said),
         }
     }

@@ -14,7 +14,10 @@ use hickory_resolver::{
     Resolver, TokioResolver,
     config::{NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts},
     net::{DnsError, NetError, runtime::TokioRuntimeProvider},
-    proto::{op::ResponseCode, rr::RecordType},
+    proto::{
+        op::ResponseCode,
+        rr::{Name, RecordType},
+    },
 };
 
 use super::resolv_conf::ResolvConf;
@@ -133,10 +136,12 @@ async fn both_families(conf: &ResolvConf, port: u16, name: &str) -> Result<Vec<I
 /// Asks one server after another, and all of them again, until one says that there are records or that there are none.
 async fn records(conf: &ResolvConf, port: u16, (name, kind): (&str, RecordType)) -> Result<Vec<IpAddr>, NetError> {
     let mut error = NetError::NoConnections;
+    // As the C library does, with an underscore too: Compose's names have one.
+    let name = Name::from_str_relaxed(name)?;
     let first = if conf.rotate { rand::random_range(0..conf.servers.len()) } else { 0 };
     let servers = conf.servers.iter().cycle().skip(first).take(conf.servers.len() * conf.attempts);
     for server in servers {
-        match resolver(conf, SocketAddr::new(*server, port))?.lookup(name, kind).await {
+        match resolver(conf, SocketAddr::new(*server, port))?.lookup(name.clone(), kind).await {
             // The answer holds aliases too.
             Ok(answer) => return Ok(answer.answers().iter().filter_map(|record| record.data.ip_addr()).collect()),
             Err(none) if is_final(&none) => return Err(none),
@@ -250,6 +255,7 @@ mod tests {
             ("etcd.two.example", "etcd.two.example", &["etcd.two.example"]),
             ("etcd.lan", "etcd.lan.one.example", &["etcd.lan", "etcd.lan.one.example"]),
             ("etcd.two.example.", "etcd.two.example", &["etcd.two.example"]),
+            ("etcd_1.two.example", "etcd_1.two.example", &["etcd_1.two.example"]),
         ] {
             let (port, notes) = server(known).await;
             assert_eq!(in_dns(&conf, port, name).await.unwrap(), [IpAddr::from([192, 0, 2, 7])], "{name}");

@@ -462,6 +462,18 @@ async fn a_token_of_before_a_change_of_users_is_renewed_at_once() {
 }
 
 #[tokio::test]
+async fn an_etcd_that_asks_for_users_no_more_and_then_again_is_asked_on() {
+    let Some(etcd) = with_users(|_| Vec::new()).await else { return };
+    let store = as_host(&etcd, Password::Given("secret".to_owned())).await;
+    store.get(b"/net/a").await.unwrap();
+    etcdctl(&etcd.endpoint, "--user=root:rootpw auth disable");
+    store.list(b"/net/").await.unwrap();
+    write(&store, vec![put("/net/a".to_owned(), b"1".to_vec())]).await;
+    etcdctl(&etcd.endpoint, "auth enable");
+    store.list(b"/net/").await.unwrap();
+}
+
+#[tokio::test]
 async fn a_password_that_was_changed_is_taken_from_its_file() {
     let Some(etcd) = with_users(|_| Vec::new()).await else { return };
     let folder = TempDir::new().unwrap();
