@@ -34,6 +34,8 @@ pub(crate) struct Docker {
     pub(crate) runs: bool,
     /// The flags that its unit gives it, as far as the files can be read.
     pub(crate) flags: Vec<Flag>,
+    /// Whether its unit gives it our options as flags when it starts.
+    pub(crate) expands_ours: bool,
     /// Whether its containers are known to outlive it, and the bridge with them.
     pub(crate) live_restore: bool,
 }
@@ -61,6 +63,7 @@ impl Docker {
             bridge: bridge.unwrap_or_else(|| "docker0".to_owned()),
             live_restore: settings.live_restore || unit.flag("live-restore").is_some_and(|flag| flag.value != "false"),
             flags: unit.flags(),
+            expands_ours: unit.expands_ours(),
             runs: sockets.lines().any(|line| line.contains("/libnetwork/") && line.ends_with(".sock")),
         }
     }
@@ -129,13 +132,13 @@ impl Expected {
             let _ = write!(remedy, "take out what its unit gives it ({}), and ", others.join("; "));
         }
         let _ = match &self.told.file {
-            Some(file) if ours.is_empty() => write!(
+            Some(file) if ours.is_empty() && !docker.expands_ours => write!(
                 remedy,
                 "restart Docker with the options in {}, or, where it gets no such flags, {merge}",
                 file.display()
             ),
             Some(file) => write!(remedy, "restart Docker with the options in {}", file.display()),
-            None if ours.is_empty() || !others.is_empty() => write!(remedy, "{merge}"),
+            None if !docker.expands_ours && (ours.is_empty() || !others.is_empty()) => write!(remedy, "{merge}"),
             None => write!(remedy, "restart Docker"),
         };
         if link.is_used && !docker.live_restore {
@@ -213,7 +216,7 @@ mod tests {
     }
 
     fn docker(bridge: &str, runs: bool) -> Docker {
-        Docker { bridge: bridge.to_owned(), runs, flags: Vec::new(), live_restore: false }
+        Docker { bridge: bridge.to_owned(), runs, flags: Vec::new(), expands_ours: false, live_restore: false }
     }
 
     const V4: &[&str] = &["10.5.7.0/24"];
@@ -250,13 +253,14 @@ mod tests {
             let path = folder.path().join("etc/systemd/system/docker.service");
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, format!("[Service]\nExecStart=/usr/bin/dockerd {line}\n")).unwrap();
-            DockerUnit::read(folder.path()).flags()
+            DockerUnit::read(folder.path())
         };
-        let remedy = |flags, file| {
+        let remedy = |unit: DockerUnit, file| {
             let mut expected = expected(V4);
             let option = |key, value: &str| (key, serde_json::Value::from(value));
             expected.told = Told { file, options: vec![option("bip", "10.5.7.1/24")] };
-            let docker = || Docker { flags, ..docker("docker0", true) };
+            let (flags, expands_ours) = (unit.flags(), unit.expands_ours());
+            let docker = || Docker { flags, expands_ours, ..docker("docker0", true) };
             expected.compare(&[bridge("docker0", &["172.17.0.1/16"])], docker).fault.unwrap()
         };
         let file = || Some("/run/flannel/flannel_docker_opts.env".into());
@@ -265,6 +269,10 @@ mod tests {
         let said = remedy(unit("--bip=10.5.7.1/24"), file());
         assert!(!said.contains("--daemon-json") && !said.contains("take out"), "{said}");
         assert!(!remedy(unit("--bip=10.5.7.1/24"), None).contains("--daemon-json"));
+        // The file with the variable is not there before Docker starts.
+        let said = remedy(unit("$DOCKER_OPT_BIP $DOCKER_OPT_MTU"), file());
+        assert!(said.contains("restart Docker with the options in") && !said.contains("--daemon-json"), "{said}");
+        assert!(!remedy(unit("$DOCKER_OPT_BIP"), None).contains("--daemon-json"));
         let said = remedy(unit("--bip 10.5.9.1/24"), file());
         let named = "take out what its unit gives it (/etc/systemd/system/docker.service sets --bip=10.5.9.1/24 in line 2), and";
         assert!(said.contains(named) && !said.contains("--daemon-json"), "{said}");

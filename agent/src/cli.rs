@@ -8,6 +8,7 @@ use std::{ffi::OsString, net::IpAddr, path::PathBuf, time::Duration};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use crate::{
+    docker_unit::DOCKER_OPTS_FILE,
     exit::STATUSES,
     go_syntax,
     old_flags::{KubernetesFlags, LogFlags, RemovedFlags},
@@ -98,7 +99,7 @@ pub(crate) struct RunFlags {
     #[arg(long, default_value = "/run/flannel/subnet.env", value_name = "FILE", help_heading = "Files")]
     pub(crate) subnet_file: PathBuf,
     /// The file with Docker's options, an EnvironmentFile for its unit. Empty: none is written.
-    #[arg(long, default_value = "/run/flannel/flannel_docker_opts.env", value_name = "FILE", help_heading = "Files")]
+    #[arg(long, default_value = DOCKER_OPTS_FILE, value_name = "FILE", help_heading = "Files")]
     pub(crate) docker_opts_file: String,
     /// Folder for what must outlive a reboot: identity, VTEP MAC, the last subnet.
     #[arg(long, default_value = "/var/lib/wire-agent", value_name = "DIR", help_heading = "Files")]

@@ -13,6 +13,7 @@ use wire_lease::{DualStack, Family, Prefix, Subnet, chain};
 use crate::{
     cli::DockerOptsFlags,
     daemon_json::{self, DaemonJsonError, DaemonOptions},
+    docker_unit::DockerUnit,
     exit::Exit,
     files::{self, Durable},
     output,
@@ -192,7 +193,10 @@ pub(crate) fn command(flags: &DockerOptsFlags) -> Result<(), Exit> {
     let env = SubnetEnv::from_text(&text).map_err(|wrong| Exit::No(format!("{file}: {wrong}")))?;
     let options = env.daemon_options(!flags.no_ip_masq);
     match &flags.daemon_json {
-        Some(path) => merge(path, &options),
+        Some(path) => {
+            refuse_beside_flags(path, &DockerUnit::read(Path::new("/")))?;
+            merge(path, &options)
+        }
         None => {
             if let Some(clash) = daemon_json::clash(Path::new(daemon_json::PATH), &options) {
                 output::complain(format_args!("wire-agent: {clash}"));
@@ -200,6 +204,18 @@ pub(crate) fn command(flags: &DockerOptsFlags) -> Result<(), Exit> {
             write(flags, &env)
         }
     }
+}
+
+/// dockerd refuses to start where a key is a flag too.
+fn refuse_beside_flags(path: &Path, unit: &DockerUnit) -> Result<(), Exit> {
+    if files::are_same(path, Path::new(daemon_json::PATH)) && unit.is_given_ours() {
+        return Err(Exit::No(format!(
+            "docker.service gives dockerd these options as flags ($DOCKER_OPT_BIP), and dockerd does not start with both: {} stays \
+             as it is; restart Docker, which then takes them",
+            path.display()
+        )));
+    }
+    Ok(())
 }
 
 fn merge(path: &Path, options: &DaemonOptions) -> Result<(), Exit> {
@@ -336,5 +352,26 @@ mod tests {
                 assert_eq!(fs::read_to_string(&env).unwrap(), text);
             }
         }
+    }
+
+    #[test]
+    fn options_that_docker_gets_as_flags_are_not_merged_into_its_settings() {
+        let folder = tempfile::tempdir().unwrap();
+        let unit = |text: &str| {
+            let path = folder.path().join("etc/systemd/system/docker.service");
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+            DockerUnit::read(folder.path())
+        };
+        let start = "[Service]\nExecStart=/usr/bin/dockerd $DOCKER_OPT_BIP\n";
+        let settings = Path::new(daemon_json::PATH);
+        for file in ["/run/wire-agent-docker.env", "-/run/flannel/flannel_docker_opts.env"] {
+            let both = unit(&format!("{start}EnvironmentFile={file}\n"));
+            let refused = refuse_beside_flags(settings, &both).unwrap_err().to_string();
+            assert!(refused.contains("$DOCKER_OPT_BIP") && refused.contains(daemon_json::PATH), "{refused}");
+            assert!(refuse_beside_flags(Path::new("/elsewhere.json"), &both).is_ok());
+        }
+        // Its variable is empty.
+        assert!(refuse_beside_flags(settings, &unit(start)).is_ok());
     }
 }

@@ -22,6 +22,9 @@ pub(crate) const OURS: &str = "/etc/systemd/system/docker.service.d/40-wire-agen
 /// and with a variable of that user's choice dockerd would be too.
 pub(crate) const FOR_DOCKER: &str = "/run/wire-agent-docker.env";
 
+/// Where the agent writes them unless told otherwise, as flannel does.
+pub(crate) const DOCKER_OPTS_FILE: &str = "/run/flannel/flannel_docker_opts.env";
+
 /// All that decides how dockerd is started.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct DockerUnit {
@@ -186,6 +189,17 @@ impl DockerUnit {
         self.variables.iter().rev().find(|variable| variable.name == name)
     }
 
+    /// Whether dockerd gets our options as flags, whatever they are at the moment: their file is written just before it starts.
+    pub(crate) fn expands_ours(&self) -> bool {
+        self.starts.iter().flat_map(|start| &start.words).any(|word| word.contains("DOCKER_OPT_BIP"))
+    }
+
+    /// Whether the variables of those flags are set for it, by the package's drop-in or the agent's own file.
+    pub(crate) fn is_given_ours(&self) -> bool {
+        let ours = [FOR_DOCKER, DOCKER_OPTS_FILE].map(Path::new);
+        self.expands_ours() && self.environment.iter().any(|file| ours.contains(&file.path.as_path()))
+    }
+
     /// The drop-in by which Docker gets this host's subnet and loses nothing, or at least goes on to start.
     pub(crate) fn drop_in(&self, settings: &daemon_json::Held) -> DropIn {
         let flags = self.flags();
@@ -193,8 +207,7 @@ impl DockerUnit {
         if settings.bridge.is_some() || flags.iter().any(Flag::is_bridge) {
             return DropIn::Networks;
         }
-        let expands = self.starts.iter().flat_map(|start| &start.words).any(|word| word.contains("DOCKER_OPT_BIP"));
-        match (settings.keys.is_empty(), expands, self.is_known()) {
+        match (settings.keys.is_empty(), self.expands_ours(), self.is_known()) {
             // dockerd refuses a key that is a flag too.
             (false, ..) if sets_ours => DropIn::Networks,
             (false, ..) => DropIn::DaemonJson,
