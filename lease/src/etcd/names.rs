@@ -54,20 +54,42 @@ pub(super) async fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, Na
     if let Some(address) = literal(host, port)? {
         return Ok(vec![address]);
     }
-    let read = |path| fs::read_to_string(path).unwrap_or_default();
     let addresses = in_hosts(&read("/etc/hosts"), host, port);
     if !addresses.is_empty() {
         return Ok(addresses);
     }
-    let name = host.trim_end_matches('.');
-    if name.eq_ignore_ascii_case("localhost") || name.to_ascii_lowercase().ends_with(".localhost") {
+    if is_localhost(host) {
         let loopback = [IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST)];
         return Ok(loopback.map(|ip| SocketAddr::new(ip, port)).to_vec());
     }
-    let conf = ResolvConf::parse(&read("/etc/resolv.conf"), &read("/proc/sys/kernel/hostname"));
+    let conf = resolv_conf();
     let found = in_dns(&conf, DNS_PORT, host).await;
     let found = found.map_err(|error| NameError::Unresolved { name: host.to_owned(), source: Box::new(error) })?;
     Ok(found.into_iter().map(|ip| SocketAddr::new(ip, port)).collect())
+}
+
+/// The DNS servers without which a host is not found: none for an address, or a name of /etc/hosts.
+pub(super) fn servers_for(host: &str) -> Vec<IpAddr> {
+    servers_by(host, &read("/etc/hosts"), resolv_conf())
+}
+
+fn servers_by(host: &str, hosts: &str, conf: ResolvConf) -> Vec<IpAddr> {
+    let is_address = literal(host, 0).is_ok_and(|found| found.is_some());
+    let is_known = is_address || is_localhost(host) || !in_hosts(hosts, host, 0).is_empty();
+    if is_known { Vec::new() } else { conf.servers }
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(path).unwrap_or_default()
+}
+
+fn resolv_conf() -> ResolvConf {
+    ResolvConf::parse(&read("/etc/resolv.conf"), &read("/proc/sys/kernel/hostname"))
+}
+
+fn is_localhost(host: &str) -> bool {
+    let name = host.trim_end_matches('.').to_ascii_lowercase();
+    name == "localhost" || name.ends_with(".localhost")
 }
 
 /// The address that `host` is, with the interface of a link-local one behind a `%`.
@@ -200,6 +222,15 @@ mod tests {
         assert_eq!(found("localhost"), ["127.0.0.1:1", "[::1]:1"]);
         assert_eq!(found("etcd"), ["10.0.0.1:1"]);
         assert_eq!(found("example"), [""; 0]);
+    }
+
+    #[test]
+    fn the_dns_servers_are_on_the_way_to_a_name_that_they_alone_know() {
+        let servers = |host| servers_by(host, HOSTS, ResolvConf::parse("nameserver 10.9.0.53", ""));
+        assert_eq!(servers("etcd.elsewhere"), [IpAddr::from([10, 9, 0, 53])]);
+        for known in ["etcd", "10.0.0.1", "fd00::1", "localhost"] {
+            assert!(servers(known).is_empty(), "{known}");
+        }
     }
 
     #[test]

@@ -186,11 +186,13 @@ impl EtcdSettings {
     }
 }
 
-/// The addresses of all members, as far as their names can be resolved now. For protecting the way to etcd.
+/// The addresses of all members, as far as their names can be resolved now, and of the DNS servers that resolve them. For protecting
+/// the way to etcd.
 pub async fn endpoint_addresses(settings: &EtcdSettings) -> BTreeSet<IpAddr> {
     let endpoints = settings.endpoints().unwrap_or_default();
     let found = join_all(endpoints.iter().map(|endpoint| names::resolve(&endpoint.host, endpoint.port))).await;
-    found.into_iter().flatten().flatten().map(|address| address.ip()).collect()
+    let members = found.into_iter().flatten().flatten().map(|address| address.ip());
+    members.chain(endpoints.iter().flat_map(|endpoint| names::servers_for(&endpoint.host))).collect()
 }
 
 impl Password {
