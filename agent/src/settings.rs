@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     time::Duration,
@@ -10,7 +10,7 @@ use std::{
 
 use regex::Regex;
 use wire_backends::{Capabilities, ForwardSettings, LinkName, Masquerade, Senders};
-use wire_lease::{Credentials, DualStack, EtcdSettings, KeyPrefix, Password, TlsFiles};
+use wire_lease::{Credentials, DualStack, EtcdSettings, Family, KeyPrefix, Password, TlsFiles};
 
 use crate::{
     cli::{EtcdFlags, RunFlags},
@@ -72,6 +72,25 @@ pub(crate) enum UnderlayWish {
 /// All wishes, in order. Without one, the default route decides.
 pub(crate) type UnderlayWishes = Vec<UnderlayWish>;
 
+/// The public addresses asked for. What no other host would take for one is refused.
+fn public(run: &RunFlags) -> Result<DualStack<IpAddr>, Exit> {
+    let public = DualStack { v4: run.public_ip.map(IpAddr::V4), v6: run.public_ipv6.map(IpAddr::V6) };
+    for (family, address) in public.iter() {
+        let flag = match family {
+            Family::V4 => "--public-ip",
+            Family::V6 => "--public-ipv6",
+        };
+        let is_broadcast = *address == IpAddr::V4(Ipv4Addr::BROADCAST);
+        if address.is_unspecified() || address.is_loopback() || address.is_multicast() || is_broadcast {
+            return Err(Exit::Usage(format!(
+                "{flag}={address}: other hosts reach nobody there, and refuse its lease: give an address by which they reach this host, \
+                 or leave the flag out"
+            )));
+        }
+    }
+    Ok(public)
+}
+
 impl Settings {
     /// Checks that the interface may come to be there, where it is not.
     ///
@@ -99,6 +118,7 @@ impl Settings {
             return Err(Exit::Usage(refusal));
         }
         let forward = forward(&run)?;
+        let public = public(&run)?;
         if files::are_same(&run.subnet_file, Path::new(&run.docker_opts_file)) {
             let file = run.subnet_file.display();
             return Err(Exit::Usage(format!(
@@ -110,7 +130,7 @@ impl Settings {
             warnings: warnings(&run).into_iter().chain(exposed(etcd.etcd_password_file.as_deref())).collect(),
             prefix: KeyPrefix::new(&etcd.etcd_prefix),
             etcd: etcd_settings(etcd)?,
-            public: DualStack { v4: run.public_ip.map(IpAddr::V4), v6: run.public_ipv6.map(IpAddr::V6) },
+            public,
             folders: Folders {
                 state_dir: run.state_dir,
                 run_dir,

@@ -41,6 +41,15 @@ fn what_makes_no_sense_is_refused_with_status_64_and_its_name() {
     refused(&["--subnet-lease-renew-margin", "1440"], &[], 64, "1..=1439");
     refused(&["--healthz-port=65536"], &[], 64, "--healthz-port");
     refused(&["--public-ip=10.0.0"], &[], 64, "--public-ip");
+    for nobodys in ["0.0.0.0", "127.0.0.1", "224.0.0.1", "255.255.255.255"] {
+        refused(
+            &[&format!("--public-ip={nobodys}")],
+            &[],
+            64,
+            &format!("--public-ip={nobodys}: other hosts reach nobody"),
+        );
+    }
+    refused(&["--public-ipv6=::1"], &[], 64, "--public-ipv6=::1: other hosts reach nobody");
     refused(&["--iface-can-reach=here"], &[], 64, "--iface-can-reach");
     refused(&["--iface-regex=eth["], &[], 64, "--iface-regex");
     refused(&["--subnet-lease-ttl=soon"], &[], 64, "--subnet-lease-ttl");
