@@ -22,6 +22,8 @@ const INTERVAL: Duration = Duration::from_secs(6);
 const SLOW: Duration = Duration::from_millis(1500);
 /// systemd's `TimeoutStopSec` is longer.
 const STOP: Duration = Duration::from_secs(10);
+/// A packet that a worker has read and not yet written when it is killed goes with it: of a hundred pings a second that is one.
+const IN_HAND: usize = 1;
 /// Joining anew waits that long for an etcd that is away.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -111,7 +113,8 @@ fn beats_go_on_while_the_programs_of_the_firewall_are_slow() -> Result {
 
 /// A host for each part, on the userspace path, which has all of them, and one that sends to the others.
 #[test]
-fn each_part_that_hangs_ends_the_beats_is_named_and_is_started_again_without_loss() -> Result {
+fn each_part_that_hangs_ends_the_beats_is_named_and_is_started_again_with_nothing_lost_but_what_was_in_hand() -> Result
+{
     const PARTS: [&str; 6] = ["dataplane", "firewall", "follower", "holder", "session", "worker"];
     let lab = lab!();
     let datapath = Datapath::UserspaceUdp;
@@ -166,7 +169,8 @@ fn hangs(lab: &Underlay, sender: &Node, mut node: Node, part: &str) -> Result {
     well_again(&mut node)?;
     // A worker that hangs moves no packet, and more of them come than the kernel keeps.
     if part != "worker" {
-        meter.stop_without_loss()?;
+        let loss = meter.stop()?;
+        check(loss.lost.len() <= IN_HAND, || format!("{loss:?}"))?;
     }
 
     // It ends all the same when it is asked to.
