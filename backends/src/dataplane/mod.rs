@@ -6,6 +6,7 @@ mod encode;
 mod error;
 mod holders;
 mod host;
+mod listeners;
 #[cfg(test)]
 mod measure;
 mod monitor;

@@ -1,10 +1,11 @@
 //! Hearing of changes, to know when to look again. What an event says is never taken over: it is only compared with what we
 //! believe the kernel holds, so that the echo of our own writes wakes nobody.
 
-use std::{cell::OnceCell, collections::BTreeSet, future::poll_fn, io, net::IpAddr, task::Poll};
+use std::{cell::OnceCell, collections::BTreeSet, future::poll_fn, io, net::IpAddr, task::Poll, time::Duration};
 
 use netlink_sys::{AsyncSocket, TokioSocket, protocols::NETLINK_ROUTE};
 use nix::errno::Errno;
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 use wire_lease::{Family, Prefix};
 
 use super::{
@@ -13,6 +14,7 @@ use super::{
     decode::{self, Names, Neighbour, RouteContext},
     encode::{DELADDR, DELLINK, DELNEIGH, DELROUTE, NEWADDR, NEWLINK, NEWNEIGH, NEWROUTE},
     nexthop::{self, Hop, Nexthops},
+    settings::{self, LinkSettings},
     socket::{LONGEST_DATAGRAM, force_buffer},
     sysctl,
 };
@@ -26,11 +28,15 @@ const NEWNETCONF: u16 = 80;
 /// `RTNLGRP_NEXTHOP`, since Linux 5.3.
 const NEXTHOP_GROUP: u32 = 32;
 
+/// What the kernel says nothing of is looked at that often.
+const LOOK: Duration = Duration::from_secs(5);
+
 /// A socket that hears of all changes in this thread's network namespace, and keeps none of them: its memory is bounded.
 pub struct Monitor {
     socket: TokioSocket,
     scope: Scope,
     buffer: Vec<u8>,
+    looks: Interval,
 }
 
 /// What has changed.
@@ -55,7 +61,7 @@ impl Wake {
 }
 
 impl Monitor {
-    /// Opens the socket, in the network namespace of the calling thread. Needs a tokio runtime with I/O.
+    /// Opens the socket, in the network namespace of the calling thread. Needs a tokio runtime with I/O and time.
     ///
     /// # Errors
     /// When there is no netlink.
@@ -71,7 +77,9 @@ impl Monitor {
             Ok(socket)
         };
         let socket = open().map_err(DataplaneError::Monitor)?;
-        Ok(Self { socket, scope, buffer: Vec::with_capacity(LONGEST_DATAGRAM) })
+        let mut looks = interval_at(Instant::now() + LOOK, LOOK);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Ok(Self { socket, scope, buffer: Vec::with_capacity(LONGEST_DATAGRAM), looks })
     }
 
     /// Waits until something is not as `believed`.
@@ -85,6 +93,9 @@ impl Monitor {
         let view = View::new(&self.scope, believed);
         poll_fn(|context| {
             let mut wake = Wake::default();
+            while self.looks.poll_tick(context).is_ready() {
+                wake.ours |= settings::have_changed_silently(&believed.settings);
+            }
             loop {
                 self.buffer.clear();
                 match self.socket.poll_recv(context, &mut self.buffer) {
@@ -167,6 +178,7 @@ impl<'a> View<'a> {
             return;
         }
         let Some((name, link)) = decode::link(body, &self.names) else { return };
+        wake.ours |= new && settings::of_link(name, body).is_some_and(|link| self.listening_differs(&link));
         let there = self.believed.links.get(&name);
         let same = new && there.is_some_and(|there| there.index == link.index && there.equals(&link));
         let unknown = !new && there.is_none_or(|there| there.index != link.index);
@@ -182,6 +194,19 @@ impl<'a> View<'a> {
             // One of ours under a new name.
             wake.ours |= self.devices.contains_key(&index);
             wake.underlay |= self.is_parent(index);
+        }
+    }
+
+    /// Whether a link takes routes from routers no more, or is new and would if this host did not forward. Each word of a link
+    /// has its settings, so this is told before the link has come up, when it asks for routers.
+    fn listening_differs(&self, link: &LinkSettings) -> bool {
+        let setting = Setting::RouterAdvertisements(link.name);
+        match self.believed.settings.get(&setting) {
+            // What it said before we wrote is no news.
+            Some(there) => {
+                link.router_advertisements != *there && sysctl::get(setting).is_some_and(|value| value != *there)
+            }
+            None => link.is_new && link.may_listen_as_new() && sysctl::new_links_listen(),
         }
     }
 

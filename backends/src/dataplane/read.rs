@@ -13,6 +13,7 @@ use super::{
     DataplaneError,
     decode::{self, Names, Neighbour, RouteContext},
     encode,
+    listeners::Listeners,
     nexthop::{self, ById, Hop, Nexthops},
     settings::{self, LinkSettings},
     socket::{Batch, Netlink},
@@ -29,7 +30,7 @@ pub(crate) struct Reading {
 }
 
 /// Reads all that `scope` names.
-pub(crate) fn read(netlink: &mut Netlink, scope: &Scope) -> Result<Reading, DataplaneError> {
+pub(crate) fn read(netlink: &mut Netlink, scope: &Scope, listeners: &mut Listeners) -> Result<Reading, DataplaneError> {
     let Links { mut links, mut names, all: others } = read_links(netlink, scope)?;
     let devices: Names = links
         .iter()
@@ -53,7 +54,7 @@ pub(crate) fn read(netlink: &mut Netlink, scope: &Scope) -> Result<Reading, Data
     }
     let holders = settings::bridges(netlink, scope, &others)?;
     let looked = settings::Looked { scope, ours: &devices, learnt: &learnt, holders: &holders };
-    state.settings = settings::read(others.iter().map(|other| &other.settings), &looked);
+    state.settings = settings::read(others.iter().map(|other| &other.settings), &looked, listeners);
     // So that they are known by name when the kernel speaks of them.
     for Other { link, settings } in others.into_iter().filter(|other| holders.contains(&other.settings.index)) {
         links.entry(settings.name).or_insert(link);

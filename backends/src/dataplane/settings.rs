@@ -13,6 +13,7 @@ use super::{
     decode::{self, INET, INET6},
     encode,
     holders::holds,
+    listeners::{Listeners, Sight},
     read::Other,
     socket::{Batch, Netlink},
     sysctl,
@@ -24,14 +25,23 @@ use crate::{LinkName, Scope, Setting};
 pub(crate) struct LinkSettings {
     pub(crate) name: LinkName,
     pub(crate) index: u32,
+    /// Whether the kernel says of it for the first time in this network namespace.
+    pub(super) is_new: bool,
     /// Whether packets that come in by it never reach the host's own IP: it is a port of a bridge, or the host itself.
-    is_inner: bool,
-    is_bridge: bool,
-    forwards: DualStack<bool>,
-    router_advertisements: u32,
+    pub(super) is_inner: bool,
+    pub(super) is_bridge: bool,
+    /// Whether it is of a kind that leads to other hosts and not to containers.
+    pub(super) leads_out: bool,
+    pub(super) forwards: DualStack<bool>,
+    /// `accept_ra`.
+    pub(super) router_advertisements: u32,
     /// `None` where it has no IPv6.
-    disable_ipv6: Option<bool>,
+    pub(super) disable_ipv6: Option<bool>,
 }
+
+/// The kinds that lead to other hosts, beside hardware, which has none. A veth or a TAP leads to a container or a virtual machine,
+/// which must not tell the host its routes.
+const OUTWARD: [&[u8]; 6] = [b"bond\0", b"ipoib\0", b"macvlan\0", b"team\0", b"vlan\0", b"wwan\0"];
 
 /// Those that a link's are looked at with.
 pub(super) struct Looked<'a> {
@@ -45,11 +55,32 @@ pub(super) struct Looked<'a> {
 }
 
 /// The host's settings, and those of `links` that matter.
-pub(super) fn read<'a>(links: impl Iterator<Item = &'a LinkSettings>, looked: &Looked<'_>) -> BTreeMap<Setting, u32> {
+pub(super) fn read<'a>(
+    links: impl Iterator<Item = &'a LinkSettings>,
+    looked: &Looked<'_>,
+    listeners: &mut Listeners,
+) -> BTreeMap<Setting, u32> {
     let whole = |family| Some((Setting::Forwarding(family), u32::from(sysctl::get(Setting::Forwarding(family))? != 0)));
     let mut found: BTreeMap<Setting, u32> = Family::ALL.into_iter().filter_map(whole).collect();
-    links.for_each(|link| looked.add(link, &mut found));
+    let (ours, others): (Vec<_>, Vec<_>) = links.partition(|link| looked.ours.contains_key(&link.index));
+    ours.iter().chain(&others).for_each(|link| looked.add(link, &mut found));
+    let sight = Sight {
+        scope: looked.scope,
+        learnt: looked.learnt,
+        forwards: found.get(&Setting::Forwarding(Family::V6)) == Some(&1),
+        by_default: sysctl::new_links_listen(),
+    };
+    let listening = listeners.look(&others, &sight).into_iter();
+    found.extend(listening.map(|link| (Setting::RouterAdvertisements(link.name), link.router_advertisements)));
     found
+}
+
+/// Whether a setting that the kernel says nothing of when it changes is another than believed.
+pub(super) fn have_changed_silently(believed: &BTreeMap<Setting, u32>) -> bool {
+    believed.iter().any(|(setting, there)| match setting {
+        Setting::RouterAdvertisements(_) => sysctl::get(*setting).is_some_and(|value| value != *there),
+        Setting::DisableIpv6(_) | Setting::Forwarding(_) | Setting::LinkForwarding(..) => false,
+    })
 }
 
 impl Looked<'_> {
@@ -62,17 +93,7 @@ impl Looked<'_> {
         }
         if ours {
             found.extend(link.disable_ipv6.map(|off| (Setting::DisableIpv6(name), u32::from(off))));
-        } else if self.would_lose(link) {
-            found.insert(Setting::RouterAdvertisements(name), link.router_advertisements);
         }
-    }
-
-    /// Whether a link takes routes from routers, and would not where this host forwards. What is on bridges may be containers:
-    /// those count only where they have routers.
-    fn would_lose(&self, link: &LinkSettings) -> bool {
-        let has_router = self.learnt.contains(&link.index) || self.scope.parent == Some(link.name);
-        let listens = link.forwards.v6 == Some(false) && !link.is_bridge && !link.is_inner;
-        link.router_advertisements == 1 && link.disable_ipv6 == Some(false) && (has_router || listens)
     }
 }
 
@@ -96,14 +117,17 @@ pub(super) fn bridges(netlink: &mut Netlink, scope: &Scope, links: &[Other]) -> 
 pub(crate) fn of_link(name: LinkName, body: &[u8]) -> Option<LinkSettings> {
     const MASTER: u16 = 10;
     const LINKINFO: u16 = 18;
+    const KIND: u16 = 1;
     const AF_SPEC: u16 = 26;
     const LOOPBACK: u32 = 8;
     let (index, flags) = (number(body.get(4..8)?)?, number(body.get(8..12)?)?);
-    let mut link = LinkSettings { index, is_inner: flags & LOOPBACK != 0, ..LinkSettings::empty(name) };
+    // `ifi_change` of linux/rtnetlink.h: all flags are new (`register_netdevice` of net/core/dev.c).
+    let is_new = number(body.get(12..16)?)? == u32::MAX;
+    let mut link = LinkSettings { index, is_new, is_inner: flags & LOOPBACK != 0, ..LinkSettings::empty(name) };
     for (kind, value) in attributes(body.get(16..)?) {
         match kind {
             MASTER => link.is_inner = true,
-            LINKINFO => link.is_bridge = attributes(value).any(|(kind, value)| kind == 1 && value == b"bridge\0"),
+            LINKINFO => attributes(value).filter(|(kind, _)| *kind == KIND).for_each(|(_, kind)| link.read_kind(kind)),
             AF_SPEC => attributes(value).for_each(|(family, value)| link.read_family(family, value)),
             _ => {}
         }
@@ -112,16 +136,29 @@ pub(crate) fn of_link(name: LinkName, body: &[u8]) -> Option<LinkSettings> {
 }
 
 impl LinkSettings {
-    fn empty(name: LinkName) -> Self {
+    /// Hardware without any setting.
+    pub(super) fn empty(name: LinkName) -> Self {
         Self {
             name,
             index: 0,
+            is_new: false,
             is_inner: false,
             is_bridge: false,
+            leads_out: true,
             forwards: DualStack::default(),
             router_advertisements: 0,
             disable_ipv6: None,
         }
+    }
+
+    /// Whether it takes routes from routers where it is new to a host that does not forward.
+    pub(super) fn may_listen_as_new(&self) -> bool {
+        self.leads_out && !self.is_inner && self.router_advertisements == 1 && self.disable_ipv6 == Some(false)
+    }
+
+    fn read_kind(&mut self, kind: &[u8]) {
+        self.is_bridge = kind == b"bridge\0";
+        self.leads_out = OUTWARD.contains(&kind);
     }
 
     /// The arrays of `IFLA_INET_CONF`, which begins with `IPV4_DEVCONF_FORWARDING` of linux/ip.h, and `IFLA_INET6_CONF`, by the
@@ -142,59 +179,5 @@ impl LinkSettings {
                 self.disable_ipv6 = at(DISABLE_IPV6).map(|value| value != 0);
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn link(name: &str, index: u32) -> LinkSettings {
-        LinkSettings {
-            index,
-            forwards: DualStack { v4: Some(false), v6: Some(false) },
-            router_advertisements: 1,
-            disable_ipv6: Some(false),
-            ..LinkSettings::empty(name.parse().unwrap())
-        }
-    }
-
-    /// Which of these links are found to lose what routers tell them.
-    fn losers(links: &[LinkSettings], learnt: &[u32]) -> Vec<String> {
-        let scope = Scope { parent: Some("eth0".parse().unwrap()), ..Scope::default() };
-        let ours = decode::Names::from([(9, "flannel.1".parse().unwrap())]);
-        let (learnt, holders) = (learnt.iter().copied().collect(), BTreeSet::new());
-        let looked = Looked { scope: &scope, ours: &ours, learnt: &learnt, holders: &holders };
-        let found = read(links.iter(), &looked);
-        let names = found.keys().filter_map(|setting| match setting {
-            Setting::RouterAdvertisements(link) => Some(link.to_string()),
-            Setting::Forwarding(_) | Setting::LinkForwarding(..) | Setting::DisableIpv6(_) => None,
-        });
-        names.collect()
-    }
-
-    #[test]
-    fn every_link_that_listens_to_routers_is_found_and_none_that_does_not() {
-        let all = [link("eth0", 1), link("eth1", 2), link("wlan0", 3), link("flannel.1", 9)];
-        assert_eq!(losers(&all, &[]), ["eth0", "eth1", "wlan0"]);
-        // Who already forwards there listens only by its own will, but for what it has learnt, and for the underlay.
-        let forwarding =
-            all.clone().map(|link| LinkSettings { forwards: DualStack { v4: Some(true), v6: Some(true) }, ..link });
-        assert_eq!(losers(&forwarding, &[]), ["eth0"]);
-        assert_eq!(losers(&forwarding, &[3]), ["eth0", "wlan0"]);
-        for value in [0, 2] {
-            let other = all.clone().map(|link| LinkSettings { router_advertisements: value, ..link });
-            assert_eq!(losers(&other, &[1, 2, 3]), [""; 0], "accept_ra={value}");
-        }
-        let without = all.map(|link| LinkSettings { disable_ipv6: Some(true), ..link });
-        assert_eq!(losers(&without, &[1, 2, 3]), [""; 0]);
-    }
-
-    #[test]
-    fn what_containers_may_be_on_is_left_alone_unless_it_has_a_router() {
-        let bridge = LinkSettings { is_bridge: true, ..link("br0", 4) };
-        let port = LinkSettings { is_inner: true, ..link("veth1", 5) };
-        assert_eq!(losers(&[bridge.clone(), port.clone()], &[]), [""; 0]);
-        assert_eq!(losers(&[bridge, port], &[4]), ["br0"]);
     }
 }

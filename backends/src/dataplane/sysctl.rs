@@ -12,6 +12,11 @@ pub(crate) fn get(setting: Setting) -> Option<u32> {
     fs::read_to_string(setting.path()).ok()?.trim().parse().ok()
 }
 
+/// Whether a link that is made now takes routes from routers, where it does not forward.
+pub(crate) fn new_links_listen() -> bool {
+    fs::read_to_string("/proc/sys/net/ipv6/conf/default/accept_ra").is_ok_and(|value| value.trim() == "1")
+}
+
 /// Writes one, where it is another.
 ///
 /// # Errors

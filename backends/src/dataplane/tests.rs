@@ -5,6 +5,7 @@ mod host;
 pub(crate) mod lab;
 mod program;
 mod repair;
+mod routers;
 mod settings;
 
 use super::RouteForm;

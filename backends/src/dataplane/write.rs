@@ -8,6 +8,7 @@ use nix::errno::Errno;
 use super::{
     Attempt, Dataplane, DataplaneError, ErrorKind, OpError,
     encode::{self, Through},
+    listeners::Listeners,
     nexthop::{self, ById, Nexthops},
     port,
     read::{self, Reading},
@@ -22,6 +23,7 @@ pub struct NetlinkDataplane {
     form: RouteForm,
     links: BTreeMap<LinkName, Known>,
     nexthops: Option<Nexthops>,
+    listeners: Listeners,
     /// How many IPv4 routes of ours are written plainly.
     plain: usize,
 }
@@ -54,7 +56,8 @@ impl NetlinkDataplane {
     /// # Errors
     /// When there is no netlink.
     pub fn open(form: RouteForm) -> Result<Self, DataplaneError> {
-        Ok(Self { netlink: Netlink::open()?, form, links: BTreeMap::new(), nexthops: None, plain: 0 })
+        let (links, nexthops, listeners) = (BTreeMap::new(), None, Listeners::default());
+        Ok(Self { netlink: Netlink::open()?, form, links, nexthops, listeners, plain: 0 })
     }
 
     /// Puts each route of `state` that is ours in its plain form, in place: flanneld's deletions, which name gateway and
@@ -248,7 +251,7 @@ impl Through {
 
 impl Dataplane for NetlinkDataplane {
     fn read(&mut self, scope: &Scope) -> Result<NetState, DataplaneError> {
-        let Reading { state, names, nexthops } = read::read(&mut self.netlink, scope)?;
+        let Reading { state, names, nexthops } = read::read(&mut self.netlink, scope, &mut self.listeners)?;
         self.links = names.into_iter().map(|(index, name)| (name, Known { index, learning: false })).collect();
         self.links.extend(state.links.iter().filter_map(|(name, link)| Some((*name, Known::of(link)?))));
         let is_plain = |key: &RouteKey| nexthops.as_ref().is_none_or(|nexthops| nexthops.of_route(key).is_none());

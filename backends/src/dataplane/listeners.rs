@@ -1,0 +1,183 @@
+//! Which links take routes from routers, and go on to though this host forwards: a function of one look, and of what the looks
+//! before have found.
+
+use std::collections::BTreeSet;
+
+use super::settings::LinkSettings;
+use crate::Scope;
+
+/// What is remembered from look to look.
+#[derive(Debug, Default)]
+pub(crate) struct Listeners {
+    /// The links that take routes, by number: while they are there they go on to, unless somebody says 0.
+    kept: BTreeSet<u32>,
+    /// All links of the last look; `None` before the first.
+    seen: Option<BTreeSet<u32>>,
+    /// Whether this host forwards for our sake alone: without us, a new link would take routes.
+    is_host: bool,
+}
+
+/// What links are looked at with.
+pub(super) struct Sight<'a> {
+    pub(super) scope: &'a Scope,
+    /// The links that have learnt a route from a router.
+    pub(super) learnt: &'a BTreeSet<u32>,
+    /// Whether this host forwards IPv6.
+    pub(super) forwards: bool,
+    /// Whether `accept_ra` of a new link is 1.
+    pub(super) by_default: bool,
+}
+
+impl Sight<'_> {
+    /// What is on bridges may be containers: those count only where they have routers.
+    fn may_listen(&self, link: &LinkSettings) -> bool {
+        self.has_router(link) || !link.is_bridge && !link.is_inner
+    }
+
+    fn has_router(&self, link: &LinkSettings) -> bool {
+        self.learnt.contains(&link.index) || self.scope.parent == Some(link.name)
+    }
+}
+
+impl Listeners {
+    /// Those of `links` that take routes from routers, or would if this host did not forward.
+    pub(super) fn look<'a>(&mut self, links: &[&'a LinkSettings], sight: &Sight<'_>) -> Vec<&'a LinkSettings> {
+        let is_first = self.seen.is_none();
+        if !sight.forwards {
+            self.is_host = true;
+        } else if is_first {
+            self.is_host = was_made_to_forward(links);
+        }
+        self.kept = links.iter().filter(|link| self.listens(link, sight)).map(|link| link.index).collect();
+        self.seen = Some(links.iter().map(|link| link.index).collect());
+        let is_kept = |link: &&&LinkSettings| self.kept.contains(&link.index);
+        let has_use =
+            |link: &&&LinkSettings| link.disable_ipv6 == Some(false) && (!link.is_inner || sight.has_router(link));
+        links.iter().filter(is_kept).filter(has_use).copied().collect()
+    }
+
+    fn listens(&self, link: &LinkSettings, sight: &Sight<'_>) -> bool {
+        let is_kept = self.kept.contains(&link.index);
+        match link.router_advertisements {
+            1 => {
+                let as_host = link.forwards.v6 == Some(false) && sight.may_listen(link);
+                is_kept || sight.has_router(link) || as_host || sight.by_default && self.is_new_to_a_host(link)
+            }
+            // Before the first look, that may have been an earlier run; since then it was somebody else.
+            2 => is_kept || self.seen.is_none() && sight.may_listen(link),
+            _ => false,
+        }
+    }
+
+    fn is_new_to_a_host(&self, link: &LinkSettings) -> bool {
+        let is_new = self.seen.as_ref().is_some_and(|seen| !seen.contains(&link.index));
+        is_new && self.is_host && link.may_listen_as_new()
+    }
+}
+
+/// Whether forwarding looks like the work of an earlier run: all links that lead out take routes all the same. One that was a
+/// router before has one that does not.
+fn was_made_to_forward(links: &[&LinkSettings]) -> bool {
+    let out = || links.iter().filter(|link| link.leads_out && !link.is_inner && link.disable_ipv6 == Some(false));
+    out().any(|link| link.router_advertisements == 2) && out().all(|link| link.router_advertisements != 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use wire_lease::DualStack;
+
+    use super::*;
+
+    fn link(name: &str, index: u32) -> LinkSettings {
+        LinkSettings {
+            index,
+            forwards: DualStack { v4: Some(false), v6: Some(false) },
+            router_advertisements: 1,
+            disable_ipv6: Some(false),
+            ..LinkSettings::empty(name.parse().unwrap())
+        }
+    }
+
+    /// The same on a host that forwards, with this `accept_ra`.
+    fn router(name: &str, index: u32, value: u32) -> LinkSettings {
+        let forwards = DualStack { v4: Some(true), v6: Some(true) };
+        LinkSettings { forwards, router_advertisements: value, ..link(name, index) }
+    }
+
+    /// The names that a look finds; routers were heard on `learnt`.
+    fn look(listeners: &mut Listeners, links: &[LinkSettings], learnt: &[u32]) -> Vec<String> {
+        let scope = Scope { parent: Some("eth0".parse().unwrap()), ..Scope::default() };
+        let learnt = learnt.iter().copied().collect();
+        let forwards = links.iter().any(|link| link.forwards.v6 == Some(true));
+        let sight = Sight { scope: &scope, learnt: &learnt, forwards, by_default: true };
+        let links: Vec<&LinkSettings> = links.iter().collect();
+        listeners.look(&links, &sight).into_iter().map(|link| link.name.to_string()).collect()
+    }
+
+    fn first(links: &[LinkSettings], learnt: &[u32]) -> Vec<String> {
+        look(&mut Listeners::default(), links, learnt)
+    }
+
+    #[test]
+    fn every_link_that_listens_to_routers_is_found_and_none_that_does_not() {
+        let all = [link("eth0", 1), link("eth1", 2), link("wlan0", 3)];
+        assert_eq!(first(&all, &[]), ["eth0", "eth1", "wlan0"]);
+        // Who already forwards there listens only by its own will, but for what it has learnt, and for the underlay.
+        let forwarding = [router("eth0", 1, 1), router("eth1", 2, 1), router("wlan0", 3, 1)];
+        assert_eq!(first(&forwarding, &[]), ["eth0"]);
+        assert_eq!(first(&forwarding, &[3]), ["eth0", "wlan0"]);
+        let deaf = all.clone().map(|link| LinkSettings { router_advertisements: 0, ..link });
+        assert_eq!(first(&deaf, &[1, 2, 3]), [""; 0]);
+        let without = all.map(|link| LinkSettings { disable_ipv6: Some(true), ..link });
+        assert_eq!(first(&without, &[1, 2, 3]), [""; 0]);
+    }
+
+    #[test]
+    fn what_containers_may_be_on_is_left_alone_unless_it_has_a_router() {
+        let bridge = LinkSettings { is_bridge: true, ..link("br0", 4) };
+        let port = LinkSettings { is_inner: true, ..link("veth1", 5) };
+        assert_eq!(first(&[bridge.clone(), port.clone()], &[]), [""; 0]);
+        let mut listeners = Listeners::default();
+        assert_eq!(look(&mut listeners, &[bridge.clone(), port.clone()], &[4]), ["br0"]);
+        assert_eq!(look(&mut listeners, &[bridge, port], &[]), ["br0"], "its route may be lost for now");
+    }
+
+    #[test]
+    fn what_listened_once_goes_on_to_until_somebody_says_no_or_it_is_gone() {
+        let mut listeners = Listeners::default();
+        assert_eq!(look(&mut listeners, &[link("eth1", 2)], &[]), ["eth1"]);
+        // Its route is lost with it, and its value was put back.
+        for value in [2, 1, 2] {
+            assert_eq!(look(&mut listeners, &[router("eth1", 2, value)], &[]), ["eth1"], "{value}");
+        }
+        // One of the same name is another one.
+        assert_eq!(look(&mut Listeners::default(), &[router("eth1", 7, 1)], &[]), [""; 0]);
+        let port = LinkSettings { is_inner: true, ..router("eth1", 2, 1) };
+        assert_eq!(look(&mut listeners, &[port], &[]), [""; 0], "as a bridge's port it has no routes");
+        assert_eq!(look(&mut listeners, &[router("eth1", 2, 1)], &[]), ["eth1"]);
+        for value in [0, 1] {
+            assert_eq!(look(&mut listeners, &[router("eth1", 2, value)], &[]), [""; 0], "{value} after 0");
+        }
+    }
+
+    #[test]
+    fn a_new_link_listens_where_the_host_forwards_for_our_sake_alone() {
+        let ours =
+            [vec![link("eth0", 1)], vec![router("eth0", 1, 2)], vec![router("eth0", 1, 2), router("eth9", 9, 0)]];
+        for before in ours {
+            let mut listeners = Listeners::default();
+            look(&mut listeners, &before, &[]);
+            let veth = LinkSettings { leads_out: false, ..router("veth1", 4, 1) };
+            let port = LinkSettings { is_inner: true, ..router("eth2", 5, 1) };
+            let links = [router("eth0", 1, 2), router("eth1", 3, 1), veth, port];
+            assert_eq!(look(&mut listeners, &links, &[]), ["eth0", "eth1"], "{before:?}");
+            // Nor later, since they are not new then.
+            assert_eq!(look(&mut listeners, &links, &[]), ["eth0", "eth1"], "{before:?}");
+        }
+        // A router of somebody's: what is plugged in there is for others to be led by it.
+        let mut listeners = Listeners::default();
+        let before = [router("eth0", 1, 2), router("lan0", 2, 1)];
+        assert_eq!(look(&mut listeners, &before, &[]), ["eth0"]);
+        assert_eq!(look(&mut listeners, &[before[0].clone(), before[1].clone(), router("lan1", 3, 1)], &[]), ["eth0"]);
+    }
+}

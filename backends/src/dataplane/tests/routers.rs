@@ -1,0 +1,131 @@
+//! Routes that this host learns from routers (RFC 4861), while it forwards for the overlay.
+
+use std::{
+    io::IoSlice,
+    net::{Ipv6Addr, SocketAddrV6},
+    os::fd::{AsRawFd, OwnedFd},
+    time::{Duration, Instant},
+};
+
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn6, sendmsg, socket,
+};
+
+use super::lab::{self, Lab, run};
+use crate::{Monitor, NetState, NetlinkDataplane, Reconciler, RouteForm, Wake};
+
+/// A router at the far end of the link `wb-lan`.
+struct Router {
+    socket: OwnedFd,
+    /// The number of its own link.
+    link: u32,
+}
+
+impl Router {
+    fn new() -> Self {
+        run("ip link add wb-lan type veth peer name wb-router; ip link set wb-router addrgenmode none");
+        run("ip link set wb-router up; ip link set wb-lan up; ip addr add fe80::9/64 dev wb-router nodad");
+        // It is in our network namespace, where its own address is a local one.
+        let local = "accept_ra_from_local=1";
+        run(&format!("sysctl -qw net.ipv6.conf.wb-lan.{local} net.ipv6.conf.default.{local}"));
+        let socket = socket(AddressFamily::Inet6, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::IcmpV6).unwrap();
+        Self { socket, link: lab::index("wb-router").try_into().unwrap() }
+    }
+
+    /// A router advertisement to all nodes: a default router for half an hour (RFC 4861 §4.2).
+    fn advertise(&self) {
+        const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+        let [high, low] = 1800u16.to_be_bytes();
+        let packet = [134, 0, 0, 0, 64, 0, high, low, 0, 0, 0, 0, 0, 0, 0, 0];
+        let to = SockaddrIn6::from(SocketAddrV6::new(ALL_NODES, 0, 0, self.link));
+        let hop_limit = [ControlMessage::Ipv6HopLimit(&255)];
+        sendmsg(self.socket.as_raw_fd(), &[IoSlice::new(&packet)], &hop_limit, MsgFlags::empty(), Some(&to)).unwrap();
+    }
+
+    /// Advertises until this host has a default route by `link`.
+    fn is_learnt_on(&self, link: &str) {
+        let until = Instant::now() + Duration::from_secs(10);
+        while !run(&format!("ip -6 route show default dev {link}")).contains("via fe80::9 proto ra") {
+            assert!(Instant::now() < until, "{link} learns no route: {}", run("ip -6 route; ip link"));
+            self.advertise();
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+/// A host that forwards for the overlay, and hears of changes.
+struct Keeper {
+    reconciler: Reconciler<NetlinkDataplane>,
+    want: NetState,
+    monitor: Monitor,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl Keeper {
+    fn new(lab: &Lab) -> Self {
+        let (mut reconciler, want, runtime) = (lab.reconciler(RouteForm::default()), lab.want(), lab::runtime());
+        assert!(reconciler.round(&want).converged);
+        let inside = runtime.enter();
+        let monitor = Monitor::open(reconciler.scope().clone()).unwrap();
+        drop(inside);
+        Self { reconciler, want, monitor, runtime }
+    }
+
+    fn settle(&mut self) {
+        lab::settle(&mut self.monitor, &self.reconciler);
+    }
+
+    /// Waits for a word of the kernel, or the next look, and puts right what it was about: only this link.
+    fn mends(&mut self, link: &str) {
+        let believed = self.reconciler.belief().unwrap();
+        let ours = async { while !self.monitor.changed(believed).await.unwrap().ours {} };
+        let heard = async { tokio::time::timeout(Duration::from_secs(30), ours).await };
+        self.runtime.block_on(heard).unwrap_or_else(|_| panic!("{link} wakes nobody"));
+        self.reconciler.doubt();
+        let named = self.reconciler.round(&self.want).named();
+        assert_eq!(named, format!("set sysctl net.ipv6.conf.{link}.accept_ra = 2"));
+    }
+}
+
+#[test]
+fn a_link_that_takes_routes_from_routers_goes_on_to_whatever_becomes_of_it() {
+    lab::in_namespace(|| {
+        let (lab, router) = (Lab::new(1), Router::new());
+        let mut keeper = Keeper::new(&lab);
+        router.is_learnt_on("wb-lan");
+        // As ifdown and ifup of Debian do it: the route is lost before anybody looks, and no router is asked for.
+        keeper.settle();
+        run("sysctl -qw net.ipv6.conf.wb-lan.accept_ra=1; ip link set wb-lan down");
+        assert_eq!(run("ip -6 route show default dev wb-lan"), "");
+        keeper.mends("wb-lan");
+        run("ip link set wb-lan up");
+        router.is_learnt_on("wb-lan");
+        // Of this the kernel says nothing.
+        keeper.settle();
+        run("sysctl -qw net.ipv6.conf.wb-lan.accept_ra=1");
+        keeper.mends("wb-lan");
+    });
+}
+
+#[test]
+fn a_link_that_is_plugged_in_takes_routes_from_routers_and_one_of_a_container_does_not() {
+    lab::in_namespace(|| {
+        let (lab, router) = (Lab::new(1), Router::new());
+        let mut keeper = Keeper::new(&lab);
+        keeper.settle();
+        run("ip link add veth1 type veth peer name eth1; ip link set veth1 up; ip link add br-1 type bridge");
+        let wake = keeper.monitor.drain(keeper.reconciler.belief().unwrap()).unwrap();
+        assert_eq!(wake, Wake::default(), "containers come and go");
+        run("ip link add link wb-lan name wb-new type macvlan mode bridge");
+        keeper.mends("wb-new");
+        run("ip link set wb-new up");
+        router.is_learnt_on("wb-new");
+        // A later run knows them by what this one has set.
+        let mut later = lab.reconciler(RouteForm::default());
+        assert_eq!(later.round(&keeper.want).written, 0);
+        run("sysctl -qw net.ipv6.conf.wb-new.accept_ra=1; ip -6 route flush dev wb-new; ip link set wb-new down");
+        later.doubt();
+        assert_eq!(later.round(&keeper.want).named(), "set sysctl net.ipv6.conf.wb-new.accept_ra = 2");
+        assert_eq!(run("sysctl -n net.ipv6.conf.veth1.accept_ra net.ipv6.conf.br-1.accept_ra"), "1\n1\n");
+    });
+}
