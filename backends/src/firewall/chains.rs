@@ -1,6 +1,8 @@
 //! The chains of iptables of one family. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+
+use wire_lease::Family;
 
 use super::{
     policy::{KUBE_MARK, Masquerade, OverlayDevice},
@@ -40,7 +42,7 @@ impl Side {
         let call = format!("{} -j {name}", comment(NAT_COMMENT));
         let calls = [("POSTROUTING".to_owned(), Call { place: Place::First, rules: vec![call] })].into();
         let table = ChainTable { family: self.family, kind: ChainTableKind::Nat };
-        (ChainName { table, name }, Chain { rules, calls })
+        (ChainName { table, name }, Chain { rules, spares_internal: false, calls })
     }
 
     /// The chains of iptables, in front of Docker's drops.
@@ -54,7 +56,12 @@ impl Side {
                 let rule = format!("{} -j {name}", comment(FORWARD_COMMENT));
                 ((*caller).to_owned(), Call { place: *place, rules: vec![rule] })
             };
-            let chain = Chain { rules, calls: callers.iter().map(call).collect() };
+            let chain = Chain {
+                rules,
+                // What they let in would never get to Docker's drop.
+                spares_internal: kind == ChainTableKind::Filter,
+                calls: callers.iter().map(call).collect(),
+            };
             chains.insert(ChainName { table, name: name.to_owned() }, chain);
         };
         if let Some(OverlayDevice { link, .. }) = self.device {
@@ -75,6 +82,15 @@ impl Side {
         add(ChainTableKind::Filter, "WIRE-POLICY", any, &[("FORWARD", Place::Behind)]);
         chains
     }
+}
+
+/// The rules of a wanted chain on a host with these internal bridges.
+pub(super) fn on_this_host(name: &ChainName, want: &Chain, internal: &BTreeSet<(Family, String)>) -> Vec<String> {
+    let concerns = |(family, _): &&(Family, String)| want.spares_internal && *family == name.table.family;
+    let left = |(_, link): &(Family, String)| {
+        ["-i", "-o"].map(|way| format!("{way} {link} {} -j RETURN", comment(FORWARD_COMMENT)))
+    };
+    internal.iter().filter(concerns).flat_map(left).chain(want.rules.iter().cloned()).collect()
 }
 
 /// As iptables-save writes it.

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
+    chains,
     op::{ChainChange, FirewallOp, SetChange},
     state::{Chain, ChainName, ChainTable, Element, Firewall, Set, Table, TableName},
 };
@@ -48,7 +49,8 @@ fn chains(have: &Firewall, want: &Firewall) -> Vec<FirewallOp> {
 
 fn chain(have: &Firewall, name: &ChainName, want: &Chain) -> Option<ChainChange> {
     let there = have.chains.get(name);
-    let rules = there.is_none_or(|there| there.rules != want.rules).then(|| want.rules.clone());
+    let wanted = chains::on_this_host(name, want, &have.internal);
+    let rules = there.is_none_or(|there| there.rules != wanted).then_some(wanted);
     let is_there = |caller: &str| {
         BUILT_IN.contains(&caller) || have.callers.contains(&ChainName { table: name.table, name: caller.to_owned() })
     };

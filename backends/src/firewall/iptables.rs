@@ -14,6 +14,9 @@ const FLANNEL: [&str; 2] = ["FLANNEL-POSTRTG", "FLANNEL-FWD"];
 /// Chains of others that may call ours, beside those that iptables makes.
 const CALLERS: [&str; 1] = ["DOCKER-USER"];
 
+/// Chains in which Docker drops what enters or leaves an internal bridge; the second from Docker 29 on.
+const ISOLATING: [&str; 2] = ["DOCKER-ISOLATION-STAGE-1", "DOCKER-INTERNAL"];
+
 /// Adds to `firewall` what a listing of one family says of chains that concern us.
 pub(crate) fn read(listing: &str, family: Family, firewall: &mut Firewall) {
     let mut table = None;
@@ -43,6 +46,8 @@ pub(crate) fn read(listing: &str, family: Family, firewall: &mut Firewall) {
             }
             if concerns_us(chain) {
                 firewall.chains.entry(named(chain)).or_default().rules.push(rule.to_owned());
+            } else if ISOLATING.contains(&chain) {
+                firewall.internal.extend(kept_from_others(rule).map(|link| (family, link.to_owned())));
             }
         }
     }
@@ -113,6 +118,17 @@ fn concerns_us(chain: &str) -> bool {
 fn target(rule: &str) -> Option<&str> {
     let mut words = words(rule);
     words.find(|word| ["-j", "-g"].contains(word)).and_then(|_| words.next())
+}
+
+/// The bridge that a rule closes to all other sources than its own: `! -s SUBNET -o BRIDGE -j DROP`, for IPv6 from Docker 28 on with
+/// `! -i BRIDGE` too.
+fn kept_from_others(rule: &str) -> Option<&str> {
+    let words: Vec<&str> = words(rule).collect();
+    match words.as_slice() {
+        ["!", "-s", _, "-o", link, "-j", "DROP"] => Some(link),
+        ["!", "-s", _, "!", "-i", source, "-o", link, "-j", "DROP"] if source == link => Some(link),
+        _ => None,
+    }
 }
 
 /// The words of a rule. Texts of comments and prefixes are in quotes, in which a backslash stands before quotes.

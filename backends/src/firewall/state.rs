@@ -22,6 +22,9 @@ pub struct Firewall {
     pub chains: BTreeMap<ChainName, Chain>,
     /// Chains of others that ours may be called from, as far as they are there. Not part of what is wanted.
     pub callers: BTreeSet<ChainName>,
+    /// Bridges that Docker keeps to themselves (`docker network create --internal`), by their names as iptables-save writes them.
+    /// Not part of what is wanted.
+    pub internal: BTreeSet<(Family, String)>,
 }
 
 /// The name of a table of nftables.
@@ -157,6 +160,8 @@ pub struct ChainName {
 pub struct Chain {
     /// Its rules, as iptables-save writes them after `-A CHAIN `.
     pub rules: Vec<String>,
+    /// Of a wanted chain, whether it leaves internal bridges to Docker: its rules then come behind some that say so.
+    pub spares_internal: bool,
     /// By chain, the rules that call this one. Of a wanted chain only those count whose chain is there.
     pub calls: BTreeMap<String, Call>,
 }

@@ -275,6 +275,52 @@ fn what_others_put_in_front_of_ours_is_passed_and_what_flanneld_left_goes_last()
     assert!(crate::plan(&after, &want).ops.is_empty());
 }
 
+/// What Docker 20.10 and 28 write for one that is internal, beside rules that keep other bridges apart.
+const INTERNAL: &str = r#"*filter
+:FORWARD ACCEPT [0:0]
+:DOCKER-ISOLATION-STAGE-1 - [0:0]
+:DOCKER-INTERNAL - [0:0]
+:OPERATORS - [0:0]
+-A DOCKER-ISOLATION-STAGE-1 ! -s 10.5.1.128/25 -o br-v4 -j DROP
+-A DOCKER-ISOLATION-STAGE-1 ! -d 10.5.1.128/25 -i br-v4 -j DROP
+-A DOCKER-ISOLATION-STAGE-1 -i docker0 ! -o docker0 -j DOCKER-ISOLATION-STAGE-2
+-A DOCKER-INTERNAL ! -s fd00:5:0:1::/64 ! -i br-v6 -o br-v6 -j DROP
+-A OPERATORS ! -s 10.5.1.0/25 -o br-operators -j DROP
+COMMIT
+"#;
+
+#[test]
+fn what_docker_keeps_internal_is_let_through_by_no_rule_of_ours() {
+    let want = NetState { firewall: wanted(&policy(true), &[2], &["docker0"]), ..NetState::default() };
+    let mut have = NetState::default();
+    for family in wire_lease::Family::ALL {
+        iptables::read(INTERNAL, family, &mut have.firewall);
+        let names = |name: &str| have.firewall.internal.contains(&(family, name.to_owned()));
+        assert!(names("br-v4") && names("br-v6") && !names("docker0") && !names("br-operators"));
+    }
+    have.firewall.internal.remove(&(wire_lease::Family::V6, "br-v4".to_owned()));
+    let mut after = have.clone();
+    plan(&have, &want).ops.iter().for_each(|op| after.apply(op));
+    let filter = |family| ChainTable { family, kind: ChainTableKind::Filter };
+    for (family, links) in
+        [(wire_lease::Family::V4, ["br-v4", "br-v6"].as_slice()), (wire_lease::Family::V6, &["br-v6"])]
+    {
+        for name in ["WIRE-FORWARD", "WIRE-POLICY"] {
+            let name = ChainName { table: filter(family), name: name.to_owned() };
+            let (there, wanted) = (&after.firewall.chains[&name].rules, &want.firewall.chains[&name].rules);
+            let returns = links.iter().flat_map(|link| ["-i", "-o"].map(|way| format!("{way} {link} ")));
+            let first = returns.zip(there).all(|(start, rule)| rule.starts_with(&start) && rule.ends_with("-j RETURN"));
+            assert!(first && there[links.len() * 2..] == *wanted, "{there:#?}");
+        }
+    }
+    assert!(plan(&after, &want).ops.is_empty());
+    after.firewall.internal.clear();
+    let names: Vec<String> = plan(&after, &want).ops.iter().map(ToString::to_string).collect();
+    let filters = ["iptables", "ip6tables"]
+        .map(|program| format!("put chains {program} filter: WIRE-FORWARD (2 rules) WIRE-POLICY (3 rules)"));
+    assert_eq!(names, filters);
+}
+
 #[test]
 fn peers_that_come_and_go_change_a_set_and_nothing_else() {
     let state = |peers: &[u8]| NetState { firewall: wanted(&policy(false), peers, &[]), ..NetState::default() };

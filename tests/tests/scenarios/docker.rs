@@ -4,7 +4,9 @@
 use std::{path::PathBuf, thread, time::Duration};
 
 use nix::sys::signal::Signal;
-use wire_tests::{AgentSpec, Etcd, Family, Host, Lab, LossMeter, Result, check, control_run, eventually, lab};
+use wire_tests::{
+    AgentSpec, Etcd, Family, Host, Lab, LabError, LossMeter, Result, check, control_run, eventually, lab,
+};
 
 use crate::{
     cluster::{DUAL, Node, PROMPT, START, V4, families, on_underlay, path, settle},
@@ -65,6 +67,42 @@ fn containers_that_docker_keeps_apart_do_not_reach_each_other_and_peers_reach_th
         check(!one.container.pings(address, 1), || format!("the one beside it reaches {address}"))?;
     }
     Ok(())
+}
+
+/// Docker drops all that enters or leaves such a network, behind our chain that lets the overlay through.
+#[test]
+fn a_network_that_docker_keeps_internal_stays_closed_to_peers() -> Result {
+    let lab = lab!();
+    let etcd = Etcd::start(&lab)?;
+    etcd.put_config(DUAL)?;
+    let dockerd: &[&str] = &["--bridge=none", "--experimental", "--ip6tables"];
+    let [one, other] = lab.hosts::<2>()?;
+    let one = Seat::with_own_network(one, &etcd, &[], [dockerd, &["--internal"]])?;
+    let other = Seat::with_own_network(other, &etcd, &[], [dockerd, &[]])?;
+    settle(&etcd, &[&one.node, &other.node], &Family::ALL)?;
+    let namespace = format!("nsenter --net=/proc/{}/ns/net", one.container.pid()?);
+    for (family, overlay) in Family::ALL.into_iter().zip(["10.5.0.0/16", "fd00:5::/32"]) {
+        // Docker gives its containers no way out, but does not keep them from having one.
+        let bridge = one.node.subnet(family)?;
+        one.sh(&format!("{namespace} ip route add {overlay} via {}", bridge.split('/').next().unwrap_or_default()))?;
+    }
+    let opens = |peers: bool| {
+        for family in Family::ALL {
+            let [inside, peer] = [one.container.address(family)?, other.container.address(family)?];
+            let (entered, left) = (other.container.pings(inside, 1), one.container.pings(peer, 1));
+            check([entered, left] == [peers; 2], || {
+                format!(
+                    "{inside}: a peer comes in: {entered}, it gets out: {left}\n{}",
+                    one.sh("iptables-save; ip6tables-save").unwrap_or_default()
+                )
+            })?;
+        }
+        Ok::<_, LabError>(())
+    };
+    opens(false)?;
+    // That drop alone keeps them apart.
+    one.sh("for t in iptables ip6tables; do $t -I FORWARD -i flannel+ -j ACCEPT; $t -I FORWARD -o flannel+ -j ACCEPT; done")?;
+    opens(true)
 }
 
 /// As on CoreOS. What can be had in iptables is had there, until nft is there.
