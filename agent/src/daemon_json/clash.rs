@@ -8,7 +8,7 @@ use std::{
 
 use wire_lease::Prefix;
 
-use super::{DaemonOptions, Object};
+use super::{DaemonOptions, object::Object};
 
 /// What in the file bars options that dockerd is to get.
 #[derive(Clone, Debug, PartialEq, Eq)]
