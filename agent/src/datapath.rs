@@ -36,6 +36,9 @@ const RETRY: Duration = Duration::from_secs(1);
 /// Changes that follow each other this closely are read back once; more, where reading takes long.
 const SETTLE: Duration = Duration::from_millis(20);
 
+/// The concern that routes of others are which take packets for peers.
+const DETOURS: &str = "detours";
+
 /// What the kernel should hold, and the revision of the leases it follows from.
 #[derive(Clone, Debug)]
 struct Wish {
@@ -239,12 +242,7 @@ impl Keeper {
     fn note_repeats(&mut self, report: &Report, is_new: bool) {
         let changes = if is_new { &[] } else { report.changes.as_slice() };
         let said = self.repeats.note(changes, Instant::now());
-        if let Some(said) = &said
-            && self.board.look(|seen| !seen.notes.contains_key(REPEATS))
-        {
-            warn!("{said}");
-        }
-        self.board.warning(REPEATS, said);
+        self.board.caution(REPEATS, said);
     }
 
     fn publish(&mut self, report: Report, revision: Revision, is_new: bool) {
@@ -254,6 +252,7 @@ impl Keeper {
             warn!("{trouble}");
         }
         self.note_repeats(&report, is_new);
+        self.board.caution(DETOURS, (!report.detours.is_empty()).then(|| report.detours.to_string()));
         let (written, removed) = (report.written, report.removed);
         if written + removed > report.changes.len() || !self.repeats.knows(&report.changes) {
             info!(written, removed, entries = report.named(), "kernel entries changed");

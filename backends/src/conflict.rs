@@ -98,7 +98,7 @@ impl fmt::Display for Conflict {
 }
 
 /// The name iproute2 gives a protocol number (its rt_protos), where it is a common one.
-fn protocol_name(number: u8) -> String {
+pub(crate) fn protocol_name(number: u8) -> String {
     let name = match number {
         2 => "kernel",
         3 => "boot",

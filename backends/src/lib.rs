@@ -12,6 +12,7 @@ mod alloc;
 mod backend;
 mod conflict;
 mod dataplane;
+mod detour;
 mod firewall;
 mod forward;
 mod host_dataplane;
@@ -35,6 +36,7 @@ pub use dataplane::{
     Attempt, ContainerLink, Dataplane, DataplaneError, ErrorKind, Host, HostAddress, HostLink, MacOrigin, Monitor,
     NetlinkDataplane, Nic, OpError, Passed, RouteForm, Standing, Traffic, Underlay, Wake, Way, traffic,
 };
+pub use detour::Detours;
 pub use firewall::{
     ACCEPT_MARK, BaseChain, Call, Chain, ChainChange, ChainName, ChainTable, ChainTableKind, Counted, DockerRules,
     Element, Firewall, FirewallDataplane, FirewallMonitor, FirewallOp, FirewallPolicy, Hook, Masquerade, Nftables,

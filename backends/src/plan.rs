@@ -12,7 +12,9 @@ use std::{
 
 use wire_lease::Family;
 
-use crate::{Address, Conflict, Link, LinkKind, LinkName, NetState, Op, Owner, Route, RouteKey, Vxlan, firewall};
+use crate::{
+    Address, Conflict, Detours, Link, LinkKind, LinkName, NetState, Op, Owner, Route, RouteKey, Vxlan, detour, firewall,
+};
 
 /// What is to be done, and what cannot be.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -21,6 +23,8 @@ pub struct Plan {
     pub ops: Vec<Op>,
     /// What stands in the way and is not ours to move.
     pub conflicts: Vec<Conflict>,
+    /// What takes packets for peers, and stands in the way of nothing we write.
+    pub detours: Detours,
 }
 
 /// What has to be done so that `have` becomes `want`. Foreign entries of `have` are never touched.
@@ -54,7 +58,7 @@ pub fn plan(have: &NetState, want: &NetState) -> Plan {
         |key, forward| Op::PutForward(*key, *forward),
         |key| Op::DeleteForward(*key),
     );
-    let routes = builder.routes();
+    let (routes, detours) = builder.routes();
     let mut deletions = Vec::new();
     for (puts, deletes) in [addresses, fdb, neighbours, forwarding, routes] {
         ops.extend(puts);
@@ -65,7 +69,7 @@ pub fn plan(have: &NetState, want: &NetState) -> Plan {
     deletions.push(deletes.into_iter().map(Op::Firewall).collect());
     ops.extend(deletions.into_iter().rev().flatten());
     ops.extend(builder.links.leaving.iter().map(|name| Op::DeleteLink(*name)));
-    Plan { ops, conflicts: builder.conflicts }
+    Plan { ops, conflicts: builder.conflicts, detours }
 }
 
 struct Builder<'a> {
@@ -190,10 +194,11 @@ impl Builder<'_> {
         Some(Conflict::Port { link: name, port, holder, found })
     }
 
-    fn routes(&mut self) -> Ops {
-        let mut ops = Ops::default();
+    fn routes(&mut self) -> (Ops, Detours) {
+        let (mut ops, mut detours) = (Ops::default(), detour::Search::new(self.want));
         let on = |set: &BTreeSet<LinkName>, route: &Route| route.link().is_some_and(|link| set.contains(&link));
         for (key, have, want) in merge(&self.have.routes, &self.want.routes) {
+            detours.step(key, want, have.filter(|have| have.owner == Owner::Foreign));
             let have = have.filter(|have| !on(&self.links.absent, have));
             let want = want.filter(|want| !on(&self.links.blocked, want));
             match (have, want) {
@@ -214,7 +219,7 @@ impl Builder<'_> {
             }
             self.conflicts.extend(want.and_then(|want| self.shadow(key, want)));
         }
-        ops
+        (ops, detours.end())
     }
 
     /// A foreign route that wins over the one we want by a lower metric.
@@ -310,7 +315,7 @@ fn merge<'a, K: Ord, V>(
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.ops.is_empty() && self.conflicts.is_empty() {
+        if *self == Self::default() {
             return writeln!(f, "nothing to do");
         }
         for op in &self.ops {
@@ -318,6 +323,9 @@ impl fmt::Display for Plan {
         }
         for conflict in &self.conflicts {
             writeln!(f, "CONFLICT {conflict}")?;
+        }
+        if !self.detours.is_empty() {
+            writeln!(f, "WARNING {}", self.detours)?;
         }
         Ok(())
     }

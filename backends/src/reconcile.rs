@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, error::Error};
 
-use crate::{Conflict, Dataplane, DataplaneError, ErrorKind, NetState, Op, OpError, Plan, Scope, plan};
+use crate::{Conflict, Dataplane, DataplaneError, Detours, ErrorKind, NetState, Op, OpError, Plan, Scope, plan};
 
 /// How often one round tries again after a failure, each time after a look at what there is.
 const RETRIES: usize = 2;
@@ -33,6 +33,8 @@ pub struct Report {
     pub failures: Vec<Failure>,
     /// What is not ours and in the way.
     pub conflicts: Vec<Conflict>,
+    /// What is not ours and takes packets for peers.
+    pub detours: Detours,
     /// Whether the kernel now holds all that is wanted, conflicts aside.
     pub converged: bool,
     /// Whether the kernel was read, rather than believed.
@@ -154,7 +156,7 @@ impl<D: Dataplane> Reconciler<D> {
                 plan = self.plan(want, report)?;
             }
         }
-        report.conflicts = plan.conflicts;
+        (report.conflicts, report.detours) = (plan.conflicts, plan.detours);
         let failures = self.apply(&plan.ops, report);
         if plan.ops.iter().any(Op::is_link) {
             self.doubt();

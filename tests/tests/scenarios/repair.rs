@@ -86,7 +86,7 @@ fn an_uplink_that_flaps_ten_times_is_no_storm_of_writes() -> Result {
 }
 
 #[test]
-fn a_foreign_route_in_the_way_is_left_alone_and_named() -> Result {
+fn a_foreign_route_in_the_way_or_inside_a_peers_subnet_is_left_alone_and_named() -> Result {
     let lab = lab!();
     let (etcd, [node]) = cluster::<1>(&lab, crate::cluster::V4)?;
     let peers = put_peers(&etcd, 3, &[Family::V4])?;
@@ -102,7 +102,18 @@ fn a_foreign_route_in_the_way_is_left_alone_and_named() -> Result {
     check(foreign.protocol == "static", || format!("{foreign:?}"))?;
     // Out of the way, ours comes.
     node.host.namespace().ip(&format!("route delete {subnet}/24 dev eth0"))?;
-    eventually(PROMPT * 2, || exact(&etcd, &[&node], &[Family::V4])).map(drop)
+    eventually(PROMPT * 2, || exact(&etcd, &[&node], &[Family::V4]))?;
+    // One that is longer stands in the way of packets alone.
+    for (change, warned) in [("add", true), ("delete", false)] {
+        node.host.namespace().ip(&format!("route {change} {subnet}/32 via 192.168.64.254 dev eth0"))?;
+        eventually(PROMPT, || {
+            let status = node.agent.status()?;
+            let said = status.rest["warnings"].to_string();
+            let right = said.contains(&format!("what is for {subnet}/24")) == warned && status.phase == "ready";
+            check(right, || format!("{}: {said}", status.phase))
+        })?;
+    }
+    Ok(())
 }
 
 fn named(node: &Node, subnet: &str) -> Result {

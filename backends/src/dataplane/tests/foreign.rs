@@ -8,7 +8,7 @@ use super::{
     FORMS,
     lab::{self, Lab, run, run_fails},
 };
-use crate::{Conflict, FdbKey, NetState, Owner, Route, RouteForm, RouteKey, Via};
+use crate::{Conflict, FdbKey, Monitor, NetState, Owner, Route, RouteForm, RouteKey, Via};
 
 #[test]
 fn a_foreign_route_in_the_way_is_named_and_left_alone() {
@@ -31,6 +31,36 @@ fn a_foreign_route_in_the_way_is_named_and_left_alone() {
             lab.assert_whole();
         });
     }
+}
+
+#[test]
+fn a_route_inside_a_peers_subnet_is_named_while_it_is_there_and_stops_nothing() {
+    lab::in_namespace(|| {
+        let lab = Lab::new(3);
+        let want = lab.want();
+        let mut reconciler = lab.reconciler(RouteForm::default());
+        reconciler.round(&want);
+        let runtime = lab::runtime();
+        let _inside = runtime.enter();
+        let mut monitor = Monitor::open(reconciler.scope().clone()).unwrap();
+        let v4 = "the route 10.5.2.128/25 via 192.0.2.254 dev wb-up of protocol static leads what is for 10.5.2.0/24";
+        let v6 = "the route fd00:5:2::9/128 metric 5 via 2001:db8::9 dev wb-up of protocol bird leads what is for fd00:5:2::/64";
+        for (route, expected) in [
+            ("10.5.2.128/25 via 192.0.2.254 proto static", v4),
+            ("fd00:5:2::9/128 via 2001:db8::9 proto bird metric 5", v6),
+        ] {
+            for (change, expected) in [("add", expected), ("del", "")] {
+                lab::settle(&mut monitor, &reconciler);
+                run(&format!("ip route {change} {route}"));
+                assert!(monitor.drain(reconciler.belief().unwrap()).unwrap().ours, "{change} {route} wakes nobody");
+                reconciler.doubt();
+                let report = reconciler.round(&want);
+                assert!(report.converged && report.conflicts.is_empty() && report.written == 0, "{report:?}");
+                let said = report.detours.to_string();
+                assert!(said.starts_with(expected) && said.is_empty() == expected.is_empty(), "{said}");
+            }
+        }
+    });
 }
 
 #[test]

@@ -1,0 +1,197 @@
+//! Routes of others that lead a part of a peer's subnet elsewhere: the longest prefix wins, whatever its metric. Pure.
+
+use std::{fmt, net::IpAddr};
+
+use wire_lease::Prefix;
+
+use crate::{FdbKey, ForwardKey, LinkName, NeighbourKey, NetState, Route, RouteKey, Via, conflict::protocol_name};
+
+/// How many are named. There may be thousands.
+const NAMED: usize = 3;
+
+/// The routes of others that lead a part of a peer's subnet elsewhere.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Detours {
+    named: Vec<Detour>,
+    more: usize,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Detour {
+    key: RouteKey,
+    found: Route,
+    peer: Peer,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Peer {
+    subnet: Prefix,
+    public: Option<IpAddr>,
+}
+
+impl Detours {
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.named.is_empty()
+    }
+}
+
+/// Finds them on the way through all routes in the order of their keys, in which a prefix comes before those inside it.
+pub(crate) struct Search<'a> {
+    want: &'a NetState,
+    /// The wanted routes that the way has come into, from the outermost on.
+    around: Vec<(Prefix, &'a Via)>,
+    found: Detours,
+}
+
+impl<'a> Search<'a> {
+    pub(crate) const fn new(want: &'a NetState) -> Self {
+        Self { want, around: Vec::new(), found: Detours { named: Vec::new(), more: 0 } }
+    }
+
+    /// Comes to a key, with the route that is wanted there and the one of others that is there.
+    pub(crate) fn step(&mut self, key: &RouteKey, want: Option<&'a Route>, foreign: Option<&Route>) {
+        while self.around.pop_if(|(outer, _)| !outer.covers(key.destination)).is_some() {}
+        let peer = foreign.and_then(|found| Some((found, self.peer_at(key.destination)?)));
+        match peer {
+            Some((found, peer)) if self.found.named.len() < NAMED => {
+                self.found.named.push(Detour { key: *key, found: found.clone(), peer });
+            }
+            Some(_) => self.found.more += 1,
+            None => {}
+        }
+        self.around.extend(want.map(|want| (key.destination, &want.via)));
+    }
+
+    pub(crate) fn end(self) -> Detours {
+        self.found
+    }
+
+    /// The peer whose packets a route to `destination` takes. Of a route to just where we want one, the metric decides, which
+    /// is for others to look at.
+    fn peer_at(&self, destination: Prefix) -> Option<Peer> {
+        let (outer, via) = self.around.last().filter(|(outer, _)| *outer != destination)?;
+        match via {
+            Via::Gateway { gateway, link, .. } => {
+                Some(Peer { subnet: *outer, public: self.public(*link, *gateway, *outer) })
+            }
+            // Our own table has the peers behind it.
+            Via::Link(link) => self.peer_in_table(*link, destination),
+            Via::Blackhole | Via::Other(_) => None,
+        }
+    }
+
+    fn public(&self, link: LinkName, gateway: IpAddr, subnet: Prefix) -> Option<IpAddr> {
+        let by_table = self.want.forwarding.get(&ForwardKey { link, destination: subnet }).map(|forward| forward.to);
+        let mac = || self.want.neighbours.get(&NeighbourKey { link, address: gateway }).copied();
+        by_table.or_else(|| self.want.fdb.get(&FdbKey { link, mac: mac()? }).copied())
+    }
+
+    fn peer_in_table(&self, link: LinkName, destination: Prefix) -> Option<Peer> {
+        let (table, at) = (&self.want.forwarding, ForwardKey { link, destination });
+        let around = table.range(..=at).next_back().filter(|(key, _)| key.destination.covers(destination));
+        let inside = || table.range(at..).next().filter(|(key, _)| destination.covers(key.destination));
+        let (key, forward) = around.or_else(inside).filter(|(key, _)| key.link == link)?;
+        Some(Peer { subnet: key.destination, public: Some(forward.to) })
+    }
+}
+
+impl fmt::Display for Detours {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, detour) in self.named.iter().enumerate() {
+            write!(f, "{}{detour}", if index == 0 { "" } else { "; " })?;
+        }
+        if self.more > 0 {
+            write!(f, "; and {} more such routes", self.more)?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Detour {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { key, found: Route { via, protocol, .. }, peer: Peer { subnet, public } } = self;
+        let whose = public.map(|public| format!(", the subnet of {public},")).unwrap_or_default();
+        let protocol = protocol_name(*protocol);
+        write!(
+            f,
+            "the route {key} {via} of protocol {protocol} leads what is for {subnet}{whose} past the network: its containers \
+             are not reached by it; remove it"
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{
+        NetState, Owner, Route, RouteKey, Via,
+        plan::{
+            plan,
+            tests::{state, tunnelled},
+        },
+    };
+
+    /// What is said on a host that has these routes of others beside all that is wanted.
+    fn said(want: &NetState, foreign: &[&str]) -> String {
+        let mut have = want.clone();
+        for destination in foreign {
+            let key = RouteKey::main(destination.parse().unwrap());
+            let via =
+                Via::Gateway { gateway: "192.0.2.1".parse().unwrap(), link: "eth1".parse().unwrap(), onlink: false };
+            have.routes.entry(key).or_insert(Route { via, protocol: 4, owner: Owner::Foreign });
+        }
+        let plan = plan(&have, want);
+        assert_eq!((plan.ops, plan.conflicts), (vec![], vec![]));
+        plan.detours.to_string()
+    }
+
+    fn wanted() -> NetState {
+        let mut want = state(&[(2, 20, 102), (60, 21, 103)]);
+        want.routes.insert(RouteKey::main("10.5.7.0/24".parse().unwrap()), Route::ours(Via::Blackhole));
+        want
+    }
+
+    /// As the udp backend has it: one route, and the peers in our own table.
+    fn udp() -> NetState {
+        let mut want = tunnelled(wanted());
+        want.routes.retain(|_, route| route.via == Via::Blackhole);
+        let all = Route::ours(Via::Link("flannel.1".parse().unwrap()));
+        want.routes.insert(RouteKey::main("10.5.0.0/16".parse().unwrap()), all);
+        want
+    }
+
+    const TOLD: &str = "the route 10.5.60.128/25 via 192.0.2.1 dev eth1 of protocol static leads what is for 10.5.60.0/24, the \
+                        subnet of 192.0.2.103, past the network: its containers are not reached by it; remove it";
+
+    #[test]
+    fn a_longer_route_inside_a_peers_subnet_is_named_with_the_peer() {
+        for want in [wanted(), tunnelled(wanted()), udp()] {
+            assert_eq!(said(&want, &["10.5.60.128/25"]), TOLD);
+            assert!(said(&want, &["10.5.2.9/32"]).contains("10.5.2.0/24, the subnet of 192.0.2.102"));
+        }
+    }
+
+    #[test]
+    fn what_takes_nothing_from_a_peer_is_not_named() {
+        let others = ["10.0.0.0/8", "10.5.7.0/25", "10.5.7.9/32", "10.5.61.0/24", "10.5.9.9/32", "192.0.2.0/24"];
+        for want in [wanted(), tunnelled(wanted()), udp()] {
+            assert_eq!(said(&want, &others), "");
+        }
+        assert_eq!(said(&wanted(), &["10.5.60.0/23"]), "", "ours is longer");
+        assert!(said(&udp(), &["10.5.60.0/23"]).contains("10.5.60.0/24"), "ours is the whole network's");
+    }
+
+    #[test]
+    fn of_many_the_first_are_named_and_all_are_counted() {
+        let many: Vec<String> = (1..200).map(|last| format!("10.5.60.{last}/32")).collect();
+        let many: Vec<&str> = many.iter().map(String::as_str).collect();
+        for want in [wanted(), udp()] {
+            let said = said(&want, &many);
+            assert!(
+                said.starts_with("the route 10.5.60.1/32 ") && said.ends_with("; and 196 more such routes"),
+                "{said}"
+            );
+        }
+    }
+}
