@@ -7,7 +7,7 @@ mod edit;
 mod object;
 
 use std::{
-    fs, io,
+    io,
     path::{Path, PathBuf},
 };
 
@@ -17,7 +17,7 @@ pub(crate) use clash::{Clash, clash, is_outside};
 use edit::{merged, without};
 use object::Object;
 
-use crate::files::{self, WriteError};
+use crate::files::{self, LARGEST_SETTINGS, WriteError};
 
 /// Where dockerd looks for it.
 pub(crate) const PATH: &str = "/etc/docker/daemon.json";
@@ -82,7 +82,7 @@ pub(crate) fn merge(path: &Path, options: &DaemonOptions) -> Result<bool, Daemon
 /// The text; nothing where there is no such file.
 fn read(path: &Path) -> Result<Option<String>, DaemonJsonError> {
     let unreadable = |source| DaemonJsonError::Read { path: path.to_owned(), source };
-    let bytes = match fs::read(path) {
+    let bytes = match files::read_at_most(path, LARGEST_SETTINGS) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(source) => return Err(unreadable(source)),
@@ -148,7 +148,7 @@ pub(crate) fn held(path: &Path) -> Held {
 
 /// The text for those who only look: Docker from 23 on takes a byte order mark.
 fn text(path: &Path) -> Option<String> {
-    let text = fs::read_to_string(path).ok()?;
+    let text = String::from_utf8(files::read_at_most(path, LARGEST_SETTINGS).ok()?).ok()?;
     Some(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
 }
 

@@ -54,7 +54,7 @@ impl SubnetEnv {
 
     /// What the file says, where it is there and makes sense.
     pub(crate) fn read(file: &Path) -> Option<Self> {
-        Self::from_text(&fs::read_to_string(file).ok()?).ok()
+        Self::from_text(&files::read_small(file).ok()?).ok()
     }
 
     /// The file, in flannel's order.

@@ -81,16 +81,30 @@ pub(crate) fn replace(path: &Path, content: &str) -> Result<(), WriteError> {
 /// # Errors
 /// When it is no regular file of at most 64 KiB, or cannot be read.
 pub(crate) fn read_small(path: &Path) -> io::Result<String> {
-    const LARGEST: u64 = 1 << 16;
+    let text = String::from_utf8(read_at_most(path, 1 << 16)?);
+    text.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+}
+
+/// The largest settings file that is read, in bytes; none comes near it.
+pub(crate) const LARGEST_SETTINGS: u64 = 1 << 20;
+
+/// The same for a file of at most so many bytes, whatever it holds.
+///
+/// # Errors
+/// When it is no regular file, is larger, or cannot be read.
+pub(crate) fn read_at_most(path: &Path, largest: u64) -> io::Result<Vec<u8>> {
     let file = open_without_waiting(path)?;
-    let found = file.metadata()?;
-    let wrong = |why| io::Error::new(io::ErrorKind::InvalidData, why);
-    if !found.is_file() {
-        return Err(wrong("it is no regular file"));
+    let wrong = |why: String| io::Error::new(io::ErrorKind::InvalidData, why);
+    if !file.metadata()?.is_file() {
+        return Err(wrong("it is no regular file".to_owned()));
     }
-    let mut text = String::new();
-    file.take(LARGEST + 1).read_to_string(&mut text)?;
-    if text.len() as u64 > LARGEST { Err(wrong("it is larger than 64 KiB")) } else { Ok(text) }
+    let mut bytes = Vec::new();
+    file.take(largest + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > largest {
+        Err(wrong(format!("it is larger than {} KiB", largest >> 10)))
+    } else {
+        Ok(bytes)
+    }
 }
 
 /// Whether both are names of one file: by another way, a symbolic link or a hard one.

@@ -1,6 +1,10 @@
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::{
+    fs,
+    os::unix::fs::{PermissionsExt, symlink},
+};
 
 use serde_json::json;
+use wire_lease::chain;
 
 use super::*;
 
@@ -146,4 +150,17 @@ fn what_is_no_json_object_is_refused_and_stays() {
         assert!(error.to_string().contains("daemon.json is not a JSON object"), "{error}");
         assert_eq!(fs::read_to_string(&path).unwrap(), bad);
     }
+}
+
+#[test]
+fn a_pipe_is_not_waited_for_and_what_is_too_large_is_refused() {
+    let (_folder, path) = file("");
+    fs::write(&path, format!("{{\"bip\":\"10.5.52.1/24\"{}}}", " ".repeat(1 << 20))).unwrap();
+    let refused = |path: &Path| chain(&merge(path, &options()).unwrap_err());
+    assert!(refused(&path).ends_with("it is larger than 1024 KiB"), "{}", refused(&path));
+    assert_eq!((held(&path), clash(&path, &options())), (Held::default(), None));
+    let pipe = path.with_file_name("pipe");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    assert!(refused(&pipe).ends_with("it is no regular file"), "{}", refused(&pipe));
+    assert_eq!((held(&pipe), clash(&pipe, &options())), (Held::default(), None));
 }

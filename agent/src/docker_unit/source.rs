@@ -8,6 +8,7 @@ use std::{
 };
 
 use super::{Place, Tie, unit_file::directives};
+use crate::files::{self, LARGEST_SETTINGS};
 
 /// The folders of units, the first one wins.
 const UNITS: [&str; 5] = [
@@ -17,9 +18,6 @@ const UNITS: [&str; 5] = [
     "/usr/lib/systemd/system",
     "/lib/systemd/system",
 ];
-
-/// The largest file that is read; no unit comes near it.
-const LARGEST: u64 = 1 << 20;
 
 /// The keys that let Docker stop with a unit that they name, and those that only start it.
 const STOPS: [&str; 5] = ["Requires", "BindsTo", "Requisite", "PartOf", "StopPropagatedFrom"];
@@ -69,14 +67,14 @@ impl Folders {
         let why = |why: &dyn std::fmt::Display| format!("{} cannot be read: {why}", path.display());
         let real = self.real(path);
         match fs::metadata(&real) {
-            Ok(found) if found.is_file() && found.len() <= LARGEST => {}
+            Ok(found) if found.is_file() => {}
             // A unit that is masked leads to /dev/null.
-            Ok(found) if found.is_file() => return Err(why(&"it is too large")),
             Ok(_) => return Ok(Some(String::new())),
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(why(&error)),
         }
-        fs::read(real).map(|bytes| Some(String::from_utf8_lossy(&bytes).into_owned())).map_err(|error| why(&error))
+        let bytes = files::read_at_most(&real, LARGEST_SETTINGS).map_err(|error| why(&error))?;
+        Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
     }
 
     /// The unit, then its drop-ins by name; and what of them cannot be read.

@@ -217,6 +217,13 @@ fn a_unit_that_is_masked_or_not_there_bars_nothing() {
 }
 
 #[test]
+fn a_file_that_is_too_large_is_named_and_not_read() {
+    let large = format!("DOCKER_OPTS=--mtu=1\n{}", "#".repeat(1 << 20));
+    let (_, said) = told(&[(UNIT, DEBIAN), ("/etc/default/docker", &large)]);
+    assert_eq!(said, "/etc/default/docker cannot be read: it is larger than 1024 KiB");
+}
+
+#[test]
 fn our_own_drop_in_counts_only_for_what_is_so_now() {
     let ours = include_str!("../../../dist/systemd/docker.service.d-replaces/40-wire-agent.conf");
     let environment = "DOCKER_OPT_BIP=\"--bip=10.5.7.1/24\"\n";
