@@ -1,7 +1,12 @@
 //! Whether containers are on a bridge that the overlay leads to. Docker takes its options only when it starts, so that it may run
 //! on with another subnet than this host leases. Said, never put right: that would stop containers behind the operator's back.
 
-use std::{fmt::Write, fs, net::IpAddr, path::Path};
+use std::{
+    fmt::Write,
+    fs,
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
 
 use wire_backends::ContainerLink;
 use wire_lease::{DualStack, Family, Prefix};
@@ -36,6 +41,8 @@ pub(crate) struct Docker {
     pub(crate) flags: Vec<Flag>,
     /// Whether its unit gives it our options as flags when it starts.
     pub(crate) expands_ours: bool,
+    /// Its settings file.
+    pub(crate) settings_path: PathBuf,
     /// Whether its containers are known to outlive it, and the bridge with them.
     pub(crate) live_restore: bool,
 }
@@ -56,14 +63,16 @@ impl Docker {
         // dockerd listens there for its runtime in whatever folder it was given.
         let sockets = fs::read("/proc/self/net/unix").unwrap_or_default();
         let sockets = String::from_utf8_lossy(&sockets);
-        let settings = daemon_json::held(Path::new(daemon_json::PATH));
         let unit = DockerUnit::read(Path::new("/"));
+        let settings_path = unit.settings_path();
+        let settings = daemon_json::held(&settings_path);
         let bridge = settings.bridge.or_else(|| unit.flag("bridge").filter(Flag::is_bridge).map(|flag| flag.value));
         Self {
             bridge: bridge.unwrap_or_else(|| "docker0".to_owned()),
             live_restore: settings.live_restore || unit.flag("live-restore").is_some_and(|flag| flag.value != "false"),
             flags: unit.flags(),
             expands_ours: unit.expands_ours(),
+            settings_path,
             runs: sockets.lines().any(|line| line.contains("/libnetwork/") && line.ends_with(".sock")),
         }
     }
@@ -78,10 +87,10 @@ impl Expected {
         if missing.is_empty() {
             return findings;
         }
-        findings.clash = daemon_json::clash(Path::new(daemon_json::PATH), &self.told.options)
+        let docker = docker();
+        findings.clash = daemon_json::clash(&docker.settings_path, &self.told.options)
             .filter(Clash::is_foreign)
             .map(|clash| clash.to_string());
-        let docker = docker();
         let concerns = |link: &&ContainerLink| {
             let of_ours = link.holds(&self.subnets) || self.networks.iter().any(|(_, network)| link.holds(&[*network]));
             let is_default = held.is_empty() && link.name.as_str() == docker.bridge;
@@ -216,7 +225,15 @@ mod tests {
     }
 
     fn docker(bridge: &str, runs: bool) -> Docker {
-        Docker { bridge: bridge.to_owned(), runs, flags: Vec::new(), expands_ours: false, live_restore: false }
+        let settings_path = daemon_json::PATH.into();
+        Docker {
+            bridge: bridge.to_owned(),
+            runs,
+            flags: Vec::new(),
+            expands_ours: false,
+            settings_path,
+            live_restore: false,
+        }
     }
 
     const V4: &[&str] = &["10.5.7.0/24"];

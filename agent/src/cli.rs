@@ -96,7 +96,7 @@ pub(crate) struct RunFlags {
     pub(crate) public_ipv6: Option<std::net::Ipv6Addr>,
 
     /// The file that tells others our subnet.
-    #[arg(long, default_value = "/run/flannel/subnet.env", value_name = "FILE", help_heading = "Files")]
+    #[arg(long, default_value = crate::docker_unit::SUBNET_FILE, value_name = "FILE", help_heading = "Files")]
     pub(crate) subnet_file: PathBuf,
     /// The file with Docker's options, an EnvironmentFile for its unit. Empty: none is written.
     #[arg(long, default_value = DOCKER_OPTS_FILE, value_name = "FILE", help_heading = "Files")]
@@ -265,7 +265,7 @@ pub(crate) enum ConfigCommand {
 #[derive(Debug, Args)]
 pub(crate) struct DockerOptsFlags {
     /// The file with our subnet.
-    #[arg(short = 'f', long = "subnet-env", default_value = "/run/flannel/subnet.env", value_name = "FILE")]
+    #[arg(short = 'f', long = "subnet-env", default_value = crate::docker_unit::SUBNET_FILE, value_name = "FILE")]
     pub(crate) subnet_env: PathBuf,
     /// The file to write; - for standard output.
     #[arg(short = 'd', long = "output", default_value = "/run/docker_opts.env", value_name = "FILE")]
@@ -282,15 +282,15 @@ pub(crate) struct DockerOptsFlags {
     /// Leave --ip-masq out.
     #[arg(short = 'm', long)]
     pub(crate) no_ip_masq: bool,
-    /// Put them into dockerd's own settings file instead, keeping everything else in it.
+    /// Put them into dockerd's own settings file instead, keeping everything else in it: by default the one that docker.service
+    /// names with --config-file, else /etc/docker/daemon.json.
     #[arg(
         long,
         num_args = 0..=1,
-        default_missing_value = crate::daemon_json::PATH,
         conflicts_with_all = ["output", "individual", "combined", "key"],
         value_name = "FILE"
     )]
-    pub(crate) daemon_json: Option<PathBuf>,
+    pub(crate) daemon_json: Option<Option<PathBuf>>,
 }
 
 /// What to say of docker.service.

@@ -13,13 +13,13 @@ use std::{
 
 use serde_json::Value;
 
-pub(crate) use clash::{Clash, clash, is_outside};
+pub(crate) use clash::{Clash, clash, outside};
 use edit::{merged, without};
 use object::Object;
 
 use crate::files::{self, LARGEST_SETTINGS, WriteError};
 
-/// Where dockerd looks for it.
+/// Where dockerd looks for it unless told otherwise ([`crate::docker_unit::DockerUnit::settings_path`]).
 pub(crate) const PATH: &str = "/etc/docker/daemon.json";
 
 /// The keys, and flags, by which Docker is told of our subnet.
@@ -131,6 +131,8 @@ pub(crate) struct Held {
     pub(crate) bridge: Option<String>,
     /// Those of [`OURS`] that it sets.
     pub(crate) keys: Vec<&'static str>,
+    /// All that it sets.
+    pub(crate) all: Vec<String>,
     /// Whether containers outlive a stop of dockerd, and the bridge with them.
     pub(crate) live_restore: bool,
 }
@@ -141,6 +143,7 @@ pub(crate) fn held(path: &Path) -> Held {
     let Ok(object) = serde_json::from_str::<Object<'_>>(&text) else { return Held::default() };
     Held {
         bridge: object.bridge(),
+        all: object.0.iter().map(|(key, _)| key.clone()).collect(),
         keys: OURS.into_iter().filter(|key| object.raw(key).is_some()).collect(),
         live_restore: object.value("live-restore") == Some(Value::Bool(true)),
     }

@@ -3,7 +3,6 @@
 use std::{
     collections::BTreeMap,
     fmt::Write,
-    fs,
     net::IpAddr,
     path::{Path, PathBuf},
 };
@@ -178,7 +177,9 @@ pub(crate) fn command(flags: &DockerOptsFlags) -> Result<(), Exit> {
         return Err(Exit::Usage(format!("--key {:?} cannot be the name of a variable", flags.key)));
     }
     let file = flags.subnet_env.display();
-    let written = flags.daemon_json.as_ref().unwrap_or(&flags.output);
+    let unit = DockerUnit::read(Path::new("/"));
+    let settings = flags.daemon_json.clone().map(|file| file.unwrap_or_else(|| unit.settings_path()));
+    let written = settings.as_ref().unwrap_or(&flags.output);
     if files::are_same(written, &flags.subnet_env) {
         return Err(Exit::Usage(format!(
             "{} is {file}, which the options are read from, and which the agent writes: write them to another file",
@@ -192,13 +193,13 @@ pub(crate) fn command(flags: &DockerOptsFlags) -> Result<(), Exit> {
     })?;
     let env = SubnetEnv::from_text(&text).map_err(|wrong| Exit::No(format!("{file}: {wrong}")))?;
     let options = env.daemon_options(!flags.no_ip_masq);
-    match &flags.daemon_json {
+    match &settings {
         Some(path) => {
-            refuse_beside_flags(path, &DockerUnit::read(Path::new("/")))?;
+            refuse_beside_flags(path, &unit)?;
             merge(path, &options)
         }
         None => {
-            if let Some(clash) = daemon_json::clash(Path::new(daemon_json::PATH), &options) {
+            if let Some(clash) = daemon_json::clash(&unit.settings_path(), &options) {
                 output::complain(format_args!("wire-agent: {clash}"));
             }
             write(flags, &env)
@@ -208,7 +209,7 @@ pub(crate) fn command(flags: &DockerOptsFlags) -> Result<(), Exit> {
 
 /// dockerd refuses to start where a key is a flag too.
 fn refuse_beside_flags(path: &Path, unit: &DockerUnit) -> Result<(), Exit> {
-    if files::are_same(path, Path::new(daemon_json::PATH)) && unit.is_given_ours() {
+    if files::are_same(path, &unit.settings_path()) && unit.is_given_ours() {
         return Err(Exit::No(format!(
             "docker.service gives dockerd these options as flags ($DOCKER_OPT_BIP), and dockerd does not start with both: {} stays \
              as it is; restart Docker, which then takes them",
@@ -252,6 +253,8 @@ fn write(flags: &DockerOptsFlags, env: &SubnetEnv) -> Result<(), Exit> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn env(subnet: &str, ip_masq: bool) -> SubnetEnv {

@@ -4,6 +4,7 @@
 
 mod flags;
 mod notes;
+mod pattern;
 mod source;
 mod unit_file;
 
@@ -11,7 +12,8 @@ use std::path::{Path, PathBuf};
 
 pub(crate) use flags::Flag;
 
-use crate::{cli::DockerUnitFlags, daemon_json, exit::Exit, output};
+use crate::{cli::DockerUnitFlags, daemon_json, docker_opts::SubnetEnv, exit::Exit, output};
+use pattern::Pattern;
 use source::{Folders, Fragment};
 use unit_file::{directives, variables, words};
 
@@ -24,6 +26,9 @@ pub(crate) const FOR_DOCKER: &str = "/run/wire-agent-docker.env";
 
 /// Where the agent writes them unless told otherwise, as flannel does.
 pub(crate) const DOCKER_OPTS_FILE: &str = "/run/flannel/flannel_docker_opts.env";
+
+/// Where the agent writes its subnet unless told otherwise, as flannel does.
+pub(crate) const SUBNET_FILE: &str = "/run/flannel/subnet.env";
 
 /// All that decides how dockerd is started.
 #[derive(Clone, Debug, Default)]
@@ -56,6 +61,8 @@ struct Start {
 struct EnvironmentFile {
     place: Place,
     path: PathBuf,
+    /// What the path stands for where it is a pattern: several files, in the order of their names.
+    pattern: Option<Pattern>,
     /// Whether Docker starts without it: a dash stands before its name.
     optional: bool,
     is_there: bool,
@@ -148,16 +155,12 @@ impl DockerUnit {
                 ("EnvironmentFile", "") => self.environment.clear(),
                 ("EnvironmentFile", file) => {
                     let path = PathBuf::from(file.trim_start_matches('-'));
-                    let optional = file.starts_with('-');
-                    self.environment.push(EnvironmentFile { place, path, optional, is_there: false });
+                    let (pattern, optional) = (Pattern::of(&path), file.starts_with('-'));
+                    self.environment.push(EnvironmentFile { place, path, pattern, optional, is_there: false });
                 }
                 ("Environment", "") => self.variables.clear(),
                 ("Environment", all) => {
-                    let pairs = words(all).into_iter().filter_map(|word| {
-                        let (name, value) = word.split_once('=')?;
-                        Some(Variable { name: name.to_owned(), value: value.to_owned(), place: place.clone() })
-                    });
-                    self.variables.extend(pairs);
+                    self.variables.extend(words(all).iter().filter_map(|word| Variable::assigned(word, &place)));
                 }
                 (..) => {}
             }
@@ -167,19 +170,17 @@ impl DockerUnit {
     /// What the files hold wins over Environment=, and a later file over an earlier one.
     fn read_environment(&mut self, folders: &Folders) {
         for file in &mut self.environment {
-            match folders.text(&file.path) {
-                Ok(Some(text)) => {
-                    file.is_there = true;
-                    self.variables.extend(variables(&text).into_iter().map(|(name, value, line)| Variable {
-                        name,
-                        value,
-                        place: Place { path: file.path.clone(), line },
-                    }));
-                }
-                Ok(None) => {}
-                Err(why) => {
-                    file.is_there = true;
-                    self.unread.push(why);
+            for path in folders.named(file) {
+                match folders.text(&path) {
+                    Ok(Some(text)) => {
+                        file.is_there = true;
+                        self.variables.extend(Variable::all_of(&path, &text));
+                    }
+                    Ok(None) => {}
+                    Err(why) => {
+                        file.is_there = true;
+                        self.unread.push(why);
+                    }
                 }
             }
         }
@@ -196,8 +197,8 @@ impl DockerUnit {
 
     /// Whether the variables of those flags are set for it, by the package's drop-in or the agent's own file.
     pub(crate) fn is_given_ours(&self) -> bool {
-        let ours = [FOR_DOCKER, DOCKER_OPTS_FILE].map(Path::new);
-        self.expands_ours() && self.environment.iter().any(|file| ours.contains(&file.path.as_path()))
+        let gives_ours = |file: &EnvironmentFile| [FOR_DOCKER, DOCKER_OPTS_FILE].iter().any(|ours| file.names(ours));
+        self.expands_ours() && self.environment.iter().any(gives_ours)
     }
 
     /// The drop-in by which Docker gets this host's subnet and loses nothing, or at least goes on to start.
@@ -231,6 +232,31 @@ impl DockerUnit {
     }
 }
 
+impl EnvironmentFile {
+    /// Whether a file is one of those it stands for.
+    fn names(&self, file: &str) -> bool {
+        self.names_path(Path::new(file))
+    }
+
+    fn names_path(&self, file: &Path) -> bool {
+        self.pattern.as_ref().map_or(self.path == file, |pattern| pattern.matches(file))
+    }
+}
+
+impl Variable {
+    /// What a word of Environment= assigns.
+    fn assigned(word: &str, place: &Place) -> Option<Self> {
+        let (name, value) = word.split_once('=')?;
+        Some(Self { name: name.to_owned(), value: value.to_owned(), place: place.clone() })
+    }
+
+    /// All of a file that EnvironmentFile= names.
+    fn all_of(path: &Path, text: &str) -> Vec<Self> {
+        let place = |line| Place { path: path.to_owned(), line };
+        variables(text).into_iter().map(|(name, value, line)| Self { name, value, place: place(line) }).collect()
+    }
+}
+
 /// `wire-agent docker-unit`.
 ///
 /// # Errors
@@ -238,15 +264,19 @@ impl DockerUnit {
 pub(crate) fn command(flags: &DockerUnitFlags) -> Result<(), Exit> {
     use crate::cli::DockerUnitPart::{DropIn, Notes, Ties};
     let unit = DockerUnit::read_without_ours(Path::new("/"));
-    let settings = daemon_json::held(Path::new(daemon_json::PATH));
+    let settings = daemon_json::held(&unit.settings_path());
     let drop_in = unit.drop_in(&settings);
+    // Nothing before this host first has a subnet.
+    let env = SubnetEnv::read(Path::new(SUBNET_FILE));
+    let options = env.map(|env| env.daemon_options(true)).unwrap_or_default();
+    let notes = unit.notes(drop_in, &options, &settings);
     let name = drop_in.name();
     let lines = match flags.only {
         Some(DropIn) => vec![name.to_owned()],
         Some(Ties) => unit.ties(),
-        Some(Notes) => unit.notes(drop_in),
+        Some(Notes) => notes,
         None => {
-            let notes = unit.notes(drop_in).into_iter().map(|note| format!("note      {note}"));
+            let notes = notes.into_iter().map(|note| format!("note      {note}"));
             std::iter::once(format!("drop-in   {name}")).chain(notes).collect()
         }
     };

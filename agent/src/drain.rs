@@ -9,7 +9,7 @@ use wire_lease::{Owner, chain, give_back};
 use crate::{
     daemon_json,
     docker_opts::SubnetEnv,
-    docker_unit::FOR_DOCKER,
+    docker_unit::{DockerUnit, FOR_DOCKER},
     exit::Exit,
     firewall,
     last_known::LastKnownFile,
@@ -115,12 +115,13 @@ fn leave_docker(settings: &Settings, state: &State) -> Result<(), String> {
     // After a reboot there may be no such file; then the MTU is not known, and stays.
     let read = SubnetEnv::read(&settings.folders.subnet_file);
     let env = read.unwrap_or_else(|| SubnetEnv::of_subnet(state.subnet, settings.ip_masq));
-    let keys = daemon_json::take_out(Path::new(daemon_json::PATH), &env.daemon_options(true));
+    let path = DockerUnit::read(Path::new("/")).settings_path();
+    let keys = daemon_json::take_out(&path, &env.daemon_options(true));
     let keys = keys.map_err(|error| chain(&error))?.join(", ");
     if !keys.is_empty() {
         report(format_args!(
             "docker: {keys} taken out of {}; a Docker that runs goes by them until it is restarted",
-            daemon_json::PATH
+            path.display()
         ));
     }
     Ok(())

@@ -8,7 +8,7 @@ use tracing::warn;
 use wire_lease::chain;
 
 use crate::{
-    daemon_json::DaemonOptions,
+    daemon_json::{self, DaemonOptions},
     docker_unit::DockerUnit,
     files::{Wanted, WriteError},
     observed::Board,
@@ -81,7 +81,8 @@ impl Kept {
     /// Says what of docker.service keeps Docker from starting as it should, before it is started next.
     fn note_docker_unit(&self) {
         const UNIT: &str = "docker.service";
-        let warning = DockerUnit::read(Path::new("/")).warning(&self.options);
+        let unit = DockerUnit::read(Path::new("/"));
+        let warning = unit.warning(&self.options, &daemon_json::held(&unit.settings_path()));
         if let Some(warning) = &warning
             && self.board.look(|seen| seen.notes.get(UNIT) != Some(warning))
         {

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use wire_lease::Prefix;
+use wire_lease::{Family, Prefix};
 
 use super::{DaemonOptions, object::Object};
 
@@ -20,47 +20,72 @@ pub(crate) struct Clash {
     differs: bool,
     /// Another bridge for Docker's default network: dockerd takes `bridge` or `bip`, and not both.
     bridge: Option<String>,
-    /// Default gateways that are not in the subnet, each with its key and that subnet.
-    gateways: Vec<(&'static str, String, Prefix)>,
+    /// What is not in the subnet, with its value.
+    outside: Vec<(Outside, String)>,
 }
 
-/// The keys of gateways, each with the option that says in which subnet it must be.
-const GATEWAYS: [(&str, &str); 2] = [("default-gateway", "bip"), ("default-gateway-v6", "fixed-cidr-v6")];
+/// The keys, and flags, of what must lie in our subnet, each with the option that says which that is.
+const WITHIN: [(&str, &str); 4] = [
+    ("default-gateway", "bip"),
+    ("default-gateway-v6", "fixed-cidr-v6"),
+    ("fixed-cidr", "bip"),
+    ("bip6", "fixed-cidr-v6"),
+];
 
-/// The subnet in which a gateway of this key, or flag, must be and is not.
-pub(crate) fn is_outside(options: &DaemonOptions, key: &str, value: &str) -> Option<Prefix> {
-    let (_, by) = GATEWAYS.iter().find(|(gateway, _)| *gateway == key)?;
-    let (_, subnet) = options.iter().find(|(option, _)| option == by)?;
-    let (address, len) = subnet.as_str()?.split_once('/')?;
-    let subnet = Prefix::new(address.parse().ok()?, len.parse().ok()?).ok()?;
-    let gateway: IpAddr = value.parse().ok()?;
-    (!subnet.contains(gateway)).then_some(subnet)
+/// Something of Docker's that must lie in our subnet and does not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Outside {
+    key: &'static str,
+    subnet: Prefix,
+}
+
+/// Whether what a key, or flag, of Docker's has for its value is such a thing.
+pub(crate) fn outside(options: &DaemonOptions, key: &str, value: &str) -> Option<Outside> {
+    let (key, by) = WITHIN.into_iter().find(|(one, _)| *one == key)?;
+    let (_, subnet) = options.iter().find(|(option, _)| *option == by)?;
+    let (subnet, given) = (prefix(subnet.as_str()?)?, prefix(value)?);
+    (!subnet.overlaps(given)).then_some(Outside { key, subnet })
+}
+
+/// The network that an address is in, or the address alone.
+fn prefix(text: &str) -> Option<Prefix> {
+    let (address, len) = text.split_once('/').unwrap_or((text, ""));
+    let address: IpAddr = address.parse().ok()?;
+    let len = if len.is_empty() { Family::of(address).bits() } else { len.parse().ok()? };
+    Prefix::new(address, len).ok()
+}
+
+impl fmt::Display for Outside {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let consequence = match self.key {
+            "default-gateway" | "default-gateway-v6" => "dockerd refuses to start with both",
+            // 20.10 passes over a fixed-cidr of elsewhere.
+            _ => "a newer Docker (28) starts no container with both",
+        };
+        write!(f, "which is not in {}, and {consequence}", self.subnet)
+    }
 }
 
 impl Clash {
     /// What stands in the way also of those that are keys there, and not flags.
     pub(super) fn of_values(path: &Path, object: &Object<'_>, options: &DaemonOptions) -> Option<Self> {
-        let gateway = |(key, _): (&'static str, &str)| {
+        let outside = WITHIN.into_iter().filter_map(|(key, _)| {
             let value = object.value(key)?.as_str()?.to_owned();
-            let subnet = is_outside(options, key, &value)?;
-            Some((key, value, subnet))
-        };
-        let gateways: Vec<_> = GATEWAYS.into_iter().filter_map(gateway).collect();
-        let bridge = object.other_bridge(options);
-        let clash = Self { path: path.to_owned(), keys: Vec::new(), differs: false, bridge, gateways };
+            Some((outside(options, key, &value)?, value))
+        });
+        let (outside, bridge) = (outside.collect(), object.other_bridge(options));
+        let clash = Self { path: path.to_owned(), keys: Vec::new(), differs: false, bridge, outside };
         clash.is_foreign().then_some(clash)
     }
 
     /// Whether it is more than what our own merge leaves there.
     pub(crate) fn is_foreign(&self) -> bool {
-        self.differs || self.bridge.is_some() || !self.gateways.is_empty()
+        self.differs || self.bridge.is_some() || !self.outside.is_empty()
     }
 
-    fn gateway(&self, (key, value, subnet): &(&str, String, Prefix)) -> String {
-        let path = self.path.display();
-        format!(
-            "{path} sets {key} to {value}, which is not in {subnet}, and dockerd refuses to start with both: remove {key} from it"
-        )
+    fn outside(&self, (outside, value): &(Outside, String)) -> String {
+        let (path, key) = (self.path.display(), outside.key);
+        format!("{path} sets {key} to {value}, {outside}: remove {key} from it")
     }
 
     fn keys(&self) -> String {
@@ -86,8 +111,8 @@ impl fmt::Display for Clash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let keys = (!self.keys.is_empty()).then(|| self.keys());
         let bridge = self.bridge.as_deref().map(|bridge| self.bridge(bridge));
-        let gateways = self.gateways.iter().map(|gateway| self.gateway(gateway));
-        let said: Vec<String> = keys.into_iter().chain(bridge).chain(gateways).collect();
+        let outside = self.outside.iter().map(|one| self.outside(one));
+        let said: Vec<String> = keys.into_iter().chain(bridge).chain(outside).collect();
         f.write_str(&said.join("; "))
     }
 }
@@ -101,13 +126,13 @@ pub(crate) fn clash(path: &Path, options: &DaemonOptions) -> Option<Clash> {
     if both.is_empty() {
         return of_values;
     }
-    let (bridge, gateways) = of_values.map(|clash| (clash.bridge, clash.gateways)).unwrap_or_default();
+    let (bridge, outside) = of_values.map(|clash| (clash.bridge, clash.outside)).unwrap_or_default();
     Some(Clash {
         path: path.to_owned(),
         keys: both.iter().map(|(key, ..)| (*key).to_owned()).collect(),
         differs: both.iter().any(|(_, wanted, held)| **wanted != *held),
         bridge,
-        gateways,
+        outside,
     })
 }
 
@@ -163,17 +188,19 @@ mod tests {
     }
 
     #[test]
-    fn a_default_gateway_outside_our_subnet_is_named_and_nothing_is_merged() {
+    fn what_is_outside_our_subnet_is_named_and_nothing_is_merged() {
         let mut dual = options();
         dual.extend([("ipv6", json!(true)), ("fixed-cidr-v6", json!("fd00:5:0:7::/64"))]);
-        for (key, value, subnet) in [
-            ("default-gateway", "172.17.0.254", "10.5.52.0/24"),
-            ("default-gateway-v6", "fd00:2::1", "fd00:5:0:7::/64"),
+        let (refused, unused) = ("dockerd refuses to start", "a newer Docker (28) starts no container");
+        for (key, value, subnet, consequence) in [
+            ("default-gateway", "172.17.0.254", "10.5.52.0/24", refused),
+            ("default-gateway-v6", "fd00:2::1", "fd00:5:0:7::/64", refused),
+            ("fixed-cidr", "172.17.0.0/25", "10.5.52.0/24", unused),
+            ("bip6", "fd00:2::1/64", "fd00:5:0:7::/64", unused),
         ] {
             let text = format!(r#"{{"{key}": "{value}"}}"#);
             let (_folder, path) = file(&text);
-            let named =
-                format!("daemon.json sets {key} to {value}, which is not in {subnet}, and dockerd refuses to start");
+            let named = format!("daemon.json sets {key} to {value}, which is not in {subnet}, and {consequence}");
             let found = clash(&path, &dual).unwrap();
             assert!(found.is_foreign() && found.to_string().contains(&named), "{found}");
             let error = merge(&path, &dual).unwrap_err().to_string();
@@ -184,7 +211,8 @@ mod tests {
             r#"{"default-gateway": "10.5.52.1"}"#,
             r#"{"default-gateway-v6": "fd00:5:0:7::9"}"#,
             r#"{"default-gateway": "no address"}"#,
-            r#"{"default-gateway": 7, "fixed-cidr": "172.17.0.0/25"}"#,
+            r#"{"default-gateway": 7, "fixed-cidr": "10.5.52.128/25", "bip6": "fd00:5:0:7::1/64"}"#,
+            r#"{"fixed-cidr": "10.5.0.0/16"}"#,
         ] {
             let (_folder, path) = file(right);
             assert_eq!(clash(&path, &dual), None, "{right}");

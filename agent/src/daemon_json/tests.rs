@@ -136,7 +136,8 @@ fn a_byte_order_mark_is_named_and_the_file_stays() {
     }
     // A newer dockerd reads such a file.
     let (_folder, path) = file("\u{feff}{\"bridge\":\"br0\",\"live-restore\":true,\"mtu\":1}");
-    let seen = Held { bridge: Some("br0".to_owned()), keys: vec!["mtu"], live_restore: true };
+    let all = ["bridge", "live-restore", "mtu"].map(str::to_owned).into();
+    let seen = Held { bridge: Some("br0".to_owned()), keys: vec!["mtu"], all, live_restore: true };
     assert_eq!(held(&path), seen);
     assert!(clash(&path, &options()).is_some());
 }

@@ -1,14 +1,14 @@
 //! The flags that dockerd gets, whether they stand in its line or in variables that the line expands.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::{DockerUnit, Place, Start};
+use super::{DockerUnit, Place, Start, Variable};
 use crate::daemon_json::{self, DaemonOptions};
 
 /// The flags that matter here, with dockerd's short names.
-const NAMES: [(&str, &str); 11] = [
+const NAMES: [(&str, &str); 13] = [
     ("--bip", "bip"),
     ("--mtu", "mtu"),
     ("--ip-masq", "ip-masq"),
@@ -16,6 +16,8 @@ const NAMES: [(&str, &str); 11] = [
     ("--fixed-cidr-v6", "fixed-cidr-v6"),
     ("--bridge", "bridge"),
     ("-b", "bridge"),
+    ("--fixed-cidr", "fixed-cidr"),
+    ("--bip6", "bip6"),
     ("--default-gateway", "default-gateway"),
     ("--default-gateway-v6", "default-gateway-v6"),
     ("--live-restore", "live-restore"),
@@ -71,8 +73,10 @@ impl DockerUnit {
     }
 
     /// The settings file that dockerd reads.
-    pub(crate) fn settings_file(&self) -> Option<Flag> {
-        self.flag("config-file").filter(|flag| Path::new(&flag.value) != Path::new(daemon_json::PATH))
+    pub(crate) fn settings_path(&self) -> PathBuf {
+        let named = self.flag("config-file").map(|flag| flag.value).filter(|file| !file.is_empty());
+        // systemd starts it in `/`.
+        Path::new("/").join(named.as_deref().unwrap_or(daemon_json::PATH))
     }
 
     /// The words of a line with its variables' values, each with where it comes from. A line for a shell is taken apart too.
@@ -94,11 +98,13 @@ impl DockerUnit {
     /// With `${NAME}` exchanged within a word, where the variable is known.
     fn with_values(&self, word: &str, line: &Place) -> (String, Place) {
         let names: Vec<&str> = word.split("${").skip(1).filter_map(|rest| rest.split('}').next()).collect();
-        let known: Vec<_> = names.into_iter().filter_map(|name| self.variable(name)).collect();
+        let known: Vec<&Variable> = names.into_iter().filter_map(|name| self.variable(name)).collect();
         let place = known.first().map_or(line, |variable| &variable.place).clone();
-        let exchange =
-            |word: String, known: &&super::Variable| word.replace(&format!("${{{}}}", known.name), &known.value);
-        (known.iter().fold(word.to_owned(), exchange), place)
+        let mut text = word.to_owned();
+        for variable in known {
+            text = text.replace(&format!("${{{}}}", variable.name), &variable.value);
+        }
+        (text, place)
     }
 }
 

@@ -1,15 +1,15 @@
 //! What an operator is told of how dockerd is started, each with its file and line.
 
-use std::path::Path;
+use std::collections::BTreeMap;
 
-use super::{DockerUnit, DropIn, EnvironmentFile, FOR_DOCKER, Flag, OURS, Tie};
-use crate::daemon_json::{self, DaemonOptions};
+use super::{DOCKER_OPTS_FILE, DockerUnit, DropIn, EnvironmentFile, FOR_DOCKER, Flag, OURS, SUBNET_FILE, Tie};
+use crate::daemon_json::{self, DaemonOptions, Held};
 
 /// The folder of flannel's files.
 const FLANNELS: &str = "/run/flannel";
 
 /// What the agent itself writes there.
-const WRITTEN: [&str; 2] = ["/run/flannel/subnet.env", "/run/flannel/flannel_docker_opts.env"];
+const WRITTEN: [&str; 2] = [SUBNET_FILE, DOCKER_OPTS_FILE];
 
 impl DockerUnit {
     /// What ties Docker to flanneld.
@@ -18,35 +18,47 @@ impl DockerUnit {
     }
 
     /// All that is to be known where this drop-in is chosen.
-    pub(super) fn notes(&self, drop_in: DropIn) -> Vec<String> {
-        let flags = self.flags();
-        let told = flags.iter().filter_map(|flag| said_of(flag, drop_in));
-        let elsewhere = self.settings_file().filter(|_| drop_in == DropIn::DaemonJson).map(|flag| {
-            let (file, default) = (&flag.value, daemon_json::PATH);
-            format!(
-                "{flag}, and the drop-in {} merges into {default}: give it ExecStartPre=wire-agent docker-opts \
-                 --daemon-json={file} of your own",
-                drop_in.name()
-            )
-        });
-        self.ties()
-            .into_iter()
-            .chain(self.left_over())
-            .chain(told)
-            .chain(elsewhere)
-            .chain(self.unread.clone())
-            .collect()
+    pub(super) fn notes(&self, drop_in: DropIn, options: &DaemonOptions, settings: &Held) -> Vec<String> {
+        let told = self.flags().into_iter().filter_map(|flag| said_of(&flag, drop_in)).collect();
+        [
+            self.ties(),
+            self.left_over(),
+            told,
+            self.outside(options),
+            self.doubled(options, settings),
+            self.unread.clone(),
+        ]
+        .concat()
     }
 
     /// What keeps Docker from starting as it should, whichever subnet its bridge has now.
-    pub(crate) fn warning(&self, options: &DaemonOptions) -> Option<String> {
-        let gateways = self.flags().into_iter().filter_map(|flag| {
-            let outside = daemon_json::is_outside(options, flag.name, &flag.value)?;
-            Some(format!("{flag}, which is not in {outside}, and dockerd refuses to start with it: take it out"))
-        });
-        let all: Vec<String> =
-            self.ties().into_iter().chain(self.left_over()).chain(gateways).chain(self.unread.clone()).collect();
+    pub(crate) fn warning(&self, options: &DaemonOptions, settings: &Held) -> Option<String> {
+        let doubled = self.doubled(options, settings);
+        let all = [self.ties(), self.left_over(), self.outside(options), doubled, self.unread.clone()].concat();
         (!all.is_empty()).then(|| all.join("; "))
+    }
+
+    /// The flags whose values must lie in our subnet and do not.
+    fn outside(&self, options: &DaemonOptions) -> Vec<String> {
+        let flags = self.flags().into_iter();
+        let outside = flags.filter_map(|flag| Some((daemon_json::outside(options, flag.name, &flag.value)?, flag)));
+        outside.map(|(outside, flag)| format!("{flag}, {outside}: take it out")).collect()
+    }
+
+    /// The keys of the settings file that are flags too.
+    fn doubled(&self, options: &DaemonOptions, settings: &Held) -> Vec<String> {
+        let path = self.settings_path();
+        let consequence = "and dockerd refuses to start with both: take one of them out";
+        let mut said = BTreeMap::new();
+        if self.is_given_ours() {
+            // Also before the file with them is written.
+            let ours =
+                options.iter().map(|(key, _)| (*key, format!("docker.service gives Docker our --{key} as a flag")));
+            said.extend(ours);
+        }
+        said.extend(self.flags().into_iter().map(|flag| (flag.name, flag.to_string())));
+        let doubled = said.into_iter().filter(|(name, _)| settings.all.iter().any(|key| key == name));
+        doubled.map(|(name, flag)| format!("{flag}, and {} sets {name}, {consequence}", path.display())).collect()
     }
 
     /// The files that nobody writes any more once flanneld has gone.
@@ -56,15 +68,14 @@ impl DockerUnit {
 
     fn left_over_by(&self, file: &EnvironmentFile) -> Option<String> {
         let (by, line, path) = (file.place.path.display(), file.place.line, file.path.display());
-        let is_others = |name: &&str| file.path == Path::new(name);
-        if file.place.is_in(OURS) || WRITTEN.iter().chain([&FOR_DOCKER]).any(is_others) {
+        if file.place.is_in(OURS) || WRITTEN.iter().chain([&FOR_DOCKER]).any(|name| file.names(name)) {
             return None;
         }
         if file.path.starts_with(FLANNELS) {
             let gives: Vec<String> = self
                 .variables
                 .iter()
-                .filter(|variable| variable.place.path == file.path && variable.value.contains("--"))
+                .filter(|variable| file.names_path(&variable.place.path) && variable.value.contains("--"))
                 .map(|variable| format!("{}={:?}", variable.name, variable.value.trim()))
                 .collect();
             let gives = if gives.is_empty() { String::new() } else { format!(" (it holds {})", gives.join(", ")) };
@@ -77,7 +88,7 @@ impl DockerUnit {
                 "{by} reads {path} in line {line}, which wire-agent does not write{gives}: take that line out, or {consequence}"
             ));
         }
-        let is_pattern = file.path.to_string_lossy().contains(['*', '?', '[', '%']);
+        let is_pattern = file.pattern.is_some() || file.path.to_string_lossy().contains('%');
         (!file.optional && !file.is_there && !is_pattern)
             .then(|| format!("{by} reads {path} in line {line}, which is not there: Docker does not start without it"))
     }

@@ -7,7 +7,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Place, Tie, unit_file::directives};
+use super::{
+    EnvironmentFile, Place, Tie,
+    unit_file::{Directive, directives},
+};
 use crate::files::{self, LARGEST_SETTINGS};
 
 /// The folders of units, the first one wins.
@@ -75,6 +78,16 @@ impl Folders {
         }
         let bytes = files::read_at_most(&real, LARGEST_SETTINGS).map_err(|error| why(&error))?;
         Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
+    }
+
+    /// The files that EnvironmentFile= names.
+    pub(super) fn named(&self, file: &EnvironmentFile) -> Vec<PathBuf> {
+        let Some(pattern) = &file.pattern else { return vec![file.path.clone()] };
+        let folder = file.path.parent().unwrap_or(Path::new("/"));
+        let mut files: Vec<PathBuf> = self.names(folder).into_iter().map(|name| folder.join(name)).collect();
+        files.retain(|file| pattern.matches(file));
+        files.sort();
+        files
     }
 
     /// The unit, then its drop-ins by name; and what of them cannot be read.
@@ -147,18 +160,15 @@ impl Tie {
 
     fn found(fragment: &Fragment, keys: &[&str], stops: bool, concerns: impl Fn(&str) -> bool) -> Vec<Self> {
         let of_keys = directives(&fragment.text).into_iter().filter(|one| keys.contains(&one.key.as_str()));
-        let tie = |unit: &str, line: usize, key: &str| Self {
-            path: fragment.path.clone(),
-            how: Some(format!("line {line}, {key}=")),
-            unit: unit.to_owned(),
-            stops,
-        };
-        of_keys
-            .flat_map(|one| {
-                let units = one.value.split_whitespace().map(|unit| unit.trim_matches(['"', '\'']));
-                units.filter(|unit| concerns(unit)).map(|unit| tie(unit, one.line, &one.key)).collect::<Vec<_>>()
-            })
-            .collect()
+        let mut ties = Vec::new();
+        for Directive { key, value, line } in of_keys {
+            let units = value.split_whitespace().map(|unit| unit.trim_matches(['"', '\'']));
+            for unit in units.filter(|unit| concerns(unit)) {
+                let (path, how) = (fragment.path.clone(), Some(format!("line {line}, {key}=")));
+                ties.push(Self { path, how, unit: unit.to_owned(), stops });
+            }
+        }
+        ties
     }
 }
 

@@ -3,7 +3,7 @@ use std::fs;
 use serde_json::json;
 
 use super::*;
-use crate::daemon_json::Held;
+use crate::daemon_json::{DaemonOptions, Held};
 
 const UNIT: &str = "/usr/lib/systemd/system/docker.service";
 const REPLACED: &str = "/etc/systemd/system/docker.service";
@@ -29,14 +29,27 @@ impl Root {
     fn unit(&self) -> DockerUnit {
         DockerUnit::read_without_ours(self.0.path())
     }
+
+    fn settings(&self) -> Held {
+        daemon_json::held(&self.0.path().join(&self.unit().settings_path().display().to_string()[1..]))
+    }
+
+    fn warning(&self) -> Option<String> {
+        self.unit().warning(&options(), &self.settings())
+    }
 }
 
 /// What is chosen, and all that is said of it.
 fn told(files: &[(&str, &str)]) -> (&'static str, String) {
     let root = Root::with(files);
-    let unit = root.unit();
-    let drop_in = unit.drop_in(&Held::default());
-    (drop_in.name(), unit.notes(drop_in).join("\n"))
+    let (unit, settings) = (root.unit(), root.settings());
+    let drop_in = unit.drop_in(&settings);
+    (drop_in.name(), unit.notes(drop_in, &options(), &settings).join("\n"))
+}
+
+/// What Docker is to be told.
+fn options() -> DaemonOptions {
+    vec![("bip", json!("10.5.7.1/24")), ("fixed-cidr-v6", json!("fd00:5:0:7::/64"))]
 }
 
 #[test]
@@ -185,25 +198,92 @@ fn files_that_mk_docker_opts_has_left_are_named() {
 }
 
 #[test]
-fn another_settings_file_of_dockerds_is_named_where_ours_would_be_merged_elsewhere() {
-    let (kind, said) = told(&[(UNIT, "[Service]\nExecStart=/usr/bin/dockerd --config-file=/srv/docker.json\n")]);
-    assert!(kind == "daemon-json" && said.contains("docker-opts --daemon-json=/srv/docker.json"), "{kind}: {said}");
+fn the_settings_file_is_the_one_that_dockerd_reads() {
+    let elsewhere = |line: &str| Root::with(&[(UNIT, &format!("[Service]\nExecStart=/usr/bin/dockerd {line}\n"))]);
+    for (line, file) in [
+        ("", daemon_json::PATH),
+        ("--config-file=", daemon_json::PATH),
+        ("--config-file=/srv/docker.json", "/srv/docker.json"),
+        ("--config-file srv/docker.json", "/srv/docker.json"),
+    ] {
+        assert_eq!(elsewhere(line).unit().settings_path(), Path::new(file), "{line}");
+    }
+    let unit = "[Service]\nExecStart=/usr/bin/dockerd --config-file=/srv/docker.json --mtu=1450\n";
+    for (settings, chosen) in [(daemon_json::PATH, "networks"), ("/srv/docker.json", "networks")] {
+        let (kind, said) = told(&[(UNIT, unit), (settings, r#"{"mtu": 1450}"#)]);
+        assert_eq!(
+            (kind, said.contains("and /srv/docker.json sets mtu")),
+            (chosen, settings != daemon_json::PATH),
+            "{said}"
+        );
+    }
 }
 
 #[test]
-fn status_warns_of_what_keeps_docker_from_starting() {
-    let options = vec![("bip", json!("10.5.7.1/24")), ("fixed-cidr-v6", json!("fd00:5:0:7::/64"))];
-    let warning = |line: &str| {
-        let unit = format!("[Service]\nExecStart=/usr/bin/dockerd {line}\n");
-        Root::with(&[(UNIT, &unit)]).unit().warning(&options)
-    };
-    for flag in ["--default-gateway=172.17.0.254", "--default-gateway-v6=fd00:9::1"] {
-        let said = warning(flag).unwrap();
-        assert!(said.contains(&format!("{UNIT} sets {flag} in line 2, which is not in ")), "{said}");
+fn status_and_notes_name_what_keeps_docker_from_starting() {
+    let refused = "and dockerd refuses to start with both";
+    let unused = "and a newer Docker (28) starts no container with both";
+    for (flag, consequence) in [
+        ("--default-gateway=172.17.0.254", refused),
+        ("--default-gateway-v6=fd00:9::1", refused),
+        ("--fixed-cidr=172.17.0.0/25", unused),
+        ("--bip6=fd00:9::1/64", unused),
+    ] {
+        let unit = format!("[Service]\nExecStart=/usr/bin/dockerd {flag}\n");
+        for said in [Root::with(&[(UNIT, &unit)]).warning().unwrap(), told(&[(UNIT, &unit)]).1] {
+            let named = format!("{UNIT} sets {flag} in line 2, which is not in ");
+            assert!(said.starts_with(&named) && said.ends_with(&format!("{consequence}: take it out")), "{said}");
+        }
     }
-    assert_eq!(warning("--default-gateway=10.5.7.9 --bip=10.5.7.1/24"), None);
+    let right = "--default-gateway=10.5.7.9 --bip=10.5.7.1/24 --fixed-cidr=10.5.7.128/25 --bip6=fd00:5:0:7::1/64";
+    assert_eq!(Root::with(&[(UNIT, &format!("[Service]\nExecStart=/usr/bin/dockerd {right}\n"))]).warning(), None);
     let root = Root::with(&[(UNIT, CE), (FLANNEL, "[Unit]\nRequires=flanneld.service\n")]);
-    assert!(root.unit().warning(&options).unwrap().contains("ties Docker to flanneld.service"));
+    assert!(root.warning().unwrap().contains("ties Docker to flanneld.service"));
+}
+
+#[test]
+fn a_key_of_the_settings_file_that_is_a_flag_too_is_named() {
+    let settings = (daemon_json::PATH, r#"{"bip": "10.5.7.1/24", "live-restore": true, "debug": true}"#);
+    for (line, key) in [("--bip=10.5.7.1/24", "bip"), ("--live-restore", "live-restore")] {
+        let unit = format!("[Service]\nExecStart=/usr/bin/dockerd {line}\n");
+        let named =
+            format!(" in line 2, and /etc/docker/daemon.json sets {key}, and dockerd refuses to start with both");
+        for said in [Root::with(&[(UNIT, &unit), settings]).warning().unwrap(), told(&[(UNIT, &unit), settings]).1] {
+            assert!(said.contains(&named), "{said}");
+        }
+        assert_eq!(Root::with(&[(UNIT, &unit)]).warning(), None);
+    }
+    assert_eq!(Root::with(&[(UNIT, CE), settings]).warning(), None);
+    // Before the file with our flags is there.
+    let expands = format!("[Service]\nExecStart=/usr/bin/dockerd $DOCKER_OPT_BIP\nEnvironmentFile=-{FOR_DOCKER}\n");
+    let said = Root::with(&[(UNIT, &expands), settings]).warning().unwrap();
+    assert!(
+        said.starts_with("docker.service gives Docker our --bip as a flag, and /etc/docker/daemon.json sets bip"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_pattern_that_our_file_matches_gives_docker_ours() {
+    let unit = |file: &str| format!("[Service]\nExecStart=/usr/bin/dockerd $DOCKER_OPT_BIP\nEnvironmentFile={file}\n");
+    let written = (DOCKER_OPTS_FILE, "DOCKER_OPT_BIP=--bip=10.5.7.1/24\n");
+    for (pattern, is_ours) in
+        [("/run/flannel/*.env", true), ("-/run/flannel/flannel_*", true), ("/run/flannel/docker*", false)]
+    {
+        let unit = unit(pattern);
+        for files in [vec![(UNIT, unit.as_str())], vec![(UNIT, unit.as_str()), written]] {
+            let read = Root::with(&files).unit();
+            assert_eq!(read.is_given_ours(), is_ours, "{pattern}");
+            let has_flag = read.flag("bip").is_some_and(|flag| flag.place.is_in(DOCKER_OPTS_FILE));
+            assert_eq!(has_flag, is_ours && files.contains(&written), "{pattern}");
+            let (kind, said) = told(&files);
+            assert_eq!(
+                (kind, said.contains("which wire-agent does not write")),
+                ("expands", !is_ours),
+                "{pattern}: {said}"
+            );
+        }
+    }
 }
 
 #[test]

@@ -10,6 +10,7 @@ use super::{Ground, Host};
 use crate::{
     daemon_json,
     docker_opts::{SubnetEnv, Told},
+    docker_unit::DockerUnit,
     exit::Exit,
     files::{Durable, Wanted},
     state::KnownBy,
@@ -66,7 +67,7 @@ impl Host {
         if told.file.is_none() {
             return;
         }
-        match daemon_json::clash(Path::new(daemon_json::PATH), &told.options) {
+        match daemon_json::clash(&DockerUnit::read(Path::new("/")).settings_path(), &told.options) {
             Some(clash) if clash.is_foreign() => warn!("{clash}"),
             // This is how `docker-opts --daemon-json` leaves it: well, as long as docker's unit has no flags.
             Some(clash) => info!("{clash}"),
