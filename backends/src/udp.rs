@@ -1,6 +1,10 @@
-//! IP in UDP by ourselves, as flannel's udp backend has it: for each family a TUN device with one route for the network. Where hosts
-//! live in the network, beside the range that is leased, the routes are for that range alone: flannel's one route would lead
-//! packets for a host behind a router into the device, and wrap what it has wrapped without end.
+//! IP in UDP by ourselves, as flannel's udp backend has it: for each family a TUN device with one route for the network.
+//!
+//! That route would also lead away what is reached without the overlay: another host in the network, so that what is wrapped would be
+//! wrapped without end, or etcd. Where such an address lies beside the range that is leased, the routes are for that range alone;
+//! where one lies in the range, for the leases alone, as with VXLAN: none of them holds one ([`LeaseTable::outside`]).
+
+use std::net::IpAddr;
 
 use wire_lease::{BackendData, DualStack, Family, Lease, LeaseTable, NetworkConfig, Prefix};
 
@@ -78,16 +82,23 @@ impl Backend for UdpBackend {
 }
 
 impl Device {
-    /// What is led into it.
+    /// The prefixes that are led into it: the largest that hold no address which is reached without it, and the leases beside them.
     fn led(&self, family: Family, own: &Lease, leases: &LeaseTable) -> Vec<Prefix> {
-        let mut publics = peers(leases).chain([own]).filter_map(|lease| lease.public.of(family));
-        if !publics.any(|public| self.network.contains(*public)) {
-            return vec![self.network];
-        }
-        // A lease beside the range is one that an older config has offered.
-        let beside = |subnet: &Prefix| !self.leased.iter().any(|leased| leased.covers(*subnet));
-        let others = peers(leases).filter_map(|lease| lease.subnet.of(family)).filter(beside);
-        self.leased.iter().copied().chain(others).collect()
+        let publics = peers(leases).chain([own]).filter_map(|lease| lease.public.of(family));
+        let outside: Vec<IpAddr> = publics.chain(&leases.outside).copied().collect();
+        let are_free = |prefixes: &[Prefix]| {
+            !prefixes.iter().any(|prefix| outside.iter().any(|address| prefix.contains(*address)))
+        };
+        let ranges = if are_free(&[self.network]) {
+            vec![self.network]
+        } else if are_free(&self.leased) {
+            self.leased.clone()
+        } else {
+            Vec::new()
+        };
+        let beside = |subnet: &Prefix| !ranges.iter().any(|range| range.covers(*subnet));
+        let others: Vec<Prefix> = peers(leases).filter_map(|lease| lease.subnet.of(family)).filter(beside).collect();
+        [ranges, others].concat()
     }
 }
 

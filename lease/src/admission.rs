@@ -41,7 +41,8 @@ pub(crate) fn admit(
     admission: &Admission,
     revision: Revision,
 ) -> LeaseTable {
-    let mut table = LeaseTable { revision, hold_down: hold_down.clone(), ..LeaseTable::default() };
+    let outside = admission.outside();
+    let mut table = LeaseTable { revision, hold_down: hold_down.clone(), outside, ..LeaseTable::default() };
     let mut candidates = Vec::with_capacity(decoded.len());
     let around = Around { prefixes: admission.guarded_underlay(), uses: local::uses(&admission.local) };
     let there = decoded.iter().map(|(key, decoded)| (Presence::There, key, decoded));
@@ -183,6 +184,12 @@ impl Admission {
         } else {
             Ok(())
         }
+    }
+
+    /// What this host reaches without the overlay though it lies in the network.
+    fn outside(&self) -> Vec<IpAddr> {
+        let in_network = |ip: &&IpAddr| self.pools.iter().any(|(_, pool)| pool.network.contains(**ip));
+        self.endpoints.iter().filter(in_network).copied().collect()
     }
 
     fn guarded_underlay(&self) -> Vec<Prefix> {

@@ -1,6 +1,6 @@
 //! All leases of the network at one moment, and which of them are let in.
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc};
 
 use crate::{Lease, LeaseId, Revision, Subnet, hold_down::HoldDown};
 
@@ -34,6 +34,8 @@ pub struct LeaseTable {
     pub held: usize,
     /// The entries that were not.
     pub refused: Refused,
+    /// Addresses in the network that this host reaches without the overlay. None of the leases let in holds one.
+    pub outside: Vec<IpAddr>,
     /// The store's revision this is the state of.
     pub revision: Revision,
     /// What has vanished lately, for whoever follows the leases next.
@@ -132,12 +134,14 @@ impl fmt::Display for RefusalKind {
 }
 
 impl LeaseTable {
-    /// Whether the two let in the same leases and refuse the same entries, whenever those were renewed.
+    /// Whether the two let in the same leases, refuse the same entries and leave out the same addresses, whenever the leases were
+    /// renewed.
     #[must_use]
     pub fn says_the_same(&self, other: &Self) -> bool {
         let same_lease = |(one, other): (&Arc<Entry>, &Arc<Entry>)| Arc::ptr_eq(one, other) || one.lease == other.lease;
         self.held == other.held
             && self.refused == other.refused
+            && self.outside == other.outside
             && self.peers.keys().eq(other.peers.keys())
             && self.peers.values().zip(other.peers.values()).all(same_lease)
     }

@@ -207,6 +207,35 @@ fn udp_leads_only_the_range_into_its_device_where_hosts_live_in_the_network_and_
 }
 
 #[test]
+fn udp_leads_the_leases_alone_into_its_device_where_an_address_of_etcd_lies_among_them() {
+    let config = |bounds: &str| {
+        let json = format!(
+            r#"{{"Network":"10.0.0.0/8",{bounds}"EnableIPv6":true,"IPv6Network":"fd00::/16","Backend":{{"Type":"udp"}}}}"#
+        );
+        NetworkConfig::from_json(json.as_bytes()).unwrap()
+    };
+    let led = |config: &NetworkConfig, outside: &[&str]| -> Vec<String> {
+        let peers = ["10.10.2.0-24&fd00:5:0:2::-64", "10.200.3.0-24&fd00:5:0:3::-64"].map(|key| (key, UDP_PEER));
+        let (own, mut table) = leases(("10.10.0.0-24&fd00:5::-64", UDP_PEER), &peers);
+        table.outside = outside.iter().map(|address| ip(address)).collect();
+        let routes = select(config, placement()).unwrap().desired(&own, &table).routes;
+        routes.keys().map(|key| key.destination.to_string()).collect()
+    };
+    let subnets = ["10.10.2.0/24", "10.200.3.0/24", "fd00:5:0:2::/64", "fd00:5:0:3::/64"];
+    let whole = config("");
+    assert_eq!(led(&whole, &[]), ["10.0.0.0/8", "fd00::/16"], "as flannel has it");
+    assert_eq!(
+        led(&whole, &["10.9.0.5"]),
+        [subnets[0], subnets[1], "fd00::/16"],
+        "the other family is none of its concern"
+    );
+    assert_eq!(led(&whole, &["10.9.0.5", "fd00:9::5"]), subnets);
+    let bounded = config(r#""SubnetMin":"10.10.0.0","SubnetMax":"10.11.255.0","#);
+    assert_eq!(led(&bounded, &["10.9.0.5"]), ["10.10.0.0/15", subnets[1], "fd00::/16"], "etcd lies beside the range");
+    assert_eq!(led(&bounded, &["10.11.0.5", "fd00:9::5"]), subnets);
+}
+
+#[test]
 fn userspace_vxlan_is_the_same_network_to_its_peers() {
     let forward = ForwardSettings { replaces_vxlan: true, ..ForwardSettings::default() };
     let (config, placement) = (config(V4, "vxlan"), placement());

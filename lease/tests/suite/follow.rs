@@ -1,6 +1,6 @@
 //! Following the leases under faults, on the simulated store.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use tokio::{
     sync::watch,
@@ -296,6 +296,12 @@ async fn a_change_of_admission_counts_even_while_etcd_is_away() {
     let table = peers(&follow, &[], SECONDS).await;
     let refusal = table.refused.values().next().unwrap();
     assert_eq!(refusal.kind, RefusalKind::Own);
+    // What refuses no lease is told, too.
+    let endpoint: IpAddr = "10.5.9.5".parse().unwrap();
+    admission.send_modify(|admission| admission.endpoints = vec![endpoint]);
+    let mut table = follow.table.clone();
+    let told = table.wait_for(|table| table.as_ref().is_some_and(|table| table.outside == [endpoint]));
+    assert!(timeout(SECONDS, told).await.is_ok());
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,10 +1,13 @@
-//! The way to etcd, which no lease may lead into the overlay.
+//! The way to etcd, which neither a lease nor a route for the whole network may lead into the overlay.
 
 use std::{fs, net::IpAddr};
 
 use wire_tests::{AgentSpec, Etcd, Family, Host, PeerLease, Result, check, eventually, lab};
 
-use crate::cluster::{Node, PROMPT, START, peer, phase};
+use crate::{
+    cluster::{Node, PROMPT, START, peer, phase},
+    datapath::Datapath,
+};
 
 /// etcd's address lies in this network, behind the default route.
 const NETWORK: &str = r#"{"Network":"10.0.0.0/8","SubnetLen":24,"SubnetMin":"10.9.0.0","SubnetMax":"10.9.3.0","Backend":{"Type":"vxlan"}}"#;
@@ -46,17 +49,40 @@ fn a_lease_that_holds_an_address_of_etcd_is_named_and_never_cuts_a_host_off() ->
     is_refused(&node)
 }
 
+#[test]
+fn the_udp_backend_never_leads_an_address_of_etcd_that_lies_in_the_network_into_its_device() -> Result {
+    let lab = lab!();
+    let etcd = Etcd::start(&lab)?;
+    etcd.put_config(r#"{"Network":"10.0.0.0/8","SubnetLen":24,"Backend":{"Type":"udp"}}"#)?;
+    let [a, b] = lab.hosts::<2>()?;
+    let node = |host| Node::by(Datapath::UserspaceUdp, behind_default_route(&etcd, host)?, by_that_address(&etcd));
+    let (a, b) = (node(a)?, node(b)?);
+    let (to_a, to_b) = (a.vtep(Family::V4)?, b.vtep(Family::V4)?);
+    eventually(PROMPT * 5, || {
+        check(a.host.pings(to_b) && b.host.pings(to_a), || format!("{}\n{}", a.agent.log(), b.agent.log()))
+    })?;
+    for (number, node) in [(71, &a), (72, &b)] {
+        is_not_led_away(node)?;
+        goes_on(&etcd, node, number)?;
+    }
+    Ok(())
+}
+
 fn is_refused(node: &Node) -> Result {
     let peers = node.agent.peers()?;
     let named = |reason: &str| reason.contains(ETCD) && reason.contains("reaches etcd");
     check(peers.refused.iter().any(|refused| named(&refused.reason)), || format!("{peers:?}"))?;
+    is_not_led_away(node)
+}
+
+fn is_not_led_away(node: &Node) -> Result {
     let route = node.host.exec(&format!("ip route get {ETCD}"))?;
     check(route.contains("dev eth0"), || route)
 }
 
 /// The host still learns of leases.
 fn goes_on(etcd: &Etcd, node: &Node, number: u16) -> Result {
-    let newcomer = peer(number, &[Family::V4]);
+    let newcomer = PeerLease { encapsulation: node.datapath.encapsulation(), ..peer(number, &[Family::V4]) };
     etcd.put(&newcomer.key(), &newcomer.value())?;
     eventually(PROMPT * 3, || {
         let peers = node.agent.peers()?;
