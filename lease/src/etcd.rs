@@ -39,7 +39,9 @@ use crate::{
 };
 
 pub use names::NameError;
-pub use settings::{Credentials, EtcdSettings, EtcdSettingsError, Password, TlsFiles, endpoint_addresses};
+pub use settings::{
+    Credentials, EndpointAddresses, EtcdSettings, EtcdSettingsError, Password, TlsFiles, endpoint_addresses,
+};
 
 /// An etcd cluster.
 #[derive(Clone)]

@@ -56,8 +56,8 @@ pub use clock::Clock;
 pub use config::{BackendConfig, ConfigError, NetworkConfig, Pool, VxlanConfig};
 pub use entries::Entries;
 pub use etcd::{
-    Credentials, EtcdSettings, EtcdSettingsError, EtcdStore, EtcdWatch, NameError, Password, TlsFiles,
-    endpoint_addresses,
+    Credentials, EndpointAddresses, EtcdSettings, EtcdSettingsError, EtcdStore, EtcdWatch, NameError, Password,
+    TlsFiles, endpoint_addresses,
 };
 pub use family::{DualStack, Family};
 pub use follow::{Follow, FollowHealth, FollowSettings, LIST_EVERY};

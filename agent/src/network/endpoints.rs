@@ -4,7 +4,7 @@
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
 
 use tokio::{sync::watch, task::JoinSet};
-use wire_lease::{Admission, DualStack, Prefix, endpoint_addresses};
+use wire_lease::{Admission, DualStack, EndpointAddresses, Prefix, endpoint_addresses};
 
 use super::Host;
 use crate::settings::Settings;
@@ -16,13 +16,13 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const AGAIN: Duration = Duration::from_secs(60);
 
 impl Host {
-    /// Resolves etcd's members, as far as that is possible now. Where none is, those of the last time are kept from the overlay.
+    /// Resolves etcd's members, as far as that is possible now. Where one cannot be, those of the last time are kept from the overlay, too.
     pub(super) async fn look_for_endpoints(&mut self) {
-        let found = tokio::time::timeout(PATIENCE, endpoint_addresses(&self.settings.etcd)).await;
-        self.endpoints.extend(found.unwrap_or_default());
-        if self.endpoints.is_empty() {
+        let EndpointAddresses { found, is_partial } = endpoint_addresses(&self.settings.etcd, PATIENCE).await;
+        self.endpoints.extend(found);
+        if is_partial {
             let kept = self.last_known.load().ok().flatten();
-            self.endpoints = kept.into_iter().flat_map(|(kept, _)| kept.endpoints).collect();
+            self.endpoints.extend(kept.into_iter().flat_map(|(kept, _)| kept.endpoints));
         }
     }
 
@@ -47,7 +47,7 @@ pub(super) fn follow(
     task.spawn(async move {
         loop {
             tokio::time::sleep(AGAIN).await;
-            let found = outside(&endpoint_addresses(&settings.etcd).await, &own);
+            let found = outside(&endpoint_addresses(&settings.etcd, AGAIN).await.found, &own);
             admission.send_if_modified(|admission| {
                 let new: Vec<IpAddr> = found.into_iter().filter(|ip| !admission.endpoints.contains(ip)).collect();
                 admission.endpoints.extend(&new);

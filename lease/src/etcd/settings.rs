@@ -1,6 +1,12 @@
 //! How etcd is reached: endpoints, certificates, a user.
 
-use std::{collections::BTreeSet, fmt, fs, io, net::IpAddr, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeSet,
+    fmt, fs, io,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
 
 use futures::future::join_all;
 
@@ -186,13 +192,32 @@ impl EtcdSettings {
     }
 }
 
-/// The addresses of all members, as far as their names can be resolved now, and of the DNS servers that resolve them. For protecting
-/// the way to etcd.
-pub async fn endpoint_addresses(settings: &EtcdSettings) -> BTreeSet<IpAddr> {
+/// By which addresses etcd is reached. For protecting the way to it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EndpointAddresses {
+    /// Those of the members that could be resolved in time, and of the DNS servers that resolve their names.
+    pub found: BTreeSet<IpAddr>,
+    /// Whether the name of some member could not be resolved.
+    pub is_partial: bool,
+}
+
+/// Resolves all members at once, each for as long as `patience`: a name that nobody answers for hides no other member.
+pub async fn endpoint_addresses(settings: &EtcdSettings, patience: Duration) -> EndpointAddresses {
     let endpoints = settings.endpoints().unwrap_or_default();
-    let found = join_all(endpoints.iter().map(|endpoint| names::resolve(&endpoint.host, endpoint.port))).await;
-    let members = found.into_iter().flatten().flatten().map(|address| address.ip());
-    members.chain(endpoints.iter().flat_map(|endpoint| names::servers_for(&endpoint.host))).collect()
+    let mut all =
+        in_time(patience, endpoints.iter().map(|endpoint| names::resolve(&endpoint.host, endpoint.port))).await;
+    all.found.extend(endpoints.iter().flat_map(|endpoint| names::servers_for(&endpoint.host)));
+    all
+}
+
+async fn in_time<E>(
+    patience: Duration,
+    lookups: impl Iterator<Item = impl Future<Output = Result<Vec<SocketAddr>, E>>>,
+) -> EndpointAddresses {
+    let lookups = join_all(lookups.map(|lookup| tokio::time::timeout(patience, lookup))).await;
+    let is_partial = lookups.iter().any(|lookup| !matches!(lookup, Ok(Ok(_))));
+    let found = lookups.into_iter().flatten().flatten().flatten().map(|address| address.ip()).collect();
+    EndpointAddresses { found, is_partial }
 }
 
 impl Password {
@@ -224,7 +249,7 @@ mod tests {
     async fn the_addresses_of_all_endpoints_are_told_whatever_their_form() {
         let of = async |endpoints: &[&str]| {
             let endpoints = endpoints.iter().map(|&endpoint| endpoint.to_owned()).collect();
-            endpoint_addresses(&EtcdSettings::new(endpoints)).await
+            endpoint_addresses(&EtcdSettings::new(endpoints), Duration::from_secs(10)).await.found
         };
         let found =
             of(&["http://192.0.2.1:2379", "192.0.2.2:2379/", "[fd00::1]:2379", "http://[fe80::1%lo]:2379"]).await;
@@ -232,5 +257,21 @@ mod tests {
         assert_eq!(found, BTreeSet::from(expected));
         assert!(of(&["http://localhost:2379"]).await.contains(&IpAddr::from([127, 0, 0, 1])));
         assert!(of(&["nonsense"]).await.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_member_whose_name_nobody_resolves_hides_no_other() {
+        let address = SocketAddr::from(([10, 9, 0, 5], 2379));
+        let lookup = async |answers: bool| {
+            if !answers {
+                std::future::pending::<()>().await;
+            }
+            Ok::<_, names::NameError>(vec![address])
+        };
+        let found = BTreeSet::from([address.ip()]);
+        for (lookups, is_partial) in [([true, true], false), ([false, true], true)] {
+            let of = in_time(Duration::from_secs(2), lookups.into_iter().map(lookup)).await;
+            assert_eq!(of, EndpointAddresses { found: found.clone(), is_partial });
+        }
     }
 }
