@@ -173,11 +173,11 @@ fn files_that_mk_docker_opts_has_left_are_named() {
     let expands = with_file("ExecStart=\nExecStart=/usr/bin/dockerd $DOCKER_OPT_BIP\n");
     let known = DEBIAN.replace("-/etc/default/docker", "-/run/flannel/docker");
     for (name, files, kind) in [
-        ("row 1", vec![(UNIT, CE), (FLANNEL, own.as_str()), stale], "networks"),
-        ("row 1, after a reboot", vec![(UNIT, CE), (FLANNEL, own.as_str())], "daemon-json"),
-        ("row 2", vec![(UNIT, known.as_str()), stale], "replaces"),
-        ("row 3", vec![(UNIT, DEBIAN), (FLANNEL, &with_file("")), stale], "replaces"),
-        ("row 4", vec![(UNIT, CE), (FLANNEL, expands.as_str())], "expands"),
+        ("expanded by a drop-in", vec![(UNIT, CE), (FLANNEL, own.as_str()), stale], "networks"),
+        ("expanded by a drop-in, after a reboot", vec![(UNIT, CE), (FLANNEL, own.as_str())], "daemon-json"),
+        ("read by the unit itself", vec![(UNIT, known.as_str()), stale], "replaces"),
+        ("read by a drop-in", vec![(UNIT, DEBIAN), (FLANNEL, &with_file("")), stale], "replaces"),
+        ("a variable of other options", vec![(UNIT, CE), (FLANNEL, expands.as_str())], "expands"),
     ] {
         let (chosen, said) = told(&files);
         let named = said.contains("reads /run/flannel/docker in line 2, which wire-agent does not write");

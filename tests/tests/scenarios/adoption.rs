@@ -1,4 +1,4 @@
-//! Row 6: flannel's lease is a peer, and flannel's device and entries are taken over in place.
+//! flannel's lease is a peer, and flannel's device and entries are taken over in place.
 
 use wire_tests::{
     Agent, AgentSpec, Encapsulation, Etcd, Family, Host, LossMeter, PeerLease, Result, check, eventually, expect_peers,

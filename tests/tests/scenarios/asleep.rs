@@ -1,4 +1,4 @@
-//! Rows 15, 16 and 26: an agent that was stopped and goes on in another world, and one whose wall clock jumps.
+//! An agent that was stopped and goes on in another world leaves to others what became theirs; a wall clock that jumps changes nothing.
 
 use std::{fs, thread, time::Duration};
 

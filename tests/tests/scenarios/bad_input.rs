@@ -1,4 +1,4 @@
-//! Row 9: bad input is refused by name, and a healthy peer added after it is programmed within a second.
+//! Bad input is refused by name, and a healthy peer added after it is programmed within a second.
 
 use std::{collections::BTreeMap, time::Duration};
 

@@ -1,4 +1,4 @@
-//! Row 1: containers of three hosts reach each other, over real dockerds, by kernel VXLAN and by the userspace path.
+//! Containers of three hosts reach each other, over real dockerds, by kernel VXLAN and by the userspace path.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Row 38: what lets a running agent into etcd is changed, taken away, or ends. Traffic goes on, `status` says why etcd refuses, and
+//! What lets a running agent into etcd is changed, taken away, or ends. Traffic goes on, `status` says why etcd refuses, and
 //! what is right again is taken without a restart.
 
 use std::{fs, time::Duration};

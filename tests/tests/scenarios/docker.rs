@@ -1,4 +1,4 @@
-//! Rows 1 and 3 with a real dockerd on each host: containers reach each other and the outside, and are reached, by Docker's own
+//! With a real dockerd on each host: containers reach each other and the outside, and are reached, by Docker's own
 //! network and by networks of its users; and nothing of Docker notices a restart of the agent.
 
 use std::{path::PathBuf, thread, time::Duration};

@@ -1,4 +1,4 @@
-//! Row 8: etcd with TLS and passwords, and of three members.
+//! etcd with TLS and passwords, and of three members.
 
 use std::{
     fs,

@@ -1,4 +1,4 @@
-//! Rows 4, 6, 7 and 9: etcd is away, half away, mute, or stands still.
+//! etcd is away, half away, mute, or stands still: traffic goes on, and what etcd missed is made up for once it answers.
 
 use std::{
     thread,

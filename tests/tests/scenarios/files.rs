@@ -1,4 +1,4 @@
-//! Rows 31 and 32: a disk that is full, and folders that cannot be written.
+//! What cannot be written (a full disk, a read-only folder) stays as it was, is named, and is written once it can be.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Row 25: the packet filter comes back whatever is done to it, stands where it can win, and takes flannel's place.
+//! The packet filter comes back whatever is done to it, stands where it can win, and takes flannel's place.
 
 use std::time::{Duration, Instant};
 

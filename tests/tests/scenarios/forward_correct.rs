@@ -1,4 +1,4 @@
-//! Row 1 of the userspace path: whatever a host sends arrives unchanged, and the limits of the path are told.
+//! The userspace path: whatever a host sends arrives unchanged, and the limits of the path are told.
 
 use wire_tests::{Exchange, Family, Lab, Result, TrafficServer, check, lab};
 

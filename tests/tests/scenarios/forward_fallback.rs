@@ -1,4 +1,4 @@
-//! Row 5 of the userspace path: without any one of the kernel's offloads, and without all of them, it still carries everything
+//! Without any one of the kernel's offloads, and without all of them, the userspace path still carries everything
 //! unchanged; and its counters and the underlay show that the offload was really off.
 
 use wire_tests::{Capture, Etcd, Exchange, Family, Lab, Result, Tunnel, binary, check, eventually, lab};

@@ -1,4 +1,4 @@
-//! Row 4 of the userspace path: what is crafted to harm is dropped, counted under its reason, and answered by nothing.
+//! The userspace path: what is crafted to harm is dropped, counted under its reason, and answered by nothing.
 
 use std::{
     collections::BTreeMap,

@@ -1,4 +1,4 @@
-//! Row 2 of the userspace path: it speaks what others speak. Kernel VXLAN hosts take it for one of them, and a plain peer of
+//! The userspace path speaks what others speak. Kernel VXLAN hosts take it for one of them, and a plain peer of
 //! flannel's `udp` backend, one packet a system call, understands it.
 
 use std::{

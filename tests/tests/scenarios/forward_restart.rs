@@ -1,4 +1,4 @@
-//! Rows 3 and 35 of the userspace path: the device, its routes and the lease outlive the agent, and what is lost while no agent
+//! The userspace path over a restart: the device, its routes and the lease outlive the agent, and what is lost while no agent
 //! runs is no more than that; nothing is, where the descriptors are kept meanwhile.
 
 use std::{

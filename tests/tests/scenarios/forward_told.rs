@@ -1,4 +1,4 @@
-//! Row 1 of the userspace path, its end: a sender is told why a packet goes no further, and `status` counts what became of each.
+//! The userspace path at its limits: a sender is told why a packet goes no further, and `status` counts what became of each.
 
 use wire_tests::{Family, Lab, Result, Tunnel, check, eventually, lab};
 

@@ -1,4 +1,4 @@
-//! Row 7: thirty agents in a range of exactly thirty.
+//! Thirty agents in a range of exactly thirty have a subnet each.
 
 use std::collections::BTreeSet;
 

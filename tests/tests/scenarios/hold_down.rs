@@ -1,4 +1,4 @@
-//! Row 14: most leases vanish at once, which is rather a mistake than the end of most hosts.
+//! Most leases vanish at once, which is rather a mistake than the end of most hosts.
 
 use std::{
     thread,

@@ -1,4 +1,4 @@
-//! Rows 2 and 5: hosts join, leave and move; peers change while an agent is down. All others hold exactly the right entries.
+//! Hosts join, leave and move; peers change while an agent is down. All others hold exactly the right entries.
 
 use std::net::IpAddr;
 

@@ -1,4 +1,4 @@
-//! Row 3, and with it row 40: a host that starts while etcd is away.
+//! A host that starts while etcd is away has its subnet and its peers by what etcd said last.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

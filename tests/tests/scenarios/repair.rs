@@ -1,4 +1,4 @@
-//! Row 4: what anyone breaks in the kernel is whole again within a second.
+//! What anyone breaks in the kernel is whole again within a second.
 
 use std::time::Instant;
 

@@ -1,4 +1,4 @@
-//! Row 3: a restart writes nothing that is right already, and loses nothing.
+//! A restart writes nothing that is right already, and loses nothing.
 
 use std::{os::unix::fs::MetadataExt, thread, time::Duration};
 

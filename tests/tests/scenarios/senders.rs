@@ -1,4 +1,4 @@
-//! Row 41: what strangers, members and containers send encapsulated is dropped where it is not theirs to send, and counted.
+//! What strangers, members and containers send encapsulated is dropped where it is not theirs to send, and counted.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},

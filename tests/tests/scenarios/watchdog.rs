@@ -1,4 +1,4 @@
-//! Row 42: systemd's watchdog hears from the agent while each of its parts goes on, and no longer.
+//! systemd's watchdog hears from the agent while each of its parts goes on, and no longer.
 
 use std::{
     thread,

@@ -1,4 +1,4 @@
-//! Rows 3 and 40 on whole machines: a reboot while etcd is away.
+//! Whole machines that reboot while etcd is away.
 
 use std::time::Duration;
 
