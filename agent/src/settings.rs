@@ -72,14 +72,19 @@ pub(crate) enum UnderlayWish {
 /// All wishes, in order. Without one, the default route decides.
 pub(crate) type UnderlayWishes = Vec<UnderlayWish>;
 
+/// The flag that gives a public address.
+pub(crate) const fn public_flag(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "--public-ip",
+        Family::V6 => "--public-ipv6",
+    }
+}
+
 /// The public addresses asked for. What no other host would take for one is refused.
 fn public(run: &RunFlags) -> Result<DualStack<IpAddr>, Exit> {
     let public = DualStack { v4: run.public_ip.map(IpAddr::V4), v6: run.public_ipv6.map(IpAddr::V6) };
     for (family, address) in public.iter() {
-        let flag = match family {
-            Family::V4 => "--public-ip",
-            Family::V6 => "--public-ipv6",
-        };
+        let flag = public_flag(family);
         let is_broadcast = *address == IpAddr::V4(Ipv4Addr::BROADCAST);
         if address.is_unspecified() || address.is_loopback() || address.is_multicast() || is_broadcast {
             return Err(Exit::Usage(format!(

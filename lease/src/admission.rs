@@ -101,6 +101,17 @@ struct Around {
 }
 
 impl Admission {
+    /// Why other hosts of the network refuse a lease of this one with `public` for its address. They are taken to live on
+    /// the links that this host lives on, and on link-local addresses where it does.
+    ///
+    /// # Errors
+    /// When they do.
+    pub fn check_as_own(&self, public: IpAddr) -> Result<(), String> {
+        let uses = local::uses(&self.local).into_iter().filter(|(_, used)| *used != LocalUse::Own).collect();
+        let pool = self.pools.of(Family::of(public));
+        pool.map_or(Ok(()), |pool| self.check_public(pool, public, &uses))
+    }
+
     /// The rules that concern one entry alone. What comes back is cut down to the families of this network.
     fn check(&self, entry: &Arc<Entry>, around: &Around) -> Result<Arc<Entry>, Refusal> {
         let entry = self.cut_down(entry)?;

@@ -7,7 +7,7 @@ use wire_backends::Underlay;
 use wire_lease::{Admission, DualStack, Entry, NetworkConfig, Pool};
 
 use super::Host;
-use crate::{exit::Exit, state::KnownBy, underlay};
+use crate::{exit::Exit, settings::public_flag, state::KnownBy, underlay};
 
 /// What a network is joined on.
 pub(super) struct Ground {
@@ -36,6 +36,8 @@ impl Host {
     pub(super) fn ground(&self, config: NetworkConfig) -> Result<Ground, Exit> {
         let underlay = self.underlay(&config.pools)?;
         info!(link = %underlay.link, mtu = %underlay.mtu, "underlay found");
+        check_public(&self.settings.public, &config.pools, &underlay)?;
+        self.board.caution("public address", unused(&self.settings.public, &config.pools));
         let public = underlay.addresses.map(|family, own| *self.settings.public.of(family).unwrap_or(own));
         self.board.update(|seen| {
             seen.backend = config.backend.name().to_owned();
@@ -49,5 +51,100 @@ impl Host {
     pub(super) fn underlay(&self, pools: &DualStack<Pool>) -> Result<Underlay, Exit> {
         let held = self.state.underlay.as_ref().filter(|before| before.asked == self.settings.asked_underlay());
         underlay::find(&self.settings, pools, held.and_then(KnownBy::held))
+    }
+}
+
+/// Refuses an address asked for with which all other hosts would refuse our lease.
+fn check_public(asked: &DualStack<IpAddr>, pools: &DualStack<Pool>, underlay: &Underlay) -> Result<(), Exit> {
+    let others =
+        Admission { pools: *pools, public: underlay.addresses, local: underlay.local.clone(), ..Admission::default() };
+    for (family, address) in asked.iter() {
+        others.check_as_own(*address).map_err(|reason| {
+            let flag = public_flag(family);
+            Exit::Usage(format!(
+                "{flag}={address}: {reason}, so other hosts refuse a lease with it: give an address by which they reach this host, or \
+                 leave the flag out"
+            ))
+        })?;
+    }
+    Ok(())
+}
+
+/// What is said of addresses asked for of a family that the network has not.
+fn unused(asked: &DualStack<IpAddr>, pools: &DualStack<Pool>) -> Option<String> {
+    let (family, address) = asked.iter().find(|(family, _)| pools.of(*family).is_none())?;
+    let flag = public_flag(family);
+    Some(format!(
+        "{flag}={address} is passed over: the network has no {family}; take it out, or turn {family} on in the network config"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use wire_backends::{LinkName, Mtu};
+    use wire_lease::{Family, LocalAddress};
+
+    use super::*;
+
+    fn pools(config: &str) -> DualStack<Pool> {
+        NetworkConfig::from_json(config.as_bytes()).unwrap().pools
+    }
+
+    /// On 192.0.2.0/24 and 2001:db8::/64.
+    fn underlay() -> Underlay {
+        let local = [("192.0.2.1", 24), ("2001:db8::1", 64), ("10.5.250.1", 28)];
+        let local = local.map(|(address, len)| LocalAddress::new(address.parse().unwrap(), len).unwrap());
+        let addresses = DualStack { v4: Some(local[0].address), v6: Some(local[1].address) };
+        let link: LinkName = "eth0".parse().unwrap();
+        let (connected, attached, local) = (Vec::new(), Vec::new(), local.to_vec());
+        Underlay { link, index: 2, mtu: Mtu(1500), mac: None, addresses, local, connected, attached }
+    }
+
+    fn asked(text: &str) -> DualStack<IpAddr> {
+        let address: IpAddr = text.parse().unwrap();
+        DualStack::from_fn(|family| (Family::of(address) == family).then_some(address))
+    }
+
+    const DUAL: &str = r#"{"Network":"10.5.0.0/16","SubnetMax":"10.5.199.0","EnableIPv6":true,"IPv6Network":"fd00:5::/48",
+                           "Backend":{"Type":"vxlan"}}"#;
+    const V4: &str = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#;
+
+    #[test]
+    fn an_address_with_which_others_would_refuse_our_lease_is_refused_with_the_reason() {
+        let refused = [
+            ("10.5.7.9", "10.5.7.9 lies inside the overlay network 10.5.0.0/16"),
+            ("fd00:5::9", "lies inside the overlay network fd00:5::/48"),
+            ("192.0.2.255", "the broadcast address of 192.0.2.0/24"),
+            ("192.0.2.0", "192.0.2.0 is the address of 192.0.2.0/24 itself"),
+            ("2001:db8::", "any router's address on 2001:db8::/64"),
+            ("10.5.250.15", "the broadcast address of 10.5.250.0/28"),
+            ("240.0.0.1", "a reserved (240/4) address"),
+            ("169.254.0.9", "a link-local address"),
+        ];
+        for (address, reason) in refused {
+            let said = check_public(&asked(address), &pools(DUAL), &underlay()).unwrap_err();
+            let flag = if address.contains(':') { "--public-ipv6" } else { "--public-ip" };
+            assert!(said.to_string().starts_with(&format!("{flag}={address}: ")), "{said}");
+            assert!(said.to_string().contains(reason) && said.status() == 64, "{said}");
+        }
+    }
+
+    #[test]
+    fn an_address_that_others_take_is_taken() {
+        // Our own, another of the link, one behind 1:1 NAT, and one in the network beside the range that is leased.
+        for address in ["192.0.2.1", "192.0.2.7", "198.51.100.255", "10.5.250.1", "10.5.201.0", "2001:db8::1"] {
+            check_public(&asked(address), &pools(DUAL), &underlay()).unwrap();
+            assert_eq!(unused(&asked(address), &pools(DUAL)), None);
+        }
+        let link_local = "169.254.0.1".parse().unwrap();
+        let local = Underlay { addresses: DualStack { v4: Some(link_local), v6: None }, ..underlay() };
+        check_public(&asked("169.254.0.9"), &pools(V4), &local).unwrap();
+    }
+
+    #[test]
+    fn an_address_of_a_family_that_the_network_has_not_is_named() {
+        let said = unused(&asked("2001:db8::9"), &pools(V4)).unwrap();
+        assert!(said.starts_with("--public-ipv6=2001:db8::9 is passed over: the network has no IPv6;"), "{said}");
+        check_public(&asked("fd00:5::9"), &pools(V4), &underlay()).unwrap();
     }
 }

@@ -70,6 +70,27 @@ fn a_restart_with_another_public_ip_keeps_the_subnet() -> Result {
 }
 
 #[test]
+fn a_public_ip_that_other_hosts_would_refuse_is_published_by_none_and_one_of_no_use_is_named() -> Result {
+    let lab = lab!();
+    let (etcd, [mut a]) = cluster::<1>(&lab, V4)?;
+    let leases = etcd.leases()?;
+    a.agent.terminate()?;
+    a.agent.spec_mut().flags.push("--public-ip=10.5.9.1".to_owned());
+    a.agent.restart()?;
+    let status = a.agent.wait(START)?;
+    let said = a.agent.log().contains("--public-ip=10.5.9.1: 10.5.9.1 lies inside the overlay network");
+    check(said && status.code() == Some(64), || format!("{status}: {}", a.agent.log()))?;
+    check(etcd.leases()? == leases, || format!("{:?}", etcd.leases()))?;
+    *a.agent.spec_mut().flags.last_mut().unwrap() = "--public-ipv6=2001:db8::9".to_owned();
+    a.agent.restart()?;
+    a.agent.wait_ready(START)?;
+    let status = a.agent.status()?;
+    let said = status.rest["warnings"].to_string();
+    let named = said.contains("--public-ipv6=2001:db8::9 is passed over");
+    check(named && status.phase == "ready", || format!("{}: {said}", status.phase))
+}
+
+#[test]
 fn one_lease_more_or_less_is_followed_within_a_second_over_ipv4() -> Result {
     follow(&lab!(), V4)
 }
