@@ -51,27 +51,29 @@ pub(crate) struct Observed {
 }
 
 /// Why there is no answer of etcd to join by.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) enum NoAnswer {
     /// It says nothing.
     #[default]
     Silence,
-    /// It says no.
-    Refusal,
-    /// It has no network config.
-    NoConfig,
-    /// It has one that makes no sense.
-    BadConfig,
+    /// It cannot be reached: what the connection says.
+    Unreachable(String),
+    /// It or this host refuses: who whom, why, and what helps.
+    Refusal(String),
+    /// It has no network config: what puts one there.
+    NoConfig(String),
+    /// What it has, or what this host was given to reach it, is of no use: why.
+    Useless(String),
 }
 
 impl fmt::Display for NoAnswer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Silence => "it does not answer",
-            Self::Refusal => "it refuses this host",
-            Self::NoConfig => "it has no network config",
-            Self::BadConfig => "its network config cannot be used",
-        })
+        match self {
+            Self::Silence => f.write_str("it does not answer"),
+            Self::Unreachable(why) => write!(f, "it does not answer: {why}"),
+            Self::Refusal(why) | Self::Useless(why) => f.write_str(why),
+            Self::NoConfig(remedy) => write!(f, "it has no network config: {remedy}"),
+        }
     }
 }
 
@@ -173,10 +175,18 @@ impl Board {
         });
     }
 
-    /// Notes why etcd gives no answer to join by, and what of it is waited for.
-    pub(crate) fn wait_for_etcd(&self, why: NoAnswer, what: String) {
-        self.0.send_if_modified(|seen| std::mem::replace(&mut seen.no_answer, why) != why);
-        self.wait_for(what);
+    /// Notes why etcd gives no answer to join by. `status` of an agent that goes by what etcd said last says so already.
+    pub(crate) fn wait_for_etcd(&self, why: NoAnswer) {
+        let what = format!("etcd: {why}");
+        let (is_known, is_said) = self.look(|seen| (seen.no_answer == why, seen.as_of.is_some()));
+        if !is_known {
+            self.update(|seen| seen.no_answer = why);
+        }
+        match is_said {
+            true if !is_known => warn!("waiting for {what}"),
+            true => {}
+            false => self.wait_for(what),
+        }
     }
 
     /// Looks at it without a copy.

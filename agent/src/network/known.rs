@@ -78,7 +78,6 @@ impl Host {
         if let Some(answer) = self.answer.take() {
             return Ok(answer);
         }
-        let unanswered = || Exit::Unavailable(format!("etcd: {}", self.board.look(|seen| seen.no_answer)));
         match &self.standing {
             Standing::Joined(accepted) => {
                 let accepted = (**accepted).clone();
@@ -89,7 +88,7 @@ impl Host {
                     Some(session) => session.meanwhile(listing, self.pulse.part(Part::Session)).await?,
                     None => listing.await,
                 };
-                let listing = listing.ok_or_else(unanswered)?;
+                let listing = listing.ok_or_else(|| unanswered(&self.board))?;
                 Ok(Known { accepted, listing, as_of: None })
             }
             // An underlay that is another now may be one that nothing was kept for: then etcd alone can tell.
@@ -97,7 +96,10 @@ impl Host {
                 Ok(Some(known)) => Ok(known),
                 Ok(None) | Err(_) => {
                     let answer = ask(store, &self.settings.prefix, &self.board);
-                    store.patiently(answer, PATIENCE, LONGEST_ANSWER).await.unwrap_or_else(|| Err(unanswered()))
+                    store
+                        .patiently(answer, PATIENCE, LONGEST_ANSWER)
+                        .await
+                        .unwrap_or_else(|| Err(unanswered(&self.board)))
                 }
             },
             Standing::New => {
@@ -134,7 +136,7 @@ impl Host {
             Ok(Some(known)) => match self.stranger(&known.accepted.config)? {
                 None => {
                     let as_of = known.as_of.map(shown);
-                    let (leases, why) = (known.listing.entries.len(), self.board.look(|seen| seen.no_answer));
+                    let (leases, why) = (known.listing.entries.len(), self.board.look(|seen| seen.no_answer.clone()));
                     info!(as_of, leases, "etcd: {why}: going by what it said last");
                     return Ok(Some(known));
                 }
@@ -186,7 +188,7 @@ pub(super) async fn answered(settings: &Settings, board: &Board) -> Known {
         };
         match answer {
             Ok(known) => return known,
-            Err(error) => board.wait_for(error.to_string()),
+            Err(error) => board.wait_for_etcd(NoAnswer::Useless(error.to_string())),
         }
         tokio::time::sleep(super::AGAIN).await;
     }
@@ -202,10 +204,8 @@ async fn ask(store: &EtcdStore, prefix: &KeyPrefix, board: &Board) -> Result<Kno
         Some(json) => json,
         None => first_config(store, prefix, stored.revision, board).await,
     };
-    let accepted = Accepted::new(prefix, json, stored.revision).map_err(|error| {
-        board.update(|seen| seen.no_answer = NoAnswer::BadConfig);
-        Exit::NetworkConfig(format!("{error}; put it right with wire-agent config set"))
-    })?;
+    let accepted = Accepted::new(prefix, json, stored.revision)
+        .map_err(|error| Exit::NetworkConfig(format!("{error}; put it right with wire-agent config set")))?;
     for field in &accepted.config.ignored {
         warn!(field, "the network config has a field that means nothing and is ignored");
     }
@@ -220,18 +220,21 @@ async fn list(store: &EtcdStore, prefix: &KeyPrefix, config: &NetworkConfig, boa
 
 async fn first_config(store: &EtcdStore, prefix: &KeyPrefix, after: Revision, board: &Board) -> Vec<u8> {
     let remedy = format!("put one to {prefix}/config, for example with wire-agent config init '{EXAMPLE}'{V2}");
-    let wait = || board.wait_for_etcd(NoAnswer::NoConfig, format!("a network config: {remedy}"));
+    let wait = || board.wait_for_etcd(NoAnswer::NoConfig(remedy.clone()));
     wait();
     let mut watch = ConfigWatch::new(store.clone(), prefix, after);
     loop {
         match watch.next().await {
             ConfigEvent::Is(Some(json)) => return json,
             ConfigEvent::Is(None) => wait(),
-            ConfigEvent::Broken(error) => {
-                board.wait_for_etcd(NoAnswer::of(&error), format!("etcd: {}", chain(&error)));
-            }
+            ConfigEvent::Broken(error) => board.wait_for_etcd(NoAnswer::of(&error)),
         }
     }
+}
+
+/// That etcd was waited for long enough: in the words that the wait was told in.
+fn unanswered(board: &Board) -> Exit {
+    Exit::Unavailable(board.look(|seen| format!("etcd: {}", seen.no_answer)))
 }
 
 /// Asks the store until it answers.
@@ -243,20 +246,21 @@ where
     loop {
         match ask().await {
             Ok(answer) => return answer,
-            Err(error) => board.wait_for_etcd(NoAnswer::of(&error), format!("etcd: {}", chain(&error))),
+            Err(error) => board.wait_for_etcd(NoAnswer::of(&error)),
         }
         tokio::time::sleep(pauses.pause()).await;
     }
 }
 
 impl NoAnswer {
-    const fn of(error: &StoreError) -> Self {
+    fn of(error: &StoreError) -> Self {
         match error {
-            StoreError::Unavailable { .. } => Self::Silence,
+            StoreError::Unavailable { source: Some(source), .. } => Self::Unreachable(chain(&**source)),
+            StoreError::Unavailable { source: None, .. } => Self::Silence,
             StoreError::Insecure { .. }
             | StoreError::Unauthorised { .. }
             | StoreError::Refused { .. }
-            | StoreError::LeaseGone(_) => Self::Refusal,
+            | StoreError::LeaseGone(_) => Self::Refusal(chain(error)),
         }
     }
 }
@@ -274,6 +278,34 @@ const END_OF_YEAR_9999: u64 = 253_402_300_799;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn refused() -> StoreError {
+        let source = "the certificate of etcd at https://a:2379 has expired".into();
+        StoreError::Insecure { operation: "get", source }
+    }
+
+    #[test]
+    fn a_wait_that_ends_says_no_less_than_the_wait_itself() {
+        let board = Board::new();
+        board.update(|seen| seen.waiting = None);
+        board.wait_for_etcd(NoAnswer::of(&refused()));
+        let told = |board: &Board| board.look(|seen| seen.faults.get("joining").cloned());
+        let before = told(&board);
+        assert!(before.as_ref().is_some_and(|told| told.contains("at https://a:2379 has expired")), "{before:?}");
+        board.wait_for(unanswered(&board).to_string());
+        assert_eq!(told(&board), before);
+    }
+
+    #[test]
+    fn going_by_what_was_kept_says_once_why_etcd_gives_no_answer() {
+        let board = Board::new();
+        board.update(|seen| (seen.waiting, seen.ready, seen.as_of) = (None, true, Some("noon".to_owned())));
+        board.wait_for_etcd(NoAnswer::of(&refused()));
+        let summary = board.look(crate::observed::Observed::summary);
+        let expected = "degraded: etcd: etcd cannot be asked to get: the certificate of etcd at https://a:2379 has expired; \
+                        traffic flows by what was known at noon";
+        assert_eq!(summary, expected);
+    }
 
     #[test]
     fn any_time_of_a_file_can_be_shown() {

@@ -3,7 +3,8 @@
 
 use std::{fs, time::Duration};
 
-use wire_tests::{Access, AgentSpec, Etcd, Family, Lab, LabError, Monitor, Result, check, eventually, lab};
+use nix::sys::signal::Signal;
+use wire_tests::{Access, Agent, AgentSpec, Etcd, Family, Lab, LabError, Monitor, Result, check, eventually, lab};
 
 use crate::cluster::{Node, START, V4, device, exact, peer};
 
@@ -60,6 +61,45 @@ fn a_certificate_that_ends_is_named_and_a_renewed_one_taken() -> Result {
     refused(&mut etcd, &node, &["ertificate"])?;
     etcd.pki().unwrap().issue("agent", "DNS:agent.lab")?;
     taken(&etcd, &node, 20)
+}
+
+#[test]
+fn which_certificate_is_refused_and_why_is_told_while_joining() -> Result {
+    let lab = lab!();
+    let (etcd, mut node) = with_own_certificate(&lab)?;
+    let pki = etcd.pki().unwrap();
+    node.agent.terminate()?;
+    // etcd reads its files for each connection.
+    pki.issue("server", "IP:192.0.2.1")?;
+    let first = Agent::spawn(&lab.host("first")?, AgentSpec::new(etcd.agent_flags()))?;
+    tells(&first, "waiting", &format!("is not for {}, its names are: ", etcd.host(0).v4()))?;
+    pki.issue("server", &format!("IP:{}", etcd.host(0).v4()))?;
+    pki.issue_expired("agent", "DNS:agent.lab")?;
+    node.agent.restart()?;
+    node.agent.wait_ready(START)?;
+    for _ in 0..2 {
+        tells(&node.agent, "degraded", "refuses the client certificate ")?;
+        tells(&node.agent, "degraded", "; traffic flows by what was known at ")?;
+        let earlier = node.agent.log().len();
+        node.agent.signal(Signal::SIGHUP)?;
+        let goes_by_it = |log: &str| log.contains("agent.crt") && log.contains("going by what it said last");
+        eventually(START, || check(goes_by_it(&node.agent.log()[earlier..]), || node.agent.log()))?;
+    }
+    etcd.pki().unwrap().issue("agent", "DNS:agent.lab")?;
+    taken(&etcd, &node, 20)
+}
+
+/// Checks that `status` and systemd are told a part of the reason, and nothing that says less of the same.
+fn tells(agent: &Agent, phase: &str, part: &str) -> Result {
+    eventually(START, || {
+        let status = agent.status()?;
+        let (reason, line) = (status.reason.unwrap_or_default(), agent.status_line().unwrap_or_default());
+        let is_told = [&reason, &line].iter().all(|told| told.contains(part) && told.matches("etcd: ").count() == 1);
+        check(status.phase == phase && is_told, || {
+            format!("{}: {reason}; systemd: {line}\n{}", status.phase, agent.log())
+        })
+    })
+    .map(drop)
 }
 
 /// The lab's own clients keep theirs.
