@@ -28,8 +28,8 @@ const PING_TIMEOUT: Duration = Duration::from_secs(5);
 /// For the connection, and again for TLS and HTTP/2 on it.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What an etcd with TLS does to whoever speaks without.
-const PLAIN: &str = " (where it always does, etcd may want https://)";
+/// What an etcd with TLS does to whoever speaks without, and etcd 2 to whoever speaks HTTP/2.
+const PLAIN: &str = " (where it always does, etcd may want https://, or be older than etcd 3)";
 
 /// A member, and who we are to it.
 #[derive(Debug)]

@@ -79,8 +79,8 @@ impl Members {
             if let Some(result) = choose(&links.borrow_and_update(), turn) {
                 return result;
             }
-            // One that has closed just now.
-            self.dial(|link, _| link.is_lost());
+            // One that has ended well just now. One that broke says why instead: dialled again, it may break again, without end.
+            self.dial(|link, _| matches!(link, Link::Untried));
             // The sender cannot be gone: it is ours.
             let _open = links.changed().await;
         }
@@ -99,15 +99,23 @@ impl Members {
     }
 
     async fn connect(self, at: usize) {
-        let link = match self.members[at].connect().await {
-            Ok(Open { sender, driver, reason }) => {
-                // Why it ends is told by the reason, and to the calls that are under way.
-                tokio::spawn(driver);
-                Link::Up(Up { sender, reason })
-            }
-            Err(error) => Link::Down { since: Instant::now(), error },
+        let Open { sender, driver, reason } = match self.members[at].connect().await {
+            Ok(open) => open,
+            Err(error) => return self.links.send_modify(|links| links[at] = Link::down(error)),
         };
-        self.links.send_modify(|links| links[at] = link);
+        self.links.send_modify(|links| links[at] = Link::Up(Up { sender, reason: reason.clone() }));
+        let ended = match driver.await {
+            Ok(()) => Link::Untried,
+            Err(error) => Link::down(self.members[at].ended(error, &reason)),
+        };
+        // Another connection may have taken its place.
+        self.links.send_if_modified(|links| {
+            let is_current = matches!(&links[at], Link::Up(up) if Arc::ptr_eq(&up.reason, &reason));
+            if is_current {
+                links[at] = ended;
+            }
+            is_current
+        });
     }
 }
 
@@ -127,6 +135,10 @@ impl Service<Request<Body>> for Members {
 }
 
 impl Link {
+    fn down(error: MemberError) -> Self {
+        Self::Down { since: Instant::now(), error }
+    }
+
     fn is_up(&self) -> bool {
         match self {
             Self::Up(up) => !up.sender.is_closed(),

@@ -3,6 +3,10 @@
 use std::{
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -258,6 +262,36 @@ async fn a_silent_etcd_costs_no_more_than_the_time_limit() {
     assert!(matches!(get, Err(StoreError::Unavailable { .. })));
     assert!(list.is_err() && keep.is_err() && watch.is_err());
     assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
+}
+
+/// So does one that refuses a client's certificate when the client has taken the connection for open; and etcd 2.
+#[tokio::test]
+async fn a_member_that_ends_each_connection_at_once_is_told_and_not_dialled_without_end() {
+    for answer in ["", "HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n"] {
+        let (endpoint, dialled) = hangs_up(answer);
+        let store = open(EtcdSettings::new(vec![endpoint])).await;
+        for calls in 1..=20 {
+            let error = chain(&store.get(b"a").await.unwrap_err());
+            assert!(error.contains("broke (where it always does, etcd may want https://, or be older"), "{error}");
+            let dialled = dialled.load(Ordering::Relaxed);
+            assert!(dialled <= 2 * calls, "{dialled} connections for {calls} calls");
+        }
+    }
+}
+
+/// A listener that answers each connection and closes it, and how many there were.
+fn hangs_up(answer: &'static str) -> (String, Arc<AtomicUsize>) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    let dialled = Arc::new(AtomicUsize::new(0));
+    let counter = dialled.clone();
+    std::thread::spawn(move || {
+        for connection in listener.incoming() {
+            counter.fetch_add(1, Ordering::Relaxed);
+            let _sent = std::io::Write::write_all(&mut connection.unwrap(), answer.as_bytes());
+        }
+    });
+    (endpoint, dialled)
 }
 
 #[tokio::test]
