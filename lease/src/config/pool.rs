@@ -1,6 +1,6 @@
 //! What hosts lease from, and the fields of the config that say so.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde_json::Value;
 
@@ -177,6 +177,23 @@ pub(super) const V6_NAMES: Names = Names {
     longest: 126,
 };
 
+/// What is no address of a host in any network, and whose it is (the registries of RFC 6890).
+fn reserved() -> impl Iterator<Item = (Prefix, &'static str)> {
+    let v4 = |first| IpAddr::from(Ipv4Addr::new(first, 0, 0, 0));
+    let v6 = |first, sixth| IpAddr::from(Ipv6Addr::new(first, 0, 0, 0, 0, sixth, 0, 0));
+    let prefixes = [
+        (v4(0), 8, "for \"this host\""),
+        (v4(127), 8, "each host's own (loopback)"),
+        (v4(224), 4, "for multicast"),
+        (v6(0, 0), 127, "each host's own (loopback)"),
+        (v6(0, 0xffff), 96, "for IPv4 addresses in programs"),
+        (v6(0xfe80, 0), 10, "each link's own (link-local)"),
+        (v6(0xff00, 0), 8, "for multicast"),
+    ];
+    let prefix = |address, len| Prefix::new(address, len).expect("no length is too long");
+    prefixes.into_iter().map(move |(address, len, whose)| (prefix(address, len), whose))
+}
+
 impl ConfigFields<'_> {
     fn network(self, names: &Names) -> Result<Prefix, ConfigError> {
         let Some(text) = self.text(names.network)?.filter(|text| !text.is_empty()) else {
@@ -195,6 +212,10 @@ impl ConfigFields<'_> {
         let longest = names.longest - 2;
         if network.len() > longest {
             return Err(refuse(format!("it must not be longer than /{longest}, or it has no four subnets")));
+        }
+        if let Some((reserved, whose)) = reserved().find(|(reserved, _)| network.overlaps(*reserved)) {
+            let rule = format!("{reserved} is {whose}, so that no container can have it: take a prefix without it");
+            return Err(refuse(rule));
         }
         Ok(network)
     }

@@ -145,6 +145,44 @@ fn every_refusal_names_the_field_the_value_and_the_rule() {
 }
 
 #[test]
+fn networks_that_no_container_can_be_in_are_refused_and_all_others_are_not() {
+    for (network, reserved) in [
+        ("0.0.0.0/0", "0.0.0.0/8"),
+        ("0.0.0.0/8", "0.0.0.0/8"),
+        ("127.0.0.0/8", "127.0.0.0/8"),
+        ("127.5.0.0/16", "127.0.0.0/8"),
+        ("64.0.0.0/2", "127.0.0.0/8"),
+        ("224.0.0.0/8", "224.0.0.0/4"),
+        ("239.1.0.0/16", "224.0.0.0/4"),
+        ("128.0.0.0/1", "224.0.0.0/4"),
+    ] {
+        let error = NetworkConfig::from_json(format!(r#"{{"Network":"{network}"}}"#).as_bytes()).unwrap_err();
+        let named = format!("Network is \"{network}\" in the network config: {reserved} is ");
+        assert!(error.to_string().starts_with(&named), "{error}");
+    }
+    for network in ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "198.18.0.0/15", "240.0.0.0/8"] {
+        parse(&format!(r#"{{"Network":"{network}"}}"#));
+    }
+    let v6 = |network: &str| format!(r#"{{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"{network}"}}"#);
+    for (network, reserved) in [
+        ("::/0", "::/127"),
+        ("::/64", "::/127"),
+        ("::1/120", "::/127"),
+        ("::ffff:10.5.0.0/112", "::ffff:0.0.0.0/96"),
+        ("fe80::/10", "fe80::/10"),
+        ("fe80::/64", "fe80::/10"),
+        ("ff00::/8", "ff00::/8"),
+        ("f000::/4", "fe80::/10"),
+    ] {
+        let error = NetworkConfig::from_json(v6(network).as_bytes()).unwrap_err().to_string();
+        assert!(error.contains(&format!("{reserved} is ")), "{network}: {error}");
+    }
+    for network in ["fd00::/8", "2001:db8::/32", "64:ff9b::/96", "fec0::/10"] {
+        parse(&v6(network));
+    }
+}
+
+#[test]
 fn what_flannel_cannot_tell_from_absent_is_absent() {
     let config = parse(&v4(r#","SubnetLen":0,"SubnetMin":"0.0.0.0","SubnetMax":"","EnableIPv6":null,"Backend":null"#));
     assert_eq!(config, parse(&v4("")));
@@ -195,7 +233,7 @@ fn what_containers_may_have_is_the_range_where_it_is_bounded_and_else_the_networ
     ] {
         assert_eq!(pool.leases(prefix.parse().unwrap()), leases, "{prefix}");
     }
-    let whole = parse(r#"{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"::/0","IPv6SubnetLen":126}"#);
+    let whole = parse(r#"{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"2000::/3","IPv6SubnetLen":126}"#);
     assert_eq!(whole.pools.v6.unwrap().leased().len(), 1);
 }
 
