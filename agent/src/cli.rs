@@ -13,7 +13,7 @@ use crate::{
     go_syntax,
     old_flags::{KubernetesFlags, LogFlags, RemovedFlags},
     pulse::Part,
-    variables,
+    variables::{self, Origins},
 };
 
 /// Gives this host its part of a container network that is described in etcd.
@@ -168,6 +168,9 @@ pub(crate) struct RunFlags {
     /// A line for each variable that is passed over.
     #[arg(skip)]
     pub(crate) passed_over: Vec<String>,
+    /// The flags that came from variables.
+    #[arg(skip)]
+    pub(crate) origins: Origins,
 }
 
 /// The form of the log.
@@ -321,10 +324,10 @@ impl Cli {
         let command = Self::command();
         let args = go_syntax::normalise(&command, args);
         go_syntax::refuse_apart(&command, &args)?;
-        let (mut command, passed_over) = variables::fill_in(command, &args)?;
+        let (mut command, origins, passed_over) = variables::fill_in(command, &args)?;
         let matches = command.try_get_matches_from_mut(args)?;
         let mut cli = Self::from_arg_matches(&matches).map_err(|error| error.format(&mut command))?;
-        cli.run.passed_over = passed_over;
+        (cli.run.passed_over, cli.run.origins) = (passed_over, origins);
         Ok(cli)
     }
 }

@@ -64,11 +64,13 @@ pub(crate) fn refuse_apart(command: &Command, line: &[OsString]) -> Result<(), c
 
 /// Copied units have `-etcd-cafile=${UNSET}`. For flannel an empty path or address is as good as none.
 fn is_empty_option(arg: &OsString) -> bool {
-    const OPTIONAL: [&str; 7] = [
+    const OPTIONAL: [&str; 8] = [
         "etcd-cafile",
         "etcd-certfile",
         "etcd-keyfile",
         "etcd-password-file",
+        // All addresses, which is the default.
+        "healthz-ip",
         "iface-can-reach",
         "public-ip",
         "public-ipv6",

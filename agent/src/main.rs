@@ -64,14 +64,15 @@ fn main() -> ExitCode {
             return if error.use_stderr() { Exit::Usage(String::new()).into() } else { ExitCode::SUCCESS };
         }
     };
-    let is_command = cli.command.is_some();
+    let (is_command, origins) = (cli.command.is_some(), cli.run.origins.clone());
     match start(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(exit) => {
+            let why = origins.named(&exit.to_string());
             if is_command {
-                output::complain(format_args!("wire-agent: {exit}"));
+                output::complain(format_args!("wire-agent: {why}"));
             } else {
-                tracing::error!("{exit}");
+                tracing::error!("{why}");
             }
             exit.into()
         }

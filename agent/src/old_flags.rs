@@ -55,6 +55,10 @@ pub(crate) struct KubernetesFlags {
     net_config_path: Option<String>,
     #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", value_parser = GO_BOOL)]
     set_node_network_unavailable: bool,
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", value_parser = GO_BOOL)]
+    use_multi_cluster_cidr: bool,
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", value_parser = GO_BOOL)]
+    persistent_mac: bool,
 }
 
 /// What flannel had until 0.5: a server for clients without etcd, several networks, a subnet of another folder.
@@ -116,7 +120,7 @@ impl KubernetesFlags {
         let asked = [("kube-subnet-mgr", self.kube_subnet_mgr), ("kube-api-url", given(self.kube_api_url.as_ref()))];
         let (flag, _) = asked.into_iter().find(|(_, asked)| *asked)?;
         Some(format!(
-            "--{flag}: wire-agent keeps its leases in etcd and does not work with Kubernetes; remove the flag, or run flanneld there"
+            "--{flag}: wire-agent keeps its leases in etcd and does not work with Kubernetes; leave it out, or run flanneld there"
         ))
     }
 
@@ -128,6 +132,12 @@ impl KubernetesFlags {
             ("kube-annotation-prefix", given(self.kube_annotation_prefix.as_ref()), IDLE),
             ("net-config-path", given(self.net_config_path.as_ref()), IDLE),
             ("set-node-network-unavailable", self.set_node_network_unavailable, IDLE),
+            ("use-multi-cluster-cidr", self.use_multi_cluster_cidr, IDLE),
+            (
+                "persistent-mac",
+                self.persistent_mac,
+                "the MAC of a VXLAN device always outlives a reboot, see --state-dir",
+            ),
         ];
         warnings(all).collect()
     }

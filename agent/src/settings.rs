@@ -9,7 +9,7 @@ use std::{
 };
 
 use regex::Regex;
-use wire_backends::{Capabilities, ForwardSettings, LinkName, Masquerade, Senders};
+use wire_backends::{Capabilities, ForwardSettings, LinkName, Masquerade, Senders, Underlay};
 use wire_lease::{Credentials, DualStack, EtcdSettings, Family, KeyPrefix, Password, TlsFiles};
 
 use crate::{
@@ -89,7 +89,7 @@ fn public(run: &RunFlags) -> Result<DualStack<IpAddr>, Exit> {
         if address.is_unspecified() || address.is_loopback() || address.is_multicast() || is_broadcast {
             return Err(Exit::Usage(format!(
                 "{flag}={address}: other hosts reach nobody there, and refuse its lease: give an address by which they reach this host, \
-                 or leave the flag out"
+                 or leave it out"
             )));
         }
     }
@@ -110,7 +110,7 @@ impl Settings {
             UnderlayWish::Pattern(_) | UnderlayWish::CanReach(_) => None,
         });
         let named: Vec<String> = named.collect();
-        let what = "no interface to other hosts can have that name or address: give another, or leave the flag out";
+        let what = "no interface to other hosts can have that name or address: give another, or leave it out";
         Err(Exit::NoUnderlay(format!("{}: {what}", named.join(" "))))
     }
 
@@ -132,7 +132,7 @@ impl Settings {
             )));
         }
         Ok(Self {
-            warnings: warnings(&run).into_iter().chain(exposed(etcd.etcd_password_file.as_deref())).collect(),
+            warnings: warnings(&run, exposed(etcd.etcd_password_file.as_deref())),
             prefix: KeyPrefix::new(&etcd.etcd_prefix),
             etcd: etcd_settings(etcd)?,
             public,
@@ -164,6 +164,11 @@ impl Settings {
 }
 
 impl Settings {
+    /// The addresses that other hosts reach this one by, on an underlay: those that were given, else its own.
+    pub(crate) fn public_on(&self, underlay: &Underlay) -> DualStack<IpAddr> {
+        underlay.addresses.map(|family, own| *self.public.of(family).unwrap_or(own))
+    }
+
     /// What is asked for of the underlay, as text to compare with that of another run.
     pub(crate) fn asked_underlay(&self) -> String {
         let public = self.public.iter().map(|(_, address)| format!("public {address}"));
@@ -220,8 +225,8 @@ pub(crate) fn etcd_settings(flags: EtcdFlags) -> Result<EtcdSettings, Exit> {
 fn password(given: Option<String>, file: Option<PathBuf>) -> Result<Option<Password>, Exit> {
     match (given.filter(|password| !password.is_empty()), file) {
         (Some(_), Some(_)) => {
-            let both = "--etcd-password and --etcd-password-file (or a variable for one of them) both give a password";
-            Err(Exit::Usage(format!("{both}: give one of them")))
+            let both = "--etcd-password and --etcd-password-file both give a password: give one of them";
+            Err(Exit::Usage(both.to_owned()))
         }
         (Some(password), None) => Ok(Some(Password::Given(password))),
         (None, file) => Ok(file.map(Password::File)),
@@ -260,7 +265,8 @@ fn wishes(names: Vec<String>, patterns: &[String], can_reach: Option<IpAddr>) ->
     names.chain(patterns).chain(can_reach.map(|ip| Ok(UnderlayWish::CanReach(ip)))).collect()
 }
 
-fn warnings(run: &RunFlags) -> Vec<String> {
+/// All that is to be known of the flags; `exposed`: of the password's file.
+fn warnings(run: &RunFlags, exposed: Option<String>) -> Vec<String> {
     let idle =
         |asked: bool, flag: &str, why: &str| asked.then(|| format!("--{flag} does nothing in this version: {why}"));
     let masquerade = idle(
@@ -268,8 +274,9 @@ fn warnings(run: &RunFlags) -> Vec<String> {
         "ip-masq-fully-random-disable",
         "without --ip-masq nothing is masqueraded",
     );
-    [run.passed_over.clone(), masquerade.into_iter().collect(), run.go_log.warnings(), run.kubernetes.warnings()]
-        .concat()
+    let of_flags = masquerade.into_iter().chain(run.go_log.warnings()).chain(run.kubernetes.warnings()).chain(exposed);
+    let of_flags = of_flags.map(|warning| run.origins.named(&warning));
+    run.passed_over.iter().cloned().chain(of_flags).collect()
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use clap::{Arg, Command, error::ErrorKind};
 use crate::go_syntax::{self, on_the_line};
 
 /// flannel's flags: those that a FLANNELD_ variable may set.
-const FLANNEL: [&str; 31] = [
+const FLANNEL: [&str; 33] = [
     "etcd-endpoints",
     "etcd-prefix",
     "etcd-keyfile",
@@ -40,19 +40,45 @@ const FLANNEL: [&str; 31] = [
     "kube-annotation-prefix",
     "net-config-path",
     "set-node-network-unavailable",
+    "use-multi-cluster-cidr",
+    "persistent-mac",
 ];
 
 /// Those that are numbers in Go. What is no number there is passed over by flannel, with a line in its log.
 const NUMBERS: [&str; 4] = ["v", "subnet-lease-renew-margin", "iptables-resync", "healthz-port"];
 
-/// The command, with each flag that the line leaves open to the variable that is set for it, and a line for each variable
-/// that is passed over.
+/// The flags that variables stand for, each with its variable.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Origins(Vec<(String, String)>);
+
+impl Origins {
+    /// A text about flags, with the variable's name in place of each flag that one stands for.
+    pub(crate) fn named(&self, text: &str) -> String {
+        self.0.iter().fold(text.to_owned(), |text, (flag, variable)| with_variable(&text, flag, variable))
+    }
+}
+
+fn with_variable(text: &str, flag: &str, variable: &str) -> String {
+    let mut parts = text.split(flag);
+    let mut named = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        // --iface is also the beginning of --iface-regex.
+        let is_longer = part.starts_with(|letter: char| letter.is_ascii_alphanumeric() || letter == '-');
+        named.push_str(if is_longer { flag } else { variable });
+        named.push_str(part);
+    }
+    named
+}
+
+/// The command, with each flag that the line leaves open to the variable that is set for it, which those are, and a line for
+/// each variable that is passed over.
 ///
 /// # Errors
 /// clap's own, with the variable's name, for a value that makes no sense.
-pub(crate) fn fill_in(command: Command, line: &[OsString]) -> Result<(Command, Vec<String>), clap::Error> {
+pub(crate) fn fill_in(command: Command, line: &[OsString]) -> Result<(Command, Origins, Vec<String>), clap::Error> {
     let mut warnings = Vec::new();
     let mut set = Vec::new();
+    let mut origins = Origins::default();
     for arg in command.get_arguments() {
         let Some((long, (variable, value))) = arg.get_long().and_then(|long| Some((long, variable(long)?))) else {
             continue;
@@ -61,6 +87,7 @@ pub(crate) fn fill_in(command: Command, line: &[OsString]) -> Result<(Command, V
             continue;
         }
         let Some(error) = mistake(&command, long, &value) else {
+            origins.0.push((format!("--{long}"), variable.clone()));
             set.push((arg.get_id().clone(), variable));
             continue;
         };
@@ -79,7 +106,7 @@ pub(crate) fn fill_in(command: Command, line: &[OsString]) -> Result<(Command, V
     let command = set.into_iter().fold(command, |command, (id, variable)| {
         command.mut_arg(id, |arg| arg.env(clap::builder::Str::from(variable)))
     });
-    Ok((command, warnings))
+    Ok((command, origins, warnings))
 }
 
 /// The variable that is set for a flag, and its value. An empty one is as good as none.
@@ -104,4 +131,25 @@ fn mistake(command: &Command, long: &str, value: &str) -> Option<String> {
 fn go_passes_over(arg: &Arg, long: &str, value: &str) -> bool {
     (NUMBERS.contains(&long) && value.parse::<i64>().is_err())
         || (go_syntax::is_boolean(arg) && go_syntax::parse_bool(value).is_err())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flag_that_a_variable_stands_for_is_named_by_it_and_no_longer_flag_is() {
+        let origins = Origins(vec![
+            ("--iface".to_owned(), "FLANNELD_IFACE".to_owned()),
+            ("--public-ip".to_owned(), "WIRE_AGENT_PUBLIC_IP".to_owned()),
+        ]);
+        for (text, named) in [
+            ("--iface=lo and --iface: no", "FLANNELD_IFACE=lo and FLANNELD_IFACE: no"),
+            ("--iface-regex, --public-ipv6=::1", "--iface-regex, --public-ipv6=::1"),
+            ("--public-ip=0.0.0.0: nobody", "WIRE_AGENT_PUBLIC_IP=0.0.0.0: nobody"),
+            ("no flag", "no flag"),
+        ] {
+            assert_eq!(origins.named(text), named);
+        }
+    }
 }

@@ -64,7 +64,13 @@ fn what_makes_no_sense_is_refused_with_status_64_and_its_name() {
 fn kubernetes_flags_are_refused_with_a_clear_line() {
     refused(&["-kube-subnet-mgr"], &[], 64, "does not work with Kubernetes");
     refused(&["--kube-api-url", "http://x"], &[], 64, "--kube-api-url");
-    refused(&[], &[("FLANNELD_KUBE_SUBNET_MGR", "true")], 64, "--kube-subnet-mgr");
+    refused(&[], &[("FLANNELD_KUBE_SUBNET_MGR", "true")], 64, "FLANNELD_KUBE_SUBNET_MGR: wire-agent keeps its leases");
+    refused(
+        &[],
+        &[("WIRE_AGENT_KUBE_API_URL", "http://x")],
+        64,
+        "WIRE_AGENT_KUBE_API_URL: wire-agent keeps its leases",
+    );
 }
 
 /// What the agent says before it is stopped by a pattern that is none.
@@ -76,6 +82,10 @@ fn flags_of_kubernetes_and_of_gos_log_are_no_reason_not_to_start() {
         "-net-config-path=/etc/kube-flannel/net-conf.json",
         "-kube-annotation-prefix=flannel.alpha.coreos.com",
         "-set-node-network-unavailable=true",
+        "-use-multi-cluster-cidr",
+        "-use-multi-cluster-cidr=true",
+        "-persistent-mac",
+        "--persistent-mac=false",
         "--kubeconfig-file=/x",
         "-kube-subnet-mgr=false",
         "-logtostderr",
@@ -88,8 +98,14 @@ fn flags_of_kubernetes_and_of_gos_log_are_no_reason_not_to_start() {
         "-skip_headers",
         "-vmodule=main=2",
         "-log_backtrace_at=main.go:7",
+        // Any address, as for flannel.
+        "-healthz-ip=",
     ] {
         refused(&[flag, STOP], &[], 64, "is no regular expression");
+    }
+    for variable in ["FLANNELD_USE_MULTI_CLUSTER_CIDR", "FLANNELD_PERSISTENT_MAC"] {
+        refused(&[STOP], &[(variable, "true")], 64, "is no regular expression");
+        refused(&[STOP], &[(&variable.replace("FLANNELD", "WIRE_AGENT"), "perhaps")], 64, "true or false");
     }
 }
 
@@ -181,15 +197,29 @@ fn a_password_comes_from_one_place() {
         64,
         "cannot read the password /nowhere/password: No such file",
     );
+    std::fs::write(&file, "\n").unwrap();
+    refused(
+        &["--etcd-username=u", &flag, "config", "get"],
+        &[],
+        64,
+        "with the password is empty: write the password into it",
+    );
 }
 
 #[test]
 fn variables_fill_in_for_flags_and_a_flag_wins() {
-    refused(&[], &[("FLANNELD_IFACE_REGEX", "eth[")], 64, "--iface-regex");
-    refused(&[], &[("WIRE_AGENT_IFACE_REGEX", "eth[")], 64, "--iface-regex");
+    refused(&[], &[("FLANNELD_IFACE_REGEX", "eth[")], 64, "FLANNELD_IFACE_REGEX \"eth[\" is no regular expression");
+    refused(&[], &[("WIRE_AGENT_IFACE_REGEX", "eth[")], 64, "WIRE_AGENT_IFACE_REGEX \"eth[\" is no regular expression");
+    refused(
+        &[],
+        &[("WIRE_AGENT_PUBLIC_IP", "127.0.0.1")],
+        64,
+        "WIRE_AGENT_PUBLIC_IP=127.0.0.1: other hosts reach nobody",
+    );
+    refused(&[], &[("FLANNELD_ETCD_CERTFILE", "/x")], 64, "FLANNELD_ETCD_CERTFILE and --etcd-keyfile belong together");
+    refused(&["-iface-regex=c["], &[("WIRE_AGENT_IFACE_REGEX", "b[")], 64, "--iface-regex \"c[\"");
     // Ours wins over flannel's, a flag over both, and an empty one is none.
     refused(&[], &[("FLANNELD_IFACE_REGEX", "a["), ("WIRE_AGENT_IFACE_REGEX", "b[")], 64, "\"b[\"");
-    refused(&["-iface-regex=c["], &[("WIRE_AGENT_IFACE_REGEX", "b[")], 64, "\"c[\"");
     refused(&[], &[("FLANNELD_IFACE_REGEX", "a["), ("WIRE_AGENT_IFACE_REGEX", "")], 64, "\"a[\"");
     // flannel has no --run-dir, so that its variable for one means nothing.
     refused(&["status"], &[("WIRE_AGENT_RUN_DIR", "/nowhere/a"), ("FLANNELD_RUN_DIR", "/nowhere/b")], 69, "/nowhere/a");
@@ -204,7 +234,7 @@ fn go_booleans_are_understood_on_the_line_and_in_variables() {
         (vec!["-iface-regex=["], vec![("FLANNELD_IP_MASQ", "t")]),
     ] {
         // The boolean is understood: what is refused is the pattern.
-        refused(&args, &variables, 64, "--iface-regex");
+        refused(&args, &variables, 64, "--iface-regex \"[\"");
     }
 }
 

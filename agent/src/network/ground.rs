@@ -38,7 +38,7 @@ impl Host {
         info!(link = %underlay.link, mtu = %underlay.mtu, "underlay found");
         check_public(&self.settings.public, &config.pools, &underlay)?;
         self.board.caution("public address", unused(&self.settings.public, &config.pools));
-        let public = underlay.addresses.map(|family, own| *self.settings.public.of(family).unwrap_or(own));
+        let public = self.settings.public_on(&underlay);
         self.board.update(|seen| {
             seen.backend = config.backend.name().to_owned();
             seen.underlay = underlay.link.to_string();
@@ -63,7 +63,7 @@ fn check_public(asked: &DualStack<IpAddr>, pools: &DualStack<Pool>, underlay: &U
             let flag = public_flag(family);
             Exit::Usage(format!(
                 "{flag}={address}: {reason}, so other hosts refuse a lease with it: give an address by which they reach this host, or \
-                 leave the flag out"
+                 leave it out"
             ))
         })?;
     }

@@ -90,6 +90,9 @@ pub enum EtcdSettingsError {
         #[source]
         source: io::Error,
     },
+    /// A password's file without a password.
+    #[error("the file {} with the password is empty: write the password into it, or leave it out where etcd asks for none", .0.display())]
+    NoPassword(PathBuf),
     /// A file that is not PEM of the kind wanted.
     #[error("{} holds no {what} in PEM", .path.display())]
     Pem {
@@ -229,7 +232,10 @@ impl Password {
                 let file = |source| EtcdSettingsError::File { what: "password", path: path.clone(), source };
                 let text = fs::read_to_string(path).map_err(file)?;
                 let text = text.strip_suffix('\n').unwrap_or(&text);
-                Ok(text.strip_suffix('\r').unwrap_or(text).to_owned())
+                match text.strip_suffix('\r').unwrap_or(text) {
+                    "" => Err(EtcdSettingsError::NoPassword(path.clone())),
+                    password => Ok(password.to_owned()),
+                }
             }
         }
     }
