@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Instant};
 
 use tokio::{sync::watch::error::RecvError, task::JoinSet};
 use tracing::info;
-use wire_backends::{Backend, OverlayDevice};
+use wire_backends::{Backend, OverlayDevice, select};
 use wire_lease::{ConfigEvent, ConfigWatch, Entry, EtcdStore, Follow, Hold, HoldState, NetworkConfig, Prefix, chain};
 
 use crate::{
@@ -301,11 +301,25 @@ impl Session {
             }
             ConfigEvent::Is(Some(json)) => match NetworkConfig::from_json(&json) {
                 Ok(config) if config == self.joined_with => None,
-                Ok(_) => Some("it has changed: restart wire-agent to apply it".to_owned()),
+                Ok(config) => Some(match self.bar(&config) {
+                    None => "it has changed: restart wire-agent to apply it".to_owned(),
+                    Some(why) => format!(
+                        "it has changed to one that this host cannot apply: {why}; put that right before wire-agent is restarted"
+                    ),
+                }),
                 Err(error) => Some(format!("it has changed, and the new one is refused: {}", chain(&error))),
             },
         };
         self.board.alarm("network config", fault);
+    }
+
+    /// Why a restart could not join by another config.
+    fn bar(&self, config: &NetworkConfig) -> Option<String> {
+        let placement = match self.underlay.placement(&config.pools) {
+            Ok(placement) => placement,
+            Err(error) => return Some(error.to_string()),
+        };
+        select(config, placement).err().map(|error| chain(&error))
     }
 
     /// The kernel was compared: the network is there, is not there yet, or can never be.

@@ -9,8 +9,8 @@ use tokio::{
     sync::{Notify, watch},
     time::Instant,
 };
-use wire_backends::{Host, LinkName, Underlay};
-use wire_lease::{Admission, DualStack, Pool, chain};
+use wire_backends::{Host, LinkName, Placement, Underlay};
+use wire_lease::{Admission, DualStack, MacAddr, Pool, chain};
 
 use self::choose::{Chosen, Wanted, choose};
 pub(crate) use self::{choose::Held, overlap::overlaps};
@@ -118,6 +118,17 @@ impl UnderlayWatch {
     /// The prefixes of bridges among the subnets that hosts lease, as of the last look.
     pub(crate) fn attached(&self) -> &[(LinkName, wire_lease::Prefix)] {
         &self.attached
+    }
+
+    /// Where this host would stand in a network with other pools. Its MACs are none that a device would have.
+    ///
+    /// # Errors
+    /// [`Exit::NoUnderlay`].
+    pub(crate) fn placement(&self, pools: &DualStack<Pool>) -> Result<Placement, Exit> {
+        let underlay = find(&self.settings, pools, Some(Held::of(&self.joined_on)))?;
+        let Settings { blackhole, forward, .. } = *self.settings;
+        let (public, macs) = (self.settings.public_on(&underlay), pools.map(|_, _| MacAddr::local([0; 6])));
+        Ok(Placement { underlay, public, macs, blackhole, forward })
     }
 
     /// Looks. What the host reaches without the overlay is followed in place.
