@@ -40,6 +40,15 @@ fn a_password_that_was_changed_and_a_role_that_was_taken_away_are_named_and_the_
     refused(&mut etcd, &node, &["permission denied"])?;
     etcd.ctl(&["user", "grant-role", "host", "host"])?;
     taken(&etcd, &node, 21)?;
+
+    // A hangup while a new password is given is no more than one that is not.
+    etcd.ctl(&["user", "delete", "host"])?;
+    user(&etcd, "third")?;
+    write(&file, "third")?;
+    let earlier = node.agent.log().len();
+    node.agent.signal(Signal::SIGHUP)?;
+    eventually(START, || check(node.agent.log()[earlier..].contains("joining anew"), || node.agent.log()))?;
+    taken(&etcd, &node, 22)?;
     check(!node.agent.log().contains("second"), || "the password is in the log".to_owned())
 }
 

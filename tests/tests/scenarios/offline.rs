@@ -327,6 +327,8 @@ fn an_etcd_that_refuses_this_host_or_has_no_config_is_told_from_one_that_is_sile
     a.agent.restart()?;
     a.agent.wait_ready(START)?;
     said(&a, "it has no network config: put one to ")?;
+    let reason = a.agent.status()?.reason.unwrap_or_default();
+    check(reason.contains("one that was put by etcd's v2 API") && reason.contains("v3 does not see"), || reason)?;
     etcd.put_config("{")?;
     resynced(RESYNC, || said(&a, "/coreos.com/network/config: the network config is not JSON"))?;
     etcd.put_config(V4)?;

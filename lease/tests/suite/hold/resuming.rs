@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use tokio::{sync::watch, time::timeout};
-use wire_lease::{Family, Former, Hold, HoldState, Lease, SimStore};
+use wire_lease::{Family, Former, Hold, HoldState, Lease, SimCall, SimFault, SimStore};
 
-use super::{HOUR, Host, V4, flannel_lease, held, held_within, keys, public};
+use super::{HOUR, Host, PREFIX, V4, flannel_lease, held, held_within, keys, public};
 
 /// The successor of a hold, with what `host` brings now.
 fn resumed(store: &SimStore, host: &Host, former: Hold<SimStore>) -> Hold<SimStore> {
@@ -48,6 +48,28 @@ async fn a_lease_that_is_lost_is_never_exchanged_for_another_by_joining_anew() {
     }
     store.delete(key.as_bytes());
     assert_eq!(held_within(&hold, Duration::from_secs(4)).await.lease.subnet, subnet);
+}
+
+/// Also where odd keys name the host's address, where its user may read nothing any more, and where etcd is away.
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_is_held_is_held_on_at_once_by_joining_anew_whatever_etcd_says() {
+    let store = SimStore::new(43);
+    let host = Host::new(3, V4);
+    let mut hold = host.spawn(&store);
+    let own = held(&hold).await;
+    for odd in ["10.5.9.0-024", "old/10.5.9.0-24", "10.5.9.0-24/"] {
+        store.put(format!("{PREFIX}/subnets/{odd}"), own.lease.to_value(), None);
+    }
+    for fault in [None, Some(SimFault::Unauthorised), Some(SimFault::Unavailable)] {
+        for call in [SimCall::Get, SimCall::List] {
+            fault.into_iter().for_each(|fault| (0..20).for_each(|_| store.fail_next(call, fault)));
+        }
+        hold = resumed(&store, &host, hold);
+        assert_eq!(hold.state.borrow().entry().map(|entry| entry.lease.subnet), Some(own.lease.subnet), "{fault:?}");
+        tokio::time::sleep(HOUR).await;
+        assert_eq!(held_within(&hold, Duration::from_millis(1)).await.lease, own.lease, "{fault:?}");
+        assert_eq!(published(&store, &own.lease), own.lease, "{fault:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
