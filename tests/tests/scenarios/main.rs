@@ -21,6 +21,7 @@ mod etcd_access;
 mod etcd_away;
 mod files;
 mod firewall;
+mod firewall_lacking;
 mod forward_correct;
 mod forward_fallback;
 mod forward_hostile;
