@@ -1,13 +1,16 @@
 //! A real etcd, of one or three members, each on a host of its own so that faults of the underlay reach it.
 
+mod stored;
+
 use std::{path::PathBuf, time::Duration};
 
 use nix::sys::signal::Signal;
-use serde::Deserialize;
 
 use crate::{
-    Host, LabError, Process, Result, Underlay, base64, check, command::output, eventually, gateway::Gateway, pki::Pki,
+    Host, LabError, Process, Result, Underlay, check, command::output, eventually, gateway::Gateway, pki::Pki,
 };
+
+pub use stored::Stored;
 
 /// How a client proves itself, and what it is given to do so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,35 +37,6 @@ pub struct Etcd {
 struct Member {
     host: Host,
     process: Option<Process>,
-}
-
-/// A key and what etcd knows of it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Stored {
-    /// The key.
-    pub key: Vec<u8>,
-    /// The value.
-    pub value: Vec<u8>,
-    /// The revision that created it.
-    pub create_revision: i64,
-    /// The revision that wrote it last.
-    pub mod_revision: i64,
-    /// The etcd lease it is bound to, 0 where there is none.
-    pub lease: i64,
-}
-
-impl Stored {
-    /// The key as text.
-    #[must_use]
-    pub fn key(&self) -> String {
-        String::from_utf8_lossy(&self.key).into_owned()
-    }
-
-    /// The value as text.
-    #[must_use]
-    pub fn value(&self) -> String {
-        String::from_utf8_lossy(&self.value).into_owned()
-    }
 }
 
 impl Etcd {
@@ -245,8 +219,8 @@ impl Etcd {
     /// # Errors
     /// What `etcdctl` says.
     pub fn compact(&self) -> Result {
-        let answer: Answer = parse(&self.ctl(&["get", "-w=json", "--", "no such key"])?)?;
-        self.ctl(&["compact", &answer.header.revision.to_string()]).map(drop)
+        let revision = stored::revision(&self.ctl(&["get", "-w=json", "--", "no such key"])?)?;
+        self.ctl(&["compact", &revision.to_string()]).map(drop)
     }
 
     /// How many calls of one of its key-value methods etcd has begun, `Txn` for instance. Open access only.
@@ -358,47 +332,11 @@ impl Etcd {
     }
 
     fn read(&self, words: &[&str]) -> Result<Vec<Stored>> {
-        let answer: Answer = parse(&self.ctl(words)?)?;
-        answer.kvs.into_iter().map(StoredJson::decode).collect()
+        stored::keys(&self.ctl(words)?)
     }
 
     fn logs(&self) -> String {
         let log = |process: &Process| process.log().lines().rev().take(8).collect::<Vec<_>>().join("\n");
         self.members.iter().filter_map(|member| member.process.as_ref()).map(log).collect::<Vec<_>>().join("\n")
     }
-}
-
-#[derive(Deserialize)]
-struct Answer {
-    header: Header,
-    #[serde(default)]
-    kvs: Vec<StoredJson>,
-}
-
-#[derive(Deserialize)]
-struct Header {
-    revision: i64,
-}
-
-#[derive(Deserialize)]
-struct StoredJson {
-    key: String,
-    #[serde(default)]
-    value: String,
-    create_revision: i64,
-    mod_revision: i64,
-    #[serde(default)]
-    lease: i64,
-}
-
-impl StoredJson {
-    fn decode(self) -> Result<Stored> {
-        let (create_revision, mod_revision, lease) = (self.create_revision, self.mod_revision, self.lease);
-        let (key, value) = (base64::decode(&self.key)?, base64::decode(&self.value)?);
-        Ok(Stored { key, value, create_revision, mod_revision, lease })
-    }
-}
-
-fn parse(text: &str) -> Result<Answer> {
-    serde_json::from_str(text).map_err(LabError::answer("etcdctl"))
 }

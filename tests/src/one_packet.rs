@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use crate::{Host, LabError, Process, Result, agent::program, check, eventually};
+use crate::{Host, LabError, Process, Result, check, eventually, program};
 
 /// What it is started with, and what is set up around its TUN device.
 #[derive(Clone, Debug)]

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use crate::{Namespace, Process, Result, agent::program, check, command::output, eventually};
+use crate::{Namespace, Process, Result, check, command::output, eventually, program};
 
 /// The port that every server has, each in a namespace of its own.
 const PORT: u16 = 7000;
