@@ -11,7 +11,7 @@ pub struct Taken {
     intervals: BTreeMap<(Family, u128), u128>,
 }
 
-/// What a host would like.
+/// The wishes of a host.
 #[derive(Clone, Copy, Debug)]
 pub struct Wish<'a> {
     /// The subnet it had last.

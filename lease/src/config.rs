@@ -16,11 +16,11 @@ pub use pool::Pool;
 /// The whole network's settings, as `<prefix>/config` holds them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NetworkConfig {
-    /// What hosts lease from, for each family that is on.
+    /// The subnets to lease, for each family that is on.
     pub pools: DualStack<Pool>,
-    /// How hosts reach each other.
+    /// The way from host to host.
     pub backend: BackendConfig,
-    /// Whether flannel keeps its firewall rules in nftables.
+    /// flannel keeps its firewall rules in nftables.
     pub nftables: bool,
     /// Fields that mean nothing here, to be warned of.
     pub ignored: Vec<String>,
@@ -57,7 +57,7 @@ pub struct VxlanConfig {
     pub mtu: Option<u32>,
     /// Group Policy extension (`IFLA_VXLAN_GBP`).
     pub gbp: bool,
-    /// Whether the device learns addresses from traffic.
+    /// The device learns addresses from traffic.
     pub learning: bool,
     /// Routes without encapsulation between hosts on one link.
     pub direct_routing: bool,

@@ -18,7 +18,7 @@ use crate::{
     task::{Beside, Start, Task},
 };
 
-/// What is followed, and how.
+/// The settings of a follower.
 #[derive(Clone, Debug)]
 pub struct FollowSettings {
     /// What the keys of all leases begin with, [`crate::KeyPrefix::leases`].
@@ -29,7 +29,7 @@ pub struct FollowSettings {
     pub before: Option<Arc<LeaseTable>>,
 }
 
-/// How the following goes.
+/// The health of a follower.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FollowHealth {
     /// Since when the watch has stood without a break; `None` while it does not.
@@ -45,7 +45,7 @@ pub struct FollowHealth {
 pub struct Follow {
     /// The table; `None` until the first complete listing.
     pub table: watch::Receiver<Option<Arc<LeaseTable>>>,
-    /// How it goes.
+    /// Its health.
     pub health: watch::Receiver<FollowHealth>,
     _task: Task,
 }
@@ -118,7 +118,6 @@ struct Follower<S: LeaseStore> {
     health_out: watch::Sender<FollowHealth>,
 }
 
-/// What the follower waits for.
 enum Wake {
     Changes(Result<WatchBatch, WatchError>),
     Admission,

@@ -56,21 +56,21 @@ pub struct HoldSettings {
     pub same_host: bool,
 }
 
-/// What the lease says of this host.
+/// This host's part of its lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Offer {
     /// Where peers reach it.
     pub public: DualStack<IpAddr>,
-    /// What the backend needs peers to know.
+    /// The data of the backend, for peers.
     pub data: BackendData,
 }
 
-/// How it stands with our lease.
+/// The state of our lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HoldState {
     /// There is none yet.
     Acquiring {
-        /// What is waited for, for people.
+        /// The obstacle, for people.
         reason: String,
     },
     /// It is ours.
@@ -84,7 +84,7 @@ pub enum HoldState {
     },
     /// It was ours and is not in the store any more. Traffic goes on with it, and it is asked for again and again.
     Lost {
-        /// What it was.
+        /// The lease as it was.
         entry: Arc<Entry>,
         /// Why it cannot be had, for people.
         reason: String,
@@ -114,7 +114,7 @@ const ASKING: &str = "asking etcd for a subnet";
 /// A lease being held. When this is dropped it is held no longer, but stays until it expires.
 #[derive(Debug)]
 pub struct Hold<S> {
-    /// How it stands.
+    /// Its state.
     pub state: watch::Receiver<HoldState>,
     leases: watch::Sender<Option<Arc<LeaseTable>>>,
     store: S,
@@ -162,9 +162,9 @@ impl<S: LeaseStore> Hold<S> {
     }
 }
 
-/// What a former [`Hold`] had.
+/// The legacy of a former [`Hold`].
 pub struct Former {
-    /// How it stood with the lease.
+    /// The state of its lease.
     pub state: HoldState,
     /// As in [`Start`].
     pub beside: Option<Beside>,

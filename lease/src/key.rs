@@ -46,7 +46,7 @@ pub enum KeyError {
         address: IpAddr,
         /// The length in it.
         len: u8,
-        /// What it breaks.
+        /// The rule it breaks.
         rule: &'static str,
     },
     /// One subnet has one key.
@@ -54,7 +54,7 @@ pub enum KeyError {
     Spelling {
         /// The key.
         key: String,
-        /// What it names.
+        /// The subnet it names.
         subnet: Subnet,
     },
     /// A lease that would lie elsewhere.
@@ -83,19 +83,19 @@ impl KeyPrefix {
         format!("{}/config", self.0).into_bytes()
     }
 
-    /// What the keys of all flannel leases begin with.
+    /// The prefix of all keys of flannel leases.
     #[must_use]
     pub fn subnets(&self) -> Vec<u8> {
         format!("{}/subnets/", self.0).into_bytes()
     }
 
-    /// What the keys of all IPv6-only leases begin with.
+    /// The prefix of all keys of IPv6-only leases.
     #[must_use]
     pub fn wire_subnets(&self) -> Vec<u8> {
         format!("{}/wire/subnets/", self.0).into_bytes()
     }
 
-    /// What the keys of all guards begin with.
+    /// The prefix of all keys of guards.
     #[must_use]
     pub fn guards(&self) -> Vec<u8> {
         format!("{}/wire/guards/", self.0).into_bytes()

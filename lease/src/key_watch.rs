@@ -17,7 +17,7 @@ pub(crate) struct KeyWatch<S: LeaseStore> {
     open_at: Instant,
 }
 
-/// What became of the key.
+/// A change of the key.
 #[derive(Debug)]
 pub(crate) enum KeyEvent {
     /// This is what it holds. Also told, changed or not, when the watch stands again after a break.
@@ -27,7 +27,7 @@ pub(crate) enum KeyEvent {
 }
 
 impl<S: LeaseStore> KeyWatch<S> {
-    /// What happens to `key` after `known`.
+    /// All changes of `key` after `known`.
     pub(crate) fn new(store: S, key: Vec<u8>, known: Revision) -> Self {
         let from = Some(Revision(known.0 + 1));
         let pauses = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));

@@ -43,7 +43,7 @@ pub struct Vtep {
     pub mac: MacAddr,
 }
 
-/// What a lease says of the backend its host runs.
+/// A lease's data for the backend that its host runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BackendData {
     /// `vxlan`: a tunnel end point for each family.
@@ -100,7 +100,7 @@ pub enum LeaseError {
     Field {
         /// The field, as flannel spells it.
         field: &'static str,
-        /// What it breaks.
+        /// The rule it breaks.
         rule: String,
     },
 }

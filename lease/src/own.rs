@@ -152,7 +152,6 @@ const BLOCKERS: usize = 3;
 #[derive(Debug)]
 pub(crate) struct NoRoom {
     full: Full,
-    /// What takes more than its share.
     blocked_by: Vec<String>,
 }
 

@@ -16,7 +16,6 @@ const ONE_MORE: Duration = Duration::from_secs(60);
 /// How often the number of the others is told.
 const OTHERS_EVERY: Duration = Duration::from_secs(10 * 60);
 
-/// What was said.
 #[derive(Debug)]
 pub(crate) struct RefusalLog {
     named: BTreeSet<String>,
@@ -27,7 +26,6 @@ pub(crate) struct RefusalLog {
     others_told: Option<Instant>,
 }
 
-/// What to say.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct ToSay<'a> {
     pub(crate) named: Vec<(&'a str, &'a Refusal)>,
@@ -78,7 +76,6 @@ mod tests {
         refused
     }
 
-    /// How many lines are said.
     fn lines(log: &mut RefusalLog, refused: &Refused, now: Instant) -> usize {
         let ToSay { named, others } = log.look(refused, now);
         named.len() + usize::from(others.is_some())

@@ -86,7 +86,7 @@ impl SimCall {
     }
 }
 
-/// What goes wrong with one call.
+/// A fault of one call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SimFault {
     /// It does not reach the store.
@@ -121,7 +121,7 @@ impl SimStore {
         Self { shared: Arc::clone(&self.shared), own_counts: Arc::default() }
     }
 
-    /// How many calls of that kind this client has made.
+    /// The number of calls of that kind by this client.
     #[must_use]
     pub fn own_count(&self, call: SimCall) -> u64 {
         self.own_counts().get(&call).copied().unwrap_or(0)
@@ -216,13 +216,13 @@ impl SimStore {
         self.change(|inner| inner.state.leases())
     }
 
-    /// What is stored under `prefix` now.
+    /// All keys under `prefix` as they are now.
     #[must_use]
     pub fn listing(&self, prefix: &[u8]) -> Listing {
         self.change(|inner| inner.state.list(prefix))
     }
 
-    /// How many calls of that kind were made.
+    /// The number of calls of that kind by all clients.
     #[must_use]
     pub fn count(&self, call: SimCall) -> u64 {
         self.lock().counts.get(&call).copied().unwrap_or(0)

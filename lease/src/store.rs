@@ -104,10 +104,10 @@ pub struct Txn {
     pub then: Vec<Write>,
 }
 
-/// What became of a transaction.
+/// The outcome of a transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Committed {
-    /// Whether the conditions held, so that the writes were made.
+    /// The conditions held, and the writes were made.
     pub succeeded: bool,
     /// The store's revision afterwards.
     pub revision: Revision,
@@ -144,7 +144,7 @@ pub enum StoreError {
     Unavailable {
         /// The call.
         operation: &'static str,
-        /// What the transport said.
+        /// The error of the transport.
         #[source]
         source: Option<Box<dyn std::error::Error + Send + Sync>>,
     },
@@ -162,9 +162,9 @@ pub enum StoreError {
     Unauthorised {
         /// The call.
         operation: &'static str,
-        /// What to look at.
+        /// The user or the permission to look at.
         remedy: String,
-        /// What the store said.
+        /// The words of the store.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
@@ -176,7 +176,7 @@ pub enum StoreError {
     Refused {
         /// The call.
         operation: &'static str,
-        /// What the store said.
+        /// The words of the store.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },

@@ -28,7 +28,7 @@ impl StoredConfig {
 /// The network config as it changes.
 pub struct ConfigWatch<S: LeaseStore>(KeyWatch<S>);
 
-/// What happened to the network config.
+/// A change of the network config.
 #[derive(Debug)]
 pub enum ConfigEvent {
     /// This is the value now; `None` where it was deleted. Told again, changed or not, after the store was away.
@@ -38,7 +38,7 @@ pub enum ConfigEvent {
 }
 
 impl<S: LeaseStore> ConfigWatch<S> {
-    /// What happens after `revision`, that of [`StoredConfig::read`].
+    /// All changes after `revision`, that of [`StoredConfig::read`].
     #[must_use]
     pub fn new(store: S, prefix: &KeyPrefix, revision: Revision) -> Self {
         Self(KeyWatch::new(store, prefix.config(), revision))

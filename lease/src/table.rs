@@ -18,7 +18,7 @@ pub struct Origin {
 /// A lease as the store holds it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// What it says.
+    /// The lease.
     pub lease: Lease,
     /// Where it stands.
     pub origin: Origin,
@@ -54,13 +54,13 @@ impl Refused {
     /// So many of each kind are named.
     pub const NAMED: usize = 100;
 
-    /// How many there are of each kind, named or not.
+    /// Their number of each kind, named or not.
     #[must_use]
     pub const fn counts(&self) -> &BTreeMap<RefusalKind, usize> {
         &self.counts
     }
 
-    /// How many there are.
+    /// Their number in all.
     #[must_use]
     pub fn total(&self) -> usize {
         self.counts.values().sum()
@@ -100,7 +100,7 @@ pub struct Refusal {
     pub reason: String,
 }
 
-/// What kind of fault a refused entry has.
+/// The kind of fault of a refused entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum RefusalKind {
     /// The key names no subnet.

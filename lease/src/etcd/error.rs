@@ -69,7 +69,7 @@ impl Fault {
 /// Why a call to etcd, or the login before it, failed.
 #[derive(Debug)]
 pub(super) enum CallError {
-    /// What etcd or the transport said.
+    /// The answer of etcd, or an error of the transport.
     Said(Error),
     /// The file with the password is of no use.
     Password(EtcdSettingsError),

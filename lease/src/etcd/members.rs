@@ -32,7 +32,7 @@ pub(super) struct Members {
     turn: Arc<AtomicUsize>,
 }
 
-/// How it stands with a member.
+/// The state of the connection to a member.
 enum Link {
     Untried,
     Dialing,

@@ -30,7 +30,7 @@ pub enum NameError {
     Unresolved {
         /// The name.
         name: String,
-        /// What DNS said.
+        /// The answer of DNS.
         #[source]
         source: Box<NetError>,
     },

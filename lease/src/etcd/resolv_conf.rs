@@ -2,7 +2,6 @@
 
 use std::{net::IpAddr, time::Duration};
 
-/// What it asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ResolvConf {
     pub(super) servers: Vec<IpAddr>,

@@ -12,7 +12,7 @@ use futures::future::join_all;
 
 use super::{names, tls};
 
-/// How etcd is reached.
+/// The way to etcd.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EtcdSettings {
     /// The members, each `http://host:port`, `https://host:port` or `host:port`.
@@ -76,13 +76,13 @@ pub enum EtcdSettingsError {
     Endpoint {
         /// As given.
         endpoint: String,
-        /// What it breaks.
+        /// The rule it breaks.
         rule: &'static str,
     },
     /// A file that cannot be read.
     #[error("cannot read the {what} {}", .path.display())]
     File {
-        /// What it is for.
+        /// Its purpose.
         what: &'static str,
         /// Its path.
         path: PathBuf,
@@ -96,7 +96,7 @@ pub enum EtcdSettingsError {
     /// A file that is not PEM of the kind wanted.
     #[error("{} holds no {what} in PEM", .path.display())]
     Pem {
-        /// What it should hold.
+        /// The content that is wanted.
         what: &'static str,
         /// Its path.
         path: PathBuf,
@@ -104,7 +104,7 @@ pub enum EtcdSettingsError {
     /// A certificate without its key or a key without its certificate.
     #[error("a client certificate needs both a certificate and a key; the {missing} is missing")]
     HalfIdentity {
-        /// What is missing.
+        /// The missing half.
         missing: &'static str,
     },
     /// A certificate and a key that do not belong together, or are of no kind that is known.

@@ -47,7 +47,6 @@ fn wake_up<S: LeaseStore>(holding: &mut Holding, keeping: &mut Keeping<S>) {
     }
 }
 
-/// What the keeper waits for.
 enum Wake {
     Key(KeyEvent),
     RenewalDue,
@@ -55,7 +54,6 @@ enum Wake {
     Offer,
     /// Leases of others have come.
     Others,
-    /// Whether the host was suspended.
     SleepDue,
     /// What is offered is to be published, which was not possible before.
     PublishDue,
