@@ -1,7 +1,7 @@
 //! IP in UDP by ourselves, as flannel's udp backend has it: for each family a TUN device with one route for the network.
 //!
 //! That route would also lead away what is reached without the overlay: another host in the network, so that what is wrapped would be
-//! wrapped without end, or etcd. Where such an address lies beside the range that is leased, the routes are for that range alone;
+//! wrapped without end, etcd, or a router. Where such an address lies beside the range that is leased, the routes are for that range alone;
 //! where one lies in the range, for the leases alone, as with VXLAN: none of them holds one ([`LeaseTable::outside`]).
 
 use std::net::IpAddr;

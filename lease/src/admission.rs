@@ -197,10 +197,14 @@ impl Admission {
         }
     }
 
-    /// What this host reaches without the overlay though it lies in the network.
+    /// Single addresses that this host reaches without the overlay though they lie in the network. To the prefixes of its links the kernel
+    /// has routes of its own.
     fn outside(&self) -> Vec<IpAddr> {
-        let in_network = |ip: &&IpAddr| self.pools.iter().any(|(_, pool)| pool.network.contains(**ip));
-        self.endpoints.iter().filter(in_network).copied().collect()
+        let alone = |prefix: &&Prefix| prefix.len() == prefix.family().bits();
+        let alone = self.underlay.iter().filter(alone).map(|prefix| prefix.network());
+        let in_network = |ip: &IpAddr| self.pools.iter().any(|(_, pool)| pool.network.contains(*ip));
+        let in_own = |ip: &IpAddr| self.own.iter().flat_map(Subnet::prefixes).any(|own| own.contains(*ip));
+        self.endpoints.iter().copied().chain(alone).filter(|ip| in_network(ip) && !in_own(ip)).collect()
     }
 
     fn guarded_underlay(&self) -> Vec<Prefix> {

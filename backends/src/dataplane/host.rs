@@ -20,6 +20,8 @@ pub struct Host {
     pub links: Vec<HostLink>,
     /// The numbers of the links that default routes lead through, for each family; the preferred one first.
     pub default_routes: DualStack<Vec<u32>>,
+    /// The routers of default routes, with the numbers of the links they are on.
+    pub routers: Vec<(u32, IpAddr)>,
     /// Where the routes to the addresses that were asked for lead, or what the kernel said.
     pub ways: BTreeMap<IpAddr, Result<Way, String>>,
 }
@@ -94,8 +96,9 @@ impl Host {
             }
             let request = |batch: &mut Batch, flags| encode::list_routes(batch, flags, family);
             let mut defaults = netlink.dump("routes", &request, default_route)?;
-            defaults.sort_by_key(|(metric, _)| *metric);
-            host.default_routes.set(family, Some(defaults.into_iter().map(|(_, index)| index).collect()));
+            defaults.sort_by_key(|route| route.metric);
+            host.routers.extend(defaults.iter().filter_map(|route| Some((route.link, route.router?))));
+            host.default_routes.set(family, Some(defaults.into_iter().map(|route| route.link).collect()));
         }
         for target in targets {
             host.ways.insert(target, route_to(&mut netlink, target).map_err(|error| chain(&error)));
@@ -186,22 +189,30 @@ impl Standing {
     }
 }
 
-/// The metric and the link of a default route.
-fn default_route(body: &[u8]) -> Option<(u32, u32)> {
+struct DefaultRoute {
+    metric: u32,
+    link: u32,
+    /// `None` where there is none, or several.
+    router: Option<IpAddr>,
+}
+
+fn default_route(body: &[u8]) -> Option<DefaultRoute> {
     if !decode::is_default_route(body) {
         return None;
     }
-    let (mut metric, mut device) = (0, None);
+    let (mut metric, mut device, mut router) = (0, None, None);
     for (number_of, value) in attributes(body.get(12..)?) {
         match number_of {
             4 => device = number(value),
+            // RTA_GATEWAY.
+            5 => router = address(value),
             6 => metric = number(value)?,
             // RTA_MULTIPATH: the first of its ways (struct rtnexthop).
             9 => device = value.get(4..).and_then(number),
             _ => {}
         }
     }
-    Some((metric, device?))
+    Some(DefaultRoute { metric, link: device?, router })
 }
 
 /// The link that packets to an address leave by, and their source.

@@ -23,7 +23,7 @@ pub struct Underlay {
     /// All addresses of the host, on whatever link.
     pub local: Vec<LocalAddress>,
     /// What the host reaches without the overlay: the prefixes of its links, except those in `attached` and of the overlay's
-    /// devices.
+    /// devices, and its routers, which may lie in none of them (`onlink`).
     pub connected: Vec<Prefix>,
     /// The prefixes among the subnets that hosts lease of bridges, and of others' VXLAN devices: Docker's bridge with our subnet,
     /// but also virtual machines, or containers in a network of their own.
@@ -43,6 +43,8 @@ impl Host {
             is_attached && pools.iter().any(|(_, pool)| pool.leases(*prefix) && !prefix.covers(pool.network))
         };
         let (attached, connected): (Vec<_>, Vec<_>) = reached.partition(inside);
+        let routers = self.routers.iter().filter(|(index, _)| *index == link.index);
+        let routers = routers.map(|(_, router)| Prefix::host(*router));
         Underlay {
             link: link.name,
             index: link.index,
@@ -50,7 +52,7 @@ impl Host {
             mac: link.mac,
             addresses,
             local: links.iter().flat_map(|link| &link.addresses).map(|address| address.local).collect(),
-            connected: connected.into_iter().map(|(_, prefix)| prefix).collect(),
+            connected: connected.into_iter().map(|(_, prefix)| prefix).chain(routers).collect(),
             attached: attached.into_iter().map(|(link, prefix)| (link.name, prefix)).collect(),
         }
     }

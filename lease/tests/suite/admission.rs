@@ -334,3 +334,14 @@ fn a_lease_that_holds_an_address_of_the_store_is_refused_and_named() {
     assert_eq!(reasons, ["10.5.9.0/24 holds 10.5.9.5, by which this host reaches etcd"]);
     assert_eq!(table.outside, [IpAddr::from([10, 5, 9, 5])], "the other one lies in no network of ours");
 }
+
+#[test]
+fn a_router_that_lies_in_the_network_is_on_no_lease_and_outside() {
+    let value = |number: u8| format!(r#"{{"PublicIP":"192.168.0.{number}"}}"#);
+    let entries = vec![kv("10.5.9.0-24", &value(9), 3), kv("10.5.8.0-24", &value(8), 4)];
+    let underlay =
+        ["10.5.9.1/32", "10.5.1.1/32", "10.5.200.0/24", "192.0.2.1/32"].map(|prefix| prefix.parse().unwrap());
+    let table = admit(entries, &Admission { underlay: underlay.to_vec(), ..admission(V4) });
+    assert_eq!(peers(&table), ["10.5.8.0-24"]);
+    assert_eq!(table.outside, [IpAddr::from([10, 5, 9, 1])], "neither what is in our own subnet nor a whole link");
+}

@@ -40,6 +40,8 @@ fn the_host_is_read_as_the_kernel_has_it() {
         assert!(host.links.is_sorted_by_key(|link| link.index));
         assert_eq!((up.mtu.0, bridge.kind.as_str()), (1500, "bridge"));
         assert_eq!(host.default_routes.v4, Some(vec![bridge.index, up.index]), "by their metrics");
+        let routers = ["10.5.0.9", "192.0.2.254"].map(|router| router.parse().unwrap());
+        assert_eq!(host.routers, [(bridge.index, routers[0]), (up.index, routers[1])]);
         assert_eq!(host.ways[&target], Ok(Way { link: bridge.index, source: Some("10.5.0.1".parse().unwrap()) }));
         let of = |address: &str| {
             up.addresses.iter().find(|own| own.local.address == address.parse::<IpAddr>().unwrap()).unwrap()
@@ -92,6 +94,7 @@ fn our_own_devices_take_nothing_and_bridges_are_apart_from_what_is_reached_witho
             link(10, ("br1", "bridge"), &["10.100.0.1/24", "192.168.0.1/16"]),
             link(11, ("flannel0x", "tun"), &["10.51.0.1/32"]),
         ],
+        routers: vec![(2, "10.11.0.1".parse().unwrap()), (6, "10.13.0.2".parse().unwrap())],
         ..Host::default()
     };
     let found = |json: &str| {
@@ -102,7 +105,7 @@ fn our_own_devices_take_nothing_and_bridges_are_apart_from_what_is_reached_witho
     };
     let range = r#"{"Network":"10.0.0.0/8","SubnetLen":20,"SubnetMin":"10.10.0.0","SubnetMax":"10.99.0.0"}"#;
     let (connected, attached) = found(range);
-    let others = "10.50.0.0/24 10.60.0.0/24 10.100.0.0/24 192.168.0.0/16 10.51.0.1/32";
+    let others = "10.50.0.0/24 10.60.0.0/24 10.100.0.0/24 192.168.0.0/16 10.51.0.1/32 10.11.0.1/32";
     assert_eq!(connected, format!("10.240.0.0/24 fd99::/64 {others}"));
     assert_eq!(attached, "docker0 10.13.0.0/20 virbr0 10.98.0.0/24");
     // Cut out of a bridge's own prefix on purpose.
