@@ -1,16 +1,17 @@
 //! Reading the packet filter, and carrying out changes of it.
 
+mod counted;
 mod leave;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     io,
-    net::IpAddr,
     time::{Duration, Instant},
 };
 
-use wire_lease::{DualStack, Family, Prefix};
+use wire_lease::{Family, Prefix};
 
+pub use self::counted::Counted;
 use super::{
     iptables, netfilter,
     netfilter::{Expressions, Netfilter},
@@ -18,8 +19,7 @@ use super::{
     op::FirewallOp,
     policy::{ACCEPT_MARK, Nftables, Surroundings},
     program::{self, Listing, Programs, Variant},
-    side::counter,
-    state::{ChainTable, ChainTableKind, Element, Firewall, Rule, Table, TableName},
+    state::{ChainTable, ChainTableKind, Firewall, Rule, Table, TableName},
 };
 use crate::{
     Attempt, Dataplane, DataplaneError, ErrorKind, NetState, Op, OpError, Scope,
@@ -69,25 +69,6 @@ pub struct Others {
     pub firewalld: bool,
     /// Docker's chains of iptables are there.
     pub docker: bool,
-}
-
-/// What our table has counted since it was put there, in packets.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Counted {
-    /// Encapsulated packets that were dropped since their sender has no lease.
-    pub strangers: u64,
-    /// Some of those senders of the last hour.
-    pub senders: BTreeSet<IpAddr>,
-    /// The same senders, each with inner sources it used.
-    pub claims: BTreeSet<(IpAddr, IpAddr)>,
-    /// Encapsulated packets that were dropped since a container sent them.
-    pub containers: u64,
-    /// Packets of peers that were dropped since their inner source is none that the peer may have.
-    pub spoofed: u64,
-    /// Encapsulated packets we let in, by the family of the overlay.
-    pub arrived: DualStack<u64>,
-    /// Encapsulated packets that all others let in too.
-    pub delivered: DualStack<u64>,
 }
 
 /// How soon it is tried again what nftables could not hold.
@@ -158,39 +139,6 @@ impl FirewallDataplane {
     #[must_use]
     pub fn lack(&self) -> Option<&OpError> {
         self.lack.as_ref().map(|(_, error)| error)
-    }
-
-    /// What our table has counted.
-    ///
-    /// # Errors
-    /// When the kernel does not answer.
-    pub fn counted(&mut self) -> Result<Counted, DataplaneError> {
-        let counters = self.netfilter()?.counters()?;
-        let of = |name| counters.get(name).copied().unwrap_or_default();
-        let mut counted = Counted {
-            strangers: of(counter::STRANGERS),
-            senders: BTreeSet::new(),
-            claims: BTreeSet::new(),
-            containers: of(counter::CONTAINERS),
-            spoofed: of(counter::SPOOFED),
-            arrived: DualStack::from_fn(|family| counters.get(counter::arrived(family)).copied()),
-            delivered: DualStack::from_fn(|family| counters.get(counter::delivered(family)).copied()),
-        };
-        if counted.strangers > 0 {
-            for family in ["v4", "v6"] {
-                let noted = self.netfilter()?.noted(&format!("strangers-{family}"))?;
-                counted.senders.extend(noted.into_iter().filter_map(|element| match element {
-                    Element::Address(address) => Some(address),
-                    Element::Link(_) | Element::Lease(..) => None,
-                }));
-                let claimed = self.netfilter()?.claimed(&format!("claims-{family}"))?;
-                counted.claims.extend(claimed.into_iter().filter_map(|element| match element {
-                    Element::Lease(sender, source) => Some((sender, source.network())),
-                    Element::Link(_) | Element::Address(_) => None,
-                }));
-            }
-        }
-        Ok(counted)
     }
 
     /// Which other firewalls were seen at the last read.
