@@ -2,6 +2,8 @@
 //!
 //! Keys are the kernel's own index, so that two entries the kernel cannot hold together cannot be held here.
 
+mod route;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
@@ -10,11 +12,8 @@ use std::{
 
 use wire_lease::{Family, MacAddr, Prefix, Vni};
 
+pub use self::route::{PROTOCOL, Route, RouteKey, Via};
 use crate::{Capabilities, Firewall, Framing, LinkName, Mtu, Setting};
-
-/// The routing protocol number of our routes, by which they are known after a restart
-/// (linux/rtnetlink.h leaves numbers above `RTPROT_STATIC` to their users).
-pub const PROTOCOL: u8 = 91;
 
 /// What the kernel holds, or should hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -178,94 +177,6 @@ pub struct NeighbourKey {
     pub address: IpAddr,
 }
 
-/// The index of a routing table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct RouteKey {
-    /// The table's number; 254 is main.
-    pub table: u32,
-    /// What it leads to.
-    pub destination: Prefix,
-    /// The metric (`RTA_PRIORITY`); the lowest wins.
-    pub metric: u32,
-}
-
-/// A route.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Route {
-    /// Where it leads.
-    pub via: Via,
-    /// Who made it, by the number of /etc/iproute2/rt_protos.
-    pub protocol: u8,
-    /// Whose it is.
-    pub owner: Owner,
-}
-
-/// Where a route leads.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Via {
-    /// Through a gateway.
-    Gateway {
-        /// The gateway's address.
-        gateway: IpAddr,
-        /// The link it is on.
-        link: LinkName,
-        /// Whether the gateway is taken to be on the link though no route says so.
-        onlink: bool,
-    },
-    /// Straight on to a link.
-    Link(LinkName),
-    /// Nowhere: packets are dropped.
-    Blackhole,
-    /// Anything else, described. Never wanted.
-    Other(String),
-}
-
-impl RouteKey {
-    /// The number of the main table (`RT_TABLE_MAIN`).
-    pub const MAIN: u32 = 254;
-
-    /// The key of a route in the main table with the metric the kernel gives one that names none:
-    /// 0 for IPv4, 1024 (`IP6_RT_PRIO_USER`) for IPv6.
-    #[must_use]
-    pub fn main(destination: Prefix) -> Self {
-        let metric = match destination.family() {
-            Family::V4 => 0,
-            Family::V6 => 1024,
-        };
-        Self { table: Self::MAIN, destination, metric }
-    }
-}
-
-impl Route {
-    /// A route of ours.
-    #[must_use]
-    pub const fn ours(via: Via) -> Self {
-        Self { via, protocol: PROTOCOL, owner: Owner::Ours }
-    }
-
-    /// Whether packets take the same way, whoever made the routes.
-    #[must_use]
-    pub fn does_as(&self, other: &Self) -> bool {
-        match (&self.via, &other.via) {
-            (Via::Gateway { gateway: a, link: on, .. }, Via::Gateway { gateway: b, link: at, .. }) => {
-                a == b && on == at
-            }
-            (Via::Link(a), Via::Link(b)) => a == b,
-            (Via::Blackhole, Via::Blackhole) => true,
-            (Via::Gateway { .. } | Via::Link(_) | Via::Blackhole | Via::Other(_), _) => false,
-        }
-    }
-
-    /// The link it leads through, where it is one.
-    #[must_use]
-    pub const fn link(&self) -> Option<LinkName> {
-        match &self.via {
-            Via::Gateway { link, .. } | Via::Link(link) => Some(*link),
-            Via::Blackhole | Via::Other(_) => None,
-        }
-    }
-}
-
 impl Link {
     /// The same device with `own` as our part of the network, if it is one that we work ourselves.
     #[must_use]
@@ -379,31 +290,5 @@ impl fmt::Display for Forward {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "to {}", self.to)?;
         self.mac.map_or(Ok(()), |mac| write!(f, " lladdr {mac}"))
-    }
-}
-
-impl fmt::Display for RouteKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.destination.fmt(f)?;
-        if self.table != Self::MAIN {
-            write!(f, " table {}", self.table)?;
-        }
-        if self.metric != Self::main(self.destination).metric {
-            write!(f, " metric {}", self.metric)?;
-        }
-        Ok(())
-    }
-}
-
-impl fmt::Display for Via {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Gateway { gateway, link, onlink } => {
-                write!(f, "via {gateway} dev {link}{}", if *onlink { " onlink" } else { "" })
-            }
-            Self::Link(link) => write!(f, "dev {link}"),
-            Self::Blackhole => f.write_str("blackhole"),
-            Self::Other(text) => f.write_str(text),
-        }
     }
 }
