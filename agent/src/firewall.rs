@@ -25,8 +25,8 @@ use wire_lease::{DualStack, Entry, Family, LeaseTable, NetworkConfig, Prefix, ch
 
 use self::claims::{PEERS, claimed, misplaced};
 use self::said::{
-    BLOCKED, BRIDGE, BRIDGE_NAME, CONTESTED, DOCKERS_CHAINS, HIDDEN, IPTABLES, NFTABLES, RIVAL, blocked, lacking,
-    unnamed,
+    BLOCKED, BRIDGE, BRIDGE_NAME, CONTESTED, DOCKER_USER, DOCKERS_CHAINS, HIDDEN, IPTABLES, NFTABLES, RIVAL, blocked,
+    lacking, overruled, unnamed,
 };
 use crate::{
     bridges::{Docker, Expected, Findings},
@@ -280,6 +280,7 @@ impl Keeper {
         self.board.warning(DOCKERS_CHAINS, hidden);
         self.publish(&report, &wish.devices);
         self.note_claims(&wish.leases);
+        self.note_overruled(&wish.devices);
     }
 
     /// Whether it was another agent that changed what is ours.
@@ -401,6 +402,18 @@ impl Keeper {
             warn!("{claims}");
         }
         self.board.warning(PEERS, claims);
+    }
+
+    /// What an operator has put where ours comes first.
+    fn note_overruled(&mut self, devices: &DualStack<OverlayDevice>) {
+        let drops = self.reconciler.dataplane().operators_drops();
+        let warning = overruled(&self.policy.overruled(drops, devices, &self.around));
+        if let Some(warning) = &warning
+            && self.board.look(|seen| seen.notes.get(DOCKER_USER) != Some(warning))
+        {
+            warn!("{DOCKER_USER}: {warning}");
+        }
+        self.board.warning(DOCKER_USER, warning);
     }
 
     /// What we let in and nobody sees at the end of the way, another firewall of this host has dropped.

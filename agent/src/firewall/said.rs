@@ -10,6 +10,7 @@ pub(super) const BLOCKED: &str = "encapsulation";
 pub(super) const NFTABLES: &str = "nftables";
 pub(super) const IPTABLES: &str = "iptables";
 pub(super) const DOCKERS_CHAINS: &str = "Docker's chains";
+pub(super) const DOCKER_USER: &str = "DOCKER-USER";
 
 pub(super) const RIVAL: &str = "another wire-agent";
 pub(super) const CONTESTED: &str = "it runs in this network namespace too, and each undoes what the other puts into the firewall: stop one of them, or \
@@ -25,6 +26,20 @@ pub(super) fn unnamed<'a>(bridges: impl Iterator<Item = &'a LinkName>) -> Option
             names.join(" ")
         )
     })
+}
+
+/// What an operator drops in Docker's chain and gets through all the same.
+pub(super) fn overruled(drops: &[&(Family, String)]) -> Option<String> {
+    let [(family, first), rest @ ..] = drops else { return None };
+    let program = match family {
+        Family::V4 => "iptables",
+        Family::V6 => "ip6tables",
+    };
+    let more = if rest.is_empty() { String::new() } else { format!(" (and {} more)", rest.len()) };
+    Some(format!(
+        "its rule {first:?}{more} drops nothing of the overlay, which ours let through before it: where that is meant, put it into \
+         another table ({program} -t mangle -A FORWARD)"
+    ))
 }
 
 /// What may be where we cannot look. It may as well not be: the old packet filter's module is loaded on many hosts.

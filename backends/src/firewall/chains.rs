@@ -87,10 +87,9 @@ impl Side {
 /// The rules of a wanted chain on a host with these internal bridges.
 pub(super) fn on_this_host(name: &ChainName, want: &Chain, internal: &BTreeSet<(Family, String)>) -> Vec<String> {
     let concerns = |(family, _): &&(Family, String)| want.spares_internal && *family == name.table.family;
-    let left = |(_, link): &(Family, String)| {
-        ["-i", "-o"].map(|way| format!("{way} {link} {} -j RETURN", comment(FORWARD_COMMENT)))
-    };
-    internal.iter().filter(concerns).flat_map(left).chain(want.rules.iter().cloned()).collect()
+    let left = internal.iter().filter(concerns).flat_map(|(_, link)| [format!("-i {link}"), format!("-o {link}")]);
+    let left = left.map(|matching| format!("{matching} {} -j RETURN", comment(FORWARD_COMMENT)));
+    left.chain(want.rules.iter().cloned()).collect()
 }
 
 /// As iptables-save writes it.

@@ -47,6 +47,8 @@ pub struct FirewallDataplane {
     /// What could not be read: nothing is written there either.
     unreadable: BTreeMap<Part, OpError>,
     others: Others,
+    /// What operators drop in Docker's chain for them.
+    operators_drops: Vec<(Family, String)>,
     /// Called before whatever may take long.
     step: Box<dyn Fn() + Send>,
 }
@@ -92,6 +94,7 @@ impl FirewallDataplane {
             lack: None,
             unreadable: BTreeMap::new(),
             others: Others::default(),
+            operators_drops: Vec::new(),
             step: Box::new(|| ()),
         })
     }
@@ -147,6 +150,12 @@ impl FirewallDataplane {
         self.others
     }
 
+    /// The rules of `DOCKER-USER` by which operators drop, as they were at the last read.
+    #[must_use]
+    pub fn operators_drops(&self) -> &[(Family, String)] {
+        &self.operators_drops
+    }
+
     /// Whether Docker's chains may be in iptables-legacy, where only root sees them: elsewhere there were none at the last read.
     #[must_use]
     pub fn hides_docker(&self) -> bool {
@@ -191,6 +200,7 @@ impl FirewallDataplane {
     fn read_iptables(&mut self, tables: &netfilter::Tables, firewall: &mut Firewall) {
         self.programs.clear();
         (self.others.ufw, self.others.docker) = (false, false);
+        self.operators_drops.clear();
         for family in self.families.clone() {
             let has_tables = tables.iter().any(|(of, name)| is_iptables(*of, name, family));
             match self.list(family, has_tables) {
@@ -200,6 +210,8 @@ impl FirewallDataplane {
                     self.unreadable.extend(hidden.into_iter().map(|table| (Part::Table(table), hides_rules(table))));
                     self.others.ufw |= iptables::has_chain(&text, "ufw-user-input");
                     self.others.docker |= iptables::has_chain(&text, "DOCKER");
+                    let drops = iptables::operators_drops(&text).map(|rule| (family, rule.to_owned()));
+                    self.operators_drops.extend(drops);
                     self.programs.insert(family, programs);
                 }
                 Err(error) => {

@@ -67,6 +67,12 @@ pub(crate) fn count(listing: &str) -> BTreeMap<&str, usize> {
     counts
 }
 
+/// The rules of the chain that Docker leaves to operators by which they drop.
+pub(crate) fn operators_drops(listing: &str) -> impl Iterator<Item = &str> {
+    let rules = listing.lines().filter_map(|line| line.strip_prefix("-A DOCKER-USER "));
+    rules.filter(|rule| target(rule).is_some_and(|target| ["DROP", "REJECT"].contains(&target)))
+}
+
 /// What a listing says of others, for faults that name them.
 pub(crate) fn has_chain(listing: &str, prefix: &str) -> bool {
     listing.lines().any(|line| line.strip_prefix(':').is_some_and(|chain| chain.starts_with(prefix)))
@@ -132,7 +138,7 @@ fn kept_from_others(rule: &str) -> Option<&str> {
 }
 
 /// The words of a rule. Texts of comments and prefixes are in quotes, in which a backslash stands before quotes.
-fn words(rule: &str) -> impl Iterator<Item = &str> {
+pub(super) fn words(rule: &str) -> impl Iterator<Item = &str> {
     let (mut quoted, mut escaped) = (false, false);
     rule.split(move |letter| {
         if letter == '"' && !escaped {

@@ -17,6 +17,7 @@ mod netfilter;
 mod nft;
 mod op;
 mod overlay;
+mod overruled;
 mod policy;
 mod program;
 mod side;

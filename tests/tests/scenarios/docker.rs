@@ -4,9 +4,7 @@
 use std::{path::PathBuf, thread, time::Duration};
 
 use nix::sys::signal::Signal;
-use wire_tests::{
-    AgentSpec, Etcd, Family, Host, Lab, LabError, LossMeter, Result, check, control_run, eventually, lab,
-};
+use wire_tests::{AgentSpec, Etcd, Family, Host, Lab, LossMeter, Result, check, control_run, eventually, lab};
 
 use crate::{
     cluster::{DUAL, Node, PROMPT, START, V4, families, on_underlay, path, settle},
@@ -86,23 +84,57 @@ fn a_network_that_docker_keeps_internal_stays_closed_to_peers() -> Result {
         let bridge = one.node.subnet(family)?;
         one.sh(&format!("{namespace} ip route add {overlay} via {}", bridge.split('/').next().unwrap_or_default()))?;
     }
-    let opens = |peers: bool| {
-        for family in Family::ALL {
-            let [inside, peer] = [one.container.address(family)?, other.container.address(family)?];
-            let (entered, left) = (other.container.pings(inside, 1), one.container.pings(peer, 1));
-            check([entered, left] == [peers; 2], || {
-                format!(
-                    "{inside}: a peer comes in: {entered}, it gets out: {left}\n{}",
-                    one.sh("iptables-save; ip6tables-save").unwrap_or_default()
-                )
-            })?;
-        }
-        Ok::<_, LabError>(())
-    };
-    opens(false)?;
+    // As soon as Docker has said so.
+    eventually(BACK, || {
+        let rules = one.sh("iptables -S WIRE-FORWARD; ip6tables -S WIRE-FORWARD")?;
+        check(rules.matches("-j RETURN").count() == 4, || rules)
+    })?;
+    reach_each_other(&one, &other, false)?;
     // That drop alone keeps them apart.
     one.sh("for t in iptables ip6tables; do $t -I FORWARD -i flannel+ -j ACCEPT; $t -I FORWARD -o flannel+ -j ACCEPT; done")?;
-    opens(true)
+    reach_each_other(&one, &other, true)
+}
+
+/// Checks that the containers of two hosts reach each other, both ways and in both families, or that none does.
+fn reach_each_other(one: &Seat, other: &Seat, expected: bool) -> Result {
+    let mut asked = Vec::new();
+    for family in Family::ALL {
+        asked.push((&one.container, other.container.address(family)?));
+        asked.push((&other.container, one.container.address(family)?));
+    }
+    // At once, since each waits for an answer that is not to come.
+    let reached: Vec<_> = thread::scope(|scope| {
+        let pings = asked.into_iter().map(|(from, address)| scope.spawn(move || (address, from.pings(address, 1))));
+        pings.collect::<Vec<_>>().into_iter().map(|ping| ping.join().unwrap()).collect()
+    });
+    check(reached.iter().all(|(_, answered)| *answered == expected), || {
+        format!("{reached:?}: {}", one.sh("iptables-save; ip6tables-save").unwrap_or_default())
+    })
+}
+
+#[test]
+fn an_operators_drop_counts_in_mangle_and_is_named_where_ours_comes_first() -> Result {
+    let lab = lab!();
+    let (_etcd, [one, other]) = seats(&lab, V4, &[])?;
+    let (address, note) = (one.address()?, "drops nothing of the overlay");
+    let warned = |expected: bool| {
+        eventually(BACK * 2, || {
+            let status = one.node.agent.status()?;
+            let said = status.rest["warnings"].to_string();
+            check(said.contains(note) == expected && status.phase == "ready", || format!("{}: {said}", status.phase))
+        })
+    };
+    let rule = format!("-s 10.5.0.0/16 -d {address}/32 -p icmp -j DROP");
+    one.sh(&format!("iptables -I DOCKER-USER -i eth9 -j DROP; iptables -I DOCKER-USER {rule}"))?;
+    warned(true)?;
+    let named = format!("-s 10.5.0.0/16 -d {address}/32 -p icmp -j DROP\\\" drops");
+    let said = one.node.agent.status()?.rest["warnings"].to_string();
+    check(said.contains(&named), || said)?;
+    check(other.container.pings(address, 2), || format!("{address} is not reached"))?;
+    // As README has it.
+    one.sh(&format!("iptables -D DOCKER-USER {rule}; iptables -t mangle -A FORWARD {rule}"))?;
+    check(!other.container.pings(address, 1), || format!("{address} is reached"))?;
+    warned(false).map(drop)
 }
 
 /// As on CoreOS. What can be had in iptables is had there, until nft is there.

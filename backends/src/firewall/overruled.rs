@@ -1,0 +1,98 @@
+//! An operator's drops that come too late: ours lets the overlay through before them (docs/adr/0007-firewall.md). Pure.
+
+use wire_lease::{DualStack, Family, Prefix};
+
+use super::{
+    iptables::words,
+    policy::{FirewallPolicy, OverlayDevice, Surroundings},
+};
+use crate::LinkName;
+
+impl FirewallPolicy {
+    /// Which of an operator's drops in `DOCKER-USER` may be meant for traffic of the overlay. What names only other links or other
+    /// addresses is not, and of a set of addresses nothing is known.
+    pub fn overruled<'a>(
+        &self,
+        drops: &'a [(Family, String)],
+        devices: &DualStack<OverlayDevice>,
+        around: &Surroundings,
+    ) -> Vec<&'a (Family, String)> {
+        let mut overruled = Vec::new();
+        for drop in drops.iter().filter(|_| self.forward) {
+            let (family, rule) = drop;
+            let (Some(pool), Some(device)) = (self.pools.of(*family), devices.of(*family)) else { continue };
+            let links: Vec<LinkName> = around.bridges.iter().copied().chain([device.link]).collect();
+            if may_match(rule, pool.network, &links) {
+                overruled.push(drop);
+            }
+        }
+        overruled
+    }
+}
+
+fn may_match(rule: &str, network: Prefix, links: &[LinkName]) -> bool {
+    let words: Vec<&str> = words(rule).collect();
+    let mut before = "";
+    for pair in words.windows(2) {
+        let (word, value) = (pair[0], pair[1]);
+        let may = match word {
+            "--match-set" => false,
+            _ if before == "!" => true,
+            "-i" | "-o" => links.iter().any(|link| is_named(link.as_str(), value)),
+            "-s" | "-d" => value.parse().is_ok_and(|prefix| network.overlaps(prefix)),
+            _ => true,
+        };
+        if !may {
+            return false;
+        }
+        before = word;
+    }
+    true
+}
+
+/// iptables takes a plus at the end for whatever follows.
+fn is_named(link: &str, pattern: &str) -> bool {
+    pattern.strip_suffix('+').map_or(link == pattern, |start| link.starts_with(start))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::{iptables::operators_drops, tests::policy},
+        *,
+    };
+
+    const LISTING: &str = r#"*filter
+:DOCKER-USER - [0:0]
+-A DOCKER-USER -m comment --comment "wire-agent forward" -j WIRE-FORWARD
+-A DOCKER-USER -s 10.5.7.0/24 -p tcp -m tcp --dport 5432 -j DROP
+-A DOCKER-USER ! -s 192.168.1.0/24 -p tcp -m tcp --dport 80 -j REJECT --reject-with icmp-port-unreachable
+-A DOCKER-USER -i flannel+ -d 10.5.1.2/32 -j DROP
+-A DOCKER-USER -i br-1 ! -o eth0 -j DROP
+-A DOCKER-USER ! -s 192.168.1.0/24 -i eth0 -j DROP
+-A DOCKER-USER -s 203.0.113.0/24 -j DROP
+-A DOCKER-USER -m set --match-set blocked src -j DROP
+-A DOCKER-USER -s 10.5.8.0/24 -j ACCEPT
+-A DOCKER-USER -m comment --comment "no -j DROP" -j RETURN
+-A FORWARD -s 10.5.9.0/24 -j DROP
+COMMIT
+"#;
+
+    #[test]
+    fn an_operators_drop_is_overruled_where_it_may_be_meant_for_the_overlay() {
+        let drops: Vec<_> = operators_drops(LISTING).map(|rule| (Family::V4, rule.to_owned())).collect();
+        assert_eq!(drops.len(), 7, "{drops:?}");
+        let device = OverlayDevice { link: "flannel.1".parse().unwrap(), port: 8472, vni: None, local: None, inner: 0 };
+        let devices = DualStack { v4: Some(device), v6: None };
+        let bridges = ["br-1".parse().unwrap()].into();
+        let around = Surroundings { bridges, ..Surroundings::default() };
+        let told: Vec<&str> =
+            policy(true).overruled(&drops, &devices, &around).into_iter().map(|(_, rule)| rule.as_str()).collect();
+        let expected: Vec<&str> = drops[..4].iter().map(|(_, rule)| rule.as_str()).collect();
+        assert_eq!(told, expected);
+        let other: Vec<_> = drops.iter().map(|(_, rule)| (Family::V6, rule.clone())).collect();
+        assert!(policy(true).overruled(&other, &devices, &around).is_empty(), "there is no such device");
+        let policy = FirewallPolicy { forward: false, ..policy(true) };
+        assert!(policy.overruled(&drops, &devices, &around).is_empty(), "we let nothing through");
+    }
+}
