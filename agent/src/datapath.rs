@@ -305,7 +305,7 @@ mod tests {
         assert_eq!(refused(Op::CreateLink(name, link.clone()), ErrorKind::Permission), Outcome::Unusable);
         let fdb = wire_backends::FdbKey { link: name, mac: "02:00:00:00:00:01".parse().unwrap() };
         assert_eq!(refused(Op::DeleteFdb(fdb), ErrorKind::Unsupported), Outcome::Usable);
-        let conflicts = vec![Conflict::Name { link: name, found: link }];
+        let conflicts = vec![Conflict::Name { link: name, found: link, underlay: None }];
         assert_eq!(Outcome::of(&Report { conflicts, ..Report::default() }), Outcome::Unusable);
         assert_eq!(Outcome::of(&Report::default()), Outcome::Usable);
     }

@@ -311,7 +311,7 @@ impl Host {
         let scope = Scope {
             devices: devices.iter().map(|(_, name)| *name).collect(),
             marks: Marks { macs: known.clone(), ..Marks::of_config(&ground.config) },
-            parent: Some(ground.underlay.link),
+            parent: Some(ground.underlay.parent()),
             ..Scope::default()
         };
         let have = kernel.read(&scope).map_err(|error| Exit::Software(chain(&error)))?;

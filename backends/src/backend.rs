@@ -8,7 +8,7 @@ use wire_lease::{
 
 use crate::{
     Address, Capabilities, Forward, ForwardKey, Framing, Link, LinkKind, LinkName, Marks, Mtu, NetState, Overhead,
-    Route, RouteKey, Setting, Tunnel, Underlay, Via, alloc::Alloc, udp::UdpBackend, vxlan::VxlanBackend,
+    Parent, Route, RouteKey, Setting, Tunnel, Underlay, Via, alloc::Alloc, udp::UdpBackend, vxlan::VxlanBackend,
 };
 
 /// What leases mean for this host's kernel. Pure: the same leases give the same state, at any time.
@@ -153,9 +153,16 @@ pub struct Scope {
     /// By what a device of such a name is ours.
     pub marks: Marks,
     /// The underlay's link.
-    pub parent: Option<LinkName>,
+    pub parent: Option<Parent>,
     /// The overlay's networks: routes that overlap them are looked at.
     pub networks: Vec<Prefix>,
+}
+
+impl Scope {
+    /// Whether that is the number of the underlay's link.
+    pub(crate) fn is_parent(&self, index: u32) -> bool {
+        self.parent.is_some_and(|parent| parent.index == index)
+    }
 }
 
 /// Why there is no backend for a network config.

@@ -4,7 +4,7 @@ use std::fmt;
 
 use wire_lease::Vni;
 
-use crate::{Link, LinkName, PROTOCOL, Route, RouteKey, Setting, Vxlan};
+use crate::{Link, LinkName, PROTOCOL, Parent, Route, RouteKey, Setting, Vxlan};
 
 /// Something foreign where we want something else.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,6 +15,8 @@ pub enum Conflict {
         link: LinkName,
         /// What has it.
         found: Link,
+        /// The underlay, where only that tells what has it from flannel's.
+        underlay: Option<Parent>,
     },
     /// Our VNI and port in use by another device: the kernel allows one.
     Vni {
@@ -59,8 +61,17 @@ pub enum Conflict {
 impl fmt::Display for Conflict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Name { link, found } => {
-                write!(f, "{link} is wanted but is there already: {found}; rename or remove it")
+            Self::Name { link, found, underlay } => {
+                write!(f, "{link} is wanted but is there already: {found}; ")?;
+                match (found.parent(), underlay) {
+                    (Some(Parent { name, .. }), Some(underlay)) => write!(
+                        f,
+                        "it sends through {name}, and the underlay is {underlay}: start wire-agent with --iface={name}, as flanneld \
+                         was, or remove it",
+                        underlay = underlay.name
+                    ),
+                    (_, None) | (None, Some(_)) => f.write_str("rename or remove it"),
+                }
             }
             Self::Vni { link, vni, port, holder } => {
                 write!(

@@ -54,8 +54,8 @@ pub use plan::{Plan, plan};
 pub use reconcile::{Failure, Reconciler, Report};
 pub use setting::Setting;
 pub use state::{
-    Address, Extra, FdbKey, Forward, ForwardKey, Link, LinkKind, NeighbourKey, NetState, Owner, PROTOCOL, Route,
-    RouteKey, Tunnel, Via, Vxlan,
+    Address, Extra, FdbKey, Forward, ForwardKey, Link, LinkKind, NeighbourKey, NetState, Owner, PROTOCOL, Parent,
+    Route, RouteKey, Tunnel, Via, Vxlan,
 };
 pub use vtep::choose;
 pub use vxlan::devices;

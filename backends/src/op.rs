@@ -5,8 +5,8 @@ use std::{fmt, net::IpAddr};
 use wire_lease::{Family, MacAddr};
 
 use crate::{
-    Address, FdbKey, FirewallOp, Forward, ForwardKey, Framing, Link, LinkKind, LinkName, NeighbourKey, NetState, Route,
-    RouteKey, Setting, Tunnel,
+    Address, FdbKey, FirewallOp, Forward, ForwardKey, Framing, Link, LinkKind, LinkName, NeighbourKey, NetState,
+    Parent, Route, RouteKey, Setting, Tunnel,
 };
 
 /// One change of the kernel's state.
@@ -222,8 +222,8 @@ impl fmt::Display for Link {
         match &self.kind {
             LinkKind::Vxlan(vxlan) => {
                 write!(f, "vxlan vni {}", vxlan.vni)?;
-                if let Some(parent) = vxlan.parent {
-                    write!(f, " dev {parent}")?;
+                if let Some(Parent { name, .. }) = vxlan.parent {
+                    write!(f, " dev {name}")?;
                 }
                 if let Some(local) = vxlan.local {
                     write!(f, " local {local}")?;

@@ -67,7 +67,7 @@ mod tests {
     use wire_lease::Vni;
 
     use super::*;
-    use crate::Mtu;
+    use crate::{Mtu, Parent};
 
     fn vni(number: u32) -> Vni {
         Vni::new(number).unwrap()
@@ -75,13 +75,14 @@ mod tests {
 
     fn scope() -> Scope {
         let marks = Marks { macs: ["02:00:00:00:00:01".parse().unwrap()].into(), port: Some(8472), learning: false };
+        let parent = Some(Parent { index: 2, name: "eth0".parse().unwrap() });
         let devices = ["flannel.1", "flannel-v6.1", "flannel0"].map(|name| name.parse().unwrap()).into();
-        Scope { devices, parent: Some("eth0".parse().unwrap()), marks, ..Scope::default() }
+        Scope { devices, parent, marks, ..Scope::default() }
     }
 
     fn flannels() -> Vxlan {
-        let (parent, local) = (Some("eth0".parse().unwrap()), Some("192.0.2.1".parse().unwrap()));
-        Vxlan { parent, local, port: Some(8472), ..Vxlan::new(vni(1)) }
+        let local = Some("192.0.2.1".parse().unwrap());
+        Vxlan { parent: scope().parent, local, port: Some(8472), ..Vxlan::new(vni(1)) }
     }
 
     fn owner(name: &str, mac: &str, kind: LinkKind) -> Owner {
@@ -109,7 +110,7 @@ mod tests {
             Vxlan { port: Some(4789), ..flannels() },
             Vxlan { learning: true, ..flannels() },
             Vxlan { group: Some("192.0.2.9".parse().unwrap()), ..flannels() },
-            Vxlan { parent: Some("eth1".parse().unwrap()), ..flannels() },
+            Vxlan { parent: Some(Parent { index: 3, name: "eth0".parse().unwrap() }), ..flannels() },
             Vxlan { parent: None, ..flannels() },
         ];
         for other in others {

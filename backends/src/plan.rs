@@ -13,7 +13,8 @@ use std::{
 use wire_lease::Family;
 
 use crate::{
-    Address, Conflict, Detours, Link, LinkKind, LinkName, NetState, Op, Owner, Route, RouteKey, Vxlan, detour, firewall,
+    Address, Conflict, Detours, Link, LinkKind, LinkName, NetState, Op, Owner, Parent, Route, RouteKey, Vxlan, detour,
+    firewall,
 };
 
 /// What is to be done, and what cannot be.
@@ -160,7 +161,10 @@ impl Builder<'_> {
     /// What keeps us from having a link.
     fn obstacle(&self, name: LinkName, want: &Link) -> Option<Conflict> {
         match self.have.links.get(&name) {
-            Some(found) if found.owner == Owner::Foreign => Some(Conflict::Name { link: name, found: found.clone() }),
+            Some(found) if found.owner == Owner::Foreign => {
+                let underlay = want.parent().filter(|_| found.differs_by_parent_alone(want));
+                Some(Conflict::Name { link: name, found: found.clone(), underlay })
+            }
             // What it has, no other takes away; what it had while it was up, another may have taken.
             Some(link) if link.serves_as(want) => self.port_holder(name, want).filter(|_| !link.up),
             Some(_) | None => self.holder(name, want).or_else(|| self.port_holder(name, want)),
@@ -236,6 +240,22 @@ impl Builder<'_> {
 }
 
 impl Link {
+    /// The link that it sends through.
+    pub(crate) const fn parent(&self) -> Option<Parent> {
+        match &self.kind {
+            LinkKind::Vxlan(vxlan) => vxlan.parent,
+            LinkKind::Tun(_) | LinkKind::Other(_) => None,
+        }
+    }
+
+    /// Whether it would do on the parent that is wanted, as one of flannel's would.
+    fn differs_by_parent_alone(&self, want: &Self) -> bool {
+        let (LinkKind::Vxlan(have), LinkKind::Vxlan(wanted)) = (&self.kind, &want.kind) else { return false };
+        let moved = Vxlan { parent: wanted.parent, local: wanted.local, ..have.clone() };
+        let moved = Self { kind: LinkKind::Vxlan(moved), ..self.clone() };
+        have.parent != wanted.parent && have.learning == wanted.learning && moved.serves_as(want)
+    }
+
     /// Whether this device can be made into `want` without making it anew. flannel asks the same
     /// (`vxlanLinksIncompat` of its pkg/backend/vxlan/device.go), so that each takes over the other's.
     #[must_use]

@@ -74,13 +74,28 @@ pub enum LinkKind {
     Other(String),
 }
 
+/// The link that a device sends through: one that is renamed is the same.
+#[derive(Clone, Copy, Debug, Eq)]
+pub struct Parent {
+    /// The kernel's number of it.
+    pub index: u32,
+    /// Its name, for people.
+    pub name: LinkName,
+}
+
+impl PartialEq for Parent {
+    fn eq(&self, other: &Self) -> bool {
+        self.index == other.index
+    }
+}
+
 /// The settings of a VXLAN device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Vxlan {
     /// The network identifier.
     pub vni: Vni,
     /// The link it sends through.
-    pub parent: Option<LinkName>,
+    pub parent: Option<Parent>,
     /// The source of encapsulated packets.
     pub local: Option<IpAddr>,
     /// The UDP port; of a wanted device `None` leaves it to the kernel.

@@ -8,8 +8,8 @@ use wire_lease::{
 };
 
 use crate::{
-    Backend, FdbKey, Framing, Link, LinkKind, LinkName, Marks, Mtu, NeighbourKey, NetState, Overhead, Placement, Route,
-    RouteKey, Scope, SelectError, Via, Vxlan,
+    Backend, FdbKey, Framing, Link, LinkKind, LinkName, Marks, Mtu, NeighbourKey, NetState, Overhead, Parent,
+    Placement, Route, RouteKey, Scope, SelectError, Via, Vxlan,
     backend::{Outer, add_device, add_forward, blackholes},
     udp,
 };
@@ -20,7 +20,7 @@ pub(crate) struct VxlanBackend {
     vni: Vni,
     devices: DualStack<Device>,
     networks: Vec<Prefix>,
-    parent: LinkName,
+    parent: Parent,
     marks: Marks,
     blackhole: bool,
 }
@@ -45,7 +45,7 @@ impl VxlanBackend {
         let Placement { underlay, blackhole, .. } = placement;
         let macs = devices.iter().map(|(_, device): (_, &Device)| device.mac).collect();
         let marks = Marks { macs, ..Marks::of_config(config) };
-        Ok(Self { vni: vxlan.vni, devices, networks, parent: underlay.link, marks, blackhole })
+        Ok(Self { vni: vxlan.vni, devices, networks, parent: underlay.parent(), marks, blackhole })
     }
 }
 
@@ -59,13 +59,13 @@ impl Device {
             let port = config.port.unwrap_or(Vxlan::new(config.vni).port_in_use());
             placement.forward.link(Framing::Vxlan { vni: config.vni, mac }, (outer.local, port), mtu)
         } else {
-            let vxlan = Self::vxlan(config, placement.underlay.link, outer.local);
+            let vxlan = Self::vxlan(config, placement.underlay.parent(), outer.local);
             Link { mac: Some(mac), ..Link::ours(LinkKind::Vxlan(vxlan), mtu) }
         };
         Ok(Self { name: device_name(family, config.vni)?, link, mac })
     }
 
-    fn vxlan(config: &VxlanConfig, parent: LinkName, local: IpAddr) -> Vxlan {
+    fn vxlan(config: &VxlanConfig, parent: Parent, local: IpAddr) -> Vxlan {
         Vxlan {
             parent: Some(parent),
             local: Some(local),

@@ -9,12 +9,17 @@ use super::{
     nexthop::Nexthops,
 };
 use crate::{
-    Address, Extra, FdbKey, Link, LinkKind, LinkName, Mtu, NeighbourKey, Owner, PROTOCOL, Route, RouteKey, Scope, Via,
-    Vxlan,
+    Address, Extra, FdbKey, Link, LinkKind, LinkName, Mtu, NeighbourKey, Owner, PROTOCOL, Parent, Route, RouteKey,
+    Scope, Via, Vxlan,
 };
 
 /// The numbers and names of links.
 pub(crate) type Names = BTreeMap<u32, LinkName>;
+
+/// For a link whose name is not known, or not any more.
+pub(crate) fn fallback_name(index: u32) -> LinkName {
+    format!("if{index}").parse().expect("twelve letters and digits at most")
+}
 
 /// `AF_INET`, `AF_INET6`, `AF_BRIDGE` of linux/socket.h.
 pub(crate) const INET: u8 = 2;
@@ -24,8 +29,8 @@ pub(crate) const BRIDGE: u8 = 7;
 /// `RTPROT_KERNEL` of linux/rtnetlink.h: what the kernel makes itself, and takes away itself.
 const PROTOCOL_KERNEL: u8 = 2;
 
-/// A link message (`struct ifinfomsg`): its name and what it is. Its owner is for the caller to say.
-pub(crate) fn link(body: &[u8], names: &Names) -> Option<(LinkName, Link)> {
+/// A link message (`struct ifinfomsg`): its name and what it is. Its owner and the name of its parent are for the caller to say.
+pub(crate) fn link(body: &[u8]) -> Option<(LinkName, Link)> {
     const ADDRESS: u16 = 1;
     const NAME: u16 = 3;
     const MTU: u16 = 4;
@@ -38,7 +43,7 @@ pub(crate) fn link(body: &[u8], names: &Names) -> Option<(LinkName, Link)> {
             ADDRESS => found_mac = mac(value),
             NAME => name = text(value)?.parse().ok(),
             MTU => mtu = number(value)?,
-            LINKINFO => kind = link_kind(value, names)?,
+            LINKINFO => kind = link_kind(value)?,
             _ => {}
         }
     }
@@ -46,7 +51,7 @@ pub(crate) fn link(body: &[u8], names: &Names) -> Option<(LinkName, Link)> {
     Some((name?, Link { kind, mac: found_mac, mtu: Mtu(mtu), up, owner: Owner::Foreign, index: Some(index) }))
 }
 
-fn link_kind(bytes: &[u8], names: &Names) -> Option<LinkKind> {
+fn link_kind(bytes: &[u8]) -> Option<LinkKind> {
     const KIND: u16 = 1;
     const DATA: u16 = 2;
     let (mut kind, mut data) = ("", [].as_slice());
@@ -58,7 +63,7 @@ fn link_kind(bytes: &[u8], names: &Names) -> Option<LinkKind> {
         }
     }
     let known = match kind {
-        "vxlan" => vxlan(data, names).map(LinkKind::Vxlan),
+        "vxlan" => vxlan(data).map(LinkKind::Vxlan),
         "tun" => is_made_as_ours(data).then_some(LinkKind::Tun(None)),
         _ => None,
     };
@@ -79,14 +84,14 @@ fn is_made_as_ours(bytes: &[u8]) -> bool {
 }
 
 /// `IFLA_VXLAN_*` of linux/if_link.h.
-fn vxlan(bytes: &[u8], names: &Names) -> Option<Vxlan> {
+fn vxlan(bytes: &[u8]) -> Option<Vxlan> {
     let mut found = Vxlan::new(Vni::new(0)?);
     for (kind, value) in attributes(bytes) {
         let flag = value.first().is_some_and(|byte| *byte != 0);
         match kind {
             1 => found.vni = Vni::new(number(value)?)?,
             2 | 16 => found.group = address(value).filter(|group| !group.is_unspecified()),
-            3 => found.parent = number(value).and_then(|index| names.get(&index)).copied(),
+            3 => found.parent = number(value).map(|index| Parent { index, name: fallback_name(index) }),
             4 | 17 => found.local = address(value).filter(|local| !local.is_unspecified()),
             7 => found.learning = flag,
             12 if flag => found.extra = Some(Extra::ShortCircuit),

@@ -55,11 +55,11 @@ pub(crate) fn list_links(batch: &mut Batch, flags: u16, kind: Option<&str>) {
 }
 
 /// A VXLAN device that is not there yet. `None` for kinds we do not make.
-pub(crate) fn create_link(batch: &mut Batch, name: LinkName, link: &Link, parent: Option<u32>) -> Option<()> {
+pub(crate) fn create_link(batch: &mut Batch, name: LinkName, link: &Link) -> Option<()> {
     let LinkKind::Vxlan(vxlan) = &link.kind else { return None };
     let mut builder = vxlan_attributes(LinkVxlan::new(name.as_str(), vxlan.vni.number()), vxlan).mtu(link.mtu.0).up();
-    if let Some(parent) = parent {
-        builder = builder.dev(parent);
+    if let Some(parent) = vxlan.parent {
+        builder = builder.dev(parent.index);
     }
     if let Some(mac) = link.mac {
         builder = builder.address(mac.octets().to_vec());

@@ -7,8 +7,7 @@ use wire_lease::{Family, Prefix};
 use super::{
     DataplaneError,
     attribute::number,
-    decode::{self, Names},
-    encode,
+    decode, encode,
     read::link_by,
     socket::{Batch, Netlink},
 };
@@ -47,7 +46,7 @@ pub(crate) fn container_links(netlink: &mut Netlink, subnets: &[Prefix]) -> Resu
     // Older kernels list the links of all kinds.
     let request = |batch: &mut Batch, flags| encode::list_links(batch, flags, Some("bridge"));
     let bridge = |body: &[u8]| {
-        let (name, link) = decode::link(body, &Names::new())?;
+        let (name, link) = decode::link(body)?;
         let is_bridge = link.kind == LinkKind::Other("bridge".to_owned());
         let addresses = Vec::new();
         let bridge = ContainerLink { name, is_bridge, mtu: link.mtu, is_used: has_carrier(body), addresses };
@@ -70,7 +69,7 @@ pub(crate) fn container_links(netlink: &mut Netlink, subnets: &[Prefix]) -> Resu
 
 /// A link that is no bridge; none where it went meanwhile, or is a device of an overlay.
 fn other(netlink: &mut Netlink, index: u32) -> Result<Option<ContainerLink>, DataplaneError> {
-    let found = link_by(netlink, None, index, &Names::new())?;
+    let found = link_by(netlink, None, index)?;
     let found = found.filter(|(_, link)| !matches!(link.kind, LinkKind::Vxlan(_)));
     Ok(found.map(|(name, link)| ContainerLink {
         name,

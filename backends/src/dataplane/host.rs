@@ -7,8 +7,7 @@ use wire_lease::{DualStack, Family, LocalAddress, MacAddr, Prefix, chain};
 use super::{
     DataplaneError,
     attribute::{address, attributes, number},
-    decode::{self, Names},
-    encode,
+    decode, encode,
     socket::{Batch, Netlink},
 };
 use crate::{LinkKind, LinkName, Mtu};
@@ -132,7 +131,7 @@ impl std::fmt::Display for Host {
 fn link(body: &[u8]) -> Option<HostLink> {
     /// `IFF_LOOPBACK` in `struct ifinfomsg`.
     const LOOPBACK: u32 = 8;
-    let (name, link) = decode::link(body, &Names::new())?;
+    let (name, link) = decode::link(body)?;
     let kind = match link.kind {
         LinkKind::Vxlan(_) => "vxlan".to_owned(),
         LinkKind::Tun(_) => "tun".to_owned(),

@@ -35,7 +35,7 @@ impl Sight<'_> {
     }
 
     fn has_router(&self, link: &LinkSettings) -> bool {
-        self.learnt.contains(&link.index) || self.scope.parent == Some(link.name)
+        self.learnt.contains(&link.index) || self.scope.is_parent(link.index)
     }
 }
 
@@ -87,6 +87,7 @@ mod tests {
     use wire_lease::DualStack;
 
     use super::*;
+    use crate::Parent;
 
     fn link(name: &str, index: u32) -> LinkSettings {
         LinkSettings {
@@ -106,7 +107,7 @@ mod tests {
 
     /// The names that a look finds; routers were heard on `learnt`.
     fn look(listeners: &mut Listeners, links: &[LinkSettings], learnt: &[u32]) -> Vec<String> {
-        let scope = Scope { parent: Some("eth0".parse().unwrap()), ..Scope::default() };
+        let scope = Scope { parent: Some(Parent { index: 1, name: "eth0".parse().unwrap() }), ..Scope::default() };
         let learnt = learnt.iter().copied().collect();
         let forwards = links.iter().any(|link| link.forwards.v6 == Some(true));
         let sight = Sight { scope: &scope, learnt: &learnt, forwards, by_default: true };

@@ -177,7 +177,7 @@ impl<'a> View<'a> {
         if body.first() != Some(&0) {
             return;
         }
-        let Some((name, link)) = decode::link(body, &self.names) else { return };
+        let Some((name, link)) = decode::link(body) else { return };
         wake.ours |= new && settings::of_link(name, body).is_some_and(|link| self.listening_differs(&link));
         let there = self.believed.links.get(&name);
         let same = new && there.is_some_and(|there| there.index == link.index && there.equals(&link));
@@ -185,7 +185,10 @@ impl<'a> View<'a> {
         if same || unknown {
             return;
         }
-        if self.scope.parent == Some(name) {
+        // Under whatever name, or made anew under its own.
+        if self.scope.parent.is_some_and(|parent| name == parent.name)
+            || link.index.is_some_and(|index| self.scope.is_parent(index))
+        {
             wake.underlay = true;
             wake.ours |= !new;
         } else if there.is_some() || self.scope.devices.contains(&name) {
@@ -193,7 +196,6 @@ impl<'a> View<'a> {
         } else if let Some(index) = link.index {
             // One of ours under a new name.
             wake.ours |= self.devices.contains_key(&index);
-            wake.underlay |= self.is_parent(index);
         }
     }
 
@@ -251,10 +253,6 @@ impl<'a> View<'a> {
         self.believed.settings.get(&setting).is_some_and(differs)
     }
 
-    fn is_parent(&self, index: u32) -> bool {
-        self.names.get(&index).is_some_and(|name| self.scope.parent == Some(*name))
-    }
-
     fn neighbour_differs(&self, new: bool, body: &[u8]) -> bool {
         // A hint first: on a busy host nearly all of these are of other links.
         if !body.get(4..8).and_then(number).is_some_and(|index| self.devices.contains_key(&index)) {
@@ -305,9 +303,8 @@ impl Link {
     /// Whether nothing about it changed that we look at.
     fn equals(&self, other: &Self) -> bool {
         let kind = match (&self.kind, &other.kind) {
-            // Of the parent of a foreign device the name may be unknown.
             (LinkKind::Vxlan(a), LinkKind::Vxlan(b)) => {
-                a.vni == b.vni && a.local == b.local && a.learning == b.learning
+                a.vni == b.vni && a.parent == b.parent && a.local == b.local && a.learning == b.learning
             }
             // Who works it, the kernel does not say.
             (LinkKind::Tun(_), LinkKind::Tun(_)) => true,

@@ -18,7 +18,7 @@ use super::{
     settings::{self, LinkSettings},
     socket::{Batch, Netlink},
 };
-use crate::{Link, LinkKind, LinkName, NetState, Owner, Route, RouteKey, Scope};
+use crate::{Link, LinkKind, LinkName, NetState, Owner, Route, RouteKey, Scope, Vxlan};
 
 /// What a read brings beside the state itself.
 pub(crate) struct Reading {
@@ -78,27 +78,34 @@ pub(super) struct Other {
 }
 
 fn read_links(netlink: &mut Netlink, scope: &Scope) -> Result<Links, DataplaneError> {
-    let mut links = BTreeMap::new();
-    let mut names = Names::new();
-    // The parent first, so that the others can name it.
-    for name in scope.parent.iter().chain(&scope.devices) {
-        if let Some((name, link)) = link_by(netlink, Some(*name), 0, &names)? {
-            names.extend(link.index.map(|index| (index, name)));
-            links.insert(name, link);
-        }
-    }
     let request = |batch: &mut Batch, flags| encode::list_links(batch, flags, None);
     let all = netlink.dump("links", &request, |body| {
-        let (name, link) = decode::link(body, &names)?;
+        let (name, link) = decode::link(body)?;
         Some(Other { link, settings: settings::of_link(name, body)? })
     })?;
-    for Other { link, settings } in all.iter().filter(|other| matches!(other.link.kind, LinkKind::Vxlan(_))) {
-        links.entry(settings.name).or_insert_with(|| link.clone());
-    }
+    let matters = |Other { link, settings }: &&Other| {
+        matches!(link.kind, LinkKind::Vxlan(_))
+            || scope.devices.contains(&settings.name)
+            || scope.is_parent(settings.index)
+    };
+    let mut links: BTreeMap<LinkName, Link> =
+        all.iter().filter(matters).map(|other| (other.settings.name, other.link.clone())).collect();
     for (name, link) in &mut links {
+        link.name_parent(&all);
         link.owner = scope.owner(*name, link);
     }
+    let names = links.iter().filter_map(|(name, link)| Some((link.index?, *name))).collect();
     Ok(Links { links, names, all })
+}
+
+impl Link {
+    fn name_parent(&mut self, all: &[Other]) {
+        if let LinkKind::Vxlan(Vxlan { parent: Some(parent), .. }) = &mut self.kind
+            && let Some(other) = all.iter().find(|other| other.settings.index == parent.index)
+        {
+            parent.name = other.settings.name;
+        }
+    }
 }
 
 /// One link by name, or by number.
@@ -106,12 +113,11 @@ pub(crate) fn link_by(
     netlink: &mut Netlink,
     name: Option<LinkName>,
     index: u32,
-    names: &Names,
 ) -> Result<Option<(LinkName, Link)>, DataplaneError> {
     let mut batch = Batch::default();
     encode::get_link(&mut batch, name, index);
     let mut found = None;
-    match netlink.ask(&mut batch, |body| found = decode::link(body, names)) {
+    match netlink.ask(&mut batch, |body| found = decode::link(body)) {
         Ok(_) => Ok(found),
         Err(error) if is(&error, Errno::ENODEV) => Ok(None),
         Err(source) => Err(DataplaneError::Read { what: "a link", source }),
@@ -189,17 +195,12 @@ fn read_routes(
                 break;
             }
             for index in missing {
-                let name = link_by(netlink, None, index, names)?.map(|(name, _)| name);
-                names.insert(index, name.unwrap_or_else(|| fallback_name(index)));
+                let name = link_by(netlink, None, index)?.map(|(name, _)| name);
+                names.insert(index, name.unwrap_or_else(|| decode::fallback_name(index)));
             }
         }
     }
     Ok(Routes { found, learnt: learnt.into_inner() })
-}
-
-/// For a link that went between its route and our question.
-fn fallback_name(index: u32) -> LinkName {
-    format!("if{index}").parse().expect("eleven letters and digits at most")
 }
 
 pub(crate) fn is(error: &io::Error, errno: Errno) -> bool {

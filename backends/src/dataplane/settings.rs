@@ -99,7 +99,7 @@ impl Looked<'_> {
 
 /// The bridges that containers may be on: those with an IPv4 address inside the overlay's networks.
 pub(super) fn bridges(netlink: &mut Netlink, scope: &Scope, links: &[Other]) -> Result<BTreeSet<u32>, DataplaneError> {
-    let is_bridge = |settings: &&LinkSettings| settings.is_bridge && scope.parent != Some(settings.name);
+    let is_bridge = |settings: &&LinkSettings| settings.is_bridge && !scope.is_parent(settings.index);
     let bridges: BTreeSet<u32> =
         links.iter().map(|other| &other.settings).filter(is_bridge).map(|settings| settings.index).collect();
     if bridges.is_empty() {

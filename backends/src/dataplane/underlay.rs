@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use wire_lease::{DualStack, LocalAddress, MacAddr, Pool, Prefix};
 
 use super::host::{Host, HostLink};
-use crate::{LinkName, Mtu};
+use crate::{LinkName, Mtu, Parent};
 
 /// The link to the other hosts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +28,14 @@ pub struct Underlay {
     /// The prefixes among the subnets that hosts lease of bridges, and of others' VXLAN devices: Docker's bridge with our subnet,
     /// but also virtual machines, or containers in a network of their own.
     pub attached: Vec<(LinkName, Prefix)>,
+}
+
+impl Underlay {
+    /// Its link, as devices name it.
+    #[must_use]
+    pub const fn parent(&self) -> Parent {
+        Parent { index: self.index, name: self.link }
+    }
 }
 
 impl Host {

@@ -105,12 +105,7 @@ impl NetlinkDataplane {
         let mut route_hop = None;
         match op {
             Op::CreateLink(name, link) => {
-                let parent = match &link.kind {
-                    LinkKind::Vxlan(vxlan) => vxlan.parent,
-                    LinkKind::Tun(_) | LinkKind::Other(_) => None,
-                };
-                let parent = parent.map(|parent| self.index(parent)).transpose()?;
-                encode::create_link(batch, *name, link, parent).ok_or_else(|| OpError::of(Errno::EOPNOTSUPP))?;
+                encode::create_link(batch, *name, link).ok_or_else(|| OpError::of(Errno::EOPNOTSUPP))?;
             }
             Op::ChangeLink(name, link) => self.change_link(batch, *name, link)?,
             Op::DeleteLink(name) => encode::delete_link(batch, self.index(*name)?),
@@ -203,7 +198,7 @@ impl NetlinkDataplane {
     }
 
     fn learn_link(&mut self, name: LinkName) {
-        let found = read::link_by(&mut self.netlink, Some(name), 0, &BTreeMap::new());
+        let found = read::link_by(&mut self.netlink, Some(name), 0);
         self.links.extend(found.ok().flatten().and_then(|(name, link)| Some((name, Known::of(&link)?))));
         sysctl::accept_no_router_advertisements(name);
     }

@@ -144,6 +144,38 @@ fn a_device_of_our_name_that_others_made_is_named_and_left_alone_with_its_routes
 }
 
 #[test]
+fn one_of_flannels_form_on_another_link_is_named_with_that_link() {
+    lab::in_namespace(|| {
+        let lab = Lab::new(2);
+        run("ip link add wb-two type bridge; ip link set wb-two up");
+        run("ip link add flannel.1 type vxlan id 1 dev wb-two dstport 8472 nolearning");
+        let index = lab::index("flannel.1");
+        let report = lab.reconciler(RouteForm::default()).round(&lab.want());
+        let said = report.conflicts[0].to_string();
+        assert!(
+            said.contains("sends through wb-two, and the underlay is wb-up: start wire-agent with --iface=wb-two"),
+            "{said}"
+        );
+        assert_eq!(lab::index("flannel.1"), index);
+    });
+}
+
+#[test]
+fn a_parent_that_is_renamed_is_the_same() {
+    lab::in_namespace(|| {
+        let lab = Lab::new(2);
+        let mut reconciler = lab.reconciler(RouteForm::default());
+        assert!(reconciler.round(&lab.want()).converged);
+        let index = lab::index("flannel.1");
+        run("ip link set wb-up down; ip link set wb-up name wb-new; ip link set wb-new up");
+        reconciler.doubt();
+        let report = reconciler.round(&lab.want());
+        assert!(report.converged && report.failures.is_empty() && report.conflicts.is_empty(), "{report:?}");
+        assert_eq!(lab::index("flannel.1"), index);
+    });
+}
+
+#[test]
 fn whoever_has_our_udp_port_is_named_with_the_remedy() {
     let devices = [
         ("type vxlan external dstport 8472", "cx collects metadata (external) on UDP port 8472"),
