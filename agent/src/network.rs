@@ -241,8 +241,9 @@ impl Host {
             Some(_) => Follow::remembered(directory, &known.listing, admission, beside),
         };
         let endpoints = endpoints::follow(self.settings.clone(), self.state.subnet, admission_in.clone());
-        let underlay =
-            UnderlayWatch::new(ground.underlay, self.settings.clone(), datapath.underlay_changed(), admission_in);
+        let held = self.held_on(&ground);
+        let word = datapath.underlay_changed();
+        let underlay = UnderlayWatch::new((ground.underlay, held), self.settings.clone(), word, admission_in);
         self.standing = match known.as_of {
             None => Standing::Joined(Box::new(known.accepted)),
             Some(_) => Standing::Remembering,

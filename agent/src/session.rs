@@ -185,6 +185,7 @@ impl Session {
             Moved::Yes | Moved::No => None,
         };
         self.board.fault("underlay", fault);
+        self.board.caution("underlay", self.underlay.renamed());
         self.note_overlaps();
         moved == Moved::Yes
     }

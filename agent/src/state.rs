@@ -50,11 +50,20 @@ pub(crate) struct KnownBy {
     pub(crate) asked: String,
     pub(crate) link: String,
     pub(crate) addresses: DualStack<IpAddr>,
+    /// Known only while this agent runs: numbers of links are others after a reboot.
+    #[serde(skip)]
+    held: Option<Held>,
 }
 
 impl KnownBy {
+    pub(crate) fn new(asked: String, held: Held) -> Self {
+        Self { asked, link: held.link.to_string(), addresses: held.addresses, held: Some(held) }
+    }
+
     pub(crate) fn held(&self) -> Option<Held> {
-        Some(Held { link: self.link.parse().ok()?, addresses: self.addresses })
+        let kept =
+            || Some(Held { index: None, link: self.link.parse().ok()?, formerly: None, addresses: self.addresses });
+        self.held.or_else(kept)
     }
 }
 

@@ -1,19 +1,20 @@
 //! Which interface carries the encapsulated packets, and whether it still is the one.
 
 mod choose;
+mod held;
 mod overlap;
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use tokio::{
     sync::{Notify, watch},
     time::Instant,
 };
 use wire_backends::{Host, LinkName, Placement, Underlay};
-use wire_lease::{Admission, DualStack, MacAddr, Pool, chain};
+use wire_lease::{Admission, DualStack, LocalAddress, MacAddr, Pool, chain};
 
 use self::choose::{Chosen, Wanted, choose};
-pub(crate) use self::{choose::Held, overlap::overlaps};
+pub(crate) use self::{held::Held, overlap::overlaps};
 use crate::{
     exit::Exit,
     settings::{Settings, UnderlayWish},
@@ -25,7 +26,8 @@ use crate::{
 /// [`Exit::NoUnderlay`], naming what was looked for and what there is.
 pub(crate) fn find(settings: &Settings, pools: &DualStack<Pool>, held: Option<Held>) -> Result<Underlay, Exit> {
     let host = read(settings)?;
-    let Chosen { link, addresses } = choose(&host, &wanted(settings, pools, held)).map_err(|reason| none(&reason))?;
+    let Chosen { link, addresses, .. } =
+        choose(&host, &wanted(settings, pools, held)).map_err(|reason| none(&reason))?;
     Ok(host.underlay(link, addresses, pools))
 }
 
@@ -45,17 +47,16 @@ fn none(reason: &str) -> Exit {
     Exit::NoUnderlay(format!("no interface for the underlay: {reason}; choose one with --iface"))
 }
 
-impl Held {
-    /// What a network is joined on.
-    pub(crate) const fn of(underlay: &Underlay) -> Self {
-        Self { link: underlay.link, addresses: underlay.addresses }
-    }
+/// Whether a network that is joined on the one need not be joined anew for the other.
+pub(crate) fn is_same(one: &Underlay, other: &Underlay) -> bool {
+    let of = |underlay: &Underlay| (underlay.index, underlay.link, underlay.mtu, underlay.addresses);
+    of(one) == of(other)
 }
 
 /// Whether the interface of the underlay is still what the network was joined on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Moved {
-    /// Another interface, or another address or MTU.
+    /// Another interface, or another address, MTU or name of it.
     Yes,
     /// The same.
     No,
@@ -66,6 +67,7 @@ pub(crate) enum Moved {
 /// Looks after the interface while the network is joined.
 pub(crate) struct UnderlayWatch {
     joined_on: Underlay,
+    held: Held,
     settings: Arc<Settings>,
     pools: DualStack<Pool>,
     /// Tells that links or addresses have changed.
@@ -73,8 +75,12 @@ pub(crate) struct UnderlayWatch {
     admission: watch::Sender<Admission>,
     /// When to look again though nobody says that anything has changed.
     again: Option<Instant>,
-    /// Since when the interface is without the addresses that it had.
+    /// Since when another could be taken, while the interface is without the addresses that it had.
     away: Option<Instant>,
+    /// All addresses of the host when it was last as it was joined.
+    known: Vec<LocalAddress>,
+    /// What is wrong with a flag that asked for the interface.
+    renamed: Option<String>,
     /// Bridges among the subnets that hosts lease.
     attached: Vec<(LinkName, wire_lease::Prefix)>,
 }
@@ -88,14 +94,26 @@ const MOMENT: Duration = Duration::from_secs(15);
 
 impl UnderlayWatch {
     pub(crate) fn new(
-        joined_on: Underlay,
+        (joined_on, held): (Underlay, Held),
         settings: Arc<Settings>,
         word: Arc<Notify>,
         admission: watch::Sender<Admission>,
     ) -> Self {
         let pools = admission.borrow().pools;
-        let attached = joined_on.attached.clone();
-        Self { joined_on, settings, pools, word, admission, again: None, away: None, attached }
+        let (attached, known) = (joined_on.attached.clone(), joined_on.local.clone());
+        Self {
+            joined_on,
+            held,
+            settings,
+            pools,
+            word,
+            admission,
+            again: None,
+            away: None,
+            known,
+            renamed: None,
+            attached,
+        }
     }
 
     /// Waits until it is time to look.
@@ -125,10 +143,15 @@ impl UnderlayWatch {
     /// # Errors
     /// [`Exit::NoUnderlay`].
     pub(crate) fn placement(&self, pools: &DualStack<Pool>) -> Result<Placement, Exit> {
-        let underlay = find(&self.settings, pools, Some(Held::of(&self.joined_on)))?;
+        let underlay = find(&self.settings, pools, Some(self.held))?;
         let Settings { blackhole, forward, .. } = *self.settings;
         let (public, macs) = (self.settings.public_on(&underlay), pools.map(|_, _| MacAddr::local([0; 6])));
         Ok(Placement { underlay, public, macs, blackhole, forward })
+    }
+
+    /// What an operator should know of a flag that names the interface as it was called before.
+    pub(crate) fn renamed(&self) -> Option<String> {
+        self.renamed.clone()
     }
 
     /// Looks. What the host reaches without the overlay is followed in place.
@@ -136,16 +159,11 @@ impl UnderlayWatch {
         let found = read(&self.settings).map_err(|error| error.to_string()).and_then(|host| self.found(&host));
         let moved = match found {
             Err(reason) => Moved::Lost(reason),
-            Ok(now) => {
-                let before = &self.joined_on;
-                self.away = None;
-                if (now.index, now.mtu, now.addresses) == (before.index, before.mtu, before.addresses) {
-                    self.follow(now);
-                    Moved::No
-                } else {
-                    Moved::Yes
-                }
+            Ok(now) if is_same(&now, &self.joined_on) => {
+                self.follow(now);
+                Moved::No
             }
+            Ok(_) => Moved::Yes,
         };
         // Where joining anew fails, it is tried again.
         self.again = (moved != Moved::No).then(|| Instant::now() + AGAIN);
@@ -154,19 +172,23 @@ impl UnderlayWatch {
 
     /// The interface as it is now; an error where there is none, or only another while this one may come back.
     fn found(&mut self, host: &Host) -> Result<Underlay, String> {
-        let held = Held::of(&self.joined_on);
-        let Chosen { link, addresses } = choose(host, &wanted(&self.settings, &self.pools, Some(held)))
+        let since = self.away.take();
+        let chosen = choose(host, &wanted(&self.settings, &self.pools, Some(self.held)))
             .map_err(|reason| none(&reason).to_string())?;
-        if let Some(missing) = held.missing(host).filter(|_| link.name != held.link) {
-            let since = *self.away.get_or_insert_with(Instant::now);
+        if let Some(missing) = self.held.awaited(host, &chosen, &self.known) {
+            let since = *self.away.insert(since.unwrap_or_else(Instant::now));
             if since.elapsed() < MOMENT {
-                return Err(format!("the interface {} has lost {missing}: waiting for it", held.link));
+                let (link, seconds) = (self.held.link, MOMENT.as_secs());
+                return Err(format!("the interface {link} has lost {missing}: waiting for it for {seconds} s"));
             }
         }
+        let Chosen { link, addresses, formerly } = chosen;
+        self.renamed = formerly.map(|name| renamed(name, link.name));
         Ok(host.underlay(link, addresses, &self.pools))
     }
 
     fn follow(&mut self, now: Underlay) {
+        self.known.clone_from(&now.local);
         self.attached = now.attached;
         self.admission.send_if_modified(|admission| {
             let changed = (&admission.underlay, &admission.local) != (&now.connected, &now.local);
@@ -176,10 +198,9 @@ impl UnderlayWatch {
     }
 }
 
-impl Held {
-    /// An address that the interface had and has not any more.
-    fn missing(&self, host: &Host) -> Option<IpAddr> {
-        let there = |address: &IpAddr| host.link(self.link).is_some_and(|link| link.has(*address));
-        self.addresses.iter().map(|(_, address)| *address).find(|address| !there(address))
-    }
+fn renamed(name: LinkName, now: LinkName) -> String {
+    format!(
+        "the underlay's interface {now} was called {name} when it was chosen by that name, and will not be found by it once \
+         wire-agent is restarted: change --iface or --iface-regex"
+    )
 }

@@ -33,11 +33,7 @@ impl Host {
         self.state.subnet = subnets;
         self.state.link = ground.underlay.mac;
         self.remember_machine(ground);
-        self.state.underlay = Some(KnownBy {
-            asked: self.settings.asked_underlay(),
-            link: ground.underlay.link.to_string(),
-            addresses: ground.underlay.addresses,
-        });
+        self.state.underlay = Some(KnownBy::new(self.settings.asked_underlay(), self.held_on(ground)));
         let options = told.options.clone();
         let upkeep = Upkeep::new(self.files(&env), self.state_file.of(&self.state), options, self.board.clone());
         match upkeep.look() {

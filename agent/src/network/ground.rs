@@ -7,7 +7,12 @@ use wire_backends::Underlay;
 use wire_lease::{Admission, DualStack, Entry, NetworkConfig, Pool};
 
 use super::Host;
-use crate::{exit::Exit, settings::public_flag, state::KnownBy, underlay};
+use crate::{
+    exit::Exit,
+    settings::public_flag,
+    state::KnownBy,
+    underlay::{self, Held},
+};
 
 /// What a network is joined on.
 pub(super) struct Ground {
@@ -49,8 +54,17 @@ impl Host {
 
     /// The interface for a network with these pools: the one of the last time for as long as the same is asked for.
     pub(super) fn underlay(&self, pools: &DualStack<Pool>) -> Result<Underlay, Exit> {
-        let held = self.state.underlay.as_ref().filter(|before| before.asked == self.settings.asked_underlay());
-        underlay::find(&self.settings, pools, held.and_then(KnownBy::held))
+        underlay::find(&self.settings, pools, self.held_before())
+    }
+
+    fn held_before(&self) -> Option<Held> {
+        let before = self.state.underlay.as_ref();
+        before.filter(|before| before.asked == self.settings.asked_underlay()).and_then(KnownBy::held)
+    }
+
+    /// What is held once it is joined on this ground.
+    pub(super) fn held_on(&self, ground: &Ground) -> Held {
+        Held::of(&ground.underlay, self.held_before())
     }
 }
 

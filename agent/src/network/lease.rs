@@ -4,7 +4,6 @@ use std::{sync::Arc, time::Duration};
 
 use nix::time::{ClockId, clock_gettime};
 use tokio::sync::watch;
-use wire_backends::Underlay;
 use wire_lease::{
     Clock, ConfigWatch, Entry, EtcdStore, Family, Former, Hold, HoldSettings, HoldState, Lease, Offer, Origin, Prefix,
     Revision, Start, Subnet,
@@ -16,6 +15,7 @@ use crate::{
     last_known::Keeper,
     pulse::Part,
     session::{Basis, Ties},
+    underlay::is_same,
 };
 
 impl Host {
@@ -129,13 +129,9 @@ impl Host {
 
     /// Waits until the underlay is another. What it is while there is none is told by the next look.
     async fn moved_from(&self, ground: &Ground) {
-        let joined_on = |found: &Underlay| {
-            let Underlay { index, mtu, addresses, .. } = &ground.underlay;
-            (&found.index, &found.mtu, &found.addresses) == (index, mtu, addresses)
-        };
         loop {
             tokio::time::sleep(AGAIN).await;
-            if !self.underlay(&ground.config.pools).is_ok_and(|found| joined_on(&found)) {
+            if !self.underlay(&ground.config.pools).is_ok_and(|found| is_same(&found, &ground.underlay)) {
                 return;
             }
         }

@@ -10,6 +10,7 @@ use regex::Regex;
 use wire_backends::{Host, HostAddress, HostLink, LinkName, Standing};
 use wire_lease::{DualStack, Family, Pool};
 
+use super::Held;
 use crate::settings::UnderlayWish;
 
 /// What is asked for.
@@ -24,19 +25,14 @@ pub(crate) struct Wanted<'a> {
     pub(crate) held: Option<Held>,
 }
 
-/// What was chosen before.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Held {
-    pub(crate) link: LinkName,
-    pub(crate) addresses: DualStack<IpAddr>,
-}
-
 /// What is chosen.
 #[derive(Clone, Debug)]
 pub(crate) struct Chosen<'a> {
     pub(crate) link: &'a HostLink,
     /// Of each family that is on.
     pub(crate) addresses: DualStack<IpAddr>,
+    /// The name that was asked for, where it has another now.
+    pub(crate) formerly: Option<LinkName>,
 }
 
 /// A link, and the addresses that it was asked for by.
@@ -44,6 +40,7 @@ pub(crate) struct Chosen<'a> {
 struct Candidate<'a> {
     link: &'a HostLink,
     by: Vec<IpAddr>,
+    formerly: Option<LinkName>,
 }
 
 /// Chooses.
@@ -73,7 +70,7 @@ impl Wanted<'_> {
             UnderlayWish::Interface(text) => {
                 let candidate = match text.parse::<IpAddr>() {
                     Ok(address) => self.with_address(host, address)?,
-                    Err(_) => named(host, text)?,
+                    Err(_) => self.named(host, text)?,
                 };
                 self.allowed(candidate.link)?;
                 self.on(&candidate)
@@ -94,8 +91,8 @@ impl Wanted<'_> {
                 let link = link.ok_or_else(|| format!("the link of the route to {target} is gone"))?;
                 self.allowed(link).map_err(|error| format!("the route to {target} leads to {error}"))?;
                 // Of several sources the kernel takes the newest: one that was taken before stays.
-                let by = if self.holds(link) { Vec::new() } else { way.source.into_iter().collect() };
-                self.on(&Candidate { link, by })
+                let by = if self.holds(host, link) { Vec::new() } else { way.source.into_iter().collect() };
+                self.on(&Candidate { link, by, formerly: None })
             }
         }
     }
@@ -120,7 +117,7 @@ impl Wanted<'_> {
         }
         let link = host.links.iter().find(|link| link.has(address));
         let link = link.ok_or_else(|| format!("no link of this host has the address {address}; it has {host}"))?;
-        Ok(Candidate { link, by: vec![address] })
+        Ok(Candidate { link, by: vec![address], formerly: None })
     }
 
     /// A public address that the host has says which link it is on. One that it has not is one behind 1:1 NAT.
@@ -129,7 +126,7 @@ impl Wanted<'_> {
             || self.public.iter().filter(|(family, _)| self.pools.of(*family).is_some()).map(|(_, address)| *address);
         let with = |address: IpAddr| self.links(host).find(|link| link.has(address));
         let link = given().find_map(with)?;
-        Some(Candidate { link, by: given().collect() })
+        Some(Candidate { link, by: given().collect(), formerly: None })
     }
 
     /// The link of the preferred default route of the first family that has one; or the one that was chosen before, for as long
@@ -138,8 +135,8 @@ impl Wanted<'_> {
         let of_family = |family| host.default_routes.of(family).into_iter().flatten();
         let allowed = |index: &u32| self.links(host).find(|link| link.index == *index);
         let links = || self.families().flat_map(of_family).filter_map(allowed);
-        let link = links().find(|link| self.holds(link)).or_else(|| links().next())?;
-        Some(Candidate { link, by: Vec::new() })
+        let link = links().find(|link| self.holds(host, link)).or_else(|| links().next())?;
+        Some(Candidate { link, by: Vec::new(), formerly: None })
     }
 
     /// Addresses first, then names: links with a matching address of each family, of that name, with one of some family. The
@@ -148,25 +145,44 @@ impl Wanted<'_> {
         let matches = |address: &IpAddr| pattern.is_match(&address.to_string());
         let by = |link: &HostLink| -> Vec<IpAddr> { self.known_by(link).filter(matches).collect() };
         let (mut by_all, mut by_name, mut by_some) = (Vec::new(), Vec::new(), Vec::new());
-        for candidate in self.links(host).map(|link| Candidate { link, by: by(link) }) {
+        for candidate in self.links(host).map(|link| Candidate { link, by: by(link), formerly: None }) {
             let matched = |family| candidate.by.iter().any(|address| Family::of(*address) == family);
             if self.families().all(matched) {
                 by_all.push(candidate);
             } else if pattern.is_match(candidate.link.name.as_str()) {
                 by_name.push(candidate);
+            } else if let Some(formerly) =
+                self.name_then(host, candidate.link).filter(|name| pattern.is_match(name.as_str()))
+            {
+                by_name.push(Candidate { formerly: Some(formerly), ..candidate });
             } else if !candidate.by.is_empty() {
                 by_some.push(candidate);
             }
         }
         let mut all: Vec<_> = by_all.into_iter().chain(by_name).chain(by_some).collect();
-        all.sort_by_key(|candidate| !self.holds(candidate.link));
+        all.sort_by_key(|candidate| !self.holds(host, candidate.link));
         all
     }
 
     /// Whether that link was chosen before, and still has what was chosen.
-    fn holds(&self, link: &HostLink) -> bool {
+    fn holds(&self, host: &Host, link: &HostLink) -> bool {
         let has = |(_, address): (Family, &IpAddr)| link.has(*address);
-        self.held.is_some_and(|held| held.link == link.name && held.addresses.iter().all(has))
+        self.held.is_some_and(|held| held.is(host, link) && held.addresses.iter().all(has))
+    }
+
+    /// The name that a link had when it was chosen.
+    fn name_then(&self, host: &Host, link: &HostLink) -> Option<LinkName> {
+        self.held.filter(|held| held.is(host, link)).map(|held| held.name_then())
+    }
+
+    /// The link of that name; where there is none, the one that was chosen when it had it.
+    fn named<'a>(&self, host: &'a Host, text: &str) -> Result<Candidate<'a>, String> {
+        if let Some(link) = host.links.iter().find(|link| link.name.as_str() == text) {
+            return Ok(Candidate { link, by: Vec::new(), formerly: None });
+        }
+        let was = |link: &&HostLink| self.name_then(host, link).is_some_and(|name| name.as_str() == text);
+        let link = host.links.iter().find(was).ok_or_else(|| format!("this host has no link {text}; it has {host}"))?;
+        Ok(Candidate { link, by: Vec::new(), formerly: self.name_then(host, link) })
     }
 
     /// The addresses of the link that others can be told, of the families that are on.
@@ -187,7 +203,7 @@ impl Wanted<'_> {
             })?;
             addresses.set(family, Some(address));
         }
-        Ok(Chosen { link, addresses })
+        Ok(Chosen { link, addresses, formerly: candidate.formerly })
     }
 
     /// The address of that family: of those that were asked for if there are such, the one that was chosen before, else the best.
@@ -206,12 +222,6 @@ impl Wanted<'_> {
     }
 }
 
-fn named<'a>(host: &'a Host, text: &str) -> Result<Candidate<'a>, String> {
-    let named = host.links.iter().find(|link| link.name.as_str() == text);
-    let link = named.ok_or_else(|| format!("this host has no link {text}; it has {host}"))?;
-    Ok(Candidate { link, by: Vec::new() })
-}
-
 /// Whether other hosts can reach it. A link-local address of IPv6 means something else on each link.
 fn is_of_use(address: &HostAddress) -> bool {
     let address_is = match address.local.address {
@@ -222,7 +232,7 @@ fn is_of_use(address: &HostAddress) -> bool {
 }
 
 /// flannel takes one of IPv4 where there is no other.
-const fn is_link_local(address: IpAddr) -> bool {
+pub(super) const fn is_link_local(address: IpAddr) -> bool {
     matches!(address, IpAddr::V4(address) if address.is_link_local())
 }
 

@@ -65,6 +65,42 @@ fn an_address_that_is_away_for_a_moment_is_waited_for_and_nothing_of_the_overlay
 }
 
 #[test]
+fn an_interface_that_is_renamed_stays_the_underlay_and_a_flag_with_its_old_name_is_warned_of() -> Result {
+    let lab = lab!();
+    let etcd = Etcd::start(&lab)?;
+    etcd.put_config(V4)?;
+    let [a, b] = lab.hosts::<2>()?;
+    let nodes = [Node::with(a, asked(&etcd, &[]))?, Node::with(b, asked(&etcd, &["--iface=eth0"]))?];
+    let device = |node: &Node| -> Result<_> { Ok(node.host.kernel().link("flannel.1")?.map(|link| link.index)) };
+    for node in &nodes {
+        let before = device(node)?;
+        node.host.namespace().sh(
+            "ip link set eth0 down; ip link set eth0 name ens3; ip link set ens3 up; ip route replace default via 192.168.64.254 dev ens3",
+        )?;
+        eventually(PROMPT * 5, || {
+            is_known_by(&node.agent, "ens3", &node.host.v4().to_string())?;
+            check(node.agent.status()?.phase == "ready", || node.agent.log())
+        })?;
+        check(device(node)? == before, || node.agent.log())?;
+    }
+    let said = [warnings(&nodes[0].agent)?, warnings(&nodes[1].agent)?];
+    check(!said[0].contains("eth0") && said[1].contains("ens3 was called eth0"), || said.join("\n"))?;
+    // A later look at the host's addresses finds nothing new: it shows by the lease that has one of them.
+    let lease = peer(100, &[Family::V4]);
+    etcd.put(&lease.key(), &lease.value())?;
+    for node in &nodes {
+        node.host.namespace().ip(&format!("address add {}/32 dev lo", lease.public_ip))?;
+        eventually(PROMPT * 5, || {
+            let peers = node.agent.peers()?;
+            check(peers.refused.len() == 1 && node.agent.status()?.phase == "ready", || format!("{peers:?}"))
+        })?;
+        let joined_anew = node.agent.log().matches("joining anew").count();
+        check(joined_anew == 1, || node.agent.log())?;
+    }
+    eventually(PROMPT, || check(nodes[0].host.pings(nodes[1].vtep(Family::V4)?), || nodes[0].agent.log())).map(drop)
+}
+
+#[test]
 fn a_public_address_alone_chooses_its_link_and_an_earlier_wish_is_taken_once_its_address_is_there() -> Result {
     let lab = lab!();
     let etcd = Etcd::start(&lab)?;

@@ -103,32 +103,37 @@ fn asked(flags: &str, host: &mut Host) -> (Vec<UnderlayWish>, DualStack<IpAddr>)
     (wishes, public)
 }
 
-/// What was held, or what is chosen: a link and its addresses.
-fn held(text: &str) -> Option<Held> {
-    let mut words = text.split_whitespace();
-    let link = words.next()?.parse().unwrap();
+/// What was held: a link, with its number where that is known, and its addresses. After a `|` come those that were beside them.
+fn held(text: &str) -> (Option<Held>, Vec<LocalAddress>) {
+    let (held, beside) = text.split_once('|').unwrap_or((text, ""));
+    let known = beside.split_whitespace().map(|word| address(word).local).collect();
+    let mut words = held.split_whitespace();
+    let Some(link) = words.next() else { return (None, known) };
+    let (link, index) = link.split_once('#').unwrap_or((link, ""));
     let mut addresses = DualStack::default();
     for address in words.map(|word| word.parse::<IpAddr>().unwrap()) {
         addresses.set(Family::of(address), Some(address));
     }
-    Some(Held { link, addresses })
+    let link = link.parse().unwrap();
+    (Some(Held { index: index.parse().ok(), link, formerly: None, addresses }), known)
 }
 
-/// The choice as text; `waits` where the link that was held may come back, and the reason where there is none.
+/// The choice as text, with the name that it was found by where it has another; `waits` where the link that was held may come back, and the reason where there is none.
 fn outcome(lines: &str, config: &str, flags: &str, before: &str) -> String {
     let mut host = host(lines);
     let (wishes, public) = asked(flags, &mut host);
     let pools = NetworkConfig::from_json(config.as_bytes()).unwrap().pools;
-    let before = held(before);
+    let (before, known) = held(before);
     let chosen = match choose(&host, &Wanted { wishes: &wishes, public, pools: &pools, held: before }) {
         Ok(chosen) => chosen,
         Err(reason) => return format!("none: {reason}"),
     };
-    if before.is_some_and(|before| before.link != chosen.link.name && before.missing(&host).is_some()) {
+    if before.is_some_and(|before| before.awaited(&host, &chosen, &known).is_some()) {
         return "waits".to_owned();
     }
     let addresses = chosen.addresses.iter().map(|(_, address)| format!(" {address}"));
-    std::iter::once(chosen.link.name.to_string()).chain(addresses).collect()
+    let formerly = chosen.formerly.map(|name| format!(" formerly {name}"));
+    std::iter::once(chosen.link.name.to_string()).chain(addresses).chain(formerly).collect()
 }
 
 /// The same host with one line changed.
@@ -159,6 +164,12 @@ fn the_interface_is_chosen_by_flannels_rules_and_kept_for_as_long_as_it_can_be()
     let first_gone = with(TWO, "*eth0 - 10.1.0.2/24 10.1.0.3/24", "");
     let other_default = with(TWO, "*eth0", "eth0");
     let newest_first = with(TWO, "10.1.0.2/24 10.1.0.3/24", "10.1.0.3/24 10.1.0.2/24");
+    let held_gone = with(TWO, " 10.1.0.2/24", "");
+    let replaced = with(TWO, "10.1.0.2/24 10.1.0.3/24", "10.1.0.9/24");
+    let replaced_for_a_day = with(TWO, "10.1.0.2/24 10.1.0.3/24", "10.1.0.9/24,temporary");
+    let under_a_bridge = with(TWO, "*eth0 - 10.1.0.2/24 10.1.0.3/24", "eth0 -\n *br0 bridge 10.1.0.2/24");
+    let renamed = with(TWO, "eth0", "ens3");
+    let swapped = "lo - 127.0.0.1/8\n *eth1 - 10.1.0.2/24\n *eth0 - 10.2.0.2/24";
     let bridged_host = "*br0 bridge 10.240.0.2/24\n docker0 bridge 10.13.0.1/20\n flannel.1 vxlan 10.13.0.0/32";
     let dual_by_link = "a0 - 10.1.0.2/24 fd98::1/64\n b0 - 10.1.0.3/24 fd10::1/64\n c0 - 10.3.0.1/24 fd10::2/64";
     let v6_only = "+eth0 - fe80::1/64 fd99::a/64\n *eth1 - 192.168.64.2/24";
@@ -202,6 +213,26 @@ fn the_interface_is_chosen_by_flannels_rules_and_kept_for_as_long_as_it_can_be()
         (&first_gone, V4, "iface=eth0 iface=eth1", "eth0 10.1.0.2", "waits"),
         (TWO, V4, "iface=10.1.0.9 iface=eth1", "eth0 10.1.0.9", "waits"),
         (&no_eth0, V4, "regex=^10\\.1", "eth0 10.1.0.2", "none: matches ^10"),
+        // So does another address that was beside it, or that is none to stay; one that has come in its place does not.
+        (&gone6, DUAL, "", "eth0 192.168.64.2 fd99::a | fd99::100/128", "waits"),
+        (&held_gone, V4, "", "eth0 10.1.0.2 | 10.1.0.3/24", "waits"),
+        (&held_gone, V4, "regex=^10", "eth0 10.1.0.2 | 10.1.0.3/24", "waits"),
+        (&replaced, V4, "", "eth0 10.1.0.2 | 10.1.0.3/24", "eth0 10.1.0.9"),
+        (&replaced_for_a_day, V4, "", "eth0 10.1.0.2", "waits"),
+        (&link_local, V4, "", "eth0 192.168.64.2", "waits"),
+        // The same addresses on another link are no less this host's.
+        (&under_a_bridge, V4, "", "eth0#2 10.1.0.2 | 10.1.0.3/24", "br0 10.1.0.2"),
+        // A link that is renamed is the same, for as long as its number is known; one that was made anew has its name.
+        (&renamed, V4, "", "eth0#2 10.1.0.3", "ens3 10.1.0.3"),
+        (&renamed, V4, "iface=eth0", "eth0#2 10.1.0.3", "ens3 10.1.0.3 formerly eth0"),
+        (&renamed, V4, "regex=^eth0", "eth0#2 10.1.0.3", "ens3 10.1.0.3 formerly eth0"),
+        (&renamed, V4, "regex=^eth", "eth0#2 10.1.0.3", "ens3 10.1.0.3 formerly eth0"),
+        (&renamed, V4, "iface=eth0", "eth0 10.1.0.3", "none: no link eth0"),
+        (&renamed, V4, "iface=eth9", "eth0#2 10.1.0.3", "none: no link eth9"),
+        (&renamed, V4, "iface=eth1", "eth0#2 10.1.0.3", "eth1 10.2.0.2"),
+        (swapped, V4, "iface=eth0", "eth0#2 10.1.0.2", "eth0 10.2.0.2"),
+        (swapped, V4, "", "eth1#3 10.2.0.2", "eth0 10.2.0.2"),
+        (TWO, V4, "", "eth1#9 10.2.0.2", "eth1 10.2.0.2"),
         // A name, or an address.
         (PLAIN, V4, "iface=eth1", "", "eth1 172.20.0.2"),
         (PLAIN, DUAL, "iface=eth1", "", "none: eth1 has no IPv6 address"),
