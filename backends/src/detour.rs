@@ -6,7 +6,7 @@ use wire_lease::Prefix;
 
 use crate::{FdbKey, ForwardKey, LinkName, NeighbourKey, NetState, Route, RouteKey, Via, conflict::protocol_name};
 
-/// How many are named. There may be thousands.
+/// No more are named: there may be thousands.
 const NAMED: usize = 3;
 
 /// The routes of others that lead a part of a peer's subnet elsewhere.
@@ -132,7 +132,7 @@ mod tests {
         },
     };
 
-    /// What is said on a host that has these routes of others beside all that is wanted.
+    /// The host has these routes of others beside all that is wanted.
     fn said(want: &NetState, foreign: &[&str]) -> String {
         let mut have = want.clone();
         for destination in foreign {

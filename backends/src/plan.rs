@@ -158,7 +158,6 @@ impl Builder<'_> {
         ops
     }
 
-    /// What keeps us from having a link.
     fn obstacle(&self, name: LinkName, want: &Link) -> Option<Conflict> {
         match self.have.links.get(&name) {
             Some(found) if found.owner == Owner::Foreign => {

@@ -124,7 +124,6 @@ impl Inner {
         fault.map_or(Ok(()), |kind| Err(OpError::of(errno(kind))))
     }
 
-    /// What the kernel would say no to.
     fn refusal(&self, op: &Op) -> Option<ErrorKind> {
         let missing = |link: &LinkName| !self.state.links.contains_key(link);
         let down = |link: &LinkName| self.state.links.get(link).is_none_or(|link| !link.up);

@@ -26,7 +26,7 @@ struct Device {
     name: LinkName,
     link: Link,
     network: Prefix,
-    /// What hosts lease of the network.
+    /// The network, or the range in it that the config bounds.
     leased: Vec<Prefix>,
 }
 

@@ -136,7 +136,7 @@ fn hear(view: &View<'_>, heard: io::Result<()>, datagram: &[u8], wake: &mut Wake
     Ok(())
 }
 
-/// What events are compared with.
+/// The state that events are compared with.
 struct View<'a> {
     scope: &'a Scope,
     believed: &'a NetState,
@@ -300,7 +300,7 @@ const fn is_link_local(address: IpAddr) -> bool {
 }
 
 impl Link {
-    /// Whether nothing about it changed that we look at.
+    /// Compares only what we look at.
     fn equals(&self, other: &Self) -> bool {
         let kind = match (&self.kind, &other.kind) {
             (LinkKind::Vxlan(a), LinkKind::Vxlan(b)) => {

@@ -32,7 +32,7 @@ pub(super) const RECEIVE_BUFFER: usize = 8 << 20;
 const SEND_BUFFER: usize = 16 << 20;
 /// The kernel answers while it is being asked. Longer means that the answer is lost.
 const TIMEOUT_SECONDS: i64 = 5;
-/// How often a dump is started again when what it lists changes meanwhile.
+/// Attempts at a dump while what it lists changes.
 const DUMPS: usize = 8;
 /// What the kernel writes in one go is at most 32 KiB (`netlink_dump` of net/netlink/af_netlink.c).
 pub(crate) const LONGEST_DATAGRAM: usize = 64 << 10;

@@ -24,11 +24,11 @@ pub struct NetlinkDataplane {
     links: BTreeMap<LinkName, Known>,
     nexthops: Option<Nexthops>,
     listeners: Listeners,
-    /// How many IPv4 routes of ours are written plainly.
+    /// The number of our IPv4 routes that are written plainly.
     plain: usize,
 }
 
-/// What was last seen of a link.
+/// A link as it was last seen.
 #[derive(Clone, Copy)]
 struct Known {
     index: u32,

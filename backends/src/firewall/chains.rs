@@ -10,7 +10,7 @@ use super::{
     state::{Call, Chain, ChainName, ChainTable, ChainTableKind, Place},
 };
 
-/// What the comments of our iptables rules say.
+/// The comments of our iptables rules.
 const FORWARD_COMMENT: &str = "wire-agent forward";
 const NAT_COMMENT: &str = "wire-agent nat";
 

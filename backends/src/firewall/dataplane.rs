@@ -73,7 +73,7 @@ pub struct Others {
     pub docker: bool,
 }
 
-/// How soon it is tried again what nftables could not hold.
+/// The pause before what nftables could not hold is tried again.
 const ANOTHER_TRY: Duration = Duration::from_secs(60);
 
 impl FirewallDataplane {

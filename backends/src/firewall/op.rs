@@ -100,7 +100,7 @@ impl FirewallOp {
     }
 }
 
-/// How many elements of a set are named.
+/// No more elements of a set are named.
 const SHOWN: usize = 4;
 
 /// What follows the operation's name.

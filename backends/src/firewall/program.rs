@@ -18,10 +18,10 @@ use wire_lease::Family;
 use super::iptables::has_chain;
 use crate::{ErrorKind, OpError};
 
-/// How long iptables waits for others that hold its lock, in seconds.
+/// iptables waits so many seconds for others that hold its lock.
 const WAIT: &str = "5";
 
-/// How long a program may take. One that hangs must not hold up all that comes after.
+/// The limit of one run: a program that hangs must not hold up all that comes after.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What programs are told of our environment, in which there may be a password: where they and their parts are.

@@ -52,7 +52,7 @@ pub(super) struct Side {
 }
 
 impl Side {
-    /// How nft names the family.
+    /// nft's word for the family.
     const fn word(&self) -> &'static str {
         match self.family {
             Family::V4 => "ip",

@@ -19,7 +19,7 @@ pub(crate) const DUAL: &str = r#"{"Network":"10.5.0.0/16","SubnetMax":"10.5.15.0
 pub(crate) const V6: &str = r#"{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fd00:5::/32","IPv6SubnetMax":"fd00:5:0:ff::",
     "Backend":{"Type":"vxlan"}}"#;
 
-/// How long a start may take: the machine has two cores and other tests.
+/// The limit of a start: the machine has two cores and other tests.
 pub(crate) const START: Duration = Duration::from_secs(20);
 /// The promise for one change of the leases or the kernel.
 pub(crate) const PROMPT: Duration = Duration::from_secs(1);

@@ -6,7 +6,7 @@ use wire_tests::{Agent, AgentSpec, Etcd, Family, Host, Lab, LabError, Result, ch
 
 use crate::cluster::{Node, START, V4, phase, put_peers};
 
-/// How soon what can be written again is written.
+/// The promise for what can be written again.
 const AGAIN: Duration = Duration::from_secs(15);
 
 /// What makes a folder of an agent a filesystem of its own, which the agent alone sees, and `then` another shell line.

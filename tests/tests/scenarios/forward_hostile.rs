@@ -19,7 +19,7 @@ use crate::{
     seat::BACK,
 };
 
-/// How many of each are sent.
+/// So many of each are sent.
 const COUNT: u64 = 20;
 /// The port in the victim's leg that hears what is let in.
 const EAR: u16 = 9;

@@ -11,7 +11,7 @@ use wire_tests::{
 
 use crate::cluster::{DUAL, PROMPT, cluster, device, exact, path, peer, phase, put_peers, settle};
 
-/// How long the leases are given to come back.
+/// The time that vanished leases have to come back.
 const HELD: Duration = Duration::from_secs(30);
 
 #[test]
