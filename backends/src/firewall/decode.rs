@@ -24,19 +24,24 @@ pub(super) fn hook_of(number: u32) -> Option<Hook> {
     hooks.get(usize::try_from(number).ok()?).copied()
 }
 
-/// By the number that nft gives the type of a set's keys (`enum datatypes` of its datatype.h).
-pub(super) fn set_kind(flags: u32, key: u32) -> Option<SetKind> {
-    // NFT_SET_TIMEOUT
-    let filled_by_packets = flags & 0x10 != 0;
+/// By the number that nft gives the type of a set's keys (`enum datatypes` of its datatype.h). How many bits of an inner source they
+/// have is in the name alone.
+pub(super) fn set_kind(name: &str, flags: u32, key: u32) -> Option<SetKind> {
+    // NFT_SET_INTERVAL, NFT_SET_TIMEOUT
+    let (has_ranges, filled_by_packets) = (flags & 4 != 0, flags & 0x10 != 0);
     let addresses = |family| if filled_by_packets { SetKind::Seen(family) } else { SetKind::Addresses(family) };
-    let leases = |family| if filled_by_packets { SetKind::Claims(family) } else { SetKind::Leases(family) };
+    let leases = |family| match (filled_by_packets, has_ranges) {
+        (true, _) => Some(SetKind::Claims(family)),
+        (false, true) => Some(SetKind::Leases(family)),
+        (false, false) => Some(SetKind::Subnets(family, name.rsplit('-').next()?.parse().ok()?)),
+    };
     match key {
         7 => Some(addresses(Family::V4)),
         8 => Some(addresses(Family::V6)),
         41 => Some(SetKind::Links),
         // Two types in one number, six bits each; 4 is a plain number.
-        0x1c4 => Some(leases(Family::V4)),
-        0x204 => Some(leases(Family::V6)),
+        0x1c4 => leases(Family::V4),
+        0x204 => leases(Family::V6),
         _ => None,
     }
 }
@@ -61,6 +66,14 @@ pub(super) fn lease_element(first: &[u8], last: &[u8]) -> Option<Element> {
     let host = 128 - (bits(from) ^ bits(to)).leading_zeros();
     let len = Family::of(from).bits().checked_sub(u8::try_from(host).ok()?)?;
     Some(Element::Lease(address(public)?, Prefix::new(from, len).ok()?))
+}
+
+/// A public address and the first `len` bits of the inner sources that belong to it.
+pub(super) fn subnet_element(key: &[u8], family: Family, len: u8) -> Option<Element> {
+    let (public, leading) = key.split_at_checked(usize::from(family.bits() / 8))?;
+    let mut network = leading.to_vec();
+    network.resize(public.len(), 0);
+    Some(Element::Subnet(address(public)?, Prefix::new(address(&network)?, len).ok()?))
 }
 
 /// The comment of a rule: `NFTNL_UDATA_RULE_COMMENT` of libnftnl's udata.h, one byte of type and one of length before each.

@@ -75,6 +75,12 @@ fn key(element: &Element) -> (Vec<u8>, Option<Vec<u8>>) {
             let end = |bits: u128| [&octets(*public), &bits.to_be_bytes()[unused..]].concat();
             (end(subnet.first_bits()), Some(end(subnet.last_bits())))
         }
+        Element::Subnet(public, subnet) => {
+            let leading = octets(subnet.network());
+            // The kernel fills each part of a key up to 32 bits.
+            let len = usize::from(subnet.len().div_ceil(8)).next_multiple_of(4);
+            ([&octets(*public), &leading[..len]].concat(), None)
+        }
     }
 }
 
@@ -96,18 +102,26 @@ fn put(bytes: &mut Vec<u8>, kind: u16, value: &[u8]) {
 
 #[cfg(test)]
 mod tests {
-    use wire_lease::Prefix;
+    use wire_lease::{Family, Prefix};
 
     use super::*;
     use crate::{
         dataplane::attribute::attributes,
-        firewall::decode::{address_element, lease_element, link_element},
+        firewall::decode::{address_element, lease_element, link_element, subnet_element},
     };
 
     #[test]
     fn a_key_is_read_back_as_what_it_was() {
-        let lease = |public: &str, first: &str, len| {
-            Element::Lease(public.parse().unwrap(), Prefix::new(first.parse().unwrap(), len).unwrap())
+        let pair = |public: &str, first: &str, len| {
+            (public.parse::<IpAddr>().unwrap(), Prefix::new(first.parse().unwrap(), len).unwrap())
+        };
+        let lease = |public, first, len| {
+            let (public, subnet) = pair(public, first, len);
+            Element::Lease(public, subnet)
+        };
+        let subnet = |public, first, len| {
+            let (public, subnet) = pair(public, first, len);
+            Element::Subnet(public, subnet)
         };
         let read = |element: &Element| {
             let (first, last) = key(element);
@@ -116,6 +130,7 @@ mod tests {
                 Element::Address(_) => address_element(&first, &last),
                 Element::Link(_) => link_element(&first, &last),
                 Element::Lease(..) => lease_element(&first, &last),
+                Element::Subnet(public, subnet) => subnet_element(&first, Family::of(*public), subnet.len()),
             }
         };
         for element in [
@@ -126,6 +141,10 @@ mod tests {
             lease("192.0.2.7", "10.5.52.0", 24),
             lease("192.0.2.7", "10.5.52.9", 32),
             lease("2001:db8::7", "fd00:5:0:52::", 64),
+            subnet("192.0.2.7", "10.5.52.0", 24),
+            subnet("192.0.2.7", "10.5.52.9", 32),
+            subnet("2001:db8::7", "fd00:5:0:52::", 64),
+            subnet("2001:db8::7", "fd00:5:0:52::", 72),
         ] {
             assert_eq!(read(&element), Some(element));
         }

@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use wire_lease::Family;
 
 use super::{
-    decode::{address_element, be32, comment, find, hook_of, lease_element, link_element, set_kind},
+    decode::{address_element, be32, comment, find, hook_of, lease_element, link_element, set_kind, subnet_element},
     encode::Body,
     op::SetChange,
     policy::DockerRules,
@@ -108,6 +108,7 @@ impl Netfilter {
                 SetKind::Addresses(_) => self.elements(&name, address_element)?,
                 SetKind::Links => self.elements(&name, link_element)?,
                 SetKind::Leases(_) => self.elements(&name, lease_element)?,
+                SetKind::Subnets(family, len) => self.elements(&name, |key, _| subnet_element(key, family, len))?,
                 SetKind::Seen(_) | SetKind::Claims(_) => BTreeSet::new(),
             };
             table.sets.insert(name, Set { kind, elements });
@@ -217,7 +218,7 @@ impl Netfilter {
     fn elements(
         &mut self,
         set: &str,
-        element: fn(&[u8], &[u8]) -> Option<Element>,
+        element: impl Fn(&[u8], &[u8]) -> Option<Element>,
     ) -> Result<BTreeSet<Element>, DataplaneError> {
         // NFTA_SET_ELEM_LIST_TABLE, NFTA_SET_ELEM_LIST_SET
         let request = || Body::new(INET).named(1, NAME).named(2, set);
@@ -306,7 +307,8 @@ impl Netfilter {
             // NFTA_SET_NAME, NFTA_SET_FLAGS, NFTA_SET_KEY_TYPE
             let flags = find(body, 3).and_then(be32).unwrap_or_default();
             let key = find(body, 4).and_then(be32)?;
-            Some((find(body, 2).and_then(text)?.to_owned(), set_kind(flags, key)?))
+            let name = find(body, 2).and_then(text)?;
+            Some((name.to_owned(), set_kind(name, flags, key)?))
         })
     }
 

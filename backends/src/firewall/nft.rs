@@ -29,9 +29,10 @@ fn put_table(table: &Table) -> String {
         let spec = match content.kind {
             SetKind::Addresses(family) => format!("type {};", address(family)),
             SetKind::Links => "type ifname;".to_owned(),
-            SetKind::Leases(family) => format!("{} flags interval;", pair(family)),
+            SetKind::Leases(family) => format!("{} flags interval;", pair(family, family.bits())),
+            SetKind::Subnets(family, len) => pair(family, len),
             SetKind::Seen(family) => format!("type {}; {FILLED_BY_PACKETS}", address(family)),
-            SetKind::Claims(family) => format!("{} {FILLED_BY_PACKETS}", pair(family)),
+            SetKind::Claims(family) => format!("{} {FILLED_BY_PACKETS}", pair(family, family.bits())),
         };
         line(&mut text, format_args!("add set {name} {set} {{ {spec} }}"));
         if !content.elements.is_empty() {
@@ -67,17 +68,21 @@ fn element(element: &Element) -> String {
             (first, last) if first == last => format!("{public} . {first:#x}"),
             (first, last) => format!("{public} . {first:#x}-{last:#x}"),
         },
+        Element::Subnet(public, subnet) => {
+            let leading = subnet.first_bits() >> (subnet.family().bits() - subnet.len());
+            format!("{public} . {leading:#x}")
+        }
     }
 }
 
 /// Bounded: whoever forges many sources fills it, no more.
 const FILLED_BY_PACKETS: &str = "size 64; flags dynamic, timeout; timeout 1h;";
 
-/// Of the inner source only the length matters here; where it lies, the rule says.
-const fn pair(family: Family) -> &'static str {
+/// A public address and the first bits of an inner source. Of those only their number matters here; where they lie, the rule says.
+fn pair(family: Family, bits: u8) -> String {
     match family {
-        Family::V4 => "typeof ip saddr . @th,336,32;",
-        Family::V6 => "typeof ip6 saddr . @th,304,128;",
+        Family::V4 => format!("typeof ip saddr . @th,336,{bits};"),
+        Family::V6 => format!("typeof ip6 saddr . @th,304,{bits};"),
     }
 }
 

@@ -1,6 +1,6 @@
 //! The addresses of one family's overlay, in the words of nft and of iptables. Pure.
 
-use std::fmt;
+use std::{fmt, net::IpAddr};
 
 use wire_lease::{Pool, Prefix};
 
@@ -31,6 +31,13 @@ impl Overlay {
         match self {
             Self::Whole(network) => format!("! -s {network} -d {network}"),
             Self::Range(..) => format!("-m iprange ! --src-range {self} --dst-range {self}"),
+        }
+    }
+
+    pub(super) fn holds(self, address: IpAddr) -> bool {
+        match self {
+            Self::Whole(network) => network.contains(address),
+            Self::Range(min, max) => min.network() <= address && address <= max.last(),
         }
     }
 

@@ -9,7 +9,7 @@ use wire_lease::{DualStack, Family, Lease, LeaseTable, Pool, Vni};
 
 use super::{
     overlay::Overlay,
-    side::{BRIDGES, Side, containers, counter, gate},
+    side::{BRIDGES, Side, containers, counter, of_network, to_port},
     state::{BaseChain, Element, Firewall, Hook, Rule, Set, SetKind, Table, TableName},
 };
 use crate::{ContainerLink, LinkKind, LinkName, NetState, Owner, Tunnel, forward::VXLAN_LEAD};
@@ -52,6 +52,8 @@ pub enum Senders {
 pub struct OverlayDevice {
     /// Its name.
     pub link: LinkName,
+    /// The link to the other hosts, where it is bound to one.
+    pub parent: Option<LinkName>,
     /// The UDP port of encapsulated packets.
     pub port: u16,
     /// Which of those are of this device.
@@ -74,12 +76,13 @@ impl OverlayDevice {
             let (family, device) = match &link.kind {
                 LinkKind::Vxlan(vxlan) => {
                     let (port, vni, local) = (vxlan.port_in_use(), Some(vxlan.vni), vxlan.local);
-                    (vxlan.underlay(), Self { link: *name, port, vni, local, inner: UDP + VXLAN_LEAD })
+                    let (parent, inner) = (vxlan.parent.map(|parent| parent.name), UDP + VXLAN_LEAD);
+                    (vxlan.underlay(), Self { link: *name, parent, port, vni, local, inner })
                 }
                 LinkKind::Tun(Some(Tunnel { framing, local, .. })) => {
                     let (port, vni, local) = (local.port(), framing.vni(), local.ip());
                     let inner = UDP + framing.lead();
-                    (Family::of(local), Self { link: *name, port, vni, local: Some(local), inner })
+                    (Family::of(local), Self { link: *name, parent: None, port, vni, local: Some(local), inner })
                 }
                 LinkKind::Tun(None) | LinkKind::Other(_) => continue,
             };
@@ -174,7 +177,8 @@ impl FirewallPolicy {
     fn sides(&self, own: &Lease, devices: &DualStack<OverlayDevice>) -> Vec<Side> {
         let side = |(family, pool): (Family, &Pool)| {
             let (own, device) = (own.subnet.of(family)?, devices.of(family).copied());
-            Some(Side { family, network: pool.network, overlay: Overlay::of(pool), own, device })
+            let (network, overlay, subnet_len) = (pool.network, Overlay::of(pool), pool.subnet_len);
+            Some(Side { family, network, overlay, subnet_len, own, device })
         };
         self.pools.iter().filter_map(side).collect()
     }
@@ -193,30 +197,31 @@ impl FirewallPolicy {
         let through: Vec<&Side> = sides.iter().filter(|side| side.device.is_some()).collect();
         let Some(device) = through.iter().find_map(|side| side.device) else { return table };
         let source_check = around.nftables == Nftables::Whole;
+        // Where each sender is bound to the sources of its own leases, nothing else comes out of the overlay.
+        let is_bound = self.senders == Senders::Peers && source_check;
         // Before connections are tracked (-200), at `raw` (-300) less ten.
-        let mut out: Vec<Rule> = through.iter().filter_map(|side| side.spoofed()).collect();
+        let mut out: Vec<Rule> = through.iter().filter(|_| !is_bound).filter_map(|side| side.spoofed()).collect();
         if self.forward && around.docker != DockerRules::Iptables {
             out.extend(through.iter().filter_map(|side| side.marked()));
         }
         table.add("out-of-overlay", "filter", Hook::Prerouting, -310, out);
-        let encapsulated = |rules: Vec<Rule>| gate(&device).into_iter().chain(rules).collect();
-        let mut incoming = vec![containers(&format!("iifname @{BRIDGES} "))];
+        let encapsulated =
+            |rules: Vec<Rule>| to_port(&device).into_iter().chain(of_network(&device)).chain(rules).collect();
+        let mut incoming = Vec::from(to_port(&device));
+        incoming.extend(through.iter().filter(|_| is_bound).filter_map(|side| side.usual()));
+        incoming.extend(of_network(&device));
+        incoming.push(containers(&format!("iifname @{BRIDGES} ")));
         incoming.extend(through.iter().flat_map(|side| side.encapsulated(self.senders, source_check)));
         if self.senders == Senders::Anyone {
             incoming.extend(through.iter().map(|side| side.counted("all others", counter::arrived(side.family))));
         }
-        table.add("encapsulated-in", "filter", Hook::Input, -10, encapsulated(incoming));
+        table.add("encapsulated-in", "filter", Hook::Input, -10, incoming);
         let passing = through.iter().flat_map(|side| side.through()).collect();
         table.add("encapsulated-through", "filter", Hook::Forward, -10, encapsulated(passing));
         // Whatever a container is on: behind all that changes sources (100, `srcnat`).
         let masqueraded = through.iter().filter_map(|side| side.masqueraded()).collect();
         table.add("encapsulated-out", "filter", Hook::Postrouting, 300, encapsulated(masqueraded));
-        // Behind everyone's: what others drop never gets here.
-        let delivered =
-            through.iter().map(|side| side.counted("let in by all", counter::delivered(side.family))).collect();
-        table.add("encapsulated-delivered", "filter", Hook::Input, 300, encapsulated(delivered));
-        let by_family =
-            through.iter().flat_map(|side| [counter::arrived(side.family), counter::delivered(side.family)]);
+        let by_family = through.iter().map(|side| counter::arrived(side.family));
         let counters = [counter::STRANGERS, counter::CONTAINERS, counter::SPOOFED].into_iter().chain(by_family);
         table.counters = counters.map(str::to_owned).collect();
         let elements = around.bridges.iter().filter(|link| is_plain(link)).map(|link| Element::Link(*link)).collect();
@@ -231,7 +236,7 @@ impl FirewallPolicy {
 }
 
 /// Whether nft takes the name for one: others are patterns, or end the text they are in.
-fn is_plain(link: &LinkName) -> bool {
+pub(super) fn is_plain(link: &LinkName) -> bool {
     link.as_str().chars().all(|letter| letter.is_ascii_alphanumeric() || "_.@:-".contains(letter))
 }
 

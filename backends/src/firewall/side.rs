@@ -6,12 +6,12 @@ use wire_lease::{Entry, Family, LeaseTable, Prefix};
 
 use super::{
     overlay::Overlay,
-    policy::{ACCEPT_MARK, Masquerade, OverlayDevice, Senders},
+    policy::{ACCEPT_MARK, Masquerade, OverlayDevice, Senders, is_plain},
     state::{Element, Rule, Set, SetKind},
 };
 use crate::LinkName;
 
-/// Named counters of our table: what was dropped, and what was let in.
+/// Named counters of our table: what was dropped, and what was let in by us.
 pub(crate) mod counter {
     use wire_lease::Family;
 
@@ -28,14 +28,6 @@ pub(crate) mod counter {
             Family::V6 => "arrived-v6",
         }
     }
-
-    /// Encapsulated packets let in by everyone else too, a counter for each family.
-    pub(crate) const fn delivered(family: Family) -> &'static str {
-        match family {
-            Family::V4 => "delivered-v4",
-            Family::V6 => "delivered-v6",
-        }
-    }
 }
 
 /// The set of the links that containers are on.
@@ -47,6 +39,8 @@ pub(super) struct Side {
     pub(super) network: Prefix,
     /// Of the network what hosts lease.
     pub(super) overlay: Overlay,
+    /// The length of the subnets that are leased by the config there is, in bits. Leases of before it was changed may have others.
+    pub(super) subnet_len: u8,
     pub(super) own: Prefix,
     pub(super) device: Option<OverlayDevice>,
 }
@@ -119,6 +113,28 @@ impl Side {
         Some(Rule::new("accepted by Docker", format!("{matching} meta mark set meta mark or {ACCEPT_MARK:#x}")))
     }
 
+    /// Nearly all that comes in encapsulated: from a peer's address over the link to the other hosts, which no container is on, with
+    /// an inner source of a subnet of the usual length that is leased to this address. Compared are words that the kernel loads in
+    /// line, each with one instruction of nft's; all that differs is judged by the rules of [`Self::encapsulated`].
+    pub(super) fn usual(&self) -> Option<Rule> {
+        let OverlayDevice { inner, vni, parent, .. } = self.device?;
+        let (ip, family, len) = (self.word(), self.family_name(), self.usual_len()?);
+        let from = match parent.filter(is_plain) {
+            Some(parent) => format!("iifname \"{parent}\""),
+            None => format!("iifname != @{BRIDGES}"),
+        };
+        // The VNI and the byte behind it, which the kernel wants to be zero.
+        let vni = vni.map(|vni| format!("@th,96,32 {:#010x} ", vni.number() << 8)).unwrap_or_default();
+        let ours = self.inner_type().map(|ours| format!("{ours} ")).unwrap_or_default();
+        let pair = format!("{ip} saddr . @th,{},{len} @{}", inner * 8 + self.source().0, subnets(family, len));
+        Some(Rule::new("peers", format!("{vni}{ours}{from} {pair} {} accept", count(counter::arrived(self.family)))))
+    }
+
+    /// The length of subnets whose leading bits are compared as whole bytes.
+    fn usual_len(&self) -> Option<u8> {
+        Some(self.subnet_len).filter(|len| len.is_multiple_of(8) && *len > 0)
+    }
+
     /// What may come in encapsulated. The overlay of a family runs over the underlay of that family.
     pub(super) fn encapsulated(&self, senders: Senders, source_check: bool) -> Vec<Rule> {
         let (ip, family) = (self.word(), self.family_name());
@@ -168,12 +184,16 @@ impl Side {
     /// Where an encapsulated packet has the source of the packet in it, as nft reads raw bytes.
     fn inner_source(&self) -> Option<String> {
         let OverlayDevice { inner, .. } = self.device?;
-        // RFC 791 §3.1, RFC 8200 §3.
-        let (offset, bits) = match self.family {
+        let (offset, bits) = self.source();
+        Some(format!("@th,{},{bits}", inner * 8 + offset))
+    }
+
+    /// Where an IP header has the source, and how long it is, in bits (RFC 791 §3.1, RFC 8200 §3).
+    const fn source(&self) -> (usize, u8) {
+        match self.family {
             Family::V4 => (12 * 8, 32),
             Family::V6 => (8 * 8, 128),
-        };
-        Some(format!("@th,{},{bits}", inner * 8 + offset))
+        }
     }
 
     /// Other hosts would take a masqueraded packet of a container for ours.
@@ -201,17 +221,24 @@ impl Side {
         let public = |entry: &Arc<Entry>| entry.lease.public.of(self.family).copied();
         let peers: BTreeSet<IpAddr> = leases.peers.values().filter_map(public).collect();
         let elements = peers.into_iter().map(Element::Address).collect();
-        let lease = |entry: &Arc<Entry>| {
-            Some(Element::Lease(*entry.lease.public.of(self.family)?, entry.lease.subnet.of(self.family)?))
-        };
-        let pairs = leases.peers.values().filter_map(lease).collect();
+        let lease = |entry: &Arc<Entry>| Some((public(entry)?, entry.lease.subnet.of(self.family)?));
+        let usual = self.usual_len();
+        // What claims to be at an address of the overlay is none that the usual rule may take for a host.
+        let is_usual =
+            |(public, subnet): &(IpAddr, Prefix)| usual == Some(subnet.len()) && !self.overlay.holds(*public);
+        let (pairs, others): (Vec<_>, Vec<_>) = leases.peers.values().filter_map(lease).partition(is_usual);
         let family = self.family_name();
         let mut sets = vec![
             (format!("peers-{family}"), Set { kind: SetKind::Addresses(self.family), elements }),
             (format!("strangers-{family}"), Set { kind: SetKind::Seen(self.family), elements: BTreeSet::new() }),
         ];
         if source_check {
-            sets.push((format!("leases-{family}"), Set { kind: SetKind::Leases(self.family), elements: pairs }));
+            let elements = others.into_iter().map(|(public, subnet)| Element::Lease(public, subnet)).collect();
+            sets.push((format!("leases-{family}"), Set { kind: SetKind::Leases(self.family), elements }));
+            if let Some(len) = usual {
+                let elements = pairs.into_iter().map(|(public, subnet)| Element::Subnet(public, subnet)).collect();
+                sets.push((subnets(family, len), Set { kind: SetKind::Subnets(self.family, len), elements }));
+            }
             let claims = Set { kind: SetKind::Claims(self.family), elements: BTreeSet::new() };
             sets.push((format!("claims-{family}"), claims));
         }
@@ -233,14 +260,24 @@ impl Side {
     }
 }
 
-/// Lets all but what is encapsulated for our device go on at once: another network may have the same port.
-pub(super) fn gate(device: &OverlayDevice) -> Vec<Rule> {
-    let rule = |text| Rule::new("not encapsulated", text);
-    let mut rules =
-        vec![rule("meta l4proto != udp accept".to_owned()), rule(format!("udp dport != {} accept", device.port))];
+/// Lets all but what goes to the port of encapsulated packets go on at once.
+pub(super) fn to_port(device: &OverlayDevice) -> [Rule; 2] {
+    ["meta l4proto != udp accept".to_owned(), format!("udp dport != {} accept", device.port)].map(not_encapsulated)
+}
+
+/// Lets what is of another network go on: it may have the same port.
+pub(super) fn of_network(device: &OverlayDevice) -> Option<Rule> {
     // Behind UDP's 8 bytes and 4 of the VXLAN header (RFC 7348 §5).
-    rules.extend(device.vni.map(|vni| rule(format!("@th,96,24 != {} accept", vni.number()))));
-    rules
+    device.vni.map(|vni| not_encapsulated(format!("@th,96,24 != {} accept", vni.number())))
+}
+
+fn not_encapsulated(text: String) -> Rule {
+    Rule::new("not encapsulated", text)
+}
+
+/// The name of the set of leased subnets of one length.
+fn subnets(family: &str, len: u8) -> String {
+    format!("subnets-{family}-{len}")
 }
 
 /// Drops what containers send.

@@ -104,6 +104,8 @@ pub enum SetKind {
     Links,
     /// Public addresses, each with the inner sources that may come from it.
     Leases(Family),
+    /// The same of subnets of one length, in bits, each pair a key that is found by its hash.
+    Subnets(Family, u8),
     /// Addresses that packets put there, for an hour each.
     Seen(Family),
     /// The same, each with an inner source that came from it.
@@ -117,8 +119,10 @@ pub enum Element {
     Address(IpAddr),
     /// The name of a link.
     Link(LinkName),
-    /// A public address and a subnet that is leased to it.
+    /// A public address and a subnet that is leased to it, as a range of inner sources.
     Lease(IpAddr, Prefix),
+    /// The same as a key by itself.
+    Subnet(IpAddr, Prefix),
 }
 
 /// A table of iptables or ip6tables.
@@ -288,7 +292,7 @@ impl fmt::Display for Element {
         match self {
             Self::Address(address) => address.fmt(f),
             Self::Link(link) => link.fmt(f),
-            Self::Lease(public, subnet) => write!(f, "{subnet} of {public}"),
+            Self::Lease(public, subnet) | Self::Subnet(public, subnet) => write!(f, "{subnet} of {public}"),
         }
     }
 }

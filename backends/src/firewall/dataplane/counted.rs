@@ -6,7 +6,8 @@ use wire_lease::DualStack;
 
 use super::FirewallDataplane;
 use crate::{
-    DataplaneError,
+    DataplaneError, OverlayDevice,
+    dataplane::received_packets,
     firewall::{side::counter, state::Element},
 };
 
@@ -25,17 +26,22 @@ pub struct Counted {
     pub spoofed: u64,
     /// Encapsulated packets we let in, by the family of the overlay.
     pub arrived: DualStack<u64>,
-    /// Encapsulated packets that all others let in too.
+    /// Packets that the overlay's devices have received: encapsulated, all others let them in too.
     pub delivered: DualStack<u64>,
 }
 
 impl FirewallDataplane {
-    /// What our table has counted.
+    /// What our table and these devices have counted.
     ///
     /// # Errors
     /// When the kernel does not answer.
-    pub fn counted(&mut self) -> Result<Counted, DataplaneError> {
+    pub fn counted(&mut self, devices: &DualStack<OverlayDevice>) -> Result<Counted, DataplaneError> {
         let counters = self.netfilter()?.counters()?;
+        // After those that were let in: what comes between the two is delivered, not blocked.
+        let mut delivered = DualStack::default();
+        for (family, device) in devices.iter() {
+            delivered.set(family, received_packets(&mut self.netlink, device.link)?);
+        }
         let of = |name| counters.get(name).copied().unwrap_or_default();
         let mut counted = Counted {
             strangers: of(counter::STRANGERS),
@@ -44,19 +50,19 @@ impl FirewallDataplane {
             containers: of(counter::CONTAINERS),
             spoofed: of(counter::SPOOFED),
             arrived: DualStack::from_fn(|family| counters.get(counter::arrived(family)).copied()),
-            delivered: DualStack::from_fn(|family| counters.get(counter::delivered(family)).copied()),
+            delivered,
         };
         if counted.strangers > 0 {
             for family in ["v4", "v6"] {
                 let noted = self.netfilter()?.noted(&format!("strangers-{family}"))?;
                 counted.senders.extend(noted.into_iter().filter_map(|element| match element {
                     Element::Address(address) => Some(address),
-                    Element::Link(_) | Element::Lease(..) => None,
+                    Element::Link(_) | Element::Lease(..) | Element::Subnet(..) => None,
                 }));
                 let claimed = self.netfilter()?.claimed(&format!("claims-{family}"))?;
                 counted.claims.extend(claimed.into_iter().filter_map(|element| match element {
                     Element::Lease(sender, source) => Some((sender, source.network())),
-                    Element::Link(_) | Element::Address(_) => None,
+                    Element::Link(_) | Element::Address(_) | Element::Subnet(..) => None,
                 }));
             }
         }
