@@ -82,7 +82,8 @@ COMMIT
     fn an_operators_drop_is_overruled_where_it_may_be_meant_for_the_overlay() {
         let drops: Vec<_> = operators_drops(LISTING).map(|rule| (Family::V4, rule.to_owned())).collect();
         assert_eq!(drops.len(), 7, "{drops:?}");
-        let device = OverlayDevice { link: "flannel.1".parse().unwrap(), port: 8472, vni: None, local: None, inner: 0 };
+        let link = "flannel.1".parse().unwrap();
+        let device = OverlayDevice { link, parent: None, port: 8472, vni: None, local: None, inner: 0 };
         let devices = DualStack { v4: Some(device), v6: None };
         let bridges = ["br-1".parse().unwrap()].into();
         let around = Surroundings { bridges, ..Surroundings::default() };

@@ -117,17 +117,26 @@ impl Side {
     /// an inner source of a subnet of the usual length that is leased to this address. Compared are words that the kernel loads in
     /// line, each with one instruction of nft's; all that differs is judged by the rules of [`Self::encapsulated`].
     pub(super) fn usual(&self) -> Option<Rule> {
-        let OverlayDevice { inner, vni, parent, .. } = self.device?;
-        let (ip, family, len) = (self.word(), self.family_name(), self.usual_len()?);
+        let OverlayDevice { vni, parent, .. } = self.device?;
         let from = match parent.filter(is_plain) {
             Some(parent) => format!("iifname \"{parent}\""),
             None => format!("iifname != @{BRIDGES}"),
         };
         // The VNI and the byte behind it, which the kernel wants to be zero.
         let vni = vni.map(|vni| format!("@th,96,32 {:#010x} ", vni.number() << 8)).unwrap_or_default();
+        Some(self.let_in(&format!("{vni}{from} "), &self.of_usual_len()?))
+    }
+
+    /// Lets in what `matching` and `from` name, where it is a packet of this family.
+    fn let_in(&self, matching: &str, from: &str) -> Rule {
         let ours = self.inner_type().map(|ours| format!("{ours} ")).unwrap_or_default();
-        let pair = format!("{ip} saddr . @th,{},{len} @{}", inner * 8 + self.source().0, subnets(family, len));
-        Some(Rule::new("peers", format!("{vni}{ours}{from} {pair} {} accept", count(counter::arrived(self.family)))))
+        Rule::new("peers", format!("{ours}{matching}{from} {} accept", count(counter::arrived(self.family))))
+    }
+
+    /// What comes from the address that a subnet of the usual length is leased to.
+    fn of_usual_len(&self) -> Option<String> {
+        let len = self.usual_len()?;
+        Some(format!("{} @{}", self.pair(len)?, subnets(self.family_name(), len)))
     }
 
     /// The length of subnets whose leading bits are compared as whole bytes.
@@ -140,17 +149,18 @@ impl Side {
         let (ip, family) = (self.word(), self.family_name());
         let mut rules = self.remote_containers("");
         if senders == Senders::Peers
-            && let Some(inner) = self.inner_source()
+            && let Some(pair) = self.pair(self.family.bits())
         {
-            let pair = format!("{ip} saddr . {inner}");
-            let from =
-                if source_check { format!("{pair} @leases-{family}") } else { format!("{ip} saddr @peers-{family}") };
-            let ours = self.inner_type().map(|ours| format!("{ours} ")).unwrap_or_default();
-            let peer = format!("{ours}{from} {} accept", count(counter::arrived(self.family)));
-            rules.push(Rule::new("peers", peer));
+            if source_check {
+                rules.extend(self.of_usual_len().map(|from| self.let_in("", &from)));
+                rules.push(self.let_in("", &format!("{pair} @leases-{family}")));
+            } else {
+                rules.push(self.let_in("", &format!("{ip} saddr @peers-{family}")));
+            }
             let forged = format!("{ip} saddr @peers-{family} {}", drop(counter::SPOOFED));
             rules.push(Rule::new("sources of other leases", forged));
             if source_check {
+                let ours = self.inner_type().map(|ours| format!("{ours} ")).unwrap_or_default();
                 let claim = format!("{ours}update @claims-{family} {{ {pair} }}");
                 rules.push(Rule::new("what strangers claim is noted", claim));
             }
@@ -181,18 +191,17 @@ impl Side {
         Some(format!("@th,{},16 {ether_type:#06x}", (inner - 2) * 8))
     }
 
-    /// Where an encapsulated packet has the source of the packet in it, as nft reads raw bytes.
-    fn inner_source(&self) -> Option<String> {
+    /// The outer source and the first bits of the inner one, which nft reads as raw bytes.
+    fn pair(&self, bits: u8) -> Option<String> {
         let OverlayDevice { inner, .. } = self.device?;
-        let (offset, bits) = self.source();
-        Some(format!("@th,{},{bits}", inner * 8 + offset))
+        Some(format!("{} saddr . @th,{},{bits}", self.word(), inner * 8 + self.source_offset()))
     }
 
-    /// Where an IP header has the source, and how long it is, in bits (RFC 791 §3.1, RFC 8200 §3).
-    const fn source(&self) -> (usize, u8) {
+    /// Where an IP header has the source, in bits (RFC 791 §3.1, RFC 8200 §3).
+    const fn source_offset(&self) -> usize {
         match self.family {
-            Family::V4 => (12 * 8, 32),
-            Family::V6 => (8 * 8, 128),
+            Family::V4 => 12 * 8,
+            Family::V6 => 8 * 8,
         }
     }
 

@@ -6,7 +6,7 @@ use wire_lease::{
 };
 
 use super::*;
-use crate::{Link, LinkKind, LinkName, Mtu, NetState, Op, Owner, Vxlan, plan};
+use crate::{Link, LinkKind, LinkName, Mtu, NetState, Op, Owner, Parent, Vxlan, plan};
 
 fn name(text: &str) -> LinkName {
     text.parse().unwrap()
@@ -53,9 +53,15 @@ pub(crate) fn policy(dual: bool) -> FirewallPolicy {
 
 /// The devices of a backend, as they are wanted.
 fn devices(dual: bool) -> NetState {
+    devices_over(dual, None)
+}
+
+fn devices_over(dual: bool, parent: Option<&str>) -> NetState {
+    let parent = parent.map(|parent| Parent { index: 7, name: name(parent) });
     let mut state = NetState::default();
     let mut add = |device: &str, local: &str| {
-        let kind = LinkKind::Vxlan(Vxlan { local: Some(local.parse().unwrap()), ..Vxlan::new(Vni::new(1).unwrap()) });
+        let local = Some(local.parse().unwrap());
+        let kind = LinkKind::Vxlan(Vxlan { parent, local, ..Vxlan::new(Vni::new(1).unwrap()) });
         let link = Link { kind, mac: None, mtu: Mtu(1450), up: true, owner: Owner::Ours, index: None };
         state.links.insert(name(device), link);
     };
@@ -73,8 +79,18 @@ pub(crate) fn wanted(policy: &FirewallPolicy, peers: &[u8], bridges: &[&str]) ->
 }
 
 pub(crate) fn wanted_around(policy: &FirewallPolicy, peers: &[u8], around: &Surroundings) -> Firewall {
+    wanted_over(policy, peers, around, None)
+}
+
+/// The same with devices that send through a link.
+pub(crate) fn wanted_over(
+    policy: &FirewallPolicy,
+    peers: &[u8],
+    around: &Surroundings,
+    parent: Option<&str>,
+) -> Firewall {
     let dual = policy.pools.v6.is_some();
-    policy.desired(&lease(1, dual), &leases(peers, dual), &OverlayDevice::of(&devices(dual)), around)
+    policy.desired(&lease(1, dual), &leases(peers, dual), &OverlayDevice::of(&devices_over(dual, parent)), around)
 }
 
 /// The same among so many peers.
@@ -147,6 +163,18 @@ fn no_inner_source_is_looked_at_but_behind_the_inner_ether_type_of_its_family() 
     let whole = rules(&devices(true), Nftables::Whole);
     assert!(starts(&whole, "@th,224,16 0x0800 ip saddr . @th,336,32 @leases-v4 "), "{whole:#?}");
     assert!(starts(&whole, "@th,224,16 0x86dd ip6 saddr . @th,304,128 @leases-v6 "), "{whole:#?}");
+    assert!(starts(&whole, "@th,224,16 0x0800 ip saddr . @th,336,24 @subnets-v4-24 "), "{whole:#?}");
+    assert!(starts(&whole, "@th,224,16 0x86dd ip6 saddr . @th,304,64 @subnets-v6-64 "), "{whole:#?}");
+    let over_eth0 = rules(&devices_over(true, Some("eth0")), Nftables::Whole);
+    for (rules, link) in [(&whole, "iifname != @bridges"), (&over_eth0, "iifname \"eth0\"")] {
+        // First of all, behind what is no packet to the port.
+        let [first, second] = [&rules[2], &rules[3]];
+        assert!(first.starts_with(&format!("@th,224,16 0x0800 @th,96,32 0x00000100 {link} ip saddr . ")), "{rules:#?}");
+        assert!(
+            second.starts_with(&format!("@th,224,16 0x86dd @th,96,32 0x00000100 {link} ip6 saddr . ")),
+            "{rules:#?}"
+        );
+    }
     // Where sources are not looked at, neither is what would hide them let in.
     let simple = rules(&devices(true), Nftables::Simple);
     assert!(starts(&simple, "@th,224,16 0x0800 ip saddr @peers-v4 "), "{simple:#?}");
@@ -169,6 +197,37 @@ fn no_inner_source_is_looked_at_but_behind_the_inner_ether_type_of_its_family() 
     let raw = NetState { links: [(name("flannel0"), link)].into(), ..NetState::default() };
     let raw = rules(&raw, Nftables::Whole);
     assert!(starts(&raw, "ip saddr . @th,160,32 @leases-v4 "), "{raw:#?}");
+    assert!(raw[2].starts_with("iifname != @bridges ip saddr . @th,160,24 @subnets-v4-24 "), "{raw:#?}");
+}
+
+#[test]
+fn a_lease_of_another_length_or_at_an_address_of_containers_is_none_that_one_hash_finds() {
+    let mut table = leases(&[2, 3, 4], false);
+    let change = |table: &mut LeaseTable, number: u8, subnet: &str, public: &str| {
+        let mut entry = table.peers.remove(&lease(number, false).subnet).unwrap();
+        let changed = &mut std::sync::Arc::make_mut(&mut entry).lease;
+        changed.subnet = Subnet::new(DualStack { v4: Some(subnet.parse().unwrap()), v6: None }).unwrap();
+        changed.public.v4 = Some(public.parse().unwrap());
+        table.peers.insert(changed.subnet, entry);
+    };
+    change(&mut table, 3, "10.5.3.0/25", "192.0.2.3");
+    change(&mut table, 4, "10.5.4.0/24", "10.5.9.9");
+    let sets = |subnet_len| {
+        let mut policy = policy(false);
+        policy.pools.v4.as_mut().unwrap().subnet_len = subnet_len;
+        let devices = OverlayDevice::of(&devices(false));
+        let mut firewall = policy.desired(&lease(1, false), &table, &devices, &Surroundings::default());
+        firewall.tables.remove(&TableName::Ours).unwrap().sets
+    };
+    let pair = |public: &str, subnet: &str| (public.parse().unwrap(), subnet.parse().unwrap());
+    let ranges = [pair("192.0.2.3", "10.5.3.0/25"), pair("10.5.9.9", "10.5.4.0/24")];
+    let (public, subnet) = pair("192.0.2.2", "10.5.2.0/24");
+    let usual = sets(24);
+    assert_eq!(usual["subnets-v4-24"].elements, [Element::Subnet(public, subnet)].into());
+    assert_eq!(usual["leases-v4"].elements, ranges.map(|(public, subnet)| Element::Lease(public, subnet)).into());
+    // Half a byte is compared by no set of whole keys.
+    let none = sets(20);
+    assert_eq!((none.keys().any(|name| name.starts_with("subnets")), none["leases-v4"].elements.len()), (false, 3));
 }
 
 #[test]
@@ -229,7 +288,7 @@ fn what_others_put_in_front_of_ours_is_passed_and_what_flanneld_left_goes_last()
     let want = NetState { firewall: wanted(&policy(false), &[2], &[]), ..NetState::default() };
     let plan = plan(&have, &want);
     insta::assert_snapshot!(plan, @"
-    put table inet wire-agent: 6 chains, 31 rules
+    put table inet wire-agent: 4 chains, 28 rules
     put chains iptables raw: WIRE-RAW (1 rules) called from PREROUTING
     put chains iptables filter: WIRE-FORWARD called from DOCKER-USER called from FORWARD WIRE-POLICY (3 rules) called from FORWARD
     delete chain iptables filter WIRE-FORMER
@@ -324,7 +383,7 @@ fn what_docker_keeps_internal_is_let_through_by_no_rule_of_ours() {
 #[test]
 fn peers_that_come_and_go_change_a_set_and_nothing_else() {
     let state = |peers: &[u8]| NetState { firewall: wanted(&policy(false), peers, &[]), ..NetState::default() };
-    insta::assert_snapshot!(plan(&state(&[2, 3]), &state(&[3, 4])), @"change sets inet wire-agent: leases-v4 +10.5.4.0/24 of 192.0.2.4 -10.5.2.0/24 of 192.0.2.2 peers-v4 +192.0.2.4 -192.0.2.2");
+    insta::assert_snapshot!(plan(&state(&[2, 3]), &state(&[3, 4])), @"change sets inet wire-agent: peers-v4 +192.0.2.4 -192.0.2.2 subnets-v4-24 +10.5.4.0/24 of 192.0.2.4 -10.5.2.0/24 of 192.0.2.2");
 }
 
 /// What may be wanted, and what may be found.

@@ -10,7 +10,7 @@ use crate::{
     dataplane::tests::lab::{in_namespace, run},
     firewall::{
         FirewallPolicy, Masquerade, Nftables, Senders, Surroundings,
-        tests::{bounded, policy, wanted, wanted_around},
+        tests::{bounded, policy, wanted, wanted_over},
     },
 };
 
@@ -46,12 +46,20 @@ fn a_peers_frame_with_vlan_tags_or_of_another_family_is_dropped_and_counted_what
         run("ip link set lo up; ip address add 192.0.2.1/24 dev lo; ip address add 192.0.2.2/24 dev lo
              ip address add 2001:db8::1/64 dev lo nodad; ip address add 2001:db8::2/64 dev lo nodad");
         let mut reconciler = reconciler();
-        for nftables in [Nftables::Whole, Nftables::Simple] {
-            let policy = policy(true);
+        // All is sent over lo: where the devices send through another link, it comes from elsewhere than usual.
+        for (nftables, parent, v4_len) in [
+            (Nftables::Whole, None, 24),
+            (Nftables::Whole, Some("lo"), 24),
+            (Nftables::Whole, Some("eth9"), 24),
+            (Nftables::Whole, Some("lo"), 20),
+            (Nftables::Simple, Some("lo"), 24),
+        ] {
+            let mut policy = policy(true);
+            policy.pools.v4.as_mut().unwrap().subnet_len = v4_len;
             let around = Surroundings { nftables, ..Surroundings::default() };
             // Counts begin anew with each table.
             assert!(reconciler.round(&NetState::default()).converged);
-            let want = NetState { firewall: wanted_around(&policy, &[2], &around), ..NetState::default() };
+            let want = NetState { firewall: wanted_over(&policy, &[2], &around, parent), ..NetState::default() };
             assert!(reconciler.round(&want).converged);
             for (family, peer, victim, source, own, other) in [
                 (Family::V4, "192.0.2.2:0", "192.0.2.1:8472", "10.5.2.9", 0x0800, 0x86dd),
@@ -63,10 +71,16 @@ fn a_peers_frame_with_vlan_tags_or_of_another_family_is_dropped_and_counted_what
                 let before = reconciler.dataplane().counted(&DualStack::default()).unwrap().spoofed;
                 for (tags, ether_type) in ODD.into_iter().chain([(&[][..], other)]) {
                     socket.send_to(&tagged(tags, ether_type, source), victim).unwrap();
-                    assert!(ear.recv(&mut [0; 200]).is_err(), "{nftables:?} {tags:x?} {ether_type:x} is let in");
+                    assert!(
+                        ear.recv(&mut [0; 200]).is_err(),
+                        "{nftables:?} {parent:?} {tags:x?} {ether_type:x} is let in"
+                    );
                 }
                 socket.send_to(&tagged(&[], own, source), victim).unwrap();
-                assert!(ear.recv(&mut [0; 200]).is_ok(), "{nftables:?} {family}: an honest one is not let in");
+                assert!(
+                    ear.recv(&mut [0; 200]).is_ok(),
+                    "{nftables:?} {parent:?} {v4_len} {family}: an honest one is not let in"
+                );
                 let counted = reconciler.dataplane().counted(&DualStack::default()).unwrap();
                 assert_eq!(counted.spoofed - before, ODD.len() as u64 + 1);
                 assert_eq!(counted.arrived.of(family), Some(&1));
