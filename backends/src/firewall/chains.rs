@@ -42,7 +42,7 @@ impl Side {
         let call = format!("{} -j {name}", comment(NAT_COMMENT));
         let calls = [("POSTROUTING".to_owned(), Call { place: Place::First, rules: vec![call] })].into();
         let table = ChainTable { family: self.family, kind: ChainTableKind::Nat };
-        (ChainName { table, name }, Chain { rules, spares_internal: false, calls })
+        (ChainName { table, name }, Chain { rules, calls, ..Chain::default() })
     }
 
     /// The chains of iptables, in front of Docker's drops.
@@ -60,6 +60,8 @@ impl Side {
                 rules,
                 // What they let in would never get to Docker's drop.
                 spares_internal: kind == ChainTableKind::Filter,
+                // A table that nobody else uses is one more that each packet would go through, twice on each host.
+                answers_others: kind == ChainTableKind::Raw,
                 calls: callers.iter().map(call).collect(),
             };
             chains.insert(ChainName { table, name: name.to_owned() }, chain);

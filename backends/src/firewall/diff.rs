@@ -49,6 +49,9 @@ fn chains(have: &Firewall, want: &Firewall) -> Vec<FirewallOp> {
 
 fn chain(have: &Firewall, name: &ChainName, want: &Chain) -> Option<ChainChange> {
     let there = have.chains.get(name);
+    if want.answers_others && there.is_none() && !have.used.contains(&name.table) {
+        return None;
+    }
     let wanted = chains::on_this_host(name, want, &have.internal);
     let rules = there.is_none_or(|there| there.rules != wanted).then_some(wanted);
     let is_there = |caller: &str| {

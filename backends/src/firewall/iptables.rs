@@ -29,7 +29,10 @@ pub(crate) fn read(listing: &str, family: Family, firewall: &mut Firewall) {
         }
         let Some(table) = table else { continue };
         let named = |name: &str| ChainName { table, name: name.to_owned() };
-        if let Some(chain) = line.strip_prefix(':').and_then(|rest| rest.split(' ').next()) {
+        if let Some((chain, rest)) = line.strip_prefix(':').and_then(|chain| chain.split_once(' ')) {
+            if rest.starts_with("DROP") {
+                firewall.used.insert(table);
+            }
             if concerns_us(chain) {
                 firewall.chains.entry(named(chain)).or_default();
             } else if CALLERS.contains(&chain) {
@@ -38,7 +41,11 @@ pub(crate) fn read(listing: &str, family: Family, firewall: &mut Firewall) {
         } else if let Some((chain, rule)) = line.strip_prefix("-A ").and_then(|rest| rest.split_once(' ')) {
             let place = before.entry(chain).and_modify(|count| *count += 1).or_insert(0);
             // All chains of a table are named before its first rule.
-            if let Some(target) = target(rule).filter(|target| firewall.chains.contains_key(&named(target))) {
+            let calls_ours = target(rule).filter(|target| firewall.chains.contains_key(&named(target)));
+            if calls_ours.is_none() && !concerns_us(chain) {
+                firewall.used.insert(table);
+            }
+            if let Some(target) = calls_ours {
                 let place = if *place == 0 { Place::First } else { Place::Behind };
                 let calls = &mut firewall.chains.entry(named(target)).or_default().calls;
                 let call = calls.entry(chain.to_owned()).or_insert_with(|| Call { place, rules: Vec::new() });

@@ -136,7 +136,7 @@ fn sets_that_do_not_fit_into_one_message_are_changed_at_once_or_not_at_all() {
 }
 
 /// What anyone may do to it, each a shell script.
-const DAMAGES: [&str; 13] = [
+const DAMAGES: [&str; 11] = [
     "nft flush ruleset",
     "nft delete table inet wire-agent",
     "nft add table inet wire-agent '{ flags dormant; }'",
@@ -146,10 +146,8 @@ const DAMAGES: [&str; 13] = [
     "nft insert rule inet wire-agent encapsulated-in accept",
     "nft flush chain inet wire-agent encapsulated-in; nft add rule inet wire-agent encapsulated-in accept comment \\\"strangers\\\"",
     "iptables -F",
-    "ip6tables -t raw -F",
     "iptables -F WIRE-FORWARD",
     "ip6tables -I FORWARD 1 -s 2001:db8::7 -j DROP",
-    "iptables -t raw -I PREROUTING 1 -d 10.5.1.2/32 ! -i docker0 -j DROP",
 ];
 
 #[test]
@@ -165,7 +163,7 @@ fn whatever_anyone_does_to_it_is_seen_and_put_right() {
             let report = repair(&mut reconciler, &want);
             assert!(report.converged && report.written > 0, "{damage}: {report:?}");
             if stranger {
-                run(&damage.replace("-I FORWARD 1", "-D FORWARD").replace("-I PREROUTING 1", "-D PREROUTING"));
+                run(&damage.replace("-I FORWARD 1", "-D FORWARD"));
             }
             let now = ruleset();
             // After a flush tables come back in another order.
@@ -178,6 +176,44 @@ fn whatever_anyone_does_to_it_is_seen_and_put_right() {
             repair(&mut reconciler, &want);
             assert!(!reconciler.dataplane().has_changed(), "{damage}");
         }
+    });
+}
+
+#[test]
+fn the_table_raw_is_left_alone_until_others_use_it_and_then_ours_comes_first() {
+    in_namespace(|| {
+        let mut reconciler = reconciler();
+        let want = want(&[2]);
+        assert!(reconciler.round(&want).converged);
+        let raw = |program: &str| run(&format!("{program}-save -t raw | grep '^-A' || true"));
+        let untouched = ["iptables", "ip6tables"].map(raw);
+        assert_eq!(untouched.concat(), "");
+        let drop = "PREROUTING -d 10.5.1.2/32 ! -i docker0 -j DROP";
+        // As Docker 28 does for each container; before ours; and then ours is flushed, and all is.
+        for (damage, first) in [
+            (format!("iptables -t raw -A {drop}"), true),
+            (format!("iptables -t raw -I {drop}"), true),
+            ("iptables -t raw -F WIRE-RAW".to_owned(), true),
+            ("iptables -t raw -F".to_owned(), true),
+            ("nft flush ruleset".to_owned(), false),
+            (format!("nft flush ruleset; iptables -t raw -A {drop}"), true),
+        ] {
+            run(&damage);
+            let report = repair(&mut reconciler, &want);
+            assert!(report.converged && report.written > 0, "{damage}: {report:?}");
+            let rules = raw("iptables");
+            let call = "-A PREROUTING -m comment --comment \"wire-agent forward\" -j WIRE-RAW";
+            assert_eq!(rules.lines().next() == Some(call), first, "{damage}: {rules}");
+            assert_eq!(
+                rules.contains("-A WIRE-RAW -s 10.5.0.0/16 -d 10.5.1.0/24 -i flannel.1"),
+                first,
+                "{damage}: {rules}"
+            );
+            assert_eq!(raw("ip6tables"), "", "{damage}");
+            assert!(!reconciler.dataplane().has_changed(), "{damage}");
+        }
+        assert!(reconciler.round(&NetState::default()).converged);
+        assert!(!raw("iptables").contains("WIRE"));
     });
 }
 

@@ -25,6 +25,8 @@ pub struct Firewall {
     /// Bridges that Docker keeps to themselves (`docker network create --internal`), by their names as iptables-save writes them.
     /// Not part of what is wanted.
     pub internal: BTreeSet<(Family, String)>,
+    /// Tables of iptables in which others have rules, or drop by a policy. Not part of what is wanted.
+    pub used: BTreeSet<ChainTable>,
 }
 
 /// The name of a table of nftables.
@@ -166,6 +168,8 @@ pub struct Chain {
     pub rules: Vec<String>,
     /// Of a wanted chain, whether it leaves internal bridges to Docker: its rules then come behind some that say so.
     pub spares_internal: bool,
+    /// Of a wanted chain, whether it is put only where others use its table. It stays once it is there.
+    pub answers_others: bool,
     /// By chain, the rules that call this one. Of a wanted chain only those count whose chain is there.
     pub calls: BTreeMap<String, Call>,
 }

@@ -15,7 +15,7 @@ use crate::{
 
 /// All rules of ours, without counters and handles. What is called from Docker's chain goes with that.
 pub(crate) fn ours(host: &Host) -> Result<String> {
-    let listed = "nft -s list table inet wire-agent; for t in iptables ip6tables; do $t-save | grep WIRE | grep -v DOCKER-USER; done";
+    let listed = "nft -s list table inet wire-agent; for t in iptables ip6tables; do $t-save | grep WIRE | grep -v 'DOCKER-USER\\|WIRE-RAW'; done";
     host.namespace().sh(listed)
 }
 

@@ -31,7 +31,7 @@ fn a_user_that_is_not_root_keeps_all_of_it() -> Result {
     let [host] = lab.hosts::<1>()?;
     let node = Node::with(host, as_nobody(&etcd))?;
     let rules = ours(&node.host)?;
-    check(rules.contains("masquerade fully-random") && rules.contains("WIRE-RAW"), || rules)?;
+    check(rules.contains("masquerade fully-random") && rules.contains("WIRE-FORWARD"), || rules)?;
     node.host.namespace().sh("nft flush ruleset")?;
     eventually(BACK, || ours(&node.host).map(drop)).map(drop)?;
     check(node.agent.status()?.phase == "ready", || format!("{:?}", node.agent.status()))
@@ -49,8 +49,10 @@ fn what_is_flushed_of_iptables_legacy_is_back_within_five_seconds_too() -> Resul
         "mkdir -p {bin}; for t in '' -save -restore; do ln -s $(command -v iptables-legacy$t) {bin}/iptables$t; done"
     ))?;
     let path = format!("{bin}:{}", std::env::var("PATH").unwrap());
+    // As of Docker 28: where others use that table, we do.
+    host.namespace().sh("iptables-legacy -t raw -A OUTPUT -d 192.0.2.99 -j DROP")?;
     let node = Node::with(host, AgentSpec::new(etcd.agent_flags()).env("PATH", &path))?;
-    let rules = || node.host.namespace().sh("iptables-legacy-save | grep '^-A'");
+    let rules = || node.host.namespace().sh("iptables-legacy-save | grep '^-A WIRE\\|-j WIRE'");
     let before = rules()?;
     check(before.contains("-A WIRE-FORWARD") && before.contains("-A WIRE-RAW"), || before.clone())?;
     for _ in 0..3 {

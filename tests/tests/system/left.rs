@@ -56,7 +56,8 @@ fn leaves_nothing(name: &str, suite: &str) -> Result {
     start_container(&machine)?;
     // Otherwise the comparison would say nothing.
     let joined = picture(&host, &machine, "joined")?;
-    for part in ["flannel.1", "flannel-v6.1", "10.5.200.0/24", "WIRE-RAW", "inet wire-agent", "/run/flannel/subnet.env"]
+    for part in
+        ["flannel.1", "flannel-v6.1", "10.5.200.0/24", "WIRE-FORWARD", "inet wire-agent", "/run/flannel/subnet.env"]
     {
         check(joined.contains(part) && !before.contains(part), || format!("{part} did not appear"))?;
     }

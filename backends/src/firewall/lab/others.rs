@@ -97,12 +97,12 @@ fn what_is_left_in_the_other_iptables_goes_and_what_others_have_there_stays() {
         run("iptables-legacy -N DOCKER; iptables-legacy -A FORWARD -s 192.0.2.8 -j DROP");
         assert!(repair(&mut reconciler, &want(&[2])).converged);
         assert_eq!(ours("nft"), whole);
-        assert_eq!(reconciler.dataplane().remove_from_other_iptables().unwrap(), 3);
+        assert_eq!(reconciler.dataplane().remove_from_other_iptables().unwrap(), 2);
         assert_eq!((ours("nft"), ours("legacy")), (whole / 2, whole / 2));
         assert!(run("iptables-nft -S FORWARD").contains("192.0.2.7/32"));
         run("iptables-legacy -X DOCKER");
         assert!(repair(&mut reconciler, &want(&[2])).converged);
-        assert_eq!(reconciler.dataplane().remove_from_other_iptables().unwrap(), 3);
+        assert_eq!(reconciler.dataplane().remove_from_other_iptables().unwrap(), 2);
         assert_eq!((ours("nft"), ours("legacy")), (whole, 0));
         assert!(run("iptables-legacy -S FORWARD").contains("192.0.2.8/32"));
     });
