@@ -49,7 +49,7 @@ fn a_docker_that_runs_without_our_subnet_is_named_and_not_restarted() -> Result 
     check(rest.contains(&format!("restart Docker with the options in {}", file.display())), || rest.clone())?;
     lab.rest(BACK);
     check(docker.pid()? == pid, || "Docker was restarted".to_owned())?;
-    let logged = node.agent.log().matches("firewall: docker0 has 172.31.0.1/24").count();
+    let logged = node.agent.log().matches(": docker0 has 172.31.0.1/24").count();
     check(logged == 1, || format!("logged {logged} times\n{}", node.agent.log()))?;
 
     docker.restart(&docker_options(&file)?)?;

@@ -368,7 +368,7 @@ fn of_peers_that_join_one_after_the_other_each_is_heard_at_once() -> Result {
         let peer = PeerLease::numbered(number);
         etcd.put(&peer.key(), &peer.value())?;
         took.push(eventually(PROMPT * 2, || {
-            let set = node.host.namespace().sh("nft list set inet wire-agent leases-v4")?;
+            let set = node.host.namespace().sh("nft list set inet wire-agent subnets-v4-24")?;
             check(set.contains(&peer.public_ip.to_string()), || format!("peer {number} is not in {set}"))
         })?);
         std::thread::sleep(PROMPT);

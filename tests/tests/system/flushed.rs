@@ -12,7 +12,7 @@ const BACK: Duration = Duration::from_secs(5);
 
 /// All rules of ours, without counters and without what is called from a chain that is Docker's. The kernel has no order of a set.
 const OURS: &str = "nft -s -t list table inet wire-agent
-    for set in leases-v4 peers-v4 bridges; do
+    for set in subnets-v4-24 peers-v4 bridges; do
         nft list set inet wire-agent $set | tr -d '\\n\\t }' | sed 's/.*elements={//' | tr , '\\n' | sort; echo; done
     for t in iptables ip6tables; do $t-save | sed -E 's/ \\[[0-9]+:[0-9]+\\]//' | grep WIRE | grep -v 'DOCKER-USER\\|WIRE-RAW' || true; done";
 
