@@ -98,8 +98,22 @@ impl Host {
     /// # Errors
     /// Where it cannot be started.
     pub fn start(&self, program: impl AsRef<OsStr>, words: &[String], log: &str) -> Result<Process> {
-        let mut command = self.namespace.command(program);
-        Process::start(self.namespace.run(), command.args(words), self.dir.join(log))
+        self.start_in(&self.namespace, program, words, log)
+    }
+
+    /// The same in another namespace, as of a container of this host.
+    ///
+    /// # Errors
+    /// Where it cannot be started.
+    pub fn start_in(
+        &self,
+        namespace: &Namespace,
+        program: impl AsRef<OsStr>,
+        words: &[String],
+        log: &str,
+    ) -> Result<Process> {
+        let mut command = namespace.command(program);
+        Process::start(namespace.run(), command.args(words), self.dir.join(log))
     }
 
     /// What its kernel holds.

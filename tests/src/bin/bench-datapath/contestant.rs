@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::rules::Rules;
+
 /// A way to carry packets between two hosts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Contestant {
@@ -15,6 +17,14 @@ pub(crate) enum Contestant {
     OursRaw,
     /// Agents that forward themselves, as VXLAN does.
     OursVxlan,
+    /// The kernel's VXLAN between containers, while connections are tracked.
+    Tracking,
+    /// The same once more: by how much it differs from itself.
+    TrackingAgain,
+    /// The kernel's VXLAN between containers, with flannel's rules.
+    FlannelRules,
+    /// The kernel's VXLAN between containers, with all rules of ours.
+    OurRules,
 }
 
 /// What carries the packets of a contestant.
@@ -26,6 +36,8 @@ pub(crate) enum Carrier {
     OnePacket,
     /// Agents, or what they set up.
     Agents(Setting),
+    /// The same between containers, with these rules.
+    Containers(Setting, Rules),
 }
 
 /// What the agents of a contestant are given.
@@ -40,8 +52,11 @@ pub(crate) struct Setting {
 }
 
 impl Contestant {
-    /// All, in the order of their turns.
-    pub(crate) const ALL: [Self; 5] = [Self::Veth, Self::KernelVxlan, Self::OnePacket, Self::OursRaw, Self::OursVxlan];
+    /// Ways to move packets, in the order of their turns.
+    pub(crate) const PATHS: [Self; 5] =
+        [Self::Veth, Self::KernelVxlan, Self::OnePacket, Self::OursRaw, Self::OursVxlan];
+    /// Rules of the packet filter, in the order of their turns.
+    pub(crate) const RULES: [Self; 4] = [Self::Tracking, Self::TrackingAgain, Self::FlannelRules, Self::OurRules];
 
     /// Its name for people and programs.
     pub(crate) const fn name(self) -> &'static str {
@@ -51,6 +66,10 @@ impl Contestant {
             Self::OnePacket => "one-packet",
             Self::OursRaw => "ours-raw",
             Self::OursVxlan => "ours-vxlan",
+            Self::Tracking => "tracking",
+            Self::TrackingAgain => "tracking-again",
+            Self::FlannelRules => "flannel-rules",
+            Self::OurRules => "our-rules",
         }
     }
 
@@ -58,12 +77,19 @@ impl Contestant {
     pub(crate) fn carrier(self) -> Carrier {
         let (vxlan, udp) = (r#"{"Type":"vxlan"}"#, r#"{"Type":"udp","Port":8285}"#);
         let agents = |backend, flag, device| Carrier::Agents(Setting { backend, flag, device });
+        let containers = |rules| {
+            let setting = Setting { backend: vxlan, flag: Some("--ip-masq"), device: ("flannel.1", "vxlan") };
+            Carrier::Containers(setting, rules)
+        };
         match self {
             Self::Veth => Carrier::Route,
             Self::OnePacket => Carrier::OnePacket,
             Self::KernelVxlan => agents(vxlan, None, ("flannel.1", "vxlan")),
             Self::OursRaw => agents(udp, None, ("flannel0", "tun")),
             Self::OursVxlan => agents(vxlan, Some("--userspace-vxlan"), ("flannel.1", "tun")),
+            Self::Tracking | Self::TrackingAgain => containers(Rules::Tracking),
+            Self::FlannelRules => containers(Rules::Flannel),
+            Self::OurRules => containers(Rules::Ours),
         }
     }
 
@@ -75,6 +101,10 @@ impl Contestant {
             Self::OnePacket => 52,
             Self::OursRaw => 53,
             Self::OursVxlan => 54,
+            Self::Tracking => 55,
+            Self::TrackingAgain => 56,
+            Self::FlannelRules => 57,
+            Self::OurRules => 58,
         }
     }
 }

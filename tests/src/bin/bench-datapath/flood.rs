@@ -48,12 +48,12 @@ pub(crate) struct Arrived {
 /// Where a socket fails, or nothing arrives.
 pub(crate) fn run(pair: &Pair, flows: u8, length: Duration) -> Result<Arrived> {
     let (stop, count) = (AtomicBool::new(false), AtomicU64::new(0));
-    let target = |flow: u8| SockaddrIn::from(SocketAddrV4::new(pair.address(flow + 1), PORT));
+    let target = |flow: u8| SockaddrIn::from(SocketAddrV4::new(pair.address(flow), PORT));
     let targets: Vec<_> = (0..flows).cycle().take(BATCH).map(|flow| Some(target(flow))).collect();
     let bind = |port| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port));
     let socket = |error| LabError::Io { what: "cannot bind a UDP socket".to_owned(), source: error };
-    let sender = pair.near.namespace().inside(|| bind(0))?.map_err(socket)?;
-    let receiver = pair.far.namespace().inside(|| bind(PORT))?.map_err(socket)?;
+    let sender = pair.sender().inside(|| bind(0))?.map_err(socket)?;
+    let receiver = pair.receiver().inside(|| bind(PORT))?.map_err(socket)?;
     let failed = |what: &str| {
         let what = format!("cannot {what} packets");
         move |error: Errno| LabError::Io { what, source: error.into() }

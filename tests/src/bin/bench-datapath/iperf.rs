@@ -47,7 +47,7 @@ pub(crate) fn run(pair: &Pair, streams: Streams, end: End) -> Result<Received> {
         End::After(time) => format!("-t {}", time.as_secs()),
         End::Bytes(bytes) => format!("-n {bytes}"),
     };
-    let answer = pair.near.exec(&format!("iperf3 -J -c {} {end} {way}", pair.target()))?;
+    let answer = pair.sender().exec(&format!("iperf3 -J -c {} {end} {way}", pair.target()))?;
     let wrong = |rule: &str| LabError::Answer { what: "iperf3".to_owned(), rule: rule.to_owned() };
     let answer: Value = serde_json::from_str(&answer).map_err(|error| wrong(&error.to_string()))?;
     received(&answer, streams).ok_or_else(|| wrong("there is no sum of what was received"))

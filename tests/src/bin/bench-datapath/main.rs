@@ -17,6 +17,7 @@ mod options;
 mod pair;
 mod ping;
 mod report;
+mod rules;
 mod samples;
 mod stage;
 mod table;

@@ -70,6 +70,9 @@ impl Measurement {
     /// All, in the order in which they are taken.
     pub(crate) const ALL: [Self; 6] = [Self::Tcp1, Self::Tcp4, Self::Both, Self::Pps1, Self::Pps64, Self::Ping];
 
+    /// Those by which rules are compared.
+    pub(crate) const OF_RULES: [Self; 4] = [Self::Tcp1, Self::Tcp4, Self::Pps1, Self::Pps64];
+
     /// Its name on the command line.
     pub(crate) const fn name(self) -> &'static str {
         match self {

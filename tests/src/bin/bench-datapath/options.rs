@@ -6,13 +6,17 @@ use crate::{contestant::Contestant, frames::Frames, measure::Measurement};
 
 /// What `--help` prints.
 pub(crate) const USAGE: &str = "\
-usage: bench-datapath [--rounds N] [--seconds N] [--quick] [--gro] [--only NAME,…]
+usage: bench-datapath [--firewall] [--rounds N] [--seconds N] [--quick] [--gro] [--only NAME,…]
+
+  --firewall    the kernel's VXLAN between containers, with one set of rules of the packet filter and with another, in place of
+                ways to move packets; on real frames, by tcp1, tcp4, pps1 and pps64
 
   --rounds N    how often each is measured, 3 by default
   --seconds N   how long each measurement lasts, 3 by default
   --quick       one round of one second: shows that it works, and no more
   --gro         the hosts' uplinks merge what they receive, as a network card does (GRO); a veth does not by default
   --only NAMES  of contestants:  veth, kernel-vxlan, one-packet, ours-raw, ours-vxlan;
+                with --firewall: tracking, tracking-again, flannel-rules, our-rules;
                 of measurements: tcp1, tcp4, both, pps1, pps64, ping;
                 of frames:       real, offloads. Where none of a kind is named, all of it are taken";
 
@@ -46,19 +50,26 @@ impl Task {
     /// Reads the words after the program's name; the error is for the person who wrote them.
     pub(crate) fn from_arguments(words: impl Iterator<Item = String>) -> Result<Self, String> {
         let mut options = Options { rounds: 3, seconds: 3, ..Options::default() };
+        let mut firewall = false;
         let mut words = words.flat_map(|word| word.splitn(2, '=').map(str::to_owned).collect::<Vec<_>>());
         while let Some(word) = words.next() {
             match word.as_str() {
                 "-h" | "--help" => return Ok(Self::Help),
                 "--quick" => (options.rounds, options.seconds) = (1, 1),
                 "--gro" => options.gro = true,
+                "--firewall" => firewall = true,
                 "--rounds" => options.rounds = number(&word, words.next())?,
                 "--seconds" => options.seconds = number(&word, words.next())?,
                 "--only" => options.only(&words.next().unwrap_or_default())?,
                 other => return Err(format!("no option is called {other:?}")),
             }
         }
-        all_where_empty(&mut options.contestants, &Contestant::ALL);
+        if firewall {
+            all_where_empty(&mut options.contestants, &Contestant::RULES);
+            all_where_empty(&mut options.measurements, &Measurement::OF_RULES);
+            all_where_empty(&mut options.frames, &[Frames::Real]);
+        }
+        all_where_empty(&mut options.contestants, &Contestant::PATHS);
         all_where_empty(&mut options.measurements, &Measurement::ALL);
         all_where_empty(&mut options.frames, &Frames::ALL);
         Ok(Self::Run(options))
@@ -73,7 +84,8 @@ impl Options {
 
     fn only(&mut self, names: &str) -> Result<(), String> {
         for name in names.split(',') {
-            let contestant = pick(name, &Contestant::ALL, |one| one.name(), &mut self.contestants);
+            let contestant = pick(name, &Contestant::PATHS, |one| one.name(), &mut self.contestants)
+                || pick(name, &Contestant::RULES, |one| one.name(), &mut self.contestants);
             let measurement = pick(name, &Measurement::ALL, |one| one.name(), &mut self.measurements);
             let frames = pick(name, &Frames::ALL, |one| one.name(), &mut self.frames);
             if !(contestant || measurement || frames) {
@@ -126,6 +138,10 @@ mod tests {
         assert_eq!(some.contestants, [Contestant::Veth, Contestant::OnePacket]);
         assert_eq!(some.measurements, [Measurement::Tcp1]);
         assert_eq!(some.frames, Frames::ALL);
+        let rules = options("--firewall --rounds=21 --only tcp1").unwrap();
+        assert_eq!(rules.contestants, Contestant::RULES);
+        assert_eq!((rules.measurements, rules.frames), (vec![Measurement::Tcp1], vec![Frames::Real]));
+        assert_eq!(options("--firewall").unwrap().measurements, Measurement::OF_RULES);
         assert_eq!(options("--rounds 5 --seconds=2 --only real").unwrap().frames, [Frames::Real]);
     }
 

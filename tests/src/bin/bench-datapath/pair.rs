@@ -7,10 +7,14 @@ use std::{
 
 use serde_json::Value;
 use wire_tests::{
-    Agent, AgentSpec, Etcd, Host, LabError, OnePacket, OnePacketSpec, Process, Result, Underlay, check, eventually,
+    Agent, AgentSpec, Etcd, Host, LabError, Leg, Namespace, OnePacket, OnePacketSpec, Process, Result, Underlay, check,
+    eventually,
 };
 
-use crate::contestant::{Carrier, Contestant, Setting};
+use crate::{
+    contestant::{Carrier, Contestant, Setting},
+    rules::Rules,
+};
 
 /// How long a pair may take to be there.
 const START: Duration = Duration::from_secs(20);
@@ -25,11 +29,13 @@ pub(crate) struct Pair {
     agents: Vec<Agent>,
     forwarders: Vec<OnePacket>,
     _server: Process,
-    /// The host that sends.
+    /// What stands for a container of each host, near and far; none where the hosts themselves send and receive.
+    legs: Vec<Leg>,
+    /// The host that sends, or whose container does.
     pub(crate) near: Host,
-    /// The host that receives. All of its subnet is its own.
+    /// The host that receives, or whose container does.
     pub(crate) far: Host,
-    /// The first three bytes of the far host's subnet, a /24.
+    /// The first three bytes of the far host's subnet, a /24. All addresses of it that the host has not are the receiver's own.
     prefix: [u8; 3],
 }
 
@@ -38,6 +44,7 @@ pub(crate) struct Pair {
 struct Carriers {
     agents: Vec<Agent>,
     forwarders: Vec<OnePacket>,
+    legs: Vec<Leg>,
     subnets: [[u8; 3]; 2],
 }
 
@@ -54,29 +61,39 @@ impl Pair {
             Carrier::Route => route(contestant, hosts),
             Carrier::OnePacket => forwarders(contestant, hosts),
             Carrier::Agents(setting) => agents(etcd, contestant, setting, hosts),
+            Carrier::Containers(setting, rules) => containers(etcd, contestant, setting, rules, hosts),
         }
         .map_err(|error| LabError::Wrong(format!("{contestant} does not start: {error:?}")))?;
-        let prefix = carriers.subnets[1];
-        far.namespace().ip(&format!("route add local {} dev lo", subnet(prefix)))?;
-        let server = far.start("iperf3", &["-s".to_owned()], "iperf3.log")?;
-        let (agents, forwarders) = (carriers.agents, carriers.forwarders);
-        let pair = Self { contestant, agents, forwarders, _server: server, near, far, prefix };
-        eventually(START, || {
-            check(pair.near.pings(pair.target().into()), || "the far host does not answer".to_owned())
-        })
-        .map_err(|error| LabError::Wrong(format!("{contestant}: {error:?}\n{}", pair.logs())))?;
+        let Carriers { agents, forwarders, legs, subnets: [_, prefix] } = carriers;
+        let receiver = legs.last().map_or(far.namespace(), Leg::namespace);
+        receiver.ip(&format!("route add local {} dev lo", subnet(prefix)))?;
+        let server = far.start_in(receiver, "iperf3", &["-s".to_owned()], "iperf3.log")?;
+        let pair = Self { contestant, agents, forwarders, _server: server, legs, near, far, prefix };
+        let ping = format!("ping -c 1 -W 1 {}", pair.target());
+        eventually(START, || check(pair.sender().exec(&ping).is_ok(), || "the far host does not answer".to_owned()))
+            .map_err(|error| LabError::Wrong(format!("{contestant}: {error:?}\n{}", pair.logs())))?;
         Ok(pair)
+    }
+
+    /// Where packets are sent.
+    pub(crate) fn sender(&self) -> &Namespace {
+        self.legs.first().map_or(self.near.namespace(), Leg::namespace)
+    }
+
+    /// Where they are received.
+    pub(crate) fn receiver(&self) -> &Namespace {
+        self.legs.last().map_or(self.far.namespace(), Leg::namespace)
     }
 
     /// The address that is measured to.
     pub(crate) const fn target(&self) -> Ipv4Addr {
-        self.address(1)
+        self.address(0)
     }
 
-    /// Any other of the far host's addresses.
-    pub(crate) const fn address(&self, last: u8) -> Ipv4Addr {
+    /// One of the receiver's addresses, by number; a container's host has the first.
+    pub(crate) const fn address(&self, number: u8) -> Ipv4Addr {
         let [first, second, third] = self.prefix;
-        Ipv4Addr::new(first, second, third, last)
+        Ipv4Addr::new(first, second, third, if self.legs.is_empty() { 1 } else { 2 } + number)
     }
 
     /// What the near agent says of its data path, where it says anything.
@@ -147,6 +164,27 @@ fn agents(etcd: &Etcd, contestant: Contestant, setting: Setting, hosts: [&Host; 
         let [first, second, third, _] = own.octets();
         carriers.subnets[number] = [first, second, third];
         carriers.agents.push(agent);
+    }
+    Ok(carriers)
+}
+
+/// An agent on each, a container behind each, and these rules on both.
+fn containers(
+    etcd: &Etcd,
+    contestant: Contestant,
+    setting: Setting,
+    rules: Rules,
+    hosts: [&Host; 2],
+) -> Result<Carriers> {
+    let mut carriers = agents(etcd, contestant, setting, hosts)?;
+    let network = format!("10.{}.0.0/16", contestant.network());
+    for ((host, agent), own) in hosts.into_iter().zip(&mut carriers.agents).zip(carriers.subnets) {
+        let env = agent.subnet_env()?;
+        let mtu = env.get("FLANNEL_MTU").and_then(|text| text.parse().ok());
+        let mtu = mtu.ok_or_else(|| LabError::Wrong(format!("no MTU in {env:?}")))?;
+        let [first, second, third] = own;
+        carriers.legs.push(Leg::new(host, &[format!("{first}.{second}.{third}.1/24")], mtu)?);
+        rules.put(host, agent, [&network, &subnet(own)])?;
     }
     Ok(carriers)
 }

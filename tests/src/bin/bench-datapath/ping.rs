@@ -25,7 +25,7 @@ pub(crate) fn start(pair: &Pair, count: u32, interval: Duration) -> Result<Pings
     let words: Vec<String> = line.split(' ').map(str::to_owned).collect();
     // Each run has a log of its own.
     let log = format!("ping.{}", RUNS.fetch_add(1, Ordering::Relaxed));
-    let process = pair.near.start("ping", &words, &log)?;
+    let process = pair.near.start_in(pair.sender(), "ping", &words, &log)?;
     // ping waits ten seconds for the answer to its last one.
     Ok(Pings { process, limit: interval * count + Duration::from_secs(15) })
 }

@@ -15,7 +15,7 @@ use crate::{
     marks::{self, Mark, RATIOS},
     measure::Figure,
     options::Options,
-    samples::Samples,
+    samples::{Paired, Samples},
     stage::Stage,
     table,
 };
@@ -63,6 +63,8 @@ struct Ratio {
     of: &'static str,
     to: &'static str,
     ratio: f64,
+    /// Of each round.
+    paired: Paired,
 }
 
 impl Report {
@@ -113,6 +115,9 @@ impl Report {
         println!("always: tx-checksumming {} at both ends", state(veths.tx_checksumming));
         let (hosts, bridge) = (state(veths.gro_at_hosts), state(veths.gro_at_bridge));
         println!("always: generic-receive-offload {hosts} at the hosts, {bridge} at the bridge");
+        for Ratio { figure, of, to, paired, .. } in &self.document.ratios {
+            println!("round by round: {figure}, {of} / {to}: {paired}");
+        }
         for mark in &self.document.marks {
             println!("mark: {mark}");
         }
@@ -152,8 +157,9 @@ fn ratios(samples: &Samples, frames: &[Frames]) -> Vec<Ratio> {
         for figure in Figure::ALL {
             for pair in RATIOS {
                 let Some(ratio) = samples.ratio(*frames, figure, pair) else { continue };
+                let Some(paired) = samples.paired(*frames, figure, pair) else { continue };
                 let [of, to] = pair.map(Contestant::name);
-                ratios.push(Ratio { frames: frames.name(), figure: figure.describe().0, of, to, ratio });
+                ratios.push(Ratio { frames: frames.name(), figure: figure.describe().0, of, to, ratio, paired });
             }
         }
     }

@@ -1,8 +1,9 @@
 //! All that was measured.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
-use wire_tests::median;
+use serde::Serialize;
+use wire_tests::{median, percentile};
 
 use crate::{contestant::Contestant, frames::Frames, measure::Figure};
 
@@ -33,8 +34,35 @@ impl Samples {
         Some(median(self.of(frames, figure, contestant))).filter(|median| !median.is_nan())
     }
 
+    /// Whether rules were compared.
+    pub(crate) fn is_of_rules(&self) -> bool {
+        self.figures.keys().any(|(_, _, contestant)| Contestant::RULES.contains(contestant))
+    }
+
+    /// How often one contestant goes into another, round by round, where both were measured.
+    pub(crate) fn paired(&self, frames: Frames, figure: Figure, [of, to]: [Contestant; 2]) -> Option<Paired> {
+        let (of, to) = (self.of(frames, figure, of), self.of(frames, figure, to));
+        let ratios: Vec<f64> = of.iter().zip(to).map(|(of, to)| of / to).collect();
+        let [lower, upper] = [25, 75].map(|percent| percentile(&ratios, percent));
+        (!ratios.is_empty()).then(|| Paired { median: median(&ratios), lower, upper })
+    }
+
     /// How often one contestant's median goes into another's, where both were measured.
     pub(crate) fn ratio(&self, frames: Frames, figure: Figure, [of, to]: [Contestant; 2]) -> Option<f64> {
         Some(self.median(frames, figure, of)? / self.median(frames, figure, to)?)
+    }
+}
+
+/// A ratio of each round: the median of all, and the quartiles.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub(crate) struct Paired {
+    pub(crate) median: f64,
+    pub(crate) lower: f64,
+    pub(crate) upper: f64,
+}
+
+impl fmt::Display for Paired {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.3} [{:.3} {:.3}]", self.median, self.lower, self.upper)
     }
 }
