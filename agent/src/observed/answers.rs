@@ -1,0 +1,165 @@
+//! What the control socket answers. Pure.
+
+use tokio::time::Instant;
+use wire_backends::{Conflict, TunnelSeen};
+use wire_lease::{BackendData, Entry, Family, HoldState, Prefix};
+
+use super::{DatapathKind, FirewallSeen, Observed};
+use crate::control::proto;
+
+impl Observed {
+    pub(crate) fn to_status(&self) -> proto::StatusReply {
+        let (phase, reason) = self.phase();
+        let text = |prefix: Option<&Prefix>| prefix.map(ToString::to_string).unwrap_or_default();
+        let ip = |family| self.public.of(family).map(ToString::to_string).unwrap_or_default();
+        let refused = self.leases.iter().flat_map(|table| table.refused.counts());
+        let refused = refused.map(|(kind, count)| (kind.to_string(), u32::try_from(*count).unwrap_or(u32::MAX)));
+        proto::StatusReply {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            phase: phase.name().to_owned(),
+            reason,
+            identity: self.identity.clone(),
+            backend: self.backend.clone(),
+            subnet: text(self.subnet.v4.as_ref()),
+            subnet_v6: text(self.subnet.v6.as_ref()),
+            public_ip: ip(Family::V4),
+            public_ipv6: ip(Family::V6),
+            underlay: self.underlay.clone(),
+            mtu: self.mtu,
+            store: Some(self.store_status()),
+            dataplane: Some(self.dataplane_status()),
+            peers: self.leases.as_ref().map_or(0, |table| u32::try_from(table.peers.len()).unwrap_or(u32::MAX)),
+            refused: refused.collect(),
+            warnings: self.warnings.iter().chain(self.notes.values()).cloned().chain(self.refusals().warning).collect(),
+            datapath: Some(self.datapath_status()),
+            firewall: Some(self.firewall_status()),
+        }
+    }
+
+    fn store_status(&self) -> proto::StoreStatus {
+        let held = match &self.hold {
+            Some(HoldState::Held { entry, expires, .. }) => entry.origin.lease.map(|lease| (lease, *expires)),
+            Some(HoldState::Acquiring { .. } | HoldState::Lost { .. }) | None => None,
+        };
+        let seconds =
+            |expires: Option<Instant>| expires.map_or(0, |at| at.saturating_duration_since(Instant::now()).as_secs());
+        proto::StoreStatus {
+            synced: self.store_error().is_none() && self.leases.is_some(),
+            error: self.store_error().unwrap_or_default(),
+            revision: self.leases.as_ref().map_or(0, |table| table.revision.0),
+            resyncs: self.follow.listings,
+            lease: held.map(|(lease, _)| lease.to_string()).unwrap_or_default(),
+            lease_seconds: held.map_or(0, |(_, expires)| seconds(expires)),
+        }
+    }
+
+    fn dataplane_status(&self) -> proto::DataplaneStatus {
+        let last = self.dataplane.last.as_ref();
+        proto::DataplaneStatus {
+            converged: last.is_some_and(|report| report.converged),
+            written: self.dataplane.written,
+            removed: self.dataplane.removed,
+            rounds: self.dataplane.rounds,
+            failures: last.map(|report| report.failures.iter().map(ToString::to_string).collect()).unwrap_or_default(),
+            conflicts: last
+                .map(|report| report.conflicts.iter().map(ToString::to_string).collect())
+                .unwrap_or_default(),
+        }
+    }
+
+    fn datapath_status(&self) -> proto::DatapathStatus {
+        let kind = match self.datapath {
+            DatapathKind::None => "none",
+            DatapathKind::KernelVxlan => "kernel-vxlan",
+            DatapathKind::UserspaceVxlan => "userspace-vxlan",
+            DatapathKind::UserspaceUdp => "userspace-udp",
+        };
+        let tunnels = self.tunnels.seen().into_iter().map(tunnel_status).collect();
+        proto::DatapathStatus { kind: kind.to_owned(), why: self.datapath_reason.to_owned(), tunnels }
+    }
+
+    fn firewall_status(&self) -> proto::FirewallStatus {
+        let FirewallSeen { written, removed, converged, counted } = &self.firewall;
+        proto::FirewallStatus {
+            converged: *converged,
+            written: *written,
+            removed: *removed,
+            strangers: counted.strangers,
+            senders: counted.senders.iter().map(ToString::to_string).collect(),
+            containers: counted.containers,
+            spoofed: counted.spoofed,
+        }
+    }
+
+    pub(crate) fn to_peers(&self) -> proto::PeersReply {
+        let Some(table) = &self.leases else { return proto::PeersReply::default() };
+        let refused = table.refused.iter().map(|(key, refusal)| proto::Refused {
+            key: key.clone(),
+            kind: refusal.kind.to_string(),
+            reason: refusal.reason.clone(),
+        });
+        proto::PeersReply {
+            peers: table.peers.values().map(|entry| peer(entry, self.is_programmed(entry))).collect(),
+            refused: refused.collect(),
+            refused_in_all: u32::try_from(table.refused.total()).unwrap_or(u32::MAX),
+        }
+    }
+
+    /// Leases of the udp backend name no type.
+    fn is_of_our_backend(&self, entry: &Entry) -> bool {
+        let name = entry.lease.data.name();
+        name == self.backend || (entry.lease.data == BackendData::Untyped && self.backend == "udp")
+    }
+
+    /// Whether all of a peer's entries are in the kernel.
+    fn is_programmed(&self, entry: &Entry) -> bool {
+        let Some(report) = &self.dataplane.last else { return false };
+        let in_the_way = |conflict: &Conflict| match conflict {
+            Conflict::Route { key, .. } => entry.lease.subnet.prefixes().any(|prefix| prefix == key.destination),
+            Conflict::Name { .. } | Conflict::Vni { .. } | Conflict::Port { .. } => true,
+            Conflict::Forwarding { .. } => false,
+        };
+        report.converged
+            && self.is_of_our_backend(entry)
+            && entry.origin.mod_revision <= self.dataplane.applied
+            && !report.conflicts.iter().any(in_the_way)
+    }
+}
+
+fn tunnel_status(seen: TunnelSeen) -> proto::TunnelStatus {
+    let stranger = seen.stranger.map(|(from, source)| {
+        format!(
+            "packets of {source} from {from} are dropped, which is not the public IP of the peer that has {source}: if it is \
+             behind NAT or has several addresses, set --forward-source-check=false"
+        )
+    });
+    let capabilities = seen.capabilities.named().into_iter().filter(|(_, there)| *there);
+    proto::TunnelStatus {
+        link: seen.link.to_string(),
+        local: seen.tunnel.local.to_string(),
+        capabilities: capabilities.map(|(name, _)| name.to_owned()).collect(),
+        counters: seen.counters.into_iter().map(|(name, number)| (name.to_owned(), number)).collect(),
+        stranger: stranger.unwrap_or_default(),
+    }
+}
+
+fn peer(entry: &Entry, programmed: bool) -> proto::Peer {
+    let lease = &entry.lease;
+    let prefix = |family| lease.subnet.of(family).map(|prefix| prefix.to_string()).unwrap_or_default();
+    let ip = |family| lease.public.of(family).map(ToString::to_string).unwrap_or_default();
+    let mac = |family| match &lease.data {
+        BackendData::Vxlan(vteps) => vteps.of(family).map(|vtep| vtep.mac.to_string()).unwrap_or_default(),
+        BackendData::Untyped | BackendData::Other(_) => String::new(),
+    };
+    proto::Peer {
+        subnet: prefix(Family::V4),
+        subnet_v6: prefix(Family::V6),
+        public_ip: ip(Family::V4),
+        public_ipv6: ip(Family::V6),
+        backend_type: lease.data.name().to_owned(),
+        vtep_mac: mac(Family::V4),
+        vtep_mac_v6: mac(Family::V6),
+        programmed,
+        reservation: entry.origin.lease.is_none(),
+    }
+}
