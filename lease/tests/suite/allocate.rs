@@ -148,8 +148,9 @@ fn the_edges_of_the_address_space_are_no_trouble() {
     }
     assert_eq!(taken.overlapping(prefix("ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff/128")), Some(u128::MAX));
     assert!(taken.overlapping(prefix("0.0.0.0/32")).is_some());
-    let json = r#"{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"::/0","IPv6SubnetLen":126}"#;
-    let whole = pools(json).v6.unwrap();
+    // No config has such a network.
+    let (min, max) = (prefix("::4/126"), prefix("ffff:ffff:ffff:ffff:ffff:ffff:ffff:fffc/126"));
+    let whole = Pool { network: prefix("::/0"), subnet_len: 126, min, max };
     assert_eq!(whole.size(), (1 << 126) - 1);
     assert!(allocate(&whole, &taken, wish("a", 0)).is_err());
     assert!(allocate(&whole, &Taken::default(), wish("a", 0)).is_ok());
