@@ -317,7 +317,7 @@ impl Keeper {
             let (written, removed) = (report.written, report.removed);
             info!(written, removed, changes = report.named(), "firewall rules changed");
         }
-        let counted = self.reconciler.dataplane().counted(devices).unwrap_or_else(|_| self.seen.counted.clone());
+        let counted = self.reconciler.dataplane().counted().unwrap_or_else(|_| self.seen.counted.clone());
         self.note_blocked(&counted, devices);
         let seen = FirewallSeen {
             written: self.seen.written + report.written as u64,

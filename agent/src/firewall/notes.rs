@@ -105,8 +105,7 @@ impl Keeper {
         let packets = |counted: &DualStack<u64>, family| counted.of(family).copied().unwrap_or_default();
         let more = |now, before, family| packets(now, family) > packets(before, family);
         for (family, _) in devices.iter() {
-            // A device that was made anew counts from zero.
-            if packets(&counted.delivered, family) != packets(&before.delivered, family) {
+            if more(&counted.delivered, &before.delivered, family) {
                 self.blocked.remove(&family);
             } else if more(&counted.arrived, &before.arrived, family) {
                 self.blocked.insert(family);

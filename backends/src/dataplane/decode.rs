@@ -51,13 +51,6 @@ pub(crate) fn link(body: &[u8]) -> Option<(LinkName, Link)> {
     Some((name?, Link { kind, mac: found_mac, mtu: Mtu(mtu), up, owner: Owner::Foreign, index: Some(index) }))
 }
 
-/// The first counter of a link message.
-pub(crate) fn received_packets(body: &[u8]) -> Option<u64> {
-    const STATS64: u16 = 23;
-    let (_, counters) = attributes(body.get(16..)?).find(|(number, _)| *number == STATS64)?;
-    Some(u64::from_ne_bytes(*counters.first_chunk()?))
-}
-
 fn link_kind(bytes: &[u8]) -> Option<LinkKind> {
     const KIND: u16 = 1;
     const DATA: u16 = 2;

@@ -124,18 +124,6 @@ pub(crate) fn link_by(
     }
 }
 
-/// How many packets a link has received (`rx_packets` of `struct rtnl_link_stats64`, linux/if_link.h); none where there is no such link.
-pub(crate) fn received_packets(netlink: &mut Netlink, name: LinkName) -> Result<Option<u64>, DataplaneError> {
-    let mut batch = Batch::default();
-    encode::get_link(&mut batch, Some(name), 0);
-    let mut found = None;
-    match netlink.ask(&mut batch, |body| found = decode::received_packets(body)) {
-        Ok(_) => Ok(found),
-        Err(error) if is(&error, Errno::ENODEV) => Ok(None),
-        Err(source) => Err(DataplaneError::Read { what: "a link's counters", source }),
-    }
-}
-
 fn read_device(netlink: &mut Netlink, index: u32, devices: &Names, state: &mut NetState) -> Result<(), DataplaneError> {
     for family in Family::ALL {
         let request = |batch: &mut Batch, flags| encode::list_addresses(batch, flags, family, index);

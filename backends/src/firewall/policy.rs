@@ -197,10 +197,8 @@ impl FirewallPolicy {
         let through: Vec<&Side> = sides.iter().filter(|side| side.device.is_some()).collect();
         let Some(device) = through.iter().find_map(|side| side.device) else { return table };
         let source_check = around.nftables == Nftables::Whole;
-        // Where each sender is bound to the sources of its own leases, nothing else comes out of the overlay.
-        let is_bound = self.senders == Senders::Peers && source_check;
         // Before connections are tracked (-200), at `raw` (-300) less ten.
-        let mut out: Vec<Rule> = through.iter().filter(|_| !is_bound).filter_map(|side| side.spoofed()).collect();
+        let mut out: Vec<Rule> = through.iter().filter_map(|side| side.spoofed()).collect();
         if self.forward && around.docker != DockerRules::Iptables {
             out.extend(through.iter().filter_map(|side| side.marked()));
         }
@@ -208,7 +206,9 @@ impl FirewallPolicy {
         let encapsulated =
             |rules: Vec<Rule>| to_port(&device).into_iter().chain(of_network(&device)).chain(rules).collect();
         let mut incoming = Vec::from(to_port(&device));
-        incoming.extend(through.iter().filter(|_| is_bound).filter_map(|side| side.usual()));
+        if self.senders == Senders::Peers && source_check {
+            incoming.extend(through.iter().filter_map(|side| side.usual(&around.bridges)));
+        }
         incoming.extend(of_network(&device));
         incoming.push(containers(&format!("iifname @{BRIDGES} ")));
         incoming.extend(through.iter().flat_map(|side| side.encapsulated(self.senders, source_check)));
@@ -221,7 +221,12 @@ impl FirewallPolicy {
         // Whatever a container is on: behind all that changes sources (100, `srcnat`).
         let masqueraded = through.iter().filter_map(|side| side.masqueraded()).collect();
         table.add("encapsulated-out", "filter", Hook::Postrouting, 300, encapsulated(masqueraded));
-        let by_family = through.iter().map(|side| counter::arrived(side.family));
+        // Behind everyone's: what others drop never gets here.
+        let delivered =
+            through.iter().map(|side| side.counted("let in by all", counter::delivered(side.family))).collect();
+        table.add("encapsulated-delivered", "filter", Hook::Input, 300, encapsulated(delivered));
+        let by_family =
+            through.iter().flat_map(|side| [counter::arrived(side.family), counter::delivered(side.family)]);
         let counters = [counter::STRANGERS, counter::CONTAINERS, counter::SPOOFED].into_iter().chain(by_family);
         table.counters = counters.map(str::to_owned).collect();
         let elements = around.bridges.iter().filter(|link| is_plain(link)).map(|link| Element::Link(*link)).collect();

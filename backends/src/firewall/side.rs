@@ -11,7 +11,7 @@ use super::{
 };
 use crate::LinkName;
 
-/// Named counters of our table: what was dropped, and what was let in by us.
+/// Named counters of our table: what was dropped, and what was let in.
 pub(crate) mod counter {
     use wire_lease::Family;
 
@@ -26,6 +26,14 @@ pub(crate) mod counter {
         match family {
             Family::V4 => "arrived-v4",
             Family::V6 => "arrived-v6",
+        }
+    }
+
+    /// Encapsulated packets let in by everyone else too, a counter for each family.
+    pub(crate) const fn delivered(family: Family) -> &'static str {
+        match family {
+            Family::V4 => "delivered-v4",
+            Family::V6 => "delivered-v6",
         }
     }
 }
@@ -116,8 +124,9 @@ impl Side {
     /// Nearly all that comes in encapsulated: from a peer's address over the link to the other hosts, which no container is on, with
     /// an inner source of a subnet of the usual length that is leased to this address. Compared are words that the kernel loads in
     /// line, each with one instruction of nft's; all that differs is judged by the rules of [`Self::encapsulated`].
-    pub(super) fn usual(&self) -> Option<Rule> {
+    pub(super) fn usual(&self, bridges: &BTreeSet<LinkName>) -> Option<Rule> {
         let OverlayDevice { vni, parent, .. } = self.device?;
+        let parent = parent.filter(|parent| !bridges.contains(parent));
         let from = match parent.filter(is_plain) {
             Some(parent) => format!("iifname \"{parent}\""),
             None => format!("iifname != @{BRIDGES}"),

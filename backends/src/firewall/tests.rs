@@ -166,6 +166,14 @@ fn no_inner_source_is_looked_at_but_behind_the_inner_ether_type_of_its_family() 
     assert!(starts(&whole, "@th,224,16 0x0800 ip saddr . @th,336,24 @subnets-v4-24 "), "{whole:#?}");
     assert!(starts(&whole, "@th,224,16 0x86dd ip6 saddr . @th,304,64 @subnets-v6-64 "), "{whole:#?}");
     let over_eth0 = rules(&devices_over(true, Some("eth0")), Nftables::Whole);
+    let over_a_bridge = wanted_over(
+        &policy(true),
+        &[2],
+        &Surroundings { bridges: [name("br0")].into(), ..Surroundings::default() },
+        Some("br0"),
+    );
+    let over_a_bridge = &over_a_bridge.tables[&TableName::Ours].chains["encapsulated-in"].rules;
+    assert!(over_a_bridge.iter().all(|rule| !rule.text.contains("iifname \"br0\"")), "{over_a_bridge:#?}");
     for (rules, link) in [(&whole, "iifname != @bridges"), (&over_eth0, "iifname \"eth0\"")] {
         // First of all, behind what is no packet to the port.
         let [first, second] = [&rules[2], &rules[3]];
@@ -288,7 +296,7 @@ fn what_others_put_in_front_of_ours_is_passed_and_what_flanneld_left_goes_last()
     let want = NetState { firewall: wanted(&policy(false), &[2], &[]), ..NetState::default() };
     let plan = plan(&have, &want);
     insta::assert_snapshot!(plan, @"
-    put table inet wire-agent: 4 chains, 28 rules
+    put table inet wire-agent: 6 chains, 33 rules
     put chains iptables raw: WIRE-RAW (1 rules) called from PREROUTING
     put chains iptables filter: WIRE-FORWARD called from DOCKER-USER called from FORWARD WIRE-POLICY (3 rules) called from FORWARD
     delete chain iptables filter WIRE-FORMER

@@ -6,8 +6,7 @@ use wire_lease::DualStack;
 
 use super::FirewallDataplane;
 use crate::{
-    DataplaneError, OverlayDevice,
-    dataplane::received_packets,
+    DataplaneError,
     firewall::{side::counter, state::Element},
 };
 
@@ -26,22 +25,17 @@ pub struct Counted {
     pub spoofed: u64,
     /// Encapsulated packets we let in, by the family of the overlay.
     pub arrived: DualStack<u64>,
-    /// Packets that the overlay's devices have received: encapsulated, all others let them in too.
+    /// Encapsulated packets that all others let in too.
     pub delivered: DualStack<u64>,
 }
 
 impl FirewallDataplane {
-    /// What our table and these devices have counted.
+    /// What our table has counted.
     ///
     /// # Errors
     /// When the kernel does not answer.
-    pub fn counted(&mut self, devices: &DualStack<OverlayDevice>) -> Result<Counted, DataplaneError> {
+    pub fn counted(&mut self) -> Result<Counted, DataplaneError> {
         let counters = self.netfilter()?.counters()?;
-        // After those that were let in: what comes between the two is delivered, not blocked.
-        let mut delivered = DualStack::default();
-        for (family, device) in devices.iter() {
-            delivered.set(family, received_packets(&mut self.netlink, device.link)?);
-        }
         let of = |name| counters.get(name).copied().unwrap_or_default();
         let mut counted = Counted {
             strangers: of(counter::STRANGERS),
@@ -50,7 +44,7 @@ impl FirewallDataplane {
             containers: of(counter::CONTAINERS),
             spoofed: of(counter::SPOOFED),
             arrived: DualStack::from_fn(|family| counters.get(counter::arrived(family)).copied()),
-            delivered,
+            delivered: DualStack::from_fn(|family| counters.get(counter::delivered(family)).copied()),
         };
         if counted.strangers > 0 {
             for family in ["v4", "v6"] {

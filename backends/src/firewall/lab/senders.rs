@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 
-use wire_lease::{DualStack, Family};
+use wire_lease::Family;
 
 use super::reconciler;
 use crate::{
@@ -68,7 +68,7 @@ fn a_peers_frame_with_vlan_tags_or_of_another_family_is_dropped_and_counted_what
                 let (ear, socket) = (UdpSocket::bind(victim).unwrap(), UdpSocket::bind(peer).unwrap());
                 ear.set_nonblocking(true).unwrap();
                 let source = source.parse().unwrap();
-                let before = reconciler.dataplane().counted(&DualStack::default()).unwrap().spoofed;
+                let before = reconciler.dataplane().counted().unwrap().spoofed;
                 for (tags, ether_type) in ODD.into_iter().chain([(&[][..], other)]) {
                     socket.send_to(&tagged(tags, ether_type, source), victim).unwrap();
                     assert!(
@@ -81,7 +81,7 @@ fn a_peers_frame_with_vlan_tags_or_of_another_family_is_dropped_and_counted_what
                     ear.recv(&mut [0; 200]).is_ok(),
                     "{nftables:?} {parent:?} {v4_len} {family}: an honest one is not let in"
                 );
-                let counted = reconciler.dataplane().counted(&DualStack::default()).unwrap();
+                let counted = reconciler.dataplane().counted().unwrap();
                 assert_eq!(counted.spoofed - before, ODD.len() as u64 + 1);
                 assert_eq!(counted.arrived.of(family), Some(&1));
             }
@@ -112,14 +112,14 @@ fn a_peer_that_lives_in_the_network_beside_the_range_is_heard_and_what_may_be_a_
                 ear.set_nonblocking(true).unwrap();
                 let ether_type = if family == Family::V4 { 0x0800 } else { 0x86dd };
                 let frame = tagged(&[], ether_type, inner.parse().unwrap());
-                let before = reconciler.dataplane().counted(&DualStack::default()).unwrap();
+                let before = reconciler.dataplane().counted().unwrap();
                 let arrives = |from: &str| {
                     UdpSocket::bind(address(from)).unwrap().send_to(&frame, victim).unwrap();
                     usize::from(ear.recv(&mut [0; 200]).is_ok())
                 };
                 assert_eq!([arrives(peer), arrives(stranger)], heard, "{senders:?} {family}");
                 assert_eq!(arrives(container), 0, "{senders:?} {family}");
-                let counted = reconciler.dataplane().counted(&DualStack::default()).unwrap();
+                let counted = reconciler.dataplane().counted().unwrap();
                 assert_eq!(counted.containers - before.containers, 1, "{counted:?}");
                 let claim = (address(stranger).ip(), inner.parse().unwrap());
                 assert_eq!(counted.claims.contains(&claim), senders == Senders::Peers, "{counted:?}");
