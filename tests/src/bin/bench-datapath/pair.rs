@@ -6,6 +6,7 @@ use std::{
 };
 
 use serde_json::Value;
+use wire_lease::Family;
 use wire_tests::{
     Agent, AgentSpec, Etcd, Host, LabError, Leg, Namespace, OnePacket, OnePacketSpec, Process, Result, Underlay, check,
     eventually,
@@ -178,13 +179,23 @@ fn containers(
 ) -> Result<Carriers> {
     let mut carriers = agents(etcd, contestant, setting, hosts)?;
     let network = format!("10.{}.0.0/16", contestant.network());
-    for ((host, agent), own) in hosts.into_iter().zip(&mut carriers.agents).zip(carriers.subnets) {
+    for ((host, agent), own) in hosts.into_iter().zip(&carriers.agents).zip(carriers.subnets) {
         let env = agent.subnet_env()?;
         let mtu = env.get("FLANNEL_MTU").and_then(|text| text.parse().ok());
         let mtu = mtu.ok_or_else(|| LabError::Wrong(format!("no MTU in {env:?}")))?;
         let [first, second, third] = own;
         carriers.legs.push(Leg::new(host, &[format!("{first}.{second}.{third}.1/24")], mtu)?);
-        rules.put(host, agent, [&network, &subnet(own)])?;
+    }
+    // Both know each other, before one of them ends.
+    let [near, far] = carriers.legs.as_slice() else { unreachable!("one for each host") };
+    let ping = format!("ping -c 1 -W 1 {}", far.address(Family::V4)?);
+    eventually(START, || check(near.namespace().exec(&ping).is_ok(), || format!("`{ping}` is not answered")))?;
+    if rules != Rules::Ours {
+        // What they have set up stays, and nobody puts their rules back.
+        carriers.agents.clear();
+    }
+    for (host, own) in hosts.into_iter().zip(carriers.subnets) {
+        rules.put(host, [&network, &subnet(own)])?;
     }
     Ok(carriers)
 }

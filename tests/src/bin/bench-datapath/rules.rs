@@ -1,6 +1,6 @@
 //! What the packet filters of two hosts hold, beside which ours is measured.
 
-use wire_tests::{Agent, Host, Result};
+use wire_tests::{Host, Result};
 
 /// Whose rules they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,11 +14,11 @@ pub(crate) enum Rules {
 }
 
 impl Rules {
-    /// Puts them on a host whose agent has set its network up.
+    /// Puts them on a host in the place of all others.
     ///
     /// # Errors
     /// What `nft` or `iptables-restore` says.
-    pub(crate) fn put(self, host: &Host, agent: &mut Agent, [network, own]: [&str; 2]) -> Result {
+    pub(crate) fn put(self, host: &Host, [network, own]: [&str; 2]) -> Result {
         let script = match self {
             Self::Ours => return Ok(()),
             Self::Tracking => format!(
@@ -28,8 +28,6 @@ impl Rules {
             ),
             Self::Flannel => format!("iptables-restore <<'END'\n{}END", flannel(network, own)),
         };
-        // What it has set up but for its rules stays as it is.
-        agent.kill();
         host.namespace().sh(&format!("nft flush ruleset; sysctl -qw net.ipv4.ip_forward=1; {script}")).map(drop)
     }
 }
