@@ -30,7 +30,7 @@ struct Peer {
 }
 
 impl Detours {
-    /// Whether there is none.
+    /// No route of others does.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.named.is_empty()

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use super::settings::LinkSettings;
 use crate::Scope;
 
-/// What is remembered from look to look.
+/// Remembered from look to look.
 #[derive(Debug, Default)]
 pub(crate) struct Listeners {
     /// The links that take routes, by number: while they are there they go on to, unless somebody says 0.
@@ -17,7 +17,7 @@ pub(crate) struct Listeners {
     is_host: bool,
 }
 
-/// What links are looked at with.
+/// The host around the links.
 pub(super) struct Sight<'a> {
     pub(super) scope: &'a Scope,
     /// The links that have learnt a route from a router.

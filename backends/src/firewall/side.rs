@@ -121,9 +121,9 @@ impl Side {
         Some(Rule::new("accepted by Docker", format!("{matching} meta mark set meta mark or {ACCEPT_MARK:#x}")))
     }
 
-    /// Nearly all that comes in encapsulated: from a peer's address over the link to the other hosts, which no container is on, with
-    /// an inner source of a subnet of the usual length that is leased to this address. Compared are words that the kernel loads in
-    /// line, each with one instruction of nft's; all that differs is judged by the rules of [`Self::encapsulated`].
+    /// Nearly all that comes in encapsulated: from a peer's address over the link to the other hosts, with an inner source of a subnet
+    /// of the usual length that is leased to this address. All that differs is judged by the rules of [`Self::encapsulated`], and
+    /// so is all of that link where containers are on it.
     pub(super) fn usual(&self, bridges: &BTreeSet<LinkName>) -> Option<Rule> {
         let OverlayDevice { vni, parent, .. } = self.device?;
         let parent = parent.filter(|parent| !bridges.contains(parent));

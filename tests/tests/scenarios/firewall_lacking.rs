@@ -1,4 +1,4 @@
-//! Row 25: the packet filter where something is missing: root, nft, the iptables that others use, a program that answers.
+//! The packet filter is as whole as it can be where something is missing: root, nft, the iptables that others use, a program that answers.
 
 use std::time::Duration;
 
