@@ -29,6 +29,21 @@ impl ProcessStat {
         })
     }
 
+    /// How often a thread of a process was woken after it had gone to sleep by itself, all threads that live added up.
+    ///
+    /// # Errors
+    /// Where it is gone.
+    pub fn wakes(pid: u32) -> Result<u64> {
+        let path = format!("/proc/{pid}/task");
+        let threads = fs::read_dir(&path).map_err(LabError::io(format!("cannot read {path}")))?;
+        // A thread may end meanwhile.
+        let statuses = threads.filter_map(|thread| fs::read_to_string(thread.ok()?.path().join("status")).ok());
+        let of = |status: &str| -> Option<u64> {
+            status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))?.trim().parse().ok()
+        };
+        Ok(statuses.filter_map(|status| of(&status)).sum())
+    }
+
     fn parse(text: &str) -> Option<Self> {
         // After the name, which may hold blanks: what the manual numbers 4 and 14 to 17 is 1 and 11 to 14 here.
         let fields: Vec<&str> = text.rsplit_once(") ")?.1.split(' ').collect();

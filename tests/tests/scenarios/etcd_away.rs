@@ -15,10 +15,11 @@ use crate::cluster::{Node, PROMPT, V4, cluster, device, exact, path, peer, phase
 const RESYNC: Duration = Duration::from_secs(2);
 
 #[test]
-fn three_minutes_without_etcd_cost_no_packet_no_write_and_less_than_a_percent_of_a_processor() -> Result {
+fn three_minutes_without_etcd_cost_no_packet_no_write_and_few_wakes() -> Result {
     const AWAY: Duration = Duration::from_secs(180);
-    // The promise is for what is shipped; code that is not optimised takes several times as long.
-    const SHARE: f64 = if cfg!(debug_assertions) { 0.03 } else { 0.01 };
+    // What the promised share of a processor is made of. The share itself is measured on what is shipped (`make bench`): what a wake
+    // takes is several times as much in code that is not optimised, and on a machine that takes idle memory away.
+    const WAKES_A_SECOND: u64 = 100;
     let lab = lab!();
     let (mut etcd, [a, b]) = cluster::<2>(&lab, V4)?;
     put_peers(&etcd, 20, &[Family::V4])?;
@@ -29,13 +30,12 @@ fn three_minutes_without_etcd_cost_no_packet_no_write_and_less_than_a_percent_of
     let attempts = lab.count(&format!("iifname {} tcp dport 2379 tcp flags & (syn | ack) == syn", a.host.port()))?;
     let monitor = Monitor::listen(a.host.namespace())?;
     etcd.kill(0);
-    let used = || ProcessStat::read(a.agent.pid()?).map(|stat| stat.own + stat.reaped);
-    let (before, gone) = (used()?, Instant::now());
+    let (before, gone) = (ProcessStat::wakes(a.agent.pid()?)?, Instant::now());
     lab.rest(AWAY);
 
-    let (used, share) = (used()? - before, (used()? - before).as_secs_f64() / gone.elapsed().as_secs_f64());
-    println!("{used:?} of processor time in {:?}", gone.elapsed());
-    check(share < SHARE, || format!("{used:?} in {:?}", gone.elapsed()))?;
+    let woken = ProcessStat::wakes(a.agent.pid()?)? - before;
+    println!("woken {woken} times in {:?}", gone.elapsed());
+    check((1..gone.elapsed().as_secs() * WAKES_A_SECOND).contains(&woken), || format!("woken {woken} times"))?;
     let reason = phase(&a.agent, "degraded")?;
     check(reason.contains("etcd"), || reason.clone())?;
     // Three ask, each after half a second to a second, and where a member refuses twice.

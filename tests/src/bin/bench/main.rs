@@ -52,5 +52,10 @@ fn run() -> Result<Report> {
     let etcd = Etcd::start(&lab)?;
     etcd.put_config(marks::CONFIG)?;
     iproute2::turns(&lab, &etcd, &mut report)?;
+
+    eprintln!("bench: etcd is away");
+    let mut etcd = Etcd::start(&lab)?;
+    etcd.put_config(marks::CONFIG)?;
+    marks::etcd_away(&lab, &mut etcd, &mut report)?;
     Ok(report)
 }

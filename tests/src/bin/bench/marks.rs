@@ -6,8 +6,8 @@ use std::{
 };
 
 use wire_tests::{
-    Agent, AgentSpec, Change, Etcd, Family, Host, Lab, LabError, Monitor, PeerLease, Result, check, eventually,
-    expect_peers, wait_quiet,
+    Agent, AgentSpec, Change, Etcd, Family, Host, Lab, LabError, Monitor, PeerLease, ProcessStat, Result, check,
+    eventually, expect_peers, wait_quiet,
 };
 
 use crate::{
@@ -19,6 +19,8 @@ use crate::{
 pub(crate) const CONFIG: &str = r#"{"Network":"10.0.0.0/8","SubnetLen":24,"Backend":{"Type":"vxlan"}}"#;
 /// How many leases a large network has.
 pub(crate) const MANY: u16 = 4_000;
+/// How long etcd is away.
+const AWAY: Duration = Duration::from_secs(30);
 /// How many leases are added one by one.
 const SINGLE: u16 = 200;
 /// How many fresh starts are timed.
@@ -134,6 +136,22 @@ pub(crate) fn many_leases(lab: &Lab, etcd: &Etcd, report: &mut Report) -> Result
     thread::sleep(RESTART_WATCH);
     let writes = count(agent.kernel_writes()?.len());
     report.number("4 000 leases: netlink writes by a restart", writes, "", Goal { ours: "0", flannel: "" });
+    Ok(())
+}
+
+/// What an agent uses while etcd is away.
+pub(crate) fn etcd_away(lab: &Lab, etcd: &mut Etcd, report: &mut Report) -> Result {
+    let host = lab.host("away")?;
+    let mut agent = Agent::spawn(&host, AgentSpec::new(etcd.agent_flags()))?;
+    agent.wait_ready(Duration::from_secs(60))?;
+    etcd.kill(0);
+    // It takes a moment to find out.
+    thread::sleep(Duration::from_secs(3));
+    let used = || ProcessStat::read(agent.pid()?).map(|stat| stat.own + stat.reaped);
+    let (before, began) = (used()?, Instant::now());
+    thread::sleep(AWAY);
+    let share = (used()? - before).as_secs_f64() / began.elapsed().as_secs_f64();
+    report.number("etcd away: share of a processor", share * 100.0, "%", Goal { ours: "< 1 %", flannel: "" });
     Ok(())
 }
 
