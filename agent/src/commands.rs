@@ -138,7 +138,12 @@ fn firewall_text(firewall: &proto::FirewallStatus) -> String {
     ];
     let dropped = dropped.into_iter().filter(|(count, _)| *count > 0);
     let parts: Vec<String> = dropped.map(|(count, whose)| format!(", dropped {count} packets {whose}")).collect();
-    format!("{state}{}", parts.concat())
+    let tracked = if firewall.tracked.is_empty() {
+        "not tracked".to_owned()
+    } else {
+        format!("tracked ({})", firewall.tracked.join(", "))
+    };
+    format!("{state}{}; encapsulated packets are {tracked}", parts.concat())
 }
 
 fn peers_text(peers: &proto::PeersReply) -> String {

@@ -324,6 +324,7 @@ impl Keeper {
             removed: self.seen.removed + report.removed as u64,
             converged: report.converged,
             counted,
+            tracked: self.policy.tracked(devices, &self.around),
         };
         if seen != self.seen {
             self.board.update(|board| board.firewall = seen.clone());

@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc};
 use tokio::sync::watch;
 use tracing::{info, warn};
 use wire_backends::{Counted, Report, Tunnels};
-use wire_lease::{DualStack, FollowHealth, HoldState, LeaseTable, Prefix, Revision};
+use wire_lease::{DualStack, Family, FollowHealth, HoldState, LeaseTable, Prefix, Revision};
 
 use self::refusals::{Refusals, refusals};
 use crate::pulse::Part;
@@ -117,6 +117,8 @@ pub(crate) struct FirewallSeen {
     pub(crate) removed: u64,
     pub(crate) converged: bool,
     pub(crate) counted: Counted,
+    /// The families whose encapsulated packets stay tracked, and why.
+    pub(crate) tracked: BTreeMap<Family, String>,
 }
 
 /// The one place where the agent's state is kept. Cheap to clone.

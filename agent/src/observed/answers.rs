@@ -79,7 +79,7 @@ impl Observed {
     }
 
     fn firewall_status(&self) -> proto::FirewallStatus {
-        let FirewallSeen { written, removed, converged, counted } = &self.firewall;
+        let FirewallSeen { written, removed, converged, counted, tracked } = &self.firewall;
         proto::FirewallStatus {
             converged: *converged,
             written: *written,
@@ -88,6 +88,7 @@ impl Observed {
             senders: counted.senders.iter().map(ToString::to_string).collect(),
             containers: counted.containers,
             spoofed: counted.spoofed,
+            tracked: tracked.iter().map(|(family, why)| format!("{family}: {why}")).collect(),
         }
     }
 

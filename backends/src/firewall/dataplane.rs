@@ -20,6 +20,7 @@ use super::{
     policy::{ACCEPT_MARK, Nftables, Surroundings},
     program::{self, Listing, Programs, Variant},
     state::{ChainTable, ChainTableKind, Firewall, Rule, Table, TableName},
+    tracking::{self, Chains},
 };
 use crate::{
     Attempt, Dataplane, DataplaneError, ErrorKind, NetState, Op, OpError, Scope,
@@ -47,6 +48,8 @@ pub struct FirewallDataplane {
     /// What could not be read: nothing is written there either.
     unreadable: BTreeMap<Part, OpError>,
     others: Others,
+    /// The chains of others, and the generation of nftables they are of, brought forward as `generation` is.
+    chains_of_others: Option<(u32, Chains)>,
     /// What operators drop in Docker's chain for them.
     operators_drops: Vec<(Family, String)>,
     /// Called before whatever may take long.
@@ -94,6 +97,7 @@ impl FirewallDataplane {
             lack: None,
             unreadable: BTreeMap::new(),
             others: Others::default(),
+            chains_of_others: None,
             operators_drops: Vec::new(),
             step: Box::new(|| ()),
         })
@@ -129,7 +133,26 @@ impl FirewallDataplane {
             self.nftables = Nftables::Whole;
         }
         self.tried = self.nftables;
-        Ok(Surroundings { bridges, links, docker, nftables: self.nftables })
+        let tracked = self.tracked();
+        Ok(Surroundings { bridges, links, docker, nftables: self.nftables, tracked })
+    }
+
+    /// The families whose encapsulated packets others need tracked, and why.
+    fn tracked(&mut self) -> BTreeMap<Family, String> {
+        let now = self.netfilter().and_then(Netfilter::generation).ok();
+        if now.is_none() || self.chains_of_others.as_ref().map(|(generation, _)| *generation) != now {
+            let chains = self.netfilter().and_then(Netfilter::chains_of_others);
+            self.chains_of_others = now.zip(chains.ok());
+        }
+        let why = |family: Family| {
+            let looks = match &self.chains_of_others {
+                Some((_, chains)) => tracking::who_looks(chains, family).map(|id| format!("{id} looks at connections")),
+                None => Some("the rules of others cannot be read".to_owned()),
+            };
+            let hides = program::has_legacy_tables(family) || program::hides_legacy_tables(family);
+            looks.or_else(|| hides.then(|| "what iptables-legacy holds is not looked at".to_owned()))
+        };
+        Family::ALL.into_iter().filter_map(|family| Some((family, why(family)?))).collect()
     }
 
     /// What of our table nftables can hold, as far as was tried.
@@ -274,6 +297,9 @@ impl FirewallDataplane {
             }
         }
         self.generation = self.generation.map(|generation| generation.wrapping_add(1));
+        if let Some((generation, _)) = &mut self.chains_of_others {
+            *generation = generation.wrapping_add(1);
+        }
         if let FirewallOp::PutTable(wanted) = op {
             // What nft makes of our rules is learned now, while it is right.
             let (made, expressions) = self.netfilter().and_then(Netfilter::table).unwrap_or_default();

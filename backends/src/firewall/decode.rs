@@ -4,7 +4,10 @@ use std::net::IpAddr;
 
 use wire_lease::{Family, Prefix};
 
-use super::state::{Element, Hook, SetKind};
+use super::{
+    state::{Element, Hook, SetKind},
+    tracking::Does,
+};
 use crate::{
     LinkName,
     dataplane::attribute::{address, attributes, number, text},
@@ -74,6 +77,62 @@ pub(super) fn subnet_element(key: &[u8], family: Family, len: u8) -> Option<Elem
     let mut network = leading.to_vec();
     network.resize(public.len(), 0);
     Some(Element::Subnet(address(public)?, Prefix::new(address(&network)?, len).ok()?))
+}
+
+/// Matches and targets of iptables that look at connections, or change what is tracked.
+const ABOUT_CONNECTIONS: [&str; 12] = [
+    "conntrack",
+    "state",
+    "connmark",
+    "connbytes",
+    "connlabel",
+    "connlimit",
+    "helper",
+    "CT",
+    "NOTRACK",
+    "CONNMARK",
+    "CONNSECMARK",
+    "SYNPROXY",
+];
+
+/// What the expressions of a rule (`NFTA_RULE_EXPRESSIONS`) do.
+pub(super) fn does(expressions: &[u8]) -> Does {
+    let mut does = Does::default();
+    for (_, expression) in attributes(expressions) {
+        does.add(does_one(expression));
+    }
+    does
+}
+
+fn does_one(expression: &[u8]) -> Does {
+    let of = |attributed, wanted| attributes(attributed).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
+    // NFTA_EXPR_NAME, NFTA_EXPR_DATA
+    let (name, data) = (of(expression, 1).and_then(text), of(expression, 2).unwrap_or_default());
+    let mut does = Does::default();
+    match name {
+        Some("ct" | "connlimit" | "notrack" | "synproxy") => does.looks = true,
+        // NFTA_MATCH_NAME, NFTA_TARGET_NAME
+        Some("match" | "target") => {
+            does.looks = of(data, 1).and_then(text).is_none_or(|name| ABOUT_CONNECTIONS.contains(&name));
+        }
+        // NFTA_OBJREF_IMM_TYPE: NFT_OBJECT_COUNTER, _QUOTA, _LIMIT, _SECMARK; all others are about connections, and a map may hold them.
+        Some("objref") => does.looks = of(data, 1).and_then(be32).is_none_or(|kind| ![1, 2, 4, 8].contains(&kind)),
+        // NFTA_IMMEDIATE_DATA, NFTA_DATA_VERDICT, NFTA_VERDICT_CHAIN
+        Some("immediate") => {
+            let chain = of(data, 2).and_then(|data| of(data, 2)).and_then(|verdict| of(verdict, 2)).and_then(text);
+            does.calls.extend(chain.map(str::to_owned));
+        }
+        // NFTA_LOOKUP_DREG, NFT_REG_VERDICT
+        Some("lookup") => does.calls_any = of(data, 3).and_then(be32) == Some(0),
+        // NFTA_DYNSET_EXPR and _EXPRESSIONS: what is done for each new element
+        Some("dynset") => {
+            does.add(of(data, 7).map(does_one).unwrap_or_default());
+            does.add(of(data, 10).map(self::does).unwrap_or_default());
+        }
+        Some(_) => {}
+        None => does.looks = true,
+    }
+    does
 }
 
 /// The comment of a rule: `NFTNL_UDATA_RULE_COMMENT` of libnftnl's udata.h, one byte of type and one of length before each.

@@ -3,6 +3,7 @@
 
 mod others;
 mod senders;
+mod tracking;
 
 use std::time::Duration;
 
@@ -143,8 +144,8 @@ const DAMAGES: [&str; 11] = [
     "nft flush chain inet wire-agent sources",
     "nft flush set inet wire-agent peers-v4",
     "nft add element inet wire-agent peers-v6 { 2001:db8::66 }",
-    "nft insert rule inet wire-agent encapsulated-in accept",
-    "nft flush chain inet wire-agent encapsulated-in; nft add rule inet wire-agent encapsulated-in accept comment \\\"strangers\\\"",
+    "nft insert rule inet wire-agent arriving accept",
+    "nft flush chain inet wire-agent arriving; nft add rule inet wire-agent arriving accept comment \\\"strangers\\\"",
     "iptables -F",
     "iptables -F WIRE-FORWARD",
     "ip6tables -I FORWARD 1 -s 2001:db8::7 -j DROP",
@@ -223,12 +224,12 @@ fn a_rule_that_was_altered_under_its_mark_is_put_right() {
         let mut reconciler = reconciler();
         let want = want(&[2]);
         assert!(reconciler.round(&want).converged);
-        let rule = run("nft -a list chain inet wire-agent encapsulated-in | grep 'nfproto ipv4 counter'");
+        let rule = run("nft -a list chain inet wire-agent arriving | grep 'nfproto ipv4 counter'");
         let (rule, handle) = rule.trim().split_once(" # handle ").unwrap();
         let altered = rule.replace(" drop ", " accept ").replace('"', "\\\"");
-        run(&format!("nft replace rule inet wire-agent encapsulated-in handle {handle} {altered}"));
+        run(&format!("nft replace rule inet wire-agent arriving handle {handle} {altered}"));
         assert!(repair(&mut reconciler, &want).written > 0);
-        assert!(run("nft list chain inet wire-agent encapsulated-in").contains("\"strangers\" drop"));
+        assert!(run("nft list chain inet wire-agent arriving").contains("\"strangers\" drop"));
     });
 }
 
@@ -296,7 +297,7 @@ fn a_chain_of_ours_that_drops_what_it_does_not_name_is_put_right() {
     in_namespace(|| {
         let mut reconciler = reconciler();
         assert!(reconciler.round(&want(&[2])).converged);
-        run("nft chain inet wire-agent encapsulated-in '{ policy drop; }'");
+        run("nft chain inet wire-agent arriving '{ policy drop; }'");
         assert!(repair(&mut reconciler, &want(&[2])).converged);
         assert!(!run("nft list table inet wire-agent").contains("policy drop"));
     });

@@ -22,6 +22,7 @@ mod policy;
 mod program;
 mod side;
 mod state;
+mod tracking;
 
 pub use dataplane::{Counted, FirewallDataplane, Others};
 pub(crate) use diff::changes;

@@ -11,11 +11,14 @@ use nix::errno::Errno;
 use wire_lease::Family;
 
 use super::{
-    decode::{address_element, be32, comment, find, hook_of, lease_element, link_element, set_kind, subnet_element},
+    decode::{
+        address_element, be32, comment, does, find, hook_of, lease_element, link_element, set_kind, subnet_element,
+    },
     encode::Body,
     op::SetChange,
     policy::DockerRules,
     state::{BaseChain, Element, Hook, OURS, Rule, Set, SetKind, Table, TableName},
+    tracking::{ChainId, Chains, OtherChain},
 };
 use crate::{
     Attempt, DataplaneError,
@@ -129,6 +132,32 @@ impl Netfilter {
             *counts.entry(table).or_default() += 1;
         }
         Ok(counts)
+    }
+
+    /// The chains of others that packets of IP pass, and what their rules do.
+    pub(super) fn chains_of_others(&mut self) -> Result<Chains, DataplaneError> {
+        let id = |body: &[u8], chain: u16| {
+            let family = family_word(*body.first()?)?;
+            // NFTA_CHAIN_TABLE, NFTA_RULE_TABLE
+            let table = find(body, 1).and_then(text)?.to_owned();
+            let chain = find(body, chain).and_then(text)?.to_owned();
+            ours(body).is_none().then_some(ChainId { family, table, chain })
+        };
+        // NFTA_CHAIN_NAME, NFTA_CHAIN_HOOK, NFTA_HOOK_HOOKNUM
+        let chains = self.dump("chains of all tables", GET_CHAIN, &|| Body::new(0), |body| {
+            let hook = find(body, 4).and_then(|hook| attributes(hook).find(|(kind, _)| *kind == 1));
+            let hook = hook.and_then(|(_, number)| be32(number)).and_then(hook_of);
+            Some((id(body, 3)?, OtherChain { hook, ..OtherChain::default() }))
+        })?;
+        let mut chains: Chains = chains.into_iter().collect();
+        // NFTA_RULE_CHAIN, NFTA_RULE_EXPRESSIONS
+        let rules = self.dump("rules of all tables", GET_RULE, &|| Body::new(0), |body| {
+            Some((id(body, 2)?, does(find(body, 4).unwrap_or_default())))
+        })?;
+        for (id, does) in rules {
+            chains.entry(id).or_default().does.add(does);
+        }
+        Ok(chains)
     }
 
     /// Whether the tables of one family, as iptables-nft has them, hold a chain of ours.
@@ -346,6 +375,16 @@ pub(crate) const fn number(family: Family) -> u8 {
     match family {
         Family::V4 => IPV4,
         Family::V6 => IPV6,
+    }
+}
+
+/// nft's word for a family whose chains packets of IP pass.
+const fn family_word(family: u8) -> Option<&'static str> {
+    match family {
+        INET => Some("inet"),
+        IPV4 => Some("ip"),
+        IPV6 => Some("ip6"),
+        _ => None,
     }
 }
 

@@ -3,13 +3,16 @@
 //! Each rule stands where it can win (docs/adr/0007-firewall.md): what must come before Docker's drops in chains of iptables,
 //! all else in our own table of nftables.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use wire_lease::{DualStack, Family, Lease, LeaseTable, Pool, Vni};
 
 use super::{
     overlay::Overlay,
-    side::{BRIDGES, Side, containers, counter, of_network, to_port},
+    side::{self, BRIDGES, Side, containers, counter, of_network, to_port},
     state::{BaseChain, Element, Firewall, Hook, Rule, Set, SetKind, Table, TableName},
 };
 use crate::{ContainerLink, LinkKind, LinkName, NetState, Owner, Tunnel, forward::VXLAN_LEAD};
@@ -103,6 +106,8 @@ pub struct Surroundings {
     pub docker: DockerRules,
     /// What of our table nftables can hold.
     pub nftables: Nftables,
+    /// The families whose encapsulated packets stay tracked as they come in, and what needs that.
+    pub tracked: BTreeMap<Family, String>,
 }
 
 impl Surroundings {
@@ -169,6 +174,27 @@ impl FirewallPolicy {
         firewall
     }
 
+    /// The families in which the kernel tracks the connections of encapsulated packets that come in, and why.
+    #[must_use]
+    pub fn tracked(&self, devices: &DualStack<OverlayDevice>, around: &Surroundings) -> BTreeMap<Family, String> {
+        devices.iter().filter_map(|(family, device)| Some((family, self.tracked_in(family, device, around)?))).collect()
+    }
+
+    fn tracked_in(&self, family: Family, device: &OverlayDevice, around: &Surroundings) -> Option<String> {
+        let ours = if device.vni.is_none() {
+            Some("the udp backend has no header of its own")
+        } else if self.senders == Senders::Anyone {
+            Some("anyone may send")
+        } else if around.nftables != Nftables::Whole {
+            Some("inner sources are not compared")
+        } else if self.pools.of(family).is_none_or(|pool| !side::is_usual_len(pool.subnet_len)) {
+            Some("SubnetLen is not a multiple of 8")
+        } else {
+            None
+        };
+        ours.map(str::to_owned).or_else(|| around.tracked.get(&family).cloned())
+    }
+
     /// Whether any source is kept or changed.
     fn translates(&self) -> bool {
         self.forward || self.masquerade != Masquerade::Off
@@ -197,27 +223,35 @@ impl FirewallPolicy {
         let through: Vec<&Side> = sides.iter().filter(|side| side.device.is_some()).collect();
         let Some(device) = through.iter().find_map(|side| side.device) else { return table };
         let source_check = around.nftables == Nftables::Whole;
-        // Before connections are tracked (-200), at `raw` (-300) less ten.
-        let mut out: Vec<Rule> = through.iter().filter_map(|side| side.spoofed()).collect();
+        // Before connections are tracked (-200), at `raw` (-300) less ten. Fragments are whole again since -400.
+        let mut arriving: Vec<Rule> = through.iter().filter_map(|side| side.spoofed()).collect();
         if self.forward && around.docker != DockerRules::Iptables {
-            out.extend(through.iter().filter_map(|side| side.marked()));
+            arriving.extend(through.iter().filter_map(|side| side.marked()));
         }
-        table.add("out-of-overlay", "filter", Hook::Prerouting, -310, out);
         let encapsulated =
             |rules: Vec<Rule>| to_port(&device).into_iter().chain(of_network(&device)).chain(rules).collect();
-        let mut incoming = Vec::from(to_port(&device));
-        if self.senders == Senders::Peers && source_check {
-            incoming.extend(through.iter().filter_map(|side| side.usual(&around.bridges)));
-        }
-        incoming.extend(of_network(&device));
-        incoming.push(containers(&format!("iifname @{BRIDGES} ")));
+        let passing: Vec<Rule> = through.iter().flat_map(|side| side.through()).collect();
+        let mut incoming = vec![containers(&format!("iifname @{BRIDGES} "))];
         incoming.extend(through.iter().flat_map(|side| side.encapsulated(self.senders, source_check)));
         if self.senders == Senders::Anyone {
             incoming.extend(through.iter().map(|side| side.counted("all others", counter::arrived(side.family))));
         }
-        table.add("encapsulated-in", "filter", Hook::Input, -10, incoming);
-        let passing = through.iter().flat_map(|side| side.through()).collect();
-        table.add("encapsulated-through", "filter", Hook::Forward, -10, encapsulated(passing));
+        let is_usual = self.senders == Senders::Peers && source_check;
+        let usual = |side: &&Side| {
+            let tracked = self.tracked_in(side.family, &device, around).is_some();
+            side.usual(&around.bridges, tracked).filter(|_| is_usual)
+        };
+        let usual: Vec<Rule> = through.iter().filter_map(usual).collect();
+        if device.vni.is_some() {
+            let judged = [usual, passing, vec![side::passing()], incoming].concat();
+            arriving.extend::<Vec<Rule>>(encapsulated(judged));
+        } else {
+            // Without a header that says so, an answer to a masqueraded packet may look as if it were encapsulated, until it has its
+            // own address back (-100).
+            table.add("encapsulated-in", "filter", Hook::Input, -10, encapsulated([usual, incoming].concat()));
+            table.add("encapsulated-through", "filter", Hook::Forward, -10, encapsulated(passing));
+        }
+        table.add("arriving", "filter", Hook::Prerouting, -310, arriving);
         // Whatever a container is on: behind all that changes sources (100, `srcnat`).
         let masqueraded = through.iter().filter_map(|side| side.masqueraded()).collect();
         table.add("encapsulated-out", "filter", Hook::Postrouting, 300, encapsulated(masqueraded));

@@ -9,7 +9,7 @@ use super::{
     policy::{ACCEPT_MARK, Masquerade, OverlayDevice, Senders, is_plain},
     state::{Element, Rule, Set, SetKind},
 };
-use crate::LinkName;
+use crate::{LinkName, forward::vxlan_header};
 
 /// Named counters of our table: what was dropped, and what was let in.
 pub(crate) mod counter {
@@ -124,22 +124,23 @@ impl Side {
     /// Nearly all that comes in encapsulated: from a peer's address over the link to the other hosts, with an inner source of a subnet
     /// of the usual length that is leased to this address. All that differs is judged by the rules of [`Self::encapsulated`], and
     /// so is all of that link where containers are on it.
-    pub(super) fn usual(&self, bridges: &BTreeSet<LinkName>) -> Option<Rule> {
-        let OverlayDevice { vni, parent, .. } = self.device?;
+    ///
+    /// `tracked` is whether somebody else needs to know which connection such a packet belongs to.
+    pub(super) fn usual(&self, bridges: &BTreeSet<LinkName>, tracked: bool) -> Option<Rule> {
+        let OverlayDevice { parent, local, .. } = self.device?;
         let parent = parent.filter(|parent| !bridges.contains(parent));
         let from = match parent.filter(is_plain) {
             Some(parent) => format!("iifname \"{parent}\""),
             None => format!("iifname != @{BRIDGES}"),
         };
-        // The VNI and the byte behind it, which the kernel wants to be zero.
-        let vni = vni.map(|vni| format!("@th,96,32 {:#010x} ", vni.number() << 8)).unwrap_or_default();
-        Some(self.let_in(&format!("{vni}{from} "), &self.of_usual_len()?))
+        let verdict = if tracked { "accept" } else { "notrack accept" };
+        Some(self.let_in(&format!("{from} {} daddr {} ", self.word(), local?), &self.of_usual_len()?, verdict))
     }
 
     /// Lets in what `matching` and `from` name, where it is a packet of this family.
-    fn let_in(&self, matching: &str, from: &str) -> Rule {
+    fn let_in(&self, matching: &str, from: &str, verdict: &str) -> Rule {
         let ours = self.inner_type().map(|ours| format!("{ours} ")).unwrap_or_default();
-        Rule::new("peers", format!("{ours}{matching}{from} {} accept", count(counter::arrived(self.family))))
+        Rule::new("peers", format!("{matching}{ours}{from} {} {verdict}", count(counter::arrived(self.family))))
     }
 
     /// What comes from the address that a subnet of the usual length is leased to.
@@ -150,7 +151,7 @@ impl Side {
 
     /// The length of subnets whose leading bits are compared as whole bytes.
     fn usual_len(&self) -> Option<u8> {
-        Some(self.subnet_len).filter(|len| len.is_multiple_of(8) && *len > 0)
+        Some(self.subnet_len).filter(|len| is_usual_len(*len))
     }
 
     /// What may come in encapsulated. The overlay of a family runs over the underlay of that family.
@@ -161,10 +162,10 @@ impl Side {
             && let Some(pair) = self.pair(self.family.bits())
         {
             if source_check {
-                rules.extend(self.of_usual_len().map(|from| self.let_in("", &from)));
-                rules.push(self.let_in("", &format!("{pair} @leases-{family}")));
+                rules.extend(self.of_usual_len().map(|from| self.let_in("", &from, "accept")));
+                rules.push(self.let_in("", &format!("{pair} @leases-{family}"), "accept"));
             } else {
-                rules.push(self.let_in("", &format!("{ip} saddr @peers-{family}")));
+                rules.push(self.let_in("", &format!("{ip} saddr @peers-{family}"), "accept"));
             }
             let forged = format!("{ip} saddr @peers-{family} {}", drop(counter::SPOOFED));
             rules.push(Rule::new("sources of other leases", forged));
@@ -285,12 +286,23 @@ pub(super) fn to_port(device: &OverlayDevice) -> [Rule; 2] {
 
 /// Lets what is of another network go on: it may have the same port.
 pub(super) fn of_network(device: &OverlayDevice) -> Option<Rule> {
-    // Behind UDP's 8 bytes and 4 of the VXLAN header (RFC 7348 §5).
-    device.vni.map(|vni| not_encapsulated(format!("@th,96,24 != {} accept", vni.number())))
+    // Behind UDP's 8 bytes. Where any other bit is set, neither the kernel's device (vxlan_rcv) nor ours takes a packet.
+    let header = |vni| u64::from_be_bytes(vxlan_header(vni));
+    device.vni.map(|vni| not_encapsulated(format!("@th,64,64 != {:#018x} accept", header(vni))))
+}
+
+/// Lets what is only on its way through this host go on.
+pub(super) fn passing() -> Rule {
+    not_encapsulated("fib daddr type unicast accept".to_owned())
 }
 
 fn not_encapsulated(text: String) -> Rule {
     Rule::new("not encapsulated", text)
+}
+
+/// Whether the leading bits of a subnet of this length are compared as whole bytes.
+pub(super) const fn is_usual_len(len: u8) -> bool {
+    len.is_multiple_of(8) && len > 0
 }
 
 /// The name of the set of leased subnets of one length.

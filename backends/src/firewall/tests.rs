@@ -2,7 +2,7 @@ use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 use wire_lease::{
-    BackendData, DualStack, Entry, Lease, LeaseTable, MacAddr, Origin, Pool, Revision, Subnet, Vni, Vtep,
+    BackendData, DualStack, Entry, Family, Lease, LeaseTable, MacAddr, Origin, Pool, Revision, Subnet, Vni, Vtep,
 };
 
 use super::*;
@@ -151,14 +151,15 @@ fn each_choice_leaves_out_what_it_is_about() {
 
 #[test]
 fn no_inner_source_is_looked_at_but_behind_the_inner_ether_type_of_its_family() {
-    let rules = |devices: &NetState, nftables| {
+    let rules_of = |chain: &str, devices: &NetState, nftables| {
         let policy = policy(true);
         let around = Surroundings { nftables, ..Surroundings::default() };
         let devices = OverlayDevice::of(devices);
         let mut firewall = policy.desired(&lease(1, true), &leases(&[2], true), &devices, &around);
-        let chain = firewall.tables.remove(&TableName::Ours).unwrap().chains.remove("encapsulated-in").unwrap();
+        let chain = firewall.tables.remove(&TableName::Ours).unwrap().chains.remove(chain).unwrap();
         chain.rules.into_iter().map(|rule| rule.text).collect::<Vec<_>>()
     };
+    let rules = |devices: &NetState, nftables| rules_of("arriving", devices, nftables);
     let starts = |rules: &[String], start: &str| rules.iter().any(|rule| rule.starts_with(start));
     let whole = rules(&devices(true), Nftables::Whole);
     assert!(starts(&whole, "@th,224,16 0x0800 ip saddr . @th,336,32 @leases-v4 "), "{whole:#?}");
@@ -172,16 +173,15 @@ fn no_inner_source_is_looked_at_but_behind_the_inner_ether_type_of_its_family() 
         &Surroundings { bridges: [name("br0")].into(), ..Surroundings::default() },
         Some("br0"),
     );
-    let over_a_bridge = &over_a_bridge.tables[&TableName::Ours].chains["encapsulated-in"].rules;
+    let over_a_bridge = &over_a_bridge.tables[&TableName::Ours].chains["arriving"].rules;
     assert!(over_a_bridge.iter().all(|rule| !rule.text.contains("iifname \"br0\"")), "{over_a_bridge:#?}");
     for (rules, link) in [(&whole, "iifname != @bridges"), (&over_eth0, "iifname \"eth0\"")] {
-        // First of all, behind what is no packet to the port.
-        let [first, second] = [&rules[2], &rules[3]];
-        assert!(first.starts_with(&format!("@th,224,16 0x0800 @th,96,32 0x00000100 {link} ip saddr . ")), "{rules:#?}");
-        assert!(
-            second.starts_with(&format!("@th,224,16 0x86dd @th,96,32 0x00000100 {link} ip6 saddr . ")),
-            "{rules:#?}"
-        );
+        // First of all, behind what is not encapsulated for us: the header of VNI 1 and nothing else.
+        let header = rules.iter().position(|rule| rule == "@th,64,64 != 0x0800000000000100 accept").unwrap();
+        let [first, second] = [&rules[header + 1], &rules[header + 2]];
+        let v4 = format!("{link} ip daddr 192.0.2.1 @th,224,16 0x0800 ip saddr . @th,336,24 @subnets-v4-24 ");
+        let v6 = format!("{link} ip6 daddr 2001:db8::1 @th,224,16 0x86dd ip6 saddr . @th,304,64 @subnets-v6-64 ");
+        assert!(first.starts_with(&v4) && second.starts_with(&v6), "{rules:#?}");
     }
     // Where sources are not looked at, neither is what would hide them let in.
     let simple = rules(&devices(true), Nftables::Simple);
@@ -203,9 +203,28 @@ fn no_inner_source_is_looked_at_but_behind_the_inner_ether_type_of_its_family() 
     };
     let link = Link::ours(LinkKind::Tun(Some(tunnel)), Mtu(1472));
     let raw = NetState { links: [(name("flannel0"), link)].into(), ..NetState::default() };
-    let raw = rules(&raw, Nftables::Whole);
+    // Nor has it a header by which it is told before connections are tracked.
+    let raw = rules_of("encapsulated-in", &raw, Nftables::Whole);
     assert!(starts(&raw, "ip saddr . @th,160,32 @leases-v4 "), "{raw:#?}");
-    assert!(raw[2].starts_with("iifname != @bridges ip saddr . @th,160,24 @subnets-v4-24 "), "{raw:#?}");
+    let usual = "iifname != @bridges ip daddr 192.0.2.1 ip saddr . @th,160,24 @subnets-v4-24 ";
+    assert!(raw[2].starts_with(usual) && !raw.concat().contains("notrack"), "{raw:#?}");
+}
+
+#[test]
+fn what_comes_in_is_tracked_only_in_the_family_in_which_somebody_needs_that() {
+    let of = |tracked: &[Family]| {
+        let tracked = tracked.iter().map(|family| (*family, "somebody looks".to_owned())).collect();
+        let around = Surroundings { tracked, ..Surroundings::default() };
+        let firewall = wanted_around(&policy(true), &[2], &around);
+        let rules = &firewall.tables[&TableName::Ours].chains["arriving"].rules;
+        ["v4", "v6"].map(|family| {
+            let usual = |rule: &&Rule| rule.text.contains("daddr") && rule.text.contains(&format!("@subnets-{family}"));
+            rules.iter().find(usual).unwrap().text.ends_with(" notrack accept")
+        })
+    };
+    assert_eq!(of(&[]), [true, true]);
+    assert_eq!(of(&[Family::V4]), [false, true]);
+    assert_eq!(of(&[Family::V6]), [true, false]);
 }
 
 #[test]
@@ -241,7 +260,7 @@ fn a_lease_of_another_length_or_at_an_address_of_containers_is_none_that_one_has
 #[test]
 fn what_containers_of_one_host_send_each_other_is_left_to_docker() {
     let firewall = wanted(&policy(true), &[2], &["docker0"]);
-    for (family, own) in [(wire_lease::Family::V4, "10.5.1.0/24"), (wire_lease::Family::V6, "fd00:5:0:1::/64")] {
+    for (family, own) in [(Family::V4, "10.5.1.0/24"), (Family::V6, "fd00:5:0:1::/64")] {
         let table = ChainTable { family, kind: ChainTableKind::Filter };
         let chain = |name: &str| &firewall.chains[&ChainName { table, name: name.to_owned() }].rules;
         let [first, accepts @ ..] = chain("WIRE-POLICY").as_slice() else { panic!("{firewall:?}") };
@@ -291,12 +310,12 @@ COMMIT
 #[test]
 fn what_others_put_in_front_of_ours_is_passed_and_what_flanneld_left_goes_last() {
     let mut have = NetState::default();
-    iptables::read(LISTING, wire_lease::Family::V4, &mut have.firewall);
-    have.firewall.tables.insert(TableName::Flannel(wire_lease::Family::V4), Table::default());
+    iptables::read(LISTING, Family::V4, &mut have.firewall);
+    have.firewall.tables.insert(TableName::Flannel(Family::V4), Table::default());
     let want = NetState { firewall: wanted(&policy(false), &[2], &[]), ..NetState::default() };
     let plan = plan(&have, &want);
     insta::assert_snapshot!(plan, @"
-    put table inet wire-agent: 6 chains, 33 rules
+    put table inet wire-agent: 4 chains, 31 rules
     put chains iptables raw: WIRE-RAW (1 rules) called from PREROUTING
     put chains iptables filter: WIRE-FORWARD called from DOCKER-USER called from FORWARD WIRE-POLICY (3 rules) called from FORWARD
     delete chain iptables filter WIRE-FORMER
@@ -360,18 +379,16 @@ COMMIT
 fn what_docker_keeps_internal_is_let_through_by_no_rule_of_ours() {
     let want = NetState { firewall: wanted(&policy(true), &[2], &["docker0"]), ..NetState::default() };
     let mut have = NetState::default();
-    for family in wire_lease::Family::ALL {
+    for family in Family::ALL {
         iptables::read(INTERNAL, family, &mut have.firewall);
         let names = |name: &str| have.firewall.internal.contains(&(family, name.to_owned()));
         assert!(names("br-v4") && names("br-v6") && !names("docker0") && !names("br-operators"));
     }
-    have.firewall.internal.remove(&(wire_lease::Family::V6, "br-v4".to_owned()));
+    have.firewall.internal.remove(&(Family::V6, "br-v4".to_owned()));
     let mut after = have.clone();
     plan(&have, &want).ops.iter().for_each(|op| after.apply(op));
     let filter = |family| ChainTable { family, kind: ChainTableKind::Filter };
-    for (family, links) in
-        [(wire_lease::Family::V4, ["br-v4", "br-v6"].as_slice()), (wire_lease::Family::V6, &["br-v6"])]
-    {
+    for (family, links) in [(Family::V4, ["br-v4", "br-v6"].as_slice()), (Family::V6, &["br-v6"])] {
         for name in ["WIRE-FORWARD", "WIRE-POLICY"] {
             let name = ChainName { table: filter(family), name: name.to_owned() };
             let (there, wanted) = (&after.firewall.chains[&name].rules, &want.firewall.chains[&name].rules);
@@ -404,7 +421,7 @@ pub(crate) fn any_firewall() -> impl Strategy<Value = Firewall> {
         policy.senders = if peers_only { Senders::Peers } else { Senders::Anyone };
         let peers: Vec<u8> = peers.into_iter().collect();
         let wanted = wanted(&policy, &peers, if bridged { &["docker0"] } else { &[] });
-        let used = wire_lease::Family::ALL.map(|family| ChainTable { family, kind: ChainTableKind::Raw }).into();
+        let used = Family::ALL.map(|family| ChainTable { family, kind: ChainTableKind::Raw }).into();
         Firewall { used, ..wanted }
     })
 }
@@ -414,7 +431,7 @@ proptest! {
     fn a_change_carried_out_reaches_what_is_wanted(have in any_firewall(), want in any_firewall(), [docker, raw] in any::<[bool; 2]>()) {
         let mut have = NetState { firewall: have, ..NetState::default() };
         if docker {
-            let table = ChainTable { family: wire_lease::Family::V4, kind: ChainTableKind::Filter };
+            let table = ChainTable { family: Family::V4, kind: ChainTableKind::Filter };
             have.firewall.callers.insert(ChainName { table, name: "DOCKER-USER".to_owned() });
         }
         if !raw {

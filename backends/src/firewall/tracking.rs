@@ -8,6 +8,8 @@ use std::{
     fmt,
 };
 
+use wire_lease::Family;
+
 use super::state::Hook;
 
 /// The chains of others, by what they are in.
@@ -49,10 +51,14 @@ impl Does {
     }
 }
 
-/// The first chain with a rule that looks at connections, among those that packets may pass which the kernel takes at `hooks`.
-pub(super) fn who_looks<'a>(chains: &'a Chains, hooks: &[Hook], families: &[&str]) -> Option<&'a ChainId> {
-    let concerns = |id: &ChainId| families.contains(&id.family);
-    let begins = |chain: &OtherChain| chain.hook.is_some_and(|hook| hooks.contains(&hook));
+/// The first chain with a rule that looks at connections, among those that packets of a family may pass on their way to this host.
+pub(super) fn who_looks(chains: &Chains, family: Family) -> Option<&ChainId> {
+    let word = match family {
+        Family::V4 => "ip",
+        Family::V6 => "ip6",
+    };
+    let concerns = |id: &ChainId| [word, "inet"].contains(&id.family);
+    let begins = |chain: &OtherChain| matches!(chain.hook, Some(Hook::Prerouting | Hook::Input));
     let mut reached: BTreeSet<&ChainId> = BTreeSet::new();
     let mut next: Vec<&ChainId> =
         chains.iter().filter(|(id, chain)| concerns(id) && begins(chain)).map(|(id, _)| id).collect();

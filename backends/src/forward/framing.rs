@@ -46,9 +46,7 @@ impl Framing {
     #[inline]
     pub(crate) fn write(self, family: Family, peer: MacAddr, out: &mut [u8]) {
         let Self::Vxlan { vni, mac } = self else { return };
-        // The I flag says that there is an identifier; all else is reserved and 0.
-        out[..4].copy_from_slice(&[0x08, 0, 0, 0]);
-        out[4..8].copy_from_slice(&(vni.number() << 8).to_be_bytes());
+        out[..8].copy_from_slice(&vxlan_header(vni));
         out[8..14].copy_from_slice(&peer.octets());
         out[14..20].copy_from_slice(&mac.octets());
         out[20..22].copy_from_slice(&ether_type(family));
@@ -71,9 +69,9 @@ impl Framing {
     pub(crate) fn strip(self, datagram: &[u8]) -> Result<usize, DropReason> {
         let Self::Vxlan { vni, mac } = self else { return Ok(0) };
         let lead: &[u8; VXLAN_LEAD] = datagram.first_chunk().ok_or(DropReason::Malformed)?;
-        // Reserved bits are not looked at (RFC 7348 §5).
-        let identifier = u32::from_be_bytes([0, lead[4], lead[5], lead[6]]);
-        if lead[0] & 0x08 == 0 || identifier != vni.number() {
+        // RFC 7348 §5 has reserved bits ignored. The kernel's device drops what sets any (vxlan_rcv), and the packet filter knows what is
+        // ours by these eight bytes.
+        if lead[..8] != vxlan_header(vni) {
             return Err(DropReason::Vni);
         }
         if lead[8..14] != mac.octets() {
@@ -84,6 +82,11 @@ impl Framing {
         }
         Ok(VXLAN_LEAD)
     }
+}
+
+/// RFC 7348 §5: the I flag says that there is an identifier, and all else is reserved and 0.
+pub(crate) const fn vxlan_header(vni: Vni) -> [u8; 8] {
+    (0x0800_0000_0000_0000 | (vni.number() as u64) << 8).to_be_bytes()
 }
 
 const fn ether_type(family: Family) -> [u8; 2] {
@@ -120,8 +123,11 @@ mod tests {
         // ARP.
         lead[20..22].copy_from_slice(&[0x08, 0x06]);
         assert_eq!(framing(0x0a_0b0c).strip(&lead), Err(DropReason::NotIp));
-        lead[0] = 0;
-        assert_eq!(framing(0x0a_0b0c).strip(&lead), Err(DropReason::Vni));
+        for (byte, reserved) in [(0, 0), (0, 0x0c), (1, 1), (7, 1)] {
+            let mut lead = lead;
+            lead[byte] = reserved;
+            assert_eq!(framing(0x0a_0b0c).strip(&lead), Err(DropReason::Vni), "{reserved:#x} in byte {byte}");
+        }
     }
 
     proptest! {

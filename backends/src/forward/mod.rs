@@ -34,7 +34,7 @@ use std::fmt;
 
 pub use forwarder::{Forwarder, Handle, Kept, TunnelSeen, Tunnels, Turn};
 pub use framing::Framing;
-pub(crate) use framing::VXLAN_LEAD;
+pub(crate) use framing::{VXLAN_LEAD, vxlan_header};
 pub use worker::Fault;
 
 /// What the kernel does for us beyond one packet for each call. Each is given up by itself where it is not to be had.

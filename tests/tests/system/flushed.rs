@@ -20,7 +20,7 @@ const FLUSHES: [&str; 2] = ["nft flush ruleset", "iptables -F; iptables -t raw -
 
 pub(crate) fn what_is_flushed_comes_back(machine: &Machine, other: &Machine) -> Result {
     let whole = machine.sh(OURS)?;
-    for part in ["-j WIRE-FORWARD", "-j WIRE-POLICY", "chain sources {", "chain encapsulated-in {"] {
+    for part in ["-j WIRE-FORWARD", "-j WIRE-POLICY", "chain sources {", "chain arriving {"] {
         check(whole.contains(part), || format!("no {part} in {whole}"))?;
     }
     for flush in FLUSHES {

@@ -134,7 +134,7 @@ fn dockers_own_nftables_let_our_mark_pass_or_are_named() {
         assert_eq!(around.docker, DockerRules::Marked);
         let want = NetState { firewall: wanted_around(&policy(true), &[2], &around), ..NetState::default() };
         assert!(reconciler.round(&want).converged);
-        assert_eq!(run("nft list chain inet wire-agent out-of-overlay | grep -c 'mark set'").trim(), "2");
+        assert_eq!(run("nft list chain inet wire-agent arriving | grep -c 'mark set'").trim(), "2");
         reconciler.doubt();
         assert_eq!(reconciler.round(&want).written, 0);
     });
