@@ -6,6 +6,7 @@
 //! it asks the kernel for its generation, the bridges and our counters.
 
 mod claims;
+mod doubts;
 mod notes;
 mod said;
 
@@ -24,6 +25,7 @@ use wire_backends::{
 };
 use wire_lease::{DualStack, Entry, Family, LeaseTable, NetworkConfig, Prefix, chain};
 
+use self::doubts::Doubts;
 use self::said::{DOCKERS_CHAINS, HIDDEN, IPTABLES, NFTABLES, RIVAL, lacking};
 use crate::{
     bridges::Findings,
@@ -131,6 +133,7 @@ impl FirewallKeeper {
             seen: FirewallSeen::default(),
             around: Surroundings::default(),
             blocked: BTreeSet::new(),
+            doubts: Doubts::default(),
             found: (Findings::default(), Instant::now()),
             pause: SETTLE,
             brake: SETTLE,
@@ -190,6 +193,8 @@ struct Keeper {
     contested: bool,
     /// The families of which others drop what we let in.
     blocked: BTreeSet<Family>,
+    /// Those of which they may.
+    doubts: Doubts,
     /// What is wrong with bridges, and since when.
     found: (Findings, Instant),
     /// How soon the kernel's next word is followed, for what others change.
@@ -218,7 +223,7 @@ impl Keeper {
             let busy = begun.elapsed().min(SHARE);
             self.done.send_if_modified(|done| !std::mem::replace(done, true));
             // What a look takes belongs to it: of iptables-legacy nothing else tells.
-            let next = begun + self.every.mul_f64(0.8);
+            let next = begun + self.doubts.pause().unwrap_or(self.every).min(self.every).mul_f64(0.8);
             let pause = self.pause.max(self.brake);
             let told = async {
                 let Some(monitor) = &mut monitor else { return std::future::pending().await };
@@ -276,6 +281,10 @@ impl Keeper {
         let hidden = self.is_blind().then(|| HIDDEN.to_owned());
         self.board.warning(DOCKERS_CHAINS, hidden);
         self.publish(&report, &wish.devices);
+        if self.note_doubts(&wish.devices) {
+            let report = self.compare(wish);
+            self.publish(&report, &wish.devices);
+        }
         self.note_claims(&wish.leases);
         self.note_overruled(&wish.devices);
     }
@@ -294,7 +303,8 @@ impl Keeper {
     fn compare(&mut self, wish: &Wish) -> Report {
         let subnets: Vec<Prefix> = wish.own.lease.subnet.prefixes().collect();
         match self.reconciler.dataplane().surroundings(&subnets) {
-            Ok(around) => {
+            Ok(mut around) => {
+                around.doubted = self.doubts.families();
                 self.note_bridges(&around, subnets);
                 self.note_surroundings(around, &wish.devices);
             }

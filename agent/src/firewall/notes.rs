@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use tracing::{info, warn};
-use wire_backends::{ACCEPT_MARK, Counted, DockerRules, LinkName, OverlayDevice, Surroundings};
+use wire_backends::{ACCEPT_MARK, Counted, DockerRules, LinkName, OverlayDevice, Surroundings, traffic};
 use wire_lease::{DualStack, Family, LeaseTable, Prefix};
 
 use super::{
@@ -99,6 +99,21 @@ impl Keeper {
         self.board.warning(DOCKER_USER, warning);
     }
 
+    /// Whether what we let in still gets to the kernel's devices; whether the answer has changed.
+    pub(super) fn note_doubts(&mut self, devices: &DualStack<OverlayDevice>) -> bool {
+        // What has arrived was read before what was received.
+        let Ok(traffic) = traffic() else { return false };
+        let mut changed = false;
+        for (family, device) in devices.iter().filter(|(_, device)| device.in_kernel) {
+            let arrived = self.seen.counted.arrived.of(family).copied();
+            let received = traffic.devices.get(&device.link).map(|passed| passed.received);
+            if let Some((arrived, received)) = arrived.zip(received) {
+                changed |= self.doubts.note(family, arrived, received, Instant::now());
+            }
+        }
+        changed
+    }
+
     /// What we let in and nobody sees at the end of the way, another firewall of this host has dropped.
     pub(super) fn note_blocked(&mut self, counted: &Counted, devices: &DualStack<OverlayDevice>) {
         let before = &self.seen.counted;
@@ -107,7 +122,7 @@ impl Keeper {
         for (family, _) in devices.iter() {
             if more(&counted.delivered, &before.delivered, family) {
                 self.blocked.remove(&family);
-            } else if more(&counted.arrived, &before.arrived, family) {
+            } else if counted.delivered.of(family).is_some() && more(&counted.arrived, &before.arrived, family) {
                 self.blocked.insert(family);
             }
         }

@@ -4,7 +4,7 @@ mod counted;
 mod leave;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     time::{Duration, Instant},
 };
@@ -134,7 +134,7 @@ impl FirewallDataplane {
         }
         self.tried = self.nftables;
         let tracked = self.tracked();
-        Ok(Surroundings { bridges, links, docker, nftables: self.nftables, tracked })
+        Ok(Surroundings { bridges, links, docker, nftables: self.nftables, tracked, doubted: BTreeSet::new() })
     }
 
     /// The families whose encapsulated packets others need tracked, and why.

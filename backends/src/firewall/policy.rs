@@ -63,6 +63,8 @@ pub struct OverlayDevice {
     pub vni: Option<Vni>,
     /// Where they come from that we send.
     pub local: Option<IpAddr>,
+    /// Whether it is the kernel that takes them off, and counts what has come in.
+    pub in_kernel: bool,
     /// How far behind the start of their UDP header the inner IP header begins, in bytes.
     pub inner: usize,
 }
@@ -80,12 +82,15 @@ impl OverlayDevice {
                 LinkKind::Vxlan(vxlan) => {
                     let (port, vni, local) = (vxlan.port_in_use(), Some(vxlan.vni), vxlan.local);
                     let (parent, inner) = (vxlan.parent.map(|parent| parent.name), UDP + VXLAN_LEAD);
-                    (vxlan.underlay(), Self { link: *name, parent, port, vni, local, inner })
+                    let in_kernel = true;
+                    (vxlan.underlay(), Self { link: *name, parent, port, vni, local, in_kernel, inner })
                 }
                 LinkKind::Tun(Some(Tunnel { framing, local, .. })) => {
                     let (port, vni, local) = (local.port(), framing.vni(), local.ip());
                     let inner = UDP + framing.lead();
-                    (Family::of(local), Self { link: *name, parent: None, port, vni, local: Some(local), inner })
+                    let device =
+                        Self { link: *name, parent: None, port, vni, local: Some(local), in_kernel: false, inner };
+                    (Family::of(local), device)
                 }
                 LinkKind::Tun(None) | LinkKind::Other(_) => continue,
             };
@@ -108,6 +113,8 @@ pub struct Surroundings {
     pub nftables: Nftables,
     /// The families whose encapsulated packets stay tracked as they come in, and what needs that.
     pub tracked: BTreeMap<Family, String>,
+    /// The families of which somebody else may drop what we let in.
+    pub doubted: BTreeSet<Family>,
 }
 
 impl Surroundings {
@@ -255,13 +262,19 @@ impl FirewallPolicy {
         // Whatever a container is on: behind all that changes sources (100, `srcnat`).
         let masqueraded = through.iter().filter_map(|side| side.masqueraded()).collect();
         table.add("encapsulated-out", "filter", Hook::Postrouting, 300, encapsulated(masqueraded));
-        // Behind everyone's: what others drop never gets here.
-        let delivered =
-            through.iter().map(|side| side.counted("let in by all", counter::delivered(side.family))).collect();
-        table.add("encapsulated-delivered", "filter", Hook::Input, 300, encapsulated(delivered));
-        let by_family =
-            through.iter().flat_map(|side| [counter::arrived(side.family), counter::delivered(side.family)]);
-        let counters = [counter::STRANGERS, counter::CONTAINERS, counter::SPOOFED].into_iter().chain(by_family);
+        // Behind everyone's: what others drop never gets here. What the kernel's own device takes off it counts for nothing.
+        let is_counted = |side: &&&Side| {
+            side.device.is_some_and(|device| !device.in_kernel) || around.doubted.contains(&side.family)
+        };
+        let counted: Vec<&&Side> = through.iter().filter(is_counted).collect();
+        let delivered: Vec<Rule> =
+            counted.iter().map(|side| side.counted("let in by all", counter::delivered(side.family))).collect();
+        if !delivered.is_empty() {
+            table.add("encapsulated-delivered", "filter", Hook::Input, 300, encapsulated(delivered));
+        }
+        let counters = [counter::STRANGERS, counter::CONTAINERS, counter::SPOOFED].into_iter();
+        let counters = counters.chain(through.iter().map(|side| counter::arrived(side.family)));
+        let counters = counters.chain(counted.iter().map(|side| counter::delivered(side.family)));
         table.counters = counters.map(str::to_owned).collect();
         let elements = around.bridges.iter().filter(|link| is_plain(link)).map(|link| Element::Link(*link)).collect();
         table.sets.insert(BRIDGES.to_owned(), Set { kind: SetKind::Links, elements });

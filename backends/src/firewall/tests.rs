@@ -315,7 +315,7 @@ fn what_others_put_in_front_of_ours_is_passed_and_what_flanneld_left_goes_last()
     let want = NetState { firewall: wanted(&policy(false), &[2], &[]), ..NetState::default() };
     let plan = plan(&have, &want);
     insta::assert_snapshot!(plan, @"
-    put table inet wire-agent: 4 chains, 31 rules
+    put table inet wire-agent: 3 chains, 27 rules
     put chains iptables raw: WIRE-RAW (1 rules) called from PREROUTING
     put chains iptables filter: WIRE-FORWARD called from DOCKER-USER called from FORWARD WIRE-POLICY (3 rules) called from FORWARD
     delete chain iptables filter WIRE-FORMER
@@ -448,4 +448,31 @@ proptest! {
         let wanted = want.firewall.chains.keys().filter(is_put).collect::<Vec<_>>();
         prop_assert_eq!(have.firewall.chains.keys().collect::<Vec<_>>(), wanted);
     }
+}
+
+#[test]
+fn what_others_let_in_is_counted_where_they_are_doubted_and_where_the_kernel_counts_nothing_by_itself() {
+    let counts = |doubted: &[Family]| {
+        let around = Surroundings { doubted: doubted.iter().copied().collect(), ..Surroundings::default() };
+        let firewall = wanted_around(&policy(true), &[2], &around);
+        let table = &firewall.tables[&TableName::Ours];
+        let chain = table.chains.get("encapsulated-delivered").map_or(0, |chain| chain.rules.len());
+        (chain, ["v4", "v6"].map(|family| table.counters.contains(&format!("delivered-{family}"))))
+    };
+    assert_eq!(counts(&[]), (0, [false, false]));
+    assert_eq!(counts(&[Family::V6]), (4, [false, true]));
+    assert_eq!(counts(&Family::ALL), (5, [true, true]));
+    let local = Some("192.0.2.1".parse().unwrap());
+    let tun = OverlayDevice {
+        link: name("flannel0"),
+        parent: None,
+        port: 8285,
+        vni: None,
+        local,
+        in_kernel: false,
+        inner: 8,
+    };
+    let devices = DualStack { v4: Some(tun), v6: None };
+    let firewall = policy(false).desired(&lease(1, false), &leases(&[2], false), &devices, &Surroundings::default());
+    assert!(firewall.tables[&TableName::Ours].counters.contains("delivered-v4"));
 }

@@ -17,6 +17,8 @@ use crate::{
 
 /// How old what `status` counts may be, and how long a busy machine may take to tell it.
 const COUNTED: Duration = Duration::from_secs(15);
+/// How soon who drops what peers send is named, while they go on sending: a doubt, and then the proof.
+const NAMED: Duration = Duration::from_secs(30);
 
 /// A stranger's VXLAN device that sends to a host as a peer would, with a source inside the other's subnet.
 fn forge(stranger: &Host, victim: &Node, source: IpAddr) -> Result {
@@ -394,9 +396,7 @@ fn another_firewall_that_drops_what_peers_send_is_named() -> Result {
         .namespace()
         .sh("iptables -N ufw-user-input; iptables -A INPUT -i lo -j ACCEPT; iptables -A INPUT -p tcp -j ACCEPT; iptables -A INPUT -p icmp -j ACCEPT
          iptables -A INPUT -j ufw-user-input; iptables -P INPUT DROP")?;
-    std::thread::sleep(BACK);
-    let _ = member.host.pings(vtep);
-    let reason = phase(&node.agent, "degraded")?;
+    let reason = blocked(&node, &member, vtep)?;
     check(reason.contains("ufw allow 8472/udp"), || reason)?;
     node.host.namespace().sh("iptables -I ufw-user-input -p udp --dport 8472 -j ACCEPT")?;
     check(member.host.reaches(vtep), || "it is still blocked".to_owned())?;
@@ -409,25 +409,32 @@ fn of_two_families_the_one_that_is_blocked_is_named() -> Result {
     let lab = lab!();
     let (_etcd, [node, member]) = cluster::<2>(&lab, DUAL)?;
     node.host.namespace().sh("ip6tables -A INPUT -p udp --dport 8472 -j DROP")?;
-    std::thread::sleep(BACK);
-    let (open, blocked) = (node.vtep(Family::V4)?, node.vtep(Family::V6)?);
-    let (one, other) = (member.host.reaches(open), member.host.pings(blocked));
+    let (open, closed) = (node.vtep(Family::V4)?, node.vtep(Family::V6)?);
+    let (one, other) = (member.host.reaches(open), member.host.pings(closed));
     check(one && !other, || format!("IPv4 {one}, IPv6 {other}"))?;
-    let reason = phase(&node.agent, "degraded")?;
+    let reason = blocked(&node, &member, closed)?;
     check(reason.contains("drops what peers send over IPv6 to UDP port 8472"), || reason)?;
     check(member.host.reaches(open), || "the open one is blocked".to_owned())?;
     steadily(BACK + PROMPT, || check(node.agent.status()?.phase == "degraded", || "it is forgotten".to_owned()))?;
     node.host.namespace().sh("ip6tables -F INPUT")?;
-    check(member.host.reaches(blocked), || "it is still blocked".to_owned())?;
+    check(member.host.reaches(closed), || "it is still blocked".to_owned())?;
     phase(&node.agent, "ready").map(drop)
+}
+
+/// Waits until an agent that is sent pings names who drops them.
+fn blocked(node: &Node, member: &Node, target: IpAddr) -> Result<String> {
+    eventually(NAMED, || {
+        let _ = member.host.pings(target);
+        check(node.agent.status()?.phase == "degraded", || format!("nothing is named\n{}", node.agent.log()))
+    })?;
+    phase(&node.agent, "degraded")
 }
 
 /// Waits until the agent names who drops what peers send, and does what it says.
 fn do_as_status_says(node: &Node, member: &Node, firewall: &Guest, who: &str) -> Result {
-    std::thread::sleep(BACK);
     let vtep = node.vtep(Family::V4)?;
     check(!member.host.pings(vtep), || "it drops nothing".to_owned())?;
-    let reason = phase(&node.agent, "degraded")?;
+    let reason = blocked(node, member, vtep)?;
     let said = reason.strip_prefix(&format!("encapsulation: {who} drops what peers send to UDP port 8472: "));
     firewall.sh(said.ok_or_else(|| LabError::Wrong(reason.clone()))?)?;
     check(member.host.reaches(vtep), || format!("it is still blocked after {reason}"))?;

@@ -25,7 +25,7 @@ pub struct Counted {
     pub spoofed: u64,
     /// Encapsulated packets we let in, by the family of the overlay.
     pub arrived: DualStack<u64>,
-    /// Encapsulated packets that all others let in too.
+    /// Encapsulated packets that all others let in too, of families in which they are counted.
     pub delivered: DualStack<u64>,
 }
 

@@ -1,0 +1,89 @@
+//! Whether what we let in gets to the device. Pure.
+//!
+//! The kernel counts what a device of its own has received, for nothing. That is less than what we let in: the device drops by itself
+//! (flags, its own MAC), and one that is made anew counts from zero. So where it stands still while packets arrive that is a doubt
+//! and no proof, and what others let in is counted for a while, which costs something for each packet.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
+
+use wire_lease::Family;
+
+/// How many packets must have arrived while the device stood still: a few may be on their way there.
+const MANY: u64 = 3;
+
+/// How long it is counted at least: what comes and goes must not change the table each time.
+const COUNTED: Duration = Duration::from_secs(60);
+
+/// How long it is looked at often.
+const CLOSELY: Duration = Duration::from_secs(15);
+
+/// The pause between two looks meanwhile.
+const OFTEN: Duration = Duration::from_secs(1);
+
+/// By family, what was seen when the device last moved, and since when it is doubted.
+#[derive(Debug, Default)]
+pub(super) struct Doubts(BTreeMap<Family, Doubt>);
+
+#[derive(Debug)]
+struct Doubt {
+    arrived: u64,
+    received: u64,
+    since: Option<Instant>,
+}
+
+impl Doubts {
+    /// Notes how many packets of a family have arrived, and how many its device had received just after that; whether what is
+    /// doubted has changed.
+    pub(super) fn note(&mut self, family: Family, arrived: u64, received: u64, now: Instant) -> bool {
+        let doubt = self.0.entry(family).or_insert(Doubt { arrived, received, since: None });
+        let before = doubt.since.is_some();
+        if received != doubt.received || arrived < doubt.arrived {
+            (doubt.arrived, doubt.received) = (arrived, received);
+            doubt.since = doubt.since.filter(|since| now.duration_since(*since) < COUNTED);
+        } else if arrived - doubt.arrived >= MANY && doubt.since.is_none() {
+            doubt.since = Some(now);
+        }
+        before != doubt.since.is_some()
+    }
+
+    pub(super) fn families(&self) -> BTreeSet<Family> {
+        self.0.iter().filter(|(_, doubt)| doubt.since.is_some()).map(|(family, _)| *family).collect()
+    }
+
+    /// How soon to look again.
+    pub(super) fn pause(&self) -> Option<Duration> {
+        let is_new = |doubt: &Doubt| doubt.since.is_some_and(|since| since.elapsed() < CLOSELY);
+        self.0.values().any(is_new).then_some(OFTEN)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_that_stands_still_while_packets_arrive_is_doubted_for_a_minute_at_least() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut doubts = Doubts::default();
+        let mut note = |arrived, received, seconds| {
+            let changed = doubts.note(Family::V4, arrived, received, at(seconds));
+            (changed, !doubts.families().is_empty())
+        };
+        assert_eq!(note(100, 90, 0), (false, false), "who drops what was before is not known");
+        assert_eq!(note(200, 190, 5), (false, false));
+        assert_eq!(note(202, 190, 10), (false, false), "they may be on their way");
+        assert_eq!(note(203, 190, 15), (true, true));
+        // The table was put again, and counts from zero.
+        assert_eq!(note(0, 190, 16), (false, true));
+        assert_eq!(note(9, 190, 17), (false, true));
+        assert_eq!(note(10, 191, 18), (false, true));
+        assert_eq!(note(20, 201, 80), (true, false));
+        // A device made anew.
+        assert_eq!(note(30, 0, 85), (false, false));
+        assert_eq!(note(40, 10, 90), (false, false));
+    }
+}
