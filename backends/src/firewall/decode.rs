@@ -15,7 +15,7 @@ use crate::{
 
 /// An attribute of a message, behind its `struct nfgenmsg`.
 pub(super) fn find(body: &[u8], wanted: u16) -> Option<&[u8]> {
-    attributes(body.get(4..)?).find(|(kind, _)| *kind == wanted).map(|(_, value)| value)
+    attribute(body.get(4..)?, wanted)
 }
 
 pub(super) fn be32(value: &[u8]) -> Option<u32> {
@@ -79,6 +79,29 @@ pub(super) fn subnet_element(key: &[u8], family: Family, len: u8) -> Option<Elem
     Some(Element::Subnet(address(public)?, Prefix::new(address(&network)?, len).ok()?))
 }
 
+/// The expressions of a rule but for its own counters, which change with each packet.
+pub(super) fn without_counts(expressions: &[u8]) -> Vec<u8> {
+    let rest = attributes(expressions).filter(|(_, expression)| !is_counter(expression));
+    rest.flat_map(|(_, expression)| expression).copied().collect()
+}
+
+/// How many packets a rule's own counters have counted.
+pub(super) fn counts(expressions: &[u8]) -> u64 {
+    let counters = attributes(expressions).filter(|(_, expression)| is_counter(expression));
+    // NFTA_EXPR_DATA, NFTA_COUNTER_PACKETS
+    let packets = counters.filter_map(|(_, expression)| attribute(attribute(expression, 2)?, 2)?.try_into().ok());
+    packets.map(u64::from_be_bytes).sum()
+}
+
+fn is_counter(expression: &[u8]) -> bool {
+    // NFTA_EXPR_NAME
+    attribute(expression, 1).and_then(text) == Some("counter")
+}
+
+fn attribute(bytes: &[u8], wanted: u16) -> Option<&[u8]> {
+    attributes(bytes).find(|(kind, _)| *kind == wanted).map(|(_, value)| value)
+}
+
 /// Matches and targets of iptables that look at connections, or change what is tracked.
 const ABOUT_CONNECTIONS: [&str; 12] = [
     "conntrack",
@@ -105,29 +128,33 @@ pub(super) fn does(expressions: &[u8]) -> Does {
 }
 
 fn does_one(expression: &[u8]) -> Does {
-    let of = |attributed, wanted| attributes(attributed).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
     // NFTA_EXPR_NAME, NFTA_EXPR_DATA
-    let (name, data) = (of(expression, 1).and_then(text), of(expression, 2).unwrap_or_default());
+    let (name, data) = (attribute(expression, 1).and_then(text), attribute(expression, 2).unwrap_or_default());
     let mut does = Does::default();
     match name {
         Some("ct" | "connlimit" | "notrack" | "synproxy") => does.looks = true,
         // NFTA_MATCH_NAME, NFTA_TARGET_NAME
         Some("match" | "target") => {
-            does.looks = of(data, 1).and_then(text).is_none_or(|name| ABOUT_CONNECTIONS.contains(&name));
+            does.looks = attribute(data, 1).and_then(text).is_none_or(|name| ABOUT_CONNECTIONS.contains(&name));
         }
         // NFTA_OBJREF_IMM_TYPE: NFT_OBJECT_COUNTER, _QUOTA, _LIMIT, _SECMARK; all others are about connections, and a map may hold them.
-        Some("objref") => does.looks = of(data, 1).and_then(be32).is_none_or(|kind| ![1, 2, 4, 8].contains(&kind)),
+        Some("objref") => {
+            does.looks = attribute(data, 1).and_then(be32).is_none_or(|kind| ![1, 2, 4, 8].contains(&kind))
+        }
         // NFTA_IMMEDIATE_DATA, NFTA_DATA_VERDICT, NFTA_VERDICT_CHAIN
         Some("immediate") => {
-            let chain = of(data, 2).and_then(|data| of(data, 2)).and_then(|verdict| of(verdict, 2)).and_then(text);
+            let chain = attribute(data, 2)
+                .and_then(|data| attribute(data, 2))
+                .and_then(|verdict| attribute(verdict, 2))
+                .and_then(text);
             does.calls.extend(chain.map(str::to_owned));
         }
         // NFTA_LOOKUP_DREG, NFT_REG_VERDICT
-        Some("lookup") => does.calls_any = of(data, 3).and_then(be32) == Some(0),
+        Some("lookup") => does.calls_any = attribute(data, 3).and_then(be32) == Some(0),
         // NFTA_DYNSET_EXPR and _EXPRESSIONS: what is done for each new element
         Some("dynset") => {
-            does.add(of(data, 7).map(does_one).unwrap_or_default());
-            does.add(of(data, 10).map(self::does).unwrap_or_default());
+            does.add(attribute(data, 7).map(does_one).unwrap_or_default());
+            does.add(attribute(data, 10).map(self::does).unwrap_or_default());
         }
         Some(_) => {}
         None => does.looks = true,

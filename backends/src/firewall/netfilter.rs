@@ -12,11 +12,13 @@ use wire_lease::Family;
 
 use super::{
     decode::{
-        address_element, be32, comment, does, find, hook_of, lease_element, link_element, set_kind, subnet_element,
+        address_element, be32, comment, counts, does, find, hook_of, lease_element, link_element, set_kind,
+        subnet_element, without_counts,
     },
     encode::Body,
     op::SetChange,
     policy::DockerRules,
+    side::{counter, usual_mark},
     state::{BaseChain, Element, Hook, OURS, Rule, Set, SetKind, Table, TableName},
     tracking::{ChainId, Chains, OtherChain},
 };
@@ -181,7 +183,20 @@ impl Netfilter {
             let packets = attributes(data).find(|(kind, _)| *kind == 2)?.1;
             Some((find(body, 2).and_then(text)?.to_owned(), u64::from_be_bytes(packets.try_into().ok()?)))
         })?;
-        Ok(found.into_iter().collect())
+        let mut counters: BTreeMap<String, u64> = found.into_iter().collect();
+        // What nearly all packets are is counted by rules themselves: naming a counter takes longer.
+        for (family, mark) in Family::ALL.map(|family| (family, usual_mark(family))) {
+            let request = || Body::new(INET).named(1, NAME);
+            let counts = self.dump("rules", GET_RULE, &request, |body| {
+                ours(body)?;
+                find(body, 7).and_then(comment).filter(|comment| comment.starts_with(mark))?;
+                find(body, 4).map(counts)
+            })?;
+            if let Some(arrived) = counters.get_mut(counter::arrived(family)) {
+                *arrived += counts.iter().sum::<u64>();
+            }
+        }
+        Ok(counters)
     }
 
     /// Deletes a table of iptables-nft in which nothing is but builtin chains that accept: it makes them with the first rule, and
@@ -324,7 +339,7 @@ impl Netfilter {
             // NFTA_RULE_CHAIN, NFTA_RULE_USERDATA, NFTA_RULE_EXPRESSIONS
             let chain = find(body, 2).and_then(text)?.to_owned();
             let mark = find(body, 7).and_then(comment).unwrap_or_else(|| "of somebody else".to_owned());
-            Some((chain, mark, find(body, 4).unwrap_or_default().to_vec()))
+            Some((chain, mark, without_counts(find(body, 4).unwrap_or_default())))
         })
     }
 

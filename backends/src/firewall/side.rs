@@ -134,13 +134,15 @@ impl Side {
             None => format!("iifname != @{BRIDGES}"),
         };
         let verdict = if tracked { "accept" } else { "notrack accept" };
-        Some(self.let_in(&format!("{from} {} daddr {} ", self.word(), local?), &self.of_usual_len()?, verdict))
+        let to_us = format!("{} daddr {}", self.word(), local?);
+        let matching = format!("{from} {to_us} {}{}", self.inner_type(), self.of_usual_len()?);
+        Some(Rule::new(usual_mark(self.family), format!("{matching} counter {verdict}")))
     }
 
-    /// Lets in what `matching` and `from` name, where it is a packet of this family.
-    fn let_in(&self, matching: &str, from: &str, verdict: &str) -> Rule {
-        let ours = self.inner_type().map(|ours| format!("{ours} ")).unwrap_or_default();
-        Rule::new("peers", format!("{matching}{ours}{from} {} {verdict}", count(counter::arrived(self.family))))
+    /// Lets in what `from` names, where it is a packet of this family.
+    fn let_in(&self, from: &str) -> Rule {
+        let ours = self.inner_type();
+        Rule::new("peers", format!("{ours}{from} {} accept", count(counter::arrived(self.family))))
     }
 
     /// What comes from the address that a subnet of the usual length is leased to.
@@ -162,15 +164,15 @@ impl Side {
             && let Some(pair) = self.pair(self.family.bits())
         {
             if source_check {
-                rules.extend(self.of_usual_len().map(|from| self.let_in("", &from, "accept")));
-                rules.push(self.let_in("", &format!("{pair} @leases-{family}"), "accept"));
+                rules.extend(self.of_usual_len().map(|from| self.let_in(&from)));
+                rules.push(self.let_in(&format!("{pair} @leases-{family}")));
             } else {
-                rules.push(self.let_in("", &format!("{ip} saddr @peers-{family}"), "accept"));
+                rules.push(self.let_in(&format!("{ip} saddr @peers-{family}")));
             }
             let forged = format!("{ip} saddr @peers-{family} {}", drop(counter::SPOOFED));
             rules.push(Rule::new("sources of other leases", forged));
             if source_check {
-                let ours = self.inner_type().map(|ours| format!("{ours} ")).unwrap_or_default();
+                let ours = self.inner_type();
                 let claim = format!("{ours}update @claims-{family} {{ {pair} }}");
                 rules.push(Rule::new("what strangers claim is noted", claim));
             }
@@ -189,16 +191,15 @@ impl Side {
     }
 
     /// Compares the inner EtherType with this family's: the kernel takes off as many VLAN tags with VID 0 as there are, and behind
-    /// those the inner source lies elsewhere than we look. `None` where no Ethernet header is before an inner packet.
-    fn inner_type(&self) -> Option<String> {
-        let OverlayDevice { inner, vni, .. } = self.device?;
-        vni?;
+    /// those the inner source lies elsewhere than we look. Nothing where no Ethernet header is before an inner packet.
+    fn inner_type(&self) -> String {
+        let Some(OverlayDevice { inner, vni: Some(_), .. }) = self.device else { return String::new() };
         // IEEE 802 numbers.
         let ether_type = match self.family {
             Family::V4 => 0x0800,
             Family::V6 => 0x86dd,
         };
-        Some(format!("@th,{},16 {ether_type:#06x}", (inner - 2) * 8))
+        format!("@th,{},16 {ether_type:#06x} ", (inner - 2) * 8)
     }
 
     /// The outer source and the first bits of the inner one, which nft reads as raw bytes.
@@ -298,6 +299,14 @@ pub(super) fn passing() -> Rule {
 
 fn not_encapsulated(text: String) -> Rule {
     Rule::new("not encapsulated", text)
+}
+
+/// What the rule that finds nearly all packets of a family is for.
+pub(super) const fn usual_mark(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "usual v4",
+        Family::V6 => "usual v6",
+    }
 }
 
 /// Whether the leading bits of a subnet of this length are compared as whole bytes.

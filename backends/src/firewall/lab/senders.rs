@@ -85,6 +85,10 @@ fn a_peers_frame_with_vlan_tags_or_of_another_family_is_dropped_and_counted_what
                 assert_eq!(counted.spoofed - before, ODD.len() as u64 + 1);
                 assert_eq!(counted.arrived.of(family), Some(&1));
             }
+            // What a rule has counted makes it no other one.
+            reconciler.doubt();
+            let report = reconciler.round(&want);
+            assert!(report.read_back && report.written == 0, "{report:?}");
         }
     });
 }
