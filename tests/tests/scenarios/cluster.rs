@@ -67,6 +67,13 @@ impl Node {
         counted.as_u64().ok_or_else(|| LabError::Wrong(format!("{name} is {counted}")))
     }
 
+    /// Why it has encapsulated packets tracked, as `status` says it.
+    pub(crate) fn tracked(&self) -> Result<Vec<String>> {
+        let status = self.agent.status()?;
+        let reasons = status.rest["firewall"]["tracked"].as_array().cloned().unwrap_or_default();
+        Ok(reasons.iter().filter_map(|reason| reason.as_str().map(str::to_owned)).collect())
+    }
+
     /// The address of its overlay's device: the first one of its subnet.
     pub(crate) fn vtep(&self, family: Family) -> Result<IpAddr> {
         let device = self.datapath.device(family);

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod adoption;
+mod arriving;
 mod asleep;
 mod bad_input;
 mod bridges;

@@ -435,6 +435,9 @@ fn do_as_status_says(node: &Node, member: &Node, firewall: &Guest, who: &str) ->
     let vtep = node.vtep(Family::V4)?;
     check(!member.host.pings(vtep), || "it drops nothing".to_owned())?;
     let reason = blocked(node, member, vtep)?;
+    // Both have rules that look at connections.
+    let tracked = node.tracked()?;
+    check(!tracked.is_empty(), || "what peers send is not tracked".to_owned())?;
     let said = reason.strip_prefix(&format!("encapsulation: {who} drops what peers send to UDP port 8472: "));
     firewall.sh(said.ok_or_else(|| LabError::Wrong(reason.clone()))?)?;
     check(member.host.reaches(vtep), || format!("it is still blocked after {reason}"))?;

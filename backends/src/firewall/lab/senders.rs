@@ -131,3 +131,40 @@ fn a_peer_that_lives_in_the_network_beside_the_range_is_heard_and_what_may_be_a_
         }
     });
 }
+
+/// The first fragment has the ports, and what comes later has none.
+#[test]
+fn what_comes_in_fragments_is_judged_whole_in_both_families_whatever_is_masqueraded() {
+    in_namespace(|| {
+        run("ip link set lo up mtu 1300; ip address add 192.0.2.1/24 dev lo; ip address add 192.0.2.2/24 dev lo
+             ip address add 2001:db8::1/64 dev lo nodad; ip address add 2001:db8::2/64 dev lo nodad");
+        // Of IPv4 the names come first, then the values.
+        let put_together = || {
+            run("awk '/^Ip:/ && !n { for (i = 1; i <= NF; i++) if ($i == \"ReasmOKs\") n = i; next } /^Ip:/ { print $n }
+                 /^Ip6ReasmOKs/ { print $2 }' /proc/net/snmp /proc/net/snmp6")
+        };
+        let mut reconciler = reconciler();
+        for (masquerade, forward) in [(Masquerade::Random, true), (Masquerade::Off, false)] {
+            let policy = FirewallPolicy { masquerade, forward, ..policy(true) };
+            let want = NetState { firewall: wanted(&policy, &[2], &["docker0"]), ..NetState::default() };
+            assert!(reconciler.round(&want).converged);
+            for (peer, victim, ether_type, own, other) in [
+                ("192.0.2.2:0", "192.0.2.1:8472", 0x0800, "10.5.2.9", "10.5.3.9"),
+                ("[2001:db8::2]:0", "[2001:db8::1]:8472", 0x86dd, "fd00:5:0:2::9", "fd00:5:0:3::9"),
+            ] {
+                let (ear, socket) = (UdpSocket::bind(victim).unwrap(), UdpSocket::bind(peer).unwrap());
+                ear.set_nonblocking(true).unwrap();
+                let arrives = |source: &str| {
+                    let mut frame = tagged(&[], ether_type, source.parse().unwrap());
+                    frame.resize(3000, 0);
+                    let before = put_together();
+                    socket.send_to(&frame, victim).unwrap();
+                    assert_ne!(before, put_together(), "it came whole");
+                    ear.recv(&mut [0; 4000]).ok()
+                };
+                assert_eq!(arrives(own), Some(3000), "{masquerade:?} {victim}");
+                assert_eq!(arrives(other), None, "{masquerade:?} {victim}");
+            }
+        }
+    });
+}
