@@ -159,8 +159,10 @@ fn what_comes_in_fragments_is_judged_whole_in_both_families_whatever_is_masquera
                     frame.resize(3000, 0);
                     let before = put_together();
                     socket.send_to(&frame, victim).unwrap();
-                    assert_ne!(before, put_together(), "it came whole");
-                    ear.recv(&mut [0; 4000]).ok()
+                    let heard = ear.recv(&mut [0; 4000]).ok();
+                    // Of IPv6 that is counted where it is taken.
+                    assert!(heard.is_none() || before != put_together(), "it came whole");
+                    heard
                 };
                 assert_eq!(arrives(own), Some(3000), "{masquerade:?} {victim}");
                 assert_eq!(arrives(other), None, "{masquerade:?} {victim}");
