@@ -139,7 +139,7 @@ fn does_one(expression: &[u8]) -> Does {
         }
         // NFTA_OBJREF_IMM_TYPE: NFT_OBJECT_COUNTER, _QUOTA, _LIMIT, _SECMARK; all others are about connections, and a map may hold them.
         Some("objref") => {
-            does.looks = attribute(data, 1).and_then(be32).is_none_or(|kind| ![1, 2, 4, 8].contains(&kind))
+            does.looks = attribute(data, 1).and_then(be32).is_none_or(|kind| ![1, 2, 4, 8].contains(&kind));
         }
         // NFTA_IMMEDIATE_DATA, NFTA_DATA_VERDICT, NFTA_VERDICT_CHAIN
         Some("immediate") => {
