@@ -6,6 +6,7 @@ use wire_lease::Family;
 
 use super::{
     policy::{KUBE_MARK, Masquerade, OverlayDevice},
+    rule::multicast,
     side::Side,
     state::{Call, Chain, ChainName, ChainTable, ChainTableKind, Place},
 };
@@ -17,7 +18,7 @@ const NAT_COMMENT: &str = "wire-agent nat";
 impl Side {
     /// The same as [`Side::nat`] in iptables, for a host that cannot have it in nftables. Here an accept keeps the source.
     pub(super) fn nat_chain(&self, masquerade: Masquerade) -> (ChainName, Chain) {
-        let (all, overlay, own, group) = (self.network, self.overlay, self.own, self.multicast());
+        let (all, overlay, own, group) = (self.network, self.overlay, self.own, multicast(self.family));
         let rule = |matching: &str, verdict: &str| format!("{matching} {} -j {verdict}", comment(NAT_COMMENT));
         let mut rules = vec![
             rule(&format!("-m mark --mark {KUBE_MARK}/{KUBE_MARK}"), "RETURN"),

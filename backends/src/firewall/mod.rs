@@ -20,6 +20,7 @@ mod overlay;
 mod overruled;
 mod policy;
 mod program;
+mod rule;
 mod side;
 mod state;
 mod tracking;

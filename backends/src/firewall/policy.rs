@@ -12,8 +12,9 @@ use wire_lease::{DualStack, Family, Lease, LeaseTable, Pool, Vni};
 
 use super::{
     overlay::Overlay,
+    rule::{Links, Match, Rule},
     side::{self, BRIDGES, Side, containers, counter, of_network, to_port},
-    state::{BaseChain, Element, Firewall, Hook, Rule, Set, SetKind, Table, TableName},
+    state::{BaseChain, Element, Firewall, Hook, Set, SetKind, Table, TableName},
 };
 use crate::{ContainerLink, LinkKind, LinkName, NetState, Owner, Tunnel, forward::VXLAN_LEAD};
 
@@ -219,7 +220,7 @@ impl FirewallPolicy {
     fn table(&self, sides: &[Side], leases: &LeaseTable, around: &Surroundings) -> Table {
         let mut table = Table::default();
         let nat: Vec<Rule> = if self.translates() {
-            std::iter::once(Rule::new("marked for others", format!("meta mark & {KUBE_MARK} == {KUBE_MARK} return")))
+            std::iter::once(side::marked_for_others())
                 .chain(sides.iter().flat_map(|side| side.nat(self.masquerade)))
                 .collect()
         } else {
@@ -238,7 +239,7 @@ impl FirewallPolicy {
         let encapsulated =
             |rules: Vec<Rule>| to_port(&device).into_iter().chain(of_network(&device)).chain(rules).collect();
         let passing: Vec<Rule> = through.iter().flat_map(|side| side.through()).collect();
-        let mut incoming = vec![containers(&format!("iifname @{BRIDGES} "))];
+        let mut incoming = vec![containers([Match::From(Links::In(BRIDGES))])];
         incoming.extend(through.iter().flat_map(|side| side.encapsulated(self.senders, source_check)));
         if self.senders == Senders::Anyone {
             incoming.extend(through.iter().map(|side| side.counted("all others", counter::arrived(side.family))));
@@ -295,6 +296,7 @@ pub(super) fn is_plain(link: &LinkName) -> bool {
 impl Table {
     fn add(&mut self, name: &str, kind: &str, hook: Hook, priority: i32, rules: Vec<Rule>) {
         if !rules.is_empty() {
+            let rules = rules.iter().map(Rule::in_nft).collect();
             self.chains.insert(name.to_owned(), BaseChain { kind: kind.to_owned(), hook, priority, rules });
         }
     }

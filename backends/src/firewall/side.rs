@@ -6,8 +6,9 @@ use wire_lease::{Entry, Family, LeaseTable, Prefix};
 
 use super::{
     overlay::Overlay,
-    policy::{ACCEPT_MARK, Masquerade, OverlayDevice, Senders, is_plain},
-    state::{Element, Rule, Set, SetKind},
+    policy::{ACCEPT_MARK, KUBE_MARK, Masquerade, OverlayDevice, Senders, is_plain},
+    rule::{Action, Addresses, Links, Match, Pair, Rule},
+    state::{Element, Set, SetKind},
 };
 use crate::{LinkName, forward::vxlan_header};
 
@@ -54,46 +55,40 @@ pub(super) struct Side {
 }
 
 impl Side {
-    /// nft's word for the family.
-    const fn word(&self) -> &'static str {
-        match self.family {
-            Family::V4 => "ip",
-            Family::V6 => "ip6",
-        }
+    fn source(&self, addresses: Addresses) -> Match {
+        Match::Source(self.family, addresses)
     }
 
-    pub(super) const fn multicast(&self) -> &'static str {
-        match self.family {
-            Family::V4 => "224.0.0.0/4",
-            Family::V6 => "ff00::/8",
-        }
+    fn destination(&self, addresses: Addresses) -> Match {
+        Match::Destination(self.family, addresses)
     }
 
     /// flannel's rules (the chain FLANNEL-POSTRTG), except that within the overlay a packet keeps its source whatever rules
     /// of others follow.
     pub(super) fn nat(&self, masquerade: Masquerade) -> Vec<Rule> {
-        let (ip, all, overlay, own) = (self.word(), self.network, self.overlay, self.own);
+        let (all, overlay, own) = (Addresses::In(self.network), Addresses::Of(self.overlay), Addresses::In(self.own));
+        let (to_own, outside) = (self.destination(own.clone()), Addresses::NotIn(self.network));
         let keep =
-            |matching: String| Rule::new("overlay keeps its sources", format!("{matching} snat {ip} to {ip} saddr"));
+            |matches: [Match; 2]| Rule::new("overlay keeps its sources", matches, [Action::KeepSource(self.family)]);
         let mut rules = vec![
             // A container that calls its own published port needs Docker's rule for that.
-            Rule::new("within this host", format!("{ip} saddr {own} {ip} daddr {own} return")),
-            keep(format!("{ip} saddr {own} {ip} daddr {overlay}")),
-            keep(format!("{ip} saddr {all} {ip} daddr {own}")),
+            Rule::new("within this host", [self.source(own.clone()), to_own.clone()], [Action::Return]),
+            keep([self.source(own.clone()), self.destination(overlay.clone())]),
+            keep([self.source(all), to_own.clone()]),
         ];
         if let Some(link) = self.beyond() {
-            rules.push(keep(format!("{ip} saddr {own} oifname \"{link}\"")));
+            rules.push(keep([self.source(own), Match::To(link)]));
         }
-        let flag = match masquerade {
+        let random_port = match masquerade {
             Masquerade::Off => return rules,
-            Masquerade::Random => " fully-random",
-            Masquerade::Plain => "",
+            Masquerade::Random => true,
+            Masquerade::Plain => false,
         };
-        rules.push(Rule::new("containers see who calls", format!("{ip} saddr != {all} {ip} daddr {own} return")));
-        let group = self.multicast();
-        rules.push(Rule::new("masquerade", format!("{ip} saddr {overlay} {ip} daddr != {group} masquerade{flag}")));
-        let entering = format!("{ip} saddr != {overlay} {ip} daddr {overlay}");
-        rules.push(Rule::new("masquerade", format!("{entering} masquerade{flag}")));
+        rules.push(Rule::new("containers see who calls", [self.source(outside), to_own], [Action::Return]));
+        let leaving = [self.source(overlay.clone()), self.destination(Addresses::NotMulticast)];
+        let entering = [self.source(Addresses::NotOf(self.overlay)), self.destination(overlay)];
+        let masquerade = |matches| Rule::new("masquerade", matches, [Action::Masquerade { random_port }]);
+        rules.extend([leaving, entering].map(masquerade));
         rules
     }
 
@@ -108,17 +103,15 @@ impl Side {
     /// What the kernel's rp_filter does for IPv4, for both families and counted: a source must be one that we would answer
     /// through the device it came from.
     pub(super) fn spoofed(&self) -> Option<Rule> {
-        let OverlayDevice { link, .. } = self.device?;
-        let matching = format!("iifname \"{link}\" fib saddr . iif oif 0");
-        Some(Rule::new("sources outside leases", format!("{matching} {}", drop(counter::SPOOFED))))
+        let matches = [Match::From(Links::Is(self.device?.link)), Match::AnsweredElsewhere];
+        Some(Rule::new("sources outside leases", matches, dropped(counter::SPOOFED)))
     }
 
     /// For Docker's tables of nftables, before which no accept of ours counts.
     pub(super) fn marked(&self) -> Option<Rule> {
-        let OverlayDevice { link, .. } = self.device?;
-        let (ip, all, own) = (self.word(), self.network, self.own);
-        let matching = format!("iifname \"{link}\" {ip} saddr {all} {ip} daddr {own}");
-        Some(Rule::new("accepted by Docker", format!("{matching} meta mark set meta mark or {ACCEPT_MARK:#x}")))
+        let (all, own) = (Addresses::In(self.network), Addresses::In(self.own));
+        let matches = [Match::From(Links::Is(self.device?.link)), self.source(all), self.destination(own)];
+        Some(Rule::new("accepted by Docker", matches, [Action::SetMark(ACCEPT_MARK)]))
     }
 
     /// Nearly all that comes in encapsulated: from a peer's address over the link to the other hosts, with an inner source of a subnet
@@ -128,27 +121,26 @@ impl Side {
     /// `tracked` is whether somebody else needs to know which connection such a packet belongs to.
     pub(super) fn usual(&self, bridges: &BTreeSet<LinkName>, tracked: bool) -> Option<Rule> {
         let OverlayDevice { parent, local, .. } = self.device?;
-        let parent = parent.filter(|parent| !bridges.contains(parent));
-        let from = match parent.filter(is_plain) {
-            Some(parent) => format!("iifname \"{parent}\""),
-            None => format!("iifname != @{BRIDGES}"),
-        };
-        let verdict = if tracked { "accept" } else { "notrack accept" };
-        let to_us = format!("{} daddr {}", self.word(), local?);
-        let matching = format!("{from} {to_us} {}{}", self.inner_type(), self.of_usual_len()?);
-        Some(Rule::new(usual_mark(self.family), format!("{matching} counter {verdict}")))
+        let parent = parent.filter(|parent| !bridges.contains(parent)).filter(is_plain);
+        let from = Match::From(parent.map_or(Links::NotIn(BRIDGES), Links::Is));
+        let mut matches = vec![from, self.destination(Addresses::Is(local?))];
+        matches.extend(self.inner_type());
+        matches.push(self.of_usual_len()?);
+        let untracked = (!tracked).then_some(Action::NoTrack);
+        let actions = [Action::Count].into_iter().chain(untracked).chain([Action::Accept]);
+        Some(Rule::new(usual_mark(self.family), matches, actions.collect::<Vec<_>>()))
     }
 
-    /// Lets in what `from` names, where it is a packet of this family.
-    fn let_in(&self, from: &str) -> Rule {
-        let ours = self.inner_type();
-        Rule::new("peers", format!("{ours}{from} {} accept", count(counter::arrived(self.family))))
+    /// Lets in what `from` says, where it is a packet of this family.
+    fn let_in(&self, from: Match) -> Rule {
+        let matches = self.inner_type().into_iter().chain([from]).collect::<Vec<_>>();
+        Rule::new("peers", matches, [Action::CountIn(counter::arrived(self.family)), Action::Accept])
     }
 
     /// What comes from the address that a subnet of the usual length is leased to.
-    fn of_usual_len(&self) -> Option<String> {
+    fn of_usual_len(&self) -> Option<Match> {
         let len = self.usual_len()?;
-        Some(format!("{} @{}", self.pair(len)?, subnets(self.family_name(), len)))
+        Some(Match::Pair(self.pair(len)?, subnets(self.family_name(), len)))
     }
 
     /// The length of subnets whose leading bits are compared as whole bytes.
@@ -158,54 +150,55 @@ impl Side {
 
     /// What may come in encapsulated. The overlay of a family runs over the underlay of that family.
     pub(super) fn encapsulated(&self, senders: Senders, source_check: bool) -> Vec<Rule> {
-        let (ip, family) = (self.word(), self.family_name());
-        let mut rules = self.remote_containers("");
+        let family = self.family_name();
+        let peers = format!("peers-{family}");
+        let mut rules = self.remote_containers(None);
         if senders == Senders::Peers
             && let Some(pair) = self.pair(self.family.bits())
         {
             if source_check {
-                rules.extend(self.of_usual_len().map(|from| self.let_in(&from)));
-                rules.push(self.let_in(&format!("{pair} @leases-{family}")));
+                rules.extend(self.of_usual_len().map(|from| self.let_in(from)));
+                rules.push(self.let_in(Match::Pair(pair.clone(), format!("leases-{family}"))));
             } else {
-                rules.push(self.let_in(&format!("{ip} saddr @peers-{family}")));
+                rules.push(self.let_in(self.source(Addresses::Set(peers.clone()))));
             }
-            let forged = format!("{ip} saddr @peers-{family} {}", drop(counter::SPOOFED));
-            rules.push(Rule::new("sources of other leases", forged));
+            let forged = [self.source(Addresses::Set(peers.clone()))];
+            rules.push(Rule::new("sources of other leases", forged, dropped(counter::SPOOFED)));
             if source_check {
-                let ours = self.inner_type();
-                let claim = format!("{ours}update @claims-{family} {{ {pair} }}");
-                rules.push(Rule::new("what strangers claim is noted", claim));
+                let claim = [Action::NotePair(pair, format!("claims-{family}"))];
+                let matches: Vec<Match> = self.inner_type().into_iter().collect();
+                rules.push(Rule::new("what strangers claim is noted", matches, claim));
             }
             // A rule of its own: a full set ends a rule.
-            let note = format!("{ip} saddr != @peers-{family} update @strangers-{family} {{ {ip} saddr }}");
-            rules.push(Rule::new("strangers are noted", note));
-            let stranger = format!("meta nfproto {} {}", self.nfproto(), drop(counter::STRANGERS));
-            rules.push(Rule::new("strangers", stranger));
+            let note = [Action::NoteSource(self.family, format!("strangers-{family}"))];
+            rules.push(Rule::new("strangers are noted", [self.source(Addresses::NotInSet(peers))], note));
+            rules.push(Rule::new("strangers", [Match::Family(self.family)], dropped(counter::STRANGERS)));
         }
         rules
     }
 
     /// Counts what is left of this family.
-    pub(super) fn counted(&self, what: &str, counter: &str) -> Rule {
-        Rule::new(what, format!("meta nfproto {} {}", self.nfproto(), count(counter)))
+    pub(super) fn counted(&self, purpose: &'static str, counter: &'static str) -> Rule {
+        Rule::new(purpose, [Match::Family(self.family)], [Action::CountIn(counter)])
     }
 
     /// Compares the inner EtherType with this family's: the kernel takes off as many VLAN tags with VID 0 as there are, and behind
-    /// those the inner source lies elsewhere than we look. Nothing where no Ethernet header is before an inner packet.
-    fn inner_type(&self) -> String {
-        let Some(OverlayDevice { inner, vni: Some(_), .. }) = self.device else { return String::new() };
+    /// those the inner source lies elsewhere than we look. `None` where no Ethernet header is before an inner packet.
+    fn inner_type(&self) -> Option<Match> {
+        let OverlayDevice { inner, vni, .. } = self.device?;
+        vni?;
         // IEEE 802 numbers.
         let ether_type = match self.family {
             Family::V4 => 0x0800,
             Family::V6 => 0x86dd,
         };
-        format!("@th,{},16 {ether_type:#06x} ", (inner - 2) * 8)
+        Some(Match::EtherType(inner - 2, ether_type))
     }
 
-    /// The outer source and the first bits of the inner one, which nft reads as raw bytes.
-    fn pair(&self, bits: u8) -> Option<String> {
+    /// The outer source and the first bits of the inner one.
+    fn pair(&self, bits: u8) -> Option<Pair> {
         let OverlayDevice { inner, .. } = self.device?;
-        Some(format!("{} saddr . @th,{},{bits}", self.word(), inner * 8 + self.source_offset()))
+        Some(Pair { family: self.family, offset: inner * 8 + self.source_offset(), bits })
     }
 
     /// Where an IP header has the source, in bits (RFC 791 §3.1, RFC 8200 §3).
@@ -218,23 +211,24 @@ impl Side {
 
     /// Other hosts would take a masqueraded packet of a container for ours.
     pub(super) fn through(&self) -> Vec<Rule> {
-        let out = format!("{} daddr != {} ", self.word(), self.overlay);
-        std::iter::once(containers(&format!("iifname @{BRIDGES} {out}"))).chain(self.remote_containers(&out)).collect()
+        let out = self.destination(Addresses::NotOf(self.overlay));
+        let local = containers([Match::From(Links::In(BRIDGES)), out.clone()]);
+        std::iter::once(local).chain(self.remote_containers(Some(&out))).collect()
     }
 
     /// What containers of other hosts send, told by a source that may be leased; and where hosts may live in the network themselves, by
     /// the device it comes from.
-    fn remote_containers(&self, out: &str) -> Vec<Rule> {
-        let source = containers(&format!("{} saddr {} {out}", self.word(), self.overlay));
-        let link = self.beyond().map(|link| containers(&format!("iifname \"{link}\" {out}")));
-        link.into_iter().chain([source]).collect()
+    fn remote_containers(&self, out: Option<&Match>) -> Vec<Rule> {
+        let source = self.source(Addresses::Of(self.overlay));
+        let link = self.beyond().map(|link| Match::From(Links::Is(link)));
+        let matches = |from: Match| [from].into_iter().chain(out.cloned()).collect::<Vec<_>>();
+        link.into_iter().chain([source]).map(|from| containers(matches(from))).collect()
     }
 
     /// What goes out with an address that it was given on the way. Our own has this host's from the start.
     pub(super) fn masqueraded(&self) -> Option<Rule> {
-        let (ip, local) = (self.word(), self.device?.local?);
-        let matching = format!("ct status snat ct original {ip} saddr != {local}");
-        Some(Rule::new("masqueraded containers", format!("{matching} {}", drop(counter::CONTAINERS))))
+        let matches = [Match::SourceWasNot(self.family, self.device?.local?)];
+        Some(Rule::new("masqueraded containers", matches, dropped(counter::CONTAINERS)))
     }
 
     pub(super) fn sets(&self, leases: &LeaseTable, source_check: bool) -> Vec<(String, Set)> {
@@ -265,13 +259,6 @@ impl Side {
         sets
     }
 
-    const fn nfproto(&self) -> &'static str {
-        match self.family {
-            Family::V4 => "ipv4",
-            Family::V6 => "ipv6",
-        }
-    }
-
     const fn family_name(&self) -> &'static str {
         match self.family {
             Family::V4 => "v4",
@@ -282,23 +269,27 @@ impl Side {
 
 /// Lets all but what goes to the port of encapsulated packets go on at once.
 pub(super) fn to_port(device: &OverlayDevice) -> [Rule; 2] {
-    ["meta l4proto != udp accept".to_owned(), format!("udp dport != {} accept", device.port)].map(not_encapsulated)
+    [Match::NotUdp, Match::PortIsNot(device.port)].map(not_encapsulated)
 }
 
 /// Lets what is of another network go on: it may have the same port.
 pub(super) fn of_network(device: &OverlayDevice) -> Option<Rule> {
-    // Behind UDP's 8 bytes. Where any other bit is set, neither the kernel's device (vxlan_rcv) nor ours takes a packet.
-    let header = |vni| u64::from_be_bytes(vxlan_header(vni));
-    device.vni.map(|vni| not_encapsulated(format!("@th,64,64 != {:#018x} accept", header(vni))))
+    // Where any other bit is set, neither the kernel's device (vxlan_rcv) nor ours takes a packet.
+    device.vni.map(|vni| not_encapsulated(Match::HeaderIsNot(vxlan_header(vni))))
 }
 
 /// Lets what is only on its way through this host go on.
 pub(super) fn passing() -> Rule {
-    not_encapsulated("fib daddr type unicast accept".to_owned())
+    not_encapsulated(Match::OnlyPassing)
 }
 
-fn not_encapsulated(text: String) -> Rule {
-    Rule::new("not encapsulated", text)
+fn not_encapsulated(matching: Match) -> Rule {
+    Rule::new("not encapsulated", [matching], [Action::Accept])
+}
+
+/// Leaves what others are to masquerade by a mark alone.
+pub(super) fn marked_for_others() -> Rule {
+    Rule::new("marked for others", [Match::Mark(KUBE_MARK)], [Action::Return])
 }
 
 /// What the rule that finds nearly all packets of a family is for.
@@ -320,14 +311,10 @@ fn subnets(family: &str, len: u8) -> String {
 }
 
 /// Drops what containers send.
-pub(super) fn containers(matching: &str) -> Rule {
-    Rule::new("containers", format!("{matching}{}", drop(counter::CONTAINERS)))
+pub(super) fn containers(matches: impl Into<Vec<Match>>) -> Rule {
+    Rule::new("containers", matches, dropped(counter::CONTAINERS))
 }
 
-fn count(counter: &str) -> String {
-    format!("counter name \"{counter}\"")
-}
-
-fn drop(counter: &str) -> String {
-    format!("{} drop", count(counter))
+const fn dropped(counter: &'static str) -> [Action; 2] {
+    [Action::CountIn(counter), Action::Drop]
 }

@@ -1,0 +1,209 @@
+//! Rules of nftables as values, and how nft writes them. Pure.
+
+use std::{fmt, net::IpAddr};
+
+use wire_lease::{Family, Prefix};
+
+use super::{overlay::Overlay, state};
+use crate::LinkName;
+
+/// A rule: all of its matches must hold, then its actions are carried out in their order.
+#[derive(Clone, Debug)]
+pub(super) struct Rule {
+    /// What it is for, in a few words.
+    pub(super) purpose: &'static str,
+    pub(super) matches: Vec<Match>,
+    pub(super) actions: Vec<Action>,
+}
+
+/// Something about a packet that must hold.
+#[derive(Clone, Debug)]
+pub(super) enum Match {
+    /// It came in by this link, or by one of a set, or by none of a set.
+    From(Links),
+    /// It leaves by this link.
+    To(LinkName),
+    Source(Family, Addresses),
+    Destination(Family, Addresses),
+    Family(Family),
+    NotUdp,
+    PortIsNot(u16),
+    /// The eight bytes behind its UDP header are others.
+    HeaderIsNot([u8; 8]),
+    /// Its inner Ethernet header, so many bytes behind the start of the UDP header, says that this is inside.
+    EtherType(usize, u16),
+    /// Its source and its inner source are in this set.
+    Pair(Pair, String),
+    /// All bits of this mark are set.
+    Mark(&'static str),
+    /// An answer to it would leave by another link than this packet came by.
+    AnsweredElsewhere,
+    /// It is for another host.
+    OnlyPassing,
+    /// It was given another source than this one, which it had before.
+    SourceWasNot(Family, IpAddr),
+}
+
+/// The links that a packet may have come by.
+#[derive(Clone, Debug)]
+pub(super) enum Links {
+    Is(LinkName),
+    In(&'static str),
+    NotIn(&'static str),
+}
+
+/// The addresses that one is compared with.
+#[derive(Clone, Debug)]
+pub(super) enum Addresses {
+    Is(IpAddr),
+    In(Prefix),
+    NotIn(Prefix),
+    Of(Overlay),
+    NotOf(Overlay),
+    /// Those of multicast are none of them.
+    NotMulticast,
+    Set(String),
+    NotInSet(String),
+}
+
+/// An outer source and the leading bits of an inner one, which nft reads as raw bytes behind the start of the UDP header.
+#[derive(Clone, Debug)]
+pub(super) struct Pair {
+    pub(super) family: Family,
+    /// Where the inner source lies, in bits.
+    pub(super) offset: usize,
+    /// How many of its bits count.
+    pub(super) bits: u8,
+}
+
+/// What is done with a packet.
+#[derive(Clone, Debug)]
+pub(super) enum Action {
+    Accept,
+    Drop,
+    /// Leaves the chain.
+    Return,
+    /// Counts it in the rule itself.
+    Count,
+    /// Counts it in a counter that has a name.
+    CountIn(&'static str),
+    /// Keeps it out of the tracking of connections.
+    NoTrack,
+    /// Sets bits of its mark.
+    SetMark(u32),
+    /// Puts its source into a set.
+    NoteSource(Family, String),
+    /// Puts its source and its inner source into a set.
+    NotePair(Pair, String),
+    /// Lets it keep its source, whatever rules of others follow.
+    KeepSource(Family),
+    /// Gives it this host's address, with any free port or where it can be its own.
+    Masquerade {
+        random_port: bool,
+    },
+}
+
+impl Rule {
+    pub(super) fn new(purpose: &'static str, matches: impl Into<Vec<Match>>, actions: impl Into<Vec<Action>>) -> Self {
+        Self { purpose, matches: matches.into(), actions: actions.into() }
+    }
+
+    /// As nft reads it, with its mark.
+    pub(super) fn in_nft(&self) -> state::Rule {
+        let words = self.matches.iter().map(ToString::to_string).chain(self.actions.iter().map(ToString::to_string));
+        state::Rule::new(self.purpose, words.collect::<Vec<_>>().join(" "))
+    }
+}
+
+const fn ip(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "ip",
+        Family::V6 => "ip6",
+    }
+}
+
+impl fmt::Display for Match {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::From(links) => write!(f, "iifname {links}"),
+            Self::To(link) => write!(f, "oifname \"{link}\""),
+            Self::Source(family, addresses) => write!(f, "{} saddr {}", ip(*family), In(*family, addresses)),
+            Self::Destination(family, addresses) => write!(f, "{} daddr {}", ip(*family), In(*family, addresses)),
+            Self::Family(Family::V4) => f.write_str("meta nfproto ipv4"),
+            Self::Family(Family::V6) => f.write_str("meta nfproto ipv6"),
+            Self::NotUdp => f.write_str("meta l4proto != udp"),
+            Self::PortIsNot(port) => write!(f, "udp dport != {port}"),
+            Self::HeaderIsNot(header) => write!(f, "@th,64,64 != {:#018x}", u64::from_be_bytes(*header)),
+            Self::EtherType(at, number) => write!(f, "@th,{},16 {number:#06x}", at * 8),
+            Self::Pair(pair, set) => write!(f, "{pair} @{set}"),
+            Self::Mark(mark) => write!(f, "meta mark & {mark} == {mark}"),
+            Self::AnsweredElsewhere => f.write_str("fib saddr . iif oif 0"),
+            Self::OnlyPassing => f.write_str("fib daddr type unicast"),
+            Self::SourceWasNot(family, source) => {
+                write!(f, "ct status snat ct original {} saddr != {source}", ip(*family))
+            }
+        }
+    }
+}
+
+impl fmt::Display for Links {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Is(link) => write!(f, "\"{link}\""),
+            Self::In(set) => write!(f, "@{set}"),
+            Self::NotIn(set) => write!(f, "!= @{set}"),
+        }
+    }
+}
+
+/// Addresses of a family.
+struct In<'a>(Family, &'a Addresses);
+
+impl fmt::Display for In<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.1 {
+            Addresses::Is(address) => address.fmt(f),
+            Addresses::In(prefix) => prefix.fmt(f),
+            Addresses::NotIn(prefix) => write!(f, "!= {prefix}"),
+            Addresses::Of(overlay) => overlay.fmt(f),
+            Addresses::NotOf(overlay) => write!(f, "!= {overlay}"),
+            Addresses::NotMulticast => write!(f, "!= {}", multicast(self.0)),
+            Addresses::Set(set) => write!(f, "@{set}"),
+            Addresses::NotInSet(set) => write!(f, "!= @{set}"),
+        }
+    }
+}
+
+/// The addresses of multicast (RFC 5771, RFC 4291 §2.7).
+pub(super) const fn multicast(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "224.0.0.0/4",
+        Family::V6 => "ff00::/8",
+    }
+}
+
+impl fmt::Display for Pair {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { family, offset, bits } = self;
+        write!(f, "{} saddr . @th,{offset},{bits}", ip(*family))
+    }
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Accept => f.write_str("accept"),
+            Self::Drop => f.write_str("drop"),
+            Self::Return => f.write_str("return"),
+            Self::Count => f.write_str("counter"),
+            Self::CountIn(counter) => write!(f, "counter name \"{counter}\""),
+            Self::NoTrack => f.write_str("notrack"),
+            Self::SetMark(bits) => write!(f, "meta mark set meta mark or {bits:#x}"),
+            Self::NoteSource(family, set) => write!(f, "update @{set} {{ {} saddr }}", ip(*family)),
+            Self::NotePair(pair, set) => write!(f, "update @{set} {{ {pair} }}"),
+            Self::KeepSource(family) => write!(f, "snat {0} to {0} saddr", ip(*family)),
+            Self::Masquerade { random_port: false } => f.write_str("masquerade"),
+            Self::Masquerade { random_port: true } => f.write_str("masquerade fully-random"),
+        }
+    }
+}
