@@ -103,14 +103,18 @@ fn attribute(bytes: &[u8], wanted: u16) -> Option<&[u8]> {
 }
 
 /// Matches and targets of iptables that look at connections, or change what is tracked.
-const ABOUT_CONNECTIONS: [&str; 12] = [
-    "conntrack",
-    "state",
-    "connmark",
+const ABOUT_CONNECTIONS: [&str; 16] = [
+    "cluster",
     "connbytes",
     "connlabel",
     "connlimit",
+    "connmark",
+    "conntrack",
     "helper",
+    "ipvs",
+    "state",
+    "CLUSTERIP",
+    "HMARK",
     "CT",
     "NOTRACK",
     "CONNMARK",
@@ -127,7 +131,8 @@ pub(super) fn does(expressions: &[u8]) -> Does {
     does
 }
 
-fn does_one(expression: &[u8]) -> Does {
+/// The same of one expression (`NFTA_EXPR_*`).
+pub(super) fn does_one(expression: &[u8]) -> Does {
     // NFTA_EXPR_NAME, NFTA_EXPR_DATA
     let (name, data) = (attribute(expression, 1).and_then(text), attribute(expression, 2).unwrap_or_default());
     let mut does = Does::default();

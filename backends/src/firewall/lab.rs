@@ -313,7 +313,7 @@ fn of_an_older_nft_no_more_is_asked_than_it_knows() {
         assert!(reconciler.round(&want).converged);
         let rules = run("nft list table inet wire-agent");
         assert!(
-            rules.contains("@peers-v4 counter name \"arrived-v4\" accept") && !rules.contains("leases-"),
+            rules.contains("@peers-v4 counter name \"arrived-v4\" meta priority set") && !rules.contains("leases-"),
             "{rules}"
         );
     });

@@ -12,7 +12,7 @@ use wire_lease::Family;
 
 use super::{
     decode::{
-        address_element, be32, comment, counts, does, find, hook_of, lease_element, link_element, set_kind,
+        address_element, be32, comment, counts, does, does_one, find, hook_of, lease_element, link_element, set_kind,
         subnet_element, without_counts,
     },
     encode::Body,
@@ -159,6 +159,14 @@ impl Netfilter {
         for (id, does) in rules {
             chains.entry(id).or_default().does.add(does);
         }
+        // What a set does with each element it is asked for: it is not known who asks. NFTA_SET_NAME, NFTA_SET_EXPR and _EXPRESSIONS
+        let sets = self.dump("sets of all tables", GET_SET, &|| Body::new(0), |body| {
+            let mut done = find(body, 17).map(does_one).unwrap_or_default();
+            done.add(find(body, 18).map(does).unwrap_or_default());
+            let set = ChainId { chain: format!("set {}", find(body, 2).and_then(text)?), ..id(body, 2)? };
+            done.looks.then_some((set, OtherChain { hook: Some(Hook::Input), does: done }))
+        })?;
+        chains.extend(sets);
         Ok(chains)
     }
 

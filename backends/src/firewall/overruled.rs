@@ -83,8 +83,16 @@ COMMIT
         let drops: Vec<_> = operators_drops(LISTING).map(|rule| (Family::V4, rule.to_owned())).collect();
         assert_eq!(drops.len(), 7, "{drops:?}");
         let link = "flannel.1".parse().unwrap();
-        let device =
-            OverlayDevice { link, parent: None, port: 8472, vni: None, local: None, in_kernel: true, inner: 0 };
+        let device = OverlayDevice {
+            link,
+            parent: None,
+            port: 8472,
+            vni: None,
+            local: None,
+            in_kernel: true,
+            has_policy: false,
+            inner: 0,
+        };
         let devices = DualStack { v4: Some(device), v6: None };
         let bridges = ["br-1".parse().unwrap()].into();
         let around = Surroundings { bridges, ..Surroundings::default() };

@@ -66,6 +66,8 @@ pub struct OverlayDevice {
     pub local: Option<IpAddr>,
     /// Whether it is the kernel that takes them off, and counts what has come in.
     pub in_kernel: bool,
+    /// Whether a group policy may stand in their headers (`"GBP"`).
+    pub has_policy: bool,
     /// How far behind the start of their UDP header the inner IP header begins, in bytes.
     pub inner: usize,
 }
@@ -83,15 +85,15 @@ impl OverlayDevice {
                 LinkKind::Vxlan(vxlan) => {
                     let (port, vni, local) = (vxlan.port_in_use(), Some(vxlan.vni), vxlan.local);
                     let (parent, inner) = (vxlan.parent.map(|parent| parent.name), UDP + VXLAN_LEAD);
-                    let in_kernel = true;
-                    (vxlan.underlay(), Self { link: *name, parent, port, vni, local, in_kernel, inner })
+                    let (in_kernel, has_policy) = (true, vxlan.gbp);
+                    (vxlan.underlay(), Self { link: *name, parent, port, vni, local, in_kernel, has_policy, inner })
                 }
                 LinkKind::Tun(Some(Tunnel { framing, local, .. })) => {
                     let (port, vni, local) = (local.port(), framing.vni(), local.ip());
                     let inner = UDP + framing.lead();
-                    let device =
-                        Self { link: *name, parent: None, port, vni, local: Some(local), in_kernel: false, inner };
-                    (Family::of(local), device)
+                    let (family, parent, local) = (Family::of(local), None, Some(local));
+                    let (in_kernel, has_policy) = (false, false);
+                    (family, Self { link: *name, parent, port, vni, local, in_kernel, has_policy, inner })
                 }
                 LinkKind::Tun(None) | LinkKind::Other(_) => continue,
             };
@@ -232,7 +234,8 @@ impl FirewallPolicy {
         let Some(device) = through.iter().find_map(|side| side.device) else { return table };
         let source_check = around.nftables == Nftables::Whole;
         // Before connections are tracked (-200), at `raw` (-300) less ten. Fragments are whole again since -400.
-        let mut arriving: Vec<Rule> = through.iter().filter_map(|side| side.spoofed()).collect();
+        let mut arriving: Vec<Rule> = through.iter().filter_map(|side| side.not_let_in()).collect();
+        arriving.extend(through.iter().filter_map(|side| side.spoofed()));
         if self.forward && around.docker != DockerRules::Iptables {
             arriving.extend(through.iter().filter_map(|side| side.marked()));
         }
@@ -242,7 +245,7 @@ impl FirewallPolicy {
         let mut incoming = vec![containers([Match::From(Links::In(BRIDGES))])];
         incoming.extend(through.iter().flat_map(|side| side.encapsulated(self.senders, source_check)));
         if self.senders == Senders::Anyone {
-            incoming.extend(through.iter().map(|side| side.counted("all others", counter::arrived(side.family))));
+            incoming.extend(through.iter().map(|side| side.all_others()));
         }
         let is_usual = self.senders == Senders::Peers && source_check;
         let usual = |side: &&Side| {
@@ -251,8 +254,9 @@ impl FirewallPolicy {
         };
         let usual: Vec<Rule> = through.iter().filter_map(usual).collect();
         if device.vni.is_some() {
-            let judged = [usual, passing, vec![side::passing()], incoming].concat();
-            arriving.extend::<Vec<Rule>>(encapsulated(judged));
+            arriving.extend(to_port(&device).into_iter().chain(usual).chain(of_network(&device)));
+            arriving.extend(through.iter().filter_map(|side| side.as_if_from_us()).chain(passing));
+            arriving.extend(through.iter().filter_map(|side| side.passing()).chain(incoming));
         } else {
             // Without a header that says so, an answer to a masqueraded packet may look as if it were encapsulated, until it has its
             // own address back (-100).
@@ -296,7 +300,7 @@ pub(super) fn is_plain(link: &LinkName) -> bool {
 impl Table {
     fn add(&mut self, name: &str, kind: &str, hook: Hook, priority: i32, rules: Vec<Rule>) {
         if !rules.is_empty() {
-            let rules = rules.iter().map(Rule::in_nft).collect();
+            let rules = rules.into_iter().map(Rule::in_nft).collect();
             self.chains.insert(name.to_owned(), BaseChain { kind: kind.to_owned(), hook, priority, rules });
         }
     }

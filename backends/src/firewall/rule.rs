@@ -2,7 +2,7 @@
 
 use std::{fmt, net::IpAddr};
 
-use wire_lease::{Family, Prefix};
+use wire_lease::{Family, Prefix, Vni};
 
 use super::{overlay::Overlay, state};
 use crate::LinkName;
@@ -28,26 +28,46 @@ pub(super) enum Match {
     Family(Family),
     NotUdp,
     PortIsNot(u16),
-    /// The eight bytes behind its UDP header are others.
-    HeaderIsNot([u8; 8]),
+    /// It ends before what encapsulated packets begin with.
+    Short,
+    Header(Is, Header),
     /// Its inner Ethernet header, so many bytes behind the start of the UDP header, says that this is inside.
     EtherType(usize, u16),
     /// Its source and its inner source are in this set.
     Pair(Pair, String),
     /// All bits of this mark are set.
     Mark(&'static str),
+    /// No rule has let in what it came in.
+    NotLetIn,
     /// An answer to it would leave by another link than this packet came by.
     AnsweredElsewhere,
-    /// It is for another host.
+    /// It is for another host, as far as this one's own table of local addresses goes.
     OnlyPassing,
     /// It was given another source than this one, which it had before.
     SourceWasNot(Family, IpAddr),
+}
+
+/// Whether something is so.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Is {
+    So,
+    NotSo,
+}
+
+/// A VXLAN header.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Header {
+    /// All of its bytes.
+    Whole([u8; 8]),
+    /// Of its bytes those of the VNI alone.
+    Vni(Vni),
 }
 
 /// The links that a packet may have come by.
 #[derive(Clone, Debug)]
 pub(super) enum Links {
     Is(LinkName),
+    IsNot(&'static str),
     In(&'static str),
     NotIn(&'static str),
 }
@@ -56,6 +76,7 @@ pub(super) enum Links {
 #[derive(Clone, Debug)]
 pub(super) enum Addresses {
     Is(IpAddr),
+    IsNot(IpAddr),
     In(Prefix),
     NotIn(Prefix),
     Of(Overlay),
@@ -91,6 +112,8 @@ pub(super) enum Action {
     NoTrack,
     /// Sets bits of its mark.
     SetMark(u32),
+    /// Notes that it is let in, for what comes in it.
+    LetIn,
     /// Puts its source into a set.
     NoteSource(Family, String),
     /// Puts its source and its inner source into a set.
@@ -109,11 +132,17 @@ impl Rule {
     }
 
     /// As nft reads it, with its mark.
-    pub(super) fn in_nft(&self) -> state::Rule {
-        let words = self.matches.iter().map(ToString::to_string).chain(self.actions.iter().map(ToString::to_string));
-        state::Rule::new(self.purpose, words.collect::<Vec<_>>().join(" "))
+    pub(super) fn in_nft(self) -> state::Rule {
+        let words: Vec<String> = self.matches.iter().map(ToString::to_string).collect();
+        let actions = self.actions.into_iter().map(|action| action.to_string());
+        state::Rule::new(self.purpose, words.into_iter().chain(actions).collect::<Vec<_>>().join(" "))
     }
 }
+
+/// The priority (`skb->priority`) of a packet that a rule has let in, which the one inside keeps (vxlan_rcv clears mark and connection at
+/// most). No sender can give it: what comes over a wire has none, or the few that tags of VLANs stand for, and what containers send loses
+/// its own on the way out of their namespace (____dev_forward_skb). It names no class of a queue, and its lowest bits the usual one.
+const LET_IN: &str = "7769:0";
 
 const fn ip(family: Family) -> &'static str {
     match family {
@@ -133,10 +162,22 @@ impl fmt::Display for Match {
             Self::Family(Family::V6) => f.write_str("meta nfproto ipv6"),
             Self::NotUdp => f.write_str("meta l4proto != udp"),
             Self::PortIsNot(port) => write!(f, "udp dport != {port}"),
-            Self::HeaderIsNot(header) => write!(f, "@th,64,64 != {:#018x}", u64::from_be_bytes(*header)),
+            // UDP's header and that of VXLAN, in bytes (RFC 768, RFC 7348 §5).
+            Self::Short => f.write_str("udp length < 16"),
+            Self::Header(is, header) => {
+                let not = match is {
+                    Is::So => "",
+                    Is::NotSo => "!= ",
+                };
+                match header {
+                    Header::Whole(bytes) => write!(f, "@th,64,64 {not}{:#018x}", u64::from_be_bytes(*bytes)),
+                    Header::Vni(vni) => write!(f, "@th,96,24 {not}{}", vni.number()),
+                }
+            }
             Self::EtherType(at, number) => write!(f, "@th,{},16 {number:#06x}", at * 8),
             Self::Pair(pair, set) => write!(f, "{pair} @{set}"),
             Self::Mark(mark) => write!(f, "meta mark & {mark} == {mark}"),
+            Self::NotLetIn => write!(f, "meta priority != {LET_IN}"),
             Self::AnsweredElsewhere => f.write_str("fib saddr . iif oif 0"),
             Self::OnlyPassing => f.write_str("fib daddr type unicast"),
             Self::SourceWasNot(family, source) => {
@@ -150,6 +191,7 @@ impl fmt::Display for Links {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Is(link) => write!(f, "\"{link}\""),
+            Self::IsNot(link) => write!(f, "!= \"{link}\""),
             Self::In(set) => write!(f, "@{set}"),
             Self::NotIn(set) => write!(f, "!= @{set}"),
         }
@@ -163,6 +205,7 @@ impl fmt::Display for In<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.1 {
             Addresses::Is(address) => address.fmt(f),
+            Addresses::IsNot(address) => write!(f, "!= {address}"),
             Addresses::In(prefix) => prefix.fmt(f),
             Addresses::NotIn(prefix) => write!(f, "!= {prefix}"),
             Addresses::Of(overlay) => overlay.fmt(f),
@@ -198,6 +241,7 @@ impl fmt::Display for Action {
             Self::Count => f.write_str("counter"),
             Self::CountIn(counter) => write!(f, "counter name \"{counter}\""),
             Self::NoTrack => f.write_str("notrack"),
+            Self::LetIn => write!(f, "meta priority set {LET_IN}"),
             Self::SetMark(bits) => write!(f, "meta mark set meta mark or {bits:#x}"),
             Self::NoteSource(family, set) => write!(f, "update @{set} {{ {} saddr }}", ip(*family)),
             Self::NotePair(pair, set) => write!(f, "update @{set} {{ {pair} }}"),

@@ -7,7 +7,7 @@ use wire_lease::{Entry, Family, LeaseTable, Prefix};
 use super::{
     overlay::Overlay,
     policy::{ACCEPT_MARK, KUBE_MARK, Masquerade, OverlayDevice, Senders, is_plain},
-    rule::{Action, Addresses, Links, Match, Pair, Rule},
+    rule::{Action, Addresses, Header, Is, Links, Match, Pair, Rule},
     state::{Element, Set, SetKind},
 };
 use crate::{LinkName, forward::vxlan_header};
@@ -100,6 +100,14 @@ impl Side {
         }
     }
 
+    /// What has come out of the kernel's device and was let in by no rule: the kernel may find an encapsulated packet to be for us where
+    /// our rules do not (an operator's DNAT, another table of local addresses, a device that takes other headers too).
+    pub(super) fn not_let_in(&self) -> Option<Rule> {
+        let OverlayDevice { link, .. } = self.device.filter(|device| device.in_kernel)?;
+        let matches = [Match::From(Links::Is(link)), Match::NotLetIn];
+        Some(Rule::new("let in by no rule", matches, dropped(counter::STRANGERS)))
+    }
+
     /// What the kernel's rp_filter does for IPv4, for both families and counted: a source must be one that we would answer
     /// through the device it came from.
     pub(super) fn spoofed(&self) -> Option<Rule> {
@@ -124,17 +132,18 @@ impl Side {
         let parent = parent.filter(|parent| !bridges.contains(parent)).filter(is_plain);
         let from = Match::From(parent.map_or(Links::NotIn(BRIDGES), Links::Is));
         let mut matches = vec![from, self.destination(Addresses::Is(local?))];
+        matches.extend(self.device?.header().map(|header| Match::Header(Is::So, header)));
         matches.extend(self.inner_type());
         matches.push(self.of_usual_len()?);
         let untracked = (!tracked).then_some(Action::NoTrack);
-        let actions = [Action::Count].into_iter().chain(untracked).chain([Action::Accept]);
+        let actions = [Action::Count, Action::LetIn].into_iter().chain(untracked).chain([Action::Accept]);
         Some(Rule::new(usual_mark(self.family), matches, actions.collect::<Vec<_>>()))
     }
 
     /// Lets in what `from` says, where it is a packet of this family.
     fn let_in(&self, from: Match) -> Rule {
         let matches = self.inner_type().into_iter().chain([from]).collect::<Vec<_>>();
-        Rule::new("peers", matches, [Action::CountIn(counter::arrived(self.family)), Action::Accept])
+        Rule::new("peers", matches, [Action::CountIn(counter::arrived(self.family)), Action::LetIn, Action::Accept])
     }
 
     /// What comes from the address that a subnet of the usual length is leased to.
@@ -175,6 +184,24 @@ impl Side {
             rules.push(Rule::new("strangers", [Match::Family(self.family)], dropped(counter::STRANGERS)));
         }
         rules
+    }
+
+    /// Lets in what is left of this family.
+    pub(super) fn all_others(&self) -> Rule {
+        let actions = [Action::CountIn(counter::arrived(self.family)), Action::LetIn];
+        Rule::new("all others", [Match::Family(self.family)], actions)
+    }
+
+    /// Forged: this host sends nothing to itself through a link.
+    pub(super) fn as_if_from_us(&self) -> Option<Rule> {
+        let from = Match::From(Links::IsNot("lo"));
+        Some(containers([from, self.source(Addresses::Is(self.device?.local?))]))
+    }
+
+    /// Lets what is only on its way through this host go on.
+    pub(super) fn passing(&self) -> Option<Rule> {
+        let elsewhere = self.destination(Addresses::IsNot(self.device?.local?));
+        Some(not_encapsulated([elsewhere, Match::OnlyPassing]))
     }
 
     /// Counts what is left of this family.
@@ -269,22 +296,26 @@ impl Side {
 
 /// Lets all but what goes to the port of encapsulated packets go on at once.
 pub(super) fn to_port(device: &OverlayDevice) -> [Rule; 2] {
-    [Match::NotUdp, Match::PortIsNot(device.port)].map(not_encapsulated)
+    [Match::NotUdp, Match::PortIsNot(device.port)].map(|matching| not_encapsulated([matching]))
 }
 
 /// Lets what is of another network go on: it may have the same port.
-pub(super) fn of_network(device: &OverlayDevice) -> Option<Rule> {
-    // Where any other bit is set, neither the kernel's device (vxlan_rcv) nor ours takes a packet.
-    device.vni.map(|vni| not_encapsulated(Match::HeaderIsNot(vxlan_header(vni))))
+pub(super) fn of_network(device: &OverlayDevice) -> Vec<Rule> {
+    let rules = |header| [Match::Short, Match::Header(Is::NotSo, header)].map(|matching| not_encapsulated([matching]));
+    device.header().map(rules).into_iter().flatten().collect()
 }
 
-/// Lets what is only on its way through this host go on.
-pub(super) fn passing() -> Rule {
-    not_encapsulated(Match::OnlyPassing)
+fn not_encapsulated(matches: impl Into<Vec<Match>>) -> Rule {
+    Rule::new("not encapsulated", matches, [Action::Accept])
 }
 
-fn not_encapsulated(matching: Match) -> Rule {
-    Rule::new("not encapsulated", [matching], [Action::Accept])
+impl OverlayDevice {
+    /// What the headers begin with that it takes.
+    fn header(&self) -> Option<Header> {
+        // The kernel's drops a packet with any other bit set (vxlan_rcv), but for the group policy.
+        let is_whole = self.in_kernel && !self.has_policy;
+        self.vni.map(|vni| if is_whole { Header::Whole(vxlan_header(vni)) } else { Header::Vni(vni) })
+    }
 }
 
 /// Leaves what others are to masquerade by a mark alone.

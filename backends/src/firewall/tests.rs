@@ -176,11 +176,13 @@ fn no_inner_source_is_looked_at_but_behind_the_inner_ether_type_of_its_family() 
     let over_a_bridge = &over_a_bridge.tables[&TableName::Ours].chains["arriving"].rules;
     assert!(over_a_bridge.iter().all(|rule| !rule.text.contains("iifname \"br0\"")), "{over_a_bridge:#?}");
     for (rules, link) in [(&whole, "iifname != @bridges"), (&over_eth0, "iifname \"eth0\"")] {
-        // First of all, behind what is not encapsulated for us: the header of VNI 1 and nothing else.
-        let header = rules.iter().position(|rule| rule == "@th,64,64 != 0x0800000000000100 accept").unwrap();
-        let [first, second] = [&rules[header + 1], &rules[header + 2]];
-        let v4 = format!("{link} ip daddr 192.0.2.1 @th,224,16 0x0800 ip saddr . @th,336,24 @subnets-v4-24 ");
-        let v6 = format!("{link} ip6 daddr 2001:db8::1 @th,224,16 0x86dd ip6 saddr . @th,304,64 @subnets-v6-64 ");
+        // First of all, behind what is no packet to the port: the header of VNI 1 and nothing else.
+        let port = rules.iter().position(|rule| rule == "udp dport != 8472 accept").unwrap();
+        let [first, second] = [&rules[port + 1], &rules[port + 2]];
+        let header = "@th,64,64 0x0800000000000100";
+        let v4 = format!("{link} ip daddr 192.0.2.1 {header} @th,224,16 0x0800 ip saddr . @th,336,24 @subnets-v4-24 ");
+        let v6 =
+            format!("{link} ip6 daddr 2001:db8::1 {header} @th,224,16 0x86dd ip6 saddr . @th,304,64 @subnets-v6-64 ");
         assert!(first.starts_with(&v4) && second.starts_with(&v6), "{rules:#?}");
     }
     // Where sources are not looked at, neither is what would hide them let in.
@@ -315,7 +317,7 @@ fn what_others_put_in_front_of_ours_is_passed_and_what_flanneld_left_goes_last()
     let want = NetState { firewall: wanted(&policy(false), &[2], &[]), ..NetState::default() };
     let plan = plan(&have, &want);
     insta::assert_snapshot!(plan, @"
-    put table inet wire-agent: 3 chains, 27 rules
+    put table inet wire-agent: 3 chains, 31 rules
     put chains iptables raw: WIRE-RAW (1 rules) called from PREROUTING
     put chains iptables filter: WIRE-FORWARD called from DOCKER-USER called from FORWARD WIRE-POLICY (3 rules) called from FORWARD
     delete chain iptables filter WIRE-FORMER
@@ -460,8 +462,8 @@ fn what_others_let_in_is_counted_where_they_are_doubted_and_where_the_kernel_cou
         (chain, ["v4", "v6"].map(|family| table.counters.contains(&format!("delivered-{family}"))))
     };
     assert_eq!(counts(&[]), (0, [false, false]));
-    assert_eq!(counts(&[Family::V6]), (4, [false, true]));
-    assert_eq!(counts(&Family::ALL), (5, [true, true]));
+    assert_eq!(counts(&[Family::V6]), (5, [false, true]));
+    assert_eq!(counts(&Family::ALL), (6, [true, true]));
     let local = Some("192.0.2.1".parse().unwrap());
     let tun = OverlayDevice {
         link: name("flannel0"),
@@ -470,6 +472,7 @@ fn what_others_let_in_is_counted_where_they_are_doubted_and_where_the_kernel_cou
         vni: None,
         local,
         in_kernel: false,
+        has_policy: false,
         inner: 8,
     };
     let devices = DualStack { v4: Some(tun), v6: None };

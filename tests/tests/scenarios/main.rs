@@ -34,6 +34,7 @@ mod full_range;
 mod held;
 mod hold_down;
 mod joining;
+mod let_in;
 mod membership;
 mod offline;
 mod repair;

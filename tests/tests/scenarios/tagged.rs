@@ -78,7 +78,8 @@ fn fitting(packet: &IpPacket) -> Result<IpPacket> {
     ids.find(fits).ok_or_else(|| LabError::Wrong("no checksum fits".to_owned()))
 }
 
-fn frame(mac: &str, tags: usize, packet: &IpPacket) -> Vec<u8> {
+/// A VXLAN payload of VNI 1 for the device with this MAC.
+pub(crate) fn frame(mac: &str, tags: usize, packet: &IpPacket) -> Vec<u8> {
     let bytes: Vec<u8> = mac.split(':').filter_map(|byte| u8::from_str_radix(byte, 16).ok()).collect();
     let behind = [TAG.repeat(tags).as_slice(), &packet.ether_type().to_be_bytes(), packet.bytes()].concat();
     let vxlan = Vxlan {

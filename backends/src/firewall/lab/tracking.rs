@@ -55,6 +55,13 @@ fn a_rule_that_looks_at_connections_on_the_way_in_is_found_and_no_other() {
         ),
         (
             &format!(
+                "{chain} nft add set inet x s '{{ type ipv4_addr; flags dynamic; ct count over 20; }}'; \
+                 nft add rule inet x in add @s '{{ ip saddr }}'"
+            ),
+            both("inet x set s"),
+        ),
+        (
+            &format!(
                 "{raw} nft add ct timeout inet x long '{{ protocol udp; policy = {{ unreplied : 9 }}; }}'; \
                  nft add rule inet x pre ct timeout set long"
             ),
