@@ -70,7 +70,9 @@ pub(super) fn blocked(others: Others, port: u16, families: &[Family], links: imp
             ("firewalld drops", format!("{open} && firewall-cmd --reload"))
         }
         (false, false) | (true, true) => {
-            ("a rule of this host drops", "see nft list ruleset, iptables -S INPUT and ip6tables -S INPUT".to_owned())
+            let see =
+                "see nft list ruleset, iptables -S INPUT, ip6tables -S INPUT and sysctl net.ipv4.conf.all.rp_filter";
+            ("a rule of this host drops", see.to_owned())
         }
     };
     let families = families.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ");
