@@ -33,6 +33,10 @@ pub(crate) fn read(listing: &str, family: Family, firewall: &mut Firewall) {
             if rest.starts_with("DROP") {
                 firewall.used.insert(table);
             }
+            // Docker from 28 on drops in `raw` as soon as a container starts: too soon to wait for its first rule there.
+            if chain == "DOCKER-FORWARD" {
+                firewall.used.insert(ChainTable { family, kind: ChainTableKind::Raw });
+            }
             if concerns_us(chain) {
                 firewall.chains.entry(named(chain)).or_default();
             } else if CALLERS.contains(&chain) {
