@@ -25,8 +25,10 @@ use wire_backends::{
 };
 use wire_lease::{DualStack, Entry, Family, LeaseTable, NetworkConfig, Prefix, chain};
 
-use self::doubts::Doubts;
-use self::said::{DOCKERS_CHAINS, HIDDEN, IPTABLES, NFTABLES, RIVAL, lacking};
+use self::{
+    doubts::Doubts,
+    said::{DOCKERS_CHAINS, HIDDEN, IPTABLES, NFTABLES, RIVAL, lacking},
+};
 use crate::{
     bridges::Findings,
     docker_opts::Told,

@@ -1,4 +1,4 @@
-//! Whether what we let in gets to the device. Pure.
+//! Doubts that what we let in gets to the device. Pure.
 //!
 //! The kernel counts what a device of its own has received, for nothing. That is less than what we let in: the device drops by itself
 //! (flags, its own MAC), and one that is made anew counts from zero. So where it stands still while packets arrive that is a doubt
@@ -11,22 +11,26 @@ use std::{
 
 use wire_lease::Family;
 
-/// How many packets must have arrived while the device stood still: a few may be on their way there.
+/// So many packets must have arrived while the device stood still: fewer may be on their way there.
 const MANY: u64 = 3;
 
-/// How long it is counted at least: what comes and goes must not change the table each time.
+/// A doubt lasts so long at least: what comes and goes must not change the table each time.
 const COUNTED: Duration = Duration::from_secs(60);
 
-/// How long it is looked at often.
+/// For so long after a doubt has come up it is looked at often.
 const CLOSELY: Duration = Duration::from_secs(15);
 
-/// The pause between two looks meanwhile.
+/// The pause between two looks meanwhile, and the shortest in any case: each reads the counters of all links.
 const OFTEN: Duration = Duration::from_secs(1);
 
-/// By family, what was seen when the device last moved, and since when it is doubted.
+/// All of them.
 #[derive(Debug, Default)]
-pub(super) struct Doubts(BTreeMap<Family, Doubt>);
+pub(super) struct Doubts {
+    of: BTreeMap<Family, Doubt>,
+    looked: Option<Instant>,
+}
 
+/// The counters of one family when its device last moved, and since when it is doubted.
 #[derive(Debug)]
 struct Doubt {
     arrived: u64,
@@ -35,10 +39,19 @@ struct Doubt {
 }
 
 impl Doubts {
+    /// Whether it is time for another look, which is then taken.
+    pub(super) fn is_due(&mut self, now: Instant) -> bool {
+        let is_due = self.looked.is_none_or(|looked| now.duration_since(looked) >= OFTEN.mul_f64(0.5));
+        if is_due {
+            self.looked = Some(now);
+        }
+        is_due
+    }
+
     /// Notes how many packets of a family have arrived, and how many its device had received just after that; whether what is
     /// doubted has changed.
     pub(super) fn note(&mut self, family: Family, arrived: u64, received: u64, now: Instant) -> bool {
-        let doubt = self.0.entry(family).or_insert(Doubt { arrived, received, since: None });
+        let doubt = self.of.entry(family).or_insert(Doubt { arrived, received, since: None });
         let before = doubt.since.is_some();
         if received != doubt.received || arrived < doubt.arrived {
             (doubt.arrived, doubt.received) = (arrived, received);
@@ -50,13 +63,13 @@ impl Doubts {
     }
 
     pub(super) fn families(&self) -> BTreeSet<Family> {
-        self.0.iter().filter(|(_, doubt)| doubt.since.is_some()).map(|(family, _)| *family).collect()
+        self.of.iter().filter(|(_, doubt)| doubt.since.is_some()).map(|(family, _)| *family).collect()
     }
 
-    /// How soon to look again.
+    /// The pause before the next look, where that is to come soon.
     pub(super) fn pause(&self) -> Option<Duration> {
         let is_new = |doubt: &Doubt| doubt.since.is_some_and(|since| since.elapsed() < CLOSELY);
-        self.0.values().any(is_new).then_some(OFTEN)
+        self.of.values().any(is_new).then_some(OFTEN)
     }
 }
 

@@ -99,9 +99,13 @@ impl Keeper {
         self.board.warning(DOCKER_USER, warning);
     }
 
-    /// Whether what we let in still gets to the kernel's devices; whether the answer has changed.
+    /// Compares what we let in with what the kernel's devices have received; true where another family is doubted than before.
     pub(super) fn note_doubts(&mut self, devices: &DualStack<OverlayDevice>) -> bool {
-        // What has arrived was read before what was received.
+        // Each lease brings a look, and reading the counters of all links takes longer than all else of it.
+        if !self.doubts.is_due(Instant::now()) {
+            return false;
+        }
+        // Our own counters were read before: what is on its way in between is received in excess.
         let Ok(traffic) = traffic() else { return false };
         let mut changed = false;
         for (family, device) in devices.iter().filter(|(_, device)| device.in_kernel) {

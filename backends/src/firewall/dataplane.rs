@@ -20,7 +20,7 @@ use super::{
     policy::{ACCEPT_MARK, Nftables, Surroundings},
     program::{self, Listing, Programs, Variant},
     state::{ChainTable, ChainTableKind, Firewall, Rule, Table, TableName},
-    tracking::{self, Chains},
+    tracking,
 };
 use crate::{
     Attempt, Dataplane, DataplaneError, ErrorKind, NetState, Op, OpError, Scope,
@@ -48,8 +48,8 @@ pub struct FirewallDataplane {
     /// What could not be read: nothing is written there either.
     unreadable: BTreeMap<Part, OpError>,
     others: Others,
-    /// The chains of others, and the generation of nftables they are of, brought forward as `generation` is.
-    chains_of_others: Option<(u32, Chains)>,
+    /// What rules of others look at connections, as of a generation of nftables that is brought forward as `generation` is.
+    looked_at: Option<(u32, BTreeMap<Family, String>)>,
     /// What operators drop in Docker's chain for them.
     operators_drops: Vec<(Family, String)>,
     /// Called before whatever may take long.
@@ -97,7 +97,7 @@ impl FirewallDataplane {
             lack: None,
             unreadable: BTreeMap::new(),
             others: Others::default(),
-            chains_of_others: None,
+            looked_at: None,
             operators_drops: Vec::new(),
             step: Box::new(|| ()),
         })
@@ -137,22 +137,21 @@ impl FirewallDataplane {
         Ok(Surroundings { bridges, links, docker, nftables: self.nftables, tracked, doubted: BTreeSet::new() })
     }
 
-    /// The families whose encapsulated packets others need tracked, and why.
+    /// The families whose encapsulated packets others need tracked, and why. The rules are read again once somebody has changed some.
     fn tracked(&mut self) -> BTreeMap<Family, String> {
         let now = self.netfilter().and_then(Netfilter::generation).ok();
-        if now.is_none() || self.chains_of_others.as_ref().map(|(generation, _)| *generation) != now {
+        if now.is_none() || self.looked_at.as_ref().map(|(generation, _)| *generation) != now {
             let chains = self.netfilter().and_then(Netfilter::chains_of_others);
-            self.chains_of_others = now.zip(chains.ok());
+            self.looked_at = now.zip(chains.ok().map(|chains| tracking::needed(&chains)));
         }
-        let why = |family: Family| {
-            let looks = match &self.chains_of_others {
-                Some((_, chains)) => tracking::who_looks(chains, family).map(|id| format!("{id} looks at connections")),
-                None => Some("the rules of others cannot be read".to_owned()),
-            };
-            let hides = program::has_legacy_tables(family) || program::hides_legacy_tables(family);
-            looks.or_else(|| hides.then(|| "what iptables-legacy holds is not looked at".to_owned()))
+        let mut tracked = match &self.looked_at {
+            Some((_, tracked)) => tracked.clone(),
+            None => Family::ALL.map(|family| (family, "the rules of others cannot be read".to_owned())).into(),
         };
-        Family::ALL.into_iter().filter_map(|family| Some((family, why(family)?))).collect()
+        for family in Family::ALL.into_iter().filter(|family| program::may_have_legacy_tables(*family)) {
+            tracked.entry(family).or_insert_with(|| "what iptables-legacy holds is not looked at".to_owned());
+        }
+        tracked
     }
 
     /// What of our table nftables can hold, as far as was tried.
@@ -297,7 +296,7 @@ impl FirewallDataplane {
             }
         }
         self.generation = self.generation.map(|generation| generation.wrapping_add(1));
-        if let Some((generation, _)) = &mut self.chains_of_others {
+        if let Some((generation, _)) = &mut self.looked_at {
             *generation = generation.wrapping_add(1);
         }
         if let FirewallOp::PutTable(wanted) = op {

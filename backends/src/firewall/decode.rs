@@ -85,7 +85,7 @@ pub(super) fn without_counts(expressions: &[u8]) -> Vec<u8> {
     rest.flat_map(|(_, expression)| expression).copied().collect()
 }
 
-/// How many packets a rule's own counters have counted.
+/// The packets that a rule's own counters have counted.
 pub(super) fn counts(expressions: &[u8]) -> u64 {
     let counters = attributes(expressions).filter(|(_, expression)| is_counter(expression));
     // NFTA_EXPR_DATA, NFTA_COUNTER_PACKETS
@@ -122,7 +122,7 @@ const ABOUT_CONNECTIONS: [&str; 16] = [
     "SYNPROXY",
 ];
 
-/// What the expressions of a rule (`NFTA_RULE_EXPRESSIONS`) do.
+/// Reads the expressions of a rule (`NFTA_RULE_EXPRESSIONS`).
 pub(super) fn does(expressions: &[u8]) -> Does {
     let mut does = Does::default();
     for (_, expression) in attributes(expressions) {

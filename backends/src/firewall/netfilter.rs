@@ -3,6 +3,8 @@
 //! Reading goes over netlink (linux/netfilter/nf_tables.h) and costs a fraction of a millisecond, and so does changing sets,
 //! which each lease does. All else is written by nft ([`super::program`]), which knows how expressions are put together.
 
+mod others;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_NONREC};
@@ -12,15 +14,14 @@ use wire_lease::Family;
 
 use super::{
     decode::{
-        address_element, be32, comment, counts, does, does_one, find, hook_of, lease_element, link_element, set_kind,
-        subnet_element, without_counts,
+        address_element, be32, comment, counts, find, hook_of, lease_element, link_element, set_kind, subnet_element,
+        without_counts,
     },
     encode::Body,
     op::SetChange,
     policy::DockerRules,
     side::{counter, usual_mark},
     state::{BaseChain, Element, Hook, OURS, Rule, Set, SetKind, Table, TableName},
-    tracking::{ChainId, Chains, OtherChain},
 };
 use crate::{
     Attempt, DataplaneError,
@@ -136,40 +137,6 @@ impl Netfilter {
         Ok(counts)
     }
 
-    /// The chains of others that packets of IP pass, and what their rules do.
-    pub(super) fn chains_of_others(&mut self) -> Result<Chains, DataplaneError> {
-        let id = |body: &[u8], chain: u16| {
-            let family = family_word(*body.first()?)?;
-            // NFTA_CHAIN_TABLE, NFTA_RULE_TABLE
-            let table = find(body, 1).and_then(text)?.to_owned();
-            let chain = find(body, chain).and_then(text)?.to_owned();
-            ours(body).is_none().then_some(ChainId { family, table, chain })
-        };
-        // NFTA_CHAIN_NAME, NFTA_CHAIN_HOOK, NFTA_HOOK_HOOKNUM
-        let chains = self.dump("chains of all tables", GET_CHAIN, &|| Body::new(0), |body| {
-            let hook = find(body, 4).and_then(|hook| attributes(hook).find(|(kind, _)| *kind == 1));
-            let hook = hook.and_then(|(_, number)| be32(number)).and_then(hook_of);
-            Some((id(body, 3)?, OtherChain { hook, ..OtherChain::default() }))
-        })?;
-        let mut chains: Chains = chains.into_iter().collect();
-        // NFTA_RULE_CHAIN, NFTA_RULE_EXPRESSIONS
-        let rules = self.dump("rules of all tables", GET_RULE, &|| Body::new(0), |body| {
-            Some((id(body, 2)?, does(find(body, 4).unwrap_or_default())))
-        })?;
-        for (id, does) in rules {
-            chains.entry(id).or_default().does.add(does);
-        }
-        // What a set does with each element it is asked for: it is not known who asks. NFTA_SET_NAME, NFTA_SET_EXPR and _EXPRESSIONS
-        let sets = self.dump("sets of all tables", GET_SET, &|| Body::new(0), |body| {
-            let mut done = find(body, 17).map(does_one).unwrap_or_default();
-            done.add(find(body, 18).map(does).unwrap_or_default());
-            let set = ChainId { chain: format!("set {}", find(body, 2).and_then(text)?), ..id(body, 2)? };
-            done.looks.then_some((set, OtherChain { hook: Some(Hook::Input), does: done }))
-        })?;
-        chains.extend(sets);
-        Ok(chains)
-    }
-
     /// Whether the tables of one family, as iptables-nft has them, hold a chain of ours.
     pub(crate) fn has_our_chains(&mut self, family: Family) -> Result<bool, DataplaneError> {
         let request = || Body::new(number(family));
@@ -192,16 +159,16 @@ impl Netfilter {
             Some((find(body, 2).and_then(text)?.to_owned(), u64::from_be_bytes(packets.try_into().ok()?)))
         })?;
         let mut counters: BTreeMap<String, u64> = found.into_iter().collect();
-        // What nearly all packets are is counted by rules themselves: naming a counter takes longer.
-        for (family, mark) in Family::ALL.map(|family| (family, usual_mark(family))) {
-            let request = || Body::new(INET).named(1, NAME);
-            let counts = self.dump("rules", GET_RULE, &request, |body| {
-                ours(body)?;
-                find(body, 7).and_then(comment).filter(|comment| comment.starts_with(mark))?;
-                find(body, 4).map(counts)
-            })?;
+        // Nearly all packets are counted by rules themselves: naming a counter takes longer. NFTA_RULE_USERDATA, NFTA_RULE_EXPRESSIONS
+        let usual = self.dump("rules", GET_RULE, &|| Body::new(INET).named(1, NAME), |body| {
+            ours(body)?;
+            let mark = find(body, 7).and_then(comment)?;
+            let family = Family::ALL.into_iter().find(|family| mark.starts_with(usual_mark(*family)))?;
+            Some((family, counts(find(body, 4)?)))
+        })?;
+        for (family, packets) in usual {
             if let Some(arrived) = counters.get_mut(counter::arrived(family)) {
-                *arrived += counts.iter().sum::<u64>();
+                *arrived += packets;
             }
         }
         Ok(counters)
@@ -398,16 +365,6 @@ pub(crate) const fn number(family: Family) -> u8 {
     match family {
         Family::V4 => IPV4,
         Family::V6 => IPV6,
-    }
-}
-
-/// nft's word for a family whose chains packets of IP pass.
-const fn family_word(family: u8) -> Option<&'static str> {
-    match family {
-        INET => Some("inet"),
-        IPV4 => Some("ip"),
-        IPV6 => Some("ip6"),
-        _ => None,
     }
 }
 

@@ -233,49 +233,17 @@ impl FirewallPolicy {
         let through: Vec<&Side> = sides.iter().filter(|side| side.device.is_some()).collect();
         let Some(device) = through.iter().find_map(|side| side.device) else { return table };
         let source_check = around.nftables == Nftables::Whole;
-        // Before connections are tracked (-200), at `raw` (-300) less ten. Fragments are whole again since -400.
-        let mut arriving: Vec<Rule> = through.iter().filter_map(|side| side.not_let_in()).collect();
-        arriving.extend(through.iter().filter_map(|side| side.spoofed()));
-        if self.forward && around.docker != DockerRules::Iptables {
-            arriving.extend(through.iter().filter_map(|side| side.marked()));
-        }
-        let encapsulated =
-            |rules: Vec<Rule>| to_port(&device).into_iter().chain(of_network(&device)).chain(rules).collect();
-        let passing: Vec<Rule> = through.iter().flat_map(|side| side.through()).collect();
-        let mut incoming = vec![containers([Match::From(Links::In(BRIDGES))])];
-        incoming.extend(through.iter().flat_map(|side| side.encapsulated(self.senders, source_check)));
-        if self.senders == Senders::Anyone {
-            incoming.extend(through.iter().map(|side| side.all_others()));
-        }
-        let is_usual = self.senders == Senders::Peers && source_check;
-        let usual = |side: &&Side| {
-            let tracked = self.tracked_in(side.family, &device, around).is_some();
-            side.usual(&around.bridges, tracked).filter(|_| is_usual)
-        };
-        let usual: Vec<Rule> = through.iter().filter_map(usual).collect();
-        if device.vni.is_some() {
-            arriving.extend(to_port(&device).into_iter().chain(usual).chain(of_network(&device)));
-            arriving.extend(through.iter().filter_map(|side| side.as_if_from_us()).chain(passing));
-            arriving.extend(through.iter().filter_map(|side| side.passing()).chain(incoming));
-        } else {
-            // Without a header that says so, an answer to a masqueraded packet may look as if it were encapsulated, until it has its
-            // own address back (-100).
-            table.add("encapsulated-in", "filter", Hook::Input, -10, encapsulated([usual, incoming].concat()));
-            table.add("encapsulated-through", "filter", Hook::Forward, -10, encapsulated(passing));
-        }
-        table.add("arriving", "filter", Hook::Prerouting, -310, arriving);
+        self.judge(&mut table, (&through, &device), around);
         // Whatever a container is on: behind all that changes sources (100, `srcnat`).
         let masqueraded = through.iter().filter_map(|side| side.masqueraded()).collect();
-        table.add("encapsulated-out", "filter", Hook::Postrouting, 300, encapsulated(masqueraded));
+        table.add("encapsulated-out", "filter", Hook::Postrouting, 300, encapsulated(&device, masqueraded));
         // Behind everyone's: what others drop never gets here. What the kernel's own device takes off it counts for nothing.
-        let is_counted = |side: &&&Side| {
-            side.device.is_some_and(|device| !device.in_kernel) || around.doubted.contains(&side.family)
-        };
-        let counted: Vec<&&Side> = through.iter().filter(is_counted).collect();
+        let counted: Vec<&&Side> =
+            through.iter().filter(|side| !side.is_in_kernel() || around.doubted.contains(&side.family)).collect();
         let delivered: Vec<Rule> =
             counted.iter().map(|side| side.counted("let in by all", counter::delivered(side.family))).collect();
         if !delivered.is_empty() {
-            table.add("encapsulated-delivered", "filter", Hook::Input, 300, encapsulated(delivered));
+            table.add("encapsulated-delivered", "filter", Hook::Input, 300, encapsulated(&device, delivered));
         }
         let counters = [counter::STRANGERS, counter::CONTAINERS, counter::SPOOFED].into_iter();
         let counters = counters.chain(through.iter().map(|side| counter::arrived(side.family)));
@@ -290,6 +258,45 @@ impl FirewallPolicy {
         }
         table
     }
+
+    /// The chains in which encapsulated packets are judged as they come in, or pass through.
+    fn judge(&self, table: &mut Table, (through, device): (&[&Side], &OverlayDevice), around: &Surroundings) {
+        let source_check = around.nftables == Nftables::Whole;
+        // Before connections are tracked (-200), at `raw` (-300) less ten. Fragments are whole again since -400.
+        let mut arriving: Vec<Rule> = through.iter().filter_map(|side| side.not_let_in()).collect();
+        arriving.extend(through.iter().filter_map(|side| side.spoofed()));
+        if self.forward && around.docker != DockerRules::Iptables {
+            arriving.extend(through.iter().filter_map(|side| side.marked()));
+        }
+        let passing: Vec<Rule> = through.iter().flat_map(|side| side.through()).collect();
+        let mut incoming = vec![containers([Match::From(Links::In(BRIDGES))])];
+        incoming.extend(through.iter().flat_map(|side| side.encapsulated(self.senders, source_check)));
+        if self.senders == Senders::Anyone {
+            incoming.extend(through.iter().map(|side| side.all_others()));
+        }
+        let mut usual = Vec::new();
+        for side in through.iter().filter(|_| self.senders == Senders::Peers && source_check) {
+            let tracked = self.tracked_in(side.family, device, around).is_some();
+            usual.extend(side.usual(&around.bridges, tracked));
+        }
+        if device.vni.is_some() {
+            arriving.extend(to_port(device).into_iter().chain(usual).chain(of_network(device)));
+            arriving.extend(through.iter().filter_map(|side| side.as_if_from_us()).chain(passing));
+            arriving.extend(through.iter().filter_map(|side| side.passing()).chain(incoming));
+        } else {
+            // Without a header that says so, an answer to a masqueraded packet may look as if it were encapsulated, until it has its
+            // own address back (-100).
+            let incoming = encapsulated(device, [usual, incoming].concat());
+            table.add("encapsulated-in", "filter", Hook::Input, -10, incoming);
+            table.add("encapsulated-through", "filter", Hook::Forward, -10, encapsulated(device, passing));
+        }
+        table.add("arriving", "filter", Hook::Prerouting, -310, arriving);
+    }
+}
+
+/// Rules for what is encapsulated alone.
+fn encapsulated(device: &OverlayDevice, rules: Vec<Rule>) -> Vec<Rule> {
+    to_port(device).into_iter().chain(of_network(device)).chain(rules).collect()
 }
 
 /// Whether nft takes the name for one: others are patterns, or end the text they are in.

@@ -139,6 +139,14 @@ pub(crate) fn hides_legacy_tables(family: Family) -> bool {
     legacy_tables(family).is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
 }
 
+/// Whether it was ever used, as far as may be seen.
+pub(crate) fn may_have_legacy_tables(family: Family) -> bool {
+    match legacy_tables(family) {
+        Ok(names) => !names.trim().is_empty(),
+        Err(error) => error.kind() == io::ErrorKind::PermissionDenied,
+    }
+}
+
 /// The old packet filter's tables, of this thread's own network namespace. The file is there once the module is.
 fn legacy_tables(family: Family) -> io::Result<String> {
     fs::read_to_string(match family {

@@ -144,7 +144,8 @@ impl Rule {
 /// its own on the way out of their namespace (____dev_forward_skb). It names no class of a queue, and its lowest bits the usual one.
 const LET_IN: &str = "7769:0";
 
-const fn ip(family: Family) -> &'static str {
+/// nft's word for the family.
+pub(super) const fn ip(family: Family) -> &'static str {
     match family {
         Family::V4 => "ip",
         Family::V6 => "ip6",

@@ -100,6 +100,11 @@ impl Side {
         }
     }
 
+    /// Whether the kernel itself takes encapsulated packets off.
+    pub(super) fn is_in_kernel(&self) -> bool {
+        self.device.is_some_and(|device| device.in_kernel)
+    }
+
     /// What has come out of the kernel's device and was let in by no rule: the kernel may find an encapsulated packet to be for us where
     /// our rules do not (an operator's DNAT, another table of local addresses, a device that takes other headers too).
     pub(super) fn not_let_in(&self) -> Option<Rule> {

@@ -10,7 +10,7 @@ use std::{
 
 use wire_lease::Family;
 
-use super::state::Hook;
+use super::{rule, state::Hook};
 
 /// The chains of others, by what they are in.
 pub(super) type Chains = BTreeMap<ChainId, OtherChain>;
@@ -24,7 +24,6 @@ pub(super) struct ChainId {
     pub(super) chain: String,
 }
 
-/// What of a chain matters here.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct OtherChain {
     /// Where the kernel itself calls it.
@@ -32,14 +31,14 @@ pub(super) struct OtherChain {
     pub(super) does: Does,
 }
 
-/// What the rules of a chain do.
+/// All that the rules of a chain do.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Does {
-    /// Whether one looks at connections, or changes what is tracked.
+    /// One looks at connections, or changes what is tracked.
     pub(super) looks: bool,
     /// The chains of the same table that one leads to.
     pub(super) calls: BTreeSet<String>,
-    /// Whether a map says which chain comes next: any of the table may.
+    /// A map says which chain comes next: it may be any of the table.
     pub(super) calls_any: bool,
 }
 
@@ -51,29 +50,40 @@ impl Does {
     }
 }
 
+/// The families in which a rule looks at connections on the way of what comes in, and where it is.
+pub(super) fn needed(chains: &Chains) -> BTreeMap<Family, String> {
+    let looks = |family| Some((family, format!("{} looks at connections", who_looks(chains, family)?)));
+    Family::ALL.into_iter().filter_map(looks).collect()
+}
+
 /// The first chain with a rule that looks at connections, among those that packets of a family may pass on their way to this host.
-pub(super) fn who_looks(chains: &Chains, family: Family) -> Option<&ChainId> {
-    let word = match family {
-        Family::V4 => "ip",
-        Family::V6 => "ip6",
-    };
-    let concerns = |id: &ChainId| [word, "inet"].contains(&id.family);
+fn who_looks(chains: &Chains, family: Family) -> Option<&ChainId> {
+    let concerns = |id: &ChainId| [rule::ip(family), "inet"].contains(&id.family);
     let begins = |chain: &OtherChain| matches!(chain.hook, Some(Hook::Prerouting | Hook::Input));
     let mut reached: BTreeSet<&ChainId> = BTreeSet::new();
     let mut next: Vec<&ChainId> =
         chains.iter().filter(|(id, chain)| concerns(id) && begins(chain)).map(|(id, _)| id).collect();
     while let Some(id) = next.pop() {
-        if !reached.insert(id) {
-            continue;
+        if reached.insert(id) {
+            next.extend(called(chains, id));
         }
-        let does = &chains[id].does;
-        let is_called = |(other, chain): &(&ChainId, &OtherChain)| {
-            let is_next = chain.hook.is_none() && (does.calls_any || does.calls.contains(&other.chain));
-            is_next && (other.family, &other.table) == (id.family, &id.table)
-        };
-        next.extend(chains.iter().filter(is_called).map(|(other, _)| other));
     }
     reached.into_iter().find(|id| chains[id].does.looks)
+}
+
+/// The chains that rules of one lead to.
+fn called<'a>(chains: &'a Chains, caller: &ChainId) -> Vec<&'a ChainId> {
+    let does = &chains[caller].does;
+    let named = |chain: &String| {
+        let id = ChainId { chain: chain.clone(), ..caller.clone() };
+        chains.get_key_value(&id).map(|(id, _)| id)
+    };
+    if does.calls_any {
+        let of_table = |id: &ChainId| (id.family, &id.table) == (caller.family, &caller.table);
+        chains.iter().filter(|(id, chain)| chain.hook.is_none() && of_table(id)).map(|(id, _)| id).collect()
+    } else {
+        does.calls.iter().filter_map(named).collect()
+    }
 }
 
 impl fmt::Display for ChainId {
