@@ -190,6 +190,15 @@ fn the_table_raw_is_left_alone_until_others_use_it_and_then_ours_comes_first() {
         let untouched = ["iptables", "ip6tables"].map(raw);
         assert_eq!(untouched.concat(), "");
         let drop = "PREROUTING -d 10.5.1.2/32 ! -i docker0 -j DROP";
+        // Docker 28 that has just started. Ours stays once it is there.
+        for damage in ["iptables -N DOCKER; iptables -N DOCKER-FORWARD", "iptables -X DOCKER-FORWARD"] {
+            run(damage);
+            assert!(repair(&mut reconciler, &want).converged);
+            assert!(raw("iptables").contains("WIRE-RAW"), "{damage}");
+        }
+        run("nft flush ruleset; iptables -N DOCKER");
+        assert!(repair(&mut reconciler, &want).converged);
+        assert_eq!(raw("iptables"), "", "an older Docker has nothing there");
         // As Docker 28 does for each container; before ours; and then ours is flushed, and all is.
         for (damage, first) in [
             (format!("iptables -t raw -A {drop}"), true),

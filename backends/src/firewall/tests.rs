@@ -1,3 +1,5 @@
+mod judged;
+
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;
@@ -147,116 +149,6 @@ fn each_choice_leaves_out_what_it_is_about() {
     assert!(!text(|policy| policy.forward = false).contains("WIRE-"));
     let open = text(|policy| policy.senders = Senders::Anyone);
     assert!(!open.contains("peers-v4") && open.contains("containers"));
-}
-
-#[test]
-fn no_inner_source_is_looked_at_but_behind_the_inner_ether_type_of_its_family() {
-    let rules_of = |chain: &str, devices: &NetState, nftables| {
-        let policy = policy(true);
-        let around = Surroundings { nftables, ..Surroundings::default() };
-        let devices = OverlayDevice::of(devices);
-        let mut firewall = policy.desired(&lease(1, true), &leases(&[2], true), &devices, &around);
-        let chain = firewall.tables.remove(&TableName::Ours).unwrap().chains.remove(chain).unwrap();
-        chain.rules.into_iter().map(|rule| rule.text).collect::<Vec<_>>()
-    };
-    let rules = |devices: &NetState, nftables| rules_of("arriving", devices, nftables);
-    let starts = |rules: &[String], start: &str| rules.iter().any(|rule| rule.starts_with(start));
-    let whole = rules(&devices(true), Nftables::Whole);
-    assert!(starts(&whole, "@th,224,16 0x0800 ip saddr . @th,336,32 @leases-v4 "), "{whole:#?}");
-    assert!(starts(&whole, "@th,224,16 0x86dd ip6 saddr . @th,304,128 @leases-v6 "), "{whole:#?}");
-    assert!(starts(&whole, "@th,224,16 0x0800 ip saddr . @th,336,24 @subnets-v4-24 "), "{whole:#?}");
-    assert!(starts(&whole, "@th,224,16 0x86dd ip6 saddr . @th,304,64 @subnets-v6-64 "), "{whole:#?}");
-    let over_eth0 = rules(&devices_over(true, Some("eth0")), Nftables::Whole);
-    let over_a_bridge = wanted_over(
-        &policy(true),
-        &[2],
-        &Surroundings { bridges: [name("br0")].into(), ..Surroundings::default() },
-        Some("br0"),
-    );
-    let over_a_bridge = &over_a_bridge.tables[&TableName::Ours].chains["arriving"].rules;
-    assert!(over_a_bridge.iter().all(|rule| !rule.text.contains("iifname \"br0\"")), "{over_a_bridge:#?}");
-    for (rules, link) in [(&whole, "iifname != @bridges"), (&over_eth0, "iifname \"eth0\"")] {
-        // First of all, behind what is no packet to the port: the header of VNI 1 and nothing else.
-        let port = rules.iter().position(|rule| rule == "udp dport != 8472 accept").unwrap();
-        let [first, second] = [&rules[port + 1], &rules[port + 2]];
-        let header = "@th,64,64 0x0800000000000100";
-        let v4 = format!("{link} ip daddr 192.0.2.1 {header} @th,224,16 0x0800 ip saddr . @th,336,24 @subnets-v4-24 ");
-        let v6 =
-            format!("{link} ip6 daddr 2001:db8::1 {header} @th,224,16 0x86dd ip6 saddr . @th,304,64 @subnets-v6-64 ");
-        assert!(first.starts_with(&v4) && second.starts_with(&v6), "{rules:#?}");
-    }
-    // Where sources are not looked at, neither is what would hide them let in.
-    let simple = rules(&devices(true), Nftables::Simple);
-    assert!(starts(&simple, "@th,224,16 0x0800 ip saddr @peers-v4 "), "{simple:#?}");
-    for rules in [whole, simple] {
-        for (ip, family) in [("ip", "v4"), ("ip6", "v6")] {
-            assert!(rules.contains(&format!("{ip} saddr @peers-{family} counter name \"spoofed\" drop")), "{rules:#?}");
-        }
-    }
-    // flannel's udp has no inner Ethernet.
-    let local = "192.0.2.1:8285".parse().unwrap();
-    let tunnel = crate::Tunnel {
-        framing: crate::Framing::Raw,
-        local,
-        own: None,
-        source_check: true,
-        queues: 1,
-        capabilities: crate::Capabilities::without([]).unwrap(),
-    };
-    let link = Link::ours(LinkKind::Tun(Some(tunnel)), Mtu(1472));
-    let raw = NetState { links: [(name("flannel0"), link)].into(), ..NetState::default() };
-    // Nor has it a header by which it is told before connections are tracked.
-    let raw = rules_of("encapsulated-in", &raw, Nftables::Whole);
-    assert!(starts(&raw, "ip saddr . @th,160,32 @leases-v4 "), "{raw:#?}");
-    let usual = "iifname != @bridges ip daddr 192.0.2.1 ip saddr . @th,160,24 @subnets-v4-24 ";
-    assert!(raw[2].starts_with(usual) && !raw.concat().contains("notrack"), "{raw:#?}");
-}
-
-#[test]
-fn what_comes_in_is_tracked_only_in_the_family_in_which_somebody_needs_that() {
-    let of = |tracked: &[Family]| {
-        let tracked = tracked.iter().map(|family| (*family, "somebody looks".to_owned())).collect();
-        let around = Surroundings { tracked, ..Surroundings::default() };
-        let firewall = wanted_around(&policy(true), &[2], &around);
-        let rules = &firewall.tables[&TableName::Ours].chains["arriving"].rules;
-        ["v4", "v6"].map(|family| {
-            let usual = |rule: &&Rule| rule.text.contains("daddr") && rule.text.contains(&format!("@subnets-{family}"));
-            rules.iter().find(usual).unwrap().text.ends_with(" notrack accept")
-        })
-    };
-    assert_eq!(of(&[]), [true, true]);
-    assert_eq!(of(&[Family::V4]), [false, true]);
-    assert_eq!(of(&[Family::V6]), [true, false]);
-}
-
-#[test]
-fn a_lease_of_another_length_or_at_an_address_of_containers_is_none_that_one_hash_finds() {
-    let mut table = leases(&[2, 3, 4], false);
-    let change = |table: &mut LeaseTable, number: u8, subnet: &str, public: &str| {
-        let mut entry = table.peers.remove(&lease(number, false).subnet).unwrap();
-        let changed = &mut std::sync::Arc::make_mut(&mut entry).lease;
-        changed.subnet = Subnet::new(DualStack { v4: Some(subnet.parse().unwrap()), v6: None }).unwrap();
-        changed.public.v4 = Some(public.parse().unwrap());
-        table.peers.insert(changed.subnet, entry);
-    };
-    change(&mut table, 3, "10.5.3.0/25", "192.0.2.3");
-    change(&mut table, 4, "10.5.4.0/24", "10.5.9.9");
-    let sets = |subnet_len| {
-        let mut policy = policy(false);
-        policy.pools.v4.as_mut().unwrap().subnet_len = subnet_len;
-        let devices = OverlayDevice::of(&devices(false));
-        let mut firewall = policy.desired(&lease(1, false), &table, &devices, &Surroundings::default());
-        firewall.tables.remove(&TableName::Ours).unwrap().sets
-    };
-    let pair = |public: &str, subnet: &str| (public.parse().unwrap(), subnet.parse().unwrap());
-    let ranges = [pair("192.0.2.3", "10.5.3.0/25"), pair("10.5.9.9", "10.5.4.0/24")];
-    let (public, subnet) = pair("192.0.2.2", "10.5.2.0/24");
-    let usual = sets(24);
-    assert_eq!(usual["subnets-v4-24"].elements, [Element::Subnet(public, subnet)].into());
-    assert_eq!(usual["leases-v4"].elements, ranges.map(|(public, subnet)| Element::Lease(public, subnet)).into());
-    // Half a byte is compared by no set of whole keys.
-    let none = sets(20);
-    assert_eq!((none.keys().any(|name| name.starts_with("subnets")), none["leases-v4"].elements.len()), (false, 3));
 }
 
 #[test]
@@ -450,32 +342,4 @@ proptest! {
         let wanted = want.firewall.chains.keys().filter(is_put).collect::<Vec<_>>();
         prop_assert_eq!(have.firewall.chains.keys().collect::<Vec<_>>(), wanted);
     }
-}
-
-#[test]
-fn what_others_let_in_is_counted_where_they_are_doubted_and_where_the_kernel_counts_nothing_by_itself() {
-    let counts = |doubted: &[Family]| {
-        let around = Surroundings { doubted: doubted.iter().copied().collect(), ..Surroundings::default() };
-        let firewall = wanted_around(&policy(true), &[2], &around);
-        let table = &firewall.tables[&TableName::Ours];
-        let chain = table.chains.get("encapsulated-delivered").map_or(0, |chain| chain.rules.len());
-        (chain, ["v4", "v6"].map(|family| table.counters.contains(&format!("delivered-{family}"))))
-    };
-    assert_eq!(counts(&[]), (0, [false, false]));
-    assert_eq!(counts(&[Family::V6]), (5, [false, true]));
-    assert_eq!(counts(&Family::ALL), (6, [true, true]));
-    let local = Some("192.0.2.1".parse().unwrap());
-    let tun = OverlayDevice {
-        link: name("flannel0"),
-        parent: None,
-        port: 8285,
-        vni: None,
-        local,
-        in_kernel: false,
-        has_policy: false,
-        inner: 8,
-    };
-    let devices = DualStack { v4: Some(tun), v6: None };
-    let firewall = policy(false).desired(&lease(1, false), &leases(&[2], false), &devices, &Surroundings::default());
-    assert!(firewall.tables[&TableName::Ours].counters.contains("delivered-v4"));
 }

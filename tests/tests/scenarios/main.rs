@@ -7,6 +7,7 @@ mod adoption;
 mod arriving;
 mod asleep;
 mod bad_input;
+mod blocked;
 mod bridges;
 mod changes;
 mod choice;
