@@ -7,6 +7,8 @@ use std::{
     path::PathBuf,
 };
 
+use wire_lease::Family;
+
 use crate::{Kernel, LabError, Namespace, Process, Result, Underlay, run};
 
 /// A host. Its uplink is `eth0`; `ip_forward` is 0, as the kernel makes it.
@@ -83,6 +85,15 @@ impl Host {
     #[must_use]
     pub const fn v6(&self) -> Ipv6Addr {
         self.v6
+    }
+
+    /// Its address on the underlay that carries a family of the overlay.
+    #[must_use]
+    pub fn on_underlay(&self, family: Family) -> IpAddr {
+        match family {
+            Family::V4 => self.v4.into(),
+            Family::V6 => self.v6.into(),
+        }
     }
 
     /// Runs a command line, split at blanks, and gives what it printed.

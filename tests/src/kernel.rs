@@ -183,6 +183,20 @@ impl<'a> Kernel<'a> {
         Ok(damaged_in(&self.0.exec("cat /proc/net/snmp")?, &self.0.exec("cat /proc/net/snmp6")?))
     }
 
+    /// How many fragments of packets of a family it has made since the namespace was made. How many it has put together is not
+    /// counted where that is done for connections to be tracked.
+    ///
+    /// # Errors
+    /// Where that cannot be read.
+    pub fn fragments(self, family: Family) -> Result<u64> {
+        let (name, counters) = match family {
+            Family::V4 => ("IpFragCreates", counters_in_pairs(&self.0.exec("cat /proc/net/snmp")?)),
+            Family::V6 => ("Ip6FragCreates", counters_in_lines(&self.0.exec("cat /proc/net/snmp6")?)),
+        };
+        let count = counters.get(name).copied();
+        count.ok_or_else(|| LabError::Answer { what: "the kernel".to_owned(), rule: format!("there is no {name}") })
+    }
+
     /// The addresses of a device; none where there is no such device.
     ///
     /// # Errors
@@ -215,12 +229,18 @@ fn rows<T: DeserializeOwned>(what: &str, text: &str) -> Result<Vec<T>> {
 /// What [`Kernel::damaged`] gives, of /proc/net/snmp and /proc/net/snmp6.
 pub(crate) fn damaged_in(v4: &str, v6: &str) -> BTreeMap<String, u64> {
     let mut damaged = counters_in_pairs(v4);
-    damaged.extend(v6.lines().filter_map(|line| {
-        let (name, count) = line.split_once(char::is_whitespace)?;
-        Some((name.to_owned(), count.trim().parse().ok()?))
-    }));
+    damaged.extend(counters_in_lines(v6));
     damaged.retain(|name, count| *count > 0 && (name.ends_with("InCsumErrors") || name == "TcpInErrs"));
     damaged
+}
+
+/// The form of /proc/net/snmp6: a name and a number on each line.
+fn counters_in_lines(text: &str) -> BTreeMap<String, u64> {
+    let counter = |line: &str| {
+        let (name, count) = line.split_once(char::is_whitespace)?;
+        Some((name.to_owned(), count.trim().parse().ok()?))
+    };
+    text.lines().filter_map(counter).collect()
 }
 
 /// The form of /proc/net/snmp: a line with names and a line with numbers, each behind the protocol.

@@ -6,6 +6,8 @@ use crate::ip::{IPV4, IPV6, IpPacket, PROTOCOL_UDP, UDP, half};
 
 const ETHERNET: usize = 14;
 const VXLAN: usize = 8;
+/// IEEE 802.1Q's type and a tag with VID 0.
+const VLAN_TAG: [u8; 4] = [0x81, 0, 0, 0];
 
 /// A UDP datagram, RFC 768.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,6 +80,25 @@ impl Vxlan {
         })
     }
 
+    /// A packet on its way to the device with this Ethernet address, behind so many VLAN tags with VID 0, in the network 1.
+    ///
+    /// # Panics
+    /// Where that is no Ethernet address.
+    #[must_use]
+    pub fn carrying(packet: &IpPacket, mac: &str, tags: usize) -> Self {
+        let destination: Vec<u8> = mac.split(':').filter_map(|byte| u8::from_str_radix(byte, 16).ok()).collect();
+        let ether_type = packet.ether_type().to_be_bytes();
+        let behind = [VLAN_TAG.repeat(tags).as_slice(), &ether_type, packet.bytes()].concat();
+        Self {
+            flags: Self::HAS_VNI,
+            vni: 1,
+            destination_mac: destination.try_into().expect("an Ethernet address has six bytes"),
+            source_mac: [2, 0, 0, 0, 0, 9],
+            ether_type: u16::from_be_bytes([behind[0], behind[1]]),
+            packet: behind[2..].to_vec(),
+        }
+    }
+
     /// Writes a datagram's payload.
     #[must_use]
     pub fn to_payload(&self) -> Vec<u8> {
@@ -121,5 +142,14 @@ mod tests {
         assert_eq!(vxlan.packet, [0x45]);
         assert_eq!(vxlan.to_payload(), payload);
         assert_eq!(Vxlan::from_payload(&payload[..21]), None);
+    }
+
+    #[test]
+    fn the_type_of_a_tagged_packet_lies_behind_its_tags() {
+        let packet = IpPacket::udp("192.0.2.1:1".parse().unwrap(), "192.0.2.2:2".parse().unwrap(), b"");
+        let vxlan = |tags| Vxlan::carrying(&packet, "02:42:ac:11:00:02", tags);
+        assert_eq!((vxlan(0).ether_type, vxlan(0).packet), (IPV4, packet.bytes().to_vec()));
+        assert_eq!((vxlan(1).ether_type, &vxlan(1).packet[..5]), (0x8100, &[0, 0, 8, 0, 0x45][..]));
+        assert_eq!((vxlan(2).ether_type, &vxlan(2).packet[..5]), (0x8100, &[0, 0, 0x81, 0, 0][..]));
     }
 }

@@ -63,8 +63,14 @@ impl PeerLease {
     /// Its key, spelled out here and not by the agent's codec.
     #[must_use]
     pub fn key(&self) -> String {
+        self.key_in(Etcd::PREFIX)
+    }
+
+    /// The same in a network whose keys have this prefix.
+    #[must_use]
+    pub fn key_in(&self, prefix: &str) -> String {
         let v6 = self.subnet_v6.map(|v6| format!("&{v6}-64")).unwrap_or_default();
-        format!("{}/subnets/{}-24{v6}", Etcd::PREFIX, self.subnet)
+        format!("{prefix}/subnets/{}-24{v6}", self.subnet)
     }
 
     /// Its value, byte for byte as flannel writes it.
@@ -197,10 +203,7 @@ pub fn expect_all_leases(host: &Host, etcd: &Etcd, family: Family) -> Result {
 /// # Errors
 /// Where one is no lease of a VXLAN host.
 pub fn peers_of(host: &Host, etcd: &Etcd, family: Family) -> Result<Vec<ExpectedPeer>> {
-    let own = match family {
-        Family::V4 => IpAddr::from(host.v4()),
-        Family::V6 => IpAddr::from(host.v6()),
-    };
+    let own = host.on_underlay(family);
     let leases = etcd.leases()?.into_iter().chain(etcd.list(&format!("{}/wire/subnets/", Etcd::PREFIX))?);
     let peers = leases.map(|lease| ExpectedPeer::from_stored(&lease, family)).collect::<Result<Vec<_>>>()?;
     Ok(peers.into_iter().flatten().filter(|peer| peer.public != own).collect())

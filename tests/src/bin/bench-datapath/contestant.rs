@@ -51,6 +51,12 @@ pub(crate) struct Setting {
     pub(crate) device: (&'static str, &'static str),
 }
 
+impl Setting {
+    /// The kernel's VXLAN between containers.
+    pub(crate) const CONTAINERS: Self =
+        Self { backend: r#"{"Type":"vxlan"}"#, flag: Some("--ip-masq"), device: ("flannel.1", "vxlan") };
+}
+
 impl Contestant {
     /// Ways to move packets, in the order of their turns.
     pub(crate) const PATHS: [Self; 5] =
@@ -77,10 +83,7 @@ impl Contestant {
     pub(crate) fn carrier(self) -> Carrier {
         let (vxlan, udp) = (r#"{"Type":"vxlan"}"#, r#"{"Type":"udp","Port":8285}"#);
         let agents = |backend, flag, device| Carrier::Agents(Setting { backend, flag, device });
-        let containers = |rules| {
-            let setting = Setting { backend: vxlan, flag: Some("--ip-masq"), device: ("flannel.1", "vxlan") };
-            Carrier::Containers(setting, rules)
-        };
+        let containers = |rules| Carrier::Containers(Setting::CONTAINERS, rules);
         match self {
             Self::Veth => Carrier::Route,
             Self::OnePacket => Carrier::OnePacket,

@@ -2,7 +2,7 @@
 //!
 //! All contestants stand side by side on one underlay, two hosts each, and are measured in turns: A B C A B C. Shared cores move every
 //! figure by a quarter from run to run, so what counts is the ratio of medians of one run. The exit status says only whether all
-//! could be measured. Run it on a release build: `make bench-datapath`.
+//! could be measured and every verdict of our rules was right; no figure makes it another one. Run it on a release build: `make bench-datapath`.
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 
 mod busy;
@@ -19,12 +19,15 @@ mod ping;
 mod report;
 mod rules;
 mod samples;
+mod scene;
 mod stage;
 mod table;
+mod verdicts;
 
 use std::process::ExitCode;
 
 use busy::{CALM, Clock};
+use contestant::Contestant;
 use measure::Turn;
 use options::{Options, Task};
 use report::Report;
@@ -47,8 +50,12 @@ fn main() -> ExitCode {
             return ExitCode::from(64);
         }
     };
-    match run(&options).and_then(|report| report.write()) {
-        Ok(()) => ExitCode::SUCCESS,
+    match run(&options).and_then(|report| report.write().map(|()| report)) {
+        Ok(report) if report.wrong().next().is_none() => ExitCode::SUCCESS,
+        Ok(report) => {
+            report.wrong().for_each(|verdict| eprintln!("bench-datapath: {verdict}"));
+            ExitCode::FAILURE
+        }
         Err(error) => {
             eprintln!("bench-datapath: {error:?}");
             ExitCode::FAILURE
@@ -82,5 +89,7 @@ fn run(options: &Options) -> Result<Report> {
         }
         samples.others.push(others);
     }
-    Report::new(options, &stage, samples)
+    let judged = stage.pairs.iter().find(|pair| pair.contestant == Contestant::OurRules);
+    let verdicts = judged.map(|pair| verdicts::of(&lab, &stage.etcd, pair)).unwrap_or_default();
+    Report::new(options, &stage, samples, verdicts)
 }

@@ -9,7 +9,8 @@ pub(crate) const USAGE: &str = "\
 usage: bench-datapath [--firewall] [--rounds N] [--seconds N] [--quick] [--gro] [--only NAME,…]
 
   --firewall    the kernel's VXLAN between containers, with one set of rules of the packet filter and with another, in place of
-                ways to move packets; on real frames, by tcp1, tcp4, pps1 and pps64
+                ways to move packets; on real frames, by tcp1, tcp4, pps1 and pps64. Where our-rules takes part, forged and honest
+                packets are sent to one of its hosts in the end, and over IPv6 to one more: a wrong verdict makes the exit status 1
 
   --rounds N    how often each is measured, 3 by default
   --seconds N   how long each measurement lasts, 3 by default

@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// How long a pair may take to be there.
-const START: Duration = Duration::from_secs(20);
+pub(crate) const START: Duration = Duration::from_secs(20);
 /// The port of the `udp` backend.
 const PORT: u16 = 8285;
 
@@ -27,11 +27,11 @@ pub(crate) struct Pair {
     /// Whose pair it is.
     pub(crate) contestant: Contestant,
     // What runs on the hosts goes before them.
-    agents: Vec<Agent>,
+    pub(crate) agents: Vec<Agent>,
     forwarders: Vec<OnePacket>,
     _server: Process,
     /// What stands for a container of each host, near and far; none where the hosts themselves send and receive.
-    legs: Vec<Leg>,
+    pub(crate) legs: Vec<Leg>,
     /// The host that sends, or whose container does.
     pub(crate) near: Host,
     /// The host that receives, or whose container does.
@@ -40,13 +40,29 @@ pub(crate) struct Pair {
     prefix: [u8; 3],
 }
 
-/// The carriers of one contestant, and the subnets of its near and its far host.
+/// What carries packets between two hosts, and the IPv4 subnets of the near and the far one.
 #[derive(Default)]
-struct Carriers {
-    agents: Vec<Agent>,
+pub(crate) struct Carriers {
+    pub(crate) agents: Vec<Agent>,
     forwarders: Vec<OnePacket>,
-    legs: Vec<Leg>,
+    pub(crate) legs: Vec<Leg>,
     subnets: [[u8; 3]; 2],
+}
+
+/// What etcd holds for the agents of two hosts.
+pub(crate) struct Network {
+    /// The prefix of all keys.
+    pub(crate) prefix: String,
+    /// The network config.
+    pub(crate) config: String,
+}
+
+impl Network {
+    /// The one of a contestant alone.
+    pub(crate) fn of(contestant: Contestant, setting: Setting) -> Self {
+        let config = format!(r#"{{"Network":"10.{}.0.0/16","Backend":{}}}"#, contestant.network(), setting.backend);
+        Self { prefix: format!("/bench/{contestant}"), config }
+    }
 }
 
 impl Pair {
@@ -61,8 +77,9 @@ impl Pair {
         let carriers = match contestant.carrier() {
             Carrier::Route => route(contestant, hosts),
             Carrier::OnePacket => forwarders(contestant, hosts),
-            Carrier::Agents(setting) => agents(etcd, contestant, setting, hosts),
-            Carrier::Containers(setting, rules) => containers(etcd, contestant, setting, rules, hosts),
+            Carrier::Agents(setting) => agents(etcd, &Network::of(contestant, setting), setting, hosts),
+            Carrier::Containers(setting, rules) => containers(etcd, &Network::of(contestant, setting), setting, hosts)
+                .and_then(|carriers| filtered(carriers, contestant, rules, hosts)),
         }
         .map_err(|error| LabError::Wrong(format!("{contestant} does not start: {error:?}")))?;
         let Carriers { agents, forwarders, legs, subnets: [_, prefix] } = carriers;
@@ -143,11 +160,10 @@ fn forwarders(contestant: Contestant, hosts: [&Host; 2]) -> Result<Carriers> {
     Ok(Carriers { subnets, forwarders, ..Carriers::default() })
 }
 
-/// An agent on each, in a network of this contestant alone.
-fn agents(etcd: &Etcd, contestant: Contestant, setting: Setting, hosts: [&Host; 2]) -> Result<Carriers> {
-    let prefix = format!("/bench/{contestant}");
-    let network = format!(r#"{{"Network":"10.{}.0.0/16","Backend":{}}}"#, contestant.network(), setting.backend);
-    etcd.put(&format!("{prefix}/config"), &network)?;
+/// An agent on each.
+fn agents(etcd: &Etcd, network: &Network, setting: Setting, hosts: [&Host; 2]) -> Result<Carriers> {
+    let Network { prefix, config } = network;
+    etcd.put(&format!("{prefix}/config"), config)?;
     let mut carriers = Carriers::default();
     for (number, host) in hosts.into_iter().enumerate() {
         let mut flags = etcd.agent_flags();
@@ -169,31 +185,33 @@ fn agents(etcd: &Etcd, contestant: Contestant, setting: Setting, hosts: [&Host; 
     Ok(carriers)
 }
 
-/// An agent on each, a container behind each, and these rules on both.
-fn containers(
-    etcd: &Etcd,
-    contestant: Contestant,
-    setting: Setting,
-    rules: Rules,
-    hosts: [&Host; 2],
-) -> Result<Carriers> {
-    let mut carriers = agents(etcd, contestant, setting, hosts)?;
-    let network = format!("10.{}.0.0/16", contestant.network());
-    for ((host, agent), own) in hosts.into_iter().zip(&carriers.agents).zip(carriers.subnets) {
+/// An agent on each, and a container behind each.
+pub(crate) fn containers(etcd: &Etcd, network: &Network, setting: Setting, hosts: [&Host; 2]) -> Result<Carriers> {
+    let mut carriers = agents(etcd, network, setting, hosts)?;
+    for (host, agent) in hosts.into_iter().zip(&carriers.agents) {
         let env = agent.subnet_env()?;
         let mtu = env.get("FLANNEL_MTU").and_then(|text| text.parse().ok());
         let mtu = mtu.ok_or_else(|| LabError::Wrong(format!("no MTU in {env:?}")))?;
-        let [first, second, third] = own;
-        carriers.legs.push(Leg::new(host, &[format!("{first}.{second}.{third}.1/24")], mtu)?);
+        let gateways: Vec<String> =
+            ["FLANNEL_SUBNET", "FLANNEL_IPV6_SUBNET"].iter().filter_map(|name| env.get(*name).cloned()).collect();
+        carriers.legs.push(Leg::new(host, &gateways, mtu)?);
     }
     // Both know each other, before one of them ends.
     let [near, far] = carriers.legs.as_slice() else { unreachable!("one for each host") };
-    let ping = format!("ping -c 1 -W 1 {}", far.address(Family::V4)?);
-    eventually(START, || check(near.namespace().exec(&ping).is_ok(), || format!("`{ping}` is not answered")))?;
+    for address in Family::ALL.into_iter().filter_map(|family| far.address(family).ok()) {
+        let ping = format!("ping -c 1 -W 1 {address}");
+        eventually(START, || check(near.namespace().exec(&ping).is_ok(), || format!("`{ping}` is not answered")))?;
+    }
+    Ok(carriers)
+}
+
+/// The same with these rules on both hosts.
+fn filtered(mut carriers: Carriers, contestant: Contestant, rules: Rules, hosts: [&Host; 2]) -> Result<Carriers> {
     if rules != Rules::Ours {
         // What they have set up stays, and nobody puts their rules back.
         carriers.agents.clear();
     }
+    let network = format!("10.{}.0.0/16", contestant.network());
     for (host, own) in hosts.into_iter().zip(carriers.subnets) {
         rules.put(host, [&network, &subnet(own)])?;
     }

@@ -18,6 +18,7 @@ use crate::{
     samples::{Paired, Samples},
     stage::Stage,
     table,
+    verdicts::Verdict,
 };
 
 /// All that is to be said of a run.
@@ -44,6 +45,7 @@ struct Document {
     figures: Vec<Line>,
     ratios: Vec<Ratio>,
     marks: Vec<Mark>,
+    verdicts: Vec<Verdict>,
 }
 
 #[derive(Serialize)]
@@ -72,7 +74,7 @@ impl Report {
     ///
     /// # Errors
     /// Where the stage cannot be asked how it was.
-    pub(crate) fn new(options: &Options, stage: &Stage, samples: Samples) -> Result<Self> {
+    pub(crate) fn new(options: &Options, stage: &Stage, samples: Samples, verdicts: Vec<Verdict>) -> Result<Self> {
         let (frames, contestants) = (options.frames.clone(), options.contestants.clone());
         let mut datapath = BTreeMap::new();
         for pair in &stage.pairs {
@@ -90,8 +92,14 @@ impl Report {
             figures: lines(&samples, &frames, &contestants),
             ratios: ratios(&samples, &frames),
             marks: marks::judge(&samples),
+            verdicts,
         };
         Ok(Self { frames, contestants, samples, document })
+    }
+
+    /// The verdicts that are not as expected.
+    pub(crate) fn wrong(&self) -> impl Iterator<Item = &Verdict> {
+        self.document.verdicts.iter().filter(|verdict| !verdict.right())
     }
 
     /// Prints it, and writes the file.
@@ -120,6 +128,9 @@ impl Report {
         }
         for mark in &self.document.marks {
             println!("mark: {mark}");
+        }
+        if !self.document.verdicts.is_empty() {
+            println!("{}", table::of_verdicts(&self.document.verdicts));
         }
         let path = path()?;
         let text = serde_json::to_string_pretty(&self.document).expect("figures and names are JSON");

@@ -32,6 +32,14 @@ impl Rules {
     }
 }
 
+/// The text in which `nft` shows a set of our table.
+///
+/// # Errors
+/// Where there is no such set.
+pub(crate) fn set(host: &Host, name: &str) -> Result<String> {
+    host.exec(&format!("nft list set inet wire-agent {name}"))
+}
+
 /// As flanneld 0.20 puts them (its pkg/ip/iptables.go and network/iptables.go).
 fn flannel(network: &str, own: &str) -> String {
     let masq = "-m comment --comment \"flanneld masq\"";

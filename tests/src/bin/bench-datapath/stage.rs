@@ -15,7 +15,8 @@ pub(crate) struct Stage {
     pub(crate) pairs: Vec<Pair>,
     /// What their frames are made by.
     pub(crate) frames: Uplinks,
-    _etcd: Etcd,
+    /// Where the agents have their networks from.
+    pub(crate) etcd: Etcd,
 }
 
 impl Stage {
@@ -32,7 +33,7 @@ impl Stage {
         let pairs = pairs.collect::<Result<Vec<_>>>()?;
         let hosts = pairs.iter().flat_map(|pair| [&pair.near, &pair.far]);
         let frames = Uplinks::new(lab, hosts, options.gro)?;
-        let stage = Self { pairs, frames, _etcd: etcd };
+        let stage = Self { pairs, frames, etcd };
         stage.prove_frames(lab)?;
         Ok(stage)
     }

@@ -2,7 +2,9 @@
 
 use comfy_table::{CellAlignment, Table, presets::UTF8_FULL_CONDENSED};
 
-use crate::{contestant::Contestant, frames::Frames, marks::RATIOS, measure::Figure, samples::Samples};
+use crate::{
+    contestant::Contestant, frames::Frames, marks::RATIOS, measure::Figure, samples::Samples, verdicts::Verdict,
+};
 
 /// The medians of all figures that were measured on such frames, and the ratios of them.
 pub(crate) fn of(samples: &Samples, frames: Frames, contestants: &[Contestant]) -> Table {
@@ -25,6 +27,18 @@ pub(crate) fn of(samples: &Samples, frames: Frames, contestants: &[Contestant]) 
     }
     for column in table.column_iter_mut().skip(2) {
         column.set_cell_alignment(CellAlignment::Right);
+    }
+    table
+}
+
+/// What became of the packets that were sent for verdicts.
+pub(crate) fn of_verdicts(verdicts: &[Verdict]) -> Table {
+    let mut table = Table::new();
+    table.load_style(UTF8_FULL_CONDENSED);
+    table.set_header(["sent", "over", "verdict", "as expected"]);
+    for Verdict { family, packet, seen, expected, .. } in verdicts {
+        let expected = if seen == expected { "yes".to_owned() } else { format!("no: {expected}") };
+        table.add_row([packet, family, seen, &expected]);
     }
     table
 }
