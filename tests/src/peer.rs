@@ -90,7 +90,13 @@ impl PeerLease {
     /// Its key and value for [`Etcd::put_all`].
     #[must_use]
     pub fn entry(&self) -> (Vec<u8>, Vec<u8>) {
-        (self.key().into_bytes(), self.value().into_bytes())
+        self.entry_in(Etcd::PREFIX)
+    }
+
+    /// The same in a network whose keys have this prefix.
+    #[must_use]
+    pub fn entry_in(&self, prefix: &str) -> (Vec<u8>, Vec<u8>) {
+        (self.key_in(prefix).into_bytes(), self.value().into_bytes())
     }
 
     /// What a kernel holds for it.

@@ -25,7 +25,12 @@ pub(crate) enum Contestant {
     FlannelRules,
     /// The kernel's VXLAN between containers, with all rules of ours.
     OurRules,
+    /// The same in a network of as many leases as [`MANY`] more.
+    OurRules20000,
 }
+
+/// How many leases a large network has.
+pub(crate) const MANY: u16 = 20_000;
 
 /// What carries the packets of a contestant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,7 +67,8 @@ impl Contestant {
     pub(crate) const PATHS: [Self; 5] =
         [Self::Veth, Self::KernelVxlan, Self::OnePacket, Self::OursRaw, Self::OursVxlan];
     /// Rules of the packet filter, in the order of their turns.
-    pub(crate) const RULES: [Self; 4] = [Self::Tracking, Self::TrackingAgain, Self::FlannelRules, Self::OurRules];
+    pub(crate) const RULES: [Self; 5] =
+        [Self::Tracking, Self::TrackingAgain, Self::FlannelRules, Self::OurRules, Self::OurRules20000];
 
     /// Its name for people and programs.
     pub(crate) const fn name(self) -> &'static str {
@@ -76,6 +82,7 @@ impl Contestant {
             Self::TrackingAgain => "tracking-again",
             Self::FlannelRules => "flannel-rules",
             Self::OurRules => "our-rules",
+            Self::OurRules20000 => "our-rules-20000",
         }
     }
 
@@ -92,23 +99,23 @@ impl Contestant {
             Self::OursVxlan => agents(vxlan, Some("--userspace-vxlan"), ("flannel.1", "tun")),
             Self::Tracking | Self::TrackingAgain => containers(Rules::Tracking),
             Self::FlannelRules => containers(Rules::Flannel),
-            Self::OurRules => containers(Rules::Ours),
+            Self::OurRules | Self::OurRules20000 => containers(Rules::Ours),
         }
     }
 
+    /// How many leases its network has beside those of its two hosts.
+    pub(crate) const fn leases(self) -> u16 {
+        if matches!(self, Self::OurRules20000) { MANY } else { 0 }
+    }
+
+    /// Its network: 10.x.0.0/16, which holds two hundred and some leases, or all of 10.0.0.0/8.
+    pub(crate) fn network(self) -> String {
+        if self.leases() > 0 { "10.0.0.0/8".to_owned() } else { format!("10.{}.0.0/16", self.second_byte()) }
+    }
+
     /// The second byte of its network, 10.x.0.0/16.
-    pub(crate) const fn network(self) -> u8 {
-        match self {
-            Self::Veth => 50,
-            Self::KernelVxlan => 51,
-            Self::OnePacket => 52,
-            Self::OursRaw => 53,
-            Self::OursVxlan => 54,
-            Self::Tracking => 55,
-            Self::TrackingAgain => 56,
-            Self::FlannelRules => 57,
-            Self::OurRules => 58,
-        }
+    pub(crate) const fn second_byte(self) -> u8 {
+        50 + self as u8
     }
 }
 

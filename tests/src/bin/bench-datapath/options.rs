@@ -17,7 +17,7 @@ usage: bench-datapath [--firewall] [--rounds N] [--seconds N] [--quick] [--gro] 
   --quick       one round of one second: shows that it works, and no more
   --gro         the hosts' uplinks merge what they receive, as a network card does (GRO); a veth does not by default
   --only NAMES  of contestants:  veth, kernel-vxlan, one-packet, ours-raw, ours-vxlan;
-                with --firewall: tracking, tracking-again, flannel-rules, our-rules;
+                with --firewall: tracking, tracking-again, flannel-rules, our-rules, our-rules-20000;
                 of measurements: tcp1, tcp4, both, pps1, pps64, ping;
                 of frames:       real, offloads. Where none of a kind is named, all of it are taken";
 

@@ -8,13 +8,13 @@ use std::{
 use serde_json::Value;
 use wire_lease::Family;
 use wire_tests::{
-    Agent, AgentSpec, Etcd, Host, LabError, Leg, Namespace, OnePacket, OnePacketSpec, Process, Result, Underlay, check,
-    eventually,
+    Agent, AgentSpec, Etcd, Host, LabError, Leg, Namespace, OnePacket, OnePacketSpec, PeerLease, Process, Result,
+    Underlay, check, eventually,
 };
 
 use crate::{
     contestant::{Carrier, Contestant, Setting},
-    rules::Rules,
+    rules::{self, Rules},
 };
 
 /// How long a pair may take to be there.
@@ -55,13 +55,16 @@ pub(crate) struct Network {
     pub(crate) prefix: String,
     /// The network config.
     pub(crate) config: String,
+    /// How many leases there are before the first of the two hosts comes, all of other hosts.
+    pub(crate) leases: u16,
 }
 
 impl Network {
     /// The one of a contestant alone.
     pub(crate) fn of(contestant: Contestant, setting: Setting) -> Self {
-        let config = format!(r#"{{"Network":"10.{}.0.0/16","Backend":{}}}"#, contestant.network(), setting.backend);
-        Self { prefix: format!("/bench/{contestant}"), config }
+        let (network, backend) = (contestant.network(), setting.backend);
+        let config = format!(r#"{{"Network":"{network}","SubnetLen":24,"Backend":{backend}}}"#);
+        Self { prefix: format!("/bench/{contestant}"), config, leases: contestant.leases() }
     }
 }
 
@@ -134,14 +137,14 @@ impl Pair {
 
 /// Routes, and nothing else.
 fn route(contestant: Contestant, [near, far]: [&Host; 2]) -> Result<Carriers> {
-    let subnets = [1, 2].map(|third| [10, contestant.network(), third]);
+    let subnets = [1, 2].map(|third| [10, contestant.second_byte(), third]);
     near.namespace().ip(&format!("route add {} via {} dev eth0", subnet(subnets[1]), far.v4()))?;
     Ok(Carriers { subnets, ..Carriers::default() })
 }
 
 /// A forwarder on each.
 fn forwarders(contestant: Contestant, hosts: [&Host; 2]) -> Result<Carriers> {
-    let subnets = [1, 2].map(|third| [10, contestant.network(), third]);
+    let subnets = [1, 2].map(|third| [10, contestant.second_byte(), third]);
     let at = |host: &Host| SocketAddr::from((host.v4(), PORT));
     let start = |own: usize, other: usize| {
         let [first, second, third] = subnets[own];
@@ -162,8 +165,12 @@ fn forwarders(contestant: Contestant, hosts: [&Host; 2]) -> Result<Carriers> {
 
 /// An agent on each.
 fn agents(etcd: &Etcd, network: &Network, setting: Setting, hosts: [&Host; 2]) -> Result<Carriers> {
-    let Network { prefix, config } = network;
+    let Network { prefix, config, leases } = network;
     etcd.put(&format!("{prefix}/config"), config)?;
+    let others: Vec<_> = (1..=*leases).map(|number| PeerLease::numbered(number).entry_in(prefix)).collect();
+    if !others.is_empty() {
+        etcd.put_all(&others)?;
+    }
     let mut carriers = Carriers::default();
     for (number, host) in hosts.into_iter().enumerate() {
         let mut flags = etcd.agent_flags();
@@ -196,6 +203,15 @@ pub(crate) fn containers(etcd: &Etcd, network: &Network, setting: Setting, hosts
             ["FLANNEL_SUBNET", "FLANNEL_IPV6_SUBNET"].iter().filter_map(|name| env.get(*name).cloned()).collect();
         carriers.legs.push(Leg::new(host, &gateways, mtu)?);
     }
+    if network.leases > 0 {
+        // All of them and the other host's.
+        let all = usize::from(network.leases) + 1;
+        let hold = |host: &Host| {
+            let elements = rules::elements(&rules::set(host, "subnets-v4-24")?);
+            check(elements == all, || format!("{} holds {elements} of {all} leases", host.name()))
+        };
+        hosts.iter().try_for_each(|host| eventually(START, || hold(host)).map(drop))?;
+    }
     // Both know each other, before one of them ends.
     let [near, far] = carriers.legs.as_slice() else { unreachable!("one for each host") };
     for address in Family::ALL.into_iter().filter_map(|family| far.address(family).ok()) {
@@ -211,7 +227,7 @@ fn filtered(mut carriers: Carriers, contestant: Contestant, rules: Rules, hosts:
         // What they have set up stays, and nobody puts their rules back.
         carriers.agents.clear();
     }
-    let network = format!("10.{}.0.0/16", contestant.network());
+    let network = contestant.network();
     for (host, own) in hosts.into_iter().zip(carriers.subnets) {
         rules.put(host, [&network, &subnet(own)])?;
     }

@@ -40,6 +40,11 @@ pub(crate) fn set(host: &Host, name: &str) -> Result<String> {
     host.exec(&format!("nft list set inet wire-agent {name}"))
 }
 
+/// How many elements such a text has, each a pair.
+pub(crate) fn elements(set: &str) -> usize {
+    set.split_once("elements = {").map_or(0, |(_, elements)| elements.matches(" . ").count())
+}
+
 /// As flanneld 0.20 puts them (its pkg/ip/iptables.go and network/iptables.go).
 fn flannel(network: &str, own: &str) -> String {
     let masq = "-m comment --comment \"flanneld masq\"";
@@ -55,4 +60,16 @@ fn flannel(network: &str, own: &str) -> String {
          *filter\n:FLANNEL-FWD - [0:0]\n-A FORWARD {forward} -j FLANNEL-FWD\n\
          -A FLANNEL-FWD -s {network} {forward} -j ACCEPT\n-A FLANNEL-FWD -d {network} {forward} -j ACCEPT\nCOMMIT\n"
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_pair_that_a_set_is_of_is_none_of_its_elements() {
+        let set = |elements: &str| format!("set subnets-v4-24 {{ typeof ip saddr . @th,336,24 {elements} }}");
+        assert_eq!(elements(&set("")), 0);
+        assert_eq!(elements(&set("elements = { 172.20.0.2 . 0xa0501,\n 172.20.0.3 . 0xa0502 }")), 2);
+    }
 }

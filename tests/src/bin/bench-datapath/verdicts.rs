@@ -127,7 +127,7 @@ pub(crate) fn of(underlay: &Underlay, etcd: &Etcd, pair: &Pair) -> Vec<Verdict> 
         judge(underlay, etcd, &network, ends, Family::V4)
     };
     let over_v6 = || {
-        let network = Network { prefix: "/bench/verdicts".to_owned(), config: BOTH.to_owned() };
+        let network = Network { prefix: "/bench/verdicts".to_owned(), config: BOTH.to_owned(), leases: 0 };
         let (near, far) = (underlay.host("verdicts-near")?, underlay.host("verdicts-far")?);
         let carriers = containers(etcd, &network, Setting::CONTAINERS, [&near, &far])?;
         let ends = Ends { hosts: [&near, &far], agents: &carriers.agents, legs: &carriers.legs };
