@@ -27,6 +27,10 @@ pub(crate) enum Contestant {
     OurRules,
     /// The same in a network of as many leases as [`MANY`] more.
     OurRules20000,
+    /// Agents that forward themselves, as the `udp` backend does, between containers, with all rules of ours.
+    UdpRules,
+    /// The same as VXLAN does.
+    UserspaceVxlanRules,
 }
 
 /// How many leases a large network has.
@@ -50,16 +54,22 @@ pub(crate) enum Carrier {
 pub(crate) struct Setting {
     /// The object `Backend` of the network config.
     pub(crate) backend: &'static str,
-    /// A flag besides those that every agent has.
-    pub(crate) flag: Option<&'static str>,
+    /// Flags besides those that every agent has.
+    pub(crate) flags: &'static [&'static str],
     /// The device they must make, and its kind: that what is measured is what it is called.
     pub(crate) device: (&'static str, &'static str),
 }
 
 impl Setting {
+    /// The kernel's VXLAN.
+    const KERNEL_VXLAN: Self = Self { backend: r#"{"Type":"vxlan"}"#, flags: &[], device: ("flannel.1", "vxlan") };
+    /// Our forwarding, as VXLAN does.
+    const USERSPACE_VXLAN: Self =
+        Self { flags: &["--userspace-vxlan"], device: ("flannel.1", "tun"), ..Self::KERNEL_VXLAN };
+    /// Our forwarding, as the `udp` backend does.
+    const UDP: Self = Self { backend: r#"{"Type":"udp","Port":8285}"#, flags: &[], device: ("flannel0", "tun") };
     /// The kernel's VXLAN between containers.
-    pub(crate) const CONTAINERS: Self =
-        Self { backend: r#"{"Type":"vxlan"}"#, flag: Some("--ip-masq"), device: ("flannel.1", "vxlan") };
+    pub(crate) const CONTAINERS: Self = Self { flags: &["--ip-masq"], ..Self::KERNEL_VXLAN };
 }
 
 impl Contestant {
@@ -69,6 +79,13 @@ impl Contestant {
     /// Rules of the packet filter, in the order of their turns.
     pub(crate) const RULES: [Self; 5] =
         [Self::Tracking, Self::TrackingAgain, Self::FlannelRules, Self::OurRules, Self::OurRules20000];
+    /// Our rules where agents forward themselves: only those that are named take part.
+    pub(crate) const USERSPACE_RULES: [Self; 2] = [Self::UdpRules, Self::UserspaceVxlanRules];
+
+    /// Whether what is compared by it is rules.
+    pub(crate) fn is_of_rules(self) -> bool {
+        Self::RULES.contains(&self) || Self::USERSPACE_RULES.contains(&self)
+    }
 
     /// Its name for people and programs.
     pub(crate) const fn name(self) -> &'static str {
@@ -83,23 +100,28 @@ impl Contestant {
             Self::FlannelRules => "flannel-rules",
             Self::OurRules => "our-rules",
             Self::OurRules20000 => "our-rules-20000",
+            Self::UdpRules => "udp-rules",
+            Self::UserspaceVxlanRules => "userspace-vxlan-rules",
         }
     }
 
     /// What carries its packets.
     pub(crate) fn carrier(self) -> Carrier {
-        let (vxlan, udp) = (r#"{"Type":"vxlan"}"#, r#"{"Type":"udp","Port":8285}"#);
-        let agents = |backend, flag, device| Carrier::Agents(Setting { backend, flag, device });
         let containers = |rules| Carrier::Containers(Setting::CONTAINERS, rules);
         match self {
             Self::Veth => Carrier::Route,
             Self::OnePacket => Carrier::OnePacket,
-            Self::KernelVxlan => agents(vxlan, None, ("flannel.1", "vxlan")),
-            Self::OursRaw => agents(udp, None, ("flannel0", "tun")),
-            Self::OursVxlan => agents(vxlan, Some("--userspace-vxlan"), ("flannel.1", "tun")),
+            Self::KernelVxlan => Carrier::Agents(Setting::KERNEL_VXLAN),
+            Self::OursRaw => Carrier::Agents(Setting::UDP),
+            Self::OursVxlan => Carrier::Agents(Setting::USERSPACE_VXLAN),
             Self::Tracking | Self::TrackingAgain => containers(Rules::Tracking),
             Self::FlannelRules => containers(Rules::Flannel),
             Self::OurRules | Self::OurRules20000 => containers(Rules::Ours),
+            Self::UdpRules => Carrier::Containers(Setting { flags: &["--ip-masq"], ..Setting::UDP }, Rules::Ours),
+            Self::UserspaceVxlanRules => {
+                let flags = &["--userspace-vxlan", "--ip-masq"];
+                Carrier::Containers(Setting { flags, ..Setting::USERSPACE_VXLAN }, Rules::Ours)
+            }
         }
     }
 

@@ -2,7 +2,8 @@
 //!
 //! All contestants stand side by side on one underlay, two hosts each, and are measured in turns: A B C A B C. Shared cores move every
 //! figure by a quarter from run to run, so what counts is the ratio of medians of one run. The exit status says only whether all
-//! could be measured and every verdict of our rules was right; no figure makes it another one. Run it on a release build: `make bench-datapath`.
+//! could be measured and every verdict of our rules was right; no figure makes it another one. Run it on a release build:
+//! `make bench-datapath`.
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 
 mod busy;

@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::{contestant::Contestant, frames::Frames, measure::Figure, samples::Samples};
 
 /// The ratios that are of interest for each figure.
-pub(crate) const RATIOS: [[Contestant; 2]; 8] = [
+pub(crate) const RATIOS: [[Contestant; 2]; 12] = [
     [Contestant::OursRaw, Contestant::OnePacket],
     [Contestant::OursRaw, Contestant::KernelVxlan],
     [Contestant::OursVxlan, Contestant::KernelVxlan],
@@ -16,6 +16,10 @@ pub(crate) const RATIOS: [[Contestant; 2]; 8] = [
     [Contestant::OurRules, Contestant::Tracking],
     [Contestant::OurRules, Contestant::FlannelRules],
     [Contestant::OurRules20000, Contestant::OurRules],
+    [Contestant::UdpRules, Contestant::OurRules],
+    [Contestant::UdpRules, Contestant::OnePacket],
+    [Contestant::UserspaceVxlanRules, Contestant::OurRules],
+    [Contestant::UserspaceVxlanRules, Contestant::OnePacket],
 ];
 
 /// The same beside itself: what differs is chance.
@@ -58,8 +62,11 @@ pub(crate) fn judge(samples: &Samples) -> Vec<Mark> {
     marks.retain(|mark| mark.ratio.is_some() || !samples.is_of_rules());
     let rules = [Figure::Tcp1, Figure::Tcp4, Figure::Pps1, Figure::Pps64];
     let rules = rules.into_iter().filter(|_| samples.is_of_rules()).flat_map(|figure| {
-        [([OurRules, Tracking], 0.95), ([OurRules, FlannelRules], 1.0), ([OurRules20000, OurRules], 0.97)]
-            .map(|(pair, least)| of_rules(samples, figure, pair, least))
+        let ours = [([OurRules, Tracking], 0.95), ([OurRules, FlannelRules], 1.0), ([OurRules20000, OurRules], 0.97)];
+        let userspace = Contestant::USERSPACE_RULES.map(|one| ([one, OurRules], 0.9));
+        let ours = ours.map(|(pair, least)| of_rules(samples, figure, pair, least));
+        let userspace = userspace.map(|(pair, least)| of_rules(samples, figure, pair, least));
+        ours.into_iter().chain(userspace.into_iter().filter(|mark| mark.ratio.is_some()))
     });
     marks.extend(rules);
     marks
@@ -158,5 +165,8 @@ mod tests {
         assert_eq!(lines[1], "TCP ×1, our-rules / flannel-rules, at least 1: 0.92, met");
         assert_eq!(lines[2], "TCP ×1, our-rules-20000 / our-rules, at least 0.97: 0.80, missed by 18 %");
         assert!(lines[3].ends_with("at least 0.95: not measured") && lines.len() == 12, "{lines:#?}");
+        samples.add(Frames::Real, Contestant::UdpRules, &[(Figure::Tcp1, 0.9)]);
+        let lines: Vec<String> = judge(&samples).iter().map(ToString::to_string).collect();
+        assert!(lines[3].starts_with("TCP ×1, udp-rules / our-rules, at least 0.9: 0.24"), "{lines:#?}");
     }
 }

@@ -18,6 +18,7 @@ usage: bench-datapath [--firewall] [--rounds N] [--seconds N] [--quick] [--gro] 
   --gro         the hosts' uplinks merge what they receive, as a network card does (GRO); a veth does not by default
   --only NAMES  of contestants:  veth, kernel-vxlan, one-packet, ours-raw, ours-vxlan;
                 with --firewall: tracking, tracking-again, flannel-rules, our-rules, our-rules-20000;
+                and, where they are named, udp-rules, userspace-vxlan-rules;
                 of measurements: tcp1, tcp4, both, pps1, pps64, ping;
                 of frames:       real, offloads. Where none of a kind is named, all of it are taken";
 
@@ -86,7 +87,8 @@ impl Options {
     fn only(&mut self, names: &str) -> Result<(), String> {
         for name in names.split(',') {
             let contestant = pick(name, &Contestant::PATHS, |one| one.name(), &mut self.contestants)
-                || pick(name, &Contestant::RULES, |one| one.name(), &mut self.contestants);
+                || pick(name, &Contestant::RULES, |one| one.name(), &mut self.contestants)
+                || pick(name, &Contestant::USERSPACE_RULES, |one| one.name(), &mut self.contestants);
             let measurement = pick(name, &Measurement::ALL, |one| one.name(), &mut self.measurements);
             let frames = pick(name, &Frames::ALL, |one| one.name(), &mut self.frames);
             if !(contestant || measurement || frames) {
@@ -142,6 +144,8 @@ mod tests {
         let rules = options("--firewall --rounds=21 --only tcp1").unwrap();
         assert_eq!(rules.contestants, Contestant::RULES);
         assert_eq!((rules.measurements, rules.frames), (vec![Measurement::Tcp1], vec![Frames::Real]));
+        let named = options("--firewall --only our-rules,udp-rules,one-packet").unwrap();
+        assert_eq!(named.contestants, [Contestant::OurRules, Contestant::UdpRules, Contestant::OnePacket]);
         assert_eq!(options("--firewall").unwrap().measurements, Measurement::OF_RULES);
         assert_eq!(options("--rounds 5 --seconds=2 --only real").unwrap().frames, [Frames::Real]);
     }

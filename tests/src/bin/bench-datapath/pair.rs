@@ -176,7 +176,7 @@ fn agents(etcd: &Etcd, network: &Network, setting: Setting, hosts: [&Host; 2]) -
         let mut flags = etcd.agent_flags();
         flags.retain(|flag| !flag.starts_with("--etcd-prefix="));
         flags.push(format!("--etcd-prefix={prefix}"));
-        flags.extend(setting.flag.map(str::to_owned));
+        flags.extend(setting.flags.iter().map(|flag| (*flag).to_owned()));
         let mut agent = Agent::spawn(host, AgentSpec::new(flags))?;
         agent.wait_ready(START)?;
         let (device, kind) = setting.device;

@@ -36,7 +36,7 @@ impl Samples {
 
     /// Whether rules were compared.
     pub(crate) fn is_of_rules(&self) -> bool {
-        self.figures.keys().any(|(_, _, contestant)| Contestant::RULES.contains(contestant))
+        self.figures.keys().any(|(_, _, contestant)| contestant.is_of_rules())
     }
 
     /// How often one contestant goes into another, round by round, where both were measured.
