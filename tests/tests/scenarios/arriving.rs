@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use wire_tests::{Family, Host, Result, check, eventually, lab};
 
-use crate::cluster::{DUAL, Node, START, V4, cluster, on_underlay};
+use crate::cluster::{DUAL, Node, START, V4, cluster};
 
 /// The connections that a host's kernel tracks to a UDP port from one address, by its own list.
 fn tracked(host: &Host, from: IpAddr, port: u16) -> Result<Vec<String>> {
@@ -43,7 +43,7 @@ fn what_peers_send_is_tracked_only_while_a_rule_looks_at_connections_and_gets_th
         for (family, tracks) in Family::ALL.into_iter().zip(tracks) {
             let vtep = node.vtep(family)?;
             check(member.host.reaches(vtep), || format!("{family}: a member cannot ping"))?;
-            let found = tracked(&node.host, on_underlay(&member.host, family), 8472)?;
+            let found = tracked(&node.host, member.host.on_underlay(family), 8472)?;
             check(found.is_empty() != tracks, || format!("{family}: tracked of a member: {found:?}"))?;
         }
         Ok(())

@@ -149,14 +149,6 @@ pub(crate) fn peer(number: u16, families: &[Family]) -> PeerLease {
     if families.contains(&Family::V6) { peer.dual_stack() } else { peer }
 }
 
-/// A host's address on the underlay that carries a family of the overlay.
-pub(crate) fn on_underlay(host: &Host, family: Family) -> IpAddr {
-    match family {
-        Family::V4 => host.v4().into(),
-        Family::V6 => host.v6().into(),
-    }
-}
-
 /// The way of the loss meter between two hosts, each with an address within its subnet, over VXLAN.
 pub(crate) fn path<'a>(underlay: &'a Underlay, from: (&'a Host, IpAddr), to: (&'a Host, IpAddr)) -> Path<'a> {
     Path { underlay, from, to, encapsulation: Encapsulation::Vxlan }

@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 use wire_tests::{AgentSpec, Etcd, Family, Host, Lab, LossMeter, Result, check, control_run, eventually, lab};
 
 use crate::{
-    cluster::{DUAL, Node, PROMPT, START, V4, families, on_underlay, path, settle},
+    cluster::{DUAL, Node, PROMPT, START, V4, families, path, settle},
     seat::{BACK, Seat, seats, seats_by, until_done},
 };
 
@@ -207,7 +207,7 @@ fn reach_all(
             Family::V4 => "ip saddr 10.5.0.0/16",
             Family::V6 => "ip6 saddr fd00:5::/32",
         })?;
-        let address = on_underlay(&outside, *family);
+        let address = outside.on_underlay(*family);
         check(one.container.pings(address, 2), || format!("no answer from {address} outside"))?;
         let leaked = leaked.packets()?;
         check(leaked == 0, || format!("{leaked} packets left with a container's address"))?;

@@ -9,7 +9,7 @@ use wire_tests::{
 };
 
 use crate::{
-    cluster::{DUAL, Node, PROMPT, START, V4, cluster, on_underlay, phase, put_peers},
+    cluster::{DUAL, Node, PROMPT, START, V4, cluster, phase, put_peers},
     seat::{BACK, Seat, seats},
 };
 
@@ -247,7 +247,7 @@ fn dockers_drops(lab: &Lab, config: &str, family: Family) -> Result {
         Family::V4 => "10.5.0.0/16",
         Family::V6 => "fd00:5::/32",
     };
-    outside.namespace().ip(&format!("route add {network} via {}", on_underlay(&one.node.host, family)))?;
+    outside.namespace().ip(&format!("route add {network} via {}", one.node.host.on_underlay(family)))?;
     check(!outside.pings(one.container.address(family)?), || "the underlay reaches a container".to_owned())?;
     // Without ours no connection comes in, so that this says something: each of the two places drops on its own.
     one.node.agent.terminate()?;

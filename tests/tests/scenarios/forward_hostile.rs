@@ -13,7 +13,7 @@ use wire_tests::{
 };
 
 use crate::{
-    cluster::{PROMPT, START, on_underlay},
+    cluster::{PROMPT, START},
     datapath::Datapath,
     ends::{End, KERNELS_OWN, ends},
     seat::BACK,
@@ -335,9 +335,9 @@ fn fire(victim: &End, from: &Host, shot: &Shot, family: Family) -> Result {
 
 /// Sends the datagrams of a shot, a millisecond apart: each must be read before the next, however large.
 fn send(from: &Host, to: &End, shot: &Shot, family: Family) -> Result {
-    let to = SocketAddr::new(on_underlay(&to.node.host, family), to.node.datapath.encapsulation().port());
+    let to = SocketAddr::new(to.node.host.on_underlay(family), to.node.datapath.encapsulation().port());
     let io = |source| LabError::Io { what: format!("cannot send {}", shot.name), source };
-    let own = SocketAddr::new(on_underlay(from, family), 0);
+    let own = SocketAddr::new(from.on_underlay(family), 0);
     let socket = from.namespace().inside(|| UdpSocket::bind(own))?.map_err(io)?;
     for _ in 0..shot.count {
         socket.send_to(&shot.payload, to).map_err(io)?;
@@ -358,7 +358,7 @@ fn ear(victim: &End, family: Family) -> Result<UdpSocket> {
 }
 
 fn mac(etcd: &Etcd, seen_by: &End, of: &End, family: Family) -> Result<[u8; 6]> {
-    let own = on_underlay(&of.node.host, family);
+    let own = of.node.host.on_underlay(family);
     let peer = peers_of(&seen_by.node.host, etcd, family)?.into_iter().find(|peer| peer.public == own);
     let mac = peer.map(|peer| peer.mac).unwrap_or_default();
     let bytes: Vec<u8> = mac.split(':').filter_map(|byte| u8::from_str_radix(byte, 16).ok()).collect();

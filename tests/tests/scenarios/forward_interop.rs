@@ -13,7 +13,7 @@ use wire_tests::{
 };
 
 use crate::{
-    cluster::{PROMPT, START, exact, on_underlay},
+    cluster::{PROMPT, START, exact},
     datapath::Datapath,
     ends::{End, STREAMS, ends},
 };
@@ -114,9 +114,9 @@ struct Look<'a> {
 /// Checks one datagram: addresses, the port 8472, flags, VNI, both inner MACs, and an inner packet between the two legs.
 fn as_vxlan(datagram: &Datagram, look: &Look<'_>) -> Result {
     let Look { macs, own, others, family, sent } = *look;
-    let own_address = on_underlay(&own.node.host, family);
+    let own_address = own.node.host.on_underlay(family);
     let ends = if sent { (datagram.source, datagram.destination) } else { (datagram.destination, datagram.source) };
-    let other = others.iter().find(|other| on_underlay(&other.node.host, family) == ends.1.ip());
+    let other = others.iter().find(|other| other.node.host.on_underlay(family) == ends.1.ip());
     let other = other.ok_or_else(|| LabError::Wrong(format!("from or to nobody: {datagram:?}")))?;
     check(ends.0.ip() == own_address, || format!("the own address is {own_address}: {datagram:?}"))?;
     check(datagram.destination.port() == 8472, || format!("another port: {datagram:?}"))?;
@@ -251,8 +251,8 @@ impl Plain {
                 mtu: Encapsulation::RawIp.mtu(family),
                 address: own,
                 network,
-                local: SocketAddr::new(on_underlay(&host, family), Encapsulation::RawIp.port()),
-                peers: vec![(peer.node.subnet(family)?, SocketAddr::new(on_underlay(&peer.node.host, family), 8285))],
+                local: SocketAddr::new(host.on_underlay(family), Encapsulation::RawIp.port()),
+                peers: vec![(peer.node.subnet(family)?, SocketAddr::new(peer.node.host.on_underlay(family), 8285))],
             },
         )?;
         let server = TrafficServer::start(leg.namespace(), leg.address(family)?)?;

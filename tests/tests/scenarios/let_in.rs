@@ -7,12 +7,11 @@ use std::{
 };
 
 use nix::sys::socket::{setsockopt, sockopt::Priority};
-use wire_tests::{Family, Host, IpPacket, LabError, Result, check, eventually, lab};
+use wire_tests::{Family, Host, IpPacket, LabError, Result, Vxlan, check, eventually, lab};
 
 use crate::{
-    cluster::{DUAL, Node, V4, cluster, device, on_underlay},
+    cluster::{DUAL, Node, V4, cluster, device},
     seat::BACK,
-    tagged::frame,
 };
 
 /// Where the victim listens in the overlay.
@@ -31,7 +30,7 @@ impl Ear {
         socket.set_read_timeout(Some(Duration::from_secs(1))).map_err(io("cannot listen"))?;
         let mac = node.host.kernel().link(device(family))?.map(|link| link.address).unwrap_or_default();
         let packet = IpPacket::udp(SocketAddr::new(from.vtep(family)?, 4000), to, b"forged");
-        Ok(Self { socket, payload: frame(&mac, 0, &packet) })
+        Ok(Self { socket, payload: Vxlan::carrying(&packet, &mac, 0).to_payload() })
     }
 
     fn hears(&self) -> bool {
@@ -65,8 +64,8 @@ fn a_stranger_gets_in_by_no_address_port_or_table_that_the_rules_do_not_know() -
     let (_etcd, [node, member]) = cluster::<2>(&lab, V4)?;
     let stranger = lab.host("stranger")?;
     let ear = Ear::of(&node, &member, Family::V4)?;
-    let (local, own) = (on_underlay(&node.host, Family::V4), on_underlay(&stranger, Family::V4));
-    send(&member.host, on_underlay(&member.host, Family::V4), SocketAddr::new(local, 8472), &ear.payload)?;
+    let (local, own) = (node.host.on_underlay(Family::V4), stranger.on_underlay(Family::V4));
+    send(&member.host, member.host.on_underlay(Family::V4), SocketAddr::new(local, 8472), &ear.payload)?;
     check(ear.hears(), || "an honest packet is dropped".to_owned())?;
 
     stranger.namespace().ip(&format!("route add 203.0.113.0/24 via {local}"))?;
@@ -95,13 +94,13 @@ fn where_headers_carry_a_group_policy_members_are_heard_with_and_without_one_and
     let (_etcd, [node, member]) = cluster::<2>(&lab, &config)?;
     let stranger = lab.host("stranger")?;
     let ear = Ear::of(&node, &member, Family::V4)?;
-    let to = SocketAddr::new(on_underlay(&node.host, Family::V4), 8472);
+    let to = SocketAddr::new(node.host.on_underlay(Family::V4), 8472);
     // RFC 7348 §5, and the G bit with a policy's number (draft-smith-vxlan-group-policy).
     for (number, header) in (1..).zip([[0x08, 0, 0, 0], [0x88, 0, 0, 0], [0x88, 0x08, 0x12, 0x34]]) {
         let payload = [&header, &ear.payload[4..]].concat();
-        send(&member.host, on_underlay(&member.host, Family::V4), to, &payload)?;
+        send(&member.host, member.host.on_underlay(Family::V4), to, &payload)?;
         check(ear.hears(), || format!("{header:x?}: a member's is dropped"))?;
-        send(&stranger, on_underlay(&stranger, Family::V4), to, &payload)?;
+        send(&stranger, stranger.on_underlay(Family::V4), to, &payload)?;
         check(!ear.hears(), || format!("{header:x?}: a stranger's is let in"))?;
         counted(&node, "strangers", number)?;
     }
@@ -115,7 +114,7 @@ fn nobody_sends_through_a_host_to_its_peers_with_its_own_address() -> Result {
     let (_etcd, [node, member]) = cluster::<2>(&lab, DUAL)?;
     let stranger = lab.host("stranger")?;
     let ear = Ear::of(&member, &node, Family::V6)?;
-    let [own, to] = [&node, &member].map(|node| on_underlay(&node.host, Family::V6));
+    let [own, to] = [&node, &member].map(|node| node.host.on_underlay(Family::V6));
     send(&node.host, own, SocketAddr::new(to, 8472), &ear.payload)?;
     check(ear.hears(), || "an honest packet is dropped".to_owned())?;
     let link_local = node.host.exec("ip -6 -o address show dev eth0 scope link")?;

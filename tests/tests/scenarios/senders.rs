@@ -8,7 +8,7 @@ use std::{
 use wire_tests::{AgentSpec, Etcd, Family, Host, Lab, LabError, PeerLease, Result, check, eventually, lab};
 
 use crate::{
-    cluster::{DUAL, Node, PROMPT, V4, cluster, device, on_underlay, peer, settle},
+    cluster::{DUAL, Node, PROMPT, V4, cluster, device, peer, settle},
     seat::{Seat, seats},
 };
 
@@ -17,7 +17,7 @@ const COUNTED: Duration = Duration::from_secs(15);
 
 /// A stranger's VXLAN device that sends to a host as a peer would, with a source inside the other's subnet.
 fn forge(stranger: &Host, victim: &Node, source: IpAddr) -> Result {
-    forge_from(stranger, on_underlay(stranger, Family::of(source)), victim, source)
+    forge_from(stranger, stranger.on_underlay(Family::of(source)), victim, source)
 }
 
 /// The same with another address outside too.
@@ -26,7 +26,7 @@ fn forge_from(stranger: &Host, local: IpAddr, victim: &Node, source: IpAddr) -> 
     let vtep = victim.vtep(family)?;
     let link = victim.host.kernel().link(device(family))?;
     let mac = link.map(|link| link.address).unwrap_or_default();
-    let remote = on_underlay(&victim.host, family);
+    let remote = victim.host.on_underlay(family);
     let (vx, all, flag) = match family {
         Family::V4 => ("vx4", 32, ""),
         Family::V6 => ("vx6", 128, "nodad"),
@@ -103,7 +103,7 @@ fn nothing_forged_is_taken(lab: &Lab, family: Family) -> Result {
     // Its agent would see that it has addresses of others, and leave them out.
     member.agent.terminate()?;
     let elsewhere = inside(&member, family)?;
-    let router = on_underlay(&third.host, family);
+    let router = third.host.on_underlay(family);
     node.host.namespace().ip(&format!("route add {elsewhere}/{all} via {router} dev eth0"))?;
     for source in [outside, third.vtep(family)?, inside(&third, family)?, inside(&node, family)?, elsewhere] {
         member.host.namespace().sh(&format!("ip address add {source}/{all} dev lo {flag}"))?;
@@ -116,7 +116,7 @@ fn nothing_forged_is_taken(lab: &Lab, family: Family) -> Result {
         check(strangers == 6 && spoofed == 15, || format!("{strangers} and {spoofed} were counted"))
     })?;
     let first = &strangers[0];
-    let strangers: Vec<String> = strangers.iter().map(|host| on_underlay(host, family).to_string()).collect();
+    let strangers: Vec<String> = strangers.iter().map(|host| host.on_underlay(family).to_string()).collect();
     let status = node.agent.status()?;
     let senders = &status.rest["firewall"]["senders"];
     check(*senders == serde_json::json!(strangers), || format!("named are {senders}"))?;
@@ -128,10 +128,10 @@ fn nothing_forged_is_taken(lab: &Lab, family: Family) -> Result {
         Family::V4 => member.vtep(family)?.to_string() + "/24",
         Family::V6 => member.vtep(family)?.to_string() + "/64",
     };
-    let public = on_underlay(&member.host, family);
+    let public = member.host.on_underlay(family);
     let said = format!(
         "what {} sends as {subnet} is dropped, since the lease of {subnet} has the address {public}: ",
-        on_underlay(first, family)
+        first.on_underlay(family)
     );
     check(text.contains(&said) && text.contains("wire-agent here with --peers-only=false"), || text)
 }

@@ -10,7 +10,7 @@ use std::{
 use wire_tests::{Etcd, Family, Host, IPV6, IpPacket, LabError, PeerLease, Result, Vxlan, check, eventually, lab};
 
 use crate::{
-    cluster::{Node, on_underlay, settle},
+    cluster::{Node, settle},
     seat::BACK,
 };
 
@@ -21,8 +21,6 @@ const OWN: Ipv4Addr = Ipv4Addr::new(10, 17, 64, 0);
 const OTHERS: Ipv4Addr = Ipv4Addr::new(10, 17, 99, 0);
 /// Where the victim listens in the overlay.
 const EAR: u16 = 7000;
-/// A tag with VID 0.
-const TAG: [u8; 4] = [0x81, 0, 0, 0];
 
 #[test]
 fn vlan_tags_of_any_number_bring_no_source_of_another_member_in() -> Result {
@@ -42,7 +40,7 @@ fn vlan_tags_of_any_number_bring_no_source_of_another_member_in() -> Result {
 
     let link = node.host.kernel().link("flannel.1")?;
     let mac = link.map(|link| link.address).unwrap_or_default();
-    let send = |tags: usize, packet: &IpPacket| send(&member, &node, &frame(&mac, tags, packet));
+    let send = |tags: usize, packet: &IpPacket| send(&member, &node, &Vxlan::carrying(packet, &mac, tags).to_payload());
     let heard = || ear.recv_from(&mut [0; 100]).map(|(_, from)| from.ip());
     let packet = |from: Ipv4Addr| IpPacket::udp((from | Ipv4Addr::new(0, 0, 0, 5), 4000).into(), to, b"tagged");
     // What it may send arrives, or the rest says nothing.
@@ -78,24 +76,9 @@ fn fitting(packet: &IpPacket) -> Result<IpPacket> {
     ids.find(fits).ok_or_else(|| LabError::Wrong("no checksum fits".to_owned()))
 }
 
-/// A VXLAN payload of VNI 1 for the device with this MAC.
-pub(crate) fn frame(mac: &str, tags: usize, packet: &IpPacket) -> Vec<u8> {
-    let bytes: Vec<u8> = mac.split(':').filter_map(|byte| u8::from_str_radix(byte, 16).ok()).collect();
-    let behind = [TAG.repeat(tags).as_slice(), &packet.ether_type().to_be_bytes(), packet.bytes()].concat();
-    let vxlan = Vxlan {
-        flags: Vxlan::HAS_VNI,
-        vni: 1,
-        destination_mac: bytes.try_into().unwrap_or_default(),
-        source_mac: [2, 0, 0, 0, 0, 9],
-        ether_type: u16::from_be_bytes([behind[0], behind[1]]),
-        packet: behind[2..].to_vec(),
-    };
-    vxlan.to_payload()
-}
-
 fn send(from: &Host, to: &Node, payload: &[u8]) -> Result {
     let io = |source| LabError::Io { what: "cannot send a frame".to_owned(), source };
-    let socket = from.namespace().inside(|| UdpSocket::bind((on_underlay(from, Family::V4), 0)))?.map_err(io)?;
-    let to = SocketAddr::new(on_underlay(&to.host, Family::V4), 8472);
+    let socket = from.namespace().inside(|| UdpSocket::bind((from.on_underlay(Family::V4), 0)))?.map_err(io)?;
+    let to = SocketAddr::new(to.host.on_underlay(Family::V4), 8472);
     socket.send_to(payload, to).map(drop).map_err(io)
 }
