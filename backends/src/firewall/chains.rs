@@ -1,4 +1,6 @@
 //! The chains of iptables of one family. Pure.
+//!
+//! Their rules have no comments: the match `comment` is a call for each packet, and the names of the chains say whose they are.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,15 +13,11 @@ use super::{
     state::{Call, Chain, ChainName, ChainTable, ChainTableKind, Place},
 };
 
-/// The comments of our iptables rules.
-const FORWARD_COMMENT: &str = "wire-agent forward";
-const NAT_COMMENT: &str = "wire-agent nat";
-
 impl Side {
     /// The same as [`Side::nat`] in iptables, for a host that cannot have it in nftables. Here an accept keeps the source.
     pub(super) fn nat_chain(&self, masquerade: Masquerade) -> (ChainName, Chain) {
         let (all, overlay, own, group) = (self.network, self.overlay, self.own, multicast(self.family));
-        let rule = |matching: &str, verdict: &str| format!("{matching} {} -j {verdict}", comment(NAT_COMMENT));
+        let rule = |matching: &str, verdict: &str| format!("{matching} -j {verdict}");
         let mut rules = vec![
             rule(&format!("-m mark --mark {KUBE_MARK}/{KUBE_MARK}"), "RETURN"),
             rule(&format!("-s {own} -d {own}"), "RETURN"),
@@ -40,7 +38,7 @@ impl Side {
             ]
         }));
         let name = "WIRE-NAT".to_owned();
-        let call = format!("{} -j {name}", comment(NAT_COMMENT));
+        let call = format!("-j {name}");
         let calls = [("POSTROUTING".to_owned(), Call { place: Place::First, rules: vec![call] })].into();
         let table = ChainTable { family: self.family, kind: ChainTableKind::Nat };
         (ChainName { table, name }, Chain { rules, calls, ..Chain::default() })
@@ -49,12 +47,12 @@ impl Side {
     /// The chains of iptables, in front of Docker's drops.
     pub(super) fn chains(&self) -> BTreeMap<ChainName, Chain> {
         let (all, own) = (self.network, self.own);
-        let rule = |matching: String| format!("{matching} {} -j ACCEPT", comment(FORWARD_COMMENT));
+        let rule = |matching: String| format!("{matching} -j ACCEPT");
         let mut chains = BTreeMap::new();
         let mut add = |kind, name: &str, rules: Vec<String>, callers: &[(&str, Place)]| {
             let table = ChainTable { family: self.family, kind };
             let call = |(caller, place): &(&str, Place)| {
-                let rule = format!("{} -j {name}", comment(FORWARD_COMMENT));
+                let rule = format!("-j {name}");
                 ((*caller).to_owned(), Call { place: *place, rules: vec![rule] })
             };
             let chain = Chain {
@@ -80,7 +78,7 @@ impl Side {
         }
         // As flannel: in the place of a policy that drops, behind whatever others decide. Between containers of this host that is
         // Docker's to say: with --icc=false its drop comes behind ours at each of its starts.
-        let within = format!("-s {own} -d {own} {} -j RETURN", comment(FORWARD_COMMENT));
+        let within = format!("-s {own} -d {own} -j RETURN");
         let any = vec![within, rule(format!("-s {all}")), rule(format!("-d {all}"))];
         add(ChainTableKind::Filter, "WIRE-POLICY", any, &[("FORWARD", Place::Behind)]);
         chains
@@ -91,11 +89,6 @@ impl Side {
 pub(super) fn on_this_host(name: &ChainName, want: &Chain, internal: &BTreeSet<(Family, String)>) -> Vec<String> {
     let concerns = |(family, _): &&(Family, String)| want.spares_internal && *family == name.table.family;
     let left = internal.iter().filter(concerns).flat_map(|(_, link)| [format!("-i {link}"), format!("-o {link}")]);
-    let left = left.map(|matching| format!("{matching} {} -j RETURN", comment(FORWARD_COMMENT)));
+    let left = left.map(|matching| format!("{matching} -j RETURN"));
     left.chain(want.rules.iter().cloned()).collect()
-}
-
-/// As iptables-save writes it.
-fn comment(text: &str) -> String {
-    format!("-m comment --comment \"{text}\"")
 }

@@ -64,7 +64,7 @@ mod tests {
 
     const LISTING: &str = r#"*filter
 :DOCKER-USER - [0:0]
--A DOCKER-USER -m comment --comment "wire-agent forward" -j WIRE-FORWARD
+-A DOCKER-USER -j WIRE-FORWARD
 -A DOCKER-USER -s 10.5.7.0/24 -p tcp -m tcp --dport 5432 -j DROP
 -A DOCKER-USER ! -s 192.168.1.0/24 -p tcp -m tcp --dport 80 -j REJECT --reject-with icmp-port-unreachable
 -A DOCKER-USER -i flannel+ -d 10.5.1.2/32 -j DROP

@@ -195,8 +195,8 @@ COMMIT
 -A FORWARD -j DOCKER-USER
 -A FORWARD -m comment --comment "wire-agent forward" -j WIRE-FORWARD
 -A FORWARD -m comment --comment "kept, \" -j WIRE-FORMER" -j LOG --log-prefix "x -j WIRE-FORMER "
--A WIRE-FORWARD -s 10.5.0.0/16 -d 10.5.1.0/24 -i flannel.1 -m comment --comment "wire-agent forward" -j ACCEPT
--A WIRE-FORWARD -s 10.5.1.0/24 -d 10.5.0.0/16 -o flannel.1 -m comment --comment "wire-agent forward" -j ACCEPT
+-A WIRE-FORWARD -s 10.5.0.0/16 -d 10.5.1.0/24 -i flannel.1 -j ACCEPT
+-A WIRE-FORWARD -s 10.5.1.0/24 -d 10.5.0.0/16 -o flannel.1 -j ACCEPT
 -A WIRE-FORMER -j ACCEPT
 COMMIT
 "#;
@@ -227,18 +227,18 @@ fn what_others_put_in_front_of_ours_is_passed_and_what_flanneld_left_goes_last()
     insta::assert_snapshot!(input.concat(), @r#"
     *raw
     :WIRE-RAW - [0:0]
-    -A WIRE-RAW -s 10.5.0.0/16 -d 10.5.1.0/24 -i flannel.1 -m comment --comment "wire-agent forward" -j ACCEPT
-    -I PREROUTING 1 -m comment --comment "wire-agent forward" -j WIRE-RAW
+    -A WIRE-RAW -s 10.5.0.0/16 -d 10.5.1.0/24 -i flannel.1 -j ACCEPT
+    -I PREROUTING 1 -j WIRE-RAW
     COMMIT
     *filter
     :WIRE-POLICY - [0:0]
-    -A WIRE-POLICY -s 10.5.1.0/24 -d 10.5.1.0/24 -m comment --comment "wire-agent forward" -j RETURN
-    -A WIRE-POLICY -s 10.5.0.0/16 -m comment --comment "wire-agent forward" -j ACCEPT
-    -A WIRE-POLICY -d 10.5.0.0/16 -m comment --comment "wire-agent forward" -j ACCEPT
-    -I DOCKER-USER 1 -m comment --comment "wire-agent forward" -j WIRE-FORWARD
+    -A WIRE-POLICY -s 10.5.1.0/24 -d 10.5.1.0/24 -j RETURN
+    -A WIRE-POLICY -s 10.5.0.0/16 -j ACCEPT
+    -A WIRE-POLICY -d 10.5.0.0/16 -j ACCEPT
+    -I DOCKER-USER 1 -j WIRE-FORWARD
     -D FORWARD -m comment --comment "wire-agent forward" -j WIRE-FORWARD
-    -I FORWARD 1 -m comment --comment "wire-agent forward" -j WIRE-FORWARD
-    -A FORWARD -m comment --comment "wire-agent forward" -j WIRE-POLICY
+    -I FORWARD 1 -j WIRE-FORWARD
+    -A FORWARD -j WIRE-POLICY
     COMMIT
     *filter
     :WIRE-FORMER - [0:0]
