@@ -1,7 +1,7 @@
 //! Doubts that what we let in gets to the device. Pure.
 //!
-//! The kernel counts what a device of its own has received, for nothing. That is less than what we let in: the device drops by itself
-//! (flags, its own MAC), and one that is made anew counts from zero. So where it stands still while packets arrive that is a doubt
+//! The kernel counts what a device has received, for nothing. That is less than what we let in: the device, or the agent behind it, drops by
+//! itself (flags, another MAC), and one that is made anew counts from zero. So where it stands still while packets arrive that is a doubt
 //! and no proof, and what others let in is counted for a while, which costs something for each packet.
 
 use std::{

@@ -99,7 +99,7 @@ impl Keeper {
         self.board.warning(DOCKER_USER, warning);
     }
 
-    /// Compares what we let in with what the kernel's devices have received; true where another family is doubted than before.
+    /// Compares what we let in with what the devices have received; true where another family is doubted than before.
     pub(super) fn note_doubts(&mut self, devices: &DualStack<OverlayDevice>) -> bool {
         // Each lease brings a look, and reading the counters of all links takes longer than all else of it.
         if !self.doubts.is_due(Instant::now()) {
@@ -108,7 +108,7 @@ impl Keeper {
         // Our own counters were read before: what is on its way in between is received in excess.
         let Ok(traffic) = traffic() else { return false };
         let mut changed = false;
-        for (family, device) in devices.iter().filter(|(_, device)| device.in_kernel) {
+        for (family, device) in devices.iter() {
             let arrived = self.seen.counted.arrived.of(family).copied();
             let received = traffic.devices.get(&device.link).map(|passed| passed.received);
             if let Some((arrived, received)) = arrived.zip(received) {

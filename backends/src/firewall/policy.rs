@@ -187,13 +187,11 @@ impl FirewallPolicy {
     /// The families in which the kernel tracks the connections of encapsulated packets that come in, and why.
     #[must_use]
     pub fn tracked(&self, devices: &DualStack<OverlayDevice>, around: &Surroundings) -> BTreeMap<Family, String> {
-        devices.iter().filter_map(|(family, device)| Some((family, self.tracked_in(family, device, around)?))).collect()
+        devices.iter().filter_map(|(family, _)| Some((family, self.tracked_in(family, around)?))).collect()
     }
 
-    fn tracked_in(&self, family: Family, device: &OverlayDevice, around: &Surroundings) -> Option<String> {
-        let ours = if device.vni.is_none() {
-            Some("the udp backend has no header of its own")
-        } else if self.senders == Senders::Anyone {
+    fn tracked_in(&self, family: Family, around: &Surroundings) -> Option<String> {
+        let ours = if self.senders == Senders::Anyone {
             Some("anyone may send")
         } else if around.nftables != Nftables::Whole {
             Some("inner sources are not compared")
@@ -237,17 +235,16 @@ impl FirewallPolicy {
         // Whatever a container is on: behind all that changes sources (100, `srcnat`).
         let masqueraded = through.iter().filter_map(|side| side.masqueraded()).collect();
         table.add("encapsulated-out", "filter", Hook::Postrouting, 300, encapsulated(&device, masqueraded));
-        // Behind everyone's: what others drop never gets here. What the kernel's own device takes off it counts for nothing.
-        let counted: Vec<&&Side> =
-            through.iter().filter(|side| !side.is_in_kernel() || around.doubted.contains(&side.family)).collect();
+        // Behind everyone's: what others drop never gets here.
+        let doubted = || through.iter().filter(|side| around.doubted.contains(&side.family));
         let delivered: Vec<Rule> =
-            counted.iter().map(|side| side.counted("let in by all", counter::delivered(side.family))).collect();
+            doubted().map(|side| side.counted("let in by all", counter::delivered(side.family))).collect();
         if !delivered.is_empty() {
             table.add("encapsulated-delivered", "filter", Hook::Input, 300, encapsulated(&device, delivered));
         }
         let counters = [counter::STRANGERS, counter::CONTAINERS, counter::SPOOFED].into_iter();
         let counters = counters.chain(through.iter().map(|side| counter::arrived(side.family)));
-        let counters = counters.chain(counted.iter().map(|side| counter::delivered(side.family)));
+        let counters = counters.chain(doubted().map(|side| counter::delivered(side.family)));
         table.counters = counters.map(str::to_owned).collect();
         let elements = around.bridges.iter().filter(|link| is_plain(link)).map(|link| Element::Link(*link)).collect();
         table.sets.insert(BRIDGES.to_owned(), Set { kind: SetKind::Links, elements });
@@ -274,20 +271,21 @@ impl FirewallPolicy {
         if self.senders == Senders::Anyone {
             incoming.extend(through.iter().map(|side| side.all_others()));
         }
-        let mut usual = Vec::new();
-        for side in through.iter().filter(|_| self.senders == Senders::Peers && source_check) {
-            let tracked = self.tracked_in(side.family, device, around).is_some();
-            usual.extend(side.usual(&around.bridges, tracked));
-        }
+        let is_usual = self.senders == Senders::Peers && source_check;
+        let usual = |side: &&Side| {
+            let tracked = self.tracked_in(side.family, around).is_some();
+            side.usual(&around.bridges, tracked).filter(|_| is_usual)
+        };
+        arriving.extend(to_port(device).into_iter().chain(through.iter().filter_map(usual)));
         if device.vni.is_some() {
-            arriving.extend(to_port(device).into_iter().chain(usual).chain(of_network(device)));
+            arriving.extend(of_network(device));
             arriving.extend(through.iter().filter_map(|side| side.as_if_from_us()).chain(passing));
             arriving.extend(through.iter().filter_map(|side| side.passing()).chain(incoming));
         } else {
             // Without a header that says so, an answer to a masqueraded packet may look as if it were encapsulated, until it has its
             // own address back (-100).
-            let incoming = encapsulated(device, [usual, incoming].concat());
-            table.add("encapsulated-in", "filter", Hook::Input, -10, incoming);
+            let incoming = [side::let_in_before()].into_iter().chain(incoming).collect();
+            table.add("encapsulated-in", "filter", Hook::Input, -10, encapsulated(device, incoming));
             table.add("encapsulated-through", "filter", Hook::Forward, -10, encapsulated(device, passing));
         }
         table.add("arriving", "filter", Hook::Prerouting, -310, arriving);

@@ -37,8 +37,8 @@ pub(super) enum Match {
     Pair(Pair, String),
     /// All bits of this mark are set.
     Mark(&'static str),
-    /// No rule has let in what it came in.
-    NotLetIn,
+    /// Whether a rule has let it in, or what it came in.
+    LetIn(Is, By),
     /// An answer to it would leave by another link than this packet came by.
     AnsweredElsewhere,
     /// It is for another host, as far as this one's own table of local addresses goes.
@@ -113,7 +113,7 @@ pub(super) enum Action {
     /// Sets bits of its mark.
     SetMark(u32),
     /// Notes that it is let in, for what comes in it.
-    LetIn,
+    LetIn(By),
     /// Puts its source into a set.
     NoteSource(Family, String),
     /// Puts its source and its inner source into a set.
@@ -139,10 +139,18 @@ impl Rule {
     }
 }
 
-/// The priority (`skb->priority`) of a packet that a rule has let in, which the one inside keeps (vxlan_rcv clears mark and connection at
-/// most). No sender can give it: what comes over a wire has none, or the few that tags of VLANs stand for, and what containers send loses
-/// its own on the way out of their namespace (____dev_forward_skb). It names no class of a queue, and its lowest bits the usual one.
-const LET_IN: &str = "7769:0";
+/// How a packet is known to be encapsulated. Each has a priority (`skb->priority`) by which later rules know what was let in.
+///
+/// No sender can give it to a packet: what comes over a wire has none, or the few that tags of VLANs stand for, and what containers send
+/// loses its own on the way out of their namespace (____dev_forward_skb). It names no class of a queue. The packet that the kernel takes out
+/// of another one keeps it (vxlan_rcv clears mark and connection at most), so each kind has one of its own.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum By {
+    /// By a VXLAN header.
+    Header,
+    /// By its port alone.
+    Port,
+}
 
 /// nft's word for the family.
 pub(super) const fn ip(family: Family) -> &'static str {
@@ -165,26 +173,36 @@ impl fmt::Display for Match {
             Self::PortIsNot(port) => write!(f, "udp dport != {port}"),
             // UDP's header and that of VXLAN, in bytes (RFC 768, RFC 7348 §5).
             Self::Short => f.write_str("udp length < 16"),
-            Self::Header(is, header) => {
-                let not = match is {
-                    Is::So => "",
-                    Is::NotSo => "!= ",
-                };
-                match header {
-                    Header::Whole(bytes) => write!(f, "@th,64,64 {not}{:#018x}", u64::from_be_bytes(*bytes)),
-                    Header::Vni(vni) => write!(f, "@th,96,24 {not}{}", vni.number()),
-                }
-            }
+            Self::Header(is, Header::Whole(bytes)) => write!(f, "@th,64,64 {is}{:#018x}", u64::from_be_bytes(*bytes)),
+            Self::Header(is, Header::Vni(vni)) => write!(f, "@th,96,24 {is}{}", vni.number()),
             Self::EtherType(at, number) => write!(f, "@th,{},16 {number:#06x}", at * 8),
             Self::Pair(pair, set) => write!(f, "{pair} @{set}"),
             Self::Mark(mark) => write!(f, "meta mark & {mark} == {mark}"),
-            Self::NotLetIn => write!(f, "meta priority != {LET_IN}"),
+            Self::LetIn(is, by) => write!(f, "meta priority {is}{by}"),
             Self::AnsweredElsewhere => f.write_str("fib saddr . iif oif 0"),
             Self::OnlyPassing => f.write_str("fib daddr type unicast"),
             Self::SourceWasNot(family, source) => {
                 write!(f, "ct status snat ct original {} saddr != {source}", ip(*family))
             }
         }
+    }
+}
+
+impl fmt::Display for By {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Header => "7769:0",
+            Self::Port => "7769:1",
+        })
+    }
+}
+
+impl fmt::Display for Is {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::So => "",
+            Self::NotSo => "!= ",
+        })
     }
 }
 
@@ -242,7 +260,7 @@ impl fmt::Display for Action {
             Self::Count => f.write_str("counter"),
             Self::CountIn(counter) => write!(f, "counter name \"{counter}\""),
             Self::NoTrack => f.write_str("notrack"),
-            Self::LetIn => write!(f, "meta priority set {LET_IN}"),
+            Self::LetIn(by) => write!(f, "meta priority set {by}"),
             Self::SetMark(bits) => write!(f, "meta mark set meta mark or {bits:#x}"),
             Self::NoteSource(family, set) => write!(f, "update @{set} {{ {} saddr }}", ip(*family)),
             Self::NotePair(pair, set) => write!(f, "update @{set} {{ {pair} }}"),

@@ -7,7 +7,7 @@ use wire_lease::{Entry, Family, LeaseTable, Prefix};
 use super::{
     overlay::Overlay,
     policy::{ACCEPT_MARK, KUBE_MARK, Masquerade, OverlayDevice, Senders, is_plain},
-    rule::{Action, Addresses, Header, Is, Links, Match, Pair, Rule},
+    rule::{Action, Addresses, By, Header, Is, Links, Match, Pair, Rule},
     state::{Element, Set, SetKind},
 };
 use crate::{LinkName, forward::vxlan_header};
@@ -100,16 +100,11 @@ impl Side {
         }
     }
 
-    /// Whether the kernel itself takes encapsulated packets off.
-    pub(super) fn is_in_kernel(&self) -> bool {
-        self.device.is_some_and(|device| device.in_kernel)
-    }
-
     /// What has come out of the kernel's device and was let in by no rule: the kernel may find an encapsulated packet to be for us where
     /// our rules do not (an operator's DNAT, another table of local addresses, a device that takes other headers too).
     pub(super) fn not_let_in(&self) -> Option<Rule> {
         let OverlayDevice { link, .. } = self.device.filter(|device| device.in_kernel)?;
-        let matches = [Match::From(Links::Is(link)), Match::NotLetIn];
+        let matches = [Match::From(Links::Is(link)), Match::LetIn(Is::NotSo, By::Header)];
         Some(Rule::new("let in by no rule", matches, dropped(counter::STRANGERS)))
     }
 
@@ -141,14 +136,20 @@ impl Side {
         matches.extend(self.inner_type());
         matches.push(self.of_usual_len()?);
         let untracked = (!tracked).then_some(Action::NoTrack);
-        let actions = [Action::Count, Action::LetIn].into_iter().chain(untracked).chain([Action::Accept]);
+        let actions = [Action::Count, self.let_in_by()?].into_iter().chain(untracked).chain([Action::Accept]);
         Some(Rule::new(usual_mark(self.family), matches, actions.collect::<Vec<_>>()))
     }
 
     /// Lets in what `from` says, where it is a packet of this family.
     fn let_in(&self, from: Match) -> Rule {
         let matches = self.inner_type().into_iter().chain([from]).collect::<Vec<_>>();
-        Rule::new("peers", matches, [Action::CountIn(counter::arrived(self.family)), Action::LetIn, Action::Accept])
+        let actions = [Action::CountIn(counter::arrived(self.family))].into_iter().chain(self.let_in_by());
+        Rule::new("peers", matches, actions.chain([Action::Accept]).collect::<Vec<_>>())
+    }
+
+    fn let_in_by(&self) -> Option<Action> {
+        let OverlayDevice { vni, .. } = self.device?;
+        Some(Action::LetIn(if vni.is_some() { By::Header } else { By::Port }))
     }
 
     /// What comes from the address that a subnet of the usual length is leased to.
@@ -193,8 +194,8 @@ impl Side {
 
     /// Lets in what is left of this family.
     pub(super) fn all_others(&self) -> Rule {
-        let actions = [Action::CountIn(counter::arrived(self.family)), Action::LetIn];
-        Rule::new("all others", [Match::Family(self.family)], actions)
+        let actions = [Action::CountIn(counter::arrived(self.family))].into_iter().chain(self.let_in_by());
+        Rule::new("all others", [Match::Family(self.family)], actions.collect::<Vec<_>>())
     }
 
     /// Forged: this host sends nothing to itself through a link.
@@ -297,6 +298,11 @@ impl Side {
             Family::V6 => "v6",
         }
     }
+}
+
+/// Judges nothing twice.
+pub(super) fn let_in_before() -> Rule {
+    Rule::new("let in before", [Match::LetIn(Is::So, By::Port)], [Action::Accept])
 }
 
 /// Lets all but what goes to the port of encapsulated packets go on at once.
