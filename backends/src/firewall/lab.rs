@@ -10,12 +10,12 @@ use std::time::Duration;
 use wire_lease::Family;
 
 use super::{
-    Element, FirewallDataplane, FirewallMonitor, Masquerade, Nftables, Senders, SetChange,
+    Element, FirewallDataplane, FirewallMonitor, FirewallOp, Masquerade, Nftables, Senders, SetChange,
     netfilter::Netfilter,
     tests::{bounded, policy, wanted, wanted_around, wanted_with},
 };
 use crate::{
-    ErrorKind, NetState, Reconciler, Scope,
+    Dataplane as _, ErrorKind, NetState, Op, Reconciler, Scope,
     dataplane::tests::lab::{drop_privileges, in_namespace, run, runtime},
 };
 
@@ -296,9 +296,33 @@ fn measure_rounds_among_many_peers() {
             timed("read again", &want(0), true);
             timed("believed", &want(0), false);
             timed("one more", &want(1), false);
+            // What the kernel and we need for that alone, beside the comparison: each one transaction, as a round makes it.
+            let mut times: Vec<Duration> =
+                (1..=1_000).map(|number| time_of_one_more(&mut reconciler, number)).collect();
+            times.sort_unstable();
+            println!(
+                "{peers} peers, the transaction of one more: {:?}, the slowest of 1000 {:?}",
+                times[500], times[999]
+            );
             assert!(reconciler.round(&NetState::default()).converged);
         }
     });
+}
+
+/// How long one transaction takes that adds a peer which is not there.
+fn time_of_one_more(reconciler: &mut Reconciler<FirewallDataplane>, number: u32) -> Duration {
+    let public = std::net::Ipv4Addr::from_bits(0xc000_0000 + number).into();
+    let subnet =
+        wire_lease::Prefix::new(std::net::Ipv4Addr::from_bits(0x3000_0000 + (number << 8)).into(), 24).unwrap();
+    let add = |element| SetChange { add: [element].into(), ..SetChange::default() };
+    let subnets = ("subnets-v4-24".to_owned(), add(Element::Subnet(public, subnet)));
+    let changes = [("peers-v4".to_owned(), add(Element::Address(public))), subnets].into();
+    let op = Op::Firewall(FirewallOp::ChangeSets(changes));
+    let begun = std::time::Instant::now();
+    let attempts = reconciler.dataplane().apply(&[op]);
+    let taken = begun.elapsed();
+    assert!(attempts.iter().all(Result::is_ok), "{attempts:?}");
+    taken
 }
 
 #[test]
