@@ -180,8 +180,9 @@ fn the_loss_meter_and_the_kernel_views_agree_with_an_overlay_made_by_hand() -> R
 fn a_trace_shows_each_write_to_the_kernel_and_no_reading() -> Result {
     let lab = lab!();
     let host = lab.host("h1")?;
-    // In the agent's place: a shell that writes twice, reads once, and waits.
-    let script = "ip link add d1 type bridge; ip route show; ip link set d1 up; exec sleep 60";
+    // In the agent's place: a shell that writes twice, reads once, and waits. (`ip link` writes more: it asks first what the kernel can do.)
+    let script =
+        "ip address add 192.0.2.1/32 dev lo; ip route show; ip rule add from 192.0.2.1 table 99; exec sleep 60";
     let wrapper = ["sh", "-c", script].map(str::to_owned).to_vec();
     let mut stand_in = Agent::spawn(&host, AgentSpec { wrapper, ..AgentSpec::default() }.traced())?;
     let mut writes = Vec::new();
@@ -189,7 +190,7 @@ fn a_trace_shows_each_write_to_the_kernel_and_no_reading() -> Result {
         writes = stand_in.kernel_writes()?;
         check(writes.len() >= 2, || format!("{writes:?}"))
     })?;
-    check(writes == ["RTM_NEWLINK", "RTM_NEWLINK"], || format!("{writes:?}"))?;
+    check(writes == ["RTM_NEWADDR", "RTM_NEWRULE"], || format!("{writes:?}"))?;
     // The signal reaches the traced process itself, not its tracer.
     let (status, _) = stand_in.terminate()?;
     check(status.code().is_none(), || format!("it ended with {status}"))
