@@ -124,6 +124,10 @@ pub(crate) struct RunFlags {
     /// Take encapsulated packets from the public addresses of leases alone. Off where peers are behind a NAT that hides them.
     #[arg(long, num_args = 0..=1, require_equals = true, default_value = "true", default_missing_value = "true", value_parser = GO_BOOL, value_name = "BOOL", help_heading = "Firewall")]
     pub(crate) peers_only: bool,
+    /// Let established TCP and UDP connections between containers of the overlay skip the rules of forwarding. Rules added later do not apply
+    /// to them. Needs a kernel with NF_FLOW_TABLE and NFT_FLOW_OFFLOAD (Debian's have them); without, `status` warns and all goes on as before.
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", value_parser = GO_BOOL, value_name = "BOOL", help_heading = "Firewall")]
+    pub(crate) flowtable: bool,
     /// Seconds until a firewall that others changed is put right, at most; the kernel's word of nftables comes first.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..), value_name = "SECONDS", help_heading = "Firewall")]
     pub(crate) iptables_resync: u32,

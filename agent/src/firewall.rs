@@ -27,7 +27,7 @@ use wire_lease::{DualStack, Entry, Family, LeaseTable, NetworkConfig, Prefix, ch
 
 use self::{
     doubts::Doubts,
-    said::{DOCKERS_CHAINS, HIDDEN, IPTABLES, NFTABLES, RIVAL, lacking},
+    said::{DOCKERS_CHAINS, FLOWTABLE, HIDDEN, IPTABLES, NFTABLES, RIVAL, lacking, no_flowtable},
 };
 use crate::{
     bridges::Findings,
@@ -114,6 +114,7 @@ impl FirewallKeeper {
             masquerade: settings.masquerade,
             forward: settings.forward,
             senders: settings.senders,
+            flowtable: settings.flowtable,
         };
         let families: Vec<Family> = config.families().collect();
         rivals::announce();
@@ -258,9 +259,9 @@ impl Keeper {
             self.pause = (self.pause * 2).min(SLOWEST);
         }
         let mut report = self.compare(wish);
-        // What nftables does not hold, iptables is to do at once. There are two steps down.
-        for _ in 0..2 {
-            if self.reconciler.dataplane().nftables() >= self.around.nftables {
+        // What nftables does not hold, iptables is to do at once. There are two steps down, and one without a flowtable.
+        for _ in 0..3 {
+            if !self.reconciler.dataplane().holds_less(&self.around) {
                 break;
             }
             let before = std::mem::replace(&mut report, self.compare(wish));
@@ -280,6 +281,7 @@ impl Keeper {
         }
         let lack = self.reconciler.dataplane().lack().map(|error| lacking(self.around.nftables, error));
         self.board.warning(NFTABLES, lack);
+        self.board.caution(FLOWTABLE, self.reconciler.dataplane().lack_of_flowtables().map(no_flowtable));
         let hidden = self.is_blind().then(|| HIDDEN.to_owned());
         self.board.warning(DOCKERS_CHAINS, hidden);
         self.publish(&report, &wish.devices);
@@ -307,6 +309,9 @@ impl Keeper {
         match self.reconciler.dataplane().surroundings(&subnets) {
             Ok(mut around) => {
                 around.doubted = self.doubts.families();
+                if self.policy.flowtable {
+                    around.hookable = self.reconciler.dataplane().hookable(&wish.devices, &around.bridges);
+                }
                 self.note_bridges(&around, subnets);
                 self.note_surroundings(around, &wish.devices);
             }

@@ -45,6 +45,8 @@ pub(crate) struct FirewallSettings {
     /// Whether forwarding is accepted.
     pub(crate) forward: bool,
     pub(crate) senders: Senders,
+    /// Whether connections that were answered pass no rule of forwarding any more.
+    pub(crate) flowtable: bool,
     /// How often it is checked, whether or not the kernel says that it has changed.
     pub(crate) every: Duration,
 }
@@ -153,6 +155,7 @@ impl Settings {
                 },
                 forward: run.iptables_forward_rules,
                 senders: if run.peers_only { Senders::Peers } else { Senders::Anyone },
+                flowtable: run.flowtable,
                 every: Duration::from_secs(run.iptables_resync.into()),
             },
             blackhole: run.ip_blackhole_route,

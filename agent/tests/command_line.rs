@@ -127,6 +127,7 @@ fn a_boolean_with_its_value_apart_is_told_the_right_form() {
         "ip-masq-fully-random-disable",
         "iptables-forward-rules",
         "peers-only",
+        "flowtable",
         "ip-blackhole-route",
         "userspace-vxlan",
         "forward-source-check",

@@ -39,8 +39,8 @@ pub use dataplane::{
 pub use detour::Detours;
 pub use firewall::{
     ACCEPT_MARK, BaseChain, Call, Chain, ChainChange, ChainName, ChainTable, ChainTableKind, Counted, DockerRules,
-    Element, Firewall, FirewallDataplane, FirewallMonitor, FirewallOp, FirewallPolicy, Hook, Masquerade, Nftables,
-    Others, OverlayDevice, Place, Rule, Senders, Set, SetChange, SetKind, Surroundings, Table, TableName,
+    Element, Firewall, FirewallDataplane, FirewallMonitor, FirewallOp, FirewallPolicy, Flowtable, Hook, Masquerade,
+    Nftables, Others, OverlayDevice, Place, Rule, Senders, Set, SetChange, SetKind, Surroundings, Table, TableName,
 };
 #[cfg(any(test, feature = "fuzzing"))]
 pub use forward::fuzzing;

@@ -8,6 +8,7 @@ pub(super) const BRIDGE: &str = "bridge";
 pub(super) const BRIDGE_NAME: &str = "bridge's name";
 pub(super) const BLOCKED: &str = "encapsulation";
 pub(super) const NFTABLES: &str = "nftables";
+pub(super) const FLOWTABLE: &str = "flowtable";
 pub(super) const IPTABLES: &str = "iptables";
 pub(super) const DOCKERS_CHAINS: &str = "Docker's chains";
 pub(super) const DOCKER_USER: &str = "DOCKER-USER";
@@ -56,6 +57,16 @@ pub(super) fn lacking(nftables: Nftables, error: &OpError) -> String {
         }
     };
     format!("{}; until then {missed}", chain(error))
+}
+
+/// What is missed where the kernel takes no flowtable of ours, why, and what to do.
+pub(super) fn no_flowtable(error: &OpError) -> String {
+    format!(
+        "established connections go through all rules of forwarding, as without --flowtable: the kernel needs NF_FLOW_TABLE_INET and \
+         NFT_FLOW_OFFLOAD, as Debian's have them (modprobe -a nf_flow_table_inet nft_flow_offload says whether it has); it is tried again once \
+         a minute ({})",
+        chain(error)
+    )
 }
 
 /// Who drops what peers send us, of which families where that is not plain, and what to do.

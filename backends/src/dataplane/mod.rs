@@ -29,6 +29,7 @@ pub(crate) use holders::container_links;
 pub use host::{Host, HostAddress, HostLink, Standing, Way};
 pub use monitor::{Monitor, Wake};
 pub use nics::{MacOrigin, Nic};
+pub(crate) use read::link_by;
 pub use traffic::{Passed, Traffic, traffic};
 pub use underlay::Underlay;
 pub use write::{NetlinkDataplane, RouteForm};

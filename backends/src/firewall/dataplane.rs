@@ -1,6 +1,7 @@
 //! Reading the packet filter, and carrying out changes of it.
 
 mod counted;
+mod flows;
 mod leave;
 
 use std::{
@@ -12,6 +13,7 @@ use std::{
 use wire_lease::{Family, Prefix};
 
 pub use self::counted::Counted;
+use self::flows::Flows;
 use super::{
     iptables, netfilter,
     netfilter::{Expressions, Netfilter},
@@ -45,6 +47,8 @@ pub struct FirewallDataplane {
     tried: Nftables,
     /// When less than all, and since when.
     lack: Option<(Instant, OpError)>,
+    /// What is known of flowtables.
+    flows: Flows,
     /// What could not be read: nothing is written there either.
     unreadable: BTreeMap<Part, OpError>,
     others: Others,
@@ -95,6 +99,7 @@ impl FirewallDataplane {
             nftables: Nftables::Whole,
             tried: Nftables::Whole,
             lack: None,
+            flows: Flows::default(),
             unreadable: BTreeMap::new(),
             others: Others::default(),
             looked_at: None,
@@ -116,6 +121,7 @@ impl FirewallDataplane {
         legacy
             || !self.unreadable.is_empty()
             || self.generation.is_none()
+            || self.have_flowtables_changed()
             || self.netfilter().and_then(Netfilter::generation).ok() != self.generation
     }
 
@@ -134,7 +140,15 @@ impl FirewallDataplane {
         }
         self.tried = self.nftables;
         let tracked = self.tracked();
-        Ok(Surroundings { bridges, links, docker, nftables: self.nftables, tracked, doubted: BTreeSet::new() })
+        Ok(Surroundings {
+            bridges,
+            links,
+            docker,
+            nftables: self.nftables,
+            tracked,
+            doubted: BTreeSet::new(),
+            hookable: BTreeSet::new(),
+        })
     }
 
     /// The families whose encapsulated packets others need tracked, and why. The rules are read again once somebody has changed some.
@@ -213,6 +227,7 @@ impl FirewallDataplane {
                 *rule = Rule { mark: "altered".to_owned(), text: String::new() };
             }
         }
+        self.flows.read.clone_from(&table.flowtables);
         for (mark, bytes) in expressions {
             self.expressions.entry(mark).or_insert(bytes);
         }
@@ -303,6 +318,7 @@ impl FirewallDataplane {
             // What nft makes of our rules is learned now, while it is right.
             let (made, expressions) = self.netfilter().and_then(Netfilter::table).unwrap_or_default();
             self.expressions = expressions;
+            self.flows.read.clone_from(&made.flowtables);
             if made != *wanted {
                 // As some before 1.0.6 do with ranges in concatenations (its release notes).
                 return Err(OpError::unsupported(
@@ -359,7 +375,9 @@ impl Dataplane for FirewallDataplane {
                 _ => Err(OpError::program(ErrorKind::Unsupported, op.to_string(), io::ErrorKind::Unsupported.into())),
             };
             standing &= attempt.is_ok();
-            if let Op::Firewall(FirewallOp::PutTable(_)) = op {
+            if let Op::Firewall(FirewallOp::PutTable(table)) = op
+                && !self.flows.have_failed(table, attempt.as_ref().err())
+            {
                 self.learn(attempt.as_ref().err());
             }
             attempts.push(attempt);

@@ -23,7 +23,7 @@ pub(super) fn be32(value: &[u8]) -> Option<u32> {
 }
 
 pub(super) fn hook_of(number: u32) -> Option<Hook> {
-    let hooks = [Hook::Prerouting, Hook::Input, Hook::Forward, Hook::Output, Hook::Postrouting];
+    let hooks = [Hook::Prerouting, Hook::Input, Hook::Forward, Hook::Output, Hook::Postrouting, Hook::Ingress];
     hooks.get(usize::try_from(number).ok()?).copied()
 }
 

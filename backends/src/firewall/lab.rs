@@ -1,6 +1,7 @@
 //! On the real kernel, each test in a fresh network namespace of its own. What is there is checked through `nft` and
 //! `iptables`.
 
+mod flowtable;
 mod others;
 mod senders;
 mod tracking;

@@ -11,6 +11,7 @@ mod dataplane;
 mod decode;
 mod diff;
 mod encode;
+mod flowtable;
 mod iptables;
 mod monitor;
 mod netfilter;
@@ -33,8 +34,8 @@ pub use policy::{
     ACCEPT_MARK, DockerRules, FirewallPolicy, Masquerade, Nftables, OverlayDevice, Senders, Surroundings,
 };
 pub use state::{
-    BaseChain, Call, Chain, ChainName, ChainTable, ChainTableKind, Element, Firewall, Hook, Place, Rule, Set, SetKind,
-    Table, TableName,
+    BaseChain, Call, Chain, ChainName, ChainTable, ChainTableKind, Element, Firewall, Flowtable, Hook, Place, Rule,
+    Set, SetKind, Table, TableName,
 };
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! Reading goes over netlink (linux/netfilter/nf_tables.h) and costs a fraction of a millisecond, and so does changing sets,
 //! which each lease does. All else is written by nft ([`super::program`]), which knows how expressions are put together.
 
+mod flowtable;
 mod others;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -120,6 +121,7 @@ impl Netfilter {
             table.sets.insert(name, Set { kind, elements });
         }
         table.counters = self.counters()?.into_keys().collect();
+        table.flowtables = self.flowtables()?;
         Ok((table, expressions))
     }
 
@@ -297,12 +299,13 @@ impl Netfilter {
             let of =
                 |wanted: u16| attributes(hook).find(|(kind, _)| *kind == wanted).and_then(|(_, value)| be32(value));
             let priority = of(2).map_or(0, u32::cast_signed);
+            let device = flowtable::device(hook);
             let hook = of(1).and_then(hook_of).unwrap_or(Hook::Output);
             let name = find(body, 3).and_then(text)?.to_owned();
             // NFTA_CHAIN_POLICY, NF_ACCEPT: a chain of ours leaves all that its rules do not name to others.
             let accepts = find(body, 5).and_then(be32).is_none_or(|policy| policy == 1);
             let kind = if accepts { kind } else { "drop".to_owned() };
-            Some((name, BaseChain { kind, hook, priority, rules: Vec::new() }))
+            Some((name, BaseChain { kind, hook, priority, device, rules: Vec::new() }))
         })
     }
 

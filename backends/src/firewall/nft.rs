@@ -39,9 +39,16 @@ fn put_table(table: &Table) -> String {
             line(&mut text, format_args!("add element {name} {set} {}", braces(&content.elements)));
         }
     }
+    for (flowtable, content) in &table.flowtables {
+        let devices: Vec<String> = content.devices.iter().map(|device| format!("\"{device}\"")).collect();
+        let (priority, devices) = (content.priority, devices.join(", "));
+        let spec = format!("hook ingress priority {priority}; devices = {{ {devices} }};");
+        line(&mut text, format_args!("add flowtable {name} {flowtable} {{ {spec} }}"));
+    }
     for (chain, content) in &table.chains {
         let (kind, hook, priority) = (&content.kind, content.hook, content.priority);
-        let spec = format!("type {kind} hook {hook} priority {priority}; policy accept;");
+        let device = content.device.map(|device| format!("device \"{device}\" ")).unwrap_or_default();
+        let spec = format!("type {kind} hook {hook} {device}priority {priority}; policy accept;");
         line(&mut text, format_args!("add chain {name} {chain} {{ {spec} }}"));
         for rule in &content.rules {
             line(&mut text, format_args!("add rule {name} {chain} {} comment \"{}\"", rule.text, rule.mark));

@@ -11,6 +11,7 @@ use std::{
 use wire_lease::{DualStack, Family, Lease, LeaseTable, Pool, Vni};
 
 use super::{
+    flowtable,
     overlay::Overlay,
     rule::{Links, Match, Rule},
     side::{self, BRIDGES, Side, containers, counter, of_network, to_port},
@@ -29,6 +30,8 @@ pub struct FirewallPolicy {
     pub forward: bool,
     /// Who may send us encapsulated packets.
     pub senders: Senders,
+    /// Whether packets of connections of the overlay that were answered pass no rule of forwarding any more, where the kernel can do that.
+    pub flowtable: bool,
 }
 
 /// Whether what leaves the overlay gets this host's address (`--ip-masq`).
@@ -118,6 +121,8 @@ pub struct Surroundings {
     pub tracked: BTreeMap<Family, String>,
     /// The families of which somebody else may drop what we let in.
     pub doubted: BTreeSet<Family>,
+    /// The links there are that a flowtable can be hooked to: none where it is not asked for, or the kernel has none.
+    pub hookable: BTreeSet<LinkName>,
 }
 
 impl Surroundings {
@@ -242,6 +247,9 @@ impl FirewallPolicy {
         if !delivered.is_empty() {
             table.add("encapsulated-delivered", "filter", Hook::Input, 300, encapsulated(&device, delivered));
         }
+        if self.flowtable {
+            flowtable::add(&mut table, &through, around);
+        }
         let counters = [counter::STRANGERS, counter::CONTAINERS, counter::SPOOFED].into_iter();
         let counters = counters.chain(through.iter().map(|side| counter::arrived(side.family)));
         let counters = counters.chain(doubted().map(|side| counter::delivered(side.family)));
@@ -303,10 +311,11 @@ pub(super) fn is_plain(link: &LinkName) -> bool {
 }
 
 impl Table {
-    fn add(&mut self, name: &str, kind: &str, hook: Hook, priority: i32, rules: Vec<Rule>) {
+    pub(super) fn add(&mut self, name: &str, kind: &str, hook: Hook, priority: i32, rules: Vec<Rule>) {
         if !rules.is_empty() {
             let rules = rules.into_iter().map(Rule::in_nft).collect();
-            self.chains.insert(name.to_owned(), BaseChain { kind: kind.to_owned(), hook, priority, rules });
+            let (kind, device) = (kind.to_owned(), None);
+            self.chains.insert(name.to_owned(), BaseChain { kind, hook, priority, device, rules });
         }
     }
 }

@@ -43,6 +43,10 @@ pub(super) enum Match {
     AnsweredElsewhere,
     /// It is for another host, as far as this one's own table of local addresses goes.
     OnlyPassing,
+    /// It is of a protocol whose flows a flowtable can hold.
+    TcpOrUdp,
+    /// It is of a connection that was answered.
+    Established,
     /// It was given another source than this one, which it had before.
     SourceWasNot(Family, IpAddr),
 }
@@ -120,6 +124,8 @@ pub(super) enum Action {
     NotePair(Pair, String),
     /// Lets it keep its source, whatever rules of others follow.
     KeepSource(Family),
+    /// Puts its flow into a flowtable.
+    FlowAdd(&'static str),
     /// Gives it this host's address, with any free port or where it can be its own.
     Masquerade {
         random_port: bool,
@@ -181,6 +187,8 @@ impl fmt::Display for Match {
             Self::LetIn(is, by) => write!(f, "meta priority {is}{by}"),
             Self::AnsweredElsewhere => f.write_str("fib saddr . iif oif 0"),
             Self::OnlyPassing => f.write_str("fib daddr type unicast"),
+            Self::TcpOrUdp => f.write_str("meta l4proto { tcp, udp }"),
+            Self::Established => f.write_str("ct state established"),
             Self::SourceWasNot(family, source) => {
                 write!(f, "ct status snat ct original {} saddr != {source}", ip(*family))
             }
@@ -265,6 +273,7 @@ impl fmt::Display for Action {
             Self::NoteSource(family, set) => write!(f, "update @{set} {{ {} saddr }}", ip(*family)),
             Self::NotePair(pair, set) => write!(f, "update @{set} {{ {pair} }}"),
             Self::KeepSource(family) => write!(f, "snat {0} to {0} saddr", ip(*family)),
+            Self::FlowAdd(flowtable) => write!(f, "flow add @{flowtable}"),
             Self::Masquerade { random_port: false } => f.write_str("masquerade"),
             Self::Masquerade { random_port: true } => f.write_str("masquerade fully-random"),
         }

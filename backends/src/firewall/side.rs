@@ -55,11 +55,11 @@ pub(super) struct Side {
 }
 
 impl Side {
-    fn source(&self, addresses: Addresses) -> Match {
+    pub(super) fn source(&self, addresses: Addresses) -> Match {
         Match::Source(self.family, addresses)
     }
 
-    fn destination(&self, addresses: Addresses) -> Match {
+    pub(super) fn destination(&self, addresses: Addresses) -> Match {
         Match::Destination(self.family, addresses)
     }
 
@@ -292,7 +292,7 @@ impl Side {
         sets
     }
 
-    const fn family_name(&self) -> &'static str {
+    pub(super) const fn family_name(&self) -> &'static str {
         match self.family {
             Family::V4 => "v4",
             Family::V6 => "v6",
@@ -357,6 +357,6 @@ pub(super) fn containers(matches: impl Into<Vec<Match>>) -> Rule {
     Rule::new("containers", matches, dropped(counter::CONTAINERS))
 }
 
-const fn dropped(counter: &'static str) -> [Action; 2] {
+pub(super) const fn dropped(counter: &'static str) -> [Action; 2] {
     [Action::CountIn(counter), Action::Drop]
 }

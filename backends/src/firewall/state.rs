@@ -49,6 +49,8 @@ pub struct Table {
     pub sets: BTreeMap<String, Set>,
     /// Named counters.
     pub counters: BTreeSet<String>,
+    /// Flowtables by name.
+    pub flowtables: BTreeMap<String, Flowtable>,
 }
 
 /// A chain that the kernel itself calls.
@@ -60,6 +62,8 @@ pub struct BaseChain {
     pub hook: Hook,
     /// When, among the chains there.
     pub priority: i32,
+    /// Where that is [`Hook::Ingress`], of which link.
+    pub device: Option<LinkName>,
     /// Its rules.
     pub rules: Vec<Rule>,
 }
@@ -77,6 +81,19 @@ pub enum Hook {
     Output,
     /// As they go out.
     Postrouting,
+    /// As one link takes them, before all others.
+    Ingress,
+}
+
+/// Flows that the kernel takes from link to link as they come in, before any chain of `prerouting` sees them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Flowtable {
+    /// `NFT_FLOWTABLE_*` of linux/netfilter/nf_tables.h. Ours has none.
+    pub flags: u32,
+    /// When, among the chains at [`Hook::Ingress`] of its links.
+    pub priority: i32,
+    /// The links whose packets are looked for in it. The kernel takes out one that goes.
+    pub devices: BTreeSet<LinkName>,
 }
 
 /// A rule of nftables. The kernel holds no text: what is compared is the mark, a comment with a checksum of the text.
@@ -233,6 +250,7 @@ impl Table {
         self.flags == other.flags
             && self.chains == other.chains
             && self.counters == other.counters
+            && self.flowtables == other.flowtables
             && kinds(self) == kinds(other)
     }
 }
@@ -287,6 +305,7 @@ impl fmt::Display for Hook {
             Self::Forward => "forward",
             Self::Output => "output",
             Self::Postrouting => "postrouting",
+            Self::Ingress => "ingress",
         })
     }
 }

@@ -1,3 +1,4 @@
+mod flowtable;
 mod judged;
 
 use std::collections::BTreeSet;
@@ -50,11 +51,11 @@ pub(crate) fn bounded() -> FirewallPolicy {
 pub(crate) fn policy(dual: bool) -> FirewallPolicy {
     let v6 = dual.then(|| pool(("fd00:5::/32", 64), "fd00:5:0:1::/64", "fd00:5:ffff:ffff::/64"));
     let pools = DualStack { v4: Some(pool(("10.5.0.0/16", 24), "10.5.1.0/24", "10.5.255.0/24")), v6 };
-    FirewallPolicy { pools, masquerade: Masquerade::Random, forward: true, senders: Senders::Peers }
+    FirewallPolicy { pools, masquerade: Masquerade::Random, forward: true, senders: Senders::Peers, flowtable: false }
 }
 
 /// The devices of a backend, as they are wanted.
-fn devices(dual: bool) -> NetState {
+pub(crate) fn devices(dual: bool) -> NetState {
     devices_over(dual, None)
 }
 

@@ -1,0 +1,68 @@
+//! Connections of the overlay that pass no rule of forwarding once they were answered (`--flowtable`). Pure.
+//!
+//! The kernel looks for each packet that a link of the flowtable takes, before `prerouting`, and where its flow is known sends it out by
+//! the other link. So nothing of `arriving` is asked about the packet inside: what came encapsulated was judged as such, and whether a
+//! rule has let it in is asked before the flowtable, by a chain of the overlay's device.
+
+use std::collections::BTreeSet;
+
+use super::{
+    policy::{Surroundings, is_plain},
+    rule::{Action, Addresses, By, Is, Links, Match, Rule},
+    side::{Side, counter, dropped},
+    state::{BaseChain, Flowtable, Hook, Table},
+};
+use crate::LinkName;
+
+/// The name of the flowtable.
+const OVERLAY: &str = "overlay";
+
+/// Its priority at its links (`filter`), and that of what comes before it.
+const PRIORITY: i32 = 0;
+const BEFORE: i32 = PRIORITY - 1;
+
+/// Puts flows between containers of these sides and the overlay into a flowtable, where the links of both are there.
+pub(super) fn add(table: &mut Table, sides: &[&Side], around: &Surroundings) {
+    let hookable = |link: &LinkName| around.hookable.contains(link) && is_plain(link);
+    let link = |side: &&&Side| side.device.is_some_and(|device| hookable(&device.link));
+    let sides: Vec<&&Side> = sides.iter().filter(link).collect();
+    let bridges: BTreeSet<LinkName> = around.bridges.iter().copied().filter(hookable).collect();
+    if sides.is_empty() || bridges.is_empty() {
+        return;
+    }
+    let overlays = sides.iter().filter_map(|side| Some(side.device?.link));
+    let devices = overlays.chain(bridges).collect();
+    table.flowtables.insert(OVERLAY.to_owned(), Flowtable { flags: 0, priority: PRIORITY, devices });
+    // Behind everyone's: what others drop never gets here, and so into no flowtable.
+    let flows = sides.iter().flat_map(|side| side.flows()).collect();
+    table.add("flows", "filter", Hook::Forward, 300, flows);
+    for side in sides {
+        if let Some((name, chain)) = side.emerging() {
+            table.chains.insert(name, chain);
+        }
+    }
+}
+
+impl Side {
+    /// What containers and the overlay have answered each other, in both directions.
+    fn flows(&self) -> Vec<Rule> {
+        let Some(device) = self.device else { return Vec::new() };
+        let (all, own) = (Addresses::In(self.network), Addresses::In(self.own));
+        let out = [Match::To(device.link), self.source(own.clone()), self.destination(all.clone())];
+        let back = [Match::From(Links::Is(device.link)), self.source(all), self.destination(own)];
+        let flow = |ends: [Match; 3]| {
+            let matches: Vec<Match> = ends.into_iter().chain([Match::TcpOrUdp, Match::Established]).collect();
+            Rule::new("established flows", matches, [Action::FlowAdd(OVERLAY)])
+        };
+        [out, back].map(flow).into()
+    }
+
+    /// The same as [`Side::not_let_in`], before a flowtable is asked: a packet that is taken for one of a known flow never gets to that.
+    fn emerging(&self) -> Option<(String, BaseChain)> {
+        let device = self.device.filter(|device| device.in_kernel)?.link;
+        let rule = Rule::new("let in by no rule", [Match::LetIn(Is::NotSo, By::Header)], dropped(counter::STRANGERS));
+        let (kind, rules) = ("filter".to_owned(), vec![rule.in_nft()]);
+        let chain = BaseChain { kind, hook: Hook::Ingress, priority: BEFORE, device: Some(device), rules };
+        Some((format!("emerging-{}", self.family_name()), chain))
+    }
+}
