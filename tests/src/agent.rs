@@ -30,6 +30,8 @@ pub struct AgentSpec {
     pub wrapper: Vec<String>,
     /// Whether the descriptors that it leaves are handed to its next start, as systemd does (`FileDescriptorStoreMax=`).
     pub hand_over: bool,
+    /// Another binary than [`crate::binary`].
+    pub binary: Option<PathBuf>,
 }
 
 impl AgentSpec {
@@ -128,7 +130,7 @@ impl Agent {
             );
         }
         words.extend(self.spec.wrapper.iter().cloned());
-        words.push(binary()?.display().to_string());
+        words.push(self.binary()?.display().to_string());
         let mut command = self.namespace.command(&words[0]);
         command.args(&words[1..]).args(self.flags());
         command.env("NOTIFY_SOCKET", self.dir.join("notify")).envs(self.spec.environment.iter().cloned());
@@ -292,8 +294,25 @@ impl Agent {
     /// # Errors
     /// Where it fails.
     pub fn ctl(&self, words: &[&str]) -> Result<String> {
+        output(&mut self.asking(words)?)
+    }
+
+    /// The same, and gives status and output whatever comes of it.
+    ///
+    /// # Errors
+    /// Where it cannot be run.
+    pub fn ask(&self, words: &[&str]) -> Result<std::process::Output> {
+        self.asking(words)?.output().map_err(LabError::io(format!("cannot run wire-agent {}", words.join(" "))))
+    }
+
+    fn asking(&self, words: &[&str]) -> Result<Command> {
         let mut command = self.namespace.command("timeout");
-        output(command.arg("10").arg(binary()?).args(words).arg(format!("--run-dir={}", self.run_dir().display())))
+        command.arg("10").arg(self.binary()?).args(words).arg(format!("--run-dir={}", self.run_dir().display()));
+        Ok(command)
+    }
+
+    fn binary(&self) -> Result<PathBuf> {
+        self.spec.binary.clone().map_or_else(binary, Ok)
     }
 
     /// Runs a subcommand with all the flags and the wrapper that the agent is started with, and gives status and output.
@@ -317,7 +336,7 @@ impl Agent {
 
     fn command(&self, word: &str) -> Result<Command> {
         let mut command = self.namespace.command("timeout");
-        command.arg("30").args(&self.spec.wrapper).arg(binary()?).args(self.flags()).arg(word);
+        command.arg("30").args(&self.spec.wrapper).arg(self.binary()?).args(self.flags()).arg(word);
         Ok(command)
     }
 
@@ -343,14 +362,8 @@ impl Agent {
     /// # Errors
     /// Where no agent answers.
     pub fn status(&self) -> Result<Status> {
-        let mut command = self.namespace.command("timeout");
-        command
-            .arg("10")
-            .arg(binary()?)
-            .args(["status", "--json"])
-            .arg(format!("--run-dir={}", self.run_dir().display()));
         // Its exit status is 1 where the phase is not `ready`.
-        let answer = command.output().map_err(LabError::io("cannot run wire-agent status"))?;
+        let answer = self.ask(&["status", "--json"])?;
         let said = || format!("wire-agent status ({})", String::from_utf8_lossy(&answer.stderr).trim());
         serde_json::from_slice(&answer.stdout).map_err(LabError::answer(said()))
     }
