@@ -28,6 +28,15 @@ deps: ## install what all the others need (Debian, apt-get)
 build: deps ## build the agent and the lab
 	$(CARGO) build --workspace --bins
 
+# The last commit before the rebuild of the house: what `make compare` compares with.
+BASE ?= d7b1271
+
+.PHONY: compare
+compare: deps ## run the agent of BASE=commit and this one through twenty scenes; say what differs (COMPARE_FLAGS=--list)
+	$(CARGO) build -p wire-agent -p wire-tests --bins
+	@base=$$(tests/agent-of-commit $(BASE)) && today=$(if $(TODAY),$$(tests/agent-of-commit $(TODAY))) && \
+		$(CARGO) $(AS_ROOT) run -q -p wire-tests --bin compare -- --base $$base $${today:+--today $$today} $(COMPARE_FLAGS)
+
 .PHONY: demo
 demo: deps ## three hosts, etcd, docker, one network: see it work, in two minutes
 	@echo "demo: building"
