@@ -64,10 +64,10 @@ const PATTERNS: [(&str, Word); 18] = [
     (r#"("(?:create_|mod_)?revision": ?)\d+"#, Word::Plain("REVISION")),
     (r#"("lease_seconds": ?)[1-9]\d*"#, Word::Plain("SECONDS")),
     (r#"("(?:written|removed|rounds|resyncs)": ?)\d+"#, Word::Some),
-    (r"(\bends in )\d[0-9a-z ]*[a-z]\b", Word::Plain("DURATION")),
+    (r"(\bends in (?:at most )?)\d+ s\b", Word::Plain("DURATION")),
     (r"(\bexpires )[0-9hms]+\b", Word::Plain("DURATION")),
     (r"(@if|@)\d+\b", Word::Plain("NUMBER")),
-    (r"(\b(?:[a-z_]+_timer|bridge_id|designated_root) +)\S+", Word::Plain("VARIES")),
+    (r"(\b(?:[a-z_]+_timer|bridge_id|designated_root|designated_bridge) +)\S+", Word::Plain("VARIES")),
 ];
 
 static RULES: LazyLock<Vec<Rule>> = LazyLock::new(|| {
@@ -166,7 +166,7 @@ mod tests {
         let text = r#""revision": 12, "written": 0, "rounds": 4, "lease_seconds": 86399 as of 2026-01-02T03:04:05Z"#;
         let words = r#""revision": REVISION, "written": 0, "rounds": SOME, "lease_seconds": SECONDS as of TIME"#;
         assert_eq!(replaced(text), words);
-        assert_eq!(replaced("one ends in 23h 59m 58s, eth0@if12 "), "one ends in DURATION, eth0@ifNUMBER ");
+        assert_eq!(replaced("one ends in at most 86399 s, eth0@if12 "), "one ends in at most DURATION, eth0@ifNUMBER ");
         assert_eq!(replaced("gc_timer   12.5 hello_timer 0.0"), "gc_timer   VARIES hello_timer VARIES");
     }
 

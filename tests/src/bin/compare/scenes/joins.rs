@@ -114,7 +114,7 @@ pub(super) const SCENES: &[Scene] = &[
             ("h1 routes", "10.5.2.0/24 via 10.5.2.0 dev flannel.1 proto 91 onlink"),
             ("h2 routes", "10.5.1.0/24 via 10.5.1.0 dev flannel.1 proto 91 onlink"),
             ("h3 status --json", "\"phase\": \"waiting\""),
-            ("h3 status --json", "ends in DURATION"),
+            ("h3 status --json", "ends in at most DURATION"),
         ],
         lacks: &[("h3 links", "flannel.1")],
     },

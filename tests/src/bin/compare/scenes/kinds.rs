@@ -37,7 +37,7 @@ pub(super) const SCENES: &[Scene] = &[
         has: &[
             ("h1 links", "flannel0: "),
             ("h1 links", "tun type tun"),
-            ("h1 sockets", ":8285"),
+            ("h1 udp sockets", ":8285"),
             ("h1 routes", "10.5.0.0/16 dev flannel0"),
             ("h1 nftables", "8285"),
             ("h1 status --json", "\"kind\": \"userspace-udp\""),
@@ -54,9 +54,9 @@ pub(super) const SCENES: &[Scene] = &[
         has: &[
             ("h1 links", "flannel.1: "),
             ("h1 links", "tun type tun"),
-            ("h1 sockets", ":8472"),
-            ("h1 routes", "10.5.100.0/24 dev flannel.1"),
-            ("h1 routes of IPv6", "fd00:5:564::/64 dev flannel-v6.1"),
+            ("h1 udp sockets", ":8472"),
+            ("h1 routes", "10.5.100.0/24 via 10.5.100.0 dev flannel.1"),
+            ("h1 routes of IPv6", "fd00:5:564::/64 via fd00:5:564:: dev flannel-v6.1"),
             ("h1 status --json", "\"kind\": \"userspace-vxlan\""),
             ("h1 status --json", "\"phase\": \"ready\""),
             ("h1 peers --json", "10.5.101.0/24"),

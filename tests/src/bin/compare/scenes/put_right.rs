@@ -1,6 +1,8 @@
 //! What is wrong, or is made wrong, and what comes of it.
 
-use wire_tests::{Change, Etcd, Family, Monitor, PeerLease, Result, check, eventually, expect_all_leases};
+use std::collections::BTreeSet;
+
+use wire_tests::{Change, Etcd, Family, LabError, Monitor, PeerLease, Result, check, eventually, expect_all_leases};
 
 use super::{DUAL, Scene, V4, peer, peers};
 use crate::stage::{SOON, Stage};
@@ -30,7 +32,7 @@ pub(super) const SCENES: &[Scene] = &[
         config: V4,
         play: flushed_kernel,
         has: &[
-            ("ends and commands", "routes went and came back"),
+            ("ends and commands", "the device went and came back"),
             ("h1 links", "flannel.1: "),
             ("h1 addresses", "10.5.1.0/32"),
             ("h1 sysctls", "ipv4/ip_forward:1"),
@@ -46,7 +48,7 @@ pub(super) const SCENES: &[Scene] = &[
         config: DUAL,
         play: flushed_firewall,
         has: &[
-            ("ends and commands", "all rules went"),
+            ("ends and commands", "the rules went and came back"),
             ("h1 nftables", "table inet wire-agent"),
             ("h1 nftables", "masquerade"),
             ("h1 iptables", "-A FORWARD -j WIRE-"),
@@ -92,7 +94,7 @@ fn hostile(stage: &mut Stage) -> Result {
     // The last one tells that all before it have been seen.
     let last = peer(3);
     stage.put(std::slice::from_ref(&last))?;
-    stage.first().shows("ip route", &last.subnet.to_string(), true)
+    stage.first().shows("ip route", &last.subnet.to_string())
 }
 
 fn flushed_kernel(stage: &mut Stage) -> Result {
@@ -105,19 +107,23 @@ fn flushed_kernel(stage: &mut Stage) -> Result {
         check(state.contains("10.5.1.0/32") && state.ends_with("1\n"), || state)
     };
     eventually(SOON, || holds(stage))?;
-    for script in [
-        "ip route flush dev flannel.1; ip neighbour flush nud permanent dev flannel.1; ip address flush dev flannel.1
+    let monitor = Monitor::listen(stage.sites[0].host.namespace())?;
+    // What the agent puts back meanwhile is no failure of a script that takes away.
+    stage.sites[0].host.namespace().sh(
+        "set +e; ip route flush dev flannel.1; ip neighbour flush nud permanent dev flannel.1; ip address flush dev flannel.1
          bridge fdb show dev flannel.1 | while read mac rest; do bridge fdb delete $mac dev flannel.1; done
-         sysctl -qw net.ipv4.ip_forward=0",
-        "ip link delete flannel.1",
-    ] {
-        let monitor = Monitor::listen(stage.sites[0].host.namespace())?;
-        // What the agent puts back meanwhile is no failure of a script that takes away.
-        stage.sites[0].host.namespace().sh(&format!("set +e; {script}; true"))?;
-        eventually(SOON, || check(monitor.count(Change::DELETE_ROUTE).0 >= 3, || "no route went".to_owned()))?;
-        eventually(SOON, || holds(stage))?;
-        stage.said.push("routes went and came back\n".to_owned());
-    }
+         sysctl -qw net.ipv4.ip_forward=0; true",
+    )?;
+    eventually(SOON, || check(monitor.count(Change::DELETE_ROUTE).0 >= 3, || "no route went".to_owned()))?;
+    eventually(SOON, || holds(stage))?;
+    stage.said.push("the routes went and came back\n".to_owned());
+
+    let number = |stage: &Stage| Ok(stage.sites[0].host.kernel().link("flannel.1")?.map(|link| link.index));
+    let former = number(stage)?;
+    stage.sites[0].host.namespace().ip("link delete flannel.1")?;
+    eventually(SOON, || check(number(stage)? != former, || "the device did not go".to_owned()))?;
+    eventually(SOON, || holds(stage))?;
+    stage.said.push("the device went and came back\n".to_owned());
     stage.first().phase("ready")
 }
 
@@ -129,7 +135,7 @@ fn flushed_firewall(stage: &mut Stage) -> Result {
         let text = stage.sites[0].host.namespace().sh(RULES)?;
         // Comments have the time, chains their counts.
         let lines = text.lines().filter(|line| !line.starts_with(['#', ':']));
-        Ok::<_, wire_tests::LabError>(lines.map(str::to_owned).collect::<std::collections::BTreeSet<_>>())
+        Ok::<_, LabError>(lines.map(str::to_owned).collect::<BTreeSet<_>>())
     };
     let mut whole = listed(stage)?;
     eventually(SOON, || {
@@ -138,14 +144,18 @@ fn flushed_firewall(stage: &mut Stage) -> Result {
         whole = now;
         check(same, || format!("{whole:#?}"))
     })?;
-    let went = stage.first().host.namespace().sh(
-        "nft flush ruleset; for t in iptables ip6tables; do for table in filter nat raw mangle; do $t -t $table -F; $t -t $table -X; done; done || true
-         nft list ruleset | grep -c inet.wire-agent || true",
+    let written =
+        |stage: &Stage| Ok::<_, LabError>(stage.sites[0].agent.status()?.rest["firewall"]["written"].as_u64());
+    let before = written(stage)?;
+    stage.sites[0].host.namespace().sh(
+        "set +e; nft flush ruleset
+         for t in iptables ip6tables; do for table in filter nat raw mangle; do $t -t $table -F; $t -t $table -X; done; done; true",
     )?;
-    stage.said.push(format!("all rules went, tables of ours left: {went}"));
+    eventually(SOON, || check(written(stage)? > before, || format!("written as before: {before:?}")))?;
     eventually(SOON, || {
         let now = listed(stage)?;
         check(now == whole, || format!("{:#?}", now.symmetric_difference(&whole).collect::<Vec<_>>()))
     })?;
+    stage.said.push("the rules went and came back\n".to_owned());
     stage.first().phase("ready")
 }
