@@ -27,7 +27,7 @@ pub(super) const SCENES: &[Scene] = &[Scene {
         site.says("degraded", "traffic flows by")
     },
     has: &[
-        ("h1 routes", "10.5.100.0/24 via 10.5.100.0 dev flannel.1 proto 91 onlink"),
+        ("h1 routes", "10.5.100.0/24 via 10.5.100.0 dev flannel.1"),
         ("h1 routes of IPv6", "fd00:5:564::/64 via fd00:5:564:: dev flannel-v6.1"),
         ("h1 nftables", "table inet wire-agent"),
         ("h1 files", "FLANNEL_SUBNET=10.5.1.1/24"),

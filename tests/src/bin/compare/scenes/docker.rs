@@ -19,7 +19,7 @@ pub(super) const SCENES: &[Scene] = &[
             ("h1 nftables", "docker0"),
             ("h1 iptables", "DOCKER"),
             ("h1 iptables", "WIRE-"),
-            ("h1 routes", "10.5.100.0/24 via 10.5.100.0 dev flannel.1 proto 91 onlink"),
+            ("h1 routes", "10.5.100.0/24 via 10.5.100.0 dev flannel.1"),
             ("h1 status --json", "\"phase\": \"ready\""),
         ],
         lacks: &[("h1 status --json", "172.17.")],

@@ -14,7 +14,7 @@ pub(super) const SCENES: &[Scene] = &[Scene {
     play: adoption,
     has: &[
         ("h1 links", "link/ether 02:f1:a0:00:00:01"),
-        ("h1 routes", "10.5.100.0/24 via 10.5.100.0 dev flannel.1 onlink"),
+        ("h1 routes", "10.5.100.0/24 via 10.5.100.0 dev flannel.1"),
         ("h1 iptables", "192.0.2.7"),
         ("h1 iptables", "WIRE-"),
         ("h1 files", "FLANNEL_SUBNET=10.5.1.1/24"),

@@ -19,8 +19,8 @@ pub(super) const SCENES: &[Scene] = &[
             ("h1 links", "flannel.1: "),
             ("h1 addresses", "10.5.1.0/32"),
             ("h1 sysctls", "ipv4/ip_forward:1"),
-            ("h1 routes", "10.5.100.0/24 via 10.5.100.0 dev flannel.1 proto 91 onlink"),
-            ("h1 routes", "10.5.102.0/24 via 10.5.102.0 dev flannel.1 proto 91 onlink"),
+            ("h1 routes", "10.5.100.0/24 via 10.5.100.0 dev flannel.1"),
+            ("h1 routes", "10.5.102.0/24 via 10.5.102.0 dev flannel.1"),
             ("h1 neighbours", "10.5.101.0 dev flannel.1 lladdr 02:aa:00:00:00:65 PERMANENT"),
             ("h1 fdb", "02:aa:00:00:00:65 dev flannel.1 dst 172.20.0.102 self permanent"),
             ("h1 nftables", "table inet wire-agent"),
@@ -47,7 +47,7 @@ pub(super) const SCENES: &[Scene] = &[
         },
         has: &[
             ("ends and commands", "the agent ended by SIGTERM: exit status: 0"),
-            ("h1 routes", "10.5.100.0/24 via 10.5.100.0 dev flannel.1 proto 91 onlink"),
+            ("h1 routes", "10.5.100.0/24 via 10.5.100.0 dev flannel.1"),
             ("h1 nftables", "masquerade"),
             ("h1 status --json", "\"phase\": \"ready\""),
             ("h1 status --json", "\"written\": 0"),
@@ -61,7 +61,7 @@ pub(super) const SCENES: &[Scene] = &[
         config: V4,
         play: leave,
         has: &[
-            ("h1 routes", "10.5.100.0/24 via 10.5.100.0 dev flannel.1 proto 91 onlink"),
+            ("h1 routes", "10.5.100.0/24 via 10.5.100.0 dev flannel.1"),
             ("h1 peers --json", "10.5.101.0/24"),
             ("h1 status --json", "\"phase\": \"ready\""),
         ],
@@ -74,7 +74,7 @@ pub(super) const SCENES: &[Scene] = &[
         play: sighup,
         has: &[
             ("h1 links", "flannel.1: "),
-            ("h1 routes", "10.5.100.0/24 via 10.5.100.0 dev flannel.1 proto 91 onlink"),
+            ("h1 routes", "10.5.100.0/24 via 10.5.100.0 dev flannel.1"),
             ("h1 status --json", "\"phase\": \"degraded\""),
             ("h1 config get --json", "VNI"),
         ],
@@ -97,7 +97,7 @@ pub(super) const SCENES: &[Scene] = &[
         },
         has: &[
             ("h1 links", "local 192.168.64.200"),
-            ("h1 routes", "10.5.100.0/24 via 10.5.100.0 dev flannel.1 proto 91 onlink"),
+            ("h1 routes", "10.5.100.0/24 via 10.5.100.0 dev flannel.1"),
             ("h1 status --json", "\"phase\": \"ready\""),
             ("etcd", "\"PublicIP\":\"192.168.64.200\""),
         ],
@@ -111,8 +111,8 @@ pub(super) const SCENES: &[Scene] = &[
         has: &[
             ("h1 files", "FLANNEL_SUBNET=10.5.1.1/24"),
             ("h2 files", "FLANNEL_SUBNET=10.5.2.1/24"),
-            ("h1 routes", "10.5.2.0/24 via 10.5.2.0 dev flannel.1 proto 91 onlink"),
-            ("h2 routes", "10.5.1.0/24 via 10.5.1.0 dev flannel.1 proto 91 onlink"),
+            ("h1 routes", "10.5.2.0/24 via 10.5.2.0 dev flannel.1"),
+            ("h2 routes", "10.5.1.0/24 via 10.5.1.0 dev flannel.1"),
             ("h3 status --json", "\"phase\": \"waiting\""),
             ("h3 status --json", "ends in at most DURATION"),
         ],

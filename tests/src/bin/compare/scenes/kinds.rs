@@ -16,7 +16,7 @@ pub(super) const SCENES: &[Scene] = &[
         has: &[
             ("h1 links", "flannel.1: "),
             ("h1 links", "flannel-v6.1: "),
-            ("h1 routes", "10.5.100.0/24 via 10.5.100.0 dev flannel.1 proto 91 onlink"),
+            ("h1 routes", "10.5.100.0/24 via 10.5.100.0 dev flannel.1"),
             ("h1 routes of IPv6", "fd00:5:564::/64 via fd00:5:564:: dev flannel-v6.1"),
             ("h1 neighbours", "fd00:5:564:: dev flannel-v6.1 lladdr 02:aa:06:00:00:64 PERMANENT"),
             ("h1 nftables", "masquerade"),
