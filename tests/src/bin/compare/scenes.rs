@@ -65,3 +65,24 @@ fn peer(number: u16) -> PeerLease {
 fn peers() -> [PeerLease; 3] {
     [0, 1, 2].map(peer)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn there_are_twenty_scenes_each_with_a_name_of_its_own_and_something_to_look_for() {
+        let names: BTreeSet<_> = all().map(|scene| scene.name).collect();
+        assert_eq!((names.len(), all().count()), (20, 20));
+        assert!(all().all(|scene| scene.has.len() > 2));
+    }
+
+    #[test]
+    fn an_empty_record_is_at_fault_in_each_scene() {
+        for scene in all() {
+            assert_eq!(scene.faults("").len(), scene.has.len() + scene.lacks.len(), "{}", scene.name);
+        }
+    }
+}
