@@ -68,6 +68,10 @@ test: deps roots ## all tests; those on the lab need root
 test-system: dist roots-of-machines ## whole machines with systemd, cloud-init, the .deb and Docker; minutes, 2 GB of disk
 	WIRE_TESTS_REQUIRE_LAB=1 $(CARGO) $(AS_ROOT) test -p wire-tests --test system -- --ignored
 
+.PHONY: test-kernel
+test-kernel: deps ## what needs another kernel: Debian's in qemu, without KVM; minutes, 1 GB of disk
+	@tests/kernel/run
+
 .PHONY: roots-of-machines
 roots-of-machines: deps ## make what whole machines are made of, two Debians
 	@$(SUDO) tests/system/rootfs bookworm

@@ -174,3 +174,38 @@ fn while_ready_waits_for_a_firewall_that_hangs_the_leases_are_followed() -> Resu
     let waited = agent.wait_ready(START)?;
     check(waited > Duration::from_secs(9), || format!("READY after {waited:?}"))
 }
+
+#[test]
+fn a_kernel_without_flowtables_is_named_once_and_all_else_is_as_without_the_flag() -> Result {
+    let lab = lab!();
+    let etcd = Etcd::start(&lab)?;
+    etcd.put_config(DUAL)?;
+    let [host, other] = lab.hosts::<2>()?;
+    let probe =
+        "nft add table inet probe; nft add flowtable inet probe f '{ hook ingress priority 0; devices = { lo }; }'";
+    let has_them = other.namespace().sh(probe).is_ok();
+    let node = Node::with(host, AgentSpec::new(etcd.agent_flags()).flag("--flowtable"))?;
+    let address = node.subnet(Family::V4)?;
+    node.host.namespace().sh(&format!(
+        "ip link add docker0 type bridge; ip link set docker0 up; ip address add {address} dev docker0"
+    ))?;
+    let table = || node.host.namespace().sh("nft list table inet wire-agent");
+    let warnings = || Ok::<_, LabError>(node.agent.status()?.rest["warnings"].to_string());
+    let warning = "the kernel needs NF_FLOW_TABLE_INET and NFT_FLOW_OFFLOAD";
+    eventually(BACK, || {
+        let (said, table) = (warnings()?, table()?);
+        let is_as_it_should_be = if has_them { table.contains("flow add @overlay") } else { said.contains(warning) };
+        check(is_as_it_should_be && table.contains("\"docker0\""), || format!("{said}\n{table}"))
+    })?;
+    check(node.agent.status()?.phase == "ready", || "what can be done without is no fault".to_owned())?;
+    let written = || Ok::<_, LabError>(node.agent.status()?.rest["firewall"]["written"].clone());
+    let before = written()?;
+    steadily(PROMPT * 8, || {
+        let now = written()?;
+        check(now == before, || format!("{before} changes have become {now}"))
+    })?;
+    let said = node.agent.log().matches(warning).count();
+    check(said == usize::from(!has_them), || format!("said {said} times: {}", node.agent.log()))?;
+    let table = table()?;
+    check(table.contains("flowtable overlay") == has_them && table.contains("chain arriving"), || table)
+}
