@@ -125,7 +125,7 @@ pub(crate) struct RunFlags {
     #[arg(long, num_args = 0..=1, require_equals = true, default_value = "true", default_missing_value = "true", value_parser = GO_BOOL, value_name = "BOOL", help_heading = "Firewall")]
     pub(crate) peers_only: bool,
     /// Let established TCP and UDP connections between containers of the overlay skip the rules of forwarding. Rules added later do not apply
-    /// to them. Needs a kernel with NF_FLOW_TABLE and NFT_FLOW_OFFLOAD (Debian's have them); without, `status` warns and all goes on as before.
+    /// to them. Only with the kernel's VXLAN. Needs a kernel with NF_FLOW_TABLE and NFT_FLOW_OFFLOAD (Debian's have them); without, `status` warns and all goes on as before.
     #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", value_parser = GO_BOOL, value_name = "BOOL", help_heading = "Firewall")]
     pub(crate) flowtable: bool,
     /// Seconds until a firewall that others changed is put right, at most; the kernel's word of nftables comes first.

@@ -2,6 +2,7 @@
 
 mod counted;
 mod flows;
+mod lack;
 mod leave;
 
 use std::{
@@ -168,18 +169,6 @@ impl FirewallDataplane {
         tracked
     }
 
-    /// What of our table nftables can hold, as far as was tried.
-    #[must_use]
-    pub const fn nftables(&self) -> Nftables {
-        self.nftables
-    }
-
-    /// Why it holds less than all.
-    #[must_use]
-    pub fn lack(&self) -> Option<&OpError> {
-        self.lack.as_ref().map(|(_, error)| error)
-    }
-
     /// Which other firewalls were seen at the last read.
     #[must_use]
     pub const fn others(&self) -> Others {
@@ -327,20 +316,6 @@ impl FirewallDataplane {
             }
         }
         Ok(())
-    }
-
-    /// What was tried last is had, or one step less is to be tried.
-    fn learn(&mut self, error: Option<&OpError>) {
-        let less = match self.tried {
-            Nftables::Whole => Nftables::Simple,
-            Nftables::Simple | Nftables::Absent => Nftables::Absent,
-        };
-        self.nftables = if error.is_some() { less } else { self.tried };
-        if let Some(error) = error {
-            self.lack = Some((Instant::now(), error.again()));
-        } else if self.nftables == Nftables::Whole {
-            self.lack = None;
-        }
     }
 }
 

@@ -24,8 +24,9 @@ const BEFORE: i32 = PRIORITY - 1;
 /// Puts flows between containers of these sides and the overlay into a flowtable, where the links of both are there.
 pub(super) fn add(table: &mut Table, sides: &[&Side], around: &Surroundings) {
     let hookable = |link: &LinkName| around.hookable.contains(link) && is_plain(link);
-    let link = |side: &&&Side| side.device.is_some_and(|device| hookable(&device.link));
-    let sides: Vec<&&Side> = sides.iter().filter(link).collect();
+    // Packets of devices of the agent's own have passed user space anyway, and it is not tried with them.
+    let is_hookable = |side: &&&Side| side.device.is_some_and(|device| device.in_kernel && hookable(&device.link));
+    let sides: Vec<&&Side> = sides.iter().filter(is_hookable).collect();
     let bridges: BTreeSet<LinkName> = around.bridges.iter().copied().filter(hookable).collect();
     if sides.is_empty() || bridges.is_empty() {
         return;
@@ -59,7 +60,7 @@ impl Side {
 
     /// The same as [`Side::not_let_in`], before a flowtable is asked: a packet that is taken for one of a known flow never gets to that.
     fn emerging(&self) -> Option<(String, BaseChain)> {
-        let device = self.device.filter(|device| device.in_kernel)?.link;
+        let device = self.device?.link;
         let rule = Rule::new("let in by no rule", [Match::LetIn(Is::NotSo, By::Header)], dropped(counter::STRANGERS));
         let (kind, rules) = ("filter".to_owned(), vec![rule.in_nft()]);
         let chain = BaseChain { kind, hook: Hook::Ingress, priority: BEFORE, device: Some(device), rules };
