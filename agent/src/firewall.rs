@@ -259,7 +259,7 @@ impl Keeper {
             self.pause = (self.pause * 2).min(SLOWEST);
         }
         let mut report = self.compare(wish);
-        // What nftables does not hold, iptables is to do at once. There are two steps down, and one without a flowtable.
+        // iptables takes over at once what nftables refuses: two steps down, and one more without a flowtable.
         for _ in 0..3 {
             if !self.reconciler.dataplane().holds_less(&self.around) {
                 break;

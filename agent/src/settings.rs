@@ -45,7 +45,7 @@ pub(crate) struct FirewallSettings {
     /// Whether forwarding is accepted.
     pub(crate) forward: bool,
     pub(crate) senders: Senders,
-    /// Whether connections that were answered pass no rule of forwarding any more.
+    /// Lets established connections skip the rules of forwarding.
     pub(crate) flowtable: bool,
     /// How often it is checked, whether or not the kernel says that it has changed.
     pub(crate) every: Duration,

@@ -59,7 +59,7 @@ pub(super) fn lacking(nftables: Nftables, error: &OpError) -> String {
     format!("{}; until then {missed}", chain(error))
 }
 
-/// What is missed where the kernel takes no flowtable of ours, why, and what to do.
+/// The warning of a kernel that refuses our flowtable, with the remedy.
 pub(super) fn no_flowtable(error: &OpError) -> String {
     format!(
         "established connections go through all rules of forwarding, as without --flowtable: the kernel needs NF_FLOW_TABLE_INET and \

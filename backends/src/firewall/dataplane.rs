@@ -48,7 +48,6 @@ pub struct FirewallDataplane {
     tried: Nftables,
     /// When less than all, and since when.
     lack: Option<(Instant, OpError)>,
-    /// What is known of flowtables.
     flows: Flows,
     /// What could not be read: nothing is written there either.
     unreadable: BTreeMap<Part, OpError>,

@@ -8,8 +8,8 @@ use std::collections::BTreeSet;
 
 use super::{
     policy::{Surroundings, is_plain},
-    rule::{Action, Addresses, By, Is, Links, Match, Rule},
-    side::{Side, counter, dropped},
+    rule::{Action, Addresses, Links, Match, Rule},
+    side::{self, Side},
     state::{BaseChain, Flowtable, Hook, Table},
 };
 use crate::LinkName;
@@ -51,19 +51,19 @@ impl Side {
         let (all, own) = (Addresses::In(self.network), Addresses::In(self.own));
         let out = [Match::To(device.link), self.source(own.clone()), self.destination(all.clone())];
         let back = [Match::From(Links::Is(device.link)), self.source(all), self.destination(own)];
-        let flow = |ends: [Match; 3]| {
-            let matches: Vec<Match> = ends.into_iter().chain([Match::TcpOrUdp, Match::Established]).collect();
-            Rule::new("established flows", matches, [Action::FlowAdd(OVERLAY)])
-        };
         [out, back].map(flow).into()
     }
 
     /// The same as [`Side::not_let_in`], before a flowtable is asked: a packet that is taken for one of a known flow never gets to that.
     fn emerging(&self) -> Option<(String, BaseChain)> {
         let device = self.device?.link;
-        let rule = Rule::new("let in by no rule", [Match::LetIn(Is::NotSo, By::Header)], dropped(counter::STRANGERS));
-        let (kind, rules) = ("filter".to_owned(), vec![rule.in_nft()]);
+        let (kind, rules) = ("filter".to_owned(), vec![side::let_in_by_no_rule([]).in_nft()]);
         let chain = BaseChain { kind, hook: Hook::Ingress, priority: BEFORE, device: Some(device), rules };
         Some((format!("emerging-{}", self.family_name()), chain))
     }
+}
+
+fn flow(ends: [Match; 3]) -> Rule {
+    let matches: Vec<Match> = ends.into_iter().chain([Match::TcpOrUdp, Match::Established]).collect();
+    Rule::new("established flows", matches, [Action::FlowAdd(OVERLAY)])
 }

@@ -30,7 +30,7 @@ pub struct FirewallPolicy {
     pub forward: bool,
     /// Who may send us encapsulated packets.
     pub senders: Senders,
-    /// Whether packets of connections of the overlay that were answered pass no rule of forwarding any more, where the kernel can do that.
+    /// Lets established connections of the overlay skip the rules of forwarding, where the kernel has flowtables.
     pub flowtable: bool,
 }
 

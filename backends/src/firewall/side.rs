@@ -104,8 +104,7 @@ impl Side {
     /// our rules do not (an operator's DNAT, another table of local addresses, a device that takes other headers too).
     pub(super) fn not_let_in(&self) -> Option<Rule> {
         let OverlayDevice { link, .. } = self.device.filter(|device| device.in_kernel)?;
-        let matches = [Match::From(Links::Is(link)), Match::LetIn(Is::NotSo, By::Header)];
-        Some(Rule::new("let in by no rule", matches, dropped(counter::STRANGERS)))
+        Some(let_in_by_no_rule([Match::From(Links::Is(link))]))
     }
 
     /// What the kernel's rp_filter does for IPv4, for both families and counted: a source must be one that we would answer
@@ -300,6 +299,12 @@ impl Side {
     }
 }
 
+/// Drops what comes out of the kernel's device uninvited.
+pub(super) fn let_in_by_no_rule(from: impl IntoIterator<Item = Match>) -> Rule {
+    let matches = from.into_iter().chain([Match::LetIn(Is::NotSo, By::Header)]).collect::<Vec<_>>();
+    Rule::new("let in by no rule", matches, dropped(counter::STRANGERS))
+}
+
 /// Judges nothing twice.
 pub(super) fn let_in_before() -> Rule {
     Rule::new("let in before", [Match::LetIn(Is::So, By::Port)], [Action::Accept])
@@ -357,6 +362,6 @@ pub(super) fn containers(matches: impl Into<Vec<Match>>) -> Rule {
     Rule::new("containers", matches, dropped(counter::CONTAINERS))
 }
 
-pub(super) const fn dropped(counter: &'static str) -> [Action; 2] {
+const fn dropped(counter: &'static str) -> [Action; 2] {
     [Action::CountIn(counter), Action::Drop]
 }

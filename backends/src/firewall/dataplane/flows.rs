@@ -1,4 +1,4 @@
-//! Whether the kernel has flowtables, and what they are hooked to.
+//! Our flowtable in the kernel, and kernels without any.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,7 +17,6 @@ use crate::{
     },
 };
 
-/// What is known of flowtables.
 #[derive(Default)]
 pub(super) struct Flows {
     /// Those of our table as they were read last.
@@ -27,7 +26,7 @@ pub(super) struct Flows {
 }
 
 impl Flows {
-    /// Whether a table was not put that may do without its flowtables.
+    /// Notes the outcome of a put; true where it failed and may succeed without a flowtable.
     pub(super) fn have_failed(&mut self, table: &Table, error: Option<&OpError>) -> bool {
         // Where there is no nft, the whole table is what is missed.
         if table.flowtables.is_empty() || error.is_some_and(|error| error.kind == ErrorKind::NoProgram) {
@@ -55,13 +54,13 @@ impl FirewallDataplane {
         self.flows.lack.as_ref().map(|(_, error)| error)
     }
 
-    /// Whether less can be held than these surroundings say, so that another round has something to do.
+    /// True where these surroundings promise more than the last put could do: another round asks for less.
     #[must_use]
     pub fn holds_less(&self, around: &Surroundings) -> bool {
         self.nftables < around.nftables || (!around.hookable.is_empty() && self.flows.lack.is_some())
     }
 
-    /// Whether a flowtable is hooked to other links than it was: one that goes is taken out, and that is no change of the ruleset.
+    /// The kernel takes a link that goes out of a flowtable without a new generation of the ruleset.
     pub(super) fn have_flowtables_changed(&mut self) -> bool {
         if self.flows.read.is_empty() {
             return false;
