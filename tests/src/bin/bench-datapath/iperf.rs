@@ -50,7 +50,11 @@ pub(crate) fn run(pair: &Pair, streams: Streams, end: End) -> Result<Received> {
     let answer = pair.sender().exec(&format!("iperf3 -J -c {} {end} {way}", pair.target()))?;
     let wrong = |rule: &str| LabError::Answer { what: "iperf3".to_owned(), rule: rule.to_owned() };
     let answer: Value = serde_json::from_str(&answer).map_err(|error| wrong(&error.to_string()))?;
-    received(&answer, streams).ok_or_else(|| wrong("there is no sum of what was received"))
+    // It leaves with 0 after some failures, and says them here alone.
+    if let Some(failure) = answer["error"].as_str() {
+        return Err(wrong(failure));
+    }
+    received(&answer, streams).ok_or_else(|| wrong(&format!("there is no sum of what was received: {}", answer["end"])))
 }
 
 fn received(answer: &Value, streams: Streams) -> Option<Received> {
