@@ -9,7 +9,7 @@ use std::{
 };
 
 use wire_backends::ContainerLink;
-use wire_lease::{DualStack, Family, Prefix};
+use wire_net::{DualStack, Family, Prefix};
 
 use crate::{
     daemon_json::{self, Clash},
@@ -193,7 +193,7 @@ fn list(prefixes: &[Prefix]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use wire_backends::Mtu;
+    use wire_net::Mtu;
 
     use super::*;
 

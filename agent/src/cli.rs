@@ -51,7 +51,7 @@ pub(crate) struct EtcdFlags {
     )]
     pub(crate) etcd_endpoints: Vec<String>,
     /// What the network's keys begin with.
-    #[arg(long, global = true, default_value = wire_lease::KeyPrefix::DEFAULT, value_name = "PREFIX", help_heading = "etcd")]
+    #[arg(long, global = true, default_value = wire_net::KeyPrefix::DEFAULT, value_name = "PREFIX", help_heading = "etcd")]
     pub(crate) etcd_prefix: String,
     /// The key of our client certificate, PEM.
     #[arg(long, global = true, value_name = "FILE", help_heading = "etcd")]

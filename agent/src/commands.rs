@@ -187,7 +187,8 @@ mod tests {
     use std::sync::Arc;
 
     use prost::Message;
-    use wire_lease::{Admission, Entries, KeyPrefix, KeyValue, Listing, Revision};
+    use wire_lease::{Admission, Entries, KeyValue, Listing, Revision};
+    use wire_net::KeyPrefix;
 
     use super::*;
     use crate::observed::Observed;

@@ -3,7 +3,8 @@
 use std::io::Read;
 
 use serde_json::{Map, Value, json};
-use wire_lease::{Compare, EtcdStore, KeyPrefix, LeaseStore, NetworkConfig, Txn, Write, chain};
+use wire_lease::{Compare, EtcdStore, LeaseStore, NetworkConfig, Txn, Write};
+use wire_net::{KeyPrefix, chain};
 
 use crate::{
     cli::{ConfigCommand, EtcdFlags},

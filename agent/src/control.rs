@@ -13,7 +13,7 @@ use tonic::{
     transport::{Channel, Endpoint, Server, Uri},
 };
 use wire_backends::Fault;
-use wire_lease::chain;
+use wire_net::chain;
 
 use crate::{
     exit::Exit,

@@ -17,7 +17,8 @@ use wire_backends::{
     Conflict, DataplaneError, ErrorKind, Failure, HostDataplane, LinkKind, Monitor, NetState, Op, Reconciler, Report,
     Wake,
 };
-use wire_lease::{Revision, chain};
+use wire_lease::Revision;
+use wire_net::chain;
 
 use crate::{
     exit::Exit,
@@ -286,7 +287,8 @@ async fn next_wake(monitor: Option<&mut Monitor>, belief: Option<&NetState>) -> 
 mod tests {
     use std::io;
 
-    use wire_backends::{Link, Mtu, OpError};
+    use wire_backends::{Link, OpError};
+    use wire_net::Mtu;
 
     use super::*;
 

@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use wire_lease::{DualStack, Family, Prefix, Subnet, chain};
+use wire_net::{DualStack, Family, Prefix, Subnet, chain};
 
 use crate::{
     cli::DockerOptsFlags,

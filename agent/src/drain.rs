@@ -3,8 +3,10 @@
 
 use std::{fs, io, net::IpAddr, path::Path};
 
-use wire_backends::{Host, LinkName, Marks, NetState, NetlinkDataplane, Reconciler, RouteForm, Scope};
-use wire_lease::{Owner, chain, give_back};
+use wire_backends::{Host, Marks, NetState, NetlinkDataplane, Reconciler, RouteForm, Scope};
+use wire_lease::{Owner, give_back};
+use wire_net::LinkName;
+use wire_net::chain;
 
 use crate::{
     daemon_json,

@@ -23,7 +23,8 @@ use wire_backends::{
     Dataplane, DataplaneError, FirewallDataplane, FirewallMonitor, FirewallPolicy, NetState, OverlayDevice, Reconciler,
     Report, Scope, Surroundings,
 };
-use wire_lease::{DualStack, Entry, Family, LeaseTable, NetworkConfig, Prefix, chain};
+use wire_lease::{Entry, LeaseTable, NetworkConfig};
+use wire_net::{DualStack, Family, Prefix, chain};
 
 use self::{
     doubts::Doubts,

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use wire_backends::{Dataplane, LinkKind, Marks, NetlinkDataplane, Op, Owner, RouteForm, Scope, devices};
-use wire_lease::{Prefix, chain};
+use wire_net::{Prefix, chain};
 
 use crate::{
     cli::EtcdFlags,

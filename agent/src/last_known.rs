@@ -13,7 +13,8 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 use tokio::{task::JoinHandle, time::Instant};
-use wire_lease::{KeyPrefix, KeyValue, LeaseId, LeaseTable, Listing, Revision, chain};
+use wire_lease::{KeyValue, LeaseId, LeaseTable, Listing, Revision};
+use wire_net::{KeyPrefix, chain};
 
 use crate::{
     files::{self, Durable, WriteError},
@@ -202,7 +203,8 @@ impl Drop for Keeper {
 mod tests {
     use std::os::unix::fs::MetadataExt;
 
-    use wire_lease::{Admission, Directory, Entries, NetworkConfig};
+    use wire_lease::{Admission, Entries, NetworkConfig};
+    use wire_net::Directory;
 
     use super::*;
 

@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, fs};
 
 use serde::{Deserialize, Serialize};
 use wire_backends::{DataplaneError, MacOrigin, Nic};
-use wire_lease::MacAddr;
+use wire_net::MacAddr;
 
 use crate::state::State;
 

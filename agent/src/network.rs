@@ -21,13 +21,14 @@ use std::{
 use tokio::sync::watch;
 use tracing::{info, warn};
 use wire_backends::{
-    Backend, Dataplane, ForwardSettings, Forwarder, HostDataplane, Kept, LinkName, Marks, NetlinkDataplane, Owner,
-    Placement, Reconciler, RouteForm, Scope, SelectError, choose, devices, select,
+    Backend, Dataplane, ForwardSettings, Forwarder, HostDataplane, Kept, Marks, NetlinkDataplane, Owner, Placement,
+    Reconciler, RouteForm, Scope, SelectError, choose, devices, select,
 };
 use wire_lease::{
-    BackendConfig, EtcdStore, Follow, FollowSettings, HoldState, Listing, MacAddr, NetworkConfig, Offer, Start, chain,
-    own_entry,
+    BackendConfig, EtcdStore, Follow, FollowSettings, HoldState, Listing, NetworkConfig, Offer, Start, own_entry,
 };
+use wire_net::LinkName;
+use wire_net::{MacAddr, chain};
 
 use self::{
     ground::Ground,

@@ -8,7 +8,8 @@ use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc};
 use tokio::sync::watch;
 use tracing::{info, warn};
 use wire_backends::{Counted, Report, Tunnels};
-use wire_lease::{DualStack, Family, FollowHealth, HoldState, LeaseTable, Prefix, Revision};
+use wire_lease::{FollowHealth, HoldState, LeaseTable, Revision};
+use wire_net::{DualStack, Family, Prefix};
 
 use self::refusals::{Refusals, refusals};
 use crate::pulse::Part;

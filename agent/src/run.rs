@@ -12,7 +12,7 @@ use tokio::{
     task::JoinSet,
 };
 use tracing::{debug, error, info, warn};
-use wire_lease::chain;
+use wire_net::chain;
 
 use crate::{
     control,

@@ -5,7 +5,8 @@ use std::{sync::Arc, time::Instant};
 use tokio::{sync::watch::error::RecvError, task::JoinSet};
 use tracing::info;
 use wire_backends::{Backend, OverlayDevice, select};
-use wire_lease::{ConfigEvent, ConfigWatch, Entry, EtcdStore, Follow, Hold, HoldState, NetworkConfig, Prefix, chain};
+use wire_lease::{ConfigEvent, ConfigWatch, Entry, EtcdStore, Follow, Hold, HoldState, NetworkConfig};
+use wire_net::{Prefix, chain};
 
 use crate::{
     datapath::{Datapath, Outcome},

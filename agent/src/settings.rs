@@ -9,8 +9,10 @@ use std::{
 };
 
 use regex::Regex;
-use wire_backends::{Capabilities, ForwardSettings, LinkName, Masquerade, Senders, Underlay};
-use wire_lease::{Credentials, DualStack, EtcdSettings, Family, KeyPrefix, Password, TlsFiles};
+use wire_backends::{Capabilities, ForwardSettings, Masquerade, Senders, Underlay};
+use wire_lease::{Credentials, EtcdSettings, Password, TlsFiles};
+use wire_net::LinkName;
+use wire_net::{DualStack, Family, KeyPrefix};
 
 use crate::{
     cli::{EtcdFlags, RunFlags},

@@ -10,7 +10,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 use tracing::warn;
-use wire_lease::{DualStack, MacAddr, Prefix};
+use wire_net::{DualStack, MacAddr, Prefix};
 
 use crate::{
     files::{Durable, Wanted},

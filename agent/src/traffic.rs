@@ -7,8 +7,9 @@ use std::{
 
 use tokio::{task::JoinHandle, time::Instant};
 use tracing::warn;
-use wire_backends::{LinkName, Passed, Traffic, Vxlan, devices, traffic};
+use wire_backends::{Passed, Traffic, Vxlan, devices, traffic};
 use wire_lease::{BackendConfig, NetworkConfig};
+use wire_net::LinkName;
 
 use crate::observed::Board;
 

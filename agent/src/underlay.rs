@@ -10,8 +10,10 @@ use tokio::{
     sync::{Notify, watch},
     time::Instant,
 };
-use wire_backends::{Host, LinkName, Placement, Underlay};
-use wire_lease::{Admission, DualStack, LocalAddress, MacAddr, Pool, chain};
+use wire_backends::{Host, Placement, Underlay};
+use wire_lease::Admission;
+use wire_net::LinkName;
+use wire_net::{DualStack, LocalAddress, MacAddr, Pool, chain};
 
 use self::choose::{Chosen, Wanted, choose};
 pub(crate) use self::{held::Held, overlap::overlaps};
@@ -82,7 +84,7 @@ pub(crate) struct UnderlayWatch {
     /// What is wrong with a flag that asked for the interface.
     renamed: Option<String>,
     /// Bridges among the subnets that hosts lease.
-    attached: Vec<(LinkName, wire_lease::Prefix)>,
+    attached: Vec<(LinkName, wire_net::Prefix)>,
 }
 
 /// How soon to look again for an interface that is lost.
@@ -134,7 +136,7 @@ impl UnderlayWatch {
     }
 
     /// The prefixes of bridges among the subnets that hosts lease, as of the last look.
-    pub(crate) fn attached(&self) -> &[(LinkName, wire_lease::Prefix)] {
+    pub(crate) fn attached(&self) -> &[(LinkName, wire_net::Prefix)] {
         &self.attached
     }
 

@@ -5,7 +5,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use tokio::{task::JoinHandle, time::Instant};
 use tracing::warn;
-use wire_lease::chain;
+use wire_net::chain;
 
 use crate::{
     daemon_json::{self, DaemonOptions},

@@ -1,9 +1,11 @@
 //! Subnets only: no traffic between hosts.
 
-use wire_lease::{BackendData, Lease, LeaseTable, NetworkConfig, Prefix};
+use wire_lease::{BackendData, Lease, LeaseTable, NetworkConfig};
+use wire_net::Mtu;
+use wire_net::Prefix;
 
 use crate::{
-    Backend, Mtu, NetState, Placement, Scope,
+    Backend, NetState, Placement, Scope,
     backend::{blackholes, forward_packets},
 };
 

@@ -2,13 +2,13 @@
 
 use std::{collections::BTreeSet, net::IpAddr};
 
-use wire_lease::{
-    BackendConfig, BackendData, DualStack, Family, Lease, LeaseTable, MacAddr, NetworkConfig, Prefix, Vni,
-};
+use wire_lease::{BackendConfig, BackendData, Lease, LeaseTable, NetworkConfig};
+use wire_net::{DualStack, Family, MacAddr, Prefix, Vni};
+use wire_net::{LinkName, Mtu, Overhead};
 
 use crate::{
-    Address, Capabilities, Forward, ForwardKey, Framing, Link, LinkKind, LinkName, Marks, Mtu, NetState, Overhead,
-    Parent, Route, RouteKey, Setting, Tunnel, Underlay, Via, alloc::Alloc, udp::UdpBackend, vxlan::VxlanBackend,
+    Address, Capabilities, Forward, ForwardKey, Framing, Link, LinkKind, Marks, NetState, Parent, Route, RouteKey,
+    Setting, Tunnel, Underlay, Via, alloc::Alloc, udp::UdpBackend, vxlan::VxlanBackend,
 };
 
 /// What leases mean for this host's kernel. Pure: the same leases give the same state, at any time.

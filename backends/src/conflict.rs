@@ -2,9 +2,10 @@
 
 use std::fmt;
 
-use wire_lease::Vni;
+use wire_net::LinkName;
+use wire_net::Vni;
 
-use crate::{Link, LinkName, PROTOCOL, Parent, Route, RouteKey, Setting, Vxlan};
+use crate::{Link, PROTOCOL, Parent, Route, RouteKey, Setting, Vxlan};
 
 /// Something foreign where we want something else.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -2,9 +2,10 @@
 
 use std::{fmt, net::IpAddr};
 
-use wire_lease::Prefix;
+use wire_net::LinkName;
+use wire_net::Prefix;
 
-use crate::{FdbKey, ForwardKey, LinkName, NeighbourKey, NetState, Route, RouteKey, Via, conflict::protocol_name};
+use crate::{FdbKey, ForwardKey, NeighbourKey, NetState, Route, RouteKey, Via, conflict::protocol_name};
 
 /// No more are named: there may be thousands.
 const NAMED: usize = 3;

@@ -16,8 +16,6 @@ mod detour;
 mod firewall;
 mod forward;
 mod host_dataplane;
-mod mtu;
-mod name;
 mod op;
 mod ownership;
 mod plan;
@@ -46,8 +44,6 @@ pub use firewall::{
 pub use forward::fuzzing;
 pub use forward::{Capabilities, Fault, Forwarder, Framing, Handle, Kept, TunnelSeen, Tunnels, Turn};
 pub use host_dataplane::HostDataplane;
-pub use mtu::{Mtu, Overhead};
-pub use name::{LinkName, LinkNameError};
 pub use op::Op;
 pub use ownership::Marks;
 pub use plan::{Plan, plan};

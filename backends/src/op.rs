@@ -2,11 +2,12 @@
 
 use std::{fmt, net::IpAddr};
 
-use wire_lease::{Family, MacAddr};
+use wire_net::LinkName;
+use wire_net::{Family, MacAddr};
 
 use crate::{
-    Address, FdbKey, FirewallOp, Forward, ForwardKey, Framing, Link, LinkKind, LinkName, NeighbourKey, NetState,
-    Parent, Route, RouteKey, Setting, Tunnel,
+    Address, FdbKey, FirewallOp, Forward, ForwardKey, Framing, Link, LinkKind, NeighbourKey, NetState, Parent, Route,
+    RouteKey, Setting, Tunnel,
 };
 
 /// One change of the kernel's state.

@@ -2,9 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use wire_lease::{BackendConfig, MacAddr, NetworkConfig};
+use wire_lease::{BackendConfig, NetworkConfig};
+use wire_net::LinkName;
+use wire_net::MacAddr;
 
-use crate::{Link, LinkKind, LinkName, Owner, Scope, Vxlan};
+use crate::{Link, LinkKind, Owner, Scope, Vxlan};
 
 /// By what a VXLAN device with one of our names is known as ours: one of these MACs, or flannel's form, which is ours too. So one
 /// whose MAC was changed by hand is ours still, and so is one that a former config or underlay has made otherwise.
@@ -64,10 +66,11 @@ impl Scope {
 
 #[cfg(test)]
 mod tests {
-    use wire_lease::Vni;
+    use wire_net::Vni;
 
     use super::*;
-    use crate::{Mtu, Parent};
+    use crate::Parent;
+    use wire_net::Mtu;
 
     fn vni(number: u32) -> Vni {
         Vni::new(number).unwrap()

@@ -10,11 +10,11 @@ use std::{
     fmt,
 };
 
-use wire_lease::Family;
+use wire_net::Family;
+use wire_net::LinkName;
 
 use crate::{
-    Address, Conflict, Detours, Link, LinkKind, LinkName, NetState, Op, Owner, Parent, Route, RouteKey, Vxlan, detour,
-    firewall,
+    Address, Conflict, Detours, Link, LinkKind, NetState, Op, Owner, Parent, Route, RouteKey, Vxlan, detour, firewall,
 };
 
 /// What is to be done, and what cannot be.

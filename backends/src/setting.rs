@@ -2,9 +2,8 @@
 
 use std::{fmt, path::PathBuf};
 
-use wire_lease::Family;
-
-use crate::LinkName;
+use wire_net::Family;
+use wire_net::LinkName;
 
 /// One setting. In their order they can be written: a link that takes routes from routers loses them where the host begins to
 /// forward before.

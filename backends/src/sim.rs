@@ -9,10 +9,9 @@ use std::{
 };
 
 use nix::errno::Errno;
+use wire_net::LinkName;
 
-use crate::{
-    Address, Attempt, Dataplane, DataplaneError, ErrorKind, LinkName, NetState, Op, OpError, Owner, Scope, Setting,
-};
+use crate::{Address, Attempt, Dataplane, DataplaneError, ErrorKind, NetState, Op, OpError, Owner, Scope, Setting};
 
 /// A handle on a kernel in memory.
 #[derive(Clone, Debug, Default)]

@@ -10,10 +10,11 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use wire_lease::{Family, MacAddr, Prefix, Vni};
+use wire_net::{Family, MacAddr, Prefix, Vni};
+use wire_net::{LinkName, Mtu};
 
 pub use self::route::{PROTOCOL, Route, RouteKey, Via};
-use crate::{Capabilities, Firewall, Framing, LinkName, Mtu, Setting};
+use crate::{Capabilities, Firewall, Framing, Setting};
 
 /// What the kernel holds, or should hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

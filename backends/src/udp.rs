@@ -6,11 +6,12 @@
 
 use std::net::IpAddr;
 
-use wire_lease::{BackendData, DualStack, Family, Lease, LeaseTable, NetworkConfig, Prefix};
+use wire_lease::{BackendData, Lease, LeaseTable, NetworkConfig};
+use wire_net::{DualStack, Family, Prefix};
+use wire_net::{LinkName, Mtu, Overhead};
 
 use crate::{
-    Backend, Framing, Link, LinkName, Marks, Mtu, NetState, Overhead, Placement, Route, RouteKey, Scope, SelectError,
-    Via,
+    Backend, Framing, Link, Marks, NetState, Placement, Route, RouteKey, Scope, SelectError, Via,
     backend::{Outer, add_device, add_forward, blackholes},
 };
 

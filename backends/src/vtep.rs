@@ -1,6 +1,6 @@
 //! Which MAC our VXLAN device has.
 
-use wire_lease::MacAddr;
+use wire_net::MacAddr;
 
 /// The MAC for our device of one family. All candidates but `fresh` may be missing:
 ///

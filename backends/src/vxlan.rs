@@ -3,13 +3,13 @@
 
 use std::net::IpAddr;
 
-use wire_lease::{
-    BackendConfig, BackendData, DualStack, Family, Lease, LeaseTable, NetworkConfig, Prefix, Vni, Vtep, VxlanConfig,
-};
+use wire_lease::{BackendConfig, BackendData, Lease, LeaseTable, NetworkConfig, Vtep, VxlanConfig};
+use wire_net::{DualStack, Family, Prefix, Vni};
+use wire_net::{LinkName, Mtu, Overhead};
 
 use crate::{
-    Backend, FdbKey, Framing, Link, LinkKind, LinkName, Marks, Mtu, NeighbourKey, NetState, Overhead, Parent,
-    Placement, Route, RouteKey, Scope, SelectError, Via, Vxlan,
+    Backend, FdbKey, Framing, Link, LinkKind, Marks, NeighbourKey, NetState, Parent, Placement, Route, RouteKey, Scope,
+    SelectError, Via, Vxlan,
     backend::{Outer, add_device, add_forward, blackholes},
     udp,
 };
@@ -29,7 +29,7 @@ pub(crate) struct VxlanBackend {
 struct Device {
     name: LinkName,
     link: Link,
-    mac: wire_lease::MacAddr,
+    mac: wire_net::MacAddr,
 }
 
 impl VxlanBackend {

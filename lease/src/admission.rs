@@ -7,12 +7,10 @@ use std::{
     sync::Arc,
 };
 
+use wire_net::{DualStack, Family, LocalAddress, LocalUse, MacAddr, Pool, Prefix, Subnet};
+
 use crate::{
-    BackendData, DualStack, Entry, Family, Lease, LeaseTable, LocalAddress, MacAddr, Pool, Prefix, Refusal,
-    RefusalKind, Revision, Subnet,
-    entries::Decoded,
-    hold_down::HoldDown,
-    local::{self, LocalUse},
+    BackendData, Entry, Lease, LeaseTable, Refusal, RefusalKind, Revision, entries::Decoded, hold_down::HoldDown,
 };
 
 /// What entries are checked against.
@@ -44,7 +42,7 @@ pub(crate) fn admit(
     let outside = admission.outside();
     let mut table = LeaseTable { revision, hold_down: hold_down.clone(), outside, ..LeaseTable::default() };
     let mut candidates = Vec::with_capacity(decoded.len());
-    let around = Around { prefixes: admission.guarded_underlay(), uses: local::uses(&admission.local) };
+    let around = Around { prefixes: admission.guarded_underlay(), uses: LocalAddress::uses_of(&admission.local) };
     let there = decoded.iter().map(|(key, decoded)| (Presence::There, key, decoded));
     for (presence, key, decoded) in there.chain(hold_down.held().map(|(key, decoded)| (Presence::Held, key, decoded))) {
         match &decoded.content {
@@ -107,7 +105,7 @@ impl Admission {
     /// # Errors
     /// When they do.
     pub fn check_as_own(&self, public: IpAddr) -> Result<(), String> {
-        let uses = local::uses(&self.local).into_iter().filter(|(_, used)| *used != LocalUse::Own).collect();
+        let uses = LocalAddress::uses_of(&self.local).into_iter().filter(|(_, used)| *used != LocalUse::Own).collect();
         let pool = self.pools.of(Family::of(public));
         pool.map_or(Ok(()), |pool| self.check_public(pool, public, &uses))
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::{Family, Pool, Prefix};
+use wire_net::{Family, Pool, Prefix};
 
 /// The addresses that are taken: disjoint intervals with a gap between any two, in order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

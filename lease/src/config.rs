@@ -4,14 +4,13 @@ mod fields;
 mod pool;
 
 use serde_json::Value;
+use wire_net::{DualStack, Family, Pool, Vni};
 
 use self::{
     fields::ConfigFields,
     pool::{V4_NAMES, V6_NAMES},
 };
-use crate::{DualStack, Family, Vni, byte_order_mark, lease::Fields};
-
-pub use pool::Pool;
+use crate::{byte_order_mark, lease::Fields};
 
 /// The whole network's settings, as `<prefix>/config` holds them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -116,8 +115,8 @@ impl NetworkConfig {
         }
         Ok(Self {
             pools: DualStack {
-                v4: v4.then(|| Pool::from_fields(&V4_NAMES, fields)).transpose()?,
-                v6: v6.then(|| Pool::from_fields(&V6_NAMES, fields)).transpose()?,
+                v4: v4.then(|| fields.pool(&V4_NAMES)).transpose()?,
+                v6: v6.then(|| fields.pool(&V6_NAMES)).transpose()?,
             },
             backend: BackendConfig::from_fields(fields)?,
             nftables: fields.flag("EnableNFTables", false)?,

@@ -6,9 +6,10 @@ use std::{
 };
 
 use tokio::time::Instant;
+use wire_net::{Directory, Subnet};
 
 use crate::{
-    Directory, Entry, Event, KeyValue, Lease, LeaseTable, Listing, Origin, Refusal, RefusalKind, Revision, Subnet,
+    Entry, Event, KeyValue, Lease, LeaseTable, Listing, Origin, Refusal, RefusalKind, Revision,
     admission::{self, Admission},
     hold_down::HoldDown,
 };

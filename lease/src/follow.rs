@@ -8,10 +8,10 @@ use std::{pin::pin, sync::Arc, time::Duration};
 use futures::FutureExt;
 use tokio::{sync::watch, time::Instant};
 use tracing::{debug, info, warn};
+use wire_net::{Directory, chain};
 
 use crate::{
-    Admission, Backoff, Directory, Entries, LeaseStore, LeaseTable, Listing, Revision, WatchBatch, WatchError,
-    WatchStream, chain,
+    Admission, Backoff, Entries, LeaseStore, LeaseTable, Listing, Revision, WatchBatch, WatchError, WatchStream,
     hold_down::{HELD_FOR, HoldDown},
     refusal_log::{RefusalLog, ToSay},
     shortened,
@@ -21,7 +21,7 @@ use crate::{
 /// The settings of a follower.
 #[derive(Clone, Debug)]
 pub struct FollowSettings {
-    /// What the keys of all leases begin with, [`crate::KeyPrefix::leases`].
+    /// What the keys of all leases begin with, [`wire_net::KeyPrefix::leases`].
     pub directory: Directory,
     /// How often everything is listed although the watch stands: etcd has lost watch events.
     pub list_every: Duration,

@@ -19,11 +19,11 @@ mod keep;
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use tokio::{sync::watch, time::Instant};
+use wire_net::{Directory, DualStack, KeyPrefix, Pool, Prefix, Subnet};
 
 use self::announce::Announcing;
 use crate::{
-    BackendData, Beside, Clock, Directory, DualStack, Entry, KeyPrefix, LeaseId, LeaseStore, LeaseTable, Listing, Pool,
-    Prefix, StoreError, Subnet,
+    BackendData, Beside, Clock, Entry, LeaseId, LeaseStore, LeaseTable, Listing, StoreError,
     own::entry_of,
     task::{Start, Task},
 };

@@ -78,7 +78,8 @@ impl Gone {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Admission, Directory, Entries, KeyPrefix, KeyValue, Listing, Revision};
+    use crate::{Admission, Entries, KeyValue, Listing, Revision};
+    use wire_net::{Directory, KeyPrefix};
 
     const DIRECTORY: &[u8] = b"/n/subnets/";
 

@@ -1,38 +1,10 @@
 //! What a lease says, and its value in the store, byte for byte as flannel writes it.
 
-use std::{
-    fmt,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
-};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::{Map, Value};
-
-use crate::{DualStack, Family, MacAddr, Subnet};
-
-/// A VXLAN network identifier, 24 bits (RFC 7348 §5).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Vni(u32);
-
-impl Vni {
-    /// `None` where `number` has more than 24 bits.
-    #[must_use]
-    pub const fn new(number: u32) -> Option<Self> {
-        if number < 1 << 24 { Some(Self(number)) } else { None }
-    }
-
-    /// The identifier as a number.
-    #[must_use]
-    pub const fn number(self) -> u32 {
-        self.0
-    }
-}
-
-impl fmt::Display for Vni {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
+use wire_net::{DualStack, Family, MacAddr, Subnet, Vni};
 
 /// The tunnel end point of one family, as `BackendData` and `BackendV6Data` carry it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -209,7 +181,7 @@ fn vteps(subnet: Subnet, fields: Fields<'_>) -> Result<DualStack<Vtep>, LeaseErr
         };
         let mac = data.text("VtepMAC")?.ok_or_else(|| refuse("has no VtepMAC"))?;
         let mac: MacAddr =
-            mac.parse().map_err(|error: crate::MacError| refuse(&format!("has a bad VtepMAC: {error}")))?;
+            mac.parse().map_err(|error: wire_net::MacError| refuse(&format!("has a bad VtepMAC: {error}")))?;
         vteps.set(prefix.family(), Some(Vtep { vni, mac }));
     }
     Ok(vteps)

@@ -13,7 +13,7 @@
 //! [`own_entry`] finds ours in a listing, and [`Entries::admit`] lets leases in one by one. Around it two tasks talk to a
 //! [`LeaseStore`]: [`EtcdStore`], or with the feature `sim` a store in memory with faults and virtual time.
 //!
-//! At start: read the config ([`StoredConfig::read`]) and list [`KeyPrefix::leases`] at the same time; find our old lease
+//! At start: read the config ([`StoredConfig::read`]) and list [`KeyPrefix::leases`](wire_net::KeyPrefix::leases) at the same time; find our old lease
 //! with [`own_entry`]; give the one listing to both [`Hold::spawn`] and [`Follow::spawn`]. A restart that finds its lease in
 //! place then needs one more round trip and writes nothing; a first lease needs three (grant beside guards, transaction,
 //! listing).
@@ -29,17 +29,12 @@ mod clock;
 mod config;
 mod entries;
 mod etcd;
-mod family;
 mod follow;
 mod hold;
 mod hold_down;
-mod key;
 mod key_watch;
 mod lease;
-mod local;
-mod mac;
 mod own;
-mod prefix;
 mod refusal_log;
 #[cfg(feature = "sim")]
 mod sim;
@@ -53,26 +48,21 @@ pub use allocate::{Full, Taken, Wish, allocate};
 pub use backoff::{Backoff, shortened};
 pub use byte_order_mark::byte_order_mark;
 pub use clock::Clock;
-pub use config::{BackendConfig, ConfigError, NetworkConfig, Pool, VxlanConfig};
+pub use config::{BackendConfig, ConfigError, NetworkConfig, VxlanConfig};
 pub use entries::Entries;
 pub use etcd::{
     Credentials, EndpointAddresses, EtcdSettings, EtcdSettingsError, EtcdStore, EtcdWatch, NameError, Password,
     TlsFiles, endpoint_addresses,
 };
-pub use family::{DualStack, Family};
 pub use follow::{Follow, FollowHealth, FollowSettings, LIST_EVERY};
 pub use hold::{Former, Hold, HoldSettings, HoldState, Offer, Owner, give_back};
-pub use key::{Directory, KeyError, KeyPrefix, Subnet};
-pub use lease::{BackendData, Lease, LeaseError, Vni, Vtep};
-pub use local::LocalAddress;
-pub use mac::{MacAddr, MacError};
+pub use lease::{BackendData, Lease, LeaseError, Vtep};
 pub use own::own_entry;
-pub use prefix::{Prefix, PrefixError};
 #[cfg(feature = "sim")]
 pub use sim::{SimBackup, SimCall, SimFault, SimStore, SimWatch};
 pub use store::{
     Committed, Compare, Event, KeyValue, LeaseId, LeaseStore, Listing, Read, Revision, StoreError, Txn, WatchBatch,
-    WatchError, WatchStream, Write, chain,
+    WatchError, WatchStream, Write,
 };
 pub use stored_config::{ConfigEvent, ConfigWatch, StoredConfig};
 pub use table::{Entry, LeaseTable, Origin, Refusal, RefusalKind, Refused};

@@ -1,7 +1,9 @@
 //! The network config in the store: read once, then watched.
 
+use wire_net::KeyPrefix;
+
 use crate::{
-    KeyPrefix, LeaseStore, Revision, StoreError,
+    LeaseStore, Revision, StoreError,
     key_watch::{KeyEvent, KeyWatch},
 };
 

@@ -2,7 +2,9 @@
 
 use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc};
 
-use crate::{Lease, LeaseId, Revision, Subnet, hold_down::HoldDown};
+use wire_net::Subnet;
+
+use crate::{Lease, LeaseId, Revision, hold_down::HoldDown};
 
 /// Where a lease stands in the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -12,7 +12,7 @@ use std::{
 };
 
 use serde_json::Value;
-use wire_lease::Family;
+use wire_net::Family;
 
 use crate::{Host, LabError, Namespace, Process, Result, command::output, eventually, kernel::damaged_in, run};
 

@@ -1,6 +1,6 @@
 //! How packets of the overlay look on the underlay.
 
-use wire_lease::Family;
+use wire_net::Family;
 
 /// What lies between outer UDP and an inner packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,7 +7,7 @@ use std::{
     path::PathBuf,
 };
 
-use wire_lease::Family;
+use wire_net::Family;
 
 use crate::{Kernel, LabError, Namespace, Process, Result, Underlay, run};
 

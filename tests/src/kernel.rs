@@ -6,7 +6,7 @@ use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 
 use crate::{LabError, Namespace, Result};
-use wire_lease::Family;
+use wire_net::Family;
 
 /// The kernel of one host.
 #[derive(Clone, Copy, Debug)]

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use wire_lease::Family;
+use wire_net::Family;
 
 use crate::{Host, Kernel, LabError, Namespace, Result};
 

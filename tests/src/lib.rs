@@ -78,4 +78,4 @@ pub use stat::ProcessStat;
 pub use traffic::{Exchange, TrafficServer};
 pub use underlay::{Fault, Underlay};
 pub use wait::{eventually, steadily};
-pub use wire_lease::Family;
+pub use wire_net::Family;

@@ -6,7 +6,7 @@ use std::{
 };
 
 use serde_json::Value;
-use wire_lease::Family;
+use wire_net::Family;
 
 use crate::{Encapsulation, Etcd, Host, LabError, Result, Stored, check};
 

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use wire_lease::{Family, Prefix};
+use wire_net::{Family, Prefix};
 
 use super::{DaemonOptions, object::Object};
 

@@ -4,7 +4,7 @@ use std::{
 };
 
 use serde_json::json;
-use wire_lease::chain;
+use wire_net::chain;
 
 use super::*;
 

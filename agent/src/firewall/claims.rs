@@ -5,7 +5,8 @@ use std::{
     net::IpAddr,
 };
 
-use wire_lease::{Family, LeaseTable, Prefix};
+use wire_lease::LeaseTable;
+use wire_net::{Family, Prefix};
 
 /// What the warning concerns.
 pub(super) const PEERS: &str = "peers";
@@ -55,7 +56,8 @@ pub(super) fn claimed(misplaced: &Misplaced, is_userspace: bool) -> String {
 mod tests {
     use std::sync::Arc;
 
-    use wire_lease::{BackendData, DualStack, Entry, Lease, Origin, Revision, Subnet};
+    use wire_lease::{BackendData, Entry, Lease, Origin, Revision};
+    use wire_net::{DualStack, Subnet};
 
     use super::*;
 

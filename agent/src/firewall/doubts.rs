@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use wire_lease::Family;
+use wire_net::Family;
 
 /// So many packets must have arrived while the device stood still: fewer may be on their way there.
 const MANY: u64 = 3;

@@ -3,8 +3,10 @@
 use std::time::Instant;
 
 use tracing::{info, warn};
-use wire_backends::{ACCEPT_MARK, Counted, DockerRules, LinkName, OverlayDevice, Surroundings, traffic};
-use wire_lease::{DualStack, Family, LeaseTable, Prefix};
+use wire_backends::{ACCEPT_MARK, Counted, DockerRules, OverlayDevice, Surroundings, traffic};
+use wire_lease::LeaseTable;
+use wire_net::LinkName;
+use wire_net::{DualStack, Family, Prefix};
 
 use super::{
     Keeper, LASTING,

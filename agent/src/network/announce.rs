@@ -3,8 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use tracing::{info, warn};
-use wire_backends::Mtu;
-use wire_lease::{DualStack, Entry, Prefix, chain};
+use wire_lease::Entry;
+use wire_net::Mtu;
+use wire_net::{DualStack, Prefix, chain};
 
 use super::{Ground, Host};
 use crate::{

@@ -4,7 +4,8 @@
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
 
 use tokio::{sync::watch, task::JoinSet};
-use wire_lease::{Admission, DualStack, EndpointAddresses, Prefix, endpoint_addresses};
+use wire_lease::{Admission, EndpointAddresses, endpoint_addresses};
+use wire_net::{DualStack, Prefix};
 
 use super::Host;
 use crate::settings::Settings;

@@ -4,7 +4,8 @@ use std::net::IpAddr;
 
 use tracing::info;
 use wire_backends::Underlay;
-use wire_lease::{Admission, DualStack, Entry, NetworkConfig, Pool};
+use wire_lease::{Admission, Entry, NetworkConfig};
+use wire_net::{DualStack, Pool};
 
 use super::Host;
 use crate::{
@@ -95,8 +96,8 @@ fn unused(asked: &DualStack<IpAddr>, pools: &DualStack<Pool>) -> Option<String> 
 
 #[cfg(test)]
 mod tests {
-    use wire_backends::{LinkName, Mtu};
-    use wire_lease::{Family, LocalAddress};
+    use wire_net::{Family, LocalAddress};
+    use wire_net::{LinkName, Mtu};
 
     use super::*;
 

@@ -1,7 +1,7 @@
 //! Who this host is: what it remembers of itself, where that is its own (docs/adr/0009-a-clone-is-a-host-of-its-own.md).
 
 use tracing::warn;
-use wire_lease::chain;
+use wire_net::chain;
 
 use super::{Ground, Host};
 use crate::{

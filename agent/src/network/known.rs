@@ -10,9 +10,10 @@ use std::{
 
 use tracing::{info, warn};
 use wire_lease::{
-    Backoff, ConfigEvent, ConfigWatch, DualStack, EtcdStore, KeyPrefix, LeaseStore, Listing, NetworkConfig, Revision,
-    StoreError, StoredConfig, Subnet, chain,
+    Backoff, ConfigEvent, ConfigWatch, EtcdStore, LeaseStore, Listing, NetworkConfig, Revision, StoreError,
+    StoredConfig,
 };
+use wire_net::{DualStack, KeyPrefix, Subnet, chain};
 
 use super::Host;
 use crate::{
@@ -154,7 +155,7 @@ impl Host {
 
     /// Why this host cannot use what was kept.
     fn stranger(&self, config: &NetworkConfig) -> Result<Option<String>, Exit> {
-        let held = |(family, pool): (_, &wire_lease::Pool)| {
+        let held = |(family, pool): (_, &wire_net::Pool)| {
             self.state.subnet.of(family).is_some_and(|subnet| pool.offers(*subnet))
         };
         if !config.pools.iter().all(held) {

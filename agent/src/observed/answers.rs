@@ -2,7 +2,8 @@
 
 use tokio::time::Instant;
 use wire_backends::{Conflict, TunnelSeen};
-use wire_lease::{BackendData, Entry, Family, HoldState, Prefix};
+use wire_lease::{BackendData, Entry, HoldState};
+use wire_net::{Family, Prefix};
 
 use super::{DatapathKind, FirewallSeen, Observed};
 use crate::control::proto;

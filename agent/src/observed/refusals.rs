@@ -28,7 +28,8 @@ pub(super) fn refusals(table: &LeaseTable) -> Refusals {
 
 #[cfg(test)]
 mod tests {
-    use wire_lease::{Admission, Entries, KeyPrefix, KeyValue, Listing, NetworkConfig, Revision};
+    use wire_lease::{Admission, Entries, KeyValue, Listing, NetworkConfig, Revision};
+    use wire_net::KeyPrefix;
 
     use super::*;
 

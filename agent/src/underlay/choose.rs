@@ -7,8 +7,9 @@
 use std::net::IpAddr;
 
 use regex::Regex;
-use wire_backends::{Host, HostAddress, HostLink, LinkName, Standing};
-use wire_lease::{DualStack, Family, Pool};
+use wire_backends::{Host, HostAddress, HostLink, Standing};
+use wire_net::LinkName;
+use wire_net::{DualStack, Family, Pool};
 
 use super::Held;
 use crate::settings::UnderlayWish;

@@ -2,8 +2,9 @@
 
 use std::net::IpAddr;
 
-use wire_backends::{Host, HostLink, LinkName, Standing, Underlay};
-use wire_lease::{DualStack, LocalAddress};
+use wire_backends::{Host, HostLink, Standing, Underlay};
+use wire_net::LinkName;
+use wire_net::{DualStack, LocalAddress};
 
 use super::choose::{Chosen, is_link_local};
 

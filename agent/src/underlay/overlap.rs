@@ -2,8 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use wire_backends::LinkName;
-use wire_lease::{LeaseTable, Prefix, Subnet};
+use wire_lease::LeaseTable;
+use wire_net::LinkName;
+use wire_net::{Prefix, Subnet};
 
 /// How many leases of others are named.
 const NAMED: usize = 3;

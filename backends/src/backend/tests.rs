@@ -1,6 +1,7 @@
 use std::{net::IpAddr, sync::Arc};
 
-use wire_lease::{Entry, LeaseTable, LocalAddress, Origin, Prefix, Revision};
+use wire_lease::{Entry, LeaseTable, Origin, Revision};
+use wire_net::{LocalAddress, Prefix};
 
 use super::*;
 use crate::{LinkKind, Owner, Vxlan};

@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use wire_lease::MacAddr;
+use wire_net::MacAddr;
 
 /// The type's two upper bits are flags (`NLA_TYPE_MASK` of linux/netlink.h).
 const TYPE_MASK: u16 = 0x3fff;

@@ -2,15 +2,15 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use wire_lease::{Family, MacAddr, Prefix, Vni};
+use wire_net::{Family, MacAddr, Prefix, Vni};
+use wire_net::{LinkName, Mtu};
 
 use super::{
     attribute::{address, attributes, mac, number, text},
     nexthop::Nexthops,
 };
 use crate::{
-    Address, Extra, FdbKey, Link, LinkKind, LinkName, Mtu, NeighbourKey, Owner, PROTOCOL, Parent, Route, RouteKey,
-    Scope, Via, Vxlan,
+    Address, Extra, FdbKey, Link, LinkKind, NeighbourKey, Owner, PROTOCOL, Parent, Route, RouteKey, Scope, Via, Vxlan,
 };
 
 /// The numbers and names of links.

@@ -2,7 +2,8 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use wire_lease::{Family, Prefix};
+use wire_net::{Family, Prefix};
+use wire_net::{LinkName, Mtu};
 
 use super::{
     DataplaneError,
@@ -11,7 +12,7 @@ use super::{
     read::link_by,
     socket::{Batch, Netlink},
 };
-use crate::{LinkKind, LinkName, Mtu};
+use crate::LinkKind;
 
 /// A link that containers are on, or may be.
 #[derive(Clone, Debug, PartialEq, Eq)]

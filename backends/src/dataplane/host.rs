@@ -2,7 +2,8 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use wire_lease::{DualStack, Family, LocalAddress, MacAddr, Prefix, chain};
+use wire_net::{DualStack, Family, LocalAddress, MacAddr, Prefix, chain};
+use wire_net::{LinkName, Mtu};
 
 use super::{
     DataplaneError,
@@ -10,7 +11,7 @@ use super::{
     decode, encode,
     socket::{Batch, Netlink},
 };
-use crate::{LinkKind, LinkName, Mtu};
+use crate::LinkKind;
 
 /// All links of this host, in the network namespace of the thread that asked.
 #[derive(Clone, Debug, Default)]

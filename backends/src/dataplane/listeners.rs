@@ -84,7 +84,7 @@ fn was_made_to_forward(links: &[&LinkSettings]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use wire_lease::DualStack;
+    use wire_net::DualStack;
 
     use super::*;
     use crate::Parent;

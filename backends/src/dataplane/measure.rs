@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use wire_lease::Family;
+use wire_net::Family;
 
 use super::{
     Dataplane, NetlinkDataplane, RouteForm, encode,

@@ -6,7 +6,8 @@ use std::{cell::OnceCell, collections::BTreeSet, future::poll_fn, io, net::IpAdd
 use netlink_sys::{AsyncSocket, TokioSocket, protocols::NETLINK_ROUTE};
 use nix::errno::Errno;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
-use wire_lease::{Family, Prefix};
+use wire_net::LinkName;
+use wire_net::{Family, Prefix};
 
 use super::{
     DataplaneError,
@@ -18,7 +19,7 @@ use super::{
     socket::{LONGEST_DATAGRAM, force_buffer},
     sysctl,
 };
-use crate::{Link, LinkKind, LinkName, NetState, Owner, PROTOCOL, Route, Scope, Setting, Via};
+use crate::{Link, LinkKind, NetState, Owner, PROTOCOL, Route, Scope, Setting, Via};
 
 /// `RTNLGRP_LINK`, `_NEIGH`, `_IPV4_IFADDR`, `_IPV4_ROUTE`, `_IPV6_IFADDR`, `_IPV6_ROUTE`, `_IPV4_NETCONF`, `_IPV6_NETCONF` of
 /// linux/rtnetlink.h.

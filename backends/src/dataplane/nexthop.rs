@@ -8,7 +8,7 @@ use std::{
 };
 
 use netlink_packet_core::Emitable;
-use wire_lease::Family;
+use wire_net::Family;
 
 use super::attribute::{address, attributes, number};
 use crate::{PROTOCOL, RouteKey};

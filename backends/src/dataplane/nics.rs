@@ -1,6 +1,7 @@
 //! The links by whose addresses a host is told from a copy of its disk.
 
-use wire_lease::MacAddr;
+use wire_net::LinkName;
+use wire_net::MacAddr;
 
 use super::{
     DataplaneError,
@@ -8,7 +9,6 @@ use super::{
     encode,
     socket::{Batch, Netlink},
 };
-use crate::LinkName;
 
 /// A link and its Ethernet addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]

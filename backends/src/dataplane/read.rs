@@ -7,7 +7,8 @@ use std::{
 };
 
 use nix::errno::Errno;
-use wire_lease::Family;
+use wire_net::Family;
+use wire_net::LinkName;
 
 use super::{
     DataplaneError,
@@ -18,7 +19,7 @@ use super::{
     settings::{self, LinkSettings},
     socket::{Batch, Netlink},
 };
-use crate::{Link, LinkKind, LinkName, NetState, Owner, Route, RouteKey, Scope, Vxlan};
+use crate::{Link, LinkKind, NetState, Owner, Route, RouteKey, Scope, Vxlan};
 
 /// What a read brings beside the state itself.
 pub(crate) struct Reading {

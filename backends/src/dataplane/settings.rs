@@ -5,7 +5,8 @@ use std::{
     net::IpAddr,
 };
 
-use wire_lease::{DualStack, Family};
+use wire_net::LinkName;
+use wire_net::{DualStack, Family};
 
 use super::{
     DataplaneError,
@@ -18,7 +19,7 @@ use super::{
     socket::{Batch, Netlink},
     sysctl,
 };
-use crate::{LinkName, Scope, Setting};
+use crate::{Scope, Setting};
 
 /// What a link message says of a link's settings.
 #[derive(Clone, Debug)]

@@ -2,10 +2,11 @@
 
 use std::{fs, io, path::Path};
 
-use wire_lease::Family;
+use wire_net::Family;
+use wire_net::LinkName;
 
 use super::OpError;
-use crate::{LinkName, Setting};
+use crate::Setting;
 
 /// Reads one; `None` where the kernel has none, or none that makes sense.
 pub(crate) fn get(setting: Setting) -> Option<u32> {

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fs, io, path::Path};
 
-use crate::LinkName;
+use wire_net::LinkName;
 
 /// Packets that have gone through a device since it was made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -2,10 +2,11 @@
 
 use std::net::IpAddr;
 
-use wire_lease::{DualStack, LocalAddress, MacAddr, Pool, Prefix};
+use wire_net::{DualStack, LocalAddress, MacAddr, Pool, Prefix};
+use wire_net::{LinkName, Mtu};
 
 use super::host::{Host, HostLink};
-use crate::{LinkName, Mtu, Parent};
+use crate::Parent;
 
 /// The link to the other hosts.
 #[derive(Clone, Debug, PartialEq, Eq)]

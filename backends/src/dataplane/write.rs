@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use nix::errno::Errno;
+use wire_net::LinkName;
 
 use super::{
     Attempt, Dataplane, DataplaneError, ErrorKind, OpError,
@@ -15,7 +16,7 @@ use super::{
     socket::{Batch, Netlink},
     sysctl,
 };
-use crate::{Link, LinkKind, LinkName, NetState, Op, Owner, Route, RouteKey, Scope, Setting, Via};
+use crate::{Link, LinkKind, NetState, Op, Owner, Route, RouteKey, Scope, Setting, Via};
 
 /// The kernel of this thread's network namespace, through one netlink socket.
 pub struct NetlinkDataplane {

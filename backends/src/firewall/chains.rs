@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use wire_lease::Family;
+use wire_net::Family;
 
 use super::{
     policy::{KUBE_MARK, Masquerade, OverlayDevice},

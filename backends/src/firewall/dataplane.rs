@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use wire_lease::{Family, Prefix};
+use wire_net::{Family, Prefix};
 
 pub use self::counted::Counted;
 use self::flows::Flows;
@@ -325,7 +325,7 @@ impl Dataplane for FirewallDataplane {
         // Before all else: what changes meanwhile is read again.
         self.generation = self.netfilter().and_then(Netfilter::generation).ok();
         let tables = self.read_nftables(&mut firewall).unwrap_or_else(|error| {
-            let source = io::Error::other(wire_lease::chain(&error));
+            let source = io::Error::other(wire_net::chain(&error));
             let detail = "nftables cannot be read: is the module nf_tables loaded?".to_owned();
             self.unreadable.insert(Part::Nftables, OpError::program(ErrorKind::Unsupported, detail, source));
             netfilter::Tables::new()

@@ -2,16 +2,14 @@
 
 use std::net::IpAddr;
 
-use wire_lease::{Family, Prefix};
+use wire_net::LinkName;
+use wire_net::{Family, Prefix};
 
 use super::{
     state::{Element, Hook, SetKind},
     tracking::Does,
 };
-use crate::{
-    LinkName,
-    dataplane::attribute::{address, attributes, number, text},
-};
+use crate::dataplane::attribute::{address, attributes, number, text};
 
 /// An attribute of a message, behind its `struct nfgenmsg`.
 pub(super) fn find(body: &[u8], wanted: u16) -> Option<&[u8]> {

@@ -102,7 +102,7 @@ fn put(bytes: &mut Vec<u8>, kind: u16, value: &[u8]) {
 
 #[cfg(test)]
 mod tests {
-    use wire_lease::{Family, Prefix};
+    use wire_net::{Family, Prefix};
 
     use super::*;
     use crate::{

@@ -6,13 +6,14 @@
 
 use std::collections::BTreeSet;
 
+use wire_net::LinkName;
+
 use super::{
     policy::{Surroundings, is_plain},
     rule::{Action, Addresses, Links, Match, Rule},
     side::{self, Side},
     state::{BaseChain, Flowtable, Hook, Table},
 };
-use crate::LinkName;
 
 /// The name of the flowtable.
 const OVERLAY: &str = "overlay";

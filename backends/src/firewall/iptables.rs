@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use wire_lease::Family;
+use wire_net::Family;
 
 use super::{
     op::{ChainChange, FirewallOp},

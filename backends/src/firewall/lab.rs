@@ -8,7 +8,7 @@ mod tracking;
 
 use std::time::Duration;
 
-use wire_lease::Family;
+use wire_net::Family;
 
 use super::{
     Element, FirewallDataplane, FirewallMonitor, FirewallOp, Masquerade, Nftables, Senders, SetChange,
@@ -316,8 +316,7 @@ fn measure_rounds_among_many_peers() {
 /// How long one transaction takes that adds a peer which is not there.
 fn time_of_one_more(reconciler: &mut Reconciler<FirewallDataplane>, number: u32) -> Duration {
     let public = std::net::Ipv4Addr::from_bits(0xc000_0000 + number).into();
-    let subnet =
-        wire_lease::Prefix::new(std::net::Ipv4Addr::from_bits(0x3000_0000 + (number << 8)).into(), 24).unwrap();
+    let subnet = wire_net::Prefix::new(std::net::Ipv4Addr::from_bits(0x3000_0000 + (number << 8)).into(), 24).unwrap();
     let add = |element| SetChange { add: [element].into(), ..SetChange::default() };
     let subnets = ("subnets-v4-24".to_owned(), add(Element::Subnet(public, subnet)));
     let changes = [("peers-v4".to_owned(), add(Element::Address(public))), subnets].into();

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_NONREC};
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use nix::errno::Errno;
-use wire_lease::Family;
+use wire_net::Family;
 
 use super::{
     decode::{

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, fmt::Write as _};
 
-use wire_lease::Family;
+use wire_net::Family;
 
 use super::{
     op::FirewallOp,

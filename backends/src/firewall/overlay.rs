@@ -2,7 +2,7 @@
 
 use std::{fmt, net::IpAddr};
 
-use wire_lease::{Pool, Prefix};
+use wire_net::{Pool, Prefix};
 
 /// The addresses that the config leases. Where it bounds them, hosts themselves may live in the rest of the network.
 #[derive(Clone, Copy, Debug)]

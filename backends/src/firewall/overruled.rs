@@ -1,12 +1,12 @@
 //! An operator's drops that come too late: ours lets the overlay through before them (docs/adr/0007-firewall.md). Pure.
 
-use wire_lease::{DualStack, Family, Prefix};
+use wire_net::LinkName;
+use wire_net::{DualStack, Family, Prefix};
 
 use super::{
     iptables::words,
     policy::{FirewallPolicy, OverlayDevice, Surroundings},
 };
-use crate::LinkName;
 
 impl FirewallPolicy {
     /// Which of an operator's drops in `DOCKER-USER` may be meant for traffic of the overlay. What names only other links or other

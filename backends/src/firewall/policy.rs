@@ -8,7 +8,9 @@ use std::{
     net::IpAddr,
 };
 
-use wire_lease::{DualStack, Family, Lease, LeaseTable, Pool, Vni};
+use wire_lease::{Lease, LeaseTable};
+use wire_net::LinkName;
+use wire_net::{DualStack, Family, Pool, Vni};
 
 use super::{
     flowtable,
@@ -17,7 +19,7 @@ use super::{
     side::{self, BRIDGES, Side, containers, counter, of_network, to_port},
     state::{BaseChain, Element, Firewall, Hook, Set, SetKind, Table, TableName},
 };
-use crate::{ContainerLink, LinkKind, LinkName, NetState, Owner, Tunnel, forward::VXLAN_LEAD};
+use crate::{ContainerLink, LinkKind, NetState, Owner, Tunnel, forward::VXLAN_LEAD};
 
 /// What an operator may choose.
 #[derive(Clone, Debug)]

@@ -13,7 +13,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::{Pid, Uid},
 };
-use wire_lease::Family;
+use wire_net::Family;
 
 use super::iptables::has_chain;
 use crate::{ErrorKind, OpError};

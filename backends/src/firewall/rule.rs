@@ -2,10 +2,10 @@
 
 use std::{fmt, net::IpAddr};
 
-use wire_lease::{Family, Prefix, Vni};
+use wire_net::LinkName;
+use wire_net::{Family, Prefix, Vni};
 
 use super::{overlay::Overlay, state};
-use crate::LinkName;
 
 /// A rule: all of its matches must hold, then its actions are carried out in their order.
 #[derive(Clone, Debug)]

@@ -2,7 +2,9 @@
 
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
-use wire_lease::{Entry, Family, LeaseTable, Prefix};
+use wire_lease::{Entry, LeaseTable};
+use wire_net::LinkName;
+use wire_net::{Family, Prefix};
 
 use super::{
     overlay::Overlay,
@@ -10,11 +12,11 @@ use super::{
     rule::{Action, Addresses, By, Header, Is, Links, Match, Pair, Rule},
     state::{Element, Set, SetKind},
 };
-use crate::{LinkName, forward::vxlan_header};
+use crate::forward::vxlan_header;
 
 /// Named counters of our table: what was dropped, and what was let in.
 pub(crate) mod counter {
-    use wire_lease::Family;
+    use wire_net::Family;
 
     /// Encapsulated packets from hosts that have no lease.
     pub(crate) const STRANGERS: &str = "strangers";

@@ -6,9 +6,8 @@ use std::{
     net::IpAddr,
 };
 
-use wire_lease::{Family, Prefix};
-
-use crate::LinkName;
+use wire_net::LinkName;
+use wire_net::{Family, Prefix};
 
 /// Chains of ours begin so, and nobody else's.
 pub(super) const OURS: &str = "WIRE-";

@@ -4,12 +4,12 @@ mod judged;
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;
-use wire_lease::{
-    BackendData, DualStack, Entry, Family, Lease, LeaseTable, MacAddr, Origin, Pool, Revision, Subnet, Vni, Vtep,
-};
+use wire_lease::{BackendData, Entry, Lease, LeaseTable, Origin, Revision, Vtep};
+use wire_net::{DualStack, Family, MacAddr, Pool, Subnet, Vni};
+use wire_net::{LinkName, Mtu};
 
 use super::*;
-use crate::{Link, LinkKind, LinkName, Mtu, NetState, Op, Owner, Parent, Vxlan, plan};
+use crate::{Link, LinkKind, NetState, Op, Owner, Parent, Vxlan, plan};
 
 fn name(text: &str) -> LinkName {
     text.parse().unwrap()
@@ -102,7 +102,7 @@ pub(crate) fn wanted_with(policy: &FirewallPolicy, peers: u32) -> Firewall {
     for number in 0..peers {
         let mut lease = lease(2, false);
         let first = std::net::Ipv4Addr::from_bits(0x0b00_0000 + (number << 8));
-        lease.subnet = Subnet::new(DualStack { v4: wire_lease::Prefix::new(first.into(), 24).ok(), v6: None }).unwrap();
+        lease.subnet = Subnet::new(DualStack { v4: wire_net::Prefix::new(first.into(), 24).ok(), v6: None }).unwrap();
         lease.public.v4 = Some(std::net::Ipv4Addr::from_bits(0xc633_0000 + number).into());
         let origin = Origin { create_revision: Revision(1), mod_revision: Revision(1), lease: None };
         table.peers.insert(lease.subnet, std::sync::Arc::new(Entry { lease, origin }));

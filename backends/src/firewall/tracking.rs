@@ -8,7 +8,7 @@ use std::{
     fmt,
 };
 
-use wire_lease::Family;
+use wire_net::Family;
 
 use super::{rule, state::Hook};
 

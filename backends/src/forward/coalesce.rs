@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use wire_lease::Family;
+use wire_net::Family;
 
 use super::{
     checksum::{fold, pseudo, sum},

@@ -3,7 +3,7 @@
 //! On the way out the outer header gets the inner one's codepoint: normal mode (§4.1), which lets routers of the underlay
 //! mark instead of drop. On the way in both are combined (§4.2), so that such a mark reaches the end that can slow down.
 
-use wire_lease::Family;
+use wire_net::Family;
 
 use super::{
     checksum::fold,

@@ -14,7 +14,8 @@ use std::{
 use arc_swap::ArcSwap;
 use nix::{net::if_::if_nametoindex, sys::eventfd::EventFd};
 use tokio::sync::Notify;
-use wire_lease::Prefix;
+use wire_net::Prefix;
+use wire_net::{LinkName, Mtu};
 
 use super::{
     Capabilities, Framing,
@@ -25,7 +26,7 @@ use super::{
     udp::{Role, Udp},
     worker::{Gate, Shared, Worker},
 };
-use crate::{Forward, LinkName, Mtu, Tunnel};
+use crate::{Forward, Tunnel};
 
 /// Sockets to send VXLAN through: their ports are what routers on the way tell flows apart by (RFC 7348 §5, source port).
 const SENDERS: usize = 16;

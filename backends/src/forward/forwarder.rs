@@ -13,7 +13,8 @@ use std::{
 use nix::errno::Errno;
 use tokio::sync::Notify;
 use tracing::{info, warn};
-use wire_lease::chain;
+use wire_net::chain;
+use wire_net::{LinkName, Mtu};
 
 use super::{
     Capabilities,
@@ -23,7 +24,7 @@ use super::{
     udp::Udp,
     worker::{Fault, Shared},
 };
-use crate::{Attempt, ErrorKind, ForwardKey, LinkKind, LinkName, Mtu, NetState, Op, OpError, Tunnel, dataplane::port};
+use crate::{Attempt, ErrorKind, ForwardKey, LinkKind, NetState, Op, OpError, Tunnel, dataplane::port};
 
 /// All tunnels. Dropped, no packet is moved any more; the devices stay.
 #[derive(Default)]

@@ -1,6 +1,6 @@
 //! What lies between the outer UDP header and the inner IP packet.
 
-use wire_lease::{Family, MacAddr, Vni};
+use wire_net::{Family, MacAddr, Vni};
 
 use super::counters::DropReason;
 

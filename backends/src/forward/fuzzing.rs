@@ -1,6 +1,6 @@
 //! What reads packets of others, for a fuzzer to feed: each takes any bytes, and panics where a promise is broken.
 
-use wire_lease::{MacAddr, Vni};
+use wire_net::{MacAddr, Vni};
 
 use super::{
     coalesce::{Coalescer, Joinable},

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use wire_lease::Family;
+use wire_net::Family;
 
 use super::{
     checksum::{fold, pseudo, sum},

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use wire_lease::Family;
+use wire_net::Family;
 
 use super::checksum::{fold, sum};
 

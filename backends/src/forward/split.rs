@@ -123,7 +123,7 @@ impl Cut {
     #[inline]
     fn write(&self, head: &mut [u8], body: &[u8], number: usize, last: bool) {
         set_total(&self.header, head, self.payload + body.len());
-        if self.header.family == wire_lease::Family::V4 {
+        if self.header.family == wire_net::Family::V4 {
             let id = be16(head, 4).wrapping_add(number as u16);
             put16(head, 4, id);
         }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use foldhash::fast::RandomState;
-use wire_lease::{Family, MacAddr, Prefix};
+use wire_net::{Family, MacAddr, Prefix};
 
 use crate::Forward;
 

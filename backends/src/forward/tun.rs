@@ -11,9 +11,9 @@ use std::{
 };
 
 use nix::libc;
+use wire_net::LinkName;
 
 use super::{Capabilities, vnet};
-use crate::LinkName;
 
 /// The numbers of linux/if_tun.h.
 mod ioctl {

@@ -36,8 +36,8 @@ pub(crate) fn large(header: &Header, packet: &[u8], size: Option<usize>, mtu: us
     let vnet = checksum(header, packet)?;
     let transport = &packet[header.len..header.total];
     let (gso, len) = match (header.protocol, header.family) {
-        (TCP, wire_lease::Family::V4) => (Gso::Tcp4, usize::from(*transport.get(12)? >> 4) * 4),
-        (TCP, wire_lease::Family::V6) => (Gso::Tcp6, usize::from(*transport.get(12)? >> 4) * 4),
+        (TCP, wire_net::Family::V4) => (Gso::Tcp4, usize::from(*transport.get(12)? >> 4) * 4),
+        (TCP, wire_net::Family::V6) => (Gso::Tcp6, usize::from(*transport.get(12)? >> 4) * 4),
         _ => (Gso::Udp, 8),
     };
     let headers = header.len + len;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use wire_lease::Family;
+use wire_net::Family;
 
 use super::Links;
 use crate::{Conflict, NetState, Op, Owner, Setting};
@@ -56,13 +56,11 @@ fn is_on(state: &NetState, setting: Setting) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        LinkName,
-        plan::{
-            plan,
-            tests::{device, state},
-        },
+    use crate::plan::{
+        plan,
+        tests::{device, state},
     };
+    use wire_net::LinkName;
 
     fn name(text: &str) -> LinkName {
         text.parse().unwrap()
@@ -114,7 +112,7 @@ mod tests {
     #[test]
     fn a_device_made_anew_has_its_settings_written_whatever_the_old_one_had() {
         let mut have = wanted();
-        let other = crate::LinkKind::Vxlan(crate::Vxlan::new(wire_lease::Vni::new(1).unwrap()));
+        let other = crate::LinkKind::Vxlan(crate::Vxlan::new(wire_net::Vni::new(1).unwrap()));
         have.links.insert(name("flannel.1"), crate::Link { kind: other, ..device(1) });
         let said = plan(&have, &wanted()).to_string();
         assert!(said.contains("set sysctl net.ipv4.conf.flannel/1.forwarding = 1"), "{said}");

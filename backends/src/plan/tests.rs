@@ -1,12 +1,12 @@
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;
-use wire_lease::{Family, MacAddr, Vni};
+use wire_net::Mtu;
+use wire_net::{Family, MacAddr, Vni};
 
 use super::*;
 use crate::{
-    Address, FdbKey, Forward, ForwardKey, Framing, Mtu, NeighbourKey, Parent, Setting, Via,
-    firewall::tests::any_firewall,
+    Address, FdbKey, Forward, ForwardKey, Framing, NeighbourKey, Parent, Setting, Via, firewall::tests::any_firewall,
 };
 
 fn name(text: &str) -> LinkName {
@@ -354,7 +354,7 @@ fn four_thousand_peers_are_compared_in_milliseconds() {
         let mac = MacAddr::new([2, 0, octets[0], octets[1], octets[2], octets[3]]);
         want.fdb.insert(FdbKey { link, mac }, gateway);
         want.neighbours.insert(NeighbourKey { link, address: gateway }, mac);
-        let key = RouteKey::main(wire_lease::Prefix::new(gateway, 24).unwrap());
+        let key = RouteKey::main(wire_net::Prefix::new(gateway, 24).unwrap());
         want.routes.insert(key, Route::ours(Via::Gateway { gateway, link, onlink: true }));
     }
     let from = std::time::Instant::now();

@@ -2,10 +2,10 @@
 
 use std::{fmt, net::IpAddr};
 
-use wire_lease::{Family, Prefix};
+use wire_net::LinkName;
+use wire_net::{Family, Prefix};
 
 use super::Owner;
-use crate::LinkName;
 
 /// The routing protocol number of our routes, by which they are known after a restart
 /// (linux/rtnetlink.h leaves numbers above `RTPROT_STATIC` to their users).

@@ -1,148 +1,11 @@
-//! What hosts lease from, and the fields of the config that say so.
+//! The fields of the config that say what hosts lease from.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde_json::Value;
+use wire_net::{Family, Pool, Prefix};
 
 use super::{ConfigError, fields::ConfigFields};
-use crate::{Family, Prefix};
-
-/// The subnets of one family that hosts lease.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Pool {
-    /// All addresses of the overlay.
-    pub network: Prefix,
-    /// The length of each host's subnet, in bits.
-    pub subnet_len: u8,
-    /// The first subnet that may be leased.
-    pub min: Prefix,
-    /// The last subnet that may be leased.
-    pub max: Prefix,
-}
-
-impl Pool {
-    /// How many subnets may be leased.
-    #[must_use]
-    pub fn size(&self) -> u128 {
-        // At least two bits of the network are the subnet's number, so that this fits.
-        ((self.max.first_bits() - self.min.first_bits()) >> self.host_bits()).saturating_add(1)
-    }
-
-    /// The subnet with that number, counted from [`Pool::min`]; `None` past [`Pool::max`].
-    #[must_use]
-    pub fn nth(&self, number: u128) -> Option<Prefix> {
-        if number >= self.size() {
-            return None;
-        }
-        let first = self.min.first_bits() + (number << self.host_bits());
-        Prefix::from_bits(self.network.family(), first, self.subnet_len).ok()
-    }
-
-    /// How many of its subnets share an address with `prefix`.
-    pub(crate) fn overlapped(&self, prefix: Prefix) -> u128 {
-        if prefix.family() != self.network.family() {
-            return 0;
-        }
-        let min = self.min.first_bits();
-        let (first, last) = (prefix.first_bits().max(min), prefix.last_bits().min(self.max.last_bits()));
-        if first > last {
-            return 0;
-        }
-        let number = |address: u128| (address - min) >> self.host_bits();
-        (number(last) - number(first)).saturating_add(1)
-    }
-
-    /// The number of the first subnet that lies wholly behind `last`, an address as a number; `None` behind the last address.
-    pub(crate) fn number_after(&self, last: u128) -> Option<u128> {
-        let Some(distance) = last.checked_sub(self.min.first_bits()) else { return Some(0) };
-        (distance >> self.host_bits()).checked_add(1)
-    }
-
-    /// Whether `subnet` can be a host's lease in this network, be it of another length or outside the range: an older config
-    /// may have offered it.
-    ///
-    /// # Errors
-    /// Names the rule it breaks.
-    pub fn admits(&self, subnet: Prefix) -> Result<(), String> {
-        let longest = self.network.family().longest_subnet();
-        if !self.network.covers(subnet) {
-            Err(format!("{subnet} does not lie in the network {}", self.network))
-        } else if subnet.len() <= self.network.len() {
-            Err(format!("{subnet} is all of the network {}", self.network))
-        } else if subnet.len() > longest {
-            Err(format!("{subnet} is longer than /{longest}, too small for a device and a bridge"))
-        } else {
-            Ok(())
-        }
-    }
-
-    /// Whether containers are, or may come to be, at addresses in `prefix`. Where the config bounds the range, the rest of the
-    /// network has hosts or nobody; else all of it is for containers.
-    #[must_use]
-    pub fn leases(&self, prefix: Prefix) -> bool {
-        let is_inside = self.network.covers(prefix);
-        let in_range = prefix.first_bits() <= self.max.last_bits() && self.min.first_bits() <= prefix.last_bits();
-        is_inside && (in_range || !self.is_bounded())
-    }
-
-    /// The prefixes that together are what containers may have: the network, or the range where the config bounds it.
-    #[must_use]
-    pub fn leased(&self) -> Vec<Prefix> {
-        if !self.is_bounded() {
-            return vec![self.network];
-        }
-        let (family, bits) = (self.network.family(), self.network.family().bits());
-        let (mut first, last) = (self.min.first_bits(), self.max.last_bits());
-        let mut prefixes = Vec::new();
-        loop {
-            let begins = |prefix: &Prefix| prefix.first_bits() == first && prefix.last_bits() <= last;
-            let of_len = |len| Prefix::from_bits(family, first, len).ok();
-            let largest = (0..=bits).filter_map(of_len).find(begins).expect("one address always fits");
-            prefixes.push(largest);
-            if largest.last_bits() >= last {
-                return prefixes;
-            }
-            first = largest.last_bits() + 1;
-        }
-    }
-
-    /// Whether the config keeps a part of the network for something else. Where nobody says so, the first subnet is left out.
-    #[must_use]
-    pub fn is_bounded(&self) -> bool {
-        let before = (self.min.first_bits() - self.network.first_bits()) >> self.host_bits();
-        before > 1 || self.max.last_bits() != self.network.last_bits()
-    }
-
-    /// Whether a host of this network may lease `subnet` as the config stands.
-    #[must_use]
-    pub fn offers(&self, subnet: Prefix) -> bool {
-        subnet.len() == self.subnet_len && self.min <= subnet && subnet <= self.max && self.network.covers(subnet)
-    }
-
-    fn host_bits(&self) -> u8 {
-        self.network.family().bits() - self.subnet_len
-    }
-
-    pub(super) fn from_fields(names: &Names, fields: ConfigFields<'_>) -> Result<Self, ConfigError> {
-        let network = fields.network(names)?;
-        let subnet_len = fields.subnet_len(names, network)?;
-        let nth = |number: u128, from_end: bool| {
-            let size = 1u128 << (names.family.bits() - subnet_len);
-            let base = if from_end { network.last_bits() - (size - 1) } else { network.first_bits() };
-            Prefix::from_bits(names.family, base + number * size, subnet_len).expect("the length is checked")
-        };
-        let min = fields.bound(names.min, network, subnet_len)?.unwrap_or_else(|| nth(1, false));
-        let max = fields.bound(names.max, network, subnet_len)?.unwrap_or_else(|| nth(0, true));
-        if min > max {
-            return Err(ConfigError::Value {
-                field: names.min.to_owned(),
-                value: min.network().to_string(),
-                rule: format!("it must not be above {}, {}", names.max, max.network()),
-            });
-        }
-        Ok(Self { network, subnet_len, min, max })
-    }
-}
 
 /// The fields of one family, and its limits.
 pub(super) struct Names {
@@ -195,6 +58,27 @@ fn reserved() -> impl Iterator<Item = (Prefix, &'static str)> {
 }
 
 impl ConfigFields<'_> {
+    /// The pool of one family.
+    pub(super) fn pool(self, names: &Names) -> Result<Pool, ConfigError> {
+        let network = self.network(names)?;
+        let subnet_len = self.subnet_len(names, network)?;
+        let nth = |number: u128, from_end: bool| {
+            let size = 1u128 << (names.family.bits() - subnet_len);
+            let base = if from_end { network.last_bits() - (size - 1) } else { network.first_bits() };
+            Prefix::from_bits(names.family, base + number * size, subnet_len).expect("the length is checked")
+        };
+        let min = self.bound(names.min, network, subnet_len)?.unwrap_or_else(|| nth(1, false));
+        let max = self.bound(names.max, network, subnet_len)?.unwrap_or_else(|| nth(0, true));
+        if min > max {
+            return Err(ConfigError::Value {
+                field: names.min.to_owned(),
+                value: min.network().to_string(),
+                rule: format!("it must not be above {}, {}", names.max, max.network()),
+            });
+        }
+        Ok(Pool { network, subnet_len, min, max })
+    }
+
     fn network(self, names: &Names) -> Result<Prefix, ConfigError> {
         let Some(text) = self.text(names.network)?.filter(|text| !text.is_empty()) else {
             let example = match names.family {
@@ -205,7 +89,7 @@ impl ConfigFields<'_> {
             return Err(ConfigError::Missing { field: names.network, rule });
         };
         let refuse = |rule: String| self.refuse(names.network, &Value::String(text.clone()), &rule);
-        let network: Prefix = text.parse().map_err(|error: crate::PrefixError| refuse(error.to_string()))?;
+        let network: Prefix = text.parse().map_err(|error: wire_net::PrefixError| refuse(error.to_string()))?;
         if network.family() != names.family {
             return Err(refuse(format!("it must be an {} prefix", names.family)));
         }

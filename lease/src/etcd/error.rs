@@ -4,9 +4,10 @@ use std::{error::Error as StdError, fmt};
 
 use etcd_client::Error;
 use tonic::Code;
+use wire_net::chain;
 
 use super::{member::MemberError, permission::Asked, settings::EtcdSettingsError};
-use crate::{StoreError, chain};
+use crate::StoreError;
 
 type Source = Box<dyn StdError + Send + Sync>;
 

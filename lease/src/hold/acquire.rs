@@ -4,10 +4,11 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use futures::StreamExt;
 use tracing::{error, info, warn};
+use wire_net::{Prefix, Subnet, chain};
 
 use super::{HoldSettings, HoldState, Holder, Holding, claim::Obstacle};
 use crate::{
-    Backoff, Entry, Event, LeaseStore, Listing, Prefix, Revision, Subnet, WatchStream, chain,
+    Backoff, Entry, Event, LeaseStore, Listing, Revision, WatchStream,
     own::{Choice, NoRoom, entry_of, listed, offered, overlapping, own_entry_without},
     shortened,
 };
@@ -91,7 +92,7 @@ impl<S: LeaseStore> Holder<S> {
             let holding = self.adopt(own, &listing, &offer).await?;
             return Ok((holding, listing));
         }
-        let subnet = self.choice(crate::DualStack::default()).subnet(&listing);
+        let subnet = self.choice(wire_net::DualStack::default()).subnet(&listing);
         match subnet {
             Ok(subnet) => Ok((self.claim(subnet, listing.revision, &offer).await?, listing)),
             Err(no_room) => Err(Obstacle::Full(no_room, listing)),
@@ -113,7 +114,7 @@ impl<S: LeaseStore> Holder<S> {
         Ok(Some(entry).filter(|_| ours))
     }
 
-    pub(super) fn choice(&self, kept: crate::DualStack<Prefix>) -> Choice<'_> {
+    pub(super) fn choice(&self, kept: wire_net::DualStack<Prefix>) -> Choice<'_> {
         Choice {
             directory: &self.directory,
             pools: &self.settings.pools,

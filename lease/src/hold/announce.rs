@@ -11,9 +11,10 @@ use std::{
 
 use tokio::{sync::watch, time::Instant};
 use tracing::{debug, info};
+use wire_net::{Subnet, chain};
 
 use super::{Holder, Holding, claim::Move};
-use crate::{Entry, LeaseId, LeaseStore, LeaseTable, Revision, StoreError, Subnet, chain, shortened};
+use crate::{Entry, LeaseId, LeaseStore, LeaseTable, Revision, StoreError, shortened};
 
 /// After a lease was acquired, or one of flanneld's has come: between 5 s and this, so that not all write at the same moment.
 const AT_LATEST: Duration = Duration::from_secs(30);

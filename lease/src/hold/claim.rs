@@ -5,11 +5,11 @@ use std::{sync::Arc, time::Duration};
 use futures::future::try_join_all;
 use tokio::time::Instant;
 use tracing::{debug, info};
+use wire_net::{DualStack, KeyPrefix, Subnet};
 
 use super::{ASKING, HoldState, Holder, Holding, Life, Offer};
 use crate::{
-    Compare, DualStack, Entry, KeyPrefix, KeyValue, Lease, LeaseId, LeaseStore, Listing, Origin, Revision, StoreError,
-    Subnet, Txn, Write,
+    Compare, Entry, KeyValue, Lease, LeaseId, LeaseStore, Listing, Origin, Revision, StoreError, Txn, Write,
     own::{NoRoom, addresses, at_address, entry_of, listed, offered, overlapping},
     shortened,
 };

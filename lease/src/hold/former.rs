@@ -1,9 +1,10 @@
 //! Leases that this very agent had before, under another subnet, and that nobody needs any more.
 
 use tracing::{debug, info};
+use wire_net::{MacAddr, chain};
 
 use super::{Holder, Holding, claim::Obstacle};
-use crate::{BackendData, Entry, Lease, LeaseStore, Listing, MacAddr, chain, own::leases};
+use crate::{BackendData, Entry, Lease, LeaseStore, Listing, own::leases};
 
 /// So many are looked at.
 const AT_MOST: usize = 4;
@@ -52,7 +53,7 @@ fn seems_to_be_of_one_host(one: &Lease, other: &Lease) -> bool {
 fn macs(lease: &Lease) -> impl Iterator<Item = MacAddr> {
     let vteps = match &lease.data {
         BackendData::Vxlan(vteps) => *vteps,
-        BackendData::Untyped | BackendData::Other(_) => crate::DualStack::default(),
+        BackendData::Untyped | BackendData::Other(_) => wire_net::DualStack::default(),
     };
     [vteps.v4, vteps.v6].into_iter().flatten().map(|vtep| vtep.mac)
 }

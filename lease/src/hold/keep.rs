@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
+use wire_net::chain;
 
 use super::{
     Holder, Holding, Life,
@@ -11,7 +12,7 @@ use super::{
     claim::{Move, Obstacle},
 };
 use crate::{
-    Backoff, Entry, KeyValue, Lease, LeaseStore, Origin, chain,
+    Backoff, Entry, KeyValue, Lease, LeaseStore, Origin,
     clock::Sleep,
     key_watch::{KeyEvent, KeyWatch},
     own::{addresses, entry_of},

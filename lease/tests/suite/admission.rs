@@ -3,10 +3,8 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use proptest::prelude::*;
-use wire_lease::{
-    Admission, DualStack, Entries, Family, KeyPrefix, KeyValue, LeaseTable, Listing, LocalAddress, NetworkConfig,
-    Prefix, RefusalKind, Revision,
-};
+use wire_lease::{Admission, Entries, KeyValue, LeaseTable, Listing, NetworkConfig, RefusalKind, Revision};
+use wire_net::{DualStack, Family, KeyPrefix, LocalAddress, Prefix};
 
 const DIRECTORY: &str = "/coreos.com/network/subnets/";
 
@@ -292,7 +290,7 @@ proptest! {
     fn no_two_peers_overlap_each_other_or_this_host(entries in entries()) {
         let admission = admission(V4);
         let table = admit(entries.clone(), &admission);
-        let mut prefixes: Vec<Prefix> = table.peers.keys().chain(&admission.own).flat_map(wire_lease::Subnet::prefixes).collect();
+        let mut prefixes: Vec<Prefix> = table.peers.keys().chain(&admission.own).flat_map(wire_net::Subnet::prefixes).collect();
         prefixes.sort_unstable();
         for pair in prefixes.windows(2) {
             prop_assert!(!pair[0].overlaps(pair[1]), "{} {}", pair[0], pair[1]);

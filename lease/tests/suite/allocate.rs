@@ -3,7 +3,8 @@
 use std::{collections::BTreeSet, time::Instant};
 
 use proptest::prelude::*;
-use wire_lease::{DualStack, Family, Full, NetworkConfig, Pool, Prefix, Taken, Wish, allocate};
+use wire_lease::{Full, NetworkConfig, Taken, Wish, allocate};
+use wire_net::{DualStack, Family, Pool, Prefix};
 
 fn pools(json: &str) -> DualStack<Pool> {
     NetworkConfig::from_json(json.as_bytes()).unwrap().pools

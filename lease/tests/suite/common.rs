@@ -94,7 +94,7 @@ pub(crate) async fn answers(store: &EtcdStore) {
         }
         tokio::time::sleep(Duration::from_millis(25)).await;
     }
-    panic!("etcd does not answer: {}", wire_lease::chain(&error.unwrap()));
+    panic!("etcd does not answer: {}", wire_net::chain(&error.unwrap()));
 }
 
 pub(crate) fn free_port() -> u16 {

@@ -1,7 +1,8 @@
 //! Every rule of the network config, and that each refusal names the field, the value and the rule.
 
 use proptest::prelude::*;
-use wire_lease::{BackendConfig, ConfigError, NetworkConfig, Vni, VxlanConfig};
+use wire_lease::{BackendConfig, ConfigError, NetworkConfig, VxlanConfig};
+use wire_net::Vni;
 
 fn parse(json: &str) -> NetworkConfig {
     NetworkConfig::from_json(json.as_bytes()).unwrap_or_else(|error| panic!("{json}: {error}"))

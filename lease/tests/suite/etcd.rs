@@ -16,8 +16,9 @@ use std::{
 use tempfile::TempDir;
 use wire_lease::{
     Credentials, EtcdSettings, EtcdSettingsError, EtcdStore, Lease, LeaseStore, Password, Revision, StoreError,
-    TlsFiles, Txn, WatchStream, Write, chain,
+    TlsFiles, Txn, WatchStream, Write,
 };
+use wire_net::chain;
 
 use self::certificates::certificates;
 use crate::common::{TestEtcd, free_port};

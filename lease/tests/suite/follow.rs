@@ -7,9 +7,10 @@ use tokio::{
     time::{Instant, timeout},
 };
 use wire_lease::{
-    Admission, Directory, Follow, FollowSettings, KeyPrefix, LeaseId, LeaseStore, LeaseTable, NetworkConfig,
-    RefusalKind, SimBackup, SimCall, SimFault, SimStore, Start,
+    Admission, Follow, FollowSettings, LeaseId, LeaseStore, LeaseTable, NetworkConfig, RefusalKind, SimBackup, SimCall,
+    SimFault, SimStore, Start,
 };
+use wire_net::{Directory, KeyPrefix};
 
 use crate::common::TestEtcd;
 

@@ -8,9 +8,9 @@ use std::{
 
 use tokio::{sync::watch, time::timeout};
 use wire_lease::{
-    BackendData, Clock, DualStack, Family, Hold, HoldSettings, HoldState, KeyPrefix, Lease, LeaseStore, NetworkConfig,
-    Offer, Prefix, SimStore, Subnet, Vni, Vtep,
+    BackendData, Clock, Hold, HoldSettings, HoldState, Lease, LeaseStore, NetworkConfig, Offer, SimStore, Vtep,
 };
+use wire_net::{DualStack, Family, KeyPrefix, Prefix, Subnet, Vni};
 
 mod announcing;
 mod claiming;
@@ -69,7 +69,7 @@ fn public<T>(number: u16, families: &DualStack<T>) -> DualStack<IpAddr> {
 
 fn data<T>(number: u16, families: &DualStack<T>) -> BackendData {
     let [high, low] = number.to_be_bytes();
-    let mac = |last| wire_lease::MacAddr::local([2, 0, 0, high, low, last]);
+    let mac = |last| wire_net::MacAddr::local([2, 0, 0, high, low, last]);
     BackendData::Vxlan(families.map(|family, _| Vtep { vni: Vni::new(1), mac: mac(u8::from(family == Family::V6)) }))
 }
 

@@ -3,7 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use proptest::prelude::*;
-use wire_lease::{BackendData, DualStack, Family, Lease, LeaseError, MacAddr, Prefix, Subnet, Vni, Vtep};
+use wire_lease::{BackendData, Lease, LeaseError, Vtep};
+use wire_net::{DualStack, Family, MacAddr, Prefix, Subnet, Vni};
 
 /// Quoted from flannel's Documentation/reservations.md,
 /// <https://github.com/flannel-io/flannel/blob/067ed7f6ef35e4450d5c46fae53a941e57286193/Documentation/reservations.md>.

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use wire_backends::{Mtu, Way};
-use wire_lease::{LocalAddress, NetworkConfig};
+use wire_backends::Way;
+use wire_lease::NetworkConfig;
+use wire_net::LocalAddress;
+use wire_net::Mtu;
 
 use super::*;
 

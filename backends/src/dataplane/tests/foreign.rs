@@ -2,7 +2,7 @@
 
 use std::{net::Ipv4Addr, time::Instant};
 
-use wire_lease::Family;
+use wire_net::Family;
 
 use super::{
     FORMS,

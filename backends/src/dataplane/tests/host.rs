@@ -3,9 +3,11 @@
 use std::net::IpAddr;
 
 use super::lab::{self, Lab, run};
-use wire_lease::{DualStack, LocalAddress, NetworkConfig, Pool};
+use wire_lease::NetworkConfig;
+use wire_net::Mtu;
+use wire_net::{DualStack, LocalAddress, Pool};
 
-use crate::{Host, HostAddress, HostLink, Mtu, RouteForm, Standing, Way};
+use crate::{Host, HostAddress, HostLink, RouteForm, Standing, Way};
 
 #[test]
 fn without_the_capability_the_error_says_so() {

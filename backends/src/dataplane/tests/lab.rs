@@ -12,10 +12,8 @@ use nix::{
     sched::{CloneFlags, unshare},
     unistd::Uid,
 };
-use wire_lease::{
-    BackendData, DualStack, Entry, Family, Lease, LeaseTable, MacAddr, NetworkConfig, Origin, Prefix, Revision, Subnet,
-    Vtep,
-};
+use wire_lease::{BackendData, Entry, Lease, LeaseTable, NetworkConfig, Origin, Revision, Vtep};
+use wire_net::{DualStack, Family, MacAddr, Prefix, Subnet};
 
 use crate::{
     Backend, ForwardSettings, Monitor, NetState, NetlinkDataplane, Placement, Reconciler, RouteForm, Underlay, select,

@@ -1,6 +1,6 @@
 //! Putting, adopting and replacing entries.
 
-use wire_lease::Family;
+use wire_net::Family;
 
 use super::{
     FORMS,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use wire_lease::Family;
+use wire_net::Family;
 
 use super::lab::{self, Lab, run};
 use crate::{Dataplane, Monitor, NetState, NetlinkDataplane, Op, Reconciler, RouteForm, Wake};

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, net::IpAddr};
 
-use wire_lease::DualStack;
+use wire_net::DualStack;
 
 use super::FirewallDataplane;
 use crate::{

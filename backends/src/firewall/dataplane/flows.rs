@@ -5,11 +5,12 @@ use std::{
     time::Instant,
 };
 
-use wire_lease::DualStack;
+use wire_net::DualStack;
+use wire_net::LinkName;
 
 use super::{ANOTHER_TRY, FirewallDataplane};
 use crate::{
-    ErrorKind, LinkName, OpError, OverlayDevice, Surroundings,
+    ErrorKind, OpError, OverlayDevice, Surroundings,
     dataplane::link_by,
     firewall::{
         netfilter::Netfilter,

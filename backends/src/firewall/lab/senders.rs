@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 
-use wire_lease::Family;
+use wire_net::Family;
 
 use super::reconciler;
 use crate::{

@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use wire_net::LinkName;
+
 use super::{INET, NAME, NFTABLES, Netfilter, ours};
 use crate::{
-    DataplaneError, LinkName,
+    DataplaneError,
     dataplane::attribute::{attributes, text},
     firewall::{
         decode::{be32, find},

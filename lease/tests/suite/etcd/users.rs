@@ -3,9 +3,8 @@
 use std::{path::Path, process::Command, time::Duration};
 
 use tempfile::TempDir;
-use wire_lease::{
-    Credentials, EtcdSettings, EtcdStore, LeaseStore, Password, Revision, StoreError, WatchStream, chain,
-};
+use wire_lease::{Credentials, EtcdSettings, EtcdStore, LeaseStore, Password, Revision, StoreError, WatchStream};
+use wire_net::chain;
 
 use super::{open, openssl, put, write};
 use crate::common::TestEtcd;

@@ -2,7 +2,8 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use wire_lease::{EtcdStore, Family, Hold, HoldState, LeaseStore, Revision, SimCall, SimFault, SimStore};
+use wire_lease::{EtcdStore, Hold, HoldState, LeaseStore, Revision, SimCall, SimFault, SimStore};
+use wire_net::Family;
 
 use super::{DUAL, HOUR, Host, PREFIX, V4, assert_disjoint, flannel_lease, held, held_within, keys};
 use crate::common::TestEtcd;

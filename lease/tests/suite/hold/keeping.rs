@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use wire_lease::{DualStack, Family, HoldState, SimBackup, SimCall, SimFault, SimStore};
+use wire_lease::{HoldState, SimBackup, SimCall, SimFault, SimStore};
+use wire_net::{DualStack, Family};
 
 use super::{DIRECTORY, DUAL, HOUR, Host, PREFIX, V4, data, held, held_anew, held_within, keys};
 

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use wire_lease::{DualStack, HoldState, SimCall, SimStore};
+use wire_lease::{HoldState, SimCall, SimStore};
+use wire_net::DualStack;
 
 use super::{DIRECTORY, DUAL, HOUR, Host, PREFIX, V4, flannel_lease, held, held_anew, held_within, keys};
 
@@ -135,7 +136,7 @@ async fn a_lease_is_not_moved_onto_a_key_that_somebody_has() {
     let store = SimStore::new(35);
     let dual = held(&Host::new(3, DUAL).spawn(&store)).await;
     let v4 = dual.lease.subnet.prefixes().next().unwrap();
-    let alone = wire_lease::Subnet::new(DualStack { v4: Some(v4), v6: None }).unwrap();
+    let alone = wire_net::Subnet::new(DualStack { v4: Some(v4), v6: None }).unwrap();
     store.put(format!("{PREFIX}/subnets/{alone}"), "x", None);
     let hold = Host::new(3, V4).spawn(&store);
     tokio::time::sleep(Duration::from_secs(10)).await;

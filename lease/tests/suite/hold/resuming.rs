@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use tokio::{sync::watch, time::timeout};
-use wire_lease::{Family, Former, Hold, HoldState, Lease, SimCall, SimFault, SimStore};
+use wire_lease::{Former, Hold, HoldState, Lease, SimCall, SimFault, SimStore};
+use wire_net::Family;
 
 use super::{HOUR, Host, PREFIX, V4, flannel_lease, held, held_within, keys, public};
 

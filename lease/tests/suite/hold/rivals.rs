@@ -3,7 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use tokio::time::timeout;
-use wire_lease::{Family, Hold, HoldState, LeaseStore, SimStore};
+use wire_lease::{Hold, HoldState, LeaseStore, SimStore};
+use wire_net::Family;
 
 use super::{DIRECTORY, HOUR, Host, V4, flannel_lease, held, held_within, keys};
 

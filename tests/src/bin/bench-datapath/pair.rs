@@ -6,7 +6,7 @@ use std::{
 };
 
 use serde_json::Value;
-use wire_lease::Family;
+use wire_net::Family;
 use wire_tests::{
     Agent, AgentSpec, Etcd, Host, LabError, Leg, Namespace, OnePacket, OnePacketSpec, PeerLease, Process, Result,
     Underlay, check, eventually,

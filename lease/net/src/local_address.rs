@@ -17,7 +17,7 @@ pub struct LocalAddress {
 
 /// Why an address is no other host's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum LocalUse {
+pub enum LocalUse {
     /// This host has it.
     Own,
     /// All hosts of a link listen to it.
@@ -47,12 +47,13 @@ impl LocalAddress {
         let given = self.broadcast.map(|broadcast| (broadcast, LocalUse::Broadcast(prefix)));
         of_prefix.into_iter().flatten().chain(given)
     }
-}
 
-/// The addresses that are no other host's, and why. An address that this host has is its own first of all.
-pub(crate) fn uses(local: &[LocalAddress]) -> BTreeMap<IpAddr, LocalUse> {
-    let links = local.iter().flat_map(LocalAddress::uses);
-    links.chain(local.iter().map(|local| (local.address, LocalUse::Own))).collect()
+    /// The addresses that are no other host's, and why. An address that this host has is its own first of all.
+    #[must_use]
+    pub fn uses_of(local: &[Self]) -> BTreeMap<IpAddr, LocalUse> {
+        let links = local.iter().flat_map(Self::uses);
+        links.chain(local.iter().map(|local| (local.address, LocalUse::Own))).collect()
+    }
 }
 
 impl fmt::Display for LocalUse {

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use wire_lease::Family;
+use crate::Family;
 
 /// The largest packet a link carries, in bytes, its own link-layer header not counted.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

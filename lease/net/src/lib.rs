@@ -1,0 +1,24 @@
+//! The words of a network: values that every other crate speaks in. No I/O, no runtime.
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
+
+mod error_chain;
+mod family;
+mod key;
+mod link_name;
+mod local_address;
+mod mac;
+mod mtu;
+mod pool;
+mod prefix;
+mod vni;
+
+pub use error_chain::chain;
+pub use family::{DualStack, Family};
+pub use key::{Directory, KeyError, KeyPrefix, Subnet};
+pub use link_name::{LinkName, LinkNameError};
+pub use local_address::{LocalAddress, LocalUse};
+pub use mac::{MacAddr, MacError};
+pub use mtu::{Mtu, Overhead};
+pub use pool::Pool;
+pub use prefix::{Prefix, PrefixError};
+pub use vni::Vni;
