@@ -41,7 +41,7 @@ pub(crate) struct Told {
 
 impl SubnetEnv {
     pub(crate) fn new(networks: DualStack<Prefix>, subnet: Subnet, mtu: u32, ip_masq: bool) -> Self {
-        let subnet = DualStack::from_fn(|family| subnet.of(family));
+        let subnet = DualStack::from_fn(|family| subnet.get(family));
         Self { networks, mtu: Some(mtu), ..Self::of_subnet(subnet, ip_masq) }
     }
 
@@ -64,7 +64,7 @@ impl SubnetEnv {
                 Family::V4 => "",
                 Family::V6 => "IPV6_",
             };
-            if let (Some(network), Some((gateway, len))) = (self.networks.of(family), self.gateways.of(family)) {
+            if let (Some(network), Some((gateway, len))) = (self.networks.get(family), self.gateways.get(family)) {
                 let _ = writeln!(text, "FLANNEL_{v6}NETWORK={network}\nFLANNEL_{v6}SUBNET={gateway}/{len}");
             }
         }
@@ -121,7 +121,7 @@ impl SubnetEnv {
     /// The subnet as a prefix, of each family: what a host held before.
     pub(crate) fn subnet(&self) -> DualStack<Prefix> {
         DualStack::from_fn(|family| {
-            self.gateways.of(family).and_then(|(gateway, len)| Prefix::new(*gateway, *len).ok())
+            self.gateways.get(family).and_then(|(gateway, len)| Prefix::new(*gateway, *len).ok())
         })
     }
 

@@ -322,9 +322,10 @@ impl Host {
             let ours = have.links.get(name).filter(|link| link.owner == Owner::Ours);
             let device = ours.and_then(|link| link.mac).filter(|mac| Some(mac) != disowned);
             let stored = self.state.macs.get(name.as_str()).copied();
-            choose(published.of(family).copied(), device, stored, MacAddr::local(rand::random()))
+            choose(published.get(family).copied(), device, stored, MacAddr::local(rand::random()))
         });
-        let current = devices.iter().filter_map(|(family, name)| Some((name.to_string(), *macs.of(family)?))).collect();
+        let current =
+            devices.iter().filter_map(|(family, name)| Some((name.to_string(), *macs.get(family)?))).collect();
         let (underlay, public, blackhole) = (ground.underlay.clone(), ground.public, self.settings.blackhole);
         let replaces_vxlan = self.settings.forward.replaces_vxlan || self.no_vxlan;
         let forward = ForwardSettings { replaces_vxlan, ..self.settings.forward };

@@ -171,7 +171,7 @@ impl Settings {
 impl Settings {
     /// The addresses that other hosts reach this one by, on an underlay: those that were given, else its own.
     pub(crate) fn public_on(&self, underlay: &Underlay) -> DualStack<IpAddr> {
-        underlay.addresses.map(|family, own| *self.public.of(family).unwrap_or(own))
+        underlay.addresses.map(|family, own| *self.public.get(family).unwrap_or(own))
     }
 
     /// What is asked for of the underlay, as text to compare with that of another run.

@@ -90,9 +90,9 @@ pub(crate) struct Outer {
 impl Outer {
     pub(crate) fn new(family: Family, placement: &Placement) -> Result<Self, SelectError> {
         let Underlay { link, mtu, addresses, .. } = &placement.underlay;
-        let local = *addresses.of(family).ok_or(SelectError::NoUnderlay { link: *link, family })?;
+        let local = *addresses.get(family).ok_or(SelectError::NoUnderlay { link: *link, family })?;
         let has = |public: &IpAddr| placement.underlay.local.iter().any(|local| local.address == *public);
-        let public = placement.public.of(family).copied().filter(has);
+        let public = placement.public.get(family).copied().filter(has);
         Ok(Self { family, link: *link, mtu: *mtu, local: public.unwrap_or(local) })
     }
 
@@ -114,7 +114,7 @@ impl Outer {
 
 /// A device of ours, with the first address of our subnet.
 pub(crate) fn add_device(state: &mut NetState, family: Family, (name, link): (LinkName, &Link), own: &Lease) {
-    let subnet = own.subnet.of(family);
+    let subnet = own.subnet.get(family);
     state.links.insert(name, link.with_own(subnet));
     let address = |subnet: Prefix| Address { link: name, address: subnet.network(), len: family.bits() };
     state.addresses.extend(subnet.map(address));
@@ -132,7 +132,7 @@ pub(crate) fn forward_packets(state: &mut NetState, family: Family) {
 
 /// Where packets for a peer's subnet go. A peer without this family has none.
 pub(crate) fn add_forward(state: &mut NetState, family: Family, link: LinkName, peer: &Lease, mac: Option<MacAddr>) {
-    if let (Some(to), Some(destination)) = (peer.public.of(family).copied(), peer.subnet.of(family)) {
+    if let (Some(to), Some(destination)) = (peer.public.get(family).copied(), peer.subnet.get(family)) {
         state.forwarding.insert(ForwardKey { link, destination }, Forward { to, mac });
     }
 }

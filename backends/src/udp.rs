@@ -85,7 +85,7 @@ impl Backend for UdpBackend {
 impl Device {
     /// The prefixes that are led into it: the largest that hold no address which is reached without it, and the leases beside them.
     fn led(&self, family: Family, own: &Lease, leases: &LeaseTable) -> Vec<Prefix> {
-        let publics = peers(leases).chain([own]).filter_map(|lease| lease.public.of(family));
+        let publics = peers(leases).chain([own]).filter_map(|lease| lease.public.get(family));
         let outside: Vec<IpAddr> = publics.chain(&leases.outside).copied().collect();
         let are_free = |prefixes: &[Prefix]| {
             !prefixes.iter().any(|prefix| outside.iter().any(|address| prefix.contains(*address)))
@@ -98,7 +98,7 @@ impl Device {
             Vec::new()
         };
         let beside = |subnet: &Prefix| !ranges.iter().any(|range| range.covers(*subnet));
-        let others: Vec<Prefix> = peers(leases).filter_map(|lease| lease.subnet.of(family)).filter(beside).collect();
+        let others: Vec<Prefix> = peers(leases).filter_map(|lease| lease.subnet.get(family)).filter(beside).collect();
         [ranges, others].concat()
     }
 }

@@ -52,7 +52,7 @@ impl VxlanBackend {
 impl Device {
     fn new(family: Family, config: &VxlanConfig, placement: &Placement) -> Result<Self, SelectError> {
         let outer = Outer::new(family, placement)?;
-        let mac = *placement.macs.of(family).ok_or(SelectError::NoMac(family))?;
+        let mac = *placement.macs.get(family).ok_or(SelectError::NoMac(family))?;
         // As in flannel, the IPv6 overlay runs over the IPv6 underlay.
         let mtu = outer.mtu_within(Overhead::vxlan(family), config.mtu.map(Mtu))?;
         let link = if placement.forward.replaces_vxlan {
@@ -114,7 +114,8 @@ impl Backend for VxlanBackend {
 /// and its route. A peer of another backend, or without this family, has none.
 fn add_peer(state: &mut NetState, family: Family, device: &Device, peer: &Lease) {
     let BackendData::Vxlan(vteps) = &peer.data else { return };
-    let (Some(vtep), Some(public), Some(subnet)) = (vteps.of(family), peer.public.of(family), peer.subnet.of(family))
+    let (Some(vtep), Some(public), Some(subnet)) =
+        (vteps.get(family), peer.public.get(family), peer.subnet.get(family))
     else {
         return;
     };

@@ -106,7 +106,7 @@ impl Admission {
     /// When they do.
     pub fn check_as_own(&self, public: IpAddr) -> Result<(), String> {
         let uses = LocalAddress::uses_of(&self.local).into_iter().filter(|(_, used)| *used != LocalUse::Own).collect();
-        let pool = self.pools.of(Family::of(public));
+        let pool = self.pools.get(Family::of(public));
         pool.map_or(Ok(()), |pool| self.check_public(pool, public, &uses))
     }
 
@@ -115,7 +115,7 @@ impl Admission {
         let entry = self.cut_down(entry)?;
         for prefix in entry.lease.subnet.prefixes() {
             let family = prefix.family();
-            let Some(pool) = self.pools.of(family) else { continue };
+            let Some(pool) = self.pools.get(family) else { continue };
             pool.admits(prefix).map_err(refuse(RefusalKind::Subnet))?;
             if let Some(underlay) = around.prefixes.iter().find(|underlay| underlay.overlaps(prefix)) {
                 let reason = format!("{prefix} overlaps {underlay}, the underlay's own subnet");
@@ -125,7 +125,7 @@ impl Admission {
                 let reason = format!("{prefix} holds {endpoint}, by which this host reaches etcd");
                 return Err(refuse(RefusalKind::Overlap)(reason));
             }
-            if let Some(public) = entry.lease.public.of(family) {
+            if let Some(public) = entry.lease.public.get(family) {
                 self.check_foreign(*public).map_err(refuse(RefusalKind::Own))?;
                 self.check_public(pool, *public, &around.uses).map_err(refuse(RefusalKind::PublicIp))?;
             }
@@ -143,27 +143,27 @@ impl Admission {
             let reason = format!("{subnet} has none of this network's families, or its key is in the wrong directory");
             refuse(RefusalKind::Key)(reason)
         };
-        if self.pools.v4.is_some() != subnet.of(Family::V4).is_some() {
+        if self.pools.v4.is_some() != subnet.get(Family::V4).is_some() {
             return Err(foreign());
         }
-        let wanted = |family| self.pools.of(family).is_some();
+        let wanted = |family| self.pools.get(family).is_some();
         if subnet.prefixes().all(|prefix| wanted(prefix.family())) {
             return Ok(Arc::clone(entry));
         }
-        let prefixes = DualStack::from_fn(|family| subnet.of(family).filter(|_| wanted(family)));
+        let prefixes = DualStack::from_fn(|family| subnet.get(family).filter(|_| wanted(family)));
         let subnet = Subnet::new(prefixes).ok_or_else(foreign)?;
         let data = match data {
             BackendData::Vxlan(vteps) => {
-                BackendData::Vxlan(DualStack::from_fn(|family| vteps.of(family).copied().filter(|_| wanted(family))))
+                BackendData::Vxlan(DualStack::from_fn(|family| vteps.get(family).copied().filter(|_| wanted(family))))
             }
             BackendData::Untyped | BackendData::Other(_) => data.clone(),
         };
-        let public = DualStack::from_fn(|family| public.of(family).copied().filter(|_| wanted(family)));
+        let public = DualStack::from_fn(|family| public.get(family).copied().filter(|_| wanted(family)));
         Ok(Arc::new(Entry { lease: Lease { subnet, public, data }, origin: entry.origin }))
     }
 
     fn check_foreign(&self, public: IpAddr) -> Result<(), String> {
-        match self.public.of(Family::of(public)) {
+        match self.public.get(Family::of(public)) {
             Some(own) if *own == public => {
                 Err(format!("{public} is this host's own: an old lease of it, or a second host with its address"))
             }
@@ -172,7 +172,7 @@ impl Admission {
     }
 
     fn check_public(&self, pool: &Pool, public: IpAddr, uses: &BTreeMap<IpAddr, LocalUse>) -> Result<(), String> {
-        let own = self.public.of(Family::of(public));
+        let own = self.public.get(Family::of(public));
         if pool.leases(Prefix::host(public)) {
             return Err(format!("{public} lies inside the overlay network {}", pool.network));
         }
@@ -299,8 +299,8 @@ impl<'a> Claims<'a> {
     /// Two leases of one host (its stale one and its new one) may share a MAC; two hosts may not.
     fn check_mac(&self, lease: &Lease, family: Family, mac: MacAddr) -> Result<(), String> {
         match self.macs.get(&(family, mac)) {
-            Some(older) if older.public.of(family) != lease.public.of(family) => {
-                let owner = older.public.of(family).map_or_else(String::new, ToString::to_string);
+            Some(older) if older.public.get(family) != lease.public.get(family) => {
+                let owner = older.public.get(family).map_or_else(String::new, ToString::to_string);
                 Err(format!("{mac} belongs to {owner} by the older lease {}", older.subnet))
             }
             _ => Ok(()),
@@ -333,7 +333,7 @@ fn unreachable(address: IpAddr) -> Option<&'static str> {
 
 fn mac_of(lease: &Lease, family: Family) -> Option<MacAddr> {
     match &lease.data {
-        BackendData::Vxlan(vteps) => vteps.of(family).map(|vtep| vtep.mac),
+        BackendData::Vxlan(vteps) => vteps.get(family).map(|vtep| vtep.mac),
         BackendData::Untyped | BackendData::Other(_) => None,
     }
 }

@@ -86,13 +86,13 @@ impl Lease {
     pub fn to_value(&self) -> Vec<u8> {
         let vtep = |family| match &self.data {
             BackendData::Vxlan(vteps) => {
-                vteps.of(family).map(|vtep| VtepJson { vni: vtep.vni.map(Vni::number), mac: vtep.mac })
+                vteps.get(family).map(|vtep| VtepJson { vni: vtep.vni.map(Vni::number), mac: vtep.mac })
             }
             BackendData::Untyped | BackendData::Other(_) => None,
         };
         let value = LeaseJson {
-            public_ip: self.public.of(Family::V4).map_or(Ipv4Addr::UNSPECIFIED.into(), |ip| *ip),
-            public_ipv6: self.public.of(Family::V6).copied(),
+            public_ip: self.public.get(Family::V4).map_or(Ipv4Addr::UNSPECIFIED.into(), |ip| *ip),
+            public_ipv6: self.public.get(Family::V6).copied(),
             backend_type: self.data.name(),
             backend_data: vtep(Family::V4),
             backend_v6_data: vtep(Family::V6),
@@ -118,7 +118,7 @@ impl Lease {
             v6: fields.address::<Ipv6Addr>("PublicIPv6")?.map(IpAddr::from),
         };
         for prefix in subnet.prefixes() {
-            if public.of(prefix.family()).is_none() {
+            if public.get(prefix.family()).is_none() {
                 let field = match prefix.family() {
                     Family::V4 => "PublicIP",
                     Family::V6 => "PublicIPv6",

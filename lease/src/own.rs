@@ -26,10 +26,10 @@ pub(crate) fn own_entry_without(
     (public, pools): (&DualStack<IpAddr>, &DualStack<Pool>),
 ) -> Option<Entry> {
     let (family, _) = pools.iter().next()?;
-    let address = public.of(family)?;
+    let address = public.get(family)?;
     let holds_one = |subnet: Subnet| subnet.prefixes().any(|prefix| endpoints.iter().any(|ip| prefix.contains(*ip)));
     let own = leases(listing, directory).filter(|entry| !holds_one(entry.lease.subnet)).filter(|entry| {
-        entry.lease.public.of(family) == Some(address) && !offered(entry.lease.subnet, pools).is_empty()
+        entry.lease.public.get(family) == Some(address) && !offered(entry.lease.subnet, pools).is_empty()
     });
     own.min_by_key(|entry| {
         let families = offered(entry.lease.subnet, pools).iter().count();
@@ -45,7 +45,7 @@ pub(crate) fn at_address(
     own: Subnet,
 ) -> Vec<Entry> {
     let has = |lease: &Lease| {
-        pools.iter().any(|(family, _)| public.of(family).is_some_and(|own| lease.public.of(family) == Some(own)))
+        pools.iter().any(|(family, _)| public.get(family).is_some_and(|own| lease.public.get(family) == Some(own)))
     };
     let others = subnets(listing, directory).filter(|(subnet, _)| *subnet != own);
     others.filter_map(|(subnet, kv)| entry_of(subnet, kv)).filter(|entry| has(&entry.lease)).collect()
@@ -54,8 +54,8 @@ pub(crate) fn at_address(
 /// The parts of `subnet` that the config offers.
 pub(crate) fn offered(subnet: Subnet, pools: &DualStack<Pool>) -> DualStack<Prefix> {
     DualStack::from_fn(|family| {
-        let prefix = subnet.of(family)?;
-        pools.of(family).is_some_and(|pool| pool.offers(prefix)).then_some(prefix)
+        let prefix = subnet.get(family)?;
+        pools.get(family).is_some_and(|pool| pool.offers(prefix)).then_some(prefix)
     })
 }
 
@@ -81,7 +81,7 @@ impl Choice<'_> {
 
     /// A subnet with a prefix of each family, free of all leases that are listed, and whose key does not exist.
     pub(crate) fn subnet(&self, listing: &Listing) -> Result<Subnet, NoRoom> {
-        let missing = || self.pools.iter().filter(|(family, _)| self.kept.of(*family).is_none());
+        let missing = || self.pools.iter().filter(|(family, _)| self.kept.get(*family).is_none());
         let mut prefixes = self.kept;
         if missing().next().is_none() {
             return Ok(Subnet::new(prefixes).expect(HAS_A_FAMILY));
@@ -91,7 +91,7 @@ impl Choice<'_> {
         let mut taken: Taken = leased.chain(self.avoided()).collect();
         loop {
             for (family, pool) in missing() {
-                let preferred = self.preferred.of(family).copied();
+                let preferred = self.preferred.get(family).copied();
                 let Self { identity, attempt, rather_not, .. } = *self;
                 let wish = Wish { preferred, identity, attempt, rather_not };
                 let prefix = allocate(pool, &taken, wish);
@@ -102,7 +102,7 @@ impl Choice<'_> {
                 return Ok(subnet);
             }
             // Its key holds something that is no lease: that takes this one subnet, since no key is overwritten, and no other.
-            let chosen = missing().last().and_then(|(family, _)| subnet.of(family));
+            let chosen = missing().last().and_then(|(family, _)| subnet.get(family));
             taken.insert(chosen.expect("a family was missing"));
         }
     }
@@ -120,7 +120,7 @@ impl Choice<'_> {
     /// Names what takes more than one subnet of the range, and what takes one without being a lease; the widest first.
     fn no_room(&self, full: Full, pool: &Pool, (leases, others): (&BTreeSet<Subnet>, &BTreeSet<Subnet>)) -> NoRoom {
         let key = |subnet: Subnet| String::from_utf8_lossy(&self.directory.key(subnet)).into_owned();
-        let of_pool = |subnet: &Subnet| subnet.of(pool.network.family());
+        let of_pool = |subnet: &Subnet| subnet.get(pool.network.family());
         let wide = leases.iter().filter_map(|subnet| {
             let takes =
                 of_pool(subnet).filter(|prefix| pool.admits(*prefix).is_ok()).map_or(0, |it| pool.overlapped(it));
@@ -170,7 +170,9 @@ pub(crate) fn overlapping<'a>(
 ) -> Option<(Subnet, &'a KeyValue)> {
     subnets(listing, directory)
         .filter(|(other, _)| *other != subnet && other.overlaps(&subnet))
-        .filter(|(other, _)| other.prefixes().all(|prefix| pools.of(prefix.family()).is_none() || is_of(pools, prefix)))
+        .filter(|(other, _)| {
+            other.prefixes().all(|prefix| pools.get(prefix.family()).is_none() || is_of(pools, prefix))
+        })
         .filter(|(other, kv)| entry_of(*other, kv).is_some())
         .min_by_key(|(_, kv)| kv.create_revision)
 }
@@ -201,7 +203,7 @@ pub(crate) fn addresses(lease: &Lease) -> String {
 
 /// A key that names no possible subnet of the network takes nothing from it, or one key could take all.
 fn is_of(pools: &DualStack<Pool>, prefix: Prefix) -> bool {
-    pools.of(prefix.family()).is_some_and(|pool| pool.admits(prefix).is_ok())
+    pools.get(prefix.family()).is_some_and(|pool| pool.admits(prefix).is_ok())
 }
 
 /// The entries whose key is one of a lease, whatever their value.

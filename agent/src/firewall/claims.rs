@@ -22,13 +22,13 @@ pub(super) fn misplaced(claims: &BTreeSet<(IpAddr, IpAddr)>, leases: &LeaseTable
     let mut misplaced = Misplaced::new();
     for (sender, source) in claims {
         let family = Family::of(*source);
-        let public = |lease: &wire_lease::Lease| lease.public.of(family).copied();
+        let public = |lease: &wire_lease::Lease| lease.public.get(family).copied();
         // It has joined since.
         if leases.peers.values().any(|entry| public(&entry.lease) == Some(*sender)) {
             continue;
         }
         let leased = leases.peers.values().find_map(|entry| {
-            let subnet = entry.lease.subnet.of(family).filter(|subnet| subnet.contains(*source))?;
+            let subnet = entry.lease.subnet.get(family).filter(|subnet| subnet.contains(*source))?;
             Some((subnet, public(&entry.lease)?))
         });
         misplaced.extend(leased.map(|(subnet, public)| (subnet, (public, *sender))));

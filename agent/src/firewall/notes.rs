@@ -111,7 +111,7 @@ impl Keeper {
         let Ok(traffic) = traffic() else { return false };
         let mut changed = false;
         for (family, device) in devices.iter() {
-            let arrived = self.seen.counted.arrived.of(family).copied();
+            let arrived = self.seen.counted.arrived.get(family).copied();
             let received = traffic.devices.get(&device.link).map(|passed| passed.received);
             if let Some((arrived, received)) = arrived.zip(received) {
                 changed |= self.doubts.note(family, arrived, received, Instant::now());
@@ -123,12 +123,12 @@ impl Keeper {
     /// What we let in and nobody sees at the end of the way, another firewall of this host has dropped.
     pub(super) fn note_blocked(&mut self, counted: &Counted, devices: &DualStack<OverlayDevice>) {
         let before = &self.seen.counted;
-        let packets = |counted: &DualStack<u64>, family| counted.of(family).copied().unwrap_or_default();
+        let packets = |counted: &DualStack<u64>, family| counted.get(family).copied().unwrap_or_default();
         let more = |now, before, family| packets(now, family) > packets(before, family);
         for (family, _) in devices.iter() {
             if more(&counted.delivered, &before.delivered, family) {
                 self.blocked.remove(&family);
-            } else if counted.delivered.of(family).is_some() && more(&counted.arrived, &before.arrived, family) {
+            } else if counted.delivered.get(family).is_some() && more(&counted.arrived, &before.arrived, family) {
                 self.blocked.insert(family);
             }
         }

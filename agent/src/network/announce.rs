@@ -27,7 +27,7 @@ impl Host {
         let env = SubnetEnv::new(networks, subnet, mtu.0, self.settings.ip_masq);
         let told = Told { file: self.settings.folders.docker_opts_file.clone(), options: env.daemon_options(true) };
         self.look_for_clash(&told);
-        let subnets = DualStack::from_fn(|family| subnet.of(family));
+        let subnets = DualStack::from_fn(|family| subnet.get(family));
         if self.runs() && self.state.subnet != subnets {
             warn!(%subnet, "this host has another subnet now: Docker's bridge has the old one until Docker is restarted");
         }

@@ -87,7 +87,7 @@ fn check_public(asked: &DualStack<IpAddr>, pools: &DualStack<Pool>, underlay: &U
 
 /// What is said of addresses asked for of a family that the network has not.
 fn unused(asked: &DualStack<IpAddr>, pools: &DualStack<Pool>) -> Option<String> {
-    let (family, address) = asked.iter().find(|(family, _)| pools.of(*family).is_none())?;
+    let (family, address) = asked.iter().find(|(family, _)| pools.get(*family).is_none())?;
     let flag = public_flag(family);
     Some(format!(
         "{flag}={address} is passed over: the network has no {family}; take it out, or turn {family} on in the network config"

@@ -156,7 +156,7 @@ impl Host {
     /// Why this host cannot use what was kept.
     fn stranger(&self, config: &NetworkConfig) -> Result<Option<String>, Exit> {
         let held = |(family, pool): (_, &wire_net::Pool)| {
-            self.state.subnet.of(family).is_some_and(|subnet| pool.offers(*subnet))
+            self.state.subnet.get(family).is_some_and(|subnet| pool.offers(*subnet))
         };
         if !config.pools.iter().all(held) {
             return Ok(Some("this host has held no subnet of that network".to_owned()));
@@ -175,7 +175,7 @@ impl Host {
     /// The subnet held last, which is ours as far as is known.
     pub(super) fn subnet_held(&self, config: &NetworkConfig) -> Option<Subnet> {
         Subnet::new(DualStack::from_fn(|family| {
-            config.pools.of(family).and_then(|_| self.state.subnet.of(family)).copied()
+            config.pools.get(family).and_then(|_| self.state.subnet.get(family)).copied()
         }))
     }
 }

@@ -117,7 +117,7 @@ impl Host {
             return own.map(Some);
         }
         let pools = &ground.config.pools;
-        let offers = |prefix: Prefix| pools.of(prefix.family()).is_some_and(|pool| pool.offers(prefix));
+        let offers = |prefix: Prefix| pools.get(prefix.family()).is_some_and(|pool| pool.offers(prefix));
         if own.lease.subnet.prefixes().all(offers) {
             return Ok(Some(own));
         }

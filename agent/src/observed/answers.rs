@@ -12,7 +12,7 @@ impl Observed {
     pub(crate) fn to_status(&self) -> proto::StatusReply {
         let (phase, reason) = self.phase();
         let text = |prefix: Option<&Prefix>| prefix.map(ToString::to_string).unwrap_or_default();
-        let ip = |family| self.public.of(family).map(ToString::to_string).unwrap_or_default();
+        let ip = |family| self.public.get(family).map(ToString::to_string).unwrap_or_default();
         let refused = self.leases.iter().flat_map(|table| table.refused.counts());
         let refused = refused.map(|(kind, count)| (kind.to_string(), u32::try_from(*count).unwrap_or(u32::MAX)));
         proto::StatusReply {
@@ -147,10 +147,10 @@ fn tunnel_status(seen: TunnelSeen) -> proto::TunnelStatus {
 
 fn peer(entry: &Entry, programmed: bool) -> proto::Peer {
     let lease = &entry.lease;
-    let prefix = |family| lease.subnet.of(family).map(|prefix| prefix.to_string()).unwrap_or_default();
-    let ip = |family| lease.public.of(family).map(ToString::to_string).unwrap_or_default();
+    let prefix = |family| lease.subnet.get(family).map(|prefix| prefix.to_string()).unwrap_or_default();
+    let ip = |family| lease.public.get(family).map(ToString::to_string).unwrap_or_default();
     let mac = |family| match &lease.data {
-        BackendData::Vxlan(vteps) => vteps.of(family).map(|vtep| vtep.mac.to_string()).unwrap_or_default(),
+        BackendData::Vxlan(vteps) => vteps.get(family).map(|vtep| vtep.mac.to_string()).unwrap_or_default(),
         BackendData::Untyped | BackendData::Other(_) => String::new(),
     };
     proto::Peer {

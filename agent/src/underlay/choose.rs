@@ -113,7 +113,7 @@ impl Wanted<'_> {
 
     fn with_address<'a>(&self, host: &'a Host, address: IpAddr) -> Result<Candidate<'a>, String> {
         let family = Family::of(address);
-        if self.pools.of(family).is_none() {
+        if self.pools.get(family).is_none() {
             return Err(format!("{address} is an {family} address, and the network has no {family}"));
         }
         let link = host.links.iter().find(|link| link.has(address));
@@ -124,7 +124,7 @@ impl Wanted<'_> {
     /// A public address that the host has says which link it is on. One that it has not is one behind 1:1 NAT.
     fn given<'a>(&self, host: &'a Host) -> Option<Candidate<'a>> {
         let given =
-            || self.public.iter().filter(|(family, _)| self.pools.of(*family).is_some()).map(|(_, address)| *address);
+            || self.public.iter().filter(|(family, _)| self.pools.get(*family).is_some()).map(|(_, address)| *address);
         let with = |address: IpAddr| self.links(host).find(|link| link.has(address));
         let link = given().find_map(with)?;
         Some(Candidate { link, by: given().collect(), formerly: None })
@@ -133,7 +133,7 @@ impl Wanted<'_> {
     /// The link of the preferred default route of the first family that has one; or the one that was chosen before, for as long
     /// as there is a default route through it.
     fn default_route<'a>(&self, host: &'a Host) -> Option<Candidate<'a>> {
-        let of_family = |family| host.default_routes.of(family).into_iter().flatten();
+        let of_family = |family| host.default_routes.get(family).into_iter().flatten();
         let allowed = |index: &u32| self.links(host).find(|link| link.index == *index);
         let links = || self.families().flat_map(of_family).filter_map(allowed);
         let link = links().find(|link| self.holds(host, link)).or_else(|| links().next())?;
@@ -189,7 +189,7 @@ impl Wanted<'_> {
     /// The addresses of the link that others can be told, of the families that are on.
     fn known_by(&self, link: &HostLink) -> impl Iterator<Item = IpAddr> {
         let addresses = link.addresses.iter().filter(|address| is_of_use(address)).map(|address| address.local.address);
-        addresses.filter(|address| self.pools.of(Family::of(*address)).is_some())
+        addresses.filter(|address| self.pools.get(Family::of(*address)).is_some())
     }
 
     /// The candidate with an address of each family.
@@ -212,7 +212,7 @@ impl Wanted<'_> {
         let of_family =
             link.addresses.iter().filter(|address| is_of_use(address) && Family::of(address.local.address) == family);
         let held = |address: &HostAddress| {
-            self.held.is_some_and(|held| held.addresses.of(family) == Some(&address.local.address))
+            self.held.is_some_and(|held| held.addresses.get(family) == Some(&address.local.address))
         };
         let best = of_family.min_by_key(|address| {
             let is_asked = asked.contains(&address.local.address);

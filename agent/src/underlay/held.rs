@@ -57,7 +57,7 @@ impl Held {
         let on = self.on(host);
         let is_away = |address: &IpAddr| !on.is_some_and(|link| link.has(*address));
         let stays = on.is_some_and(|link| link.index == chosen.link.index);
-        let replaced = |family| stays && chosen.addresses.of(family).is_some_and(|new| chosen.has_come(*new, known));
+        let replaced = |family| stays && chosen.addresses.get(family).is_some_and(|new| chosen.has_come(*new, known));
         let away = self.addresses.iter().filter(|(_, address)| is_away(address));
         away.filter(|(family, _)| !replaced(*family)).map(|(_, address)| *address).next()
     }

@@ -37,7 +37,7 @@ pub(crate) fn overlaps(
 fn of_others(link: LinkName, prefix: Prefix, leases: &LeaseTable) -> Option<String> {
     let overlapping = leases.peers.iter().filter_map(|(subnet, entry)| {
         let lies = subnet.prefixes().find(|subnet| subnet.overlaps(prefix))?;
-        Some((lies, *entry.lease.public.of(lies.family())?))
+        Some((lies, *entry.lease.public.get(lies.family())?))
     });
     let mut all: Vec<String> = overlapping.map(|(subnet, public)| format!("{subnet} of {public}")).collect();
     let more = all.len().saturating_sub(NAMED);

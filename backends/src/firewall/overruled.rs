@@ -20,7 +20,7 @@ impl FirewallPolicy {
         let mut overruled = Vec::new();
         for drop in drops.iter().filter(|_| self.forward) {
             let (family, rule) = drop;
-            let (Some(pool), Some(device)) = (self.pools.of(*family), devices.of(*family)) else { continue };
+            let (Some(pool), Some(device)) = (self.pools.get(*family), devices.get(*family)) else { continue };
             let links: Vec<LinkName> = around.bridges.iter().copied().chain([device.link]).collect();
             if may_match(rule, pool.network, &links) {
                 overruled.push(drop);

@@ -202,7 +202,7 @@ impl FirewallPolicy {
             Some("anyone may send")
         } else if around.nftables != Nftables::Whole {
             Some("inner sources are not compared")
-        } else if self.pools.of(family).is_none_or(|pool| !side::is_usual_len(pool.subnet_len)) {
+        } else if self.pools.get(family).is_none_or(|pool| !side::is_usual_len(pool.subnet_len)) {
             Some("SubnetLen is not a multiple of 8")
         } else {
             None
@@ -217,7 +217,7 @@ impl FirewallPolicy {
 
     fn sides(&self, own: &Lease, devices: &DualStack<OverlayDevice>) -> Vec<Side> {
         let side = |(family, pool): (Family, &Pool)| {
-            let (own, device) = (own.subnet.of(family)?, devices.of(family).copied());
+            let (own, device) = (own.subnet.get(family)?, devices.get(family).copied());
             let (network, overlay, subnet_len) = (pool.network, Overlay::of(pool), pool.subnet_len);
             Some(Side { family, network, overlay, subnet_len, own, device })
         };

@@ -266,10 +266,10 @@ impl Side {
     }
 
     pub(super) fn sets(&self, leases: &LeaseTable, source_check: bool) -> Vec<(String, Set)> {
-        let public = |entry: &Arc<Entry>| entry.lease.public.of(self.family).copied();
+        let public = |entry: &Arc<Entry>| entry.lease.public.get(self.family).copied();
         let peers: BTreeSet<IpAddr> = leases.peers.values().filter_map(public).collect();
         let elements = peers.into_iter().map(Element::Address).collect();
-        let lease = |entry: &Arc<Entry>| Some((public(entry)?, entry.lease.subnet.of(self.family)?));
+        let lease = |entry: &Arc<Entry>| Some((public(entry)?, entry.lease.subnet.get(self.family)?));
         let usual = self.usual_len();
         // What claims to be at an address of the overlay is none that the usual rule may take for a host.
         let is_usual =

@@ -74,7 +74,7 @@ impl<T> DualStack<T> {
 
     /// The value for one family.
     #[must_use]
-    pub const fn of(&self, family: Family) -> Option<&T> {
+    pub const fn get(&self, family: Family) -> Option<&T> {
         match family {
             Family::V4 => self.v4.as_ref(),
             Family::V6 => self.v6.as_ref(),
@@ -91,12 +91,12 @@ impl<T> DualStack<T> {
 
     /// The values that are there, IPv4 first.
     pub fn iter(&self) -> impl Iterator<Item = (Family, &T)> {
-        Family::ALL.into_iter().filter_map(|family| self.of(family).map(|value| (family, value)))
+        Family::ALL.into_iter().filter_map(|family| self.get(family).map(|value| (family, value)))
     }
 
     /// The same families with another value.
     pub fn map<U>(&self, mut to: impl FnMut(Family, &T) -> U) -> DualStack<U> {
-        DualStack::from_fn(|family| self.of(family).map(|value| to(family, value)))
+        DualStack::from_fn(|family| self.get(family).map(|value| to(family, value)))
     }
 
     /// Whether neither family has a value.

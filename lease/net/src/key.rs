@@ -111,7 +111,7 @@ impl KeyPrefix {
     /// The key of one lease.
     #[must_use]
     pub fn lease(&self, subnet: Subnet) -> Vec<u8> {
-        self.leases(subnet.of(Family::V4).is_some()).key(subnet)
+        self.leases(subnet.get(Family::V4).is_some()).key(subnet)
     }
 
     /// The key that guards one prefix against a second owner.
@@ -137,7 +137,7 @@ impl Directory {
     pub fn subnet(&self, key: &[u8]) -> Result<Subnet, KeyError> {
         let name = key.strip_prefix(self.path.as_slice()).unwrap_or_default();
         let subnet: Subnet = std::str::from_utf8(name).map_err(|_| KeyError::Utf8)?.parse()?;
-        if subnet.of(Family::V4).is_some() == self.has_v4 { Ok(subnet) } else { Err(KeyError::Directory(subnet)) }
+        if subnet.get(Family::V4).is_some() == self.has_v4 { Ok(subnet) } else { Err(KeyError::Directory(subnet)) }
     }
 }
 
@@ -165,14 +165,14 @@ impl Subnet {
 
     /// The prefix of one family.
     #[must_use]
-    pub fn of(&self, family: Family) -> Option<Prefix> {
-        self.0.of(family).copied()
+    pub fn get(&self, family: Family) -> Option<Prefix> {
+        self.0.get(family).copied()
     }
 
     /// Its prefixes, IPv4 first.
     pub fn prefixes(&self) -> impl Iterator<Item = Prefix> {
         let prefixes = self.0;
-        Family::ALL.into_iter().filter_map(move |family| prefixes.of(family).copied())
+        Family::ALL.into_iter().filter_map(move |family| prefixes.get(family).copied())
     }
 
     /// Whether the two share an address.
@@ -180,7 +180,7 @@ impl Subnet {
     pub fn overlaps(&self, other: &Self) -> bool {
         Family::ALL
             .into_iter()
-            .any(|family| matches!((self.of(family), other.of(family)), (Some(a), Some(b)) if a.overlaps(b)))
+            .any(|family| matches!((self.get(family), other.get(family)), (Some(a), Some(b)) if a.overlaps(b)))
     }
 }
 

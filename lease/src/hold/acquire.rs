@@ -104,7 +104,7 @@ impl<S: LeaseStore> Holder<S> {
         let Some(subnet) = Subnet::new(self.settings.preferred).filter(|_| self.settings.same_host) else {
             return Ok(None);
         };
-        let offers = |prefix: Prefix| self.settings.pools.of(prefix.family()).is_some_and(|pool| pool.offers(prefix));
+        let offers = |prefix: Prefix| self.settings.pools.get(prefix.family()).is_some_and(|pool| pool.offers(prefix));
         let Some(entry) = listed(listing, &self.directory, subnet).and_then(|kv| entry_of(subnet, kv)) else {
             return Ok(None);
         };

@@ -114,7 +114,7 @@ fn keys(store: &SimStore) -> Vec<String> {
 
 fn flannel_lease(subnet: &str, number: u16) -> (String, Vec<u8>) {
     let subnet: Subnet = subnet.parse().unwrap();
-    let families = DualStack::from_fn(|family| subnet.of(family));
+    let families = DualStack::from_fn(|family| subnet.get(family));
     let lease = Lease { subnet, public: public(number, &families), data: data(number, &families) };
     (format!("{PREFIX}/subnets/{subnet}"), lease.to_value())
 }

@@ -83,7 +83,7 @@ fn a_peers_frame_with_vlan_tags_or_of_another_family_is_dropped_and_counted_what
                 );
                 let counted = reconciler.dataplane().counted().unwrap();
                 assert_eq!(counted.spoofed - before, ODD.len() as u64 + 1);
-                assert_eq!(counted.arrived.of(family), Some(&1));
+                assert_eq!(counted.arrived.get(family), Some(&1));
             }
             // What a rule has counted makes it no other one.
             reconciler.doubt();

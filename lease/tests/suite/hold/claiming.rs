@@ -96,8 +96,8 @@ async fn turning_ipv6_on_keeps_the_ipv4_subnet_and_turning_it_off_too() {
     let store = SimStore::new(8);
     let first = held(&Host::new(3, V4).spawn(&store)).await;
     let dual = held(&Host::new(3, DUAL).spawn(&store)).await;
-    assert_eq!(dual.lease.subnet.of(Family::V4), first.lease.subnet.of(Family::V4));
-    assert!(dual.lease.subnet.of(Family::V6).is_some());
+    assert_eq!(dual.lease.subnet.get(Family::V4), first.lease.subnet.get(Family::V4));
+    assert!(dual.lease.subnet.get(Family::V6).is_some());
     assert_eq!(dual.origin.lease, first.origin.lease);
     assert_eq!(keys(&store), [dual.lease.subnet.to_string()]);
     let back = held(&Host::new(3, V4).spawn(&store)).await;

@@ -98,7 +98,7 @@ async fn whichever_call_fails_the_lease_comes_out_right() {
             let host = Host::new(3, DUAL);
             let hold = host.spawn(&store);
             let dual = held(&hold).await;
-            assert_eq!(dual.lease.subnet.of(Family::V4), first.lease.subnet.of(Family::V4));
+            assert_eq!(dual.lease.subnet.get(Family::V4), first.lease.subnet.get(Family::V4));
             tokio::time::sleep(Duration::from_secs(2)).await;
             store.delete(format!("{PREFIX}/subnets/{}", dual.lease.subnet).as_bytes());
             store.fail_later(call, spared, fault);

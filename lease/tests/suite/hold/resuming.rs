@@ -115,5 +115,5 @@ async fn an_address_whose_former_host_does_not_answer_is_published_and_its_lease
     assert_eq!(published(&store, &own).public, theirs.public);
     assert_eq!(keys(&store), [own.subnet.to_string()]);
     assert_eq!(theirs.public, public(4, &host.settings.pools));
-    assert!(own.subnet.of(Family::V4).is_some());
+    assert!(own.subnet.get(Family::V4).is_some());
 }

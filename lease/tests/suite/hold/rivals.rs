@@ -89,7 +89,7 @@ async fn the_lease_under_a_former_address_is_kept_by_this_host_and_left_by_its_c
     let subnet = held(&first.spawn(&store)).await.lease.subnet;
     let mut moved = Host::new(4, V4);
     moved.settings.identity.clone_from(&first.settings.identity);
-    moved.settings.preferred.v4 = subnet.of(Family::V4);
+    moved.settings.preferred.v4 = subnet.get(Family::V4);
     moved.settings.same_host = false;
     let clone = held(&moved.spawn(&store)).await;
     assert_ne!(clone.lease.subnet, subnet);
