@@ -14,8 +14,8 @@ use std::{
 use tokio::sync::{Notify, watch};
 use tracing::{error, info, warn};
 use wire_backends::{
-    Conflict, DataplaneError, ErrorKind, Failure, HostDataplane, LinkKind, Monitor, NetState, Op, Reconciler, Report,
-    Wake,
+    Conflict, DataplaneError, ErrorKind, Failure, HostDataplane, LinkKind, Monitor, NetState, Network, Op, Reconciler,
+    Report, Wake,
 };
 use wire_lease::Revision;
 use wire_net::chain;
@@ -133,8 +133,8 @@ pub(crate) enum Outcome {
 }
 
 impl Outcome {
-    fn of(report: &Report) -> Self {
-        let in_the_way = report.conflicts.iter().any(|conflict| match conflict {
+    fn of(report: &Report<Network>) -> Self {
+        let in_the_way = report.findings.conflicts.iter().any(|conflict| match conflict {
             Conflict::Name { .. } | Conflict::Vni { .. } | Conflict::Port { .. } => true,
             Conflict::Route { .. } | Conflict::Forwarding { .. } => false,
         });
@@ -177,7 +177,7 @@ impl Keeper {
                 return;
             }
         }
-        let ended = self.reconciler.dataplane().forwarder.tunnels().ended();
+        let ended = self.reconciler.driver().forwarder.tunnels().ended();
         let mut monitor = None;
         let mut followed: Option<Arc<NetState>> = None;
         let mut whole_at = Instant::now() + PERIOD;
@@ -189,7 +189,7 @@ impl Keeper {
             let is_new = !followed.replace(wish.state.clone()).is_some_and(|before| Arc::ptr_eq(&before, &wish.state));
             let begun = Instant::now();
             let report = self.reconciler.round(&wish.state);
-            let tunnels = self.reconciler.dataplane().forwarder.tunnels();
+            let tunnels = self.reconciler.driver().forwarder.tunnels();
             self.stored.follow(&tunnels.handles());
             let settle = SETTLE.max(begun.elapsed() * 4);
             if report.read_back {
@@ -201,7 +201,7 @@ impl Keeper {
             self.publish(report, wish.revision, is_new);
             tokio::select! {
                 changed = self.wishes.changed() => if changed.is_err() { return },
-                wake = next_wake(monitor.as_mut(), self.reconciler.belief()) => match wake {
+                wake = next_wake(monitor.as_mut(), self.reconciler.cached()) => match wake {
                     Ok(wake) => {
                         self.woken(wake);
                         // New wishes are not kept waiting.
@@ -211,15 +211,15 @@ impl Keeper {
                     }
                     Err(_) => monitor = None,
                 },
-                () = ended.notified() => self.reconciler.doubt(),
-                () = tokio::time::sleep_until(again.into()) => self.reconciler.doubt(),
+                () = ended.notified() => self.reconciler.invalidate(),
+                () = tokio::time::sleep_until(again.into()) => self.reconciler.invalidate(),
             }
         }
     }
 
     /// Opens the monitor. What changed before it was open is read.
     fn listen(&mut self) -> Option<Monitor> {
-        self.reconciler.doubt();
+        self.reconciler.invalidate();
         let opened = Monitor::open(self.reconciler.scope().clone());
         let fault = opened.as_ref().err().map(|error| chain(error));
         if let Some(error) = &fault {
@@ -232,7 +232,7 @@ impl Keeper {
     /// The kernel has changed: read it again.
     fn woken(&mut self, wake: Wake) {
         if wake.ours {
-            self.reconciler.doubt();
+            self.reconciler.invalidate();
         }
         if wake.underlay {
             self.underlay_changed.notify_one();
@@ -240,20 +240,20 @@ impl Keeper {
     }
 
     /// What is put right again and again, though leases did not change, some other program changes.
-    fn note_repeats(&mut self, report: &Report, is_new: bool) {
+    fn note_repeats(&mut self, report: &Report<Network>, is_new: bool) {
         let changes = if is_new { &[] } else { report.changes.as_slice() };
         let said = self.repeats.note(changes, Instant::now());
         self.board.caution(REPEATS, said);
     }
 
-    fn publish(&mut self, report: Report, revision: Revision, is_new: bool) {
+    fn publish(&mut self, report: Report<Network>, revision: Revision, is_new: bool) {
         let before: BTreeSet<String> =
             self.board.look(|seen| seen.dataplane.last.iter().flat_map(|last| troubles(last)).collect());
         for trouble in troubles(&report).filter(|trouble| !before.contains(trouble)) {
             warn!("{trouble}");
         }
         self.note_repeats(&report, is_new);
-        self.board.caution(DETOURS, (!report.detours.is_empty()).then(|| report.detours.to_string()));
+        self.board.caution(DETOURS, (!report.findings.detours.is_empty()).then(|| report.findings.detours.to_string()));
         let (written, removed) = (report.written, report.removed);
         if written + removed > report.changes.len() || !self.repeats.knows(&report.changes) {
             info!(written, removed, entries = report.named(), "kernel entries changed");
@@ -270,8 +270,8 @@ impl Keeper {
     }
 }
 
-fn troubles(report: &Report) -> impl Iterator<Item = String> {
-    let conflicts = report.conflicts.iter().map(ToString::to_string);
+fn troubles(report: &Report<Network>) -> impl Iterator<Item = String> {
+    let conflicts = report.findings.conflicts.iter().map(ToString::to_string);
     conflicts.chain(report.failures.iter().map(ToString::to_string))
 }
 
@@ -287,7 +287,7 @@ async fn next_wake(monitor: Option<&mut Monitor>, belief: Option<&NetState>) -> 
 mod tests {
     use std::io;
 
-    use wire_backends::{Link, OpError};
+    use wire_backends::{Findings, Link, OpError};
     use wire_net::Mtu;
 
     use super::*;
@@ -308,7 +308,10 @@ mod tests {
         let fdb = wire_backends::FdbKey { link: name, mac: "02:00:00:00:00:01".parse().unwrap() };
         assert_eq!(refused(Op::DeleteFdb(fdb), ErrorKind::Unsupported), Outcome::Usable);
         let conflicts = vec![Conflict::Name { link: name, found: link, underlay: None }];
-        assert_eq!(Outcome::of(&Report { conflicts, ..Report::default() }), Outcome::Unusable);
+        assert_eq!(
+            Outcome::of(&Report { findings: Findings { conflicts, ..Findings::default() }, ..Report::default() }),
+            Outcome::Unusable
+        );
         assert_eq!(Outcome::of(&Report::default()), Outcome::Usable);
     }
 }

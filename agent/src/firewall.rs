@@ -20,8 +20,8 @@ use std::{
 use tokio::sync::watch;
 use tracing::{error, info, warn};
 use wire_backends::{
-    Dataplane, DataplaneError, FirewallDataplane, FirewallMonitor, FirewallPolicy, NetState, OverlayDevice, Reconciler,
-    Report, Scope, Surroundings,
+    DataplaneError, Driver, Firewall, FirewallDataplane, FirewallMonitor, FirewallPolicy, OverlayDevice, Reconciler,
+    Report, Surroundings,
 };
 use wire_lease::{Entry, LeaseTable, NetworkConfig};
 use wire_net::{DualStack, Family, Prefix, chain};
@@ -75,18 +75,18 @@ impl Wish {
 pub(crate) fn remove() -> Result<usize, Exit> {
     let failed = |error: DataplaneError| Exit::Software(chain(&error));
     let mut dataplane = FirewallDataplane::open(Family::ALL.to_vec()).map_err(failed)?;
-    let have = dataplane.read(&Scope::default()).map_err(failed)?;
-    let left = NetState { firewall: have.firewall.clone().without_ours(), ..NetState::default() };
-    let mut reconciler = Reconciler::new(dataplane, Scope::default());
+    let have = dataplane.read(&()).map_err(failed)?;
+    let left = have.clone().without_ours();
+    let mut reconciler = Reconciler::new(dataplane, ());
     let report = reconciler.round(&left);
-    let other = reconciler.dataplane().remove_from_other_iptables();
+    let other = reconciler.driver().remove_from_other_iptables();
     let failure =
         report.failures.first().map(ToString::to_string).or_else(|| other.as_ref().err().map(|error| chain(error)));
-    let failure = failure.or_else(|| reconciler.dataplane().unread().map(|error| chain(&error)));
+    let failure = failure.or_else(|| reconciler.driver().unread().map(|error| chain(&error)));
     match failure {
         Some(failure) => Err(Exit::No(format!("not all of the firewall could be removed: {failure}; try again"))),
         None => {
-            reconciler.dataplane().remove_bare_tables(&have.firewall);
+            reconciler.driver().remove_bare_tables(&have);
             Ok(report.removed + other.unwrap_or_default())
         }
     }
@@ -129,7 +129,7 @@ impl FirewallKeeper {
             policy,
             told,
             every: settings.every,
-            reconciler: Reconciler::new(dataplane, Scope::default()),
+            reconciler: Reconciler::new(dataplane, ()),
             contested: board.look(|seen| seen.faults.contains_key(RIVAL)),
             board,
             wishes,
@@ -255,14 +255,14 @@ impl Keeper {
 
     /// Compares where anything may have changed, and notes what was counted.
     fn look(&mut self, wish: &Wish, is_new: bool) {
-        if self.reconciler.dataplane().has_changed() {
-            self.reconciler.doubt();
+        if self.reconciler.driver().has_changed() {
+            self.reconciler.invalidate();
             self.pause = (self.pause * 2).min(SLOWEST);
         }
         let mut report = self.compare(wish);
         // iptables takes over at once what nftables refuses: two steps down, and one more without a flowtable.
         for _ in 0..3 {
-            if !self.reconciler.dataplane().holds_less(&self.around) {
+            if !self.reconciler.driver().holds_less(&self.around) {
                 break;
             }
             let before = std::mem::replace(&mut report, self.compare(wish));
@@ -280,9 +280,9 @@ impl Keeper {
         if report.read_back && report.converged {
             self.leave_other_iptables();
         }
-        let lack = self.reconciler.dataplane().lack().map(|error| lacking(self.around.nftables, error));
+        let lack = self.reconciler.driver().lack().map(|error| lacking(self.around.nftables, error));
         self.board.warning(NFTABLES, lack);
-        self.board.caution(FLOWTABLE, self.reconciler.dataplane().lack_of_flowtables().map(no_flowtable));
+        self.board.caution(FLOWTABLE, self.reconciler.driver().lack_of_flowtables().map(no_flowtable));
         let hidden = self.is_blind().then(|| HIDDEN.to_owned());
         self.board.warning(DOCKERS_CHAINS, hidden);
         self.publish(&report, &wish.devices);
@@ -296,7 +296,7 @@ impl Keeper {
 
     /// Once our chains stand where they are to be, those in the other iptables are of no use.
     fn leave_other_iptables(&mut self) {
-        let removed = self.reconciler.dataplane().remove_from_other_iptables();
+        let removed = self.reconciler.driver().remove_from_other_iptables();
         if let Ok(removed @ 1..) = removed {
             info!(removed, "chains removed from the iptables that is no longer used");
         }
@@ -305,13 +305,13 @@ impl Keeper {
         self.board.warning(IPTABLES, failure);
     }
 
-    fn compare(&mut self, wish: &Wish) -> Report {
+    fn compare(&mut self, wish: &Wish) -> Report<Firewall> {
         let subnets: Vec<Prefix> = wish.own.lease.subnet.prefixes().collect();
-        match self.reconciler.dataplane().surroundings(&subnets) {
+        match self.reconciler.driver().surroundings(&subnets) {
             Ok(mut around) => {
                 around.doubted = self.doubts.families();
                 if self.policy.flowtable {
-                    around.hookable = self.reconciler.dataplane().hookable(&wish.devices, &around.bridges);
+                    around.hookable = self.reconciler.driver().hookable(&wish.devices, &around.bridges);
                 }
                 self.note_bridges(&around, subnets);
                 self.note_surroundings(around, &wish.devices);
@@ -319,10 +319,10 @@ impl Keeper {
             Err(error) => warn!(error = chain(&error), "which links containers are on cannot be told"),
         }
         let firewall = self.policy.desired(&wish.own.lease, &wish.leases, &wish.devices, &self.around);
-        self.reconciler.round(&NetState { firewall, ..NetState::default() })
+        self.reconciler.round(&firewall)
     }
 
-    fn publish(&mut self, report: &Report, devices: &DualStack<OverlayDevice>) {
+    fn publish(&mut self, report: &Report<Firewall>, devices: &DualStack<OverlayDevice>) {
         let fault =
             (!report.converged).then(|| report.failures.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "));
         if let Some(fault) = &fault
@@ -335,7 +335,7 @@ impl Keeper {
             let (written, removed) = (report.written, report.removed);
             info!(written, removed, changes = report.named(), "firewall rules changed");
         }
-        let counted = self.reconciler.dataplane().counted().unwrap_or_else(|_| self.seen.counted.clone());
+        let counted = self.reconciler.driver().counted().unwrap_or_else(|_| self.seen.counted.clone());
         self.note_blocked(&counted, devices);
         let seen = FirewallSeen {
             written: self.seen.written + report.written as u64,

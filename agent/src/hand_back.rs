@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use wire_backends::{Dataplane, LinkKind, Marks, NetlinkDataplane, Op, Owner, RouteForm, Scope, devices};
+use wire_backends::{Driver, LinkKind, Marks, NetlinkDataplane, Op, Owner, RouteForm, Scope, devices};
 use wire_net::{Prefix, chain};
 
 use crate::{

@@ -21,7 +21,7 @@ use std::{
 use tokio::sync::watch;
 use tracing::{info, warn};
 use wire_backends::{
-    Backend, Dataplane, ForwardSettings, Forwarder, HostDataplane, Kept, Marks, NetlinkDataplane, Owner, Placement,
+    Backend, Driver, ForwardSettings, Forwarder, HostDataplane, Kept, Marks, NetlinkDataplane, Owner, Placement,
     Reconciler, RouteForm, Scope, SelectError, choose, devices, select,
 };
 use wire_lease::{

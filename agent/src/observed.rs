@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc};
 
 use tokio::sync::watch;
 use tracing::{info, warn};
-use wire_backends::{Counted, Report, Tunnels};
+use wire_backends::{Counted, Network, Report, Tunnels};
 use wire_lease::{FollowHealth, HoldState, LeaseTable, Revision};
 use wire_net::{DualStack, Family, Prefix};
 
@@ -106,7 +106,7 @@ pub(crate) struct DataplaneSeen {
     pub(crate) rounds: u64,
     pub(crate) written: u64,
     pub(crate) removed: u64,
-    pub(crate) last: Option<Arc<Report>>,
+    pub(crate) last: Option<Arc<Report<Network>>>,
     /// The leases that the last report is about.
     pub(crate) applied: Revision,
 }
@@ -290,7 +290,8 @@ impl Observed {
         let alone = self.refusals().fault;
         let lasting = self.faults.iter().map(|(concern, fault)| format!("{concern}: {fault}"));
         let last = self.dataplane.last.as_ref();
-        let conflicts = last.map(|report| report.conflicts.iter().map(ToString::to_string)).into_iter().flatten();
+        let conflicts =
+            last.map(|report| report.findings.conflicts.iter().map(ToString::to_string)).into_iter().flatten();
         let failures = last.map(|report| report.failures.iter().map(ToString::to_string)).into_iter().flatten();
         self.hangs().chain(store).chain(vanished).chain(alone).chain(lasting).chain(conflicts).chain(failures).collect()
     }

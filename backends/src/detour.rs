@@ -143,8 +143,8 @@ mod tests {
             have.routes.entry(key).or_insert(Route { via, protocol: 4, owner: Owner::Foreign });
         }
         let plan = plan(&have, want);
-        assert_eq!((plan.ops, plan.conflicts), (vec![], vec![]));
-        plan.detours.to_string()
+        assert_eq!((plan.ops, plan.findings.conflicts), (vec![], vec![]));
+        plan.findings.detours.to_string()
     }
 
     fn wanted() -> NetState {

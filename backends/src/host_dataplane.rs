@@ -1,7 +1,7 @@
 //! All of a host: its kernel, and the tunnels that we work ourselves.
 
 use crate::{
-    Attempt, Dataplane, DataplaneError, Forwarder, Link, LinkKind, NetState, NetlinkDataplane, Op, OpError, Scope,
+    Attempt, DataplaneError, Driver, Forwarder, Link, LinkKind, NetState, NetlinkDataplane, Network, Op, OpError, Scope,
 };
 
 /// The kernel of this thread's network namespace with our tunnels in it.
@@ -41,8 +41,7 @@ impl Part {
             | Op::DeleteNeighbour(_)
             | Op::AddRoute(..)
             | Op::ReplaceRoute(..)
-            | Op::DeleteRoute(..)
-            | Op::Firewall(_) => Self::Kernel,
+            | Op::DeleteRoute(..) => Self::Kernel,
         }
     }
 }
@@ -67,7 +66,9 @@ impl HostDataplane {
     }
 }
 
-impl Dataplane for HostDataplane {
+impl Driver for HostDataplane {
+    type Resource = Network;
+
     fn read(&mut self, scope: &Scope) -> Result<NetState, DataplaneError> {
         let mut state = self.kernel.read(scope)?;
         self.forwarder.read(&mut state);

@@ -1,7 +1,7 @@
 //! What this host's kernel should hold for a set of leases, and getting it there.
 //!
 //! Flow: [`select`] turns the network config into a [`Backend`]; its `desired` turns leases into a [`NetState`];
-//! [`plan()`] compares that with what a [`Dataplane`] read; a [`Reconciler`] applies the difference until nothing
+//! [`plan()`] compares that with what a [`Driver`] read; a [`Reconciler`] applies the difference until nothing
 //! differs. A [`Monitor`] says when to look again.
 //!
 //! This crate never depends on `wire-agent`, and knows nothing of etcd, files of others or command lines. Only
@@ -20,6 +20,7 @@ mod op;
 mod ownership;
 mod plan;
 mod reconcile;
+mod resource;
 mod setting;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
@@ -31,14 +32,15 @@ mod vxlan;
 pub use backend::{Backend, ForwardSettings, Placement, Scope, SelectError, select};
 pub use conflict::Conflict;
 pub use dataplane::{
-    Attempt, ContainerLink, Dataplane, DataplaneError, ErrorKind, Host, HostAddress, HostLink, MacOrigin, Monitor,
-    NetlinkDataplane, Nic, OpError, Passed, RouteForm, Standing, Traffic, Underlay, Wake, Way, traffic,
+    ContainerLink, DataplaneError, ErrorKind, Host, HostAddress, HostLink, MacOrigin, Monitor, NetlinkDataplane, Nic,
+    OpError, Passed, RouteForm, Standing, Traffic, Underlay, Wake, Way, traffic,
 };
 pub use detour::Detours;
 pub use firewall::{
     ACCEPT_MARK, BaseChain, Call, Chain, ChainChange, ChainName, ChainTable, ChainTableKind, Counted, DockerRules,
-    Element, Firewall, FirewallDataplane, FirewallMonitor, FirewallOp, FirewallPolicy, Flowtable, Hook, Masquerade,
-    Nftables, Others, OverlayDevice, Place, Rule, Senders, Set, SetChange, SetKind, Surroundings, Table, TableName,
+    Element, Firewall, FirewallDataplane, FirewallMonitor, FirewallOp, FirewallPolicy, FirewallState, Flowtable, Hook,
+    Masquerade, Nftables, Others, OverlayDevice, Place, Rule, Senders, Set, SetChange, SetKind, Surroundings, Table,
+    TableName,
 };
 #[cfg(any(test, feature = "fuzzing"))]
 pub use forward::fuzzing;
@@ -46,8 +48,9 @@ pub use forward::{Capabilities, Fault, Forwarder, Framing, Handle, Kept, TunnelS
 pub use host_dataplane::HostDataplane;
 pub use op::Op;
 pub use ownership::Marks;
-pub use plan::{Plan, plan};
+pub use plan::{Findings, Network, plan};
 pub use reconcile::{Failure, Reconciler, Report};
+pub use resource::{Attempt, Driver, NoFindings, Operation, Order, Plan, Resource};
 pub use setting::Setting;
 pub use state::{
     Address, Extra, FdbKey, Forward, ForwardKey, Link, LinkKind, NeighbourKey, NetState, Owner, PROTOCOL, Parent,

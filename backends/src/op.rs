@@ -6,7 +6,7 @@ use wire_net::LinkName;
 use wire_net::{Family, MacAddr};
 
 use crate::{
-    Address, FdbKey, FirewallOp, Forward, ForwardKey, Framing, Link, LinkKind, NeighbourKey, NetState, Parent, Route,
+    Address, FdbKey, Forward, ForwardKey, Framing, Link, LinkKind, NeighbourKey, NetState, Operation, Parent, Route,
     RouteKey, Setting, Tunnel,
 };
 
@@ -43,14 +43,10 @@ pub enum Op {
     ReplaceRoute(RouteKey, Route),
     /// Removes a route, given as it was read.
     DeleteRoute(RouteKey, Route),
-    /// A change of the packet filter.
-    Firewall(FirewallOp),
 }
 
-impl Op {
-    /// What kind of change it is, for counters.
-    #[must_use]
-    pub const fn name(&self) -> &'static str {
+impl Operation for Op {
+    fn name(&self) -> &'static str {
         match self {
             Self::CreateLink(..) => "create link",
             Self::ChangeLink(..) => "change link",
@@ -67,13 +63,10 @@ impl Op {
             Self::AddRoute(..) => "add route",
             Self::ReplaceRoute(..) => "replace route",
             Self::DeleteRoute(..) => "delete route",
-            Self::Firewall(op) => op.name(),
         }
     }
 
-    /// Whether it takes something away.
-    #[must_use]
-    pub const fn is_delete(&self) -> bool {
+    fn is_delete(&self) -> bool {
         match self {
             Self::DeleteLink(_)
             | Self::DeleteAddress(_)
@@ -81,7 +74,6 @@ impl Op {
             | Self::DeleteNeighbour(_)
             | Self::DeleteForward(_)
             | Self::DeleteRoute(..) => true,
-            Self::Firewall(op) => op.is_delete(),
             Self::CreateLink(..)
             | Self::ChangeLink(..)
             | Self::Set(..)
@@ -93,7 +85,9 @@ impl Op {
             | Self::ReplaceRoute(..) => false,
         }
     }
+}
 
+impl Op {
     /// Whether it concerns a link itself, so that the kernel may change other entries with it.
     #[must_use]
     pub const fn is_link(&self) -> bool {
@@ -156,7 +150,6 @@ impl NetState {
             Op::DeleteRoute(key, _) => {
                 self.routes.remove(key);
             }
-            Op::Firewall(op) => self.firewall.apply(op),
         }
     }
 
@@ -203,7 +196,6 @@ impl fmt::Display for Op {
             Self::AddRoute(key, route) | Self::ReplaceRoute(key, route) | Self::DeleteRoute(key, route) => {
                 write!(f, " {key} {}", route.via)
             }
-            Self::Firewall(op) => write!(f, " {op}"),
         }
     }
 }

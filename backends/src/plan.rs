@@ -1,7 +1,6 @@
 //! The difference between what there is and what should be, as changes in an order that never leaves a gap.
 //!
-//! Puts come first: links, settings, addresses, FDB, neighbours, forwarding, routes, the packet filter, so that nothing ever points to what is not
-//! there yet.
+//! Puts come first: links, settings, addresses, FDB, neighbours, forwarding, routes, so that nothing ever points to what is not there yet.
 //! Deletions follow in reverse (docs/adr/0003-order-of-operations.md).
 
 use std::{
@@ -14,23 +13,51 @@ use wire_net::Family;
 use wire_net::LinkName;
 
 use crate::{
-    Address, Conflict, Detours, Link, LinkKind, NetState, Op, Owner, Parent, Route, RouteKey, Vxlan, detour, firewall,
+    Address, Conflict, Detours, Link, LinkKind, NetState, Op, Order, Owner, Parent, Plan, Resource, Route, RouteKey,
+    Scope, Vxlan, detour,
 };
 
-/// What is to be done, and what cannot be.
+/// The network of a host, as far as it concerns us: links, settings, addresses, FDB, neighbours, forwarding, routes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Network {}
+
+/// What is not ours, and in the way.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Plan {
-    /// The changes, in order.
-    pub ops: Vec<Op>,
-    /// What stands in the way and is not ours to move.
+pub struct Findings {
+    /// What stands where we want something else.
     pub conflicts: Vec<Conflict>,
     /// What takes packets for peers, and stands in the way of nothing we write.
     pub detours: Detours,
 }
 
+impl Resource for Network {
+    type Observed = NetState;
+    type Desired = NetState;
+    type Scope = Scope;
+    type Op = Op;
+    type Findings = Findings;
+
+    fn plan(observed: &NetState, desired: &NetState) -> Plan<Self> {
+        plan(observed, desired)
+    }
+
+    fn apply(observed: &mut NetState, op: &Op) {
+        observed.apply(op);
+    }
+
+    /// A link that goes for good comes last.
+    fn order(op: &Op, desired: &NetState) -> Order {
+        if !op.is_link() {
+            return Order::Plain;
+        }
+        let goes = matches!(op, Op::DeleteLink(name) if !desired.links.contains_key(name));
+        if goes { Order::ReadBack } else { Order::Ahead }
+    }
+}
+
 /// What has to be done so that `have` becomes `want`. Foreign entries of `have` are never touched.
 #[must_use]
-pub fn plan(have: &NetState, want: &NetState) -> Plan {
+pub fn plan(have: &NetState, want: &NetState) -> Plan<Network> {
     let mut builder = Builder { have, want, links: Links::default(), conflicts: Vec::new() };
     let mut ops = builder.links();
     let (settings, conflicts) = settings::changes(have, want, &builder.links);
@@ -65,12 +92,9 @@ pub fn plan(have: &NetState, want: &NetState) -> Plan {
         ops.extend(puts);
         deletions.push(deletes);
     }
-    let (puts, deletes) = firewall::changes(&have.firewall, &want.firewall);
-    ops.extend(puts.into_iter().map(Op::Firewall));
-    deletions.push(deletes.into_iter().map(Op::Firewall).collect());
     ops.extend(deletions.into_iter().rev().flatten());
     ops.extend(builder.links.leaving.iter().map(|name| Op::DeleteLink(*name)));
-    Plan { ops, conflicts: builder.conflicts, detours }
+    Plan { ops, findings: Findings { conflicts: builder.conflicts, detours } }
 }
 
 struct Builder<'a> {
@@ -332,14 +356,8 @@ fn merge<'a, K: Ord, V>(
     })
 }
 
-impl fmt::Display for Plan {
+impl fmt::Display for Findings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if *self == Self::default() {
-            return writeln!(f, "nothing to do");
-        }
-        for op in &self.ops {
-            writeln!(f, "{op}")?;
-        }
         for conflict in &self.conflicts {
             writeln!(f, "CONFLICT {conflict}")?;
         }

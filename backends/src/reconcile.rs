@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, error::Error};
 
-use crate::{Conflict, Dataplane, DataplaneError, Detours, ErrorKind, NetState, Op, OpError, Plan, Scope, plan};
+use crate::{DataplaneError, Driver, ErrorKind, OpError, Operation, Order, Plan, Resource};
 
 /// How often one round tries again after a failure, each time after a look at what there is.
 const RETRIES: usize = 2;
@@ -10,31 +10,37 @@ const RETRIES: usize = 2;
 /// How many changes of a round are named. There may be thousands.
 const NAMED: usize = 4;
 
-/// Keeps one dataplane as wanted. Between rounds it believes that nothing changed but by itself, until it is told otherwise.
+/// Keeps one resource as desired. Between rounds it takes what it knows for true, until it is told otherwise.
 #[derive(Debug)]
-pub struct Reconciler<D> {
-    dataplane: D,
-    scope: Scope,
-    belief: Option<NetState>,
+pub struct Reconciler<D: Driver> {
+    driver: D,
+    scope: ScopeOf<D>,
+    /// As read last, brought forward by our own changes; `None` while nothing is known.
+    cached: Option<ObservedOf<D>>,
 }
 
-/// What one round did.
-#[derive(Debug, Default)]
-pub struct Report {
+type ScopeOf<D> = <<D as Driver>::Resource as Resource>::Scope;
+type ObservedOf<D> = <<D as Driver>::Resource as Resource>::Observed;
+type DesiredOf<D> = <<D as Driver>::Resource as Resource>::Desired;
+type OpOf<D> = <<D as Driver>::Resource as Resource>::Op;
+type ReportOf<D> = Report<<D as Driver>::Resource>;
+type FailuresOf<D> = Vec<Failure<<D as Driver>::Resource>>;
+
+/// The outcome of one round.
+#[derive(Debug)]
+pub struct Report<R: Resource> {
     /// Entries put.
     pub written: usize,
     /// Entries removed.
     pub removed: usize,
     /// The first of both, as operations.
-    pub changes: Vec<Op>,
+    pub changes: Vec<R::Op>,
     /// Operations that failed, those included that a second attempt put right.
     pub failed: usize,
     /// What failed and stayed so: the first of each kind.
-    pub failures: Vec<Failure>,
-    /// What is not ours and in the way.
-    pub conflicts: Vec<Conflict>,
-    /// What is not ours and takes packets for peers.
-    pub detours: Detours,
+    pub failures: Vec<Failure<R>>,
+    /// What is not ours, and in the way.
+    pub findings: R::Findings,
     /// Whether the kernel now holds all that is wanted, conflicts aside.
     pub converged: bool,
     /// Whether the kernel was read, rather than believed.
@@ -43,13 +49,13 @@ pub struct Report {
 
 /// A failure that stayed.
 #[derive(Debug)]
-pub enum Failure {
+pub enum Failure<R: Resource> {
     /// The kernel could not be read.
     Read(DataplaneError),
     /// An operation failed, and this many more of its kind for the same reason.
     Op {
         /// The first.
-        op: Op,
+        op: R::Op,
         /// Why.
         error: OpError,
         /// How many more.
@@ -57,7 +63,22 @@ pub enum Failure {
     },
 }
 
-impl Report {
+impl<R: Resource> Default for Report<R> {
+    fn default() -> Self {
+        Self {
+            written: 0,
+            removed: 0,
+            changes: Vec::new(),
+            failed: 0,
+            failures: Vec::new(),
+            findings: R::Findings::default(),
+            converged: false,
+            read_back: false,
+        }
+    }
+}
+
+impl<R: Resource> Report<R> {
     /// The changes for a log: the first of them, and how many more.
     #[must_use]
     pub fn named(&self) -> String {
@@ -68,58 +89,48 @@ impl Report {
     }
 }
 
-impl<D: Dataplane> Reconciler<D> {
-    /// Starts with no belief: the first round reads.
-    pub const fn new(dataplane: D, scope: Scope) -> Self {
-        Self { dataplane, scope, belief: None }
+impl<D: Driver> Reconciler<D> {
+    /// Starts with nothing known: the first round reads.
+    pub const fn new(driver: D, scope: ScopeOf<D>) -> Self {
+        Self { driver, scope, cached: None }
     }
 
-    /// Says that the kernel may not hold what is believed: the next round reads it.
-    pub fn doubt(&mut self) {
-        self.belief = None;
+    /// Says that what is known may be wrong: the next round reads.
+    pub fn invalidate(&mut self) {
+        self.cached = None;
     }
 
-    /// What the kernel is believed to hold; `None` while nothing is known.
+    /// What is taken for true; `None` while nothing is known.
     #[must_use]
-    pub const fn belief(&self) -> Option<&NetState> {
-        self.belief.as_ref()
+    pub const fn cached(&self) -> Option<&ObservedOf<D>> {
+        self.cached.as_ref()
     }
 
     /// What is looked at.
     #[must_use]
-    pub const fn scope(&self) -> &Scope {
+    pub const fn scope(&self) -> &ScopeOf<D> {
         &self.scope
     }
 
-    /// Looks at something else from now on.
-    pub fn set_scope(&mut self, scope: Scope) {
-        if self.scope != scope {
-            self.scope = scope;
-            self.doubt();
-        }
-    }
-
-    /// The dataplane itself.
-    pub const fn dataplane(&mut self) -> &mut D {
-        &mut self.dataplane
+    /// The driver itself.
+    pub const fn driver(&mut self) -> &mut D {
+        &mut self.driver
     }
 
     /// Reads, and says what a round would do. Writes nothing.
     ///
     /// # Errors
-    /// When the kernel cannot be read.
-    pub fn preview(&mut self, want: &NetState) -> Result<Plan, DataplaneError> {
-        let have = self.dataplane.read(&self.scope)?;
-        let plan = plan(&have, want);
-        self.belief = Some(have);
-        Ok(plan)
+    /// When the host cannot be read.
+    pub fn preview(&mut self, desired: &DesiredOf<D>) -> Result<Plan<D::Resource>, DataplaneError> {
+        let observed = self.driver.read(&self.scope)?;
+        Ok(D::Resource::plan(self.cached.insert(observed), desired))
     }
 
-    /// Makes the kernel hold `want`. Reads only what it has no reason to believe; writes only what differs.
-    pub fn round(&mut self, want: &NetState) -> Report {
+    /// Makes the host hold `desired`. Reads only what it has no reason to take for true; writes only what differs.
+    pub fn round(&mut self, desired: &DesiredOf<D>) -> ReportOf<D> {
         let mut report = Report::default();
         for attempt in 0..=RETRIES {
-            match self.attempt(want, &mut report) {
+            match self.attempt(desired, &mut report) {
                 Ok(failures) => {
                     report.converged = failures.is_empty();
                     report.failures = failures;
@@ -132,64 +143,62 @@ impl<D: Dataplane> Reconciler<D> {
             if report.converged || attempt == RETRIES {
                 break;
             }
-            self.doubt();
+            self.invalidate();
         }
         if !report.converged {
-            self.doubt();
+            self.invalidate();
         }
         report
     }
 
     /// Reads where needed, and applies one plan. Links come first and by themselves: what the kernel does along with them
     /// is read, not guessed.
-    fn attempt(&mut self, want: &NetState, report: &mut Report) -> Result<Vec<Failure>, DataplaneError> {
-        let mut plan = self.plan(want, report)?;
-        if plan.ops.iter().any(Op::is_link) {
-            let links: Vec<Op> =
-                plan.ops.iter().filter(|op| op.is_link() && !op.is_delete_of_unwanted(want)).cloned().collect();
-            if !links.is_empty() {
-                let failures = self.apply(&links, report);
-                self.doubt();
-                if !failures.is_empty() {
-                    return Ok(failures);
-                }
-                plan = self.plan(want, report)?;
+    fn attempt(&mut self, desired: &DesiredOf<D>, report: &mut ReportOf<D>) -> Result<FailuresOf<D>, DataplaneError> {
+        let order = |op: &OpOf<D>| D::Resource::order(op, desired);
+        let mut plan = self.plan(desired, report)?;
+        let ahead: Vec<OpOf<D>> = plan.ops.iter().filter(|op| order(op) == Order::Ahead).cloned().collect();
+        if !ahead.is_empty() {
+            let failures = self.apply(&ahead, report);
+            self.invalidate();
+            if !failures.is_empty() {
+                return Ok(failures);
             }
+            plan = self.plan(desired, report)?;
         }
-        (report.conflicts, report.detours) = (plan.conflicts, plan.detours);
+        report.findings = plan.findings;
         let failures = self.apply(&plan.ops, report);
-        if plan.ops.iter().any(Op::is_link) {
-            self.doubt();
-            self.plan(want, report)?;
+        if plan.ops.iter().any(|op| order(op) != Order::Plain) {
+            self.invalidate();
+            self.plan(desired, report)?;
         }
         Ok(failures)
     }
 
-    fn plan(&mut self, want: &NetState, report: &mut Report) -> Result<Plan, DataplaneError> {
-        let belief = match self.belief.take() {
-            Some(belief) => belief,
+    fn plan(&mut self, desired: &DesiredOf<D>, report: &mut ReportOf<D>) -> Result<Plan<D::Resource>, DataplaneError> {
+        let cached = match self.cached.take() {
+            Some(cached) => cached,
             None => {
                 report.read_back = true;
-                self.dataplane.read(&self.scope)?
+                self.driver.read(&self.scope)?
             }
         };
-        Ok(plan(self.belief.insert(belief), want))
+        Ok(D::Resource::plan(self.cached.insert(cached), desired))
     }
 
-    fn apply(&mut self, ops: &[Op], report: &mut Report) -> Vec<Failure> {
+    fn apply(&mut self, ops: &[OpOf<D>], report: &mut ReportOf<D>) -> FailuresOf<D> {
         if ops.is_empty() {
             return Vec::new();
         }
-        let mut failures: BTreeMap<(&'static str, ErrorKind), Failure> = BTreeMap::new();
-        for (op, attempt) in ops.iter().zip(self.dataplane.apply(ops)) {
+        let mut failures: BTreeMap<(&'static str, ErrorKind), Failure<D::Resource>> = BTreeMap::new();
+        for (op, attempt) in ops.iter().zip(self.driver.apply(ops)) {
             match attempt {
                 Ok(()) => {
                     *(if op.is_delete() { &mut report.removed } else { &mut report.written }) += 1;
                     if report.changes.len() < NAMED {
                         report.changes.push(op.clone());
                     }
-                    if let Some(belief) = &mut self.belief {
-                        belief.apply(op);
+                    if let Some(cached) = &mut self.cached {
+                        D::Resource::apply(cached, op);
                     }
                 }
                 Err(error) => {
@@ -206,14 +215,7 @@ impl<D: Dataplane> Reconciler<D> {
     }
 }
 
-impl Op {
-    /// Whether it removes a link for good, which comes last.
-    fn is_delete_of_unwanted(&self, want: &NetState) -> bool {
-        matches!(self, Self::DeleteLink(name) if !want.links.contains_key(name))
-    }
-}
-
-impl Failure {
+impl<R: Resource> Failure<R> {
     fn count(&mut self) {
         if let Self::Op { more, .. } = self {
             *more += 1;
@@ -222,7 +224,7 @@ impl Failure {
 }
 
 /// With its whole cause, for a log.
-impl std::fmt::Display for Failure {
+impl<R: Resource> std::fmt::Display for Failure<R> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let mut source: Option<&dyn Error> = match self {
             Self::Read(error) => {

@@ -14,7 +14,7 @@ use wire_net::{Family, MacAddr, Prefix, Vni};
 use wire_net::{LinkName, Mtu};
 
 pub use self::route::{PROTOCOL, Route, RouteKey, Via};
-use crate::{Capabilities, Firewall, Framing, Setting};
+use crate::{Capabilities, Framing, Setting};
 
 /// What the kernel holds, or should hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -34,8 +34,6 @@ pub struct NetState {
     /// The kernel's settings. Read: those of the host and of our devices; whether links that containers are on forward; and of
     /// links that take routes from routers `accept_ra`, where forwarding would end that.
     pub settings: BTreeMap<Setting, u32>,
-    /// The packet filter.
-    pub firewall: Firewall,
 }
 
 /// Whose an entry is.

@@ -51,7 +51,7 @@ impl Keeper {
     /// Whether a Docker runs whose chains are not to be seen, though ours are to stand before them.
     pub(super) fn is_blind(&mut self) -> bool {
         let concerns_us = self.policy.forward && self.around.docker == DockerRules::Iptables;
-        concerns_us && self.reconciler.dataplane().hides_docker() && Docker::look().runs
+        concerns_us && self.reconciler.driver().hides_docker() && Docker::look().runs
     }
 
     pub(super) fn note_surroundings(&mut self, around: Surroundings, devices: &DualStack<OverlayDevice>) {
@@ -91,7 +91,7 @@ impl Keeper {
 
     /// What an operator has put where ours comes first.
     pub(super) fn note_overruled(&mut self, devices: &DualStack<OverlayDevice>) {
-        let drops = self.reconciler.dataplane().operators_drops();
+        let drops = self.reconciler.driver().operators_drops();
         let warning = overruled(&self.policy.overruled(drops, devices, &self.around));
         if let Some(warning) = &warning
             && self.board.look(|seen| seen.notes.get(DOCKER_USER) != Some(warning))
@@ -137,7 +137,7 @@ impl Keeper {
             let links = devices.iter().map(|(_, device)| device.link).chain(self.around.bridges.iter().copied());
             // Of a network with one family it is that one.
             let families: Vec<Family> = self.blocked.iter().copied().filter(|_| devices.iter().count() > 1).collect();
-            blocked(self.reconciler.dataplane().others(), port, &families, links)
+            blocked(self.reconciler.driver().others(), port, &families, links)
         });
         self.board.alarm(BLOCKED, fault);
     }

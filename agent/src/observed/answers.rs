@@ -63,7 +63,7 @@ impl Observed {
             rounds: self.dataplane.rounds,
             failures: last.map(|report| report.failures.iter().map(ToString::to_string).collect()).unwrap_or_default(),
             conflicts: last
-                .map(|report| report.conflicts.iter().map(ToString::to_string).collect())
+                .map(|report| report.findings.conflicts.iter().map(ToString::to_string).collect())
                 .unwrap_or_default(),
         }
     }
@@ -124,7 +124,7 @@ impl Observed {
         report.converged
             && self.is_of_our_backend(entry)
             && entry.origin.mod_revision <= self.dataplane.applied
-            && !report.conflicts.iter().any(in_the_way)
+            && !report.findings.conflicts.iter().any(in_the_way)
     }
 }
 

@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 use wire_net::Family;
 
 use super::{
-    Dataplane, NetlinkDataplane, RouteForm, encode,
+    NetlinkDataplane, RouteForm, encode,
     socket::{Batch, Netlink},
     tests::lab::{self, Lab},
 };
-use crate::NetState;
+use crate::{Driver, NetState};
 
 const SIZES: [usize; 3] = [1_000, 4_000, 20_000];
 
@@ -80,7 +80,7 @@ fn measure_route_forms() {
                 assert!(reconciler.round(&want).converged);
                 times.push(from.elapsed());
                 let from = Instant::now();
-                let echo = monitor.drain(reconciler.belief().unwrap()).unwrap();
+                let echo = monitor.drain(reconciler.cached().unwrap()).unwrap();
                 let heard = from.elapsed();
                 println!("overrun at {size}: {}", echo.overrun);
                 let from = Instant::now();

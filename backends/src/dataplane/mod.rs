@@ -33,21 +33,3 @@ pub(crate) use read::link_by;
 pub use traffic::{Passed, Traffic, traffic};
 pub use underlay::Underlay;
 pub use write::{NetlinkDataplane, RouteForm};
-
-use crate::{NetState, Op, Scope};
-
-/// What became of one operation.
-pub type Attempt = Result<(), OpError>;
-
-/// The kernel, or something that behaves like it.
-pub trait Dataplane {
-    /// Reads all that `scope` names.
-    ///
-    /// # Errors
-    /// When the kernel does not answer, or refuses. Nothing is known then.
-    fn read(&mut self, scope: &Scope) -> Result<NetState, DataplaneError>;
-
-    /// Carries out `ops` in order and says of each what became of it. One that fails stops no other. What is there already,
-    /// or gone already, counts as done, except a route that somebody else put there first.
-    fn apply(&mut self, ops: &[Op]) -> Vec<Attempt>;
-}

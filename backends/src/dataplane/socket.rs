@@ -20,9 +20,10 @@ use nix::{
 };
 
 use super::{
-    Attempt, DataplaneError, OpError,
+    DataplaneError, OpError,
     attribute::{Header, attributes, messages, number, text},
 };
+use crate::Attempt;
 
 /// Messages in one send: more gain nothing, and all errors of a batch have to fit into the receive buffer.
 const CHUNK: usize = 256;

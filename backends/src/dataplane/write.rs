@@ -7,7 +7,7 @@ use nix::errno::Errno;
 use wire_net::LinkName;
 
 use super::{
-    Attempt, Dataplane, DataplaneError, ErrorKind, OpError,
+    DataplaneError, ErrorKind, OpError,
     encode::{self, Through},
     listeners::Listeners,
     nexthop::{self, ById, Nexthops},
@@ -16,7 +16,7 @@ use super::{
     socket::{Batch, Netlink},
     sysctl,
 };
-use crate::{Link, LinkKind, NetState, Op, Owner, Route, RouteKey, Scope, Setting, Via};
+use crate::{Attempt, Driver, Link, LinkKind, NetState, Network, Op, Owner, Route, RouteKey, Scope, Setting, Via};
 
 /// The kernel of this thread's network namespace, through one netlink socket.
 pub struct NetlinkDataplane {
@@ -134,7 +134,7 @@ impl NetlinkDataplane {
                 route_hop = Some((*key, None));
             }
             // That is FirewallDataplane's to do, or no netlink message.
-            Op::Firewall(_) | Op::Set(..) => return Err(OpError::of(Errno::EOPNOTSUPP)),
+            Op::Set(..) => return Err(OpError::of(Errno::EOPNOTSUPP)),
         }
         Ok(Encoded { messages: batch.len() - before, route: route_hop })
     }
@@ -245,7 +245,9 @@ impl Through {
     }
 }
 
-impl Dataplane for NetlinkDataplane {
+impl Driver for NetlinkDataplane {
+    type Resource = Network;
+
     fn read(&mut self, scope: &Scope) -> Result<NetState, DataplaneError> {
         let Reading { state, names, nexthops } = read::read(&mut self.netlink, scope, &mut self.listeners)?;
         self.links = names.into_iter().map(|(index, name)| (name, Known { index, learning: false })).collect();
@@ -311,8 +313,7 @@ fn forgive(op: &Op, error: OpError) -> Attempt {
         | Op::ChangeLink(..)
         | Op::CreateLink(..)
         | Op::PutForward(..)
-        | Op::DeleteForward(_)
-        | Op::Firewall(_) => false,
+        | Op::DeleteForward(_) => false,
         // The links of others come and go.
         Op::Set(setting, _) => matches!(setting, Setting::RouterAdvertisements(_)) && error.kind == ErrorKind::Absent,
         Op::PutAddress(_) | Op::PutFdb(..) | Op::PutNeighbour(..) => error.kind == ErrorKind::Exists,

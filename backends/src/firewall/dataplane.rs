@@ -16,17 +16,18 @@ use wire_net::{Family, Prefix};
 pub use self::counted::Counted;
 use self::flows::Flows;
 use super::{
+    diff::Firewall,
     iptables, netfilter,
     netfilter::{Expressions, Netfilter},
     nft,
     op::FirewallOp,
     policy::{ACCEPT_MARK, Nftables, Surroundings},
     program::{self, Listing, Programs, Variant},
-    state::{ChainTable, ChainTableKind, Firewall, Rule, Table, TableName},
+    state::{ChainTable, ChainTableKind, FirewallState, Rule, Table, TableName},
     tracking,
 };
 use crate::{
-    Attempt, Dataplane, DataplaneError, ErrorKind, NetState, Op, OpError, Scope,
+    Attempt, DataplaneError, Driver, ErrorKind, OpError, Operation as _,
     dataplane::{container_links, socket::Netlink},
 };
 
@@ -193,7 +194,7 @@ impl FirewallDataplane {
         Ok(self.netfilter.as_mut().expect("it was opened above"))
     }
 
-    fn read_nftables(&mut self, firewall: &mut Firewall) -> Result<netfilter::Tables, DataplaneError> {
+    fn read_nftables(&mut self, firewall: &mut FirewallState) -> Result<netfilter::Tables, DataplaneError> {
         let tables = self.netfilter()?.tables()?;
         self.others.firewalld = netfilter::has_firewalld(&tables);
         for name in tables.iter().filter_map(|(family, name)| TableName::of(*family, name)) {
@@ -222,7 +223,7 @@ impl FirewallDataplane {
         Ok(table)
     }
 
-    fn read_iptables(&mut self, tables: &netfilter::Tables, firewall: &mut Firewall) {
+    fn read_iptables(&mut self, tables: &netfilter::Tables, firewall: &mut FirewallState) {
         self.programs.clear();
         (self.others.ufw, self.others.docker) = (false, false);
         self.operators_drops.clear();
@@ -318,10 +319,12 @@ impl FirewallDataplane {
     }
 }
 
-impl Dataplane for FirewallDataplane {
-    fn read(&mut self, _: &Scope) -> Result<NetState, DataplaneError> {
+impl Driver for FirewallDataplane {
+    type Resource = Firewall;
+
+    fn read(&mut self, (): &()) -> Result<FirewallState, DataplaneError> {
         self.unreadable.clear();
-        let mut firewall = Firewall::default();
+        let mut firewall = FirewallState::default();
         // Before all else: what changes meanwhile is read again.
         self.generation = self.netfilter().and_then(Netfilter::generation).ok();
         let tables = self.read_nftables(&mut firewall).unwrap_or_else(|error| {
@@ -331,25 +334,22 @@ impl Dataplane for FirewallDataplane {
             netfilter::Tables::new()
         });
         self.read_iptables(&tables, &mut firewall);
-        Ok(NetState { firewall, ..NetState::default() })
+        Ok(firewall)
     }
 
     /// What is to go stays until what is to come stands.
-    fn apply(&mut self, ops: &[Op]) -> Vec<Attempt> {
+    fn apply(&mut self, ops: &[FirewallOp]) -> Vec<Attempt> {
         let mut standing = true;
         let mut attempts = Vec::with_capacity(ops.len());
         for op in ops {
-            let attempt = match op {
-                Op::Firewall(op) if op.is_delete() && !standing => {
-                    let detail = "it stays until ours stand".to_owned();
-                    Err(OpError::program(ErrorKind::Busy, detail, io::ErrorKind::ResourceBusy.into()))
-                }
-                Op::Firewall(op) => self.carry_out(op),
-                // That is NetlinkDataplane's to do.
-                _ => Err(OpError::program(ErrorKind::Unsupported, op.to_string(), io::ErrorKind::Unsupported.into())),
+            let attempt = if op.is_delete() && !standing {
+                let detail = "it stays until ours stand".to_owned();
+                Err(OpError::program(ErrorKind::Busy, detail, io::ErrorKind::ResourceBusy.into()))
+            } else {
+                self.carry_out(op)
             };
             standing &= attempt.is_ok();
-            if let Op::Firewall(FirewallOp::PutTable(table)) = op
+            if let FirewallOp::PutTable(table) = op
                 && !self.flows.have_failed(table, attempt.as_ref().err())
             {
                 self.learn(attempt.as_ref().err());

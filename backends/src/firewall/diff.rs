@@ -5,11 +5,34 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{
     chains,
     op::{ChainChange, FirewallOp, SetChange},
-    state::{Chain, ChainName, ChainTable, Element, Firewall, Set, Table, TableName},
+    state::{Chain, ChainName, ChainTable, Element, FirewallState, Set, Table, TableName},
 };
+use crate::{NoFindings, Plan, Resource};
+
+/// The packet filter of a host, as far as it concerns us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Firewall {}
+
+impl Resource for Firewall {
+    type Observed = FirewallState;
+    type Desired = FirewallState;
+    type Scope = ();
+    type Op = FirewallOp;
+    type Findings = NoFindings;
+
+    fn plan(observed: &FirewallState, desired: &FirewallState) -> Plan<Self> {
+        let (mut ops, deletions) = changes(observed, desired);
+        ops.extend(deletions);
+        Plan { ops, findings: NoFindings }
+    }
+
+    fn apply(observed: &mut FirewallState, op: &FirewallOp) {
+        observed.apply(op);
+    }
+}
 
 /// Puts and deletions.
-pub(crate) fn changes(have: &Firewall, want: &Firewall) -> (Vec<FirewallOp>, Vec<FirewallOp>) {
+pub(crate) fn changes(have: &FirewallState, want: &FirewallState) -> (Vec<FirewallOp>, Vec<FirewallOp>) {
     let mut puts = Vec::new();
     if let Some(wanted) = want.tables.get(&TableName::Ours) {
         puts.extend(table(have.tables.get(&TableName::Ours), wanted));
@@ -37,7 +60,7 @@ fn table(have: Option<&Table>, want: &Table) -> Vec<FirewallOp> {
     if changes.is_empty() { Vec::new() } else { vec![FirewallOp::ChangeSets(changes)] }
 }
 
-fn chains(have: &Firewall, want: &Firewall) -> Vec<FirewallOp> {
+fn chains(have: &FirewallState, want: &FirewallState) -> Vec<FirewallOp> {
     let mut tables: BTreeMap<ChainTable, Vec<ChainChange>> = BTreeMap::new();
     for (name, wanted) in &want.chains {
         if let Some(change) = chain(have, name, wanted) {
@@ -47,7 +70,7 @@ fn chains(have: &Firewall, want: &Firewall) -> Vec<FirewallOp> {
     tables.into_iter().map(|(table, changes)| FirewallOp::PutChains(table, changes)).collect()
 }
 
-fn chain(have: &Firewall, name: &ChainName, want: &Chain) -> Option<ChainChange> {
+fn chain(have: &FirewallState, name: &ChainName, want: &Chain) -> Option<ChainChange> {
     let there = have.chains.get(name);
     if want.answers_others && there.is_none() && !have.used.contains(&name.table) {
         return None;

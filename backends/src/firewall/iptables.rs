@@ -6,7 +6,7 @@ use wire_net::Family;
 
 use super::{
     op::{ChainChange, FirewallOp},
-    state::{Call, Chain, ChainName, ChainTable, ChainTableKind, Firewall, OURS, Place},
+    state::{Call, Chain, ChainName, ChainTable, ChainTableKind, FirewallState, OURS, Place},
 };
 
 /// flanneld's chains.
@@ -18,7 +18,7 @@ const CALLERS: [&str; 1] = ["DOCKER-USER"];
 const ISOLATING: [&str; 2] = ["DOCKER-ISOLATION-STAGE-1", "DOCKER-INTERNAL"];
 
 /// Adds to `firewall` what a listing of one family says of chains that concern us.
-pub(crate) fn read(listing: &str, family: Family, firewall: &mut Firewall) {
+pub(crate) fn read(listing: &str, family: Family, firewall: &mut FirewallState) {
     let mut table = None;
     // By caller: how many rules of it came before.
     let mut before: BTreeMap<&str, usize> = BTreeMap::new();

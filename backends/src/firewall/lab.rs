@@ -16,16 +16,16 @@ use super::{
     tests::{bounded, policy, wanted, wanted_around, wanted_with},
 };
 use crate::{
-    Dataplane as _, ErrorKind, NetState, Op, Reconciler, Scope,
+    Driver as _, ErrorKind, FirewallState, Reconciler,
     dataplane::tests::lab::{drop_privileges, in_namespace, run, runtime},
 };
 
 fn reconciler() -> Reconciler<FirewallDataplane> {
-    Reconciler::new(FirewallDataplane::open(Family::ALL.to_vec()).unwrap(), Scope::default())
+    Reconciler::new(FirewallDataplane::open(Family::ALL.to_vec()).unwrap(), ())
 }
 
-fn want(peers: &[u8]) -> NetState {
-    NetState { firewall: wanted(&policy(true), peers, &["docker0"]), ..NetState::default() }
+fn want(peers: &[u8]) -> FirewallState {
+    wanted(&policy(true), peers, &["docker0"])
 }
 
 fn ruleset() -> String {
@@ -33,9 +33,9 @@ fn ruleset() -> String {
 }
 
 /// A round after somebody has changed something, as the agent makes it.
-fn repair(reconciler: &mut Reconciler<FirewallDataplane>, want: &NetState) -> crate::Report {
-    if reconciler.dataplane().has_changed() {
-        reconciler.doubt();
+fn repair(reconciler: &mut Reconciler<FirewallDataplane>, want: &FirewallState) -> crate::Report<crate::Firewall> {
+    if reconciler.driver().has_changed() {
+        reconciler.invalidate();
     }
     reconciler.round(want)
 }
@@ -52,22 +52,22 @@ fn what_was_put_is_read_back_as_wanted_and_nothing_is_written_again() {
         let report = again.round(&want(&[2, 3]));
         assert!(report.converged && report.read_back, "{report:?}");
         assert_eq!((report.written, report.removed), (0, 0));
-        assert!(!first.dataplane().has_changed() && !again.dataplane().has_changed());
+        assert!(!first.driver().has_changed() && !again.driver().has_changed());
         assert_eq!(ruleset(), whole);
         // All choices can be made and unmade in place.
         for masquerade in [Masquerade::Off, Masquerade::Plain] {
             for senders in [Senders::Anyone, Senders::Peers] {
                 for forward in [false, true] {
                     let policy = super::FirewallPolicy { masquerade, senders, forward, ..policy(true) };
-                    let want = NetState { firewall: wanted(&policy, &[2], &[]), ..NetState::default() };
+                    let want = wanted(&policy, &[2], &[]);
                     assert!(again.round(&want).converged);
-                    again.doubt();
+                    again.invalidate();
                     let report = again.round(&want);
                     assert_eq!((report.written, report.removed, report.converged), (0, 0, true), "{report:?}");
                 }
             }
         }
-        assert!(again.round(&NetState::default()).converged);
+        assert!(again.round(&FirewallState::default()).converged);
         let rest = ruleset();
         assert!(!rest.to_lowercase().contains("wire"), "{rest}");
     });
@@ -82,9 +82,9 @@ fn without_nftables_iptables_keeps_and_changes_sources() {
         for policy in choices.into_iter().flatten() {
             let masquerade = policy.masquerade;
             let around = super::Surroundings { nftables: Nftables::Absent, ..super::Surroundings::default() };
-            let want = NetState { firewall: wanted_around(&policy, &[2], &around), ..NetState::default() };
+            let want = wanted_around(&policy, &[2], &around);
             assert!(reconciler.round(&want).converged);
-            reconciler.doubt();
+            reconciler.invalidate();
             let report = reconciler.round(&want);
             assert_eq!((report.written, report.removed, report.converged), (0, 0, true), "{report:?}");
             let masquerades = run("iptables -t nat -S WIRE-NAT").matches("MASQUERADE").count();
@@ -105,7 +105,7 @@ fn a_set_follows_the_peers_and_the_rules_stay() {
         let report = reconciler.round(&want(&[3, 4]));
         assert!(report.converged);
         assert_eq!(report.written, 1, "all sets in one transaction");
-        assert!(!reconciler.dataplane().has_changed());
+        assert!(!reconciler.driver().has_changed());
         assert_eq!(run("nft -a list table inet wire-agent | grep comment"), rules);
         let set = run("nft list set inet wire-agent peers-v4");
         assert!(set.contains("192.0.2.3, 192.0.2.4") && !set.contains("192.0.2.2"), "{set}");
@@ -116,13 +116,13 @@ fn a_set_follows_the_peers_and_the_rules_stay() {
 fn sets_that_do_not_fit_into_one_message_are_changed_at_once_or_not_at_all() {
     in_namespace(|| {
         let mut reconciler = reconciler();
-        let want = |peers| NetState { firewall: wanted_with(&policy(false), peers), ..NetState::default() };
+        let want = |peers| wanted_with(&policy(false), peers);
         assert!(reconciler.round(&want(1)).converged);
         // 66 messages.
         let report = reconciler.round(&want(16_000));
         assert!(report.converged && report.written == 1, "{report:?}");
-        assert!(!reconciler.dataplane().has_changed());
-        reconciler.doubt();
+        assert!(!reconciler.driver().has_changed());
+        reconciler.invalidate();
         assert_eq!(reconciler.round(&want(16_000)).written, 0);
         // Taking out what is not there fails, and with it all else.
         let [there, absent] = ["198.51.0.9", "192.0.2.66"].map(|text| Element::Address(text.parse().unwrap()));
@@ -131,7 +131,7 @@ fn sets_that_do_not_fit_into_one_message_are_changed_at_once_or_not_at_all() {
         let mut netfilter = Netfilter::open().unwrap();
         let error = netfilter.change_sets(&change([there, absent].into())).unwrap_err();
         assert_eq!(error.kind, ErrorKind::Absent);
-        assert!(!reconciler.dataplane().has_changed());
+        assert!(!reconciler.driver().has_changed());
         netfilter.change_sets(&change([there].into())).unwrap();
         assert!(repair(&mut reconciler, &want(16_000)).written == 1);
     });
@@ -176,7 +176,7 @@ fn whatever_anyone_does_to_it_is_seen_and_put_right() {
             };
             assert_eq!(sorted(&now), sorted(&whole), "{damage}");
             repair(&mut reconciler, &want);
-            assert!(!reconciler.dataplane().has_changed(), "{damage}");
+            assert!(!reconciler.driver().has_changed(), "{damage}");
         }
     });
 }
@@ -221,9 +221,9 @@ fn the_table_raw_is_left_alone_until_others_use_it_and_then_ours_comes_first() {
                 "{damage}: {rules}"
             );
             assert_eq!(raw("ip6tables"), "", "{damage}");
-            assert!(!reconciler.dataplane().has_changed(), "{damage}");
+            assert!(!reconciler.driver().has_changed(), "{damage}");
         }
-        assert!(reconciler.round(&NetState::default()).converged);
+        assert!(reconciler.round(&FirewallState::default()).converged);
         assert!(!raw("iptables").contains("WIRE"));
     });
 }
@@ -255,12 +255,12 @@ fn the_monitor_hears_of_both_kinds_of_rules_and_the_echo_of_our_own_is_known() {
             let wait = tokio::time::timeout(Duration::from_millis(300), monitor.changed());
             runtime.block_on(async { wait.await.is_ok() })
         };
-        assert!(heard() && !reconciler.dataplane().has_changed());
+        assert!(heard() && !reconciler.driver().has_changed());
         assert!(!heard());
         for change in ["iptables -A FORWARD -s 192.0.2.7 -j DROP", "nft add table ip others"] {
             run(change);
-            assert!(heard() && reconciler.dataplane().has_changed(), "{change}");
-            reconciler.doubt();
+            assert!(heard() && reconciler.driver().has_changed(), "{change}");
+            reconciler.invalidate();
             assert_eq!(reconciler.round(&want(&[2])).written, 0);
         }
     });
@@ -281,12 +281,11 @@ fn without_the_capability_each_part_says_so() {
 fn measure_rounds_among_many_peers() {
     in_namespace(|| {
         for peers in [0, 4_000, 20_000] {
-            let want =
-                |more: u32| NetState { firewall: wanted_with(&policy(false), peers + more), ..NetState::default() };
+            let want = |more: u32| wanted_with(&policy(false), peers + more);
             let mut reconciler = reconciler();
-            let mut timed = |what: &str, want: &NetState, doubt: bool| {
+            let mut timed = |what: &str, want: &FirewallState, doubt: bool| {
                 if doubt {
-                    reconciler.doubt();
+                    reconciler.invalidate();
                 }
                 let begun = std::time::Instant::now();
                 let report = reconciler.round(want);
@@ -308,7 +307,7 @@ fn measure_rounds_among_many_peers() {
             // The round before has added one too.
             let there = run("nft -j list set inet wire-agent subnets-v4-24").matches("\"concat\":").count();
             assert_eq!(there, usize::try_from(peers).unwrap() + 1_001);
-            assert!(reconciler.round(&NetState::default()).converged);
+            assert!(reconciler.round(&FirewallState::default()).converged);
         }
     });
 }
@@ -320,9 +319,9 @@ fn time_of_one_more(reconciler: &mut Reconciler<FirewallDataplane>, number: u32)
     let add = |element| SetChange { add: [element].into(), ..SetChange::default() };
     let subnets = ("subnets-v4-24".to_owned(), add(Element::Subnet(public, subnet)));
     let changes = [("peers-v4".to_owned(), add(Element::Address(public))), subnets].into();
-    let op = Op::Firewall(FirewallOp::ChangeSets(changes));
+    let op = FirewallOp::ChangeSets(changes);
     let begun = std::time::Instant::now();
-    let attempts = reconciler.dataplane().apply(&[op]);
+    let attempts = reconciler.driver().apply(&[op]);
     let taken = begun.elapsed();
     assert!(attempts.iter().all(Result::is_ok), "{attempts:?}");
     taken
@@ -345,7 +344,7 @@ fn of_an_older_nft_no_more_is_asked_than_it_knows() {
     in_namespace(|| {
         let around = super::Surroundings { nftables: Nftables::Simple, ..super::Surroundings::default() };
         let mut reconciler = reconciler();
-        let want = NetState { firewall: wanted_around(&policy(true), &[2], &around), ..NetState::default() };
+        let want = wanted_around(&policy(true), &[2], &around);
         assert!(reconciler.round(&want).converged);
         let rules = run("nft list table inet wire-agent");
         assert!(

@@ -1,8 +1,8 @@
 //! The packet filter: forwarding accepted, addresses kept within the overlay and masqueraded beyond it, and encapsulated
 //! packets taken from peers alone.
 //!
-//! Flow: [`FirewallPolicy::desired`] says what there should be, as a part of [`crate::NetState`]; [`FirewallDataplane`] reads
-//! what there is, and carries out what [`crate::plan()`] finds different. Our own table of nftables and chains of our own in
+//! Flow: [`FirewallPolicy::desired`] says what there should be; [`FirewallDataplane`] reads what there is, and carries
+//! out what [`Firewall::plan`](crate::Resource::plan) finds different. Our own table of nftables and chains of our own in
 //! iptables: of what others have made nothing is changed but a rule that leads to ours. Only `netfilter` and `program` touch
 //! the kernel; everything else takes values and returns values.
 
@@ -27,6 +27,8 @@ mod state;
 mod tracking;
 
 pub use dataplane::{Counted, FirewallDataplane, Others};
+pub use diff::Firewall;
+#[cfg(test)]
 pub(crate) use diff::changes;
 pub use monitor::FirewallMonitor;
 pub use op::{ChainChange, FirewallOp, SetChange};
@@ -34,8 +36,8 @@ pub use policy::{
     ACCEPT_MARK, DockerRules, FirewallPolicy, Masquerade, Nftables, OverlayDevice, Senders, Surroundings,
 };
 pub use state::{
-    BaseChain, Call, Chain, ChainName, ChainTable, ChainTableKind, Element, Firewall, Flowtable, Hook, Place, Rule,
-    Set, SetKind, Table, TableName,
+    BaseChain, Call, Chain, ChainName, ChainTable, ChainTableKind, Element, FirewallState, Flowtable, Hook, Place,
+    Rule, Set, SetKind, Table, TableName,
 };
 
 #[cfg(test)]

@@ -5,7 +5,9 @@ use std::{
     fmt,
 };
 
-use super::state::{Call, Chain, ChainName, ChainTable, Element, Firewall, Table, TableName};
+use crate::Operation;
+
+use super::state::{Call, Chain, ChainName, ChainTable, Element, FirewallState, Table, TableName};
 
 /// One change of the packet filter. Each is one transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,7 +44,7 @@ pub struct ChainChange {
     pub calls: BTreeMap<String, (Vec<String>, Call)>,
 }
 
-impl Firewall {
+impl FirewallState {
     /// What it is once `op` is carried out.
     pub fn apply(&mut self, op: &FirewallOp) {
         match op {
@@ -77,10 +79,8 @@ impl Firewall {
     }
 }
 
-impl FirewallOp {
-    /// What kind of change it is, for counters.
-    #[must_use]
-    pub const fn name(&self) -> &'static str {
+impl Operation for FirewallOp {
+    fn name(&self) -> &'static str {
         match self {
             Self::PutTable(_) => "put table",
             Self::ChangeSets(_) => "change sets",
@@ -90,9 +90,7 @@ impl FirewallOp {
         }
     }
 
-    /// Whether it takes something away.
-    #[must_use]
-    pub const fn is_delete(&self) -> bool {
+    fn is_delete(&self) -> bool {
         match self {
             Self::DeleteChain(..) | Self::DeleteTable(_) => true,
             Self::PutTable(_) | Self::ChangeSets(_) | Self::PutChains(..) => false,
@@ -103,9 +101,9 @@ impl FirewallOp {
 /// No more elements of a set are named.
 const SHOWN: usize = 4;
 
-/// What follows the operation's name.
 impl fmt::Display for FirewallOp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ", self.name())?;
         match self {
             Self::PutTable(table) => {
                 let rules: usize = table.chains.values().map(|chain| chain.rules.len()).sum();

@@ -17,7 +17,7 @@ use super::{
     overlay::Overlay,
     rule::{Links, Match, Rule},
     side::{self, BRIDGES, Side, containers, counter, of_network, to_port},
-    state::{BaseChain, Element, Firewall, Hook, Set, SetKind, Table, TableName},
+    state::{BaseChain, Element, FirewallState, Hook, Set, SetKind, Table, TableName},
 };
 use crate::{ContainerLink, LinkKind, NetState, Owner, Tunnel, forward::VXLAN_LEAD};
 
@@ -173,8 +173,8 @@ impl FirewallPolicy {
         leases: &LeaseTable,
         devices: &DualStack<OverlayDevice>,
         around: &Surroundings,
-    ) -> Firewall {
-        let mut firewall = Firewall::default();
+    ) -> FirewallState {
+        let mut firewall = FirewallState::default();
         let families = self.sides(own, devices);
         let ours = self.table(&families, leases, around);
         if !ours.chains.is_empty() && around.nftables != Nftables::Absent {

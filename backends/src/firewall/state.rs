@@ -14,7 +14,7 @@ pub(super) const OURS: &str = "WIRE-";
 
 /// The packet filter as far as it concerns us.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Firewall {
+pub struct FirewallState {
     /// Tables of nftables: ours, and those of a former flanneld.
     pub tables: BTreeMap<TableName, Table>,
     /// Chains of iptables: ours, and those of a former flanneld.
@@ -208,7 +208,7 @@ pub enum Place {
     Behind,
 }
 
-impl Firewall {
+impl FirewallState {
     /// What is left when all that is ours goes.
     #[must_use]
     pub fn without_ours(mut self) -> Self {

@@ -9,7 +9,11 @@ use wire_net::{DualStack, Family, MacAddr, Pool, Subnet, Vni};
 use wire_net::{LinkName, Mtu};
 
 use super::*;
-use crate::{Link, LinkKind, NetState, Op, Owner, Parent, Vxlan, plan};
+use crate::{Firewall, Link, LinkKind, NetState, Operation as _, Owner, Parent, Plan, Resource as _, Vxlan};
+
+fn plan(have: &FirewallState, want: &FirewallState) -> Plan<Firewall> {
+    Firewall::plan(have, want)
+}
 
 fn name(text: &str) -> LinkName {
     text.parse().unwrap()
@@ -76,12 +80,12 @@ fn devices_over(dual: bool, parent: Option<&str>) -> NetState {
 }
 
 /// What this host, with lease 1, wants of the packet filter.
-pub(crate) fn wanted(policy: &FirewallPolicy, peers: &[u8], bridges: &[&str]) -> Firewall {
+pub(crate) fn wanted(policy: &FirewallPolicy, peers: &[u8], bridges: &[&str]) -> FirewallState {
     let bridges: BTreeSet<LinkName> = bridges.iter().map(|bridge| name(bridge)).collect();
     wanted_around(policy, peers, &Surroundings { bridges, ..Surroundings::default() })
 }
 
-pub(crate) fn wanted_around(policy: &FirewallPolicy, peers: &[u8], around: &Surroundings) -> Firewall {
+pub(crate) fn wanted_around(policy: &FirewallPolicy, peers: &[u8], around: &Surroundings) -> FirewallState {
     wanted_over(policy, peers, around, None)
 }
 
@@ -91,13 +95,13 @@ pub(crate) fn wanted_over(
     peers: &[u8],
     around: &Surroundings,
     parent: Option<&str>,
-) -> Firewall {
+) -> FirewallState {
     let dual = policy.pools.v6.is_some();
     policy.desired(&lease(1, dual), &leases(peers, dual), &OverlayDevice::of(&devices_over(dual, parent)), around)
 }
 
 /// The same among so many peers.
-pub(crate) fn wanted_with(policy: &FirewallPolicy, peers: u32) -> Firewall {
+pub(crate) fn wanted_with(policy: &FirewallPolicy, peers: u32) -> FirewallState {
     let mut table = LeaseTable::default();
     for number in 0..peers {
         let mut lease = lease(2, false);
@@ -111,8 +115,8 @@ pub(crate) fn wanted_with(policy: &FirewallPolicy, peers: u32) -> Firewall {
 }
 
 /// All that is put on a host where nothing is.
-fn scripts(want: &Firewall) -> String {
-    let (puts, deletes) = changes(&Firewall::default(), want);
+fn scripts(want: &FirewallState) -> String {
+    let (puts, deletes) = changes(&FirewallState::default(), want);
     assert!(deletes.is_empty());
     puts.iter()
         .map(|op| {
@@ -204,12 +208,12 @@ COMMIT
 
 #[test]
 fn what_others_put_in_front_of_ours_is_passed_and_what_flanneld_left_goes_last() {
-    let mut have = NetState::default();
-    iptables::read(LISTING, Family::V4, &mut have.firewall);
-    have.firewall.tables.insert(TableName::Flannel(Family::V4), Table::default());
-    let want = NetState { firewall: wanted(&policy(false), &[2], &[]), ..NetState::default() };
-    let plan = plan(&have, &want);
-    insta::assert_snapshot!(plan, @"
+    let mut have = FirewallState::default();
+    iptables::read(LISTING, Family::V4, &mut have);
+    have.tables.insert(TableName::Flannel(Family::V4), Table::default());
+    let want = wanted(&policy(false), &[2], &[]);
+    let changes = plan(&have, &want);
+    insta::assert_snapshot!(changes, @"
     put table inet wire-agent: 3 chains, 31 rules
     put chains iptables raw: WIRE-RAW (1 rules) called from PREROUTING
     put chains iptables filter: WIRE-FORWARD called from DOCKER-USER called from FORWARD WIRE-POLICY (3 rules) called from FORWARD
@@ -217,14 +221,7 @@ fn what_others_put_in_front_of_ours_is_passed_and_what_flanneld_left_goes_last()
     delete chain iptables nat FLANNEL-POSTRTG
     delete table ip flannel-ipv4
     ");
-    let input: Vec<String> = plan
-        .ops
-        .iter()
-        .filter_map(|op| match op {
-            Op::Firewall(op) => iptables::script(op).map(|(_, text)| text),
-            _ => None,
-        })
-        .collect();
+    let input: Vec<String> = changes.ops.iter().filter_map(|op| iptables::script(op).map(|(_, text)| text)).collect();
     insta::assert_snapshot!(input.concat(), @r#"
     *raw
     :WIRE-RAW - [0:0]
@@ -252,8 +249,8 @@ fn what_others_put_in_front_of_ours_is_passed_and_what_flanneld_left_goes_last()
     COMMIT
     "#);
     let mut after = have;
-    plan.ops.iter().for_each(|op| after.apply(op));
-    assert!(crate::plan(&after, &want).ops.is_empty());
+    changes.ops.iter().for_each(|op| after.apply(op));
+    assert!(plan(&after, &want).ops.is_empty());
 }
 
 /// What Docker 20.10 and 28 write for one that is internal, beside rules that keep other bridges apart.
@@ -272,28 +269,28 @@ COMMIT
 
 #[test]
 fn what_docker_keeps_internal_is_let_through_by_no_rule_of_ours() {
-    let want = NetState { firewall: wanted(&policy(true), &[2], &["docker0"]), ..NetState::default() };
-    let mut have = NetState::default();
+    let want = wanted(&policy(true), &[2], &["docker0"]);
+    let mut have = FirewallState::default();
     for family in Family::ALL {
-        iptables::read(INTERNAL, family, &mut have.firewall);
-        let names = |name: &str| have.firewall.internal.contains(&(family, name.to_owned()));
+        iptables::read(INTERNAL, family, &mut have);
+        let names = |name: &str| have.internal.contains(&(family, name.to_owned()));
         assert!(names("br-v4") && names("br-v6") && !names("docker0") && !names("br-operators"));
     }
-    have.firewall.internal.remove(&(Family::V6, "br-v4".to_owned()));
+    have.internal.remove(&(Family::V6, "br-v4".to_owned()));
     let mut after = have.clone();
     plan(&have, &want).ops.iter().for_each(|op| after.apply(op));
     let filter = |family| ChainTable { family, kind: ChainTableKind::Filter };
     for (family, links) in [(Family::V4, ["br-v4", "br-v6"].as_slice()), (Family::V6, &["br-v6"])] {
         for name in ["WIRE-FORWARD", "WIRE-POLICY"] {
             let name = ChainName { table: filter(family), name: name.to_owned() };
-            let (there, wanted) = (&after.firewall.chains[&name].rules, &want.firewall.chains[&name].rules);
+            let (there, wanted) = (&after.chains[&name].rules, &want.chains[&name].rules);
             let returns = links.iter().flat_map(|link| ["-i", "-o"].map(|way| format!("{way} {link} ")));
             let first = returns.zip(there).all(|(start, rule)| rule.starts_with(&start) && rule.ends_with("-j RETURN"));
             assert!(first && there[links.len() * 2..] == *wanted, "{there:#?}");
         }
     }
     assert!(plan(&after, &want).ops.is_empty());
-    after.firewall.internal.clear();
+    after.internal.clear();
     let names: Vec<String> = plan(&after, &want).ops.iter().map(ToString::to_string).collect();
     let filters = ["iptables", "ip6tables"]
         .map(|program| format!("put chains {program} filter: WIRE-FORWARD (2 rules) WIRE-POLICY (3 rules)"));
@@ -302,12 +299,12 @@ fn what_docker_keeps_internal_is_let_through_by_no_rule_of_ours() {
 
 #[test]
 fn peers_that_come_and_go_change_a_set_and_nothing_else() {
-    let state = |peers: &[u8]| NetState { firewall: wanted(&policy(false), peers, &[]), ..NetState::default() };
+    let state = |peers: &[u8]| wanted(&policy(false), peers, &[]);
     insta::assert_snapshot!(plan(&state(&[2, 3]), &state(&[3, 4])), @"change sets inet wire-agent: peers-v4 +192.0.2.4 -192.0.2.2 subnets-v4-24 +10.5.4.0/24 of 192.0.2.4 -10.5.2.0/24 of 192.0.2.2");
 }
 
 /// What may be wanted, and what may be found.
-pub(crate) fn any_firewall() -> impl Strategy<Value = Firewall> {
+pub(crate) fn any_firewall() -> impl Strategy<Value = FirewallState> {
     let policies = (any::<[bool; 4]>(), prop::collection::btree_set(2u8..6, 0..4), any::<bool>());
     policies.prop_map(|([dual, masquerade, forward, peers_only], peers, bridged)| {
         let mut policy = policy(dual);
@@ -317,30 +314,29 @@ pub(crate) fn any_firewall() -> impl Strategy<Value = Firewall> {
         let peers: Vec<u8> = peers.into_iter().collect();
         let wanted = wanted(&policy, &peers, if bridged { &["docker0"] } else { &[] });
         let used = Family::ALL.map(|family| ChainTable { family, kind: ChainTableKind::Raw }).into();
-        Firewall { used, ..wanted }
+        FirewallState { used, ..wanted }
     })
 }
 
 proptest! {
     #[test]
     fn a_change_carried_out_reaches_what_is_wanted(have in any_firewall(), want in any_firewall(), [docker, raw] in any::<[bool; 2]>()) {
-        let mut have = NetState { firewall: have, ..NetState::default() };
+        let mut have = have;
         if docker {
             let table = ChainTable { family: Family::V4, kind: ChainTableKind::Filter };
-            have.firewall.callers.insert(ChainName { table, name: "DOCKER-USER".to_owned() });
+            have.callers.insert(ChainName { table, name: "DOCKER-USER".to_owned() });
         }
         if !raw {
-            have.firewall.used.clear();
+            have.used.clear();
         }
-        let had: Vec<ChainName> = have.firewall.chains.keys().cloned().collect();
-        let want = NetState { firewall: want, ..NetState::default() };
+        let had: Vec<ChainName> = have.chains.keys().cloned().collect();
         let ops = plan(&have, &want).ops;
-        prop_assert!(ops.is_sorted_by_key(Op::is_delete));
+        prop_assert!(ops.is_sorted_by_key(FirewallOp::is_delete));
         ops.iter().for_each(|op| have.apply(op));
         prop_assert!(plan(&have, &want).ops.is_empty());
-        prop_assert_eq!(&have.firewall.tables, &want.firewall.tables);
+        prop_assert_eq!(&have.tables, &want.tables);
         let is_put = |name: &&ChainName| raw || name.table.kind != ChainTableKind::Raw || had.contains(name);
-        let wanted = want.firewall.chains.keys().filter(is_put).collect::<Vec<_>>();
-        prop_assert_eq!(have.firewall.chains.keys().collect::<Vec<_>>(), wanted);
+        let wanted = want.chains.keys().filter(is_put).collect::<Vec<_>>();
+        prop_assert_eq!(have.chains.keys().collect::<Vec<_>>(), wanted);
     }
 }

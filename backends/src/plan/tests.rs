@@ -5,9 +5,7 @@ use wire_net::Mtu;
 use wire_net::{Family, MacAddr, Vni};
 
 use super::*;
-use crate::{
-    Address, FdbKey, Forward, ForwardKey, Framing, NeighbourKey, Parent, Setting, Via, firewall::tests::any_firewall,
-};
+use crate::{Address, FdbKey, Forward, ForwardKey, Framing, NeighbourKey, Parent, Setting, Via};
 
 fn name(text: &str) -> LinkName {
     text.parse().unwrap()
@@ -188,11 +186,11 @@ pub(crate) fn any_state() -> impl Strategy<Value = NetState> {
     let peers = prop::collection::btree_map(1u8..8, (10u8..18, 100u8..104), 0..6);
     let device = prop_oneof![5 => Just(Some((1u8, true, false))), 1 => Just(None), 3 => (1u8..3, any::<bool>(), any::<bool>()).prop_map(Some)];
     let foreign = prop::collection::btree_set(1u8..8, 0..2);
-    (peers, device, (foreign, any_settings()), (any::<bool>(), any::<bool>()), any_firewall()).prop_map(
-        |(peers, found, (foreign, settings), (plain, ours), firewall)| {
+    (peers, device, (foreign, any_settings()), (any::<bool>(), any::<bool>())).prop_map(
+        |(peers, found, (foreign, settings), (plain, ours))| {
             let peers: Vec<(u8, u8, u8)> =
                 peers.into_iter().map(|(number, (last, public))| (number, last, public)).collect();
-            let mut made = NetState { firewall, settings, ..state(&peers) };
+            let mut made = NetState { settings, ..state(&peers) };
             match found {
                 None => made.forget_link(name("flannel.1")),
                 Some((last, up, gbp)) => {
@@ -241,7 +239,7 @@ fn device_with(last: u8, gbp: bool) -> Link {
 /// What we may want: an intact device, no foreign entry.
 pub(crate) fn any_want() -> impl Strategy<Value = NetState> {
     let peers = prop::collection::btree_map(1u8..8, (10u8..18, 100u8..104), 0..6);
-    (peers, any::<bool>(), any_firewall()).prop_map(|(peers, ours, firewall)| {
+    (peers, any::<bool>()).prop_map(|(peers, ours)| {
         let peers: Vec<(u8, u8, u8)> =
             peers.into_iter().map(|(number, (last, public))| (number, last, public)).collect();
         let link = name("flannel.1");
@@ -250,7 +248,7 @@ pub(crate) fn any_want() -> impl Strategy<Value = NetState> {
             (Setting::LinkForwarding(Family::V6, link), 1),
             (Setting::DisableIpv6(link), 0),
         ];
-        let wanted = NetState { firewall, settings: settings.into(), ..state(&peers) };
+        let wanted = NetState { settings: settings.into(), ..state(&peers) };
         if ours { tunnelled(wanted) } else { wanted }
     })
 }
@@ -262,8 +260,6 @@ pub(crate) fn assert_reached(have: &NetState, want: &NetState) {
     for (setting, wanted) in &want.settings {
         assert_eq!(have.settings.get(setting), Some(wanted), "{setting}");
     }
-    assert_eq!(&have.firewall.tables, &want.firewall.tables);
-    assert!(have.firewall.chains.keys().eq(want.firewall.chains.keys()));
     let links: BTreeSet<_> =
         have.links.iter().filter(|(_, link)| link.owner == Owner::Ours).map(|(name, _)| name).collect();
     assert_eq!(links, want.links.keys().collect());
@@ -307,8 +303,6 @@ proptest! {
             Op::PutNeighbour(..) => 5,
             Op::PutForward(..) => 6,
             Op::AddRoute(..) | Op::ReplaceRoute(..) => 7,
-            Op::Firewall(op) if !op.is_delete() => 8,
-            Op::Firewall(_) => 9,
             Op::DeleteRoute(..) => 10,
             Op::DeleteForward(_) => 11,
             Op::DeleteNeighbour(_) => 11,

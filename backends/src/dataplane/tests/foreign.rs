@@ -19,15 +19,15 @@ fn a_foreign_route_in_the_way_is_named_and_left_alone() {
             let mut reconciler = lab.reconciler(form);
             let report = reconciler.round(&lab.want());
             assert!(report.converged, "{report:?}");
-            let said: Vec<String> = report.conflicts.iter().map(ToString::to_string).collect();
+            let said: Vec<String> = report.findings.conflicts.iter().map(ToString::to_string).collect();
             let expected = "10.5.2.0/24 is taken by a route of protocol static with metric 0: via 192.0.2.254 dev wb-up; \
                             remove it";
             assert_eq!(said, [expected]);
             assert!(run("ip route show 10.5.2.0/24").contains("via 192.0.2.254"));
             assert_eq!(lab::count("ip -j route show dev flannel.1"), 2);
             run("ip route del 10.5.2.0/24");
-            reconciler.doubt();
-            assert_eq!(reconciler.round(&lab.want()).conflicts, []);
+            reconciler.invalidate();
+            assert_eq!(reconciler.round(&lab.want()).findings.conflicts, []);
             lab.assert_whole();
         });
     }
@@ -52,11 +52,11 @@ fn a_route_inside_a_peers_subnet_is_named_while_it_is_there_and_stops_nothing() 
             for (change, expected) in [("add", expected), ("del", "")] {
                 lab::settle(&mut monitor, &reconciler);
                 run(&format!("ip route {change} {route}"));
-                assert!(monitor.drain(reconciler.belief().unwrap()).unwrap().ours, "{change} {route} wakes nobody");
-                reconciler.doubt();
+                assert!(monitor.drain(reconciler.cached().unwrap()).unwrap().ours, "{change} {route} wakes nobody");
+                reconciler.invalidate();
                 let report = reconciler.round(&want);
-                assert!(report.converged && report.conflicts.is_empty() && report.written == 0, "{report:?}");
-                let said = report.detours.to_string();
+                assert!(report.converged && report.findings.conflicts.is_empty() && report.written == 0, "{report:?}");
+                let said = report.findings.detours.to_string();
                 assert!(said.starts_with(expected) && said.is_empty() == expected.is_empty(), "{said}");
             }
         }
@@ -75,7 +75,7 @@ fn a_route_put_between_our_look_and_our_write_is_not_overwritten() {
             reconciler.round(&fewer);
             run("ip route add 10.5.2.0/24 via 192.0.2.254 proto static");
             let report = reconciler.round(&want);
-            assert_eq!(report.conflicts.len(), 1, "{report:?}");
+            assert_eq!(report.findings.conflicts.len(), 1, "{report:?}");
             assert!(report.converged && report.failed == 1);
             assert!(run("ip route show 10.5.2.0/24").contains("via 192.0.2.254"));
         });
@@ -93,17 +93,17 @@ fn devices_of_others_are_named_and_left_alone() {
         let report = reconciler.round(&lab.want());
         assert!(report.converged, "{report:?}");
         assert!(
-            matches!(&report.conflicts[0], Conflict::Vni { holder, .. } if holder.as_str() == "other6"),
+            matches!(&report.findings.conflicts[0], Conflict::Vni { holder, .. } if holder.as_str() == "other6"),
             "{report:?}"
         );
         assert!(
-            matches!(&report.conflicts[1], Conflict::Name { link, .. } if link.as_str() == "flannel.1"),
+            matches!(&report.findings.conflicts[1], Conflict::Name { link, .. } if link.as_str() == "flannel.1"),
             "{report:?}"
         );
         assert!(run("ip -d link show flannel.1").contains("bridge"));
         run("ip link del flannel.1; ip link del other6");
-        reconciler.doubt();
-        assert_eq!(reconciler.round(&lab.want()).conflicts, []);
+        reconciler.invalidate();
+        assert_eq!(reconciler.round(&lab.want()).findings.conflicts, []);
         lab.assert_whole();
     });
 }
@@ -129,14 +129,17 @@ fn a_device_of_our_name_that_others_made_is_named_and_left_alone_with_its_routes
             let report = reconciler.round(&want);
             let name =
                 |conflict: &&Conflict| matches!(conflict, Conflict::Name { link, .. } if link.as_str() == "flannel.1");
-            assert_eq!(report.conflicts.iter().filter(name).count(), 1, "{made}: {report:?}");
-            assert!(report.conflicts[0].to_string().contains("flannel.1 is wanted but is there already"), "{report:?}");
+            assert_eq!(report.findings.conflicts.iter().filter(name).count(), 1, "{made}: {report:?}");
+            assert!(
+                report.findings.conflicts[0].to_string().contains("flannel.1 is wanted but is there already"),
+                "{report:?}"
+            );
             assert_eq!((index, lab::count("ip -j route show dev flannel.1")), (lab::index("flannel.1"), 1), "{made}");
             // By its MAC it would be ours, whatever a former config has made of it.
             if made.contains("vxlan") {
                 run("ip link set flannel.1 address 02:00:00:00:00:01");
-                reconciler.doubt();
-                assert_eq!(reconciler.round(&want).conflicts, [], "{made}");
+                reconciler.invalidate();
+                assert_eq!(reconciler.round(&want).findings.conflicts, [], "{made}");
                 lab.assert_whole();
             }
         });
@@ -151,7 +154,7 @@ fn one_of_flannels_form_on_another_link_is_named_with_that_link() {
         run("ip link add flannel.1 type vxlan id 1 dev wb-two dstport 8472 nolearning");
         let index = lab::index("flannel.1");
         let report = lab.reconciler(RouteForm::default()).round(&lab.want());
-        let said = report.conflicts[0].to_string();
+        let said = report.findings.conflicts[0].to_string();
         assert!(
             said.contains("sends through wb-two, and the underlay is wb-up: start wire-agent with --iface=wb-two"),
             "{said}"
@@ -168,9 +171,9 @@ fn a_parent_that_is_renamed_is_the_same() {
         assert!(reconciler.round(&lab.want()).converged);
         let index = lab::index("flannel.1");
         run("ip link set wb-up down; ip link set wb-up name wb-new; ip link set wb-new up");
-        reconciler.doubt();
+        reconciler.invalidate();
         let report = reconciler.round(&lab.want());
-        assert!(report.converged && report.failures.is_empty() && report.conflicts.is_empty(), "{report:?}");
+        assert!(report.converged && report.failures.is_empty() && report.findings.conflicts.is_empty(), "{report:?}");
         assert_eq!(lab::index("flannel.1"), index);
     });
 }
@@ -191,14 +194,14 @@ fn whoever_has_our_udp_port_is_named_with_the_remedy() {
                 (lab.reconciler_of(RouteForm::default(), &[Family::V4]), lab.want_of(&[Family::V4]));
             let report = reconciler.round(&want);
             assert!(report.failures.is_empty(), "{report:?}");
-            let conflict = report.conflicts[0].to_string();
+            let conflict = report.findings.conflicts[0].to_string();
             assert!(conflict.starts_with("flannel.1 cannot be made") && conflict.contains(said), "{conflict}");
             assert!(conflict.ends_with("remove it or set another Backend.Port in the network config"), "{conflict}");
             // Down it holds nothing.
             run("ip link set cx down");
-            reconciler.doubt();
+            reconciler.invalidate();
             let report = reconciler.round(&want);
-            assert!(report.converged && report.conflicts.is_empty(), "{report:?}");
+            assert!(report.converged && report.findings.conflicts.is_empty(), "{report:?}");
         });
     }
 }
@@ -268,7 +271,7 @@ fn other_hosts_routes_are_not_even_kept_in_memory() {
         let from = Instant::now();
         reconciler.preview(&lab.want()).unwrap();
         eprintln!("a read beside 20 000 foreign routes: {:?}", from.elapsed());
-        assert_eq!(reconciler.belief().unwrap().routes.len(), 4);
+        assert_eq!(reconciler.cached().unwrap().routes.len(), 4);
     });
 }
 
@@ -281,7 +284,7 @@ fn what_is_read_is_ours_on_our_devices_only() {
         run("ip route add 10.5.50.0/24 dev wb-up proto static; ip route add 10.5.51.0/24 dev flannel.1 proto static");
         let plan = reconciler.preview(&lab.want()).unwrap();
         insta::assert_snapshot!(plan, @"delete route 10.5.51.0/24 dev flannel.1");
-        let have = reconciler.belief().unwrap();
+        let have = reconciler.cached().unwrap();
         let key = RouteKey::main("10.5.50.0/24".parse().unwrap());
         assert_eq!(have.routes[&key].owner, Owner::Foreign);
         let link = "flannel.1".parse().unwrap();

@@ -231,7 +231,7 @@ fn text<'a>(value: &'a serde_json::Value, field: &str) -> &'a str {
 pub(crate) fn settle(monitor: &mut Monitor, reconciler: &Reconciler<NetlinkDataplane>) {
     // The kernel makes link-local addresses and their routes a moment after a device comes up.
     std::thread::sleep(std::time::Duration::from_millis(30));
-    monitor.drain(reconciler.belief().unwrap()).unwrap();
+    monitor.drain(reconciler.cached().unwrap()).unwrap();
 }
 
 pub(crate) fn runtime() -> tokio::runtime::Runtime {

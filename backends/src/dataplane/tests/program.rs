@@ -6,7 +6,7 @@ use super::{
     FORMS,
     lab::{self, Lab, run, run_fails},
 };
-use crate::{Dataplane, ErrorKind, NetlinkDataplane, Op, RouteForm};
+use crate::{Driver, ErrorKind, NetlinkDataplane, Op, RouteForm};
 
 #[test]
 fn fifty_peers_of_both_families_are_exactly_what_ip_shows() {
@@ -158,11 +158,11 @@ fn routes_that_flannel_replaced_in_place_are_understood() {
         assert_eq!(run("ip nexthop").lines().count(), 4);
         run("ip route replace 10.5.2.0/24 via 10.5.2.0 dev flannel.1 onlink");
         run("ip route replace 10.5.3.0/24 via 10.5.3.0 dev flannel.1 onlink");
-        reconciler.doubt();
+        reconciler.invalidate();
         assert_eq!(reconciler.round(&lab.want()).written, 0);
         run_fails("ip route del 10.5.1.0/24 via 10.5.1.0 dev flannel.1");
         run("ip route del 10.5.3.0/24 via 10.5.3.0 dev flannel.1");
-        reconciler.doubt();
+        reconciler.invalidate();
         assert_eq!(reconciler.round(&lab.want()).written, 1);
         lab.assert_whole();
         lab.remove_peer(1);
@@ -170,8 +170,8 @@ fn routes_that_flannel_replaced_in_place_are_understood() {
         lab.assert_whole();
         // The object that no route used went along.
         assert_eq!(run("ip nexthop").lines().count(), 2);
-        let belief = reconciler.belief().unwrap().clone();
-        assert!(reconciler.dataplane().hand_back(&belief).into_iter().all(|attempt| attempt.is_ok()));
+        let belief = reconciler.cached().unwrap().clone();
+        assert!(reconciler.driver().hand_back(&belief).into_iter().all(|attempt| attempt.is_ok()));
         assert_eq!(run("ip nexthop"), "");
         run("ip route del 10.5.4.0/24 via 10.5.4.0 dev flannel.1");
     });

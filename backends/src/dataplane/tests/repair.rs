@@ -46,9 +46,9 @@ fn whatever_is_taken_away_comes_back_within_a_second() {
                     run(damage);
                     let from = Instant::now();
                     let woken =
-                        tokio::time::timeout(Duration::from_secs(1), monitor.changed(reconciler.belief().unwrap()));
+                        tokio::time::timeout(Duration::from_secs(1), monitor.changed(reconciler.cached().unwrap()));
                     assert!(woken.await.expect(damage).unwrap().ours, "{damage}");
-                    reconciler.doubt();
+                    reconciler.invalidate();
                     let report = reconciler.round(&lab.want());
                     assert!(report.converged, "{damage}: {report:?}");
                     assert!(from.elapsed() < Duration::from_secs(1), "{damage}");
@@ -68,20 +68,20 @@ fn the_echo_of_our_own_writes_wakes_nobody() {
                 let mut reconciler = lab.reconciler(form);
                 let mut monitor = Monitor::open(reconciler.scope().clone()).unwrap();
                 assert!(reconciler.round(&lab.want()).converged);
-                let wake = monitor.drain(reconciler.belief().unwrap()).unwrap();
+                let wake = monitor.drain(reconciler.cached().unwrap()).unwrap();
                 assert!(!wake.overrun);
                 for round in 0..3 {
                     lab.remove_peer(round);
                     lab.change_peer(100 + round, "0a:00:00:00:99:02", "198.51.100.77");
                     assert!(reconciler.round(&lab.want()).converged);
                     std::thread::sleep(Duration::from_millis(20));
-                    let wake = monitor.drain(reconciler.belief().unwrap()).unwrap();
+                    let wake = monitor.drain(reconciler.cached().unwrap()).unwrap();
                     assert!(!wake.any(), "round {round}");
                 }
                 run("ip link add wb-other type bridge; ip link set wb-other up; ip addr add fe80::7/64 dev wb-other nodad");
                 run("ip neigh add 203.0.113.9 lladdr 0a:00:00:00:99:99 dev wb-other");
                 run("ip route add 203.0.113.0/24 dev wb-other");
-                assert!(!monitor.drain(reconciler.belief().unwrap()).unwrap().any());
+                assert!(!monitor.drain(reconciler.cached().unwrap()).unwrap().any());
                 for change in [
                     "addr add 203.0.113.1/24 dev wb-other",
                     "-6 addr add 2001:db8:9::1/64 dev wb-other nodad",
@@ -91,14 +91,14 @@ fn the_echo_of_our_own_writes_wakes_nobody() {
                     "route del default",
                 ] {
                     run(&format!("ip {change}"));
-                    let told = monitor.changed(reconciler.belief().unwrap());
+                    let told = monitor.changed(reconciler.cached().unwrap());
                     let wake = tokio::time::timeout(Duration::from_secs(5), told).await.expect(change).unwrap();
                     assert!(wake.underlay && !wake.ours, "{change}: {wake:?}");
                 }
                 run("ip addr add 192.0.2.77/24 dev wb-up");
-                assert!(monitor.drain(reconciler.belief().unwrap()).unwrap().underlay);
+                assert!(monitor.drain(reconciler.cached().unwrap()).unwrap().underlay);
                 run("ip link set wb-up down");
-                assert!(monitor.drain(reconciler.belief().unwrap()).unwrap().underlay);
+                assert!(monitor.drain(reconciler.cached().unwrap()).unwrap().underlay);
             });
         });
     }
@@ -118,8 +118,8 @@ fn an_overrun_is_noticed() {
                 .collect();
             lab::batch(&lines);
             lab::batch(&lines.replace("add", "del"));
-            assert!(monitor.drain(reconciler.belief().unwrap()).unwrap().overrun);
-            reconciler.doubt();
+            assert!(monitor.drain(reconciler.cached().unwrap()).unwrap().overrun);
+            reconciler.invalidate();
             assert_eq!(reconciler.round(&lab.want()).written, 0);
         });
     });

@@ -77,11 +77,11 @@ impl Keeper {
 
     /// Waits for a word of the kernel, or the next look, and puts right what it was about: only this link.
     fn mends(&mut self, link: &str) {
-        let believed = self.reconciler.belief().unwrap();
+        let believed = self.reconciler.cached().unwrap();
         let ours = async { while !self.monitor.changed(believed).await.unwrap().ours {} };
         let heard = async { tokio::time::timeout(Duration::from_secs(30), ours).await };
         self.runtime.block_on(heard).unwrap_or_else(|_| panic!("{link} wakes nobody"));
-        self.reconciler.doubt();
+        self.reconciler.invalidate();
         let named = self.reconciler.round(&self.want).named();
         assert_eq!(named, format!("set sysctl net.ipv6.conf.{link}.accept_ra = 2"));
     }
@@ -114,7 +114,7 @@ fn a_link_that_is_plugged_in_takes_routes_from_routers_and_one_of_a_container_do
         let mut keeper = Keeper::new(&lab);
         keeper.settle();
         run("ip link add veth1 type veth peer name eth1; ip link set veth1 up; ip link add br-1 type bridge");
-        let wake = keeper.monitor.drain(keeper.reconciler.belief().unwrap()).unwrap();
+        let wake = keeper.monitor.drain(keeper.reconciler.cached().unwrap()).unwrap();
         assert_eq!(wake, Wake::default(), "containers come and go");
         run("ip link add link wb-lan name wb-new type macvlan mode bridge");
         keeper.mends("wb-new");
@@ -124,7 +124,7 @@ fn a_link_that_is_plugged_in_takes_routes_from_routers_and_one_of_a_container_do
         let mut later = lab.reconciler(RouteForm::default());
         assert_eq!(later.round(&keeper.want).written, 0);
         run("sysctl -qw net.ipv6.conf.wb-new.accept_ra=1; ip -6 route flush dev wb-new; ip link set wb-new down");
-        later.doubt();
+        later.invalidate();
         assert_eq!(later.round(&keeper.want).named(), "set sysctl net.ipv6.conf.wb-new.accept_ra = 2");
         assert_eq!(run("sysctl -n net.ipv6.conf.veth1.accept_ra net.ipv6.conf.br-1.accept_ra"), "1\n1\n");
     });

@@ -5,7 +5,7 @@ use std::time::Duration;
 use wire_net::Family;
 
 use super::lab::{self, Lab, run};
-use crate::{Dataplane, Monitor, NetState, NetlinkDataplane, Op, Reconciler, RouteForm, Wake};
+use crate::{Driver, Monitor, NetState, NetlinkDataplane, Op, Reconciler, RouteForm, Wake};
 
 /// The values of these settings, one after the other.
 fn sysctl(names: &str) -> String {
@@ -15,7 +15,7 @@ fn sysctl(names: &str) -> String {
 fn joined(lab: &Lab) -> (Reconciler<NetlinkDataplane>, NetState) {
     let (mut reconciler, want) = (lab.reconciler(RouteForm::default()), lab.want());
     let report = reconciler.round(&want);
-    assert!(report.converged && report.conflicts.is_empty(), "{report:?}");
+    assert!(report.converged && report.findings.conflicts.is_empty(), "{report:?}");
     (reconciler, want)
 }
 
@@ -31,7 +31,7 @@ fn forwarding_and_ipv6_of_our_devices_are_switched_on_whatever_a_new_device_is_g
         assert_eq!(sysctl(OURS), "1 1 1 1 0");
         lab.assert_whole();
         run("sysctl -qw net.ipv4.conf.default.forwarding=0; ip link del flannel.1; ip link del flannel-v6.1");
-        reconciler.doubt();
+        reconciler.invalidate();
         assert!(reconciler.round(&want).converged);
         assert_eq!(sysctl(OURS), "1 1 1 1 0");
         lab.assert_whole();
@@ -54,18 +54,18 @@ fn whoever_switches_off_what_traffic_needs_wakes_us_and_it_is_put_back() {
         for what in off {
             lab::settle(&mut monitor, &reconciler);
             run(&format!("sysctl -qw {what}"));
-            let believed = reconciler.belief().unwrap();
+            let believed = reconciler.cached().unwrap();
             let heard = runtime
                 .block_on(async { tokio::time::timeout(Duration::from_secs(5), monitor.changed(believed)).await });
             assert!(heard.unwrap_or_else(|_| panic!("{what} wakes nobody")).unwrap().ours, "{what}");
-            reconciler.doubt();
+            reconciler.invalidate();
             let report = reconciler.round(&want);
             assert!(report.converged && report.written > 0, "{what}: {report:?}");
             assert_eq!(sysctl(OURS), "1 1 1 1 0", "{what}");
             lab.assert_whole();
             // The echo of what we wrote wakes nobody.
             std::thread::sleep(Duration::from_millis(30));
-            let wake = monitor.drain(reconciler.belief().unwrap()).unwrap();
+            let wake = monitor.drain(reconciler.cached().unwrap()).unwrap();
             assert_eq!(wake, Wake::default(), "{what}");
         }
     });
@@ -79,9 +79,9 @@ fn what_the_kernel_says_of_a_refusal_is_said_and_no_capability_is() {
         // As somebody else would, between our look and our write.
         run("sysctl -qw net.ipv6.conf.flannel-v6/1.disable_ipv6=1");
         let address = want.addresses.iter().find(|address| address.address.is_ipv6()).unwrap();
-        let said = reconciler.dataplane().apply(&[Op::PutAddress(*address)]).pop().unwrap().unwrap_err().to_string();
+        let said = reconciler.driver().apply(&[Op::PutAddress(*address)]).pop().unwrap().unwrap_err().to_string();
         assert_eq!(said, "not allowed: ipv6: IPv6 is disabled on this device");
-        reconciler.doubt();
+        reconciler.invalidate();
         assert!(reconciler.round(&want).converged);
     });
 }
@@ -95,22 +95,22 @@ fn a_bridge_of_containers_that_forwards_nothing_is_named_at_once_and_forgotten_w
         let _inside = runtime.enter();
         let mut monitor = Monitor::open(reconciler.scope().clone()).unwrap();
         run("ip link add br-mine type bridge; ip addr add 10.5.0.1/24 dev br-mine; ip link set br-mine up");
-        assert!(monitor.drain(reconciler.belief().unwrap()).unwrap().ours, "a bridge with our subnet is looked at");
-        reconciler.doubt();
-        assert_eq!(reconciler.round(&want).conflicts, []);
+        assert!(monitor.drain(reconciler.cached().unwrap()).unwrap().ours, "a bridge with our subnet is looked at");
+        reconciler.invalidate();
+        assert_eq!(reconciler.round(&want).findings.conflicts, []);
         for (value, conflicts) in [(0, 1), (1, 0)] {
             lab::settle(&mut monitor, &reconciler);
             run(&format!("sysctl -qw net.ipv4.conf.br-mine.forwarding={value}"));
-            assert!(monitor.drain(reconciler.belief().unwrap()).unwrap().ours, "{value} wakes nobody");
-            reconciler.doubt();
+            assert!(monitor.drain(reconciler.cached().unwrap()).unwrap().ours, "{value} wakes nobody");
+            reconciler.invalidate();
             let report = reconciler.round(&want);
-            assert_eq!((report.conflicts.len(), report.written), (conflicts, 0), "{report:?}");
+            assert_eq!((report.findings.conflicts.len(), report.written), (conflicts, 0), "{report:?}");
         }
         // What is no concern of ours is not named.
         run("ip link add br-other type bridge; ip addr add 192.168.7.1/24 dev br-other");
         run("sysctl -qw net.ipv4.conf.br-other.forwarding=0 net.ipv6.conf.br-mine.forwarding=0");
-        reconciler.doubt();
-        assert_eq!(reconciler.round(&want).conflicts, []);
+        reconciler.invalidate();
+        assert_eq!(reconciler.round(&want).findings.conflicts, []);
     });
 }
 
@@ -132,10 +132,10 @@ fn links_that_take_routes_from_routers_go_on_to_and_others_are_left_alone() {
         let (mut reconciler, want) = joined(&lab);
         assert_eq!(sysctl(all), "2 2 2 0 1 1");
         // Kept, and nothing is written a second time.
-        reconciler.doubt();
+        reconciler.invalidate();
         assert_eq!(reconciler.round(&want).written, 0);
         run("sysctl -qw net.ipv6.conf.wb-up.accept_ra=1 net.ipv6.conf.wb-lan.accept_ra=1");
-        reconciler.doubt();
+        reconciler.invalidate();
         assert_eq!(reconciler.round(&want).written, 2);
         assert_eq!(sysctl(all), "2 2 2 0 1 1");
     });

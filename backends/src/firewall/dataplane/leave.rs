@@ -9,7 +9,7 @@ use crate::{
         iptables,
         op::FirewallOp,
         program::{self, Variant},
-        state::{ChainTable, Firewall, OURS},
+        state::{ChainTable, FirewallState, OURS},
     },
 };
 
@@ -35,7 +35,7 @@ impl FirewallDataplane {
                 Err(error) if error.kind == ErrorKind::NoProgram => continue,
                 listed => listed?,
             };
-            let mut firewall = Firewall::default();
+            let mut firewall = FirewallState::default();
             iptables::read(&listed, family, &mut firewall);
             for (name, chain) in firewall.chains.into_iter().filter(|(name, _)| name.name.starts_with(OURS)) {
                 (self.step)();
@@ -50,7 +50,7 @@ impl FirewallDataplane {
 
     /// Deletes the tables that had chains of ours and by now hold nothing. iptables-nft makes a table with its first chain, and
     /// never removes one.
-    pub fn remove_bare_tables(&mut self, had: &Firewall) {
+    pub fn remove_bare_tables(&mut self, had: &FirewallState) {
         let tables: BTreeSet<ChainTable> =
             had.chains.keys().filter(|name| name.name.starts_with(OURS)).map(|name| name.table).collect();
         for ChainTable { family, kind } in tables {

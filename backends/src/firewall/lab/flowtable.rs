@@ -10,25 +10,25 @@ fn a_flowtable_is_put_where_the_kernel_has_them_and_all_else_everywhere() {
         let around = Surroundings { bridges: ["docker0".parse().unwrap()].into(), ..Surroundings::default() };
         let want = |reconciler: &mut Reconciler<FirewallDataplane>| {
             let devices = OverlayDevice::of(&crate::firewall::tests::devices(true));
-            let hookable = reconciler.dataplane().hookable(&devices, &around.bridges);
+            let hookable = reconciler.driver().hookable(&devices, &around.bridges);
             let around = Surroundings { hookable, ..around.clone() };
             let policy = FirewallPolicy { flowtable: true, ..policy(true) };
             let firewall = wanted_over(&policy, &[2], &around, None);
-            (NetState { firewall, ..NetState::default() }, around)
+            (firewall, around)
         };
         let (whole, around_it) = want(&mut reconciler);
         assert_eq!(around_it.hookable.len(), 3);
         let report = reconciler.round(&whole);
-        let refused = reconciler.dataplane().holds_less(&around_it);
+        let refused = reconciler.driver().holds_less(&around_it);
         assert_eq!(report.converged, !refused, "{report:?}");
-        assert_eq!(reconciler.dataplane().lack_of_flowtables().is_some(), refused);
-        assert_eq!(reconciler.dataplane().nftables(), Nftables::Whole, "nothing else is missed");
+        assert_eq!(reconciler.driver().lack_of_flowtables().is_some(), refused);
+        assert_eq!(reconciler.driver().nftables(), Nftables::Whole, "nothing else is missed");
         let (rest, around_it) = want(&mut reconciler);
         assert!(reconciler.round(&rest).converged);
-        assert!(!reconciler.dataplane().holds_less(&around_it));
+        assert!(!reconciler.driver().holds_less(&around_it));
         assert_eq!(run("nft list table inet wire-agent").contains("flowtable overlay"), !refused);
         // Not tried over and over.
-        reconciler.doubt();
+        reconciler.invalidate();
         let (rest, _) = want(&mut reconciler);
         let report = reconciler.round(&rest);
         assert_eq!((report.written, report.converged), (0, true), "{report:?}");
@@ -37,10 +37,10 @@ fn a_flowtable_is_put_where_the_kernel_has_them_and_all_else_everywhere() {
         }
         // Made anew: the kernel has taken it out, and raises no generation.
         run("ip link delete flannel.1; ip link add flannel.1 type bridge");
-        assert!(reconciler.dataplane().has_changed());
+        assert!(reconciler.driver().has_changed());
         let (whole, _) = want(&mut reconciler);
         assert!(repair(&mut reconciler, &whole).converged);
         assert!(run("nft list flowtables").contains("flannel.1"));
-        assert!(!reconciler.dataplane().has_changed());
+        assert!(!reconciler.driver().has_changed());
     });
 }

@@ -2,7 +2,7 @@
 
 use super::{reconciler, repair, ruleset, want};
 use crate::{
-    ErrorKind, Failure, NetState,
+    ErrorKind, Failure,
     dataplane::tests::lab::{in_namespace, run},
     firewall::{
         DockerRules, Rule, TableName,
@@ -33,7 +33,7 @@ fn what_cannot_be_put_keeps_what_flanneld_left() {
         run("nft add table ip flannel-ipv4");
         let mut want = want(&[2]);
         let broken = Rule::new("broken", "no such expression".to_owned());
-        let table = want.firewall.tables.get_mut(&TableName::Ours).unwrap();
+        let table = want.tables.get_mut(&TableName::Ours).unwrap();
         table.chains.get_mut("sources").unwrap().rules.push(broken);
         let mut reconciler = reconciler();
         let report = reconciler.round(&want);
@@ -77,7 +77,7 @@ fn the_chains_are_where_dockers_are() {
         assert!(!run("iptables-nft -S").contains("WIRE"));
         // Docker has no chains of IPv6: there the host's default holds.
         assert!(run("ip6tables-nft -S").contains("WIRE-FORWARD"));
-        reconciler.doubt();
+        reconciler.invalidate();
         assert_eq!(reconciler.round(&want(&[2])).written, 0);
     });
 }
@@ -90,19 +90,19 @@ fn what_is_left_in_the_other_iptables_goes_and_what_others_have_there_stays() {
         };
         let mut reconciler = reconciler();
         assert!(reconciler.round(&want(&[2])).converged);
-        assert_eq!(reconciler.dataplane().remove_from_other_iptables().unwrap(), 0);
+        assert_eq!(reconciler.driver().remove_from_other_iptables().unwrap(), 0);
         let whole = ours("nft");
         run("iptables-nft -A FORWARD -s 192.0.2.7 -j DROP");
         // Docker is switched, of IPv4 alone, and back.
         run("iptables-legacy -N DOCKER; iptables-legacy -A FORWARD -s 192.0.2.8 -j DROP");
         assert!(repair(&mut reconciler, &want(&[2])).converged);
         assert_eq!(ours("nft"), whole);
-        assert_eq!(reconciler.dataplane().remove_from_other_iptables().unwrap(), 2);
+        assert_eq!(reconciler.driver().remove_from_other_iptables().unwrap(), 2);
         assert_eq!((ours("nft"), ours("legacy")), (whole / 2, whole / 2));
         assert!(run("iptables-nft -S FORWARD").contains("192.0.2.7/32"));
         run("iptables-legacy -X DOCKER");
         assert!(repair(&mut reconciler, &want(&[2])).converged);
-        assert_eq!(reconciler.dataplane().remove_from_other_iptables().unwrap(), 2);
+        assert_eq!(reconciler.driver().remove_from_other_iptables().unwrap(), 2);
         assert_eq!((ours("nft"), ours("legacy")), (whole, 0));
         assert!(run("iptables-legacy -S FORWARD").contains("192.0.2.8/32"));
     });
@@ -117,7 +117,7 @@ fn dockers_own_nftables_let_our_mark_pass_or_are_named() {
         run(
             "ip link add br-42 type bridge; ip addr add 10.5.1.1/26 dev br-42; ip link add dummy9 type bridge; ip addr add 10.9.1.1/24 dev dummy9",
         );
-        let around = reconciler.dataplane().surroundings(&subnets).unwrap();
+        let around = reconciler.driver().surroundings(&subnets).unwrap();
         assert_eq!(around.bridges.iter().map(ToString::to_string).collect::<Vec<_>>(), ["br-42"]);
         let links: Vec<_> =
             around.links.iter().map(|link| (link.name.as_str(), link.is_bridge, link.is_used)).collect();
@@ -127,15 +127,15 @@ fn dockers_own_nftables_let_our_mark_pass_or_are_named() {
         run(
             "nft add table ip docker-bridges; nft add chain ip docker-bridges raw-PREROUTING '{ type filter hook prerouting priority raw; }'",
         );
-        let around = reconciler.dataplane().surroundings(&subnets).unwrap();
+        let around = reconciler.driver().surroundings(&subnets).unwrap();
         assert_eq!(around.docker, DockerRules::Unmarked);
         run("nft add rule ip docker-bridges raw-PREROUTING meta mark '&' 0x1000 == 0x1000 counter accept");
-        let around = reconciler.dataplane().surroundings(&subnets).unwrap();
+        let around = reconciler.driver().surroundings(&subnets).unwrap();
         assert_eq!(around.docker, DockerRules::Marked);
-        let want = NetState { firewall: wanted_around(&policy(true), &[2], &around), ..NetState::default() };
+        let want = wanted_around(&policy(true), &[2], &around);
         assert!(reconciler.round(&want).converged);
         assert_eq!(run("nft list chain inet wire-agent arriving | grep -c 'mark set'").trim(), "2");
-        reconciler.doubt();
+        reconciler.invalidate();
         assert_eq!(reconciler.round(&want).written, 0);
     });
 }

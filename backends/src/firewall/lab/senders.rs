@@ -6,7 +6,7 @@ use wire_net::Family;
 
 use super::reconciler;
 use crate::{
-    NetState,
+    FirewallState,
     dataplane::tests::lab::{in_namespace, run},
     firewall::{
         FirewallPolicy, Masquerade, Nftables, Senders, Surroundings,
@@ -58,8 +58,8 @@ fn a_peers_frame_with_vlan_tags_or_of_another_family_is_dropped_and_counted_what
             policy.pools.v4.as_mut().unwrap().subnet_len = v4_len;
             let around = Surroundings { nftables, ..Surroundings::default() };
             // Counts begin anew with each table.
-            assert!(reconciler.round(&NetState::default()).converged);
-            let want = NetState { firewall: wanted_over(&policy, &[2], &around, parent), ..NetState::default() };
+            assert!(reconciler.round(&FirewallState::default()).converged);
+            let want = wanted_over(&policy, &[2], &around, parent);
             assert!(reconciler.round(&want).converged);
             for (family, peer, victim, source, own, other) in [
                 (Family::V4, "192.0.2.2:0", "192.0.2.1:8472", "10.5.2.9", 0x0800, 0x86dd),
@@ -68,7 +68,7 @@ fn a_peers_frame_with_vlan_tags_or_of_another_family_is_dropped_and_counted_what
                 let (ear, socket) = (UdpSocket::bind(victim).unwrap(), UdpSocket::bind(peer).unwrap());
                 ear.set_nonblocking(true).unwrap();
                 let source = source.parse().unwrap();
-                let before = reconciler.dataplane().counted().unwrap().spoofed;
+                let before = reconciler.driver().counted().unwrap().spoofed;
                 for (tags, ether_type) in ODD.into_iter().chain([(&[][..], other)]) {
                     socket.send_to(&tagged(tags, ether_type, source), victim).unwrap();
                     assert!(
@@ -81,12 +81,12 @@ fn a_peers_frame_with_vlan_tags_or_of_another_family_is_dropped_and_counted_what
                     ear.recv(&mut [0; 200]).is_ok(),
                     "{nftables:?} {parent:?} {v4_len} {family}: an honest one is not let in"
                 );
-                let counted = reconciler.dataplane().counted().unwrap();
+                let counted = reconciler.driver().counted().unwrap();
                 assert_eq!(counted.spoofed - before, ODD.len() as u64 + 1);
                 assert_eq!(counted.arrived.get(family), Some(&1));
             }
             // What a rule has counted makes it no other one.
-            reconciler.doubt();
+            reconciler.invalidate();
             let report = reconciler.round(&want);
             assert!(report.read_back && report.written == 0, "{report:?}");
         }
@@ -101,10 +101,10 @@ fn a_peer_that_lives_in_the_network_beside_the_range_is_heard_and_what_may_be_a_
         for (senders, heard) in [(Senders::Peers, [1, 0]), (Senders::Anyone, [1, 1])] {
             let mut reconciler = reconciler();
             let policy = FirewallPolicy { senders, masquerade: Masquerade::Off, ..bounded() };
-            assert!(reconciler.round(&NetState::default()).converged);
-            let want = NetState { firewall: wanted(&policy, &[2], &[]), ..NetState::default() };
+            assert!(reconciler.round(&FirewallState::default()).converged);
+            let want = wanted(&policy, &[2], &[]);
             assert!(reconciler.round(&want).converged);
-            reconciler.doubt();
+            reconciler.invalidate();
             assert_eq!(reconciler.round(&want).written, 0);
             for (family, victim, inner, peer, container, stranger) in [
                 (Family::V4, "192.0.2.1", "10.5.2.9", "192.0.2.2", "192.0.10.7", "127.0.0.9"),
@@ -116,14 +116,14 @@ fn a_peer_that_lives_in_the_network_beside_the_range_is_heard_and_what_may_be_a_
                 ear.set_nonblocking(true).unwrap();
                 let ether_type = if family == Family::V4 { 0x0800 } else { 0x86dd };
                 let frame = tagged(&[], ether_type, inner.parse().unwrap());
-                let before = reconciler.dataplane().counted().unwrap();
+                let before = reconciler.driver().counted().unwrap();
                 let arrives = |from: &str| {
                     UdpSocket::bind(address(from)).unwrap().send_to(&frame, victim).unwrap();
                     usize::from(ear.recv(&mut [0; 200]).is_ok())
                 };
                 assert_eq!([arrives(peer), arrives(stranger)], heard, "{senders:?} {family}");
                 assert_eq!(arrives(container), 0, "{senders:?} {family}");
-                let counted = reconciler.dataplane().counted().unwrap();
+                let counted = reconciler.driver().counted().unwrap();
                 assert_eq!(counted.containers - before.containers, 1, "{counted:?}");
                 let claim = (address(stranger).ip(), inner.parse().unwrap());
                 assert_eq!(counted.claims.contains(&claim), senders == Senders::Peers, "{counted:?}");
@@ -146,7 +146,7 @@ fn what_comes_in_fragments_is_judged_whole_in_both_families_whatever_is_masquera
         let mut reconciler = reconciler();
         for (masquerade, forward) in [(Masquerade::Random, true), (Masquerade::Off, false)] {
             let policy = FirewallPolicy { masquerade, forward, ..policy(true) };
-            let want = NetState { firewall: wanted(&policy, &[2], &["docker0"]), ..NetState::default() };
+            let want = wanted(&policy, &[2], &["docker0"]);
             assert!(reconciler.round(&want).converged);
             for (peer, victim, ether_type, own, other) in [
                 ("192.0.2.2:0", "192.0.2.1:8472", 0x0800, "10.5.2.9", "10.5.3.9"),

@@ -72,7 +72,7 @@ fn a_rule_that_looks_at_connections_on_the_way_in_is_found_and_no_other() {
     for (script, expected) in cases {
         in_namespace(move || {
             run(&script);
-            let around = reconciler().dataplane().surroundings(&[]).unwrap();
+            let around = reconciler().driver().surroundings(&[]).unwrap();
             assert_eq!(around.tracked.into_iter().collect::<Vec<_>>(), expected, "{script}");
         });
     }
@@ -83,7 +83,7 @@ fn what_others_change_later_is_seen_and_ours_is_none_of_it() {
     in_namespace(|| {
         let mut reconciler = reconciler();
         let tracked =
-            |reconciler: &mut Reconciler<FirewallDataplane>| reconciler.dataplane().surroundings(&[]).unwrap().tracked;
+            |reconciler: &mut Reconciler<FirewallDataplane>| reconciler.driver().surroundings(&[]).unwrap().tracked;
         assert!(reconciler.round(&want(&[2])).converged);
         // Ours has `ct status`.
         assert_eq!(tracked(&mut reconciler), BTreeMap::new());

@@ -49,8 +49,10 @@ fn one_without_a_link_that_is_there_or_with_flags_is_another_one() {
     let change = |change: fn(&mut Flowtable)| {
         let mut have = want.clone();
         change(have.flowtables.get_mut("overlay").unwrap());
-        let firewall =
-            |table: &Table| Firewall { tables: [(TableName::Ours, table.clone())].into(), ..Firewall::default() };
+        let firewall = |table: &Table| FirewallState {
+            tables: [(TableName::Ours, table.clone())].into(),
+            ..FirewallState::default()
+        };
         changes(&firewall(&have), &firewall(&want)).0
     };
     assert_eq!(change(|_| {}), []);
