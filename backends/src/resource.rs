@@ -7,7 +7,7 @@ use crate::{DataplaneError, OpError};
 /// A part of a host's state that is compared as a whole. Pure.
 ///
 /// No order is promised between two resources: each has a loop of its own, so that what blocks one delays no other. What must be
-/// closed before it is open is closed by the rule itself (docs/adr/0010-resources.md).
+/// closed before it is open is closed by the rule itself (docs/adr/0012-resources.md).
 pub trait Resource: Sized {
     /// What was read.
     type Observed: fmt::Debug + Clone + PartialEq;
