@@ -13,12 +13,10 @@ use std::{
 
 use tokio::sync::{Notify, watch};
 use tracing::{error, info, warn};
-use wire_backends::{
-    Conflict, DataplaneError, ErrorKind, Failure, HostDataplane, LinkKind, Monitor, NetState, Network, Op, Reconciler,
-    Report, Wake,
-};
+use wire_backends::{HostDataplane, Monitor, Wake};
 use wire_lease::Revision;
 use wire_net::chain;
+use wire_state::{Conflict, DataplaneError, ErrorKind, Failure, LinkKind, NetState, Network, Op, Reconciler, Report};
 
 use crate::{
     exit::Exit,
@@ -287,8 +285,8 @@ async fn next_wake(monitor: Option<&mut Monitor>, belief: Option<&NetState>) -> 
 mod tests {
     use std::io;
 
-    use wire_backends::{Findings, Link, OpError};
     use wire_net::Mtu;
+    use wire_state::{Findings, Link, OpError};
 
     use super::*;
 
@@ -305,7 +303,7 @@ mod tests {
         assert_eq!(refused(Op::CreateLink(name, tun), ErrorKind::Unsupported), Outcome::NoTun);
         assert_eq!(refused(Op::CreateLink(name, link.clone()), ErrorKind::Unsupported), Outcome::NoVxlan);
         assert_eq!(refused(Op::CreateLink(name, link.clone()), ErrorKind::Permission), Outcome::Unusable);
-        let fdb = wire_backends::FdbKey { link: name, mac: "02:00:00:00:00:01".parse().unwrap() };
+        let fdb = wire_state::FdbKey { link: name, mac: "02:00:00:00:00:01".parse().unwrap() };
         assert_eq!(refused(Op::DeleteFdb(fdb), ErrorKind::Unsupported), Outcome::Usable);
         let conflicts = vec![Conflict::Name { link: name, found: link, underlay: None }];
         assert_eq!(

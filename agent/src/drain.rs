@@ -3,10 +3,10 @@
 
 use std::{fs, io, net::IpAddr, path::Path};
 
-use wire_backends::{Host, Marks, NetState, NetlinkDataplane, Reconciler, RouteForm, Scope};
+use wire_backends::{Host, NetlinkDataplane, RouteForm};
 use wire_lease::{Owner, give_back};
-use wire_net::LinkName;
-use wire_net::chain;
+use wire_net::{LinkName, chain};
+use wire_state::{Marks, NetState, Reconciler, Scope};
 
 use crate::{
     daemon_json,

@@ -19,12 +19,10 @@ use std::{
 
 use tokio::sync::watch;
 use tracing::{error, info, warn};
-use wire_backends::{
-    DataplaneError, Driver, Firewall, FirewallDataplane, FirewallMonitor, FirewallPolicy, OverlayDevice, Reconciler,
-    Report, Surroundings,
-};
+use wire_backends::{FirewallDataplane, FirewallMonitor, FirewallPolicy, OverlayDevice, Surroundings};
 use wire_lease::{Entry, LeaseTable, NetworkConfig};
 use wire_net::{DualStack, Family, Prefix, chain};
+use wire_state::{DataplaneError, Driver, Firewall, Reconciler, Report};
 
 use self::{
     doubts::Doubts,

@@ -3,8 +3,9 @@
 
 use std::path::Path;
 
-use wire_backends::{Driver, LinkKind, Marks, NetlinkDataplane, Op, Owner, RouteForm, Scope, devices};
+use wire_backends::{NetlinkDataplane, RouteForm, devices};
 use wire_net::{Prefix, chain};
+use wire_state::{Driver, LinkKind, Op, Owner, Scope};
 
 use crate::{
     cli::EtcdFlags,
@@ -27,7 +28,7 @@ pub(crate) async fn run(etcd: EtcdFlags, run_dir: &Path) -> Result<(), Exit> {
     let devices = devices(&config).map_err(|error| Exit::NetworkConfig(chain(&error)))?;
     let networks: Vec<Prefix> = config.pools.iter().map(|(_, pool)| pool.network).collect();
     let devices = devices.iter().map(|(_, name)| *name).collect();
-    let scope = Scope { devices, marks: Marks::of_config(&config), parent: None, networks };
+    let scope = Scope { devices, marks: wire_backends::marks(&config), parent: None, networks };
     let cannot = |error| Exit::Software(chain(&error));
     let mut dataplane = NetlinkDataplane::open(RouteForm::Plain).map_err(cannot)?;
     let have = dataplane.read(&scope).map_err(cannot)?;

@@ -6,8 +6,9 @@
 use std::{collections::BTreeMap, fs};
 
 use serde::{Deserialize, Serialize};
-use wire_backends::{DataplaneError, MacOrigin, Nic};
+use wire_backends::{MacOrigin, Nic};
 use wire_net::MacAddr;
+use wire_state::DataplaneError;
 
 use crate::state::State;
 

@@ -21,14 +21,14 @@ use std::{
 use tokio::sync::watch;
 use tracing::{info, warn};
 use wire_backends::{
-    Backend, Driver, ForwardSettings, Forwarder, HostDataplane, Kept, Marks, NetlinkDataplane, Owner, Placement,
-    Reconciler, RouteForm, Scope, SelectError, choose, devices, select,
+    Backend, ForwardSettings, Forwarder, HostDataplane, Kept, NetlinkDataplane, Placement, RouteForm, SelectError,
+    choose, devices, select,
 };
 use wire_lease::{
     BackendConfig, EtcdStore, Follow, FollowSettings, HoldState, Listing, NetworkConfig, Offer, Start, own_entry,
 };
-use wire_net::LinkName;
-use wire_net::{MacAddr, chain};
+use wire_net::{LinkName, MacAddr, chain};
+use wire_state::{Driver, Marks, Owner, Reconciler, Scope};
 
 use self::{
     ground::Ground,
@@ -312,7 +312,7 @@ impl Host {
         let known: BTreeSet<MacAddr> = kept.chain(vteps).collect();
         let scope = Scope {
             devices: devices.iter().map(|(_, name)| *name).collect(),
-            marks: Marks { macs: known.clone(), ..Marks::of_config(&ground.config) },
+            marks: Marks { macs: known.clone(), ..wire_backends::marks(&ground.config) },
             parent: Some(ground.underlay.parent()),
             ..Scope::default()
         };

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use wire_backends::Op;
+use wire_state::Op;
 
 /// What the warning concerns.
 pub(crate) const REPEATS: &str = "another program";
@@ -57,7 +57,7 @@ impl Repeats {
 
 #[cfg(test)]
 mod tests {
-    use wire_backends::Address;
+    use wire_state::Address;
 
     use super::*;
 

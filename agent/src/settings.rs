@@ -9,10 +9,10 @@ use std::{
 };
 
 use regex::Regex;
-use wire_backends::{Capabilities, ForwardSettings, Masquerade, Senders, Underlay};
+use wire_backends::{ForwardSettings, Masquerade, Senders};
 use wire_lease::{Credentials, EtcdSettings, Password, TlsFiles};
-use wire_net::LinkName;
-use wire_net::{DualStack, Family, KeyPrefix};
+use wire_net::{DualStack, Family, KeyPrefix, LinkName};
+use wire_state::{Capabilities, Underlay};
 
 use crate::{
     cli::{EtcdFlags, RunFlags},

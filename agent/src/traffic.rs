@@ -7,9 +7,10 @@ use std::{
 
 use tokio::{task::JoinHandle, time::Instant};
 use tracing::warn;
-use wire_backends::{Passed, Traffic, Vxlan, devices, traffic};
+use wire_backends::{Passed, Traffic, devices, traffic};
 use wire_lease::{BackendConfig, NetworkConfig};
 use wire_net::LinkName;
+use wire_state::Vxlan;
 
 use crate::observed::Board;
 

@@ -10,10 +10,10 @@ use tokio::{
     sync::{Notify, watch},
     time::Instant,
 };
-use wire_backends::{Host, Placement, Underlay};
+use wire_backends::{Host, Placement};
 use wire_lease::Admission;
-use wire_net::LinkName;
-use wire_net::{DualStack, LocalAddress, MacAddr, Pool, chain};
+use wire_net::{DualStack, LinkName, LocalAddress, MacAddr, Pool, chain};
+use wire_state::Underlay;
 
 use self::choose::{Chosen, Wanted, choose};
 pub(crate) use self::{held::Held, overlap::overlaps};

@@ -1,11 +1,11 @@
 //! Subnets only: no traffic between hosts.
 
 use wire_lease::{BackendData, Lease, LeaseTable, NetworkConfig};
-use wire_net::Mtu;
-use wire_net::Prefix;
+use wire_net::{Mtu, Prefix};
+use wire_state::{NetState, Scope};
 
 use crate::{
-    Backend, NetState, Placement, Scope,
+    Backend, Placement,
     backend::{blackholes, forward_packets},
 };
 

@@ -1,15 +1,15 @@
 //! How hosts reach each other: the trait, and the choice by the network config.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::net::IpAddr;
 
 use wire_lease::{BackendConfig, BackendData, Lease, LeaseTable, NetworkConfig};
-use wire_net::{DualStack, Family, MacAddr, Prefix, Vni};
-use wire_net::{LinkName, Mtu, Overhead};
-
-use crate::{
-    Address, Capabilities, Forward, ForwardKey, Framing, Link, LinkKind, Marks, NetState, Parent, Route, RouteKey,
-    Setting, Tunnel, Underlay, Via, alloc::Alloc, udp::UdpBackend, vxlan::VxlanBackend,
+use wire_net::{DualStack, Family, LinkName, MacAddr, Mtu, Overhead, Prefix, Vni};
+use wire_state::{
+    Address, Capabilities, Forward, ForwardKey, Framing, Link, LinkKind, Marks, NetState, Route, RouteKey, Scope,
+    Setting, Tunnel, Underlay, Via, Vxlan,
 };
+
+use crate::{alloc::Alloc, udp::UdpBackend, vxlan::VxlanBackend};
 
 /// What leases mean for this host's kernel. Pure: the same leases give the same state, at any time.
 pub trait Backend: Send + Sync {
@@ -145,23 +145,19 @@ const fn least_mtu(family: Family) -> Mtu {
     }
 }
 
-/// What of the kernel's state is read: our devices with all that is on them, and routes into the overlay.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Scope {
-    /// Our devices' names.
-    pub devices: BTreeSet<LinkName>,
-    /// By what a device of such a name is ours.
-    pub marks: Marks,
-    /// The underlay's link.
-    pub parent: Option<Parent>,
-    /// The overlay's networks: routes that overlap them are looked at.
-    pub networks: Vec<Prefix>,
-}
-
-impl Scope {
-    /// Whether that is the number of the underlay's link.
-    pub(crate) fn is_parent(&self, index: u32) -> bool {
-        self.parent.is_some_and(|parent| parent.index == index)
+/// By what a VXLAN device is ours that this network config asks for, without any MAC.
+#[must_use]
+pub fn marks(config: &NetworkConfig) -> Marks {
+    match &config.backend {
+        BackendConfig::Vxlan(vxlan) => {
+            let port = Some(vxlan.port.unwrap_or(Vxlan::new(vxlan.vni).port_in_use()));
+            Marks { port, learning: vxlan.learning, ..Marks::default() }
+        }
+        BackendConfig::Udp { .. }
+        | BackendConfig::HostGw
+        | BackendConfig::Wireguard
+        | BackendConfig::Alloc
+        | BackendConfig::Foreign(_) => Marks::default(),
     }
 }
 

@@ -1,8 +1,8 @@
 //! All of a host: its kernel, and the tunnels that we work ourselves.
 
-use crate::{
-    Attempt, DataplaneError, Driver, Forwarder, Link, LinkKind, NetState, NetlinkDataplane, Network, Op, OpError, Scope,
-};
+use wire_state::{Attempt, DataplaneError, Driver, Link, LinkKind, NetState, Network, Op, OpError, Scope};
+
+use crate::{Forwarder, NetlinkDataplane};
 
 /// The kernel of this thread's network namespace with our tunnels in it.
 pub struct HostDataplane {

@@ -7,11 +7,11 @@
 use std::net::IpAddr;
 
 use wire_lease::{BackendData, Lease, LeaseTable, NetworkConfig};
-use wire_net::{DualStack, Family, Prefix};
-use wire_net::{LinkName, Mtu, Overhead};
+use wire_net::{DualStack, Family, LinkName, Mtu, Overhead, Prefix};
+use wire_state::{Framing, Link, Marks, NetState, Route, RouteKey, Scope, Via};
 
 use crate::{
-    Backend, Framing, Link, Marks, NetState, Placement, Route, RouteKey, Scope, SelectError, Via,
+    Backend, Placement, SelectError,
     backend::{Outer, add_device, add_forward, blackholes},
 };
 

@@ -4,13 +4,14 @@
 use std::net::IpAddr;
 
 use wire_lease::{BackendConfig, BackendData, Lease, LeaseTable, NetworkConfig, Vtep, VxlanConfig};
-use wire_net::{DualStack, Family, Prefix, Vni};
-use wire_net::{LinkName, Mtu, Overhead};
+use wire_net::{DualStack, Family, LinkName, Mtu, Overhead, Prefix, Vni};
+use wire_state::{
+    FdbKey, Framing, Link, LinkKind, Marks, NeighbourKey, NetState, Parent, Route, RouteKey, Scope, Via, Vxlan,
+};
 
 use crate::{
-    Backend, FdbKey, Framing, Link, LinkKind, Marks, NeighbourKey, NetState, Parent, Placement, Route, RouteKey, Scope,
-    SelectError, Via, Vxlan,
-    backend::{Outer, add_device, add_forward, blackholes},
+    Backend, Placement, SelectError,
+    backend::{self, Outer, add_device, add_forward, blackholes},
     udp,
 };
 
@@ -44,7 +45,7 @@ impl VxlanBackend {
         let networks = config.pools.iter().map(|(_, pool)| pool.network).collect();
         let Placement { underlay, blackhole, .. } = placement;
         let macs = devices.iter().map(|(_, device): (_, &Device)| device.mac).collect();
-        let marks = Marks { macs, ..Marks::of_config(config) };
+        let marks = Marks { macs, ..backend::marks(config) };
         Ok(Self { vni: vxlan.vni, devices, networks, parent: underlay.parent(), marks, blackhole })
     }
 }

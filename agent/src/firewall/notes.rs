@@ -5,8 +5,7 @@ use std::time::Instant;
 use tracing::{info, warn};
 use wire_backends::{ACCEPT_MARK, Counted, DockerRules, OverlayDevice, Surroundings, traffic};
 use wire_lease::LeaseTable;
-use wire_net::LinkName;
-use wire_net::{DualStack, Family, Prefix};
+use wire_net::{DualStack, Family, LinkName, Prefix};
 
 use super::{
     Keeper, LASTING,

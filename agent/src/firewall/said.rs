@@ -1,8 +1,8 @@
 //! What an operator is told of the packet filter, and what to do. Pure.
 
-use wire_backends::{Nftables, OpError, Others};
-use wire_net::LinkName;
-use wire_net::{Family, chain};
+use wire_backends::{Nftables, Others};
+use wire_net::{Family, LinkName, chain};
+use wire_state::OpError;
 
 /// What the faults concern.
 pub(super) const BRIDGE: &str = "bridge";

@@ -4,8 +4,7 @@ use std::path::{Path, PathBuf};
 
 use tracing::{info, warn};
 use wire_lease::Entry;
-use wire_net::Mtu;
-use wire_net::{DualStack, Prefix, chain};
+use wire_net::{DualStack, Mtu, Prefix, chain};
 
 use super::{Ground, Host};
 use crate::{

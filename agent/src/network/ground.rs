@@ -3,9 +3,9 @@
 use std::net::IpAddr;
 
 use tracing::info;
-use wire_backends::Underlay;
 use wire_lease::{Admission, Entry, NetworkConfig};
 use wire_net::{DualStack, Pool};
+use wire_state::Underlay;
 
 use super::Host;
 use crate::{
@@ -96,8 +96,7 @@ fn unused(asked: &DualStack<IpAddr>, pools: &DualStack<Pool>) -> Option<String> 
 
 #[cfg(test)]
 mod tests {
-    use wire_net::{Family, LocalAddress};
-    use wire_net::{LinkName, Mtu};
+    use wire_net::{Family, LinkName, LocalAddress, Mtu};
 
     use super::*;
 

@@ -1,9 +1,10 @@
 //! What the control socket answers. Pure.
 
 use tokio::time::Instant;
-use wire_backends::{Conflict, TunnelSeen};
+use wire_backends::TunnelSeen;
 use wire_lease::{BackendData, Entry, HoldState};
 use wire_net::{Family, Prefix};
+use wire_state::Conflict;
 
 use super::{DatapathKind, FirewallSeen, Observed};
 use crate::control::proto;

@@ -8,8 +8,7 @@ use std::net::IpAddr;
 
 use regex::Regex;
 use wire_backends::{Host, HostAddress, HostLink, Standing};
-use wire_net::LinkName;
-use wire_net::{DualStack, Family, Pool};
+use wire_net::{DualStack, Family, LinkName, Pool};
 
 use super::Held;
 use crate::settings::UnderlayWish;

@@ -2,9 +2,9 @@
 
 use std::net::IpAddr;
 
-use wire_backends::{Host, HostLink, Standing, Underlay};
-use wire_net::LinkName;
-use wire_net::{DualStack, LocalAddress};
+use wire_backends::{Host, HostLink, Standing};
+use wire_net::{DualStack, LinkName, LocalAddress};
+use wire_state::Underlay;
 
 use super::choose::{Chosen, is_link_local};
 

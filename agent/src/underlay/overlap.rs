@@ -3,8 +3,7 @@
 use std::collections::BTreeSet;
 
 use wire_lease::LeaseTable;
-use wire_net::LinkName;
-use wire_net::{Prefix, Subnet};
+use wire_net::{LinkName, Prefix, Subnet};
 
 /// How many leases of others are named.
 const NAMED: usize = 3;

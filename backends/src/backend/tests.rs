@@ -2,9 +2,9 @@ use std::{net::IpAddr, sync::Arc};
 
 use wire_lease::{Entry, LeaseTable, Origin, Revision};
 use wire_net::{LocalAddress, Prefix};
+use wire_state::{LinkKind, Owner, Vxlan};
 
 use super::*;
-use crate::{LinkKind, Owner, Vxlan};
 
 fn config(families: &str, backend: &str) -> NetworkConfig {
     let json = format!(
@@ -64,7 +64,7 @@ fn report(config: &NetworkConfig, own: &str, peers: &[(&str, &str)], blackhole: 
     let backend = select(config, Placement { blackhole, ..placement() }).unwrap();
     let (own, table) = leases((own, OWN), peers);
     let want = backend.desired(&own, &table);
-    format!("mtu {}\n{}", backend.mtu(), crate::plan(&NetState::default(), &want))
+    format!("mtu {}\n{}", backend.mtu(), wire_state::plan(&NetState::default(), &want))
 }
 
 #[test]
@@ -245,7 +245,7 @@ fn userspace_vxlan_is_the_same_network_to_its_peers() {
     assert_eq!((ours.data(), ours.mtu(), ours.scope()), (kernel.data(), kernel.mtu(), kernel.scope()));
     let (own, table) = leases(("10.5.0.0-24", OWN), &[("10.5.2.0-24", PEER)]);
     assert_eq!(ours.desired(&own, &table).routes, kernel.desired(&own, &table).routes);
-    insta::assert_snapshot!(crate::plan(&NetState::default(), &ours.desired(&own, &table)), @"
+    insta::assert_snapshot!(wire_state::plan(&NetState::default(), &ours.desired(&own, &table)), @"
     create link flannel.1: tun vxlan vni 1 local 192.0.2.1:8472 lladdr 02:00:00:00:00:04 mtu 1450 up
     set sysctl net.ipv4.ip_forward = 1
     set sysctl net.ipv4.conf.flannel/1.forwarding = 1

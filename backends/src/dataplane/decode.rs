@@ -1,16 +1,15 @@
-//! From the kernel's messages to entries of a [`crate::NetState`]. What is not an entry of ours, or none at all, is `None`.
+//! From the kernel's messages to entries of a [`wire_state::NetState`]. What is not an entry of ours, or none at all, is `None`.
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use wire_net::{Family, MacAddr, Prefix, Vni};
-use wire_net::{LinkName, Mtu};
+use wire_net::{Family, LinkName, MacAddr, Mtu, Prefix, Vni};
+use wire_state::{
+    Address, Extra, FdbKey, Link, LinkKind, NeighbourKey, Owner, PROTOCOL, Parent, Route, RouteKey, Scope, Via, Vxlan,
+};
 
 use super::{
     attribute::{address, attributes, mac, number, text},
     nexthop::Nexthops,
-};
-use crate::{
-    Address, Extra, FdbKey, Link, LinkKind, NeighbourKey, Owner, PROTOCOL, Parent, Route, RouteKey, Scope, Via, Vxlan,
 };
 
 /// The numbers and names of links.

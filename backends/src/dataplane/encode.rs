@@ -11,11 +11,10 @@ use netlink_packet_route::{
     route::{RouteMessage, RouteProtocol, RouteScope, RouteType},
 };
 use rtnetlink::{LinkMessageBuilder, LinkVxlan, RouteMessageBuilder};
-use wire_net::LinkName;
-use wire_net::{Family, MacAddr};
+use wire_net::{Family, LinkName, MacAddr};
+use wire_state::{Address, FdbKey, Link, LinkKind, NeighbourKey, PROTOCOL, Route, RouteKey, Via, Vxlan};
 
 use super::socket::Batch;
-use crate::{Address, FdbKey, Link, LinkKind, NeighbourKey, PROTOCOL, Route, RouteKey, Via, Vxlan};
 
 /// Message types of linux/rtnetlink.h.
 pub(crate) const NEWLINK: u16 = 16;

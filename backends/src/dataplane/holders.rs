@@ -2,17 +2,15 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use wire_net::{Family, Prefix};
-use wire_net::{LinkName, Mtu};
+use wire_net::{Family, LinkName, Mtu, Prefix};
+use wire_state::{DataplaneError, LinkKind};
 
 use super::{
-    DataplaneError,
     attribute::number,
     decode, encode,
     read::link_by,
     socket::{Batch, Netlink},
 };
-use crate::LinkKind;
 
 /// A link that containers are on, or may be.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -2,16 +2,14 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use wire_net::{DualStack, Family, LocalAddress, MacAddr, Prefix, chain};
-use wire_net::{LinkName, Mtu};
+use wire_net::{DualStack, Family, LinkName, LocalAddress, MacAddr, Mtu, Prefix, chain};
+use wire_state::{DataplaneError, LinkKind};
 
 use super::{
-    DataplaneError,
     attribute::{address, attributes, number},
     decode, encode,
     socket::{Batch, Netlink},
 };
-use crate::LinkKind;
 
 /// All links of this host, in the network namespace of the thread that asked.
 #[derive(Clone, Debug, Default)]

@@ -3,8 +3,9 @@
 
 use std::collections::BTreeSet;
 
+use wire_state::Scope;
+
 use super::settings::LinkSettings;
-use crate::Scope;
 
 /// Remembered from look to look.
 #[derive(Debug, Default)]
@@ -87,7 +88,7 @@ mod tests {
     use wire_net::DualStack;
 
     use super::*;
-    use crate::Parent;
+    use wire_state::Parent;
 
     fn link(name: &str, index: u32) -> LinkSettings {
         LinkSettings {

@@ -4,13 +4,13 @@
 use std::time::{Duration, Instant};
 
 use wire_net::Family;
+use wire_state::{Driver, NetState};
 
 use super::{
     NetlinkDataplane, RouteForm, encode,
     socket::{Batch, Netlink},
     tests::lab::{self, Lab},
 };
-use crate::{Driver, NetState};
 
 const SIZES: [usize; 3] = [1_000, 4_000, 20_000];
 
@@ -65,7 +65,7 @@ fn measure_route_forms() {
                 let mut dataplane = NetlinkDataplane::open(form).unwrap();
                 let have = dataplane.read(lab.reconciler_of(form, &[Family::V4]).scope()).unwrap();
                 let routes = NetState { routes: want.routes.clone(), ..have.clone() };
-                let ops = crate::plan(&have, &routes).ops;
+                let ops = wire_state::plan(&have, &routes).ops;
                 let from = Instant::now();
                 assert!(dataplane.apply(&ops).into_iter().all(|attempt| attempt.is_ok()));
                 times.push(from.elapsed());

@@ -3,7 +3,6 @@
 pub(crate) mod attribute;
 mod decode;
 mod encode;
-mod error;
 mod holders;
 mod host;
 mod listeners;
@@ -23,7 +22,6 @@ mod traffic;
 mod underlay;
 mod write;
 
-pub use error::{DataplaneError, ErrorKind, OpError};
 pub use holders::ContainerLink;
 pub(crate) use holders::container_links;
 pub use host::{Host, HostAddress, HostLink, Standing, Way};
@@ -31,5 +29,4 @@ pub use monitor::{Monitor, Wake};
 pub use nics::{MacOrigin, Nic};
 pub(crate) use read::link_by;
 pub use traffic::{Passed, Traffic, traffic};
-pub use underlay::Underlay;
 pub use write::{NetlinkDataplane, RouteForm};

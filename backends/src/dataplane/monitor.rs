@@ -6,11 +6,10 @@ use std::{cell::OnceCell, collections::BTreeSet, future::poll_fn, io, net::IpAdd
 use netlink_sys::{AsyncSocket, TokioSocket, protocols::NETLINK_ROUTE};
 use nix::errno::Errno;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
-use wire_net::LinkName;
-use wire_net::{Family, Prefix};
+use wire_net::{Family, LinkName, Prefix};
+use wire_state::{DataplaneError, Link, LinkKind, NetState, Owner, PROTOCOL, Route, Scope, Setting, Via};
 
 use super::{
-    DataplaneError,
     attribute::{Header, attributes, messages, number},
     decode::{self, Names, Neighbour, RouteContext},
     encode::{DELADDR, DELLINK, DELNEIGH, DELROUTE, NEWADDR, NEWLINK, NEWNEIGH, NEWROUTE},
@@ -19,7 +18,6 @@ use super::{
     socket::{LONGEST_DATAGRAM, force_buffer},
     sysctl,
 };
-use crate::{Link, LinkKind, NetState, Owner, PROTOCOL, Route, Scope, Setting, Via};
 
 /// `RTNLGRP_LINK`, `_NEIGH`, `_IPV4_IFADDR`, `_IPV4_ROUTE`, `_IPV6_IFADDR`, `_IPV6_ROUTE`, `_IPV4_NETCONF`, `_IPV6_NETCONF` of
 /// linux/rtnetlink.h.
@@ -181,7 +179,7 @@ impl<'a> View<'a> {
         let Some((name, link)) = decode::link(body) else { return };
         wake.ours |= new && settings::of_link(name, body).is_some_and(|link| self.listening_differs(&link));
         let there = self.believed.links.get(&name);
-        let same = new && there.is_some_and(|there| there.index == link.index && there.equals(&link));
+        let same = new && there.is_some_and(|there| there.index == link.index && are_equal(there, &link));
         let unknown = !new && there.is_none_or(|there| there.index != link.index);
         if same || unknown {
             return;
@@ -300,17 +298,15 @@ const fn is_link_local(address: IpAddr) -> bool {
     matches!(address, IpAddr::V6(address) if address.is_unicast_link_local())
 }
 
-impl Link {
-    /// Compares only what we look at.
-    fn equals(&self, other: &Self) -> bool {
-        let kind = match (&self.kind, &other.kind) {
-            (LinkKind::Vxlan(a), LinkKind::Vxlan(b)) => {
-                a.vni == b.vni && a.parent == b.parent && a.local == b.local && a.learning == b.learning
-            }
-            // Who works it, the kernel does not say.
-            (LinkKind::Tun(_), LinkKind::Tun(_)) => true,
-            (a, b) => a == b,
-        };
-        kind && self.mac == other.mac && self.mtu == other.mtu && self.up == other.up
-    }
+/// Compares only what we look at.
+fn are_equal(one: &Link, other: &Link) -> bool {
+    let kind = match (&one.kind, &other.kind) {
+        (LinkKind::Vxlan(a), LinkKind::Vxlan(b)) => {
+            a.vni == b.vni && a.parent == b.parent && a.local == b.local && a.learning == b.learning
+        }
+        // Who works it, the kernel does not say.
+        (LinkKind::Tun(_), LinkKind::Tun(_)) => true,
+        (a, b) => a == b,
+    };
+    kind && one.mac == other.mac && one.mtu == other.mtu && one.up == other.up
 }

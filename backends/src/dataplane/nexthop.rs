@@ -1,6 +1,6 @@
 //! Nexthop objects: how IPv4 routes are written so that their number does not matter (docs/adr/0002).
 //!
-//! They are a matter of this folder alone: a [`crate::NetState`] knows gateways and devices, not how a route came by them.
+//! They are a matter of this folder alone: a [`wire_state::NetState`] knows gateways and devices, not how a route came by them.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,9 +9,9 @@ use std::{
 
 use netlink_packet_core::Emitable;
 use wire_net::Family;
+use wire_state::{PROTOCOL, RouteKey};
 
 use super::attribute::{address, attributes, number};
-use crate::{PROTOCOL, RouteKey};
 
 /// `RTM_NEWNEXTHOP`, `RTM_DELNEXTHOP`, `RTM_GETNEXTHOP` of linux/rtnetlink.h.
 pub(crate) const NEW: u16 = 104;

@@ -1,10 +1,9 @@
 //! The links by whose addresses a host is told from a copy of its disk.
 
-use wire_net::LinkName;
-use wire_net::MacAddr;
+use wire_net::{LinkName, MacAddr};
+use wire_state::DataplaneError;
 
 use super::{
-    DataplaneError,
     attribute::{attributes, mac, number, text},
     encode,
     socket::{Batch, Netlink},

@@ -7,11 +7,10 @@ use std::{
 };
 
 use nix::errno::Errno;
-use wire_net::Family;
-use wire_net::LinkName;
+use wire_net::{Family, LinkName};
+use wire_state::{DataplaneError, Link, LinkKind, NetState, Owner, Route, RouteKey, Scope, Vxlan};
 
 use super::{
-    DataplaneError,
     decode::{self, Names, Neighbour, RouteContext},
     encode,
     listeners::Listeners,
@@ -19,7 +18,6 @@ use super::{
     settings::{self, LinkSettings},
     socket::{Batch, Netlink},
 };
-use crate::{Link, LinkKind, NetState, Owner, Route, RouteKey, Scope, Vxlan};
 
 /// What a read brings beside the state itself.
 pub(crate) struct Reading {
@@ -92,20 +90,18 @@ fn read_links(netlink: &mut Netlink, scope: &Scope) -> Result<Links, DataplaneEr
     let mut links: BTreeMap<LinkName, Link> =
         all.iter().filter(matters).map(|other| (other.settings.name, other.link.clone())).collect();
     for (name, link) in &mut links {
-        link.name_parent(&all);
+        name_parent(link, &all);
         link.owner = scope.owner(*name, link);
     }
     let names = links.iter().filter_map(|(name, link)| Some((link.index?, *name))).collect();
     Ok(Links { links, names, all })
 }
 
-impl Link {
-    fn name_parent(&mut self, all: &[Other]) {
-        if let LinkKind::Vxlan(Vxlan { parent: Some(parent), .. }) = &mut self.kind
-            && let Some(other) = all.iter().find(|other| other.settings.index == parent.index)
-        {
-            parent.name = other.settings.name;
-        }
+fn name_parent(link: &mut Link, all: &[Other]) {
+    if let LinkKind::Vxlan(Vxlan { parent: Some(parent), .. }) = &mut link.kind
+        && let Some(other) = all.iter().find(|other| other.settings.index == parent.index)
+    {
+        parent.name = other.settings.name;
     }
 }
 

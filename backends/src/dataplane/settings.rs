@@ -5,11 +5,10 @@ use std::{
     net::IpAddr,
 };
 
-use wire_net::LinkName;
-use wire_net::{DualStack, Family};
+use wire_net::{DualStack, Family, LinkName};
+use wire_state::{DataplaneError, Scope, Setting};
 
 use super::{
-    DataplaneError,
     attribute::{attributes, number},
     decode::{self, INET, INET6},
     encode,
@@ -19,7 +18,6 @@ use super::{
     socket::{Batch, Netlink},
     sysctl,
 };
-use crate::{Scope, Setting};
 
 /// What a link message says of a link's settings.
 #[derive(Clone, Debug)]

@@ -18,12 +18,9 @@ use nix::{
         time::TimeVal,
     },
 };
+use wire_state::{Attempt, DataplaneError, OpError};
 
-use super::{
-    DataplaneError, OpError,
-    attribute::{Header, attributes, messages, number, text},
-};
-use crate::Attempt;
+use super::attribute::{Header, attributes, messages, number, text};
 
 /// Messages in one send: more gain nothing, and all errors of a batch have to fit into the receive buffer.
 const CHUNK: usize = 256;

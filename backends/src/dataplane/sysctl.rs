@@ -2,11 +2,8 @@
 
 use std::{fs, io, path::Path};
 
-use wire_net::Family;
-use wire_net::LinkName;
-
-use super::OpError;
-use crate::Setting;
+use wire_net::{Family, LinkName};
+use wire_state::{OpError, Setting};
 
 /// Reads one; `None` where the kernel has none, or none that makes sense.
 pub(crate) fn get(setting: Setting) -> Option<u32> {

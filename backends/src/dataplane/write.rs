@@ -5,9 +5,12 @@ use std::{collections::BTreeMap, net::IpAddr};
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use nix::errno::Errno;
 use wire_net::LinkName;
+use wire_state::{
+    Attempt, DataplaneError, Driver, ErrorKind, Link, LinkKind, NetState, Network, Op, OpError, Owner, Route, RouteKey,
+    Scope, Setting, Via,
+};
 
 use super::{
-    DataplaneError, ErrorKind, OpError,
     encode::{self, Through},
     listeners::Listeners,
     nexthop::{self, ById, Nexthops},
@@ -16,7 +19,6 @@ use super::{
     socket::{Batch, Netlink},
     sysctl,
 };
-use crate::{Attempt, Driver, Link, LinkKind, NetState, Network, Op, Owner, Route, RouteKey, Scope, Setting, Via};
 
 /// The kernel of this thread's network namespace, through one netlink socket.
 pub struct NetlinkDataplane {

@@ -2,15 +2,14 @@
 //!
 //! Their rules have no comments: the match `comment` is a call for each packet, and the names of the chains say whose they are.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use wire_net::Family;
+use wire_state::{Call, Chain, ChainName, ChainTable, ChainTableKind, Place};
 
 use super::{
     policy::{KUBE_MARK, Masquerade, OverlayDevice},
     rule::multicast,
     side::Side,
-    state::{Call, Chain, ChainName, ChainTable, ChainTableKind, Place},
 };
 
 impl Side {
@@ -83,12 +82,4 @@ impl Side {
         add(ChainTableKind::Filter, "WIRE-POLICY", any, &[("FORWARD", Place::Behind)]);
         chains
     }
-}
-
-/// The rules of a wanted chain on a host with these internal bridges.
-pub(super) fn on_this_host(name: &ChainName, want: &Chain, internal: &BTreeSet<(Family, String)>) -> Vec<String> {
-    let concerns = |(family, _): &&(Family, String)| want.spares_internal && *family == name.table.family;
-    let left = internal.iter().filter(concerns).flat_map(|(_, link)| [format!("-i {link}"), format!("-o {link}")]);
-    let left = left.map(|matching| format!("{matching} -j RETURN"));
-    left.chain(want.rules.iter().cloned()).collect()
 }

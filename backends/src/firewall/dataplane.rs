@@ -12,27 +12,24 @@ use std::{
 };
 
 use wire_net::{Family, Prefix};
+use wire_state::{
+    Attempt, ChainTable, ChainTableKind, DataplaneError, Driver, ErrorKind, Firewall, FirewallOp, FirewallState,
+    OpError, Operation as _, Rule, Table, TableName,
+};
 
 pub use self::counted::Counted;
 use self::flows::Flows;
 use super::{
-    diff::Firewall,
     iptables, netfilter,
     netfilter::{Expressions, Netfilter},
     nft,
-    op::FirewallOp,
     policy::{ACCEPT_MARK, Nftables, Surroundings},
     program::{self, Listing, Programs, Variant},
-    state::{ChainTable, ChainTableKind, FirewallState, Rule, Table, TableName},
     tracking,
 };
-use crate::{
-    Attempt, DataplaneError, Driver, ErrorKind, OpError, Operation as _,
-    dataplane::{container_links, socket::Netlink},
-};
+use crate::dataplane::{container_links, socket::Netlink};
 
-/// The packet filter of this thread's network namespace. It writes nothing of the rest of a [`NetState`], and reads nothing
-/// of it.
+/// The packet filter of this thread's network namespace.
 pub struct FirewallDataplane {
     netlink: Netlink,
     /// `None` until the kernel gives one: without nftables the rest of the agent works all the same.
@@ -197,7 +194,7 @@ impl FirewallDataplane {
     fn read_nftables(&mut self, firewall: &mut FirewallState) -> Result<netfilter::Tables, DataplaneError> {
         let tables = self.netfilter()?.tables()?;
         self.others.firewalld = netfilter::has_firewalld(&tables);
-        for name in tables.iter().filter_map(|(family, name)| TableName::of(*family, name)) {
+        for name in tables.iter().filter_map(|(family, name)| netfilter::table_name(*family, name)) {
             let table = match name {
                 TableName::Ours => self.read_ours()?,
                 TableName::Flannel(_) => Table::default(),

@@ -2,13 +2,10 @@
 
 use std::net::IpAddr;
 
-use wire_net::LinkName;
-use wire_net::{Family, Prefix};
+use wire_net::{Family, LinkName, Prefix};
+use wire_state::{Element, Hook, SetKind};
 
-use super::{
-    state::{Element, Hook, SetKind},
-    tracking::Does,
-};
+use super::tracking::Does;
 use crate::dataplane::attribute::{address, attributes, number, text};
 
 /// An attribute of a message, behind its `struct nfgenmsg`.

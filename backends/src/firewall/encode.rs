@@ -4,8 +4,7 @@ use std::net::IpAddr;
 
 use netlink_packet_core::Emitable;
 use nix::libc::IFNAMSIZ;
-
-use super::state::Element;
+use wire_state::Element;
 
 /// `NLA_F_NESTED` of linux/netlink.h: the value is attributes.
 const NESTED: u16 = 1 << 15;

@@ -7,12 +7,13 @@
 use std::collections::BTreeSet;
 
 use wire_net::LinkName;
+use wire_state::{BaseChain, Flowtable, Hook, Table};
 
 use super::{
+    policy::add_chain,
     policy::{Surroundings, is_plain},
     rule::{Action, Addresses, Links, Match, Rule},
     side::{self, Side},
-    state::{BaseChain, Flowtable, Hook, Table},
 };
 
 /// The name of the flowtable.
@@ -37,7 +38,7 @@ pub(super) fn add(table: &mut Table, sides: &[&Side], around: &Surroundings) {
     table.flowtables.insert(OVERLAY.to_owned(), Flowtable { flags: 0, priority: PRIORITY, devices });
     // Behind everyone's: what others drop never gets here, and so into no flowtable.
     let flows = sides.iter().flat_map(|side| side.flows()).collect();
-    table.add("flows", "filter", Hook::Forward, 300, flows);
+    add_chain(table, "flows", ("filter", Hook::Forward, 300), flows);
     for side in sides {
         if let Some((name, chain)) = side.emerging() {
             table.chains.insert(name, chain);

@@ -3,10 +3,8 @@
 use std::collections::BTreeMap;
 
 use wire_net::Family;
-
-use super::{
-    op::{ChainChange, FirewallOp},
-    state::{Call, Chain, ChainName, ChainTable, ChainTableKind, FirewallState, OURS, Place},
+use wire_state::{
+    Call, Chain, ChainChange, ChainName, ChainTable, ChainTableKind, FirewallOp, FirewallState, OURS, Place,
 };
 
 /// flanneld's chains.

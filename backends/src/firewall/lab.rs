@@ -9,16 +9,14 @@ mod tracking;
 use std::time::Duration;
 
 use wire_net::Family;
+use wire_state::{Driver as _, Element, ErrorKind, FirewallOp, FirewallState, Reconciler, SetChange};
 
 use super::{
-    Element, FirewallDataplane, FirewallMonitor, FirewallOp, Masquerade, Nftables, Senders, SetChange,
+    FirewallDataplane, FirewallMonitor, Masquerade, Nftables, Senders,
     netfilter::Netfilter,
     tests::{bounded, policy, wanted, wanted_around, wanted_with},
 };
-use crate::{
-    Driver as _, ErrorKind, FirewallState, Reconciler,
-    dataplane::tests::lab::{drop_privileges, in_namespace, run, runtime},
-};
+use crate::dataplane::tests::lab::{drop_privileges, in_namespace, run, runtime};
 
 fn reconciler() -> Reconciler<FirewallDataplane> {
     Reconciler::new(FirewallDataplane::open(Family::ALL.to_vec()).unwrap(), ())
@@ -33,7 +31,10 @@ fn ruleset() -> String {
 }
 
 /// A round after somebody has changed something, as the agent makes it.
-fn repair(reconciler: &mut Reconciler<FirewallDataplane>, want: &FirewallState) -> crate::Report<crate::Firewall> {
+fn repair(
+    reconciler: &mut Reconciler<FirewallDataplane>,
+    want: &FirewallState,
+) -> wire_state::Report<wire_state::Firewall> {
     if reconciler.driver().has_changed() {
         reconciler.invalidate();
     }

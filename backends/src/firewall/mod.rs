@@ -2,42 +2,31 @@
 //! packets taken from peers alone.
 //!
 //! Flow: [`FirewallPolicy::desired`] says what there should be; [`FirewallDataplane`] reads what there is, and carries
-//! out what [`Firewall::plan`](crate::Resource::plan) finds different. Our own table of nftables and chains of our own in
+//! out what [`Firewall::plan`](wire_state::Resource::plan) finds different. Our own table of nftables and chains of our own in
 //! iptables: of what others have made nothing is changed but a rule that leads to ours. Only `netfilter` and `program` touch
 //! the kernel; everything else takes values and returns values.
 
 mod chains;
 mod dataplane;
 mod decode;
-mod diff;
 mod encode;
 mod flowtable;
 mod iptables;
 mod monitor;
 mod netfilter;
 mod nft;
-mod op;
 mod overlay;
 mod overruled;
 mod policy;
 mod program;
 mod rule;
 mod side;
-mod state;
 mod tracking;
 
 pub use dataplane::{Counted, FirewallDataplane, Others};
-pub use diff::Firewall;
-#[cfg(test)]
-pub(crate) use diff::changes;
 pub use monitor::FirewallMonitor;
-pub use op::{ChainChange, FirewallOp, SetChange};
 pub use policy::{
     ACCEPT_MARK, DockerRules, FirewallPolicy, Masquerade, Nftables, OverlayDevice, Senders, Surroundings,
-};
-pub use state::{
-    BaseChain, Call, Chain, ChainName, ChainTable, ChainTableKind, Element, FirewallState, Flowtable, Hook, Place,
-    Rule, Set, SetKind, Table, TableName,
 };
 
 #[cfg(test)]

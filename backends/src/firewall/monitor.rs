@@ -4,11 +4,9 @@ use std::{future::poll_fn, io, task::Poll};
 
 use netlink_sys::{AsyncSocket, TokioSocket, protocols::NETLINK_NETFILTER};
 use nix::errno::Errno;
+use wire_state::DataplaneError;
 
-use crate::{
-    DataplaneError,
-    dataplane::socket::{LONGEST_DATAGRAM, force_buffer},
-};
+use crate::dataplane::socket::{LONGEST_DATAGRAM, force_buffer};
 
 /// `NFNLGRP_NFTABLES` of linux/netfilter/nfnetlink.h.
 const GROUP: u32 = 7;

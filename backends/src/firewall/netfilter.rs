@@ -12,6 +12,9 @@ use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_NONREC};
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use nix::errno::Errno;
 use wire_net::Family;
+use wire_state::{
+    Attempt, BaseChain, DataplaneError, Element, Hook, OURS, Rule, Set, SetChange, SetKind, Table, TableName,
+};
 
 use super::{
     decode::{
@@ -19,17 +22,12 @@ use super::{
         without_counts,
     },
     encode::Body,
-    op::SetChange,
     policy::DockerRules,
     side::{counter, usual_mark},
-    state::{BaseChain, Element, Hook, OURS, Rule, Set, SetKind, Table, TableName},
 };
-use crate::{
-    Attempt, DataplaneError,
-    dataplane::{
-        attribute::{attributes, text},
-        socket::{Batch, Netlink},
-    },
+use crate::dataplane::{
+    attribute::{attributes, text},
+    socket::{Batch, Netlink},
 };
 
 /// `NFNL_SUBSYS_NFTABLES` of linux/netfilter/nfnetlink.h, the upper byte of a message's type.
@@ -371,15 +369,13 @@ pub(crate) const fn number(family: Family) -> u8 {
     }
 }
 
-impl TableName {
-    /// By the kernel's family and the name.
-    pub(crate) fn of(family: u8, name: &str) -> Option<Self> {
-        match (family, name) {
-            (INET, NAME) => Some(Self::Ours),
-            (IPV4, "flannel-ipv4") => Some(Self::Flannel(Family::V4)),
-            (IPV6, "flannel-ipv6") => Some(Self::Flannel(Family::V6)),
-            _ => None,
-        }
+/// One of the tables that concern us, by the kernel's family and the name.
+pub(crate) fn table_name(family: u8, name: &str) -> Option<TableName> {
+    match (family, name) {
+        (INET, NAME) => Some(TableName::Ours),
+        (IPV4, "flannel-ipv4") => Some(TableName::Flannel(Family::V4)),
+        (IPV6, "flannel-ipv6") => Some(TableName::Flannel(Family::V6)),
+        _ => None,
     }
 }
 

@@ -3,11 +3,7 @@
 use std::{collections::BTreeSet, fmt::Write as _};
 
 use wire_net::Family;
-
-use super::{
-    op::FirewallOp,
-    state::{Element, SetKind, Table, TableName},
-};
+use wire_state::{Element, FirewallOp, SetKind, Table, TableName};
 
 /// The script of one change; `None` where it is not made by nft.
 pub(crate) fn script(op: &FirewallOp) -> Option<String> {

@@ -1,7 +1,6 @@
 //! An operator's drops that come too late: ours lets the overlay through before them (docs/adr/0007-firewall.md). Pure.
 
-use wire_net::LinkName;
-use wire_net::{DualStack, Family, Prefix};
+use wire_net::{DualStack, Family, LinkName, Prefix};
 
 use super::{
     iptables::words,

@@ -9,17 +9,19 @@ use std::{
 };
 
 use wire_lease::{Lease, LeaseTable};
-use wire_net::LinkName;
-use wire_net::{DualStack, Family, Pool, Vni};
+use wire_net::{DualStack, Family, LinkName, Pool, Vni};
+use wire_state::{
+    BaseChain, Element, FirewallState, Hook, LinkKind, NetState, Owner, Set, SetKind, Table, TableName, Tunnel,
+    VXLAN_LEAD,
+};
 
 use super::{
     flowtable,
     overlay::Overlay,
     rule::{Links, Match, Rule},
     side::{self, BRIDGES, Side, containers, counter, of_network, to_port},
-    state::{BaseChain, Element, FirewallState, Hook, Set, SetKind, Table, TableName},
 };
-use crate::{ContainerLink, LinkKind, NetState, Owner, Tunnel, forward::VXLAN_LEAD};
+use crate::ContainerLink;
 
 /// What an operator may choose.
 #[derive(Clone, Debug)]
@@ -234,20 +236,30 @@ impl FirewallPolicy {
             Vec::new()
         };
         // Docker masquerades at 100 (`srcnat`).
-        table.add("sources", "nat", Hook::Postrouting, 99, nat);
+        add_chain(&mut table, "sources", ("nat", Hook::Postrouting, 99), nat);
         let through: Vec<&Side> = sides.iter().filter(|side| side.device.is_some()).collect();
         let Some(device) = through.iter().find_map(|side| side.device) else { return table };
         let source_check = around.nftables == Nftables::Whole;
         self.judge(&mut table, (&through, &device), around);
         // Whatever a container is on: behind all that changes sources (100, `srcnat`).
         let masqueraded = through.iter().filter_map(|side| side.masqueraded()).collect();
-        table.add("encapsulated-out", "filter", Hook::Postrouting, 300, encapsulated(&device, masqueraded));
+        add_chain(
+            &mut table,
+            "encapsulated-out",
+            ("filter", Hook::Postrouting, 300),
+            encapsulated(&device, masqueraded),
+        );
         // Behind everyone's: what others drop never gets here.
         let doubted = || through.iter().filter(|side| around.doubted.contains(&side.family));
         let delivered: Vec<Rule> =
             doubted().map(|side| side.counted("let in by all", counter::delivered(side.family))).collect();
         if !delivered.is_empty() {
-            table.add("encapsulated-delivered", "filter", Hook::Input, 300, encapsulated(&device, delivered));
+            add_chain(
+                &mut table,
+                "encapsulated-delivered",
+                ("filter", Hook::Input, 300),
+                encapsulated(&device, delivered),
+            );
         }
         if self.flowtable {
             flowtable::add(&mut table, &through, around);
@@ -295,10 +307,10 @@ impl FirewallPolicy {
             // Without a header that says so, an answer to a masqueraded packet may look as if it were encapsulated, until it has its
             // own address back (-100).
             let incoming = [side::let_in_before()].into_iter().chain(incoming).collect();
-            table.add("encapsulated-in", "filter", Hook::Input, -10, encapsulated(device, incoming));
-            table.add("encapsulated-through", "filter", Hook::Forward, -10, encapsulated(device, passing));
+            add_chain(table, "encapsulated-in", ("filter", Hook::Input, -10), encapsulated(device, incoming));
+            add_chain(table, "encapsulated-through", ("filter", Hook::Forward, -10), encapsulated(device, passing));
         }
-        table.add("arriving", "filter", Hook::Prerouting, -310, arriving);
+        add_chain(table, "arriving", ("filter", Hook::Prerouting, -310), arriving);
     }
 }
 
@@ -312,12 +324,11 @@ pub(super) fn is_plain(link: &LinkName) -> bool {
     link.as_str().chars().all(|letter| letter.is_ascii_alphanumeric() || "_.@:-".contains(letter))
 }
 
-impl Table {
-    pub(super) fn add(&mut self, name: &str, kind: &str, hook: Hook, priority: i32, rules: Vec<Rule>) {
-        if !rules.is_empty() {
-            let rules = rules.into_iter().map(Rule::in_nft).collect();
-            let (kind, device) = (kind.to_owned(), None);
-            self.chains.insert(name.to_owned(), BaseChain { kind, hook, priority, device, rules });
-        }
+/// Adds a chain, where it has rules.
+pub(super) fn add_chain(table: &mut Table, name: &str, (kind, hook, priority): (&str, Hook, i32), rules: Vec<Rule>) {
+    if !rules.is_empty() {
+        let rules = rules.into_iter().map(Rule::in_nft).collect();
+        let (kind, device) = (kind.to_owned(), None);
+        table.chains.insert(name.to_owned(), BaseChain { kind, hook, priority, device, rules });
     }
 }

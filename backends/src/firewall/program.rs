@@ -14,9 +14,9 @@ use nix::{
     unistd::{Pid, Uid},
 };
 use wire_net::Family;
+use wire_state::{ErrorKind, OpError};
 
 use super::iptables::has_chain;
-use crate::{ErrorKind, OpError};
 
 /// iptables waits so many seconds for others that hold its lock.
 const WAIT: &str = "5";

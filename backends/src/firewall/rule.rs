@@ -2,10 +2,9 @@
 
 use std::{fmt, net::IpAddr};
 
-use wire_net::LinkName;
-use wire_net::{Family, Prefix, Vni};
+use wire_net::{Family, LinkName, Prefix, Vni};
 
-use super::{overlay::Overlay, state};
+use super::overlay::Overlay;
 
 /// A rule: all of its matches must hold, then its actions are carried out in their order.
 #[derive(Clone, Debug)]
@@ -138,10 +137,10 @@ impl Rule {
     }
 
     /// As nft reads it, with its mark.
-    pub(super) fn in_nft(self) -> state::Rule {
+    pub(super) fn in_nft(self) -> wire_state::Rule {
         let words: Vec<String> = self.matches.iter().map(ToString::to_string).collect();
         let actions = self.actions.into_iter().map(|action| action.to_string());
-        state::Rule::new(self.purpose, words.into_iter().chain(actions).collect::<Vec<_>>().join(" "))
+        wire_state::Rule::new(self.purpose, words.into_iter().chain(actions).collect::<Vec<_>>().join(" "))
     }
 }
 

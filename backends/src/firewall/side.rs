@@ -3,16 +3,14 @@
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use wire_lease::{Entry, LeaseTable};
-use wire_net::LinkName;
-use wire_net::{Family, Prefix};
+use wire_net::{Family, LinkName, Prefix};
+use wire_state::{Element, Set, SetKind, vxlan_header};
 
 use super::{
     overlay::Overlay,
     policy::{ACCEPT_MARK, KUBE_MARK, Masquerade, OverlayDevice, Senders, is_plain},
     rule::{Action, Addresses, By, Header, Is, Links, Match, Pair, Rule},
-    state::{Element, Set, SetKind},
 };
-use crate::forward::vxlan_header;
 
 /// Named counters of our table: what was dropped, and what was let in.
 pub(crate) mod counter {

@@ -5,11 +5,14 @@ use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 use wire_lease::{BackendData, Entry, Lease, LeaseTable, Origin, Revision, Vtep};
-use wire_net::{DualStack, Family, MacAddr, Pool, Subnet, Vni};
-use wire_net::{LinkName, Mtu};
+use wire_net::{DualStack, Family, LinkName, MacAddr, Mtu, Pool, Subnet, Vni};
+use wire_state::{
+    ChainName, ChainTable, ChainTableKind, Element, ErrorKind, Firewall, FirewallOp, FirewallState, Flowtable, Link,
+    LinkKind, NetState, Operation as _, Owner, Parent, Plan, Reconciler, Resource as _, Rule, Table, TableName, Vxlan,
+    sim::Sim,
+};
 
 use super::*;
-use crate::{Firewall, Link, LinkKind, NetState, Operation as _, Owner, Parent, Plan, Resource as _, Vxlan};
 
 fn plan(have: &FirewallState, want: &FirewallState) -> Plan<Firewall> {
     Firewall::plan(have, want)
@@ -116,9 +119,9 @@ pub(crate) fn wanted_with(policy: &FirewallPolicy, peers: u32) -> FirewallState 
 
 /// All that is put on a host where nothing is.
 fn scripts(want: &FirewallState) -> String {
-    let (puts, deletes) = changes(&FirewallState::default(), want);
-    assert!(deletes.is_empty());
-    puts.iter()
+    let ops = plan(&FirewallState::default(), want).ops;
+    assert!(!ops.iter().any(FirewallOp::is_delete));
+    ops.iter()
         .map(|op| {
             nft::script(op)
                 .unwrap_or_else(|| iptables::script(op).map(|(table, text)| format!("# {table}\n{text}")).unwrap())
@@ -338,5 +341,29 @@ proptest! {
         let is_put = |name: &&ChainName| raw || name.table.kind != ChainTableKind::Raw || had.contains(name);
         let wanted = want.chains.keys().filter(is_put).collect::<Vec<_>>();
         prop_assert_eq!(have.chains.keys().collect::<Vec<_>>(), wanted);
+    }
+
+    #[test]
+    fn the_packet_filter_converges_through_any_failures(
+        have in any_firewall(),
+        wants in prop::collection::vec(any_firewall(), 1..4),
+        faults in prop::collection::vec((0usize..5, 0usize..5), 0..6),
+    ) {
+        const ERRORS: [ErrorKind; 5] =
+            [ErrorKind::Permission, ErrorKind::NoBuffers, ErrorKind::NoDevice, ErrorKind::Busy, ErrorKind::Lost];
+        const NAMES: [&str; 5] = ["put table", "change sets", "put chains", "delete chain", "delete table"];
+        let sim = Sim::<Firewall>::new(have.clone());
+        let mut reconciler = Reconciler::new(sim.clone(), ());
+        for want in &wants {
+            for (name, error) in &faults {
+                sim.fail_next(NAMES[*name], ERRORS[*error]);
+            }
+            let rounds = (0..8).take_while(|_| !reconciler.round(want).converged).count();
+            prop_assert!(rounds < 8);
+            let FirewallState { tables, chains, .. } = sim.state();
+            prop_assert_eq!(&tables, &want.tables);
+            prop_assert!(chains.keys().eq(want.chains.keys()));
+        }
+        prop_assert_eq!(sim.state().callers, have.callers);
     }
 }

@@ -9,8 +9,9 @@ use std::{
 };
 
 use wire_net::Family;
+use wire_state::Hook;
 
-use super::{rule, state::Hook};
+use super::rule;
 
 /// The chains of others, by what they are in.
 pub(super) type Chains = BTreeMap<ChainId, OtherChain>;

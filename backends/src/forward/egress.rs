@@ -14,10 +14,12 @@ use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
 };
 
+use wire_state::VXLAN_LEAD;
+
 use super::{
     counters::{Count, DropReason},
     ecn::Ecn,
-    framing::VXLAN_LEAD,
+    framing::Frame as _,
     icmp::{self, Limiter, Notice},
     packet::Header,
     queue::{Datagram, Queue},

@@ -14,11 +14,10 @@ use std::{
 use arc_swap::ArcSwap;
 use nix::{net::if_::if_nametoindex, sys::eventfd::EventFd};
 use tokio::sync::Notify;
-use wire_net::Prefix;
-use wire_net::{LinkName, Mtu};
+use wire_net::{LinkName, Mtu, Prefix};
+use wire_state::{Capabilities, Forward, Framing, Tunnel};
 
 use super::{
-    Capabilities, Framing,
     counters::Counters,
     forwarder::{Handle, Kept},
     table::Table,
@@ -26,7 +25,6 @@ use super::{
     udp::{Role, Udp},
     worker::{Gate, Shared, Worker},
 };
-use crate::{Forward, Tunnel};
 
 /// Sockets to send VXLAN through: their ports are what routers on the way tell flows apart by (RFC 7348 §5, source port).
 const SENDERS: usize = 16;

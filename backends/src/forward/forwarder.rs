@@ -13,18 +13,17 @@ use std::{
 use nix::errno::Errno;
 use tokio::sync::Notify;
 use tracing::{info, warn};
-use wire_net::chain;
-use wire_net::{LinkName, Mtu};
+use wire_net::{LinkName, Mtu, chain};
+use wire_state::{Attempt, Capabilities, ErrorKind, ForwardKey, LinkKind, NetState, Op, OpError, Tunnel};
 
 use super::{
-    Capabilities,
     counters::totals,
     engine::{Engine, EngineError},
     tun::Tun,
     udp::Udp,
     worker::{Fault, Shared},
 };
-use crate::{Attempt, ErrorKind, ForwardKey, LinkKind, NetState, Op, OpError, Tunnel, dataplane::port};
+use crate::dataplane::port;
 
 /// All tunnels. Dropped, no packet is moved any more; the devices stay.
 #[derive(Default)]

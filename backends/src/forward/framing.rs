@@ -1,50 +1,33 @@
 //! What lies between the outer UDP header and the inner IP packet.
 
-use wire_net::{Family, MacAddr, Vni};
+use wire_net::{Family, MacAddr};
+use wire_state::{Framing, VXLAN_LEAD, vxlan_header};
 
 use super::counters::DropReason;
-
-/// How an inner packet is carried.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Framing {
-    /// The IP packet as it is, as flannel's udp backend has it.
-    Raw,
-    /// VXLAN (RFC 7348 §5): its header, an Ethernet header, the IP packet.
-    Vxlan {
-        /// The network identifier.
-        vni: Vni,
-        /// Our own inner address.
-        mac: MacAddr,
-    },
-}
-
-/// Bytes of a VXLAN header and an Ethernet header without a VLAN tag.
-pub(crate) const VXLAN_LEAD: usize = 8 + 14;
 
 /// EtherTypes (IEEE 802 numbers).
 const IPV4: [u8; 2] = [0x08, 0x00];
 const IPV6: [u8; 2] = [0x86, 0xdd];
 
-impl Framing {
-    /// Bytes before the inner packet.
-    pub(crate) const fn vni(self) -> Option<Vni> {
-        match self {
-            Self::Raw => None,
-            Self::Vxlan { vni, .. } => Some(vni),
-        }
-    }
-
-    pub(crate) const fn lead(self) -> usize {
-        match self {
-            Self::Raw => 0,
-            Self::Vxlan { .. } => VXLAN_LEAD,
-        }
-    }
-
+/// Puts a framing before packets, and takes it off.
+pub(crate) trait Frame: Copy {
     /// Writes what comes before a packet of `family` to the host with `peer` as its inner address; `out` has room for
     /// just that.
+    fn write(self, family: Family, peer: MacAddr, out: &mut [u8]);
+
+    /// Whether a datagram that was stripped says of its packet that it is of `family`.
+    fn announces(self, datagram: &[u8], family: Family) -> bool;
+
+    /// Checks what comes before the inner packet of a datagram, and says how long that is.
+    ///
+    /// # Errors
+    /// Why the datagram is not for us.
+    fn strip(self, datagram: &[u8]) -> Result<usize, DropReason>;
+}
+
+impl Frame for Framing {
     #[inline]
-    pub(crate) fn write(self, family: Family, peer: MacAddr, out: &mut [u8]) {
+    fn write(self, family: Family, peer: MacAddr, out: &mut [u8]) {
         let Self::Vxlan { vni, mac } = self else { return };
         out[..8].copy_from_slice(&vxlan_header(vni));
         out[8..14].copy_from_slice(&peer.octets());
@@ -52,21 +35,16 @@ impl Framing {
         out[20..22].copy_from_slice(&ether_type(family));
     }
 
-    /// Whether a datagram that was stripped says of its packet that it is of `family`.
     #[inline]
-    pub(crate) fn announces(self, datagram: &[u8], family: Family) -> bool {
+    fn announces(self, datagram: &[u8], family: Family) -> bool {
         match self {
             Self::Raw => true,
             Self::Vxlan { .. } => datagram[20..22] == ether_type(family),
         }
     }
 
-    /// Checks what comes before the inner packet of a datagram, and says how long that is.
-    ///
-    /// # Errors
-    /// Why the datagram is not for us.
     #[inline]
-    pub(crate) fn strip(self, datagram: &[u8]) -> Result<usize, DropReason> {
+    fn strip(self, datagram: &[u8]) -> Result<usize, DropReason> {
         let Self::Vxlan { vni, mac } = self else { return Ok(0) };
         let lead: &[u8; VXLAN_LEAD] = datagram.first_chunk().ok_or(DropReason::Malformed)?;
         // Reserved bits are not looked at (RFC 7348 §5).
@@ -84,11 +62,6 @@ impl Framing {
     }
 }
 
-/// RFC 7348 §5: the I flag says that there is an identifier, and all else is reserved and 0.
-pub(crate) const fn vxlan_header(vni: Vni) -> [u8; 8] {
-    (0x0800_0000_0000_0000 | (vni.number() as u64) << 8).to_be_bytes()
-}
-
 const fn ether_type(family: Family) -> [u8; 2] {
     match family {
         Family::V4 => IPV4,
@@ -99,6 +72,7 @@ const fn ether_type(family: Family) -> [u8; 2] {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use wire_net::Vni;
 
     use super::*;
 

@@ -2,10 +2,12 @@
 
 use wire_net::{MacAddr, Vni};
 
+use wire_state::Framing;
+
 use super::{
     coalesce::{Coalescer, Joinable},
     ecn::Ecn,
-    framing::Framing,
+    framing::Frame as _,
     icmp::{LONGEST, Notice},
     packet::Header,
     split::{Cut, complete},

@@ -11,6 +11,7 @@ use nix::errno::Errno;
 use super::{
     coalesce::{Coalescer, Joinable, Joined, MOST},
     counters::{Count, DropReason},
+    framing::Frame as _,
     icmp::is_many,
     packet::{Header, UDP},
     table::Table,

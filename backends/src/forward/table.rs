@@ -7,8 +7,7 @@ use std::{
 
 use foldhash::fast::RandomState;
 use wire_net::{Family, MacAddr, Prefix};
-
-use crate::Forward;
+use wire_state::Forward;
 
 /// Where packets for one prefix go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -13,7 +13,9 @@ use std::{
 use nix::libc;
 use wire_net::LinkName;
 
-use super::{Capabilities, vnet};
+use wire_state::Capabilities;
+
+use super::vnet;
 
 /// The numbers of linux/if_tun.h.
 mod ioctl {

@@ -23,12 +23,12 @@ use nix::{
 };
 
 use tokio::sync::Notify;
+use wire_state::{Capabilities, Tunnel};
 
 use super::{
-    Capabilities, coalesce::Joinable, counters::Counters, egress::Egress, forwarder::Handle, ingress::Ingress,
-    table::Table, tun::Tun, udp::Udp,
+    coalesce::Joinable, counters::Counters, egress::Egress, forwarder::Handle, ingress::Ingress, table::Table,
+    tun::Tun, udp::Udp,
 };
-use crate::Tunnel;
 
 /// What all workers of a tunnel share.
 #[derive(Debug)]

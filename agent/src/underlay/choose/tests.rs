@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 
 use wire_backends::Way;
 use wire_lease::NetworkConfig;
-use wire_net::LocalAddress;
-use wire_net::Mtu;
+use wire_net::{LocalAddress, Mtu};
 
 use super::*;
 

@@ -3,12 +3,13 @@
 use std::{net::Ipv4Addr, time::Instant};
 
 use wire_net::Family;
+use wire_state::{Conflict, FdbKey, NetState, Owner, Route, RouteKey, Via};
 
 use super::{
     FORMS,
     lab::{self, Lab, run, run_fails},
 };
-use crate::{Conflict, FdbKey, Monitor, NetState, Owner, Route, RouteForm, RouteKey, Via};
+use crate::{Monitor, RouteForm};
 
 #[test]
 fn a_foreign_route_in_the_way_is_named_and_left_alone() {
@@ -224,12 +225,12 @@ fn a_process_that_has_our_udp_port_is_named_and_no_capability_is() {
 
 #[test]
 fn a_device_that_we_work_ourselves_shares_its_port_with_no_vxlan_device() {
-    let want = crate::plan::tests::tunnelled(crate::plan::tests::state(&[]));
+    let want = wire_state::samples::tunnelled(wire_state::samples::state(&[]));
     let mut have = NetState::default();
-    let mut other = crate::plan::tests::device(9);
+    let mut other = wire_state::samples::device(9);
     other.owner = Owner::Foreign;
     have.links.insert("vx7".parse().unwrap(), other);
-    insta::assert_snapshot!(crate::plan(&have, &want), @"CONFLICT flannel.1 cannot be made: vx7 is a VXLAN device (vni 1) on UDP port 8472, and shares it with no device like ours; remove it or set another Backend.Port in the network config");
+    insta::assert_snapshot!(wire_state::plan(&have, &want), @"CONFLICT flannel.1 cannot be made: vx7 is a VXLAN device (vni 1) on UDP port 8472, and shares it with no device like ours; remove it or set another Backend.Port in the network config");
 }
 
 #[test]

@@ -4,8 +4,7 @@ use std::net::IpAddr;
 
 use super::lab::{self, Lab, run};
 use wire_lease::NetworkConfig;
-use wire_net::Mtu;
-use wire_net::{DualStack, LocalAddress, Pool};
+use wire_net::{DualStack, LocalAddress, Mtu, Pool};
 
 use crate::{Host, HostAddress, HostLink, RouteForm, Standing, Way};
 

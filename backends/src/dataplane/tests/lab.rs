@@ -14,10 +14,9 @@ use nix::{
 };
 use wire_lease::{BackendData, Entry, Lease, LeaseTable, NetworkConfig, Origin, Revision, Vtep};
 use wire_net::{DualStack, Family, MacAddr, Prefix, Subnet};
+use wire_state::{NetState, Reconciler, Underlay};
 
-use crate::{
-    Backend, ForwardSettings, Monitor, NetState, NetlinkDataplane, Placement, Reconciler, RouteForm, Underlay, select,
-};
+use crate::{Backend, ForwardSettings, Monitor, NetlinkDataplane, Placement, RouteForm, select};
 
 /// Runs `test` on a thread in a fresh network namespace, which goes with it. Skips loudly without root.
 /// On the lab's link, in both families.

@@ -1,12 +1,13 @@
 //! Putting, adopting and replacing entries.
 
 use wire_net::Family;
+use wire_state::{Driver, ErrorKind, Op};
 
 use super::{
     FORMS,
     lab::{self, Lab, run, run_fails},
 };
-use crate::{Driver, ErrorKind, NetlinkDataplane, Op, RouteForm};
+use crate::{NetlinkDataplane, RouteForm};
 
 #[test]
 fn fifty_peers_of_both_families_are_exactly_what_ip_shows() {

@@ -10,9 +10,10 @@ use std::{
 use nix::sys::socket::{
     AddressFamily, ControlMessage, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn6, sendmsg, socket,
 };
+use wire_state::{NetState, Reconciler};
 
 use super::lab::{self, Lab, run};
-use crate::{Monitor, NetState, NetlinkDataplane, Reconciler, RouteForm, Wake};
+use crate::{Monitor, NetlinkDataplane, RouteForm, Wake};
 
 /// A router at the far end of the link `wb-lan`.
 struct Router {

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use wire_net::Family;
+use wire_state::{Driver, NetState, Op, Reconciler};
 
 use super::lab::{self, Lab, run};
-use crate::{Driver, Monitor, NetState, NetlinkDataplane, Op, Reconciler, RouteForm, Wake};
+use crate::{Monitor, NetlinkDataplane, RouteForm, Wake};
 
 /// The values of these settings, one after the other.
 fn sysctl(names: &str) -> String {

@@ -3,12 +3,10 @@
 use std::{collections::BTreeSet, net::IpAddr};
 
 use wire_net::DualStack;
+use wire_state::{DataplaneError, Element};
 
 use super::FirewallDataplane;
-use crate::{
-    DataplaneError,
-    firewall::{side::counter, state::Element},
-};
+use crate::firewall::side::counter;
 
 /// What our table has counted since it was put there, in packets.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -5,18 +5,11 @@ use std::{
     time::Instant,
 };
 
-use wire_net::DualStack;
-use wire_net::LinkName;
+use wire_net::{DualStack, LinkName};
+use wire_state::{ErrorKind, Flowtable, OpError, Table};
 
 use super::{ANOTHER_TRY, FirewallDataplane};
-use crate::{
-    ErrorKind, OpError, OverlayDevice, Surroundings,
-    dataplane::link_by,
-    firewall::{
-        netfilter::Netfilter,
-        state::{Flowtable, Table},
-    },
-};
+use crate::{OverlayDevice, Surroundings, dataplane::link_by, firewall::netfilter::Netfilter};
 
 #[derive(Default)]
 pub(super) struct Flows {

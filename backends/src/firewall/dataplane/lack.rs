@@ -2,8 +2,10 @@
 
 use std::time::Instant;
 
+use wire_state::OpError;
+
 use super::FirewallDataplane;
-use crate::{OpError, firewall::policy::Nftables};
+use crate::firewall::policy::Nftables;
 
 impl FirewallDataplane {
     /// What of our table nftables can hold, as far as was tried.

@@ -2,15 +2,14 @@
 
 use std::collections::BTreeSet;
 
+use wire_state::{ErrorKind, OpError};
+
+use wire_state::{ChainTable, FirewallOp, FirewallState, OURS};
+
 use super::{FirewallDataplane, Part};
-use crate::{
-    ErrorKind, OpError,
-    firewall::{
-        iptables,
-        op::FirewallOp,
-        program::{self, Variant},
-        state::{ChainTable, FirewallState, OURS},
-    },
+use crate::firewall::{
+    iptables,
+    program::{self, Variant},
 };
 
 impl FirewallDataplane {

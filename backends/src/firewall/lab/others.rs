@@ -1,11 +1,12 @@
 //! Beside what others have in the packet filter: flanneld, Docker, an operator.
 
+use wire_state::{ErrorKind, Failure, Rule, TableName};
+
 use super::{reconciler, repair, ruleset, want};
 use crate::{
-    ErrorKind, Failure,
     dataplane::tests::lab::{in_namespace, run},
     firewall::{
-        DockerRules, Rule, TableName,
+        DockerRules,
         tests::{policy, wanted_around},
     },
 };

@@ -3,10 +3,10 @@
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 
 use wire_net::Family;
+use wire_state::FirewallState;
 
 use super::reconciler;
 use crate::{
-    FirewallState,
     dataplane::tests::lab::{in_namespace, run},
     firewall::{
         FirewallPolicy, Masquerade, Nftables, Senders, Surroundings,

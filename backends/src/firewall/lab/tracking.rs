@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use wire_net::Family;
+use wire_state::Reconciler;
 
 use super::{reconciler, want};
 use crate::{
-    FirewallDataplane, Reconciler,
+    FirewallDataplane,
     dataplane::tests::lab::{in_namespace, run},
 };
 

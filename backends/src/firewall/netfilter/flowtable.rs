@@ -3,15 +3,14 @@
 use std::collections::BTreeMap;
 
 use wire_net::LinkName;
+use wire_state::{DataplaneError, Flowtable};
 
 use super::{INET, NAME, NFTABLES, Netfilter, ours};
 use crate::{
-    DataplaneError,
     dataplane::attribute::{attributes, text},
     firewall::{
         decode::{be32, find},
         encode::Body,
-        state::Flowtable,
     },
 };
 

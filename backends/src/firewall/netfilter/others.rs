@@ -1,13 +1,15 @@
 //! The rules of everyone else, as far as they look at connections.
 
+use wire_state::DataplaneError;
+
+use wire_state::Hook;
+
 use super::{GET_CHAIN, GET_RULE, GET_SET, INET, IPV4, IPV6, Netfilter, ours};
 use crate::{
-    DataplaneError,
     dataplane::attribute::{attributes, text},
     firewall::{
         decode::{be32, does, does_one, find, hook_of},
         encode::Body,
-        state::Hook,
         tracking::{ChainId, Chains, OtherChain},
     },
 };

@@ -53,7 +53,7 @@ fn one_without_a_link_that_is_there_or_with_flags_is_another_one() {
             tables: [(TableName::Ours, table.clone())].into(),
             ..FirewallState::default()
         };
-        changes(&firewall(&have), &firewall(&want)).0
+        plan(&firewall(&have), &firewall(&want)).ops
     };
     assert_eq!(change(|_| {}), []);
     // As the kernel leaves it where the device was made anew.

@@ -49,13 +49,13 @@ fn no_inner_source_is_looked_at_but_behind_the_inner_ether_type_of_its_family() 
     }
     // flannel's udp has no inner Ethernet.
     let local = "192.0.2.1:8285".parse().unwrap();
-    let tunnel = crate::Tunnel {
-        framing: crate::Framing::Raw,
+    let tunnel = wire_state::Tunnel {
+        framing: wire_state::Framing::Raw,
         local,
         own: None,
         source_check: true,
         queues: 1,
-        capabilities: crate::Capabilities::without([]).unwrap(),
+        capabilities: wire_state::Capabilities::without([]).unwrap(),
     };
     let link = Link::ours(LinkKind::Tun(Some(tunnel)), Mtu(1472));
     let raw = NetState { links: [(name("flannel0"), link)].into(), ..NetState::default() };

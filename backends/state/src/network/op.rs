@@ -2,8 +2,7 @@
 
 use std::{fmt, net::IpAddr};
 
-use wire_net::LinkName;
-use wire_net::{Family, MacAddr};
+use wire_net::{Family, LinkName, MacAddr};
 
 use crate::{
     Address, FdbKey, Forward, ForwardKey, Framing, Link, LinkKind, NeighbourKey, NetState, Operation, Parent, Route,

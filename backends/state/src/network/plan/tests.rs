@@ -1,77 +1,13 @@
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;
-use wire_net::Mtu;
 use wire_net::{Family, MacAddr, Vni};
 
 use super::*;
-use crate::{Address, FdbKey, Forward, ForwardKey, Framing, NeighbourKey, Parent, Setting, Via};
-
-fn name(text: &str) -> LinkName {
-    text.parse().unwrap()
-}
-
-fn mac(last: u8) -> MacAddr {
-    MacAddr::new([2, 0, 0, 0, 0, last])
-}
-
-fn vxlan() -> Vxlan {
-    Vxlan {
-        parent: Some(Parent { index: 2, name: name("eth0") }),
-        local: Some("192.0.2.1".parse().unwrap()),
-        ..Vxlan::new(Vni::new(1).unwrap())
-    }
-}
-
-pub(crate) fn device(last: u8) -> Link {
-    Link {
-        kind: LinkKind::Vxlan(vxlan()),
-        mac: Some(mac(last)),
-        mtu: Mtu(1450),
-        up: true,
-        owner: Owner::Ours,
-        index: None,
-    }
-}
-
-/// A device with these peers: number, MAC, public IP.
-pub(crate) fn state(peers: &[(u8, u8, u8)]) -> NetState {
-    let link = name("flannel.1");
-    let mut state = NetState::default();
-    state.links.insert(link, device(1));
-    state.addresses.insert(Address { link, address: "10.5.0.0".parse().unwrap(), len: 32 });
-    for (number, last, public) in peers {
-        let gateway = format!("10.5.{number}.0").parse().unwrap();
-        state.fdb.insert(FdbKey { link, mac: mac(*last) }, format!("192.0.2.{public}").parse().unwrap());
-        state.neighbours.insert(NeighbourKey { link, address: gateway }, mac(*last));
-        let key = RouteKey::main(format!("10.5.{number}.0/24").parse().unwrap());
-        state.routes.insert(key, Route::ours(Via::Gateway { gateway, link, onlink: true }));
-    }
-    state
-}
-
-/// The same peers, with a device that we work ourselves.
-pub(crate) fn tunnelled(mut state: NetState) -> NetState {
-    let link = name("flannel.1");
-    let framing = Framing::Vxlan { vni: Vni::new(1).unwrap(), mac: mac(1) };
-    for (key, gateway) in state.routes.iter().filter_map(|(key, route)| match route.via {
-        Via::Gateway { gateway, .. } => Some((key, gateway)),
-        Via::Link(_) | Via::Blackhole | Via::Other(_) => None,
-    }) {
-        let mac = state.neighbours.get(&NeighbourKey { link, address: gateway }).copied();
-        let to = mac.and_then(|mac| state.fdb.get(&FdbKey { link, mac }).copied());
-        let forward = to.map(|to| Forward { to, mac });
-        state.forwarding.extend(forward.map(|forward| (ForwardKey { link, destination: key.destination }, forward)));
-    }
-    state.fdb.clear();
-    state.neighbours.clear();
-    if let Some(device) = state.links.get_mut(&link) {
-        let settings = crate::ForwardSettings::default();
-        let tunnel = settings.link(framing, ("192.0.2.1".parse().unwrap(), 8472), device.mtu);
-        *device = Link { up: device.up, ..tunnel };
-    }
-    state
-}
+use crate::{
+    FdbKey, ForwardKey, NeighbourKey, Parent, Setting, Via,
+    samples::{device, name, state, tunnelled, vxlan},
+};
 
 fn foreign_route(state: &mut NetState, number: u8) {
     let key = RouteKey::main(format!("10.5.{number}.0/24").parse().unwrap());

@@ -2,10 +2,10 @@
 
 use std::{fmt, net::IpAddr};
 
-use wire_net::LinkName;
-use wire_net::Prefix;
+use wire_net::{LinkName, Prefix};
 
-use crate::{FdbKey, ForwardKey, NeighbourKey, NetState, Route, RouteKey, Via, conflict::protocol_name};
+use super::conflict::protocol_name;
+use crate::{FdbKey, ForwardKey, NeighbourKey, NetState, Route, RouteKey, Via};
 
 /// No more are named: there may be thousands.
 const NAMED: usize = 3;
@@ -126,11 +126,8 @@ impl fmt::Display for Detour {
 #[cfg(test)]
 mod tests {
     use crate::{
-        NetState, Owner, Route, RouteKey, Via,
-        plan::{
-            plan,
-            tests::{state, tunnelled},
-        },
+        NetState, Owner, Route, RouteKey, Via, plan,
+        samples::{state, tunnelled},
     };
 
     /// The host has these routes of others beside all that is wanted.

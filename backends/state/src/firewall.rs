@@ -1,16 +1,21 @@
 //! The packet filter as far as it concerns us, wanted or read, in the same form.
 
+mod op;
+mod plan;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
     net::IpAddr,
 };
 
-use wire_net::LinkName;
-use wire_net::{Family, Prefix};
+use wire_net::{Family, LinkName, Prefix};
 
 /// Chains of ours begin so, and nobody else's.
-pub(super) const OURS: &str = "WIRE-";
+pub const OURS: &str = "WIRE-";
+
+pub use op::{ChainChange, FirewallOp, SetChange};
+pub use plan::Firewall;
 
 /// The packet filter as far as it concerns us.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -165,7 +170,7 @@ pub enum ChainTableKind {
 
 impl ChainTableKind {
     /// All of them.
-    pub(crate) const ALL: [Self; 3] = [Self::Raw, Self::Filter, Self::Nat];
+    pub const ALL: [Self; 3] = [Self::Raw, Self::Filter, Self::Nat];
 }
 
 /// A chain of iptables.

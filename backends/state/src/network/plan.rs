@@ -9,12 +9,12 @@ use std::{
     fmt,
 };
 
-use wire_net::Family;
-use wire_net::LinkName;
+use wire_net::{Family, LinkName};
 
+use super::detour;
 use crate::{
     Address, Conflict, Detours, Link, LinkKind, NetState, Op, Order, Owner, Parent, Plan, Resource, Route, RouteKey,
-    Scope, Vxlan, detour,
+    Scope, Vxlan,
 };
 
 /// The network of a host, as far as it concerns us: links, settings, addresses, FDB, neighbours, forwarding, routes.

@@ -2,8 +2,7 @@
 
 use std::{fmt, net::IpAddr};
 
-use wire_net::LinkName;
-use wire_net::{Family, Prefix};
+use wire_net::{Family, LinkName, Prefix};
 
 use super::Owner;
 

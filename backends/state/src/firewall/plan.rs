@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use wire_net::Family;
+
 use super::{
-    chains,
+    Chain, ChainName, ChainTable, Element, FirewallState, Set, Table, TableName,
     op::{ChainChange, FirewallOp, SetChange},
-    state::{Chain, ChainName, ChainTable, Element, FirewallState, Set, Table, TableName},
 };
 use crate::{NoFindings, Plan, Resource};
 
@@ -75,7 +76,7 @@ fn chain(have: &FirewallState, name: &ChainName, want: &Chain) -> Option<ChainCh
     if want.answers_others && there.is_none() && !have.used.contains(&name.table) {
         return None;
     }
-    let wanted = chains::on_this_host(name, want, &have.internal);
+    let wanted = on_this_host(name, want, &have.internal);
     let rules = there.is_none_or(|there| there.rules != wanted).then_some(wanted);
     let is_there = |caller: &str| {
         BUILT_IN.contains(&caller) || have.callers.contains(&ChainName { table: name.table, name: caller.to_owned() })
@@ -94,3 +95,11 @@ fn chain(have: &FirewallState, name: &ChainName, want: &Chain) -> Option<ChainCh
 
 /// The chains that iptables makes with their table.
 const BUILT_IN: [&str; 3] = ["PREROUTING", "FORWARD", "POSTROUTING"];
+
+/// The rules of a wanted chain on a host with these internal bridges.
+fn on_this_host(name: &ChainName, want: &Chain, internal: &BTreeSet<(Family, String)>) -> Vec<String> {
+    let concerns = |(family, _): &&(Family, String)| want.spares_internal && *family == name.table.family;
+    let left = internal.iter().filter(concerns).flat_map(|(_, link)| [format!("-i {link}"), format!("-o {link}")]);
+    let left = left.map(|matching| format!("{matching} -j RETURN"));
+    left.chain(want.rules.iter().cloned()).collect()
+}

@@ -90,7 +90,9 @@ impl ErrorKind {
 }
 
 impl ErrorKind {
-    pub(crate) fn of(error: &io::Error) -> Self {
+    /// The kind of an error of the operating system.
+    #[must_use]
+    pub fn of(error: &io::Error) -> Self {
         match error.raw_os_error().map(Errno::from_raw) {
             Some(Errno::EEXIST) => Self::Exists,
             Some(Errno::ENOENT | Errno::ESRCH | Errno::EADDRNOTAVAIL) => Self::Absent,
@@ -111,25 +113,33 @@ impl OpError {
         self.detail.is_none() && self.source.raw_os_error() == Some(Errno::EPERM as i32)
     }
 
-    pub(crate) fn new(source: io::Error, detail: Option<String>) -> Self {
+    /// An error of the operating system, with what else is known of it.
+    #[must_use]
+    pub fn new(source: io::Error, detail: Option<String>) -> Self {
         Self { kind: ErrorKind::of(&source), detail, source }
     }
 
     /// A program that could not do what was asked of it.
-    pub(crate) fn program(kind: ErrorKind, detail: String, source: io::Error) -> Self {
+    #[must_use]
+    pub fn program(kind: ErrorKind, detail: String, source: io::Error) -> Self {
         Self { kind, detail: Some(detail), source }
     }
 
-    pub(crate) fn of(errno: Errno) -> Self {
+    /// An error number of the kernel.
+    #[must_use]
+    pub fn of(errno: Errno) -> Self {
         Self::new(errno.into(), None)
     }
 
-    pub(crate) fn unsupported(detail: &str) -> Self {
+    /// The kernel lacks what is needed; `detail` says what.
+    #[must_use]
+    pub fn unsupported(detail: &str) -> Self {
         Self::new(Errno::EOPNOTSUPP.into(), Some(detail.to_owned()))
     }
 
     /// The same again, for another operation that shares its fate.
-    pub(crate) fn again(&self) -> Self {
+    #[must_use]
+    pub fn again(&self) -> Self {
         let source = self
             .source
             .raw_os_error()

@@ -2,8 +2,7 @@
 
 use std::{fmt, path::PathBuf};
 
-use wire_net::Family;
-use wire_net::LinkName;
+use wire_net::{Family, LinkName};
 
 /// One setting. In their order they can be written: a link that takes routes from routers loses them where the host begins to
 /// forward before.
@@ -31,7 +30,8 @@ impl Setting {
     }
 
     /// Its file.
-    pub(crate) fn path(&self) -> PathBuf {
+    #[must_use]
+    pub fn path(&self) -> PathBuf {
         PathBuf::from("/proc/sys").join(self.parts().join("/"))
     }
 

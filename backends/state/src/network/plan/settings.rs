@@ -56,15 +56,10 @@ fn is_on(state: &NetState, setting: Setting) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::{
+    use crate::{
         plan,
-        tests::{device, state},
+        samples::{device, name, state},
     };
-    use wire_net::LinkName;
-
-    fn name(text: &str) -> LinkName {
-        text.parse().unwrap()
-    }
 
     fn wanted() -> NetState {
         let mut want = state(&[]);

@@ -7,7 +7,7 @@ use std::{
 
 use crate::Operation;
 
-use super::state::{Call, Chain, ChainName, ChainTable, Element, FirewallState, Table, TableName};
+use super::{Call, Chain, ChainName, ChainTable, Element, FirewallState, Table, TableName};
 
 /// One change of the packet filter. Each is one transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]

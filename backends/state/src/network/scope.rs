@@ -1,12 +1,31 @@
-//! Whose a device with one of our names is. Pure.
+//! What of the kernel's network is looked at, and whose a device with one of our names is.
 
 use std::collections::BTreeSet;
 
-use wire_lease::{BackendConfig, NetworkConfig};
-use wire_net::LinkName;
-use wire_net::MacAddr;
+use wire_net::{LinkName, MacAddr, Prefix};
 
-use crate::{Link, LinkKind, Owner, Scope, Vxlan};
+use crate::{Link, LinkKind, Owner, Parent, Vxlan};
+
+/// What of the kernel's state is read: our devices with all that is on them, and routes into the overlay.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Scope {
+    /// Our devices' names.
+    pub devices: BTreeSet<LinkName>,
+    /// By what a device of such a name is ours.
+    pub marks: Marks,
+    /// The underlay's link.
+    pub parent: Option<Parent>,
+    /// The overlay's networks: routes that overlap them are looked at.
+    pub networks: Vec<Prefix>,
+}
+
+impl Scope {
+    /// Whether that is the number of the underlay's link.
+    #[must_use]
+    pub fn is_parent(&self, index: u32) -> bool {
+        self.parent.is_some_and(|parent| parent.index == index)
+    }
+}
 
 /// By what a VXLAN device with one of our names is known as ours: one of these MACs, or flannel's form, which is ours too. So one
 /// whose MAC was changed by hand is ours still, and so is one that a former config or underlay has made otherwise.
@@ -20,27 +39,10 @@ pub struct Marks {
     pub learning: bool,
 }
 
-impl Marks {
-    /// Those that a network config gives, without any MAC.
-    #[must_use]
-    pub fn of_config(config: &NetworkConfig) -> Self {
-        match &config.backend {
-            BackendConfig::Vxlan(vxlan) => {
-                let port = Some(vxlan.port.unwrap_or(Vxlan::new(vxlan.vni).port_in_use()));
-                Self { port, learning: vxlan.learning, ..Self::default() }
-            }
-            BackendConfig::Udp { .. }
-            | BackendConfig::HostGw
-            | BackendConfig::Wireguard
-            | BackendConfig::Alloc
-            | BackendConfig::Foreign(_) => Self::default(),
-        }
-    }
-}
-
 impl Scope {
     /// Whose a device is.
-    pub(crate) fn owner(&self, name: LinkName, link: &Link) -> Owner {
+    #[must_use]
+    pub fn owner(&self, name: LinkName, link: &Link) -> Owner {
         let ours = match &link.kind {
             LinkKind::Vxlan(vxlan) => {
                 link.mac.is_some_and(|mac| self.marks.macs.contains(&mac)) || self.is_in_flannels_form(name, vxlan)
@@ -66,11 +68,9 @@ impl Scope {
 
 #[cfg(test)]
 mod tests {
-    use wire_net::Vni;
+    use wire_net::{Mtu, Vni};
 
     use super::*;
-    use crate::Parent;
-    use wire_net::Mtu;
 
     fn vni(number: u32) -> Vni {
         Vni::new(number).unwrap()

@@ -2,9 +2,9 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    Firewall, FirewallState, NetState, Network, Scope,
-    firewall::tests::any_firewall,
-    plan::tests::{any_state, any_want, assert_reached, device, state},
+    NetState, Network, Scope,
+    network::plan::tests::{any_state, any_want, assert_reached},
+    samples::{device, state},
     sim::Sim,
 };
 
@@ -163,27 +163,5 @@ proptest! {
             assert_reached(&sim.state(), want);
         }
         prop_assert_eq!(sim.state().foreign(), have.foreign());
-    }
-
-    #[test]
-    fn the_packet_filter_converges_through_any_failures(
-        have in any_firewall(),
-        wants in prop::collection::vec(any_firewall(), 1..4),
-        faults in prop::collection::vec((0usize..5, 0usize..5), 0..6),
-    ) {
-        const NAMES: [&str; 5] = ["put table", "change sets", "put chains", "delete chain", "delete table"];
-        let sim = Sim::<Firewall>::new(have.clone());
-        let mut reconciler = Reconciler::new(sim.clone(), ());
-        for want in &wants {
-            for (name, error) in &faults {
-                sim.fail_next(NAMES[*name], ERRORS[*error]);
-            }
-            let rounds = (0..8).take_while(|_| !reconciler.round(want).converged).count();
-            prop_assert!(rounds < 8);
-            let FirewallState { tables, chains, .. } = sim.state();
-            prop_assert_eq!(&tables, &want.tables);
-            prop_assert!(chains.keys().eq(want.chains.keys()));
-        }
-        prop_assert_eq!(sim.state().callers, have.callers);
     }
 }

@@ -2,7 +2,15 @@
 //!
 //! Keys are the kernel's own index, so that two entries the kernel cannot hold together cannot be held here.
 
+mod conflict;
+mod detour;
+mod op;
+pub(crate) mod plan;
 mod route;
+mod scope;
+mod setting;
+mod tunnel;
+mod underlay;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,11 +18,19 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use wire_net::{Family, MacAddr, Prefix, Vni};
-use wire_net::{LinkName, Mtu};
+use wire_net::{Family, LinkName, MacAddr, Mtu, Prefix, Vni};
 
-pub use self::route::{PROTOCOL, Route, RouteKey, Via};
-use crate::{Capabilities, Framing, Setting};
+pub use self::{
+    conflict::Conflict,
+    detour::Detours,
+    op::Op,
+    plan::{Findings, Network, plan},
+    route::{PROTOCOL, Route, RouteKey, Via},
+    scope::{Marks, Scope},
+    setting::Setting,
+    tunnel::{Capabilities, Framing, VXLAN_LEAD, vxlan_header},
+    underlay::Underlay,
+};
 
 /// What the kernel holds, or should hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -27,7 +43,7 @@ pub struct NetState {
     pub fdb: BTreeMap<FdbKey, IpAddr>,
     /// Permanent neighbours on our devices: which MAC an address has.
     pub neighbours: BTreeMap<NeighbourKey, MacAddr>,
-    /// Where our tunnels send what comes to them, see [`crate::Forwarder`].
+    /// Where our tunnels send what comes to them, one table for each.
     pub forwarding: BTreeMap<ForwardKey, Forward>,
     /// Routes.
     pub routes: BTreeMap<RouteKey, Route>,

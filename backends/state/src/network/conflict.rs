@@ -2,8 +2,7 @@
 
 use std::fmt;
 
-use wire_net::LinkName;
-use wire_net::Vni;
+use wire_net::{LinkName, Vni};
 
 use crate::{Link, PROTOCOL, Parent, Route, RouteKey, Setting, Vxlan};
 

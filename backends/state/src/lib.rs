@@ -1,0 +1,30 @@
+//! What a host holds and should hold, as values, and the loop that makes them equal.
+//!
+//! Flow: a [`Driver`] reads a [`Resource`]; [`Resource::plan`] compares that with what is desired; [`Reconciler`] applies the
+//! difference until nothing differs.
+//!
+//! This crate knows nothing of leases, and touches no kernel: its drivers are crates of their own.
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
+
+mod error;
+mod firewall;
+mod network;
+mod reconcile;
+mod resource;
+#[cfg(any(test, feature = "sim"))]
+pub mod samples;
+#[cfg(any(test, feature = "sim"))]
+pub mod sim;
+
+pub use error::{DataplaneError, ErrorKind, OpError};
+pub use firewall::{
+    BaseChain, Call, Chain, ChainChange, ChainName, ChainTable, ChainTableKind, Element, Firewall, FirewallOp,
+    FirewallState, Flowtable, Hook, OURS, Place, Rule, Set, SetChange, SetKind, Table, TableName,
+};
+pub use network::{
+    Address, Capabilities, Conflict, Detours, Extra, FdbKey, Findings, Forward, ForwardKey, Framing, Link, LinkKind,
+    Marks, NeighbourKey, NetState, Network, Op, Owner, PROTOCOL, Parent, Route, RouteKey, Scope, Setting, Tunnel,
+    Underlay, VXLAN_LEAD, Via, Vxlan, plan, vxlan_header,
+};
+pub use reconcile::{Failure, Reconciler, Report};
+pub use resource::{Attempt, Driver, NoFindings, Operation, Order, Plan, Resource};
