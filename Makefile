@@ -29,7 +29,7 @@ build: deps ## build the agent and the lab
 	$(CARGO) build --workspace --bins
 
 # The last commit before the rebuild of the house: what `make compare` compares with.
-BASE ?= 3989644
+BASE ?= 95e1946
 
 .PHONY: compare
 compare: deps ## run the agent of BASE=commit and this one through twenty scenes; say what differs (COMPARE_FLAGS=--list)
