@@ -6,6 +6,8 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use wire_net::{DualStack, Family, MacAddr, Subnet, Vni};
 
+use crate::KeyValue;
+
 /// The tunnel end point of one family, as `BackendData` and `BackendV6Data` carry it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Vtep {
@@ -78,8 +80,8 @@ pub enum LeaseError {
 }
 
 impl Lease {
-    /// The longest value read as a lease, in bytes. flannel's own have under 300.
-    pub const LONGEST: usize = 16 * 1024;
+    /// The longest value read as a lease, in bytes: what a listing returns whole. flannel's own have under 300.
+    pub const LONGEST: usize = KeyValue::LONGEST_VALUE;
 
     /// The value in the store: compact JSON, flannel's fields in flannel's order.
     #[must_use]

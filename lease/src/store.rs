@@ -2,8 +2,6 @@
 
 use std::{fmt, future::Future, time::Duration};
 
-use crate::Lease;
-
 /// A point in the store's history (etcd: a revision of the whole key space). Never zero for a key that exists.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Revision(pub i64);
@@ -31,13 +29,17 @@ impl KeyValue {
     /// The longest part of a key behind what was listed that is kept, in bytes. A lease's has under 100.
     const LONGEST_NAME: usize = 256;
 
-    /// As much of a key and its value as tells that they are too long for a lease, whoever wrote them. `prefix` is what was
-    /// listed.
+    /// The longest value that a listing returns whole, in bytes. Of a longer one a byte more is kept, which tells that it was cut.
+    pub const LONGEST_VALUE: usize = 16 * 1024;
+
+    /// As much of a key and its value as tells that they are too long, whoever wrote them. `prefix` is what was listed.
     pub(crate) fn cut(key: &[u8], value: &[u8], prefix: &[u8]) -> (Vec<u8>, Vec<u8>) {
-        (Self::cut_key(key, prefix).to_vec(), value[..value.len().min(Lease::LONGEST + 1)].to_vec())
+        (Self::cut_key(key, prefix).to_vec(), value[..value.len().min(Self::LONGEST_VALUE + 1)].to_vec())
     }
 
-    pub(crate) fn cut_key<'a>(key: &'a [u8], prefix: &[u8]) -> &'a [u8] {
+    /// As much of a key as a listing of `prefix` keeps.
+    #[must_use]
+    pub fn cut_key<'a>(key: &'a [u8], prefix: &[u8]) -> &'a [u8] {
         &key[..key.len().min(prefix.len() + Self::LONGEST_NAME)]
     }
 }
@@ -51,7 +53,7 @@ pub struct Read {
     pub revision: Revision,
 }
 
-/// All keys under a prefix, at one revision. What is too long for a lease is cut, so that what strangers write takes little room.
+/// All keys under a prefix, at one revision. Keys and values that are too long are cut, so that what other programs write takes little memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listing {
     /// In order of key.

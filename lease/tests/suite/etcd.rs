@@ -15,7 +15,7 @@ use std::{
 
 use tempfile::TempDir;
 use wire_lease::{
-    Credentials, EtcdSettings, EtcdSettingsError, EtcdStore, Lease, LeaseStore, Password, Revision, StoreError,
+    Credentials, EtcdSettings, EtcdSettingsError, EtcdStore, KeyValue, LeaseStore, Password, Revision, StoreError,
     TlsFiles, Txn, WatchStream, Write,
 };
 use wire_net::chain;
@@ -180,7 +180,7 @@ async fn large_directories_are_read_page_by_page_whatever_they_hold() {
     let listing = store.list(b"/big/").await.unwrap();
     assert_eq!(listing.entries.len(), 10_040);
     assert!(listing.entries.is_sorted_by(|a, b| a.key < b.key), "none is listed twice");
-    let cut = listing.entries.iter().filter(|kv| kv.value.len() == Lease::LONGEST + 1).count();
+    let cut = listing.entries.iter().filter(|kv| kv.value.len() == KeyValue::LONGEST_VALUE + 1).count();
     assert_eq!(cut, 40, "no more is kept of them than tells that they are no leases");
     let mut watch = store.watch(b"/big/", Revision(1)).await.unwrap();
     let mut seen = 0;
