@@ -17,8 +17,8 @@ use wire_backends::{
     Conflict, DataplaneError, ErrorKind, Failure, HostDataplane, LinkKind, Monitor, NetState, Op, Reconciler, Report,
     Wake,
 };
-use wire_lease::Revision;
 use wire_net::chain;
+use wire_store::Revision;
 
 use crate::{
     exit::Exit,

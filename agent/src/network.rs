@@ -24,11 +24,10 @@ use wire_backends::{
     Backend, Dataplane, ForwardSettings, Forwarder, HostDataplane, Kept, Marks, NetlinkDataplane, Owner, Placement,
     Reconciler, RouteForm, Scope, SelectError, choose, devices, select,
 };
-use wire_lease::{
-    BackendConfig, EtcdStore, Follow, FollowSettings, HoldState, Listing, NetworkConfig, Offer, Start, own_entry,
-};
+use wire_lease::{BackendConfig, Follow, FollowSettings, HoldState, NetworkConfig, Offer, Start, own_entry};
 use wire_net::LinkName;
 use wire_net::{MacAddr, chain};
+use wire_store::{EtcdStore, Listing};
 
 use self::{
     ground::Ground,

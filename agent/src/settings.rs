@@ -10,9 +10,9 @@ use std::{
 
 use regex::Regex;
 use wire_backends::{Capabilities, ForwardSettings, Masquerade, Senders, Underlay};
-use wire_lease::{Credentials, EtcdSettings, Password, TlsFiles};
 use wire_net::LinkName;
 use wire_net::{DualStack, Family, KeyPrefix};
+use wire_store::{Credentials, EtcdSettings, Password, TlsFiles};
 
 use crate::{
     cli::{EtcdFlags, RunFlags},

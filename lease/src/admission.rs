@@ -8,10 +8,9 @@ use std::{
 };
 
 use wire_net::{DualStack, Family, LocalAddress, LocalUse, MacAddr, Pool, Prefix, Subnet};
+use wire_store::Revision;
 
-use crate::{
-    BackendData, Entry, Lease, LeaseTable, Refusal, RefusalKind, Revision, entries::Decoded, hold_down::HoldDown,
-};
+use crate::{BackendData, Entry, Lease, LeaseTable, Refusal, RefusalKind, entries::Decoded, hold_down::HoldDown};
 
 /// What entries are checked against.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

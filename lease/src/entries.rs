@@ -7,9 +7,10 @@ use std::{
 
 use tokio::time::Instant;
 use wire_net::{Directory, Subnet};
+use wire_store::{Event, KeyValue, Listing, Revision};
 
 use crate::{
-    Entry, Event, KeyValue, Lease, LeaseTable, Listing, Origin, Refusal, RefusalKind, Revision,
+    Entry, Lease, LeaseTable, Origin, Refusal, RefusalKind,
     admission::{self, Admission},
     hold_down::HoldDown,
 };

@@ -9,12 +9,12 @@ use futures::FutureExt;
 use tokio::{sync::watch, time::Instant};
 use tracing::{debug, info, warn};
 use wire_net::{Directory, chain};
+use wire_store::{Backoff, LeaseStore, Listing, Revision, WatchBatch, WatchError, WatchStream, shortened};
 
 use crate::{
-    Admission, Backoff, Entries, LeaseStore, LeaseTable, Listing, Revision, WatchBatch, WatchError, WatchStream,
+    Admission, Entries, LeaseTable,
     hold_down::{HELD_FOR, HoldDown},
     refusal_log::{RefusalLog, ToSay},
-    shortened,
     task::{Beside, Start, Task},
 };
 

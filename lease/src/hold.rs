@@ -20,10 +20,11 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use tokio::{sync::watch, time::Instant};
 use wire_net::{Directory, DualStack, KeyPrefix, Pool, Prefix, Subnet};
+use wire_store::{LeaseId, LeaseStore, Listing, StoreError};
 
 use self::announce::Announcing;
 use crate::{
-    BackendData, Beside, Clock, Entry, LeaseId, LeaseStore, LeaseTable, Listing, StoreError,
+    BackendData, Beside, Clock, Entry, LeaseTable,
     own::entry_of,
     task::{Start, Task},
 };

@@ -77,9 +77,11 @@ impl Gone {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::{Admission, Entries, KeyValue, Listing, Revision};
     use wire_net::{Directory, KeyPrefix};
+    use wire_store::{KeyValue, Listing, Revision};
+
+    use super::*;
+    use crate::{Admission, Entries};
 
     const DIRECTORY: &[u8] = b"/n/subnets/";
 

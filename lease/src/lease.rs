@@ -5,8 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use wire_net::{DualStack, Family, MacAddr, Subnet, Vni};
-
-use crate::KeyValue;
+use wire_store::KeyValue;
 
 /// The tunnel end point of one family, as `BackendData` and `BackendV6Data` carry it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

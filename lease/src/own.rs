@@ -3,8 +3,9 @@
 use std::{collections::BTreeSet, fmt, net::IpAddr};
 
 use wire_net::{Directory, DualStack, KeyPrefix, Pool, Prefix, Subnet};
+use wire_store::{KeyValue, Listing};
 
-use crate::{Entry, Full, KeyValue, Lease, Listing, Origin, Taken, Wish, allocate};
+use crate::{Entry, Full, Lease, Origin, Taken, Wish, allocate};
 
 /// This host's own lease among those listed: the one with its public address, of a subnet that the config offers. Of several
 /// the one with the most families is taken, then a reservation, then the oldest.

@@ -1,11 +1,7 @@
 //! The network config in the store: read once, then watched.
 
 use wire_net::KeyPrefix;
-
-use crate::{
-    LeaseStore, Revision, StoreError,
-    key_watch::{KeyEvent, KeyWatch},
-};
+use wire_store::{KeyEvent, KeyWatch, LeaseStore, Revision, StoreError};
 
 /// The network config as the store holds it, not yet looked at.
 #[derive(Clone, Debug, PartialEq, Eq)]

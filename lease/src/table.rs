@@ -3,8 +3,9 @@
 use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc};
 
 use wire_net::Subnet;
+use wire_store::{LeaseId, Revision};
 
-use crate::{Lease, LeaseId, Revision, hold_down::HoldDown};
+use crate::{Lease, hold_down::HoldDown};
 
 /// Where a lease stands in the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

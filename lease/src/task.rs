@@ -2,7 +2,7 @@
 
 use std::{convert::Infallible, future::Future, pin::Pin, sync::Arc};
 
-use crate::Listing;
+use wire_store::Listing;
 
 /// What a task does beside its work: it is polled in turn with that, so it goes on while the work waits, and stands still where
 /// the work blocks. This is how a watchdog hears of a task.

@@ -9,11 +9,9 @@ use std::{
 };
 
 use tracing::{info, warn};
-use wire_lease::{
-    Backoff, ConfigEvent, ConfigWatch, EtcdStore, LeaseStore, Listing, NetworkConfig, Revision, StoreError,
-    StoredConfig,
-};
+use wire_lease::{ConfigEvent, ConfigWatch, NetworkConfig, StoredConfig};
 use wire_net::{DualStack, KeyPrefix, Subnet, chain};
+use wire_store::{Backoff, EtcdStore, LeaseStore, Listing, Revision, StoreError};
 
 use super::Host;
 use crate::{

@@ -4,10 +4,9 @@ use std::{sync::Arc, time::Duration};
 
 use nix::time::{ClockId, clock_gettime};
 use tokio::sync::watch;
-use wire_lease::{
-    Clock, ConfigWatch, Entry, EtcdStore, Former, Hold, HoldSettings, HoldState, Lease, Offer, Origin, Revision, Start,
-};
+use wire_lease::{Clock, ConfigWatch, Entry, Former, Hold, HoldSettings, HoldState, Lease, Offer, Origin, Start};
 use wire_net::{Family, Prefix, Subnet};
+use wire_store::{EtcdStore, Revision};
 
 use super::{AGAIN, Ground, Host, Known, known::PATIENCE};
 use crate::{

@@ -1,7 +1,8 @@
 use std::{net::IpAddr, sync::Arc};
 
-use wire_lease::{Entry, LeaseTable, Origin, Revision};
+use wire_lease::{Entry, LeaseTable, Origin};
 use wire_net::{LocalAddress, Prefix};
+use wire_store::Revision;
 
 use super::*;
 use crate::{LinkKind, Owner, Vxlan};

@@ -4,9 +4,10 @@ mod judged;
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;
-use wire_lease::{BackendData, Entry, Lease, LeaseTable, Origin, Revision, Vtep};
+use wire_lease::{BackendData, Entry, Lease, LeaseTable, Origin, Vtep};
 use wire_net::{DualStack, Family, MacAddr, Pool, Subnet, Vni};
 use wire_net::{LinkName, Mtu};
+use wire_store::Revision;
 
 use super::*;
 use crate::{Link, LinkKind, NetState, Op, Owner, Parent, Vxlan, plan};

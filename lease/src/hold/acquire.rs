@@ -5,12 +5,12 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use futures::StreamExt;
 use tracing::{error, info, warn};
 use wire_net::{Prefix, Subnet, chain};
+use wire_store::{Backoff, Event, LeaseStore, Listing, Revision, WatchStream, shortened};
 
 use super::{HoldSettings, HoldState, Holder, Holding, claim::Obstacle};
 use crate::{
-    Backoff, Entry, Event, LeaseStore, Listing, Revision, WatchStream,
+    Entry,
     own::{Choice, NoRoom, entry_of, listed, offered, overlapping, own_entry_without},
-    shortened,
 };
 
 /// etcd away or a lost race: quick at first.

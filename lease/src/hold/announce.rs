@@ -12,9 +12,10 @@ use std::{
 use tokio::{sync::watch, time::Instant};
 use tracing::{debug, info};
 use wire_net::{Subnet, chain};
+use wire_store::{LeaseId, LeaseStore, Revision, StoreError, shortened};
 
 use super::{Holder, Holding, claim::Move};
-use crate::{Entry, LeaseId, LeaseStore, LeaseTable, Revision, StoreError, shortened};
+use crate::{Entry, LeaseTable};
 
 /// After a lease was acquired, or one of flanneld's has come: between 5 s and this, so that not all write at the same moment.
 const AT_LATEST: Duration = Duration::from_secs(30);

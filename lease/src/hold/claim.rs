@@ -6,12 +6,12 @@ use futures::future::try_join_all;
 use tokio::time::Instant;
 use tracing::{debug, info};
 use wire_net::{DualStack, KeyPrefix, Subnet};
+use wire_store::{Compare, KeyValue, LeaseId, LeaseStore, Listing, Revision, StoreError, Txn, Write, shortened};
 
 use super::{ASKING, HoldState, Holder, Holding, Life, Offer};
 use crate::{
-    Compare, Entry, KeyValue, Lease, LeaseId, LeaseStore, Listing, Origin, Revision, StoreError, Txn, Write,
+    Entry, Lease, Origin,
     own::{NoRoom, addresses, at_address, entry_of, listed, offered, overlapping},
-    shortened,
 };
 
 /// How long another agent has to say that it lives.

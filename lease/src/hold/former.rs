@@ -2,9 +2,10 @@
 
 use tracing::{debug, info};
 use wire_net::{MacAddr, chain};
+use wire_store::{LeaseStore, Listing};
 
 use super::{Holder, Holding, claim::Obstacle};
-use crate::{BackendData, Entry, Lease, LeaseStore, Listing, own::leases};
+use crate::{BackendData, Entry, Lease, own::leases};
 
 /// So many are looked at.
 const AT_MOST: usize = 4;

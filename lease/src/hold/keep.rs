@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 use wire_net::chain;
+use wire_store::{Backoff, KeyEvent, KeyValue, KeyWatch, LeaseStore, shortened};
 
 use super::{
     Holder, Holding, Life,
@@ -12,11 +13,9 @@ use super::{
     claim::{Move, Obstacle},
 };
 use crate::{
-    Backoff, Entry, KeyValue, Lease, LeaseStore, Origin,
+    Entry, Lease, Origin,
     clock::Sleep,
-    key_watch::{KeyEvent, KeyWatch},
     own::{addresses, entry_of},
-    shortened,
 };
 
 /// How often our key is read although the watch stands: etcd has lost watch events.

@@ -6,11 +6,9 @@ use tokio::{
     sync::watch,
     time::{Instant, timeout},
 };
-use wire_lease::{
-    Admission, Follow, FollowSettings, LeaseId, LeaseStore, LeaseTable, NetworkConfig, RefusalKind, SimBackup, SimCall,
-    SimFault, SimStore, Start,
-};
+use wire_lease::{Admission, Follow, FollowSettings, LeaseTable, NetworkConfig, RefusalKind, Start};
 use wire_net::{Directory, KeyPrefix};
+use wire_store::{LeaseId, LeaseStore, SimBackup, SimCall, SimFault, SimStore};
 
 use crate::common::TestEtcd;
 
@@ -355,8 +353,8 @@ async fn a_real_etcd_is_followed_through_a_restart() {
     let Some(mut etcd) = TestEtcd::start().await else { return };
     let store = etcd.store().await;
     let put = async |number: u8| {
-        let write = wire_lease::Write::Put { key: key(number), value: value(number, number).into_bytes(), lease: None };
-        store.commit(wire_lease::Txn { when: vec![], then: vec![write] }).await
+        let write = wire_store::Write::Put { key: key(number), value: value(number, number).into_bytes(), lease: None };
+        store.commit(wire_store::Txn { when: vec![], then: vec![write] }).await
     };
     put(1).await.unwrap();
     let admission = admission();

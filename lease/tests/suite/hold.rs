@@ -7,10 +7,9 @@ use std::{
 };
 
 use tokio::{sync::watch, time::timeout};
-use wire_lease::{
-    BackendData, Clock, Hold, HoldSettings, HoldState, Lease, LeaseStore, NetworkConfig, Offer, SimStore, Vtep,
-};
+use wire_lease::{BackendData, Clock, Hold, HoldSettings, HoldState, Lease, NetworkConfig, Offer, Vtep};
 use wire_net::{DualStack, Family, KeyPrefix, Prefix, Subnet, Vni};
+use wire_store::{LeaseStore, SimStore};
 
 mod announcing;
 mod claiming;

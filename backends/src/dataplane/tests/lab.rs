@@ -12,8 +12,9 @@ use nix::{
     sched::{CloneFlags, unshare},
     unistd::Uid,
 };
-use wire_lease::{BackendData, Entry, Lease, LeaseTable, NetworkConfig, Origin, Revision, Vtep};
+use wire_lease::{BackendData, Entry, Lease, LeaseTable, NetworkConfig, Origin, Vtep};
 use wire_net::{DualStack, Family, MacAddr, Prefix, Subnet};
+use wire_store::Revision;
 
 use crate::{
     Backend, ForwardSettings, Monitor, NetState, NetlinkDataplane, Placement, Reconciler, RouteForm, Underlay, select,

@@ -2,8 +2,9 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use wire_lease::{EtcdStore, Hold, HoldState, LeaseStore, Revision, SimCall, SimFault, SimStore};
+use wire_lease::{Hold, HoldState};
 use wire_net::Family;
+use wire_store::{EtcdStore, LeaseStore, Revision, SimCall, SimFault, SimStore};
 
 use super::{DUAL, HOUR, Host, PREFIX, V4, assert_disjoint, flannel_lease, held, held_within, keys};
 use crate::common::TestEtcd;

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use wire_lease::{HoldState, SimCall, SimStore};
+use wire_lease::HoldState;
 use wire_net::DualStack;
+use wire_store::{SimCall, SimStore};
 
 use super::{DIRECTORY, DUAL, HOUR, Host, PREFIX, V4, flannel_lease, held, held_anew, held_within, keys};
 

@@ -14,11 +14,11 @@ use std::{
 };
 
 use tempfile::TempDir;
-use wire_lease::{
+use wire_net::chain;
+use wire_store::{
     Credentials, EtcdSettings, EtcdSettingsError, EtcdStore, KeyValue, LeaseStore, Password, Revision, StoreError,
     TlsFiles, Txn, WatchStream, Write,
 };
-use wire_net::chain;
 
 use self::certificates::certificates;
 use crate::common::{TestEtcd, free_port};
@@ -122,7 +122,7 @@ async fn a_silent_etcd_costs_no_more_than_the_time_limit() {
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
     let store = open(EtcdSettings { timeout: Duration::from_millis(300), ..EtcdSettings::new(vec![endpoint]) }).await;
     let started = Instant::now();
-    let lease = wire_lease::LeaseId(1);
+    let lease = wire_store::LeaseId(1);
     let (get, list, keep, watch) =
         tokio::join!(store.get(b"a"), store.list(b"a"), store.keep_alive(lease), store.watch(b"a", Revision(1)));
     assert!(matches!(get, Err(StoreError::Unavailable { .. })));

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use crate::{Backoff, Event, KeyValue, LeaseStore, Revision, StoreError, WatchError, WatchStream};
 
 /// One key as it changes. Opens its watch again whenever it breaks, and reads the key then.
-pub(crate) struct KeyWatch<S: LeaseStore> {
+pub struct KeyWatch<S: LeaseStore> {
     store: S,
     key: Vec<u8>,
     /// The next watch begins here; `None` where only a read can tell.
@@ -19,7 +19,7 @@ pub(crate) struct KeyWatch<S: LeaseStore> {
 
 /// A change of the key.
 #[derive(Debug)]
-pub(crate) enum KeyEvent {
+pub enum KeyEvent {
     /// This is what it holds. Also told, changed or not, when the watch stands again after a break.
     Is(Option<KeyValue>),
     /// The store cannot be asked, for this reason. It is tried again.
@@ -28,14 +28,14 @@ pub(crate) enum KeyEvent {
 
 impl<S: LeaseStore> KeyWatch<S> {
     /// All changes of `key` after `known`.
-    pub(crate) fn new(store: S, key: Vec<u8>, known: Revision) -> Self {
+    pub fn new(store: S, key: Vec<u8>, known: Revision) -> Self {
         let from = Some(Revision(known.0 + 1));
         let pauses = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
         Self { store, key, from, watch: None, pauses, open_at: Instant::now() }
     }
 
     /// Reads the key at the next call, whatever the watch says.
-    pub(crate) fn read_again(&mut self) {
+    pub fn read_again(&mut self) {
         self.watch = None;
         self.from = None;
         self.open_at = Instant::now();
@@ -45,7 +45,7 @@ impl<S: LeaseStore> KeyWatch<S> {
     ///
     /// # Cancel safety
     /// Safe: what was not told is told by the next call.
-    pub(crate) async fn next(&mut self) -> KeyEvent {
+    pub async fn next(&mut self) -> KeyEvent {
         loop {
             let step = match &mut self.watch {
                 Some(watch) => watch.next().await.map(|batch| {
