@@ -7,7 +7,7 @@ use tracing::{error, info, warn};
 use wire_net::{Prefix, Subnet, chain};
 use wire_store::{Backoff, Event, LeaseStore, Listing, Revision, WatchStream, shortened};
 
-use super::{HoldSettings, HoldState, Holder, Holding, claim::Obstacle};
+use super::{HoldSettings, HoldState, Holder, Holding, claim::ClaimError};
 use crate::{
     Entry,
     own::{Choice, NoRoom, entry_of, listed, offered, overlapping, own_entry_without},
@@ -24,7 +24,7 @@ const FULL_AGAIN: Duration = Duration::from_secs(30);
 /// How soon a subnet that another host has is asked for again.
 const TAKEN_AGAIN: Duration = Duration::from_secs(3);
 /// How soon another agent with our address is asked again whether it lives: that costs both a write.
-pub(super) const RIVAL_AGAIN: Duration = Duration::from_secs(30);
+pub(super) const OTHER_AGENT_AGAIN: Duration = Duration::from_secs(30);
 /// How many leases are asked when they end, to say when the range has room again.
 const ENDS_ASKED: usize = 32;
 
@@ -45,11 +45,11 @@ impl<S: LeaseStore> Holder<S> {
                 }
                 Err(obstacle) => obstacle,
             };
-            if !matches!(obstacle, Obstacle::Raced(_)) {
+            if !matches!(obstacle, ClaimError::Raced(_)) {
                 races = Races::default();
             }
             match obstacle {
-                Obstacle::Raced(reason) => {
+                ClaimError::Raced(reason) => {
                     pauses.reset();
                     // The next attempt looks elsewhere.
                     self.attempt = self.attempt.wrapping_add(1);
@@ -59,16 +59,16 @@ impl<S: LeaseStore> Holder<S> {
                     }
                     tokio::time::sleep(pause).await;
                 }
-                Obstacle::Full(no_room, listing) => self.wait_for_room(&no_room, &listing).await,
-                Obstacle::Taken(reason) => {
+                ClaimError::Full(no_room, listing) => self.wait_for_room(&no_room, &listing).await,
+                ClaimError::Taken(reason) => {
                     self.wait_because(reason);
                     tokio::time::sleep(shortened(TAKEN_AGAIN, 0.5)).await;
                 }
-                Obstacle::Rival(reason) => {
+                ClaimError::OtherAgent(reason) => {
                     self.wait_because(reason);
-                    tokio::time::sleep(shortened(RIVAL_AGAIN, 0.5)).await;
+                    tokio::time::sleep(shortened(OTHER_AGENT_AGAIN, 0.5)).await;
                 }
-                Obstacle::Store(error) => {
+                ClaimError::Store(error) => {
                     self.wait_because(chain(&error));
                     tokio::time::sleep(pauses.pause()).await;
                 }
@@ -77,7 +77,7 @@ impl<S: LeaseStore> Holder<S> {
     }
 
     /// A lease, and the listing by which it was found.
-    async fn acquire_once(&mut self, listing: Option<Arc<Listing>>) -> Result<(Holding, Arc<Listing>), Obstacle> {
+    async fn acquire_once(&mut self, listing: Option<Arc<Listing>>) -> Result<(Holding, Arc<Listing>), ClaimError> {
         let listing = match listing {
             Some(listing) => listing,
             None => Arc::new(self.store.list(&self.directory).await?),
@@ -95,12 +95,12 @@ impl<S: LeaseStore> Holder<S> {
         let subnet = self.choice(wire_net::DualStack::default()).subnet(&listing);
         match subnet {
             Ok(subnet) => Ok((self.claim(subnet, listing.revision, &offer).await?, listing)),
-            Err(no_room) => Err(Obstacle::Full(no_room, listing)),
+            Err(no_room) => Err(ClaimError::Full(no_room, listing)),
         }
     }
 
     /// Our own lease under another public address: the subnet held last, with guards that name us.
-    async fn remembered(&self, listing: &Listing) -> Result<Option<Entry>, Obstacle> {
+    async fn remembered(&self, listing: &Listing) -> Result<Option<Entry>, ClaimError> {
         let Some(subnet) = Subnet::new(self.settings.preferred).filter(|_| self.settings.same_host) else {
             return Ok(None);
         };
@@ -141,13 +141,13 @@ impl<S: LeaseStore> Holder<S> {
                     self.say_held(&holding, None);
                     return holding;
                 }
-                Err(Obstacle::Raced(reason)) => {
+                Err(ClaimError::Raced(reason)) => {
                     let pause = races.lost();
                     (races.are_many().then_some(reason), pause)
                 }
-                Err(Obstacle::Store(error)) => (Some(chain(&error)), pauses.pause()),
-                Err(Obstacle::Full(no_room, _)) => (Some(no_room.to_string()), shortened(TAKEN_AGAIN, 0.5)),
-                Err(Obstacle::Taken(reason) | Obstacle::Rival(reason)) => {
+                Err(ClaimError::Store(error)) => (Some(chain(&error)), pauses.pause()),
+                Err(ClaimError::Full(no_room, _)) => (Some(no_room.to_string()), shortened(TAKEN_AGAIN, 0.5)),
+                Err(ClaimError::Taken(reason) | ClaimError::OtherAgent(reason)) => {
                     if !std::mem::replace(&mut alarmed, true) {
                         error!(subnet = %lost.entry.lease.subnet, reason, "this host's subnet was taken by another");
                     }
@@ -161,7 +161,7 @@ impl<S: LeaseStore> Holder<S> {
         }
     }
 
-    async fn take_back_once(&mut self, lost: &Holding) -> Result<Holding, Obstacle> {
+    async fn take_back_once(&mut self, lost: &Holding) -> Result<Holding, ClaimError> {
         let subnet = lost.entry.lease.subnet;
         let listing = Arc::new(self.store.list(&self.directory).await?);
         let offer = self.offer.borrow_and_update().clone();
@@ -172,11 +172,11 @@ impl<S: LeaseStore> Holder<S> {
             };
             return match entry_of(subnet, kv).filter(ours) {
                 Some(own) => self.adopt(own, &listing, &offer).await,
-                None => Err(Obstacle::taken(subnet, kv)),
+                None => Err(ClaimError::taken(subnet, kv)),
             };
         }
         if let Some((other, kv)) = overlapping(&listing, &self.directory, &self.settings.pools, subnet) {
-            return Err(Obstacle::taken(other, kv));
+            return Err(ClaimError::taken(other, kv));
         }
         debug_assert!(!offered(subnet, &self.settings.pools).is_empty(), "only an offered subnet is ever acquired");
         self.claim(subnet, listing.revision, &offer).await

@@ -19,7 +19,7 @@ const ANSWER: Duration = Duration::from_secs(5);
 
 /// Why an attempt gave no lease.
 #[derive(Debug)]
-pub(super) enum Obstacle {
+pub(super) enum ClaimError {
     Store(StoreError),
     /// Something changed under our hands, as this says: look again.
     Raced(String),
@@ -27,10 +27,10 @@ pub(super) enum Obstacle {
     /// Another host has the subnet.
     Taken(String),
     /// Another agent that lives has a lease with our public address.
-    Rival(String),
+    OtherAgent(String),
 }
 
-impl From<StoreError> for Obstacle {
+impl From<StoreError> for ClaimError {
     fn from(error: StoreError) -> Self {
         match error {
             error @ StoreError::LeaseGone(_) => Self::Raced(error.to_string()),
@@ -39,7 +39,7 @@ impl From<StoreError> for Obstacle {
     }
 }
 
-impl Obstacle {
+impl ClaimError {
     /// The key of `subnet` is not ours.
     pub(super) fn taken(subnet: Subnet, kv: &KeyValue) -> Self {
         Self::Taken(match entry_of(subnet, kv) {
@@ -120,7 +120,12 @@ impl Move {
 
 impl<S: LeaseStore> Holder<S> {
     /// Creates a lease of `subnet`, which was free at `listed`.
-    pub(super) async fn claim(&mut self, subnet: Subnet, listed: Revision, offer: &Offer) -> Result<Holding, Obstacle> {
+    pub(super) async fn claim(
+        &mut self,
+        subnet: Subnet,
+        listed: Revision,
+        offer: &Offer,
+    ) -> Result<Holding, ClaimError> {
         let is_old = self.spare.is_some();
         let (lease, guards) = tokio::join!(self.spare_or_new(), self.guards(subnet));
         let lease = lease?;
@@ -153,7 +158,7 @@ impl<S: LeaseStore> Holder<S> {
         mut own: Entry,
         listing: &Arc<Listing>,
         offer: &Offer,
-    ) -> Result<Holding, Obstacle> {
+    ) -> Result<Holding, ClaimError> {
         let Some(lease) = own.origin.lease else { return self.adopt_reservation(own, listing, offer).await };
         self.give_way(&own, listing).await?;
         let subnet = self.target(&own, listing)?;
@@ -204,7 +209,7 @@ impl<S: LeaseStore> Holder<S> {
         own: Entry,
         listing: &Arc<Listing>,
         offer: &Offer,
-    ) -> Result<Holding, Obstacle> {
+    ) -> Result<Holding, ClaimError> {
         let subnet = self.target(&own, listing)?;
         let wanted = Lease { subnet, public: offer.public, data: offer.data.clone() };
         if wanted == own.lease {
@@ -220,24 +225,24 @@ impl<S: LeaseStore> Holder<S> {
     }
 
     /// What our entry should become: the parts the config still offers, and the families it lacks.
-    fn target(&self, own: &Entry, listing: &Arc<Listing>) -> Result<Subnet, Obstacle> {
+    fn target(&self, own: &Entry, listing: &Arc<Listing>) -> Result<Subnet, ClaimError> {
         let kept: DualStack<_> = offered(own.lease.subnet, &self.settings.pools);
         let subnet = self.choice(kept).subnet(listing);
-        let subnet = subnet.map_err(|no_room| Obstacle::Full(no_room, Arc::clone(listing)))?;
+        let subnet = subnet.map_err(|no_room| ClaimError::Full(no_room, Arc::clone(listing)))?;
         match listed(listing, &self.directory, subnet) {
-            Some(kv) if subnet != own.lease.subnet => Err(Obstacle::taken(subnet, kv)),
+            Some(kv) if subnet != own.lease.subnet => Err(ClaimError::taken(subnet, kv)),
             Some(_) | None => Ok(subnet),
         }
     }
 
     /// Of two that overlap the older one stays.
-    async fn give_way(&self, own: &Entry, listing: &Listing) -> Result<(), Obstacle> {
+    async fn give_way(&self, own: &Entry, listing: &Listing) -> Result<(), ClaimError> {
         let subnet = own.lease.subnet;
         match overlapping(listing, &self.directory, &self.settings.pools, subnet) {
             Some((older, kv)) if kv.create_revision < own.origin.create_revision => {
                 info!(%subnet, %older, "this host's lease overlaps an older one and gives way");
                 self.undo(own, None).await?;
-                Err(Obstacle::older(subnet, older))
+                Err(ClaimError::older(subnet, older))
             }
             _ => Ok(()),
         }
@@ -246,7 +251,7 @@ impl<S: LeaseStore> Holder<S> {
     /// Asks the agent whose identity the guards of our address's lease name whether it lives, by writing its lease as it is:
     /// one that lives writes it again ([`Holder::keep`]). Gives the revision at which the lease is ours to take. One whose
     /// lease is `neglected` is not asked: a live owner has at least two thirds of it left.
-    pub(super) async fn challenge(&self, own: &Entry, other: &[u8], neglected: bool) -> Result<Revision, Obstacle> {
+    pub(super) async fn challenge(&self, own: &Entry, other: &[u8], neglected: bool) -> Result<Revision, ClaimError> {
         let key = self.settings.prefix.lease(own.lease.subnet);
         let shown = shown(&key);
         if neglected {
@@ -262,16 +267,16 @@ impl<S: LeaseStore> Holder<S> {
         let when = vec![Compare::Unchanged(key.clone(), own.origin.mod_revision)];
         let touched = self.store.commit(Txn { when, then: vec![put] }).await?;
         if !touched.succeeded {
-            return Err(Obstacle::changed(&key));
+            return Err(ClaimError::changed(&key));
         }
         let asked = Instant::now();
         while asked.elapsed() < ANSWER {
             tokio::time::sleep(ANSWER / 10).await;
             let found = self.store.get(&key).await?.found;
-            let Some(kv) = found else { return Err(Obstacle::changed(&key)) };
+            let Some(kv) = found else { return Err(ClaimError::changed(&key)) };
             if kv.mod_revision != touched.revision {
                 let other = other.escape_ascii();
-                return Err(Obstacle::Rival(format!(
+                return Err(ClaimError::OtherAgent(format!(
                     "another agent, with the identity {other}, holds {shown} with this host's public address and lives: \
                      stop it, or give this host another address"
                 )));
@@ -283,7 +288,7 @@ impl<S: LeaseStore> Holder<S> {
 
     /// Whether our lease may say the public address that is offered now: no other host that lives has it. The lease of one that does
     /// not answer is deleted, or this host would find two of its own at its next start.
-    pub(super) async fn is_free(&self, own: &Lease) -> Result<(), Obstacle> {
+    pub(super) async fn is_free(&self, own: &Lease) -> Result<(), ClaimError> {
         let public = self.offer.borrow().public;
         let listing = self.store.list(&self.directory).await?;
         for other in at_address(&listing, &self.directory, (&public, &self.settings.pools), own.subnet) {
@@ -314,12 +319,12 @@ impl<S: LeaseStore> Holder<S> {
     }
 
     /// Makes the write, if nothing has changed since `listed`.
-    pub(super) async fn write(&mut self, step: &Move, listed: Revision) -> Result<Entry, Obstacle> {
+    pub(super) async fn write(&mut self, step: &Move, listed: Revision) -> Result<Entry, ClaimError> {
         // Whoever wrote a guard after the listing may have a lease that the listing does not show.
         let newer = |guard: &Guard| guard.found.as_ref().is_some_and(|kv| kv.mod_revision > listed);
         let key = self.settings.prefix.lease(step.to.subnet);
         if step.guards.iter().any(newer) {
-            return Err(Obstacle::changed(&key));
+            return Err(ClaimError::changed(&key));
         }
         let committed = match self.store.commit(step.txn(&self.settings.prefix, &self.settings.identity)).await {
             Err(StoreError::LeaseGone(lease)) => {
@@ -330,7 +335,7 @@ impl<S: LeaseStore> Holder<S> {
             committed => committed?,
         };
         if !committed.succeeded {
-            return Err(Obstacle::changed(&key));
+            return Err(ClaimError::changed(&key));
         }
         let same_key = |from: &&Entry| from.lease.subnet == step.to.subnet;
         let created = step.from.as_ref().filter(same_key).map(|from| from.origin.create_revision);
@@ -343,13 +348,13 @@ impl<S: LeaseStore> Holder<S> {
     }
 
     /// Looks whether the new lease overlaps an older one, and takes it back then.
-    async fn verify(&self, entry: &Entry, from: Option<&Entry>) -> Result<(), Obstacle> {
+    async fn verify(&self, entry: &Entry, from: Option<&Entry>) -> Result<(), ClaimError> {
         let listing = self.store.list(&self.directory).await?;
         match overlapping(&listing, &self.directory, &self.settings.pools, entry.lease.subnet) {
             Some((older, kv)) if kv.create_revision < entry.origin.create_revision => {
                 info!(subnet = %entry.lease.subnet, %older, "lost the race for a subnet");
                 self.undo(entry, from).await?;
-                Err(Obstacle::older(entry.lease.subnet, older))
+                Err(ClaimError::older(entry.lease.subnet, older))
             }
             _ => Ok(()),
         }

@@ -4,7 +4,7 @@ use tracing::{debug, info};
 use wire_net::{MacAddr, chain};
 use wire_store::{LeaseStore, Listing};
 
-use super::{Holder, Holding, claim::Obstacle};
+use super::{Holder, Holding, claim::ClaimError};
 use crate::{BackendData, Entry, Lease, own::leases};
 
 /// So many are looked at.
@@ -25,7 +25,7 @@ impl<S: LeaseStore> Holder<S> {
             match self.give_back_one(&entry).await {
                 Ok(true) => info!(%subnet, "a lease that this host had before is given back"),
                 Ok(false) => debug!(%subnet, "a lease with this host's address or MAC is another agent's"),
-                Err(Obstacle::Store(error)) => {
+                Err(ClaimError::Store(error)) => {
                     debug!(%subnet, error = %chain(&error), "a former lease is left to expire");
                 }
                 Err(obstacle) => debug!(%subnet, ?obstacle, "a former lease is left to its owner"),
@@ -33,7 +33,7 @@ impl<S: LeaseStore> Holder<S> {
         }
     }
 
-    async fn give_back_one(&self, entry: &Entry) -> Result<bool, Obstacle> {
+    async fn give_back_one(&self, entry: &Entry) -> Result<bool, ClaimError> {
         let Some(lease) = entry.origin.lease else { return Ok(false) };
         let guards = self.guards(entry.lease.subnet).await?;
         if !guards.iter().all(|guard| guard.is_ours(&self.settings.identity, lease)) {

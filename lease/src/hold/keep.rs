@@ -9,8 +9,8 @@ use wire_store::{Backoff, KeyEvent, KeyValue, KeyWatch, LeaseStore, shortened};
 
 use super::{
     Holder, Holding, Life,
-    acquire::RIVAL_AGAIN,
-    claim::{Move, Obstacle},
+    acquire::OTHER_AGENT_AGAIN,
+    claim::{ClaimError, Move},
 };
 use crate::{
     Entry, Lease, Origin,
@@ -189,10 +189,10 @@ impl<S: LeaseStore> Holder<S> {
         let free = if self.offer.borrow().public == own.public { Ok(()) } else { self.is_free(own).await };
         let (pause, trouble) = match free {
             Ok(()) => return self.rewrite(holding, keeping).await,
-            Err(Obstacle::Store(error)) => (keeping.rewrites.pause(), Some(chain(&error))),
-            Err(Obstacle::Raced(_)) => (keeping.rewrites.pause(), None),
-            Err(Obstacle::Taken(reason) | Obstacle::Rival(reason)) => (RIVAL_AGAIN, Some(reason)),
-            Err(Obstacle::Full(no_room, _)) => (RIVAL_AGAIN, Some(no_room.to_string())),
+            Err(ClaimError::Store(error)) => (keeping.rewrites.pause(), Some(chain(&error))),
+            Err(ClaimError::Raced(_)) => (keeping.rewrites.pause(), None),
+            Err(ClaimError::Taken(reason) | ClaimError::OtherAgent(reason)) => (OTHER_AGENT_AGAIN, Some(reason)),
+            Err(ClaimError::Full(no_room, _)) => (OTHER_AGENT_AGAIN, Some(no_room.to_string())),
         };
         keeping.publish_at = Some(Instant::now() + shortened(pause, 0.5));
         keeping.publish_trouble = trouble;
@@ -304,7 +304,7 @@ impl<S: LeaseStore> Holder<S> {
                 keeping.write_trouble = None;
             }
             // The read that follows tells what happened.
-            Err(Obstacle::Store(error)) => keeping.write_trouble = Some(chain(&error)),
+            Err(ClaimError::Store(error)) => keeping.write_trouble = Some(chain(&error)),
             Err(_) => {}
         }
         keeping.rewritten = Some(Instant::now());
