@@ -14,7 +14,7 @@ use tracing::{debug, info};
 use wire_net::{Subnet, chain};
 use wire_store::{LeaseId, LeaseStore, Revision, StoreError, shortened};
 
-use super::{Holder, Holding, claim::Move};
+use super::{Holder, Holding, claim::LeaseWrite};
 use crate::{Entry, LeaseTable};
 
 /// After a lease was acquired, or one of flanneld's has come: between 5 s and this, so that not all write at the same moment.
@@ -120,8 +120,8 @@ impl<S: LeaseStore> Holder<S> {
         };
         let Ok(guards) = guards else { return };
         let listed = from.origin.mod_revision;
-        let step = Move { to: from.lease.clone(), lease: from.origin.lease, from: Some(from), guards };
-        match self.write(&step, listed).await {
+        let write = LeaseWrite { to: from.lease.clone(), lease: from.origin.lease, from: Some(from), guards };
+        match self.write(&write, listed).await {
             Ok(entry) => {
                 info!(%subnet, %flannels, "lease written again, unchanged, for a flanneld that may have missed it");
                 holding.entry = Arc::new(entry);

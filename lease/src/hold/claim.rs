@@ -59,7 +59,7 @@ impl ClaimError {
 }
 
 /// One write of our lease.
-pub(super) struct Move {
+pub(super) struct LeaseWrite {
     /// What the lease is to say.
     pub(super) to: Lease,
     /// The store's lease it is attached to; `None` keeps a reservation one.
@@ -91,7 +91,7 @@ impl Guard {
     }
 }
 
-impl Move {
+impl LeaseWrite {
     fn txn(&self, prefix: &KeyPrefix, identity: &str) -> Txn {
         let key = prefix.lease(self.to.subnet);
         let mut txn = Txn::default();
@@ -134,7 +134,7 @@ impl<S: LeaseStore> Holder<S> {
         let guards = guards?;
         let to = Lease { subnet, public: offer.public, data: offer.data.clone() };
         let granted = Instant::now();
-        let entry = self.write(&Move { to, lease: Some(lease), from: None, guards }, listed).await?;
+        let entry = self.write(&LeaseWrite { to, lease: Some(lease), from: None, guards }, listed).await?;
         self.verify(&entry, None).await?;
         self.spare = None;
         let mut life = self.life(self.settings.ttl, granted + self.settings.ttl);
@@ -186,10 +186,10 @@ impl<S: LeaseStore> Holder<S> {
             (lease, granted, left)
         };
         let moved = subnet != own.lease.subnet;
-        let step = Move { to: wanted, lease: Some(attached), from: Some(own), guards };
-        let entry = self.write(&step, listing.revision).await?;
+        let write = LeaseWrite { to: wanted, lease: Some(attached), from: Some(own), guards };
+        let entry = self.write(&write, listing.revision).await?;
         if moved {
-            self.verify(&entry, step.from.as_ref()).await?;
+            self.verify(&entry, write.from.as_ref()).await?;
         }
         if anew {
             self.spare = None;
@@ -216,10 +216,10 @@ impl<S: LeaseStore> Holder<S> {
             return Ok(Holding { entry: Arc::new(own), life: None });
         }
         let moved = subnet != own.lease.subnet;
-        let step = Move { to: wanted, lease: None, from: Some(own), guards: Vec::new() };
-        let entry = self.write(&step, listing.revision).await?;
+        let write = LeaseWrite { to: wanted, lease: None, from: Some(own), guards: Vec::new() };
+        let entry = self.write(&write, listing.revision).await?;
         if moved {
-            self.verify(&entry, step.from.as_ref()).await?;
+            self.verify(&entry, write.from.as_ref()).await?;
         }
         Ok(Holding { entry: Arc::new(entry), life: None })
     }
@@ -319,14 +319,14 @@ impl<S: LeaseStore> Holder<S> {
     }
 
     /// Makes the write, if nothing has changed since `listed`.
-    pub(super) async fn write(&mut self, step: &Move, listed: Revision) -> Result<Entry, ClaimError> {
+    pub(super) async fn write(&mut self, write: &LeaseWrite, listed: Revision) -> Result<Entry, ClaimError> {
         // Whoever wrote a guard after the listing may have a lease that the listing does not show.
         let newer = |guard: &Guard| guard.found.as_ref().is_some_and(|kv| kv.mod_revision > listed);
-        let key = self.settings.prefix.lease(step.to.subnet);
-        if step.guards.iter().any(newer) {
+        let key = self.settings.prefix.lease(write.to.subnet);
+        if write.guards.iter().any(newer) {
             return Err(ClaimError::changed(&key));
         }
-        let committed = match self.store.commit(step.txn(&self.settings.prefix, &self.settings.identity)).await {
+        let committed = match self.store.commit(write.txn(&self.settings.prefix, &self.settings.identity)).await {
             Err(StoreError::LeaseGone(lease)) => {
                 debug!(%lease, "the store's lease is gone; the next attempt gets another");
                 self.spare = None;
@@ -337,14 +337,14 @@ impl<S: LeaseStore> Holder<S> {
         if !committed.succeeded {
             return Err(ClaimError::changed(&key));
         }
-        let same_key = |from: &&Entry| from.lease.subnet == step.to.subnet;
-        let created = step.from.as_ref().filter(same_key).map(|from| from.origin.create_revision);
+        let same_key = |from: &&Entry| from.lease.subnet == write.to.subnet;
+        let created = write.from.as_ref().filter(same_key).map(|from| from.origin.create_revision);
         let origin = Origin {
             create_revision: created.unwrap_or(committed.revision),
             mod_revision: committed.revision,
-            lease: step.lease,
+            lease: write.lease,
         };
-        Ok(Entry { lease: step.to.clone(), origin })
+        Ok(Entry { lease: write.to.clone(), origin })
     }
 
     /// Looks whether the new lease overlaps an older one, and takes it back then.

@@ -10,7 +10,7 @@ use wire_store::{Backoff, KeyEvent, KeyValue, KeyWatch, LeaseStore, shortened};
 use super::{
     Holder, Holding, Life,
     acquire::OTHER_AGENT_AGAIN,
-    claim::{ClaimError, Move},
+    claim::{ClaimError, LeaseWrite},
 };
 use crate::{
     Entry, Lease, Origin,
@@ -297,8 +297,8 @@ impl<S: LeaseStore> Holder<S> {
         };
         let from = Entry::clone(&holding.entry);
         let listed = from.origin.mod_revision;
-        let step = Move { to, lease: from.origin.lease, from: Some(from), guards: Vec::new() };
-        match self.write(&step, listed).await {
+        let write = LeaseWrite { to, lease: from.origin.lease, from: Some(from), guards: Vec::new() };
+        match self.write(&write, listed).await {
             Ok(entry) => {
                 holding.entry = Arc::new(entry);
                 keeping.write_trouble = None;
