@@ -13,7 +13,7 @@ pub struct Taken {
 
 /// The wishes of a host.
 #[derive(Clone, Copy, Debug)]
-pub struct Wish<'a> {
+pub struct Preference<'a> {
     /// The subnet it had last.
     pub preferred: Option<Prefix>,
     /// What tells this host from all others: it says where the search begins.
@@ -21,7 +21,7 @@ pub struct Wish<'a> {
     /// Counts lost races, so that two hosts that met once do not meet again.
     pub attempt: u32,
     /// What is only leased where nothing else is free.
-    pub rather_not: &'a [Prefix],
+    pub last_resort: &'a [Prefix],
 }
 
 /// No subnet of the pool is free.
@@ -44,19 +44,19 @@ pub struct Full {
 ///
 /// # Errors
 /// Only when no subnet of the pool is free.
-pub fn allocate(pool: &Pool, taken: &Taken, wish: Wish<'_>) -> Result<Prefix, Full> {
-    if let Some(prefix) = wish.preferred
+pub fn allocate(pool: &Pool, taken: &Taken, preference: Preference<'_>) -> Result<Prefix, Full> {
+    if let Some(prefix) = preference.preferred
         && pool.offers(prefix)
         && taken.overlapping(prefix).is_none()
     {
         return Ok(prefix);
     }
-    let free = if wish.rather_not.is_empty() {
-        first_from(pool, taken, wish)
+    let free = if preference.last_resort.is_empty() {
+        first_from(pool, taken, preference)
     } else {
-        let mut avoided = taken.clone();
-        wish.rather_not.iter().for_each(|prefix| avoided.insert(*prefix));
-        first_from(pool, &avoided, wish).or_else(|| first_from(pool, taken, wish))
+        let mut taken_or_last_resort = taken.clone();
+        preference.last_resort.iter().for_each(|prefix| taken_or_last_resort.insert(*prefix));
+        first_from(pool, &taken_or_last_resort, preference).or_else(|| first_from(pool, taken, preference))
     };
     free.ok_or(Full { min: pool.min, max: pool.max, size: pool.size() })
 }
@@ -98,9 +98,9 @@ impl FromIterator<Prefix> for Taken {
 }
 
 /// The first free one from the host's own place on.
-fn first_from(pool: &Pool, taken: &Taken, wish: Wish<'_>) -> Option<Prefix> {
+fn first_from(pool: &Pool, taken: &Taken, preference: Preference<'_>) -> Option<Prefix> {
     let size = pool.size();
-    let start = hash(wish.identity, wish.attempt) % size;
+    let start = hash(preference.identity, preference.attempt) % size;
     first_free(pool, taken, start..size).or_else(|| first_free(pool, taken, 0..start))
 }
 

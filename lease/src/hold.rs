@@ -49,7 +49,7 @@ pub struct HoldSettings {
     /// What must not be leased: the underlay's own subnets.
     pub avoid: Vec<Prefix>,
     /// What is leased only where nothing else is free: bridges of this host have it.
-    pub rather_not: Vec<Prefix>,
+    pub last_resort: Vec<Prefix>,
     /// By which addresses this host reaches the store: a lease that holds one is none of ours, whoever has written it.
     pub endpoints: Vec<IpAddr>,
     /// Whether this is surely the host that held `preferred`, and no clone of it: its lease is then ours under whatever

@@ -39,7 +39,7 @@ mod table;
 mod task;
 
 pub use admission::Admission;
-pub use allocate::{Full, Taken, Wish, allocate};
+pub use allocate::{Full, Preference, Taken, allocate};
 pub use byte_order_mark::byte_order_mark;
 pub use clock::Clock;
 pub use config::{BackendConfig, ConfigError, NetworkConfig, VxlanConfig};

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, fmt, net::IpAddr};
 use wire_net::{Directory, DualStack, KeyPrefix, Pool, Prefix, Subnet};
 use wire_store::{KeyValue, Listing};
 
-use crate::{Entry, Full, Lease, Origin, Taken, Wish, allocate};
+use crate::{Entry, Full, Lease, Origin, Preference, Taken, allocate};
 
 /// This host's own lease among those listed: the one with its public address, of a subnet that the config offers. Of several
 /// the one with the most families is taken, then a reservation, then the oldest.
@@ -68,7 +68,7 @@ pub(crate) struct Choice<'a> {
     pub(crate) kept: DualStack<Prefix>,
     pub(crate) preferred: DualStack<Prefix>,
     pub(crate) avoid: &'a [Prefix],
-    pub(crate) rather_not: &'a [Prefix],
+    pub(crate) last_resort: &'a [Prefix],
     pub(crate) identity: &'a str,
     pub(crate) attempt: u32,
 }
@@ -93,9 +93,9 @@ impl Choice<'_> {
         loop {
             for (family, pool) in missing() {
                 let preferred = self.preferred.get(family).copied();
-                let Self { identity, attempt, rather_not, .. } = *self;
-                let wish = Wish { preferred, identity, attempt, rather_not };
-                let prefix = allocate(pool, &taken, wish);
+                let Self { identity, attempt, last_resort, .. } = *self;
+                let preference = Preference { preferred, identity, attempt, last_resort };
+                let prefix = allocate(pool, &taken, preference);
                 prefixes.set(family, Some(prefix.map_err(|full| self.no_room(full, pool, (&leases, &others)))?));
             }
             let subnet = Subnet::new(prefixes).expect(HAS_A_FAMILY);

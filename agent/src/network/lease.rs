@@ -79,7 +79,7 @@ impl Host {
             renew_margin: self.settings.renew_margin,
             preferred: self.preferred(),
             avoid,
-            rather_not: ground.underlay.attached.iter().map(|(_, prefix)| *prefix).collect(),
+            last_resort: ground.underlay.attached.iter().map(|(_, prefix)| *prefix).collect(),
             endpoints,
             same_host: self.runs() || self.is_proven,
         }

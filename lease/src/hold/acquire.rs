@@ -121,7 +121,7 @@ impl<S: LeaseStore> Holder<S> {
             kept,
             preferred: self.settings.preferred,
             avoid: &self.settings.avoid,
-            rather_not: &self.settings.rather_not,
+            last_resort: &self.settings.last_resort,
             identity: &self.settings.identity,
             attempt: self.attempt,
         }

@@ -46,7 +46,7 @@ impl Host {
             renew_margin: HOUR,
             preferred: DualStack::default(),
             avoid: Vec::new(),
-            rather_not: Vec::new(),
+            last_resort: Vec::new(),
             endpoints: Vec::new(),
             same_host: true,
         };
