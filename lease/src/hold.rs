@@ -47,7 +47,7 @@ pub struct HoldSettings {
     /// The subnet held last.
     pub preferred: DualStack<Prefix>,
     /// What must not be leased: the underlay's own subnets.
-    pub avoid: Vec<Prefix>,
+    pub excluded: Vec<Prefix>,
     /// What is leased only where nothing else is free: bridges of this host have it.
     pub last_resort: Vec<Prefix>,
     /// By which addresses this host reaches the store: a lease that holds one is none of ours, whoever has written it.

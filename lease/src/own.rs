@@ -67,7 +67,7 @@ pub(crate) struct Choice<'a> {
     /// What it has already, and keeps.
     pub(crate) kept: DualStack<Prefix>,
     pub(crate) preferred: DualStack<Prefix>,
-    pub(crate) avoid: &'a [Prefix],
+    pub(crate) excluded: &'a [Prefix],
     pub(crate) last_resort: &'a [Prefix],
     pub(crate) identity: &'a str,
     pub(crate) attempt: u32,
@@ -75,9 +75,9 @@ pub(crate) struct Choice<'a> {
 
 impl Choice<'_> {
     /// What must not be leased. A prefix that holds a whole pool is no reason: the overlay is then cut out of the underlay.
-    fn avoided(&self) -> impl Iterator<Item = Prefix> {
+    fn excluded(&self) -> impl Iterator<Item = Prefix> {
         let holds_pool = |prefix: &Prefix| self.pools.iter().any(|(_, pool)| prefix.covers(pool.network));
-        self.avoid.iter().copied().filter(move |prefix| !holds_pool(prefix))
+        self.excluded.iter().copied().filter(move |prefix| !holds_pool(prefix))
     }
 
     /// A subnet with a prefix of each family, free of all leases that are listed, and whose key does not exist.
@@ -89,7 +89,7 @@ impl Choice<'_> {
         }
         let (leases, others) = self.parted(listing);
         let leased = leases.iter().flat_map(Subnet::prefixes).filter(|prefix| is_of(self.pools, *prefix));
-        let mut taken: Taken = leased.chain(self.avoided()).collect();
+        let mut taken: Taken = leased.chain(self.excluded()).collect();
         loop {
             for (family, pool) in missing() {
                 let preferred = self.preferred.get(family).copied();
@@ -127,7 +127,7 @@ impl Choice<'_> {
                 of_pool(subnet).filter(|prefix| pool.admits(*prefix).is_ok()).map_or(0, |it| pool.overlapped(it));
             (takes > 1).then(|| (takes, format!("{} takes {takes} of them", key(*subnet))))
         });
-        let avoided = self.avoided().filter_map(|prefix| match pool.overlapped(prefix) {
+        let excluded = self.excluded().filter_map(|prefix| match pool.overlapped(prefix) {
             0 => None,
             takes => {
                 Some((takes, format!("{prefix}, which this host reaches without the overlay, takes {takes} of them")))
@@ -137,7 +137,7 @@ impl Choice<'_> {
             let takes = of_pool(subnet).filter(|prefix| pool.offers(*prefix));
             takes.map(|_| (1, format!("{} holds no lease: delete it", key(*subnet))))
         });
-        let mut blocked_by: Vec<_> = wide.chain(avoided).chain(spoilt).collect();
+        let mut blocked_by: Vec<_> = wide.chain(excluded).chain(spoilt).collect();
         blocked_by.sort_by(|(one, _), (other, _)| other.cmp(one));
         NoRoom { full, blocked_by: blocked_by.into_iter().map(|(_, text)| text).take(BLOCKERS).collect() }
     }

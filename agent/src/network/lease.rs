@@ -69,7 +69,7 @@ impl Host {
     fn hold_settings(&self, ground: &Ground) -> HoldSettings {
         let endpoints = self.endpoints();
         let alone = endpoints.iter().filter_map(|ip| Prefix::new(*ip, Family::of(*ip).bits()).ok());
-        let avoid = ground.underlay.connected.iter().copied().chain(alone).collect();
+        let excluded = ground.underlay.connected.iter().copied().chain(alone).collect();
         HoldSettings {
             prefix: self.settings.prefix.clone(),
             pools: ground.config.pools,
@@ -78,7 +78,7 @@ impl Host {
             clock: Clock::new(since_boot),
             renew_margin: self.settings.renew_margin,
             preferred: self.preferred(),
-            avoid,
+            excluded,
             last_resort: ground.underlay.attached.iter().map(|(_, prefix)| *prefix).collect(),
             endpoints,
             same_host: self.runs() || self.is_proven,

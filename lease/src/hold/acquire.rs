@@ -120,7 +120,7 @@ impl<S: LeaseStore> Holder<S> {
             pools: &self.settings.pools,
             kept,
             preferred: self.settings.preferred,
-            avoid: &self.settings.avoid,
+            excluded: &self.settings.excluded,
             last_resort: &self.settings.last_resort,
             identity: &self.settings.identity,
             attempt: self.attempt,

@@ -45,7 +45,7 @@ impl Host {
             clock: Clock::without_sleep(),
             renew_margin: HOUR,
             preferred: DualStack::default(),
-            avoid: Vec::new(),
+            excluded: Vec::new(),
             last_resort: Vec::new(),
             endpoints: Vec::new(),
             same_host: true,
