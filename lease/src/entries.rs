@@ -48,7 +48,7 @@ impl Entries {
     }
 
     /// The directory as far as a table tells: the leases that it lets in, but for those that have vanished.
-    pub(crate) fn believed(directory: Directory, table: &LeaseTable) -> Self {
+    pub(crate) fn from_table(directory: Directory, table: &LeaseTable) -> Self {
         let held: BTreeSet<&Vec<u8>> = table.hold_down.held().map(|(key, _)| key).collect();
         let entry_of = |(subnet, entry): (&Subnet, &Arc<Entry>)| {
             let key = directory.key(*subnet);

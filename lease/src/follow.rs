@@ -78,7 +78,7 @@ impl Follow {
         let (table_out, table) = watch::channel(None);
         let (health_out, health) = watch::channel(FollowHealth::default());
         let before = settings.before.as_deref().cloned().unwrap_or_default();
-        let entries = Entries::believed(settings.directory.clone(), &before);
+        let entries = Entries::from_table(settings.directory.clone(), &before);
         let (refusal_log, hold_down) = (RefusalLog::new(Instant::now()), before.hold_down);
         let follower = Follower { store, settings, admission, entries, hold_down, refusal_log, table_out, health_out };
         Self { table, health, _task: Task::spawn(follower.run(listing), beside) }

@@ -165,7 +165,7 @@ impl<S: LeaseStore> Holder<S> {
         let (life, guards) = tokio::try_join!(self.store.time_to_live(lease), self.guards(subnet))?;
         let asked = Instant::now();
         let Some((left, granted)) = life else { return Err(StoreError::LeaseGone(lease).into()) };
-        if let Some(other) = self.stranger(&guards, lease) {
+        if let Some(other) = self.other_owner(&guards, lease) {
             own.origin.mod_revision = self.challenge(&own, other, left < granted / 2).await?;
         }
         let wanted = Lease { subnet, public: offer.public, data: offer.data.clone() };
@@ -294,7 +294,7 @@ impl<S: LeaseStore> Holder<S> {
         for other in at_address(&listing, &self.directory, (&public, &self.settings.pools), own.subnet) {
             let Some(lease) = other.origin.lease else { continue };
             let (life, guards) = tokio::try_join!(self.store.time_to_live(lease), self.guards(other.lease.subnet))?;
-            let Some(holder) = self.stranger(&guards, lease) else { continue };
+            let Some(holder) = self.other_owner(&guards, lease) else { continue };
             let neglected = life.is_none_or(|(left, granted)| left < granted / 2);
             let revision = self.challenge(&other, holder, neglected).await?;
             let key = self.settings.prefix.lease(other.lease.subnet);
@@ -305,7 +305,7 @@ impl<S: LeaseStore> Holder<S> {
     }
 
     /// The identity, not ours, that guards which hang on this lease of the store name.
-    fn stranger<'a>(&self, guards: &'a [Guard], lease: LeaseId) -> Option<&'a [u8]> {
+    fn other_owner<'a>(&self, guards: &'a [Guard], lease: LeaseId) -> Option<&'a [u8]> {
         guards.iter().filter_map(|guard| guard.of(lease)).find(|holder| *holder != self.settings.identity.as_bytes())
     }
 

@@ -16,8 +16,8 @@ mod claiming;
 mod former;
 mod keeping;
 mod odd_keys;
+mod other_agents;
 mod resuming;
-mod rivals;
 mod sleeping;
 
 const PREFIX: &str = "/coreos.com/network";
