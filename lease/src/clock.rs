@@ -29,6 +29,14 @@ impl fmt::Debug for Clock {
     }
 }
 
+/// Sleeps until `at`; with `None`, for ever.
+pub(crate) async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
 /// Tells how long the host has been suspended.
 #[derive(Debug)]
 pub(crate) struct Sleep {

@@ -13,6 +13,7 @@ use wire_store::{Backoff, LeaseStore, Listing, Revision, WatchBatch, WatchError,
 
 use crate::{
     Admission, Entries, LeaseTable,
+    clock::sleep_until,
     hold_down::{HELD_FOR, HoldDown},
     refusal_log::{RefusalLog, ToSay},
     task::{Beside, Start, Task},
@@ -121,8 +122,8 @@ struct Follower<S: LeaseStore> {
 enum Wake {
     Changes(Result<WatchBatch, WatchError>),
     Admission,
-    /// Leases were held for long enough.
-    LetGo,
+    /// The hold-down of some leases has ended.
+    Release,
     ListingDue,
 }
 
@@ -166,7 +167,7 @@ impl<S: LeaseStore> Follower<S> {
                     self.drain(&batch?, &mut watch)?;
                     pauses.reset();
                 }
-                Wake::Admission | Wake::LetGo => self.publish(),
+                Wake::Admission | Wake::Release => self.publish(),
                 Wake::ListingDue => list_at = Instant::now() + self.list_again().await?,
             }
         }
@@ -176,7 +177,7 @@ impl<S: LeaseStore> Follower<S> {
         tokio::select! {
             batch = watch.next() => Wake::Changes(batch),
             () = admission_changed(&mut self.admission) => Wake::Admission,
-            () = let_go(self.hold_down.next()) => Wake::LetGo,
+            () = sleep_until(self.hold_down.next_release()) => Wake::Release,
             () = tokio::time::sleep_until(list_at) => Wake::ListingDue,
         }
     }
@@ -285,13 +286,6 @@ impl<S: LeaseStore> Follower<S> {
                 }
             }
         }
-    }
-}
-
-async fn let_go(at: Option<Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at).await,
-        None => std::future::pending().await,
     }
 }
 

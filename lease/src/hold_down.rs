@@ -18,10 +18,10 @@ const SEVERAL: usize = 2;
 
 /// The leases that have vanished lately.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct HoldDown(BTreeMap<Vec<u8>, Gone>);
+pub(crate) struct HoldDown(BTreeMap<Vec<u8>, Vanished>);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Gone {
+struct Vanished {
     decoded: Decoded,
     at: Instant,
     held: bool,
@@ -38,34 +38,34 @@ impl HoldDown {
         now: Instant,
     ) {
         let leases = vanished.into_iter().filter(|(_, decoded)| decoded.content.is_ok());
-        self.0.extend(leases.map(|(key, decoded)| (key, Gone { decoded, at: now, held: false, back: false })));
-        self.0.iter_mut().for_each(|(key, gone)| gone.back = live.contains_key(key));
-        self.0.retain(|_, gone| now < gone.until());
+        self.0.extend(leases.map(|(key, decoded)| (key, Vanished { decoded, at: now, held: false, back: false })));
+        self.0.iter_mut().for_each(|(key, vanished)| vanished.back = live.contains_key(key));
+        self.0.retain(|_, vanished| now < vanished.until());
         if self.0.is_empty() {
             return;
         }
-        let together = |gone: &Gone| now < gone.at + TOGETHER;
-        let lately = self.0.values().filter(|gone| together(gone)).count();
-        let back = self.0.values().filter(|gone| gone.back).count();
+        let together = |vanished: &Vanished| now < vanished.at + TOGETHER;
+        let lately = self.0.values().filter(|vanished| together(vanished)).count();
+        let back = self.0.values().filter(|vanished| vanished.back).count();
         let left = live.values().filter(|decoded| decoded.content.is_ok()).count();
         // Over half of what there was.
         if lately >= SEVERAL && lately > left.saturating_sub(back) {
-            self.0.values_mut().filter(|gone| together(gone)).for_each(|gone| gone.held = true);
+            self.0.values_mut().filter(|vanished| together(vanished)).for_each(|vanished| vanished.held = true);
         }
     }
 
     /// The leases to be believed in for now.
     pub(crate) fn held(&self) -> impl Iterator<Item = (&Vec<u8>, &Decoded)> {
-        self.0.iter().filter(|(_, gone)| gone.is_held()).map(|(key, gone)| (key, &gone.decoded))
+        self.0.iter().filter(|(_, vanished)| vanished.is_held()).map(|(key, vanished)| (key, &vanished.decoded))
     }
 
-    /// When the next of them is to be let go.
-    pub(crate) fn next(&self) -> Option<Instant> {
-        self.0.values().filter(|gone| gone.is_held()).map(Gone::until).min()
+    /// When the next lease is released.
+    pub(crate) fn next_release(&self) -> Option<Instant> {
+        self.0.values().filter(|vanished| vanished.is_held()).map(Vanished::until).min()
     }
 }
 
-impl Gone {
+impl Vanished {
     fn until(&self) -> Instant {
         self.at + if self.is_held() { HELD_FOR } else { TOGETHER }
     }

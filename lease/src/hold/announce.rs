@@ -15,7 +15,7 @@ use wire_net::{Subnet, chain};
 use wire_store::{LeaseId, LeaseStore, Revision, StoreError, shortened};
 
 use super::{Holder, Holding, claim::LeaseWrite};
-use crate::{Entry, LeaseTable};
+use crate::{Entry, LeaseTable, clock::sleep_until};
 
 /// After a lease was acquired, or one of flanneld's has come: between 5 s and this, so that not all write at the same moment.
 const AT_LATEST: Duration = Duration::from_secs(30);
@@ -54,22 +54,13 @@ impl Announcing {
     /// Safe: what was told is kept.
     pub(super) async fn due(&mut self) {
         loop {
-            let time = async {
-                match self.look_at {
-                    Some(at) => tokio::time::sleep_until(at).await,
-                    None => std::future::pending().await,
-                }
-            };
             let told = tokio::select! {
-                () = time => return,
+                () = sleep_until(self.look_at) => return,
                 told = self.leases.changed() => told,
             };
             if told.is_err() {
-                // Nobody follows the leases any more; what has come is looked at still.
-                match self.look_at {
-                    Some(at) => return tokio::time::sleep_until(at).await,
-                    None => return std::future::pending().await,
-                }
+                // Nobody follows the leases any more; those that came before are still looked at.
+                return sleep_until(self.look_at).await;
             }
             self.note();
         }

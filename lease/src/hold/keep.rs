@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     Entry, Lease, Origin,
-    clock::Sleep,
+    clock::{Sleep, sleep_until},
     own::{addresses, entry_of},
 };
 
@@ -146,27 +146,15 @@ impl<S: LeaseStore> Holder<S> {
     }
 
     async fn wake(&mut self, holding: &Holding, keeping: &mut Keeping<S>) -> Wake {
-        let renewal = async {
-            match holding.life {
-                Some(life) => tokio::time::sleep_until(life.renew_at).await,
-                None => std::future::pending().await,
-            }
-        };
         let offer = async {
             if self.offer.changed().await.is_err() {
                 std::future::pending::<()>().await;
             }
         };
-        let publish = async {
-            match keeping.publish_at {
-                Some(at) => tokio::time::sleep_until(at).await,
-                None => std::future::pending().await,
-            }
-        };
         tokio::select! {
-            () = publish => Wake::PublishDue,
+            () = sleep_until(keeping.publish_at) => Wake::PublishDue,
             event = keeping.watch.next() => Wake::Key(event),
-            () = renewal => Wake::RenewalDue,
+            () = sleep_until(holding.life.map(|life| life.renew_at)) => Wake::RenewalDue,
             () = tokio::time::sleep_until(keeping.read_at) => Wake::ReadDue,
             () = offer => Wake::Offer,
             () = self.announcing.due() => Wake::Others,
