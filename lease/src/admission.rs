@@ -41,12 +41,13 @@ pub(crate) fn admit(
     let outside = admission.outside();
     let mut table = LeaseTable { revision, hold_down: hold_down.clone(), outside, ..LeaseTable::default() };
     let mut candidates = Vec::with_capacity(decoded.len());
-    let around = Around { prefixes: admission.guarded_underlay(), uses: LocalAddress::uses_of(&admission.local) };
-    let there = decoded.iter().map(|(key, decoded)| (Presence::There, key, decoded));
+    let host_network =
+        HostNetwork { prefixes: admission.guarded_underlay(), uses: LocalAddress::uses_of(&admission.local) };
+    let there = decoded.iter().map(|(key, decoded)| (Presence::Stored, key, decoded));
     for (presence, key, decoded) in there.chain(hold_down.held().map(|(key, decoded)| (Presence::Held, key, decoded))) {
         match &decoded.content {
             Ok(entry) if Some(entry.lease.subnet) == admission.own => {}
-            Ok(entry) => match admission.check(entry, &around) {
+            Ok(entry) => match admission.check(entry, &host_network) {
                 Ok(entry) => candidates.push((presence, decoded.origin.create_revision, key, entry)),
                 Err(refusal) => table.refuse(presence, key, &refusal),
             },
@@ -74,7 +75,7 @@ pub(crate) fn admit(
 /// Whether an entry is in the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Presence {
-    There,
+    Stored,
     /// It was until lately.
     Held,
 }
@@ -83,14 +84,14 @@ impl LeaseTable {
     /// An entry that is not even there any more is not worth a word.
     fn refuse(&mut self, presence: Presence, key: &[u8], refusal: &Refusal) {
         match presence {
-            Presence::There => self.refused.add(key, refusal),
+            Presence::Stored => self.refused.add(key, refusal),
             Presence::Held => {}
         }
     }
 }
 
 /// What of this host's own network entries are checked against.
-struct Around {
+struct HostNetwork {
     /// No subnet of a peer may overlap these.
     prefixes: Vec<Prefix>,
     /// No peer may have these addresses.
@@ -110,13 +111,13 @@ impl Admission {
     }
 
     /// The rules that concern one entry alone. What comes back is cut down to the families of this network.
-    fn check(&self, entry: &Arc<Entry>, around: &Around) -> Result<Arc<Entry>, Refusal> {
+    fn check(&self, entry: &Arc<Entry>, host_network: &HostNetwork) -> Result<Arc<Entry>, Refusal> {
         let entry = self.cut_down(entry)?;
         for prefix in entry.lease.subnet.prefixes() {
             let family = prefix.family();
             let Some(pool) = self.pools.get(family) else { continue };
             pool.admits(prefix).map_err(refuse(RefusalKind::Subnet))?;
-            if let Some(underlay) = around.prefixes.iter().find(|underlay| underlay.overlaps(prefix)) {
+            if let Some(underlay) = host_network.prefixes.iter().find(|underlay| underlay.overlaps(prefix)) {
                 let reason = format!("{prefix} overlaps {underlay}, the underlay's own subnet");
                 return Err(refuse(RefusalKind::Overlap)(reason));
             }
@@ -126,7 +127,7 @@ impl Admission {
             }
             if let Some(public) = entry.lease.public.get(family) {
                 self.check_foreign(*public).map_err(refuse(RefusalKind::Own))?;
-                self.check_public(pool, *public, &around.uses).map_err(refuse(RefusalKind::PublicIp))?;
+                self.check_public(pool, *public, &host_network.uses).map_err(refuse(RefusalKind::PublicIp))?;
             }
             if let Some(mac) = mac_of(&entry.lease, family) {
                 self.check_mac(mac).map_err(refuse(RefusalKind::Mac))?;

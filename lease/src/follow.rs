@@ -15,7 +15,7 @@ use crate::{
     Admission, Entries, LeaseTable,
     clock::sleep_until,
     hold_down::{HELD_FOR, HoldDown},
-    refusal_log::{RefusalLog, ToSay},
+    refusal_log::{LogLines, RefusalLog},
     task::{Beside, Start, Task},
 };
 
@@ -246,7 +246,7 @@ impl<S: LeaseStore> Follower<S> {
             (1.., 0) => info!(peers = table.peers.len(), "no lease is held any more that has vanished"),
             _ => {}
         }
-        let ToSay { named, others } = self.refusal_log.look(&table.refused, Instant::now());
+        let LogLines { named, others } = self.refusal_log.update(&table.refused, Instant::now());
         for (key, refusal) in named {
             warn!(key, kind = ?refusal.kind, reason = refusal.reason, "lease refused");
         }

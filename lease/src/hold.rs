@@ -145,7 +145,7 @@ impl<S: LeaseStore> Hold<S> {
     pub fn resume(store: S, settings: HoldSettings, offer: watch::Receiver<Offer>, former: Former) -> Self {
         let Former { state: former, beside } = former;
         let (holder, state, leases) = Holder::new(&store, settings, offer, former.clone());
-        Self { state, leases, store, task: Task::spawn(holder.go_on(former), beside) }
+        Self { state, leases, store, task: Task::spawn(holder.resume(former), beside) }
     }
 
     /// Gives the lease back, so that another host can have the subnet. A reservation stays.
@@ -271,7 +271,7 @@ impl<S: LeaseStore> Holder<S> {
         self.hold(holding).await;
     }
 
-    async fn go_on(mut self, former: HoldState) {
+    async fn resume(mut self, former: HoldState) {
         let holding = match former {
             HoldState::Acquiring { .. } => self.acquire(None).await,
             HoldState::Held { entry, expires, .. } => {
@@ -290,7 +290,7 @@ impl<S: LeaseStore> Holder<S> {
         }
     }
 
-    fn say(&self, state: HoldState) {
+    fn set_state(&self, state: HoldState) {
         self.state_out.send_if_modified(|before| {
             let changed = *before != state;
             *before = state;
@@ -298,8 +298,8 @@ impl<S: LeaseStore> Holder<S> {
         });
     }
 
-    fn say_held(&self, holding: &Holding, trouble: Option<String>) {
+    fn set_held(&self, holding: &Holding, trouble: Option<String>) {
         let expires = holding.life.map(|life| life.expires);
-        self.say(HoldState::Held { entry: Arc::clone(&holding.entry), expires, trouble });
+        self.set_state(HoldState::Held { entry: Arc::clone(&holding.entry), expires, trouble });
     }
 }

@@ -27,7 +27,7 @@ pub(crate) struct RefusalLog {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct ToSay<'a> {
+pub(crate) struct LogLines<'a> {
     pub(crate) named: Vec<(&'a str, &'a Refusal)>,
     /// How many others are refused that are not named.
     pub(crate) others: Option<usize>,
@@ -39,7 +39,7 @@ impl RefusalLog {
     }
 
     /// Takes in what is refused now.
-    pub(crate) fn look<'a>(&mut self, refused: &'a Refused, now: Instant) -> ToSay<'a> {
+    pub(crate) fn update<'a>(&mut self, refused: &'a Refused, now: Instant) -> LogLines<'a> {
         while self.left < AT_ONCE && now >= self.counted + ONE_MORE {
             self.left += 1;
             self.counted += ONE_MORE;
@@ -60,7 +60,7 @@ impl RefusalLog {
         if tell {
             self.others_told = Some(now);
         }
-        ToSay { named, others: tell.then_some(others) }
+        LogLines { named, others: tell.then_some(others) }
     }
 }
 
@@ -77,7 +77,7 @@ mod tests {
     }
 
     fn lines(log: &mut RefusalLog, refused: &Refused, now: Instant) -> usize {
-        let ToSay { named, others } = log.look(refused, now);
+        let LogLines { named, others } = log.update(refused, now);
         named.len() + usize::from(others.is_some())
     }
 
@@ -86,7 +86,7 @@ mod tests {
         let (now, many) = (Instant::now(), refused(0..100_000));
         assert_eq!((many.len(), many.total()), (Refused::NAMED, 100_000), "few are kept");
         let mut log = RefusalLog::new(now);
-        let ToSay { named, others } = log.look(&many, now);
+        let LogLines { named, others } = log.update(&many, now);
         assert_eq!((named.len(), others), (20, Some(99_980)));
         assert_eq!(lines(&mut log, &many, now + Duration::from_secs(59)), 0);
     }

@@ -39,7 +39,7 @@ impl<S: LeaseStore> Holder<S> {
                     if holding.entry.origin.mod_revision > listing.revision {
                         self.announcing.acquired();
                     }
-                    self.say_held(&holding, None);
+                    self.set_held(&holding, None);
                     self.give_back_former(&holding, &listing).await;
                     return holding;
                 }
@@ -138,7 +138,7 @@ impl<S: LeaseStore> Holder<S> {
                 Ok(holding) => {
                     info!(subnet = %holding.entry.lease.subnet, "lease taken back");
                     self.announcing.acquired();
-                    self.say_held(&holding, None);
+                    self.set_held(&holding, None);
                     return holding;
                 }
                 Err(ClaimError::Raced(reason)) => {
@@ -155,7 +155,7 @@ impl<S: LeaseStore> Holder<S> {
                 }
             };
             if let Some(reason) = reason {
-                self.say(HoldState::Lost { entry: Arc::clone(&lost.entry), reason });
+                self.set_state(HoldState::Lost { entry: Arc::clone(&lost.entry), reason });
             }
             tokio::time::sleep(pause).await;
         }
@@ -189,7 +189,7 @@ impl<S: LeaseStore> Holder<S> {
         };
         if changed {
             warn!(reason, "no lease yet");
-            self.say(HoldState::Acquiring { reason });
+            self.set_state(HoldState::Acquiring { reason });
         }
     }
 

@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// How long another agent has to say that it lives.
-const ANSWER: Duration = Duration::from_secs(5);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why an attempt gave no lease.
 #[derive(Debug)]
@@ -261,7 +261,7 @@ impl<S: LeaseStore> Holder<S> {
         // Later rounds know more.
         if matches!(&*self.state_out.borrow(), HoldState::Acquiring { reason } if reason == ASKING) {
             let reason = format!("whether another host has {}: {shown} says so", addresses(&own.lease));
-            self.say(HoldState::Acquiring { reason });
+            self.set_state(HoldState::Acquiring { reason });
         }
         let put = Write::Put { key: key.clone(), value: own.lease.to_value(), lease: own.origin.lease };
         let when = vec![Compare::Unchanged(key.clone(), own.origin.mod_revision)];
@@ -270,8 +270,8 @@ impl<S: LeaseStore> Holder<S> {
             return Err(ClaimError::changed(&key));
         }
         let asked = Instant::now();
-        while asked.elapsed() < ANSWER {
-            tokio::time::sleep(ANSWER / 10).await;
+        while asked.elapsed() < ANSWER_TIMEOUT {
+            tokio::time::sleep(ANSWER_TIMEOUT / 10).await;
             let found = self.store.get(&key).await?.found;
             let Some(kv) = found else { return Err(ClaimError::changed(&key)) };
             if kv.mod_revision != touched.revision {

@@ -1,4 +1,4 @@
-//! Keeping the lease: renewals, and an eye on our key.
+//! KeepState the lease: renewals, and an eye on our key.
 
 use std::{sync::Arc, time::Duration};
 
@@ -27,10 +27,10 @@ const PAUSES: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_
 /// Between writes against somebody who changes our entry.
 const REWRITES: Backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(2));
 /// An entry that nobody touched for so long is at peace.
-const PEACE: Duration = Duration::from_secs(30);
+const UNDISTURBED: Duration = Duration::from_secs(30);
 
 /// After a sleep the lease is as much older, and etcd is asked whether it is there still: nobody was told of what happened.
-fn wake_up<S: LeaseStore>(holding: &mut Holding, keeping: &mut Keeping<S>) {
+fn wake_up<S: LeaseStore>(holding: &mut Holding, keeping: &mut KeepState<S>) {
     let Some(slept) = keeping.sleep.since() else { return };
     keeping.watch.read_again();
     let Some(life) = &mut holding.life else { return };
@@ -60,7 +60,7 @@ enum Wake {
 }
 
 /// What the keeper knows beside the lease.
-struct Keeping<S: LeaseStore> {
+struct KeepState<S: LeaseStore> {
     watch: KeyWatch<S>,
     read_at: Instant,
     pauses: Backoff,
@@ -79,7 +79,7 @@ struct Keeping<S: LeaseStore> {
     publish_trouble: Option<String>,
 }
 
-impl<S: LeaseStore> Keeping<S> {
+impl<S: LeaseStore> KeepState<S> {
     fn trouble(&self) -> Option<String> {
         let Self { publish_trouble, sleep_trouble, write_trouble, renew_trouble, watch_trouble, .. } = self;
         let troubles = [publish_trouble, sleep_trouble, write_trouble, renew_trouble, watch_trouble];
@@ -91,7 +91,7 @@ impl<S: LeaseStore> Holder<S> {
     /// Keeps the lease until it is lost, and says why it is.
     pub(super) async fn keep(&mut self, holding: &mut Holding) -> String {
         let key = self.settings.prefix.lease(holding.entry.lease.subnet);
-        let mut keeping = Keeping {
+        let mut keeping = KeepState {
             watch: KeyWatch::new(self.store.clone(), key, holding.entry.origin.mod_revision),
             read_at: Instant::now() + shortened(READ_EVERY, 0.1),
             pauses: PAUSES,
@@ -141,11 +141,11 @@ impl<S: LeaseStore> Holder<S> {
             if let Some(why) = lost {
                 return why;
             }
-            self.say_held(holding, keeping.trouble());
+            self.set_held(holding, keeping.trouble());
         }
     }
 
-    async fn wake(&mut self, holding: &Holding, keeping: &mut Keeping<S>) -> Wake {
+    async fn wake(&mut self, holding: &Holding, keeping: &mut KeepState<S>) -> Wake {
         let offer = async {
             if self.offer.changed().await.is_err() {
                 std::future::pending::<()>().await;
@@ -168,7 +168,7 @@ impl<S: LeaseStore> Holder<S> {
     }
 
     /// Writes what is offered now, unless another host that lives has the new public address: that one would lose its own.
-    async fn publish(&mut self, holding: &mut Holding, keeping: &mut Keeping<S>) {
+    async fn publish(&mut self, holding: &mut Holding, keeping: &mut KeepState<S>) {
         (keeping.publish_at, keeping.publish_trouble) = (None, None);
         if !self.offers_other_than(&holding.entry.lease) {
             return;
@@ -184,10 +184,10 @@ impl<S: LeaseStore> Holder<S> {
         };
         keeping.publish_at = Some(Instant::now() + shortened(pause, 0.5));
         keeping.publish_trouble = trouble;
-        self.say_held(holding, keeping.trouble());
+        self.set_held(holding, keeping.trouble());
     }
 
-    async fn renew(&self, holding: &mut Holding, keeping: &mut Keeping<S>) -> Option<String> {
+    async fn renew(&self, holding: &mut Holding, keeping: &mut KeepState<S>) -> Option<String> {
         let (lease, life) = holding.entry.origin.lease.zip(holding.life)?;
         let asked = Instant::now();
         match self.store.keep_alive(lease).await {
@@ -212,7 +212,7 @@ impl<S: LeaseStore> Holder<S> {
     async fn compare(
         &mut self,
         holding: &mut Holding,
-        keeping: &mut Keeping<S>,
+        keeping: &mut KeepState<S>,
         found: Option<KeyValue>,
     ) -> Option<String> {
         let subnet = holding.entry.lease.subnet;
@@ -273,9 +273,9 @@ impl<S: LeaseStore> Holder<S> {
     }
 
     /// Writes our entry with what is offered now.
-    async fn rewrite(&mut self, holding: &mut Holding, keeping: &mut Keeping<S>) {
+    async fn rewrite(&mut self, holding: &mut Holding, keeping: &mut KeepState<S>) {
         let offer = self.offer.borrow_and_update().clone();
-        if keeping.rewritten.is_some_and(|last| last.elapsed() > PEACE) {
+        if keeping.rewritten.is_some_and(|last| last.elapsed() > UNDISTURBED) {
             keeping.rewrites.reset();
         }
         tokio::time::sleep(keeping.rewrites.pause()).await;
