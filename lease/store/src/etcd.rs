@@ -29,7 +29,7 @@ use tower::util::BoxCloneSyncService;
 
 use self::{
     convert::{end_of, etcd_txn, event, key_value, listed, revision, seconds},
-    error::{CallError, Fault},
+    error::{CallError, ErrorClass},
     members::Members,
     permission::Asked,
 };
@@ -93,7 +93,12 @@ impl EtcdStore {
 
     /// Waits for `answer` for as long as etcd goes on answering to its parts: a long listing is no silence. `None` once it has
     /// said nothing for `silence`, or is not done after `limit`.
-    pub async fn patiently<T>(&self, answer: impl Future<Output = T>, silence: Duration, limit: Duration) -> Option<T> {
+    pub async fn while_responsive<T>(
+        &self,
+        answer: impl Future<Output = T>,
+        silence: Duration,
+        limit: Duration,
+    ) -> Option<T> {
         let mut heard = self.heard.subscribe();
         let silent = async { while let Ok(Ok(())) = tokio::time::timeout(silence, heard.changed()).await {} };
         tokio::select! {
@@ -116,26 +121,26 @@ impl EtcdStore {
                 let login = self.login.lock().unwrap_or_else(PoisonError::into_inner).clone();
                 let answer = async {
                     login.get_or_try_init(|| self.log_in()).await?;
-                    call(self.client.clone()).await.map_err(CallError::Said)
+                    call(self.client.clone()).await.map_err(CallError::Etcd)
                 };
                 let error = match answer.await {
                     Ok(answer) => return Ok(answer),
                     Err(error) => error,
                 };
-                match error.fault() {
-                    Fault::MemberAway if members > 0 => members -= 1,
-                    Fault::NoToken if may_log_in => {
+                match error.class() {
+                    ErrorClass::MemberAway if members > 0 => members -= 1,
+                    ErrorClass::NoToken if may_log_in => {
                         may_log_in = false;
                         self.forget(&login);
                     }
-                    Fault::MemberAway
-                    | Fault::NoAnswer
-                    | Fault::Insecure
-                    | Fault::NoToken
-                    | Fault::WrongUser
-                    | Fault::Forbidden
-                    | Fault::NoAuthentication
-                    | Fault::Refused => return Err(error),
+                    ErrorClass::MemberAway
+                    | ErrorClass::NoAnswer
+                    | ErrorClass::Insecure
+                    | ErrorClass::NoToken
+                    | ErrorClass::WrongUser
+                    | ErrorClass::Forbidden
+                    | ErrorClass::NoAuthentication
+                    | ErrorClass::Refused => return Err(error),
                 }
             }
         };
@@ -163,10 +168,10 @@ impl EtcdStore {
         let password = user.password.read().map_err(CallError::Password)?;
         match self.client.clone().update_user(Some((user.name.clone(), password))).await {
             // As flannel does: a user is no mistake where etcd asks for none. A token of before is of no use then.
-            Err(error) if Fault::of(&error) == Fault::NoAuthentication => {
-                self.client.clone().update_user(None).await.map_err(CallError::Said)
+            Err(error) if ErrorClass::of(&error) == ErrorClass::NoAuthentication => {
+                self.client.clone().update_user(None).await.map_err(CallError::Etcd)
             }
-            login => login.map_err(CallError::Said),
+            login => login.map_err(CallError::Etcd),
         }
     }
 

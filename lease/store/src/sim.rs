@@ -43,9 +43,16 @@ struct Inner {
     stalled_until: Option<Instant>,
     faults: Vec<Planned>,
     counts: BTreeMap<SimCall, u64>,
-    /// Calls that write and have not ended, and the most there ever were.
-    writes: (u32, u32),
+    writes: WritesInFlight,
     random: u64,
+}
+
+/// Counts the writing calls that have not ended.
+#[derive(Debug, Default)]
+struct WritesInFlight {
+    now: u32,
+    /// The largest number at any time.
+    most: u32,
 }
 
 /// A fault to come: of the calls of that kind some are spared first.
@@ -108,7 +115,7 @@ impl SimStore {
             stalled_until: None,
             faults: Vec::new(),
             counts: BTreeMap::new(),
-            writes: (0, 0),
+            writes: WritesInFlight::default(),
             random: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
         };
         let shared = Arc::new(Shared { inner: Mutex::new(inner), bell: watch::Sender::new(()) });
@@ -157,7 +164,7 @@ impl SimStore {
     /// How many calls that write were under way at once, at the most.
     #[must_use]
     pub fn most_writes_at_once(&self) -> u32 {
-        self.lock().writes.1
+        self.lock().writes.most
     }
 
     /// Breaks all open watches.

@@ -13,7 +13,7 @@ type Source = Box<dyn StdError + Send + Sync>;
 
 /// What can be done about an error of etcd_client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fault {
+pub(super) enum ErrorClass {
     /// Another member may answer.
     MemberAway,
     /// No answer in time, or a stream that broke.
@@ -32,7 +32,7 @@ pub(super) enum Fault {
     Refused,
 }
 
-impl Fault {
+impl ErrorClass {
     pub(super) fn of(error: &Error) -> Self {
         match error {
             Error::GRpcStatus(status) => Self::of_status(status),
@@ -71,44 +71,44 @@ impl Fault {
 #[derive(Debug)]
 pub(super) enum CallError {
     /// The answer of etcd, or an error of the transport.
-    Said(Error),
+    Etcd(Error),
     /// The file with the password is of no use.
     Password(EtcdSettingsError),
 }
 
 impl CallError {
-    pub(super) fn fault(&self) -> Fault {
+    pub(super) fn class(&self) -> ErrorClass {
         match self {
-            Self::Said(error) => Fault::of(error),
-            Self::Password(_) => Fault::WrongUser,
+            Self::Etcd(error) => ErrorClass::of(error),
+            Self::Password(_) => ErrorClass::WrongUser,
         }
     }
 }
 
 impl From<Error> for CallError {
     fn from(error: Error) -> Self {
-        Self::Said(error)
+        Self::Etcd(error)
     }
 }
 
 pub(super) fn store_error(asked: &Asked, user: Option<&str>, error: CallError) -> StoreError {
     let operation = asked.operation;
     let error = match error {
-        CallError::Said(error) => error,
+        CallError::Etcd(error) => error,
         CallError::Password(error) => {
             let remedy = "its user cannot log in".to_owned();
             return StoreError::Unauthorised { operation, remedy, source: error.into() };
         }
     };
-    let fault = Fault::of(&error);
-    let source = Source::from(Told(error));
+    let class = ErrorClass::of(&error);
+    let source = Source::from(WithoutMetadata(error));
     let refused = |remedy, source| StoreError::Unauthorised { operation, remedy, source };
-    match fault {
-        Fault::MemberAway | Fault::NoAnswer => StoreError::Unavailable { operation, source: Some(source) },
-        Fault::Insecure => StoreError::Insecure { operation, source },
-        Fault::NoToken | Fault::WrongUser => refused(login_remedy(user), source),
-        Fault::Forbidden => refused(asked.remedy(user), source),
-        Fault::NoAuthentication | Fault::Refused => StoreError::Refused { operation, source },
+    match class {
+        ErrorClass::MemberAway | ErrorClass::NoAnswer => StoreError::Unavailable { operation, source: Some(source) },
+        ErrorClass::Insecure => StoreError::Insecure { operation, source },
+        ErrorClass::NoToken | ErrorClass::WrongUser => refused(login_remedy(user), source),
+        ErrorClass::Forbidden => refused(asked.remedy(user), source),
+        ErrorClass::NoAuthentication | ErrorClass::Refused => StoreError::Refused { operation, source },
     }
 }
 
@@ -161,9 +161,9 @@ fn member_error(status: &tonic::Status) -> Option<&MemberError> {
 
 /// etcd_client's error without what tonic's Display adds (metadata, nested debug output), its source kept.
 #[derive(Debug)]
-struct Told(Error);
+struct WithoutMetadata(Error);
 
-impl fmt::Display for Told {
+impl fmt::Display for WithoutMetadata {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
             Error::GRpcStatus(status) => match member_error(status) {
@@ -175,7 +175,7 @@ impl fmt::Display for Told {
     }
 }
 
-impl StdError for Told {
+impl StdError for WithoutMetadata {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         match &self.0 {
             Error::GRpcStatus(status) => match member_error(status) {

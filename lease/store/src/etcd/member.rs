@@ -126,10 +126,10 @@ impl Member {
         let mute = |_| refused(io::ErrorKind::TimedOut.into());
         let tcp = timeout(CONNECT_TIMEOUT, first_to_connect(addresses)).await.map_err(mute)?.map_err(refused)?;
         tcp.set_nodelay(true).map_err(refused)?;
-        timeout(CONNECT_TIMEOUT, self.greet(tcp)).await.map_err(mute)?
+        timeout(CONNECT_TIMEOUT, self.handshake(tcp)).await.map_err(mute)?
     }
 
-    async fn greet(&self, tcp: TcpStream) -> Result<Open, MemberError> {
+    async fn handshake(&self, tcp: TcpStream) -> Result<Open, MemberError> {
         let reason = Reason::default();
         let stream: Box<dyn Stream> = if self.endpoint.secure {
             Box::new(LastWord::new(self.secure(tcp).await?, reason.clone()))

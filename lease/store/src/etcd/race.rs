@@ -6,7 +6,7 @@ use futures::{StreamExt, stream::FuturesUnordered};
 use tokio::net::TcpStream;
 
 /// How long an address may take before the next one is tried beside it.
-const HEAD_START: Duration = Duration::from_millis(250);
+const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
 /// The connection that stands first.
 ///
@@ -27,7 +27,7 @@ pub(super) async fn first_to_connect(addresses: Vec<SocketAddr>) -> io::Result<T
                 }
                 None => return Err(error),
             },
-            () = tokio::time::sleep(HEAD_START), if waiting.len() > 0 => tried.extend(waiting.next().map(connect)),
+            () = tokio::time::sleep(ATTEMPT_DELAY), if waiting.len() > 0 => tried.extend(waiting.next().map(connect)),
         }
     }
 }
@@ -49,7 +49,7 @@ mod tests {
         let refused = "127.0.0.1:1".parse().unwrap();
         let started = std::time::Instant::now();
         assert_eq!(first_to_connect(vec![refused, here]).await.unwrap().peer_addr().unwrap(), here);
-        assert!(started.elapsed() < HEAD_START, "{:?}", started.elapsed());
+        assert!(started.elapsed() < ATTEMPT_DELAY, "{:?}", started.elapsed());
         // A listener whose queue is full does not answer any more.
         let mute = tokio::net::TcpSocket::new_v4().unwrap();
         mute.bind("127.0.0.1:0".parse().unwrap()).unwrap();

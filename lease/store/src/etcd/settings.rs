@@ -204,20 +204,20 @@ pub struct EndpointAddresses {
     pub is_partial: bool,
 }
 
-/// Resolves all members at once, each for as long as `patience`: a name that nobody answers for hides no other member.
-pub async fn endpoint_addresses(settings: &EtcdSettings, patience: Duration) -> EndpointAddresses {
+/// Resolves all members at once, each for as long as `timeout`: a name that nobody answers for hides no other member.
+pub async fn endpoint_addresses(settings: &EtcdSettings, timeout: Duration) -> EndpointAddresses {
     let endpoints = settings.endpoints().unwrap_or_default();
     let mut all =
-        in_time(patience, endpoints.iter().map(|endpoint| names::resolve(&endpoint.host, endpoint.port))).await;
+        resolve_within(timeout, endpoints.iter().map(|endpoint| names::resolve(&endpoint.host, endpoint.port))).await;
     all.found.extend(endpoints.iter().flat_map(|endpoint| names::servers_for(&endpoint.host)));
     all
 }
 
-async fn in_time<E>(
-    patience: Duration,
+async fn resolve_within<E>(
+    timeout: Duration,
     lookups: impl Iterator<Item = impl Future<Output = Result<Vec<SocketAddr>, E>>>,
 ) -> EndpointAddresses {
-    let lookups = join_all(lookups.map(|lookup| tokio::time::timeout(patience, lookup))).await;
+    let lookups = join_all(lookups.map(|lookup| tokio::time::timeout(timeout, lookup))).await;
     let is_partial = lookups.iter().any(|lookup| !matches!(lookup, Ok(Ok(_))));
     let found = lookups.into_iter().flatten().flatten().flatten().map(|address| address.ip()).collect();
     EndpointAddresses { found, is_partial }
@@ -276,7 +276,7 @@ mod tests {
         };
         let found = BTreeSet::from([address.ip()]);
         for (lookups, is_partial) in [([true, true], false), ([false, true], true)] {
-            let of = in_time(Duration::from_secs(2), lookups.into_iter().map(lookup)).await;
+            let of = resolve_within(Duration::from_secs(2), lookups.into_iter().map(lookup)).await;
             assert_eq!(of, EndpointAddresses { found: found.clone(), is_partial });
         }
     }

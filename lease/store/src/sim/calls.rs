@@ -25,7 +25,7 @@ const OPERATION: &str = "a simulated call";
 
 impl SimStore {
     /// One way between the caller and the store.
-    async fn travel(&self) {
+    async fn transit(&self) {
         let (delay, stall) = {
             let mut inner = self.lock();
             (Duration::from_micros(inner.random() % 2000), inner.stalled_until)
@@ -44,10 +44,10 @@ impl SimStore {
     where
         T: Send,
     {
-        let _under_way = UnderWay::begin(self, call);
+        let _in_flight = InFlight::begin(self, call);
         *self.own_counts().entry(call).or_default() += 1;
         let there_and_back = async {
-            self.travel().await;
+            self.transit().await;
             let answer = self.change(|inner| {
                 *inner.counts.entry(call).or_default() += 1;
                 let fault = inner.fault(call);
@@ -62,7 +62,7 @@ impl SimStore {
                     None => apply(&mut inner.state),
                 }
             });
-            self.travel().await;
+            self.transit().await;
             answer
         };
         tokio::time::timeout(TIMEOUT, there_and_back).await.unwrap_or_else(|_| Err(unavailable()))
@@ -70,25 +70,25 @@ impl SimStore {
 }
 
 /// A call that has not ended.
-struct UnderWay<'a> {
+struct InFlight<'a> {
     store: &'a SimStore,
     number: u32,
 }
 
-impl<'a> UnderWay<'a> {
+impl<'a> InFlight<'a> {
     fn begin(store: &'a SimStore, call: SimCall) -> Self {
         let number = u32::from(call.writes());
         let mut inner = store.lock();
-        inner.writes.0 += number;
-        inner.writes.1 = inner.writes.1.max(inner.writes.0);
+        inner.writes.now += number;
+        inner.writes.most = inner.writes.most.max(inner.writes.now);
         drop(inner);
         Self { store, number }
     }
 }
 
-impl Drop for UnderWay<'_> {
+impl Drop for InFlight<'_> {
     fn drop(&mut self) {
-        self.store.lock().writes.0 -= self.number;
+        self.store.lock().writes.now -= self.number;
     }
 }
 

@@ -230,7 +230,10 @@ async fn a_long_answer_is_waited_for_as_long_as_its_parts_come() {
         }
     };
     let (silence, limit) = (Duration::from_secs(1), Duration::from_secs(60));
-    assert!(store.patiently(parts(Duration::from_millis(150)), silence, limit).await.is_some(), "1.5 s, never silent");
-    assert!(store.patiently(std::future::pending::<()>(), silence, limit).await.is_none(), "silent");
-    assert!(store.patiently(parts(Duration::from_millis(150)), silence, silence).await.is_none(), "too long");
+    assert!(
+        store.while_responsive(parts(Duration::from_millis(150)), silence, limit).await.is_some(),
+        "1.5 s, never silent"
+    );
+    assert!(store.while_responsive(std::future::pending::<()>(), silence, limit).await.is_none(), "silent");
+    assert!(store.while_responsive(parts(Duration::from_millis(150)), silence, silence).await.is_none(), "too long");
 }
