@@ -1,10 +1,11 @@
-//! Where leases are kept: keys with revisions, transactions, watches, and leases of the store by which keys expire.
+//! The store that holds the leases: keys with revisions, transactions, watches, and the store's own leases, with which
+//! keys expire.
 //!
-//! [`LeaseStore`] says what is needed of a store. [`EtcdStore`] is that by etcd's v3 API, and only it names etcd_client; with the
-//! feature `sim`, `SimStore` is that in memory, with faults and virtual time. Both are held to the same contract tests.
-//! [`KeyWatch`] follows one key over breaks of its watch.
+//! [`LeaseStore`] is what the agent needs of a store. [`EtcdStore`] implements it with etcd's v3 API, and only it names
+//! etcd_client. With the feature `sim`, `SimStore` implements it in memory, with faults and virtual time. Both pass the
+//! same contract tests. [`KeyWatch`] watches one key and recovers when its watch breaks.
 //!
-//! This crate knows keys and values, not what they hold: it never depends on `wire-lease` or on what uses that.
+//! This crate knows keys and values, but not their meaning: it never depends on `wire-lease` or on a user of it.
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 
 mod backoff;

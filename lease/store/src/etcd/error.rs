@@ -1,4 +1,4 @@
-//! What etcd's and the transport's errors mean for a lease.
+//! Classifies the errors of etcd and of the transport.
 
 use std::{error::Error as StdError, fmt};
 
@@ -11,24 +11,24 @@ use crate::StoreError;
 
 type Source = Box<dyn StdError + Send + Sync>;
 
-/// What can be done about an error of etcd_client.
+/// The classes of etcd_client's errors, by the remedy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ErrorClass {
-    /// Another member may answer.
+    /// This member is unavailable; another one may answer.
     MemberAway,
-    /// No answer in time, or a stream that broke.
+    /// No answer in time, or a broken stream.
     NoAnswer,
-    /// A certificate is not trusted, or a file of ours is of no use.
+    /// A certificate is not trusted, or a TLS file cannot be used.
     Insecure,
-    /// The token is of no use any more, or was never asked for: logging in helps.
+    /// The token is invalid or missing: log in again.
     NoToken,
-    /// etcd does not take this user and password.
+    /// etcd refuses this user and password.
     WrongUser,
-    /// The user may not do it.
+    /// The user lacks a permission.
     Forbidden,
-    /// etcd asks for no user at all.
+    /// etcd has authentication disabled.
     NoAuthentication,
-    /// Anything else.
+    /// Any other error.
     Refused,
 }
 
@@ -55,7 +55,7 @@ impl ErrorClass {
         match status.code() {
             Code::Unauthenticated => Self::NoToken,
             Code::PermissionDenied => Self::Forbidden,
-            // A JWT of before a user or a role was changed.
+            // A JWT issued before a change of users or roles.
             Code::InvalidArgument if text.contains("revision of auth store is old") => Self::NoToken,
             Code::InvalidArgument if text.contains("user name is empty") => Self::NoToken,
             Code::InvalidArgument if text.contains("authentication failed") => Self::WrongUser,
@@ -67,12 +67,12 @@ impl ErrorClass {
     }
 }
 
-/// Why a call to etcd, or the login before it, failed.
+/// The error of a call, or of the login before it.
 #[derive(Debug)]
 pub(super) enum CallError {
-    /// The answer of etcd, or an error of the transport.
+    /// An answer of etcd, or an error of the transport.
     Etcd(Error),
-    /// The file with the password is of no use.
+    /// The password file cannot be used.
     Password(EtcdSettingsError),
 }
 
@@ -119,7 +119,7 @@ fn login_remedy(user: Option<&str>) -> String {
     }
 }
 
-/// A watch that etcd ended, for the reason it gave.
+/// Converts the reason with which etcd cancelled a watch.
 pub(super) fn cancelled(asked: &Asked, user: Option<&str>, reason: &str) -> StoreError {
     let (operation, source) = (asked.operation, Source::from(reason));
     if reason.contains("permission denied") {
@@ -144,10 +144,10 @@ pub(super) fn is_too_large(error: &(dyn StdError + 'static)) -> bool {
     chain(error).contains("message length too large")
 }
 
-/// What etcd_client says of a lease that etcd does not know.
+/// etcd_client's error text for a lease that etcd does not know.
 const LEASE_GONE_ON_KEEP_ALIVE: &str = "lease not found";
 
-/// Why no member could be talked to, where that is what a status is about.
+/// Finds the connection error behind a status, if there is one.
 fn member_error(status: &tonic::Status) -> Option<&MemberError> {
     let mut next = status.source();
     while let Some(error) = next {
@@ -159,7 +159,7 @@ fn member_error(status: &tonic::Status) -> Option<&MemberError> {
     None
 }
 
-/// etcd_client's error without what tonic's Display adds (metadata, nested debug output), its source kept.
+/// etcd_client's error without the metadata and debug output that tonic's Display adds. Keeps the source.
 #[derive(Debug)]
 struct WithoutMetadata(Error);
 

@@ -1,4 +1,4 @@
-//! The calls of the simulated store: on their way, carried out or failed, and on their way back.
+//! The calls of the simulated store: delayed on the way there, carried out or failed, delayed on the way back.
 
 use std::time::Duration;
 
@@ -19,12 +19,12 @@ pub struct SimWatch {
     bell: watch::Receiver<()>,
 }
 
-/// How long a call that hangs is waited for, as in the real store.
+/// The time limit of a call, the same as the real store's default.
 const TIMEOUT: Duration = Duration::from_secs(5);
 const OPERATION: &str = "a simulated call";
 
 impl SimStore {
-    /// One way between the caller and the store.
+    /// Delays a call on one way between client and store.
     async fn transit(&self) {
         let (delay, stall) = {
             let mut inner = self.lock();
@@ -69,7 +69,7 @@ impl SimStore {
     }
 }
 
-/// A call that has not ended.
+/// Counts a writing call as in flight until it is dropped.
 struct InFlight<'a> {
     store: &'a SimStore,
     number: u32,
@@ -137,7 +137,7 @@ impl LeaseStore for SimStore {
 impl WatchStream for SimWatch {
     async fn next(&mut self) -> Result<WatchBatch, WatchError> {
         loop {
-            // Marked as seen before the state is looked at, or a ring between the two would be missed.
+            // Mark the notification as seen before reading the state, or one sent in between would be lost.
             self.bell.mark_unchanged();
             let wake_at = {
                 let mut inner = self.store.lock();

@@ -1,4 +1,4 @@
-//! What a store holds, as etcd's MVCC would: keys with revisions, their history, and leases that expire.
+//! The content of a simulated store, like etcd's MVCC: keys with revisions, their history, and leases that expire.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -9,20 +9,20 @@ use crate::{
     Write,
 };
 
-/// A copy of a whole store. The default one is empty.
+/// A copy of a store's content. The default is empty.
 #[derive(Clone, Debug, Default)]
 pub struct SimBackup(pub(super) State);
 
 #[derive(Clone, Debug)]
 pub(super) struct State {
     revision: i64,
-    /// History below this revision is gone.
+    /// The history before this revision is compacted.
     compacted: i64,
     keys: BTreeMap<Vec<u8>, KeyValue>,
     history: BTreeMap<i64, Vec<Event>>,
     leases: BTreeMap<LeaseId, Granted>,
     next_lease: i64,
-    /// How many of the next changes no watch gets to see.
+    /// The number of next changes to hide from all watches.
     pub(super) lose_events: u32,
 }
 
@@ -32,7 +32,7 @@ struct Granted {
     expires: Instant,
 }
 
-/// etcd's own floor.
+/// etcd grants no shorter lease.
 const SHORTEST_TTL: Duration = Duration::from_secs(2);
 
 impl Default for State {
@@ -137,7 +137,7 @@ impl State {
         self.leases.keys().copied().collect()
     }
 
-    /// Ends the leases whose time has come.
+    /// Revokes the leases that have expired.
     pub(super) fn expire(&mut self, now: Instant) {
         let over: Vec<LeaseId> =
             self.leases.iter().filter(|(_, granted)| granted.expires <= now).map(|(lease, _)| *lease).collect();
@@ -155,7 +155,7 @@ impl State {
         self.history = self.history.split_off(&self.compacted);
     }
 
-    /// The changes under `prefix` from revision `from` on.
+    /// The changes under `prefix` since revision `from`, included.
     pub(super) fn since(&self, prefix: &[u8], from: i64) -> Result<WatchBatch, WatchError> {
         if from < self.compacted {
             return Err(WatchError::Compacted(Revision(self.compacted)));
