@@ -1,7 +1,7 @@
-//! When most leases vanish at once, the store is believed a little later. Pure.
+//! Hold-down: when most leases vanish at once, they are kept for a while. Pure.
 //!
-//! A prefix deleted by mistake, a store that comes back empty or from an old backup: the hosts are all there still, and write
-//! their leases again within seconds. Until then their traffic goes on.
+//! This happens when the prefix is deleted by mistake, or the store comes back empty or from an old backup. The hosts
+//! are still there, and write their leases again within seconds. Until then their traffic goes on.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -9,14 +9,14 @@ use tokio::time::Instant;
 
 use crate::entries::Decoded;
 
-/// Leases that vanish within this time of each other have vanished together: a deletion may come in several parts.
+/// Leases that vanish within this time count as vanished together: a deletion may come in several parts.
 pub(crate) const TOGETHER: Duration = Duration::from_secs(2);
-/// How long those stay that have vanished together with most others.
+/// The time for which leases that vanished together are held.
 pub(crate) const HELD_FOR: Duration = Duration::from_secs(30);
-/// One lease alone is a host that leaves.
+/// The least number to hold: a single lease that vanishes is a host that leaves.
 const SEVERAL: usize = 2;
 
-/// The leases that have vanished lately.
+/// The leases that have vanished recently.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct HoldDown(BTreeMap<Vec<u8>, Vanished>);
 
@@ -25,12 +25,13 @@ struct Vanished {
     decoded: Decoded,
     at: Instant,
     held: bool,
-    /// Whether it is there again.
+    /// Whether it is back in the store.
     back: bool,
 }
 
 impl HoldDown {
-    /// Takes in what has vanished just now, and what there is. Those that are back, or were held long enough, go.
+    /// Takes the leases that have just vanished, and the live ones. Forgets those that are back or were held long
+    /// enough.
     pub(crate) fn note(
         &mut self,
         vanished: impl IntoIterator<Item = (Vec<u8>, Decoded)>,
@@ -48,13 +49,13 @@ impl HoldDown {
         let lately = self.0.values().filter(|vanished| together(vanished)).count();
         let back = self.0.values().filter(|vanished| vanished.back).count();
         let left = live.values().filter(|decoded| decoded.content.is_ok()).count();
-        // Over half of what there was.
+        // More than half of the leases that existed.
         if lately >= SEVERAL && lately > left.saturating_sub(back) {
             self.0.values_mut().filter(|vanished| together(vanished)).for_each(|vanished| vanished.held = true);
         }
     }
 
-    /// The leases to be believed in for now.
+    /// The leases to keep for now.
     pub(crate) fn held(&self) -> impl Iterator<Item = (&Vec<u8>, &Decoded)> {
         self.0.iter().filter(|(_, vanished)| vanished.is_held()).map(|(key, vanished)| (key, &vanished.decoded))
     }

@@ -1,4 +1,4 @@
-//! What a lease says, and its value in the store, byte for byte as flannel writes it.
+//! A lease, and its value in the store, byte for byte as flannel writes it.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -10,25 +10,25 @@ use wire_store::KeyValue;
 /// The tunnel end point of one family, as `BackendData` and `BackendV6Data` carry it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Vtep {
-    /// The VNI; older leases have none.
+    /// The VNI; old leases have none.
     pub vni: Option<Vni>,
-    /// The address of the VXLAN device.
+    /// The MAC address of the VXLAN device.
     pub mac: MacAddr,
 }
 
-/// A lease's data for the backend that its host runs.
+/// The backend's data in a lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BackendData {
-    /// `vxlan`: a tunnel end point for each family.
+    /// The backend `vxlan`: a tunnel end point for each family.
     Vxlan(DualStack<Vtep>),
-    /// `alloc` and `udp`, whose leases carry no type.
+    /// The backends `alloc` and `udp`, whose leases carry no type.
     Untyped,
-    /// Any other type, by its name.
+    /// Any other backend, by the name of its type.
     Other(String),
 }
 
 impl BackendData {
-    /// The name of the type: what `BackendType` holds, empty for leases without one.
+    /// The value of `BackendType`; empty for leases without one.
     #[must_use]
     pub fn name(&self) -> &str {
         match self {
@@ -48,41 +48,41 @@ impl BackendData {
     }
 }
 
-/// One host's lease.
+/// The lease of one host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lease {
-    /// The prefixes leased.
+    /// The leased prefixes.
     pub subnet: Subnet,
-    /// The addresses of the host on the underlay. IPv4 is missing only in IPv6-only networks.
+    /// The host's addresses on the underlay. IPv4 is missing only in IPv6-only networks.
     pub public: DualStack<IpAddr>,
-    /// The backend's part.
+    /// The backend's data.
     pub data: BackendData,
 }
 
-/// Why a value is no lease.
+/// A value that is not a lease.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LeaseError {
-    /// Larger than any lease.
+    /// The value is longer than any lease.
     #[error("the value has more than {max} bytes, the most that a lease has", max = Lease::LONGEST)]
     Long,
-    /// Not a JSON object.
+    /// The value is not a JSON object.
     #[error("the value is not a JSON object: {0}")]
     Json(String),
-    /// A field that is missing or holds something else.
+    /// A field is missing or has a wrong value.
     #[error("the field {field} {rule}")]
     Field {
         /// The field, as flannel spells it.
         field: &'static str,
-        /// The rule it breaks.
+        /// The violated rule.
         rule: String,
     },
 }
 
 impl Lease {
-    /// The longest value read as a lease, in bytes: what a listing returns whole. flannel's own have under 300.
+    /// The longest value accepted as a lease, in bytes; a listing returns it whole. flannel's own have under 300.
     pub const LONGEST: usize = KeyValue::LONGEST_VALUE;
 
-    /// The value in the store: compact JSON, flannel's fields in flannel's order.
+    /// The value for the store: compact JSON with flannel's fields in flannel's order.
     #[must_use]
     pub fn to_value(&self) -> Vec<u8> {
         let vtep = |family| match &self.data {
@@ -101,10 +101,10 @@ impl Lease {
         serde_json::to_vec(&value).expect("a lease has only text keys")
     }
 
-    /// Reads the value of the key that names `subnet`. Field names may have any letter case, unknown ones are ignored.
+    /// Parses the value of the key of `subnet`. Field names may have any letter case; unknown fields are ignored.
     ///
     /// # Errors
-    /// Names the field and what is wrong with it.
+    /// Names the field and the fault.
     pub fn from_value(subnet: Subnet, value: &[u8]) -> Result<Self, LeaseError> {
         if value.len() > Self::LONGEST {
             return Err(LeaseError::Long);
@@ -188,7 +188,7 @@ fn vteps(subnet: Subnet, fields: Fields<'_>) -> Result<DualStack<Vtep>, LeaseErr
     Ok(vteps)
 }
 
-/// The fields of a JSON object, found whatever their letter case, as Go finds them. `null` is as good as absent.
+/// The fields of a JSON object. Names match in any letter case, as in Go; `null` counts as absent.
 #[derive(Clone, Copy)]
 pub(crate) struct Fields<'a>(pub(crate) &'a Map<String, Value>);
 

@@ -1,4 +1,4 @@
-//! What a subnet lease is, and how a host holds one in etcd.
+//! Subnet leases, and how a host holds one in etcd.
 //!
 //! Flow:
 //!
@@ -9,17 +9,17 @@
 //!     └──────▶ Follow (list, watch, list again)  ─▶ watch::Receiver<Option<Arc<LeaseTable>>>
 //! ```
 //!
-//! The core is pure: [`NetworkConfig`] and [`Lease`] give bytes their types, [`allocate()`] chooses a subnet,
-//! [`own_entry`] finds ours in a listing, and [`Entries::admit`] lets leases in one by one. Around it two tasks talk to a
+//! The core is pure: [`NetworkConfig`] and [`Lease`] parse bytes, [`allocate()`] chooses a subnet, [`own_entry`] finds
+//! our lease in a listing, and [`Entries::admit`] checks every lease. Two tasks around it use a
 //! [`LeaseStore`](wire_store::LeaseStore).
 //!
-//! At start: read the config ([`StoredConfig::read`]) and list [`KeyPrefix::leases`](wire_net::KeyPrefix::leases) at the same time; find our old lease
-//! with [`own_entry`]; give the one listing to both [`Hold::spawn`] and [`Follow::spawn`]. A restart that finds its lease in
-//! place then needs one more round trip and writes nothing; a first lease needs three (grant beside guards, transaction,
-//! listing).
+//! At start: read the config ([`StoredConfig::read`]) and list [`KeyPrefix::leases`](wire_net::KeyPrefix::leases) at
+//! the same time; find our old lease with [`own_entry`]; pass the same listing to [`Hold::spawn`] and
+//! [`Follow::spawn`]. If the lease still exists, a restart needs one more round trip and writes nothing; a first lease
+//! needs three (grant and guards at once, transaction, listing).
 //!
-//! It stands on `wire-net` (values) and `wire-store` (etcd). It never depends on `wire-backends` or `wire-agent`: it knows
-//! nothing of kernels, files or command lines.
+//! This crate uses `wire-net` and `wire-store`. It never depends on `wire-backends` or `wire-agent`: it knows no
+//! kernel, file or command line.
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 
 mod admission;

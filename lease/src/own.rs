@@ -1,4 +1,4 @@
-//! Which entry of a listing is this host's own, and which subnet it should have. Pure.
+//! Finds this host's own entry in a listing, and chooses its subnet. Pure.
 
 use std::{collections::BTreeSet, fmt, net::IpAddr};
 
@@ -7,8 +7,8 @@ use wire_store::{KeyValue, Listing};
 
 use crate::{Entry, Full, Lease, Origin, Preference, Taken, allocate};
 
-/// This host's own lease among those listed: the one with its public address, of a subnet that the config offers. Of several
-/// the one with the most families is taken, then a reservation, then the oldest.
+/// Finds this host's own lease: it has its public address and a subnet that the config offers. Of several, takes the
+/// one with the most families, then a reservation, then the oldest.
 #[must_use]
 pub fn own_entry(
     listing: &Listing,
@@ -19,7 +19,7 @@ pub fn own_entry(
     own_entry_without(&[], listing, &prefix.leases(pools.v4.is_some()), (public, pools))
 }
 
-/// The same, but never one whose subnet holds one of these addresses.
+/// Like [`own_entry`], but ignores a lease whose subnet contains one of `endpoints`.
 pub(crate) fn own_entry_without(
     endpoints: &[IpAddr],
     listing: &Listing,
@@ -38,7 +38,7 @@ pub(crate) fn own_entry_without(
     })
 }
 
-/// The leases of other subnets that say one of these public addresses, in a family that the network has.
+/// The leases with other subnets that have one of these public addresses, in a family of the network.
 pub(crate) fn at_address(
     listing: &Listing,
     directory: &Directory,
@@ -52,7 +52,7 @@ pub(crate) fn at_address(
     others.filter_map(|(subnet, kv)| entry_of(subnet, kv)).filter(|entry| has(&entry.lease)).collect()
 }
 
-/// The parts of `subnet` that the config offers.
+/// The prefixes of `subnet` that the config offers.
 pub(crate) fn offered(subnet: Subnet, pools: &DualStack<Pool>) -> DualStack<Prefix> {
     DualStack::from_fn(|family| {
         let prefix = subnet.get(family)?;
@@ -60,11 +60,11 @@ pub(crate) fn offered(subnet: Subnet, pools: &DualStack<Pool>) -> DualStack<Pref
     })
 }
 
-/// What a host of this network should have.
+/// The choice of a subnet for this host.
 pub(crate) struct Choice<'a> {
     pub(crate) directory: &'a Directory,
     pub(crate) pools: &'a DualStack<Pool>,
-    /// What it has already, and keeps.
+    /// The prefixes that it already has, and keeps.
     pub(crate) kept: DualStack<Prefix>,
     pub(crate) preferred: DualStack<Prefix>,
     pub(crate) excluded: &'a [Prefix],
@@ -74,13 +74,14 @@ pub(crate) struct Choice<'a> {
 }
 
 impl Choice<'_> {
-    /// What must not be leased. A prefix that holds a whole pool is no reason: the overlay is then cut out of the underlay.
+    /// The prefixes that must not be leased. One that contains a whole pool is ignored: there the overlay was placed
+    /// inside the underlay on purpose.
     fn excluded(&self) -> impl Iterator<Item = Prefix> {
         let holds_pool = |prefix: &Prefix| self.pools.iter().any(|(_, pool)| prefix.covers(pool.network));
         self.excluded.iter().copied().filter(move |prefix| !holds_pool(prefix))
     }
 
-    /// A subnet with a prefix of each family, free of all leases that are listed, and whose key does not exist.
+    /// Chooses a prefix for each missing family. The subnet overlaps no listed lease, and its key does not exist.
     pub(crate) fn subnet(&self, listing: &Listing) -> Result<Subnet, NoRoom> {
         let missing = || self.pools.iter().filter(|(family, _)| self.kept.get(*family).is_none());
         let mut prefixes = self.kept;
@@ -102,13 +103,13 @@ impl Choice<'_> {
             if !others.contains(&subnet) {
                 return Ok(subnet);
             }
-            // Its key holds something that is no lease: that takes this one subnet, since no key is overwritten, and no other.
+            // Its key holds something that is not a lease. No key is overwritten, so this one subnet is taken.
             let chosen = missing().last().and_then(|(family, _)| subnet.get(family));
             taken.insert(chosen.expect("a family was missing"));
         }
     }
 
-    /// The subnets whose keys hold leases, and those whose keys hold something else.
+    /// Splits the listed subnets: keys that hold leases, and keys that hold something else.
     fn parted(&self, listing: &Listing) -> (BTreeSet<Subnet>, BTreeSet<Subnet>) {
         let (mut leases, mut others) = (BTreeSet::new(), BTreeSet::new());
         for (subnet, kv) in subnets(listing, self.directory) {
@@ -118,7 +119,8 @@ impl Choice<'_> {
         (leases, others)
     }
 
-    /// Names what takes more than one subnet of the range, and what takes one without being a lease; the widest first.
+    /// Names the entries that block more than one subnet of the range, and the keys that hold no lease; the widest
+    /// first.
     fn no_room(&self, full: Full, pool: &Pool, (leases, others): (&BTreeSet<Subnet>, &BTreeSet<Subnet>)) -> NoRoom {
         let key = |subnet: Subnet| String::from_utf8_lossy(&self.directory.key(subnet)).into_owned();
         let of_pool = |subnet: &Subnet| subnet.get(pool.network.family());
@@ -145,10 +147,10 @@ impl Choice<'_> {
 
 const HAS_A_FAMILY: &str = "a network has a family, and each pool gives prefixes of its own";
 
-/// How many are named.
+/// The number of entries to name.
 const BLOCKERS: usize = 3;
 
-/// The range is full.
+/// The error that the range is full.
 #[derive(Debug)]
 pub(crate) struct NoRoom {
     full: Full,
@@ -162,7 +164,7 @@ impl fmt::Display for NoRoom {
     }
 }
 
-/// A lease other than `subnet` itself that shares an address with it and may be one of this network: the oldest one.
+/// The oldest other lease that overlaps `subnet` and can belong to this network.
 pub(crate) fn overlapping<'a>(
     listing: &'a Listing,
     directory: &Directory,
@@ -178,36 +180,36 @@ pub(crate) fn overlapping<'a>(
         .min_by_key(|(_, kv)| kv.create_revision)
 }
 
-/// The entry of exactly that subnet, as far as its key goes.
+/// The entry with the key of `subnet`, whatever its value.
 pub(crate) fn listed<'a>(listing: &'a Listing, directory: &Directory, subnet: Subnet) -> Option<&'a KeyValue> {
     let key = directory.key(subnet);
     listing.entries.iter().find(|kv| kv.key == key)
 }
 
-/// The entries that are leases.
+/// The entries that are valid leases.
 pub(crate) fn leases(listing: &Listing, directory: &Directory) -> impl Iterator<Item = Entry> {
     subnets(listing, directory).filter_map(|(subnet, kv)| entry_of(subnet, kv))
 }
 
-/// The entry as a lease, where its value is one.
+/// Decodes an entry; `None` if its value is not a lease.
 pub(crate) fn entry_of(subnet: Subnet, kv: &KeyValue) -> Option<Entry> {
     let lease = Lease::from_value(subnet, &kv.value).ok()?;
     let origin = Origin { create_revision: kv.create_revision, mod_revision: kv.mod_revision, lease: kv.lease };
     Some(Entry { lease, origin })
 }
 
-/// The host's addresses, for people.
+/// The host's public addresses, for messages.
 pub(crate) fn addresses(lease: &Lease) -> String {
     let addresses: Vec<String> = lease.public.iter().map(|(_, address)| address.to_string()).collect();
     addresses.join(" and ")
 }
 
-/// A key that names no possible subnet of the network takes nothing from it, or one key could take all.
+/// Whether `prefix` is a possible subnet of the network. Any other key takes no address, or one key could take all.
 fn is_of(pools: &DualStack<Pool>, prefix: Prefix) -> bool {
     pools.get(prefix.family()).is_some_and(|pool| pool.admits(prefix).is_ok())
 }
 
-/// The entries whose key is one of a lease, whatever their value.
+/// The entries whose keys name subnets, whatever their values.
 fn subnets<'a>(listing: &'a Listing, directory: &Directory) -> impl Iterator<Item = (Subnet, &'a KeyValue)> {
     listing.entries.iter().filter_map(|kv| Some((directory.subnet(&kv.key).ok()?, kv)))
 }

@@ -1,7 +1,7 @@
-//! Which refused entries are named in the log. Pure.
+//! Limits which refused entries are named in the log. Pure.
 //!
-//! Each is named once for as long as it is refused. Whoever writes many of them, or one again and again, gets a few lines and
-//! then one a minute.
+//! Each entry is named once, for as long as it is refused. If many are written, or one again and again, the log gets a
+//! few lines and then one line a minute.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -9,19 +9,19 @@ use tokio::time::Instant;
 
 use crate::{Refusal, table::Refused};
 
-/// So many are named at once.
+/// The number of entries named at once.
 const AT_ONCE: u32 = 20;
 /// After those, one more each time this has passed.
 const ONE_MORE: Duration = Duration::from_secs(60);
-/// How often the number of the others is told.
+/// The time between lines with the number of unnamed entries.
 const OTHERS_EVERY: Duration = Duration::from_secs(10 * 60);
 
 #[derive(Debug)]
 pub(crate) struct RefusalLog {
     named: BTreeSet<String>,
-    /// How many may be named.
+    /// The number of entries that may still be named now.
     left: u32,
-    /// As of when.
+    /// The time at which `left` was computed.
     counted: Instant,
     others_told: Option<Instant>,
 }
@@ -29,7 +29,7 @@ pub(crate) struct RefusalLog {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct LogLines<'a> {
     pub(crate) named: Vec<(&'a str, &'a Refusal)>,
-    /// How many others are refused that are not named.
+    /// The number of refused entries that are not named.
     pub(crate) others: Option<usize>,
 }
 
@@ -38,7 +38,7 @@ impl RefusalLog {
         Self { named: BTreeSet::new(), left: AT_ONCE, counted: now, others_told: None }
     }
 
-    /// Takes in what is refused now.
+    /// Takes the entries refused now and returns the lines to log.
     pub(crate) fn update<'a>(&mut self, refused: &'a Refused, now: Instant) -> LogLines<'a> {
         while self.left < AT_ONCE && now >= self.counted + ONE_MORE {
             self.left += 1;

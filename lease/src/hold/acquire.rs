@@ -1,4 +1,4 @@
-//! Getting a lease: the first one, or the one that was lost.
+//! Acquires a lease: the first one, or the one that was lost.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -13,19 +13,19 @@ use crate::{
     own::{Choice, NoRoom, entry_of, listed, offered, overlapping, own_entry_without},
 };
 
-/// etcd away or a lost race: quick at first.
+/// After an error of etcd: short at first.
 const PAUSES: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
-/// A race that is lost again and again is none.
+/// After many lost races in a row: then it is not a race any more.
 const RACES: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
-/// So many in a row are worth a word.
+/// From this many lost races on, the reason is reported.
 const MANY_RACES: u32 = 3;
-/// A full range is looked at again this often even if no release was seen.
+/// The pause while the range is full, if no lease is seen to be released.
 const FULL_AGAIN: Duration = Duration::from_secs(30);
-/// How soon a subnet that another host has is asked for again.
+/// The pause before asking again for a subnet that another host has.
 const TAKEN_AGAIN: Duration = Duration::from_secs(3);
-/// How soon another agent with our address is asked again whether it lives: that costs both a write.
+/// The pause before asking again whether another agent with our address is alive: this costs both a write.
 pub(super) const OTHER_AGENT_AGAIN: Duration = Duration::from_secs(30);
-/// How many leases are asked when they end, to say when the range has room again.
+/// The number of leases whose expiry is asked, to report when the range has room again.
 const ENDS_ASKED: usize = 32;
 
 impl<S: LeaseStore> Holder<S> {
@@ -51,7 +51,7 @@ impl<S: LeaseStore> Holder<S> {
             match obstacle {
                 ClaimError::Raced(reason) => {
                     pauses.reset();
-                    // The next attempt looks elsewhere.
+                    // The next attempt starts its search at another place.
                     self.attempt = self.attempt.wrapping_add(1);
                     let pause = races.lost();
                     if races.are_many() {
@@ -76,7 +76,7 @@ impl<S: LeaseStore> Holder<S> {
         }
     }
 
-    /// A lease, and the listing by which it was found.
+    /// Makes one attempt. Also returns the listing it was based on.
     async fn acquire_once(&mut self, listing: Option<Arc<Listing>>) -> Result<(Holding, Arc<Listing>), ClaimError> {
         let listing = match listing {
             Some(listing) => listing,
@@ -99,7 +99,7 @@ impl<S: LeaseStore> Holder<S> {
         }
     }
 
-    /// Our own lease under another public address: the subnet held last, with guards that name us.
+    /// Finds our own lease with another public address: it has the subnet held last, and guards that name us.
     async fn remembered(&self, listing: &Listing) -> Result<Option<Entry>, ClaimError> {
         let Some(subnet) = Subnet::new(self.settings.preferred).filter(|_| self.settings.same_host) else {
             return Ok(None);
@@ -127,7 +127,7 @@ impl<S: LeaseStore> Holder<S> {
         }
     }
 
-    /// Tries until the lease that was lost is ours again. Never takes another subnet: traffic runs on this one.
+    /// Tries until the lost lease is ours again. Never takes another subnet, because traffic uses this one.
     pub(super) async fn take_back(&mut self, lost: &Holding, why: String) -> Holding {
         warn!(subnet = %lost.entry.lease.subnet, reason = why, "lease lost; taking it back");
         self.spare = lost.entry.origin.lease;
@@ -193,7 +193,7 @@ impl<S: LeaseStore> Holder<S> {
         }
     }
 
-    /// Waits until a lease is released, or for a while.
+    /// Waits until a lease is released, or at most [`FULL_AGAIN`].
     async fn wait_for_room(&self, no_room: &NoRoom, listing: &Listing) {
         let reason = match self.first_end(listing).await {
             Some(end) => format!("{no_room}; one of them ends in at most {} s", end.as_secs()),
@@ -202,7 +202,7 @@ impl<S: LeaseStore> Holder<S> {
         self.wait_because(reason);
         let released = self.released(Revision(listing.revision.0 + 1));
         let _timed_out = tokio::time::timeout(shortened(FULL_AGAIN, 0.5), released).await;
-        // Everyone who waits wakes at once.
+        // All hosts that wait wake at the same time: spread them.
         tokio::time::sleep(shortened(Duration::from_millis(20), 1.0)).await;
     }
 
@@ -229,7 +229,7 @@ impl<S: LeaseStore> Holder<S> {
     }
 }
 
-/// The races lost in a row.
+/// The number of races lost in a row, and the pauses after them.
 struct Races {
     lost: u32,
     pauses: Backoff,
@@ -242,7 +242,8 @@ impl Default for Races {
 }
 
 impl Races {
-    /// One more: a few milliseconds part those that met by chance. Gives the pause before the next attempt.
+    /// Counts a lost race and returns the pause before the next attempt. A few milliseconds are enough after a
+    /// collision by chance.
     fn lost(&mut self) -> Duration {
         self.lost = self.lost.saturating_add(1);
         let few = shortened(Duration::from_millis(10), 1.0);

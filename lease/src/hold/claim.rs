@@ -1,4 +1,4 @@
-//! The writes: creating a lease, adopting one that is there, and undoing what turned out to overlap.
+//! The writes of our lease: create it, adopt an existing one, and undo a write that turned out to overlap.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,19 +14,19 @@ use crate::{
     own::{NoRoom, addresses, at_address, entry_of, listed, offered, overlapping},
 };
 
-/// How long another agent has to say that it lives.
+/// The time that another agent has to answer whether it is alive.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Why an attempt gave no lease.
+/// The reason why an attempt gave no lease.
 #[derive(Debug)]
 pub(super) enum ClaimError {
     Store(StoreError),
-    /// Something changed under our hands, as this says: look again.
+    /// Something changed at the same time, as described: try again.
     Raced(String),
     Full(NoRoom, Arc<Listing>),
     /// Another host has the subnet.
     Taken(String),
-    /// Another agent that lives has a lease with our public address.
+    /// Another agent is alive and has a lease with our public address.
     OtherAgent(String),
 }
 
@@ -40,7 +40,7 @@ impl From<StoreError> for ClaimError {
 }
 
 impl ClaimError {
-    /// The key of `subnet` is not ours.
+    /// The key of `subnet` belongs to another host.
     pub(super) fn taken(subnet: Subnet, kv: &KeyValue) -> Self {
         Self::Taken(match entry_of(subnet, kv) {
             Some(other) => format!("{subnet} is leased by the host {}", addresses(&other.lease)),
@@ -48,7 +48,7 @@ impl ClaimError {
         })
     }
 
-    /// Two agents met at this key, or somebody writes it.
+    /// Two agents write this key at the same time, or another program does.
     fn changed(key: &[u8]) -> Self {
         Self::Raced(format!("{} or what guards it is changed by another hand", shown(key)))
     }
@@ -58,15 +58,15 @@ impl ClaimError {
     }
 }
 
-/// One write of our lease.
+/// A write of our lease.
 pub(super) struct LeaseWrite {
-    /// What the lease is to say.
+    /// The new content of the lease.
     pub(super) to: Lease,
-    /// The store's lease it is attached to; `None` keeps a reservation one.
+    /// The store's lease to attach it to; `None` for a reservation.
     pub(super) lease: Option<LeaseId>,
     /// The entry it replaces.
     pub(super) from: Option<Entry>,
-    /// The guards of a lease that is attached to a lease of the store, as read.
+    /// The guards as read, to be written with it; empty for a reservation.
     pub(super) guards: Vec<Guard>,
 }
 
@@ -81,7 +81,7 @@ impl Guard {
         self.found.as_ref().map(|kv| kv.mod_revision)
     }
 
-    /// The identity that it names, where it hangs on this lease of the store.
+    /// The identity in the guard, if it is attached to this lease of the store.
     fn of(&self, lease: LeaseId) -> Option<&[u8]> {
         self.found.as_ref().filter(|kv| kv.lease == Some(lease)).map(|kv| kv.value.as_slice())
     }
@@ -119,7 +119,7 @@ impl LeaseWrite {
 }
 
 impl<S: LeaseStore> Holder<S> {
-    /// Creates a lease of `subnet`, which was free at `listed`.
+    /// Creates a lease of `subnet`, which was free at the revision `listed`.
     pub(super) async fn claim(
         &mut self,
         subnet: Subnet,
@@ -129,7 +129,7 @@ impl<S: LeaseStore> Holder<S> {
         let is_old = self.spare.is_some();
         let (lease, guards) = tokio::join!(self.spare_or_new(), self.guards(subnet));
         let lease = lease?;
-        // Kept before anything else may fail, or each attempt would leave one behind.
+        // Stored before anything else can fail, or each attempt would leave an unused lease behind.
         self.spare = Some(lease);
         let guards = guards?;
         let to = Lease { subnet, public: offer.public, data: offer.data.clone() };
@@ -139,7 +139,7 @@ impl<S: LeaseStore> Holder<S> {
         self.spare = None;
         let mut life = self.life(self.settings.ttl, granted + self.settings.ttl);
         if is_old {
-            // Granted some time ago: renewed before anything else.
+            // Granted some time ago: renew it first.
             life.renew_at = granted;
         }
         Ok(Holding { entry: Arc::new(entry), life: Some(life) })
@@ -152,7 +152,7 @@ impl<S: LeaseStore> Holder<S> {
         }
     }
 
-    /// Takes over the entry that is ours already, and writes only what differs.
+    /// Adopts the entry that is already ours, and writes only if something differs.
     pub(super) async fn adopt(
         &mut self,
         mut own: Entry,
@@ -170,10 +170,10 @@ impl<S: LeaseStore> Holder<S> {
         }
         let wanted = Lease { subnet, public: offer.public, data: offer.data.clone() };
         let guarded = guards.iter().all(|guard| guard.is_ours(&self.settings.identity, lease));
-        // A lease that was written without its guards may be a question whether we live: writing it answers.
+        // A lease written without its guards may be the question whether we are alive; writing it answers that.
         let asked_for = guards.iter().any(|guard| guard.revision() != Some(own.origin.mod_revision));
         if wanted == own.lease && guarded && !asked_for && !differs(granted, self.settings.ttl) {
-            // Renewed at once, but ready before that: it still lives.
+            // Due for renewal at once, but usable before that: it has not expired.
             let life = Life { renew_at: asked, ..self.life(granted, asked + left) };
             return Ok(Holding { entry: Arc::new(own), life: Some(life) });
         }
@@ -195,7 +195,7 @@ impl<S: LeaseStore> Holder<S> {
             self.spare = None;
         }
         if anew && guarded {
-            // The old one was granted to us for this key alone.
+            // The old lease of the store was granted to us for this key alone.
             if let Err(error) = self.store.revoke(lease).await {
                 debug!(%lease, %error, "the old lease is left to expire");
             }
@@ -203,7 +203,7 @@ impl<S: LeaseStore> Holder<S> {
         Ok(Holding { entry: Arc::new(entry), life: Some(Life { renew_at: asked, ..self.life(ttl, asked + left) }) })
     }
 
-    /// A reservation stays one: it is never attached to a lease of the store, and needs no guard to be seen by all.
+    /// Adopts a reservation. It stays one: it is never attached to a lease of the store, and needs no guard.
     async fn adopt_reservation(
         &mut self,
         own: Entry,
@@ -224,7 +224,8 @@ impl<S: LeaseStore> Holder<S> {
         Ok(Holding { entry: Arc::new(entry), life: None })
     }
 
-    /// What our entry should become: the parts the config still offers, and the families it lacks.
+    /// The subnet that our entry should have: the prefixes that the config still offers, and new ones for the missing
+    /// families.
     fn target(&self, own: &Entry, listing: &Arc<Listing>) -> Result<Subnet, ClaimError> {
         let kept: DualStack<_> = offered(own.lease.subnet, &self.settings.pools);
         let subnet = self.choice(kept).subnet(listing);
@@ -235,7 +236,7 @@ impl<S: LeaseStore> Holder<S> {
         }
     }
 
-    /// Of two that overlap the older one stays.
+    /// Removes our lease if it overlaps an older one.
     async fn give_way(&self, own: &Entry, listing: &Listing) -> Result<(), ClaimError> {
         let subnet = own.lease.subnet;
         match overlapping(listing, &self.directory, &self.settings.pools, subnet) {
@@ -248,9 +249,10 @@ impl<S: LeaseStore> Holder<S> {
         }
     }
 
-    /// Asks the agent whose identity the guards of our address's lease name whether it lives, by writing its lease as it is:
-    /// one that lives writes it again ([`Holder::keep`]). Gives the revision at which the lease is ours to take. One whose
-    /// lease is `neglected` is not asked: a live owner has at least two thirds of it left.
+    /// Asks the agent named in the guards of a lease with our address whether it is alive: writes its lease unchanged,
+    /// and an agent that is alive writes it again ([`Holder::keep`]). Returns the revision at which the lease is ours
+    /// to take. If the lease is `neglected`, the agent is not asked: a live owner always has at least two thirds of the
+    /// time to live left.
     pub(super) async fn challenge(&self, own: &Entry, other: &[u8], neglected: bool) -> Result<Revision, ClaimError> {
         let key = self.settings.prefix.lease(own.lease.subnet);
         let shown = shown(&key);
@@ -258,7 +260,7 @@ impl<S: LeaseStore> Holder<S> {
             info!(key = shown, "taking over a lease with our public address that its owner no longer renews");
             return Ok(own.origin.mod_revision);
         }
-        // Later rounds know more.
+        // Later attempts have a more exact reason.
         if matches!(&*self.state_out.borrow(), HoldState::Acquiring { reason } if reason == ASKING) {
             let reason = format!("whether another host has {}: {shown} says so", addresses(&own.lease));
             self.set_state(HoldState::Acquiring { reason });
@@ -286,8 +288,8 @@ impl<S: LeaseStore> Holder<S> {
         Ok(touched.revision)
     }
 
-    /// Whether our lease may say the public address that is offered now: no other host that lives has it. The lease of one that does
-    /// not answer is deleted, or this host would find two of its own at its next start.
+    /// Checks that our lease may have the public address offered now: no other live host has it. Deletes the lease of a
+    /// host that does not answer, or this host would find two leases of its own at its next start.
     pub(super) async fn is_free(&self, own: &Lease) -> Result<(), ClaimError> {
         let public = self.offer.borrow().public;
         let listing = self.store.list(&self.directory).await?;
@@ -304,7 +306,7 @@ impl<S: LeaseStore> Holder<S> {
         Ok(())
     }
 
-    /// The identity, not ours, that guards which hang on this lease of the store name.
+    /// The identity in the guards attached to this lease of the store, if it is not ours.
     fn other_owner<'a>(&self, guards: &'a [Guard], lease: LeaseId) -> Option<&'a [u8]> {
         guards.iter().filter_map(|guard| guard.of(lease)).find(|holder| *holder != self.settings.identity.as_bytes())
     }
@@ -318,9 +320,9 @@ impl<S: LeaseStore> Holder<S> {
         .await
     }
 
-    /// Makes the write, if nothing has changed since `listed`.
+    /// Makes the write if nothing has changed since the revision `listed`.
     pub(super) async fn write(&mut self, write: &LeaseWrite, listed: Revision) -> Result<Entry, ClaimError> {
-        // Whoever wrote a guard after the listing may have a lease that the listing does not show.
+        // The writer of a guard that is newer than the listing may have a lease that the listing does not show.
         let newer = |guard: &Guard| guard.found.as_ref().is_some_and(|kv| kv.mod_revision > listed);
         let key = self.settings.prefix.lease(write.to.subnet);
         if write.guards.iter().any(newer) {
@@ -347,7 +349,7 @@ impl<S: LeaseStore> Holder<S> {
         Ok(Entry { lease: write.to.clone(), origin })
     }
 
-    /// Looks whether the new lease overlaps an older one, and takes it back then.
+    /// Lists again and, if our new lease overlaps an older one, undoes the write.
     async fn verify(&self, entry: &Entry, from: Option<&Entry>) -> Result<(), ClaimError> {
         let listing = self.store.list(&self.directory).await?;
         match overlapping(&listing, &self.directory, &self.settings.pools, entry.lease.subnet) {
@@ -360,7 +362,7 @@ impl<S: LeaseStore> Holder<S> {
         }
     }
 
-    /// Deletes our lease, and puts back what it replaced.
+    /// Deletes our lease and restores the entry that it replaced.
     async fn undo(&self, entry: &Entry, from: Option<&Entry>) -> Result<(), StoreError> {
         let key = self.settings.prefix.lease(entry.lease.subnet);
         let mut txn = Txn::default();
@@ -374,7 +376,7 @@ impl<S: LeaseStore> Holder<S> {
         self.store.commit(txn).await.map(|_| ())
     }
 
-    /// Renewed after a third of its life, or earlier where the margin asks for it.
+    /// Computes the time of renewal: after a third of the time to live, or earlier if the margin requires it.
     pub(super) fn life(&self, ttl: Duration, expires: Instant) -> Life {
         let third = ttl / 3;
         let by_margin = ttl.checked_sub(self.settings.renew_margin).filter(|left| !left.is_zero()).unwrap_or(third);
@@ -387,7 +389,7 @@ fn shown(key: &[u8]) -> String {
     String::from_utf8_lossy(key).into_owned()
 }
 
-/// Whether a lease that was granted for `granted` is not the one asked for now. The store may round up.
+/// Whether the granted time to live differs from the configured one. The store may round up.
 fn differs(granted: Duration, ttl: Duration) -> bool {
     granted.abs_diff(ttl) > (ttl / 10).max(Duration::from_secs(2))
 }

@@ -1,4 +1,4 @@
-//! Leases that this very agent had before, under another subnet, and that nobody needs any more.
+//! Gives back leases that this agent had before with another subnet, and that nobody uses any more.
 
 use tracing::{debug, info};
 use wire_net::{MacAddr, chain};
@@ -7,12 +7,12 @@ use wire_store::{LeaseStore, Listing};
 use super::{Holder, Holding, claim::ClaimError};
 use crate::{BackendData, Entry, Lease, own::leases};
 
-/// So many are looked at.
+/// The largest number of leases to check.
 const AT_MOST: usize = 4;
 
 impl<S: LeaseStore> Holder<S> {
-    /// Gives back the leases whose guards name this agent, and whose owner does not answer: they would be refused by all for
-    /// the day that they live on.
+    /// Gives back the leases whose guards name this agent and whose owner does not answer. Without this, all hosts
+    /// would refuse them until they expire a day later.
     pub(super) async fn give_back_former(&self, holding: &Holding, listing: &Listing) {
         let own = &holding.entry;
         let former = leases(listing, &self.directory).filter(|entry| {
@@ -39,7 +39,7 @@ impl<S: LeaseStore> Holder<S> {
         if !guards.iter().all(|guard| guard.is_ours(&self.settings.identity, lease)) {
             return Ok(false);
         }
-        // A clone that was not told from this host would live.
+        // If the guard's owner is a clone with the same identity, it answers.
         self.challenge(entry, self.settings.identity.as_bytes(), false).await?;
         self.store.revoke(lease).await?;
         Ok(true)

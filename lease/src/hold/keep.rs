@@ -1,4 +1,4 @@
-//! KeepState the lease: renewals, and an eye on our key.
+//! Keeps the lease: renews it and watches our key.
 
 use std::{sync::Arc, time::Duration};
 
@@ -18,18 +18,19 @@ use crate::{
     own::{addresses, entry_of},
 };
 
-/// How often our key is read although the watch stands: etcd has lost watch events.
+/// The time between reads of our key, made although the watch is open: etcd has lost watch events.
 const READ_EVERY: Duration = Duration::from_secs(5 * 60);
-/// How often it is looked whether the host was suspended.
+/// The time between checks whether the host was suspended.
 const SLEEP_EVERY: Duration = Duration::from_secs(5);
-/// Between renewals that fail.
+/// Between failed renewals.
 const PAUSES: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
-/// Between writes against somebody who changes our entry.
+/// Between writes, while another program keeps changing our entry.
 const REWRITES: Backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(2));
-/// An entry that nobody touched for so long is at peace.
+/// After this time without a write, the pauses between writes start anew.
 const UNDISTURBED: Duration = Duration::from_secs(30);
 
-/// After a sleep the lease is as much older, and etcd is asked whether it is there still: nobody was told of what happened.
+/// After a suspension, moves expiry and renewal forward by its length and reads our key: no watch event has arrived
+/// meanwhile.
 fn wake_up<S: LeaseStore>(holding: &mut Holding, keeping: &mut KeepState<S>) {
     let Some(slept) = keeping.sleep.since() else { return };
     keeping.watch.read_again();
@@ -52,28 +53,28 @@ enum Wake {
     RenewalDue,
     ReadDue,
     Offer,
-    /// Leases of others have come.
+    /// There are new leases of other hosts.
     Others,
     SleepDue,
-    /// What is offered is to be published, which was not possible before.
+    /// It is time to publish an offer that could not be published before.
     PublishDue,
 }
 
-/// What the keeper knows beside the lease.
+/// The state of the loop that keeps the lease, beside the lease itself.
 struct KeepState<S: LeaseStore> {
     watch: KeyWatch<S>,
     read_at: Instant,
     pauses: Backoff,
     rewrites: Backoff,
     rewritten: Option<Instant>,
-    /// When to try again to publish what is offered. Until then the lease stays as it is.
+    /// The time of the next attempt to publish the offer. Until then the lease stays as it is.
     publish_at: Option<Instant>,
     watch_trouble: Option<String>,
     renew_trouble: Option<String>,
     sleep: Sleep,
-    /// When the host is looked at again.
+    /// The time of the next check for a suspension.
     sleep_at: Instant,
-    /// Said while the lease may have ended in the host's sleep, and etcd has not said yet.
+    /// Set while the lease may have expired during a suspension and etcd has not answered yet.
     sleep_trouble: Option<String>,
     write_trouble: Option<String>,
     publish_trouble: Option<String>,
@@ -88,7 +89,7 @@ impl<S: LeaseStore> KeepState<S> {
 }
 
 impl<S: LeaseStore> Holder<S> {
-    /// Keeps the lease until it is lost, and says why it is.
+    /// Keeps the lease until it is lost, and returns the reason.
     pub(super) async fn keep(&mut self, holding: &mut Holding) -> String {
         let key = self.settings.prefix.lease(holding.entry.lease.subnet);
         let mut keeping = KeepState {
@@ -106,7 +107,7 @@ impl<S: LeaseStore> Holder<S> {
             write_trouble: None,
             publish_trouble: None,
         };
-        // A lease that was taken over from a former holder may say what that one was offered.
+        // A lease from a former holder may hold that one's offer.
         self.publish(holding, &mut keeping).await;
         loop {
             let lost = match self.wake(holding, &mut keeping).await {
@@ -167,7 +168,7 @@ impl<S: LeaseStore> Holder<S> {
         offer.public != lease.public || offer.data != lease.data
     }
 
-    /// Writes what is offered now, unless another host that lives has the new public address: that one would lose its own.
+    /// Writes the current offer, unless another live host has the new public address: that host would lose its lease.
     async fn publish(&mut self, holding: &mut Holding, keeping: &mut KeepState<S>) {
         (keeping.publish_at, keeping.publish_trouble) = (None, None);
         if !self.offers_other_than(&holding.entry.lease) {
@@ -208,7 +209,7 @@ impl<S: LeaseStore> Holder<S> {
         }
     }
 
-    /// Compares what our key holds with what it should.
+    /// Compares the content of our key with our lease. Returns a reason if the lease is lost.
     async fn compare(
         &mut self,
         holding: &mut Holding,
@@ -222,7 +223,7 @@ impl<S: LeaseStore> Holder<S> {
         match entry_of(subnet, &kv) {
             Some(entry) if entry == *holding.entry => {
                 keeping.write_trouble = None;
-                // What was offered while the store did not answer.
+                // The offer may have changed while the store did not answer.
                 if self.offers_other_than(&holding.entry.lease) {
                     self.rewrite(holding, keeping).await;
                 }
@@ -230,7 +231,7 @@ impl<S: LeaseStore> Holder<S> {
             }
             Some(entry) if entry.lease == holding.entry.lease => {
                 keeping.write_trouble = None;
-                // Another agent of this host renewed it, or somebody made it a reservation.
+                // Another agent of this host renewed it, or someone made it a reservation.
                 info!(%subnet, reservation = entry.origin.lease.is_none(), "this host's lease was written by another hand");
                 let asked = entry.origin.lease.is_some() && entry.origin.lease == holding.entry.origin.lease;
                 self.follow_origin(holding, entry).await;
@@ -243,7 +244,7 @@ impl<S: LeaseStore> Holder<S> {
             Some(entry) if first(&entry.lease) != first(&holding.entry.lease) => {
                 Some(format!("the host {} wrote its own address to it", addresses(&entry.lease)))
             }
-            // Changed, or made unreadable: put right, but not in a tight loop against somebody else.
+            // Changed or made unreadable: write it again, but not in a tight loop against another program.
             Some(_) | None => {
                 warn!(%subnet, "this host's lease was changed by another hand; writing it again");
                 let origin = Origin {
@@ -258,7 +259,7 @@ impl<S: LeaseStore> Holder<S> {
         }
     }
 
-    /// The same content with another origin.
+    /// Adopts the new origin of an entry with the same content.
     async fn follow_origin(&self, holding: &mut Holding, entry: Entry) {
         let life = match entry.origin.lease {
             None => None,
@@ -272,7 +273,7 @@ impl<S: LeaseStore> Holder<S> {
         *holding = Holding { entry: Arc::new(entry), life };
     }
 
-    /// Writes our entry with what is offered now.
+    /// Writes our entry with the current offer.
     async fn rewrite(&mut self, holding: &mut Holding, keeping: &mut KeepState<S>) {
         let offer = self.offer.borrow_and_update().clone();
         if keeping.rewritten.is_some_and(|last| last.elapsed() > UNDISTURBED) {
@@ -291,7 +292,7 @@ impl<S: LeaseStore> Holder<S> {
                 holding.entry = Arc::new(entry);
                 keeping.write_trouble = None;
             }
-            // The read that follows tells what happened.
+            // The read that follows shows what happened.
             Err(ClaimError::Store(error)) => keeping.write_trouble = Some(chain(&error)),
             Err(_) => {}
         }
