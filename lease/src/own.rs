@@ -16,16 +16,18 @@ pub fn own_entry(
     public: &DualStack<IpAddr>,
     pools: &DualStack<Pool>,
 ) -> Option<Entry> {
-    own_entry_without(&[], listing, &prefix.leases(pools.v4.is_some()), (public, pools))
+    let directory = prefix.leases(pools.v4.is_some());
+    own_entry_without(&[], listing, LeaseSpace { directory: &directory, pools }, public)
 }
 
 /// Like [`own_entry`], but ignores a lease whose subnet contains one of `endpoints`.
 pub(crate) fn own_entry_without(
     endpoints: &[IpAddr],
     listing: &Listing,
-    directory: &Directory,
-    (public, pools): (&DualStack<IpAddr>, &DualStack<Pool>),
+    space: LeaseSpace<'_>,
+    public: &DualStack<IpAddr>,
 ) -> Option<Entry> {
+    let LeaseSpace { directory, pools } = space;
     let (family, _) = pools.iter().next()?;
     let address = public.get(family)?;
     let holds_one = |subnet: Subnet| subnet.prefixes().any(|prefix| endpoints.iter().any(|ip| prefix.contains(*ip)));
@@ -41,15 +43,18 @@ pub(crate) fn own_entry_without(
 /// The leases with other subnets that have one of these public addresses, in a family of the network.
 pub(crate) fn at_address(
     listing: &Listing,
-    directory: &Directory,
-    (public, pools): (&DualStack<IpAddr>, &DualStack<Pool>),
+    space: LeaseSpace<'_>,
+    public: &DualStack<IpAddr>,
     own: Subnet,
 ) -> Vec<Entry> {
-    let has = |lease: &Lease| {
-        pools.iter().any(|(family, _)| public.get(family).is_some_and(|own| lease.public.get(family) == Some(own)))
-    };
-    let others = subnets(listing, directory).filter(|(subnet, _)| *subnet != own);
-    others.filter_map(|(subnet, kv)| entry_of(subnet, kv)).filter(|entry| has(&entry.lease)).collect()
+    let others = subnets(listing, space.directory).filter(|(subnet, _)| *subnet != own);
+    let others = others.filter_map(|(subnet, kv)| entry_of(subnet, kv));
+    others.filter(|entry| shares_address(space.pools, &entry.lease.public, public)).collect()
+}
+
+/// Whether both have the same address in a family of the network.
+fn shares_address(pools: &DualStack<Pool>, one: &DualStack<IpAddr>, other: &DualStack<IpAddr>) -> bool {
+    pools.iter().any(|(family, _)| one.get(family).is_some() && one.get(family) == other.get(family))
 }
 
 /// The prefixes of `subnet` that the config offers.
@@ -60,10 +65,16 @@ pub(crate) fn offered(subnet: Subnet, pools: &DualStack<Pool>) -> DualStack<Pref
     })
 }
 
-/// The choice of a subnet for this host.
-pub(crate) struct Choice<'a> {
+/// The directory of a network's leases, and the pools that they come from.
+#[derive(Clone, Copy)]
+pub(crate) struct LeaseSpace<'a> {
     pub(crate) directory: &'a Directory,
     pub(crate) pools: &'a DualStack<Pool>,
+}
+
+/// The choice of a subnet for this host.
+pub(crate) struct Choice<'a> {
+    pub(crate) space: LeaseSpace<'a>,
     /// The prefixes that it already has, and keeps.
     pub(crate) kept: DualStack<Prefix>,
     pub(crate) preferred: DualStack<Prefix>,
@@ -73,23 +84,32 @@ pub(crate) struct Choice<'a> {
     pub(crate) attempt: u32,
 }
 
+/// The subnets of a listing.
+#[derive(Default)]
+struct ListedSubnets {
+    /// Those whose keys hold leases.
+    leases: BTreeSet<Subnet>,
+    /// Those whose keys hold something else.
+    others: BTreeSet<Subnet>,
+}
+
 impl Choice<'_> {
     /// The prefixes that must not be leased. One that contains a whole pool is ignored: there the overlay was placed
     /// inside the underlay on purpose.
     fn excluded(&self) -> impl Iterator<Item = Prefix> {
-        let holds_pool = |prefix: &Prefix| self.pools.iter().any(|(_, pool)| prefix.covers(pool.network));
+        let holds_pool = |prefix: &Prefix| self.space.pools.iter().any(|(_, pool)| prefix.covers(pool.network));
         self.excluded.iter().copied().filter(move |prefix| !holds_pool(prefix))
     }
 
     /// Chooses a prefix for each missing family. The subnet overlaps no listed lease, and its key does not exist.
     pub(crate) fn subnet(&self, listing: &Listing) -> Result<Subnet, NoRoom> {
-        let missing = || self.pools.iter().filter(|(family, _)| self.kept.get(*family).is_none());
+        let missing = || self.space.pools.iter().filter(|(family, _)| self.kept.get(*family).is_none());
         let mut prefixes = self.kept;
         if missing().next().is_none() {
             return Ok(Subnet::new(prefixes).expect(HAS_A_FAMILY));
         }
-        let (leases, others) = self.parted(listing);
-        let leased = leases.iter().flat_map(Subnet::prefixes).filter(|prefix| is_of(self.pools, *prefix));
+        let listed = self.split(listing);
+        let leased = listed.leases.iter().flat_map(Subnet::prefixes).filter(|prefix| is_of(self.space.pools, *prefix));
         let mut taken: Taken = leased.chain(self.excluded()).collect();
         loop {
             for (family, pool) in missing() {
@@ -97,10 +117,10 @@ impl Choice<'_> {
                 let Self { identity, attempt, last_resort, .. } = *self;
                 let preference = Preference { preferred, identity, attempt, last_resort };
                 let prefix = allocate(pool, &taken, preference);
-                prefixes.set(family, Some(prefix.map_err(|full| self.no_room(full, pool, (&leases, &others)))?));
+                prefixes.set(family, Some(prefix.map_err(|full| self.no_room(full, pool, &listed))?));
             }
             let subnet = Subnet::new(prefixes).expect(HAS_A_FAMILY);
-            if !others.contains(&subnet) {
+            if !listed.others.contains(&subnet) {
                 return Ok(subnet);
             }
             // Its key holds something that is not a lease. No key is overwritten, so this one subnet is taken.
@@ -109,22 +129,21 @@ impl Choice<'_> {
         }
     }
 
-    /// Splits the listed subnets: keys that hold leases, and keys that hold something else.
-    fn parted(&self, listing: &Listing) -> (BTreeSet<Subnet>, BTreeSet<Subnet>) {
-        let (mut leases, mut others) = (BTreeSet::new(), BTreeSet::new());
-        for (subnet, kv) in subnets(listing, self.directory) {
+    fn split(&self, listing: &Listing) -> ListedSubnets {
+        let mut listed = ListedSubnets::default();
+        for (subnet, kv) in subnets(listing, self.space.directory) {
             let is_lease = entry_of(subnet, kv).is_some();
-            if is_lease { &mut leases } else { &mut others }.insert(subnet);
+            if is_lease { &mut listed.leases } else { &mut listed.others }.insert(subnet);
         }
-        (leases, others)
+        listed
     }
 
     /// Names the entries that block more than one subnet of the range, and the keys that hold no lease; the widest
     /// first.
-    fn no_room(&self, full: Full, pool: &Pool, (leases, others): (&BTreeSet<Subnet>, &BTreeSet<Subnet>)) -> NoRoom {
-        let key = |subnet: Subnet| String::from_utf8_lossy(&self.directory.key(subnet)).into_owned();
+    fn no_room(&self, full: Full, pool: &Pool, listed: &ListedSubnets) -> NoRoom {
+        let key = |subnet: Subnet| String::from_utf8_lossy(&self.space.directory.key(subnet)).into_owned();
         let of_pool = |subnet: &Subnet| subnet.get(pool.network.family());
-        let wide = leases.iter().filter_map(|subnet| {
+        let wide = listed.leases.iter().filter_map(|subnet| {
             let takes =
                 of_pool(subnet).filter(|prefix| pool.admits(*prefix).is_ok()).map_or(0, |it| pool.overlapped(it));
             (takes > 1).then(|| (takes, format!("{} takes {takes} of them", key(*subnet))))
@@ -135,7 +154,7 @@ impl Choice<'_> {
                 Some((takes, format!("{prefix}, which this host reaches without the overlay, takes {takes} of them")))
             }
         });
-        let spoilt = others.iter().filter_map(|subnet| {
+        let spoilt = listed.others.iter().filter_map(|subnet| {
             let takes = of_pool(subnet).filter(|prefix| pool.offers(*prefix));
             takes.map(|_| (1, format!("{} holds no lease: delete it", key(*subnet))))
         });
@@ -167,10 +186,10 @@ impl fmt::Display for NoRoom {
 /// The oldest other lease that overlaps `subnet` and can belong to this network.
 pub(crate) fn overlapping<'a>(
     listing: &'a Listing,
-    directory: &Directory,
-    pools: &DualStack<Pool>,
+    space: LeaseSpace<'_>,
     subnet: Subnet,
 ) -> Option<(Subnet, &'a KeyValue)> {
+    let LeaseSpace { directory, pools } = space;
     subnets(listing, directory)
         .filter(|(other, _)| *other != subnet && other.overlaps(&subnet))
         .filter(|(other, _)| {

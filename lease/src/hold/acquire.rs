@@ -7,10 +7,10 @@ use tracing::{error, info, warn};
 use wire_net::{Prefix, Subnet, chain};
 use wire_store::{Backoff, Event, LeaseStore, Listing, Revision, WatchStream, shortened};
 
-use super::{HoldSettings, HoldState, Holder, Holding, claim::ClaimError};
+use super::{HoldState, Holder, Holding, Offer, claim::ClaimError};
 use crate::{
-    Entry,
-    own::{Choice, NoRoom, entry_of, listed, offered, overlapping, own_entry_without},
+    Entry, Lease,
+    own::{Choice, LeaseSpace, NoRoom, entry_of, listed, offered, overlapping, own_entry_without},
 };
 
 /// After an error of etcd: short at first.
@@ -83,8 +83,7 @@ impl<S: LeaseStore> Holder<S> {
             None => Arc::new(self.store.list(&self.directory).await?),
         };
         let offer = self.offer.borrow_and_update().clone();
-        let HoldSettings { endpoints, pools, .. } = &self.settings;
-        let own = match own_entry_without(endpoints, &listing, &self.directory, (&offer.public, pools)) {
+        let own = match own_entry_without(&self.settings.endpoints, &listing, self.space(), &offer.public) {
             Some(own) => Some(own),
             None => self.remembered(&listing).await?,
         };
@@ -114,10 +113,13 @@ impl<S: LeaseStore> Holder<S> {
         Ok(Some(entry).filter(|_| ours))
     }
 
+    pub(super) const fn space(&self) -> LeaseSpace<'_> {
+        LeaseSpace { directory: &self.directory, pools: &self.settings.pools }
+    }
+
     pub(super) fn choice(&self, kept: wire_net::DualStack<Prefix>) -> Choice<'_> {
         Choice {
-            directory: &self.directory,
-            pools: &self.settings.pools,
+            space: self.space(),
             kept,
             preferred: self.settings.preferred,
             excluded: &self.settings.excluded,
@@ -166,16 +168,12 @@ impl<S: LeaseStore> Holder<S> {
         let listing = Arc::new(self.store.list(&self.directory).await?);
         let offer = self.offer.borrow_and_update().clone();
         if let Some(kv) = listed(&listing, &self.directory, subnet) {
-            let ours = |entry: &Entry| {
-                let mut public = entry.lease.public.iter();
-                public.next() == lost.entry.lease.public.iter().next() || entry.lease.public == offer.public
-            };
-            return match entry_of(subnet, kv).filter(ours) {
+            return match entry_of(subnet, kv).filter(|entry| is_ours(&entry.lease, &lost.entry.lease, &offer)) {
                 Some(own) => self.adopt(own, &listing, &offer).await,
                 None => Err(ClaimError::taken(subnet, kv)),
             };
         }
-        if let Some((other, kv)) = overlapping(&listing, &self.directory, &self.settings.pools, subnet) {
+        if let Some((other, kv)) = overlapping(&listing, self.space(), subnet) {
             return Err(ClaimError::taken(other, kv));
         }
         debug_assert!(!offered(subnet, &self.settings.pools).is_empty(), "only an offered subnet is ever acquired");
@@ -227,6 +225,11 @@ impl<S: LeaseStore> Holder<S> {
             })
             .await
     }
+}
+
+/// Whether a lease in place of the lost one has this host's address: the former one, or the one offered now.
+fn is_ours(found: &Lease, lost: &Lease, offer: &Offer) -> bool {
+    found.public.iter().next() == lost.public.iter().next() || found.public == offer.public
 }
 
 /// The number of races lost in a row, and the pauses after them.

@@ -239,7 +239,7 @@ impl<S: LeaseStore> Holder<S> {
     /// Removes our lease if it overlaps an older one.
     async fn give_way(&self, own: &Entry, listing: &Listing) -> Result<(), ClaimError> {
         let subnet = own.lease.subnet;
-        match overlapping(listing, &self.directory, &self.settings.pools, subnet) {
+        match overlapping(listing, self.space(), subnet) {
             Some((older, kv)) if kv.create_revision < own.origin.create_revision => {
                 info!(%subnet, %older, "this host's lease overlaps an older one and gives way");
                 self.undo(own, None).await?;
@@ -293,7 +293,7 @@ impl<S: LeaseStore> Holder<S> {
     pub(super) async fn is_free(&self, own: &Lease) -> Result<(), ClaimError> {
         let public = self.offer.borrow().public;
         let listing = self.store.list(&self.directory).await?;
-        for other in at_address(&listing, &self.directory, (&public, &self.settings.pools), own.subnet) {
+        for other in at_address(&listing, self.space(), &public, own.subnet) {
             let Some(lease) = other.origin.lease else { continue };
             let (life, guards) = tokio::try_join!(self.store.time_to_live(lease), self.guards(other.lease.subnet))?;
             let Some(holder) = self.other_owner(&guards, lease) else { continue };
@@ -352,7 +352,7 @@ impl<S: LeaseStore> Holder<S> {
     /// Lists again and, if our new lease overlaps an older one, undoes the write.
     async fn verify(&self, entry: &Entry, from: Option<&Entry>) -> Result<(), ClaimError> {
         let listing = self.store.list(&self.directory).await?;
-        match overlapping(&listing, &self.directory, &self.settings.pools, entry.lease.subnet) {
+        match overlapping(&listing, self.space(), entry.lease.subnet) {
             Some((older, kv)) if kv.create_revision < entry.origin.create_revision => {
                 info!(subnet = %entry.lease.subnet, %older, "lost the race for a subnet");
                 self.undo(entry, from).await?;
