@@ -192,17 +192,24 @@ impl Owner {
     }
 }
 
-/// Gives back the lease of `subnet` held by the agent with `identity`, when no [`Hold`] runs any more. Returns false if
-/// that agent holds no such lease, or a reservation, or if `owner` does not prove that the lease is ours.
+/// A lease of this host while no [`Hold`] runs.
+#[derive(Clone, Copy, Debug)]
+pub struct HeldLease<'a> {
+    /// This host's identity.
+    pub identity: &'a str,
+    /// The subnet that it held last.
+    pub subnet: &'a DualStack<Prefix>,
+    /// The evidence that the lease is ours.
+    pub owner: &'a Owner,
+}
+
+/// Gives back a lease when no [`Hold`] runs any more. Returns false if it is not in the store, belongs to another agent by
+/// its guards, is a reservation, or is not ours by the evidence.
 ///
 /// # Errors
 /// If the store does not answer.
-pub async fn give_back<S: LeaseStore>(
-    store: &S,
-    prefix: &KeyPrefix,
-    (identity, subnet): (&str, &DualStack<Prefix>),
-    owner: &Owner,
-) -> Result<bool, StoreError> {
+pub async fn give_back<S: LeaseStore>(store: &S, prefix: &KeyPrefix, held: &HeldLease<'_>) -> Result<bool, StoreError> {
+    let HeldLease { identity, subnet, owner } = *held;
     if *owner != Owner::Proven && !owner.has(&published(store, prefix, subnet).await?) {
         return Ok(false);
     }

@@ -45,7 +45,7 @@ pub use clock::Clock;
 pub use config::{BackendConfig, ConfigError, NetworkConfig, VxlanConfig};
 pub use entries::Entries;
 pub use follow::{Follow, FollowHealth, FollowSettings, LIST_EVERY};
-pub use hold::{Former, Hold, HoldSettings, HoldState, Offer, Owner, give_back};
+pub use hold::{Former, HeldLease, Hold, HoldSettings, HoldState, Offer, Owner, give_back};
 pub use lease::{BackendData, Lease, LeaseError, Vtep};
 pub use own::own_entry;
 pub use stored_config::{ConfigEvent, ConfigWatch, StoredConfig};

@@ -146,7 +146,7 @@ fn candidates(conf: &ResolvConf, host: &str) -> Vec<String> {
 
 /// Queries both families at the same time; the failure of one does not hide the other.
 async fn both_families(conf: &ResolvConf, port: u16, name: &str) -> Result<Vec<IpAddr>, NetError> {
-    let of = |kind| Box::pin(records(conf, port, (name, kind)));
+    let of = |kind| Box::pin(records(conf, port, name, kind));
     let (first, other) = select(of(RecordType::A), of(RecordType::AAAA)).await.factor_first();
     let Ok(mut found) = first else { return other.await };
     if let Ok(Ok(more)) = tokio::time::timeout(OTHER_FAMILY, other).await {
@@ -156,7 +156,7 @@ async fn both_families(conf: &ResolvConf, port: u16, name: &str) -> Result<Vec<I
 }
 
 /// Queries one server after another, several times over, until one says that the records exist or that they do not.
-async fn records(conf: &ResolvConf, port: u16, (name, kind): (&str, RecordType)) -> Result<Vec<IpAddr>, NetError> {
+async fn records(conf: &ResolvConf, port: u16, name: &str, kind: RecordType) -> Result<Vec<IpAddr>, NetError> {
     let mut error = NetError::NoConnections;
     // Underscores are allowed, as in the C library: names of Compose have them.
     let name = Name::from_str_relaxed(name)?;
