@@ -142,19 +142,15 @@ impl Admission {
     /// dual-stack network, a peer that has not enabled IPv6 yet is an IPv4 peer, too.
     fn cut_down(&self, entry: &Arc<Entry>) -> Result<Arc<Entry>, Refusal> {
         let Lease { subnet, public, data } = &entry.lease;
-        let foreign = || {
-            let reason = format!("{subnet} has none of this network's families, or its key is in the wrong directory");
-            refuse(RefusalKind::Key)(reason)
-        };
         if self.pools.v4.is_some() != subnet.get(Family::V4).is_some() {
-            return Err(foreign());
+            return Err(foreign(*subnet));
         }
         let wanted = |family| self.pools.get(family).is_some();
         if subnet.prefixes().all(|prefix| wanted(prefix.family())) {
             return Ok(Arc::clone(entry));
         }
         let prefixes = DualStack::from_fn(|family| subnet.get(family).filter(|_| wanted(family)));
-        let subnet = Subnet::new(prefixes).ok_or_else(foreign)?;
+        let subnet = Subnet::new(prefixes).ok_or_else(|| foreign(*subnet))?;
         let data = match data {
             BackendData::Vxlan(vteps) => {
                 BackendData::Vxlan(DualStack::from_fn(|family| vteps.get(family).copied().filter(|_| wanted(family))))
@@ -341,6 +337,11 @@ fn mac_of(lease: &Lease, family: Family) -> Option<MacAddr> {
         BackendData::Vxlan(vteps) => vteps.get(family).map(|vtep| vtep.mac),
         BackendData::Untyped | BackendData::Other(_) => None,
     }
+}
+
+fn foreign(subnet: Subnet) -> Refusal {
+    let reason = format!("{subnet} has none of this network's families, or its key is in the wrong directory");
+    refuse(RefusalKind::Key)(reason)
 }
 
 fn refuse(kind: RefusalKind) -> impl Fn(String) -> Refusal {

@@ -6,7 +6,7 @@ use std::{
 };
 
 use tokio::time::Instant;
-use wire_net::{Directory, Subnet};
+use wire_net::Directory;
 use wire_store::{Event, KeyValue, Listing, Revision};
 
 use crate::{
@@ -50,12 +50,8 @@ impl Entries {
     /// The directory as far as a table tells: its admitted leases, without those that have vanished and are only held.
     pub(crate) fn from_table(directory: Directory, table: &LeaseTable) -> Self {
         let held: BTreeSet<&Vec<u8>> = table.hold_down.held().map(|(key, _)| key).collect();
-        let entry_of = |(subnet, entry): (&Subnet, &Arc<Entry>)| {
-            let key = directory.key(*subnet);
-            let decoded = Decoded { origin: entry.origin, content: Ok(Arc::clone(entry)) };
-            (!held.contains(&key)).then_some((key, decoded))
-        };
-        let decoded = table.peers.iter().filter_map(entry_of).collect();
+        let peers = table.peers.iter().map(|(subnet, entry)| (directory.key(*subnet), Decoded::from(entry)));
+        let decoded = peers.filter(|(key, _)| !held.contains(key)).collect();
         Self { decoded, ..Self::new(directory) }
     }
 
@@ -74,13 +70,8 @@ impl Entries {
             changed |= before.get(&kv.key).is_none_or(|before| !before.says_the_same(&decoded));
             self.decoded.insert(kv.key.clone(), decoded);
         }
-        // An entry with another create_revision had vanished in between, as all entries do when a store comes back
-        // empty.
-        let is_there = |(key, before): &(Vec<u8>, Decoded)| {
-            let now = self.decoded.get(key);
-            now.is_some_and(|now| now.origin.create_revision == before.origin.create_revision)
-        };
-        self.vanished.extend(before.into_iter().filter(|entry| !is_there(entry)));
+        let vanished = before.into_iter().filter(|(key, before)| before.has_vanished(self.decoded.get(key)));
+        self.vanished.extend(vanished);
         self.revision = listing.revision;
         changed
     }
@@ -155,7 +146,19 @@ fn shown(error: &impl ToString) -> String {
     error.to_string().chars().filter(|letter| !letter.is_control()).take(200).collect()
 }
 
+impl From<&Arc<Entry>> for Decoded {
+    fn from(entry: &Arc<Entry>) -> Self {
+        Self { origin: entry.origin, content: Ok(Arc::clone(entry)) }
+    }
+}
+
 impl Decoded {
+    /// Whether this entry has vanished, given the entry that its key holds now. One with another create_revision is a new
+    /// entry: this one vanished in between, as all entries do when a store comes back empty.
+    fn has_vanished(&self, now: Option<&Self>) -> bool {
+        now.is_none_or(|now| now.origin.create_revision != self.origin.create_revision)
+    }
+
     /// Whether both are equal, apart from the time of renewal and the store's lease.
     fn says_the_same(&self, other: &Self) -> bool {
         let content = match (&self.content, &other.content) {

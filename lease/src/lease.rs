@@ -46,6 +46,15 @@ impl BackendData {
             Self::Untyped | Self::Other(_) => DualStack::default(),
         }
     }
+
+    fn vtep_json(&self, family: Family) -> Option<VtepJson> {
+        match self {
+            Self::Vxlan(vteps) => {
+                vteps.get(family).map(|vtep| VtepJson { vni: vtep.vni.map(Vni::number), mac: vtep.mac })
+            }
+            Self::Untyped | Self::Other(_) => None,
+        }
+    }
 }
 
 /// The lease of one host.
@@ -85,18 +94,12 @@ impl Lease {
     /// The value for the store: compact JSON with flannel's fields in flannel's order.
     #[must_use]
     pub fn to_value(&self) -> Vec<u8> {
-        let vtep = |family| match &self.data {
-            BackendData::Vxlan(vteps) => {
-                vteps.get(family).map(|vtep| VtepJson { vni: vtep.vni.map(Vni::number), mac: vtep.mac })
-            }
-            BackendData::Untyped | BackendData::Other(_) => None,
-        };
         let value = LeaseJson {
             public_ip: self.public.get(Family::V4).map_or(Ipv4Addr::UNSPECIFIED.into(), |ip| *ip),
             public_ipv6: self.public.get(Family::V6).copied(),
             backend_type: self.data.name(),
-            backend_data: vtep(Family::V4),
-            backend_v6_data: vtep(Family::V6),
+            backend_data: self.data.vtep_json(Family::V4),
+            backend_v6_data: self.data.vtep_json(Family::V6),
         };
         serde_json::to_vec(&value).expect("a lease has only text keys")
     }
@@ -207,10 +210,8 @@ impl<'a> Fields<'a> {
     }
 
     fn address<A: std::str::FromStr>(self, field: &'static str) -> Result<Option<A>, LeaseError> {
-        let parse = |text: String| {
-            text.parse()
-                .map_err(|_| LeaseError::Field { field, rule: format!("holds {text:?}, which is no such address") })
-        };
-        self.text(field)?.map(parse).transpose()
+        let Some(text) = self.text(field)? else { return Ok(None) };
+        let rule = || format!("holds {text:?}, which is no such address");
+        text.parse().map(Some).map_err(|_| LeaseError::Field { field, rule: rule() })
     }
 }

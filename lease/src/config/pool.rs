@@ -62,13 +62,11 @@ impl ConfigFields<'_> {
     pub(super) fn pool(self, names: &Names) -> Result<Pool, ConfigError> {
         let network = self.network(names)?;
         let subnet_len = self.subnet_len(names, network)?;
-        let nth = |number: u128, from_end: bool| {
-            let size = 1u128 << (names.family.bits() - subnet_len);
-            let base = if from_end { network.last_bits() - (size - 1) } else { network.first_bits() };
-            Prefix::from_bits(names.family, base + number * size, subnet_len).expect("the length is checked")
-        };
-        let min = self.bound(names.min, network, subnet_len)?.unwrap_or_else(|| nth(1, false));
-        let max = self.bound(names.max, network, subnet_len)?.unwrap_or_else(|| nth(0, true));
+        let of_len = |bits| Prefix::from_bits(names.family, bits, subnet_len).expect("the length is checked");
+        let size = 1u128 << (names.family.bits() - subnet_len);
+        // By default all subnets but the first.
+        let min = self.bound(names.min, network, subnet_len)?.unwrap_or_else(|| of_len(network.first_bits() + size));
+        let max = self.bound(names.max, network, subnet_len)?.unwrap_or_else(|| of_len(network.last_bits()));
         if min > max {
             return Err(ConfigError::Value {
                 field: names.min.to_owned(),

@@ -49,12 +49,9 @@ impl<S: LeaseStore> KeyWatch<S> {
         loop {
             let step = match &mut self.watch {
                 Some(watch) => watch.next().await.map(|batch| {
-                    let ours = batch.events.into_iter().rev().find_map(|event| match event {
-                        Event::Put(kv) => (kv.key == self.key).then_some(Some(kv)),
-                        Event::Delete { key, .. } => (key == self.key).then_some(None),
-                    });
                     self.pauses.reset();
-                    ours
+                    let last = batch.events.into_iter().rev().find(|event| event.key() == self.key);
+                    last.map(Event::into_key_value)
                 }),
                 None => {
                     tokio::time::sleep_until(self.open_at).await;

@@ -132,6 +132,26 @@ pub enum Event {
     },
 }
 
+impl Event {
+    /// The whole key.
+    #[must_use]
+    pub fn key(&self) -> &[u8] {
+        match self {
+            Self::Put(kv) => &kv.key,
+            Self::Delete { key, .. } => key,
+        }
+    }
+
+    /// The new state of the key; `None` if it was removed.
+    #[must_use]
+    pub fn into_key_value(self) -> Option<KeyValue> {
+        match self {
+            Self::Put(kv) => Some(kv),
+            Self::Delete { .. } => None,
+        }
+    }
+}
+
 /// Changes that arrived together, in the order in which they were made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WatchBatch {

@@ -109,12 +109,13 @@ fn literal(host: &str, port: u16) -> Result<Option<SocketAddr>, NameError> {
 /// The addresses of all lines that name the host, as in glibc.
 fn in_hosts(text: &str, host: &str, port: u16) -> Vec<SocketAddr> {
     let host = host.strip_suffix('.').unwrap_or(host);
-    let address = |line: &str| {
-        let mut words = line.split('#').next()?.split_whitespace();
-        let address = words.next().and_then(|word| literal(word, port).ok().flatten())?;
-        words.any(|word| word.eq_ignore_ascii_case(host)).then_some(address)
-    };
-    text.lines().filter_map(address).collect()
+    text.lines().filter_map(|line| in_hosts_line(line, host, port)).collect()
+}
+
+fn in_hosts_line(line: &str, host: &str, port: u16) -> Option<SocketAddr> {
+    let mut words = line.split('#').next()?.split_whitespace();
+    let address = words.next().and_then(|word| literal(word, port).ok().flatten())?;
+    words.any(|word| word.eq_ignore_ascii_case(host)).then_some(address)
 }
 
 /// Queries one form of the name after another until one exists.

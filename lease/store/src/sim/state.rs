@@ -56,11 +56,7 @@ impl State {
 
     pub(super) fn list(&self, prefix: &[u8]) -> Listing {
         let from = self.keys.range(prefix.to_vec()..);
-        let cut = |kv: &KeyValue| {
-            let (key, value) = KeyValue::cut(&kv.key, &kv.value, prefix);
-            KeyValue { key, value, ..*kv }
-        };
-        let entries = from.take_while(|(key, _)| key.starts_with(prefix)).map(|(_, kv)| cut(kv)).collect();
+        let entries = from.take_while(|(key, _)| key.starts_with(prefix)).map(|(_, kv)| listed(kv, prefix)).collect();
         Listing { entries, revision: Revision(self.revision) }
     }
 
@@ -160,11 +156,8 @@ impl State {
         if from < self.compacted {
             return Err(WatchError::Compacted(Revision(self.compacted)));
         }
-        let of_prefix = |event: &&Event| match event {
-            Event::Put(kv) => kv.key.starts_with(prefix),
-            Event::Delete { key, .. } => key.starts_with(prefix),
-        };
-        let events = self.history.range(from..).flat_map(|(_, events)| events).filter(of_prefix).cloned().collect();
+        let events = self.history.range(from..).flat_map(|(_, events)| events);
+        let events = events.filter(|event| event.key().starts_with(prefix)).cloned().collect();
         Ok(WatchBatch { events, revision: Revision(self.revision) })
     }
 
@@ -189,4 +182,10 @@ impl State {
             self.history.entry(self.revision).or_default().push(event);
         }
     }
+}
+
+/// Cuts a key of a listing of `prefix`, as etcd's store does.
+fn listed(kv: &KeyValue, prefix: &[u8]) -> KeyValue {
+    let (key, value) = KeyValue::cut(&kv.key, &kv.value, prefix);
+    KeyValue { key, value, ..*kv }
 }
