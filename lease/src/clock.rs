@@ -39,26 +39,26 @@ pub(crate) async fn sleep_until(at: Option<Instant>) {
 
 /// Measures how long the host was suspended.
 #[derive(Debug)]
-pub(crate) struct Sleep {
+pub(crate) struct SuspendDetector {
     clock: Clock,
     /// The last reading of both clocks.
-    looked: (Instant, Duration),
+    read: (Instant, Duration),
 }
 
-impl Sleep {
+impl SuspendDetector {
     /// Shorter differences are ignored, since the two clocks are never read at exactly the same time.
     const SHORTEST: Duration = Duration::from_secs(1);
 
     pub(crate) fn new(clock: Clock) -> Self {
-        let looked = (Instant::now(), (clock.0)());
-        Self { clock, looked }
+        let read = (Instant::now(), (clock.0)());
+        Self { clock, read }
     }
 
     /// Returns how long the host was suspended since the last call; `None` if it was not.
-    pub(crate) fn since(&mut self) -> Option<Duration> {
-        let (before, all_before) = std::mem::replace(&mut self.looked, (Instant::now(), (self.clock.0)()));
-        let awake = self.looked.0.saturating_duration_since(before);
-        let slept = self.looked.1.saturating_sub(all_before).saturating_sub(awake);
+    pub(crate) fn suspended(&mut self) -> Option<Duration> {
+        let (before, all_before) = std::mem::replace(&mut self.read, (Instant::now(), (self.clock.0)()));
+        let awake = self.read.0.saturating_duration_since(before);
+        let slept = self.read.1.saturating_sub(all_before).saturating_sub(awake);
         (slept >= Self::SHORTEST).then_some(slept)
     }
 }

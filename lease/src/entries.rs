@@ -153,8 +153,8 @@ impl From<&Arc<Entry>> for Decoded {
 }
 
 impl Decoded {
-    /// Whether this entry has vanished, given the entry that its key holds now. One with another create_revision is a new
-    /// entry: this one vanished in between, as all entries do when a store comes back empty.
+    /// Whether this entry has vanished, given the entry that its key holds now. One with another create_revision is a
+    /// new entry: this one vanished in between, as all entries do when a store comes back empty.
     fn has_vanished(&self, now: Option<&Self>) -> bool {
         now.is_none_or(|now| now.origin.create_revision != self.origin.create_revision)
     }

@@ -119,7 +119,7 @@ struct Follower<S: LeaseStore> {
     health_out: watch::Sender<FollowHealth>,
 }
 
-enum Wake {
+enum FollowEvent {
     Changes(Result<WatchBatch, WatchError>),
     Admission,
     /// The hold-down of some leases has ended.
@@ -162,23 +162,23 @@ impl<S: LeaseStore> Follower<S> {
         // Shortened at random, so that the hosts do not list in step.
         let mut list_at = opened + shortened(self.settings.list_every, 0.2);
         loop {
-            match self.wake(&mut watch, list_at).await {
-                Wake::Changes(batch) => {
+            match self.next_event(&mut watch, list_at).await {
+                FollowEvent::Changes(batch) => {
                     self.drain(&batch?, &mut watch)?;
                     pauses.reset();
                 }
-                Wake::Admission | Wake::Release => self.publish(),
-                Wake::ListingDue => list_at = Instant::now() + self.list_again().await?,
+                FollowEvent::Admission | FollowEvent::Release => self.publish(),
+                FollowEvent::ListingDue => list_at = Instant::now() + self.list_again().await?,
             }
         }
     }
 
-    async fn wake(&mut self, watch: &mut S::Watch, list_at: Instant) -> Wake {
+    async fn next_event(&mut self, watch: &mut S::Watch, list_at: Instant) -> FollowEvent {
         tokio::select! {
-            batch = watch.next() => Wake::Changes(batch),
-            () = admission_changed(&mut self.admission) => Wake::Admission,
-            () = sleep_until(self.hold_down.next_release()) => Wake::Release,
-            () = tokio::time::sleep_until(list_at) => Wake::ListingDue,
+            batch = watch.next() => FollowEvent::Changes(batch),
+            () = admission_changed(&mut self.admission) => FollowEvent::Admission,
+            () = sleep_until(self.hold_down.next_release()) => FollowEvent::Release,
+            () = tokio::time::sleep_until(list_at) => FollowEvent::ListingDue,
         }
     }
 

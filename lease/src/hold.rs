@@ -203,8 +203,8 @@ pub struct HeldLease<'a> {
     pub owner: &'a Owner,
 }
 
-/// Gives back a lease when no [`Hold`] runs any more. Returns false if it is not in the store, belongs to another agent by
-/// its guards, is a reservation, or is not ours by the evidence.
+/// Gives back a lease when no [`Hold`] runs any more. Returns false if it is not in the store, belongs to another agent
+/// by its guards, is a reservation, or is not ours by the evidence.
 ///
 /// # Errors
 /// If the store does not answer.

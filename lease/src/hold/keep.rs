@@ -14,14 +14,14 @@ use super::{
 };
 use crate::{
     Entry, Lease, Origin,
-    clock::{Sleep, sleep_until},
+    clock::{SuspendDetector, sleep_until},
     own::{addresses, entry_of},
 };
 
 /// The time between reads of our key, made although the watch is open: etcd has lost watch events.
 const READ_EVERY: Duration = Duration::from_secs(5 * 60);
 /// The time between checks whether the host was suspended.
-const SLEEP_EVERY: Duration = Duration::from_secs(5);
+const SUSPEND_CHECK_EVERY: Duration = Duration::from_secs(5);
 /// Between failed renewals.
 const PAUSES: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
 /// Between writes, while another program keeps changing our entry.
@@ -31,31 +31,31 @@ const UNDISTURBED: Duration = Duration::from_secs(30);
 
 /// After a suspension, moves expiry and renewal forward by its length and reads our key: no watch event has arrived
 /// meanwhile.
-fn wake_up<S: LeaseStore>(holding: &mut Holding, keeping: &mut KeepState<S>) {
-    let Some(slept) = keeping.sleep.since() else { return };
+fn after_suspension<S: LeaseStore>(holding: &mut Holding, keeping: &mut KeepState<S>) {
+    let Some(suspended) = keeping.suspend.suspended() else { return };
     keeping.watch.read_again();
     let Some(life) = &mut holding.life else { return };
     let now = Instant::now();
-    let earlier = |at: Instant| at.checked_sub(slept).unwrap_or(now);
+    let earlier = |at: Instant| at.checked_sub(suspended).unwrap_or(now);
     *life = Life { expires: earlier(life.expires), renew_at: earlier(life.renew_at) };
-    let seconds = slept.as_secs();
+    let seconds = suspended.as_secs();
     info!(seconds, "this host was suspended; asking etcd for its lease");
     if life.expires <= now {
         let text = format!(
             "this host slept for {seconds} s, longer than its lease lives: asking etcd whether it is there still"
         );
-        keeping.sleep_trouble = Some(text);
+        keeping.suspend_trouble = Some(text);
     }
 }
 
-enum Wake {
+enum KeepEvent {
     Key(KeyEvent),
     RenewalDue,
     ReadDue,
     Offer,
     /// There are new leases of other hosts.
     Others,
-    SleepDue,
+    SuspendCheckDue,
     /// It is time to publish an offer that could not be published before.
     PublishDue,
 }
@@ -71,19 +71,19 @@ struct KeepState<S: LeaseStore> {
     publish_at: Option<Instant>,
     watch_trouble: Option<String>,
     renew_trouble: Option<String>,
-    sleep: Sleep,
+    suspend: SuspendDetector,
     /// The time of the next check for a suspension.
-    sleep_at: Instant,
+    suspend_check_at: Instant,
     /// Set while the lease may have expired during a suspension and etcd has not answered yet.
-    sleep_trouble: Option<String>,
+    suspend_trouble: Option<String>,
     write_trouble: Option<String>,
     publish_trouble: Option<String>,
 }
 
 impl<S: LeaseStore> KeepState<S> {
     fn trouble(&self) -> Option<String> {
-        let Self { publish_trouble, sleep_trouble, write_trouble, renew_trouble, watch_trouble, .. } = self;
-        let troubles = [publish_trouble, sleep_trouble, write_trouble, renew_trouble, watch_trouble];
+        let Self { publish_trouble, suspend_trouble, write_trouble, renew_trouble, watch_trouble, .. } = self;
+        let troubles = [publish_trouble, suspend_trouble, write_trouble, renew_trouble, watch_trouble];
         troubles.into_iter().flatten().next().cloned()
     }
 }
@@ -101,40 +101,40 @@ impl<S: LeaseStore> Holder<S> {
             publish_at: None,
             watch_trouble: None,
             renew_trouble: None,
-            sleep: Sleep::new(self.settings.clock.clone()),
-            sleep_at: Instant::now() + SLEEP_EVERY,
-            sleep_trouble: None,
+            suspend: SuspendDetector::new(self.settings.clock.clone()),
+            suspend_check_at: Instant::now() + SUSPEND_CHECK_EVERY,
+            suspend_trouble: None,
             write_trouble: None,
             publish_trouble: None,
         };
         // A lease from a former holder may hold that one's offer.
         self.publish(holding, &mut keeping).await;
         loop {
-            let lost = match self.wake(holding, &mut keeping).await {
-                Wake::Key(KeyEvent::Broken(error)) => {
+            let lost = match self.next_event(holding, &mut keeping).await {
+                KeepEvent::Key(KeyEvent::Broken(error)) => {
                     keeping.watch_trouble = Some(chain(&error));
                     None
                 }
-                Wake::Key(KeyEvent::Is(found)) => {
+                KeepEvent::Key(KeyEvent::Is(found)) => {
                     keeping.watch_trouble = None;
                     self.compare(holding, &mut keeping, found).await
                 }
-                Wake::Others => {
+                KeepEvent::Others => {
                     self.announce(holding).await;
                     None
                 }
-                Wake::SleepDue => {
-                    keeping.sleep_at = Instant::now() + SLEEP_EVERY;
-                    wake_up(holding, &mut keeping);
+                KeepEvent::SuspendCheckDue => {
+                    keeping.suspend_check_at = Instant::now() + SUSPEND_CHECK_EVERY;
+                    after_suspension(holding, &mut keeping);
                     None
                 }
-                Wake::RenewalDue => self.renew(holding, &mut keeping).await,
-                Wake::ReadDue => {
+                KeepEvent::RenewalDue => self.renew(holding, &mut keeping).await,
+                KeepEvent::ReadDue => {
                     keeping.read_at = Instant::now() + shortened(READ_EVERY, 0.1);
                     keeping.watch.read_again();
                     None
                 }
-                Wake::Offer | Wake::PublishDue => {
+                KeepEvent::Offer | KeepEvent::PublishDue => {
                     self.publish(holding, &mut keeping).await;
                     None
                 }
@@ -146,20 +146,20 @@ impl<S: LeaseStore> Holder<S> {
         }
     }
 
-    async fn wake(&mut self, holding: &Holding, keeping: &mut KeepState<S>) -> Wake {
+    async fn next_event(&mut self, holding: &Holding, keeping: &mut KeepState<S>) -> KeepEvent {
         let offer = async {
             if self.offer.changed().await.is_err() {
                 std::future::pending::<()>().await;
             }
         };
         tokio::select! {
-            () = sleep_until(keeping.publish_at) => Wake::PublishDue,
-            event = keeping.watch.next() => Wake::Key(event),
-            () = sleep_until(holding.life.map(|life| life.renew_at)) => Wake::RenewalDue,
-            () = tokio::time::sleep_until(keeping.read_at) => Wake::ReadDue,
-            () = offer => Wake::Offer,
-            () = self.announcing.due() => Wake::Others,
-            () = tokio::time::sleep_until(keeping.sleep_at) => Wake::SleepDue,
+            () = sleep_until(keeping.publish_at) => KeepEvent::PublishDue,
+            event = keeping.watch.next() => KeepEvent::Key(event),
+            () = sleep_until(holding.life.map(|life| life.renew_at)) => KeepEvent::RenewalDue,
+            () = tokio::time::sleep_until(keeping.read_at) => KeepEvent::ReadDue,
+            () = offer => KeepEvent::Offer,
+            () = self.announcing.due() => KeepEvent::Others,
+            () = tokio::time::sleep_until(keeping.suspend_check_at) => KeepEvent::SuspendCheckDue,
         }
     }
 
@@ -218,7 +218,7 @@ impl<S: LeaseStore> Holder<S> {
     ) -> Option<String> {
         let subnet = holding.entry.lease.subnet;
         let Some(kv) = found else { return Some("its key was deleted".to_owned()) };
-        keeping.sleep_trouble = None;
+        keeping.suspend_trouble = None;
         let first = |lease: &Lease| lease.public.iter().next().map(|(_, address)| *address);
         match entry_of(subnet, &kv) {
             Some(entry) if entry == *holding.entry => {
