@@ -238,7 +238,7 @@ impl Host {
                 let settings = FollowSettings { before, ..FollowSettings::new(directory) };
                 Follow::spawn(store, settings, admission, Start { listing: Some(known.listing), beside })
             }
-            Some(_) => Follow::remembered(directory, &known.listing, admission, beside),
+            Some(_) => Follow::from_listing(directory, &known.listing, admission, beside),
         };
         let endpoints = endpoints::follow(self.settings.clone(), self.state.subnet, admission_in.clone());
         let held = self.held_on(&ground);

@@ -87,7 +87,7 @@ impl Follow {
 
     /// Follows no store: publishes the leases of `listing`, again whenever `admission` changes. For a start while the
     /// store is down, from a listing kept on disk. Its health counts no listing.
-    pub fn remembered(
+    pub fn from_listing(
         directory: Directory,
         listing: &Listing,
         mut admission: watch::Receiver<Admission>,

@@ -55,21 +55,21 @@ impl<S: LeaseStore> Holder<S> {
                     self.attempt = self.attempt.wrapping_add(1);
                     let pause = races.lost();
                     if races.are_many() {
-                        self.wait_because(reason);
+                        self.report_waiting(reason);
                     }
                     tokio::time::sleep(pause).await;
                 }
                 ClaimError::Full(no_room, listing) => self.wait_for_room(&no_room, &listing).await,
                 ClaimError::Taken(reason) => {
-                    self.wait_because(reason);
+                    self.report_waiting(reason);
                     tokio::time::sleep(shortened(TAKEN_AGAIN, 0.5)).await;
                 }
                 ClaimError::OtherAgent(reason) => {
-                    self.wait_because(reason);
+                    self.report_waiting(reason);
                     tokio::time::sleep(shortened(OTHER_AGENT_AGAIN, 0.5)).await;
                 }
                 ClaimError::Store(error) => {
-                    self.wait_because(chain(&error));
+                    self.report_waiting(chain(&error));
                     tokio::time::sleep(pauses.pause()).await;
                 }
             }
@@ -85,7 +85,7 @@ impl<S: LeaseStore> Holder<S> {
         let offer = self.offer.borrow_and_update().clone();
         let own = match own_entry_without(&self.settings.endpoints, &listing, self.space(), &offer.public) {
             Some(own) => Some(own),
-            None => self.remembered(&listing).await?,
+            None => self.held_last(&listing).await?,
         };
         if let Some(own) = own {
             let holding = self.adopt(own, &listing, &offer).await?;
@@ -99,7 +99,7 @@ impl<S: LeaseStore> Holder<S> {
     }
 
     /// Finds our own lease with another public address: it has the subnet held last, and guards that name us.
-    async fn remembered(&self, listing: &Listing) -> Result<Option<Entry>, ClaimError> {
+    async fn held_last(&self, listing: &Listing) -> Result<Option<Entry>, ClaimError> {
         let Some(subnet) = Subnet::new(self.settings.preferred).filter(|_| self.settings.same_host) else {
             return Ok(None);
         };
@@ -180,7 +180,7 @@ impl<S: LeaseStore> Holder<S> {
         self.claim(subnet, listing.revision, &offer).await
     }
 
-    fn wait_because(&self, reason: String) {
+    fn report_waiting(&self, reason: String) {
         let changed = match &*self.state_out.borrow() {
             HoldState::Acquiring { reason: before } => *before != reason,
             HoldState::Held { .. } | HoldState::Lost { .. } => true,
@@ -193,11 +193,11 @@ impl<S: LeaseStore> Holder<S> {
 
     /// Waits until a lease is released, or at most [`FULL_AGAIN`].
     async fn wait_for_room(&self, no_room: &NoRoom, listing: &Listing) {
-        let reason = match self.first_end(listing).await {
+        let reason = match self.first_expiry(listing).await {
             Some(end) => format!("{no_room}; one of them ends in at most {} s", end.as_secs()),
             None => no_room.to_string(),
         };
-        self.wait_because(reason);
+        self.report_waiting(reason);
         let released = self.released(Revision(listing.revision.0 + 1));
         let _timed_out = tokio::time::timeout(shortened(FULL_AGAIN, 0.5), released).await;
         // All hosts that wait wake at the same time: spread them.
@@ -215,7 +215,7 @@ impl<S: LeaseStore> Holder<S> {
         tokio::time::sleep(shortened(Duration::from_secs(1), 0.5)).await;
     }
 
-    async fn first_end(&self, listing: &Listing) -> Option<Duration> {
+    async fn first_expiry(&self, listing: &Listing) -> Option<Duration> {
         let leases: BTreeSet<_> = listing.entries.iter().filter_map(|kv| kv.lease).take(ENDS_ASKED).collect();
         let ends = futures::stream::iter(leases).map(|lease| self.store.time_to_live(lease)).buffer_unordered(8);
         let known = ends.filter_map(|end| std::future::ready(end.ok().flatten()));

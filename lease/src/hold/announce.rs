@@ -34,13 +34,13 @@ pub(super) struct Announcing {
     seen: Option<BTreeSet<(Subnet, Revision)>>,
     /// The leases that are new since the last check.
     fresh: Vec<Arc<Entry>>,
-    look_at: Option<Instant>,
+    check_at: Option<Instant>,
     written: Option<Instant>,
 }
 
 impl Announcing {
     pub(super) const fn new(leases: watch::Receiver<Option<Arc<LeaseTable>>>) -> Self {
-        Self { leases, seen: None, fresh: Vec::new(), look_at: None, written: None }
+        Self { leases, seen: None, fresh: Vec::new(), check_at: None, written: None }
     }
 
     /// Our lease is new, so every host with a lease may have missed it.
@@ -56,12 +56,12 @@ impl Announcing {
     pub(super) async fn due(&mut self) {
         loop {
             let told = tokio::select! {
-                () = sleep_until(self.look_at) => return,
+                () = sleep_until(self.check_at) => return,
                 told = self.leases.changed() => told,
             };
             if told.is_err() {
                 // The follower has ended; the leases received before are still checked.
-                return sleep_until(self.look_at).await;
+                return sleep_until(self.check_at).await;
             }
             self.note();
         }
@@ -74,14 +74,14 @@ impl Announcing {
             self.fresh.extend(table.peers.values().filter(|entry| !seen.contains(&name(entry))).cloned());
         }
         self.seen = Some(table.peers.values().map(|entry| name(entry)).collect());
-        if !self.fresh.is_empty() && self.look_at.is_none() {
-            self.look_again();
+        if !self.fresh.is_empty() && self.check_at.is_none() {
+            self.check_later();
         }
     }
 
-    fn look_again(&mut self) {
+    fn check_later(&mut self) {
         let soon = Instant::now() + shortened(AT_LATEST, SPREAD);
-        self.look_at = Some(self.written.map_or(soon, |written| soon.max(written + AT_MOST_EVERY)));
+        self.check_at = Some(self.written.map_or(soon, |written| soon.max(written + AT_MOST_EVERY)));
     }
 }
 
@@ -89,7 +89,7 @@ impl<S: LeaseStore> Holder<S> {
     /// Writes our lease again, unchanged, if one of the new leases is flanneld's. Writes nothing if our lease in the
     /// store has another revision.
     pub(super) async fn announce(&mut self, holding: &mut Holding) {
-        self.announcing.look_at = None;
+        self.announcing.check_at = None;
         let fresh = std::mem::take(&mut self.announcing.fresh);
         let flannels = match self.first_unguarded(&fresh).await {
             Ok(Some(entry)) => entry.lease.subnet,
@@ -97,7 +97,7 @@ impl<S: LeaseStore> Holder<S> {
             Err(error) => {
                 debug!(error = %chain(&error), "cannot tell whether flanneld has a lease; looking again");
                 self.announcing.fresh = fresh;
-                return self.announcing.look_again();
+                return self.announcing.check_later();
             }
         };
         self.announcing.written = Some(Instant::now());

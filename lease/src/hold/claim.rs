@@ -160,7 +160,7 @@ impl<S: LeaseStore> Holder<S> {
         offer: &Offer,
     ) -> Result<Holding, ClaimError> {
         let Some(lease) = own.origin.lease else { return self.adopt_reservation(own, listing, offer).await };
-        self.give_way(&own, listing).await?;
+        self.yield_to_older(&own, listing).await?;
         let subnet = self.target(&own, listing)?;
         let (life, guards) = tokio::try_join!(self.store.time_to_live(lease), self.guards(subnet))?;
         let asked = Instant::now();
@@ -237,7 +237,7 @@ impl<S: LeaseStore> Holder<S> {
     }
 
     /// Removes our lease if it overlaps an older one.
-    async fn give_way(&self, own: &Entry, listing: &Listing) -> Result<(), ClaimError> {
+    async fn yield_to_older(&self, own: &Entry, listing: &Listing) -> Result<(), ClaimError> {
         let subnet = own.lease.subnet;
         match overlapping(listing, self.space(), subnet) {
             Some((older, kv)) if kv.create_revision < own.origin.create_revision => {

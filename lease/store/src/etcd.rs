@@ -50,7 +50,7 @@ pub struct EtcdStore {
     settings: Arc<EtcdSettings>,
     login: Arc<Mutex<Login>>,
     /// The time of the last answer, also of one page of a listing.
-    heard: Arc<watch::Sender<Instant>>,
+    last_answer: Arc<watch::Sender<Instant>>,
 }
 
 /// Set once etcd has issued a token or has said that it needs none. Replaced by a new cell when the token becomes
@@ -89,8 +89,8 @@ impl EtcdStore {
         // Without a user, this sends nothing.
         let client = Client::from_channel(channel, Some(options)).await;
         let client = client.map_err(|error| EtcdSettingsError::Client(error.into()))?;
-        let heard = Arc::new(watch::Sender::new(Instant::now()));
-        Ok(Self { client, settings: Arc::new(settings), login: Arc::default(), heard })
+        let last_answer = Arc::new(watch::Sender::new(Instant::now()));
+        Ok(Self { client, settings: Arc::new(settings), login: Arc::default(), last_answer })
     }
 
     /// Waits for `answer` as long as etcd answers its single calls: a long listing, page by page, is not silence.
@@ -101,8 +101,8 @@ impl EtcdStore {
         silence: Duration,
         limit: Duration,
     ) -> Option<T> {
-        let mut heard = self.heard.subscribe();
-        let silent = async { while let Ok(Ok(())) = tokio::time::timeout(silence, heard.changed()).await {} };
+        let mut last_answer = self.last_answer.subscribe();
+        let silent = async { while let Ok(Ok(())) = tokio::time::timeout(silence, last_answer.changed()).await {} };
         tokio::select! {
             answer = answer => Some(answer),
             () = silent => None,
@@ -148,7 +148,7 @@ impl EtcdStore {
         };
         match tokio::time::timeout(self.settings.timeout, attempts).await {
             Ok(Ok(answer)) => {
-                self.heard.send_replace(Instant::now());
+                self.last_answer.send_replace(Instant::now());
                 Ok(answer)
             }
             Ok(Err(error)) => Err(error::store_error(asked, self.settings.user_name(), error)),
