@@ -170,7 +170,7 @@ impl<S: LeaseStore> Hold<S> {
 pub struct Former {
     /// The state of its lease.
     pub state: HoldState,
-    /// As in [`Start`].
+    /// The future to poll along with the work, as in [`Start`].
     pub beside: Option<Beside>,
 }
 

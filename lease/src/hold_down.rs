@@ -60,7 +60,7 @@ impl HoldDown {
         self.0.iter().filter(|(_, vanished)| vanished.is_held()).map(|(key, vanished)| (key, &vanished.decoded))
     }
 
-    /// When the next lease is released.
+    /// The time at which the next lease is released.
     pub(crate) fn next_release(&self) -> Option<Instant> {
         self.0.values().filter(|vanished| vanished.is_held()).map(Vanished::until).min()
     }
@@ -106,7 +106,8 @@ mod tests {
         Entries::listed(directory(), &listing(numbers, Revision(1))).into_decoded()
     }
 
-    /// What is held when first `before` is there and then, as `steps` say, other leases after other times in milliseconds.
+    /// Counts the held leases after each step. At first `before` exist; each step has a time in milliseconds and the
+    /// leases that exist then.
     fn held(before: &[u8], steps: &[(u64, &[u8])]) -> Vec<usize> {
         let start = Instant::now();
         let (mut hold_down, mut there) = (HoldDown::default(), decoded(before));
@@ -147,7 +148,7 @@ mod tests {
         assert_eq!(held(&[1, 2, 3, 4], &steps), [4, 3, 1, 0]);
     }
 
-    /// Whoever lists it late finds most hosts back already.
+    /// A host that lists the emptied store late finds most leases back already.
     #[test]
     fn in_a_store_that_was_emptied_those_that_are_back_count_as_vanished_too() {
         let held = |back: &[u8]| {

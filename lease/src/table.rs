@@ -33,7 +33,7 @@ pub struct LeaseTable {
     /// The admitted leases of all other hosts, with any backend, reduced to the families of this network. Renewals
     /// alone do not update the table.
     pub peers: BTreeMap<Subnet, Arc<Entry>>,
-    /// How many of them have vanished from the store together with most others, and are held for a while.
+    /// The number of `peers` that have vanished from the store together with most others, and are held for a while.
     pub held: usize,
     /// The entries that were refused.
     pub refused: Refused,

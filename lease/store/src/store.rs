@@ -161,7 +161,7 @@ pub struct WatchBatch {
     pub revision: Revision,
 }
 
-/// Why a call failed.
+/// The reason why a call failed.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// No member answered, or not in time. The call may or may not have been carried out.
@@ -207,7 +207,7 @@ pub enum StoreError {
     },
 }
 
-/// Why a watch ended.
+/// The reason why a watch ended.
 #[derive(Debug, thiserror::Error)]
 pub enum WatchError {
     /// The requested revisions are compacted: list again.
@@ -271,7 +271,7 @@ pub trait WatchStream: Send + 'static {
     /// Waits for the next changes.
     ///
     /// # Errors
-    /// When the stream ended; the watch cannot be used afterwards.
+    /// If the stream ended; the watch cannot be used afterwards.
     ///
     /// # Cancel safety
     /// Safe: no batch is lost when the future is dropped.

@@ -86,7 +86,7 @@ pub enum EtcdSettingsError {
         what: &'static str,
         /// Its path.
         path: PathBuf,
-        /// Why not.
+        /// The error of the system.
         #[source]
         source: io::Error,
     },
@@ -114,7 +114,7 @@ pub enum EtcdSettingsError {
         cert: PathBuf,
         /// The key's path.
         key: PathBuf,
-        /// Why not.
+        /// The error of the TLS library.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
