@@ -187,8 +187,9 @@ mod tests {
     use std::sync::Arc;
 
     use prost::Message;
-    use wire_lease::{Admission, Entries, KeyValue, Listing, Revision};
+    use wire_lease::{Admission, Entries};
     use wire_net::KeyPrefix;
+    use wire_store::{KeyValue, Listing, Revision};
 
     use super::*;
     use crate::observed::Observed;

@@ -3,8 +3,9 @@
 use std::io::Read;
 
 use serde_json::{Map, Value, json};
-use wire_lease::{Compare, EtcdStore, LeaseStore, NetworkConfig, Txn, Write};
+use wire_lease::NetworkConfig;
 use wire_net::{KeyPrefix, chain};
+use wire_store::{Compare, EtcdStore, LeaseStore, Txn, Write};
 
 use crate::{
     cli::{ConfigCommand, EtcdFlags},

@@ -14,9 +14,9 @@ use std::{
 use tokio::sync::{Notify, watch};
 use tracing::{error, info, warn};
 use wire_backends::{HostDataplane, Monitor, Wake};
-use wire_lease::Revision;
 use wire_net::chain;
 use wire_state::{Conflict, DataplaneError, ErrorKind, Failure, LinkKind, NetState, Network, Op, Reconciler, Report};
+use wire_store::Revision;
 
 use crate::{
     exit::Exit,

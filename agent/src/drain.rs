@@ -4,7 +4,7 @@
 use std::{fs, io, net::IpAddr, path::Path};
 
 use wire_backends::{Host, NetlinkDataplane, RouteForm};
-use wire_lease::{Owner, give_back};
+use wire_lease::{HeldLease, Owner, give_back};
 use wire_net::{LinkName, chain};
 use wire_state::{Marks, NetState, Reconciler, Scope};
 
@@ -78,7 +78,8 @@ async fn release(settings: &Settings, state: &State) -> Result<(), Exit> {
         }
     };
     let store = network::open(settings).await?;
-    let given = give_back(&store, &settings.prefix, (&state.identity, &state.subnet), &owner).await;
+    let held = HeldLease { identity: &state.identity, subnet: &state.subnet, owner: &owner };
+    let given = give_back(&store, &settings.prefix, &held).await;
     match given {
         Ok(true) => report(format_args!("lease: {subnet} is given back")),
         Ok(false) => report(format_args!("lease: {subnet} is not ours any more, or never ends: nothing to give back")),

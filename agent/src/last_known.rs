@@ -13,8 +13,9 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 use tokio::{task::JoinHandle, time::Instant};
-use wire_lease::{KeyValue, LeaseId, LeaseTable, Listing, Revision};
+use wire_lease::LeaseTable;
 use wire_net::{KeyPrefix, chain};
+use wire_store::{KeyValue, LeaseId, Listing, Revision};
 
 use crate::{
     files::{self, Durable, WriteError},

@@ -24,11 +24,10 @@ use wire_backends::{
     Backend, ForwardSettings, Forwarder, HostDataplane, Kept, NetlinkDataplane, Placement, RouteForm, SelectError,
     choose, devices, select,
 };
-use wire_lease::{
-    BackendConfig, EtcdStore, Follow, FollowSettings, HoldState, Listing, NetworkConfig, Offer, Start, own_entry,
-};
+use wire_lease::{BackendConfig, Follow, FollowSettings, HoldState, NetworkConfig, Offer, Start, own_entry};
 use wire_net::{LinkName, MacAddr, chain};
 use wire_state::{Driver, Marks, Owner, Reconciler, Scope};
+use wire_store::{EtcdStore, Listing};
 
 use self::{
     ground::Ground,
@@ -239,7 +238,7 @@ impl Host {
                 let settings = FollowSettings { before, ..FollowSettings::new(directory) };
                 Follow::spawn(store, settings, admission, Start { listing: Some(known.listing), beside })
             }
-            Some(_) => Follow::remembered(directory, &known.listing, admission, beside),
+            Some(_) => Follow::from_listing(directory, &known.listing, admission, beside),
         };
         let endpoints = endpoints::follow(self.settings.clone(), self.state.subnet, admission_in.clone());
         let held = self.held_on(&ground);

@@ -8,9 +8,10 @@ use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc};
 use tokio::sync::watch;
 use tracing::{info, warn};
 use wire_backends::{Counted, Tunnels};
-use wire_lease::{FollowHealth, HoldState, LeaseTable, Revision};
+use wire_lease::{FollowHealth, HoldState, LeaseTable};
 use wire_net::{DualStack, Family, Prefix};
 use wire_state::{Network, Report};
+use wire_store::Revision;
 
 use self::refusals::{Refusals, refusals};
 use crate::pulse::Part;

@@ -10,9 +10,9 @@ use std::{
 
 use regex::Regex;
 use wire_backends::{ForwardSettings, Masquerade, Senders};
-use wire_lease::{Credentials, EtcdSettings, Password, TlsFiles};
 use wire_net::{DualStack, Family, KeyPrefix, LinkName};
 use wire_state::{Capabilities, Underlay};
+use wire_store::{Credentials, EtcdSettings, Password, TlsFiles};
 
 use crate::{
     cli::{EtcdFlags, RunFlags},

@@ -1,4 +1,4 @@
-//! Which entries of the lease directory are let in. Pure; a bad entry is refused alone and never changes what becomes of
+//! Decides which entries of the lease directory are admitted. Pure. A bad entry is refused alone and does not affect
 //! the others.
 
 use std::{
@@ -8,28 +8,28 @@ use std::{
 };
 
 use wire_net::{DualStack, Family, LocalAddress, LocalUse, MacAddr, Pool, Prefix, Subnet};
+use wire_store::Revision;
 
-use crate::{
-    BackendData, Entry, Lease, LeaseTable, Refusal, RefusalKind, Revision, entries::Decoded, hold_down::HoldDown,
-};
+use crate::{BackendData, Entry, Lease, LeaseTable, Refusal, RefusalKind, entries::Decoded, hold_down::HoldDown};
 
-/// What entries are checked against.
+/// The facts that entries are checked against.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Admission {
     /// The network's pools.
     pub pools: DualStack<Pool>,
-    /// Our own subnet, once we have one. Its entry is no peer.
+    /// This host's own subnet, once it has one. Its entry is not a peer.
     pub own: Option<Subnet>,
-    /// Our own public addresses, which no peer may have.
+    /// This host's own public addresses. No peer may have them.
     pub public: DualStack<IpAddr>,
-    /// All addresses of this host. No peer may have them, nor those that lead to a whole link of this host.
+    /// All addresses of this host. No peer may have them, nor the network and broadcast addresses of their links.
     pub local: Vec<LocalAddress>,
-    /// The addresses of our own devices, which no peer may have.
+    /// The MAC addresses of this host's own devices. No peer may have them.
     pub macs: DualStack<MacAddr>,
-    /// Prefixes that this host reaches without the overlay, which no peer may lead away. One that holds a whole network
-    /// of the pools is not looked at: there the overlay was cut out of the underlay on purpose.
+    /// Prefixes that this host reaches without the overlay. No peer's subnet may overlap them, or it would take over
+    /// their routes. A prefix that contains a whole pool is ignored: there the overlay was placed inside the underlay
+    /// on purpose.
     pub underlay: Vec<Prefix>,
-    /// By which addresses this host reaches the store, which no peer may lead away.
+    /// The addresses by which this host reaches the store. No peer's subnet may contain them, for the same reason.
     pub endpoints: Vec<IpAddr>,
 }
 
@@ -42,19 +42,21 @@ pub(crate) fn admit(
     let outside = admission.outside();
     let mut table = LeaseTable { revision, hold_down: hold_down.clone(), outside, ..LeaseTable::default() };
     let mut candidates = Vec::with_capacity(decoded.len());
-    let around = Around { prefixes: admission.guarded_underlay(), uses: LocalAddress::uses_of(&admission.local) };
-    let there = decoded.iter().map(|(key, decoded)| (Presence::There, key, decoded));
+    let host_network =
+        HostNetwork { prefixes: admission.guarded_underlay(), uses: LocalAddress::uses_of(&admission.local) };
+    let there = decoded.iter().map(|(key, decoded)| (Presence::Stored, key, decoded));
     for (presence, key, decoded) in there.chain(hold_down.held().map(|(key, decoded)| (Presence::Held, key, decoded))) {
         match &decoded.content {
             Ok(entry) if Some(entry.lease.subnet) == admission.own => {}
-            Ok(entry) => match admission.check(entry, &around) {
+            Ok(entry) => match admission.check(entry, &host_network) {
                 Ok(entry) => candidates.push((presence, decoded.origin.create_revision, key, entry)),
                 Err(refusal) => table.refuse(presence, key, &refusal),
             },
             Err(refusal) => table.refuse(presence, key, refusal),
         }
     }
-    // Oldest first, so that the older of two that conflict is in when the younger comes; what is not there any more last.
+    // Oldest first, so that of two conflicting leases the older is admitted first. Leases no longer in the store come
+    // last.
     candidates.sort_unstable_by_key(|(presence, created, key, _)| (*presence, *created, *key));
     let mut claims = Claims::of(admission);
     let mut peers = Vec::with_capacity(candidates.len());
@@ -67,7 +69,7 @@ pub(crate) fn admit(
             Err(refusal) => table.refuse(*presence, key, &refusal),
         }
     }
-    // Built at once: much quicker than one by one.
+    // Built from a sorted list: much faster than inserting one by one.
     table.peers = peers.into_iter().collect();
     table
 }
@@ -75,49 +77,49 @@ pub(crate) fn admit(
 /// Whether an entry is in the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Presence {
-    There,
-    /// It was until lately.
+    Stored,
+    /// It has vanished from the store, and is held for a while.
     Held,
 }
 
 impl LeaseTable {
-    /// An entry that is not even there any more is not worth a word.
+    /// Refuses an entry. One that is no longer in the store is not reported.
     fn refuse(&mut self, presence: Presence, key: &[u8], refusal: &Refusal) {
         match presence {
-            Presence::There => self.refused.add(key, refusal),
+            Presence::Stored => self.refused.add(key, refusal),
             Presence::Held => {}
         }
     }
 }
 
-/// What of this host's own network entries are checked against.
-struct Around {
-    /// No subnet of a peer may overlap these.
+/// This host's own network, which peers may not disturb.
+struct HostNetwork {
+    /// Prefixes that no peer's subnet may overlap.
     prefixes: Vec<Prefix>,
-    /// No peer may have these addresses.
+    /// Addresses that no peer may have, with the reason.
     uses: BTreeMap<IpAddr, LocalUse>,
 }
 
 impl Admission {
-    /// Why other hosts of the network refuse a lease of this one with `public` for its address. They are taken to live on
-    /// the links that this host lives on, and on link-local addresses where it does.
+    /// Checks that other hosts admit a lease of this host with the address `public`. They are assumed to be on the same
+    /// links as this host, and to use link-local addresses if this host does.
     ///
     /// # Errors
-    /// When they do.
+    /// The reason why they would refuse it.
     pub fn check_as_own(&self, public: IpAddr) -> Result<(), String> {
         let uses = LocalAddress::uses_of(&self.local).into_iter().filter(|(_, used)| *used != LocalUse::Own).collect();
         let pool = self.pools.get(Family::of(public));
         pool.map_or(Ok(()), |pool| self.check_public(pool, public, &uses))
     }
 
-    /// The rules that concern one entry alone. What comes back is cut down to the families of this network.
-    fn check(&self, entry: &Arc<Entry>, around: &Around) -> Result<Arc<Entry>, Refusal> {
+    /// Applies the rules that concern a single entry. Returns it reduced to the families of this network.
+    fn check(&self, entry: &Arc<Entry>, host_network: &HostNetwork) -> Result<Arc<Entry>, Refusal> {
         let entry = self.cut_down(entry)?;
         for prefix in entry.lease.subnet.prefixes() {
             let family = prefix.family();
             let Some(pool) = self.pools.get(family) else { continue };
             pool.admits(prefix).map_err(refuse(RefusalKind::Subnet))?;
-            if let Some(underlay) = around.prefixes.iter().find(|underlay| underlay.overlaps(prefix)) {
+            if let Some(underlay) = host_network.prefixes.iter().find(|underlay| underlay.overlaps(prefix)) {
                 let reason = format!("{prefix} overlaps {underlay}, the underlay's own subnet");
                 return Err(refuse(RefusalKind::Overlap)(reason));
             }
@@ -127,7 +129,7 @@ impl Admission {
             }
             if let Some(public) = entry.lease.public.get(family) {
                 self.check_foreign(*public).map_err(refuse(RefusalKind::Own))?;
-                self.check_public(pool, *public, &around.uses).map_err(refuse(RefusalKind::PublicIp))?;
+                self.check_public(pool, *public, &host_network.uses).map_err(refuse(RefusalKind::PublicIp))?;
             }
             if let Some(mac) = mac_of(&entry.lease, family) {
                 self.check_mac(mac).map_err(refuse(RefusalKind::Mac))?;
@@ -136,22 +138,19 @@ impl Admission {
         Ok(entry)
     }
 
-    /// A dual-stack peer of an IPv4 network is an IPv4 peer, and a peer that has not turned IPv6 on yet is one too.
+    /// Reduces an entry to the families of this network: in an IPv4 network, a dual-stack peer is an IPv4 peer. In a
+    /// dual-stack network, a peer that has not enabled IPv6 yet is an IPv4 peer, too.
     fn cut_down(&self, entry: &Arc<Entry>) -> Result<Arc<Entry>, Refusal> {
         let Lease { subnet, public, data } = &entry.lease;
-        let foreign = || {
-            let reason = format!("{subnet} has none of this network's families, or its key is in the wrong directory");
-            refuse(RefusalKind::Key)(reason)
-        };
         if self.pools.v4.is_some() != subnet.get(Family::V4).is_some() {
-            return Err(foreign());
+            return Err(foreign(*subnet));
         }
         let wanted = |family| self.pools.get(family).is_some();
         if subnet.prefixes().all(|prefix| wanted(prefix.family())) {
             return Ok(Arc::clone(entry));
         }
         let prefixes = DualStack::from_fn(|family| subnet.get(family).filter(|_| wanted(family)));
-        let subnet = Subnet::new(prefixes).ok_or_else(foreign)?;
+        let subnet = Subnet::new(prefixes).ok_or_else(|| foreign(*subnet))?;
         let data = match data {
             BackendData::Vxlan(vteps) => {
                 BackendData::Vxlan(DualStack::from_fn(|family| vteps.get(family).copied().filter(|_| wanted(family))))
@@ -177,7 +176,7 @@ impl Admission {
             return Err(format!("{public} lies inside the overlay network {}", pool.network));
         }
         match unreachable(public) {
-            // Where this host itself lives on link-local addresses, so do its peers.
+            // If this host itself uses link-local addresses, so do its peers.
             Some("link-local") if own.is_some_and(|own| unreachable(*own) == Some("link-local")) => {}
             Some(kind) => return Err(format!("{public} is a {kind} address, which no host has on the underlay")),
             None => {}
@@ -195,8 +194,8 @@ impl Admission {
         }
     }
 
-    /// Single addresses that this host reaches without the overlay though they lie in the network. To the prefixes of its links the kernel
-    /// has routes of its own.
+    /// Single addresses inside the overlay network that this host reaches without the overlay. For the prefixes of its
+    /// links, the kernel has routes of its own.
     fn outside(&self) -> Vec<IpAddr> {
         let alone = |prefix: &&Prefix| prefix.len() == prefix.family().bits();
         let alone = self.underlay.iter().filter(alone).map(|prefix| prefix.network());
@@ -211,13 +210,14 @@ impl Admission {
     }
 }
 
-/// What the leases let in so far have for themselves.
+/// The prefixes, MACs and public addresses of the leases admitted so far.
 #[derive(Default)]
 struct Claims<'a> {
-    /// Disjoint prefixes by their first address, and whose they are.
+    /// Disjoint prefixes by their first address, each with its owner.
     prefixes: BTreeMap<(Family, u128), (Prefix, Owner<'a>)>,
     macs: BTreeMap<(Family, MacAddr), &'a Lease>,
-    /// Where hosts are reached. In a network whose range is bounded they may lie beside it, where leases of an older config do.
+    /// The public addresses with their owners. With a bounded range they may lie in the network outside the range,
+    /// where leases of an older config may be, too.
     publics: BTreeMap<(Family, u128), Owner<'a>>,
 }
 
@@ -228,7 +228,8 @@ enum Owner<'a> {
 }
 
 impl<'a> Claims<'a> {
-    /// This host's subnet is in the kernel: no peer may lead it away, even an older one. Nor may one lead our address away.
+    /// Starts with this host's own subnet, which is in the kernel: no peer may take over its routes, not even an older
+    /// one. Nor may a peer take over the route to our public address.
     fn of(admission: &Admission) -> Self {
         let mut claims = Self::default();
         for prefix in admission.own.iter().flat_map(Subnet::prefixes) {
@@ -240,7 +241,7 @@ impl<'a> Claims<'a> {
         claims
     }
 
-    /// Either all that the entry claims, or nothing.
+    /// Claims all that the entry needs, or nothing.
     fn claim(&mut self, entry: &'a Entry) -> Result<(), Refusal> {
         let lease = &entry.lease;
         for prefix in lease.subnet.prefixes() {
@@ -282,7 +283,7 @@ impl<'a> Claims<'a> {
         }
     }
 
-    /// Packets for a host that is reached through the overlay would be wrapped without end.
+    /// Refuses a public address that is reached through the overlay: packets to it would be encapsulated without end.
     fn check_public(&self, lease: &Lease, public: IpAddr) -> Result<(), String> {
         let address = Prefix::host(public);
         if let Some(own) = lease.subnet.prefixes().find(|prefix| prefix.covers(address)) {
@@ -296,7 +297,7 @@ impl<'a> Claims<'a> {
         }
     }
 
-    /// Two leases of one host (its stale one and its new one) may share a MAC; two hosts may not.
+    /// Two leases of one host (an old one and the new one) may share a MAC; two hosts may not.
     fn check_mac(&self, lease: &Lease, family: Family, mac: MacAddr) -> Result<(), String> {
         match self.macs.get(&(family, mac)) {
             Some(older) if older.public.get(family) != lease.public.get(family) => {
@@ -308,7 +309,7 @@ impl<'a> Claims<'a> {
     }
 }
 
-/// What makes an address unfit as a host's own on the underlay.
+/// Names the kind of an address that no host can have on the underlay.
 fn unreachable(address: IpAddr) -> Option<&'static str> {
     let kind = match address {
         IpAddr::V4(v4) => [
@@ -336,6 +337,11 @@ fn mac_of(lease: &Lease, family: Family) -> Option<MacAddr> {
         BackendData::Vxlan(vteps) => vteps.get(family).map(|vtep| vtep.mac),
         BackendData::Untyped | BackendData::Other(_) => None,
     }
+}
+
+fn foreign(subnet: Subnet) -> Refusal {
+    let reason = format!("{subnet} has none of this network's families, or its key is in the wrong directory");
+    refuse(RefusalKind::Key)(reason)
 }
 
 fn refuse(kind: RefusalKind) -> impl Fn(String) -> Refusal {

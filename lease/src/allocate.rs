@@ -1,30 +1,30 @@
-//! Which subnet a host asks for. Pure: the same leases, host and attempt give the same answer.
+//! Chooses a subnet for a host. Pure: the same leases, host and attempt give the same subnet.
 
 use std::collections::BTreeMap;
 
 use wire_net::{Family, Pool, Prefix};
 
-/// The addresses that are taken: disjoint intervals with a gap between any two, in order.
+/// The addresses that are taken: disjoint intervals in order, with a gap between any two.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Taken {
     /// The last address of each interval, by family and first address.
     intervals: BTreeMap<(Family, u128), u128>,
 }
 
-/// The wishes of a host.
+/// The preference of a host for a subnet.
 #[derive(Clone, Copy, Debug)]
-pub struct Wish<'a> {
-    /// The subnet it had last.
+pub struct Preference<'a> {
+    /// The subnet that the host had last.
     pub preferred: Option<Prefix>,
-    /// What tells this host from all others: it says where the search begins.
+    /// The host's identity: its hash is where the search starts.
     pub identity: &'a str,
-    /// Counts lost races, so that two hosts that met once do not meet again.
+    /// The number of lost races. It moves the start, so that two hosts that met once do not meet again.
     pub attempt: u32,
-    /// What is only leased where nothing else is free.
-    pub rather_not: &'a [Prefix],
+    /// Prefixes to lease only if nothing else is free.
+    pub last_resort: &'a [Prefix],
 }
 
-/// No subnet of the pool is free.
+/// All subnets of the pool are taken.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "all {size} subnets from {min} to {max} are taken: release one, or make the range larger ({})",
@@ -33,40 +33,40 @@ pub struct Wish<'a> {
 pub struct Full {
     /// The first subnet of the range that was searched.
     pub min: Prefix,
-    /// The last one.
+    /// The last subnet of the range.
     pub max: Prefix,
-    /// How many subnets it has, all of them taken.
+    /// The number of subnets in the range.
     pub size: u128,
 }
 
-/// Chooses a subnet: the preferred one if it is offered and free, else the first free one at or after a place that the
-/// identity and the attempt give, going round; first without those that the host would rather not have.
+/// Chooses the preferred subnet if it is offered and free. Otherwise takes the first free one, starting at a place
+/// given by identity and attempt and wrapping around; subnets of last resort are considered only if no other is free.
 ///
 /// # Errors
-/// Only when no subnet of the pool is free.
-pub fn allocate(pool: &Pool, taken: &Taken, wish: Wish<'_>) -> Result<Prefix, Full> {
-    if let Some(prefix) = wish.preferred
+/// If no subnet of the pool is free.
+pub fn allocate(pool: &Pool, taken: &Taken, preference: Preference<'_>) -> Result<Prefix, Full> {
+    if let Some(prefix) = preference.preferred
         && pool.offers(prefix)
         && taken.overlapping(prefix).is_none()
     {
         return Ok(prefix);
     }
-    let free = if wish.rather_not.is_empty() {
-        first_from(pool, taken, wish)
+    let free = if preference.last_resort.is_empty() {
+        first_from(pool, taken, preference)
     } else {
-        let mut avoided = taken.clone();
-        wish.rather_not.iter().for_each(|prefix| avoided.insert(*prefix));
-        first_from(pool, &avoided, wish).or_else(|| first_from(pool, taken, wish))
+        let mut taken_or_last_resort = taken.clone();
+        preference.last_resort.iter().for_each(|prefix| taken_or_last_resort.insert(*prefix));
+        first_from(pool, &taken_or_last_resort, preference).or_else(|| first_from(pool, taken, preference))
     };
     free.ok_or(Full { min: pool.min, max: pool.max, size: pool.size() })
 }
 
 impl Taken {
-    /// Takes all addresses of `prefix`.
+    /// Marks all addresses of `prefix` as taken.
     pub fn insert(&mut self, prefix: Prefix) {
         let family = prefix.family();
         let (mut first, mut last) = (prefix.first_bits(), prefix.last_bits());
-        // Swallow every interval that touches the new one, from the right.
+        // Merge every interval that touches the new one, from the right.
         while let Some((&(_, other_first), &other_last)) =
             self.intervals.range((family, 0)..=(family, last.saturating_add(1))).next_back()
             && other_last.saturating_add(1) >= first
@@ -78,7 +78,7 @@ impl Taken {
         self.intervals.insert((family, first), last);
     }
 
-    /// The last address of an interval that shares an address with `prefix`.
+    /// The last address of an interval that overlaps `prefix`.
     #[must_use]
     pub fn overlapping(&self, prefix: Prefix) -> Option<u128> {
         let family = prefix.family();
@@ -97,10 +97,10 @@ impl FromIterator<Prefix> for Taken {
     }
 }
 
-/// The first free one from the host's own place on.
-fn first_from(pool: &Pool, taken: &Taken, wish: Wish<'_>) -> Option<Prefix> {
+/// The first free subnet, from the host's own start on.
+fn first_from(pool: &Pool, taken: &Taken, preference: Preference<'_>) -> Option<Prefix> {
     let size = pool.size();
-    let start = hash(wish.identity, wish.attempt) % size;
+    let start = hash(preference.identity, preference.attempt) % size;
     first_free(pool, taken, start..size).or_else(|| first_free(pool, taken, 0..start))
 }
 
@@ -114,8 +114,8 @@ fn first_free(pool: &Pool, taken: &Taken, numbers: std::ops::Range<u128>) -> Opt
     None
 }
 
-/// 128-bit FNV-1a (<http://www.isthe.com/chongo/tech/comp/fnv/>), its halves mixed. It must stay the same between versions and
-/// machines, which the standard library's hashers do not promise.
+/// 128-bit FNV-1a (<http://www.isthe.com/chongo/tech/comp/fnv/>), its halves mixed. It must be the same in all versions
+/// and on all machines, which the standard library's hashers do not promise.
 fn hash(identity: &str, attempt: u32) -> u128 {
     const OFFSET: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
     const PRIME: u128 = 0x0000_0000_0100_0000_0000_0000_0000_013b;

@@ -1,4 +1,4 @@
-//! The network config: JSON to typed and checked. Every refusal names the field, the value and the rule.
+//! Parses and checks the network config, which is JSON. Every refusal names the field, the value and the rule.
 
 mod fields;
 mod pool;
@@ -12,20 +12,20 @@ use self::{
 };
 use crate::{byte_order_mark, lease::Fields};
 
-/// The whole network's settings, as `<prefix>/config` holds them.
+/// The settings of the whole network, as in `<prefix>/config`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NetworkConfig {
-    /// The subnets to lease, for each family that is on.
+    /// The subnets to lease, for each enabled family.
     pub pools: DualStack<Pool>,
-    /// The way from host to host.
+    /// The backend, which carries packets from host to host.
     pub backend: BackendConfig,
-    /// flannel keeps its firewall rules in nftables.
+    /// Whether flannel keeps its firewall rules in nftables.
     pub nftables: bool,
-    /// Fields that mean nothing here, to be warned of.
+    /// Unknown fields, to warn about.
     pub ignored: Vec<String>,
 }
 
-/// The backend, by its type.
+/// The type of the backend, with its settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BackendConfig {
     /// The kernel's VXLAN device.
@@ -35,13 +35,13 @@ pub enum BackendConfig {
         /// The UDP port, 8285 by default.
         port: u16,
     },
-    /// Routes through the hosts themselves.
+    /// Routes with the hosts themselves as gateways.
     HostGw,
     /// WireGuard tunnels.
     Wireguard,
-    /// Subnets only, no traffic.
+    /// Leases subnets only, and carries no traffic.
     Alloc,
-    /// A type that flannel has and we do not.
+    /// A backend of flannel that this agent does not have.
     Foreign(String),
 }
 
@@ -50,48 +50,48 @@ pub enum BackendConfig {
 pub struct VxlanConfig {
     /// The VNI, 1 by default.
     pub vni: Vni,
-    /// The UDP port; `None` leaves it to the kernel, whose default is 8472.
+    /// The UDP port; `None` means the kernel's default, 8472.
     pub port: Option<u16>,
-    /// The MTU of the outer link in bytes; `None` takes the link's own.
+    /// The MTU of the outer link in bytes; `None` means the MTU of that link.
     pub mtu: Option<u32>,
-    /// Group Policy extension (`IFLA_VXLAN_GBP`).
+    /// Whether to use the Group Policy extension (`IFLA_VXLAN_GBP`).
     pub gbp: bool,
-    /// The device learns addresses from traffic.
+    /// Whether the device learns addresses from traffic.
     pub learning: bool,
-    /// Routes without encapsulation between hosts on one link.
+    /// Whether hosts on the same link use plain routes without encapsulation.
     pub direct_routing: bool,
 }
 
-/// Why a network config is refused.
+/// The reason why a network config is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
-    /// Not JSON at all.
+    /// The text is not JSON.
     #[error("the network config is not JSON: {0}")]
     Json(String),
-    /// JSON, but no object.
+    /// The JSON is not an object.
     #[error("the network config is no JSON object")]
     NoObject,
-    /// A field that is missing.
+    /// A required field is missing.
     #[error("the network config has no {field}: {rule}")]
     Missing {
         /// The field, as flannel spells it.
         field: &'static str,
-        /// Why it is needed.
+        /// The reason why it is required.
         rule: String,
     },
-    /// A field whose value breaks a rule.
+    /// The value of a field violates a rule.
     #[error("{field} is {value} in the network config: {rule}")]
     Value {
         /// The field, as flannel spells it.
         field: String,
         /// Its value.
         value: String,
-        /// The rule it breaks.
+        /// The violated rule.
         rule: String,
     },
 }
 
-/// flannel's other backends, recognised so that the refusal can say so.
+/// flannel's other backends, known so that the refusal can name them.
 const FOREIGN: [&str; 8] = ["ipip", "ipsec", "extension", "hostgw", "tencent-vpc", "ali-vpc", "aws-vpc", "gce"];
 
 impl NetworkConfig {
@@ -124,7 +124,7 @@ impl NetworkConfig {
         })
     }
 
-    /// The families that are on.
+    /// The enabled families.
     pub fn families(&self) -> impl Iterator<Item = Family> {
         self.pools.iter().map(|(family, _)| family)
     }
@@ -153,7 +153,7 @@ impl BackendConfig {
 
     fn from_fields(fields: ConfigFields<'_>) -> Result<Self, ConfigError> {
         let object = match fields.object.find("Backend") {
-            // flannel takes an absent Backend as udp, though its manual says vxlan.
+            // flannel treats a missing Backend as udp, although its manual says vxlan.
             None => return Ok(Self::Udp { port: UDP_PORT }),
             Some(Value::Object(object)) => object,
             Some(other) => return Err(fields.refuse("Backend", other, "it must be an object with a Type")),

@@ -1,4 +1,4 @@
-//! The lease directory as the store holds it, each entry decoded once.
+//! The content of the lease directory, with each entry decoded once.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -6,25 +6,26 @@ use std::{
 };
 
 use tokio::time::Instant;
-use wire_net::{Directory, Subnet};
+use wire_net::Directory;
+use wire_store::{Event, KeyValue, Listing, Revision};
 
 use crate::{
-    Entry, Event, KeyValue, Lease, LeaseTable, Listing, Origin, Refusal, RefusalKind, Revision,
+    Entry, Lease, LeaseTable, Origin, Refusal, RefusalKind,
     admission::{self, Admission},
     hold_down::HoldDown,
 };
 
-/// All entries of the lease directory, good and bad, at one revision.
+/// All entries of the lease directory at one revision, also those that cannot be decoded.
 #[derive(Clone, Debug)]
 pub struct Entries {
     directory: Directory,
     decoded: BTreeMap<Vec<u8>, Decoded>,
-    /// What is there no more, and was not taken yet.
+    /// Entries that have vanished since [`Entries::admit_holding`] was called last.
     vanished: Vec<(Vec<u8>, Decoded)>,
     revision: Revision,
 }
 
-/// One key, as far as it can be understood.
+/// One entry, decoded as far as possible.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Decoded {
     pub(crate) origin: Origin,
@@ -32,13 +33,13 @@ pub(crate) struct Decoded {
 }
 
 impl Entries {
-    /// The directory with nothing in it.
+    /// An empty directory.
     #[must_use]
     pub const fn new(directory: Directory) -> Self {
         Self { directory, decoded: BTreeMap::new(), vanished: Vec::new(), revision: Revision(0) }
     }
 
-    /// The directory as listed.
+    /// The directory as in a listing.
     #[must_use]
     pub fn listed(directory: Directory, listing: &Listing) -> Self {
         let mut entries = Self::new(directory);
@@ -46,25 +47,21 @@ impl Entries {
         entries
     }
 
-    /// The directory as far as a table tells: the leases that it lets in, but for those that have vanished.
-    pub(crate) fn believed(directory: Directory, table: &LeaseTable) -> Self {
+    /// The directory as far as a table tells: its admitted leases, without those that have vanished and are only held.
+    pub(crate) fn from_table(directory: Directory, table: &LeaseTable) -> Self {
         let held: BTreeSet<&Vec<u8>> = table.hold_down.held().map(|(key, _)| key).collect();
-        let entry_of = |(subnet, entry): (&Subnet, &Arc<Entry>)| {
-            let key = directory.key(*subnet);
-            let decoded = Decoded { origin: entry.origin, content: Ok(Arc::clone(entry)) };
-            (!held.contains(&key)).then_some((key, decoded))
-        };
-        let decoded = table.peers.iter().filter_map(entry_of).collect();
+        let peers = table.peers.iter().map(|(subnet, entry)| (directory.key(*subnet), Decoded::from(entry)));
+        let decoded = peers.filter(|(key, _)| !held.contains(key)).collect();
         Self { decoded, ..Self::new(directory) }
     }
 
-    /// The revision this is the state of.
+    /// The revision of this content.
     #[must_use]
     pub const fn revision(&self) -> Revision {
         self.revision
     }
 
-    /// Takes a full listing for the truth. Says whether anything but renewals changed.
+    /// Replaces the content by a full listing. Returns whether anything changed except renewals.
     pub fn replace(&mut self, listing: &Listing) -> bool {
         let before = std::mem::take(&mut self.decoded);
         let mut changed = before.len() != listing.entries.len();
@@ -73,17 +70,13 @@ impl Entries {
             changed |= before.get(&kv.key).is_none_or(|before| !before.says_the_same(&decoded));
             self.decoded.insert(kv.key.clone(), decoded);
         }
-        // What was made anew meanwhile had vanished too, as all has in a store that comes back empty.
-        let is_there = |(key, before): &(Vec<u8>, Decoded)| {
-            let now = self.decoded.get(key);
-            now.is_some_and(|now| now.origin.create_revision == before.origin.create_revision)
-        };
-        self.vanished.extend(before.into_iter().filter(|entry| !is_there(entry)));
+        let vanished = before.into_iter().filter(|(key, before)| before.has_vanished(self.decoded.get(key)));
+        self.vanished.extend(vanished);
         self.revision = listing.revision;
         changed
     }
 
-    /// Takes one change. Says whether it was more than a renewal; one that is older than the last listing is none.
+    /// Applies one change. Returns whether it was more than a renewal; a change older than the last listing is ignored.
     pub fn apply(&mut self, event: &Event) -> bool {
         let (key, revision) = match event {
             Event::Put(kv) => (&kv.key, kv.mod_revision),
@@ -110,18 +103,19 @@ impl Entries {
         }
     }
 
-    /// The entries that can be read as leases, in order of key.
+    /// The entries that are valid leases, in order of key.
     pub fn leases(&self) -> impl Iterator<Item = &Arc<Entry>> {
         self.decoded.values().filter_map(|decoded| decoded.content.as_ref().ok())
     }
 
-    /// Which of them are let in.
+    /// Applies the rules of `admission` to all entries.
     #[must_use]
     pub fn admit(&self, admission: &Admission) -> LeaseTable {
         admission::admit(&self.decoded, &HoldDown::default(), admission, self.revision)
     }
 
-    /// The same with the leases that `hold_down` keeps, which is told what has vanished since it was asked last.
+    /// Like [`Entries::admit`], but with the leases held by `hold_down`, which first learns of the entries that have
+    /// vanished since the last call.
     pub(crate) fn admit_holding(&mut self, hold_down: &mut HoldDown, admission: &Admission) -> LeaseTable {
         hold_down.note(self.vanished.drain(..), &self.decoded, Instant::now());
         admission::admit(&self.decoded, hold_down, admission, self.revision)
@@ -147,13 +141,25 @@ impl Entries {
     }
 }
 
-/// Quotes no more of what a stranger wrote than a person wants to read, and nothing that a terminal obeys.
+/// Shortens text written by other programs, and removes control characters that a terminal would obey.
 fn shown(error: &impl ToString) -> String {
     error.to_string().chars().filter(|letter| !letter.is_control()).take(200).collect()
 }
 
+impl From<&Arc<Entry>> for Decoded {
+    fn from(entry: &Arc<Entry>) -> Self {
+        Self { origin: entry.origin, content: Ok(Arc::clone(entry)) }
+    }
+}
+
 impl Decoded {
-    /// Whether the two differ at most by when they were renewed, and with which lease of the store.
+    /// Whether this entry has vanished, given the entry that its key holds now. One with another create_revision is a
+    /// new entry: this one vanished in between, as all entries do when a store comes back empty.
+    fn has_vanished(&self, now: Option<&Self>) -> bool {
+        now.is_none_or(|now| now.origin.create_revision != self.origin.create_revision)
+    }
+
+    /// Whether both are equal, apart from the time of renewal and the store's lease.
     fn says_the_same(&self, other: &Self) -> bool {
         let content = match (&self.content, &other.content) {
             (Ok(one), Ok(other)) => one.lease == other.lease,

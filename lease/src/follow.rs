@@ -1,7 +1,7 @@
-//! Following the leases: list, watch, and list again whenever the watch is in doubt.
+//! Follows the leases: list, watch, and list again when the watch may have missed something.
 //!
-//! One task owns the state. In: the store, and [`Admission`] by a watch channel. Out: the table and the health, by watch
-//! channels. Nothing is published before the first complete listing.
+//! One task owns the state. Input: the store, and [`Admission`] over a watch channel. Output: the table and the health,
+//! over watch channels. Nothing is published before the first complete listing.
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
@@ -9,38 +9,39 @@ use futures::FutureExt;
 use tokio::{sync::watch, time::Instant};
 use tracing::{debug, info, warn};
 use wire_net::{Directory, chain};
+use wire_store::{Backoff, LeaseStore, Listing, Revision, WatchBatch, WatchError, WatchStream, shortened};
 
 use crate::{
-    Admission, Backoff, Entries, LeaseStore, LeaseTable, Listing, Revision, WatchBatch, WatchError, WatchStream,
+    Admission, Entries, LeaseTable,
+    clock::sleep_until,
     hold_down::{HELD_FOR, HoldDown},
-    refusal_log::{RefusalLog, ToSay},
-    shortened,
+    refusal_log::{LogLines, RefusalLog},
     task::{Beside, Start, Task},
 };
 
 /// The settings of a follower.
 #[derive(Clone, Debug)]
 pub struct FollowSettings {
-    /// What the keys of all leases begin with, [`wire_net::KeyPrefix::leases`].
+    /// The directory of the leases, [`wire_net::KeyPrefix::leases`].
     pub directory: Directory,
-    /// How often everything is listed although the watch stands: etcd has lost watch events.
+    /// The time between full listings, made although the watch is open: etcd has lost watch events.
     pub list_every: Duration,
-    /// What was believed until now. What the first listing lacks of it has vanished just then.
+    /// The last known table. Its leases that are missing in the first listing count as just vanished.
     pub before: Option<Arc<LeaseTable>>,
 }
 
 /// The health of a follower.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FollowHealth {
-    /// Since when the watch has stood without a break; `None` while it does not.
+    /// The time since which the watch has been open without a break; `None` while it is not.
     pub synced: Option<Instant>,
-    /// What went wrong last, with all its causes; `None` once that was put right.
+    /// The last error with all its causes; `None` after recovery.
     pub error: Option<String>,
-    /// How many complete listings were taken, the first included.
+    /// The number of complete listings, the first included.
     pub listings: u64,
 }
 
-/// The leases as they change. Following ends when this is dropped.
+/// The leases as they change. Dropping this stops following.
 #[derive(Debug)]
 pub struct Follow {
     /// The table; `None` until the first complete listing.
@@ -50,17 +51,17 @@ pub struct Follow {
     _task: Task,
 }
 
-/// How often everything is listed unless another time is asked for.
+/// The default time between full listings.
 pub const LIST_EVERY: Duration = Duration::from_secs(5 * 60);
-/// How soon a periodic listing that failed is tried again.
+/// The pause after a periodic listing that failed.
 const LIST_AGAIN: Duration = Duration::from_secs(10);
-/// Resynced within 2 s of the store's return, so the pauses stay below 1 s.
+/// The follower must be in sync within 2 s after the store is back, so the pauses stay below 1 s.
 const PAUSES: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
-/// How many batches are taken in before the table is published, at most.
+/// The largest number of batches to apply before the table is published.
 const BATCHES: usize = 256;
 
 impl FollowSettings {
-    /// With the usual time between full listings, and nothing known before.
+    /// The default time between full listings, and no last known table.
     #[must_use]
     pub const fn new(directory: Directory) -> Self {
         Self { directory, list_every: LIST_EVERY, before: None }
@@ -68,7 +69,7 @@ impl FollowSettings {
 }
 
 impl Follow {
-    /// Starts to follow.
+    /// Spawns the task that follows the leases.
     pub fn spawn<S: LeaseStore>(
         store: S,
         settings: FollowSettings,
@@ -78,15 +79,15 @@ impl Follow {
         let (table_out, table) = watch::channel(None);
         let (health_out, health) = watch::channel(FollowHealth::default());
         let before = settings.before.as_deref().cloned().unwrap_or_default();
-        let entries = Entries::believed(settings.directory.clone(), &before);
+        let entries = Entries::from_table(settings.directory.clone(), &before);
         let (refusal_log, hold_down) = (RefusalLog::new(Instant::now()), before.hold_down);
         let follower = Follower { store, settings, admission, entries, hold_down, refusal_log, table_out, health_out };
         Self { table, health, _task: Task::spawn(follower.run(listing), beside) }
     }
 
-    /// Follows no store: the leases are those of `listing`, let in by `admission` as it changes. For when the store is away
-    /// and something it once said is all there is. Its health tells of no listing.
-    pub fn remembered(
+    /// Follows no store: publishes the leases of `listing`, again whenever `admission` changes. For a start while the
+    /// store is down, from a listing kept on disk. Its health counts no listing.
+    pub fn from_listing(
         directory: Directory,
         listing: &Listing,
         mut admission: watch::Receiver<Admission>,
@@ -118,11 +119,11 @@ struct Follower<S: LeaseStore> {
     health_out: watch::Sender<FollowHealth>,
 }
 
-enum Wake {
+enum FollowEvent {
     Changes(Result<WatchBatch, WatchError>),
     Admission,
-    /// Leases were held for long enough.
-    LetGo,
+    /// The hold-down of some leases has ended.
+    Release,
     ListingDue,
 }
 
@@ -139,7 +140,7 @@ impl<S: LeaseStore> Follower<S> {
         }
     }
 
-    /// Lists, watches and stays with the watch until it ends.
+    /// Lists, then watches until the watch ends.
     async fn sync(
         &mut self,
         listing: Option<Arc<Listing>>,
@@ -158,30 +159,30 @@ impl<S: LeaseStore> Follower<S> {
             health.error = None;
         });
         let opened = Instant::now();
-        // Not in step with all other hosts.
+        // Shortened at random, so that the hosts do not list in step.
         let mut list_at = opened + shortened(self.settings.list_every, 0.2);
         loop {
-            match self.wake(&mut watch, list_at).await {
-                Wake::Changes(batch) => {
+            match self.next_event(&mut watch, list_at).await {
+                FollowEvent::Changes(batch) => {
                     self.drain(&batch?, &mut watch)?;
                     pauses.reset();
                 }
-                Wake::Admission | Wake::LetGo => self.publish(),
-                Wake::ListingDue => list_at = Instant::now() + self.list_again().await?,
+                FollowEvent::Admission | FollowEvent::Release => self.publish(),
+                FollowEvent::ListingDue => list_at = Instant::now() + self.list_again().await?,
             }
         }
     }
 
-    async fn wake(&mut self, watch: &mut S::Watch, list_at: Instant) -> Wake {
+    async fn next_event(&mut self, watch: &mut S::Watch, list_at: Instant) -> FollowEvent {
         tokio::select! {
-            batch = watch.next() => Wake::Changes(batch),
-            () = admission_changed(&mut self.admission) => Wake::Admission,
-            () = let_go(self.hold_down.next()) => Wake::LetGo,
-            () = tokio::time::sleep_until(list_at) => Wake::ListingDue,
+            batch = watch.next() => FollowEvent::Changes(batch),
+            () = admission_changed(&mut self.admission) => FollowEvent::Admission,
+            () = sleep_until(self.hold_down.next_release()) => FollowEvent::Release,
+            () = tokio::time::sleep_until(list_at) => FollowEvent::ListingDue,
         }
     }
 
-    /// Takes in all batches that are there already, then publishes once.
+    /// Applies all batches that have already arrived, then publishes once.
     fn drain(&mut self, first: &WatchBatch, watch: &mut S::Watch) -> Result<(), WatchError> {
         let mut changed = self.apply(first);
         let mut ended = Ok(());
@@ -205,11 +206,11 @@ impl<S: LeaseStore> Follower<S> {
         batch.events.iter().fold(false, |changed, event| self.entries.apply(event) | changed)
     }
 
-    /// The periodic listing: says when the next is due. The watch goes on beside it.
+    /// Makes the periodic listing and returns the time until the next. The watch stays open meanwhile.
     async fn list_again(&mut self) -> Result<Duration, WatchError> {
         match self.store.list(&self.settings.directory).await {
             Ok(listing) if listing.revision < self.entries.revision() => {
-                // The store was restored from a backup: a watch from a revision it has not reached says nothing.
+                // The store was restored from a backup: a watch from a later revision would stay silent.
                 Err(WatchError::Compacted(listing.revision))
             }
             Ok(listing) => {
@@ -245,7 +246,7 @@ impl<S: LeaseStore> Follower<S> {
             (1.., 0) => info!(peers = table.peers.len(), "no lease is held any more that has vanished"),
             _ => {}
         }
-        let ToSay { named, others } = self.refusal_log.look(&table.refused, Instant::now());
+        let LogLines { named, others } = self.refusal_log.update(&table.refused, Instant::now());
         for (key, refusal) in named {
             warn!(key, kind = ?refusal.kind, reason = refusal.reason, "lease refused");
         }
@@ -272,7 +273,7 @@ impl<S: LeaseStore> Follower<S> {
         });
     }
 
-    /// While the store is away a change of admission still counts.
+    /// Pauses while the store is down; a change of admission is still applied.
     async fn pause(&mut self, pause: Duration) {
         let mut pause = pin!(tokio::time::sleep(pause));
         loop {
@@ -288,14 +289,7 @@ impl<S: LeaseStore> Follower<S> {
     }
 }
 
-async fn let_go(at: Option<Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at).await,
-        None => std::future::pending().await,
-    }
-}
-
-/// Waits for ever once nobody can change it any more.
+/// Waits for a change; for ever once the sender is dropped.
 async fn admission_changed(admission: &mut watch::Receiver<Admission>) {
     if admission.changed().await.is_err() {
         std::future::pending::<()>().await;

@@ -1,14 +1,16 @@
-//! Our own lease over its life: acquire, keep alive, take back when lost, give back.
+//! Holds our own lease: acquire it, keep it alive, take it back when lost, give it back.
 //!
-//! One task makes all writes, one at a time. In: what to publish ([`Offer`]). Out: [`HoldState`]. Both by watch channels.
+//! One task makes all writes, one at a time. Input: the data to publish ([`Offer`]). Output: [`HoldState`]. Both over
+//! watch channels.
 //!
-//! Two keys of the store may name overlapping subnets (dual-stack keys that differ in one family, keys of other lengths),
-//! so that "the key is absent" alone does not prevent an overlap. Three rules together do:
-//! 1. Between wire-agents: each prefix has a guard key, written in the same transaction as the lease and only if it has not
-//!    changed since it was read, before the leases were listed or at an older revision than theirs. Who holds a prefix is
-//!    told by the leases alone, so that a guard without its lease blocks nobody.
-//! 2. With flannel, which knows no guards: after creating, list; of two that overlap the lower create_revision stays.
-//! 3. Every later write compares with the revision that is ours.
+//! Two keys of the store may name overlapping subnets (dual-stack keys that differ in one family, keys of other
+//! lengths), so that "the key is absent" alone does not prevent an overlap. Three rules together do:
+//! 1. Between wire-agents: each prefix has a guard key. It is written in the same transaction as the lease, and only if
+//!    it has not changed since it was read; it was read before the leases were listed, or its revision is older than the
+//!    listing. Only the leases tell who holds a prefix, so that a guard without a lease blocks nobody.
+//! 2. With flannel, which has no guards: list after creating. Of two overlapping leases, the one with the lower
+//!    create_revision stays.
+//! 3. Every later write of the lease requires that its revision is still ours.
 
 mod acquire;
 mod announce;
@@ -20,79 +22,80 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use tokio::{sync::watch, time::Instant};
 use wire_net::{Directory, DualStack, KeyPrefix, Pool, Prefix, Subnet};
+use wire_store::{LeaseId, LeaseStore, Listing, StoreError};
 
 use self::announce::Announcing;
 use crate::{
-    BackendData, Beside, Clock, Entry, LeaseId, LeaseStore, LeaseTable, Listing, StoreError,
+    BackendData, Beside, Clock, Entry, LeaseTable,
     own::entry_of,
     task::{Start, Task},
 };
 
-/// Whose lease is held, and how.
+/// The settings of the lease to hold.
 #[derive(Clone, Debug)]
 pub struct HoldSettings {
-    /// The network's place in the store.
+    /// The prefix of the network's keys in the store.
     pub prefix: KeyPrefix,
     /// The pools of the network config.
     pub pools: DualStack<Pool>,
-    /// What tells this host from all others, for ever.
+    /// This host's identity, which never changes and no other host has.
     pub identity: String,
-    /// How long the lease lives without us.
+    /// The time to live of the lease without renewals.
     pub ttl: Duration,
-    /// The clock that tells when it was suspended meanwhile.
+    /// The clock that shows whether the host was suspended.
     pub clock: Clock,
-    /// How long before its end it is renewed at the latest.
+    /// The least time to live that is left when the lease is renewed.
     pub renew_margin: Duration,
-    /// The subnet held last.
+    /// The subnet that this host held last.
     pub preferred: DualStack<Prefix>,
-    /// What must not be leased: the underlay's own subnets.
-    pub avoid: Vec<Prefix>,
-    /// What is leased only where nothing else is free: bridges of this host have it.
-    pub rather_not: Vec<Prefix>,
-    /// By which addresses this host reaches the store: a lease that holds one is none of ours, whoever has written it.
+    /// Prefixes that must not be leased: the subnets of the underlay.
+    pub excluded: Vec<Prefix>,
+    /// Prefixes to lease only if nothing else is free: bridges of this host have them.
+    pub last_resort: Vec<Prefix>,
+    /// The addresses by which this host reaches the store. A lease that contains one is never taken as ours.
     pub endpoints: Vec<IpAddr>,
-    /// Whether this is surely the host that held `preferred`, and no clone of it: its lease is then ours under whatever
-    /// public address.
+    /// Whether this is proven to be the host that held `preferred`, and not a clone of it. Its lease is then ours even
+    /// with another public address.
     pub same_host: bool,
 }
 
-/// This host's part of its lease.
+/// The data that this host publishes in its lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Offer {
-    /// Where peers reach it.
+    /// The addresses at which peers reach this host.
     pub public: DualStack<IpAddr>,
-    /// The data of the backend, for peers.
+    /// The backend's data for peers.
     pub data: BackendData,
 }
 
 /// The state of our lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HoldState {
-    /// There is none yet.
+    /// There is no lease yet.
     Acquiring {
-        /// The obstacle, for people.
+        /// The reason, for people.
         reason: String,
     },
-    /// It is ours.
+    /// The lease is held.
     Held {
         /// The lease.
         entry: Arc<Entry>,
-        /// When it ends unless it is renewed; `None` for a reservation.
+        /// The time at which it expires unless it is renewed; `None` for a reservation.
         expires: Option<Instant>,
-        /// Why it cannot be watched or renewed at the moment.
+        /// The reason why it cannot be watched or renewed at the moment.
         trouble: Option<String>,
     },
-    /// It was ours and is not in the store any more. Traffic goes on with it, and it is asked for again and again.
+    /// The lease is no longer in the store. Traffic still uses it, and taking it back is tried again and again.
     Lost {
         /// The lease as it was.
         entry: Arc<Entry>,
-        /// Why it cannot be had, for people.
+        /// The reason why it cannot be taken back, for people.
         reason: String,
     },
 }
 
 impl HoldState {
-    /// The lease that this host's traffic runs on.
+    /// The lease that this host's traffic uses.
     #[must_use]
     pub const fn entry(&self) -> Option<&Arc<Entry>> {
         match self {
@@ -101,17 +104,17 @@ impl HoldState {
         }
     }
 
-    /// The subnet that this host's traffic runs on.
+    /// The subnet that this host's traffic uses.
     #[must_use]
     pub fn subnet(&self) -> Option<Subnet> {
         self.entry().map(|entry| entry.lease.subnet)
     }
 }
 
-/// What is waited for as long as nothing is known.
+/// The reason given until the first answer of etcd.
 const ASKING: &str = "asking etcd for a subnet";
 
-/// A lease being held. When this is dropped it is held no longer, but stays until it expires.
+/// A lease being held. Dropping this stops the renewals; the lease stays until it expires.
 #[derive(Debug)]
 pub struct Hold<S> {
     /// Its state.
@@ -122,7 +125,7 @@ pub struct Hold<S> {
 }
 
 impl<S: LeaseStore> Hold<S> {
-    /// Starts to acquire and then to keep. When `offer` changes, the lease is written again.
+    /// Spawns the task that acquires a lease and then keeps it. When `offer` changes, the lease is written again.
     pub fn spawn(
         store: S,
         settings: HoldSettings,
@@ -134,23 +137,24 @@ impl<S: LeaseStore> Hold<S> {
         Self { state, leases, store, task: Task::spawn(holder.run(listing), beside) }
     }
 
-    /// Tells it of the leases of others. Where one of flanneld's has come, our lease is written again some seconds later.
+    /// Passes on the leases of the other hosts. If one of flanneld's is new, our lease is written again some seconds
+    /// later.
     pub fn tell(&self, leases: Arc<LeaseTable>) {
         self.leases.send_replace(Some(leases));
     }
 
-    /// Goes on with what a former one had. Where traffic runs on a lease, that one is kept or taken back, and never exchanged for
-    /// another, whatever is offered now.
+    /// Continues the work of a former [`Hold`]. If traffic uses a lease, that lease is kept or taken back, and never
+    /// exchanged for another, whatever the offer is.
     pub fn resume(store: S, settings: HoldSettings, offer: watch::Receiver<Offer>, former: Former) -> Self {
         let Former { state: former, beside } = former;
         let (holder, state, leases) = Holder::new(&store, settings, offer, former.clone());
-        Self { state, leases, store, task: Task::spawn(holder.go_on(former), beside) }
+        Self { state, leases, store, task: Task::spawn(holder.resume(former), beside) }
     }
 
     /// Gives the lease back, so that another host can have the subnet. A reservation stays.
     ///
     /// # Errors
-    /// When the store does not answer: the lease then ends by itself.
+    /// If the store does not answer: the lease then expires by itself.
     pub async fn release(self) -> Result<(), StoreError> {
         let Self { state, store, task, .. } = self;
         task.stop().await;
@@ -162,20 +166,20 @@ impl<S: LeaseStore> Hold<S> {
     }
 }
 
-/// The legacy of a former [`Hold`].
+/// The state that a former [`Hold`] hands over.
 pub struct Former {
     /// The state of its lease.
     pub state: HoldState,
-    /// As in [`Start`].
+    /// The future to poll along with the work, as in [`Start`].
     pub beside: Option<Beside>,
 }
 
-/// How it is known that a lease with our identity is ours: a clone has its original's identity.
+/// The evidence that a lease with our identity is ours: a clone has the identity of its original.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Owner {
-    /// This is surely the host that has the identity.
+    /// This is proven to be the host that has the identity.
     Proven,
-    /// It may be a clone: only a lease that says one of these addresses is ours.
+    /// This host may be a clone: a lease is only ours if it has one of these public addresses.
     At(Vec<IpAddr>),
 }
 
@@ -188,22 +192,29 @@ impl Owner {
     }
 }
 
-/// Gives back the lease of `subnet` that the agent with `identity` held, so that another host can have it; for when no
-/// [`Hold`] is there any more. False where it holds none, or one that never ends, or is not `owner`.
+/// A lease of this host while no [`Hold`] runs.
+#[derive(Clone, Copy, Debug)]
+pub struct HeldLease<'a> {
+    /// This host's identity.
+    pub identity: &'a str,
+    /// The subnet that it held last.
+    pub subnet: &'a DualStack<Prefix>,
+    /// The evidence that the lease is ours.
+    pub owner: &'a Owner,
+}
+
+/// Gives back a lease when no [`Hold`] runs any more. Returns false if it is not in the store, belongs to another agent
+/// by its guards, is a reservation, or is not ours by the evidence.
 ///
 /// # Errors
-/// When the store does not answer.
-pub async fn give_back<S: LeaseStore>(
-    store: &S,
-    prefix: &KeyPrefix,
-    (identity, subnet): (&str, &DualStack<Prefix>),
-    owner: &Owner,
-) -> Result<bool, StoreError> {
+/// If the store does not answer.
+pub async fn give_back<S: LeaseStore>(store: &S, prefix: &KeyPrefix, held: &HeldLease<'_>) -> Result<bool, StoreError> {
+    let HeldLease { identity, subnet, owner } = *held;
     if *owner != Owner::Proven && !owner.has(&published(store, prefix, subnet).await?) {
         return Ok(false);
     }
     for (_, part) in subnet.iter() {
-        // The guard and the lease hang on the same lease of the store, and both go with it.
+        // Guard and lease are attached to the same lease of the store, so revoking it removes both.
         let guard = store.get(&prefix.guard(*part)).await?.found;
         let ours = guard.filter(|guard| guard.value == identity.as_bytes()).and_then(|guard| guard.lease);
         if let Some(lease) = ours {
@@ -213,7 +224,7 @@ pub async fn give_back<S: LeaseStore>(
     Ok(false)
 }
 
-/// The public addresses that the lease of `subnet` says.
+/// The public addresses in the lease of `subnet`.
 async fn published<S: LeaseStore>(
     store: &S,
     prefix: &KeyPrefix,
@@ -224,25 +235,25 @@ async fn published<S: LeaseStore>(
     Ok(found.and_then(|kv| entry_of(subnet, &kv)).map(|entry| entry.lease.public).unwrap_or_default())
 }
 
-/// The task's state.
+/// The state of the task that holds the lease.
 struct Holder<S> {
     store: S,
     settings: HoldSettings,
     directory: Directory,
     offer: watch::Receiver<Offer>,
     state_out: watch::Sender<HoldState>,
-    /// Counts lost races.
+    /// The number of lost races.
     attempt: u32,
-    /// A lease of the store that was granted to us and has no key yet.
+    /// A granted lease of the store that has no key yet.
     spare: Option<LeaseId>,
     announcing: Announcing,
 }
 
-/// A lease that is ours in the store.
+/// A lease in the store that is ours.
 #[derive(Clone, Debug)]
 struct Holding {
     entry: Arc<Entry>,
-    /// When it ends and when it is renewed; `None` for a reservation.
+    /// The times of expiry and renewal; `None` for a reservation.
     life: Option<Life>,
 }
 
@@ -252,7 +263,7 @@ struct Life {
     renew_at: Instant,
 }
 
-/// What a new holder says, and where it is told of the leases of others.
+/// A new holder, the receiver of its state, and the sender that tells it of the other hosts' leases.
 type Ends<S> = (Holder<S>, watch::Receiver<HoldState>, watch::Sender<Option<Arc<LeaseTable>>>);
 
 impl<S: LeaseStore> Holder<S> {
@@ -270,7 +281,7 @@ impl<S: LeaseStore> Holder<S> {
         self.hold(holding).await;
     }
 
-    async fn go_on(mut self, former: HoldState) {
+    async fn resume(mut self, former: HoldState) {
         let holding = match former {
             HoldState::Acquiring { .. } => self.acquire(None).await,
             HoldState::Held { entry, expires, .. } => {
@@ -289,7 +300,7 @@ impl<S: LeaseStore> Holder<S> {
         }
     }
 
-    fn say(&self, state: HoldState) {
+    fn set_state(&self, state: HoldState) {
         self.state_out.send_if_modified(|before| {
             let changed = *before != state;
             *before = state;
@@ -297,8 +308,8 @@ impl<S: LeaseStore> Holder<S> {
         });
     }
 
-    fn say_held(&self, holding: &Holding, trouble: Option<String>) {
+    fn set_held(&self, holding: &Holding, trouble: Option<String>) {
         let expires = holding.life.map(|life| life.expires);
-        self.say(HoldState::Held { entry: Arc::clone(&holding.entry), expires, trouble });
+        self.set_state(HoldState::Held { entry: Arc::clone(&holding.entry), expires, trouble });
     }
 }

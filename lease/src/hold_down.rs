@@ -1,7 +1,7 @@
-//! When most leases vanish at once, the store is believed a little later. Pure.
+//! Hold-down: when most leases vanish at once, they are kept for a while. Pure.
 //!
-//! A prefix deleted by mistake, a store that comes back empty or from an old backup: the hosts are all there still, and write
-//! their leases again within seconds. Until then their traffic goes on.
+//! This happens when the prefix is deleted by mistake, or the store comes back empty or from an old backup. The hosts
+//! are still there, and write their leases again within seconds. Until then their traffic goes on.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -9,28 +9,29 @@ use tokio::time::Instant;
 
 use crate::entries::Decoded;
 
-/// Leases that vanish within this time of each other have vanished together: a deletion may come in several parts.
+/// Leases that vanish within this time count as vanished together: a deletion may come in several parts.
 pub(crate) const TOGETHER: Duration = Duration::from_secs(2);
-/// How long those stay that have vanished together with most others.
+/// The time for which leases that vanished together are held.
 pub(crate) const HELD_FOR: Duration = Duration::from_secs(30);
-/// One lease alone is a host that leaves.
+/// The least number to hold: a single lease that vanishes is a host that leaves.
 const SEVERAL: usize = 2;
 
-/// The leases that have vanished lately.
+/// The leases that have vanished recently.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct HoldDown(BTreeMap<Vec<u8>, Gone>);
+pub(crate) struct HoldDown(BTreeMap<Vec<u8>, Vanished>);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Gone {
+struct Vanished {
     decoded: Decoded,
     at: Instant,
     held: bool,
-    /// Whether it is there again.
+    /// Whether it is back in the store.
     back: bool,
 }
 
 impl HoldDown {
-    /// Takes in what has vanished just now, and what there is. Those that are back, or were held long enough, go.
+    /// Takes the leases that have just vanished, and the live ones. Forgets those that are back or were held long
+    /// enough.
     pub(crate) fn note(
         &mut self,
         vanished: impl IntoIterator<Item = (Vec<u8>, Decoded)>,
@@ -38,34 +39,34 @@ impl HoldDown {
         now: Instant,
     ) {
         let leases = vanished.into_iter().filter(|(_, decoded)| decoded.content.is_ok());
-        self.0.extend(leases.map(|(key, decoded)| (key, Gone { decoded, at: now, held: false, back: false })));
-        self.0.iter_mut().for_each(|(key, gone)| gone.back = live.contains_key(key));
-        self.0.retain(|_, gone| now < gone.until());
+        self.0.extend(leases.map(|(key, decoded)| (key, Vanished { decoded, at: now, held: false, back: false })));
+        self.0.iter_mut().for_each(|(key, vanished)| vanished.back = live.contains_key(key));
+        self.0.retain(|_, vanished| now < vanished.until());
         if self.0.is_empty() {
             return;
         }
-        let together = |gone: &Gone| now < gone.at + TOGETHER;
-        let lately = self.0.values().filter(|gone| together(gone)).count();
-        let back = self.0.values().filter(|gone| gone.back).count();
+        let together = |vanished: &Vanished| now < vanished.at + TOGETHER;
+        let lately = self.0.values().filter(|vanished| together(vanished)).count();
+        let back = self.0.values().filter(|vanished| vanished.back).count();
         let left = live.values().filter(|decoded| decoded.content.is_ok()).count();
-        // Over half of what there was.
+        // More than half of the leases that existed.
         if lately >= SEVERAL && lately > left.saturating_sub(back) {
-            self.0.values_mut().filter(|gone| together(gone)).for_each(|gone| gone.held = true);
+            self.0.values_mut().filter(|vanished| together(vanished)).for_each(|vanished| vanished.held = true);
         }
     }
 
-    /// The leases to be believed in for now.
+    /// The leases to keep for now.
     pub(crate) fn held(&self) -> impl Iterator<Item = (&Vec<u8>, &Decoded)> {
-        self.0.iter().filter(|(_, gone)| gone.is_held()).map(|(key, gone)| (key, &gone.decoded))
+        self.0.iter().filter(|(_, vanished)| vanished.is_held()).map(|(key, vanished)| (key, &vanished.decoded))
     }
 
-    /// When the next of them is to be let go.
-    pub(crate) fn next(&self) -> Option<Instant> {
-        self.0.values().filter(|gone| gone.is_held()).map(Gone::until).min()
+    /// The time at which the next lease is released.
+    pub(crate) fn next_release(&self) -> Option<Instant> {
+        self.0.values().filter(|vanished| vanished.is_held()).map(Vanished::until).min()
     }
 }
 
-impl Gone {
+impl Vanished {
     fn until(&self) -> Instant {
         self.at + if self.is_held() { HELD_FOR } else { TOGETHER }
     }
@@ -77,9 +78,11 @@ impl Gone {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::{Admission, Entries, KeyValue, Listing, Revision};
     use wire_net::{Directory, KeyPrefix};
+    use wire_store::{KeyValue, Listing, Revision};
+
+    use super::*;
+    use crate::{Admission, Entries};
 
     const DIRECTORY: &[u8] = b"/n/subnets/";
 
@@ -103,7 +106,8 @@ mod tests {
         Entries::listed(directory(), &listing(numbers, Revision(1))).into_decoded()
     }
 
-    /// What is held when first `before` is there and then, as `steps` say, other leases after other times in milliseconds.
+    /// Counts the held leases after each step. At first `before` exist; each step has a time in milliseconds and the
+    /// leases that exist then.
     fn held(before: &[u8], steps: &[(u64, &[u8])]) -> Vec<usize> {
         let start = Instant::now();
         let (mut hold_down, mut there) = (HoldDown::default(), decoded(before));
@@ -144,7 +148,7 @@ mod tests {
         assert_eq!(held(&[1, 2, 3, 4], &steps), [4, 3, 1, 0]);
     }
 
-    /// Whoever lists it late finds most hosts back already.
+    /// A host that lists the emptied store late finds most leases back already.
     #[test]
     fn in_a_store_that_was_emptied_those_that_are_back_count_as_vanished_too() {
         let held = |back: &[u8]| {

@@ -1,33 +1,34 @@
-//! What a lease says, and its value in the store, byte for byte as flannel writes it.
+//! A lease, and its value in the store, byte for byte as flannel writes it.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde::Serialize;
 use serde_json::{Map, Value};
 use wire_net::{DualStack, Family, MacAddr, Subnet, Vni};
+use wire_store::KeyValue;
 
 /// The tunnel end point of one family, as `BackendData` and `BackendV6Data` carry it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Vtep {
-    /// The VNI; older leases have none.
+    /// The VNI; old leases have none.
     pub vni: Option<Vni>,
-    /// The address of the VXLAN device.
+    /// The MAC address of the VXLAN device.
     pub mac: MacAddr,
 }
 
-/// A lease's data for the backend that its host runs.
+/// The backend's data in a lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BackendData {
-    /// `vxlan`: a tunnel end point for each family.
+    /// The backend `vxlan`: a tunnel end point for each family.
     Vxlan(DualStack<Vtep>),
-    /// `alloc` and `udp`, whose leases carry no type.
+    /// The backends `alloc` and `udp`, whose leases carry no type.
     Untyped,
-    /// Any other type, by its name.
+    /// Any other backend, by the name of its type.
     Other(String),
 }
 
 impl BackendData {
-    /// The name of the type: what `BackendType` holds, empty for leases without one.
+    /// The value of `BackendType`; empty for leases without one.
     #[must_use]
     pub fn name(&self) -> &str {
         match self {
@@ -45,65 +46,68 @@ impl BackendData {
             Self::Untyped | Self::Other(_) => DualStack::default(),
         }
     }
+
+    fn vtep_json(&self, family: Family) -> Option<VtepJson> {
+        match self {
+            Self::Vxlan(vteps) => {
+                vteps.get(family).map(|vtep| VtepJson { vni: vtep.vni.map(Vni::number), mac: vtep.mac })
+            }
+            Self::Untyped | Self::Other(_) => None,
+        }
+    }
 }
 
-/// One host's lease.
+/// The lease of one host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lease {
-    /// The prefixes leased.
+    /// The leased prefixes.
     pub subnet: Subnet,
-    /// The addresses of the host on the underlay. IPv4 is missing only in IPv6-only networks.
+    /// The host's addresses on the underlay. IPv4 is missing only in IPv6-only networks.
     pub public: DualStack<IpAddr>,
-    /// The backend's part.
+    /// The backend's data.
     pub data: BackendData,
 }
 
-/// Why a value is no lease.
+/// A value that is not a lease.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LeaseError {
-    /// Larger than any lease.
+    /// The value is longer than any lease.
     #[error("the value has more than {max} bytes, the most that a lease has", max = Lease::LONGEST)]
     Long,
-    /// Not a JSON object.
+    /// The value is not a JSON object.
     #[error("the value is not a JSON object: {0}")]
     Json(String),
-    /// A field that is missing or holds something else.
+    /// A field is missing or has a wrong value.
     #[error("the field {field} {rule}")]
     Field {
         /// The field, as flannel spells it.
         field: &'static str,
-        /// The rule it breaks.
+        /// The violated rule.
         rule: String,
     },
 }
 
 impl Lease {
-    /// The longest value read as a lease, in bytes. flannel's own have under 300.
-    pub const LONGEST: usize = 16 * 1024;
+    /// The longest value accepted as a lease, in bytes; a listing returns it whole. flannel's own have under 300.
+    pub const LONGEST: usize = KeyValue::LONGEST_VALUE;
 
-    /// The value in the store: compact JSON, flannel's fields in flannel's order.
+    /// The value for the store: compact JSON with flannel's fields in flannel's order.
     #[must_use]
     pub fn to_value(&self) -> Vec<u8> {
-        let vtep = |family| match &self.data {
-            BackendData::Vxlan(vteps) => {
-                vteps.get(family).map(|vtep| VtepJson { vni: vtep.vni.map(Vni::number), mac: vtep.mac })
-            }
-            BackendData::Untyped | BackendData::Other(_) => None,
-        };
         let value = LeaseJson {
             public_ip: self.public.get(Family::V4).map_or(Ipv4Addr::UNSPECIFIED.into(), |ip| *ip),
             public_ipv6: self.public.get(Family::V6).copied(),
             backend_type: self.data.name(),
-            backend_data: vtep(Family::V4),
-            backend_v6_data: vtep(Family::V6),
+            backend_data: self.data.vtep_json(Family::V4),
+            backend_v6_data: self.data.vtep_json(Family::V6),
         };
         serde_json::to_vec(&value).expect("a lease has only text keys")
     }
 
-    /// Reads the value of the key that names `subnet`. Field names may have any letter case, unknown ones are ignored.
+    /// Parses the value of the key of `subnet`. Field names may have any letter case; unknown fields are ignored.
     ///
     /// # Errors
-    /// Names the field and what is wrong with it.
+    /// Names the field and the fault.
     pub fn from_value(subnet: Subnet, value: &[u8]) -> Result<Self, LeaseError> {
         if value.len() > Self::LONGEST {
             return Err(LeaseError::Long);
@@ -187,7 +191,7 @@ fn vteps(subnet: Subnet, fields: Fields<'_>) -> Result<DualStack<Vtep>, LeaseErr
     Ok(vteps)
 }
 
-/// The fields of a JSON object, found whatever their letter case, as Go finds them. `null` is as good as absent.
+/// The fields of a JSON object. Names match in any letter case, as in Go; `null` counts as absent.
 #[derive(Clone, Copy)]
 pub(crate) struct Fields<'a>(pub(crate) &'a Map<String, Value>);
 
@@ -206,10 +210,8 @@ impl<'a> Fields<'a> {
     }
 
     fn address<A: std::str::FromStr>(self, field: &'static str) -> Result<Option<A>, LeaseError> {
-        let parse = |text: String| {
-            text.parse()
-                .map_err(|_| LeaseError::Field { field, rule: format!("holds {text:?}, which is no such address") })
-        };
-        self.text(field)?.map(parse).transpose()
+        let Some(text) = self.text(field)? else { return Ok(None) };
+        let rule = || format!("holds {text:?}, which is no such address");
+        text.parse().map(Some).map_err(|_| LeaseError::Field { field, rule: rule() })
     }
 }

@@ -1,4 +1,4 @@
-//! What a subnet lease is, and how a host holds one in etcd.
+//! Subnet leases, and how a host holds one in etcd.
 //!
 //! Flow:
 //!
@@ -9,61 +9,45 @@
 //!     └──────▶ Follow (list, watch, list again)  ─▶ watch::Receiver<Option<Arc<LeaseTable>>>
 //! ```
 //!
-//! The core is pure: [`NetworkConfig`] and [`Lease`] give bytes their types, [`allocate()`] chooses a subnet,
-//! [`own_entry`] finds ours in a listing, and [`Entries::admit`] lets leases in one by one. Around it two tasks talk to a
-//! [`LeaseStore`]: [`EtcdStore`], or with the feature `sim` a store in memory with faults and virtual time.
+//! The core is pure: [`NetworkConfig`] and [`Lease`] parse bytes, [`allocate()`] chooses a subnet, [`own_entry`] finds
+//! our lease in a listing, and [`Entries::admit`] checks every lease. Two tasks around it use a
+//! [`LeaseStore`](wire_store::LeaseStore).
 //!
-//! At start: read the config ([`StoredConfig::read`]) and list [`KeyPrefix::leases`](wire_net::KeyPrefix::leases) at the same time; find our old lease
-//! with [`own_entry`]; give the one listing to both [`Hold::spawn`] and [`Follow::spawn`]. A restart that finds its lease in
-//! place then needs one more round trip and writes nothing; a first lease needs three (grant beside guards, transaction,
-//! listing).
+//! At start: read the config ([`StoredConfig::read`]) and list [`KeyPrefix::leases`](wire_net::KeyPrefix::leases) at
+//! the same time; find our old lease with [`own_entry`]; pass the same listing to [`Hold::spawn`] and
+//! [`Follow::spawn`]. If the lease still exists, a restart needs one more round trip and writes nothing; a first lease
+//! needs three (grant and guards at once, transaction, listing).
 //!
-//! This crate never depends on `wire-backends` or `wire-agent`: it knows nothing of kernels, files or command lines.
+//! This crate uses `wire-net` and `wire-store`. It never depends on `wire-backends` or `wire-agent`: it knows no
+//! kernel, file or command line.
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 
 mod admission;
 mod allocate;
-mod backoff;
 mod byte_order_mark;
 mod clock;
 mod config;
 mod entries;
-mod etcd;
 mod follow;
 mod hold;
 mod hold_down;
-mod key_watch;
 mod lease;
 mod own;
 mod refusal_log;
-#[cfg(feature = "sim")]
-mod sim;
-mod store;
 mod stored_config;
 mod table;
 mod task;
 
 pub use admission::Admission;
-pub use allocate::{Full, Taken, Wish, allocate};
-pub use backoff::{Backoff, shortened};
+pub use allocate::{Full, Preference, Taken, allocate};
 pub use byte_order_mark::byte_order_mark;
 pub use clock::Clock;
 pub use config::{BackendConfig, ConfigError, NetworkConfig, VxlanConfig};
 pub use entries::Entries;
-pub use etcd::{
-    Credentials, EndpointAddresses, EtcdSettings, EtcdSettingsError, EtcdStore, EtcdWatch, NameError, Password,
-    TlsFiles, endpoint_addresses,
-};
 pub use follow::{Follow, FollowHealth, FollowSettings, LIST_EVERY};
-pub use hold::{Former, Hold, HoldSettings, HoldState, Offer, Owner, give_back};
+pub use hold::{Former, HeldLease, Hold, HoldSettings, HoldState, Offer, Owner, give_back};
 pub use lease::{BackendData, Lease, LeaseError, Vtep};
 pub use own::own_entry;
-#[cfg(feature = "sim")]
-pub use sim::{SimBackup, SimCall, SimFault, SimStore, SimWatch};
-pub use store::{
-    Committed, Compare, Event, KeyValue, LeaseId, LeaseStore, Listing, Read, Revision, StoreError, Txn, WatchBatch,
-    WatchError, WatchStream, Write,
-};
 pub use stored_config::{ConfigEvent, ConfigWatch, StoredConfig};
 pub use table::{Entry, LeaseTable, Origin, Refusal, RefusalKind, Refused};
 pub use task::{Beside, Start};

@@ -1,13 +1,14 @@
-//! Which entry of a listing is this host's own, and which subnet it should have. Pure.
+//! Finds this host's own entry in a listing, and chooses its subnet. Pure.
 
 use std::{collections::BTreeSet, fmt, net::IpAddr};
 
 use wire_net::{Directory, DualStack, KeyPrefix, Pool, Prefix, Subnet};
+use wire_store::{KeyValue, Listing};
 
-use crate::{Entry, Full, KeyValue, Lease, Listing, Origin, Taken, Wish, allocate};
+use crate::{Entry, Full, Lease, Origin, Preference, Taken, allocate};
 
-/// This host's own lease among those listed: the one with its public address, of a subnet that the config offers. Of several
-/// the one with the most families is taken, then a reservation, then the oldest.
+/// Finds this host's own lease: it has its public address and a subnet that the config offers. Of several, takes the
+/// one with the most families, then a reservation, then the oldest.
 #[must_use]
 pub fn own_entry(
     listing: &Listing,
@@ -15,16 +16,18 @@ pub fn own_entry(
     public: &DualStack<IpAddr>,
     pools: &DualStack<Pool>,
 ) -> Option<Entry> {
-    own_entry_without(&[], listing, &prefix.leases(pools.v4.is_some()), (public, pools))
+    let directory = prefix.leases(pools.v4.is_some());
+    own_entry_without(&[], listing, LeaseSpace { directory: &directory, pools }, public)
 }
 
-/// The same, but never one whose subnet holds one of these addresses.
+/// Like [`own_entry`], but ignores a lease whose subnet contains one of `endpoints`.
 pub(crate) fn own_entry_without(
     endpoints: &[IpAddr],
     listing: &Listing,
-    directory: &Directory,
-    (public, pools): (&DualStack<IpAddr>, &DualStack<Pool>),
+    space: LeaseSpace<'_>,
+    public: &DualStack<IpAddr>,
 ) -> Option<Entry> {
+    let LeaseSpace { directory, pools } = space;
     let (family, _) = pools.iter().next()?;
     let address = public.get(family)?;
     let holds_one = |subnet: Subnet| subnet.prefixes().any(|prefix| endpoints.iter().any(|ip| prefix.contains(*ip)));
@@ -37,21 +40,24 @@ pub(crate) fn own_entry_without(
     })
 }
 
-/// The leases of other subnets that say one of these public addresses, in a family that the network has.
+/// The leases with other subnets that have one of these public addresses, in a family of the network.
 pub(crate) fn at_address(
     listing: &Listing,
-    directory: &Directory,
-    (public, pools): (&DualStack<IpAddr>, &DualStack<Pool>),
+    space: LeaseSpace<'_>,
+    public: &DualStack<IpAddr>,
     own: Subnet,
 ) -> Vec<Entry> {
-    let has = |lease: &Lease| {
-        pools.iter().any(|(family, _)| public.get(family).is_some_and(|own| lease.public.get(family) == Some(own)))
-    };
-    let others = subnets(listing, directory).filter(|(subnet, _)| *subnet != own);
-    others.filter_map(|(subnet, kv)| entry_of(subnet, kv)).filter(|entry| has(&entry.lease)).collect()
+    let others = subnets(listing, space.directory).filter(|(subnet, _)| *subnet != own);
+    let others = others.filter_map(|(subnet, kv)| entry_of(subnet, kv));
+    others.filter(|entry| shares_address(space.pools, &entry.lease.public, public)).collect()
 }
 
-/// The parts of `subnet` that the config offers.
+/// Whether both have the same address in a family of the network.
+fn shares_address(pools: &DualStack<Pool>, one: &DualStack<IpAddr>, other: &DualStack<IpAddr>) -> bool {
+    pools.iter().any(|(family, _)| one.get(family).is_some() && one.get(family) == other.get(family))
+}
+
+/// The prefixes of `subnet` that the config offers.
 pub(crate) fn offered(subnet: Subnet, pools: &DualStack<Pool>) -> DualStack<Prefix> {
     DualStack::from_fn(|family| {
         let prefix = subnet.get(family)?;
@@ -59,84 +65,100 @@ pub(crate) fn offered(subnet: Subnet, pools: &DualStack<Pool>) -> DualStack<Pref
     })
 }
 
-/// What a host of this network should have.
-pub(crate) struct Choice<'a> {
+/// The directory of a network's leases, and the pools that they come from.
+#[derive(Clone, Copy)]
+pub(crate) struct LeaseSpace<'a> {
     pub(crate) directory: &'a Directory,
     pub(crate) pools: &'a DualStack<Pool>,
-    /// What it has already, and keeps.
+}
+
+/// The choice of a subnet for this host.
+pub(crate) struct Choice<'a> {
+    pub(crate) space: LeaseSpace<'a>,
+    /// The prefixes that it already has, and keeps.
     pub(crate) kept: DualStack<Prefix>,
     pub(crate) preferred: DualStack<Prefix>,
-    pub(crate) avoid: &'a [Prefix],
-    pub(crate) rather_not: &'a [Prefix],
+    pub(crate) excluded: &'a [Prefix],
+    pub(crate) last_resort: &'a [Prefix],
     pub(crate) identity: &'a str,
     pub(crate) attempt: u32,
 }
 
+/// The subnets of a listing.
+#[derive(Default)]
+struct ListedSubnets {
+    /// Those whose keys hold leases.
+    leases: BTreeSet<Subnet>,
+    /// Those whose keys hold something else.
+    others: BTreeSet<Subnet>,
+}
+
 impl Choice<'_> {
-    /// What must not be leased. A prefix that holds a whole pool is no reason: the overlay is then cut out of the underlay.
-    fn avoided(&self) -> impl Iterator<Item = Prefix> {
-        let holds_pool = |prefix: &Prefix| self.pools.iter().any(|(_, pool)| prefix.covers(pool.network));
-        self.avoid.iter().copied().filter(move |prefix| !holds_pool(prefix))
+    /// The prefixes that must not be leased. One that contains a whole pool is ignored: there the overlay was placed
+    /// inside the underlay on purpose.
+    fn excluded(&self) -> impl Iterator<Item = Prefix> {
+        let holds_pool = |prefix: &Prefix| self.space.pools.iter().any(|(_, pool)| prefix.covers(pool.network));
+        self.excluded.iter().copied().filter(move |prefix| !holds_pool(prefix))
     }
 
-    /// A subnet with a prefix of each family, free of all leases that are listed, and whose key does not exist.
+    /// Chooses a prefix for each missing family. The subnet overlaps no listed lease, and its key does not exist.
     pub(crate) fn subnet(&self, listing: &Listing) -> Result<Subnet, NoRoom> {
-        let missing = || self.pools.iter().filter(|(family, _)| self.kept.get(*family).is_none());
+        let missing = || self.space.pools.iter().filter(|(family, _)| self.kept.get(*family).is_none());
         let mut prefixes = self.kept;
         if missing().next().is_none() {
             return Ok(Subnet::new(prefixes).expect(HAS_A_FAMILY));
         }
-        let (leases, others) = self.parted(listing);
-        let leased = leases.iter().flat_map(Subnet::prefixes).filter(|prefix| is_of(self.pools, *prefix));
-        let mut taken: Taken = leased.chain(self.avoided()).collect();
+        let listed = self.split(listing);
+        let leased = listed.leases.iter().flat_map(Subnet::prefixes).filter(|prefix| is_of(self.space.pools, *prefix));
+        let mut taken: Taken = leased.chain(self.excluded()).collect();
         loop {
             for (family, pool) in missing() {
                 let preferred = self.preferred.get(family).copied();
-                let Self { identity, attempt, rather_not, .. } = *self;
-                let wish = Wish { preferred, identity, attempt, rather_not };
-                let prefix = allocate(pool, &taken, wish);
-                prefixes.set(family, Some(prefix.map_err(|full| self.no_room(full, pool, (&leases, &others)))?));
+                let Self { identity, attempt, last_resort, .. } = *self;
+                let preference = Preference { preferred, identity, attempt, last_resort };
+                let prefix = allocate(pool, &taken, preference);
+                prefixes.set(family, Some(prefix.map_err(|full| self.no_room(full, pool, &listed))?));
             }
             let subnet = Subnet::new(prefixes).expect(HAS_A_FAMILY);
-            if !others.contains(&subnet) {
+            if !listed.others.contains(&subnet) {
                 return Ok(subnet);
             }
-            // Its key holds something that is no lease: that takes this one subnet, since no key is overwritten, and no other.
+            // Its key holds something that is not a lease. No key is overwritten, so this one subnet is taken.
             let chosen = missing().last().and_then(|(family, _)| subnet.get(family));
             taken.insert(chosen.expect("a family was missing"));
         }
     }
 
-    /// The subnets whose keys hold leases, and those whose keys hold something else.
-    fn parted(&self, listing: &Listing) -> (BTreeSet<Subnet>, BTreeSet<Subnet>) {
-        let (mut leases, mut others) = (BTreeSet::new(), BTreeSet::new());
-        for (subnet, kv) in subnets(listing, self.directory) {
+    fn split(&self, listing: &Listing) -> ListedSubnets {
+        let mut listed = ListedSubnets::default();
+        for (subnet, kv) in subnets(listing, self.space.directory) {
             let is_lease = entry_of(subnet, kv).is_some();
-            if is_lease { &mut leases } else { &mut others }.insert(subnet);
+            if is_lease { &mut listed.leases } else { &mut listed.others }.insert(subnet);
         }
-        (leases, others)
+        listed
     }
 
-    /// Names what takes more than one subnet of the range, and what takes one without being a lease; the widest first.
-    fn no_room(&self, full: Full, pool: &Pool, (leases, others): (&BTreeSet<Subnet>, &BTreeSet<Subnet>)) -> NoRoom {
-        let key = |subnet: Subnet| String::from_utf8_lossy(&self.directory.key(subnet)).into_owned();
+    /// Names the entries that block more than one subnet of the range, and the keys that hold no lease; the widest
+    /// first.
+    fn no_room(&self, full: Full, pool: &Pool, listed: &ListedSubnets) -> NoRoom {
+        let key = |subnet: Subnet| String::from_utf8_lossy(&self.space.directory.key(subnet)).into_owned();
         let of_pool = |subnet: &Subnet| subnet.get(pool.network.family());
-        let wide = leases.iter().filter_map(|subnet| {
+        let wide = listed.leases.iter().filter_map(|subnet| {
             let takes =
                 of_pool(subnet).filter(|prefix| pool.admits(*prefix).is_ok()).map_or(0, |it| pool.overlapped(it));
             (takes > 1).then(|| (takes, format!("{} takes {takes} of them", key(*subnet))))
         });
-        let avoided = self.avoided().filter_map(|prefix| match pool.overlapped(prefix) {
+        let excluded = self.excluded().filter_map(|prefix| match pool.overlapped(prefix) {
             0 => None,
             takes => {
                 Some((takes, format!("{prefix}, which this host reaches without the overlay, takes {takes} of them")))
             }
         });
-        let spoilt = others.iter().filter_map(|subnet| {
+        let spoilt = listed.others.iter().filter_map(|subnet| {
             let takes = of_pool(subnet).filter(|prefix| pool.offers(*prefix));
             takes.map(|_| (1, format!("{} holds no lease: delete it", key(*subnet))))
         });
-        let mut blocked_by: Vec<_> = wide.chain(avoided).chain(spoilt).collect();
+        let mut blocked_by: Vec<_> = wide.chain(excluded).chain(spoilt).collect();
         blocked_by.sort_by(|(one, _), (other, _)| other.cmp(one));
         NoRoom { full, blocked_by: blocked_by.into_iter().map(|(_, text)| text).take(BLOCKERS).collect() }
     }
@@ -144,10 +166,10 @@ impl Choice<'_> {
 
 const HAS_A_FAMILY: &str = "a network has a family, and each pool gives prefixes of its own";
 
-/// How many are named.
+/// The number of entries to name.
 const BLOCKERS: usize = 3;
 
-/// The range is full.
+/// The error that the range is full.
 #[derive(Debug)]
 pub(crate) struct NoRoom {
     full: Full,
@@ -161,13 +183,13 @@ impl fmt::Display for NoRoom {
     }
 }
 
-/// A lease other than `subnet` itself that shares an address with it and may be one of this network: the oldest one.
+/// The oldest other lease that overlaps `subnet` and can belong to this network.
 pub(crate) fn overlapping<'a>(
     listing: &'a Listing,
-    directory: &Directory,
-    pools: &DualStack<Pool>,
+    space: LeaseSpace<'_>,
     subnet: Subnet,
 ) -> Option<(Subnet, &'a KeyValue)> {
+    let LeaseSpace { directory, pools } = space;
     subnets(listing, directory)
         .filter(|(other, _)| *other != subnet && other.overlaps(&subnet))
         .filter(|(other, _)| {
@@ -177,36 +199,36 @@ pub(crate) fn overlapping<'a>(
         .min_by_key(|(_, kv)| kv.create_revision)
 }
 
-/// The entry of exactly that subnet, as far as its key goes.
+/// The entry with the key of `subnet`, whatever its value.
 pub(crate) fn listed<'a>(listing: &'a Listing, directory: &Directory, subnet: Subnet) -> Option<&'a KeyValue> {
     let key = directory.key(subnet);
     listing.entries.iter().find(|kv| kv.key == key)
 }
 
-/// The entries that are leases.
+/// The entries that are valid leases.
 pub(crate) fn leases(listing: &Listing, directory: &Directory) -> impl Iterator<Item = Entry> {
     subnets(listing, directory).filter_map(|(subnet, kv)| entry_of(subnet, kv))
 }
 
-/// The entry as a lease, where its value is one.
+/// Decodes an entry; `None` if its value is not a lease.
 pub(crate) fn entry_of(subnet: Subnet, kv: &KeyValue) -> Option<Entry> {
     let lease = Lease::from_value(subnet, &kv.value).ok()?;
     let origin = Origin { create_revision: kv.create_revision, mod_revision: kv.mod_revision, lease: kv.lease };
     Some(Entry { lease, origin })
 }
 
-/// The host's addresses, for people.
+/// The host's public addresses, for messages.
 pub(crate) fn addresses(lease: &Lease) -> String {
     let addresses: Vec<String> = lease.public.iter().map(|(_, address)| address.to_string()).collect();
     addresses.join(" and ")
 }
 
-/// A key that names no possible subnet of the network takes nothing from it, or one key could take all.
+/// Whether `prefix` is a possible subnet of the network. Any other key takes no address, or one key could take all.
 fn is_of(pools: &DualStack<Pool>, prefix: Prefix) -> bool {
     pools.get(prefix.family()).is_some_and(|pool| pool.admits(prefix).is_ok())
 }
 
-/// The entries whose key is one of a lease, whatever their value.
+/// The entries whose keys name subnets, whatever their values.
 fn subnets<'a>(listing: &'a Listing, directory: &Directory) -> impl Iterator<Item = (Subnet, &'a KeyValue)> {
     listing.entries.iter().filter_map(|kv| Some((directory.subnet(&kv.key).ok()?, kv)))
 }

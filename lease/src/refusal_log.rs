@@ -1,7 +1,7 @@
-//! Which refused entries are named in the log. Pure.
+//! Limits which refused entries are named in the log. Pure.
 //!
-//! Each is named once for as long as it is refused. Whoever writes many of them, or one again and again, gets a few lines and
-//! then one a minute.
+//! Each entry is named once, for as long as it is refused. If many are written, or one again and again, the log gets a
+//! few lines and then one line a minute.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -9,27 +9,27 @@ use tokio::time::Instant;
 
 use crate::{Refusal, table::Refused};
 
-/// So many are named at once.
+/// The number of entries named at once.
 const AT_ONCE: u32 = 20;
 /// After those, one more each time this has passed.
 const ONE_MORE: Duration = Duration::from_secs(60);
-/// How often the number of the others is told.
+/// The time between lines with the number of unnamed entries.
 const OTHERS_EVERY: Duration = Duration::from_secs(10 * 60);
 
 #[derive(Debug)]
 pub(crate) struct RefusalLog {
     named: BTreeSet<String>,
-    /// How many may be named.
+    /// The number of entries that may still be named now.
     left: u32,
-    /// As of when.
+    /// The time at which `left` was computed.
     counted: Instant,
     others_told: Option<Instant>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct ToSay<'a> {
+pub(crate) struct LogLines<'a> {
     pub(crate) named: Vec<(&'a str, &'a Refusal)>,
-    /// How many others are refused that are not named.
+    /// The number of refused entries that are not named.
     pub(crate) others: Option<usize>,
 }
 
@@ -38,8 +38,8 @@ impl RefusalLog {
         Self { named: BTreeSet::new(), left: AT_ONCE, counted: now, others_told: None }
     }
 
-    /// Takes in what is refused now.
-    pub(crate) fn look<'a>(&mut self, refused: &'a Refused, now: Instant) -> ToSay<'a> {
+    /// Takes the entries refused now and returns the lines to log.
+    pub(crate) fn update<'a>(&mut self, refused: &'a Refused, now: Instant) -> LogLines<'a> {
         while self.left < AT_ONCE && now >= self.counted + ONE_MORE {
             self.left += 1;
             self.counted += ONE_MORE;
@@ -60,7 +60,7 @@ impl RefusalLog {
         if tell {
             self.others_told = Some(now);
         }
-        ToSay { named, others: tell.then_some(others) }
+        LogLines { named, others: tell.then_some(others) }
     }
 }
 
@@ -77,7 +77,7 @@ mod tests {
     }
 
     fn lines(log: &mut RefusalLog, refused: &Refused, now: Instant) -> usize {
-        let ToSay { named, others } = log.look(refused, now);
+        let LogLines { named, others } = log.update(refused, now);
         named.len() + usize::from(others.is_some())
     }
 
@@ -86,7 +86,7 @@ mod tests {
         let (now, many) = (Instant::now(), refused(0..100_000));
         assert_eq!((many.len(), many.total()), (Refused::NAMED, 100_000), "few are kept");
         let mut log = RefusalLog::new(now);
-        let ToSay { named, others } = log.look(&many, now);
+        let LogLines { named, others } = log.update(&many, now);
         assert_eq!((named.len(), others), (20, Some(99_980)));
         assert_eq!(lines(&mut log, &many, now + Duration::from_secs(59)), 0);
     }

@@ -1,51 +1,52 @@
-//! All leases of the network at one moment, and which of them are let in.
+//! A snapshot of all leases of the network: admitted and refused.
 
 use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc};
 
 use wire_net::Subnet;
+use wire_store::{LeaseId, Revision};
 
-use crate::{Lease, LeaseId, Revision, hold_down::HoldDown};
+use crate::{Lease, hold_down::HoldDown};
 
-/// Where a lease stands in the store.
+/// The revisions and the store's lease of an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Origin {
-    /// When its key was created: the lower one of two overlapping leases wins.
+    /// The revision that created its key: of two overlapping leases, the lower one wins.
     pub create_revision: Revision,
-    /// When its key was written last.
+    /// The revision that wrote its key last.
     pub mod_revision: Revision,
-    /// The store's lease it expires with; `None` for a reservation.
+    /// The store's lease with which it expires; `None` for a reservation.
     pub lease: Option<LeaseId>,
 }
 
-/// A lease as the store holds it.
+/// A lease with its origin in the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// The lease.
     pub lease: Lease,
-    /// Where it stands.
+    /// Its revisions and the store's lease.
     pub origin: Origin,
 }
 
 /// An immutable snapshot of the network's leases.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LeaseTable {
-    /// The leases of all other hosts that were let in, whatever their backend, cut down to the families of this network.
-    /// When one was renewed is known only as of the last change of the table.
+    /// The admitted leases of all other hosts, with any backend, reduced to the families of this network. Renewals
+    /// alone do not update the table.
     pub peers: BTreeMap<Subnet, Arc<Entry>>,
-    /// How many of them have vanished from the store together with most others, and are held for a while.
+    /// The number of `peers` that have vanished from the store together with most others, and are held for a while.
     pub held: usize,
-    /// The entries that were not.
+    /// The entries that were refused.
     pub refused: Refused,
-    /// Addresses in the network that this host reaches without the overlay. None of the leases let in holds one.
+    /// Addresses in the network that this host reaches without the overlay. No admitted lease contains one.
     pub outside: Vec<IpAddr>,
-    /// The store's revision this is the state of.
+    /// The store's revision of this snapshot.
     pub revision: Revision,
-    /// What has vanished lately, for whoever follows the leases next.
+    /// The leases that have vanished recently, for the next follower.
     pub(crate) hold_down: HoldDown,
 }
 
-/// The entries that were not let in: some of each kind by their key (escaped where it is no UTF-8), as which this can be
-/// looked at, and how many there are. Whoever writes a hundred thousand of them fills neither memory nor log.
+/// The refused entries: some of each kind with their keys (escaped if not UTF-8), and the number of all. A hundred
+/// thousand of them fill neither memory nor log. Dereferences to the named ones.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Refused {
     named: BTreeMap<String, Refusal>,
@@ -53,16 +54,16 @@ pub struct Refused {
 }
 
 impl Refused {
-    /// So many of each kind are named.
+    /// The number of entries of each kind that are named.
     pub const NAMED: usize = 100;
 
-    /// Their number of each kind, named or not.
+    /// The number of refused entries of each kind, named or not.
     #[must_use]
     pub const fn counts(&self) -> &BTreeMap<RefusalKind, usize> {
         &self.counts
     }
 
-    /// Their number in all.
+    /// The number of all refused entries.
     #[must_use]
     pub fn total(&self) -> usize {
         self.counts.values().sum()
@@ -85,7 +86,7 @@ impl std::ops::Deref for Refused {
     }
 }
 
-/// The key for people: no longer than a line, nothing that a terminal would act on.
+/// Formats a key for people: at most 256 characters, without control characters that a terminal would obey.
 fn printable(key: &[u8]) -> String {
     match std::str::from_utf8(key) {
         Ok(text) if !text.contains(char::is_control) => text.chars().take(256).collect(),
@@ -93,31 +94,31 @@ fn printable(key: &[u8]) -> String {
     }
 }
 
-/// One entry that was not let in.
+/// The reason why an entry was refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// For counters.
+    /// The kind, for counters.
     pub kind: RefusalKind,
-    /// For people: what is wrong with it.
+    /// The fault, for people.
     pub reason: String,
 }
 
-/// The kind of fault of a refused entry.
+/// The kind of a refused entry's fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum RefusalKind {
-    /// The key names no subnet.
+    /// The key does not name a subnet.
     Key,
-    /// The value is no lease.
+    /// The value is not a lease.
     Value,
-    /// The subnet is none that a host of this network may have.
+    /// No host of this network may have the subnet.
     Subnet,
     /// The subnet overlaps another lease, or a network this host reaches without the overlay.
     Overlap,
-    /// The public IP is none that a peer may have.
+    /// No peer may have the public IP.
     PublicIp,
-    /// The VTEP MAC is none that a peer may have.
+    /// No peer may have the VTEP MAC.
     Mac,
-    /// The public IP is this host's own: the lease is an old one of it, most of the time, and no peer's.
+    /// The public IP is this host's own: usually an old lease of this host.
     Own,
 }
 
@@ -136,8 +137,8 @@ impl fmt::Display for RefusalKind {
 }
 
 impl LeaseTable {
-    /// Whether the two let in the same leases, refuse the same entries and leave out the same addresses, whenever the leases were
-    /// renewed.
+    /// Whether both admit the same leases, refuse the same entries and have the same `outside` addresses, apart from
+    /// the times of renewal.
     #[must_use]
     pub fn says_the_same(&self, other: &Self) -> bool {
         let same_lease = |(one, other): (&Arc<Entry>, &Arc<Entry>)| Arc::ptr_eq(one, other) || one.lease == other.lease;

@@ -1,23 +1,24 @@
-//! A task that ends with its owner.
+//! A task that is cancelled when its owner is dropped.
 
 use std::{convert::Infallible, future::Future, pin::Pin, sync::Arc};
 
-use crate::Listing;
+use wire_store::Listing;
 
-/// What a task does beside its work: it is polled in turn with that, so it goes on while the work waits, and stands still where
-/// the work blocks. This is how a watchdog hears of a task.
+/// A future that a task polls along with its work. It makes progress while the work waits, and stops if the work
+/// blocks: so a watchdog sees whether the task still runs.
 pub type Beside = Pin<Box<dyn Future<Output = Infallible> + Send>>;
 
-/// What a task that talks to the store begins with.
+/// The input of a new task that uses the store.
 #[derive(Default)]
 pub struct Start {
-    /// A listing of the lease directory that the caller has just made, which saves making it again and, shared, keeping it twice.
+    /// A listing of the lease directory that the caller has just made. It saves a second call and, being shared, a
+    /// second copy.
     pub listing: Option<Arc<Listing>>,
-    /// What it does beside its work.
+    /// The future to poll along with the work.
     pub beside: Option<Beside>,
 }
 
-/// A spawned task, cancelled when this is dropped.
+/// A spawned task, cancelled on drop.
 #[derive(Debug)]
 pub(crate) struct Task(tokio::task::JoinHandle<()>);
 
@@ -32,10 +33,10 @@ impl Task {
         }))
     }
 
-    /// Cancels it and waits until it is gone.
+    /// Cancels the task and waits for its end.
     pub(crate) async fn stop(mut self) {
         self.0.abort();
-        // Cancelled or panicked: gone either way.
+        // Cancelled or panicked: it has ended in both cases.
         let _ended = (&mut self.0).await;
     }
 }
@@ -54,7 +55,7 @@ mod tests {
 
     use super::*;
 
-    /// Says something every second.
+    /// Sends a message every second.
     fn saying(said: mpsc::Sender<()>) -> Beside {
         Box::pin(async move {
             loop {

@@ -56,8 +56,9 @@ pub(super) fn claimed(misplaced: &Misplaced, is_userspace: bool) -> String {
 mod tests {
     use std::sync::Arc;
 
-    use wire_lease::{BackendData, Entry, Lease, Origin, Revision};
+    use wire_lease::{BackendData, Entry, Lease, Origin};
     use wire_net::{DualStack, Subnet};
+    use wire_store::Revision;
 
     use super::*;
 

@@ -4,8 +4,9 @@
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
 
 use tokio::{sync::watch, task::JoinSet};
-use wire_lease::{Admission, EndpointAddresses, endpoint_addresses};
+use wire_lease::Admission;
 use wire_net::{DualStack, Prefix};
+use wire_store::{EndpointAddresses, endpoint_addresses};
 
 use super::Host;
 use crate::settings::Settings;

@@ -9,11 +9,9 @@ use std::{
 };
 
 use tracing::{info, warn};
-use wire_lease::{
-    Backoff, ConfigEvent, ConfigWatch, EtcdStore, LeaseStore, Listing, NetworkConfig, Revision, StoreError,
-    StoredConfig,
-};
+use wire_lease::{ConfigEvent, ConfigWatch, NetworkConfig, StoredConfig};
 use wire_net::{DualStack, KeyPrefix, Subnet, chain};
+use wire_store::{Backoff, EtcdStore, LeaseStore, Listing, Revision, StoreError};
 
 use super::Host;
 use crate::{
@@ -83,7 +81,7 @@ impl Host {
             Standing::Joined(accepted) => {
                 let accepted = (**accepted).clone();
                 let listing = list(store, &self.settings.prefix, &accepted.config, &self.board);
-                let listing = store.patiently(listing, PATIENCE, LONGEST_ANSWER);
+                let listing = store.while_responsive(listing, PATIENCE, LONGEST_ANSWER);
                 let listing = match &mut self.session {
                     // Nobody else looks after what is joined meanwhile.
                     Some(session) => session.meanwhile(listing, self.pulse.part(Part::Session)).await?,
@@ -98,7 +96,7 @@ impl Host {
                 Ok(None) | Err(_) => {
                     let answer = ask(store, &self.settings.prefix, &self.board);
                     store
-                        .patiently(answer, PATIENCE, LONGEST_ANSWER)
+                        .while_responsive(answer, PATIENCE, LONGEST_ANSWER)
                         .await
                         .unwrap_or_else(|| Err(unanswered(&self.board)))
                 }
@@ -108,7 +106,7 @@ impl Host {
                 let (mut silence, mut limit) =
                     if self.kept.is_empty() { (PATIENCE, LONGEST_ANSWER) } else { (HANDED_OVER, HANDED_OVER) };
                 loop {
-                    if let Some(answer) = store.patiently(&mut answer, silence, limit).await {
+                    if let Some(answer) = store.while_responsive(&mut answer, silence, limit).await {
                         return answer;
                     }
                     // The network card that proves this host may come to be there later than the agent.

@@ -4,10 +4,9 @@ use std::{sync::Arc, time::Duration};
 
 use nix::time::{ClockId, clock_gettime};
 use tokio::sync::watch;
-use wire_lease::{
-    Clock, ConfigWatch, Entry, EtcdStore, Former, Hold, HoldSettings, HoldState, Lease, Offer, Origin, Revision, Start,
-};
+use wire_lease::{Clock, ConfigWatch, Entry, Former, Hold, HoldSettings, HoldState, Lease, Offer, Origin, Start};
 use wire_net::{Family, Prefix, Subnet};
+use wire_store::{EtcdStore, Revision};
 
 use super::{AGAIN, Ground, Host, Known, known::PATIENCE};
 use crate::{
@@ -70,7 +69,7 @@ impl Host {
     fn hold_settings(&self, ground: &Ground) -> HoldSettings {
         let endpoints = self.endpoints();
         let alone = endpoints.iter().filter_map(|ip| Prefix::new(*ip, Family::of(*ip).bits()).ok());
-        let avoid = ground.underlay.connected.iter().copied().chain(alone).collect();
+        let excluded = ground.underlay.connected.iter().copied().chain(alone).collect();
         HoldSettings {
             prefix: self.settings.prefix.clone(),
             pools: ground.config.pools,
@@ -79,8 +78,8 @@ impl Host {
             clock: Clock::new(since_boot),
             renew_margin: self.settings.renew_margin,
             preferred: self.preferred(),
-            avoid,
-            rather_not: ground.underlay.attached.iter().map(|(_, prefix)| *prefix).collect(),
+            excluded,
+            last_resort: ground.underlay.attached.iter().map(|(_, prefix)| *prefix).collect(),
             endpoints,
             same_host: self.runs() || self.is_proven,
         }

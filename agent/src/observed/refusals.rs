@@ -28,8 +28,9 @@ pub(super) fn refusals(table: &LeaseTable) -> Refusals {
 
 #[cfg(test)]
 mod tests {
-    use wire_lease::{Admission, Entries, KeyValue, Listing, NetworkConfig, Revision};
+    use wire_lease::{Admission, Entries, NetworkConfig};
     use wire_net::KeyPrefix;
+    use wire_store::{KeyValue, Listing, Revision};
 
     use super::*;
 

@@ -55,7 +55,8 @@ fn of_others(link: LinkName, prefix: Prefix, leases: &LeaseTable) -> Option<Stri
 mod tests {
     use std::sync::Arc;
 
-    use wire_lease::{Entry, Lease, Origin, Revision};
+    use wire_lease::{Entry, Lease, Origin};
+    use wire_store::Revision;
 
     use super::*;
 

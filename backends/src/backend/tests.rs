@@ -1,8 +1,9 @@
 use std::{net::IpAddr, sync::Arc};
 
-use wire_lease::{Entry, LeaseTable, Origin, Revision};
+use wire_lease::{Entry, LeaseTable, Origin};
 use wire_net::{LocalAddress, Prefix};
 use wire_state::{LinkKind, Owner, Vxlan};
+use wire_store::Revision;
 
 use super::*;
 

@@ -4,13 +4,14 @@ mod judged;
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;
-use wire_lease::{BackendData, Entry, Lease, LeaseTable, Origin, Revision, Vtep};
+use wire_lease::{BackendData, Entry, Lease, LeaseTable, Origin, Vtep};
 use wire_net::{DualStack, Family, LinkName, MacAddr, Mtu, Pool, Subnet, Vni};
 use wire_state::{
     ChainName, ChainTable, ChainTableKind, Element, ErrorKind, Firewall, FirewallOp, FirewallState, Flowtable, Link,
     LinkKind, NetState, Operation as _, Owner, Parent, Plan, Reconciler, Resource as _, Rule, Table, TableName, Vxlan,
     sim::Sim,
 };
+use wire_store::Revision;
 
 use super::*;
 

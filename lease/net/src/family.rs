@@ -1,10 +1,10 @@
-//! The two address families, and a value for each.
+//! The two address families, and a pair of values, one for each.
 
 use std::{fmt, net::IpAddr};
 
 use serde::{Deserialize, Serialize};
 
-/// An address family. Every algorithm takes it as a value, so that each is written once.
+/// An address family. Every algorithm takes it as a value, so that each is written only once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Family {
     /// IPv4, RFC 791.
@@ -26,7 +26,7 @@ impl Family {
         }
     }
 
-    /// The length of the smallest subnet a host can use, with an address for a device and one for a bridge: 30 or 126.
+    /// The length of the smallest usable subnet: 30 or 126. It has one address for a device and one for a bridge.
     #[must_use]
     pub const fn longest_subnet(self) -> u8 {
         self.bits() - 2
@@ -51,7 +51,7 @@ impl fmt::Display for Family {
     }
 }
 
-/// A value for IPv4, for IPv6, for both or for neither.
+/// A value for IPv4, for IPv6, for both, or for neither.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct DualStack<T> {
     /// The value for IPv4.
@@ -67,7 +67,7 @@ impl<T> Default for DualStack<T> {
 }
 
 impl<T> DualStack<T> {
-    /// Asks `value` for each family.
+    /// Calls `value` for each family.
     pub fn from_fn(mut value: impl FnMut(Family) -> Option<T>) -> Self {
         Self { v4: value(Family::V4), v6: value(Family::V6) }
     }
@@ -81,7 +81,7 @@ impl<T> DualStack<T> {
         }
     }
 
-    /// Sets, or with `None` removes, the value for one family.
+    /// Sets the value for one family; `None` removes it.
     pub fn set(&mut self, family: Family, value: Option<T>) {
         match family {
             Family::V4 => self.v4 = value,
@@ -89,12 +89,12 @@ impl<T> DualStack<T> {
         }
     }
 
-    /// The values that are there, IPv4 first.
+    /// The values that exist, IPv4 first.
     pub fn iter(&self) -> impl Iterator<Item = (Family, &T)> {
         Family::ALL.into_iter().filter_map(|family| self.get(family).map(|value| (family, value)))
     }
 
-    /// The same families with another value.
+    /// Converts each value.
     pub fn map<U>(&self, mut to: impl FnMut(Family, &T) -> U) -> DualStack<U> {
         DualStack::from_fn(|family| self.get(family).map(|value| to(family, value)))
     }

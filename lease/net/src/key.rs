@@ -6,7 +6,7 @@
 //! | `<prefix>/subnets/10.5.52.0-24` | a lease |
 //! | `<prefix>/subnets/10.5.52.0-24&fd00:1::-64` | a dual-stack lease |
 //! | `<prefix>/wire/subnets/fd00:1::-64` | an IPv6-only lease, which flannel cannot express |
-//! | `<prefix>/wire/guards/10.5.52.0-24` | who holds a prefix, one key for each family of a lease |
+//! | `<prefix>/wire/guards/10.5.52.0-24` | the guard of a prefix: names its owner; one key for each family of a lease |
 //!
 //! Nothing else may ever begin with `<prefix>/subnets`: a flanneld that sees such a key removes all its peers.
 
@@ -14,30 +14,30 @@ use std::{fmt, net::IpAddr, str::FromStr};
 
 use crate::{DualStack, Family, Prefix};
 
-/// The prefix all keys of one network share, `/coreos.com/network` by default.
+/// The prefix of all keys of one network, `/coreos.com/network` by default.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyPrefix(String);
 
-/// Where the leases of a network lie: what their keys begin with. One parser reads all of them, since whoever reads a key as
-/// another subnet than the one it is written for can neither keep nor refuse it.
+/// The directory that holds a network's leases: the prefix of their keys. One parser reads all of these keys, since an
+/// agent that reads a key as another subnet than its writer meant could neither keep nor refuse that lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Directory {
     path: Vec<u8>,
-    /// Whether each of its leases has an IPv4 prefix, or none has.
+    /// Whether each of its leases has an IPv4 prefix; if not, none has.
     has_v4: bool,
 }
 
-/// What a host leases: a prefix of each family its network has.
+/// The subnet of a host: one prefix for each family of its network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Subnet(DualStack<Prefix>);
 
-/// Why a key names no lease.
+/// A key that names no lease.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
-    /// Not `a.b.c.d-len` or `a.b.c.d-len&x::-len`.
+    /// The key does not have the form `a.b.c.d-len` or `a.b.c.d-len&x::-len`.
     #[error("the key {0:?} has not the form 10.5.52.0-24 or 10.5.52.0-24&fd00:1::-64")]
     Form(String),
-    /// A length the family does not have, or an address with host bits.
+    /// A length that is too large for the family, or an address with host bits.
     #[error("the key {key:?} names {address}-{len}, which is no network: {rule}")]
     Network {
         /// The key.
@@ -46,10 +46,10 @@ pub enum KeyError {
         address: IpAddr,
         /// The length in it.
         len: u8,
-        /// The rule it breaks.
+        /// The violated rule.
         rule: &'static str,
     },
-    /// One subnet has one key.
+    /// A different spelling of a subnet: each subnet has exactly one key.
     #[error("the key {key:?} is another spelling of {subnet}, which no agent writes")]
     Spelling {
         /// The key.
@@ -57,10 +57,10 @@ pub enum KeyError {
         /// The subnet it names.
         subnet: Subnet,
     },
-    /// A lease that would lie elsewhere.
+    /// The lease belongs into another directory.
     #[error("{0} has none of this network's families, or its key is in the wrong directory")]
     Directory(Subnet),
-    /// Bytes that are no text.
+    /// The key is not UTF-8.
     #[error("the key is not UTF-8")]
     Utf8,
 }
@@ -69,7 +69,7 @@ impl KeyPrefix {
     /// flannel's default, <https://github.com/flannel-io/flannel/blob/master/Documentation/configuration.md>.
     pub const DEFAULT: &'static str = "/coreos.com/network";
 
-    /// The prefix as flannel cleans it: `//` collapses, a trailing `/` is dropped.
+    /// Normalises the prefix as flannel does: `//` becomes `/`, a trailing `/` is dropped.
     #[must_use]
     pub fn new(text: &str) -> Self {
         let parts: Vec<&str> = text.split('/').filter(|part| !part.is_empty()).collect();
@@ -101,7 +101,7 @@ impl KeyPrefix {
         format!("{}/wire/guards/", self.0).into_bytes()
     }
 
-    /// The directory of the leases that a network of these families has: IPv6-only leases have one of their own.
+    /// The directory of the leases of a network with or without IPv4: IPv6-only leases have their own.
     #[must_use]
     pub fn leases(&self, has_v4: bool) -> Directory {
         let path = if has_v4 { self.subnets() } else { self.wire_subnets() };
@@ -114,7 +114,7 @@ impl KeyPrefix {
         self.leases(subnet.get(Family::V4).is_some()).key(subnet)
     }
 
-    /// The key that guards one prefix against a second owner.
+    /// The key of the guard of one prefix, which names the owner so that no second host takes the prefix.
     #[must_use]
     pub fn guard(&self, prefix: Prefix) -> Vec<u8> {
         let mut key = self.guards();
@@ -124,16 +124,16 @@ impl KeyPrefix {
 }
 
 impl Directory {
-    /// The key of one of its leases.
+    /// The key of the lease of `subnet`.
     #[must_use]
     pub fn key(&self, subnet: Subnet) -> Vec<u8> {
         [&self.path, subnet.to_string().as_bytes()].concat()
     }
 
-    /// The subnet whose lease has exactly that key.
+    /// The subnet whose lease has exactly this key.
     ///
     /// # Errors
-    /// Says why there is none.
+    /// Names the reason if the key is no lease's.
     pub fn subnet(&self, key: &[u8]) -> Result<Subnet, KeyError> {
         let name = key.strip_prefix(self.path.as_slice()).unwrap_or_default();
         let subnet: Subnet = std::str::from_utf8(name).map_err(|_| KeyError::Utf8)?.parse()?;
@@ -156,7 +156,7 @@ impl fmt::Display for KeyPrefix {
 }
 
 impl Subnet {
-    /// A prefix of each family; `None` where there is none, or one under the wrong family.
+    /// Makes a subnet; `None` if there is no prefix at all, or one stands under the wrong family.
     #[must_use]
     pub fn new(prefixes: DualStack<Prefix>) -> Option<Self> {
         let fits = prefixes.iter().all(|(family, prefix)| prefix.family() == family);
@@ -175,7 +175,7 @@ impl Subnet {
         Family::ALL.into_iter().filter_map(move |family| prefixes.get(family).copied())
     }
 
-    /// Whether the two share an address.
+    /// Whether both contain a common address.
     #[must_use]
     pub fn overlaps(&self, other: &Self) -> bool {
         Family::ALL
@@ -184,7 +184,7 @@ impl Subnet {
     }
 }
 
-/// As the last part of a key, the only spelling there is: `10.5.52.0-24&fd00:1::-64`.
+/// Formats the last part of a key in its only valid spelling: `10.5.52.0-24&fd00:1::-64`.
 impl fmt::Display for Subnet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, prefix) in self.prefixes().enumerate() {

@@ -1,4 +1,4 @@
-//! The words of a network: values that every other crate speaks in. No I/O, no runtime.
+//! The values of networking that all other crates use. No I/O, no async runtime.
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 
 mod error_chain;

@@ -2,14 +2,14 @@
 
 use std::{fmt, str::FromStr};
 
-/// The name of a network link: at most 15 bytes (`IFNAMSIZ` of linux/if.h, less its closing zero).
+/// The name of a network link: at most 15 bytes (`IFNAMSIZ` of linux/if.h, without the final zero).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LinkName {
-    // Padded with zeros, so that the derived order is that of the text.
+    // Padded with zeros, so that the derived order is the order of the text.
     bytes: [u8; 15],
 }
 
-/// A text that is no link's name.
+/// A text that is not a valid link name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is no link name: it has 1 to 15 visible characters and no slash")]
 pub struct LinkNameError(pub String);
@@ -27,7 +27,7 @@ impl FromStr for LinkName {
     type Err = LinkNameError;
 
     fn from_str(text: &str) -> Result<Self, LinkNameError> {
-        // The kernel's own rule, dev_valid_name in net/core/dev.c.
+        // The kernel's own rule: dev_valid_name in net/core/dev.c.
         let valid = !text.is_empty()
             && text.len() <= 15
             && text != "."

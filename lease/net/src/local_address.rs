@@ -1,41 +1,42 @@
-//! The addresses of this host on its links: no other host has them, nor those that lead to a whole link. Pure.
+//! The addresses of this host on its links, and the addresses that no other host can have because of them. Pure.
 
 use std::{collections::BTreeMap, fmt, net::IpAddr};
 
 use crate::{Family, Prefix};
 
-/// An address of this host, with the prefix that it reaches on its link.
+/// An address of this host, with its on-link prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LocalAddress {
     /// The address.
     pub address: IpAddr,
-    /// What is reached on the link: around the other end's address where that is another.
+    /// The on-link prefix; on a point-to-point link with a peer address, the prefix of the peer.
     pub prefix: Prefix,
-    /// The broadcast address that was given with it. The prefix has its own even without.
+    /// The broadcast address configured with it. The prefix has its own even if this is `None`.
     pub broadcast: Option<IpAddr>,
 }
 
-/// Why an address is no other host's.
+/// The reason why no other host can have an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LocalUse {
-    /// This host has it.
+    /// This host has the address.
     Own,
-    /// All hosts of a link listen to it.
+    /// The broadcast address of a link.
     Broadcast(Prefix),
-    /// It names a link: old hosts take it as a broadcast.
+    /// The network address of a link: old hosts treat it as a broadcast address, too.
     Network(Prefix),
-    /// Any router of a link answers to it, RFC 4291 §2.6.1: this host, too, where it forwards.
+    /// The Subnet-Router anycast address of a link, RFC 4291 §2.6.1: this host answers to it if it forwards.
     AnyRouter(Prefix),
 }
 
 impl LocalAddress {
-    /// An address and the length of the prefix around it; `None` where that is too long for the family.
+    /// An address with a prefix length; `None` if that is too large for the family.
     #[must_use]
     pub fn new(address: IpAddr, len: u8) -> Option<Self> {
         Some(Self { address, prefix: Prefix::new(address, len).ok()?, broadcast: None })
     }
 
-    /// The addresses that no other host has because of this one. A link of two, RFC 3021 and RFC 6164, has no others.
+    /// The addresses that no other host can have because of this one. A link of two hosts (RFC 3021, RFC 6164) has
+    /// none.
     fn uses(&self) -> impl Iterator<Item = (IpAddr, LocalUse)> {
         let prefix = self.prefix;
         let (first, last) = (prefix.network(), prefix.last());
@@ -48,7 +49,7 @@ impl LocalAddress {
         of_prefix.into_iter().flatten().chain(given)
     }
 
-    /// The addresses that are no other host's, and why. An address that this host has is its own first of all.
+    /// The addresses that no other host can have, each with the reason. For this host's own addresses that is `Own`.
     #[must_use]
     pub fn uses_of(local: &[Self]) -> BTreeMap<IpAddr, LocalUse> {
         let links = local.iter().flat_map(Self::uses);

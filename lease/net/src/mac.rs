@@ -1,20 +1,20 @@
-//! Ethernet addresses, as leases carry them.
+//! Ethernet addresses.
 
 use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-/// An Ethernet address of six octets. Written in lower case with colons.
+/// An Ethernet address of six octets. Formatted in lower case with colons.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MacAddr([u8; 6]);
 
-/// A text that is no Ethernet address.
+/// A text that is not an Ethernet address.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not an Ethernet address of six octets, like c6:d2:32:6f:8f:44")]
 pub struct MacError(pub String);
 
 impl MacAddr {
-    /// From the octets in transmission order.
+    /// Takes the octets in transmission order.
     #[must_use]
     pub const fn new(octets: [u8; 6]) -> Self {
         Self(octets)
@@ -26,14 +26,15 @@ impl MacAddr {
         self.0
     }
 
-    /// The same octets made a locally administered unicast address (IEEE 802: bit 1 of the first octet set, bit 0 clear).
+    /// Makes a locally administered unicast address of the octets (IEEE 802: bit 1 of the first octet set, bit 0
+    /// clear).
     #[must_use]
     pub const fn local(mut octets: [u8; 6]) -> Self {
         octets[0] = (octets[0] | 0x02) & !0x01;
         Self(octets)
     }
 
-    /// Whether one device can have it: neither a group address (broadcast included) nor all zero.
+    /// Whether a device can have it: it is neither a group address (such as broadcast) nor all zero.
     #[must_use]
     pub fn is_unicast(self) -> bool {
         self.0[0] & 0x01 == 0 && self.0 != [0; 6]

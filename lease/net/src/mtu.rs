@@ -1,14 +1,14 @@
-//! What encapsulation costs: every overhead with its sum and where the numbers come from.
+//! The overhead of each encapsulation, with its sum and the sources of the numbers.
 
 use std::fmt;
 
 use crate::Family;
 
-/// The largest packet a link carries, in bytes, its own link-layer header not counted.
+/// The largest packet of a link, in bytes, without its link-layer header.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Mtu(pub u32);
 
-/// What an encapsulation adds to each packet, in bytes.
+/// The bytes that an encapsulation adds to each packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Overhead(u32);
 
@@ -24,13 +24,13 @@ const VXLAN: u32 = 8;
 const ETHERNET: u32 = 14;
 
 impl Overhead {
-    /// VXLAN over an underlay of that family: 20 + 8 + 8 + 14 = 50 over IPv4, 40 + 8 + 8 + 14 = 70 over IPv6.
+    /// VXLAN over an underlay of this family: 20 + 8 + 8 + 14 = 50 over IPv4, 40 + 8 + 8 + 14 = 70 over IPv6.
     #[must_use]
     pub const fn vxlan(underlay: Family) -> Self {
         Self(ip(underlay) + UDP + VXLAN + ETHERNET)
     }
 
-    /// IP in UDP, as flannel's udp backend has it: 20 + 8 = 28 over IPv4, 40 + 8 = 48 over IPv6.
+    /// IP in UDP, as in flannel's udp backend: 20 + 8 = 28 over IPv4, 40 + 8 = 48 over IPv6.
     #[must_use]
     pub const fn udp(underlay: Family) -> Self {
         Self(ip(underlay) + UDP)
@@ -44,7 +44,7 @@ impl Overhead {
 }
 
 impl Mtu {
-    /// What is left for the inner packet.
+    /// The MTU that remains for the inner packet.
     #[must_use]
     pub const fn less(self, overhead: Overhead) -> Self {
         Self(self.0.saturating_sub(overhead.0))

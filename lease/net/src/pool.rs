@@ -1,8 +1,8 @@
-//! The prefixes that hosts of a network lease from.
+//! The range of subnets that the hosts of a network lease.
 
 use crate::Prefix;
 
-/// The subnets of one family that hosts lease.
+/// The subnets that hosts lease, for one family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pool {
     /// All addresses of the overlay.
@@ -16,14 +16,14 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// How many subnets may be leased.
+    /// The number of subnets from `min` to `max`.
     #[must_use]
     pub fn size(&self) -> u128 {
-        // At least two bits of the network are the subnet's number, so that this fits.
+        // Never overflows: the subnet number has at least two bits of the network.
         ((self.max.first_bits() - self.min.first_bits()) >> self.host_bits()).saturating_add(1)
     }
 
-    /// The subnet with that number, counted from [`Pool::min`]; `None` past [`Pool::max`].
+    /// The subnet with that number, counted from [`Pool::min`]; `None` after [`Pool::max`].
     #[must_use]
     pub fn nth(&self, number: u128) -> Option<Prefix> {
         if number >= self.size() {
@@ -33,7 +33,7 @@ impl Pool {
         Prefix::from_bits(self.network.family(), first, self.subnet_len).ok()
     }
 
-    /// How many of its subnets share an address with `prefix`.
+    /// The number of its subnets that overlap `prefix`.
     #[must_use]
     pub fn overlapped(&self, prefix: Prefix) -> u128 {
         if prefix.family() != self.network.family() {
@@ -48,18 +48,19 @@ impl Pool {
         (number(last) - number(first)).saturating_add(1)
     }
 
-    /// The number of the first subnet that lies wholly behind `last`, an address as a number; `None` behind the last address.
+    /// The number of the first subnet that begins after the address `last`; `None` after the last address of the
+    /// family.
     #[must_use]
     pub fn number_after(&self, last: u128) -> Option<u128> {
         let Some(distance) = last.checked_sub(self.min.first_bits()) else { return Some(0) };
         (distance >> self.host_bits()).checked_add(1)
     }
 
-    /// Whether `subnet` can be a host's lease in this network, be it of another length or outside the range: an older config
-    /// may have offered it.
+    /// Checks that `subnet` can be a host's lease in this network. Its length may differ and it may lie outside the
+    /// range, since an older config may have offered it.
     ///
     /// # Errors
-    /// Names the rule it breaks.
+    /// Names the violated rule.
     pub fn admits(&self, subnet: Prefix) -> Result<(), String> {
         let longest = self.network.family().longest_subnet();
         if !self.network.covers(subnet) {
@@ -73,8 +74,8 @@ impl Pool {
         }
     }
 
-    /// Whether containers are, or may come to be, at addresses in `prefix`. Where the config bounds the range, the rest of the
-    /// network has hosts or nobody; else all of it is for containers.
+    /// Whether containers may have addresses in `prefix`. If the config bounds the range, the rest of the network is
+    /// for hosts or unused; else the whole network is for containers.
     #[must_use]
     pub fn leases(&self, prefix: Prefix) -> bool {
         let is_inside = self.network.covers(prefix);
@@ -82,7 +83,7 @@ impl Pool {
         is_inside && (in_range || !self.is_bounded())
     }
 
-    /// The prefixes that together are what containers may have: the network, or the range where the config bounds it.
+    /// The prefixes that together cover the addresses of containers: the network, or the range if the config bounds it.
     #[must_use]
     pub fn leased(&self) -> Vec<Prefix> {
         if !self.is_bounded() {
@@ -103,14 +104,14 @@ impl Pool {
         }
     }
 
-    /// Whether the config keeps a part of the network for something else. Where nobody says so, the first subnet is left out.
+    /// Whether the config reserves a part of the network for other uses. By default only the first subnet is left out.
     #[must_use]
     pub fn is_bounded(&self) -> bool {
         let before = (self.min.first_bits() - self.network.first_bits()) >> self.host_bits();
         before > 1 || self.max.last_bits() != self.network.last_bits()
     }
 
-    /// Whether a host of this network may lease `subnet` as the config stands.
+    /// Whether the current config lets a host lease `subnet`.
     #[must_use]
     pub fn offers(&self, subnet: Prefix) -> bool {
         subnet.len() == self.subnet_len && self.min <= subnet && subnet <= self.max && self.network.covers(subnet)

@@ -11,7 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::Family;
 
-/// A prefix whose host bits are zero. Ordered by family, then first address, then length.
+/// A prefix whose host bits are zero. Ordered by family, first address, length.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Prefix {
     family: Family,
@@ -19,37 +19,37 @@ pub struct Prefix {
     len: u8,
 }
 
-/// A text or a pair that is no prefix.
+/// A value that is not a prefix.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PrefixError {
-    /// Not `address/length`.
+    /// The text does not have the form `address/length`.
     #[error("{0:?} is not a prefix like 10.5.0.0/16 or fd00:5::/48")]
     Syntax(String),
-    /// More bits than the family has.
+    /// The length is larger than an address of the family.
     #[error("length {len} is more than the {bits} bits of {family}")]
     Length {
-        /// The length asked for.
+        /// The requested length.
         len: u8,
-        /// The bits there are.
+        /// The largest length of the family.
         bits: u8,
-        /// The family meant.
+        /// The family.
         family: Family,
     },
 }
 
 impl Prefix {
-    /// The prefix of that length which holds `address`; host bits are masked off.
+    /// The prefix of length `len` that contains `address`; host bits are cleared.
     ///
     /// # Errors
-    /// When `len` is longer than an address of the family.
+    /// If `len` is larger than an address of the family.
     pub fn new(address: IpAddr, len: u8) -> Result<Self, PrefixError> {
         Self::from_bits(Family::of(address), bits_of(address), len)
     }
 
-    /// The same from an address as a number (an IPv4 address is below 2^32).
+    /// Like [`Prefix::new`], with the address as a number (an IPv4 address is below 2^32).
     ///
     /// # Errors
-    /// When `len` is longer than an address of the family.
+    /// If `len` is larger than an address of the family.
     pub fn from_bits(family: Family, address: u128, len: u8) -> Result<Self, PrefixError> {
         let bits = family.bits();
         if len > bits {
@@ -58,34 +58,34 @@ impl Prefix {
         Ok(Self { family, first: address & !host_mask(bits - len), len })
     }
 
-    /// The prefix of that one address.
+    /// The host prefix of an address: /32 or /128.
     #[must_use]
     pub const fn host(address: IpAddr) -> Self {
         let family = Family::of(address);
         Self { family, first: bits_of(address), len: family.bits() }
     }
 
-    /// IPv4 or IPv6.
+    /// The address family.
     #[must_use]
     pub const fn family(self) -> Family {
         self.family
     }
 
     /// The length in bits.
-    // A length of zero is the default route, not an empty prefix.
+    // Length zero is the default route, not an empty prefix.
     #[allow(clippy::len_without_is_empty, reason = "a prefix is never empty; its length is a number of bits")]
     #[must_use]
     pub const fn len(self) -> u8 {
         self.len
     }
 
-    /// The first address: the network itself.
+    /// The first address: the network address.
     #[must_use]
     pub fn network(self) -> IpAddr {
         address_of(self.family, self.first)
     }
 
-    /// The second address, the one a bridge gets: `10.5.52.1` of `10.5.52.0/24`. Of a host route, the address itself.
+    /// The second address, which a bridge gets: `10.5.52.1` in `10.5.52.0/24`. In a host prefix, the address itself.
     #[must_use]
     pub fn gateway(self) -> IpAddr {
         address_of(self.family, self.first + u128::from(self.len < self.family.bits()))
@@ -109,20 +109,20 @@ impl Prefix {
         self.first | host_mask(self.family.bits() - self.len)
     }
 
-    /// Whether `address` lies in it.
+    /// Whether it contains `address`.
     #[must_use]
     pub fn contains(self, address: IpAddr) -> bool {
         let bits = bits_of(address);
         Family::of(address) == self.family && self.first <= bits && bits <= self.last_bits()
     }
 
-    /// Whether all of `other` lies in it.
+    /// Whether it contains all of `other`.
     #[must_use]
     pub fn covers(self, other: Self) -> bool {
         self.family == other.family && self.first <= other.first && other.last_bits() <= self.last_bits()
     }
 
-    /// Whether the two share an address.
+    /// Whether both contain a common address.
     #[must_use]
     pub fn overlaps(self, other: Self) -> bool {
         self.covers(other) || other.covers(self)

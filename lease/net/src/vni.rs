@@ -1,4 +1,4 @@
-//! The number of a VXLAN network.
+//! The identifier of a VXLAN network.
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 pub struct Vni(u32);
 
 impl Vni {
-    /// `None` where `number` has more than 24 bits.
+    /// Returns `None` if `number` has more than 24 bits.
     #[must_use]
     pub const fn new(number: u32) -> Option<Self> {
         if number < 1 << 24 { Some(Self(number)) } else { None }

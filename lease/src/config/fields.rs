@@ -1,4 +1,4 @@
-//! The fields of a JSON object, each read as a type or refused by name.
+//! Reads the fields of a JSON object by type. An error names the field.
 
 use serde_json::Value;
 

@@ -1,4 +1,4 @@
-//! The fields of the config that say what hosts lease from.
+//! Reads the fields of the config that define the pools.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -7,16 +7,16 @@ use wire_net::{Family, Pool, Prefix};
 
 use super::{ConfigError, fields::ConfigFields};
 
-/// The fields of one family, and its limits.
+/// The names of one family's fields, and its limits.
 pub(super) struct Names {
     family: Family,
     network: &'static str,
     subnet_len: &'static str,
     min: &'static str,
     max: &'static str,
-    /// Where the network is large enough, each host gets this length.
+    /// The default length of a host's subnet, if the network is large enough.
     usual_len: u8,
-    /// The longest length that leaves room for a device and a bridge.
+    /// The largest length that leaves one address for a device and one for a bridge.
     longest: u8,
 }
 
@@ -40,7 +40,7 @@ pub(super) const V6_NAMES: Names = Names {
     longest: 126,
 };
 
-/// What is no address of a host in any network, and whose it is (the registries of RFC 6890).
+/// Prefixes that no container can use, with the reason (the registries of RFC 6890).
 fn reserved() -> impl Iterator<Item = (Prefix, &'static str)> {
     let v4 = |first| IpAddr::from(Ipv4Addr::new(first, 0, 0, 0));
     let v6 = |first, sixth| IpAddr::from(Ipv6Addr::new(first, 0, 0, 0, 0, sixth, 0, 0));
@@ -58,17 +58,15 @@ fn reserved() -> impl Iterator<Item = (Prefix, &'static str)> {
 }
 
 impl ConfigFields<'_> {
-    /// The pool of one family.
+    /// Reads the pool of one family.
     pub(super) fn pool(self, names: &Names) -> Result<Pool, ConfigError> {
         let network = self.network(names)?;
         let subnet_len = self.subnet_len(names, network)?;
-        let nth = |number: u128, from_end: bool| {
-            let size = 1u128 << (names.family.bits() - subnet_len);
-            let base = if from_end { network.last_bits() - (size - 1) } else { network.first_bits() };
-            Prefix::from_bits(names.family, base + number * size, subnet_len).expect("the length is checked")
-        };
-        let min = self.bound(names.min, network, subnet_len)?.unwrap_or_else(|| nth(1, false));
-        let max = self.bound(names.max, network, subnet_len)?.unwrap_or_else(|| nth(0, true));
+        let of_len = |bits| Prefix::from_bits(names.family, bits, subnet_len).expect("the length is checked");
+        let size = 1u128 << (names.family.bits() - subnet_len);
+        // By default all subnets but the first.
+        let min = self.bound(names.min, network, subnet_len)?.unwrap_or_else(|| of_len(network.first_bits() + size));
+        let max = self.bound(names.max, network, subnet_len)?.unwrap_or_else(|| of_len(network.last_bits()));
         if min > max {
             return Err(ConfigError::Value {
                 field: names.min.to_owned(),

@@ -1,31 +1,31 @@
-//! Getting a lease: the first one, or the one that was lost.
+//! Acquires a lease: the first one, or the one that was lost.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use futures::StreamExt;
 use tracing::{error, info, warn};
 use wire_net::{Prefix, Subnet, chain};
+use wire_store::{Backoff, Event, LeaseStore, Listing, Revision, WatchStream, shortened};
 
-use super::{HoldSettings, HoldState, Holder, Holding, claim::Obstacle};
+use super::{HoldState, Holder, Holding, Offer, claim::ClaimError};
 use crate::{
-    Backoff, Entry, Event, LeaseStore, Listing, Revision, WatchStream,
-    own::{Choice, NoRoom, entry_of, listed, offered, overlapping, own_entry_without},
-    shortened,
+    Entry, Lease,
+    own::{Choice, LeaseSpace, NoRoom, entry_of, listed, offered, overlapping, own_entry_without},
 };
 
-/// etcd away or a lost race: quick at first.
+/// After an error of etcd: short at first.
 const PAUSES: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
-/// A race that is lost again and again is none.
+/// After many lost races in a row: then it is not a race any more.
 const RACES: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
-/// So many in a row are worth a word.
+/// From this many lost races on, the reason is reported.
 const MANY_RACES: u32 = 3;
-/// A full range is looked at again this often even if no release was seen.
+/// The pause while the range is full, if no lease is seen to be released.
 const FULL_AGAIN: Duration = Duration::from_secs(30);
-/// How soon a subnet that another host has is asked for again.
+/// The pause before asking again for a subnet that another host has.
 const TAKEN_AGAIN: Duration = Duration::from_secs(3);
-/// How soon another agent with our address is asked again whether it lives: that costs both a write.
-pub(super) const RIVAL_AGAIN: Duration = Duration::from_secs(30);
-/// How many leases are asked when they end, to say when the range has room again.
+/// The pause before asking again whether another agent with our address is alive: this costs both a write.
+pub(super) const OTHER_AGENT_AGAIN: Duration = Duration::from_secs(30);
+/// The number of leases whose expiry is asked, to report when the range has room again.
 const ENDS_ASKED: usize = 32;
 
 impl<S: LeaseStore> Holder<S> {
@@ -39,54 +39,53 @@ impl<S: LeaseStore> Holder<S> {
                     if holding.entry.origin.mod_revision > listing.revision {
                         self.announcing.acquired();
                     }
-                    self.say_held(&holding, None);
+                    self.set_held(&holding, None);
                     self.give_back_former(&holding, &listing).await;
                     return holding;
                 }
                 Err(obstacle) => obstacle,
             };
-            if !matches!(obstacle, Obstacle::Raced(_)) {
+            if !matches!(obstacle, ClaimError::Raced(_)) {
                 races = Races::default();
             }
             match obstacle {
-                Obstacle::Raced(reason) => {
+                ClaimError::Raced(reason) => {
                     pauses.reset();
-                    // The next attempt looks elsewhere.
+                    // The next attempt starts its search at another place.
                     self.attempt = self.attempt.wrapping_add(1);
                     let pause = races.lost();
                     if races.are_many() {
-                        self.wait_because(reason);
+                        self.report_waiting(reason);
                     }
                     tokio::time::sleep(pause).await;
                 }
-                Obstacle::Full(no_room, listing) => self.wait_for_room(&no_room, &listing).await,
-                Obstacle::Taken(reason) => {
-                    self.wait_because(reason);
+                ClaimError::Full(no_room, listing) => self.wait_for_room(&no_room, &listing).await,
+                ClaimError::Taken(reason) => {
+                    self.report_waiting(reason);
                     tokio::time::sleep(shortened(TAKEN_AGAIN, 0.5)).await;
                 }
-                Obstacle::Rival(reason) => {
-                    self.wait_because(reason);
-                    tokio::time::sleep(shortened(RIVAL_AGAIN, 0.5)).await;
+                ClaimError::OtherAgent(reason) => {
+                    self.report_waiting(reason);
+                    tokio::time::sleep(shortened(OTHER_AGENT_AGAIN, 0.5)).await;
                 }
-                Obstacle::Store(error) => {
-                    self.wait_because(chain(&error));
+                ClaimError::Store(error) => {
+                    self.report_waiting(chain(&error));
                     tokio::time::sleep(pauses.pause()).await;
                 }
             }
         }
     }
 
-    /// A lease, and the listing by which it was found.
-    async fn acquire_once(&mut self, listing: Option<Arc<Listing>>) -> Result<(Holding, Arc<Listing>), Obstacle> {
+    /// Makes one attempt. Also returns the listing it was based on.
+    async fn acquire_once(&mut self, listing: Option<Arc<Listing>>) -> Result<(Holding, Arc<Listing>), ClaimError> {
         let listing = match listing {
             Some(listing) => listing,
             None => Arc::new(self.store.list(&self.directory).await?),
         };
         let offer = self.offer.borrow_and_update().clone();
-        let HoldSettings { endpoints, pools, .. } = &self.settings;
-        let own = match own_entry_without(endpoints, &listing, &self.directory, (&offer.public, pools)) {
+        let own = match own_entry_without(&self.settings.endpoints, &listing, self.space(), &offer.public) {
             Some(own) => Some(own),
-            None => self.remembered(&listing).await?,
+            None => self.held_last(&listing).await?,
         };
         if let Some(own) = own {
             let holding = self.adopt(own, &listing, &offer).await?;
@@ -95,12 +94,12 @@ impl<S: LeaseStore> Holder<S> {
         let subnet = self.choice(wire_net::DualStack::default()).subnet(&listing);
         match subnet {
             Ok(subnet) => Ok((self.claim(subnet, listing.revision, &offer).await?, listing)),
-            Err(no_room) => Err(Obstacle::Full(no_room, listing)),
+            Err(no_room) => Err(ClaimError::Full(no_room, listing)),
         }
     }
 
-    /// Our own lease under another public address: the subnet held last, with guards that name us.
-    async fn remembered(&self, listing: &Listing) -> Result<Option<Entry>, Obstacle> {
+    /// Finds our own lease with another public address: it has the subnet held last, and guards that name us.
+    async fn held_last(&self, listing: &Listing) -> Result<Option<Entry>, ClaimError> {
         let Some(subnet) = Subnet::new(self.settings.preferred).filter(|_| self.settings.same_host) else {
             return Ok(None);
         };
@@ -114,20 +113,23 @@ impl<S: LeaseStore> Holder<S> {
         Ok(Some(entry).filter(|_| ours))
     }
 
+    pub(super) const fn space(&self) -> LeaseSpace<'_> {
+        LeaseSpace { directory: &self.directory, pools: &self.settings.pools }
+    }
+
     pub(super) fn choice(&self, kept: wire_net::DualStack<Prefix>) -> Choice<'_> {
         Choice {
-            directory: &self.directory,
-            pools: &self.settings.pools,
+            space: self.space(),
             kept,
             preferred: self.settings.preferred,
-            avoid: &self.settings.avoid,
-            rather_not: &self.settings.rather_not,
+            excluded: &self.settings.excluded,
+            last_resort: &self.settings.last_resort,
             identity: &self.settings.identity,
             attempt: self.attempt,
         }
     }
 
-    /// Tries until the lease that was lost is ours again. Never takes another subnet: traffic runs on this one.
+    /// Tries until the lost lease is ours again. Never takes another subnet, because traffic uses this one.
     pub(super) async fn take_back(&mut self, lost: &Holding, why: String) -> Holding {
         warn!(subnet = %lost.entry.lease.subnet, reason = why, "lease lost; taking it back");
         self.spare = lost.entry.origin.lease;
@@ -138,16 +140,16 @@ impl<S: LeaseStore> Holder<S> {
                 Ok(holding) => {
                     info!(subnet = %holding.entry.lease.subnet, "lease taken back");
                     self.announcing.acquired();
-                    self.say_held(&holding, None);
+                    self.set_held(&holding, None);
                     return holding;
                 }
-                Err(Obstacle::Raced(reason)) => {
+                Err(ClaimError::Raced(reason)) => {
                     let pause = races.lost();
                     (races.are_many().then_some(reason), pause)
                 }
-                Err(Obstacle::Store(error)) => (Some(chain(&error)), pauses.pause()),
-                Err(Obstacle::Full(no_room, _)) => (Some(no_room.to_string()), shortened(TAKEN_AGAIN, 0.5)),
-                Err(Obstacle::Taken(reason) | Obstacle::Rival(reason)) => {
+                Err(ClaimError::Store(error)) => (Some(chain(&error)), pauses.pause()),
+                Err(ClaimError::Full(no_room, _)) => (Some(no_room.to_string()), shortened(TAKEN_AGAIN, 0.5)),
+                Err(ClaimError::Taken(reason) | ClaimError::OtherAgent(reason)) => {
                     if !std::mem::replace(&mut alarmed, true) {
                         error!(subnet = %lost.entry.lease.subnet, reason, "this host's subnet was taken by another");
                     }
@@ -155,54 +157,50 @@ impl<S: LeaseStore> Holder<S> {
                 }
             };
             if let Some(reason) = reason {
-                self.say(HoldState::Lost { entry: Arc::clone(&lost.entry), reason });
+                self.set_state(HoldState::Lost { entry: Arc::clone(&lost.entry), reason });
             }
             tokio::time::sleep(pause).await;
         }
     }
 
-    async fn take_back_once(&mut self, lost: &Holding) -> Result<Holding, Obstacle> {
+    async fn take_back_once(&mut self, lost: &Holding) -> Result<Holding, ClaimError> {
         let subnet = lost.entry.lease.subnet;
         let listing = Arc::new(self.store.list(&self.directory).await?);
         let offer = self.offer.borrow_and_update().clone();
         if let Some(kv) = listed(&listing, &self.directory, subnet) {
-            let ours = |entry: &Entry| {
-                let mut public = entry.lease.public.iter();
-                public.next() == lost.entry.lease.public.iter().next() || entry.lease.public == offer.public
-            };
-            return match entry_of(subnet, kv).filter(ours) {
+            return match entry_of(subnet, kv).filter(|entry| is_ours(&entry.lease, &lost.entry.lease, &offer)) {
                 Some(own) => self.adopt(own, &listing, &offer).await,
-                None => Err(Obstacle::taken(subnet, kv)),
+                None => Err(ClaimError::taken(subnet, kv)),
             };
         }
-        if let Some((other, kv)) = overlapping(&listing, &self.directory, &self.settings.pools, subnet) {
-            return Err(Obstacle::taken(other, kv));
+        if let Some((other, kv)) = overlapping(&listing, self.space(), subnet) {
+            return Err(ClaimError::taken(other, kv));
         }
         debug_assert!(!offered(subnet, &self.settings.pools).is_empty(), "only an offered subnet is ever acquired");
         self.claim(subnet, listing.revision, &offer).await
     }
 
-    fn wait_because(&self, reason: String) {
+    fn report_waiting(&self, reason: String) {
         let changed = match &*self.state_out.borrow() {
             HoldState::Acquiring { reason: before } => *before != reason,
             HoldState::Held { .. } | HoldState::Lost { .. } => true,
         };
         if changed {
             warn!(reason, "no lease yet");
-            self.say(HoldState::Acquiring { reason });
+            self.set_state(HoldState::Acquiring { reason });
         }
     }
 
-    /// Waits until a lease is released, or for a while.
+    /// Waits until a lease is released, or at most [`FULL_AGAIN`].
     async fn wait_for_room(&self, no_room: &NoRoom, listing: &Listing) {
-        let reason = match self.first_end(listing).await {
+        let reason = match self.first_expiry(listing).await {
             Some(end) => format!("{no_room}; one of them ends in at most {} s", end.as_secs()),
             None => no_room.to_string(),
         };
-        self.wait_because(reason);
+        self.report_waiting(reason);
         let released = self.released(Revision(listing.revision.0 + 1));
         let _timed_out = tokio::time::timeout(shortened(FULL_AGAIN, 0.5), released).await;
-        // Everyone who waits wakes at once.
+        // All hosts that wait wake at the same time: spread them.
         tokio::time::sleep(shortened(Duration::from_millis(20), 1.0)).await;
     }
 
@@ -217,7 +215,7 @@ impl<S: LeaseStore> Holder<S> {
         tokio::time::sleep(shortened(Duration::from_secs(1), 0.5)).await;
     }
 
-    async fn first_end(&self, listing: &Listing) -> Option<Duration> {
+    async fn first_expiry(&self, listing: &Listing) -> Option<Duration> {
         let leases: BTreeSet<_> = listing.entries.iter().filter_map(|kv| kv.lease).take(ENDS_ASKED).collect();
         let ends = futures::stream::iter(leases).map(|lease| self.store.time_to_live(lease)).buffer_unordered(8);
         let known = ends.filter_map(|end| std::future::ready(end.ok().flatten()));
@@ -229,7 +227,12 @@ impl<S: LeaseStore> Holder<S> {
     }
 }
 
-/// The races lost in a row.
+/// Whether a lease in place of the lost one has this host's address: the former one, or the one offered now.
+fn is_ours(found: &Lease, lost: &Lease, offer: &Offer) -> bool {
+    found.public.iter().next() == lost.public.iter().next() || found.public == offer.public
+}
+
+/// The number of races lost in a row, and the pauses after them.
 struct Races {
     lost: u32,
     pauses: Backoff,
@@ -242,7 +245,8 @@ impl Default for Races {
 }
 
 impl Races {
-    /// One more: a few milliseconds part those that met by chance. Gives the pause before the next attempt.
+    /// Counts a lost race and returns the pause before the next attempt. A few milliseconds are enough after a
+    /// collision by chance.
     fn lost(&mut self) -> Duration {
         self.lost = self.lost.saturating_add(1);
         let few = shortened(Duration::from_millis(10), 1.0);

@@ -1,7 +1,7 @@
-//! Our lease written a second time, unchanged, for flanneld: some (0.20) lose leases that are written at the same moment, and
-//! never list them again.
+//! Writes our lease a second time, unchanged, for flanneld: some versions (0.20) miss leases that are written at the
+//! same moment, and never list them again.
 //!
-//! A lease without a guard is one of flanneld's. Where there is none, nothing is written.
+//! A lease without a guard is flanneld's. If there is none, nothing is written.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,63 +12,56 @@ use std::{
 use tokio::{sync::watch, time::Instant};
 use tracing::{debug, info};
 use wire_net::{Subnet, chain};
+use wire_store::{LeaseId, LeaseStore, Revision, StoreError, shortened};
 
-use super::{Holder, Holding, claim::Move};
-use crate::{Entry, LeaseId, LeaseStore, LeaseTable, Revision, StoreError, shortened};
+use super::{Holder, Holding, claim::LeaseWrite};
+use crate::{Entry, LeaseTable, clock::sleep_until};
 
-/// After a lease was acquired, or one of flanneld's has come: between 5 s and this, so that not all write at the same moment.
+/// The latest time of the write after our lease was acquired, or after a new lease of flanneld: between 5 s and this,
+/// so that the hosts do not write at the same moment.
 const AT_LATEST: Duration = Duration::from_secs(30);
 const SPREAD: f64 = 5.0 / 6.0;
-/// Between two writes.
+/// The least time between two such writes.
 const AT_MOST_EVERY: Duration = Duration::from_secs(60);
-/// So many guards are read one by one; of more, all are listed.
+/// Up to this many guards are read one by one; for more, all guards are listed.
 const FEW: usize = 8;
 
-/// When to look at the leases of others.
+/// Keeps track of new leases of other hosts.
 pub(super) struct Announcing {
-    /// The leases of others, as whoever follows them tells.
+    /// The leases of other hosts, from the follower.
     leases: watch::Receiver<Option<Arc<LeaseTable>>>,
-    /// Those told last; `None` until the first are told, which are no news to a lease that was there before.
+    /// The leases seen last; `None` until the first are known. Those count as old for a lease that already existed.
     seen: Option<BTreeSet<(Subnet, Revision)>>,
-    /// Those that have come since the last look.
+    /// The leases that are new since the last check.
     fresh: Vec<Arc<Entry>>,
-    look_at: Option<Instant>,
+    check_at: Option<Instant>,
     written: Option<Instant>,
 }
 
 impl Announcing {
     pub(super) const fn new(leases: watch::Receiver<Option<Arc<LeaseTable>>>) -> Self {
-        Self { leases, seen: None, fresh: Vec::new(), look_at: None, written: None }
+        Self { leases, seen: None, fresh: Vec::new(), check_at: None, written: None }
     }
 
-    /// Our lease is new: whoever has one may have missed it.
+    /// Our lease is new, so every host with a lease may have missed it.
     pub(super) fn acquired(&mut self) {
         self.seen = Some(BTreeSet::new());
         self.note();
     }
 
-    /// Waits until leases that have come are to be looked at.
+    /// Waits until new leases are due to be checked.
     ///
     /// # Cancel safety
-    /// Safe: what was told is kept.
+    /// Safe: leases received so far are kept.
     pub(super) async fn due(&mut self) {
         loop {
-            let time = async {
-                match self.look_at {
-                    Some(at) => tokio::time::sleep_until(at).await,
-                    None => std::future::pending().await,
-                }
-            };
             let told = tokio::select! {
-                () = time => return,
+                () = sleep_until(self.check_at) => return,
                 told = self.leases.changed() => told,
             };
             if told.is_err() {
-                // Nobody follows the leases any more; what has come is looked at still.
-                match self.look_at {
-                    Some(at) => return tokio::time::sleep_until(at).await,
-                    None => return std::future::pending().await,
-                }
+                // The follower has ended; the leases received before are still checked.
+                return sleep_until(self.check_at).await;
             }
             self.note();
         }
@@ -81,22 +74,22 @@ impl Announcing {
             self.fresh.extend(table.peers.values().filter(|entry| !seen.contains(&name(entry))).cloned());
         }
         self.seen = Some(table.peers.values().map(|entry| name(entry)).collect());
-        if !self.fresh.is_empty() && self.look_at.is_none() {
-            self.look_again();
+        if !self.fresh.is_empty() && self.check_at.is_none() {
+            self.check_later();
         }
     }
 
-    fn look_again(&mut self) {
+    fn check_later(&mut self) {
         let soon = Instant::now() + shortened(AT_LATEST, SPREAD);
-        self.look_at = Some(self.written.map_or(soon, |written| soon.max(written + AT_MOST_EVERY)));
+        self.check_at = Some(self.written.map_or(soon, |written| soon.max(written + AT_MOST_EVERY)));
     }
 }
 
 impl<S: LeaseStore> Holder<S> {
-    /// Writes our lease again, unchanged, if one of those that have come is flanneld's. What is not ours at this very revision
-    /// is not written.
+    /// Writes our lease again, unchanged, if one of the new leases is flanneld's. Writes nothing if our lease in the
+    /// store has another revision.
     pub(super) async fn announce(&mut self, holding: &mut Holding) {
-        self.announcing.look_at = None;
+        self.announcing.check_at = None;
         let fresh = std::mem::take(&mut self.announcing.fresh);
         let flannels = match self.first_unguarded(&fresh).await {
             Ok(Some(entry)) => entry.lease.subnet,
@@ -104,7 +97,7 @@ impl<S: LeaseStore> Holder<S> {
             Err(error) => {
                 debug!(error = %chain(&error), "cannot tell whether flanneld has a lease; looking again");
                 self.announcing.fresh = fresh;
-                return self.announcing.look_again();
+                return self.announcing.check_later();
             }
         };
         self.announcing.written = Some(Instant::now());
@@ -119,18 +112,18 @@ impl<S: LeaseStore> Holder<S> {
         };
         let Ok(guards) = guards else { return };
         let listed = from.origin.mod_revision;
-        let step = Move { to: from.lease.clone(), lease: from.origin.lease, from: Some(from), guards };
-        match self.write(&step, listed).await {
+        let write = LeaseWrite { to: from.lease.clone(), lease: from.origin.lease, from: Some(from), guards };
+        match self.write(&write, listed).await {
             Ok(entry) => {
                 info!(%subnet, %flannels, "lease written again, unchanged, for a flanneld that may have missed it");
                 holding.entry = Arc::new(entry);
             }
-            // Whoever watches our key learns what is wrong.
+            // The watch on our key shows what is wrong.
             Err(obstacle) => debug!(?obstacle, "the lease is not written again"),
         }
     }
 
-    /// The first of these leases that no wire-agent holds. A reservation has no guard, whoever uses it.
+    /// The first of these leases that no wire-agent holds. A reservation has no guard, so it counts as one.
     async fn first_unguarded<'a>(&self, entries: &'a [Arc<Entry>]) -> Result<Option<&'a Entry>, StoreError> {
         let all = if entries.len() > FEW { Some(self.all_guards().await?) } else { None };
         for entry in entries {
@@ -154,7 +147,7 @@ impl<S: LeaseStore> Holder<S> {
                 None => self.store.get(&key).await?.found.and_then(|kv| kv.lease),
             };
             if guard != Some(lease) {
-                // Who follows the leases does not tell when one was attached to another lease of the store.
+                // The follower does not report when an entry is attached to another lease of the store.
                 let found = self.store.get(&self.settings.prefix.lease(entry.lease.subnet)).await?.found;
                 match found.and_then(|kv| kv.lease) {
                     now @ Some(attached) if now == guard => lease = attached,

@@ -1,4 +1,4 @@
-//! The writes: creating a lease, adopting one that is there, and undoing what turned out to overlap.
+//! The writes of our lease: create it, adopt an existing one, and undo a write that turned out to overlap.
 
 use std::{sync::Arc, time::Duration};
 
@@ -6,31 +6,31 @@ use futures::future::try_join_all;
 use tokio::time::Instant;
 use tracing::{debug, info};
 use wire_net::{DualStack, KeyPrefix, Subnet};
+use wire_store::{Compare, KeyValue, LeaseId, LeaseStore, Listing, Revision, StoreError, Txn, Write, shortened};
 
 use super::{ASKING, HoldState, Holder, Holding, Life, Offer};
 use crate::{
-    Compare, Entry, KeyValue, Lease, LeaseId, LeaseStore, Listing, Origin, Revision, StoreError, Txn, Write,
+    Entry, Lease, Origin,
     own::{NoRoom, addresses, at_address, entry_of, listed, offered, overlapping},
-    shortened,
 };
 
-/// How long another agent has to say that it lives.
-const ANSWER: Duration = Duration::from_secs(5);
+/// The time that another agent has to answer whether it is alive.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Why an attempt gave no lease.
+/// The reason why an attempt gave no lease.
 #[derive(Debug)]
-pub(super) enum Obstacle {
+pub(super) enum ClaimError {
     Store(StoreError),
-    /// Something changed under our hands, as this says: look again.
+    /// Something changed at the same time, as described: try again.
     Raced(String),
     Full(NoRoom, Arc<Listing>),
     /// Another host has the subnet.
     Taken(String),
-    /// Another agent that lives has a lease with our public address.
-    Rival(String),
+    /// Another agent is alive and has a lease with our public address.
+    OtherAgent(String),
 }
 
-impl From<StoreError> for Obstacle {
+impl From<StoreError> for ClaimError {
     fn from(error: StoreError) -> Self {
         match error {
             error @ StoreError::LeaseGone(_) => Self::Raced(error.to_string()),
@@ -39,8 +39,8 @@ impl From<StoreError> for Obstacle {
     }
 }
 
-impl Obstacle {
-    /// The key of `subnet` is not ours.
+impl ClaimError {
+    /// The key of `subnet` belongs to another host.
     pub(super) fn taken(subnet: Subnet, kv: &KeyValue) -> Self {
         Self::Taken(match entry_of(subnet, kv) {
             Some(other) => format!("{subnet} is leased by the host {}", addresses(&other.lease)),
@@ -48,7 +48,7 @@ impl Obstacle {
         })
     }
 
-    /// Two agents met at this key, or somebody writes it.
+    /// Two agents write this key at the same time, or another program does.
     fn changed(key: &[u8]) -> Self {
         Self::Raced(format!("{} or what guards it is changed by another hand", shown(key)))
     }
@@ -58,15 +58,15 @@ impl Obstacle {
     }
 }
 
-/// One write of our lease.
-pub(super) struct Move {
-    /// What the lease is to say.
+/// A write of our lease.
+pub(super) struct LeaseWrite {
+    /// The new content of the lease.
     pub(super) to: Lease,
-    /// The store's lease it is attached to; `None` keeps a reservation one.
+    /// The store's lease to attach it to; `None` for a reservation.
     pub(super) lease: Option<LeaseId>,
     /// The entry it replaces.
     pub(super) from: Option<Entry>,
-    /// The guards of a lease that is attached to a lease of the store, as read.
+    /// The guards as read, to be written with it; empty for a reservation.
     pub(super) guards: Vec<Guard>,
 }
 
@@ -81,7 +81,7 @@ impl Guard {
         self.found.as_ref().map(|kv| kv.mod_revision)
     }
 
-    /// The identity that it names, where it hangs on this lease of the store.
+    /// The identity in the guard, if it is attached to this lease of the store.
     fn of(&self, lease: LeaseId) -> Option<&[u8]> {
         self.found.as_ref().filter(|kv| kv.lease == Some(lease)).map(|kv| kv.value.as_slice())
     }
@@ -91,7 +91,7 @@ impl Guard {
     }
 }
 
-impl Move {
+impl LeaseWrite {
     fn txn(&self, prefix: &KeyPrefix, identity: &str) -> Txn {
         let key = prefix.lease(self.to.subnet);
         let mut txn = Txn::default();
@@ -119,22 +119,27 @@ impl Move {
 }
 
 impl<S: LeaseStore> Holder<S> {
-    /// Creates a lease of `subnet`, which was free at `listed`.
-    pub(super) async fn claim(&mut self, subnet: Subnet, listed: Revision, offer: &Offer) -> Result<Holding, Obstacle> {
+    /// Creates a lease of `subnet`, which was free at the revision `listed`.
+    pub(super) async fn claim(
+        &mut self,
+        subnet: Subnet,
+        listed: Revision,
+        offer: &Offer,
+    ) -> Result<Holding, ClaimError> {
         let is_old = self.spare.is_some();
         let (lease, guards) = tokio::join!(self.spare_or_new(), self.guards(subnet));
         let lease = lease?;
-        // Kept before anything else may fail, or each attempt would leave one behind.
+        // Stored before anything else can fail, or each attempt would leave an unused lease behind.
         self.spare = Some(lease);
         let guards = guards?;
         let to = Lease { subnet, public: offer.public, data: offer.data.clone() };
         let granted = Instant::now();
-        let entry = self.write(&Move { to, lease: Some(lease), from: None, guards }, listed).await?;
+        let entry = self.write(&LeaseWrite { to, lease: Some(lease), from: None, guards }, listed).await?;
         self.verify(&entry, None).await?;
         self.spare = None;
         let mut life = self.life(self.settings.ttl, granted + self.settings.ttl);
         if is_old {
-            // Granted some time ago: renewed before anything else.
+            // Granted some time ago: renew it first.
             life.renew_at = granted;
         }
         Ok(Holding { entry: Arc::new(entry), life: Some(life) })
@@ -147,28 +152,28 @@ impl<S: LeaseStore> Holder<S> {
         }
     }
 
-    /// Takes over the entry that is ours already, and writes only what differs.
+    /// Adopts the entry that is already ours, and writes only if something differs.
     pub(super) async fn adopt(
         &mut self,
         mut own: Entry,
         listing: &Arc<Listing>,
         offer: &Offer,
-    ) -> Result<Holding, Obstacle> {
+    ) -> Result<Holding, ClaimError> {
         let Some(lease) = own.origin.lease else { return self.adopt_reservation(own, listing, offer).await };
-        self.give_way(&own, listing).await?;
+        self.yield_to_older(&own, listing).await?;
         let subnet = self.target(&own, listing)?;
         let (life, guards) = tokio::try_join!(self.store.time_to_live(lease), self.guards(subnet))?;
         let asked = Instant::now();
         let Some((left, granted)) = life else { return Err(StoreError::LeaseGone(lease).into()) };
-        if let Some(other) = self.stranger(&guards, lease) {
+        if let Some(other) = self.other_owner(&guards, lease) {
             own.origin.mod_revision = self.challenge(&own, other, left < granted / 2).await?;
         }
         let wanted = Lease { subnet, public: offer.public, data: offer.data.clone() };
         let guarded = guards.iter().all(|guard| guard.is_ours(&self.settings.identity, lease));
-        // A lease that was written without its guards may be a question whether we live: writing it answers.
+        // A lease written without its guards may be the question whether we are alive; writing it answers that.
         let asked_for = guards.iter().any(|guard| guard.revision() != Some(own.origin.mod_revision));
         if wanted == own.lease && guarded && !asked_for && !differs(granted, self.settings.ttl) {
-            // Renewed at once, but ready before that: it still lives.
+            // Due for renewal at once, but usable before that: it has not expired.
             let life = Life { renew_at: asked, ..self.life(granted, asked + left) };
             return Ok(Holding { entry: Arc::new(own), life: Some(life) });
         }
@@ -181,16 +186,16 @@ impl<S: LeaseStore> Holder<S> {
             (lease, granted, left)
         };
         let moved = subnet != own.lease.subnet;
-        let step = Move { to: wanted, lease: Some(attached), from: Some(own), guards };
-        let entry = self.write(&step, listing.revision).await?;
+        let write = LeaseWrite { to: wanted, lease: Some(attached), from: Some(own), guards };
+        let entry = self.write(&write, listing.revision).await?;
         if moved {
-            self.verify(&entry, step.from.as_ref()).await?;
+            self.verify(&entry, write.from.as_ref()).await?;
         }
         if anew {
             self.spare = None;
         }
         if anew && guarded {
-            // The old one was granted to us for this key alone.
+            // The old lease of the store was granted to us for this key alone.
             if let Err(error) = self.store.revoke(lease).await {
                 debug!(%lease, %error, "the old lease is left to expire");
             }
@@ -198,80 +203,82 @@ impl<S: LeaseStore> Holder<S> {
         Ok(Holding { entry: Arc::new(entry), life: Some(Life { renew_at: asked, ..self.life(ttl, asked + left) }) })
     }
 
-    /// A reservation stays one: it is never attached to a lease of the store, and needs no guard to be seen by all.
+    /// Adopts a reservation. It stays one: it is never attached to a lease of the store, and needs no guard.
     async fn adopt_reservation(
         &mut self,
         own: Entry,
         listing: &Arc<Listing>,
         offer: &Offer,
-    ) -> Result<Holding, Obstacle> {
+    ) -> Result<Holding, ClaimError> {
         let subnet = self.target(&own, listing)?;
         let wanted = Lease { subnet, public: offer.public, data: offer.data.clone() };
         if wanted == own.lease {
             return Ok(Holding { entry: Arc::new(own), life: None });
         }
         let moved = subnet != own.lease.subnet;
-        let step = Move { to: wanted, lease: None, from: Some(own), guards: Vec::new() };
-        let entry = self.write(&step, listing.revision).await?;
+        let write = LeaseWrite { to: wanted, lease: None, from: Some(own), guards: Vec::new() };
+        let entry = self.write(&write, listing.revision).await?;
         if moved {
-            self.verify(&entry, step.from.as_ref()).await?;
+            self.verify(&entry, write.from.as_ref()).await?;
         }
         Ok(Holding { entry: Arc::new(entry), life: None })
     }
 
-    /// What our entry should become: the parts the config still offers, and the families it lacks.
-    fn target(&self, own: &Entry, listing: &Arc<Listing>) -> Result<Subnet, Obstacle> {
+    /// The subnet that our entry should have: the prefixes that the config still offers, and new ones for the missing
+    /// families.
+    fn target(&self, own: &Entry, listing: &Arc<Listing>) -> Result<Subnet, ClaimError> {
         let kept: DualStack<_> = offered(own.lease.subnet, &self.settings.pools);
         let subnet = self.choice(kept).subnet(listing);
-        let subnet = subnet.map_err(|no_room| Obstacle::Full(no_room, Arc::clone(listing)))?;
+        let subnet = subnet.map_err(|no_room| ClaimError::Full(no_room, Arc::clone(listing)))?;
         match listed(listing, &self.directory, subnet) {
-            Some(kv) if subnet != own.lease.subnet => Err(Obstacle::taken(subnet, kv)),
+            Some(kv) if subnet != own.lease.subnet => Err(ClaimError::taken(subnet, kv)),
             Some(_) | None => Ok(subnet),
         }
     }
 
-    /// Of two that overlap the older one stays.
-    async fn give_way(&self, own: &Entry, listing: &Listing) -> Result<(), Obstacle> {
+    /// Removes our lease if it overlaps an older one.
+    async fn yield_to_older(&self, own: &Entry, listing: &Listing) -> Result<(), ClaimError> {
         let subnet = own.lease.subnet;
-        match overlapping(listing, &self.directory, &self.settings.pools, subnet) {
+        match overlapping(listing, self.space(), subnet) {
             Some((older, kv)) if kv.create_revision < own.origin.create_revision => {
                 info!(%subnet, %older, "this host's lease overlaps an older one and gives way");
                 self.undo(own, None).await?;
-                Err(Obstacle::older(subnet, older))
+                Err(ClaimError::older(subnet, older))
             }
             _ => Ok(()),
         }
     }
 
-    /// Asks the agent whose identity the guards of our address's lease name whether it lives, by writing its lease as it is:
-    /// one that lives writes it again ([`Holder::keep`]). Gives the revision at which the lease is ours to take. One whose
-    /// lease is `neglected` is not asked: a live owner has at least two thirds of it left.
-    pub(super) async fn challenge(&self, own: &Entry, other: &[u8], neglected: bool) -> Result<Revision, Obstacle> {
+    /// Asks the agent named in the guards of a lease with our address whether it is alive: writes its lease unchanged,
+    /// and an agent that is alive writes it again ([`Holder::keep`]). Returns the revision at which the lease is ours
+    /// to take. If the lease is `neglected`, the agent is not asked: a live owner always has at least two thirds of the
+    /// time to live left.
+    pub(super) async fn challenge(&self, own: &Entry, other: &[u8], neglected: bool) -> Result<Revision, ClaimError> {
         let key = self.settings.prefix.lease(own.lease.subnet);
         let shown = shown(&key);
         if neglected {
             info!(key = shown, "taking over a lease with our public address that its owner no longer renews");
             return Ok(own.origin.mod_revision);
         }
-        // Later rounds know more.
+        // Later attempts have a more exact reason.
         if matches!(&*self.state_out.borrow(), HoldState::Acquiring { reason } if reason == ASKING) {
             let reason = format!("whether another host has {}: {shown} says so", addresses(&own.lease));
-            self.say(HoldState::Acquiring { reason });
+            self.set_state(HoldState::Acquiring { reason });
         }
         let put = Write::Put { key: key.clone(), value: own.lease.to_value(), lease: own.origin.lease };
         let when = vec![Compare::Unchanged(key.clone(), own.origin.mod_revision)];
         let touched = self.store.commit(Txn { when, then: vec![put] }).await?;
         if !touched.succeeded {
-            return Err(Obstacle::changed(&key));
+            return Err(ClaimError::changed(&key));
         }
         let asked = Instant::now();
-        while asked.elapsed() < ANSWER {
-            tokio::time::sleep(ANSWER / 10).await;
+        while asked.elapsed() < ANSWER_TIMEOUT {
+            tokio::time::sleep(ANSWER_TIMEOUT / 10).await;
             let found = self.store.get(&key).await?.found;
-            let Some(kv) = found else { return Err(Obstacle::changed(&key)) };
+            let Some(kv) = found else { return Err(ClaimError::changed(&key)) };
             if kv.mod_revision != touched.revision {
                 let other = other.escape_ascii();
-                return Err(Obstacle::Rival(format!(
+                return Err(ClaimError::OtherAgent(format!(
                     "another agent, with the identity {other}, holds {shown} with this host's public address and lives: \
                      stop it, or give this host another address"
                 )));
@@ -281,15 +288,15 @@ impl<S: LeaseStore> Holder<S> {
         Ok(touched.revision)
     }
 
-    /// Whether our lease may say the public address that is offered now: no other host that lives has it. The lease of one that does
-    /// not answer is deleted, or this host would find two of its own at its next start.
-    pub(super) async fn is_free(&self, own: &Lease) -> Result<(), Obstacle> {
+    /// Checks that our lease may have the public address offered now: no other live host has it. Deletes the lease of a
+    /// host that does not answer, or this host would find two leases of its own at its next start.
+    pub(super) async fn is_free(&self, own: &Lease) -> Result<(), ClaimError> {
         let public = self.offer.borrow().public;
         let listing = self.store.list(&self.directory).await?;
-        for other in at_address(&listing, &self.directory, (&public, &self.settings.pools), own.subnet) {
+        for other in at_address(&listing, self.space(), &public, own.subnet) {
             let Some(lease) = other.origin.lease else { continue };
             let (life, guards) = tokio::try_join!(self.store.time_to_live(lease), self.guards(other.lease.subnet))?;
-            let Some(holder) = self.stranger(&guards, lease) else { continue };
+            let Some(holder) = self.other_owner(&guards, lease) else { continue };
             let neglected = life.is_none_or(|(left, granted)| left < granted / 2);
             let revision = self.challenge(&other, holder, neglected).await?;
             let key = self.settings.prefix.lease(other.lease.subnet);
@@ -299,8 +306,8 @@ impl<S: LeaseStore> Holder<S> {
         Ok(())
     }
 
-    /// The identity, not ours, that guards which hang on this lease of the store name.
-    fn stranger<'a>(&self, guards: &'a [Guard], lease: LeaseId) -> Option<&'a [u8]> {
+    /// The identity in the guards attached to this lease of the store, if it is not ours.
+    fn other_owner<'a>(&self, guards: &'a [Guard], lease: LeaseId) -> Option<&'a [u8]> {
         guards.iter().filter_map(|guard| guard.of(lease)).find(|holder| *holder != self.settings.identity.as_bytes())
     }
 
@@ -313,15 +320,15 @@ impl<S: LeaseStore> Holder<S> {
         .await
     }
 
-    /// Makes the write, if nothing has changed since `listed`.
-    pub(super) async fn write(&mut self, step: &Move, listed: Revision) -> Result<Entry, Obstacle> {
-        // Whoever wrote a guard after the listing may have a lease that the listing does not show.
+    /// Makes the write if nothing has changed since the revision `listed`.
+    pub(super) async fn write(&mut self, write: &LeaseWrite, listed: Revision) -> Result<Entry, ClaimError> {
+        // The writer of a guard that is newer than the listing may have a lease that the listing does not show.
         let newer = |guard: &Guard| guard.found.as_ref().is_some_and(|kv| kv.mod_revision > listed);
-        let key = self.settings.prefix.lease(step.to.subnet);
-        if step.guards.iter().any(newer) {
-            return Err(Obstacle::changed(&key));
+        let key = self.settings.prefix.lease(write.to.subnet);
+        if write.guards.iter().any(newer) {
+            return Err(ClaimError::changed(&key));
         }
-        let committed = match self.store.commit(step.txn(&self.settings.prefix, &self.settings.identity)).await {
+        let committed = match self.store.commit(write.txn(&self.settings.prefix, &self.settings.identity)).await {
             Err(StoreError::LeaseGone(lease)) => {
                 debug!(%lease, "the store's lease is gone; the next attempt gets another");
                 self.spare = None;
@@ -330,32 +337,32 @@ impl<S: LeaseStore> Holder<S> {
             committed => committed?,
         };
         if !committed.succeeded {
-            return Err(Obstacle::changed(&key));
+            return Err(ClaimError::changed(&key));
         }
-        let same_key = |from: &&Entry| from.lease.subnet == step.to.subnet;
-        let created = step.from.as_ref().filter(same_key).map(|from| from.origin.create_revision);
+        let same_key = |from: &&Entry| from.lease.subnet == write.to.subnet;
+        let created = write.from.as_ref().filter(same_key).map(|from| from.origin.create_revision);
         let origin = Origin {
             create_revision: created.unwrap_or(committed.revision),
             mod_revision: committed.revision,
-            lease: step.lease,
+            lease: write.lease,
         };
-        Ok(Entry { lease: step.to.clone(), origin })
+        Ok(Entry { lease: write.to.clone(), origin })
     }
 
-    /// Looks whether the new lease overlaps an older one, and takes it back then.
-    async fn verify(&self, entry: &Entry, from: Option<&Entry>) -> Result<(), Obstacle> {
+    /// Lists again and, if our new lease overlaps an older one, undoes the write.
+    async fn verify(&self, entry: &Entry, from: Option<&Entry>) -> Result<(), ClaimError> {
         let listing = self.store.list(&self.directory).await?;
-        match overlapping(&listing, &self.directory, &self.settings.pools, entry.lease.subnet) {
+        match overlapping(&listing, self.space(), entry.lease.subnet) {
             Some((older, kv)) if kv.create_revision < entry.origin.create_revision => {
                 info!(subnet = %entry.lease.subnet, %older, "lost the race for a subnet");
                 self.undo(entry, from).await?;
-                Err(Obstacle::older(entry.lease.subnet, older))
+                Err(ClaimError::older(entry.lease.subnet, older))
             }
             _ => Ok(()),
         }
     }
 
-    /// Deletes our lease, and puts back what it replaced.
+    /// Deletes our lease and restores the entry that it replaced.
     async fn undo(&self, entry: &Entry, from: Option<&Entry>) -> Result<(), StoreError> {
         let key = self.settings.prefix.lease(entry.lease.subnet);
         let mut txn = Txn::default();
@@ -369,7 +376,7 @@ impl<S: LeaseStore> Holder<S> {
         self.store.commit(txn).await.map(|_| ())
     }
 
-    /// Renewed after a third of its life, or earlier where the margin asks for it.
+    /// Computes the time of renewal: after a third of the time to live, or earlier if the margin requires it.
     pub(super) fn life(&self, ttl: Duration, expires: Instant) -> Life {
         let third = ttl / 3;
         let by_margin = ttl.checked_sub(self.settings.renew_margin).filter(|left| !left.is_zero()).unwrap_or(third);
@@ -382,7 +389,7 @@ fn shown(key: &[u8]) -> String {
     String::from_utf8_lossy(key).into_owned()
 }
 
-/// Whether a lease that was granted for `granted` is not the one asked for now. The store may round up.
+/// Whether the granted time to live differs from the configured one. The store may round up.
 fn differs(granted: Duration, ttl: Duration) -> bool {
     granted.abs_diff(ttl) > (ttl / 10).max(Duration::from_secs(2))
 }

@@ -1,17 +1,18 @@
-//! Leases that this very agent had before, under another subnet, and that nobody needs any more.
+//! Gives back leases that this agent had before with another subnet, and that nobody uses any more.
 
 use tracing::{debug, info};
 use wire_net::{MacAddr, chain};
+use wire_store::{LeaseStore, Listing};
 
-use super::{Holder, Holding, claim::Obstacle};
-use crate::{BackendData, Entry, Lease, LeaseStore, Listing, own::leases};
+use super::{Holder, Holding, claim::ClaimError};
+use crate::{BackendData, Entry, Lease, own::leases};
 
-/// So many are looked at.
+/// The largest number of leases to check.
 const AT_MOST: usize = 4;
 
 impl<S: LeaseStore> Holder<S> {
-    /// Gives back the leases whose guards name this agent, and whose owner does not answer: they would be refused by all for
-    /// the day that they live on.
+    /// Gives back the leases whose guards name this agent and whose owner does not answer. Without this, all hosts
+    /// would refuse them until they expire a day later.
     pub(super) async fn give_back_former(&self, holding: &Holding, listing: &Listing) {
         let own = &holding.entry;
         let former = leases(listing, &self.directory).filter(|entry| {
@@ -24,7 +25,7 @@ impl<S: LeaseStore> Holder<S> {
             match self.give_back_one(&entry).await {
                 Ok(true) => info!(%subnet, "a lease that this host had before is given back"),
                 Ok(false) => debug!(%subnet, "a lease with this host's address or MAC is another agent's"),
-                Err(Obstacle::Store(error)) => {
+                Err(ClaimError::Store(error)) => {
                     debug!(%subnet, error = %chain(&error), "a former lease is left to expire");
                 }
                 Err(obstacle) => debug!(%subnet, ?obstacle, "a former lease is left to its owner"),
@@ -32,13 +33,13 @@ impl<S: LeaseStore> Holder<S> {
         }
     }
 
-    async fn give_back_one(&self, entry: &Entry) -> Result<bool, Obstacle> {
+    async fn give_back_one(&self, entry: &Entry) -> Result<bool, ClaimError> {
         let Some(lease) = entry.origin.lease else { return Ok(false) };
         let guards = self.guards(entry.lease.subnet).await?;
         if !guards.iter().all(|guard| guard.is_ours(&self.settings.identity, lease)) {
             return Ok(false);
         }
-        // A clone that was not told from this host would live.
+        // If the guard's owner is a clone with the same identity, it answers.
         self.challenge(entry, self.settings.identity.as_bytes(), false).await?;
         self.store.revoke(lease).await?;
         Ok(true)

@@ -1,98 +1,98 @@
-//! Keeping the lease: renewals, and an eye on our key.
+//! Keeps the lease: renews it and watches our key.
 
 use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 use wire_net::chain;
+use wire_store::{Backoff, KeyEvent, KeyValue, KeyWatch, LeaseStore, shortened};
 
 use super::{
     Holder, Holding, Life,
-    acquire::RIVAL_AGAIN,
-    claim::{Move, Obstacle},
+    acquire::OTHER_AGENT_AGAIN,
+    claim::{ClaimError, LeaseWrite},
 };
 use crate::{
-    Backoff, Entry, KeyValue, Lease, LeaseStore, Origin,
-    clock::Sleep,
-    key_watch::{KeyEvent, KeyWatch},
+    Entry, Lease, Origin,
+    clock::{SuspendDetector, sleep_until},
     own::{addresses, entry_of},
-    shortened,
 };
 
-/// How often our key is read although the watch stands: etcd has lost watch events.
+/// The time between reads of our key, made although the watch is open: etcd has lost watch events.
 const READ_EVERY: Duration = Duration::from_secs(5 * 60);
-/// How often it is looked whether the host was suspended.
-const SLEEP_EVERY: Duration = Duration::from_secs(5);
-/// Between renewals that fail.
+/// The time between checks whether the host was suspended.
+const SUSPEND_CHECK_EVERY: Duration = Duration::from_secs(5);
+/// Between failed renewals.
 const PAUSES: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
-/// Between writes against somebody who changes our entry.
+/// Between writes, while another program keeps changing our entry.
 const REWRITES: Backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(2));
-/// An entry that nobody touched for so long is at peace.
-const PEACE: Duration = Duration::from_secs(30);
+/// After this time without a write, the pauses between writes start anew.
+const UNDISTURBED: Duration = Duration::from_secs(30);
 
-/// After a sleep the lease is as much older, and etcd is asked whether it is there still: nobody was told of what happened.
-fn wake_up<S: LeaseStore>(holding: &mut Holding, keeping: &mut Keeping<S>) {
-    let Some(slept) = keeping.sleep.since() else { return };
+/// After a suspension, moves expiry and renewal forward by its length and reads our key: no watch event has arrived
+/// meanwhile.
+fn after_suspension<S: LeaseStore>(holding: &mut Holding, keeping: &mut KeepState<S>) {
+    let Some(suspended) = keeping.suspend.suspended() else { return };
     keeping.watch.read_again();
     let Some(life) = &mut holding.life else { return };
     let now = Instant::now();
-    let earlier = |at: Instant| at.checked_sub(slept).unwrap_or(now);
+    let earlier = |at: Instant| at.checked_sub(suspended).unwrap_or(now);
     *life = Life { expires: earlier(life.expires), renew_at: earlier(life.renew_at) };
-    let seconds = slept.as_secs();
+    let seconds = suspended.as_secs();
     info!(seconds, "this host was suspended; asking etcd for its lease");
     if life.expires <= now {
         let text = format!(
             "this host slept for {seconds} s, longer than its lease lives: asking etcd whether it is there still"
         );
-        keeping.sleep_trouble = Some(text);
+        keeping.suspend_trouble = Some(text);
     }
 }
 
-enum Wake {
+enum KeepEvent {
     Key(KeyEvent),
     RenewalDue,
     ReadDue,
     Offer,
-    /// Leases of others have come.
+    /// There are new leases of other hosts.
     Others,
-    SleepDue,
-    /// What is offered is to be published, which was not possible before.
+    SuspendCheckDue,
+    /// It is time to publish an offer that could not be published before.
     PublishDue,
 }
 
-/// What the keeper knows beside the lease.
-struct Keeping<S: LeaseStore> {
+/// The state of the loop that keeps the lease, beside the lease itself.
+struct KeepState<S: LeaseStore> {
     watch: KeyWatch<S>,
     read_at: Instant,
     pauses: Backoff,
     rewrites: Backoff,
     rewritten: Option<Instant>,
-    /// When to try again to publish what is offered. Until then the lease stays as it is.
+    /// The time of the next attempt to publish the offer. Until then the lease stays as it is.
     publish_at: Option<Instant>,
     watch_trouble: Option<String>,
     renew_trouble: Option<String>,
-    sleep: Sleep,
-    /// When the host is looked at again.
-    sleep_at: Instant,
-    /// Said while the lease may have ended in the host's sleep, and etcd has not said yet.
-    sleep_trouble: Option<String>,
+    suspend: SuspendDetector,
+    /// The time of the next check for a suspension.
+    suspend_check_at: Instant,
+    /// Set while the lease may have expired during a suspension and etcd has not answered yet.
+    suspend_trouble: Option<String>,
     write_trouble: Option<String>,
     publish_trouble: Option<String>,
 }
 
-impl<S: LeaseStore> Keeping<S> {
+impl<S: LeaseStore> KeepState<S> {
     fn trouble(&self) -> Option<String> {
-        let Self { publish_trouble, sleep_trouble, write_trouble, renew_trouble, watch_trouble, .. } = self;
-        let troubles = [publish_trouble, sleep_trouble, write_trouble, renew_trouble, watch_trouble];
+        let Self { publish_trouble, suspend_trouble, write_trouble, renew_trouble, watch_trouble, .. } = self;
+        let troubles = [publish_trouble, suspend_trouble, write_trouble, renew_trouble, watch_trouble];
         troubles.into_iter().flatten().next().cloned()
     }
 }
 
 impl<S: LeaseStore> Holder<S> {
-    /// Keeps the lease until it is lost, and says why it is.
+    /// Keeps the lease until it is lost, and returns the reason.
     pub(super) async fn keep(&mut self, holding: &mut Holding) -> String {
         let key = self.settings.prefix.lease(holding.entry.lease.subnet);
-        let mut keeping = Keeping {
+        let mut keeping = KeepState {
             watch: KeyWatch::new(self.store.clone(), key, holding.entry.origin.mod_revision),
             read_at: Instant::now() + shortened(READ_EVERY, 0.1),
             pauses: PAUSES,
@@ -101,40 +101,40 @@ impl<S: LeaseStore> Holder<S> {
             publish_at: None,
             watch_trouble: None,
             renew_trouble: None,
-            sleep: Sleep::new(self.settings.clock.clone()),
-            sleep_at: Instant::now() + SLEEP_EVERY,
-            sleep_trouble: None,
+            suspend: SuspendDetector::new(self.settings.clock.clone()),
+            suspend_check_at: Instant::now() + SUSPEND_CHECK_EVERY,
+            suspend_trouble: None,
             write_trouble: None,
             publish_trouble: None,
         };
-        // A lease that was taken over from a former holder may say what that one was offered.
+        // A lease from a former holder may hold that one's offer.
         self.publish(holding, &mut keeping).await;
         loop {
-            let lost = match self.wake(holding, &mut keeping).await {
-                Wake::Key(KeyEvent::Broken(error)) => {
+            let lost = match self.next_event(holding, &mut keeping).await {
+                KeepEvent::Key(KeyEvent::Broken(error)) => {
                     keeping.watch_trouble = Some(chain(&error));
                     None
                 }
-                Wake::Key(KeyEvent::Is(found)) => {
+                KeepEvent::Key(KeyEvent::Is(found)) => {
                     keeping.watch_trouble = None;
                     self.compare(holding, &mut keeping, found).await
                 }
-                Wake::Others => {
+                KeepEvent::Others => {
                     self.announce(holding).await;
                     None
                 }
-                Wake::SleepDue => {
-                    keeping.sleep_at = Instant::now() + SLEEP_EVERY;
-                    wake_up(holding, &mut keeping);
+                KeepEvent::SuspendCheckDue => {
+                    keeping.suspend_check_at = Instant::now() + SUSPEND_CHECK_EVERY;
+                    after_suspension(holding, &mut keeping);
                     None
                 }
-                Wake::RenewalDue => self.renew(holding, &mut keeping).await,
-                Wake::ReadDue => {
+                KeepEvent::RenewalDue => self.renew(holding, &mut keeping).await,
+                KeepEvent::ReadDue => {
                     keeping.read_at = Instant::now() + shortened(READ_EVERY, 0.1);
                     keeping.watch.read_again();
                     None
                 }
-                Wake::Offer | Wake::PublishDue => {
+                KeepEvent::Offer | KeepEvent::PublishDue => {
                     self.publish(holding, &mut keeping).await;
                     None
                 }
@@ -142,36 +142,24 @@ impl<S: LeaseStore> Holder<S> {
             if let Some(why) = lost {
                 return why;
             }
-            self.say_held(holding, keeping.trouble());
+            self.set_held(holding, keeping.trouble());
         }
     }
 
-    async fn wake(&mut self, holding: &Holding, keeping: &mut Keeping<S>) -> Wake {
-        let renewal = async {
-            match holding.life {
-                Some(life) => tokio::time::sleep_until(life.renew_at).await,
-                None => std::future::pending().await,
-            }
-        };
+    async fn next_event(&mut self, holding: &Holding, keeping: &mut KeepState<S>) -> KeepEvent {
         let offer = async {
             if self.offer.changed().await.is_err() {
                 std::future::pending::<()>().await;
             }
         };
-        let publish = async {
-            match keeping.publish_at {
-                Some(at) => tokio::time::sleep_until(at).await,
-                None => std::future::pending().await,
-            }
-        };
         tokio::select! {
-            () = publish => Wake::PublishDue,
-            event = keeping.watch.next() => Wake::Key(event),
-            () = renewal => Wake::RenewalDue,
-            () = tokio::time::sleep_until(keeping.read_at) => Wake::ReadDue,
-            () = offer => Wake::Offer,
-            () = self.announcing.due() => Wake::Others,
-            () = tokio::time::sleep_until(keeping.sleep_at) => Wake::SleepDue,
+            () = sleep_until(keeping.publish_at) => KeepEvent::PublishDue,
+            event = keeping.watch.next() => KeepEvent::Key(event),
+            () = sleep_until(holding.life.map(|life| life.renew_at)) => KeepEvent::RenewalDue,
+            () = tokio::time::sleep_until(keeping.read_at) => KeepEvent::ReadDue,
+            () = offer => KeepEvent::Offer,
+            () = self.announcing.due() => KeepEvent::Others,
+            () = tokio::time::sleep_until(keeping.suspend_check_at) => KeepEvent::SuspendCheckDue,
         }
     }
 
@@ -180,8 +168,8 @@ impl<S: LeaseStore> Holder<S> {
         offer.public != lease.public || offer.data != lease.data
     }
 
-    /// Writes what is offered now, unless another host that lives has the new public address: that one would lose its own.
-    async fn publish(&mut self, holding: &mut Holding, keeping: &mut Keeping<S>) {
+    /// Writes the current offer, unless another live host has the new public address: that host would lose its lease.
+    async fn publish(&mut self, holding: &mut Holding, keeping: &mut KeepState<S>) {
         (keeping.publish_at, keeping.publish_trouble) = (None, None);
         if !self.offers_other_than(&holding.entry.lease) {
             return;
@@ -190,17 +178,17 @@ impl<S: LeaseStore> Holder<S> {
         let free = if self.offer.borrow().public == own.public { Ok(()) } else { self.is_free(own).await };
         let (pause, trouble) = match free {
             Ok(()) => return self.rewrite(holding, keeping).await,
-            Err(Obstacle::Store(error)) => (keeping.rewrites.pause(), Some(chain(&error))),
-            Err(Obstacle::Raced(_)) => (keeping.rewrites.pause(), None),
-            Err(Obstacle::Taken(reason) | Obstacle::Rival(reason)) => (RIVAL_AGAIN, Some(reason)),
-            Err(Obstacle::Full(no_room, _)) => (RIVAL_AGAIN, Some(no_room.to_string())),
+            Err(ClaimError::Store(error)) => (keeping.rewrites.pause(), Some(chain(&error))),
+            Err(ClaimError::Raced(_)) => (keeping.rewrites.pause(), None),
+            Err(ClaimError::Taken(reason) | ClaimError::OtherAgent(reason)) => (OTHER_AGENT_AGAIN, Some(reason)),
+            Err(ClaimError::Full(no_room, _)) => (OTHER_AGENT_AGAIN, Some(no_room.to_string())),
         };
         keeping.publish_at = Some(Instant::now() + shortened(pause, 0.5));
         keeping.publish_trouble = trouble;
-        self.say_held(holding, keeping.trouble());
+        self.set_held(holding, keeping.trouble());
     }
 
-    async fn renew(&self, holding: &mut Holding, keeping: &mut Keeping<S>) -> Option<String> {
+    async fn renew(&self, holding: &mut Holding, keeping: &mut KeepState<S>) -> Option<String> {
         let (lease, life) = holding.entry.origin.lease.zip(holding.life)?;
         let asked = Instant::now();
         match self.store.keep_alive(lease).await {
@@ -221,21 +209,21 @@ impl<S: LeaseStore> Holder<S> {
         }
     }
 
-    /// Compares what our key holds with what it should.
+    /// Compares the content of our key with our lease. Returns a reason if the lease is lost.
     async fn compare(
         &mut self,
         holding: &mut Holding,
-        keeping: &mut Keeping<S>,
+        keeping: &mut KeepState<S>,
         found: Option<KeyValue>,
     ) -> Option<String> {
         let subnet = holding.entry.lease.subnet;
         let Some(kv) = found else { return Some("its key was deleted".to_owned()) };
-        keeping.sleep_trouble = None;
+        keeping.suspend_trouble = None;
         let first = |lease: &Lease| lease.public.iter().next().map(|(_, address)| *address);
         match entry_of(subnet, &kv) {
             Some(entry) if entry == *holding.entry => {
                 keeping.write_trouble = None;
-                // What was offered while the store did not answer.
+                // The offer may have changed while the store did not answer.
                 if self.offers_other_than(&holding.entry.lease) {
                     self.rewrite(holding, keeping).await;
                 }
@@ -243,7 +231,7 @@ impl<S: LeaseStore> Holder<S> {
             }
             Some(entry) if entry.lease == holding.entry.lease => {
                 keeping.write_trouble = None;
-                // Another agent of this host renewed it, or somebody made it a reservation.
+                // Another agent of this host renewed it, or someone made it a reservation.
                 info!(%subnet, reservation = entry.origin.lease.is_none(), "this host's lease was written by another hand");
                 let asked = entry.origin.lease.is_some() && entry.origin.lease == holding.entry.origin.lease;
                 self.follow_origin(holding, entry).await;
@@ -256,7 +244,7 @@ impl<S: LeaseStore> Holder<S> {
             Some(entry) if first(&entry.lease) != first(&holding.entry.lease) => {
                 Some(format!("the host {} wrote its own address to it", addresses(&entry.lease)))
             }
-            // Changed, or made unreadable: put right, but not in a tight loop against somebody else.
+            // Changed or made unreadable: write it again, but not in a tight loop against another program.
             Some(_) | None => {
                 warn!(%subnet, "this host's lease was changed by another hand; writing it again");
                 let origin = Origin {
@@ -271,7 +259,7 @@ impl<S: LeaseStore> Holder<S> {
         }
     }
 
-    /// The same content with another origin.
+    /// Adopts the new origin of an entry with the same content.
     async fn follow_origin(&self, holding: &mut Holding, entry: Entry) {
         let life = match entry.origin.lease {
             None => None,
@@ -285,10 +273,10 @@ impl<S: LeaseStore> Holder<S> {
         *holding = Holding { entry: Arc::new(entry), life };
     }
 
-    /// Writes our entry with what is offered now.
-    async fn rewrite(&mut self, holding: &mut Holding, keeping: &mut Keeping<S>) {
+    /// Writes our entry with the current offer.
+    async fn rewrite(&mut self, holding: &mut Holding, keeping: &mut KeepState<S>) {
         let offer = self.offer.borrow_and_update().clone();
-        if keeping.rewritten.is_some_and(|last| last.elapsed() > PEACE) {
+        if keeping.rewritten.is_some_and(|last| last.elapsed() > UNDISTURBED) {
             keeping.rewrites.reset();
         }
         tokio::time::sleep(keeping.rewrites.pause()).await;
@@ -298,14 +286,14 @@ impl<S: LeaseStore> Holder<S> {
         };
         let from = Entry::clone(&holding.entry);
         let listed = from.origin.mod_revision;
-        let step = Move { to, lease: from.origin.lease, from: Some(from), guards: Vec::new() };
-        match self.write(&step, listed).await {
+        let write = LeaseWrite { to, lease: from.origin.lease, from: Some(from), guards: Vec::new() };
+        match self.write(&write, listed).await {
             Ok(entry) => {
                 holding.entry = Arc::new(entry);
                 keeping.write_trouble = None;
             }
-            // The read that follows tells what happened.
-            Err(Obstacle::Store(error)) => keeping.write_trouble = Some(chain(&error)),
+            // The read that follows shows what happened.
+            Err(ClaimError::Store(error)) => keeping.write_trouble = Some(chain(&error)),
             Err(_) => {}
         }
         keeping.rewritten = Some(Instant::now());

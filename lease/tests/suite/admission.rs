@@ -3,8 +3,9 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use proptest::prelude::*;
-use wire_lease::{Admission, Entries, KeyValue, LeaseTable, Listing, NetworkConfig, RefusalKind, Revision};
+use wire_lease::{Admission, Entries, LeaseTable, NetworkConfig, RefusalKind};
 use wire_net::{DualStack, Family, KeyPrefix, LocalAddress, Prefix};
+use wire_store::{KeyValue, Listing, Revision};
 
 const DIRECTORY: &str = "/coreos.com/network/subnets/";
 

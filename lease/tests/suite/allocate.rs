@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, time::Instant};
 
 use proptest::prelude::*;
-use wire_lease::{Full, NetworkConfig, Taken, Wish, allocate};
+use wire_lease::{Full, NetworkConfig, Preference, Taken, allocate};
 use wire_net::{DualStack, Family, Pool, Prefix};
 
 fn pools(json: &str) -> DualStack<Pool> {
@@ -22,8 +22,8 @@ fn pool(choice: u8) -> Pool {
     }
 }
 
-fn wish(identity: &str, attempt: u32) -> Wish<'_> {
-    Wish { preferred: None, identity, attempt, rather_not: &[] }
+fn preference(identity: &str, attempt: u32) -> Preference<'_> {
+    Preference { preferred: None, identity, attempt, last_resort: &[] }
 }
 
 #[test]
@@ -32,7 +32,9 @@ fn the_preferred_subnet_comes_first_if_it_is_offered_and_free() {
     let prefix = |text: &str| text.parse::<Prefix>().unwrap();
     let wanted = |preferred: &str, taken: &[&str]| {
         let taken: Taken = taken.iter().map(|text| prefix(text)).collect();
-        allocate(&pool, &taken, Wish { preferred: Some(prefix(preferred)), ..wish("a", 0) }).unwrap().to_string()
+        allocate(&pool, &taken, Preference { preferred: Some(prefix(preferred)), ..preference("a", 0) })
+            .unwrap()
+            .to_string()
     };
     assert_eq!(wanted("10.5.9.0/24", &[]), "10.5.9.0/24");
     for (preferred, taken) in
@@ -44,7 +46,8 @@ fn the_preferred_subnet_comes_first_if_it_is_offered_and_free() {
 
 #[test]
 fn the_choice_is_the_same_on_every_machine_and_in_every_version() {
-    let chosen = |number, identity| allocate(&pool(number), &Taken::default(), wish(identity, 0)).unwrap().to_string();
+    let chosen =
+        |number, identity| allocate(&pool(number), &Taken::default(), preference(identity, 0)).unwrap().to_string();
     let all = [chosen(0, "host-1"), chosen(1, "host-1"), chosen(2, "host-1")];
     assert_eq!(all, ["10.5.20.0/24", "fd00:5:0:14::/64", "fd00:18e3:a1b2:236b:e36f::/80"]);
 }
@@ -53,7 +56,7 @@ fn the_choice_is_the_same_on_every_machine_and_in_every_version() {
 fn a_full_range_is_named() {
     let pool = pool(0);
     let taken: Taken = [pool.network].into_iter().collect();
-    let full = allocate(&pool, &taken, wish("a", 0)).unwrap_err();
+    let full = allocate(&pool, &taken, preference("a", 0)).unwrap_err();
     assert_eq!(full, Full { min: pool.min, max: pool.max, size: 16 });
     let text = "all 16 subnets from 10.5.8.0/24 to 10.5.23.0/24 are taken: release one, or make the range larger (SubnetMin, SubnetMax, Network)";
     assert_eq!(full.to_string(), text);
@@ -62,8 +65,9 @@ fn a_full_range_is_named() {
 #[test]
 fn hosts_begin_at_places_that_are_spread_over_the_range() {
     let pool = pools(r#"{"Network":"10.0.0.0/8"}"#).v4.unwrap();
-    let chosen: BTreeSet<Prefix> =
-        (0..1000).map(|host| allocate(&pool, &Taken::default(), wish(&format!("host-{host}"), 0)).unwrap()).collect();
+    let chosen: BTreeSet<Prefix> = (0..1000)
+        .map(|host| allocate(&pool, &Taken::default(), preference(&format!("host-{host}"), 0)).unwrap())
+        .collect();
     assert!(chosen.len() > 980, "{} different ones of 1000 in 65535", chosen.len());
 }
 
@@ -73,7 +77,7 @@ fn a_range_of_65_000_leases_is_searched_in_no_time() {
     let mut taken: Taken = (0..65_000).map(|number| pool.nth(number).unwrap()).collect();
     let started = Instant::now();
     for host in 0..500 {
-        let subnet = allocate(&pool, &taken, wish(&format!("host-{host}"), 0)).unwrap();
+        let subnet = allocate(&pool, &taken, preference(&format!("host-{host}"), 0)).unwrap();
         taken.insert(subnet);
     }
     let took = started.elapsed();
@@ -101,8 +105,8 @@ proptest! {
         let pool = pool(choice);
         let taken: Taken = prefixes.iter().copied().collect();
         let is_free = |subnet: Prefix| prefixes.iter().all(|prefix| !prefix.overlaps(subnet));
-        let chosen = allocate(&pool, &taken, wish(&identity, attempt));
-        prop_assert_eq!(&chosen, &allocate(&pool, &taken, wish(&identity, attempt)));
+        let chosen = allocate(&pool, &taken, preference(&identity, attempt));
+        prop_assert_eq!(&chosen, &allocate(&pool, &taken, preference(&identity, attempt)));
         match chosen {
             Ok(subnet) => prop_assert!(pool.offers(subnet) && is_free(subnet), "{}", subnet),
             Err(_) => prop_assert!((0..pool.size()).all(|number| !is_free(pool.nth(number).unwrap()))),
@@ -126,10 +130,10 @@ fn what_bridges_of_the_host_have_is_leased_only_where_nothing_else_is_free_or_it
     let prefix = |text: &str| text.parse::<Prefix>().unwrap();
     let bridges = [prefix("192.168.122.0/24"), prefix("172.17.0.0/16")];
     for attempt in 0..20 {
-        let get = |preferred: Option<&str>, taken: &[&str], rather_not: &[Prefix]| {
+        let get = |preferred: Option<&str>, taken: &[&str], last_resort: &[Prefix]| {
             let taken: Taken = taken.iter().map(|text| prefix(text)).collect();
-            let wish = Wish { preferred: preferred.map(prefix), identity: "a", attempt, rather_not };
-            allocate(&pool, &taken, wish).map(|subnet| subnet.to_string())
+            let preference = Preference { preferred: preferred.map(prefix), identity: "a", attempt, last_resort };
+            allocate(&pool, &taken, preference).map(|subnet| subnet.to_string())
         };
         let (first, second) = (Ok("192.168.121.0/24".to_owned()), Ok("192.168.122.0/24".to_owned()));
         assert_eq!(get(None, &[], &bridges), first);
@@ -153,6 +157,6 @@ fn the_edges_of_the_address_space_are_no_trouble() {
     let (min, max) = (prefix("::4/126"), prefix("ffff:ffff:ffff:ffff:ffff:ffff:ffff:fffc/126"));
     let whole = Pool { network: prefix("::/0"), subnet_len: 126, min, max };
     assert_eq!(whole.size(), (1 << 126) - 1);
-    assert!(allocate(&whole, &taken, wish("a", 0)).is_err());
-    assert!(allocate(&whole, &Taken::default(), wish("a", 0)).is_ok());
+    assert!(allocate(&whole, &taken, preference("a", 0)).is_err());
+    assert!(allocate(&whole, &Taken::default(), preference("a", 0)).is_ok());
 }

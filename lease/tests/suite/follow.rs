@@ -6,11 +6,9 @@ use tokio::{
     sync::watch,
     time::{Instant, timeout},
 };
-use wire_lease::{
-    Admission, Follow, FollowSettings, LeaseId, LeaseStore, LeaseTable, NetworkConfig, RefusalKind, SimBackup, SimCall,
-    SimFault, SimStore, Start,
-};
+use wire_lease::{Admission, Follow, FollowSettings, LeaseTable, NetworkConfig, RefusalKind, Start};
 use wire_net::{Directory, KeyPrefix};
+use wire_store::{LeaseId, LeaseStore, SimBackup, SimCall, SimFault, SimStore};
 
 use crate::common::TestEtcd;
 
@@ -242,7 +240,7 @@ async fn most_leases_gone_since_a_former_follower_ended_are_held_by_the_next() {
     let admission = admission();
     let listing = store.list(DIRECTORY).await.unwrap();
     // Whether it followed a store, or what was remembered of it.
-    let remembered = Follow::remembered(directory(), &listing, admission.subscribe(), None);
+    let remembered = Follow::from_listing(directory(), &listing, admission.subscribe(), None);
     let formers = [follow(&store, &admission), remembered];
     let [one, other] = [&formers[0], &formers[1]].map(|former| peers(former, &[1, 2, 3, 4, 5, 6], SECONDS));
     let tables = [one.await, other.await];
@@ -313,7 +311,7 @@ async fn what_is_remembered_is_let_in_by_the_same_rules_and_needs_no_store() {
     store.put(key(3), value(3, 3).replace("192.168.0.3", "127.0.0.1"), None);
     let listing = store.list(DIRECTORY).await.unwrap();
     let admission = admission();
-    let follow = Follow::remembered(directory(), &listing, admission.subscribe(), None);
+    let follow = Follow::from_listing(directory(), &listing, admission.subscribe(), None);
     let table = peers(&follow, &[1, 2], SOON).await;
     let kinds: Vec<RefusalKind> = table.refused.values().map(|refusal| refusal.kind).collect();
     assert_eq!(kinds, [RefusalKind::PublicIp]);
@@ -355,8 +353,8 @@ async fn a_real_etcd_is_followed_through_a_restart() {
     let Some(mut etcd) = TestEtcd::start().await else { return };
     let store = etcd.store().await;
     let put = async |number: u8| {
-        let write = wire_lease::Write::Put { key: key(number), value: value(number, number).into_bytes(), lease: None };
-        store.commit(wire_lease::Txn { when: vec![], then: vec![write] }).await
+        let write = wire_store::Write::Put { key: key(number), value: value(number, number).into_bytes(), lease: None };
+        store.commit(wire_store::Txn { when: vec![], then: vec![write] }).await
     };
     put(1).await.unwrap();
     let admission = admission();

@@ -7,18 +7,17 @@ use std::{
 };
 
 use tokio::{sync::watch, time::timeout};
-use wire_lease::{
-    BackendData, Clock, Hold, HoldSettings, HoldState, Lease, LeaseStore, NetworkConfig, Offer, SimStore, Vtep,
-};
+use wire_lease::{BackendData, Clock, Hold, HoldSettings, HoldState, Lease, NetworkConfig, Offer, Vtep};
 use wire_net::{DualStack, Family, KeyPrefix, Prefix, Subnet, Vni};
+use wire_store::{LeaseStore, SimStore};
 
 mod announcing;
 mod claiming;
 mod former;
 mod keeping;
 mod odd_keys;
+mod other_agents;
 mod resuming;
-mod rivals;
 mod sleeping;
 
 const PREFIX: &str = "/coreos.com/network";
@@ -46,8 +45,8 @@ impl Host {
             clock: Clock::without_sleep(),
             renew_margin: HOUR,
             preferred: DualStack::default(),
-            avoid: Vec::new(),
-            rather_not: Vec::new(),
+            excluded: Vec::new(),
+            last_resort: Vec::new(),
             endpoints: Vec::new(),
             same_host: true,
         };

@@ -12,9 +12,10 @@ use nix::{
     sched::{CloneFlags, unshare},
     unistd::Uid,
 };
-use wire_lease::{BackendData, Entry, Lease, LeaseTable, NetworkConfig, Origin, Revision, Vtep};
+use wire_lease::{BackendData, Entry, Lease, LeaseTable, NetworkConfig, Origin, Vtep};
 use wire_net::{DualStack, Family, MacAddr, Prefix, Subnet};
 use wire_state::{NetState, Reconciler, Underlay};
+use wire_store::Revision;
 
 use crate::{Backend, ForwardSettings, Monitor, NetlinkDataplane, Placement, RouteForm, select};
 

@@ -2,7 +2,8 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use wire_lease::{Admission, Entries, Hold, HoldState, KeyValue, SimCall, SimStore};
+use wire_lease::{Admission, Entries, Hold, HoldState};
+use wire_store::{KeyValue, SimCall, SimStore};
 
 use super::{DIRECTORY, DUAL, HOUR, Host, PREFIX, V4, flannel_lease, held, keys};
 

@@ -2,8 +2,9 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use wire_lease::{EtcdStore, Hold, HoldState, LeaseStore, Revision, SimCall, SimFault, SimStore};
+use wire_lease::{Hold, HoldState};
 use wire_net::Family;
+use wire_store::{EtcdStore, LeaseStore, Revision, SimCall, SimFault, SimStore};
 
 use super::{DUAL, HOUR, Host, PREFIX, V4, assert_disjoint, flannel_lease, held, held_within, keys};
 use crate::common::TestEtcd;
@@ -196,7 +197,7 @@ async fn the_underlay_is_never_leased_and_the_subnet_held_last_is_preferred() {
     let store = SimStore::new(20);
     let two = r#"{"Network":"10.5.0.0/16","SubnetMin":"10.5.1.0","SubnetMax":"10.5.2.0"}"#;
     let mut host = Host::new(3, two);
-    host.settings.avoid = vec!["10.5.1.64/26".parse().unwrap()];
+    host.settings.excluded = vec!["10.5.1.64/26".parse().unwrap()];
     host.settings.preferred.v4 = Some("10.5.1.0/24".parse().unwrap());
     assert_eq!(held(&host.spawn(&store)).await.lease.subnet.to_string(), "10.5.2.0-24");
     let mut other = Host::new(4, V4);
@@ -208,7 +209,7 @@ async fn the_underlay_is_never_leased_and_the_subnet_held_last_is_preferred() {
 async fn an_overlay_cut_out_of_the_underlay_has_room() {
     let store = SimStore::new(22);
     let mut host = Host::new(3, V4);
-    host.settings.avoid = vec!["10.0.0.0/8".parse().unwrap(), "10.5.0.0/16".parse().unwrap()];
+    host.settings.excluded = vec!["10.0.0.0/8".parse().unwrap(), "10.5.0.0/16".parse().unwrap()];
     held_within(&host.spawn(&store), Duration::from_secs(1)).await;
 }
 
@@ -238,7 +239,7 @@ async fn no_lease_is_taken_that_holds_an_address_of_the_store_whoever_has_writte
     let mut host = Host::new(3, V4);
     let endpoint = "10.5.9.5".parse().unwrap();
     host.settings.endpoints = vec![endpoint];
-    host.settings.avoid = vec!["10.5.9.5/32".parse().unwrap()];
+    host.settings.excluded = vec!["10.5.9.5/32".parse().unwrap()];
     host.settings.preferred.v4 = Some("10.5.9.0/24".parse().unwrap());
     let (key, value) = flannel_lease("10.5.9.0-24", 3);
     store.put(key, value, None);

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::{DUAL, Host, PREFIX, V4, flannel_lease, held, keys};
-use wire_lease::SimStore;
 use wire_net::KeyPrefix;
+use wire_store::SimStore;
 
 const LATER: &str = r#"{"Network":"10.6.0.0/16"}"#;
 

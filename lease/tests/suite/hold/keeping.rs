@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use wire_lease::{HoldState, SimBackup, SimCall, SimFault, SimStore};
+use wire_lease::HoldState;
 use wire_net::{DualStack, Family};
+use wire_store::{SimBackup, SimCall, SimFault, SimStore};
 
 use super::{DIRECTORY, DUAL, HOUR, Host, PREFIX, V4, data, held, held_anew, held_within, keys};
 

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use wire_lease::{HoldState, SimCall, SimStore};
+use wire_lease::HoldState;
 use wire_net::DualStack;
+use wire_store::{SimCall, SimStore};
 
 use super::{DIRECTORY, DUAL, HOUR, Host, PREFIX, V4, flannel_lease, held, held_anew, held_within, keys};
 
@@ -123,7 +124,7 @@ async fn where_the_range_is_full_what_takes_more_than_its_share_is_named() {
         /coreos.com/network/subnets/10.5.30.0-24 holds no lease: delete it";
     assert_eq!(told, wanted);
     let mut between = Host::new(3, V4);
-    between.settings.avoid = vec!["10.5.24.0/22".parse().unwrap()];
+    between.settings.excluded = vec!["10.5.24.0/22".parse().unwrap()];
     let told = reason(&between).await;
     assert!(told.contains("; 10.5.24.0/22, which this host reaches without the overlay, takes 4 of them"), "{told}");
     store.delete(format!("{PREFIX}/subnets/10.5.30.0-24").as_bytes());

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use tokio::{sync::watch, time::timeout};
-use wire_lease::{Former, Hold, HoldState, Lease, SimCall, SimFault, SimStore};
+use wire_lease::{Former, Hold, HoldState, Lease};
 use wire_net::Family;
+use wire_store::{SimCall, SimFault, SimStore};
 
 use super::{HOUR, Host, PREFIX, V4, flannel_lease, held, held_within, keys, public};
 

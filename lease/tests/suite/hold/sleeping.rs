@@ -9,7 +9,8 @@ use std::{
 };
 
 use tokio::time::{Instant, timeout};
-use wire_lease::{Clock, HoldState, SimCall, SimStore};
+use wire_lease::{Clock, HoldState};
+use wire_store::{SimCall, SimStore};
 
 use super::{HOUR, Host, V4, flannel_lease, held, held_anew, keys};
 

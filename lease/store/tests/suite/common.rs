@@ -9,7 +9,7 @@ use std::{
 };
 
 use tempfile::TempDir;
-use wire_lease::{EtcdSettings, EtcdStore, LeaseStore};
+use wire_store::{EtcdSettings, EtcdStore, LeaseStore};
 
 /// An etcd of its own on free ports, with its data in memory where possible. Ends with the test.
 pub(crate) struct TestEtcd {

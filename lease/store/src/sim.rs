@@ -1,6 +1,7 @@
-//! A store in memory, for tests: etcd's behaviour with virtual time (`tokio::time::pause`) and faults on demand.
+//! A store in memory, for tests: behaves as etcd does, with virtual time (`tokio::time::pause`) and faults on demand.
 //!
-//! Every call takes a random time on its way there and back, from a seed, so that one seed is one interleaving.
+//! Every call is delayed on its way there and back by a random time, drawn from a seed, so that one seed gives one
+//! interleaving.
 
 mod calls;
 mod state;
@@ -19,36 +20,43 @@ use state::State;
 
 use crate::{LeaseId, Listing, Revision};
 
-/// The store. Clones are the same store.
+/// The store. Clones share their content.
 #[derive(Clone, Debug)]
 pub struct SimStore {
     shared: Arc<Shared>,
-    /// How many calls this client has made, and its clones.
+    /// The number of calls by this client and its clones.
     own_counts: Arc<Mutex<BTreeMap<SimCall, u64>>>,
 }
 
 #[derive(Debug)]
 struct Shared {
     inner: Mutex<Inner>,
-    /// Rung whenever a watch may have something to tell.
+    /// Notified whenever a watch may have something to report.
     bell: watch::Sender<()>,
 }
 
 #[derive(Debug)]
 struct Inner {
     state: State,
-    /// Watches that were opened at another epoch are broken.
+    /// Watches opened in another epoch are broken.
     epoch: u64,
     down: bool,
     stalled_until: Option<Instant>,
     faults: Vec<Planned>,
     counts: BTreeMap<SimCall, u64>,
-    /// Calls that write and have not ended, and the most there ever were.
-    writes: (u32, u32),
+    writes: WritesInFlight,
     random: u64,
 }
 
-/// A fault to come: of the calls of that kind some are spared first.
+/// Counts the writing calls that have not ended.
+#[derive(Debug, Default)]
+struct WritesInFlight {
+    now: u32,
+    /// The largest value of `now` so far.
+    most: u32,
+}
+
+/// A fault to come, after `spared` calls of the same kind.
 #[derive(Debug)]
 struct Planned {
     call: SimCall,
@@ -56,7 +64,7 @@ struct Planned {
     fault: SimFault,
 }
 
-/// The kinds of calls.
+/// The calls of a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum SimCall {
     /// [`crate::LeaseStore::get`].
@@ -86,19 +94,19 @@ impl SimCall {
     }
 }
 
-/// A fault of one call.
+/// The ways in which a call can fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SimFault {
-    /// It does not reach the store.
+    /// The call does not reach the store.
     Unavailable,
-    /// It is carried out, but its answer is lost.
+    /// The call is carried out, but its answer is lost.
     LostReply,
-    /// The store refuses who we are.
+    /// The store refuses this client's user.
     Unauthorised,
 }
 
 impl SimStore {
-    /// An empty store whose delays follow from `seed`.
+    /// Makes an empty store, with delays drawn from `seed`.
     #[must_use]
     pub fn new(seed: u64) -> Self {
         let inner = Inner {
@@ -108,20 +116,20 @@ impl SimStore {
             stalled_until: None,
             faults: Vec::new(),
             counts: BTreeMap::new(),
-            writes: (0, 0),
+            writes: WritesInFlight::default(),
             random: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
         };
         let shared = Arc::new(Shared { inner: Mutex::new(inner), bell: watch::Sender::new(()) });
         Self { shared, own_counts: Arc::default() }
     }
 
-    /// The same store as another client of it sees it, whose calls are counted apart.
+    /// Returns another client of the same store; its calls are counted separately.
     #[must_use]
     pub fn another_client(&self) -> Self {
         Self { shared: Arc::clone(&self.shared), own_counts: Arc::default() }
     }
 
-    /// The number of calls of that kind by this client.
+    /// Counts the calls of that kind by this client.
     #[must_use]
     pub fn own_count(&self, call: SimCall) -> u64 {
         self.own_counts().get(&call).copied().unwrap_or(0)
@@ -131,17 +139,17 @@ impl SimStore {
         self.own_counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes the next call of that kind fail. Several are met one after another.
+    /// Makes the next call of that kind fail. Faults set several times apply to one call after another.
     pub fn fail_next(&self, call: SimCall, fault: SimFault) {
         self.fail_later(call, 0, fault);
     }
 
-    /// The same after so many calls of that kind that are spared.
+    /// Makes a call of that kind fail, after `spared` calls that do not.
     pub fn fail_later(&self, call: SimCall, spared: u32, fault: SimFault) {
         self.change(|inner| inner.faults.push(Planned { call, spared, fault }));
     }
 
-    /// Takes the store away, or gives it back. Watches break; leases go on ageing.
+    /// Makes the store unavailable, or available again. Watches break; leases go on to expire.
     pub fn set_down(&self, down: bool) {
         self.change(|inner| {
             inner.down = down;
@@ -149,15 +157,15 @@ impl SimStore {
         });
     }
 
-    /// Nothing is answered for so long; calls and watches stay open.
+    /// Delays all answers by `duration`; calls and watches stay open.
     pub fn stall(&self, duration: Duration) {
         self.change(|inner| inner.stalled_until = Some(Instant::now() + duration));
     }
 
-    /// How many calls that write were under way at once, at the most.
+    /// The largest number of writing calls that were in flight at once.
     #[must_use]
     pub fn most_writes_at_once(&self) -> u32 {
-        self.lock().writes.1
+        self.lock().writes.most
     }
 
     /// Breaks all open watches.
@@ -165,23 +173,23 @@ impl SimStore {
         self.change(|inner| inner.epoch += 1);
     }
 
-    /// Hides the next change from all watches, as etcd 3.4 has done.
+    /// Hides the next change from all watches, as a bug of etcd 3.4 did.
     pub fn lose_next_event(&self) {
         self.change(|inner| inner.state.lose_events += 1);
     }
 
-    /// Forgets all history up to now.
+    /// Compacts the history up to the current revision.
     pub fn compact(&self) {
         self.change(|inner| inner.state.compact());
     }
 
-    /// The store as it is, to be restored later.
+    /// Copies the store, for [`SimStore::restore`].
     #[must_use]
     pub fn backup(&self) -> SimBackup {
         SimBackup(self.lock().state.clone())
     }
 
-    /// Puts a backup in place of the store, or with `SimBackup::default()` an empty one. Revisions go back.
+    /// Replaces the store's content by a backup, or by nothing with `SimBackup::default()`. Revisions go back.
     pub fn restore(&self, backup: SimBackup) {
         self.change(|inner| {
             inner.state = backup.0;
@@ -210,19 +218,19 @@ impl SimStore {
         self.change(|inner| inner.state.revoke(lease));
     }
 
-    /// The leases that live.
+    /// The leases that have not expired.
     #[must_use]
     pub fn leases(&self) -> Vec<LeaseId> {
         self.change(|inner| inner.state.leases())
     }
 
-    /// All keys under `prefix` as they are now.
+    /// All keys under `prefix`, without a delay.
     #[must_use]
     pub fn listing(&self, prefix: &[u8]) -> Listing {
         self.change(|inner| inner.state.list(prefix))
     }
 
-    /// The number of calls of that kind by all clients.
+    /// Counts the calls of that kind by all clients.
     #[must_use]
     pub fn count(&self, call: SimCall) -> u64 {
         self.lock().counts.get(&call).copied().unwrap_or(0)

@@ -1,6 +1,6 @@
-//! TLS to a member: what is trusted, who we are, and what is told when one of both is refused.
+//! TLS to a member: trusted authorities, our certificate, and the explanation when either is refused.
 //!
-//! The files are read for each connection, so that certificates that are renewed are taken without a restart.
+//! The files are read for each connection, so that renewed certificates are used without a restart.
 
 use std::{
     fs,
@@ -22,10 +22,10 @@ use tokio_rustls::rustls::{
 
 use super::settings::{EtcdSettingsError, SYSTEM_CAS, TlsFiles};
 
-/// Reads the files.
+/// Reads the files and makes a TLS configuration.
 ///
 /// # Errors
-/// Names the file that is of no use.
+/// Names the file that cannot be used.
 pub(super) fn config(files: &TlsFiles) -> Result<Arc<ClientConfig>, EtcdSettingsError> {
     let provider = Arc::new(ring::default_provider());
     let system = || SYSTEM_CAS.iter().map(PathBuf::from).find(|path| path.exists());
@@ -74,7 +74,7 @@ fn read(what: &'static str, path: &Path) -> Result<Vec<u8>, EtcdSettingsError> {
     fs::read(path).map_err(|source| EtcdSettingsError::File { what, path: path.to_owned(), source })
 }
 
-/// Trusts as Go and OpenSSL do: a chain to an authority, and also a certificate that is itself among the trusted ones.
+/// Trusts what Go and OpenSSL trust: a chain to an authority, or a certificate that is itself in the trusted file.
 #[derive(Debug)]
 struct Verifier {
     by_chain: Arc<WebPkiServerVerifier>,
@@ -91,7 +91,8 @@ impl ServerCertVerifier for Verifier {
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         match self.by_chain.verify_server_cert(certificate, intermediates, name, ocsp_response, now) {
-            // A self-signed one usually says that it is an authority. Its time was checked before this was found.
+            // A self-signed certificate usually claims to be an authority. Its validity period was checked before this
+            // error.
             Err(error) if is_authority(&error) && self.trusted.contains(certificate) => {
                 verify_server_name(&ParsedCertificate::try_from(certificate)?, name)?;
                 Ok(ServerCertVerified::assertion())
@@ -123,7 +124,7 @@ impl ServerCertVerifier for Verifier {
     }
 }
 
-/// Whether a server's certificate was refused for being an authority's.
+/// Whether the error is that a server's certificate is an authority's (CA:TRUE).
 fn is_authority(error: &Error) -> bool {
     match error {
         Error::InvalidCertificate(CertificateError::Other(other)) => other.to_string().contains("CaUsedAsEndEntity"),
@@ -131,7 +132,7 @@ fn is_authority(error: &Error) -> bool {
     }
 }
 
-/// What is wrong with which certificate, and what helps. `None` where no certificate is at fault.
+/// Names the refused certificate, the reason and the remedy; `None` if no certificate is at fault.
 pub(super) fn explain(error: &Error, endpoint: &str, files: &TlsFiles) -> Option<String> {
     match error {
         Error::InvalidCertificate(fault) => {
@@ -177,7 +178,7 @@ fn server(fault: &CertificateError, files: &TlsFiles) -> (String, &'static str) 
 
 const NAME: &str = "give etcd by one of the names in its certificate, or issue one with this name (subjectAltName)";
 
-/// The alerts about a certificate, and what each says of ours.
+/// TLS alerts about a client's certificate, each with the reason it means.
 const ALERTS: [(AlertDescription, &str); 8] = [
     (AlertDescription::CertificateRequired, "none was sent"),
     (AlertDescription::CertificateExpired, "it has expired"),
@@ -190,7 +191,7 @@ const ALERTS: [(AlertDescription, &str); 8] = [
 ];
 const OTHER: &str = "it has expired, is not for clients or not of the authority that etcd trusts";
 
-/// What etcd says of our certificate.
+/// Explains an alert about our own certificate.
 fn client(alert: AlertDescription, endpoint: &str, files: &TlsFiles) -> Option<String> {
     let (_, cause) = ALERTS.iter().find(|(known, _)| *known == alert)?;
     Some(match &files.cert {
@@ -204,7 +205,7 @@ fn client(alert: AlertDescription, endpoint: &str, files: &TlsFiles) -> Option<S
     })
 }
 
-/// A time for people, rounded down.
+/// Formats a time for people, rounded down.
 fn duration(seconds: u64) -> String {
     match seconds {
         0..60 => format!("{seconds} s"),

@@ -1,4 +1,4 @@
-//! The calls of the simulated store: on their way, carried out or failed, and on their way back.
+//! The calls of the simulated store: delayed on the way there, carried out or failed, delayed on the way back.
 
 use std::time::Duration;
 
@@ -19,13 +19,13 @@ pub struct SimWatch {
     bell: watch::Receiver<()>,
 }
 
-/// How long a call that hangs is waited for, as in the real store.
+/// The time limit of a call, the same as the real store's default.
 const TIMEOUT: Duration = Duration::from_secs(5);
 const OPERATION: &str = "a simulated call";
 
 impl SimStore {
-    /// One way between the caller and the store.
-    async fn travel(&self) {
+    /// Delays a call on one way between client and store.
+    async fn transit(&self) {
         let (delay, stall) = {
             let mut inner = self.lock();
             (Duration::from_micros(inner.random() % 2000), inner.stalled_until)
@@ -44,10 +44,10 @@ impl SimStore {
     where
         T: Send,
     {
-        let _under_way = UnderWay::begin(self, call);
+        let _in_flight = InFlight::begin(self, call);
         *self.own_counts().entry(call).or_default() += 1;
         let there_and_back = async {
-            self.travel().await;
+            self.transit().await;
             let answer = self.change(|inner| {
                 *inner.counts.entry(call).or_default() += 1;
                 let fault = inner.fault(call);
@@ -62,33 +62,33 @@ impl SimStore {
                     None => apply(&mut inner.state),
                 }
             });
-            self.travel().await;
+            self.transit().await;
             answer
         };
         tokio::time::timeout(TIMEOUT, there_and_back).await.unwrap_or_else(|_| Err(unavailable()))
     }
 }
 
-/// A call that has not ended.
-struct UnderWay<'a> {
+/// Counts a writing call as in flight until it is dropped.
+struct InFlight<'a> {
     store: &'a SimStore,
     number: u32,
 }
 
-impl<'a> UnderWay<'a> {
+impl<'a> InFlight<'a> {
     fn begin(store: &'a SimStore, call: SimCall) -> Self {
         let number = u32::from(call.writes());
         let mut inner = store.lock();
-        inner.writes.0 += number;
-        inner.writes.1 = inner.writes.1.max(inner.writes.0);
+        inner.writes.now += number;
+        inner.writes.most = inner.writes.most.max(inner.writes.now);
         drop(inner);
         Self { store, number }
     }
 }
 
-impl Drop for UnderWay<'_> {
+impl Drop for InFlight<'_> {
     fn drop(&mut self) {
-        self.store.lock().writes.0 -= self.number;
+        self.store.lock().writes.now -= self.number;
     }
 }
 
@@ -137,7 +137,7 @@ impl LeaseStore for SimStore {
 impl WatchStream for SimWatch {
     async fn next(&mut self) -> Result<WatchBatch, WatchError> {
         loop {
-            // Marked as seen before the state is looked at, or a ring between the two would be missed.
+            // Mark the notification as seen before reading the state, or one sent in between would be lost.
             self.bell.mark_unchanged();
             let wake_at = {
                 let mut inner = self.store.lock();

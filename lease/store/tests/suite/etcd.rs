@@ -14,11 +14,11 @@ use std::{
 };
 
 use tempfile::TempDir;
-use wire_lease::{
-    Credentials, EtcdSettings, EtcdSettingsError, EtcdStore, Lease, LeaseStore, Password, Revision, StoreError,
+use wire_net::chain;
+use wire_store::{
+    Credentials, EtcdSettings, EtcdSettingsError, EtcdStore, KeyValue, LeaseStore, Password, Revision, StoreError,
     TlsFiles, Txn, WatchStream, Write,
 };
-use wire_net::chain;
 
 use self::certificates::certificates;
 use crate::common::{TestEtcd, free_port};
@@ -122,7 +122,7 @@ async fn a_silent_etcd_costs_no_more_than_the_time_limit() {
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
     let store = open(EtcdSettings { timeout: Duration::from_millis(300), ..EtcdSettings::new(vec![endpoint]) }).await;
     let started = Instant::now();
-    let lease = wire_lease::LeaseId(1);
+    let lease = wire_store::LeaseId(1);
     let (get, list, keep, watch) =
         tokio::join!(store.get(b"a"), store.list(b"a"), store.keep_alive(lease), store.watch(b"a", Revision(1)));
     assert!(matches!(get, Err(StoreError::Unavailable { .. })));
@@ -180,7 +180,7 @@ async fn large_directories_are_read_page_by_page_whatever_they_hold() {
     let listing = store.list(b"/big/").await.unwrap();
     assert_eq!(listing.entries.len(), 10_040);
     assert!(listing.entries.is_sorted_by(|a, b| a.key < b.key), "none is listed twice");
-    let cut = listing.entries.iter().filter(|kv| kv.value.len() == Lease::LONGEST + 1).count();
+    let cut = listing.entries.iter().filter(|kv| kv.value.len() == KeyValue::LONGEST_VALUE + 1).count();
     assert_eq!(cut, 40, "no more is kept of them than tells that they are no leases");
     let mut watch = store.watch(b"/big/", Revision(1)).await.unwrap();
     let mut seen = 0;
@@ -230,7 +230,10 @@ async fn a_long_answer_is_waited_for_as_long_as_its_parts_come() {
         }
     };
     let (silence, limit) = (Duration::from_secs(1), Duration::from_secs(60));
-    assert!(store.patiently(parts(Duration::from_millis(150)), silence, limit).await.is_some(), "1.5 s, never silent");
-    assert!(store.patiently(std::future::pending::<()>(), silence, limit).await.is_none(), "silent");
-    assert!(store.patiently(parts(Duration::from_millis(150)), silence, silence).await.is_none(), "too long");
+    assert!(
+        store.while_responsive(parts(Duration::from_millis(150)), silence, limit).await.is_some(),
+        "1.5 s, never silent"
+    );
+    assert!(store.while_responsive(std::future::pending::<()>(), silence, limit).await.is_none(), "silent");
+    assert!(store.while_responsive(parts(Duration::from_millis(150)), silence, silence).await.is_none(), "too long");
 }

@@ -1,4 +1,4 @@
-//! Between etcd_client's types and ours.
+//! Conversions between etcd_client's types and ours.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use etcd_client::{EventType, PutOptions, TxnOp};
 
 use crate::{Compare, Event, KeyValue, LeaseId, Revision, Txn, Write};
 
-/// The first key behind all that begin with `prefix`; etcd takes a zero byte for "to the end".
+/// The first key after all that begin with `prefix`; a single zero byte means "to the end" in etcd.
 pub(super) fn end_of(prefix: &[u8]) -> Vec<u8> {
     let mut end = prefix.to_vec();
     while let Some(last) = end.pop() {
@@ -48,7 +48,7 @@ pub(super) fn key_value(kv: etcd_client::KeyValue) -> KeyValue {
     KeyValue { key, value, create_revision: Revision(create), mod_revision: Revision(modified), lease }
 }
 
-/// One of a listing of `prefix`.
+/// Converts a key of a listing of `prefix`, and cuts it.
 pub(super) fn listed(kv: &etcd_client::KeyValue, prefix: &[u8]) -> KeyValue {
     let (key, value) = KeyValue::cut(kv.key(), kv.value(), prefix);
     let lease = (kv.lease() != 0).then_some(LeaseId(kv.lease()));

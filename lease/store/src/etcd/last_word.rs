@@ -1,8 +1,8 @@
-//! The last word of a peer that closes a TLS connection.
+//! Keeps the TLS alert with which a peer closes a connection.
 //!
-//! TLS 1.3 refuses a client's certificate when the client has taken the connection for open (RFC 8446 §4.4.2.4, §6.2). Two things
-//! may hide the alert that says why: a write that fails first, and hyper, which keeps the error of a connection to itself where no
-//! call was under way yet. So it is kept here.
+//! With TLS 1.3, a server refuses a client's certificate after the client considers the connection open (RFC 8446
+//! §4.4.2.4, §6.2). Two things may hide the alert with the reason: a write that fails first, and hyper, which drops the
+//! error of a connection that has no call in flight. So the alert is kept here.
 
 use std::{
     io,
@@ -14,18 +14,18 @@ use std::{
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::rustls;
 
-/// Why TLS has ended a connection, once it has.
+/// The TLS error that closed a connection; empty while it is open.
 pub(super) type Reason = Arc<OnceLock<rustls::Error>>;
 
-/// A TLS connection that keeps the reason of its end.
+/// A TLS stream that keeps the error that closed it.
 pub(super) struct LastWord<S> {
     stream: S,
     reason: Reason,
-    /// Why a write failed, while what the peer has sent before is read.
+    /// The error of a failed write, kept while the peer's last bytes are read.
     broken: Option<io::Error>,
 }
 
-/// Longer than an alert.
+/// More bytes than an alert has.
 const ALERT: usize = 64;
 
 impl<S: AsyncRead + AsyncWrite + Unpin> LastWord<S> {
@@ -33,7 +33,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> LastWord<S> {
         Self { stream, reason, broken: None }
     }
 
-    /// Makes a write and, where it fails, reads to the end of what the peer has sent.
+    /// Writes and, if that fails, reads all that the peer has sent before.
     fn attempt<T>(
         &mut self,
         context: &mut Context<'_>,
@@ -51,7 +51,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> LastWord<S> {
             let mut into = ReadBuf::new(&mut buffer);
             match Pin::new(&mut *self).poll_read(context, &mut into) {
                 Poll::Ready(Ok(())) if !into.filled().is_empty() => {}
-                // The kernel says at once that a closed connection can be read, but the runtime may not have heard it yet.
+                // The kernel reports the closed connection at once, but tokio may not have seen that it is readable.
                 Poll::Pending if is_closed(&error) => {
                     self.broken = Some(error);
                     return Poll::Pending;
@@ -72,7 +72,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for LastWord<S> {
         if let Poll::Ready(Err(error)) = &read
             && let Some(reason) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>())
         {
-            // The first is the one.
+            // Only the first error counts.
             let _kept = self.reason.set(reason.clone());
         }
         read
@@ -111,7 +111,7 @@ mod tests {
 
     use super::*;
 
-    /// A connection that the peer has closed, after an alert or without one. The runtime has not heard of it at first.
+    /// A connection closed by the peer, with or without an alert. tokio sees it only at the second poll.
     struct Closed {
         alert: bool,
         heard: bool,

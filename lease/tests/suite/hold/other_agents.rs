@@ -3,8 +3,9 @@
 use std::{sync::Arc, time::Duration};
 
 use tokio::time::timeout;
-use wire_lease::{Hold, HoldState, LeaseStore, SimStore};
+use wire_lease::{Hold, HoldState};
 use wire_net::Family;
+use wire_store::{LeaseStore, SimStore};
 
 use super::{DIRECTORY, HOUR, Host, V4, flannel_lease, held, held_within, keys};
 

@@ -1,4 +1,4 @@
-//! What a store holds, as etcd's MVCC would: keys with revisions, their history, and leases that expire.
+//! The content of a simulated store, like etcd's MVCC: keys with revisions, their history, and leases that expire.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -9,20 +9,20 @@ use crate::{
     Write,
 };
 
-/// A copy of a whole store. The default one is empty.
+/// A copy of a store's content. The default is empty.
 #[derive(Clone, Debug, Default)]
 pub struct SimBackup(pub(super) State);
 
 #[derive(Clone, Debug)]
 pub(super) struct State {
     revision: i64,
-    /// History below this revision is gone.
+    /// The history before this revision is compacted.
     compacted: i64,
     keys: BTreeMap<Vec<u8>, KeyValue>,
     history: BTreeMap<i64, Vec<Event>>,
     leases: BTreeMap<LeaseId, Granted>,
     next_lease: i64,
-    /// How many of the next changes no watch gets to see.
+    /// The number of next changes to hide from all watches.
     pub(super) lose_events: u32,
 }
 
@@ -32,7 +32,7 @@ struct Granted {
     expires: Instant,
 }
 
-/// etcd's own floor.
+/// etcd grants no shorter lease.
 const SHORTEST_TTL: Duration = Duration::from_secs(2);
 
 impl Default for State {
@@ -56,11 +56,7 @@ impl State {
 
     pub(super) fn list(&self, prefix: &[u8]) -> Listing {
         let from = self.keys.range(prefix.to_vec()..);
-        let cut = |kv: &KeyValue| {
-            let (key, value) = KeyValue::cut(&kv.key, &kv.value, prefix);
-            KeyValue { key, value, ..*kv }
-        };
-        let entries = from.take_while(|(key, _)| key.starts_with(prefix)).map(|(_, kv)| cut(kv)).collect();
+        let entries = from.take_while(|(key, _)| key.starts_with(prefix)).map(|(_, kv)| listed(kv, prefix)).collect();
         Listing { entries, revision: Revision(self.revision) }
     }
 
@@ -137,7 +133,7 @@ impl State {
         self.leases.keys().copied().collect()
     }
 
-    /// Ends the leases whose time has come.
+    /// Revokes the leases that have expired.
     pub(super) fn expire(&mut self, now: Instant) {
         let over: Vec<LeaseId> =
             self.leases.iter().filter(|(_, granted)| granted.expires <= now).map(|(lease, _)| *lease).collect();
@@ -155,16 +151,13 @@ impl State {
         self.history = self.history.split_off(&self.compacted);
     }
 
-    /// The changes under `prefix` from revision `from` on.
+    /// The changes under `prefix` since revision `from`, included.
     pub(super) fn since(&self, prefix: &[u8], from: i64) -> Result<WatchBatch, WatchError> {
         if from < self.compacted {
             return Err(WatchError::Compacted(Revision(self.compacted)));
         }
-        let of_prefix = |event: &&Event| match event {
-            Event::Put(kv) => kv.key.starts_with(prefix),
-            Event::Delete { key, .. } => key.starts_with(prefix),
-        };
-        let events = self.history.range(from..).flat_map(|(_, events)| events).filter(of_prefix).cloned().collect();
+        let events = self.history.range(from..).flat_map(|(_, events)| events);
+        let events = events.filter(|event| event.key().starts_with(prefix)).cloned().collect();
         Ok(WatchBatch { events, revision: Revision(self.revision) })
     }
 
@@ -189,4 +182,10 @@ impl State {
             self.history.entry(self.revision).or_default().push(event);
         }
     }
+}
+
+/// Cuts a key of a listing of `prefix`, as etcd's store does.
+fn listed(kv: &KeyValue, prefix: &[u8]) -> KeyValue {
+    let (key, value) = KeyValue::cut(&kv.key, &kv.value, prefix);
+    KeyValue { key, value, ..*kv }
 }

@@ -3,8 +3,8 @@
 use std::{path::Path, time::Duration};
 
 use tempfile::TempDir;
-use wire_lease::{EtcdSettings, LeaseStore, StoreError, TlsFiles};
 use wire_net::chain;
+use wire_store::{EtcdSettings, LeaseStore, StoreError, TlsFiles};
 
 use super::{open, openssl, put, write};
 use crate::common::{TestEtcd, answers};

@@ -1,4 +1,4 @@
-//! What etcd's and the transport's errors mean for a lease.
+//! Classifies the errors of etcd and of the transport.
 
 use std::{error::Error as StdError, fmt};
 
@@ -11,28 +11,28 @@ use crate::StoreError;
 
 type Source = Box<dyn StdError + Send + Sync>;
 
-/// What can be done about an error of etcd_client.
+/// The classes of etcd_client's errors, by the remedy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fault {
-    /// Another member may answer.
+pub(super) enum ErrorClass {
+    /// This member is unavailable; another one may answer.
     MemberAway,
-    /// No answer in time, or a stream that broke.
+    /// No answer in time, or a broken stream.
     NoAnswer,
-    /// A certificate is not trusted, or a file of ours is of no use.
+    /// A certificate is not trusted, or a TLS file cannot be used.
     Insecure,
-    /// The token is of no use any more, or was never asked for: logging in helps.
+    /// The token is invalid or missing: log in again.
     NoToken,
-    /// etcd does not take this user and password.
+    /// etcd refuses this user and password.
     WrongUser,
-    /// The user may not do it.
+    /// The user lacks a permission.
     Forbidden,
-    /// etcd asks for no user at all.
+    /// etcd has authentication disabled.
     NoAuthentication,
-    /// Anything else.
+    /// Any other error.
     Refused,
 }
 
-impl Fault {
+impl ErrorClass {
     pub(super) fn of(error: &Error) -> Self {
         match error {
             Error::GRpcStatus(status) => Self::of_status(status),
@@ -55,7 +55,7 @@ impl Fault {
         match status.code() {
             Code::Unauthenticated => Self::NoToken,
             Code::PermissionDenied => Self::Forbidden,
-            // A JWT of before a user or a role was changed.
+            // A JWT issued before a change of users or roles.
             Code::InvalidArgument if text.contains("revision of auth store is old") => Self::NoToken,
             Code::InvalidArgument if text.contains("user name is empty") => Self::NoToken,
             Code::InvalidArgument if text.contains("authentication failed") => Self::WrongUser,
@@ -67,48 +67,48 @@ impl Fault {
     }
 }
 
-/// Why a call to etcd, or the login before it, failed.
+/// The error of a call, or of the login before it.
 #[derive(Debug)]
 pub(super) enum CallError {
-    /// The answer of etcd, or an error of the transport.
-    Said(Error),
-    /// The file with the password is of no use.
+    /// An answer of etcd, or an error of the transport.
+    Etcd(Error),
+    /// The password file cannot be used.
     Password(EtcdSettingsError),
 }
 
 impl CallError {
-    pub(super) fn fault(&self) -> Fault {
+    pub(super) fn class(&self) -> ErrorClass {
         match self {
-            Self::Said(error) => Fault::of(error),
-            Self::Password(_) => Fault::WrongUser,
+            Self::Etcd(error) => ErrorClass::of(error),
+            Self::Password(_) => ErrorClass::WrongUser,
         }
     }
 }
 
 impl From<Error> for CallError {
     fn from(error: Error) -> Self {
-        Self::Said(error)
+        Self::Etcd(error)
     }
 }
 
 pub(super) fn store_error(asked: &Asked, user: Option<&str>, error: CallError) -> StoreError {
     let operation = asked.operation;
     let error = match error {
-        CallError::Said(error) => error,
+        CallError::Etcd(error) => error,
         CallError::Password(error) => {
             let remedy = "its user cannot log in".to_owned();
             return StoreError::Unauthorised { operation, remedy, source: error.into() };
         }
     };
-    let fault = Fault::of(&error);
-    let source = Source::from(Told(error));
+    let class = ErrorClass::of(&error);
+    let source = Source::from(WithoutMetadata(error));
     let refused = |remedy, source| StoreError::Unauthorised { operation, remedy, source };
-    match fault {
-        Fault::MemberAway | Fault::NoAnswer => StoreError::Unavailable { operation, source: Some(source) },
-        Fault::Insecure => StoreError::Insecure { operation, source },
-        Fault::NoToken | Fault::WrongUser => refused(login_remedy(user), source),
-        Fault::Forbidden => refused(asked.remedy(user), source),
-        Fault::NoAuthentication | Fault::Refused => StoreError::Refused { operation, source },
+    match class {
+        ErrorClass::MemberAway | ErrorClass::NoAnswer => StoreError::Unavailable { operation, source: Some(source) },
+        ErrorClass::Insecure => StoreError::Insecure { operation, source },
+        ErrorClass::NoToken | ErrorClass::WrongUser => refused(login_remedy(user), source),
+        ErrorClass::Forbidden => refused(asked.remedy(user), source),
+        ErrorClass::NoAuthentication | ErrorClass::Refused => StoreError::Refused { operation, source },
     }
 }
 
@@ -119,7 +119,7 @@ fn login_remedy(user: Option<&str>) -> String {
     }
 }
 
-/// A watch that etcd ended, for the reason it gave.
+/// Converts the reason with which etcd cancelled a watch.
 pub(super) fn cancelled(asked: &Asked, user: Option<&str>, reason: &str) -> StoreError {
     let (operation, source) = (asked.operation, Source::from(reason));
     if reason.contains("permission denied") {
@@ -144,10 +144,10 @@ pub(super) fn is_too_large(error: &(dyn StdError + 'static)) -> bool {
     chain(error).contains("message length too large")
 }
 
-/// What etcd_client says of a lease that etcd does not know.
+/// etcd_client's error text for a lease that etcd does not know.
 const LEASE_GONE_ON_KEEP_ALIVE: &str = "lease not found";
 
-/// Why no member could be talked to, where that is what a status is about.
+/// Finds the connection error behind a status, if there is one.
 fn member_error(status: &tonic::Status) -> Option<&MemberError> {
     let mut next = status.source();
     while let Some(error) = next {
@@ -159,11 +159,11 @@ fn member_error(status: &tonic::Status) -> Option<&MemberError> {
     None
 }
 
-/// etcd_client's error without what tonic's Display adds (metadata, nested debug output), its source kept.
+/// etcd_client's error without the metadata and debug output that tonic's Display adds. Keeps the source.
 #[derive(Debug)]
-struct Told(Error);
+struct WithoutMetadata(Error);
 
-impl fmt::Display for Told {
+impl fmt::Display for WithoutMetadata {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
             Error::GRpcStatus(status) => match member_error(status) {
@@ -175,7 +175,7 @@ impl fmt::Display for Told {
     }
 }
 
-impl StdError for Told {
+impl StdError for WithoutMetadata {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         match &self.0 {
             Error::GRpcStatus(status) => match member_error(status) {

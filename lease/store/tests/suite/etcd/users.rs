@@ -3,8 +3,8 @@
 use std::{path::Path, process::Command, time::Duration};
 
 use tempfile::TempDir;
-use wire_lease::{Credentials, EtcdSettings, EtcdStore, LeaseStore, Password, Revision, StoreError, WatchStream};
 use wire_net::chain;
+use wire_store::{Credentials, EtcdSettings, EtcdStore, LeaseStore, Password, Revision, StoreError, WatchStream};
 
 use super::{open, openssl, put, write};
 use crate::common::TestEtcd;

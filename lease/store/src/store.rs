@@ -1,43 +1,47 @@
-//! What a lease needs of its store: a few key-value calls with revisions, which etcd has and the simulation imitates.
+//! The trait of a store: key-value calls with revisions, which etcd has and the simulation imitates.
 
 use std::{fmt, future::Future, time::Duration};
 
-use crate::Lease;
-
-/// A point in the store's history (etcd: a revision of the whole key space). Never zero for a key that exists.
+/// A revision of the store: a counter of all its changes. Never zero for a key that exists.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Revision(pub i64);
 
-/// The store's own lease, to which keys are attached so that they expire together.
+/// A lease of the store itself: keys attached to it expire together.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LeaseId(pub i64);
 
-/// One key and what the store knows of it.
+/// A key with its value and revisions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyValue {
     /// The whole key, which need not be UTF-8.
     pub key: Vec<u8>,
     /// The value.
     pub value: Vec<u8>,
-    /// When this key was created.
+    /// The revision that created this key.
     pub create_revision: Revision,
-    /// When it was written last.
+    /// The revision that wrote it last.
     pub mod_revision: Revision,
-    /// The store's lease it expires with; `None` for a key that stays.
+    /// The store's lease with which it expires; `None` if it never does.
     pub lease: Option<LeaseId>,
 }
 
 impl KeyValue {
-    /// The longest part of a key behind what was listed that is kept, in bytes. A lease's has under 100.
+    /// The longest key name that a listing keeps, in bytes after the listed prefix. Names of leases have under 100.
     const LONGEST_NAME: usize = 256;
 
-    /// As much of a key and its value as tells that they are too long for a lease, whoever wrote them. `prefix` is what was
-    /// listed.
+    /// The longest value that a listing keeps whole, in bytes. Of a longer one it keeps one byte more, which shows that
+    /// it was cut.
+    pub const LONGEST_VALUE: usize = 16 * 1024;
+
+    /// Cuts a key and its value to the limits of a listing of `prefix`, so that entries written by other programs take
+    /// little memory. What is left shows that they were too long.
     pub(crate) fn cut(key: &[u8], value: &[u8], prefix: &[u8]) -> (Vec<u8>, Vec<u8>) {
-        (Self::cut_key(key, prefix).to_vec(), value[..value.len().min(Lease::LONGEST + 1)].to_vec())
+        (Self::cut_key(key, prefix).to_vec(), value[..value.len().min(Self::LONGEST_VALUE + 1)].to_vec())
     }
 
-    pub(crate) fn cut_key<'a>(key: &'a [u8], prefix: &[u8]) -> &'a [u8] {
+    /// Cuts a key to the limit of a listing of `prefix`.
+    #[must_use]
+    pub fn cut_key<'a>(key: &'a [u8], prefix: &[u8]) -> &'a [u8] {
         &key[..key.len().min(prefix.len() + Self::LONGEST_NAME)]
     }
 }
@@ -45,18 +49,19 @@ impl KeyValue {
 /// The answer to a read of one key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Read {
-    /// The key, where it exists.
+    /// The key; `None` if it does not exist.
     pub found: Option<KeyValue>,
-    /// The revision the answer holds at.
+    /// The revision at which this was read.
     pub revision: Revision,
 }
 
-/// All keys under a prefix, at one revision. What is too long for a lease is cut, so that what strangers write takes little room.
+/// All keys under a prefix, at one revision. Keys and values that are too long are cut, so that entries written by
+/// other programs take little memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listing {
-    /// In order of key.
+    /// The keys, in order.
     pub entries: Vec<KeyValue>,
-    /// The revision the answer holds at.
+    /// The revision at which they were read.
     pub revision: Revision,
 }
 
@@ -72,21 +77,21 @@ pub enum Compare {
 /// A write in a transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Write {
-    /// Sets a key, and attaches it to `lease` or, with `None`, to no lease.
+    /// Sets a key and attaches it to `lease`, or with `None` to no lease.
     Put {
         /// The whole key.
         key: Vec<u8>,
         /// The new value.
         value: Vec<u8>,
-        /// The store's lease the key expires with.
+        /// The store's lease with which the key expires.
         lease: Option<LeaseId>,
     },
-    /// Removes a key, if it is there.
+    /// Removes a key, if it exists.
     Delete(Vec<u8>),
 }
 
 impl Write {
-    /// The key that is written.
+    /// The key to write.
     #[must_use]
     pub fn key(&self) -> &[u8] {
         match self {
@@ -95,7 +100,7 @@ impl Write {
     }
 }
 
-/// All writes, if all conditions hold.
+/// A transaction: all writes are made if all conditions hold, else none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Txn {
     /// The conditions.
@@ -107,9 +112,9 @@ pub struct Txn {
 /// The outcome of a transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Committed {
-    /// The conditions held, and the writes were made.
+    /// Whether the conditions held, so that the writes were made.
     pub succeeded: bool,
-    /// The store's revision afterwards.
+    /// The store's revision after the transaction.
     pub revision: Revision,
 }
 
@@ -118,16 +123,36 @@ pub struct Committed {
 pub enum Event {
     /// The key was written.
     Put(KeyValue),
-    /// The key is gone. Says nothing of what it held.
+    /// The key was removed. Its last value is not reported.
     Delete {
         /// The whole key.
         key: Vec<u8>,
-        /// When it went.
+        /// The revision that removed it.
         mod_revision: Revision,
     },
 }
 
-/// Changes that arrived together, in order.
+impl Event {
+    /// The whole key.
+    #[must_use]
+    pub fn key(&self) -> &[u8] {
+        match self {
+            Self::Put(kv) => &kv.key,
+            Self::Delete { key, .. } => key,
+        }
+    }
+
+    /// The new state of the key; `None` if it was removed.
+    #[must_use]
+    pub fn into_key_value(self) -> Option<KeyValue> {
+        match self {
+            Self::Put(kv) => Some(kv),
+            Self::Delete { .. } => None,
+        }
+    }
+}
+
+/// Changes that arrived together, in the order in which they were made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WatchBatch {
     /// The changes.
@@ -136,59 +161,59 @@ pub struct WatchBatch {
     pub revision: Revision,
 }
 
-/// Why a call failed.
+/// The reason why a call failed.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// No member answered, or the answer did not come in time. The call may or may not have been carried out.
+    /// No member answered, or not in time. The call may or may not have been carried out.
     #[error("etcd does not answer to {operation}")]
     Unavailable {
         /// The call.
         operation: &'static str,
-        /// The error of the transport.
+        /// The error of the transport; `None` after a timeout.
         #[source]
         source: Option<Box<dyn std::error::Error + Send + Sync>>,
     },
-    /// A certificate is not trusted, ours or the store's, or a file of TLS is of no use.
+    /// A certificate is not trusted, ours or the store's, or a TLS file cannot be used.
     #[error("etcd cannot be asked to {operation}")]
     Insecure {
         /// The call.
         operation: &'static str,
-        /// Which certificate, why, and what helps.
+        /// Names the certificate, the reason and the remedy.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// The store refuses who we are, or what we may do.
+    /// The store refuses the user or its permission.
     #[error("etcd refuses {operation}: {remedy}")]
     Unauthorised {
         /// The call.
         operation: &'static str,
-        /// The user or the permission to look at.
+        /// The user or the permission to check.
         remedy: String,
-        /// The words of the store.
+        /// The store's own message.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// The store's lease that a write names has expired or was revoked.
+    /// The store's lease named in a write has expired or was revoked.
     #[error("etcd no longer knows lease {0}")]
     LeaseGone(LeaseId),
-    /// Any other refusal.
+    /// Any other refusal by the store.
     #[error("etcd refuses {operation}")]
     Refused {
         /// The call.
         operation: &'static str,
-        /// The words of the store.
+        /// The store's own message.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
 }
 
-/// Why a watch ended.
+/// The reason why a watch ended.
 #[derive(Debug, thiserror::Error)]
 pub enum WatchError {
-    /// The revisions asked for are no longer kept: list again.
+    /// The requested revisions are compacted: list again.
     #[error("etcd has compacted its history up to revision {}", .0.0)]
     Compacted(Revision),
-    /// The stream broke: open again.
+    /// The stream broke: open the watch again.
     #[error("the watch ended")]
     Ended(#[source] StoreError),
 }
@@ -205,7 +230,7 @@ impl fmt::Debug for LeaseId {
     }
 }
 
-/// Where leases are kept. Each call is bounded in time by the implementation; none is retried for longer than that.
+/// A store of leases. The implementation limits each call in time, its retries included.
 ///
 /// # Cancel safety
 /// A call that is dropped may or may not have been carried out, as after [`StoreError::Unavailable`].
@@ -219,34 +244,34 @@ pub trait LeaseStore: Clone + Send + Sync + 'static {
     /// Reads all keys that begin with `prefix`, page by page at one revision.
     fn list(&self, prefix: &[u8]) -> impl Future<Output = Result<Listing, StoreError>> + Send;
 
-    /// Makes all writes of `txn`, or none.
+    /// Makes all writes of `txn` if all its conditions hold, else none.
     fn commit(&self, txn: Txn) -> impl Future<Output = Result<Committed, StoreError>> + Send;
 
-    /// Makes a lease of the store that lives for `ttl` unless it is kept alive. The store may round `ttl` up.
+    /// Grants a lease of the store that expires after `ttl` unless it is kept alive. The store may round `ttl` up.
     fn grant(&self, ttl: Duration) -> impl Future<Output = Result<LeaseId, StoreError>> + Send;
 
-    /// Starts the store's lease anew and returns how long it now lives; `None` where the store no longer knows it.
+    /// Renews the store's lease and returns its new time to live; `None` if the store no longer knows it.
     fn keep_alive(&self, lease: LeaseId) -> impl Future<Output = Result<Option<Duration>, StoreError>> + Send;
 
-    /// How long the store's lease still lives, and for how long it was granted; `None` where the store no longer knows it.
+    /// Returns the remaining and the granted time to live of the store's lease; `None` if the store no longer knows it.
     fn time_to_live(
         &self,
         lease: LeaseId,
     ) -> impl Future<Output = Result<Option<(Duration, Duration)>, StoreError>> + Send;
 
-    /// Ends the store's lease: the keys attached to it go. Not an error where it is gone already.
+    /// Revokes the store's lease and removes the keys attached to it. Not an error if it is already gone.
     fn revoke(&self, lease: LeaseId) -> impl Future<Output = Result<(), StoreError>> + Send;
 
-    /// Opens a watch on all keys that begin with `prefix`, from revision `from` on.
+    /// Opens a watch on all keys that begin with `prefix`, starting at revision `from`.
     fn watch(&self, prefix: &[u8], from: Revision) -> impl Future<Output = Result<Self::Watch, WatchError>> + Send;
 }
 
 /// An open watch.
 pub trait WatchStream: Send + 'static {
-    /// The next changes.
+    /// Waits for the next changes.
     ///
     /// # Errors
-    /// When the stream ended; the watch is of no use afterwards.
+    /// If the stream ended; the watch cannot be used afterwards.
     ///
     /// # Cancel safety
     /// Safe: no batch is lost when the future is dropped.

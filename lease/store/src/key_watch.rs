@@ -1,4 +1,4 @@
-//! Following one key.
+//! Watches one key.
 
 use std::time::Duration;
 
@@ -6,11 +6,11 @@ use tokio::time::Instant;
 
 use crate::{Backoff, Event, KeyValue, LeaseStore, Revision, StoreError, WatchError, WatchStream};
 
-/// One key as it changes. Opens its watch again whenever it breaks, and reads the key then.
-pub(crate) struct KeyWatch<S: LeaseStore> {
+/// Reports one key as it changes. After a break it opens the watch again, and reads the key first.
+pub struct KeyWatch<S: LeaseStore> {
     store: S,
     key: Vec<u8>,
-    /// The next watch begins here; `None` where only a read can tell.
+    /// The revision at which the next watch starts; `None` if the key must be read first.
     from: Option<Revision>,
     watch: Option<S::Watch>,
     pauses: Backoff,
@@ -19,42 +19,39 @@ pub(crate) struct KeyWatch<S: LeaseStore> {
 
 /// A change of the key.
 #[derive(Debug)]
-pub(crate) enum KeyEvent {
-    /// This is what it holds. Also told, changed or not, when the watch stands again after a break.
+pub enum KeyEvent {
+    /// The key as it is now. Also reported, changed or not, when the watch is open again after a break.
     Is(Option<KeyValue>),
-    /// The store cannot be asked, for this reason. It is tried again.
+    /// The store does not answer, for this reason. The watch is opened again after a pause.
     Broken(StoreError),
 }
 
 impl<S: LeaseStore> KeyWatch<S> {
-    /// All changes of `key` after `known`.
-    pub(crate) fn new(store: S, key: Vec<u8>, known: Revision) -> Self {
+    /// Reports all changes of `key` after the revision `known`.
+    pub fn new(store: S, key: Vec<u8>, known: Revision) -> Self {
         let from = Some(Revision(known.0 + 1));
         let pauses = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
         Self { store, key, from, watch: None, pauses, open_at: Instant::now() }
     }
 
-    /// Reads the key at the next call, whatever the watch says.
-    pub(crate) fn read_again(&mut self) {
+    /// Makes the next call read the key, although the watch is open.
+    pub fn read_again(&mut self) {
         self.watch = None;
         self.from = None;
         self.open_at = Instant::now();
     }
 
-    /// The next event.
+    /// Waits for the next event.
     ///
     /// # Cancel safety
-    /// Safe: what was not told is told by the next call.
-    pub(crate) async fn next(&mut self) -> KeyEvent {
+    /// Safe: an event that was not returned is returned by the next call.
+    pub async fn next(&mut self) -> KeyEvent {
         loop {
             let step = match &mut self.watch {
                 Some(watch) => watch.next().await.map(|batch| {
-                    let ours = batch.events.into_iter().rev().find_map(|event| match event {
-                        Event::Put(kv) => (kv.key == self.key).then_some(Some(kv)),
-                        Event::Delete { key, .. } => (key == self.key).then_some(None),
-                    });
                     self.pauses.reset();
-                    ours
+                    let last = batch.events.into_iter().rev().find(|event| event.key() == self.key);
+                    last.map(Event::into_key_value)
                 }),
                 None => {
                     tokio::time::sleep_until(self.open_at).await;
@@ -76,7 +73,7 @@ impl<S: LeaseStore> KeyWatch<S> {
         }
     }
 
-    /// Opens the watch, and reads the key first where it is not known.
+    /// Opens the watch, and reads the key first if its state is not known.
     async fn open(&mut self) -> Result<Option<Option<KeyValue>>, WatchError> {
         let (read, from) = match self.from {
             Some(from) => (None, from),

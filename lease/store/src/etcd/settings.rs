@@ -1,4 +1,4 @@
-//! How etcd is reached: endpoints, certificates, a user.
+//! The settings of the connection to etcd: endpoints, certificates, a user.
 
 use std::{
     collections::BTreeSet,
@@ -12,23 +12,23 @@ use futures::future::join_all;
 
 use super::{names, tls};
 
-/// The way to etcd.
+/// The settings of the connection to etcd.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EtcdSettings {
     /// The members, each `http://host:port`, `https://host:port` or `host:port`.
     pub endpoints: Vec<String>,
     /// Certificates, all of them optional.
     pub tls: TlsFiles,
-    /// The user, where etcd asks for one.
+    /// The user, if etcd has authentication enabled.
     pub user: Option<Credentials>,
-    /// The limit of every call.
+    /// The time limit of each call.
     pub timeout: Duration,
 }
 
-/// Where a member is.
+/// A member's address, parsed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Endpoint {
-    /// As people write it.
+    /// The URL, for messages.
     pub(super) url: String,
     pub(super) secure: bool,
     /// A name or an address, without brackets.
@@ -36,10 +36,10 @@ pub(super) struct Endpoint {
     pub(super) port: u16,
 }
 
-/// The files of a TLS connection, in PEM.
+/// The paths of the TLS files, in PEM.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TlsFiles {
-    /// Who signs etcd's certificates. Without one, the system's authorities do.
+    /// The authorities that sign etcd's certificates; `None` means those of the system.
     pub ca: Option<PathBuf>,
     /// This host's certificate.
     pub cert: Option<PathBuf>,
@@ -52,29 +52,29 @@ pub struct TlsFiles {
 pub struct Credentials {
     /// The name.
     pub name: String,
-    /// The password, which no output ever shows.
+    /// The password. Never shown in any output.
     pub password: Password,
 }
 
-/// Where a password is.
+/// A password, or the file that holds it.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Password {
-    /// Here.
+    /// The password itself.
     Given(String),
-    /// In a file, which is read for each login. A line's end at its end is not part of it.
+    /// A file, read for each login. A newline at its end does not belong to the password.
     File(PathBuf),
 }
 
-/// Why etcd cannot be reached as asked.
+/// The error of settings that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum EtcdSettingsError {
-    /// None at all.
+    /// No endpoint at all.
     #[error("no etcd endpoint is given, for example http://127.0.0.1:2379")]
     NoEndpoint,
-    /// One that is no address.
+    /// An endpoint that cannot be parsed.
     #[error("the etcd endpoint {endpoint:?} {rule}")]
     Endpoint {
-        /// As given.
+        /// The endpoint as configured.
         endpoint: String,
         /// The rule it breaks.
         rule: &'static str,
@@ -86,17 +86,17 @@ pub enum EtcdSettingsError {
         what: &'static str,
         /// Its path.
         path: PathBuf,
-        /// Why not.
+        /// The error of the system.
         #[source]
         source: io::Error,
     },
-    /// A password's file without a password.
+    /// The password file is empty.
     #[error("the file {} with the password is empty: write the password into it, or leave it out where etcd asks for none", .0.display())]
     NoPassword(PathBuf),
-    /// A file that is not PEM of the kind wanted.
+    /// A file without PEM data of the wanted kind.
     #[error("{} holds no {what} in PEM", .path.display())]
     Pem {
-        /// The content that is wanted.
+        /// The kind of PEM data.
         what: &'static str,
         /// Its path.
         path: PathBuf,
@@ -107,39 +107,39 @@ pub enum EtcdSettingsError {
         /// The missing half.
         missing: &'static str,
     },
-    /// A certificate and a key that do not belong together, or are of no kind that is known.
+    /// A certificate and a key that do not match, or are of an unknown kind.
     #[error("the client certificate {} cannot be used with the key {}", .cert.display(), .key.display())]
     Identity {
         /// The certificate's path.
         cert: PathBuf,
         /// The key's path.
         key: PathBuf,
-        /// Why not.
+        /// The error of the TLS library.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// The client cannot be made.
+    /// etcd_client cannot be set up.
     #[error("etcd's client cannot be set up")]
     Client(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// Nobody to trust.
+    /// No file of trusted authorities was found.
     #[error("no authority is known that could have signed etcd's certificates: give one with --etcd-cafile")]
     NoAuthority,
 }
 
-/// Where systems keep the authorities they trust: Debian and Flatcar, then Fedora and its like.
+/// The system's trusted authorities: on Debian and Flatcar, then on Fedora and similar systems.
 pub(super) const SYSTEM_CAS: [&str; 2] = ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt"];
 
 impl EtcdSettings {
-    /// The limit of a call unless another is asked for.
+    /// The default time limit of a call.
     pub const TIMEOUT: Duration = Duration::from_secs(5);
 
-    /// Settings without certificates and user.
+    /// Settings without certificates and without a user.
     #[must_use]
     pub fn new(endpoints: Vec<String>) -> Self {
         Self { endpoints, tls: TlsFiles::default(), user: None, timeout: Self::TIMEOUT }
     }
 
-    /// All that can be checked without etcd.
+    /// Checks all that can be checked without etcd.
     pub(super) fn check(&self) -> Result<Vec<Endpoint>, EtcdSettingsError> {
         let endpoints = self.endpoints()?;
         if endpoints.iter().any(|endpoint| endpoint.secure) {
@@ -151,7 +151,6 @@ impl EtcdSettings {
         Ok(endpoints)
     }
 
-    /// The user's name.
     pub(super) fn user_name(&self) -> Option<&str> {
         self.user.as_ref().map(|user| user.name.as_str())
     }
@@ -173,7 +172,7 @@ impl EtcdSettings {
     }
 
     fn endpoint(&self, text: &str) -> Result<Endpoint, EtcdSettingsError> {
-        // What stands before an @ may be a password.
+        // The part before an @ may be a password.
         let shown = text.rsplit_once('@').map_or(text, |(_, host)| host);
         let refuse = |rule| EtcdSettingsError::Endpoint { endpoint: shown.to_owned(), rule };
         let scheme = if self.tls == TlsFiles::default() { "http" } else { "https" };
@@ -195,36 +194,37 @@ impl EtcdSettings {
     }
 }
 
-/// By which addresses etcd is reached. For protecting the way to it.
+/// The addresses by which this host reaches etcd, so that no peer's lease takes over the route to them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EndpointAddresses {
-    /// Those of the members that could be resolved in time, and of the DNS servers that resolve their names.
+    /// The addresses of all members resolved in time, and of the DNS servers needed to resolve their names.
     pub found: BTreeSet<IpAddr>,
-    /// Whether the name of some member could not be resolved.
+    /// Whether the name of some member was not resolved.
     pub is_partial: bool,
 }
 
-/// Resolves all members at once, each for as long as `patience`: a name that nobody answers for hides no other member.
-pub async fn endpoint_addresses(settings: &EtcdSettings, patience: Duration) -> EndpointAddresses {
+/// Resolves all members in parallel, each for at most `timeout`, so that one name without an answer hides no other
+/// member.
+pub async fn endpoint_addresses(settings: &EtcdSettings, timeout: Duration) -> EndpointAddresses {
     let endpoints = settings.endpoints().unwrap_or_default();
     let mut all =
-        in_time(patience, endpoints.iter().map(|endpoint| names::resolve(&endpoint.host, endpoint.port))).await;
+        resolve_within(timeout, endpoints.iter().map(|endpoint| names::resolve(&endpoint.host, endpoint.port))).await;
     all.found.extend(endpoints.iter().flat_map(|endpoint| names::servers_for(&endpoint.host)));
     all
 }
 
-async fn in_time<E>(
-    patience: Duration,
+async fn resolve_within<E>(
+    timeout: Duration,
     lookups: impl Iterator<Item = impl Future<Output = Result<Vec<SocketAddr>, E>>>,
 ) -> EndpointAddresses {
-    let lookups = join_all(lookups.map(|lookup| tokio::time::timeout(patience, lookup))).await;
+    let lookups = join_all(lookups.map(|lookup| tokio::time::timeout(timeout, lookup))).await;
     let is_partial = lookups.iter().any(|lookup| !matches!(lookup, Ok(Ok(_))));
     let found = lookups.into_iter().flatten().flatten().flatten().map(|address| address.ip()).collect();
     EndpointAddresses { found, is_partial }
 }
 
 impl Password {
-    /// The password of now.
+    /// Returns the password; a file is read anew.
     pub(super) fn read(&self) -> Result<String, EtcdSettingsError> {
         match self {
             Self::Given(text) => Ok(text.clone()),
@@ -276,7 +276,7 @@ mod tests {
         };
         let found = BTreeSet::from([address.ip()]);
         for (lookups, is_partial) in [([true, true], false), ([false, true], true)] {
-            let of = in_time(Duration::from_secs(2), lookups.into_iter().map(lookup)).await;
+            let of = resolve_within(Duration::from_secs(2), lookups.into_iter().map(lookup)).await;
             assert_eq!(of, EndpointAddresses { found: found.clone(), is_partial });
         }
     }

@@ -1,4 +1,4 @@
-//! One member of etcd: its name resolved, a connection to any of its addresses, TLS, HTTP/2.
+//! One member of etcd: resolve its name, connect to any of its addresses, TLS, HTTP/2.
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -21,24 +21,24 @@ use super::{
     tls,
 };
 
-/// HTTP/2 pings: more often than every 5 s and etcd closes the connection. With their limit below the 15 s in which a way to etcd that
-/// swallows all must be noticed.
+/// Between HTTP/2 pings. etcd closes a connection that is pinged more often than every 5 s. Together with the timeout
+/// it is below 15 s, the time in which a path that drops all packets must be noticed.
 const PING_EVERY: Duration = Duration::from_secs(8);
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
-/// For the connection, and again for TLS and HTTP/2 on it.
+/// For the TCP connection, and again for TLS and HTTP/2 on it.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What an etcd with TLS does to whoever speaks without, and etcd 2 to whoever speaks HTTP/2.
+/// A hint: an etcd with TLS closes plain connections, and etcd 2 closes HTTP/2.
 const PLAIN: &str = " (where it always does, etcd may want https://, or be older than etcd 3)";
 
-/// A member, and who we are to it.
+/// A member, and the TLS files to connect with.
 #[derive(Debug)]
 pub(super) struct Member {
     pub(super) endpoint: Endpoint,
     pub(super) files: TlsFiles,
 }
 
-/// Why a member cannot be talked to.
+/// The error of a connection to a member.
 #[derive(Clone, Debug, thiserror::Error)]
 pub(super) enum MemberError {
     #[error("{endpoint} cannot be found")]
@@ -59,7 +59,7 @@ pub(super) enum MemberError {
         #[source]
         source: Arc<EtcdSettingsError>,
     },
-    /// What is wrong with which certificate, and what helps.
+    /// A certificate is refused. `told` names the certificate, the reason and the remedy.
     #[error("{told}")]
     Certificate {
         told: String,
@@ -81,7 +81,7 @@ pub(super) enum MemberError {
 }
 
 impl MemberError {
-    /// Whether a certificate or a file is at fault, so that waiting does not help.
+    /// Whether a certificate or a file is at fault, so that a retry does not help.
     pub(super) const fn is_refusal(&self) -> bool {
         match self {
             Self::Files { .. } | Self::Certificate { .. } => true,
@@ -89,7 +89,7 @@ impl MemberError {
         }
     }
 
-    /// Whether the call was not sent at all, so that it can be made again on another connection.
+    /// Whether the call was never sent, so that it can be repeated on another connection.
     pub(super) fn is_unsent(&self) -> bool {
         match self {
             Self::Broken { source, .. } => source.is_canceled() || source.is_closed(),
@@ -105,19 +105,19 @@ impl MemberError {
 pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 
-/// What moves a connection's frames, until it ends.
+/// The future that runs a connection until it ends.
 pub(super) type Driver = Connection<TokioIo<Box<dyn Stream>>, Body, TokioExecutor>;
 
 /// An open connection.
 pub(super) struct Open {
     pub(super) sender: SendRequest<Body>,
     pub(super) driver: Driver,
-    /// Why TLS has ended it, once it has.
+    /// The TLS error that closed the connection; empty while it is open.
     pub(super) reason: Reason,
 }
 
 impl Member {
-    /// A new connection. Name and certificates are those of now.
+    /// Opens a new connection. The name is resolved and the certificates are read anew.
     pub(super) async fn connect(&self) -> Result<Open, MemberError> {
         let url = || self.endpoint.url.clone();
         let found = names::resolve(&self.endpoint.host, self.endpoint.port).await;
@@ -126,10 +126,10 @@ impl Member {
         let mute = |_| refused(io::ErrorKind::TimedOut.into());
         let tcp = timeout(CONNECT_TIMEOUT, first_to_connect(addresses)).await.map_err(mute)?.map_err(refused)?;
         tcp.set_nodelay(true).map_err(refused)?;
-        timeout(CONNECT_TIMEOUT, self.greet(tcp)).await.map_err(mute)?
+        timeout(CONNECT_TIMEOUT, self.handshake(tcp)).await.map_err(mute)?
     }
 
-    async fn greet(&self, tcp: TcpStream) -> Result<Open, MemberError> {
+    async fn handshake(&self, tcp: TcpStream) -> Result<Open, MemberError> {
         let reason = Reason::default();
         let stream: Box<dyn Stream> = if self.endpoint.secure {
             Box::new(LastWord::new(self.secure(tcp).await?, reason.clone()))
@@ -138,7 +138,7 @@ impl Member {
         };
         let mut http = Builder::new(TokioExecutor::new());
         http.timer(TokioTimer::new()).keep_alive_interval(PING_EVERY).keep_alive_timeout(PING_TIMEOUT);
-        // etcd closes a connection that is pinged while it carries no stream.
+        // etcd closes a connection that is pinged while it has no stream.
         http.keep_alive_while_idle(false);
         match http.handshake(TokioIo::new(stream)).await {
             Ok((sender, driver)) => Ok(Open { sender, driver, reason }),
@@ -150,7 +150,7 @@ impl Member {
         let endpoint = || self.endpoint.url.clone();
         let unusable = |error| MemberError::Files { endpoint: endpoint(), source: Arc::new(error) };
         let config = tls::config(&self.files).map_err(unusable)?;
-        // An interface is for the kernel alone, and no certificate has the dot that ends a name.
+        // The interface after % is for the kernel only, and no certificate has the trailing dot of a name.
         let host = self.endpoint.host.split('%').next().unwrap_or_default().trim_end_matches('.');
         let no_name = |error| MemberError::Tls { endpoint: endpoint(), source: Arc::new(io::Error::other(error)) };
         let name = ServerName::try_from(host.to_owned()).map_err(no_name)?;
@@ -161,7 +161,7 @@ impl Member {
         })
     }
 
-    /// Why a connection ended. etcd may refuse a client's certificate only after it was opened.
+    /// Finds out why a connection ended. etcd may refuse a client's certificate after the handshake.
     pub(super) fn ended(&self, error: hyper::Error, reason: &Reason) -> MemberError {
         let refused = reason.get().and_then(|source| self.certificate_fault(source.clone()));
         refused.unwrap_or_else(|| MemberError::Broken { endpoint: self.endpoint.url.clone(), source: Arc::new(error) })
@@ -177,7 +177,7 @@ impl Member {
         Some(MemberError::Certificate { told, source: Arc::new(source) })
     }
 
-    /// The request with the member's name in it.
+    /// Puts the member's name into the request's URI.
     pub(super) fn address(&self, mut request: Request<Body>) -> Request<Body> {
         let mut parts = std::mem::take(request.uri_mut()).into_parts();
         let host = self.endpoint.host.split('%').next().unwrap_or_default();

@@ -1,4 +1,5 @@
-//! The members as one: each call goes to one that is connected, and all that are not are connected beside.
+//! All members behind one service: each call goes to a connected member, while the others are connected in the
+//! background.
 
 use std::{
     future::Future,
@@ -28,7 +29,7 @@ use super::{
 pub(super) struct Members {
     members: Arc<[Member]>,
     links: Arc<watch::Sender<Vec<Link>>>,
-    /// Calls take turns.
+    /// Counts the calls, so that they go to the members in turn.
     turn: Arc<AtomicUsize>,
 }
 
@@ -47,7 +48,7 @@ struct Up {
     reason: Reason,
 }
 
-/// How soon a member that is away is tried again while another one answers.
+/// The pause before a member that is down is tried again, while another one is up.
 const AGAIN: Duration = Duration::from_secs(1);
 
 impl Members {
@@ -70,7 +71,7 @@ impl Members {
         }
     }
 
-    /// A member that is connected, at once where there is one.
+    /// Returns a connected member, at once if there is one.
     async fn connected(&self) -> Result<(usize, Up), MemberError> {
         let mut links = self.links.subscribe();
         self.dial(Link::is_due);
@@ -79,14 +80,15 @@ impl Members {
             if let Some(result) = choose(&links.borrow_and_update(), turn) {
                 return result;
             }
-            // One that has ended well just now. One that broke says why instead: dialled again, it may break again, without end.
+            // Dial a connection that ended cleanly. One that broke reports its error instead: dialled again, it might
+            // break again without end.
             self.dial(|link, _| matches!(link, Link::Untried));
-            // The sender cannot be gone: it is ours.
+            // The sender cannot be dropped: it is ours.
             let _open = links.changed().await;
         }
     }
 
-    /// Begins to connect to all those that are `due`, given whether any is up.
+    /// Starts to connect to all members that are `due`, given whether any member is up.
     fn dial(&self, due: fn(&Link, bool) -> bool) {
         self.links.send_if_modified(|links| {
             let is_up = links.iter().any(Link::is_up);
@@ -108,7 +110,7 @@ impl Members {
             Ok(()) => Link::Untried,
             Err(error) => Link::down(self.members[at].ended(error, &reason)),
         };
-        // Another connection may have taken its place.
+        // A newer connection may have replaced this one.
         self.links.send_if_modified(|links| {
             let is_current = matches!(&links[at], Link::Up(up) if Arc::ptr_eq(&up.reason, &reason));
             if is_current {
@@ -146,7 +148,7 @@ impl Link {
         }
     }
 
-    /// Whether a connection was there and is no more.
+    /// Whether an open connection was closed.
     fn is_lost(&self) -> bool {
         match self {
             Self::Up(up) => up.sender.is_closed(),
@@ -154,7 +156,7 @@ impl Link {
         }
     }
 
-    /// Whether it is time to connect. Where no other is up, that is at once.
+    /// Whether to connect now. Without another member that is up, there is no pause.
     fn is_due(&self, other_is_up: bool) -> bool {
         match self {
             Self::Untried => true,
@@ -165,7 +167,8 @@ impl Link {
     }
 }
 
-/// The next one in turn that is up, or why there is none; `None` while that is open.
+/// Chooses the next member in turn that is up, or returns the error if all are down; `None` while some are still
+/// connecting.
 fn choose(links: &[Link], turn: usize) -> Option<Result<(usize, Up), MemberError>> {
     let mut errors = Vec::new();
     let mut is_open = false;
@@ -179,7 +182,7 @@ fn choose(links: &[Link], turn: usize) -> Option<Result<(usize, Up), MemberError
     if is_open {
         return None;
     }
-    // What an operator must put right is told before what may pass.
+    // An error that an operator must fix goes before one that may pass.
     let error = errors.iter().find(|error| error.is_refusal()).or(errors.first())?;
     Some(Err(MemberError::clone(error)))
 }

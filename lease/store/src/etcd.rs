@@ -1,6 +1,6 @@
-//! The store in etcd, by its v3 API. Only this module names etcd_client.
+//! The store in etcd, over its v3 API. Only this module names etcd_client.
 //!
-//! Nothing here touches the network before the first call, so that an agent can start while etcd is away.
+//! Nothing here uses the network before the first call, so that an agent can start while etcd is down.
 
 mod convert;
 mod error;
@@ -29,7 +29,7 @@ use tower::util::BoxCloneSyncService;
 
 use self::{
     convert::{end_of, etcd_txn, event, key_value, listed, revision, seconds},
-    error::{CallError, Fault},
+    error::{CallError, ErrorClass},
     members::Members,
     permission::Asked,
 };
@@ -49,11 +49,12 @@ pub struct EtcdStore {
     client: Client,
     settings: Arc<EtcdSettings>,
     login: Arc<Mutex<Login>>,
-    /// When it answered last, be it a part of a longer answer.
-    heard: Arc<watch::Sender<Instant>>,
+    /// The time of the last answer, also of one page of a listing.
+    last_answer: Arc<watch::Sender<Instant>>,
 }
 
-/// Set once a token was obtained, or found not to be needed. Another one takes its place when the token is of no use any more.
+/// Set once etcd has issued a token or has said that it needs none. Replaced by a new cell when the token becomes
+/// invalid.
 type Login = Arc<OnceCell<()>>;
 
 /// An open watch on etcd.
@@ -63,39 +64,45 @@ pub struct EtcdWatch {
     settings: Arc<EtcdSettings>,
 }
 
-/// A page of a listing at most, in keys: 1.5 MB of usual leases.
+/// The largest page of a listing, in keys: 1.5 MB of ordinary leases.
 const PAGE: i64 = 5000;
-/// The first page: even of the largest values no more than etcd can send within the time limit.
+/// The size of the first page, in keys: even with the largest values, etcd can send it within the time limit.
 const FIRST_PAGE: i64 = 64;
-/// How much larger than the last one a page may be, and how much smaller where that was too large.
+/// The factor by which a page may grow over the last one, and by which it shrinks if that was too large.
 const PAGE_STEP: i64 = 8;
-/// What a page should hold, in bytes, and the most that is read of one.
+/// The size to aim at for a page, in bytes.
 const PAGE_BYTES: usize = 2 << 20;
+/// The largest page read, in bytes. A larger one is asked for again, with fewer keys.
 const LONGEST_PAGE: usize = 8 << 20;
-/// The largest answer read, which holds one key.
+/// The largest other answer read, in bytes; it holds one key.
 const LONGEST_ANSWER: usize = 32 << 20;
 
 impl EtcdStore {
-    /// Checks the settings, the certificates and the password's file. Does not wait for etcd.
+    /// Checks the settings, the certificates and the password file. Does not wait for etcd.
     ///
     /// # Errors
-    /// Names the endpoint or the file that is of no use.
+    /// Names the endpoint or the file that cannot be used.
     pub async fn open(settings: EtcdSettings) -> Result<Self, EtcdSettingsError> {
         let members = Members::new(settings.check()?, &settings.tls);
         let options = ConnectOptions::new().with_require_leader(true);
         let channel = Channel::Custom(BoxCloneSyncService::new(members));
-        // Without a user nothing is asked.
+        // Without a user, this sends nothing.
         let client = Client::from_channel(channel, Some(options)).await;
         let client = client.map_err(|error| EtcdSettingsError::Client(error.into()))?;
-        let heard = Arc::new(watch::Sender::new(Instant::now()));
-        Ok(Self { client, settings: Arc::new(settings), login: Arc::default(), heard })
+        let last_answer = Arc::new(watch::Sender::new(Instant::now()));
+        Ok(Self { client, settings: Arc::new(settings), login: Arc::default(), last_answer })
     }
 
-    /// Waits for `answer` for as long as etcd goes on answering to its parts: a long listing is no silence. `None` once it has
-    /// said nothing for `silence`, or is not done after `limit`.
-    pub async fn patiently<T>(&self, answer: impl Future<Output = T>, silence: Duration, limit: Duration) -> Option<T> {
-        let mut heard = self.heard.subscribe();
-        let silent = async { while let Ok(Ok(())) = tokio::time::timeout(silence, heard.changed()).await {} };
+    /// Waits for `answer` as long as etcd answers its single calls: a long listing, page by page, is not silence.
+    /// Returns `None` after `silence` without any answer, or after `limit` in all.
+    pub async fn while_responsive<T>(
+        &self,
+        answer: impl Future<Output = T>,
+        silence: Duration,
+        limit: Duration,
+    ) -> Option<T> {
+        let mut last_answer = self.last_answer.subscribe();
+        let silent = async { while let Ok(Ok(())) = tokio::time::timeout(silence, last_answer.changed()).await {} };
         tokio::select! {
             answer = answer => Some(answer),
             () = silent => None,
@@ -103,8 +110,8 @@ impl EtcdStore {
         }
     }
 
-    /// Runs `call` within the time limit. It is made again on another member, as often as there are members, where one was
-    /// lost before it was asked or cannot answer.
+    /// Runs `call` within the time limit. Repeats it on another member, at most once for each member, if the connection
+    /// was lost before the call was sent, or if the member is unavailable.
     async fn call<T, F>(&self, asked: &Asked, call: impl Fn(Client) -> F) -> Result<T, StoreError>
     where
         F: Future<Output = Result<T, Error>>,
@@ -116,32 +123,32 @@ impl EtcdStore {
                 let login = self.login.lock().unwrap_or_else(PoisonError::into_inner).clone();
                 let answer = async {
                     login.get_or_try_init(|| self.log_in()).await?;
-                    call(self.client.clone()).await.map_err(CallError::Said)
+                    call(self.client.clone()).await.map_err(CallError::Etcd)
                 };
                 let error = match answer.await {
                     Ok(answer) => return Ok(answer),
                     Err(error) => error,
                 };
-                match error.fault() {
-                    Fault::MemberAway if members > 0 => members -= 1,
-                    Fault::NoToken if may_log_in => {
+                match error.class() {
+                    ErrorClass::MemberAway if members > 0 => members -= 1,
+                    ErrorClass::NoToken if may_log_in => {
                         may_log_in = false;
                         self.forget(&login);
                     }
-                    Fault::MemberAway
-                    | Fault::NoAnswer
-                    | Fault::Insecure
-                    | Fault::NoToken
-                    | Fault::WrongUser
-                    | Fault::Forbidden
-                    | Fault::NoAuthentication
-                    | Fault::Refused => return Err(error),
+                    ErrorClass::MemberAway
+                    | ErrorClass::NoAnswer
+                    | ErrorClass::Insecure
+                    | ErrorClass::NoToken
+                    | ErrorClass::WrongUser
+                    | ErrorClass::Forbidden
+                    | ErrorClass::NoAuthentication
+                    | ErrorClass::Refused => return Err(error),
                 }
             }
         };
         match tokio::time::timeout(self.settings.timeout, attempts).await {
             Ok(Ok(answer)) => {
-                self.heard.send_replace(Instant::now());
+                self.last_answer.send_replace(Instant::now());
                 Ok(answer)
             }
             Ok(Err(error)) => Err(error::store_error(asked, self.settings.user_name(), error)),
@@ -149,7 +156,7 @@ impl EtcdStore {
         }
     }
 
-    /// The next call logs in anew. Nothing where another call has seen to that already.
+    /// Makes the next call log in again, unless another call has already replaced this login.
     fn forget(&self, login: &Login) {
         let mut current = self.login.lock().unwrap_or_else(PoisonError::into_inner);
         if Arc::ptr_eq(&current, login) {
@@ -157,20 +164,21 @@ impl EtcdStore {
         }
     }
 
-    /// Asks for a token, with the password as it is now.
+    /// Requests a token, with the password read anew.
     async fn log_in(&self) -> Result<(), CallError> {
         let Some(user) = &self.settings.user else { return Ok(()) };
         let password = user.password.read().map_err(CallError::Password)?;
         match self.client.clone().update_user(Some((user.name.clone(), password))).await {
-            // As flannel does: a user is no mistake where etcd asks for none. A token of before is of no use then.
-            Err(error) if Fault::of(&error) == Fault::NoAuthentication => {
-                self.client.clone().update_user(None).await.map_err(CallError::Said)
+            // As in flannel, a user is not an error where etcd has authentication disabled. An earlier token is dropped
+            // then.
+            Err(error) if ErrorClass::of(&error) == ErrorClass::NoAuthentication => {
+                self.client.clone().update_user(None).await.map_err(CallError::Etcd)
             }
-            login => login.map_err(CallError::Said),
+            login => login.map_err(CallError::Etcd),
         }
     }
 
-    /// All pages at one revision, each within the time limit.
+    /// Reads all pages at one revision, each page within the time limit.
     async fn pages(&self, prefix: &[u8]) -> Result<Listing, StoreError> {
         let mut listing = Listing { entries: Vec::new(), revision: Revision(0) };
         let (mut from, end) = (prefix.to_vec(), end_of(prefix));
@@ -206,7 +214,7 @@ impl EtcdStore {
     }
 }
 
-/// How many keys to ask for, where the next are as large as these.
+/// Computes how many keys the next page may have, if they are as large as these.
 fn next_page(kvs: &[etcd_client::KeyValue]) -> i64 {
     let bytes: usize = kvs.iter().map(|kv| kv.key().len() + kv.value().len()).sum();
     let keys = i64::try_from(kvs.len()).unwrap_or(PAGE);
@@ -229,7 +237,7 @@ impl LeaseStore for EtcdStore {
         let mut compacted = 0;
         loop {
             match self.pages(prefix).await {
-                // History went away between two pages: begin again.
+                // The history was compacted between two pages: start over.
                 Err(StoreError::Refused { source, .. }) if compacted < 3 && error::is_compacted(&*source) => {
                     compacted += 1;
                 }
@@ -268,7 +276,7 @@ impl LeaseStore for EtcdStore {
     async fn keep_alive(&self, lease: LeaseId) -> Result<Option<Duration>, StoreError> {
         let asked = Asked::nothing("keep the lease alive");
         let keep = |client: Client| async move { client.lease_client().keep_alive(lease.0).await.map(|_| ()) };
-        // The client does not hand out the new time to live, so it is asked for at the same time.
+        // The client does not return the new TTL, so a second call asks for it at the same time.
         let (kept, ttl) = tokio::join!(self.call(&asked, keep), self.time_to_live(lease));
         match kept {
             Ok(()) => Ok(ttl?.map(|(_, granted)| granted)),
@@ -280,7 +288,7 @@ impl LeaseStore for EtcdStore {
     async fn time_to_live(&self, lease: LeaseId) -> Result<Option<(Duration, Duration)>, StoreError> {
         let ask = |client: Client| async move { client.lease_client().time_to_live(lease.0, None).await };
         match self.call(&Asked::nothing("ask how long the lease lives"), ask).await {
-            // A lease that etcd does not know has -1 seconds left.
+            // etcd reports -1 seconds for a lease it does not know.
             Ok(answer) => Ok(seconds(answer.ttl()).zip(seconds(answer.granted_ttl()))),
             Err(StoreError::Refused { source, .. }) if error::is_lease_gone(&*source) => Ok(None),
             Err(error) => Err(error),

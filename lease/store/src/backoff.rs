@@ -1,9 +1,9 @@
-//! How long to wait before the next attempt, with jitter, so that a thousand hosts do not come back in step.
+//! Pauses between attempts, with jitter, so that a thousand hosts do not retry in step.
 
 use std::time::Duration;
 
-/// The pauses between attempts at one thing: the first attempt after a failure is made at once, then the pauses double
-/// up to a cap. Each is shortened at random by up to a half.
+/// Pauses between attempts at one operation. The first retry is immediate, then the pauses double up to a cap. Each is
+/// shortened at random by up to a half.
 #[derive(Clone, Debug)]
 pub struct Backoff {
     step: Duration,
@@ -12,26 +12,26 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// Pauses of 0, `step`, 2 × `step` and so on, none above `cap`.
+    /// Makes pauses of 0, `step`, 2 × `step` and so on, none above `cap`.
     #[must_use]
     pub const fn new(step: Duration, cap: Duration) -> Self {
         Self { step, cap, next: Duration::ZERO }
     }
 
-    /// The pause before the next attempt.
+    /// Returns the pause before the next attempt.
     pub fn pause(&mut self) -> Duration {
         let pause = self.next;
         self.next = (pause * 2).clamp(self.step, self.cap);
         shortened(pause, 0.5)
     }
 
-    /// After a success: the next failure is met at once again.
+    /// Starts anew after a success: the next retry is immediate again.
     pub fn reset(&mut self) {
         self.next = Duration::ZERO;
     }
 }
 
-/// `duration`, shortened at random by up to `part` of it (0 to 1).
+/// Shortens `duration` at random by up to `part` of it (0 to 1).
 #[must_use]
 pub fn shortened(duration: Duration, part: f64) -> Duration {
     duration.mul_f64(1.0 - part * rand::random::<f64>())

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use wire_lease::{
+use wire_store::{
     Compare, Event, LeaseId, LeaseStore, Revision, SimStore, StoreError, Txn, WatchError, WatchStream, Write,
 };
 

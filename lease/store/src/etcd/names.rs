@@ -1,7 +1,7 @@
-//! Names of etcd's members, resolved without the C library: one that is linked statically cannot load NSS modules, and dies
-//! where /etc/nsswitch.conf names any beside files and dns.
+//! Resolves the names of etcd's members without the C library: a static binary cannot load NSS modules, and crashes if
+//! /etc/nsswitch.conf names any except files and dns.
 //!
-//! /etc/hosts first, then DNS as /etc/resolv.conf has it, both read anew for each name: as glibc does by `hosts: files dns`.
+//! Order: /etc/hosts, then DNS by /etc/resolv.conf, both read anew for each name, as glibc does for `hosts: files dns`.
 
 use std::{
     fs,
@@ -22,10 +22,10 @@ use hickory_resolver::{
 
 use super::resolv_conf::ResolvConf;
 
-/// Why a host has no address.
+/// The error of a host that has no address.
 #[derive(Debug, thiserror::Error)]
 pub enum NameError {
-    /// Neither file nor DNS has it.
+    /// Neither /etc/hosts nor DNS has the name.
     #[error("the name {name} is not in /etc/hosts, and DNS does not resolve it (/etc/resolv.conf)")]
     Unresolved {
         /// The name.
@@ -34,22 +34,22 @@ pub enum NameError {
         #[source]
         source: Box<NetError>,
     },
-    /// A link-local address on an interface that is not there.
+    /// A link-local address names an interface that does not exist.
     #[error("{host}: there is no interface {zone}")]
     NoInterface {
-        /// The address as given.
+        /// The address as configured.
         host: String,
         /// The interface.
         zone: String,
     },
 }
 
-/// How long the other family is waited for once one has answered.
+/// The time to wait for the second family after the first has answered.
 const OTHER_FAMILY: Duration = Duration::from_millis(300);
 
 const DNS_PORT: u16 = 53;
 
-/// All addresses of a host, a name or an address, as things stand now.
+/// Resolves a name, or parses an address. Returns all its addresses.
 pub(super) async fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, NameError> {
     if let Some(address) = literal(host, port)? {
         return Ok(vec![address]);
@@ -68,7 +68,7 @@ pub(super) async fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, Na
     Ok(found.into_iter().map(|ip| SocketAddr::new(ip, port)).collect())
 }
 
-/// The DNS servers without which a host is not found: none for an address, or a name of /etc/hosts.
+/// The DNS servers needed to resolve a host; none for an address or a name in /etc/hosts.
 pub(super) fn servers_for(host: &str) -> Vec<IpAddr> {
     servers_by(host, &read("/etc/hosts"), resolv_conf())
 }
@@ -92,13 +92,13 @@ fn is_localhost(host: &str) -> bool {
     name == "localhost" || name.ends_with(".localhost")
 }
 
-/// The address that `host` is, with the interface of a link-local one behind a `%`.
+/// Parses an address; the interface of a link-local one follows a `%`.
 fn literal(host: &str, port: u16) -> Result<Option<SocketAddr>, NameError> {
     let Some((address, zone)) = host.split_once('%') else {
         return Ok(host.parse().ok().map(|ip| SocketAddr::new(ip, port)));
     };
     let Ok(address) = address.parse::<Ipv6Addr>() else { return Ok(None) };
-    // In a URL the % itself is written as %25.
+    // In a URL, the % is written as %25.
     let zone = zone.strip_prefix("25").filter(|zone| !zone.is_empty()).unwrap_or(zone);
     let index = fs::read_to_string(format!("/sys/class/net/{zone}/ifindex")).ok();
     let index = index.as_deref().map_or(zone, str::trim).parse();
@@ -106,18 +106,19 @@ fn literal(host: &str, port: u16) -> Result<Option<SocketAddr>, NameError> {
     Ok(Some(SocketAddrV6::new(address, port, 0, index.map_err(no_interface)?).into()))
 }
 
-/// All lines that name the host, as glibc takes them.
+/// The addresses of all lines that name the host, as in glibc.
 fn in_hosts(text: &str, host: &str, port: u16) -> Vec<SocketAddr> {
     let host = host.strip_suffix('.').unwrap_or(host);
-    let address = |line: &str| {
-        let mut words = line.split('#').next()?.split_whitespace();
-        let address = words.next().and_then(|word| literal(word, port).ok().flatten())?;
-        words.any(|word| word.eq_ignore_ascii_case(host)).then_some(address)
-    };
-    text.lines().filter_map(address).collect()
+    text.lines().filter_map(|line| in_hosts_line(line, host, port)).collect()
 }
 
-/// Asks for one form of the name after another, until one exists.
+fn in_hosts_line(line: &str, host: &str, port: u16) -> Option<SocketAddr> {
+    let mut words = line.split('#').next()?.split_whitespace();
+    let address = words.next().and_then(|word| literal(word, port).ok().flatten())?;
+    words.any(|word| word.eq_ignore_ascii_case(host)).then_some(address)
+}
+
+/// Queries one form of the name after another until one exists.
 async fn in_dns(conf: &ResolvConf, port: u16, host: &str) -> Result<Vec<IpAddr>, NetError> {
     let mut error = NetError::NoConnections;
     for name in candidates(conf, host) {
@@ -130,7 +131,7 @@ async fn in_dns(conf: &ResolvConf, port: u16, host: &str) -> Result<Vec<IpAddr>,
     Err(error)
 }
 
-/// The forms of a name, in glibc's order. One that ends in a dot has no other.
+/// The forms of a name, in glibc's order. A name with a trailing dot has no other form.
 fn candidates(conf: &ResolvConf, host: &str) -> Vec<String> {
     if host.ends_with('.') {
         return vec![host.to_owned()];
@@ -144,9 +145,9 @@ fn candidates(conf: &ResolvConf, host: &str) -> Vec<String> {
     }
 }
 
-/// Both families are asked at the same time; one that has no answer is no reason to be without the other.
+/// Queries both families at the same time; the failure of one does not hide the other.
 async fn both_families(conf: &ResolvConf, port: u16, name: &str) -> Result<Vec<IpAddr>, NetError> {
-    let of = |kind| Box::pin(records(conf, port, (name, kind)));
+    let of = |kind| Box::pin(records(conf, port, name, kind));
     let (first, other) = select(of(RecordType::A), of(RecordType::AAAA)).await.factor_first();
     let Ok(mut found) = first else { return other.await };
     if let Ok(Ok(more)) = tokio::time::timeout(OTHER_FAMILY, other).await {
@@ -155,16 +156,16 @@ async fn both_families(conf: &ResolvConf, port: u16, name: &str) -> Result<Vec<I
     Ok(found)
 }
 
-/// Asks one server after another, and all of them again, until one says that there are records or that there are none.
-async fn records(conf: &ResolvConf, port: u16, (name, kind): (&str, RecordType)) -> Result<Vec<IpAddr>, NetError> {
+/// Queries one server after another, several times over, until one says that the records exist or that they do not.
+async fn records(conf: &ResolvConf, port: u16, name: &str, kind: RecordType) -> Result<Vec<IpAddr>, NetError> {
     let mut error = NetError::NoConnections;
-    // As the C library does, with an underscore too: Compose's names have one.
+    // Underscores are allowed, as in the C library: names of Compose have them.
     let name = Name::from_str_relaxed(name)?;
     let first = if conf.rotate { rand::random_range(0..conf.servers.len()) } else { 0 };
     let servers = conf.servers.iter().cycle().skip(first).take(conf.servers.len() * conf.attempts);
     for server in servers {
         match resolver(conf, SocketAddr::new(*server, port))?.lookup(name.clone(), kind).await {
-            // The answer holds aliases too.
+            // The answer holds aliases (CNAME), too.
             Ok(answer) => return Ok(answer.answers().iter().filter_map(|record| record.data.ip_addr()).collect()),
             Err(none) if is_final(&none) => return Err(none),
             Err(why) => error = why,
@@ -173,7 +174,7 @@ async fn records(conf: &ResolvConf, port: u16, (name, kind): (&str, RecordType))
     Err(error)
 }
 
-/// Whether a server knows that there is nothing, and did not only fail.
+/// Whether the server knows that there are no records, so that asking another one is useless.
 fn is_final(error: &NetError) -> bool {
     match error {
         NetError::Dns(DnsError::NoRecordsFound(none)) => {
@@ -183,8 +184,8 @@ fn is_final(error: &NetError) -> bool {
     }
 }
 
-/// Asks one server once, and remembers nothing: what is remembered of an address is wrong just when it is needed, once etcd
-/// has moved.
+/// A resolver that queries one server once, without a cache: a cached address would be wrong just when it matters,
+/// after etcd has moved.
 fn resolver(conf: &ResolvConf, server: SocketAddr) -> Result<TokioResolver, NetError> {
     let ip = server.ip();
     let mut name_server = if conf.tcp_only { NameServerConfig::tcp(ip) } else { NameServerConfig::udp_and_tcp(ip) };
@@ -246,7 +247,8 @@ mod tests {
         assert_eq!(error, "fe80::1%none0: there is no interface none0");
     }
 
-    /// Answers A queries for `known` with 192.0.2.7, has no AAAA of it, and knows nothing else. Notes what it is asked for.
+    /// Answers A queries for `known` with 192.0.2.7, has no AAAA record for it, and knows no other name. Records the
+    /// queries.
     async fn server(known: &'static str) -> (u16, Arc<Mutex<Vec<String>>>) {
         let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let (port, asked) = (socket.local_addr().unwrap().port(), Arc::<Mutex<Vec<String>>>::default());

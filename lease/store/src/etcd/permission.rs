@@ -1,15 +1,15 @@
-//! What a call needs of the user's roles in etcd, told when it lacks it.
+//! The permission that a refused call lacks.
 
 use std::{collections::BTreeSet, fmt};
 
-/// A call, and the keys it is about.
+/// A call with the keys it uses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Asked {
     pub(super) operation: &'static str,
     needs: BTreeSet<Need>,
 }
 
-/// A key or, with `is_prefix`, all that begin with it.
+/// A key or, with `is_prefix`, all keys that begin with it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Need {
     key: String,
@@ -18,7 +18,7 @@ struct Need {
 }
 
 impl Asked {
-    /// A call about no key.
+    /// A call that uses no key.
     pub(super) const fn nothing(operation: &'static str) -> Self {
         Self { operation, needs: BTreeSet::new() }
     }
@@ -31,7 +31,7 @@ impl Asked {
         Self { operation, needs: keys.map(|key| Need::of(key, "readwrite")).collect() }
     }
 
-    /// Which permission helps, for a user or for the one of this host.
+    /// Names the missing permission of this user; with `None`, of this host's user.
     pub(super) fn remedy(&self, user: Option<&str>) -> String {
         let user = user.map_or_else(|| "the user of this host".to_owned(), |name| format!("the user {name}"));
         let needs: Vec<String> = self.needs.iter().map(Need::to_string).collect();
@@ -43,12 +43,13 @@ impl Asked {
 }
 
 impl Need {
-    /// Roles are given whole folders: all leases, which flannel reads by a prefix without a slash at its end, and all of ours.
+    /// The needed permission, widened to a whole folder: all leases (flannel reads them by a prefix without a trailing
+    /// slash), or all keys of wire-agent.
     fn of(key: &[u8], access: &'static str) -> Self {
         let text = String::from_utf8_lossy(key);
         let folder = ["/wire/", "/subnets"].into_iter().find_map(|part| text.find(part).map(|at| at + part.len()));
         match folder {
-            // Leases are read by those who write their own.
+            // Who reads the leases also writes its own.
             Some(end) => Self { key: text[..end].to_owned(), is_prefix: true, access: "readwrite" },
             None => Self { key: text.into_owned(), is_prefix: false, access },
         }

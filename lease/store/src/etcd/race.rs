@@ -1,17 +1,18 @@
-//! All addresses of a name are tried: the next one as soon as the last one failed or has kept us waiting.
+//! Connects to one of several addresses: the next is tried as soon as the last has failed or is too slow. As in Happy
+//! Eyeballs, RFC 8305 §5.
 
 use std::{io, net::SocketAddr, time::Duration};
 
 use futures::{StreamExt, stream::FuturesUnordered};
 use tokio::net::TcpStream;
 
-/// How long an address may take before the next one is tried beside it.
-const HEAD_START: Duration = Duration::from_millis(250);
+/// The time before the next address is tried in parallel: the delay that RFC 8305 §5 recommends.
+const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
-/// The connection that stands first.
+/// Returns the connection that is established first.
 ///
 /// # Errors
-/// Why the last address could not be connected to, when none could.
+/// The error of the last address, if none could be connected to.
 pub(super) async fn first_to_connect(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
     let mut error = io::Error::from(io::ErrorKind::AddrNotAvailable);
     let mut waiting = addresses.into_iter();
@@ -27,7 +28,7 @@ pub(super) async fn first_to_connect(addresses: Vec<SocketAddr>) -> io::Result<T
                 }
                 None => return Err(error),
             },
-            () = tokio::time::sleep(HEAD_START), if waiting.len() > 0 => tried.extend(waiting.next().map(connect)),
+            () = tokio::time::sleep(ATTEMPT_DELAY), if waiting.len() > 0 => tried.extend(waiting.next().map(connect)),
         }
     }
 }
@@ -49,8 +50,8 @@ mod tests {
         let refused = "127.0.0.1:1".parse().unwrap();
         let started = std::time::Instant::now();
         assert_eq!(first_to_connect(vec![refused, here]).await.unwrap().peer_addr().unwrap(), here);
-        assert!(started.elapsed() < HEAD_START, "{:?}", started.elapsed());
-        // A listener whose queue is full does not answer any more.
+        assert!(started.elapsed() < ATTEMPT_DELAY, "{:?}", started.elapsed());
+        // A listener with a full queue no longer answers.
         let mute = tokio::net::TcpSocket::new_v4().unwrap();
         mute.bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let mute = mute.listen(1).unwrap();

@@ -1,4 +1,4 @@
-//! /etc/resolv.conf, read as glibc reads it: a line that is not understood is passed over.
+//! Parses /etc/resolv.conf as glibc does: lines it does not understand are skipped.
 
 use std::{net::IpAddr, time::Duration};
 
@@ -6,7 +6,7 @@ use std::{net::IpAddr, time::Duration};
 pub(super) struct ResolvConf {
     pub(super) servers: Vec<IpAddr>,
     pub(super) search: Vec<String>,
-    /// A name with that many dots is asked for as it is before the search list is tried.
+    /// A name with at least that many dots is queried as it is before the search list is used.
     pub(super) ndots: usize,
     pub(super) timeout: Duration,
     pub(super) attempts: usize,
@@ -19,11 +19,11 @@ const MAX_SERVERS: usize = 3;
 const MAX_NDOTS: usize = 15;
 const MAX_ATTEMPTS: usize = 5;
 const MAX_TIMEOUT: u64 = 30;
-/// glibc waits 5 s for each server, which is as long as a call to etcd may take.
+/// Per server and query. glibc's default is 5 s, as long as a whole call to etcd may take.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
 impl ResolvConf {
-    /// Reads it. The domain of `hostname` is searched where no line says what is.
+    /// Parses the text. Without a `domain` or `search` line, the domain of `hostname` is searched.
     pub(super) fn parse(text: &str, hostname: &str) -> Self {
         let domain = hostname.trim().split_once('.').map(|(_, domain)| domain.to_owned());
         let mut conf = Self {
