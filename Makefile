@@ -14,8 +14,9 @@ PREFIX ?= /usr/local
 BINARY := target/release/wire-agent
 # In the lab two tests work at a time, and those that only wait let others work (Lab::rest): there are more of them than cores.
 export RUST_TEST_THREADS ?= $(shell cores=$$(nproc); echo $$((cores > 4 ? cores : 4)))
-# Where each lab test that runs writes its name.
+# Where each lab test that runs writes its name, and how long it took; and each test on whole machines.
 COUNT_FILE := $(CURDIR)/target/lab-tests-run
+SYSTEM_COUNT_FILE := $(CURDIR)/target/system-tests-run
 
 # One build for the tests, the demo and all else that is no release. Cargo gives a crate the features that all crates which are wanted
 # at once ask for, and builds it again where these are others. So every command here wants the whole workspace: with `-p wire-tests`,
@@ -78,7 +79,8 @@ test: deps roots ## all tests; those on the lab need root
 .PHONY: test-system
 test-system: dist roots-of-machines ## whole machines with systemd, cloud-init, the .deb and Docker; minutes, 2 GB of disk
 	$(BUILD)
-	WIRE_TESTS_REQUIRE_LAB=1 $(CARGO) $(AS_ROOT) test --workspace --test system -- --ignored
+	@rm -f $(SYSTEM_COUNT_FILE)
+	WIRE_TESTS_REQUIRE_LAB=1 WIRE_TESTS_COUNT_FILE=$(SYSTEM_COUNT_FILE) $(CARGO) $(AS_ROOT) test --workspace --test system -- --ignored
 
 .PHONY: test-kernel
 test-kernel: deps ## what needs another kernel: Debian's in qemu, without KVM; minutes, 1 GB of disk
