@@ -5,6 +5,7 @@ CARGO ?= cargo
 ifneq ($(shell id -u),0)
 AS_ROOT := --config 'target."cfg(unix)".runner=["sudo","-E"]'
 SUDO := sudo
+SUDO_E := sudo -E
 endif
 # dockerd, nft and ip lie there, where a user's PATH may not look.
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
@@ -13,8 +14,18 @@ PREFIX ?= /usr/local
 BINARY := target/release/wire-agent
 # In the lab two tests work at a time, and those that only wait let others work (Lab::rest): there are more of them than cores.
 export RUST_TEST_THREADS ?= $(shell cores=$$(nproc); echo $$((cores > 4 ? cores : 4)))
-# Where each lab test that runs writes its name.
+# Where each lab test that runs writes its name, and how long it took; and each test on whole machines.
 COUNT_FILE := $(CURDIR)/target/lab-tests-run
+SYSTEM_COUNT_FILE := $(CURDIR)/target/system-tests-run
+
+# One build for the tests, the demo and all else that is no release. Cargo gives a crate the features that all crates which are wanted
+# at once ask for, and builds it again where these are others. So every command here wants the whole workspace: with `-p wire-tests`,
+# or without a test, tokio and all that stands on it would be built twice. One test is enough to have the features of tests.
+# There is no choice of a linker: rustc 1.90, the oldest allowed, links with its own LLD on x86-64, and that is the fast one
+# (`readelf -p .comment target/debug/wire-agent` names it).
+BUILD := $(CARGO) build --workspace --bins --test demo
+# What is shipped, and measured, has no features of tests.
+BUILD_RELEASE := $(CARGO) build --release --workspace --bins
 
 .PHONY: help
 help: ## say what there is
@@ -26,32 +37,33 @@ deps: ## install what all the others need (Debian, apt-get)
 
 .PHONY: build
 build: deps ## build the agent and the lab
-	$(CARGO) build --workspace --bins
+	$(BUILD)
 
 # The last commit before the rebuild of the house: what `make compare` compares with.
 BASE ?= 95e1946
 
 .PHONY: compare
 compare: deps ## run the agent of BASE=commit and this one through twenty scenes; say what differs (COMPARE_FLAGS=--list)
-	$(CARGO) build -p wire-agent -p wire-tests --bins
+	$(BUILD)
 	@base=$$(tests/agent-of-commit $(BASE)) && today=$(if $(TODAY),$$(tests/agent-of-commit $(TODAY))) && \
-		$(CARGO) $(AS_ROOT) run -q -p wire-tests --bin compare -- --base $$base $${today:+--today $$today} $(COMPARE_FLAGS)
+		$(SUDO_E) target/debug/compare --base $$base $${today:+--today $$today} $(COMPARE_FLAGS)
 
 .PHONY: demo
 demo: deps ## three hosts, etcd, docker, one network: see it work, in two minutes
 	@echo "demo: building"
-	$(CARGO) build -p wire-agent -p wire-tests --bins
-	@$(CARGO) $(AS_ROOT) run -q -p wire-tests --bin demo -- $(DEMO_FLAGS)
+	$(BUILD)
+	@$(SUDO_E) target/debug/demo $(DEMO_FLAGS)
 
 .PHONY: lab
 lab: deps ## the demo, left standing to play with
 	@echo "lab: building"
-	$(CARGO) build -p wire-agent -p wire-tests --bins
-	@$(CARGO) $(AS_ROOT) run -q -p wire-tests --bin demo -- --keep
+	$(BUILD)
+	@$(SUDO_E) target/debug/demo --keep
 
 .PHONY: lab-down
 lab-down: ## remove what `make lab` left standing
-	@$(CARGO) $(AS_ROOT) run -q -p wire-tests --bin demo -- --down
+	@$(BUILD) -q
+	@$(SUDO_E) target/debug/demo --down
 
 .PHONY: roots
 roots: deps ## a root with other firewalls for the lab's tests (280 MB, once)
@@ -59,14 +71,16 @@ roots: deps ## a root with other firewalls for the lab's tests (280 MB, once)
 
 .PHONY: test
 test: deps roots ## all tests; those on the lab need root
-	$(CARGO) build -p wire-agent -p wire-tests --bins
+	$(BUILD)
 	@mkdir -p $(dir $(COUNT_FILE)) && rm -f $(COUNT_FILE)
 	WIRE_TESTS_COUNT_FILE=$(COUNT_FILE) $(CARGO) $(AS_ROOT) test --workspace
 	@dist/count-lab-tests $(COUNT_FILE)
 
 .PHONY: test-system
 test-system: dist roots-of-machines ## whole machines with systemd, cloud-init, the .deb and Docker; minutes, 2 GB of disk
-	WIRE_TESTS_REQUIRE_LAB=1 $(CARGO) $(AS_ROOT) test -p wire-tests --test system -- --ignored
+	$(BUILD)
+	@rm -f $(SYSTEM_COUNT_FILE)
+	WIRE_TESTS_REQUIRE_LAB=1 WIRE_TESTS_COUNT_FILE=$(SYSTEM_COUNT_FILE) $(CARGO) $(AS_ROOT) test --workspace --test system -- --ignored
 
 .PHONY: test-kernel
 test-kernel: deps ## what needs another kernel: Debian's in qemu, without KVM; minutes, 1 GB of disk
@@ -79,13 +93,13 @@ roots-of-machines: deps ## make what whole machines are made of, two Debians
 
 .PHONY: bench
 bench: deps ## measure the marks, on a release build
-	$(CARGO) build --release -p wire-agent -p wire-tests --bins
-	@$(CARGO) $(AS_ROOT) run -q --release -p wire-tests --bin bench
+	$(BUILD_RELEASE)
+	@$(SUDO_E) target/release/bench
 
 .PHONY: bench-datapath
 bench-datapath: deps ## measure the data path beside the kernel's VXLAN, in BENCH_FLAGS=--only=… what is named only
-	$(CARGO) build --release -p wire-agent -p wire-tests --bins
-	@$(CARGO) $(AS_ROOT) run -q --release -p wire-tests --bin bench-datapath -- $(BENCH_FLAGS)
+	$(BUILD_RELEASE)
+	@$(SUDO_E) target/release/bench-datapath $(BENCH_FLAGS)
 
 .PHONY: dist
 dist: deps ## build what is shipped into target/dist: .deb, static binary, checksums

@@ -8,7 +8,7 @@ use std::{
     path::Path,
     sync::{Arc, Condvar, Mutex, PoisonError},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use crate::{LabError, Result, Underlay, guest, run::Run};
@@ -23,6 +23,8 @@ const SEATS: u8 = 2;
 #[derive(Debug)]
 pub struct Lab {
     underlay: Underlay,
+    // Behind the underlay, so that its end counts too.
+    _timed: Option<Timed>,
     // Last, so that the seat is free only when the run is gone.
     seats: Seats,
 }
@@ -53,7 +55,7 @@ impl Lab {
         if let Some(lack) = lack(programs) {
             return Err(LabError::Machine(lack));
         }
-        Self::with(Seats::take(1))
+        Self::with(Seats::take(1), None)
     }
 
     /// A lab for the test of this name, as [`Lab::for_test_with`] without a root.
@@ -80,13 +82,13 @@ impl Lab {
             return Ok(None);
         }
         let seats = Seats::take(if share == Share::Alone { SEATS } else { 1 });
-        count(name)?;
-        Self::with(seats).map(Some)
+        let timed = Timed::begin(name)?;
+        Self::with(seats, Some(timed)).map(Some)
     }
 
-    fn with(seats: Seats) -> Result<Self> {
+    fn with(seats: Seats, timed: Option<Timed>) -> Result<Self> {
         let run = Arc::new(Run::new()?);
-        Ok(Self { underlay: Underlay::new(&run)?, seats })
+        Ok(Self { underlay: Underlay::new(&run)?, _timed: timed, seats })
     }
 
     /// Waits, and lets another test have its seat meanwhile.
@@ -152,12 +154,36 @@ fn lack(more: &[&str]) -> Option<String> {
     (!netns).then(|| "this kernel has no network namespaces".to_owned())
 }
 
+/// A test that is counted: its name is written when it begins, so that one that dies counts too, and once more with its seconds when
+/// this is dropped. The wait for its first seat is not in them; that for a seat after a rest is.
+#[derive(Debug)]
+struct Timed {
+    name: String,
+    since: Instant,
+}
+
+impl Timed {
+    fn begin(name: &str) -> Result<Self> {
+        write_down(name)?;
+        Ok(Self { name: name.to_owned(), since: Instant::now() })
+    }
+}
+
+impl Drop for Timed {
+    fn drop(&mut self) {
+        let written = write_down(&format!("{} {:.1}", self.name, self.since.elapsed().as_secs_f64()));
+        if let Err(error) = written {
+            let _ = writeln!(std::io::stderr(), "{}: {error}", self.name);
+        }
+    }
+}
+
 /// Adds a line to the file that `make test` counts. One write of one line: threads and processes do not mix theirs.
-fn count(name: &str) -> Result {
+fn write_down(line: &str) -> Result {
     let Some(path) = env::var_os("WIRE_TESTS_COUNT_FILE") else { return Ok(()) };
     let what = || LabError::io(format!("cannot count the test in {}", Path::new(&path).display()));
     let mut file = File::options().create(true).append(true).open(&path).map_err(what())?;
-    file.write_all(format!("{name}\n").as_bytes()).map_err(what())
+    file.write_all(format!("{line}\n").as_bytes()).map_err(what())
 }
 
 /// Seats taken from the machine's, given back when dropped.
