@@ -121,7 +121,8 @@ fn log(verbosity: i32, format: LogFormat) {
         1..=3 => "debug",
         4.. => "trace",
     };
-    let default = format!("warn,wire_agent={ours},wire_lease={ours},wire_backends={ours}");
+    // A target is matched by how it begins: so begin all crates of ours.
+    let default = format!("warn,wire_={ours}");
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
     // Its word on a line that nobody can read would end the thread that wrote it.
