@@ -8,8 +8,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use wire_backends::ContainerLink;
 use wire_net::{DualStack, Family, Prefix};
+use wire_state::ContainerLink;
 
 use crate::{
     daemon_json::{self, Clash},

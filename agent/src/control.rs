@@ -12,7 +12,7 @@ use tonic::{
     Request, Response, Status,
     transport::{Channel, Endpoint, Server, Uri},
 };
-use wire_backends::Fault;
+use wire_forward::Fault;
 use wire_net::chain;
 
 use crate::{

@@ -13,13 +13,14 @@ use std::{
 
 use tokio::sync::{Notify, watch};
 use tracing::{error, info, warn};
-use wire_backends::{HostDataplane, Monitor, Wake};
+use wire_kernel::{Monitor, Wake};
 use wire_net::chain;
 use wire_state::{Conflict, DataplaneError, ErrorKind, Failure, LinkKind, NetState, Network, Op, Reconciler, Report};
 use wire_store::Revision;
 
 use crate::{
     exit::Exit,
+    host_dataplane::HostDataplane,
     notify,
     observed::Board,
     pulse::{Part, Pulse},

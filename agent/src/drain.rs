@@ -3,7 +3,7 @@
 
 use std::{fs, io, net::IpAddr, path::Path};
 
-use wire_backends::{Host, NetlinkDataplane, RouteForm};
+use wire_kernel::{Host, NetlinkDataplane, RouteForm};
 use wire_lease::{HeldLease, Owner, give_back};
 use wire_net::{LinkName, chain};
 use wire_state::{Marks, NetState, Reconciler, Scope};

@@ -19,9 +19,10 @@ use std::{
 
 use tokio::sync::watch;
 use tracing::{error, info, warn};
-use wire_backends::{FirewallDataplane, FirewallMonitor, FirewallPolicy, OverlayDevice, Surroundings};
+use wire_firewall::{FirewallDataplane, FirewallMonitor, FirewallPolicy, OverlayDevice, Peer, Surroundings};
+use wire_kernel::Links;
 use wire_lease::{Entry, LeaseTable, NetworkConfig};
-use wire_net::{DualStack, Family, Prefix, chain};
+use wire_net::{DualStack, Family, LinkName, Prefix, chain};
 use wire_state::{DataplaneError, Driver, Firewall, Reconciler, Report};
 
 use self::{
@@ -127,6 +128,7 @@ impl FirewallKeeper {
             policy,
             told,
             every: settings.every,
+            links: Links::open().map_err(|error| Exit::Software(chain(&error)))?,
             reconciler: Reconciler::new(dataplane, ()),
             contested: board.look(|seen| seen.faults.contains_key(RIVAL)),
             board,
@@ -185,6 +187,7 @@ struct Keeper {
     policy: FirewallPolicy,
     told: Told,
     every: Duration,
+    links: Links,
     reconciler: Reconciler<FirewallDataplane>,
     board: Board,
     wishes: watch::Receiver<Option<Wish>>,
@@ -305,18 +308,24 @@ impl Keeper {
 
     fn compare(&mut self, wish: &Wish) -> Report<Firewall> {
         let subnets: Vec<Prefix> = wish.own.lease.subnet.prefixes().collect();
-        match self.reconciler.driver().surroundings(&subnets) {
-            Ok(mut around) => {
+        match self.links.of_containers(&subnets) {
+            Ok(links) => {
+                let mut around = self.reconciler.driver().surroundings(links, &subnets);
                 around.doubted = self.doubts.families();
-                if self.policy.flowtable {
-                    around.hookable = self.reconciler.driver().hookable(&wish.devices, &around.bridges);
+                if self.policy.flowtable && self.reconciler.driver().tries_flowtables() {
+                    // A flowtable cannot name a link that is not there.
+                    let devices = wish.devices.iter().map(|(_, device)| device.link);
+                    let there: BTreeSet<LinkName> = devices.filter(|link| self.links.has(*link)).collect();
+                    around.hookable = there.into_iter().chain(around.bridges.iter().copied()).collect();
                 }
                 self.note_bridges(&around, subnets);
                 self.note_surroundings(around, &wish.devices);
             }
             Err(error) => warn!(error = chain(&error), "which links containers are on cannot be told"),
         }
-        let firewall = self.policy.desired(&wish.own.lease, &wish.leases, &wish.devices, &self.around);
+        let peer = |entry: &Arc<Entry>| Peer { public: entry.lease.public, subnet: entry.lease.subnet };
+        let peers: Vec<Peer> = wish.leases.peers.values().map(peer).collect();
+        let firewall = self.policy.desired(wish.own.lease.subnet, &peers, &wish.devices, &self.around);
         self.reconciler.round(&firewall)
     }
 

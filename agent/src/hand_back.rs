@@ -3,7 +3,8 @@
 
 use std::path::Path;
 
-use wire_backends::{NetlinkDataplane, RouteForm, devices};
+use wire_backends::devices;
+use wire_kernel::{NetlinkDataplane, RouteForm};
 use wire_net::{Prefix, chain};
 use wire_state::{Driver, LinkKind, Op, Owner, Scope};
 

@@ -7,7 +7,7 @@ use std::{
 };
 
 use tracing::warn;
-use wire_backends::Kept;
+use wire_forward::Kept;
 
 use crate::notify::Stored;
 

@@ -6,7 +6,7 @@
 use std::{collections::BTreeMap, fs};
 
 use serde::{Deserialize, Serialize};
-use wire_backends::{MacOrigin, Nic};
+use wire_kernel::{MacOrigin, Nic};
 use wire_net::MacAddr;
 use wire_state::DataplaneError;
 

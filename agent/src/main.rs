@@ -24,6 +24,7 @@ mod generate;
 mod go_syntax;
 mod hand_back;
 mod health;
+mod host_dataplane;
 mod inherited;
 mod last_known;
 mod machine;
@@ -47,7 +48,7 @@ mod variables;
 use std::process::ExitCode;
 
 use tracing_subscriber::EnvFilter;
-use wire_backends::Fault;
+use wire_forward::Fault;
 
 use crate::{
     cli::{Cli, Command, DebugCommand, LogFormat},

@@ -20,10 +20,9 @@ use std::{
 
 use tokio::sync::watch;
 use tracing::{info, warn};
-use wire_backends::{
-    Backend, ForwardSettings, Forwarder, HostDataplane, Kept, NetlinkDataplane, Placement, RouteForm, SelectError,
-    choose, devices, select,
-};
+use wire_backends::{Backend, ForwardSettings, Placement, SelectError, choose, devices, select};
+use wire_forward::{Forwarder, Kept};
+use wire_kernel::{NetlinkDataplane, RouteForm};
 use wire_lease::{BackendConfig, Follow, FollowSettings, HoldState, NetworkConfig, Offer, Start, own_entry};
 use wire_net::{LinkName, MacAddr, chain};
 use wire_state::{Driver, Marks, Owner, Reconciler, Scope};
@@ -37,6 +36,7 @@ use crate::{
     datapath::Datapath,
     exit::Exit,
     firewall::FirewallKeeper,
+    host_dataplane::HostDataplane,
     last_known::LastKnownFile,
     machine::Seen,
     notify::Stored,

@@ -9,7 +9,7 @@ use std::{
 use sd_notify::NotifyState;
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{error, info, warn};
-use wire_backends::Handle;
+use wire_forward::Handle;
 
 use crate::{
     observed::{Board, Phase},

@@ -7,7 +7,8 @@ use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc};
 
 use tokio::sync::watch;
 use tracing::{info, warn};
-use wire_backends::{Counted, Tunnels};
+use wire_firewall::Counted;
+use wire_forward::Tunnels;
 use wire_lease::{FollowHealth, HoldState, LeaseTable};
 use wire_net::{DualStack, Family, Prefix};
 use wire_state::{Network, Report};

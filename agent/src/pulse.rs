@@ -20,7 +20,7 @@ use std::{
 
 use tokio::sync::watch;
 use tracing::warn;
-use wire_backends::{Fault, Turn};
+use wire_forward::{Fault, Turn};
 use wire_lease::Beside;
 
 /// How often in the watchdog's interval is asked.

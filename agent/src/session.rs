@@ -4,7 +4,8 @@ use std::{sync::Arc, time::Instant};
 
 use tokio::{sync::watch::error::RecvError, task::JoinSet};
 use tracing::info;
-use wire_backends::{Backend, OverlayDevice, select};
+use wire_backends::{Backend, select};
+use wire_firewall::OverlayDevice;
 use wire_lease::{ConfigEvent, ConfigWatch, Entry, Follow, Hold, HoldState, NetworkConfig};
 use wire_net::{Prefix, chain};
 use wire_store::EtcdStore;

@@ -9,7 +9,8 @@ use std::{
 };
 
 use regex::Regex;
-use wire_backends::{ForwardSettings, Masquerade, Senders};
+use wire_backends::ForwardSettings;
+use wire_firewall::{Masquerade, Senders};
 use wire_net::{DualStack, Family, KeyPrefix, LinkName};
 use wire_state::{Capabilities, Underlay};
 use wire_store::{Credentials, EtcdSettings, Password, TlsFiles};

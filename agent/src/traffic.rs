@@ -7,7 +7,8 @@ use std::{
 
 use tokio::{task::JoinHandle, time::Instant};
 use tracing::warn;
-use wire_backends::{Passed, Traffic, devices, traffic};
+use wire_backends::devices;
+use wire_kernel::{Passed, Traffic, traffic};
 use wire_lease::{BackendConfig, NetworkConfig};
 use wire_net::LinkName;
 use wire_state::Vxlan;

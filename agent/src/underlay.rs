@@ -10,7 +10,8 @@ use tokio::{
     sync::{Notify, watch},
     time::Instant,
 };
-use wire_backends::{Host, Placement};
+use wire_backends::Placement;
+use wire_kernel::Host;
 use wire_lease::Admission;
 use wire_net::{DualStack, LinkName, LocalAddress, MacAddr, Pool, chain};
 use wire_state::Underlay;

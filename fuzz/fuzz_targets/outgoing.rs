@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| wire_backends::fuzzing::outgoing(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| wire_forward::fuzzing::outgoing(data));

@@ -3,7 +3,8 @@
 use std::time::Instant;
 
 use tracing::{info, warn};
-use wire_backends::{ACCEPT_MARK, Counted, DockerRules, OverlayDevice, Surroundings, traffic};
+use wire_firewall::{ACCEPT_MARK, Counted, DockerRules, OverlayDevice, Surroundings};
+use wire_kernel::traffic;
 use wire_lease::LeaseTable;
 use wire_net::{DualStack, Family, LinkName, Prefix};
 

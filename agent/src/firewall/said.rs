@@ -1,6 +1,6 @@
 //! What an operator is told of the packet filter, and what to do. Pure.
 
-use wire_backends::{Nftables, Others};
+use wire_firewall::{Nftables, Others};
 use wire_net::{Family, LinkName, chain};
 use wire_state::OpError;
 

@@ -1,7 +1,7 @@
 //! What the control socket answers. Pure.
 
 use tokio::time::Instant;
-use wire_backends::TunnelSeen;
+use wire_forward::TunnelSeen;
 use wire_lease::{BackendData, Entry, HoldState};
 use wire_net::{Family, Prefix};
 use wire_state::Conflict;

@@ -7,7 +7,7 @@
 use std::net::IpAddr;
 
 use regex::Regex;
-use wire_backends::{Host, HostAddress, HostLink, Standing};
+use wire_kernel::{Host, HostAddress, HostLink, Standing};
 use wire_net::{DualStack, Family, LinkName, Pool};
 
 use super::Held;

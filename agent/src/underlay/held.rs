@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use wire_backends::{Host, HostLink, Standing};
+use wire_kernel::{Host, HostLink, Standing};
 use wire_net::{DualStack, LinkName, LocalAddress};
 use wire_state::Underlay;
 

@@ -22,9 +22,9 @@ pub use firewall::{
     FirewallState, Flowtable, Hook, OURS, Place, Rule, Set, SetChange, SetKind, Table, TableName,
 };
 pub use network::{
-    Address, Capabilities, Conflict, Detours, Extra, FdbKey, Findings, Forward, ForwardKey, Framing, Link, LinkKind,
-    Marks, NeighbourKey, NetState, Network, Op, Owner, PROTOCOL, Parent, Route, RouteKey, Scope, Setting, Tunnel,
-    Underlay, VXLAN_LEAD, Via, Vxlan, plan, vxlan_header,
+    Address, Capabilities, Conflict, ContainerLink, Detours, Extra, FdbKey, Findings, Forward, ForwardKey, Framing,
+    Link, LinkKind, Marks, NeighbourKey, NetState, Network, Op, Owner, PROTOCOL, Parent, Route, RouteKey, Scope,
+    Setting, Tunnel, Underlay, VXLAN_LEAD, Via, Vxlan, plan, vxlan_header,
 };
 pub use reconcile::{Failure, Reconciler, Report};
 pub use resource::{Attempt, Driver, NoFindings, Operation, Order, Plan, Resource};

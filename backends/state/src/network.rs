@@ -3,6 +3,7 @@
 //! Keys are the kernel's own index, so that two entries the kernel cannot hold together cannot be held here.
 
 mod conflict;
+mod container_link;
 mod detour;
 mod op;
 pub(crate) mod plan;
@@ -22,6 +23,7 @@ use wire_net::{Family, LinkName, MacAddr, Mtu, Prefix, Vni};
 
 pub use self::{
     conflict::Conflict,
+    container_link::ContainerLink,
     detour::Detours,
     op::Op,
     plan::{Findings, Network, plan},

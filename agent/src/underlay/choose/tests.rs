@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use wire_backends::Way;
+use wire_kernel::Way;
 use wire_lease::NetworkConfig;
 use wire_net::{LocalAddress, Mtu};
 

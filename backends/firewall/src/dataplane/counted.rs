@@ -1,0 +1,63 @@
+//! What the packet filter has counted.
+
+use std::{collections::BTreeSet, net::IpAddr};
+
+use wire_net::DualStack;
+use wire_state::{DataplaneError, Element};
+
+use super::FirewallDataplane;
+use crate::side::counter;
+
+/// What our table has counted since it was put there, in packets.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counted {
+    /// Encapsulated packets that were dropped since their sender has no lease.
+    pub strangers: u64,
+    /// Some of those senders of the last hour.
+    pub senders: BTreeSet<IpAddr>,
+    /// The same senders, each with inner sources it used.
+    pub claims: BTreeSet<(IpAddr, IpAddr)>,
+    /// Encapsulated packets that were dropped since a container sent them.
+    pub containers: u64,
+    /// Packets of peers that were dropped since their inner source is none that the peer may have.
+    pub spoofed: u64,
+    /// Encapsulated packets we let in, by the family of the overlay.
+    pub arrived: DualStack<u64>,
+    /// Encapsulated packets that all others let in too, of families in which they are counted.
+    pub delivered: DualStack<u64>,
+}
+
+impl FirewallDataplane {
+    /// What our table has counted.
+    ///
+    /// # Errors
+    /// When the kernel does not answer.
+    pub fn counted(&mut self) -> Result<Counted, DataplaneError> {
+        let counters = self.netfilter()?.counters()?;
+        let of = |name| counters.get(name).copied().unwrap_or_default();
+        let mut counted = Counted {
+            strangers: of(counter::STRANGERS),
+            senders: BTreeSet::new(),
+            claims: BTreeSet::new(),
+            containers: of(counter::CONTAINERS),
+            spoofed: of(counter::SPOOFED),
+            arrived: DualStack::from_fn(|family| counters.get(counter::arrived(family)).copied()),
+            delivered: DualStack::from_fn(|family| counters.get(counter::delivered(family)).copied()),
+        };
+        if counted.strangers > 0 {
+            for family in ["v4", "v6"] {
+                let noted = self.netfilter()?.noted(&format!("strangers-{family}"))?;
+                counted.senders.extend(noted.into_iter().filter_map(|element| match element {
+                    Element::Address(address) => Some(address),
+                    Element::Link(_) | Element::Lease(..) | Element::Subnet(..) => None,
+                }));
+                let claimed = self.netfilter()?.claimed(&format!("claims-{family}"))?;
+                counted.claims.extend(claimed.into_iter().filter_map(|element| match element {
+                    Element::Lease(sender, source) => Some((sender, source.network())),
+                    Element::Link(_) | Element::Address(_) | Element::Subnet(..) => None,
+                }));
+            }
+        }
+        Ok(counted)
+    }
+}

@@ -1,0 +1,158 @@
+//! What the kernel is told about nftables (linux/netfilter/nf_tables.h): message bodies, and the keys of elements. Pure.
+
+use std::net::IpAddr;
+
+use netlink_packet_core::Emitable;
+use nix::libc::IFNAMSIZ;
+use wire_state::Element;
+
+/// `NLA_F_NESTED` of linux/netlink.h: the value is attributes.
+const NESTED: u16 = 1 << 15;
+
+/// A message's body: `struct nfgenmsg` and attributes.
+pub(super) struct Body(Vec<u8>);
+
+impl Body {
+    pub(super) fn new(family: u8) -> Self {
+        Self(vec![family, 0, 0, 0])
+    }
+
+    /// Of a message that is about a subsystem (`nfgenmsg.res_id`, in network byte order).
+    pub(super) fn of_subsystem(number: u16) -> Self {
+        Self([[0, 0], number.to_be_bytes()].concat())
+    }
+
+    pub(super) fn with(mut self, kind: u16, value: &[u8]) -> Self {
+        put(&mut self.0, kind, value);
+        self
+    }
+
+    pub(super) fn named(self, kind: u16, name: &str) -> Self {
+        self.with(kind, &[name.as_bytes(), &[0]].concat())
+    }
+
+    /// `NFTA_SET_ELEM_LIST_ELEMENTS`.
+    pub(super) fn elements(self, elements: &[Element]) -> Self {
+        let mut list = Vec::new();
+        for element in elements {
+            // NFTA_LIST_ELEM, NFTA_SET_ELEM_KEY and _KEY_END, NFTA_DATA_VALUE
+            let (first, last) = key(element);
+            let mut content = Vec::new();
+            for (kind, key) in [(1, Some(first)), (10, last)] {
+                let Some(key) = key else { continue };
+                let mut value = Vec::new();
+                put(&mut value, 1, &key);
+                put(&mut content, kind | NESTED, &value);
+            }
+            put(&mut list, 1 | NESTED, &content);
+        }
+        self.with(3 | NESTED, &list)
+    }
+}
+
+impl Emitable for Body {
+    fn buffer_len(&self) -> usize {
+        self.0.len()
+    }
+
+    fn emit(&self, buffer: &mut [u8]) {
+        buffer.copy_from_slice(&self.0);
+    }
+}
+
+/// The first key of an element; and the last, in sets of ranges.
+fn key(element: &Element) -> (Vec<u8>, Option<Vec<u8>>) {
+    match element {
+        Element::Address(address) => (octets(*address), None),
+        Element::Link(link) => {
+            let mut name = link.as_str().as_bytes().to_vec();
+            name.resize(IFNAMSIZ, 0);
+            (name, None)
+        }
+        Element::Lease(public, subnet) => {
+            let unused = 16 - usize::from(subnet.family().bits() / 8);
+            let end = |bits: u128| [&octets(*public), &bits.to_be_bytes()[unused..]].concat();
+            (end(subnet.first_bits()), Some(end(subnet.last_bits())))
+        }
+        Element::Subnet(public, subnet) => {
+            let leading = octets(subnet.network());
+            // The kernel fills each part of a key up to 32 bits.
+            let len = usize::from(subnet.len().div_ceil(8)).next_multiple_of(4);
+            ([&octets(*public), &leading[..len]].concat(), None)
+        }
+    }
+}
+
+fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(v4) => v4.octets().to_vec(),
+        IpAddr::V6(v6) => v6.octets().to_vec(),
+    }
+}
+
+/// Appends an attribute: length, type, value.
+fn put(bytes: &mut Vec<u8>, kind: u16, value: &[u8]) {
+    let len = u16::try_from(4 + value.len()).expect("names and lists of a few hundred elements are short");
+    bytes.extend(len.to_ne_bytes());
+    bytes.extend(kind.to_ne_bytes());
+    bytes.extend(value);
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+}
+
+#[cfg(test)]
+mod tests {
+    use wire_net::{Family, Prefix};
+
+    use super::*;
+    use wire_netlink::attribute::attributes;
+
+    use crate::decode::{address_element, lease_element, link_element, subnet_element};
+
+    #[test]
+    fn a_key_is_read_back_as_what_it_was() {
+        let pair = |public: &str, first: &str, len| {
+            (public.parse::<IpAddr>().unwrap(), Prefix::new(first.parse().unwrap(), len).unwrap())
+        };
+        let lease = |public, first, len| {
+            let (public, subnet) = pair(public, first, len);
+            Element::Lease(public, subnet)
+        };
+        let subnet = |public, first, len| {
+            let (public, subnet) = pair(public, first, len);
+            Element::Subnet(public, subnet)
+        };
+        let read = |element: &Element| {
+            let (first, last) = key(element);
+            let last = last.unwrap_or_else(|| first.clone());
+            match element {
+                Element::Address(_) => address_element(&first, &last),
+                Element::Link(_) => link_element(&first, &last),
+                Element::Lease(..) => lease_element(&first, &last),
+                Element::Subnet(public, subnet) => subnet_element(&first, Family::of(*public), subnet.len()),
+            }
+        };
+        for element in [
+            Element::Address("192.0.2.7".parse().unwrap()),
+            Element::Address("2001:db8::7".parse().unwrap()),
+            Element::Link("a".parse().unwrap()),
+            Element::Link("br-0123456789ab".parse().unwrap()),
+            lease("192.0.2.7", "10.5.52.0", 24),
+            lease("192.0.2.7", "10.5.52.9", 32),
+            lease("2001:db8::7", "fd00:5:0:52::", 64),
+            subnet("192.0.2.7", "10.5.52.0", 24),
+            subnet("192.0.2.7", "10.5.52.9", 32),
+            subnet("2001:db8::7", "fd00:5:0:52::", 64),
+            subnet("2001:db8::7", "fd00:5:0:52::", 72),
+        ] {
+            assert_eq!(read(&element), Some(element));
+        }
+    }
+
+    #[test]
+    fn an_attribute_is_padded_and_its_length_is_not() {
+        let mut bytes = Vec::new();
+        put(&mut bytes, 2, b"abc");
+        put(&mut bytes, 3 | NESTED, b"");
+        assert_eq!((bytes.len(), attributes(&bytes).collect::<Vec<_>>()), (12, vec![(2, &b"abc"[..]), (3, b"")]));
+    }
+}

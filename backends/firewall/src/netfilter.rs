@@ -1,0 +1,390 @@
+//! nftables as the kernel tells of it: its generation, our table, our counters, and that something has changed.
+//!
+//! Reading goes over netlink (linux/netfilter/nf_tables.h) and costs a fraction of a millisecond, and so does changing sets,
+//! which each lease does. All else is written by nft ([`super::program`]), which knows how expressions are put together.
+
+mod flowtable;
+mod others;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_NONREC};
+use netlink_sys::protocols::NETLINK_NETFILTER;
+use nix::errno::Errno;
+use wire_net::Family;
+use wire_netlink::{
+    Batch, Netlink,
+    attribute::{attributes, text},
+};
+use wire_state::{
+    Attempt, BaseChain, DataplaneError, Element, Hook, OURS, Rule, Set, SetChange, SetKind, Table, TableName,
+};
+
+use super::{
+    decode::{
+        address_element, be32, comment, counts, find, hook_of, lease_element, link_element, set_kind, subnet_element,
+        without_counts,
+    },
+    encode::Body,
+    policy::DockerRules,
+    side::{counter, usual_mark},
+};
+
+/// `NFNL_SUBSYS_NFTABLES` of linux/netfilter/nfnetlink.h, the upper byte of a message's type.
+const NFTABLES: u16 = 10 << 8;
+/// Messages: `enum nf_tables_msg_types`.
+const GET_TABLE: u16 = NFTABLES | 1;
+const DELETE_TABLE: u16 = NFTABLES | 2;
+const GET_CHAIN: u16 = NFTABLES | 4;
+const DELETE_CHAIN: u16 = NFTABLES | 5;
+const GET_RULE: u16 = NFTABLES | 7;
+const GET_SET: u16 = NFTABLES | 10;
+const GET_ELEMENTS: u16 = NFTABLES | 13;
+const GET_GENERATION: u16 = NFTABLES | 16;
+const GET_OBJECT: u16 = NFTABLES | 19;
+const NEW_ELEMENTS: u16 = NFTABLES | 12;
+const DELETE_ELEMENTS: u16 = NFTABLES | 14;
+/// `NFNL_MSG_BATCH_BEGIN` and `_END` of linux/netfilter/nfnetlink.h: what is between them is one transaction.
+const BATCH_BEGIN: u16 = 0x10;
+const BATCH_END: u16 = 0x11;
+/// Elements in one message: an attribute has at most 65 535 bytes, and an element of IPv6 has 84.
+const ELEMENTS: usize = 512;
+/// `NFPROTO_INET`, `NFPROTO_IPV4`, `NFPROTO_IPV6`, and none.
+const INET: u8 = 1;
+const IPV4: u8 = 2;
+const IPV6: u8 = 10;
+/// `NFT_OBJECT_COUNTER`.
+const COUNTER: u32 = 1;
+/// The tables of Docker 29, one for each family.
+const DOCKER: &str = "docker-bridges";
+/// Our table's own name.
+const NAME: &str = "wire-agent";
+
+/// The expressions of each of our rules as the kernel holds them, by their marks.
+pub(crate) type Expressions = BTreeMap<String, Vec<u8>>;
+
+/// All tables, by family and name.
+pub(crate) type Tables = BTreeSet<(u8, String)>;
+
+/// A socket for questions.
+pub(crate) struct Netfilter {
+    netlink: Netlink,
+}
+
+impl Netfilter {
+    pub(crate) fn open() -> Result<Self, DataplaneError> {
+        Ok(Self { netlink: Netlink::of(NETLINK_NETFILTER)? })
+    }
+
+    /// The number of the ruleset: each transaction of anyone, also of iptables-nft, adds one.
+    pub(crate) fn generation(&mut self) -> Result<u32, DataplaneError> {
+        let mut generation = None;
+        let body = Body::new(0);
+        self.ask("the firewall's generation", GET_GENERATION, &body, |body| {
+            // NFTA_GEN_ID
+            generation = find(body, 1).and_then(be32);
+        })?;
+        generation
+            .ok_or_else(|| DataplaneError::Read { what: "the firewall's generation", source: Errno::EBADMSG.into() })
+    }
+
+    /// The tables of all families.
+    pub(crate) fn tables(&mut self) -> Result<Tables, DataplaneError> {
+        let found = self.dump("tables", GET_TABLE, &|| Body::new(0), |body| {
+            // NFTA_TABLE_NAME
+            Some((*body.first()?, find(body, 1).and_then(text)?.to_owned()))
+        })?;
+        Ok(found.into_iter().collect())
+    }
+
+    /// Our table, with the expressions of its rules.
+    pub(crate) fn table(&mut self) -> Result<(Table, Expressions), DataplaneError> {
+        let chains = self.chains()?.into_iter().collect();
+        let mut table = Table { flags: self.flags()?, chains, ..Table::default() };
+        let mut expressions = Expressions::new();
+        for (chain, mark, bytes) in self.rules()? {
+            if let Some(chain) = table.chains.get_mut(&chain) {
+                chain.rules.push(Rule { mark: mark.clone(), text: String::new() });
+            }
+            expressions.insert(mark, bytes);
+        }
+        for (name, kind) in self.sets()? {
+            let elements = match kind {
+                SetKind::Addresses(_) => self.elements(&name, address_element)?,
+                SetKind::Links => self.elements(&name, link_element)?,
+                SetKind::Leases(_) => self.elements(&name, lease_element)?,
+                SetKind::Subnets(family, len) => self.elements(&name, |key, _| subnet_element(key, family, len))?,
+                SetKind::Seen(_) | SetKind::Claims(_) => BTreeSet::new(),
+            };
+            table.sets.insert(name, Set { kind, elements });
+        }
+        table.counters = self.counters()?.into_keys().collect();
+        table.flowtables = self.flowtables()?;
+        Ok((table, expressions))
+    }
+
+    /// How many rules each table of one family has.
+    pub(crate) fn rules_by_table(&mut self, family: Family) -> Result<BTreeMap<String, usize>, DataplaneError> {
+        let of = number(family);
+        let request = || Body::new(of);
+        let tables = self.dump("rules of all tables", GET_RULE, &request, |body| {
+            (body.first() == Some(&of)).then(|| find(body, 1).and_then(text).map(str::to_owned))?
+        })?;
+        let mut counts = BTreeMap::new();
+        for table in tables {
+            *counts.entry(table).or_default() += 1;
+        }
+        Ok(counts)
+    }
+
+    /// Whether the tables of one family, as iptables-nft has them, hold a chain of ours.
+    pub(crate) fn has_our_chains(&mut self, family: Family) -> Result<bool, DataplaneError> {
+        let request = || Body::new(number(family));
+        // NFTA_CHAIN_NAME
+        let ours = self.dump("chains of all tables", GET_CHAIN, &request, |body| {
+            find(body, 3).and_then(text).map(|name| name.starts_with(OURS))
+        })?;
+        Ok(ours.contains(&true))
+    }
+
+    /// Our counters, in packets. None where our table is not there.
+    pub(crate) fn counters(&mut self) -> Result<BTreeMap<String, u64>, DataplaneError> {
+        // NFTA_OBJ_TABLE, NFTA_OBJ_TYPE
+        let request = || Body::new(INET).named(1, NAME).with(3, &COUNTER.to_be_bytes());
+        let found = self.dump("counters", GET_OBJECT, &request, |body| {
+            ours(body)?;
+            // NFTA_OBJ_NAME, NFTA_OBJ_DATA, NFTA_COUNTER_PACKETS
+            let data = find(body, 4)?;
+            let packets = attributes(data).find(|(kind, _)| *kind == 2)?.1;
+            Some((find(body, 2).and_then(text)?.to_owned(), u64::from_be_bytes(packets.try_into().ok()?)))
+        })?;
+        let mut counters: BTreeMap<String, u64> = found.into_iter().collect();
+        // Nearly all packets are counted by rules themselves: naming a counter takes longer. NFTA_RULE_USERDATA, NFTA_RULE_EXPRESSIONS
+        let usual = self.dump("rules", GET_RULE, &|| Body::new(INET).named(1, NAME), |body| {
+            ours(body)?;
+            let mark = find(body, 7).and_then(comment)?;
+            let family = Family::ALL.into_iter().find(|family| mark.starts_with(usual_mark(*family)))?;
+            Some((family, counts(find(body, 4)?)))
+        })?;
+        for (family, packets) in usual {
+            if let Some(arrived) = counters.get_mut(counter::arrived(family)) {
+                *arrived += packets;
+            }
+        }
+        Ok(counters)
+    }
+
+    /// Deletes a table of iptables-nft in which nothing is but builtin chains that accept: it makes them with the first rule, and
+    /// leaves them. What is put there meanwhile makes the kernel refuse all of it, and then the table is not empty.
+    pub(crate) fn delete_bare(&mut self, family: Family, table: &str) {
+        let of = number(family);
+        // NFTA_CHAIN_TABLE, NFTA_CHAIN_NAME, NFTA_CHAIN_POLICY, which only builtin ones have: NF_ACCEPT
+        let chains = self.dump("chains of all tables", GET_CHAIN, &|| Body::new(of), |body| {
+            let is_in_it = body.first() == Some(&of) && find(body, 1).and_then(text) == Some(table);
+            is_in_it.then(|| (find(body, 3).and_then(text).map(str::to_owned), find(body, 5).and_then(be32) == Some(1)))
+        });
+        let Ok(chains) = chains else { return };
+        if chains.is_empty() || chains.iter().any(|(_, accepts)| !accepts) {
+            return;
+        }
+        let flags = NLM_F_NONREC | NLM_F_ACK;
+        let _ = self.change(|batch| {
+            for name in chains.iter().filter_map(|(name, _)| name.as_deref()) {
+                batch.push(DELETE_CHAIN, flags, &Body::new(of).named(1, table).named(3, name));
+            }
+            // NFTA_TABLE_NAME
+            batch.push(DELETE_TABLE, flags, &Body::new(of).named(1, table));
+        });
+    }
+
+    /// Changes sets of ours.
+    pub(crate) fn change_sets(&mut self, changes: &BTreeMap<String, SetChange>) -> Attempt {
+        self.change(|batch| {
+            for (set, change) in changes {
+                let kinds = [(DELETE_ELEMENTS, 0, &change.remove), (NEW_ELEMENTS, NLM_F_CREATE, &change.add)];
+                for (kind, flags, elements) in kinds {
+                    let elements: Vec<Element> = elements.iter().copied().collect();
+                    for elements in elements.chunks(ELEMENTS) {
+                        // NFTA_SET_ELEM_LIST_TABLE, NFTA_SET_ELEM_LIST_SET
+                        let body = Body::new(INET).named(1, NAME).named(2, set).elements(elements);
+                        batch.push(kind, flags | NLM_F_ACK, &body);
+                    }
+                }
+            }
+        })
+    }
+
+    /// Carries out what `fill` puts together as one transaction: either all of it is done or nothing.
+    fn change(&mut self, fill: impl FnOnce(&mut Batch)) -> Attempt {
+        let subsystem = || Body::of_subsystem(NFTABLES >> 8);
+        let mut batch = Batch::default();
+        batch.push(BATCH_BEGIN, 0, &subsystem());
+        fill(&mut batch);
+        batch.push(BATCH_END, 0, &subsystem());
+        self.netlink.transact(&mut batch)
+    }
+
+    /// The addresses that packets have put into a set of ours.
+    pub(crate) fn noted(&mut self, set: &str) -> Result<BTreeSet<Element>, DataplaneError> {
+        self.elements(set, address_element)
+    }
+
+    /// The pairs in a set that packets fill, as leases of one address.
+    pub(crate) fn claimed(&mut self, set: &str) -> Result<BTreeSet<Element>, DataplaneError> {
+        self.elements(set, lease_element)
+    }
+
+    fn elements(
+        &mut self,
+        set: &str,
+        element: impl Fn(&[u8], &[u8]) -> Option<Element>,
+    ) -> Result<BTreeSet<Element>, DataplaneError> {
+        // NFTA_SET_ELEM_LIST_TABLE, NFTA_SET_ELEM_LIST_SET
+        let request = || Body::new(INET).named(1, NAME).named(2, set);
+        let lists = self.dump("elements of a set", GET_ELEMENTS, &request, |body| {
+            ours(body)?;
+            // NFTA_SET_ELEM_LIST_ELEMENTS, NFTA_LIST_ELEM, NFTA_SET_ELEM_KEY and _KEY_END, NFTA_DATA_VALUE
+            let key = |element: &[u8]| {
+                let value = |wanted: u16| {
+                    let (_, key) = attributes(element).find(|(kind, _)| *kind == wanted)?;
+                    attributes(key).find(|(kind, _)| *kind == 1).map(|(_, value)| value.to_vec())
+                };
+                let first = value(1)?;
+                let last = value(10).unwrap_or_else(|| first.clone());
+                Some((first, last))
+            };
+            Some(attributes(find(body, 3)?).filter_map(|(_, element)| key(element)).collect::<Vec<_>>())
+        })?;
+        Ok(lists.into_iter().flatten().filter_map(|(first, last)| element(&first, &last)).collect())
+    }
+
+    /// Whether Docker has its rules in nftables, and one of them names our mark.
+    pub(crate) fn docker(&mut self, mark: u32) -> Result<DockerRules, DataplaneError> {
+        let tables = self.tables()?;
+        let theirs: Vec<u8> = tables.iter().filter(|(_, name)| name == DOCKER).map(|(family, _)| *family).collect();
+        let mut found = DockerRules::Iptables;
+        for family in theirs {
+            // NFTA_RULE_TABLE
+            let request = || Body::new(family).named(1, DOCKER);
+            // Expressions hold their constants as aligned attributes, in the kernel's own byte order.
+            let names_it = |body: &[u8]| {
+                let is_theirs = find(body, 1).and_then(text) == Some(DOCKER);
+                let expressions = find(body, 4).filter(|_| is_theirs)?;
+                Some(expressions.chunks_exact(4).any(|word| word == mark.to_ne_bytes()))
+            };
+            let rules = self.dump("Docker's rules", GET_RULE, &request, names_it)?;
+            let marked = rules.contains(&true) && found != DockerRules::Unmarked;
+            found = if marked { DockerRules::Marked } else { DockerRules::Unmarked };
+        }
+        Ok(found)
+    }
+
+    fn flags(&mut self) -> Result<u32, DataplaneError> {
+        let found = self.dump("tables", GET_TABLE, &|| Body::new(INET), |body| {
+            ours(body)?;
+            // NFTA_TABLE_FLAGS
+            find(body, 2).and_then(be32)
+        })?;
+        Ok(found.first().copied().unwrap_or_default())
+    }
+
+    fn chains(&mut self) -> Result<Vec<(String, BaseChain)>, DataplaneError> {
+        self.dump("chains", GET_CHAIN, &|| Body::new(INET), |body| {
+            ours(body)?;
+            // NFTA_CHAIN_NAME, _TYPE, _HOOK with NFTA_HOOK_HOOKNUM and _PRIORITY. A chain that nothing calls has none.
+            let kind = find(body, 7).and_then(text).unwrap_or_default().to_owned();
+            let hook = find(body, 4).unwrap_or_default();
+            let of =
+                |wanted: u16| attributes(hook).find(|(kind, _)| *kind == wanted).and_then(|(_, value)| be32(value));
+            let priority = of(2).map_or(0, u32::cast_signed);
+            let device = flowtable::device(hook);
+            let hook = of(1).and_then(hook_of).unwrap_or(Hook::Output);
+            let name = find(body, 3).and_then(text)?.to_owned();
+            // NFTA_CHAIN_POLICY, NF_ACCEPT: a chain of ours leaves all that its rules do not name to others.
+            let accepts = find(body, 5).and_then(be32).is_none_or(|policy| policy == 1);
+            let kind = if accepts { kind } else { "drop".to_owned() };
+            Some((name, BaseChain { kind, hook, priority, device, rules: Vec::new() }))
+        })
+    }
+
+    fn rules(&mut self) -> Result<Vec<(String, String, Vec<u8>)>, DataplaneError> {
+        // NFTA_RULE_TABLE
+        let request = || Body::new(INET).named(1, NAME);
+        self.dump("rules", GET_RULE, &request, |body| {
+            ours(body)?;
+            // NFTA_RULE_CHAIN, NFTA_RULE_USERDATA, NFTA_RULE_EXPRESSIONS
+            let chain = find(body, 2).and_then(text)?.to_owned();
+            let mark = find(body, 7).and_then(comment).unwrap_or_else(|| "of somebody else".to_owned());
+            Some((chain, mark, without_counts(find(body, 4).unwrap_or_default())))
+        })
+    }
+
+    fn sets(&mut self) -> Result<Vec<(String, SetKind)>, DataplaneError> {
+        // NFTA_SET_TABLE
+        let request = || Body::new(INET).named(1, NAME);
+        self.dump("sets", GET_SET, &request, |body| {
+            ours(body)?;
+            // NFTA_SET_NAME, NFTA_SET_FLAGS, NFTA_SET_KEY_TYPE
+            let flags = find(body, 3).and_then(be32).unwrap_or_default();
+            let key = find(body, 4).and_then(be32)?;
+            let name = find(body, 2).and_then(text)?;
+            Some((name.to_owned(), set_kind(name, flags, key)?))
+        })
+    }
+
+    fn dump<T>(
+        &mut self,
+        what: &'static str,
+        kind: u16,
+        body: &dyn Fn() -> Body,
+        entry: impl Fn(&[u8]) -> Option<T>,
+    ) -> Result<Vec<T>, DataplaneError> {
+        let request = |batch: &mut Batch, flags| batch.push(kind, flags, &body());
+        match self.netlink.dump(what, &request, entry) {
+            Err(DataplaneError::Read { source, .. }) if source.raw_os_error() == Some(Errno::ENOENT as i32) => {
+                Ok(Vec::new())
+            }
+            other => other,
+        }
+    }
+
+    fn ask(
+        &mut self,
+        what: &'static str,
+        kind: u16,
+        body: &Body,
+        each: impl FnMut(&[u8]),
+    ) -> Result<(), DataplaneError> {
+        let mut batch = Batch::default();
+        batch.push(kind, 0, body);
+        self.netlink.ask(&mut batch, each).map(drop).map_err(|source| DataplaneError::Read { what, source })
+    }
+}
+
+/// The kernel's number of a family.
+pub(crate) const fn number(family: Family) -> u8 {
+    match family {
+        Family::V4 => IPV4,
+        Family::V6 => IPV6,
+    }
+}
+
+/// One of the tables that concern us, by the kernel's family and the name.
+pub(crate) fn table_name(family: u8, name: &str) -> Option<TableName> {
+    match (family, name) {
+        (INET, NAME) => Some(TableName::Ours),
+        (IPV4, "flannel-ipv4") => Some(TableName::Flannel(Family::V4)),
+        (IPV6, "flannel-ipv6") => Some(TableName::Flannel(Family::V6)),
+        _ => None,
+    }
+}
+
+/// Whether a table that firewalld makes is among them.
+pub(crate) fn has_firewalld(tables: &Tables) -> bool {
+    tables.contains(&(INET, "firewalld".to_owned()))
+}
+
+/// Whether a message is about something in our table: the first attribute of all kinds is the table's name.
+fn ours(body: &[u8]) -> Option<()> {
+    (body.first() == Some(&INET) && find(body, 1).and_then(text) == Some(NAME)).then_some(())
+}

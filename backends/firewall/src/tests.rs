@@ -1,0 +1,361 @@
+mod flowtable;
+mod judged;
+
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
+use wire_net::{DualStack, Family, LinkName, Mtu, Pool, Subnet, Vni};
+use wire_state::{
+    ChainName, ChainTable, ChainTableKind, Element, ErrorKind, Firewall, FirewallOp, FirewallState, Flowtable, Link,
+    LinkKind, NetState, Operation as _, Owner, Parent, Plan, Reconciler, Resource as _, Rule, Table, TableName, Vxlan,
+    sim::Sim,
+};
+
+use super::*;
+
+fn plan(have: &FirewallState, want: &FirewallState) -> Plan<Firewall> {
+    Firewall::plan(have, want)
+}
+
+fn name(text: &str) -> LinkName {
+    text.parse().unwrap()
+}
+
+fn peer(number: u8, dual: bool) -> Peer {
+    let v4 = Some(format!("10.5.{number}.0/24").parse().unwrap());
+    let v6 = dual.then(|| format!("fd00:5:0:{number}::/64").parse().unwrap());
+    let public = DualStack {
+        v4: Some(format!("192.0.2.{number}").parse().unwrap()),
+        v6: dual.then(|| format!("2001:db8::{number}").parse().unwrap()),
+    };
+    Peer { subnet: Subnet::new(DualStack { v4, v6 }).unwrap(), public }
+}
+
+fn all_of(peers: &[u8], dual: bool) -> Vec<Peer> {
+    peers.iter().map(|number| peer(*number, dual)).collect()
+}
+
+fn pool((network, subnet_len): (&str, u8), min: &str, max: &str) -> Pool {
+    Pool { network: network.parse().unwrap(), subnet_len, min: min.parse().unwrap(), max: max.parse().unwrap() }
+}
+
+/// One in whose network hosts live, beside the range that is leased.
+pub(crate) fn bounded() -> FirewallPolicy {
+    let v6 = Some(pool(("2001:db8::/32", 64), "2001:db8:10::/64", "2001:db8:99::/64"));
+    let v4 = Some(pool(("192.0.0.0/16", 24), "192.0.10.0/24", "192.0.99.0/24"));
+    FirewallPolicy { pools: DualStack { v4, v6 }, ..policy(true) }
+}
+
+pub(crate) fn policy(dual: bool) -> FirewallPolicy {
+    let v6 = dual.then(|| pool(("fd00:5::/32", 64), "fd00:5:0:1::/64", "fd00:5:ffff:ffff::/64"));
+    let pools = DualStack { v4: Some(pool(("10.5.0.0/16", 24), "10.5.1.0/24", "10.5.255.0/24")), v6 };
+    FirewallPolicy { pools, masquerade: Masquerade::Random, forward: true, senders: Senders::Peers, flowtable: false }
+}
+
+/// The devices of a backend, as they are wanted.
+pub(crate) fn devices(dual: bool) -> NetState {
+    devices_over(dual, None)
+}
+
+fn devices_over(dual: bool, parent: Option<&str>) -> NetState {
+    let parent = parent.map(|parent| Parent { index: 7, name: name(parent) });
+    let mut state = NetState::default();
+    let mut add = |device: &str, local: &str| {
+        let local = Some(local.parse().unwrap());
+        let kind = LinkKind::Vxlan(Vxlan { parent, local, ..Vxlan::new(Vni::new(1).unwrap()) });
+        let link = Link { kind, mac: None, mtu: Mtu(1450), up: true, owner: Owner::Ours, index: None };
+        state.links.insert(name(device), link);
+    };
+    add("flannel.1", "192.0.2.1");
+    if dual {
+        add("flannel-v6.1", "2001:db8::1");
+    }
+    state
+}
+
+/// What this host, with lease 1, wants of the packet filter.
+pub(crate) fn wanted(policy: &FirewallPolicy, peers: &[u8], bridges: &[&str]) -> FirewallState {
+    let bridges: BTreeSet<LinkName> = bridges.iter().map(|bridge| name(bridge)).collect();
+    wanted_around(policy, peers, &Surroundings { bridges, ..Surroundings::default() })
+}
+
+pub(crate) fn wanted_around(policy: &FirewallPolicy, peers: &[u8], around: &Surroundings) -> FirewallState {
+    wanted_over(policy, peers, around, None)
+}
+
+/// The same with devices that send through a link.
+pub(crate) fn wanted_over(
+    policy: &FirewallPolicy,
+    peers: &[u8],
+    around: &Surroundings,
+    parent: Option<&str>,
+) -> FirewallState {
+    let dual = policy.pools.v6.is_some();
+    policy.desired(peer(1, dual).subnet, &all_of(peers, dual), &OverlayDevice::of(&devices_over(dual, parent)), around)
+}
+
+/// The same among so many peers.
+pub(crate) fn wanted_with(policy: &FirewallPolicy, peers: u32) -> FirewallState {
+    let nth = |number: u32| {
+        let first = std::net::Ipv4Addr::from_bits(0x0b00_0000 + (number << 8));
+        let v4 = wire_net::Prefix::new(first.into(), 24).ok();
+        let public = std::net::Ipv4Addr::from_bits(0xc633_0000 + number).into();
+        Peer {
+            subnet: Subnet::new(DualStack { v4, v6: None }).unwrap(),
+            public: DualStack { v4: Some(public), v6: None },
+        }
+    };
+    let all: Vec<Peer> = (0..peers).map(nth).collect();
+    policy.desired(peer(1, false).subnet, &all, &OverlayDevice::of(&devices(false)), &Surroundings::default())
+}
+
+/// All that is put on a host where nothing is.
+fn scripts(want: &FirewallState) -> String {
+    let ops = plan(&FirewallState::default(), want).ops;
+    assert!(!ops.iter().any(FirewallOp::is_delete));
+    ops.iter()
+        .map(|op| {
+            nft::script(op)
+                .unwrap_or_else(|| iptables::script(op).map(|(table, text)| format!("# {table}\n{text}")).unwrap())
+        })
+        .collect()
+}
+
+#[test]
+fn all_that_is_put_where_nothing_is() {
+    insta::assert_snapshot!(scripts(&wanted(&policy(false), &[2, 3], &["docker0"])));
+}
+
+#[test]
+fn the_other_family_is_the_same_with_other_words() {
+    let both = scripts(&wanted(&policy(true), &[2, 3], &["docker0"]));
+    let lines = |word: &str| both.lines().filter(|line| line.contains(word)).count();
+    assert_eq!(lines("10.5."), lines("fd00:5:"));
+    assert_eq!(lines("s-v4"), lines("s-v6"));
+}
+
+#[test]
+fn each_choice_leaves_out_what_it_is_about() {
+    let text = |change: fn(&mut FirewallPolicy)| {
+        let mut policy = policy(false);
+        change(&mut policy);
+        scripts(&wanted(&policy, &[2], &["docker0"]))
+    };
+    let whole = text(|_| {});
+    assert!(whole.contains("masquerade fully-random") && whole.contains("@peers-v4") && whole.contains("WIRE-"));
+    assert!(!text(|policy| policy.masquerade = Masquerade::Plain).contains("fully-random"));
+    let unmasked = text(|policy| policy.masquerade = Masquerade::Off);
+    assert!(!unmasked.contains("224.0.0.0") && unmasked.contains("snat ip to ip saddr"));
+    assert!(!text(|policy| policy.forward = false).contains("WIRE-"));
+    let open = text(|policy| policy.senders = Senders::Anyone);
+    assert!(!open.contains("peers-v4") && open.contains("containers"));
+}
+
+#[test]
+fn what_containers_of_one_host_send_each_other_is_left_to_docker() {
+    let firewall = wanted(&policy(true), &[2], &["docker0"]);
+    for (family, own) in [(Family::V4, "10.5.1.0/24"), (Family::V6, "fd00:5:0:1::/64")] {
+        let table = ChainTable { family, kind: ChainTableKind::Filter };
+        let chain = |name: &str| &firewall.chains[&ChainName { table, name: name.to_owned() }].rules;
+        let [first, accepts @ ..] = chain("WIRE-POLICY").as_slice() else { panic!("{firewall:?}") };
+        assert!(first.starts_with(&format!("-s {own} -d {own} ")) && first.ends_with("-j RETURN"), "{first}");
+        assert!(accepts.len() == 2 && accepts.iter().all(|rule| rule.ends_with("-j ACCEPT")), "{accepts:?}");
+        // The others name a device, which such packets neither come from nor go to.
+        let of_devices =
+            chain("WIRE-FORWARD").iter().all(|rule| rule.contains(" -i flannel") || rule.contains(" -o flannel"));
+        assert!(of_devices, "{firewall:?}");
+    }
+}
+
+#[test]
+fn a_host_in_the_network_beside_the_range_that_is_leased_is_no_container() {
+    let policy = FirewallPolicy { senders: Senders::Anyone, ..bounded() };
+    insta::assert_snapshot!(scripts(&wanted_around(&policy, &[2], &Surroundings::default())));
+    let policy = FirewallPolicy { masquerade: Masquerade::Plain, forward: true, ..bounded() };
+    let absent = Surroundings { nftables: Nftables::Absent, ..Surroundings::default() };
+    insta::assert_snapshot!(scripts(&wanted_around(&policy, &[2], &absent)));
+}
+
+/// Docker's chains and an operator's, and remains of flanneld.
+const LISTING: &str = r#"*raw
+:PREROUTING ACCEPT [0:0]
+-A PREROUTING -d 10.5.1.2/32 ! -i docker0 -j DROP
+COMMIT
+*nat
+:POSTROUTING ACCEPT [0:0]
+:FLANNEL-POSTRTG - [0:0]
+-A POSTROUTING -m comment --comment "flanneld masq" -j FLANNEL-POSTRTG
+-A FLANNEL-POSTRTG -m mark --mark 0x4000/0x4000 -m comment --comment "flanneld masq" -j RETURN
+COMMIT
+*filter
+:FORWARD DROP [0:0]
+:DOCKER-USER - [0:0]
+:WIRE-FORMER - [0:0]
+:WIRE-FORWARD - [0:0]
+-A FORWARD -j DOCKER-USER
+-A FORWARD -m comment --comment "wire-agent forward" -j WIRE-FORWARD
+-A FORWARD -m comment --comment "kept, \" -j WIRE-FORMER" -j LOG --log-prefix "x -j WIRE-FORMER "
+-A WIRE-FORWARD -s 10.5.0.0/16 -d 10.5.1.0/24 -i flannel.1 -j ACCEPT
+-A WIRE-FORWARD -s 10.5.1.0/24 -d 10.5.0.0/16 -o flannel.1 -j ACCEPT
+-A WIRE-FORMER -j ACCEPT
+COMMIT
+"#;
+
+#[test]
+fn what_others_put_in_front_of_ours_is_passed_and_what_flanneld_left_goes_last() {
+    let mut have = FirewallState::default();
+    iptables::read(LISTING, Family::V4, &mut have);
+    have.tables.insert(TableName::Flannel(Family::V4), Table::default());
+    let want = wanted(&policy(false), &[2], &[]);
+    let changes = plan(&have, &want);
+    insta::assert_snapshot!(changes, @"
+    put table inet wire-agent: 3 chains, 31 rules
+    put chains iptables raw: WIRE-RAW (1 rules) called from PREROUTING
+    put chains iptables filter: WIRE-FORWARD called from DOCKER-USER called from FORWARD WIRE-POLICY (3 rules) called from FORWARD
+    delete chain iptables filter WIRE-FORMER
+    delete chain iptables nat FLANNEL-POSTRTG
+    delete table ip flannel-ipv4
+    ");
+    let input: Vec<String> = changes.ops.iter().filter_map(|op| iptables::script(op).map(|(_, text)| text)).collect();
+    insta::assert_snapshot!(input.concat(), @r#"
+    *raw
+    :WIRE-RAW - [0:0]
+    -A WIRE-RAW -s 10.5.0.0/16 -d 10.5.1.0/24 -i flannel.1 -j ACCEPT
+    -I PREROUTING 1 -j WIRE-RAW
+    COMMIT
+    *filter
+    :WIRE-POLICY - [0:0]
+    -A WIRE-POLICY -s 10.5.1.0/24 -d 10.5.1.0/24 -j RETURN
+    -A WIRE-POLICY -s 10.5.0.0/16 -j ACCEPT
+    -A WIRE-POLICY -d 10.5.0.0/16 -j ACCEPT
+    -I DOCKER-USER 1 -j WIRE-FORWARD
+    -D FORWARD -m comment --comment "wire-agent forward" -j WIRE-FORWARD
+    -I FORWARD 1 -j WIRE-FORWARD
+    -A FORWARD -j WIRE-POLICY
+    COMMIT
+    *filter
+    :WIRE-FORMER - [0:0]
+    -X WIRE-FORMER
+    COMMIT
+    *nat
+    -D POSTROUTING -m comment --comment "flanneld masq" -j FLANNEL-POSTRTG
+    :FLANNEL-POSTRTG - [0:0]
+    -X FLANNEL-POSTRTG
+    COMMIT
+    "#);
+    let mut after = have;
+    changes.ops.iter().for_each(|op| after.apply(op));
+    assert!(plan(&after, &want).ops.is_empty());
+}
+
+/// What Docker 20.10 and 28 write for one that is internal, beside rules that keep other bridges apart.
+const INTERNAL: &str = r#"*filter
+:FORWARD ACCEPT [0:0]
+:DOCKER-ISOLATION-STAGE-1 - [0:0]
+:DOCKER-INTERNAL - [0:0]
+:OPERATORS - [0:0]
+-A DOCKER-ISOLATION-STAGE-1 ! -s 10.5.1.128/25 -o br-v4 -j DROP
+-A DOCKER-ISOLATION-STAGE-1 ! -d 10.5.1.128/25 -i br-v4 -j DROP
+-A DOCKER-ISOLATION-STAGE-1 -i docker0 ! -o docker0 -j DOCKER-ISOLATION-STAGE-2
+-A DOCKER-INTERNAL ! -s fd00:5:0:1::/64 ! -i br-v6 -o br-v6 -j DROP
+-A OPERATORS ! -s 10.5.1.0/25 -o br-operators -j DROP
+COMMIT
+"#;
+
+#[test]
+fn what_docker_keeps_internal_is_let_through_by_no_rule_of_ours() {
+    let want = wanted(&policy(true), &[2], &["docker0"]);
+    let mut have = FirewallState::default();
+    for family in Family::ALL {
+        iptables::read(INTERNAL, family, &mut have);
+        let names = |name: &str| have.internal.contains(&(family, name.to_owned()));
+        assert!(names("br-v4") && names("br-v6") && !names("docker0") && !names("br-operators"));
+    }
+    have.internal.remove(&(Family::V6, "br-v4".to_owned()));
+    let mut after = have.clone();
+    plan(&have, &want).ops.iter().for_each(|op| after.apply(op));
+    let filter = |family| ChainTable { family, kind: ChainTableKind::Filter };
+    for (family, links) in [(Family::V4, ["br-v4", "br-v6"].as_slice()), (Family::V6, &["br-v6"])] {
+        for name in ["WIRE-FORWARD", "WIRE-POLICY"] {
+            let name = ChainName { table: filter(family), name: name.to_owned() };
+            let (there, wanted) = (&after.chains[&name].rules, &want.chains[&name].rules);
+            let returns = links.iter().flat_map(|link| ["-i", "-o"].map(|way| format!("{way} {link} ")));
+            let first = returns.zip(there).all(|(start, rule)| rule.starts_with(&start) && rule.ends_with("-j RETURN"));
+            assert!(first && there[links.len() * 2..] == *wanted, "{there:#?}");
+        }
+    }
+    assert!(plan(&after, &want).ops.is_empty());
+    after.internal.clear();
+    let names: Vec<String> = plan(&after, &want).ops.iter().map(ToString::to_string).collect();
+    let filters = ["iptables", "ip6tables"]
+        .map(|program| format!("put chains {program} filter: WIRE-FORWARD (2 rules) WIRE-POLICY (3 rules)"));
+    assert_eq!(names, filters);
+}
+
+#[test]
+fn peers_that_come_and_go_change_a_set_and_nothing_else() {
+    let state = |peers: &[u8]| wanted(&policy(false), peers, &[]);
+    insta::assert_snapshot!(plan(&state(&[2, 3]), &state(&[3, 4])), @"change sets inet wire-agent: peers-v4 +192.0.2.4 -192.0.2.2 subnets-v4-24 +10.5.4.0/24 of 192.0.2.4 -10.5.2.0/24 of 192.0.2.2");
+}
+
+/// What may be wanted, and what may be found.
+pub(crate) fn any_firewall() -> impl Strategy<Value = FirewallState> {
+    let policies = (any::<[bool; 4]>(), prop::collection::btree_set(2u8..6, 0..4), any::<bool>());
+    policies.prop_map(|([dual, masquerade, forward, peers_only], peers, bridged)| {
+        let mut policy = policy(dual);
+        policy.masquerade = if masquerade { Masquerade::Plain } else { Masquerade::Off };
+        policy.forward = forward;
+        policy.senders = if peers_only { Senders::Peers } else { Senders::Anyone };
+        let peers: Vec<u8> = peers.into_iter().collect();
+        let wanted = wanted(&policy, &peers, if bridged { &["docker0"] } else { &[] });
+        let used = Family::ALL.map(|family| ChainTable { family, kind: ChainTableKind::Raw }).into();
+        FirewallState { used, ..wanted }
+    })
+}
+
+proptest! {
+    #[test]
+    fn a_change_carried_out_reaches_what_is_wanted(have in any_firewall(), want in any_firewall(), [docker, raw] in any::<[bool; 2]>()) {
+        let mut have = have;
+        if docker {
+            let table = ChainTable { family: Family::V4, kind: ChainTableKind::Filter };
+            have.callers.insert(ChainName { table, name: "DOCKER-USER".to_owned() });
+        }
+        if !raw {
+            have.used.clear();
+        }
+        let had: Vec<ChainName> = have.chains.keys().cloned().collect();
+        let ops = plan(&have, &want).ops;
+        prop_assert!(ops.is_sorted_by_key(FirewallOp::is_delete));
+        ops.iter().for_each(|op| have.apply(op));
+        prop_assert!(plan(&have, &want).ops.is_empty());
+        prop_assert_eq!(&have.tables, &want.tables);
+        let is_put = |name: &&ChainName| raw || name.table.kind != ChainTableKind::Raw || had.contains(name);
+        let wanted = want.chains.keys().filter(is_put).collect::<Vec<_>>();
+        prop_assert_eq!(have.chains.keys().collect::<Vec<_>>(), wanted);
+    }
+
+    #[test]
+    fn the_packet_filter_converges_through_any_failures(
+        have in any_firewall(),
+        wants in prop::collection::vec(any_firewall(), 1..4),
+        faults in prop::collection::vec((0usize..5, 0usize..5), 0..6),
+    ) {
+        const ERRORS: [ErrorKind; 5] =
+            [ErrorKind::Permission, ErrorKind::NoBuffers, ErrorKind::NoDevice, ErrorKind::Busy, ErrorKind::Lost];
+        const NAMES: [&str; 5] = ["put table", "change sets", "put chains", "delete chain", "delete table"];
+        let sim = Sim::<Firewall>::new(have.clone());
+        let mut reconciler = Reconciler::new(sim.clone(), ());
+        for want in &wants {
+            for (name, error) in &faults {
+                sim.fail_next(NAMES[*name], ERRORS[*error]);
+            }
+            let rounds = (0..8).take_while(|_| !reconciler.round(want).converged).count();
+            prop_assert!(rounds < 8);
+            let FirewallState { tables, chains, .. } = sim.state();
+            prop_assert_eq!(&tables, &want.tables);
+            prop_assert!(chains.keys().eq(want.chains.keys()));
+        }
+        prop_assert_eq!(sim.state().callers, have.callers);
+    }
+}

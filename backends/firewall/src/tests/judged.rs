@@ -1,0 +1,127 @@
+//! The rules by which encapsulated packets are judged.
+
+use super::*;
+
+/// The texts of one chain's rules.
+fn rules_of(chain: &str, devices: &NetState, nftables: Nftables) -> Vec<String> {
+    let around = Surroundings { nftables, ..Surroundings::default() };
+    let devices = OverlayDevice::of(devices);
+    let mut firewall = policy(true).desired(peer(1, true).subnet, &all_of(&[2], true), &devices, &around);
+    let chain = firewall.tables.remove(&TableName::Ours).unwrap().chains.remove(chain).unwrap();
+    chain.rules.into_iter().map(|rule| rule.text).collect()
+}
+
+#[test]
+fn no_inner_source_is_looked_at_but_behind_the_inner_ether_type_of_its_family() {
+    let rules = |devices: &NetState, nftables| rules_of("arriving", devices, nftables);
+    let starts = |rules: &[String], start: &str| rules.iter().any(|rule| rule.starts_with(start));
+    let whole = rules(&devices(true), Nftables::Whole);
+    assert!(starts(&whole, "@th,224,16 0x0800 ip saddr . @th,336,32 @leases-v4 "), "{whole:#?}");
+    assert!(starts(&whole, "@th,224,16 0x86dd ip6 saddr . @th,304,128 @leases-v6 "), "{whole:#?}");
+    assert!(starts(&whole, "@th,224,16 0x0800 ip saddr . @th,336,24 @subnets-v4-24 "), "{whole:#?}");
+    assert!(starts(&whole, "@th,224,16 0x86dd ip6 saddr . @th,304,64 @subnets-v6-64 "), "{whole:#?}");
+    let over_eth0 = rules(&devices_over(true, Some("eth0")), Nftables::Whole);
+    let over_a_bridge = wanted_over(
+        &policy(true),
+        &[2],
+        &Surroundings { bridges: [name("br0")].into(), ..Surroundings::default() },
+        Some("br0"),
+    );
+    let over_a_bridge = &over_a_bridge.tables[&TableName::Ours].chains["arriving"].rules;
+    assert!(over_a_bridge.iter().all(|rule| !rule.text.contains("iifname \"br0\"")), "{over_a_bridge:#?}");
+    for (rules, link) in [(&whole, "iifname != @bridges"), (&over_eth0, "iifname \"eth0\"")] {
+        // First of all, behind what is no packet to the port: the header of VNI 1 and nothing else.
+        let port = rules.iter().position(|rule| rule == "udp dport != 8472 accept").unwrap();
+        let [first, second] = [&rules[port + 1], &rules[port + 2]];
+        let header = "@th,64,64 0x0800000000000100";
+        let v4 = format!("{link} ip daddr 192.0.2.1 {header} @th,224,16 0x0800 ip saddr . @th,336,24 @subnets-v4-24 ");
+        let v6 =
+            format!("{link} ip6 daddr 2001:db8::1 {header} @th,224,16 0x86dd ip6 saddr . @th,304,64 @subnets-v6-64 ");
+        assert!(first.starts_with(&v4) && second.starts_with(&v6), "{rules:#?}");
+    }
+    // Where sources are not looked at, neither is what would hide them let in.
+    let simple = rules(&devices(true), Nftables::Simple);
+    assert!(starts(&simple, "@th,224,16 0x0800 ip saddr @peers-v4 "), "{simple:#?}");
+    for rules in [whole, simple] {
+        for (ip, family) in [("ip", "v4"), ("ip6", "v6")] {
+            assert!(rules.contains(&format!("{ip} saddr @peers-{family} counter name \"spoofed\" drop")), "{rules:#?}");
+        }
+    }
+    // flannel's udp has no inner Ethernet.
+    let local = "192.0.2.1:8285".parse().unwrap();
+    let tunnel = wire_state::Tunnel {
+        framing: wire_state::Framing::Raw,
+        local,
+        own: None,
+        source_check: true,
+        queues: 1,
+        capabilities: wire_state::Capabilities::without([]).unwrap(),
+    };
+    let link = Link::ours(LinkKind::Tun(Some(tunnel)), Mtu(1472));
+    let raw = NetState { links: [(name("flannel0"), link)].into(), ..NetState::default() };
+    // Nor has it a header by which all others are told before connections are tracked.
+    let judged = rules_of("encapsulated-in", &raw, Nftables::Whole);
+    // Of those to our port alone, and not by what the kernel's VXLAN was let in with: the packet inside has that too.
+    assert_eq!(judged[1..3], ["udp dport != 8285 accept", "meta priority 7769:1 accept"], "{judged:#?}");
+    assert!(starts(&judged, "ip saddr . @th,160,32 @leases-v4 "), "{judged:#?}");
+    let usual =
+        "iifname != @bridges ip daddr 192.0.2.1 ip saddr . @th,160,24 @subnets-v4-24 counter meta priority set 7769:1 ";
+    let arriving = rules(&raw, Nftables::Whole);
+    assert!(arriving.last().is_some_and(|rule| rule.starts_with(usual)), "{arriving:#?}");
+}
+
+#[test]
+fn what_comes_in_is_tracked_only_in_the_family_in_which_somebody_needs_that() {
+    let of = |tracked: &[Family]| {
+        let tracked = tracked.iter().map(|family| (*family, "somebody looks".to_owned())).collect();
+        let around = Surroundings { tracked, ..Surroundings::default() };
+        let firewall = wanted_around(&policy(true), &[2], &around);
+        let rules = &firewall.tables[&TableName::Ours].chains["arriving"].rules;
+        ["v4", "v6"].map(|family| {
+            let usual = |rule: &&Rule| rule.text.contains("daddr") && rule.text.contains(&format!("@subnets-{family}"));
+            rules.iter().find(usual).unwrap().text.ends_with(" notrack accept")
+        })
+    };
+    assert_eq!(of(&[]), [true, true]);
+    assert_eq!(of(&[Family::V4]), [false, true]);
+    assert_eq!(of(&[Family::V6]), [true, false]);
+}
+
+#[test]
+fn a_lease_of_another_length_or_at_an_address_of_containers_is_none_that_one_hash_finds() {
+    let at = |subnet: &str, public: &str| Peer {
+        subnet: Subnet::new(DualStack { v4: Some(subnet.parse().unwrap()), v6: None }).unwrap(),
+        public: DualStack { v4: Some(public.parse().unwrap()), v6: None },
+    };
+    let peers = [peer(2, false), at("10.5.3.0/25", "192.0.2.3"), at("10.5.4.0/24", "10.5.9.9")];
+    let sets = |subnet_len| {
+        let mut policy = policy(false);
+        policy.pools.v4.as_mut().unwrap().subnet_len = subnet_len;
+        let devices = OverlayDevice::of(&devices(false));
+        let mut firewall = policy.desired(peer(1, false).subnet, &peers, &devices, &Surroundings::default());
+        firewall.tables.remove(&TableName::Ours).unwrap().sets
+    };
+    let pair = |public: &str, subnet: &str| (public.parse().unwrap(), subnet.parse().unwrap());
+    let ranges = [pair("192.0.2.3", "10.5.3.0/25"), pair("10.5.9.9", "10.5.4.0/24")];
+    let (public, subnet) = pair("192.0.2.2", "10.5.2.0/24");
+    let usual = sets(24);
+    assert_eq!(usual["subnets-v4-24"].elements, [Element::Subnet(public, subnet)].into());
+    assert_eq!(usual["leases-v4"].elements, ranges.map(|(public, subnet)| Element::Lease(public, subnet)).into());
+    // Half a byte is compared by no set of whole keys.
+    let none = sets(20);
+    assert_eq!((none.keys().any(|name| name.starts_with("subnets")), none["leases-v4"].elements.len()), (false, 3));
+}
+
+#[test]
+fn what_others_let_in_is_counted_where_they_are_doubted() {
+    let counts = |doubted: &[Family]| {
+        let around = Surroundings { doubted: doubted.iter().copied().collect(), ..Surroundings::default() };
+        let firewall = wanted_around(&policy(true), &[2], &around);
+        let table = &firewall.tables[&TableName::Ours];
+        let chain = table.chains.get("encapsulated-delivered").map_or(0, |chain| chain.rules.len());
+        (chain, ["v4", "v6"].map(|family| table.counters.contains(&format!("delivered-{family}"))))
+    };
+    assert_eq!(counts(&[]), (0, [false, false]));
+    assert_eq!(counts(&[Family::V6]), (5, [false, true]));
+    assert_eq!(counts(&Family::ALL), (6, [true, true]));
+}

@@ -1,0 +1,268 @@
+//! From operations to the kernel's messages.
+
+use std::net::IpAddr;
+
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
+use netlink_packet_route::{
+    AddressFamily,
+    address::{AddressAttribute, AddressFlags, AddressMessage},
+    link::{InfoKind, InfoVxlan, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage},
+    neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
+    route::{RouteMessage, RouteProtocol, RouteScope, RouteType},
+};
+use rtnetlink::{LinkMessageBuilder, LinkVxlan, RouteMessageBuilder};
+use wire_net::{Family, LinkName, MacAddr};
+use wire_netlink::Batch;
+use wire_state::{Address, FdbKey, Link, LinkKind, NeighbourKey, PROTOCOL, Route, RouteKey, Via, Vxlan};
+
+/// Message types of linux/rtnetlink.h.
+pub(crate) const NEWLINK: u16 = 16;
+pub(crate) const DELLINK: u16 = 17;
+pub(crate) const GETLINK: u16 = 18;
+pub(crate) const SETLINK: u16 = 19;
+pub(crate) const NEWADDR: u16 = 20;
+pub(crate) const DELADDR: u16 = 21;
+pub(crate) const GETADDR: u16 = 22;
+pub(crate) const NEWROUTE: u16 = 24;
+pub(crate) const DELROUTE: u16 = 25;
+pub(crate) const GETROUTE: u16 = 26;
+pub(crate) const NEWNEIGH: u16 = 28;
+pub(crate) const DELNEIGH: u16 = 29;
+pub(crate) const GETNEIGH: u16 = 30;
+
+const CREATE: u16 = NLM_F_CREATE | NLM_F_EXCL;
+const SET: u16 = NLM_F_CREATE | NLM_F_REPLACE;
+
+/// Asks for one link, without its counters.
+pub(crate) fn get_link(batch: &mut Batch, name: Option<LinkName>, index: u32) {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    message.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+    message.attributes.extend(name.map(|name| LinkAttribute::IfName(name.to_string())));
+    batch.push(GETLINK, 0, &message);
+}
+
+/// Asks for all links, or those of one kind.
+pub(crate) fn list_links(batch: &mut Batch, flags: u16, kind: Option<&str>) {
+    let mut message = LinkMessage::default();
+    message.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+    if let Some(kind) = kind {
+        let kind = LinkInfo::Kind(kind.into());
+        message.attributes.push(LinkAttribute::LinkInfo(vec![kind]));
+    }
+    batch.push(GETLINK, flags, &message);
+}
+
+/// A VXLAN device that is not there yet. `None` for kinds we do not make.
+pub(crate) fn create_link(batch: &mut Batch, name: LinkName, link: &Link) -> Option<()> {
+    let LinkKind::Vxlan(vxlan) = &link.kind else { return None };
+    let mut builder = vxlan_attributes(LinkVxlan::new(name.as_str(), vxlan.vni.number()), vxlan).mtu(link.mtu.0).up();
+    if let Some(parent) = vxlan.parent {
+        builder = builder.dev(parent.index);
+    }
+    if let Some(mac) = link.mac {
+        builder = builder.address(mac.octets().to_vec());
+    }
+    batch.push(NEWLINK, CREATE, &builder.build());
+    Some(())
+}
+
+fn vxlan_attributes(mut builder: LinkMessageBuilder<LinkVxlan>, vxlan: &Vxlan) -> LinkMessageBuilder<LinkVxlan> {
+    builder = builder.learning(vxlan.learning);
+    builder = match vxlan.local {
+        Some(IpAddr::V4(local)) => builder.local(local),
+        Some(IpAddr::V6(local)) => builder.local6(local),
+        None => builder,
+    };
+    if let Some(port) = vxlan.port {
+        builder = builder.port(port);
+    }
+    if vxlan.gbp { builder.append_info_data(InfoVxlan::Gbp) } else { builder }
+}
+
+/// Packets that wait in a TUN device for us to read them: the kernel's default of 500 is less than a burst of many flows, and
+/// what is sent while the agent is restarted waits there too.
+const TUN_QUEUE: u32 = 2048;
+
+/// What can be set in place on any device that is there.
+pub(crate) fn change_link(batch: &mut Batch, index: u32, link: &Link) {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    let flags = if link.up { LinkFlags::Up } else { LinkFlags::empty() };
+    (message.header.flags, message.header.change_mask) = (flags, LinkFlags::Up);
+    message.attributes.push(LinkAttribute::Mtu(link.mtu.0));
+    message.attributes.extend(link.mac.map(|mac| LinkAttribute::Address(mac.octets().to_vec())));
+    if matches!(link.kind, LinkKind::Tun(_)) {
+        message.attributes.push(LinkAttribute::TxQueueLen(TUN_QUEUE));
+    }
+    batch.push(SETLINK, 0, &message);
+}
+
+/// Whether a VXLAN device that is there learns. The kernel takes no MTU in the same message ("Cannot change mtu").
+pub(crate) fn change_learning(batch: &mut Batch, index: u32, learning: bool) {
+    let builder = LinkMessageBuilder::<LinkVxlan>::new_with_info_kind(InfoKind::Vxlan).index(index).learning(learning);
+    batch.push(NEWLINK, 0, &builder.build());
+}
+
+pub(crate) fn delete_link(batch: &mut Batch, index: u32) {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    batch.push(DELLINK, 0, &message);
+}
+
+/// The addresses of one link, or with 0 of all.
+pub(crate) fn list_addresses(batch: &mut Batch, flags: u16, family: Family, index: u32) {
+    let mut message = AddressMessage::default();
+    message.header.family = address_family(family);
+    message.header.index = index;
+    batch.push(GETADDR, flags, &message);
+}
+
+pub(crate) fn put_address(batch: &mut Batch, index: u32, address: &Address) {
+    let mut message = address_message(index, address);
+    // Nobody else can have it: it is in our lease. Without this an IPv6 address is of no use for a second.
+    message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+    batch.push(NEWADDR, CREATE, &message);
+}
+
+pub(crate) fn delete_address(batch: &mut Batch, index: u32, address: &Address) {
+    batch.push(DELADDR, 0, &address_message(index, address));
+}
+
+fn address_message(index: u32, address: &Address) -> AddressMessage {
+    let mut message = AddressMessage::default();
+    message.header.family = address_family(Family::of(address.address));
+    message.header.index = index;
+    message.header.prefix_len = address.len;
+    message.attributes.push(AddressAttribute::Local(address.address));
+    message.attributes.push(AddressAttribute::Address(address.address));
+    message
+}
+
+/// The FDB (no family) or the neighbours of one device.
+pub(crate) fn list_neighbours(batch: &mut Batch, flags: u16, family: Option<Family>, index: u32) {
+    let mut message = NeighbourMessage::default();
+    message.header.family = family.map_or(AddressFamily::Bridge, address_family);
+    message.attributes.push(NeighbourAttribute::IfIndex(index));
+    batch.push(GETNEIGH, flags, &message);
+}
+
+pub(crate) fn put_fdb(batch: &mut Batch, index: u32, key: &FdbKey, destination: IpAddr) {
+    let mut message = fdb_message(index, key);
+    message.attributes.push(NeighbourAttribute::Destination(destination.into()));
+    batch.push(NEWNEIGH, SET, &message);
+}
+
+pub(crate) fn delete_fdb(batch: &mut Batch, index: u32, key: &FdbKey) {
+    batch.push(DELNEIGH, 0, &fdb_message(index, key));
+}
+
+fn fdb_message(index: u32, key: &FdbKey) -> NeighbourMessage {
+    let mut message = NeighbourMessage::default();
+    message.header.family = AddressFamily::Bridge;
+    message.header.ifindex = index;
+    message.header.state = NeighbourState::Permanent;
+    message.header.flags = NeighbourFlags::Own;
+    message.attributes.push(NeighbourAttribute::LinkLayerAddress(key.mac.octets().to_vec()));
+    message
+}
+
+pub(crate) fn put_neighbour(batch: &mut Batch, index: u32, key: &NeighbourKey, mac: MacAddr) {
+    let mut message = neighbour_message(index, key);
+    message.attributes.push(NeighbourAttribute::LinkLayerAddress(mac.octets().to_vec()));
+    batch.push(NEWNEIGH, SET, &message);
+}
+
+pub(crate) fn delete_neighbour(batch: &mut Batch, index: u32, key: &NeighbourKey) {
+    batch.push(DELNEIGH, 0, &neighbour_message(index, key));
+}
+
+fn neighbour_message(index: u32, key: &NeighbourKey) -> NeighbourMessage {
+    let mut message = NeighbourMessage::default();
+    message.header.family = address_family(Family::of(key.address));
+    message.header.ifindex = index;
+    message.header.state = NeighbourState::Permanent;
+    message.header.kind = RouteType::Unicast;
+    message.attributes.push(NeighbourAttribute::Destination(NeighbourAddress::from(key.address)));
+    message
+}
+
+/// The routes of the main table.
+pub(crate) fn list_routes(batch: &mut Batch, flags: u16, family: Family) {
+    let mut message = RouteMessage::default();
+    message.header.address_family = address_family(family);
+    message.header.table = 254;
+    message.header.scope = RouteScope::Universe;
+    message.header.kind = RouteType::Unspec;
+    message.header.protocol = RouteProtocol::Unspec;
+    batch.push(GETROUTE, flags, &message);
+}
+
+/// How a route's gateway is named.
+#[derive(Clone, Copy)]
+pub(crate) enum Through {
+    /// By a nexthop object.
+    Nexthop(u32),
+    /// By the link's number and the gateway in the route itself.
+    Link(u32),
+    /// Not at all.
+    Nowhere,
+}
+
+pub(crate) fn put_route(batch: &mut Batch, replace: bool, key: &RouteKey, route: &Route, through: Through) {
+    let message = route_message(key, route, through, RouteScope::Universe);
+    batch.push(NEWROUTE, if replace { SET } else { CREATE }, &message);
+}
+
+/// Deletes a route as it was read: what it leads through and who made it have to match, so that no other is hit.
+pub(crate) fn delete_route(batch: &mut Batch, key: &RouteKey, route: &Route, through: Through) {
+    let mut message = route_message(key, route, through, RouteScope::NoWhere);
+    message.header.protocol = route.protocol.into();
+    batch.push(DELROUTE, 0, &message);
+}
+
+fn route_message(key: &RouteKey, route: &Route, through: Through, scope: RouteScope) -> RouteMessage {
+    let mut builder = RouteMessageBuilder::<IpAddr>::new()
+        .destination_prefix(key.destination.network(), key.destination.len())
+        .expect("a prefix has a valid length")
+        .protocol(RouteProtocol::from(PROTOCOL))
+        .scope(scope)
+        .table_id(key.table);
+    if key.metric != 0 {
+        builder = builder.priority(key.metric);
+    }
+    builder = match through {
+        Through::Nexthop(id) => builder.nhid(id),
+        Through::Link(index) => builder.output_interface(index),
+        Through::Nowhere => builder.kind(RouteType::BlackHole),
+    };
+    if let (Via::Gateway { gateway, onlink, .. }, Through::Link(_)) = (&route.via, through) {
+        builder = builder.gateway(*gateway).expect("a gateway has its route's family");
+        if *onlink {
+            builder = builder.onlink();
+        }
+    }
+    builder.build()
+}
+
+/// The route that packets to `address` take.
+pub(crate) fn get_route(batch: &mut Batch, address: IpAddr) {
+    let family = Family::of(address);
+    let message = RouteMessageBuilder::<IpAddr>::new()
+        .destination_prefix(address, family.bits())
+        .expect("the family's own length")
+        .build();
+    let mut message = message;
+    message.header.table = 0;
+    message.header.protocol = RouteProtocol::Unspec;
+    message.header.kind = RouteType::Unspec;
+    message.header.scope = RouteScope::Universe;
+    batch.push(GETROUTE, 0, &message);
+}
+
+pub(crate) const fn address_family(family: Family) -> AddressFamily {
+    match family {
+        Family::V4 => AddressFamily::Inet,
+        Family::V6 => AddressFamily::Inet6,
+    }
+}

@@ -1,0 +1,80 @@
+//! Which links containers are on, or may be: bridges, and whatever holds addresses inside our subnets.
+
+use std::collections::BTreeMap;
+
+use wire_net::{Family, LinkName, Prefix};
+use wire_netlink::{Batch, Netlink, attribute::number};
+use wire_state::{ContainerLink, DataplaneError, LinkKind};
+
+use super::{decode, encode, read::link_by};
+
+/// Looks at single links, by a socket of its own.
+pub struct Links {
+    netlink: Netlink,
+}
+
+impl Links {
+    /// Opens its socket, in the network namespace of the calling thread.
+    ///
+    /// # Errors
+    /// When there is no netlink.
+    pub fn open() -> Result<Self, DataplaneError> {
+        Ok(Self { netlink: Netlink::open()? })
+    }
+
+    /// All bridges, and the other links that hold one of `subnets`.
+    ///
+    /// # Errors
+    /// When the kernel does not answer.
+    pub fn of_containers(&mut self, subnets: &[Prefix]) -> Result<Vec<ContainerLink>, DataplaneError> {
+        container_links(&mut self.netlink, subnets)
+    }
+
+    /// Whether there is a link of that name.
+    pub fn has(&mut self, name: LinkName) -> bool {
+        matches!(link_by(&mut self.netlink, Some(name), 0), Ok(Some(_)))
+    }
+}
+
+fn container_links(netlink: &mut Netlink, subnets: &[Prefix]) -> Result<Vec<ContainerLink>, DataplaneError> {
+    // Older kernels list the links of all kinds.
+    let request = |batch: &mut Batch, flags| encode::list_links(batch, flags, Some("bridge"));
+    let bridge = |body: &[u8]| {
+        let (name, link) = decode::link(body)?;
+        let is_bridge = link.kind == LinkKind::Other("bridge".to_owned());
+        let addresses = Vec::new();
+        let bridge = ContainerLink { name, is_bridge, mtu: link.mtu, is_used: has_carrier(body), addresses };
+        is_bridge.then_some((link.index?, bridge))
+    };
+    let mut links: BTreeMap<u32, ContainerLink> = netlink.dump("bridges", &request, bridge)?.into_iter().collect();
+    for family in Family::ALL {
+        let request = |batch: &mut Batch, flags| encode::list_addresses(batch, flags, family, 0);
+        for (index, address, len) in netlink.dump("addresses", &request, decode::any_address)? {
+            if !links.contains_key(&index) && ContainerLink::is_inside(&(address, len), subnets) {
+                links.extend(other(netlink, index)?.map(|link| (index, link)));
+            }
+            if let Some(link) = links.get_mut(&index) {
+                link.addresses.push((address, len));
+            }
+        }
+    }
+    Ok(links.into_values().collect())
+}
+
+/// A link that is no bridge; none where it went meanwhile, or is a device of an overlay.
+fn other(netlink: &mut Netlink, index: u32) -> Result<Option<ContainerLink>, DataplaneError> {
+    let found = link_by(netlink, None, index)?;
+    let found = found.filter(|(_, link)| !matches!(link.kind, LinkKind::Vxlan(_)));
+    Ok(found.map(|(name, link)| ContainerLink {
+        name,
+        is_bridge: false,
+        mtu: link.mtu,
+        is_used: link.up,
+        addresses: Vec::new(),
+    }))
+}
+
+/// A bridge has a carrier where one of its ports has (`IFF_LOWER_UP` in `struct ifinfomsg`).
+fn has_carrier(body: &[u8]) -> bool {
+    body.get(8..12).and_then(number).is_some_and(|flags| flags & 0x1_0000 != 0)
+}

@@ -1,0 +1,315 @@
+//! Hearing of changes, to know when to look again. What an event says is never taken over: it is only compared with what we
+//! believe the kernel holds, so that the echo of our own writes wakes nobody.
+
+use std::{cell::OnceCell, collections::BTreeSet, future::poll_fn, io, net::IpAddr, task::Poll, time::Duration};
+
+use netlink_sys::{AsyncSocket, TokioSocket, protocols::NETLINK_ROUTE};
+use nix::errno::Errno;
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
+use wire_net::{Family, LinkName, Prefix};
+use wire_netlink::{
+    LONGEST_DATAGRAM,
+    attribute::{Header, attributes, messages, number},
+    force_buffer,
+};
+use wire_state::{DataplaneError, Link, LinkKind, NetState, Owner, PROTOCOL, Route, Scope, Setting, Via};
+
+use super::{
+    decode::{self, Names, Neighbour, RouteContext},
+    encode::{DELADDR, DELLINK, DELNEIGH, DELROUTE, NEWADDR, NEWLINK, NEWNEIGH, NEWROUTE},
+    nexthop::{self, Hop, Nexthops},
+    settings::{self, LinkSettings},
+    sysctl,
+};
+
+/// `RTNLGRP_LINK`, `_NEIGH`, `_IPV4_IFADDR`, `_IPV4_ROUTE`, `_IPV6_IFADDR`, `_IPV6_ROUTE`, `_IPV4_NETCONF`, `_IPV6_NETCONF` of
+/// linux/rtnetlink.h.
+const GROUPS: [u32; 8] = [1, 3, 5, 7, 9, 11, 24, 25];
+/// `RTM_NEWNETCONF` of linux/rtnetlink.h: forwarding was switched on or off, since Linux 3.8.
+const NEWNETCONF: u16 = 80;
+/// `RTNLGRP_NEXTHOP`, since Linux 5.3.
+const NEXTHOP_GROUP: u32 = 32;
+
+/// What the kernel says nothing of is looked at that often.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// A socket that hears of all changes in this thread's network namespace, and keeps none of them: its memory is bounded.
+pub struct Monitor {
+    socket: TokioSocket,
+    scope: Scope,
+    buffer: Vec<u8>,
+    looks: Interval,
+}
+
+/// What has changed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Wake {
+    /// Something of ours, or in the way of ours, is not as we believe: read it again.
+    pub ours: bool,
+    /// The underlay's link changed, or any link's addresses, or a default route: find the underlay again.
+    pub underlay: bool,
+    /// Changes were lost: anything may have changed. The other two are set as well.
+    pub overrun: bool,
+}
+
+impl Wake {
+    /// Whether anything has changed.
+    #[must_use]
+    pub const fn any(self) -> bool {
+        self.ours || self.underlay
+    }
+
+    const OVERRUN: Self = Self { ours: true, underlay: true, overrun: true };
+}
+
+impl Monitor {
+    /// Opens the socket, in the network namespace of the calling thread. Needs a tokio runtime with I/O and time.
+    ///
+    /// # Errors
+    /// When there is no netlink.
+    pub fn open(scope: Scope) -> Result<Self, DataplaneError> {
+        let open = || -> io::Result<TokioSocket> {
+            let mut socket = TokioSocket::new(NETLINK_ROUTE)?;
+            socket.socket_mut().bind_auto()?;
+            force_buffer(socket.socket_ref());
+            for group in GROUPS {
+                socket.socket_mut().add_membership(group)?;
+            }
+            let _ = socket.socket_mut().add_membership(NEXTHOP_GROUP);
+            Ok(socket)
+        };
+        let socket = open().map_err(DataplaneError::Monitor)?;
+        let mut looks = interval_at(Instant::now() + LOOK, LOOK);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Ok(Self { socket, scope, buffer: Vec::with_capacity(LONGEST_DATAGRAM), looks })
+    }
+
+    /// Waits until something is not as `believed`.
+    ///
+    /// # Errors
+    /// When the socket failed; a new one is needed.
+    ///
+    /// # Cancel safety
+    /// Safe: what was heard has been compared, and what has not been read stays in the socket.
+    pub async fn changed(&mut self, believed: &NetState) -> Result<Wake, DataplaneError> {
+        let view = View::new(&self.scope, believed);
+        poll_fn(|context| {
+            let mut wake = Wake::default();
+            while self.looks.poll_tick(context).is_ready() {
+                wake.ours |= settings::have_changed_silently(&believed.settings);
+            }
+            loop {
+                self.buffer.clear();
+                match self.socket.poll_recv(context, &mut self.buffer) {
+                    Poll::Ready(heard) => hear(&view, heard, &self.buffer, &mut wake)?,
+                    Poll::Pending if wake.any() => return Poll::Ready(Ok(wake)),
+                    Poll::Pending => return Poll::Pending,
+                }
+            }
+        })
+        .await
+    }
+
+    /// Reads all that has been heard until now, without waiting.
+    ///
+    /// # Errors
+    /// When the socket failed; a new one is needed.
+    pub fn drain(&mut self, believed: &NetState) -> Result<Wake, DataplaneError> {
+        let view = View::new(&self.scope, believed);
+        let mut wake = Wake::default();
+        loop {
+            self.buffer.clear();
+            match self.socket.socket_ref().recv(&mut self.buffer, 0) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(wake),
+                heard => hear(&view, heard.map(drop), &self.buffer, &mut wake)?,
+            }
+        }
+    }
+}
+
+/// Compares one datagram, or notes that some were lost.
+fn hear(view: &View<'_>, heard: io::Result<()>, datagram: &[u8], wake: &mut Wake) -> Result<(), DataplaneError> {
+    match heard {
+        Ok(()) => messages(datagram).for_each(|(header, body)| view.compare(header, body, wake)),
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+        Err(error) if error.raw_os_error() == Some(Errno::ENOBUFS as i32) => *wake = Wake::OVERRUN,
+        Err(error) => return Err(DataplaneError::Monitor(error)),
+    }
+    Ok(())
+}
+
+/// The state that events are compared with.
+struct View<'a> {
+    scope: &'a Scope,
+    believed: &'a NetState,
+    names: Names,
+    devices: Names,
+    nexthops: Nexthops,
+    /// The gateways of the routes we believe in, once they are asked for.
+    gateways: OnceCell<BTreeSet<(LinkName, IpAddr)>>,
+}
+
+impl<'a> View<'a> {
+    fn new(scope: &'a Scope, believed: &'a NetState) -> Self {
+        let numbered = |keep: &dyn Fn(&Link) -> bool| -> Names {
+            let links = believed.links.iter().filter(|(_, link)| keep(link));
+            links.filter_map(|(name, link)| Some((link.index?, *name))).collect()
+        };
+        let (names, devices) = (numbered(&|_| true), numbered(&|link| link.owner == Owner::Ours));
+        Self { scope, believed, names, devices, nexthops: Nexthops::default(), gateways: OnceCell::new() }
+    }
+
+    fn compare(&self, header: Header, body: &[u8], wake: &mut Wake) {
+        match header.kind {
+            NEWLINK | DELLINK => self.link(header.kind == NEWLINK, body, wake),
+            NEWADDR | DELADDR => self.address(header.kind == NEWADDR, body, wake),
+            NEWNEIGH | DELNEIGH => wake.ours |= self.neighbour_differs(header.kind == NEWNEIGH, body),
+            NEWROUTE | DELROUTE => {
+                wake.ours |= self.route_differs(header.kind == NEWROUTE, body);
+                wake.underlay |= decode::is_default_route(body);
+            }
+            NEWNETCONF => wake.ours |= self.forwarding_differs(body),
+            nexthop::DELETE => wake.ours |= self.nexthop_missing(body),
+            _ => {}
+        }
+    }
+
+    fn link(&self, new: bool, body: &[u8], wake: &mut Wake) {
+        // Bridges and others speak of their ports in messages of their own family: not the link itself.
+        if body.first() != Some(&0) {
+            return;
+        }
+        let Some((name, link)) = decode::link(body) else { return };
+        wake.ours |= new && settings::of_link(name, body).is_some_and(|link| self.listening_differs(&link));
+        let there = self.believed.links.get(&name);
+        let same = new && there.is_some_and(|there| there.index == link.index && are_equal(there, &link));
+        let unknown = !new && there.is_none_or(|there| there.index != link.index);
+        if same || unknown {
+            return;
+        }
+        // Under whatever name, or made anew under its own.
+        if self.scope.parent.is_some_and(|parent| name == parent.name)
+            || link.index.is_some_and(|index| self.scope.is_parent(index))
+        {
+            wake.underlay = true;
+            wake.ours |= !new;
+        } else if there.is_some() || self.scope.devices.contains(&name) {
+            wake.ours = true;
+        } else if let Some(index) = link.index {
+            // One of ours under a new name.
+            wake.ours |= self.devices.contains_key(&index);
+        }
+    }
+
+    /// Whether a link takes routes from routers no more, or is new and would if this host did not forward. Each word of a link
+    /// has its settings, so this is told before the link has come up, when it asks for routers.
+    fn listening_differs(&self, link: &LinkSettings) -> bool {
+        let setting = Setting::RouterAdvertisements(link.name);
+        match self.believed.settings.get(&setting) {
+            // What it said before we wrote is no news.
+            Some(there) => {
+                link.router_advertisements != *there && sysctl::get(setting).is_some_and(|value| value != *there)
+            }
+            None => link.is_new && link.may_listen_as_new() && sysctl::new_links_listen(),
+        }
+    }
+
+    fn address(&self, new: bool, body: &[u8], wake: &mut Wake) {
+        let Some((index, address, len)) = decode::any_address(body) else { return };
+        let in_the_way = || {
+            let networks = &self.scope.networks;
+            Prefix::new(address, len).is_ok_and(|prefix| networks.iter().any(|network| network.overlaps(prefix)))
+        };
+        let foreign = !self.devices.contains_key(&index);
+        // On whatever link: it may be the one that is asked for, and no other host has it. Those that IPv6 links make by
+        // themselves come and go with each container.
+        wake.underlay |= foreign && !is_link_local(address);
+        // Containers have come to a link that we know nothing of.
+        wake.ours |= new && foreign && !self.names.contains_key(&index) && in_the_way();
+        if let Some(address) = decode::device_address(body, &self.devices) {
+            wake.ours |= self.believed.addresses.contains(&address) != new;
+        }
+    }
+
+    /// `struct netconfmsg` of linux/netconf.h, and its attributes.
+    fn forwarding_differs(&self, body: &[u8]) -> bool {
+        const IFINDEX: u16 = 1;
+        const FORWARDING: u16 = 2;
+        const ALL: u32 = u32::MAX;
+        let family = match body.first() {
+            Some(&decode::INET) => Family::V4,
+            Some(&decode::INET6) => Family::V6,
+            Some(_) | None => return false,
+        };
+        let told = |wanted| attributes(body.get(4..).unwrap_or_default()).find(|(kind, _)| *kind == wanted);
+        let value = |wanted| told(wanted).and_then(|(_, value)| number(value));
+        let (Some(index), Some(forwards)) = (value(IFINDEX), value(FORWARDING)) else { return false };
+        let setting = match self.names.get(&index) {
+            _ if index == ALL => Setting::Forwarding(family),
+            Some(name) => Setting::LinkForwarding(family, *name),
+            None => return false,
+        };
+        // What the kernel gave a new link first, and we have changed since, is no news.
+        let is_so = |there: &u32| sysctl::get(setting).is_some_and(|value| (value != 0) == (*there != 0));
+        let differs = |there: &u32| (*there != 0) != (forwards != 0) && !is_so(there);
+        self.believed.settings.get(&setting).is_some_and(differs)
+    }
+
+    fn neighbour_differs(&self, new: bool, body: &[u8]) -> bool {
+        // A hint first: on a busy host nearly all of these are of other links.
+        if !body.get(4..8).and_then(number).is_some_and(|index| self.devices.contains_key(&index)) {
+            return false;
+        }
+        match decode::neighbour(body, &self.devices) {
+            Some(Neighbour::Neighbour(key, mac)) => {
+                let there = self.believed.neighbours.get(&key);
+                if new { there != Some(&mac) } else { there.is_some() }
+            }
+            Some(Neighbour::Fdb(key, destination)) => {
+                let there = self.believed.fdb.get(&key);
+                if new { there != Some(&destination) } else { there == Some(&destination) }
+            }
+            // One of ours that is no longer permanent, or one that never was.
+            None => decode::neighbour_key(body, &self.devices)
+                .is_some_and(|key| self.believed.neighbours.contains_key(&key)),
+        }
+    }
+
+    fn route_differs(&self, new: bool, body: &[u8]) -> bool {
+        let context =
+            RouteContext { scope: self.scope, names: &self.names, devices: &self.devices, nexthops: &self.nexthops };
+        let Some((key, route, _)) = decode::route(body, &context) else { return false };
+        let there = self.believed.routes.get(&key);
+        if new { !there.is_some_and(|there| there.does_as(&route)) } else { there.is_some() }
+    }
+
+    /// Whether a nexthop object went that a route we believe in needs: the kernel says nothing of the route itself.
+    fn nexthop_missing(&self, body: &[u8]) -> bool {
+        let Some(hop) = Hop::decode(body).filter(|hop| hop.protocol == PROTOCOL) else { return false };
+        let Some(link) = self.devices.get(&hop.device) else { return false };
+        let by_gateway = |route: &Route| match route.via {
+            Via::Gateway { gateway, link, .. } => Some((link, gateway)),
+            Via::Link(_) | Via::Blackhole | Via::Other(_) => None,
+        };
+        let gateways = || self.believed.routes.values().filter_map(by_gateway).collect();
+        self.gateways.get_or_init(gateways).contains(&(*link, hop.gateway))
+    }
+}
+
+/// An address of IPv6 that means something on its link alone.
+const fn is_link_local(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(address) if address.is_unicast_link_local())
+}
+
+/// Compares only what we look at.
+fn are_equal(one: &Link, other: &Link) -> bool {
+    let kind = match (&one.kind, &other.kind) {
+        (LinkKind::Vxlan(a), LinkKind::Vxlan(b)) => {
+            a.vni == b.vni && a.parent == b.parent && a.local == b.local && a.learning == b.learning
+        }
+        // Who works it, the kernel does not say.
+        (LinkKind::Tun(_), LinkKind::Tun(_)) => true,
+        (a, b) => a == b,
+    };
+    kind && one.mac == other.mac && one.mtu == other.mtu && one.up == other.up
+}

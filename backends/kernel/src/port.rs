@@ -1,0 +1,81 @@
+//! Who holds a UDP port of this host.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+};
+
+/// What to say of a port that we want and others have. Best effort: whose a socket is, the kernel shows to who may see it.
+#[must_use]
+pub fn held(port: u16) -> String {
+    let sockets = ["udp", "udp6"].map(|table| fs::read_to_string(Path::new("/proc/thread-self/net").join(table)));
+    let inodes: BTreeSet<u64> = sockets.iter().flatten().flat_map(|table| inodes(table, port)).collect();
+    let holders: Vec<String> =
+        processes(&inodes).into_iter().map(|(pid, name)| format!("{name} (process {pid})")).collect();
+    let (who, remedy) = match holders.is_empty() {
+        true => (String::new(), "see ss -ulnp"),
+        false => (format!(": {}", holders.join(", ")), "end it"),
+    };
+    format!("something else holds UDP port {port}{who}; {remedy}, or set another Backend.Port in the network config")
+}
+
+/// The sockets on a port, by a table of /proc/net (proc_net_udp of the kernel's documentation). Zero are the kernel's own.
+fn inodes(table: &str, port: u16) -> impl Iterator<Item = u64> {
+    table.lines().skip(1).filter_map(move |line| {
+        let mut fields = line.split_whitespace();
+        let (_, local) = fields.nth(1)?.rsplit_once(':')?;
+        (u16::from_str_radix(local, 16) == Ok(port)).then(|| fields.nth(7)?.parse().ok()).flatten()
+    })
+}
+
+/// The processes that have one of these sockets, with their names.
+fn processes(inodes: &BTreeSet<u64>) -> BTreeMap<u32, String> {
+    let sockets: BTreeSet<String> = inodes.iter().map(|inode| format!("socket:[{inode}]")).collect();
+    let mut found = BTreeMap::new();
+    if sockets.is_empty() {
+        return found;
+    }
+    for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Some(pid) = process.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        let open = fs::read_dir(process.path().join("fd")).into_iter().flatten().flatten();
+        let mut targets = open.filter_map(|fd| fs::read_link(fd.path()).ok());
+        if targets.any(|target| target.to_str().is_some_and(|target| sockets.contains(target))) {
+            let name = fs::read_to_string(process.path().join("comm")).unwrap_or_default();
+            found.insert(pid, name.trim().to_owned());
+        }
+    }
+    // Sockets of our own for the other family, or for other addresses, are in nobody's way.
+    if found.len() > 1 {
+        found.remove(&std::process::id());
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+
+    use super::*;
+
+    #[test]
+    fn the_process_that_holds_a_port_is_named_with_what_to_do() {
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            let Ok(socket) = UdpSocket::bind(address) else { continue };
+            let port = socket.local_addr().unwrap().port();
+            let said = held(port);
+            let start = format!("something else holds UDP port {port}: wire_backends");
+            assert!(said.starts_with(&start) && said.contains(&format!("(process {})", std::process::id())), "{said}");
+            assert!(said.ends_with("end it, or set another Backend.Port in the network config"), "{said}");
+        }
+    }
+
+    #[test]
+    fn a_port_is_found_in_the_kernels_table_and_no_other() {
+        let table = "   sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode ref pointer drops\n\
+                     \x20 123: 00000000:2118 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 4711 2 0000000000000000 0\n\
+                     \x20 124: 0100007F:0035 00000000:2118 07 00000000:00000000 00:00000000 00000000     0        0 4712 2 0000000000000000 0\n";
+        assert_eq!(inodes(table, 8472).collect::<Vec<_>>(), [4711]);
+        assert_eq!(inodes(table, 53).collect::<Vec<_>>(), [4712]);
+    }
+}

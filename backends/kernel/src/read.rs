@@ -1,0 +1,205 @@
+//! Reading what the kernel holds: only our devices, by filters in the kernel, and the main table's routes.
+
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    io,
+};
+
+use nix::errno::Errno;
+use wire_net::{Family, LinkName};
+use wire_netlink::{Batch, Netlink};
+use wire_state::{DataplaneError, Link, LinkKind, NetState, Owner, Route, RouteKey, Scope, Vxlan};
+
+use super::{
+    decode::{self, Names, Neighbour, RouteContext},
+    encode,
+    listeners::Listeners,
+    nexthop::{self, ById, Hop, Nexthops},
+    settings::{self, LinkSettings},
+};
+
+/// What a read brings beside the state itself.
+pub(crate) struct Reading {
+    pub(crate) state: NetState,
+    /// Names of the links that matter, by number.
+    pub(crate) names: Names,
+    /// `None` where the kernel has no nexthop objects (before Linux 5.3).
+    pub(crate) nexthops: Option<Nexthops>,
+}
+
+/// Reads all that `scope` names.
+pub(crate) fn read(netlink: &mut Netlink, scope: &Scope, listeners: &mut Listeners) -> Result<Reading, DataplaneError> {
+    let Links { mut links, mut names, all: others } = read_links(netlink, scope)?;
+    let devices: Names = links
+        .iter()
+        .filter(|(_, link)| link.owner == Owner::Ours)
+        .filter_map(|(name, link)| Some((link.index?, *name)))
+        .collect();
+    let mut state = NetState::default();
+    for index in devices.keys() {
+        read_device(netlink, *index, &devices, &mut state)?;
+    }
+    let hops = dump_nexthops(netlink)?;
+    let supported = hops.is_some();
+    let mut nexthops = Nexthops::new(hops.unwrap_or_default(), &devices.keys().copied().collect());
+    let Routes { found, learnt } = read_routes(netlink, &devices, (scope, &mut names), &nexthops)?;
+    for (key, route, hop) in found {
+        if let (Owner::Ours, Some(hop)) = (route.owner, hop) {
+            nexthops.set_route(key, Some(hop));
+        }
+        // Of several routes with one key the first is in use.
+        state.routes.entry(key).or_insert(route);
+    }
+    let holders = settings::bridges(netlink, scope, &others)?;
+    let looked = settings::Looked { scope, ours: &devices, learnt: &learnt, holders: &holders };
+    state.settings = settings::read(others.iter().map(|other| &other.settings), &looked, listeners);
+    // So that they are known by name when the kernel speaks of them.
+    for Other { link, settings } in others.into_iter().filter(|other| holders.contains(&other.settings.index)) {
+        links.entry(settings.name).or_insert(link);
+    }
+    state.links = links;
+    Ok(Reading { state, names, nexthops: supported.then_some(nexthops) })
+}
+
+/// All links of this host, as far as each matters.
+struct Links {
+    /// All VXLAN devices, whatever has one of our names, and the parent.
+    links: BTreeMap<LinkName, Link>,
+    names: Names,
+    all: Vec<Other>,
+}
+
+/// Any link.
+pub(super) struct Other {
+    pub(super) link: Link,
+    pub(super) settings: LinkSettings,
+}
+
+fn read_links(netlink: &mut Netlink, scope: &Scope) -> Result<Links, DataplaneError> {
+    let request = |batch: &mut Batch, flags| encode::list_links(batch, flags, None);
+    let all = netlink.dump("links", &request, |body| {
+        let (name, link) = decode::link(body)?;
+        Some(Other { link, settings: settings::of_link(name, body)? })
+    })?;
+    let matters = |Other { link, settings }: &&Other| {
+        matches!(link.kind, LinkKind::Vxlan(_))
+            || scope.devices.contains(&settings.name)
+            || scope.is_parent(settings.index)
+    };
+    let mut links: BTreeMap<LinkName, Link> =
+        all.iter().filter(matters).map(|other| (other.settings.name, other.link.clone())).collect();
+    for (name, link) in &mut links {
+        name_parent(link, &all);
+        link.owner = scope.owner(*name, link);
+    }
+    let names = links.iter().filter_map(|(name, link)| Some((link.index?, *name))).collect();
+    Ok(Links { links, names, all })
+}
+
+fn name_parent(link: &mut Link, all: &[Other]) {
+    if let LinkKind::Vxlan(Vxlan { parent: Some(parent), .. }) = &mut link.kind
+        && let Some(other) = all.iter().find(|other| other.settings.index == parent.index)
+    {
+        parent.name = other.settings.name;
+    }
+}
+
+/// One link by name, or by number.
+pub(crate) fn link_by(
+    netlink: &mut Netlink,
+    name: Option<LinkName>,
+    index: u32,
+) -> Result<Option<(LinkName, Link)>, DataplaneError> {
+    let mut batch = Batch::default();
+    encode::get_link(&mut batch, name, index);
+    let mut found = None;
+    match netlink.ask(&mut batch, |body| found = decode::link(body)) {
+        Ok(_) => Ok(found),
+        Err(error) if is(&error, Errno::ENODEV) => Ok(None),
+        Err(source) => Err(DataplaneError::Read { what: "a link", source }),
+    }
+}
+
+fn read_device(netlink: &mut Netlink, index: u32, devices: &Names, state: &mut NetState) -> Result<(), DataplaneError> {
+    for family in Family::ALL {
+        let request = |batch: &mut Batch, flags| encode::list_addresses(batch, flags, family, index);
+        let found = netlink.dump("addresses", &request, |body| decode::device_address(body, devices));
+        state.addresses.extend(or_gone(found)?);
+    }
+    for family in [None, Some(Family::V4), Some(Family::V6)] {
+        let request = |batch: &mut Batch, flags| encode::list_neighbours(batch, flags, family, index);
+        let what = if family.is_some() { "neighbours" } else { "FDB entries" };
+        let found = netlink.dump(what, &request, |body| decode::neighbour(body, devices));
+        for entry in or_gone(found)? {
+            match entry {
+                Neighbour::Neighbour(key, mac) => drop(state.neighbours.insert(key, mac)),
+                Neighbour::Fdb(key, destination) => drop(state.fdb.insert(key, destination)),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A device that went meanwhile has nothing on it.
+fn or_gone<T>(found: Result<Vec<T>, DataplaneError>) -> Result<Vec<T>, DataplaneError> {
+    match found {
+        Err(DataplaneError::Read { source, .. }) if is(&source, Errno::ENODEV) => Ok(Vec::new()),
+        other => other,
+    }
+}
+
+fn dump_nexthops(netlink: &mut Netlink) -> Result<Option<Vec<Hop>>, DataplaneError> {
+    let request = |batch: &mut Batch, flags| batch.push(nexthop::GET, flags, &ById(None));
+    match netlink.dump("nexthops", &request, Hop::decode) {
+        Err(DataplaneError::Read { source, .. }) if is(&source, Errno::EOPNOTSUPP) => Ok(None),
+        other => other.map(Some),
+    }
+}
+
+/// What was read of routes.
+#[derive(Default)]
+struct Routes {
+    /// Ours, and all in the overlay's networks, with the nexthop object that each uses.
+    found: Vec<(RouteKey, Route, Option<u32>)>,
+    /// The links that have learnt one from a router.
+    learnt: BTreeSet<u32>,
+}
+
+fn read_routes(
+    netlink: &mut Netlink,
+    devices: &Names,
+    (scope, names): (&Scope, &mut Names),
+    nexthops: &Nexthops,
+) -> Result<Routes, DataplaneError> {
+    let mut found = Vec::new();
+    let learnt = RefCell::new(BTreeSet::new());
+    // Links that only foreign routes name: looked up once each, and read again with their names.
+    let unknown = RefCell::new(BTreeSet::new());
+    for family in Family::ALL {
+        let request = |batch: &mut Batch, flags| encode::list_routes(batch, flags, family);
+        for _ in 0..2 {
+            let context = RouteContext { scope, names, devices, nexthops };
+            let routes = netlink.dump("routes", &request, |body| {
+                learnt.borrow_mut().extend(decode::learnt_from_router(body));
+                let route = decode::route(body, &context)?;
+                unknown.borrow_mut().extend(decode::unnamed_device(body, names));
+                Some(route)
+            })?;
+            let missing = unknown.take();
+            if missing.is_empty() {
+                found.extend(routes);
+                break;
+            }
+            for index in missing {
+                let name = link_by(netlink, None, index)?.map(|(name, _)| name);
+                names.insert(index, name.unwrap_or_else(|| decode::fallback_name(index)));
+            }
+        }
+    }
+    Ok(Routes { found, learnt: learnt.into_inner() })
+}
+
+pub(crate) fn is(error: &io::Error, errno: Errno) -> bool {
+    error.raw_os_error() == Some(errno as i32)
+}
