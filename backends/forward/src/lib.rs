@@ -1,9 +1,9 @@
 //! Moving packets between a TUN device and a UDP socket, for kernels that do not encapsulate themselves.
 //!
-//! Flow out: [`egress`] reads from the device, looks up the peer ([`table`]), cuts large packets ([`split`]), puts the
-//! framing before them ([`framing`]), joins what goes to one peer ([`queue`]) and sends it ([`udp`]). Flow in: [`ingress`]
-//! receives, checks, passes marks of congestion on ([`ecn`]), joins packets of one flow ([`coalesce`]) and writes them to the device ([`tun`]). A [`worker`] is a
-//! thread that does both; an [`engine`] is a device with its workers; the [`Forwarder`] has all engines, and is what the
+//! Flow out: `egress` reads from the device, looks up the peer (`table`), cuts large packets (`split`), puts the
+//! framing before them (`framing`), joins what goes to one peer (`queue`) and sends it (`udp`). Flow in: `ingress`
+//! receives, checks, passes marks of congestion on (`ecn`), joins packets of one flow (`coalesce`) and writes them to the device (`tun`). A `worker` is a
+//! thread that does both; an `engine` is a device with its workers; the [`Forwarder`] has all engines, and is what the
 //! dataplane reads and writes like the kernel itself.
 //!
 //! Off the async runtime. Knows nothing of leases. Payload is copied by the kernel only.
