@@ -64,7 +64,7 @@ mod tests {
             let Ok(socket) = UdpSocket::bind(address) else { continue };
             let port = socket.local_addr().unwrap().port();
             let said = held(port);
-            let start = format!("something else holds UDP port {port}: wire_backends");
+            let start = format!("something else holds UDP port {port}: wire_kernel");
             assert!(said.starts_with(&start) && said.contains(&format!("(process {})", std::process::id())), "{said}");
             assert!(said.ends_with("end it, or set another Backend.Port in the network config"), "{said}");
         }

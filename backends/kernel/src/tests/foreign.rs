@@ -215,7 +215,7 @@ fn a_process_that_has_our_udp_port_is_named_and_no_capability_is() {
         let (mut reconciler, want) =
             (lab.reconciler_of(RouteForm::default(), &[Family::V4]), lab.want_of(&[Family::V4]));
         let said = reconciler.round(&want).failures[0].to_string();
-        assert!(said.contains("something else holds UDP port 8472: wire_backends"), "{said}");
+        assert!(said.contains("something else holds UDP port 8472: wire_kernel"), "{said}");
         assert!(said.contains("or set another Backend.Port in the network config"), "{said}");
         drop(socket);
         assert!(reconciler.round(&want).converged);
