@@ -313,10 +313,7 @@ impl Keeper {
                 let mut around = self.reconciler.driver().surroundings(links, &subnets);
                 around.doubted = self.doubts.families();
                 if self.policy.flowtable && self.reconciler.driver().tries_flowtables() {
-                    // A flowtable cannot name a link that is not there.
-                    let devices = wish.devices.iter().map(|(_, device)| device.link);
-                    let there: BTreeSet<LinkName> = devices.filter(|link| self.links.has(*link)).collect();
-                    around.hookable = there.into_iter().chain(around.bridges.iter().copied()).collect();
+                    around.hookable = self.hookable(&wish.devices, &around.bridges);
                 }
                 self.note_bridges(&around, subnets);
                 self.note_surroundings(around, &wish.devices);
@@ -324,9 +321,15 @@ impl Keeper {
             Err(error) => warn!(error = chain(&error), "which links containers are on cannot be told"),
         }
         let peer = |entry: &Arc<Entry>| Peer { public: entry.lease.public, subnet: entry.lease.subnet };
-        let peers: Vec<Peer> = wish.leases.peers.values().map(peer).collect();
+        let peers = wish.leases.peers.values().map(peer);
         let firewall = self.policy.desired(wish.own.lease.subnet, &peers, &wish.devices, &self.around);
         self.reconciler.round(&firewall)
+    }
+
+    /// The links that a flowtable may name: those that are there.
+    fn hookable(&mut self, devices: &DualStack<OverlayDevice>, bridges: &BTreeSet<LinkName>) -> BTreeSet<LinkName> {
+        let devices = devices.iter().map(|(_, device)| device.link).filter(|link| self.links.has(*link));
+        devices.chain(bridges.iter().copied()).collect()
     }
 
     fn publish(&mut self, report: &Report<Firewall>, devices: &DualStack<OverlayDevice>) {

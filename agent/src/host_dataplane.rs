@@ -1,7 +1,5 @@
 //! All of a host's network: its kernel, and the tunnels that we work ourselves.
 
-use std::mem::discriminant;
-
 use nix::errno::Errno;
 use wire_forward::Forwarder;
 use wire_kernel::{NetlinkDataplane, port};
@@ -93,19 +91,12 @@ impl Driver for HostDataplane {
 
     fn apply(&mut self, ops: &[Op]) -> Vec<Attempt> {
         let mut attempts = Vec::with_capacity(ops.len());
-        for segment in ops.chunk_by(|a, b| discriminant(&Part::of(a)) == discriminant(&Part::of(b))) {
+        for segment in ops.chunk_by(go_together) {
             match Part::of(&segment[0]) {
                 Part::Kernel => attempts.extend(self.write_kernel(segment)),
                 Part::Forward(..) => attempts.extend(self.forwarder.forward(segment.iter().filter_map(forwarding))),
-                Part::Start(..) | Part::Stop(_) => {
-                    for op in segment {
-                        match Part::of(op) {
-                            Part::Start(name, link) => attempts.push(self.start(name, link)),
-                            Part::Stop(name) => attempts.push(self.stop(name)),
-                            Part::Kernel | Part::Forward(..) => unreachable!("one segment has one kind"),
-                        }
-                    }
-                }
+                Part::Start(name, link) => attempts.push(self.start(name, link)),
+                Part::Stop(name) => attempts.push(self.stop(name)),
             }
         }
         if ops.iter().any(Op::is_link) {
@@ -114,6 +105,11 @@ impl Driver for HostDataplane {
         }
         attempts
     }
+}
+
+/// Devices are started and stopped one by one; all else is written in batches.
+const fn go_together(one: &Op, other: &Op) -> bool {
+    matches!((Part::of(one), Part::of(other)), (Part::Kernel, Part::Kernel) | (Part::Forward(..), Part::Forward(..)))
 }
 
 const fn forwarding(op: &Op) -> Option<(ForwardKey, Option<Forward>)> {

@@ -120,7 +120,7 @@ impl FirewallDataplane {
             || self.netfilter().and_then(Netfilter::generation).ok() != self.generation
     }
 
-    /// What the host around us has, with these links; bridges are those that hold addresses of these subnets, whatever they are called.
+    /// The facts of the host that the rules depend on. Of `links`, those with an address in one of `subnets` are taken for bridges of containers, by whatever name.
     pub fn surroundings(&mut self, links: Vec<ContainerLink>, subnets: &[Prefix]) -> Surroundings {
         let bridges = links.iter().filter(|link| link.holds(subnets)).map(|link| link.name).collect();
         // Where nftables cannot be asked, Docker has nothing in them.

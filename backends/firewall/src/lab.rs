@@ -18,7 +18,6 @@ use super::{
 };
 use wire_netlink::lab::{drop_privileges, in_namespace, run, runtime};
 
-/// What the host around has, with the links that the kernel has now.
 fn surroundings(reconciler: &mut Reconciler<FirewallDataplane>, subnets: &[Prefix]) -> Surroundings {
     let links = wire_kernel::Links::open().unwrap().of_containers(subnets).unwrap();
     reconciler.driver().surroundings(links, subnets)

@@ -61,7 +61,7 @@ pub enum Senders {
 pub struct Peer {
     /// The addresses that it sends encapsulated packets from.
     pub public: DualStack<IpAddr>,
-    /// What its containers have addresses of.
+    /// The subnet of its containers.
     pub subnet: Subnet,
 }
 
@@ -179,7 +179,7 @@ impl FirewallPolicy {
     pub fn desired(
         &self,
         own: Subnet,
-        peers: &[Peer],
+        peers: &(impl Iterator<Item = Peer> + Clone),
         devices: &DualStack<OverlayDevice>,
         around: &Surroundings,
     ) -> FirewallState {
@@ -233,7 +233,7 @@ impl FirewallPolicy {
         self.pools.iter().filter_map(side).collect()
     }
 
-    fn table(&self, sides: &[Side], peers: &[Peer], around: &Surroundings) -> Table {
+    fn table(&self, sides: &[Side], peers: &(impl Iterator<Item = Peer> + Clone), around: &Surroundings) -> Table {
         let mut table = Table::default();
         let nat: Vec<Rule> = if self.translates() {
             std::iter::once(side::marked_for_others())
@@ -279,7 +279,7 @@ impl FirewallPolicy {
         table.sets.insert(BRIDGES.to_owned(), Set { kind: SetKind::Links, elements });
         if self.senders == Senders::Peers {
             for side in through {
-                table.sets.extend(side.sets(peers, source_check));
+                table.sets.extend(side.sets(peers.clone(), source_check));
             }
         }
         table

@@ -262,16 +262,16 @@ impl Side {
         Some(Rule::new("masqueraded containers", matches, dropped(counter::CONTAINERS)))
     }
 
-    pub(super) fn sets(&self, peers: &[Peer], source_check: bool) -> Vec<(String, Set)> {
-        let public = |peer: &Peer| peer.public.get(self.family).copied();
-        let addresses: BTreeSet<IpAddr> = peers.iter().filter_map(public).collect();
+    pub(super) fn sets(&self, peers: impl Iterator<Item = Peer> + Clone, source_check: bool) -> Vec<(String, Set)> {
+        let public = |peer: Peer| peer.public.get(self.family).copied();
+        let addresses: BTreeSet<IpAddr> = peers.clone().filter_map(public).collect();
         let elements = addresses.into_iter().map(Element::Address).collect();
-        let lease = |peer: &Peer| Some((public(peer)?, peer.subnet.get(self.family)?));
+        let lease = |peer: Peer| Some((public(peer)?, peer.subnet.get(self.family)?));
         let usual = self.usual_len();
         // What claims to be at an address of the overlay is none that the usual rule may take for a host.
         let is_usual =
             |(public, subnet): &(IpAddr, Prefix)| usual == Some(subnet.len()) && !self.overlay.holds(*public);
-        let (pairs, others): (Vec<_>, Vec<_>) = peers.iter().filter_map(lease).partition(is_usual);
+        let (pairs, others): (Vec<_>, Vec<_>) = peers.filter_map(lease).partition(is_usual);
         let family = self.family_name();
         let mut sets = vec![
             (format!("peers-{family}"), Set { kind: SetKind::Addresses(self.family), elements }),

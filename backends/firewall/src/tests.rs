@@ -91,7 +91,12 @@ pub(crate) fn wanted_over(
     parent: Option<&str>,
 ) -> FirewallState {
     let dual = policy.pools.v6.is_some();
-    policy.desired(peer(1, dual).subnet, &all_of(peers, dual), &OverlayDevice::of(&devices_over(dual, parent)), around)
+    policy.desired(
+        peer(1, dual).subnet,
+        &all_of(peers, dual).into_iter(),
+        &OverlayDevice::of(&devices_over(dual, parent)),
+        around,
+    )
 }
 
 /// The same among so many peers.
@@ -106,7 +111,12 @@ pub(crate) fn wanted_with(policy: &FirewallPolicy, peers: u32) -> FirewallState 
         }
     };
     let all: Vec<Peer> = (0..peers).map(nth).collect();
-    policy.desired(peer(1, false).subnet, &all, &OverlayDevice::of(&devices(false)), &Surroundings::default())
+    policy.desired(
+        peer(1, false).subnet,
+        &all.into_iter(),
+        &OverlayDevice::of(&devices(false)),
+        &Surroundings::default(),
+    )
 }
 
 /// All that is put on a host where nothing is.

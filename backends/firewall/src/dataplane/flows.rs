@@ -28,7 +28,7 @@ impl Flows {
 }
 
 impl FirewallDataplane {
-    /// Whether a flowtable is tried: not for a minute after the kernel has refused one.
+    /// False for a minute after the kernel has refused a flowtable.
     #[must_use]
     pub fn tries_flowtables(&self) -> bool {
         self.flows.lack.as_ref().is_none_or(|(since, _)| since.elapsed() > ANOTHER_TRY)

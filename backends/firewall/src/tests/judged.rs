@@ -6,7 +6,7 @@ use super::*;
 fn rules_of(chain: &str, devices: &NetState, nftables: Nftables) -> Vec<String> {
     let around = Surroundings { nftables, ..Surroundings::default() };
     let devices = OverlayDevice::of(devices);
-    let mut firewall = policy(true).desired(peer(1, true).subnet, &all_of(&[2], true), &devices, &around);
+    let mut firewall = policy(true).desired(peer(1, true).subnet, &all_of(&[2], true).into_iter(), &devices, &around);
     let chain = firewall.tables.remove(&TableName::Ours).unwrap().chains.remove(chain).unwrap();
     chain.rules.into_iter().map(|rule| rule.text).collect()
 }
@@ -98,7 +98,8 @@ fn a_lease_of_another_length_or_at_an_address_of_containers_is_none_that_one_has
         let mut policy = policy(false);
         policy.pools.v4.as_mut().unwrap().subnet_len = subnet_len;
         let devices = OverlayDevice::of(&devices(false));
-        let mut firewall = policy.desired(peer(1, false).subnet, &peers, &devices, &Surroundings::default());
+        let mut firewall =
+            policy.desired(peer(1, false).subnet, &peers.into_iter(), &devices, &Surroundings::default());
         firewall.tables.remove(&TableName::Ours).unwrap().sets
     };
     let pair = |public: &str, subnet: &str| (public.parse().unwrap(), subnet.parse().unwrap());
