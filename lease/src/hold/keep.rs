@@ -29,7 +29,7 @@ const REWRITES: Backoff = Backoff::new(Duration::from_millis(250), Duration::fro
 /// After this time without a write, the pauses between writes start anew.
 const UNDISTURBED: Duration = Duration::from_secs(30);
 
-/// After a suspension, moves expiry and renewal forward by its length and reads our key: no watch event has arrived
+/// After a suspension, brings expiry and renewal nearer by its length and reads our key: no watch event has arrived
 /// meanwhile.
 fn after_suspension<S: LeaseStore>(holding: &mut Holding, keeping: &mut KeepState<S>) {
     let Some(suspended) = keeping.suspend.suspended() else { return };
