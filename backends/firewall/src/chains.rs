@@ -7,13 +7,13 @@ use std::collections::BTreeMap;
 use wire_state::{Call, Chain, ChainName, ChainTable, ChainTableKind, Place};
 
 use super::{
+    family_rules::FamilyRules,
     policy::{KUBE_MARK, Masquerade, OverlayDevice},
     rule::multicast,
-    side::Side,
 };
 
-impl Side {
-    /// The same as [`Side::nat`] in iptables, for a host that cannot have it in nftables. Here an accept keeps the source.
+impl FamilyRules {
+    /// The same as [`FamilyRules::nat`] in iptables, for a host that cannot have it in nftables. Here an accept keeps the source.
     pub(super) fn nat_chain(&self, masquerade: Masquerade) -> (ChainName, Chain) {
         let (all, overlay, own, group) = (self.network, self.overlay, self.own, multicast(self.family));
         let rule = |matching: &str, verdict: &str| format!("{matching} -j {verdict}");

@@ -10,10 +10,10 @@ use wire_net::LinkName;
 use wire_state::{BaseChain, Flowtable, Hook, Table};
 
 use super::{
+    family_rules::{self, FamilyRules},
     policy::add_chain,
     policy::{Surroundings, is_plain},
     rule::{Action, Addresses, Links, Match, Rule},
-    side::{self, Side},
 };
 
 /// The name of the flowtable.
@@ -23,30 +23,31 @@ const OVERLAY: &str = "overlay";
 const PRIORITY: i32 = 0;
 const BEFORE: i32 = PRIORITY - 1;
 
-/// Puts flows between containers of these sides and the overlay into a flowtable, where the links of both are there.
-pub(super) fn add(table: &mut Table, sides: &[&Side], around: &Surroundings) {
+/// Puts flows between containers and the overlay into a flowtable, where the links of both are there.
+pub(super) fn add(table: &mut Table, families: &[&FamilyRules], around: &Surroundings) {
     let hookable = |link: &LinkName| around.hookable.contains(link) && is_plain(link);
     // Packets of devices of the agent's own have passed user space anyway, and it is not tried with them.
-    let is_hookable = |side: &&&Side| side.device.is_some_and(|device| device.in_kernel && hookable(&device.link));
-    let sides: Vec<&&Side> = sides.iter().filter(is_hookable).collect();
+    let is_hookable =
+        |rules: &&&FamilyRules| rules.device.is_some_and(|device| device.in_kernel && hookable(&device.link));
+    let families: Vec<&&FamilyRules> = families.iter().filter(is_hookable).collect();
     let bridges: BTreeSet<LinkName> = around.bridges.iter().copied().filter(hookable).collect();
-    if sides.is_empty() || bridges.is_empty() {
+    if families.is_empty() || bridges.is_empty() {
         return;
     }
-    let overlays = sides.iter().filter_map(|side| Some(side.device?.link));
+    let overlays = families.iter().filter_map(|rules| Some(rules.device?.link));
     let devices = overlays.chain(bridges).collect();
     table.flowtables.insert(OVERLAY.to_owned(), Flowtable { flags: 0, priority: PRIORITY, devices });
     // Behind everyone's: what others drop never gets here, and so into no flowtable.
-    let flows = sides.iter().flat_map(|side| side.flows()).collect();
+    let flows = families.iter().flat_map(|rules| rules.flows()).collect();
     add_chain(table, "flows", ("filter", Hook::Forward, 300), flows);
-    for side in sides {
-        if let Some((name, chain)) = side.emerging() {
+    for rules in families {
+        if let Some((name, chain)) = rules.emerging() {
             table.chains.insert(name, chain);
         }
     }
 }
 
-impl Side {
+impl FamilyRules {
     /// What containers and the overlay have answered each other, in both directions.
     fn flows(&self) -> Vec<Rule> {
         let Some(device) = self.device else { return Vec::new() };
@@ -56,10 +57,10 @@ impl Side {
         [out, back].map(flow).into()
     }
 
-    /// The same as [`Side::not_let_in`], before a flowtable is asked: a packet that is taken for one of a known flow never gets to that.
+    /// The same as [`FamilyRules::not_let_in`], before a flowtable is asked: a packet that is taken for one of a known flow never gets to that.
     fn emerging(&self) -> Option<(String, BaseChain)> {
         let device = self.device?.link;
-        let (kind, rules) = ("filter".to_owned(), vec![side::let_in_by_no_rule([]).in_nft()]);
+        let (kind, rules) = ("filter".to_owned(), vec![family_rules::let_in_by_no_rule([]).in_nft()]);
         let chain = BaseChain { kind, hook: Hook::Ingress, priority: BEFORE, device: Some(device), rules };
         Some((format!("emerging-{}", self.family_name()), chain))
     }

@@ -11,6 +11,7 @@ mod chains;
 mod dataplane;
 mod decode;
 mod encode;
+mod family_rules;
 mod flowtable;
 mod iptables;
 mod monitor;
@@ -21,7 +22,6 @@ mod overruled;
 mod policy;
 mod program;
 mod rule;
-mod side;
 mod tracking;
 
 pub use dataplane::{Counted, FirewallDataplane, Others};

@@ -26,8 +26,8 @@ use super::{
         without_counts,
     },
     encode::Body,
+    family_rules::{counter, usual_mark},
     policy::DockerRules,
-    side::{counter, usual_mark},
 };
 
 /// `NFNL_SUBSYS_NFTABLES` of linux/netfilter/nfnetlink.h, the upper byte of a message's type.

@@ -15,10 +15,10 @@ use wire_state::{
 };
 
 use super::{
+    family_rules::{self, BRIDGES, FamilyRules, containers, counter, of_network, to_port},
     flowtable,
     overlay::Overlay,
     rule::{Links, Match, Rule},
-    side::{self, BRIDGES, Side, containers, counter, of_network, to_port},
 };
 
 /// What an operator may choose.
@@ -184,17 +184,17 @@ impl FirewallPolicy {
         around: &Surroundings,
     ) -> FirewallState {
         let mut firewall = FirewallState::default();
-        let families = self.sides(own, devices);
+        let families = self.families(own, devices);
         let ours = self.table(&families, peers, around);
         if !ours.chains.is_empty() && around.nftables != Nftables::Absent {
             firewall.tables.insert(TableName::Ours, ours);
         }
-        for side in &families {
+        for rules in &families {
             if self.forward {
-                firewall.chains.extend(side.chains());
+                firewall.chains.extend(rules.chains());
             }
             if around.nftables == Nftables::Absent && self.translates() {
-                firewall.chains.extend([side.nat_chain(self.masquerade)]);
+                firewall.chains.extend([rules.nat_chain(self.masquerade)]);
             }
         }
         firewall
@@ -211,7 +211,7 @@ impl FirewallPolicy {
             Some("anyone may send")
         } else if around.nftables != Nftables::Whole {
             Some("inner sources are not compared")
-        } else if self.pools.get(family).is_none_or(|pool| !side::is_usual_len(pool.subnet_len)) {
+        } else if self.pools.get(family).is_none_or(|pool| !family_rules::is_usual_len(pool.subnet_len)) {
             Some("SubnetLen is not a multiple of 8")
         } else {
             None
@@ -224,32 +224,32 @@ impl FirewallPolicy {
         self.forward || self.masquerade != Masquerade::Off
     }
 
-    fn sides(&self, own: Subnet, devices: &DualStack<OverlayDevice>) -> Vec<Side> {
-        let side = |(family, pool): (Family, &Pool)| {
+    fn families(&self, own: Subnet, devices: &DualStack<OverlayDevice>) -> Vec<FamilyRules> {
+        let rules = |(family, pool): (Family, &Pool)| {
             let (own, device) = (own.get(family)?, devices.get(family).copied());
             let (network, overlay, subnet_len) = (pool.network, Overlay::of(pool), pool.subnet_len);
-            Some(Side { family, network, overlay, subnet_len, own, device })
+            Some(FamilyRules { family, network, overlay, subnet_len, own, device })
         };
-        self.pools.iter().filter_map(side).collect()
+        self.pools.iter().filter_map(rules).collect()
     }
 
-    fn table(&self, sides: &[Side], peers: &[Peer], around: &Surroundings) -> Table {
+    fn table(&self, families: &[FamilyRules], peers: &[Peer], around: &Surroundings) -> Table {
         let mut table = Table::default();
         let nat: Vec<Rule> = if self.translates() {
-            std::iter::once(side::marked_for_others())
-                .chain(sides.iter().flat_map(|side| side.nat(self.masquerade)))
+            std::iter::once(family_rules::marked_for_others())
+                .chain(families.iter().flat_map(|rules| rules.nat(self.masquerade)))
                 .collect()
         } else {
             Vec::new()
         };
         // Docker masquerades at 100 (`srcnat`).
         add_chain(&mut table, "sources", ("nat", Hook::Postrouting, 99), nat);
-        let through: Vec<&Side> = sides.iter().filter(|side| side.device.is_some()).collect();
-        let Some(device) = through.iter().find_map(|side| side.device) else { return table };
+        let through: Vec<&FamilyRules> = families.iter().filter(|rules| rules.device.is_some()).collect();
+        let Some(device) = through.iter().find_map(|rules| rules.device) else { return table };
         let source_check = around.nftables == Nftables::Whole;
         self.judge(&mut table, (&through, &device), around);
         // Whatever a container is on: behind all that changes sources (100, `srcnat`).
-        let masqueraded = through.iter().filter_map(|side| side.masqueraded()).collect();
+        let masqueraded = through.iter().filter_map(|rules| rules.masqueraded()).collect();
         add_chain(
             &mut table,
             "encapsulated-out",
@@ -257,9 +257,9 @@ impl FirewallPolicy {
             encapsulated(&device, masqueraded),
         );
         // Behind everyone's: what others drop never gets here.
-        let doubted = || through.iter().filter(|side| around.doubted.contains(&side.family));
+        let doubted = || through.iter().filter(|rules| around.doubted.contains(&rules.family));
         let delivered: Vec<Rule> =
-            doubted().map(|side| side.counted("let in by all", counter::delivered(side.family))).collect();
+            doubted().map(|rules| rules.counted("let in by all", counter::delivered(rules.family))).collect();
         if !delivered.is_empty() {
             add_chain(
                 &mut table,
@@ -272,48 +272,48 @@ impl FirewallPolicy {
             flowtable::add(&mut table, &through, around);
         }
         let counters = [counter::STRANGERS, counter::CONTAINERS, counter::SPOOFED].into_iter();
-        let counters = counters.chain(through.iter().map(|side| counter::arrived(side.family)));
-        let counters = counters.chain(doubted().map(|side| counter::delivered(side.family)));
+        let counters = counters.chain(through.iter().map(|rules| counter::arrived(rules.family)));
+        let counters = counters.chain(doubted().map(|rules| counter::delivered(rules.family)));
         table.counters = counters.map(str::to_owned).collect();
         let elements = around.bridges.iter().filter(|link| is_plain(link)).map(|link| Element::Link(*link)).collect();
         table.sets.insert(BRIDGES.to_owned(), Set { kind: SetKind::Links, elements });
         if self.senders == Senders::Peers {
-            for side in through {
-                table.sets.extend(side.sets(peers, source_check));
+            for rules in through {
+                table.sets.extend(rules.sets(peers, source_check));
             }
         }
         table
     }
 
     /// The chains in which encapsulated packets are judged as they come in, or pass through.
-    fn judge(&self, table: &mut Table, (through, device): (&[&Side], &OverlayDevice), around: &Surroundings) {
+    fn judge(&self, table: &mut Table, (through, device): (&[&FamilyRules], &OverlayDevice), around: &Surroundings) {
         let source_check = around.nftables == Nftables::Whole;
         // Before connections are tracked (-200), at `raw` (-300) less ten. Fragments are whole again since -400.
-        let mut arriving: Vec<Rule> = through.iter().filter_map(|side| side.not_let_in()).collect();
-        arriving.extend(through.iter().filter_map(|side| side.spoofed()));
+        let mut arriving: Vec<Rule> = through.iter().filter_map(|rules| rules.not_let_in()).collect();
+        arriving.extend(through.iter().filter_map(|rules| rules.spoofed()));
         if self.forward && around.docker != DockerRules::Iptables {
-            arriving.extend(through.iter().filter_map(|side| side.marked()));
+            arriving.extend(through.iter().filter_map(|rules| rules.marked()));
         }
-        let passing: Vec<Rule> = through.iter().flat_map(|side| side.through()).collect();
+        let passing: Vec<Rule> = through.iter().flat_map(|rules| rules.through()).collect();
         let mut incoming = vec![containers([Match::From(Links::In(BRIDGES))])];
-        incoming.extend(through.iter().flat_map(|side| side.encapsulated(self.senders, source_check)));
+        incoming.extend(through.iter().flat_map(|rules| rules.encapsulated(self.senders, source_check)));
         if self.senders == Senders::Anyone {
-            incoming.extend(through.iter().map(|side| side.all_others()));
+            incoming.extend(through.iter().map(|rules| rules.all_others()));
         }
         let is_usual = self.senders == Senders::Peers && source_check;
-        let usual = |side: &&Side| {
-            let tracked = self.tracked_in(side.family, around).is_some();
-            side.usual(&around.bridges, tracked).filter(|_| is_usual)
+        let usual = |rules: &&FamilyRules| {
+            let tracked = self.tracked_in(rules.family, around).is_some();
+            rules.usual(&around.bridges, tracked).filter(|_| is_usual)
         };
         arriving.extend(to_port(device).into_iter().chain(through.iter().filter_map(usual)));
         if device.vni.is_some() {
             arriving.extend(of_network(device));
-            arriving.extend(through.iter().filter_map(|side| side.as_if_from_us()).chain(passing));
-            arriving.extend(through.iter().filter_map(|side| side.passing()).chain(incoming));
+            arriving.extend(through.iter().filter_map(|rules| rules.as_if_from_us()).chain(passing));
+            arriving.extend(through.iter().filter_map(|rules| rules.passing()).chain(incoming));
         } else {
             // Without a header that says so, an answer to a masqueraded packet may look as if it were encapsulated, until it has its
             // own address back (-100).
-            let incoming = [side::let_in_before()].into_iter().chain(incoming).collect();
+            let incoming = [family_rules::let_in_before()].into_iter().chain(incoming).collect();
             add_chain(table, "encapsulated-in", ("filter", Hook::Input, -10), encapsulated(device, incoming));
             add_chain(table, "encapsulated-through", ("filter", Hook::Forward, -10), encapsulated(device, passing));
         }

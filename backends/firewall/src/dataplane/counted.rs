@@ -6,7 +6,7 @@ use wire_net::DualStack;
 use wire_state::{DataplaneError, Element};
 
 use super::FirewallDataplane;
-use crate::side::counter;
+use crate::family_rules::counter;
 
 /// What our table has counted since it was put there, in packets.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -42,7 +42,7 @@ pub(crate) mod counter {
 pub(super) const BRIDGES: &str = "bridges";
 
 /// One family's part.
-pub(super) struct Side {
+pub(super) struct FamilyRules {
     pub(super) family: Family,
     pub(super) network: Prefix,
     /// Of the network what hosts lease.
@@ -53,7 +53,7 @@ pub(super) struct Side {
     pub(super) device: Option<OverlayDevice>,
 }
 
-impl Side {
+impl FamilyRules {
     pub(super) fn source(&self, addresses: Addresses) -> Match {
         Match::Source(self.family, addresses)
     }
