@@ -23,7 +23,7 @@ use super::{
     iptables, netfilter,
     netfilter::{Expressions, Netfilter},
     nft,
-    policy::{ACCEPT_MARK, Nftables, Surroundings},
+    policy::{ACCEPT_MARK, HostFacts, Nftables},
     program::{self, Listing, Programs, Variant},
     tracking,
 };
@@ -121,7 +121,7 @@ impl FirewallDataplane {
     }
 
     /// What the host around us has, with these links; bridges are those that hold addresses of these subnets, whatever they are called.
-    pub fn surroundings(&mut self, links: Vec<ContainerLink>, subnets: &[Prefix]) -> Surroundings {
+    pub fn host_facts(&mut self, links: Vec<ContainerLink>, subnets: &[Prefix]) -> HostFacts {
         let bridges = links.iter().filter(|link| link.holds(subnets)).map(|link| link.name).collect();
         // Where nftables cannot be asked, Docker has nothing in them.
         let docker = self.netfilter().and_then(|netfilter| netfilter.docker(ACCEPT_MARK)).unwrap_or_default();
@@ -131,7 +131,7 @@ impl FirewallDataplane {
         }
         self.tried = self.nftables;
         let tracked = self.tracked();
-        Surroundings {
+        HostFacts {
             bridges,
             links,
             docker,

@@ -12,7 +12,7 @@ use wire_state::{BaseChain, Flowtable, Hook, Table};
 use super::{
     family_rules::{self, FamilyRules},
     policy::add_chain,
-    policy::{Surroundings, is_plain},
+    policy::{HostFacts, is_plain},
     rule::{Action, Addresses, Links, Match, Rule},
 };
 
@@ -24,13 +24,13 @@ const PRIORITY: i32 = 0;
 const BEFORE: i32 = PRIORITY - 1;
 
 /// Puts flows between containers and the overlay into a flowtable, where the links of both are there.
-pub(super) fn add(table: &mut Table, families: &[&FamilyRules], around: &Surroundings) {
-    let hookable = |link: &LinkName| around.hookable.contains(link) && is_plain(link);
+pub(super) fn add(table: &mut Table, families: &[&FamilyRules], facts: &HostFacts) {
+    let hookable = |link: &LinkName| facts.hookable.contains(link) && is_plain(link);
     // Packets of devices of the agent's own have passed user space anyway, and it is not tried with them.
     let is_hookable =
         |rules: &&&FamilyRules| rules.device.is_some_and(|device| device.in_kernel && hookable(&device.link));
     let families: Vec<&&FamilyRules> = families.iter().filter(is_hookable).collect();
-    let bridges: BTreeSet<LinkName> = around.bridges.iter().copied().filter(hookable).collect();
+    let bridges: BTreeSet<LinkName> = facts.bridges.iter().copied().filter(hookable).collect();
     if families.is_empty() || bridges.is_empty() {
         return;
     }

@@ -12,16 +12,16 @@ use wire_net::{Family, Prefix};
 use wire_state::{Driver as _, Element, ErrorKind, FirewallOp, FirewallState, Reconciler, SetChange};
 
 use super::{
-    FirewallDataplane, FirewallMonitor, Masquerade, Nftables, Senders, Surroundings,
+    FirewallDataplane, FirewallMonitor, HostFacts, Masquerade, Nftables, Senders,
     netfilter::Netfilter,
     tests::{bounded, policy, wanted, wanted_around, wanted_with},
 };
 use wire_netlink::lab::{drop_privileges, in_namespace, run, runtime};
 
 /// What the host around has, with the links that the kernel has now.
-fn surroundings(reconciler: &mut Reconciler<FirewallDataplane>, subnets: &[Prefix]) -> Surroundings {
+fn host_facts(reconciler: &mut Reconciler<FirewallDataplane>, subnets: &[Prefix]) -> HostFacts {
     let links = wire_kernel::Links::open().unwrap().of_containers(subnets).unwrap();
-    reconciler.driver().surroundings(links, subnets)
+    reconciler.driver().host_facts(links, subnets)
 }
 
 fn reconciler() -> Reconciler<FirewallDataplane> {
@@ -88,8 +88,8 @@ fn without_nftables_iptables_keeps_and_changes_sources() {
             .map(|masquerade| [policy(true), bounded()].map(|policy| super::FirewallPolicy { masquerade, ..policy }));
         for policy in choices.into_iter().flatten() {
             let masquerade = policy.masquerade;
-            let around = Surroundings { nftables: Nftables::Absent, ..Surroundings::default() };
-            let want = wanted_around(&policy, &[2], &around);
+            let facts = HostFacts { nftables: Nftables::Absent, ..HostFacts::default() };
+            let want = wanted_around(&policy, &[2], &facts);
             assert!(reconciler.round(&want).converged);
             reconciler.invalidate();
             let report = reconciler.round(&want);
@@ -349,9 +349,9 @@ fn a_chain_of_ours_that_drops_what_it_does_not_name_is_put_right() {
 #[test]
 fn of_an_older_nft_no_more_is_asked_than_it_knows() {
     in_namespace(|| {
-        let around = Surroundings { nftables: Nftables::Simple, ..Surroundings::default() };
+        let facts = HostFacts { nftables: Nftables::Simple, ..HostFacts::default() };
         let mut reconciler = reconciler();
-        let want = wanted_around(&policy(true), &[2], &around);
+        let want = wanted_around(&policy(true), &[2], &facts);
         assert!(reconciler.round(&want).converged);
         let rules = run("nft list table inet wire-agent");
         assert!(

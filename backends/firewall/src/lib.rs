@@ -27,7 +27,7 @@ mod tracking;
 pub use dataplane::{Counted, FirewallDataplane, Others};
 pub use monitor::FirewallMonitor;
 pub use policy::{
-    ACCEPT_MARK, DockerRules, FirewallPolicy, Masquerade, Nftables, OverlayDevice, Peer, Senders, Surroundings,
+    ACCEPT_MARK, DockerRules, FirewallPolicy, HostFacts, Masquerade, Nftables, OverlayDevice, Peer, Senders,
 };
 
 #[cfg(test)]

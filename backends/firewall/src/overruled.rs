@@ -4,7 +4,7 @@ use wire_net::{DualStack, Family, LinkName, Prefix};
 
 use super::{
     iptables::words,
-    policy::{FirewallPolicy, OverlayDevice, Surroundings},
+    policy::{FirewallPolicy, HostFacts, OverlayDevice},
 };
 
 impl FirewallPolicy {
@@ -14,13 +14,13 @@ impl FirewallPolicy {
         &self,
         drops: &'a [(Family, String)],
         devices: &DualStack<OverlayDevice>,
-        around: &Surroundings,
+        facts: &HostFacts,
     ) -> Vec<&'a (Family, String)> {
         let mut overruled = Vec::new();
         for drop in drops.iter().filter(|_| self.forward) {
             let (family, rule) = drop;
             let (Some(pool), Some(device)) = (self.pools.get(*family), devices.get(*family)) else { continue };
-            let links: Vec<LinkName> = around.bridges.iter().copied().chain([device.link]).collect();
+            let links: Vec<LinkName> = facts.bridges.iter().copied().chain([device.link]).collect();
             if may_match(rule, pool.network, &links) {
                 overruled.push(drop);
             }
@@ -94,14 +94,14 @@ COMMIT
         };
         let devices = DualStack { v4: Some(device), v6: None };
         let bridges = ["br-1".parse().unwrap()].into();
-        let around = Surroundings { bridges, ..Surroundings::default() };
+        let facts = HostFacts { bridges, ..HostFacts::default() };
         let told: Vec<&str> =
-            policy(true).overruled(&drops, &devices, &around).into_iter().map(|(_, rule)| rule.as_str()).collect();
+            policy(true).overruled(&drops, &devices, &facts).into_iter().map(|(_, rule)| rule.as_str()).collect();
         let expected: Vec<&str> = drops[..4].iter().map(|(_, rule)| rule.as_str()).collect();
         assert_eq!(told, expected);
         let other: Vec<_> = drops.iter().map(|(_, rule)| (Family::V6, rule.clone())).collect();
-        assert!(policy(true).overruled(&other, &devices, &around).is_empty(), "there is no such device");
+        assert!(policy(true).overruled(&other, &devices, &facts).is_empty(), "there is no such device");
         let policy = FirewallPolicy { forward: false, ..policy(true) };
-        assert!(policy.overruled(&drops, &devices, &around).is_empty(), "we let nothing through");
+        assert!(policy.overruled(&drops, &devices, &facts).is_empty(), "we let nothing through");
     }
 }

@@ -119,7 +119,7 @@ impl OverlayDevice {
 
 /// What the host around us has, as far as it matters to the packet filter.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Surroundings {
+pub struct HostFacts {
     /// The links that containers of our subnet are on.
     pub bridges: BTreeSet<LinkName>,
     /// These and all other bridges. No rule follows from them.
@@ -136,7 +136,7 @@ pub struct Surroundings {
     pub hookable: BTreeSet<LinkName>,
 }
 
-impl Surroundings {
+impl HostFacts {
     /// The bridges that no rule can name.
     pub fn unnamed_bridges(&self) -> impl Iterator<Item = &LinkName> {
         self.bridges.iter().filter(|link| !is_plain(link))
@@ -181,19 +181,19 @@ impl FirewallPolicy {
         own: Subnet,
         peers: &[Peer],
         devices: &DualStack<OverlayDevice>,
-        around: &Surroundings,
+        facts: &HostFacts,
     ) -> FirewallState {
         let mut firewall = FirewallState::default();
         let families = self.families(own, devices);
-        let ours = self.table(&families, peers, around);
-        if !ours.chains.is_empty() && around.nftables != Nftables::Absent {
+        let ours = self.table(&families, peers, facts);
+        if !ours.chains.is_empty() && facts.nftables != Nftables::Absent {
             firewall.tables.insert(TableName::Ours, ours);
         }
         for rules in &families {
             if self.forward {
                 firewall.chains.extend(rules.chains());
             }
-            if around.nftables == Nftables::Absent && self.translates() {
+            if facts.nftables == Nftables::Absent && self.translates() {
                 firewall.chains.extend([rules.nat_chain(self.masquerade)]);
             }
         }
@@ -202,21 +202,21 @@ impl FirewallPolicy {
 
     /// The families in which the kernel tracks the connections of encapsulated packets that come in, and why.
     #[must_use]
-    pub fn tracked(&self, devices: &DualStack<OverlayDevice>, around: &Surroundings) -> BTreeMap<Family, String> {
-        devices.iter().filter_map(|(family, _)| Some((family, self.tracked_in(family, around)?))).collect()
+    pub fn tracked(&self, devices: &DualStack<OverlayDevice>, facts: &HostFacts) -> BTreeMap<Family, String> {
+        devices.iter().filter_map(|(family, _)| Some((family, self.tracked_in(family, facts)?))).collect()
     }
 
-    fn tracked_in(&self, family: Family, around: &Surroundings) -> Option<String> {
+    fn tracked_in(&self, family: Family, facts: &HostFacts) -> Option<String> {
         let ours = if self.senders == Senders::Anyone {
             Some("anyone may send")
-        } else if around.nftables != Nftables::Whole {
+        } else if facts.nftables != Nftables::Whole {
             Some("inner sources are not compared")
         } else if self.pools.get(family).is_none_or(|pool| !family_rules::is_usual_len(pool.subnet_len)) {
             Some("SubnetLen is not a multiple of 8")
         } else {
             None
         };
-        ours.map(str::to_owned).or_else(|| around.tracked.get(&family).cloned())
+        ours.map(str::to_owned).or_else(|| facts.tracked.get(&family).cloned())
     }
 
     /// Whether any source is kept or changed.
@@ -233,7 +233,7 @@ impl FirewallPolicy {
         self.pools.iter().filter_map(rules).collect()
     }
 
-    fn table(&self, families: &[FamilyRules], peers: &[Peer], around: &Surroundings) -> Table {
+    fn table(&self, families: &[FamilyRules], peers: &[Peer], facts: &HostFacts) -> Table {
         let mut table = Table::default();
         let nat: Vec<Rule> = if self.translates() {
             std::iter::once(family_rules::marked_for_others())
@@ -246,8 +246,8 @@ impl FirewallPolicy {
         add_chain(&mut table, "sources", ("nat", Hook::Postrouting, 99), nat);
         let through: Vec<&FamilyRules> = families.iter().filter(|rules| rules.device.is_some()).collect();
         let Some(device) = through.iter().find_map(|rules| rules.device) else { return table };
-        let source_check = around.nftables == Nftables::Whole;
-        self.judge(&mut table, (&through, &device), around);
+        let source_check = facts.nftables == Nftables::Whole;
+        self.judge(&mut table, (&through, &device), facts);
         // Whatever a container is on: behind all that changes sources (100, `srcnat`).
         let masqueraded = through.iter().filter_map(|rules| rules.masqueraded()).collect();
         add_chain(
@@ -257,7 +257,7 @@ impl FirewallPolicy {
             encapsulated(&device, masqueraded),
         );
         // Behind everyone's: what others drop never gets here.
-        let doubted = || through.iter().filter(|rules| around.doubted.contains(&rules.family));
+        let doubted = || through.iter().filter(|rules| facts.doubted.contains(&rules.family));
         let delivered: Vec<Rule> =
             doubted().map(|rules| rules.counted("let in by all", counter::delivered(rules.family))).collect();
         if !delivered.is_empty() {
@@ -269,13 +269,13 @@ impl FirewallPolicy {
             );
         }
         if self.flowtable {
-            flowtable::add(&mut table, &through, around);
+            flowtable::add(&mut table, &through, facts);
         }
         let counters = [counter::STRANGERS, counter::CONTAINERS, counter::SPOOFED].into_iter();
         let counters = counters.chain(through.iter().map(|rules| counter::arrived(rules.family)));
         let counters = counters.chain(doubted().map(|rules| counter::delivered(rules.family)));
         table.counters = counters.map(str::to_owned).collect();
-        let elements = around.bridges.iter().filter(|link| is_plain(link)).map(|link| Element::Link(*link)).collect();
+        let elements = facts.bridges.iter().filter(|link| is_plain(link)).map(|link| Element::Link(*link)).collect();
         table.sets.insert(BRIDGES.to_owned(), Set { kind: SetKind::Links, elements });
         if self.senders == Senders::Peers {
             for rules in through {
@@ -286,12 +286,12 @@ impl FirewallPolicy {
     }
 
     /// The chains in which encapsulated packets are judged as they come in, or pass through.
-    fn judge(&self, table: &mut Table, (through, device): (&[&FamilyRules], &OverlayDevice), around: &Surroundings) {
-        let source_check = around.nftables == Nftables::Whole;
+    fn judge(&self, table: &mut Table, (through, device): (&[&FamilyRules], &OverlayDevice), facts: &HostFacts) {
+        let source_check = facts.nftables == Nftables::Whole;
         // Before connections are tracked (-200), at `raw` (-300) less ten. Fragments are whole again since -400.
         let mut arriving: Vec<Rule> = through.iter().filter_map(|rules| rules.not_let_in()).collect();
         arriving.extend(through.iter().filter_map(|rules| rules.spoofed()));
-        if self.forward && around.docker != DockerRules::Iptables {
+        if self.forward && facts.docker != DockerRules::Iptables {
             arriving.extend(through.iter().filter_map(|rules| rules.marked()));
         }
         let passing: Vec<Rule> = through.iter().flat_map(|rules| rules.through()).collect();
@@ -302,8 +302,8 @@ impl FirewallPolicy {
         }
         let is_usual = self.senders == Senders::Peers && source_check;
         let usual = |rules: &&FamilyRules| {
-            let tracked = self.tracked_in(rules.family, around).is_some();
-            rules.usual(&around.bridges, tracked).filter(|_| is_usual)
+            let tracked = self.tracked_in(rules.family, facts).is_some();
+            rules.usual(&facts.bridges, tracked).filter(|_| is_usual)
         };
         arriving.extend(to_port(device).into_iter().chain(through.iter().filter_map(usual)));
         if device.vni.is_some() {

@@ -76,22 +76,22 @@ fn devices_over(dual: bool, parent: Option<&str>) -> NetState {
 /// What this host, with lease 1, wants of the packet filter.
 pub(crate) fn wanted(policy: &FirewallPolicy, peers: &[u8], bridges: &[&str]) -> FirewallState {
     let bridges: BTreeSet<LinkName> = bridges.iter().map(|bridge| name(bridge)).collect();
-    wanted_around(policy, peers, &Surroundings { bridges, ..Surroundings::default() })
+    wanted_around(policy, peers, &HostFacts { bridges, ..HostFacts::default() })
 }
 
-pub(crate) fn wanted_around(policy: &FirewallPolicy, peers: &[u8], around: &Surroundings) -> FirewallState {
-    wanted_over(policy, peers, around, None)
+pub(crate) fn wanted_around(policy: &FirewallPolicy, peers: &[u8], facts: &HostFacts) -> FirewallState {
+    wanted_over(policy, peers, facts, None)
 }
 
 /// The same with devices that send through a link.
 pub(crate) fn wanted_over(
     policy: &FirewallPolicy,
     peers: &[u8],
-    around: &Surroundings,
+    facts: &HostFacts,
     parent: Option<&str>,
 ) -> FirewallState {
     let dual = policy.pools.v6.is_some();
-    policy.desired(peer(1, dual).subnet, &all_of(peers, dual), &OverlayDevice::of(&devices_over(dual, parent)), around)
+    policy.desired(peer(1, dual).subnet, &all_of(peers, dual), &OverlayDevice::of(&devices_over(dual, parent)), facts)
 }
 
 /// The same among so many peers.
@@ -106,7 +106,7 @@ pub(crate) fn wanted_with(policy: &FirewallPolicy, peers: u32) -> FirewallState 
         }
     };
     let all: Vec<Peer> = (0..peers).map(nth).collect();
-    policy.desired(peer(1, false).subnet, &all, &OverlayDevice::of(&devices(false)), &Surroundings::default())
+    policy.desired(peer(1, false).subnet, &all, &OverlayDevice::of(&devices(false)), &HostFacts::default())
 }
 
 /// All that is put on a host where nothing is.
@@ -170,9 +170,9 @@ fn what_containers_of_one_host_send_each_other_is_left_to_docker() {
 #[test]
 fn a_host_in_the_network_beside_the_range_that_is_leased_is_no_container() {
     let policy = FirewallPolicy { senders: Senders::Anyone, ..bounded() };
-    insta::assert_snapshot!(scripts(&wanted_around(&policy, &[2], &Surroundings::default())));
+    insta::assert_snapshot!(scripts(&wanted_around(&policy, &[2], &HostFacts::default())));
     let policy = FirewallPolicy { masquerade: Masquerade::Plain, forward: true, ..bounded() };
-    let absent = Surroundings { nftables: Nftables::Absent, ..Surroundings::default() };
+    let absent = HostFacts { nftables: Nftables::Absent, ..HostFacts::default() };
     insta::assert_snapshot!(scripts(&wanted_around(&policy, &[2], &absent)));
 }
 

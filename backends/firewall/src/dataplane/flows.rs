@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Instant};
 use wire_state::{ErrorKind, Flowtable, OpError, Table};
 
 use super::{ANOTHER_TRY, FirewallDataplane};
-use crate::{Surroundings, netfilter::Netfilter};
+use crate::{HostFacts, netfilter::Netfilter};
 
 #[derive(Default)]
 pub(super) struct Flows {
@@ -40,10 +40,10 @@ impl FirewallDataplane {
         self.flows.lack.as_ref().map(|(_, error)| error)
     }
 
-    /// True where these surroundings promise more than the last put could do: another round asks for less.
+    /// True where these host_facts promise more than the last put could do: another round asks for less.
     #[must_use]
-    pub fn holds_less(&self, around: &Surroundings) -> bool {
-        self.nftables < around.nftables || (!around.hookable.is_empty() && self.flows.lack.is_some())
+    pub fn holds_less(&self, facts: &HostFacts) -> bool {
+        self.nftables < facts.nftables || (!facts.hookable.is_empty() && self.flows.lack.is_some())
     }
 
     /// The kernel takes a link that goes out of a flowtable without a new generation of the ruleset.

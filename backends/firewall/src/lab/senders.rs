@@ -9,7 +9,7 @@ use super::reconciler;
 use wire_netlink::lab::{in_namespace, run};
 
 use crate::{
-    FirewallPolicy, Masquerade, Nftables, Senders, Surroundings,
+    FirewallPolicy, HostFacts, Masquerade, Nftables, Senders,
     tests::{bounded, policy, wanted, wanted_over},
 };
 
@@ -55,10 +55,10 @@ fn a_peers_frame_with_vlan_tags_or_of_another_family_is_dropped_and_counted_what
         ] {
             let mut policy = policy(true);
             policy.pools.v4.as_mut().unwrap().subnet_len = v4_len;
-            let around = Surroundings { nftables, ..Surroundings::default() };
+            let facts = HostFacts { nftables, ..HostFacts::default() };
             // Counts begin anew with each table.
             assert!(reconciler.round(&FirewallState::default()).converged);
-            let want = wanted_over(&policy, &[2], &around, parent);
+            let want = wanted_over(&policy, &[2], &facts, parent);
             assert!(reconciler.round(&want).converged);
             for (family, peer, victim, source, own, other) in [
                 (Family::V4, "192.0.2.2:0", "192.0.2.1:8472", "10.5.2.9", 0x0800, 0x86dd),

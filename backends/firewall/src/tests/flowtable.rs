@@ -5,9 +5,9 @@ use super::*;
 /// Our table where there are these links.
 fn table_with(flowtable: bool, hookable: &[&str]) -> Table {
     let hookable = hookable.iter().map(|link| name(link)).collect();
-    let around = Surroundings { bridges: [name("docker0")].into(), hookable, ..Surroundings::default() };
+    let facts = HostFacts { bridges: [name("docker0")].into(), hookable, ..HostFacts::default() };
     let policy = FirewallPolicy { flowtable, ..policy(true) };
-    wanted_around(&policy, &[2], &around).tables.remove(&TableName::Ours).unwrap()
+    wanted_around(&policy, &[2], &facts).tables.remove(&TableName::Ours).unwrap()
 }
 
 #[test]
