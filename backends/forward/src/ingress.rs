@@ -17,7 +17,7 @@ use super::{
     table::Table,
     udp::{Inbox, Received, Udp},
     unfinished,
-    worker::Way,
+    worker::Context,
 };
 
 /// Messages received in one turn. Where the kernel joins none on their way in, so many are needed for a large packet.
@@ -62,7 +62,7 @@ impl Ingress {
     ///
     /// # Errors
     /// When the device is gone, or the socket is of no use.
-    pub(crate) fn turn(&mut self, way: &Way<'_>, table: &Table, socket: &Udp) -> io::Result<bool> {
+    pub(crate) fn turn(&mut self, context: &Context<'_>, table: &Table, socket: &Udp) -> io::Result<bool> {
         let received = match socket.receive(&mut self.arena, &mut self.inbox, self.most) {
             Ok(received) => received,
             Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
@@ -72,21 +72,21 @@ impl Ingress {
             }
             Err(error) => return Err(error),
         };
-        way.counters.add(Count::DatagramReceives, 1);
+        context.counters.add(Count::DatagramReceives, 1);
         self.coalescer.clear();
-        let joinable = way.joinable();
+        let joinable = context.joinable();
         let (mut known, mut bytes) = (None, 0);
         for message in received {
             bytes += message.range.len();
             if message.segment < message.range.len() {
-                way.counters.add(Count::GroDatagrams, message.range.len().div_ceil(message.segment) as u64);
+                context.counters.add(Count::GroDatagrams, message.range.len().div_ceil(message.segment) as u64);
             }
-            take(way, table, message, &mut self.arena, &mut self.coalescer, (joinable, &mut known));
+            take(context, table, message, &mut self.arena, &mut self.coalescer, (joinable, &mut known));
         }
         let more = received.len() == self.most;
         self.most = if bytes / received.len().max(1) >= JOINED { JOINED_MESSAGES } else { MESSAGES };
         for packet in self.coalescer.packets() {
-            write(way, &mut self.arena, &self.coalescer, packet)?;
+            write(context, &mut self.arena, &self.coalescer, packet)?;
         }
         Ok(more)
     }
@@ -95,7 +95,7 @@ impl Ingress {
 /// Checks the datagrams of one message and adds the good ones.
 #[inline]
 fn take(
-    way: &Way<'_>,
+    context: &Context<'_>,
     table: &Table,
     message: &Received,
     arena: &mut [u8],
@@ -105,17 +105,17 @@ fn take(
     let Some(from) = message.from else { return };
     let Range { mut start, end } = message.range;
     if start == end {
-        way.counters.dropped(DropReason::Malformed);
+        context.counters.dropped(DropReason::Malformed);
     }
-    let several = message.segment < message.range.len() || message.range.len() > way.mtu();
-    if several && take_large(way, table, (from, message), arena, (coalescer, known)) {
+    let several = message.segment < message.range.len() || message.range.len() > context.mtu();
+    if several && take_large(context, table, (from, message), arena, (coalescer, known)) {
         return;
     }
     while start < end {
         let stop = end.min(start + message.segment);
-        let admitted = check(way, table, from, &arena[start..stop], known).and_then(|(lead, header)| {
+        let admitted = check(context, table, from, &arena[start..stop], known).and_then(|(lead, header)| {
             // What a peer with a larger MTU sends, the kernel cuts or answers.
-            let fits = header.total <= way.mtu().max(JUMBO);
+            let fits = header.total <= context.mtu().max(JUMBO);
             if !fits {
                 return Err(DropReason::TooBig);
             }
@@ -125,11 +125,11 @@ fn take(
         match admitted {
             Ok((lead, header)) => {
                 let packet = start + lead..start + lead + header.total;
-                way.counters.add(Count::FromPeersPackets, 1);
-                way.counters.add(Count::FromPeersBytes, packet.len() as u64);
+                context.counters.add(Count::FromPeersPackets, 1);
+                context.counters.add(Count::FromPeersBytes, packet.len() as u64);
                 coalescer.push(arena, packet, &header, joinable);
             }
-            Err(reason) => way.counters.dropped(reason),
+            Err(reason) => context.counters.dropped(reason),
         }
         start = stop;
     }
@@ -137,25 +137,25 @@ fn take(
 
 /// Takes a message that is one packet of which the cutting was left to a device. Says whether it is.
 fn take_large(
-    way: &Way<'_>,
+    context: &Context<'_>,
     table: &Table,
     (from, message): (IpAddr, &Received),
     arena: &mut [u8],
     (coalescer, known): (&mut Coalescer, &mut Option<Known>),
 ) -> bool {
     let datagram = &arena[message.range.clone()];
-    let Ok((lead, header)) = check(way, table, from, datagram, known) else { return false };
+    let Ok((lead, header)) = check(context, table, from, datagram, known) else { return false };
     let packet = message.range.start + lead..message.range.end;
     let size = Some(message.segment).filter(|size| *size < datagram.len());
-    let vnet = unfinished::large(&header, &arena[packet.clone()], size, way.mtu());
-    let is_one = header.total == packet.len() && (size.is_some() || header.total > way.mtu());
+    let vnet = unfinished::large(&header, &arena[packet.clone()], size, context.mtu());
+    let is_one = header.total == packet.len() && (size.is_some() || header.total > context.mtu());
     let Some(vnet) = vnet.filter(|_| is_one) else { return false };
     if let Err(reason) = message.ecn.pass_on(&header, &mut arena[packet.clone()]) {
-        way.counters.dropped(reason);
+        context.counters.dropped(reason);
         return true;
     }
-    way.counters.add(Count::FromPeersPackets, 1);
-    way.counters.add(Count::FromPeersBytes, packet.len() as u64);
+    context.counters.add(Count::FromPeersPackets, 1);
+    context.counters.add(Count::FromPeersBytes, packet.len() as u64);
     coalescer.push_large(arena, packet, &header, vnet);
     true
 }
@@ -163,30 +163,36 @@ fn take_large(
 /// Whether a datagram may come in, and where its packet begins.
 #[inline]
 fn check(
-    way: &Way<'_>,
+    context: &Context<'_>,
     table: &Table,
     from: IpAddr,
     datagram: &[u8],
     known: &mut Option<Known>,
 ) -> Result<(usize, Header), DropReason> {
-    let lead = way.shared.tunnel.framing.strip(datagram)?;
+    let lead = context.shared.tunnel.framing.strip(datagram)?;
     let packet = &datagram[lead..];
     let header = Header::parse(packet).ok_or(DropReason::Malformed)?;
-    if !way.shared.tunnel.framing.announces(datagram, header.family) {
+    if !context.shared.tunnel.framing.announces(datagram, header.family) {
         return Err(DropReason::NotIp);
     }
     let (source, destination) = (header.source(packet), header.destination(packet));
     let same =
         known.is_some_and(|known| known.from == from && known.source == source && known.destination == destination);
     if !same {
-        admit(way, table, from, source, destination)?;
+        admit(context, table, from, source, destination)?;
         *known = Some(Known { from, source, destination });
     }
     Ok((lead, header))
 }
 
-fn admit(way: &Way<'_>, table: &Table, from: IpAddr, source: IpAddr, destination: IpAddr) -> Result<(), DropReason> {
-    let tunnel = &way.shared.tunnel;
+fn admit(
+    context: &Context<'_>,
+    table: &Table,
+    from: IpAddr,
+    source: IpAddr,
+    destination: IpAddr,
+) -> Result<(), DropReason> {
+    let tunnel = &context.shared.tunnel;
     if from == tunnel.local.ip() {
         return Err(DropReason::Loop);
     }
@@ -194,7 +200,7 @@ fn admit(way: &Way<'_>, table: &Table, from: IpAddr, source: IpAddr, destination
         return Err(DropReason::Multicast);
     }
     if tunnel.source_check && table.find(source).is_none_or(|peer| peer.to.ip() != from) {
-        way.shared.note_stranger(from, source);
+        context.shared.note_stranger(from, source);
         return Err(if table.has_sender(from) { DropReason::SourceSubnet } else { DropReason::SourceAddress });
     }
     // What is for another host would go straight out again.
@@ -205,30 +211,31 @@ fn admit(way: &Way<'_>, table: &Table, from: IpAddr, source: IpAddr, destination
 }
 
 /// Writes one packet, which may stand for several.
-fn write(way: &Way<'_>, arena: &mut [u8], coalescer: &Coalescer, packet: &Joined) -> io::Result<()> {
+fn write(context: &Context<'_>, arena: &mut [u8], coalescer: &Coalescer, packet: &Joined) -> io::Result<()> {
     let vnet = packet.seal(arena).to_bytes();
     let first = &arena[packet.first().clone()];
     let count = packet.count();
     let written = if count == 1 {
-        way.tun.write(&[IoSlice::new(&vnet), IoSlice::new(first)])
+        context.tun.write(&[IoSlice::new(&vnet), IoSlice::new(first)])
     } else {
-        way.counters.add(Count::Coalesced, 1);
-        way.counters
+        context.counters.add(Count::Coalesced, 1);
+        context
+            .counters
             .add(Count::CoalescedUdp, u64::from(Header::parse(first).is_some_and(|header| header.protocol == UDP)));
         let mut slices = [IoSlice::new(&[]); MOST + 1];
         slices[0] = IoSlice::new(&vnet);
         slices[1] = IoSlice::new(first);
         let bodies = coalescer.bodies(packet).map(|body| IoSlice::new(&arena[body]));
         slices[2..].iter_mut().zip(bodies).for_each(|(slice, body)| *slice = body);
-        way.tun.write(&slices[..=count])
+        context.tun.write(&slices[..=count])
     };
-    way.counters.add(Count::TunWrites, 1);
+    context.counters.add(Count::TunWrites, 1);
     match written {
         Ok(_) => Ok(()),
         Err(error) if error.raw_os_error() == Some(Errno::EBADFD as i32) => Err(error),
         // The device is down, or what came is nothing the kernel takes for a packet.
         Err(_) => {
-            way.counters.add(Count::Dropped(DropReason::WriteError), count as u64);
+            context.counters.add(Count::Dropped(DropReason::WriteError), count as u64);
             Ok(())
         }
     }

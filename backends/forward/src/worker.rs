@@ -116,7 +116,7 @@ impl Gate {
 }
 
 /// What a worker works with in one turn.
-pub(crate) struct Way<'a> {
+pub(crate) struct Context<'a> {
     pub(crate) shared: &'a Shared,
     pub(crate) counters: &'a Counters,
     pub(crate) tun: &'a Tun,
@@ -124,7 +124,7 @@ pub(crate) struct Way<'a> {
     pub(crate) sockets: &'a [Udp],
 }
 
-impl Way<'_> {
+impl Context<'_> {
     /// The longest inner packet, in bytes.
     #[inline]
     pub(crate) fn mtu(&self) -> usize {
@@ -167,7 +167,7 @@ impl Worker {
         let (mut egress, mut ingress) = (Egress::new(), Ingress::new());
         let sockets = if self.senders.is_empty() { std::slice::from_ref(&self.socket) } else { &self.senders };
         let counters = &self.shared.counters[self.number];
-        let way = Way { shared: &self.shared, counters, tun: &self.tun, sockets };
+        let context = Context { shared: &self.shared, counters, tun: &self.tun, sockets };
         let mut incoming = true;
         // Looked at in each turn: under load nothing is waited for.
         while !self.shared.stopping.load(Ordering::Relaxed) {
@@ -177,10 +177,10 @@ impl Worker {
             }
             let table = self.shared.table.load();
             if incoming {
-                incoming = ingress.turn(&way, &table, &self.socket)?;
+                incoming = ingress.turn(&context, &table, &self.socket)?;
             }
             // After what came in: the answers to it are there by now.
-            let outgoing = egress.turn(&way, &table)?;
+            let outgoing = egress.turn(&context, &table)?;
             if !incoming {
                 drop(table);
                 counters.rest();
