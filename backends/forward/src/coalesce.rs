@@ -54,13 +54,13 @@ pub(crate) struct Joined {
     /// What the device is told of it, if it stays alone.
     vnet: VnetHeader,
     /// `None` for what is never joined.
-    joint: Option<Joint>,
+    merge: Option<Merge>,
     /// Bounds of the chain of further payloads.
     chain: Option<(usize, usize)>,
 }
 
 #[derive(Clone, Debug)]
-struct Joint {
+struct Merge {
     header: Header,
     /// Where the payload begins.
     payload: usize,
@@ -100,7 +100,7 @@ impl Coalescer {
     /// Adds a packet that is still to be cut, behind all others.
     pub(crate) fn push_large(&mut self, arena: &[u8], range: Range<usize>, header: &Header, vnet: VnetHeader) {
         self.flows.push(header.flow(&arena[range.clone()]));
-        self.packets.push(Joined { first: range, vnet, joint: None, chain: None });
+        self.packets.push(Joined { first: range, vnet, merge: None, chain: None });
     }
 
     /// Adds the packet at `range` of `arena`, which has `header`: to an earlier one of its flow, or behind all others.
@@ -109,17 +109,17 @@ impl Coalescer {
         let packet = &arena[range.clone()];
         // Also of what is not joined: nothing may overtake it.
         let flow = header.flow(packet);
-        let joint = Joint::of(header, packet, joinable);
-        if let Some(joint) = &joint {
+        let merge = Merge::of(header, packet, joinable);
+        if let Some(merge) = &merge {
             let behind = self.packets.len().saturating_sub(WINDOW).max(self.barrier);
             // Behind the last of its flow or nowhere, or it would overtake.
             if let Some(at) = self.flows[behind..].iter().rposition(|other| *other == flow) {
                 let last = &mut self.packets[behind + at];
-                if let Some(into) = &mut last.joint
-                    && into.takes(&arena[last.first.clone()], joint, packet)
+                if let Some(into) = &mut last.merge
+                    && into.takes(&arena[last.first.clone()], merge, packet)
                 {
-                    into.add(joint, packet);
-                    let body = range.start + joint.payload..range.end;
+                    into.add(merge, packet);
+                    let body = range.start + merge.payload..range.end;
                     let at = self.bodies.len();
                     self.bodies.push(Body { range: body, next: usize::MAX });
                     let (begin, end) = last.chain.unwrap_or((at, at));
@@ -131,7 +131,7 @@ impl Coalescer {
         }
         let vnet = unfinished::checksum(header, packet).unwrap_or(VnetHeader::PLAIN);
         self.flows.push(flow);
-        self.packets.push(Joined { first: range, vnet, joint, chain: None });
+        self.packets.push(Joined { first: range, vnet, merge, chain: None });
         if header.fragment != Fragment::No {
             self.barrier = self.packets.len();
         }
@@ -157,19 +157,19 @@ impl Joined {
 
     /// How many packets it stands for.
     pub(crate) fn count(&self) -> usize {
-        self.joint.as_ref().map_or(1, |joint| joint.count)
+        self.merge.as_ref().map_or(1, |merge| merge.count)
     }
 
     /// Makes the first packet's headers those of the whole, and says what the device has to know.
     pub(crate) fn seal(&self, arena: &mut [u8]) -> VnetHeader {
-        match &self.joint {
-            Some(joint) if joint.count > 1 => joint.seal(&mut arena[self.first.clone()]),
+        match &self.merge {
+            Some(merge) if merge.count > 1 => merge.seal(&mut arena[self.first.clone()]),
             Some(_) | None => self.vnet,
         }
     }
 }
 
-impl Joint {
+impl Merge {
     /// What can be joined at all: unfragmented, without IP options, with a payload and, for UDP, with a checksum.
     #[inline]
     fn of(header: &Header, packet: &[u8], joinable: Joinable) -> Option<Self> {
