@@ -16,7 +16,7 @@ pub(crate) mod counter {
     use wire_net::Family;
 
     /// Encapsulated packets from hosts that have no lease.
-    pub(crate) const STRANGERS: &str = "strangers";
+    pub(crate) const UNKNOWN_PEERS: &str = "strangers";
     /// Encapsulated packets from containers.
     pub(crate) const CONTAINERS: &str = "containers";
     /// Packets out of the overlay whose source is none that their sender may have.
@@ -185,7 +185,7 @@ impl FamilyRules {
             // A rule of its own: a full set ends a rule.
             let note = [Action::NoteSource(self.family, format!("strangers-{family}"))];
             rules.push(Rule::new("strangers are noted", [self.source(Addresses::NotInSet(peers))], note));
-            rules.push(Rule::new("strangers", [Match::Family(self.family)], dropped(counter::STRANGERS)));
+            rules.push(Rule::new("strangers", [Match::Family(self.family)], dropped(counter::UNKNOWN_PEERS)));
         }
         rules
     }
@@ -301,7 +301,7 @@ impl FamilyRules {
 /// Drops what comes out of the kernel's device uninvited.
 pub(super) fn let_in_by_no_rule(from: impl IntoIterator<Item = Match>) -> Rule {
     let matches = from.into_iter().chain([Match::LetIn(Is::NotSo, By::Header)]).collect::<Vec<_>>();
-    Rule::new("let in by no rule", matches, dropped(counter::STRANGERS))
+    Rule::new("let in by no rule", matches, dropped(counter::UNKNOWN_PEERS))
 }
 
 /// Judges nothing twice.

@@ -167,11 +167,11 @@ fn whatever_anyone_does_to_it_is_seen_and_put_right() {
         assert!(reconciler.round(&want).converged);
         let whole = ruleset();
         for damage in DAMAGES {
-            let stranger = damage.contains("-I ");
+            let is_foreign = damage.contains("-I ");
             run(damage);
             let report = repair(&mut reconciler, &want);
             assert!(report.converged && report.written > 0, "{damage}: {report:?}");
-            if stranger {
+            if is_foreign {
                 run(&damage.replace("-I FORWARD 1", "-D FORWARD"));
             }
             let now = ruleset();

@@ -271,7 +271,7 @@ impl FirewallPolicy {
         if self.flowtable {
             flowtable::add(&mut table, &through, facts);
         }
-        let counters = [counter::STRANGERS, counter::CONTAINERS, counter::SPOOFED].into_iter();
+        let counters = [counter::UNKNOWN_PEERS, counter::CONTAINERS, counter::SPOOFED].into_iter();
         let counters = counters.chain(through.iter().map(|rules| counter::arrived(rules.family)));
         let counters = counters.chain(doubted().map(|rules| counter::delivered(rules.family)));
         table.counters = counters.map(str::to_owned).collect();

@@ -117,7 +117,7 @@ impl Engine {
             capabilities: Capabilities { gro, ..device },
             tunnel: tunnel.clone(),
             handles,
-            stranger: Mutex::default(),
+            rejected_sender: Mutex::default(),
             begun: Gate::default(),
             stopping: AtomicBool::new(false),
             ended: ended.clone(),

@@ -51,7 +51,7 @@ pub struct TunnelSeen {
     /// All counters by name.
     pub counters: Vec<(&'static str, u64)>,
     /// The last sender that was turned away by the source check, and the source within.
-    pub stranger: Option<(IpAddr, IpAddr)>,
+    pub rejected_sender: Option<(IpAddr, IpAddr)>,
 }
 
 /// A turn of a worker, from its looking for packets to its waiting for more.
@@ -229,7 +229,7 @@ impl Tunnels {
             tunnel: shared.tunnel.clone(),
             capabilities: shared.capabilities(),
             counters: totals(shared.counters.iter()).collect(),
-            stranger: *shared.stranger.lock().unwrap_or_else(PoisonError::into_inner),
+            rejected_sender: *shared.rejected_sender.lock().unwrap_or_else(PoisonError::into_inner),
         };
         self.lock().iter().map(seen).collect()
     }

@@ -200,7 +200,7 @@ fn admit(
         return Err(DropReason::Multicast);
     }
     if tunnel.source_check && table.find(source).is_none_or(|peer| peer.to.ip() != from) {
-        context.shared.note_stranger(from, source);
+        context.shared.note_rejected_sender(from, source);
         return Err(if table.has_sender(from) { DropReason::SourceSubnet } else { DropReason::SourceAddress });
     }
     // What is for another host would go straight out again.

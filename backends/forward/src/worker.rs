@@ -45,7 +45,7 @@ pub(crate) struct Shared {
     /// What another run may go on with.
     pub(crate) handles: Vec<Handle>,
     /// The last sender that was turned away, and the source within.
-    pub(crate) stranger: Mutex<Option<(IpAddr, IpAddr)>>,
+    pub(crate) rejected_sender: Mutex<Option<(IpAddr, IpAddr)>>,
     pub(crate) begun: Gate,
     pub(crate) stopping: AtomicBool,
     /// Is notified when a worker has ended by itself.
@@ -87,10 +87,10 @@ impl Shared {
     }
 
     #[cold]
-    pub(crate) fn note_stranger(&self, from: IpAddr, source: IpAddr) {
+    pub(crate) fn note_rejected_sender(&self, from: IpAddr, source: IpAddr) {
         // A packet is not worth waiting for.
-        if let Ok(mut stranger) = self.stranger.try_lock() {
-            *stranger = Some((from, source));
+        if let Ok(mut last) = self.rejected_sender.try_lock() {
+            *last = Some((from, source));
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::family_rules::counter;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counted {
     /// Encapsulated packets that were dropped since their sender has no lease.
-    pub strangers: u64,
+    pub unknown_peers: u64,
     /// Some of those senders of the last hour.
     pub senders: BTreeSet<IpAddr>,
     /// The same senders, each with inner sources it used.
@@ -36,7 +36,7 @@ impl FirewallDataplane {
         let counters = self.netfilter()?.counters()?;
         let of = |name| counters.get(name).copied().unwrap_or_default();
         let mut counted = Counted {
-            strangers: of(counter::STRANGERS),
+            unknown_peers: of(counter::UNKNOWN_PEERS),
             senders: BTreeSet::new(),
             claims: BTreeSet::new(),
             containers: of(counter::CONTAINERS),
@@ -44,7 +44,7 @@ impl FirewallDataplane {
             arrived: DualStack::from_fn(|family| counters.get(counter::arrived(family)).copied()),
             delivered: DualStack::from_fn(|family| counters.get(counter::delivered(family)).copied()),
         };
-        if counted.strangers > 0 {
+        if counted.unknown_peers > 0 {
             for family in ["v4", "v6"] {
                 let noted = self.netfilter()?.noted(&format!("strangers-{family}"))?;
                 counted.senders.extend(noted.into_iter().filter_map(|element| match element {

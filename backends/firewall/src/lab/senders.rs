@@ -1,4 +1,4 @@
-//! What the table lets in, sent over the loopback device: a host is a peer, a stranger or a container by its address alone.
+//! What the table lets in, sent over the loopback device: a host is a peer, an unknown peer or a container by its address alone.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 
@@ -105,7 +105,7 @@ fn a_peer_that_lives_in_the_network_beside_the_range_is_heard_and_what_may_be_a_
             assert!(reconciler.round(&want).converged);
             reconciler.invalidate();
             assert_eq!(reconciler.round(&want).written, 0);
-            for (family, victim, inner, peer, container, stranger) in [
+            for (family, victim, inner, peer, container, unknown) in [
                 (Family::V4, "192.0.2.1", "10.5.2.9", "192.0.2.2", "192.0.10.7", "127.0.0.9"),
                 (Family::V6, "2001:db8::1", "fd00:5:0:2::9", "2001:db8::2", "2001:db8:10::7", "::1"),
             ] {
@@ -120,11 +120,11 @@ fn a_peer_that_lives_in_the_network_beside_the_range_is_heard_and_what_may_be_a_
                     UdpSocket::bind(address(from)).unwrap().send_to(&frame, victim).unwrap();
                     usize::from(ear.recv(&mut [0; 200]).is_ok())
                 };
-                assert_eq!([arrives(peer), arrives(stranger)], heard, "{senders:?} {family}");
+                assert_eq!([arrives(peer), arrives(unknown)], heard, "{senders:?} {family}");
                 assert_eq!(arrives(container), 0, "{senders:?} {family}");
                 let counted = reconciler.driver().counted().unwrap();
                 assert_eq!(counted.containers - before.containers, 1, "{counted:?}");
-                let claim = (address(stranger).ip(), inner.parse().unwrap());
+                let claim = (address(unknown).ip(), inner.parse().unwrap());
                 assert_eq!(counted.claims.contains(&claim), senders == Senders::Peers, "{counted:?}");
             }
         }
