@@ -281,9 +281,9 @@ impl Keeper {
         if report.read_back && report.converged {
             self.leave_other_iptables();
         }
-        let lack = self.reconciler.driver().lack().map(|error| lacking(self.around.nftables, error));
+        let lack = self.reconciler.driver().nftables_error().map(|error| lacking(self.around.nftables, error));
         self.board.warning(NFTABLES, lack);
-        self.board.caution(FLOWTABLE, self.reconciler.driver().lack_of_flowtables().map(no_flowtable));
+        self.board.caution(FLOWTABLE, self.reconciler.driver().flowtable_error().map(no_flowtable));
         let hidden = self.is_blind().then(|| HIDDEN.to_owned());
         self.board.warning(DOCKERS_CHAINS, hidden);
         self.publish(&report, &wish.devices);

@@ -2,8 +2,8 @@
 
 mod counted;
 mod flows;
-mod lack;
 mod leave;
+mod support;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -43,7 +43,7 @@ pub struct FirewallDataplane {
     /// What of it was told last, and so is tried now.
     tried: Nftables,
     /// When less than all, and since when.
-    lack: Option<(Instant, OpError)>,
+    nftables_error: Option<(Instant, OpError)>,
     flows: Flows,
     /// What could not be read: nothing is written there either.
     unreadable: BTreeMap<Part, OpError>,
@@ -77,7 +77,7 @@ pub struct Others {
 }
 
 /// The pause before what nftables could not hold is tried again.
-const ANOTHER_TRY: Duration = Duration::from_secs(60);
+const RETRY_PAUSE: Duration = Duration::from_secs(60);
 
 impl FirewallDataplane {
     /// Opens its socket, in the network namespace of the calling thread.
@@ -93,7 +93,7 @@ impl FirewallDataplane {
             programs: BTreeMap::new(),
             nftables: Nftables::Whole,
             tried: Nftables::Whole,
-            lack: None,
+            nftables_error: None,
             flows: Flows::default(),
             unreadable: BTreeMap::new(),
             others: Others::default(),
@@ -125,7 +125,7 @@ impl FirewallDataplane {
         let bridges = links.iter().filter(|link| link.holds(subnets)).map(|link| link.name).collect();
         // Where nftables cannot be asked, Docker has nothing in them.
         let docker = self.netfilter().and_then(|netfilter| netfilter.docker(ACCEPT_MARK)).unwrap_or_default();
-        if self.lack.as_ref().is_some_and(|(since, _)| since.elapsed() > ANOTHER_TRY) {
+        if self.nftables_error.as_ref().is_some_and(|(since, _)| since.elapsed() > RETRY_PAUSE) {
             // Programs are installed, and modules loaded.
             self.nftables = Nftables::Whole;
         }

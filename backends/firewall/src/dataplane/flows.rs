@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Instant};
 
 use wire_state::{ErrorKind, Flowtable, OpError, Table};
 
-use super::{ANOTHER_TRY, FirewallDataplane};
+use super::{FirewallDataplane, RETRY_PAUSE};
 use crate::{HostFacts, netfilter::Netfilter};
 
 #[derive(Default)]
@@ -12,7 +12,7 @@ pub(super) struct Flows {
     /// Those of our table as they were read last.
     pub(super) read: BTreeMap<String, Flowtable>,
     /// Why our table could not be put with one, and since when.
-    lack: Option<(Instant, OpError)>,
+    error: Option<(Instant, OpError)>,
 }
 
 impl Flows {
@@ -22,8 +22,8 @@ impl Flows {
         if table.flowtables.is_empty() || error.is_some_and(|error| error.kind == ErrorKind::NoProgram) {
             return false;
         }
-        self.lack = error.map(|error| (Instant::now(), error.again()));
-        self.lack.is_some()
+        self.error = error.map(|error| (Instant::now(), error.again()));
+        self.error.is_some()
     }
 }
 
@@ -31,19 +31,19 @@ impl FirewallDataplane {
     /// Whether a flowtable is tried: not for a minute after the kernel has refused one.
     #[must_use]
     pub fn tries_flowtables(&self) -> bool {
-        self.flows.lack.as_ref().is_none_or(|(since, _)| since.elapsed() > ANOTHER_TRY)
+        self.flows.error.as_ref().is_none_or(|(since, _)| since.elapsed() > RETRY_PAUSE)
     }
 
     /// Why the kernel holds no flowtable of ours.
     #[must_use]
-    pub fn lack_of_flowtables(&self) -> Option<&OpError> {
-        self.flows.lack.as_ref().map(|(_, error)| error)
+    pub fn flowtable_error(&self) -> Option<&OpError> {
+        self.flows.error.as_ref().map(|(_, error)| error)
     }
 
     /// True where these host_facts promise more than the last put could do: another round asks for less.
     #[must_use]
     pub fn holds_less(&self, facts: &HostFacts) -> bool {
-        self.nftables < facts.nftables || (!facts.hookable.is_empty() && self.flows.lack.is_some())
+        self.nftables < facts.nftables || (!facts.hookable.is_empty() && self.flows.error.is_some())
     }
 
     /// The kernel takes a link that goes out of a flowtable without a new generation of the ruleset.

@@ -26,7 +26,7 @@ fn a_flowtable_is_put_where_the_kernel_has_them_and_all_else_everywhere() {
         let report = reconciler.round(&whole);
         let refused = reconciler.driver().holds_less(&around_it);
         assert_eq!(report.converged, !refused, "{report:?}");
-        assert_eq!(reconciler.driver().lack_of_flowtables().is_some(), refused);
+        assert_eq!(reconciler.driver().flowtable_error().is_some(), refused);
         assert_eq!(reconciler.driver().nftables(), Nftables::Whole, "nothing else is missed");
         let (rest, around_it) = want(&mut reconciler);
         assert!(reconciler.round(&rest).converged);

@@ -16,8 +16,8 @@ impl FirewallDataplane {
 
     /// Why it holds less than all.
     #[must_use]
-    pub fn lack(&self) -> Option<&OpError> {
-        self.lack.as_ref().map(|(_, error)| error)
+    pub fn nftables_error(&self) -> Option<&OpError> {
+        self.nftables_error.as_ref().map(|(_, error)| error)
     }
 
     /// What was tried last is had, or one step less is to be tried.
@@ -28,9 +28,9 @@ impl FirewallDataplane {
         };
         self.nftables = if error.is_some() { less } else { self.tried };
         if let Some(error) = error {
-            self.lack = Some((Instant::now(), error.again()));
+            self.nftables_error = Some((Instant::now(), error.again()));
         } else if self.nftables == Nftables::Whole {
-            self.lack = None;
+            self.nftables_error = None;
         }
     }
 }
