@@ -22,7 +22,7 @@ use super::iptables::has_chain;
 const WAIT: &str = "5";
 
 /// The limit of one run: a program that hangs must not hold up all that comes after.
-const PATIENCE: Duration = Duration::from_secs(10);
+const RUN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What programs are told of our environment, in which there may be a password: where they and their parts are.
 const PASSED: [&str; 4] = ["PATH", "LD_LIBRARY_PATH", "XTABLES_LIBDIR", "XTABLES_LOCKFILE"];
@@ -169,39 +169,39 @@ const fn word(family: Family) -> &'static str {
 }
 
 fn run(program: &str, arguments: &[&str], input: &str) -> Result<String, OpError> {
-    run_within(PATIENCE, program, arguments, input)
+    run_within(RUN_TIMEOUT, program, arguments, input)
 }
 
-fn run_within(patience: Duration, program: &str, arguments: &[&str], input: &str) -> Result<String, OpError> {
+fn run_within(timeout: Duration, program: &str, arguments: &[&str], input: &str) -> Result<String, OpError> {
     let mut command = Command::new(program);
     let passed = PASSED.into_iter().filter_map(|name| Some((name, env::var_os(name)?)));
     command.args(arguments).env_clear().envs(passed).env("LC_ALL", "C");
-    let (output, killed) = finish(&mut command, input, patience).map_err(|source| match source.kind() {
+    let (output, killed) = finish(&mut command, input, timeout).map_err(|source| match source.kind() {
         io::ErrorKind::NotFound => OpError::program(ErrorKind::NoProgram, remedy(program), source),
         _ => OpError::program(ErrorKind::Program, format!("cannot run {program}"), source),
     })?;
     if killed {
-        let detail = format!("{program} has not ended within {} seconds, and was killed", patience.as_secs());
+        let detail = format!("{program} has not ended within {} seconds, and was killed", timeout.as_secs());
         return Err(OpError::program(ErrorKind::Program, detail, io::ErrorKind::TimedOut.into()));
     }
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
-    let said = String::from_utf8_lossy(&output.stderr);
-    let said = said.lines().filter(|line| !line.trim().is_empty()).take(2).collect::<Vec<_>>().join("; ");
-    let message: String = said.chars().take(300).collect();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    let stderr = stderr.lines().filter(|line| !line.trim().is_empty()).take(2).collect::<Vec<_>>().join("; ");
+    let message: String = stderr.chars().take(300).collect();
     let source = io::Error::other(output.status.to_string());
     Err(OpError::program(ErrorKind::Program, format!("{program}: {message}"), source))
 }
 
 /// Runs a command to its end, and says whether that had to be brought about.
-fn finish(command: &mut Command, input: &str, patience: Duration) -> io::Result<(Output, bool)> {
+fn finish(command: &mut Command, input: &str, timeout: Duration) -> io::Result<(Output, bool)> {
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
     let pid = Pid::from_raw(child.id().cast_signed());
     let (ended, end) = mpsc::channel::<()>();
     thread::scope(|scope| {
         let guard = scope.spawn(move || {
-            let late = end.recv_timeout(patience) == Err(RecvTimeoutError::Timeout);
+            let late = end.recv_timeout(timeout) == Err(RecvTimeoutError::Timeout);
             if late {
                 // It was not waited for yet: the number is still its own.
                 let _ = kill(pid, Signal::SIGKILL);
@@ -233,20 +233,21 @@ mod tests {
 
     #[test]
     fn one_that_hangs_is_killed_and_one_that_does_not_listen_is_heard() {
-        let said = |script| run_within(Duration::from_secs(1), "sh", &["-c", script], &"x".repeat(1 << 20));
-        let error = said("exec sleep 60").unwrap_err();
+        let run_script = |script| run_within(Duration::from_secs(1), "sh", &["-c", script], &"x".repeat(1 << 20));
+        let error = run_script("exec sleep 60").unwrap_err();
         assert!(error.to_string().contains("sh has not ended within 1 seconds"), "{error}");
-        let error = said("echo no library >&2; exit 127").unwrap_err();
+        let error = run_script("echo no library >&2; exit 127").unwrap_err();
         assert!(error.to_string().contains("no library"), "{error}");
-        assert_eq!(said("wc -c").unwrap().trim(), "1048576");
+        assert_eq!(run_script("wc -c").unwrap().trim(), "1048576");
     }
 
     #[test]
     fn a_program_is_told_nothing_of_our_environment_but_where_programs_are() {
         // Cargo tells a test this, as systemd tells us a password.
         assert!(env::var_os("CARGO_MANIFEST_DIR").is_some());
-        let said = run("env", &[], "").unwrap();
-        let names: Vec<&str> = said.lines().filter_map(|line| line.split_once('=')).map(|(name, _)| name).collect();
+        let environment = run("env", &[], "").unwrap();
+        let names: Vec<&str> =
+            environment.lines().filter_map(|line| line.split_once('=')).map(|(name, _)| name).collect();
         assert!(names.contains(&"PATH") && names.contains(&"LC_ALL"), "{names:?}");
         assert!(names.iter().all(|name| *name == "LC_ALL" || PASSED.contains(name)), "{names:?}");
     }
