@@ -39,7 +39,7 @@ const ARENA: usize = 4 * 65_536 + ROOM + LONGEST;
 /// Datagrams sent in one turn.
 const MOST: usize = 256;
 /// How long a full socket is waited for, in milliseconds, before what is left of the turn is dropped.
-const PATIENCE: u8 = 5;
+const SEND_TIMEOUT: u8 = 5;
 
 const _: () = assert!(ROOM >= VXLAN_LEAD && ROOM >= vnet::LEN);
 
@@ -283,5 +283,5 @@ impl Egress {
 
 fn is_writable(socket: &Udp) -> bool {
     let mut wait = [PollFd::new(socket.as_fd(), PollFlags::POLLOUT)];
-    poll(&mut wait, PollTimeout::from(PATIENCE)).is_ok_and(|ready| ready > 0)
+    poll(&mut wait, PollTimeout::from(SEND_TIMEOUT)).is_ok_and(|ready| ready > 0)
 }

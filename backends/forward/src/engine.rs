@@ -82,7 +82,7 @@ impl Ends {
                 Some(kept) => Ok(kept),
                 None => Udp::open(tunnel.local, Role::Listener),
             };
-            let socket = socket.and_then(|socket| socket.tell_ecn().map(|()| socket));
+            let socket = socket.and_then(|socket| socket.receive_ecn().map(|()| socket));
             let socket = socket.map_err(|error| EngineError::Udp(tunnel.local, error))?;
             ends.handles.extend(Handle::of(names.0, &tun));
             ends.handles.extend(Handle::of(names.1, &socket));
@@ -106,7 +106,7 @@ impl Engine {
         let index = if_nametoindex(name.as_str()).map_err(|error| EngineError::Gone(name, error.into()))?;
         let asked = tunnel.capabilities;
         // Each is to be told, also where one has said no.
-        let joins: Vec<bool> = pairs.iter().map(|(_, socket)| socket.join_incoming(asked.gro)).collect();
+        let joins: Vec<bool> = pairs.iter().map(|(_, socket)| socket.set_gro(asked.gro)).collect();
         let gro = joins.into_iter().all(|joins| joins);
         let device = pairs.iter().fold(asked, |least, (tun, _)| least.and(tun.capabilities));
         let shared = Arc::new(Shared {
@@ -188,7 +188,7 @@ impl Engine {
     pub(crate) fn end(mut self) -> Vec<String> {
         // One that is told to may find the device gone.
         let early = !self.works();
-        self.tell_to_stop();
+        self.signal_stop();
         let why = |thread: JoinHandle<io::Result<()>>| match thread.join() {
             Ok(Ok(())) => None,
             Ok(Err(error)) => early.then(|| error.to_string()),
@@ -197,7 +197,7 @@ impl Engine {
         self.threads.drain(..).filter_map(why).collect()
     }
 
-    fn tell_to_stop(&self) {
+    fn signal_stop(&self) {
         self.shared.stopping.store(true, Ordering::Relaxed);
         self.shared.begun.open();
         // Only a full counter refuses, and then it says stop already.
@@ -207,7 +207,7 @@ impl Engine {
 
 impl Drop for Engine {
     fn drop(&mut self) {
-        self.tell_to_stop();
+        self.signal_stop();
         for thread in self.threads.drain(..) {
             let _ = thread.join();
         }

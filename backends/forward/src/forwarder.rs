@@ -145,7 +145,7 @@ impl Forwarder {
         };
         let gone = self.engines.iter().filter(|(name, engine)| !there(name, engine) || !engine.works());
         for name in gone.map(|(name, _)| *name).collect::<Vec<_>>() {
-            self.take_apart(name);
+            self.stop_engine(name);
         }
         self.tunnels.set(&self.engines);
         for (link, engine) in &self.engines {
@@ -171,7 +171,7 @@ impl Forwarder {
             return Ok(());
         }
         // Two must not read one device.
-        self.take_apart(name);
+        self.stop_engine(name);
         let started = Engine::start(name, (tunnel, mtu), &mut self.kept, &self.tunnels.ended);
         if let Ok(engine) = &started {
             info!(link = %name, local = %tunnel.local, capabilities = %engine.shared.capabilities(), "tunnel started");
@@ -182,7 +182,7 @@ impl Forwarder {
     }
 
     /// Ends an engine, and keeps its ends for another.
-    fn take_apart(&mut self, name: LinkName) {
+    fn stop_engine(&mut self, name: LinkName) {
         let Some(engine) = self.engines.remove(&name) else { return };
         self.kept.add(&engine.shared.handles);
         for why in engine.end() {
@@ -192,7 +192,7 @@ impl Forwarder {
 
     /// Leaves a device alone.
     pub fn stop(&mut self, name: LinkName) {
-        self.take_apart(name);
+        self.stop_engine(name);
         self.kept.forget(name);
         self.tunnels.set(&self.engines);
     }

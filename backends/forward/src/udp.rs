@@ -97,7 +97,7 @@ impl Udp {
     }
 
     /// Asks the kernel to join datagrams on their way in, or not to (`UDP_GRO`, since Linux 5.0). Says whether it does.
-    pub(crate) fn join_incoming(&self, join: bool) -> bool {
+    pub(crate) fn set_gro(&self, join: bool) -> bool {
         set(&self.socket, sockopt::UdpGroSegment, &join).is_ok() && join
     }
 
@@ -105,7 +105,7 @@ impl Udp {
     ///
     /// # Errors
     /// When it does not.
-    pub(crate) fn tell_ecn(&self) -> io::Result<()> {
+    pub(crate) fn receive_ecn(&self) -> io::Result<()> {
         match i32::from(self.family) {
             libc::AF_INET => set(&self.socket, sockopt::IpRecvTos, &true),
             _ => set(&self.socket, sockopt::Ipv6RecvTClass, &true),

@@ -109,9 +109,9 @@ impl Gate {
     }
 
     /// Waits until it is open, but not for ever.
-    fn wait(&self, patience: Duration) {
+    fn wait(&self, timeout: Duration) {
         let is_open = self.is_open.lock().unwrap_or_else(PoisonError::into_inner);
-        drop(self.opened.wait_timeout_while(is_open, patience, |is_open| !*is_open));
+        drop(self.opened.wait_timeout_while(is_open, timeout, |is_open| !*is_open));
     }
 }
 

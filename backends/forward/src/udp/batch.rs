@@ -161,7 +161,7 @@ impl Udp {
             let start = number * part;
             let len = (header.msg_len as usize).min(part);
             let whole = header.msg_hdr.msg_flags & libc::MSG_TRUNC == 0;
-            let (segment, ecn) = told(&header.msg_hdr);
+            let (segment, ecn) = read_control(&header.msg_hdr);
             let segment = segment.filter(|size| *size > 0 && *size < len).unwrap_or(len);
             inbox.received.push(Received {
                 from: inbox.names[number].address(),
@@ -237,7 +237,7 @@ impl Control {
 
 /// What the kernel says of a message: the size of joined datagrams, where it has joined some (`UDP_GRO`), and the codepoint of
 /// their outer header.
-fn told(header: &libc::msghdr) -> (Option<usize>, Ecn) {
+fn read_control(header: &libc::msghdr) -> (Option<usize>, Ecn) {
     let (mut size, mut ecn) = (None, Ecn::NotEct);
     // SAFETY: the kernel has filled `msg_control` up to `msg_controllen` with whole control messages, of these options with an
     // int, and IP_TOS with a byte.

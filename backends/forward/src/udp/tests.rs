@@ -39,8 +39,8 @@ fn ours(join: bool) -> (Udp, SocketAddr) {
 
 fn ours_on(join: bool, local: &str) -> (Udp, SocketAddr) {
     let socket = Udp::open(local.parse().unwrap(), Role::Listener).unwrap();
-    assert_eq!(socket.join_incoming(join), join);
-    socket.tell_ecn().unwrap();
+    assert_eq!(socket.set_gro(join), join);
+    socket.receive_ecn().unwrap();
     let local = socket.local().unwrap();
     (socket, local)
 }
