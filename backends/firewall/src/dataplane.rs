@@ -49,7 +49,7 @@ pub struct FirewallDataplane {
     unreadable: BTreeMap<Part, OpError>,
     others: Others,
     /// What rules of others look at connections, as of a generation of nftables that is brought forward as `generation` is.
-    looked_at: Option<(u32, BTreeMap<Family, String>)>,
+    tracking_cache: Option<(u32, BTreeMap<Family, String>)>,
     /// What operators drop in Docker's chain for them.
     operators_drops: Vec<(Family, String)>,
     /// Called before whatever may take long.
@@ -97,7 +97,7 @@ impl FirewallDataplane {
             flows: Flows::default(),
             unreadable: BTreeMap::new(),
             others: Others::default(),
-            looked_at: None,
+            tracking_cache: None,
             operators_drops: Vec::new(),
             step: Box::new(|| ()),
         })
@@ -145,11 +145,11 @@ impl FirewallDataplane {
     /// The families whose encapsulated packets others need tracked, and why. The rules are read again once somebody has changed some.
     fn tracked(&mut self) -> BTreeMap<Family, String> {
         let now = self.netfilter().and_then(Netfilter::generation).ok();
-        if now.is_none() || self.looked_at.as_ref().map(|(generation, _)| *generation) != now {
+        if now.is_none() || self.tracking_cache.as_ref().map(|(generation, _)| *generation) != now {
             let chains = self.netfilter().and_then(Netfilter::chains_of_others);
-            self.looked_at = now.zip(chains.ok().map(|chains| tracking::needed(&chains)));
+            self.tracking_cache = now.zip(chains.ok().map(|chains| tracking::needed(&chains)));
         }
-        let mut tracked = match &self.looked_at {
+        let mut tracked = match &self.tracking_cache {
             Some((_, tracked)) => tracked.clone(),
             None => Family::ALL.map(|family| (family, "the rules of others cannot be read".to_owned())).into(),
         };
@@ -290,7 +290,7 @@ impl FirewallDataplane {
             }
         }
         self.generation = self.generation.map(|generation| generation.wrapping_add(1));
-        if let Some((generation, _)) = &mut self.looked_at {
+        if let Some((generation, _)) = &mut self.tracking_cache {
             *generation = generation.wrapping_add(1);
         }
         if let FirewallOp::PutTable(wanted) = op {

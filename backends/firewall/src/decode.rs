@@ -6,7 +6,7 @@ use wire_net::{Family, LinkName, Prefix};
 use wire_netlink::attribute::{address, attributes, number, text};
 use wire_state::{Element, Hook, SetKind};
 
-use super::tracking::Does;
+use super::tracking::Effects;
 
 /// An attribute of a message, behind its `struct nfgenmsg`.
 pub(super) fn find(body: &[u8], wanted: u16) -> Option<&[u8]> {
@@ -118,28 +118,29 @@ const ABOUT_CONNECTIONS: [&str; 16] = [
 ];
 
 /// Reads the expressions of a rule (`NFTA_RULE_EXPRESSIONS`).
-pub(super) fn does(expressions: &[u8]) -> Does {
-    let mut does = Does::default();
+pub(super) fn rule_effects(expressions: &[u8]) -> Effects {
+    let mut effects = Effects::default();
     for (_, expression) in attributes(expressions) {
-        does.add(does_one(expression));
+        effects.add(expression_effects(expression));
     }
-    does
+    effects
 }
 
 /// The same of one expression (`NFTA_EXPR_*`).
-pub(super) fn does_one(expression: &[u8]) -> Does {
+pub(super) fn expression_effects(expression: &[u8]) -> Effects {
     // NFTA_EXPR_NAME, NFTA_EXPR_DATA
     let (name, data) = (attribute(expression, 1).and_then(text), attribute(expression, 2).unwrap_or_default());
-    let mut does = Does::default();
+    let mut effects = Effects::default();
     match name {
-        Some("ct" | "connlimit" | "notrack" | "synproxy") => does.looks = true,
+        Some("ct" | "connlimit" | "notrack" | "synproxy") => effects.uses_conntrack = true,
         // NFTA_MATCH_NAME, NFTA_TARGET_NAME
         Some("match" | "target") => {
-            does.looks = attribute(data, 1).and_then(text).is_none_or(|name| ABOUT_CONNECTIONS.contains(&name));
+            effects.uses_conntrack =
+                attribute(data, 1).and_then(text).is_none_or(|name| ABOUT_CONNECTIONS.contains(&name));
         }
         // NFTA_OBJREF_IMM_TYPE: NFT_OBJECT_COUNTER, _QUOTA, _LIMIT, _SECMARK; all others are about connections, and a map may hold them.
         Some("objref") => {
-            does.looks = attribute(data, 1).and_then(be32).is_none_or(|kind| ![1, 2, 4, 8].contains(&kind));
+            effects.uses_conntrack = attribute(data, 1).and_then(be32).is_none_or(|kind| ![1, 2, 4, 8].contains(&kind));
         }
         // NFTA_IMMEDIATE_DATA, NFTA_DATA_VERDICT, NFTA_VERDICT_CHAIN
         Some("immediate") => {
@@ -147,19 +148,19 @@ pub(super) fn does_one(expression: &[u8]) -> Does {
                 .and_then(|data| attribute(data, 2))
                 .and_then(|verdict| attribute(verdict, 2))
                 .and_then(text);
-            does.calls.extend(chain.map(str::to_owned));
+            effects.calls.extend(chain.map(str::to_owned));
         }
         // NFTA_LOOKUP_DREG, NFT_REG_VERDICT
-        Some("lookup") => does.calls_any = attribute(data, 3).and_then(be32) == Some(0),
+        Some("lookup") => effects.calls_any = attribute(data, 3).and_then(be32) == Some(0),
         // NFTA_DYNSET_EXPR and _EXPRESSIONS: what is done for each new element
         Some("dynset") => {
-            does.add(attribute(data, 7).map(does_one).unwrap_or_default());
-            does.add(attribute(data, 10).map(self::does).unwrap_or_default());
+            effects.add(attribute(data, 7).map(expression_effects).unwrap_or_default());
+            effects.add(attribute(data, 10).map(rule_effects).unwrap_or_default());
         }
         Some(_) => {}
-        None => does.looks = true,
+        None => effects.uses_conntrack = true,
     }
-    does
+    effects
 }
 
 /// The comment of a rule: `NFTNL_UDATA_RULE_COMMENT` of libnftnl's udata.h, one byte of type and one of length before each.

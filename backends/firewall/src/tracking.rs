@@ -29,23 +29,23 @@ pub(super) struct ChainId {
 pub(super) struct OtherChain {
     /// Where the kernel itself calls it.
     pub(super) hook: Option<Hook>,
-    pub(super) does: Does,
+    pub(super) effects: Effects,
 }
 
 /// All that the rules of a chain do.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Does {
+pub(super) struct Effects {
     /// One looks at connections, or changes what is tracked.
-    pub(super) looks: bool,
+    pub(super) uses_conntrack: bool,
     /// The chains of the same table that one leads to.
     pub(super) calls: BTreeSet<String>,
     /// A map says which chain comes next: it may be any of the table.
     pub(super) calls_any: bool,
 }
 
-impl Does {
+impl Effects {
     pub(super) fn add(&mut self, other: Self) {
-        self.looks |= other.looks;
+        self.uses_conntrack |= other.uses_conntrack;
         self.calls.extend(other.calls);
         self.calls_any |= other.calls_any;
     }
@@ -53,12 +53,12 @@ impl Does {
 
 /// The families in which a rule looks at connections on the way of what comes in, and where it is.
 pub(super) fn needed(chains: &Chains) -> BTreeMap<Family, String> {
-    let looks = |family| Some((family, format!("{} looks at connections", who_looks(chains, family)?)));
-    Family::ALL.into_iter().filter_map(looks).collect()
+    let user = |family| Some((family, format!("{} looks at connections", first_conntrack_user(chains, family)?)));
+    Family::ALL.into_iter().filter_map(user).collect()
 }
 
 /// The first chain with a rule that looks at connections, among those that packets of a family may pass on their way to this host.
-fn who_looks(chains: &Chains, family: Family) -> Option<&ChainId> {
+fn first_conntrack_user(chains: &Chains, family: Family) -> Option<&ChainId> {
     let concerns = |id: &ChainId| [rule::ip(family), "inet"].contains(&id.family);
     let begins = |chain: &OtherChain| matches!(chain.hook, Some(Hook::Prerouting | Hook::Input));
     let mut reached: BTreeSet<&ChainId> = BTreeSet::new();
@@ -69,21 +69,21 @@ fn who_looks(chains: &Chains, family: Family) -> Option<&ChainId> {
             next.extend(called(chains, id));
         }
     }
-    reached.into_iter().find(|id| chains[id].does.looks)
+    reached.into_iter().find(|id| chains[id].effects.uses_conntrack)
 }
 
 /// The chains that rules of one lead to.
 fn called<'a>(chains: &'a Chains, caller: &ChainId) -> Vec<&'a ChainId> {
-    let does = &chains[caller].does;
+    let effects = &chains[caller].effects;
     let named = |chain: &String| {
         let id = ChainId { chain: chain.clone(), ..caller.clone() };
         chains.get_key_value(&id).map(|(id, _)| id)
     };
-    if does.calls_any {
+    if effects.calls_any {
         let of_table = |id: &ChainId| (id.family, &id.table) == (caller.family, &caller.table);
         chains.iter().filter(|(id, chain)| chain.hook.is_none() && of_table(id)).map(|(id, _)| id).collect()
     } else {
-        does.calls.iter().filter_map(named).collect()
+        effects.calls.iter().filter_map(named).collect()
     }
 }
 

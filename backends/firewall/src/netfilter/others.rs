@@ -8,7 +8,7 @@ use super::{GET_CHAIN, GET_RULE, GET_SET, INET, IPV4, IPV6, Netfilter, ours};
 use wire_netlink::attribute::{attributes, text};
 
 use crate::{
-    decode::{be32, does, does_one, find, hook_of},
+    decode::{be32, expression_effects, find, hook_of, rule_effects},
     encode::Body,
     tracking::{ChainId, Chains, OtherChain},
 };
@@ -25,18 +25,18 @@ impl Netfilter {
         let mut chains: Chains = chains.into_iter().collect();
         // NFTA_RULE_CHAIN, NFTA_RULE_EXPRESSIONS
         let rules = self.dump("rules of all tables", GET_RULE, &|| Body::new(0), |body| {
-            Some((id(body, 2)?, does(find(body, 4).unwrap_or_default())))
+            Some((id(body, 2)?, rule_effects(find(body, 4).unwrap_or_default())))
         })?;
-        for (id, does) in rules {
-            chains.entry(id).or_default().does.add(does);
+        for (id, effects) in rules {
+            chains.entry(id).or_default().effects.add(effects);
         }
         // A set may do something with each element it is asked for, and it is not known who asks.
         // NFTA_SET_NAME, NFTA_SET_EXPR, NFTA_SET_EXPRESSIONS
         let sets = self.dump("sets of all tables", GET_SET, &|| Body::new(0), |body| {
-            let mut done = find(body, 17).map(does_one).unwrap_or_default();
-            done.add(find(body, 18).map(does).unwrap_or_default());
+            let mut effects = find(body, 17).map(expression_effects).unwrap_or_default();
+            effects.add(find(body, 18).map(rule_effects).unwrap_or_default());
             let set = ChainId { chain: format!("set {}", find(body, 2).and_then(text)?), ..id(body, 2)? };
-            done.looks.then_some((set, OtherChain { hook: Some(Hook::Input), does: done }))
+            effects.uses_conntrack.then_some((set, OtherChain { hook: Some(Hook::Input), effects }))
         })?;
         chains.extend(sets);
         Ok(chains)
