@@ -1,4 +1,4 @@
-//! What the kernel's messages about nftables say (linux/netfilter/nf_tables.h).
+//! Decodes the kernel's nftables messages (linux/netfilter/nf_tables.h). Pure.
 
 use std::net::IpAddr;
 
@@ -8,7 +8,7 @@ use wire_state::{Element, Hook, SetKind};
 
 use super::tracking::Effects;
 
-/// An attribute of a message, behind its `struct nfgenmsg`.
+/// Finds an attribute of a message, after its `struct nfgenmsg`.
 pub(super) fn find(body: &[u8], wanted: u16) -> Option<&[u8]> {
     attribute(body.get(4..)?, wanted)
 }
@@ -22,8 +22,8 @@ pub(super) fn hook_of(number: u32) -> Option<Hook> {
     hooks.get(usize::try_from(number).ok()?).copied()
 }
 
-/// By the number that nft gives the type of a set's keys (`enum datatypes` of its datatype.h). How many bits of an inner source they
-/// have is in the name alone.
+/// The kind of a set, by the number that nft gives the type of its keys (`enum datatypes` of its datatype.h). The
+/// number of inner source bits in a key is in the set's name alone.
 pub(super) fn set_kind(name: &str, flags: u32, key: u32) -> Option<SetKind> {
     // NFT_SET_INTERVAL, NFT_SET_TIMEOUT
     let (has_ranges, filled_by_packets) = (flags & 4 != 0, flags & 0x10 != 0);
@@ -37,7 +37,7 @@ pub(super) fn set_kind(name: &str, flags: u32, key: u32) -> Option<SetKind> {
         7 => Some(addresses(Family::V4)),
         8 => Some(addresses(Family::V6)),
         41 => Some(SetKind::Links),
-        // Two types in one number, six bits each; 4 is a plain number.
+        // A concatenation of two types, six bits each in one number; 4 is a plain integer.
         0x1c4 => leases(Family::V4),
         0x204 => leases(Family::V6),
         _ => None,
@@ -53,7 +53,7 @@ pub(super) fn link_element(key: &[u8], _: &[u8]) -> Option<Element> {
     name.parse::<LinkName>().ok().map(Element::Link)
 }
 
-/// A public address and the subnet behind it, from the first and the last key.
+/// Reads a public address and the subnet leased to it, from the first and the last key of a range.
 pub(super) fn lease_element(first: &[u8], last: &[u8]) -> Option<Element> {
     let (public, from) = first.split_at_checked(first.len() / 2)?;
     let (from, to) = (address(from)?, address(last.get(public.len()..)?)?);
@@ -66,7 +66,7 @@ pub(super) fn lease_element(first: &[u8], last: &[u8]) -> Option<Element> {
     Some(Element::Lease(address(public)?, Prefix::new(from, len).ok()?))
 }
 
-/// A public address and the first `len` bits of the inner sources that belong to it.
+/// Reads a public address and the first `len` bits of the inner sources it may use.
 pub(super) fn subnet_element(key: &[u8], family: Family, len: u8) -> Option<Element> {
     let (public, leading) = key.split_at_checked(usize::from(family.bits() / 8))?;
     let mut network = leading.to_vec();
@@ -74,13 +74,13 @@ pub(super) fn subnet_element(key: &[u8], family: Family, len: u8) -> Option<Elem
     Some(Element::Subnet(address(public)?, Prefix::new(address(&network)?, len).ok()?))
 }
 
-/// The expressions of a rule but for its own counters, which change with each packet.
+/// The expressions of a rule without its counters, which change with each packet.
 pub(super) fn without_counts(expressions: &[u8]) -> Vec<u8> {
     let rest = attributes(expressions).filter(|(_, expression)| !is_counter(expression));
     rest.flat_map(|(_, expression)| expression).copied().collect()
 }
 
-/// The packets that a rule's own counters have counted.
+/// The number of packets that the counters inside a rule have counted.
 pub(super) fn counts(expressions: &[u8]) -> u64 {
     let counters = attributes(expressions).filter(|(_, expression)| is_counter(expression));
     // NFTA_EXPR_DATA, NFTA_COUNTER_PACKETS
@@ -97,7 +97,7 @@ fn attribute(bytes: &[u8], wanted: u16) -> Option<&[u8]> {
     attributes(bytes).find(|(kind, _)| *kind == wanted).map(|(_, value)| value)
 }
 
-/// Matches and targets of iptables that look at connections, or change what is tracked.
+/// iptables matches and targets that use connection tracking, or change what is tracked.
 const ABOUT_CONNECTIONS: [&str; 16] = [
     "cluster",
     "connbytes",
@@ -117,7 +117,7 @@ const ABOUT_CONNECTIONS: [&str; 16] = [
     "SYNPROXY",
 ];
 
-/// Reads the expressions of a rule (`NFTA_RULE_EXPRESSIONS`).
+/// The effects of a rule, from its expressions (`NFTA_RULE_EXPRESSIONS`).
 pub(super) fn rule_effects(expressions: &[u8]) -> Effects {
     let mut effects = Effects::default();
     for (_, expression) in attributes(expressions) {
@@ -126,7 +126,7 @@ pub(super) fn rule_effects(expressions: &[u8]) -> Effects {
     effects
 }
 
-/// The same of one expression (`NFTA_EXPR_*`).
+/// The effects of one expression (`NFTA_EXPR_*`).
 pub(super) fn expression_effects(expression: &[u8]) -> Effects {
     // NFTA_EXPR_NAME, NFTA_EXPR_DATA
     let (name, data) = (attribute(expression, 1).and_then(text), attribute(expression, 2).unwrap_or_default());
@@ -138,7 +138,8 @@ pub(super) fn expression_effects(expression: &[u8]) -> Effects {
             effects.uses_conntrack =
                 attribute(data, 1).and_then(text).is_none_or(|name| ABOUT_CONNECTIONS.contains(&name));
         }
-        // NFTA_OBJREF_IMM_TYPE: NFT_OBJECT_COUNTER, _QUOTA, _LIMIT, _SECMARK; all others are about connections, and a map may hold them.
+        // NFTA_OBJREF_IMM_TYPE: NFT_OBJECT_COUNTER, _QUOTA, _LIMIT, _SECMARK; all others are about connections. Without
+        // a type, a map holds the objects.
         Some("objref") => {
             effects.uses_conntrack = attribute(data, 1).and_then(be32).is_none_or(|kind| ![1, 2, 4, 8].contains(&kind));
         }
@@ -152,7 +153,7 @@ pub(super) fn expression_effects(expression: &[u8]) -> Effects {
         }
         // NFTA_LOOKUP_DREG, NFT_REG_VERDICT
         Some("lookup") => effects.calls_any = attribute(data, 3).and_then(be32) == Some(0),
-        // NFTA_DYNSET_EXPR and _EXPRESSIONS: what is done for each new element
+        // NFTA_DYNSET_EXPR and _EXPRESSIONS: run for each new element.
         Some("dynset") => {
             effects.add(attribute(data, 7).map(expression_effects).unwrap_or_default());
             effects.add(attribute(data, 10).map(rule_effects).unwrap_or_default());
@@ -163,7 +164,8 @@ pub(super) fn expression_effects(expression: &[u8]) -> Effects {
     effects
 }
 
-/// The comment of a rule: `NFTNL_UDATA_RULE_COMMENT` of libnftnl's udata.h, one byte of type and one of length before each.
+/// Reads the comment of a rule: `NFTNL_UDATA_RULE_COMMENT` of libnftnl's udata.h. Before each entry are one byte of
+/// type and one of length.
 pub(super) fn comment(mut data: &[u8]) -> Option<String> {
     loop {
         let (head, rest) = data.split_first_chunk::<2>()?;

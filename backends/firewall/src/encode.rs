@@ -1,4 +1,4 @@
-//! What the kernel is told about nftables (linux/netfilter/nf_tables.h): message bodies, and the keys of elements. Pure.
+//! Encodes nftables messages (linux/netfilter/nf_tables.h): bodies, and the keys of set elements. Pure.
 
 use std::net::IpAddr;
 
@@ -17,7 +17,7 @@ impl Body {
         Self(vec![family, 0, 0, 0])
     }
 
-    /// Of a message that is about a subsystem (`nfgenmsg.res_id`, in network byte order).
+    /// The body of a message about a subsystem (`nfgenmsg.res_id`, in network byte order).
     pub(super) fn of_subsystem(number: u16) -> Self {
         Self([[0, 0], number.to_be_bytes()].concat())
     }
@@ -60,7 +60,7 @@ impl Emitable for Body {
     }
 }
 
-/// The first key of an element; and the last, in sets of ranges.
+/// The first key of an element and, in sets of ranges, the last.
 fn key(element: &Element) -> (Vec<u8>, Option<Vec<u8>>) {
     match element {
         Element::Address(address) => (octets(*address), None),
@@ -76,7 +76,7 @@ fn key(element: &Element) -> (Vec<u8>, Option<Vec<u8>>) {
         }
         Element::Subnet(public, subnet) => {
             let leading = octets(subnet.network());
-            // The kernel fills each part of a key up to 32 bits.
+            // The kernel pads each field of a key to 32 bits.
             let len = usize::from(subnet.len().div_ceil(8)).next_multiple_of(4);
             ([&octets(*public), &leading[..len]].concat(), None)
         }

@@ -1,4 +1,4 @@
-//! On the real kernel, each test in a fresh network namespace of its own. What is there is checked through `nft` and
+//! Tests on the real kernel, each in a network namespace of its own. The rules are checked through `nft` and
 //! `iptables`.
 
 mod flowtable;
@@ -18,7 +18,7 @@ use super::{
 };
 use wire_netlink::lab::{drop_privileges, in_namespace, run, runtime};
 
-/// What the host around has, with the links that the kernel has now.
+/// The facts of this host, with the links that the kernel has now.
 fn host_facts(reconciler: &mut Reconciler<FirewallDataplane>, subnets: &[Prefix]) -> HostFacts {
     let links = wire_kernel::Links::open().unwrap().of_containers(subnets).unwrap();
     reconciler.driver().host_facts(links, subnets)
@@ -36,7 +36,7 @@ fn ruleset() -> String {
     run("nft -s list ruleset; iptables-save | grep -v '^#'; ip6tables-save | grep -v '^#'")
 }
 
-/// A round after somebody has changed something, as the agent makes it.
+/// A round after a change by somebody else, as the agent makes it.
 fn repair(
     reconciler: &mut Reconciler<FirewallDataplane>,
     want: &FirewallState,
@@ -54,7 +54,7 @@ fn what_was_put_is_read_back_as_wanted_and_nothing_is_written_again() {
         let report = first.round(&want(&[2, 3]));
         assert!(report.converged, "{report:?}");
         let whole = ruleset();
-        // Somebody who knows nothing, as after a restart.
+        // A reconciler without memory, as after a restart.
         let mut again = reconciler();
         let report = again.round(&want(&[2, 3]));
         assert!(report.converged && report.read_back, "{report:?}");
@@ -144,7 +144,7 @@ fn sets_that_do_not_fit_into_one_message_are_changed_at_once_or_not_at_all() {
     });
 }
 
-/// What anyone may do to it, each a shell script.
+/// Changes that anyone may make to our rules, each a shell script.
 const DAMAGES: [&str; 11] = [
     "nft flush ruleset",
     "nft delete table inet wire-agent",
@@ -319,7 +319,7 @@ fn measure_rounds_among_many_peers() {
     });
 }
 
-/// How long one transaction takes that adds a peer which is not there.
+/// The time of one transaction that adds a peer.
 fn time_of_one_more(reconciler: &mut Reconciler<FirewallDataplane>, number: u32) -> Duration {
     let public = std::net::Ipv4Addr::from_bits(0xc000_0000 + number).into();
     let subnet = Prefix::new(std::net::Ipv4Addr::from_bits(0x3000_0000 + (number << 8)).into(), 24).unwrap();

@@ -1,4 +1,5 @@
-//! An operator's drops that come too late: ours lets the overlay through before them (docs/adr/0007-firewall.md). Pure.
+//! Finds an operator's drops that have no effect, because our rules accept the overlay's packets before them
+//! (docs/adr/0007-firewall.md). Pure.
 
 use wire_net::{DualStack, Family, LinkName, Prefix};
 
@@ -8,8 +9,8 @@ use super::{
 };
 
 impl FirewallPolicy {
-    /// Which of an operator's drops in `DOCKER-USER` may be meant for traffic of the overlay. What names only other links or other
-    /// addresses is not, and of a set of addresses nothing is known.
+    /// The rules in `DOCKER-USER` that may be meant to drop traffic of the overlay. A rule that names only other links
+    /// or other addresses is left out, and so is one with a set of addresses, whose content is unknown.
     pub fn overruled<'a>(
         &self,
         drops: &'a [(Family, String)],
@@ -49,7 +50,7 @@ fn may_match(rule: &str, network: Prefix, links: &[LinkName]) -> bool {
     true
 }
 
-/// iptables takes a plus at the end for whatever follows.
+/// Compares a link's name as iptables does: a plus at the end of the pattern stands for any rest.
 fn is_named(link: &str, pattern: &str) -> bool {
     pattern.strip_suffix('+').map_or(link == pattern, |start| link.starts_with(start))
 }

@@ -1,7 +1,7 @@
-//! What the packet filter should hold for us. Pure.
+//! Computes the rules that the packet filter should hold. Pure.
 //!
-//! Each rule stands where it can win (docs/adr/0007-firewall.md): what must come before Docker's drops in chains of iptables,
-//! all else in our own table of nftables.
+//! Each rule is placed where it takes effect (docs/adr/0007-firewall.md): what must come before Docker's drops in
+//! iptables chains, everything else in our own nftables table.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,33 +21,34 @@ use super::{
     rule::{Links, Match, Rule},
 };
 
-/// What an operator may choose.
+/// The networks of the overlay, and an operator's choices for the packet filter.
 #[derive(Clone, Debug)]
 pub struct FirewallPolicy {
-    /// The overlay's networks, and what hosts lease of them.
+    /// The overlay's networks, and the ranges that hosts lease from.
     pub pools: DualStack<Pool>,
-    /// Whether what leaves the overlay gets this host's address.
+    /// Source NAT for packets that leave the overlay.
     pub masquerade: Masquerade,
-    /// Whether packets from and to the overlay are forwarded whatever the policy of FORWARD is, and whatever Docker drops.
+    /// Accepts forwarding from and to the overlay, whatever the policy of FORWARD is and whatever Docker drops.
     pub forward: bool,
-    /// Who may send us encapsulated packets.
+    /// The senders that encapsulated packets are accepted from.
     pub senders: Senders,
-    /// Lets established connections of the overlay skip the rules of forwarding, where the kernel has flowtables.
+    /// Lets established connections of the overlay skip the rules of forwarding, if the kernel has flowtables.
     pub flowtable: bool,
 }
 
-/// Whether what leaves the overlay gets this host's address (`--ip-masq`).
+/// Source NAT for packets that leave the overlay (`--ip-masq`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Masquerade {
-    /// It keeps its own.
+    /// They keep their source.
     Off,
-    /// With any free port (`--random-fully`), so that two at once are never given the same.
+    /// They get this host's address and a random port (`--random-fully`), so that two connections at once never get the
+    /// same.
     Random,
-    /// With its own port where that is free.
+    /// They get this host's address, and keep their port if it is free.
     Plain,
 }
 
-/// Who may send us encapsulated packets (`--peers-only`).
+/// The senders that encapsulated packets are accepted from (`--peers-only`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Senders {
     /// The public addresses of leases.
@@ -59,38 +60,38 @@ pub enum Senders {
 /// Another host of the network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Peer {
-    /// The addresses that it sends encapsulated packets from.
+    /// The source addresses of its encapsulated packets.
     pub public: DualStack<IpAddr>,
-    /// What its containers have addresses of.
+    /// The subnet of its containers.
     pub subnet: Subnet,
 }
 
-/// A device through which packets go into the overlay of one family.
+/// The device through which packets of one family enter the overlay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OverlayDevice {
     /// Its name.
     pub link: LinkName,
-    /// The link to the other hosts, where it is bound to one.
+    /// The underlay link it is bound to, if any.
     pub parent: Option<LinkName>,
     /// The UDP port of encapsulated packets.
     pub port: u16,
-    /// Which of those are of this device.
+    /// The VNI this device terminates, if it is VXLAN.
     pub vni: Option<Vni>,
-    /// Where they come from that we send.
+    /// The source address of the encapsulated packets that this host sends.
     pub local: Option<IpAddr>,
-    /// Whether it is the kernel that takes them off, and counts what has come in.
+    /// True if the kernel decapsulates, and counts what has come in; false if the agent does.
     pub in_kernel: bool,
-    /// Whether a group policy may stand in their headers (`"GBP"`).
+    /// True if headers may carry a group policy (`"GBP"`).
     pub has_policy: bool,
-    /// How far behind the start of their UDP header the inner IP header begins, in bytes.
+    /// Offset of the inner IP header from the start of the outer UDP header, in bytes.
     pub inner: usize,
 }
 
-/// A UDP header (RFC 768), in bytes.
+/// Length of a UDP header (RFC 768), in bytes.
 const UDP: usize = 8;
 
 impl OverlayDevice {
-    /// Those that a backend wants.
+    /// The overlay devices that a backend wants.
     #[must_use]
     pub fn of(net: &NetState) -> DualStack<Self> {
         let mut devices = DualStack::default();
@@ -117,45 +118,45 @@ impl OverlayDevice {
     }
 }
 
-/// What the host around us has, as far as it matters to the packet filter.
+/// The facts of this host that the rules depend on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HostFacts {
-    /// The links that containers of our subnet are on.
+    /// The links with containers of our subnet.
     pub bridges: BTreeSet<LinkName>,
-    /// These and all other bridges. No rule follows from them.
+    /// These and all other bridges. No rule depends on them.
     pub links: Vec<ContainerLink>,
-    /// How Docker keeps its rules.
+    /// The form in which Docker keeps its rules.
     pub docker: DockerRules,
-    /// What of our table nftables can hold.
+    /// The part of our table that nftables can hold.
     pub nftables: Nftables,
-    /// The families whose encapsulated packets stay tracked as they come in, and what needs that.
+    /// The families whose encapsulated packets must stay tracked as they come in, and what needs that.
     pub tracked: BTreeMap<Family, String>,
-    /// The families of which somebody else may drop what we let in.
+    /// The families in which rules of others may drop what ours let in.
     pub doubted: BTreeSet<Family>,
-    /// The links there are that a flowtable can be hooked to: none where it is not asked for, or the kernel has none.
+    /// The links that a flowtable can be hooked to: none if it is not asked for, or the kernel has none.
     pub hookable: BTreeSet<LinkName>,
 }
 
 impl HostFacts {
-    /// The bridges that no rule can name.
+    /// The bridges whose names nft would not take literally.
     pub fn unnamed_bridges(&self) -> impl Iterator<Item = &LinkName> {
         self.bridges.iter().filter(|link| !is_plain(link))
     }
 }
 
-/// What of our table nftables can hold, from less to more.
+/// The part of our table that nftables can hold, from less to more.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Nftables {
     /// Nothing: there is no nft, or the kernel is before 5.6.
     Absent,
-    /// All but which inner sources a peer may have: nft before 1.0.6.
+    /// Everything except the check of inner sources: nft before 1.0.6.
     Simple,
-    /// All of it.
+    /// Everything.
     #[default]
     Whole,
 }
 
-/// How Docker keeps its rules.
+/// The form in which Docker keeps its rules.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DockerRules {
     /// In iptables, or there is no Docker.
@@ -163,18 +164,19 @@ pub enum DockerRules {
     Iptables,
     /// In tables of nftables (Docker 29 with `firewall-backend` nftables) that let our mark pass.
     Marked,
-    /// The same, but it was not told of our mark (`--bridge-accept-fwmark`).
+    /// In nftables, but Docker was not told to accept our mark (`--bridge-accept-fwmark`).
     Unmarked,
 }
 
-/// The mark by which Docker's tables of nftables let packets to containers pass (`--bridge-accept-fwmark=0x1000/0x1000`).
+/// The packet mark by which Docker's tables of nftables accept packets to containers
+/// (`--bridge-accept-fwmark=0x1000/0x1000`).
 pub const ACCEPT_MARK: u32 = 0x1000;
 
 /// By flannel's and kube-proxy's convention packets with this mark are masqueraded by others.
 pub(super) const KUBE_MARK: &str = "0x4000";
 
 impl FirewallPolicy {
-    /// What the packet filter should hold for these leases.
+    /// Computes the rules that the packet filter should hold for these leases.
     #[must_use]
     pub fn desired(
         &self,
@@ -200,7 +202,7 @@ impl FirewallPolicy {
         firewall
     }
 
-    /// The families in which the kernel tracks the connections of encapsulated packets that come in, and why.
+    /// The families in which the kernel tracks encapsulated packets that come in, and why.
     #[must_use]
     pub fn tracked(&self, devices: &DualStack<OverlayDevice>, facts: &HostFacts) -> BTreeMap<Family, String> {
         devices.iter().filter_map(|(family, _)| Some((family, self.tracked_in(family, facts)?))).collect()
@@ -219,7 +221,7 @@ impl FirewallPolicy {
         ours.map(str::to_owned).or_else(|| facts.tracked.get(&family).cloned())
     }
 
-    /// Whether any source is kept or changed.
+    /// True if rules of ours keep or change sources.
     fn translates(&self) -> bool {
         self.forward || self.masquerade != Masquerade::Off
     }
@@ -242,13 +244,13 @@ impl FirewallPolicy {
         } else {
             Vec::new()
         };
-        // Docker masquerades at 100 (`srcnat`).
+        // Before Docker, which masquerades at 100 (`srcnat`).
         add_chain(&mut table, "sources", ("nat", Hook::Postrouting, 99), nat);
         let through: Vec<&FamilyRules> = families.iter().filter(|rules| rules.device.is_some()).collect();
         let Some(device) = through.iter().find_map(|rules| rules.device) else { return table };
         let source_check = facts.nftables == Nftables::Whole;
         self.judge(&mut table, (&through, &device), facts);
-        // Whatever a container is on: behind all that changes sources (100, `srcnat`).
+        // Containers on any link: after all that changes sources (100, `srcnat`).
         let masqueraded = through.iter().filter_map(|rules| rules.masqueraded()).collect();
         add_chain(
             &mut table,
@@ -256,7 +258,7 @@ impl FirewallPolicy {
             ("filter", Hook::Postrouting, 300),
             encapsulated(&device, masqueraded),
         );
-        // Behind everyone's: what others drop never gets here.
+        // After all other chains: what others drop never gets here.
         let doubted = || through.iter().filter(|rules| facts.doubted.contains(&rules.family));
         let delivered: Vec<Rule> =
             doubted().map(|rules| rules.counted("let in by all", counter::delivered(rules.family))).collect();
@@ -285,10 +287,10 @@ impl FirewallPolicy {
         table
     }
 
-    /// The chains in which encapsulated packets are judged as they come in, or pass through.
+    /// Adds the chains that judge encapsulated packets as they come in, or are forwarded.
     fn judge(&self, table: &mut Table, (through, device): (&[&FamilyRules], &OverlayDevice), facts: &HostFacts) {
         let source_check = facts.nftables == Nftables::Whole;
-        // Before connections are tracked (-200), at `raw` (-300) less ten. Fragments are whole again since -400.
+        // Ten before `raw` (-300), and so before connection tracking (-200). Fragments are whole again since -400.
         let mut arriving: Vec<Rule> = through.iter().filter_map(|rules| rules.not_let_in()).collect();
         arriving.extend(through.iter().filter_map(|rules| rules.spoofed()));
         if self.forward && facts.docker != DockerRules::Iptables {
@@ -311,8 +313,8 @@ impl FirewallPolicy {
             arriving.extend(through.iter().filter_map(|rules| rules.as_if_from_us()).chain(passing));
             arriving.extend(through.iter().filter_map(|rules| rules.passing()).chain(incoming));
         } else {
-            // Without a header that says so, an answer to a masqueraded packet may look as if it were encapsulated, until it has its
-            // own address back (-100).
+            // Without a VXLAN header, an answer to a masqueraded packet may look encapsulated until its address is
+            // translated back (-100).
             let incoming = [family_rules::let_in_before()].into_iter().chain(incoming).collect();
             add_chain(table, "encapsulated-in", ("filter", Hook::Input, -10), encapsulated(device, incoming));
             add_chain(table, "encapsulated-through", ("filter", Hook::Forward, -10), encapsulated(device, passing));
@@ -321,17 +323,17 @@ impl FirewallPolicy {
     }
 }
 
-/// Rules for what is encapsulated alone.
+/// Puts rules before these that let all other packets pass.
 fn encapsulated(device: &OverlayDevice, rules: Vec<Rule>) -> Vec<Rule> {
     to_port(device).into_iter().chain(of_network(device)).chain(rules).collect()
 }
 
-/// Whether nft takes the name for one: others are patterns, or end the text they are in.
+/// True if nft takes the name literally: other names are patterns, or end the quoted text.
 pub(super) fn is_plain(link: &LinkName) -> bool {
     link.as_str().chars().all(|letter| letter.is_ascii_alphanumeric() || "_.@:-".contains(letter))
 }
 
-/// Adds a chain, where it has rules.
+/// Adds a chain if it has rules.
 pub(super) fn add_chain(table: &mut Table, name: &str, (kind, hook, priority): (&str, Hook, i32), rules: Vec<Rule>) {
     if !rules.is_empty() {
         let rules = rules.into_iter().map(Rule::in_nft).collect();

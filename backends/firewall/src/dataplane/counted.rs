@@ -1,4 +1,4 @@
-//! What the packet filter has counted.
+//! The counters of our table.
 
 use std::{collections::BTreeSet, net::IpAddr};
 
@@ -8,27 +8,27 @@ use wire_state::{DataplaneError, Element};
 use super::FirewallDataplane;
 use crate::family_rules::counter;
 
-/// What our table has counted since it was put there, in packets.
+/// The packets that our table has counted since it was created.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counted {
-    /// Encapsulated packets that were dropped since their sender has no lease.
+    /// Encapsulated packets dropped because their sender has no lease.
     pub unknown_peers: u64,
-    /// Some of those senders of the last hour.
+    /// The addresses of such senders in the last hour; not all, since the set is bounded.
     pub senders: BTreeSet<IpAddr>,
-    /// The same senders, each with inner sources it used.
+    /// The same senders, each with an inner source it has used.
     pub claims: BTreeSet<(IpAddr, IpAddr)>,
-    /// Encapsulated packets that were dropped since a container sent them.
+    /// Encapsulated packets dropped because a container sent them.
     pub containers: u64,
-    /// Packets of peers that were dropped since their inner source is none that the peer may have.
+    /// Packets of peers dropped because the peer may not use their inner source.
     pub spoofed: u64,
-    /// Encapsulated packets we let in, by the family of the overlay.
+    /// Encapsulated packets that our rules accepted, by the family of the overlay.
     pub arrived: DualStack<u64>,
-    /// Encapsulated packets that all others let in too, of families in which they are counted.
+    /// Encapsulated packets that all rules of others accepted too, for families in which they are counted.
     pub delivered: DualStack<u64>,
 }
 
 impl FirewallDataplane {
-    /// What our table has counted.
+    /// Reads the counters of our table.
     ///
     /// # Errors
     /// When the kernel does not answer.

@@ -1,4 +1,4 @@
-//! Beside what others have in the packet filter: flanneld, Docker, an operator.
+//! Our rules beside those of others: flanneld, Docker, an operator.
 
 use wire_state::{ErrorKind, Failure, Rule, TableName};
 
@@ -139,7 +139,7 @@ fn dockers_own_nftables_let_our_mark_pass_or_are_named() {
     });
 }
 
-/// iptables-nft says nothing of what it does not understand, and all is well to it.
+/// Rules that iptables-nft does not understand and leaves out of its output without a word.
 #[test]
 fn a_table_that_iptables_does_not_show_is_named_and_left_alone() {
     for (native, named) in [

@@ -1,4 +1,5 @@
-//! What the table lets in, sent over the loopback device: a host is a peer, an unknown peer or a container by its address alone.
+//! Packets that the table lets in, sent over the loopback device: a host is a peer, an unknown peer or a container by
+//! its address alone.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 
@@ -84,7 +85,7 @@ fn a_peers_frame_with_vlan_tags_or_of_another_family_is_dropped_and_counted_what
                 assert_eq!(counted.spoofed - before, ODD.len() as u64 + 1);
                 assert_eq!(counted.arrived.get(family), Some(&1));
             }
-            // What a rule has counted makes it no other one.
+            // The count of a rule is no part of its identity.
             reconciler.invalidate();
             let report = reconciler.round(&want);
             assert!(report.read_back && report.written == 0, "{report:?}");

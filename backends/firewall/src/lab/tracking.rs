@@ -1,4 +1,4 @@
-//! Who needs encapsulated packets tracked, as real programs put their rules.
+//! Rules that need encapsulated packets tracked, as real programs write them.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! The rules of everyone else, as far as they look at connections.
+//! Reads the rules of others, to find those that use connection tracking.
 
 use wire_state::DataplaneError;
 
@@ -14,7 +14,7 @@ use crate::{
 };
 
 impl Netfilter {
-    /// The chains of others that packets of IP pass, and what their rules do.
+    /// The chains of others that IP packets pass, with the effects of their rules.
     pub(crate) fn chains_of_others(&mut self) -> Result<Chains, DataplaneError> {
         // NFTA_CHAIN_NAME, NFTA_CHAIN_HOOK, NFTA_HOOK_HOOKNUM
         let chains = self.dump("chains of all tables", GET_CHAIN, &|| Body::new(0), |body| {
@@ -30,7 +30,8 @@ impl Netfilter {
         for (id, effects) in rules {
             chains.entry(id).or_default().effects.add(effects);
         }
-        // A set may do something with each element it is asked for, and it is not known who asks.
+        // A set may have expressions that run at each lookup, and which rules use it is not known: it counts as a chain
+        // of its own.
         // NFTA_SET_NAME, NFTA_SET_EXPR, NFTA_SET_EXPRESSIONS
         let sets = self.dump("sets of all tables", GET_SET, &|| Body::new(0), |body| {
             let mut effects = find(body, 17).map(expression_effects).unwrap_or_default();
@@ -43,7 +44,7 @@ impl Netfilter {
     }
 }
 
-/// The chain that a message is about, by the number of the attribute with its name; none of ours.
+/// The chain that a message is about; `name` is the number of the attribute with its name. `None` for a chain of ours.
 fn id(body: &[u8], name: u16) -> Option<ChainId> {
     let family = match *body.first()? {
         INET => "inet",

@@ -1,4 +1,4 @@
-//! What a flowtable adds to the table.
+//! The rules that a flowtable adds to the table.
 
 use super::*;
 
