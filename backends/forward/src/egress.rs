@@ -1,4 +1,4 @@
-//! From the device to the peers: read, look up, cut, frame, send.
+//! From the device to the peers: read, look up, segment, frame, send.
 
 use std::{
     io::{self, ErrorKind, IoSlice},
@@ -32,18 +32,18 @@ use super::{
 
 /// The longest packet a device gives, in bytes.
 const LONGEST: usize = 65_535 + 40;
-/// Room before a packet: its vnet header, in whose place and before which the framing goes.
+/// Bytes before a packet: for its vnet header, which the framing then overwrites.
 const ROOM: usize = 32;
-/// Bytes read in one turn, at the most four of the largest packets: what fits into a processor's own cache.
+/// Bytes read in one turn: at most four of the largest packets, which fit into a CPU's own cache.
 const ARENA: usize = 4 * 65_536 + ROOM + LONGEST;
 /// Datagrams sent in one turn.
 const MOST: usize = 256;
-/// How long a full socket is waited for, in milliseconds, before what is left of the turn is dropped.
+/// Milliseconds to wait for a full socket, before the rest of the turn is dropped.
 const SEND_TIMEOUT: u8 = 5;
 
 const _: () = assert!(ROOM >= VXLAN_LEAD && ROOM >= vnet::LEN);
 
-/// One worker's way out.
+/// The outgoing direction of one worker.
 pub(crate) struct Egress {
     arena: Vec<u8>,
     heads: Vec<u8>,
@@ -68,7 +68,8 @@ impl Egress {
         }
     }
 
-    /// Takes what the device has, as far as there is room for it, and sends it. Says whether more may wait.
+    /// Reads packets from the device until the arena is full or none is left, and sends them. Returns true if more may
+    /// wait.
     ///
     /// # Errors
     /// When the device is gone.
@@ -142,7 +143,7 @@ impl Egress {
         Ok(())
     }
 
-    /// Queues a packet that stays one: what comes before it is written in front of it.
+    /// Queues a packet that is not segmented: its framing is written in front of it.
     #[inline]
     fn whole(&mut self, context: &Context<'_>, peer: &Peer, header: &Header, socket: usize, range: Range<usize>) {
         let framing = context.shared.tunnel.framing;
@@ -153,7 +154,7 @@ impl Egress {
         self.queue.push(peer.to, socket, datagram, context.shared.gso.load(Ordering::Relaxed));
     }
 
-    /// Queues the packets that a large one stands for.
+    /// Queues the segments of a large packet.
     #[inline]
     fn cut(
         &mut self,
@@ -178,7 +179,7 @@ impl Egress {
         });
     }
 
-    /// Tells the sender of a packet why it goes no further, and us too.
+    /// Sends an ICMP error to the sender of a packet, within the rate limit, and returns the reason for the drop.
     #[cold]
     fn refuse(
         &mut self,
@@ -247,7 +248,7 @@ impl Egress {
                     context.counters.add(Count::Dropped(DropReason::SendError), left);
                     return;
                 }
-                // The link cannot cut (EIO), or its MTU is smaller than we think (EMSGSIZE, EINVAL): one by one.
+                // The link cannot segment (EIO), or its MTU is smaller than ours (EMSGSIZE, EINVAL): sent one by one.
                 Some(errno @ (Errno::EIO | Errno::EINVAL | Errno::EMSGSIZE | Errno::EOPNOTSUPP))
                     if self.messages[done].segment.is_some() =>
                 {
@@ -266,7 +267,7 @@ impl Egress {
         }
     }
 
-    /// Counts what the kernel has taken: inner packets, and their bytes.
+    /// Counts the inner packets that the kernel has taken, and their bytes.
     fn count_sent(&self, context: &Context<'_>, messages: Range<usize>) {
         let (packets, bytes) = self.content(messages);
         let leads = packets * context.shared.tunnel.framing.lead() as u64;
@@ -274,7 +275,7 @@ impl Egress {
         context.counters.add(Count::ToPeersBytes, bytes - leads);
     }
 
-    /// How many datagrams are in messages, and how many bytes.
+    /// The number of datagrams in these messages, and of their bytes.
     fn content(&self, messages: Range<usize>) -> (u64, u64) {
         let contents = self.messages[messages].iter().map(|message| message.content(&self.pieces));
         contents.fold((0, 0), |sum, content| (sum.0 + content.0, sum.1 + content.1))

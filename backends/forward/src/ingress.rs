@@ -20,27 +20,28 @@ use super::{
     worker::Context,
 };
 
-/// Messages received in one turn. Where the kernel joins none on their way in, so many are needed for a large packet.
+/// Messages received in one turn, if the kernel joins none of them (GRO): so many are needed for a large packet.
 const MESSAGES: usize = 256;
-/// Messages received in one turn where the kernel joins them, so that they still lie in a processor's own cache.
+/// Messages received in one turn, if the kernel joins them: few, so that they are still in the CPU's own cache.
 const JOINED_MESSAGES: usize = 8;
-/// From here on a message counts as joined, in bytes.
+/// From this average length on, in bytes, messages count as joined by the kernel.
 const JOINED: usize = 16 << 10;
-/// The longest inner packet that any link carries, in bytes: what is longer was not meant to arrive.
+/// The longest inner packet that any link carries, in bytes: longer ones are dropped.
 const JUMBO: usize = 9216;
-/// Room for one message: 64 KiB, and 25 cache lines more, so that messages do not all begin in the same place of a cache.
+/// Buffer for one message, in bytes: 64 KiB, and 25 cache lines more, so that messages do not all begin at the same
+/// place of a cache.
 const PART: usize = 65_536 + 25 * 64;
 
-/// One worker's way in.
+/// The incoming direction of one worker.
 pub(crate) struct Ingress {
     arena: Vec<u8>,
     inbox: Inbox,
     coalescer: Coalescer,
-    /// Messages to ask for next.
+    /// The number of messages to receive in the next turn.
     most: usize,
 }
 
-/// What is known of a sender already.
+/// The addresses of the last packet that was admitted: the next one with the same needs no check.
 #[derive(Clone, Copy)]
 struct Known {
     from: IpAddr,
@@ -58,10 +59,11 @@ impl Ingress {
         }
     }
 
-    /// Takes what has come in, as far as there is room for it, and writes it to the device. Says whether more may wait.
+    /// Receives messages, as many as there is room for, and writes their packets to the device. Returns true if more
+    /// may wait.
     ///
     /// # Errors
-    /// When the device is gone, or the socket is of no use.
+    /// When the device is gone, or the socket fails.
     pub(crate) fn turn(&mut self, context: &Context<'_>, table: &Table, socket: &Udp) -> io::Result<bool> {
         let received = match socket.receive(&mut self.arena, &mut self.inbox, self.most) {
             Ok(received) => received,
@@ -92,7 +94,7 @@ impl Ingress {
     }
 }
 
-/// Checks the datagrams of one message and adds the good ones.
+/// Checks the datagrams of one message, and adds those that are admitted to the coalescer.
 #[inline]
 fn take(
     context: &Context<'_>,
@@ -114,7 +116,7 @@ fn take(
     while start < end {
         let stop = end.min(start + message.segment);
         let admitted = check(context, table, from, &arena[start..stop], known).and_then(|(lead, header)| {
-            // What a peer with a larger MTU sends, the kernel cuts or answers.
+            // Packets of a peer with a larger MTU are fragmented or answered by the kernel.
             let fits = header.total <= context.mtu().max(JUMBO);
             if !fits {
                 return Err(DropReason::TooBig);
@@ -135,7 +137,8 @@ fn take(
     }
 }
 
-/// Takes a message that is one packet of which the cutting was left to a device. Says whether it is.
+/// Admits a message that is one large packet, whose segmentation was left to a network card. Returns false if it is
+/// none.
 fn take_large(
     context: &Context<'_>,
     table: &Table,
@@ -160,7 +163,7 @@ fn take_large(
     true
 }
 
-/// Whether a datagram may come in, and where its packet begins.
+/// Checks a datagram. Returns the length of its framing, and the inner header.
 #[inline]
 fn check(
     context: &Context<'_>,
@@ -203,14 +206,14 @@ fn admit(
         context.shared.note_rejected_sender(from, source);
         return Err(if table.has_sender(from) { DropReason::SourceSubnet } else { DropReason::SourceAddress });
     }
-    // What is for another host would go straight out again.
+    // A packet for another host would go straight out again.
     if tunnel.own.is_some_and(|own| !own.contains(destination)) {
         return Err(DropReason::Destination);
     }
     Ok(())
 }
 
-/// Writes one packet, which may stand for several.
+/// Writes one packet, or several that are joined, to the device.
 fn write(context: &Context<'_>, arena: &mut [u8], coalescer: &Coalescer, packet: &Joined) -> io::Result<()> {
     let vnet = packet.seal(arena).to_bytes();
     let first = &arena[packet.first().clone()];
@@ -233,7 +236,7 @@ fn write(context: &Context<'_>, arena: &mut [u8], coalescer: &Coalescer, packet:
     match written {
         Ok(_) => Ok(()),
         Err(error) if error.raw_os_error() == Some(Errno::EBADFD as i32) => Err(error),
-        // The device is down, or what came is nothing the kernel takes for a packet.
+        // The device is down, or the kernel does not accept the packet.
         Err(_) => {
             context.counters.add(Count::Dropped(DropReason::WriteError), count as u64);
             Ok(())

@@ -39,7 +39,7 @@ fn no_inner_source_is_looked_at_but_behind_the_inner_ether_type_of_its_family() 
             format!("{link} ip6 daddr 2001:db8::1 {header} @th,224,16 0x86dd ip6 saddr . @th,304,64 @subnets-v6-64 ");
         assert!(first.starts_with(&v4) && second.starts_with(&v6), "{rules:#?}");
     }
-    // If inner sources are not compared, neither is the inner EtherType.
+    // Even if inner sources are not compared, packets with VLAN tags that would hide them are not let in.
     let simple = rules(&devices(true), Nftables::Simple);
     assert!(starts(&simple, "@th,224,16 0x0800 ip saddr @peers-v4 "), "{simple:#?}");
     for rules in [whole, simple] {

@@ -111,7 +111,7 @@ fn split(large: &Large) -> Vec<Vec<u8>> {
     segments.into_iter().map(|segment| [&heads[segment.head], &large.bytes[segment.body]].concat()).collect()
 }
 
-/// Takes the flag away, and puts the checksum right.
+/// Clears the flag, and corrects the checksum.
 fn without_cwr(packet: &mut [u8]) {
     let header = Header::parse(packet).unwrap();
     let start = header.len;
@@ -121,7 +121,7 @@ fn without_cwr(packet: &mut [u8]) {
     packet[start + 16..start + 18].copy_from_slice(&(!fold(total)).to_ne_bytes());
 }
 
-/// What the device is given for packets that came in.
+/// The packets that the device gets for those that came in.
 fn coalesce(packets: &[Vec<u8>], joinable: Joinable) -> Vec<Large> {
     let mut arena = packets.concat();
     let mut coalescer = Coalescer::default();
