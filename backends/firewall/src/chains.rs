@@ -52,20 +52,7 @@ impl FamilyRules {
         let mut chains = BTreeMap::new();
         let mut add = |kind, name: &str, rules: Vec<String>, callers: &[(&str, Place)]| {
             let table = ChainTable { family: self.family, kind };
-            let call = |(caller, place): &(&str, Place)| {
-                let rule = format!("-j {name}");
-                ((*caller).to_owned(), Call { place: *place, rules: vec![rule] })
-            };
-            let chain = Chain {
-                rules,
-                // What this chain accepts would never reach the rules by which Docker isolates internal networks.
-                spares_internal: kind == ChainTableKind::Filter,
-                // Every packet passes a table that has rules, twice per host. So `raw` is used only if somebody else
-                // uses it.
-                answers_others: kind == ChainTableKind::Raw,
-                calls: callers.iter().map(call).collect(),
-            };
-            chains.insert(ChainName { table, name: name.to_owned() }, chain);
+            chains.insert(ChainName { table, name: name.to_owned() }, chain(kind, name, rules, callers));
         };
         if let Some(OverlayDevice { link, .. }) = self.device {
             let incoming = rule(format!("-s {all} -d {own} -i {link}"));
@@ -84,5 +71,21 @@ impl FamilyRules {
         let any = vec![within, rule(format!("-s {all}")), rule(format!("-d {all}"))];
         add(ChainTableKind::Filter, "WIRE-POLICY", any, &[("FORWARD", Place::Behind)]);
         chains
+    }
+}
+
+/// A chain that is called from `callers`, each at its place.
+fn chain(kind: ChainTableKind, name: &str, rules: Vec<String>, callers: &[(&str, Place)]) -> Chain {
+    let calls = callers.iter().map(|(caller, place)| {
+        let rule = format!("-j {name}");
+        ((*caller).to_owned(), Call { place: *place, rules: vec![rule] })
+    });
+    Chain {
+        rules,
+        // What this chain accepts would never reach the rules by which Docker isolates internal networks.
+        spares_internal: kind == ChainTableKind::Filter,
+        // Every packet passes a table that has rules, twice per host. So `raw` is used only if somebody else uses it.
+        answers_others: kind == ChainTableKind::Raw,
+        calls: calls.collect(),
     }
 }

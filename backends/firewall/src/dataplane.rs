@@ -264,11 +264,7 @@ impl FirewallDataplane {
         }
         let there = self.netfilter().and_then(|netfilter| netfilter.rules_by_table(family)).unwrap_or_default();
         let shown = iptables::count(&listing.text);
-        let is_whole = |kind: &ChainTableKind| {
-            let name = kind.to_string();
-            there.get(&name).copied().unwrap_or_default() == shown.get(name.as_str()).copied().unwrap_or_default()
-        };
-        let hidden = ChainTableKind::ALL.into_iter().filter(|kind| !is_whole(kind));
+        let hidden = ChainTableKind::ALL.into_iter().filter(|kind| !is_listed_whole(*kind, &there, &shown));
         hidden.map(|kind| ChainTable { family, kind }).collect()
     }
 
@@ -354,6 +350,12 @@ impl Driver for FirewallDataplane {
         }
         attempts
     }
+}
+
+/// True if a listing shows as many rules of a table as the kernel has.
+fn is_listed_whole(kind: ChainTableKind, there: &BTreeMap<String, usize>, shown: &BTreeMap<&str, usize>) -> bool {
+    let name = kind.to_string();
+    there.get(&name).copied().unwrap_or_default() == shown.get(name.as_str()).copied().unwrap_or_default()
 }
 
 /// True if an nftables table has the family and the name of one of iptables-nft.

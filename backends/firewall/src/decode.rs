@@ -57,13 +57,16 @@ pub(super) fn link_element(key: &[u8], _: &[u8]) -> Option<Element> {
 pub(super) fn lease_element(first: &[u8], last: &[u8]) -> Option<Element> {
     let (public, from) = first.split_at_checked(first.len() / 2)?;
     let (from, to) = (address(from)?, address(last.get(public.len()..)?)?);
-    let bits = |address| match address {
-        IpAddr::V4(v4) => u128::from(v4.to_bits()),
-        IpAddr::V6(v6) => v6.to_bits(),
-    };
-    let host = 128 - (bits(from) ^ bits(to)).leading_zeros();
+    let host = 128 - (address_bits(from) ^ address_bits(to)).leading_zeros();
     let len = Family::of(from).bits().checked_sub(u8::try_from(host).ok()?)?;
     Some(Element::Lease(address(public)?, Prefix::new(from, len).ok()?))
+}
+
+fn address_bits(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(v4) => u128::from(v4.to_bits()),
+        IpAddr::V6(v6) => v6.to_bits(),
+    }
 }
 
 /// Reads a public address and the first `len` bits of the inner sources it may use.

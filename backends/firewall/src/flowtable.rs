@@ -12,8 +12,7 @@ use wire_state::{BaseChain, Flowtable, Hook, Table};
 
 use super::{
     family_rules::{self, FamilyRules},
-    policy::add_chain,
-    policy::{HostFacts, is_plain},
+    policy::{Attachment, HostFacts, add_chain, is_plain},
     rule::{Action, Addresses, Links, Match, Rule},
 };
 
@@ -40,7 +39,7 @@ pub(super) fn add(table: &mut Table, families: &[&FamilyRules], facts: &HostFact
     table.flowtables.insert(OVERLAY.to_owned(), Flowtable { flags: 0, priority: PRIORITY, devices });
     // After all other chains: what others drop never gets here, and so into no flowtable.
     let flows = families.iter().flat_map(|rules| rules.flows()).collect();
-    add_chain(table, "flows", ("filter", Hook::Forward, 300), flows);
+    add_chain(table, "flows", Attachment { kind: "filter", hook: Hook::Forward, priority: 300 }, flows);
     for rules in families {
         if let Some((name, chain)) = rules.emerging() {
             table.chains.insert(name, chain);

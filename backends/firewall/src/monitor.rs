@@ -22,14 +22,7 @@ impl FirewallMonitor {
     /// # Errors
     /// When the kernel has no nftables.
     pub fn open() -> Result<Self, DataplaneError> {
-        let open = || -> io::Result<TokioSocket> {
-            let mut socket = TokioSocket::new(NETLINK_NETFILTER)?;
-            socket.socket_mut().bind_auto()?;
-            force_buffer(socket.socket_ref());
-            socket.socket_mut().add_membership(GROUP)?;
-            Ok(socket)
-        };
-        let socket = open().map_err(DataplaneError::Monitor)?;
+        let socket = open_socket().map_err(DataplaneError::Monitor)?;
         Ok(Self { socket, buffer: Vec::with_capacity(LONGEST_DATAGRAM) })
     }
 
@@ -59,6 +52,14 @@ impl FirewallMonitor {
         })
         .await
     }
+}
+
+fn open_socket() -> io::Result<TokioSocket> {
+    let mut socket = TokioSocket::new(NETLINK_NETFILTER)?;
+    socket.socket_mut().bind_auto()?;
+    force_buffer(socket.socket_ref());
+    socket.socket_mut().add_membership(GROUP)?;
+    Ok(socket)
 }
 
 fn is_lasting(error: &io::Error) -> bool {

@@ -247,17 +247,8 @@ impl Netfilter {
         let request = || Body::new(INET).named(1, NAME).named(2, set);
         let lists = self.dump("elements of a set", GET_ELEMENTS, &request, |body| {
             ours(body)?;
-            // NFTA_SET_ELEM_LIST_ELEMENTS, NFTA_LIST_ELEM, NFTA_SET_ELEM_KEY and _KEY_END, NFTA_DATA_VALUE
-            let key = |element: &[u8]| {
-                let value = |wanted: u16| {
-                    let (_, key) = attributes(element).find(|(kind, _)| *kind == wanted)?;
-                    attributes(key).find(|(kind, _)| *kind == 1).map(|(_, value)| value.to_vec())
-                };
-                let first = value(1)?;
-                let last = value(10).unwrap_or_else(|| first.clone());
-                Some((first, last))
-            };
-            Some(attributes(find(body, 3)?).filter_map(|(_, element)| key(element)).collect::<Vec<_>>())
+            // NFTA_SET_ELEM_LIST_ELEMENTS, NFTA_LIST_ELEM
+            Some(attributes(find(body, 3)?).filter_map(|(_, element)| keys(element)).collect::<Vec<_>>())
         })?;
         Ok(lists.into_iter().flatten().filter_map(|(first, last)| element(&first, &last)).collect())
     }
@@ -270,13 +261,7 @@ impl Netfilter {
         for family in theirs {
             // NFTA_RULE_TABLE
             let request = || Body::new(family).named(1, DOCKER);
-            // Constants in expressions are aligned attributes, in the host's byte order.
-            let names_it = |body: &[u8]| {
-                let is_theirs = find(body, 1).and_then(text) == Some(DOCKER);
-                let expressions = find(body, 4).filter(|_| is_theirs)?;
-                Some(expressions.chunks_exact(4).any(|word| word == mark.to_ne_bytes()))
-            };
-            let rules = self.dump("Docker's rules", GET_RULE, &request, names_it)?;
+            let rules = self.dump("Docker's rules", GET_RULE, &request, |body| names_mark(body, mark))?;
             let marked = rules.contains(&true) && found != DockerRules::Unmarked;
             found = if marked { DockerRules::Marked } else { DockerRules::Unmarked };
         }
@@ -298,11 +283,9 @@ impl Netfilter {
             // NFTA_CHAIN_NAME, _TYPE, _HOOK with NFTA_HOOK_HOOKNUM and _PRIORITY. A chain that nothing calls has none.
             let kind = find(body, 7).and_then(text).unwrap_or_default().to_owned();
             let hook = find(body, 4).unwrap_or_default();
-            let of =
-                |wanted: u16| attributes(hook).find(|(kind, _)| *kind == wanted).and_then(|(_, value)| be32(value));
-            let priority = of(2).map_or(0, u32::cast_signed);
+            let priority = hook_value(hook, 2).map_or(0, u32::cast_signed);
             let device = flowtable::device(hook);
-            let hook = of(1).and_then(hook_of).unwrap_or(Hook::Output);
+            let hook = hook_value(hook, 1).and_then(hook_of).unwrap_or(Hook::Output);
             let name = find(body, 3).and_then(text)?.to_owned();
             // NFTA_CHAIN_POLICY, NF_ACCEPT: our chains accept what their rules do not match.
             let accepts = find(body, 5).and_then(be32).is_none_or(|policy| policy == 1);
@@ -363,6 +346,32 @@ impl Netfilter {
         batch.push(kind, 0, body);
         self.netlink.ask(&mut batch, each).map(drop).map_err(|source| DataplaneError::Read { what, source })
     }
+}
+
+/// The first and the last key of an element: `NFTA_SET_ELEM_KEY` and `_KEY_END`. A single key is both.
+fn keys(element: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
+    let first = key(element, 1)?;
+    let last = key(element, 10).unwrap_or_else(|| first.clone());
+    Some((first, last))
+}
+
+fn key(element: &[u8], wanted: u16) -> Option<Vec<u8>> {
+    let (_, key) = attributes(element).find(|(kind, _)| *kind == wanted)?;
+    // NFTA_DATA_VALUE
+    attributes(key).find(|(kind, _)| *kind == 1).map(|(_, value)| value.to_vec())
+}
+
+/// `Some` for a rule of Docker's: true if it names our mark.
+fn names_mark(body: &[u8], mark: u32) -> Option<bool> {
+    let is_theirs = find(body, 1).and_then(text) == Some(DOCKER);
+    let expressions = find(body, 4).filter(|_| is_theirs)?;
+    // Constants in expressions are aligned attributes, in the host's byte order.
+    Some(expressions.chunks_exact(4).any(|word| word == mark.to_ne_bytes()))
+}
+
+/// A 32-bit attribute of a chain's hook (`NFTA_HOOK_*`), in network byte order.
+fn hook_value(hook: &[u8], wanted: u16) -> Option<u32> {
+    attributes(hook).find(|(kind, _)| *kind == wanted).and_then(|(_, value)| be32(value))
 }
 
 /// The kernel's number of a family (`NFPROTO_*`).

@@ -227,12 +227,12 @@ impl FirewallPolicy {
     }
 
     fn families(&self, own: Subnet, devices: &DualStack<OverlayDevice>) -> Vec<FamilyRules> {
-        let rules = |(family, pool): (Family, &Pool)| {
+        let rules = self.pools.iter().filter_map(|(family, pool)| {
             let (own, device) = (own.get(family)?, devices.get(family).copied());
             let (network, overlay, subnet_len) = (pool.network, Overlay::of(pool), pool.subnet_len);
             Some(FamilyRules { family, network, overlay, subnet_len, own, device })
-        };
-        self.pools.iter().filter_map(rules).collect()
+        });
+        rules.collect()
     }
 
     fn table(&self, families: &[FamilyRules], peers: &[Peer], facts: &HostFacts) -> Table {
@@ -245,17 +245,17 @@ impl FirewallPolicy {
             Vec::new()
         };
         // Before Docker, which masquerades at 100 (`srcnat`).
-        add_chain(&mut table, "sources", ("nat", Hook::Postrouting, 99), nat);
+        add_chain(&mut table, "sources", Attachment { kind: "nat", hook: Hook::Postrouting, priority: 99 }, nat);
         let through: Vec<&FamilyRules> = families.iter().filter(|rules| rules.device.is_some()).collect();
         let Some(device) = through.iter().find_map(|rules| rules.device) else { return table };
         let source_check = facts.nftables == Nftables::Whole;
-        self.judge(&mut table, (&through, &device), facts);
+        self.judge(&mut table, &through, &device, facts);
         // Containers on any link: after all that changes sources (100, `srcnat`).
         let masqueraded = through.iter().filter_map(|rules| rules.masqueraded()).collect();
         add_chain(
             &mut table,
             "encapsulated-out",
-            ("filter", Hook::Postrouting, 300),
+            Attachment { kind: "filter", hook: Hook::Postrouting, priority: 300 },
             encapsulated(&device, masqueraded),
         );
         // After all other chains: what others drop never gets here.
@@ -266,7 +266,7 @@ impl FirewallPolicy {
             add_chain(
                 &mut table,
                 "encapsulated-delivered",
-                ("filter", Hook::Input, 300),
+                Attachment { kind: "filter", hook: Hook::Input, priority: 300 },
                 encapsulated(&device, delivered),
             );
         }
@@ -288,7 +288,7 @@ impl FirewallPolicy {
     }
 
     /// Adds the chains that judge encapsulated packets as they come in, or are forwarded.
-    fn judge(&self, table: &mut Table, (through, device): (&[&FamilyRules], &OverlayDevice), facts: &HostFacts) {
+    fn judge(&self, table: &mut Table, through: &[&FamilyRules], device: &OverlayDevice, facts: &HostFacts) {
         let source_check = facts.nftables == Nftables::Whole;
         // Ten before `raw` (-300), and so before connection tracking (-200). Fragments are whole again since -400.
         let mut arriving: Vec<Rule> = through.iter().filter_map(|rules| rules.not_let_in()).collect();
@@ -302,12 +302,7 @@ impl FirewallPolicy {
         if self.senders == Senders::Anyone {
             incoming.extend(through.iter().map(|rules| rules.all_others()));
         }
-        let is_usual = self.senders == Senders::Peers && source_check;
-        let usual = |rules: &&FamilyRules| {
-            let tracked = self.tracked_in(rules.family, facts).is_some();
-            rules.usual(&facts.bridges, tracked).filter(|_| is_usual)
-        };
-        arriving.extend(to_port(device).into_iter().chain(through.iter().filter_map(usual)));
+        arriving.extend(to_port(device).into_iter().chain(through.iter().filter_map(|rules| self.usual(rules, facts))));
         if device.vni.is_some() {
             arriving.extend(of_network(device));
             arriving.extend(through.iter().filter_map(|rules| rules.as_if_from_us()).chain(passing));
@@ -316,10 +311,28 @@ impl FirewallPolicy {
             // Without a VXLAN header, an answer to a masqueraded packet may look encapsulated until its address is
             // translated back (-100).
             let incoming = [family_rules::let_in_before()].into_iter().chain(incoming).collect();
-            add_chain(table, "encapsulated-in", ("filter", Hook::Input, -10), encapsulated(device, incoming));
-            add_chain(table, "encapsulated-through", ("filter", Hook::Forward, -10), encapsulated(device, passing));
+            add_chain(
+                table,
+                "encapsulated-in",
+                Attachment { kind: "filter", hook: Hook::Input, priority: -10 },
+                encapsulated(device, incoming),
+            );
+            add_chain(
+                table,
+                "encapsulated-through",
+                Attachment { kind: "filter", hook: Hook::Forward, priority: -10 },
+                encapsulated(device, passing),
+            );
         }
-        add_chain(table, "arriving", ("filter", Hook::Prerouting, -310), arriving);
+        add_chain(table, "arriving", Attachment { kind: "filter", hook: Hook::Prerouting, priority: -310 }, arriving);
+    }
+
+    /// The rule for nearly all packets of a family, if inner sources are compared.
+    fn usual(&self, rules: &FamilyRules, facts: &HostFacts) -> Option<Rule> {
+        if self.senders != Senders::Peers || facts.nftables != Nftables::Whole {
+            return None;
+        }
+        rules.usual(&facts.bridges, self.tracked_in(rules.family, facts).is_some())
     }
 }
 
@@ -333,10 +346,19 @@ pub(super) fn is_plain(link: &LinkName) -> bool {
     link.as_str().chars().all(|letter| letter.is_ascii_alphanumeric() || "_.@:-".contains(letter))
 }
 
+/// The place of a chain in the kernel: its type, its hook, and its priority there.
+#[derive(Clone, Copy)]
+pub(super) struct Attachment {
+    pub(super) kind: &'static str,
+    pub(super) hook: Hook,
+    pub(super) priority: i32,
+}
+
 /// Adds a chain if it has rules.
-pub(super) fn add_chain(table: &mut Table, name: &str, (kind, hook, priority): (&str, Hook, i32), rules: Vec<Rule>) {
+pub(super) fn add_chain(table: &mut Table, name: &str, at: Attachment, rules: Vec<Rule>) {
     if !rules.is_empty() {
         let rules = rules.into_iter().map(Rule::in_nft).collect();
+        let Attachment { kind, hook, priority } = at;
         let (kind, device) = (kind.to_owned(), None);
         table.chains.insert(name.to_owned(), BaseChain { kind, hook, priority, device, rules });
     }

@@ -76,16 +76,18 @@ fn first_conntrack_user(chains: &Chains, family: Family) -> Option<&ChainId> {
 /// The chains that the rules of `caller` call.
 fn called<'a>(chains: &'a Chains, caller: &ChainId) -> Vec<&'a ChainId> {
     let effects = &chains[caller].effects;
-    let named = |chain: &String| {
-        let id = ChainId { chain: chain.clone(), ..caller.clone() };
-        chains.get_key_value(&id).map(|(id, _)| id)
-    };
     if effects.calls_any {
         let of_table = |id: &ChainId| (id.family, &id.table) == (caller.family, &caller.table);
         chains.iter().filter(|(id, chain)| chain.hook.is_none() && of_table(id)).map(|(id, _)| id).collect()
     } else {
-        effects.calls.iter().filter_map(named).collect()
+        effects.calls.iter().filter_map(|name| neighbour(chains, caller, name)).collect()
     }
+}
+
+/// The chain of this name in the table of `caller`.
+fn neighbour<'a>(chains: &'a Chains, caller: &ChainId, name: &str) -> Option<&'a ChainId> {
+    let id = ChainId { chain: name.to_owned(), ..caller.clone() };
+    chains.get_key_value(&id).map(|(id, _)| id)
 }
 
 impl fmt::Display for ChainId {
