@@ -117,16 +117,16 @@ impl Egress {
             return Err(DropReason::Multicast);
         }
         let Some(peer) = table.find(destination) else {
-            return Err(self.refuse(context, &header, begin..end, (Notice::Unreachable, destination)));
+            return Err(self.refuse(context, &header, begin..end, Notice::Unreachable, destination));
         };
         let cut = Cut::new(&vnet, &header, packet).map_err(|_| DropReason::Malformed)?;
         let mtu = context.mtu();
         let largest = cut.map_or(packet.len(), |cut| cut.largest(packet));
         if largest > mtu && header.dont_fragment(packet) {
-            return Err(self.refuse(context, &header, begin..end, (Notice::TooBig(mtu as u32), peer.device)));
+            return Err(self.refuse(context, &header, begin..end, Notice::TooBig(mtu as u32), peer.device));
         }
         if !header.lower_ttl(packet) {
-            return Err(self.refuse(context, &header, begin..end, (Notice::TimeExceeded, peer.device)));
+            return Err(self.refuse(context, &header, begin..end, Notice::TimeExceeded, peer.device));
         }
         if cut.is_none() {
             complete(&vnet, &header, packet).map_err(|_| DropReason::Malformed)?;
@@ -137,7 +137,7 @@ impl Egress {
             Some(cut) => {
                 context.counters.add(Count::Segmented, 1);
                 context.counters.add(Count::SegmentedUdp, u64::from(vnet.gso == Gso::Udp));
-                self.cut(context, peer, (&header, &cut), socket, begin..end);
+                self.cut(context, peer, &header, &cut, socket, begin..end);
             }
         }
         Ok(())
@@ -160,7 +160,8 @@ impl Egress {
         &mut self,
         context: &Context<'_>,
         peer: &Peer,
-        (header, cut): (&Header, &Cut),
+        header: &Header,
+        cut: &Cut,
         socket: usize,
         range: Range<usize>,
     ) {
@@ -186,7 +187,8 @@ impl Egress {
         context: &Context<'_>,
         header: &Header,
         range: Range<usize>,
-        (notice, source): (Notice, IpAddr),
+        notice: Notice,
+        source: IpAddr,
     ) -> DropReason {
         let packet = &self.arena[range];
         let limiter = match notice {
@@ -229,8 +231,8 @@ impl Egress {
     fn send_through(&mut self, context: &Context<'_>, socket: &Udp) {
         let mut done = 0;
         while done < self.messages.len() {
-            let arrays = (self.heads.as_slice(), self.arena.as_slice());
-            let sent = socket.send(&self.messages[done..], &self.pieces, arrays, &mut self.outbox);
+            let messages = &self.messages[done..];
+            let sent = socket.send(messages, &self.pieces, &self.heads, &self.arena, &mut self.outbox);
             context.counters.add(Count::DatagramSends, 1);
             let error = match sent {
                 Ok(sent) => {

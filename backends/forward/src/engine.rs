@@ -99,7 +99,8 @@ impl Engine {
     /// a second.
     pub(crate) fn start(
         name: LinkName,
-        (tunnel, mtu): (&Tunnel, Mtu),
+        tunnel: &Tunnel,
+        mtu: Mtu,
         kept: &mut Kept,
         ended: &Arc<Notify>,
     ) -> Result<Self, EngineError> {
@@ -190,12 +191,7 @@ impl Engine {
         // A worker that is told to stop may find the device gone, which is no error.
         let early = !self.works();
         self.signal_stop();
-        let why = |thread: JoinHandle<io::Result<()>>| match thread.join() {
-            Ok(Ok(())) => None,
-            Ok(Err(error)) => early.then(|| error.to_string()),
-            Err(_) => Some("it panicked".to_owned()),
-        };
-        self.threads.drain(..).filter_map(why).collect()
+        self.threads.drain(..).filter_map(|thread| cause_of_end(thread, early)).collect()
     }
 
     fn signal_stop(&self) {
@@ -203,6 +199,15 @@ impl Engine {
         self.shared.begun.open();
         // The write fails only if the counter is full, and then the stop was signalled already.
         let _ = self.stop.write(1);
+    }
+}
+
+/// The reason why a worker has ended on its own; an error counts only if it came `early`, before the stop.
+fn cause_of_end(thread: JoinHandle<io::Result<()>>, early: bool) -> Option<String> {
+    match thread.join() {
+        Ok(Ok(())) => None,
+        Ok(Err(error)) => early.then(|| error.to_string()),
+        Err(_) => Some("it panicked".to_owned()),
     }
 }
 

@@ -54,6 +54,18 @@ pub struct TunnelSeen {
     pub rejected_sender: Option<(IpAddr, IpAddr)>,
 }
 
+impl TunnelSeen {
+    fn of(link: LinkName, shared: &Shared) -> Self {
+        Self {
+            link,
+            tunnel: shared.tunnel.clone(),
+            capabilities: shared.capabilities(),
+            counters: totals(shared.counters.iter()).collect(),
+            rejected_sender: *shared.rejected_sender.lock().unwrap_or_else(PoisonError::into_inner),
+        }
+    }
+}
+
 /// A turn of a worker: from its search for packets until it waits for more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Turn {
@@ -141,10 +153,7 @@ impl Forwarder {
 
     /// Adds the tunnels and their entries to the state read from the kernel.
     pub fn read(&mut self, state: &mut NetState) {
-        let there = |name: &LinkName, engine: &Engine| {
-            state.links.get(name).is_some_and(|link| link.index == Some(engine.index))
-        };
-        let gone = self.engines.iter().filter(|(name, engine)| !there(name, engine) || !engine.works());
+        let gone = self.engines.iter().filter(|(name, engine)| !is_there(state, name, engine) || !engine.works());
         for name in gone.map(|(name, _)| *name).collect::<Vec<_>>() {
             self.stop_engine(name);
         }
@@ -173,7 +182,7 @@ impl Forwarder {
         }
         // Two engines must not read one device.
         self.stop_engine(name);
-        let started = Engine::start(name, (tunnel, mtu), &mut self.kept, &self.tunnels.ended);
+        let started = Engine::start(name, tunnel, mtu, &mut self.kept, &self.tunnels.ended);
         if let Ok(engine) = &started {
             info!(link = %name, local = %tunnel.local, capabilities = %engine.shared.capabilities(), "tunnel started");
         }
@@ -225,14 +234,7 @@ impl Tunnels {
     /// A snapshot of all tunnels.
     #[must_use]
     pub fn seen(&self) -> Vec<TunnelSeen> {
-        let seen = |(link, shared): (&LinkName, &Arc<Shared>)| TunnelSeen {
-            link: *link,
-            tunnel: shared.tunnel.clone(),
-            capabilities: shared.capabilities(),
-            counters: totals(shared.counters.iter()).collect(),
-            rejected_sender: *shared.rejected_sender.lock().unwrap_or_else(PoisonError::into_inner),
-        };
-        self.lock().iter().map(seen).collect()
+        self.lock().iter().map(|(link, shared)| TunnelSeen::of(*link, shared)).collect()
     }
 
     /// The descriptors that the next run may take over.
@@ -258,14 +260,7 @@ impl Tunnels {
     /// The turns that workers are in. If one is found again much later, its worker hangs.
     #[must_use]
     pub fn turns(&self) -> BTreeSet<Turn> {
-        let of = |shared: &Arc<Shared>| {
-            let tunnel = Arc::as_ptr(shared).addr();
-            let turns = shared.counters.iter().enumerate();
-            turns
-                .filter_map(move |(worker, counters)| Some(Turn { tunnel, worker, number: counters.turn()? }))
-                .collect::<Vec<_>>()
-        };
-        self.lock().values().flat_map(of).collect()
+        self.lock().values().flat_map(turns_of).collect()
     }
 
     /// Makes each worker suffer this fault, in its next turn. Returns true if there is a tunnel.
@@ -285,6 +280,18 @@ impl Tunnels {
     fn lock(&self) -> MutexGuard<'_, BTreeMap<LinkName, Arc<Shared>>> {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// True if the device that an engine works on still exists.
+fn is_there(state: &NetState, name: &LinkName, engine: &Engine) -> bool {
+    state.links.get(name).is_some_and(|link| link.index == Some(engine.index))
+}
+
+/// The turns that the workers of one tunnel are in.
+fn turns_of(shared: &Arc<Shared>) -> Vec<Turn> {
+    let tunnel = Arc::as_ptr(shared).addr();
+    let workers = shared.counters.iter().enumerate();
+    workers.filter_map(|(worker, counters)| Some(Turn { tunnel, worker, number: counters.turn()? })).collect()
 }
 
 /// Converts the error, and adds what to do about it.

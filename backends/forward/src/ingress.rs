@@ -83,7 +83,7 @@ impl Ingress {
             if message.segment < message.range.len() {
                 context.counters.add(Count::GroDatagrams, message.range.len().div_ceil(message.segment) as u64);
             }
-            take(context, table, message, &mut self.arena, &mut self.coalescer, (joinable, &mut known));
+            take(context, table, message, &mut self.arena, &mut self.coalescer, joinable, &mut known);
         }
         let more = received.len() == self.most;
         self.most = if bytes / received.len().max(1) >= JOINED { JOINED_MESSAGES } else { MESSAGES };
@@ -102,7 +102,8 @@ fn take(
     message: &Received,
     arena: &mut [u8],
     coalescer: &mut Coalescer,
-    (joinable, known): (Joinable, &mut Option<Known>),
+    joinable: Joinable,
+    known: &mut Option<Known>,
 ) {
     let Some(from) = message.from else { return };
     let Range { mut start, end } = message.range;
@@ -110,7 +111,7 @@ fn take(
         context.counters.dropped(DropReason::Malformed);
     }
     let several = message.segment < message.range.len() || message.range.len() > context.mtu();
-    if several && take_large(context, table, (from, message), arena, (coalescer, known)) {
+    if several && take_large(context, table, from, message, arena, coalescer, known) {
         return;
     }
     while start < end {
@@ -142,9 +143,11 @@ fn take(
 fn take_large(
     context: &Context<'_>,
     table: &Table,
-    (from, message): (IpAddr, &Received),
+    from: IpAddr,
+    message: &Received,
     arena: &mut [u8],
-    (coalescer, known): (&mut Coalescer, &mut Option<Known>),
+    coalescer: &mut Coalescer,
+    known: &mut Option<Known>,
 ) -> bool {
     let datagram = &arena[message.range.clone()];
     let Ok((lead, header)) = check(context, table, from, datagram, known) else { return false };

@@ -79,7 +79,8 @@ impl Udp {
         &self,
         messages: &[Message],
         pieces: &[Piece],
-        (heads, bodies): (&[u8], &[u8]),
+        heads: &[u8],
+        bodies: &[u8],
         outbox: &mut Outbox,
     ) -> io::Result<usize> {
         outbox.clear();
@@ -208,19 +209,19 @@ impl Control {
     fn of(message: &Message, ipv4: bool) -> (Self, usize) {
         let (mut control, mut len) = (Self([0; CONTROL]), 0);
         if let Some(size) = message.segment {
-            len += control.put(len, (libc::SOL_UDP, libc::UDP_SEGMENT), &size.to_ne_bytes());
+            len += control.put(len, libc::SOL_UDP, libc::UDP_SEGMENT, &size.to_ne_bytes());
         }
         // Not-ECT is the socket's default.
         if message.ecn != Ecn::NotEct {
-            let of_family =
+            let (level, option) =
                 if ipv4 { (libc::IPPROTO_IP, libc::IP_TOS) } else { (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) };
-            len += control.put(len, of_family, &libc::c_int::from(message.ecn.bits()).to_ne_bytes());
+            len += control.put(len, level, option, &libc::c_int::from(message.ecn.bits()).to_ne_bytes());
         }
         (control, len)
     }
 
     /// Writes a `struct cmsghdr` and its data, and returns the space they take.
-    fn put(&mut self, at: usize, (level, option): (libc::c_int, libc::c_int), data: &[u8]) -> usize {
+    fn put(&mut self, at: usize, level: libc::c_int, option: libc::c_int, data: &[u8]) -> usize {
         // SAFETY: CMSG_LEN and CMSG_SPACE are arithmetic.
         let (len, space) = unsafe {
             let len = data.len() as libc::c_uint;

@@ -63,8 +63,8 @@ fn quinn_receives_what_we_send_in_one_message_or_one_by_one() {
     let parcel = Parcel::new(12, 333);
     let message = Message { to, pieces: 0..parcel.pieces.len(), segment: Some(SIZE as u16), ecn: Ecn::NotEct };
     for messages in [vec![message.clone()], message.apart(&parcel.pieces)] {
-        let arrays = (parcel.heads.as_slice(), parcel.bodies.as_slice());
-        let sent = sender.send(&messages, &parcel.pieces, arrays, &mut Outbox::default()).unwrap();
+        let (heads, bodies) = (&parcel.heads, &parcel.bodies);
+        let sent = sender.send(&messages, &parcel.pieces, heads, bodies, &mut Outbox::default()).unwrap();
         assert_eq!(sent, messages.len());
         let mut whole: Vec<u8> = Vec::new();
         while whole.len() < parcel.whole.len() {
@@ -141,8 +141,8 @@ fn quinn_is_told_the_codepoint_of_each_message_we_send_over_either_family() {
         let mut messages: Vec<_> = CODEPOINTS.iter().enumerate().map(message).collect();
         // One of them in the form for links that cannot cut.
         messages.splice(0..1, messages[0].apart(&pieces));
-        let arrays = (parcel.heads.as_slice(), parcel.bodies.as_slice());
-        assert_eq!(sender.send(&messages, &pieces, arrays, &mut Outbox::default()).unwrap(), messages.len());
+        let (heads, bodies) = (&parcel.heads, &parcel.bodies);
+        assert_eq!(sender.send(&messages, &pieces, heads, bodies, &mut Outbox::default()).unwrap(), messages.len());
         socket.set_nonblocking(false).unwrap();
         for (ecn, expected) in CODEPOINTS {
             let mut bytes = 0;
