@@ -62,15 +62,15 @@ impl EngineError {
 }
 
 /// The queues of the device and the sockets, one of each for each worker.
-struct Ends {
+struct Endpoints {
     pairs: Vec<(Tun, Udp)>,
     handles: Vec<Handle>,
 }
 
-impl Ends {
+impl Endpoints {
     /// Opens them, and reuses what was kept of an earlier run. The rest of it is closed.
     fn open(name: LinkName, tunnel: &Tunnel, kept: &mut Kept) -> Result<Self, EngineError> {
-        let mut ends = Self { pairs: Vec::new(), handles: Vec::new() };
+        let mut endpoints = Self { pairs: Vec::new(), handles: Vec::new() };
         for number in 0..tunnel.queues.max(1) {
             let names = (format!("{name}.tun{number}"), format!("{name}.udp{number}"));
             let tun = match kept.take_tun(&names.0, name, tunnel.capabilities) {
@@ -84,13 +84,13 @@ impl Ends {
             };
             let socket = socket.and_then(|socket| socket.receive_ecn().map(|()| socket));
             let socket = socket.map_err(|error| EngineError::Udp(tunnel.local, error))?;
-            ends.handles.extend(Handle::of(names.0, &tun));
-            ends.handles.extend(Handle::of(names.1, &socket));
-            ends.pairs.push((tun, socket));
+            endpoints.handles.extend(Handle::of(names.0, &tun));
+            endpoints.handles.extend(Handle::of(names.1, &socket));
+            endpoints.pairs.push((tun, socket));
         }
         // Packets in a queue that nobody reads are lost.
         kept.forget(name);
-        Ok(ends)
+        Ok(endpoints)
     }
 }
 
@@ -104,7 +104,7 @@ impl Engine {
         kept: &mut Kept,
         ended: &Arc<Notify>,
     ) -> Result<Self, EngineError> {
-        let Ends { pairs, handles } = Ends::open(name, tunnel, kept)?;
+        let Endpoints { pairs, handles } = Endpoints::open(name, tunnel, kept)?;
         let index = if_nametoindex(name.as_str()).map_err(|error| EngineError::Gone(name, error.into()))?;
         let asked = tunnel.capabilities;
         // Set on each socket, even if one has refused.

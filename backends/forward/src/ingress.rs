@@ -43,7 +43,7 @@ pub(crate) struct Ingress {
 
 /// The addresses of the last packet that was admitted: the next one with the same needs no check.
 #[derive(Clone, Copy)]
-struct Known {
+struct LastAdmitted {
     from: IpAddr,
     source: IpAddr,
     destination: IpAddr,
@@ -77,13 +77,13 @@ impl Ingress {
         context.counters.add(Count::DatagramReceives, 1);
         self.coalescer.clear();
         let joinable = context.joinable();
-        let (mut known, mut bytes) = (None, 0);
+        let (mut last, mut bytes) = (None, 0);
         for message in received {
             bytes += message.range.len();
             if message.segment < message.range.len() {
                 context.counters.add(Count::GroDatagrams, message.range.len().div_ceil(message.segment) as u64);
             }
-            take(context, table, message, &mut self.arena, &mut self.coalescer, joinable, &mut known);
+            take(context, table, message, &mut self.arena, &mut self.coalescer, joinable, &mut last);
         }
         let more = received.len() == self.most;
         self.most = if bytes / received.len().max(1) >= JOINED { JOINED_MESSAGES } else { MESSAGES };
@@ -103,7 +103,7 @@ fn take(
     arena: &mut [u8],
     coalescer: &mut Coalescer,
     joinable: Joinable,
-    known: &mut Option<Known>,
+    last: &mut Option<LastAdmitted>,
 ) {
     let Some(from) = message.from else { return };
     let Range { mut start, end } = message.range;
@@ -111,12 +111,12 @@ fn take(
         context.counters.dropped(DropReason::Malformed);
     }
     let several = message.segment < message.range.len() || message.range.len() > context.mtu();
-    if several && take_large(context, table, from, message, arena, coalescer, known) {
+    if several && take_large(context, table, from, message, arena, coalescer, last) {
         return;
     }
     while start < end {
         let stop = end.min(start + message.segment);
-        let admitted = check(context, table, from, &arena[start..stop], known).and_then(|(lead, header)| {
+        let admitted = check(context, table, from, &arena[start..stop], last).and_then(|(lead, header)| {
             // Packets of a peer with a larger MTU are fragmented or answered by the kernel.
             let fits = header.total <= context.mtu().max(JUMBO);
             if !fits {
@@ -147,10 +147,10 @@ fn take_large(
     message: &Received,
     arena: &mut [u8],
     coalescer: &mut Coalescer,
-    known: &mut Option<Known>,
+    last: &mut Option<LastAdmitted>,
 ) -> bool {
     let datagram = &arena[message.range.clone()];
-    let Ok((lead, header)) = check(context, table, from, datagram, known) else { return false };
+    let Ok((lead, header)) = check(context, table, from, datagram, last) else { return false };
     let packet = message.range.start + lead..message.range.end;
     let size = Some(message.segment).filter(|size| *size < datagram.len());
     let vnet = unfinished::large(&header, &arena[packet.clone()], size, context.mtu());
@@ -173,7 +173,7 @@ fn check(
     table: &Table,
     from: IpAddr,
     datagram: &[u8],
-    known: &mut Option<Known>,
+    last: &mut Option<LastAdmitted>,
 ) -> Result<(usize, Header), DropReason> {
     let lead = context.shared.tunnel.framing.strip(datagram)?;
     let packet = &datagram[lead..];
@@ -182,11 +182,10 @@ fn check(
         return Err(DropReason::NotIp);
     }
     let (source, destination) = (header.source(packet), header.destination(packet));
-    let same =
-        known.is_some_and(|known| known.from == from && known.source == source && known.destination == destination);
+    let same = last.is_some_and(|last| last.from == from && last.source == source && last.destination == destination);
     if !same {
         admit(context, table, from, source, destination)?;
-        *known = Some(Known { from, source, destination });
+        *last = Some(LastAdmitted { from, source, destination });
     }
     Ok((lead, header))
 }

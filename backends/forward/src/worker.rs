@@ -159,7 +159,7 @@ impl Worker {
     /// # Errors
     /// When the device is gone, or the socket fails.
     pub(crate) fn run(self) -> io::Result<()> {
-        let _word = LastWord(&self.shared);
+        let _report = EndReport(&self.shared);
         self.shared.begun.wait(FIRST_TABLE);
         self.work()
     }
@@ -209,9 +209,9 @@ impl Worker {
 }
 
 /// Reports that a worker has ended, also by a panic, unless it was told to stop.
-struct LastWord<'a>(&'a Shared);
+struct EndReport<'a>(&'a Shared);
 
-impl Drop for LastWord<'_> {
+impl Drop for EndReport<'_> {
     fn drop(&mut self) {
         if !self.0.stopping.load(Ordering::Relaxed) {
             self.0.has_died.store(true, Ordering::Relaxed);
