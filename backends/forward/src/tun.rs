@@ -47,7 +47,7 @@ impl Tun {
     /// closed.
     ///
     /// # Errors
-    /// Without `/dev/net/tun`, without `CAP_NET_ADMIN`, and where somebody else has a device of that name.
+    /// Without `/dev/net/tun`, without `CAP_NET_ADMIN`, and if somebody else has a device of that name.
     pub(crate) fn open(name: LinkName, wanted: Capabilities) -> io::Result<Self> {
         let file =
             OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC).open(CONTROL)?;
@@ -101,7 +101,7 @@ impl Tun {
     /// Reads one packet, its [`vnet`] header first.
     ///
     /// # Errors
-    /// `WouldBlock` where there is none.
+    /// `WouldBlock` if there is none.
     #[inline]
     pub(crate) fn read(&self, into: &mut [u8]) -> io::Result<usize> {
         (&self.file).read(into)

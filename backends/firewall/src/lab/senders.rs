@@ -14,7 +14,7 @@ use crate::{
     tests::{bounded, policy, wanted, wanted_over},
 };
 
-/// An inner frame behind so many VLAN tags, in which the bytes where the inner source of an untagged one lies are `seen`.
+/// An inner frame behind these VLAN tags. The bytes that would be the inner source of an untagged frame are `seen`.
 fn tagged(tags: &[u16], ether_type: u16, seen: IpAddr) -> Vec<u8> {
     let mut frame = vec![2; 12];
     frame.extend(tags.iter().flat_map(|tag| [tag.to_be_bytes(), [0, 0]].concat()));
@@ -28,7 +28,7 @@ fn tagged(tags: &[u16], ether_type: u16, seen: IpAddr) -> Vec<u8> {
     [&[8, 0, 0, 0, 0, 0, 1, 0], frame.as_slice()].concat()
 }
 
-/// The kernel takes off all VLAN tags with VID 0, and what lay behind them counts then.
+/// The kernel removes all VLAN tags with VID 0, and then uses the header behind them.
 #[test]
 fn a_peers_frame_with_vlan_tags_or_of_another_family_is_dropped_and_counted_whatever_lies_where_its_source_would() {
     const ODD: [(&[u16], u16); 9] = [
@@ -46,7 +46,7 @@ fn a_peers_frame_with_vlan_tags_or_of_another_family_is_dropped_and_counted_what
         run("ip link set lo up; ip address add 192.0.2.1/24 dev lo; ip address add 192.0.2.2/24 dev lo
              ip address add 2001:db8::1/64 dev lo nodad; ip address add 2001:db8::2/64 dev lo nodad");
         let mut reconciler = reconciler();
-        // All is sent over lo: where the devices send through another link, it comes from elsewhere than usual.
+        // All is sent over lo: if the devices send through another link, it comes by an unusual one.
         for (nftables, parent, v4_len) in [
             (Nftables::Whole, None, 24),
             (Nftables::Whole, Some("lo"), 24),
@@ -160,7 +160,7 @@ fn what_comes_in_fragments_is_judged_whole_in_both_families_whatever_is_masquera
                     let before = put_together();
                     socket.send_to(&frame, victim).unwrap();
                     let heard = ear.recv(&mut [0; 4000]).ok();
-                    // Of IPv6 that is counted where it is taken.
+                    // For IPv6, reassembly is counted only if the packet is delivered.
                     assert!(heard.is_none() || before != put_together(), "it came whole");
                     heard
                 };

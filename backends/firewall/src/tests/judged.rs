@@ -59,7 +59,7 @@ fn no_inner_source_is_looked_at_but_behind_the_inner_ether_type_of_its_family() 
     };
     let link = Link::ours(LinkKind::Tun(Some(tunnel)), Mtu(1472));
     let raw = NetState { links: [(name("flannel0"), link)].into(), ..NetState::default() };
-    // Nor has it a header by which all others are told before connections are tracked.
+    // It has no header either, by which other packets are recognized before connection tracking.
     let judged = rules_of("encapsulated-in", &raw, Nftables::Whole);
     // Of those to our port alone, and not by what the kernel's VXLAN was let in with: the packet inside has that too.
     assert_eq!(judged[1..3], ["udp dport != 8285 accept", "meta priority 7769:1 accept"], "{judged:#?}");

@@ -4,7 +4,7 @@ use super::{super::packet::put32, *};
 
 const BOTH: Joinable = Joinable { tcp: true, udp: true };
 
-/// A large packet as a device gives it: header, payload, and what the device says of it.
+/// A large packet as a device gives it: header, payload, and vnet header.
 #[derive(Clone, Debug)]
 struct Large {
     vnet: VnetHeader,
@@ -102,7 +102,7 @@ impl Shape {
     }
 }
 
-/// The packets a large one stands for.
+/// The packets that a large one is segmented into.
 fn split(large: &Large) -> Vec<Vec<u8>> {
     let header = Header::parse(&large.bytes).unwrap();
     let cut = super::super::split::Cut::new(&large.vnet, &header, &large.bytes).unwrap().unwrap();

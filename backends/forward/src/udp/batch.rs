@@ -47,7 +47,7 @@ pub(crate) struct Received {
     pub(crate) from: Option<IpAddr>,
     /// The range of its bytes in the arena.
     pub(crate) range: Range<usize>,
-    /// The size of each datagram in it but the last, where there are several.
+    /// The size of each datagram in it but the last, if there are several.
     pub(crate) segment: usize,
     /// The codepoint of the outer header: the kernel joins only datagrams with the same one.
     pub(crate) ecn: Ecn,

@@ -19,7 +19,7 @@ pub(crate) struct Message {
     pub(crate) to: SocketAddr,
     /// Its pieces, as a range of those given to [`super::Udp::send`].
     pub(crate) pieces: Range<usize>,
-    /// The size of the datagrams where there are several, in bytes.
+    /// The size of the datagrams if there are several, in bytes.
     pub(crate) segment: Option<u16>,
     /// The codepoint of the outer header of each datagram.
     pub(crate) ecn: Ecn,

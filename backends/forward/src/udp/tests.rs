@@ -128,7 +128,7 @@ fn quinn_is_told_the_codepoint_of_each_message_we_send_over_either_family() {
     for local in LOCALS {
         let (sender, _) = ours_on(false, local);
         let (socket, state, to) = theirs_on(local);
-        // quinn-udp has no room for all that the kernel tells of joined ones.
+        // quinn-udp has no room for all control messages of joined ones.
         setsockopt(&socket, sockopt::UdpGroSegment, &false).unwrap();
         let parcel = Parcel::new(12, 333);
         let (count, pieces) = (parcel.pieces.len(), parcel.pieces.repeat(CODEPOINTS.len()));
@@ -139,7 +139,7 @@ fn quinn_is_told_the_codepoint_of_each_message_we_send_over_either_family() {
             ecn: *ecn,
         };
         let mut messages: Vec<_> = CODEPOINTS.iter().enumerate().map(message).collect();
-        // One of them in the form for links that cannot cut.
+        // One of them in the form for links that cannot segment.
         messages.splice(0..1, messages[0].apart(&pieces));
         let (heads, bodies) = (&parcel.heads, &parcel.bodies);
         assert_eq!(sender.send(&messages, &pieces, heads, bodies, &mut Outbox::default()).unwrap(), messages.len());
