@@ -100,7 +100,6 @@ pub(super) struct Pair {
     pub(super) bits: u8,
 }
 
-/// An action on a packet.
 #[derive(Clone, Debug)]
 pub(super) enum Action {
     Accept,

@@ -37,7 +37,6 @@ pub(crate) enum DropReason {
     WriteError,
 }
 
-/// One counter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Count {
     ToPeersPackets,
@@ -157,7 +156,6 @@ impl Counters {
         Some(self.turn.load(Ordering::Relaxed)).filter(|turn| turn % 2 == 1)
     }
 
-    /// Counts one dropped packet.
     #[inline]
     pub(crate) fn dropped(&self, reason: DropReason) {
         self.add(Count::Dropped(reason), 1);

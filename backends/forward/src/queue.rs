@@ -65,7 +65,6 @@ impl Queue {
         self.runs.clear();
     }
 
-    /// The number of datagrams.
     pub(crate) fn len(&self) -> usize {
         self.datagrams.len()
     }

@@ -92,7 +92,6 @@ impl Cut {
         self.payload + self.size.min(packet.len() - self.payload)
     }
 
-    /// The number of segments.
     pub(crate) fn count(&self, packet: &[u8]) -> usize {
         (packet.len() - self.payload).div_ceil(self.size)
     }

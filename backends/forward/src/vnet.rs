@@ -22,7 +22,6 @@ pub(crate) enum Gso {
     Udp,
 }
 
-/// The header, decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct VnetHeader {
     pub(crate) gso: Gso,
@@ -74,7 +73,6 @@ impl VnetHeader {
         })
     }
 
-    /// Encodes the header.
     #[inline]
     pub(crate) fn to_bytes(self) -> [u8; LEN] {
         let gso = match self.gso {

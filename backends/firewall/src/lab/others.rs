@@ -154,8 +154,8 @@ fn a_table_that_iptables_does_not_show_is_named_and_left_alone() {
             for _ in 0..3 {
                 let report = repair(&mut reconciler, &want(&[2]));
                 assert!(!report.converged);
-                let failures: Vec<String> = report.failures.iter().map(ToString::to_string).collect();
-                assert!(failures.concat().contains(named), "{failures:?}");
+                let said: Vec<String> = report.failures.iter().map(ToString::to_string).collect();
+                assert!(said.concat().contains(named), "{said:?}");
             }
             assert_eq!(run("nft -s list table ip filter"), before);
             run(
