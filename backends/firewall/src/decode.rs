@@ -22,25 +22,35 @@ pub(super) fn hook_of(number: u32) -> Option<Hook> {
     hooks.get(usize::try_from(number).ok()?).copied()
 }
 
+/// `NFT_SET_INTERVAL`: a set of ranges.
+const INTERVAL: u32 = 0x4;
+/// `NFT_SET_TIMEOUT`: of our sets, those that packets fill.
+const TIMEOUT: u32 = 0x10;
+
 /// The kind of a set, by the number that nft gives the type of its keys (`enum datatypes` of its datatype.h). The
 /// number of inner source bits in a key is in the set's name alone.
 pub(super) fn set_kind(name: &str, flags: u32, key: u32) -> Option<SetKind> {
-    // NFT_SET_INTERVAL, NFT_SET_TIMEOUT
-    let (has_ranges, filled_by_packets) = (flags & 4 != 0, flags & 0x10 != 0);
-    let addresses = |family| if filled_by_packets { SetKind::Seen(family) } else { SetKind::Addresses(family) };
-    let leases = |family| match (filled_by_packets, has_ranges) {
+    match key {
+        7 => Some(addresses(flags, Family::V4)),
+        8 => Some(addresses(flags, Family::V6)),
+        41 => Some(SetKind::Links),
+        // A concatenation of two types, six bits each in one number; 4 is a plain integer.
+        0x1c4 => pairs(name, flags, Family::V4),
+        0x204 => pairs(name, flags, Family::V6),
+        _ => None,
+    }
+}
+
+const fn addresses(flags: u32, family: Family) -> SetKind {
+    if flags & TIMEOUT != 0 { SetKind::Seen(family) } else { SetKind::Addresses(family) }
+}
+
+/// The kind of a set of pairs of an outer and an inner source.
+fn pairs(name: &str, flags: u32, family: Family) -> Option<SetKind> {
+    match (flags & TIMEOUT != 0, flags & INTERVAL != 0) {
         (true, _) => Some(SetKind::Claims(family)),
         (false, true) => Some(SetKind::Leases(family)),
         (false, false) => Some(SetKind::Subnets(family, name.rsplit('-').next()?.parse().ok()?)),
-    };
-    match key {
-        7 => Some(addresses(Family::V4)),
-        8 => Some(addresses(Family::V6)),
-        41 => Some(SetKind::Links),
-        // A concatenation of two types, six bits each in one number; 4 is a plain integer.
-        0x1c4 => leases(Family::V4),
-        0x204 => leases(Family::V6),
-        _ => None,
     }
 }
 

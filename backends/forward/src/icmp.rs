@@ -183,6 +183,13 @@ mod tests {
         Some(out[..len].to_vec())
     }
 
+    /// The notice about a packet with this change.
+    fn with(change: fn(&mut Vec<u8>)) -> Option<Vec<u8>> {
+        let mut packet = udp4();
+        change(&mut packet);
+        write(Notice::TimeExceeded, &packet, "10.5.2.0")
+    }
+
     #[test]
     fn a_sender_is_told_with_the_packet_quoted() {
         let packet = udp4();
@@ -198,11 +205,6 @@ mod tests {
 
     #[test]
     fn nobody_is_told_of_errors_fragments_and_what_went_to_many() {
-        let with = |change: fn(&mut Vec<u8>)| {
-            let mut packet = udp4();
-            change(&mut packet);
-            write(Notice::TimeExceeded, &packet, "10.5.2.0")
-        };
         assert!(with(|_| {}).is_some());
         assert!(with(|packet| (packet[9], packet[20]) = (1, 8)).is_some());
         assert!(with(|packet| (packet[9], packet[20]) = (1, 3)).is_none());

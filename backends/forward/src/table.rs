@@ -78,13 +78,14 @@ mod tests {
 
     use super::*;
 
+    fn prefix(bits: u32, len: u8) -> Prefix {
+        let masked = u128::from(bits) >> (32 - len) << (32 - len);
+        Prefix::from_bits(Family::V4, masked, len).unwrap()
+    }
+
     fn entries(prefixes: &[(u32, u8)]) -> BTreeMap<Prefix, Forward> {
-        let prefix = |(bits, len): &(u32, u8)| {
-            let masked = u128::from(*bits) >> (32 - len) << (32 - len);
-            Prefix::from_bits(Family::V4, masked, *len).unwrap()
-        };
         let hosts = (1u32..).map(|host| IpAddr::V4(host.into()));
-        prefixes.iter().map(prefix).zip(hosts.map(|to| Forward { to, mac: None })).collect()
+        prefixes.iter().map(|(bits, len)| prefix(*bits, *len)).zip(hosts.map(|to| Forward { to, mac: None })).collect()
     }
 
     proptest! {

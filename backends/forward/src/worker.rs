@@ -137,7 +137,6 @@ impl Context<'_> {
     }
 }
 
-/// A worker, before its thread begins.
 pub(crate) struct Worker {
     pub(crate) shared: Arc<Shared>,
     pub(crate) number: usize,
