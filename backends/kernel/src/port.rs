@@ -38,6 +38,10 @@ fn processes(inodes: &BTreeSet<u64>) -> BTreeMap<u32, String> {
     }
     for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
         let Some(pid) = process.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        // A child of ours has our sockets until it runs its program.
+        if parent(&process.path()) == Some(std::process::id()) {
+            continue;
+        }
         let open = fs::read_dir(process.path().join("fd")).into_iter().flatten().flatten();
         let mut targets = open.filter_map(|fd| fs::read_link(fd.path()).ok());
         if targets.any(|target| target.to_str().is_some_and(|target| sockets.contains(target))) {
@@ -50,6 +54,13 @@ fn processes(inodes: &BTreeSet<u64>) -> BTreeMap<u32, String> {
         found.remove(&std::process::id());
     }
     found
+}
+
+/// The process that has made this one: the second field behind the name, which may hold anything (proc_pid_stat(5)).
+fn parent(process: &Path) -> Option<u32> {
+    let stat = fs::read_to_string(process.join("stat")).ok()?;
+    let (_, fields) = stat.rsplit_once(')')?;
+    fields.split_whitespace().nth(1)?.parse().ok()
 }
 
 #[cfg(test)]

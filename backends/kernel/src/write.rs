@@ -192,10 +192,10 @@ impl NetlinkDataplane {
     /// What links are called now that some were made or removed.
     fn learn_links(&mut self, ops: &[Op]) {
         for op in ops {
-            match op {
-                Op::CreateLink(name, _) => self.learn_link(*name),
-                Op::DeleteLink(name) => drop(self.links.remove(name)),
-                _ => {}
+            if let Op::CreateLink(name, _) = op {
+                self.learn_link(*name);
+            } else if let Op::DeleteLink(name) = op {
+                self.links.remove(name);
             }
         }
     }
@@ -269,9 +269,10 @@ impl Driver for NetlinkDataplane {
         let mut attempts = Vec::with_capacity(ops.len());
         // What is on a link can only be written once the link's number is known. Links of one name take turns.
         for segment in ops.chunk_by(|a, b| !a.is_link() && !b.is_link() && is_set(a) == is_set(b)) {
-            match segment {
-                [Op::Set(..), ..] => attempts.extend(segment.iter().map(set)),
-                _ => attempts.extend(self.apply_segment(segment)),
+            if segment.iter().all(is_set) {
+                attempts.extend(segment.iter().filter_map(set));
+            } else {
+                attempts.extend(self.apply_segment(segment));
             }
             self.learn_links(segment);
         }
@@ -285,26 +286,23 @@ impl Driver for NetlinkDataplane {
 
 /// Where the kernel says only that an address is in use, whose.
 fn explained(op: &Op, error: OpError) -> OpError {
-    match op {
-        Op::CreateLink(_, Link { kind: LinkKind::Vxlan(vxlan), .. })
-        | Op::ChangeLink(_, Link { kind: LinkKind::Vxlan(vxlan), .. })
-            if error.source.raw_os_error() == Some(Errno::EADDRINUSE as i32) =>
-        {
-            OpError::new(error.source, Some(port::held(vxlan.port_in_use())))
-        }
-        _ => error,
+    if let Op::CreateLink(_, link) | Op::ChangeLink(_, link) = op
+        && let LinkKind::Vxlan(vxlan) = &link.kind
+        && error.source.raw_os_error() == Some(Errno::EADDRINUSE as i32)
+    {
+        return OpError::new(error.source, Some(port::held(vxlan.port_in_use())));
     }
+    error
 }
 
 const fn is_set(op: &Op) -> bool {
     matches!(op, Op::Set(..))
 }
 
-fn set(op: &Op) -> Attempt {
-    match op {
-        Op::Set(setting, value) => sysctl::set(*setting, *value).or_else(|error| forgive(op, error)),
-        _ => Err(OpError::of(Errno::EOPNOTSUPP)),
-    }
+/// Writes a setting; `None` for any other operation.
+fn set(op: &Op) -> Option<Attempt> {
+    let Op::Set(setting, value) = op else { return None };
+    Some(sysctl::set(*setting, *value).or_else(|error| forgive(op, error)))
 }
 
 /// What is there already, or gone already, is as good as done. Not a route: what is there may be somebody else's.

@@ -245,7 +245,7 @@ impl<S: LeaseStore> Holder<S> {
                 self.undo(own, None).await?;
                 Err(ClaimError::older(subnet, older))
             }
-            _ => Ok(()),
+            Some(_) | None => Ok(()),
         }
     }
 
@@ -358,7 +358,7 @@ impl<S: LeaseStore> Holder<S> {
                 self.undo(entry, from).await?;
                 Err(ClaimError::older(entry.lease.subnet, older))
             }
-            _ => Ok(()),
+            Some(_) | None => Ok(()),
         }
     }
 

@@ -43,7 +43,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> LastWord<S> {
             Some(error) => error,
             None => match write(Pin::new(&mut self.stream), context) {
                 Poll::Ready(Err(error)) => error,
-                done => return done,
+                done @ (Poll::Ready(Ok(_)) | Poll::Pending) => return done,
             },
         };
         let mut buffer = [0; ALERT];

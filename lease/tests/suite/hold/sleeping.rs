@@ -81,9 +81,10 @@ async fn a_renewal_is_not_late_by_the_time_slept() {
     let (host, slept) = sleeper(3);
     let hold = host.spawn(&store);
     held(&hold).await;
-    let ends = |hold: &wire_lease::Hold<SimStore>| match &*hold.state.borrow() {
-        HoldState::Held { expires: Some(at), trouble: None, .. } => at.duration_since(Instant::now()),
-        state => panic!("{state:?}"),
+    let ends = |hold: &wire_lease::Hold<SimStore>| {
+        let state = hold.state.borrow();
+        let HoldState::Held { expires: Some(at), trouble: None, .. } = &*state else { panic!("{state:?}") };
+        at.duration_since(Instant::now())
     };
     tokio::time::sleep(HOUR).await;
     assert_eq!(store.count(SimCall::KeepAlive), 0);
