@@ -19,7 +19,7 @@ use std::{
 
 use tokio::sync::watch;
 use tracing::{error, info, warn};
-use wire_firewall::{FirewallDataplane, FirewallMonitor, FirewallPolicy, OverlayDevice, Peer, Surroundings};
+use wire_firewall::{FirewallDataplane, FirewallMonitor, FirewallPolicy, HostFacts, OverlayDevice, Peer};
 use wire_kernel::Links;
 use wire_lease::{Entry, LeaseTable, NetworkConfig};
 use wire_net::{DualStack, Family, LinkName, Prefix, chain};
@@ -135,7 +135,7 @@ impl FirewallKeeper {
             wishes,
             done,
             seen: FirewallSeen::default(),
-            around: Surroundings::default(),
+            around: HostFacts::default(),
             blocked: BTreeSet::new(),
             doubts: Doubts::default(),
             found: (Findings::default(), Instant::now()),
@@ -193,7 +193,7 @@ struct Keeper {
     wishes: watch::Receiver<Option<Wish>>,
     done: watch::Sender<bool>,
     seen: FirewallSeen,
-    around: Surroundings,
+    around: HostFacts,
     /// Whether another agent undoes what we put right.
     contested: bool,
     /// The families of which others drop what we let in.
@@ -281,9 +281,9 @@ impl Keeper {
         if report.read_back && report.converged {
             self.leave_other_iptables();
         }
-        let lack = self.reconciler.driver().lack().map(|error| lacking(self.around.nftables, error));
+        let lack = self.reconciler.driver().nftables_error().map(|error| lacking(self.around.nftables, error));
         self.board.warning(NFTABLES, lack);
-        self.board.caution(FLOWTABLE, self.reconciler.driver().lack_of_flowtables().map(no_flowtable));
+        self.board.caution(FLOWTABLE, self.reconciler.driver().flowtable_error().map(no_flowtable));
         let hidden = self.is_blind().then(|| HIDDEN.to_owned());
         self.board.warning(DOCKERS_CHAINS, hidden);
         self.publish(&report, &wish.devices);
@@ -310,13 +310,13 @@ impl Keeper {
         let subnets: Vec<Prefix> = wish.own.lease.subnet.prefixes().collect();
         match self.links.of_containers(&subnets) {
             Ok(links) => {
-                let mut around = self.reconciler.driver().surroundings(links, &subnets);
+                let mut around = self.reconciler.driver().host_facts(links, &subnets);
                 around.doubted = self.doubts.families();
                 if self.policy.flowtable && self.reconciler.driver().tries_flowtables() {
                     around.hookable = self.hookable(&wish.devices, &around.bridges);
                 }
                 self.note_bridges(&around, subnets);
-                self.note_surroundings(around, &wish.devices);
+                self.note_host_facts(around, &wish.devices);
             }
             Err(error) => warn!(error = chain(&error), "which links containers are on cannot be told"),
         }

@@ -1,9 +1,9 @@
-//! What the board is told of the firewall's surroundings after each look.
+//! What the board is told of the host around the firewall after each look.
 
 use std::time::Instant;
 
 use tracing::{info, warn};
-use wire_firewall::{ACCEPT_MARK, Counted, DockerRules, OverlayDevice, Surroundings};
+use wire_firewall::{ACCEPT_MARK, Counted, DockerRules, HostFacts, OverlayDevice};
 use wire_kernel::traffic;
 use wire_lease::LeaseTable;
 use wire_net::{DualStack, Family, LinkName, Prefix};
@@ -26,7 +26,7 @@ impl Keeper {
     }
 
     /// Whether containers are where the overlay leads to.
-    pub(super) fn note_bridges(&mut self, around: &Surroundings, subnets: Vec<Prefix>) {
+    pub(super) fn note_bridges(&mut self, around: &HostFacts, subnets: Vec<Prefix>) {
         let (networks, mtu) = (self.policy.pools.map(|_, pool| pool.network), self.board.look(|seen| seen.mtu));
         let expected = Expected { subnets, networks, mtu, told: self.told.clone() };
         let found = expected.compare(&around.links, Docker::look);
@@ -54,7 +54,7 @@ impl Keeper {
         concerns_us && self.reconciler.driver().hides_docker() && Docker::look().runs
     }
 
-    pub(super) fn note_surroundings(&mut self, around: Surroundings, devices: &DualStack<OverlayDevice>) {
+    pub(super) fn note_host_facts(&mut self, around: HostFacts, devices: &DualStack<OverlayDevice>) {
         if around.bridges != self.around.bridges {
             let links: Vec<&str> = around.bridges.iter().map(LinkName::as_str).collect();
             info!(links = links.join(" "), "containers are on");

@@ -86,7 +86,7 @@ impl Observed {
             converged: *converged,
             written: *written,
             removed: *removed,
-            strangers: counted.strangers,
+            strangers: counted.unknown_peers,
             senders: counted.senders.iter().map(ToString::to_string).collect(),
             containers: counted.containers,
             spoofed: counted.spoofed,
@@ -130,7 +130,7 @@ impl Observed {
 }
 
 fn tunnel_status(seen: TunnelSeen) -> proto::TunnelStatus {
-    let stranger = seen.stranger.map(|(from, source)| {
+    let stranger = seen.rejected_sender.map(|(from, source)| {
         format!(
             "packets of {source} from {from} are dropped, which is not the public IP of the peer that has {source}: if it is \
              behind NAT or has several addresses, set --forward-source-check=false"

@@ -1,19 +1,21 @@
-//! The chains of iptables of one family. Pure.
+//! The iptables chains of one family. Pure.
 //!
-//! Their rules have no comments: the match `comment` is a call for each packet, and the names of the chains say whose they are.
+//! The rules have no comments: the match `comment` costs a call per packet, and the names of the chains identify their
+//! owner.
 
 use std::collections::BTreeMap;
 
 use wire_state::{Call, Chain, ChainName, ChainTable, ChainTableKind, Place};
 
 use super::{
+    family_rules::FamilyRules,
     policy::{KUBE_MARK, Masquerade, OverlayDevice},
     rule::multicast,
-    side::Side,
 };
 
-impl Side {
-    /// The same as [`Side::nat`] in iptables, for a host that cannot have it in nftables. Here an accept keeps the source.
+impl FamilyRules {
+    /// The rules of [`FamilyRules::nat`] in iptables, for hosts without nftables. In iptables an accept keeps the
+    /// source.
     pub(super) fn nat_chain(&self, masquerade: Masquerade) -> (ChainName, Chain) {
         let (all, overlay, own, group) = (self.network, self.overlay, self.own, multicast(self.family));
         let rule = |matching: &str, verdict: &str| format!("{matching} -j {verdict}");
@@ -43,43 +45,47 @@ impl Side {
         (ChainName { table, name }, Chain { rules, calls, ..Chain::default() })
     }
 
-    /// The chains of iptables, in front of Docker's drops.
+    /// The iptables chains that accept traffic of the overlay before Docker's rules drop it.
     pub(super) fn chains(&self) -> BTreeMap<ChainName, Chain> {
         let (all, own) = (self.network, self.own);
         let rule = |matching: String| format!("{matching} -j ACCEPT");
         let mut chains = BTreeMap::new();
         let mut add = |kind, name: &str, rules: Vec<String>, callers: &[(&str, Place)]| {
             let table = ChainTable { family: self.family, kind };
-            let call = |(caller, place): &(&str, Place)| {
-                let rule = format!("-j {name}");
-                ((*caller).to_owned(), Call { place: *place, rules: vec![rule] })
-            };
-            let chain = Chain {
-                rules,
-                // What they let in would never get to Docker's drop.
-                spares_internal: kind == ChainTableKind::Filter,
-                // A table that nobody else uses is one more that each packet would go through, twice on each host.
-                answers_others: kind == ChainTableKind::Raw,
-                calls: callers.iter().map(call).collect(),
-            };
-            chains.insert(ChainName { table, name: name.to_owned() }, chain);
+            chains.insert(ChainName { table, name: name.to_owned() }, chain(kind, name, rules, callers));
         };
         if let Some(OverlayDevice { link, .. }) = self.device {
             let incoming = rule(format!("-s {all} -d {own} -i {link}"));
-            // Docker 28 drops packets to a container that come from elsewhere than its bridge: before connections are
-            // tracked, so replies too.
+            // Docker 28 drops packets to a container that do not arrive by its bridge, and does so before connection
+            // tracking: replies too.
             add(ChainTableKind::Raw, "WIRE-RAW", vec![incoming.clone()], &[("PREROUTING", Place::First)]);
             let outgoing = rule(format!("-s {own} -d {all} -o {link}"));
-            // Before Docker's drops, in FORWARD and, since dockerd puts its own in front of ours when it starts, in the
-            // chain that it leaves to others.
+            // Before Docker's drops: in FORWARD, and in DOCKER-USER, the chain that Docker leaves to others, because
+            // dockerd inserts its own rules in front of ours when it starts.
             let callers = [("FORWARD", Place::First), ("DOCKER-USER", Place::First)];
             add(ChainTableKind::Filter, "WIRE-FORWARD", vec![incoming, outgoing], &callers);
         }
-        // As flannel: in the place of a policy that drops, behind whatever others decide. Between containers of this host that is
-        // Docker's to say: with --icc=false its drop comes behind ours at each of its starts.
+        // As flannel: overrides a policy that drops, after all rules of others. Traffic between containers of this host
+        // is left to Docker: with --icc=false its drop is behind our rule after each start of dockerd.
         let within = format!("-s {own} -d {own} -j RETURN");
         let any = vec![within, rule(format!("-s {all}")), rule(format!("-d {all}"))];
         add(ChainTableKind::Filter, "WIRE-POLICY", any, &[("FORWARD", Place::Behind)]);
         chains
+    }
+}
+
+/// A chain that is called from `callers`, each at its place.
+fn chain(kind: ChainTableKind, name: &str, rules: Vec<String>, callers: &[(&str, Place)]) -> Chain {
+    let calls = callers.iter().map(|(caller, place)| {
+        let rule = format!("-j {name}");
+        ((*caller).to_owned(), Call { place: *place, rules: vec![rule] })
+    });
+    Chain {
+        rules,
+        // What this chain accepts would never reach the rules by which Docker isolates internal networks.
+        spares_internal: kind == ChainTableKind::Filter,
+        // Every packet passes a table that has rules, twice per host. So `raw` is used only if somebody else uses it.
+        answers_others: kind == ChainTableKind::Raw,
+        calls: calls.collect(),
     }
 }

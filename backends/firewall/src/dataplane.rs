@@ -1,9 +1,9 @@
-//! Reading the packet filter, and carrying out changes of it.
+//! Reads the packet filter, and applies changes to it.
 
 mod counted;
 mod flows;
-mod lack;
 mod leave;
+mod support;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -23,45 +23,46 @@ use super::{
     iptables, netfilter,
     netfilter::{Expressions, Netfilter},
     nft,
-    policy::{ACCEPT_MARK, Nftables, Surroundings},
+    policy::{ACCEPT_MARK, HostFacts, Nftables},
     program::{self, Listing, Programs, Variant},
     tracking,
 };
 
 /// The packet filter of this thread's network namespace.
 pub struct FirewallDataplane {
-    /// `None` until the kernel gives one: without nftables the rest of the agent works all the same.
+    /// `None` until the socket could be opened: without nftables the rest of the agent still works.
     netfilter: Option<Netfilter>,
     families: Vec<Family>,
-    /// The generation of nftables that the last read, brought forward by our own writes, is of.
+    /// The nftables generation of the last read, increased by one for each write of our own.
     generation: Option<u32>,
-    /// Our rules as they were when they were right.
+    /// The compiled expressions of our rules, as last known to be right.
     expressions: Expressions,
     programs: BTreeMap<Family, Programs>,
-    /// What of our table nftables can hold, as far as was tried.
+    /// The part of our table that nftables supports, as far as was tried.
     nftables: Nftables,
-    /// What of it was told last, and so is tried now.
+    /// The part that [`Self::host_facts`] returned last, and that is therefore tried now.
     tried: Nftables,
-    /// When less than all, and since when.
-    lack: Option<(Instant, OpError)>,
+    /// Why nftables holds less than our whole table, and since when.
+    nftables_error: Option<(Instant, OpError)>,
     flows: Flows,
-    /// What could not be read: nothing is written there either.
+    /// The parts that could not be read; nothing is written to them.
     unreadable: BTreeMap<Part, OpError>,
     others: Others,
-    /// What rules of others look at connections, as of a generation of nftables that is brought forward as `generation` is.
-    looked_at: Option<(u32, BTreeMap<Family, String>)>,
-    /// What operators drop in Docker's chain for them.
+    /// The families in which rules of others use connection tracking, and the nftables generation of that read,
+    /// increased like `generation`.
+    tracking_cache: Option<(u32, BTreeMap<Family, String>)>,
+    /// The rules in `DOCKER-USER` by which operators drop packets.
     operators_drops: Vec<(Family, String)>,
-    /// Called before whatever may take long.
+    /// Called before each program run, which may take seconds.
     step: Box<dyn Fn() + Send>,
 }
 
-/// What is read by itself.
+/// A part of the packet filter that is read on its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Part {
     Nftables,
     Iptables(Family),
-    /// One table of it.
+    /// One table of iptables.
     Table(ChainTable),
 }
 
@@ -76,14 +77,15 @@ pub struct Others {
     pub docker: bool,
 }
 
-/// The pause before what nftables could not hold is tried again.
-const ANOTHER_TRY: Duration = Duration::from_secs(60);
+/// After this time, what nftables refused is tried again.
+const RETRY_PAUSE: Duration = Duration::from_secs(60);
 
 impl FirewallDataplane {
-    /// Opens its socket, in the network namespace of the calling thread.
+    /// Creates the dataplane of these families. Its socket is opened at the first use, in the network namespace of the
+    /// calling thread.
     ///
     /// # Errors
-    /// When there is no netlink.
+    /// Never at present: without netlink, the parts are unreadable.
     pub fn open(families: Vec<Family>) -> Result<Self, DataplaneError> {
         Ok(Self {
             netfilter: None,
@@ -93,24 +95,25 @@ impl FirewallDataplane {
             programs: BTreeMap::new(),
             nftables: Nftables::Whole,
             tried: Nftables::Whole,
-            lack: None,
+            nftables_error: None,
             flows: Flows::default(),
             unreadable: BTreeMap::new(),
             others: Others::default(),
-            looked_at: None,
+            tracking_cache: None,
             operators_drops: Vec::new(),
             step: Box::new(|| ()),
         })
     }
 
-    /// Calls `step` before each program that is run. iptables may wait for others (five seconds), and a round runs many.
+    /// Calls `step` before each program run. iptables waits up to five seconds for its lock, and a round runs many
+    /// programs.
     #[must_use]
     pub fn with_step(self, step: impl Fn() + Send + 'static) -> Self {
         Self { step: Box::new(step), ..self }
     }
 
-    /// Whether anything may be otherwise than was read last. Costs one small request, except with iptables-legacy, of which
-    /// nothing tells.
+    /// True if the packet filter may differ from the last read. Costs one small request. Always true with
+    /// iptables-legacy, which sends no notifications.
     pub fn has_changed(&mut self) -> bool {
         let legacy = self.programs.values().any(|programs| programs.variant == Variant::Legacy);
         legacy
@@ -120,18 +123,19 @@ impl FirewallDataplane {
             || self.netfilter().and_then(Netfilter::generation).ok() != self.generation
     }
 
-    /// The facts of the host that the rules depend on. Of `links`, those with an address in one of `subnets` are taken for bridges of containers, by whatever name.
-    pub fn surroundings(&mut self, links: Vec<ContainerLink>, subnets: &[Prefix]) -> Surroundings {
+    /// Collects the facts of this host that the rules depend on. Those of `links` with an address in one of `subnets`
+    /// are the bridges, whatever their names.
+    pub fn host_facts(&mut self, links: Vec<ContainerLink>, subnets: &[Prefix]) -> HostFacts {
         let bridges = links.iter().filter(|link| link.holds(subnets)).map(|link| link.name).collect();
-        // Where nftables cannot be asked, Docker has nothing in them.
+        // If nftables cannot be read, Docker has no rules there.
         let docker = self.netfilter().and_then(|netfilter| netfilter.docker(ACCEPT_MARK)).unwrap_or_default();
-        if self.lack.as_ref().is_some_and(|(since, _)| since.elapsed() > ANOTHER_TRY) {
-            // Programs are installed, and modules loaded.
+        if self.nftables_error.as_ref().is_some_and(|(since, _)| since.elapsed() > RETRY_PAUSE) {
+            // nft may have been installed since, or a module loaded.
             self.nftables = Nftables::Whole;
         }
         self.tried = self.nftables;
         let tracked = self.tracked();
-        Surroundings {
+        HostFacts {
             bridges,
             links,
             docker,
@@ -142,14 +146,15 @@ impl FirewallDataplane {
         }
     }
 
-    /// The families whose encapsulated packets others need tracked, and why. The rules are read again once somebody has changed some.
+    /// The families whose encapsulated packets must stay tracked for rules of others, and why. These rules are read
+    /// again only when the generation has changed.
     fn tracked(&mut self) -> BTreeMap<Family, String> {
         let now = self.netfilter().and_then(Netfilter::generation).ok();
-        if now.is_none() || self.looked_at.as_ref().map(|(generation, _)| *generation) != now {
+        if now.is_none() || self.tracking_cache.as_ref().map(|(generation, _)| *generation) != now {
             let chains = self.netfilter().and_then(Netfilter::chains_of_others);
-            self.looked_at = now.zip(chains.ok().map(|chains| tracking::needed(&chains)));
+            self.tracking_cache = now.zip(chains.ok().map(|chains| tracking::needed(&chains)));
         }
-        let mut tracked = match &self.looked_at {
+        let mut tracked = match &self.tracking_cache {
             Some((_, tracked)) => tracked.clone(),
             None => Family::ALL.map(|family| (family, "the rules of others cannot be read".to_owned())).into(),
         };
@@ -159,19 +164,19 @@ impl FirewallDataplane {
         tracked
     }
 
-    /// Which other firewalls were seen at the last read.
+    /// The other firewalls that the last read found.
     #[must_use]
     pub const fn others(&self) -> Others {
         self.others
     }
 
-    /// The rules of `DOCKER-USER` by which operators drop, as they were at the last read.
+    /// The rules in `DOCKER-USER` by which operators drop packets, from the last read.
     #[must_use]
     pub fn operators_drops(&self) -> &[(Family, String)] {
         &self.operators_drops
     }
 
-    /// Whether Docker's chains may be in iptables-legacy, where only root sees them: elsewhere there were none at the last read.
+    /// True if Docker's chains may be in iptables-legacy, which only root can read: the last read found none elsewhere.
     #[must_use]
     pub fn hides_docker(&self) -> bool {
         !self.others.docker && self.programs.keys().any(|family| program::hides_legacy_tables(*family))
@@ -197,7 +202,7 @@ impl FirewallDataplane {
         Ok(tables)
     }
 
-    /// Our table. A rule with our mark whose expressions are no longer what they were is somebody else's.
+    /// Reads our table. A rule with our mark but other expressions than ours was altered by somebody else.
     fn read_ours(&mut self) -> Result<Table, DataplaneError> {
         let (mut table, expressions) = self.netfilter()?.table()?;
         for rule in table.chains.values_mut().flat_map(|chain| &mut chain.rules) {
@@ -237,8 +242,8 @@ impl FirewallDataplane {
         }
     }
 
-    /// The listing of one family, and the tables of which it does not show all: iptables-nft leaves out what it does not
-    /// understand, or the whole table, and says so to nobody. Putting what is there already would put it again and again.
+    /// Lists the rules of one family, and the tables that are not listed completely: iptables-nft silently leaves out
+    /// what it does not understand, or the whole table. Writing to such a table would add our rules at every round.
     fn list(&mut self, family: Family, has_tables: bool) -> Result<(Listing, Vec<ChainTable>), OpError> {
         let mut listing = program::list(family, has_tables, &self.step)?;
         let mut hidden = self.hidden(family, &listing);
@@ -246,7 +251,7 @@ impl FirewallDataplane {
             if hidden.is_empty() {
                 break;
             }
-            // Others may have written in between.
+            // Somebody may have changed rules between the two reads.
             listing = program::list(family, has_tables, &self.step)?;
             hidden = self.hidden(family, &listing);
         }
@@ -259,11 +264,7 @@ impl FirewallDataplane {
         }
         let there = self.netfilter().and_then(|netfilter| netfilter.rules_by_table(family)).unwrap_or_default();
         let shown = iptables::count(&listing.text);
-        let is_whole = |kind: &ChainTableKind| {
-            let name = kind.to_string();
-            there.get(&name).copied().unwrap_or_default() == shown.get(name.as_str()).copied().unwrap_or_default()
-        };
-        let hidden = ChainTableKind::ALL.into_iter().filter(|kind| !is_whole(kind));
+        let hidden = ChainTableKind::ALL.into_iter().filter(|kind| !is_listed_whole(*kind, &there, &shown));
         hidden.map(|kind| ChainTable { family, kind }).collect()
     }
 
@@ -290,16 +291,16 @@ impl FirewallDataplane {
             }
         }
         self.generation = self.generation.map(|generation| generation.wrapping_add(1));
-        if let Some((generation, _)) = &mut self.looked_at {
+        if let Some((generation, _)) = &mut self.tracking_cache {
             *generation = generation.wrapping_add(1);
         }
         if let FirewallOp::PutTable(wanted) = op {
-            // What nft makes of our rules is learned now, while it is right.
+            // Remember the expressions that nft has compiled, while they are known to be right.
             let (made, expressions) = self.netfilter().and_then(Netfilter::table).unwrap_or_default();
             self.expressions = expressions;
             self.flows.read.clone_from(&made.flowtables);
             if made != *wanted {
-                // As some before 1.0.6 do with ranges in concatenations (its release notes).
+                // Some versions before 1.0.6 do so with ranges in concatenations (its release notes).
                 return Err(OpError::unsupported(
                     "nft has made something else of our table: a newer nftables is needed",
                 ));
@@ -315,7 +316,7 @@ impl Driver for FirewallDataplane {
     fn read(&mut self, (): &()) -> Result<FirewallState, DataplaneError> {
         self.unreadable.clear();
         let mut firewall = FirewallState::default();
-        // Before all else: what changes meanwhile is read again.
+        // Read first: a change during this read then differs from it, and leads to another read.
         self.generation = self.netfilter().and_then(Netfilter::generation).ok();
         let tables = self.read_nftables(&mut firewall).unwrap_or_else(|error| {
             let source = io::Error::other(wire_net::chain(&error));
@@ -327,7 +328,8 @@ impl Driver for FirewallDataplane {
         Ok(firewall)
     }
 
-    /// What is to go stays until what is to come stands.
+    /// Applies the operations in order. After a failure nothing is deleted: old rules stay until the new ones are in
+    /// place.
     fn apply(&mut self, ops: &[FirewallOp]) -> Vec<Attempt> {
         let mut standing = true;
         let mut attempts = Vec::with_capacity(ops.len());
@@ -350,7 +352,13 @@ impl Driver for FirewallDataplane {
     }
 }
 
-/// Whether a table of nftables may be one of iptables-nft's.
+/// True if a listing shows as many rules of a table as the kernel has.
+fn is_listed_whole(kind: ChainTableKind, there: &BTreeMap<String, usize>, shown: &BTreeMap<&str, usize>) -> bool {
+    let name = kind.to_string();
+    there.get(&name).copied().unwrap_or_default() == shown.get(name.as_str()).copied().unwrap_or_default()
+}
+
+/// True if an nftables table has the family and the name of one of iptables-nft.
 fn is_iptables(of: u8, name: &str, family: Family) -> bool {
     of == netfilter::number(family) && ["raw", "mangle", "nat", "filter", "security"].contains(&name)
 }

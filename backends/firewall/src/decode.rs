@@ -1,4 +1,4 @@
-//! What the kernel's messages about nftables say (linux/netfilter/nf_tables.h).
+//! Decodes the kernel's nftables messages (linux/netfilter/nf_tables.h). Pure.
 
 use std::net::IpAddr;
 
@@ -6,9 +6,9 @@ use wire_net::{Family, LinkName, Prefix};
 use wire_netlink::attribute::{address, attributes, number, text};
 use wire_state::{Element, Hook, SetKind};
 
-use super::tracking::Does;
+use super::tracking::Effects;
 
-/// An attribute of a message, behind its `struct nfgenmsg`.
+/// Finds an attribute of a message, after its `struct nfgenmsg`.
 pub(super) fn find(body: &[u8], wanted: u16) -> Option<&[u8]> {
     attribute(body.get(4..)?, wanted)
 }
@@ -22,25 +22,35 @@ pub(super) fn hook_of(number: u32) -> Option<Hook> {
     hooks.get(usize::try_from(number).ok()?).copied()
 }
 
-/// By the number that nft gives the type of a set's keys (`enum datatypes` of its datatype.h). How many bits of an inner source they
-/// have is in the name alone.
+/// `NFT_SET_INTERVAL`: a set of ranges.
+const INTERVAL: u32 = 0x4;
+/// `NFT_SET_TIMEOUT`: of our sets, those that packets fill.
+const TIMEOUT: u32 = 0x10;
+
+/// The kind of a set, by the number that nft gives the type of its keys (`enum datatypes` of its datatype.h). The
+/// number of inner source bits in a key is in the set's name alone.
 pub(super) fn set_kind(name: &str, flags: u32, key: u32) -> Option<SetKind> {
-    // NFT_SET_INTERVAL, NFT_SET_TIMEOUT
-    let (has_ranges, filled_by_packets) = (flags & 4 != 0, flags & 0x10 != 0);
-    let addresses = |family| if filled_by_packets { SetKind::Seen(family) } else { SetKind::Addresses(family) };
-    let leases = |family| match (filled_by_packets, has_ranges) {
+    match key {
+        7 => Some(addresses(flags, Family::V4)),
+        8 => Some(addresses(flags, Family::V6)),
+        41 => Some(SetKind::Links),
+        // A concatenation of two types, six bits each in one number; 4 is a plain integer.
+        0x1c4 => pairs(name, flags, Family::V4),
+        0x204 => pairs(name, flags, Family::V6),
+        _ => None,
+    }
+}
+
+const fn addresses(flags: u32, family: Family) -> SetKind {
+    if flags & TIMEOUT != 0 { SetKind::Seen(family) } else { SetKind::Addresses(family) }
+}
+
+/// The kind of a set of pairs of an outer and an inner source.
+fn pairs(name: &str, flags: u32, family: Family) -> Option<SetKind> {
+    match (flags & TIMEOUT != 0, flags & INTERVAL != 0) {
         (true, _) => Some(SetKind::Claims(family)),
         (false, true) => Some(SetKind::Leases(family)),
         (false, false) => Some(SetKind::Subnets(family, name.rsplit('-').next()?.parse().ok()?)),
-    };
-    match key {
-        7 => Some(addresses(Family::V4)),
-        8 => Some(addresses(Family::V6)),
-        41 => Some(SetKind::Links),
-        // Two types in one number, six bits each; 4 is a plain number.
-        0x1c4 => leases(Family::V4),
-        0x204 => leases(Family::V6),
-        _ => None,
     }
 }
 
@@ -53,20 +63,23 @@ pub(super) fn link_element(key: &[u8], _: &[u8]) -> Option<Element> {
     name.parse::<LinkName>().ok().map(Element::Link)
 }
 
-/// A public address and the subnet behind it, from the first and the last key.
+/// Reads a public address and the subnet leased to it, from the first and the last key of a range.
 pub(super) fn lease_element(first: &[u8], last: &[u8]) -> Option<Element> {
     let (public, from) = first.split_at_checked(first.len() / 2)?;
     let (from, to) = (address(from)?, address(last.get(public.len()..)?)?);
-    let bits = |address| match address {
-        IpAddr::V4(v4) => u128::from(v4.to_bits()),
-        IpAddr::V6(v6) => v6.to_bits(),
-    };
-    let host = 128 - (bits(from) ^ bits(to)).leading_zeros();
+    let host = 128 - (address_bits(from) ^ address_bits(to)).leading_zeros();
     let len = Family::of(from).bits().checked_sub(u8::try_from(host).ok()?)?;
     Some(Element::Lease(address(public)?, Prefix::new(from, len).ok()?))
 }
 
-/// A public address and the first `len` bits of the inner sources that belong to it.
+fn address_bits(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(v4) => u128::from(v4.to_bits()),
+        IpAddr::V6(v6) => v6.to_bits(),
+    }
+}
+
+/// Reads a public address and the first `len` bits of the inner sources it may use.
 pub(super) fn subnet_element(key: &[u8], family: Family, len: u8) -> Option<Element> {
     let (public, leading) = key.split_at_checked(usize::from(family.bits() / 8))?;
     let mut network = leading.to_vec();
@@ -74,13 +87,13 @@ pub(super) fn subnet_element(key: &[u8], family: Family, len: u8) -> Option<Elem
     Some(Element::Subnet(address(public)?, Prefix::new(address(&network)?, len).ok()?))
 }
 
-/// The expressions of a rule but for its own counters, which change with each packet.
+/// The expressions of a rule without its counters, which change with each packet.
 pub(super) fn without_counts(expressions: &[u8]) -> Vec<u8> {
     let rest = attributes(expressions).filter(|(_, expression)| !is_counter(expression));
     rest.flat_map(|(_, expression)| expression).copied().collect()
 }
 
-/// The packets that a rule's own counters have counted.
+/// The number of packets that the counters inside a rule have counted.
 pub(super) fn counts(expressions: &[u8]) -> u64 {
     let counters = attributes(expressions).filter(|(_, expression)| is_counter(expression));
     // NFTA_EXPR_DATA, NFTA_COUNTER_PACKETS
@@ -97,7 +110,7 @@ fn attribute(bytes: &[u8], wanted: u16) -> Option<&[u8]> {
     attributes(bytes).find(|(kind, _)| *kind == wanted).map(|(_, value)| value)
 }
 
-/// Matches and targets of iptables that look at connections, or change what is tracked.
+/// iptables matches and targets that use connection tracking, or change what is tracked.
 const ABOUT_CONNECTIONS: [&str; 16] = [
     "cluster",
     "connbytes",
@@ -117,29 +130,31 @@ const ABOUT_CONNECTIONS: [&str; 16] = [
     "SYNPROXY",
 ];
 
-/// Reads the expressions of a rule (`NFTA_RULE_EXPRESSIONS`).
-pub(super) fn does(expressions: &[u8]) -> Does {
-    let mut does = Does::default();
+/// The effects of a rule, from its expressions (`NFTA_RULE_EXPRESSIONS`).
+pub(super) fn rule_effects(expressions: &[u8]) -> Effects {
+    let mut effects = Effects::default();
     for (_, expression) in attributes(expressions) {
-        does.add(does_one(expression));
+        effects.add(expression_effects(expression));
     }
-    does
+    effects
 }
 
-/// The same of one expression (`NFTA_EXPR_*`).
-pub(super) fn does_one(expression: &[u8]) -> Does {
+/// The effects of one expression (`NFTA_EXPR_*`).
+pub(super) fn expression_effects(expression: &[u8]) -> Effects {
     // NFTA_EXPR_NAME, NFTA_EXPR_DATA
     let (name, data) = (attribute(expression, 1).and_then(text), attribute(expression, 2).unwrap_or_default());
-    let mut does = Does::default();
+    let mut effects = Effects::default();
     match name {
-        Some("ct" | "connlimit" | "notrack" | "synproxy") => does.looks = true,
+        Some("ct" | "connlimit" | "notrack" | "synproxy") => effects.uses_conntrack = true,
         // NFTA_MATCH_NAME, NFTA_TARGET_NAME
         Some("match" | "target") => {
-            does.looks = attribute(data, 1).and_then(text).is_none_or(|name| ABOUT_CONNECTIONS.contains(&name));
+            effects.uses_conntrack =
+                attribute(data, 1).and_then(text).is_none_or(|name| ABOUT_CONNECTIONS.contains(&name));
         }
-        // NFTA_OBJREF_IMM_TYPE: NFT_OBJECT_COUNTER, _QUOTA, _LIMIT, _SECMARK; all others are about connections, and a map may hold them.
+        // NFTA_OBJREF_IMM_TYPE: NFT_OBJECT_COUNTER, _QUOTA, _LIMIT, _SECMARK; all others are about connections. Without
+        // a type, a map holds the objects.
         Some("objref") => {
-            does.looks = attribute(data, 1).and_then(be32).is_none_or(|kind| ![1, 2, 4, 8].contains(&kind));
+            effects.uses_conntrack = attribute(data, 1).and_then(be32).is_none_or(|kind| ![1, 2, 4, 8].contains(&kind));
         }
         // NFTA_IMMEDIATE_DATA, NFTA_DATA_VERDICT, NFTA_VERDICT_CHAIN
         Some("immediate") => {
@@ -147,22 +162,23 @@ pub(super) fn does_one(expression: &[u8]) -> Does {
                 .and_then(|data| attribute(data, 2))
                 .and_then(|verdict| attribute(verdict, 2))
                 .and_then(text);
-            does.calls.extend(chain.map(str::to_owned));
+            effects.calls.extend(chain.map(str::to_owned));
         }
         // NFTA_LOOKUP_DREG, NFT_REG_VERDICT
-        Some("lookup") => does.calls_any = attribute(data, 3).and_then(be32) == Some(0),
-        // NFTA_DYNSET_EXPR and _EXPRESSIONS: what is done for each new element
+        Some("lookup") => effects.calls_any = attribute(data, 3).and_then(be32) == Some(0),
+        // NFTA_DYNSET_EXPR and _EXPRESSIONS: run for each new element.
         Some("dynset") => {
-            does.add(attribute(data, 7).map(does_one).unwrap_or_default());
-            does.add(attribute(data, 10).map(self::does).unwrap_or_default());
+            effects.add(attribute(data, 7).map(expression_effects).unwrap_or_default());
+            effects.add(attribute(data, 10).map(rule_effects).unwrap_or_default());
         }
         Some(_) => {}
-        None => does.looks = true,
+        None => effects.uses_conntrack = true,
     }
-    does
+    effects
 }
 
-/// The comment of a rule: `NFTNL_UDATA_RULE_COMMENT` of libnftnl's udata.h, one byte of type and one of length before each.
+/// Reads the comment of a rule: `NFTNL_UDATA_RULE_COMMENT` of libnftnl's udata.h. Before each entry are one byte of
+/// type and one of length.
 pub(super) fn comment(mut data: &[u8]) -> Option<String> {
     loop {
         let (head, rest) = data.split_first_chunk::<2>()?;

@@ -1,4 +1,4 @@
-//! What the kernel is told about nftables (linux/netfilter/nf_tables.h): message bodies, and the keys of elements. Pure.
+//! Encodes nftables messages (linux/netfilter/nf_tables.h): bodies, and the keys of set elements. Pure.
 
 use std::net::IpAddr;
 
@@ -17,7 +17,7 @@ impl Body {
         Self(vec![family, 0, 0, 0])
     }
 
-    /// Of a message that is about a subsystem (`nfgenmsg.res_id`, in network byte order).
+    /// The body of a message about a subsystem (`nfgenmsg.res_id`, in network byte order).
     pub(super) fn of_subsystem(number: u16) -> Self {
         Self([[0, 0], number.to_be_bytes()].concat())
     }
@@ -60,7 +60,7 @@ impl Emitable for Body {
     }
 }
 
-/// The first key of an element; and the last, in sets of ranges.
+/// The first key of an element and, in sets of ranges, the last.
 fn key(element: &Element) -> (Vec<u8>, Option<Vec<u8>>) {
     match element {
         Element::Address(address) => (octets(*address), None),
@@ -76,7 +76,7 @@ fn key(element: &Element) -> (Vec<u8>, Option<Vec<u8>>) {
         }
         Element::Subnet(public, subnet) => {
             let leading = octets(subnet.network());
-            // The kernel fills each part of a key up to 32 bits.
+            // The kernel pads each field of a key to 32 bits.
             let len = usize::from(subnet.len().div_ceil(8)).next_multiple_of(4);
             ([&octets(*public), &leading[..len]].concat(), None)
         }
@@ -108,29 +108,28 @@ mod tests {
 
     use crate::decode::{address_element, lease_element, link_element, subnet_element};
 
+    fn lease(public: &str, first: &str, len: u8) -> Element {
+        Element::Lease(public.parse().unwrap(), Prefix::new(first.parse().unwrap(), len).unwrap())
+    }
+
+    fn subnet(public: &str, first: &str, len: u8) -> Element {
+        Element::Subnet(public.parse().unwrap(), Prefix::new(first.parse().unwrap(), len).unwrap())
+    }
+
+    /// Encodes the keys of an element and decodes them.
+    fn read_back(element: &Element) -> Option<Element> {
+        let (first, last) = key(element);
+        let last = last.unwrap_or_else(|| first.clone());
+        match element {
+            Element::Address(_) => address_element(&first, &last),
+            Element::Link(_) => link_element(&first, &last),
+            Element::Lease(..) => lease_element(&first, &last),
+            Element::Subnet(public, subnet) => subnet_element(&first, Family::of(*public), subnet.len()),
+        }
+    }
+
     #[test]
     fn a_key_is_read_back_as_what_it_was() {
-        let pair = |public: &str, first: &str, len| {
-            (public.parse::<IpAddr>().unwrap(), Prefix::new(first.parse().unwrap(), len).unwrap())
-        };
-        let lease = |public, first, len| {
-            let (public, subnet) = pair(public, first, len);
-            Element::Lease(public, subnet)
-        };
-        let subnet = |public, first, len| {
-            let (public, subnet) = pair(public, first, len);
-            Element::Subnet(public, subnet)
-        };
-        let read = |element: &Element| {
-            let (first, last) = key(element);
-            let last = last.unwrap_or_else(|| first.clone());
-            match element {
-                Element::Address(_) => address_element(&first, &last),
-                Element::Link(_) => link_element(&first, &last),
-                Element::Lease(..) => lease_element(&first, &last),
-                Element::Subnet(public, subnet) => subnet_element(&first, Family::of(*public), subnet.len()),
-            }
-        };
         for element in [
             Element::Address("192.0.2.7".parse().unwrap()),
             Element::Address("2001:db8::7".parse().unwrap()),
@@ -144,7 +143,7 @@ mod tests {
             subnet("2001:db8::7", "fd00:5:0:52::", 64),
             subnet("2001:db8::7", "fd00:5:0:52::", 72),
         ] {
-            assert_eq!(read(&element), Some(element));
+            assert_eq!(read_back(&element), Some(element));
         }
     }
 

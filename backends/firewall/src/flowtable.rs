@@ -1,8 +1,9 @@
-//! Connections of the overlay that pass no rule of forwarding once they were answered (`--flowtable`). Pure.
+//! A flowtable for connections of the overlay: once answered, they skip the rules of forwarding (`--flowtable`). Pure.
 //!
-//! The kernel looks for each packet that a link of the flowtable takes, before `prerouting`, and where its flow is known sends it out by
-//! the other link. So nothing of `arriving` is asked about the packet inside: what came encapsulated was judged as such, and whether a
-//! rule has let it in is asked before the flowtable, by a chain of the overlay's device.
+//! For each packet that a link of the flowtable receives, the kernel looks up the flow before `prerouting`, and if it
+//! knows it, sends the packet out by the other link. So the chain `arriving` never sees the inner packet. Its outer
+//! packet was checked there; that a rule has accepted it is checked before the flowtable, by a chain on the overlay
+//! device.
 
 use std::collections::BTreeSet;
 
@@ -10,44 +11,45 @@ use wire_net::LinkName;
 use wire_state::{BaseChain, Flowtable, Hook, Table};
 
 use super::{
-    policy::add_chain,
-    policy::{Surroundings, is_plain},
+    family_rules::{self, FamilyRules},
+    policy::{Attachment, HostFacts, add_chain, is_plain},
     rule::{Action, Addresses, Links, Match, Rule},
-    side::{self, Side},
 };
 
 /// The name of the flowtable.
 const OVERLAY: &str = "overlay";
 
-/// Its priority at its links (`filter`), and that of what comes before it.
+/// Its priority at its links (`filter`), and that of the chain before it.
 const PRIORITY: i32 = 0;
 const BEFORE: i32 = PRIORITY - 1;
 
-/// Puts flows between containers of these sides and the overlay into a flowtable, where the links of both are there.
-pub(super) fn add(table: &mut Table, sides: &[&Side], around: &Surroundings) {
-    let hookable = |link: &LinkName| around.hookable.contains(link) && is_plain(link);
-    // Packets of devices of the agent's own have passed user space anyway, and it is not tried with them.
-    let is_hookable = |side: &&&Side| side.device.is_some_and(|device| device.in_kernel && hookable(&device.link));
-    let sides: Vec<&&Side> = sides.iter().filter(is_hookable).collect();
-    let bridges: BTreeSet<LinkName> = around.bridges.iter().copied().filter(hookable).collect();
-    if sides.is_empty() || bridges.is_empty() {
+/// Adds a flowtable for flows between containers and the overlay, if the links of both can be hooked.
+pub(super) fn add(table: &mut Table, families: &[&FamilyRules], facts: &HostFacts) {
+    let hookable = |link: &LinkName| facts.hookable.contains(link) && is_plain(link);
+    // Packets of the agent's own TUN devices pass user space anyway; flowtables are not tried with them.
+    let is_hookable =
+        |rules: &&&FamilyRules| rules.device.is_some_and(|device| device.in_kernel && hookable(&device.link));
+    let families: Vec<&&FamilyRules> = families.iter().filter(is_hookable).collect();
+    let bridges: BTreeSet<LinkName> = facts.bridges.iter().copied().filter(hookable).collect();
+    if families.is_empty() || bridges.is_empty() {
         return;
     }
-    let overlays = sides.iter().filter_map(|side| Some(side.device?.link));
+    let overlays = families.iter().filter_map(|rules| Some(rules.device?.link));
     let devices = overlays.chain(bridges).collect();
     table.flowtables.insert(OVERLAY.to_owned(), Flowtable { flags: 0, priority: PRIORITY, devices });
-    // Behind everyone's: what others drop never gets here, and so into no flowtable.
-    let flows = sides.iter().flat_map(|side| side.flows()).collect();
-    add_chain(table, "flows", ("filter", Hook::Forward, 300), flows);
-    for side in sides {
-        if let Some((name, chain)) = side.emerging() {
+    // After all other chains: what others drop never gets here, and so into no flowtable.
+    let flows = families.iter().flat_map(|rules| rules.flows()).collect();
+    add_chain(table, "flows", Attachment { kind: "filter", hook: Hook::Forward, priority: 300 }, flows);
+    for rules in families {
+        if let Some((name, chain)) = rules.emerging() {
             table.chains.insert(name, chain);
         }
     }
 }
 
-impl Side {
-    /// What containers and the overlay have answered each other, in both directions.
+impl FamilyRules {
+    /// Rules that put established connections between containers and the overlay into the flowtable, one for each
+    /// direction.
     fn flows(&self) -> Vec<Rule> {
         let Some(device) = self.device else { return Vec::new() };
         let (all, own) = (Addresses::In(self.network), Addresses::In(self.own));
@@ -56,10 +58,11 @@ impl Side {
         [out, back].map(flow).into()
     }
 
-    /// The same as [`Side::not_let_in`], before a flowtable is asked: a packet that is taken for one of a known flow never gets to that.
+    /// [`FamilyRules::not_let_in`] in a chain before the flowtable: a packet of a known flow never reaches the chain
+    /// `arriving`.
     fn emerging(&self) -> Option<(String, BaseChain)> {
         let device = self.device?.link;
-        let (kind, rules) = ("filter".to_owned(), vec![side::let_in_by_no_rule([]).in_nft()]);
+        let (kind, rules) = ("filter".to_owned(), vec![family_rules::let_in_by_no_rule([]).in_nft()]);
         let chain = BaseChain { kind, hook: Hook::Ingress, priority: BEFORE, device: Some(device), rules };
         Some((format!("emerging-{}", self.family_name()), chain))
     }

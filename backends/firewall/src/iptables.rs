@@ -1,4 +1,4 @@
-//! iptables' own language: what `iptables-save` writes, and what `iptables-restore --noflush` reads. Pure.
+//! Reads what `iptables-save` writes, and writes what `iptables-restore --noflush` reads. Pure.
 
 use std::collections::BTreeMap;
 
@@ -9,16 +9,16 @@ use wire_state::{
 
 /// flanneld's chains.
 const FLANNEL: [&str; 2] = ["FLANNEL-POSTRTG", "FLANNEL-FWD"];
-/// Chains of others that may call ours, beside those that iptables makes.
+/// Chains of others that may call ours, besides the built-in ones.
 const CALLERS: [&str; 1] = ["DOCKER-USER"];
 
 /// Chains in which Docker drops what enters or leaves an internal bridge; the second from Docker 29 on.
 const ISOLATING: [&str; 2] = ["DOCKER-ISOLATION-STAGE-1", "DOCKER-INTERNAL"];
 
-/// Adds to `firewall` what a listing of one family says of chains that concern us.
+/// Adds the chains that concern us to `firewall`, from the listing of one family.
 pub(crate) fn read(listing: &str, family: Family, firewall: &mut FirewallState) {
     let mut table = None;
-    // By caller: how many rules of it came before.
+    // By caller: the number of its rules before this one.
     let mut before: BTreeMap<&str, usize> = BTreeMap::new();
     for line in listing.lines() {
         if let Some(name) = line.strip_prefix('*') {
@@ -31,7 +31,8 @@ pub(crate) fn read(listing: &str, family: Family, firewall: &mut FirewallState) 
             if rest.starts_with("DROP") {
                 firewall.used.insert(table);
             }
-            // Docker from 28 on drops in `raw` as soon as a container starts: too soon to wait for its first rule there.
+            // Docker 28 and later drop in `raw` as soon as a container starts, so `raw` counts as used even before it
+            // has a rule.
             if chain == "DOCKER-FORWARD" {
                 firewall.used.insert(ChainTable { family, kind: ChainTableKind::Raw });
             }
@@ -42,7 +43,7 @@ pub(crate) fn read(listing: &str, family: Family, firewall: &mut FirewallState) 
             }
         } else if let Some((chain, rule)) = line.strip_prefix("-A ").and_then(|rest| rest.split_once(' ')) {
             let place = before.entry(chain).and_modify(|count| *count += 1).or_insert(0);
-            // All chains of a table are named before its first rule.
+            // All chains of a table are declared before its first rule.
             let calls_ours = target(rule).filter(|target| firewall.chains.contains_key(&named(target)));
             if calls_ours.is_none() && !concerns_us(chain) {
                 firewall.used.insert(table);
@@ -62,7 +63,7 @@ pub(crate) fn read(listing: &str, family: Family, firewall: &mut FirewallState) 
     }
 }
 
-/// How many rules a listing has in each table.
+/// The number of rules in each table of a listing.
 pub(crate) fn count(listing: &str) -> BTreeMap<&str, usize> {
     let mut counts = BTreeMap::new();
     let mut table = "";
@@ -76,18 +77,18 @@ pub(crate) fn count(listing: &str) -> BTreeMap<&str, usize> {
     counts
 }
 
-/// The rules of the chain that Docker leaves to operators by which they drop.
+/// The rules in `DOCKER-USER`, the chain that Docker leaves to operators, that drop or reject packets.
 pub(crate) fn operators_drops(listing: &str) -> impl Iterator<Item = &str> {
     let rules = listing.lines().filter_map(|line| line.strip_prefix("-A DOCKER-USER "));
     rules.filter(|rule| target(rule).is_some_and(|target| ["DROP", "REJECT"].contains(&target)))
 }
 
-/// What a listing says of others, for faults that name them.
+/// True if a listing declares a chain whose name begins with `prefix`.
 pub(crate) fn has_chain(listing: &str, prefix: &str) -> bool {
     listing.lines().any(|line| line.strip_prefix(':').is_some_and(|chain| chain.starts_with(prefix)))
 }
 
-/// The input for one change; `None` where it is none of iptables. Each is one transaction.
+/// The input for one operation, applied as one transaction; `None` if it is none of iptables.
 pub(crate) fn script(op: &FirewallOp) -> Option<(ChainTable, String)> {
     match op {
         FirewallOp::PutChains(table, changes) => Some((*table, put(*table, changes))),
@@ -98,7 +99,7 @@ pub(crate) fn script(op: &FirewallOp) -> Option<(ChainTable, String)> {
 
 fn put(table: ChainTable, changes: &[ChainChange]) -> String {
     let mut lines = vec![format!("*{}", table.kind)];
-    // Naming a chain makes it, or empties it where it is there.
+    // Declaring a chain creates it, or flushes it if it exists.
     let filled = changes.iter().filter_map(|change| Some((&change.chain, change.rules.as_ref()?)));
     lines.extend(filled.clone().map(|(chain, _)| format!(":{chain} - [0:0]")));
     for (chain, rules) in filled {
@@ -129,14 +130,14 @@ fn concerns_us(chain: &str) -> bool {
     chain.starts_with(OURS) || FLANNEL.contains(&chain)
 }
 
-/// The chain a rule leads to.
+/// The target of a rule (`-j` or `-g`).
 fn target(rule: &str) -> Option<&str> {
     let mut words = words(rule);
     words.find(|word| ["-j", "-g"].contains(word)).and_then(|_| words.next())
 }
 
-/// The bridge that a rule closes to all other sources than its own: `! -s SUBNET -o BRIDGE -j DROP`, for IPv6 from Docker 28 on with
-/// `! -i BRIDGE` too.
+/// The bridge that a rule isolates from all sources but its own subnet: `! -s SUBNET -o BRIDGE -j DROP`; for IPv6 from
+/// Docker 28 on with `! -i BRIDGE` too.
 fn kept_from_others(rule: &str) -> Option<&str> {
     let words: Vec<&str> = words(rule).collect();
     match words.as_slice() {
@@ -146,7 +147,7 @@ fn kept_from_others(rule: &str) -> Option<&str> {
     }
 }
 
-/// The words of a rule. Texts of comments and prefixes are in quotes, in which a backslash stands before quotes.
+/// Splits a rule into words. Comments and log prefixes are quoted; inside them, a quote has a backslash before it.
 pub(super) fn words(rule: &str) -> impl Iterator<Item = &str> {
     let (mut quoted, mut escaped) = (false, false);
     rule.split(move |letter| {

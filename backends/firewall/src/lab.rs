@@ -1,4 +1,4 @@
-//! On the real kernel, each test in a fresh network namespace of its own. What is there is checked through `nft` and
+//! Tests on the real kernel, each in a network namespace of its own. The rules are checked through `nft` and
 //! `iptables`.
 
 mod flowtable;
@@ -12,15 +12,15 @@ use wire_net::{Family, Prefix};
 use wire_state::{Driver as _, Element, ErrorKind, FirewallOp, FirewallState, Reconciler, SetChange};
 
 use super::{
-    FirewallDataplane, FirewallMonitor, Masquerade, Nftables, Senders, Surroundings,
+    FirewallDataplane, FirewallMonitor, HostFacts, Masquerade, Nftables, Senders,
     netfilter::Netfilter,
     tests::{bounded, policy, wanted, wanted_around, wanted_with},
 };
 use wire_netlink::lab::{drop_privileges, in_namespace, run, runtime};
 
-fn surroundings(reconciler: &mut Reconciler<FirewallDataplane>, subnets: &[Prefix]) -> Surroundings {
+fn host_facts(reconciler: &mut Reconciler<FirewallDataplane>, subnets: &[Prefix]) -> HostFacts {
     let links = wire_kernel::Links::open().unwrap().of_containers(subnets).unwrap();
-    reconciler.driver().surroundings(links, subnets)
+    reconciler.driver().host_facts(links, subnets)
 }
 
 fn reconciler() -> Reconciler<FirewallDataplane> {
@@ -35,7 +35,7 @@ fn ruleset() -> String {
     run("nft -s list ruleset; iptables-save | grep -v '^#'; ip6tables-save | grep -v '^#'")
 }
 
-/// A round after somebody has changed something, as the agent makes it.
+/// A round after a change by somebody else, as the agent makes it.
 fn repair(
     reconciler: &mut Reconciler<FirewallDataplane>,
     want: &FirewallState,
@@ -53,7 +53,7 @@ fn what_was_put_is_read_back_as_wanted_and_nothing_is_written_again() {
         let report = first.round(&want(&[2, 3]));
         assert!(report.converged, "{report:?}");
         let whole = ruleset();
-        // Somebody who knows nothing, as after a restart.
+        // A reconciler without memory, as after a restart.
         let mut again = reconciler();
         let report = again.round(&want(&[2, 3]));
         assert!(report.converged && report.read_back, "{report:?}");
@@ -87,8 +87,8 @@ fn without_nftables_iptables_keeps_and_changes_sources() {
             .map(|masquerade| [policy(true), bounded()].map(|policy| super::FirewallPolicy { masquerade, ..policy }));
         for policy in choices.into_iter().flatten() {
             let masquerade = policy.masquerade;
-            let around = Surroundings { nftables: Nftables::Absent, ..Surroundings::default() };
-            let want = wanted_around(&policy, &[2], &around);
+            let facts = HostFacts { nftables: Nftables::Absent, ..HostFacts::default() };
+            let want = wanted_around(&policy, &[2], &facts);
             assert!(reconciler.round(&want).converged);
             reconciler.invalidate();
             let report = reconciler.round(&want);
@@ -143,7 +143,7 @@ fn sets_that_do_not_fit_into_one_message_are_changed_at_once_or_not_at_all() {
     });
 }
 
-/// What anyone may do to it, each a shell script.
+/// Changes that anyone may make to our rules, each a shell script.
 const DAMAGES: [&str; 11] = [
     "nft flush ruleset",
     "nft delete table inet wire-agent",
@@ -166,11 +166,11 @@ fn whatever_anyone_does_to_it_is_seen_and_put_right() {
         assert!(reconciler.round(&want).converged);
         let whole = ruleset();
         for damage in DAMAGES {
-            let stranger = damage.contains("-I ");
+            let is_foreign = damage.contains("-I ");
             run(damage);
             let report = repair(&mut reconciler, &want);
             assert!(report.converged && report.written > 0, "{damage}: {report:?}");
-            if stranger {
+            if is_foreign {
                 run(&damage.replace("-I FORWARD 1", "-D FORWARD"));
             }
             let now = ruleset();
@@ -318,7 +318,7 @@ fn measure_rounds_among_many_peers() {
     });
 }
 
-/// How long one transaction takes that adds a peer which is not there.
+/// The time of one transaction that adds a peer.
 fn time_of_one_more(reconciler: &mut Reconciler<FirewallDataplane>, number: u32) -> Duration {
     let public = std::net::Ipv4Addr::from_bits(0xc000_0000 + number).into();
     let subnet = Prefix::new(std::net::Ipv4Addr::from_bits(0x3000_0000 + (number << 8)).into(), 24).unwrap();
@@ -348,9 +348,9 @@ fn a_chain_of_ours_that_drops_what_it_does_not_name_is_put_right() {
 #[test]
 fn of_an_older_nft_no_more_is_asked_than_it_knows() {
     in_namespace(|| {
-        let around = Surroundings { nftables: Nftables::Simple, ..Surroundings::default() };
+        let facts = HostFacts { nftables: Nftables::Simple, ..HostFacts::default() };
         let mut reconciler = reconciler();
-        let want = wanted_around(&policy(true), &[2], &around);
+        let want = wanted_around(&policy(true), &[2], &facts);
         assert!(reconciler.round(&want).converged);
         let rules = run("nft list table inet wire-agent");
         assert!(

@@ -1,16 +1,17 @@
-//! The packet filter: forwarding accepted, addresses kept within the overlay and masqueraded beyond it, and encapsulated
-//! packets taken from peers alone.
+//! The packet filter: accepts forwarding for the overlay, keeps source addresses within it and masquerades what leaves
+//! it, and accepts encapsulated packets from peers only.
 //!
-//! Flow: [`FirewallPolicy::desired`] says what there should be; [`FirewallDataplane`] reads what there is, and carries
-//! out what [`plan`](wire_state::Resource::plan) finds different. Our own table of nftables and chains of our own in
-//! iptables: of what others have made nothing is changed but a rule that leads to ours. Only `netfilter` and `program` touch
-//! the kernel; everything else takes values and returns values.
+//! Flow: [`FirewallPolicy::desired`] computes the rules; [`FirewallDataplane`] reads those of the kernel, and applies
+//! the difference that [`plan`](wire_state::Resource::plan) finds. Our rules are in an nftables table and in iptables
+//! chains of our own; in what others have made, only calls of our chains are changed. Only `netfilter`, `monitor` and
+//! `program` touch the kernel; everything else takes values and returns values.
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 
 mod chains;
 mod dataplane;
 mod decode;
 mod encode;
+mod family_rules;
 mod flowtable;
 mod iptables;
 mod monitor;
@@ -21,13 +22,12 @@ mod overruled;
 mod policy;
 mod program;
 mod rule;
-mod side;
 mod tracking;
 
 pub use dataplane::{Counted, FirewallDataplane, Others};
 pub use monitor::FirewallMonitor;
 pub use policy::{
-    ACCEPT_MARK, DockerRules, FirewallPolicy, Masquerade, Nftables, OverlayDevice, Peer, Senders, Surroundings,
+    ACCEPT_MARK, DockerRules, FirewallPolicy, HostFacts, Masquerade, Nftables, OverlayDevice, Peer, Senders,
 };
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Hearing that someone has changed something.
+//! Notifications of changes to nftables.
 
 use std::{future::poll_fn, io, task::Poll};
 
@@ -10,7 +10,7 @@ use wire_state::DataplaneError;
 /// `NFNLGRP_NFTABLES` of linux/netfilter/nfnetlink.h.
 const GROUP: u32 = 7;
 
-/// Hears of each transaction in nftables, also those of iptables-nft, and keeps none of them.
+/// Receives a notification of each nftables transaction, also of iptables-nft's. Their content is not kept.
 pub struct FirewallMonitor {
     socket: TokioSocket,
     buffer: Vec<u8>,
@@ -22,19 +22,12 @@ impl FirewallMonitor {
     /// # Errors
     /// When the kernel has no nftables.
     pub fn open() -> Result<Self, DataplaneError> {
-        let open = || -> io::Result<TokioSocket> {
-            let mut socket = TokioSocket::new(NETLINK_NETFILTER)?;
-            socket.socket_mut().bind_auto()?;
-            force_buffer(socket.socket_ref());
-            socket.socket_mut().add_membership(GROUP)?;
-            Ok(socket)
-        };
-        let socket = open().map_err(DataplaneError::Monitor)?;
+        let socket = open_socket().map_err(DataplaneError::Monitor)?;
         Ok(Self { socket, buffer: Vec::with_capacity(LONGEST_DATAGRAM) })
     }
 
-    /// Waits until someone has changed something, and hears all that has been said until then. Whether it concerns us,
-    /// [`super::FirewallDataplane::has_changed`] and a read tell.
+    /// Waits for a change, and discards all notifications that have arrived by then. Whether it concerns us is found by
+    /// [`super::FirewallDataplane::has_changed`] and a read.
     ///
     /// # Errors
     /// When the socket failed; a new one is needed.
@@ -50,7 +43,7 @@ impl FirewallMonitor {
                     Poll::Ready(Err(error)) if is_lasting(&error) => {
                         return Poll::Ready(Err(DataplaneError::Monitor(error)));
                     }
-                    // Also where something was lost.
+                    // Also after an overflow (ENOBUFS).
                     Poll::Ready(_) => heard = true,
                     Poll::Pending if heard => return Poll::Ready(Ok(())),
                     Poll::Pending => return Poll::Pending,
@@ -59,6 +52,14 @@ impl FirewallMonitor {
         })
         .await
     }
+}
+
+fn open_socket() -> io::Result<TokioSocket> {
+    let mut socket = TokioSocket::new(NETLINK_NETFILTER)?;
+    socket.socket_mut().bind_auto()?;
+    force_buffer(socket.socket_ref());
+    socket.socket_mut().add_membership(GROUP)?;
+    Ok(socket)
 }
 
 fn is_lasting(error: &io::Error) -> bool {

@@ -1,7 +1,9 @@
-//! nftables as the kernel tells of it: its generation, our table, our counters, and that something has changed.
+//! Reads nftables: the generation, our table with its counters and flowtables, and what matters of the tables of
+//! others.
 //!
-//! Reading goes over netlink (linux/netfilter/nf_tables.h) and costs a fraction of a millisecond, and so does changing sets,
-//! which each lease does. All else is written by nft ([`super::program`]), which knows how expressions are put together.
+//! Reading goes over netlink (linux/netfilter/nf_tables.h) and costs a fraction of a millisecond, and so does changing
+//! sets, which each lease does. Everything else is written by nft ([`super::program`]), which knows how to compile
+//! expressions.
 
 mod flowtable;
 mod others;
@@ -26,8 +28,8 @@ use super::{
         without_counts,
     },
     encode::Body,
+    family_rules::{counter, usual_mark},
     policy::DockerRules,
-    side::{counter, usual_mark},
 };
 
 /// `NFNL_SUBSYS_NFTABLES` of linux/netfilter/nfnetlink.h, the upper byte of a message's type.
@@ -47,9 +49,9 @@ const DELETE_ELEMENTS: u16 = NFTABLES | 14;
 /// `NFNL_MSG_BATCH_BEGIN` and `_END` of linux/netfilter/nfnetlink.h: what is between them is one transaction.
 const BATCH_BEGIN: u16 = 0x10;
 const BATCH_END: u16 = 0x11;
-/// Elements in one message: an attribute has at most 65 535 bytes, and an element of IPv6 has 84.
+/// Elements per message: an attribute has at most 65 535 bytes, and an element of IPv6 has 84.
 const ELEMENTS: usize = 512;
-/// `NFPROTO_INET`, `NFPROTO_IPV4`, `NFPROTO_IPV6`, and none.
+/// `NFPROTO_INET`, `NFPROTO_IPV4`, `NFPROTO_IPV6`.
 const INET: u8 = 1;
 const IPV4: u8 = 2;
 const IPV6: u8 = 10;
@@ -60,13 +62,13 @@ const DOCKER: &str = "docker-bridges";
 /// Our table's own name.
 const NAME: &str = "wire-agent";
 
-/// The expressions of each of our rules as the kernel holds them, by their marks.
+/// The compiled expressions of our rules, by mark.
 pub(crate) type Expressions = BTreeMap<String, Vec<u8>>;
 
 /// All tables, by family and name.
 pub(crate) type Tables = BTreeSet<(u8, String)>;
 
-/// A socket for questions.
+/// A netlink socket of the netfilter subsystem.
 pub(crate) struct Netfilter {
     netlink: Netlink,
 }
@@ -76,7 +78,7 @@ impl Netfilter {
         Ok(Self { netlink: Netlink::of(NETLINK_NETFILTER)? })
     }
 
-    /// The number of the ruleset: each transaction of anyone, also of iptables-nft, adds one.
+    /// The generation of the ruleset: each transaction of anyone, also of iptables-nft, increases it by one.
     pub(crate) fn generation(&mut self) -> Result<u32, DataplaneError> {
         let mut generation = None;
         let body = Body::new(0);
@@ -123,7 +125,7 @@ impl Netfilter {
         Ok((table, expressions))
     }
 
-    /// How many rules each table of one family has.
+    /// The number of rules in each table of one family.
     pub(crate) fn rules_by_table(&mut self, family: Family) -> Result<BTreeMap<String, usize>, DataplaneError> {
         let of = number(family);
         let request = || Body::new(of);
@@ -137,7 +139,7 @@ impl Netfilter {
         Ok(counts)
     }
 
-    /// Whether the tables of one family, as iptables-nft has them, hold a chain of ours.
+    /// True if a table of this family, as iptables-nft uses them, holds a chain of ours.
     pub(crate) fn has_our_chains(&mut self, family: Family) -> Result<bool, DataplaneError> {
         let request = || Body::new(number(family));
         // NFTA_CHAIN_NAME
@@ -147,7 +149,7 @@ impl Netfilter {
         Ok(ours.contains(&true))
     }
 
-    /// Our counters, in packets. None where our table is not there.
+    /// Our counters, in packets; empty if our table does not exist.
     pub(crate) fn counters(&mut self) -> Result<BTreeMap<String, u64>, DataplaneError> {
         // NFTA_OBJ_TABLE, NFTA_OBJ_TYPE
         let request = || Body::new(INET).named(1, NAME).with(3, &COUNTER.to_be_bytes());
@@ -159,7 +161,8 @@ impl Netfilter {
             Some((find(body, 2).and_then(text)?.to_owned(), u64::from_be_bytes(packets.try_into().ok()?)))
         })?;
         let mut counters: BTreeMap<String, u64> = found.into_iter().collect();
-        // Nearly all packets are counted by rules themselves: naming a counter takes longer. NFTA_RULE_USERDATA, NFTA_RULE_EXPRESSIONS
+        // Nearly all packets are counted by counters inside rules: named ones cost more. NFTA_RULE_USERDATA,
+        // NFTA_RULE_EXPRESSIONS
         let usual = self.dump("rules", GET_RULE, &|| Body::new(INET).named(1, NAME), |body| {
             ours(body)?;
             let mark = find(body, 7).and_then(comment)?;
@@ -174,8 +177,9 @@ impl Netfilter {
         Ok(counters)
     }
 
-    /// Deletes a table of iptables-nft in which nothing is but builtin chains that accept: it makes them with the first rule, and
-    /// leaves them. What is put there meanwhile makes the kernel refuse all of it, and then the table is not empty.
+    /// Deletes a table of iptables-nft that has only built-in chains with the policy accept: iptables-nft creates them
+    /// with the first rule, and never deletes them. If a chain holds a rule by then, the kernel refuses the whole
+    /// transaction.
     pub(crate) fn delete_bare(&mut self, family: Family, table: &str) {
         let of = number(family);
         // NFTA_CHAIN_TABLE, NFTA_CHAIN_NAME, NFTA_CHAIN_POLICY, which only builtin ones have: NF_ACCEPT
@@ -197,7 +201,7 @@ impl Netfilter {
         });
     }
 
-    /// Changes sets of ours.
+    /// Changes the elements of our sets, in one transaction.
     pub(crate) fn change_sets(&mut self, changes: &BTreeMap<String, SetChange>) -> Attempt {
         self.change(|batch| {
             for (set, change) in changes {
@@ -214,7 +218,7 @@ impl Netfilter {
         })
     }
 
-    /// Carries out what `fill` puts together as one transaction: either all of it is done or nothing.
+    /// Sends the messages that `fill` adds as one transaction: either all of it is done or nothing.
     fn change(&mut self, fill: impl FnOnce(&mut Batch)) -> Attempt {
         let subsystem = || Body::of_subsystem(NFTABLES >> 8);
         let mut batch = Batch::default();
@@ -224,12 +228,12 @@ impl Netfilter {
         self.netlink.transact(&mut batch)
     }
 
-    /// The addresses that packets have put into a set of ours.
+    /// The addresses in a set of ours that is filled by packets.
     pub(crate) fn noted(&mut self, set: &str) -> Result<BTreeSet<Element>, DataplaneError> {
         self.elements(set, address_element)
     }
 
-    /// The pairs in a set that packets fill, as leases of one address.
+    /// The pairs in a set of ours that is filled by packets, as leases of one address.
     pub(crate) fn claimed(&mut self, set: &str) -> Result<BTreeSet<Element>, DataplaneError> {
         self.elements(set, lease_element)
     }
@@ -243,22 +247,13 @@ impl Netfilter {
         let request = || Body::new(INET).named(1, NAME).named(2, set);
         let lists = self.dump("elements of a set", GET_ELEMENTS, &request, |body| {
             ours(body)?;
-            // NFTA_SET_ELEM_LIST_ELEMENTS, NFTA_LIST_ELEM, NFTA_SET_ELEM_KEY and _KEY_END, NFTA_DATA_VALUE
-            let key = |element: &[u8]| {
-                let value = |wanted: u16| {
-                    let (_, key) = attributes(element).find(|(kind, _)| *kind == wanted)?;
-                    attributes(key).find(|(kind, _)| *kind == 1).map(|(_, value)| value.to_vec())
-                };
-                let first = value(1)?;
-                let last = value(10).unwrap_or_else(|| first.clone());
-                Some((first, last))
-            };
-            Some(attributes(find(body, 3)?).filter_map(|(_, element)| key(element)).collect::<Vec<_>>())
+            // NFTA_SET_ELEM_LIST_ELEMENTS, NFTA_LIST_ELEM
+            Some(attributes(find(body, 3)?).filter_map(|(_, element)| keys(element)).collect::<Vec<_>>())
         })?;
         Ok(lists.into_iter().flatten().filter_map(|(first, last)| element(&first, &last)).collect())
     }
 
-    /// Whether Docker has its rules in nftables, and one of them names our mark.
+    /// Finds whether Docker has its rules in nftables, and whether one of them names our mark.
     pub(crate) fn docker(&mut self, mark: u32) -> Result<DockerRules, DataplaneError> {
         let tables = self.tables()?;
         let theirs: Vec<u8> = tables.iter().filter(|(_, name)| name == DOCKER).map(|(family, _)| *family).collect();
@@ -266,13 +261,7 @@ impl Netfilter {
         for family in theirs {
             // NFTA_RULE_TABLE
             let request = || Body::new(family).named(1, DOCKER);
-            // Expressions hold their constants as aligned attributes, in the kernel's own byte order.
-            let names_it = |body: &[u8]| {
-                let is_theirs = find(body, 1).and_then(text) == Some(DOCKER);
-                let expressions = find(body, 4).filter(|_| is_theirs)?;
-                Some(expressions.chunks_exact(4).any(|word| word == mark.to_ne_bytes()))
-            };
-            let rules = self.dump("Docker's rules", GET_RULE, &request, names_it)?;
+            let rules = self.dump("Docker's rules", GET_RULE, &request, |body| names_mark(body, mark))?;
             let marked = rules.contains(&true) && found != DockerRules::Unmarked;
             found = if marked { DockerRules::Marked } else { DockerRules::Unmarked };
         }
@@ -294,13 +283,11 @@ impl Netfilter {
             // NFTA_CHAIN_NAME, _TYPE, _HOOK with NFTA_HOOK_HOOKNUM and _PRIORITY. A chain that nothing calls has none.
             let kind = find(body, 7).and_then(text).unwrap_or_default().to_owned();
             let hook = find(body, 4).unwrap_or_default();
-            let of =
-                |wanted: u16| attributes(hook).find(|(kind, _)| *kind == wanted).and_then(|(_, value)| be32(value));
-            let priority = of(2).map_or(0, u32::cast_signed);
+            let priority = hook_value(hook, 2).map_or(0, u32::cast_signed);
             let device = flowtable::device(hook);
-            let hook = of(1).and_then(hook_of).unwrap_or(Hook::Output);
+            let hook = hook_value(hook, 1).and_then(hook_of).unwrap_or(Hook::Output);
             let name = find(body, 3).and_then(text)?.to_owned();
-            // NFTA_CHAIN_POLICY, NF_ACCEPT: a chain of ours leaves all that its rules do not name to others.
+            // NFTA_CHAIN_POLICY, NF_ACCEPT: our chains accept what their rules do not match.
             let accepts = find(body, 5).and_then(be32).is_none_or(|policy| policy == 1);
             let kind = if accepts { kind } else { "drop".to_owned() };
             Some((name, BaseChain { kind, hook, priority, device, rules: Vec::new() }))
@@ -361,7 +348,33 @@ impl Netfilter {
     }
 }
 
-/// The kernel's number of a family.
+/// The first and the last key of an element: `NFTA_SET_ELEM_KEY` and `_KEY_END`. A single key is both.
+fn keys(element: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
+    let first = key(element, 1)?;
+    let last = key(element, 10).unwrap_or_else(|| first.clone());
+    Some((first, last))
+}
+
+fn key(element: &[u8], wanted: u16) -> Option<Vec<u8>> {
+    let (_, key) = attributes(element).find(|(kind, _)| *kind == wanted)?;
+    // NFTA_DATA_VALUE
+    attributes(key).find(|(kind, _)| *kind == 1).map(|(_, value)| value.to_vec())
+}
+
+/// `Some` for a rule of Docker's: true if it names our mark.
+fn names_mark(body: &[u8], mark: u32) -> Option<bool> {
+    let is_theirs = find(body, 1).and_then(text) == Some(DOCKER);
+    let expressions = find(body, 4).filter(|_| is_theirs)?;
+    // Constants in expressions are aligned attributes, in the host's byte order.
+    Some(expressions.chunks_exact(4).any(|word| word == mark.to_ne_bytes()))
+}
+
+/// A 32-bit attribute of a chain's hook (`NFTA_HOOK_*`), in network byte order.
+fn hook_value(hook: &[u8], wanted: u16) -> Option<u32> {
+    attributes(hook).find(|(kind, _)| *kind == wanted).and_then(|(_, value)| be32(value))
+}
+
+/// The kernel's number of a family (`NFPROTO_*`).
 pub(crate) const fn number(family: Family) -> u8 {
     match family {
         Family::V4 => IPV4,
@@ -369,7 +382,7 @@ pub(crate) const fn number(family: Family) -> u8 {
     }
 }
 
-/// One of the tables that concern us, by the kernel's family and the name.
+/// The table of this family and name, if it concerns us.
 pub(crate) fn table_name(family: u8, name: &str) -> Option<TableName> {
     match (family, name) {
         (INET, NAME) => Some(TableName::Ours),
@@ -379,12 +392,12 @@ pub(crate) fn table_name(family: u8, name: &str) -> Option<TableName> {
     }
 }
 
-/// Whether a table that firewalld makes is among them.
+/// True if firewalld's table is among them.
 pub(crate) fn has_firewalld(tables: &Tables) -> bool {
     tables.contains(&(INET, "firewalld".to_owned()))
 }
 
-/// Whether a message is about something in our table: the first attribute of all kinds is the table's name.
+/// `Some` if a message is about our table: the first attribute of each of these messages is the table's name.
 fn ours(body: &[u8]) -> Option<()> {
     (body.first() == Some(&INET) && find(body, 1).and_then(text) == Some(NAME)).then_some(())
 }

@@ -1,15 +1,15 @@
-//! Changes of nftables as `nft -f -` reads them: each script is one transaction. Pure.
+//! Writes scripts for `nft -f -`; each is one transaction. Pure.
 
 use std::{collections::BTreeSet, fmt::Write as _};
 
 use wire_net::Family;
 use wire_state::{Element, FirewallOp, SetKind, Table, TableName};
 
-/// The script of one change; `None` where it is not made by nft.
+/// The script for one operation; `None` if it is not done by nft.
 pub(crate) fn script(op: &FirewallOp) -> Option<String> {
     match op {
         FirewallOp::PutTable(table) => Some(put_table(table)),
-        // Adding what is there does nothing, and deleting then never fails.
+        // Adding a table that exists does nothing, so deleting it never fails.
         FirewallOp::DeleteTable(name) => Some(format!("add table {name}\ndelete table {name}\n")),
         FirewallOp::ChangeSets(_) | FirewallOp::PutChains(..) | FirewallOp::DeleteChain(..) => None,
     }
@@ -66,7 +66,7 @@ fn element(element: &Element) -> String {
     match element {
         Element::Address(address) => address.to_string(),
         Element::Link(link) => format!("\"{link}\""),
-        // Bytes of a packet are numbers to nft. It refuses a range of one.
+        // To nft, raw bytes of a packet are a number. It refuses a range of a single one.
         Element::Lease(public, subnet) => match (subnet.first_bits(), subnet.last_bits()) {
             (first, last) if first == last => format!("{public} . {first:#x}"),
             (first, last) => format!("{public} . {first:#x}-{last:#x}"),
@@ -78,10 +78,11 @@ fn element(element: &Element) -> String {
     }
 }
 
-/// Bounded: whoever forges many sources fills it, no more.
+/// Bounded: who forges many sources can do no more than fill the set.
 const FILLED_BY_PACKETS: &str = "size 64; flags dynamic, timeout; timeout 1h;";
 
-/// A public address and the first bits of an inner source. Of those only their number matters here; where they lie, the rule says.
+/// The key type of a public address and the first `bits` of an inner source. In a type only the width of the raw bytes
+/// matters; their offset is in the rule.
 fn pair(family: Family, bits: u8) -> String {
     match family {
         Family::V4 => format!("typeof ip saddr . @th,336,{bits};"),

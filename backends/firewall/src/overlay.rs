@@ -1,15 +1,16 @@
-//! The addresses of one family's overlay, in the words of nft and of iptables. Pure.
+//! The address range of one family's overlay, written for nft and for iptables. Pure.
 
 use std::{fmt, net::IpAddr};
 
 use wire_net::{Pool, Prefix};
 
-/// The addresses that the config leases. Where it bounds them, hosts themselves may live in the rest of the network.
+/// The addresses that hosts may lease. If the config bounds them, hosts themselves may have addresses in the rest of
+/// the network.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Overlay {
-    /// All of the network.
+    /// The whole network.
     Whole(Prefix),
-    /// The addresses between two subnets, and those of both.
+    /// From the first address of one subnet to the last of another.
     Range(Prefix, Prefix),
 }
 
@@ -18,7 +19,7 @@ impl Overlay {
         if pool.is_bounded() { Self::Range(pool.min, pool.max) } else { Self::Whole(pool.network) }
     }
 
-    /// As iptables-save has it, addresses first: what comes from here and does not go to `group`.
+    /// Matches packets from the overlay that do not go to `group`, in the order of iptables-save: addresses first.
     pub(super) fn leaving(self, group: &str) -> String {
         match self {
             Self::Whole(network) => format!("-s {network} ! -d {group}"),
@@ -26,7 +27,7 @@ impl Overlay {
         }
     }
 
-    /// What comes from elsewhere and goes here.
+    /// Matches packets that enter the overlay.
     pub(super) fn entering(self) -> String {
         match self {
             Self::Whole(network) => format!("! -s {network} -d {network}"),
@@ -41,7 +42,7 @@ impl Overlay {
         }
     }
 
-    /// What comes from `own` and goes here.
+    /// Matches packets from `own` to the overlay.
     pub(super) fn within(self, own: Prefix) -> String {
         match self {
             Self::Whole(network) => format!("-s {own} -d {network}"),
@@ -50,7 +51,7 @@ impl Overlay {
     }
 }
 
-/// As nft and iptables' iprange have it.
+/// In the syntax of nft and of the iptables match `iprange`.
 impl fmt::Display for Overlay {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

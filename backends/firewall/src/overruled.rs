@@ -1,26 +1,27 @@
-//! An operator's drops that come too late: ours lets the overlay through before them (docs/adr/0007-firewall.md). Pure.
+//! Finds an operator's drops that have no effect, because our rules accept the overlay's packets before them
+//! (docs/adr/0007-firewall.md). Pure.
 
 use wire_net::{DualStack, Family, LinkName, Prefix};
 
 use super::{
     iptables::words,
-    policy::{FirewallPolicy, OverlayDevice, Surroundings},
+    policy::{FirewallPolicy, HostFacts, OverlayDevice},
 };
 
 impl FirewallPolicy {
-    /// Which of an operator's drops in `DOCKER-USER` may be meant for traffic of the overlay. What names only other links or other
-    /// addresses is not, and of a set of addresses nothing is known.
+    /// The rules in `DOCKER-USER` that may be meant to drop traffic of the overlay. A rule that names only other links
+    /// or other addresses is left out, and so is one with a set of addresses, whose content is unknown.
     pub fn overruled<'a>(
         &self,
         drops: &'a [(Family, String)],
         devices: &DualStack<OverlayDevice>,
-        around: &Surroundings,
+        facts: &HostFacts,
     ) -> Vec<&'a (Family, String)> {
         let mut overruled = Vec::new();
         for drop in drops.iter().filter(|_| self.forward) {
             let (family, rule) = drop;
             let (Some(pool), Some(device)) = (self.pools.get(*family), devices.get(*family)) else { continue };
-            let links: Vec<LinkName> = around.bridges.iter().copied().chain([device.link]).collect();
+            let links: Vec<LinkName> = facts.bridges.iter().copied().chain([device.link]).collect();
             if may_match(rule, pool.network, &links) {
                 overruled.push(drop);
             }
@@ -49,7 +50,7 @@ fn may_match(rule: &str, network: Prefix, links: &[LinkName]) -> bool {
     true
 }
 
-/// iptables takes a plus at the end for whatever follows.
+/// Compares a link's name as iptables does: a plus at the end of the pattern stands for any rest.
 fn is_named(link: &str, pattern: &str) -> bool {
     pattern.strip_suffix('+').map_or(link == pattern, |start| link.starts_with(start))
 }
@@ -94,14 +95,14 @@ COMMIT
         };
         let devices = DualStack { v4: Some(device), v6: None };
         let bridges = ["br-1".parse().unwrap()].into();
-        let around = Surroundings { bridges, ..Surroundings::default() };
+        let facts = HostFacts { bridges, ..HostFacts::default() };
         let told: Vec<&str> =
-            policy(true).overruled(&drops, &devices, &around).into_iter().map(|(_, rule)| rule.as_str()).collect();
+            policy(true).overruled(&drops, &devices, &facts).into_iter().map(|(_, rule)| rule.as_str()).collect();
         let expected: Vec<&str> = drops[..4].iter().map(|(_, rule)| rule.as_str()).collect();
         assert_eq!(told, expected);
         let other: Vec<_> = drops.iter().map(|(_, rule)| (Family::V6, rule.clone())).collect();
-        assert!(policy(true).overruled(&other, &devices, &around).is_empty(), "there is no such device");
+        assert!(policy(true).overruled(&other, &devices, &facts).is_empty(), "there is no such device");
         let policy = FirewallPolicy { forward: false, ..policy(true) };
-        assert!(policy.overruled(&drops, &devices, &around).is_empty(), "we let nothing through");
+        assert!(policy.overruled(&drops, &devices, &facts).is_empty(), "we let nothing through");
     }
 }

@@ -1,4 +1,4 @@
-//! The programs that write what netlink alone would be too much for: nft, and iptables in its two kinds.
+//! Runs nft and both variants of iptables: their rules are too complex to be written over netlink here.
 
 use std::{
     env, fs,
@@ -18,13 +18,13 @@ use wire_state::{ErrorKind, OpError};
 
 use super::iptables::has_chain;
 
-/// iptables waits so many seconds for others that hold its lock.
+/// Seconds that iptables waits for others to release its lock.
 const WAIT: &str = "5";
 
-/// The limit of one run: a program that hangs must not hold up all that comes after.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Limit of one run: a program that hangs must not delay everything after it.
+const RUN_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What programs are told of our environment, in which there may be a password: where they and their parts are.
+/// Environment variables that programs get: where they and their libraries are. The others may hold a password.
 const PASSED: [&str; 4] = ["PATH", "LD_LIBRARY_PATH", "XTABLES_LIBDIR", "XTABLES_LOCKFILE"];
 
 /// Runs a script of nft, as one transaction.
@@ -32,12 +32,12 @@ pub(crate) fn nft(script: &str) -> Result<(), OpError> {
     run("nft", &["-f", "-"], script).map(drop)
 }
 
-/// Which of the kernel's two packet filters a set of iptables programs works on.
+/// The packet filter of the kernel that a set of iptables programs works on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Variant {
     /// nftables, by iptables-nft.
     Nft,
-    /// The old one, by iptables-legacy.
+    /// ip_tables, the older one, by iptables-legacy.
     Legacy,
 }
 
@@ -57,9 +57,9 @@ impl Variant {
     }
 }
 
-/// What the programs of one family said.
+/// The rules of one family, and the programs to change them.
 pub(crate) struct Listing {
-    /// The programs that are to be used.
+    /// The programs to be used.
     pub(crate) programs: Programs,
     /// All tables, as iptables-save writes them.
     pub(crate) text: String,
@@ -69,12 +69,12 @@ pub(crate) struct Listing {
 #[derive(Clone, Debug)]
 pub(crate) struct Programs {
     pub(crate) variant: Variant,
-    /// What they are called before `-save` and `-restore`.
+    /// Their name before `-save` and `-restore`.
     stem: String,
 }
 
 impl Programs {
-    /// Those of the same family that work on the other packet filter.
+    /// The programs of the other variant.
     pub(crate) fn other(&self, family: Family) -> Self {
         let variant = self.variant.other();
         Self { variant, stem: format!("{}{}", word(family), variant.suffix()) }
@@ -85,14 +85,15 @@ impl Programs {
         run(&format!("{}-save", self.stem), &[], "")
     }
 
-    /// Carries out `input`, leaving what it does not name.
+    /// Applies `input`; chains it does not name stay as they are.
     pub(crate) fn restore(&self, input: &str) -> Result<(), OpError> {
         run(&format!("{}-restore", self.stem), &["--noflush", "-w", WAIT], input).map(drop)
     }
 }
 
-/// Lists all of one family with the programs that Docker uses: those in whose filter its chains are, else the host's default.
-/// `nft_tables` is whether nftables holds a table that iptables-nft may have made. `step` is called before each program.
+/// Lists all rules of one family, with the variant of iptables that holds Docker's chains, else with the host's
+/// default. `nft_tables` says whether nftables holds a table that iptables-nft may have made. `step` is called before
+/// each program.
 pub(crate) fn list(family: Family, nft_tables: bool, step: &dyn Fn()) -> Result<Listing, OpError> {
     step();
     let default = default_variant(family)?;
@@ -102,7 +103,7 @@ pub(crate) fn list(family: Family, nft_tables: bool, step: &dyn Fn()) -> Result<
         (default, text)
     } else {
         step();
-        // The other one's programs may not be there, and then neither is Docker.
+        // If the other variant is not installed, Docker does not use it.
         match save(family, default.other(), false, nft_tables) {
             Ok(others) if has_chain(&others, "DOCKER") => (default.other(), others),
             Ok(_) | Err(_) => (default, text),
@@ -129,17 +130,18 @@ fn save(family: Family, variant: Variant, default: bool, nft_tables: bool) -> Re
     run(&format!("{}{suffix}-save", word(family)), &[], "")
 }
 
-/// Whether the old packet filter was ever used. Asking it would make it.
+/// True if iptables-legacy was ever used. Running it would create its tables, so it is not asked.
 pub(crate) fn has_legacy_tables(family: Family) -> bool {
     legacy_tables(family).is_ok_and(|names| !names.trim().is_empty())
 }
 
-/// Whether it may have been, and only root sees that. Its module may be loaded (systemd does so) and never used.
+/// True if iptables-legacy may have been used, and only root can see that. Its module may be loaded (systemd does so)
+/// without being used.
 pub(crate) fn hides_legacy_tables(family: Family) -> bool {
     legacy_tables(family).is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
 }
 
-/// Whether it was ever used, as far as may be seen.
+/// True if iptables-legacy was used, or only root can see whether it was.
 pub(crate) fn may_have_legacy_tables(family: Family) -> bool {
     match legacy_tables(family) {
         Ok(names) => !names.trim().is_empty(),
@@ -147,7 +149,7 @@ pub(crate) fn may_have_legacy_tables(family: Family) -> bool {
     }
 }
 
-/// The old packet filter's tables, of this thread's own network namespace. The file is there once the module is.
+/// The tables of iptables-legacy in this thread's own network namespace. The file exists once the module is loaded.
 fn legacy_tables(family: Family) -> io::Result<String> {
     fs::read_to_string(match family {
         Family::V4 => "/proc/thread-self/net/ip_tables_names",
@@ -157,7 +159,7 @@ fn legacy_tables(family: Family) -> io::Result<String> {
 
 fn default_variant(family: Family) -> Result<Variant, OpError> {
     let version = run(word(family), &["--version"], "")?;
-    // Before 1.8 there was only one.
+    // Before 1.8 there was only the legacy variant.
     Ok(if version.contains("nf_tables") { Variant::Nft } else { Variant::Legacy })
 }
 
@@ -169,46 +171,46 @@ const fn word(family: Family) -> &'static str {
 }
 
 fn run(program: &str, arguments: &[&str], input: &str) -> Result<String, OpError> {
-    run_within(PATIENCE, program, arguments, input)
+    run_within(RUN_TIMEOUT, program, arguments, input)
 }
 
-fn run_within(patience: Duration, program: &str, arguments: &[&str], input: &str) -> Result<String, OpError> {
+fn run_within(timeout: Duration, program: &str, arguments: &[&str], input: &str) -> Result<String, OpError> {
     let mut command = Command::new(program);
     let passed = PASSED.into_iter().filter_map(|name| Some((name, env::var_os(name)?)));
     command.args(arguments).env_clear().envs(passed).env("LC_ALL", "C");
-    let (output, killed) = finish(&mut command, input, patience).map_err(|source| match source.kind() {
+    let (output, killed) = finish(&mut command, input, timeout).map_err(|source| match source.kind() {
         io::ErrorKind::NotFound => OpError::program(ErrorKind::NoProgram, remedy(program), source),
         _ => OpError::program(ErrorKind::Program, format!("cannot run {program}"), source),
     })?;
     if killed {
-        let detail = format!("{program} has not ended within {} seconds, and was killed", patience.as_secs());
+        let detail = format!("{program} has not ended within {} seconds, and was killed", timeout.as_secs());
         return Err(OpError::program(ErrorKind::Program, detail, io::ErrorKind::TimedOut.into()));
     }
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
-    let said = String::from_utf8_lossy(&output.stderr);
-    let said = said.lines().filter(|line| !line.trim().is_empty()).take(2).collect::<Vec<_>>().join("; ");
-    let message: String = said.chars().take(300).collect();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    let stderr = stderr.lines().filter(|line| !line.trim().is_empty()).take(2).collect::<Vec<_>>().join("; ");
+    let message: String = stderr.chars().take(300).collect();
     let source = io::Error::other(output.status.to_string());
     Err(OpError::program(ErrorKind::Program, format!("{program}: {message}"), source))
 }
 
-/// Runs a command to its end, and says whether that had to be brought about.
-fn finish(command: &mut Command, input: &str, patience: Duration) -> io::Result<(Output, bool)> {
+/// Runs a command and returns its output, and whether it had to be killed after `timeout`.
+fn finish(command: &mut Command, input: &str, timeout: Duration) -> io::Result<(Output, bool)> {
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
     let pid = Pid::from_raw(child.id().cast_signed());
     let (ended, end) = mpsc::channel::<()>();
     thread::scope(|scope| {
         let guard = scope.spawn(move || {
-            let late = end.recv_timeout(patience) == Err(RecvTimeoutError::Timeout);
+            let late = end.recv_timeout(timeout) == Err(RecvTimeoutError::Timeout);
             if late {
-                // It was not waited for yet: the number is still its own.
+                // It was not waited for yet, so its PID cannot have been reused.
                 let _ = kill(pid, Signal::SIGKILL);
             }
             late
         });
-        // One that ends without reading says on stderr why.
+        // A failed write is no error: a program that ends without reading its input says on stderr why.
         let _ = child.stdin.take().map(|mut stdin| stdin.write_all(input.as_bytes()));
         let output = child.wait_with_output();
         drop(ended);
@@ -233,20 +235,21 @@ mod tests {
 
     #[test]
     fn one_that_hangs_is_killed_and_one_that_does_not_listen_is_heard() {
-        let said = |script| run_within(Duration::from_secs(1), "sh", &["-c", script], &"x".repeat(1 << 20));
-        let error = said("exec sleep 60").unwrap_err();
+        let run_script = |script| run_within(Duration::from_secs(1), "sh", &["-c", script], &"x".repeat(1 << 20));
+        let error = run_script("exec sleep 60").unwrap_err();
         assert!(error.to_string().contains("sh has not ended within 1 seconds"), "{error}");
-        let error = said("echo no library >&2; exit 127").unwrap_err();
+        let error = run_script("echo no library >&2; exit 127").unwrap_err();
         assert!(error.to_string().contains("no library"), "{error}");
-        assert_eq!(said("wc -c").unwrap().trim(), "1048576");
+        assert_eq!(run_script("wc -c").unwrap().trim(), "1048576");
     }
 
     #[test]
     fn a_program_is_told_nothing_of_our_environment_but_where_programs_are() {
-        // Cargo tells a test this, as systemd tells us a password.
+        // Cargo sets this variable for tests, as systemd may set one with a password for the agent.
         assert!(env::var_os("CARGO_MANIFEST_DIR").is_some());
-        let said = run("env", &[], "").unwrap();
-        let names: Vec<&str> = said.lines().filter_map(|line| line.split_once('=')).map(|(name, _)| name).collect();
+        let environment = run("env", &[], "").unwrap();
+        let names: Vec<&str> =
+            environment.lines().filter_map(|line| line.split_once('=')).map(|(name, _)| name).collect();
         assert!(names.contains(&"PATH") && names.contains(&"LC_ALL"), "{names:?}");
         assert!(names.iter().all(|name| *name == "LC_ALL" || PASSED.contains(name)), "{names:?}");
     }

@@ -1,4 +1,4 @@
-//! Rules of nftables as values, and how nft writes them. Pure.
+//! Rules of nftables as values, and their text for nft. Pure.
 
 use std::{fmt, net::IpAddr};
 
@@ -6,51 +6,51 @@ use wire_net::{Family, LinkName, Prefix, Vni};
 
 use super::overlay::Overlay;
 
-/// A rule: all of its matches must hold, then its actions are carried out in their order.
+/// A rule: if all of its matches hold, its actions are carried out in order.
 #[derive(Clone, Debug)]
 pub(super) struct Rule {
-    /// What it is for, in a few words.
+    /// Its purpose in a few words, which is part of its mark.
     pub(super) purpose: &'static str,
     pub(super) matches: Vec<Match>,
     pub(super) actions: Vec<Action>,
 }
 
-/// Something about a packet that must hold.
+/// A condition on a packet.
 #[derive(Clone, Debug)]
 pub(super) enum Match {
-    /// It came in by this link, or by one of a set, or by none of a set.
+    /// The incoming link.
     From(Links),
-    /// It leaves by this link.
+    /// The outgoing link.
     To(LinkName),
     Source(Family, Addresses),
     Destination(Family, Addresses),
     Family(Family),
     NotUdp,
     PortIsNot(u16),
-    /// It ends before what encapsulated packets begin with.
+    /// Shorter than a UDP and a VXLAN header.
     Short,
     Header(Is, Header),
-    /// Its inner Ethernet header, so many bytes behind the start of the UDP header, says that this is inside.
+    /// The inner EtherType: its offset from the start of the UDP header, in bytes, and its value.
     EtherType(usize, u16),
-    /// Its source and its inner source are in this set.
+    /// Its source and inner source are in this set.
     Pair(Pair, String),
     /// All bits of this mark are set.
     Mark(&'static str),
-    /// Whether a rule has let it in, or what it came in.
+    /// A rule has let it in, or the packet that it came in ([`By`]).
     LetIn(Is, By),
-    /// An answer to it would leave by another link than this packet came by.
+    /// The route back to its source leaves by another link than it came by (a reverse path check).
     AnsweredElsewhere,
-    /// It is for another host, as far as this one's own table of local addresses goes.
+    /// Its destination is another host, by the kernel's own table of local addresses.
     OnlyPassing,
-    /// It is of a protocol whose flows a flowtable can hold.
+    /// Of a protocol that a flowtable can hold.
     TcpOrUdp,
-    /// It is of a connection that was answered.
+    /// Its connection was answered.
     Established,
-    /// It was given another source than this one, which it had before.
+    /// Its source was translated, and was not this address before.
     SourceWasNot(Family, IpAddr),
 }
 
-/// Whether something is so.
+/// Equal or not equal.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Is {
     So,
@@ -60,13 +60,13 @@ pub(super) enum Is {
 /// A VXLAN header.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Header {
-    /// All of its bytes.
+    /// All eight bytes.
     Whole([u8; 8]),
-    /// Of its bytes those of the VNI alone.
+    /// Its VNI alone.
     Vni(Vni),
 }
 
-/// The links that a packet may have come by.
+/// A condition on the incoming link.
 #[derive(Clone, Debug)]
 pub(super) enum Links {
     Is(LinkName),
@@ -75,7 +75,7 @@ pub(super) enum Links {
     NotIn(&'static str),
 }
 
-/// The addresses that one is compared with.
+/// A condition on an address.
 #[derive(Clone, Debug)]
 pub(super) enum Addresses {
     Is(IpAddr),
@@ -84,48 +84,47 @@ pub(super) enum Addresses {
     NotIn(Prefix),
     Of(Overlay),
     NotOf(Overlay),
-    /// Those of multicast are none of them.
+    /// Any address but multicast.
     NotMulticast,
     Set(String),
     NotInSet(String),
 }
 
-/// An outer source and the leading bits of an inner one, which nft reads as raw bytes behind the start of the UDP header.
+/// An outer source and the leading bits of an inner one, which nft reads as raw bytes from the start of the UDP header.
 #[derive(Clone, Debug)]
 pub(super) struct Pair {
     pub(super) family: Family,
-    /// Where the inner source lies, in bits.
+    /// Offset of the inner source, in bits.
     pub(super) offset: usize,
-    /// How many of its bits count.
+    /// Number of leading bits that are compared.
     pub(super) bits: u8,
 }
 
-/// What is done with a packet.
 #[derive(Clone, Debug)]
 pub(super) enum Action {
     Accept,
     Drop,
     /// Leaves the chain.
     Return,
-    /// Counts it in the rule itself.
+    /// Counts it in a counter inside the rule.
     Count,
-    /// Counts it in a counter that has a name.
+    /// Counts it in a named counter.
     CountIn(&'static str),
-    /// Keeps it out of the tracking of connections.
+    /// Keeps it out of connection tracking.
     NoTrack,
     /// Sets bits of its mark.
     SetMark(u32),
-    /// Notes that it is let in, for what comes in it.
+    /// Marks it as let in, for later rules and for the packet inside it ([`By`]).
     LetIn(By),
-    /// Puts its source into a set.
+    /// Adds its source to a set.
     NoteSource(Family, String),
-    /// Puts its source and its inner source into a set.
+    /// Adds its source and inner source to a set.
     NotePair(Pair, String),
-    /// Lets it keep its source, whatever rules of others follow.
+    /// Keeps its source, whatever rules of others follow.
     KeepSource(Family),
-    /// Puts its flow into a flowtable.
+    /// Adds its flow to a flowtable.
     FlowAdd(&'static str),
-    /// Gives it this host's address, with any free port or where it can be its own.
+    /// Gives it this host's address, with a random port or with its own if that is free.
     Masquerade {
         random_port: bool,
     },
@@ -136,7 +135,7 @@ impl Rule {
         Self { purpose, matches: matches.into(), actions: actions.into() }
     }
 
-    /// As nft reads it, with its mark.
+    /// The rule in nft's syntax, with its mark.
     pub(super) fn in_nft(self) -> wire_state::Rule {
         let words: Vec<String> = self.matches.iter().map(ToString::to_string).collect();
         let actions = self.actions.into_iter().map(|action| action.to_string());
@@ -144,11 +143,13 @@ impl Rule {
     }
 }
 
-/// How a packet is known to be encapsulated. Each has a priority (`skb->priority`) by which later rules know what was let in.
+/// The evidence by which a packet was let in as encapsulated. Each has a priority (`skb->priority`) by which later
+/// rules know what was let in.
 ///
-/// No sender can give it to a packet: what comes over a wire has none, or the few that tags of VLANs stand for, and what containers send
-/// loses its own on the way out of their namespace (____dev_forward_skb). It names no class of a queue. The packet that the kernel takes out
-/// of another one keeps it (vxlan_rcv clears mark and connection at most), so each kind has one of its own.
+/// No sender can set this priority: packets from a wire have none, or one of the few that VLAN priorities map to, and
+/// packets of containers lose theirs when they leave the namespace (____dev_forward_skb). It names no class of a
+/// queueing discipline. A packet that the kernel decapsulates keeps the priority of the outer one (vxlan_rcv clears
+/// mark and connection at most), so each kind has its own.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum By {
     /// By a VXLAN header.
@@ -157,7 +158,7 @@ pub(super) enum By {
     Port,
 }
 
-/// nft's word for the family.
+/// nft's keyword for the family.
 pub(super) const fn ip(family: Family) -> &'static str {
     match family {
         Family::V4 => "ip",
@@ -224,7 +225,7 @@ impl fmt::Display for Links {
     }
 }
 
-/// Addresses of a family.
+/// A condition on an address, written for its family.
 struct In<'a>(Family, &'a Addresses);
 
 impl fmt::Display for In<'_> {

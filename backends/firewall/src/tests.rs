@@ -39,7 +39,7 @@ fn pool((network, subnet_len): (&str, u8), min: &str, max: &str) -> Pool {
     Pool { network: network.parse().unwrap(), subnet_len, min: min.parse().unwrap(), max: max.parse().unwrap() }
 }
 
-/// One in whose network hosts live, beside the range that is leased.
+/// A policy whose network has hosts in it, beside the range that is leased.
 pub(crate) fn bounded() -> FirewallPolicy {
     let v6 = Some(pool(("2001:db8::/32", 64), "2001:db8:10::/64", "2001:db8:99::/64"));
     let v4 = Some(pool(("192.0.0.0/16", 24), "192.0.10.0/24", "192.0.99.0/24"));
@@ -52,7 +52,7 @@ pub(crate) fn policy(dual: bool) -> FirewallPolicy {
     FirewallPolicy { pools, masquerade: Masquerade::Random, forward: true, senders: Senders::Peers, flowtable: false }
 }
 
-/// The devices of a backend, as they are wanted.
+/// The devices that a backend wants.
 pub(crate) fn devices(dual: bool) -> NetState {
     devices_over(dual, None)
 }
@@ -73,21 +73,21 @@ fn devices_over(dual: bool, parent: Option<&str>) -> NetState {
     state
 }
 
-/// What this host, with lease 1, wants of the packet filter.
+/// The packet filter that this host, with lease 1, wants.
 pub(crate) fn wanted(policy: &FirewallPolicy, peers: &[u8], bridges: &[&str]) -> FirewallState {
     let bridges: BTreeSet<LinkName> = bridges.iter().map(|bridge| name(bridge)).collect();
-    wanted_around(policy, peers, &Surroundings { bridges, ..Surroundings::default() })
+    wanted_around(policy, peers, &HostFacts { bridges, ..HostFacts::default() })
 }
 
-pub(crate) fn wanted_around(policy: &FirewallPolicy, peers: &[u8], around: &Surroundings) -> FirewallState {
-    wanted_over(policy, peers, around, None)
+pub(crate) fn wanted_around(policy: &FirewallPolicy, peers: &[u8], facts: &HostFacts) -> FirewallState {
+    wanted_over(policy, peers, facts, None)
 }
 
-/// The same with devices that send through a link.
+/// The same, with devices that send through a link.
 pub(crate) fn wanted_over(
     policy: &FirewallPolicy,
     peers: &[u8],
-    around: &Surroundings,
+    facts: &HostFacts,
     parent: Option<&str>,
 ) -> FirewallState {
     let dual = policy.pools.v6.is_some();
@@ -95,11 +95,11 @@ pub(crate) fn wanted_over(
         peer(1, dual).subnet,
         &all_of(peers, dual).into_iter(),
         &OverlayDevice::of(&devices_over(dual, parent)),
-        around,
+        facts,
     )
 }
 
-/// The same among so many peers.
+/// The same, among this many peers.
 pub(crate) fn wanted_with(policy: &FirewallPolicy, peers: u32) -> FirewallState {
     let nth = |number: u32| {
         let first = std::net::Ipv4Addr::from_bits(0x0b00_0000 + (number << 8));
@@ -111,15 +111,10 @@ pub(crate) fn wanted_with(policy: &FirewallPolicy, peers: u32) -> FirewallState 
         }
     };
     let all: Vec<Peer> = (0..peers).map(nth).collect();
-    policy.desired(
-        peer(1, false).subnet,
-        &all.into_iter(),
-        &OverlayDevice::of(&devices(false)),
-        &Surroundings::default(),
-    )
+    policy.desired(peer(1, false).subnet, &all.into_iter(), &OverlayDevice::of(&devices(false)), &HostFacts::default())
 }
 
-/// All that is put on a host where nothing is.
+/// All rules, as they are put on a host that has none.
 fn scripts(want: &FirewallState) -> String {
     let ops = plan(&FirewallState::default(), want).ops;
     assert!(!ops.iter().any(FirewallOp::is_delete));
@@ -180,9 +175,9 @@ fn what_containers_of_one_host_send_each_other_is_left_to_docker() {
 #[test]
 fn a_host_in_the_network_beside_the_range_that_is_leased_is_no_container() {
     let policy = FirewallPolicy { senders: Senders::Anyone, ..bounded() };
-    insta::assert_snapshot!(scripts(&wanted_around(&policy, &[2], &Surroundings::default())));
+    insta::assert_snapshot!(scripts(&wanted_around(&policy, &[2], &HostFacts::default())));
     let policy = FirewallPolicy { masquerade: Masquerade::Plain, forward: true, ..bounded() };
-    let absent = Surroundings { nftables: Nftables::Absent, ..Surroundings::default() };
+    let absent = HostFacts { nftables: Nftables::Absent, ..HostFacts::default() };
     insta::assert_snapshot!(scripts(&wanted_around(&policy, &[2], &absent)));
 }
 
@@ -258,7 +253,7 @@ fn what_others_put_in_front_of_ours_is_passed_and_what_flanneld_left_goes_last()
     assert!(plan(&after, &want).ops.is_empty());
 }
 
-/// What Docker 20.10 and 28 write for one that is internal, beside rules that keep other bridges apart.
+/// Rules that Docker 20.10 and 28 write for an internal bridge, beside rules that isolate other bridges.
 const INTERNAL: &str = r#"*filter
 :FORWARD ACCEPT [0:0]
 :DOCKER-ISOLATION-STAGE-1 - [0:0]
@@ -308,7 +303,7 @@ fn peers_that_come_and_go_change_a_set_and_nothing_else() {
     insta::assert_snapshot!(plan(&state(&[2, 3]), &state(&[3, 4])), @"change sets inet wire-agent: peers-v4 +192.0.2.4 -192.0.2.2 subnets-v4-24 +10.5.4.0/24 of 192.0.2.4 -10.5.2.0/24 of 192.0.2.2");
 }
 
-/// What may be wanted, and what may be found.
+/// Any state that may be desired, and may be found.
 pub(crate) fn any_firewall() -> impl Strategy<Value = FirewallState> {
     let policies = (any::<[bool; 4]>(), prop::collection::btree_set(2u8..6, 0..4), any::<bool>());
     policies.prop_map(|([dual, masquerade, forward, peers_only], peers, bridged)| {

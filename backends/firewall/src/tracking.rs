@@ -1,7 +1,7 @@
-//! Whether rules of others need the kernel to track encapsulated packets. Pure.
+//! Finds rules of others that need encapsulated packets in connection tracking. Pure.
 //!
-//! A rule that looks at the state of a connection takes an untracked packet for one of no connection at all, and an operator's
-//! accept of what is new no longer accepts it. So it is looked who looks, along the way that such packets take.
+//! To a rule that matches the state of a connection, an untracked packet belongs to none, and an operator's accept of
+//! new connections no longer accepts it. So all chains that such packets pass are searched for such rules.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,13 +13,13 @@ use wire_state::Hook;
 
 use super::rule;
 
-/// The chains of others, by what they are in.
+/// The chains of others.
 pub(super) type Chains = BTreeMap<ChainId, OtherChain>;
 
 /// A chain of nftables, of iptables-nft too.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct ChainId {
-    /// The word of its family, `ip`, `ip6` or `inet`.
+    /// nft's keyword of its family: `ip`, `ip6` or `inet`.
     pub(super) family: &'static str,
     pub(super) table: String,
     pub(super) chain: String,
@@ -27,38 +27,39 @@ pub(super) struct ChainId {
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct OtherChain {
-    /// Where the kernel itself calls it.
+    /// The hook from which the kernel calls it; `None` if only other chains do.
     pub(super) hook: Option<Hook>,
-    pub(super) does: Does,
+    pub(super) effects: Effects,
 }
 
-/// All that the rules of a chain do.
+/// The effects of the rules of a chain.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Does {
-    /// One looks at connections, or changes what is tracked.
-    pub(super) looks: bool,
-    /// The chains of the same table that one leads to.
+pub(super) struct Effects {
+    /// A rule uses connection tracking, or changes what is tracked.
+    pub(super) uses_conntrack: bool,
+    /// The chains of the same table that a rule calls.
     pub(super) calls: BTreeSet<String>,
-    /// A map says which chain comes next: it may be any of the table.
+    /// A map chooses the chain to call: it may be any of the table.
     pub(super) calls_any: bool,
 }
 
-impl Does {
+impl Effects {
     pub(super) fn add(&mut self, other: Self) {
-        self.looks |= other.looks;
+        self.uses_conntrack |= other.uses_conntrack;
         self.calls.extend(other.calls);
         self.calls_any |= other.calls_any;
     }
 }
 
-/// The families in which a rule looks at connections on the way of what comes in, and where it is.
+/// The families in which a rule on the path of incoming packets uses connection tracking, and its chain.
 pub(super) fn needed(chains: &Chains) -> BTreeMap<Family, String> {
-    let looks = |family| Some((family, format!("{} looks at connections", who_looks(chains, family)?)));
-    Family::ALL.into_iter().filter_map(looks).collect()
+    let user = |family| Some((family, format!("{} looks at connections", first_conntrack_user(chains, family)?)));
+    Family::ALL.into_iter().filter_map(user).collect()
 }
 
-/// The first chain with a rule that looks at connections, among those that packets of a family may pass on their way to this host.
-fn who_looks(chains: &Chains, family: Family) -> Option<&ChainId> {
+/// The first chain with a rule that uses connection tracking, among those that packets of a family may pass on their
+/// way to this host.
+fn first_conntrack_user(chains: &Chains, family: Family) -> Option<&ChainId> {
     let concerns = |id: &ChainId| [rule::ip(family), "inet"].contains(&id.family);
     let begins = |chain: &OtherChain| matches!(chain.hook, Some(Hook::Prerouting | Hook::Input));
     let mut reached: BTreeSet<&ChainId> = BTreeSet::new();
@@ -69,22 +70,24 @@ fn who_looks(chains: &Chains, family: Family) -> Option<&ChainId> {
             next.extend(called(chains, id));
         }
     }
-    reached.into_iter().find(|id| chains[id].does.looks)
+    reached.into_iter().find(|id| chains[id].effects.uses_conntrack)
 }
 
-/// The chains that rules of one lead to.
+/// The chains that the rules of `caller` call.
 fn called<'a>(chains: &'a Chains, caller: &ChainId) -> Vec<&'a ChainId> {
-    let does = &chains[caller].does;
-    let named = |chain: &String| {
-        let id = ChainId { chain: chain.clone(), ..caller.clone() };
-        chains.get_key_value(&id).map(|(id, _)| id)
-    };
-    if does.calls_any {
+    let effects = &chains[caller].effects;
+    if effects.calls_any {
         let of_table = |id: &ChainId| (id.family, &id.table) == (caller.family, &caller.table);
         chains.iter().filter(|(id, chain)| chain.hook.is_none() && of_table(id)).map(|(id, _)| id).collect()
     } else {
-        does.calls.iter().filter_map(named).collect()
+        effects.calls.iter().filter_map(|name| neighbour(chains, caller, name)).collect()
     }
+}
+
+/// The chain of this name in the table of `caller`.
+fn neighbour<'a>(chains: &'a Chains, caller: &ChainId, name: &str) -> Option<&'a ChainId> {
+    let id = ChainId { chain: name.to_owned(), ..caller.clone() };
+    chains.get_key_value(&id).map(|(id, _)| id)
 }
 
 impl fmt::Display for ChainId {

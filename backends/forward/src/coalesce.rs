@@ -1,7 +1,7 @@
-//! Joining packets of one flow to one large packet for a TUN device: the inverse of [`super::split`]. Pure.
+//! Joins packets of one flow into one large packet for a TUN device: the inverse of [`super::split`]. Pure.
 //!
-//! Joined is only what cutting would give back byte by byte: same addresses, ports, TOS, TTL, DF, acknowledgement, window,
-//! options, consecutive in sequence, and right in its checksum. The payload stays where it is.
+//! Only packets are joined that segmentation would give back byte by byte: same addresses, ports, TOS, TTL, DF,
+//! acknowledgement, window and options, consecutive sequence numbers, and a right checksum. The payload is not moved.
 
 use std::ops::Range;
 
@@ -15,35 +15,35 @@ use super::{
     vnet::{Gso, VnetHeader},
 };
 
-/// The most packets joined to one.
+/// The most packets joined into one.
 pub(crate) const MOST: usize = 128;
 
 /// The longest IP packet, in bytes (RFC 791 §3.1).
 const LONGEST: usize = 65_535;
 
-/// How far back a packet's flow is looked for.
+/// The number of last packets that are searched for a packet's flow.
 const WINDOW: usize = 128;
 
-/// TCP flags that keep a segment by itself.
+/// TCP flags of segments that are never joined.
 const ALONE: u8 = SYN | RST | URG;
 const URG: u8 = 0x20;
 
-/// What may be joined, as the device takes it.
+/// The protocols whose packets may be joined, as the device supports it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Joinable {
     pub(crate) tcp: bool,
     pub(crate) udp: bool,
 }
 
-/// Packets on their way to the device, in order, joined where they can be. Cleared and used again for each batch.
+/// Packets to be written to the device, in order, joined where possible. Cleared and used again for each batch.
 #[derive(Debug, Default)]
 pub(crate) struct Coalescer {
-    /// The flow of each of `packets`, apart from them so that looking for one is quick.
+    /// The flow of each of `packets`, in an array of its own that is quick to search.
     flows: Vec<u64>,
     packets: Vec<Joined>,
-    /// The payloads of joined packets but the first's, as chains.
+    /// The payloads of joined packets except the first of each, as linked lists.
     bodies: Vec<Body>,
-    /// Packets before this one are not added to: behind them lies a fragment, of whatever flow.
+    /// Nothing is joined to packets before this index: a fragment follows them, and its flow is unknown.
     barrier: usize,
 }
 
@@ -51,29 +51,29 @@ pub(crate) struct Coalescer {
 #[derive(Clone, Debug)]
 pub(crate) struct Joined {
     first: Range<usize>,
-    /// What the device is told of it, if it stays alone.
+    /// Its vnet header if nothing is joined to it.
     vnet: VnetHeader,
-    /// `None` for what is never joined.
-    joint: Option<Joint>,
-    /// Bounds of the chain of further payloads.
+    /// `None` for packets that are never joined.
+    merge: Option<Merge>,
+    /// The first and the last of its further payloads in `bodies`.
     chain: Option<(usize, usize)>,
 }
 
 #[derive(Clone, Debug)]
-struct Joint {
+struct Merge {
     header: Header,
-    /// Where the payload begins.
+    /// Offset of the payload.
     payload: usize,
-    /// Payload bytes of the first packet, which all but the last have.
+    /// Payload bytes of the first packet; all others but the last have as many.
     size: usize,
-    /// Payload bytes of all.
+    /// Payload bytes of all packets.
     sum: usize,
     count: usize,
     next_sequence: u32,
     next_id: u16,
-    /// Of FIN and PSH, those the last one brought.
+    /// The FIN and PSH flags of the last packet.
     closing: u8,
-    /// Whether another may follow.
+    /// True while another packet may be joined.
     open: bool,
     verified: bool,
 }
@@ -92,34 +92,34 @@ impl Coalescer {
         self.barrier = 0;
     }
 
-    /// What there is, in the order it is to be written.
+    /// The packets, in the order in which they are to be written.
     pub(crate) fn packets(&self) -> &[Joined] {
         &self.packets
     }
 
-    /// Adds a packet that is still to be cut, behind all others.
+    /// Appends a large packet that the device is to segment.
     pub(crate) fn push_large(&mut self, arena: &[u8], range: Range<usize>, header: &Header, vnet: VnetHeader) {
         self.flows.push(header.flow(&arena[range.clone()]));
-        self.packets.push(Joined { first: range, vnet, joint: None, chain: None });
+        self.packets.push(Joined { first: range, vnet, merge: None, chain: None });
     }
 
-    /// Adds the packet at `range` of `arena`, which has `header`: to an earlier one of its flow, or behind all others.
+    /// Adds the packet at `range` of `arena`: joined to an earlier one of its flow, or at the end.
     #[inline]
     pub(crate) fn push(&mut self, arena: &[u8], range: Range<usize>, header: &Header, joinable: Joinable) {
         let packet = &arena[range.clone()];
-        // Also of what is not joined: nothing may overtake it.
+        // Needed also for packets that are not joined: later ones of the flow must not overtake them.
         let flow = header.flow(packet);
-        let joint = Joint::of(header, packet, joinable);
-        if let Some(joint) = &joint {
+        let merge = Merge::of(header, packet, joinable);
+        if let Some(merge) = &merge {
             let behind = self.packets.len().saturating_sub(WINDOW).max(self.barrier);
-            // Behind the last of its flow or nowhere, or it would overtake.
+            // To the last packet of its flow or to none: otherwise it would overtake.
             if let Some(at) = self.flows[behind..].iter().rposition(|other| *other == flow) {
                 let last = &mut self.packets[behind + at];
-                if let Some(into) = &mut last.joint
-                    && into.takes(&arena[last.first.clone()], joint, packet)
+                if let Some(into) = &mut last.merge
+                    && into.takes(&arena[last.first.clone()], merge, packet)
                 {
-                    into.add(joint, packet);
-                    let body = range.start + joint.payload..range.end;
+                    into.add(merge, packet);
+                    let body = range.start + merge.payload..range.end;
                     let at = self.bodies.len();
                     self.bodies.push(Body { range: body, next: usize::MAX });
                     let (begin, end) = last.chain.unwrap_or((at, at));
@@ -131,13 +131,13 @@ impl Coalescer {
         }
         let vnet = unfinished::checksum(header, packet).unwrap_or(VnetHeader::PLAIN);
         self.flows.push(flow);
-        self.packets.push(Joined { first: range, vnet, joint, chain: None });
+        self.packets.push(Joined { first: range, vnet, merge, chain: None });
         if header.fragment != Fragment::No {
             self.barrier = self.packets.len();
         }
     }
 
-    /// The payloads that follow a packet's first part.
+    /// The payloads joined to a packet, in order.
     pub(crate) fn bodies(&self, packet: &Joined) -> impl Iterator<Item = Range<usize>> {
         let mut at = packet.chain;
         std::iter::from_fn(move || {
@@ -150,27 +150,28 @@ impl Coalescer {
 }
 
 impl Joined {
-    /// The first packet, whole.
+    /// The range of the first packet, with its headers.
     pub(crate) const fn first(&self) -> &Range<usize> {
         &self.first
     }
 
-    /// How many packets it stands for.
+    /// The number of packets joined in it.
     pub(crate) fn count(&self) -> usize {
-        self.joint.as_ref().map_or(1, |joint| joint.count)
+        self.merge.as_ref().map_or(1, |merge| merge.count)
     }
 
-    /// Makes the first packet's headers those of the whole, and says what the device has to know.
+    /// Rewrites the first packet's headers for the whole, and returns the vnet header for the device.
     pub(crate) fn seal(&self, arena: &mut [u8]) -> VnetHeader {
-        match &self.joint {
-            Some(joint) if joint.count > 1 => joint.seal(&mut arena[self.first.clone()]),
+        match &self.merge {
+            Some(merge) if merge.count > 1 => merge.seal(&mut arena[self.first.clone()]),
             Some(_) | None => self.vnet,
         }
     }
 }
 
-impl Joint {
-    /// What can be joined at all: unfragmented, without IP options, with a payload and, for UDP, with a checksum.
+impl Merge {
+    /// `Some` for a packet that can be joined: not fragmented, without IP options, with a payload and, for UDP, with a
+    /// checksum.
     #[inline]
     fn of(header: &Header, packet: &[u8], joinable: Joinable) -> Option<Self> {
         let whole = header.fragment == Fragment::No && header.total == packet.len();
@@ -209,7 +210,7 @@ impl Joint {
         })
     }
 
-    /// Whether `next` is what cutting the whole would give as its next segment.
+    /// True if segmentation of the whole would give `next` as its next segment.
     #[inline]
     fn takes(&mut self, first: &[u8], next: &Self, packet: &[u8]) -> bool {
         let fits = self.open
@@ -222,7 +223,7 @@ impl Joint {
         if !fits || !self.same_network(first, packet) || !self.same_transport(first, packet) {
             return false;
         }
-        // Once for the first, which stays unread as long as nothing follows it.
+        // The first packet is verified once, and only when a second one comes.
         if !self.verified && !is_right(&self.header, first) {
             self.open = false;
             return false;
@@ -239,7 +240,7 @@ impl Joint {
                 first[..2] == packet[..2]
                     && first[6..10] == packet[6..10]
                     && first[12..20] == packet[12..20]
-                    // What is never fragmented needs no ID of its own (RFC 6864 §4).
+                    // A packet that is never fragmented needs no ID of its own (RFC 6864 §4).
                     && (dont_fragment || be16(packet, 4) == self.next_id)
             }
             Family::V6 => first[..4] == packet[..4] && first[6..40] == packet[6..40],
@@ -305,7 +306,7 @@ impl Joint {
     }
 }
 
-/// Whether the checksums are right: that of TCP or UDP, or what is in its place, and an IPv4 header's own.
+/// True if the checksums are right: that of TCP or UDP, which may also be left to offload, and an IPv4 header's own.
 #[inline]
 fn is_right(header: &Header, packet: &[u8]) -> bool {
     if header.family == Family::V4 && fold(sum(&packet[..header.len])) != 0xffff {

@@ -1,43 +1,42 @@
-//! What went through a tunnel, and what did not and why.
+//! Counters of a tunnel: packets moved, and packets dropped by reason.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Why a packet went no further.
+/// The reason why a packet was dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum DropReason {
-    /// Cut short, or not what its header says.
+    /// Truncated, or its header is inconsistent.
     Malformed,
-    /// The destination is no peer's.
+    /// No peer has the destination.
     NoRoute,
     /// The sender is no peer.
     SourceAddress,
-    /// The inner source is not the sending peer's.
+    /// The inner source does not belong to the sending peer.
     SourceSubnet,
     /// The inner destination is not in our subnet.
     Destination,
-    /// Another VXLAN network identifier, or none.
+    /// Another VNI, or none.
     Vni,
-    /// The inner Ethernet destination is not ours.
+    /// The inner destination MAC address is not ours.
     InnerMac,
     /// The inner destination is multicast or broadcast.
     Multicast,
     /// Neither IPv4 nor IPv6.
     NotIp,
-    /// The TTL is used up.
+    /// The TTL has expired.
     Ttl,
     /// Longer than the MTU.
     TooBig,
     /// Sent by ourselves.
     Loop,
-    /// Marked as congested on its way, and its ends do not know what that means.
+    /// Marked as congested in the underlay, and its ends do not support ECN.
     Congestion,
-    /// The socket does not take it.
+    /// The socket refused it.
     SendError,
-    /// The device does not take it.
+    /// The device refused it.
     WriteError,
 }
 
-/// One counter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Count {
     ToPeersPackets,
@@ -117,12 +116,12 @@ impl Count {
     }
 }
 
-/// The counters of one worker. Only that one adds to them, so that no two processors fight for them.
+/// The counters of one worker. Only that worker writes them, so that CPUs do not compete for a cache line.
 #[derive(Debug)]
 #[repr(align(128))]
 pub(crate) struct Counters {
     counted: [AtomicU64; COUNTERS],
-    /// Odd in a turn, even between two. Each turn has another number.
+    /// Odd during a turn, even between two. Each turn has another number.
     turn: AtomicU64,
 }
 
@@ -133,31 +132,30 @@ impl Default for Counters {
 }
 
 impl Counters {
-    /// Adds to one. Only its worker calls it.
+    /// Adds to a counter. Only its worker calls it.
     #[inline]
     pub(crate) fn add(&self, count: Count, number: u64) {
         let counter = &self.counted[count.index()];
         counter.store(counter.load(Ordering::Relaxed).wrapping_add(number), Ordering::Relaxed);
     }
 
-    /// Notes that a turn begins. Only its worker calls it.
+    /// Marks the beginning of a turn. Only its worker calls it.
     #[inline]
     pub(crate) fn begin_turn(&self) {
         self.turn.store((self.turn.load(Ordering::Relaxed) + 1) | 1, Ordering::Relaxed);
     }
 
-    /// Notes that the worker waits, which it may do for ever. Only its worker calls it.
+    /// Marks that the worker waits, for an unlimited time. Only its worker calls it.
     #[inline]
     pub(crate) fn rest(&self) {
         self.turn.store((self.turn.load(Ordering::Relaxed) + 1) & !1, Ordering::Relaxed);
     }
 
-    /// The number of the turn that its worker is in.
+    /// The number of the current turn; `None` while the worker waits.
     pub(crate) fn turn(&self) -> Option<u64> {
         Some(self.turn.load(Ordering::Relaxed)).filter(|turn| turn % 2 == 1)
     }
 
-    /// Counts one packet that went no further.
     #[inline]
     pub(crate) fn dropped(&self, reason: DropReason) {
         self.add(Count::Dropped(reason), 1);

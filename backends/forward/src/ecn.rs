@@ -17,10 +17,10 @@ const MASK: u8 = 0b11;
 /// A codepoint (RFC 3168 §5).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Ecn {
-    /// The ends know nothing of marks: congestion is told by a drop.
+    /// The ends do not support ECN: congestion is signalled by a drop.
     #[default]
     NotEct = 0b00,
-    /// ECT(1): the ends understand marks.
+    /// ECT(1): the ends support ECN.
     Ect1 = 0b01,
     /// ECT(0): the same.
     Ect0 = 0b10,
@@ -29,7 +29,7 @@ pub(crate) enum Ecn {
 }
 
 impl Ecn {
-    /// That of a TOS or traffic class.
+    /// The codepoint of a TOS or traffic class.
     #[inline]
     pub(crate) const fn of_class(class: u8) -> Self {
         match class & MASK {
@@ -40,7 +40,7 @@ impl Ecn {
         }
     }
 
-    /// That of a packet.
+    /// The codepoint of a packet.
     #[inline]
     pub(crate) fn of(header: &Header, packet: &[u8]) -> Self {
         match header.family {
@@ -54,8 +54,8 @@ impl Ecn {
         self as u8
     }
 
-    /// The codepoint of a packet that was carried as `self` and is `inner` within (RFC 6040 §4.2, figure 4). `None` where
-    /// it must be dropped: a mark is lost on ends that do not know what it means.
+    /// Combines the outer codepoint `self` with the inner one (RFC 6040 §4.2, figure 4). `None` if the packet must be
+    /// dropped: its ends would not understand the mark.
     #[inline]
     pub(crate) const fn combined(self, inner: Self) -> Option<Self> {
         match (self, inner) {
@@ -66,13 +66,13 @@ impl Ecn {
         }
     }
 
-    /// Gives a packet that was carried as `self` the mark of its way.
+    /// Applies the outer codepoint `self` to a decapsulated packet.
     ///
     /// # Errors
-    /// Where it must be dropped.
+    /// When the packet must be dropped.
     #[inline]
     pub(crate) fn pass_on(self, header: &Header, packet: &mut [u8]) -> Result<(), DropReason> {
-        // Most packets: neither can a codepoint of the ends be changed, nor was there a mark.
+        // Most packets: there is no mark, and the inner codepoint does not change.
         if matches!(self, Self::NotEct | Self::Ect0) {
             return Ok(());
         }
@@ -126,7 +126,7 @@ mod tests {
         (header, bytes)
     }
 
-    /// RFC 6040, figure 4: outer, inner, and what comes of both.
+    /// RFC 6040, figure 4: outer and inner codepoint, and their combination.
     #[test]
     fn each_of_the_sixteen_combinations_is_that_of_rfc_6040() {
         use Ecn::{Ce, Ect0, Ect1, NotEct};

@@ -1,4 +1,4 @@
-//! From the device to the peers: read, look up, cut, frame, send.
+//! From the device to the peers: read, look up, segment, frame, send.
 
 use std::{
     io::{self, ErrorKind, IoSlice},
@@ -27,23 +27,23 @@ use super::{
     table::{Peer, Table},
     udp::{Message, Outbox, Piece, Udp},
     vnet::{self, Gso, VnetHeader},
-    worker::Way,
+    worker::Context,
 };
 
 /// The longest packet a device gives, in bytes.
 const LONGEST: usize = 65_535 + 40;
-/// Room before a packet: its vnet header, in whose place and before which the framing goes.
+/// Bytes before a packet: for its vnet header, which the framing then overwrites.
 const ROOM: usize = 32;
-/// Bytes read in one turn, at the most four of the largest packets: what fits into a processor's own cache.
+/// Bytes read in one turn: at most four of the largest packets, which fit into a CPU's own cache.
 const ARENA: usize = 4 * 65_536 + ROOM + LONGEST;
 /// Datagrams sent in one turn.
 const MOST: usize = 256;
-/// How long a full socket is waited for, in milliseconds, before what is left of the turn is dropped.
-const PATIENCE: u8 = 5;
+/// Milliseconds to wait for a full socket, before the rest of the turn is dropped.
+const SEND_TIMEOUT: u8 = 5;
 
 const _: () = assert!(ROOM >= VXLAN_LEAD && ROOM >= vnet::LEN);
 
-/// One worker's way out.
+/// The outgoing direction of one worker.
 pub(crate) struct Egress {
     arena: Vec<u8>,
     heads: Vec<u8>,
@@ -68,21 +68,22 @@ impl Egress {
         }
     }
 
-    /// Takes what the device has, as far as there is room for it, and sends it. Says whether more may wait.
+    /// Reads packets from the device until the arena is full or none is left, and sends them. Returns true if more may
+    /// wait.
     ///
     /// # Errors
     /// When the device is gone.
-    pub(crate) fn turn(&mut self, way: &Way<'_>, table: &Table) -> io::Result<bool> {
+    pub(crate) fn turn(&mut self, context: &Context<'_>, table: &Table) -> io::Result<bool> {
         self.heads.clear();
         self.queue.clear();
         let (mut used, mut reads, mut more) = (0, 0, true);
         while used + ROOM + LONGEST <= ARENA && self.queue.len() < MOST {
             let packet = used + ROOM;
-            match way.tun.read(&mut self.arena[packet - vnet::LEN..packet + LONGEST]) {
+            match context.tun.read(&mut self.arena[packet - vnet::LEN..packet + LONGEST]) {
                 Ok(len) => {
                     reads += 1;
                     let end = packet + len.saturating_sub(vnet::LEN);
-                    self.packet(way, table, packet, end);
+                    self.packet(context, table, packet, end);
                     used = end.next_multiple_of(64);
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
@@ -93,20 +94,20 @@ impl Egress {
                 Err(error) => return Err(error),
             }
         }
-        way.counters.add(Count::TunReads, reads);
-        self.send(way);
+        context.counters.add(Count::TunReads, reads);
+        self.send(context);
         Ok(more)
     }
 
     #[inline]
-    fn packet(&mut self, way: &Way<'_>, table: &Table, begin: usize, end: usize) {
-        if let Err(reason) = self.try_packet(way, table, begin, end) {
-            way.counters.dropped(reason);
+    fn packet(&mut self, context: &Context<'_>, table: &Table, begin: usize, end: usize) {
+        if let Err(reason) = self.try_packet(context, table, begin, end) {
+            context.counters.dropped(reason);
         }
     }
 
     #[inline]
-    fn try_packet(&mut self, way: &Way<'_>, table: &Table, begin: usize, end: usize) -> Result<(), DropReason> {
+    fn try_packet(&mut self, context: &Context<'_>, table: &Table, begin: usize, end: usize) -> Result<(), DropReason> {
         let vnet = self.arena[begin - vnet::LEN..begin].first_chunk().and_then(VnetHeader::parse);
         let packet = &mut self.arena[begin..end];
         let header = Header::parse(packet).ok_or(DropReason::Malformed)?;
@@ -116,51 +117,59 @@ impl Egress {
             return Err(DropReason::Multicast);
         }
         let Some(peer) = table.find(destination) else {
-            return Err(self.refuse(way, &header, begin..end, (Notice::Unreachable, destination)));
+            return Err(self.refuse(context, &header, begin..end, Notice::Unreachable, destination));
         };
         let cut = Cut::new(&vnet, &header, packet).map_err(|_| DropReason::Malformed)?;
-        let mtu = way.mtu();
+        let mtu = context.mtu();
         let largest = cut.map_or(packet.len(), |cut| cut.largest(packet));
         if largest > mtu && header.dont_fragment(packet) {
-            return Err(self.refuse(way, &header, begin..end, (Notice::TooBig(mtu as u32), peer.device)));
+            return Err(self.refuse(context, &header, begin..end, Notice::TooBig(mtu as u32), peer.device));
         }
         if !header.lower_ttl(packet) {
-            return Err(self.refuse(way, &header, begin..end, (Notice::TimeExceeded, peer.device)));
+            return Err(self.refuse(context, &header, begin..end, Notice::TimeExceeded, peer.device));
         }
         if cut.is_none() {
             complete(&vnet, &header, packet).map_err(|_| DropReason::Malformed)?;
         }
-        let socket = if way.sockets.len() > 1 { header.flow(packet) as usize % way.sockets.len() } else { 0 };
+        let socket = if context.sockets.len() > 1 { header.flow(packet) as usize % context.sockets.len() } else { 0 };
         match cut {
-            None => self.whole(way, peer, &header, socket, begin..end),
+            None => self.whole(context, peer, &header, socket, begin..end),
             Some(cut) => {
-                way.counters.add(Count::Segmented, 1);
-                way.counters.add(Count::SegmentedUdp, u64::from(vnet.gso == Gso::Udp));
-                self.cut(way, peer, (&header, &cut), socket, begin..end);
+                context.counters.add(Count::Segmented, 1);
+                context.counters.add(Count::SegmentedUdp, u64::from(vnet.gso == Gso::Udp));
+                self.cut(context, peer, &header, &cut, socket, begin..end);
             }
         }
         Ok(())
     }
 
-    /// Queues a packet that stays one: what comes before it is written in front of it.
+    /// Queues a packet that is not segmented: its framing is written in front of it.
     #[inline]
-    fn whole(&mut self, way: &Way<'_>, peer: &Peer, header: &Header, socket: usize, range: Range<usize>) {
-        let framing = way.shared.tunnel.framing;
+    fn whole(&mut self, context: &Context<'_>, peer: &Peer, header: &Header, socket: usize, range: Range<usize>) {
+        let framing = context.shared.tunnel.framing;
         let begin = range.start - framing.lead();
         framing.write(header.family, peer.mac, &mut self.arena[begin..range.start]);
         let ecn = Ecn::of(header, &self.arena[range.clone()]);
         let datagram = Datagram { head: (0, 0), body: (begin as u32, (range.end - begin) as u32), ecn };
-        self.queue.push(peer.to, socket, datagram, way.shared.gso.load(Ordering::Relaxed));
+        self.queue.push(peer.to, socket, datagram, context.shared.gso.load(Ordering::Relaxed));
     }
 
-    /// Queues the packets that a large one stands for.
+    /// Queues the segments of a large packet.
     #[inline]
-    fn cut(&mut self, way: &Way<'_>, peer: &Peer, (header, cut): (&Header, &Cut), socket: usize, range: Range<usize>) {
-        let framing = way.shared.tunnel.framing;
+    fn cut(
+        &mut self,
+        context: &Context<'_>,
+        peer: &Peer,
+        header: &Header,
+        cut: &Cut,
+        socket: usize,
+        range: Range<usize>,
+    ) {
+        let framing = context.shared.tunnel.framing;
         let mut lead = [0; VXLAN_LEAD];
         let lead = &mut lead[..framing.lead()];
         framing.write(header.family, peer.mac, lead);
-        let join = way.shared.gso.load(Ordering::Relaxed);
+        let join = context.shared.gso.load(Ordering::Relaxed);
         let packet = &self.arena[range.clone()];
         let ecn = Ecn::of(header, packet);
         let queue = &mut self.queue;
@@ -171,14 +180,15 @@ impl Egress {
         });
     }
 
-    /// Tells the sender of a packet why it goes no further, and us too.
+    /// Sends an ICMP error to the sender of a packet, within the rate limit, and returns the reason for the drop.
     #[cold]
     fn refuse(
         &mut self,
-        way: &Way<'_>,
+        context: &Context<'_>,
         header: &Header,
         range: Range<usize>,
-        (notice, source): (Notice, IpAddr),
+        notice: Notice,
+        source: IpAddr,
     ) -> DropReason {
         let packet = &self.arena[range];
         let limiter = match notice {
@@ -190,8 +200,8 @@ impl Egress {
             let mut text = [0; icmp::LONGEST];
             if let Some(len) = notice.write(header, packet, source, &mut text) {
                 let vnet = VnetHeader::PLAIN.to_bytes();
-                let written = way.tun.write(&[IoSlice::new(&vnet), IoSlice::new(&text[..len])]);
-                way.counters.add(Count::IcmpSent, u64::from(written.is_ok()));
+                let written = context.tun.write(&[IoSlice::new(&vnet), IoSlice::new(&text[..len])]);
+                context.counters.add(Count::IcmpSent, u64::from(written.is_ok()));
             }
         }
         match notice {
@@ -202,8 +212,8 @@ impl Egress {
     }
 
     /// Sends all that is queued, socket by socket.
-    fn send(&mut self, way: &Way<'_>) {
-        for (number, socket) in way.sockets.iter().enumerate() {
+    fn send(&mut self, context: &Context<'_>) {
+        for (number, socket) in context.sockets.iter().enumerate() {
             self.messages.clear();
             self.pieces.clear();
             let mut joined = 0;
@@ -212,21 +222,21 @@ impl Egress {
                 joined += u64::from(run.count > 1);
             }
             if !self.messages.is_empty() {
-                way.counters.add(Count::GsoMessages, joined);
-                self.send_through(way, socket);
+                context.counters.add(Count::GsoMessages, joined);
+                self.send_through(context, socket);
             }
         }
     }
 
-    fn send_through(&mut self, way: &Way<'_>, socket: &Udp) {
+    fn send_through(&mut self, context: &Context<'_>, socket: &Udp) {
         let mut done = 0;
         while done < self.messages.len() {
-            let arrays = (self.heads.as_slice(), self.arena.as_slice());
-            let sent = socket.send(&self.messages[done..], &self.pieces, arrays, &mut self.outbox);
-            way.counters.add(Count::DatagramSends, 1);
+            let messages = &self.messages[done..];
+            let sent = socket.send(messages, &self.pieces, &self.heads, &self.arena, &mut self.outbox);
+            context.counters.add(Count::DatagramSends, 1);
             let error = match sent {
                 Ok(sent) => {
-                    self.count_sent(way, done..done + sent);
+                    self.count_sent(context, done..done + sent);
                     done += sent;
                     continue;
                 }
@@ -237,37 +247,37 @@ impl Egress {
                 Some(Errno::EAGAIN) if is_writable(socket) => {}
                 Some(Errno::EAGAIN) => {
                     let (left, _) = self.content(done..self.messages.len());
-                    way.counters.add(Count::Dropped(DropReason::SendError), left);
+                    context.counters.add(Count::Dropped(DropReason::SendError), left);
                     return;
                 }
-                // The link cannot cut (EIO), or its MTU is smaller than we think (EMSGSIZE, EINVAL): one by one.
+                // The link cannot segment (EIO), or its MTU is smaller than ours (EMSGSIZE, EINVAL): sent one by one.
                 Some(errno @ (Errno::EIO | Errno::EINVAL | Errno::EMSGSIZE | Errno::EOPNOTSUPP))
                     if self.messages[done].segment.is_some() =>
                 {
                     if errno == Errno::EIO {
-                        way.shared.gso.store(false, Ordering::Relaxed);
+                        context.shared.gso.store(false, Ordering::Relaxed);
                     }
                     let singles = self.messages[done].apart(&self.pieces);
                     self.messages.splice(done..=done, singles);
                 }
                 _ => {
                     let (count, _) = self.content(done..done + 1);
-                    way.counters.add(Count::Dropped(DropReason::SendError), count);
+                    context.counters.add(Count::Dropped(DropReason::SendError), count);
                     done += 1;
                 }
             }
         }
     }
 
-    /// Counts what the kernel has taken: inner packets, and their bytes.
-    fn count_sent(&self, way: &Way<'_>, messages: Range<usize>) {
+    /// Counts the inner packets that the kernel has taken, and their bytes.
+    fn count_sent(&self, context: &Context<'_>, messages: Range<usize>) {
         let (packets, bytes) = self.content(messages);
-        let leads = packets * way.shared.tunnel.framing.lead() as u64;
-        way.counters.add(Count::ToPeersPackets, packets);
-        way.counters.add(Count::ToPeersBytes, bytes - leads);
+        let leads = packets * context.shared.tunnel.framing.lead() as u64;
+        context.counters.add(Count::ToPeersPackets, packets);
+        context.counters.add(Count::ToPeersBytes, bytes - leads);
     }
 
-    /// How many datagrams are in messages, and how many bytes.
+    /// The number of datagrams in these messages, and of their bytes.
     fn content(&self, messages: Range<usize>) -> (u64, u64) {
         let contents = self.messages[messages].iter().map(|message| message.content(&self.pieces));
         contents.fold((0, 0), |sum, content| (sum.0 + content.0, sum.1 + content.1))
@@ -276,5 +286,5 @@ impl Egress {
 
 fn is_writable(socket: &Udp) -> bool {
     let mut wait = [PollFd::new(socket.as_fd(), PollFlags::POLLOUT)];
-    poll(&mut wait, PollTimeout::from(PATIENCE)).is_ok_and(|ready| ready > 0)
+    poll(&mut wait, PollTimeout::from(SEND_TIMEOUT)).is_ok_and(|ready| ready > 0)
 }

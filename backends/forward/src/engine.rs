@@ -26,13 +26,13 @@ use super::{
     worker::{Gate, Shared, Worker},
 };
 
-/// Sockets to send VXLAN through: their ports are what routers on the way tell flows apart by (RFC 7348 §5, source port).
+/// The number of sockets that send VXLAN: routers tell flows apart by their source ports (RFC 7348 §5, source port).
 const SENDERS: usize = 16;
 
-/// A device that packets are moved to and from. Dropped, the workers end; the device stays.
+/// A TUN device and its workers. When it is dropped, the workers end; the device stays.
 pub(crate) struct Engine {
     pub(crate) shared: Arc<Shared>,
-    /// The device's number: another device of the same name is not this one.
+    /// The interface index: another device of the same name has another one.
     pub(crate) index: u32,
     entries: BTreeMap<Prefix, Forward>,
     changed: bool,
@@ -40,7 +40,7 @@ pub(crate) struct Engine {
     threads: Vec<JoinHandle<io::Result<()>>>,
 }
 
-/// Why there is no engine.
+/// An error of starting an engine.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum EngineError {
     #[error("cannot open the TUN device {0}")]
@@ -61,16 +61,16 @@ impl EngineError {
     }
 }
 
-/// The device's queues and the sockets, one of each for each worker.
-struct Ends {
+/// The queues of the device and the sockets, one of each for each worker.
+struct Endpoints {
     pairs: Vec<(Tun, Udp)>,
     handles: Vec<Handle>,
 }
 
-impl Ends {
-    /// What was kept of an earlier run is used again; what is not, goes.
+impl Endpoints {
+    /// Opens them, and reuses what was kept of an earlier run. The rest of it is closed.
     fn open(name: LinkName, tunnel: &Tunnel, kept: &mut Kept) -> Result<Self, EngineError> {
-        let mut ends = Self { pairs: Vec::new(), handles: Vec::new() };
+        let mut endpoints = Self { pairs: Vec::new(), handles: Vec::new() };
         for number in 0..tunnel.queues.max(1) {
             let names = (format!("{name}.tun{number}"), format!("{name}.udp{number}"));
             let tun = match kept.take_tun(&names.0, name, tunnel.capabilities) {
@@ -82,31 +82,33 @@ impl Ends {
                 Some(kept) => Ok(kept),
                 None => Udp::open(tunnel.local, Role::Listener),
             };
-            let socket = socket.and_then(|socket| socket.tell_ecn().map(|()| socket));
+            let socket = socket.and_then(|socket| socket.receive_ecn().map(|()| socket));
             let socket = socket.map_err(|error| EngineError::Udp(tunnel.local, error))?;
-            ends.handles.extend(Handle::of(names.0, &tun));
-            ends.handles.extend(Handle::of(names.1, &socket));
-            ends.pairs.push((tun, socket));
+            endpoints.handles.extend(Handle::of(names.0, &tun));
+            endpoints.handles.extend(Handle::of(names.1, &socket));
+            endpoints.pairs.push((tun, socket));
         }
-        // A queue that nobody reads swallows packets.
+        // Packets in a queue that nobody reads are lost.
         kept.forget(name);
-        Ok(ends)
+        Ok(endpoints)
     }
 }
 
 impl Engine {
-    /// Makes the device if it is not there. The work begins with the first table, or soon.
+    /// Creates the device if it does not exist, and starts the workers. They begin with the first table, or after half
+    /// a second.
     pub(crate) fn start(
         name: LinkName,
-        (tunnel, mtu): (&Tunnel, Mtu),
+        tunnel: &Tunnel,
+        mtu: Mtu,
         kept: &mut Kept,
         ended: &Arc<Notify>,
     ) -> Result<Self, EngineError> {
-        let Ends { pairs, handles } = Ends::open(name, tunnel, kept)?;
+        let Endpoints { pairs, handles } = Endpoints::open(name, tunnel, kept)?;
         let index = if_nametoindex(name.as_str()).map_err(|error| EngineError::Gone(name, error.into()))?;
         let asked = tunnel.capabilities;
-        // Each is to be told, also where one has said no.
-        let joins: Vec<bool> = pairs.iter().map(|(_, socket)| socket.join_incoming(asked.gro)).collect();
+        // Set on each socket, even if one has refused.
+        let joins: Vec<bool> = pairs.iter().map(|(_, socket)| socket.set_gro(asked.gro)).collect();
         let gro = joins.into_iter().all(|joins| joins);
         let device = pairs.iter().fold(asked, |least, (tun, _)| least.and(tun.capabilities));
         let shared = Arc::new(Shared {
@@ -117,7 +119,7 @@ impl Engine {
             capabilities: Capabilities { gro, ..device },
             tunnel: tunnel.clone(),
             handles,
-            stranger: Mutex::default(),
+            rejected_sender: Mutex::default(),
             begun: Gate::default(),
             stopping: AtomicBool::new(false),
             ended: ended.clone(),
@@ -126,7 +128,7 @@ impl Engine {
         });
         let stop = Arc::new(EventFd::new().map_err(|error| EngineError::Thread(error.into()))?);
         let (entries, threads) = (BTreeMap::new(), Vec::new());
-        // From here on, what fails half-way ends what has begun.
+        // From here on, a failure drops the engine, which ends the workers that have begun.
         let mut engine = Self { shared, index, entries, changed: false, stop, threads };
         for (number, (tun, socket)) in pairs.into_iter().enumerate() {
             engine.spawn(name, number, tun, socket)?;
@@ -152,17 +154,17 @@ impl Engine {
         Ok(())
     }
 
-    /// Whether all workers live.
+    /// True while all workers run.
     pub(crate) fn works(&self) -> bool {
         !self.shared.has_died.load(Ordering::Relaxed) && !self.threads.iter().any(JoinHandle::is_finished)
     }
 
-    /// Where packets go.
+    /// The forwarding entries.
     pub(crate) const fn entries(&self) -> &BTreeMap<Prefix, Forward> {
         &self.entries
     }
 
-    /// Changes where packets go, from the next [`Engine::publish`] on.
+    /// Sets or removes an entry, from the next [`Engine::publish`] on.
     pub(crate) fn set(&mut self, destination: Prefix, forward: Option<Forward>) {
         match forward {
             Some(forward) => drop(self.entries.insert(destination, forward)),
@@ -171,7 +173,7 @@ impl Engine {
         self.changed = true;
     }
 
-    /// Gives the workers a new table. A turn that has begun ends with the old one.
+    /// Gives the workers a new table, if entries have changed. A turn that has begun ends with the old one.
     pub(crate) fn publish(&mut self) {
         if std::mem::take(&mut self.changed) {
             let table = Table::new(&self.entries, self.shared.tunnel.local.port());
@@ -184,30 +186,34 @@ impl Engine {
         self.shared.mtu.store(mtu.0, Ordering::Relaxed);
     }
 
-    /// Ends the workers and says why those ended that did so by themselves.
+    /// Stops the workers, and returns the errors of those that had ended on their own.
     pub(crate) fn end(mut self) -> Vec<String> {
-        // One that is told to may find the device gone.
+        // A worker that is told to stop may find the device gone, which is no error.
         let early = !self.works();
-        self.tell_to_stop();
-        let why = |thread: JoinHandle<io::Result<()>>| match thread.join() {
-            Ok(Ok(())) => None,
-            Ok(Err(error)) => early.then(|| error.to_string()),
-            Err(_) => Some("it panicked".to_owned()),
-        };
-        self.threads.drain(..).filter_map(why).collect()
+        self.signal_stop();
+        self.threads.drain(..).filter_map(|thread| cause_of_end(thread, early)).collect()
     }
 
-    fn tell_to_stop(&self) {
+    fn signal_stop(&self) {
         self.shared.stopping.store(true, Ordering::Relaxed);
         self.shared.begun.open();
-        // Only a full counter refuses, and then it says stop already.
+        // The write fails only if the counter is full, and then the stop was signalled already.
         let _ = self.stop.write(1);
+    }
+}
+
+/// The reason why a worker has ended on its own; an error counts only if it came `early`, before the stop.
+fn cause_of_end(thread: JoinHandle<io::Result<()>>, early: bool) -> Option<String> {
+    match thread.join() {
+        Ok(Ok(())) => None,
+        Ok(Err(error)) => early.then(|| error.to_string()),
+        Err(_) => Some("it panicked".to_owned()),
     }
 }
 
 impl Drop for Engine {
     fn drop(&mut self) {
-        self.tell_to_stop();
+        self.signal_stop();
         for thread in self.threads.drain(..) {
             let _ = thread.join();
         }

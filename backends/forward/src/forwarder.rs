@@ -24,7 +24,7 @@ use super::{
     worker::{Fault, Shared},
 };
 
-/// All tunnels. Dropped, no packet is moved any more; the devices stay.
+/// All tunnels of this host. When it is dropped, no packet is forwarded any more; the devices stay.
 #[derive(Default)]
 pub struct Forwarder {
     engines: BTreeMap<LinkName, Engine>,
@@ -32,45 +32,58 @@ pub struct Forwarder {
     tunnels: Tunnels,
 }
 
-/// A way to look at all tunnels from elsewhere, at any time.
+/// A shared view of all tunnels, for other threads at any time.
 #[derive(Clone, Debug, Default)]
 pub struct Tunnels {
     shared: Arc<Mutex<BTreeMap<LinkName, Arc<Shared>>>>,
     ended: Arc<Notify>,
 }
 
-/// What there is to say of a tunnel.
+/// A snapshot of a tunnel.
 #[derive(Clone, Debug)]
 pub struct TunnelSeen {
-    /// The device.
+    /// Its device.
     pub link: LinkName,
-    /// How it was to be.
+    /// Its desired parameters.
     pub tunnel: Tunnel,
-    /// What is in use of what the kernel could do for us.
+    /// The kernel's offloads that are in use.
     pub capabilities: Capabilities,
     /// All counters by name.
     pub counters: Vec<(&'static str, u64)>,
-    /// The last sender that was turned away by the source check, and the source within.
-    pub stranger: Option<(IpAddr, IpAddr)>,
+    /// The last outer source that the source check rejected, and the inner source of its packet.
+    pub rejected_sender: Option<(IpAddr, IpAddr)>,
 }
 
-/// A turn of a worker, from its looking for packets to its waiting for more.
+impl TunnelSeen {
+    fn of(link: LinkName, shared: &Shared) -> Self {
+        Self {
+            link,
+            tunnel: shared.tunnel.clone(),
+            capabilities: shared.capabilities(),
+            counters: totals(shared.counters.iter()).collect(),
+            rejected_sender: *shared.rejected_sender.lock().unwrap_or_else(PoisonError::into_inner),
+        }
+    }
+}
+
+/// A turn of a worker: from its search for packets until it waits for more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Turn {
-    /// Another number, another tunnel.
+    /// Identifies the tunnel while it runs.
     pub tunnel: usize,
-    /// Which of its workers.
+    /// The index of the worker in its tunnel.
     pub worker: usize,
-    /// Which of the worker's turns.
+    /// The number of the turn in its worker.
     pub number: u64,
 }
 
-/// A descriptor that another run of the agent can go on with, if somebody keeps it: what comes in meanwhile waits in it.
+/// A descriptor that the next run of the agent can take over, if somebody keeps it open: packets that come in meanwhile
+/// wait in it.
 #[derive(Clone, Debug)]
 pub struct Handle {
-    /// What it is called: the same name always means the same device or socket.
+    /// Its name: the same name always means the same device or socket.
     pub name: String,
-    /// Another number, another descriptor.
+    /// Identifies the descriptor while the agent runs; never reused.
     pub number: u64,
     /// The descriptor.
     pub fd: Arc<OwnedFd>,
@@ -84,24 +97,24 @@ impl Handle {
     }
 }
 
-/// Descriptors of an earlier run.
+/// Descriptors kept from an earlier run.
 #[derive(Debug, Default)]
 pub struct Kept(BTreeMap<String, OwnedFd>);
 
 impl Kept {
-    /// Those of an earlier run, by name.
+    /// Takes the descriptors of an earlier run, by name.
     #[must_use]
     pub fn new(kept: impl IntoIterator<Item = (String, OwnedFd)>) -> Self {
         Self(kept.into_iter().collect())
     }
 
-    /// Whether an earlier run has left nothing.
+    /// True if none is left.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Lets go of all that belongs to a device.
+    /// Closes all descriptors of a device.
     pub(crate) fn forget(&mut self, link: LinkName) {
         let of_link = format!("{link}.");
         self.0.retain(|name, _| !name.starts_with(&of_link));
@@ -112,13 +125,13 @@ impl Kept {
         self.0.extend(copies);
     }
 
-    /// A queue of that device.
+    /// Takes the kept queue of this name, if it is one of this device.
     pub(crate) fn take_tun(&mut self, name: &str, link: LinkName, wanted: Capabilities) -> Option<Tun> {
         let tun = Tun::adopt(self.0.remove(name)?, wanted).ok()?;
         (tun.name().ok()? == link).then_some(tun)
     }
 
-    /// A socket on that address.
+    /// Takes the kept socket of this name, if it is bound to this address.
     pub(crate) fn take_udp(&mut self, name: &str, local: SocketAddr) -> Option<Udp> {
         let socket = Udp::adopt(self.0.remove(name)?, local);
         (socket.local().ok()? == local).then_some(socket)
@@ -126,26 +139,23 @@ impl Kept {
 }
 
 impl Forwarder {
-    /// One that goes on with what was kept.
+    /// Creates a forwarder that reuses kept descriptors.
     #[must_use]
     pub fn new(kept: Kept) -> Self {
         Self { kept, ..Self::default() }
     }
 
-    /// A way to look at all tunnels.
+    /// A view of all tunnels.
     #[must_use]
     pub fn tunnels(&self) -> Tunnels {
         self.tunnels.clone()
     }
 
-    /// Adds what tunnels hold to what was read from the kernel.
+    /// Adds the tunnels and their entries to the state read from the kernel.
     pub fn read(&mut self, state: &mut NetState) {
-        let there = |name: &LinkName, engine: &Engine| {
-            state.links.get(name).is_some_and(|link| link.index == Some(engine.index))
-        };
-        let gone = self.engines.iter().filter(|(name, engine)| !there(name, engine) || !engine.works());
+        let gone = self.engines.iter().filter(|(name, engine)| !is_there(state, name, engine) || !engine.works());
         for name in gone.map(|(name, _)| *name).collect::<Vec<_>>() {
-            self.take_apart(name);
+            self.stop_engine(name);
         }
         self.tunnels.set(&self.engines);
         for (link, engine) in &self.engines {
@@ -161,18 +171,18 @@ impl Forwarder {
         }
     }
 
-    /// Works a device as `tunnel` says. One that does so already goes on.
+    /// Starts a tunnel on a device. One with the same parameters goes on, with a new MTU.
     ///
     /// # Errors
-    /// When the device or the socket cannot be had; says what to do about it.
+    /// When the device or a socket cannot be opened; the error says what to do about it.
     pub fn start(&mut self, name: LinkName, tunnel: &Tunnel, mtu: Mtu) -> Attempt {
         if let Some(engine) = self.engines.get(&name).filter(|engine| engine.shared.tunnel == *tunnel) {
             engine.set_mtu(mtu);
             return Ok(());
         }
-        // Two must not read one device.
-        self.take_apart(name);
-        let started = Engine::start(name, (tunnel, mtu), &mut self.kept, &self.tunnels.ended);
+        // Two engines must not read one device.
+        self.stop_engine(name);
+        let started = Engine::start(name, tunnel, mtu, &mut self.kept, &self.tunnels.ended);
         if let Ok(engine) = &started {
             info!(link = %name, local = %tunnel.local, capabilities = %engine.shared.capabilities(), "tunnel started");
         }
@@ -181,8 +191,8 @@ impl Forwarder {
         outcome
     }
 
-    /// Ends an engine, and keeps its ends for another.
-    fn take_apart(&mut self, name: LinkName) {
+    /// Stops an engine, and keeps its descriptors for the next one.
+    fn stop_engine(&mut self, name: LinkName) {
         let Some(engine) = self.engines.remove(&name) else { return };
         self.kept.add(&engine.shared.handles);
         for why in engine.end() {
@@ -190,20 +200,20 @@ impl Forwarder {
         }
     }
 
-    /// Leaves a device alone.
+    /// Stops the tunnel on a device, and closes its descriptors.
     pub fn stop(&mut self, name: LinkName) {
-        self.take_apart(name);
+        self.stop_engine(name);
         self.kept.forget(name);
         self.tunnels.set(&self.engines);
     }
 
-    /// Releases what an earlier run has left and nobody wanted: a queue that nobody reads swallows packets, and a port that
-    /// nobody reads keeps the kernel from it.
+    /// Closes the descriptors of an earlier run that were not used: packets in a queue that nobody reads are lost, and
+    /// a port that nobody reads cannot be used by the kernel.
     pub fn release(&mut self) {
         self.kept = Kept::default();
     }
 
-    /// Changes where packets go, `None` to nowhere. All changes take effect at once.
+    /// Sets forwarding entries, or removes them (`None`). All changes take effect at once.
     pub fn forward(&mut self, changes: impl Iterator<Item = (ForwardKey, Option<Forward>)>) -> Vec<Attempt> {
         let attempts = changes.map(|(key, forward)| self.set(key, forward)).collect();
         self.engines.values_mut().for_each(Engine::publish);
@@ -221,26 +231,19 @@ impl Forwarder {
 }
 
 impl Tunnels {
-    /// All tunnels as they are now.
+    /// A snapshot of all tunnels.
     #[must_use]
     pub fn seen(&self) -> Vec<TunnelSeen> {
-        let seen = |(link, shared): (&LinkName, &Arc<Shared>)| TunnelSeen {
-            link: *link,
-            tunnel: shared.tunnel.clone(),
-            capabilities: shared.capabilities(),
-            counters: totals(shared.counters.iter()).collect(),
-            stranger: *shared.stranger.lock().unwrap_or_else(PoisonError::into_inner),
-        };
-        self.lock().iter().map(seen).collect()
+        self.lock().iter().map(|(link, shared)| TunnelSeen::of(*link, shared)).collect()
     }
 
-    /// What may be kept for another run.
+    /// The descriptors that the next run may take over.
     #[must_use]
     pub fn handles(&self) -> Vec<Handle> {
         self.lock().values().flat_map(|shared| &shared.handles).cloned().collect()
     }
 
-    /// All of it kept, for a successor in this process.
+    /// Duplicates all descriptors, for a successor in this process.
     #[must_use]
     pub fn keep(&self) -> Kept {
         let mut kept = Kept::default();
@@ -248,26 +251,19 @@ impl Tunnels {
         kept
     }
 
-    /// Is notified when a tunnel has ended by itself.
+    /// Is notified when a worker has ended on its own.
     #[must_use]
     pub fn ended(&self) -> Arc<Notify> {
         self.ended.clone()
     }
 
-    /// The turns that workers are in: one that is found again much later means a worker that hangs.
+    /// The turns that workers are in. If one is found again much later, its worker hangs.
     #[must_use]
     pub fn turns(&self) -> BTreeSet<Turn> {
-        let of = |shared: &Arc<Shared>| {
-            let tunnel = Arc::as_ptr(shared).addr();
-            let turns = shared.counters.iter().enumerate();
-            turns
-                .filter_map(move |(worker, counters)| Some(Turn { tunnel, worker, number: counters.turn()? }))
-                .collect::<Vec<_>>()
-        };
-        self.lock().values().flat_map(of).collect()
+        self.lock().values().flat_map(turns_of).collect()
     }
 
-    /// Lets this happen to each worker there is, at its next packet. Says whether there is any.
+    /// Makes each worker suffer this fault, in its next turn. Returns true if there is a tunnel.
     #[must_use]
     pub fn fail(&self, fault: Fault) -> bool {
         let tunnels = self.lock();
@@ -286,7 +282,19 @@ impl Tunnels {
     }
 }
 
-/// With what to do about it.
+/// True if the device that an engine works on still exists.
+fn is_there(state: &NetState, name: &LinkName, engine: &Engine) -> bool {
+    state.links.get(name).is_some_and(|link| link.index == Some(engine.index))
+}
+
+/// The turns that the workers of one tunnel are in.
+fn turns_of(shared: &Arc<Shared>) -> Vec<Turn> {
+    let tunnel = Arc::as_ptr(shared).addr();
+    let workers = shared.counters.iter().enumerate();
+    workers.filter_map(|(worker, counters)| Some(Turn { tunnel, worker, number: counters.turn()? })).collect()
+}
+
+/// Converts the error, and adds what to do about it.
 fn op_error(error: &EngineError) -> OpError {
     let cause = error.io();
     let errno = cause.raw_os_error().map(Errno::from_raw);

@@ -1,4 +1,4 @@
-//! What lies between the outer UDP header and the inner IP packet.
+//! The bytes between the outer UDP header and the inner IP packet.
 
 use wire_net::{Family, MacAddr};
 use wire_state::{Framing, VXLAN_LEAD, vxlan_header};
@@ -9,19 +9,19 @@ use super::counters::DropReason;
 const IPV4: [u8; 2] = [0x08, 0x00];
 const IPV6: [u8; 2] = [0x86, 0xdd];
 
-/// Puts a framing before packets, and takes it off.
+/// Writes and checks the framing of packets.
 pub(crate) trait Frame: Copy {
-    /// Writes what comes before a packet of `family` to the host with `peer` as its inner address; `out` has room for
-    /// just that.
+    /// Writes the framing of a packet of `family` to the host with `peer` as its inner MAC address; `out` has exactly
+    /// the length of the framing.
     fn write(self, family: Family, peer: MacAddr, out: &mut [u8]);
 
-    /// Whether a datagram that was stripped says of its packet that it is of `family`.
+    /// True if the EtherType of a checked datagram is that of `family`, or if the framing has none.
     fn announces(self, datagram: &[u8], family: Family) -> bool;
 
-    /// Checks what comes before the inner packet of a datagram, and says how long that is.
+    /// Checks the framing of a datagram, and returns its length in bytes.
     ///
     /// # Errors
-    /// Why the datagram is not for us.
+    /// The reason why the datagram is not for us.
     fn strip(self, datagram: &[u8]) -> Result<usize, DropReason>;
 }
 
@@ -47,7 +47,7 @@ impl Frame for Framing {
     fn strip(self, datagram: &[u8]) -> Result<usize, DropReason> {
         let Self::Vxlan { vni, mac } = self else { return Ok(0) };
         let lead: &[u8; VXLAN_LEAD] = datagram.first_chunk().ok_or(DropReason::Malformed)?;
-        // Reserved bits are not looked at (RFC 7348 §5).
+        // Reserved bits are ignored (RFC 7348 §5).
         let identifier = u32::from_be_bytes([0, lead[4], lead[5], lead[6]]);
         if lead[0] & 0x08 == 0 || identifier != vni.number() {
             return Err(DropReason::Vni);
@@ -102,7 +102,8 @@ mod tests {
     }
 
     proptest! {
-        /// What it is that lies behind the tags does not matter: the kernel never sees them, and nor does anyone behind us.
+        /// The number and the content of the tags do not matter: the kernel never sees them, and neither does anyone
+        /// behind us.
         #[test]
         fn a_frame_with_vlan_tags_of_any_number_is_no_packet(
             kinds in proptest::collection::vec(prop::sample::select(vec![0x8100u16, 0x88a8, 0x9100]), 1..9),

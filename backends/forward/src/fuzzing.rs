@@ -1,4 +1,5 @@
-//! What reads packets of others, for a fuzzer to feed: each takes any bytes, and panics where a promise is broken.
+//! Entry points for a fuzzer into the code that reads packets of others: each takes any bytes, and panics if a promise
+//! is broken.
 
 use wire_net::{MacAddr, Vni};
 
@@ -17,7 +18,7 @@ use super::{
 
 const MTU: usize = 1450;
 
-/// A datagram from the underlay, with either framing: taken apart and made ready for the device.
+/// Feeds a datagram from the underlay, with either framing: parsed, and made ready for the device.
 pub fn incoming(datagram: &[u8]) {
     let vxlan = Framing::Vxlan { vni: Vni::new(1).expect("24 bits"), mac: MacAddr::new([2, 0, 0, 0, 0, 1]) };
     for framing in [Framing::Raw, vxlan] {
@@ -46,7 +47,7 @@ pub fn incoming(datagram: &[u8]) {
     }
 }
 
-/// A packet from the device, its vnet header first: cut, completed, answered.
+/// Feeds a packet from the device, its vnet header first: segmented, completed, answered.
 pub fn outgoing(bytes: &[u8]) {
     let Some((vnet, packet)) = bytes.split_first_chunk::<{ vnet::LEN }>() else { return };
     let (Some(vnet), Some(header)) = (VnetHeader::parse(vnet), Header::parse(packet)) else { return };
@@ -71,7 +72,7 @@ pub fn outgoing(bytes: &[u8]) {
     }
 }
 
-/// Several packets at once, each with its length before it: joined where they can be, none of them lost.
+/// Feeds several packets at once, each with its length before it: joined where possible, and none is lost.
 pub fn joining(bytes: &[u8]) {
     let (mut arena, mut packets) = (Vec::new(), Vec::new());
     let mut rest = bytes;
@@ -95,7 +96,7 @@ pub fn joining(bytes: &[u8]) {
         let bodies: usize = coalescer.bodies(joined).map(|body| body.len()).sum();
         let header = Header::parse(&arena[joined.first().clone()]);
         let total = joined.first().len() + bodies;
-        // What was joined says how long it is; its header was parsed when it came.
+        // The header of a joined packet has the length of the whole; it was parsed when it came.
         assert!(joined.count() == 1 || header.is_none() || header.is_some_and(|header| header.total == total));
     }
 }

@@ -1,4 +1,4 @@
-//! What the sender of a packet is told when it goes no further: ICMP (RFC 792, RFC 1812 §4.3) and ICMPv6 (RFC 4443).
+//! ICMP errors to the sender of a packet that is dropped: ICMP (RFC 792, RFC 1812 §4.3) and ICMPv6 (RFC 4443).
 
 use std::{
     net::IpAddr,
@@ -12,14 +12,14 @@ use super::{
     packet::{Fragment, Header, ICMP, ICMPV6, put16, put32, set_header_checksum},
 };
 
-/// Why a packet goes no further.
+/// The reason for an ICMP error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Notice {
-    /// The TTL is used up.
+    /// The TTL has expired.
     TimeExceeded,
-    /// No host has the destination.
+    /// No peer has the destination.
     Unreachable,
-    /// It is longer than this many bytes and may not be cut.
+    /// The packet is longer than this many bytes, and may not be fragmented.
     TooBig(u32),
 }
 
@@ -32,8 +32,9 @@ const LONGEST_IPV4: usize = 576;
 const ICMP_HEADER: usize = 8;
 
 impl Notice {
-    /// Writes the notice about `packet`, from `source` to the packet's sender, and says how long it is. `None` where there
-    /// must be none: about ICMP errors, later fragments, and what was sent to many or by nobody in particular.
+    /// Writes the error about `packet`, from `source` to the packet's sender, and returns its length. `None` if none
+    /// may be sent: about ICMP errors, later fragments, packets to multicast or broadcast, and packets whose source is
+    /// no single host.
     pub(crate) fn write(
         self,
         header: &Header,
@@ -68,7 +69,7 @@ impl Notice {
         Some(total)
     }
 
-    /// Type and code.
+    /// ICMP type and code.
     const fn number(self, family: Family) -> (u8, u8) {
         match (self, family) {
             (Self::TimeExceeded, Family::V4) => (11, 0),
@@ -123,7 +124,7 @@ fn is_single_host(address: IpAddr) -> bool {
     !address.is_unspecified() && !address.is_loopback() && !is_many(address)
 }
 
-/// Whether an address is that of many hosts.
+/// True for multicast and broadcast addresses.
 pub(crate) fn is_many(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => address.is_multicast() || address.is_broadcast(),
@@ -131,8 +132,8 @@ pub(crate) fn is_many(address: IpAddr) -> bool {
     }
 }
 
-/// Lets few notices through: a burst, then so many in a second as the kernel sends to one host
-/// (`icmp_ratelimit` of ip-sysctl has 1 in a second to one host, 1000 to all; this is for all).
+/// Limits the rate of ICMP errors to all hosts together: a burst of 50, then 100 per second (`icmp_ratelimit` of
+/// ip-sysctl has 1 per second to one host, 1000 to all).
 #[derive(Debug)]
 pub(crate) struct Limiter {
     left: u32,
@@ -147,7 +148,7 @@ impl Limiter {
         Self { left: Self::BURST, refilled: now }
     }
 
-    /// Whether one more may go.
+    /// True if one more may be sent.
     pub(crate) fn allow(&mut self, now: Instant) -> bool {
         let earned = now.duration_since(self.refilled).as_nanos() / Self::EACH.as_nanos();
         if earned > 0 {
@@ -182,6 +183,13 @@ mod tests {
         Some(out[..len].to_vec())
     }
 
+    /// The notice about a packet with this change.
+    fn with(change: fn(&mut Vec<u8>)) -> Option<Vec<u8>> {
+        let mut packet = udp4();
+        change(&mut packet);
+        write(Notice::TimeExceeded, &packet, "10.5.2.0")
+    }
+
     #[test]
     fn a_sender_is_told_with_the_packet_quoted() {
         let packet = udp4();
@@ -197,11 +205,6 @@ mod tests {
 
     #[test]
     fn nobody_is_told_of_errors_fragments_and_what_went_to_many() {
-        let with = |change: fn(&mut Vec<u8>)| {
-            let mut packet = udp4();
-            change(&mut packet);
-            write(Notice::TimeExceeded, &packet, "10.5.2.0")
-        };
         assert!(with(|_| {}).is_some());
         assert!(with(|packet| (packet[9], packet[20]) = (1, 8)).is_some());
         assert!(with(|packet| (packet[9], packet[20]) = (1, 3)).is_none());

@@ -17,32 +17,33 @@ use super::{
     table::Table,
     udp::{Inbox, Received, Udp},
     unfinished,
-    worker::Way,
+    worker::Context,
 };
 
-/// Messages received in one turn. Where the kernel joins none on their way in, so many are needed for a large packet.
+/// Messages received in one turn, if the kernel joins none of them (GRO): so many are needed for a large packet.
 const MESSAGES: usize = 256;
-/// Messages received in one turn where the kernel joins them, so that they still lie in a processor's own cache.
+/// Messages received in one turn, if the kernel joins them: few, so that they are still in the CPU's own cache.
 const JOINED_MESSAGES: usize = 8;
-/// From here on a message counts as joined, in bytes.
+/// From this average length on, in bytes, messages count as joined by the kernel.
 const JOINED: usize = 16 << 10;
-/// The longest inner packet that any link carries, in bytes: what is longer was not meant to arrive.
+/// The longest inner packet that any link carries, in bytes: longer ones are dropped.
 const JUMBO: usize = 9216;
-/// Room for one message: 64 KiB, and 25 cache lines more, so that messages do not all begin in the same place of a cache.
+/// Buffer for one message, in bytes: 64 KiB, and 25 cache lines more, so that messages do not all begin at the same
+/// place of a cache.
 const PART: usize = 65_536 + 25 * 64;
 
-/// One worker's way in.
+/// The incoming direction of one worker.
 pub(crate) struct Ingress {
     arena: Vec<u8>,
     inbox: Inbox,
     coalescer: Coalescer,
-    /// Messages to ask for next.
+    /// The number of messages to receive in the next turn.
     most: usize,
 }
 
-/// What is known of a sender already.
+/// The addresses of the last packet that was admitted: the next one with the same needs no check.
 #[derive(Clone, Copy)]
-struct Known {
+struct LastAdmitted {
     from: IpAddr,
     source: IpAddr,
     destination: IpAddr,
@@ -58,11 +59,12 @@ impl Ingress {
         }
     }
 
-    /// Takes what has come in, as far as there is room for it, and writes it to the device. Says whether more may wait.
+    /// Receives messages, as many as there is room for, and writes their packets to the device. Returns true if more
+    /// may wait.
     ///
     /// # Errors
-    /// When the device is gone, or the socket is of no use.
-    pub(crate) fn turn(&mut self, way: &Way<'_>, table: &Table, socket: &Udp) -> io::Result<bool> {
+    /// When the device is gone, or the socket fails.
+    pub(crate) fn turn(&mut self, context: &Context<'_>, table: &Table, socket: &Udp) -> io::Result<bool> {
         let received = match socket.receive(&mut self.arena, &mut self.inbox, self.most) {
             Ok(received) => received,
             Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
@@ -72,50 +74,51 @@ impl Ingress {
             }
             Err(error) => return Err(error),
         };
-        way.counters.add(Count::DatagramReceives, 1);
+        context.counters.add(Count::DatagramReceives, 1);
         self.coalescer.clear();
-        let joinable = way.joinable();
-        let (mut known, mut bytes) = (None, 0);
+        let joinable = context.joinable();
+        let (mut last, mut bytes) = (None, 0);
         for message in received {
             bytes += message.range.len();
             if message.segment < message.range.len() {
-                way.counters.add(Count::GroDatagrams, message.range.len().div_ceil(message.segment) as u64);
+                context.counters.add(Count::GroDatagrams, message.range.len().div_ceil(message.segment) as u64);
             }
-            take(way, table, message, &mut self.arena, &mut self.coalescer, (joinable, &mut known));
+            take(context, table, message, &mut self.arena, &mut self.coalescer, joinable, &mut last);
         }
         let more = received.len() == self.most;
         self.most = if bytes / received.len().max(1) >= JOINED { JOINED_MESSAGES } else { MESSAGES };
         for packet in self.coalescer.packets() {
-            write(way, &mut self.arena, &self.coalescer, packet)?;
+            write(context, &mut self.arena, &self.coalescer, packet)?;
         }
         Ok(more)
     }
 }
 
-/// Checks the datagrams of one message and adds the good ones.
+/// Checks the datagrams of one message, and adds those that are admitted to the coalescer.
 #[inline]
 fn take(
-    way: &Way<'_>,
+    context: &Context<'_>,
     table: &Table,
     message: &Received,
     arena: &mut [u8],
     coalescer: &mut Coalescer,
-    (joinable, known): (Joinable, &mut Option<Known>),
+    joinable: Joinable,
+    last: &mut Option<LastAdmitted>,
 ) {
     let Some(from) = message.from else { return };
     let Range { mut start, end } = message.range;
     if start == end {
-        way.counters.dropped(DropReason::Malformed);
+        context.counters.dropped(DropReason::Malformed);
     }
-    let several = message.segment < message.range.len() || message.range.len() > way.mtu();
-    if several && take_large(way, table, (from, message), arena, (coalescer, known)) {
+    let several = message.segment < message.range.len() || message.range.len() > context.mtu();
+    if several && take_large(context, table, from, message, arena, coalescer, last) {
         return;
     }
     while start < end {
         let stop = end.min(start + message.segment);
-        let admitted = check(way, table, from, &arena[start..stop], known).and_then(|(lead, header)| {
-            // What a peer with a larger MTU sends, the kernel cuts or answers.
-            let fits = header.total <= way.mtu().max(JUMBO);
+        let admitted = check(context, table, from, &arena[start..stop], last).and_then(|(lead, header)| {
+            // Packets of a peer with a larger MTU are fragmented or answered by the kernel.
+            let fits = header.total <= context.mtu().max(JUMBO);
             if !fits {
                 return Err(DropReason::TooBig);
             }
@@ -125,68 +128,76 @@ fn take(
         match admitted {
             Ok((lead, header)) => {
                 let packet = start + lead..start + lead + header.total;
-                way.counters.add(Count::FromPeersPackets, 1);
-                way.counters.add(Count::FromPeersBytes, packet.len() as u64);
+                context.counters.add(Count::FromPeersPackets, 1);
+                context.counters.add(Count::FromPeersBytes, packet.len() as u64);
                 coalescer.push(arena, packet, &header, joinable);
             }
-            Err(reason) => way.counters.dropped(reason),
+            Err(reason) => context.counters.dropped(reason),
         }
         start = stop;
     }
 }
 
-/// Takes a message that is one packet of which the cutting was left to a device. Says whether it is.
+/// Admits a message that is one large packet, whose segmentation was left to a network card. Returns false if it is
+/// none.
 fn take_large(
-    way: &Way<'_>,
+    context: &Context<'_>,
     table: &Table,
-    (from, message): (IpAddr, &Received),
+    from: IpAddr,
+    message: &Received,
     arena: &mut [u8],
-    (coalescer, known): (&mut Coalescer, &mut Option<Known>),
+    coalescer: &mut Coalescer,
+    last: &mut Option<LastAdmitted>,
 ) -> bool {
     let datagram = &arena[message.range.clone()];
-    let Ok((lead, header)) = check(way, table, from, datagram, known) else { return false };
+    let Ok((lead, header)) = check(context, table, from, datagram, last) else { return false };
     let packet = message.range.start + lead..message.range.end;
     let size = Some(message.segment).filter(|size| *size < datagram.len());
-    let vnet = unfinished::large(&header, &arena[packet.clone()], size, way.mtu());
-    let is_one = header.total == packet.len() && (size.is_some() || header.total > way.mtu());
+    let vnet = unfinished::large(&header, &arena[packet.clone()], size, context.mtu());
+    let is_one = header.total == packet.len() && (size.is_some() || header.total > context.mtu());
     let Some(vnet) = vnet.filter(|_| is_one) else { return false };
     if let Err(reason) = message.ecn.pass_on(&header, &mut arena[packet.clone()]) {
-        way.counters.dropped(reason);
+        context.counters.dropped(reason);
         return true;
     }
-    way.counters.add(Count::FromPeersPackets, 1);
-    way.counters.add(Count::FromPeersBytes, packet.len() as u64);
+    context.counters.add(Count::FromPeersPackets, 1);
+    context.counters.add(Count::FromPeersBytes, packet.len() as u64);
     coalescer.push_large(arena, packet, &header, vnet);
     true
 }
 
-/// Whether a datagram may come in, and where its packet begins.
+/// Checks a datagram. Returns the length of its framing, and the inner header.
 #[inline]
 fn check(
-    way: &Way<'_>,
+    context: &Context<'_>,
     table: &Table,
     from: IpAddr,
     datagram: &[u8],
-    known: &mut Option<Known>,
+    last: &mut Option<LastAdmitted>,
 ) -> Result<(usize, Header), DropReason> {
-    let lead = way.shared.tunnel.framing.strip(datagram)?;
+    let lead = context.shared.tunnel.framing.strip(datagram)?;
     let packet = &datagram[lead..];
     let header = Header::parse(packet).ok_or(DropReason::Malformed)?;
-    if !way.shared.tunnel.framing.announces(datagram, header.family) {
+    if !context.shared.tunnel.framing.announces(datagram, header.family) {
         return Err(DropReason::NotIp);
     }
     let (source, destination) = (header.source(packet), header.destination(packet));
-    let same =
-        known.is_some_and(|known| known.from == from && known.source == source && known.destination == destination);
+    let same = last.is_some_and(|last| last.from == from && last.source == source && last.destination == destination);
     if !same {
-        admit(way, table, from, source, destination)?;
-        *known = Some(Known { from, source, destination });
+        admit(context, table, from, source, destination)?;
+        *last = Some(LastAdmitted { from, source, destination });
     }
     Ok((lead, header))
 }
 
-fn admit(way: &Way<'_>, table: &Table, from: IpAddr, source: IpAddr, destination: IpAddr) -> Result<(), DropReason> {
-    let tunnel = &way.shared.tunnel;
+fn admit(
+    context: &Context<'_>,
+    table: &Table,
+    from: IpAddr,
+    source: IpAddr,
+    destination: IpAddr,
+) -> Result<(), DropReason> {
+    let tunnel = &context.shared.tunnel;
     if from == tunnel.local.ip() {
         return Err(DropReason::Loop);
     }
@@ -194,41 +205,42 @@ fn admit(way: &Way<'_>, table: &Table, from: IpAddr, source: IpAddr, destination
         return Err(DropReason::Multicast);
     }
     if tunnel.source_check && table.find(source).is_none_or(|peer| peer.to.ip() != from) {
-        way.shared.note_stranger(from, source);
+        context.shared.note_rejected_sender(from, source);
         return Err(if table.has_sender(from) { DropReason::SourceSubnet } else { DropReason::SourceAddress });
     }
-    // What is for another host would go straight out again.
+    // A packet for another host would go straight out again.
     if tunnel.own.is_some_and(|own| !own.contains(destination)) {
         return Err(DropReason::Destination);
     }
     Ok(())
 }
 
-/// Writes one packet, which may stand for several.
-fn write(way: &Way<'_>, arena: &mut [u8], coalescer: &Coalescer, packet: &Joined) -> io::Result<()> {
+/// Writes one packet, or several that are joined, to the device.
+fn write(context: &Context<'_>, arena: &mut [u8], coalescer: &Coalescer, packet: &Joined) -> io::Result<()> {
     let vnet = packet.seal(arena).to_bytes();
     let first = &arena[packet.first().clone()];
     let count = packet.count();
     let written = if count == 1 {
-        way.tun.write(&[IoSlice::new(&vnet), IoSlice::new(first)])
+        context.tun.write(&[IoSlice::new(&vnet), IoSlice::new(first)])
     } else {
-        way.counters.add(Count::Coalesced, 1);
-        way.counters
+        context.counters.add(Count::Coalesced, 1);
+        context
+            .counters
             .add(Count::CoalescedUdp, u64::from(Header::parse(first).is_some_and(|header| header.protocol == UDP)));
         let mut slices = [IoSlice::new(&[]); MOST + 1];
         slices[0] = IoSlice::new(&vnet);
         slices[1] = IoSlice::new(first);
         let bodies = coalescer.bodies(packet).map(|body| IoSlice::new(&arena[body]));
         slices[2..].iter_mut().zip(bodies).for_each(|(slice, body)| *slice = body);
-        way.tun.write(&slices[..=count])
+        context.tun.write(&slices[..=count])
     };
-    way.counters.add(Count::TunWrites, 1);
+    context.counters.add(Count::TunWrites, 1);
     match written {
         Ok(_) => Ok(()),
         Err(error) if error.raw_os_error() == Some(Errno::EBADFD as i32) => Err(error),
-        // The device is down, or what came is nothing the kernel takes for a packet.
+        // The device is down, or the kernel does not accept the packet.
         Err(_) => {
-            way.counters.add(Count::Dropped(DropReason::WriteError), count as u64);
+            context.counters.add(Count::Dropped(DropReason::WriteError), count as u64);
             Ok(())
         }
     }

@@ -1,12 +1,12 @@
-//! Moving packets between a TUN device and a UDP socket, for kernels that do not encapsulate themselves.
+//! Moves packets between a TUN device and a UDP socket, for kernels that do not encapsulate themselves.
 //!
-//! Flow out: `egress` reads from the device, looks up the peer (`table`), cuts large packets (`split`), puts the
-//! framing before them (`framing`), joins what goes to one peer (`queue`) and sends it (`udp`). Flow in: `ingress`
-//! receives, checks, passes marks of congestion on (`ecn`), joins packets of one flow (`coalesce`) and writes them to the device (`tun`). A `worker` is a
-//! thread that does both; an `engine` is a device with its workers; the [`Forwarder`] has all engines, and is what the
-//! dataplane reads and writes like the kernel itself.
+//! Flow out: `egress` reads from the device, looks up the peer (`table`), segments large packets (`split`), writes the
+//! framing before them (`framing`), joins datagrams to one peer (`queue`) and sends them (`udp`). Flow in: `ingress`
+//! receives, checks, passes congestion marks on (`ecn`), joins packets of one flow (`coalesce`) and writes them to the
+//! device (`tun`). A `worker` is a thread that does both; an `engine` is a device with its workers; the [`Forwarder`]
+//! has all engines, and the dataplane reads and writes it like the kernel itself.
 //!
-//! Off the async runtime. Knows nothing of leases. Payload is copied by the kernel only.
+//! Runs outside of the async runtime. Knows nothing of leases. Payload is copied by the kernel only.
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 
 mod checksum;

@@ -1,4 +1,4 @@
-//! What the engine has to know of an IP packet: where things lie, and no more.
+//! A minimal reader of IP packets: lengths, offsets and addresses.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -6,13 +6,13 @@ use wire_net::Family;
 
 use super::checksum::{fold, sum};
 
-/// Protocol numbers (RFC 1700): the ones that can be cut and joined, and ICMP.
+/// Protocol numbers (RFC 1700): those that can be segmented and joined, and ICMP.
 pub(crate) const TCP: u8 = 6;
 pub(crate) const UDP: u8 = 17;
 pub(crate) const ICMP: u8 = 1;
 pub(crate) const ICMPV6: u8 = 58;
 
-/// The header of an IP packet, looked at but not copied.
+/// The fields of an IP header. Its bytes are not copied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Header {
     pub(crate) family: Family,
@@ -20,25 +20,24 @@ pub(crate) struct Header {
     pub(crate) len: usize,
     /// Bytes of the packet as its header says.
     pub(crate) total: usize,
-    /// What follows the header: the protocol, or the number of an extension header.
+    /// The protocol after the header, or the number of an extension header.
     pub(crate) protocol: u8,
-    /// Part of a packet, and not the first one where `Later`.
     pub(crate) fragment: Fragment,
 }
 
-/// Whether a packet is a part of another.
+/// Fragmentation of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fragment {
     /// A whole packet.
     No,
-    /// The part with the transport header.
+    /// The first fragment, which has the transport header.
     First,
-    /// Another part.
+    /// Any other fragment.
     Later,
 }
 
 impl Header {
-    /// Reads the header of the packet that `bytes` begin with. `None` for what is none, or is cut short.
+    /// Reads the header at the beginning of `bytes`. `None` if they are no IP packet, or truncated.
     #[inline]
     pub(crate) fn parse(bytes: &[u8]) -> Option<Self> {
         match bytes.first()? >> 4 {
@@ -74,7 +73,7 @@ impl Header {
         (total <= bytes.len()).then_some(Self { family: Family::V6, len: 40, total, protocol: header[6], fragment })
     }
 
-    /// Where source and destination lie, one behind the other.
+    /// The range of the source and the destination, one behind the other.
     #[inline]
     pub(crate) const fn addresses(&self) -> std::ops::Range<usize> {
         match self.family {
@@ -83,7 +82,7 @@ impl Header {
         }
     }
 
-    /// The source, of the packet this header was read from.
+    /// The source; `packet` must be the one this header was read from.
     #[inline]
     pub(crate) fn source(&self, packet: &[u8]) -> IpAddr {
         match self.family {
@@ -92,7 +91,7 @@ impl Header {
         }
     }
 
-    /// The destination, of the packet this header was read from.
+    /// The destination; `packet` must be the one this header was read from.
     #[inline]
     pub(crate) fn destination(&self, packet: &[u8]) -> IpAddr {
         match self.family {
@@ -101,7 +100,7 @@ impl Header {
         }
     }
 
-    /// Lowers the TTL (hop limit) by one, with the checksum. False where it is used up.
+    /// Decrements the TTL (hop limit), and updates the checksum. False if the TTL has expired.
     #[inline]
     pub(crate) fn lower_ttl(&self, packet: &mut [u8]) -> bool {
         let at = match self.family {
@@ -120,12 +119,12 @@ impl Header {
         true
     }
 
-    /// Whether the packet may not be fragmented on its way. IPv6 never is (RFC 8200 §4.5).
+    /// True if routers may not fragment the packet. They never fragment IPv6 (RFC 8200 §4.5).
     pub(crate) fn dont_fragment(&self, packet: &[u8]) -> bool {
         self.family == Family::V6 || packet[6] & 0x40 != 0
     }
 
-    /// A number that is the same for all packets of a flow, and for few others.
+    /// A hash that is the same for all packets of a flow, and for few others.
     #[inline]
     pub(crate) fn flow(&self, packet: &[u8]) -> u64 {
         let mut hash = mix(u64::from(self.protocol));

@@ -1,5 +1,5 @@
-//! Datagrams on their way to the socket: those of one peer, one size and one ECN codepoint joined to one message, in order for
-//! each peer.
+//! Datagrams to be sent: those of one peer, one size and one ECN codepoint are joined to one message, in order for each
+//! peer.
 
 use std::net::SocketAddr;
 
@@ -12,15 +12,16 @@ use super::{
 const MOST: usize = 64;
 /// The longest UDP payload over IPv4, in bytes: 65 535 less IP and UDP headers.
 const LONGEST: usize = 65_507;
-/// How far back a peer's last message is looked for.
+/// The number of last messages that are searched for one to the same peer.
 const WINDOW: usize = 8;
 
-/// One datagram: a header in the side array, which may be empty, and bytes of the arena.
+/// One datagram: a header in the side array, which may be empty, and bytes of the arena; of each the offset and the
+/// length.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Datagram {
     pub(crate) head: (u32, u32),
     pub(crate) body: (u32, u32),
-    /// Of its outer header.
+    /// The codepoint of its outer header.
     pub(crate) ecn: Ecn,
 }
 
@@ -36,11 +37,11 @@ impl Datagram {
     }
 }
 
-/// Datagrams for one peer through one socket, of one size but the last.
+/// Datagrams for one peer through one socket, all but the last of one size.
 #[derive(Clone, Debug)]
 pub(crate) struct Run {
     to: SocketAddr,
-    /// Which of the sockets it leaves through.
+    /// The index of the socket that sends it.
     pub(crate) socket: usize,
     size: usize,
     total: usize,
@@ -51,7 +52,7 @@ pub(crate) struct Run {
     last: usize,
 }
 
-/// All that was read in one turn.
+/// All datagrams of one turn.
 #[derive(Debug, Default)]
 pub(crate) struct Queue {
     datagrams: Vec<(Datagram, usize)>,
@@ -64,7 +65,6 @@ impl Queue {
         self.runs.clear();
     }
 
-    /// How many datagrams there are.
     pub(crate) fn len(&self) -> usize {
         self.datagrams.len()
     }
@@ -73,7 +73,7 @@ impl Queue {
         &self.runs
     }
 
-    /// Adds a datagram for a peer through a socket; with `join` to what goes there already.
+    /// Adds a datagram for a peer through a socket; with `join`, to the last message to this peer if possible.
     #[inline]
     pub(crate) fn push(&mut self, to: SocketAddr, socket: usize, datagram: Datagram, join: bool) {
         let (at, len) = (self.datagrams.len(), datagram.len());
@@ -129,7 +129,7 @@ mod tests {
         Datagram { head: (0, head), body: (0, body), ecn: Ecn::NotEct }
     }
 
-    /// What a peer is sent, message by message: the sizes in it.
+    /// The messages in a queue: peer, segment size, and the sizes of their datagrams.
     fn sent(queue: &Queue) -> Vec<(u16, Option<u16>, Vec<u32>)> {
         let message = |run: &Run| {
             let (mut messages, mut pieces) = (Vec::new(), Vec::new());

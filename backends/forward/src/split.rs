@@ -1,7 +1,7 @@
-//! Cutting one large packet of a TUN device into the packets it stands for. Pure.
+//! Segments a large packet of a TUN device. Pure.
 //!
-//! The payload stays where it is: for each segment only a header is written, into a side array, and the segment is that
-//! header and a slice of the payload.
+//! The payload is not moved: for each segment only headers are written, into a side array. A segment is these headers
+//! and a slice of the payload.
 
 use std::ops::Range;
 
@@ -19,30 +19,30 @@ pub(crate) const PSH: u8 = 0x08;
 pub(crate) const ACK: u8 = 0x10;
 pub(crate) const CWR: u8 = 0x80;
 
-/// A packet that is not what its header says.
+/// The packet does not agree with its headers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Malformed;
 
-/// One packet of several: where its headers lie in the side array, and its payload in the packet.
+/// One segment: the range of its headers in the side array, and of its payload in the packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Segment {
     pub(crate) head: Range<usize>,
     pub(crate) body: Range<usize>,
 }
 
-/// Where the parts of a large packet lie.
+/// The layout of a large packet.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Cut {
     header: Header,
     protocol: u8,
-    /// Where the transport header begins, and where the payload does.
+    /// Offsets of the transport header and of the payload.
     transport: usize,
     payload: usize,
     /// Payload bytes of each segment but the last.
     size: usize,
 }
 
-/// Completes the checksum of a packet that leaves as it is.
+/// Completes the checksum of a packet that is not segmented.
 pub(crate) fn complete(vnet: &VnetHeader, header: &Header, packet: &mut [u8]) -> Result<(), Malformed> {
     if !vnet.needs_checksum {
         return Ok(());
@@ -52,7 +52,7 @@ pub(crate) fn complete(vnet: &VnetHeader, header: &Header, packet: &mut [u8]) ->
     if start < header.len || field.end > packet.len() {
         return Err(Malformed);
     }
-    // The field holds the sum of the pseudo header: what is summed over it is the whole sum.
+    // The field holds the sum of the pseudo header, so the sum over the packet includes it.
     let checksum = match !fold(sum(&packet[start..])) {
         // For UDP 0 means none (RFC 768); for TCP it means the same as 0xffff.
         0 => 0xffff,
@@ -63,7 +63,7 @@ pub(crate) fn complete(vnet: &VnetHeader, header: &Header, packet: &mut [u8]) ->
 }
 
 impl Cut {
-    /// Looks at a large packet. `Ok(None)` where it is one packet already.
+    /// Reads the layout of a large packet. `Ok(None)` if it needs no segmentation.
     #[inline]
     pub(crate) fn new(vnet: &VnetHeader, header: &Header, packet: &[u8]) -> Result<Option<Self>, Malformed> {
         let protocol = match vnet.gso {
@@ -92,7 +92,6 @@ impl Cut {
         self.payload + self.size.min(packet.len() - self.payload)
     }
 
-    /// How many segments there are.
     pub(crate) fn count(&self, packet: &[u8]) -> usize {
         (packet.len() - self.payload).div_ceil(self.size)
     }
@@ -103,7 +102,7 @@ impl Cut {
         self.payload
     }
 
-    /// Writes the headers of each segment to the end of `heads`, `lead` before them, and tells where they are.
+    /// Appends `lead` and the headers of each segment to `heads`, and passes the segments to `each`.
     #[inline]
     pub(crate) fn split(&self, packet: &[u8], lead: &[u8], heads: &mut Vec<u8>, mut each: impl FnMut(Segment)) {
         let (model, payload) = packet.split_at(self.payload);
@@ -119,7 +118,7 @@ impl Cut {
         }
     }
 
-    /// Makes the large packet's headers, which `head` holds, those of one segment.
+    /// Rewrites the large packet's headers, a copy of which is `head`, for one segment.
     #[inline]
     fn write(&self, head: &mut [u8], body: &[u8], number: usize, last: bool) {
         set_total(&self.header, head, self.payload + body.len());

@@ -1,4 +1,4 @@
-//! Which peer has an address: the longest prefix that holds it, found in the same time among 3 peers and among 65 000.
+//! Finds the peer of an address by its longest prefix, in the same time among 3 peers and among 65 000.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -9,22 +9,22 @@ use foldhash::fast::RandomState;
 use wire_net::{Family, MacAddr, Prefix};
 use wire_state::Forward;
 
-/// Where packets for one prefix go.
+/// The next hop of one prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Peer {
-    /// The host, with the port of the encapsulation.
+    /// The underlay address of the host, with the port of the encapsulation.
     pub(crate) to: SocketAddr,
-    /// Its inner Ethernet address; zero where the framing has none.
+    /// Its inner MAC address; zero if the framing has none.
     pub(crate) mac: MacAddr,
-    /// The first address of the prefix, which is the far device's own.
+    /// The first address of the prefix, which is the one of the peer's device.
     pub(crate) device: IpAddr,
 }
 
-/// Prefixes of one length to places among the peers. Seeded at random: who writes leases chooses the prefixes, and could choose
-/// those that collide.
+/// Maps prefixes of one length to indexes of peers. The hash has a random seed: who writes leases chooses the prefixes,
+/// and could choose some that collide.
 type Places = HashMap<u128, u32, RandomState>;
 
-/// All peers. Never changed: another takes its place.
+/// All peers. Immutable: a change makes another table.
 #[derive(Debug, Default)]
 pub(crate) struct Table {
     peers: Vec<Peer>,
@@ -64,7 +64,7 @@ impl Table {
         })
     }
 
-    /// Whether a host is a peer at all.
+    /// True if a host is a peer.
     pub(crate) fn has_sender(&self, host: IpAddr) -> bool {
         self.senders.contains(&host)
     }
@@ -78,13 +78,14 @@ mod tests {
 
     use super::*;
 
+    fn prefix(bits: u32, len: u8) -> Prefix {
+        let masked = u128::from(bits) >> (32 - len) << (32 - len);
+        Prefix::from_bits(Family::V4, masked, len).unwrap()
+    }
+
     fn entries(prefixes: &[(u32, u8)]) -> BTreeMap<Prefix, Forward> {
-        let prefix = |(bits, len): &(u32, u8)| {
-            let masked = u128::from(*bits) >> (32 - len) << (32 - len);
-            Prefix::from_bits(Family::V4, masked, *len).unwrap()
-        };
         let hosts = (1u32..).map(|host| IpAddr::V4(host.into()));
-        prefixes.iter().map(prefix).zip(hosts.map(|to| Forward { to, mac: None })).collect()
+        prefixes.iter().map(|(bits, len)| prefix(*bits, *len)).zip(hosts.map(|to| Forward { to, mac: None })).collect()
     }
 
     proptest! {

@@ -1,4 +1,4 @@
-//! A queue of a TUN device. The ioctls that make one are here, and nothing else that is unsafe.
+//! A queue of a TUN device. Here are the ioctls that create one, and no other unsafe code.
 #![expect(unsafe_code, reason = "ioctl has no safe form")]
 
 use std::{
@@ -31,22 +31,23 @@ const CHECKSUM: u64 = 0x01;
 const TSO: u64 = 0x02 | 0x04 | 0x08;
 const USO: u64 = 0x20 | 0x40;
 
-/// Where devices are made.
+/// The file through which TUN devices are created.
 const CONTROL: &str = "/dev/net/tun";
 
-/// One queue: packets that the kernel sends through the device, and the way to give it packets.
+/// One queue: reads packets that the kernel sends through the device, and gives it packets.
 #[derive(Debug)]
 pub(crate) struct Tun {
     file: File,
-    /// What the device takes and gives of large packets.
+    /// The offloads that the device supports, of those that were asked for.
     pub(crate) capabilities: Capabilities,
 }
 
 impl Tun {
-    /// Opens one more queue of the device, which is made if it is not there, and stays when it is closed.
+    /// Opens one more queue of the device. The device is created if it does not exist, and stays when the queue is
+    /// closed.
     ///
     /// # Errors
-    /// Without `/dev/net/tun`, without `CAP_NET_ADMIN`, and where somebody else has a device of that name.
+    /// Without `/dev/net/tun`, without `CAP_NET_ADMIN`, and if somebody else has a device of that name.
     pub(crate) fn open(name: LinkName, wanted: Capabilities) -> io::Result<Self> {
         let file =
             OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC).open(CONTROL)?;
@@ -63,7 +64,7 @@ impl Tun {
     /// Takes over a queue that was opened before.
     ///
     /// # Errors
-    /// When it is none.
+    /// When the descriptor is no queue of a TUN device.
     pub(crate) fn adopt(queue: OwnedFd, wanted: Capabilities) -> io::Result<Self> {
         let file = File::from(queue);
         let size = vnet::LEN as i32;
@@ -100,7 +101,7 @@ impl Tun {
     /// Reads one packet, its [`vnet`] header first.
     ///
     /// # Errors
-    /// `WouldBlock` where there is none.
+    /// `WouldBlock` if there is none.
     #[inline]
     pub(crate) fn read(&self, into: &mut [u8]) -> io::Result<usize> {
         (&self.file).read(into)

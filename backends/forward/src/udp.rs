@@ -26,22 +26,22 @@ pub(crate) use self::{
 };
 use super::ecn::Ecn;
 
-/// So much is kept of what comes in faster than we can take it: 8 MiB, about 15 ms at 4 Gb/s.
+/// Size of the receive buffer: 8 MiB, about 15 ms at 4 Gb/s.
 const INCOMING: usize = 8 << 20;
-/// So much is kept of what the underlay does not take at once: 1 MiB, 8 ms at 1 Gb/s.
+/// Size of the send buffer: 1 MiB, 8 ms at 1 Gb/s.
 const OUTGOING: usize = 1 << 20;
 
-/// What a socket is for.
+/// The use of a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Role {
-    /// What comes in, and what goes out. Others of ours may have the same address, and the kernel deals out to them what comes
-    /// in: other threads, or for a moment what an earlier run has left.
+    /// Receives, and may send. Others of ours may have the same address, and the kernel distributes what comes in among
+    /// them: those of other workers, or for a moment those of an earlier run.
     Listener,
-    /// What goes out. Nobody reads what comes in, so next to nothing of it is kept.
+    /// Sends only. Nobody reads from it, so its receive buffer is as small as possible.
     Sender,
 }
 
-/// A socket.
+/// A UDP socket of one family.
 #[derive(Debug)]
 pub(crate) struct Udp {
     socket: OwnedFd,
@@ -58,13 +58,13 @@ impl Udp {
         let socket = socket(family, SockType::Datagram, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None)?;
         match role {
             Role::Listener => {
-                // Without the right to force it, the kernel's own limit holds.
+                // Without CAP_NET_ADMIN, the host's limit holds.
                 if set(&socket, sockopt::RcvBufForce, &INCOMING).is_err() {
                     set(&socket, sockopt::RcvBuf, &INCOMING)?;
                 }
                 set(&socket, sockopt::ReusePort, &true)?;
             }
-            // The kernel's least, which is more.
+            // The kernel raises this to its minimum.
             Role::Sender => set(&socket, sockopt::RcvBuf, &0)?,
         }
         if set(&socket, sockopt::SndBufForce, &OUTGOING).is_err() {
@@ -88,7 +88,7 @@ impl Udp {
         Self { socket, family: family as libc::sa_family_t }
     }
 
-    /// The address it is on.
+    /// The address it is bound to.
     pub(crate) fn local(&self) -> io::Result<SocketAddr> {
         let address: SockaddrStorage = getsockname(self.socket.as_raw_fd())?;
         let v4 = address.as_sockaddr_in().map(|address| SocketAddr::V4((*address).into()));
@@ -96,29 +96,31 @@ impl Udp {
         v4.or(v6).ok_or_else(|| io::ErrorKind::InvalidData.into())
     }
 
-    /// Asks the kernel to join datagrams on their way in, or not to (`UDP_GRO`, since Linux 5.0). Says whether it does.
-    pub(crate) fn join_incoming(&self, join: bool) -> bool {
-        set(&self.socket, sockopt::UdpGroSegment, &join).is_ok() && join
+    /// Turns on or off that the kernel joins datagrams that come in (`UDP_GRO`, since Linux 5.0). Returns true if it is
+    /// on.
+    pub(crate) fn set_gro(&self, on: bool) -> bool {
+        set(&self.socket, sockopt::UdpGroSegment, &on).is_ok() && on
     }
 
-    /// Asks the kernel to tell the ECN codepoint of what comes in, also of a socket that an earlier run has opened.
+    /// Asks the kernel for the ECN codepoint of each datagram that comes in; also on a socket that an earlier run has
+    /// opened.
     ///
     /// # Errors
-    /// When it does not.
-    pub(crate) fn tell_ecn(&self) -> io::Result<()> {
+    /// When the kernel refuses.
+    pub(crate) fn receive_ecn(&self) -> io::Result<()> {
         match i32::from(self.family) {
             libc::AF_INET => set(&self.socket, sockopt::IpRecvTos, &true),
             _ => set(&self.socket, sockopt::Ipv6RecvTClass, &true),
         }
     }
 
-    /// Lets routers fragment what is longer than a link on the way, as kernel VXLAN does without `df`.
+    /// Lets routers fragment datagrams that are longer than a link's MTU, as kernel VXLAN does without `df`.
     fn allow_fragments(&self) -> io::Result<()> {
         let (level, option) = match i32::from(self.family) {
             libc::AF_INET => (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER),
             _ => (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER),
         };
-        // IP_PMTUDISC_DONT and IPV6_PMTUDISC_DONT are one number.
+        // IP_PMTUDISC_DONT and IPV6_PMTUDISC_DONT have the same value.
         let value: libc::c_int = libc::IP_PMTUDISC_DONT;
         let len = size_of::<libc::c_int>() as libc::socklen_t;
         // SAFETY: the kernel reads an int, which outlives the call.

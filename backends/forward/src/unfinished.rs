@@ -1,9 +1,9 @@
-//! What a peer's kernel left to a device that never did it.
+//! Packets whose checksum or segmentation a peer's kernel left to a network card, and that never passed one.
 //!
-//! A kernel leaves inner checksums, and the cutting of large inner packets, to the network card. Between two virtual machines
-//! or namespaces of one host there is no card, and so a socket gets packets that are not finished: the checksum field holds
-//! the sum of the pseudo header, and TCP or UDP may be many times longer than the MTU. Such packets can be told by that field,
-//! and the TUN device is told in turn.
+//! A kernel leaves inner checksums, and the segmentation of large inner packets, to the network card. Between two
+//! virtual machines or namespaces of one host there is no card, and so a socket gets packets that are not finished: the
+//! checksum field holds the sum of the pseudo header, and TCP or UDP may be many times longer than the MTU. Such
+//! packets are known by that field, and their vnet header leaves the rest to the TUN device.
 
 use super::{
     checksum::{fold, pseudo},
@@ -11,7 +11,7 @@ use super::{
     vnet::{Gso, VnetHeader},
 };
 
-/// What the device is to be told of a packet of which the checksum is missing; `None` where there is one, right or wrong.
+/// The vnet header of a packet whose checksum is missing; `None` if there is one, right or wrong.
 #[inline]
 pub(crate) fn checksum(header: &Header, packet: &[u8]) -> Option<VnetHeader> {
     let offset = match header.protocol {
@@ -30,8 +30,8 @@ pub(crate) fn checksum(header: &Header, packet: &[u8]) -> Option<VnetHeader> {
     })
 }
 
-/// The same of a packet that is still to be cut. `size` is how many bytes the sender's kernel says a UDP datagram has; a TCP
-/// segment may have as many as fit into the MTU.
+/// The vnet header of a packet that is still to be segmented. `size` is the length of a UDP datagram, as the sender's
+/// kernel reports it; a TCP segment is as long as the MTU allows.
 pub(crate) fn large(header: &Header, packet: &[u8], size: Option<usize>, mtu: usize) -> Option<VnetHeader> {
     let vnet = checksum(header, packet)?;
     let transport = &packet[header.len..header.total];

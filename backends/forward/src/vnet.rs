@@ -1,4 +1,4 @@
-//! The header that a TUN device puts before each packet when it is asked to cut and join packets for us
+//! The header that a TUN device puts before each packet when it segments and joins packets for us
 //! (`struct virtio_net_hdr` of linux/virtio_net.h, in the machine's own byte order).
 
 /// Bytes of the header.
@@ -9,7 +9,7 @@ const NEEDS_CHECKSUM: u8 = 1;
 /// `VIRTIO_NET_HDR_GSO_ECN`.
 const ECN: u8 = 0x80;
 
-/// What a packet holds.
+/// The kind of packets that a large one is segmented into.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Gso {
     /// One packet (`VIRTIO_NET_HDR_GSO_NONE`).
@@ -22,26 +22,25 @@ pub(crate) enum Gso {
     Udp,
 }
 
-/// The header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct VnetHeader {
     pub(crate) gso: Gso,
-    /// Whether the first of the segments has the CWR flag and the others have not.
+    /// True if only the first of the segments has the CWR flag.
     pub(crate) ecn: bool,
-    /// Whether the checksum is not whole: its field holds the sum of the pseudo header.
+    /// True if the checksum is not complete: its field holds the sum of the pseudo header.
     pub(crate) needs_checksum: bool,
-    /// Bytes of the headers before the payload. Of a forwarded packet not to be trusted.
+    /// Bytes of the headers before the payload. Not reliable for a forwarded packet.
     pub(crate) header_len: u16,
     /// Payload bytes of each segment but the last.
     pub(crate) gso_size: u16,
-    /// Where the transport header begins.
+    /// Offset of the transport header.
     pub(crate) checksum_start: u16,
-    /// Where its checksum lies, from there.
+    /// Offset of the checksum in the transport header.
     pub(crate) checksum_offset: u16,
 }
 
 impl VnetHeader {
-    /// That of a packet which is whole as it is.
+    /// The header of a packet that is complete.
     pub(crate) const PLAIN: Self = Self {
         gso: Gso::None,
         ecn: false,
@@ -52,7 +51,7 @@ impl VnetHeader {
         checksum_offset: 0,
     };
 
-    /// Reads one. `None` for a kind of packet we never asked for.
+    /// Decodes a header. `None` for a kind of packet that we have not enabled.
     #[inline]
     pub(crate) fn parse(bytes: &[u8; LEN]) -> Option<Self> {
         let gso = match bytes[1] & !ECN {
@@ -74,7 +73,6 @@ impl VnetHeader {
         })
     }
 
-    /// Writes it.
     #[inline]
     pub(crate) fn to_bytes(self) -> [u8; LEN] {
         let gso = match self.gso {

@@ -1,7 +1,7 @@
-//! One thread that moves packets both ways.
+//! A thread that moves packets in both directions.
 //!
-//! Both directions in one thread: what the kernel answers to a packet at once (an echo reply, an acknowledgement) is there
-//! to be read as soon as the packet is written, without another thread to wake.
+//! Both directions are in one thread: the kernel's immediate answer to a packet (an echo reply, an acknowledgement) can
+//! be read as soon as the packet is written, without waking another thread.
 
 use std::{
     io,
@@ -30,7 +30,7 @@ use super::{
     tun::Tun, udp::Udp,
 };
 
-/// What all workers of a tunnel share.
+/// The state that all workers of a tunnel share.
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) tunnel: Tunnel,
@@ -38,38 +38,38 @@ pub(crate) struct Shared {
     pub(crate) table: ArcSwap<Table>,
     /// One for each worker.
     pub(crate) counters: Vec<Counters>,
-    /// What the kernel does for us, but for `gso`.
+    /// The kernel's offloads in use, except `gso`.
     pub(crate) capabilities: Capabilities,
-    /// Whether several datagrams go in one message. Given up where a link cannot do it.
+    /// True while several datagrams are sent in one message. Disabled if a link cannot do it.
     pub(crate) gso: AtomicBool,
-    /// What another run may go on with.
+    /// The descriptors that the next run may take over.
     pub(crate) handles: Vec<Handle>,
-    /// The last sender that was turned away, and the source within.
-    pub(crate) stranger: Mutex<Option<(IpAddr, IpAddr)>>,
+    /// The last outer source that the source check rejected, and the inner source of its packet.
+    pub(crate) rejected_sender: Mutex<Option<(IpAddr, IpAddr)>>,
     pub(crate) begun: Gate,
     pub(crate) stopping: AtomicBool,
-    /// Is notified when a worker has ended by itself.
+    /// Is notified when a worker has ended on its own.
     pub(crate) ended: Arc<Notify>,
-    /// Whether one has: its thread may still be there for a moment when that is told.
+    /// True once a worker has ended on its own. Its thread may still exist for a moment when that is notified.
     pub(crate) has_died: AtomicBool,
-    /// What the workers are to suffer in their next turn.
+    /// A fault that the workers suffer in their next turn.
     pub(crate) fault: OnceLock<Fault>,
 }
 
-/// What a thread suffers, for tests of what comes of it.
+/// A fault of a thread, to test what follows from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// It blocks for ever.
     Hang,
-    /// It dies.
+    /// It panics.
     Panic,
 }
 
 impl Fault {
-    /// Lets it happen to the thread that calls this.
+    /// Makes the calling thread suffer the fault.
     ///
     /// # Panics
-    /// Where that is the fault.
+    /// If the fault is [`Fault::Panic`].
     pub fn happen(self) -> ! {
         match self {
             Self::Hang => loop {
@@ -81,21 +81,21 @@ impl Fault {
 }
 
 impl Shared {
-    /// What is in use, which may be less than what was asked for.
+    /// The offloads in use, which may be less than what was asked for.
     pub(crate) fn capabilities(&self) -> Capabilities {
         Capabilities { gso: self.gso.load(Ordering::Relaxed), ..self.capabilities }
     }
 
     #[cold]
-    pub(crate) fn note_stranger(&self, from: IpAddr, source: IpAddr) {
-        // A packet is not worth waiting for.
-        if let Ok(mut stranger) = self.stranger.try_lock() {
-            *stranger = Some((from, source));
+    pub(crate) fn note_rejected_sender(&self, from: IpAddr, source: IpAddr) {
+        // No packet waits for the lock.
+        if let Ok(mut last) = self.rejected_sender.try_lock() {
+            *last = Some((from, source));
         }
     }
 }
 
-/// Opens once.
+/// Opens once, and then lets all threads pass.
 #[derive(Debug, Default)]
 pub(crate) struct Gate {
     is_open: Mutex<bool>,
@@ -108,15 +108,15 @@ impl Gate {
         self.opened.notify_all();
     }
 
-    /// Waits until it is open, but not for ever.
-    fn wait(&self, patience: Duration) {
+    /// Waits until it is open, at most for `timeout`.
+    fn wait(&self, timeout: Duration) {
         let is_open = self.is_open.lock().unwrap_or_else(PoisonError::into_inner);
-        drop(self.opened.wait_timeout_while(is_open, patience, |is_open| !*is_open));
+        drop(self.opened.wait_timeout_while(is_open, timeout, |is_open| !*is_open));
     }
 }
 
-/// What a worker works with in one turn.
-pub(crate) struct Way<'a> {
+/// The state, the device and the sockets that a worker uses in one turn.
+pub(crate) struct Context<'a> {
     pub(crate) shared: &'a Shared,
     pub(crate) counters: &'a Counters,
     pub(crate) tun: &'a Tun,
@@ -124,41 +124,41 @@ pub(crate) struct Way<'a> {
     pub(crate) sockets: &'a [Udp],
 }
 
-impl Way<'_> {
+impl Context<'_> {
     /// The longest inner packet, in bytes.
     #[inline]
     pub(crate) fn mtu(&self) -> usize {
         self.shared.mtu.load(Ordering::Relaxed) as usize
     }
 
-    /// What may be joined on its way to the device.
+    /// The protocols whose packets may be joined for the device.
     pub(crate) const fn joinable(&self) -> Joinable {
         Joinable { tcp: self.tun.capabilities.tso, udp: self.tun.capabilities.uso }
     }
 }
 
-/// One worker.
 pub(crate) struct Worker {
     pub(crate) shared: Arc<Shared>,
     pub(crate) number: usize,
     pub(crate) tun: Tun,
-    /// What comes in.
+    /// Receives, and sends if there are no `senders`.
     pub(crate) socket: Udp,
-    /// What goes out, where it does not go through the same socket.
+    /// Send, each from a port of its own: for VXLAN only.
     pub(crate) senders: Vec<Udp>,
     pub(crate) stop: Arc<EventFd>,
 }
 
-/// How long a worker waits for its first table: what waits in the device would find no peer before. A host may be alone.
+/// The longest wait of a worker for its first table: before it, packets that wait in the device would find no peer. A
+/// host that is alone gets none.
 const FIRST_TABLE: Duration = Duration::from_millis(500);
 
 impl Worker {
-    /// Works until it is told to stop.
+    /// Moves packets until it is told to stop.
     ///
     /// # Errors
-    /// When the device is gone, or the socket is of no use.
+    /// When the device is gone, or the socket fails.
     pub(crate) fn run(self) -> io::Result<()> {
-        let _word = LastWord(&self.shared);
+        let _report = EndReport(&self.shared);
         self.shared.begun.wait(FIRST_TABLE);
         self.work()
     }
@@ -167,9 +167,9 @@ impl Worker {
         let (mut egress, mut ingress) = (Egress::new(), Ingress::new());
         let sockets = if self.senders.is_empty() { std::slice::from_ref(&self.socket) } else { &self.senders };
         let counters = &self.shared.counters[self.number];
-        let way = Way { shared: &self.shared, counters, tun: &self.tun, sockets };
+        let context = Context { shared: &self.shared, counters, tun: &self.tun, sockets };
         let mut incoming = true;
-        // Looked at in each turn: under load nothing is waited for.
+        // Checked in each turn: under load there is no wait.
         while !self.shared.stopping.load(Ordering::Relaxed) {
             counters.begin_turn();
             if let Some(fault) = self.shared.fault.get() {
@@ -177,10 +177,10 @@ impl Worker {
             }
             let table = self.shared.table.load();
             if incoming {
-                incoming = ingress.turn(&way, &table, &self.socket)?;
+                incoming = ingress.turn(&context, &table, &self.socket)?;
             }
-            // After what came in: the answers to it are there by now.
-            let outgoing = egress.turn(&way, &table)?;
+            // After the packets that came in: the answers to them are there by now.
+            let outgoing = egress.turn(&context, &table)?;
             if !incoming {
                 drop(table);
                 counters.rest();
@@ -190,7 +190,7 @@ impl Worker {
         Ok(())
     }
 
-    /// Waits for packets, or only looks whether there are any. Says whether some came in.
+    /// Waits for packets, if `idle`, else only looks for them. Returns true if some came in.
     fn wait(&self, idle: bool) -> io::Result<bool> {
         let asked = |fd| PollFd::new(fd, PollFlags::POLLIN);
         let mut wait = [asked(self.socket.as_fd()), asked(self.tun.as_fd()), asked(self.stop.as_fd())];
@@ -207,10 +207,10 @@ impl Worker {
     }
 }
 
-/// Tells that a worker has ended, also by a panic, unless it was asked to.
-struct LastWord<'a>(&'a Shared);
+/// Reports that a worker has ended, also by a panic, unless it was told to stop.
+struct EndReport<'a>(&'a Shared);
 
-impl Drop for LastWord<'_> {
+impl Drop for EndReport<'_> {
     fn drop(&mut self) {
         if !self.0.stopping.load(Ordering::Relaxed) {
             self.0.has_died.store(true, Ordering::Relaxed);

@@ -1,5 +1,5 @@
-//! Reading netlink attributes one by one. Only what we need is looked at, so that an attribute of a newer kernel, or a form
-//! the message crates do not know yet, hides nothing.
+//! Reads netlink attributes one by one. Others than the ones asked for are skipped, so that an attribute of a newer
+//! kernel, or one in a form that the message crates do not know yet, does not make the rest unreadable.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -8,7 +8,7 @@ use wire_net::MacAddr;
 /// The type's two upper bits are flags (`NLA_TYPE_MASK` of linux/netlink.h).
 const TYPE_MASK: u16 = 0x3fff;
 
-/// The attributes in `bytes`: number and value. Ends at the first that is cut short.
+/// Iterates over the attributes in `bytes`: type and value. Stops at the first truncated one.
 pub fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     std::iter::from_fn(move || {
         let (head, _) = bytes.split_first_chunk::<4>()?;
@@ -20,7 +20,7 @@ pub fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     })
 }
 
-/// The netlink messages in a datagram: type, flags, sequence number, body. Ends at the first that is cut short.
+/// Iterates over the netlink messages in a datagram: header and body. Stops at the first truncated one.
 pub fn messages(mut bytes: &[u8]) -> impl Iterator<Item = (Header, &[u8])> {
     std::iter::from_fn(move || {
         let len = usize::try_from(number(bytes.get(..4)?)?).ok()?;
@@ -35,7 +35,7 @@ pub fn messages(mut bytes: &[u8]) -> impl Iterator<Item = (Header, &[u8])> {
     })
 }
 
-/// What of a `struct nlmsghdr` we look at.
+/// The fields of a `struct nlmsghdr` that are used.
 #[derive(Clone, Copy)]
 pub struct Header {
     /// `nlmsg_type`.
@@ -46,13 +46,13 @@ pub struct Header {
     pub sequence: u32,
 }
 
-/// A number of 32 bits, in this host's byte order.
+/// Reads a 32-bit number in the host's byte order. `None` if there are fewer than four bytes.
 #[must_use]
 pub fn number(value: &[u8]) -> Option<u32> {
     Some(u32::from_ne_bytes(*value.first_chunk()?))
 }
 
-/// An address, by the length of its bytes.
+/// Reads an IP address: IPv4 from 4 bytes, IPv6 from 16.
 #[must_use]
 pub fn address(value: &[u8]) -> Option<IpAddr> {
     match value.len() {
@@ -62,13 +62,13 @@ pub fn address(value: &[u8]) -> Option<IpAddr> {
     }
 }
 
-/// An Ethernet address.
+/// Reads an Ethernet address, from exactly 6 bytes.
 #[must_use]
 pub fn mac(value: &[u8]) -> Option<MacAddr> {
     Some(MacAddr::new(value.try_into().ok()?))
 }
 
-/// A text that ends with a zero byte.
+/// Reads UTF-8 text, without the zero byte at its end.
 #[must_use]
 pub fn text(value: &[u8]) -> Option<&str> {
     std::str::from_utf8(value.strip_suffix(&[0]).unwrap_or(value)).ok()

@@ -1,4 +1,4 @@
-//! Network namespaces to try things in.
+//! Network namespaces for tests.
 #![allow(clippy::unwrap_used, clippy::missing_panics_doc, reason = "for tests")]
 
 use std::process::Command;
@@ -8,32 +8,33 @@ use nix::{
     unistd::Uid,
 };
 
-/// Runs `test` on a thread in a fresh network namespace, which goes with it. Skips loudly without root.
+/// Runs `test` on a thread in a new network namespace, which is deleted with the thread. Without root the test is
+/// skipped with a message, or fails if `WIRE_TESTS_REQUIRE_LAB` is 1.
 pub fn in_namespace(test: impl FnOnce() + Send + 'static) {
     if !Uid::effective().is_root() {
         assert!(std::env::var("WIRE_TESTS_REQUIRE_LAB").as_deref() != Ok("1"), "this test needs root");
         eprintln!("SKIPPED: this test needs root");
         return;
     }
-    let isolated = move || {
+    let thread = std::thread::spawn(move || {
         unshare(CloneFlags::CLONE_NEWNET).unwrap();
         test();
-    };
-    std::thread::spawn(isolated).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    });
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
 }
 
-/// Takes all capabilities from this thread.
+/// Drops all effective capabilities of this thread.
 pub fn drop_privileges() {
     caps::clear(None, caps::CapSet::Effective).unwrap();
 }
 
-/// A runtime on this thread.
+/// Builds a tokio runtime that runs on the calling thread.
 #[must_use]
 pub fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
 }
 
-/// The output of a shell command, which has to succeed.
+/// Runs a shell command, which must succeed, and returns its standard output.
 pub fn run(command: &str) -> String {
     let output = Command::new("sh").args(["-ec", command]).output().unwrap();
     assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));

@@ -1,6 +1,7 @@
-//! Netlink as the other crates speak it: a socket for requests, batches that are answered once, attributes one by one.
+//! Netlink for the crates that talk to the kernel: a request socket, batches with one acknowledgement, and a reader of
+//! attributes.
 //!
-//! Knows neither links nor rules: what the messages say is their senders' to know.
+//! Knows nothing of links or rules: the callers build and interpret the messages.
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 
 pub mod attribute;

@@ -1,8 +1,8 @@
-//! One netlink socket for requests: dumps, and batches without an answer to each message.
+//! A netlink socket for requests: dumps, and batches in which only errors are answered.
 //!
-//! The kernel reports an error for a message whether or not an answer was asked for; it is the answers to successes that
-//! cost (docs/adr/0002). So a batch asks for none, and ends with a message that does nothing but is answered: by then every
-//! error of the batch has arrived.
+//! The kernel reports an error for a message whether or not an acknowledgement was requested; the acknowledgements of
+//! successes are what costs time (docs/adr/0002). So a batch requests none, and ends with a no-op message that is
+//! acknowledged: when that answer arrives, every error of the batch has arrived.
 
 use std::io;
 
@@ -22,29 +22,30 @@ use wire_state::{Attempt, DataplaneError, OpError};
 
 use crate::attribute::{Header, attributes, messages, number, text};
 
-/// Messages in one send: more gain nothing, and all errors of a batch have to fit into the receive buffer.
+/// Messages per send: more are not faster, and all errors of one send must fit into the receive buffer.
 const CHUNK: usize = 256;
-/// Forced where we may (CAP_NET_ADMIN), so that a batch of errors never overflows it.
+/// Size of the receive buffer in bytes, so that the errors of a batch never overflow it. Exceeding the host's limit
+/// needs CAP_NET_ADMIN.
 pub const RECEIVE_BUFFER: usize = 8 << 20;
-/// What the largest transaction needs: the sets of 65 000 peers.
+/// Size of the send buffer in bytes: enough for the largest transaction, the sets of 65 000 peers.
 const SEND_BUFFER: usize = 16 << 20;
-/// The kernel answers while it is being asked. Longer means that the answer is lost.
+/// The kernel answers within the call that sends the request. An answer that takes longer than this is lost.
 const TIMEOUT_SECONDS: i64 = 5;
-/// Attempts at a dump while what it lists changes.
+/// Attempts at a dump that the kernel reports as inconsistent (`NLM_F_DUMP_INTR`).
 const DUMPS: usize = 8;
-/// What the kernel writes in one go is at most 32 KiB (`netlink_dump` of net/netlink/af_netlink.c).
+/// Bytes to receive in one call; the kernel writes at most 32 KiB at once (`netlink_dump` of net/netlink/af_netlink.c).
 pub const LONGEST_DATAGRAM: usize = 64 << 10;
 /// `NLMSGERR_ATTR_MSG` of linux/netlink.h.
 const ERROR_TEXT: u16 = 1;
 
-/// A socket for requests.
+/// A netlink socket that sends requests and waits for their answers.
 pub struct Netlink {
     socket: Socket,
     sequence: u32,
     buffer: Vec<u8>,
 }
 
-/// Requests to be sent together.
+/// Messages that are sent together.
 #[derive(Default)]
 pub struct Batch {
     bytes: Vec<u8>,
@@ -52,7 +53,7 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// Adds a message: type, flags beside `NLM_F_REQUEST`, body.
+    /// Appends a message. `NLM_F_REQUEST` is added to its flags.
     pub fn push(&mut self, kind: u16, flags: u16, body: &impl Emitable) {
         let start = self.bytes.len();
         let len = 16 + body.buffer_len();
@@ -65,7 +66,7 @@ impl Batch {
         body.emit(&mut message[16..]);
     }
 
-    /// Asks for an answer to each message, for comparison.
+    /// Requests an acknowledgement of each message, to compare the cost.
     #[cfg(any(test, feature = "lab"))]
     pub fn ask_for_all_answers(&mut self) {
         for start in &self.starts {
@@ -73,14 +74,14 @@ impl Batch {
         }
     }
 
-    /// How many messages there are.
+    /// The number of messages.
     #[must_use]
     pub fn count(&self) -> usize {
         self.starts.len()
     }
 }
 
-/// A message with nothing in it.
+/// The body of the no-op message that ends a batch.
 struct Nothing;
 
 impl Emitable for Nothing {
@@ -92,37 +93,21 @@ impl Emitable for Nothing {
 }
 
 impl Netlink {
-    /// A socket of rtnetlink, in the network namespace of the calling thread.
+    /// Opens an rtnetlink socket in the network namespace of the calling thread.
     ///
     /// # Errors
-    /// When there is no netlink.
+    /// When the kernel refuses the socket.
     pub fn open() -> Result<Self, DataplaneError> {
         Self::of(NETLINK_ROUTE)
     }
 
-    /// A socket of one of netlink's protocols.
+    /// Opens a socket of this netlink protocol (`NETLINK_*`).
     pub fn of(protocol: isize) -> Result<Self, DataplaneError> {
-        let open = || -> io::Result<Socket> {
-            let mut socket = Socket::new(protocol)?;
-            socket.bind_auto()?;
-            force_buffer(&socket);
-            // A transaction is sent whole.
-            let _ = setsockopt(&socket, sockopt::SndBufForce, &SEND_BUFFER);
-            let timeout = TimeVal::new(TIMEOUT_SECONDS, 0);
-            setsockopt(&socket, sockopt::ReceiveTimeout, &timeout)?;
-            setsockopt(&socket, sockopt::SendTimeout, &timeout)?;
-            // Linux 4.20 and later filter dumps for us; before, we get all and filter ourselves.
-            let _ = socket.set_netlink_get_strict_chk(true);
-            // Errors without the message they are about, and with an explanation: Linux 4.12.
-            let _ = socket.set_cap_ack(true);
-            let _ = socket.set_ext_ack(true);
-            Ok(socket)
-        };
-        let socket = open().map_err(DataplaneError::Open)?;
+        let socket = open_socket(protocol).map_err(DataplaneError::Open)?;
         Ok(Self { socket, sequence: 0, buffer: Vec::with_capacity(LONGEST_DATAGRAM) })
     }
 
-    /// Asks for a list and hands over its entries, all of one moment.
+    /// Dumps a list and returns its entries, from one consistent snapshot.
     pub fn dump<T>(
         &mut self,
         what: &'static str,
@@ -143,7 +128,8 @@ impl Netlink {
         Err(DataplaneError::Unsteady { what })
     }
 
-    /// Sends one request and hands over the messages of its answer. False where the answer is of no single moment.
+    /// Sends one request and passes each message of the answer to `each`. Returns false if the list changed during the
+    /// dump.
     pub fn ask(&mut self, batch: &mut Batch, mut each: impl FnMut(&[u8])) -> io::Result<bool> {
         self.sequence = self.sequence.wrapping_add(1);
         let sequence = self.sequence;
@@ -172,7 +158,7 @@ impl Netlink {
         }
     }
 
-    /// Sends all of `batch`, in order, and says of each message what became of it.
+    /// Sends all of `batch` in order and returns the outcome of each message.
     pub fn send(&mut self, batch: &mut Batch) -> Vec<Attempt> {
         let mut results: Vec<Attempt> = (0..batch.count()).map(|_| Ok(())).collect();
         let mut chunk = Vec::new();
@@ -196,12 +182,13 @@ impl Netlink {
         results
     }
 
-    /// Sends a transaction: a first message that begins it, some that each ask for an answer, and a last that ends it. Says
-    /// what became of the whole, which is what the first error says.
+    /// Sends a transaction: a message that begins it, messages that each request an acknowledgement, and one that ends
+    /// it. Returns the first error, which is the outcome of the whole.
     pub fn transact(&mut self, batch: &mut Batch) -> Attempt {
         let begin = self.sequence.wrapping_add(1);
         self.sequence = number_from(self.sequence, &batch.starts, &mut batch.bytes);
-        // The kernel answers all when it has done with all. To one that it does not even begin, it says so alone.
+        // The kernel answers after it has processed the whole transaction. If it refuses to begin, it answers only the
+        // first message.
         let last = self.sequence.wrapping_sub(1);
         let mut outcome = Ok(());
         self.socket.send(&batch.bytes, 0).map_err(|source| OpError::new(source, None))?;
@@ -209,7 +196,7 @@ impl Netlink {
             self.receive().map_err(|source| OpError::new(source, None))?;
             for (header, body) in messages(&self.buffer).filter(|(header, _)| header.kind == NLMSG_ERROR) {
                 if header.sequence.wrapping_sub(begin) > last.wrapping_sub(begin) {
-                    // To something earlier that was given up.
+                    // An answer to an earlier request that timed out.
                     continue;
                 }
                 if error_code(body) != 0 && outcome.is_ok() {
@@ -229,10 +216,10 @@ impl Netlink {
             for (header, body) in messages(&self.buffer).filter(|(header, _)| header.kind == NLMSG_ERROR) {
                 let index = usize::try_from(header.sequence.wrapping_sub(first)).unwrap_or(usize::MAX);
                 if index == results.len() {
-                    // The barrier: all that came before has been dealt with.
+                    // The barrier: every message before it has been processed.
                     return Ok(());
                 }
-                // Beyond it lie answers to something earlier that was given up.
+                // Any other number is an answer to an earlier request that timed out.
                 if let Some(result) = results.get_mut(index)
                     && error_code(body) != 0
                 {
@@ -254,7 +241,24 @@ impl Netlink {
     }
 }
 
-/// Gives messages the sequence numbers after `last`, and says the last of them.
+fn open_socket(protocol: isize) -> io::Result<Socket> {
+    let mut socket = Socket::new(protocol)?;
+    socket.bind_auto()?;
+    force_buffer(&socket);
+    // A transaction is sent in one call.
+    let _ = setsockopt(&socket, sockopt::SndBufForce, &SEND_BUFFER);
+    let timeout = TimeVal::new(TIMEOUT_SECONDS, 0);
+    setsockopt(&socket, sockopt::ReceiveTimeout, &timeout)?;
+    setsockopt(&socket, sockopt::SendTimeout, &timeout)?;
+    // Linux 4.20 and later filter dumps for us; before, we get all and filter ourselves.
+    let _ = socket.set_netlink_get_strict_chk(true);
+    // Errors do not repeat the request, and carry the kernel's explanation: Linux 4.12.
+    let _ = socket.set_cap_ack(true);
+    let _ = socket.set_ext_ack(true);
+    Ok(socket)
+}
+
+/// Numbers the messages from the one after `last`, and returns the last number.
 fn number_from(last: u32, starts: &[usize], bytes: &mut [u8]) -> u32 {
     starts.iter().fold(last, |last, start| {
         let sequence = last.wrapping_add(1);
@@ -263,7 +267,7 @@ fn number_from(last: u32, starts: &[usize], bytes: &mut [u8]) -> u32 {
     })
 }
 
-/// Makes the receive buffer large. Without CAP_NET_ADMIN, as large as the host allows.
+/// Enlarges the receive buffer to [`RECEIVE_BUFFER`]; without CAP_NET_ADMIN, to the host's limit.
 pub fn force_buffer(socket: &Socket) {
     if setsockopt(socket, sockopt::RcvBufForce, &RECEIVE_BUFFER).is_err() {
         let _ = setsockopt(socket, sockopt::RcvBuf, &RECEIVE_BUFFER);

@@ -1,4 +1,4 @@
-//! What the packet filter has counted.
+//! The counters of our table.
 
 use std::{collections::BTreeSet, net::IpAddr};
 
@@ -6,29 +6,29 @@ use wire_net::DualStack;
 use wire_state::{DataplaneError, Element};
 
 use super::FirewallDataplane;
-use crate::side::counter;
+use crate::family_rules::counter;
 
-/// What our table has counted since it was put there, in packets.
+/// The packets that our table has counted since it was created.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counted {
-    /// Encapsulated packets that were dropped since their sender has no lease.
-    pub strangers: u64,
-    /// Some of those senders of the last hour.
+    /// Encapsulated packets dropped because their sender has no lease.
+    pub unknown_peers: u64,
+    /// The addresses of such senders in the last hour; not all, since the set is bounded.
     pub senders: BTreeSet<IpAddr>,
-    /// The same senders, each with inner sources it used.
+    /// The same senders, each with an inner source it has used.
     pub claims: BTreeSet<(IpAddr, IpAddr)>,
-    /// Encapsulated packets that were dropped since a container sent them.
+    /// Encapsulated packets dropped because a container sent them.
     pub containers: u64,
-    /// Packets of peers that were dropped since their inner source is none that the peer may have.
+    /// Packets of peers dropped because the peer may not use their inner source.
     pub spoofed: u64,
-    /// Encapsulated packets we let in, by the family of the overlay.
+    /// Encapsulated packets that our rules accepted, by the family of the overlay.
     pub arrived: DualStack<u64>,
-    /// Encapsulated packets that all others let in too, of families in which they are counted.
+    /// Encapsulated packets that all rules of others accepted too, for families in which they are counted.
     pub delivered: DualStack<u64>,
 }
 
 impl FirewallDataplane {
-    /// What our table has counted.
+    /// Reads the counters of our table.
     ///
     /// # Errors
     /// When the kernel does not answer.
@@ -36,7 +36,7 @@ impl FirewallDataplane {
         let counters = self.netfilter()?.counters()?;
         let of = |name| counters.get(name).copied().unwrap_or_default();
         let mut counted = Counted {
-            strangers: of(counter::STRANGERS),
+            unknown_peers: of(counter::UNKNOWN_PEERS),
             senders: BTreeSet::new(),
             claims: BTreeSet::new(),
             containers: of(counter::CONTAINERS),
@@ -44,7 +44,7 @@ impl FirewallDataplane {
             arrived: DualStack::from_fn(|family| counters.get(counter::arrived(family)).copied()),
             delivered: DualStack::from_fn(|family| counters.get(counter::delivered(family)).copied()),
         };
-        if counted.strangers > 0 {
+        if counted.unknown_peers > 0 {
             for family in ["v4", "v6"] {
                 let noted = self.netfilter()?.noted(&format!("strangers-{family}"))?;
                 counted.senders.extend(noted.into_iter().filter_map(|element| match element {

@@ -1,29 +1,29 @@
-//! Our flowtable in the kernel, and kernels without any.
+//! Our flowtable in the kernel, and the fallback for kernels that refuse it.
 
 use std::{collections::BTreeMap, time::Instant};
 
 use wire_state::{ErrorKind, Flowtable, OpError, Table};
 
-use super::{ANOTHER_TRY, FirewallDataplane};
-use crate::{Surroundings, netfilter::Netfilter};
+use super::{FirewallDataplane, RETRY_PAUSE};
+use crate::{HostFacts, netfilter::Netfilter};
 
 #[derive(Default)]
 pub(super) struct Flows {
-    /// Those of our table as they were read last.
+    /// The flowtables of our table, from the last read.
     pub(super) read: BTreeMap<String, Flowtable>,
-    /// Why our table could not be put with one, and since when.
-    lack: Option<(Instant, OpError)>,
+    /// Why our table could not be written with a flowtable, and since when.
+    error: Option<(Instant, OpError)>,
 }
 
 impl Flows {
-    /// Notes the outcome of a put; true where it failed and may succeed without a flowtable.
+    /// Records the outcome of writing the table. True if it failed and may succeed without a flowtable.
     pub(super) fn have_failed(&mut self, table: &Table, error: Option<&OpError>) -> bool {
-        // Where there is no nft, the whole table is what is missed.
+        // Without nft, the table fails with and without a flowtable.
         if table.flowtables.is_empty() || error.is_some_and(|error| error.kind == ErrorKind::NoProgram) {
             return false;
         }
-        self.lack = error.map(|error| (Instant::now(), error.again()));
-        self.lack.is_some()
+        self.error = error.map(|error| (Instant::now(), error.again()));
+        self.error.is_some()
     }
 }
 
@@ -31,22 +31,23 @@ impl FirewallDataplane {
     /// False for a minute after the kernel has refused a flowtable.
     #[must_use]
     pub fn tries_flowtables(&self) -> bool {
-        self.flows.lack.as_ref().is_none_or(|(since, _)| since.elapsed() > ANOTHER_TRY)
+        self.flows.error.as_ref().is_none_or(|(since, _)| since.elapsed() > RETRY_PAUSE)
     }
 
-    /// Why the kernel holds no flowtable of ours.
+    /// The reason why the kernel holds no flowtable of ours.
     #[must_use]
-    pub fn lack_of_flowtables(&self) -> Option<&OpError> {
-        self.flows.lack.as_ref().map(|(_, error)| error)
+    pub fn flowtable_error(&self) -> Option<&OpError> {
+        self.flows.error.as_ref().map(|(_, error)| error)
     }
 
-    /// True where these surroundings promise more than the last put could do: another round asks for less.
+    /// True if `facts` promise more than the last write achieved: another round asks for less.
     #[must_use]
-    pub fn holds_less(&self, around: &Surroundings) -> bool {
-        self.nftables < around.nftables || (!around.hookable.is_empty() && self.flows.lack.is_some())
+    pub fn holds_less(&self, facts: &HostFacts) -> bool {
+        self.nftables < facts.nftables || (!facts.hookable.is_empty() && self.flows.error.is_some())
     }
 
-    /// The kernel takes a link that goes out of a flowtable without a new generation of the ruleset.
+    /// Compares the flowtables with the last read: when a link is deleted, the kernel removes it from a flowtable
+    /// without a new generation of the ruleset.
     pub(super) fn have_flowtables_changed(&mut self) -> bool {
         if self.flows.read.is_empty() {
             return false;

@@ -1,4 +1,5 @@
-//! Taking away what is ours, where it is not the reconciler's: in the iptables that is not in use, and tables left empty.
+//! Removes what the reconciler does not see of ours: chains in the iptables variant that is not in use, and tables left
+//! empty.
 
 use std::collections::BTreeSet;
 
@@ -13,11 +14,11 @@ use crate::{
 };
 
 impl FirewallDataplane {
-    /// Removes our chains from the iptables that was not used at the last read: they stay there where the host, or Docker, was
-    /// switched from iptables-nft to iptables-legacy or back. Says how many those were.
+    /// Removes our chains from the iptables variant that the last read did not use, and returns their number. They are
+    /// left there when the host, or Docker, is switched between iptables-nft and iptables-legacy.
     ///
     /// # Errors
-    /// When a program of that iptables fails. One that is not installed has nothing of ours.
+    /// When a program of that variant fails. A variant that is not installed holds nothing of ours.
     pub fn remove_from_other_iptables(&mut self) -> Result<usize, OpError> {
         let mut removed = 0;
         for (family, programs) in self.programs.clone() {
@@ -47,8 +48,8 @@ impl FirewallDataplane {
         Ok(removed)
     }
 
-    /// Deletes the tables that had chains of ours and by now hold nothing. iptables-nft makes a table with its first chain, and
-    /// never removes one.
+    /// Deletes the tables that had chains of ours and are now empty: iptables-nft creates a table with its first chain,
+    /// and never deletes one.
     pub fn remove_bare_tables(&mut self, had: &FirewallState) {
         let tables: BTreeSet<ChainTable> =
             had.chains.keys().filter(|name| name.name.starts_with(OURS)).map(|name| name.table).collect();
@@ -59,13 +60,13 @@ impl FirewallDataplane {
         }
     }
 
-    /// What could not be read the last time, and may hold something of ours.
+    /// The error of a part that the last read could not read, and that may hold rules of ours.
     pub fn unread(&mut self) -> Option<OpError> {
         let unread: Vec<(Part, OpError)> = self.unreadable.iter().map(|(part, error)| (*part, error.again())).collect();
         unread.into_iter().find(|(part, error)| self.may_hold_ours(*part, error.kind)).map(|(_, error)| error)
     }
 
-    /// Where there is no such packet filter there is nothing of ours; where only its programs are gone there may be.
+    /// A packet filter that the kernel lacks holds nothing of ours. If only its programs are missing, it may.
     fn may_hold_ours(&mut self, part: Part, why: ErrorKind) -> bool {
         match (why, part) {
             (ErrorKind::Unsupported, _) => false,

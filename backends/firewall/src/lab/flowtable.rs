@@ -1,7 +1,7 @@
 use std::collections::BTreeSet;
 
 use super::*;
-use crate::{FirewallPolicy, OverlayDevice, Surroundings, tests::wanted_over};
+use crate::{FirewallPolicy, HostFacts, OverlayDevice, tests::wanted_over};
 
 /// Both kinds of kernel: one without flowtables refuses the table that has one, and gets one that has none.
 #[test]
@@ -9,24 +9,24 @@ fn a_flowtable_is_put_where_the_kernel_has_them_and_all_else_everywhere() {
     in_namespace(|| {
         run("ip link add docker0 type bridge; ip link add flannel.1 type bridge; ip link add flannel-v6.1 type bridge");
         let mut reconciler = reconciler();
-        let around = Surroundings { bridges: ["docker0".parse().unwrap()].into(), ..Surroundings::default() };
+        let facts = HostFacts { bridges: ["docker0".parse().unwrap()].into(), ..HostFacts::default() };
         let want = |reconciler: &mut Reconciler<FirewallDataplane>| {
             let devices = OverlayDevice::of(&crate::tests::devices(true));
             let mut links = wire_kernel::Links::open().unwrap();
             let there = devices.iter().map(|(_, device)| device.link).filter(|link| links.has(*link));
-            let there = there.chain(around.bridges.iter().copied());
+            let there = there.chain(facts.bridges.iter().copied());
             let hookable = if reconciler.driver().tries_flowtables() { there.collect() } else { BTreeSet::new() };
-            let around = Surroundings { hookable, ..around.clone() };
+            let facts = HostFacts { hookable, ..facts.clone() };
             let policy = FirewallPolicy { flowtable: true, ..policy(true) };
-            let firewall = wanted_over(&policy, &[2], &around, None);
-            (firewall, around)
+            let firewall = wanted_over(&policy, &[2], &facts, None);
+            (firewall, facts)
         };
         let (whole, around_it) = want(&mut reconciler);
         assert_eq!(around_it.hookable.len(), 3);
         let report = reconciler.round(&whole);
         let refused = reconciler.driver().holds_less(&around_it);
         assert_eq!(report.converged, !refused, "{report:?}");
-        assert_eq!(reconciler.driver().lack_of_flowtables().is_some(), refused);
+        assert_eq!(reconciler.driver().flowtable_error().is_some(), refused);
         assert_eq!(reconciler.driver().nftables(), Nftables::Whole, "nothing else is missed");
         let (rest, around_it) = want(&mut reconciler);
         assert!(reconciler.round(&rest).converged);

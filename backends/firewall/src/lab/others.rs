@@ -1,8 +1,8 @@
-//! Beside what others have in the packet filter: flanneld, Docker, an operator.
+//! Our rules beside those of others: flanneld, Docker, an operator.
 
 use wire_state::{ErrorKind, Failure, Rule, TableName};
 
-use super::{reconciler, repair, ruleset, surroundings, want};
+use super::{host_facts, reconciler, repair, ruleset, want};
 use wire_netlink::lab::{in_namespace, run};
 
 use crate::{
@@ -117,22 +117,21 @@ fn dockers_own_nftables_let_our_mark_pass_or_are_named() {
         run(
             "ip link add br-42 type bridge; ip addr add 10.5.1.1/26 dev br-42; ip link add dummy9 type bridge; ip addr add 10.9.1.1/24 dev dummy9",
         );
-        let around = surroundings(&mut reconciler, &subnets);
-        assert_eq!(around.bridges.iter().map(ToString::to_string).collect::<Vec<_>>(), ["br-42"]);
-        let links: Vec<_> =
-            around.links.iter().map(|link| (link.name.as_str(), link.is_bridge, link.is_used)).collect();
+        let facts = host_facts(&mut reconciler, &subnets);
+        assert_eq!(facts.bridges.iter().map(ToString::to_string).collect::<Vec<_>>(), ["br-42"]);
+        let links: Vec<_> = facts.links.iter().map(|link| (link.name.as_str(), link.is_bridge, link.is_used)).collect();
         assert_eq!(links, [("br-42", true, false), ("dummy9", true, false)]);
-        assert_eq!(around.links[1].addresses, [("10.9.1.1".parse().unwrap(), 24)]);
-        assert_eq!(around.docker, DockerRules::Iptables);
+        assert_eq!(facts.links[1].addresses, [("10.9.1.1".parse().unwrap(), 24)]);
+        assert_eq!(facts.docker, DockerRules::Iptables);
         run(
             "nft add table ip docker-bridges; nft add chain ip docker-bridges raw-PREROUTING '{ type filter hook prerouting priority raw; }'",
         );
-        let around = surroundings(&mut reconciler, &subnets);
-        assert_eq!(around.docker, DockerRules::Unmarked);
+        let facts = host_facts(&mut reconciler, &subnets);
+        assert_eq!(facts.docker, DockerRules::Unmarked);
         run("nft add rule ip docker-bridges raw-PREROUTING meta mark '&' 0x1000 == 0x1000 counter accept");
-        let around = surroundings(&mut reconciler, &subnets);
-        assert_eq!(around.docker, DockerRules::Marked);
-        let want = wanted_around(&policy(true), &[2], &around);
+        let facts = host_facts(&mut reconciler, &subnets);
+        assert_eq!(facts.docker, DockerRules::Marked);
+        let want = wanted_around(&policy(true), &[2], &facts);
         assert!(reconciler.round(&want).converged);
         assert_eq!(run("nft list chain inet wire-agent arriving | grep -c 'mark set'").trim(), "2");
         reconciler.invalidate();
@@ -140,7 +139,7 @@ fn dockers_own_nftables_let_our_mark_pass_or_are_named() {
     });
 }
 
-/// iptables-nft says nothing of what it does not understand, and all is well to it.
+/// Rules that iptables-nft does not understand and leaves out of its output without a word.
 #[test]
 fn a_table_that_iptables_does_not_show_is_named_and_left_alone() {
     for (native, named) in [

@@ -1,4 +1,5 @@
-//! What the table lets in, sent over the loopback device: a host is a peer, a stranger or a container by its address alone.
+//! Packets that the table lets in, sent over the loopback device: a host is a peer, an unknown peer or a container by
+//! its address alone.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 
@@ -9,11 +10,11 @@ use super::reconciler;
 use wire_netlink::lab::{in_namespace, run};
 
 use crate::{
-    FirewallPolicy, Masquerade, Nftables, Senders, Surroundings,
+    FirewallPolicy, HostFacts, Masquerade, Nftables, Senders,
     tests::{bounded, policy, wanted, wanted_over},
 };
 
-/// An inner frame behind so many VLAN tags, in which the bytes where the inner source of an untagged one lies are `seen`.
+/// An inner frame behind these VLAN tags. The bytes that would be the inner source of an untagged frame are `seen`.
 fn tagged(tags: &[u16], ether_type: u16, seen: IpAddr) -> Vec<u8> {
     let mut frame = vec![2; 12];
     frame.extend(tags.iter().flat_map(|tag| [tag.to_be_bytes(), [0, 0]].concat()));
@@ -27,7 +28,7 @@ fn tagged(tags: &[u16], ether_type: u16, seen: IpAddr) -> Vec<u8> {
     [&[8, 0, 0, 0, 0, 0, 1, 0], frame.as_slice()].concat()
 }
 
-/// The kernel takes off all VLAN tags with VID 0, and what lay behind them counts then.
+/// The kernel removes all VLAN tags with VID 0, and then uses the header behind them.
 #[test]
 fn a_peers_frame_with_vlan_tags_or_of_another_family_is_dropped_and_counted_whatever_lies_where_its_source_would() {
     const ODD: [(&[u16], u16); 9] = [
@@ -45,7 +46,7 @@ fn a_peers_frame_with_vlan_tags_or_of_another_family_is_dropped_and_counted_what
         run("ip link set lo up; ip address add 192.0.2.1/24 dev lo; ip address add 192.0.2.2/24 dev lo
              ip address add 2001:db8::1/64 dev lo nodad; ip address add 2001:db8::2/64 dev lo nodad");
         let mut reconciler = reconciler();
-        // All is sent over lo: where the devices send through another link, it comes from elsewhere than usual.
+        // All is sent over lo: if the devices send through another link, it comes by an unusual one.
         for (nftables, parent, v4_len) in [
             (Nftables::Whole, None, 24),
             (Nftables::Whole, Some("lo"), 24),
@@ -55,10 +56,10 @@ fn a_peers_frame_with_vlan_tags_or_of_another_family_is_dropped_and_counted_what
         ] {
             let mut policy = policy(true);
             policy.pools.v4.as_mut().unwrap().subnet_len = v4_len;
-            let around = Surroundings { nftables, ..Surroundings::default() };
+            let facts = HostFacts { nftables, ..HostFacts::default() };
             // Counts begin anew with each table.
             assert!(reconciler.round(&FirewallState::default()).converged);
-            let want = wanted_over(&policy, &[2], &around, parent);
+            let want = wanted_over(&policy, &[2], &facts, parent);
             assert!(reconciler.round(&want).converged);
             for (family, peer, victim, source, own, other) in [
                 (Family::V4, "192.0.2.2:0", "192.0.2.1:8472", "10.5.2.9", 0x0800, 0x86dd),
@@ -84,7 +85,7 @@ fn a_peers_frame_with_vlan_tags_or_of_another_family_is_dropped_and_counted_what
                 assert_eq!(counted.spoofed - before, ODD.len() as u64 + 1);
                 assert_eq!(counted.arrived.get(family), Some(&1));
             }
-            // What a rule has counted makes it no other one.
+            // The count of a rule is no part of its identity.
             reconciler.invalidate();
             let report = reconciler.round(&want);
             assert!(report.read_back && report.written == 0, "{report:?}");
@@ -105,7 +106,7 @@ fn a_peer_that_lives_in_the_network_beside_the_range_is_heard_and_what_may_be_a_
             assert!(reconciler.round(&want).converged);
             reconciler.invalidate();
             assert_eq!(reconciler.round(&want).written, 0);
-            for (family, victim, inner, peer, container, stranger) in [
+            for (family, victim, inner, peer, container, unknown) in [
                 (Family::V4, "192.0.2.1", "10.5.2.9", "192.0.2.2", "192.0.10.7", "127.0.0.9"),
                 (Family::V6, "2001:db8::1", "fd00:5:0:2::9", "2001:db8::2", "2001:db8:10::7", "::1"),
             ] {
@@ -120,11 +121,11 @@ fn a_peer_that_lives_in_the_network_beside_the_range_is_heard_and_what_may_be_a_
                     UdpSocket::bind(address(from)).unwrap().send_to(&frame, victim).unwrap();
                     usize::from(ear.recv(&mut [0; 200]).is_ok())
                 };
-                assert_eq!([arrives(peer), arrives(stranger)], heard, "{senders:?} {family}");
+                assert_eq!([arrives(peer), arrives(unknown)], heard, "{senders:?} {family}");
                 assert_eq!(arrives(container), 0, "{senders:?} {family}");
                 let counted = reconciler.driver().counted().unwrap();
                 assert_eq!(counted.containers - before.containers, 1, "{counted:?}");
-                let claim = (address(stranger).ip(), inner.parse().unwrap());
+                let claim = (address(unknown).ip(), inner.parse().unwrap());
                 assert_eq!(counted.claims.contains(&claim), senders == Senders::Peers, "{counted:?}");
             }
         }
@@ -159,7 +160,7 @@ fn what_comes_in_fragments_is_judged_whole_in_both_families_whatever_is_masquera
                     let before = put_together();
                     socket.send_to(&frame, victim).unwrap();
                     let heard = ear.recv(&mut [0; 4000]).ok();
-                    // Of IPv6 that is counted where it is taken.
+                    // For IPv6, reassembly is counted only if the packet is delivered.
                     assert!(heard.is_none() || before != put_together(), "it came whole");
                     heard
                 };

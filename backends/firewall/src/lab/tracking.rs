@@ -1,11 +1,11 @@
-//! Who needs encapsulated packets tracked, as real programs put their rules.
+//! Rules that need encapsulated packets tracked, as real programs write them.
 
 use std::collections::BTreeMap;
 
 use wire_net::Family;
 use wire_state::Reconciler;
 
-use super::{reconciler, surroundings, want};
+use super::{host_facts, reconciler, want};
 use wire_netlink::lab::{in_namespace, run};
 
 use crate::FirewallDataplane;
@@ -72,8 +72,8 @@ fn a_rule_that_looks_at_connections_on_the_way_in_is_found_and_no_other() {
     for (script, expected) in cases {
         in_namespace(move || {
             run(&script);
-            let around = surroundings(&mut reconciler(), &[]);
-            assert_eq!(around.tracked.into_iter().collect::<Vec<_>>(), expected, "{script}");
+            let facts = host_facts(&mut reconciler(), &[]);
+            assert_eq!(facts.tracked.into_iter().collect::<Vec<_>>(), expected, "{script}");
         });
     }
 }
@@ -82,7 +82,7 @@ fn a_rule_that_looks_at_connections_on_the_way_in_is_found_and_no_other() {
 fn what_others_change_later_is_seen_and_ours_is_none_of_it() {
     in_namespace(|| {
         let mut reconciler = reconciler();
-        let tracked = |reconciler: &mut Reconciler<FirewallDataplane>| surroundings(reconciler, &[]).tracked;
+        let tracked = |reconciler: &mut Reconciler<FirewallDataplane>| host_facts(reconciler, &[]).tracked;
         assert!(reconciler.round(&want(&[2])).converged);
         // Ours has `ct status`.
         assert_eq!(tracked(&mut reconciler), BTreeMap::new());

@@ -1,4 +1,4 @@
-//! Flowtables, as the kernel tells of them (linux/netfilter/nf_tables.h).
+//! Reads flowtables (linux/netfilter/nf_tables.h).
 
 use std::collections::BTreeMap;
 
@@ -17,7 +17,7 @@ use crate::{
 const GET_FLOWTABLE: u16 = NFTABLES | 23;
 
 impl Netfilter {
-    /// The flowtables of our table. A kernel without any has none.
+    /// The flowtables of our table; empty on a kernel without flowtables.
     pub(crate) fn flowtables(&mut self) -> Result<BTreeMap<String, Flowtable>, DataplaneError> {
         // NFTA_FLOWTABLE_TABLE
         let request = || Body::new(INET).named(1, NAME);

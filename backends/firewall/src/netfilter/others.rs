@@ -1,4 +1,4 @@
-//! The rules of everyone else, as far as they look at connections.
+//! Reads the rules of others, to find those that use connection tracking.
 
 use wire_state::DataplaneError;
 
@@ -8,13 +8,13 @@ use super::{GET_CHAIN, GET_RULE, GET_SET, INET, IPV4, IPV6, Netfilter, ours};
 use wire_netlink::attribute::{attributes, text};
 
 use crate::{
-    decode::{be32, does, does_one, find, hook_of},
+    decode::{be32, expression_effects, find, hook_of, rule_effects},
     encode::Body,
     tracking::{ChainId, Chains, OtherChain},
 };
 
 impl Netfilter {
-    /// The chains of others that packets of IP pass, and what their rules do.
+    /// The chains of others that IP packets pass, with the effects of their rules.
     pub(crate) fn chains_of_others(&mut self) -> Result<Chains, DataplaneError> {
         // NFTA_CHAIN_NAME, NFTA_CHAIN_HOOK, NFTA_HOOK_HOOKNUM
         let chains = self.dump("chains of all tables", GET_CHAIN, &|| Body::new(0), |body| {
@@ -25,25 +25,26 @@ impl Netfilter {
         let mut chains: Chains = chains.into_iter().collect();
         // NFTA_RULE_CHAIN, NFTA_RULE_EXPRESSIONS
         let rules = self.dump("rules of all tables", GET_RULE, &|| Body::new(0), |body| {
-            Some((id(body, 2)?, does(find(body, 4).unwrap_or_default())))
+            Some((id(body, 2)?, rule_effects(find(body, 4).unwrap_or_default())))
         })?;
-        for (id, does) in rules {
-            chains.entry(id).or_default().does.add(does);
+        for (id, effects) in rules {
+            chains.entry(id).or_default().effects.add(effects);
         }
-        // A set may do something with each element it is asked for, and it is not known who asks.
+        // A set may have expressions that run at each lookup, and which rules use it is not known: it counts as a chain
+        // of its own.
         // NFTA_SET_NAME, NFTA_SET_EXPR, NFTA_SET_EXPRESSIONS
         let sets = self.dump("sets of all tables", GET_SET, &|| Body::new(0), |body| {
-            let mut done = find(body, 17).map(does_one).unwrap_or_default();
-            done.add(find(body, 18).map(does).unwrap_or_default());
+            let mut effects = find(body, 17).map(expression_effects).unwrap_or_default();
+            effects.add(find(body, 18).map(rule_effects).unwrap_or_default());
             let set = ChainId { chain: format!("set {}", find(body, 2).and_then(text)?), ..id(body, 2)? };
-            done.looks.then_some((set, OtherChain { hook: Some(Hook::Input), does: done }))
+            effects.uses_conntrack.then_some((set, OtherChain { hook: Some(Hook::Input), effects }))
         })?;
         chains.extend(sets);
         Ok(chains)
     }
 }
 
-/// The chain that a message is about, by the number of the attribute with its name; none of ours.
+/// The chain that a message is about; `name` is the number of the attribute with its name. `None` for a chain of ours.
 fn id(body: &[u8], name: u16) -> Option<ChainId> {
     let family = match *body.first()? {
         INET => "inet",

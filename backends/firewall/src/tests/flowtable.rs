@@ -1,13 +1,13 @@
-//! What a flowtable adds to the table.
+//! The rules that a flowtable adds to the table.
 
 use super::*;
 
-/// Our table where there are these links.
+/// Our table on a host with these links.
 fn table_with(flowtable: bool, hookable: &[&str]) -> Table {
     let hookable = hookable.iter().map(|link| name(link)).collect();
-    let around = Surroundings { bridges: [name("docker0")].into(), hookable, ..Surroundings::default() };
+    let facts = HostFacts { bridges: [name("docker0")].into(), hookable, ..HostFacts::default() };
     let policy = FirewallPolicy { flowtable, ..policy(true) };
-    wanted_around(&policy, &[2], &around).tables.remove(&TableName::Ours).unwrap()
+    wanted_around(&policy, &[2], &facts).tables.remove(&TableName::Ours).unwrap()
 }
 
 #[test]
@@ -56,7 +56,7 @@ fn one_without_a_link_that_is_there_or_with_flags_is_another_one() {
         plan(&firewall(&have), &firewall(&want)).ops
     };
     assert_eq!(change(|_| {}), []);
-    // As the kernel leaves it where the device was made anew.
+    // The state that the kernel leaves when the device was created again.
     assert_eq!(
         change(|table| table.devices.retain(|device| *device != name("flannel.1"))),
         [FirewallOp::PutTable(want.clone())]

@@ -4,9 +4,9 @@ use super::*;
 
 /// The texts of one chain's rules.
 fn rules_of(chain: &str, devices: &NetState, nftables: Nftables) -> Vec<String> {
-    let around = Surroundings { nftables, ..Surroundings::default() };
+    let facts = HostFacts { nftables, ..HostFacts::default() };
     let devices = OverlayDevice::of(devices);
-    let mut firewall = policy(true).desired(peer(1, true).subnet, &all_of(&[2], true).into_iter(), &devices, &around);
+    let mut firewall = policy(true).desired(peer(1, true).subnet, &all_of(&[2], true).into_iter(), &devices, &facts);
     let chain = firewall.tables.remove(&TableName::Ours).unwrap().chains.remove(chain).unwrap();
     chain.rules.into_iter().map(|rule| rule.text).collect()
 }
@@ -24,7 +24,7 @@ fn no_inner_source_is_looked_at_but_behind_the_inner_ether_type_of_its_family() 
     let over_a_bridge = wanted_over(
         &policy(true),
         &[2],
-        &Surroundings { bridges: [name("br0")].into(), ..Surroundings::default() },
+        &HostFacts { bridges: [name("br0")].into(), ..HostFacts::default() },
         Some("br0"),
     );
     let over_a_bridge = &over_a_bridge.tables[&TableName::Ours].chains["arriving"].rules;
@@ -39,7 +39,7 @@ fn no_inner_source_is_looked_at_but_behind_the_inner_ether_type_of_its_family() 
             format!("{link} ip6 daddr 2001:db8::1 {header} @th,224,16 0x86dd ip6 saddr . @th,304,64 @subnets-v6-64 ");
         assert!(first.starts_with(&v4) && second.starts_with(&v6), "{rules:#?}");
     }
-    // Where sources are not looked at, neither is what would hide them let in.
+    // Even if inner sources are not compared, packets with VLAN tags that would hide them are not let in.
     let simple = rules(&devices(true), Nftables::Simple);
     assert!(starts(&simple, "@th,224,16 0x0800 ip saddr @peers-v4 "), "{simple:#?}");
     for rules in [whole, simple] {
@@ -59,7 +59,7 @@ fn no_inner_source_is_looked_at_but_behind_the_inner_ether_type_of_its_family() 
     };
     let link = Link::ours(LinkKind::Tun(Some(tunnel)), Mtu(1472));
     let raw = NetState { links: [(name("flannel0"), link)].into(), ..NetState::default() };
-    // Nor has it a header by which all others are told before connections are tracked.
+    // It has no header either, by which other packets are recognized before connection tracking.
     let judged = rules_of("encapsulated-in", &raw, Nftables::Whole);
     // Of those to our port alone, and not by what the kernel's VXLAN was let in with: the packet inside has that too.
     assert_eq!(judged[1..3], ["udp dport != 8285 accept", "meta priority 7769:1 accept"], "{judged:#?}");
@@ -74,8 +74,8 @@ fn no_inner_source_is_looked_at_but_behind_the_inner_ether_type_of_its_family() 
 fn what_comes_in_is_tracked_only_in_the_family_in_which_somebody_needs_that() {
     let of = |tracked: &[Family]| {
         let tracked = tracked.iter().map(|family| (*family, "somebody looks".to_owned())).collect();
-        let around = Surroundings { tracked, ..Surroundings::default() };
-        let firewall = wanted_around(&policy(true), &[2], &around);
+        let facts = HostFacts { tracked, ..HostFacts::default() };
+        let firewall = wanted_around(&policy(true), &[2], &facts);
         let rules = &firewall.tables[&TableName::Ours].chains["arriving"].rules;
         ["v4", "v6"].map(|family| {
             let usual = |rule: &&Rule| rule.text.contains("daddr") && rule.text.contains(&format!("@subnets-{family}"));
@@ -98,8 +98,7 @@ fn a_lease_of_another_length_or_at_an_address_of_containers_is_none_that_one_has
         let mut policy = policy(false);
         policy.pools.v4.as_mut().unwrap().subnet_len = subnet_len;
         let devices = OverlayDevice::of(&devices(false));
-        let mut firewall =
-            policy.desired(peer(1, false).subnet, &peers.into_iter(), &devices, &Surroundings::default());
+        let mut firewall = policy.desired(peer(1, false).subnet, &peers.into_iter(), &devices, &HostFacts::default());
         firewall.tables.remove(&TableName::Ours).unwrap().sets
     };
     let pair = |public: &str, subnet: &str| (public.parse().unwrap(), subnet.parse().unwrap());
@@ -116,8 +115,8 @@ fn a_lease_of_another_length_or_at_an_address_of_containers_is_none_that_one_has
 #[test]
 fn what_others_let_in_is_counted_where_they_are_doubted() {
     let counts = |doubted: &[Family]| {
-        let around = Surroundings { doubted: doubted.iter().copied().collect(), ..Surroundings::default() };
-        let firewall = wanted_around(&policy(true), &[2], &around);
+        let facts = HostFacts { doubted: doubted.iter().copied().collect(), ..HostFacts::default() };
+        let firewall = wanted_around(&policy(true), &[2], &facts);
         let table = &firewall.tables[&TableName::Ours];
         let chain = table.chains.get("encapsulated-delivered").map_or(0, |chain| chain.rules.len());
         (chain, ["v4", "v6"].map(|family| table.counters.contains(&format!("delivered-{family}"))))

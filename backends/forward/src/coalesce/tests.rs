@@ -4,7 +4,7 @@ use super::{super::packet::put32, *};
 
 const BOTH: Joinable = Joinable { tcp: true, udp: true };
 
-/// A large packet as a device gives it: header, payload, and what the device says of it.
+/// A large packet as a device gives it: header, payload, and vnet header.
 #[derive(Clone, Debug)]
 struct Large {
     vnet: VnetHeader,
@@ -102,7 +102,7 @@ impl Shape {
     }
 }
 
-/// The packets a large one stands for.
+/// The packets that a large one is segmented into.
 fn split(large: &Large) -> Vec<Vec<u8>> {
     let header = Header::parse(&large.bytes).unwrap();
     let cut = super::super::split::Cut::new(&large.vnet, &header, &large.bytes).unwrap().unwrap();
@@ -111,7 +111,7 @@ fn split(large: &Large) -> Vec<Vec<u8>> {
     segments.into_iter().map(|segment| [&heads[segment.head], &large.bytes[segment.body]].concat()).collect()
 }
 
-/// Takes the flag away, and puts the checksum right.
+/// Clears the flag, and corrects the checksum.
 fn without_cwr(packet: &mut [u8]) {
     let header = Header::parse(packet).unwrap();
     let start = header.len;
@@ -121,7 +121,7 @@ fn without_cwr(packet: &mut [u8]) {
     packet[start + 16..start + 18].copy_from_slice(&(!fold(total)).to_ne_bytes());
 }
 
-/// What the device is given for packets that came in.
+/// The packets that the device gets for those that came in.
 fn coalesce(packets: &[Vec<u8>], joinable: Joinable) -> Vec<Large> {
     let mut arena = packets.concat();
     let mut coalescer = Coalescer::default();

@@ -1,4 +1,4 @@
-//! Many datagrams in one call, several of them in one message where the kernel can cut and join them (`UDP_SEGMENT` and
+//! Many datagrams in one call, and several in one message if the kernel can segment and join them (`UDP_SEGMENT` and
 //! `UDP_GRO` of udp(7)).
 
 use std::{
@@ -21,17 +21,17 @@ use super::{Ecn, Message, Piece, Udp};
 // SAFETY: CMSG_SPACE is arithmetic.
 const CONTROL: usize = 2 * unsafe { libc::CMSG_SPACE(size_of::<libc::c_int>() as u32) } as usize;
 
-/// Room that sending needs, to be used again.
+/// Buffers for sending, to be used again.
 #[derive(Default)]
 pub(crate) struct Outbox {
     names: Vec<Name>,
-    /// Of each message, and how long they are.
+    /// The control messages of each message, and their length.
     controls: Vec<(Control, usize)>,
     vectors: Vec<libc::iovec>,
     headers: Vec<libc::mmsghdr>,
 }
 
-/// Room that receiving needs, to be used again, and what was received.
+/// Buffers for receiving, to be used again, and the received messages.
 pub(crate) struct Inbox {
     names: Vec<Name>,
     controls: Vec<Control>,
@@ -45,11 +45,11 @@ pub(crate) struct Inbox {
 pub(crate) struct Received {
     /// The sender; `None` for an address of neither family.
     pub(crate) from: Option<IpAddr>,
-    /// Where its bytes lie.
+    /// The range of its bytes in the arena.
     pub(crate) range: Range<usize>,
-    /// The size of each datagram in it but the last, where there are several.
+    /// The size of each datagram in it but the last, if there are several.
     pub(crate) segment: usize,
-    /// Of the outer header: the kernel joins only what has the same.
+    /// The codepoint of the outer header: the kernel joins only datagrams with the same one.
     pub(crate) ecn: Ecn,
 }
 
@@ -67,19 +67,20 @@ union Name {
 }
 
 impl Udp {
-    /// Sends messages in order and says how many went. Fewer than all mean that the next one failed; asked again with that
-    /// one first, the error is its own.
+    /// Sends messages in order, and returns the number that was sent. If it is less than all, the next message failed;
+    /// a call that begins with that one returns its error.
     ///
     /// # Errors
-    /// Why the first message did not go.
+    /// The error of the first message.
     ///
     /// # Panics
-    /// Where a message or a piece lies outside of what is given.
+    /// If a message or a piece lies outside of the given arrays.
     pub(crate) fn send(
         &self,
         messages: &[Message],
         pieces: &[Piece],
-        (heads, bodies): (&[u8], &[u8]),
+        heads: &[u8],
+        bodies: &[u8],
         outbox: &mut Outbox,
     ) -> io::Result<usize> {
         outbox.clear();
@@ -120,11 +121,11 @@ impl Udp {
         usize::try_from(sent).map_err(|_| io::Error::last_os_error())
     }
 
-    /// Receives what there is, `most` messages at once: each into one of the equal parts of `arena`, of which there are as
-    /// many as `inbox` has room for.
+    /// Receives up to `most` messages at once, each into one of the equal parts of `arena`. There are as many parts as
+    /// `inbox` has room for messages.
     ///
     /// # Errors
-    /// `WouldBlock` where there is nothing.
+    /// `WouldBlock` if there is none.
     pub(crate) fn receive<'a>(
         &self,
         arena: &mut [u8],
@@ -161,11 +162,11 @@ impl Udp {
             let start = number * part;
             let len = (header.msg_len as usize).min(part);
             let whole = header.msg_hdr.msg_flags & libc::MSG_TRUNC == 0;
-            let (segment, ecn) = told(&header.msg_hdr);
+            let (segment, ecn) = read_control(&header.msg_hdr);
             let segment = segment.filter(|size| *size > 0 && *size < len).unwrap_or(len);
             inbox.received.push(Received {
                 from: inbox.names[number].address(),
-                // What is longer than its room is nothing we could use.
+                // A truncated message is of no use.
                 range: start..start + if whole { len } else { 0 },
                 segment: segment.max(1),
                 ecn,
@@ -185,7 +186,7 @@ impl Outbox {
 }
 
 impl Inbox {
-    /// Room for so many messages.
+    /// Buffers for this many messages.
     pub(crate) fn new(messages: usize) -> Self {
         let vector = libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 };
         Self {
@@ -204,23 +205,23 @@ unsafe impl Send for Outbox {}
 unsafe impl Send for Inbox {}
 
 impl Control {
-    /// The control messages of a message to send, one behind the other, and how long they are together.
+    /// The control messages of a message to send, one behind the other, and their total length.
     fn of(message: &Message, ipv4: bool) -> (Self, usize) {
         let (mut control, mut len) = (Self([0; CONTROL]), 0);
         if let Some(size) = message.segment {
-            len += control.put(len, (libc::SOL_UDP, libc::UDP_SEGMENT), &size.to_ne_bytes());
+            len += control.put(len, libc::SOL_UDP, libc::UDP_SEGMENT, &size.to_ne_bytes());
         }
-        // Not-ECT is what the socket sends by itself.
+        // Not-ECT is the socket's default.
         if message.ecn != Ecn::NotEct {
-            let of_family =
+            let (level, option) =
                 if ipv4 { (libc::IPPROTO_IP, libc::IP_TOS) } else { (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) };
-            len += control.put(len, of_family, &libc::c_int::from(message.ecn.bits()).to_ne_bytes());
+            len += control.put(len, level, option, &libc::c_int::from(message.ecn.bits()).to_ne_bytes());
         }
         (control, len)
     }
 
-    /// Writes a `struct cmsghdr` and its data, and says how much room they take.
-    fn put(&mut self, at: usize, (level, option): (libc::c_int, libc::c_int), data: &[u8]) -> usize {
+    /// Writes a `struct cmsghdr` and its data, and returns the space they take.
+    fn put(&mut self, at: usize, level: libc::c_int, option: libc::c_int, data: &[u8]) -> usize {
         // SAFETY: CMSG_LEN and CMSG_SPACE are arithmetic.
         let (len, space) = unsafe {
             let len = data.len() as libc::c_uint;
@@ -235,9 +236,9 @@ impl Control {
     }
 }
 
-/// What the kernel says of a message: the size of joined datagrams, where it has joined some (`UDP_GRO`), and the codepoint of
-/// their outer header.
-fn told(header: &libc::msghdr) -> (Option<usize>, Ecn) {
+/// Reads the control messages of a received message: the size of joined datagrams, if the kernel has joined some
+/// (`UDP_GRO`), and the codepoint of their outer header.
+fn read_control(header: &libc::msghdr) -> (Option<usize>, Ecn) {
     let (mut size, mut ecn) = (None, Ecn::NotEct);
     // SAFETY: the kernel has filled `msg_control` up to `msg_controllen` with whole control messages, of these options with an
     // int, and IP_TOS with a byte.

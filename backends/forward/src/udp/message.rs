@@ -1,10 +1,10 @@
-//! What is to be sent: datagrams as pieces of two arrays, one or several of them in a message.
+//! Messages to send: each has one or several datagrams, which are pieces of two arrays.
 
 use std::{net::SocketAddr, ops::Range};
 
 use super::Ecn;
 
-/// Where bytes of a datagram lie.
+/// Bytes of a datagram: offset and length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Piece {
     /// In the first of the two arrays given to [`super::Udp::send`].
@@ -19,9 +19,9 @@ pub(crate) struct Message {
     pub(crate) to: SocketAddr,
     /// Its pieces, as a range of those given to [`super::Udp::send`].
     pub(crate) pieces: Range<usize>,
-    /// The size of the datagrams where there are several, in bytes.
+    /// The size of the datagrams if there are several, in bytes.
     pub(crate) segment: Option<u16>,
-    /// Of the outer header of each datagram.
+    /// The codepoint of the outer header of each datagram.
     pub(crate) ecn: Ecn,
 }
 
@@ -34,7 +34,7 @@ impl Piece {
 }
 
 impl Message {
-    /// How many datagrams it has, and how many bytes in all.
+    /// The number of its datagrams, and of its bytes in all.
     pub(crate) fn content(&self, pieces: &[Piece]) -> (u64, u64) {
         let len: usize = pieces[self.pieces.clone()].iter().map(|piece| piece.len()).sum();
         (self.segment.map_or(1, |size| len.div_ceil(usize::from(size).max(1)) as u64), len as u64)

@@ -39,8 +39,8 @@ fn ours(join: bool) -> (Udp, SocketAddr) {
 
 fn ours_on(join: bool, local: &str) -> (Udp, SocketAddr) {
     let socket = Udp::open(local.parse().unwrap(), Role::Listener).unwrap();
-    assert_eq!(socket.join_incoming(join), join);
-    socket.tell_ecn().unwrap();
+    assert_eq!(socket.set_gro(join), join);
+    socket.receive_ecn().unwrap();
     let local = socket.local().unwrap();
     (socket, local)
 }
@@ -63,8 +63,8 @@ fn quinn_receives_what_we_send_in_one_message_or_one_by_one() {
     let parcel = Parcel::new(12, 333);
     let message = Message { to, pieces: 0..parcel.pieces.len(), segment: Some(SIZE as u16), ecn: Ecn::NotEct };
     for messages in [vec![message.clone()], message.apart(&parcel.pieces)] {
-        let arrays = (parcel.heads.as_slice(), parcel.bodies.as_slice());
-        let sent = sender.send(&messages, &parcel.pieces, arrays, &mut Outbox::default()).unwrap();
+        let (heads, bodies) = (&parcel.heads, &parcel.bodies);
+        let sent = sender.send(&messages, &parcel.pieces, heads, bodies, &mut Outbox::default()).unwrap();
         assert_eq!(sent, messages.len());
         let mut whole: Vec<u8> = Vec::new();
         while whole.len() < parcel.whole.len() {
@@ -128,7 +128,7 @@ fn quinn_is_told_the_codepoint_of_each_message_we_send_over_either_family() {
     for local in LOCALS {
         let (sender, _) = ours_on(false, local);
         let (socket, state, to) = theirs_on(local);
-        // quinn-udp has no room for all that the kernel tells of joined ones.
+        // quinn-udp has no room for all control messages of joined ones.
         setsockopt(&socket, sockopt::UdpGroSegment, &false).unwrap();
         let parcel = Parcel::new(12, 333);
         let (count, pieces) = (parcel.pieces.len(), parcel.pieces.repeat(CODEPOINTS.len()));
@@ -139,10 +139,10 @@ fn quinn_is_told_the_codepoint_of_each_message_we_send_over_either_family() {
             ecn: *ecn,
         };
         let mut messages: Vec<_> = CODEPOINTS.iter().enumerate().map(message).collect();
-        // One of them in the form for links that cannot cut.
+        // One of them in the form for links that cannot segment.
         messages.splice(0..1, messages[0].apart(&pieces));
-        let arrays = (parcel.heads.as_slice(), parcel.bodies.as_slice());
-        assert_eq!(sender.send(&messages, &pieces, arrays, &mut Outbox::default()).unwrap(), messages.len());
+        let (heads, bodies) = (&parcel.heads, &parcel.bodies);
+        assert_eq!(sender.send(&messages, &pieces, heads, bodies, &mut Outbox::default()).unwrap(), messages.len());
         socket.set_nonblocking(false).unwrap();
         for (ecn, expected) in CODEPOINTS {
             let mut bytes = 0;

@@ -1,4 +1,4 @@
-//! What of our table nftables can hold, as it is found out by trying.
+//! The part of our table that this host's nftables supports, found by trying.
 
 use std::time::Instant;
 
@@ -8,19 +8,20 @@ use super::FirewallDataplane;
 use crate::policy::Nftables;
 
 impl FirewallDataplane {
-    /// What of our table nftables can hold, as far as was tried.
+    /// The part of our table that nftables supports, as far as was tried.
     #[must_use]
     pub const fn nftables(&self) -> Nftables {
         self.nftables
     }
 
-    /// Why it holds less than all.
+    /// The reason why nftables holds less than our whole table.
     #[must_use]
-    pub fn lack(&self) -> Option<&OpError> {
-        self.lack.as_ref().map(|(_, error)| error)
+    pub fn nftables_error(&self) -> Option<&OpError> {
+        self.nftables_error.as_ref().map(|(_, error)| error)
     }
 
-    /// What was tried last is had, or one step less is to be tried.
+    /// Records the outcome of writing the table: on success, what was tried is supported; on an error, the next smaller
+    /// part is tried.
     pub(super) fn learn(&mut self, error: Option<&OpError>) {
         let less = match self.tried {
             Nftables::Whole => Nftables::Simple,
@@ -28,9 +29,9 @@ impl FirewallDataplane {
         };
         self.nftables = if error.is_some() { less } else { self.tried };
         if let Some(error) = error {
-            self.lack = Some((Instant::now(), error.again()));
+            self.nftables_error = Some((Instant::now(), error.again()));
         } else if self.nftables == Nftables::Whole {
-            self.lack = None;
+            self.nftables_error = None;
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The rules of one family. Pure; both families are this with other words.
+//! The rules of one address family. Pure; the same code serves both families.
 
 use std::{collections::BTreeSet, net::IpAddr};
 
@@ -11,17 +11,17 @@ use super::{
     rule::{Action, Addresses, By, Header, Is, Links, Match, Pair, Rule},
 };
 
-/// Named counters of our table: what was dropped, and what was let in.
+/// The names of our table's counters. They are in the kernel of running hosts, and never change.
 pub(crate) mod counter {
     use wire_net::Family;
 
-    /// Encapsulated packets from hosts that have no lease.
-    pub(crate) const STRANGERS: &str = "strangers";
+    /// Encapsulated packets from hosts without a lease.
+    pub(crate) const UNKNOWN_PEERS: &str = "strangers";
     /// Encapsulated packets from containers.
     pub(crate) const CONTAINERS: &str = "containers";
-    /// Packets out of the overlay whose source is none that their sender may have.
+    /// Packets from the overlay with a source that their sender may not use.
     pub(crate) const SPOOFED: &str = "spoofed";
-    /// Encapsulated packets let in by us, a counter for each family.
+    /// Encapsulated packets that our rules accepted, a counter for each family.
     pub(crate) const fn arrived(family: Family) -> &'static str {
         match family {
             Family::V4 => "arrived-v4",
@@ -29,7 +29,7 @@ pub(crate) mod counter {
         }
     }
 
-    /// Encapsulated packets let in by everyone else too, a counter for each family.
+    /// Encapsulated packets that the rules of all others accepted too, a counter for each family.
     pub(crate) const fn delivered(family: Family) -> &'static str {
         match family {
             Family::V4 => "delivered-v4",
@@ -38,22 +38,22 @@ pub(crate) mod counter {
     }
 }
 
-/// The set of the links that containers are on.
+/// The set of links with containers.
 pub(super) const BRIDGES: &str = "bridges";
 
-/// One family's part.
-pub(super) struct Side {
+/// The values that the rules of one family depend on.
+pub(super) struct FamilyRules {
     pub(super) family: Family,
     pub(super) network: Prefix,
-    /// Of the network what hosts lease.
+    /// The part of the network that hosts lease.
     pub(super) overlay: Overlay,
-    /// The length of the subnets that are leased by the config there is, in bits. Leases of before it was changed may have others.
+    /// The length of the subnets that are leased under the current config, in bits. Older leases may have others.
     pub(super) subnet_len: u8,
     pub(super) own: Prefix,
     pub(super) device: Option<OverlayDevice>,
 }
 
-impl Side {
+impl FamilyRules {
     pub(super) fn source(&self, addresses: Addresses) -> Match {
         Match::Source(self.family, addresses)
     }
@@ -62,15 +62,15 @@ impl Side {
         Match::Destination(self.family, addresses)
     }
 
-    /// flannel's rules (the chain FLANNEL-POSTRTG), except that within the overlay a packet keeps its source whatever rules
-    /// of others follow.
+    /// The rules of flannel's chain FLANNEL-POSTRTG, except that within the overlay a packet keeps its source whatever
+    /// rules of others follow.
     pub(super) fn nat(&self, masquerade: Masquerade) -> Vec<Rule> {
         let (all, overlay, own) = (Addresses::In(self.network), Addresses::Of(self.overlay), Addresses::In(self.own));
         let (to_own, outside) = (self.destination(own.clone()), Addresses::NotIn(self.network));
         let keep =
             |matches: [Match; 2]| Rule::new("overlay keeps its sources", matches, [Action::KeepSource(self.family)]);
         let mut rules = vec![
-            // A container that calls its own published port needs Docker's rule for that.
+            // A container that calls its own published port needs Docker's rule for masquerading.
             Rule::new("within this host", [self.source(own.clone()), to_own.clone()], [Action::Return]),
             keep([self.source(own.clone()), self.destination(overlay.clone())]),
             keep([self.source(all), to_own.clone()]),
@@ -91,7 +91,8 @@ impl Side {
         rules
     }
 
-    /// The device behind which leases may be that the config no longer offers.
+    /// The overlay device, if the config bounds the range: leases from before may lie outside of the range, behind the
+    /// device.
     pub(super) fn beyond(&self) -> Option<LinkName> {
         match self.overlay {
             Overlay::Whole(_) => None,
@@ -99,32 +100,33 @@ impl Side {
         }
     }
 
-    /// What has come out of the kernel's device and was let in by no rule: the kernel may find an encapsulated packet to be for us where
-    /// our rules do not (an operator's DNAT, another table of local addresses, a device that takes other headers too).
+    /// Drops packets that the kernel's device has decapsulated and that no rule has let in: the kernel may deliver an
+    /// encapsulated packet where our rules expect none (an operator's DNAT, another table of local addresses, a device
+    /// that accepts other headers too).
     pub(super) fn not_let_in(&self) -> Option<Rule> {
         let OverlayDevice { link, .. } = self.device.filter(|device| device.in_kernel)?;
         Some(let_in_by_no_rule([Match::From(Links::Is(link))]))
     }
 
-    /// What the kernel's rp_filter does for IPv4, for both families and counted: a source must be one that we would answer
-    /// through the device it came from.
+    /// Drops and counts sources that are not routed back through the overlay device. The kernel's rp_filter does so for
+    /// IPv4 alone, and does not count.
     pub(super) fn spoofed(&self) -> Option<Rule> {
         let matches = [Match::From(Links::Is(self.device?.link)), Match::AnsweredElsewhere];
         Some(Rule::new("sources outside leases", matches, dropped(counter::SPOOFED)))
     }
 
-    /// For Docker's tables of nftables, before which no accept of ours counts.
+    /// Marks packets for Docker's nftables tables, which drop them even if our chains accept them.
     pub(super) fn marked(&self) -> Option<Rule> {
         let (all, own) = (Addresses::In(self.network), Addresses::In(self.own));
         let matches = [Match::From(Links::Is(self.device?.link)), self.source(all), self.destination(own)];
         Some(Rule::new("accepted by Docker", matches, [Action::SetMark(ACCEPT_MARK)]))
     }
 
-    /// Nearly all that comes in encapsulated: from a peer's address over the link to the other hosts, with an inner source of a subnet
-    /// of the usual length that is leased to this address. All that differs is judged by the rules of [`Self::encapsulated`], and
-    /// so is all of that link where containers are on it.
+    /// Accepts nearly all encapsulated packets that come in: from a peer's address over the underlay link, with an
+    /// inner source in a subnet of the usual length that is leased to this address. All others are judged by the rules
+    /// of [`Self::encapsulated`], and so are all from that link if it has containers too.
     ///
-    /// `tracked` is whether somebody else needs to know which connection such a packet belongs to.
+    /// `tracked` says that somebody else's rules need such packets in connection tracking.
     pub(super) fn usual(&self, bridges: &BTreeSet<LinkName>, tracked: bool) -> Option<Rule> {
         let OverlayDevice { parent, local, .. } = self.device?;
         let parent = parent.filter(|parent| !bridges.contains(parent)).filter(is_plain);
@@ -138,7 +140,7 @@ impl Side {
         Some(Rule::new(usual_mark(self.family), matches, actions.collect::<Vec<_>>()))
     }
 
-    /// Lets in what `from` says, where it is a packet of this family.
+    /// Lets in packets that `from` matches and whose inner packet is of this family.
     fn let_in(&self, from: Match) -> Rule {
         let matches = self.inner_type().into_iter().chain([from]).collect::<Vec<_>>();
         let actions = [Action::CountIn(counter::arrived(self.family))].into_iter().chain(self.let_in_by());
@@ -150,18 +152,18 @@ impl Side {
         Some(Action::LetIn(if vni.is_some() { By::Header } else { By::Port }))
     }
 
-    /// What comes from the address that a subnet of the usual length is leased to.
+    /// Matches packets whose inner source is in a subnet of the usual length leased to their outer source.
     fn of_usual_len(&self) -> Option<Match> {
         let len = self.usual_len()?;
         Some(Match::Pair(self.pair(len)?, subnets(self.family_name(), len)))
     }
 
-    /// The length of subnets whose leading bits are compared as whole bytes.
+    /// The configured subnet length, if the leading bits are whole bytes.
     fn usual_len(&self) -> Option<u8> {
         Some(self.subnet_len).filter(|len| is_usual_len(*len))
     }
 
-    /// What may come in encapsulated. The overlay of a family runs over the underlay of that family.
+    /// Judges encapsulated packets that come in. The overlay of a family runs over the underlay of that family.
     pub(super) fn encapsulated(&self, senders: Senders, source_check: bool) -> Vec<Rule> {
         let family = self.family_name();
         let peers = format!("peers-{family}");
@@ -182,39 +184,41 @@ impl Side {
                 let matches: Vec<Match> = self.inner_type().into_iter().collect();
                 rules.push(Rule::new("what strangers claim is noted", matches, claim));
             }
-            // A rule of its own: a full set ends a rule.
+            // A rule of its own: if the set is full, the rule ends there.
             let note = [Action::NoteSource(self.family, format!("strangers-{family}"))];
             rules.push(Rule::new("strangers are noted", [self.source(Addresses::NotInSet(peers))], note));
-            rules.push(Rule::new("strangers", [Match::Family(self.family)], dropped(counter::STRANGERS)));
+            rules.push(Rule::new("strangers", [Match::Family(self.family)], dropped(counter::UNKNOWN_PEERS)));
         }
         rules
     }
 
-    /// Lets in what is left of this family.
+    /// Lets in the remaining packets of this family.
     pub(super) fn all_others(&self) -> Rule {
         let actions = [Action::CountIn(counter::arrived(self.family))].into_iter().chain(self.let_in_by());
         Rule::new("all others", [Match::Family(self.family)], actions.collect::<Vec<_>>())
     }
 
-    /// Forged: this host sends nothing to itself through a link.
+    /// Drops packets with this host's address that come by a link: this host sends nothing to itself through one, so
+    /// they are forged.
     pub(super) fn as_if_from_us(&self) -> Option<Rule> {
         let from = Match::From(Links::IsNot("lo"));
         Some(containers([from, self.source(Addresses::Is(self.device?.local?))]))
     }
 
-    /// Lets what is only on its way through this host go on.
+    /// Lets packets pass that this host only forwards.
     pub(super) fn passing(&self) -> Option<Rule> {
         let elsewhere = self.destination(Addresses::IsNot(self.device?.local?));
         Some(not_encapsulated([elsewhere, Match::OnlyPassing]))
     }
 
-    /// Counts what is left of this family.
+    /// Counts the remaining packets of this family.
     pub(super) fn counted(&self, purpose: &'static str, counter: &'static str) -> Rule {
         Rule::new(purpose, [Match::Family(self.family)], [Action::CountIn(counter)])
     }
 
-    /// Compares the inner EtherType with this family's: the kernel takes off as many VLAN tags with VID 0 as there are, and behind
-    /// those the inner source lies elsewhere than we look. `None` where no Ethernet header is before an inner packet.
+    /// Matches the inner EtherType of this family. The kernel removes any number of VLAN tags with VID 0, and behind
+    /// such tags the inner source is at another offset than the rules read. `None` if the inner packet has no Ethernet
+    /// header.
     fn inner_type(&self) -> Option<Match> {
         let OverlayDevice { inner, vni, .. } = self.device?;
         vni?;
@@ -226,13 +230,13 @@ impl Side {
         Some(Match::EtherType(inner - 2, ether_type))
     }
 
-    /// The outer source and the first bits of the inner one.
+    /// The outer source and the first `bits` of the inner one.
     fn pair(&self, bits: u8) -> Option<Pair> {
         let OverlayDevice { inner, .. } = self.device?;
         Some(Pair { family: self.family, offset: inner * 8 + self.source_offset(), bits })
     }
 
-    /// Where an IP header has the source, in bits (RFC 791 §3.1, RFC 8200 §3).
+    /// Offset of the source in an IP header, in bits (RFC 791 §3.1, RFC 8200 §3).
     const fn source_offset(&self) -> usize {
         match self.family {
             Family::V4 => 12 * 8,
@@ -240,15 +244,16 @@ impl Side {
         }
     }
 
-    /// Other hosts would take a masqueraded packet of a container for ours.
+    /// Drops encapsulated packets of containers that leave the overlay: masqueraded, they would look to other hosts
+    /// like ours.
     pub(super) fn through(&self) -> Vec<Rule> {
         let out = self.destination(Addresses::NotOf(self.overlay));
         let local = containers([Match::From(Links::In(BRIDGES)), out.clone()]);
         std::iter::once(local).chain(self.remote_containers(Some(&out))).collect()
     }
 
-    /// What containers of other hosts send, told by a source that may be leased; and where hosts may live in the network themselves, by
-    /// the device it comes from.
+    /// Drops what containers of other hosts send, known by a source that may be leased; and, if hosts may have
+    /// addresses in the network themselves, by the overlay device it comes from. `out` is one more condition.
     fn remote_containers(&self, out: Option<&Match>) -> Vec<Rule> {
         let source = self.source(Addresses::Of(self.overlay));
         let link = self.beyond().map(|link| Match::From(Links::Is(link)));
@@ -256,7 +261,8 @@ impl Side {
         link.into_iter().chain([source]).map(|from| containers(matches(from))).collect()
     }
 
-    /// What goes out with an address that it was given on the way. Our own has this host's from the start.
+    /// Drops encapsulated packets whose source was translated on the way out. Our own have this host's address from the
+    /// start.
     pub(super) fn masqueraded(&self) -> Option<Rule> {
         let matches = [Match::SourceWasNot(self.family, self.device?.local?)];
         Some(Rule::new("masqueraded containers", matches, dropped(counter::CONTAINERS)))
@@ -268,7 +274,7 @@ impl Side {
         let elements = addresses.into_iter().map(Element::Address).collect();
         let lease = |peer: Peer| Some((public(peer)?, peer.subnet.get(self.family)?));
         let usual = self.usual_len();
-        // What claims to be at an address of the overlay is none that the usual rule may take for a host.
+        // A lease whose public address is in the overlay is not accepted as a host's by the usual rule.
         let is_usual =
             |(public, subnet): &(IpAddr, Prefix)| usual == Some(subnet.len()) && !self.overlay.holds(*public);
         let (pairs, others): (Vec<_>, Vec<_>) = peers.filter_map(lease).partition(is_usual);
@@ -298,23 +304,23 @@ impl Side {
     }
 }
 
-/// Drops what comes out of the kernel's device uninvited.
+/// Drops decapsulated packets whose outer packet no rule has let in.
 pub(super) fn let_in_by_no_rule(from: impl IntoIterator<Item = Match>) -> Rule {
     let matches = from.into_iter().chain([Match::LetIn(Is::NotSo, By::Header)]).collect::<Vec<_>>();
-    Rule::new("let in by no rule", matches, dropped(counter::STRANGERS))
+    Rule::new("let in by no rule", matches, dropped(counter::UNKNOWN_PEERS))
 }
 
-/// Judges nothing twice.
+/// Accepts packets that were let in before, so that none is judged twice.
 pub(super) fn let_in_before() -> Rule {
     Rule::new("let in before", [Match::LetIn(Is::So, By::Port)], [Action::Accept])
 }
 
-/// Lets all but what goes to the port of encapsulated packets go on at once.
+/// Lets packets pass that do not go to the port of encapsulated packets.
 pub(super) fn to_port(device: &OverlayDevice) -> [Rule; 2] {
     [Match::NotUdp, Match::PortIsNot(device.port)].map(|matching| not_encapsulated([matching]))
 }
 
-/// Lets what is of another network go on: it may have the same port.
+/// Lets packets of another VNI pass: another network may use the same port.
 pub(super) fn of_network(device: &OverlayDevice) -> Vec<Rule> {
     let rules = |header| [Match::Short, Match::Header(Is::NotSo, header)].map(|matching| not_encapsulated([matching]));
     device.header().map(rules).into_iter().flatten().collect()
@@ -325,20 +331,20 @@ fn not_encapsulated(matches: impl Into<Vec<Match>>) -> Rule {
 }
 
 impl OverlayDevice {
-    /// What the headers begin with that it takes.
+    /// The VXLAN header that this device accepts.
     fn header(&self) -> Option<Header> {
-        // The kernel's drops a packet with any other bit set (vxlan_rcv), but for the group policy.
+        // The kernel drops a packet with any other bit set (vxlan_rcv), except those of the group policy.
         let is_whole = self.in_kernel && !self.has_policy;
         self.vni.map(|vni| if is_whole { Header::Whole(vxlan_header(vni)) } else { Header::Vni(vni) })
     }
 }
 
-/// Leaves what others are to masquerade by a mark alone.
+/// Leaves packets alone that others masquerade, known by their mark.
 pub(super) fn marked_for_others() -> Rule {
     Rule::new("marked for others", [Match::Mark(KUBE_MARK)], [Action::Return])
 }
 
-/// What the rule that finds nearly all packets of a family is for.
+/// The purpose of the rule of [`FamilyRules::usual`], with which its mark begins.
 pub(super) const fn usual_mark(family: Family) -> &'static str {
     match family {
         Family::V4 => "usual v4",
@@ -346,7 +352,7 @@ pub(super) const fn usual_mark(family: Family) -> &'static str {
     }
 }
 
-/// Whether the leading bits of a subnet of this length are compared as whole bytes.
+/// True if the leading bits of a subnet of this length are whole bytes.
 pub(super) const fn is_usual_len(len: u8) -> bool {
     len.is_multiple_of(8) && len > 0
 }
@@ -356,7 +362,7 @@ fn subnets(family: &str, len: u8) -> String {
     format!("subnets-{family}-{len}")
 }
 
-/// Drops what containers send.
+/// Drops these packets as sent by containers.
 pub(super) fn containers(matches: impl Into<Vec<Match>>) -> Rule {
     Rule::new("containers", matches, dropped(counter::CONTAINERS))
 }
