@@ -22,10 +22,10 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 use wire_backends::{Backend, ForwardSettings, Placement, SelectError, choose, devices, select};
 use wire_forward::{Forwarder, Kept};
-use wire_kernel::{NetlinkDataplane, RouteForm};
+use wire_kernel::{KernelDataplane, RouteForm};
 use wire_lease::{BackendConfig, Follow, FollowSettings, HoldState, NetworkConfig, Offer, Start, own_entry};
 use wire_net::{LinkName, MacAddr, chain};
-use wire_state::{Driver, Marks, Owner, Reconciler, Scope};
+use wire_state::{Marks, Owner, PerNamespace, Reconciler, Scope};
 use wire_store::{EtcdStore, Listing};
 
 use self::{
@@ -209,7 +209,7 @@ impl Host {
         self.settle()?;
         self.look_for_endpoints().await;
         let ground = self.ground(known.accepted.config.clone())?;
-        let mut kernel = NetlinkDataplane::open(RouteForm::default()).map_err(|error| Exit::Software(chain(&error)))?;
+        let mut kernel = KernelDataplane::open(RouteForm::default()).map_err(|error| Exit::Software(chain(&error)))?;
         let Chosen { backend, scope, macs } = self.backend(&ground, &known.listing, &mut kernel)?;
         let offer = Offer { public: ground.public, data: backend.data() };
         let Some((basis, own)) = self.lease(store.clone(), &ground, &known, offer).await? else { return Ok(None) };
@@ -276,7 +276,7 @@ impl Host {
     fn start_datapath(
         &mut self,
         config: &NetworkConfig,
-        kernel: NetlinkDataplane,
+        kernel: KernelDataplane,
         scope: Scope,
     ) -> Result<Datapath, Exit> {
         let forwarder = Forwarder::new(std::mem::take(&mut self.kept));
@@ -293,14 +293,14 @@ impl Host {
         let without_vxlan = self.settings.forward.without_vxlan;
         let dataplane = HostDataplane { kernel, forwarder, without_vxlan };
         Datapath::start(
-            Reconciler::new(dataplane, scope),
+            Reconciler::new(dataplane, PerNamespace::host(scope)),
             (self.board.clone(), self.pulse.clone()),
             self.stored.clone(),
         )
     }
 
     /// The backend, with the MACs that this host had before where it had any.
-    fn backend(&self, ground: &Ground, listing: &Listing, kernel: &mut NetlinkDataplane) -> Result<Chosen, Exit> {
+    fn backend(&self, ground: &Ground, listing: &Listing, kernel: &mut KernelDataplane) -> Result<Chosen, Exit> {
         let refused = |error: SelectError| Exit::NetworkConfig(chain(&error));
         let own = own_entry(listing, &self.settings.prefix, &ground.public, &ground.config.pools);
         let published = own.map(|own| own.lease.data.macs()).unwrap_or_default();
@@ -315,7 +315,7 @@ impl Host {
             parent: Some(ground.underlay.parent()),
             ..Scope::default()
         };
-        let have = kernel.read(&scope).map_err(|error| Exit::Software(chain(&error)))?;
+        let have = kernel.host().read(&scope).map_err(|error| Exit::Software(chain(&error)))?;
         let macs = devices.map(|family, name| {
             let disowned = self.disowned.get(name.as_str());
             let ours = have.links.get(name).filter(|link| link.owner == Owner::Ours);

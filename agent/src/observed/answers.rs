@@ -119,7 +119,7 @@ impl Observed {
         let Some(report) = &self.dataplane.last else { return false };
         let in_the_way = |conflict: &Conflict| match conflict {
             Conflict::Route { key, .. } => entry.lease.subnet.prefixes().any(|prefix| prefix == key.destination),
-            Conflict::Name { .. } | Conflict::Vni { .. } | Conflict::Port { .. } => true,
+            Conflict::Name { .. } | Conflict::Vni { .. } | Conflict::Port { .. } | Conflict::Needs { .. } => true,
             Conflict::Forwarding { .. } => false,
         };
         report.converged
