@@ -242,6 +242,7 @@ pub(crate) enum NeighbourEntry {
 pub(crate) fn neighbour(body: &[u8], devices: &Names) -> Option<NeighbourEntry> {
     const DESTINATION: u16 = 1;
     const LLADDR: u16 = 2;
+    const MASTER: u16 = 9;
     const NOARP: u16 = 0x40;
     const PERMANENT: u16 = 0x80;
     const PROXY: u8 = 0x08;
@@ -252,6 +253,8 @@ pub(crate) fn neighbour(body: &[u8], devices: &Names) -> Option<NeighbourEntry> 
         match kind {
             DESTINATION => destination = address(value),
             LLADDR => found_mac = mac(value),
+            // Of the bridge whose port the device is.
+            MASTER if family == BRIDGE => return None,
             _ => {}
         }
     }

@@ -12,7 +12,10 @@ use wire_netlink::{
     attribute::{Header, attributes, messages, number},
     force_buffer,
 };
-use wire_state::{DataplaneError, NextHop, ObservedKind, ObservedLink, ObservedNet, Owner, PROTOCOL, Scope, Setting};
+use wire_state::{
+    DataplaneError, FdbKey, FloodEntry, NextHop, ObservedKind, ObservedLink, ObservedNet, Owner, PROTOCOL, Scope,
+    Setting,
+};
 
 use super::{
     decode::{self, Names, Namespaces, NeighbourEntry, RouteContext},
@@ -263,6 +266,12 @@ impl<'a> View<'a> {
                 let there = self.believed.neighbours.get(&key);
                 if new { there != Some(&mac) } else { there.is_some() }
             }
+            // As the reader has it, of VXLAN devices alone.
+            Some(NeighbourEntry::Fdb(FdbKey { link, .. }, _) | NeighbourEntry::Flood(FloodEntry { link, .. }))
+                if !self.is_vxlan(link) =>
+            {
+                false
+            }
             Some(NeighbourEntry::Fdb(key, destination)) => {
                 let there = self.believed.fdb.get(&key);
                 if new { there != Some(&destination) } else { there == Some(&destination) }
@@ -272,6 +281,10 @@ impl<'a> View<'a> {
             None => decode::neighbour_key(body, &self.devices)
                 .is_some_and(|key| self.believed.neighbours.contains_key(&key)),
         }
+    }
+
+    fn is_vxlan(&self, link: LinkName) -> bool {
+        self.believed.links.get(&link).is_some_and(|link| matches!(link.kind, ObservedKind::Vxlan(_)))
     }
 
     fn route_differs(&self, new: bool, body: &[u8]) -> bool {

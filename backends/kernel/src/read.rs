@@ -40,8 +40,12 @@ pub(crate) fn read(
     let devices: Names =
         links.iter().filter(|(_, link)| link.owner == Owner::Ours).map(|(name, link)| (link.index, *name)).collect();
     let mut state = ObservedNet::default();
-    for index in devices.keys() {
+    for (index, name) in &devices {
         read_device(netlink, *index, &devices, &mut state)?;
+        // That of other links is the kernel's own: the groups that they listen to.
+        if links.get(name).is_some_and(|link| matches!(link.kind, ObservedKind::Vxlan(_))) {
+            read_neighbours(netlink, (None, *index), &devices, &mut state)?;
+        }
     }
     let hops = dump_nexthops(netlink)?;
     let supported = hops.is_some();
@@ -135,16 +139,27 @@ fn read_device(
         let found = netlink.dump("addresses", &request, |body| decode::device_address(body, devices));
         state.addresses.extend(or_gone(found)?);
     }
-    for family in [None, Some(Family::V4), Some(Family::V6)] {
-        let request = |batch: &mut Batch, flags| encode::list_neighbours(batch, flags, family, index);
-        let what = if family.is_some() { "neighbours" } else { "FDB entries" };
-        let found = netlink.dump(what, &request, |body| decode::neighbour(body, devices));
-        for entry in or_gone(found)? {
-            match entry {
-                NeighbourEntry::Neighbour(key, mac) => drop(state.neighbours.insert(key, mac)),
-                NeighbourEntry::Fdb(key, destination) => drop(state.fdb.insert(key, destination)),
-                NeighbourEntry::Flood(entry) => drop(state.flooding.insert(entry)),
-            }
+    for family in Family::ALL {
+        read_neighbours(netlink, (Some(family), index), devices, state)?;
+    }
+    Ok(())
+}
+
+/// Reads the neighbours of one device, or without a family its FDB.
+fn read_neighbours(
+    netlink: &mut Netlink,
+    (family, index): (Option<Family>, u32),
+    devices: &Names,
+    state: &mut ObservedNet,
+) -> Result<(), DataplaneError> {
+    let request = |batch: &mut Batch, flags| encode::list_neighbours(batch, flags, family, index);
+    let what = if family.is_some() { "neighbours" } else { "FDB entries" };
+    let found = netlink.dump(what, &request, |body| decode::neighbour(body, devices));
+    for entry in or_gone(found)? {
+        match entry {
+            NeighbourEntry::Neighbour(key, mac) => drop(state.neighbours.insert(key, mac)),
+            NeighbourEntry::Fdb(key, destination) => drop(state.fdb.insert(key, destination)),
+            NeighbourEntry::Flood(entry) => drop(state.flooding.insert(entry)),
         }
     }
     Ok(())

@@ -2,12 +2,15 @@
 
 use std::{
     collections::BTreeMap,
+    fs::File,
     io::Write,
     net::IpAddr,
+    os::fd::OwnedFd,
     process::{Command, Stdio},
     sync::Arc,
 };
 
+use nix::sched::{CloneFlags, setns, unshare};
 use wire_backends::{Backend, ForwardSettings, Placement, select};
 use wire_lease::{BackendData, Entry, Lease, LeaseTable, NetworkConfig, Origin, Vtep};
 use wire_net::{DualStack, Family, MacAddr, Prefix, Subnet};
@@ -275,6 +278,26 @@ pub(crate) fn settle(monitor: &mut Monitor, reconciler: &HostReconciler) {
     // The kernel makes link-local addresses and their routes a moment after a device comes up.
     std::thread::sleep(std::time::Duration::from_millis(30));
     monitor.drain(reconciler.cached().unwrap()).unwrap();
+}
+
+/// A new network namespace, which lives as long as the descriptor.
+pub(crate) fn new_namespace() -> OwnedFd {
+    let made = std::thread::spawn(|| {
+        unshare(CloneFlags::CLONE_NEWNET).unwrap();
+        File::open("/proc/thread-self/ns/net").unwrap()
+    });
+    made.join().unwrap().into()
+}
+
+/// Runs a shell command in a namespace.
+pub(crate) fn run_inside(namespace: &OwnedFd, command: &str) -> String {
+    std::thread::scope(|scope| {
+        let inside = || {
+            setns(namespace, CloneFlags::CLONE_NEWNET).unwrap();
+            run(command)
+        };
+        scope.spawn(inside).join().unwrap()
+    })
 }
 
 /// The kernel's number of a link.

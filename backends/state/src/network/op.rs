@@ -427,9 +427,11 @@ impl ObservedNet {
         }
     }
 
-    /// Adds a link with a number that none has.
+    /// Adds a link with a number that none has. The kernel counts from 1, and chooses another.
     fn insert_link(&mut self, name: LinkName, link: ObservedLink) {
-        let index = self.links.values().map(|link| link.index).max().unwrap_or_default() + 1;
+        const BEYOND_THE_KERNELS: u32 = 1 << 30;
+        let highest = self.links.values().map(|link| link.index).max().unwrap_or_default();
+        let index = highest.max(BEYOND_THE_KERNELS) + 1;
         self.links.insert(name, ObservedLink { index, ..link });
     }
 

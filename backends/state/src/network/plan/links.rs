@@ -105,14 +105,14 @@ impl<'a> Planner<'a> {
 
     fn obstacle(&self, place: LinkPlace, want: &DesiredLink) -> Option<Obstacle> {
         let needs = |link, need| Some(Obstacle::of(Conflict::Needs { link, need }));
+        if order::needs(place, want).any(|need| self.is_in(need, |fates| &fates.blocked)) {
+            return Some(Obstacle::Behind);
+        }
         if self.have.get(place.namespace).is_none() {
             return needs(place, Need::Namespace);
         }
         if matches!(want.kind, DesiredKind::Tunnel(_)) && place.namespace != Namespace::Host {
             return needs(place, Need::HostNamespace);
-        }
-        if order::needs(place, want).any(|need| self.is_in(need, |fates| &fates.blocked)) {
-            return Some(Obstacle::Behind);
         }
         match peer(&want.kind) {
             Some(peer) if self.have.get(peer.namespace).is_none() => return needs(peer, Need::Namespace),

@@ -1,11 +1,13 @@
+mod site;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
-use wire_net::{Family, MacAddr, Vni};
+use wire_net::{Family, MacAddr, Mtu, Vni};
 
 use super::*;
 use crate::{
-    DesiredKind, ObservedKind, ObservedLink, ObservedVxlan, Setting, Via,
+    DesiredKind, KernelKind, ObservedKind, ObservedLink, ObservedVxlan, Setting, Via,
     samples::{device, found, held, name, plan_host, state, tunnelled},
 };
 
