@@ -25,10 +25,8 @@ fn found_device(last: u8) -> ObservedLink {
 }
 
 fn found_vxlan() -> ObservedVxlan {
-    match found_device(1).kind {
-        ObservedKind::Vxlan(vxlan) => vxlan,
-        other => panic!("{other}"),
-    }
+    let ObservedKind::Vxlan(vxlan) = found_device(1).kind else { panic!() };
+    vxlan
 }
 
 #[test]
