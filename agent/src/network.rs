@@ -20,10 +20,10 @@ use std::{
 
 use tokio::sync::watch;
 use tracing::{info, warn};
-use wire_backends::{Backend, ForwardSettings, Placement, SelectError, choose, devices, select};
+use wire_backends::{Backend, ForwardSettings, Identity, Placement, SelectError, VxlanBy, choose, identify, select};
 use wire_forward::{Forwarder, Kept};
 use wire_kernel::{KernelDataplane, RouteForm};
-use wire_lease::{BackendConfig, Follow, FollowSettings, HoldState, NetworkConfig, Offer, Start, own_entry};
+use wire_lease::{Follow, FollowSettings, HoldState, Offer, Start, own_entry};
 use wire_net::{LinkName, MacAddr, chain};
 use wire_state::{Marks, Owner, PerNamespace, Reconciler, Scope};
 use wire_store::{EtcdStore, Listing};
@@ -40,7 +40,7 @@ use crate::{
     last_known::LastKnownFile,
     machine::Seen,
     notify::Stored,
-    observed::{Board, DatapathKind, NoAnswer},
+    observed::{Board, NoAnswer},
     pulse::{Answers, Part, Pulse},
     session::{Ended, Session},
     settings::Settings,
@@ -221,7 +221,9 @@ impl Host {
             self.kept = self.board.look(|seen| seen.tunnels.keep());
             former.datapath.end().await;
         }
-        let datapath = self.start_datapath(&ground.config, kernel, scope)?;
+        let reaches = backend.reaches();
+        self.board.update(|seen| seen.reaches = Some(reaches));
+        let datapath = self.start_datapath(backend.datapath(), kernel, scope)?;
         let firewall = FirewallKeeper::start(
             self.settings.firewall,
             &ground.config,
@@ -275,20 +277,19 @@ impl Host {
 
     fn start_datapath(
         &mut self,
-        config: &NetworkConfig,
+        moves: wire_backends::Datapath,
         kernel: KernelDataplane,
         scope: Scope,
     ) -> Result<Datapath, Exit> {
         let forwarder = Forwarder::new(std::mem::take(&mut self.kept));
-        let (datapath, reason) = self.datapath_kind(config);
-        if !datapath.is_userspace() {
+        if !moves.is_userspace {
             // A port that an earlier run has left would keep the kernel from it.
             self.stored.follow(&[]);
         }
-        info!(?datapath, reason, "datapath chosen");
+        info!(datapath = moves.name, reason = moves.reason, "datapath chosen");
         self.board.update(|seen| {
             seen.tunnels = forwarder.tunnels();
-            (seen.datapath, seen.datapath_reason) = (datapath, reason);
+            seen.datapath = Some(moves);
         });
         let without_vxlan = self.settings.forward.without_vxlan;
         let dataplane = HostDataplane { kernel, forwarder, without_vxlan };
@@ -304,14 +305,14 @@ impl Host {
         let refused = |error: SelectError| Exit::NetworkConfig(chain(&error));
         let own = own_entry(listing, &self.settings.prefix, &ground.public, &ground.config.pools);
         let published = own.map(|own| own.lease.data.macs()).unwrap_or_default();
-        let devices = devices(&ground.config).map_err(refused)?;
+        let Identity { devices, marks, .. } = identify(&ground.config).map_err(refused)?;
         // By their MACs devices are ours that a former network config, or a former underlay, has made otherwise.
         let vteps = published.iter().map(|(_, mac)| *mac);
         let kept = self.state.macs.values().chain(self.disowned.values()).copied();
         let known: BTreeSet<MacAddr> = kept.chain(vteps).collect();
         let scope = Scope {
             devices: devices.iter().map(|(_, name)| *name).collect(),
-            marks: Marks { macs: known.clone(), ..wire_backends::marks(&ground.config) },
+            marks: Marks { macs: known.clone(), ..marks },
             parent: Some(ground.underlay.parent()),
             ..Scope::default()
         };
@@ -326,8 +327,9 @@ impl Host {
         let current =
             devices.iter().filter_map(|(family, name)| Some((name.to_string(), *macs.get(family)?))).collect();
         let (underlay, public, blackhole) = (ground.underlay.clone(), ground.public, self.settings.blackhole);
-        let replaces_vxlan = self.settings.forward.replaces_vxlan || self.no_vxlan;
-        let forward = ForwardSettings { replaces_vxlan, ..self.settings.forward };
+        let asked = self.settings.forward.vxlan;
+        let vxlan = if self.no_vxlan { VxlanBy::AgentForWant } else { asked };
+        let forward = ForwardSettings { vxlan, ..self.settings.forward };
         let backend =
             select(&ground.config, Placement { underlay, public, macs, blackhole, forward }).map_err(refused)?;
         // Devices that a former network config had are ours, and wanted no more.
@@ -336,22 +338,5 @@ impl Host {
         let former = self.state.macs.keys().chain(self.disowned.keys());
         scope.devices.extend(former.filter_map(|name| name.parse::<LinkName>().ok()));
         Ok(Chosen { backend, scope, macs: current })
-    }
-
-    /// What moves packets, and why.
-    fn datapath_kind(&self, config: &NetworkConfig) -> (DatapathKind, &'static str) {
-        match &config.backend {
-            BackendConfig::Vxlan(_) if self.no_vxlan => {
-                (DatapathKind::UserspaceVxlan, "this kernel cannot make VXLAN devices")
-            }
-            BackendConfig::Vxlan(_) if self.settings.forward.replaces_vxlan => {
-                (DatapathKind::UserspaceVxlan, "--userspace-vxlan asks for it")
-            }
-            BackendConfig::Vxlan(_) => (DatapathKind::KernelVxlan, "this kernel has VXLAN"),
-            BackendConfig::Udp { .. } => (DatapathKind::UserspaceUdp, "the network's backend is udp"),
-            BackendConfig::HostGw | BackendConfig::Wireguard | BackendConfig::Alloc | BackendConfig::Foreign(_) => {
-                (DatapathKind::None, "the network's backend moves no packets")
-            }
-        }
     }
 }
