@@ -13,6 +13,7 @@ use wire_state::{BaseChain, Flowtable, Hook, Table};
 use super::{
     family_rules::{self, FamilyRules},
     policy::{Attachment, HostFacts, add_chain, is_plain},
+    render,
     rule::{Action, Addresses, Links, Match, Rule},
 };
 
@@ -38,8 +39,8 @@ pub(super) fn add(table: &mut Table, families: &[&FamilyRules], facts: &HostFact
     let devices = overlays.chain(bridges).collect();
     table.flowtables.insert(OVERLAY.to_owned(), Flowtable { flags: 0, priority: PRIORITY, devices });
     // After all other chains: what others drop never gets here, and so into no flowtable.
-    let flows = families.iter().flat_map(|rules| rules.flows()).collect();
-    add_chain(table, "flows", Attachment { kind: "filter", hook: Hook::Forward, priority: 300 }, flows);
+    let flows: Vec<Rule> = families.iter().flat_map(|rules| rules.flows()).collect();
+    add_chain(table, "flows", Attachment { kind: "filter", hook: Hook::Forward, priority: 300 }, &flows);
     for rules in families {
         if let Some((name, chain)) = rules.emerging() {
             table.chains.insert(name, chain);
@@ -52,7 +53,7 @@ impl FamilyRules {
     /// direction.
     fn flows(&self) -> Vec<Rule> {
         let Some(device) = self.device else { return Vec::new() };
-        let (all, own) = (Addresses::In(self.network), Addresses::In(self.own));
+        let (all, own) = (Addresses::In(self.network.into()), Addresses::In(self.own.into()));
         let out = [Match::To(device.link), self.source(own.clone()), self.destination(all.clone())];
         let back = [Match::From(Links::Is(device.link)), self.source(all), self.destination(own)];
         [out, back].map(flow).into()
@@ -62,7 +63,7 @@ impl FamilyRules {
     /// `arriving`.
     fn emerging(&self) -> Option<(String, BaseChain)> {
         let device = self.device?.link;
-        let (kind, rules) = ("filter".to_owned(), vec![family_rules::let_in_by_no_rule([]).in_nft()]);
+        let (kind, rules) = ("filter".to_owned(), vec![render::nft::rule(&family_rules::let_in_by_no_rule([]))]);
         let chain = BaseChain { kind, hook: Hook::Ingress, priority: BEFORE, device: Some(device), rules };
         Some((format!("emerging-{}", self.family_name()), chain))
     }

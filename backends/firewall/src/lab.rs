@@ -3,6 +3,7 @@
 
 mod flowtable;
 mod others;
+mod rendered;
 mod senders;
 mod tracking;
 

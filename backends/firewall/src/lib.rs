@@ -7,7 +7,9 @@
 //! `program` touch the kernel; everything else takes values and returns values.
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 
+mod address_range;
 mod chains;
+mod common_rule;
 mod dataplane;
 mod decode;
 mod encode;
@@ -15,12 +17,13 @@ mod family_rules;
 mod flowtable;
 mod iptables;
 mod monitor;
+mod nat;
 mod netfilter;
 mod nft;
-mod overlay;
 mod overruled;
 mod policy;
 mod program;
+mod render;
 mod rule;
 mod tracking;
 

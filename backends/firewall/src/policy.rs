@@ -15,9 +15,9 @@ use wire_state::{
 };
 
 use super::{
+    address_range::AddressRange,
     family_rules::{self, BRIDGES, FamilyRules, containers, counter, of_network, to_port},
-    flowtable,
-    overlay::Overlay,
+    flowtable, nat, render,
     rule::{Links, Match, Rule},
 };
 
@@ -172,9 +172,6 @@ pub enum DockerRules {
 /// (`--bridge-accept-fwmark=0x1000/0x1000`).
 pub const ACCEPT_MARK: u32 = 0x1000;
 
-/// By flannel's and kube-proxy's convention packets with this mark are masqueraded by others.
-pub(super) const KUBE_MARK: &str = "0x4000";
-
 impl FirewallPolicy {
     /// Computes the rules that the packet filter should hold for these leases.
     #[must_use]
@@ -193,7 +190,7 @@ impl FirewallPolicy {
         }
         for rules in &families {
             if self.forward {
-                firewall.chains.extend(rules.chains());
+                firewall.chains.extend(rules.accepting_chains());
             }
             if facts.nftables == Nftables::Absent && self.translates() {
                 firewall.chains.extend([rules.nat_chain(self.masquerade)]);
@@ -229,7 +226,7 @@ impl FirewallPolicy {
     fn families(&self, own: Subnet, devices: &DualStack<OverlayDevice>) -> Vec<FamilyRules> {
         let rules = self.pools.iter().filter_map(|(family, pool)| {
             let (own, device) = (own.get(family)?, devices.get(family).copied());
-            let (network, overlay, subnet_len) = (pool.network, Overlay::of(pool), pool.subnet_len);
+            let (network, overlay, subnet_len) = (pool.network, AddressRange::leased_in(pool), pool.subnet_len);
             Some(FamilyRules { family, network, overlay, subnet_len, own, device })
         });
         rules.collect()
@@ -243,14 +240,13 @@ impl FirewallPolicy {
     ) -> Table {
         let mut table = Table::default();
         let nat: Vec<Rule> = if self.translates() {
-            std::iter::once(family_rules::marked_for_others())
-                .chain(families.iter().flat_map(|rules| rules.nat(self.masquerade)))
-                .collect()
+            let rules = families.iter().flat_map(|rules| rules.nat(self.masquerade));
+            std::iter::once(nat::marked_for_others()).chain(rules).map(Rule::from).collect()
         } else {
             Vec::new()
         };
         // Before Docker, which masquerades at 100 (`srcnat`).
-        add_chain(&mut table, "sources", Attachment { kind: "nat", hook: Hook::Postrouting, priority: 99 }, nat);
+        add_chain(&mut table, "sources", Attachment { kind: "nat", hook: Hook::Postrouting, priority: 99 }, &nat);
         let through: Vec<&FamilyRules> = families.iter().filter(|rules| rules.device.is_some()).collect();
         let Some(device) = through.iter().find_map(|rules| rules.device) else { return table };
         let source_check = facts.nftables == Nftables::Whole;
@@ -261,7 +257,7 @@ impl FirewallPolicy {
             &mut table,
             "encapsulated-out",
             Attachment { kind: "filter", hook: Hook::Postrouting, priority: 300 },
-            encapsulated(&device, masqueraded),
+            &encapsulated(&device, masqueraded),
         );
         // After all other chains: what others drop never gets here.
         let doubted = || through.iter().filter(|rules| facts.doubted.contains(&rules.family));
@@ -272,7 +268,7 @@ impl FirewallPolicy {
                 &mut table,
                 "encapsulated-delivered",
                 Attachment { kind: "filter", hook: Hook::Input, priority: 300 },
-                encapsulated(&device, delivered),
+                &encapsulated(&device, delivered),
             );
         }
         if self.flowtable {
@@ -320,16 +316,16 @@ impl FirewallPolicy {
                 table,
                 "encapsulated-in",
                 Attachment { kind: "filter", hook: Hook::Input, priority: -10 },
-                encapsulated(device, incoming),
+                &encapsulated(device, incoming),
             );
             add_chain(
                 table,
                 "encapsulated-through",
                 Attachment { kind: "filter", hook: Hook::Forward, priority: -10 },
-                encapsulated(device, passing),
+                &encapsulated(device, passing),
             );
         }
-        add_chain(table, "arriving", Attachment { kind: "filter", hook: Hook::Prerouting, priority: -310 }, arriving);
+        add_chain(table, "arriving", Attachment { kind: "filter", hook: Hook::Prerouting, priority: -310 }, &arriving);
     }
 
     /// The rule for nearly all packets of a family, if inner sources are compared.
@@ -360,9 +356,9 @@ pub(super) struct Attachment {
 }
 
 /// Adds a chain if it has rules.
-pub(super) fn add_chain(table: &mut Table, name: &str, at: Attachment, rules: Vec<Rule>) {
+pub(super) fn add_chain(table: &mut Table, name: &str, at: Attachment, rules: &[Rule]) {
     if !rules.is_empty() {
-        let rules = rules.into_iter().map(Rule::in_nft).collect();
+        let rules = rules.iter().map(render::nft::rule).collect();
         let Attachment { kind, hook, priority } = at;
         let (kind, device) = (kind.to_owned(), None);
         table.chains.insert(name.to_owned(), BaseChain { kind, hook, priority, device, rules });

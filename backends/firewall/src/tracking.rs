@@ -11,7 +11,7 @@ use std::{
 use wire_net::Family;
 use wire_state::Hook;
 
-use super::rule;
+use super::render;
 
 /// The chains of others.
 pub(super) type Chains = BTreeMap<ChainId, OtherChain>;
@@ -60,7 +60,7 @@ pub(super) fn needed(chains: &Chains) -> BTreeMap<Family, String> {
 /// The first chain with a rule that uses connection tracking, among those that packets of a family may pass on their
 /// way to this host.
 fn first_conntrack_user(chains: &Chains, family: Family) -> Option<&ChainId> {
-    let concerns = |id: &ChainId| [rule::ip(family), "inet"].contains(&id.family);
+    let concerns = |id: &ChainId| [render::nft::ip(family), "inet"].contains(&id.family);
     let begins = |chain: &OtherChain| matches!(chain.hook, Some(Hook::Prerouting | Hook::Input));
     let mut reached: BTreeSet<&ChainId> = BTreeSet::new();
     let mut next: Vec<&ChainId> =
