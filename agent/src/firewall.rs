@@ -23,7 +23,7 @@ use wire_firewall::{FirewallDataplane, FirewallMonitor, FirewallPolicy, HostFact
 use wire_kernel::Links;
 use wire_lease::{Entry, LeaseTable, NetworkConfig};
 use wire_net::{DualStack, Family, LinkName, Prefix, chain};
-use wire_state::{DataplaneError, Driver, Firewall, Reconciler, Report};
+use wire_state::{DataplaneError, DesiredFirewall, Driver, Firewall, FlannelRules, Reconciler, Report};
 
 use self::{
     doubts::Doubts,
@@ -75,9 +75,9 @@ pub(crate) fn remove() -> Result<usize, Exit> {
     let failed = |error: DataplaneError| Exit::Software(chain(&error));
     let mut dataplane = FirewallDataplane::open(Family::ALL.to_vec()).map_err(failed)?;
     let have = dataplane.read(&()).map_err(failed)?;
-    let left = have.clone().without_ours();
+    let nothing = DesiredFirewall { flannel: FlannelRules::Keep, ..DesiredFirewall::default() };
     let mut reconciler = Reconciler::new(dataplane, ());
-    let report = reconciler.round(&left);
+    let report = reconciler.round(&nothing);
     let other = reconciler.driver().remove_from_other_iptables();
     let failure =
         report.failures.first().map(ToString::to_string).or_else(|| other.as_ref().err().map(|error| chain(error)));

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use wire_net::LinkName;
-use wire_state::{Call, Chain, ChainName, ChainTable, ChainTableKind, Place};
+use wire_state::{Call, ChainName, ChainTable, ChainTableKind, Creation, DesiredChain, InternalBridges, Place};
 
 use super::{
     common_rule::{CommonRule, Conditions, RangeMatch, Verdict},
@@ -18,13 +18,13 @@ use super::{
 
 impl FamilyRules {
     /// Source NAT in iptables, for hosts without nftables.
-    pub(super) fn nat_chain(&self, masquerade: Masquerade) -> (ChainName, Chain) {
+    pub(super) fn nat_chain(&self, masquerade: Masquerade) -> (ChainName, DesiredChain) {
         let rules = [vec![nat::marked_for_others()], self.nat(masquerade)].concat();
         self.chain(ChainTableKind::Nat, "WIRE-NAT", &rules, &[("POSTROUTING", Place::First)])
     }
 
     /// The chains that accept traffic of the overlay before Docker's rules drop it.
-    pub(super) fn accepting_chains(&self) -> BTreeMap<ChainName, Chain> {
+    pub(super) fn accepting_chains(&self) -> BTreeMap<ChainName, DesiredChain> {
         let mut chains = BTreeMap::new();
         if let Some(device) = self.device {
             let [incoming, outgoing] = self.forwarded_by(device.link);
@@ -37,7 +37,7 @@ impl FamilyRules {
             let callers = [("FORWARD", Place::First), ("DOCKER-USER", Place::First)];
             chains.extend([self.chain(ChainTableKind::Filter, "WIRE-FORWARD", &[incoming, outgoing], &callers)]);
         }
-        let callers = [("FORWARD", Place::Behind)];
+        let callers = [("FORWARD", Place::Anywhere)];
         chains.extend([self.chain(ChainTableKind::Filter, "WIRE-POLICY", &self.forwarded(), &callers)]);
         chains
     }
@@ -71,14 +71,20 @@ impl FamilyRules {
         name: &str,
         rules: &[CommonRule],
         callers: &[(&str, Place)],
-    ) -> (ChainName, Chain) {
-        let call = |place| Call { place, rules: vec![format!("-j {name}")] };
-        let chain = Chain {
+    ) -> (ChainName, DesiredChain) {
+        let call = |place| Call { place, rule: format!("-j {name}") };
+        let chain = DesiredChain {
             rules: rules.iter().map(render::iptables::rule).collect(),
-            // What this chain accepts would never reach the rules by which Docker isolates internal networks.
-            spares_internal: kind == ChainTableKind::Filter,
-            // Every packet passes a table that has rules, twice per host. So `raw` is used only if somebody else uses it.
-            answers_others: kind == ChainTableKind::Raw,
+            internal_bridges: match kind {
+                // What this chain accepts would never reach the rules by which Docker isolates internal bridges.
+                ChainTableKind::Filter => InternalBridges::Return,
+                ChainTableKind::Raw | ChainTableKind::Nat => InternalBridges::Ignore,
+            },
+            creation: match kind {
+                // Every packet passes a table that has rules, twice per host.
+                ChainTableKind::Raw => Creation::WhenTableIsUsed,
+                ChainTableKind::Filter | ChainTableKind::Nat => Creation::Always,
+            },
             calls: callers.iter().map(|(caller, place)| ((*caller).to_owned(), call(*place))).collect(),
         };
         let table = ChainTable { family: self.family, kind };

@@ -14,7 +14,7 @@ use std::{
 use wire_net::{Family, Prefix};
 use wire_state::{
     Attempt, ChainTable, ChainTableKind, ContainerLink, DataplaneError, Driver, ErrorKind, Firewall, FirewallOp,
-    FirewallState, OpError, Operation as _, Rule, Table, TableName,
+    ObservedFirewall, ObservedRule, ObservedTable, OpError, Operation as _, TableName,
 };
 
 pub use self::counted::Counted;
@@ -189,26 +189,27 @@ impl FirewallDataplane {
         Ok(self.netfilter.as_mut().expect("it was opened above"))
     }
 
-    fn read_nftables(&mut self, firewall: &mut FirewallState) -> Result<netfilter::Tables, DataplaneError> {
+    fn read_nftables(&mut self, firewall: &mut ObservedFirewall) -> Result<netfilter::Tables, DataplaneError> {
         let tables = self.netfilter()?.tables()?;
         self.others.firewalld = netfilter::has_firewalld(&tables);
         for name in tables.iter().filter_map(|(family, name)| netfilter::table_name(*family, name)) {
-            let table = match name {
-                TableName::Ours => self.read_ours()?,
-                TableName::Flannel(_) => Table::default(),
-            };
-            firewall.tables.insert(name, table);
+            match name {
+                TableName::Ours => firewall.table = Some(self.read_ours()?),
+                TableName::Flannel(family) => {
+                    firewall.flannel_tables.insert(family);
+                }
+            }
         }
         Ok(tables)
     }
 
-    /// Reads our table. A rule with our mark but other expressions than ours was altered by somebody else.
-    fn read_ours(&mut self) -> Result<Table, DataplaneError> {
+    /// Reads our table.
+    fn read_ours(&mut self) -> Result<ObservedTable, DataplaneError> {
         let (mut table, expressions) = self.netfilter()?.table()?;
         for rule in table.chains.values_mut().flat_map(|chain| &mut chain.rules) {
-            let differs = |known: &Vec<u8>| expressions.get(&rule.mark) != Some(known);
-            if self.expressions.get(&rule.mark).is_some_and(differs) {
-                *rule = Rule { mark: "altered".to_owned(), text: String::new() };
+            let ObservedRule::Marked(mark) = rule else { continue };
+            if self.expressions.get(mark).is_some_and(|known| expressions.get(mark) != Some(known)) {
+                *rule = ObservedRule::Altered;
             }
         }
         self.flows.read.clone_from(&table.flowtables);
@@ -218,7 +219,7 @@ impl FirewallDataplane {
         Ok(table)
     }
 
-    fn read_iptables(&mut self, tables: &netfilter::Tables, firewall: &mut FirewallState) {
+    fn read_iptables(&mut self, tables: &netfilter::Tables, firewall: &mut ObservedFirewall) {
         self.programs.clear();
         (self.others.ufw, self.others.docker) = (false, false);
         self.operators_drops.clear();
@@ -299,7 +300,7 @@ impl FirewallDataplane {
             let (made, expressions) = self.netfilter().and_then(Netfilter::table).unwrap_or_default();
             self.expressions = expressions;
             self.flows.read.clone_from(&made.flowtables);
-            if made != *wanted {
+            if !made.equals(wanted) {
                 // Some versions before 1.0.6 do so with ranges in concatenations (its release notes).
                 return Err(OpError::unsupported(
                     "nft has made something else of our table: a newer nftables is needed",
@@ -313,9 +314,9 @@ impl FirewallDataplane {
 impl Driver for FirewallDataplane {
     type Resource = Firewall;
 
-    fn read(&mut self, (): &()) -> Result<FirewallState, DataplaneError> {
+    fn read(&mut self, (): &()) -> Result<ObservedFirewall, DataplaneError> {
         self.unreadable.clear();
-        let mut firewall = FirewallState::default();
+        let mut firewall = ObservedFirewall::default();
         // Read first: a change during this read then differs from it, and leads to another read.
         self.generation = self.netfilter().and_then(Netfilter::generation).ok();
         let tables = self.read_nftables(&mut firewall).unwrap_or_else(|error| {

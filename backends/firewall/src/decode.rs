@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use wire_net::{Family, LinkName, Prefix};
 use wire_netlink::attribute::{address, attributes, number, text};
-use wire_state::{Element, Hook, SetKind};
+use wire_state::{ChainKind, Element, Hook, SetKind};
 
 use super::tracking::Effects;
 
@@ -20,6 +20,15 @@ pub(super) fn be32(value: &[u8]) -> Option<u32> {
 pub(super) fn hook_of(number: u32) -> Option<Hook> {
     let hooks = [Hook::Prerouting, Hook::Input, Hook::Forward, Hook::Output, Hook::Postrouting, Hook::Ingress];
     hooks.get(usize::try_from(number).ok()?).copied()
+}
+
+/// The type of a base chain; `None` for one that we never use.
+pub(super) fn chain_kind(name: &str) -> Option<ChainKind> {
+    match name {
+        "filter" => Some(ChainKind::Filter),
+        "nat" => Some(ChainKind::Nat),
+        _ => None,
+    }
 }
 
 /// `NFT_SET_INTERVAL`: a set of ranges.

@@ -8,12 +8,11 @@
 use std::collections::BTreeSet;
 
 use wire_net::LinkName;
-use wire_state::{BaseChain, Flowtable, Hook, Table};
+use wire_state::{Attachment, DesiredTable, Flowtable, Hook};
 
 use super::{
     family_rules::{self, FamilyRules},
-    policy::{Attachment, HostFacts, add_chain, is_plain},
-    render,
+    policy::{HostFacts, add_chain, is_plain},
     rule::{Action, Addresses, Links, Match, Rule},
 };
 
@@ -25,7 +24,7 @@ const PRIORITY: i32 = 0;
 const BEFORE: i32 = PRIORITY - 1;
 
 /// Adds a flowtable for flows between containers and the overlay, if the links of both can be hooked.
-pub(super) fn add(table: &mut Table, families: &[&FamilyRules], facts: &HostFacts) {
+pub(super) fn add(table: &mut DesiredTable, families: &[&FamilyRules], facts: &HostFacts) {
     let hookable = |link: &LinkName| facts.hookable.contains(link) && is_plain(link);
     // Packets of the agent's own TUN devices pass user space anyway; flowtables are not tried with them.
     let is_hookable =
@@ -40,11 +39,9 @@ pub(super) fn add(table: &mut Table, families: &[&FamilyRules], facts: &HostFact
     table.flowtables.insert(OVERLAY.to_owned(), Flowtable { flags: 0, priority: PRIORITY, devices });
     // After all other chains: what others drop never gets here, and so into no flowtable.
     let flows: Vec<Rule> = families.iter().flat_map(|rules| rules.flows()).collect();
-    add_chain(table, "flows", Attachment { kind: "filter", hook: Hook::Forward, priority: 300 }, &flows);
+    add_chain(table, "flows", Attachment::filter(Hook::Forward, 300), &flows);
     for rules in families {
-        if let Some((name, chain)) = rules.emerging() {
-            table.chains.insert(name, chain);
-        }
+        rules.add_emerging(table);
     }
 }
 
@@ -59,13 +56,14 @@ impl FamilyRules {
         [out, back].map(flow).into()
     }
 
-    /// [`FamilyRules::not_let_in`] in a chain before the flowtable: a packet of a known flow never reaches the chain
+    /// Adds [`FamilyRules::not_let_in`] in a chain before the flowtable: a packet of a known flow never reaches the chain
     /// `arriving`.
-    fn emerging(&self) -> Option<(String, BaseChain)> {
-        let device = self.device?.link;
-        let (kind, rules) = ("filter".to_owned(), vec![render::nft::rule(&family_rules::let_in_by_no_rule([]))]);
-        let chain = BaseChain { kind, hook: Hook::Ingress, priority: BEFORE, device: Some(device), rules };
-        Some((format!("emerging-{}", self.family_name()), chain))
+    fn add_emerging(&self, table: &mut DesiredTable) {
+        if let Some(device) = self.device {
+            let name = format!("emerging-{}", self.family_name());
+            let rules = [family_rules::let_in_by_no_rule([])];
+            add_chain(table, &name, Attachment::ingress(device.link, BEFORE), &rules);
+        }
     }
 }
 

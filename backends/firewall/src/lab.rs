@@ -10,7 +10,7 @@ mod tracking;
 use std::time::Duration;
 
 use wire_net::{Family, Prefix};
-use wire_state::{Driver as _, Element, ErrorKind, FirewallOp, FirewallState, Reconciler, SetChange};
+use wire_state::{DesiredFirewall, Driver as _, Element, ErrorKind, FirewallOp, Reconciler, SetChange};
 
 use super::{
     FirewallDataplane, FirewallMonitor, HostFacts, Masquerade, Nftables, Senders,
@@ -28,7 +28,7 @@ fn reconciler() -> Reconciler<FirewallDataplane> {
     Reconciler::new(FirewallDataplane::open(Family::ALL.to_vec()).unwrap(), ())
 }
 
-fn want(peers: &[u8]) -> FirewallState {
+fn want(peers: &[u8]) -> DesiredFirewall {
     wanted(&policy(true), peers, &["docker0"])
 }
 
@@ -39,7 +39,7 @@ fn ruleset() -> String {
 /// A round after a change by somebody else, as the agent makes it.
 fn repair(
     reconciler: &mut Reconciler<FirewallDataplane>,
-    want: &FirewallState,
+    want: &DesiredFirewall,
 ) -> wire_state::Report<wire_state::Firewall> {
     if reconciler.driver().has_changed() {
         reconciler.invalidate();
@@ -74,7 +74,7 @@ fn what_was_put_is_read_back_as_wanted_and_nothing_is_written_again() {
                 }
             }
         }
-        assert!(again.round(&FirewallState::default()).converged);
+        assert!(again.round(&DesiredFirewall::default()).converged);
         let rest = ruleset();
         assert!(!rest.to_lowercase().contains("wire"), "{rest}");
     });
@@ -230,7 +230,7 @@ fn the_table_raw_is_left_alone_until_others_use_it_and_then_ours_comes_first() {
             assert_eq!(raw("ip6tables"), "", "{damage}");
             assert!(!reconciler.driver().has_changed(), "{damage}");
         }
-        assert!(reconciler.round(&FirewallState::default()).converged);
+        assert!(reconciler.round(&DesiredFirewall::default()).converged);
         assert!(!raw("iptables").contains("WIRE"));
     });
 }
@@ -290,7 +290,7 @@ fn measure_rounds_among_many_peers() {
         for peers in [0, 4_000, 20_000] {
             let want = |more: u32| wanted_with(&policy(false), peers + more);
             let mut reconciler = reconciler();
-            let mut timed = |what: &str, want: &FirewallState, doubt: bool| {
+            let mut timed = |what: &str, want: &DesiredFirewall, doubt: bool| {
                 if doubt {
                     reconciler.invalidate();
                 }
@@ -314,7 +314,7 @@ fn measure_rounds_among_many_peers() {
             // The round before has added one too.
             let there = run("nft -j list set inet wire-agent subnets-v4-24").matches("\"concat\":").count();
             assert_eq!(there, usize::try_from(peers).unwrap() + 1_001);
-            assert!(reconciler.round(&FirewallState::default()).converged);
+            assert!(reconciler.round(&DesiredFirewall::default()).converged);
         }
     });
 }

@@ -19,13 +19,14 @@ use wire_netlink::{
     attribute::{attributes, text},
 };
 use wire_state::{
-    Attempt, BaseChain, DataplaneError, Element, Hook, OURS, Rule, Set, SetChange, SetKind, Table, TableName,
+    Attachment, Attempt, ChainPolicy, DataplaneError, Element, OURS, ObservedBaseChain, ObservedRule, ObservedTable,
+    Set, SetChange, SetKind, TableName,
 };
 
 use super::{
     decode::{
-        address_element, be32, comment, counts, find, hook_of, lease_element, link_element, set_kind, subnet_element,
-        without_counts,
+        address_element, be32, chain_kind, comment, counts, find, hook_of, lease_element, link_element, set_kind,
+        subnet_element, without_counts,
     },
     encode::Body,
     family_rules::{counter, usual_mark},
@@ -100,15 +101,15 @@ impl Netfilter {
     }
 
     /// Our table, with the expressions of its rules.
-    pub(crate) fn table(&mut self) -> Result<(Table, Expressions), DataplaneError> {
+    pub(crate) fn table(&mut self) -> Result<(ObservedTable, Expressions), DataplaneError> {
         let chains = self.chains()?.into_iter().collect();
-        let mut table = Table { flags: self.flags()?, chains, ..Table::default() };
+        let mut table = ObservedTable { flags: self.flags()?, chains, ..ObservedTable::default() };
         let mut expressions = Expressions::new();
-        for (chain, mark, bytes) in self.rules()? {
-            if let Some(chain) = table.chains.get_mut(&chain) {
-                chain.rules.push(Rule { mark: mark.clone(), text: String::new() });
+        for entry in self.rules()? {
+            if let Some(chain) = table.chains.get_mut(&entry.chain) {
+                chain.rules.push(entry.mark.clone().map_or(ObservedRule::Unmarked, ObservedRule::Marked));
             }
-            expressions.insert(mark, bytes);
+            expressions.extend(entry.mark.map(|mark| (mark, entry.expressions)));
         }
         for (name, kind) in self.sets()? {
             let elements = match kind {
@@ -277,32 +278,27 @@ impl Netfilter {
         Ok(found.first().copied().unwrap_or_default())
     }
 
-    fn chains(&mut self) -> Result<Vec<(String, BaseChain)>, DataplaneError> {
+    fn chains(&mut self) -> Result<Vec<(String, ObservedBaseChain)>, DataplaneError> {
         self.dump("chains", GET_CHAIN, &|| Body::new(INET), |body| {
             ours(body)?;
-            // NFTA_CHAIN_NAME, _TYPE, _HOOK with NFTA_HOOK_HOOKNUM and _PRIORITY. A chain that nothing calls has none.
-            let kind = find(body, 7).and_then(text).unwrap_or_default().to_owned();
-            let hook = find(body, 4).unwrap_or_default();
-            let priority = hook_value(hook, 2).map_or(0, u32::cast_signed);
-            let device = flowtable::device(hook);
-            let hook = hook_value(hook, 1).and_then(hook_of).unwrap_or(Hook::Output);
+            // NFTA_CHAIN_NAME
             let name = find(body, 3).and_then(text)?.to_owned();
-            // NFTA_CHAIN_POLICY, NF_ACCEPT: our chains accept what their rules do not match.
+            // NFTA_CHAIN_POLICY, which only base chains have: NF_ACCEPT
             let accepts = find(body, 5).and_then(be32).is_none_or(|policy| policy == 1);
-            let kind = if accepts { kind } else { "drop".to_owned() };
-            Some((name, BaseChain { kind, hook, priority, device, rules: Vec::new() }))
+            let policy = if accepts { ChainPolicy::Accept } else { ChainPolicy::Drop };
+            Some((name, ObservedBaseChain { attachment: attachment(body), policy, rules: Vec::new() }))
         })
     }
 
-    fn rules(&mut self) -> Result<Vec<(String, String, Vec<u8>)>, DataplaneError> {
+    fn rules(&mut self) -> Result<Vec<RuleEntry>, DataplaneError> {
         // NFTA_RULE_TABLE
         let request = || Body::new(INET).named(1, NAME);
         self.dump("rules", GET_RULE, &request, |body| {
             ours(body)?;
             // NFTA_RULE_CHAIN, NFTA_RULE_USERDATA, NFTA_RULE_EXPRESSIONS
             let chain = find(body, 2).and_then(text)?.to_owned();
-            let mark = find(body, 7).and_then(comment).unwrap_or_else(|| "of somebody else".to_owned());
-            Some((chain, mark, without_counts(find(body, 4).unwrap_or_default())))
+            let mark = find(body, 7).and_then(comment);
+            Some(RuleEntry { chain, mark, expressions: without_counts(find(body, 4).unwrap_or_default()) })
         })
     }
 
@@ -346,6 +342,25 @@ impl Netfilter {
         batch.push(kind, 0, body);
         self.netlink.ask(&mut batch, each).map(drop).map_err(|source| DataplaneError::Read { what, source })
     }
+}
+
+/// A rule of our table.
+struct RuleEntry {
+    /// The name of its chain.
+    chain: String,
+    /// Its comment.
+    mark: Option<String>,
+    /// Its compiled expressions, without counts.
+    expressions: Vec<u8>,
+}
+
+/// The place of a chain: `NFTA_CHAIN_TYPE`, and `NFTA_CHAIN_HOOK` with `NFTA_HOOK_HOOKNUM` and `_PRIORITY`.
+fn attachment(body: &[u8]) -> Option<Attachment> {
+    let kind = find(body, 7).and_then(text).and_then(chain_kind)?;
+    let at = find(body, 4)?;
+    let hook = hook_value(at, 1).and_then(hook_of)?;
+    let priority = hook_value(at, 2).map_or(0, u32::cast_signed);
+    Some(Attachment { kind, hook, priority, device: flowtable::device(at) })
 }
 
 /// The first and the last key of an element: `NFTA_SET_ELEM_KEY` and `_KEY_END`. A single key is both.

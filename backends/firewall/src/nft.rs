@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, fmt::Write as _};
 
 use wire_net::Family;
-use wire_state::{Element, FirewallOp, SetKind, Table, TableName};
+use wire_state::{Attachment, DesiredTable, Element, FirewallOp, SetKind, TableName};
 
 /// The script for one operation; `None` if it is not done by nft.
 pub(crate) fn script(op: &FirewallOp) -> Option<String> {
@@ -15,7 +15,7 @@ pub(crate) fn script(op: &FirewallOp) -> Option<String> {
     }
 }
 
-fn put_table(table: &Table) -> String {
+fn put_table(table: &DesiredTable) -> String {
     let name = TableName::Ours;
     let mut text = format!("add table {name}\ndelete table {name}\nadd table {name}\n");
     for counter in &table.counters {
@@ -42,8 +42,8 @@ fn put_table(table: &Table) -> String {
         line(&mut text, format_args!("add flowtable {name} {flowtable} {{ {spec} }}"));
     }
     for (chain, content) in &table.chains {
-        let (kind, hook, priority) = (&content.kind, content.hook, content.priority);
-        let device = content.device.map(|device| format!("device \"{device}\" ")).unwrap_or_default();
+        let Attachment { kind, hook, priority, device } = content.attachment;
+        let device = device.map(|device| format!("device \"{device}\" ")).unwrap_or_default();
         let spec = format!("type {kind} hook {hook} {device}priority {priority}; policy accept;");
         line(&mut text, format_args!("add chain {name} {chain} {{ {spec} }}"));
         for rule in &content.rules {

@@ -10,8 +10,8 @@ use std::{
 
 use wire_net::{DualStack, Family, LinkName, Pool, Subnet, Vni};
 use wire_state::{
-    BaseChain, ContainerLink, Element, FirewallState, Hook, LinkKind, NetState, Owner, Set, SetKind, Table, TableName,
-    Tunnel, VXLAN_LEAD,
+    Attachment, BaseChain, ContainerLink, DesiredFirewall, DesiredTable, Element, Hook, LinkKind, NetState, Owner, Set,
+    SetKind, Tunnel, VXLAN_LEAD,
 };
 
 use super::{
@@ -181,12 +181,12 @@ impl FirewallPolicy {
         peers: &(impl Iterator<Item = Peer> + Clone),
         devices: &DualStack<OverlayDevice>,
         facts: &HostFacts,
-    ) -> FirewallState {
-        let mut firewall = FirewallState::default();
+    ) -> DesiredFirewall {
+        let mut firewall = DesiredFirewall::default();
         let families = self.families(own, devices);
         let ours = self.table(&families, peers, facts);
         if !ours.chains.is_empty() && facts.nftables != Nftables::Absent {
-            firewall.tables.insert(TableName::Ours, ours);
+            firewall.table = Some(ours);
         }
         for rules in &families {
             if self.forward {
@@ -237,8 +237,8 @@ impl FirewallPolicy {
         families: &[FamilyRules],
         peers: &(impl Iterator<Item = Peer> + Clone),
         facts: &HostFacts,
-    ) -> Table {
-        let mut table = Table::default();
+    ) -> DesiredTable {
+        let mut table = DesiredTable::default();
         let nat: Vec<Rule> = if self.translates() {
             let rules = families.iter().flat_map(|rules| rules.nat(self.masquerade));
             std::iter::once(nat::marked_for_others()).chain(rules).map(Rule::from).collect()
@@ -246,7 +246,7 @@ impl FirewallPolicy {
             Vec::new()
         };
         // Before Docker, which masquerades at 100 (`srcnat`).
-        add_chain(&mut table, "sources", Attachment { kind: "nat", hook: Hook::Postrouting, priority: 99 }, &nat);
+        add_chain(&mut table, "sources", Attachment::nat(Hook::Postrouting, 99), &nat);
         let through: Vec<&FamilyRules> = families.iter().filter(|rules| rules.device.is_some()).collect();
         let Some(device) = through.iter().find_map(|rules| rules.device) else { return table };
         let source_check = facts.nftables == Nftables::Whole;
@@ -256,7 +256,7 @@ impl FirewallPolicy {
         add_chain(
             &mut table,
             "encapsulated-out",
-            Attachment { kind: "filter", hook: Hook::Postrouting, priority: 300 },
+            Attachment::filter(Hook::Postrouting, 300),
             &encapsulated(&device, masqueraded),
         );
         // After all other chains: what others drop never gets here.
@@ -267,7 +267,7 @@ impl FirewallPolicy {
             add_chain(
                 &mut table,
                 "encapsulated-delivered",
-                Attachment { kind: "filter", hook: Hook::Input, priority: 300 },
+                Attachment::filter(Hook::Input, 300),
                 &encapsulated(&device, delivered),
             );
         }
@@ -289,7 +289,7 @@ impl FirewallPolicy {
     }
 
     /// Adds the chains that judge encapsulated packets as they come in, or are forwarded.
-    fn judge(&self, table: &mut Table, through: &[&FamilyRules], device: &OverlayDevice, facts: &HostFacts) {
+    fn judge(&self, table: &mut DesiredTable, through: &[&FamilyRules], device: &OverlayDevice, facts: &HostFacts) {
         let source_check = facts.nftables == Nftables::Whole;
         // Ten before `raw` (-300), and so before connection tracking (-200). Fragments are whole again since -400.
         let mut arriving: Vec<Rule> = through.iter().filter_map(|rules| rules.not_let_in()).collect();
@@ -312,20 +312,15 @@ impl FirewallPolicy {
             // Without a VXLAN header, an answer to a masqueraded packet may look encapsulated until its address is
             // translated back (-100).
             let incoming = [family_rules::let_in_before()].into_iter().chain(incoming).collect();
-            add_chain(
-                table,
-                "encapsulated-in",
-                Attachment { kind: "filter", hook: Hook::Input, priority: -10 },
-                &encapsulated(device, incoming),
-            );
+            add_chain(table, "encapsulated-in", Attachment::filter(Hook::Input, -10), &encapsulated(device, incoming));
             add_chain(
                 table,
                 "encapsulated-through",
-                Attachment { kind: "filter", hook: Hook::Forward, priority: -10 },
+                Attachment::filter(Hook::Forward, -10),
                 &encapsulated(device, passing),
             );
         }
-        add_chain(table, "arriving", Attachment { kind: "filter", hook: Hook::Prerouting, priority: -310 }, &arriving);
+        add_chain(table, "arriving", Attachment::filter(Hook::Prerouting, -310), &arriving);
     }
 
     /// The rule for nearly all packets of a family, if inner sources are compared.
@@ -347,20 +342,10 @@ pub(super) fn is_plain(link: &LinkName) -> bool {
     link.as_str().chars().all(|letter| letter.is_ascii_alphanumeric() || "_.@:-".contains(letter))
 }
 
-/// The place of a chain in the kernel: its type, its hook, and its priority there.
-#[derive(Clone, Copy)]
-pub(super) struct Attachment {
-    pub(super) kind: &'static str,
-    pub(super) hook: Hook,
-    pub(super) priority: i32,
-}
-
 /// Adds a chain if it has rules.
-pub(super) fn add_chain(table: &mut Table, name: &str, at: Attachment, rules: &[Rule]) {
+pub(super) fn add_chain(table: &mut DesiredTable, name: &str, attachment: Attachment, rules: &[Rule]) {
     if !rules.is_empty() {
         let rules = rules.iter().map(render::nft::rule).collect();
-        let Attachment { kind, hook, priority } = at;
-        let (kind, device) = (kind.to_owned(), None);
-        table.chains.insert(name.to_owned(), BaseChain { kind, hook, priority, device, rules });
+        table.chains.insert(name.to_owned(), BaseChain { attachment, rules });
     }
 }

@@ -18,8 +18,10 @@ pub mod sim;
 
 pub use error::{DataplaneError, ErrorKind, OpError};
 pub use firewall::{
-    BaseChain, Call, Chain, ChainChange, ChainName, ChainTable, ChainTableKind, Element, Firewall, FirewallOp,
-    FirewallState, Flowtable, Hook, OURS, Place, Rule, Set, SetChange, SetKind, Table, TableName,
+    Attachment, BaseChain, Call, CallChange, ChainChange, ChainKind, ChainName, ChainPolicy, ChainTable,
+    ChainTableKind, Creation, DesiredChain, DesiredFirewall, DesiredTable, Element, Firewall, FirewallOp, FlannelRules,
+    Flowtable, Hook, InternalBridge, InternalBridges, OURS, ObservedBaseChain, ObservedCall, ObservedChain,
+    ObservedFirewall, ObservedRule, ObservedTable, Place, Position, Rule, Set, SetChange, SetKind, Table, TableName,
 };
 pub use network::{
     Address, Capabilities, Conflict, ContainerLink, Detours, Extra, FdbKey, Findings, Forward, ForwardKey, Framing,

@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use wire_net::LinkName;
 
 use crate::{
-    Address, Attempt, DataplaneError, Driver, ErrorKind, Firewall, FirewallOp, FirewallState, NetState, Network, Op,
+    Address, Attempt, DataplaneError, Driver, ErrorKind, Firewall, FirewallOp, NetState, Network, ObservedFirewall, Op,
     OpError, Operation, Owner, Resource, Setting,
 };
 
@@ -168,7 +168,7 @@ impl Simulated for Network {
 }
 
 impl Simulated for Firewall {
-    fn refusal(_: &FirewallState, _: &FirewallOp) -> Option<ErrorKind> {
+    fn refusal(_: &ObservedFirewall, _: &FirewallOp) -> Option<ErrorKind> {
         None
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Instant};
 
-use wire_state::{ErrorKind, Flowtable, OpError, Table};
+use wire_state::{DesiredTable, ErrorKind, Flowtable, OpError};
 
 use super::{FirewallDataplane, RETRY_PAUSE};
 use crate::{HostFacts, netfilter::Netfilter};
@@ -17,7 +17,7 @@ pub(super) struct Flows {
 
 impl Flows {
     /// Records the outcome of writing the table. True if it failed and may succeed without a flowtable.
-    pub(super) fn have_failed(&mut self, table: &Table, error: Option<&OpError>) -> bool {
+    pub(super) fn have_failed(&mut self, table: &DesiredTable, error: Option<&OpError>) -> bool {
         // Without nft, the table fails with and without a flowtable.
         if table.flowtables.is_empty() || error.is_some_and(|error| error.kind == ErrorKind::NoProgram) {
             return false;
