@@ -19,11 +19,14 @@ use std::{
 
 use tokio::sync::watch;
 use tracing::{error, info, warn};
-use wire_firewall::{FirewallDataplane, FirewallMonitor, FirewallPolicy, HostFacts, OverlayDevice, Peer};
+use wire_firewall::{
+    FirewallDataplane, FirewallMonitor, FirewallPolicy, ForeignRules, HostFacts, Learned, OverlayDevice, Peer, Support,
+    SupportProbe,
+};
 use wire_kernel::Links;
 use wire_lease::{Entry, LeaseTable, NetworkConfig};
 use wire_net::{DualStack, Family, LinkName, Prefix, chain};
-use wire_state::{DataplaneError, DesiredFirewall, Driver, Firewall, FlannelRules, Reconciler, Report};
+use wire_state::{ContainerLink, DataplaneError, DesiredFirewall, Driver, Firewall, FlannelRules, Reconciler, Report};
 
 use self::{
     doubts::Doubts,
@@ -136,6 +139,7 @@ impl FirewallKeeper {
             done,
             seen: FirewallSeen::default(),
             around: HostFacts::default(),
+            probe: SupportProbe::default(),
             blocked: BTreeSet::new(),
             doubts: Doubts::default(),
             found: (Findings::default(), Instant::now()),
@@ -194,6 +198,8 @@ struct Keeper {
     done: watch::Sender<bool>,
     seen: FirewallSeen,
     around: HostFacts,
+    /// What this host supports of our rules.
+    probe: SupportProbe,
     /// Whether another agent undoes what we put right.
     contested: bool,
     /// The families of which others drop what we let in.
@@ -260,17 +266,7 @@ impl Keeper {
             self.reconciler.invalidate();
             self.pause = (self.pause * 2).min(SLOWEST);
         }
-        let mut report = self.compare(wish);
-        // iptables takes over at once what nftables refuses: two steps down, and one more without a flowtable.
-        for _ in 0..3 {
-            if !self.reconciler.driver().holds_less(&self.around) {
-                break;
-            }
-            let before = std::mem::replace(&mut report, self.compare(wish));
-            report.written += before.written;
-            report.removed += before.removed;
-            report.changes.splice(..0, before.changes);
-        }
+        let report = self.compare_until_supported(wish);
         let put_right = report.written + report.removed > 0 && !is_new;
         if put_right {
             self.brake = (self.brake * 2).min(self.every);
@@ -281,14 +277,14 @@ impl Keeper {
         if report.read_back && report.converged {
             self.leave_other_iptables();
         }
-        let lack = self.reconciler.driver().nftables_error().map(|error| lacking(self.around.nftables, error));
+        let lack = self.probe.nftables_error().map(|error| lacking(self.around.support.nftables, error));
         self.board.warning(NFTABLES, lack);
-        self.board.caution(FLOWTABLE, self.reconciler.driver().flowtable_error().map(no_flowtable));
+        self.board.caution(FLOWTABLE, self.probe.flowtable_error().map(no_flowtable));
         let hidden = self.is_blind().then(|| HIDDEN.to_owned());
         self.board.warning(DOCKERS_CHAINS, hidden);
         self.publish(&report, &wish.devices);
         if self.note_doubts(&wish.devices) {
-            let report = self.compare(wish);
+            let (report, _) = self.compare(wish);
             self.publish(&report, &wish.devices);
         }
         self.note_claims(&wish.leases);
@@ -306,24 +302,55 @@ impl Keeper {
         self.board.warning(IPTABLES, failure);
     }
 
-    fn compare(&mut self, wish: &Wish) -> Report<Firewall> {
-        let subnets: Vec<Prefix> = wish.own.lease.subnet.prefixes().collect();
-        match self.links.of_containers(&subnets) {
-            Ok(links) => {
-                let mut around = self.reconciler.driver().host_facts(links, &subnets);
-                around.doubted = self.doubts.families();
-                if self.policy.flowtable && self.reconciler.driver().tries_flowtables() {
-                    around.hookable = self.hookable(&wish.devices, &around.bridges);
-                }
-                self.note_bridges(&around, subnets);
-                self.note_host_facts(around, &wish.devices);
+    /// Compares, and again for less where the host refuses a part of our table: iptables takes over at once what nftables
+    /// lacks.
+    fn compare_until_supported(&mut self, wish: &Wish) -> Report<Firewall> {
+        let (mut report, mut learned) = self.compare(wish);
+        // Without a flowtable, without the check of inner sources, without nftables.
+        for _ in 0..3 {
+            match learned {
+                Learned::Nothing => break,
+                Learned::Less => {}
             }
-            Err(error) => warn!(error = chain(&error), "which links containers are on cannot be told"),
+            let (again, next) = self.compare(wish);
+            let before = std::mem::replace(&mut report, again);
+            report.written += before.written;
+            report.removed += before.removed;
+            report.changes.splice(..0, before.changes);
+            learned = next;
         }
+        report
+    }
+
+    fn compare(&mut self, wish: &Wish) -> (Report<Firewall>, Learned) {
+        let support = self.probe.support(Instant::now());
+        let subnets: Vec<Prefix> = wish.own.lease.subnet.prefixes().collect();
+        let facts = match self.links.of_containers(&subnets) {
+            Ok(links) => {
+                let facts = self.host_facts(wish, links, support);
+                self.note_bridges(&facts, subnets);
+                facts
+            }
+            Err(error) => {
+                warn!(error = chain(&error), "which links containers are on cannot be told");
+                HostFacts { support, ..self.around.clone() }
+            }
+        };
+        self.note_host_facts(facts, &wish.devices);
         let peer = |entry: &Arc<Entry>| Peer { public: entry.lease.public, subnet: entry.lease.subnet };
         let peers = wish.leases.peers.values().map(peer);
         let firewall = self.policy.desired(wish.own.lease.subnet, &peers, &wish.devices, &self.around);
-        self.reconciler.round(&firewall)
+        let report = self.reconciler.round(&firewall);
+        let learned = self.probe.learn(support, &firewall, &report, Instant::now());
+        (report, learned)
+    }
+
+    fn host_facts(&mut self, wish: &Wish, links: Vec<ContainerLink>, support: Support) -> HostFacts {
+        let ForeignRules { docker, tracked } = self.reconciler.driver().foreign_rules();
+        let subnets: Vec<Prefix> = wish.own.lease.subnet.prefixes().collect();
+        let bridges = HostFacts::bridges_among(&links, &subnets);
+        let hookable = if self.policy.flowtable { self.hookable(&wish.devices, &bridges) } else { BTreeSet::new() };
+        HostFacts { bridges, links, docker, support, tracked, doubted: self.doubts.families(), hookable }
     }
 
     /// The links that a flowtable may name: those that are there.
@@ -347,12 +374,13 @@ impl Keeper {
         }
         let counted = self.reconciler.driver().counted().unwrap_or_else(|_| self.seen.counted.clone());
         self.note_blocked(&counted, devices);
+        let tracked = self.policy.tracked(devices, &self.around);
         let seen = FirewallSeen {
             written: self.seen.written + report.written as u64,
             removed: self.seen.removed + report.removed as u64,
             converged: report.converged,
             counted,
-            tracked: self.policy.tracked(devices, &self.around),
+            tracked: tracked.into_iter().map(|(family, why)| (family, why.to_string())).collect(),
         };
         if seen != self.seen {
             self.board.update(|board| board.firewall = seen.clone());

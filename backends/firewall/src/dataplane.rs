@@ -1,29 +1,22 @@
 //! Reads the packet filter, and applies changes to it.
 
 mod counted;
-mod flows;
 mod leave;
-mod support;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    io,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, io};
 
-use wire_net::{Family, Prefix};
+use wire_net::Family;
 use wire_state::{
-    Attempt, ChainTable, ChainTableKind, ContainerLink, DataplaneError, Driver, ErrorKind, Firewall, FirewallOp,
+    Attempt, ChainTable, ChainTableKind, DataplaneError, Driver, ErrorKind, Firewall, FirewallOp, Flowtable,
     ObservedFirewall, ObservedRule, ObservedTable, OpError, Operation as _, TableName,
 };
 
 pub use self::counted::Counted;
-use self::flows::Flows;
 use super::{
     iptables, netfilter,
     netfilter::{Expressions, Netfilter},
     nft,
-    policy::{ACCEPT_MARK, HostFacts, Nftables},
+    policy::{ACCEPT_MARK, DockerRules, TrackingReason},
     program::{self, Listing, Programs, Variant},
     tracking,
 };
@@ -38,23 +31,32 @@ pub struct FirewallDataplane {
     /// The compiled expressions of our rules, as last known to be right.
     expressions: Expressions,
     programs: BTreeMap<Family, Programs>,
-    /// The part of our table that nftables supports, as far as was tried.
-    nftables: Nftables,
-    /// The part that [`Self::host_facts`] returned last, and that is therefore tried now.
-    tried: Nftables,
-    /// Why nftables holds less than our whole table, and since when.
-    nftables_error: Option<(Instant, OpError)>,
-    flows: Flows,
+    /// The flowtables of our table, from the last read or write.
+    flowtables: BTreeMap<String, Flowtable>,
     /// The parts that could not be read; nothing is written to them.
     unreadable: BTreeMap<Part, OpError>,
     others: Others,
-    /// The families in which rules of others use connection tracking, and the nftables generation of that read,
-    /// increased like `generation`.
-    tracking_cache: Option<(u32, BTreeMap<Family, String>)>,
+    tracking: Option<TrackingRead>,
     /// The rules in `DOCKER-USER` by which operators drop packets.
     operators_drops: Vec<(Family, String)>,
     /// Called before each program run, which may take seconds.
     step: Box<dyn Fn() + Send>,
+}
+
+/// The rules of others that use connection tracking, as they were read.
+struct TrackingRead {
+    /// The nftables generation of this read, increased by one for each write of our own.
+    generation: u32,
+    needed: BTreeMap<Family, TrackingReason>,
+}
+
+/// Rules of others that ours depend on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ForeignRules {
+    /// The form in which Docker keeps its rules.
+    pub docker: DockerRules,
+    /// The families in which encapsulated packets must stay tracked as they come in.
+    pub tracked: BTreeMap<Family, TrackingReason>,
 }
 
 /// A part of the packet filter that is read on its own.
@@ -77,9 +79,6 @@ pub struct Others {
     pub docker: bool,
 }
 
-/// After this time, what nftables refused is tried again.
-const RETRY_PAUSE: Duration = Duration::from_secs(60);
-
 impl FirewallDataplane {
     /// Creates the dataplane of these families. Its socket is opened at the first use, in the network namespace of the
     /// calling thread.
@@ -93,13 +92,10 @@ impl FirewallDataplane {
             generation: None,
             expressions: Expressions::new(),
             programs: BTreeMap::new(),
-            nftables: Nftables::Whole,
-            tried: Nftables::Whole,
-            nftables_error: None,
-            flows: Flows::default(),
+            flowtables: BTreeMap::new(),
             unreadable: BTreeMap::new(),
             others: Others::default(),
-            tracking_cache: None,
+            tracking: None,
             operators_drops: Vec::new(),
             step: Box::new(|| ()),
         })
@@ -123,45 +119,44 @@ impl FirewallDataplane {
             || self.netfilter().and_then(Netfilter::generation).ok() != self.generation
     }
 
-    /// Collects the facts of this host that the rules depend on. Those of `links` with an address in one of `subnets`
-    /// are the bridges, whatever their names.
-    pub fn host_facts(&mut self, links: Vec<ContainerLink>, subnets: &[Prefix]) -> HostFacts {
-        let bridges = links.iter().filter(|link| link.holds(subnets)).map(|link| link.name).collect();
-        // If nftables cannot be read, Docker has no rules there.
-        let docker = self.netfilter().and_then(|netfilter| netfilter.docker(ACCEPT_MARK)).unwrap_or_default();
-        if self.nftables_error.as_ref().is_some_and(|(since, _)| since.elapsed() > RETRY_PAUSE) {
-            // nft may have been installed since, or a module loaded.
-            self.nftables = Nftables::Whole;
+    /// Compares the flowtables with the last read: when a link is deleted, the kernel removes it from a flowtable
+    /// without a new generation of the ruleset.
+    fn have_flowtables_changed(&mut self) -> bool {
+        if self.flowtables.is_empty() {
+            return false;
         }
-        self.tried = self.nftables;
-        let tracked = self.tracked();
-        HostFacts {
-            bridges,
-            links,
-            docker,
-            nftables: self.nftables,
-            tracked,
-            doubted: BTreeSet::new(),
-            hookable: BTreeSet::new(),
-        }
+        let now = self.netfilter().and_then(Netfilter::flowtables);
+        now.ok().as_ref() != Some(&self.flowtables)
     }
 
-    /// The families whose encapsulated packets must stay tracked for rules of others, and why. These rules are read
-    /// again only when the generation has changed.
-    fn tracked(&mut self) -> BTreeMap<Family, String> {
-        let now = self.netfilter().and_then(Netfilter::generation).ok();
-        if now.is_none() || self.tracking_cache.as_ref().map(|(generation, _)| *generation) != now {
-            let chains = self.netfilter().and_then(Netfilter::chains_of_others);
-            self.tracking_cache = now.zip(chains.ok().map(|chains| tracking::needed(&chains)));
-        }
-        let mut tracked = match &self.tracking_cache {
-            Some((_, tracked)) => tracked.clone(),
-            None => Family::ALL.map(|family| (family, "the rules of others cannot be read".to_owned())).into(),
+    /// Reads the rules of others that ours depend on.
+    pub fn foreign_rules(&mut self) -> ForeignRules {
+        // If nftables cannot be read, Docker has no rules there.
+        let docker = self.netfilter().and_then(|netfilter| netfilter.docker(ACCEPT_MARK)).unwrap_or_default();
+        ForeignRules { docker, tracked: self.tracked() }
+    }
+
+    fn tracked(&mut self) -> BTreeMap<Family, TrackingReason> {
+        let mut tracked = match self.tracking_in_nftables() {
+            Some(read) => read.needed.clone(),
+            None => Family::ALL.map(|family| (family, TrackingReason::Unreadable)).into(),
         };
         for family in Family::ALL.into_iter().filter(|family| program::may_have_legacy_tables(*family)) {
-            tracked.entry(family).or_insert_with(|| "what iptables-legacy holds is not looked at".to_owned());
+            tracked.entry(family).or_insert(TrackingReason::LegacyTables);
         }
         tracked
+    }
+
+    /// The rules of others in nftables, which are read again only if the generation has changed.
+    fn tracking_in_nftables(&mut self) -> Option<&TrackingRead> {
+        let now = self.netfilter().and_then(Netfilter::generation).ok();
+        if now.is_none() || self.tracking.as_ref().map(|read| read.generation) != now {
+            let chains = self.netfilter().and_then(Netfilter::chains_of_others).ok();
+            let read = now.zip(chains);
+            self.tracking =
+                read.map(|(generation, chains)| TrackingRead { generation, needed: tracking::needed(&chains) });
+        }
+        self.tracking.as_ref()
     }
 
     /// The other firewalls that the last read found.
@@ -190,6 +185,7 @@ impl FirewallDataplane {
     }
 
     fn read_nftables(&mut self, firewall: &mut ObservedFirewall) -> Result<netfilter::Tables, DataplaneError> {
+        self.flowtables.clear();
         let tables = self.netfilter()?.tables()?;
         self.others.firewalld = netfilter::has_firewalld(&tables);
         for name in tables.iter().filter_map(|(family, name)| netfilter::table_name(*family, name)) {
@@ -212,7 +208,7 @@ impl FirewallDataplane {
                 *rule = ObservedRule::Altered;
             }
         }
-        self.flows.read.clone_from(&table.flowtables);
+        self.flowtables.clone_from(&table.flowtables);
         for (mark, bytes) in expressions {
             self.expressions.entry(mark).or_insert(bytes);
         }
@@ -292,14 +288,14 @@ impl FirewallDataplane {
             }
         }
         self.generation = self.generation.map(|generation| generation.wrapping_add(1));
-        if let Some((generation, _)) = &mut self.tracking_cache {
-            *generation = generation.wrapping_add(1);
+        if let Some(read) = &mut self.tracking {
+            read.generation = read.generation.wrapping_add(1);
         }
         if let FirewallOp::PutTable(wanted) = op {
             // Remember the expressions that nft has compiled, while they are known to be right.
             let (made, expressions) = self.netfilter().and_then(Netfilter::table).unwrap_or_default();
             self.expressions = expressions;
-            self.flows.read.clone_from(&made.flowtables);
+            self.flowtables.clone_from(&made.flowtables);
             if !made.equals(wanted) {
                 // Some versions before 1.0.6 do so with ranges in concatenations (its release notes).
                 return Err(OpError::unsupported(
@@ -342,11 +338,6 @@ impl Driver for FirewallDataplane {
                 self.carry_out(op)
             };
             standing &= attempt.is_ok();
-            if let FirewallOp::PutTable(table) = op
-                && !self.flows.have_failed(table, attempt.as_ref().err())
-            {
-                self.learn(attempt.as_ref().err());
-            }
             attempts.push(attempt);
         }
         attempts

@@ -13,7 +13,7 @@ use wire_net::{Family, Prefix};
 use wire_state::{DesiredFirewall, Driver as _, Element, ErrorKind, FirewallOp, Reconciler, SetChange};
 
 use super::{
-    FirewallDataplane, FirewallMonitor, HostFacts, Masquerade, Nftables, Senders,
+    FirewallDataplane, FirewallMonitor, ForeignRules, HostFacts, Masquerade, Nftables, Senders, Support,
     netfilter::Netfilter,
     tests::{bounded, policy, wanted, wanted_around, wanted_with},
 };
@@ -21,7 +21,9 @@ use wire_netlink::lab::{drop_privileges, in_namespace, run, runtime};
 
 fn host_facts(reconciler: &mut Reconciler<FirewallDataplane>, subnets: &[Prefix]) -> HostFacts {
     let links = wire_kernel::Links::open().unwrap().of_containers(subnets).unwrap();
-    reconciler.driver().host_facts(links, subnets)
+    let ForeignRules { docker, tracked } = reconciler.driver().foreign_rules();
+    let bridges = HostFacts::bridges_among(&links, subnets);
+    HostFacts { bridges, links, docker, tracked, ..HostFacts::default() }
 }
 
 fn reconciler() -> Reconciler<FirewallDataplane> {
@@ -88,7 +90,10 @@ fn without_nftables_iptables_keeps_and_changes_sources() {
             .map(|masquerade| [policy(true), bounded()].map(|policy| super::FirewallPolicy { masquerade, ..policy }));
         for policy in choices.into_iter().flatten() {
             let masquerade = policy.masquerade;
-            let facts = HostFacts { nftables: Nftables::Absent, ..HostFacts::default() };
+            let facts = HostFacts {
+                support: Support { nftables: Nftables::Absent, ..Support::default() },
+                ..HostFacts::default()
+            };
             let want = wanted_around(&policy, &[2], &facts);
             assert!(reconciler.round(&want).converged);
             reconciler.invalidate();
@@ -349,7 +354,8 @@ fn a_chain_of_ours_that_drops_what_it_does_not_name_is_put_right() {
 #[test]
 fn of_an_older_nft_no_more_is_asked_than_it_knows() {
     in_namespace(|| {
-        let facts = HostFacts { nftables: Nftables::Simple, ..HostFacts::default() };
+        let facts =
+            HostFacts { support: Support { nftables: Nftables::Simple, ..Support::default() }, ..HostFacts::default() };
         let mut reconciler = reconciler();
         let want = wanted_around(&policy(true), &[2], &facts);
         assert!(reconciler.round(&want).converged);

@@ -25,13 +25,15 @@ mod policy;
 mod program;
 mod render;
 mod rule;
+mod support;
 mod tracking;
 
-pub use dataplane::{Counted, FirewallDataplane, Others};
+pub use dataplane::{Counted, FirewallDataplane, ForeignRules, Others};
 pub use monitor::FirewallMonitor;
 pub use policy::{
-    ACCEPT_MARK, DockerRules, FirewallPolicy, HostFacts, Masquerade, Nftables, OverlayDevice, Peer, Senders,
+    ACCEPT_MARK, DockerRules, FirewallPolicy, HostFacts, Masquerade, OverlayDevice, Peer, Senders, TrackingReason,
 };
+pub use support::{Learned, Nftables, Support, SupportProbe};
 
 #[cfg(test)]
 mod lab;

@@ -5,10 +5,11 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt,
     net::IpAddr,
 };
 
-use wire_net::{DualStack, Family, LinkName, Pool, Subnet, Vni};
+use wire_net::{DualStack, Family, LinkName, Pool, Prefix, Subnet, Vni};
 use wire_state::{
     Attachment, BaseChain, ContainerLink, DesiredFirewall, DesiredTable, Element, Hook, LinkKind, NetState, Owner, Set,
     SetKind, Tunnel, VXLAN_LEAD,
@@ -19,6 +20,7 @@ use super::{
     family_rules::{self, BRIDGES, FamilyRules, containers, counter, of_network, to_port},
     flowtable, nat, render,
     rule::{Links, Match, Rule},
+    support::{Nftables, Support},
 };
 
 /// The networks of the overlay, and an operator's choices for the packet filter.
@@ -127,33 +129,60 @@ pub struct HostFacts {
     pub links: Vec<ContainerLink>,
     /// The form in which Docker keeps its rules.
     pub docker: DockerRules,
-    /// The part of our table that nftables can hold.
-    pub nftables: Nftables,
-    /// The families whose encapsulated packets must stay tracked as they come in, and what needs that.
-    pub tracked: BTreeMap<Family, String>,
+    /// The parts of our table that nftables and the kernel support.
+    pub support: Support,
+    /// The families whose encapsulated packets must stay tracked for rules of others.
+    pub tracked: BTreeMap<Family, TrackingReason>,
     /// The families in which rules of others may drop what ours let in.
     pub doubted: BTreeSet<Family>,
-    /// The links that a flowtable can be hooked to: none if it is not asked for, or the kernel has none.
+    /// The links that exist, as far as a flowtable may be hooked to them.
     pub hookable: BTreeSet<LinkName>,
 }
 
 impl HostFacts {
+    /// The links with an address in one of these subnets, whatever their names.
+    #[must_use]
+    pub fn bridges_among(links: &[ContainerLink], subnets: &[Prefix]) -> BTreeSet<LinkName> {
+        links.iter().filter(|link| link.holds(subnets)).map(|link| link.name).collect()
+    }
+
     /// The bridges whose names nft would not take literally.
     pub fn unnamed_bridges(&self) -> impl Iterator<Item = &LinkName> {
         self.bridges.iter().filter(|link| !is_plain(link))
     }
 }
 
-/// The part of our table that nftables can hold, from less to more.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Nftables {
-    /// Nothing: there is no nft, or the kernel is before 5.6.
-    Absent,
-    /// Everything except the check of inner sources: nft before 1.0.6.
-    Simple,
-    /// Everything.
-    #[default]
-    Whole,
+/// The reason why encapsulated packets stay tracked as they come in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TrackingReason {
+    /// Packets of anyone are let in, by rules that track them.
+    AnyoneMaySend,
+    /// nftables cannot compare inner sources.
+    SourcesNotCompared,
+    /// Subnets are no whole bytes, so no hash finds them.
+    UnusualSubnetLen,
+    /// A rule of this chain matches the state of connections, or changes what is tracked.
+    Rule {
+        /// Its family, table and name.
+        chain: String,
+    },
+    /// The rules of others could not be read.
+    Unreadable,
+    /// iptables-legacy is or may be in use. Its rules are not read.
+    LegacyTables,
+}
+
+impl fmt::Display for TrackingReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AnyoneMaySend => f.write_str("anyone may send"),
+            Self::SourcesNotCompared => f.write_str("inner sources are not compared"),
+            Self::UnusualSubnetLen => f.write_str("SubnetLen is not a multiple of 8"),
+            Self::Rule { chain } => write!(f, "{chain} looks at connections"),
+            Self::Unreadable => f.write_str("the rules of others cannot be read"),
+            Self::LegacyTables => f.write_str("what iptables-legacy holds is not looked at"),
+        }
+    }
 }
 
 /// The form in which Docker keeps its rules.
@@ -185,37 +214,36 @@ impl FirewallPolicy {
         let mut firewall = DesiredFirewall::default();
         let families = self.families(own, devices);
         let ours = self.table(&families, peers, facts);
-        if !ours.chains.is_empty() && facts.nftables != Nftables::Absent {
+        if !ours.chains.is_empty() && facts.support.nftables != Nftables::Absent {
             firewall.table = Some(ours);
         }
         for rules in &families {
             if self.forward {
                 firewall.chains.extend(rules.accepting_chains());
             }
-            if facts.nftables == Nftables::Absent && self.translates() {
+            if facts.support.nftables == Nftables::Absent && self.translates() {
                 firewall.chains.extend([rules.nat_chain(self.masquerade)]);
             }
         }
         firewall
     }
 
-    /// The families in which the kernel tracks encapsulated packets that come in, and why.
+    /// The families in which the kernel tracks encapsulated packets that come in.
     #[must_use]
-    pub fn tracked(&self, devices: &DualStack<OverlayDevice>, facts: &HostFacts) -> BTreeMap<Family, String> {
+    pub fn tracked(&self, devices: &DualStack<OverlayDevice>, facts: &HostFacts) -> BTreeMap<Family, TrackingReason> {
         devices.iter().filter_map(|(family, _)| Some((family, self.tracked_in(family, facts)?))).collect()
     }
 
-    fn tracked_in(&self, family: Family, facts: &HostFacts) -> Option<String> {
-        let ours = if self.senders == Senders::Anyone {
-            Some("anyone may send")
-        } else if facts.nftables != Nftables::Whole {
-            Some("inner sources are not compared")
+    fn tracked_in(&self, family: Family, facts: &HostFacts) -> Option<TrackingReason> {
+        if self.senders == Senders::Anyone {
+            Some(TrackingReason::AnyoneMaySend)
+        } else if facts.support.nftables != Nftables::Whole {
+            Some(TrackingReason::SourcesNotCompared)
         } else if self.pools.get(family).is_none_or(|pool| !family_rules::is_usual_len(pool.subnet_len)) {
-            Some("SubnetLen is not a multiple of 8")
+            Some(TrackingReason::UnusualSubnetLen)
         } else {
-            None
-        };
-        ours.map(str::to_owned).or_else(|| facts.tracked.get(&family).cloned())
+            facts.tracked.get(&family).cloned()
+        }
     }
 
     /// True if rules of ours keep or change sources.
@@ -249,7 +277,7 @@ impl FirewallPolicy {
         add_chain(&mut table, "sources", Attachment::nat(Hook::Postrouting, 99), &nat);
         let through: Vec<&FamilyRules> = families.iter().filter(|rules| rules.device.is_some()).collect();
         let Some(device) = through.iter().find_map(|rules| rules.device) else { return table };
-        let source_check = facts.nftables == Nftables::Whole;
+        let source_check = facts.support.nftables == Nftables::Whole;
         self.judge(&mut table, &through, &device, facts);
         // Containers on any link: after all that changes sources (100, `srcnat`).
         let masqueraded = through.iter().filter_map(|rules| rules.masqueraded()).collect();
@@ -271,7 +299,7 @@ impl FirewallPolicy {
                 &encapsulated(&device, delivered),
             );
         }
-        if self.flowtable {
+        if self.flowtable && facts.support.flowtables {
             flowtable::add(&mut table, &through, facts);
         }
         let counters = [counter::UNKNOWN_PEERS, counter::CONTAINERS, counter::SPOOFED].into_iter();
@@ -290,7 +318,7 @@ impl FirewallPolicy {
 
     /// Adds the chains that judge encapsulated packets as they come in, or are forwarded.
     fn judge(&self, table: &mut DesiredTable, through: &[&FamilyRules], device: &OverlayDevice, facts: &HostFacts) {
-        let source_check = facts.nftables == Nftables::Whole;
+        let source_check = facts.support.nftables == Nftables::Whole;
         // Ten before `raw` (-300), and so before connection tracking (-200). Fragments are whole again since -400.
         let mut arriving: Vec<Rule> = through.iter().filter_map(|rules| rules.not_let_in()).collect();
         arriving.extend(through.iter().filter_map(|rules| rules.spoofed()));
@@ -325,7 +353,7 @@ impl FirewallPolicy {
 
     /// The rule for nearly all packets of a family, if inner sources are compared.
     fn usual(&self, rules: &FamilyRules, facts: &HostFacts) -> Option<Rule> {
-        if self.senders != Senders::Peers || facts.nftables != Nftables::Whole {
+        if self.senders != Senders::Peers || facts.support.nftables != Nftables::Whole {
             return None;
         }
         rules.usual(&facts.bridges, self.tracked_in(rules.family, facts).is_some())

@@ -185,7 +185,8 @@ fn a_host_in_the_network_beside_the_range_that_is_leased_is_no_container() {
     let policy = FirewallPolicy { senders: Senders::Anyone, ..bounded() };
     insta::assert_snapshot!(scripts(&wanted_around(&policy, &[2], &HostFacts::default())));
     let policy = FirewallPolicy { masquerade: Masquerade::Plain, forward: true, ..bounded() };
-    let absent = HostFacts { nftables: Nftables::Absent, ..HostFacts::default() };
+    let absent =
+        HostFacts { support: Support { nftables: Nftables::Absent, ..Support::default() }, ..HostFacts::default() };
     insta::assert_snapshot!(scripts(&wanted_around(&policy, &[2], &absent)));
 }
 

@@ -10,7 +10,7 @@ use super::reconciler;
 use wire_netlink::lab::{in_namespace, run};
 
 use crate::{
-    FirewallPolicy, HostFacts, Masquerade, Nftables, Senders,
+    FirewallPolicy, HostFacts, Masquerade, Nftables, Senders, Support,
     tests::{bounded, policy, wanted, wanted_over},
 };
 
@@ -56,7 +56,7 @@ fn a_peers_frame_with_vlan_tags_or_of_another_family_is_dropped_and_counted_what
         ] {
             let mut policy = policy(true);
             policy.pools.v4.as_mut().unwrap().subnet_len = v4_len;
-            let facts = HostFacts { nftables, ..HostFacts::default() };
+            let facts = HostFacts { support: Support { nftables, ..Support::default() }, ..HostFacts::default() };
             // Counts begin anew with each table.
             assert!(reconciler.round(&DesiredFirewall::default()).converged);
             let want = wanted_over(&policy, &[2], &facts, parent);

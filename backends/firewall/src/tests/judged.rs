@@ -4,7 +4,7 @@ use super::*;
 
 /// The texts of one chain's rules.
 fn rules_of(chain: &str, devices: &NetState, nftables: Nftables) -> Vec<String> {
-    let facts = HostFacts { nftables, ..HostFacts::default() };
+    let facts = HostFacts { support: Support { nftables, ..Support::default() }, ..HostFacts::default() };
     let devices = OverlayDevice::of(devices);
     let firewall = policy(true).desired(peer(1, true).subnet, &all_of(&[2], true).into_iter(), &devices, &facts);
     let chain = firewall.table.unwrap().chains.remove(chain).unwrap();
@@ -73,7 +73,7 @@ fn no_inner_source_is_looked_at_but_behind_the_inner_ether_type_of_its_family() 
 #[test]
 fn what_comes_in_is_tracked_only_in_the_family_in_which_somebody_needs_that() {
     let of = |tracked: &[Family]| {
-        let tracked = tracked.iter().map(|family| (*family, "somebody looks".to_owned())).collect();
+        let tracked = tracked.iter().map(|family| (*family, TrackingReason::Unreadable)).collect();
         let facts = HostFacts { tracked, ..HostFacts::default() };
         let firewall = wanted_around(&policy(true), &[2], &facts);
         let rules = &firewall.table.unwrap().chains["arriving"].rules;
