@@ -280,7 +280,7 @@ impl Keeper {
         let lack = self.probe.nftables_error().map(|error| lacking(self.around.support.nftables, error));
         self.board.warning(NFTABLES, lack);
         self.board.caution(FLOWTABLE, self.probe.flowtable_error().map(no_flowtable));
-        let hidden = self.is_blind().then(|| HIDDEN.to_owned());
+        let hidden = self.is_blind(report.findings.firewalls).then(|| HIDDEN.to_owned());
         self.board.warning(DOCKERS_CHAINS, hidden);
         self.publish(&report, &wish.devices);
         if self.note_doubts(&wish.devices) {
@@ -288,7 +288,7 @@ impl Keeper {
             self.publish(&report, &wish.devices);
         }
         self.note_claims(&wish.leases);
-        self.note_overruled(&wish.devices);
+        self.note_overruled(&report.findings.operator_drops, &wish.devices);
     }
 
     /// Once our chains stand where they are to be, those in the other iptables are of no use.
@@ -373,7 +373,7 @@ impl Keeper {
             info!(written, removed, changes = report.named(), "firewall rules changed");
         }
         let counted = self.reconciler.driver().counted().unwrap_or_else(|_| self.seen.counted.clone());
-        self.note_blocked(&counted, devices);
+        self.note_blocked(&counted, report.findings.firewalls, devices);
         let tracked = self.policy.tracked(devices, &self.around);
         let seen = FirewallSeen {
             written: self.seen.written + report.written as u64,

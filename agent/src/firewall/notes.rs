@@ -7,6 +7,7 @@ use wire_firewall::{ACCEPT_MARK, Counted, DockerRules, HostFacts, OverlayDevice}
 use wire_kernel::traffic;
 use wire_lease::LeaseTable;
 use wire_net::{DualStack, Family, LinkName, Prefix};
+use wire_state::{OperatorDrop, OtherFirewalls};
 
 use super::{
     Keeper, LASTING,
@@ -49,9 +50,10 @@ impl Keeper {
     }
 
     /// Whether a Docker runs whose chains are not to be seen, though ours are to stand before them.
-    pub(super) fn is_blind(&mut self) -> bool {
+    pub(super) fn is_blind(&mut self, others: OtherFirewalls) -> bool {
         let concerns_us = self.policy.forward && self.around.docker == DockerRules::Iptables;
-        concerns_us && self.reconciler.driver().hides_docker() && Docker::look().runs
+        let is_hidden = !others.docker && self.reconciler.driver().hides_legacy_tables();
+        concerns_us && is_hidden && Docker::look().runs
     }
 
     pub(super) fn note_host_facts(&mut self, around: HostFacts, devices: &DualStack<OverlayDevice>) {
@@ -90,8 +92,7 @@ impl Keeper {
     }
 
     /// What an operator has put where ours comes first.
-    pub(super) fn note_overruled(&mut self, devices: &DualStack<OverlayDevice>) {
-        let drops = self.reconciler.driver().operators_drops();
+    pub(super) fn note_overruled(&self, drops: &[OperatorDrop], devices: &DualStack<OverlayDevice>) {
         let warning = overruled(&self.policy.overruled(drops, devices, &self.around));
         if let Some(warning) = &warning
             && self.board.look(|seen| seen.notes.get(DOCKER_USER) != Some(warning))
@@ -121,7 +122,12 @@ impl Keeper {
     }
 
     /// What we let in and nobody sees at the end of the way, another firewall of this host has dropped.
-    pub(super) fn note_blocked(&mut self, counted: &Counted, devices: &DualStack<OverlayDevice>) {
+    pub(super) fn note_blocked(
+        &mut self,
+        counted: &Counted,
+        others: OtherFirewalls,
+        devices: &DualStack<OverlayDevice>,
+    ) {
         let before = &self.seen.counted;
         let packets = |counted: &DualStack<u64>, family| counted.get(family).copied().unwrap_or_default();
         let more = |now, before, family| packets(now, family) > packets(before, family);
@@ -137,7 +143,7 @@ impl Keeper {
             let links = devices.iter().map(|(_, device)| device.link).chain(self.around.bridges.iter().copied());
             // Of a network with one family it is that one.
             let families: Vec<Family> = self.blocked.iter().copied().filter(|_| devices.iter().count() > 1).collect();
-            blocked(self.reconciler.driver().others(), port, &families, links)
+            blocked(others, port, &families, links)
         });
         self.board.alarm(BLOCKED, fault);
     }

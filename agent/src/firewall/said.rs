@@ -1,8 +1,8 @@
 //! What an operator is told of the packet filter, and what to do. Pure.
 
-use wire_firewall::{Nftables, Others};
+use wire_firewall::Nftables;
 use wire_net::{Family, LinkName, chain};
-use wire_state::OpError;
+use wire_state::{OpError, OperatorDrop, OtherFirewalls};
 
 /// What the faults concern.
 pub(super) const BRIDGE: &str = "bridge";
@@ -31,8 +31,8 @@ pub(super) fn unnamed<'a>(bridges: impl Iterator<Item = &'a LinkName>) -> Option
 }
 
 /// What an operator drops in Docker's chain and gets through all the same.
-pub(super) fn overruled(drops: &[&(Family, String)]) -> Option<String> {
-    let [(family, first), rest @ ..] = drops else { return None };
+pub(super) fn overruled(drops: &[&OperatorDrop]) -> Option<String> {
+    let [OperatorDrop { family, rule: first }, rest @ ..] = drops else { return None };
     let program = match family {
         Family::V4 => "iptables",
         Family::V6 => "ip6tables",
@@ -71,7 +71,12 @@ pub(super) fn no_flowtable(error: &OpError) -> String {
 }
 
 /// Who drops what peers send us, of which families where that is not plain, and what to do.
-pub(super) fn blocked(others: Others, port: u16, families: &[Family], links: impl Iterator<Item = LinkName>) -> String {
+pub(super) fn blocked(
+    others: OtherFirewalls,
+    port: u16,
+    families: &[Family],
+    links: impl Iterator<Item = LinkName>,
+) -> String {
     let (who, remedy) = match (others.ufw, others.firewalld) {
         (true, false) => ("ufw drops", format!("ufw allow {port}/udp")),
         (false, true) => {
@@ -99,12 +104,12 @@ mod tests {
     #[test]
     fn whoever_drops_what_peers_send_is_named_with_the_remedy() {
         let links = || ["flannel.1", "docker0"].map(|name| name.parse().unwrap()).into_iter();
-        let said = |ufw, firewalld| blocked(Others { ufw, firewalld, docker: false }, 8472, &[], links());
+        let said = |ufw, firewalld| blocked(OtherFirewalls { ufw, firewalld, docker: false }, 8472, &[], links());
         assert_eq!(said(true, false), "ufw drops what peers send to UDP port 8472: ufw allow 8472/udp");
         let trusted = "firewall-cmd --permanent --zone=trusted --add-interface=flannel.1 --add-interface=docker0";
         assert!(said(false, true).contains(&format!("firewall-cmd --permanent --add-port=8472/udp && {trusted} && ")));
         assert!(said(false, false).starts_with("a rule of this host drops"));
-        let both = blocked(Others::default(), 8472, &Family::ALL, links());
+        let both = blocked(OtherFirewalls::default(), 8472, &Family::ALL, links());
         assert!(
             both.starts_with("a rule of this host drops what peers send over IPv4 and IPv6 to UDP port 8472"),
             "{both}"

@@ -35,10 +35,7 @@ pub struct FirewallDataplane {
     flowtables: BTreeMap<String, Flowtable>,
     /// The parts that could not be read; nothing is written to them.
     unreadable: BTreeMap<Part, OpError>,
-    others: Others,
     tracking: Option<TrackingRead>,
-    /// The rules in `DOCKER-USER` by which operators drop packets.
-    operators_drops: Vec<(Family, String)>,
     /// Called before each program run, which may take seconds.
     step: Box<dyn Fn() + Send>,
 }
@@ -68,17 +65,6 @@ enum Part {
     Table(ChainTable),
 }
 
-/// Other firewalls of this host.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Others {
-    /// ufw's chains are there.
-    pub ufw: bool,
-    /// firewalld's table is there.
-    pub firewalld: bool,
-    /// Docker's chains of iptables are there.
-    pub docker: bool,
-}
-
 impl FirewallDataplane {
     /// Creates the dataplane of these families. Its socket is opened at the first use, in the network namespace of the
     /// calling thread.
@@ -94,9 +80,7 @@ impl FirewallDataplane {
             programs: BTreeMap::new(),
             flowtables: BTreeMap::new(),
             unreadable: BTreeMap::new(),
-            others: Others::default(),
             tracking: None,
-            operators_drops: Vec::new(),
             step: Box::new(|| ()),
         })
     }
@@ -159,22 +143,11 @@ impl FirewallDataplane {
         self.tracking.as_ref()
     }
 
-    /// The other firewalls that the last read found.
+    /// True if iptables-legacy may hold chains that only root can read, in a family whose rules could be listed
+    /// otherwise.
     #[must_use]
-    pub const fn others(&self) -> Others {
-        self.others
-    }
-
-    /// The rules in `DOCKER-USER` by which operators drop packets, from the last read.
-    #[must_use]
-    pub fn operators_drops(&self) -> &[(Family, String)] {
-        &self.operators_drops
-    }
-
-    /// True if Docker's chains may be in iptables-legacy, which only root can read: the last read found none elsewhere.
-    #[must_use]
-    pub fn hides_docker(&self) -> bool {
-        !self.others.docker && self.programs.keys().any(|family| program::hides_legacy_tables(*family))
+    pub fn hides_legacy_tables(&self) -> bool {
+        self.programs.keys().any(|family| program::hides_legacy_tables(*family))
     }
 
     fn netfilter(&mut self) -> Result<&mut Netfilter, DataplaneError> {
@@ -187,7 +160,7 @@ impl FirewallDataplane {
     fn read_nftables(&mut self, firewall: &mut ObservedFirewall) -> Result<netfilter::Tables, DataplaneError> {
         self.flowtables.clear();
         let tables = self.netfilter()?.tables()?;
-        self.others.firewalld = netfilter::has_firewalld(&tables);
+        firewall.others.firewalls.firewalld = netfilter::has_firewalld(&tables);
         for name in tables.iter().filter_map(|(family, name)| netfilter::table_name(*family, name)) {
             match name {
                 TableName::Ours => firewall.table = Some(self.read_ours()?),
@@ -217,8 +190,6 @@ impl FirewallDataplane {
 
     fn read_iptables(&mut self, tables: &netfilter::Tables, firewall: &mut ObservedFirewall) {
         self.programs.clear();
-        (self.others.ufw, self.others.docker) = (false, false);
-        self.operators_drops.clear();
         for family in self.families.clone() {
             let has_tables = tables.iter().any(|(of, name)| is_iptables(*of, name, family));
             match self.list(family, has_tables) {
@@ -226,10 +197,6 @@ impl FirewallDataplane {
                     iptables::read(&text, family, firewall);
                     firewall.chains.retain(|name, _| !hidden.contains(&name.table));
                     self.unreadable.extend(hidden.into_iter().map(|table| (Part::Table(table), hides_rules(table))));
-                    self.others.ufw |= iptables::has_chain(&text, "ufw-user-input");
-                    self.others.docker |= iptables::has_chain(&text, "DOCKER");
-                    let drops = iptables::operators_drops(&text).map(|rule| (family, rule.to_owned()));
-                    self.operators_drops.extend(drops);
                     self.programs.insert(family, programs);
                 }
                 Err(error) => {

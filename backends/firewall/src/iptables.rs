@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use wire_net::Family;
 use wire_state::{
     ChainChange, ChainName, ChainTable, ChainTableKind, FirewallOp, InternalBridge, OURS, ObservedCall, ObservedChain,
-    ObservedFirewall, Place, Position,
+    ObservedFirewall, OperatorDrop, Place, Position,
 };
 
 /// flanneld's chains.
@@ -16,8 +16,15 @@ const CALLERS: [&str; 1] = ["DOCKER-USER"];
 /// Chains in which Docker drops what enters or leaves an internal bridge; the second from Docker 29 on.
 const ISOLATING: [&str; 2] = ["DOCKER-ISOLATION-STAGE-1", "DOCKER-INTERNAL"];
 
-/// Adds the chains that concern us to `firewall`, from the listing of one family.
+/// Adds to `firewall` what concerns us of the listing of one family.
 pub(crate) fn read(listing: &str, family: Family, firewall: &mut ObservedFirewall) {
+    firewall.others.firewalls.ufw |= has_chain(listing, "ufw-user-input");
+    firewall.others.firewalls.docker |= has_chain(listing, "DOCKER");
+    firewall.others.operator_drops.extend(operator_drops(listing, family));
+    read_chains(listing, family, firewall);
+}
+
+fn read_chains(listing: &str, family: Family, firewall: &mut ObservedFirewall) {
     let mut table = None;
     // By caller: the number of its rules before this one.
     let mut before: BTreeMap<&str, usize> = BTreeMap::new();
@@ -80,10 +87,11 @@ pub(crate) fn count(listing: &str) -> BTreeMap<&str, usize> {
     counts
 }
 
-/// The rules in `DOCKER-USER`, the chain that Docker leaves to operators, that drop or reject packets.
-pub(crate) fn operators_drops(listing: &str) -> impl Iterator<Item = &str> {
+/// The rules in `DOCKER-USER` that drop or reject packets.
+pub(crate) fn operator_drops(listing: &str, family: Family) -> impl Iterator<Item = OperatorDrop> {
     let rules = listing.lines().filter_map(|line| line.strip_prefix("-A DOCKER-USER "));
-    rules.filter(|rule| target(rule).is_some_and(|target| ["DROP", "REJECT"].contains(&target)))
+    let drops = rules.filter(|rule| target(rule).is_some_and(|target| ["DROP", "REJECT"].contains(&target)));
+    drops.map(move |rule| OperatorDrop { family, rule: rule.to_owned() })
 }
 
 /// True if a listing declares a chain whose name begins with `prefix`.

@@ -28,7 +28,7 @@ mod rule;
 mod support;
 mod tracking;
 
-pub use dataplane::{Counted, FirewallDataplane, ForeignRules, Others};
+pub use dataplane::{Counted, FirewallDataplane, ForeignRules};
 pub use monitor::FirewallMonitor;
 pub use policy::{
     ACCEPT_MARK, DockerRules, FirewallPolicy, HostFacts, Masquerade, OverlayDevice, Peer, Senders, TrackingReason,

@@ -3,6 +3,7 @@
 mod iptables;
 mod nftables;
 mod op;
+mod others;
 mod plan;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,6 +19,7 @@ pub use nftables::{
     ObservedRule, ObservedTable, Rule, Set, SetKind, Table, TableName,
 };
 pub use op::{CallChange, ChainChange, FirewallOp, SetChange};
+pub use others::{OperatorDrop, OtherFirewalls, OtherRules};
 pub use plan::Firewall;
 
 /// The rules that the packet filter should hold.
@@ -56,4 +58,6 @@ pub struct ObservedFirewall {
     pub internal_bridges: BTreeSet<InternalBridge>,
     /// Tables of iptables in which others have rules, or a policy that drops.
     pub used: BTreeSet<ChainTable>,
+    /// Rules of others that may decide about the same packets.
+    pub others: OtherRules,
 }

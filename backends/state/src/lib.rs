@@ -21,7 +21,8 @@ pub use firewall::{
     Attachment, BaseChain, Call, CallChange, ChainChange, ChainKind, ChainName, ChainPolicy, ChainTable,
     ChainTableKind, Creation, DesiredChain, DesiredFirewall, DesiredTable, Element, Firewall, FirewallOp, FlannelRules,
     Flowtable, Hook, InternalBridge, InternalBridges, OURS, ObservedBaseChain, ObservedCall, ObservedChain,
-    ObservedFirewall, ObservedRule, ObservedTable, Place, Position, Rule, Set, SetChange, SetKind, Table, TableName,
+    ObservedFirewall, ObservedRule, ObservedTable, OperatorDrop, OtherFirewalls, OtherRules, Place, Position, Rule,
+    Set, SetChange, SetKind, Table, TableName,
 };
 pub use network::{
     Address, Capabilities, Conflict, ContainerLink, Detours, Extra, FdbKey, Findings, Forward, ForwardKey, Framing,

@@ -6,10 +6,10 @@ use wire_net::Family;
 
 use super::{
     ChainName, ChainTable, Creation, DesiredChain, DesiredFirewall, DesiredTable, Element, FlannelRules,
-    InternalBridge, InternalBridges, ObservedFirewall, ObservedTable, TableName,
+    InternalBridge, InternalBridges, ObservedFirewall, ObservedTable, OtherRules, TableName,
     op::{CallChange, ChainChange, FirewallOp, SetChange},
 };
-use crate::{NoFindings, Plan, Resource};
+use crate::{Plan, Resource};
 
 /// The packet filter of a host, as far as it concerns us.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,13 +20,13 @@ impl Resource for Firewall {
     type Desired = DesiredFirewall;
     type Scope = ();
     type Op = FirewallOp;
-    type Findings = NoFindings;
+    type Findings = OtherRules;
 
     /// Deletions come last: what flanneld left goes once ours stands.
     fn plan(observed: &ObservedFirewall, desired: &DesiredFirewall) -> Plan<Self> {
         let table = desired.table.iter().flat_map(|table| put_table(observed.table.as_ref(), table));
         let ops = table.chain(put_chains(observed, desired)).chain(deletions(observed, desired)).collect();
-        Plan { ops, findings: NoFindings }
+        Plan { ops, findings: observed.others.clone() }
     }
 
     fn apply(observed: &mut ObservedFirewall, op: &FirewallOp) {
