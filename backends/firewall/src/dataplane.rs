@@ -7,8 +7,8 @@ use std::{collections::BTreeMap, io};
 
 use wire_net::Family;
 use wire_state::{
-    Attempt, ChainTable, ChainTableKind, DataplaneError, Driver, ErrorKind, Firewall, FirewallOp, Flowtable,
-    ObservedFirewall, ObservedRule, ObservedTable, OpError, Operation as _, TableName,
+    Attempt, ChainTable, ChainTableKind, DataplaneError, DesiredTable, Driver, ErrorKind, Firewall, FirewallOp,
+    Flowtable, ObservedFirewall, ObservedRule, ObservedTable, OpError, Operation as _, TableName,
 };
 
 pub use self::counted::Counted;
@@ -233,44 +233,57 @@ impl FirewallDataplane {
     }
 
     fn carry_out(&mut self, op: &FirewallOp) -> Attempt {
-        let parts = match op {
-            FirewallOp::PutTable(_) | FirewallOp::ChangeSets(_) | FirewallOp::DeleteTable(_) => vec![Part::Nftables],
-            FirewallOp::PutChains(table, _) => vec![Part::Iptables(table.family), Part::Table(*table)],
-            FirewallOp::DeleteChain(name, _) => vec![Part::Iptables(name.table.family), Part::Table(name.table)],
-        };
-        if let Some(error) = parts.iter().find_map(|part| self.unreadable.get(part)) {
+        if let Some(error) = parts_of(op).iter().find_map(|part| self.unreadable.get(part)) {
             return Err(error.again());
         }
         (self.step)();
-        let unread = || OpError::program(ErrorKind::Other, "it was not read".to_owned(), io::ErrorKind::Other.into());
-        if let FirewallOp::ChangeSets(changes) = op {
-            self.netfilter.as_mut().ok_or_else(unread)?.change_sets(changes)?;
-        } else if let Some(script) = nft::script(op) {
-            program::nft(&script)?;
-        } else if let Some((table, input)) = iptables::script(op) {
-            let programs = self.programs.get(&table.family).ok_or_else(unread)?;
-            programs.restore(&input)?;
-            if programs.variant == Variant::Legacy {
-                return Ok(());
+        match op {
+            FirewallOp::PutTable(table) => self.put_table(table),
+            FirewallOp::ChangeSets(changes) => {
+                self.netfilter.as_mut().ok_or_else(not_read)?.change_sets(changes)?;
+                self.count_own_write();
+                Ok(())
             }
-        }
-        self.generation = self.generation.map(|generation| generation.wrapping_add(1));
-        if let Some(read) = &mut self.tracking {
-            read.generation = read.generation.wrapping_add(1);
-        }
-        if let FirewallOp::PutTable(wanted) = op {
-            // Remember the expressions that nft has compiled, while they are known to be right.
-            let (made, expressions) = self.netfilter().and_then(Netfilter::table).unwrap_or_default();
-            self.expressions = expressions;
-            self.flowtables.clone_from(&made.flowtables);
-            if !made.equals(wanted) {
-                // Some versions before 1.0.6 do so with ranges in concatenations (its release notes).
-                return Err(OpError::unsupported(
-                    "nft has made something else of our table: a newer nftables is needed",
-                ));
+            FirewallOp::DeleteTable(name) => {
+                program::nft(&nft::delete_table(*name))?;
+                self.count_own_write();
+                Ok(())
             }
+            FirewallOp::PutChains(table, changes) => self.restore(table.family, &iptables::put(*table, changes)),
+            FirewallOp::DeleteChain(name, chain) => self.restore(name.table.family, &iptables::delete(name, chain)),
+        }
+    }
+
+    /// Writes our table, and reads it back: the expressions that nft has compiled are remembered while they are known to
+    /// be right.
+    fn put_table(&mut self, table: &DesiredTable) -> Attempt {
+        program::nft(&nft::put_table(table))?;
+        self.count_own_write();
+        let (made, expressions) = self.netfilter().and_then(Netfilter::table).unwrap_or_default();
+        self.expressions = expressions;
+        self.flowtables.clone_from(&made.flowtables);
+        if made.equals(table) {
+            Ok(())
+        } else {
+            // Some versions before 1.0.6 do so with ranges in concatenations (its release notes).
+            Err(OpError::unsupported("nft has made something else of our table: a newer nftables is needed"))
+        }
+    }
+
+    fn restore(&mut self, family: Family, input: &str) -> Attempt {
+        let programs = self.programs.get(&family).ok_or_else(not_read)?;
+        programs.restore(input)?;
+        match programs.variant {
+            Variant::Nft => self.count_own_write(),
+            Variant::Legacy => {}
         }
         Ok(())
+    }
+
+    /// Each transaction in nftables increases the generation by one.
+    fn count_own_write(&mut self) {
+        let known = self.generation.iter_mut().chain(self.tracking.iter_mut().map(|read| &mut read.generation));
+        known.for_each(|generation| *generation = generation.wrapping_add(1));
     }
 }
 
@@ -309,6 +322,19 @@ impl Driver for FirewallDataplane {
         }
         attempts
     }
+}
+
+/// The parts that must have been read before an operation.
+fn parts_of(op: &FirewallOp) -> Vec<Part> {
+    match op {
+        FirewallOp::PutTable(_) | FirewallOp::ChangeSets(_) | FirewallOp::DeleteTable(_) => vec![Part::Nftables],
+        FirewallOp::PutChains(table, _) => vec![Part::Iptables(table.family), Part::Table(*table)],
+        FirewallOp::DeleteChain(name, _) => vec![Part::Iptables(name.table.family), Part::Table(name.table)],
+    }
+}
+
+fn not_read() -> OpError {
+    OpError::program(ErrorKind::Other, "it was not read".to_owned(), io::ErrorKind::Other.into())
 }
 
 /// True if a listing shows as many rules of a table as the kernel has.

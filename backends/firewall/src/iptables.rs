@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use wire_net::Family;
 use wire_state::{
-    ChainChange, ChainName, ChainTable, ChainTableKind, FirewallOp, InternalBridge, OURS, ObservedCall, ObservedChain,
+    ChainChange, ChainName, ChainTable, ChainTableKind, InternalBridge, OURS, ObservedCall, ObservedChain,
     ObservedFirewall, OperatorDrop, Place, Position,
 };
 
@@ -99,16 +99,8 @@ pub(crate) fn has_chain(listing: &str, prefix: &str) -> bool {
     listing.lines().any(|line| line.strip_prefix(':').is_some_and(|chain| chain.starts_with(prefix)))
 }
 
-/// The input for one operation, applied as one transaction; `None` if it is none of iptables.
-pub(crate) fn script(op: &FirewallOp) -> Option<(ChainTable, String)> {
-    match op {
-        FirewallOp::PutChains(table, changes) => Some((*table, put(*table, changes))),
-        FirewallOp::DeleteChain(name, chain) => Some((name.table, delete(name, chain))),
-        FirewallOp::PutTable(_) | FirewallOp::ChangeSets(_) | FirewallOp::DeleteTable(_) => None,
-    }
-}
-
-fn put(table: ChainTable, changes: &[ChainChange]) -> String {
+/// Fills chains of ours in one table, and puts their calls in place.
+pub(crate) fn put(table: ChainTable, changes: &[ChainChange]) -> String {
     let mut lines = vec![format!("*{}", table.kind)];
     // Declaring a chain creates it, or flushes it if it exists.
     let filled = changes.iter().filter_map(|change| Some((&change.chain, change.rules.as_ref()?)));
@@ -127,7 +119,8 @@ fn put(table: ChainTable, changes: &[ChainChange]) -> String {
     lines.join("\n")
 }
 
-fn delete(name: &ChainName, chain: &ObservedChain) -> String {
+/// Deletes a chain and its calls.
+pub(crate) fn delete(name: &ChainName, chain: &ObservedChain) -> String {
     let mut lines = vec![format!("*{}", name.table.kind)];
     for (caller, call) in &chain.calls {
         lines.extend(call.rules.iter().map(|rule| format!("-D {caller} {rule}")));

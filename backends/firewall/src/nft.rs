@@ -3,19 +3,15 @@
 use std::{collections::BTreeSet, fmt::Write as _};
 
 use wire_net::Family;
-use wire_state::{Attachment, DesiredTable, Element, FirewallOp, SetKind, TableName};
+use wire_state::{Attachment, DesiredTable, Element, SetKind, TableName};
 
-/// The script for one operation; `None` if it is not done by nft.
-pub(crate) fn script(op: &FirewallOp) -> Option<String> {
-    match op {
-        FirewallOp::PutTable(table) => Some(put_table(table)),
-        // Adding a table that exists does nothing, so deleting it never fails.
-        FirewallOp::DeleteTable(name) => Some(format!("add table {name}\ndelete table {name}\n")),
-        FirewallOp::ChangeSets(_) | FirewallOp::PutChains(..) | FirewallOp::DeleteChain(..) => None,
-    }
+/// Deletes a table. Adding one that exists does nothing, so deleting it never fails.
+pub(crate) fn delete_table(name: TableName) -> String {
+    format!("add table {name}\ndelete table {name}\n")
 }
 
-fn put_table(table: &DesiredTable) -> String {
+/// Replaces our table.
+pub(crate) fn put_table(table: &DesiredTable) -> String {
     let name = TableName::Ours;
     let mut text = format!("add table {name}\ndelete table {name}\nadd table {name}\n");
     for counter in &table.counters {

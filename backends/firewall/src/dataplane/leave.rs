@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use wire_state::{ChainTable, ErrorKind, FirewallOp, ObservedFirewall, OpError};
+use wire_state::{ChainTable, ErrorKind, ObservedFirewall, OpError};
 
 use super::{FirewallDataplane, Part};
 use crate::{
@@ -37,10 +37,8 @@ impl FirewallDataplane {
             iptables::read(&listed, family, &mut firewall);
             for (name, chain) in firewall.chains.into_iter().filter(|(name, _)| name.is_ours()) {
                 (self.step)();
-                if let Some((_, input)) = iptables::script(&FirewallOp::DeleteChain(name, chain)) {
-                    other.restore(&input)?;
-                    removed += 1;
-                }
+                other.restore(&iptables::delete(&name, &chain))?;
+                removed += 1;
             }
         }
         Ok(removed)

@@ -18,7 +18,7 @@ fn without_the_switch_or_the_links_it_needs_nothing_of_it_is_there() {
     for missing in [&[][..], &["docker0"], &["flannel.1", "flannel-v6.1"]] {
         assert_eq!(table_with(true, missing), without, "{missing:?}");
     }
-    assert!(!nft::script(&FirewallOp::PutTable(without.clone())).unwrap().contains("flow add"));
+    assert!(!nft::put_table(&without).contains("flow add"));
     let with = table_with(true, &links);
     let put = ObservedTable::from(&with);
     assert!(!put.is_built_as(&without) && put.is_built_as(&with));
@@ -30,7 +30,7 @@ fn without_the_switch_or_the_links_it_needs_nothing_of_it_is_there() {
 
 #[test]
 fn what_was_answered_between_containers_and_the_overlay_is_put_into_it() {
-    let text = nft::script(&FirewallOp::PutTable(table_with(true, &["docker0", "flannel.1"]))).unwrap();
+    let text = nft::put_table(&table_with(true, &["docker0", "flannel.1"]));
     let lines = text.lines().filter(|line| line.contains("flow") || line.contains("emerging"));
     let lines: Vec<&str> = lines.map(|line| line.split(" comment ").next().unwrap()).collect();
     insta::assert_snapshot!(lines.join("\n"), @r#"
