@@ -13,10 +13,11 @@ use wire_state::{
 
 pub use self::counted::Counted;
 use super::{
+    facts::{DockerRules, TrackingReason},
     iptables, netfilter,
     netfilter::{Expressions, Netfilter},
     nft,
-    policy::{ACCEPT_MARK, DockerRules, TrackingReason},
+    policy::ACCEPT_MARK,
     program::{self, Listing, Programs, Variant},
     tracking,
 };

@@ -7,7 +7,9 @@ use wire_state::{Element, Set, SetKind, vxlan_header};
 
 use super::{
     address_range::AddressRange,
-    policy::{ACCEPT_MARK, OverlayDevice, Peer, Senders, is_plain},
+    nft::is_plain,
+    overlay_device::OverlayDevice,
+    policy::{ACCEPT_MARK, Peer, Senders},
     rule::{Action, Addresses, By, Header, Is, Links, Match, Pair, Rule},
 };
 

@@ -11,8 +11,10 @@ use wire_net::LinkName;
 use wire_state::{Attachment, DesiredTable, Flowtable, Hook};
 
 use super::{
+    facts::HostFacts,
     family_rules::{self, FamilyRules},
-    policy::{HostFacts, add_chain, is_plain},
+    nft::is_plain,
+    policy::add_chain,
     rule::{Action, Addresses, Links, Match, Rule},
 };
 

@@ -13,6 +13,7 @@ mod common_rule;
 mod dataplane;
 mod decode;
 mod encode;
+mod facts;
 mod family_rules;
 mod flowtable;
 mod iptables;
@@ -20,6 +21,7 @@ mod monitor;
 mod nat;
 mod netfilter;
 mod nft;
+mod overlay_device;
 mod overruled;
 mod policy;
 mod program;
@@ -29,10 +31,10 @@ mod support;
 mod tracking;
 
 pub use dataplane::{Counted, FirewallDataplane, ForeignRules};
+pub use facts::{DockerRules, HostFacts, TrackingReason};
 pub use monitor::FirewallMonitor;
-pub use policy::{
-    ACCEPT_MARK, DockerRules, FirewallPolicy, HostFacts, Masquerade, OverlayDevice, Peer, Senders, TrackingReason,
-};
+pub use overlay_device::OverlayDevice;
+pub use policy::{ACCEPT_MARK, FirewallPolicy, Masquerade, Peer, Senders};
 pub use support::{Learned, Nftables, Support, SupportProbe};
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, fmt::Write as _};
 
-use wire_net::Family;
+use wire_net::{Family, LinkName};
 use wire_state::{Attachment, DesiredTable, Element, SetKind, TableName};
 
 /// Deletes a table. Adding one that exists does nothing, so deleting it never fails.
@@ -72,6 +72,11 @@ fn element(element: &Element) -> String {
             format!("{public} . {leading:#x}")
         }
     }
+}
+
+/// True if nft takes the name literally: other names are patterns, or end the quoted text.
+pub(crate) fn is_plain(link: &LinkName) -> bool {
+    link.as_str().chars().all(|letter| letter.is_ascii_alphanumeric() || "_.@:-".contains(letter))
 }
 
 /// Bounded: who forges many sources can do no more than fill the set.

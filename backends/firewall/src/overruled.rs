@@ -4,10 +4,7 @@
 use wire_net::{DualStack, LinkName, Prefix};
 use wire_state::OperatorDrop;
 
-use super::{
-    iptables::words,
-    policy::{FirewallPolicy, HostFacts, OverlayDevice},
-};
+use super::{facts::HostFacts, iptables::words, overlay_device::OverlayDevice, policy::FirewallPolicy};
 
 impl FirewallPolicy {
     /// The rules in `DOCKER-USER` that may be meant to drop traffic of the overlay. A rule that names only other links

@@ -3,24 +3,21 @@
 //! Each rule is placed where it takes effect (docs/adr/0007-firewall.md): what must come before Docker's drops in
 //! iptables chains, everything else in our own nftables table.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt,
-    net::IpAddr,
-};
+use std::{collections::BTreeMap, net::IpAddr};
 
-use wire_net::{DualStack, Family, LinkName, Pool, Prefix, Subnet, Vni};
-use wire_state::{
-    Attachment, BaseChain, ContainerLink, DesiredFirewall, DesiredTable, Element, Hook, LinkKind, NetState, Owner, Set,
-    SetKind, Tunnel, VXLAN_LEAD,
-};
+use wire_net::{DualStack, Family, Pool, Subnet};
+use wire_state::{Attachment, BaseChain, DesiredFirewall, DesiredTable, Element, Hook, Set, SetKind};
 
 use super::{
     address_range::AddressRange,
+    facts::{DockerRules, HostFacts, TrackingReason},
     family_rules::{self, BRIDGES, FamilyRules, containers, counter, of_network, to_port},
-    flowtable, nat, render,
+    flowtable, nat,
+    nft::is_plain,
+    overlay_device::OverlayDevice,
+    render,
     rule::{Links, Match, Rule},
-    support::{Nftables, Support},
+    support::Nftables,
 };
 
 /// The networks of the overlay, and an operator's choices for the packet filter.
@@ -66,135 +63,6 @@ pub struct Peer {
     pub public: DualStack<IpAddr>,
     /// The subnet of its containers.
     pub subnet: Subnet,
-}
-
-/// The device through which packets of one family enter the overlay.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct OverlayDevice {
-    /// Its name.
-    pub link: LinkName,
-    /// The underlay link it is bound to, if any.
-    pub parent: Option<LinkName>,
-    /// The UDP port of encapsulated packets.
-    pub port: u16,
-    /// The VNI this device terminates, if it is VXLAN.
-    pub vni: Option<Vni>,
-    /// The source address of the encapsulated packets that this host sends.
-    pub local: Option<IpAddr>,
-    /// True if the kernel decapsulates, and counts what has come in; false if the agent does.
-    pub in_kernel: bool,
-    /// True if headers may carry a group policy (`"GBP"`).
-    pub has_policy: bool,
-    /// Offset of the inner IP header from the start of the outer UDP header, in bytes.
-    pub inner: usize,
-}
-
-/// Length of a UDP header (RFC 768), in bytes.
-const UDP: usize = 8;
-
-impl OverlayDevice {
-    /// The overlay devices that a backend wants.
-    #[must_use]
-    pub fn of(net: &NetState) -> DualStack<Self> {
-        let mut devices = DualStack::default();
-        for (name, link) in net.links.iter().filter(|(_, link)| link.owner == Owner::Ours) {
-            let (family, device) = match &link.kind {
-                LinkKind::Vxlan(vxlan) => {
-                    let (port, vni, local) = (vxlan.port_in_use(), Some(vxlan.vni), vxlan.local);
-                    let (parent, inner) = (vxlan.parent.map(|parent| parent.name), UDP + VXLAN_LEAD);
-                    let (in_kernel, has_policy) = (true, vxlan.gbp);
-                    (vxlan.underlay(), Self { link: *name, parent, port, vni, local, in_kernel, has_policy, inner })
-                }
-                LinkKind::Tun(Some(Tunnel { framing, local, .. })) => {
-                    let (port, vni, local) = (local.port(), framing.vni(), local.ip());
-                    let inner = UDP + framing.lead();
-                    let (family, parent, local) = (Family::of(local), None, Some(local));
-                    let (in_kernel, has_policy) = (false, false);
-                    (family, Self { link: *name, parent, port, vni, local, in_kernel, has_policy, inner })
-                }
-                LinkKind::Tun(None) | LinkKind::Other(_) => continue,
-            };
-            devices.set(family, Some(device));
-        }
-        devices
-    }
-}
-
-/// The facts of this host that the rules depend on.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct HostFacts {
-    /// The links with containers of our subnet.
-    pub bridges: BTreeSet<LinkName>,
-    /// These and all other bridges. No rule depends on them.
-    pub links: Vec<ContainerLink>,
-    /// The form in which Docker keeps its rules.
-    pub docker: DockerRules,
-    /// The parts of our table that nftables and the kernel support.
-    pub support: Support,
-    /// The families whose encapsulated packets must stay tracked for rules of others.
-    pub tracked: BTreeMap<Family, TrackingReason>,
-    /// The families in which rules of others may drop what ours let in.
-    pub doubted: BTreeSet<Family>,
-    /// The links that exist, as far as a flowtable may be hooked to them.
-    pub hookable: BTreeSet<LinkName>,
-}
-
-impl HostFacts {
-    /// The links with an address in one of these subnets, whatever their names.
-    #[must_use]
-    pub fn bridges_among(links: &[ContainerLink], subnets: &[Prefix]) -> BTreeSet<LinkName> {
-        links.iter().filter(|link| link.holds(subnets)).map(|link| link.name).collect()
-    }
-
-    /// The bridges whose names nft would not take literally.
-    pub fn unnamed_bridges(&self) -> impl Iterator<Item = &LinkName> {
-        self.bridges.iter().filter(|link| !is_plain(link))
-    }
-}
-
-/// The reason why encapsulated packets stay tracked as they come in.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum TrackingReason {
-    /// Packets of anyone are let in, by rules that track them.
-    AnyoneMaySend,
-    /// nftables cannot compare inner sources.
-    SourcesNotCompared,
-    /// Subnets are no whole bytes, so no hash finds them.
-    UnusualSubnetLen,
-    /// A rule of this chain matches the state of connections, or changes what is tracked.
-    Rule {
-        /// Its family, table and name.
-        chain: String,
-    },
-    /// The rules of others could not be read.
-    Unreadable,
-    /// iptables-legacy is or may be in use. Its rules are not read.
-    LegacyTables,
-}
-
-impl fmt::Display for TrackingReason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::AnyoneMaySend => f.write_str("anyone may send"),
-            Self::SourcesNotCompared => f.write_str("inner sources are not compared"),
-            Self::UnusualSubnetLen => f.write_str("SubnetLen is not a multiple of 8"),
-            Self::Rule { chain } => write!(f, "{chain} looks at connections"),
-            Self::Unreadable => f.write_str("the rules of others cannot be read"),
-            Self::LegacyTables => f.write_str("what iptables-legacy holds is not looked at"),
-        }
-    }
-}
-
-/// The form in which Docker keeps its rules.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum DockerRules {
-    /// In iptables, or there is no Docker.
-    #[default]
-    Iptables,
-    /// In tables of nftables (Docker 29 with `firewall-backend` nftables) that let our mark pass.
-    Marked,
-    /// In nftables, but Docker was not told to accept our mark (`--bridge-accept-fwmark`).
-    Unmarked,
 }
 
 /// The packet mark by which Docker's tables of nftables accept packets to containers
@@ -363,11 +231,6 @@ impl FirewallPolicy {
 /// Puts rules before these that let all other packets pass.
 fn encapsulated(device: &OverlayDevice, rules: Vec<Rule>) -> Vec<Rule> {
     to_port(device).into_iter().chain(of_network(device)).chain(rules).collect()
-}
-
-/// True if nft takes the name literally: other names are patterns, or end the quoted text.
-pub(super) fn is_plain(link: &LinkName) -> bool {
-    link.as_str().chars().all(|letter| letter.is_ascii_alphanumeric() || "_.@:-".contains(letter))
 }
 
 /// Adds a chain if it has rules.

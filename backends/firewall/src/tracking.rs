@@ -11,7 +11,7 @@ use std::{
 use wire_net::Family;
 use wire_state::Hook;
 
-use super::{policy::TrackingReason, render};
+use super::{facts::TrackingReason, render};
 
 /// The chains of others.
 pub(super) type Chains = BTreeMap<ChainId, OtherChain>;
