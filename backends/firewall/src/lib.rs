@@ -21,6 +21,7 @@ mod monitor;
 mod nat;
 mod netfilter;
 mod nft;
+mod nfta;
 mod overlay_device;
 mod overruled;
 mod policy;

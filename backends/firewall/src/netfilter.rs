@@ -15,17 +15,19 @@ use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_NONREC};
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use nix::errno::Errno;
 use wire_net::Family;
-use wire_netlink::{
-    Batch, Netlink,
-    attribute::{attributes, text},
-};
+use wire_netlink::{Batch, Netlink, attribute::text};
 use wire_state::{Attempt, DataplaneError, Element, OURS, SetChange, TableName};
 
 use super::{
-    decode::{be32, comment, counts, find},
+    decode::{attribute, be32, comment, counts, find},
     encode::Body,
     facts::DockerRules,
     family_rules::{counter, usual_mark},
+    nfta::{
+        NF_ACCEPT, NFTA_CHAIN_NAME, NFTA_CHAIN_POLICY, NFTA_CHAIN_TABLE, NFTA_COUNTER_PACKETS, NFTA_GEN_ID,
+        NFTA_OBJ_DATA, NFTA_OBJ_NAME, NFTA_OBJ_TABLE, NFTA_OBJ_TYPE, NFTA_RULE_EXPRESSIONS, NFTA_RULE_TABLE,
+        NFTA_RULE_USERDATA, NFTA_SET_ELEM_LIST_SET, NFTA_SET_ELEM_LIST_TABLE, NFTA_TABLE_NAME,
+    },
 };
 
 /// `NFNL_SUBSYS_NFTABLES` of linux/netfilter/nfnetlink.h, the upper byte of a message's type.
@@ -79,8 +81,7 @@ impl Netfilter {
         let mut generation = None;
         let body = Body::new(0);
         self.ask("the firewall's generation", GET_GENERATION, &body, |body| {
-            // NFTA_GEN_ID
-            generation = find(body, 1).and_then(be32);
+            generation = find(body, NFTA_GEN_ID).and_then(be32);
         })?;
         generation
             .ok_or_else(|| DataplaneError::Read { what: "the firewall's generation", source: Errno::EBADMSG.into() })
@@ -89,8 +90,7 @@ impl Netfilter {
     /// The tables of all families.
     pub(crate) fn tables(&mut self) -> Result<Tables, DataplaneError> {
         let found = self.dump("tables", GET_TABLE, &|| Body::new(0), |body| {
-            // NFTA_TABLE_NAME
-            Some((*body.first()?, find(body, 1).and_then(text)?.to_owned()))
+            Some((*body.first()?, find(body, NFTA_TABLE_NAME).and_then(text)?.to_owned()))
         })?;
         Ok(found.into_iter().collect())
     }
@@ -100,7 +100,7 @@ impl Netfilter {
         let of = number(family);
         let request = || Body::new(of);
         let tables = self.dump("rules of all tables", GET_RULE, &request, |body| {
-            (body.first() == Some(&of)).then(|| find(body, 1).and_then(text).map(str::to_owned))?
+            (body.first() == Some(&of)).then(|| find(body, NFTA_RULE_TABLE).and_then(text).map(str::to_owned))?
         })?;
         let mut counts = BTreeMap::new();
         for table in tables {
@@ -112,32 +112,27 @@ impl Netfilter {
     /// True if a table of this family, as iptables-nft uses them, holds a chain of ours.
     pub(crate) fn has_our_chains(&mut self, family: Family) -> Result<bool, DataplaneError> {
         let request = || Body::new(number(family));
-        // NFTA_CHAIN_NAME
         let ours = self.dump("chains of all tables", GET_CHAIN, &request, |body| {
-            find(body, 3).and_then(text).map(|name| name.starts_with(OURS))
+            find(body, NFTA_CHAIN_NAME).and_then(text).map(|name| name.starts_with(OURS))
         })?;
         Ok(ours.contains(&true))
     }
 
     /// Our counters, in packets; empty if our table does not exist.
     pub(crate) fn counters(&mut self) -> Result<BTreeMap<String, u64>, DataplaneError> {
-        // NFTA_OBJ_TABLE, NFTA_OBJ_TYPE
-        let request = || Body::new(INET).named(1, NAME).with(3, &COUNTER.to_be_bytes());
+        let request = || Body::new(INET).named(NFTA_OBJ_TABLE, NAME).with(NFTA_OBJ_TYPE, &COUNTER.to_be_bytes());
         let found = self.dump("counters", GET_OBJECT, &request, |body| {
             ours(body)?;
-            // NFTA_OBJ_NAME, NFTA_OBJ_DATA, NFTA_COUNTER_PACKETS
-            let data = find(body, 4)?;
-            let packets = attributes(data).find(|(kind, _)| *kind == 2)?.1;
-            Some((find(body, 2).and_then(text)?.to_owned(), u64::from_be_bytes(packets.try_into().ok()?)))
+            let packets = attribute(find(body, NFTA_OBJ_DATA)?, NFTA_COUNTER_PACKETS)?;
+            Some((find(body, NFTA_OBJ_NAME).and_then(text)?.to_owned(), u64::from_be_bytes(packets.try_into().ok()?)))
         })?;
         let mut counters: BTreeMap<String, u64> = found.into_iter().collect();
-        // Nearly all packets are counted by counters inside rules: named ones cost more. NFTA_RULE_USERDATA,
-        // NFTA_RULE_EXPRESSIONS
-        let usual = self.dump("rules", GET_RULE, &|| Body::new(INET).named(1, NAME), |body| {
+        // Nearly all packets are counted by counters inside rules: named ones cost more.
+        let usual = self.dump("rules", GET_RULE, &|| Body::new(INET).named(NFTA_RULE_TABLE, NAME), |body| {
             ours(body)?;
-            let mark = find(body, 7).and_then(comment)?;
+            let mark = find(body, NFTA_RULE_USERDATA).and_then(comment)?;
             let family = Family::ALL.into_iter().find(|family| mark.starts_with(usual_mark(*family)))?;
-            Some((family, counts(find(body, 4)?)))
+            Some((family, counts(find(body, NFTA_RULE_EXPRESSIONS)?)))
         })?;
         for (family, packets) in usual {
             if let Some(arrived) = counters.get_mut(counter::arrived(family)) {
@@ -152,10 +147,11 @@ impl Netfilter {
     /// transaction.
     pub(crate) fn delete_bare(&mut self, family: Family, table: &str) {
         let of = number(family);
-        // NFTA_CHAIN_TABLE, NFTA_CHAIN_NAME, NFTA_CHAIN_POLICY, which only builtin ones have: NF_ACCEPT
+        // Only built-in chains have a policy.
         let chains = self.dump("chains of all tables", GET_CHAIN, &|| Body::new(of), |body| {
-            let is_in_it = body.first() == Some(&of) && find(body, 1).and_then(text) == Some(table);
-            is_in_it.then(|| (find(body, 3).and_then(text).map(str::to_owned), find(body, 5).and_then(be32) == Some(1)))
+            let is_in_it = body.first() == Some(&of) && find(body, NFTA_CHAIN_TABLE).and_then(text) == Some(table);
+            let name = find(body, NFTA_CHAIN_NAME).and_then(text).map(str::to_owned);
+            is_in_it.then(|| (name, find(body, NFTA_CHAIN_POLICY).and_then(be32) == Some(NF_ACCEPT)))
         });
         let Ok(chains) = chains else { return };
         if chains.is_empty() || chains.iter().any(|(_, accepts)| !accepts) {
@@ -164,10 +160,13 @@ impl Netfilter {
         let flags = NLM_F_NONREC | NLM_F_ACK;
         let _ = self.change(|batch| {
             for name in chains.iter().filter_map(|(name, _)| name.as_deref()) {
-                batch.push(DELETE_CHAIN, flags, &Body::new(of).named(1, table).named(3, name));
+                batch.push(
+                    DELETE_CHAIN,
+                    flags,
+                    &Body::new(of).named(NFTA_CHAIN_TABLE, table).named(NFTA_CHAIN_NAME, name),
+                );
             }
-            // NFTA_TABLE_NAME
-            batch.push(DELETE_TABLE, flags, &Body::new(of).named(1, table));
+            batch.push(DELETE_TABLE, flags, &Body::new(of).named(NFTA_TABLE_NAME, table));
         });
     }
 
@@ -179,8 +178,8 @@ impl Netfilter {
                 for (kind, flags, elements) in kinds {
                     let elements: Vec<Element> = elements.iter().copied().collect();
                     for elements in elements.chunks(ELEMENTS) {
-                        // NFTA_SET_ELEM_LIST_TABLE, NFTA_SET_ELEM_LIST_SET
-                        let body = Body::new(INET).named(1, NAME).named(2, set).elements(elements);
+                        let body = Body::new(INET).named(NFTA_SET_ELEM_LIST_TABLE, NAME);
+                        let body = body.named(NFTA_SET_ELEM_LIST_SET, set).elements(elements);
                         batch.push(kind, flags | NLM_F_ACK, &body);
                     }
                 }
@@ -204,8 +203,7 @@ impl Netfilter {
         let theirs: Vec<u8> = tables.iter().filter(|(_, name)| name == DOCKER).map(|(family, _)| *family).collect();
         let mut found = DockerRules::Iptables;
         for family in theirs {
-            // NFTA_RULE_TABLE
-            let request = || Body::new(family).named(1, DOCKER);
+            let request = || Body::new(family).named(NFTA_RULE_TABLE, DOCKER);
             let rules = self.dump("Docker's rules", GET_RULE, &request, |body| names_mark(body, mark))?;
             let marked = rules.contains(&true) && found != DockerRules::Unmarked;
             found = if marked { DockerRules::Marked } else { DockerRules::Unmarked };
@@ -244,8 +242,8 @@ impl Netfilter {
 
 /// `Some` for a rule of Docker's: true if it names our mark.
 fn names_mark(body: &[u8], mark: u32) -> Option<bool> {
-    let is_theirs = find(body, 1).and_then(text) == Some(DOCKER);
-    let expressions = find(body, 4).filter(|_| is_theirs)?;
+    let is_theirs = find(body, NFTA_RULE_TABLE).and_then(text) == Some(DOCKER);
+    let expressions = find(body, NFTA_RULE_EXPRESSIONS).filter(|_| is_theirs)?;
     // Constants in expressions are aligned attributes, in the host's byte order.
     Some(expressions.chunks_exact(4).any(|word| word == mark.to_ne_bytes()))
 }
@@ -275,5 +273,5 @@ pub(crate) fn has_firewalld(tables: &Tables) -> bool {
 
 /// `Some` if a message is about our table: the first attribute of each of these messages is the table's name.
 fn ours(body: &[u8]) -> Option<()> {
-    (body.first() == Some(&INET) && find(body, 1).and_then(text) == Some(NAME)).then_some(())
+    (body.first() == Some(&INET) && find(body, NFTA_TABLE_NAME).and_then(text) == Some(NAME)).then_some(())
 }

@@ -12,10 +12,17 @@ use super::{
 };
 use crate::{
     decode::{
-        address_element, be32, chain_kind, comment, find, hook_of, lease_element, link_element, set_kind,
+        address_element, attribute, be32, chain_kind, comment, find, hook_of, lease_element, link_element, set_kind,
         subnet_element, without_counts,
     },
     encode::Body,
+    nfta::{
+        NF_ACCEPT, NFTA_CHAIN_HOOK, NFTA_CHAIN_NAME, NFTA_CHAIN_POLICY, NFTA_CHAIN_TYPE, NFTA_DATA_VALUE,
+        NFTA_HOOK_HOOKNUM, NFTA_HOOK_PRIORITY, NFTA_RULE_CHAIN, NFTA_RULE_EXPRESSIONS, NFTA_RULE_TABLE,
+        NFTA_RULE_USERDATA, NFTA_SET_ELEM_KEY, NFTA_SET_ELEM_KEY_END, NFTA_SET_ELEM_LIST_ELEMENTS,
+        NFTA_SET_ELEM_LIST_SET, NFTA_SET_ELEM_LIST_TABLE, NFTA_SET_FLAGS, NFTA_SET_KEY_TYPE, NFTA_SET_NAME,
+        NFTA_SET_TABLE, NFTA_TABLE_FLAGS,
+    },
 };
 
 impl Netfilter {
@@ -60,12 +67,11 @@ impl Netfilter {
         set: &str,
         element: impl Fn(&[u8], &[u8]) -> Option<Element>,
     ) -> Result<BTreeSet<Element>, DataplaneError> {
-        // NFTA_SET_ELEM_LIST_TABLE, NFTA_SET_ELEM_LIST_SET
-        let request = || Body::new(INET).named(1, NAME).named(2, set);
+        let request = || Body::new(INET).named(NFTA_SET_ELEM_LIST_TABLE, NAME).named(NFTA_SET_ELEM_LIST_SET, set);
         let lists = self.dump("elements of a set", GET_ELEMENTS, &request, |body| {
             ours(body)?;
-            // NFTA_SET_ELEM_LIST_ELEMENTS, NFTA_LIST_ELEM
-            Some(attributes(find(body, 3)?).filter_map(|(_, element)| keys(element)).collect::<Vec<_>>())
+            let list = attributes(find(body, NFTA_SET_ELEM_LIST_ELEMENTS)?);
+            Some(list.filter_map(|(_, element)| keys(element)).collect::<Vec<_>>())
         })?;
         Ok(lists.into_iter().flatten().filter_map(|(first, last)| element(&first, &last)).collect())
     }
@@ -73,8 +79,7 @@ impl Netfilter {
     fn flags(&mut self) -> Result<u32, DataplaneError> {
         let found = self.dump("tables", GET_TABLE, &|| Body::new(INET), |body| {
             ours(body)?;
-            // NFTA_TABLE_FLAGS
-            find(body, 2).and_then(be32)
+            find(body, NFTA_TABLE_FLAGS).and_then(be32)
         })?;
         Ok(found.first().copied().unwrap_or_default())
     }
@@ -82,36 +87,32 @@ impl Netfilter {
     fn chains(&mut self) -> Result<Vec<(String, ObservedBaseChain)>, DataplaneError> {
         self.dump("chains", GET_CHAIN, &|| Body::new(INET), |body| {
             ours(body)?;
-            // NFTA_CHAIN_NAME
-            let name = find(body, 3).and_then(text)?.to_owned();
-            // NFTA_CHAIN_POLICY, which only base chains have: NF_ACCEPT
-            let accepts = find(body, 5).and_then(be32).is_none_or(|policy| policy == 1);
+            let name = find(body, NFTA_CHAIN_NAME).and_then(text)?.to_owned();
+            // Only base chains have a policy.
+            let accepts = find(body, NFTA_CHAIN_POLICY).and_then(be32).is_none_or(|policy| policy == NF_ACCEPT);
             let policy = if accepts { ChainPolicy::Accept } else { ChainPolicy::Drop };
             Some((name, ObservedBaseChain { attachment: attachment(body), policy, rules: Vec::new() }))
         })
     }
 
     fn rules(&mut self) -> Result<Vec<RuleEntry>, DataplaneError> {
-        // NFTA_RULE_TABLE
-        let request = || Body::new(INET).named(1, NAME);
+        let request = || Body::new(INET).named(NFTA_RULE_TABLE, NAME);
         self.dump("rules", GET_RULE, &request, |body| {
             ours(body)?;
-            // NFTA_RULE_CHAIN, NFTA_RULE_USERDATA, NFTA_RULE_EXPRESSIONS
-            let chain = find(body, 2).and_then(text)?.to_owned();
-            let mark = find(body, 7).and_then(comment);
-            Some(RuleEntry { chain, mark, expressions: without_counts(find(body, 4).unwrap_or_default()) })
+            let chain = find(body, NFTA_RULE_CHAIN).and_then(text)?.to_owned();
+            let mark = find(body, NFTA_RULE_USERDATA).and_then(comment);
+            let expressions = without_counts(find(body, NFTA_RULE_EXPRESSIONS).unwrap_or_default());
+            Some(RuleEntry { chain, mark, expressions })
         })
     }
 
     fn sets(&mut self) -> Result<Vec<(String, SetKind)>, DataplaneError> {
-        // NFTA_SET_TABLE
-        let request = || Body::new(INET).named(1, NAME);
+        let request = || Body::new(INET).named(NFTA_SET_TABLE, NAME);
         self.dump("sets", GET_SET, &request, |body| {
             ours(body)?;
-            // NFTA_SET_NAME, NFTA_SET_FLAGS, NFTA_SET_KEY_TYPE
-            let flags = find(body, 3).and_then(be32).unwrap_or_default();
-            let key = find(body, 4).and_then(be32)?;
-            let name = find(body, 2).and_then(text)?;
+            let flags = find(body, NFTA_SET_FLAGS).and_then(be32).unwrap_or_default();
+            let key = find(body, NFTA_SET_KEY_TYPE).and_then(be32)?;
+            let name = find(body, NFTA_SET_NAME).and_then(text)?;
             Some((name.to_owned(), set_kind(name, flags, key)?))
         })
     }
@@ -127,29 +128,22 @@ struct RuleEntry {
     expressions: Vec<u8>,
 }
 
-/// The place of a chain: `NFTA_CHAIN_TYPE`, and `NFTA_CHAIN_HOOK` with `NFTA_HOOK_HOOKNUM` and `_PRIORITY`.
+/// The place of a chain, if it is one that we use.
 fn attachment(body: &[u8]) -> Option<Attachment> {
-    let kind = find(body, 7).and_then(text).and_then(chain_kind)?;
-    let at = find(body, 4)?;
-    let hook = hook_value(at, 1).and_then(hook_of)?;
-    let priority = hook_value(at, 2).map_or(0, u32::cast_signed);
+    let kind = find(body, NFTA_CHAIN_TYPE).and_then(text).and_then(chain_kind)?;
+    let at = find(body, NFTA_CHAIN_HOOK)?;
+    let hook = attribute(at, NFTA_HOOK_HOOKNUM).and_then(be32).and_then(hook_of)?;
+    let priority = attribute(at, NFTA_HOOK_PRIORITY).and_then(be32).map_or(0, u32::cast_signed);
     Some(Attachment { kind, hook, priority, device: flowtable::device(at) })
 }
 
-/// The first and the last key of an element: `NFTA_SET_ELEM_KEY` and `_KEY_END`. A single key is both.
+/// The first and the last key of an element. A single key is both.
 fn keys(element: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
-    let first = key(element, 1)?;
-    let last = key(element, 10).unwrap_or_else(|| first.clone());
+    let first = key(element, NFTA_SET_ELEM_KEY)?;
+    let last = key(element, NFTA_SET_ELEM_KEY_END).unwrap_or_else(|| first.clone());
     Some((first, last))
 }
 
 fn key(element: &[u8], wanted: u16) -> Option<Vec<u8>> {
-    let (_, key) = attributes(element).find(|(kind, _)| *kind == wanted)?;
-    // NFTA_DATA_VALUE
-    attributes(key).find(|(kind, _)| *kind == 1).map(|(_, value)| value.to_vec())
-}
-
-/// A 32-bit attribute of a chain's hook (`NFTA_HOOK_*`), in network byte order.
-fn hook_value(hook: &[u8], wanted: u16) -> Option<u32> {
-    attributes(hook).find(|(kind, _)| *kind == wanted).and_then(|(_, value)| be32(value))
+    attribute(attribute(element, wanted)?, NFTA_DATA_VALUE).map(<[u8]>::to_vec)
 }
