@@ -1,25 +1,25 @@
 //! Reads the packet filter, and applies changes to it.
 
 mod counted;
+mod foreign;
 mod leave;
+mod read;
 
 use std::{collections::BTreeMap, io};
 
 use wire_net::Family;
 use wire_state::{
-    Attempt, ChainTable, ChainTableKind, DataplaneError, DesiredTable, Driver, ErrorKind, Firewall, FirewallOp,
-    Flowtable, ObservedFirewall, ObservedRule, ObservedTable, OpError, Operation as _, TableName,
+    Attempt, ChainTable, DataplaneError, DesiredTable, Driver, ErrorKind, Firewall, FirewallOp, Flowtable,
+    ObservedFirewall, OpError, Operation as _,
 };
 
-pub use self::counted::Counted;
+use self::foreign::TrackingRead;
+pub use self::{counted::Counted, foreign::ForeignRules};
 use super::{
-    facts::{DockerRules, TrackingReason},
     iptables, netfilter,
     netfilter::{Expressions, Netfilter},
     nft,
-    policy::ACCEPT_MARK,
-    program::{self, Listing, Programs, Variant},
-    tracking,
+    program::{self, Programs, Variant},
 };
 
 /// The packet filter of this thread's network namespace.
@@ -39,22 +39,6 @@ pub struct FirewallDataplane {
     tracking: Option<TrackingRead>,
     /// Called before each program run, which may take seconds.
     step: Box<dyn Fn() + Send>,
-}
-
-/// The rules of others that use connection tracking, as they were read.
-struct TrackingRead {
-    /// The nftables generation of this read, increased by one for each write of our own.
-    generation: u32,
-    needed: BTreeMap<Family, TrackingReason>,
-}
-
-/// Rules of others that ours depend on.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ForeignRules {
-    /// The form in which Docker keeps its rules.
-    pub docker: DockerRules,
-    /// The families in which encapsulated packets must stay tracked as they come in.
-    pub tracked: BTreeMap<Family, TrackingReason>,
 }
 
 /// A part of the packet filter that is read on its own.
@@ -114,36 +98,6 @@ impl FirewallDataplane {
         now.ok().as_ref() != Some(&self.flowtables)
     }
 
-    /// Reads the rules of others that ours depend on.
-    pub fn foreign_rules(&mut self) -> ForeignRules {
-        // If nftables cannot be read, Docker has no rules there.
-        let docker = self.netfilter().and_then(|netfilter| netfilter.docker(ACCEPT_MARK)).unwrap_or_default();
-        ForeignRules { docker, tracked: self.tracked() }
-    }
-
-    fn tracked(&mut self) -> BTreeMap<Family, TrackingReason> {
-        let mut tracked = match self.tracking_in_nftables() {
-            Some(read) => read.needed.clone(),
-            None => Family::ALL.map(|family| (family, TrackingReason::Unreadable)).into(),
-        };
-        for family in Family::ALL.into_iter().filter(|family| program::may_have_legacy_tables(*family)) {
-            tracked.entry(family).or_insert(TrackingReason::LegacyTables);
-        }
-        tracked
-    }
-
-    /// The rules of others in nftables, which are read again only if the generation has changed.
-    fn tracking_in_nftables(&mut self) -> Option<&TrackingRead> {
-        let now = self.netfilter().and_then(Netfilter::generation).ok();
-        if now.is_none() || self.tracking.as_ref().map(|read| read.generation) != now {
-            let chains = self.netfilter().and_then(Netfilter::chains_of_others).ok();
-            let read = now.zip(chains);
-            self.tracking =
-                read.map(|(generation, chains)| TrackingRead { generation, needed: tracking::needed(&chains) });
-        }
-        self.tracking.as_ref()
-    }
-
     /// True if iptables-legacy may hold chains that only root can read, in a family whose rules could be listed
     /// otherwise.
     #[must_use]
@@ -156,81 +110,6 @@ impl FirewallDataplane {
             self.netfilter = Some(Netfilter::open()?);
         }
         Ok(self.netfilter.as_mut().expect("it was opened above"))
-    }
-
-    fn read_nftables(&mut self, firewall: &mut ObservedFirewall) -> Result<netfilter::Tables, DataplaneError> {
-        self.flowtables.clear();
-        let tables = self.netfilter()?.tables()?;
-        firewall.others.firewalls.firewalld = netfilter::has_firewalld(&tables);
-        for name in tables.iter().filter_map(|(family, name)| netfilter::table_name(*family, name)) {
-            match name {
-                TableName::Ours => firewall.table = Some(self.read_ours()?),
-                TableName::Flannel(family) => {
-                    firewall.flannel_tables.insert(family);
-                }
-            }
-        }
-        Ok(tables)
-    }
-
-    /// Reads our table.
-    fn read_ours(&mut self) -> Result<ObservedTable, DataplaneError> {
-        let (mut table, expressions) = self.netfilter()?.table()?;
-        for rule in table.chains.values_mut().flat_map(|chain| &mut chain.rules) {
-            let ObservedRule::Marked(mark) = rule else { continue };
-            if self.expressions.get(mark).is_some_and(|known| expressions.get(mark) != Some(known)) {
-                *rule = ObservedRule::Altered;
-            }
-        }
-        self.flowtables.clone_from(&table.flowtables);
-        for (mark, bytes) in expressions {
-            self.expressions.entry(mark).or_insert(bytes);
-        }
-        Ok(table)
-    }
-
-    fn read_iptables(&mut self, tables: &netfilter::Tables, firewall: &mut ObservedFirewall) {
-        self.programs.clear();
-        for family in self.families.clone() {
-            let has_tables = tables.iter().any(|(of, name)| is_iptables(*of, name, family));
-            match self.list(family, has_tables) {
-                Ok((Listing { programs, text }, hidden)) => {
-                    iptables::read(&text, family, firewall);
-                    firewall.chains.retain(|name, _| !hidden.contains(&name.table));
-                    self.unreadable.extend(hidden.into_iter().map(|table| (Part::Table(table), hides_rules(table))));
-                    self.programs.insert(family, programs);
-                }
-                Err(error) => {
-                    self.unreadable.insert(Part::Iptables(family), error);
-                }
-            }
-        }
-    }
-
-    /// Lists the rules of one family, and the tables that are not listed completely: iptables-nft silently leaves out
-    /// what it does not understand, or the whole table. Writing to such a table would add our rules at every round.
-    fn list(&mut self, family: Family, has_tables: bool) -> Result<(Listing, Vec<ChainTable>), OpError> {
-        let mut listing = program::list(family, has_tables, &self.step)?;
-        let mut hidden = self.hidden(family, &listing);
-        for _ in 0..2 {
-            if hidden.is_empty() {
-                break;
-            }
-            // Somebody may have changed rules between the two reads.
-            listing = program::list(family, has_tables, &self.step)?;
-            hidden = self.hidden(family, &listing);
-        }
-        Ok((listing, hidden))
-    }
-
-    fn hidden(&mut self, family: Family, listing: &Listing) -> Vec<ChainTable> {
-        if listing.programs.variant == Variant::Legacy {
-            return Vec::new();
-        }
-        let there = self.netfilter().and_then(|netfilter| netfilter.rules_by_table(family)).unwrap_or_default();
-        let shown = iptables::count(&listing.text);
-        let hidden = ChainTableKind::ALL.into_iter().filter(|kind| !is_listed_whole(*kind, &there, &shown));
-        hidden.map(|kind| ChainTable { family, kind }).collect()
     }
 
     fn carry_out(&mut self, op: &FirewallOp) -> Attempt {
@@ -336,28 +215,4 @@ fn parts_of(op: &FirewallOp) -> Vec<Part> {
 
 fn not_read() -> OpError {
     OpError::program(ErrorKind::Other, "it was not read".to_owned(), io::ErrorKind::Other.into())
-}
-
-/// True if a listing shows as many rules of a table as the kernel has.
-fn is_listed_whole(kind: ChainTableKind, there: &BTreeMap<String, usize>, shown: &BTreeMap<&str, usize>) -> bool {
-    let name = kind.to_string();
-    there.get(&name).copied().unwrap_or_default() == shown.get(name.as_str()).copied().unwrap_or_default()
-}
-
-/// True if an nftables table has the family and the name of one of iptables-nft.
-fn is_iptables(of: u8, name: &str, family: Family) -> bool {
-    of == netfilter::number(family) && ["raw", "mangle", "nat", "filter", "security"].contains(&name)
-}
-
-fn hides_rules(table: ChainTable) -> OpError {
-    let detail = format!(
-        "{table} holds rules that iptables does not show, put there by nft: move them to a table of their own \
-         (nft list table {} {})",
-        match table.family {
-            Family::V4 => "ip",
-            Family::V6 => "ip6",
-        },
-        table.kind
-    );
-    OpError::program(ErrorKind::Program, detail, io::ErrorKind::Unsupported.into())
 }

@@ -43,20 +43,20 @@ fn all_of(peers: &[u8], dual: bool) -> Vec<Peer> {
     peers.iter().map(|number| peer(*number, dual)).collect()
 }
 
-fn pool((network, subnet_len): (&str, u8), min: &str, max: &str) -> Pool {
+fn pool(network: &str, subnet_len: u8, min: &str, max: &str) -> Pool {
     Pool { network: network.parse().unwrap(), subnet_len, min: min.parse().unwrap(), max: max.parse().unwrap() }
 }
 
 /// A policy whose network has hosts in it, beside the range that is leased.
 pub(crate) fn bounded() -> FirewallPolicy {
-    let v6 = Some(pool(("2001:db8::/32", 64), "2001:db8:10::/64", "2001:db8:99::/64"));
-    let v4 = Some(pool(("192.0.0.0/16", 24), "192.0.10.0/24", "192.0.99.0/24"));
+    let v6 = Some(pool("2001:db8::/32", 64, "2001:db8:10::/64", "2001:db8:99::/64"));
+    let v4 = Some(pool("192.0.0.0/16", 24, "192.0.10.0/24", "192.0.99.0/24"));
     FirewallPolicy { pools: DualStack { v4, v6 }, ..policy(true) }
 }
 
 pub(crate) fn policy(dual: bool) -> FirewallPolicy {
-    let v6 = dual.then(|| pool(("fd00:5::/32", 64), "fd00:5:0:1::/64", "fd00:5:ffff:ffff::/64"));
-    let pools = DualStack { v4: Some(pool(("10.5.0.0/16", 24), "10.5.1.0/24", "10.5.255.0/24")), v6 };
+    let v6 = dual.then(|| pool("fd00:5::/32", 64, "fd00:5:0:1::/64", "fd00:5:ffff:ffff::/64"));
+    let pools = DualStack { v4: Some(pool("10.5.0.0/16", 24, "10.5.1.0/24", "10.5.255.0/24")), v6 };
     FirewallPolicy { pools, masquerade: Masquerade::Random, forward: true, senders: Senders::Peers, flowtable: false }
 }
 

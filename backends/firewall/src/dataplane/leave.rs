@@ -64,12 +64,12 @@ impl FirewallDataplane {
 
     /// A packet filter that the kernel lacks holds nothing of ours. If only its programs are missing, it may.
     fn may_hold_ours(&mut self, part: Part, why: ErrorKind) -> bool {
-        match (why, part) {
-            (ErrorKind::Unsupported, _) => false,
-            (ErrorKind::NoProgram, Part::Iptables(family)) => {
+        match part {
+            Part::Nftables | Part::Iptables(_) | Part::Table(_) if why == ErrorKind::Unsupported => false,
+            Part::Iptables(family) if why == ErrorKind::NoProgram => {
                 self.netfilter().and_then(|filter| filter.has_our_chains(family)).unwrap_or_default()
             }
-            _ => true,
+            Part::Nftables | Part::Iptables(_) | Part::Table(_) => true,
         }
     }
 }
