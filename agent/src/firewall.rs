@@ -77,7 +77,7 @@ impl Inputs {
 /// [`Exit::No`] when some of them are still there, or may be.
 pub(crate) fn remove() -> Result<usize, Exit> {
     let failed = |error: DataplaneError| Exit::Software(chain(&error));
-    let mut dataplane = FirewallDataplane::open(Family::ALL.to_vec()).map_err(failed)?;
+    let mut dataplane = FirewallDataplane::new(Family::ALL.to_vec());
     let have = dataplane.read(&()).map_err(failed)?;
     let nothing = DesiredFirewall { flannel: FlannelRules::Keep, ..DesiredFirewall::default() };
     let mut reconciler = Reconciler::new(dataplane, ());
@@ -125,8 +125,7 @@ impl FirewallKeeper {
         rivals::announce();
         // As the dataplane's.
         let mut answers = pulse.part(Part::Firewall);
-        let dataplane = FirewallDataplane::open(families).map_err(|error| Exit::Software(chain(&error)))?;
-        let dataplane = dataplane.with_step(answers.step());
+        let dataplane = FirewallDataplane::new(families).with_step(answers.step());
         let (sender, inputs) = watch::channel(None);
         let (done, checked) = watch::channel(false);
         let firewall = FirewallLoop {
@@ -314,12 +313,9 @@ impl FirewallLoop {
     /// lacks.
     fn compare_until_supported(&mut self, inputs: &Inputs) -> Report<Firewall> {
         let (mut report, mut learned) = self.compare(inputs);
-        // Without a flowtable, without the check of inner sources, without nftables.
-        for _ in 0..3 {
-            match learned {
-                Learned::Nothing => break,
-                Learned::Less => {}
-            }
+        // At most: without a flowtable, without the check of inner sources, without nftables.
+        let mut steps = 0..3;
+        while learned == Learned::Less && steps.next().is_some() {
             let (again, next) = self.compare(inputs);
             let before = std::mem::replace(&mut report, again);
             report.written += before.written;

@@ -52,12 +52,10 @@ enum Part {
 
 impl FirewallDataplane {
     /// Creates the dataplane of these families. Its socket is opened at the first use, in the network namespace of the
-    /// calling thread.
-    ///
-    /// # Errors
-    /// Never at present: without netlink, the parts are unreadable.
-    pub fn open(families: Vec<Family>) -> Result<Self, DataplaneError> {
-        Ok(Self {
+    /// calling thread; without netlink, the parts are unreadable.
+    #[must_use]
+    pub fn new(families: Vec<Family>) -> Self {
+        Self {
             netfilter: None,
             families,
             generation: None,
@@ -67,7 +65,7 @@ impl FirewallDataplane {
             unreadable: BTreeMap::new(),
             tracking: None,
             step: Box::new(|| ()),
-        })
+        }
     }
 
     /// Calls `step` before each program run. iptables waits up to five seconds for its lock, and a round runs many

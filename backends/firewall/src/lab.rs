@@ -27,7 +27,7 @@ fn host_facts(reconciler: &mut Reconciler<FirewallDataplane>, subnets: &[Prefix]
 }
 
 fn reconciler() -> Reconciler<FirewallDataplane> {
-    Reconciler::new(FirewallDataplane::open(Family::ALL.to_vec()).unwrap(), ())
+    Reconciler::new(FirewallDataplane::new(Family::ALL.to_vec()), ())
 }
 
 fn want(peers: &[u8]) -> DesiredFirewall {

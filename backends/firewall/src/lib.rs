@@ -1,10 +1,11 @@
 //! The packet filter: accepts forwarding for the overlay, keeps source addresses within it and masquerades what leaves
 //! it, and accepts encapsulated packets from peers only.
 //!
-//! Flow: [`FirewallPolicy::desired`] computes the rules; [`FirewallDataplane`] reads those of the kernel, and applies
-//! the difference that [`plan`](wire_state::Resource::plan) finds. Our rules are in an nftables table and in iptables
-//! chains of our own; in what others have made, only calls of our chains are changed. Only `netfilter`, `monitor` and
-//! `program` touch the kernel; everything else takes values and returns values.
+//! Flow: [`SupportProbe`] knows what this host can hold; [`FirewallPolicy::desired`] computes the rules;
+//! [`FirewallDataplane`] reads those of the kernel, and applies the difference that
+//! [`plan`](wire_state::Resource::plan) finds. Our rules are in an nftables table and in iptables chains of our own; in
+//! what others have made, only calls of our chains are changed. Only `netfilter`, `monitor` and `program` touch the
+//! kernel; everything else takes values and returns values.
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 
 mod address_range;
