@@ -32,4 +32,4 @@ pub use network::{
     Scope, Setting, Tunnel, TunnelOp, Underlay, VXLAN_LEAD, Veth, Via, Vlan, plan, plan_of, vxlan_header,
 };
 pub use reconcile::{Failure, Reconciler, Report};
-pub use resource::{Attempt, Driver, NoFindings, Operation, Order, Plan, Resource};
+pub use resource::{Attempt, Driver, Operation, Order, Plan, Resource};
