@@ -68,7 +68,8 @@ fn reconciler(guest: &OwnedFd) -> Reconciler<KernelAlone> {
         marks: wire_state::Marks { macs: [MacAddr::new([2, 0, 0, 0, 9, 2])].into(), ..wire_state::Marks::default() },
         ..Scope::default()
     };
-    let scopes = [(Namespace::Host, scope(&["z-bridge", "a-vxlan", "wp1"])), (GUEST, scope(&["eth1", "eth2"]))];
+    let of_host = ["z-bridge", "a-vxlan", "wp1", "wb-up.7", "flannel.ipip"];
+    let scopes = [(Namespace::Host, scope(&of_host)), (GUEST, scope(&["eth1", "eth2"]))];
     Reconciler::new(KernelAlone(kernel), scopes.into_iter().collect())
 }
 
@@ -185,6 +186,50 @@ fn a_namespace_that_is_gone_or_unknown_has_no_state_and_stops_no_other() {
         );
         assert!(report.converged, "{:?}", report.failures);
         assert!(run("ip link show a-vxlan").contains("master z-bridge"));
+    });
+}
+
+#[test]
+#[ignore = "needs VLANs and ipip, which not every kernel has: make test-kernel"]
+fn a_vlan_with_links_on_it_and_ipip_are_made_known_again_and_let_go() {
+    in_lab(|guest| {
+        let (mut host, mut inside) = (DesiredNet::default(), DesiredNet::default());
+        host.links.insert(name("wb-up.7"), link(KernelKind::Vlan(Vlan { parent: uplink(), id: 7 }), 1));
+        let vlan = LinkRef::Desired(LinkPlace::in_host(name("wb-up.7")));
+        let vxlan = DesiredVxlan { parent: Some(vlan), port: Some(8472), ..DesiredVxlan::new(Vni::new(5000).unwrap()) };
+        // The kernel takes no more than what fits into the link below.
+        host.links.insert(name("a-vxlan"), DesiredLink { mtu: Mtu(1350), ..link(KernelKind::Vxlan(vxlan), 2) });
+        let macvlan = KernelKind::Macvlan(Macvlan { parent: vlan, mode: MacvlanMode::Bridge });
+        inside.links.insert(name("eth2"), link(macvlan, 5));
+        let local = Some([192, 0, 2, 1].into());
+        let ipip = DesiredKind::Kernel(KernelKind::Ipip(Ipip { parent: Some(uplink()), local }));
+        host.links.insert(name("flannel.ipip"), DesiredLink::new(ipip, Mtu(1400)));
+        let key = RouteKey::main("10.5.2.0/24".parse().unwrap());
+        let gateway = [192, 0, 2, 2].into();
+        host.routes.insert(key, NextHop::Gateway { gateway, link: name("flannel.ipip"), onlink: true });
+        let want: PerNamespace<DesiredNet> = [(Namespace::Host, host), (GUEST, inside)].into_iter().collect();
+        let report = reconciler(&guest).round(&want);
+        assert!(report.converged, "{:?} {}", report.failures, report.findings);
+        assert!(run("ip -d link show wb-up.7").contains("vlan protocol 802.1Q id 7"));
+        assert!(run("ip -d link show flannel.ipip").contains("ipip ipip remote any local 192.0.2.1"));
+        assert!(run("ip route").contains("10.5.2.0/24 via 192.0.2.2 dev flannel.ipip"));
+        assert!(run_inside(&guest, "ip -d link show eth2").contains("macvlan mode bridge"));
+        let mut restarted = reconciler(&guest);
+        let report = restarted.round(&want);
+        assert_eq!((report.written, report.removed), (0, 0), "{}", report.named());
+        // What is on it goes with it.
+        run("ip link del wb-up.7");
+        restarted.invalidate();
+        let report = restarted.round(&want);
+        assert!(report.converged && report.written >= 3, "{}: {:?}", report.named(), report.failures);
+        assert!(run("ip -d link show a-vxlan").contains("dev wb-up.7"));
+        assert!(run_inside(&guest, "ip -d link show eth2").contains("macvlan mode bridge"));
+        let nothing: PerNamespace<DesiredNet> =
+            [(Namespace::Host, DesiredNet::default()), (GUEST, DesiredNet::default())].into_iter().collect();
+        assert!(restarted.round(&nothing).converged);
+        run_fails("ip link show wb-up.7");
+        run_fails("ip link show flannel.ipip");
+        run_fails("ip link show a-vxlan");
     });
 }
 
