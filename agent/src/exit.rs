@@ -64,19 +64,29 @@ impl From<Exit> for ExitCode {
 }
 
 /// For `--help`.
-pub(crate) const STATUSES: &str = "\
-Variables: each flag can come from WIRE_AGENT_<FLAG>, and flannel's flags from FLANNELD_<FLAG> too (upper case, - becomes _):
---etcd-endpoints from WIRE_AGENT_ETCD_ENDPOINTS, else from FLANNELD_ETCD_ENDPOINTS. A flag on the line wins.
+pub(crate) const STATUSES: &str = "Variables: each flag can come from WIRE_AGENT_<FLAG>, and flannel's flags from \
+                                   FLANNELD_<FLAG> too (upper case, - becomes _):
+--etcd-endpoints from \
+                                   WIRE_AGENT_ETCD_ENDPOINTS, else from FLANNELD_ETCD_ENDPOINTS. A flag on the line \
+                                   wins.
 
 Exit statuses:
-   0  asked to stop, or the command did what it was asked
-   1  the command's answer is no (for example: there is no network config)
-  64  a flag or variable that makes no sense
-  68  an --iface that no interface to other hosts can be (one that is not there yet is waited for)
-  69  etcd, or the running agent, did not answer to a command
+   0  the agent was asked to stop, or the command succeeded
+ \
+                                   1  the command's answer is no (for example: there is no network config)
+  64  a \
+                                   flag or variable is not valid
+  68  --iface can match no interface that leads to \
+                                   other hosts (one that does not exist yet is waited for)
+  69  etcd or the running \
+                                   agent did not answer a command
   70  an error inside wire-agent
-  71  the kernel can make neither VXLAN nor TUN devices
+  71  the kernel \
+                                   can make neither VXLAN nor TUN devices
   73  a file or folder cannot be written
-  75  another wire-agent is running with the same --run-dir
+  \
+                                   75  another wire-agent is running with the same --run-dir
   77  no CAP_NET_ADMIN
-  78  the network config in etcd is wrong, or asks for what this version cannot do";
+  \
+                                   78  the network config in etcd is wrong, or needs something that this version does \
+                                   not have";
