@@ -120,13 +120,13 @@ impl Expected {
         let has: Vec<String> = Family::ALL.into_iter().flat_map(|family| of_family(link, family)).collect();
         let has = if has.is_empty() { "no address".to_owned() } else { has.join(" ") };
         let remedy = self.remedy(link, docker);
-        format!("{name} has {has}, but this host leases {subnets}: other hosts do not reach its containers; {remedy}")
+        format!("{name} has {has}, but this host leases {subnets}: other hosts cannot reach its containers; {remedy}")
     }
 
     fn remedy(&self, link: &ContainerLink, docker: &Docker) -> String {
         if link.name.as_str() != docker.bridge {
             let subnets: Vec<String> = self.subnets.iter().map(|subnet| format!("--subnet={subnet}")).collect();
-            return format!("make its network anew with {}", subnets.join(" "));
+            return format!("recreate its network with {}", subnets.join(" "));
         }
         let ours: Vec<&Flag> = docker.flags.iter().filter(|flag| flag.is_ours()).collect();
         let others: Vec<String> =
@@ -135,15 +135,15 @@ impl Expected {
         let merge = "run wire-agent docker-opts --daemon-json, then restart Docker";
         let mut remedy = String::new();
         if docker.live_restore {
-            remedy += "stop its containers first (live-restore keeps them, and the bridge with them), then ";
+            remedy += "stop its containers first (live-restore keeps them running, and the bridge as it is), then ";
         }
         if !others.is_empty() {
-            let _ = write!(remedy, "take out what its unit gives it ({}), and ", others.join("; "));
+            let _ = write!(remedy, "remove the flags that docker.service gives it ({}), and ", others.join("; "));
         }
         let _ = match &self.told.file {
             Some(file) if ours.is_empty() && !docker.expands_ours => write!(
                 remedy,
-                "restart Docker with the options in {}, or, where it gets no such flags, {merge}",
+                "restart Docker with the options in {}, or, if docker.service does not pass them, {merge}",
                 file.display()
             ),
             Some(file) => write!(remedy, "restart Docker with the options in {}", file.display()),
@@ -151,7 +151,7 @@ impl Expected {
             None => write!(remedy, "restart Docker"),
         };
         if link.is_used && !docker.live_restore {
-            remedy += "; with live-restore stop its containers first, which otherwise keep the bridge as it is";
+            remedy += "; if live-restore is on, stop its containers first: running containers keep the bridge as it is";
         }
         remedy
     }
@@ -164,8 +164,8 @@ impl Expected {
         let said = |link: &ContainerLink| {
             let (name, has, fits) = (link.name, link.mtu.0, self.mtu);
             format!(
-                "{name} has MTU {has}, the overlay {fits}: large packets of its containers go in parts, or once more; give Docker \
-                 --mtu={fits}, or its network -o com.docker.network.driver.mtu={fits}"
+                "{name} has MTU {has}, but the overlay has {fits}: large packets of its containers are fragmented or \
+                 sent again; give Docker --mtu={fits}, or its network -o com.docker.network.driver.mtu={fits}"
             )
         };
         let all: Vec<String> = links.iter().filter(large).map(said).collect();
@@ -260,7 +260,7 @@ mod tests {
             assert_eq!(found.warning, None);
         }
         let said = compare(V4, &[bridge("br-9", &["10.5.9.1/24"])]).fault.unwrap();
-        assert!(said.ends_with("make its network anew with --subnet=10.5.7.0/24"), "{said}");
+        assert!(said.ends_with("recreate its network with --subnet=10.5.7.0/24"), "{said}");
     }
 
     #[test]
@@ -282,16 +282,20 @@ mod tests {
         };
         let file = || Some("/run/flannel/flannel_docker_opts.env".into());
         let said = remedy(unit(""), file());
-        assert!(said.contains("or, where it gets no such flags, run wire-agent docker-opts --daemon-json"), "{said}");
+        assert!(
+            said.contains("or, if docker.service does not pass them, run wire-agent docker-opts --daemon-json"),
+            "{said}"
+        );
         let said = remedy(unit("--bip=10.5.7.1/24"), file());
-        assert!(!said.contains("--daemon-json") && !said.contains("take out"), "{said}");
+        assert!(!said.contains("--daemon-json") && !said.contains("remove the flags"), "{said}");
         assert!(!remedy(unit("--bip=10.5.7.1/24"), None).contains("--daemon-json"));
         // The file with the variable is not there before Docker starts.
         let said = remedy(unit("$DOCKER_OPT_BIP $DOCKER_OPT_MTU"), file());
         assert!(said.contains("restart Docker with the options in") && !said.contains("--daemon-json"), "{said}");
         assert!(!remedy(unit("$DOCKER_OPT_BIP"), None).contains("--daemon-json"));
         let said = remedy(unit("--bip 10.5.9.1/24"), file());
-        let named = "take out what its unit gives it (/etc/systemd/system/docker.service sets --bip=10.5.9.1/24 in line 2), and";
+        let named = "remove the flags that docker.service gives it (/etc/systemd/system/docker.service sets \
+                     --bip=10.5.9.1/24 in line 2), and";
         assert!(said.contains(named) && !said.contains("--daemon-json"), "{said}");
     }
 
@@ -301,7 +305,7 @@ mod tests {
         let keeps = || Docker { live_restore: true, ..docker("docker0", true) };
         let said = expected(V4).compare(&links, keeps).fault.unwrap();
         let known =
-            "stop its containers first (live-restore keeps them, and the bridge with them), then restart Docker";
+            "stop its containers first (live-restore keeps them running, and the bridge as it is), then restart Docker";
         assert!(said.contains(known), "{said}");
         // Another settings file may say so, which nobody has named to us.
         assert!(compare(V4, &links).fault.unwrap().ends_with("keep the bridge as it is"));

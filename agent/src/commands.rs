@@ -49,9 +49,9 @@ fn status_text(status: &proto::StatusReply) -> String {
         (id, seconds) => format!("{id}, {} left", humantime::format_duration(std::time::Duration::from_secs(seconds))),
     };
     let etcd = if store.synced {
-        format!("in step at revision {}, {} full lists", store.revision, store.resyncs)
+        format!("in sync at revision {}, {} full lists", store.revision, store.resyncs)
     } else {
-        format!("not in step: {}", if store.error.is_empty() { "no list yet" } else { &store.error })
+        format!("not in sync: {}", if store.error.is_empty() { "no list yet" } else { &store.error })
     };
     let kernel = format!(
         "{}, {} entries written and {} removed in {} rounds",

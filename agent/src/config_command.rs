@@ -76,7 +76,10 @@ impl Network {
     async fn read(&self) -> Result<Vec<u8>, Exit> {
         let read = self.store.get(&self.prefix.config()).await.map_err(|error| Exit::Unavailable(chain(&error)))?;
         read.found.map(|found| found.value).ok_or_else(|| {
-            Exit::No(format!("etcd has no {}/config: put one with wire-agent config init '{EXAMPLE}'{V2}", self.prefix))
+            Exit::No(format!(
+                "etcd has no network config at {}/config: write one with wire-agent config init '{EXAMPLE}'{V2}",
+                self.prefix
+            ))
         })
     }
 
@@ -99,8 +102,8 @@ impl Network {
 pub(crate) const EXAMPLE: &str = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#;
 
 /// What is missing is often in the other store.
-pub(crate) const V2: &str =
-    "; one that was put by etcd's v2 API (etcdctl before 3.4 without ETCDCTL_API=3) is in a store that v3 does not see";
+pub(crate) const V2: &str = "; a config written with etcd's v2 API (etcdctl before 3.4 without ETCDCTL_API=3) is in \
+                             another store, which the v3 API does not see";
 
 fn argument(config: String) -> Result<Vec<u8>, Exit> {
     if config != "-" {
@@ -138,8 +141,8 @@ fn warn_of(config: &NetworkConfig) {
     }
     if config.pools.v4.is_some() && config.pools.v6.is_some() {
         complain(
-            "warning: with EnableIPv6, a flanneld of this network that was started before crashes on the first \
-             dual-stack lease: restart every flanneld first",
+            "warning: a flanneld that was started before EnableIPv6 was set crashes on the first dual-stack lease: \
+             restart every flanneld first",
         );
     }
 }

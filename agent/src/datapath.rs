@@ -222,7 +222,7 @@ impl Keeper {
         let opened = Monitor::open(self.reconciler.scope().clone());
         let fault = opened.as_ref().err().map(|error| chain(error));
         if let Some(error) = &fault {
-            error!(error, "the kernel tells nothing of its changes, they are looked for every {PERIOD:?}");
+            error!(error, "no notifications come from the kernel; its state is read every {PERIOD:?} instead");
         }
         self.board.fault("monitor", fault);
         opened.ok()

@@ -87,7 +87,7 @@ impl SubnetEnv {
             .filter_map(|line| line.trim().split_once('='))
             .map(|(key, value)| (key, value.trim_matches(['"', '\''])))
             .collect();
-        let wrong = |key: &str| format!("{key}={} makes no sense", values.get(key).copied().unwrap_or_default());
+        let wrong = |key: &str| format!("{key}={} is not valid", values.get(key).copied().unwrap_or_default());
         let prefix =
             |key: &str| values.get(key).map(|value| value.parse::<Prefix>().map_err(|_| wrong(key))).transpose();
         let gateway = |key: &str, family: Family| {
@@ -112,7 +112,7 @@ impl SubnetEnv {
             ip_masq: ip_masq.transpose()?,
         };
         if env.gateways.is_empty() {
-            let remedy = "an agent that runs writes it anew within ten seconds, see wire-agent status";
+            let remedy = "a running agent writes it again within ten seconds, see wire-agent status";
             return Err(format!("it has neither FLANNEL_SUBNET nor FLANNEL_IPV6_SUBNET; {remedy}"));
         }
         Ok(env)
@@ -182,7 +182,8 @@ pub(crate) fn command(flags: &DockerOptsFlags) -> Result<(), Exit> {
     let written = settings.as_ref().unwrap_or(&flags.output);
     if files::are_same(written, &flags.subnet_env) {
         return Err(Exit::Usage(format!(
-            "{} is {file}, which the options are read from, and which the agent writes: write them to another file",
+            "{} is {file}, the file that the agent writes and that the options are read from: choose another output \
+             file",
             written.display()
         )));
     }
@@ -211,8 +212,8 @@ pub(crate) fn command(flags: &DockerOptsFlags) -> Result<(), Exit> {
 fn refuse_beside_flags(path: &Path, unit: &DockerUnit) -> Result<(), Exit> {
     if files::are_same(path, &unit.settings_path()) && unit.is_given_ours() {
         return Err(Exit::No(format!(
-            "docker.service gives dockerd these options as flags ($DOCKER_OPT_BIP), and dockerd does not start with both: {} stays \
-             as it is; restart Docker, which then takes them",
+            "docker.service already gives dockerd these options as flags ($DOCKER_OPT_BIP), and dockerd does not \
+             start with both: {} was not changed; restart Docker to apply the flags",
             path.display()
         )));
     }
@@ -229,7 +230,7 @@ fn merge(path: &Path, options: &DaemonOptions) -> Result<(), Exit> {
     })?;
     if changed {
         let path = path.display();
-        output::report(format_args!("{path} is written; a Docker that runs takes it when it is restarted"));
+        output::report(format_args!("{path} is written; a running Docker reads it when it is restarted"));
     }
     Ok(())
 }
@@ -351,7 +352,7 @@ mod tests {
                 let cli = crate::cli::Cli::read(words.into_iter().map(Into::into)).unwrap();
                 let Some(crate::cli::Command::DockerOpts(flags)) = cli.command else { panic!("another command") };
                 let refused = command(&flags).unwrap_err();
-                assert!(refused.status() == 64 && refused.to_string().contains("another file"), "{refused}");
+                assert!(refused.status() == 64 && refused.to_string().contains("another output file"), "{refused}");
                 assert_eq!(fs::read_to_string(&env).unwrap(), text);
             }
         }

@@ -96,7 +96,7 @@ pub(crate) fn read_at_most(path: &Path, largest: u64) -> io::Result<Vec<u8>> {
     let file = open_without_waiting(path)?;
     let wrong = |why: String| io::Error::new(io::ErrorKind::InvalidData, why);
     if !file.metadata()?.is_file() {
-        return Err(wrong("it is no regular file".to_owned()));
+        return Err(wrong("it is not a regular file".to_owned()));
     }
     let mut bytes = Vec::new();
     file.take(largest + 1).read_to_end(&mut bytes)?;
@@ -206,7 +206,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("subnet.env");
         nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
-        assert!(read_small(&path).unwrap_err().to_string().contains("no regular file"));
+        assert!(read_small(&path).unwrap_err().to_string().contains("not a regular file"));
         fs::remove_file(&path).unwrap();
         fs::write(&path, "x".repeat(1 << 16)).unwrap();
         assert_eq!(read_small(&path).unwrap().len(), 1 << 16);

@@ -299,10 +299,14 @@ impl Keeper {
     fn leave_other_iptables(&mut self) {
         let removed = self.reconciler.driver().remove_from_other_iptables();
         if let Ok(removed @ 1..) = removed {
-            info!(removed, "chains removed from the iptables that is no longer used");
+            info!(removed, "chains removed from the variant of iptables that is no longer used");
         }
-        let failure =
-            removed.err().map(|error| format!("chains of ours are left in the one not in use: {}", chain(&error)));
+        let failure = removed.err().map(|error| {
+            format!(
+                "wire-agent's chains could not be removed from the variant of iptables that is not in use: {}",
+                chain(&error)
+            )
+        });
         self.board.warning(IPTABLES, failure);
     }
 
@@ -318,7 +322,7 @@ impl Keeper {
                 self.note_bridges(&around, subnets);
                 self.note_host_facts(around, &wish.devices);
             }
-            Err(error) => warn!(error = chain(&error), "which links containers are on cannot be told"),
+            Err(error) => warn!(error = chain(&error), "cannot find the links that containers are on"),
         }
         let peer = |entry: &Arc<Entry>| Peer { public: entry.lease.public, subnet: entry.lease.subnet };
         let peers = wish.leases.peers.values().map(peer);

@@ -56,7 +56,8 @@ pub(crate) fn refuse_apart(command: &Command, line: &[OsString]) -> Result<(), c
     match apart {
         None => Ok(()),
         Some((flag, name, value)) => {
-            let right = format!("'{flag} {value}': write --{name}={value}, since a value apart ends the flags");
+            let right =
+                format!("'{flag} {value}': write --{name}={value}; as in Go, a separate value would end the flags");
             Err(command.clone().error(ErrorKind::InvalidValue, right))
         }
     }

@@ -25,7 +25,7 @@ pub(crate) fn take() -> (Kept, Stored) {
             (Kept::new(kept), stored)
         }
         Err(error) => {
-            warn!(%error, "what systemd kept cannot be used");
+            warn!(%error, "a descriptor that systemd kept cannot be used");
             (Kept::default(), Stored::default())
         }
     }

@@ -91,7 +91,7 @@ impl LastKnownFile {
         let as_of = fs::metadata(&self.path).and_then(|file| file.modified()).map_err(|error| useless(&error))?;
         let known: LastKnown = serde_json::from_slice(&text).map_err(|error| useless(&error))?;
         if known.prefix != self.prefix.to_string() {
-            return Err(useless(&format!("it is of the network {}, not {}", known.prefix, self.prefix)));
+            return Err(useless(&format!("it describes the network {}, not {}", known.prefix, self.prefix)));
         }
         Ok(Some((known, as_of)))
     }
@@ -174,7 +174,7 @@ impl LastKnownFile {
     /// Whether it is kept.
     fn keep(&self, joined: (&str, &[IpAddr]), table: &LeaseTable, board: &Board) -> bool {
         let kept = self.save(&self.known(joined, table));
-        let consequence = "a start while etcd is away would wait for it";
+        let consequence = "the agent could not start while etcd is away";
         let fault = kept.as_ref().err().map(|error| format!("{}: {consequence}", chain(error)));
         board.alarm("last known network", fault);
         kept.is_ok()

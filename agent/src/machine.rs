@@ -111,7 +111,7 @@ impl Seen {
             return Kinship::Same;
         }
         let product = match (&then.product, &now.product) {
-            (Some(_), Some(_)) => ", and DMI's product_uuid is another too",
+            (Some(_), Some(_)) => ", and DMI's product_uuid differs too",
             (Some(_), None) => ", and DMI's product_uuid cannot be read now",
             (None, _) => "",
         };
@@ -132,7 +132,7 @@ impl Seen {
 
 fn shown(links: &BTreeMap<String, MacAddr>) -> String {
     let links: Vec<String> = links.iter().map(|(name, mac)| format!("{name} has {mac}")).collect();
-    if links.is_empty() { "no link has an address of its own".to_owned() } else { links.join(" and ") }
+    if links.is_empty() { "no link has a MAC address of its own".to_owned() } else { links.join(" and ") }
 }
 
 /// A mark of a UUID (FNV-1a), where it is one that somebody has given: the state may be read by others than root.
@@ -210,7 +210,7 @@ mod tests {
         assert_eq!(host(&[card("eth0", 2)], Some(&upper)).kinship(&state_of(&before)), Kinship::Same);
         let other = UUID.replace("8f7f", "8f7e");
         let kinship = host(&[card("eth0", 2)], Some(&other)).kinship(&state_of(&before));
-        assert!(is_other(&kinship, &["product_uuid is another"]), "{kinship:?}");
+        assert!(is_other(&kinship, &["product_uuid differs"]), "{kinship:?}");
         let kinship = host(&[card("eth0", 2)], None).kinship(&state_of(&before));
         assert!(is_other(&kinship, &["product_uuid cannot be read"]), "{kinship:?}");
     }

@@ -345,7 +345,7 @@ impl Host {
                 (DatapathKind::UserspaceVxlan, "this kernel cannot make VXLAN devices")
             }
             BackendConfig::Vxlan(_) if self.settings.forward.replaces_vxlan => {
-                (DatapathKind::UserspaceVxlan, "--userspace-vxlan asks for it")
+                (DatapathKind::UserspaceVxlan, "--userspace-vxlan is set")
             }
             BackendConfig::Vxlan(_) => (DatapathKind::KernelVxlan, "this kernel has VXLAN"),
             BackendConfig::Udp { .. } => (DatapathKind::UserspaceUdp, "the network's backend is udp"),

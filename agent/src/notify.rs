@@ -100,7 +100,7 @@ fn note(board: &Board, hung: Vec<Part>) {
         error!(part = part.name(), "a part of the agent hangs");
     }
     if hung.is_empty() {
-        info!("all parts of the agent go on");
+        info!("all parts of the agent run again");
     }
     board.update(|seen| seen.hung = hung);
 }
@@ -113,7 +113,7 @@ fn one_line(text: &str) -> String {
 fn say(states: &[NotifyState<'_>]) -> bool {
     let said = sd_notify::notify(states);
     if let Err(error) = &said {
-        warn!(%error, "systemd cannot be told");
+        warn!(%error, "cannot notify systemd");
     }
     said.is_ok()
 }

@@ -249,7 +249,7 @@ impl Observed {
             return (Phase::Stopping, "asked to end; traffic and lease stay".to_owned());
         }
         if let Some(reason) = &self.waiting {
-            let kept = self.useless.iter().map(|why| format!("what was kept of the network is of no use: {why}"));
+            let kept = self.useless.iter().map(|why| format!("the network state saved on disk cannot be used: {why}"));
             let reasons: Vec<String> = self.hangs().chain([reason.clone()]).chain(kept).collect();
             return (Phase::Waiting, reasons.join("; "));
         }
@@ -277,7 +277,7 @@ impl Observed {
 
     /// Why what etcd says is not known.
     fn store_error(&self) -> Option<String> {
-        let none = |as_of| format!("{}; traffic flows by what was known at {as_of}", self.no_answer);
+        let none = |as_of| format!("{}; traffic uses the leases known at {as_of}", self.no_answer);
         self.as_of.as_ref().map(none).or_else(|| self.follow.error.clone())
     }
 
@@ -288,8 +288,8 @@ impl Observed {
     fn all_faults(&self) -> Vec<String> {
         let store = self.store_error().map(|error| format!("etcd: {error}"));
         let held = self.leases.as_ref().map_or(0, |table| table.held);
-        let vanished = (held > 0)
-            .then(|| format!("leases: {held} have vanished from etcd at once; for 30 s their hosts are still sent to"));
+        let vanished =
+            (held > 0).then(|| format!("leases: {held} vanished from etcd at once; their routes are kept for 30 s"));
         let alone = self.refusals().fault;
         let lasting = self.faults.iter().map(|(concern, fault)| format!("{concern}: {fault}"));
         let last = self.dataplane.last.as_ref();

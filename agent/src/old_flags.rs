@@ -92,7 +92,7 @@ fn warnings<const N: usize>(flags: [(&str, bool, &str); N]) -> impl Iterator<Ite
 impl LogFlags {
     /// A line for each that was given.
     pub(crate) fn warnings(&self) -> Vec<String> {
-        const STDERR: &str = "the log goes to standard error, and whoever starts wire-agent keeps it";
+        const STDERR: &str = "the log goes to standard error, where the program that starts wire-agent collects it";
         const FORM: &str = "see --log-format";
         let all = [
             ("logtostderr", self.logtostderr.is_some(), STDERR),
@@ -146,8 +146,9 @@ impl KubernetesFlags {
 impl RemovedFlags {
     /// Why the agent cannot start with them.
     pub(crate) fn refusal(&self) -> Option<String> {
-        const SERVER: &str = "a server in front of etcd went with flannel 0.7: give etcd itself, by --etcd-endpoints";
-        const NETWORKS: &str = "a host is in one network: name it by --etcd-prefix";
+        const SERVER: &str = "the server in front of etcd was removed with flannel 0.7: name etcd's members with \
+                              --etcd-endpoints";
+        const NETWORKS: &str = "a host belongs to one network: name it with --etcd-prefix";
         let all = [
             ("remote", &self.remote, SERVER),
             ("remote-keyfile", &self.remote_keyfile, SERVER),
@@ -155,7 +156,7 @@ impl RemovedFlags {
             ("remote-cafile", &self.remote_cafile, SERVER),
             ("listen", &self.listen, SERVER),
             ("networks", &self.networks, NETWORKS),
-            ("subnet-dir", &self.subnet_dir, "a host has one subnet: name its file by --subnet-file"),
+            ("subnet-dir", &self.subnet_dir, "a host has one subnet: name its file with --subnet-file"),
         ];
         let (flag, _, why) = all.into_iter().find(|(_, value, _)| given(value.as_ref()))?;
         Some(format!("--{flag}: {why}"))

@@ -42,8 +42,9 @@ impl Repeats {
             often.take(NAMED).map(|(change, (count, _))| format!("{change} ({count} times)")).collect();
         (!named.is_empty()).then(|| {
             format!(
-                "some other program changes what is ours in the kernel again and again, and each time it is put right: {}; let \
-                 that program leave it alone (of dhcpcd: denyinterfaces flannel* in dhcpcd.conf)",
+                "another program changes wire-agent's entries in the kernel again and again, and the agent corrects \
+                 them each time: {}; configure that program to leave them alone (dhcpcd: denyinterfaces flannel* in \
+                 dhcpcd.conf)",
                 named.join(", ")
             )
         })
@@ -73,7 +74,7 @@ mod tests {
             assert_eq!(repeats.note(&[put_right(9), put_right(10 + u8::try_from(second).unwrap())], at(second)), None);
         }
         let said = repeats.note(&[put_right(9)], at(4)).unwrap();
-        assert!(said.contains("right: delete address 169.254.9.9/16 dev flannel.1 (5 times); let"), "{said}");
+        assert!(said.contains("each time: delete address 169.254.9.9/16 dev flannel.1 (5 times); configure"), "{said}");
         assert!(said.contains("denyinterfaces flannel*"), "{said}");
         assert!(!repeats.knows(&[put_right(9)]));
         repeats.note(&[put_right(9)], at(4));

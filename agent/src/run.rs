@@ -75,7 +75,7 @@ async fn stay(settings: Settings, (board, pulse): (Board, Pulse), hangup: &mut S
             Ended::Again => debug!("joining anew, the last time failed"),
             Ended::NoVxlan => host.encapsulate(),
             Ended::Leased => info!("another subnet is leased, joining anew with it"),
-            Ended::Answered => info!("etcd has answered, joining by what it says"),
+            Ended::Answered => info!("etcd has answered, joining with its leases"),
         }
     }
 }

@@ -301,14 +301,15 @@ impl Session {
         let fault = match event {
             ConfigEvent::Broken(_) => return,
             ConfigEvent::Is(None) => {
-                Some("it was deleted; this agent goes on with what it read at its start".to_owned())
+                Some("it was deleted; this agent keeps the config that it read at its start".to_owned())
             }
             ConfigEvent::Is(Some(json)) => match NetworkConfig::from_json(&json) {
                 Ok(config) if config == self.joined_with => None,
                 Ok(config) => Some(match self.bar(&config) {
                     None => "it has changed: restart wire-agent to apply it".to_owned(),
                     Some(why) => format!(
-                        "it has changed to one that this host cannot apply: {why}; put that right before wire-agent is restarted"
+                        "it has changed to one that this host cannot apply: {why}; correct that before you restart \
+                         wire-agent"
                     ),
                 }),
                 Err(error) => Some(format!("it has changed, and the new one is refused: {}", chain(&error))),

@@ -93,8 +93,8 @@ fn public(run: &RunFlags) -> Result<DualStack<IpAddr>, Exit> {
         let is_broadcast = *address == IpAddr::V4(Ipv4Addr::BROADCAST);
         if address.is_unspecified() || address.is_loopback() || address.is_multicast() || is_broadcast {
             return Err(Exit::Usage(format!(
-                "{flag}={address}: other hosts reach nobody there, and refuse its lease: give an address by which they reach this host, \
-                 or leave it out"
+                "{flag}={address}: other hosts can reach no host at this address, and refuse a lease with it: give an \
+                 address at which they reach this host, or remove the flag"
             )));
         }
     }
@@ -115,7 +115,8 @@ impl Settings {
             UnderlayWish::Pattern(_) | UnderlayWish::CanReach(_) => None,
         });
         let named: Vec<String> = named.collect();
-        let what = "no interface to other hosts can have that name or address: give another, or leave it out";
+        let what = "no interface that leads to other hosts can have that name or address: give another, or remove the \
+                    flag";
         Err(Exit::NoUnderlay(format!("{}: {what}", named.join(" "))))
     }
 
@@ -264,7 +265,7 @@ fn wishes(names: Vec<String>, patterns: &[String], can_reach: Option<IpAddr>) ->
     let pattern = |text: &String| {
         Regex::new(text)
             .map(UnderlayWish::Pattern)
-            .map_err(|error| Exit::Usage(format!("--iface-regex {text:?} is no regular expression: {error}")))
+            .map_err(|error| Exit::Usage(format!("--iface-regex {text:?} is not a regular expression: {error}")))
     };
     let names = names.into_iter().filter(|name| !name.is_empty()).map(|name| Ok(UnderlayWish::Interface(name)));
     let patterns = patterns.iter().filter(|text| !text.is_empty()).map(pattern);

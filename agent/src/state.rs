@@ -92,7 +92,8 @@ impl StateFile {
             outcome => {
                 let aside = self.0.with_extension("json.bad");
                 let reason = outcome.err().map_or_else(|| "it names no identity".to_owned(), |error| error.to_string());
-                warn!(file = %self.0.display(), aside = %aside.display(), reason, "state file makes no sense, starting anew");
+                warn!(file = %self.0.display(), aside = %aside.display(), reason, "the state file is not valid, \
+                                                                                   starting with a new one");
                 fs::rename(&self.0, aside)?;
                 Ok(State::fresh())
             }

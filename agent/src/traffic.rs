@@ -112,9 +112,9 @@ impl Watch {
         let count = last.saturating_sub(first);
         (count >= BROKEN).then(|| {
             format!(
-                "{count} UDP packets came with wrong checksums within a minute, and were dropped: if peers do not get through on UDP \
-                 port {port}, a network card on the way fails to make checksums; run ethtool -K {device} tx-checksum-ip-generic off \
-                 on the hosts that send, or set another Backend.Port in the network config"
+                "{count} UDP packets came with wrong checksums within a minute, and were dropped: if peers do not get \
+                 through on UDP port {port}, a network card on the way computes no checksums; run ethtool -K {device} \
+                 tx-checksum-ip-generic off on the hosts that send, or set another Backend.Port in the network config"
             )
         })
     }
@@ -132,8 +132,8 @@ impl Watch {
             .collect();
         (!named.is_empty()).then(|| {
             format!(
-                "{}, and none ever came from anyone: something between the hosts may drop UDP port {port}; let it through, both ways, or \
-                 set another Backend.Port in the network config",
+                "{}, and none was ever received: something between the hosts may drop UDP port {port}; open it in \
+                 both directions, or set another Backend.Port in the network config",
                 named.join(", ")
             )
         })
@@ -166,7 +166,10 @@ mod tests {
     fn a_device_that_has_sent_for_a_minute_and_never_received_is_named_with_its_port() {
         let (silent, broken) = said_of(2, &[(0, 0, 5, 0), (30, 0, 15, 0), (60, 0, 25, 0)]);
         let silent = silent.unwrap();
-        assert!(silent.starts_with("20 packets were sent to peers through flannel.1, and none ever came"), "{silent}");
+        assert!(
+            silent.starts_with("20 packets were sent to peers through flannel.1, and none was ever received"),
+            "{silent}"
+        );
         assert!(silent.contains("UDP port 8472") && silent.contains("Backend.Port"), "{silent}");
         assert_eq!(broken, None);
     }

@@ -203,7 +203,7 @@ impl UnderlayWatch {
 
 fn renamed(name: LinkName, now: LinkName) -> String {
     format!(
-        "the underlay's interface {now} was called {name} when it was chosen by that name, and will not be found by it once \
-         wire-agent is restarted: change --iface or --iface-regex"
+        "the underlay's interface {now} was named {name} when it was chosen by that name; after a restart wire-agent \
+         will not find it: change --iface or --iface-regex"
     )
 }

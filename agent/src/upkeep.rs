@@ -71,7 +71,7 @@ impl Kept {
         // Each is tried, whatever became of those before.
         let outcomes: Vec<_> = self.files.iter().map(Wanted::put).collect();
         let put = outcomes.into_iter().collect::<Result<Vec<_>, _>>().map(drop);
-        self.note("files", &put, "others do not learn of this host's subnet");
+        self.note("files", &put, "other programs cannot read this host's subnet");
         let kept = self.state.put().map(drop);
         self.note("state", &kept, "after a restart this host may get another subnet");
         self.note_docker_unit();

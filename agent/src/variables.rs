@@ -94,7 +94,7 @@ pub(crate) fn fill_in(command: Command, line: &[OsString]) -> Result<(Command, O
         if variable.starts_with("FLANNELD_") && go_passes_over(arg, long, &value) {
             let default: Vec<_> = arg.get_default_values().iter().map(|value| value.to_string_lossy()).collect();
             warnings.push(format!(
-                "{variable}={value} is passed over, as flannel does: {error}; --{long} is {}",
+                "{variable}={value} is ignored, as flannel ignores it: {error}; --{long} is {}",
                 default.join(",")
             ));
         } else {

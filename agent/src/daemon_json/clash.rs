@@ -92,17 +92,18 @@ impl Clash {
         let (path, keys) = (self.path.display(), self.keys.join(", "));
         let values = if self.differs { "to other values than this host's subnet needs" } else { "already" };
         format!(
-            "{path} sets {keys} {values}, and dockerd refuses to start where a key is given there and as a flag too: remove \
-             {keys} from it, or keep them there with `wire-agent docker-opts --daemon-json` and take the flags out of docker's unit"
+            "{path} sets {keys} {values}, and dockerd refuses to start if a key is set there and as a flag: remove \
+             {keys} from it, or keep them there with `wire-agent docker-opts --daemon-json` and remove the flags from \
+             docker.service"
         )
     }
 
     fn bridge(&self, bridge: &str) -> String {
         let path = self.path.display();
         format!(
-            "{path} sets bridge to {bridge}, and dockerd refuses to start where it is given a bip too, there or as a flag: remove \
-             bridge from it, or keep it and start Docker without wire-agent's options, with a network of its own for this \
-             host's subnet"
+            "{path} sets bridge to {bridge}, and dockerd refuses to start if bip is set too, there or as a flag: \
+             remove bridge from it, or keep it, start Docker without wire-agent's options, and create a Docker \
+             network for this host's subnet"
         )
     }
 }

@@ -42,13 +42,13 @@ impl DockerUnit {
     fn outside(&self, options: &DaemonOptions) -> Vec<String> {
         let flags = self.flags().into_iter();
         let outside = flags.filter_map(|flag| Some((daemon_json::outside(options, flag.name, &flag.value)?, flag)));
-        outside.map(|(outside, flag)| format!("{flag}, {outside}: take it out")).collect()
+        outside.map(|(outside, flag)| format!("{flag}, {outside}: remove it")).collect()
     }
 
     /// The keys of the settings file that are flags too.
     fn doubled(&self, options: &DaemonOptions, settings: &Held) -> Vec<String> {
         let path = self.settings_path();
-        let consequence = "and dockerd refuses to start with both: take one of them out";
+        let consequence = "and dockerd refuses to start with both: remove one of them";
         let mut said = BTreeMap::new();
         if self.is_given_ours() {
             // Also before the file with them is written.
@@ -82,10 +82,11 @@ impl DockerUnit {
             let consequence = if file.optional {
                 "Docker may go on with a subnet that is not this host's"
             } else {
-                "Docker does not start once it is gone, after a reboot at the latest"
+                "Docker does not start once that file is gone, after a reboot at the latest"
             };
             return Some(format!(
-                "{by} reads {path} in line {line}, which wire-agent does not write{gives}: take that line out, or {consequence}"
+                "{by} reads {path} in line {line}, which wire-agent does not write{gives}: remove that line, or \
+                 {consequence}"
             ));
         }
         let is_pattern = file.pattern.is_some() || file.path.to_string_lossy().contains('%');
@@ -105,14 +106,14 @@ impl Tie {
                  stops with it"
             ),
             (true, true) => format!(
-                "{path} ties Docker to {unit}: `systemctl disable --now` takes that link away first, but after `systemctl stop` \
-                 alone Docker stops too"
+                "{path} ties Docker to {unit}: `systemctl disable --now` removes that link first, but `systemctl \
+                 stop` alone stops Docker too"
             ),
             (false, false) => format!(
-                "{path}{how} lets Docker start {unit}: remove it and run systemctl daemon-reload, or flanneld is back beside \
-                 wire-agent when Docker is started next"
+                "{path}{how} lets Docker start {unit}: remove it and run systemctl daemon-reload, or the next start \
+                 of Docker starts flanneld beside wire-agent"
             ),
-            (false, true) => format!("{path} lets Docker start {unit}: `systemctl disable` takes that link away"),
+            (false, true) => format!("{path} lets Docker start {unit}: `systemctl disable` removes that link"),
         }
     }
 }
@@ -124,15 +125,17 @@ fn said_of(flag: &Flag, drop_in: DropIn) -> Option<String> {
     if by_us || is_of_flannel || !(flag.is_ours() || flag.is_bridge()) {
         return None;
     }
-    let waits = "so Docker is told nothing and only waits for the agent";
-    let remedy = format!("take it out, and link the drop-in {}", DropIn::DaemonJson.name());
+    let waits = "so Docker gets no options from wire-agent and only waits for it";
+    let remedy = format!("remove it and link the drop-in {}", DropIn::DaemonJson.name());
     Some(match drop_in {
         DropIn::Networks if flag.is_bridge() => format!(
-            "{flag}, and dockerd takes a bridge or a subnet of ours, not both: {waits}. For our subnet {remedy}; or keep it, and \
-             make a network of its own for the subnet"
+            "{flag}, and dockerd takes either a bridge or wire-agent's subnet, not both: {waits}. To use wire-agent's \
+             subnet, {remedy}; or keep it, and create a Docker network for the subnet"
         ),
-        DropIn::Networks => format!("{flag}, and Docker keeps that: {waits}. For our subnet {remedy}"),
-        DropIn::Replaces | DropIn::Expands => format!("{flag}: take it out. Ours counts where it stands behind it"),
-        DropIn::DaemonJson => format!("{flag}: take it out, or Docker does not start"),
+        DropIn::Networks => format!("{flag}, and Docker keeps that: {waits}. To use wire-agent's subnet, {remedy}"),
+        DropIn::Replaces | DropIn::Expands => {
+            format!("{flag}: remove it. dockerd uses the last one, which is wire-agent's only if it comes later")
+        }
+        DropIn::DaemonJson => format!("{flag}: remove it, or Docker does not start"),
     })
 }

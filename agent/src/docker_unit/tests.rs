@@ -9,8 +9,8 @@ const UNIT: &str = "/usr/lib/systemd/system/docker.service";
 const REPLACED: &str = "/etc/systemd/system/docker.service";
 const FLANNEL: &str = "/etc/systemd/system/docker.service.d/10-flannel.conf";
 const CE: &str = "[Service]\nExecStart=/usr/bin/dockerd -H fd:// --containerd=/run/containerd/containerd.sock\n";
-const DEBIAN: &str = "[Service]\nEnvironmentFile=-/etc/default/docker\n\
-    ExecStart=/usr/sbin/dockerd -H fd:// --containerd=/run/containerd/containerd.sock $DOCKER_OPTS\n";
+const DEBIAN: &str = "[Service]\nEnvironmentFile=-/etc/default/docker\nExecStart=/usr/sbin/dockerd -H fd:// \
+                      --containerd=/run/containerd/containerd.sock $DOCKER_OPTS\n";
 
 /// A root with these files.
 struct Root(tempfile::TempDir);
@@ -232,7 +232,7 @@ fn status_and_notes_name_what_keeps_docker_from_starting() {
         let unit = format!("[Service]\nExecStart=/usr/bin/dockerd {flag}\n");
         for said in [Root::with(&[(UNIT, &unit)]).warning().unwrap(), told(&[(UNIT, &unit)]).1] {
             let named = format!("{UNIT} sets {flag} in line 2, which is not in ");
-            assert!(said.starts_with(&named) && said.ends_with(&format!("{consequence}: take it out")), "{said}");
+            assert!(said.starts_with(&named) && said.ends_with(&format!("{consequence}: remove it")), "{said}");
         }
     }
     let right = "--default-gateway=10.5.7.9 --bip=10.5.7.1/24 --fixed-cidr=10.5.7.128/25 --bip6=fd00:5:0:7::1/64";

@@ -28,7 +28,7 @@ impl Host {
         self.look_for_clash(&told);
         let subnets = DualStack::from_fn(|family| subnet.get(family));
         if self.runs() && self.state.subnet != subnets {
-            warn!(%subnet, "this host has another subnet now: Docker's bridge has the old one until Docker is restarted");
+            warn!(%subnet, "this host has a new subnet: Docker's bridge keeps the old one until Docker is restarted");
         }
         self.state.subnet = subnets;
         self.state.link = ground.underlay.mac;

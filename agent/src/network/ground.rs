@@ -77,8 +77,8 @@ fn check_public(asked: &DualStack<IpAddr>, pools: &DualStack<Pool>, underlay: &U
         others.check_as_own(*address).map_err(|reason| {
             let flag = public_flag(family);
             Exit::Usage(format!(
-                "{flag}={address}: {reason}, so other hosts refuse a lease with it: give an address by which they reach this host, or \
-                 leave it out"
+                "{flag}={address}: {reason}, so other hosts refuse a lease with it: give an address at which they \
+                 reach this host, or remove the flag"
             ))
         })?;
     }
@@ -90,7 +90,8 @@ fn unused(asked: &DualStack<IpAddr>, pools: &DualStack<Pool>) -> Option<String> 
     let (family, address) = asked.iter().find(|(family, _)| pools.get(*family).is_none())?;
     let flag = public_flag(family);
     Some(format!(
-        "{flag}={address} is passed over: the network has no {family}; take it out, or turn {family} on in the network config"
+        "{flag}={address} is ignored: the network has no {family}; remove it, or turn {family} on in the network \
+         config"
     ))
 }
 
@@ -158,7 +159,7 @@ mod tests {
     #[test]
     fn an_address_of_a_family_that_the_network_has_not_is_named() {
         let said = unused(&asked("2001:db8::9"), &pools(V4)).unwrap();
-        assert!(said.starts_with("--public-ipv6=2001:db8::9 is passed over: the network has no IPv6;"), "{said}");
+        assert!(said.starts_with("--public-ipv6=2001:db8::9 is ignored: the network has no IPv6;"), "{said}");
         check_public(&asked("fd00:5::9"), &pools(V4), &underlay()).unwrap();
     }
 }

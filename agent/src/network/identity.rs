@@ -25,7 +25,7 @@ impl Host {
             former = former.identity,
             identity = self.state.identity,
             differs,
-            "the state was written by another host, of which this is a clone: taking a new identity and new MACs"
+            "this host is a clone of the host that wrote the state: taking a new identity and new MACs"
         );
         // Where there are devices with them after all, they are not ours to use as they are.
         self.disowned = former.macs;
@@ -37,7 +37,9 @@ impl Host {
     pub(super) fn remember_machine(&mut self, ground: &Ground) {
         let seen = match Seen::now() {
             Ok(seen) => seen,
-            Err(error) => return warn!(error = chain(&error), "cannot tell by what this host is told from a clone"),
+            Err(error) => {
+                return warn!(error = chain(&error), "cannot read what distinguishes this host from a clone of it");
+            }
         };
         let before = std::mem::take(&mut self.state.machine);
         let now = seen.machine(Some(ground.underlay.index));

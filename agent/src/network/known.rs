@@ -136,7 +136,7 @@ impl Host {
                 None => {
                     let as_of = known.as_of.map(shown);
                     let (leases, why) = (known.listing.entries.len(), self.board.look(|seen| seen.no_answer.clone()));
-                    info!(as_of, leases, "etcd: {why}: going by what it said last");
+                    info!(as_of, leases, "etcd: {why}: using the network state saved on disk");
                     return Ok(Some(known));
                 }
                 Some(reason) => reason,
@@ -145,7 +145,7 @@ impl Host {
         };
         let is_new = self.board.look(|seen| seen.useless.as_ref() != Some(&useless));
         if is_new {
-            warn!(reason = useless, "what was kept of the network is of no use: waiting for etcd");
+            warn!(reason = useless, "the network state saved on disk cannot be used: waiting for etcd");
             self.board.update(|seen| seen.useless = Some(useless));
         }
         Ok(None)
@@ -165,8 +165,8 @@ impl Host {
         // A clone has its original's state, whose subnet may be in use.
         Ok(match self.kinship()? {
             Kinship::Same => None,
-            Kinship::Unknown => Some("nothing was kept by which this host is told from a clone".to_owned()),
-            Kinship::Other(differs) => Some(format!("this may be a clone of the host that has kept it: {differs}")),
+            Kinship::Unknown => Some("it holds nothing that distinguishes this host from a clone".to_owned()),
+            Kinship::Other(differs) => Some(format!("this host may be a clone of the host that saved it: {differs}")),
         })
     }
 
@@ -204,7 +204,7 @@ async fn ask(store: &EtcdStore, prefix: &KeyPrefix, board: &Board) -> Result<Kno
         None => first_config(store, prefix, stored.revision, board).await,
     };
     let accepted = Accepted::new(prefix, json, stored.revision)
-        .map_err(|error| Exit::NetworkConfig(format!("{error}; put it right with wire-agent config set")))?;
+        .map_err(|error| Exit::NetworkConfig(format!("{error}; correct it with wire-agent config set")))?;
     for field in &accepted.config.ignored {
         warn!(field, "the network config has a field that means nothing and is ignored");
     }
@@ -218,7 +218,7 @@ async fn list(store: &EtcdStore, prefix: &KeyPrefix, config: &NetworkConfig, boa
 }
 
 async fn first_config(store: &EtcdStore, prefix: &KeyPrefix, after: Revision, board: &Board) -> Vec<u8> {
-    let remedy = format!("put one to {prefix}/config, for example with wire-agent config init '{EXAMPLE}'{V2}");
+    let remedy = format!("write one to {prefix}/config, for example with wire-agent config init '{EXAMPLE}'{V2}");
     let wait = || board.wait_for_etcd(NoAnswer::NoConfig(remedy.clone()));
     wait();
     let mut watch = ConfigWatch::new(store.clone(), prefix, after);
@@ -301,8 +301,8 @@ mod tests {
         board.update(|seen| (seen.waiting, seen.ready, seen.as_of) = (None, true, Some("noon".to_owned())));
         board.wait_for_etcd(NoAnswer::of(&refused()));
         let summary = board.look(crate::observed::Observed::summary);
-        let expected = "degraded: etcd: etcd cannot be asked to get: the certificate of etcd at https://a:2379 has expired; \
-                        traffic flows by what was known at noon";
+        let expected = "degraded: etcd: no secure connection to etcd (get): the certificate of etcd at https://a:2379 \
+                        has expired; traffic uses the leases known at noon";
         assert_eq!(summary, expected);
     }
 

@@ -52,7 +52,7 @@ impl Host {
             }
         };
         let own = own.or_else(|| self.held.as_ref().and_then(HoldState::entry).map(|own| offering(own, &offer)));
-        let own = own.ok_or_else(|| Exit::Software("there is no lease to go on with".to_owned()))?;
+        let own = own.ok_or_else(|| Exit::Software("there is no lease to continue with".to_owned()))?;
         self.note_bridges(ground, &own, known.listing.revision);
         let keeper = Keeper {
             file: self.last_known.clone(),
@@ -121,7 +121,7 @@ impl Host {
             return Ok(Some(own));
         }
         Err(Exit::Unavailable(format!(
-            "this network has no {}, and no other subnet is to be had yet",
+            "this network has no {}, and no other subnet could be leased yet",
             own.lease.subnet
         )))
     }
@@ -139,7 +139,7 @@ impl Host {
     async fn leased(&self, hold: &mut watch::Receiver<HoldState>) -> Result<Arc<Entry>, Exit> {
         loop {
             // What is there at first only says that nothing was asked yet.
-            hold.changed().await.map_err(|_| Exit::Software("the lease is no longer cared for".to_owned()))?;
+            hold.changed().await.map_err(|_| Exit::Software("the task that holds the lease has ended".to_owned()))?;
             let state = hold.borrow_and_update().clone();
             match state {
                 HoldState::Held { entry, .. } | HoldState::Lost { entry, .. } => return Ok(entry),

@@ -132,8 +132,8 @@ impl Observed {
 fn tunnel_status(seen: TunnelSeen) -> proto::TunnelStatus {
     let stranger = seen.rejected_sender.map(|(from, source)| {
         format!(
-            "packets of {source} from {from} are dropped, which is not the public IP of the peer that has {source}: if it is \
-             behind NAT or has several addresses, set --forward-source-check=false"
+            "packets from {from} with source {source} are dropped: {from} is not the public IP of the peer that has \
+             {source}; if that peer is behind NAT or has several addresses, set --forward-source-check=false"
         )
     });
     let capabilities = seen.capabilities.named().into_iter().filter(|(_, there)| *there);

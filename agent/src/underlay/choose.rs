@@ -102,7 +102,7 @@ impl Wanted<'_> {
     }
 
     fn allowed(&self, link: &HostLink) -> Result<(), String> {
-        let remedy = if link.is_loopback { "; an address on it is told to others by --public-ip" } else { "" };
+        let remedy = if link.is_loopback { "; to publish an address on it, give that with --public-ip" } else { "" };
         link.bar(self.pools).map_or(Ok(()), |bar| Err(format!("{}, {bar}{remedy}", link.name)))
     }
 

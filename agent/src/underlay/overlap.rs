@@ -44,8 +44,8 @@ fn of_others(link: LinkName, prefix: Prefix, leases: &LeaseTable) -> Option<Stri
     let more = if more == 0 { String::new() } else { format!(" and {more} more") };
     (!all.is_empty()).then(|| {
         format!(
-            "{link} has {prefix}, which overlaps leases of other hosts ({}{more}): what is on {link} at these addresses is not \
-             reached from here; give {link} another prefix",
+            "{link} has {prefix}, which overlaps leases of other hosts ({}{more}): this host cannot reach these \
+             addresses on {link}; give {link} another prefix",
             all.join(", ")
         )
     })

@@ -159,7 +159,7 @@ impl FirewallDataplane {
             None => Family::ALL.map(|family| (family, "the rules of others cannot be read".to_owned())).into(),
         };
         for family in Family::ALL.into_iter().filter(|family| program::may_have_legacy_tables(*family)) {
-            tracked.entry(family).or_insert_with(|| "what iptables-legacy holds is not looked at".to_owned());
+            tracked.entry(family).or_insert_with(|| "the rules in iptables-legacy are not read".to_owned());
         }
         tracked
     }
@@ -302,7 +302,7 @@ impl FirewallDataplane {
             if made != *wanted {
                 // Some versions before 1.0.6 do so with ranges in concatenations (its release notes).
                 return Err(OpError::unsupported(
-                    "nft has made something else of our table: a newer nftables is needed",
+                    "nft did not write the table as it was given: a newer nftables is needed",
                 ));
             }
         }
@@ -335,7 +335,7 @@ impl Driver for FirewallDataplane {
         let mut attempts = Vec::with_capacity(ops.len());
         for op in ops {
             let attempt = if op.is_delete() && !standing {
-                let detail = "it stays until ours stand".to_owned();
+                let detail = "it is kept until wire-agent's own rules are in place".to_owned();
                 Err(OpError::program(ErrorKind::Busy, detail, io::ErrorKind::ResourceBusy.into()))
             } else {
                 self.carry_out(op)

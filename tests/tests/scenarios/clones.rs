@@ -27,7 +27,7 @@ fn a_clone_is_a_host_of_its_own_and_both_it_and_its_original_have_all_peers() ->
         && after.macs.iter().zip(&before.macs).all(|(one, other)| one != other);
     check(differs, || format!("{before:?} and {after:?}"))?;
     let log = clone.agent.log();
-    check(log.contains("this is a clone") && log.contains("02:64:00:00:00:"), || log)?;
+    check(log.contains("this host is a clone") && log.contains("02:64:00:00:00:"), || log)?;
     let nodes = [&original, &other, &clone];
     settle(&etcd, &nodes, &Family::ALL)?;
     for family in Family::ALL {

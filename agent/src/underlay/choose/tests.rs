@@ -253,7 +253,7 @@ fn the_interface_is_chosen_by_flannels_rules_and_kept_for_as_long_as_it_can_be()
         (PLAIN, V4, "iface=flannel.1", "", "none: flannel.1, a device of an overlay"),
         (PLAIN, V4, "iface=10.5.50.0", "", "none: flannel.1, a device of an overlay"),
         (PLAIN, V4, "iface=docker0", "", "none: docker0, a bridge of Docker's"),
-        (BRIDGES, V4, "iface=cni0", "", "none: cni0, inside the overlay"),
+        (BRIDGES, V4, "iface=cni0", "", "none: cni0, whose address is inside the overlay"),
         (BRIDGES, V4, "iface=br-0123456789ab", "", "none: a bridge of Docker's"),
         (BRIDGES, V4, "iface=br-lan", "", "br-lan 172.19.0.2"),
         (BRIDGES, V4, "iface=tun0", "", "tun0 10.8.0.2"),

@@ -62,7 +62,7 @@ impl fmt::Display for Conflict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Name { link, found, underlay } => {
-                write!(f, "{link} is wanted but is there already: {found}; ")?;
+                write!(f, "{link} cannot be made, because another device has this name: {found}; ")?;
                 match (found.parent(), underlay) {
                     (Some(Parent { name, .. }), Some(underlay)) => write!(
                         f,
@@ -87,8 +87,8 @@ impl fmt::Display for Conflict {
                 };
                 write!(
                     f,
-                    "{link} cannot be made: {holder} {has} on UDP port {port}, and shares it with no device like ours; \
-                     remove it or set another Backend.Port in the network config"
+                    "{link} cannot be made: {holder} {has} on UDP port {port}, and cannot share it with wire-agent's \
+                     device; remove it or set another Backend.Port in the network config"
                 )
             }
             Self::Route { key, metric, found } => {
@@ -101,7 +101,7 @@ impl fmt::Display for Conflict {
             Self::Forwarding { link, setting } => {
                 write!(
                     f,
-                    "{link} forwards no IPv4 packets: its containers do not reach other hosts; sysctl -w {setting}=1"
+                    "{link} forwards no IPv4 packets: its containers cannot reach other hosts; sysctl -w {setting}=1"
                 )
             }
         }
