@@ -279,8 +279,8 @@ impl<S: LeaseStore> Holder<S> {
             if kv.mod_revision != touched.revision {
                 let other = other.escape_ascii();
                 return Err(ClaimError::OtherAgent(format!(
-                    "another agent, with the identity {other}, holds {shown} with this host's public address, and is \
-                     alive: stop it, or give this host another address"
+                    "another agent, with the identity {other}, holds {shown} with this host's public address and \
+                     lives: stop it, or give this host another address"
                 )));
             }
         }

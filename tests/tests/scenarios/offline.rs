@@ -331,7 +331,10 @@ fn an_etcd_that_refuses_this_host_or_has_no_config_is_told_from_one_that_is_sile
     a.agent.wait_ready(START)?;
     said(&a, "it has no network config: write one to ")?;
     let reason = a.agent.status()?.reason.unwrap_or_default();
-    check(reason.contains("a config written with etcd's v2 API") && reason.contains("v3 does not see"), || reason)?;
+    check(
+        reason.contains("a config written with etcd's v2 API") && reason.contains("the v3 API does not see"),
+        || reason,
+    )?;
     etcd.put_config("{")?;
     resynced(RESYNC, || said(&a, "/coreos.com/network/config: the network config is not JSON"))?;
     etcd.put_config(V4)?;
