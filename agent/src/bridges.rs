@@ -1,5 +1,6 @@
-//! Whether containers are on a bridge that the overlay leads to. Docker takes its options only when it starts, so that it may run
-//! on with another subnet than this host leases. Said, never put right: that would stop containers behind the operator's back.
+//! Checks that containers are on a bridge with this host's subnet. Docker reads its options only when it starts, so it
+//! may keep another subnet than this host leases. The agent reports that and never corrects it, because a correction
+//! would stop containers.
 
 use std::{
     fmt::Write,
@@ -17,16 +18,14 @@ use crate::{
     docker_unit::{DockerUnit, Flag},
 };
 
-/// What bridges should have.
+/// The addresses and the MTU that bridges of containers should have.
 #[derive(Clone, Debug)]
 pub(crate) struct Expected {
-    /// What this host leases.
     pub(crate) subnets: Vec<Prefix>,
     /// The overlay's networks.
     pub(crate) networks: DualStack<Prefix>,
     /// In bytes; 0 where it is not known.
     pub(crate) mtu: u32,
-    /// What Docker is told.
     pub(crate) told: Told,
 }
 
@@ -35,19 +34,18 @@ pub(crate) struct Expected {
 pub(crate) struct Docker {
     /// The bridge of its default network.
     pub(crate) bridge: String,
-    /// Whether a dockerd runs in this network namespace.
+    /// True if a dockerd runs in this network namespace.
     pub(crate) runs: bool,
     /// The flags that its unit gives it, as far as the files can be read.
     pub(crate) flags: Vec<Flag>,
-    /// Whether its unit gives it our options as flags when it starts.
+    /// True if docker.service passes our options to it as flags.
     pub(crate) expands_ours: bool,
     /// Its settings file.
     pub(crate) settings_path: PathBuf,
-    /// Whether its containers are known to outlive it, and the bridge with them.
+    /// True if live-restore is set: containers keep running, and the bridge stays, while dockerd restarts.
     pub(crate) live_restore: bool,
 }
 
-/// What is wrong.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Findings {
     /// Containers are not reached.
@@ -173,7 +171,7 @@ impl Expected {
     }
 }
 
-/// Whether containers on a link have addresses of this subnet, and of no more than it.
+/// True if containers on the link get addresses of this subnet only.
 fn fits(link: &ContainerLink, subnet: &Prefix) -> bool {
     link.addresses.iter().any(|(address, len)| {
         *len < Family::of(*address).bits() && Prefix::new(*address, *len).is_ok_and(|prefix| subnet.covers(prefix))

@@ -101,7 +101,7 @@ impl Network {
 /// A network config to start from.
 pub(crate) const EXAMPLE: &str = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#;
 
-/// What is missing is often in the other store.
+/// A config that is missing in the v3 store is often in the v2 store.
 pub(crate) const V2: &str = "; a config written with etcd's v2 API (etcdctl before 3.4 without ETCDCTL_API=3) is in \
                              another store, which the v3 API does not see";
 

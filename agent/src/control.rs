@@ -36,7 +36,7 @@ pub(crate) mod proto {
 
 use proto::control_client::ControlClient;
 
-/// Where the socket lies in a run folder.
+/// The path of the control socket.
 pub(crate) fn socket(run_dir: &Path) -> PathBuf {
     run_dir.join("control.sock")
 }

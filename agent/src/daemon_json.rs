@@ -19,7 +19,7 @@ use object::Object;
 
 use crate::files::{self, LARGEST_SETTINGS, WriteError};
 
-/// Where dockerd looks for it unless told otherwise ([`crate::docker_unit::DockerUnit::settings_path`]).
+/// dockerd's default path ([`crate::docker_unit::DockerUnit::settings_path`]).
 pub(crate) const PATH: &str = "/etc/docker/daemon.json";
 
 /// The keys, and flags, by which Docker is told of our subnet.
@@ -28,7 +28,7 @@ pub(crate) const OURS: [&str; 5] = ["bip", "mtu", "ip-masq", "ipv6", "fixed-cidr
 /// dockerd's options as keys of the file, in the order in which new ones are added.
 pub(crate) type DaemonOptions = Vec<(&'static str, Value)>;
 
-/// Why the file was left alone.
+/// The reason why the file was not changed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DaemonJsonError {
     /// It is there and cannot be read.
@@ -124,7 +124,7 @@ pub(crate) fn take_out(path: &Path, options: &DaemonOptions) -> Result<Vec<&'sta
     Ok(ours.into_iter().map(|(key, _)| key).collect())
 }
 
-/// What of the file concerns us, whoever has put it there.
+/// The keys of the file that concern us, whoever has set them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Held {
     /// The bridge that it gives to Docker's default network; `none` where there is to be no such network.
@@ -133,7 +133,7 @@ pub(crate) struct Held {
     pub(crate) keys: Vec<&'static str>,
     /// All that it sets.
     pub(crate) all: Vec<String>,
-    /// Whether containers outlive a stop of dockerd, and the bridge with them.
+    /// True if containers, and with them the bridge, survive a stop of dockerd.
     pub(crate) live_restore: bool,
 }
 

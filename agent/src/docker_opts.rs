@@ -1,4 +1,5 @@
-//! What others learn of our subnet: subnet.env, and Docker's options in each form that flannel's mk-docker-opts.sh has.
+//! The files about our subnet for other programs: subnet.env, and Docker's options in each form of flannel's
+//! mk-docker-opts.sh.
 
 use std::{
     collections::BTreeMap,
@@ -18,7 +19,7 @@ use crate::{
     output,
 };
 
-/// What `subnet.env` says.
+/// The content of `subnet.env`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct SubnetEnv {
     /// The overlay's network, of each family that is on.
@@ -27,11 +28,11 @@ pub(crate) struct SubnetEnv {
     pub(crate) gateways: DualStack<(IpAddr, u8)>,
     /// Bytes.
     pub(crate) mtu: Option<u32>,
-    /// Whether the agent masquerades, so that Docker must not.
+    /// True if the agent masquerades, so that Docker must not.
     pub(crate) ip_masq: Option<bool>,
 }
 
-/// What Docker is told of our subnet.
+/// The options for Docker that follow from our subnet.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Told {
     /// The file with its options as flags, where one is written.
@@ -51,7 +52,7 @@ impl SubnetEnv {
         Self { networks: DualStack::default(), gateways, mtu: None, ip_masq: Some(ip_masq) }
     }
 
-    /// What the file says, where it is there and makes sense.
+    /// Reads the file. `None` if it is missing or not valid.
     pub(crate) fn read(file: &Path) -> Option<Self> {
         Self::from_text(&files::read_small(file).ok()?).ok()
     }

@@ -1,8 +1,8 @@
-//! How the program ends, and the exit status for each: those of sysexits(3) where one fits.
+//! The ways in which the program ends, with their exit statuses: those of sysexits(3) where one fits.
 
 use std::process::ExitCode;
 
-/// Why the program ends before it was asked to.
+/// The reason why the program ends before it was asked to.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Exit {
     /// A flag or variable that makes no sense. Status 64 (EX_USAGE).
@@ -31,7 +31,7 @@ pub(crate) enum Exit {
         "wire-agent needs CAP_NET_ADMIN to program the network: run it as root, or give its unit AmbientCapabilities=CAP_NET_ADMIN"
     )]
     NoCapability,
-    /// What a command asked about is not so, for example no config is there. Status 1.
+    /// The answer to a command is no, for example because there is no config. Status 1.
     #[error("{0}")]
     No(String),
     /// Anything else. Status 70 (EX_SOFTWARE).

@@ -8,7 +8,7 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
-/// Why a file could not be written.
+/// A file that could not be written.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot write {}", path.display())]
 pub(crate) struct WriteError {
@@ -30,7 +30,8 @@ pub(crate) fn write_if_changed(path: &Path, content: &str, durable: Durable) -> 
     written.map(|()| true).map_err(|source| WriteError { path: path.to_owned(), source })
 }
 
-/// Whether a file holds exactly `content`. What is no regular file does not, and is not waited for; no more than that is read.
+/// True if a file holds exactly `content`. Reads no more than that length, and neither reads nor waits for anything but
+/// a regular file.
 fn holds(path: &Path, content: &str) -> io::Result<bool> {
     let file = open_without_waiting(path)?;
     let found = file.metadata()?;
@@ -107,7 +108,7 @@ pub(crate) fn read_at_most(path: &Path, largest: u64) -> io::Result<Vec<u8>> {
     }
 }
 
-/// Whether both are names of one file: by another way, a symbolic link or a hard one.
+/// True if both paths name the same file, also through a symbolic or a hard link.
 pub(crate) fn are_same(a: &Path, b: &Path) -> bool {
     let inode = |path: &Path| fs::metadata(path).map(|found| (found.dev(), found.ino())).ok();
     let by_name = |path: &Path| {
@@ -125,7 +126,7 @@ pub(crate) fn remove(path: &Path) -> Result<(), WriteError> {
     fs::remove_file(path).map_err(|source| WriteError { path: path.to_owned(), source })
 }
 
-/// Whether a file must outlive a power cut.
+/// Tells if a file must survive a power cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Durable {
     /// It is on the disk when the call returns.

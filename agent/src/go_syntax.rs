@@ -29,13 +29,13 @@ fn is_long(longs: &[&str], flag: &str, in_command: bool) -> bool {
     longs.contains(&name) || (is_name && (name.contains('-') || (!in_command && name.len() > 1)))
 }
 
-/// Whether a flag stands on a line of normal form.
+/// True if a flag is on a normalised command line.
 pub(crate) fn on_the_line(line: &[OsString], long: &str) -> bool {
     let words = line.iter().take_while(|word| *word != "--").filter_map(|word| word.to_str()?.strip_prefix("--"));
     words.map(|flag| flag.split_once('=').map_or(flag, |(name, _)| name)).any(|name| name == long)
 }
 
-/// Whether a flag is a boolean of Go, whose value stands behind a `=`.
+/// True for a flag that is a boolean in Go, whose value follows a `=`.
 pub(crate) fn is_boolean(arg: &Arg) -> bool {
     arg.is_require_equals_set()
 }

@@ -19,9 +19,9 @@ use tokio::{
 
 use crate::observed::{Board, Phase};
 
-/// How many are served at the same time. One more is closed at once.
+/// The number of connections served at the same time. One more is closed at once.
 const CONNECTIONS: usize = 64;
-/// How long a connection may take to ask, and how long it lives at most.
+/// The time in which a connection must send its request, and its longest life.
 const ASK: Duration = Duration::from_secs(2);
 const LIFE: Duration = Duration::from_secs(10);
 /// After an error of the listener, which may be for want of descriptors.

@@ -1,7 +1,7 @@
-//! What etcd said last, kept on disk for a start while it is away (docs/adr/0008-start-without-etcd.md).
+//! The last answers of etcd, saved on disk for a start while etcd is away (docs/adr/0008-start-without-etcd.md).
 //!
-//! It is no second form of the network: it holds keys and values as etcd has them, and is read by the code that reads etcd's
-//! answers.
+//! The file is not a second format of the network: it holds keys and values as etcd has them, and the code that reads
+//! etcd's answers reads it.
 
 use std::{
     fs, io,
@@ -61,7 +61,6 @@ impl LastKnown {
     }
 }
 
-/// Where it is kept.
 #[derive(Clone, Debug)]
 pub(crate) struct LastKnownFile {
     path: PathBuf,
@@ -77,10 +76,10 @@ impl LastKnownFile {
         &self.path
     }
 
-    /// What is kept, and when etcd said so; `None` where nothing is.
+    /// Reads the file, and the time when etcd gave these answers. `None` if there is no file.
     ///
     /// # Errors
-    /// Why it is of no use, for people.
+    /// The reason why the file cannot be used, for people.
     pub(crate) fn load(&self) -> Result<Option<(LastKnown, SystemTime)>, String> {
         let useless = |error: &dyn std::fmt::Display| format!("{}: {error}", self.path.display());
         let text = match fs::read(&self.path) {
@@ -96,7 +95,7 @@ impl LastKnownFile {
         Ok(Some((known, as_of)))
     }
 
-    /// Keeps it, as of now. What is kept already is not written again: only the file's time changes.
+    /// Saves it with the current time. If the file holds the same already, only its time changes.
     fn save(&self, known: &LastKnown) -> Result<(), WriteError> {
         let text = serde_json::to_string(known).expect("only text keys");
         // Not flushed: what a power cut destroys is noticed, and then etcd is waited for as if there were nothing.
@@ -115,25 +114,25 @@ pub(crate) struct Keeper {
     /// The network config as it was read.
     pub(crate) config: String,
     pub(crate) board: Board,
-    /// By which addresses etcd is reached.
+    /// The addresses at which etcd is reached.
     pub(crate) endpoints: Vec<IpAddr>,
-    /// What is not kept yet, and when it will be.
+    /// The table that is not saved yet, and the time when it will be.
     pub(crate) pending: Option<(Arc<LeaseTable>, Instant)>,
-    /// The disk may be slow, and the session must not wait for it. What could not be kept comes back.
+    /// A write in another thread, since the disk may be slow. It returns the table if it failed.
     pub(crate) writing: Option<JoinHandle<Option<Arc<LeaseTable>>>>,
 }
 
-/// How long after the first change.
+/// The time between the first change and the write.
 const PAUSE: Duration = Duration::from_secs(5);
 
 impl Keeper {
-    /// Notes that etcd has said this just now.
+    /// Notes the table that etcd has just sent.
     pub(crate) fn note(&mut self, table: Arc<LeaseTable>) {
         let due = self.pending.take().map_or_else(|| Instant::now() + PAUSE, |(_, due)| due);
         self.pending = Some((table, due));
     }
 
-    /// Waits until it is time for [`Keeper::keep`]. What could not be kept is to be tried again.
+    /// Waits until it is time for [`Keeper::keep`]. A table that could not be saved is pending again.
     ///
     /// # Cancel safety
     /// Safe.
@@ -151,7 +150,7 @@ impl Keeper {
         }
     }
 
-    /// Begins to keep what is not kept yet; one after the other.
+    /// Starts a write of the pending table. One write runs at a time.
     pub(crate) fn keep(&mut self) {
         let Some((table, _)) = self.pending.take() else { return };
         let (file, board) = (self.file.clone(), self.board.clone());
@@ -160,7 +159,8 @@ impl Keeper {
         self.writing = Some(tokio::task::spawn_blocking(keep));
     }
 
-    /// Keeps what is not kept yet, and waits for the disk. Where something older is still being written, it would end last.
+    /// Saves a pending table and waits for the disk. Does nothing while an older write still runs, because that one would
+    /// end last.
     fn keep_now(&mut self) {
         if self.writing.as_ref().is_none_or(JoinHandle::is_finished)
             && let Some((table, _)) = self.pending.take()
@@ -171,7 +171,7 @@ impl Keeper {
 }
 
 impl LastKnownFile {
-    /// Whether it is kept.
+    /// Saves it. True if that succeeded.
     fn keep(&self, joined: (&str, &[IpAddr]), table: &LeaseTable, board: &Board) -> bool {
         let kept = self.save(&self.known(joined, table));
         let consequence = "the agent could not start while etcd is away";

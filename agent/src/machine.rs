@@ -12,10 +12,10 @@ use wire_state::DataplaneError;
 
 use crate::state::State;
 
-/// What no copy of the disk has, as it was when the subnet was held last.
+/// The properties of this machine that a copy of its disk does not have, as of the last lease.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Machine {
-    /// The addresses of its network cards, by the links' names. Where it has no cards (a container), those that its underlay
+    /// The MACs of its network cards, by the links' names. If it has no cards (a container), the MAC that the underlay
     /// was given from outside.
     #[serde(default)]
     pub(crate) links: BTreeMap<String, MacAddr>,
@@ -25,7 +25,7 @@ pub(crate) struct Machine {
     pub(crate) product: Option<String>,
 }
 
-/// Whether a state was written by this host.
+/// The relation between a state file and this host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Kinship {
     /// It was.
@@ -43,10 +43,10 @@ pub(crate) struct Seen {
     product: Option<String>,
 }
 
-/// Where the kernel shows the UUID of the machine.
+/// The kernel's file with the UUID of the machine.
 const PRODUCT_UUID: &str = "/sys/class/dmi/id/product_uuid";
 
-/// What firmware says that was never given a UUID, besides one digit over and over.
+/// UUIDs of firmware that was never given one. One repeated digit is another such value.
 const PLACEHOLDERS: [&str; 5] = [
     "03000200-0400-0500-0006-000700080009",
     "00020003-0004-0005-0006-000700080009",
@@ -67,7 +67,7 @@ impl Seen {
         Ok(Self { nics: Nic::all()?, product: product.as_deref().and_then(mark) })
     }
 
-    /// What is to be kept of it. `underlay` is the number of the underlay's link, where that is known.
+    /// The values to save. `underlay` is the index of the underlay's link, if it is known.
     pub(crate) fn machine(&self, underlay: Option<u32>) -> Machine {
         if self.has_cards() {
             return Machine { links: self.proofs(), product: self.product.clone() };
@@ -96,8 +96,8 @@ impl Seen {
         nics.filter_map(|nic| Some((nic.name.to_string(), proof(nic)?))).collect()
     }
 
-    /// Whether `state` was written by this host. A card that was replaced does not make another host of a machine whose
-    /// firmware says that it is the same.
+    /// Compares `state` with this host. If the firmware's UUID is the same, a replaced card does not make it another
+    /// host.
     pub(crate) fn kinship(&self, state: &State) -> Kinship {
         let then = &state.machine;
         if then.links.is_empty() && then.product.is_none() {

@@ -56,29 +56,29 @@ pub(crate) struct Host {
     pulse: Pulse,
     state_file: StateFile,
     state: State,
-    /// Whether the state was surely written by this host.
+    /// True if it is certain that this host wrote the state.
     is_proven: bool,
     /// The MACs of the host that this one is a clone of, by their devices.
     disowned: BTreeMap<String, MacAddr>,
     last_known: LastKnownFile,
     standing: Standing,
-    /// What etcd has answered to a host that went by what was kept.
+    /// etcd's answer, after a start with the saved state.
     answer: Option<Known>,
     /// By which addresses etcd is reached, or was.
     endpoints: BTreeSet<IpAddr>,
-    /// How it stood with our lease when it was held last.
+    /// The state of our lease when it was last held.
     held: Option<HoldState>,
-    /// What is joined. It lives on until its successor has all it needs, so that the kernel is looked after meanwhile.
+    /// The current session. It runs until its successor is complete, so that the kernel is reconciled meanwhile.
     session: Option<Session>,
-    /// Whether the kernel was found to have no VXLAN.
+    /// True once the kernel was found to have no VXLAN.
     no_vxlan: bool,
-    /// What an earlier run of the agent has left for this one.
+    /// The descriptors that an earlier run of the agent left for this one.
     kept: Kept,
-    /// What is left for a later one.
+    /// The descriptors that systemd keeps for a later run.
     stored: Stored,
 }
 
-/// What moves packets, or has the kernel do so.
+/// The chosen backend, with its MACs and devices.
 struct Chosen {
     backend: Box<dyn Backend>,
     scope: Scope,
@@ -94,7 +94,7 @@ pub(crate) async fn open(settings: &Settings) -> Result<EtcdStore, Exit> {
     EtcdStore::open(settings.etcd.clone()).await.map_err(|error| Exit::Usage(chain(&error)))
 }
 
-/// How soon joining anew is tried again, where nothing is joined and where something is.
+/// The pauses before joining is tried again: without a session, and with one.
 const AGAIN: Duration = Duration::from_secs(1);
 const AT_LEISURE: Duration = Duration::from_secs(10);
 
@@ -188,7 +188,7 @@ impl Host {
         }
     }
 
-    /// Whether it has joined: what stops a first start only degrades a running agent.
+    /// True once it has joined: an error that stops a first start only degrades a running agent.
     const fn runs(&self) -> bool {
         match self.standing {
             Standing::New => false,
@@ -338,7 +338,7 @@ impl Host {
         Ok(Chosen { backend, scope, macs: current })
     }
 
-    /// What moves packets, and why.
+    /// The datapath, and the reason for it.
     fn datapath_kind(&self, config: &NetworkConfig) -> (DatapathKind, &'static str) {
         match &config.backend {
             BackendConfig::Vxlan(_) if self.no_vxlan => {

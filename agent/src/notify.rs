@@ -1,5 +1,5 @@
-//! What systemd is told: READY, STATUS, STOPPING, WATCHDOG and FDSTORE, sd_notify(3). Without systemd nothing is said, and the
-//! parts of the agent are asked all the same, for the board.
+//! Notifies systemd: READY, STATUS, STOPPING, WATCHDOG and FDSTORE, sd_notify(3). Without systemd it sends nothing, but
+//! still asks the parts of the agent, for `status`.
 
 use std::{
     os::fd::AsFd,
@@ -60,8 +60,8 @@ pub(crate) fn stopping() {
     let _ = say(&[NotifyState::Stopping]);
 }
 
-/// What systemd keeps for a later run of the agent (`FDSTORE`), where its unit lets it (`FileDescriptorStoreMax=`). One for
-/// the whole process: it must know all that is there to take it away again.
+/// The descriptors that systemd keeps for a later run of the agent (`FDSTORE`), if the unit allows it
+/// (`FileDescriptorStoreMax=`). One for the whole process, so that it knows all of them and can remove them.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Stored(Arc<Mutex<Vec<Entry>>>);
 

@@ -1,4 +1,4 @@
-//! What the agent knows of itself, in one value: health, `status`, `peers` and systemd are told from it.
+//! The agent's state, in one value. Health, `status`, `peers` and the messages to systemd are computed from it.
 
 mod answers;
 mod refusals;
@@ -25,11 +25,11 @@ pub(crate) struct Observed {
     pub(crate) underlay: String,
     pub(crate) public: DualStack<IpAddr>,
     pub(crate) mtu: u32,
-    /// What the start waits for; `None` once there is a network.
+    /// The reason why the start waits; `None` once the network is joined.
     pub(crate) waiting: Option<String>,
-    /// Why what was kept of the network does not do instead of etcd's answer.
+    /// The reason why the saved network state cannot be used instead of etcd's answer.
     pub(crate) useless: Option<String>,
-    /// Whether READY=1 was said.
+    /// True once READY=1 was sent.
     pub(crate) ready: bool,
     pub(crate) stopping: bool,
     pub(crate) subnet: DualStack<Prefix>,
@@ -38,7 +38,7 @@ pub(crate) struct Observed {
     pub(crate) leases: Option<Arc<LeaseTable>>,
     /// When etcd said all of this, where it has given no answer to join by since the start; `None` once it has.
     pub(crate) as_of: Option<String>,
-    /// Why it has given none, as far as is known.
+    /// The reason for the missing answer, as far as it is known.
     pub(crate) no_answer: NoAnswer,
     pub(crate) dataplane: DataplaneSeen,
     pub(crate) firewall: FirewallSeen,
@@ -50,12 +50,11 @@ pub(crate) struct Observed {
     /// Warnings that may go again, by what they concern.
     pub(crate) notes: BTreeMap<&'static str, String>,
     pub(crate) datapath: DatapathKind,
-    /// Why it is this one.
     pub(crate) datapath_reason: &'static str,
     pub(crate) tunnels: Tunnels,
 }
 
-/// Why there is no answer of etcd to join by.
+/// The reason why there is no answer of etcd to join with.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) enum NoAnswer {
     /// It says nothing.
@@ -67,7 +66,7 @@ pub(crate) enum NoAnswer {
     Refusal(String),
     /// It has no network config: what puts one there.
     NoConfig(String),
-    /// What it has, or what this host was given to reach it, is of no use: why.
+    /// Its config, or this host's settings for etcd, cannot be used: the reason.
     Useless(String),
 }
 
@@ -82,7 +81,6 @@ impl fmt::Display for NoAnswer {
     }
 }
 
-/// What moves packets between hosts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum DatapathKind {
     /// Nothing of ours.
@@ -97,13 +95,13 @@ pub(crate) enum DatapathKind {
 }
 
 impl DatapathKind {
-    /// Whether the agent moves packets itself.
+    /// True if the agent moves packets itself.
     pub(crate) const fn is_userspace(self) -> bool {
         matches!(self, Self::UserspaceVxlan | Self::UserspaceUdp)
     }
 }
 
-/// What the dataplane reported, added up.
+/// The sum of the dataplane's reports.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct DataplaneSeen {
     pub(crate) rounds: u64,
@@ -114,7 +112,7 @@ pub(crate) struct DataplaneSeen {
     pub(crate) applied: Revision,
 }
 
-/// What became of the packet filter, added up.
+/// The sum of the packet filter's reports.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct FirewallSeen {
     pub(crate) written: u64,
@@ -218,7 +216,7 @@ fn set(said: &mut BTreeMap<&'static str, String>, concern: &'static str, text: O
     }
 }
 
-/// What an operator is told first.
+/// The overall state, which `status` prints first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
     /// The network is not there yet.
@@ -275,7 +273,7 @@ impl Observed {
         }
     }
 
-    /// Why what etcd says is not known.
+    /// The reason why etcd's current state is not known.
     fn store_error(&self) -> Option<String> {
         let none = |as_of| format!("{}; traffic uses the leases known at {as_of}", self.no_answer);
         self.as_of.as_ref().map(none).or_else(|| self.follow.error.clone())

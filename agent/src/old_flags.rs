@@ -61,7 +61,7 @@ pub(crate) struct KubernetesFlags {
     persistent_mac: bool,
 }
 
-/// What flannel had until 0.5: a server for clients without etcd, several networks, a subnet of another folder.
+/// Flags that flannel had until 0.5: a server for clients without etcd, several networks, subnets in another folder.
 #[derive(Debug, Args)]
 pub(crate) struct RemovedFlags {
     #[arg(long, hide = true)]
@@ -115,7 +115,7 @@ impl LogFlags {
 }
 
 impl KubernetesFlags {
-    /// Why the agent cannot start with them: leases are kept in etcd, not in Kubernetes.
+    /// The reason why the agent cannot start with them: it keeps leases in etcd, not in Kubernetes.
     pub(crate) fn refusal(&self) -> Option<String> {
         let asked = [("kube-subnet-mgr", self.kube_subnet_mgr), ("kube-api-url", given(self.kube_api_url.as_ref()))];
         let (flag, _) = asked.into_iter().find(|(_, asked)| *asked)?;
@@ -144,7 +144,7 @@ impl KubernetesFlags {
 }
 
 impl RemovedFlags {
-    /// Why the agent cannot start with them.
+    /// The reason why the agent cannot start with them.
     pub(crate) fn refusal(&self) -> Option<String> {
         const SERVER: &str = "the server in front of etcd was removed with flannel 0.7: name etcd's members with \
                               --etcd-endpoints";

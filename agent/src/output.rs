@@ -8,7 +8,7 @@ use std::{
 
 use crate::exit::Exit;
 
-/// Prints a line about what has been done. What it says is lost where nobody can read it.
+/// Prints a line about a step that was done. The line is lost if nobody reads the output.
 pub(crate) fn report(line: impl fmt::Display) {
     let _ = writeln!(io::stdout(), "{line}");
 }

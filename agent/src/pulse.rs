@@ -1,11 +1,12 @@
-//! Whether each part of the agent that must go on does so.
+//! Detects parts of the agent that hang.
 //!
-//! Four times in systemd's watchdog interval every part is asked, and answers from its own loop. One that has left two questions
-//! unanswered, so half of the interval, hangs: [`crate::notify`] says no more WATCHDOG=1, /healthz turns 503, and `status`
-//! names the part. The tasks of the lease crate know of no questions: those are answered beside their work
-//! ([`Answers::beside`]). Threads that move packets are not asked, since they may wait for ever: one that is in the same turn as
-//! two questions ago hangs. systemd kills only at the end of the whole interval: whatever goes on before that is beaten for
-//! again. A part is asked for as long as it has its [`Answers`]: one that has ended, or has not begun, never hangs.
+//! Four times in systemd's watchdog interval every part is asked, and answers from its own loop. A part hangs if it has
+//! not answered two questions, which is half of the interval: [`crate::notify`] then sends no more WATCHDOG=1, /healthz
+//! returns 503, and `status` names the part. The tasks of the lease crate do not know the questions; another future
+//! answers beside their work ([`Answers::beside`]). Threads that move packets are not asked, since they may wait for
+//! ever: a thread hangs if it is in the same turn as two questions ago. systemd kills only at the end of the whole
+//! interval, so WATCHDOG=1 is sent again if the part goes on before that. A part is asked for as long as it has its
+//! [`Answers`]: one that has ended, or has not begun, never hangs.
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -23,10 +24,10 @@ use tracing::warn;
 use wire_forward::{Fault, Turn};
 use wire_lease::Beside;
 
-/// How often in the watchdog's interval is asked.
+/// The number of questions in a watchdog interval.
 pub(crate) const QUESTIONS: u32 = 4;
 
-/// How many questions without an answer make a hang.
+/// The number of unanswered questions that means a hang.
 const PATIENCE: usize = 2;
 
 /// The interval where systemd has none: that of the shipped unit.
@@ -69,7 +70,7 @@ impl Part {
     }
 }
 
-/// Who asks. Cheap to clone.
+/// Asks the parts. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Pulse(Arc<Asker>);
 
@@ -77,14 +78,14 @@ pub(crate) struct Pulse(Arc<Asker>);
 struct Asker {
     question: watch::Sender<Question>,
     members: Mutex<Vec<Weak<Member>>>,
-    /// What workers did at the last questions, the oldest first.
+    /// The turns of the workers at the last questions, the oldest first.
     turns: Mutex<VecDeque<BTreeSet<Turn>>>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Question {
     number: u64,
-    /// What is to happen to whom, for a test.
+    /// The part that should fail, and how, for a test.
     fault: Option<(Part, Fault)>,
 }
 
@@ -123,7 +124,7 @@ impl Pulse {
         hung
     }
 
-    /// Whether a turn lasts since `PATIENCE` questions.
+    /// True if a turn has lasted for `PATIENCE` questions.
     fn lasts(&self, turns: BTreeSet<Turn>) -> bool {
         let mut earlier = self.0.turns.lock().unwrap_or_else(PoisonError::into_inner);
         let oldest = if earlier.len() == PATIENCE { earlier.pop_front() } else { None };
@@ -186,7 +187,7 @@ impl Answers {
         Box::pin(async move { self.always().await })
     }
 
-    /// What is to be called between the steps of work that blocks in each: it answers, too.
+    /// Returns a function to call between the steps of blocking work; it answers questions too.
     pub(crate) fn step(&self) -> impl Fn() + Send + 'static {
         let (asked, member) = (self.asked.clone(), self.member.clone());
         move || member.answered.store(asked.borrow().number, Ordering::Relaxed)

@@ -1,4 +1,5 @@
-//! What is put right in the kernel again and again: some other program changes it each time, and only the operator can stop that.
+//! Finds kernel entries that are corrected again and again: another program changes them each time, and only the
+//! operator can stop that.
 
 use std::{
     collections::BTreeMap,
@@ -7,20 +8,20 @@ use std::{
 
 use wire_state::Op;
 
-/// What the warning concerns.
+/// The subject of the warning.
 pub(crate) const REPEATS: &str = "another program";
 
-/// How often the same is put right before it is said.
+/// The number of equal corrections before the warning.
 const OFTEN: u32 = 5;
 
-/// What is not put right for so long is forgotten.
+/// A correction that was not repeated for this long is forgotten.
 const QUIET: Duration = Duration::from_secs(600);
 
-/// How many changes are remembered, and how many are named. One that is always new is not one that repeats.
+/// The number of changes that are remembered. Changes that are new each time do not repeat.
 const REMEMBERED: usize = 64;
 const NAMED: usize = 3;
 
-/// How often each change was made, and when last.
+/// The count of each change, and its last time.
 #[derive(Debug, Default)]
 pub(crate) struct Repeats(BTreeMap<String, (u32, Instant)>);
 
@@ -50,7 +51,7 @@ impl Repeats {
         })
     }
 
-    /// Whether all of this was named before as what repeats, so that the log needs no further line.
+    /// True if the warning has named all of these, so that the log needs no further line.
     pub(crate) fn knows(&self, changes: &[Op]) -> bool {
         changes.iter().all(|change| self.0.get(&change.to_string()).is_some_and(|(count, _)| *count > OFTEN))
     }

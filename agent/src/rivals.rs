@@ -17,9 +17,9 @@ use nix::{
     unistd::geteuid,
 };
 
-/// What the names begin with, behind the zero that makes them abstract.
+/// The prefix of the names, after the zero byte that makes them abstract.
 const PREFIX: &str = "wire-agent/firewall/";
-/// How many are asked. There are never more agents, but of other names as many as anyone likes.
+/// The number of sockets that are checked. There are never more agents, but any user can make more such names.
 const ASKED: usize = 256;
 
 /// The process's own, however often it joins anew. Without one the others still see our rules, and we see them.
@@ -37,7 +37,7 @@ pub(crate) fn announce() {
     LazyLock::force(&OWN);
 }
 
-/// Whether there are others.
+/// True if there are others.
 pub(crate) fn are_there() -> bool {
     let own = OWN.as_ref();
     // Who has asked us waits in a queue, which must not become full.
@@ -51,7 +51,7 @@ pub(crate) fn are_there() -> bool {
     others.into_iter().take(ASKED).any(is_an_agent)
 }
 
-/// Whether root or our own user listens there: nobody else can change the firewall, and so be a rival.
+/// True if root or our own user listens there. Nobody else can change the firewall.
 fn is_an_agent(name: &str) -> bool {
     let credentials = ask(name).and_then(|socket| getsockopt(&socket, PeerCredentials));
     credentials.is_ok_and(|who| who.uid() == 0 || who.uid() == geteuid().as_raw())

@@ -41,16 +41,15 @@ pub(crate) struct Settings {
     pub(crate) warnings: Vec<String>,
 }
 
-/// What the packet filter is for.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct FirewallSettings {
     pub(crate) masquerade: Masquerade,
-    /// Whether forwarding is accepted.
+    /// True if forwarding is accepted.
     pub(crate) forward: bool,
     pub(crate) senders: Senders,
     /// Lets established connections skip the rules of forwarding.
     pub(crate) flowtable: bool,
-    /// How often it is checked, whether or not the kernel says that it has changed.
+    /// The interval of checks, without any notification by the kernel.
     pub(crate) every: Duration,
 }
 
@@ -63,7 +62,7 @@ pub(crate) struct Folders {
     pub(crate) docker_opts_file: Option<PathBuf>,
 }
 
-/// How the interface of the underlay is found: the first wish that can be met.
+/// One way to find the interface of the underlay. The first that finds one is used.
 #[derive(Debug)]
 pub(crate) enum UnderlayWish {
     /// By name, or by an address it has.
@@ -85,7 +84,7 @@ pub(crate) const fn public_flag(family: Family) -> &'static str {
     }
 }
 
-/// The public addresses asked for. What no other host would take for one is refused.
+/// The public addresses from the flags. An address that every other host would refuse is an error.
 fn public(run: &RunFlags) -> Result<DualStack<IpAddr>, Exit> {
     let public = DualStack { v4: run.public_ip.map(IpAddr::V4), v6: run.public_ipv6.map(IpAddr::V6) };
     for (family, address) in public.iter() {
@@ -176,7 +175,7 @@ impl Settings {
         underlay.addresses.map(|family, own| *self.public.get(family).unwrap_or(own))
     }
 
-    /// What is asked for of the underlay, as text to compare with that of another run.
+    /// The underlay's flags as text, to compare with those of another run.
     pub(crate) fn asked_underlay(&self) -> String {
         let public = self.public.iter().map(|(_, address)| format!("public {address}"));
         let wishes = self.underlay.iter().map(|wish| match wish {
@@ -189,7 +188,7 @@ impl Settings {
 }
 
 impl UnderlayWish {
-    /// Whether an interface to other hosts may ever meet it.
+    /// True if an interface that leads to other hosts could match.
     fn is_possible(&self) -> bool {
         match self {
             Self::Interface(text) => match text.parse::<IpAddr>() {
@@ -201,7 +200,7 @@ impl UnderlayWish {
     }
 }
 
-/// Where etcd is, checked.
+/// Checks the flags for etcd.
 ///
 /// # Errors
 /// [`Exit::Usage`], naming the flag.

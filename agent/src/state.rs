@@ -1,4 +1,4 @@
-//! What must outlive a restart and a reboot: who this host is, its VTEP MACs and its last subnet.
+//! The state that survives a restart and a reboot: this host's identity, its VTEP MACs and its last subnet.
 
 use std::{
     collections::BTreeMap,
@@ -29,7 +29,7 @@ pub(crate) struct State {
     /// The Ethernet address of the underlay's link then: all that older versions have kept of what follows.
     #[serde(default)]
     pub(crate) link: Option<MacAddr>,
-    /// What a clone of this host does not have.
+    /// The properties that a clone of this host does not have.
     #[serde(default)]
     pub(crate) machine: Machine,
     /// The subnet held last.
@@ -38,7 +38,6 @@ pub(crate) struct State {
     /// Bridges that were inside that subnet before this host leased it, by name.
     #[serde(default)]
     pub(crate) leased_over: Vec<(String, Prefix)>,
-    /// What others knew this host by.
     #[serde(default)]
     pub(crate) underlay: Option<KnownBy>,
 }
@@ -67,7 +66,7 @@ impl KnownBy {
     }
 }
 
-/// Where the state is kept.
+/// The file of the state.
 #[derive(Clone, Debug)]
 pub(crate) struct StateFile(PathBuf);
 
@@ -109,7 +108,7 @@ impl StateFile {
 }
 
 impl State {
-    /// Whether nothing was ever leased with it.
+    /// True if nothing was ever leased with it.
     pub(crate) fn is_unused(&self) -> bool {
         self.subnet.is_empty() && self.link.is_none() && self.macs.is_empty() && self.machine == Machine::default()
     }

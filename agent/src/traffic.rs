@@ -1,4 +1,4 @@
-//! Whether packets of peers come at all, by the kernel's counters: what is lost on the way says nothing of itself.
+//! Checks by the kernel's counters that packets from peers arrive, since packets lost on the way cause no error.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -15,7 +15,7 @@ use wire_state::Vxlan;
 
 use crate::observed::Board;
 
-/// How often the counters are looked at.
+/// The interval at which the counters are read.
 const PERIOD: Duration = Duration::from_secs(5);
 /// Over so long counters are compared.
 const WINDOW: Duration = Duration::from_secs(60);
@@ -67,7 +67,7 @@ fn said(board: &Board, concern: &'static str, warning: Option<String>) {
     board.warning(concern, warning);
 }
 
-/// What was counted, as far as it matters. Pure.
+/// The counters of the last minute. Pure.
 #[derive(Debug, Default)]
 struct Watch {
     devices: Vec<LinkName>,
@@ -151,7 +151,7 @@ mod tests {
     /// At which second, packets received and sent, and wrong checksums.
     type Sample = (u64, u64, u64, u64);
 
-    /// What is said after these.
+    /// The warnings after these samples.
     fn said_of(peers: usize, samples: &[Sample]) -> (Option<String>, Option<String>) {
         let mut watch = Watch { devices: vec![name()], port: 8472, ..Watch::default() };
         let start = Instant::now();

@@ -1,4 +1,4 @@
-//! Which interface carries the encapsulated packets, and whether it still is the one.
+//! Finds the interface that carries the encapsulated packets, and watches it.
 
 mod choose;
 mod held;
@@ -50,13 +50,13 @@ fn none(reason: &str) -> Exit {
     Exit::NoUnderlay(format!("no interface for the underlay: {reason}; choose one with --iface"))
 }
 
-/// Whether a network that is joined on the one need not be joined anew for the other.
+/// True if a network that was joined on one need not be joined anew on the other.
 pub(crate) fn is_same(one: &Underlay, other: &Underlay) -> bool {
     let of = |underlay: &Underlay| (underlay.index, underlay.link, underlay.mtu, underlay.addresses);
     of(one) == of(other)
 }
 
-/// Whether the interface of the underlay is still what the network was joined on.
+/// The result of a comparison with the underlay that the network was joined on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Moved {
     /// Another interface, or another address, MTU or name of it.
@@ -82,17 +82,17 @@ pub(crate) struct UnderlayWatch {
     away: Option<Instant>,
     /// All addresses of the host when it was last as it was joined.
     known: Vec<LocalAddress>,
-    /// What is wrong with a flag that asked for the interface.
+    /// A warning about a flag with the interface's old name.
     renamed: Option<String>,
     /// Bridges among the subnets that hosts lease.
     attached: Vec<(LinkName, wire_net::Prefix)>,
 }
 
-/// How soon to look again for an interface that is lost.
+/// The pause before looking again for a lost interface.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// How long an interface may be without its addresses before another is taken: a lease of DHCP that is renewed, or a service
-/// that is restarted, takes them away for some seconds.
+/// The time an interface may be without its addresses before another is used: a renewed DHCP lease, or a restarted
+/// service, removes them for some seconds.
 const MOMENT: Duration = Duration::from_secs(15);
 
 impl UnderlayWatch {
@@ -152,12 +152,12 @@ impl UnderlayWatch {
         Ok(Placement { underlay, public, macs, blackhole, forward })
     }
 
-    /// What an operator should know of a flag that names the interface as it was called before.
+    /// The warning about a flag with the interface's old name.
     pub(crate) fn renamed(&self) -> Option<String> {
         self.renamed.clone()
     }
 
-    /// Looks. What the host reaches without the overlay is followed in place.
+    /// Reads the links. Changes of the networks that the host reaches without the overlay are applied in place.
     pub(crate) fn look(&mut self) -> Moved {
         let found = read(&self.settings).map_err(|error| error.to_string()).and_then(|host| self.found(&host));
         let moved = match found {

@@ -14,7 +14,7 @@ use crate::{
     observed::Board,
 };
 
-/// How often it is looked.
+/// The interval of checks.
 const EVERY: Duration = Duration::from_secs(10);
 
 /// Looks after files.
@@ -26,11 +26,10 @@ pub(crate) struct Upkeep {
 }
 
 struct Kept {
-    /// What others read.
+    /// The files for other programs.
     files: Vec<Wanted>,
-    /// What we know of ourselves.
+    /// The agent's own state file.
     state: Wanted,
-    /// What Docker is told.
     options: DaemonOptions,
     board: Board,
 }

@@ -44,7 +44,7 @@ const FLANNEL: [&str; 33] = [
     "persistent-mac",
 ];
 
-/// Those that are numbers in Go. What is no number there is passed over by flannel, with a line in its log.
+/// The flags that are numbers in Go. flannel ignores another value, with a line in its log.
 const NUMBERS: [&str; 4] = ["v", "subnet-lease-renew-margin", "iptables-resync", "healthz-port"];
 
 /// The flags that variables stand for, each with its variable.
@@ -117,7 +117,7 @@ fn variable(long: &str) -> Option<(String, String)> {
     names.filter_map(value).find(|(_, value)| !value.is_empty())
 }
 
-/// What the flag's own check says of a value.
+/// The error of the flag's own check, if the value fails it.
 fn mistake(command: &Command, long: &str, value: &str) -> Option<String> {
     let line = ["wire-agent".to_owned(), format!("--{long}={value}")];
     let error = command.clone().try_get_matches_from(line).err()?;
@@ -127,7 +127,7 @@ fn mistake(command: &Command, long: &str, value: &str) -> Option<String> {
     Some(first.split_once("': ").or(first.split_once("error: ")).map_or(first, |(_, what)| what).to_owned())
 }
 
-/// Whether Go could not read the value as what the flag is, so that flannel goes on with the default.
+/// True if Go cannot parse the value as the flag's type, so that flannel uses the default.
 fn go_passes_over(arg: &Arg, long: &str, value: &str) -> bool {
     (NUMBERS.contains(&long) && value.parse::<i64>().is_err())
         || (go_syntax::is_boolean(arg) && go_syntax::parse_bool(value).is_err())

@@ -1,4 +1,4 @@
-//! What in dockerd's settings file bars our options, and what to do.
+//! Settings in dockerd's settings file that conflict with our options, and the remedies.
 
 use std::{
     fmt,
@@ -10,17 +10,17 @@ use wire_net::{Family, Prefix};
 
 use super::{DaemonOptions, object::Object};
 
-/// What in the file bars options that dockerd is to get.
+/// The conflicts between the file and the options that dockerd should get.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Clash {
     path: PathBuf,
     /// Options that are keys of it too.
     keys: Vec<String>,
-    /// Whether a value of those is another than the flag's.
+    /// True if one of those keys has another value than the flag.
     differs: bool,
     /// Another bridge for Docker's default network: dockerd takes `bridge` or `bip`, and not both.
     bridge: Option<String>,
-    /// What is not in the subnet, with its value.
+    /// The settings outside the subnet, with their values.
     outside: Vec<(Outside, String)>,
 }
 
@@ -39,7 +39,7 @@ pub(crate) struct Outside {
     subnet: Prefix,
 }
 
-/// Whether what a key, or flag, of Docker's has for its value is such a thing.
+/// Checks the value of a key or flag of Docker's.
 pub(crate) fn outside(options: &DaemonOptions, key: &str, value: &str) -> Option<Outside> {
     let (key, by) = WITHIN.into_iter().find(|(one, _)| *one == key)?;
     let (_, subnet) = options.iter().find(|(option, _)| *option == by)?;
@@ -67,7 +67,7 @@ impl fmt::Display for Outside {
 }
 
 impl Clash {
-    /// What stands in the way also of those that are keys there, and not flags.
+    /// Finds the conflicts that also concern options given as keys of the file instead of flags.
     pub(super) fn of_values(path: &Path, object: &Object<'_>, options: &DaemonOptions) -> Option<Self> {
         let outside = WITHIN.into_iter().filter_map(|(key, _)| {
             let value = object.value(key)?.as_str()?.to_owned();
@@ -78,7 +78,7 @@ impl Clash {
         clash.is_foreign().then_some(clash)
     }
 
-    /// Whether it is more than what our own merge leaves there.
+    /// True if there is more than what our own merge leaves in the file.
     pub(crate) fn is_foreign(&self) -> bool {
         self.differs || self.bridge.is_some() || !self.outside.is_empty()
     }
@@ -118,7 +118,7 @@ impl fmt::Display for Clash {
     }
 }
 
-/// What in the file bars these options. Nothing where it is not there or makes no sense: dockerd has its own word for that.
+/// Finds the conflicts with these options. `None` if the file is missing or not valid: dockerd reports that itself.
 pub(crate) fn clash(path: &Path, options: &DaemonOptions) -> Option<Clash> {
     let text = super::text(path)?;
     let object: Object<'_> = serde_json::from_str(&text).ok()?;

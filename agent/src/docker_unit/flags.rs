@@ -36,17 +36,17 @@ pub(crate) struct Flag {
 }
 
 impl Flag {
-    /// Whether it is one that we give too.
+    /// True for a flag that we set too.
     pub(crate) fn is_ours(&self) -> bool {
         daemon_json::OURS.contains(&self.name)
     }
 
-    /// Whether it gives Docker's default network a bridge of the operator's.
+    /// True if it sets the operator's own bridge for Docker's default network.
     pub(crate) fn is_bridge(&self) -> bool {
         self.name == "bridge" && !self.value.is_empty()
     }
 
-    /// Whether it says what Docker is to be told.
+    /// True if its value is the one that we would set.
     pub(crate) fn says(&self, options: &DaemonOptions) -> bool {
         // 1450 of daemon.json is 1450 on a line.
         let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);

@@ -1,4 +1,4 @@
-//! What an operator is told of how dockerd is started, each with its file and line.
+//! Notes for the operator about the way dockerd is started, each with its file and line.
 
 use std::collections::BTreeMap;
 
@@ -8,16 +8,16 @@ use crate::daemon_json::{self, DaemonOptions, Held};
 /// The folder of flannel's files.
 const FLANNELS: &str = "/run/flannel";
 
-/// What the agent itself writes there.
+/// The files that the agent itself writes there.
 const WRITTEN: [&str; 2] = [SUBNET_FILE, DOCKER_OPTS_FILE];
 
 impl DockerUnit {
-    /// What ties Docker to flanneld.
+    /// The settings that tie Docker to flanneld.
     pub(crate) fn ties(&self) -> Vec<String> {
         self.ties.iter().map(Tie::text).collect()
     }
 
-    /// All that is to be known where this drop-in is chosen.
+    /// All notes if this drop-in is chosen.
     pub(super) fn notes(&self, drop_in: DropIn, options: &DaemonOptions, settings: &Held) -> Vec<String> {
         let told = self.flags().into_iter().filter_map(|flag| said_of(&flag, drop_in)).collect();
         [
@@ -31,7 +31,7 @@ impl DockerUnit {
         .concat()
     }
 
-    /// What keeps Docker from starting as it should, whichever subnet its bridge has now.
+    /// The settings that keep Docker from starting correctly, whichever subnet its bridge has now.
     pub(crate) fn warning(&self, options: &DaemonOptions, settings: &Held) -> Option<String> {
         let doubled = self.doubled(options, settings);
         let all = [self.ties(), self.left_over(), self.outside(options), doubled, self.unread.clone()].concat();

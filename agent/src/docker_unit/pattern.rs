@@ -11,7 +11,7 @@ pub(super) struct Pattern {
 }
 
 impl Pattern {
-    /// What the path stands for, where it is none of a file.
+    /// Parses a path with wildcards. `None` for the path of a single file.
     pub(super) fn of(path: &Path) -> Option<Self> {
         let name = path.file_name()?.to_str().filter(|name| name.contains(['*', '?', '[']))?;
         let mut text = String::new();

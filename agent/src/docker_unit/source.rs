@@ -1,4 +1,4 @@
-//! Where systemd looks for what it knows of a unit, systemd.unit(5), and in which order it takes what it finds.
+//! The folders in which systemd looks for a unit's files, systemd.unit(5), and the order in which it reads them.
 
 use std::{
     collections::BTreeMap,
@@ -144,7 +144,7 @@ impl Folders {
 }
 
 impl Tie {
-    /// What a file of Docker's says of flannel's units.
+    /// The ties to flannel's units in a file of Docker's.
     pub(super) fn of_docker(fragment: &Fragment) -> Vec<Self> {
         Self::found(fragment, &STOPS, true, is_flannels)
             .into_iter()
@@ -152,7 +152,7 @@ impl Tie {
             .collect()
     }
 
-    /// What a file of flanneld's says of Docker.
+    /// The ties to Docker in a file of flanneld's.
     pub(super) fn of_flanneld(fragment: &Fragment) -> Vec<Self> {
         let found = Self::found(fragment, &["PropagatesStopTo"], true, |unit| unit.starts_with("docker."));
         found.into_iter().map(|tie| Self { unit: "flanneld.service".to_owned(), ..tie }).collect()
@@ -178,7 +178,6 @@ fn is_flannels(unit: &str) -> bool {
 }
 
 impl Place {
-    /// Whether it is in a file of this path.
     pub(super) fn is_in(&self, path: &str) -> bool {
         self.path == Path::new(path)
     }

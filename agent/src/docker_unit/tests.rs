@@ -39,7 +39,7 @@ impl Root {
     }
 }
 
-/// What is chosen, and all that is said of it.
+/// The chosen drop-in, and all notes.
 fn told(files: &[(&str, &str)]) -> (&'static str, String) {
     let root = Root::with(files);
     let (unit, settings) = (root.unit(), root.settings());
@@ -47,7 +47,6 @@ fn told(files: &[(&str, &str)]) -> (&'static str, String) {
     (drop_in.name(), unit.notes(drop_in, &options(), &settings).join("\n"))
 }
 
-/// What Docker is to be told.
 fn options() -> DaemonOptions {
     vec![("bip", json!("10.5.7.1/24")), ("fixed-cidr-v6", json!("fd00:5:0:7::/64"))]
 }

@@ -1,4 +1,4 @@
-//! What others learn of our subnet, and what we keep of it ourselves.
+//! Writes the files about our subnet, for other programs and for the agent's next start.
 
 use std::path::{Path, PathBuf};
 

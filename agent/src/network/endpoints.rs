@@ -11,10 +11,10 @@ use wire_store::{EndpointAddresses, endpoint_addresses};
 use super::Host;
 use crate::settings::Settings;
 
-/// How long a start waits for names. What was known before does until they are resolved.
+/// The time a start waits for names. Until they are resolved, the addresses known before are used.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// How often names are resolved again.
+/// The interval at which names are resolved again.
 const AGAIN: Duration = Duration::from_secs(60);
 
 impl Host {

@@ -1,4 +1,4 @@
-//! Who this host is: what it remembers of itself, where that is its own (docs/adr/0009-a-clone-is-a-host-of-its-own.md).
+//! The identity of this host: the saved state, if this host wrote it (docs/adr/0009-a-clone-is-a-host-of-its-own.md).
 
 use tracing::warn;
 use wire_net::chain;
@@ -33,7 +33,8 @@ impl Host {
         self.state_file.of(&self.state).put().map(drop).map_err(|error| Exit::CannotCreate(chain(&error)))
     }
 
-    /// Notes what no clone of this host has, as it is now. What cannot be seen at the moment stays as it was.
+    /// Records the properties that a clone of this host does not have. Those that cannot be read now keep their old
+    /// values.
     pub(super) fn remember_machine(&mut self, ground: &Ground) {
         let seen = match Seen::now() {
             Ok(seen) => seen,
@@ -49,7 +50,7 @@ impl Host {
         };
     }
 
-    /// Whether the state was written by this host.
+    /// Compares the saved state with this host.
     pub(super) fn kinship(&self) -> Result<Kinship, Exit> {
         let seen = Seen::now().map_err(|error| Exit::Software(chain(&error)))?;
         Ok(seen.kinship(&self.state))

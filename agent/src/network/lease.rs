@@ -126,7 +126,7 @@ impl Host {
         )))
     }
 
-    /// Waits until the underlay is another. What it is while there is none is told by the next look.
+    /// Waits until the underlay changes.
     async fn moved_from(&self, ground: &Ground) {
         loop {
             tokio::time::sleep(AGAIN).await;

@@ -1,4 +1,4 @@
-//! What the control socket answers. Pure.
+//! The answers of the control socket. Pure.
 
 use tokio::time::Instant;
 use wire_forward::TunnelSeen;
@@ -114,7 +114,7 @@ impl Observed {
         name == self.backend || (entry.lease.data == BackendData::Untyped && self.backend == "udp")
     }
 
-    /// Whether all of a peer's entries are in the kernel.
+    /// True if all of a peer's entries are in the kernel.
     fn is_programmed(&self, entry: &Entry) -> bool {
         let Some(report) = &self.dataplane.last else { return false };
         let in_the_way = |conflict: &Conflict| match conflict {

@@ -1,8 +1,8 @@
-//! Which link leads to the other hosts, and which of its addresses they are told. Pure.
+//! Chooses the link that leads to the other hosts, and the addresses of it that are published. Pure.
 //!
-//! The rules are flannel's (`LookupExtIface` of its pkg/ipmatch/match.go, and the order of flags in its main.go), with more that
-//! it does not need, since it chooses but once: what was chosen before is kept for as long as it can be, and nothing that leads
-//! to containers is ever chosen.
+//! The rules are flannel's (`LookupExtIface` of its pkg/ipmatch/match.go, and the order of flags in its main.go), with
+//! two more, since flannel chooses only once: an earlier choice is kept for as long as possible, and a link that leads
+//! to containers is never chosen.
 
 use std::net::IpAddr;
 
@@ -13,7 +13,7 @@ use wire_net::{DualStack, Family, LinkName, Pool};
 use super::Held;
 use crate::settings::UnderlayWish;
 
-/// What is asked for.
+/// The flags, and the earlier choice.
 pub(crate) struct Wanted<'a> {
     /// The first that can be met counts; without any, an address in `public` that the host has, else the default route.
     pub(crate) wishes: &'a [UnderlayWish],
@@ -21,11 +21,9 @@ pub(crate) struct Wanted<'a> {
     pub(crate) public: DualStack<IpAddr>,
     /// The network's pools: each family that is on needs an address.
     pub(crate) pools: &'a DualStack<Pool>,
-    /// What was chosen before.
     pub(crate) held: Option<Held>,
 }
 
-/// What is chosen.
 #[derive(Clone, Debug)]
 pub(crate) struct Chosen<'a> {
     pub(crate) link: &'a HostLink,
@@ -164,7 +162,7 @@ impl Wanted<'_> {
         all
     }
 
-    /// Whether that link was chosen before, and still has what was chosen.
+    /// True if that link was chosen before, and still has the chosen addresses.
     fn holds(&self, host: &Host, link: &HostLink) -> bool {
         let has = |(_, address): (Family, &IpAddr)| link.has(*address);
         self.held.is_some_and(|held| held.is(host, link) && held.addresses.iter().all(has))
@@ -222,7 +220,7 @@ impl Wanted<'_> {
     }
 }
 
-/// Whether other hosts can reach it. A link-local address of IPv6 means something else on each link.
+/// True if other hosts can reach the address. A link-local IPv6 address is valid only on its own link.
 fn is_of_use(address: &HostAddress) -> bool {
     let address_is = match address.local.address {
         IpAddr::V4(address) => !address.is_loopback() && !address.is_unspecified(),

@@ -1,4 +1,4 @@
-//! What was chosen before, and how long another choice waits for it. Pure.
+//! The earlier choice, and the rule for how long another one waits for it. Pure.
 
 use std::net::IpAddr;
 
@@ -8,7 +8,7 @@ use wire_state::Underlay;
 
 use super::choose::{Chosen, is_link_local};
 
-/// What was chosen before.
+/// An earlier choice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Held {
     /// The kernel's number of the link, where it was chosen since this agent started: it stays when the link is renamed.
@@ -21,7 +21,7 @@ pub(crate) struct Held {
 }
 
 impl Held {
-    /// What a network is joined on, after what was held `before`.
+    /// The choice that a network is joined on, following the one `before`.
     pub(crate) fn of(underlay: &Underlay, before: Option<Self>) -> Self {
         let same = before.filter(|before| before.index == Some(underlay.index));
         let first = same.map(|before| before.name_then());
@@ -64,7 +64,7 @@ impl Held {
 }
 
 impl Chosen<'_> {
-    /// Whether an address has come since, to stay.
+    /// True if a new permanent address has appeared since.
     fn has_come(&self, address: IpAddr, known: &[LocalAddress]) -> bool {
         let lasts = |own: &_| {
             self.link.addresses.iter().any(|there| there.local.address == *own && there.standing == Standing::Lasting)

@@ -5,11 +5,11 @@ use std::collections::BTreeSet;
 use wire_lease::LeaseTable;
 use wire_net::{LinkName, Prefix, Subnet};
 
-/// How many leases of others are named.
+/// The number of other hosts' leases that are named.
 const NAMED: usize = 3;
 
-/// What an operator should know of `attached`, the prefixes of bridges among the subnets that hosts lease: which of them the
-/// overlay leads away. `before` are those that were there before this host leased `own`; a later one inside it is Docker's.
+/// The warning about `attached`, prefixes of bridges that overlap leased subnets. `before` are those that existed
+/// before this host leased `own`; a later one inside `own` is Docker's.
 pub(crate) fn overlaps(
     attached: &[(LinkName, Prefix)],
     before: &[(String, Prefix)],

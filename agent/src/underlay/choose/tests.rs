@@ -104,7 +104,8 @@ fn asked(flags: &str, host: &mut Host) -> (Vec<UnderlayWish>, DualStack<IpAddr>)
     (wishes, public)
 }
 
-/// What was held: a link, with its number where that is known, and its addresses. After a `|` come those that were beside them.
+/// Parses an earlier choice: a link, with its index if it is known, and its addresses. Other addresses of the link
+/// follow after a `|`.
 fn held(text: &str) -> (Option<Held>, Vec<LocalAddress>) {
     let (held, beside) = text.split_once('|').unwrap_or((text, ""));
     let known = beside.split_whitespace().map(|word| address(word).local).collect();
