@@ -29,8 +29,8 @@ use wire_state::{Driver, Marks, Owner, Reconciler, Scope};
 use wire_store::{EtcdStore, Listing};
 
 use self::{
-    ground::Ground,
-    known::{Known, Standing, answered, shown},
+    ground::JoinContext,
+    known::{JoinPhase, Snapshot, Source, answered, shown},
 };
 use crate::{
     datapath::Datapath,
@@ -61,9 +61,9 @@ pub(crate) struct Host {
     /// The MACs of the host that this one is a clone of, by their devices.
     disowned: BTreeMap<String, MacAddr>,
     last_known: LastKnownFile,
-    standing: Standing,
+    phase: JoinPhase,
     /// etcd's answer, after a start with the saved state.
-    answer: Option<Known>,
+    answer: Option<Snapshot>,
     /// By which addresses etcd is reached, or was.
     endpoints: BTreeSet<IpAddr>,
     /// The state of our lease when it was last held.
@@ -132,7 +132,7 @@ impl Host {
             state,
             is_proven: false,
             disowned: BTreeMap::new(),
-            standing: Standing::New,
+            phase: JoinPhase::New,
             answer: None,
             endpoints: BTreeSet::new(),
             held: None,
@@ -173,7 +173,7 @@ impl Host {
         let limit = if failed { AT_LEISURE } else { Duration::MAX };
         let stay = tokio::time::timeout(limit, session.stay(answers));
         let answer = async {
-            if let Standing::New | Standing::Joined(_) = self.standing {
+            if let JoinPhase::New | JoinPhase::Joined(_) = self.phase {
                 return std::future::pending().await;
             }
             tokio::time::sleep(if failed { AGAIN } else { Duration::ZERO }).await;
@@ -190,9 +190,9 @@ impl Host {
 
     /// True once it has joined: an error that stops a first start only degrades a running agent.
     const fn runs(&self) -> bool {
-        match self.standing {
-            Standing::New => false,
-            Standing::Remembering | Standing::Joined(_) => true,
+        match self.phase {
+            JoinPhase::New => false,
+            JoinPhase::FromCache | JoinPhase::Joined(_) => true,
         }
     }
 
@@ -205,56 +205,56 @@ impl Host {
     /// All stages, from etcd to a running session. `None` where the underlay has become another meanwhile.
     async fn renew(&mut self) -> Result<Option<Session>, Exit> {
         let store = open(&self.settings).await?;
-        let known = self.known(&store).await?;
+        let snapshot = self.snapshot(&store).await?;
         self.settle()?;
         self.look_for_endpoints().await;
-        let ground = self.ground(known.accepted.config.clone())?;
+        let context = self.join_context(snapshot.parsed.config.clone())?;
         let mut kernel = NetlinkDataplane::open(RouteForm::default()).map_err(|error| Exit::Software(chain(&error)))?;
-        let Chosen { backend, scope, macs } = self.backend(&ground, &known.listing, &mut kernel)?;
-        let offer = Offer { public: ground.public, data: backend.data() };
-        let Some((basis, own)) = self.lease(store.clone(), &ground, &known, offer).await? else { return Ok(None) };
+        let Chosen { backend, scope, macs } = self.backend(&context, &snapshot.listing, &mut kernel)?;
+        let offer = Offer { public: context.public, data: backend.data() };
+        let Some((basis, own)) = self.lease(store.clone(), &context, &snapshot, offer).await? else { return Ok(None) };
         // Not before: a MAC that another has published was none of ours.
         self.state.macs = macs;
-        let (told, upkeep) = self.announce(&ground, &own, backend.mtu())?;
+        let (told, upkeep) = self.announce(&context, &own, backend.mtu())?;
         if let Some(former) = self.session.take() {
             // Its devices and sockets live on: packets that come in meanwhile wait in them.
             self.kept = self.board.look(|seen| seen.tunnels.keep());
             former.datapath.end().await;
         }
-        let datapath = self.start_datapath(&ground.config, kernel, scope)?;
+        let datapath = self.start_datapath(&context.config, kernel, scope)?;
         let firewall = FirewallKeeper::start(
             self.settings.firewall,
-            &ground.config,
+            &context.config,
             told,
             (self.board.clone(), self.pulse.clone()),
         )?;
-        let (admission_in, admission) = watch::channel(ground.admission(&own, self.endpoints()));
-        let directory = self.settings.prefix.leases(ground.config.pools.v4.is_some());
+        let (admission_in, admission) = watch::channel(context.admission(&own, self.endpoints()));
+        let directory = self.settings.prefix.leases(context.config.pools.v4.is_some());
         let beside = Some(self.pulse.part(Part::Follower).beside());
-        let follow = match known.as_of {
-            None => {
+        let follow = match snapshot.source {
+            Source::Etcd => {
                 // Whatever session has learnt it.
                 let before = self.board.look(|seen| seen.leases.clone());
                 let settings = FollowSettings { before, ..FollowSettings::new(directory) };
-                Follow::spawn(store, settings, admission, Start { listing: Some(known.listing), beside })
+                Follow::spawn(store, settings, admission, Start { listing: Some(snapshot.listing), beside })
             }
-            Some(_) => Follow::from_listing(directory, &known.listing, admission, beside),
+            Source::Cache(_) => Follow::from_listing(directory, &snapshot.listing, admission, beside),
         };
         let endpoints = endpoints::follow(self.settings.clone(), self.state.subnet, admission_in.clone());
-        let held = self.held_on(&ground);
+        let held = self.held_on(&context);
         let word = datapath.underlay_changed();
-        let underlay = UnderlayWatch::new((ground.underlay, held), self.settings.clone(), word, admission_in);
-        self.standing = match known.as_of {
-            None => Standing::Joined(Box::new(known.accepted)),
-            Some(_) => Standing::Remembering,
+        let underlay = UnderlayWatch::new((context.underlay, held), self.settings.clone(), word, admission_in);
+        self.phase = match snapshot.source {
+            Source::Etcd => JoinPhase::Joined(Box::new(snapshot.parsed)),
+            Source::Cache(_) => JoinPhase::FromCache,
         };
         self.board.update(|seen| {
-            seen.as_of = known.as_of.map(shown);
+            seen.as_of = snapshot.source.as_of().map(shown);
             if seen.as_of.is_none() {
                 seen.no_answer = NoAnswer::default();
             }
         });
-        let (board, joined_with) = (self.board.clone(), ground.config);
+        let (board, joined_with) = (self.board.clone(), context.config);
         let traffic = TrafficWatch::start(&joined_with, board.clone());
         Ok(Some(Session {
             board,
@@ -300,19 +300,19 @@ impl Host {
     }
 
     /// The backend, with the MACs that this host had before where it had any.
-    fn backend(&self, ground: &Ground, listing: &Listing, kernel: &mut NetlinkDataplane) -> Result<Chosen, Exit> {
+    fn backend(&self, context: &JoinContext, listing: &Listing, kernel: &mut NetlinkDataplane) -> Result<Chosen, Exit> {
         let refused = |error: SelectError| Exit::NetworkConfig(chain(&error));
-        let own = own_entry(listing, &self.settings.prefix, &ground.public, &ground.config.pools);
+        let own = own_entry(listing, &self.settings.prefix, &context.public, &context.config.pools);
         let published = own.map(|own| own.lease.data.macs()).unwrap_or_default();
-        let devices = devices(&ground.config).map_err(refused)?;
+        let devices = devices(&context.config).map_err(refused)?;
         // By their MACs devices are ours that a former network config, or a former underlay, has made otherwise.
         let vteps = published.iter().map(|(_, mac)| *mac);
         let kept = self.state.macs.values().chain(self.disowned.values()).copied();
-        let known: BTreeSet<MacAddr> = kept.chain(vteps).collect();
+        let own_macs: BTreeSet<MacAddr> = kept.chain(vteps).collect();
         let scope = Scope {
             devices: devices.iter().map(|(_, name)| *name).collect(),
-            marks: Marks { macs: known.clone(), ..wire_backends::marks(&ground.config) },
-            parent: Some(ground.underlay.parent()),
+            marks: Marks { macs: own_macs.clone(), ..wire_backends::marks(&context.config) },
+            parent: Some(context.underlay.parent()),
             ..Scope::default()
         };
         let have = kernel.read(&scope).map_err(|error| Exit::Software(chain(&error)))?;
@@ -325,14 +325,14 @@ impl Host {
         });
         let current =
             devices.iter().filter_map(|(family, name)| Some((name.to_string(), *macs.get(family)?))).collect();
-        let (underlay, public, blackhole) = (ground.underlay.clone(), ground.public, self.settings.blackhole);
+        let (underlay, public, blackhole) = (context.underlay.clone(), context.public, self.settings.blackhole);
         let replaces_vxlan = self.settings.forward.replaces_vxlan || self.no_vxlan;
         let forward = ForwardSettings { replaces_vxlan, ..self.settings.forward };
         let backend =
-            select(&ground.config, Placement { underlay, public, macs, blackhole, forward }).map_err(refused)?;
+            select(&context.config, Placement { underlay, public, macs, blackhole, forward }).map_err(refused)?;
         // Devices that a former network config had are ours, and wanted no more.
         let mut scope = backend.scope();
-        scope.marks.macs.extend(known);
+        scope.marks.macs.extend(own_macs);
         let former = self.state.macs.keys().chain(self.disowned.keys());
         scope.devices.extend(former.filter_map(|name| name.parse::<LinkName>().ok()));
         Ok(Chosen { backend, scope, macs: current })

@@ -6,7 +6,7 @@ use tracing::{info, warn};
 use wire_lease::Entry;
 use wire_net::{DualStack, Mtu, Prefix, chain};
 
-use super::{Ground, Host};
+use super::{Host, JoinContext};
 use crate::{
     daemon_json,
     docker_opts::{SubnetEnv, Told},
@@ -20,9 +20,9 @@ use crate::{
 impl Host {
     /// Tells others which subnet this host has: in files, and on the board. Returns what Docker is told, and what sees to it
     /// that the files stay.
-    pub(super) fn announce(&mut self, ground: &Ground, own: &Entry, mtu: Mtu) -> Result<(Told, Upkeep), Exit> {
+    pub(super) fn announce(&mut self, context: &JoinContext, own: &Entry, mtu: Mtu) -> Result<(Told, Upkeep), Exit> {
         let subnet = own.lease.subnet;
-        let networks = ground.config.pools.map(|_, pool| pool.network);
+        let networks = context.config.pools.map(|_, pool| pool.network);
         let env = SubnetEnv::new(networks, subnet, mtu.0, self.settings.ip_masq);
         let told = Told { file: self.settings.folders.docker_opts_file.clone(), options: env.daemon_options(true) };
         self.look_for_clash(&told);
@@ -31,9 +31,9 @@ impl Host {
             warn!(%subnet, "this host has a new subnet: Docker's bridge keeps the old one until Docker is restarted");
         }
         self.state.subnet = subnets;
-        self.state.link = ground.underlay.mac;
-        self.remember_machine(ground);
-        self.state.underlay = Some(KnownBy::new(self.settings.asked_underlay(), self.held_on(ground)));
+        self.state.link = context.underlay.mac;
+        self.remember_machine(context);
+        self.state.underlay = Some(KnownBy::new(self.settings.asked_underlay(), self.held_on(context)));
         let options = told.options.clone();
         let upkeep = Upkeep::new(self.files(&env), self.state_file.of(&self.state), options, self.board.clone());
         match upkeep.look() {

@@ -16,13 +16,13 @@ use crate::{
 };
 
 /// What a network is joined on.
-pub(super) struct Ground {
+pub(super) struct JoinContext {
     pub(super) underlay: Underlay,
     pub(super) config: NetworkConfig,
     pub(super) public: DualStack<IpAddr>,
 }
 
-impl Ground {
+impl JoinContext {
     /// What the leases of others are checked against.
     pub(super) fn admission(&self, own: &Entry, endpoints: Vec<IpAddr>) -> Admission {
         Admission {
@@ -39,7 +39,7 @@ impl Ground {
 
 impl Host {
     /// Finds the underlay, and our addresses on it.
-    pub(super) fn ground(&self, config: NetworkConfig) -> Result<Ground, Exit> {
+    pub(super) fn join_context(&self, config: NetworkConfig) -> Result<JoinContext, Exit> {
         let underlay = self.underlay(&config.pools)?;
         info!(link = %underlay.link, mtu = %underlay.mtu, "underlay found");
         check_public(&self.settings.public, &config.pools, &underlay)?;
@@ -50,7 +50,7 @@ impl Host {
             seen.underlay = underlay.link.to_string();
             seen.public = public;
         });
-        Ok(Ground { underlay, config, public })
+        Ok(JoinContext { underlay, config, public })
     }
 
     /// The interface for a network with these pools: the one of the last time for as long as the same is asked for.
@@ -64,8 +64,8 @@ impl Host {
     }
 
     /// What is held once it is joined on this ground.
-    pub(super) fn held_on(&self, ground: &Ground) -> Held {
-        Held::of(&ground.underlay, self.held_before())
+    pub(super) fn held_on(&self, context: &JoinContext) -> Held {
+        Held::of(&context.underlay, self.held_before())
     }
 }
 

@@ -3,7 +3,7 @@
 use tracing::warn;
 use wire_net::chain;
 
-use super::{Ground, Host};
+use super::{Host, JoinContext};
 use crate::{
     exit::Exit,
     machine::{Kinship, Machine, Seen},
@@ -35,7 +35,7 @@ impl Host {
 
     /// Records the properties that a clone of this host does not have. Those that cannot be read now keep their old
     /// values.
-    pub(super) fn remember_machine(&mut self, ground: &Ground) {
+    pub(super) fn remember_machine(&mut self, context: &JoinContext) {
         let seen = match Seen::now() {
             Ok(seen) => seen,
             Err(error) => {
@@ -43,7 +43,7 @@ impl Host {
             }
         };
         let before = std::mem::take(&mut self.state.machine);
-        let now = seen.machine(Some(ground.underlay.index));
+        let now = seen.machine(Some(context.underlay.index));
         self.state.machine = Machine {
             links: if now.links.is_empty() { before.links } else { now.links },
             product: now.product.or(before.product),

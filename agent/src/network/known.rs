@@ -24,17 +24,35 @@ use crate::{
 };
 
 /// What a network is joined by.
-pub(super) struct Known {
-    pub(super) accepted: Accepted,
+pub(super) struct Snapshot {
+    pub(super) parsed: ParsedConfig,
     /// The leases.
     pub(super) listing: Arc<Listing>,
-    /// `None` where etcd says so now, else when it did.
-    pub(super) as_of: Option<SystemTime>,
+    pub(super) source: Source,
+}
+
+/// The origin of a snapshot.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Source {
+    /// etcd has just answered it.
+    Etcd,
+    /// It was saved on disk: etcd answered it at this time.
+    Cache(SystemTime),
+}
+
+impl Source {
+    /// The time of etcd's answer, if it was saved on disk.
+    pub(super) fn as_of(self) -> Option<SystemTime> {
+        match self {
+            Self::Etcd => None,
+            Self::Cache(as_of) => Some(as_of),
+        }
+    }
 }
 
 /// A network config that can be read.
 #[derive(Clone, Debug)]
-pub(super) struct Accepted {
+pub(super) struct ParsedConfig {
     pub(super) config: NetworkConfig,
     /// As etcd has it.
     pub(super) json: String,
@@ -44,13 +62,13 @@ pub(super) struct Accepted {
 
 /// How far this run of the agent has come.
 #[derive(Clone, Debug)]
-pub(super) enum Standing {
+pub(super) enum JoinPhase {
     /// It has joined nothing yet: what is wrong ends it.
     New,
     /// It has joined by what was kept, and asks etcd on.
-    Remembering,
+    FromCache,
     /// It has joined by what etcd said. The network config of that time holds until the agent is restarted.
-    Joined(Box<Accepted>),
+    Joined(Box<ParsedConfig>),
 }
 
 /// How long etcd may be silent before a first start goes by what was kept, and joining anew goes back to what is joined.
@@ -62,7 +80,7 @@ const LONGEST_ANSWER: Duration = Duration::from_secs(30);
 /// The same where an earlier run has left its descriptors, and packets wait in them: this host has moved packets just now.
 const HANDED_OVER: Duration = Duration::from_millis(500);
 
-impl Accepted {
+impl ParsedConfig {
     fn new(prefix: &KeyPrefix, json: Vec<u8>, revision: Revision) -> Result<Self, String> {
         let refused = |error: &dyn std::fmt::Display| format!("{prefix}/config: {error}");
         let config = NetworkConfig::from_json(&json).map_err(|error| refused(&chain(&error)))?;
@@ -73,14 +91,14 @@ impl Accepted {
 
 impl Host {
     /// What to join by. Waits for as long as there is nothing to go by.
-    pub(super) async fn known(&mut self, store: &EtcdStore) -> Result<Known, Exit> {
+    pub(super) async fn snapshot(&mut self, store: &EtcdStore) -> Result<Snapshot, Exit> {
         if let Some(answer) = self.answer.take() {
             return Ok(answer);
         }
-        match &self.standing {
-            Standing::Joined(accepted) => {
-                let accepted = (**accepted).clone();
-                let listing = list(store, &self.settings.prefix, &accepted.config, &self.board);
+        match &self.phase {
+            JoinPhase::Joined(parsed) => {
+                let parsed = (**parsed).clone();
+                let listing = list(store, &self.settings.prefix, &parsed.config, &self.board);
                 let listing = store.while_responsive(listing, PATIENCE, LONGEST_ANSWER);
                 let listing = match &mut self.session {
                     // Nobody else looks after what is joined meanwhile.
@@ -88,11 +106,11 @@ impl Host {
                     None => listing.await,
                 };
                 let listing = listing.ok_or_else(|| unanswered(&self.board))?;
-                Ok(Known { accepted, listing, as_of: None })
+                Ok(Snapshot { parsed, listing, source: Source::Etcd })
             }
             // An underlay that is another now may be one that nothing was kept for: then etcd alone can tell.
-            Standing::Remembering => match self.remembered() {
-                Ok(Some(known)) => Ok(known),
+            JoinPhase::FromCache => match self.cached() {
+                Ok(Some(snapshot)) => Ok(snapshot),
                 Ok(None) | Err(_) => {
                     let answer = ask(store, &self.settings.prefix, &self.board);
                     store
@@ -101,7 +119,7 @@ impl Host {
                         .unwrap_or_else(|| Err(unanswered(&self.board)))
                 }
             },
-            Standing::New => {
+            JoinPhase::New => {
                 let mut answer = pin!(ask(store, &self.settings.prefix, &self.board));
                 let (mut silence, mut limit) =
                     if self.kept.is_empty() { (PATIENCE, LONGEST_ANSWER) } else { (HANDED_OVER, HANDED_OVER) };
@@ -110,8 +128,8 @@ impl Host {
                         return answer;
                     }
                     // The network card that proves this host may come to be there later than the agent.
-                    if let Some(known) = self.remembered()? {
-                        return Ok(known);
+                    if let Some(snapshot) = self.cached()? {
+                        return Ok(snapshot);
                     }
                     (silence, limit) = (PATIENCE, LONGEST_ANSWER);
                 }
@@ -123,21 +141,22 @@ impl Host {
     ///
     /// # Errors
     /// [`Exit::NoUnderlay`].
-    fn remembered(&self) -> Result<Option<Known>, Exit> {
-        let known = self.last_known.load().and_then(|kept| {
+    fn cached(&self) -> Result<Option<Snapshot>, Exit> {
+        let snapshot = self.last_known.load().and_then(|kept| {
             let Some((kept, as_of)) = kept else { return Ok(None) };
             let listing = Arc::new(kept.listing());
-            let accepted = Accepted::new(&self.settings.prefix, kept.config.into_bytes(), listing.revision)?;
-            Ok(Some(Known { accepted, listing, as_of: Some(as_of) }))
+            let parsed = ParsedConfig::new(&self.settings.prefix, kept.config.into_bytes(), listing.revision)?;
+            Ok(Some(Snapshot { parsed, listing, source: Source::Cache(as_of) }))
         });
-        let useless = match known {
+        let useless = match snapshot {
             Ok(None) => return Ok(None),
-            Ok(Some(known)) => match self.stranger(&known.accepted.config)? {
+            Ok(Some(snapshot)) => match self.unusable(&snapshot.parsed.config)? {
                 None => {
-                    let as_of = known.as_of.map(shown);
-                    let (leases, why) = (known.listing.entries.len(), self.board.look(|seen| seen.no_answer.clone()));
+                    let as_of = snapshot.source.as_of().map(shown);
+                    let (leases, why) =
+                        (snapshot.listing.entries.len(), self.board.look(|seen| seen.no_answer.clone()));
                     info!(as_of, leases, "etcd: {why}: using the network state saved on disk");
-                    return Ok(Some(known));
+                    return Ok(Some(snapshot));
                 }
                 Some(reason) => reason,
             },
@@ -152,7 +171,7 @@ impl Host {
     }
 
     /// Why this host cannot use what was kept.
-    fn stranger(&self, config: &NetworkConfig) -> Result<Option<String>, Exit> {
+    fn unusable(&self, config: &NetworkConfig) -> Result<Option<String>, Exit> {
         let held = |(family, pool): (_, &wire_net::Pool)| {
             self.state.subnet.get(family).is_some_and(|subnet| pool.offers(*subnet))
         };
@@ -179,14 +198,14 @@ impl Host {
 }
 
 /// Asks etcd until there is an answer that can be joined by, at most once a second.
-pub(super) async fn answered(settings: &Settings, board: &Board) -> Known {
+pub(super) async fn answered(settings: &Settings, board: &Board) -> Snapshot {
     loop {
         let answer = match super::open(settings).await {
             Ok(store) => ask(&store, &settings.prefix, board).await,
             Err(error) => Err(error),
         };
         match answer {
-            Ok(known) => return known,
+            Ok(snapshot) => return snapshot,
             Err(error) => board.wait_for_etcd(NoAnswer::Useless(error.to_string())),
         }
         tokio::time::sleep(super::AGAIN).await;
@@ -197,19 +216,19 @@ pub(super) async fn answered(settings: &Settings, board: &Board) -> Known {
 ///
 /// # Errors
 /// [`Exit::NetworkConfig`] where the config is of no use.
-async fn ask(store: &EtcdStore, prefix: &KeyPrefix, board: &Board) -> Result<Known, Exit> {
+async fn ask(store: &EtcdStore, prefix: &KeyPrefix, board: &Board) -> Result<Snapshot, Exit> {
     let stored = until_answered(board, || StoredConfig::read(store, prefix)).await;
     let json = match stored.json {
         Some(json) => json,
         None => first_config(store, prefix, stored.revision, board).await,
     };
-    let accepted = Accepted::new(prefix, json, stored.revision)
+    let parsed = ParsedConfig::new(prefix, json, stored.revision)
         .map_err(|error| Exit::NetworkConfig(format!("{error}; correct it with wire-agent config set")))?;
-    for field in &accepted.config.ignored {
+    for field in &parsed.config.ignored {
         warn!(field, "the network config has a field that means nothing and is ignored");
     }
-    let listing = list(store, prefix, &accepted.config, board).await;
-    Ok(Known { accepted, listing, as_of: None })
+    let listing = list(store, prefix, &parsed.config, board).await;
+    Ok(Snapshot { parsed, listing, source: Source::Etcd })
 }
 
 async fn list(store: &EtcdStore, prefix: &KeyPrefix, config: &NetworkConfig, board: &Board) -> Arc<Listing> {
