@@ -24,19 +24,19 @@ pub(crate) struct Expected {
     pub(crate) subnets: Vec<Prefix>,
     /// The overlay's networks.
     pub(crate) networks: DualStack<Prefix>,
-    /// In bytes; 0 where it is not known.
+    /// In bytes; 0 if it is not known.
     pub(crate) mtu: u32,
     pub(crate) told: Told,
 }
 
-/// Docker, as far as it shows without its API.
+/// Facts about Docker that can be read without its API.
 #[derive(Clone, Debug)]
 pub(crate) struct Docker {
     /// The bridge of its default network.
     pub(crate) bridge: String,
     /// True if a dockerd runs in this network namespace.
     pub(crate) runs: bool,
-    /// The flags that its unit gives it, as far as the files can be read.
+    /// The flags from docker.service, as far as its files can be read.
     pub(crate) flags: Vec<Flag>,
     /// True if docker.service passes our options to it as flags.
     pub(crate) expands_ours: bool,
@@ -48,17 +48,17 @@ pub(crate) struct Docker {
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Findings {
-    /// Containers are not reached.
+    /// Containers cannot be reached.
     pub(crate) fault: Option<String>,
-    /// They are, but not as they should be.
+    /// They can be reached, but with a wrong MTU or without one family.
     pub(crate) warning: Option<String>,
-    /// Docker's own settings keep it from what it is told.
+    /// Docker's own settings conflict with our options.
     pub(crate) clash: Option<String>,
 }
 
 impl Docker {
     pub(crate) fn look() -> Self {
-        // dockerd listens there for its runtime in whatever folder it was given.
+        // dockerd listens there for its runtime, whatever its data folder is.
         let sockets = fs::read("/proc/self/net/unix").unwrap_or_default();
         let sockets = String::from_utf8_lossy(&sockets);
         let unit = DockerUnit::read(Path::new("/"));
@@ -77,7 +77,7 @@ impl Docker {
 }
 
 impl Expected {
-    /// Compares. Without Docker and without containers nothing is wrong.
+    /// Compares the links with this. Without Docker and without containers there are no findings.
     pub(crate) fn compare(&self, links: &[ContainerLink], docker: impl FnOnce() -> Docker) -> Findings {
         let (held, missing): (Vec<Prefix>, Vec<Prefix>) =
             self.subnets.iter().partition(|subnet| links.iter().any(|link| fits(link, subnet)));
@@ -154,7 +154,8 @@ impl Expected {
         remedy
     }
 
-    /// The bridges whose containers send more than fits. Without containers a bridge's own MTU says nothing of theirs.
+    /// The bridges whose containers have a larger MTU than the overlay. The MTU of a bridge without containers does not
+    /// show theirs.
     fn too_large(&self, links: &[ContainerLink]) -> Option<String> {
         let large = |link: &&ContainerLink| {
             link.is_bridge && link.is_used && link.holds(&self.subnets) && self.mtu > 0 && link.mtu.0 > self.mtu
@@ -178,7 +179,7 @@ fn fits(link: &ContainerLink, subnet: &Prefix) -> bool {
     })
 }
 
-/// The addresses of one family that others could reach.
+/// The addresses of one family that other hosts could reach.
 fn of_family(link: &ContainerLink, family: Family) -> Vec<String> {
     let is_local = |address: IpAddr| matches!(address, IpAddr::V6(address) if address.is_unicast_link_local());
     let reached = link.addresses.iter().filter(|(address, _)| Family::of(*address) == family && !is_local(*address));
@@ -305,7 +306,7 @@ mod tests {
         let known =
             "stop its containers first (live-restore keeps them running, and the bridge as it is), then restart Docker";
         assert!(said.contains(known), "{said}");
-        // Another settings file may say so, which nobody has named to us.
+        // Another settings file, which the agent does not know, may set it.
         assert!(compare(V4, &links).fault.unwrap().ends_with("keep the bridge as it is"));
         let mut idle = links[0].clone();
         idle.is_used = false;

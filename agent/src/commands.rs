@@ -107,7 +107,7 @@ fn datapath_text(datapath: &proto::DatapathStatus) -> String {
     if datapath.why.is_empty() { datapath.kind.clone() } else { format!("{}: {}", datapath.kind, datapath.why) }
 }
 
-/// A device that the agent works itself: how, how much, and what was dropped and why.
+/// The line about a device whose packets the agent moves: offloads, counters, drops and their reasons.
 fn tunnel_text(tunnel: &proto::TunnelStatus) -> String {
     let counter = |name: &str| tunnel.counters.get(name).copied().unwrap_or_default();
     let dropped: Vec<String> = tunnel

@@ -119,7 +119,7 @@ fn checked(json: &[u8]) -> Result<NetworkConfig, Exit> {
     NetworkConfig::from_json(json).map_err(|error| Exit::NetworkConfig(chain(&error)))
 }
 
-/// Writes the backend's type where it is missing: flannel takes an absent one as udp, everyone else expects vxlan.
+/// Adds the backend's type if it is missing: flannel reads a missing type as udp, while users expect vxlan.
 fn with_backend(json: Vec<u8>) -> Result<Vec<u8>, Exit> {
     let Ok(Value::Object(mut fields)) = serde_json::from_slice::<Value>(&json) else { return Ok(json) };
     let key = fields.keys().find(|key| key.eq_ignore_ascii_case("Backend")).cloned();

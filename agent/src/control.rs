@@ -1,4 +1,4 @@
-//! The control socket: gRPC on `run-dir/control.sock`, for `wire-agent status`, `peers` and whoever else asks.
+//! The control socket: gRPC on `run-dir/control.sock`, for `wire-agent status`, `peers` and other clients.
 
 use std::{
     io,
@@ -41,7 +41,7 @@ pub(crate) fn socket(run_dir: &Path) -> PathBuf {
     run_dir.join("control.sock")
 }
 
-/// Opens the socket, in place of one that a dead agent left: the lock of the run folder says that no other lives.
+/// Opens the socket, replacing one that a dead agent left: the lock of the run folder proves that no other agent runs.
 ///
 /// # Errors
 /// When it cannot be made.

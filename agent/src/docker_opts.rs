@@ -35,7 +35,7 @@ pub(crate) struct SubnetEnv {
 /// The options for Docker that follow from our subnet.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Told {
-    /// The file with its options as flags, where one is written.
+    /// The file with the options as flags, if one is written.
     pub(crate) file: Option<PathBuf>,
     pub(crate) options: DaemonOptions,
 }
@@ -46,7 +46,7 @@ impl SubnetEnv {
         Self { networks, mtu: Some(mtu), ..Self::of_subnet(subnet, ip_masq) }
     }
 
-    /// As much of it as a subnet alone tells.
+    /// The part of it that follows from a subnet alone.
     pub(crate) fn of_subnet(subnet: DualStack<Prefix>, ip_masq: bool) -> Self {
         let gateways = subnet.map(|_, prefix| (prefix.gateway(), prefix.len()));
         Self { networks: DualStack::default(), gateways, mtu: None, ip_masq: Some(ip_masq) }
@@ -78,10 +78,10 @@ impl SubnetEnv {
         text
     }
 
-    /// Reads the file of any flannel.
+    /// Reads the file of any version of flannel.
     ///
     /// # Errors
-    /// Names the line that makes no sense, or says that there is no subnet in it.
+    /// Names the invalid line, or says that there is no subnet in it.
     pub(crate) fn from_text(text: &str) -> Result<Self, String> {
         let values: BTreeMap<&str, &str> = text
             .lines()
@@ -96,7 +96,7 @@ impl SubnetEnv {
                 let (address, _) = value.split_once('/').ok_or_else(|| wrong(key))?;
                 let len = value.parse::<Prefix>().map_err(|_| wrong(key))?.len();
                 let address: IpAddr = address.parse().map_err(|_| wrong(key))?;
-                // Of the other family it would be another flag's value.
+                // An address of the other family would become another flag's value.
                 if Family::of(address) == family { Ok((address, len)) } else { Err(wrong(key)) }
             };
             values.get(key).map(parse).transpose()
@@ -119,15 +119,15 @@ impl SubnetEnv {
         Ok(env)
     }
 
-    /// The subnet as a prefix, of each family: what a host held before.
+    /// The subnet as a prefix, of each family.
     pub(crate) fn subnet(&self) -> DualStack<Prefix> {
         DualStack::from_fn(|family| {
             self.gateways.get(family).and_then(|(gateway, len)| Prefix::new(*gateway, *len).ok())
         })
     }
 
-    /// Docker's options by the name of their variable, in the order of their names. Units expand `$DOCKER_OPT_BIP`,
-    /// `$DOCKER_OPT_IPMASQ` and `$DOCKER_OPT_MTU` and no other: those for IPv6 share the first.
+    /// Docker's options by the name of their variable, in the order of their names. Units expand only
+    /// `$DOCKER_OPT_BIP`, `$DOCKER_OPT_IPMASQ` and `$DOCKER_OPT_MTU`, so the options for IPv6 share the first.
     fn docker_options(&self, with_ip_masq: bool) -> Vec<(&'static str, String)> {
         let bip = self.gateways.v4.map(|(gateway, len)| format!("--bip={gateway}/{len}"));
         let v6 = self.subnet().v6.map(|prefix| format!("--ipv6 --fixed-cidr-v6={prefix}"));
@@ -157,7 +157,7 @@ impl SubnetEnv {
         self.docker_options(with_ip_masq).iter().map(|(name, options)| format!("{name}=\"{options}\"\n")).collect()
     }
 
-    /// Docker's options in one variable, behind what it held before. flannel's script puts a space before each.
+    /// Docker's options in one variable, after its earlier content. flannel's script writes a space before each.
     fn combined(&self, key: &str, before: &str, with_ip_masq: bool) -> String {
         let mut all = if before.is_empty() { String::new() } else { format!("{before} ") };
         for (_, options) in self.docker_options(with_ip_masq) {
@@ -171,7 +171,7 @@ impl SubnetEnv {
 /// `wire-agent docker-opts`.
 ///
 /// # Errors
-/// When subnet.env is not there or makes no sense, or the output cannot be written.
+/// When subnet.env is missing or not valid, or the output cannot be written.
 pub(crate) fn command(flags: &DockerOptsFlags) -> Result<(), Exit> {
     let key_is_name = flags.key.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
     if flags.key.is_empty() || !key_is_name {
@@ -209,7 +209,7 @@ pub(crate) fn command(flags: &DockerOptsFlags) -> Result<(), Exit> {
     }
 }
 
-/// dockerd refuses to start where a key is a flag too.
+/// dockerd refuses to start if a key is set as a flag too.
 fn refuse_beside_flags(path: &Path, unit: &DockerUnit) -> Result<(), Exit> {
     if files::are_same(path, &unit.settings_path()) && unit.is_given_ours() {
         return Err(Exit::No(format!(
@@ -320,7 +320,7 @@ mod tests {
         }
     }
 
-    /// docker.service reads as root what comes of it, and the agent's user writes it.
+    /// The agent's user writes the file, and docker.service reads the resulting options as root.
     #[test]
     fn nothing_but_addresses_and_numbers_passes_from_subnet_env_to_dockers_options() {
         let hostile = "LD_PRELOAD=/tmp/x.so\nFLANNEL_SUBNET=10.5.52.1/24\nDOCKER_OPT_BIP=-H tcp://0.0.0.0:2375\nFLANNEL_MTU=1450\n";
@@ -376,7 +376,7 @@ mod tests {
             assert!(refused.contains("$DOCKER_OPT_BIP") && refused.contains(daemon_json::PATH), "{refused}");
             assert!(refuse_beside_flags(Path::new("/elsewhere.json"), &both).is_ok());
         }
-        // Its variable is empty.
+        // The variable of the flag is empty.
         assert!(refuse_beside_flags(settings, &unit(start)).is_ok());
     }
 }

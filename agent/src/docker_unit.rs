@@ -31,10 +31,10 @@ pub(crate) const DOCKER_OPTS_FILE: &str = "/run/flannel/flannel_docker_opts.env"
 /// The default path of the subnet's file, flannel's.
 pub(crate) const SUBNET_FILE: &str = "/run/flannel/subnet.env";
 
-/// All that decides how dockerd is started.
+/// All settings that decide how dockerd is started.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct DockerUnit {
-    /// The lines that start it. More than one is a mistake, of which systemd tells.
+    /// The lines that start it. More than one is a mistake, which systemd reports.
     starts: Vec<Start>,
     environment: Vec<EnvironmentFile>,
     variables: Vec<Variable>,
@@ -82,7 +82,7 @@ struct Tie {
     path: PathBuf,
     /// `line 2, Requires=`; nothing for a link.
     how: Option<String>,
-    /// The unit of flannel's.
+    /// flannel's unit.
     unit: String,
     /// True if Docker stops when that unit is stopped. Otherwise Docker only starts it.
     stops: bool,
@@ -91,18 +91,18 @@ struct Tie {
 /// The drop-ins of the package.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum DropIn {
-    /// The line that starts dockerd is exchanged.
+    /// Replaces the line that starts dockerd.
     Replaces,
-    /// That line expands our variables.
+    /// For a line that expands our variables.
     Expands,
-    /// Our options go into daemon.json.
+    /// Merges our options into daemon.json.
     DaemonJson,
-    /// Docker is told nothing, and only waits.
+    /// Docker gets no options, and only waits.
     Networks,
 }
 
 impl DropIn {
-    /// The end of its folder's name.
+    /// The last part of its folder's name.
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Replaces => "replaces",
@@ -120,7 +120,7 @@ impl DockerUnit {
         Self::from_fragments(&Folders::below(root), |_| true)
     }
 
-    /// The same as if our own drop-in were not there: what it is chosen by.
+    /// Reads the files without our own drop-in, to choose it.
     pub(crate) fn read_without_ours(root: &Path) -> Self {
         Self::from_fragments(&Folders::below(root), |path| path != Path::new(OURS))
     }
@@ -132,12 +132,12 @@ impl DockerUnit {
         for fragment in fragments.iter().filter(|fragment| wanted(&fragment.path)) {
             unit.take(fragment);
         }
-        // Docker needs both of them, and a stop goes through.
+        // Docker requires both of them, so a stop of one stops Docker.
         let beside = ["docker.socket", "containerd.service"].into_iter().flat_map(|name| folders.fragments(name).0);
         let of_docker = fragments.into_iter().chain(beside).flat_map(|fragment| Tie::of_docker(&fragment));
         let of_flanneld = folders.fragments("flanneld.service").0.into_iter().flat_map(|file| Tie::of_flanneld(&file));
         for tie in folders.links().into_iter().chain(of_docker).chain(of_flanneld) {
-            // A drop-in for all services is one of several of these.
+            // A drop-in for all services is read for several of these units.
             if !unit.ties.contains(&tie) {
                 unit.ties.push(tie);
             }
@@ -204,7 +204,7 @@ impl DockerUnit {
         self.expands_ours() && self.environment.iter().any(gives_ours)
     }
 
-    /// The drop-in by which Docker gets this host's subnet and loses nothing, or at least goes on to start.
+    /// The drop-in that gives Docker this host's subnet and keeps all its settings, or at least lets Docker start.
     pub(crate) fn drop_in(&self, settings: &daemon_json::Held) -> DropIn {
         let flags = self.flags();
         let sets_ours = flags.iter().any(Flag::is_ours);
@@ -212,7 +212,7 @@ impl DockerUnit {
             return DropIn::Networks;
         }
         match (settings.keys.is_empty(), self.expands_ours(), self.is_known()) {
-            // dockerd refuses a key that is a flag too.
+            // dockerd refuses a key that is set as a flag too.
             (false, ..) if sets_ours => DropIn::Networks,
             (false, ..) => DropIn::DaemonJson,
             (true, true, _) => DropIn::Expands,
@@ -253,7 +253,7 @@ impl Variable {
         Some(Self { name: name.to_owned(), value: value.to_owned(), place: place.clone() })
     }
 
-    /// All of a file that EnvironmentFile= names.
+    /// Reads all variables of a file of EnvironmentFile=.
     fn all_of(path: &Path, text: &str) -> Vec<Self> {
         let place = |line| Place { path: path.to_owned(), line };
         variables(text).into_iter().map(|(name, value, line)| Self { name, value, place: place(line) }).collect()
@@ -269,7 +269,7 @@ pub(crate) fn command(flags: &DockerUnitFlags) -> Result<(), Exit> {
     let unit = DockerUnit::read_without_ours(Path::new("/"));
     let settings = daemon_json::held(&unit.settings_path());
     let drop_in = unit.drop_in(&settings);
-    // Nothing before this host first has a subnet.
+    // `None` before this host has its first subnet.
     let env = SubnetEnv::read(Path::new(SUBNET_FILE));
     let options = env.map(|env| env.daemon_options(true)).unwrap_or_default();
     let notes = unit.notes(drop_in, &options, &settings);

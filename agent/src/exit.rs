@@ -5,19 +5,20 @@ use std::process::ExitCode;
 /// The reason why the program ends before it was asked to.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Exit {
-    /// A flag or variable that makes no sense. Status 64 (EX_USAGE).
+    /// A flag or variable is not valid. Status 64 (EX_USAGE).
     #[error("{0}")]
     Usage(String),
     /// The network config, or the environment it needs, is wrong. Status 78 (EX_CONFIG).
     #[error("{0}")]
     NetworkConfig(String),
-    /// No interface for the underlay. One that may come is waited for; one that never can ends a run. Status 68 (EX_NOHOST).
+    /// No interface for the underlay. The agent waits for one that may appear, and ends for one that never can. Status
+    /// 68 (EX_NOHOST).
     #[error("{0}")]
     NoUnderlay(String),
     /// The kernel can make neither VXLAN nor TUN devices. Status 71 (EX_OSERR).
     #[error("{0}")]
     NoDevice(String),
-    /// A running agent or etcd did not answer to a command. Status 69 (EX_UNAVAILABLE).
+    /// A running agent or etcd did not answer a command. Status 69 (EX_UNAVAILABLE).
     #[error("{0}")]
     Unavailable(String),
     /// A file or folder that cannot be written. Status 73 (EX_CANTCREAT).

@@ -1,4 +1,4 @@
-//! Files that others read: written whole or not at all, and only when they change.
+//! Files for other programs: written completely or not at all, and only if they change.
 
 use std::{
     fs, io,
@@ -17,11 +17,11 @@ pub(crate) struct WriteError {
     source: io::Error,
 }
 
-/// Makes `path` hold `content`, mode 0644, and says whether it had to be written. A file that holds it already keeps
-/// its inode and time; another is replaced in one step, so that no reader ever sees a part.
+/// Writes `content` to `path`, mode 0644. True if it had to be written. A file with this content keeps its inode and
+/// time; another file is replaced in one step, so that no reader sees a part.
 ///
 /// # Errors
-/// When a folder or the file cannot be written. The old file is then as it was.
+/// When a folder or the file cannot be written. The old file is then unchanged.
 pub(crate) fn write_if_changed(path: &Path, content: &str, durable: Durable) -> Result<bool, WriteError> {
     if holds(path, content).unwrap_or(false) {
         return Ok(false);
@@ -47,7 +47,7 @@ fn open_without_waiting(path: &Path) -> io::Result<fs::File> {
     fs::OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path)
 }
 
-/// A file of ours, and what it should hold.
+/// A file of ours, and its content.
 #[derive(Clone, Debug)]
 pub(crate) struct Wanted {
     pub(crate) path: PathBuf,
@@ -56,7 +56,7 @@ pub(crate) struct Wanted {
 }
 
 impl Wanted {
-    /// Makes it so, and says whether it had to be written.
+    /// Writes the file. True if it had to be written.
     ///
     /// # Errors
     /// As [`write_if_changed`].
@@ -65,11 +65,11 @@ impl Wanted {
     }
 }
 
-/// Makes a file of someone else's hold `content`, in one step: mode and owner stay, and a symbolic link goes on to lead
-/// to it. It is on the disk when the call returns.
+/// Writes `content` to a file of another program, in one step. Mode and owner stay, and a symbolic link still leads to
+/// it. The content is on the disk when the call returns.
 ///
 /// # Errors
-/// When a folder or the file cannot be written. The old file is then as it was.
+/// When a folder or the file cannot be written. The old file is then unchanged.
 pub(crate) fn replace(path: &Path, content: &str) -> Result<(), WriteError> {
     let real = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let before = fs::metadata(&real).ok();
@@ -77,16 +77,16 @@ pub(crate) fn replace(path: &Path, content: &str) -> Result<(), WriteError> {
     written.map_err(|source| WriteError { path: path.to_owned(), source })
 }
 
-/// The text of a file that another user may have put there: a pipe does not hold us up, and nothing large fills the memory.
+/// Reads a text file that another user may have written, without waiting for a pipe or reading a large file.
 ///
 /// # Errors
-/// When it is no regular file of at most 64 KiB, or cannot be read.
+/// When it is not a regular file of at most 64 KiB, or cannot be read.
 pub(crate) fn read_small(path: &Path) -> io::Result<String> {
     let text = String::from_utf8(read_at_most(path, 1 << 16)?);
     text.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
 }
 
-/// The largest settings file that is read, in bytes; none comes near it.
+/// The size limit for settings files, in bytes; real ones are far smaller.
 pub(crate) const LARGEST_SETTINGS: u64 = 1 << 20;
 
 /// The same for a file of at most so many bytes, whatever it holds.
@@ -131,7 +131,7 @@ pub(crate) fn remove(path: &Path) -> Result<(), WriteError> {
 pub(crate) enum Durable {
     /// It is on the disk when the call returns.
     Yes,
-    /// It may be lost with the power: it lies in /run, or can be made again.
+    /// It may be lost in a power cut: it is in /run, or can be made again.
     No,
 }
 
@@ -139,13 +139,13 @@ fn write(path: &Path, content: &str, durable: Durable, like: Option<&fs::Metadat
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs::create_dir_all(folder)?;
     let name = path.file_name().ok_or(io::ErrorKind::InvalidFilename)?;
-    // Of the same file another thread may have a draft too.
+    // Another thread may have a draft of the same file.
     static DRAFTS: AtomicU32 = AtomicU32::new(0);
     let number = DRAFTS.fetch_add(1, Ordering::Relaxed);
     let draft = folder.join(format!(".{}.{}.{number}", name.to_string_lossy(), std::process::id()));
     let written = write_draft(&draft, content, durable, like).and_then(|()| fs::rename(&draft, path));
     if written.is_err() {
-        // What is left of the draft is of no use to anyone.
+        // Nobody needs the rest of the draft.
         let _ = fs::remove_file(&draft);
     }
     written
@@ -153,7 +153,8 @@ fn write(path: &Path, content: &str, durable: Durable, like: Option<&fs::Metadat
 
 fn write_draft(draft: &Path, content: &str, durable: Durable, like: Option<&fs::Metadata>) -> io::Result<()> {
     let mode = like.map_or(0o644, |like| like.mode() & 0o7777);
-    // What lies there may be a link that another user has put into a folder of theirs, or be left of a process of this number.
+    // An existing file may be a link that another user has put into their folder, or may be left by a process with the
+    // same number.
     match fs::remove_file(draft) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         Ok(()) | Err(_) => {}
@@ -166,7 +167,7 @@ fn write_draft(draft: &Path, content: &str, durable: Durable, like: Option<&fs::
             fchown(&file, Some(like.uid()), Some(like.gid()))?;
         }
     }
-    // The umask does not decide: dockerd's unit and people read these.
+    // Set regardless of the umask, because dockerd's unit and people read these files.
     file.set_permissions(fs::Permissions::from_mode(mode))?;
     if durable == Durable::Yes { file.sync_all() } else { Ok(()) }
 }

@@ -11,7 +11,8 @@ use wire_forward::Kept;
 
 use crate::notify::Stored;
 
-/// Takes what systemd kept, and says what it still has. A second time there is nothing.
+/// Takes the descriptors that systemd kept, and returns them with the list of those it still stores. A second call gets
+/// nothing.
 pub(crate) fn take() -> (Kept, Stored) {
     static TAKEN: AtomicBool = AtomicBool::new(false);
     if TAKEN.swap(true, Ordering::Relaxed) {

@@ -27,12 +27,12 @@ use crate::{
 pub(crate) struct LastKnown {
     /// The network's place in etcd.
     prefix: String,
-    /// The network config that this host has joined by.
+    /// The network config that this host has joined with.
     pub(crate) config: String,
-    /// By which addresses etcd was reached: names may not be resolved without it.
+    /// The addresses at which etcd was reached: at a start without etcd its names may not resolve.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) endpoints: Vec<IpAddr>,
-    /// The other hosts' leases that were let in, in order of key.
+    /// The admitted leases of other hosts, in order of key.
     leases: Vec<KeptLease>,
 }
 
@@ -40,7 +40,7 @@ pub(crate) struct LastKnown {
 struct KeptLease {
     key: String,
     value: String,
-    /// When it was written last is not kept: a renewal is no change.
+    /// The revision of the last write is not saved, since a renewal is no change.
     create_revision: i64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     lease: Option<i64>,
@@ -98,16 +98,17 @@ impl LastKnownFile {
     /// Saves it with the current time. If the file holds the same already, only its time changes.
     fn save(&self, known: &LastKnown) -> Result<(), WriteError> {
         let text = serde_json::to_string(known).expect("only text keys");
-        // Not flushed: what a power cut destroys is noticed, and then etcd is waited for as if there were nothing.
+        // Not flushed: if a power cut damages the file, that is noticed, and the next start waits for etcd as without a
+        // file.
         if !files::write_if_changed(&self.path, &text, Durable::No)? {
-            // Its time is for people alone.
+            // Only people read the time.
             let _ = fs::File::open(&self.path).and_then(|file| file.set_modified(SystemTime::now()));
         }
         Ok(())
     }
 }
 
-/// Keeps what is known: some seconds after it has changed, so that many changes in a row are one, and when this is dropped.
+/// Saves the last answers: some seconds after a change, so that many changes cause one write, and when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Keeper {
     pub(crate) file: LastKnownFile,

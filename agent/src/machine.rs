@@ -1,7 +1,7 @@
-//! By what a host is told from a copy of its disk (docs/adr/0009-a-clone-is-a-host-of-its-own.md).
+//! Distinguishes a host from a copy of its disk (docs/adr/0009-a-clone-is-a-host-of-its-own.md).
 //!
-//! A copy has all that lies on the disk, the machine-id too. It has neither the network cards of its original nor, where
-//! virtual machines are cloned, the UUID that the firmware gives the machine.
+//! A copy has everything on the disk, the machine-id too. It has neither the network cards of the original nor, for
+//! cloned virtual machines, the firmware's UUID of the machine.
 
 use std::{collections::BTreeMap, fs};
 
@@ -19,8 +19,8 @@ pub(crate) struct Machine {
     /// was given from outside.
     #[serde(default)]
     pub(crate) links: BTreeMap<String, MacAddr>,
-    /// A mark of DMI's `product_uuid`, which root alone may read. Not kept where there are no cards: containers see that of
-    /// the machine, which all of them share.
+    /// A hash of DMI's `product_uuid`, which only root may read. Not saved without network cards: containers see the
+    /// machine's UUID, which all of them share.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) product: Option<String>,
 }
@@ -28,11 +28,11 @@ pub(crate) struct Machine {
 /// The relation between a state file and this host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Kinship {
-    /// It was.
+    /// This host wrote it.
     Same,
-    /// Nothing in it tells.
+    /// The state does not show who wrote it.
     Unknown,
-    /// It was written by another, as far as can be seen: in what they differ, for people.
+    /// Another host seems to have written it. The difference, for people.
     Other(String),
 }
 
@@ -57,12 +57,12 @@ const PLACEHOLDERS: [&str; 5] = [
 ];
 
 impl Seen {
-    /// Looks at this host.
+    /// Reads this host's properties.
     ///
     /// # Errors
-    /// When the kernel does not say which links there are.
+    /// When the kernel does not list its links.
     pub(crate) fn now() -> Result<Self, DataplaneError> {
-        // Many machines have none, and not everybody may read it.
+        // Many machines have no UUID, and not every user may read it.
         let product = fs::read_to_string(PRODUCT_UUID).ok();
         Ok(Self { nics: Nic::all()?, product: product.as_deref().and_then(mark) })
     }
@@ -81,7 +81,7 @@ impl Seen {
         self.nics.iter().any(|nic| matches!(nic.origin, MacOrigin::Card(_)))
     }
 
-    /// The addresses that a copy of the disk would not have.
+    /// The MACs that a copy of the disk would not have.
     fn proofs(&self) -> BTreeMap<String, MacAddr> {
         self.proofs_of(self.nics.iter())
     }
@@ -118,7 +118,7 @@ impl Seen {
         Kinship::Other(format!("then {}, now {}{product}", shown(&then.links), shown(&links)))
     }
 
-    /// Older versions have kept the address of the underlay's link alone, whoever had made it.
+    /// Compares with a state of an older version, which saved only the MAC of the underlay's link, of any origin.
     fn kinship_by_link(&self, state: &State) -> Kinship {
         let Some(then) = state.link else { return Kinship::Unknown };
         let ours = |nic: &&Nic| !state.macs.contains_key(nic.name.as_str());
@@ -135,7 +135,7 @@ fn shown(links: &BTreeMap<String, MacAddr>) -> String {
     if links.is_empty() { "no link has a MAC address of its own".to_owned() } else { links.join(" and ") }
 }
 
-/// A mark of a UUID (FNV-1a), where it is one that somebody has given: the state may be read by others than root.
+/// A hash of a UUID (FNV-1a), unless it is a placeholder. Hashed because other users may read the state.
 fn mark(text: &str) -> Option<String> {
     let uuid = text.trim().to_ascii_lowercase();
     let digits: Vec<char> = uuid.chars().filter(|digit| *digit != '-').collect();

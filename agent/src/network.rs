@@ -64,7 +64,7 @@ pub(crate) struct Host {
     phase: JoinPhase,
     /// etcd's answer, after a start with the saved state.
     answer: Option<Snapshot>,
-    /// By which addresses etcd is reached, or was.
+    /// The addresses at which etcd is, or was, reached.
     endpoints: BTreeSet<IpAddr>,
     /// The state of our lease when it was last held.
     held: Option<HoldState>,
@@ -86,10 +86,10 @@ struct Chosen {
     macs: BTreeMap<String, MacAddr>,
 }
 
-/// The store of the network. Does not wait for etcd.
+/// Opens the store of the network. Does not wait for etcd.
 ///
 /// # Errors
-/// [`Exit::Usage`], naming the endpoint or the certificate that is of no use.
+/// [`Exit::Usage`], naming the endpoint or the certificate that cannot be used.
 pub(crate) async fn open(settings: &Settings) -> Result<EtcdStore, Exit> {
     EtcdStore::open(settings.etcd.clone()).await.map_err(|error| Exit::Usage(chain(&error)))
 }
@@ -99,7 +99,7 @@ const AGAIN: Duration = Duration::from_secs(1);
 const AT_LEISURE: Duration = Duration::from_secs(10);
 
 impl Host {
-    /// Reads what this host remembers of itself.
+    /// Reads this host's saved state.
     ///
     /// # Errors
     /// When the state folder cannot be read or written.
@@ -114,10 +114,10 @@ impl Host {
             Exit::CannotCreate(format!("cannot read the state in {folder}: {error}; see --state-dir"))
         })?;
         if state.is_unused() {
-            // A template that never reaches etcd has an identity, too, which its clones must not share.
+            // A template machine that never reaches etcd has an identity too, which its clones must not share.
             state.machine = Seen::now().map(|seen| seen.machine(None)).unwrap_or_default();
         }
-        // Before anything is leased with it: an agent that forgets its identity is a stranger to its own lease.
+        // Saved before anything is leased with it: an agent that loses its identity cannot recognise its own lease.
         state_file
             .of(&state)
             .put()
@@ -143,11 +143,11 @@ impl Host {
         })
     }
 
-    /// Joins the network and stays until it must be joined anew. What is right already is not written. Where joining anew
-    /// fails, what was joined before stays.
+    /// Joins the network and stays until it must be joined anew. Entries that are already correct are not written. If
+    /// joining anew fails, the former session stays.
     ///
     /// # Errors
-    /// Whatever makes the agent leave: at the first time all that is wrong, later only a part of the agent that died.
+    /// The reason why the agent ends: the first time any error, later only the death of a part of the agent.
     ///
     /// # Cancel safety
     /// Safe: traffic, lease and files stay as they are, and joining again goes on from there.
@@ -160,7 +160,7 @@ impl Host {
                 self.board.fault("joining", None);
             }
             Ok(None) => return Ok(Ended::UnderlayChanged),
-            // What can come by itself is waited for: an address from DHCP, a link that is plugged in.
+            // An address from DHCP, or a link that is plugged in, may still appear.
             Err(Exit::NoUnderlay(reason)) => self.board.wait_for(format!("the underlay: {reason}")),
             Err(exit @ Exit::Software(_)) => return Err(exit),
             Err(exit) if self.runs() => self.board.wait_for(exit.to_string()),
@@ -196,13 +196,13 @@ impl Host {
         }
     }
 
-    /// From the next time on, does what the kernel was found not to do.
+    /// Makes the agent encapsulate from the next join on, because the kernel cannot.
     pub(crate) fn encapsulate(&mut self) {
         warn!("this kernel cannot make VXLAN devices: encapsulating in the agent");
         self.no_vxlan = true;
     }
 
-    /// All stages, from etcd to a running session. `None` where the underlay has become another meanwhile.
+    /// Runs all stages, from etcd to a running session. `None` if the underlay has changed meanwhile.
     async fn renew(&mut self) -> Result<Option<Session>, Exit> {
         let store = open(&self.settings).await?;
         let snapshot = self.snapshot(&store).await?;
@@ -213,11 +213,11 @@ impl Host {
         let Chosen { backend, scope, macs } = self.backend(&context, &snapshot.listing, &mut kernel)?;
         let offer = Offer { public: context.public, data: backend.data() };
         let Some((basis, own)) = self.lease(store.clone(), &context, &snapshot, offer).await? else { return Ok(None) };
-        // Not before: a MAC that another has published was none of ours.
+        // Not earlier: if another host has published such a MAC, the MAC is not ours.
         self.state.macs = macs;
         let (told, upkeep) = self.announce(&context, &own, backend.mtu())?;
         if let Some(former) = self.session.take() {
-            // Its devices and sockets live on: packets that come in meanwhile wait in them.
+            // The devices and sockets stay open: packets that arrive meanwhile wait in them.
             self.kept = self.board.look(|seen| seen.tunnels.keep());
             former.datapath.end().await;
         }
@@ -233,7 +233,7 @@ impl Host {
         let beside = Some(self.pulse.part(Part::Follower).beside());
         let follow = match snapshot.source {
             Source::Etcd => {
-                // Whatever session has learnt it.
+                // From any earlier session.
                 let before = self.board.look(|seen| seen.leases.clone());
                 let settings = FollowSettings { before, ..FollowSettings::new(directory) };
                 Follow::spawn(store, settings, admission, Start { listing: Some(snapshot.listing), beside })
@@ -282,7 +282,7 @@ impl Host {
         let forwarder = Forwarder::new(std::mem::take(&mut self.kept));
         let (datapath, reason) = self.datapath_kind(config);
         if !datapath.is_userspace() {
-            // A port that an earlier run has left would keep the kernel from it.
+            // A UDP socket that an earlier run left would occupy the kernel's port.
             self.stored.follow(&[]);
         }
         info!(?datapath, reason, "datapath chosen");
@@ -299,13 +299,13 @@ impl Host {
         )
     }
 
-    /// The backend, with the MACs that this host had before where it had any.
+    /// Chooses the backend, with the MACs that this host had before, if any.
     fn backend(&self, context: &JoinContext, listing: &Listing, kernel: &mut NetlinkDataplane) -> Result<Chosen, Exit> {
         let refused = |error: SelectError| Exit::NetworkConfig(chain(&error));
         let own = own_entry(listing, &self.settings.prefix, &context.public, &context.config.pools);
         let published = own.map(|own| own.lease.data.macs()).unwrap_or_default();
         let devices = devices(&context.config).map_err(refused)?;
-        // By their MACs devices are ours that a former network config, or a former underlay, has made otherwise.
+        // These MACs mark our devices, also those made for a former network config or underlay.
         let vteps = published.iter().map(|(_, mac)| *mac);
         let kept = self.state.macs.values().chain(self.disowned.values()).copied();
         let own_macs: BTreeSet<MacAddr> = kept.chain(vteps).collect();
@@ -330,7 +330,7 @@ impl Host {
         let forward = ForwardSettings { replaces_vxlan, ..self.settings.forward };
         let backend =
             select(&context.config, Placement { underlay, public, macs, blackhole, forward }).map_err(refused)?;
-        // Devices that a former network config had are ours, and wanted no more.
+        // Devices of a former network config are ours, and no longer wanted.
         let mut scope = backend.scope();
         scope.marks.macs.extend(own_macs);
         let former = self.state.macs.keys().chain(self.disowned.keys());

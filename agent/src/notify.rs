@@ -16,7 +16,7 @@ use crate::{
     pulse::{self, Part, Pulse},
 };
 
-/// Keeps systemd told: STATUS as it changes, READY once, WATCHDOG while no part of the agent hangs.
+/// Notifies systemd: STATUS as it changes, READY once, WATCHDOG while no part of the agent hangs.
 ///
 /// # Cancel safety
 /// Safe: it holds nothing.
@@ -26,7 +26,8 @@ pub(crate) async fn follow(board: Board, pulse: Pulse) {
     let mut ready = false;
     let watchdog = sd_notify::watchdog_enabled();
     let mut questions = interval(watchdog.unwrap_or(pulse::INTERVAL) / pulse::QUESTIONS);
-    // Who was stopped asks no questions in a row that nobody has the time to answer.
+    // After the process was stopped, the missed questions are not asked in a row, which would leave no time for
+    // answers.
     questions.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let (phase, summary) = {
@@ -34,7 +35,7 @@ pub(crate) async fn follow(board: Board, pulse: Pulse) {
             (seen.phase().0, seen.summary())
         };
         if !ready && matches!(phase, Phase::Ready | Phase::Degraded) {
-            // Alone, so that nothing else can keep it from arriving.
+            // Sent alone, so that no other variable can make the message fail.
             ready = say(&[NotifyState::Ready]);
         }
         let summary = one_line(&summary);
@@ -55,7 +56,7 @@ pub(crate) async fn follow(board: Board, pulse: Pulse) {
     }
 }
 
-/// Says that the agent ends.
+/// Sends STOPPING=1.
 pub(crate) fn stopping() {
     let _ = say(&[NotifyState::Stopping]);
 }
@@ -65,16 +66,16 @@ pub(crate) fn stopping() {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Stored(Arc<Mutex<Vec<Entry>>>);
 
-/// A name, and which of our descriptors it is; `None` where an earlier run has put it there.
+/// A name, and the descriptor it stands for; `None` if an earlier run stored it.
 type Entry = (String, Option<u64>);
 
 impl Stored {
-    /// With what an earlier run has left there.
+    /// Starts with the names that an earlier run has stored.
     pub(crate) fn inherited(names: impl IntoIterator<Item = String>) -> Self {
         Self(Arc::new(Mutex::new(names.into_iter().map(|name| (name, None)).collect())))
     }
 
-    /// Makes what is stored be `handles`.
+    /// Stores exactly `handles`.
     pub(crate) fn follow(&self, handles: &[Handle]) {
         let mut stored = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let is = |handle: &Handle, (name, number): &Entry| handle.name == *name && Some(handle.number) == *number;
@@ -105,7 +106,7 @@ fn note(board: &Board, hung: Vec<Part>) {
     board.update(|seen| seen.hung = hung);
 }
 
-/// A message has a line for each variable, and a datagram holds only so much.
+/// Joins and shortens the text: a message has one line for each variable, and a datagram has a limited size.
 fn one_line(text: &str) -> String {
     text.chars().map(|letter| if letter.is_control() { ' ' } else { letter }).take(1000).collect()
 }

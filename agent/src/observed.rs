@@ -17,7 +17,7 @@ use wire_store::Revision;
 use self::refusals::{Refusals, refusals};
 use crate::pulse::Part;
 
-/// The agent as it stands.
+/// The agent's state.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Observed {
     pub(crate) identity: String,
@@ -36,18 +36,18 @@ pub(crate) struct Observed {
     pub(crate) hold: Option<HoldState>,
     pub(crate) follow: FollowHealth,
     pub(crate) leases: Option<Arc<LeaseTable>>,
-    /// When etcd said all of this, where it has given no answer to join by since the start; `None` once it has.
+    /// The time of the saved state, while etcd has given no answer since the start; `None` once it has.
     pub(crate) as_of: Option<String>,
     /// The reason for the missing answer, as far as it is known.
     pub(crate) no_answer: NoAnswer,
     pub(crate) dataplane: DataplaneSeen,
     pub(crate) firewall: FirewallSeen,
-    /// Faults that last: what is wrong, by what it concerns.
+    /// Lasting faults, by their subject.
     pub(crate) faults: BTreeMap<&'static str, String>,
-    /// Parts of the agent that do not go on.
+    /// Parts of the agent that hang.
     pub(crate) hung: Vec<Part>,
     pub(crate) warnings: Vec<String>,
-    /// Warnings that may go again, by what they concern.
+    /// Warnings that may end, by their subject.
     pub(crate) notes: BTreeMap<&'static str, String>,
     pub(crate) datapath: DatapathKind,
     pub(crate) datapath_reason: &'static str,
@@ -57,14 +57,14 @@ pub(crate) struct Observed {
 /// The reason why there is no answer of etcd to join with.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) enum NoAnswer {
-    /// It says nothing.
+    /// It does not answer.
     #[default]
     Silence,
-    /// It cannot be reached: what the connection says.
+    /// It cannot be reached: the error of the connection.
     Unreachable(String),
-    /// It or this host refuses: who whom, why, and what helps.
+    /// It or this host refuses the connection: who, the reason and the remedy.
     Refusal(String),
-    /// It has no network config: what puts one there.
+    /// It has no network config: the command that writes one.
     NoConfig(String),
     /// Its config, or this host's settings for etcd, cannot be used: the reason.
     Useless(String),
@@ -83,7 +83,7 @@ impl fmt::Display for NoAnswer {
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum DatapathKind {
-    /// Nothing of ours.
+    /// No datapath of ours.
     #[default]
     None,
     /// The kernel's VXLAN device.
@@ -108,7 +108,7 @@ pub(crate) struct DataplaneSeen {
     pub(crate) written: u64,
     pub(crate) removed: u64,
     pub(crate) last: Option<Arc<Report<Network>>>,
-    /// The leases that the last report is about.
+    /// The revision of the leases that the last report is about.
     pub(crate) applied: Revision,
 }
 
@@ -119,11 +119,11 @@ pub(crate) struct FirewallSeen {
     pub(crate) removed: u64,
     pub(crate) converged: bool,
     pub(crate) counted: Counted,
-    /// The families whose encapsulated packets stay tracked, and why.
+    /// The families whose encapsulated packets stay tracked, with the reason.
     pub(crate) tracked: BTreeMap<Family, String>,
 }
 
-/// The one place where the agent's state is kept. Cheap to clone.
+/// The only place that holds the agent's state. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Board(watch::Sender<Observed>);
 
@@ -137,12 +137,12 @@ impl Board {
         self.0.send_modify(change);
     }
 
-    /// Notes that something is wrong, or with `None` that it no longer is.
+    /// Sets a fault, or clears it with `None`.
     pub(crate) fn fault(&self, concern: &'static str, fault: Option<String>) {
         self.0.send_if_modified(|seen| set(&mut seen.faults, concern, fault));
     }
 
-    /// As [`Board::fault`], and says in the log what is new of it.
+    /// Like [`Board::fault`], and logs each change.
     pub(crate) fn alarm(&self, concern: &'static str, fault: Option<String>) {
         let before = self.look(|seen| seen.faults.get(concern).cloned());
         match &fault {
@@ -153,12 +153,13 @@ impl Board {
         self.fault(concern, fault);
     }
 
-    /// Notes something that an operator should know and that stops nothing, or with `None` that it is no longer so.
+    /// Sets a warning for the operator, or clears it with `None`.
     pub(crate) fn warning(&self, concern: &'static str, warning: Option<String>) {
         self.0.send_if_modified(|seen| set(&mut seen.notes, concern, warning));
     }
 
-    /// As [`Board::warning`], and says in the log that it has begun: what it names may change with each lease.
+    /// Like [`Board::warning`], and logs its beginning. Later changes of the text are not logged, since each lease may
+    /// change it.
     pub(crate) fn caution(&self, concern: &'static str, warning: Option<String>) {
         let begins = self.look(|seen| !seen.notes.contains_key(concern));
         if let Some(warning) = warning.as_ref().filter(|_| begins) {
@@ -167,7 +168,8 @@ impl Board {
         self.warning(concern, warning);
     }
 
-    /// Notes what is waited for, and says it once. An agent that has joined before stays ready: its traffic flows.
+    /// Sets the reason for waiting, and logs it once. An agent that has joined before stays ready, because its traffic
+    /// flows.
     pub(crate) fn wait_for(&self, what: String) {
         let known = self.look(|seen| seen.waiting.as_ref() == Some(&what) || seen.faults.get("joining") == Some(&what));
         if known {
@@ -180,7 +182,8 @@ impl Board {
         });
     }
 
-    /// Notes why etcd gives no answer to join by. `status` of an agent that goes by what etcd said last says so already.
+    /// Sets the reason why etcd gives no answer to join with. If the agent uses the saved state, `status` shows the
+    /// reason already.
     pub(crate) fn wait_for_etcd(&self, why: NoAnswer) {
         let what = format!("etcd: {why}");
         let (is_known, is_said) = self.look(|seen| (seen.no_answer == why, seen.as_of.is_some()));
@@ -194,7 +197,7 @@ impl Board {
         }
     }
 
-    /// Looks at it without a copy.
+    /// Reads the state without a copy.
     pub(crate) fn look<T>(&self, at: impl FnOnce(&Observed) -> T) -> T {
         at(&self.0.borrow())
     }
@@ -208,7 +211,7 @@ impl Board {
     }
 }
 
-/// True where that changes anything.
+/// True if that changes anything.
 fn set(said: &mut BTreeMap<&'static str, String>, concern: &'static str, text: Option<String>) -> bool {
     match text {
         Some(text) => said.insert(concern, text.clone()) != Some(text),
@@ -219,9 +222,9 @@ fn set(said: &mut BTreeMap<&'static str, String>, concern: &'static str, text: O
 /// The overall state, which `status` prints first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
-    /// The network is not there yet.
+    /// The network is not joined yet.
     Waiting,
-    /// All is well.
+    /// Everything works.
     Ready,
     /// Traffic flows, but something is wrong.
     Degraded,
@@ -241,7 +244,7 @@ impl Phase {
 }
 
 impl Observed {
-    /// The phase, and why it is not `Ready`.
+    /// The phase, and the reason if it is not `Ready`.
     pub(crate) fn phase(&self) -> (Phase, String) {
         if self.stopping {
             return (Phase::Stopping, "asked to end; traffic and lease stay".to_owned());

@@ -1,5 +1,5 @@
-//! flannel's flags that mean nothing here: those of its log and of Kubernetes are accepted, what no version of today has is
-//! refused by a sentence.
+//! flannel's flags without an effect here: those for its log and for Kubernetes are accepted with a warning; those that
+//! current flannel no longer has are refused with a message.
 
 use clap::Args;
 
@@ -90,7 +90,7 @@ fn warnings<const N: usize>(flags: [(&str, bool, &str); N]) -> impl Iterator<Ite
 }
 
 impl LogFlags {
-    /// A line for each that was given.
+    /// A warning for each given flag.
     pub(crate) fn warnings(&self) -> Vec<String> {
         const STDERR: &str = "the log goes to standard error, where the program that starts wire-agent collects it";
         const FORM: &str = "see --log-format";
@@ -124,7 +124,7 @@ impl KubernetesFlags {
         ))
     }
 
-    /// A line for each that flannel too passes over while it keeps its leases in etcd.
+    /// A warning for each given flag that flannel also ignores if it keeps its leases in etcd.
     pub(crate) fn warnings(&self) -> Vec<String> {
         const IDLE: &str = "it is for Kubernetes, and leases are kept in etcd";
         let all = [

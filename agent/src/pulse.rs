@@ -30,19 +30,19 @@ pub(crate) const QUESTIONS: u32 = 4;
 /// The number of unanswered questions that means a hang.
 const PATIENCE: usize = 2;
 
-/// The interval where systemd has none: that of the shipped unit.
+/// The interval if systemd sets none: that of the shipped unit.
 pub(crate) const INTERVAL: Duration = Duration::from_secs(30);
 
-/// A part that must go on.
+/// A part of the agent that must never hang.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
 pub(crate) enum Part {
-    /// The thread that keeps the kernel.
+    /// The thread that reconciles the kernel.
     Dataplane,
-    /// The thread that keeps the packet filter.
+    /// The thread that reconciles the packet filter.
     Firewall,
-    /// The task that follows the leases of all.
+    /// The task that follows all leases.
     Follower,
-    /// The task that holds our own.
+    /// The task that holds our own lease.
     Holder,
     /// The task that joins the network and stays in it.
     Session,
@@ -97,8 +97,8 @@ struct Member {
 }
 
 impl Pulse {
-    /// From now on this part is asked, until it drops what it gets. There may be several of one kind: a former one that still
-    /// ends, and its successor.
+    /// Registers a part: it is asked until it drops the result. There may be two of one kind: a former one that is
+    /// ending, and its successor.
     pub(crate) fn part(&self, part: Part) -> Answers {
         let asked = self.0.question.subscribe();
         let number = asked.borrow().number;
@@ -107,7 +107,7 @@ impl Pulse {
         Answers { asked, member }
     }
 
-    /// Asks all parts, and says which of them hang. `turns` are those that workers are in now.
+    /// Asks all parts, and returns those that hang. `turns` are the current turns of the workers.
     pub(crate) fn ask(&self, turns: BTreeSet<Turn>) -> Vec<Part> {
         let asked = self.0.question.borrow().number;
         let mut hung: Vec<Part> = self.lasts(turns).then_some(Part::Worker).into_iter().collect();
@@ -133,14 +133,14 @@ impl Pulse {
         lasts
     }
 
-    /// Lets a part that is asked fail for good, as `wire-agent debug` wants it.
+    /// Makes a part fail for good, for `wire-agent debug`.
     pub(crate) fn fail(&self, part: Part, fault: Fault) {
         warn!(part = part.name(), ?fault, "asked to let a part fail");
         self.0.question.send_modify(|question| question.fault = Some((part, fault)));
     }
 }
 
-/// A part's side of it.
+/// The side of one part: receives questions and answers them.
 #[derive(Debug)]
 pub(crate) struct Answers {
     asked: watch::Receiver<Question>,
@@ -154,16 +154,16 @@ impl Answers {
     /// Safe.
     pub(crate) async fn asked(&mut self) {
         if self.asked.changed().await.is_err() {
-            // Nobody asks any more.
+            // The asking side is gone.
             future::pending::<()>().await;
         }
     }
 
-    /// Answers what was asked last.
+    /// Answers the last question.
     pub(crate) async fn answer(&mut self) {
         let question = *self.asked.borrow_and_update();
         match question.fault.filter(|(part, _)| *part == self.member.part) {
-            // Its thread is not its own: others would hang, too.
+            // The session shares its thread, so blocking it would hang others too.
             Some((Part::Session, Fault::Hang)) => future::pending().await,
             Some((_, fault)) => fault.happen(),
             None => {}
@@ -171,7 +171,7 @@ impl Answers {
         self.member.answered.store(question.number, Ordering::Relaxed);
     }
 
-    /// Answers while `work` waits, which may be for something that never comes. Only work that blocks is found to hang.
+    /// Answers while `work` waits, perhaps for ever. Only work that blocks counts as a hang.
     ///
     /// # Cancel safety
     /// As `work`.
@@ -182,7 +182,7 @@ impl Answers {
         }
     }
 
-    /// The same for the work of a task that knows of no questions.
+    /// Answers beside the work of a task that does not know the questions.
     pub(crate) fn beside(mut self) -> Beside {
         Box::pin(async move { self.always().await })
     }

@@ -26,7 +26,7 @@ const NAMED: usize = 3;
 pub(crate) struct Repeats(BTreeMap<String, (u32, Instant)>);
 
 impl Repeats {
-    /// Counts changes that put something right, and says which repeat.
+    /// Counts corrections, and returns a warning that names those that repeat.
     pub(crate) fn note(&mut self, changes: &[Op], now: Instant) -> Option<String> {
         self.0.retain(|_, (_, last)| now.duration_since(*last) < QUIET);
         for change in changes {

@@ -1,4 +1,4 @@
-//! The flags, checked: what `run` works with.
+//! The checked flags, as `run` uses them.
 
 use std::{
     fs,
@@ -21,13 +21,13 @@ use crate::{
     files,
 };
 
-/// All that a run of the agent can be told.
+/// All settings of a run of the agent.
 #[derive(Debug)]
 pub(crate) struct Settings {
     pub(crate) etcd: EtcdSettings,
     pub(crate) prefix: KeyPrefix,
     pub(crate) underlay: UnderlayWishes,
-    /// Given public addresses; the underlay's own where there is none.
+    /// Public addresses from the flags; the underlay's own are used without them.
     pub(crate) public: DualStack<IpAddr>,
     pub(crate) folders: Folders,
     pub(crate) lease_ttl: Duration,
@@ -37,7 +37,7 @@ pub(crate) struct Settings {
     pub(crate) blackhole: bool,
     pub(crate) forward: ForwardSettings,
     pub(crate) health: Option<SocketAddr>,
-    /// Flags that were given and do nothing.
+    /// Warnings about flags without an effect.
     pub(crate) warnings: Vec<String>,
 }
 
@@ -47,7 +47,7 @@ pub(crate) struct FirewallSettings {
     /// True if forwarding is accepted.
     pub(crate) forward: bool,
     pub(crate) senders: Senders,
-    /// Lets established connections skip the rules of forwarding.
+    /// True if established connections skip the forwarding rules.
     pub(crate) flowtable: bool,
     /// The interval of checks, without any notification by the kernel.
     pub(crate) every: Duration,
@@ -101,7 +101,7 @@ fn public(run: &RunFlags) -> Result<DualStack<IpAddr>, Exit> {
 }
 
 impl Settings {
-    /// Checks that the interface may come to be there, where it is not.
+    /// Checks that the interface exists or could appear.
     ///
     /// # Errors
     /// [`Exit::NoUnderlay`], naming the flags.
@@ -170,7 +170,7 @@ impl Settings {
 }
 
 impl Settings {
-    /// The addresses that other hosts reach this one by, on an underlay: those that were given, else its own.
+    /// The addresses at which other hosts reach this one: those from the flags, else the underlay's own.
     pub(crate) fn public_on(&self, underlay: &Underlay) -> DualStack<IpAddr> {
         underlay.addresses.map(|family, own| *self.public.get(family).unwrap_or(own))
     }
@@ -239,7 +239,7 @@ fn password(given: Option<String>, file: Option<PathBuf>) -> Result<Option<Passw
     }
 }
 
-/// A warning where others may read the password.
+/// A warning if other users may read the password file.
 fn exposed(file: Option<&Path>) -> Option<String> {
     let mode = fs::metadata(file?).ok()?.permissions().mode();
     let file = file?.display();
@@ -271,7 +271,7 @@ fn wishes(names: Vec<String>, patterns: &[String], can_reach: Option<IpAddr>) ->
     names.chain(patterns).chain(can_reach.map(|ip| Ok(UnderlayWish::CanReach(ip)))).collect()
 }
 
-/// All that is to be known of the flags; `exposed`: of the password's file.
+/// All warnings about the flags; `exposed` is the one about the password file.
 fn warnings(run: &RunFlags, exposed: Option<String>) -> Vec<String> {
     let idle =
         |asked: bool, flag: &str, why: &str| asked.then(|| format!("--{flag} does nothing in this version: {why}"));

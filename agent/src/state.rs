@@ -26,7 +26,7 @@ pub(crate) struct State {
     /// The MAC of each VXLAN device, by its name.
     #[serde(default)]
     pub(crate) macs: BTreeMap<String, MacAddr>,
-    /// The Ethernet address of the underlay's link then: all that older versions have kept of what follows.
+    /// The MAC of the underlay's link then. Older versions saved only this.
     #[serde(default)]
     pub(crate) link: Option<MacAddr>,
     /// The properties that a clone of this host does not have.
@@ -49,7 +49,7 @@ pub(crate) struct KnownBy {
     pub(crate) asked: String,
     pub(crate) link: String,
     pub(crate) addresses: DualStack<IpAddr>,
-    /// Known only while this agent runs: numbers of links are others after a reboot.
+    /// Known only while this agent runs, because a reboot changes the indexes of links.
     #[serde(skip)]
     held: Option<Held>,
 }
@@ -75,10 +75,10 @@ impl StateFile {
         Self(folder.join("state.json"))
     }
 
-    /// The state kept, or a new one. A file that makes no sense is put aside, named, and does not stop the start.
+    /// Reads the state, or makes a new one. An invalid file is renamed and logged, and does not stop the start.
     ///
     /// # Errors
-    /// When the file is there and cannot be read: to go on would give this host a new identity.
+    /// When the file exists and cannot be read: continuing would give this host a new identity.
     pub(crate) fn load(&self) -> io::Result<State> {
         let text = match fs::read_to_string(&self.0) {
             Ok(text) => text,
@@ -99,7 +99,7 @@ impl StateFile {
         }
     }
 
-    /// The file that keeps `state`.
+    /// The file with `state` as its content.
     pub(crate) fn of(&self, state: &State) -> Wanted {
         let mut content = serde_json::to_string_pretty(state).expect("the state has only text keys");
         content.push('\n');
@@ -113,7 +113,7 @@ impl State {
         self.subnet.is_empty() && self.link.is_none() && self.macs.is_empty() && self.machine == Machine::default()
     }
 
-    /// That of a host that has been none before.
+    /// The state of a new host.
     pub(crate) fn fresh() -> Self {
         let mut identity = String::new();
         for byte in rand::random::<[u8; 16]>() {

@@ -17,14 +17,14 @@ use crate::observed::Board;
 
 /// The interval at which the counters are read.
 const PERIOD: Duration = Duration::from_secs(5);
-/// Over so long counters are compared.
+/// The time over which counters are compared.
 const WINDOW: Duration = Duration::from_secs(60);
-/// So many packets are sent before it means anything that none came.
+/// The number of sent packets after which a lack of received ones is suspicious.
 const SENT: u64 = 20;
-/// One broken packet may come from anybody.
+/// The number of broken packets that causes a warning. Anybody can send one.
 const BROKEN: u64 = 3;
 
-/// The task that looks. It ends when this is dropped.
+/// The task that reads the counters. It ends when this is dropped.
 #[derive(Debug)]
 pub(crate) struct TrafficWatch(JoinHandle<()>);
 
@@ -40,7 +40,7 @@ impl TrafficWatch {
         let mut watch = Watch { port, devices, ..Watch::default() };
         Self(tokio::spawn(async move {
             loop {
-                // Files block.
+                // Reading files blocks.
                 if let Ok(Ok(traffic)) = tokio::task::spawn_blocking(traffic).await {
                     let peers = board.look(|seen| seen.leases.as_ref().map_or(0, |table| table.peers.len()));
                     watch.note(Instant::now(), &traffic, peers);
@@ -74,7 +74,7 @@ struct Watch {
     port: u16,
     /// Packets with wrong checksums, as counted within the window.
     bad: VecDeque<(Instant, u64)>,
-    /// The devices through which nothing has ever come, since when, and what they had sent then and have now.
+    /// The devices that have never received a packet.
     silent: BTreeMap<LinkName, Silence>,
 }
 
@@ -105,7 +105,7 @@ impl Watch {
         }
     }
 
-    /// Packets that came with wrong checksums, and what to do.
+    /// The warning about packets with wrong checksums.
     fn broken(&self) -> Option<String> {
         let (port, device) = (self.port, self.devices.first()?);
         let (first, last) = (self.bad.front()?.1, self.bad.back()?.1);
@@ -119,7 +119,7 @@ impl Watch {
         })
     }
 
-    /// Devices that send, and through which nothing ever came from anyone.
+    /// The warning about devices that send and never received anything.
     fn silent(&self) -> Option<String> {
         let sent = |silence: &Silence| silence.now - silence.before;
         let lasts = |silence: &Silence| silence.last.duration_since(silence.since) >= WINDOW && sent(silence) >= SENT;
@@ -148,7 +148,7 @@ mod tests {
         "flannel.1".parse().unwrap()
     }
 
-    /// At which second, packets received and sent, and wrong checksums.
+    /// The second, packets received and sent, and wrong checksums.
     type Sample = (u64, u64, u64, u64);
 
     /// The warnings after these samples.

@@ -23,10 +23,10 @@ use crate::{
     settings::{Settings, UnderlayWish},
 };
 
-/// Finds the interface for a network with these pools. What was `held` is kept for as long as it can be.
+/// Finds the interface for a network with these pools. The choice `held` is kept while it is valid.
 ///
 /// # Errors
-/// [`Exit::NoUnderlay`], naming what was looked for and what there is.
+/// [`Exit::NoUnderlay`], naming the flags and the interfaces of this host.
 pub(crate) fn find(settings: &Settings, pools: &DualStack<Pool>, held: Option<Held>) -> Result<Underlay, Exit> {
     let host = read(settings)?;
     let Chosen { link, addresses, .. } =
@@ -63,24 +63,24 @@ pub(crate) enum Moved {
     Yes,
     /// The same.
     No,
-    /// There is none at the moment. The network stays as it is.
+    /// There is no interface at the moment. The network stays as it is.
     Lost(String),
 }
 
-/// Looks after the interface while the network is joined.
+/// Watches the interface while the network is joined.
 pub(crate) struct UnderlayWatch {
     joined_on: Underlay,
     held: Held,
     settings: Arc<Settings>,
     pools: DualStack<Pool>,
-    /// Tells that links or addresses have changed.
+    /// Notified when links or addresses have changed.
     word: Arc<Notify>,
     admission: watch::Sender<Admission>,
-    /// When to look again though nobody says that anything has changed.
+    /// The time of the next look without a notification.
     again: Option<Instant>,
-    /// Since when another could be taken, while the interface is without the addresses that it had.
+    /// The time since which the interface lacks its addresses while another one could be used.
     away: Option<Instant>,
-    /// All addresses of the host when it was last as it was joined.
+    /// All addresses of the host when it last matched the join.
     known: Vec<LocalAddress>,
     /// A warning about a flag with the interface's old name.
     renamed: Option<String>,
@@ -141,7 +141,7 @@ impl UnderlayWatch {
         &self.attached
     }
 
-    /// Where this host would stand in a network with other pools. Its MACs are none that a device would have.
+    /// The placement of this host in a network with other pools, with placeholder MACs.
     ///
     /// # Errors
     /// [`Exit::NoUnderlay`].
@@ -168,12 +168,12 @@ impl UnderlayWatch {
             }
             Ok(_) => Moved::Yes,
         };
-        // Where joining anew fails, it is tried again.
+        // If joining anew fails, it is tried again.
         self.again = (moved != Moved::No).then(|| Instant::now() + AGAIN);
         moved
     }
 
-    /// The interface as it is now; an error where there is none, or only another while this one may come back.
+    /// The current interface. An error if there is none, or only another one while this one may come back.
     fn found(&mut self, host: &Host) -> Result<Underlay, String> {
         let since = self.away.take();
         let chosen = choose(host, &wanted(&self.settings, &self.pools, Some(self.held)))

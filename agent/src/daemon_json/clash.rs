@@ -14,17 +14,17 @@ use super::{DaemonOptions, object::Object};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Clash {
     path: PathBuf,
-    /// Options that are keys of it too.
+    /// Options that are keys of the file too.
     keys: Vec<String>,
     /// True if one of those keys has another value than the flag.
     differs: bool,
-    /// Another bridge for Docker's default network: dockerd takes `bridge` or `bip`, and not both.
+    /// Another bridge for Docker's default network: dockerd accepts `bridge` or `bip`, not both.
     bridge: Option<String>,
     /// The settings outside the subnet, with their values.
     outside: Vec<(Outside, String)>,
 }
 
-/// The keys, and flags, of what must lie in our subnet, each with the option that says which that is.
+/// The keys, and flags, whose values must be in our subnet, each with the option that holds that subnet.
 const WITHIN: [(&str, &str); 4] = [
     ("default-gateway", "bip"),
     ("default-gateway-v6", "fixed-cidr-v6"),
@@ -32,7 +32,7 @@ const WITHIN: [(&str, &str); 4] = [
     ("bip6", "fixed-cidr-v6"),
 ];
 
-/// Something of Docker's that must lie in our subnet and does not.
+/// A setting of Docker whose value must be in our subnet and is not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Outside {
     key: &'static str,
@@ -59,7 +59,7 @@ impl fmt::Display for Outside {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let consequence = match self.key {
             "default-gateway" | "default-gateway-v6" => "dockerd refuses to start with both",
-            // 20.10 passes over a fixed-cidr of elsewhere.
+            // 20.10 ignores a fixed-cidr of another subnet.
             _ => "a newer Docker (28) starts no container with both",
         };
         write!(f, "which is not in {}, and {consequence}", self.subnet)
@@ -181,7 +181,7 @@ mod tests {
             let error = merge(&path, &options()).unwrap_err().to_string();
             assert!(error.contains(&named) && !error.contains("mtu"), "{error}");
             assert_eq!(fs::read_to_string(&path).unwrap(), text);
-            // IPv6 alone goes with it.
+            // IPv6 alone does not conflict with it.
             assert_eq!(clash(&path, &vec![("ipv6", json!(true))]), None);
         }
         let (_folder, path) = file(r#"{"bridge": ""}"#);
@@ -219,7 +219,7 @@ mod tests {
             assert_eq!(clash(&path, &dual), None, "{right}");
             assert!(merge(&path, &dual).unwrap(), "{right}");
         }
-        // Without IPv6 of ours, it is the operator's own affair.
+        // If our network has no IPv6, this is the operator's own setting.
         let (_folder, path) = file(r#"{"default-gateway-v6": "fd00:2::1"}"#);
         assert_eq!(clash(&path, &options()), None);
     }

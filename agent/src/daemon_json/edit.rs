@@ -1,4 +1,4 @@
-//! Changes of the file's text: what is not ours stays, byte for byte.
+//! Changes the file's text and keeps everything that is not ours, byte for byte.
 
 use std::ops::Range;
 

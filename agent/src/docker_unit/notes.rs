@@ -38,7 +38,7 @@ impl DockerUnit {
         (!all.is_empty()).then(|| all.join("; "))
     }
 
-    /// The flags whose values must lie in our subnet and do not.
+    /// The flags whose values must be in our subnet and are not.
     fn outside(&self, options: &DaemonOptions) -> Vec<String> {
         let flags = self.flags().into_iter();
         let outside = flags.filter_map(|flag| Some((daemon_json::outside(options, flag.name, &flag.value)?, flag)));
@@ -51,7 +51,7 @@ impl DockerUnit {
         let consequence = "and dockerd refuses to start with both: remove one of them";
         let mut said = BTreeMap::new();
         if self.is_given_ours() {
-            // Also before the file with them is written.
+            // This holds even before the file with the flags is written.
             let ours =
                 options.iter().map(|(key, _)| (*key, format!("docker.service gives Docker our --{key} as a flag")));
             said.extend(ours);
@@ -61,7 +61,7 @@ impl DockerUnit {
         doubled.map(|(name, flag)| format!("{flag}, and {} sets {name}, {consequence}", path.display())).collect()
     }
 
-    /// The files that nobody writes any more once flanneld has gone.
+    /// The files that nobody writes any more once flanneld is gone.
     fn left_over(&self) -> Vec<String> {
         self.environment.iter().filter_map(|file| self.left_over_by(file)).collect()
     }
@@ -119,7 +119,7 @@ impl Tie {
 }
 
 fn said_of(flag: &Flag, drop_in: DropIn) -> Option<String> {
-    // It waits for subnet.env and gives Docker what stands there by itself.
+    // Such a unit waits for subnet.env and passes its values to Docker itself.
     let is_of_flannel = flag.value.contains("FLANNEL_") || WRITTEN.iter().any(|file| flag.place.is_in(file));
     let by_us = flag.place.is_in(OURS) || flag.place.is_in(FOR_DOCKER);
     if by_us || is_of_flannel || !(flag.is_ours() || flag.is_bridge()) {

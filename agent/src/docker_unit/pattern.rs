@@ -1,4 +1,5 @@
-//! Patterns of file names as EnvironmentFile= takes them, glob(7). In its last part only: nobody has folders of such names.
+//! Patterns of file names as EnvironmentFile= accepts them, glob(7). Only the last part of a path may be a pattern
+//! here.
 
 use std::path::{Path, PathBuf};
 
@@ -18,7 +19,7 @@ impl Pattern {
         let mut in_brackets = false;
         for letter in name.chars() {
             match letter {
-                // A dot at the start is to be named.
+                // A leading dot must be written out.
                 '*' if text.is_empty() => text += "(?:[^.].*)?",
                 '?' if text.is_empty() => text += "[^.]",
                 '*' if !in_brackets => text += ".*",

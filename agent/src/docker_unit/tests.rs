@@ -129,7 +129,7 @@ fn flags_of_the_operators_are_named_and_never_doubled() {
             "{kind}: {said}"
         );
     }
-    // dockerd would refuse a key that is a flag too.
+    // dockerd would refuse a key that is set as a flag too.
     let root = Root::with(&[(UNIT, "[Service]\nExecStart=/usr/bin/dockerd --mtu=9000\n")]);
     let held = Held { keys: vec!["bip"], ..Held::default() };
     assert_eq!(root.unit().drop_in(&held), DropIn::Networks);
@@ -156,7 +156,7 @@ fn what_the_files_of_the_environment_give_dockerd_is_known() {
         };
         assert!(says_so, "{options}: {said}");
     }
-    // A variable that the line does not expand gives nothing.
+    // A variable that the line does not expand has no effect.
     let own = "[Service]\nExecStart=\nEnvironment=\"X=-b br0\"\nExecStart=/usr/bin/dockerd --debug\n";
     assert_eq!(told(&[(UNIT, CE), (FLANNEL, own)]), ("daemon-json", String::new()));
     let (kind, said) = told(&[(UNIT, CE), (FLANNEL, &own.replace("--debug", "$X"))]);
@@ -183,13 +183,13 @@ fn files_that_mk_docker_opts_has_left_are_named() {
         assert!(chosen == kind && named, "{name}: {chosen}: {said}");
         assert_eq!(said.contains("it holds"), files.contains(&stale), "{name}: {said}");
     }
-    // What the agent writes, and what our drop-ins read, is no leftover.
+    // Files that the agent writes or our drop-ins read are not leftovers.
     let ours =
         "[Service]\nEnvironmentFile=/run/flannel/flannel_docker_opts.env\nEnvironmentFile=/run/wire-agent-docker.env\n";
     assert_eq!(told(&[(UNIT, DEBIAN), (FLANNEL, ours)]), ("replaces", String::new()));
     let lost = "[Service]\nEnvironmentFile=/etc/sysconfig/docker\n";
     assert!(told(&[(UNIT, CE), (FLANNEL, lost)]).1.contains("which is not there: Docker does not start without it"));
-    // One that is taken back is not read.
+    // systemd does not read a file after an empty EnvironmentFile=.
     assert_eq!(
         told(&[(UNIT, DEBIAN), (FLANNEL, "[Service]\nEnvironmentFile=/run/flannel/docker\nEnvironmentFile=\n")]).1,
         ""

@@ -18,8 +18,8 @@ use crate::{
 };
 
 impl Host {
-    /// Tells others which subnet this host has: in files, and on the board. Returns what Docker is told, and what sees to it
-    /// that the files stay.
+    /// Publishes this host's subnet, in files and on the board. Returns the options for Docker, and the task that
+    /// maintains the files.
     pub(super) fn announce(&mut self, context: &JoinContext, own: &Entry, mtu: Mtu) -> Result<(Told, Upkeep), Exit> {
         let subnet = own.lease.subnet;
         let networks = context.config.pools.map(|_, pool| pool.network);
@@ -49,7 +49,7 @@ impl Host {
         Ok((told, upkeep))
     }
 
-    /// The files that others read.
+    /// The files for other programs.
     fn files(&self, env: &SubnetEnv) -> Vec<Wanted> {
         let folders = &self.settings.folders;
         let wanted = |path: &PathBuf, content| Wanted { path: path.clone(), content, durable: Durable::No };
@@ -57,21 +57,23 @@ impl Host {
         std::iter::once(wanted(&folders.subnet_file, env.to_text())).chain(docker).collect()
     }
 
-    /// Says where dockerd cannot take our options as flags, before they are written. What `status` says of it is looked at again
-    /// and again ([`crate::bridges`]): `docker-opts --daemon-json` may put it right at any time, without the agent.
+    /// Logs settings that conflict with our options as flags of dockerd, before they are written. `status` checks this
+    /// again and again ([`crate::bridges`]), since `docker-opts --daemon-json` may correct it at any time, without the
+    /// agent.
     fn look_for_clash(&self, told: &Told) {
         if told.file.is_none() {
             return;
         }
         match daemon_json::clash(&DockerUnit::read(Path::new("/")).settings_path(), &told.options) {
             Some(clash) if clash.is_foreign() => warn!("{clash}"),
-            // This is how `docker-opts --daemon-json` leaves it: well, as long as docker's unit has no flags.
+            // `docker-opts --daemon-json` leaves the file like this, which works as long as docker.service sets no
+            // flags.
             Some(clash) => info!("{clash}"),
             None => {}
         }
     }
 
-    /// The subnet held last, by us or, on a host that was flannel's, as its file says.
+    /// The subnet held last, by this agent or, from flannel's file, by flanneld.
     pub(super) fn preferred(&self) -> DualStack<Prefix> {
         if !self.state.subnet.is_empty() {
             return self.state.subnet;

@@ -1,4 +1,4 @@
-//! What a network is joined on: its config, the underlay, our public addresses.
+//! The network config, the underlay and our public addresses that a network is joined with.
 
 use std::net::IpAddr;
 
@@ -15,7 +15,7 @@ use crate::{
     underlay::{self, Held},
 };
 
-/// What a network is joined on.
+/// The network config, the underlay and our public addresses that a network is joined with.
 pub(super) struct JoinContext {
     pub(super) underlay: Underlay,
     pub(super) config: NetworkConfig,
@@ -23,7 +23,7 @@ pub(super) struct JoinContext {
 }
 
 impl JoinContext {
-    /// What the leases of others are checked against.
+    /// The rules for leases of other hosts.
     pub(super) fn admission(&self, own: &Entry, endpoints: Vec<IpAddr>) -> Admission {
         Admission {
             pools: self.config.pools,
@@ -53,7 +53,7 @@ impl Host {
         Ok(JoinContext { underlay, config, public })
     }
 
-    /// The interface for a network with these pools: the one of the last time for as long as the same is asked for.
+    /// Finds the interface for a network with these pools. An earlier choice is kept while the flags are the same.
     pub(super) fn underlay(&self, pools: &DualStack<Pool>) -> Result<Underlay, Exit> {
         underlay::find(&self.settings, pools, self.held_before())
     }
@@ -63,13 +63,13 @@ impl Host {
         before.filter(|before| before.asked == self.settings.asked_underlay()).and_then(KnownBy::held)
     }
 
-    /// What is held once it is joined on this ground.
+    /// The choice that is kept after a join in this context.
     pub(super) fn held_on(&self, context: &JoinContext) -> Held {
         Held::of(&context.underlay, self.held_before())
     }
 }
 
-/// Refuses an address asked for with which all other hosts would refuse our lease.
+/// Refuses a public address from the flags if all other hosts would refuse a lease with it.
 fn check_public(asked: &DualStack<IpAddr>, pools: &DualStack<Pool>, underlay: &Underlay) -> Result<(), Exit> {
     let others =
         Admission { pools: *pools, public: underlay.addresses, local: underlay.local.clone(), ..Admission::default() };
@@ -85,7 +85,7 @@ fn check_public(asked: &DualStack<IpAddr>, pools: &DualStack<Pool>, underlay: &U
     Ok(())
 }
 
-/// What is said of addresses asked for of a family that the network has not.
+/// The warning about public addresses of a family that the network does not have.
 fn unused(asked: &DualStack<IpAddr>, pools: &DualStack<Pool>) -> Option<String> {
     let (family, address) = asked.iter().find(|(family, _)| pools.get(*family).is_none())?;
     let flag = public_flag(family);
@@ -146,7 +146,8 @@ mod tests {
 
     #[test]
     fn an_address_that_others_take_is_taken() {
-        // Our own, another of the link, one behind 1:1 NAT, and one in the network beside the range that is leased.
+        // Our own address, another one of the link, one behind 1:1 NAT, and one in the network outside the leased
+        // range.
         for address in ["192.0.2.1", "192.0.2.7", "198.51.100.255", "10.5.250.1", "10.5.201.0", "2001:db8::1"] {
             check_public(&asked(address), &pools(DUAL), &underlay()).unwrap();
             assert_eq!(unused(&asked(address), &pools(DUAL)), None);

@@ -11,8 +11,8 @@ use crate::{
 };
 
 impl Host {
-    /// Makes this host one of its own where its state was written by another: a new identity and new MACs, before anything is
-    /// leased with them. An agent that has joined has proved itself.
+    /// If another host wrote the state, gives this host a new identity and new MACs, before anything is leased with
+    /// them. An agent that has joined once is not checked again.
     pub(super) fn settle(&mut self) -> Result<(), Exit> {
         if self.runs() {
             return Ok(());
@@ -27,7 +27,7 @@ impl Host {
             differs,
             "this host is a clone of the host that wrote the state: taking a new identity and new MACs"
         );
-        // Where there are devices with them after all, they are not ours to use as they are.
+        // If devices with these MACs exist here, they need new MACs.
         self.disowned = former.macs;
         self.board.update(|seen| seen.identity.clone_from(&self.state.identity));
         self.state_file.of(&self.state).put().map(drop).map_err(|error| Exit::CannotCreate(chain(&error)))

@@ -1,5 +1,5 @@
-//! What a network is joined by: etcd's answers or, where it has not answered since the start, what was kept of its last ones
-//! (docs/adr/0008-start-without-etcd.md).
+//! The network config and the leases to join with: etcd's answers or, if it has not answered since the start, the last
+//! ones saved on disk (docs/adr/0008-start-without-etcd.md).
 
 use std::{
     future::Future,
@@ -23,10 +23,9 @@ use crate::{
     settings::Settings,
 };
 
-/// What a network is joined by.
+/// The network config and the leases to join with.
 pub(super) struct Snapshot {
     pub(super) parsed: ParsedConfig,
-    /// The leases.
     pub(super) listing: Arc<Listing>,
     pub(super) source: Source,
 }
@@ -50,34 +49,35 @@ impl Source {
     }
 }
 
-/// A network config that can be read.
+/// A valid network config.
 #[derive(Clone, Debug)]
 pub(super) struct ParsedConfig {
     pub(super) config: NetworkConfig,
-    /// As etcd has it.
+    /// The text in etcd.
     pub(super) json: String,
-    /// When it was read there.
+    /// The revision at which it was read.
     pub(super) revision: Revision,
 }
 
-/// How far this run of the agent has come.
+/// The progress of this run of the agent.
 #[derive(Clone, Debug)]
 pub(super) enum JoinPhase {
-    /// It has joined nothing yet: what is wrong ends it.
+    /// It has not joined yet: an error ends it.
     New,
-    /// It has joined by what was kept, and asks etcd on.
+    /// It has joined with the saved state, and keeps asking etcd.
     FromCache,
-    /// It has joined by what etcd said. The network config of that time holds until the agent is restarted.
+    /// It has joined with etcd's answer. That network config is used until the agent is restarted.
     Joined(Box<ParsedConfig>),
 }
 
-/// How long etcd may be silent before a first start goes by what was kept, and joining anew goes back to what is joined.
+/// The time etcd may be silent before a first start uses the saved state, or joining anew returns to the current
+/// session.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 
-/// The same for an etcd that goes on answering, and has not said all: a directory may be full of what is no lease.
+/// The same if etcd keeps answering but has not sent everything: a directory may be full of invalid entries.
 const LONGEST_ANSWER: Duration = Duration::from_secs(30);
 
-/// The same where an earlier run has left its descriptors, and packets wait in them: this host has moved packets just now.
+/// The same if an earlier run has left its descriptors: this host moved packets a moment ago, and packets wait in them.
 const HANDED_OVER: Duration = Duration::from_millis(500);
 
 impl ParsedConfig {
@@ -90,7 +90,7 @@ impl ParsedConfig {
 }
 
 impl Host {
-    /// What to join by. Waits for as long as there is nothing to go by.
+    /// Gets the config and the leases to join with. Waits while neither etcd nor the disk has them.
     pub(super) async fn snapshot(&mut self, store: &EtcdStore) -> Result<Snapshot, Exit> {
         if let Some(answer) = self.answer.take() {
             return Ok(answer);
@@ -101,14 +101,14 @@ impl Host {
                 let listing = list(store, &self.settings.prefix, &parsed.config, &self.board);
                 let listing = store.while_responsive(listing, PATIENCE, LONGEST_ANSWER);
                 let listing = match &mut self.session {
-                    // Nobody else looks after what is joined meanwhile.
+                    // The session must go on meanwhile.
                     Some(session) => session.meanwhile(listing, self.pulse.part(Part::Session)).await?,
                     None => listing.await,
                 };
                 let listing = listing.ok_or_else(|| unanswered(&self.board))?;
                 Ok(Snapshot { parsed, listing, source: Source::Etcd })
             }
-            // An underlay that is another now may be one that nothing was kept for: then etcd alone can tell.
+            // The saved state may not fit a changed underlay: then only etcd's answer helps.
             JoinPhase::FromCache => match self.cached() {
                 Ok(Some(snapshot)) => Ok(snapshot),
                 Ok(None) | Err(_) => {
@@ -127,7 +127,7 @@ impl Host {
                     if let Some(answer) = store.while_responsive(&mut answer, silence, limit).await {
                         return answer;
                     }
-                    // The network card that proves this host may come to be there later than the agent.
+                    // The network card that identifies this host may appear later than the agent starts.
                     if let Some(snapshot) = self.cached()? {
                         return Ok(snapshot);
                     }
@@ -137,7 +137,7 @@ impl Host {
         }
     }
 
-    /// What was kept, where that is of use.
+    /// The state saved on disk, if it can be used.
     ///
     /// # Errors
     /// [`Exit::NoUnderlay`].
@@ -170,7 +170,7 @@ impl Host {
         Ok(None)
     }
 
-    /// Why this host cannot use what was kept.
+    /// The reason why this host cannot use the saved state.
     fn unusable(&self, config: &NetworkConfig) -> Result<Option<String>, Exit> {
         let held = |(family, pool): (_, &wire_net::Pool)| {
             self.state.subnet.get(family).is_some_and(|subnet| pool.offers(*subnet))
@@ -189,7 +189,7 @@ impl Host {
         })
     }
 
-    /// The subnet held last, which is ours as far as is known.
+    /// The subnet held last, which is still ours as far as this host knows.
     pub(super) fn subnet_held(&self, config: &NetworkConfig) -> Option<Subnet> {
         Subnet::new(DualStack::from_fn(|family| {
             config.pools.get(family).and_then(|_| self.state.subnet.get(family)).copied()
@@ -197,7 +197,7 @@ impl Host {
     }
 }
 
-/// Asks etcd until there is an answer that can be joined by, at most once a second.
+/// Asks etcd, at most once a second, until its answer can be used to join.
 pub(super) async fn answered(settings: &Settings, board: &Board) -> Snapshot {
     loop {
         let answer = match super::open(settings).await {
@@ -212,10 +212,10 @@ pub(super) async fn answered(settings: &Settings, board: &Board) -> Snapshot {
     }
 }
 
-/// All that etcd must say, once it does.
+/// Reads the config and the leases, waiting for etcd.
 ///
 /// # Errors
-/// [`Exit::NetworkConfig`] where the config is of no use.
+/// [`Exit::NetworkConfig`] if the config is not valid.
 async fn ask(store: &EtcdStore, prefix: &KeyPrefix, board: &Board) -> Result<Snapshot, Exit> {
     let stored = until_answered(board, || StoredConfig::read(store, prefix)).await;
     let json = match stored.json {
@@ -250,7 +250,7 @@ async fn first_config(store: &EtcdStore, prefix: &KeyPrefix, after: Revision, bo
     }
 }
 
-/// That etcd was waited for long enough: in the words that the wait was told in.
+/// The error after the wait for etcd, with the same words as the wait itself.
 fn unanswered(board: &Board) -> Exit {
     Exit::Unavailable(board.look(|seen| format!("etcd: {}", seen.no_answer)))
 }
@@ -283,7 +283,7 @@ impl NoAnswer {
     }
 }
 
-/// A time for people. A file's time may be anything.
+/// A time for people. The time of a file may have any value.
 pub(super) fn shown(time: SystemTime) -> String {
     let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let shown = since.as_secs() < END_OF_YEAR_9999;

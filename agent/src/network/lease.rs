@@ -1,4 +1,4 @@
-//! Our lease: held in etcd or, while that is away, remembered.
+//! Our lease: held in etcd or, while etcd is away, read from the disk.
 
 use std::{sync::Arc, time::Duration};
 
@@ -18,8 +18,8 @@ use crate::{
 };
 
 impl Host {
-    /// Our lease, once it is held; or the one that was, where etcd is away. `None` where the underlay has become another before
-    /// there was one.
+    /// Waits for our lease; while etcd is away, takes the last one. `None` if the underlay has changed before there was
+    /// one.
     pub(super) async fn lease(
         &mut self,
         store: EtcdStore,
@@ -30,19 +30,20 @@ impl Host {
         if snapshot.source.as_of().is_some() {
             let subnet = self.subnet_held(&context.config);
             let subnet = subnet.ok_or_else(|| Exit::Software("the subnet held last is not known".to_owned()))?;
-            // Nothing compares with these revisions: what is held is not written.
+            // Nothing compares with these revisions, since this lease is not written.
             let origin = Origin { create_revision: Revision(0), mod_revision: Revision(0), lease: None };
             let own = Arc::new(Entry { lease: Lease { subnet, public: offer.public, data: offer.data }, origin });
             return Ok(Some((Basis::LastKnown(own.clone()), own)));
         }
         let runs_on = self.session.as_ref().and_then(|former| former.basis.own());
-        // Two must not hold one lease. The rest of the session looks after the kernel until its successor does.
+        // Two tasks must not hold one lease. The rest of the former session reconciles the kernel until the new one
+        // does.
         self.held = self.session.as_mut().and_then(|former| former.basis.let_go()).or(self.held.take());
         let beside = Some(self.pulse.part(Part::Holder).beside());
         let settings = self.hold_settings(context);
         let offered = watch::channel(offer.clone()).1;
         let (hold, own) = match self.held.clone().filter(|held| held.entry().is_some()) {
-            // Traffic runs on that lease, so that there is nothing to wait for.
+            // Traffic uses that lease, so there is nothing to wait for.
             Some(state) => (Hold::resume(store.clone(), settings, offered, Former { state, beside }), None),
             None => {
                 let start = Start { listing: Some(snapshot.listing.clone()), beside };
@@ -85,8 +86,8 @@ impl Host {
         }
     }
 
-    /// Notes which bridges were inside the subnet before it was leased: Docker has made those that came later. `listed` is as of
-    /// when the leases were listed.
+    /// Records the bridges that were inside the subnet before it was leased: Docker made the later ones. `listed` is
+    /// the revision of the list of leases.
     fn note_bridges(&mut self, context: &JoinContext, own: &Entry, listed: Revision) {
         let subnet = own.lease.subnet;
         if Subnet::new(self.state.subnet) == Some(subnet) {
@@ -98,8 +99,8 @@ impl Host {
         self.state.leased_over = attached.map(|(link, prefix)| (link.to_string(), *prefix)).collect();
     }
 
-    /// The lease that a host which had none gets. A host that runs does not wait for it for long: it goes on with what it
-    /// `runs_on`, follows the leases of others and looks at the underlay meanwhile.
+    /// Waits for the lease of a host that has none. An agent that has joined before does not wait long: it keeps the
+    /// lease that it `runs_on`, and follows leases and underlay meanwhile.
     async fn first_lease(
         &self,
         hold: &mut watch::Receiver<HoldState>,
@@ -138,7 +139,7 @@ impl Host {
 
     async fn leased(&self, hold: &mut watch::Receiver<HoldState>) -> Result<Arc<Entry>, Exit> {
         loop {
-            // What is there at first only says that nothing was asked yet.
+            // The first value only says that nothing was asked yet.
             hold.changed().await.map_err(|_| Exit::Software("the task that holds the lease has ended".to_owned()))?;
             let state = hold.borrow_and_update().clone();
             match state {
@@ -149,12 +150,12 @@ impl Host {
     }
 }
 
-/// The time since the host booted, that in which it was suspended included.
+/// The time since the host booted, including suspension.
 fn since_boot() -> Duration {
     clock_gettime(ClockId::CLOCK_BOOTTIME).map(Duration::from).unwrap_or_default()
 }
 
-/// The same lease, with what is offered now: what is published of it follows.
+/// The same lease with the current offer, which is published next.
 fn offering(own: &Entry, offer: &Offer) -> Arc<Entry> {
     let lease = Lease { subnet: own.lease.subnet, public: offer.public, data: offer.data.clone() };
     Arc::new(Entry { lease, origin: own.origin })

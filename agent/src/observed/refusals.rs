@@ -10,7 +10,7 @@ pub(super) struct Refusals {
     pub(super) warning: Option<String>,
 }
 
-/// Old leases of this host itself are nothing to say of.
+/// Old leases of this host itself are not counted.
 pub(super) fn refusals(table: &LeaseTable) -> Refusals {
     let own = table.refused.counts().get(&RefusalKind::Own).copied().unwrap_or_default();
     let count = table.refused.total() - own;

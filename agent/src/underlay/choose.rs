@@ -15,9 +15,10 @@ use crate::settings::UnderlayWish;
 
 /// The flags, and the earlier choice.
 pub(crate) struct Wanted<'a> {
-    /// The first that can be met counts; without any, an address in `public` that the host has, else the default route.
+    /// The first wish that finds an interface is used. Without wishes, an address in `public` that the host has
+    /// decides, else the default route.
     pub(crate) wishes: &'a [UnderlayWish],
-    /// Public addresses that were given.
+    /// Public addresses from the flags.
     pub(crate) public: DualStack<IpAddr>,
     /// The network's pools: each family that is on needs an address.
     pub(crate) pools: &'a DualStack<Pool>,
@@ -29,11 +30,11 @@ pub(crate) struct Chosen<'a> {
     pub(crate) link: &'a HostLink,
     /// Of each family that is on.
     pub(crate) addresses: DualStack<IpAddr>,
-    /// The name that was asked for, where it has another now.
+    /// The name in the flags, if the link has another name now.
     pub(crate) formerly: Option<LinkName>,
 }
 
-/// A link, and the addresses that it was asked for by.
+/// A link, and the addresses that matched the flags.
 #[derive(Clone)]
 struct Candidate<'a> {
     link: &'a HostLink,
@@ -41,10 +42,10 @@ struct Candidate<'a> {
     formerly: Option<LinkName>,
 }
 
-/// Chooses.
+/// Chooses the link and its addresses.
 ///
 /// # Errors
-/// Says for each wish why it cannot be met.
+/// The reason for each wish that found none.
 pub(crate) fn choose<'a>(host: &'a Host, wanted: &Wanted<'_>) -> Result<Chosen<'a>, String> {
     if wanted.wishes.is_empty() {
         return wanted.given(host).or_else(|| wanted.default_route(host)).map_or_else(
@@ -88,7 +89,7 @@ impl Wanted<'_> {
                 let link = host.links.iter().find(|link| link.index == way.link);
                 let link = link.ok_or_else(|| format!("the link of the route to {target} is gone"))?;
                 self.allowed(link).map_err(|error| format!("the route to {target} leads to {error}"))?;
-                // Of several sources the kernel takes the newest: one that was taken before stays.
+                // Of several source addresses the kernel uses the newest; an earlier choice stays.
                 let by = if self.holds(host, link) { Vec::new() } else { way.source.into_iter().collect() };
                 self.on(&Candidate { link, by, formerly: None })
             }
@@ -118,7 +119,7 @@ impl Wanted<'_> {
         Ok(Candidate { link, by: vec![address], formerly: None })
     }
 
-    /// A public address that the host has says which link it is on. One that it has not is one behind 1:1 NAT.
+    /// The link that has a given public address. If no link has it, it is behind 1:1 NAT.
     fn given<'a>(&self, host: &'a Host) -> Option<Candidate<'a>> {
         let given =
             || self.public.iter().filter(|(family, _)| self.pools.get(*family).is_some()).map(|(_, address)| *address);
@@ -173,7 +174,7 @@ impl Wanted<'_> {
         self.held.filter(|held| held.is(host, link)).map(|held| held.name_then())
     }
 
-    /// The link of that name; where there is none, the one that was chosen when it had it.
+    /// The link of that name; if there is none, the link that was chosen when it had that name.
     fn named<'a>(&self, host: &'a Host, text: &str) -> Result<Candidate<'a>, String> {
         if let Some(link) = host.links.iter().find(|link| link.name.as_str() == text) {
             return Ok(Candidate { link, by: Vec::new(), formerly: None });
@@ -183,7 +184,7 @@ impl Wanted<'_> {
         Ok(Candidate { link, by: Vec::new(), formerly: self.name_then(host, link) })
     }
 
-    /// The addresses of the link that others can be told, of the families that are on.
+    /// The addresses of the link that can be published, of the families that are on.
     fn known_by(&self, link: &HostLink) -> impl Iterator<Item = IpAddr> {
         let addresses = link.addresses.iter().filter(|address| is_of_use(address)).map(|address| address.local.address);
         addresses.filter(|address| self.pools.get(Family::of(*address)).is_some())
@@ -204,7 +205,7 @@ impl Wanted<'_> {
         Ok(Chosen { link, addresses, formerly: candidate.formerly })
     }
 
-    /// The address of that family: of those that were asked for if there are such, the one that was chosen before, else the best.
+    /// The address of that family: preferably one that matched the flags, then the one chosen before, else the best.
     fn address(&self, link: &HostLink, family: Family, asked: &[IpAddr]) -> Option<IpAddr> {
         let of_family =
             link.addresses.iter().filter(|address| is_of_use(address) && Family::of(address.local.address) == family);
@@ -229,7 +230,7 @@ fn is_of_use(address: &HostAddress) -> bool {
     address_is && address.standing != Standing::Duplicate
 }
 
-/// flannel takes one of IPv4 where there is no other.
+/// flannel uses a link-local IPv4 address if there is no other.
 pub(super) const fn is_link_local(address: IpAddr) -> bool {
     matches!(address, IpAddr::V4(address) if address.is_link_local())
 }

@@ -11,11 +11,12 @@ use super::choose::{Chosen, is_link_local};
 /// An earlier choice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Held {
-    /// The kernel's number of the link, where it was chosen since this agent started: it stays when the link is renamed.
+    /// The kernel's index of the link, if it was chosen since this agent started. It stays the same when the link is
+    /// renamed.
     pub(crate) index: Option<u32>,
     /// Its name.
     pub(crate) link: LinkName,
-    /// The name that it had when it was chosen, where it has another now.
+    /// The name that it had when it was chosen, if it has another now.
     pub(crate) formerly: Option<LinkName>,
     pub(crate) addresses: DualStack<IpAddr>,
 }
@@ -33,7 +34,7 @@ impl Held {
         }
     }
 
-    /// The link, whatever it is called; where it is gone, one that was made anew under its name.
+    /// The link, whatever its name is; if it is gone, a new link of its name.
     pub(super) fn on<'a>(&self, host: &'a Host) -> Option<&'a HostLink> {
         let same = host.links.iter().find(|link| Some(link.index) == self.index);
         same.or_else(|| host.link(self.link))
@@ -48,8 +49,8 @@ impl Held {
         self.formerly.unwrap_or(self.link)
     }
 
-    /// An address that `chosen` is to wait for: one that the link had and has not any more. Another one that has come to
-    /// the link in its place replaces it at once; one that was `known` beside it before does not.
+    /// An address that `chosen` should wait for: one that the link had and has lost. A new address on the link replaces
+    /// it at once; one that was `known` beside it before does not.
     pub(super) fn awaited(&self, host: &Host, chosen: &Chosen<'_>, known: &[LocalAddress]) -> Option<IpAddr> {
         if chosen.addresses == self.addresses {
             return None;

@@ -1,4 +1,4 @@
-//! Bridges of this host where the overlay's leases are: virtual machines, or containers in a network of their own. Pure.
+//! Bridges of this host that overlap leases: of virtual machines, or of containers in another network. Pure.
 
 use std::collections::BTreeSet;
 

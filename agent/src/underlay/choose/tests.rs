@@ -1,4 +1,5 @@
-//! One table: the links with their addresses, the network's families, what is asked for, what was held, and what is chosen.
+//! One table: the links with their addresses, the network's families, the flags, the earlier choice, and the expected
+//! choice.
 
 use std::collections::BTreeMap;
 
