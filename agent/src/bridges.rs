@@ -89,13 +89,9 @@ impl Expected {
         findings.clash = daemon_json::clash(&docker.settings_path, &self.told.options)
             .filter(Clash::is_foreign)
             .map(|clash| clash.to_string());
-        let concerns = |link: &&ContainerLink| {
-            let of_ours = link.holds(&self.subnets) || self.networks.iter().any(|(_, network)| link.holds(&[*network]));
-            let is_default = held.is_empty() && link.name.as_str() == docker.bridge;
-            link.is_bridge && (docker.runs || link.is_used) && (of_ours || is_default)
-        };
         let others = |link: &ContainerLink| missing.iter().any(|subnet| !of_family(link, subnet.family()).is_empty());
-        let (wrong, lacking): (Vec<_>, Vec<_>) = links.iter().filter(concerns).partition(|link| others(link));
+        let (wrong, lacking): (Vec<_>, Vec<_>) =
+            links.iter().filter(|link| self.concerns(link, &held, &docker)).partition(|link| others(link));
         // A bridge without the family concerns it only where it has the other.
         let lacking = lacking.into_iter().filter(|link| held.is_empty() || link.holds(&held));
         if held.is_empty() || !wrong.is_empty() {
@@ -111,6 +107,13 @@ impl Expected {
             findings.warning = (!said.is_empty()).then(|| said.join("; "));
         }
         findings
+    }
+
+    /// True for a bridge in the overlay's networks, and for Docker's default bridge if no bridge has our subnets.
+    fn concerns(&self, link: &ContainerLink, held: &[Prefix], docker: &Docker) -> bool {
+        let of_ours = link.holds(&self.subnets) || self.networks.iter().any(|(_, network)| link.holds(&[*network]));
+        let is_default = held.is_empty() && link.name.as_str() == docker.bridge;
+        link.is_bridge && (docker.runs || link.is_used) && (of_ours || is_default)
     }
 
     fn astray(&self, link: &ContainerLink, docker: &Docker) -> String {
@@ -157,18 +160,21 @@ impl Expected {
     /// The bridges whose containers have a larger MTU than the overlay. The MTU of a bridge without containers does not
     /// show theirs.
     fn too_large(&self, links: &[ContainerLink]) -> Option<String> {
-        let large = |link: &&ContainerLink| {
-            link.is_bridge && link.is_used && link.holds(&self.subnets) && self.mtu > 0 && link.mtu.0 > self.mtu
-        };
-        let said = |link: &ContainerLink| {
-            let (name, has, fits) = (link.name, link.mtu.0, self.mtu);
-            format!(
-                "{name} has MTU {has}, but the overlay has {fits}: large packets of its containers are fragmented or \
-                 sent again; give Docker --mtu={fits}, or its network -o com.docker.network.driver.mtu={fits}"
-            )
-        };
-        let all: Vec<String> = links.iter().filter(large).map(said).collect();
+        let large = links.iter().filter(|link| self.is_too_large(link));
+        let all: Vec<String> = large.map(|link| self.mtu_warning(link)).collect();
         (!all.is_empty()).then(|| all.join("; "))
+    }
+
+    fn is_too_large(&self, link: &ContainerLink) -> bool {
+        link.is_bridge && link.is_used && link.holds(&self.subnets) && self.mtu > 0 && link.mtu.0 > self.mtu
+    }
+
+    fn mtu_warning(&self, link: &ContainerLink) -> String {
+        let (name, has, fits) = (link.name, link.mtu.0, self.mtu);
+        format!(
+            "{name} has MTU {has}, but the overlay has {fits}: large packets of its containers are fragmented or sent \
+             again; give Docker --mtu={fits}, or its network -o com.docker.network.driver.mtu={fits}"
+        )
     }
 }
 

@@ -92,14 +92,7 @@ impl SubnetEnv {
         let prefix =
             |key: &str| values.get(key).map(|value| value.parse::<Prefix>().map_err(|_| wrong(key))).transpose();
         let gateway = |key: &str, family: Family| {
-            let parse = |value: &&str| -> Result<(IpAddr, u8), String> {
-                let (address, _) = value.split_once('/').ok_or_else(|| wrong(key))?;
-                let len = value.parse::<Prefix>().map_err(|_| wrong(key))?.len();
-                let address: IpAddr = address.parse().map_err(|_| wrong(key))?;
-                // An address of the other family would become another flag's value.
-                if Family::of(address) == family { Ok((address, len)) } else { Err(wrong(key)) }
-            };
-            values.get(key).map(parse).transpose()
+            values.get(key).map(|value| gateway(value, family).ok_or_else(|| wrong(key))).transpose()
         };
         let mtu = values.get("FLANNEL_MTU").map(|value| value.parse().map_err(|_| wrong("FLANNEL_MTU"))).transpose()?;
         let ip_masq = values.get("FLANNEL_IPMASQ").map(|value| value.parse().map_err(|_| wrong("FLANNEL_IPMASQ")));
@@ -166,6 +159,15 @@ impl SubnetEnv {
         }
         format!("{key}=\"{all}\"\n")
     }
+}
+
+/// Parses a bridge's address with the length of its subnet. An address of the other family would become another flag's
+/// value.
+fn gateway(value: &str, family: Family) -> Option<(IpAddr, u8)> {
+    let (address, _) = value.split_once('/')?;
+    let len = value.parse::<Prefix>().ok()?.len();
+    let address: IpAddr = address.parse().ok()?;
+    (Family::of(address) == family).then_some((address, len))
 }
 
 /// `wire-agent docker-opts`.

@@ -111,11 +111,13 @@ pub(crate) fn read_at_most(path: &Path, largest: u64) -> io::Result<Vec<u8>> {
 /// True if both paths name the same file, also through a symbolic or a hard link.
 pub(crate) fn are_same(a: &Path, b: &Path) -> bool {
     let inode = |path: &Path| fs::metadata(path).map(|found| (found.dev(), found.ino())).ok();
-    let by_name = |path: &Path| {
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        Some(fs::canonicalize(folder).ok()?.join(path.file_name()?))
-    };
-    a == b || inode(a).is_some_and(|a| inode(b) == Some(a)) || by_name(a).is_some_and(|a| by_name(b) == Some(a))
+    a == b || inode(a).is_some_and(|a| inode(b) == Some(a)) || real_path(a).is_some_and(|a| real_path(b) == Some(a))
+}
+
+/// The path without links in its folder. The file itself may be missing.
+fn real_path(path: &Path) -> Option<PathBuf> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    Some(fs::canonicalize(folder).ok()?.join(path.file_name()?))
 }
 
 /// Removes a file that is there.

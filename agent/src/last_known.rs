@@ -156,7 +156,10 @@ impl Keeper {
         let Some((table, _)) = self.pending.take() else { return };
         let (file, board) = (self.file.clone(), self.board.clone());
         let (config, endpoints) = (self.config.clone(), self.endpoints.clone());
-        let keep = move || (!file.keep((&config, &endpoints), &table, &board)).then_some(table);
+        let keep = move || {
+            let joined = Joined { config: &config, endpoints: &endpoints };
+            (!file.keep(joined, &table, &board)).then_some(table)
+        };
         self.writing = Some(tokio::task::spawn_blocking(keep));
     }
 
@@ -166,14 +169,21 @@ impl Keeper {
         if self.writing.as_ref().is_none_or(JoinHandle::is_finished)
             && let Some((table, _)) = self.pending.take()
         {
-            self.file.keep((&self.config, &self.endpoints), &table, &self.board);
+            let joined = Joined { config: &self.config, endpoints: &self.endpoints };
+            self.file.keep(joined, &table, &self.board);
         }
     }
 }
 
+/// The network config, and the addresses of etcd, that this host has joined with.
+struct Joined<'a> {
+    config: &'a str,
+    endpoints: &'a [IpAddr],
+}
+
 impl LastKnownFile {
     /// Saves it. True if that succeeded.
-    fn keep(&self, joined: (&str, &[IpAddr]), table: &LeaseTable, board: &Board) -> bool {
+    fn keep(&self, joined: Joined<'_>, table: &LeaseTable, board: &Board) -> bool {
         let kept = self.save(&self.known(joined, table));
         let consequence = "the agent could not start while etcd is away";
         let fault = kept.as_ref().err().map(|error| format!("{}: {consequence}", chain(error)));
@@ -181,7 +191,7 @@ impl LastKnownFile {
         kept.is_ok()
     }
 
-    fn known(&self, (config, endpoints): (&str, &[IpAddr]), table: &LeaseTable) -> LastKnown {
+    fn known(&self, Joined { config, endpoints }: Joined<'_>, table: &LeaseTable) -> LastKnown {
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("our own keys and values are JSON or plainer");
         let leases = table.peers.values().map(|entry| KeptLease {
             key: text(self.prefix.lease(entry.lease.subnet)),

@@ -87,13 +87,8 @@ impl Seen {
     }
 
     fn proofs_of<'a>(&self, nics: impl Iterator<Item = &'a Nic>) -> BTreeMap<String, MacAddr> {
-        let cards = self.has_cards();
-        let proof = |nic: &Nic| match nic.origin {
-            MacOrigin::Card(permanent) => Some(permanent),
-            MacOrigin::Outside => (!cards).then_some(nic.mac),
-            MacOrigin::Host => None,
-        };
-        nics.filter_map(|nic| Some((nic.name.to_string(), proof(nic)?))).collect()
+        let has_cards = self.has_cards();
+        nics.filter_map(|nic| Some((nic.name.to_string(), proof(nic, has_cards)?))).collect()
     }
 
     /// Compares `state` with this host. If the firmware's UUID is the same, a replaced card does not make it another
@@ -133,6 +128,15 @@ impl Seen {
 fn shown(links: &BTreeMap<String, MacAddr>) -> String {
     let links: Vec<String> = links.iter().map(|(name, mac)| format!("{name} has {mac}")).collect();
     if links.is_empty() { "no link has a MAC address of its own".to_owned() } else { links.join(" and ") }
+}
+
+/// The MAC of a network card; on a host without cards, one that was given from outside.
+fn proof(nic: &Nic, has_cards: bool) -> Option<MacAddr> {
+    match nic.origin {
+        MacOrigin::Card(permanent) => Some(permanent),
+        MacOrigin::Outside => (!has_cards).then_some(nic.mac),
+        MacOrigin::Host => None,
+    }
 }
 
 /// A hash of a UUID (FNV-1a), unless it is a placeholder. Hashed because other users may read the state.

@@ -37,6 +37,7 @@ use crate::{
     exit::Exit,
     firewall::FirewallKeeper,
     host_dataplane::HostDataplane,
+    inherited::Inherited,
     last_known::LastKnownFile,
     machine::Seen,
     notify::Stored,
@@ -46,7 +47,7 @@ use crate::{
     settings::Settings,
     state::{State, StateFile},
     traffic::TrafficWatch,
-    underlay::UnderlayWatch,
+    underlay::{JoinedOn, UnderlayWatch},
 };
 
 /// This host, over all the times it joins.
@@ -105,8 +106,9 @@ impl Host {
     /// When the state folder cannot be read or written.
     pub(crate) fn new(
         settings: Settings,
-        (board, pulse): (Board, Pulse),
-        (kept, stored): (Kept, Stored),
+        board: Board,
+        pulse: Pulse,
+        Inherited { kept, stored }: Inherited,
     ) -> Result<Self, Exit> {
         let state_file = StateFile::in_folder(&settings.folders.state_dir);
         let folder = settings.folders.state_dir.display();
@@ -243,7 +245,12 @@ impl Host {
         let endpoints = endpoints::follow(self.settings.clone(), self.state.subnet, admission_in.clone());
         let held = self.held_on(&context);
         let word = datapath.underlay_changed();
-        let underlay = UnderlayWatch::new((context.underlay, held), self.settings.clone(), word, admission_in);
+        let underlay = UnderlayWatch::new(
+            JoinedOn { underlay: context.underlay, held },
+            self.settings.clone(),
+            word,
+            admission_in,
+        );
         self.phase = match snapshot.source {
             Source::Etcd => JoinPhase::Joined(Box::new(snapshot.parsed)),
             Source::Cache(_) => JoinPhase::FromCache,

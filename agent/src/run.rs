@@ -47,7 +47,7 @@ pub(crate) async fn run(settings: Settings) -> Result<(), Exit> {
     let pulse = Pulse::default();
     let _beside = beside(&settings, &board, &pulse)?;
     let result = tokio::select! {
-        result = stay(settings, (board.clone(), pulse), &mut hangup) => result,
+        result = stay(settings, board.clone(), pulse, &mut hangup) => result,
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
     };
@@ -61,9 +61,9 @@ pub(crate) async fn run(settings: Settings) -> Result<(), Exit> {
 
 /// Joins the network, and joins it anew after each change of underlay, lease or signal. Joining anew writes nothing
 /// that is already correct.
-async fn stay(settings: Settings, (board, pulse): (Board, Pulse), hangup: &mut Signal) -> Result<(), Exit> {
+async fn stay(settings: Settings, board: Board, pulse: Pulse, hangup: &mut Signal) -> Result<(), Exit> {
     let mut answers = pulse.part(Part::Session);
-    let mut host = Host::new(settings, (board, pulse), inherited::take())?;
+    let mut host = Host::new(settings, board, pulse, inherited::take())?;
     loop {
         let ended = tokio::select! {
             ended = host.join(&mut answers) => ended?,

@@ -261,14 +261,15 @@ fn forward(run: &RunFlags) -> Result<ForwardSettings, Exit> {
 }
 
 fn wishes(names: Vec<String>, patterns: &[String], can_reach: Option<IpAddr>) -> Result<UnderlayWishes, Exit> {
-    let pattern = |text: &String| {
-        Regex::new(text)
-            .map(UnderlayWish::Pattern)
-            .map_err(|error| Exit::Usage(format!("--iface-regex {text:?} is not a regular expression: {error}")))
-    };
     let names = names.into_iter().filter(|name| !name.is_empty()).map(|name| Ok(UnderlayWish::Interface(name)));
-    let patterns = patterns.iter().filter(|text| !text.is_empty()).map(pattern);
+    let patterns = patterns.iter().filter(|text| !text.is_empty()).map(|text| pattern(text));
     names.chain(patterns).chain(can_reach.map(|ip| Ok(UnderlayWish::CanReach(ip)))).collect()
+}
+
+fn pattern(text: &str) -> Result<UnderlayWish, Exit> {
+    Regex::new(text)
+        .map(UnderlayWish::Pattern)
+        .map_err(|error| Exit::Usage(format!("--iface-regex {text:?} is not a regular expression: {error}")))
 }
 
 /// All warnings about the flags; `exposed` is the one about the password file.

@@ -4,7 +4,7 @@ mod choose;
 mod held;
 mod overlap;
 
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use tokio::{
     sync::{Notify, watch},
@@ -35,11 +35,14 @@ pub(crate) fn find(settings: &Settings, pools: &DualStack<Pool>, held: Option<He
 }
 
 fn read(settings: &Settings) -> Result<Host, Exit> {
-    let target = |wish: &UnderlayWish| match wish {
+    Host::read(settings.underlay.iter().filter_map(target)).map_err(|error| Exit::Software(chain(&error)))
+}
+
+const fn target(wish: &UnderlayWish) -> Option<IpAddr> {
+    match wish {
         UnderlayWish::CanReach(target) => Some(*target),
         UnderlayWish::Interface(_) | UnderlayWish::Pattern(_) => None,
-    };
-    Host::read(settings.underlay.iter().filter_map(target)).map_err(|error| Exit::Software(chain(&error)))
+    }
 }
 
 const fn wanted<'a>(settings: &'a Settings, pools: &'a DualStack<Pool>, held: Option<Held>) -> Wanted<'a> {
@@ -95,17 +98,23 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// service, removes them for some seconds.
 const MOMENT: Duration = Duration::from_secs(15);
 
+/// The underlay that a network was joined on, and the choice that led to it.
+pub(crate) struct JoinedOn {
+    pub(crate) underlay: Underlay,
+    pub(crate) held: Held,
+}
+
 impl UnderlayWatch {
     pub(crate) fn new(
-        (joined_on, held): (Underlay, Held),
+        JoinedOn { underlay, held }: JoinedOn,
         settings: Arc<Settings>,
         word: Arc<Notify>,
         admission: watch::Sender<Admission>,
     ) -> Self {
         let pools = admission.borrow().pools;
-        let (attached, known) = (joined_on.attached.clone(), joined_on.local.clone());
+        let (attached, known) = (underlay.attached.clone(), underlay.local.clone());
         Self {
-            joined_on,
+            joined_on: underlay,
             held,
             settings,
             pools,

@@ -10,7 +10,7 @@ use std::{
 
 use tracing::{info, warn};
 use wire_lease::{ConfigEvent, ConfigWatch, NetworkConfig, StoredConfig};
-use wire_net::{DualStack, KeyPrefix, Subnet, chain};
+use wire_net::{DualStack, Family, KeyPrefix, Pool, Subnet, chain};
 use wire_store::{Backoff, EtcdStore, LeaseStore, Listing, Revision, StoreError};
 
 use super::Host;
@@ -172,10 +172,7 @@ impl Host {
 
     /// The reason why this host cannot use the saved state.
     fn unusable(&self, config: &NetworkConfig) -> Result<Option<String>, Exit> {
-        let held = |(family, pool): (_, &wire_net::Pool)| {
-            self.state.subnet.get(family).is_some_and(|subnet| pool.offers(*subnet))
-        };
-        if !config.pools.iter().all(held) {
+        if !config.pools.iter().all(|(family, pool)| self.has_held_one_of(family, pool)) {
             return Ok(Some("this host has held no subnet of that network".to_owned()));
         }
         if self.runs() {
@@ -187,6 +184,10 @@ impl Host {
             Kinship::Unknown => Some("it holds nothing that distinguishes this host from a clone".to_owned()),
             Kinship::Other(differs) => Some(format!("this host may be a clone of the host that saved it: {differs}")),
         })
+    }
+
+    fn has_held_one_of(&self, family: Family, pool: &Pool) -> bool {
+        self.state.subnet.get(family).is_some_and(|subnet| pool.offers(*subnet))
     }
 
     /// The subnet held last, which is still ours as far as this host knows.

@@ -117,15 +117,19 @@ impl Observed {
     /// True if all of a peer's entries are in the kernel.
     fn is_programmed(&self, entry: &Entry) -> bool {
         let Some(report) = &self.dataplane.last else { return false };
-        let in_the_way = |conflict: &Conflict| match conflict {
-            Conflict::Route { key, .. } => entry.lease.subnet.prefixes().any(|prefix| prefix == key.destination),
-            Conflict::Name { .. } | Conflict::Vni { .. } | Conflict::Port { .. } => true,
-            Conflict::Forwarding { .. } => false,
-        };
         report.converged
             && self.is_of_our_backend(entry)
             && entry.origin.mod_revision <= self.dataplane.applied
-            && !report.findings.conflicts.iter().any(in_the_way)
+            && !report.findings.conflicts.iter().any(|conflict| blocks(conflict, entry))
+    }
+}
+
+/// True if the conflict keeps entries of this peer out of the kernel.
+fn blocks(conflict: &Conflict, peer: &Entry) -> bool {
+    match conflict {
+        Conflict::Route { key, .. } => peer.lease.subnet.prefixes().any(|prefix| prefix == key.destination),
+        Conflict::Name { .. } | Conflict::Vni { .. } | Conflict::Port { .. } => true,
+        Conflict::Forwarding { .. } => false,
     }
 }
 
@@ -146,14 +150,18 @@ fn tunnel_status(seen: TunnelSeen) -> proto::TunnelStatus {
     }
 }
 
+fn vtep_mac(data: &BackendData, family: Family) -> String {
+    match data {
+        BackendData::Vxlan(vteps) => vteps.get(family).map(|vtep| vtep.mac.to_string()).unwrap_or_default(),
+        BackendData::Untyped | BackendData::Other(_) => String::new(),
+    }
+}
+
 fn peer(entry: &Entry, programmed: bool) -> proto::Peer {
     let lease = &entry.lease;
     let prefix = |family| lease.subnet.get(family).map(|prefix| prefix.to_string()).unwrap_or_default();
     let ip = |family| lease.public.get(family).map(ToString::to_string).unwrap_or_default();
-    let mac = |family| match &lease.data {
-        BackendData::Vxlan(vteps) => vteps.get(family).map(|vtep| vtep.mac.to_string()).unwrap_or_default(),
-        BackendData::Untyped | BackendData::Other(_) => String::new(),
-    };
+    let mac = |family| vtep_mac(&lease.data, family);
     proto::Peer {
         subnet: prefix(Family::V4),
         subnet_v6: prefix(Family::V6),

@@ -209,13 +209,10 @@ impl Wanted<'_> {
     fn address(&self, link: &HostLink, family: Family, asked: &[IpAddr]) -> Option<IpAddr> {
         let of_family =
             link.addresses.iter().filter(|address| is_of_use(address) && Family::of(address.local.address) == family);
-        let held = |address: &HostAddress| {
-            self.held.is_some_and(|held| held.addresses.get(family) == Some(&address.local.address))
-        };
-        let best = of_family.min_by_key(|address| {
-            let is_asked = asked.contains(&address.local.address);
-            let (standing, is_held) = (address.standing, held(address));
-            (!is_asked, is_link_local(address.local.address), standing == Standing::Deprecated, !is_held, standing)
+        let best = of_family.min_by_key(|HostAddress { local, standing, .. }| {
+            let is_asked = asked.contains(&local.address);
+            let is_held = self.held.is_some_and(|held| held.addresses.get(family) == Some(&local.address));
+            (!is_asked, is_link_local(local.address), *standing == Standing::Deprecated, !is_held, *standing)
         });
         best.map(|address| address.local.address)
     }

@@ -65,11 +65,12 @@ impl Held {
 }
 
 impl Chosen<'_> {
+    fn has_lasting(&self, address: IpAddr) -> bool {
+        self.link.addresses.iter().any(|own| own.local.address == address && own.standing == Standing::Lasting)
+    }
+
     /// True if a new permanent address has appeared since.
     fn has_come(&self, address: IpAddr, known: &[LocalAddress]) -> bool {
-        let lasts = |own: &_| {
-            self.link.addresses.iter().any(|there| there.local.address == *own && there.standing == Standing::Lasting)
-        };
-        lasts(&address) && !is_link_local(address) && !known.iter().any(|known| known.address == address)
+        self.has_lasting(address) && !is_link_local(address) && !known.iter().any(|known| known.address == address)
     }
 }
