@@ -15,7 +15,10 @@ use tokio::sync::{Notify, watch};
 use tracing::{error, info, warn};
 use wire_kernel::{Monitor, Wake};
 use wire_net::chain;
-use wire_state::{Conflict, DataplaneError, ErrorKind, Failure, LinkKind, NetState, Network, Op, Reconciler, Report};
+use wire_state::{
+    Conflict, DataplaneError, DesiredNet, ErrorKind, Failure, KernelKind, KernelOp, Namespace, Network, ObservedNet,
+    Op, PerNamespace, Reconciler, Report, Scope, TunnelOp,
+};
 use wire_store::Revision;
 
 use crate::{
@@ -42,7 +45,7 @@ const DETOURS: &str = "detours";
 /// What the kernel should hold, and the revision of the leases it follows from.
 #[derive(Clone, Debug)]
 struct Wish {
-    state: Arc<NetState>,
+    state: Arc<PerNamespace<DesiredNet>>,
     revision: Revision,
 }
 
@@ -91,8 +94,8 @@ impl Datapath {
     }
 
     /// Says what the kernel should hold from now on, as the leases at `revision` have it.
-    pub(crate) fn want(&self, state: NetState, revision: Revision) {
-        self.want.send_replace(Some(Wish { state: Arc::new(state), revision }));
+    pub(crate) fn want(&self, state: DesiredNet, revision: Revision) {
+        self.want.send_replace(Some(Wish { state: Arc::new(PerNamespace::host(state)), revision }));
     }
 
     /// Ends the thread, and waits until it has.
@@ -134,18 +137,11 @@ pub(crate) enum Outcome {
 impl Outcome {
     fn of(report: &Report<Network>) -> Self {
         let in_the_way = report.findings.conflicts.iter().any(|conflict| match conflict {
-            Conflict::Name { .. } | Conflict::Vni { .. } | Conflict::Port { .. } => true,
+            Conflict::Name { .. } | Conflict::Vni { .. } | Conflict::Port { .. } | Conflict::Needs { .. } => true,
             Conflict::Route { .. } | Conflict::Forwarding { .. } => false,
         });
         let failed = report.failures.iter().map(|failure| match failure {
-            Failure::Op { op: Op::CreateLink(_, link) | Op::ChangeLink(_, link), error, .. }
-                if error.kind == ErrorKind::Unsupported =>
-            {
-                match link.kind {
-                    LinkKind::Tun(_) => Self::NoTun,
-                    LinkKind::Vxlan(_) | LinkKind::Other(_) => Self::NoVxlan,
-                }
-            }
+            Failure::Op { op, error, .. } if error.kind == ErrorKind::Unsupported => Self::unsupported(op),
             Failure::Op { op, .. } if op.is_link() => Self::Unusable,
             Failure::Read(_) => Self::Unusable,
             Failure::Op { .. } => Self::Usable,
@@ -155,6 +151,21 @@ impl Outcome {
             Some(Self::Usable | Self::Pending) | None if in_the_way => Self::Unusable,
             Some(Self::Usable | Self::Pending) | None => Self::Usable,
         }
+    }
+}
+
+impl Outcome {
+    /// An operation that this kernel cannot carry out.
+    const fn unsupported(op: &Op) -> Self {
+        if let Op::Kernel(_, KernelOp::CreateLink(_, link) | KernelOp::ChangeLink(_, link)) = op
+            && matches!(link.kind, KernelKind::Vxlan(_))
+        {
+            return Self::NoVxlan;
+        }
+        if matches!(op, Op::Tunnel(TunnelOp::Create(..) | TunnelOp::Change(..))) {
+            return Self::NoTun;
+        }
+        if op.is_link() { Self::Unusable } else { Self::Usable }
     }
 }
 
@@ -178,7 +189,7 @@ impl Keeper {
         }
         let ended = self.reconciler.driver().forwarder.tunnels().ended();
         let mut monitor = None;
-        let mut followed: Option<Arc<NetState>> = None;
+        let mut followed: Option<Arc<PerNamespace<DesiredNet>>> = None;
         let mut whole_at = Instant::now() + PERIOD;
         loop {
             if monitor.is_none() {
@@ -200,7 +211,7 @@ impl Keeper {
             self.publish(report, wish.revision, is_new);
             tokio::select! {
                 changed = self.wishes.changed() => if changed.is_err() { return },
-                wake = next_wake(monitor.as_mut(), self.reconciler.cached()) => match wake {
+                wake = next_wake(monitor.as_mut(), host(self.reconciler.cached())) => match wake {
                     Ok(wake) => {
                         self.woken(wake);
                         // New wishes are not kept waiting.
@@ -219,13 +230,17 @@ impl Keeper {
     /// Opens the monitor. What changed before it was open is read.
     fn listen(&mut self) -> Option<Monitor> {
         self.reconciler.invalidate();
-        let opened = Monitor::open(self.reconciler.scope().clone());
+        let opened = Monitor::open(self.host_scope());
         let fault = opened.as_ref().err().map(|error| chain(error));
         if let Some(error) = &fault {
             error!(error, "no notifications come from the kernel; its state is read every {PERIOD:?} instead");
         }
         self.board.fault("monitor", fault);
         opened.ok()
+    }
+
+    fn host_scope(&self) -> Scope {
+        self.reconciler.scope().get(Namespace::Host).cloned().unwrap_or_default()
     }
 
     /// The kernel has changed: read it again.
@@ -274,8 +289,12 @@ fn troubles(report: &Report<Network>) -> impl Iterator<Item = String> {
     conflicts.chain(report.failures.iter().map(ToString::to_string))
 }
 
+fn host(belief: Option<&PerNamespace<ObservedNet>>) -> Option<&ObservedNet> {
+    belief.and_then(|belief| belief.get(Namespace::Host))
+}
+
 /// While nothing is believed, there is nothing to compare with: the next round reads anyway.
-async fn next_wake(monitor: Option<&mut Monitor>, belief: Option<&NetState>) -> Result<Wake, DataplaneError> {
+async fn next_wake(monitor: Option<&mut Monitor>, belief: Option<&ObservedNet>) -> Result<Wake, DataplaneError> {
     match (monitor, belief) {
         (Some(monitor), Some(belief)) => monitor.changed(belief).await,
         (Some(_) | None, _) => std::future::pending().await,
@@ -286,8 +305,11 @@ async fn next_wake(monitor: Option<&mut Monitor>, belief: Option<&NetState>) -> 
 mod tests {
     use std::io;
 
-    use wire_net::Mtu;
-    use wire_state::{Findings, Link, OpError};
+    use wire_net::{Mtu, Vni};
+    use wire_state::{
+        Capabilities, DesiredLink, DesiredVxlan, Findings, Framing, LinkPlace, ObservedKind, ObservedLink, OpError,
+        Owner, Tunnel,
+    };
 
     use super::*;
 
@@ -296,17 +318,36 @@ mod tests {
         Outcome::of(&Report { failures: vec![Failure::Op { op, error, more: 0 }], ..Report::default() })
     }
 
+    fn kernel(op: KernelOp) -> Op {
+        Op::Kernel(Namespace::Host, op)
+    }
+
     #[test]
     fn only_a_device_that_cannot_be_made_or_had_keeps_the_network_from_being_there() {
         let name = "flannel.1".parse().unwrap();
-        let link = Link::ours(LinkKind::Other("vxlan".to_owned()), Mtu(1450));
-        let tun = Link::ours(LinkKind::Tun(None), Mtu(1450));
-        assert_eq!(refused(Op::CreateLink(name, tun), ErrorKind::Unsupported), Outcome::NoTun);
-        assert_eq!(refused(Op::CreateLink(name, link.clone()), ErrorKind::Unsupported), Outcome::NoVxlan);
-        assert_eq!(refused(Op::CreateLink(name, link.clone()), ErrorKind::Permission), Outcome::Unusable);
+        let vxlan = KernelKind::Vxlan(DesiredVxlan::new(Vni::new(1).unwrap()));
+        let create = || kernel(KernelOp::CreateLink(name, DesiredLink::new(vxlan.clone(), Mtu(1450))));
+        let local = "192.0.2.1:8472".parse().unwrap();
+        let (framing, capabilities) = (Framing::Raw, Capabilities::ALL);
+        let tunnel = Tunnel { framing, local, own: None, source_check: true, queues: 1, capabilities };
+        let tun = Op::Tunnel(TunnelOp::Create(name, DesiredLink::new(tunnel, Mtu(1450))));
+        assert_eq!(refused(tun, ErrorKind::Unsupported), Outcome::NoTun);
+        assert_eq!(refused(create(), ErrorKind::Unsupported), Outcome::NoVxlan);
+        assert_eq!(refused(create(), ErrorKind::Permission), Outcome::Unusable);
         let fdb = wire_state::FdbKey { link: name, mac: "02:00:00:00:00:01".parse().unwrap() };
-        assert_eq!(refused(Op::DeleteFdb(fdb), ErrorKind::Unsupported), Outcome::Usable);
-        let conflicts = vec![Conflict::Name { link: name, found: link, underlay: None }];
+        assert_eq!(refused(kernel(KernelOp::DeleteFdb(fdb)), ErrorKind::Unsupported), Outcome::Usable);
+        let found = ObservedLink {
+            kind: ObservedKind::Bridge,
+            mac: None,
+            mtu: Mtu(1450),
+            up: true,
+            master: None,
+            is_marked: false,
+            owner: Owner::Foreign,
+            index: 9,
+        };
+        let link = LinkPlace::in_host(name);
+        let conflicts = vec![Conflict::Name { link, found, underlay: None }];
         assert_eq!(
             Outcome::of(&Report { findings: Findings { conflicts, ..Findings::default() }, ..Report::default() }),
             Outcome::Unusable

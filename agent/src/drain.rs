@@ -3,10 +3,10 @@
 
 use std::{fs, io, net::IpAddr, path::Path};
 
-use wire_kernel::{Host, NetlinkDataplane, RouteForm};
+use wire_kernel::{Host, KernelDataplane, RouteForm};
 use wire_lease::{HeldLease, Owner, give_back};
 use wire_net::{LinkName, chain};
-use wire_state::{Marks, NetState, Reconciler, Scope};
+use wire_state::{Marks, PerNamespace, Reconciler, Scope};
 
 use crate::{
     daemon_json,
@@ -14,6 +14,7 @@ use crate::{
     docker_unit::{DockerUnit, FOR_DOCKER},
     exit::Exit,
     firewall,
+    host_dataplane::HostDataplane,
     last_known::LastKnownFile,
     machine::{Kinship, Seen},
     network,
@@ -107,14 +108,15 @@ fn addresses() -> Result<Vec<IpAddr>, Exit> {
 fn remove_from_kernel(state: &State) -> Vec<String> {
     let marks = Marks { macs: state.macs.values().copied().collect(), ..Marks::default() };
     let devices = state.macs.keys().filter_map(|name| name.parse::<LinkName>().ok()).collect();
-    let kernel = match NetlinkDataplane::open(RouteForm::default()) {
+    let kernel = match KernelDataplane::open(RouteForm::default()) {
         Ok(kernel) => kernel,
         Err(error) => return vec![chain(&error)],
     };
     // Where our own subnet is dropped is no device's route.
     let networks = state.subnet.iter().map(|(_, subnet)| *subnet).collect();
     let scope = Scope { devices, marks, parent: None, networks };
-    let round = Reconciler::new(kernel, scope).round(&NetState::default());
+    let driver = HostDataplane::without_tunnels(kernel);
+    let round = Reconciler::new(driver, PerNamespace::host(scope)).round(&PerNamespace::default());
     report(format_args!("kernel: {} devices and entries removed", round.removed));
     round.failures.iter().map(ToString::to_string).collect()
 }

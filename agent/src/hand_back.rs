@@ -4,9 +4,9 @@
 use std::path::Path;
 
 use wire_backends::devices;
-use wire_kernel::{NetlinkDataplane, RouteForm};
+use wire_kernel::{NetlinkDataplane, Others, RouteForm};
 use wire_net::{Prefix, chain};
-use wire_state::{Driver, LinkKind, Op, Owner, Scope};
+use wire_state::{KernelOp, ObservedKind, Owner, Scope};
 
 use crate::{
     cli::EtcdFlags,
@@ -37,10 +37,11 @@ pub(crate) async fn run(etcd: EtcdFlags, run_dir: &Path) -> Result<(), Exit> {
     let written = attempts.iter().filter(|attempt| attempt.is_ok()).count();
     report(format_args!("{written} routes are in flannel's form"));
     // flanneld makes its TUN device itself, and would take another name beside ours.
-    let tuns = have.links.iter().filter(|(_, link)| link.owner == Owner::Ours && matches!(link.kind, LinkKind::Tun(_)));
-    let deletions: Vec<Op> = tuns.map(|(name, _)| Op::DeleteLink(*name)).collect();
+    let tuns =
+        have.links.iter().filter(|(_, link)| link.owner == Owner::Ours && matches!(link.kind, ObservedKind::Tun(_)));
+    let deletions: Vec<KernelOp> = tuns.map(|(name, _)| KernelOp::DeleteLink(*name)).collect();
     let mut attempts = attempts;
-    attempts.extend(dataplane.apply(&deletions));
+    attempts.extend(dataplane.apply(&deletions.iter().collect::<Vec<_>>(), &Others::default()));
     if let Some(error) = attempts.into_iter().find_map(Result::err) {
         return Err(Exit::No(format!("not all routes could be written: {}; try again", chain(&error))));
     }

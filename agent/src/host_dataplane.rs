@@ -2,101 +2,101 @@
 
 use nix::errno::Errno;
 use wire_forward::Forwarder;
-use wire_kernel::{NetlinkDataplane, port};
+use wire_kernel::{KernelDataplane, port};
 use wire_net::LinkName;
 use wire_state::{
-    Attempt, DataplaneError, Driver, Forward, ForwardKey, Link, LinkKind, NetState, Network, Op, OpError, Scope,
+    Attempt, DataplaneError, DesiredLink, Driver, Forward, ForwardKey, KernelKind, KernelOp, Namespace, Network,
+    ObservedNet, Op, OpError, PerNamespace, Scope, Tunnel, TunnelOp,
 };
 
-/// The kernel of this thread's network namespace with our tunnels in it.
+/// The kernel of this host with our tunnels in it.
 pub(crate) struct HostDataplane {
     /// The kernel.
-    pub(crate) kernel: NetlinkDataplane,
+    pub(crate) kernel: KernelDataplane,
     /// The tunnels.
     pub(crate) forwarder: Forwarder,
     /// For debugging: whether the kernel is taken to have no VXLAN.
     pub(crate) without_vxlan: bool,
 }
 
-/// Who carries out an operation.
-#[derive(Clone, Copy)]
-enum Part<'a> {
-    Kernel,
-    /// The device is the kernel's, what works it is ours.
-    Start(LinkName, &'a Link),
-    Stop(LinkName),
-    Forward(ForwardKey, Option<Forward>),
+/// Operations that are carried out together.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    Kernel(Namespace),
+    Forwarding,
+    /// Devices are started and stopped one by one.
+    Device,
 }
 
-impl<'a> Part<'a> {
-    const fn of(op: &'a Op) -> Self {
+impl Turn {
+    const fn of(op: &Op) -> Self {
         match op {
-            Op::PutForward(key, forward) => Self::Forward(*key, Some(*forward)),
-            Op::DeleteForward(key) => Self::Forward(*key, None),
-            Op::CreateLink(name, link) | Op::ChangeLink(name, link) => match link.kind {
-                LinkKind::Tun(_) => Self::Start(*name, link),
-                LinkKind::Vxlan(_) | LinkKind::Other(_) => Self::Kernel,
-            },
-            Op::DeleteLink(name) => Self::Stop(*name),
-            Op::Set(..)
-            | Op::PutAddress(_)
-            | Op::DeleteAddress(_)
-            | Op::PutFdb(..)
-            | Op::DeleteFdb(_)
-            | Op::PutNeighbour(..)
-            | Op::DeleteNeighbour(_)
-            | Op::AddRoute(..)
-            | Op::ReplaceRoute(..)
-            | Op::DeleteRoute(..) => Self::Kernel,
+            Op::Kernel(namespace, _) => Self::Kernel(*namespace),
+            Op::Tunnel(TunnelOp::PutForward(..) | TunnelOp::DeleteForward(_)) => Self::Forwarding,
+            Op::Tunnel(TunnelOp::Create(..) | TunnelOp::Change(..) | TunnelOp::Delete(_)) => Self::Device,
         }
     }
 }
 
 impl HostDataplane {
-    fn start(&mut self, name: LinkName, link: &Link) -> Attempt {
-        let LinkKind::Tun(Some(tunnel)) = &link.kind else {
-            return Err(OpError::unsupported("nothing is known of how to work that TUN device"));
-        };
-        let port = tunnel.local.port();
-        self.forwarder.start(name, tunnel, link.mtu).map_err(|error| with_holder(error, port))?;
+    /// The kernel alone, for commands that move no packets.
+    pub(crate) fn without_tunnels(kernel: KernelDataplane) -> Self {
+        Self { kernel, forwarder: Forwarder::default(), without_vxlan: false }
+    }
+
+    fn device(&mut self, op: &Op) -> Option<Attempt> {
+        match op {
+            Op::Tunnel(TunnelOp::Create(name, link) | TunnelOp::Change(name, link)) => Some(self.start(*name, link)),
+            Op::Tunnel(TunnelOp::Delete(name)) => Some(self.stop(*name)),
+            Op::Tunnel(TunnelOp::PutForward(..) | TunnelOp::DeleteForward(_)) | Op::Kernel(..) => None,
+        }
+    }
+
+    fn start(&mut self, name: LinkName, link: &DesiredLink<Tunnel>) -> Attempt {
+        let port = link.kind.local.port();
+        self.forwarder.start(name, &link.kind, link.mtu).map_err(|error| with_holder(error, port))?;
         // The device was made by opening it: what is left is to set it up.
-        self.kernel.set_up(name, link)
+        self.kernel.host().set_up_tun(name, link)
     }
 
     fn stop(&mut self, name: LinkName) -> Attempt {
         self.forwarder.stop(name);
-        self.kernel.apply(&[Op::DeleteLink(name)]).pop().unwrap_or(Ok(()))
+        self.kernel.apply(Namespace::Host, &[&KernelOp::DeleteLink(name)]).pop().unwrap_or(Ok(()))
     }
 
-    fn write_kernel(&mut self, ops: &[Op]) -> Vec<Attempt> {
-        let makes_vxlan = ops.iter().any(makes_vxlan);
+    fn write_kernel(&mut self, namespace: Namespace, ops: &[&KernelOp]) -> Vec<Attempt> {
+        let makes_vxlan = ops.iter().any(|op| makes_vxlan(op));
         if makes_vxlan && self.without_vxlan {
             return ops.iter().map(|_| Err(OpError::unsupported("--forward-without has vxlan"))).collect();
         }
         if makes_vxlan {
             self.forwarder.release();
         }
-        self.kernel.apply(ops)
+        self.kernel.apply(namespace, ops)
     }
 }
 
 impl Driver for HostDataplane {
     type Resource = Network;
 
-    fn read(&mut self, scope: &Scope) -> Result<NetState, DataplaneError> {
+    fn read(&mut self, scope: &PerNamespace<Scope>) -> Result<PerNamespace<ObservedNet>, DataplaneError> {
         let mut state = self.kernel.read(scope)?;
-        self.forwarder.read(&mut state);
+        if let Some(host) = state.get_mut(Namespace::Host) {
+            self.forwarder.read(host);
+        }
         Ok(state)
     }
 
     fn apply(&mut self, ops: &[Op]) -> Vec<Attempt> {
         let mut attempts = Vec::with_capacity(ops.len());
-        for segment in ops.chunk_by(go_together) {
-            match Part::of(&segment[0]) {
-                Part::Kernel => attempts.extend(self.write_kernel(segment)),
-                Part::Forward(..) => attempts.extend(self.forwarder.forward(segment.iter().filter_map(forwarding))),
-                Part::Start(name, link) => attempts.push(self.start(name, link)),
-                Part::Stop(name) => attempts.push(self.stop(name)),
+        for segment in ops.chunk_by(|one, other| Turn::of(one) == Turn::of(other)) {
+            match Turn::of(&segment[0]) {
+                Turn::Kernel(namespace) => {
+                    let ops: Vec<&KernelOp> = segment.iter().filter_map(kernel).collect();
+                    attempts.extend(self.write_kernel(namespace, &ops));
+                }
+                Turn::Forwarding => attempts.extend(self.forwarder.forward(segment.iter().filter_map(forwarding))),
+                Turn::Device => attempts.extend(segment.iter().filter_map(|op| self.device(op))),
             }
         }
         if ops.iter().any(Op::is_link) {
@@ -107,20 +107,23 @@ impl Driver for HostDataplane {
     }
 }
 
-/// Devices are started and stopped one by one; all else is written in batches.
-const fn go_together(one: &Op, other: &Op) -> bool {
-    matches!((Part::of(one), Part::of(other)), (Part::Kernel, Part::Kernel) | (Part::Forward(..), Part::Forward(..)))
-}
-
-const fn forwarding(op: &Op) -> Option<(ForwardKey, Option<Forward>)> {
-    match Part::of(op) {
-        Part::Forward(key, forward) => Some((key, forward)),
-        Part::Kernel | Part::Start(..) | Part::Stop(_) => None,
+const fn kernel(op: &Op) -> Option<&KernelOp> {
+    match op {
+        Op::Kernel(_, op) => Some(op),
+        Op::Tunnel(_) => None,
     }
 }
 
-const fn makes_vxlan(op: &Op) -> bool {
-    matches!(op, Op::CreateLink(_, Link { kind: LinkKind::Vxlan(_), .. }))
+const fn forwarding(op: &Op) -> Option<(ForwardKey, Option<Forward>)> {
+    match op {
+        Op::Tunnel(TunnelOp::PutForward(key, forward)) => Some((*key, Some(*forward))),
+        Op::Tunnel(TunnelOp::DeleteForward(key)) => Some((*key, None)),
+        Op::Tunnel(TunnelOp::Create(..) | TunnelOp::Change(..) | TunnelOp::Delete(_)) | Op::Kernel(..) => None,
+    }
+}
+
+const fn makes_vxlan(op: &KernelOp) -> bool {
+    matches!(op, KernelOp::CreateLink(_, DesiredLink { kind: KernelKind::Vxlan(_), .. }))
 }
 
 /// Where a port is in use, whose it is.

@@ -22,10 +22,10 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 use wire_backends::{Backend, ForwardSettings, Placement, SelectError, choose, devices, select};
 use wire_forward::{Forwarder, Kept};
-use wire_kernel::{NetlinkDataplane, RouteForm};
+use wire_kernel::{KernelDataplane, RouteForm};
 use wire_lease::{BackendConfig, Follow, FollowSettings, HoldState, NetworkConfig, Offer, Start, own_entry};
 use wire_net::{LinkName, MacAddr, chain};
-use wire_state::{Driver, Marks, Owner, Reconciler, Scope};
+use wire_state::{Marks, Owner, PerNamespace, Reconciler, Scope};
 use wire_store::{EtcdStore, Listing};
 
 use self::{
@@ -211,7 +211,7 @@ impl Host {
         self.settle()?;
         self.look_for_endpoints().await;
         let context = self.join_context(snapshot.parsed.config.clone())?;
-        let mut kernel = NetlinkDataplane::open(RouteForm::default()).map_err(|error| Exit::Software(chain(&error)))?;
+        let mut kernel = KernelDataplane::open(RouteForm::default()).map_err(|error| Exit::Software(chain(&error)))?;
         let Chosen { backend, scope, macs } = self.backend(&context, &snapshot.listing, &mut kernel)?;
         let offer = Offer { public: context.public, data: backend.data() };
         let Some((basis, own)) = self.lease(store.clone(), &context, &snapshot, offer).await? else { return Ok(None) };
@@ -283,7 +283,7 @@ impl Host {
     fn start_datapath(
         &mut self,
         config: &NetworkConfig,
-        kernel: NetlinkDataplane,
+        kernel: KernelDataplane,
         scope: Scope,
     ) -> Result<Datapath, Exit> {
         let forwarder = Forwarder::new(std::mem::take(&mut self.kept));
@@ -300,14 +300,14 @@ impl Host {
         let without_vxlan = self.settings.forward.without_vxlan;
         let dataplane = HostDataplane { kernel, forwarder, without_vxlan };
         Datapath::start(
-            Reconciler::new(dataplane, scope),
+            Reconciler::new(dataplane, PerNamespace::host(scope)),
             (self.board.clone(), self.pulse.clone()),
             self.stored.clone(),
         )
     }
 
     /// Chooses the backend, with the MACs that this host had before, if any.
-    fn backend(&self, context: &JoinContext, listing: &Listing, kernel: &mut NetlinkDataplane) -> Result<Chosen, Exit> {
+    fn backend(&self, context: &JoinContext, listing: &Listing, kernel: &mut KernelDataplane) -> Result<Chosen, Exit> {
         let refused = |error: SelectError| Exit::NetworkConfig(chain(&error));
         let own = own_entry(listing, &self.settings.prefix, &context.public, &context.config.pools);
         let published = own.map(|own| own.lease.data.macs()).unwrap_or_default();
@@ -322,7 +322,7 @@ impl Host {
             parent: Some(context.underlay.parent()),
             ..Scope::default()
         };
-        let have = kernel.read(&scope).map_err(|error| Exit::Software(chain(&error)))?;
+        let have = kernel.host().read(&scope).map_err(|error| Exit::Software(chain(&error)))?;
         let macs = devices.map(|family, name| {
             let disowned = self.disowned.get(name.as_str());
             let ours = have.links.get(name).filter(|link| link.owner == Owner::Ours);

@@ -59,12 +59,13 @@ impl Repeats {
 
 #[cfg(test)]
 mod tests {
-    use wire_state::Address;
+    use wire_state::{Address, KernelOp, Namespace};
 
     use super::*;
 
     fn put_right(last: u8) -> Op {
-        Op::DeleteAddress(Address { link: "flannel.1".parse().unwrap(), address: [169, 254, 9, last].into(), len: 16 })
+        let address = Address { link: "flannel.1".parse().unwrap(), address: [169, 254, 9, last].into(), len: 16 };
+        Op::Kernel(Namespace::Host, KernelOp::DeleteAddress(address))
     }
 
     #[test]

@@ -11,7 +11,7 @@ use wire_backends::devices;
 use wire_kernel::{Passed, Traffic, traffic};
 use wire_lease::{BackendConfig, NetworkConfig};
 use wire_net::LinkName;
-use wire_state::Vxlan;
+use wire_state::DesiredVxlan;
 
 use crate::observed::Board;
 
@@ -31,7 +31,7 @@ pub(crate) struct TrafficWatch(JoinHandle<()>);
 impl TrafficWatch {
     pub(crate) fn start(config: &NetworkConfig, board: Board) -> Self {
         let port = match &config.backend {
-            BackendConfig::Vxlan(vxlan) => vxlan.port.unwrap_or(Vxlan::new(vxlan.vni).port_in_use()),
+            BackendConfig::Vxlan(vxlan) => vxlan.port.unwrap_or(DesiredVxlan::new(vxlan.vni).port_in_use()),
             BackendConfig::Udp { port } => *port,
             BackendConfig::HostGw | BackendConfig::Wireguard | BackendConfig::Alloc | BackendConfig::Foreign(_) => 0,
         };

@@ -2,7 +2,7 @@
 
 use wire_lease::{BackendData, Lease, LeaseTable, NetworkConfig};
 use wire_net::{Mtu, Prefix};
-use wire_state::{NetState, Scope};
+use wire_state::{DesiredNet, Scope};
 
 use crate::{
     Backend, Placement,
@@ -25,8 +25,8 @@ impl Alloc {
 }
 
 impl Backend for Alloc {
-    fn desired(&self, own: &Lease, _: &LeaseTable) -> NetState {
-        let mut state = NetState::default();
+    fn desired(&self, own: &Lease, _: &LeaseTable) -> DesiredNet {
+        let mut state = DesiredNet::default();
         self.networks.iter().for_each(|network| forward_packets(&mut state, network.family()));
         if self.blackhole {
             state.routes.extend(blackholes(own));

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use wire_lease::{BackendConfig, BackendData, Lease, LeaseTable, NetworkConfig};
 use wire_net::{DualStack, Family, LinkName, MacAddr, Mtu, Overhead, Prefix, Vni};
 use wire_state::{
-    Address, Capabilities, Forward, ForwardKey, Framing, Link, LinkKind, Marks, NetState, Route, RouteKey, Scope,
-    Setting, Tunnel, Underlay, Via, Vxlan,
+    Address, Capabilities, DesiredKind, DesiredLink, DesiredNet, DesiredVxlan, Forward, ForwardKey, Framing, Marks,
+    NextHop, RouteKey, Scope, Setting, Tunnel, Underlay,
 };
 
 use crate::{alloc::Alloc, udp::UdpBackend, vxlan::VxlanBackend};
@@ -14,7 +14,7 @@ use crate::{alloc::Alloc, udp::UdpBackend, vxlan::VxlanBackend};
 /// What leases mean for this host's kernel. Pure: the same leases give the same state, at any time.
 pub trait Backend: Send + Sync {
     /// All that the kernel should hold for us.
-    fn desired(&self, own: &Lease, leases: &LeaseTable) -> NetState;
+    fn desired(&self, own: &Lease, leases: &LeaseTable) -> DesiredNet;
 
     /// What our lease says of the backend.
     fn data(&self) -> BackendData;
@@ -70,10 +70,10 @@ impl Default for ForwardSettings {
 
 impl ForwardSettings {
     /// A device that we work ourselves.
-    pub(crate) fn link(&self, framing: Framing, local: (IpAddr, u16), mtu: Mtu) -> Link {
+    pub(crate) fn link(&self, framing: Framing, local: (IpAddr, u16), mtu: Mtu) -> DesiredLink {
         let Self { queues, source_check, capabilities, .. } = *self;
         let tunnel = Tunnel { framing, local: local.into(), own: None, source_check, queues, capabilities };
-        Link::ours(LinkKind::Tun(Some(tunnel)), mtu)
+        DesiredLink::new(DesiredKind::Tunnel(tunnel), mtu)
     }
 }
 
@@ -113,7 +113,7 @@ impl Outer {
 }
 
 /// A device of ours, with the first address of our subnet.
-pub(crate) fn add_device(state: &mut NetState, family: Family, (name, link): (LinkName, &Link), own: &Lease) {
+pub(crate) fn add_device(state: &mut DesiredNet, family: Family, (name, link): (LinkName, &DesiredLink), own: &Lease) {
     let subnet = own.subnet.get(family);
     state.links.insert(name, link.with_own(subnet));
     let address = |subnet: Prefix| Address { link: name, address: subnet.network(), len: family.bits() };
@@ -126,12 +126,12 @@ pub(crate) fn add_device(state: &mut NetState, family: Family, (name, link): (Li
 }
 
 /// Between containers and other hosts.
-pub(crate) fn forward_packets(state: &mut NetState, family: Family) {
+pub(crate) fn forward_packets(state: &mut DesiredNet, family: Family) {
     state.settings.insert(Setting::Forwarding(family), 1);
 }
 
 /// Where packets for a peer's subnet go. A peer without this family has none.
-pub(crate) fn add_forward(state: &mut NetState, family: Family, link: LinkName, peer: &Lease, mac: Option<MacAddr>) {
+pub(crate) fn add_forward(state: &mut DesiredNet, family: Family, link: LinkName, peer: &Lease, mac: Option<MacAddr>) {
     if let (Some(to), Some(destination)) = (peer.public.get(family).copied(), peer.subnet.get(family)) {
         state.forwarding.insert(ForwardKey { link, destination }, Forward { to, mac });
     }
@@ -150,7 +150,7 @@ const fn least_mtu(family: Family) -> Mtu {
 pub fn marks(config: &NetworkConfig) -> Marks {
     match &config.backend {
         BackendConfig::Vxlan(vxlan) => {
-            let port = Some(vxlan.port.unwrap_or(Vxlan::new(vxlan.vni).port_in_use()));
+            let port = Some(vxlan.port.unwrap_or(DesiredVxlan::new(vxlan.vni).port_in_use()));
             Marks { port, learning: vxlan.learning, ..Marks::default() }
         }
         BackendConfig::Udp { .. }
@@ -228,10 +228,10 @@ pub fn select(config: &NetworkConfig, placement: Placement) -> Result<Box<dyn Ba
 ///
 /// flannel's is metric 0 (`AddBlackholeV4Route` of its pkg/ip/iface.go), which wins over the bridge's own route to the same
 /// prefix if it is there first. Ours has the highest metric, so that it only ever catches what nothing else does.
-pub(crate) fn blackholes(own: &Lease) -> impl Iterator<Item = (RouteKey, Route)> {
+pub(crate) fn blackholes(own: &Lease) -> impl Iterator<Item = (RouteKey, NextHop)> {
     own.subnet.prefixes().map(|destination| {
         let key = RouteKey { metric: u32::MAX, ..RouteKey::main(destination) };
-        (key, Route::ours(Via::Blackhole))
+        (key, NextHop::Blackhole)
     })
 }
 

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use wire_lease::{BackendData, Lease, LeaseTable, NetworkConfig};
 use wire_net::{DualStack, Family, LinkName, Mtu, Overhead, Prefix};
-use wire_state::{Framing, Link, Marks, NetState, Route, RouteKey, Scope, Via};
+use wire_state::{DesiredLink, DesiredNet, Framing, Marks, NextHop, RouteKey, Scope};
 
 use crate::{
     Backend, Placement, SelectError,
@@ -25,7 +25,7 @@ pub(crate) struct UdpBackend {
 #[derive(Clone, Debug)]
 struct Device {
     name: LinkName,
-    link: Link,
+    link: DesiredLink,
     network: Prefix,
     /// The network, or the range in it that the config bounds.
     leased: Vec<Prefix>,
@@ -48,11 +48,11 @@ impl UdpBackend {
 }
 
 impl Backend for UdpBackend {
-    fn desired(&self, own: &Lease, leases: &LeaseTable) -> NetState {
-        let mut state = NetState::default();
+    fn desired(&self, own: &Lease, leases: &LeaseTable) -> DesiredNet {
+        let mut state = DesiredNet::default();
         for (family, device) in self.devices.iter() {
             add_device(&mut state, family, (device.name, &device.link), own);
-            let route = |prefix: Prefix| (RouteKey::main(prefix), Route::ours(Via::Link(device.name)));
+            let route = |prefix: Prefix| (RouteKey::main(prefix), NextHop::Link(device.name));
             state.routes.extend(device.led(family, own, leases).into_iter().map(route));
             for peer in peers(leases) {
                 add_forward(&mut state, family, device.name, peer, None);

@@ -6,7 +6,8 @@ use std::net::IpAddr;
 use wire_lease::{BackendConfig, BackendData, Lease, LeaseTable, NetworkConfig, Vtep, VxlanConfig};
 use wire_net::{DualStack, Family, LinkName, Mtu, Overhead, Prefix, Vni};
 use wire_state::{
-    FdbKey, Framing, Link, LinkKind, Marks, NeighbourKey, NetState, Parent, Route, RouteKey, Scope, Via, Vxlan,
+    DesiredKind, DesiredLink, DesiredNet, DesiredVxlan, FdbKey, Framing, KernelKind, LinkId, LinkRef, Marks,
+    NeighbourKey, NextHop, RouteKey, Scope,
 };
 
 use crate::{
@@ -21,7 +22,7 @@ pub(crate) struct VxlanBackend {
     vni: Vni,
     devices: DualStack<Device>,
     networks: Vec<Prefix>,
-    parent: Parent,
+    parent: LinkId,
     marks: Marks,
     blackhole: bool,
 }
@@ -29,7 +30,7 @@ pub(crate) struct VxlanBackend {
 #[derive(Clone, Debug)]
 struct Device {
     name: LinkName,
-    link: Link,
+    link: DesiredLink,
     mac: wire_net::MacAddr,
 }
 
@@ -57,30 +58,30 @@ impl Device {
         // As in flannel, the IPv6 overlay runs over the IPv6 underlay.
         let mtu = outer.mtu_within(Overhead::vxlan(family), config.mtu.map(Mtu))?;
         let link = if placement.forward.replaces_vxlan {
-            let port = config.port.unwrap_or(Vxlan::new(config.vni).port_in_use());
+            let port = config.port.unwrap_or(DesiredVxlan::new(config.vni).port_in_use());
             placement.forward.link(Framing::Vxlan { vni: config.vni, mac }, (outer.local, port), mtu)
         } else {
             let vxlan = Self::vxlan(config, placement.underlay.parent(), outer.local);
-            Link { mac: Some(mac), ..Link::ours(LinkKind::Vxlan(vxlan), mtu) }
+            DesiredLink { mac: Some(mac), ..DesiredLink::new(DesiredKind::Kernel(KernelKind::Vxlan(vxlan)), mtu) }
         };
         Ok(Self { name: device_name(family, config.vni)?, link, mac })
     }
 
-    fn vxlan(config: &VxlanConfig, parent: Parent, local: IpAddr) -> Vxlan {
-        Vxlan {
-            parent: Some(parent),
+    fn vxlan(config: &VxlanConfig, parent: LinkId, local: IpAddr) -> DesiredVxlan {
+        DesiredVxlan {
+            parent: Some(LinkRef::Found(parent)),
             local: Some(local),
             port: config.port,
             gbp: config.gbp,
             learning: config.learning,
-            ..Vxlan::new(config.vni)
+            ..DesiredVxlan::new(config.vni)
         }
     }
 }
 
 impl Backend for VxlanBackend {
-    fn desired(&self, own: &Lease, leases: &LeaseTable) -> NetState {
-        let mut state = NetState::default();
+    fn desired(&self, own: &Lease, leases: &LeaseTable) -> DesiredNet {
+        let mut state = DesiredNet::default();
         for (family, device) in self.devices.iter() {
             add_device(&mut state, family, (device.name, &device.link), own);
             for entry in leases.peers.values() {
@@ -113,7 +114,7 @@ impl Backend for VxlanBackend {
 
 /// The entries of one peer: where the kernel encapsulates, its FDB entry and its neighbour; where we do, where to send;
 /// and its route. A peer of another backend, or without this family, has none.
-fn add_peer(state: &mut NetState, family: Family, device: &Device, peer: &Lease) {
+fn add_peer(state: &mut DesiredNet, family: Family, device: &Device, peer: &Lease) {
     let BackendData::Vxlan(vteps) = &peer.data else { return };
     let (Some(vtep), Some(public), Some(subnet)) =
         (vteps.get(family), peer.public.get(family), peer.subnet.get(family))
@@ -122,14 +123,13 @@ fn add_peer(state: &mut NetState, family: Family, device: &Device, peer: &Lease)
     };
     let (link, gateway) = (device.name, subnet.network());
     match device.link.kind {
-        LinkKind::Tun(_) => add_forward(state, family, link, peer, Some(vtep.mac)),
-        LinkKind::Vxlan(_) | LinkKind::Other(_) => {
+        DesiredKind::Tunnel(_) => add_forward(state, family, link, peer, Some(vtep.mac)),
+        DesiredKind::Kernel(_) => {
             state.fdb.insert(FdbKey { link, mac: vtep.mac }, *public);
             state.neighbours.insert(NeighbourKey { link, address: gateway }, vtep.mac);
         }
     }
-    let via = Via::Gateway { gateway, link, onlink: true };
-    state.routes.insert(RouteKey::main(subnet), Route::ours(via));
+    state.routes.insert(RouteKey::main(subnet), NextHop::Gateway { gateway, link, onlink: true });
 }
 
 /// The names of the devices that `config` asks for; none where its backend has none.

@@ -57,6 +57,7 @@ pub fn carried_codepoints(from: &Namespace, to: &Namespace, address: IpAddr) -> 
 }
 
 /// The codepoint that one was sent with, and its TOS or traffic class.
+#[allow(clippy::wildcard_enum_match_arm, reason = "a message may have any other part")]
 fn receive(socket: &UdpSocket) -> nix::Result<(u8, u8)> {
     let (mut sent, mut class) = ([0], 0);
     let mut room = cmsg_space!(i32);

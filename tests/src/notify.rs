@@ -85,6 +85,7 @@ impl Notifications {
 }
 
 /// A message, its length and the descriptors that came with it.
+#[allow(clippy::wildcard_enum_match_arm, reason = "a message may have any other part")]
 fn receive(socket: &UnixDatagram, buffer: &mut [u8]) -> nix::Result<(usize, Vec<RawFd>)> {
     let mut control = nix::cmsg_space!([RawFd; 8]);
     let mut into = [IoSliceMut::new(buffer)];

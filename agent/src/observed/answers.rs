@@ -128,7 +128,7 @@ impl Observed {
 fn blocks(conflict: &Conflict, peer: &Entry) -> bool {
     match conflict {
         Conflict::Route { key, .. } => peer.lease.subnet.prefixes().any(|prefix| prefix == key.destination),
-        Conflict::Name { .. } | Conflict::Vni { .. } | Conflict::Port { .. } => true,
+        Conflict::Name { .. } | Conflict::Vni { .. } | Conflict::Port { .. } | Conflict::Needs { .. } => true,
         Conflict::Forwarding { .. } => false,
     }
 }

@@ -10,8 +10,8 @@ use std::{
 
 use wire_net::{DualStack, Family, LinkName, Pool, Subnet, Vni};
 use wire_state::{
-    BaseChain, ContainerLink, Element, FirewallState, Hook, LinkKind, NetState, Owner, Set, SetKind, Table, TableName,
-    Tunnel, VXLAN_LEAD,
+    BaseChain, ContainerLink, DesiredKind, DesiredNet, Element, FirewallState, Hook, KernelKind, LinkRef, Set, SetKind,
+    Table, TableName, Tunnel, VXLAN_LEAD,
 };
 
 use super::{
@@ -93,24 +93,30 @@ const UDP: usize = 8;
 impl OverlayDevice {
     /// The overlay devices that a backend wants.
     #[must_use]
-    pub fn of(net: &NetState) -> DualStack<Self> {
+    pub fn of(net: &DesiredNet) -> DualStack<Self> {
         let mut devices = DualStack::default();
-        for (name, link) in net.links.iter().filter(|(_, link)| link.owner == Owner::Ours) {
+        for (name, link) in &net.links {
             let (family, device) = match &link.kind {
-                LinkKind::Vxlan(vxlan) => {
+                DesiredKind::Kernel(KernelKind::Vxlan(vxlan)) => {
                     let (port, vni, local) = (vxlan.port_in_use(), Some(vxlan.vni), vxlan.local);
-                    let (parent, inner) = (vxlan.parent.map(|parent| parent.name), UDP + VXLAN_LEAD);
+                    let (parent, inner) = (vxlan.parent.map(LinkRef::name), UDP + VXLAN_LEAD);
                     let (in_kernel, has_policy) = (true, vxlan.gbp);
                     (vxlan.underlay(), Self { link: *name, parent, port, vni, local, in_kernel, has_policy, inner })
                 }
-                LinkKind::Tun(Some(Tunnel { framing, local, .. })) => {
+                DesiredKind::Tunnel(Tunnel { framing, local, .. }) => {
                     let (port, vni, local) = (local.port(), framing.vni(), local.ip());
                     let inner = UDP + framing.lead();
                     let (family, parent, local) = (Family::of(local), None, Some(local));
                     let (in_kernel, has_policy) = (false, false);
                     (family, Self { link: *name, parent, port, vni, local, in_kernel, has_policy, inner })
                 }
-                LinkKind::Tun(None) | LinkKind::Other(_) => continue,
+                DesiredKind::Kernel(
+                    KernelKind::Bridge
+                    | KernelKind::Veth(_)
+                    | KernelKind::Vlan(_)
+                    | KernelKind::Macvlan(_)
+                    | KernelKind::Ipip(_),
+                ) => continue,
             };
             devices.set(family, Some(device));
         }

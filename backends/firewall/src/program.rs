@@ -174,6 +174,7 @@ fn run(program: &str, arguments: &[&str], input: &str) -> Result<String, OpError
     run_within(RUN_TIMEOUT, program, arguments, input)
 }
 
+#[allow(clippy::wildcard_enum_match_arm, reason = "most kinds of io::Error are treated alike")]
 fn run_within(timeout: Duration, program: &str, arguments: &[&str], input: &str) -> Result<String, OpError> {
     let mut command = Command::new(program);
     let passed = PASSED.into_iter().filter_map(|name| Some((name, env::var_os(name)?)));

@@ -6,9 +6,9 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 use wire_net::{DualStack, Family, LinkName, Mtu, Pool, Subnet, Vni};
 use wire_state::{
-    ChainName, ChainTable, ChainTableKind, Element, ErrorKind, Firewall, FirewallOp, FirewallState, Flowtable, Link,
-    LinkKind, NetState, Operation as _, Owner, Parent, Plan, Reconciler, Resource as _, Rule, Table, TableName, Vxlan,
-    sim::Sim,
+    ChainName, ChainTable, ChainTableKind, DesiredKind, DesiredLink, DesiredNet, DesiredVxlan, Element, ErrorKind,
+    Firewall, FirewallOp, FirewallState, Flowtable, KernelKind, LinkRef, Operation as _, Plan, Reconciler,
+    Resource as _, Rule, Table, TableName, sim::Sim,
 };
 
 use super::*;
@@ -53,17 +53,21 @@ pub(crate) fn policy(dual: bool) -> FirewallPolicy {
 }
 
 /// The devices that a backend wants.
-pub(crate) fn devices(dual: bool) -> NetState {
+pub(crate) fn devices(dual: bool) -> DesiredNet {
     devices_over(dual, None)
 }
 
-fn devices_over(dual: bool, parent: Option<&str>) -> NetState {
-    let parent = parent.map(|parent| Parent { index: 7, name: name(parent) });
-    let mut state = NetState::default();
+fn devices_over(dual: bool, parent: Option<&str>) -> DesiredNet {
+    let parent = parent.map(|parent| LinkRef::Found(wire_state::samples::found(parent, 7)));
+    let mut state = DesiredNet::default();
     let mut add = |device: &str, local: &str| {
         let local = Some(local.parse().unwrap());
-        let kind = LinkKind::Vxlan(Vxlan { parent, local, ..Vxlan::new(Vni::new(1).unwrap()) });
-        let link = Link { kind, mac: None, mtu: Mtu(1450), up: true, owner: Owner::Ours, index: None };
+        let kind = DesiredKind::Kernel(KernelKind::Vxlan(DesiredVxlan {
+            parent,
+            local,
+            ..DesiredVxlan::new(Vni::new(1).unwrap())
+        }));
+        let link = DesiredLink::new(kind, Mtu(1450));
         state.links.insert(name(device), link);
     };
     add("flannel.1", "192.0.2.1");

@@ -14,7 +14,7 @@ use nix::errno::Errno;
 use tokio::sync::Notify;
 use tracing::{info, warn};
 use wire_net::{LinkName, Mtu, chain};
-use wire_state::{Attempt, Capabilities, ErrorKind, Forward, ForwardKey, LinkKind, NetState, OpError, Tunnel};
+use wire_state::{Attempt, Capabilities, ErrorKind, Forward, ForwardKey, ObservedKind, ObservedNet, OpError, Tunnel};
 
 use super::{
     counters::totals,
@@ -152,7 +152,7 @@ impl Forwarder {
     }
 
     /// Adds the tunnels and their entries to the state read from the kernel.
-    pub fn read(&mut self, state: &mut NetState) {
+    pub fn read(&mut self, state: &mut ObservedNet) {
         let gone = self.engines.iter().filter(|(name, engine)| !is_there(state, name, engine) || !engine.works());
         for name in gone.map(|(name, _)| *name).collect::<Vec<_>>() {
             self.stop_engine(name);
@@ -160,9 +160,9 @@ impl Forwarder {
         self.tunnels.set(&self.engines);
         for (link, engine) in &self.engines {
             if let Some(found) = state.links.get_mut(link)
-                && matches!(found.kind, LinkKind::Tun(_))
+                && matches!(found.kind, ObservedKind::Tun(_))
             {
-                found.kind = LinkKind::Tun(Some(engine.shared.tunnel.clone()));
+                found.kind = ObservedKind::Tun(Some(engine.shared.tunnel.clone()));
             }
             let entries = engine.entries().iter();
             state
@@ -283,8 +283,8 @@ impl Tunnels {
 }
 
 /// True if the device that an engine works on still exists.
-fn is_there(state: &NetState, name: &LinkName, engine: &Engine) -> bool {
-    state.links.get(name).is_some_and(|link| link.index == Some(engine.index))
+fn is_there(state: &ObservedNet, name: &LinkName, engine: &Engine) -> bool {
+    state.links.get(name).is_some_and(|link| link.index == engine.index)
 }
 
 /// The turns that the workers of one tunnel are in.

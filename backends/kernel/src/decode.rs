@@ -1,11 +1,15 @@
 //! From the kernel's messages to entries of a [`wire_state::NetState`]. What is not an entry of ours, or none at all, is `None`.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr},
+};
 
 use wire_net::{Family, LinkName, MacAddr, Mtu, Prefix, Vni};
 use wire_netlink::attribute::{address, attributes, mac, number, text};
 use wire_state::{
-    Address, Extra, FdbKey, Link, LinkKind, NeighbourKey, Owner, PROTOCOL, Parent, Route, RouteKey, Scope, Via, Vxlan,
+    ALIAS, Address, Extra, FdbKey, FloodEntry, Ipip, LinkId, Macvlan, MacvlanMode, Namespace, NeighbourKey, NextHop,
+    ObservedKind, ObservedLink, ObservedRoute, ObservedVxlan, Owner, PROTOCOL, RouteKey, Scope, Veth, Via, Vlan,
 };
 
 use super::nexthop::Nexthops;
@@ -26,33 +30,67 @@ pub(crate) const BRIDGE: u8 = 7;
 /// `RTPROT_KERNEL` of linux/rtnetlink.h: what the kernel makes itself, and takes away itself.
 const PROTOCOL_KERNEL: u8 = 2;
 
-/// A link message (`struct ifinfomsg`): its name and what it is. Its owner and the name of its parent are for the caller to say.
-pub(crate) fn link(body: &[u8]) -> Option<(LinkName, Link)> {
+/// The namespaces that a namespace knows, by the numbers it has given them (`RTM_GETNSID` of linux/rtnetlink.h), and its own.
+#[derive(Clone, Debug)]
+pub(crate) struct Namespaces {
+    pub(crate) own: Namespace,
+    pub(crate) others: BTreeMap<i32, Namespace>,
+}
+
+impl Namespaces {
+    /// The host's, which knows no others.
+    pub(crate) const HOST: Self = Self { own: Namespace::Host, others: BTreeMap::new() };
+
+    /// A link by its number; none if it is in a namespace that we do not look at. Its name is for the caller to say.
+    fn link(&self, index: u32, namespace: Option<i32>) -> Option<LinkId> {
+        let namespace = match namespace {
+            None => self.own,
+            Some(number) => *self.others.get(&number)?,
+        };
+        (index != 0).then(|| LinkId { namespace, index, name: fallback_name(index) })
+    }
+}
+
+/// A link message (`struct ifinfomsg`): its name and what it is. Its owner, and the names of links that it names, are for the caller
+/// to say.
+pub(crate) fn link(body: &[u8], namespaces: &Namespaces) -> Option<(LinkName, ObservedLink)> {
     const ADDRESS: u16 = 1;
     const NAME: u16 = 3;
     const MTU: u16 = 4;
+    const LINK: u16 = 5;
+    const MASTER: u16 = 10;
     const LINKINFO: u16 = 18;
+    const ALIAS_TEXT: u16 = 20;
+    const LINK_NETNSID: u16 = 37;
     const UP: u32 = 1;
     let (index, flags) = (number(body.get(4..8)?)?, number(body.get(8..12)?)?);
-    let (mut name, mut found_mac, mut mtu, mut kind) = (None, None, 0, LinkKind::Other(String::new()));
+    let (mut name, mut found_mac, mut mtu, mut info) = (None, None, 0, [].as_slice());
+    let (mut lower, mut master, mut elsewhere, mut is_marked) = (0, 0, None, false);
     for (number_of, value) in attributes(body.get(16..)?) {
         match number_of {
             ADDRESS => found_mac = mac(value),
             NAME => name = text(value)?.parse().ok(),
             MTU => mtu = number(value)?,
-            LINKINFO => kind = link_kind(value)?,
+            LINK => lower = number(value)?,
+            MASTER => master = number(value)?,
+            LINKINFO => info = value,
+            ALIAS_TEXT => is_marked = text(value) == Some(ALIAS),
+            LINK_NETNSID => elsewhere = Some(i32::from_ne_bytes(value.try_into().ok()?)),
             _ => {}
         }
     }
-    let up = flags & UP != 0;
-    Some((name?, Link { kind, mac: found_mac, mtu: Mtu(mtu), up, owner: Owner::Foreign, index: Some(index) }))
+    let kind = link_kind(info, lower, |index| namespaces.link(index, elsewhere))?;
+    let master = namespaces.link(master, None);
+    let (mtu, up) = (Mtu(mtu), flags & UP != 0);
+    Some((name?, ObservedLink { kind, mac: found_mac, mtu, up, master, is_marked, owner: Owner::Foreign, index }))
 }
 
-fn link_kind(bytes: &[u8]) -> Option<LinkKind> {
+/// What a link is: `lower` is the number of the link it is bound to, and `find` finds one by its number.
+fn link_kind(info: &[u8], lower: u32, find: impl Fn(u32) -> Option<LinkId>) -> Option<ObservedKind> {
     const KIND: u16 = 1;
     const DATA: u16 = 2;
     let (mut kind, mut data) = ("", [].as_slice());
-    for (number, value) in attributes(bytes) {
+    for (number, value) in attributes(info) {
         match number {
             KIND => kind = text(value)?,
             DATA => data = value,
@@ -60,11 +98,64 @@ fn link_kind(bytes: &[u8]) -> Option<LinkKind> {
         }
     }
     let known = match kind {
-        "vxlan" => vxlan(data).map(LinkKind::Vxlan),
-        "tun" => is_made_as_ours(data).then_some(LinkKind::Tun(None)),
+        "vxlan" => vxlan(data, &find).map(ObservedKind::Vxlan),
+        "tun" => is_made_as_ours(data).then_some(ObservedKind::Tun(None)),
+        "bridge" => Some(ObservedKind::Bridge),
+        "veth" => Some(ObservedKind::Veth(Veth { peer: find(lower) })),
+        "vlan" => vlan_id(data).map(|id| ObservedKind::Vlan(Vlan { parent: find(lower), id })),
+        "macvlan" => macvlan_mode(data).map(|mode| ObservedKind::Macvlan(Macvlan { parent: find(lower), mode })),
+        "ipip" => ipip(data, &find).map(ObservedKind::Ipip),
         _ => None,
     };
-    Some(known.unwrap_or_else(|| LinkKind::Other(kind.to_owned())))
+    Some(known.unwrap_or_else(|| ObservedKind::Other(kind.to_owned())))
+}
+
+/// The ID of a VLAN as ours are, of 802.1Q; none of an 802.1ad one (`IFLA_VLAN_*` of linux/if_link.h).
+fn vlan_id(bytes: &[u8]) -> Option<u16> {
+    const ID: u16 = 1;
+    const PROTOCOL: u16 = 5;
+    const DOT1Q: [u8; 2] = [0x81, 0x00];
+    let (mut id, mut is_dot1q) = (None, true);
+    for (kind, value) in attributes(bytes) {
+        match kind {
+            ID => id = value.first_chunk().copied().map(u16::from_ne_bytes),
+            PROTOCOL => is_dot1q = value == DOT1Q,
+            _ => {}
+        }
+    }
+    id.filter(|_| is_dot1q)
+}
+
+/// `IFLA_MACVLAN_MODE` of linux/if_link.h.
+fn macvlan_mode(bytes: &[u8]) -> Option<MacvlanMode> {
+    const MODE: u16 = 1;
+    let (_, value) = attributes(bytes).find(|(kind, _)| *kind == MODE)?;
+    let found = number(value)?;
+    MacvlanMode::ALL.iter().find(|(_, number, _)| *number == found).map(|(mode, ..)| *mode)
+}
+
+/// An ipip device as ours are, to any host (`IFLA_IPTUN_*` of linux/if_tunnel.h); none of one with a fixed other end.
+fn ipip(bytes: &[u8], find: impl Fn(u32) -> Option<LinkId>) -> Option<Ipip<LinkId>> {
+    const LINK: u16 = 1;
+    const LOCAL: u16 = 2;
+    const REMOTE: u16 = 3;
+    let mut found = Ipip { parent: None, local: None };
+    for (kind, value) in attributes(bytes) {
+        match kind {
+            LINK => found.parent = number(value).and_then(&find),
+            LOCAL => found.local = address(value).and_then(v4).filter(|local| !local.is_unspecified()),
+            REMOTE if address(value).is_some_and(|remote| !remote.is_unspecified()) => return None,
+            _ => {}
+        }
+    }
+    Some(found)
+}
+
+const fn v4(address: IpAddr) -> Option<Ipv4Addr> {
+    match address {
+        IpAddr::V4(address) => Some(address),
+        IpAddr::V6(_) => None,
+    }
 }
 
 /// Whether a TUN device is made as ours are: it stays, and takes packets with a vnet header and nothing else before them, on
@@ -81,19 +172,19 @@ fn is_made_as_ours(bytes: &[u8]) -> bool {
 }
 
 /// `IFLA_VXLAN_*` of linux/if_link.h.
-fn vxlan(bytes: &[u8]) -> Option<Vxlan> {
-    let mut found = Vxlan::new(Vni::new(0)?);
+fn vxlan(bytes: &[u8], find: impl Fn(u32) -> Option<LinkId>) -> Option<ObservedVxlan> {
+    let mut found = ObservedVxlan::new(Vni::new(0)?);
     for (kind, value) in attributes(bytes) {
         let flag = value.first().is_some_and(|byte| *byte != 0);
         match kind {
             1 => found.vni = Vni::new(number(value)?)?,
             2 | 16 => found.group = address(value).filter(|group| !group.is_unspecified()),
-            3 => found.parent = number(value).map(|index| Parent { index, name: fallback_name(index) }),
+            3 => found.parent = number(value).and_then(&find),
             4 | 17 => found.local = address(value).filter(|local| !local.is_unspecified()),
             7 => found.learning = flag,
             12 if flag => found.extra = Some(Extra::ShortCircuit),
             13 => found.l2miss = flag,
-            15 => found.port = value.first_chunk().copied().map(u16::from_be_bytes),
+            15 => found.port = u16::from_be_bytes(*value.first_chunk()?),
             20 if flag => found.extra = Some(Extra::ZeroChecksums),
             22 if flag => found.extra = Some(Extra::RemoteChecksums),
             23 => found.gbp = true,
@@ -140,16 +231,18 @@ pub(crate) fn device_address(body: &[u8], devices: &Names) -> Option<Address> {
 }
 
 /// An entry of the neighbour table or of the FDB.
-pub(crate) enum Neighbour {
+pub(crate) enum NeighbourEntry {
     Neighbour(NeighbourKey, MacAddr),
     Fdb(FdbKey, IpAddr),
+    Flood(FloodEntry),
 }
 
 /// A neighbour message (`struct ndmsg`) of one of `devices`. Only what was put there to stay: what the kernel learnt comes
 /// and goes by itself.
-pub(crate) fn neighbour(body: &[u8], devices: &Names) -> Option<Neighbour> {
+pub(crate) fn neighbour(body: &[u8], devices: &Names) -> Option<NeighbourEntry> {
     const DESTINATION: u16 = 1;
     const LLADDR: u16 = 2;
+    const MASTER: u16 = 9;
     const NOARP: u16 = 0x40;
     const PERMANENT: u16 = 0x80;
     const PROXY: u8 = 0x08;
@@ -160,17 +253,24 @@ pub(crate) fn neighbour(body: &[u8], devices: &Names) -> Option<Neighbour> {
         match kind {
             DESTINATION => destination = address(value),
             LLADDR => found_mac = mac(value),
+            // Of the bridge whose port the device is.
+            MASTER if family == BRIDGE => return None,
             _ => {}
         }
     }
     match family {
         BRIDGE if state & (PERMANENT | NOARP) != 0 => {
             // Of a MAC without a destination the group or nobody is meant: as good as the zero address.
-            let nowhere = IpAddr::from([0; 4]);
-            Some(Neighbour::Fdb(FdbKey { link, mac: found_mac? }, destination.unwrap_or(nowhere)))
+            let to = destination.unwrap_or(IpAddr::from([0; 4]));
+            let mac = found_mac?;
+            Some(if mac.is_unicast() {
+                NeighbourEntry::Fdb(FdbKey { link, mac }, to)
+            } else {
+                NeighbourEntry::Flood(FloodEntry { link, mac, to })
+            })
         }
         INET | INET6 if state & PERMANENT != 0 && flags & PROXY == 0 => {
-            Some(Neighbour::Neighbour(NeighbourKey { link, address: destination? }, found_mac?))
+            Some(NeighbourEntry::Neighbour(NeighbourKey { link, address: destination? }, found_mac?))
         }
         _ => None,
     }
@@ -206,7 +306,7 @@ struct RouteFields {
 
 /// A route message (`struct rtmsg`) of the main table, with the nexthop object it uses: one of ours, or one in the overlay's
 /// networks that may stand in our way.
-pub(crate) fn route(body: &[u8], context: &RouteContext<'_>) -> Option<(RouteKey, Route, Option<u32>)> {
+pub(crate) fn route(body: &[u8], context: &RouteContext<'_>) -> Option<(RouteKey, ObservedRoute, Option<u32>)> {
     const ONLINK: u32 = 4;
     const CLONED: u32 = 0x200;
     let header = body.first_chunk::<12>()?;
@@ -232,17 +332,19 @@ pub(crate) fn route(body: &[u8], context: &RouteContext<'_>) -> Option<(RouteKey
     let destination = Prefix::new(fields.destination.unwrap_or(unspecified), len).ok()?;
     let via = match (kind, link, gateway) {
         (_, Some(_), _) if fields.multipath => Via::Other("multipath".to_owned()),
-        (UNICAST, Some(link), Some(gateway)) => Via::Gateway { gateway, link, onlink: flags & ONLINK != 0 },
-        (UNICAST, Some(link), None) => Via::Link(link),
-        (BLACKHOLE, ..) => Via::Blackhole,
+        (UNICAST, Some(link), Some(gateway)) => {
+            Via::NextHop(NextHop::Gateway { gateway, link, onlink: flags & ONLINK != 0 })
+        }
+        (UNICAST, Some(link), None) => Via::NextHop(NextHop::Link(link)),
+        (BLACKHOLE, ..) => Via::NextHop(NextHop::Blackhole),
         _ => Via::Other(describe(kind, device, gateway)),
     };
-    let route = Route { via, protocol, owner: Owner::Foreign };
+    let route = ObservedRoute { via, protocol, owner: Owner::Foreign };
     let is_on_ours = device.is_some_and(|index| context.devices.contains_key(&index));
     let owner = owner(destination, &route, is_on_ours, context.scope)?;
     Some((
         RouteKey { table: fields.table, destination, metric: fields.metric },
-        Route { owner, ..route },
+        ObservedRoute { owner, ..route },
         fields.nexthop,
     ))
 }
@@ -279,9 +381,9 @@ fn route_fields(bytes: &[u8], table: u8) -> RouteFields {
 
 /// Whose a route is; `None` where it is no concern of ours. One of our protocol is ours on whatever link: on a device that
 /// a former network config had, too.
-fn owner(destination: Prefix, route: &Route, is_on_ours: bool, scope: &Scope) -> Option<Owner> {
+fn owner(destination: Prefix, route: &ObservedRoute, is_on_ours: bool, scope: &Scope) -> Option<Owner> {
     let inside = scope.networks.iter().any(|network| network.covers(destination));
-    match route.link() {
+    match route.via.link() {
         Some(_) if is_on_ours => (route.protocol != PROTOCOL_KERNEL).then_some(Owner::Ours),
         Some(_) | None => inside.then_some(if route.protocol == PROTOCOL { Owner::Ours } else { Owner::Foreign }),
     }

@@ -1,19 +1,25 @@
 //! From operations to the kernel's messages.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, os::fd::RawFd};
 
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
+use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::{
     AddressFamily,
     address::{AddressAttribute, AddressFlags, AddressMessage},
-    link::{InfoKind, InfoVxlan, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage},
+    link::{
+        InfoData, InfoIpTunnel, InfoKind, InfoMacVlan, InfoVeth, InfoVlan, InfoVxlan, LinkAttribute, LinkExtentMask,
+        LinkFlags, LinkInfo, LinkMessage, MacVlanMode,
+    },
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
     route::{RouteMessage, RouteProtocol, RouteScope, RouteType},
 };
 use rtnetlink::{LinkMessageBuilder, LinkVxlan, RouteMessageBuilder};
 use wire_net::{Family, LinkName, MacAddr};
 use wire_netlink::Batch;
-use wire_state::{Address, FdbKey, Link, LinkKind, NeighbourKey, PROTOCOL, Route, RouteKey, Via, Vxlan};
+use wire_state::{
+    ALIAS, Address, DesiredLink, DesiredVxlan, FdbKey, FloodEntry, KernelKind, MacvlanMode, NeighbourKey, NextHop,
+    ObservedRoute, PROTOCOL, RouteKey,
+};
 
 /// Message types of linux/rtnetlink.h.
 pub(crate) const NEWLINK: u16 = 16;
@@ -53,21 +59,116 @@ pub(crate) fn list_links(batch: &mut Batch, flags: u16, kind: Option<&str>) {
     batch.push(GETLINK, flags, &message);
 }
 
-/// A VXLAN device that is not there yet. `None` for kinds we do not make.
-pub(crate) fn create_link(batch: &mut Batch, name: LinkName, link: &Link) -> Option<()> {
-    let LinkKind::Vxlan(vxlan) = &link.kind else { return None };
+/// The links that a new one is bound to, by the kernel's numbers.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Bound {
+    /// The link it sends through.
+    pub(crate) lower: Option<Lower>,
+    /// The other end of a pair.
+    pub(crate) peer: Option<Peer>,
+    /// The bridge.
+    pub(crate) master: Option<u32>,
+}
+
+/// The link that a new one sends through.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Lower {
+    pub(crate) index: u32,
+    /// The number of its namespace as this one knows it, if it is in another (`IFLA_LINK_NETNSID`).
+    pub(crate) namespace: Option<i32>,
+}
+
+/// The other end of a pair.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Peer {
+    pub(crate) name: LinkName,
+    /// Its namespace, if that is another (`IFLA_NET_NS_FD`).
+    pub(crate) namespace: Option<RawFd>,
+}
+
+/// Makes a link, and marks it as ours by an alias if its form alone does not tell.
+pub(crate) fn create_link(batch: &mut Batch, name: LinkName, link: &DesiredLink<KernelKind>, bound: &Bound) {
+    let (kind, data) = match &link.kind {
+        KernelKind::Vxlan(vxlan) => return create_vxlan(batch, name, link, (vxlan, bound)),
+        KernelKind::Bridge => (InfoKind::Bridge, None),
+        KernelKind::Veth(_) => {
+            (InfoKind::Veth, bound.peer.map(|peer| InfoData::Veth(InfoVeth::Peer(peer.message(link)))))
+        }
+        KernelKind::Vlan(vlan) => (InfoKind::Vlan, Some(InfoData::Vlan(vec![InfoVlan::Id(vlan.id)]))),
+        KernelKind::Macvlan(macvlan) => {
+            (InfoKind::MacVlan, Some(InfoData::MacVlan(vec![InfoMacVlan::Mode(macvlan_mode(macvlan.mode))])))
+        }
+        KernelKind::Ipip(ipip) => {
+            let parent = bound.lower.map(|lower| InfoIpTunnel::Link(lower.index));
+            let local = ipip.local.map(|local| InfoIpTunnel::Local(local.into()));
+            (InfoKind::IpIp, Some(InfoData::IpTunnel(parent.into_iter().chain(local).collect())))
+        }
+    };
+    let mut message = LinkMessage::default();
+    (message.header.flags, message.header.change_mask) = (LinkFlags::Up, LinkFlags::Up);
+    message.attributes.push(LinkAttribute::IfName(name.to_string()));
+    let info = [LinkInfo::Kind(kind)].into_iter().chain(data.map(LinkInfo::Data)).collect();
+    message.attributes.push(LinkAttribute::LinkInfo(info));
+    message.attributes.push(LinkAttribute::Mtu(link.mtu.0));
+    message.attributes.extend(link.mac.map(|mac| LinkAttribute::Address(mac.octets().to_vec())));
+    // An ipip device has its parent among its own settings.
+    let lower = bound.lower.filter(|_| !matches!(link.kind, KernelKind::Ipip(_)));
+    message.attributes.extend(lower.map(|lower| LinkAttribute::Link(lower.index)));
+    message.attributes.extend(bound.elsewhere());
+    batch.push(NEWLINK, CREATE, &message);
+    let mut marking = LinkMessage::default();
+    marking.attributes.push(LinkAttribute::IfName(name.to_string()));
+    marking.attributes.extend(mark(&link.kind));
+    batch.push(SETLINK, 0, &marking);
+}
+
+fn create_vxlan(
+    batch: &mut Batch,
+    name: LinkName,
+    link: &DesiredLink<KernelKind>,
+    (vxlan, bound): (&DesiredVxlan, &Bound),
+) {
     let mut builder = vxlan_attributes(LinkVxlan::new(name.as_str(), vxlan.vni.number()), vxlan).mtu(link.mtu.0).up();
-    if let Some(parent) = vxlan.parent {
-        builder = builder.dev(parent.index);
+    if let Some(lower) = bound.lower {
+        builder = builder.dev(lower.index);
     }
     if let Some(mac) = link.mac {
         builder = builder.address(mac.octets().to_vec());
     }
-    batch.push(NEWLINK, CREATE, &builder.build());
-    Some(())
+    let mut message = builder.build();
+    message.attributes.extend(bound.elsewhere());
+    batch.push(NEWLINK, CREATE, &message);
 }
 
-fn vxlan_attributes(mut builder: LinkMessageBuilder<LinkVxlan>, vxlan: &Vxlan) -> LinkMessageBuilder<LinkVxlan> {
+impl Bound {
+    /// The bridge, and the namespace of the link below.
+    fn elsewhere(&self) -> impl Iterator<Item = LinkAttribute> {
+        let namespace = self.lower.and_then(|lower| lower.namespace).map(LinkAttribute::LinkNetNsId);
+        self.master.map(LinkAttribute::Controller).into_iter().chain(namespace)
+    }
+}
+
+impl Peer {
+    fn message(&self, first: &DesiredLink<KernelKind>) -> LinkMessage {
+        let mut message = LinkMessage::default();
+        message.attributes.push(LinkAttribute::IfName(self.name.to_string()));
+        message.attributes.push(LinkAttribute::Mtu(first.mtu.0));
+        message.attributes.extend(self.namespace.map(LinkAttribute::NetNsFd));
+        message
+    }
+}
+
+const fn macvlan_mode(mode: MacvlanMode) -> MacVlanMode {
+    match mode {
+        MacvlanMode::Private => MacVlanMode::Private,
+        MacvlanMode::Vepa => MacVlanMode::Vepa,
+        MacvlanMode::Bridge => MacVlanMode::Bridge,
+        MacvlanMode::Passthru => MacVlanMode::Passthrough,
+        MacvlanMode::Source => MacVlanMode::Source,
+    }
+}
+
+fn vxlan_attributes(mut builder: LinkMessageBuilder<LinkVxlan>, vxlan: &DesiredVxlan) -> LinkMessageBuilder<LinkVxlan> {
     builder = builder.learning(vxlan.learning);
     builder = match vxlan.local {
         Some(IpAddr::V4(local)) => builder.local(local),
@@ -84,18 +185,38 @@ fn vxlan_attributes(mut builder: LinkMessageBuilder<LinkVxlan>, vxlan: &Vxlan) -
 /// what is sent while the agent is restarted waits there too.
 const TUN_QUEUE: u32 = 2048;
 
-/// What can be set in place on any device that is there.
-pub(crate) fn change_link(batch: &mut Batch, index: u32, link: &Link) {
+/// Sets in place what can be, on any device that is there; `own` is what its kind alone has.
+pub(crate) fn change_link<K>(
+    batch: &mut Batch,
+    index: u32,
+    link: &DesiredLink<K>,
+    (master, own): (Option<u32>, Option<LinkAttribute>),
+) {
     let mut message = LinkMessage::default();
     message.header.index = index;
-    let flags = if link.up { LinkFlags::Up } else { LinkFlags::empty() };
-    (message.header.flags, message.header.change_mask) = (flags, LinkFlags::Up);
+    (message.header.flags, message.header.change_mask) = (LinkFlags::Up, LinkFlags::Up);
     message.attributes.push(LinkAttribute::Mtu(link.mtu.0));
     message.attributes.extend(link.mac.map(|mac| LinkAttribute::Address(mac.octets().to_vec())));
-    if matches!(link.kind, LinkKind::Tun(_)) {
-        message.attributes.push(LinkAttribute::TxQueueLen(TUN_QUEUE));
-    }
+    message.attributes.extend(master.map(LinkAttribute::Controller));
+    message.attributes.extend(own);
     batch.push(SETLINK, 0, &message);
+}
+
+/// The length of a TUN device's queue.
+pub(crate) const fn tun_queue() -> LinkAttribute {
+    LinkAttribute::TxQueueLen(TUN_QUEUE)
+}
+
+/// The mark of links whose form does not tell that they are ours.
+pub(crate) fn mark(kind: &KernelKind) -> Option<LinkAttribute> {
+    match kind {
+        KernelKind::Vxlan(_) => None,
+        KernelKind::Bridge
+        | KernelKind::Veth(_)
+        | KernelKind::Vlan(_)
+        | KernelKind::Macvlan(_)
+        | KernelKind::Ipip(_) => Some(LinkAttribute::IfAlias(ALIAS.to_owned())),
+    }
 }
 
 /// Whether a VXLAN device that is there learns. The kernel takes no MTU in the same message ("Cannot change mtu").
@@ -167,6 +288,19 @@ fn fdb_message(index: u32, key: &FdbKey) -> NeighbourMessage {
     message
 }
 
+pub(crate) fn put_flood(batch: &mut Batch, index: u32, entry: &FloodEntry) {
+    let mut message = fdb_message(index, &FdbKey { link: entry.link, mac: entry.mac });
+    message.attributes.push(NeighbourAttribute::Destination(entry.to.into()));
+    batch.push(NEWNEIGH, NLM_F_CREATE | NLM_F_APPEND, &message);
+}
+
+pub(crate) fn delete_flood(batch: &mut Batch, index: u32, entry: &FloodEntry) {
+    let mut message = fdb_message(index, &FdbKey { link: entry.link, mac: entry.mac });
+    let to = (!entry.to.is_unspecified()).then(|| NeighbourAttribute::Destination(entry.to.into()));
+    message.attributes.extend(to);
+    batch.push(DELNEIGH, 0, &message);
+}
+
 pub(crate) fn put_neighbour(batch: &mut Batch, index: u32, key: &NeighbourKey, mac: MacAddr) {
     let mut message = neighbour_message(index, key);
     message.attributes.push(NeighbourAttribute::LinkLayerAddress(mac.octets().to_vec()));
@@ -209,19 +343,19 @@ pub(crate) enum Through {
     Nowhere,
 }
 
-pub(crate) fn put_route(batch: &mut Batch, replace: bool, key: &RouteKey, route: &Route, through: Through) {
-    let message = route_message(key, route, through, RouteScope::Universe);
+pub(crate) fn put_route(batch: &mut Batch, replace: bool, key: &RouteKey, hop: &NextHop, through: Through) {
+    let message = route_message(key, Some(hop), through, RouteScope::Universe);
     batch.push(NEWROUTE, if replace { SET } else { CREATE }, &message);
 }
 
 /// Deletes a route as it was read: what it leads through and who made it have to match, so that no other is hit.
-pub(crate) fn delete_route(batch: &mut Batch, key: &RouteKey, route: &Route, through: Through) {
-    let mut message = route_message(key, route, through, RouteScope::NoWhere);
+pub(crate) fn delete_route(batch: &mut Batch, key: &RouteKey, route: &ObservedRoute, through: Through) {
+    let mut message = route_message(key, route.via.next_hop(), through, RouteScope::NoWhere);
     message.header.protocol = route.protocol.into();
     batch.push(DELROUTE, 0, &message);
 }
 
-fn route_message(key: &RouteKey, route: &Route, through: Through, scope: RouteScope) -> RouteMessage {
+fn route_message(key: &RouteKey, hop: Option<&NextHop>, through: Through, scope: RouteScope) -> RouteMessage {
     let mut builder = RouteMessageBuilder::<IpAddr>::new()
         .destination_prefix(key.destination.network(), key.destination.len())
         .expect("a prefix has a valid length")
@@ -236,7 +370,7 @@ fn route_message(key: &RouteKey, route: &Route, through: Through, scope: RouteSc
         Through::Link(index) => builder.output_interface(index),
         Through::Nowhere => builder.kind(RouteType::BlackHole),
     };
-    if let (Via::Gateway { gateway, onlink, .. }, Through::Link(_)) = (&route.via, through) {
+    if let (Some(NextHop::Gateway { gateway, onlink, .. }), Through::Link(_)) = (hop, through) {
         builder = builder.gateway(*gateway).expect("a gateway has its route's family");
         if *onlink {
             builder = builder.onlink();

@@ -4,9 +4,13 @@ use std::collections::BTreeMap;
 
 use wire_net::{Family, LinkName, Prefix};
 use wire_netlink::{Batch, Netlink, attribute::number};
-use wire_state::{ContainerLink, DataplaneError, LinkKind};
+use wire_state::{ContainerLink, DataplaneError, ObservedKind};
 
-use super::{decode, encode, read::link_by};
+use super::{
+    decode::{self, Namespaces},
+    encode,
+    read::link_by,
+};
 
 /// Looks at single links, by a socket of its own.
 pub struct Links {
@@ -40,11 +44,11 @@ fn container_links(netlink: &mut Netlink, subnets: &[Prefix]) -> Result<Vec<Cont
     // Older kernels list the links of all kinds.
     let request = |batch: &mut Batch, flags| encode::list_links(batch, flags, Some("bridge"));
     let bridge = |body: &[u8]| {
-        let (name, link) = decode::link(body)?;
-        let is_bridge = link.kind == LinkKind::Other("bridge".to_owned());
+        let (name, link) = decode::link(body, &Namespaces::HOST)?;
+        let is_bridge = link.kind == ObservedKind::Bridge;
         let addresses = Vec::new();
         let bridge = ContainerLink { name, is_bridge, mtu: link.mtu, is_used: has_carrier(body), addresses };
-        is_bridge.then_some((link.index?, bridge))
+        is_bridge.then_some((link.index, bridge))
     };
     let mut links: BTreeMap<u32, ContainerLink> = netlink.dump("bridges", &request, bridge)?.into_iter().collect();
     for family in Family::ALL {
@@ -64,7 +68,7 @@ fn container_links(netlink: &mut Netlink, subnets: &[Prefix]) -> Result<Vec<Cont
 /// A link that is no bridge; none where it went meanwhile, or is a device of an overlay.
 fn other(netlink: &mut Netlink, index: u32) -> Result<Option<ContainerLink>, DataplaneError> {
     let found = link_by(netlink, None, index)?;
-    let found = found.filter(|(_, link)| !matches!(link.kind, LinkKind::Vxlan(_)));
+    let found = found.filter(|(_, link)| !matches!(link.kind, ObservedKind::Vxlan(_)));
     Ok(found.map(|(name, link)| ContainerLink {
         name,
         is_bridge: false,

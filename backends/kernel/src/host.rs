@@ -7,9 +7,12 @@ use wire_netlink::{
     Batch, Netlink,
     attribute::{address, attributes, number},
 };
-use wire_state::{DataplaneError, LinkKind};
+use wire_state::DataplaneError;
 
-use super::{decode, encode};
+use super::{
+    decode::{self, Namespaces},
+    encode,
+};
 
 /// All links of this host, in the network namespace of the thread that asked.
 #[derive(Clone, Debug, Default)]
@@ -130,15 +133,11 @@ impl std::fmt::Display for Host {
 fn link(body: &[u8]) -> Option<HostLink> {
     /// `IFF_LOOPBACK` in `struct ifinfomsg`.
     const LOOPBACK: u32 = 8;
-    let (name, link) = decode::link(body)?;
-    let kind = match link.kind {
-        LinkKind::Vxlan(_) => "vxlan".to_owned(),
-        LinkKind::Tun(_) => "tun".to_owned(),
-        LinkKind::Other(kind) => kind,
-    };
+    let (name, link) = decode::link(body, &Namespaces::HOST)?;
+    let kind = link.kind.name().to_owned();
     Some(HostLink {
         name,
-        index: link.index?,
+        index: link.index,
         kind,
         is_loopback: body.get(8..12).and_then(number).is_some_and(|flags| flags & LOOPBACK != 0),
         mtu: link.mtu,

@@ -12,6 +12,7 @@ mod listeners;
 #[cfg(test)]
 mod measure;
 mod monitor;
+mod namespaces;
 mod nexthop;
 mod nics;
 pub mod port;
@@ -27,6 +28,7 @@ mod write;
 pub use holders::Links;
 pub use host::{Host, HostAddress, HostLink, Standing, Way};
 pub use monitor::{Monitor, Wake};
+pub use namespaces::{KernelDataplane, Others};
 pub use nics::{MacOrigin, Nic};
 pub use traffic::{Passed, Traffic, traffic};
 pub use write::{NetlinkDataplane, RouteForm};

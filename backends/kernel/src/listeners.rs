@@ -88,7 +88,7 @@ mod tests {
     use wire_net::DualStack;
 
     use super::*;
-    use wire_state::Parent;
+    use wire_state::{LinkId, Namespace};
 
     fn link(name: &str, index: u32) -> LinkSettings {
         LinkSettings {
@@ -108,7 +108,10 @@ mod tests {
 
     /// The names that a look finds; routers were heard on `learnt`.
     fn look(listeners: &mut Listeners, links: &[LinkSettings], learnt: &[u32]) -> Vec<String> {
-        let scope = Scope { parent: Some(Parent { index: 1, name: "eth0".parse().unwrap() }), ..Scope::default() };
+        let scope = Scope {
+            parent: Some(LinkId { namespace: Namespace::Host, index: 1, name: "eth0".parse().unwrap() }),
+            ..Scope::default()
+        };
         let learnt = learnt.iter().copied().collect();
         let forwards = links.iter().any(|link| link.forwards.v6 == Some(true));
         let sight = Sight { scope: &scope, learnt: &learnt, forwards, by_default: true };

@@ -1,14 +1,14 @@
 //! The figures of docs/adr/0002:
-//! `cargo test --release -p wire-backends measure -- --ignored --nocapture --test-threads 1`.
+//! `cargo test --release -p wire-kernel measure -- --ignored --nocapture --test-threads 1`.
 
 use std::time::{Duration, Instant};
 
 use wire_net::Family;
 use wire_netlink::{Batch, Netlink};
-use wire_state::{Driver, NetState};
+use wire_state::{DesiredNet, KernelOp, Op, samples::plan_host};
 
 use super::{
-    NetlinkDataplane, RouteForm, encode,
+    NetlinkDataplane, Others, RouteForm, encode,
     tests::lab::{self, Lab},
 };
 
@@ -64,10 +64,11 @@ fn measure_route_forms() {
                 let (lab, want) = prepared(size);
                 let mut dataplane = NetlinkDataplane::open(form).unwrap();
                 let have = dataplane.read(lab.reconciler_of(form, &[Family::V4]).scope()).unwrap();
-                let routes = NetState { routes: want.routes.clone(), ..have.clone() };
-                let ops = wire_state::plan(&have, &routes).ops;
+                let ops: Vec<Op> = plan_host(&have, &want).ops;
+                let is_route = |op: &&KernelOp| matches!(op, KernelOp::AddRoute(..));
+                let ops: Vec<&KernelOp> = ops.iter().filter_map(kernel).filter(is_route).collect();
                 let from = Instant::now();
-                assert!(dataplane.apply(&ops).into_iter().all(|attempt| attempt.is_ok()));
+                assert!(dataplane.apply(&ops, &Others::default()).into_iter().all(|attempt| attempt.is_ok()));
                 times.push(from.elapsed());
                 lab::run("ip link del wb-up");
             }
@@ -126,8 +127,15 @@ fn measure_one_lease_among_four_thousand() {
     });
 }
 
+const fn kernel(op: &Op) -> Option<&KernelOp> {
+    match op {
+        Op::Kernel(_, op) => Some(op),
+        Op::Tunnel(_) => None,
+    }
+}
+
 /// A device without entries, and what is wanted on it.
-fn prepared(size: usize) -> (Lab, NetState) {
+fn prepared(size: usize) -> (Lab, DesiredNet) {
     let lab = Lab::new(size);
     let want = lab.want_of(&[Family::V4]);
     lab.make_device();

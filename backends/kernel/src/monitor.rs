@@ -12,10 +12,13 @@ use wire_netlink::{
     attribute::{Header, attributes, messages, number},
     force_buffer,
 };
-use wire_state::{DataplaneError, Link, LinkKind, NetState, Owner, PROTOCOL, Route, Scope, Setting, Via};
+use wire_state::{
+    DataplaneError, FdbKey, FloodEntry, NextHop, ObservedKind, ObservedLink, ObservedNet, Owner, PROTOCOL, Scope,
+    Setting,
+};
 
 use super::{
-    decode::{self, Names, Neighbour, RouteContext},
+    decode::{self, Names, Namespaces, NeighbourEntry, RouteContext},
     encode::{DELADDR, DELLINK, DELNEIGH, DELROUTE, NEWADDR, NEWLINK, NEWNEIGH, NEWROUTE},
     nexthop::{self, Hop, Nexthops},
     settings::{self, LinkSettings},
@@ -91,7 +94,7 @@ impl Monitor {
     ///
     /// # Cancel safety
     /// Safe: what was heard has been compared, and what has not been read stays in the socket.
-    pub async fn changed(&mut self, believed: &NetState) -> Result<Wake, DataplaneError> {
+    pub async fn changed(&mut self, believed: &ObservedNet) -> Result<Wake, DataplaneError> {
         let view = View::new(&self.scope, believed);
         poll_fn(|context| {
             let mut wake = Wake::default();
@@ -114,7 +117,7 @@ impl Monitor {
     ///
     /// # Errors
     /// When the socket failed; a new one is needed.
-    pub fn drain(&mut self, believed: &NetState) -> Result<Wake, DataplaneError> {
+    pub fn drain(&mut self, believed: &ObservedNet) -> Result<Wake, DataplaneError> {
         let view = View::new(&self.scope, believed);
         let mut wake = Wake::default();
         loop {
@@ -141,7 +144,7 @@ fn hear(view: &View<'_>, heard: io::Result<()>, datagram: &[u8], wake: &mut Wake
 /// The state that events are compared with.
 struct View<'a> {
     scope: &'a Scope,
-    believed: &'a NetState,
+    believed: &'a ObservedNet,
     names: Names,
     devices: Names,
     nexthops: Nexthops,
@@ -150,10 +153,10 @@ struct View<'a> {
 }
 
 impl<'a> View<'a> {
-    fn new(scope: &'a Scope, believed: &'a NetState) -> Self {
-        let numbered = |keep: &dyn Fn(&Link) -> bool| -> Names {
+    fn new(scope: &'a Scope, believed: &'a ObservedNet) -> Self {
+        let numbered = |keep: &dyn Fn(&ObservedLink) -> bool| -> Names {
             let links = believed.links.iter().filter(|(_, link)| keep(link));
-            links.filter_map(|(name, link)| Some((link.index?, *name))).collect()
+            links.map(|(name, link)| (link.index, *name)).collect()
         };
         let (names, devices) = (numbered(&|_| true), numbered(&|link| link.owner == Owner::Ours));
         Self { scope, believed, names, devices, nexthops: Nexthops::default(), gateways: OnceCell::new() }
@@ -179,7 +182,7 @@ impl<'a> View<'a> {
         if body.first() != Some(&0) {
             return;
         }
-        let Some((name, link)) = decode::link(body) else { return };
+        let Some((name, link)) = decode::link(body, &Namespaces::HOST) else { return };
         wake.ours |= new && settings::of_link(name, body).is_some_and(|link| self.listening_differs(&link));
         let there = self.believed.links.get(&name);
         let same = new && there.is_some_and(|there| there.index == link.index && are_equal(there, &link));
@@ -188,16 +191,14 @@ impl<'a> View<'a> {
             return;
         }
         // Under whatever name, or made anew under its own.
-        if self.scope.parent.is_some_and(|parent| name == parent.name)
-            || link.index.is_some_and(|index| self.scope.is_parent(index))
-        {
+        if self.scope.parent.is_some_and(|parent| name == parent.name) || self.scope.is_parent(link.index) {
             wake.underlay = true;
             wake.ours |= !new;
         } else if there.is_some() || self.scope.devices.contains(&name) {
             wake.ours = true;
-        } else if let Some(index) = link.index {
+        } else {
             // One of ours under a new name.
-            wake.ours |= self.devices.contains_key(&index);
+            wake.ours |= self.devices.contains_key(&link.index);
         }
     }
 
@@ -261,18 +262,29 @@ impl<'a> View<'a> {
             return false;
         }
         match decode::neighbour(body, &self.devices) {
-            Some(Neighbour::Neighbour(key, mac)) => {
+            Some(NeighbourEntry::Neighbour(key, mac)) => {
                 let there = self.believed.neighbours.get(&key);
                 if new { there != Some(&mac) } else { there.is_some() }
             }
-            Some(Neighbour::Fdb(key, destination)) => {
+            // As the reader has it, of VXLAN devices alone.
+            Some(NeighbourEntry::Fdb(FdbKey { link, .. }, _) | NeighbourEntry::Flood(FloodEntry { link, .. }))
+                if !self.is_vxlan(link) =>
+            {
+                false
+            }
+            Some(NeighbourEntry::Fdb(key, destination)) => {
                 let there = self.believed.fdb.get(&key);
                 if new { there != Some(&destination) } else { there == Some(&destination) }
             }
+            Some(NeighbourEntry::Flood(entry)) => self.believed.flooding.contains(&entry) != new,
             // One of ours that is no longer permanent, or one that never was.
             None => decode::neighbour_key(body, &self.devices)
                 .is_some_and(|key| self.believed.neighbours.contains_key(&key)),
         }
+    }
+
+    fn is_vxlan(&self, link: LinkName) -> bool {
+        self.believed.links.get(&link).is_some_and(|link| matches!(link.kind, ObservedKind::Vxlan(_)))
     }
 
     fn route_differs(&self, new: bool, body: &[u8]) -> bool {
@@ -280,18 +292,23 @@ impl<'a> View<'a> {
             RouteContext { scope: self.scope, names: &self.names, devices: &self.devices, nexthops: &self.nexthops };
         let Some((key, route, _)) = decode::route(body, &context) else { return false };
         let there = self.believed.routes.get(&key);
-        if new { !there.is_some_and(|there| there.does_as(&route)) } else { there.is_some() }
+        if new {
+            !there.is_some_and(|there| route.via.next_hop().is_some_and(|hop| there.via.leads_as(hop)))
+        } else {
+            there.is_some()
+        }
     }
 
     /// Whether a nexthop object went that a route we believe in needs: the kernel says nothing of the route itself.
     fn nexthop_missing(&self, body: &[u8]) -> bool {
         let Some(hop) = Hop::decode(body).filter(|hop| hop.protocol == PROTOCOL) else { return false };
         let Some(link) = self.devices.get(&hop.device) else { return false };
-        let by_gateway = |route: &Route| match route.via {
-            Via::Gateway { gateway, link, .. } => Some((link, gateway)),
-            Via::Link(_) | Via::Blackhole | Via::Other(_) => None,
+        let by_gateway = |hop: &NextHop| match hop {
+            NextHop::Gateway { gateway, link, .. } => Some((*link, *gateway)),
+            NextHop::Link(_) | NextHop::Blackhole => None,
         };
-        let gateways = || self.believed.routes.values().filter_map(by_gateway).collect();
+        let hops = || self.believed.routes.values().filter_map(|route| route.via.next_hop());
+        let gateways = || hops().filter_map(by_gateway).collect();
         self.gateways.get_or_init(gateways).contains(&(*link, hop.gateway))
     }
 }
@@ -302,14 +319,16 @@ const fn is_link_local(address: IpAddr) -> bool {
 }
 
 /// Compares only what we look at.
-fn are_equal(one: &Link, other: &Link) -> bool {
+fn are_equal(one: &ObservedLink, other: &ObservedLink) -> bool {
     let kind = match (&one.kind, &other.kind) {
-        (LinkKind::Vxlan(a), LinkKind::Vxlan(b)) => {
+        (ObservedKind::Vxlan(a), ObservedKind::Vxlan(b)) => {
             a.vni == b.vni && a.parent == b.parent && a.local == b.local && a.learning == b.learning
         }
         // Who works it, the kernel does not say.
-        (LinkKind::Tun(_), LinkKind::Tun(_)) => true,
+        (ObservedKind::Tun(_), ObservedKind::Tun(_))
+        // A pair stays one.
+        | (ObservedKind::Veth(_), ObservedKind::Veth(_)) => true,
         (a, b) => a == b,
     };
-    kind && one.mac == other.mac && one.mtu == other.mtu && one.up == other.up
+    kind && one.mac == other.mac && one.mtu == other.mtu && one.up == other.up && one.master == other.master
 }

@@ -9,10 +9,12 @@ use std::{
 use nix::errno::Errno;
 use wire_net::{Family, LinkName};
 use wire_netlink::{Batch, Netlink};
-use wire_state::{DataplaneError, Link, LinkKind, NetState, Owner, Route, RouteKey, Scope, Vxlan};
+use wire_state::{
+    DataplaneError, LinkId, ObservedKind, ObservedLink, ObservedNet, ObservedRoute, Owner, RouteKey, Scope,
+};
 
 use super::{
-    decode::{self, Names, Neighbour, RouteContext},
+    decode::{self, Names, Namespaces, NeighbourEntry, RouteContext},
     encode,
     listeners::Listeners,
     nexthop::{self, ById, Hop, Nexthops},
@@ -21,7 +23,7 @@ use super::{
 
 /// What a read brings beside the state itself.
 pub(crate) struct Reading {
-    pub(crate) state: NetState,
+    pub(crate) state: ObservedNet,
     /// Names of the links that matter, by number.
     pub(crate) names: Names,
     /// `None` where the kernel has no nexthop objects (before Linux 5.3).
@@ -29,16 +31,21 @@ pub(crate) struct Reading {
 }
 
 /// Reads all that `scope` names.
-pub(crate) fn read(netlink: &mut Netlink, scope: &Scope, listeners: &mut Listeners) -> Result<Reading, DataplaneError> {
-    let Links { mut links, mut names, all: others } = read_links(netlink, scope)?;
-    let devices: Names = links
-        .iter()
-        .filter(|(_, link)| link.owner == Owner::Ours)
-        .filter_map(|(name, link)| Some((link.index?, *name)))
-        .collect();
-    let mut state = NetState::default();
-    for index in devices.keys() {
+pub(crate) fn read(
+    netlink: &mut Netlink,
+    (scope, namespaces): (&Scope, &Namespaces),
+    listeners: &mut Listeners,
+) -> Result<Reading, DataplaneError> {
+    let Links { mut links, mut names, all: others } = read_links(netlink, scope, namespaces)?;
+    let devices: Names =
+        links.iter().filter(|(_, link)| link.owner == Owner::Ours).map(|(name, link)| (link.index, *name)).collect();
+    let mut state = ObservedNet::default();
+    for (index, name) in &devices {
         read_device(netlink, *index, &devices, &mut state)?;
+        // That of other links is the kernel's own: the groups that they listen to.
+        if links.get(name).is_some_and(|link| matches!(link.kind, ObservedKind::Vxlan(_))) {
+            read_neighbours(netlink, (None, *index), &devices, &mut state)?;
+        }
     }
     let hops = dump_nexthops(netlink)?;
     let supported = hops.is_some();
@@ -65,43 +72,43 @@ pub(crate) fn read(netlink: &mut Netlink, scope: &Scope, listeners: &mut Listene
 /// All links of this host, as far as each matters.
 struct Links {
     /// All VXLAN devices, whatever has one of our names, and the parent.
-    links: BTreeMap<LinkName, Link>,
+    links: BTreeMap<LinkName, ObservedLink>,
     names: Names,
     all: Vec<Other>,
 }
 
 /// Any link.
 pub(super) struct Other {
-    pub(super) link: Link,
+    pub(super) link: ObservedLink,
     pub(super) settings: LinkSettings,
 }
 
-fn read_links(netlink: &mut Netlink, scope: &Scope) -> Result<Links, DataplaneError> {
+fn read_links(netlink: &mut Netlink, scope: &Scope, namespaces: &Namespaces) -> Result<Links, DataplaneError> {
     let request = |batch: &mut Batch, flags| encode::list_links(batch, flags, None);
     let all = netlink.dump("links", &request, |body| {
-        let (name, link) = decode::link(body)?;
+        let (name, link) = decode::link(body, namespaces)?;
         Some(Other { link, settings: settings::of_link(name, body)? })
     })?;
     let matters = |Other { link, settings }: &&Other| {
-        matches!(link.kind, LinkKind::Vxlan(_))
+        matches!(link.kind, ObservedKind::Vxlan(_))
             || scope.devices.contains(&settings.name)
             || scope.is_parent(settings.index)
     };
-    let mut links: BTreeMap<LinkName, Link> =
+    let mut links: BTreeMap<LinkName, ObservedLink> =
         all.iter().filter(matters).map(|other| (other.settings.name, other.link.clone())).collect();
     for (name, link) in &mut links {
-        name_parent(link, &all);
+        link.named_mut().for_each(|named| give_name(named, namespaces, &all));
         link.owner = scope.owner(*name, link);
     }
-    let names = links.iter().filter_map(|(name, link)| Some((link.index?, *name))).collect();
+    let names = links.iter().map(|(name, link)| (link.index, *name)).collect();
     Ok(Links { links, names, all })
 }
 
-fn name_parent(link: &mut Link, all: &[Other]) {
-    if let LinkKind::Vxlan(Vxlan { parent: Some(parent), .. }) = &mut link.kind
-        && let Some(other) = all.iter().find(|other| other.settings.index == parent.index)
-    {
-        parent.name = other.settings.name;
+/// Names a link of this namespace. One of another keeps its number for a name.
+fn give_name(named: &mut LinkId, namespaces: &Namespaces, all: &[Other]) {
+    let is_it = |other: &&Other| named.namespace == namespaces.own && other.settings.index == named.index;
+    if let Some(other) = all.iter().find(is_it) {
+        named.name = other.settings.name;
     }
 }
 
@@ -110,32 +117,49 @@ pub(crate) fn link_by(
     netlink: &mut Netlink,
     name: Option<LinkName>,
     index: u32,
-) -> Result<Option<(LinkName, Link)>, DataplaneError> {
+) -> Result<Option<(LinkName, ObservedLink)>, DataplaneError> {
     let mut batch = Batch::default();
     encode::get_link(&mut batch, name, index);
     let mut found = None;
-    match netlink.ask(&mut batch, |body| found = decode::link(body)) {
+    match netlink.ask(&mut batch, |body| found = decode::link(body, &Namespaces::HOST)) {
         Ok(_) => Ok(found),
         Err(error) if is(&error, Errno::ENODEV) => Ok(None),
         Err(source) => Err(DataplaneError::Read { what: "a link", source }),
     }
 }
 
-fn read_device(netlink: &mut Netlink, index: u32, devices: &Names, state: &mut NetState) -> Result<(), DataplaneError> {
+fn read_device(
+    netlink: &mut Netlink,
+    index: u32,
+    devices: &Names,
+    state: &mut ObservedNet,
+) -> Result<(), DataplaneError> {
     for family in Family::ALL {
         let request = |batch: &mut Batch, flags| encode::list_addresses(batch, flags, family, index);
         let found = netlink.dump("addresses", &request, |body| decode::device_address(body, devices));
         state.addresses.extend(or_gone(found)?);
     }
-    for family in [None, Some(Family::V4), Some(Family::V6)] {
-        let request = |batch: &mut Batch, flags| encode::list_neighbours(batch, flags, family, index);
-        let what = if family.is_some() { "neighbours" } else { "FDB entries" };
-        let found = netlink.dump(what, &request, |body| decode::neighbour(body, devices));
-        for entry in or_gone(found)? {
-            match entry {
-                Neighbour::Neighbour(key, mac) => drop(state.neighbours.insert(key, mac)),
-                Neighbour::Fdb(key, destination) => drop(state.fdb.insert(key, destination)),
-            }
+    for family in Family::ALL {
+        read_neighbours(netlink, (Some(family), index), devices, state)?;
+    }
+    Ok(())
+}
+
+/// Reads the neighbours of one device, or without a family its FDB.
+fn read_neighbours(
+    netlink: &mut Netlink,
+    (family, index): (Option<Family>, u32),
+    devices: &Names,
+    state: &mut ObservedNet,
+) -> Result<(), DataplaneError> {
+    let request = |batch: &mut Batch, flags| encode::list_neighbours(batch, flags, family, index);
+    let what = if family.is_some() { "neighbours" } else { "FDB entries" };
+    let found = netlink.dump(what, &request, |body| decode::neighbour(body, devices));
+    for entry in or_gone(found)? {
+        match entry {
+            NeighbourEntry::Neighbour(key, mac) => drop(state.neighbours.insert(key, mac)),
+            NeighbourEntry::Fdb(key, destination) => drop(state.fdb.insert(key, destination)),
+            NeighbourEntry::Flood(entry) => drop(state.flooding.insert(entry)),
         }
     }
     Ok(())
@@ -161,7 +185,7 @@ fn dump_nexthops(netlink: &mut Netlink) -> Result<Option<Vec<Hop>>, DataplaneErr
 #[derive(Default)]
 struct Routes {
     /// Ours, and all in the overlay's networks, with the nexthop object that each uses.
-    found: Vec<(RouteKey, Route, Option<u32>)>,
+    found: Vec<(RouteKey, ObservedRoute, Option<u32>)>,
     /// The links that have learnt one from a router.
     learnt: BTreeSet<u32>,
 }

@@ -26,6 +26,7 @@ pub(crate) fn set(setting: Setting, value: u32) -> Result<(), OpError> {
     })
 }
 
+#[allow(clippy::wildcard_enum_match_arm, reason = "most kinds of io::Error are treated alike")]
 fn remedy(setting: Setting, error: &io::Error) -> Option<String> {
     let of_ipv6 = match setting {
         Setting::Forwarding(Family::V6)

@@ -3,6 +3,7 @@
 mod foreign;
 mod host;
 pub(crate) mod lab;
+mod namespaces;
 mod program;
 mod repair;
 mod routers;

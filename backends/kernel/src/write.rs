@@ -7,22 +7,25 @@ use nix::errno::Errno;
 use wire_net::LinkName;
 use wire_netlink::{Batch, Netlink};
 use wire_state::{
-    Attempt, DataplaneError, Driver, ErrorKind, Link, LinkKind, NetState, Network, Op, OpError, Owner, Route, RouteKey,
-    Scope, Setting, Via,
+    Attempt, DataplaneError, DesiredLink, ErrorKind, KernelKind, KernelOp, LinkPlace, LinkRef, Namespace, NextHop,
+    ObservedKind, ObservedLink, ObservedNet, OpError, Owner, RouteKey, Scope, Setting, Tunnel, Veth,
 };
 
 use super::{
-    encode::{self, Through},
+    decode::Namespaces,
+    encode::{self, Bound, Lower, Peer, Through},
     listeners::Listeners,
+    namespaces::Others,
     nexthop::{self, ById, Nexthops},
     port,
     read::{self, Reading},
     sysctl,
 };
 
-/// The kernel of this thread's network namespace, through one netlink socket.
+/// The kernel in one network namespace, that of the thread, through one netlink socket.
 pub struct NetlinkDataplane {
     netlink: Netlink,
+    pub(super) namespaces: Namespaces,
     form: RouteForm,
     links: BTreeMap<LinkName, Known>,
     nexthops: Option<Nexthops>,
@@ -59,33 +62,84 @@ impl NetlinkDataplane {
     /// # Errors
     /// When there is no netlink.
     pub fn open(form: RouteForm) -> Result<Self, DataplaneError> {
+        let (netlink, namespaces) = (Netlink::open()?, Namespaces::HOST);
         let (links, nexthops, listeners) = (BTreeMap::new(), None, Listeners::default());
-        Ok(Self { netlink: Netlink::open()?, form, links, nexthops, listeners, plain: 0 })
+        Ok(Self { netlink, namespaces, form, links, nexthops, listeners, plain: 0 })
+    }
+
+    /// Reads all that `scope` names.
+    ///
+    /// # Errors
+    /// When the kernel does not answer, or refuses. Nothing is known then.
+    pub fn read(&mut self, scope: &Scope) -> Result<ObservedNet, DataplaneError> {
+        let Reading { state, names, nexthops } =
+            read::read(&mut self.netlink, (scope, &self.namespaces), &mut self.listeners)?;
+        self.links = names.into_iter().map(|(index, name)| (name, Known { index, learning: false })).collect();
+        self.links.extend(state.links.iter().map(|(name, link)| (*name, Known::of(link))));
+        let is_plain = |key: &RouteKey| nexthops.as_ref().is_none_or(|nexthops| nexthops.of_route(key).is_none());
+        let ours = state.routes.iter().filter(|(_, route)| route.owner == Owner::Ours);
+        let by_gateway = ours
+            .filter(|(_, route)| matches!(route.via.next_hop(), Some(NextHop::Gateway { gateway: IpAddr::V4(_), .. })));
+        self.plain = by_gateway.filter(|(key, _)| is_plain(key)).count();
+        self.nexthops = nexthops;
+        Ok(state)
+    }
+
+    /// Carries out `ops` in order, and answers for each. One that fails stops no other. What is there already, or gone already,
+    /// counts as done, except a route that somebody else put there first. `others` are the namespaces that links may be bound to.
+    pub fn apply(&mut self, ops: &[&KernelOp], others: &Others) -> Vec<Attempt> {
+        let mut attempts = Vec::with_capacity(ops.len());
+        // What is on a link can only be written once the link's number is known. Links of one name take turns.
+        for segment in ops.chunk_by(|a, b| !a.is_link() && !b.is_link() && is_set(a) == is_set(b)) {
+            if segment.iter().all(|op| is_set(op)) {
+                attempts.extend(segment.iter().filter_map(|op| set(op)));
+            } else {
+                attempts.extend(self.apply_segment(segment, others));
+            }
+            self.learn_links(segment);
+        }
+        // After a failure the nexthop objects are not known for sure, and one of ours may be somebody else's.
+        if attempts.iter().all(Result::is_ok) {
+            self.sweep();
+        }
+        attempts
     }
 
     /// Puts each route of `state` that is ours in its plain form, in place: flanneld's deletions, which name gateway and
     /// device, match no other. For those who go back to it.
-    pub fn hand_back(&mut self, state: &NetState) -> Vec<Attempt> {
+    pub fn hand_back(&mut self, state: &ObservedNet) -> Vec<Attempt> {
         let form = std::mem::replace(&mut self.form, RouteForm::Plain);
         let ours = state.routes.iter().filter(|(_, route)| route.owner == Owner::Ours);
-        let ops: Vec<Op> = ours.map(|(key, route)| Op::ReplaceRoute(*key, route.clone())).collect();
-        let attempts = self.apply(&ops);
+        let hops = ours.filter_map(|(key, route)| Some((key, route.via.next_hop()?)));
+        let ops: Vec<KernelOp> = hops.map(|(key, hop)| KernelOp::ReplaceRoute(*key, *hop)).collect();
+        let attempts = self.apply(&ops.iter().collect::<Vec<_>>(), &Others::default());
         self.form = form;
         attempts
     }
 
-    /// Sets up a device that was made another way.
-    pub fn set_up(&mut self, name: LinkName, link: &Link) -> Attempt {
+    /// Sets up a TUN device that was made by opening it.
+    pub fn set_up_tun(&mut self, name: LinkName, link: &DesiredLink<Tunnel>) -> Attempt {
         if !self.links.contains_key(&name) {
             self.learn_link(name);
         }
-        self.apply(&[Op::ChangeLink(name, link.clone())]).pop().unwrap_or(Ok(()))
+        let mut batch = Batch::default();
+        encode::change_link(&mut batch, self.index(name)?, link, (None, Some(encode::tun_queue())));
+        self.netlink.send(&mut batch).into_iter().collect()
+    }
+
+    /// The kernel's numbers of the links that matter.
+    pub(super) fn numbers(&self) -> BTreeMap<LinkName, u32> {
+        self.links.iter().map(|(name, known)| (*name, known.index)).collect()
+    }
+
+    pub(super) const fn netlink(&mut self) -> &mut Netlink {
+        &mut self.netlink
     }
 
     /// Operations of one kind of target: links themselves, or what is on them.
-    fn apply_segment(&mut self, ops: &[Op]) -> Vec<Attempt> {
+    fn apply_segment(&mut self, ops: &[&KernelOp], others: &Others) -> Vec<Attempt> {
         let mut batch = Batch::default();
-        let encoded: Vec<Result<Encoded, OpError>> = ops.iter().map(|op| self.encode(&mut batch, op)).collect();
+        let encoded: Vec<Result<Encoded, OpError>> = ops.iter().map(|op| self.encode(&mut batch, op, others)).collect();
         let mut answers = self.netlink.send(&mut batch).into_iter();
         let mut attempts = Vec::with_capacity(ops.len());
         for (op, encoded) in ops.iter().zip(encoded) {
@@ -103,63 +157,130 @@ impl NetlinkDataplane {
         attempts
     }
 
-    fn encode(&mut self, batch: &mut Batch, op: &Op) -> Result<Encoded, OpError> {
+    fn encode(&mut self, batch: &mut Batch, op: &KernelOp, others: &Others) -> Result<Encoded, OpError> {
         let before = batch.count();
         let mut route_hop = None;
         match op {
-            Op::CreateLink(name, link) => {
-                encode::create_link(batch, *name, link).ok_or_else(|| OpError::of(Errno::EOPNOTSUPP))?;
+            KernelOp::CreateLink(name, link) => {
+                let bound = self.bound(link, others)?;
+                encode::create_link(batch, *name, link, &bound);
             }
-            Op::ChangeLink(name, link) => self.change_link(batch, *name, link)?,
-            Op::DeleteLink(name) => encode::delete_link(batch, self.index(*name)?),
-            Op::PutAddress(address) => encode::put_address(batch, self.index(address.link)?, address),
-            Op::DeleteAddress(address) => encode::delete_address(batch, self.index(address.link)?, address),
-            Op::PutFdb(key, destination) => encode::put_fdb(batch, self.index(key.link)?, key, *destination),
-            Op::DeleteFdb(key) => encode::delete_fdb(batch, self.index(key.link)?, key),
-            Op::PutNeighbour(key, mac) => encode::put_neighbour(batch, self.index(key.link)?, key, *mac),
-            Op::DeleteNeighbour(key) => encode::delete_neighbour(batch, self.index(key.link)?, key),
-            Op::PutForward(..) | Op::DeleteForward(_) => {
-                return Err(OpError::unsupported("the kernel has no such table"));
-            }
-            Op::AddRoute(key, route) | Op::ReplaceRoute(key, route) => {
-                let replace = matches!(op, Op::ReplaceRoute(..));
-                let through = self.through(batch, replace, key, route)?;
-                encode::put_route(batch, replace, key, route, through);
+            KernelOp::ChangeLink(name, link) => self.change_link(batch, *name, link)?,
+            KernelOp::DeleteLink(name) => encode::delete_link(batch, self.index(*name)?),
+            KernelOp::PutAddress(address) => encode::put_address(batch, self.index(address.link)?, address),
+            KernelOp::DeleteAddress(address) => encode::delete_address(batch, self.index(address.link)?, address),
+            KernelOp::PutFdb(key, destination) => encode::put_fdb(batch, self.index(key.link)?, key, *destination),
+            KernelOp::DeleteFdb(key) => encode::delete_fdb(batch, self.index(key.link)?, key),
+            KernelOp::PutFlood(entry) => encode::put_flood(batch, self.index(entry.link)?, entry),
+            KernelOp::DeleteFlood(entry) => encode::delete_flood(batch, self.index(entry.link)?, entry),
+            KernelOp::PutNeighbour(key, mac) => encode::put_neighbour(batch, self.index(key.link)?, key, *mac),
+            KernelOp::DeleteNeighbour(key) => encode::delete_neighbour(batch, self.index(key.link)?, key),
+            KernelOp::AddRoute(key, hop) | KernelOp::ReplaceRoute(key, hop) => {
+                let replace = matches!(op, KernelOp::ReplaceRoute(..));
+                let through = self.through(batch, replace, key, hop)?;
+                encode::put_route(batch, replace, key, hop, through);
                 self.plain += usize::from(!replace && through.nexthop().is_none());
                 route_hop = Some((*key, through.nexthop()));
             }
-            Op::DeleteRoute(key, route) => {
+            KernelOp::DeleteRoute(key, route) => {
                 let nexthop = self.nexthops.as_ref().and_then(|nexthops| nexthops.of_route(key));
-                let through = nexthop.map_or_else(|| self.plain(route), |id| Ok(Through::Nexthop(id)))?;
+                let plain =
+                    || route.via.link().map_or(Ok(Through::Nowhere), |link| self.index(link).map(Through::Link));
+                let through = nexthop.map_or_else(plain, |id| Ok(Through::Nexthop(id)))?;
                 encode::delete_route(batch, key, route, through);
                 self.plain = self.plain.saturating_sub(usize::from(nexthop.is_none()));
                 route_hop = Some((*key, None));
             }
-            // That is FirewallDataplane's to do, or no netlink message.
-            Op::Set(..) => return Err(OpError::of(Errno::EOPNOTSUPP)),
+            // No netlink message: `apply` has written it.
+            KernelOp::Set(..) => {}
         }
         Ok(Encoded { messages: batch.count() - before, route: route_hop })
     }
 
-    fn change_link(&self, batch: &mut Batch, name: LinkName, link: &Link) -> Result<(), OpError> {
-        let known = self.links.get(&name).ok_or_else(|| OpError::of(Errno::ENODEV))?;
-        encode::change_link(batch, known.index, link);
+    fn change_link(
+        &mut self,
+        batch: &mut Batch,
+        name: LinkName,
+        link: &DesiredLink<KernelKind>,
+    ) -> Result<(), OpError> {
+        if !self.links.contains_key(&name) {
+            // The other end of a pair was made with its first.
+            self.learn_link(name);
+        }
+        let known = *self.links.get(&name).ok_or_else(|| OpError::of(Errno::ENODEV))?;
+        let master = link.master.map(|master| self.index_of_any(master)).transpose()?;
+        encode::change_link(batch, known.index, link, (master, encode::mark(&link.kind)));
         match &link.kind {
             // Kernels before 4.13 cannot change it, so ask only where it differs.
-            LinkKind::Vxlan(vxlan) if vxlan.learning != known.learning => {
+            KernelKind::Vxlan(vxlan) if vxlan.learning != known.learning => {
                 encode::change_learning(batch, known.index, vxlan.learning);
             }
-            LinkKind::Vxlan(_) | LinkKind::Tun(_) | LinkKind::Other(_) => {}
+            KernelKind::Vxlan(_)
+            | KernelKind::Bridge
+            | KernelKind::Veth(_)
+            | KernelKind::Vlan(_)
+            | KernelKind::Macvlan(_)
+            | KernelKind::Ipip(_) => {}
         }
         Ok(())
     }
 
+    /// The kernel's numbers of the links that a new one is bound to.
+    fn bound(&mut self, link: &DesiredLink<KernelKind>, others: &Others) -> Result<Bound, OpError> {
+        let parent = match &link.kind {
+            KernelKind::Vxlan(vxlan) => vxlan.parent,
+            KernelKind::Vlan(vlan) => Some(vlan.parent),
+            KernelKind::Macvlan(macvlan) => Some(macvlan.parent),
+            KernelKind::Ipip(ipip) => ipip.parent,
+            KernelKind::Veth(_) | KernelKind::Bridge => None,
+        };
+        let peer = match link.kind {
+            KernelKind::Veth(Veth { peer: LinkPlace { namespace, name } }) => {
+                let elsewhere = namespace != self.namespaces.own;
+                Some(Peer { name, namespace: elsewhere.then(|| others.descriptor(namespace)).transpose()? })
+            }
+            KernelKind::Vxlan(_)
+            | KernelKind::Bridge
+            | KernelKind::Vlan(_)
+            | KernelKind::Macvlan(_)
+            | KernelKind::Ipip(_) => None,
+        };
+        let lower = parent.map(|parent| self.lower(parent, others)).transpose()?;
+        let master = link.master.map(|master| self.index_of_any(master)).transpose()?;
+        Ok(Bound { lower, peer, master })
+    }
+
+    fn lower(&self, parent: LinkRef, others: &Others) -> Result<Lower, OpError> {
+        let number = |namespace: Namespace| {
+            let found = self.namespaces.others.iter().find(|(_, other)| **other == namespace);
+            found.map(|(number, _)| *number).ok_or_else(|| OpError::of(Errno::ENODEV))
+        };
+        let (namespace, index) = match parent {
+            LinkRef::Found(id) => (id.namespace, id.index),
+            LinkRef::Desired(place) if place.namespace == self.namespaces.own => {
+                (place.namespace, self.index(place.name)?)
+            }
+            LinkRef::Desired(place) => (place.namespace, others.index(place)?),
+        };
+        let namespace = (namespace != self.namespaces.own).then(|| number(namespace)).transpose()?;
+        Ok(Lower { index, namespace })
+    }
+
+    /// The number of a link that need not be ours.
+    fn index_of_any(&mut self, name: LinkName) -> Result<u32, OpError> {
+        if let Ok(index) = self.index(name) {
+            return Ok(index);
+        }
+        let found = read::link_by(&mut self.netlink, Some(name), 0).ok().flatten();
+        found.map(|(_, link)| link.index).ok_or_else(|| OpError::of(Errno::ENODEV))
+    }
+
     /// How a route is to name its gateway; makes the nexthop object where one is to be used and missing.
-    fn through(&mut self, batch: &mut Batch, replace: bool, key: &RouteKey, route: &Route) -> Result<Through, OpError> {
-        let plain = self.plain(route)?;
+    fn through(&mut self, batch: &mut Batch, replace: bool, key: &RouteKey, hop: &NextHop) -> Result<Through, OpError> {
+        let plain = hop.link().map_or(Ok(Through::Nowhere), |link| self.index(link).map(Through::Link))?;
         // IPv6 routes share nothing that grows with their number.
-        let (Via::Gateway { gateway: gateway @ IpAddr::V4(_), onlink: true, .. }, Through::Link(device)) =
-            (&route.via, plain)
+        let (NextHop::Gateway { gateway: gateway @ IpAddr::V4(_), onlink: true, .. }, Through::Link(device)) =
+            (hop, plain)
         else {
             return Ok(plain);
         };
@@ -181,20 +302,16 @@ impl NetlinkDataplane {
         Ok(Through::Nexthop(hop.id))
     }
 
-    fn plain(&self, route: &Route) -> Result<Through, OpError> {
-        route.link().map_or(Ok(Through::Nowhere), |link| self.index(link).map(Through::Link))
-    }
-
     fn index(&self, name: LinkName) -> Result<u32, OpError> {
         self.links.get(&name).map(|known| known.index).ok_or_else(|| OpError::of(Errno::ENODEV))
     }
 
     /// What links are called now that some were made or removed.
-    fn learn_links(&mut self, ops: &[Op]) {
+    fn learn_links(&mut self, ops: &[&KernelOp]) {
         for op in ops {
-            if let Op::CreateLink(name, _) = op {
+            if let KernelOp::CreateLink(name, _) = op {
                 self.learn_link(*name);
-            } else if let Op::DeleteLink(name) = op {
+            } else if let KernelOp::DeleteLink(name) = op {
                 self.links.remove(name);
             }
         }
@@ -202,7 +319,7 @@ impl NetlinkDataplane {
 
     fn learn_link(&mut self, name: LinkName) {
         let found = read::link_by(&mut self.netlink, Some(name), 0);
-        self.links.extend(found.ok().flatten().and_then(|(name, link)| Some((name, Known::of(&link)?))));
+        self.links.extend(found.ok().flatten().map(|(name, link)| (name, Known::of(&link))));
         sysctl::accept_no_router_advertisements(name);
     }
 
@@ -225,9 +342,9 @@ impl NetlinkDataplane {
 }
 
 impl Known {
-    fn of(link: &Link) -> Option<Self> {
-        let learning = matches!(&link.kind, LinkKind::Vxlan(vxlan) if vxlan.learning);
-        Some(Self { index: link.index?, learning })
+    fn of(link: &ObservedLink) -> Self {
+        let learning = matches!(&link.kind, ObservedKind::Vxlan(vxlan) if vxlan.learning);
+        Self { index: link.index, learning }
     }
 }
 
@@ -247,47 +364,10 @@ impl Through {
     }
 }
 
-impl Driver for NetlinkDataplane {
-    type Resource = Network;
-
-    fn read(&mut self, scope: &Scope) -> Result<NetState, DataplaneError> {
-        let Reading { state, names, nexthops } = read::read(&mut self.netlink, scope, &mut self.listeners)?;
-        self.links = names.into_iter().map(|(index, name)| (name, Known { index, learning: false })).collect();
-        self.links.extend(state.links.iter().filter_map(|(name, link)| Some((*name, Known::of(link)?))));
-        let is_plain = |key: &RouteKey| nexthops.as_ref().is_none_or(|nexthops| nexthops.of_route(key).is_none());
-        let plain = |(key, route): &(&RouteKey, &Route)| {
-            route.owner == Owner::Ours
-                && matches!(route.via, Via::Gateway { gateway: IpAddr::V4(_), .. })
-                && is_plain(key)
-        };
-        self.plain = state.routes.iter().filter(plain).count();
-        self.nexthops = nexthops;
-        Ok(state)
-    }
-
-    fn apply(&mut self, ops: &[Op]) -> Vec<Attempt> {
-        let mut attempts = Vec::with_capacity(ops.len());
-        // What is on a link can only be written once the link's number is known. Links of one name take turns.
-        for segment in ops.chunk_by(|a, b| !a.is_link() && !b.is_link() && is_set(a) == is_set(b)) {
-            if segment.iter().all(is_set) {
-                attempts.extend(segment.iter().filter_map(set));
-            } else {
-                attempts.extend(self.apply_segment(segment));
-            }
-            self.learn_links(segment);
-        }
-        // After a failure the nexthop objects are not known for sure, and one of ours may be somebody else's.
-        if attempts.iter().all(Result::is_ok) {
-            self.sweep();
-        }
-        attempts
-    }
-}
-
 /// Where the kernel says only that an address is in use, whose.
-fn explained(op: &Op, error: OpError) -> OpError {
-    if let Op::CreateLink(_, link) | Op::ChangeLink(_, link) = op
-        && let LinkKind::Vxlan(vxlan) = &link.kind
+fn explained(op: &KernelOp, error: OpError) -> OpError {
+    if let KernelOp::CreateLink(_, link) | KernelOp::ChangeLink(_, link) = op
+        && let KernelKind::Vxlan(vxlan) = &link.kind
         && error.source.raw_os_error() == Some(Errno::EADDRINUSE as i32)
     {
         return OpError::new(error.source, Some(port::held(vxlan.port_in_use())));
@@ -295,29 +375,35 @@ fn explained(op: &Op, error: OpError) -> OpError {
     error
 }
 
-const fn is_set(op: &Op) -> bool {
-    matches!(op, Op::Set(..))
+const fn is_set(op: &KernelOp) -> bool {
+    matches!(op, KernelOp::Set(..))
 }
 
 /// Writes a setting; `None` for any other operation.
-fn set(op: &Op) -> Option<Attempt> {
-    let Op::Set(setting, value) = op else { return None };
+fn set(op: &KernelOp) -> Option<Attempt> {
+    let KernelOp::Set(setting, value) = op else { return None };
     Some(sysctl::set(*setting, *value).or_else(|error| forgive(op, error)))
 }
 
 /// What is there already, or gone already, is as good as done. Not a route: what is there may be somebody else's.
-fn forgive(op: &Op, error: OpError) -> Attempt {
+fn forgive(op: &KernelOp, error: OpError) -> Attempt {
     let done = match op {
-        Op::AddRoute(..)
-        | Op::ReplaceRoute(..)
-        | Op::ChangeLink(..)
-        | Op::CreateLink(..)
-        | Op::PutForward(..)
-        | Op::DeleteForward(_) => false,
+        KernelOp::AddRoute(..) | KernelOp::ReplaceRoute(..) | KernelOp::ChangeLink(..) | KernelOp::CreateLink(..) => {
+            false
+        }
         // The links of others come and go.
-        Op::Set(setting, _) => matches!(setting, Setting::RouterAdvertisements(_)) && error.kind == ErrorKind::Absent,
-        Op::PutAddress(_) | Op::PutFdb(..) | Op::PutNeighbour(..) => error.kind == ErrorKind::Exists,
-        Op::DeleteLink(_) | Op::DeleteAddress(_) | Op::DeleteFdb(_) | Op::DeleteNeighbour(_) | Op::DeleteRoute(..) => {
+        KernelOp::Set(setting, _) => {
+            matches!(setting, Setting::RouterAdvertisements(_)) && error.kind == ErrorKind::Absent
+        }
+        KernelOp::PutAddress(_) | KernelOp::PutFdb(..) | KernelOp::PutFlood(_) | KernelOp::PutNeighbour(..) => {
+            error.kind == ErrorKind::Exists
+        }
+        KernelOp::DeleteLink(_)
+        | KernelOp::DeleteAddress(_)
+        | KernelOp::DeleteFdb(_)
+        | KernelOp::DeleteFlood(_)
+        | KernelOp::DeleteNeighbour(_)
+        | KernelOp::DeleteRoute(..) => {
             matches!(error.kind, ErrorKind::Absent | ErrorKind::NoDevice)
         }
     };

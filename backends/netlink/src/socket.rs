@@ -74,6 +74,12 @@ impl Batch {
         }
     }
 
+    /// The bodies of all messages, to see what the kernel would read.
+    #[cfg(any(test, feature = "lab"))]
+    pub fn bodies(&self) -> impl Iterator<Item = &[u8]> {
+        messages(&self.bytes).map(|(_, body)| body)
+    }
+
     /// The number of messages.
     #[must_use]
     pub fn count(&self) -> usize {

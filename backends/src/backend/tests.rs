@@ -2,7 +2,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use wire_lease::{Entry, LeaseTable, Origin};
 use wire_net::{LocalAddress, Prefix};
-use wire_state::{LinkKind, Owner, Vxlan};
+use wire_state::{DesiredKind, DesiredVxlan, KernelKind, ObservedNet, samples::plan_host};
 use wire_store::Revision;
 
 use super::*;
@@ -65,7 +65,7 @@ fn report(config: &NetworkConfig, own: &str, peers: &[(&str, &str)], blackhole: 
     let backend = select(config, Placement { blackhole, ..placement() }).unwrap();
     let (own, table) = leases((own, OWN), peers);
     let want = backend.desired(&own, &table);
-    format!("mtu {}\n{}", backend.mtu(), wire_state::plan(&NetState::default(), &want))
+    format!("mtu {}\n{}", backend.mtu(), plan_host(&ObservedNet::default(), &want))
 }
 
 #[test]
@@ -246,7 +246,7 @@ fn userspace_vxlan_is_the_same_network_to_its_peers() {
     assert_eq!((ours.data(), ours.mtu(), ours.scope()), (kernel.data(), kernel.mtu(), kernel.scope()));
     let (own, table) = leases(("10.5.0.0-24", OWN), &[("10.5.2.0-24", PEER)]);
     assert_eq!(ours.desired(&own, &table).routes, kernel.desired(&own, &table).routes);
-    insta::assert_snapshot!(wire_state::plan(&NetState::default(), &ours.desired(&own, &table)), @"
+    insta::assert_snapshot!(plan_host(&ObservedNet::default(), &ours.desired(&own, &table)), @"
     create link flannel.1: tun vxlan vni 1 local 192.0.2.1:8472 lladdr 02:00:00:00:00:04 mtu 1450 up
     set sysctl net.ipv4.ip_forward = 1
     set sysctl net.ipv4.conf.flannel/1.forwarding = 1
@@ -265,8 +265,10 @@ fn settings_of_the_config_reach_the_device() {
     let (own, table) = leases(("10.5.0.0-24", OWN), &[]);
     let want = backend.desired(&own, &table);
     let link = &want.links[&"flannel.7".parse().unwrap()];
-    assert_eq!((link.mtu, link.owner, backend.mtu()), (Mtu(1350), Owner::Ours, Mtu(1350)));
-    let LinkKind::Vxlan(Vxlan { port, gbp, learning, local, .. }) = &link.kind else { panic!() };
+    assert_eq!((link.mtu, backend.mtu()), (Mtu(1350), Mtu(1350)));
+    let DesiredKind::Kernel(KernelKind::Vxlan(DesiredVxlan { port, gbp, learning, local, .. })) = &link.kind else {
+        panic!()
+    };
     assert_eq!((*port, *gbp, *learning, *local), (Some(4789), true, true, Some(ip("203.0.113.5"))));
 }
 

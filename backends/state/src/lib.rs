@@ -22,9 +22,11 @@ pub use firewall::{
     FirewallState, Flowtable, Hook, OURS, Place, Rule, Set, SetChange, SetKind, Table, TableName,
 };
 pub use network::{
-    Address, Capabilities, Conflict, ContainerLink, Detours, Extra, FdbKey, Findings, Forward, ForwardKey, Framing,
-    Link, LinkKind, Marks, NeighbourKey, NetState, Network, Op, Owner, PROTOCOL, Parent, Route, RouteKey, Scope,
-    Setting, Tunnel, Underlay, VXLAN_LEAD, Via, Vxlan, plan, vxlan_header,
+    ALIAS, Address, Capabilities, Conflict, ContainerLink, DesiredKind, DesiredLink, DesiredNet, DesiredVxlan, Detours,
+    Extra, FdbKey, Findings, FloodEntry, Forward, ForwardKey, Framing, Ipip, KernelKind, KernelOp, LinkId, LinkPlace,
+    LinkRef, Macvlan, MacvlanMode, Marks, Namespace, Need, NeighbourKey, NetState, Network, NextHop, ObservedKind,
+    ObservedLink, ObservedNet, ObservedRoute, ObservedVxlan, Op, Owner, PROTOCOL, PerNamespace, RouteKey, Scope,
+    Setting, Tunnel, TunnelOp, Underlay, VXLAN_LEAD, Veth, Via, Vlan, plan, vxlan_header,
 };
 pub use reconcile::{Failure, Reconciler, Report};
 pub use resource::{Attempt, Driver, NoFindings, Operation, Order, Plan, Resource};

@@ -4,9 +4,22 @@
 use wire_net::{LinkName, MacAddr, Mtu, Vni};
 
 use crate::{
-    Address, Capabilities, FdbKey, Forward, ForwardKey, Framing, Link, LinkKind, NeighbourKey, NetState, Owner, Parent,
-    Route, RouteKey, Tunnel, Via, Vxlan,
+    Address, Capabilities, DesiredKind, DesiredLink, DesiredNet, DesiredVxlan, FdbKey, Forward, ForwardKey, Framing,
+    KernelKind, LinkId, LinkRef, Namespace, NeighbourKey, Network, NextHop, ObservedNet, PerNamespace, Plan, RouteKey,
+    Tunnel, plan, sim::reached,
 };
+
+/// The plan of the host's namespace alone.
+#[must_use]
+pub fn plan_host(have: &ObservedNet, want: &DesiredNet) -> Plan<Network> {
+    plan(&PerNamespace::host(have.clone()), &PerNamespace::host(want.clone()))
+}
+
+/// The host's namespace when it holds just what is desired.
+#[must_use]
+pub fn held(want: &DesiredNet) -> ObservedNet {
+    reached(&PerNamespace::host(want.clone())).get(Namespace::Host).cloned().unwrap_or_default()
+}
 
 /// A link's name.
 #[must_use]
@@ -20,34 +33,34 @@ pub fn mac(last: u8) -> MacAddr {
     MacAddr::new([2, 0, 0, 0, 0, last])
 }
 
+/// A link of others with this number, in the host's namespace.
+#[must_use]
+pub fn found(text: &str, index: u32) -> LinkId {
+    LinkId { namespace: Namespace::Host, index, name: name(text) }
+}
+
 /// A VXLAN device of number 1 on eth0.
 #[must_use]
-pub fn vxlan() -> Vxlan {
-    Vxlan {
-        parent: Some(Parent { index: 2, name: name("eth0") }),
+pub fn vxlan() -> DesiredVxlan {
+    DesiredVxlan {
+        parent: Some(LinkRef::Found(found("eth0", 2))),
         local: Some("192.0.2.1".parse().unwrap()),
-        ..Vxlan::new(Vni::new(1).unwrap())
+        ..DesiredVxlan::new(Vni::new(1).unwrap())
     }
 }
 
 /// That device as a link, with this last byte of its MAC.
 #[must_use]
-pub fn device(last: u8) -> Link {
-    Link {
-        kind: LinkKind::Vxlan(vxlan()),
-        mac: Some(mac(last)),
-        mtu: Mtu(1450),
-        up: true,
-        owner: Owner::Ours,
-        index: None,
-    }
+pub fn device(last: u8) -> DesiredLink {
+    let kind = DesiredKind::Kernel(KernelKind::Vxlan(vxlan()));
+    DesiredLink { mac: Some(mac(last)), ..DesiredLink::new(kind, Mtu(1450)) }
 }
 
 /// A device with these peers: number, MAC, public IP.
 #[must_use]
-pub fn state(peers: &[(u8, u8, u8)]) -> NetState {
+pub fn state(peers: &[(u8, u8, u8)]) -> DesiredNet {
     let link = name("flannel.1");
-    let mut state = NetState::default();
+    let mut state = DesiredNet::default();
     state.links.insert(link, device(1));
     state.addresses.insert(Address { link, address: "10.5.0.0".parse().unwrap(), len: 32 });
     for (number, last, public) in peers {
@@ -55,19 +68,19 @@ pub fn state(peers: &[(u8, u8, u8)]) -> NetState {
         state.fdb.insert(FdbKey { link, mac: mac(*last) }, format!("192.0.2.{public}").parse().unwrap());
         state.neighbours.insert(NeighbourKey { link, address: gateway }, mac(*last));
         let key = RouteKey::main(format!("10.5.{number}.0/24").parse().unwrap());
-        state.routes.insert(key, Route::ours(Via::Gateway { gateway, link, onlink: true }));
+        state.routes.insert(key, NextHop::Gateway { gateway, link, onlink: true });
     }
     state
 }
 
 /// The same peers, with a device that we work ourselves.
 #[must_use]
-pub fn tunnelled(mut state: NetState) -> NetState {
+pub fn tunnelled(mut state: DesiredNet) -> DesiredNet {
     let link = name("flannel.1");
     let framing = Framing::Vxlan { vni: Vni::new(1).unwrap(), mac: mac(1) };
-    for (key, gateway) in state.routes.iter().filter_map(|(key, route)| match route.via {
-        Via::Gateway { gateway, .. } => Some((key, gateway)),
-        Via::Link(_) | Via::Blackhole | Via::Other(_) => None,
+    for (key, gateway) in state.routes.iter().filter_map(|(key, hop)| match hop {
+        NextHop::Gateway { gateway, .. } => Some((key, *gateway)),
+        NextHop::Link(_) | NextHop::Blackhole => None,
     }) {
         let mac = state.neighbours.get(&NeighbourKey { link, address: gateway }).copied();
         let to = mac.and_then(|mac| state.fdb.get(&FdbKey { link, mac }).copied());
@@ -85,7 +98,7 @@ pub fn tunnelled(mut state: NetState) -> NetState {
             queues: 1,
             capabilities: Capabilities::ALL,
         };
-        *device = Link { up: device.up, ..Link::ours(LinkKind::Tun(Some(tunnel)), device.mtu) };
+        *device = DesiredLink::new(DesiredKind::Tunnel(tunnel), device.mtu);
     }
     state
 }

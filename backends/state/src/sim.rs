@@ -11,8 +11,9 @@ use nix::errno::Errno;
 use wire_net::LinkName;
 
 use crate::{
-    Address, Attempt, DataplaneError, Driver, ErrorKind, Firewall, FirewallOp, FirewallState, NetState, Network, Op,
-    OpError, Operation, Owner, Resource, Setting,
+    Address, Attempt, DataplaneError, DesiredLink, DesiredNet, Driver, ErrorKind, Firewall, FirewallOp, FirewallState,
+    KernelKind, KernelOp, LinkPlace, LinkRef, Namespace, Network, ObservedKind, ObservedNet, Op, OpError, Operation,
+    Owner, PerNamespace, Resource, Setting, TunnelOp, Veth, plan,
 };
 
 /// A resource in memory: the rules of whoever holds it for real.
@@ -87,15 +88,46 @@ impl<R: Simulated> Sim<R> {
 }
 
 impl Sim<Network> {
-    /// Takes a link down, and with it what the kernel drops then.
-    pub fn set_down(&self, name: LinkName) {
-        let state = &mut self.lock().state;
-        if let Some(link) = state.links.get_mut(&name) {
-            link.up = false;
-        }
-        state.neighbours.retain(|key, _| key.link != name);
-        state.routes.retain(|_, route| route.link() != Some(name));
+    /// One whose host's namespace holds `state`.
+    #[must_use]
+    pub fn of_host(state: ObservedNet) -> Self {
+        Self::new(PerNamespace::host(state))
     }
+
+    /// What the host's namespace holds.
+    #[must_use]
+    pub fn host(&self) -> ObservedNet {
+        self.lock().state.get(Namespace::Host).cloned().unwrap_or_default()
+    }
+
+    /// Changes what the host's namespace holds, as somebody else would.
+    pub fn edit_host(&self, change: impl FnOnce(&mut ObservedNet)) {
+        if let Some(host) = self.lock().state.get_mut(Namespace::Host) {
+            change(host);
+        }
+    }
+
+    /// Takes a link of the host's namespace down, and with it what the kernel drops then.
+    pub fn set_down(&self, name: LinkName) {
+        self.edit_host(|host| {
+            if let Some(link) = host.links.get_mut(&name) {
+                link.up = false;
+            }
+            host.neighbours.retain(|key, _| key.link != name);
+            host.routes.retain(|_, route| route.via.link() != Some(name));
+        });
+    }
+}
+
+/// The state of empty namespaces once all that is desired was made in them.
+#[must_use]
+pub fn reached(want: &PerNamespace<DesiredNet>) -> PerNamespace<ObservedNet> {
+    let mut state: PerNamespace<ObservedNet> =
+        want.iter().map(|(namespace, _)| (namespace, ObservedNet::default())).collect();
+    for op in plan(&state, want).ops {
+        state.apply(&op);
+    }
+    state
 }
 
 impl<R: Simulated> Driver for Sim<R> {
@@ -135,35 +167,89 @@ impl<R: Simulated> Inner<R> {
 
 /// The kernel's own rules: entries need their link, links take their entries along, and a route does not go where another is.
 impl Simulated for Network {
-    fn refusal(observed: &NetState, op: &Op) -> Option<ErrorKind> {
-        let missing = |link: &LinkName| !observed.links.contains_key(link);
-        let down = |link: &LinkName| observed.links.get(link).is_none_or(|link| !link.up);
+    fn refusal(observed: &PerNamespace<ObservedNet>, op: &Op) -> Option<ErrorKind> {
         match op {
-            Op::CreateLink(name, _) => (!missing(name)).then_some(ErrorKind::Exists),
-            Op::ChangeLink(name, _) => missing(name).then_some(ErrorKind::NoDevice),
-            Op::PutAddress(address) if is_without_ipv6(observed, address) => Some(ErrorKind::Permission),
-            Op::PutAddress(address) => missing(&address.link).then_some(ErrorKind::NoDevice),
-            Op::PutFdb(key, _) => missing(&key.link).then_some(ErrorKind::NoDevice),
-            Op::PutForward(key, _) => missing(&key.link).then_some(ErrorKind::NoDevice),
-            Op::PutNeighbour(key, _) => missing(&key.link).then_some(ErrorKind::NoDevice),
-            Op::AddRoute(key, _) if observed.routes.contains_key(key) => Some(ErrorKind::Exists),
-            Op::AddRoute(_, route) | Op::ReplaceRoute(_, route) => route.link().filter(down).map(|_| ErrorKind::Other),
-            Op::Set(setting, _) => setting.link().filter(missing).map(|_| ErrorKind::Absent),
-            Op::DeleteLink(_)
-            | Op::DeleteAddress(_)
-            | Op::DeleteFdb(_)
-            | Op::DeleteNeighbour(_)
-            | Op::DeleteForward(_)
-            | Op::DeleteRoute(..) => None,
+            Op::Kernel(namespace, KernelOp::CreateLink(name, link)) => {
+                cannot_be_made(observed, LinkPlace { namespace: *namespace, name: *name }, link)
+            }
+            Op::Kernel(namespace, op) => observed.get(*namespace).and_then(|net| refused(net, op)),
+            Op::Tunnel(op) => observed.get(Namespace::Host).and_then(|net| refused_tunnel(net, op)),
         }
     }
 
     /// A link that is made has a number that none had before.
-    fn happens(observed: &mut NetState, op: &Op, number: usize) {
-        if let Op::CreateLink(name, _) = op {
-            let index = u32::try_from(number).ok().map(|number| number + 1000);
-            observed.links.entry(*name).and_modify(|link| link.index = index);
+    fn happens(observed: &mut PerNamespace<ObservedNet>, op: &Op, number: usize) {
+        let made = match op {
+            Op::Kernel(namespace, KernelOp::CreateLink(name, _)) => LinkPlace { namespace: *namespace, name: *name },
+            Op::Tunnel(TunnelOp::Create(name, _)) => LinkPlace::in_host(*name),
+            Op::Kernel(..) | Op::Tunnel(_) => return,
+        };
+        let Some(number) = u32::try_from(number).ok().map(|number| 2 * number + 1000) else { return };
+        let peer = observed.renumber(made, number);
+        if let Some(peer) = peer {
+            observed.renumber(peer, number + 1);
         }
+    }
+}
+
+fn cannot_be_made(
+    observed: &PerNamespace<ObservedNet>,
+    place: LinkPlace,
+    link: &DesiredLink<KernelKind>,
+) -> Option<ErrorKind> {
+    let is_missing = |place: LinkPlace| observed.id(place).is_none();
+    let lower = |link: LinkRef| match link {
+        LinkRef::Desired(place) => Some(place),
+        LinkRef::Found(_) => None,
+    };
+    let (needs, makes) = match &link.kind {
+        KernelKind::Vxlan(vxlan) => (vxlan.parent.and_then(lower), None),
+        KernelKind::Vlan(vlan) => (lower(vlan.parent), None),
+        KernelKind::Macvlan(macvlan) => (lower(macvlan.parent), None),
+        KernelKind::Ipip(ipip) => (ipip.parent.and_then(lower), None),
+        KernelKind::Veth(Veth { peer }) => (None, Some(*peer)),
+        KernelKind::Bridge => (None, None),
+    };
+    let master = link.master.map(|name| LinkPlace { name, ..place });
+    if [Some(place), makes].into_iter().flatten().any(|place| !is_missing(place)) {
+        return Some(ErrorKind::Exists);
+    }
+    needs.into_iter().chain(master).any(is_missing).then_some(ErrorKind::NoDevice)
+}
+
+fn refused(net: &ObservedNet, op: &KernelOp) -> Option<ErrorKind> {
+    let missing = |link: &LinkName| !net.links.contains_key(link);
+    let down = |link: &LinkName| net.links.get(link).is_none_or(|link| !link.up);
+    let on = |link: &LinkName| missing(link).then_some(ErrorKind::NoDevice);
+    match op {
+        KernelOp::ChangeLink(name, link) => on(name).or_else(|| link.master.as_ref().and_then(on)),
+        KernelOp::PutAddress(address) if is_without_ipv6(net, address) => Some(ErrorKind::Permission),
+        KernelOp::PutAddress(address) => on(&address.link),
+        KernelOp::PutFdb(key, _) => on(&key.link),
+        KernelOp::PutFlood(entry) => on(&entry.link),
+        KernelOp::PutNeighbour(key, _) => on(&key.link),
+        KernelOp::AddRoute(key, _) if net.routes.contains_key(key) => Some(ErrorKind::Exists),
+        KernelOp::AddRoute(_, hop) | KernelOp::ReplaceRoute(_, hop) => {
+            hop.link().filter(down).map(|_| ErrorKind::Other)
+        }
+        KernelOp::Set(setting, _) => setting.link().filter(missing).map(|_| ErrorKind::Absent),
+        KernelOp::CreateLink(..)
+        | KernelOp::DeleteLink(_)
+        | KernelOp::DeleteAddress(_)
+        | KernelOp::DeleteFdb(_)
+        | KernelOp::DeleteFlood(_)
+        | KernelOp::DeleteNeighbour(_)
+        | KernelOp::DeleteRoute(..) => None,
+    }
+}
+
+fn refused_tunnel(net: &ObservedNet, op: &TunnelOp) -> Option<ErrorKind> {
+    let is_missing = |link: &LinkName| !net.links.contains_key(link);
+    match op {
+        TunnelOp::Create(name, _) => (!is_missing(name)).then_some(ErrorKind::Exists),
+        TunnelOp::Change(name, _) => is_missing(name).then_some(ErrorKind::NoDevice),
+        TunnelOp::PutForward(key, _) => is_missing(&key.link).then_some(ErrorKind::NoDevice),
+        TunnelOp::Delete(_) | TunnelOp::DeleteForward(_) => None,
     }
 }
 
@@ -174,11 +260,11 @@ impl Simulated for Firewall {
 }
 
 /// An IPv6 address on a link that may have none is refused (`EACCES` of net/ipv6/addrconf.c).
-fn is_without_ipv6(observed: &NetState, address: &Address) -> bool {
+fn is_without_ipv6(observed: &ObservedNet, address: &Address) -> bool {
     address.address.is_ipv6() && observed.settings.get(&Setting::DisableIpv6(address.link)) == Some(&1)
 }
 
-impl NetState {
+impl ObservedNet {
     /// Only what is not ours, for comparison. Entries on our devices are ours.
     #[must_use]
     pub fn foreign(&self) -> Self {
@@ -192,6 +278,39 @@ impl NetState {
         // Those of the host are ours to keep.
         state.settings.retain(|setting, _| setting.link().is_some());
         state
+    }
+}
+
+impl PerNamespace<ObservedNet> {
+    /// Only what is not ours, for comparison, in each namespace.
+    #[must_use]
+    pub fn foreign(&self) -> Self {
+        self.iter().map(|(namespace, net)| (namespace, net.foreign())).collect()
+    }
+
+    /// Gives a link another number, wherever it is named. Of one end of a pair the answer is the other.
+    fn renumber(&mut self, place: LinkPlace, number: u32) -> Option<LinkPlace> {
+        let before = self.id(place)?;
+        for (_, net) in self.iter_mut() {
+            for link in net.links.values_mut() {
+                for named in link.named_mut().filter(|named| **named == before) {
+                    named.index = number;
+                }
+            }
+        }
+        let link = self.get_mut(place.namespace)?.links.get_mut(&place.name)?;
+        link.index = number;
+        let peer = match link.kind {
+            ObservedKind::Veth(Veth { peer }) => peer?,
+            ObservedKind::Vxlan(_)
+            | ObservedKind::Tun(_)
+            | ObservedKind::Bridge
+            | ObservedKind::Vlan(_)
+            | ObservedKind::Macvlan(_)
+            | ObservedKind::Ipip(_)
+            | ObservedKind::Other(_) => return None,
+        };
+        Some(LinkPlace { namespace: peer.namespace, name: peer.name })
     }
 }
 

@@ -32,10 +32,7 @@ pub(super) enum ClaimError {
 
 impl From<StoreError> for ClaimError {
     fn from(error: StoreError) -> Self {
-        match error {
-            error @ StoreError::LeaseGone(_) => Self::Raced(error.to_string()),
-            error => Self::Store(error),
-        }
+        if matches!(error, StoreError::LeaseGone(_)) { Self::Raced(error.to_string()) } else { Self::Store(error) }
     }
 }
 

@@ -3,7 +3,7 @@
 use super::*;
 
 /// The texts of one chain's rules.
-fn rules_of(chain: &str, devices: &NetState, nftables: Nftables) -> Vec<String> {
+fn rules_of(chain: &str, devices: &DesiredNet, nftables: Nftables) -> Vec<String> {
     let facts = HostFacts { nftables, ..HostFacts::default() };
     let devices = OverlayDevice::of(devices);
     let mut firewall = policy(true).desired(peer(1, true).subnet, &all_of(&[2], true).into_iter(), &devices, &facts);
@@ -13,7 +13,7 @@ fn rules_of(chain: &str, devices: &NetState, nftables: Nftables) -> Vec<String> 
 
 #[test]
 fn no_inner_source_is_looked_at_but_behind_the_inner_ether_type_of_its_family() {
-    let rules = |devices: &NetState, nftables| rules_of("arriving", devices, nftables);
+    let rules = |devices: &DesiredNet, nftables| rules_of("arriving", devices, nftables);
     let starts = |rules: &[String], start: &str| rules.iter().any(|rule| rule.starts_with(start));
     let whole = rules(&devices(true), Nftables::Whole);
     assert!(starts(&whole, "@th,224,16 0x0800 ip saddr . @th,336,32 @leases-v4 "), "{whole:#?}");
@@ -57,8 +57,8 @@ fn no_inner_source_is_looked_at_but_behind_the_inner_ether_type_of_its_family() 
         queues: 1,
         capabilities: wire_state::Capabilities::without([]).unwrap(),
     };
-    let link = Link::ours(LinkKind::Tun(Some(tunnel)), Mtu(1472));
-    let raw = NetState { links: [(name("flannel0"), link)].into(), ..NetState::default() };
+    let link = DesiredLink::new(DesiredKind::Tunnel(tunnel), Mtu(1472));
+    let raw = DesiredNet { links: [(name("flannel0"), link)].into(), ..DesiredNet::default() };
     // It has no header either, by which other packets are recognized before connection tracking.
     let judged = rules_of("encapsulated-in", &raw, Nftables::Whole);
     // Of those to our port alone, and not by what the kernel's VXLAN was let in with: the packet inside has that too.

@@ -3,7 +3,10 @@
 use std::{net::Ipv4Addr, time::Instant};
 
 use wire_net::Family;
-use wire_state::{Conflict, FdbKey, NetState, Owner, Route, RouteKey, Via};
+use wire_state::{
+    Conflict, DesiredNet, FdbKey, NextHop, Owner, RouteKey,
+    samples::{device, held, plan_host, state, tunnelled},
+};
 
 use super::{
     FORMS,
@@ -99,7 +102,7 @@ fn devices_of_others_are_named_and_left_alone() {
             "{report:?}"
         );
         assert!(
-            matches!(&report.findings.conflicts[1], Conflict::Name { link, .. } if link.as_str() == "flannel.1"),
+            matches!(&report.findings.conflicts[1], Conflict::Name { link, .. } if link.name.as_str() == "flannel.1"),
             "{report:?}"
         );
         assert!(run("ip -d link show flannel.1").contains("bridge"));
@@ -129,8 +132,7 @@ fn a_device_of_our_name_that_others_made_is_named_and_left_alone_with_its_routes
             let index = lab::index("flannel.1");
             let (mut reconciler, want) = (lab.reconciler(RouteForm::default()), lab.want());
             let report = reconciler.round(&want);
-            let name =
-                |conflict: &&Conflict| matches!(conflict, Conflict::Name { link, .. } if link.as_str() == "flannel.1");
+            let name = |conflict: &&Conflict| matches!(conflict, Conflict::Name { link, .. } if link.name.as_str() == "flannel.1");
             assert_eq!(report.findings.conflicts.iter().filter(name).count(), 1, "{made}: {report:?}");
             assert!(
                 report.findings.conflicts[0]
@@ -228,15 +230,11 @@ fn a_process_that_has_our_udp_port_is_named_and_no_capability_is() {
 
 #[test]
 fn a_device_that_we_work_ourselves_shares_its_port_with_no_vxlan_device() {
-    let want = wire_state::samples::tunnelled(wire_state::samples::state(&[]));
-    let mut have = NetState::default();
-    let mut other = wire_state::samples::device(9);
-    other.owner = Owner::Foreign;
-    have.links.insert("vx7".parse().unwrap(), other);
-    insta::assert_snapshot!(wire_state::plan(&have, &want), @"CONFLICT flannel.1 cannot be made: vx7 is a VXLAN \
-                                                              device (vni 1) on UDP port 8472, and cannot share it \
-                                                              with wire-agent's device; remove it or set another \
-                                                              Backend.Port in the network config");
+    let mut others = DesiredNet::default();
+    others.links.insert("vx7".parse().unwrap(), device(9));
+    let mut have = held(&others);
+    have.links.values_mut().for_each(|link| link.owner = Owner::Foreign);
+    insta::assert_snapshot!(plan_host(&have, &tunnelled(state(&[]))), @"CONFLICT flannel.1 cannot be made: vx7 is a VXLAN device (vni 1) on UDP port 8472, and cannot share it with wire-agent's device; remove it or set another Backend.Port in the network config");
 }
 
 #[test]
@@ -246,16 +244,16 @@ fn drained_hosts_keep_nothing_of_ours_and_all_of_others() {
         run("ip route add 10.5.77.0/24 via 192.0.2.254; ip route add blackhole 10.5.78.0/24 proto static");
         let mut want = lab.want();
         let key = RouteKey { metric: u32::MAX, ..RouteKey::main("10.5.0.0/24".parse().unwrap()) };
-        want.routes.insert(key, Route::ours(Via::Blackhole));
+        want.routes.insert(key, NextHop::Blackhole);
         let key = RouteKey { metric: u32::MAX, ..RouteKey::main("fd00:5::/64".parse().unwrap()) };
-        want.routes.insert(key, Route::ours(Via::Blackhole));
+        want.routes.insert(key, NextHop::Blackhole);
         let mut reconciler = lab.reconciler(RouteForm::Nexthop);
         assert!(reconciler.round(&want).converged);
         assert!(run("ip route").contains("blackhole 10.5.0.0/24 proto 91 metric 4294967295"));
         assert!(run("ip -6 route").contains("blackhole fd00:5::/64"));
         let mut restarted = lab.reconciler(RouteForm::Nexthop);
         assert_eq!(restarted.round(&want).written, 0);
-        let report = restarted.round(&NetState::default());
+        let report = restarted.round(&DesiredNet::default());
         assert!(report.converged, "{report:?}");
         run_fails("ip link show flannel.1");
         run_fails("ip link show flannel-v6.1");

@@ -2,21 +2,27 @@
 
 use std::{
     collections::BTreeMap,
+    fs::File,
     io::Write,
     net::IpAddr,
+    os::fd::OwnedFd,
     process::{Command, Stdio},
     sync::Arc,
 };
 
+use nix::sched::{CloneFlags, setns, unshare};
 use wire_backends::{Backend, ForwardSettings, Placement, select};
 use wire_lease::{BackendData, Entry, Lease, LeaseTable, NetworkConfig, Origin, Vtep};
 use wire_net::{DualStack, Family, MacAddr, Prefix, Subnet};
-use wire_state::{NetState, Reconciler, Underlay};
+use wire_state::{
+    Attempt, DataplaneError, DesiredNet, Driver, Namespace, Network, ObservedNet, Op, PerNamespace, Plan, Reconciler,
+    Report, Scope, Underlay,
+};
 use wire_store::Revision;
 
 pub(crate) use wire_netlink::lab::{drop_privileges, in_namespace, run, runtime};
 
-use crate::{Monitor, NetlinkDataplane, RouteForm};
+use crate::{KernelDataplane, Monitor, NetlinkDataplane, RouteForm};
 
 /// On the lab's link, in both families.
 fn underlay() -> Underlay {
@@ -55,7 +61,7 @@ impl Lab {
     /// The IPv4 device with nothing on it.
     pub(crate) fn make_device(&self) {
         let want = self.want_of(&[Family::V4]);
-        let empty = NetState { links: want.links, addresses: want.addresses, ..NetState::default() };
+        let empty = DesiredNet { links: want.links, addresses: want.addresses, ..DesiredNet::default() };
         let _ = Command::new("ip").args(["link", "del", "flannel.1"]).output().unwrap();
         assert!(self.reconciler_of(RouteForm::Plain, &[Family::V4]).round(&empty).converged);
     }
@@ -92,11 +98,11 @@ impl Lab {
         select(&config, placement).unwrap()
     }
 
-    pub(crate) fn want(&self) -> NetState {
+    pub(crate) fn want(&self) -> DesiredNet {
         self.want_of(&Family::ALL)
     }
 
-    pub(crate) fn want_of(&self, families: &[Family]) -> NetState {
+    pub(crate) fn want_of(&self, families: &[Family]) -> DesiredNet {
         let own = lease(("10.5.0.0/24", "fd00:5::/64"), MacAddr::new([2, 0, 0, 0, 0, 1]), self.public);
         let mut table = LeaseTable::default();
         for peer in self.peers.values() {
@@ -108,12 +114,12 @@ impl Lab {
         self.backend(families).desired(&own, &table)
     }
 
-    pub(crate) fn reconciler(&self, form: RouteForm) -> Reconciler<NetlinkDataplane> {
+    pub(crate) fn reconciler(&self, form: RouteForm) -> HostReconciler {
         self.reconciler_of(form, &Family::ALL)
     }
 
-    pub(crate) fn reconciler_of(&self, form: RouteForm, families: &[Family]) -> Reconciler<NetlinkDataplane> {
-        Reconciler::new(NetlinkDataplane::open(form).unwrap(), self.backend(families).scope())
+    pub(crate) fn reconciler_of(&self, form: RouteForm, families: &[Family]) -> HostReconciler {
+        HostReconciler::new(form, self.backend(families).scope())
     }
 
     /// Everything there, and nothing else, by iproute2's account.
@@ -169,6 +175,66 @@ impl Lab {
     }
 }
 
+/// The kernel without tunnels.
+pub(crate) struct KernelAlone(pub(crate) KernelDataplane);
+
+impl Driver for KernelAlone {
+    type Resource = Network;
+
+    fn read(&mut self, scope: &PerNamespace<Scope>) -> Result<PerNamespace<ObservedNet>, DataplaneError> {
+        self.0.read(scope)
+    }
+
+    fn apply(&mut self, ops: &[Op]) -> Vec<Attempt> {
+        let parts = ops.iter().map(|op| match op {
+            Op::Kernel(namespace, op) => (*namespace, op),
+            Op::Tunnel(op) => panic!("{op} in a lab without tunnels"),
+        });
+        let parts: Vec<_> = parts.collect();
+        let together =
+            |segment: &[(Namespace, _)]| (segment[0].0, segment.iter().map(|(_, op)| *op).collect::<Vec<_>>());
+        let segments = parts.chunk_by(|one, other| one.0 == other.0).map(together);
+        segments.flat_map(|(namespace, ops)| self.0.apply(namespace, &ops)).collect()
+    }
+}
+
+/// What reconciles the host's namespace alone.
+pub(crate) struct HostReconciler {
+    reconciler: Reconciler<KernelAlone>,
+    scope: Scope,
+}
+
+impl HostReconciler {
+    fn new(form: RouteForm, scope: Scope) -> Self {
+        let driver = KernelAlone(KernelDataplane::open(form).unwrap());
+        Self { reconciler: Reconciler::new(driver, PerNamespace::host(scope.clone())), scope }
+    }
+
+    pub(crate) fn round(&mut self, want: &DesiredNet) -> Report<Network> {
+        self.reconciler.round(&PerNamespace::host(want.clone()))
+    }
+
+    pub(crate) fn preview(&mut self, want: &DesiredNet) -> Result<Plan<Network>, DataplaneError> {
+        self.reconciler.preview(&PerNamespace::host(want.clone()))
+    }
+
+    pub(crate) fn cached(&self) -> Option<&ObservedNet> {
+        self.reconciler.cached()?.get(Namespace::Host)
+    }
+
+    pub(crate) const fn scope(&self) -> &Scope {
+        &self.scope
+    }
+
+    pub(crate) fn driver(&mut self) -> &mut NetlinkDataplane {
+        self.reconciler.driver().0.host()
+    }
+
+    pub(crate) fn invalidate(&mut self) {
+        self.reconciler.invalidate();
+    }
+}
+
 impl Peer {
     fn new(number: usize) -> Self {
         let (high, low) = (number / 256, number % 256);
@@ -208,10 +274,30 @@ fn text<'a>(value: &'a serde_json::Value, field: &str) -> &'a str {
 }
 
 /// Reads all that has been heard, so that the next wake is of what comes next.
-pub(crate) fn settle(monitor: &mut Monitor, reconciler: &Reconciler<NetlinkDataplane>) {
+pub(crate) fn settle(monitor: &mut Monitor, reconciler: &HostReconciler) {
     // The kernel makes link-local addresses and their routes a moment after a device comes up.
     std::thread::sleep(std::time::Duration::from_millis(30));
     monitor.drain(reconciler.cached().unwrap()).unwrap();
+}
+
+/// A new network namespace, which lives as long as the descriptor.
+pub(crate) fn new_namespace() -> OwnedFd {
+    let made = std::thread::spawn(|| {
+        unshare(CloneFlags::CLONE_NEWNET).unwrap();
+        File::open("/proc/thread-self/ns/net").unwrap()
+    });
+    made.join().unwrap().into()
+}
+
+/// Runs a shell command in a namespace.
+pub(crate) fn run_inside(namespace: &OwnedFd, command: &str) -> String {
+    std::thread::scope(|scope| {
+        let inside = || {
+            setns(namespace, CloneFlags::CLONE_NEWNET).unwrap();
+            run(command)
+        };
+        scope.spawn(inside).join().unwrap()
+    })
 }
 
 /// The kernel's number of a link.

@@ -1,13 +1,13 @@
 //! Putting, adopting and replacing entries.
 
 use wire_net::Family;
-use wire_state::{Driver, ErrorKind, Op};
+use wire_state::{Attempt, ErrorKind, KernelOp, ObservedRoute};
 
 use super::{
     FORMS,
     lab::{self, Lab, run, run_fails},
 };
-use crate::{NetlinkDataplane, RouteForm};
+use crate::{NetlinkDataplane, Others, RouteForm};
 
 #[test]
 fn fifty_peers_of_both_families_are_exactly_what_ip_shows() {
@@ -115,6 +115,10 @@ fn a_device_of_ours_that_cannot_be_used_is_made_anew() {
     }
 }
 
+fn apply(dataplane: &mut NetlinkDataplane, ops: &[KernelOp]) -> Vec<Attempt> {
+    dataplane.apply(&ops.iter().collect::<Vec<_>>(), &Others::default())
+}
+
 #[test]
 fn what_is_there_or_gone_already_counts_as_done() {
     lab::in_namespace(|| {
@@ -127,24 +131,25 @@ fn what_is_there_or_gone_already_counts_as_done() {
         let address = *want.addresses.first().unwrap();
         let (fdb, to) = want.fdb.first_key_value().unwrap();
         let (neighbour, mac) = want.neighbours.first_key_value().unwrap();
-        let (key, route) = want.routes.first_key_value().unwrap();
-        let puts = [Op::PutAddress(address), Op::PutFdb(*fdb, *to), Op::PutNeighbour(*neighbour, *mac)];
-        assert!(dataplane.apply(&puts).into_iter().all(|attempt| attempt.is_ok()));
-        let add = dataplane.apply(&[Op::AddRoute(*key, route.clone())]).pop().unwrap();
+        let (key, hop) = want.routes.first_key_value().unwrap();
+        let puts =
+            [KernelOp::PutAddress(address), KernelOp::PutFdb(*fdb, *to), KernelOp::PutNeighbour(*neighbour, *mac)];
+        assert!(apply(&mut dataplane, &puts).into_iter().all(|attempt| attempt.is_ok()));
+        let add = apply(&mut dataplane, &[KernelOp::AddRoute(*key, *hop)]).pop().unwrap();
         assert_eq!(add.unwrap_err().kind, ErrorKind::Exists);
         let deletes = [
-            Op::DeleteRoute(*key, route.clone()),
-            Op::DeleteNeighbour(*neighbour),
-            Op::DeleteFdb(*fdb),
-            Op::DeleteAddress(address),
+            KernelOp::DeleteRoute(*key, ObservedRoute::ours(*hop)),
+            KernelOp::DeleteNeighbour(*neighbour),
+            KernelOp::DeleteFdb(*fdb),
+            KernelOp::DeleteAddress(address),
         ];
         for _ in 0..2 {
-            for (op, attempt) in deletes.iter().zip(dataplane.apply(&deletes)) {
+            for (op, attempt) in deletes.iter().zip(apply(&mut dataplane, &deletes)) {
                 attempt.unwrap_or_else(|error| panic!("{op}: {error}: {:?}", error.source));
             }
         }
         run("ip link del flannel.1");
-        for (op, attempt) in deletes.iter().zip(dataplane.apply(&deletes)) {
+        for (op, attempt) in deletes.iter().zip(apply(&mut dataplane, &deletes)) {
             attempt.unwrap_or_else(|error| panic!("{op}: {error}: {:?}", error.source));
         }
     });

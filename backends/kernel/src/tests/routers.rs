@@ -10,10 +10,10 @@ use std::{
 use nix::sys::socket::{
     AddressFamily, ControlMessage, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn6, sendmsg, socket,
 };
-use wire_state::{NetState, Reconciler};
+use wire_state::DesiredNet;
 
 use super::lab::{self, Lab, run};
-use crate::{Monitor, NetlinkDataplane, RouteForm, Wake};
+use crate::{Monitor, RouteForm, Wake, tests::lab::HostReconciler};
 
 /// A router at the far end of the link `wb-lan`.
 struct Router {
@@ -56,8 +56,8 @@ impl Router {
 
 /// A host that forwards for the overlay, and hears of changes.
 struct Keeper {
-    reconciler: Reconciler<NetlinkDataplane>,
-    want: NetState,
+    reconciler: HostReconciler,
+    want: DesiredNet,
     monitor: Monitor,
     runtime: tokio::runtime::Runtime,
 }

@@ -3,17 +3,17 @@
 use std::time::Duration;
 
 use wire_net::Family;
-use wire_state::{Driver, NetState, Op, Reconciler};
+use wire_state::{DesiredNet, KernelOp};
 
 use super::lab::{self, Lab, run};
-use crate::{Monitor, NetlinkDataplane, RouteForm, Wake};
+use crate::{Monitor, Others, RouteForm, Wake, tests::lab::HostReconciler};
 
 /// The values of these settings, one after the other.
 fn sysctl(names: &str) -> String {
     run(&format!("sysctl -n {names}")).split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-fn joined(lab: &Lab) -> (Reconciler<NetlinkDataplane>, NetState) {
+fn joined(lab: &Lab) -> (HostReconciler, DesiredNet) {
     let (mut reconciler, want) = (lab.reconciler(RouteForm::default()), lab.want());
     let report = reconciler.round(&want);
     assert!(report.converged && report.findings.conflicts.is_empty(), "{report:?}");
@@ -80,7 +80,13 @@ fn what_the_kernel_says_of_a_refusal_is_said_and_no_capability_is() {
         // As somebody else would, between our look and our write.
         run("sysctl -qw net.ipv6.conf.flannel-v6/1.disable_ipv6=1");
         let address = want.addresses.iter().find(|address| address.address.is_ipv6()).unwrap();
-        let said = reconciler.driver().apply(&[Op::PutAddress(*address)]).pop().unwrap().unwrap_err().to_string();
+        let said = reconciler
+            .driver()
+            .apply(&[&KernelOp::PutAddress(*address)], &Others::default())
+            .pop()
+            .unwrap()
+            .unwrap_err()
+            .to_string();
         assert_eq!(said, "not allowed: ipv6: IPv6 is disabled on this device");
         reconciler.invalidate();
         assert!(reconciler.round(&want).converged);

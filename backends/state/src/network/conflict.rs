@@ -4,7 +4,7 @@ use std::fmt;
 
 use wire_net::{LinkName, Vni};
 
-use crate::{Link, PROTOCOL, Parent, Route, RouteKey, Setting, Vxlan};
+use crate::{LinkId, LinkPlace, Namespace, ObservedLink, ObservedRoute, ObservedVxlan, PROTOCOL, RouteKey, Setting};
 
 /// Something foreign where we want something else.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -12,16 +12,16 @@ pub enum Conflict {
     /// A device with our name that is none of ours.
     Name {
         /// The name.
-        link: LinkName,
+        link: LinkPlace,
         /// What has it.
-        found: Link,
+        found: ObservedLink,
         /// The underlay, where only that tells what has it from flannel's.
-        underlay: Option<Parent>,
+        underlay: Option<LinkId>,
     },
     /// Our VNI and port in use by another device: the kernel allows one.
     Vni {
         /// The device we want.
-        link: LinkName,
+        link: LinkPlace,
         /// The VNI both want.
         vni: Vni,
         /// The UDP port both want.
@@ -32,30 +32,52 @@ pub enum Conflict {
     /// Our UDP port in use by a device that shares it with none of ours.
     Port {
         /// The device we want.
-        link: LinkName,
+        link: LinkPlace,
         /// The UDP port both want.
         port: u16,
         /// The device that has it.
         holder: LinkName,
         /// What that is.
-        found: Vxlan,
+        found: ObservedVxlan,
     },
     /// A route to where we want one, with the same metric or a better one.
     Route {
+        /// The namespace.
+        namespace: Namespace,
         /// The route we want.
         key: RouteKey,
         /// The metric of the one that is there.
         metric: u32,
         /// The one that is there.
-        found: Route,
+        found: ObservedRoute,
     },
     /// A link that containers are on, which forwards nothing that comes from them.
     Forwarding {
         /// The link.
-        link: LinkName,
+        link: LinkPlace,
         /// What is off.
         setting: Setting,
     },
+    /// A link that cannot be made for what it needs.
+    Needs {
+        /// The link we want.
+        link: LinkPlace,
+        /// What is missing.
+        need: Need,
+    },
+}
+
+/// What a link needs and has not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// Another link, which is neither there nor desired.
+    Link(LinkPlace),
+    /// An end to a circle of links that need each other.
+    Order,
+    /// Its namespace, which is gone.
+    Namespace,
+    /// The host's namespace, for the tunnels that we run.
+    HostNamespace,
 }
 
 impl fmt::Display for Conflict {
@@ -63,8 +85,8 @@ impl fmt::Display for Conflict {
         match self {
             Self::Name { link, found, underlay } => {
                 write!(f, "{link} cannot be made, because another device has this name: {found}; ")?;
-                match (found.parent(), underlay) {
-                    (Some(Parent { name, .. }), Some(underlay)) => write!(
+                match (found.bound_to(), underlay) {
+                    (Some(LinkId { name, .. }), Some(underlay)) => write!(
                         f,
                         "it sends through {name}, and the underlay is {underlay}: start wire-agent with --iface={name}, as flanneld \
                          was, or remove it",
@@ -91,11 +113,11 @@ impl fmt::Display for Conflict {
                      device; remove it or set another Backend.Port in the network config"
                 )
             }
-            Self::Route { key, metric, found } => {
+            Self::Route { namespace, key, metric, found } => {
                 let (destination, via, protocol) = (key.destination, &found.via, protocol_name(found.protocol));
                 write!(
                     f,
-                    "{destination} is taken by a route of protocol {protocol} with metric {metric}: {via}; remove it"
+                    "{destination} is taken by a route of protocol {protocol} with metric {metric}{namespace}: {via}; remove it"
                 )
             }
             Self::Forwarding { link, setting } => {
@@ -104,6 +126,18 @@ impl fmt::Display for Conflict {
                     "{link} forwards no IPv4 packets: its containers cannot reach other hosts; sysctl -w {setting}=1"
                 )
             }
+            Self::Needs { link, need } => write!(f, "{link} cannot be made: {need}"),
+        }
+    }
+}
+
+impl fmt::Display for Need {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Link(link) => write!(f, "it needs the link {link}, which is not there"),
+            Self::Order => f.write_str("it needs a link that needs this one"),
+            Self::Namespace => f.write_str("its namespace is gone"),
+            Self::HostNamespace => f.write_str("tunnels without the kernel run in the host's namespace only"),
         }
     }
 }

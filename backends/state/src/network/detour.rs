@@ -5,7 +5,7 @@ use std::{fmt, net::IpAddr};
 use wire_net::{LinkName, Prefix};
 
 use super::conflict::protocol_name;
-use crate::{FdbKey, ForwardKey, NeighbourKey, NetState, Route, RouteKey, Via};
+use crate::{DesiredNet, FdbKey, ForwardKey, NeighbourKey, NextHop, ObservedRoute, RouteKey};
 
 /// No more are named: there may be thousands.
 const NAMED: usize = 3;
@@ -20,7 +20,7 @@ pub struct Detours {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Detour {
     key: RouteKey,
-    found: Route,
+    found: ObservedRoute,
     peer: Peer,
 }
 
@@ -40,19 +40,19 @@ impl Detours {
 
 /// Finds them on the way through all routes in the order of their keys, in which a prefix comes before those inside it.
 pub(crate) struct Search<'a> {
-    want: &'a NetState,
+    want: &'a DesiredNet,
     /// The wanted routes that the way has come into, from the outermost on.
-    around: Vec<(Prefix, &'a Via)>,
+    around: Vec<(Prefix, &'a NextHop)>,
     found: Detours,
 }
 
 impl<'a> Search<'a> {
-    pub(crate) const fn new(want: &'a NetState) -> Self {
+    pub(crate) const fn new(want: &'a DesiredNet) -> Self {
         Self { want, around: Vec::new(), found: Detours { named: Vec::new(), more: 0 } }
     }
 
     /// Comes to a key, with the route that is wanted there and the one of others that is there.
-    pub(crate) fn step(&mut self, key: &RouteKey, want: Option<&'a Route>, foreign: Option<&Route>) {
+    pub(crate) fn step(&mut self, key: &RouteKey, want: Option<&'a NextHop>, foreign: Option<&ObservedRoute>) {
         while self.around.pop_if(|(outer, _)| !outer.covers(key.destination)).is_some() {}
         let peer = foreign.and_then(|found| Some((found, self.peer_at(key.destination)?)));
         match peer {
@@ -62,7 +62,7 @@ impl<'a> Search<'a> {
             Some(_) => self.found.more += 1,
             None => {}
         }
-        self.around.extend(want.map(|want| (key.destination, &want.via)));
+        self.around.extend(want.map(|hop| (key.destination, hop)));
     }
 
     pub(crate) fn end(self) -> Detours {
@@ -72,14 +72,14 @@ impl<'a> Search<'a> {
     /// The peer whose packets a route to `destination` takes. Of a route to just where we want one, the metric decides, which
     /// is for others to look at.
     fn peer_at(&self, destination: Prefix) -> Option<Peer> {
-        let (outer, via) = self.around.last().filter(|(outer, _)| *outer != destination)?;
-        match via {
-            Via::Gateway { gateway, link, .. } => {
+        let (outer, hop) = self.around.last().filter(|(outer, _)| *outer != destination)?;
+        match hop {
+            NextHop::Gateway { gateway, link, .. } => {
                 Some(Peer { subnet: *outer, public: self.public(*link, *gateway, *outer) })
             }
             // Our own table has the peers behind it.
-            Via::Link(link) => self.peer_in_table(*link, destination),
-            Via::Blackhole | Via::Other(_) => None,
+            NextHop::Link(link) => self.peer_in_table(*link, destination),
+            NextHop::Blackhole => None,
         }
     }
 
@@ -112,7 +112,7 @@ impl fmt::Display for Detours {
 
 impl fmt::Display for Detour {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { key, found: Route { via, protocol, .. }, peer: Peer { subnet, public } } = self;
+        let Self { key, found: ObservedRoute { via, protocol, .. }, peer: Peer { subnet, public } } = self;
         let whose = public.map(|public| format!(", the subnet of {public},")).unwrap_or_default();
         let protocol = protocol_name(*protocol);
         write!(
@@ -126,35 +126,35 @@ impl fmt::Display for Detour {
 #[cfg(test)]
 mod tests {
     use crate::{
-        NetState, Owner, Route, RouteKey, Via, plan,
-        samples::{state, tunnelled},
+        DesiredNet, NextHop, ObservedRoute, Owner, RouteKey, Via,
+        samples::{held, plan_host, state, tunnelled},
     };
 
     /// The host has these routes of others beside all that is wanted.
-    fn said(want: &NetState, foreign: &[&str]) -> String {
-        let mut have = want.clone();
+    fn said(want: &DesiredNet, foreign: &[&str]) -> String {
+        let mut have = held(want);
         for destination in foreign {
             let key = RouteKey::main(destination.parse().unwrap());
-            let via =
-                Via::Gateway { gateway: "192.0.2.1".parse().unwrap(), link: "eth1".parse().unwrap(), onlink: false };
-            have.routes.entry(key).or_insert(Route { via, protocol: 4, owner: Owner::Foreign });
+            let (gateway, link) = ("192.0.2.1".parse().unwrap(), "eth1".parse().unwrap());
+            let via = Via::NextHop(NextHop::Gateway { gateway, link, onlink: false });
+            have.routes.entry(key).or_insert(ObservedRoute { via, protocol: 4, owner: Owner::Foreign });
         }
-        let plan = plan(&have, want);
+        let plan = plan_host(&have, want);
         assert_eq!((plan.ops, plan.findings.conflicts), (vec![], vec![]));
         plan.findings.detours.to_string()
     }
 
-    fn wanted() -> NetState {
+    fn wanted() -> DesiredNet {
         let mut want = state(&[(2, 20, 102), (60, 21, 103)]);
-        want.routes.insert(RouteKey::main("10.5.7.0/24".parse().unwrap()), Route::ours(Via::Blackhole));
+        want.routes.insert(RouteKey::main("10.5.7.0/24".parse().unwrap()), NextHop::Blackhole);
         want
     }
 
     /// As the udp backend has it: one route, and the peers in our own table.
-    fn udp() -> NetState {
+    fn udp() -> DesiredNet {
         let mut want = tunnelled(wanted());
-        want.routes.retain(|_, route| route.via == Via::Blackhole);
-        let all = Route::ours(Via::Link("flannel.1".parse().unwrap()));
+        want.routes.retain(|_, hop| *hop == NextHop::Blackhole);
+        let all = NextHop::Link("flannel.1".parse().unwrap());
         want.routes.insert(RouteKey::main("10.5.0.0/16".parse().unwrap()), all);
         want
     }

@@ -1,21 +1,32 @@
-//! One change of the kernel's state.
+//! One change of a host's network.
 
 use std::{fmt, net::IpAddr};
 
-use wire_net::{Family, LinkName, MacAddr};
+use wire_net::{Family, LinkName, MacAddr, Mtu};
 
-use crate::{
-    Address, FdbKey, Forward, ForwardKey, Framing, Link, LinkKind, NeighbourKey, NetState, Operation, Parent, Route,
-    RouteKey, Setting, Tunnel,
+use super::{
+    Address, DesiredKind, DesiredLink, FdbKey, FloodEntry, Forward, ForwardKey, Ipip, KernelKind, LinkId, LinkPlace,
+    LinkRef, Macvlan, Namespace, NeighbourKey, NextHop, ObservedKind, ObservedLink, ObservedNet, ObservedRoute,
+    ObservedVxlan, Owner, PerNamespace, RouteKey, Setting, Tunnel, Veth, Vlan,
 };
+use crate::Operation;
 
-/// One change of the kernel's state.
+/// One change of a host's network, by who carries it out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Op {
+    /// The kernel, in that namespace.
+    Kernel(Namespace, KernelOp),
+    /// We ourselves, who run tunnels in the host's namespace.
+    Tunnel(TunnelOp),
+}
+
+/// One change of what the kernel holds in a network namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KernelOp {
     /// Makes a link and sets it up.
-    CreateLink(LinkName, Link),
-    /// Sets what can be set in place: MAC, MTU, learning, up.
-    ChangeLink(LinkName, Link),
+    CreateLink(LinkName, DesiredLink<KernelKind>),
+    /// Sets what can be set in place: MAC, MTU, master, learning, up.
+    ChangeLink(LinkName, DesiredLink<KernelKind>),
     /// Removes a link and with it all that is on it.
     DeleteLink(LinkName),
     /// Writes a setting of the kernel.
@@ -28,24 +39,55 @@ pub enum Op {
     PutFdb(FdbKey, IpAddr),
     /// Removes a MAC.
     DeleteFdb(FdbKey),
+    /// Adds a destination of frames for many hosts, beside those that are there.
+    PutFlood(FloodEntry),
+    /// Removes one of these destinations.
+    DeleteFlood(FloodEntry),
     /// Sets the MAC of a neighbour, in place of any other.
     PutNeighbour(NeighbourKey, MacAddr),
     /// Removes a neighbour.
     DeleteNeighbour(NeighbourKey),
+    /// Adds a route where there is none.
+    AddRoute(RouteKey, NextHop),
+    /// Puts a route in the place of one of ours, without a moment in between.
+    ReplaceRoute(RouteKey, NextHop),
+    /// Removes a route, given as it was read.
+    DeleteRoute(RouteKey, ObservedRoute),
+}
+
+/// One change of the tunnels that we run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TunnelOp {
+    /// Makes a TUN device, sets it up, and starts to move its packets.
+    Create(LinkName, DesiredLink<Tunnel>),
+    /// The same with a device that is there.
+    Change(LinkName, DesiredLink<Tunnel>),
+    /// Ends a tunnel, and removes its device.
+    Delete(LinkName),
     /// Sets where a tunnel sends packets for a prefix, in place of any other.
     PutForward(ForwardKey, Forward),
     /// Removes a prefix from a tunnel.
     DeleteForward(ForwardKey),
-    /// Adds a route where there is none.
-    AddRoute(RouteKey, Route),
-    /// Puts a route in the place of one of ours, without a moment in between.
-    ReplaceRoute(RouteKey, Route),
-    /// Removes a route, given as it was read.
-    DeleteRoute(RouteKey, Route),
 }
 
 impl Operation for Op {
     fn name(&self) -> &'static str {
+        match self {
+            Self::Kernel(_, op) => op.name(),
+            Self::Tunnel(op) => op.name(),
+        }
+    }
+
+    fn is_delete(&self) -> bool {
+        match self {
+            Self::Kernel(_, op) => op.is_delete(),
+            Self::Tunnel(op) => op.is_delete(),
+        }
+    }
+}
+
+impl KernelOp {
+    const fn name(&self) -> &'static str {
         match self {
             Self::CreateLink(..) => "create link",
             Self::ChangeLink(..) => "change link",
@@ -55,38 +97,36 @@ impl Operation for Op {
             Self::DeleteAddress(_) => "delete address",
             Self::PutFdb(..) => "set FDB entry",
             Self::DeleteFdb(_) => "delete FDB entry",
+            Self::PutFlood(_) => "add flood entry",
+            Self::DeleteFlood(_) => "delete flood entry",
             Self::PutNeighbour(..) => "set neighbour",
             Self::DeleteNeighbour(_) => "delete neighbour",
-            Self::PutForward(..) => "set forwarding",
-            Self::DeleteForward(_) => "delete forwarding",
             Self::AddRoute(..) => "add route",
             Self::ReplaceRoute(..) => "replace route",
             Self::DeleteRoute(..) => "delete route",
         }
     }
 
-    fn is_delete(&self) -> bool {
+    const fn is_delete(&self) -> bool {
         match self {
             Self::DeleteLink(_)
             | Self::DeleteAddress(_)
             | Self::DeleteFdb(_)
+            | Self::DeleteFlood(_)
             | Self::DeleteNeighbour(_)
-            | Self::DeleteForward(_)
             | Self::DeleteRoute(..) => true,
             Self::CreateLink(..)
             | Self::ChangeLink(..)
             | Self::Set(..)
             | Self::PutAddress(_)
             | Self::PutFdb(..)
+            | Self::PutFlood(_)
             | Self::PutNeighbour(..)
-            | Self::PutForward(..)
             | Self::AddRoute(..)
             | Self::ReplaceRoute(..) => false,
         }
     }
-}
 
-impl Op {
     /// Whether it concerns a link itself, so that the kernel may change other entries with it.
     #[must_use]
     pub const fn is_link(&self) -> bool {
@@ -94,62 +134,314 @@ impl Op {
     }
 }
 
-impl NetState {
-    /// What the state is once `op` is carried out, with what the kernel does by itself: entries go with their link, and
-    /// neighbours with a changed MAC (`neigh_changeaddr` of net/core/neighbour.c).
+impl TunnelOp {
+    const fn name(&self) -> &'static str {
+        match self {
+            Self::Create(..) => "create link",
+            Self::Change(..) => "change link",
+            Self::Delete(_) => "delete link",
+            Self::PutForward(..) => "set forwarding",
+            Self::DeleteForward(_) => "delete forwarding",
+        }
+    }
+
+    const fn is_delete(&self) -> bool {
+        match self {
+            Self::Delete(_) | Self::DeleteForward(_) => true,
+            Self::Create(..) | Self::Change(..) | Self::PutForward(..) => false,
+        }
+    }
+}
+
+impl Op {
+    /// Makes a link, by whoever makes its kind.
+    pub(crate) fn create_link(place: LinkPlace, link: DesiredLink) -> Self {
+        let DesiredLink { kind, mac, mtu, master } = link;
+        match kind {
+            DesiredKind::Kernel(kind) => {
+                Self::Kernel(place.namespace, KernelOp::CreateLink(place.name, DesiredLink { kind, mac, mtu, master }))
+            }
+            DesiredKind::Tunnel(kind) => {
+                Self::Tunnel(TunnelOp::Create(place.name, DesiredLink { kind, mac, mtu, master }))
+            }
+        }
+    }
+
+    /// Changes a link in place, by whoever makes its kind.
+    pub(crate) fn change_link(place: LinkPlace, link: DesiredLink) -> Self {
+        let DesiredLink { kind, mac, mtu, master } = link;
+        match kind {
+            DesiredKind::Kernel(kind) => {
+                Self::Kernel(place.namespace, KernelOp::ChangeLink(place.name, DesiredLink { kind, mac, mtu, master }))
+            }
+            DesiredKind::Tunnel(kind) => {
+                Self::Tunnel(TunnelOp::Change(place.name, DesiredLink { kind, mac, mtu, master }))
+            }
+        }
+    }
+
+    /// Removes a link that was found, by whoever makes its kind.
+    pub(crate) const fn delete_link(place: LinkPlace, found: &ObservedLink) -> Self {
+        match (&found.kind, place.namespace) {
+            (ObservedKind::Tun(_), Namespace::Host) => Self::Tunnel(TunnelOp::Delete(place.name)),
+            (
+                ObservedKind::Tun(_)
+                | ObservedKind::Vxlan(_)
+                | ObservedKind::Bridge
+                | ObservedKind::Veth(_)
+                | ObservedKind::Vlan(_)
+                | ObservedKind::Macvlan(_)
+                | ObservedKind::Ipip(_)
+                | ObservedKind::Other(_),
+                namespace,
+            ) => Self::Kernel(namespace, KernelOp::DeleteLink(place.name)),
+        }
+    }
+
+    /// Whether it concerns a link itself, so that the kernel may change other entries with it.
+    #[must_use]
+    pub const fn is_link(&self) -> bool {
+        match self {
+            Self::Kernel(_, op) => op.is_link(),
+            Self::Tunnel(op) => matches!(op, TunnelOp::Create(..) | TunnelOp::Change(..) | TunnelOp::Delete(_)),
+        }
+    }
+
+    /// The link that it removes.
+    #[must_use]
+    pub const fn deletes_link(&self) -> Option<LinkPlace> {
+        match self {
+            Self::Kernel(namespace, KernelOp::DeleteLink(name)) => {
+                Some(LinkPlace { namespace: *namespace, name: *name })
+            }
+            Self::Tunnel(TunnelOp::Delete(name)) => Some(LinkPlace::in_host(*name)),
+            Self::Kernel(..) | Self::Tunnel(_) => None,
+        }
+    }
+}
+
+impl PerNamespace<ObservedNet> {
+    /// Brings the state forward by `op`, with what the kernel does by itself: entries go with their link, links with the one they are
+    /// bound to, and neighbours with a changed MAC (`neigh_changeaddr` of net/core/neighbour.c).
     pub fn apply(&mut self, op: &Op) {
         match op {
-            Op::CreateLink(name, link) => {
-                self.links.insert(*name, link.clone());
-            }
-            Op::ChangeLink(name, link) => {
-                let Some(there) = self.links.get_mut(name) else { return };
-                if there.mac != link.mac {
-                    self.neighbours.retain(|key, _| key.link != *name);
+            Op::Kernel(namespace, op) => self.apply_kernel(*namespace, op),
+            Op::Tunnel(op) => self.apply_tunnel(op),
+        }
+    }
+
+    fn apply_kernel(&mut self, namespace: Namespace, op: &KernelOp) {
+        match op {
+            KernelOp::CreateLink(name, link) => self.create_link(LinkPlace { namespace, name: *name }, link),
+            KernelOp::ChangeLink(name, link) => {
+                let master = link.master.and_then(|name| self.id(LinkPlace { namespace, name }));
+                let Some(net) = self.get_mut(namespace) else { return };
+                net.change_link(*name, link, master);
+                if let (Some(ObservedLink { kind: ObservedKind::Vxlan(found), .. }), KernelKind::Vxlan(vxlan)) =
+                    (net.links.get_mut(name), &link.kind)
+                {
+                    found.learning = vxlan.learning;
                 }
-                if !there.has_tunnel_of(link) {
-                    self.forwarding.retain(|key, _| key.link != *name);
-                }
-                there.set_in_place(link);
             }
-            Op::DeleteLink(name) => self.forget_link(*name),
-            Op::Set(setting, value) => {
+            KernelOp::DeleteLink(name) => self.delete_link(LinkPlace { namespace, name: *name }),
+            KernelOp::Set(..)
+            | KernelOp::PutAddress(_)
+            | KernelOp::DeleteAddress(_)
+            | KernelOp::PutFdb(..)
+            | KernelOp::DeleteFdb(_)
+            | KernelOp::PutFlood(_)
+            | KernelOp::DeleteFlood(_)
+            | KernelOp::PutNeighbour(..)
+            | KernelOp::DeleteNeighbour(_)
+            | KernelOp::AddRoute(..)
+            | KernelOp::ReplaceRoute(..)
+            | KernelOp::DeleteRoute(..) => {
+                if let Some(net) = self.get_mut(namespace) {
+                    net.apply(op);
+                }
+            }
+        }
+    }
+
+    fn apply_tunnel(&mut self, op: &TunnelOp) {
+        if let TunnelOp::Delete(name) = op {
+            self.delete_link(LinkPlace::in_host(*name));
+            return;
+        }
+        let Some(net) = self.get_mut(Namespace::Host) else { return };
+        match op {
+            TunnelOp::Create(name, link) => {
+                let kind = ObservedKind::Tun(Some(link.kind.clone()));
+                net.insert_link(*name, ObservedLink::made(kind, link.mac, link.mtu));
+            }
+            TunnelOp::Change(name, link) => {
+                if let Some(there) = net.links.get_mut(name) {
+                    let kind = ObservedKind::Tun(Some(link.kind.clone()));
+                    if there.kind != kind {
+                        net.forwarding.retain(|key, _| key.link != *name);
+                    }
+                    there.kind = kind;
+                }
+                net.change_link(*name, link, None);
+            }
+            TunnelOp::PutForward(key, forward) => {
+                net.forwarding.insert(*key, *forward);
+            }
+            TunnelOp::DeleteForward(key) => {
+                net.forwarding.remove(key);
+            }
+            TunnelOp::Delete(_) => {}
+        }
+    }
+
+    fn create_link(&mut self, place: LinkPlace, link: &DesiredLink<KernelKind>) {
+        let mut made = ObservedLink::made(self.found_as(&link.kind), link.mac, link.mtu);
+        made.master = link.master.and_then(|name| self.id(LinkPlace { namespace: place.namespace, name }));
+        made.is_marked = !matches!(link.kind, KernelKind::Vxlan(_));
+        let Some(net) = self.get_mut(place.namespace) else { return };
+        net.insert_link(place.name, made);
+        if let KernelKind::Veth(Veth { peer }) = link.kind {
+            self.create_peer(peer, place, link.mtu);
+        }
+    }
+
+    /// The other end of a pair, which is made with it and is down.
+    fn create_peer(&mut self, place: LinkPlace, of: LinkPlace, mtu: Mtu) {
+        let made = ObservedLink::made(ObservedKind::Veth(Veth { peer: self.id(of) }), None, mtu);
+        let Some(net) = self.get_mut(place.namespace) else { return };
+        net.insert_link(place.name, ObservedLink { up: false, is_marked: true, ..made });
+        let id = self.id(place);
+        let first = self.get_mut(of.namespace).and_then(|net| net.links.get_mut(&of.name));
+        if let Some(first) = first {
+            first.kind = ObservedKind::Veth(Veth { peer: id });
+        }
+    }
+
+    /// What a link that is made so is found to be.
+    fn found_as(&self, kind: &KernelKind) -> ObservedKind {
+        let found = |link: LinkRef| match link {
+            LinkRef::Found(id) => Some(id),
+            LinkRef::Desired(place) => self.id(place),
+        };
+        match kind {
+            KernelKind::Vxlan(vxlan) => ObservedKind::Vxlan(ObservedVxlan {
+                parent: vxlan.parent.and_then(found),
+                local: vxlan.local,
+                port: vxlan.port_in_use(),
+                gbp: vxlan.gbp,
+                learning: vxlan.learning,
+                ..ObservedVxlan::new(vxlan.vni)
+            }),
+            KernelKind::Bridge => ObservedKind::Bridge,
+            KernelKind::Veth(Veth { peer }) => ObservedKind::Veth(Veth { peer: self.id(*peer) }),
+            KernelKind::Vlan(vlan) => ObservedKind::Vlan(Vlan { parent: found(vlan.parent), id: vlan.id }),
+            KernelKind::Macvlan(macvlan) => {
+                ObservedKind::Macvlan(Macvlan { parent: found(macvlan.parent), mode: macvlan.mode })
+            }
+            KernelKind::Ipip(ipip) => {
+                ObservedKind::Ipip(Ipip { parent: ipip.parent.and_then(found), local: ipip.local })
+            }
+        }
+    }
+
+    fn delete_link(&mut self, place: LinkPlace) {
+        let mut going = self.bound_to(place);
+        going.push(place);
+        for LinkPlace { namespace, name } in going {
+            let id = self.id(LinkPlace { namespace, name });
+            let Some(net) = self.get_mut(namespace) else { continue };
+            net.forget_link(name);
+            for port in net.links.values_mut().filter(|link| link.master == id) {
+                port.master = None;
+            }
+        }
+    }
+
+    /// The links that the kernel takes away with this one: on it, on those again, and the other end of a pair.
+    pub(crate) fn bound_to(&self, place: LinkPlace) -> Vec<LinkPlace> {
+        let mut bound: Vec<LinkPlace> = Vec::new();
+        let mut ids: Vec<LinkId> = self.id(place).into_iter().collect();
+        while let Some(id) = ids.pop() {
+            for (namespace, net) in self.iter() {
+                for (name, link) in net.links.iter().filter(|(_, link)| link.bound_to() == Some(id)) {
+                    let found = LinkPlace { namespace, name: *name };
+                    if found != place && !bound.contains(&found) {
+                        bound.push(found);
+                        ids.push(LinkId { namespace, index: link.index, name: *name });
+                    }
+                }
+            }
+        }
+        bound
+    }
+
+    /// The link at a place.
+    #[must_use]
+    pub fn id(&self, LinkPlace { namespace, name }: LinkPlace) -> Option<LinkId> {
+        let link = self.get(namespace)?.links.get(&name)?;
+        Some(LinkId { namespace, index: link.index, name })
+    }
+}
+
+impl ObservedNet {
+    fn apply(&mut self, op: &KernelOp) {
+        match op {
+            // These reach beyond one namespace.
+            KernelOp::CreateLink(..) | KernelOp::ChangeLink(..) | KernelOp::DeleteLink(_) => {}
+            KernelOp::Set(setting, value) => {
                 if let Setting::Forwarding(family) = setting {
                     self.set_forwarding_of_links(*family, *value);
                 }
                 self.settings.insert(*setting, *value);
             }
-            Op::PutAddress(address) => {
+            KernelOp::PutAddress(address) => {
                 self.addresses.insert(*address);
             }
-            Op::DeleteAddress(address) => {
+            KernelOp::DeleteAddress(address) => {
                 self.addresses.remove(address);
             }
-            Op::PutFdb(key, destination) => {
+            KernelOp::PutFdb(key, destination) => {
                 self.fdb.insert(*key, *destination);
             }
-            Op::DeleteFdb(key) => {
+            KernelOp::DeleteFdb(key) => {
                 self.fdb.remove(key);
             }
-            Op::PutNeighbour(key, mac) => {
+            KernelOp::PutFlood(entry) => {
+                self.flooding.insert(*entry);
+            }
+            KernelOp::DeleteFlood(entry) => {
+                self.flooding.remove(entry);
+            }
+            KernelOp::PutNeighbour(key, mac) => {
                 self.neighbours.insert(*key, *mac);
             }
-            Op::DeleteNeighbour(key) => {
+            KernelOp::DeleteNeighbour(key) => {
                 self.neighbours.remove(key);
             }
-            Op::PutForward(key, forward) => {
-                self.forwarding.insert(*key, *forward);
+            KernelOp::AddRoute(key, hop) | KernelOp::ReplaceRoute(key, hop) => {
+                self.routes.insert(*key, ObservedRoute::ours(*hop));
             }
-            Op::DeleteForward(key) => {
-                self.forwarding.remove(key);
-            }
-            Op::AddRoute(key, route) | Op::ReplaceRoute(key, route) => {
-                self.routes.insert(*key, route.clone());
-            }
-            Op::DeleteRoute(key, _) => {
+            KernelOp::DeleteRoute(key, _) => {
                 self.routes.remove(key);
             }
         }
+    }
+
+    /// Adds a link with a number that none has. The kernel counts from 1, and chooses another.
+    fn insert_link(&mut self, name: LinkName, link: ObservedLink) {
+        const BEYOND_THE_KERNELS: u32 = 1 << 30;
+        let highest = self.links.values().map(|link| link.index).max().unwrap_or_default();
+        let index = highest.max(BEYOND_THE_KERNELS) + 1;
+        self.links.insert(name, ObservedLink { index, ..link });
+    }
+
+    fn change_link<K>(&mut self, name: LinkName, link: &DesiredLink<K>, master: Option<LinkId>) {
+        let Some(there) = self.links.get_mut(&name) else { return };
+        if !there.has_mac_of(link) {
+            self.neighbours.retain(|key, _| key.link != name);
+        }
+        (there.mac, there.mtu, there.up) = (link.mac.or(there.mac), link.mtu, true);
+        there.master = master.or(there.master);
     }
 
     /// Forwarding as a whole takes that of all links along (`inet_forward_change` of net/ipv4/devinet.c, and its like).
@@ -166,73 +458,49 @@ impl NetState {
     }
 }
 
-impl Link {
-    fn set_in_place(&mut self, want: &Self) {
-        (self.mac, self.mtu, self.up) = (want.mac, want.mtu, want.up);
-        match (&mut self.kind, &want.kind) {
-            (LinkKind::Vxlan(have), LinkKind::Vxlan(want)) => have.learning = want.learning,
-            (LinkKind::Tun(have), LinkKind::Tun(want)) => have.clone_from(want),
-            (LinkKind::Vxlan(_) | LinkKind::Tun(_) | LinkKind::Other(_), _) => {}
-        }
+impl ObservedLink {
+    /// One that was just made, without a number yet.
+    const fn made(kind: ObservedKind, mac: Option<MacAddr>, mtu: Mtu) -> Self {
+        Self { kind, mac, mtu, up: true, master: None, is_marked: false, owner: Owner::Ours, index: 0 }
     }
 }
 
 impl fmt::Display for Op {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Kernel(namespace, op) => write!(f, "{op}{namespace}"),
+            Self::Tunnel(op) => op.fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for KernelOp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())?;
         match self {
-            Self::CreateLink(name, link) => write!(f, " {name}: {link}"),
-            Self::ChangeLink(name, link) => write!(f, " {name}: {link}"),
+            Self::CreateLink(name, link) | Self::ChangeLink(name, link) => write!(f, " {name}: {link}"),
             Self::DeleteLink(name) => write!(f, " {name}"),
             Self::Set(setting, value) => write!(f, " {setting} = {value}"),
             Self::PutAddress(address) | Self::DeleteAddress(address) => write!(f, " {address}"),
             Self::PutFdb(key, destination) => write!(f, " {key} dst {destination}"),
             Self::DeleteFdb(key) => write!(f, " {key}"),
+            Self::PutFlood(entry) | Self::DeleteFlood(entry) => write!(f, " {entry}"),
             Self::PutNeighbour(key, mac) => write!(f, " {key} lladdr {mac}"),
             Self::DeleteNeighbour(key) => write!(f, " {key}"),
+            Self::AddRoute(key, hop) | Self::ReplaceRoute(key, hop) => write!(f, " {key} {hop}"),
+            Self::DeleteRoute(key, route) => write!(f, " {key} {}", route.via),
+        }
+    }
+}
+
+impl fmt::Display for TunnelOp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())?;
+        match self {
+            Self::Create(name, link) | Self::Change(name, link) => write!(f, " {name}: tun {link}"),
+            Self::Delete(name) => write!(f, " {name}"),
             Self::PutForward(key, forward) => write!(f, " {key} {forward}"),
             Self::DeleteForward(key) => write!(f, " {key}"),
-            Self::AddRoute(key, route) | Self::ReplaceRoute(key, route) | Self::DeleteRoute(key, route) => {
-                write!(f, " {key} {}", route.via)
-            }
         }
-    }
-}
-
-impl fmt::Display for Tunnel {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.framing {
-            Framing::Raw => write!(f, "raw local {}", self.local)?,
-            Framing::Vxlan { vni, mac } => write!(f, "vxlan vni {vni} local {} lladdr {mac}", self.local)?,
-        }
-        f.write_str(if self.source_check { "" } else { " unchecked" })
-    }
-}
-
-impl fmt::Display for Link {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.kind {
-            LinkKind::Vxlan(vxlan) => {
-                write!(f, "vxlan vni {}", vxlan.vni)?;
-                if let Some(Parent { name, .. }) = vxlan.parent {
-                    write!(f, " dev {name}")?;
-                }
-                if let Some(local) = vxlan.local {
-                    write!(f, " local {local}")?;
-                }
-                write!(f, " port {}", vxlan.port_in_use())?;
-                f.write_str(if vxlan.learning { " learning" } else { " nolearning" })?;
-                if vxlan.gbp {
-                    f.write_str(" gbp")?;
-                }
-            }
-            LinkKind::Tun(None) => f.write_str("tun")?,
-            LinkKind::Tun(Some(tunnel)) => write!(f, "tun {tunnel}")?,
-            LinkKind::Other(kind) => f.write_str(if kind.is_empty() { "hardware" } else { kind })?,
-        }
-        if let Some(mac) = self.mac {
-            write!(f, " mac {mac}")?;
-        }
-        write!(f, " mtu {} {}", self.mtu, if self.up { "up" } else { "down" })
     }
 }

@@ -3,18 +3,20 @@
 //! Puts come first: links, settings, addresses, FDB, neighbours, forwarding, routes, so that nothing ever points to what is not there yet.
 //! Deletions follow in reverse (docs/adr/0003-order-of-operations.md).
 
-use std::{
-    cmp::Ordering,
-    collections::{BTreeMap, BTreeSet},
-    fmt,
-};
+mod links;
+mod settings;
+#[cfg(test)]
+pub(crate) mod tests;
 
-use wire_net::{Family, LinkName};
+use std::{cmp::Ordering, collections::BTreeSet, fmt};
 
+use wire_net::LinkName;
+
+use self::links::{Fates, LinkPlan};
 use super::detour;
 use crate::{
-    Address, Conflict, Detours, Link, LinkKind, NetState, Op, Order, Owner, Parent, Plan, Resource, Route, RouteKey,
-    Scope, Vxlan,
+    Address, Conflict, DesiredNet, Detours, FdbKey, FloodEntry, ForwardKey, KernelOp, Namespace, NeighbourKey, NextHop,
+    ObservedNet, ObservedRoute, Op, Order, Owner, PerNamespace, Plan, Resource, RouteKey, Scope, TunnelOp,
 };
 
 /// The network of a host, as far as it concerns us: links, settings, addresses, FDB, neighbours, forwarding, routes.
@@ -31,317 +33,232 @@ pub struct Findings {
 }
 
 impl Resource for Network {
-    type Observed = NetState;
-    type Desired = NetState;
-    type Scope = Scope;
+    type Observed = PerNamespace<ObservedNet>;
+    type Desired = PerNamespace<DesiredNet>;
+    type Scope = PerNamespace<Scope>;
     type Op = Op;
     type Findings = Findings;
 
-    fn plan(observed: &NetState, desired: &NetState) -> Plan<Self> {
+    fn plan(observed: &Self::Observed, desired: &Self::Desired) -> Plan<Self> {
         plan(observed, desired)
     }
 
-    fn apply(observed: &mut NetState, op: &Op) {
+    fn apply(observed: &mut Self::Observed, op: &Op) {
         observed.apply(op);
     }
 
     /// A link that goes for good comes last.
-    fn order(op: &Op, desired: &NetState) -> Order {
+    fn order(op: &Op, desired: &Self::Desired) -> Order {
         if !op.is_link() {
             return Order::Plain;
         }
-        let goes = matches!(op, Op::DeleteLink(name) if !desired.links.contains_key(name));
+        let goes = op
+            .deletes_link()
+            .is_some_and(|place| !desired.get(place.namespace).is_some_and(|net| net.links.contains_key(&place.name)));
         if goes { Order::ReadBack } else { Order::Ahead }
     }
 }
 
-/// What has to be done so that `have` becomes `want`. Foreign entries of `have` are never touched.
+/// The operations that turn `have` into `want`. Foreign entries of `have` are never touched.
 #[must_use]
-pub fn plan(have: &NetState, want: &NetState) -> Plan<Network> {
-    let mut builder = Builder { have, want, links: Links::default(), conflicts: Vec::new() };
-    let mut ops = builder.links();
-    let (settings, conflicts) = settings::changes(have, want, &builder.links);
-    ops.extend(settings);
-    builder.conflicts.extend(conflicts);
-    let links = &builder.links;
-    // An address of the set has no value beside its key.
-    let unit = |set: &BTreeSet<Address>| -> BTreeMap<Address, ()> { set.iter().map(|key| (*key, ())).collect() };
-    let (have_addresses, want_addresses) = (unit(&have.addresses), unit(&want.addresses));
-    let addresses = Table { have: &have_addresses, want: &want_addresses, gone: &links.absent };
-    let addresses =
-        addresses.changes(links, |key| key.link, |key, ()| Op::PutAddress(*key), |key| Op::DeleteAddress(*key));
-    let fdb = Table { have: &have.fdb, want: &want.fdb, gone: &links.absent };
-    let fdb = fdb.changes(links, |key| key.link, |key, to| Op::PutFdb(*key, *to), |key| Op::DeleteFdb(*key));
-    let neighbours = Table { have: &have.neighbours, want: &want.neighbours, gone: &links.flushed };
-    let neighbours = neighbours.changes(
-        links,
-        |key| key.link,
-        |key, mac| Op::PutNeighbour(*key, *mac),
-        |key| Op::DeleteNeighbour(*key),
-    );
-    let forwarding = Table { have: &have.forwarding, want: &want.forwarding, gone: &links.flushed };
-    let forwarding = forwarding.changes(
-        links,
-        |key| key.link,
-        |key, forward| Op::PutForward(*key, *forward),
-        |key| Op::DeleteForward(*key),
-    );
-    let (routes, detours) = builder.routes();
-    let mut deletions = Vec::new();
-    for (puts, deletes) in [addresses, fdb, neighbours, forwarding, routes] {
-        ops.extend(puts);
-        deletions.push(deletes);
+pub fn plan(have: &PerNamespace<ObservedNet>, want: &PerNamespace<DesiredNet>) -> Plan<Network> {
+    let LinkPlan { mut ops, removals, mut conflicts, fates } = links::plan(have, want);
+    let (nothing, no_fates) = (DesiredNet::default(), Fates::default());
+    let (mut deletions, mut detours) = (Vec::new(), Detours::default());
+    for (namespace, have) in have.iter() {
+        let want = want.get(namespace).unwrap_or(&nothing);
+        let links = fates.get(&namespace).unwrap_or(&no_fates);
+        conflicts.extend(settings::conflicts(namespace, have, want));
+        let mut builder = Builder { namespace, have, want, links, puts: Vec::new(), deletions: Vec::new(), conflicts };
+        builder.entries();
+        let passed_by = builder.routes();
+        ops.append(&mut builder.puts);
+        deletions.push(builder.deletions);
+        conflicts = builder.conflicts;
+        if namespace == Namespace::Host {
+            detours = passed_by;
+        }
     }
-    ops.extend(deletions.into_iter().rev().flatten());
-    ops.extend(builder.links.leaving.iter().map(|name| Op::DeleteLink(*name)));
-    Plan { ops, findings: Findings { conflicts: builder.conflicts, detours } }
+    ops.extend(deletions.into_iter().flatten());
+    ops.extend(removals);
+    Plan { ops, findings: Findings { conflicts, detours } }
 }
 
+/// The changes of one namespace's entries.
 struct Builder<'a> {
-    have: &'a NetState,
-    want: &'a NetState,
-    links: Links,
+    namespace: Namespace,
+    have: &'a ObservedNet,
+    want: &'a DesiredNet,
+    links: &'a Fates,
+    puts: Vec<Op>,
+    /// In reverse: what was put first goes last.
+    deletions: Vec<Op>,
     conflicts: Vec<Conflict>,
 }
 
-/// What becomes of the links, as far as it matters to what is on them.
-#[derive(Default)]
-struct Links {
-    /// Not there, or not for long: nothing that was read on them counts.
-    absent: BTreeSet<LinkName>,
-    /// The same, and those whose MAC or tunnel changes: their neighbours and their forwarding go.
-    flushed: BTreeSet<LinkName>,
-    /// Not to be had: nothing is put on them.
-    blocked: BTreeSet<LinkName>,
-    /// To be removed, with all that is on them.
-    leaving: BTreeSet<LinkName>,
-}
-
-/// One kind of entry.
-struct Table<'a, K, V> {
-    have: &'a BTreeMap<K, V>,
-    want: &'a BTreeMap<K, V>,
-    /// The links whose entries do not count.
-    gone: &'a BTreeSet<LinkName>,
-}
-
-/// Puts and deletions of one kind.
-type Ops = (Vec<Op>, Vec<Op>);
-
-impl<K: Ord, V: PartialEq> Table<'_, K, V> {
-    fn changes(
-        &self,
-        links: &Links,
-        link: impl Fn(&K) -> LinkName,
-        put: impl Fn(&K, &V) -> Op,
-        delete: impl Fn(&K) -> Op,
-    ) -> Ops {
-        let mut ops = Ops::default();
-        for (key, have, want) in merge(self.have, self.want) {
-            let link = link(key);
-            let have = have.filter(|_| !self.gone.contains(&link));
-            if links.blocked.contains(&link) || have == want {
-                continue;
-            }
-            match want {
-                Some(want) => ops.0.push(put(key, want)),
-                None if links.leaving.contains(&link) => {}
-                None => ops.1.push(delete(key)),
-            }
-        }
-        ops
-    }
+/// The index of a table whose entries are on links.
+trait OnLink {
+    fn link(&self) -> LinkName;
 }
 
 impl Builder<'_> {
-    fn links(&mut self) -> Vec<Op> {
-        let mut ops = Vec::new();
-        for (name, want) in &self.want.links {
-            let there = self.have.links.get(name);
-            if let Some(conflict) = self.obstacle(*name, want) {
-                self.conflicts.push(conflict);
-                self.links.blocked.insert(*name);
-            } else if let Some(link) = there.filter(|link| link.serves_as(want)) {
-                if !link.equals_in_place(want) {
-                    ops.push(Op::ChangeLink(*name, want.clone()));
-                }
-                if link.mac != want.mac || !link.has_tunnel_of(want) {
-                    self.links.flushed.insert(*name);
-                }
-            } else {
-                self.links.absent.insert(*name);
-                self.links.flushed.insert(*name);
-                // The kernel takes neither two links of one name nor two of one VNI and port: the old one goes first.
-                ops.extend(there.map(|_| Op::DeleteLink(*name)));
-                ops.push(Op::CreateLink(*name, want.clone()));
-            }
+    fn entries(&mut self) {
+        let (have, want, links) = (self.have, self.want, self.links);
+        let kernel = |op: KernelOp| Op::Kernel(self.namespace, op);
+        let settings = settings::changes(have, want, links).into_iter().map(kernel).collect();
+        let addresses = changes(
+            links,
+            &links.absent,
+            (keys(&have.addresses), keys(&want.addresses)),
+            |key, ()| kernel(KernelOp::PutAddress(*key)),
+            |key| kernel(KernelOp::DeleteAddress(*key)),
+        );
+        let fdb = changes(
+            links,
+            &links.absent,
+            (have.fdb.iter(), want.fdb.iter()),
+            |key, to| kernel(KernelOp::PutFdb(*key, *to)),
+            |key| kernel(KernelOp::DeleteFdb(*key)),
+        );
+        let flooding = changes(
+            links,
+            &links.absent,
+            (keys(&have.flooding), keys(&want.flooding)),
+            |entry, ()| kernel(KernelOp::PutFlood(*entry)),
+            |entry| kernel(KernelOp::DeleteFlood(*entry)),
+        );
+        let neighbours = changes(
+            links,
+            &links.flushed,
+            (have.neighbours.iter(), want.neighbours.iter()),
+            |key, mac| kernel(KernelOp::PutNeighbour(*key, *mac)),
+            |key| kernel(KernelOp::DeleteNeighbour(*key)),
+        );
+        let forwarding = changes(
+            links,
+            &links.flushed,
+            (have.forwarding.iter(), want.forwarding.iter()),
+            |key, forward| Op::Tunnel(TunnelOp::PutForward(*key, *forward)),
+            |key| Op::Tunnel(TunnelOp::DeleteForward(*key)),
+        );
+        let settings = Changes { puts: settings, deletions: Vec::new() };
+        let tables = [settings, addresses, fdb, flooding, neighbours, forwarding];
+        for Changes { mut puts, deletions } in tables {
+            self.puts.append(&mut puts);
+            self.deletions.splice(0..0, deletions);
         }
-        let unwanted =
-            |(name, link): &(&LinkName, &Link)| link.owner == Owner::Ours && !self.want.links.contains_key(*name);
-        self.links.leaving = self.have.links.iter().filter(unwanted).map(|(name, _)| *name).collect();
-        ops
     }
 
-    fn obstacle(&self, name: LinkName, want: &Link) -> Option<Conflict> {
-        match self.have.links.get(&name) {
-            Some(found) if found.owner == Owner::Foreign => {
-                let underlay = want.parent().filter(|_| found.differs_by_parent_alone(want));
-                Some(Conflict::Name { link: name, found: found.clone(), underlay })
-            }
-            // What it has, no other takes away; what it had while it was up, another may have taken.
-            Some(link) if link.serves_as(want) => self.port_holder(name, want).filter(|_| !link.up),
-            Some(_) | None => self.holder(name, want).or_else(|| self.port_holder(name, want)),
-        }
-    }
-
-    /// Another device with the VNI and port we want.
-    fn holder(&self, name: LinkName, want: &Link) -> Option<Conflict> {
-        let LinkKind::Vxlan(wanted) = &want.kind else { return None };
-        let (holder, _) = self.have.links.iter().find(|(other, link)| {
-            **other != name && matches!(&link.kind, LinkKind::Vxlan(vxlan) if vxlan.excludes(wanted))
-        })?;
-        Some(Conflict::Vni { link: name, vni: wanted.vni, port: wanted.port_in_use(), holder: *holder })
-    }
-
-    /// A device of others that has the port we want and does not share it.
-    fn port_holder(&self, name: LinkName, want: &Link) -> Option<Conflict> {
-        let (port, family) = match &want.kind {
-            LinkKind::Vxlan(wanted) => (wanted.port_in_use(), wanted.underlay()),
-            LinkKind::Tun(Some(tunnel)) => (tunnel.local.port(), Family::of(tunnel.local.ip())),
-            LinkKind::Tun(None) | LinkKind::Other(_) => return None,
-        };
-        let has = |(other, link): (&LinkName, &Link)| match &link.kind {
-            LinkKind::Vxlan(found) if link.owner == Owner::Foreign && link.up && *other != name => {
-                let there = found.port_in_use() == port && found.hears(family);
-                (there && !found.shares_port_with(&want.kind)).then(|| (*other, found.clone()))
-            }
-            LinkKind::Vxlan(_) | LinkKind::Tun(_) | LinkKind::Other(_) => None,
-        };
-        let (holder, found) = self.have.links.iter().find_map(has)?;
-        Some(Conflict::Port { link: name, port, holder, found })
-    }
-
-    fn routes(&mut self) -> (Ops, Detours) {
-        let (mut ops, mut detours) = (Ops::default(), detour::Search::new(self.want));
-        let on = |set: &BTreeSet<LinkName>, route: &Route| route.link().is_some_and(|link| set.contains(&link));
-        for (key, have, want) in merge(&self.have.routes, &self.want.routes) {
+    fn routes(&mut self) -> Detours {
+        let (have, want) = (self.have, self.want);
+        let mut detours = detour::Search::new(want);
+        let mut deletions = Vec::new();
+        for (key, have, want) in merge(have.routes.iter(), want.routes.iter()) {
             detours.step(key, want, have.filter(|have| have.owner == Owner::Foreign));
-            let have = have.filter(|have| !on(&self.links.absent, have));
-            let want = want.filter(|want| !on(&self.links.blocked, want));
+            let (have, want) = (self.route_left(have), self.route_to_be(want));
             match (have, want) {
-                (Some(have), Some(want)) if have.does_as(want) => {}
+                (Some(have), Some(want)) if have.via.leads_as(want) => {}
                 (Some(found), Some(_)) if found.owner == Owner::Foreign => {
-                    self.conflicts.push(Conflict::Route { key: *key, metric: key.metric, found: found.clone() });
+                    self.conflict(key, key.metric, found);
                 }
-                (Some(_), Some(want)) => ops.0.push(Op::ReplaceRoute(*key, want.clone())),
-                (None, Some(want)) => ops.0.push(Op::AddRoute(*key, want.clone())),
-                (Some(have), None)
-                    if have.owner == Owner::Ours
-                        && !on(&self.links.leaving, have)
-                        && !on(&self.links.blocked, have) =>
-                {
-                    ops.1.push(Op::DeleteRoute(*key, have.clone()));
+                (Some(_), Some(want)) => self.put(KernelOp::ReplaceRoute(*key, *want)),
+                (None, Some(want)) => self.put(KernelOp::AddRoute(*key, *want)),
+                (Some(have), None) if have.owner == Owner::Ours && !self.goes_with_its_link(have) => {
+                    deletions.push(Op::Kernel(self.namespace, KernelOp::DeleteRoute(*key, have.clone())));
                 }
                 (Some(_) | None, None) => {}
             }
-            self.conflicts.extend(want.and_then(|want| self.shadow(key, want)));
+            if let Some(want) = want {
+                self.note_better(key, want);
+            }
         }
-        (ops, detours.end())
+        self.deletions.splice(0..0, deletions);
+        detours.end()
     }
 
-    /// A foreign route that wins over the one we want by a lower metric.
-    fn shadow(&self, key: &RouteKey, want: &Route) -> Option<Conflict> {
-        let (better, found) = self
+    /// A route that was found, unless it goes with its link before.
+    fn route_left<'r>(&self, route: Option<&'r ObservedRoute>) -> Option<&'r ObservedRoute> {
+        route.filter(|route| !route.via.link().is_some_and(|link| self.links.absent.contains(&link)))
+    }
+
+    /// A route that is desired, unless its link is not made.
+    fn route_to_be<'r>(&self, hop: Option<&'r NextHop>) -> Option<&'r NextHop> {
+        hop.filter(|hop| !hop.link().is_some_and(|link| self.links.blocked.contains(&link)))
+    }
+
+    /// Whether a route needs no deletion of its own, or is left alone with a link that others have taken.
+    fn goes_with_its_link(&self, route: &ObservedRoute) -> bool {
+        let Fates { leaving, blocked, .. } = self.links;
+        route.via.link().is_some_and(|link| leaving.contains(&link) || blocked.contains(&link))
+    }
+
+    /// Notes a foreign route that wins over the one we want by a lower metric.
+    fn note_better(&mut self, key: &RouteKey, want: &NextHop) {
+        // A blackhole of ours is there to lose.
+        if want.link().is_none() {
+            return;
+        }
+        let better = self
             .have
             .routes
             .range(RouteKey { metric: 0, ..*key }..*key)
-            .find(|(_, found)| found.owner == Owner::Foreign && !found.does_as(want))?;
-        // A blackhole of ours is there to lose.
-        let wanted = want.link().is_some();
-        wanted.then(|| Conflict::Route { key: *key, metric: better.metric, found: found.clone() })
+            .find(|(_, found)| found.owner == Owner::Foreign && !found.via.leads_as(want));
+        if let Some((better, found)) = better {
+            self.conflict(key, better.metric, found);
+        }
+    }
+
+    fn conflict(&mut self, key: &RouteKey, metric: u32, found: &ObservedRoute) {
+        let (namespace, found) = (self.namespace, found.clone());
+        self.conflicts.push(Conflict::Route { namespace, key: *key, metric, found });
+    }
+
+    fn put(&mut self, op: KernelOp) {
+        self.puts.push(Op::Kernel(self.namespace, op));
     }
 }
 
-impl Link {
-    /// The link that it sends through.
-    pub(crate) const fn parent(&self) -> Option<Parent> {
-        match &self.kind {
-            LinkKind::Vxlan(vxlan) => vxlan.parent,
-            LinkKind::Tun(_) | LinkKind::Other(_) => None,
-        }
-    }
-
-    /// Whether it would do on the parent that is wanted, as one of flannel's would.
-    fn differs_by_parent_alone(&self, want: &Self) -> bool {
-        let (LinkKind::Vxlan(have), LinkKind::Vxlan(wanted)) = (&self.kind, &want.kind) else { return false };
-        let moved = Vxlan { parent: wanted.parent, local: wanted.local, ..have.clone() };
-        let moved = Self { kind: LinkKind::Vxlan(moved), ..self.clone() };
-        have.parent != wanted.parent && have.learning == wanted.learning && moved.serves_as(want)
-    }
-
-    /// Whether this device can be made into `want` without making it anew. flannel asks the same
-    /// (`vxlanLinksIncompat` of its pkg/backend/vxlan/device.go), so that each takes over the other's.
-    #[must_use]
-    pub fn serves_as(&self, want: &Self) -> bool {
-        match (&self.kind, &want.kind) {
-            (LinkKind::Vxlan(have), LinkKind::Vxlan(want)) => {
-                let differs = |ports: Option<(u16, u16)>| ports.is_some_and(|(have, want)| have != want);
-                have.vni == want.vni
-                    && have.parent == want.parent
-                    && have.local == want.local
-                    && have.group == want.group
-                    && have.l2miss == want.l2miss
-                    && have.gbp == want.gbp
-                    && !differs(have.port.zip(want.port))
-            }
-            (LinkKind::Tun(_), LinkKind::Tun(_)) => true,
-            (LinkKind::Other(have), LinkKind::Other(want)) => have == want,
-            (LinkKind::Vxlan(_) | LinkKind::Tun(_) | LinkKind::Other(_), _) => false,
-        }
-    }
-
-    fn equals_in_place(&self, want: &Self) -> bool {
-        let learning = |link: &Self| matches!(&link.kind, LinkKind::Vxlan(vxlan) if vxlan.learning);
-        self.mac == want.mac
-            && self.mtu == want.mtu
-            && self.up == want.up
-            && learning(self) == learning(want)
-            && self.has_tunnel_of(want)
-    }
-
-    /// Whether the tunnel behind it is the one wanted. Another one begins with an empty table.
-    pub(crate) fn has_tunnel_of(&self, want: &Self) -> bool {
-        match (&self.kind, &want.kind) {
-            (LinkKind::Tun(have), LinkKind::Tun(want)) => have == want,
-            (LinkKind::Vxlan(_) | LinkKind::Tun(_) | LinkKind::Other(_), _) => true,
-        }
-    }
+/// The changes of one table.
+struct Changes {
+    puts: Vec<Op>,
+    deletions: Vec<Op>,
 }
 
-impl Vxlan {
-    /// Whether its socket can be that of a device of ours, too (`vxlan_find_sock` of drivers/net/vxlan). Ours take nothing extra.
-    fn shares_port_with(&self, ours: &LinkKind) -> bool {
-        match ours {
-            LinkKind::Vxlan(ours) => self.extra == ours.extra && self.gbp == ours.gbp,
-            LinkKind::Tun(_) | LinkKind::Other(_) => false,
+/// Compares one table, `have` and `want`. The entries on links in `gone` are not there any more.
+fn changes<'a, K: OnLink + Ord + 'a, V: PartialEq + 'a>(
+    links: &Fates,
+    gone: &BTreeSet<LinkName>,
+    (have, want): (impl Iterator<Item = (&'a K, &'a V)>, impl Iterator<Item = (&'a K, &'a V)>),
+    put: impl Fn(&K, &V) -> Op,
+    delete: impl Fn(&K) -> Op,
+) -> Changes {
+    let mut changes = Changes { puts: Vec::new(), deletions: Vec::new() };
+    for (key, have, want) in merge(have, want) {
+        let link = key.link();
+        let have = have.filter(|_| !gone.contains(&link));
+        if links.blocked.contains(&link) || have == want {
+            continue;
+        }
+        match want {
+            Some(want) => changes.puts.push(put(key, want)),
+            None if links.leaving.contains(&link) => {}
+            None => changes.deletions.push(delete(key)),
         }
     }
-
-    /// Whether the kernel refuses `other` while this device is there (`vxlan_vni_in_use` of drivers/net/vxlan).
-    fn excludes(&self, other: &Self) -> bool {
-        self.vni == other.vni
-            && self.port_in_use() == other.port_in_use()
-            && self.underlay() == other.underlay()
-            && self.gbp == other.gbp
-    }
+    changes
 }
 
-/// Both maps in one pass, in order of key.
-fn merge<'a, K: Ord, V>(
-    have: &'a BTreeMap<K, V>,
-    want: &'a BTreeMap<K, V>,
-) -> impl Iterator<Item = (&'a K, Option<&'a V>, Option<&'a V>)> {
-    let (mut have, mut want) = (have.iter().peekable(), want.iter().peekable());
+/// A set as a table without values.
+fn keys<K>(set: &BTreeSet<K>) -> impl Iterator<Item = (&K, &())> {
+    set.iter().map(|key| (key, &()))
+}
+
+/// Two tables in one pass, in order of key.
+fn merge<'a, K: Ord + 'a, A: 'a, B: 'a>(
+    have: impl Iterator<Item = (&'a K, &'a A)>,
+    want: impl Iterator<Item = (&'a K, &'a B)>,
+) -> impl Iterator<Item = (&'a K, Option<&'a A>, Option<&'a B>)> {
+    let (mut have, mut want) = (have.peekable(), want.peekable());
     std::iter::from_fn(move || {
         let first = match (have.peek(), want.peek()) {
             (None, None) => return None,
@@ -351,9 +268,39 @@ fn merge<'a, K: Ord, V>(
         };
         let left = have.next_if(|_| first != Ordering::Greater);
         let right = want.next_if(|_| first != Ordering::Less);
-        let (key, _) = left.or(right)?;
+        let key = left.map(|(key, _)| key).or(right.map(|(key, _)| key))?;
         Some((key, left.map(|(_, value)| value), right.map(|(_, value)| value)))
     })
+}
+
+impl OnLink for Address {
+    fn link(&self) -> LinkName {
+        self.link
+    }
+}
+
+impl OnLink for FdbKey {
+    fn link(&self) -> LinkName {
+        self.link
+    }
+}
+
+impl OnLink for FloodEntry {
+    fn link(&self) -> LinkName {
+        self.link
+    }
+}
+
+impl OnLink for NeighbourKey {
+    fn link(&self) -> LinkName {
+        self.link
+    }
+}
+
+impl OnLink for ForwardKey {
+    fn link(&self) -> LinkName {
+        self.link
+    }
 }
 
 impl fmt::Display for Findings {
@@ -367,7 +314,3 @@ impl fmt::Display for Findings {
         Ok(())
     }
 }
-
-mod settings;
-#[cfg(test)]
-pub(crate) mod tests;

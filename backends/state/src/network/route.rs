@@ -21,20 +21,9 @@ pub struct RouteKey {
     pub metric: u32,
 }
 
-/// A route.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Route {
-    /// Where it leads.
-    pub via: Via,
-    /// Who made it, by the number of /etc/iproute2/rt_protos.
-    pub protocol: u8,
-    /// Whose it is.
-    pub owner: Owner,
-}
-
-/// Where a route leads.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Via {
+/// Where a route of ours leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NextHop {
     /// Through a gateway.
     Gateway {
         /// The gateway's address.
@@ -48,7 +37,25 @@ pub enum Via {
     Link(LinkName),
     /// Nowhere: packets are dropped.
     Blackhole,
-    /// Anything else, described. Never wanted.
+}
+
+/// A route as it was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObservedRoute {
+    /// Where it leads.
+    pub via: Via,
+    /// Who made it, by the number of /etc/iproute2/rt_protos.
+    pub protocol: u8,
+    /// Whose it is.
+    pub owner: Owner,
+}
+
+/// Where a route that was found leads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Via {
+    /// Where one of ours may lead too.
+    NextHop(NextHop),
+    /// Anything else, described.
     Other(String),
 }
 
@@ -68,33 +75,58 @@ impl RouteKey {
     }
 }
 
-impl Route {
-    /// A route of ours.
+impl NextHop {
+    /// Whether packets take the same way: `onlink` is a word for the kernel's check alone.
     #[must_use]
-    pub const fn ours(via: Via) -> Self {
-        Self { via, protocol: PROTOCOL, owner: Owner::Ours }
-    }
-
-    /// Whether packets take the same way, whoever made the routes.
-    #[must_use]
-    pub fn does_as(&self, other: &Self) -> bool {
-        match (&self.via, &other.via) {
-            (Via::Gateway { gateway: a, link: on, .. }, Via::Gateway { gateway: b, link: at, .. }) => {
+    pub fn leads_as(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Gateway { gateway: a, link: on, .. }, Self::Gateway { gateway: b, link: at, .. }) => {
                 a == b && on == at
             }
-            (Via::Link(a), Via::Link(b)) => a == b,
-            (Via::Blackhole, Via::Blackhole) => true,
-            (Via::Gateway { .. } | Via::Link(_) | Via::Blackhole | Via::Other(_), _) => false,
+            (Self::Link(a), Self::Link(b)) => a == b,
+            (Self::Blackhole, Self::Blackhole) => true,
+            (Self::Gateway { .. } | Self::Link(_) | Self::Blackhole, _) => false,
         }
     }
 
     /// The link it leads through, where it is one.
     #[must_use]
     pub const fn link(&self) -> Option<LinkName> {
-        match &self.via {
-            Via::Gateway { link, .. } | Via::Link(link) => Some(*link),
-            Via::Blackhole | Via::Other(_) => None,
+        match self {
+            Self::Gateway { link, .. } | Self::Link(link) => Some(*link),
+            Self::Blackhole => None,
         }
+    }
+}
+
+impl Via {
+    /// Whether packets take the way of that next hop.
+    #[must_use]
+    pub fn leads_as(&self, other: &NextHop) -> bool {
+        self.next_hop().is_some_and(|hop| hop.leads_as(other))
+    }
+
+    /// The next hop, if it is one that a route of ours may have.
+    #[must_use]
+    pub const fn next_hop(&self) -> Option<&NextHop> {
+        match self {
+            Self::NextHop(hop) => Some(hop),
+            Self::Other(_) => None,
+        }
+    }
+
+    /// The link it leads through, where it is one.
+    #[must_use]
+    pub fn link(&self) -> Option<LinkName> {
+        self.next_hop().and_then(NextHop::link)
+    }
+}
+
+impl ObservedRoute {
+    /// A route of ours.
+    #[must_use]
+    pub const fn ours(hop: NextHop) -> Self {
+        Self { via: Via::NextHop(hop), protocol: PROTOCOL, owner: Owner::Ours }
     }
 }
 
@@ -114,12 +146,20 @@ impl fmt::Display for RouteKey {
 impl fmt::Display for Via {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::NextHop(hop) => hop.fmt(f),
+            Self::Other(text) => f.write_str(text),
+        }
+    }
+}
+
+impl fmt::Display for NextHop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
             Self::Gateway { gateway, link, onlink } => {
                 write!(f, "via {gateway} dev {link}{}", if *onlink { " onlink" } else { "" })
             }
             Self::Link(link) => write!(f, "dev {link}"),
             Self::Blackhole => f.write_str("blackhole"),
-            Self::Other(text) => f.write_str(text),
         }
     }
 }

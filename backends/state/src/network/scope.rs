@@ -4,7 +4,10 @@ use std::collections::BTreeSet;
 
 use wire_net::{LinkName, MacAddr, Prefix};
 
-use crate::{Link, LinkKind, Owner, Parent, Vxlan};
+use crate::{LinkId, Namespace, ObservedKind, ObservedLink, ObservedVxlan, Owner};
+
+/// The alias of links that we make (`IFLA_IFALIAS`), but of those that flannel has too: by it they are known after a restart.
+pub const ALIAS: &str = "wire-agent";
 
 /// What of the kernel's state is read: our devices with all that is on them, and routes into the overlay.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -14,16 +17,16 @@ pub struct Scope {
     /// By what a device of such a name is ours.
     pub marks: Marks,
     /// The underlay's link.
-    pub parent: Option<Parent>,
+    pub parent: Option<LinkId>,
     /// The overlay's networks: routes that overlap them are looked at.
     pub networks: Vec<Prefix>,
 }
 
 impl Scope {
-    /// Whether that is the number of the underlay's link.
+    /// Whether a link of the host's namespace with that number is the underlay's.
     #[must_use]
     pub fn is_parent(&self, index: u32) -> bool {
-        self.parent.is_some_and(|parent| parent.index == index)
+        self.parent.is_some_and(|parent| (parent.namespace, parent.index) == (Namespace::Host, index))
     }
 }
 
@@ -42,25 +45,30 @@ pub struct Marks {
 impl Scope {
     /// Whose a device is.
     #[must_use]
-    pub fn owner(&self, name: LinkName, link: &Link) -> Owner {
+    pub fn owner(&self, name: LinkName, link: &ObservedLink) -> Owner {
         let ours = match &link.kind {
-            LinkKind::Vxlan(vxlan) => {
+            ObservedKind::Vxlan(vxlan) => {
                 link.mac.is_some_and(|mac| self.marks.macs.contains(&mac)) || self.is_in_flannels_form(name, vxlan)
             }
             // Read as such where it is made as ours are.
-            LinkKind::Tun(_) => true,
-            LinkKind::Other(_) => false,
+            ObservedKind::Tun(_) => true,
+            ObservedKind::Bridge
+            | ObservedKind::Veth(_)
+            | ObservedKind::Vlan(_)
+            | ObservedKind::Macvlan(_)
+            | ObservedKind::Ipip(_) => link.is_marked,
+            ObservedKind::Other(_) => false,
         };
         if ours && self.devices.contains(&name) { Owner::Ours } else { Owner::Foreign }
     }
 
     /// The VNI of its name, through the underlay, to hosts that it is told of.
-    fn is_in_flannels_form(&self, name: LinkName, vxlan: &Vxlan) -> bool {
+    fn is_in_flannels_form(&self, name: LinkName, vxlan: &ObservedVxlan) -> bool {
         let Marks { port, learning, .. } = &self.marks;
         let number = name.as_str().rsplit_once('.').and_then(|(_, number)| number.parse().ok());
         number == Some(vxlan.vni.number())
             && self.parent.is_none_or(|parent| vxlan.parent == Some(parent))
-            && port.is_none_or(|port| vxlan.port_in_use() == port)
+            && port.is_none_or(|port| vxlan.port == port)
             && vxlan.group.is_none()
             && (*learning || !vxlan.learning)
     }
@@ -76,21 +84,29 @@ mod tests {
         Vni::new(number).unwrap()
     }
 
+    fn eth0(index: u32) -> LinkId {
+        LinkId { namespace: Namespace::Host, index, name: "eth0".parse().unwrap() }
+    }
+
     fn scope() -> Scope {
         let marks = Marks { macs: ["02:00:00:00:00:01".parse().unwrap()].into(), port: Some(8472), learning: false };
-        let parent = Some(Parent { index: 2, name: "eth0".parse().unwrap() });
+        let parent = Some(eth0(2));
         let devices = ["flannel.1", "flannel-v6.1", "flannel0"].map(|name| name.parse().unwrap()).into();
         Scope { devices, parent, marks, ..Scope::default() }
     }
 
-    fn flannels() -> Vxlan {
+    fn flannels() -> ObservedVxlan {
         let local = Some("192.0.2.1".parse().unwrap());
-        Vxlan { parent: scope().parent, local, port: Some(8472), ..Vxlan::new(vni(1)) }
+        ObservedVxlan { parent: scope().parent, local, port: 8472, ..ObservedVxlan::new(vni(1)) }
     }
 
-    fn owner(name: &str, mac: &str, kind: LinkKind) -> Owner {
-        let link = Link { mac: Some(mac.parse().unwrap()), ..Link::ours(kind, Mtu(1450)) };
-        scope().owner(name.parse().unwrap(), &link)
+    fn found(mac: &str, kind: ObservedKind) -> ObservedLink {
+        let (mac, mtu, owner) = (Some(mac.parse().unwrap()), Mtu(1450), Owner::Foreign);
+        ObservedLink { kind, mac, mtu, up: true, master: None, is_marked: false, owner, index: 9 }
+    }
+
+    fn owner(name: &str, mac: &str, kind: ObservedKind) -> Owner {
+        scope().owner(name.parse().unwrap(), &found(mac, kind))
     }
 
     const OTHER: &str = "02:00:00:00:00:99";
@@ -99,39 +115,46 @@ mod tests {
     #[test]
     fn a_device_in_flannels_form_is_ours_whatever_its_mac() {
         for name in ["flannel.1", "flannel-v6.1"] {
-            assert_eq!(owner(name, OTHER, LinkKind::Vxlan(flannels())), Owner::Ours);
+            assert_eq!(owner(name, OTHER, ObservedKind::Vxlan(flannels())), Owner::Ours);
         }
-        assert_eq!(owner("flannel.2", OTHER, LinkKind::Vxlan(flannels())), Owner::Foreign);
-        let other_local = Vxlan { local: Some("192.0.2.7".parse().unwrap()), ..flannels() };
-        assert_eq!(owner("flannel.1", OTHER, LinkKind::Vxlan(other_local)), Owner::Ours);
+        assert_eq!(owner("flannel.2", OTHER, ObservedKind::Vxlan(flannels())), Owner::Foreign);
+        let other_local = ObservedVxlan { local: Some("192.0.2.7".parse().unwrap()), ..flannels() };
+        assert_eq!(owner("flannel.1", OTHER, ObservedKind::Vxlan(other_local)), Owner::Ours);
     }
 
     #[test]
     fn a_device_of_another_form_is_ours_by_a_mac_of_ours_alone() {
         let others = [
-            Vxlan { vni: vni(7), ..flannels() },
-            Vxlan { port: Some(4789), ..flannels() },
-            Vxlan { learning: true, ..flannels() },
-            Vxlan { group: Some("192.0.2.9".parse().unwrap()), ..flannels() },
-            Vxlan { parent: Some(Parent { index: 3, name: "eth0".parse().unwrap() }), ..flannels() },
-            Vxlan { parent: None, ..flannels() },
+            ObservedVxlan { vni: vni(7), ..flannels() },
+            ObservedVxlan { port: 4789, ..flannels() },
+            ObservedVxlan { learning: true, ..flannels() },
+            ObservedVxlan { group: Some("192.0.2.9".parse().unwrap()), ..flannels() },
+            ObservedVxlan { parent: Some(eth0(3)), ..flannels() },
+            ObservedVxlan { parent: None, ..flannels() },
         ];
         for other in others {
             let said = format!("{other:?}");
-            assert_eq!(owner("flannel.1", OTHER, LinkKind::Vxlan(other.clone())), Owner::Foreign, "{said}");
-            assert_eq!(owner("flannel.1", OURS, LinkKind::Vxlan(other)), Owner::Ours, "{said}");
+            assert_eq!(owner("flannel.1", OTHER, ObservedKind::Vxlan(other.clone())), Owner::Foreign, "{said}");
+            assert_eq!(owner("flannel.1", OURS, ObservedKind::Vxlan(other)), Owner::Ours, "{said}");
         }
         let learns = Scope { marks: Marks { learning: true, ..scope().marks }, ..scope() };
-        let learning = LinkKind::Vxlan(Vxlan { learning: true, ..flannels() });
-        let link = Link { mac: Some(OTHER.parse().unwrap()), ..Link::ours(learning, Mtu(1450)) };
-        assert_eq!(learns.owner("flannel.1".parse().unwrap(), &link), Owner::Ours);
+        let learning = ObservedKind::Vxlan(ObservedVxlan { learning: true, ..flannels() });
+        assert_eq!(learns.owner("flannel.1".parse().unwrap(), &found(OTHER, learning)), Owner::Ours);
     }
 
     #[test]
     fn bridges_and_others_tuns_are_never_ours_and_our_tuns_always() {
-        for kind in ["bridge", "dummy", "tun", "veth"] {
-            assert_eq!(owner("flannel.1", OURS, LinkKind::Other(kind.to_owned())), Owner::Foreign, "{kind}");
+        assert_eq!(owner("flannel.1", OURS, ObservedKind::Bridge), Owner::Foreign);
+        for kind in ["dummy", "tun", "veth"] {
+            assert_eq!(owner("flannel.1", OURS, ObservedKind::Other(kind.to_owned())), Owner::Foreign, "{kind}");
         }
-        assert_eq!(owner("flannel0", OTHER, LinkKind::Tun(None)), Owner::Ours);
+        assert_eq!(owner("flannel0", OTHER, ObservedKind::Tun(None)), Owner::Ours);
+    }
+
+    #[test]
+    fn a_bridge_is_ours_by_its_alias_and_its_name() {
+        let marked = ObservedLink { is_marked: true, ..found(OTHER, ObservedKind::Bridge) };
+        let named = |name: &str| scope().owner(name.parse().unwrap(), &marked);
+        assert_eq!((named("flannel.1"), named("br0")), (Owner::Ours, Owner::Foreign));
     }
 }

@@ -1,8 +1,25 @@
 //! How packets travel that we move ourselves.
 
-use std::fmt;
+use std::{fmt, net::SocketAddr};
 
-use wire_net::{MacAddr, Vni};
+use wire_net::{MacAddr, Prefix, Vni};
+
+/// A TUN device whose packets we move: how they travel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tunnel {
+    /// What is before them.
+    pub framing: Framing,
+    /// Our end. The port is that of all ends.
+    pub local: SocketAddr,
+    /// Our own part of the network: nothing else comes in. `None` lets in everything.
+    pub own: Option<Prefix>,
+    /// Whether a packet must come from the peer that has its inner source.
+    pub source_check: bool,
+    /// How many threads move packets.
+    pub queues: usize,
+    /// What is asked of the kernel to be fast.
+    pub capabilities: Capabilities,
+}
 
 /// How an inner packet is carried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,7 +39,7 @@ pub enum Framing {
 pub const VXLAN_LEAD: usize = 8 + 14;
 
 impl Framing {
-    /// The VXLAN network it belongs to, where it says one.
+    /// The VXLAN network that a packet names; `None` if it names none.
     #[must_use]
     pub const fn vni(self) -> Option<Vni> {
         match self {
@@ -31,7 +48,7 @@ impl Framing {
         }
     }
 
-    /// Bytes before the inner packet.
+    /// The number of bytes before the inner packet.
     #[must_use]
     pub const fn lead(self) -> usize {
         match self {
@@ -41,13 +58,13 @@ impl Framing {
     }
 }
 
-/// RFC 7348 §5: the I flag says that there is an identifier, and all else is reserved and 0.
+/// The VXLAN header of a network (RFC 7348 §5): the I flag says that there is an identifier, and all else is reserved and 0.
 #[must_use]
 pub const fn vxlan_header(vni: Vni) -> [u8; 8] {
     (0x0800_0000_0000_0000 | (vni.number() as u64) << 8).to_be_bytes()
 }
 
-/// What the kernel does for us beyond one packet for each call. Each is given up by itself where it is not to be had.
+/// The offloads by which one call moves several packets. Each is disabled on its own if the kernel lacks it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capabilities {
     /// The device takes and gives several UDP datagrams as one packet (Linux 6.2).
@@ -64,7 +81,7 @@ impl Capabilities {
     /// All of them.
     pub const ALL: Self = Self { uso: true, tso: true, gso: true, gro: true };
 
-    /// What both have.
+    /// The offloads that both have.
     #[must_use]
     pub const fn and(self, other: Self) -> Self {
         Self {
@@ -75,7 +92,7 @@ impl Capabilities {
         }
     }
 
-    /// Their names, and whether they are there.
+    /// All offloads by name, with true for those that are there.
     #[must_use]
     pub const fn named(self) -> [(&'static str, bool); 4] {
         [("uso", self.uso), ("tso", self.tso), ("gso", self.gso), ("gro", self.gro)]
@@ -84,7 +101,7 @@ impl Capabilities {
     /// All but those named.
     ///
     /// # Errors
-    /// With the name that is none.
+    /// The first name that is no offload.
     pub fn without<'a>(names: impl IntoIterator<Item = &'a str>) -> Result<Self, &'a str> {
         let mut left = Self::ALL;
         for name in names {
@@ -106,5 +123,15 @@ impl fmt::Display for Capabilities {
         let there: Vec<&str> = self.named().into_iter().filter_map(|(name, there)| there.then_some(name)).collect();
         f.write_str(if there.is_empty() { "none" } else { "" })?;
         f.write_str(&there.join(" "))
+    }
+}
+
+impl fmt::Display for Tunnel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.framing {
+            Framing::Raw => write!(f, "raw local {}", self.local)?,
+            Framing::Vxlan { vni, mac } => write!(f, "vxlan vni {vni} local {} lladdr {mac}", self.local)?,
+        }
+        f.write_str(if self.source_check { "" } else { " unchecked" })
     }
 }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use wire_net::{DualStack, LinkName, LocalAddress, MacAddr, Mtu, Prefix};
 
-use crate::Parent;
+use crate::{LinkId, Namespace};
 
 /// The link to the other hosts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,7 +32,7 @@ pub struct Underlay {
 impl Underlay {
     /// Its link, as devices name it.
     #[must_use]
-    pub const fn parent(&self) -> Parent {
-        Parent { index: self.index, name: self.link }
+    pub const fn parent(&self) -> LinkId {
+        LinkId { namespace: Namespace::Host, index: self.index, name: self.link }
     }
 }

@@ -2,38 +2,43 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    NetState, Network, Scope,
+    DesiredNet, Namespace, Network, NextHop, ObservedNet, PerNamespace, Via,
     network::plan::tests::{any_state, any_want, assert_reached},
-    samples::{device, state},
+    samples::{device, held, state},
     sim::Sim,
 };
 
 const ERRORS: [ErrorKind; 5] =
     [ErrorKind::Permission, ErrorKind::NoBuffers, ErrorKind::NoDevice, ErrorKind::Busy, ErrorKind::Lost];
 
-fn reconciler(have: &NetState) -> (Sim<Network>, Reconciler<Sim<Network>>) {
-    let sim = Sim::new(have.clone());
-    (sim.clone(), Reconciler::new(sim, Scope::default()))
+fn reconciler(have: &ObservedNet) -> (Sim<Network>, Reconciler<Sim<Network>>) {
+    let sim = Sim::of_host(have.clone());
+    (sim.clone(), Reconciler::new(sim, PerNamespace::default()))
+}
+
+/// A round with this desired of the host's namespace.
+fn round(reconciler: &mut Reconciler<Sim<Network>>, want: &DesiredNet) -> Report<Network> {
+    reconciler.round(&PerNamespace::host(want.clone()))
 }
 
 #[test]
 fn a_second_round_believes_and_writes_nothing() {
-    let (sim, mut reconciler) = reconciler(&NetState::default());
+    let (sim, mut reconciler) = reconciler(&ObservedNet::default());
     let want = state(&[(2, 20, 102)]);
-    let first = reconciler.round(&want);
+    let first = round(&mut reconciler, &want);
     assert!(first.converged && first.read_back);
     assert_eq!((first.written, first.removed), (5, 0));
     let reads = sim.read_times();
-    assert!(reconciler.round(&want).converged);
-    assert!(reconciler.round(&state(&[(3, 30, 103)])).converged);
+    assert!(round(&mut reconciler, &want).converged);
+    assert!(round(&mut reconciler, &state(&[(3, 30, 103)])).converged);
     assert_eq!(sim.read_times(), reads);
-    assert_reached(&sim.state(), &state(&[(3, 30, 103)]));
+    assert_reached(&sim.host(), &state(&[(3, 30, 103)]));
 }
 
 #[test]
 fn a_round_names_the_first_of_what_it_changed_and_how_many_more() {
-    let (sim, mut reconciler) = reconciler(&state(&[]));
-    let report = reconciler.round(&state(&[(2, 20, 102), (3, 30, 103)]));
+    let (sim, mut reconciler) = reconciler(&held(&state(&[])));
+    let report = round(&mut reconciler, &state(&[(2, 20, 102), (3, 30, 103)]));
     assert_eq!((report.written, report.changes.len()), (6, NAMED));
     assert!(
         report.named().starts_with("set FDB entry ") && report.named().ends_with("; and 2 more"),
@@ -42,20 +47,20 @@ fn a_round_names_the_first_of_what_it_changed_and_how_many_more() {
     );
     // What others put there is named alone.
     let address = crate::Address { link: "flannel.1".parse().unwrap(), address: [169, 254, 9, 9].into(), len: 16 };
-    sim.edit(|state| state.addresses.extend([address]));
+    sim.edit_host(|state| state.addresses.extend([address]));
     reconciler.invalidate();
-    let report = reconciler.round(&state(&[(2, 20, 102), (3, 30, 103)]));
+    let report = round(&mut reconciler, &state(&[(2, 20, 102), (3, 30, 103)]));
     assert_eq!(report.named(), "delete address 169.254.9.9/16 dev flannel.1");
 }
 
 #[test]
 fn the_belief_is_what_the_kernel_holds() {
-    let (sim, mut reconciler) = reconciler(&NetState::default());
-    for want in [state(&[(2, 20, 102)]), state(&[(2, 21, 103), (3, 30, 103)]), state(&[]), NetState::default()] {
-        assert!(reconciler.round(&want).converged);
-        assert_eq!(reconciler.cached(), Some(&sim.state()));
+    let (sim, mut reconciler) = reconciler(&ObservedNet::default());
+    for want in [state(&[(2, 20, 102)]), state(&[(2, 21, 103), (3, 30, 103)]), state(&[]), DesiredNet::default()] {
+        assert!(round(&mut reconciler, &want).converged);
+        assert_eq!(reconciler.cached().unwrap().get(Namespace::Host), Some(&sim.host()));
     }
-    assert_eq!(sim.state(), NetState::default());
+    assert_eq!(sim.host(), ObservedNet::default());
 }
 
 /// Every kind of operation meets every kind of failure, once and for good: the round after converges.
@@ -66,35 +71,36 @@ fn whatever_fails_the_next_round_converges() {
     renamed.links.insert(link, device(7));
     let mut changed = state(&[(2, 20, 102), (3, 30, 103), (4, 40, 104)]);
     changed.addresses.insert(crate::Address { link, address: "10.5.9.0".parse().unwrap(), len: 32 });
-    changed.routes.values_mut().for_each(|route| route.via = crate::Via::Link(link));
+    let mut changed = held(&changed);
+    changed.routes.values_mut().for_each(|route| route.via = Via::NextHop(NextHop::Link(link)));
     let full = state(&[(2, 21, 102), (5, 50, 105)]);
     // From, to, and the operations on the way.
     let puts = ["create link", "add address", "set FDB entry", "set neighbour", "add route"];
     let deletes = ["replace route", "delete route", "delete neighbour", "delete FDB entry", "delete address"];
-    let nothing = NetState::default();
-    let ways: [(&NetState, &NetState, &[&'static str]); 4] = [
-        (&nothing, &full, &puts),
-        (&changed, &full, &deletes),
-        (&renamed, &full, &["change link"]),
-        (&full, &nothing, &["delete link"]),
+    let nothing = DesiredNet::default();
+    let ways: [(ObservedNet, &DesiredNet, &[&'static str]); 4] = [
+        (ObservedNet::default(), &full, &puts),
+        (changed, &full, &deletes),
+        (held(&renamed), &full, &["change link"]),
+        (held(&full), &nothing, &["delete link"]),
     ];
     let mut tried = 0;
     for (have, want, ops) in ways {
         for &op in ops {
             for error in ERRORS {
                 for times in [1, 2, 3, 4] {
-                    let (sim, mut reconciler) = reconciler(have);
+                    let (sim, mut reconciler) = reconciler(&have);
                     (0..times).for_each(|_| sim.fail_next(op, error));
-                    let first = reconciler.round(want);
+                    let first = round(&mut reconciler, want);
                     assert!(first.failed > 0, "{op} never met {error:?}");
                     let said = first.converged || !first.failures.is_empty();
                     assert!(said, "{op} {error:?} {times}: {first:?}");
                     let mut rounds = 1;
-                    while !reconciler.round(want).converged {
+                    while !round(&mut reconciler, want).converged {
                         rounds += 1;
                         assert!(rounds < 4, "{op} {error:?} {times}");
                     }
-                    assert_reached(&sim.state(), want);
+                    assert_reached(&sim.host(), want);
                     tried += 1;
                 }
             }
@@ -105,41 +111,41 @@ fn whatever_fails_the_next_round_converges() {
 
 #[test]
 fn a_failure_stops_no_other_and_is_told_once_for_its_kind() {
-    let (sim, mut reconciler) = reconciler(&state(&[]));
+    let (sim, mut reconciler) = reconciler(&held(&state(&[])));
     let want = state(&[(2, 20, 102), (3, 30, 103), (4, 40, 104)]);
     (0..9).for_each(|_| sim.fail_next("set neighbour", ErrorKind::NoBuffers));
-    let report = reconciler.round(&want);
+    let report = round(&mut reconciler, &want);
     assert!(!report.converged);
-    assert_eq!(sim.state().routes.len(), 3);
+    assert_eq!(sim.host().routes.len(), 3);
     insta::assert_snapshot!(report.failures[0], @"set neighbour 10.5.2.0 dev flannel.1 lladdr 02:00:00:00:00:14: the kernel has no memory for it: No buffer space available (os error 105) (and 2 more)");
     assert_eq!(report.failures.len(), 1);
-    assert!(reconciler.round(&want).converged);
+    assert!(round(&mut reconciler, &want).converged);
 }
 
 #[test]
 fn a_kernel_that_cannot_be_read_is_not_written() {
-    let (sim, mut reconciler) = reconciler(&NetState::default());
+    let (sim, mut reconciler) = reconciler(&ObservedNet::default());
     sim.fail_reads(3);
-    let report = reconciler.round(&state(&[]));
+    let report = round(&mut reconciler, &state(&[]));
     assert!(!report.converged && sim.written() == 0);
     insta::assert_snapshot!(report.failures[0], @"cannot read the simulation from the kernel: No buffer space available (os error 105)");
-    assert!(reconciler.round(&state(&[])).converged);
+    assert!(round(&mut reconciler, &state(&[])).converged);
 }
 
 #[test]
 fn a_device_that_goes_or_goes_down_comes_back_whole() {
     let want = state(&[(2, 20, 102), (3, 30, 103)]);
     let link = "flannel.1".parse().unwrap();
-    let (sim, mut reconciler) = reconciler(&NetState::default());
-    reconciler.round(&want);
-    sim.edit(|state| state.forget_link(link));
+    let (sim, mut reconciler) = reconciler(&ObservedNet::default());
+    round(&mut reconciler, &want);
+    sim.edit_host(|state| state.forget_link(link));
     reconciler.invalidate();
-    assert!(reconciler.round(&want).converged);
-    assert_reached(&sim.state(), &want);
+    assert!(round(&mut reconciler, &want).converged);
+    assert_reached(&sim.host(), &want);
     sim.set_down(link);
     reconciler.invalidate();
-    assert!(reconciler.round(&want).converged);
-    assert_reached(&sim.state(), &want);
+    assert!(round(&mut reconciler, &want).converged);
+    assert_reached(&sim.host(), &want);
 }
 
 proptest! {
@@ -158,10 +164,10 @@ proptest! {
             for (name, error) in &faults {
                 sim.fail_next(NAMES[*name], ERRORS[*error]);
             }
-            let rounds = (0..8).take_while(|_| !reconciler.round(want).converged).count();
+            let rounds = (0..8).take_while(|_| !round(&mut reconciler, want).converged).count();
             prop_assert!(rounds < 8);
-            assert_reached(&sim.state(), want);
+            assert_reached(&sim.host(), want);
         }
-        prop_assert_eq!(sim.state().foreign(), have.foreign());
+        prop_assert_eq!(sim.host().foreign(), have.foreign());
     }
 }

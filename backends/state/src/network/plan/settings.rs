@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use wire_net::Family;
 
-use super::Links;
-use crate::{Conflict, NetState, Op, Owner, Setting};
+use super::links::Fates;
+use crate::{Conflict, DesiredNet, KernelOp, LinkPlace, Namespace, ObservedNet, Owner, Setting};
 
-/// What is to be written, in order, and what of others keeps traffic from containers.
-pub(super) fn changes(have: &NetState, want: &NetState, links: &Links) -> (Vec<Op>, Vec<Conflict>) {
+/// The settings to write, in order.
+pub(super) fn changes(have: &ObservedNet, want: &DesiredNet, links: &Fates) -> Vec<KernelOp> {
     let gone = |setting: &Setting| setting.link().is_some_and(|link| links.absent.contains(&link));
     let blocked = |setting: &Setting| setting.link().is_some_and(|link| links.blocked.contains(&link));
     let differs = |(setting, value): &(&Setting, &u32)| {
@@ -18,12 +18,12 @@ pub(super) fn changes(have: &NetState, want: &NetState, links: &Links) -> (Vec<O
     let wanted = want.settings.iter().filter(differs).map(|(setting, value)| (*setting, *value));
     // First what forwarding takes away, then forwarding.
     let ops: BTreeMap<Setting, u32> = kept(have, want).chain(wanted).collect();
-    (ops.into_iter().map(|(setting, value)| Op::Set(setting, value)).collect(), conflicts(have, want))
+    ops.into_iter().map(|(setting, value)| KernelOp::Set(setting, value)).collect()
 }
 
 /// The links of others that go on to take routes from routers though this host forwards.
-fn kept(have: &NetState, want: &NetState) -> impl Iterator<Item = (Setting, u32)> {
-    let forwards = is_on(want, Setting::Forwarding(Family::V6));
+fn kept(have: &ObservedNet, want: &DesiredNet) -> impl Iterator<Item = (Setting, u32)> {
+    let forwards = is_on(&want.settings, Setting::Forwarding(Family::V6));
     let takes = move |(setting, value): &(&Setting, &u32)| {
         forwards && **value == 1 && matches!(setting, Setting::RouterAdvertisements(_))
     };
@@ -31,15 +31,16 @@ fn kept(have: &NetState, want: &NetState) -> impl Iterator<Item = (Setting, u32)
 }
 
 /// Links that containers are on and that forward nothing though this host does. Of IPv6 that stops no packet.
-fn conflicts(have: &NetState, want: &NetState) -> Vec<Conflict> {
+pub(super) fn conflicts(namespace: Namespace, have: &ObservedNet, want: &DesiredNet) -> Vec<Conflict> {
     let forwarding = Setting::Forwarding(Family::V4);
-    if !is_on(have, forwarding) || !is_on(want, forwarding) {
+    if !is_on(&have.settings, forwarding) || !is_on(&want.settings, forwarding) {
         return Vec::new();
     }
     let named = |(setting, value): (&Setting, &u32)| match setting {
         Setting::LinkForwarding(Family::V4, link) if *value == 0 => {
             let ours = have.links.get(link).is_some_and(|link| link.owner == Owner::Ours);
-            (!ours && !want.links.contains_key(link)).then_some(Conflict::Forwarding { link: *link, setting: *setting })
+            (!ours && !want.links.contains_key(link))
+                .then_some(Conflict::Forwarding { link: LinkPlace { namespace, name: *link }, setting: *setting })
         }
         Setting::LinkForwarding(..)
         | Setting::Forwarding(_)
@@ -49,19 +50,16 @@ fn conflicts(have: &NetState, want: &NetState) -> Vec<Conflict> {
     have.settings.iter().filter_map(named).collect()
 }
 
-fn is_on(state: &NetState, setting: Setting) -> bool {
-    state.settings.get(&setting) == Some(&1)
+fn is_on(settings: &BTreeMap<Setting, u32>, setting: Setting) -> bool {
+    settings.get(&setting) == Some(&1)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        plan,
-        samples::{device, name, state},
-    };
+    use crate::samples::{held, name, plan_host, state};
 
-    fn wanted() -> NetState {
+    fn wanted() -> DesiredNet {
         let mut want = state(&[]);
         for family in Family::ALL {
             want.settings.insert(Setting::Forwarding(family), 1);
@@ -73,13 +71,13 @@ mod tests {
 
     #[test]
     fn links_that_take_routes_from_routers_go_on_to_before_this_host_forwards() {
-        let mut have = wanted();
+        let mut have = held(&wanted());
         have.settings.values_mut().for_each(|value| *value = 1 - *value);
         have.settings.insert(Setting::RouterAdvertisements(name("eth0")), 1);
         have.settings.insert(Setting::RouterAdvertisements(name("wlan0")), 1);
         have.settings.insert(Setting::RouterAdvertisements(name("eth1")), 0);
         have.settings.insert(Setting::RouterAdvertisements(name("eth2")), 2);
-        insta::assert_snapshot!(plan(&have, &wanted()), @"
+        insta::assert_snapshot!(plan_host(&have, &wanted()), @"
         set sysctl net.ipv6.conf.eth0.accept_ra = 2
         set sysctl net.ipv6.conf.wlan0.accept_ra = 2
         set sysctl net.ipv6.conf.flannel/1.disable_ipv6 = 0
@@ -89,29 +87,27 @@ mod tests {
         ");
         let mut v4 = wanted();
         v4.settings.remove(&Setting::Forwarding(Family::V6));
-        assert!(!plan(&have, &v4).to_string().contains("accept_ra"), "without IPv6 nothing is taken away");
+        assert!(!plan_host(&have, &v4).to_string().contains("accept_ra"), "without IPv6 nothing is taken away");
     }
 
     #[test]
     fn a_bridge_of_containers_that_forwards_nothing_is_named_and_left_alone() {
-        let mut have = wanted();
+        let mut have = held(&wanted());
         have.settings.insert(Setting::LinkForwarding(Family::V4, name("docker0")), 0);
         have.settings.insert(Setting::LinkForwarding(Family::V6, name("docker0")), 0);
         have.settings.insert(Setting::LinkForwarding(Family::V4, name("br-1")), 1);
-        insta::assert_snapshot!(plan(&have, &wanted()), @"CONFLICT docker0 forwards no IPv4 packets: its containers \
-                                                          cannot reach other hosts; sysctl -w \
-                                                          net.ipv4.conf.docker0.forwarding=1");
+        insta::assert_snapshot!(plan_host(&have, &wanted()), @"CONFLICT docker0 forwards no IPv4 packets: its containers cannot reach other hosts; sysctl -w net.ipv4.conf.docker0.forwarding=1");
         // Forwarding as a whole that goes on takes it along.
         have.settings.insert(Setting::Forwarding(Family::V4), 0);
-        insta::assert_snapshot!(plan(&have, &wanted()), @"set sysctl net.ipv4.ip_forward = 1");
+        insta::assert_snapshot!(plan_host(&have, &wanted()), @"set sysctl net.ipv4.ip_forward = 1");
     }
 
     #[test]
     fn a_device_made_anew_has_its_settings_written_whatever_the_old_one_had() {
-        let mut have = wanted();
-        let other = crate::LinkKind::Vxlan(crate::Vxlan::new(wire_net::Vni::new(1).unwrap()));
-        have.links.insert(name("flannel.1"), crate::Link { kind: other, ..device(1) });
-        let said = plan(&have, &wanted()).to_string();
+        let mut have = held(&wanted());
+        let other = crate::ObservedVxlan::new(wire_net::Vni::new(1).unwrap());
+        have.links.get_mut(&name("flannel.1")).unwrap().kind = crate::ObservedKind::Vxlan(other);
+        let said = plan_host(&have, &wanted()).to_string();
         assert!(said.contains("set sysctl net.ipv4.conf.flannel/1.forwarding = 1"), "{said}");
         assert!(said.contains("set sysctl net.ipv6.conf.flannel/1.disable_ipv6 = 0"), "{said}");
         assert!(!said.contains("ip_forward"), "{said}");

@@ -1,0 +1,196 @@
+//! The kernel in several network namespaces: a socket in each.
+//!
+//! A namespace of a container is entered by a thread of its own, for as long as one read or write takes: settings are files, and the
+//! kernel shows those of the namespace that the thread is in.
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io,
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
+    panic::resume_unwind,
+    thread,
+};
+
+use netlink_packet_route::nsid::{NsidAttribute, NsidMessage};
+use nix::{
+    errno::Errno,
+    sched::{CloneFlags, setns},
+};
+use wire_net::{LinkName, chain};
+use wire_netlink::{Batch, Netlink, attribute::attributes};
+use wire_state::{
+    Attempt, DataplaneError, ErrorKind, KernelOp, LinkPlace, Namespace, ObservedNet, OpError, PerNamespace, Scope,
+};
+
+use super::{NetlinkDataplane, RouteForm, decode::Namespaces};
+
+/// `RTM_NEWNSID`, `RTM_GETNSID` of linux/rtnetlink.h.
+const NEW_NUMBER: u16 = 88;
+const GET_NUMBER: u16 = 90;
+
+/// The kernel of this host, in the namespaces that are looked at.
+pub struct KernelDataplane {
+    host: NetlinkDataplane,
+    /// The host's namespace, for the links of guests; open as soon as there is one.
+    descriptor: Option<OwnedFd>,
+    guests: BTreeMap<Namespace, Guest>,
+    form: RouteForm,
+}
+
+/// A namespace of a container.
+struct Guest {
+    dataplane: NetlinkDataplane,
+    descriptor: OwnedFd,
+}
+
+/// What one namespace has to know of the others, to bind its links to theirs.
+#[derive(Debug, Default)]
+pub struct Others(BTreeMap<Namespace, Other>);
+
+#[derive(Debug)]
+struct Other {
+    descriptor: RawFd,
+    links: BTreeMap<LinkName, u32>,
+}
+
+impl KernelDataplane {
+    /// Opens a socket in the network namespace of the calling thread, which is taken for the host's.
+    ///
+    /// # Errors
+    /// When there is no netlink.
+    pub fn open(form: RouteForm) -> Result<Self, DataplaneError> {
+        Ok(Self::of_host(NetlinkDataplane::open(form)?, form))
+    }
+
+    /// One whose socket in the host's namespace is open already.
+    #[must_use]
+    pub const fn of_host(host: NetlinkDataplane, form: RouteForm) -> Self {
+        Self { host, descriptor: None, guests: BTreeMap::new(), form }
+    }
+
+    /// The host's namespace alone.
+    pub const fn host(&mut self) -> &mut NetlinkDataplane {
+        &mut self.host
+    }
+
+    /// Looks at one more namespace, given as a descriptor of its file (`/run/netns/*`, `/proc/*/ns/net`). A namespace lives as long as
+    /// somebody has it open.
+    ///
+    /// # Errors
+    /// When it cannot be entered (`CAP_SYS_ADMIN` is needed), or there is no netlink in it.
+    pub fn add(&mut self, namespace: Namespace, descriptor: OwnedFd) -> Result<(), DataplaneError> {
+        let cannot = |source| DataplaneError::Read { what: "the number of a namespace", source };
+        let form = self.form;
+        let mut dataplane = inside(descriptor.as_fd(), || NetlinkDataplane::open(form))??;
+        let host = match self.descriptor.take() {
+            Some(host) => host,
+            None => File::open("/proc/thread-self/ns/net").map_err(cannot)?.into(),
+        };
+        let of_guest = number_of(self.host.netlink(), descriptor.as_fd()).map_err(cannot)?;
+        let of_host = number_of(dataplane.netlink(), host.as_fd()).map_err(cannot)?;
+        self.descriptor = Some(host);
+        self.host.namespaces.others.insert(of_guest, namespace);
+        dataplane.namespaces = Namespaces { own: namespace, others: [(of_host, Namespace::Host)].into() };
+        self.guests.insert(namespace, Guest { dataplane, descriptor });
+        Ok(())
+    }
+
+    /// Looks at a namespace no more.
+    pub fn remove(&mut self, namespace: Namespace) {
+        self.guests.remove(&namespace);
+        self.host.namespaces.others.retain(|_, other| *other != namespace);
+    }
+
+    /// Reads all that `scope` names. A namespace that was not added has no state.
+    ///
+    /// # Errors
+    /// When the kernel does not answer, or refuses. Nothing is known then.
+    pub fn read(&mut self, scope: &PerNamespace<Scope>) -> Result<PerNamespace<ObservedNet>, DataplaneError> {
+        let mut found = Vec::new();
+        for (namespace, scope) in scope.iter() {
+            if namespace == Namespace::Host {
+                found.push((namespace, self.host.read(scope)?));
+            } else if let Some(Guest { dataplane, descriptor }) = self.guests.get_mut(&namespace) {
+                found.push((namespace, inside(descriptor.as_fd(), || dataplane.read(scope))??));
+            }
+        }
+        Ok(found.into_iter().collect())
+    }
+
+    /// Carries out `ops` in one namespace, in order, and answers for each, as [`NetlinkDataplane::apply`] does.
+    pub fn apply(&mut self, namespace: Namespace, ops: &[&KernelOp]) -> Vec<Attempt> {
+        let others = self.others();
+        let attempts = match self.guests.get_mut(&namespace) {
+            _ if namespace == Namespace::Host => Ok(self.host.apply(ops, &others)),
+            Some(Guest { dataplane, descriptor }) => inside(descriptor.as_fd(), || dataplane.apply(ops, &others)),
+            None => Ok(ops.iter().map(|_| Err(OpError::of(Errno::ENODEV))).collect()),
+        };
+        attempts.unwrap_or_else(|error| {
+            let said = Some(chain(&error));
+            ops.iter().map(|_| Err(OpError { detail: said.clone(), ..OpError::of(Errno::ENODEV) })).collect()
+        })
+    }
+
+    fn others(&self) -> Others {
+        // Without a guest, nothing is bound to another namespace.
+        let Some(host) = &self.descriptor else { return Others::default() };
+        let other = |descriptor: &OwnedFd, dataplane: &NetlinkDataplane| Other {
+            descriptor: descriptor.as_raw_fd(),
+            links: dataplane.numbers(),
+        };
+        let guests = self.guests.iter().map(|(name, guest)| (*name, other(&guest.descriptor, &guest.dataplane)));
+        Others(guests.chain([(Namespace::Host, other(host, &self.host))]).collect())
+    }
+}
+
+impl Others {
+    /// A descriptor of a namespace, which a message may carry.
+    pub(crate) fn descriptor(&self, namespace: Namespace) -> Result<RawFd, OpError> {
+        self.0.get(&namespace).map(|other| other.descriptor).ok_or_else(|| OpError::of(Errno::ENODEV))
+    }
+
+    /// The number of a link in another namespace.
+    pub(crate) fn index(&self, place: LinkPlace) -> Result<u32, OpError> {
+        let found = self.0.get(&place.namespace).and_then(|other| other.links.get(&place.name));
+        found.copied().ok_or_else(|| OpError::of(Errno::ENODEV))
+    }
+}
+
+/// Runs `work` on a thread that is in a namespace.
+fn inside<T: Send>(descriptor: BorrowedFd<'_>, work: impl FnOnce() -> T + Send) -> Result<T, DataplaneError> {
+    let enter_and_work = || {
+        setns(descriptor, CloneFlags::CLONE_NEWNET)
+            .map_err(|errno| DataplaneError::Read { what: "another namespace", source: errno.into() })?;
+        Ok(work())
+    };
+    thread::scope(|scope| scope.spawn(enter_and_work).join()).unwrap_or_else(|panic| resume_unwind(panic))
+}
+
+/// The number by which the namespace of a socket knows another; it gets one if it has none.
+fn number_of(netlink: &mut Netlink, descriptor: BorrowedFd<'_>) -> io::Result<i32> {
+    const NUMBER: u16 = 1;
+    let descriptor = u32::try_from(descriptor.as_raw_fd()).map_err(io::Error::other)?;
+    let mut batch = Batch::default();
+    // -1 leaves the choice to the kernel (`alloc_netid` of net/core/net_namespace.c).
+    let mut message = NsidMessage::default();
+    message.attributes = vec![NsidAttribute::Id(-1), NsidAttribute::Fd(descriptor)];
+    batch.push(NEW_NUMBER, 0, &message);
+    // One that has a number already is as good (`EEXIST`).
+    for attempt in netlink.send(&mut batch) {
+        match attempt {
+            Err(error) if error.kind != ErrorKind::Exists => return Err(error.source),
+            Err(_) | Ok(()) => {}
+        }
+    }
+    let mut batch = Batch::default();
+    message.attributes = vec![NsidAttribute::Fd(descriptor)];
+    batch.push(GET_NUMBER, 0, &message);
+    let mut found = None;
+    // `struct rtgenmsg` has one byte, and attributes are aligned to four.
+    netlink.ask(&mut batch, |body| {
+        let number = attributes(body.get(4..).unwrap_or_default()).find(|(kind, _)| *kind == NUMBER);
+        found = number.and_then(|(_, value)| value.try_into().ok()).map(i32::from_ne_bytes);
+    })?;
+    found.filter(|number| *number >= 0).ok_or_else(|| io::ErrorKind::NotFound.into())
+}

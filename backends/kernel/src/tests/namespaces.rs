@@ -1,0 +1,224 @@
+//! Links of all kinds, in two namespaces.
+
+use std::os::fd::OwnedFd;
+
+use wire_net::{LinkName, MacAddr, Mtu, Vni};
+use wire_netlink::Batch;
+use wire_state::{
+    Address, DesiredKind, DesiredLink, DesiredNet, DesiredVxlan, FloodEntry, Ipip, KernelKind, LinkId, LinkPlace,
+    LinkRef, Macvlan, MacvlanMode, Namespace, NextHop, ObservedKind, Owner, PerNamespace, Reconciler, RouteKey, Scope,
+    Setting, Veth, Vlan,
+};
+
+use super::lab::{self, KernelAlone, new_namespace, run, run_fails, run_inside};
+use crate::{
+    KernelDataplane, RouteForm, decode,
+    encode::{self, Bound, Lower},
+};
+
+const GUEST: Namespace = Namespace::Guest(7);
+
+fn name(text: &str) -> LinkName {
+    text.parse().unwrap()
+}
+
+fn link(kind: KernelKind, last: u8) -> DesiredLink {
+    let mac = Some(MacAddr::new([2, 0, 0, 0, 9, last]));
+    DesiredLink { mac, ..DesiredLink::new(DesiredKind::Kernel(kind), Mtu(1400)) }
+}
+
+fn uplink() -> LinkRef {
+    let index = u32::try_from(lab::index("wb-up")).unwrap();
+    LinkRef::Found(LinkId { namespace: Namespace::Host, index, name: name("wb-up") })
+}
+
+/// A container on a bridge that a VXLAN device leads out of, and a macvlan of the uplink in it.
+fn attached() -> PerNamespace<DesiredNet> {
+    let (mut host, mut guest) = (DesiredNet::default(), DesiredNet::default());
+    let master = Some(name("z-bridge"));
+    host.links.insert(name("z-bridge"), link(KernelKind::Bridge, 1));
+    let vxlan = DesiredVxlan { parent: Some(uplink()), port: Some(8472), ..DesiredVxlan::new(Vni::new(5000).unwrap()) };
+    host.links.insert(name("a-vxlan"), DesiredLink { master, ..link(KernelKind::Vxlan(vxlan), 2) });
+    for last in [101, 102] {
+        let (link, mac) = (name("a-vxlan"), MacAddr::new([0; 6]));
+        host.flooding.insert(FloodEntry { link, mac, to: [192, 0, 2, last].into() });
+    }
+    let inside = LinkPlace { namespace: GUEST, name: name("eth1") };
+    let outside = LinkPlace::in_host(name("wp1"));
+    host.links.insert(outside.name, DesiredLink { master, ..link(KernelKind::Veth(Veth { peer: inside }), 3) });
+    guest.links.insert(inside.name, link(KernelKind::Veth(Veth { peer: outside }), 4));
+    guest.addresses.insert(Address { link: inside.name, address: [10, 9, 0, 2].into(), len: 24 });
+    guest.routes.insert(RouteKey::main("10.10.0.0/16".parse().unwrap()), gateway(inside.name));
+    let macvlan = KernelKind::Macvlan(Macvlan { parent: uplink(), mode: MacvlanMode::Bridge });
+    guest.links.insert(name("eth2"), link(macvlan, 5));
+    guest.settings.insert(Setting::Forwarding(wire_net::Family::V4), 1);
+    [(Namespace::Host, host), (GUEST, guest)].into_iter().collect()
+}
+
+fn gateway(link: LinkName) -> NextHop {
+    NextHop::Gateway { gateway: [10, 9, 0, 1].into(), link, onlink: true }
+}
+
+fn reconciler(guest: &OwnedFd) -> Reconciler<KernelAlone> {
+    let mut kernel = KernelDataplane::open(RouteForm::Plain).unwrap();
+    kernel.add(GUEST, guest.try_clone().unwrap()).unwrap();
+    let scope = |names: &[&str]| Scope {
+        devices: names.iter().map(|text| name(text)).collect(),
+        // A VXLAN device is known by its MAC.
+        marks: wire_state::Marks { macs: [MacAddr::new([2, 0, 0, 0, 9, 2])].into(), ..wire_state::Marks::default() },
+        ..Scope::default()
+    };
+    let scopes = [(Namespace::Host, scope(&["z-bridge", "a-vxlan", "wp1"])), (GUEST, scope(&["eth1", "eth2"]))];
+    Reconciler::new(KernelAlone(kernel), scopes.into_iter().collect())
+}
+
+fn assert_attached(guest: &OwnedFd) {
+    for (port, kind) in [("a-vxlan", "vxlan id 5000"), ("wp1", "veth")] {
+        let said = run(&format!("ip -d link show {port}"));
+        assert!(said.contains("master z-bridge") && said.contains(kind), "{said}");
+    }
+    let flooding = run("bridge fdb show dev a-vxlan");
+    for host in ["192.0.2.101", "192.0.2.102"] {
+        assert!(flooding.contains(&format!("00:00:00:00:00:00 dst {host}")), "{flooding}");
+    }
+    let inside = run_inside(guest, "ip -d link; ip addr; ip route; sysctl net.ipv4.ip_forward");
+    for part in [
+        "eth1@",
+        "02:00:00:00:09:04",
+        "inet 10.9.0.2/24",
+        "10.10.0.0/16 via 10.9.0.1 dev eth1 proto 91",
+        "macvlan mode bridge",
+        "net.ipv4.ip_forward = 1",
+    ] {
+        assert!(inside.contains(part), "no {part} in {inside}");
+    }
+}
+
+fn in_lab(test: impl FnOnce(OwnedFd) + Send + 'static) {
+    lab::in_namespace(|| {
+        let _ = lab::Lab::new(0);
+        test(new_namespace());
+    });
+}
+
+#[test]
+fn a_container_is_attached_is_known_again_after_a_restart_and_is_let_go() {
+    in_lab(|guest| {
+        let want = attached();
+        let report = reconciler(&guest).round(&want);
+        assert!(report.converged, "{:?}", report.failures);
+        assert_attached(&guest);
+        let mut restarted = reconciler(&guest);
+        let report = restarted.round(&want);
+        assert_eq!((report.written, report.removed, report.converged), (0, 0, true), "{}", report.named());
+        let nothing: PerNamespace<DesiredNet> =
+            [(Namespace::Host, DesiredNet::default()), (GUEST, DesiredNet::default())].into_iter().collect();
+        let report = restarted.round(&nothing);
+        assert!(report.converged, "{:?}", report.failures);
+        for link in ["z-bridge", "a-vxlan", "wp1"] {
+            run_fails(&format!("ip link show {link}"));
+        }
+        assert_eq!(run_inside(&guest, "ip -o link").lines().count(), 1, "lo alone");
+        run("ip link show wb-up");
+    });
+}
+
+#[test]
+fn what_somebody_takes_away_or_changes_in_either_namespace_is_put_back() {
+    in_lab(|guest| {
+        let want = attached();
+        let mut reconciler = reconciler(&guest);
+        assert!(reconciler.round(&want).converged);
+        let harms: [(bool, &str); 9] = [
+            (false, "ip link del wp1"),
+            (false, "ip link del z-bridge"),
+            (false, "ip link set wp1 nomaster down"),
+            (false, "ip link del a-vxlan"),
+            (false, "bridge fdb del 00:00:00:00:00:00 dev a-vxlan dst 192.0.2.101"),
+            (true, "ip link del eth1"),
+            (true, "ip link set eth1 address 02:00:00:00:09:99"),
+            (true, "ip link del eth2"),
+            (true, "ip addr del 10.9.0.2/24 dev eth1; sysctl -q -w net.ipv4.ip_forward=0"),
+        ];
+        for (is_inside, harm) in harms {
+            if is_inside {
+                run_inside(&guest, harm)
+            } else {
+                run(harm)
+            };
+            reconciler.invalidate();
+            let report = reconciler.round(&want);
+            assert!(report.converged && report.written > 0, "{harm}: {:?}", report.failures);
+            assert_attached(&guest);
+        }
+    });
+}
+
+#[test]
+fn a_bridge_that_somebody_else_made_is_left_alone_and_named() {
+    in_lab(|guest| {
+        run("ip link add z-bridge type bridge");
+        let report = reconciler(&guest).round(&attached());
+        let said: Vec<String> = report.findings.conflicts.iter().map(ToString::to_string).collect();
+        assert!(
+            said.iter().any(|said| said.starts_with("z-bridge cannot be made, because another device has this name: bridge")),
+            "{said:?}"
+        );
+        run_fails("ip link show wp1");
+        run("ip link show z-bridge");
+    });
+}
+
+#[test]
+fn a_namespace_that_is_gone_or_unknown_has_no_state_and_stops_no_other() {
+    in_lab(|guest| {
+        let mut reconciler = reconciler(&guest);
+        reconciler.driver().0.remove(GUEST);
+        let report = reconciler.round(&attached());
+        let said: Vec<String> = report.findings.conflicts.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            said,
+            [
+                "eth1 in namespace 7 cannot be made: its namespace is gone",
+                "eth2 in namespace 7 cannot be made: its namespace is gone",
+            ]
+        );
+        assert!(report.converged, "{:?}", report.failures);
+        assert!(run("ip link show a-vxlan").contains("master z-bridge"));
+    });
+}
+
+/// This kernel may have neither VLANs nor ipip: what we write is what we would read.
+#[test]
+fn what_a_new_link_is_asked_to_be_is_read_so() {
+    let place = |text| LinkPlace::in_host(name(text));
+    let id = |index| LinkId { namespace: Namespace::Host, index, name: name("eth0") };
+    let parent = LinkRef::Found(id(3));
+    let kinds = [
+        (KernelKind::Bridge, ObservedKind::Bridge),
+        (KernelKind::Vlan(Vlan { parent, id: 4094 }), ObservedKind::Vlan(Vlan { parent: Some(id(3)), id: 4094 })),
+        (
+            KernelKind::Macvlan(Macvlan { parent, mode: MacvlanMode::Vepa }),
+            ObservedKind::Macvlan(Macvlan { parent: Some(id(3)), mode: MacvlanMode::Vepa }),
+        ),
+        (
+            KernelKind::Ipip(Ipip { parent: Some(parent), local: Some([192, 0, 2, 1].into()) }),
+            ObservedKind::Ipip(Ipip { parent: Some(id(3)), local: Some([192, 0, 2, 1].into()) }),
+        ),
+        (KernelKind::Veth(Veth { peer: place("eth1") }), ObservedKind::Veth(Veth { peer: None })),
+    ];
+    for (kind, expected) in kinds {
+        let mut batch = Batch::default();
+        let lower = Some(Lower { index: 3, namespace: None });
+        let is_pair = matches!(kind, KernelKind::Veth(_));
+        let bound = Bound { lower: lower.filter(|_| !is_pair), peer: None, master: Some(8) };
+        let DesiredLink { mac, mtu, .. } = link(KernelKind::Bridge, 1);
+        encode::create_link(&mut batch, name("new"), &DesiredLink { kind, mac, mtu, master: None }, &bound);
+        let (found, read) = decode::link(batch.bodies().next().unwrap(), &decode::Namespaces::HOST).unwrap();
+        assert_eq!(read.kind, expected);
+        assert_eq!((found, read.mac, read.mtu, read.up), (name("new"), mac, mtu, true));
+        assert_eq!((read.master.map(|master| master.index), read.owner), (Some(8), Owner::Foreign));
+        let (_, marked) = decode::link(batch.bodies().nth(1).unwrap(), &decode::Namespaces::HOST).unwrap();
+        assert!(marked.is_marked);
+    }
+}

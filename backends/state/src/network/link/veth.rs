@@ -1,0 +1,8 @@
+//! Pairs of virtual Ethernet devices, veth(4).
+
+/// One end of a pair. Both ends are made at once, and go at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Veth<P> {
+    /// The other end.
+    pub peer: P,
+}

@@ -1,0 +1,115 @@
+//! The order in which links are made: each after those it needs. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{DesiredLink, DesiredNet, LinkPlace, PerNamespace};
+
+/// Desired links in the order in which they are made, and those that need each other in a circle.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Ordered {
+    pub(crate) links: Vec<LinkPlace>,
+    /// Each of these needs another of them, or one that does: none can be made.
+    pub(crate) circular: BTreeSet<LinkPlace>,
+}
+
+/// The desired links that must be made before this one.
+pub(crate) fn needs(place: LinkPlace, link: &DesiredLink) -> impl Iterator<Item = LinkPlace> {
+    let master = link.master.map(|name| LinkPlace { namespace: place.namespace, name });
+    link.kind.needs(place).into_iter().chain(master)
+}
+
+/// Orders links as Kahn's algorithm does; among those that could be next, by namespace and name.
+pub(crate) fn by_need(want: &PerNamespace<DesiredNet>) -> Ordered {
+    let all: BTreeMap<LinkPlace, &DesiredLink> = want
+        .iter()
+        .flat_map(|(namespace, net)| {
+            net.links.iter().map(move |(name, link)| (LinkPlace { namespace, name: *name }, link))
+        })
+        .collect();
+    let mut waiting: BTreeMap<LinkPlace, usize> = BTreeMap::new();
+    let mut needed_by: BTreeMap<LinkPlace, Vec<LinkPlace>> = BTreeMap::new();
+    let mut ready = BTreeSet::new();
+    for (place, link) in &all {
+        let mut count = 0;
+        // One that is not desired does not come later, either.
+        for need in needs(*place, link).filter(|need| all.contains_key(need)) {
+            needed_by.entry(need).or_default().push(*place);
+            count += 1;
+        }
+        if count == 0 {
+            ready.insert(*place);
+        } else {
+            waiting.insert(*place, count);
+        }
+    }
+    let mut links = Vec::with_capacity(all.len());
+    while let Some(place) = ready.pop_first() {
+        links.push(place);
+        for next in needed_by.remove(&place).unwrap_or_default() {
+            let left = waiting.get_mut(&next).map(|count| {
+                *count -= 1;
+                *count
+            });
+            if left == Some(0) {
+                waiting.remove(&next);
+                ready.insert(next);
+            }
+        }
+    }
+    Ordered { links, circular: waiting.into_keys().collect() }
+}
+
+#[cfg(test)]
+mod tests {
+    use wire_net::Mtu;
+
+    use super::*;
+    use crate::{
+        DesiredKind, KernelKind, LinkRef, Namespace, Veth, Vlan,
+        samples::{device, name},
+    };
+
+    fn kernel(kind: KernelKind) -> DesiredLink {
+        DesiredLink::new(DesiredKind::Kernel(kind), Mtu(1450))
+    }
+
+    fn vlan(parent: LinkPlace) -> DesiredLink {
+        kernel(KernelKind::Vlan(Vlan { parent: LinkRef::Desired(parent), id: 7 }))
+    }
+
+    fn places(ordered: &[LinkPlace]) -> Vec<String> {
+        ordered.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn a_link_comes_after_its_parent_its_bridge_and_the_end_that_makes_its_pair() {
+        let guest = Namespace::Guest(7);
+        let mut host = DesiredNet::default();
+        host.links.insert(name("a.7"), vlan(LinkPlace::in_host(name("z-bridge"))));
+        host.links.insert(name("b-port"), DesiredLink { master: Some(name("z-bridge")), ..device(1) });
+        host.links.insert(name("z-bridge"), kernel(KernelKind::Bridge));
+        let (here, there) = (LinkPlace::in_host(name("wp1")), LinkPlace { namespace: guest, name: name("eth1") });
+        host.links.insert(here.name, kernel(KernelKind::Veth(Veth { peer: there })));
+        let mut inside = DesiredNet::default();
+        inside.links.insert(name("eth1.7"), vlan(there));
+        inside.links.insert(there.name, kernel(KernelKind::Veth(Veth { peer: here })));
+        let ordered = by_need(&[(Namespace::Host, host), (guest, inside)].into_iter().collect());
+        assert_eq!(
+            places(&ordered.links),
+            ["wp1", "z-bridge", "a.7", "b-port", "eth1 in namespace 7", "eth1.7 in namespace 7"]
+        );
+        assert_eq!(ordered.circular, BTreeSet::new());
+    }
+
+    #[test]
+    fn links_that_need_each_other_in_a_circle_are_told_apart_from_all_others() {
+        let mut host = DesiredNet::default();
+        for (link, parent) in [("a", "b"), ("b", "a"), ("c", "a"), ("d", "d"), ("e", "f"), ("f", "unknown")] {
+            host.links.insert(name(link), vlan(LinkPlace::in_host(name(parent))));
+        }
+        let ordered = by_need(&PerNamespace::host(host));
+        assert_eq!(places(&ordered.links), ["f", "e"]);
+        let circular: Vec<LinkPlace> = ordered.circular.into_iter().collect();
+        assert_eq!(places(&circular), ["a", "b", "c", "d"]);
+    }
+}

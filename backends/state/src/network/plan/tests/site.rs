@@ -1,0 +1,227 @@
+//! Properties over several namespaces and all kinds of links.
+
+use super::*;
+use crate::{
+    Address, DesiredLink, DesiredVxlan, FdbKey, FloodEntry, Ipip, LinkId, LinkPlace, LinkRef, Macvlan, MacvlanMode,
+    ObservedLink, Veth, Vlan,
+    samples::{mac, vxlan},
+    sim::{Simulated, reached},
+};
+
+const GUEST: Namespace = Namespace::Guest(7);
+
+fn in_guest(text: &str) -> LinkPlace {
+    LinkPlace { namespace: GUEST, name: name(text) }
+}
+
+fn in_host(text: &str) -> LinkPlace {
+    LinkPlace::in_host(name(text))
+}
+
+fn link(kind: KernelKind, last: u8) -> DesiredLink {
+    DesiredLink { mac: Some(mac(last)), ..DesiredLink::new(DesiredKind::Kernel(kind), Mtu(1400)) }
+}
+
+/// A host and a container: a bridge with a VXLAN device and one end of a pair as ports, a VLAN on the bridge, and in the container the
+/// other end, a macvlan on the host's VLAN, a VLAN on the pair; each there or not, in one of two forms.
+fn any_site() -> impl Strategy<Value = PerNamespace<DesiredNet>> {
+    let part = || prop_oneof![1 => Just(None), 3 => (0u8..2).prop_map(Some)];
+    (part(), part(), part(), part(), part(), (part(), part())).prop_map(
+        |(bridge, overlay, pair, vlan, macvlan, (inner, ipip))| {
+            let (mut host, mut guest) = (DesiredNet::default(), DesiredNet::default());
+            let master = bridge.map(|_| name("z-bridge"));
+            if let Some(form) = bridge {
+                host.links.insert(name("z-bridge"), link(KernelKind::Bridge, 30 + form));
+            }
+            if let Some(form) = overlay {
+                let parent = if form == 0 { vxlan().parent } else { vlan.map(|_| LinkRef::Desired(in_host("m-vlan"))) };
+                let kind = KernelKind::Vxlan(DesiredVxlan { parent, ..vxlan() });
+                host.links.insert(name("a-vxlan"), DesiredLink { master, ..link(kind, 40 + form) });
+                add_entries(&mut host, form);
+            }
+            if let Some(form) = pair {
+                let (one, other) =
+                    if form == 0 { (in_host("wp1"), in_guest("eth1")) } else { (in_guest("a1"), in_host("wp1")) };
+                for (end, peer) in [(one, other), (other, one)] {
+                    let net = if end.namespace == GUEST { &mut guest } else { &mut host };
+                    let master = master.filter(|_| end.namespace == Namespace::Host);
+                    let end_mac = 50 + 2 * form + u8::from(end.namespace == GUEST);
+                    let made = link(KernelKind::Veth(Veth { peer }), end_mac);
+                    net.links.insert(end.name, DesiredLink { master, ..made });
+                }
+            }
+            if let Some(form) = vlan {
+                let parent = bridge.map_or(LinkRef::Found(found("eth0", 2)), |_| LinkRef::Desired(in_host("z-bridge")));
+                let kind = KernelKind::Vlan(Vlan { parent, id: 7 + u16::from(form) });
+                host.links.insert(name("m-vlan"), link(kind, 60));
+            }
+            if let Some(form) = macvlan {
+                let mode = if form == 0 { MacvlanMode::Bridge } else { MacvlanMode::Private };
+                let parent = vlan.map_or(LinkRef::Found(found("eth0", 2)), |_| LinkRef::Desired(in_host("m-vlan")));
+                guest.links.insert(name("eth2"), link(KernelKind::Macvlan(Macvlan { parent, mode }), 70));
+                let address = Address { link: name("eth2"), address: [10, 9, 0, 2 + form].into(), len: 24 };
+                guest.addresses.insert(address);
+                let key = RouteKey::main("10.10.0.0/16".parse().unwrap());
+                guest.routes.insert(key, NextHop::Link(name("eth2")));
+            }
+            if let (Some(form), Some(0)) = (inner, pair) {
+                let kind =
+                    KernelKind::Vlan(Vlan { parent: LinkRef::Desired(in_guest("eth1")), id: 9 + u16::from(form) });
+                guest.links.insert(name("eth1.9"), link(kind, 80));
+            }
+            if let Some(form) = ipip {
+                let local = Some(std::net::Ipv4Addr::new(192, 0, 2, form));
+                let kind = KernelKind::Ipip(Ipip { parent: None, local });
+                let made = DesiredLink::new(DesiredKind::Kernel(kind), Mtu(1480));
+                host.links.insert(name("flannel.ipip"), made);
+            }
+            [(Namespace::Host, host), (GUEST, guest)].into_iter().collect()
+        },
+    )
+}
+
+fn add_entries(net: &mut DesiredNet, form: u8) {
+    let link = name("a-vxlan");
+    for last in [101, 102 + form] {
+        net.flooding.insert(FloodEntry { link, mac: MacAddr::new([0; 6]), to: [192, 0, 2, last].into() });
+    }
+    net.fdb.insert(FdbKey { link, mac: mac(90) }, [192, 0, 2, 101 + form].into());
+    net.addresses.insert(Address { link, address: [10, 6, 0, 1].into(), len: 24 });
+}
+
+/// The same as desired: what only the kernel knows is left out.
+fn as_desired(state: &PerNamespace<ObservedNet>) -> PerNamespace<DesiredNet> {
+    state.iter().map(|(namespace, net)| (namespace, net_as_desired(state, net))).collect()
+}
+
+fn net_as_desired(state: &PerNamespace<ObservedNet>, net: &ObservedNet) -> DesiredNet {
+    let hop = |route: &ObservedRoute| *route.via.next_hop().unwrap();
+    DesiredNet {
+        links: net.links.iter().map(|(name, link)| (*name, link_as_desired(state, link))).collect(),
+        addresses: net.addresses.clone(),
+        fdb: net.fdb.clone(),
+        flooding: net.flooding.clone(),
+        neighbours: net.neighbours.clone(),
+        forwarding: net.forwarding.clone(),
+        routes: net.routes.iter().map(|(key, route)| (*key, hop(route))).collect(),
+        settings: net.settings.clone(),
+    }
+}
+
+fn link_as_desired(state: &PerNamespace<ObservedNet>, found: &ObservedLink) -> DesiredLink {
+    let place = |id: LinkId| LinkPlace { namespace: id.namespace, name: id.name };
+    let lower =
+        |id: LinkId| if state.id(place(id)).is_some() { LinkRef::Desired(place(id)) } else { LinkRef::Found(id) };
+    let kind = match &found.kind {
+        ObservedKind::Vxlan(vxlan) => KernelKind::Vxlan(DesiredVxlan {
+            vni: vxlan.vni,
+            parent: vxlan.parent.map(lower),
+            local: vxlan.local,
+            port: (vxlan.port != DesiredVxlan::new(vxlan.vni).port_in_use()).then_some(vxlan.port),
+            gbp: vxlan.gbp,
+            learning: vxlan.learning,
+        }),
+        ObservedKind::Bridge => KernelKind::Bridge,
+        ObservedKind::Veth(veth) => KernelKind::Veth(Veth { peer: place(veth.peer.unwrap()) }),
+        ObservedKind::Vlan(vlan) => KernelKind::Vlan(Vlan { parent: lower(vlan.parent.unwrap()), id: vlan.id }),
+        ObservedKind::Macvlan(macvlan) => {
+            KernelKind::Macvlan(Macvlan { parent: lower(macvlan.parent.unwrap()), mode: macvlan.mode })
+        }
+        ObservedKind::Ipip(ipip) => KernelKind::Ipip(Ipip { parent: ipip.parent.map(lower), local: ipip.local }),
+        ObservedKind::Tun(_) | ObservedKind::Other(_) => panic!("{found}"),
+    };
+    let master = found.master.map(|master| master.name);
+    DesiredLink { kind: DesiredKind::Kernel(kind), mac: found.mac, mtu: found.mtu, master }
+}
+
+/// Carries out a plan, and asserts of each operation that the kernel would take it at that moment.
+fn carried_out(have: &PerNamespace<ObservedNet>, plan: &Plan<Network>) -> PerNamespace<ObservedNet> {
+    let mut now = have.clone();
+    for op in &plan.ops {
+        assert_eq!(Network::refusal(&now, op), None, "{op} of:\n{plan}");
+        now.apply(op);
+    }
+    now
+}
+
+proptest! {
+    #[test]
+    fn each_operation_of_a_plan_can_be_carried_out_and_the_last_leaves_nothing_to_do(
+        have in any_site(),
+        want in any_site(),
+    ) {
+        let have = reached(&have);
+        let planned = plan(&have, &want);
+        prop_assert_eq!(&planned.findings.conflicts, &vec![]);
+        let after = carried_out(&have, &planned);
+        prop_assert_eq!(plan(&after, &want), Plan::default());
+        prop_assert_eq!(as_desired(&after), as_desired(&reached(&want)));
+    }
+
+    #[test]
+    fn whatever_link_is_gone_all_that_went_with_it_is_made_again(want in any_site(), gone in any::<prop::sample::Index>()) {
+        let mut have = reached(&want);
+        let places: Vec<LinkPlace> = have.iter().flat_map(|(namespace, net)| {
+            net.links.keys().map(move |name| LinkPlace { namespace, name: *name })
+        }).collect();
+        prop_assume!(!places.is_empty());
+        let gone = gone.get(&places);
+        have.apply(&Op::Kernel(gone.namespace, KernelOp::DeleteLink(gone.name)));
+        let planned = plan(&have, &want);
+        let after = carried_out(&have, &planned);
+        prop_assert_eq!(as_desired(&after), as_desired(&reached(&want)));
+    }
+
+    #[test]
+    fn what_was_found_taken_as_desired_is_found_again(want in any_site()) {
+        let found = reached(&want);
+        prop_assert_eq!(reached(&as_desired(&found)), found);
+    }
+}
+
+#[test]
+fn a_container_on_a_bridge_is_attached_in_order() {
+    let (mut host, mut guest) = (DesiredNet::default(), DesiredNet::default());
+    host.links.insert(name("wb1"), link(KernelKind::Bridge, 1));
+    let end = link(KernelKind::Veth(Veth { peer: in_guest("eth1") }), 2);
+    host.links.insert(name("wp1"), DesiredLink { master: Some(name("wb1")), ..end });
+    guest.links.insert(name("eth1"), link(KernelKind::Veth(Veth { peer: in_host("wp1") }), 3));
+    guest.addresses.insert(Address { link: name("eth1"), address: [10, 9, 0, 2].into(), len: 24 });
+    let want: PerNamespace<DesiredNet> = [(Namespace::Host, host), (GUEST, guest)].into_iter().collect();
+    let nothing: PerNamespace<ObservedNet> =
+        [Namespace::Host, GUEST].into_iter().map(|namespace| (namespace, ObservedNet::default())).collect();
+    insta::assert_snapshot!(plan(&nothing, &want), @"
+    create link wb1: bridge mac 02:00:00:00:00:01 mtu 1400 up
+    create link wp1: veth peer eth1 in namespace 7 mac 02:00:00:00:00:02 mtu 1400 up master wb1
+    change link eth1: veth peer wp1 mac 02:00:00:00:00:03 mtu 1400 up in namespace 7
+    add address 10.9.0.2/24 dev eth1 in namespace 7
+    ");
+    insta::assert_snapshot!(plan(&reached(&want), &PerNamespace::default()), @"
+    delete link wb1
+    delete link wp1
+    delete link eth1 in namespace 7
+    ");
+    // The namespace goes with the container: what is bound to it is not made.
+    insta::assert_snapshot!(plan(&PerNamespace::default(), &want), @"
+    create link wb1: bridge mac 02:00:00:00:00:01 mtu 1400 up
+    CONFLICT eth1 in namespace 7 cannot be made: its namespace is gone
+    ");
+}
+
+#[test]
+fn a_link_whose_parent_is_blocked_missing_or_itself_is_not_made_and_says_why_once() {
+    let vlan = |parent: &str| link(KernelKind::Vlan(Vlan { parent: LinkRef::Desired(in_host(parent)), id: 7 }), 1);
+    let mut want = DesiredNet::default();
+    want.links.insert(name("br"), link(KernelKind::Bridge, 1));
+    for (name_of, parent) in [("br.7", "br"), ("br.7.7", "br.7"), ("lost", "eth9"), ("one", "two"), ("two", "one")] {
+        want.links.insert(name(name_of), vlan(parent));
+    }
+    let mut have = ObservedNet::default();
+    have.links.insert(name("br"), ObservedLink { owner: Owner::Foreign, ..found_device(9) });
+    insta::assert_snapshot!(plan_host(&have, &want), @"
+    CONFLICT one cannot be made: it needs a link that needs this one
+    CONFLICT two cannot be made: it needs a link that needs this one
+    CONFLICT br cannot be made, because another device has this name: vxlan vni 1 dev eth0 local 192.0.2.1 port 8472 nolearning mac 02:00:00:00:00:09 mtu 1450 up; rename or remove it
+    CONFLICT lost cannot be made: it needs the link eth9, which is not there
+    ");
+}
