@@ -34,8 +34,8 @@ use crate::{
     docker_opts::Told,
     exit::Exit,
     observed::{Board, FirewallSeen},
+    other_agents,
     pulse::{Part, Pulse},
-    rivals,
     settings::FirewallSettings,
 };
 
@@ -117,7 +117,7 @@ impl FirewallKeeper {
             flowtable: settings.flowtable,
         };
         let families: Vec<Family> = config.families().collect();
-        rivals::announce();
+        other_agents::announce();
         // As the dataplane's.
         let mut answers = pulse.part(Part::Firewall);
         let dataplane = FirewallDataplane::open(families).map_err(|error| Exit::Software(chain(&error)))?;

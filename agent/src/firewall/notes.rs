@@ -15,13 +15,13 @@ use super::{
 };
 use crate::{
     bridges::{Docker, Expected, Findings},
-    rivals,
+    other_agents,
 };
 
 impl Keeper {
     /// Whether it was another agent that changed what is ours.
     pub(super) fn note_rivals(&mut self) {
-        self.contested = rivals::are_there();
+        self.contested = other_agents::are_there();
         self.board.alarm(RIVAL, self.contested.then(|| CONTESTED.to_owned()));
     }
 
