@@ -14,7 +14,7 @@ use wire_state::ContainerLink;
 
 use crate::{
     daemon_json::{self, Clash},
-    docker_opts::Told,
+    docker_opts::DockerOptions,
     docker_unit::{DockerUnit, Flag},
 };
 
@@ -26,7 +26,7 @@ pub(crate) struct Expected {
     pub(crate) networks: DualStack<Prefix>,
     /// In bytes; 0 if it is not known.
     pub(crate) mtu: u32,
-    pub(crate) told: Told,
+    pub(crate) told: DockerOptions,
 }
 
 /// Facts about Docker that can be read without its API.
@@ -221,7 +221,10 @@ mod tests {
             subnets: subnets.iter().map(|subnet| subnet.parse().unwrap()).collect(),
             networks: DualStack { v4: Some("10.5.0.0/16".parse().unwrap()), v6: Some("fd00:5::/48".parse().unwrap()) },
             mtu: 1450,
-            told: Told { file: Some("/run/flannel/flannel_docker_opts.env".into()), ..Told::default() },
+            told: DockerOptions {
+                file: Some("/run/flannel/flannel_docker_opts.env".into()),
+                ..DockerOptions::default()
+            },
         }
     }
 
@@ -280,7 +283,7 @@ mod tests {
         let remedy = |unit: DockerUnit, file| {
             let mut expected = expected(V4);
             let option = |key, value: &str| (key, serde_json::Value::from(value));
-            expected.told = Told { file, options: vec![option("bip", "10.5.7.1/24")] };
+            expected.told = DockerOptions { file, options: vec![option("bip", "10.5.7.1/24")] };
             let (flags, expands_ours) = (unit.flags(), unit.expands_ours());
             let docker = || Docker { flags, expands_ours, ..docker("docker0", true) };
             expected.compare(&[bridge("docker0", &["172.17.0.1/16"])], docker).fault.unwrap()

@@ -34,7 +34,7 @@ pub(crate) struct SubnetEnv {
 
 /// The options for Docker that follow from our subnet.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Told {
+pub(crate) struct DockerOptions {
     /// The file with the options as flags, if one is written.
     pub(crate) file: Option<PathBuf>,
     pub(crate) options: DaemonOptions,

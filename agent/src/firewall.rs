@@ -31,7 +31,7 @@ use self::{
 };
 use crate::{
     bridges::Findings,
-    docker_opts::Told,
+    docker_opts::DockerOptions,
     exit::Exit,
     observed::{Board, FirewallSeen},
     other_agents,
@@ -106,7 +106,7 @@ impl FirewallKeeper {
     pub(crate) fn start(
         settings: FirewallSettings,
         config: &NetworkConfig,
-        told: Told,
+        told: DockerOptions,
         (board, pulse): (Board, Pulse),
     ) -> Result<Self, Exit> {
         let policy = FirewallPolicy {
@@ -185,7 +185,7 @@ impl FirewallKeeper {
 
 struct Keeper {
     policy: FirewallPolicy,
-    told: Told,
+    told: DockerOptions,
     every: Duration,
     links: Links,
     reconciler: Reconciler<FirewallDataplane>,

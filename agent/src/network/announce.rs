@@ -9,7 +9,7 @@ use wire_net::{DualStack, Mtu, Prefix, chain};
 use super::{Host, JoinContext};
 use crate::{
     daemon_json,
-    docker_opts::{SubnetEnv, Told},
+    docker_opts::{DockerOptions, SubnetEnv},
     docker_unit::DockerUnit,
     exit::Exit,
     files::{Durable, Wanted},
@@ -20,11 +20,17 @@ use crate::{
 impl Host {
     /// Publishes this host's subnet, in files and on the board. Returns the options for Docker, and the task that
     /// maintains the files.
-    pub(super) fn announce(&mut self, context: &JoinContext, own: &Entry, mtu: Mtu) -> Result<(Told, Upkeep), Exit> {
+    pub(super) fn announce(
+        &mut self,
+        context: &JoinContext,
+        own: &Entry,
+        mtu: Mtu,
+    ) -> Result<(DockerOptions, Upkeep), Exit> {
         let subnet = own.lease.subnet;
         let networks = context.config.pools.map(|_, pool| pool.network);
         let env = SubnetEnv::new(networks, subnet, mtu.0, self.settings.ip_masq);
-        let told = Told { file: self.settings.folders.docker_opts_file.clone(), options: env.daemon_options(true) };
+        let told =
+            DockerOptions { file: self.settings.folders.docker_opts_file.clone(), options: env.daemon_options(true) };
         self.look_for_clash(&told);
         let subnets = DualStack::from_fn(|family| subnet.get(family));
         if self.runs() && self.state.subnet != subnets {
@@ -60,7 +66,7 @@ impl Host {
     /// Logs settings that conflict with our options as flags of dockerd, before they are written. `status` checks this
     /// again and again ([`crate::bridges`]), since `docker-opts --daemon-json` may correct it at any time, without the
     /// agent.
-    fn look_for_clash(&self, told: &Told) {
+    fn look_for_clash(&self, told: &DockerOptions) {
         if told.file.is_none() {
             return;
         }
