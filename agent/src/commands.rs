@@ -192,7 +192,7 @@ mod tests {
     use wire_store::{KeyValue, Listing, Revision};
 
     use super::*;
-    use crate::observed::Observed;
+    use crate::observed::Status;
 
     /// Keys of the greatest length that is kept, and values that are quoted in the reason.
     #[test]
@@ -207,7 +207,7 @@ mod tests {
         });
         let listing = Listing { entries: junk.collect(), revision: Revision(1) };
         let table = Entries::listed(directory, &listing).admit(&Admission::default());
-        let peers = Observed { leases: Some(Arc::new(table)), ..Observed::default() }.to_peers();
+        let peers = Status { leases: Some(Arc::new(table)), ..Status::default() }.to_peers();
         assert!(peers.encoded_len() < 100_000, "{} bytes", peers.encoded_len());
         let text = peers_text(&peers);
         assert_eq!(text.lines().filter(|line| line.starts_with("refused /n/subnets/0")).count(), 100);

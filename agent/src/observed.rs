@@ -19,7 +19,7 @@ use crate::pulse::Part;
 
 /// The agent's state.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Observed {
+pub(crate) struct Status {
     pub(crate) identity: String,
     pub(crate) backend: String,
     pub(crate) underlay: String,
@@ -125,15 +125,15 @@ pub(crate) struct FirewallSeen {
 
 /// The only place that holds the agent's state. Cheap to clone.
 #[derive(Clone, Debug)]
-pub(crate) struct Board(watch::Sender<Observed>);
+pub(crate) struct Board(watch::Sender<Status>);
 
 impl Board {
     pub(crate) fn new() -> Self {
         let waiting = Some("starting".to_owned());
-        Self(watch::Sender::new(Observed { waiting, ..Observed::default() }))
+        Self(watch::Sender::new(Status { waiting, ..Status::default() }))
     }
 
-    pub(crate) fn update(&self, change: impl FnOnce(&mut Observed)) {
+    pub(crate) fn update(&self, change: impl FnOnce(&mut Status)) {
         self.0.send_modify(change);
     }
 
@@ -198,15 +198,15 @@ impl Board {
     }
 
     /// Reads the state without a copy.
-    pub(crate) fn look<T>(&self, at: impl FnOnce(&Observed) -> T) -> T {
+    pub(crate) fn look<T>(&self, at: impl FnOnce(&Status) -> T) -> T {
         at(&self.0.borrow())
     }
 
-    pub(crate) fn now(&self) -> Observed {
+    pub(crate) fn now(&self) -> Status {
         self.0.borrow().clone()
     }
 
-    pub(crate) fn subscribe(&self) -> watch::Receiver<Observed> {
+    pub(crate) fn subscribe(&self) -> watch::Receiver<Status> {
         self.0.subscribe()
     }
 }
@@ -243,7 +243,7 @@ impl Phase {
     }
 }
 
-impl Observed {
+impl Status {
     /// The phase, and the reason if it is not `Ready`.
     pub(crate) fn phase(&self) -> (Phase, String) {
         if self.stopping {

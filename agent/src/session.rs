@@ -15,7 +15,7 @@ use crate::{
     exit::Exit,
     firewall::FirewallKeeper,
     last_known::Keeper,
-    observed::{Board, Observed},
+    observed::{Board, Status},
     pulse::Answers,
     traffic::TrafficWatch,
     underlay::{Moved, UnderlayWatch, overlaps},
@@ -332,7 +332,7 @@ impl Session {
         let ready = self.board.look(|seen| seen.ready);
         self.all_but_firewall = match outcome {
             Outcome::NoVxlan => return Ok(Some(Ended::NoVxlan)),
-            Outcome::NoTun if !ready => return Err(Exit::NoDevice(self.board.look(Observed::summary))),
+            Outcome::NoTun if !ready => return Err(Exit::NoDevice(self.board.look(Status::summary))),
             Outcome::NoTun | Outcome::Pending | Outcome::Unusable => None,
             Outcome::Usable => (!ready).then(Instant::now),
         };
@@ -342,7 +342,7 @@ impl Session {
     fn note_ready(&mut self) {
         self.all_but_firewall = None;
         self.board.update(|seen| seen.ready = true);
-        info!(summary = self.board.look(Observed::summary), "ready");
+        info!(summary = self.board.look(Status::summary), "ready");
     }
 }
 

@@ -6,10 +6,10 @@ use wire_lease::{BackendData, Entry, HoldState};
 use wire_net::{Family, Prefix};
 use wire_state::Conflict;
 
-use super::{DatapathKind, FirewallSeen, Observed};
+use super::{DatapathKind, FirewallSeen, Status};
 use crate::control::proto;
 
-impl Observed {
+impl Status {
     pub(crate) fn to_status(&self) -> proto::StatusReply {
         let (phase, reason) = self.phase();
         let text = |prefix: Option<&Prefix>| prefix.map(ToString::to_string).unwrap_or_default();
