@@ -26,7 +26,7 @@ use crate::{
     host_dataplane::HostDataplane,
     notify,
     observed::Board,
-    pulse::{Part, Pulse},
+    pulse::{Part, Watchdog},
     repeats::{REPEATS, Repeats},
 };
 
@@ -64,7 +64,7 @@ impl Datapath {
     /// When the kernel gives no monitor or no thread.
     pub(crate) fn start(
         reconciler: Reconciler<HostDataplane>,
-        (board, pulse): (Board, Pulse),
+        (board, pulse): (Board, Watchdog),
         stored: notify::Stored,
     ) -> Result<Self, Exit> {
         let (want, wishes) = watch::channel(None);

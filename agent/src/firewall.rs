@@ -35,7 +35,7 @@ use crate::{
     exit::Exit,
     observed::{Board, FirewallSeen},
     other_agents,
-    pulse::{Part, Pulse},
+    pulse::{Part, Watchdog},
     settings::FirewallSettings,
 };
 
@@ -107,7 +107,7 @@ impl FirewallKeeper {
         settings: FirewallSettings,
         config: &NetworkConfig,
         told: DockerOptions,
-        (board, pulse): (Board, Pulse),
+        (board, pulse): (Board, Watchdog),
     ) -> Result<Self, Exit> {
         let policy = FirewallPolicy {
             pools: config.pools,

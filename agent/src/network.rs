@@ -42,7 +42,7 @@ use crate::{
     machine::Seen,
     notify::Stored,
     observed::{Board, DatapathKind, NoAnswer},
-    pulse::{Answers, Part, Pulse},
+    pulse::{Heartbeat, Part, Watchdog},
     session::{Ended, Session},
     settings::Settings,
     state::{State, StateFile},
@@ -54,7 +54,7 @@ use crate::{
 pub(crate) struct Host {
     settings: Arc<Settings>,
     board: Board,
-    pulse: Pulse,
+    watchdog: Watchdog,
     state_file: StateFile,
     state: State,
     /// True if it is certain that this host wrote the state.
@@ -107,7 +107,7 @@ impl Host {
     pub(crate) fn new(
         settings: Settings,
         board: Board,
-        pulse: Pulse,
+        watchdog: Watchdog,
         Inherited { kept, stored }: Inherited,
     ) -> Result<Self, Exit> {
         let state_file = StateFile::in_folder(&settings.folders.state_dir);
@@ -129,7 +129,7 @@ impl Host {
             last_known: LastKnownFile::in_folder(&settings.folders.state_dir, settings.prefix.clone()),
             settings: Arc::new(settings),
             board,
-            pulse,
+            watchdog,
             state_file,
             state,
             is_proven: false,
@@ -153,7 +153,7 @@ impl Host {
     ///
     /// # Cancel safety
     /// Safe: traffic, lease and files stay as they are, and joining again goes on from there.
-    pub(crate) async fn join(&mut self, answers: &mut Answers) -> Result<Ended, Exit> {
+    pub(crate) async fn join(&mut self, answers: &mut Heartbeat) -> Result<Ended, Exit> {
         let renewed = answers.during(self.renew()).await;
         let failed = renewed.is_err();
         match renewed {
@@ -228,11 +228,11 @@ impl Host {
             self.settings.firewall,
             &context.config,
             told,
-            (self.board.clone(), self.pulse.clone()),
+            (self.board.clone(), self.watchdog.clone()),
         )?;
         let (admission_in, admission) = watch::channel(context.admission(&own, self.endpoints()));
         let directory = self.settings.prefix.leases(context.config.pools.v4.is_some());
-        let beside = Some(self.pulse.part(Part::Follower).beside());
+        let beside = Some(self.watchdog.part(Part::Follower).beside());
         let follow = match snapshot.source {
             Source::Etcd => {
                 // From any earlier session.
@@ -301,7 +301,7 @@ impl Host {
         let dataplane = HostDataplane { kernel, forwarder, without_vxlan };
         Datapath::start(
             Reconciler::new(dataplane, PerNamespace::host(scope)),
-            (self.board.clone(), self.pulse.clone()),
+            (self.board.clone(), self.watchdog.clone()),
             self.stored.clone(),
         )
     }

@@ -13,19 +13,19 @@ use wire_forward::Handle;
 
 use crate::{
     observed::{Board, Phase},
-    pulse::{self, Part, Pulse},
+    pulse::{self, Part, Watchdog},
 };
 
 /// Notifies systemd: STATUS as it changes, READY once, WATCHDOG while no part of the agent hangs.
 ///
 /// # Cancel safety
 /// Safe: it holds nothing.
-pub(crate) async fn follow(board: Board, pulse: Pulse) {
+pub(crate) async fn follow(board: Board, watchdog: Watchdog) {
     let mut seen = board.subscribe();
     let mut last = String::new();
     let mut ready = false;
-    let watchdog = sd_notify::watchdog_enabled();
-    let mut questions = interval(watchdog.unwrap_or(pulse::INTERVAL) / pulse::QUESTIONS);
+    let period = sd_notify::watchdog_enabled();
+    let mut questions = interval(period.unwrap_or(pulse::INTERVAL) / pulse::QUESTIONS);
     // After the process was stopped, the missed questions are not asked in a row, which would leave no time for
     // answers.
     questions.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -46,8 +46,8 @@ pub(crate) async fn follow(board: Board, pulse: Pulse) {
         tokio::select! {
             changed = seen.changed() => if changed.is_err() { return },
             _ = questions.tick() => {
-                let hung = pulse.ask(board.look(|seen| seen.tunnels.clone()).turns());
-                if watchdog.is_some() && hung.is_empty() {
+                let hung = watchdog.ask(board.look(|seen| seen.tunnels.clone()).turns());
+                if period.is_some() && hung.is_empty() {
                     let _ = say(&[NotifyState::Watchdog]);
                 }
                 note(&board, hung);

@@ -3,10 +3,10 @@
 //! Four times in systemd's watchdog interval every part is asked, and answers from its own loop. A part hangs if it has
 //! not answered two questions, which is half of the interval: [`crate::notify`] then sends no more WATCHDOG=1, /healthz
 //! returns 503, and `status` names the part. The tasks of the lease crate do not know the questions; another future
-//! answers beside their work ([`Answers::beside`]). Threads that move packets are not asked, since they may wait for
+//! answers beside their work ([`Heartbeat::beside`]). Threads that move packets are not asked, since they may wait for
 //! ever: a thread hangs if it is in the same turn as two questions ago. systemd kills only at the end of the whole
 //! interval, so WATCHDOG=1 is sent again if the part goes on before that. A part is asked for as long as it has its
-//! [`Answers`]: one that has ended, or has not begun, never hangs.
+//! [`Heartbeat`]: one that has ended, or has not begun, never hangs.
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -72,7 +72,7 @@ impl Part {
 
 /// Asks the parts. Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Pulse(Arc<Asker>);
+pub(crate) struct Watchdog(Arc<Asker>);
 
 #[derive(Debug, Default)]
 struct Asker {
@@ -96,15 +96,15 @@ struct Member {
     answered: AtomicU64,
 }
 
-impl Pulse {
+impl Watchdog {
     /// Registers a part: it is asked until it drops the result. There may be two of one kind: a former one that is
     /// ending, and its successor.
-    pub(crate) fn part(&self, part: Part) -> Answers {
+    pub(crate) fn part(&self, part: Part) -> Heartbeat {
         let asked = self.0.question.subscribe();
         let number = asked.borrow().number;
         let member = Arc::new(Member { part, answered: AtomicU64::new(number) });
         self.0.members.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&member));
-        Answers { asked, member }
+        Heartbeat { asked, member }
     }
 
     /// Asks all parts, and returns those that hang. `turns` are the current turns of the workers.
@@ -142,13 +142,13 @@ impl Pulse {
 
 /// The side of one part: receives questions and answers them.
 #[derive(Debug)]
-pub(crate) struct Answers {
+pub(crate) struct Heartbeat {
     asked: watch::Receiver<Question>,
     member: Arc<Member>,
 }
 
-impl Answers {
-    /// Waits for a question. It stays asked until [`Answers::answer`].
+impl Heartbeat {
+    /// Waits for a question. It stays asked until [`Heartbeat::answer`].
     ///
     /// # Cancel safety
     /// Safe.
@@ -207,11 +207,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_part_that_answers_or_is_one_question_late_goes_on() {
-        let pulse = Pulse::default();
-        let mut session = pulse.part(Part::Session);
+        let watchdog = Watchdog::default();
+        let mut session = watchdog.part(Part::Session);
         for _ in 0..3 {
-            assert_eq!(pulse.ask(BTreeSet::new()), []);
-            assert_eq!(pulse.ask(BTreeSet::new()), []);
+            assert_eq!(watchdog.ask(BTreeSet::new()), []);
+            assert_eq!(watchdog.ask(BTreeSet::new()), []);
             session.asked().await;
             session.answer().await;
         }
@@ -219,33 +219,33 @@ mod tests {
 
     #[tokio::test]
     async fn whoever_leaves_two_questions_unanswered_hangs_until_it_answers() {
-        let pulse = Pulse::default();
-        let (_one, mut other) = (pulse.part(Part::Dataplane), pulse.part(Part::Firewall));
-        assert_eq!([pulse.ask(BTreeSet::new()), pulse.ask(BTreeSet::new())], [[], []]);
-        assert_eq!(pulse.ask(BTreeSet::new()), [Part::Dataplane, Part::Firewall]);
+        let watchdog = Watchdog::default();
+        let (_one, mut other) = (watchdog.part(Part::Dataplane), watchdog.part(Part::Firewall));
+        assert_eq!([watchdog.ask(BTreeSet::new()), watchdog.ask(BTreeSet::new())], [[], []]);
+        assert_eq!(watchdog.ask(BTreeSet::new()), [Part::Dataplane, Part::Firewall]);
         other.answer().await;
-        assert_eq!(pulse.ask(BTreeSet::new()), [Part::Dataplane]);
+        assert_eq!(watchdog.ask(BTreeSet::new()), [Part::Dataplane]);
     }
 
     #[test]
     fn one_that_has_ended_or_has_just_begun_does_not_hang() {
-        let pulse = Pulse::default();
-        let former = pulse.part(Part::Dataplane);
-        let hung = [pulse.ask(BTreeSet::new()), pulse.ask(BTreeSet::new()), pulse.ask(BTreeSet::new())];
+        let watchdog = Watchdog::default();
+        let former = watchdog.part(Part::Dataplane);
+        let hung = [watchdog.ask(BTreeSet::new()), watchdog.ask(BTreeSet::new()), watchdog.ask(BTreeSet::new())];
         assert_eq!(hung, [vec![], vec![], vec![Part::Dataplane]]);
-        let _successor = pulse.part(Part::Dataplane);
+        let _successor = watchdog.part(Part::Dataplane);
         drop(former);
-        assert_eq!([pulse.ask(BTreeSet::new()), pulse.ask(BTreeSet::new())], [[], []]);
-        assert_eq!(pulse.ask(BTreeSet::new()), [Part::Dataplane]);
+        assert_eq!([watchdog.ask(BTreeSet::new()), watchdog.ask(BTreeSet::new())], [[], []]);
+        assert_eq!(watchdog.ask(BTreeSet::new()), [Part::Dataplane]);
     }
 
     #[tokio::test]
     async fn what_is_waited_for_may_take_as_long_as_it_will() {
-        let pulse = Pulse::default();
-        let mut session = pulse.part(Part::Session);
+        let watchdog = Watchdog::default();
+        let mut session = watchdog.part(Part::Session);
         let wait = async {
             for _ in 0..100 {
-                assert_eq!(pulse.ask(BTreeSet::new()), []);
+                assert_eq!(watchdog.ask(BTreeSet::new()), []);
                 tokio::task::yield_now().await;
             }
         };
@@ -254,26 +254,26 @@ mod tests {
 
     #[test]
     fn work_that_blocks_may_take_long_in_all_but_not_in_one_step() {
-        let pulse = Pulse::default();
-        let step = pulse.part(Part::Firewall).step();
+        let watchdog = Watchdog::default();
+        let step = watchdog.part(Part::Firewall).step();
         for _ in 0..10 {
-            assert_eq!([pulse.ask(BTreeSet::new()), pulse.ask(BTreeSet::new())], [[], []]);
+            assert_eq!([watchdog.ask(BTreeSet::new()), watchdog.ask(BTreeSet::new())], [[], []]);
             step();
         }
-        assert_eq!([1, 2, 3].map(|_| pulse.ask(BTreeSet::new()).len()), [0, 0, 1]);
+        assert_eq!([1, 2, 3].map(|_| watchdog.ask(BTreeSet::new()).len()), [0, 0, 1]);
     }
 
     #[tokio::test]
     async fn a_part_that_was_asked_to_hang_hangs_and_no_other_does() {
-        let pulse = Pulse::default();
-        let (mut session, mut firewall) = (pulse.part(Part::Session), pulse.part(Part::Firewall));
-        pulse.fail(Part::Session, Fault::Hang);
+        let watchdog = Watchdog::default();
+        let (mut session, mut firewall) = (watchdog.part(Part::Session), watchdog.part(Part::Firewall));
+        watchdog.fail(Part::Session, Fault::Hang);
         let asking = async {
             for _ in 0..10 {
-                pulse.ask(BTreeSet::new());
+                watchdog.ask(BTreeSet::new());
                 tokio::task::yield_now().await;
             }
-            pulse.ask(BTreeSet::new())
+            watchdog.ask(BTreeSet::new())
         };
         tokio::select! {
             hung = asking => assert_eq!(hung, [Part::Session]),
@@ -284,11 +284,11 @@ mod tests {
 
     #[test]
     fn a_worker_hangs_while_it_is_in_the_turn_of_two_questions_ago() {
-        let pulse = Pulse::default();
+        let watchdog = Watchdog::default();
         let turns =
             |numbers: &[u64]| numbers.iter().map(|number| Turn { tunnel: 1, worker: 0, number: *number }).collect();
         let seen: [&[u64]; 8] = [&[1], &[3], &[3], &[3, 7], &[3], &[], &[9], &[]];
-        let hung = seen.map(|numbers| pulse.ask(turns(numbers)) == [Part::Worker]);
+        let hung = seen.map(|numbers| watchdog.ask(turns(numbers)) == [Part::Worker]);
         assert_eq!(hung, [false, false, false, true, true, false, false, false]);
     }
 

@@ -21,7 +21,7 @@ use crate::{
     network::{self, Host},
     notify,
     observed::Board,
-    pulse::{Part, Pulse},
+    pulse::{Part, Watchdog},
     session::Ended,
     settings::Settings,
 };
@@ -44,10 +44,10 @@ pub(crate) async fn run(settings: Settings) -> Result<(), Exit> {
         Signals::new().map_err(|error| Exit::Software(format!("cannot listen for signals: {error}")))?;
     let board = Board::new();
     board.update(|seen| seen.warnings.clone_from(&settings.warnings));
-    let pulse = Pulse::default();
-    let _beside = beside(&settings, &board, &pulse)?;
+    let watchdog = Watchdog::default();
+    let _beside = beside(&settings, &board, &watchdog)?;
     let result = tokio::select! {
-        result = stay(settings, board.clone(), pulse, &mut hangup) => result,
+        result = stay(settings, board.clone(), watchdog, &mut hangup) => result,
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
     };
@@ -61,9 +61,9 @@ pub(crate) async fn run(settings: Settings) -> Result<(), Exit> {
 
 /// Joins the network, and joins it anew after each change of underlay, lease or signal. Joining anew writes nothing
 /// that is already correct.
-async fn stay(settings: Settings, board: Board, pulse: Pulse, hangup: &mut Signal) -> Result<(), Exit> {
-    let mut answers = pulse.part(Part::Session);
-    let mut host = Host::new(settings, board, pulse, inherited::take())?;
+async fn stay(settings: Settings, board: Board, watchdog: Watchdog, hangup: &mut Signal) -> Result<(), Exit> {
+    let mut answers = watchdog.part(Part::Session);
+    let mut host = Host::new(settings, board, watchdog, inherited::take())?;
     loop {
         let ended = tokio::select! {
             ended = host.join(&mut answers) => ended?,
@@ -81,12 +81,12 @@ async fn stay(settings: Settings, board: Board, pulse: Pulse, hangup: &mut Signa
 }
 
 /// The control socket, health checks and systemd's messages. They end when the set is dropped.
-fn beside(settings: &Settings, board: &Board, pulse: &Pulse) -> Result<JoinSet<()>, Exit> {
+fn beside(settings: &Settings, board: &Board, watchdog: &Watchdog) -> Result<JoinSet<()>, Exit> {
     let mut tasks = JoinSet::new();
     let run_dir = &settings.folders.run_dir;
     let listener = control::listen(run_dir)
         .map_err(|error| Exit::CannotCreate(format!("cannot make {}: {error}", control::socket(run_dir).display())))?;
-    let control = control::serve(listener, board.clone(), pulse.clone());
+    let control = control::serve(listener, board.clone(), watchdog.clone());
     tasks.spawn(async move {
         if let Err(error) = control.await {
             error!(error = chain(&error), "the control socket broke");
@@ -101,7 +101,7 @@ fn beside(settings: &Settings, board: &Board, pulse: &Pulse) -> Result<JoinSet<(
             }
         });
     }
-    tasks.spawn(notify::follow(board.clone(), pulse.clone()));
+    tasks.spawn(notify::follow(board.clone(), watchdog.clone()));
     Ok(tasks)
 }
 

@@ -16,7 +16,7 @@ use crate::{
     firewall::FirewallKeeper,
     last_known::Keeper,
     observed::{Board, Status},
-    pulse::Answers,
+    pulse::Heartbeat,
     traffic::TrafficWatch,
     underlay::{Moved, UnderlayWatch, overlaps},
     upkeep::Upkeep,
@@ -144,7 +144,7 @@ impl Session {
     ///
     /// # Errors
     /// When the kernel cannot do what the backend needs, or a part of the agent has died.
-    pub(crate) async fn stay(&mut self, answers: &mut Answers) -> Result<Ended, Exit> {
+    pub(crate) async fn stay(&mut self, answers: &mut Heartbeat) -> Result<Ended, Exit> {
         if self.note_hold() {
             return Ok(Ended::Leased);
         }
@@ -202,7 +202,7 @@ impl Session {
         }
     }
 
-    async fn wake(&mut self, answers: &mut Answers) -> Wake {
+    async fn wake(&mut self, answers: &mut Heartbeat) -> Wake {
         let of = |changed: Result<(), _>, wake, part| if changed.is_ok() { wake } else { Wake::Broken(part) };
         tokio::select! {
             changed = self.follow.table.changed() => of(changed, Wake::Leases, "the follower of the leases"),
@@ -281,7 +281,7 @@ impl Session {
     pub(crate) async fn meanwhile<T>(
         &mut self,
         work: impl Future<Output = T>,
-        mut answers: Answers,
+        mut answers: Heartbeat,
     ) -> Result<T, Exit> {
         let mut work = std::pin::pin!(work);
         loop {

@@ -102,7 +102,7 @@ impl Host {
                 let listing = store.while_responsive(listing, PATIENCE, LONGEST_ANSWER);
                 let listing = match &mut self.session {
                     // The session must go on meanwhile.
-                    Some(session) => session.meanwhile(listing, self.pulse.part(Part::Session)).await?,
+                    Some(session) => session.meanwhile(listing, self.watchdog.part(Part::Session)).await?,
                     None => listing.await,
                 };
                 let listing = listing.ok_or_else(|| unanswered(&self.board))?;

@@ -39,7 +39,7 @@ impl Host {
         // Two tasks must not hold one lease. The rest of the former session reconciles the kernel until the new one
         // does.
         self.held = self.session.as_mut().and_then(|former| former.basis.let_go()).or(self.held.take());
-        let beside = Some(self.pulse.part(Part::Holder).beside());
+        let beside = Some(self.watchdog.part(Part::Holder).beside());
         let settings = self.hold_settings(context);
         let offered = watch::channel(offer.clone()).1;
         let (hold, own) = match self.held.clone().filter(|held| held.entry().is_some()) {
