@@ -342,7 +342,7 @@ impl Keeper {
         if let Some(fault) = &fault
             && self.board.look(|seen| seen.faults.get("firewall") != Some(fault))
         {
-            error!(fault, "the firewall is not as it should be");
+            error!(fault, "the firewall is not in its desired state");
         }
         self.board.fault("firewall", fault);
         if report.written + report.removed > 0 {

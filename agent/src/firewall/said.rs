@@ -15,8 +15,8 @@ pub(super) const DOCKERS_CHAINS: &str = "Docker's chains";
 pub(super) const DOCKER_USER: &str = "DOCKER-USER";
 
 pub(super) const RIVAL: &str = "another wire-agent";
-pub(super) const CONTESTED: &str = "it runs in this network namespace too, and each undoes what the other puts into \
-                                    the firewall: stop one of them, or give it a namespace of its own";
+pub(super) const CONTESTED: &str = "it runs in this network namespace too, and each undoes the other's firewall \
+                                    rules: stop one of them, or give it a namespace of its own";
 
 /// Which bridges have names that nft does not take for names, and what to do.
 pub(super) fn unnamed<'a>(bridges: impl Iterator<Item = &'a LinkName>) -> Option<String> {

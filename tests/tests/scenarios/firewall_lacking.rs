@@ -81,7 +81,7 @@ fn iptables_legacy_without_root_is_refused_with_what_to_do_and_the_rest_goes_on(
     let node = Node::with(host, as_nobody(&etcd).env("PATH", &path))?;
     let reason = phase(&node.agent, "degraded")?;
     check(reason.contains("iptables-legacy, which only root can use: run wire-agent as root"), || reason.clone())?;
-    let said = node.agent.log().matches("the firewall is not as it should be").count();
+    let said = node.agent.log().matches("the firewall is not in its desired state").count();
     check(said == 1, || format!("said {said} times"))?;
     let table = node.host.namespace().sh("nft list table inet wire-agent")?;
     check(table.contains("masquerade"), || table)

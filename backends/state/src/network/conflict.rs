@@ -135,9 +135,9 @@ impl fmt::Display for Need {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Link(link) => write!(f, "it needs the link {link}, which is not there"),
-            Self::Order => f.write_str("it needs a link that needs this one"),
+            Self::Order => f.write_str("it needs a link that itself needs this one"),
             Self::Namespace => f.write_str("its namespace is gone"),
-            Self::HostNamespace => f.write_str("tunnels without the kernel run in the host's namespace only"),
+            Self::HostNamespace => f.write_str("tunnels that the agent works itself run in the host's namespace only"),
         }
     }
 }
