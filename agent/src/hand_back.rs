@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use wire_backends::devices;
+use wire_backends::{Identity, identify};
 use wire_kernel::{NetlinkDataplane, Others, RouteForm};
 use wire_net::{Prefix, chain};
 use wire_state::{KernelOp, ObservedKind, Owner, Scope};
@@ -26,10 +26,10 @@ pub(crate) async fn run(etcd: EtcdFlags, run_dir: &Path) -> Result<(), Exit> {
     require_capability()?;
     let _lock = lock(run_dir)?;
     let config = config_command::stored(etcd).await.map_err(with_what_needs_no_etcd)?;
-    let devices = devices(&config).map_err(|error| Exit::NetworkConfig(chain(&error)))?;
+    let Identity { devices, marks, .. } = identify(&config).map_err(|error| Exit::NetworkConfig(chain(&error)))?;
     let networks: Vec<Prefix> = config.pools.iter().map(|(_, pool)| pool.network).collect();
     let devices = devices.iter().map(|(_, name)| *name).collect();
-    let scope = Scope { devices, marks: wire_backends::marks(&config), parent: None, networks };
+    let scope = Scope { devices, marks, parent: None, networks };
     let cannot = |error| Exit::Software(chain(&error));
     let mut dataplane = NetlinkDataplane::open(RouteForm::Plain).map_err(cannot)?;
     let have = dataplane.read(&scope).map_err(cannot)?;

@@ -20,10 +20,10 @@ use std::{
 
 use tokio::sync::watch;
 use tracing::{info, warn};
-use wire_backends::{Backend, ForwardSettings, Placement, SelectError, choose, devices, select};
+use wire_backends::{Backend, ForwardSettings, Identity, Placement, SelectError, VxlanBy, choose, identify, select};
 use wire_forward::{Forwarder, Kept};
 use wire_kernel::{KernelDataplane, RouteForm};
-use wire_lease::{BackendConfig, Follow, FollowSettings, HoldState, NetworkConfig, Offer, Start, own_entry};
+use wire_lease::{Follow, FollowSettings, HoldState, Offer, Start, own_entry};
 use wire_net::{LinkName, MacAddr, chain};
 use wire_state::{Marks, Owner, PerNamespace, Reconciler, Scope};
 use wire_store::{EtcdStore, Listing};
@@ -41,7 +41,7 @@ use crate::{
     last_known::LastKnownFile,
     machine::Seen,
     notify::Stored,
-    observed::{Board, DatapathKind, NoAnswer},
+    observed::{Board, NoAnswer},
     pulse::{Heartbeat, Part, Watchdog},
     session::{Ended, Session},
     settings::Settings,
@@ -223,7 +223,9 @@ impl Host {
             self.kept = self.board.look(|seen| seen.tunnels.keep());
             former.datapath.end().await;
         }
-        let datapath = self.start_datapath(&context.config, kernel, scope)?;
+        let reaches = backend.reaches();
+        self.board.update(|seen| seen.reaches = Some(reaches));
+        let datapath = self.start_datapath(backend.datapath(), kernel, scope)?;
         let firewall = FirewallKeeper::start(
             self.settings.firewall,
             &context.config,
@@ -282,20 +284,19 @@ impl Host {
 
     fn start_datapath(
         &mut self,
-        config: &NetworkConfig,
+        moves: wire_backends::Datapath,
         kernel: KernelDataplane,
         scope: Scope,
     ) -> Result<Datapath, Exit> {
         let forwarder = Forwarder::new(std::mem::take(&mut self.kept));
-        let (datapath, reason) = self.datapath_kind(config);
-        if !datapath.is_userspace() {
+        if !moves.is_userspace {
             // A UDP socket that an earlier run left would occupy the kernel's port.
             self.stored.follow(&[]);
         }
-        info!(?datapath, reason, "datapath chosen");
+        info!(datapath = moves.name, reason = moves.reason, "datapath chosen");
         self.board.update(|seen| {
             seen.tunnels = forwarder.tunnels();
-            (seen.datapath, seen.datapath_reason) = (datapath, reason);
+            seen.datapath = Some(moves);
         });
         let without_vxlan = self.settings.forward.without_vxlan;
         let dataplane = HostDataplane { kernel, forwarder, without_vxlan };
@@ -311,14 +312,14 @@ impl Host {
         let refused = |error: SelectError| Exit::NetworkConfig(chain(&error));
         let own = own_entry(listing, &self.settings.prefix, &context.public, &context.config.pools);
         let published = own.map(|own| own.lease.data.macs()).unwrap_or_default();
-        let devices = devices(&context.config).map_err(refused)?;
+        let Identity { devices, marks, .. } = identify(&context.config).map_err(refused)?;
         // These MACs mark our devices, also those made for a former network config or underlay.
         let vteps = published.iter().map(|(_, mac)| *mac);
         let kept = self.state.macs.values().chain(self.disowned.values()).copied();
         let own_macs: BTreeSet<MacAddr> = kept.chain(vteps).collect();
         let scope = Scope {
             devices: devices.iter().map(|(_, name)| *name).collect(),
-            marks: Marks { macs: own_macs.clone(), ..wire_backends::marks(&context.config) },
+            marks: Marks { macs: own_macs.clone(), ..marks },
             parent: Some(context.underlay.parent()),
             ..Scope::default()
         };
@@ -333,8 +334,9 @@ impl Host {
         let current =
             devices.iter().filter_map(|(family, name)| Some((name.to_string(), *macs.get(family)?))).collect();
         let (underlay, public, blackhole) = (context.underlay.clone(), context.public, self.settings.blackhole);
-        let replaces_vxlan = self.settings.forward.replaces_vxlan || self.no_vxlan;
-        let forward = ForwardSettings { replaces_vxlan, ..self.settings.forward };
+        let asked = self.settings.forward.vxlan;
+        let vxlan = if self.no_vxlan { VxlanBy::AgentForWant } else { asked };
+        let forward = ForwardSettings { vxlan, ..self.settings.forward };
         let backend =
             select(&context.config, Placement { underlay, public, macs, blackhole, forward }).map_err(refused)?;
         // Devices of a former network config are ours, and no longer wanted.
@@ -343,22 +345,5 @@ impl Host {
         let former = self.state.macs.keys().chain(self.disowned.keys());
         scope.devices.extend(former.filter_map(|name| name.parse::<LinkName>().ok()));
         Ok(Chosen { backend, scope, macs: current })
-    }
-
-    /// The datapath, and the reason for it.
-    fn datapath_kind(&self, config: &NetworkConfig) -> (DatapathKind, &'static str) {
-        match &config.backend {
-            BackendConfig::Vxlan(_) if self.no_vxlan => {
-                (DatapathKind::UserspaceVxlan, "this kernel cannot make VXLAN devices")
-            }
-            BackendConfig::Vxlan(_) if self.settings.forward.replaces_vxlan => {
-                (DatapathKind::UserspaceVxlan, "--userspace-vxlan is set")
-            }
-            BackendConfig::Vxlan(_) => (DatapathKind::KernelVxlan, "this kernel has VXLAN"),
-            BackendConfig::Udp { .. } => (DatapathKind::UserspaceUdp, "the network's backend is udp"),
-            BackendConfig::HostGw | BackendConfig::Wireguard | BackendConfig::Alloc | BackendConfig::Foreign(_) => {
-                (DatapathKind::None, "the network's backend moves no packets")
-            }
-        }
     }
 }

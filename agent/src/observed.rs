@@ -7,9 +7,10 @@ use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc};
 
 use tokio::sync::watch;
 use tracing::{info, warn};
+use wire_backends::Datapath;
 use wire_firewall::Counted;
 use wire_forward::Tunnels;
-use wire_lease::{FollowHealth, HoldState, LeaseTable};
+use wire_lease::{BackendData, FollowHealth, HoldState, LeaseTable};
 use wire_net::{DualStack, Family, Prefix};
 use wire_state::{Network, Report};
 use wire_store::Revision;
@@ -49,8 +50,10 @@ pub(crate) struct Status {
     pub(crate) warnings: Vec<String>,
     /// Warnings that may end, by their subject.
     pub(crate) notes: BTreeMap<&'static str, String>,
-    pub(crate) datapath: DatapathKind,
-    pub(crate) datapath_reason: &'static str,
+    /// The datapath, once it is chosen.
+    pub(crate) datapath: Option<Datapath>,
+    /// True for leases of hosts that our backend reaches.
+    pub(crate) reaches: Option<fn(&BackendData) -> bool>,
     pub(crate) tunnels: Tunnels,
 }
 
@@ -78,26 +81,6 @@ impl fmt::Display for NoAnswer {
             Self::Refusal(why) | Self::Useless(why) => f.write_str(why),
             Self::NoConfig(remedy) => write!(f, "it has no network config: {remedy}"),
         }
-    }
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum DatapathKind {
-    /// No datapath of ours.
-    #[default]
-    None,
-    /// The kernel's VXLAN device.
-    KernelVxlan,
-    /// VXLAN in the agent.
-    UserspaceVxlan,
-    /// flannel's udp encapsulation in the agent.
-    UserspaceUdp,
-}
-
-impl DatapathKind {
-    /// True if the agent moves packets itself.
-    pub(crate) const fn is_userspace(self) -> bool {
-        matches!(self, Self::UserspaceVxlan | Self::UserspaceUdp)
     }
 }
 

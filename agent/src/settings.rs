@@ -9,7 +9,7 @@ use std::{
 };
 
 use regex::Regex;
-use wire_backends::ForwardSettings;
+use wire_backends::{ForwardSettings, VxlanBy};
 use wire_firewall::{Masquerade, Senders};
 use wire_net::{DualStack, Family, KeyPrefix, LinkName};
 use wire_state::{Capabilities, Underlay};
@@ -252,7 +252,7 @@ fn forward(run: &RunFlags) -> Result<ForwardSettings, Exit> {
     let capabilities = Capabilities::without(without.clone().filter(|name| *name != "vxlan"))
         .map_err(|name| Exit::Usage(format!("--forward-without: {name:?} is none of uso, tso, gso, gro, vxlan")))?;
     Ok(ForwardSettings {
-        replaces_vxlan: run.userspace_vxlan,
+        vxlan: if run.userspace_vxlan { VxlanBy::AgentAsAsked } else { VxlanBy::Kernel },
         queues: run.forward_queues.into(),
         source_check: run.forward_source_check,
         capabilities,

@@ -7,11 +7,10 @@ use std::{
 
 use tokio::{task::JoinHandle, time::Instant};
 use tracing::warn;
-use wire_backends::devices;
+use wire_backends::{Identity, identify};
 use wire_kernel::{Passed, Traffic, traffic};
-use wire_lease::{BackendConfig, NetworkConfig};
+use wire_lease::NetworkConfig;
 use wire_net::LinkName;
-use wire_state::DesiredVxlan;
 
 use crate::observed::Board;
 
@@ -30,14 +29,9 @@ pub(crate) struct TrafficWatch(JoinHandle<()>);
 
 impl TrafficWatch {
     pub(crate) fn start(config: &NetworkConfig, board: Board) -> Self {
-        let port = match &config.backend {
-            BackendConfig::Vxlan(vxlan) => vxlan.port.unwrap_or(DesiredVxlan::new(vxlan.vni).port_in_use()),
-            BackendConfig::Udp { port } => *port,
-            BackendConfig::HostGw | BackendConfig::Wireguard | BackendConfig::Alloc | BackendConfig::Foreign(_) => 0,
-        };
-        let devices =
-            devices(config).map(|devices| devices.iter().map(|(_, name)| *name).collect()).unwrap_or_default();
-        let mut watch = Watch { port, devices, ..Watch::default() };
+        let Identity { devices, port, .. } = identify(config).unwrap_or_default();
+        let devices = devices.iter().map(|(_, name)| *name).collect();
+        let mut watch = Watch { port: port.unwrap_or_default(), devices, ..Watch::default() };
         Self(tokio::spawn(async move {
             loop {
                 // Reading files blocks.

@@ -5,7 +5,7 @@ use wire_net::{Mtu, Prefix};
 use wire_state::{DesiredNet, Scope};
 
 use crate::{
-    Backend, Placement,
+    Backend, Datapath, Placement,
     backend::{blackholes, forward_packets},
 };
 
@@ -36,6 +36,14 @@ impl Backend for Alloc {
 
     fn data(&self) -> BackendData {
         BackendData::Untyped
+    }
+
+    fn reaches(&self) -> fn(&BackendData) -> bool {
+        |_| false
+    }
+
+    fn datapath(&self) -> Datapath {
+        Datapath::NONE
     }
 
     fn mtu(&self) -> Mtu {

@@ -1,29 +1,62 @@
-//! How hosts reach each other: the trait, and the choice by the network config.
+//! How hosts reach each other: the trait, and what backends share.
 
 use std::net::IpAddr;
 
-use wire_lease::{BackendConfig, BackendData, Lease, LeaseTable, NetworkConfig};
-use wire_net::{DualStack, Family, LinkName, MacAddr, Mtu, Overhead, Prefix, Vni};
+use wire_lease::{BackendData, Lease, LeaseTable};
+use wire_net::{DualStack, Family, LinkName, MacAddr, Mtu, Overhead, Prefix};
 use wire_state::{
-    Address, Capabilities, DesiredKind, DesiredLink, DesiredNet, DesiredVxlan, Forward, ForwardKey, Framing, Marks,
-    NextHop, RouteKey, Scope, Setting, Tunnel, Underlay,
+    Address, Capabilities, DesiredKind, DesiredLink, DesiredNet, Forward, ForwardKey, Framing, Marks, NextHop,
+    RouteKey, Scope, Setting, Tunnel, Underlay,
 };
 
-use crate::{alloc::Alloc, udp::UdpBackend, vxlan::VxlanBackend};
+use crate::SelectError;
 
 /// What leases mean for this host's kernel. Pure: the same leases give the same state, at any time.
 pub trait Backend: Send + Sync {
     /// All that the kernel should hold for us.
     fn desired(&self, own: &Lease, leases: &LeaseTable) -> DesiredNet;
 
-    /// What our lease says of the backend.
+    /// The backend's part of our lease.
     fn data(&self) -> BackendData;
+
+    /// Whether hosts with such leases are reached through this backend.
+    fn reaches(&self) -> fn(&BackendData) -> bool;
+
+    /// What moves packets.
+    fn datapath(&self) -> Datapath;
 
     /// The MTU of the overlay: the smallest of our devices.
     fn mtu(&self) -> Mtu;
 
-    /// What of the kernel's state is our concern.
+    /// The part of the kernel's state that is our concern.
     fn scope(&self) -> Scope;
+}
+
+/// What moves packets between hosts, and why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Datapath {
+    /// Its name in `status`.
+    pub name: &'static str,
+    /// Whether the agent moves packets itself.
+    pub is_userspace: bool,
+    /// The reason for this one.
+    pub reason: &'static str,
+}
+
+impl Datapath {
+    /// Nothing of ours moves packets.
+    pub const NONE: Self = Self { name: "none", is_userspace: false, reason: "the network's backend moves no packets" };
+}
+
+/// What is known of a backend by the network config alone, before this host has joined.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Identity {
+    /// The names of its devices.
+    pub devices: DualStack<LinkName>,
+    /// By what a device with such a name is ours, without any MAC.
+    pub marks: Marks,
+    /// The UDP port of encapsulated packets.
+    pub port: Option<u16>,
 }
 
 /// Where this host stands.
@@ -44,8 +77,8 @@ pub struct Placement {
 /// How packets are moved where the kernel does not do it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ForwardSettings {
-    /// Whether we do what a VXLAN device does.
-    pub replaces_vxlan: bool,
+    /// Who does what a VXLAN device does.
+    pub vxlan: VxlanBy,
     /// How many threads move packets, for each device.
     pub queues: usize,
     /// Whether a packet must come from the peer that has its inner source.
@@ -56,10 +89,22 @@ pub struct ForwardSettings {
     pub without_vxlan: bool,
 }
 
+/// Who does what a VXLAN device does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum VxlanBy {
+    /// The kernel.
+    #[default]
+    Kernel,
+    /// The agent, as the operator asks (`--userspace-vxlan`).
+    AgentAsAsked,
+    /// The agent, since the kernel cannot.
+    AgentForWant,
+}
+
 impl Default for ForwardSettings {
     fn default() -> Self {
         Self {
-            replaces_vxlan: false,
+            vxlan: VxlanBy::Kernel,
             queues: 1,
             source_check: true,
             capabilities: Capabilities::ALL,
@@ -145,85 +190,6 @@ const fn least_mtu(family: Family) -> Mtu {
     }
 }
 
-/// By what a VXLAN device is ours that this network config asks for, without any MAC.
-#[must_use]
-pub fn marks(config: &NetworkConfig) -> Marks {
-    match &config.backend {
-        BackendConfig::Vxlan(vxlan) => {
-            let port = Some(vxlan.port.unwrap_or(DesiredVxlan::new(vxlan.vni).port_in_use()));
-            Marks { port, learning: vxlan.learning, ..Marks::default() }
-        }
-        BackendConfig::Udp { .. }
-        | BackendConfig::HostGw
-        | BackendConfig::Wireguard
-        | BackendConfig::Alloc
-        | BackendConfig::Foreign(_) => Marks::default(),
-    }
-}
-
-/// Why there is no backend for a network config.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum SelectError {
-    /// One that is planned.
-    #[error("the backend {0} is not in this version: set Backend.Type to vxlan in the network config")]
-    NotYet(String),
-    /// One that only flannel has.
-    #[error(
-        "the backend {0} exists in flannel only: set Backend.Type to vxlan in the network config, or stay with flanneld"
-    )]
-    Foreign(String),
-    /// The underlay cannot carry a family of the overlay.
-    #[error(
-        "the link {link} has no {family} address, so it cannot carry the {family} overlay: give it one, choose another \
-         link with --iface, or turn {family} off in the network config"
-    )]
-    NoUnderlay {
-        /// The underlay's link.
-        link: LinkName,
-        /// The family without an address.
-        family: Family,
-    },
-    /// No room for packets.
-    #[error("an MTU of {outer} on {link} leaves {inner} bytes for {family}, which needs {least}: raise it")]
-    SmallMtu {
-        /// The underlay's link.
-        link: LinkName,
-        /// The MTU of the underlay, or the one the network config sets.
-        outer: Mtu,
-        /// What is left of it.
-        inner: Mtu,
-        /// The family that needs more.
-        family: Family,
-        /// The least MTU of the family.
-        least: Mtu,
-    },
-    /// A VNI with too many digits.
-    #[error("VNI {vni} makes the device name {name}, which is longer than 15 characters: choose a smaller VNI")]
-    LongName {
-        /// The name it makes.
-        name: String,
-        /// The VNI.
-        vni: Vni,
-    },
-    /// The caller chose no MAC for a family that is on.
-    #[error("no MAC was chosen for the {0} device")]
-    NoMac(Family),
-}
-
-/// The backend that `config` asks for.
-///
-/// # Errors
-/// When it is not one of ours, or cannot work on this underlay; says what to change.
-pub fn select(config: &NetworkConfig, placement: Placement) -> Result<Box<dyn Backend>, SelectError> {
-    match &config.backend {
-        BackendConfig::Vxlan(vxlan) => Ok(Box::new(VxlanBackend::new(config, vxlan, placement)?)),
-        BackendConfig::Alloc => Ok(Box::new(Alloc::new(config, &placement))),
-        BackendConfig::Udp { port } => Ok(Box::new(UdpBackend::new(config, *port, &placement)?)),
-        BackendConfig::HostGw | BackendConfig::Wireguard => Err(SelectError::NotYet(config.backend.name().to_owned())),
-        BackendConfig::Foreign(name) => Err(SelectError::Foreign(name.clone())),
-    }
-}
-
 /// Drops packets to addresses of our own subnet that no container has, instead of sending them out by the default route.
 ///
 /// flannel's is metric 0 (`AddBlackholeV4Route` of its pkg/ip/iface.go), which wins over the bridge's own route to the same
@@ -234,6 +200,3 @@ pub(crate) fn blackholes(own: &Lease) -> impl Iterator<Item = (RouteKey, NextHop
         (key, NextHop::Blackhole)
     })
 }
-
-#[cfg(test)]
-mod tests;

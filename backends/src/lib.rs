@@ -6,10 +6,11 @@
 
 mod alloc;
 mod backend;
+mod select;
 mod udp;
 mod vtep;
 mod vxlan;
 
-pub use backend::{Backend, ForwardSettings, Placement, SelectError, marks, select};
+pub use backend::{Backend, Datapath, ForwardSettings, Identity, Placement, VxlanBy};
+pub use select::{SelectError, identify, select};
 pub use vtep::choose;
-pub use vxlan::devices;

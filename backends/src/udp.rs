@@ -11,7 +11,7 @@ use wire_net::{DualStack, Family, LinkName, Mtu, Overhead, Prefix};
 use wire_state::{DesiredLink, DesiredNet, Framing, Marks, NextHop, RouteKey, Scope};
 
 use crate::{
-    Backend, Placement, SelectError,
+    Backend, Datapath, Identity, Placement, SelectError,
     backend::{Outer, add_device, add_forward, blackholes},
 };
 
@@ -68,6 +68,14 @@ impl Backend for UdpBackend {
         BackendData::Untyped
     }
 
+    fn reaches(&self) -> fn(&BackendData) -> bool {
+        is_untyped
+    }
+
+    fn datapath(&self) -> Datapath {
+        Datapath { name: "userspace-udp", is_userspace: true, reason: "the network's backend is udp" }
+    }
+
     fn mtu(&self) -> Mtu {
         self.devices.iter().map(|(_, device)| device.link.mtu).min().expect("a network has a family")
     }
@@ -103,13 +111,23 @@ impl Device {
     }
 }
 
-/// Neither flannel's udp leases nor ours name a type.
 fn peers(leases: &LeaseTable) -> impl Iterator<Item = &Lease> {
-    leases.peers.values().map(|entry| &entry.lease).filter(|lease| lease.data == BackendData::Untyped)
+    leases.peers.values().map(|entry| &entry.lease).filter(|lease| is_untyped(&lease.data))
+}
+
+/// Neither flannel's udp leases nor ours name a type.
+fn is_untyped(data: &BackendData) -> bool {
+    *data == BackendData::Untyped
+}
+
+/// What the config alone says of the backend.
+pub(crate) fn identity(config: &NetworkConfig, port: u16) -> Identity {
+    let devices = config.pools.map(|family, _| device_name(family));
+    Identity { devices, marks: Marks::default(), port: Some(port) }
 }
 
 /// flannel's name; for IPv6, which flannel's udp backend has not, made as its VXLAN device's is.
-pub(crate) fn device_name(family: Family) -> LinkName {
+fn device_name(family: Family) -> LinkName {
     let name = match family {
         Family::V4 => "flannel0",
         Family::V6 => "flannel-v60",

@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use wire_lease::{BackendConfig, BackendData, Lease, LeaseTable, NetworkConfig, Vtep, VxlanConfig};
+use wire_lease::{BackendData, Lease, LeaseTable, NetworkConfig, Vtep, VxlanConfig};
 use wire_net::{DualStack, Family, LinkName, Mtu, Overhead, Prefix, Vni};
 use wire_state::{
     DesiredKind, DesiredLink, DesiredNet, DesiredVxlan, FdbKey, Framing, KernelKind, LinkId, LinkRef, Marks,
@@ -11,9 +11,8 @@ use wire_state::{
 };
 
 use crate::{
-    Backend, Placement, SelectError,
-    backend::{self, Outer, add_device, add_forward, blackholes},
-    udp,
+    Backend, Datapath, Identity, Placement, SelectError, VxlanBy,
+    backend::{Outer, add_device, add_forward, blackholes},
 };
 
 /// The vxlan backend on this host.
@@ -24,6 +23,7 @@ pub(crate) struct VxlanBackend {
     networks: Vec<Prefix>,
     parent: LinkId,
     marks: Marks,
+    by: VxlanBy,
     blackhole: bool,
 }
 
@@ -44,10 +44,10 @@ impl VxlanBackend {
             devices.set(family, Some(Device::new(family, vxlan, &placement)?));
         }
         let networks = config.pools.iter().map(|(_, pool)| pool.network).collect();
-        let Placement { underlay, blackhole, .. } = placement;
+        let Placement { underlay, blackhole, forward, .. } = placement;
         let macs = devices.iter().map(|(_, device): (_, &Device)| device.mac).collect();
-        let marks = Marks { macs, ..backend::marks(config) };
-        Ok(Self { vni: vxlan.vni, devices, networks, parent: underlay.parent(), marks, blackhole })
+        let marks = Marks { macs, ..marks(vxlan) };
+        Ok(Self { vni: vxlan.vni, devices, networks, parent: underlay.parent(), marks, by: forward.vxlan, blackhole })
     }
 }
 
@@ -57,12 +57,15 @@ impl Device {
         let mac = *placement.macs.get(family).ok_or(SelectError::NoMac(family))?;
         // As in flannel, the IPv6 overlay runs over the IPv6 underlay.
         let mtu = outer.mtu_within(Overhead::vxlan(family), config.mtu.map(Mtu))?;
-        let link = if placement.forward.replaces_vxlan {
-            let port = config.port.unwrap_or(DesiredVxlan::new(config.vni).port_in_use());
-            placement.forward.link(Framing::Vxlan { vni: config.vni, mac }, (outer.local, port), mtu)
-        } else {
-            let vxlan = Self::vxlan(config, placement.underlay.parent(), outer.local);
-            DesiredLink { mac: Some(mac), ..DesiredLink::new(DesiredKind::Kernel(KernelKind::Vxlan(vxlan)), mtu) }
+        let link = match placement.forward.vxlan {
+            VxlanBy::AgentAsAsked | VxlanBy::AgentForWant => {
+                let framing = Framing::Vxlan { vni: config.vni, mac };
+                placement.forward.link(framing, (outer.local, port(config)), mtu)
+            }
+            VxlanBy::Kernel => {
+                let vxlan = Self::vxlan(config, placement.underlay.parent(), outer.local);
+                DesiredLink { mac: Some(mac), ..DesiredLink::new(DesiredKind::Kernel(KernelKind::Vxlan(vxlan)), mtu) }
+            }
         };
         Ok(Self { name: device_name(family, config.vni)?, link, mac })
     }
@@ -96,6 +99,19 @@ impl Backend for VxlanBackend {
 
     fn data(&self) -> BackendData {
         BackendData::Vxlan(self.devices.map(|_, device| Vtep { vni: Some(self.vni), mac: device.mac }))
+    }
+
+    fn reaches(&self) -> fn(&BackendData) -> bool {
+        |data| matches!(data, BackendData::Vxlan(_))
+    }
+
+    fn datapath(&self) -> Datapath {
+        let (name, reason) = match self.by {
+            VxlanBy::Kernel => ("kernel-vxlan", "this kernel has VXLAN"),
+            VxlanBy::AgentAsAsked => ("userspace-vxlan", "--userspace-vxlan is set"),
+            VxlanBy::AgentForWant => ("userspace-vxlan", "this kernel cannot make VXLAN devices"),
+        };
+        Datapath { name, is_userspace: self.by != VxlanBy::Kernel, reason }
     }
 
     fn mtu(&self) -> Mtu {
@@ -132,21 +148,21 @@ fn add_peer(state: &mut DesiredNet, family: Family, device: &Device, peer: &Leas
     state.routes.insert(RouteKey::main(subnet), NextHop::Gateway { gateway, link, onlink: true });
 }
 
-/// The names of the devices that `config` asks for; none where its backend has none.
-///
-/// # Errors
-/// When a name would be too long.
-pub fn devices(config: &NetworkConfig) -> Result<DualStack<LinkName>, SelectError> {
-    let mut names = DualStack::default();
+/// What the config alone says of the backend.
+pub(crate) fn identity(config: &NetworkConfig, vxlan: &VxlanConfig) -> Result<Identity, SelectError> {
+    let mut devices = DualStack::default();
     for family in config.families() {
-        let name = match &config.backend {
-            BackendConfig::Vxlan(vxlan) => Some(device_name(family, vxlan.vni)?),
-            BackendConfig::Udp { .. } => Some(udp::device_name(family)),
-            BackendConfig::HostGw | BackendConfig::Wireguard | BackendConfig::Alloc | BackendConfig::Foreign(_) => None,
-        };
-        names.set(family, name);
+        devices.set(family, Some(device_name(family, vxlan.vni)?));
     }
-    Ok(names)
+    Ok(Identity { devices, marks: marks(vxlan), port: Some(port(vxlan)) })
+}
+
+fn marks(config: &VxlanConfig) -> Marks {
+    Marks { port: Some(port(config)), learning: config.learning, ..Marks::default() }
+}
+
+fn port(config: &VxlanConfig) -> u16 {
+    config.port.unwrap_or(DesiredVxlan::new(config.vni).port_in_use())
 }
 
 /// flannel's names, as far as they fit.

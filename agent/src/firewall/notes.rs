@@ -79,7 +79,7 @@ impl Keeper {
 
     /// Which strangers may be peers that send from another address than they publish.
     pub(super) fn note_claims(&self, leases: &LeaseTable) {
-        let is_userspace = self.board.look(|seen| seen.datapath.is_userspace());
+        let is_userspace = self.board.look(|seen| seen.datapath.is_some_and(|datapath| datapath.is_userspace));
         let claims = misplaced(&self.seen.counted.claims, leases).map(|misplaced| claimed(&misplaced, is_userspace));
         if let Some(claims) = &claims
             && self.board.look(|seen| seen.notes.get(PEERS) != Some(claims))

@@ -2,11 +2,11 @@
 
 use tokio::time::Instant;
 use wire_forward::TunnelSeen;
-use wire_lease::{BackendData, Entry, HoldState};
+use wire_lease::{Entry, HoldState};
 use wire_net::{Family, Prefix};
 use wire_state::Conflict;
 
-use super::{DatapathKind, FirewallSeen, Status};
+use super::{FirewallSeen, Status};
 use crate::control::proto;
 
 impl Status {
@@ -70,14 +70,9 @@ impl Status {
     }
 
     fn datapath_status(&self) -> proto::DatapathStatus {
-        let kind = match self.datapath {
-            DatapathKind::None => "none",
-            DatapathKind::KernelVxlan => "kernel-vxlan",
-            DatapathKind::UserspaceVxlan => "userspace-vxlan",
-            DatapathKind::UserspaceUdp => "userspace-udp",
-        };
+        let (name, reason) = self.datapath.map_or(("none", ""), |datapath| (datapath.name, datapath.reason));
         let tunnels = self.tunnels.seen().into_iter().map(tunnel_status).collect();
-        proto::DatapathStatus { kind: kind.to_owned(), why: self.datapath_reason.to_owned(), tunnels }
+        proto::DatapathStatus { kind: name.to_owned(), why: reason.to_owned(), tunnels }
     }
 
     fn firewall_status(&self) -> proto::FirewallStatus {
@@ -108,17 +103,11 @@ impl Status {
         }
     }
 
-    /// Leases of the udp backend name no type.
-    fn is_of_our_backend(&self, entry: &Entry) -> bool {
-        let name = entry.lease.data.name();
-        name == self.backend || (entry.lease.data == BackendData::Untyped && self.backend == "udp")
-    }
-
     /// True if all of a peer's entries are in the kernel.
     fn is_programmed(&self, entry: &Entry) -> bool {
         let Some(report) = &self.dataplane.last else { return false };
         report.converged
-            && self.is_of_our_backend(entry)
+            && self.reaches.is_some_and(|reaches| reaches(&entry.lease.data))
             && entry.origin.mod_revision <= self.dataplane.applied
             && !report.findings.conflicts.iter().any(|conflict| blocks(conflict, entry))
     }
@@ -150,18 +139,12 @@ fn tunnel_status(seen: TunnelSeen) -> proto::TunnelStatus {
     }
 }
 
-fn vtep_mac(data: &BackendData, family: Family) -> String {
-    match data {
-        BackendData::Vxlan(vteps) => vteps.get(family).map(|vtep| vtep.mac.to_string()).unwrap_or_default(),
-        BackendData::Untyped | BackendData::Other(_) => String::new(),
-    }
-}
-
 fn peer(entry: &Entry, programmed: bool) -> proto::Peer {
     let lease = &entry.lease;
     let prefix = |family| lease.subnet.get(family).map(|prefix| prefix.to_string()).unwrap_or_default();
     let ip = |family| lease.public.get(family).map(ToString::to_string).unwrap_or_default();
-    let mac = |family| vtep_mac(&lease.data, family);
+    let macs = lease.data.macs();
+    let mac = |family| macs.get(family).map(ToString::to_string).unwrap_or_default();
     proto::Peer {
         subnet: prefix(Family::V4),
         subnet_v6: prefix(Family::V6),

@@ -23,10 +23,10 @@ pub use firewall::{
 };
 pub use network::{
     ALIAS, Address, Capabilities, Conflict, ContainerLink, DesiredKind, DesiredLink, DesiredNet, DesiredVxlan, Detours,
-    Extra, FdbKey, Findings, FloodEntry, Forward, ForwardKey, Framing, Ipip, KernelKind, KernelOp, LinkId, LinkPlace,
-    LinkRef, Macvlan, MacvlanMode, Marks, Namespace, Need, NeighbourKey, NetState, Network, NextHop, ObservedKind,
-    ObservedLink, ObservedNet, ObservedRoute, ObservedVxlan, Op, Owner, PROTOCOL, PerNamespace, RouteKey, Scope,
-    Setting, Tunnel, TunnelOp, Underlay, VXLAN_LEAD, Veth, Via, Vlan, plan, vxlan_header,
+    Extra, FdbKey, Findings, FloodEntry, Forward, ForwardKey, Framing, Ipip, KernelKind, KernelOp, Key, LinkId,
+    LinkPlace, LinkRef, Macvlan, MacvlanMode, Marks, Namespace, Need, NeighbourKey, NetState, Network, NextHop,
+    ObservedKind, ObservedLink, ObservedNet, ObservedRoute, ObservedVxlan, Op, Owner, PROTOCOL, PerNamespace, RouteKey,
+    Scope, Setting, Tunnel, TunnelOp, Underlay, VXLAN_LEAD, Veth, Via, Vlan, plan, plan_of, vxlan_header,
 };
 pub use reconcile::{Failure, Reconciler, Report};
 pub use resource::{Attempt, Driver, NoFindings, Operation, Order, Plan, Resource};

@@ -28,7 +28,7 @@ pub use self::{
     },
     namespace::{Namespace, PerNamespace},
     op::{KernelOp, Op, TunnelOp},
-    plan::{Findings, Network, plan},
+    plan::{Findings, Key, Network, plan, plan_of},
     route::{NextHop, ObservedRoute, PROTOCOL, RouteKey, Via},
     scope::{ALIAS, Marks, Scope},
     setting::Setting,

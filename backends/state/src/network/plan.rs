@@ -3,6 +3,7 @@
 //! Puts come first: links, settings, addresses, FDB, neighbours, forwarding, routes, so that nothing ever points to what is not there yet.
 //! Deletions follow in reverse (docs/adr/0003-order-of-operations.md).
 
+mod keys;
 mod links;
 mod settings;
 #[cfg(test)]
@@ -12,7 +13,11 @@ use std::{cmp::Ordering, collections::BTreeSet, fmt};
 
 use wire_net::LinkName;
 
-use self::links::{Fates, LinkPlan};
+pub use self::keys::Key;
+use self::{
+    keys::{All, Selection, Touched, touched},
+    links::{Fates, LinkOp, LinkPlan},
+};
 use super::detour;
 use crate::{
     Address, Conflict, DesiredNet, Detours, FdbKey, FloodEntry, ForwardKey, KernelOp, Namespace, NeighbourKey, NextHop,
@@ -62,26 +67,51 @@ impl Resource for Network {
 /// The operations that turn `have` into `want`. Foreign entries of `have` are never touched.
 #[must_use]
 pub fn plan(have: &PerNamespace<ObservedNet>, want: &PerNamespace<DesiredNet>) -> Plan<Network> {
-    let LinkPlan { mut ops, removals, mut conflicts, fates } = links::plan(have, want);
+    planned(have, want, |_| All)
+}
+
+/// The part of [`plan`] that concerns `keys` and what they touch. All links are compared, and of all other entries those alone. It
+/// looks for no detours: whether a route takes packets for a peer, only all routes together tell.
+#[must_use]
+pub fn plan_of(
+    have: &PerNamespace<ObservedNet>,
+    want: &PerNamespace<DesiredNet>,
+    keys: &BTreeSet<Key>,
+) -> Plan<Network> {
+    let touched = touched(have, want, keys);
+    let nothing = Touched::default();
+    let plan = planned(have, want, |namespace| touched.get(&namespace).unwrap_or(&nothing).clone());
+    Plan { findings: Findings { detours: Detours::default(), ..plan.findings }, ..plan }
+}
+
+fn planned<S: Selection>(
+    have: &PerNamespace<ObservedNet>,
+    want: &PerNamespace<DesiredNet>,
+    selection: impl Fn(Namespace) -> S,
+) -> Plan<Network> {
+    let LinkPlan { ops, removals, mut conflicts, fates } = links::plan(have, want);
+    let selected = |op: &LinkOp| selection(op.place.namespace).has_link(op.place.name);
+    let mut all: Vec<Op> = ops.into_iter().filter(selected).map(|op| op.op).collect();
     let (nothing, no_fates) = (DesiredNet::default(), Fates::default());
     let (mut deletions, mut detours) = (Vec::new(), Detours::default());
     for (namespace, have) in have.iter() {
         let want = want.get(namespace).unwrap_or(&nothing);
         let links = fates.get(&namespace).unwrap_or(&no_fates);
         conflicts.extend(settings::conflicts(namespace, have, want));
+        let selection = selection(namespace);
         let mut builder = Builder { namespace, have, want, links, puts: Vec::new(), deletions: Vec::new(), conflicts };
-        builder.entries();
-        let passed_by = builder.routes();
-        ops.append(&mut builder.puts);
+        builder.entries(&selection);
+        let passed_by = builder.routes(&selection);
+        all.append(&mut builder.puts);
         deletions.push(builder.deletions);
         conflicts = builder.conflicts;
         if namespace == Namespace::Host {
             detours = passed_by;
         }
     }
-    ops.extend(deletions.into_iter().flatten());
-    ops.extend(removals);
-    Plan { ops, findings: Findings { conflicts, detours } }
+    all.extend(deletions.into_iter().flatten());
+    all.extend(removals.into_iter().filter(selected).map(|op| op.op));
+    Plan { ops: all, findings: Findings { conflicts, detours } }
 }
 
 /// The changes of one namespace's entries.
@@ -102,42 +132,56 @@ trait OnLink {
 }
 
 impl Builder<'_> {
-    fn entries(&mut self) {
+    fn entries(&mut self, selection: &impl Selection) {
         let (have, want, links) = (self.have, self.want, self.links);
         let kernel = |op: KernelOp| Op::Kernel(self.namespace, op);
-        let settings = settings::changes(have, want, links).into_iter().map(kernel).collect();
+        let settings = settings::changes(have, want, links).into_iter();
+        let settings = settings.filter(|(setting, _)| selection.has_setting(setting));
+        let settings = settings.map(|(setting, value)| kernel(KernelOp::Set(setting, value))).collect();
         let addresses = changes(
             links,
             &links.absent,
-            (keys(&have.addresses), keys(&want.addresses)),
+            (
+                selection.members(&have.addresses, |all| &all.addresses),
+                selection.members(&want.addresses, |all| &all.addresses),
+            ),
             |key, ()| kernel(KernelOp::PutAddress(*key)),
             |key| kernel(KernelOp::DeleteAddress(*key)),
         );
         let fdb = changes(
             links,
             &links.absent,
-            (have.fdb.iter(), want.fdb.iter()),
+            (selection.rows(&have.fdb, |all| &all.fdb), selection.rows(&want.fdb, |all| &all.fdb)),
             |key, to| kernel(KernelOp::PutFdb(*key, *to)),
             |key| kernel(KernelOp::DeleteFdb(*key)),
         );
         let flooding = changes(
             links,
             &links.absent,
-            (keys(&have.flooding), keys(&want.flooding)),
+            (
+                selection.members(&have.flooding, |all| &all.flooding),
+                selection.members(&want.flooding, |all| &all.flooding),
+            ),
             |entry, ()| kernel(KernelOp::PutFlood(*entry)),
             |entry| kernel(KernelOp::DeleteFlood(*entry)),
         );
         let neighbours = changes(
             links,
             &links.flushed,
-            (have.neighbours.iter(), want.neighbours.iter()),
+            (
+                selection.rows(&have.neighbours, |all| &all.neighbours),
+                selection.rows(&want.neighbours, |all| &all.neighbours),
+            ),
             |key, mac| kernel(KernelOp::PutNeighbour(*key, *mac)),
             |key| kernel(KernelOp::DeleteNeighbour(*key)),
         );
         let forwarding = changes(
             links,
             &links.flushed,
-            (have.forwarding.iter(), want.forwarding.iter()),
+            (
+                selection.rows(&have.forwarding, |all| &all.forwarding),
+                selection.rows(&want.forwarding, |all| &all.forwarding),
+            ),
             |key, forward| Op::Tunnel(TunnelOp::PutForward(*key, *forward)),
             |key| Op::Tunnel(TunnelOp::DeleteForward(*key)),
         );
@@ -149,11 +193,13 @@ impl Builder<'_> {
         }
     }
 
-    fn routes(&mut self) -> Detours {
+    fn routes(&mut self, selection: &impl Selection) -> Detours {
         let (have, want) = (self.have, self.want);
-        let mut detours = detour::Search::new(want);
+        let (have, all) = (selection.rows(&have.routes, |all| &all.routes), want);
+        let want = selection.rows(&want.routes, |all| &all.routes);
+        let mut detours = detour::Search::new(all);
         let mut deletions = Vec::new();
-        for (key, have, want) in merge(have.routes.iter(), want.routes.iter()) {
+        for (key, have, want) in merge(have, want) {
             detours.step(key, want, have.filter(|have| have.owner == Owner::Foreign));
             let (have, want) = (self.route_left(have), self.route_to_be(want));
             match (have, want) {
@@ -246,11 +292,6 @@ fn changes<'a, K: OnLink + Ord + 'a, V: PartialEq + 'a>(
         }
     }
     changes
-}
-
-/// A set as a table without values.
-fn keys<K>(set: &BTreeSet<K>) -> impl Iterator<Item = (&K, &())> {
-    set.iter().map(|key| (key, &()))
 }
 
 /// Two tables in one pass, in order of key.

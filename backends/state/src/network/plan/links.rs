@@ -26,13 +26,20 @@ pub(super) struct Fates {
     pub(super) leaving: BTreeSet<LinkName>,
 }
 
+/// The change of one link.
+#[derive(Debug)]
+pub(super) struct LinkOp {
+    pub(super) place: LinkPlace,
+    pub(super) op: Op,
+}
+
 /// The changes of all links.
 #[derive(Debug, Default)]
 pub(super) struct LinkPlan {
     /// What is made, changed, or made anew.
-    pub(super) ops: Vec<Op>,
+    pub(super) ops: Vec<LinkOp>,
     /// What goes for good, after all that is on it.
-    pub(super) removals: Vec<Op>,
+    pub(super) removals: Vec<LinkOp>,
     pub(super) conflicts: Vec<Conflict>,
     pub(super) fates: BTreeMap<Namespace, Fates>,
 }
@@ -75,7 +82,7 @@ impl<'a> Planner<'a> {
         match self.found(place).filter(serves).filter(|_| !loses_parent) {
             Some(link) => {
                 if loses_master || !link.is_set_as(want) {
-                    self.plan.ops.push(Op::change_link(place, want.clone()));
+                    self.plan.ops.push(LinkOp { place, op: Op::change_link(place, want.clone()) });
                 }
                 if !link.has_mac_of(want) || !link.has_tunnel_of(&want.kind) {
                     self.fates(place).flushed.insert(place.name);
@@ -91,13 +98,13 @@ impl<'a> Planner<'a> {
         let other_end = peer(&want.kind).filter(|peer| !is_made && self.desired(*peer).is_some());
         for place in [Some(place), other_end].into_iter().flatten() {
             if let Some(link) = self.found(place) {
-                self.plan.ops.push(Op::delete_link(place, link));
+                self.plan.ops.push(LinkOp { place, op: Op::delete_link(place, link) });
                 self.swept.extend(self.have.bound_to(place));
                 self.swept.insert(place);
             }
         }
         let make = if is_made { Op::change_link } else { Op::create_link };
-        self.plan.ops.push(make(place, want.clone()));
+        self.plan.ops.push(LinkOp { place, op: make(place, want.clone()) });
         let fates = self.fates(place);
         fates.absent.insert(place.name);
         fates.flushed.insert(place.name);
@@ -216,7 +223,7 @@ impl<'a> Planner<'a> {
         }
         unwanted.sort_by_key(|(bound, place, _)| (*bound, *place));
         for (_, place, link) in unwanted {
-            self.plan.removals.push(Op::delete_link(place, link));
+            self.plan.removals.push(LinkOp { place, op: Op::delete_link(place, link) });
             self.fates(place).leaving.insert(place.name);
         }
     }

@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use wire_net::Family;
 
 use super::links::Fates;
-use crate::{Conflict, DesiredNet, KernelOp, LinkPlace, Namespace, ObservedNet, Owner, Setting};
+use crate::{Conflict, DesiredNet, LinkPlace, Namespace, ObservedNet, Owner, Setting};
 
 /// The settings to write, in order.
-pub(super) fn changes(have: &ObservedNet, want: &DesiredNet, links: &Fates) -> Vec<KernelOp> {
+pub(super) fn changes(have: &ObservedNet, want: &DesiredNet, links: &Fates) -> BTreeMap<Setting, u32> {
     let gone = |setting: &Setting| setting.link().is_some_and(|link| links.absent.contains(&link));
     let blocked = |setting: &Setting| setting.link().is_some_and(|link| links.blocked.contains(&link));
     let differs = |(setting, value): &(&Setting, &u32)| {
@@ -17,8 +17,7 @@ pub(super) fn changes(have: &ObservedNet, want: &DesiredNet, links: &Fates) -> V
     };
     let wanted = want.settings.iter().filter(differs).map(|(setting, value)| (*setting, *value));
     // First what forwarding takes away, then forwarding.
-    let ops: BTreeMap<Setting, u32> = kept(have, want).chain(wanted).collect();
-    ops.into_iter().map(|(setting, value)| KernelOp::Set(setting, value)).collect()
+    kept(have, want).chain(wanted).collect()
 }
 
 /// The links of others that go on to take routes from routers though this host forwards.

@@ -1,3 +1,4 @@
+mod keys;
 mod site;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -24,7 +24,7 @@ fn link(kind: KernelKind, last: u8) -> DesiredLink {
 
 /// A host and a container: a bridge with a VXLAN device and one end of a pair as ports, a VLAN on the bridge, and in the container the
 /// other end, a macvlan on the host's VLAN, a VLAN on the pair; each there or not, in one of two forms.
-fn any_site() -> impl Strategy<Value = PerNamespace<DesiredNet>> {
+pub(super) fn any_site() -> impl Strategy<Value = PerNamespace<DesiredNet>> {
     let part = || prop_oneof![1 => Just(None), 3 => (0u8..2).prop_map(Some)];
     (part(), part(), part(), part(), part(), (part(), part())).prop_map(
         |(bridge, overlay, pair, vlan, macvlan, (inner, ipip))| {

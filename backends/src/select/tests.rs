@@ -1,11 +1,12 @@
 use std::{net::IpAddr, sync::Arc};
 
-use wire_lease::{Entry, LeaseTable, Origin};
-use wire_net::{LocalAddress, Prefix};
-use wire_state::{DesiredKind, DesiredVxlan, KernelKind, ObservedNet, samples::plan_host};
+use wire_lease::{BackendData, Entry, Lease, LeaseTable, Origin};
+use wire_net::{DualStack, LocalAddress, MacAddr, Prefix};
+use wire_state::{DesiredKind, DesiredVxlan, KernelKind, ObservedNet, Underlay, samples::plan_host};
 use wire_store::Revision;
 
 use super::*;
+use crate::{ForwardSettings, VxlanBy};
 
 fn config(families: &str, backend: &str) -> NetworkConfig {
     let json = format!(
@@ -239,7 +240,7 @@ fn udp_leads_the_leases_alone_into_its_device_where_an_address_of_etcd_lies_amon
 
 #[test]
 fn userspace_vxlan_is_the_same_network_to_its_peers() {
-    let forward = ForwardSettings { replaces_vxlan: true, ..ForwardSettings::default() };
+    let forward = ForwardSettings { vxlan: VxlanBy::AgentAsAsked, ..ForwardSettings::default() };
     let (config, placement) = (config(V4, "vxlan"), placement());
     let kernel = select(&config, placement.clone()).unwrap();
     let ours = select(&config, Placement { forward, ..placement }).unwrap();

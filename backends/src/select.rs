@@ -1,0 +1,86 @@
+//! Which backend a network config asks for: the only place that knows them all.
+
+use wire_lease::{BackendConfig, NetworkConfig};
+use wire_net::{Family, LinkName, Mtu, Vni};
+
+use crate::{Backend, Identity, Placement, alloc::Alloc, udp, udp::UdpBackend, vxlan, vxlan::VxlanBackend};
+
+/// Why there is no backend for a network config.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SelectError {
+    /// One that is planned.
+    #[error("the backend {0} is not in this version: set Backend.Type to vxlan in the network config")]
+    NotYet(String),
+    /// One that only flannel has.
+    #[error(
+        "the backend {0} exists in flannel only: set Backend.Type to vxlan in the network config, or stay with flanneld"
+    )]
+    Foreign(String),
+    /// The underlay cannot carry a family of the overlay.
+    #[error(
+        "the link {link} has no {family} address, so it cannot carry the {family} overlay: give it one, choose another \
+         link with --iface, or turn {family} off in the network config"
+    )]
+    NoUnderlay {
+        /// The underlay's link.
+        link: LinkName,
+        /// The family without an address.
+        family: Family,
+    },
+    /// No room for packets.
+    #[error("an MTU of {outer} on {link} leaves {inner} bytes for {family}, which needs {least}: raise it")]
+    SmallMtu {
+        /// The underlay's link.
+        link: LinkName,
+        /// The MTU of the underlay, or the one the network config sets.
+        outer: Mtu,
+        /// What is left of it.
+        inner: Mtu,
+        /// The family that needs more.
+        family: Family,
+        /// The least MTU of the family.
+        least: Mtu,
+    },
+    /// A VNI with too many digits.
+    #[error("VNI {vni} makes the device name {name}, which is longer than 15 characters: choose a smaller VNI")]
+    LongName {
+        /// The name it makes.
+        name: String,
+        /// The VNI.
+        vni: Vni,
+    },
+    /// The caller chose no MAC for a family that is on.
+    #[error("no MAC was chosen for the {0} device")]
+    NoMac(Family),
+}
+
+/// The backend that `config` asks for.
+///
+/// # Errors
+/// When it is not one of ours, or cannot work on this underlay; says what to change.
+pub fn select(config: &NetworkConfig, placement: Placement) -> Result<Box<dyn Backend>, SelectError> {
+    match &config.backend {
+        BackendConfig::Vxlan(vxlan) => Ok(Box::new(VxlanBackend::new(config, vxlan, placement)?)),
+        BackendConfig::Alloc => Ok(Box::new(Alloc::new(config, &placement))),
+        BackendConfig::Udp { port } => Ok(Box::new(UdpBackend::new(config, *port, &placement)?)),
+        BackendConfig::HostGw | BackendConfig::Wireguard => Err(SelectError::NotYet(config.backend.name().to_owned())),
+        BackendConfig::Foreign(name) => Err(SelectError::Foreign(name.clone())),
+    }
+}
+
+/// What is known of the backend that `config` asks for; nothing of one that is not ours.
+///
+/// # Errors
+/// When the name of a device would be too long.
+pub fn identify(config: &NetworkConfig) -> Result<Identity, SelectError> {
+    match &config.backend {
+        BackendConfig::Vxlan(vxlan) => vxlan::identity(config, vxlan),
+        BackendConfig::Udp { port } => Ok(udp::identity(config, *port)),
+        BackendConfig::HostGw | BackendConfig::Wireguard | BackendConfig::Alloc | BackendConfig::Foreign(_) => {
+            Ok(Identity::default())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,108 @@
+//! A plan of some keys is the whole plan, cut to them and what they touch.
+
+use super::{site::any_site, *};
+use crate::{LinkPlace, network::order, sim::reached};
+
+/// The entry that an operation changes, and the links that it is on.
+fn subject(op: &Op, have: &PerNamespace<ObservedNet>) -> (Key, Vec<LinkPlace>) {
+    match op {
+        Op::Kernel(namespace, op) => kernel_subject(*namespace, op, have),
+        Op::Tunnel(TunnelOp::Create(name, _) | TunnelOp::Change(name, _) | TunnelOp::Delete(name)) => {
+            (Key::Link(LinkPlace::in_host(*name)), vec![])
+        }
+        Op::Tunnel(TunnelOp::PutForward(key, _) | TunnelOp::DeleteForward(key)) => {
+            (Key::Forward(*key), vec![LinkPlace::in_host(key.link)])
+        }
+    }
+}
+
+fn kernel_subject(namespace: Namespace, op: &KernelOp, have: &PerNamespace<ObservedNet>) -> (Key, Vec<LinkPlace>) {
+    let on = |name: LinkName| vec![LinkPlace { namespace, name }];
+    match op {
+        KernelOp::CreateLink(name, _) | KernelOp::ChangeLink(name, _) | KernelOp::DeleteLink(name) => {
+            (Key::Link(LinkPlace { namespace, name: *name }), vec![])
+        }
+        KernelOp::Set(setting, _) => (Key::Setting(namespace, *setting), setting.link().map(on).unwrap_or_default()),
+        KernelOp::PutAddress(key) | KernelOp::DeleteAddress(key) => (Key::Address(namespace, *key), on(key.link)),
+        KernelOp::PutFdb(key, _) | KernelOp::DeleteFdb(key) => (Key::Fdb(namespace, *key), on(key.link)),
+        KernelOp::PutFlood(key) | KernelOp::DeleteFlood(key) => (Key::Flood(namespace, *key), on(key.link)),
+        KernelOp::PutNeighbour(key, _) | KernelOp::DeleteNeighbour(key) => {
+            (Key::Neighbour(namespace, *key), on(key.link))
+        }
+        KernelOp::AddRoute(key, hop) | KernelOp::ReplaceRoute(key, hop) => {
+            let before = have.get(namespace).and_then(|net| net.routes.get(key)).and_then(|route| route.via.link());
+            let links = hop.link().into_iter().chain(before).flat_map(on);
+            (Key::Route(namespace, *key), links.collect())
+        }
+        KernelOp::DeleteRoute(key, route) => {
+            (Key::Route(namespace, *key), route.via.link().map(on).unwrap_or_default())
+        }
+    }
+}
+
+/// The links among `keys`, those on them or bound to them, and so on.
+fn links_touched(
+    have: &PerNamespace<ObservedNet>,
+    want: &PerNamespace<DesiredNet>,
+    keys: &BTreeSet<Key>,
+) -> BTreeSet<LinkPlace> {
+    let mut links: BTreeSet<LinkPlace> =
+        keys.iter().filter_map(|key| if let Key::Link(place) = key { Some(*place) } else { None }).collect();
+    loop {
+        let before = links.len();
+        for (namespace, net) in have.iter() {
+            for (name, link) in &net.links {
+                let lower = link.bound_to().filter(|id| links.iter().any(|place| have.id(*place) == Some(*id)));
+                links.extend(lower.map(|_| LinkPlace { namespace, name: *name }));
+            }
+        }
+        for (namespace, net) in want.iter() {
+            for (name, link) in &net.links {
+                let place = LinkPlace { namespace, name: *name };
+                if order::needs(place, link).any(|need| links.contains(&need)) {
+                    links.insert(place);
+                }
+            }
+        }
+        if links.len() == before {
+            return links;
+        }
+    }
+}
+
+fn assert_cut(have: &PerNamespace<ObservedNet>, want: &PerNamespace<DesiredNet>, chosen: &[prop::sample::Index]) {
+    let whole = plan(have, want).ops;
+    if whole.is_empty() {
+        assert_eq!(plan_of(have, want, &BTreeSet::new()).ops, []);
+        return;
+    }
+    let keys: BTreeSet<Key> = chosen.iter().map(|index| subject(index.get(&whole), have).0).collect();
+    let links = links_touched(have, want, &keys);
+    let is_touched = |op: &&Op| {
+        let (key, on) = subject(op, have);
+        let of_link = matches!(key, Key::Link(place) if links.contains(&place));
+        keys.contains(&key) || of_link || on.iter().any(|place| links.contains(place))
+    };
+    let cut: Vec<Op> = whole.iter().filter(is_touched).cloned().collect();
+    assert_eq!(plan_of(have, want, &keys).ops, cut, "of {keys:?}");
+}
+
+proptest! {
+    #[test]
+    fn the_plan_of_some_keys_is_the_whole_plan_cut_to_them_and_what_they_touch(
+        have in any_site(),
+        want in any_site(),
+        chosen in prop::collection::vec(any::<prop::sample::Index>(), 0..5),
+    ) {
+        assert_cut(&reached(&have), &want, &chosen);
+    }
+
+    #[test]
+    fn so_it_is_among_peers(
+        have in any_state(),
+        want in any_want(),
+        chosen in prop::collection::vec(any::<prop::sample::Index>(), 0..5),
+    ) {
+        assert_cut(&PerNamespace::host(have), &PerNamespace::host(want), &chosen);
+    }
+}
