@@ -1,14 +1,14 @@
 //! The thread that keeps the packet filter as it should be.
 //!
-//! As the dataplane's ([`crate::datapath`]), and apart from it: programs are slow beside netlink, and iptables may wait for
-//! others. In: leases (a watch). Out: a report on the board. What wakes it (new leases, the kernel's word that someone
-//! changed a rule, a timer) says nothing more than "compare". When nothing has changed, a look runs no program:
-//! it asks the kernel for its generation, the bridges and our counters.
+//! It is apart from the dataplane's ([`crate::datapath`]): programs are slow beside netlink, and iptables may wait for its
+//! lock. In: leases (a watch). Out: a report on the board. New leases, the kernel's notification of a changed rule and a
+//! timer say nothing more than "compare". If nothing has changed, a look runs no program: it asks the kernel for the
+//! generation of the rules, for the bridges and for our counters.
 
 mod claims;
 mod doubts;
+mod messages;
 mod notes;
-mod said;
 
 use std::{
     collections::BTreeSet,
@@ -19,15 +19,18 @@ use std::{
 
 use tokio::sync::watch;
 use tracing::{error, info, warn};
-use wire_firewall::{FirewallDataplane, FirewallMonitor, FirewallPolicy, HostFacts, OverlayDevice, Peer};
+use wire_firewall::{
+    FirewallDataplane, FirewallMonitor, FirewallPolicy, ForeignRules, HostFacts, Learned, OverlayDevice, Peer, Support,
+    SupportProbe,
+};
 use wire_kernel::Links;
 use wire_lease::{Entry, LeaseTable, NetworkConfig};
 use wire_net::{DualStack, Family, LinkName, Prefix, chain};
-use wire_state::{DataplaneError, Driver, Firewall, Reconciler, Report};
+use wire_state::{ContainerLink, DataplaneError, DesiredFirewall, Driver, Firewall, FlannelRules, Reconciler, Report};
 
 use self::{
     doubts::Doubts,
-    said::{DOCKERS_CHAINS, FLOWTABLE, HIDDEN, IPTABLES, NFTABLES, RIVAL, lacking, no_flowtable},
+    messages::{DOCKERS_CHAINS, FLOWTABLE, HIDDEN, IPTABLES, NFTABLES, RIVAL, lacking, no_flowtable},
 };
 use crate::{
     bridges::Findings,
@@ -39,45 +42,46 @@ use crate::{
     settings::FirewallSettings,
 };
 
-/// How soon after the kernel's word it is looked. What follows closely is looked at less and less often, up to `SLOWEST`.
-const SETTLE: Duration = Duration::from_millis(30);
-const SLOWEST: Duration = Duration::from_secs(1);
+/// The pause between a notification of the kernel and the look that follows. It doubles with each look that finds a
+/// change, up to `MAX_PAUSE`, until the timer causes the next look.
+const MIN_PAUSE: Duration = Duration::from_millis(30);
+const MAX_PAUSE: Duration = Duration::from_secs(1);
 
-/// How long new leases wait at most for others that follow closely.
-const SHARE: Duration = Duration::from_millis(50);
+/// The longest wait of new leases for others that follow closely: they share a look.
+const LEASE_BATCH: Duration = Duration::from_millis(50);
 
-/// How long a bridge must be wrong to be named: while Docker starts, its bridge is there before it has its address.
-const LASTING: Duration = Duration::from_secs(2);
+/// A bridge must be wrong for this time to be reported: while Docker starts, its bridge is there before its address.
+const BRIDGE_GRACE: Duration = Duration::from_secs(2);
 
-/// How long READY waits for the first comparison, once all else is there.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// READY waits for the first comparison for this time at most, once everything else is there.
+const READY_GRACE: Duration = Duration::from_secs(10);
 
-/// What the packet filter follows from.
+/// The values of the session that the rules are computed from.
 #[derive(Clone, Debug)]
-struct Wish {
+struct Inputs {
     own: Arc<Entry>,
     leases: Arc<LeaseTable>,
     devices: DualStack<OverlayDevice>,
 }
 
-impl Wish {
-    /// Whether it is the same one, and not only as good.
+impl Inputs {
+    /// True if both are the same values, and not only equal ones.
     fn is(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.own, &other.own) && Arc::ptr_eq(&self.leases, &other.leases) && self.devices == other.devices
     }
 }
 
-/// Takes away all that is ours in the packet filter, and says how much that was. What is flannel's may be in use again.
+/// Deletes all rules of ours, and returns the number of deletions. flanneld's stay: they may be in use again.
 ///
 /// # Errors
-/// [`Exit::No`] when something of it is still there, or may be.
+/// [`Exit::No`] when some of them are still there, or may be.
 pub(crate) fn remove() -> Result<usize, Exit> {
     let failed = |error: DataplaneError| Exit::Software(chain(&error));
-    let mut dataplane = FirewallDataplane::open(Family::ALL.to_vec()).map_err(failed)?;
+    let mut dataplane = FirewallDataplane::new(Family::ALL.to_vec());
     let have = dataplane.read(&()).map_err(failed)?;
-    let left = have.clone().without_ours();
+    let nothing = DesiredFirewall { flannel: FlannelRules::Keep, ..DesiredFirewall::default() };
     let mut reconciler = Reconciler::new(dataplane, ());
-    let report = reconciler.round(&left);
+    let report = reconciler.round(&nothing);
     let other = reconciler.driver().remove_from_other_iptables();
     let failure =
         report.failures.first().map(ToString::to_string).or_else(|| other.as_ref().err().map(|error| chain(error)));
@@ -91,15 +95,16 @@ pub(crate) fn remove() -> Result<usize, Exit> {
     }
 }
 
-/// The running thread. It ends when this is dropped, and leaves the packet filter as it is.
+/// A handle of the thread. Dropping it ends the thread, and leaves the packet filter as it is.
 #[derive(Debug)]
 pub(crate) struct FirewallKeeper {
-    wish: watch::Sender<Option<Wish>>,
+    inputs: watch::Sender<Option<Inputs>>,
     checked: watch::Receiver<bool>,
 }
 
 impl FirewallKeeper {
-    /// Starts the thread. It writes nothing before the first [`FirewallKeeper::want`]. `told` is what Docker is told.
+    /// Starts the thread. It writes nothing before the first [`FirewallKeeper::want`]. `told` are the options that Docker
+    /// gets from us.
     ///
     /// # Errors
     /// When there is no netlink or no thread.
@@ -120,11 +125,10 @@ impl FirewallKeeper {
         other_agents::announce();
         // As the dataplane's.
         let mut answers = pulse.part(Part::Firewall);
-        let dataplane = FirewallDataplane::open(families).map_err(|error| Exit::Software(chain(&error)))?;
-        let dataplane = dataplane.with_step(answers.step());
-        let (wish, wishes) = watch::channel(None);
+        let dataplane = FirewallDataplane::new(families).with_step(answers.step());
+        let (sender, inputs) = watch::channel(None);
         let (done, checked) = watch::channel(false);
-        let keeper = Keeper {
+        let firewall = FirewallLoop {
             policy,
             told,
             every: settings.every,
@@ -132,15 +136,16 @@ impl FirewallKeeper {
             reconciler: Reconciler::new(dataplane, ()),
             contested: board.look(|seen| seen.faults.contains_key(RIVAL)),
             board,
-            wishes,
+            inputs,
             done,
             seen: FirewallSeen::default(),
-            around: HostFacts::default(),
+            facts: HostFacts::default(),
+            probe: SupportProbe::default(),
             blocked: BTreeSet::new(),
             doubts: Doubts::default(),
-            found: (Findings::default(), Instant::now()),
-            pause: SETTLE,
-            brake: SETTLE,
+            bridges: BridgeFindings { findings: Findings::default(), since: Instant::now() },
+            pause: MIN_PAUSE,
+            brake: MIN_PAUSE,
         };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -148,30 +153,30 @@ impl FirewallKeeper {
             .map_err(|error| Exit::Software(format!("cannot start the firewall's runtime: {error}")))?;
         thread::Builder::new()
             .name("firewall".to_owned())
-            .spawn(move || runtime.block_on(answers.during(keeper.run())))
+            .spawn(move || runtime.block_on(answers.during(firewall.run())))
             .map_err(|error| Exit::Software(format!("cannot start the firewall's thread: {error}")))?;
-        Ok(Self { wish, checked })
+        Ok(Self { inputs: sender, checked })
     }
 
-    /// Says which leases the packet filter should follow from now on.
+    /// Sets the leases that the rules follow from now on.
     pub(crate) fn want(&self, own: Arc<Entry>, leases: Arc<LeaseTable>, devices: DualStack<OverlayDevice>) {
-        self.wish.send_replace(Some(Wish { own, leases, devices }));
+        self.inputs.send_replace(Some(Inputs { own, leases, devices }));
     }
 
-    /// Waits until it was compared once, whatever came of it, but for no longer than what READY has waited for since `since`.
+    /// Waits for the end of the first comparison, whatever its outcome, but not longer than `READY_GRACE` after `since`.
     ///
     /// # Cancel safety
     /// Safe.
     pub(crate) async fn in_place(&self, since: Instant) {
-        // Programs that are slow keep nobody from what works without them.
+        // The rest works without these rules, so slow programs must not hold it up.
         let mut checked = self.checked.clone();
         let compared = async {
             if checked.wait_for(|done| *done).await.is_err() {
-                // It has died, which is for others to say.
+                // The thread has died, which `died` reports.
                 std::future::pending::<()>().await;
             }
         };
-        let _ = tokio::time::timeout_at((since + PATIENCE).into(), compared).await;
+        let _ = tokio::time::timeout_at((since + READY_GRACE).into(), compared).await;
     }
 
     /// Waits until the thread has died.
@@ -179,55 +184,63 @@ impl FirewallKeeper {
     /// # Cancel safety
     /// Safe.
     pub(crate) async fn died(&self) {
-        self.wish.closed().await;
+        self.inputs.closed().await;
     }
 }
 
-struct Keeper {
+/// The findings about bridges, and the time since which they are the same.
+struct BridgeFindings {
+    findings: Findings,
+    since: Instant,
+}
+
+struct FirewallLoop {
     policy: FirewallPolicy,
     told: DockerOptions,
     every: Duration,
     links: Links,
     reconciler: Reconciler<FirewallDataplane>,
     board: Board,
-    wishes: watch::Receiver<Option<Wish>>,
+    inputs: watch::Receiver<Option<Inputs>>,
     done: watch::Sender<bool>,
     seen: FirewallSeen,
-    around: HostFacts,
-    /// Whether another agent undoes what we put right.
+    facts: HostFacts,
+    /// Learns the parts of our table that this host supports.
+    probe: SupportProbe,
+    /// Another agent undoes our changes.
     contested: bool,
-    /// The families of which others drop what we let in.
+    /// The families whose encapsulated packets rules of others drop.
     blocked: BTreeSet<Family>,
-    /// Those of which they may.
+    /// The families in which they may.
     doubts: Doubts,
-    /// What is wrong with bridges, and since when.
-    found: (Findings, Instant),
-    /// How soon the kernel's next word is followed, for what others change.
+    bridges: BridgeFindings,
+    /// The pause after a notification, if others change their own rules.
     pause: Duration,
-    /// The same for what we have to put right: others who want the first place too are not fought at full speed.
+    /// The pause after a notification, if we have to restore ours: others may want the first place too, and must not be
+    /// fought at full speed.
     brake: Duration,
 }
 
-impl Keeper {
+impl FirewallLoop {
     async fn run(mut self) {
-        while self.wishes.borrow().is_none() {
-            if self.wishes.changed().await.is_err() {
+        while self.inputs.borrow().is_none() {
+            if self.inputs.changed().await.is_err() {
                 return;
             }
         }
         let mut monitor = None;
-        let mut followed: Option<Wish> = None;
+        let mut followed: Option<Inputs> = None;
         loop {
             if monitor.is_none() {
                 monitor = FirewallMonitor::open().ok();
             }
-            let Some(wish) = self.wishes.borrow_and_update().clone() else { return };
-            let is_new = !followed.replace(wish.clone()).is_some_and(|before| before.is(&wish));
+            let Some(inputs) = self.inputs.borrow_and_update().clone() else { return };
+            let is_new = !followed.replace(inputs.clone()).is_some_and(|before| before.is(&inputs));
             let begun = Instant::now();
-            self.look(&wish, is_new);
-            let busy = begun.elapsed().min(SHARE);
+            self.look(&inputs, is_new);
+            let busy = begun.elapsed().min(LEASE_BATCH);
             self.done.send_if_modified(|done| !std::mem::replace(done, true));
-            // What a look takes belongs to it: of iptables-legacy nothing else tells.
+            // The look's own time counts as part of the interval: iptables-legacy sends no notifications.
             let next = begun + self.doubts.pause().unwrap_or(self.every).min(self.every).mul_f64(0.8);
             let pause = self.pause.max(self.brake);
             let told = async {
@@ -237,11 +250,11 @@ impl Keeper {
                 told
             };
             tokio::select! {
-                changed = self.wishes.changed() => {
+                changed = self.inputs.changed() => {
                     if changed.is_err() {
                         return;
                     }
-                    // Of many changes in a row each costs a look: they share it.
+                    // Many changes in a row share one look.
                     tokio::time::sleep(busy).await;
                 }
                 told = told => {
@@ -249,28 +262,18 @@ impl Keeper {
                         monitor = None;
                     }
                 }
-                () = tokio::time::sleep_until(next.into()) => (self.pause, self.brake) = (SETTLE, SETTLE),
+                () = tokio::time::sleep_until(next.into()) => (self.pause, self.brake) = (MIN_PAUSE, MIN_PAUSE),
             }
         }
     }
 
-    /// Compares where anything may have changed, and notes what was counted.
-    fn look(&mut self, wish: &Wish, is_new: bool) {
+    /// Compares, after a read if anything may have changed, and publishes the outcome and the counters.
+    fn look(&mut self, inputs: &Inputs, is_new: bool) {
         if self.reconciler.driver().has_changed() {
             self.reconciler.invalidate();
-            self.pause = (self.pause * 2).min(SLOWEST);
+            self.pause = (self.pause * 2).min(MAX_PAUSE);
         }
-        let mut report = self.compare(wish);
-        // iptables takes over at once what nftables refuses: two steps down, and one more without a flowtable.
-        for _ in 0..3 {
-            if !self.reconciler.driver().holds_less(&self.around) {
-                break;
-            }
-            let before = std::mem::replace(&mut report, self.compare(wish));
-            report.written += before.written;
-            report.removed += before.removed;
-            report.changes.splice(..0, before.changes);
-        }
+        let report = self.compare_until_supported(inputs);
         let put_right = report.written + report.removed > 0 && !is_new;
         if put_right {
             self.brake = (self.brake * 2).min(self.every);
@@ -281,21 +284,21 @@ impl Keeper {
         if report.read_back && report.converged {
             self.leave_other_iptables();
         }
-        let lack = self.reconciler.driver().nftables_error().map(|error| lacking(self.around.nftables, error));
+        let lack = self.probe.nftables_error().map(|error| lacking(self.facts.support.nftables, error));
         self.board.warning(NFTABLES, lack);
-        self.board.caution(FLOWTABLE, self.reconciler.driver().flowtable_error().map(no_flowtable));
-        let hidden = self.is_blind().then(|| HIDDEN.to_owned());
+        self.board.caution(FLOWTABLE, self.probe.flowtable_error().map(no_flowtable));
+        let hidden = self.is_blind(report.findings.firewalls).then(|| HIDDEN.to_owned());
         self.board.warning(DOCKERS_CHAINS, hidden);
-        self.publish(&report, &wish.devices);
-        if self.note_doubts(&wish.devices) {
-            let report = self.compare(wish);
-            self.publish(&report, &wish.devices);
+        self.publish(&report, &inputs.devices);
+        if self.note_doubts(&inputs.devices) {
+            let (report, _) = self.compare(inputs);
+            self.publish(&report, &inputs.devices);
         }
-        self.note_claims(&wish.leases);
-        self.note_overruled(&wish.devices);
+        self.note_claims(&inputs.leases);
+        self.note_overruled(&report.findings.operator_drops, &inputs.devices);
     }
 
-    /// Once our chains stand where they are to be, those in the other iptables are of no use.
+    /// Removes our chains from the variant of iptables that is not in use.
     fn leave_other_iptables(&mut self) {
         let removed = self.reconciler.driver().remove_from_other_iptables();
         if let Ok(removed @ 1..) = removed {
@@ -310,27 +313,55 @@ impl Keeper {
         self.board.warning(IPTABLES, failure);
     }
 
-    fn compare(&mut self, wish: &Wish) -> Report<Firewall> {
-        let subnets: Vec<Prefix> = wish.own.lease.subnet.prefixes().collect();
-        match self.links.of_containers(&subnets) {
-            Ok(links) => {
-                let mut around = self.reconciler.driver().host_facts(links, &subnets);
-                around.doubted = self.doubts.families();
-                if self.policy.flowtable && self.reconciler.driver().tries_flowtables() {
-                    around.hookable = self.hookable(&wish.devices, &around.bridges);
-                }
-                self.note_bridges(&around, subnets);
-                self.note_host_facts(around, &wish.devices);
-            }
-            Err(error) => warn!(error = chain(&error), "cannot find the links that containers are on"),
+    /// Compares again, for less, as long as the host refuses a part of our table: iptables takes over at once what nftables
+    /// lacks.
+    fn compare_until_supported(&mut self, inputs: &Inputs) -> Report<Firewall> {
+        let (mut report, mut learned) = self.compare(inputs);
+        // At most: without a flowtable, without the check of inner sources, without nftables.
+        let mut steps = 0..3;
+        while learned == Learned::Less && steps.next().is_some() {
+            let (again, next) = self.compare(inputs);
+            let before = std::mem::replace(&mut report, again);
+            report.written += before.written;
+            report.removed += before.removed;
+            report.changes.splice(..0, before.changes);
+            learned = next;
         }
-        let peer = |entry: &Arc<Entry>| Peer { public: entry.lease.public, subnet: entry.lease.subnet };
-        let peers = wish.leases.peers.values().map(peer);
-        let firewall = self.policy.desired(wish.own.lease.subnet, &peers, &wish.devices, &self.around);
-        self.reconciler.round(&firewall)
+        report
     }
 
-    /// The links that a flowtable may name: those that are there.
+    fn compare(&mut self, inputs: &Inputs) -> (Report<Firewall>, Learned) {
+        let support = self.probe.support(Instant::now());
+        let subnets: Vec<Prefix> = inputs.own.lease.subnet.prefixes().collect();
+        let facts = match self.links.of_containers(&subnets) {
+            Ok(links) => {
+                let facts = self.host_facts(inputs, links, support);
+                self.note_bridges(&facts, subnets);
+                facts
+            }
+            Err(error) => {
+                warn!(error = chain(&error), "cannot find the links that containers are on");
+                HostFacts { support, ..self.facts.clone() }
+            }
+        };
+        self.note_host_facts(facts, &inputs.devices);
+        let peer = |entry: &Arc<Entry>| Peer { public: entry.lease.public, subnet: entry.lease.subnet };
+        let peers = inputs.leases.peers.values().map(peer);
+        let firewall = self.policy.desired(inputs.own.lease.subnet, &peers, &inputs.devices, &self.facts);
+        let report = self.reconciler.round(&firewall);
+        let learned = self.probe.learn(support, &firewall, &report, Instant::now());
+        (report, learned)
+    }
+
+    fn host_facts(&mut self, inputs: &Inputs, links: Vec<ContainerLink>, support: Support) -> HostFacts {
+        let ForeignRules { docker, tracked } = self.reconciler.driver().foreign_rules();
+        let subnets: Vec<Prefix> = inputs.own.lease.subnet.prefixes().collect();
+        let bridges = HostFacts::bridges_among(&links, &subnets);
+        let hookable = if self.policy.flowtable { self.hookable(&inputs.devices, &bridges) } else { BTreeSet::new() };
+        HostFacts { bridges, links, docker, support, tracked, doubted: self.doubts.families(), hookable }
+    }
+
+    /// The links that exist, among those that a flowtable should have.
     fn hookable(&mut self, devices: &DualStack<OverlayDevice>, bridges: &BTreeSet<LinkName>) -> BTreeSet<LinkName> {
         let devices = devices.iter().map(|(_, device)| device.link).filter(|link| self.links.has(*link));
         devices.chain(bridges.iter().copied()).collect()
@@ -350,13 +381,14 @@ impl Keeper {
             info!(written, removed, changes = report.named(), "firewall rules changed");
         }
         let counted = self.reconciler.driver().counted().unwrap_or_else(|_| self.seen.counted.clone());
-        self.note_blocked(&counted, devices);
+        self.note_blocked(&counted, report.findings.firewalls, devices);
+        let tracked = self.policy.tracked(devices, &self.facts);
         let seen = FirewallSeen {
             written: self.seen.written + report.written as u64,
             removed: self.seen.removed + report.removed as u64,
             converged: report.converged,
             counted,
-            tracked: self.policy.tracked(devices, &self.around),
+            tracked: tracked.into_iter().map(|(family, why)| (family, why.to_string())).collect(),
         };
         if seen != self.seen {
             self.board.update(|board| board.firewall = seen.clone());

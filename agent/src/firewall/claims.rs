@@ -1,4 +1,5 @@
-//! Peers that send from another address than their lease has, so that all they send is dropped as a stranger's. Pure.
+//! Peers that send from another address than that of their lease, so that their packets are dropped as those of unknown
+//! senders. Pure.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -8,16 +9,16 @@ use std::{
 use wire_lease::LeaseTable;
 use wire_net::{Family, Prefix};
 
-/// What the warning concerns.
+/// The subject of the warning.
 pub(super) const PEERS: &str = "peers";
 
-/// How many are named.
+/// The number of subnets that the warning names.
 const NAMED: usize = 3;
 
-/// By the subnet whose addresses a stranger has as inner sources: the public address its lease has, and the stranger's.
+/// By the subnet that an unknown sender has inner sources from: the public address of its lease, and the sender's.
 pub(super) type Misplaced = BTreeMap<Prefix, (IpAddr, IpAddr)>;
 
-/// Joins strangers with the leases whose sources they use. `None`: there are none.
+/// Finds the leases whose addresses unknown senders use as inner sources; `None` if there are none.
 pub(super) fn misplaced(claims: &BTreeSet<(IpAddr, IpAddr)>, leases: &LeaseTable) -> Option<Misplaced> {
     let mut misplaced = Misplaced::new();
     for (sender, source) in claims {

@@ -1,8 +1,9 @@
-//! Doubts that what we let in gets to the device. Pure.
+//! Doubts whether the packets that we let in reach the device. Pure.
 //!
-//! The kernel counts what a device has received, for nothing. That is less than what we let in: the device, or the agent behind it, drops by
-//! itself (flags, another MAC), and one that is made anew counts from zero. So where it stands still while packets arrive that is a doubt
-//! and no proof, and what others let in is counted for a while, which costs something for each packet.
+//! The kernel counts the packets that a device has received anyway. They are fewer than those that we let in: the device,
+//! or the agent behind it, drops some itself (flags, another MAC), and a new device counts from zero. So a counter that
+//! stands still while packets arrive is a reason for doubt and no proof. Then the packets that all others let in are counted
+//! for a while, which costs something for each packet.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,26 +12,27 @@ use std::{
 
 use wire_net::Family;
 
-/// So many packets must have arrived while the device stood still: fewer may be on their way there.
+/// The number of packets that must arrive while the device's counter stands still: fewer may be on their way to it.
 const MANY: u64 = 3;
 
-/// A doubt lasts so long at least: what comes and goes must not change the table each time.
+/// The shortest time of a doubt: one that comes and goes must not change the table each time.
 const COUNTED: Duration = Duration::from_secs(60);
 
-/// For so long after a doubt has come up it is looked at often.
+/// The time after a doubt has arisen in which the counters are read often.
 const CLOSELY: Duration = Duration::from_secs(15);
 
-/// The pause between two looks meanwhile, and the shortest in any case: each reads the counters of all links.
+/// The pause between two looks in that time. The shortest pause at any time is half of it, since each look reads the
+/// counters of all links.
 const OFTEN: Duration = Duration::from_secs(1);
 
-/// All of them.
+/// The doubts of all families.
 #[derive(Debug, Default)]
 pub(super) struct Doubts {
     of: BTreeMap<Family, Doubt>,
     looked: Option<Instant>,
 }
 
-/// The counters of one family when its device last moved, and since when it is doubted.
+/// The counters of one family when that of its device last changed, and the time of the doubt, if there is one.
 #[derive(Debug)]
 struct Doubt {
     arrived: u64,
@@ -39,7 +41,7 @@ struct Doubt {
 }
 
 impl Doubts {
-    /// Whether it is time for another look, which is then taken.
+    /// True if it is time for another look, which is then taken as made.
     pub(super) fn is_due(&mut self, now: Instant) -> bool {
         let is_due = self.looked.is_none_or(|looked| now.duration_since(looked) >= OFTEN.mul_f64(0.5));
         if is_due {
@@ -48,8 +50,8 @@ impl Doubts {
         is_due
     }
 
-    /// Notes how many packets of a family have arrived, and how many its device had received just after that; whether what is
-    /// doubted has changed.
+    /// Takes the number of packets of a family that have arrived, and of those that its device had received just after that.
+    /// True if a doubt has arisen or gone.
     pub(super) fn note(&mut self, family: Family, arrived: u64, received: u64, now: Instant) -> bool {
         let doubt = self.of.entry(family).or_insert(Doubt { arrived, received, since: None });
         let before = doubt.since.is_some();
@@ -66,7 +68,7 @@ impl Doubts {
         self.of.iter().filter(|(_, doubt)| doubt.since.is_some()).map(|(family, _)| *family).collect()
     }
 
-    /// The pause before the next look, where that is to come soon.
+    /// The pause before the next look, if it should come soon.
     pub(super) fn pause(&self) -> Option<Duration> {
         let is_new = |doubt: &Doubt| doubt.since.is_some_and(|since| since.elapsed() < CLOSELY);
         self.of.values().any(is_new).then_some(OFTEN)

@@ -1,4 +1,4 @@
-//! What the board is told of the host around the firewall after each look.
+//! Reports to the board about the host around the firewall, after each look.
 
 use std::time::Instant;
 
@@ -7,33 +7,34 @@ use wire_firewall::{ACCEPT_MARK, Counted, DockerRules, HostFacts, OverlayDevice}
 use wire_kernel::traffic;
 use wire_lease::LeaseTable;
 use wire_net::{DualStack, Family, LinkName, Prefix};
+use wire_state::{OperatorDrop, OtherFirewalls};
 
 use super::{
-    Keeper, LASTING,
+    BRIDGE_GRACE, BridgeFindings, FirewallLoop,
     claims::{PEERS, claimed, misplaced},
-    said::{BLOCKED, BRIDGE, BRIDGE_NAME, CONTESTED, DOCKER_USER, RIVAL, blocked, overruled, unnamed},
+    messages::{BLOCKED, BRIDGE, BRIDGE_NAME, CONTESTED, DOCKER_USER, RIVAL, blocked, overruled, unnamed},
 };
 use crate::{
     bridges::{Docker, Expected, Findings},
     other_agents,
 };
 
-impl Keeper {
-    /// Whether it was another agent that changed what is ours.
+impl FirewallLoop {
+    /// Finds whether another agent has changed our rules.
     pub(super) fn note_rivals(&mut self) {
         self.contested = other_agents::are_there();
         self.board.alarm(RIVAL, self.contested.then(|| CONTESTED.to_owned()));
     }
 
-    /// Whether containers are where the overlay leads to.
-    pub(super) fn note_bridges(&mut self, around: &HostFacts, subnets: Vec<Prefix>) {
+    /// Reports bridges that do not fit the lease.
+    pub(super) fn note_bridges(&mut self, facts: &HostFacts, subnets: Vec<Prefix>) {
         let (networks, mtu) = (self.policy.pools.map(|_, pool| pool.network), self.board.look(|seen| seen.mtu));
         let expected = Expected { subnets, networks, mtu, told: self.told.clone() };
-        let found = expected.compare(&around.links, Docker::look);
-        if found != self.found.0 {
-            self.found = (found.clone(), Instant::now());
+        let found = expected.compare(&facts.links, Docker::look);
+        if found != self.bridges.findings {
+            self.bridges = BridgeFindings { findings: found.clone(), since: Instant::now() };
         }
-        if found != Findings::default() && self.found.1.elapsed() < LASTING {
+        if found != Findings::default() && self.bridges.since.elapsed() < BRIDGE_GRACE {
             return;
         }
         let Findings { fault, warning, clash } = found;
@@ -44,40 +45,41 @@ impl Keeper {
         }
         self.board.fault(BRIDGE, fault);
         self.board.warning(BRIDGE, warning);
-        // The log has it since before the options were written.
+        // The log has had it since the options were written.
         self.board.warning("daemon.json", clash.filter(|_| self.told.file.is_some()));
     }
 
-    /// Whether a Docker runs whose chains are not to be seen, though ours are to stand before them.
-    pub(super) fn is_blind(&mut self) -> bool {
-        let concerns_us = self.policy.forward && self.around.docker == DockerRules::Iptables;
-        concerns_us && self.reconciler.driver().hides_docker() && Docker::look().runs
+    /// True if Docker runs, its chains cannot be read, and ours should come before them.
+    pub(super) fn is_blind(&mut self, others: OtherFirewalls) -> bool {
+        let concerns_us = self.policy.forward && self.facts.docker == DockerRules::Iptables;
+        let is_hidden = !others.docker && self.reconciler.driver().hides_legacy_tables();
+        concerns_us && is_hidden && Docker::look().runs
     }
 
-    pub(super) fn note_host_facts(&mut self, around: HostFacts, devices: &DualStack<OverlayDevice>) {
-        if around.bridges != self.around.bridges {
-            let links: Vec<&str> = around.bridges.iter().map(LinkName::as_str).collect();
+    pub(super) fn note_host_facts(&mut self, facts: HostFacts, devices: &DualStack<OverlayDevice>) {
+        if facts.bridges != self.facts.bridges {
+            let links: Vec<&str> = facts.bridges.iter().map(LinkName::as_str).collect();
             info!(links = links.join(" "), "containers are on");
         }
-        // Without a device nothing is encapsulated, and there is no such rule.
-        let unnamed = unnamed(around.unnamed_bridges()).filter(|_| !devices.is_empty());
+        // Without a device there are no rules about encapsulated packets.
+        let unnamed = unnamed(facts.unnamed_bridges()).filter(|_| !devices.is_empty());
         if let Some(unnamed) = &unnamed
             && self.board.look(|seen| seen.notes.get(BRIDGE_NAME) != Some(unnamed))
         {
             warn!("{unnamed}");
         }
         self.board.warning(BRIDGE_NAME, unnamed);
-        let fault = (around.docker == DockerRules::Unmarked).then(|| {
+        let fault = (facts.docker == DockerRules::Unmarked).then(|| {
             format!(
                 "its rules in nftables drop the overlay's packets to containers: start it with \
                  --bridge-accept-fwmark={ACCEPT_MARK:#x}/{ACCEPT_MARK:#x}, or \"bridge-accept-fwmark\" in daemon.json"
             )
         });
         self.board.fault("docker", fault);
-        self.around = around;
+        self.facts = facts;
     }
 
-    /// Which strangers may be peers that send from another address than they publish.
+    /// Reports unknown senders that may be peers sending from another address than that of their lease.
     pub(super) fn note_claims(&self, leases: &LeaseTable) {
         let is_userspace = self.board.look(|seen| seen.datapath.is_some_and(|datapath| datapath.is_userspace));
         let claims = misplaced(&self.seen.counted.claims, leases).map(|misplaced| claimed(&misplaced, is_userspace));
@@ -89,10 +91,9 @@ impl Keeper {
         self.board.warning(PEERS, claims);
     }
 
-    /// What an operator has put where ours comes first.
-    pub(super) fn note_overruled(&mut self, devices: &DualStack<OverlayDevice>) {
-        let drops = self.reconciler.driver().operators_drops();
-        let warning = overruled(&self.policy.overruled(drops, devices, &self.around));
+    /// Reports an operator's drops that have no effect, since our rules come first.
+    pub(super) fn note_overruled(&self, drops: &[OperatorDrop], devices: &DualStack<OverlayDevice>) {
+        let warning = overruled(&self.policy.overruled(drops, devices, &self.facts));
         if let Some(warning) = &warning
             && self.board.look(|seen| seen.notes.get(DOCKER_USER) != Some(warning))
         {
@@ -101,13 +102,14 @@ impl Keeper {
         self.board.warning(DOCKER_USER, warning);
     }
 
-    /// Compares what we let in with what the devices have received; true where another family is doubted than before.
+    /// Compares the packets that we let in with those that the devices have received. True if other families are doubted
+    /// than before.
     pub(super) fn note_doubts(&mut self, devices: &DualStack<OverlayDevice>) -> bool {
-        // Each lease brings a look, and reading the counters of all links takes longer than all else of it.
+        // Each lease causes a look, and reading the counters of all links takes longer than the rest of it.
         if !self.doubts.is_due(Instant::now()) {
             return false;
         }
-        // Our own counters were read before: what is on its way in between is received in excess.
+        // Our own counters were read before, so packets that have arrived since can only add to the devices' counters.
         let Ok(traffic) = traffic() else { return false };
         let mut changed = false;
         for (family, device) in devices.iter() {
@@ -120,8 +122,13 @@ impl Keeper {
         changed
     }
 
-    /// What we let in and nobody sees at the end of the way, another firewall of this host has dropped.
-    pub(super) fn note_blocked(&mut self, counted: &Counted, devices: &DualStack<OverlayDevice>) {
+    /// Reports that another firewall of this host drops what we let in: packets arrive, and none is delivered.
+    pub(super) fn note_blocked(
+        &mut self,
+        counted: &Counted,
+        others: OtherFirewalls,
+        devices: &DualStack<OverlayDevice>,
+    ) {
         let before = &self.seen.counted;
         let packets = |counted: &DualStack<u64>, family| counted.get(family).copied().unwrap_or_default();
         let more = |now, before, family| packets(now, family) > packets(before, family);
@@ -134,10 +141,10 @@ impl Keeper {
         }
         let port = devices.iter().find(|(family, _)| self.blocked.contains(family)).map(|(_, device)| device.port);
         let fault = port.map(|port| {
-            let links = devices.iter().map(|(_, device)| device.link).chain(self.around.bridges.iter().copied());
-            // Of a network with one family it is that one.
+            let links = devices.iter().map(|(_, device)| device.link).chain(self.facts.bridges.iter().copied());
+            // In a network with one family it is plain.
             let families: Vec<Family> = self.blocked.iter().copied().filter(|_| devices.iter().count() > 1).collect();
-            blocked(self.reconciler.driver().others(), port, &families, links)
+            blocked(others, port, &families, links)
         });
         self.board.alarm(BLOCKED, fault);
     }

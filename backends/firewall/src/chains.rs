@@ -5,87 +5,93 @@
 
 use std::collections::BTreeMap;
 
-use wire_state::{Call, Chain, ChainName, ChainTable, ChainTableKind, Place};
+use wire_net::LinkName;
+use wire_state::{Call, ChainName, ChainTable, ChainTableKind, Creation, DesiredChain, InternalBridges, Place};
 
 use super::{
+    common_rule::{CommonRule, Conditions, RangeMatch, Verdict},
     family_rules::FamilyRules,
-    policy::{KUBE_MARK, Masquerade, OverlayDevice},
-    rule::multicast,
+    nat,
+    policy::Masquerade,
+    render,
 };
 
 impl FamilyRules {
-    /// The rules of [`FamilyRules::nat`] in iptables, for hosts without nftables. In iptables an accept keeps the
-    /// source.
-    pub(super) fn nat_chain(&self, masquerade: Masquerade) -> (ChainName, Chain) {
-        let (all, overlay, own, group) = (self.network, self.overlay, self.own, multicast(self.family));
-        let rule = |matching: &str, verdict: &str| format!("{matching} -j {verdict}");
-        let mut rules = vec![
-            rule(&format!("-m mark --mark {KUBE_MARK}/{KUBE_MARK}"), "RETURN"),
-            rule(&format!("-s {own} -d {own}"), "RETURN"),
-            rule(&overlay.within(own), "ACCEPT"),
-            rule(&format!("-s {all} -d {own}"), "ACCEPT"),
-        ];
-        rules.extend(self.beyond().map(|link| rule(&format!("-s {own} -o {link}"), "ACCEPT")));
-        let verdict = match masquerade {
-            Masquerade::Off => None,
-            Masquerade::Random => Some("MASQUERADE --random-fully"),
-            Masquerade::Plain => Some("MASQUERADE"),
-        };
-        rules.extend(verdict.into_iter().flat_map(|verdict| {
-            [
-                rule(&format!("! -s {all} -d {own}"), "RETURN"),
-                rule(&overlay.leaving(group), verdict),
-                rule(&overlay.entering(), verdict),
-            ]
-        }));
-        let name = "WIRE-NAT".to_owned();
-        let call = format!("-j {name}");
-        let calls = [("POSTROUTING".to_owned(), Call { place: Place::First, rules: vec![call] })].into();
-        let table = ChainTable { family: self.family, kind: ChainTableKind::Nat };
-        (ChainName { table, name }, Chain { rules, calls, ..Chain::default() })
+    /// Source NAT in iptables, for hosts without nftables.
+    pub(super) fn nat_chain(&self, masquerade: Masquerade) -> (ChainName, DesiredChain) {
+        let rules = [vec![nat::marked_for_others()], self.nat(masquerade)].concat();
+        self.chain(ChainTableKind::Nat, "WIRE-NAT", &rules, &[("POSTROUTING", Place::First)])
     }
 
-    /// The iptables chains that accept traffic of the overlay before Docker's rules drop it.
-    pub(super) fn chains(&self) -> BTreeMap<ChainName, Chain> {
-        let (all, own) = (self.network, self.own);
-        let rule = |matching: String| format!("{matching} -j ACCEPT");
+    /// The chains that accept traffic of the overlay before Docker's rules drop it.
+    pub(super) fn accepting_chains(&self) -> BTreeMap<ChainName, DesiredChain> {
         let mut chains = BTreeMap::new();
-        let mut add = |kind, name: &str, rules: Vec<String>, callers: &[(&str, Place)]| {
-            let table = ChainTable { family: self.family, kind };
-            chains.insert(ChainName { table, name: name.to_owned() }, chain(kind, name, rules, callers));
-        };
-        if let Some(OverlayDevice { link, .. }) = self.device {
-            let incoming = rule(format!("-s {all} -d {own} -i {link}"));
+        if let Some(device) = self.device {
+            let [incoming, outgoing] = self.forwarded_by(device.link);
             // Docker 28 drops packets to a container that do not arrive by its bridge, and does so before connection
             // tracking: replies too.
-            add(ChainTableKind::Raw, "WIRE-RAW", vec![incoming.clone()], &[("PREROUTING", Place::First)]);
-            let outgoing = rule(format!("-s {own} -d {all} -o {link}"));
+            let first = [incoming];
+            chains.extend([self.chain(ChainTableKind::Raw, "WIRE-RAW", &first, &[("PREROUTING", Place::First)])]);
             // Before Docker's drops: in FORWARD, and in DOCKER-USER, the chain that Docker leaves to others, because
             // dockerd inserts its own rules in front of ours when it starts.
             let callers = [("FORWARD", Place::First), ("DOCKER-USER", Place::First)];
-            add(ChainTableKind::Filter, "WIRE-FORWARD", vec![incoming, outgoing], &callers);
+            chains.extend([self.chain(ChainTableKind::Filter, "WIRE-FORWARD", &[incoming, outgoing], &callers)]);
         }
-        // As flannel: overrides a policy that drops, after all rules of others. Traffic between containers of this host
-        // is left to Docker: with --icc=false its drop is behind our rule after each start of dockerd.
-        let within = format!("-s {own} -d {own} -j RETURN");
-        let any = vec![within, rule(format!("-s {all}")), rule(format!("-d {all}"))];
-        add(ChainTableKind::Filter, "WIRE-POLICY", any, &[("FORWARD", Place::Behind)]);
+        let callers = [("FORWARD", Place::Anywhere)];
+        chains.extend([self.chain(ChainTableKind::Filter, "WIRE-POLICY", &self.forwarded(), &callers)]);
         chains
+    }
+
+    /// Accepts what comes to containers here by the overlay device, and what they send there.
+    fn forwarded_by(&self, link: LinkName) -> [CommonRule; 2] {
+        let (all, own) = (RangeMatch::inside(self.network), RangeMatch::inside(self.own));
+        let incoming = Conditions { source: all, destination: own, incoming: Some(link), ..Conditions::default() };
+        let outgoing = Conditions { source: own, destination: all, outgoing: Some(link), ..Conditions::default() };
+        [accept("from the overlay", incoming), accept("to the overlay", outgoing)]
+    }
+
+    /// As flannel: overrides a policy that drops, after all rules of others. Traffic between containers of this host is
+    /// left to Docker: with --icc=false its drop is behind our rule after each start of dockerd.
+    fn forwarded(&self) -> [CommonRule; 3] {
+        let (all, own) = (RangeMatch::inside(self.network), RangeMatch::inside(self.own));
+        let within = Conditions { source: own, destination: own, ..Conditions::default() };
+        let from = Conditions { source: all, ..Conditions::default() };
+        let to = Conditions { destination: all, ..Conditions::default() };
+        [
+            CommonRule { purpose: "within this host", conditions: within, verdict: Verdict::Return },
+            accept("from the network", from),
+            accept("to the network", to),
+        ]
+    }
+
+    /// A chain that is called from `callers`, each at its place.
+    fn chain(
+        &self,
+        kind: ChainTableKind,
+        name: &str,
+        rules: &[CommonRule],
+        callers: &[(&str, Place)],
+    ) -> (ChainName, DesiredChain) {
+        let call = |place| Call { place, rule: format!("-j {name}") };
+        let chain = DesiredChain {
+            rules: rules.iter().map(render::iptables::rule).collect(),
+            internal_bridges: match kind {
+                // What this chain accepts would never reach the rules by which Docker isolates internal bridges.
+                ChainTableKind::Filter => InternalBridges::Return,
+                ChainTableKind::Raw | ChainTableKind::Nat => InternalBridges::Ignore,
+            },
+            creation: match kind {
+                // Every packet passes a table that has rules, twice per host.
+                ChainTableKind::Raw => Creation::WhenTableIsUsed,
+                ChainTableKind::Filter | ChainTableKind::Nat => Creation::Always,
+            },
+            calls: callers.iter().map(|(caller, place)| ((*caller).to_owned(), call(*place))).collect(),
+        };
+        let table = ChainTable { family: self.family, kind };
+        (ChainName { table, name: name.to_owned() }, chain)
     }
 }
 
-/// A chain that is called from `callers`, each at its place.
-fn chain(kind: ChainTableKind, name: &str, rules: Vec<String>, callers: &[(&str, Place)]) -> Chain {
-    let calls = callers.iter().map(|(caller, place)| {
-        let rule = format!("-j {name}");
-        ((*caller).to_owned(), Call { place: *place, rules: vec![rule] })
-    });
-    Chain {
-        rules,
-        // What this chain accepts would never reach the rules by which Docker isolates internal networks.
-        spares_internal: kind == ChainTableKind::Filter,
-        // Every packet passes a table that has rules, twice per host. So `raw` is used only if somebody else uses it.
-        answers_others: kind == ChainTableKind::Raw,
-        calls: calls.collect(),
-    }
+const fn accept(purpose: &'static str, conditions: Conditions) -> CommonRule {
+    CommonRule { purpose, conditions, verdict: Verdict::Accept }
 }

@@ -4,9 +4,16 @@ use std::net::IpAddr;
 
 use wire_net::{Family, LinkName, Prefix};
 use wire_netlink::attribute::{address, attributes, number, text};
-use wire_state::{Element, Hook, SetKind};
+use wire_state::{ChainKind, Element, Hook, SetKind};
 
-use super::tracking::Effects;
+use super::{
+    nfta::{
+        NFT_REG_VERDICT, NFTA_COUNTER_PACKETS, NFTA_DATA_VERDICT, NFTA_DYNSET_EXPR, NFTA_DYNSET_EXPRESSIONS,
+        NFTA_EXPR_DATA, NFTA_EXPR_NAME, NFTA_IMMEDIATE_DATA, NFTA_LOOKUP_DREG, NFTA_MATCH_NAME, NFTA_OBJREF_IMM_TYPE,
+        NFTA_TARGET_NAME, NFTA_VERDICT_CHAIN,
+    },
+    tracking::Effects,
+};
 
 /// Finds an attribute of a message, after its `struct nfgenmsg`.
 pub(super) fn find(body: &[u8], wanted: u16) -> Option<&[u8]> {
@@ -20,6 +27,15 @@ pub(super) fn be32(value: &[u8]) -> Option<u32> {
 pub(super) fn hook_of(number: u32) -> Option<Hook> {
     let hooks = [Hook::Prerouting, Hook::Input, Hook::Forward, Hook::Output, Hook::Postrouting, Hook::Ingress];
     hooks.get(usize::try_from(number).ok()?).copied()
+}
+
+/// The type of a base chain; `None` for one that we never use.
+pub(super) fn chain_kind(name: &str) -> Option<ChainKind> {
+    match name {
+        "filter" => Some(ChainKind::Filter),
+        "nat" => Some(ChainKind::Nat),
+        _ => None,
+    }
 }
 
 /// `NFT_SET_INTERVAL`: a set of ranges.
@@ -96,17 +112,20 @@ pub(super) fn without_counts(expressions: &[u8]) -> Vec<u8> {
 /// The number of packets that the counters inside a rule have counted.
 pub(super) fn counts(expressions: &[u8]) -> u64 {
     let counters = attributes(expressions).filter(|(_, expression)| is_counter(expression));
-    // NFTA_EXPR_DATA, NFTA_COUNTER_PACKETS
-    let packets = counters.filter_map(|(_, expression)| attribute(attribute(expression, 2)?, 2)?.try_into().ok());
-    packets.map(u64::from_be_bytes).sum()
+    counters.filter_map(|(_, expression)| packets(expression)).sum()
+}
+
+fn packets(counter: &[u8]) -> Option<u64> {
+    let packets = attribute(attribute(counter, NFTA_EXPR_DATA)?, NFTA_COUNTER_PACKETS)?;
+    packets.try_into().ok().map(u64::from_be_bytes)
 }
 
 fn is_counter(expression: &[u8]) -> bool {
-    // NFTA_EXPR_NAME
-    attribute(expression, 1).and_then(text) == Some("counter")
+    attribute(expression, NFTA_EXPR_NAME).and_then(text) == Some("counter")
 }
 
-fn attribute(bytes: &[u8], wanted: u16) -> Option<&[u8]> {
+/// Finds an attribute among others.
+pub(super) fn attribute(bytes: &[u8], wanted: u16) -> Option<&[u8]> {
     attributes(bytes).find(|(kind, _)| *kind == wanted).map(|(_, value)| value)
 }
 
@@ -130,6 +149,9 @@ const ABOUT_CONNECTIONS: [&str; 16] = [
     "SYNPROXY",
 ];
 
+/// Objects that have nothing to do with connections: `NFT_OBJECT_COUNTER`, `_QUOTA`, `_LIMIT`, `_SECMARK`.
+const NOT_ABOUT_CONNECTIONS: [u32; 4] = [1, 2, 4, 8];
+
 /// The effects of a rule, from its expressions (`NFTA_RULE_EXPRESSIONS`).
 pub(super) fn rule_effects(expressions: &[u8]) -> Effects {
     let mut effects = Effects::default();
@@ -141,35 +163,36 @@ pub(super) fn rule_effects(expressions: &[u8]) -> Effects {
 
 /// The effects of one expression (`NFTA_EXPR_*`).
 pub(super) fn expression_effects(expression: &[u8]) -> Effects {
-    // NFTA_EXPR_NAME, NFTA_EXPR_DATA
-    let (name, data) = (attribute(expression, 1).and_then(text), attribute(expression, 2).unwrap_or_default());
+    let name = attribute(expression, NFTA_EXPR_NAME).and_then(text);
+    let data = attribute(expression, NFTA_EXPR_DATA).unwrap_or_default();
     let mut effects = Effects::default();
     match name {
         Some("ct" | "connlimit" | "notrack" | "synproxy") => effects.uses_conntrack = true,
-        // NFTA_MATCH_NAME, NFTA_TARGET_NAME
-        Some("match" | "target") => {
+        Some("match") => {
             effects.uses_conntrack =
-                attribute(data, 1).and_then(text).is_none_or(|name| ABOUT_CONNECTIONS.contains(&name));
+                attribute(data, NFTA_MATCH_NAME).and_then(text).is_none_or(|name| ABOUT_CONNECTIONS.contains(&name));
         }
-        // NFTA_OBJREF_IMM_TYPE: NFT_OBJECT_COUNTER, _QUOTA, _LIMIT, _SECMARK; all others are about connections. Without
-        // a type, a map holds the objects.
+        Some("target") => {
+            effects.uses_conntrack =
+                attribute(data, NFTA_TARGET_NAME).and_then(text).is_none_or(|name| ABOUT_CONNECTIONS.contains(&name));
+        }
+        // Without a type, a map holds the objects.
         Some("objref") => {
-            effects.uses_conntrack = attribute(data, 1).and_then(be32).is_none_or(|kind| ![1, 2, 4, 8].contains(&kind));
+            let kind = attribute(data, NFTA_OBJREF_IMM_TYPE).and_then(be32);
+            effects.uses_conntrack = kind.is_none_or(|kind| !NOT_ABOUT_CONNECTIONS.contains(&kind));
         }
-        // NFTA_IMMEDIATE_DATA, NFTA_DATA_VERDICT, NFTA_VERDICT_CHAIN
         Some("immediate") => {
-            let chain = attribute(data, 2)
-                .and_then(|data| attribute(data, 2))
-                .and_then(|verdict| attribute(verdict, 2))
-                .and_then(text);
+            let verdict = attribute(data, NFTA_IMMEDIATE_DATA).and_then(|data| attribute(data, NFTA_DATA_VERDICT));
+            let chain = verdict.and_then(|verdict| attribute(verdict, NFTA_VERDICT_CHAIN)).and_then(text);
             effects.calls.extend(chain.map(str::to_owned));
         }
-        // NFTA_LOOKUP_DREG, NFT_REG_VERDICT
-        Some("lookup") => effects.calls_any = attribute(data, 3).and_then(be32) == Some(0),
-        // NFTA_DYNSET_EXPR and _EXPRESSIONS: run for each new element.
+        Some("lookup") => {
+            effects.calls_any = attribute(data, NFTA_LOOKUP_DREG).and_then(be32) == Some(NFT_REG_VERDICT);
+        }
+        // These expressions run for each new element.
         Some("dynset") => {
-            effects.add(attribute(data, 7).map(expression_effects).unwrap_or_default());
-            effects.add(attribute(data, 10).map(rule_effects).unwrap_or_default());
+            effects.add(attribute(data, NFTA_DYNSET_EXPR).map(expression_effects).unwrap_or_default());
+            effects.add(attribute(data, NFTA_DYNSET_EXPRESSIONS).map(rule_effects).unwrap_or_default());
         }
         Some(_) => {}
         None => effects.uses_conntrack = true,

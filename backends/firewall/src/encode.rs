@@ -6,6 +6,10 @@ use netlink_packet_core::Emitable;
 use nix::libc::IFNAMSIZ;
 use wire_state::Element;
 
+use super::nfta::{
+    NFTA_DATA_VALUE, NFTA_LIST_ELEM, NFTA_SET_ELEM_KEY, NFTA_SET_ELEM_KEY_END, NFTA_SET_ELEM_LIST_ELEMENTS,
+};
+
 /// `NLA_F_NESTED` of linux/netlink.h: the value is attributes.
 const NESTED: u16 = 1 << 15;
 
@@ -31,22 +35,21 @@ impl Body {
         self.with(kind, &[name.as_bytes(), &[0]].concat())
     }
 
-    /// `NFTA_SET_ELEM_LIST_ELEMENTS`.
+    /// Adds elements of a set.
     pub(super) fn elements(self, elements: &[Element]) -> Self {
         let mut list = Vec::new();
         for element in elements {
-            // NFTA_LIST_ELEM, NFTA_SET_ELEM_KEY and _KEY_END, NFTA_DATA_VALUE
             let (first, last) = key(element);
             let mut content = Vec::new();
-            for (kind, key) in [(1, Some(first)), (10, last)] {
+            for (kind, key) in [(NFTA_SET_ELEM_KEY, Some(first)), (NFTA_SET_ELEM_KEY_END, last)] {
                 let Some(key) = key else { continue };
                 let mut value = Vec::new();
-                put(&mut value, 1, &key);
+                put(&mut value, NFTA_DATA_VALUE, &key);
                 put(&mut content, kind | NESTED, &value);
             }
-            put(&mut list, 1 | NESTED, &content);
+            put(&mut list, NFTA_LIST_ELEM | NESTED, &content);
         }
-        self.with(3 | NESTED, &list)
+        self.with(NFTA_SET_ELEM_LIST_ELEMENTS | NESTED, &list)
     }
 }
 

@@ -6,8 +6,10 @@ use wire_net::{Family, LinkName, Prefix};
 use wire_state::{Element, Set, SetKind, vxlan_header};
 
 use super::{
-    overlay::Overlay,
-    policy::{ACCEPT_MARK, KUBE_MARK, Masquerade, OverlayDevice, Peer, Senders, is_plain},
+    address_range::AddressRange,
+    nft::is_plain,
+    overlay_device::OverlayDevice,
+    policy::{ACCEPT_MARK, Peer, Senders},
     rule::{Action, Addresses, By, Header, Is, Links, Match, Pair, Rule},
 };
 
@@ -46,7 +48,7 @@ pub(super) struct FamilyRules {
     pub(super) family: Family,
     pub(super) network: Prefix,
     /// The part of the network that hosts lease.
-    pub(super) overlay: Overlay,
+    pub(super) overlay: AddressRange,
     /// The length of the subnets that are leased under the current config, in bits. Older leases may have others.
     pub(super) subnet_len: u8,
     pub(super) own: Prefix,
@@ -60,44 +62,6 @@ impl FamilyRules {
 
     pub(super) fn destination(&self, addresses: Addresses) -> Match {
         Match::Destination(self.family, addresses)
-    }
-
-    /// The rules of flannel's chain FLANNEL-POSTRTG, except that within the overlay a packet keeps its source whatever
-    /// rules of others follow.
-    pub(super) fn nat(&self, masquerade: Masquerade) -> Vec<Rule> {
-        let (all, overlay, own) = (Addresses::In(self.network), Addresses::Of(self.overlay), Addresses::In(self.own));
-        let (to_own, outside) = (self.destination(own.clone()), Addresses::NotIn(self.network));
-        let keep =
-            |matches: [Match; 2]| Rule::new("overlay keeps its sources", matches, [Action::KeepSource(self.family)]);
-        let mut rules = vec![
-            // A container that calls its own published port needs Docker's rule for masquerading.
-            Rule::new("within this host", [self.source(own.clone()), to_own.clone()], [Action::Return]),
-            keep([self.source(own.clone()), self.destination(overlay.clone())]),
-            keep([self.source(all), to_own.clone()]),
-        ];
-        if let Some(link) = self.beyond() {
-            rules.push(keep([self.source(own), Match::To(link)]));
-        }
-        let random_port = match masquerade {
-            Masquerade::Off => return rules,
-            Masquerade::Random => true,
-            Masquerade::Plain => false,
-        };
-        rules.push(Rule::new("containers see who calls", [self.source(outside), to_own], [Action::Return]));
-        let leaving = [self.source(overlay.clone()), self.destination(Addresses::NotMulticast)];
-        let entering = [self.source(Addresses::NotOf(self.overlay)), self.destination(overlay)];
-        let masquerade = |matches| Rule::new("masquerade", matches, [Action::Masquerade { random_port }]);
-        rules.extend([leaving, entering].map(masquerade));
-        rules
-    }
-
-    /// The overlay device, if the config bounds the range: leases from before may lie outside of the range, behind the
-    /// device.
-    pub(super) fn beyond(&self) -> Option<LinkName> {
-        match self.overlay {
-            Overlay::Whole(_) => None,
-            Overlay::Range(..) => self.device.map(|device| device.link),
-        }
     }
 
     /// Drops packets that the kernel's device has decapsulated and that no rule has let in: the kernel may deliver an
@@ -117,7 +81,7 @@ impl FamilyRules {
 
     /// Marks packets for Docker's nftables tables, which drop them even if our chains accept them.
     pub(super) fn marked(&self) -> Option<Rule> {
-        let (all, own) = (Addresses::In(self.network), Addresses::In(self.own));
+        let (all, own) = (Addresses::In(self.network.into()), Addresses::In(self.own.into()));
         let matches = [Match::From(Links::Is(self.device?.link)), self.source(all), self.destination(own)];
         Some(Rule::new("accepted by Docker", matches, [Action::SetMark(ACCEPT_MARK)]))
     }
@@ -247,7 +211,7 @@ impl FamilyRules {
     /// Drops encapsulated packets of containers that leave the overlay: masqueraded, they would look to other hosts
     /// like ours.
     pub(super) fn through(&self) -> Vec<Rule> {
-        let out = self.destination(Addresses::NotOf(self.overlay));
+        let out = self.destination(Addresses::NotIn(self.overlay));
         let local = containers([Match::From(Links::In(BRIDGES)), out.clone()]);
         std::iter::once(local).chain(self.remote_containers(Some(&out))).collect()
     }
@@ -255,7 +219,7 @@ impl FamilyRules {
     /// Drops what containers of other hosts send, known by a source that may be leased; and, if hosts may have
     /// addresses in the network themselves, by the overlay device it comes from. `out` is one more condition.
     fn remote_containers(&self, out: Option<&Match>) -> Vec<Rule> {
-        let source = self.source(Addresses::Of(self.overlay));
+        let source = self.source(Addresses::In(self.overlay));
         let link = self.beyond().map(|link| Match::From(Links::Is(link)));
         let matches = |from: Match| [from].into_iter().chain(out.cloned()).collect::<Vec<_>>();
         link.into_iter().chain([source]).map(|from| containers(matches(from))).collect()
@@ -276,7 +240,7 @@ impl FamilyRules {
         let usual = self.usual_len();
         // A lease whose public address is in the overlay is not accepted as a host's by the usual rule.
         let is_usual =
-            |(public, subnet): &(IpAddr, Prefix)| usual == Some(subnet.len()) && !self.overlay.holds(*public);
+            |(public, subnet): &(IpAddr, Prefix)| usual == Some(subnet.len()) && !self.overlay.contains(*public);
         let (pairs, others): (Vec<_>, Vec<_>) = peers.filter_map(lease).partition(is_usual);
         let family = self.family_name();
         let mut sets = vec![
@@ -337,11 +301,6 @@ impl OverlayDevice {
         let is_whole = self.in_kernel && !self.has_policy;
         self.vni.map(|vni| if is_whole { Header::Whole(vxlan_header(vni)) } else { Header::Vni(vni) })
     }
-}
-
-/// Leaves packets alone that others masquerade, known by their mark.
-pub(super) fn marked_for_others() -> Rule {
-    Rule::new("marked for others", [Match::Mark(KUBE_MARK)], [Action::Return])
 }
 
 /// The purpose of the rule of [`FamilyRules::usual`], with which its mark begins.

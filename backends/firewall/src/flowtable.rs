@@ -8,11 +8,13 @@
 use std::collections::BTreeSet;
 
 use wire_net::LinkName;
-use wire_state::{BaseChain, Flowtable, Hook, Table};
+use wire_state::{Attachment, DesiredTable, Flowtable, Hook};
 
 use super::{
+    facts::HostFacts,
     family_rules::{self, FamilyRules},
-    policy::{Attachment, HostFacts, add_chain, is_plain},
+    nft::is_plain,
+    policy::add_chain,
     rule::{Action, Addresses, Links, Match, Rule},
 };
 
@@ -24,7 +26,7 @@ const PRIORITY: i32 = 0;
 const BEFORE: i32 = PRIORITY - 1;
 
 /// Adds a flowtable for flows between containers and the overlay, if the links of both can be hooked.
-pub(super) fn add(table: &mut Table, families: &[&FamilyRules], facts: &HostFacts) {
+pub(super) fn add(table: &mut DesiredTable, families: &[&FamilyRules], facts: &HostFacts) {
     let hookable = |link: &LinkName| facts.hookable.contains(link) && is_plain(link);
     // Packets of the agent's own TUN devices pass user space anyway; flowtables are not tried with them.
     let is_hookable =
@@ -38,12 +40,10 @@ pub(super) fn add(table: &mut Table, families: &[&FamilyRules], facts: &HostFact
     let devices = overlays.chain(bridges).collect();
     table.flowtables.insert(OVERLAY.to_owned(), Flowtable { flags: 0, priority: PRIORITY, devices });
     // After all other chains: what others drop never gets here, and so into no flowtable.
-    let flows = families.iter().flat_map(|rules| rules.flows()).collect();
-    add_chain(table, "flows", Attachment { kind: "filter", hook: Hook::Forward, priority: 300 }, flows);
+    let flows: Vec<Rule> = families.iter().flat_map(|rules| rules.flows()).collect();
+    add_chain(table, "flows", Attachment::filter(Hook::Forward, 300), &flows);
     for rules in families {
-        if let Some((name, chain)) = rules.emerging() {
-            table.chains.insert(name, chain);
-        }
+        rules.add_emerging(table);
     }
 }
 
@@ -52,19 +52,20 @@ impl FamilyRules {
     /// direction.
     fn flows(&self) -> Vec<Rule> {
         let Some(device) = self.device else { return Vec::new() };
-        let (all, own) = (Addresses::In(self.network), Addresses::In(self.own));
+        let (all, own) = (Addresses::In(self.network.into()), Addresses::In(self.own.into()));
         let out = [Match::To(device.link), self.source(own.clone()), self.destination(all.clone())];
         let back = [Match::From(Links::Is(device.link)), self.source(all), self.destination(own)];
         [out, back].map(flow).into()
     }
 
-    /// [`FamilyRules::not_let_in`] in a chain before the flowtable: a packet of a known flow never reaches the chain
+    /// Adds [`FamilyRules::not_let_in`] in a chain before the flowtable: a packet of a known flow never reaches the chain
     /// `arriving`.
-    fn emerging(&self) -> Option<(String, BaseChain)> {
-        let device = self.device?.link;
-        let (kind, rules) = ("filter".to_owned(), vec![family_rules::let_in_by_no_rule([]).in_nft()]);
-        let chain = BaseChain { kind, hook: Hook::Ingress, priority: BEFORE, device: Some(device), rules };
-        Some((format!("emerging-{}", self.family_name()), chain))
+    fn add_emerging(&self, table: &mut DesiredTable) {
+        if let Some(device) = self.device {
+            let name = format!("emerging-{}", self.family_name());
+            let rules = [family_rules::let_in_by_no_rule([])];
+            add_chain(table, &name, Attachment::ingress(device.link, BEFORE), &rules);
+        }
     }
 }
 

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use wire_net::Family;
 use wire_state::{
-    Call, Chain, ChainChange, ChainName, ChainTable, ChainTableKind, FirewallOp, FirewallState, OURS, Place,
+    ChainChange, ChainName, ChainTable, ChainTableKind, InternalBridge, OURS, ObservedCall, ObservedChain,
+    ObservedFirewall, OperatorDrop, Place, Position,
 };
 
 /// flanneld's chains.
@@ -15,8 +16,15 @@ const CALLERS: [&str; 1] = ["DOCKER-USER"];
 /// Chains in which Docker drops what enters or leaves an internal bridge; the second from Docker 29 on.
 const ISOLATING: [&str; 2] = ["DOCKER-ISOLATION-STAGE-1", "DOCKER-INTERNAL"];
 
-/// Adds the chains that concern us to `firewall`, from the listing of one family.
-pub(crate) fn read(listing: &str, family: Family, firewall: &mut FirewallState) {
+/// Adds to `firewall` what concerns us of the listing of one family.
+pub(crate) fn read(listing: &str, family: Family, firewall: &mut ObservedFirewall) {
+    firewall.others.firewalls.ufw |= has_chain(listing, "ufw-user-input");
+    firewall.others.firewalls.docker |= has_chain(listing, "DOCKER");
+    firewall.others.operator_drops.extend(operator_drops(listing, family));
+    read_chains(listing, family, firewall);
+}
+
+fn read_chains(listing: &str, family: Family, firewall: &mut ObservedFirewall) {
     let mut table = None;
     // By caller: the number of its rules before this one.
     let mut before: BTreeMap<&str, usize> = BTreeMap::new();
@@ -49,15 +57,17 @@ pub(crate) fn read(listing: &str, family: Family, firewall: &mut FirewallState) 
                 firewall.used.insert(table);
             }
             if let Some(target) = calls_ours {
-                let place = if *place == 0 { Place::First } else { Place::Behind };
+                let position = if *place == 0 { Position::First } else { Position::Behind };
                 let calls = &mut firewall.chains.entry(named(target)).or_default().calls;
-                let call = calls.entry(chain.to_owned()).or_insert_with(|| Call { place, rules: Vec::new() });
+                let call =
+                    calls.entry(chain.to_owned()).or_insert_with(|| ObservedCall { position, rules: Vec::new() });
                 call.rules.push(rule.to_owned());
             }
             if concerns_us(chain) {
                 firewall.chains.entry(named(chain)).or_default().rules.push(rule.to_owned());
             } else if ISOLATING.contains(&chain) {
-                firewall.internal.extend(kept_from_others(rule).map(|link| (family, link.to_owned())));
+                let bridge = isolated_bridge(rule).map(|name| InternalBridge { family, name: name.to_owned() });
+                firewall.internal_bridges.extend(bridge);
             }
         }
     }
@@ -77,10 +87,11 @@ pub(crate) fn count(listing: &str) -> BTreeMap<&str, usize> {
     counts
 }
 
-/// The rules in `DOCKER-USER`, the chain that Docker leaves to operators, that drop or reject packets.
-pub(crate) fn operators_drops(listing: &str) -> impl Iterator<Item = &str> {
+/// The rules in `DOCKER-USER` that drop or reject packets.
+pub(crate) fn operator_drops(listing: &str, family: Family) -> impl Iterator<Item = OperatorDrop> {
     let rules = listing.lines().filter_map(|line| line.strip_prefix("-A DOCKER-USER "));
-    rules.filter(|rule| target(rule).is_some_and(|target| ["DROP", "REJECT"].contains(&target)))
+    let drops = rules.filter(|rule| target(rule).is_some_and(|target| ["DROP", "REJECT"].contains(&target)));
+    drops.map(move |rule| OperatorDrop { family, rule: rule.to_owned() })
 }
 
 /// True if a listing declares a chain whose name begins with `prefix`.
@@ -88,16 +99,8 @@ pub(crate) fn has_chain(listing: &str, prefix: &str) -> bool {
     listing.lines().any(|line| line.strip_prefix(':').is_some_and(|chain| chain.starts_with(prefix)))
 }
 
-/// The input for one operation, applied as one transaction; `None` if it is none of iptables.
-pub(crate) fn script(op: &FirewallOp) -> Option<(ChainTable, String)> {
-    match op {
-        FirewallOp::PutChains(table, changes) => Some((*table, put(*table, changes))),
-        FirewallOp::DeleteChain(name, chain) => Some((name.table, delete(name, chain))),
-        FirewallOp::PutTable(_) | FirewallOp::ChangeSets(_) | FirewallOp::DeleteTable(_) => None,
-    }
-}
-
-fn put(table: ChainTable, changes: &[ChainChange]) -> String {
+/// Fills chains of ours in one table, and puts their calls in place.
+pub(crate) fn put(table: ChainTable, changes: &[ChainChange]) -> String {
     let mut lines = vec![format!("*{}", table.kind)];
     // Declaring a chain creates it, or flushes it if it exists.
     let filled = changes.iter().filter_map(|change| Some((&change.chain, change.rules.as_ref()?)));
@@ -105,19 +108,19 @@ fn put(table: ChainTable, changes: &[ChainChange]) -> String {
     for (chain, rules) in filled {
         lines.extend(rules.iter().map(|rule| format!("-A {chain} {rule}")));
     }
-    for (caller, (old, call)) in changes.iter().flat_map(|change| &change.calls) {
-        lines.extend(old.iter().map(|rule| format!("-D {caller} {rule}")));
-        let put = match call.place {
-            Place::First => format!("-I {caller} 1"),
-            Place::Behind => format!("-A {caller}"),
-        };
-        lines.extend(call.rules.iter().map(|rule| format!("{put} {rule}")));
+    for (caller, call) in changes.iter().flat_map(|change| &change.calls) {
+        lines.extend(call.remove.iter().map(|rule| format!("-D {caller} {rule}")));
+        lines.push(match call.put.place {
+            Place::First => format!("-I {caller} 1 {}", call.put.rule),
+            Place::Anywhere => format!("-A {caller} {}", call.put.rule),
+        });
     }
     lines.push("COMMIT\n".to_owned());
     lines.join("\n")
 }
 
-fn delete(name: &ChainName, chain: &Chain) -> String {
+/// Deletes a chain and its calls.
+pub(crate) fn delete(name: &ChainName, chain: &ObservedChain) -> String {
     let mut lines = vec![format!("*{}", name.table.kind)];
     for (caller, call) in &chain.calls {
         lines.extend(call.rules.iter().map(|rule| format!("-D {caller} {rule}")));
@@ -138,7 +141,7 @@ fn target(rule: &str) -> Option<&str> {
 
 /// The bridge that a rule isolates from all sources but its own subnet: `! -s SUBNET -o BRIDGE -j DROP`; for IPv6 from
 /// Docker 28 on with `! -i BRIDGE` too.
-fn kept_from_others(rule: &str) -> Option<&str> {
+fn isolated_bridge(rule: &str) -> Option<&str> {
     let words: Vec<&str> = words(rule).collect();
     match words.as_slice() {
         ["!", "-s", _, "-o", link, "-j", "DROP"] => Some(link),

@@ -3,16 +3,17 @@
 
 mod flowtable;
 mod others;
+mod rendered;
 mod senders;
 mod tracking;
 
 use std::time::Duration;
 
 use wire_net::{Family, Prefix};
-use wire_state::{Driver as _, Element, ErrorKind, FirewallOp, FirewallState, Reconciler, SetChange};
+use wire_state::{DesiredFirewall, Driver as _, Element, ErrorKind, FirewallOp, Reconciler, SetChange};
 
 use super::{
-    FirewallDataplane, FirewallMonitor, HostFacts, Masquerade, Nftables, Senders,
+    FirewallDataplane, FirewallMonitor, ForeignRules, HostFacts, Masquerade, Nftables, Senders, Support,
     netfilter::Netfilter,
     tests::{bounded, policy, wanted, wanted_around, wanted_with},
 };
@@ -20,14 +21,16 @@ use wire_netlink::lab::{drop_privileges, in_namespace, run, runtime};
 
 fn host_facts(reconciler: &mut Reconciler<FirewallDataplane>, subnets: &[Prefix]) -> HostFacts {
     let links = wire_kernel::Links::open().unwrap().of_containers(subnets).unwrap();
-    reconciler.driver().host_facts(links, subnets)
+    let ForeignRules { docker, tracked } = reconciler.driver().foreign_rules();
+    let bridges = HostFacts::bridges_among(&links, subnets);
+    HostFacts { bridges, links, docker, tracked, ..HostFacts::default() }
 }
 
 fn reconciler() -> Reconciler<FirewallDataplane> {
-    Reconciler::new(FirewallDataplane::open(Family::ALL.to_vec()).unwrap(), ())
+    Reconciler::new(FirewallDataplane::new(Family::ALL.to_vec()), ())
 }
 
-fn want(peers: &[u8]) -> FirewallState {
+fn want(peers: &[u8]) -> DesiredFirewall {
     wanted(&policy(true), peers, &["docker0"])
 }
 
@@ -38,7 +41,7 @@ fn ruleset() -> String {
 /// A round after a change by somebody else, as the agent makes it.
 fn repair(
     reconciler: &mut Reconciler<FirewallDataplane>,
-    want: &FirewallState,
+    want: &DesiredFirewall,
 ) -> wire_state::Report<wire_state::Firewall> {
     if reconciler.driver().has_changed() {
         reconciler.invalidate();
@@ -73,7 +76,7 @@ fn what_was_put_is_read_back_as_wanted_and_nothing_is_written_again() {
                 }
             }
         }
-        assert!(again.round(&FirewallState::default()).converged);
+        assert!(again.round(&DesiredFirewall::default()).converged);
         let rest = ruleset();
         assert!(!rest.to_lowercase().contains("wire"), "{rest}");
     });
@@ -87,7 +90,10 @@ fn without_nftables_iptables_keeps_and_changes_sources() {
             .map(|masquerade| [policy(true), bounded()].map(|policy| super::FirewallPolicy { masquerade, ..policy }));
         for policy in choices.into_iter().flatten() {
             let masquerade = policy.masquerade;
-            let facts = HostFacts { nftables: Nftables::Absent, ..HostFacts::default() };
+            let facts = HostFacts {
+                support: Support { nftables: Nftables::Absent, ..Support::default() },
+                ..HostFacts::default()
+            };
             let want = wanted_around(&policy, &[2], &facts);
             assert!(reconciler.round(&want).converged);
             reconciler.invalidate();
@@ -229,7 +235,7 @@ fn the_table_raw_is_left_alone_until_others_use_it_and_then_ours_comes_first() {
             assert_eq!(raw("ip6tables"), "", "{damage}");
             assert!(!reconciler.driver().has_changed(), "{damage}");
         }
-        assert!(reconciler.round(&FirewallState::default()).converged);
+        assert!(reconciler.round(&DesiredFirewall::default()).converged);
         assert!(!raw("iptables").contains("WIRE"));
     });
 }
@@ -289,7 +295,7 @@ fn measure_rounds_among_many_peers() {
         for peers in [0, 4_000, 20_000] {
             let want = |more: u32| wanted_with(&policy(false), peers + more);
             let mut reconciler = reconciler();
-            let mut timed = |what: &str, want: &FirewallState, doubt: bool| {
+            let mut timed = |what: &str, want: &DesiredFirewall, doubt: bool| {
                 if doubt {
                     reconciler.invalidate();
                 }
@@ -313,7 +319,7 @@ fn measure_rounds_among_many_peers() {
             // The round before has added one too.
             let there = run("nft -j list set inet wire-agent subnets-v4-24").matches("\"concat\":").count();
             assert_eq!(there, usize::try_from(peers).unwrap() + 1_001);
-            assert!(reconciler.round(&FirewallState::default()).converged);
+            assert!(reconciler.round(&DesiredFirewall::default()).converged);
         }
     });
 }
@@ -348,7 +354,8 @@ fn a_chain_of_ours_that_drops_what_it_does_not_name_is_put_right() {
 #[test]
 fn of_an_older_nft_no_more_is_asked_than_it_knows() {
     in_namespace(|| {
-        let facts = HostFacts { nftables: Nftables::Simple, ..HostFacts::default() };
+        let facts =
+            HostFacts { support: Support { nftables: Nftables::Simple, ..Support::default() }, ..HostFacts::default() };
         let mut reconciler = reconciler();
         let want = wanted_around(&policy(true), &[2], &facts);
         assert!(reconciler.round(&want).converged);

@@ -1,34 +1,43 @@
 //! The packet filter: accepts forwarding for the overlay, keeps source addresses within it and masquerades what leaves
 //! it, and accepts encapsulated packets from peers only.
 //!
-//! Flow: [`FirewallPolicy::desired`] computes the rules; [`FirewallDataplane`] reads those of the kernel, and applies
-//! the difference that [`plan`](wire_state::Resource::plan) finds. Our rules are in an nftables table and in iptables
-//! chains of our own; in what others have made, only calls of our chains are changed. Only `netfilter`, `monitor` and
-//! `program` touch the kernel; everything else takes values and returns values.
+//! Flow: [`SupportProbe`] knows what this host can hold; [`FirewallPolicy::desired`] computes the rules;
+//! [`FirewallDataplane`] reads those of the kernel, and applies the difference that
+//! [`plan`](wire_state::Resource::plan) finds. Our rules are in an nftables table and in iptables chains of our own; in
+//! what others have made, only calls of our chains are changed. Only `netfilter`, `monitor` and `program` touch the
+//! kernel; everything else takes values and returns values.
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 
+mod address_range;
 mod chains;
+mod common_rule;
 mod dataplane;
 mod decode;
 mod encode;
+mod facts;
 mod family_rules;
 mod flowtable;
 mod iptables;
 mod monitor;
+mod nat;
 mod netfilter;
 mod nft;
-mod overlay;
+mod nfta;
+mod overlay_device;
 mod overruled;
 mod policy;
 mod program;
+mod render;
 mod rule;
+mod support;
 mod tracking;
 
-pub use dataplane::{Counted, FirewallDataplane, Others};
+pub use dataplane::{Counted, FirewallDataplane, ForeignRules};
+pub use facts::{DockerRules, HostFacts, TrackingReason};
 pub use monitor::FirewallMonitor;
-pub use policy::{
-    ACCEPT_MARK, DockerRules, FirewallPolicy, HostFacts, Masquerade, Nftables, OverlayDevice, Peer, Senders,
-};
+pub use overlay_device::OverlayDevice;
+pub use policy::{ACCEPT_MARK, FirewallPolicy, Masquerade, Peer, Senders};
+pub use support::{Learned, Nftables, Support, SupportProbe};
 
 #[cfg(test)]
 mod lab;

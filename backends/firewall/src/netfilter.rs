@@ -7,6 +7,7 @@
 
 mod flowtable;
 mod others;
+mod table;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,22 +15,19 @@ use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_NONREC};
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use nix::errno::Errno;
 use wire_net::Family;
-use wire_netlink::{
-    Batch, Netlink,
-    attribute::{attributes, text},
-};
-use wire_state::{
-    Attempt, BaseChain, DataplaneError, Element, Hook, OURS, Rule, Set, SetChange, SetKind, Table, TableName,
-};
+use wire_netlink::{Batch, Netlink, attribute::text};
+use wire_state::{Attempt, DataplaneError, Element, OURS, SetChange, TableName};
 
 use super::{
-    decode::{
-        address_element, be32, comment, counts, find, hook_of, lease_element, link_element, set_kind, subnet_element,
-        without_counts,
-    },
+    decode::{attribute, be32, comment, counts, find},
     encode::Body,
+    facts::DockerRules,
     family_rules::{counter, usual_mark},
-    policy::DockerRules,
+    nfta::{
+        NF_ACCEPT, NFTA_CHAIN_NAME, NFTA_CHAIN_POLICY, NFTA_CHAIN_TABLE, NFTA_COUNTER_PACKETS, NFTA_GEN_ID,
+        NFTA_OBJ_DATA, NFTA_OBJ_NAME, NFTA_OBJ_TABLE, NFTA_OBJ_TYPE, NFTA_RULE_EXPRESSIONS, NFTA_RULE_TABLE,
+        NFTA_RULE_USERDATA, NFTA_SET_ELEM_LIST_SET, NFTA_SET_ELEM_LIST_TABLE, NFTA_TABLE_NAME,
+    },
 };
 
 /// `NFNL_SUBSYS_NFTABLES` of linux/netfilter/nfnetlink.h, the upper byte of a message's type.
@@ -83,8 +81,7 @@ impl Netfilter {
         let mut generation = None;
         let body = Body::new(0);
         self.ask("the firewall's generation", GET_GENERATION, &body, |body| {
-            // NFTA_GEN_ID
-            generation = find(body, 1).and_then(be32);
+            generation = find(body, NFTA_GEN_ID).and_then(be32);
         })?;
         generation
             .ok_or_else(|| DataplaneError::Read { what: "the firewall's generation", source: Errno::EBADMSG.into() })
@@ -93,36 +90,9 @@ impl Netfilter {
     /// The tables of all families.
     pub(crate) fn tables(&mut self) -> Result<Tables, DataplaneError> {
         let found = self.dump("tables", GET_TABLE, &|| Body::new(0), |body| {
-            // NFTA_TABLE_NAME
-            Some((*body.first()?, find(body, 1).and_then(text)?.to_owned()))
+            Some((*body.first()?, find(body, NFTA_TABLE_NAME).and_then(text)?.to_owned()))
         })?;
         Ok(found.into_iter().collect())
-    }
-
-    /// Our table, with the expressions of its rules.
-    pub(crate) fn table(&mut self) -> Result<(Table, Expressions), DataplaneError> {
-        let chains = self.chains()?.into_iter().collect();
-        let mut table = Table { flags: self.flags()?, chains, ..Table::default() };
-        let mut expressions = Expressions::new();
-        for (chain, mark, bytes) in self.rules()? {
-            if let Some(chain) = table.chains.get_mut(&chain) {
-                chain.rules.push(Rule { mark: mark.clone(), text: String::new() });
-            }
-            expressions.insert(mark, bytes);
-        }
-        for (name, kind) in self.sets()? {
-            let elements = match kind {
-                SetKind::Addresses(_) => self.elements(&name, address_element)?,
-                SetKind::Links => self.elements(&name, link_element)?,
-                SetKind::Leases(_) => self.elements(&name, lease_element)?,
-                SetKind::Subnets(family, len) => self.elements(&name, |key, _| subnet_element(key, family, len))?,
-                SetKind::Seen(_) | SetKind::Claims(_) => BTreeSet::new(),
-            };
-            table.sets.insert(name, Set { kind, elements });
-        }
-        table.counters = self.counters()?.into_keys().collect();
-        table.flowtables = self.flowtables()?;
-        Ok((table, expressions))
     }
 
     /// The number of rules in each table of one family.
@@ -130,7 +100,7 @@ impl Netfilter {
         let of = number(family);
         let request = || Body::new(of);
         let tables = self.dump("rules of all tables", GET_RULE, &request, |body| {
-            (body.first() == Some(&of)).then(|| find(body, 1).and_then(text).map(str::to_owned))?
+            (body.first() == Some(&of)).then(|| find(body, NFTA_RULE_TABLE).and_then(text).map(str::to_owned))?
         })?;
         let mut counts = BTreeMap::new();
         for table in tables {
@@ -142,32 +112,27 @@ impl Netfilter {
     /// True if a table of this family, as iptables-nft uses them, holds a chain of ours.
     pub(crate) fn has_our_chains(&mut self, family: Family) -> Result<bool, DataplaneError> {
         let request = || Body::new(number(family));
-        // NFTA_CHAIN_NAME
         let ours = self.dump("chains of all tables", GET_CHAIN, &request, |body| {
-            find(body, 3).and_then(text).map(|name| name.starts_with(OURS))
+            find(body, NFTA_CHAIN_NAME).and_then(text).map(|name| name.starts_with(OURS))
         })?;
         Ok(ours.contains(&true))
     }
 
     /// Our counters, in packets; empty if our table does not exist.
     pub(crate) fn counters(&mut self) -> Result<BTreeMap<String, u64>, DataplaneError> {
-        // NFTA_OBJ_TABLE, NFTA_OBJ_TYPE
-        let request = || Body::new(INET).named(1, NAME).with(3, &COUNTER.to_be_bytes());
+        let request = || Body::new(INET).named(NFTA_OBJ_TABLE, NAME).with(NFTA_OBJ_TYPE, &COUNTER.to_be_bytes());
         let found = self.dump("counters", GET_OBJECT, &request, |body| {
             ours(body)?;
-            // NFTA_OBJ_NAME, NFTA_OBJ_DATA, NFTA_COUNTER_PACKETS
-            let data = find(body, 4)?;
-            let packets = attributes(data).find(|(kind, _)| *kind == 2)?.1;
-            Some((find(body, 2).and_then(text)?.to_owned(), u64::from_be_bytes(packets.try_into().ok()?)))
+            let packets = attribute(find(body, NFTA_OBJ_DATA)?, NFTA_COUNTER_PACKETS)?;
+            Some((find(body, NFTA_OBJ_NAME).and_then(text)?.to_owned(), u64::from_be_bytes(packets.try_into().ok()?)))
         })?;
         let mut counters: BTreeMap<String, u64> = found.into_iter().collect();
-        // Nearly all packets are counted by counters inside rules: named ones cost more. NFTA_RULE_USERDATA,
-        // NFTA_RULE_EXPRESSIONS
-        let usual = self.dump("rules", GET_RULE, &|| Body::new(INET).named(1, NAME), |body| {
+        // Nearly all packets are counted by counters inside rules: named ones cost more.
+        let usual = self.dump("rules", GET_RULE, &|| Body::new(INET).named(NFTA_RULE_TABLE, NAME), |body| {
             ours(body)?;
-            let mark = find(body, 7).and_then(comment)?;
+            let mark = find(body, NFTA_RULE_USERDATA).and_then(comment)?;
             let family = Family::ALL.into_iter().find(|family| mark.starts_with(usual_mark(*family)))?;
-            Some((family, counts(find(body, 4)?)))
+            Some((family, counts(find(body, NFTA_RULE_EXPRESSIONS)?)))
         })?;
         for (family, packets) in usual {
             if let Some(arrived) = counters.get_mut(counter::arrived(family)) {
@@ -182,10 +147,11 @@ impl Netfilter {
     /// transaction.
     pub(crate) fn delete_bare(&mut self, family: Family, table: &str) {
         let of = number(family);
-        // NFTA_CHAIN_TABLE, NFTA_CHAIN_NAME, NFTA_CHAIN_POLICY, which only builtin ones have: NF_ACCEPT
+        // Only built-in chains have a policy.
         let chains = self.dump("chains of all tables", GET_CHAIN, &|| Body::new(of), |body| {
-            let is_in_it = body.first() == Some(&of) && find(body, 1).and_then(text) == Some(table);
-            is_in_it.then(|| (find(body, 3).and_then(text).map(str::to_owned), find(body, 5).and_then(be32) == Some(1)))
+            let is_in_it = body.first() == Some(&of) && find(body, NFTA_CHAIN_TABLE).and_then(text) == Some(table);
+            let name = find(body, NFTA_CHAIN_NAME).and_then(text).map(str::to_owned);
+            is_in_it.then(|| (name, find(body, NFTA_CHAIN_POLICY).and_then(be32) == Some(NF_ACCEPT)))
         });
         let Ok(chains) = chains else { return };
         if chains.is_empty() || chains.iter().any(|(_, accepts)| !accepts) {
@@ -194,10 +160,13 @@ impl Netfilter {
         let flags = NLM_F_NONREC | NLM_F_ACK;
         let _ = self.change(|batch| {
             for name in chains.iter().filter_map(|(name, _)| name.as_deref()) {
-                batch.push(DELETE_CHAIN, flags, &Body::new(of).named(1, table).named(3, name));
+                batch.push(
+                    DELETE_CHAIN,
+                    flags,
+                    &Body::new(of).named(NFTA_CHAIN_TABLE, table).named(NFTA_CHAIN_NAME, name),
+                );
             }
-            // NFTA_TABLE_NAME
-            batch.push(DELETE_TABLE, flags, &Body::new(of).named(1, table));
+            batch.push(DELETE_TABLE, flags, &Body::new(of).named(NFTA_TABLE_NAME, table));
         });
     }
 
@@ -209,8 +178,8 @@ impl Netfilter {
                 for (kind, flags, elements) in kinds {
                     let elements: Vec<Element> = elements.iter().copied().collect();
                     for elements in elements.chunks(ELEMENTS) {
-                        // NFTA_SET_ELEM_LIST_TABLE, NFTA_SET_ELEM_LIST_SET
-                        let body = Body::new(INET).named(1, NAME).named(2, set).elements(elements);
+                        let body = Body::new(INET).named(NFTA_SET_ELEM_LIST_TABLE, NAME);
+                        let body = body.named(NFTA_SET_ELEM_LIST_SET, set).elements(elements);
                         batch.push(kind, flags | NLM_F_ACK, &body);
                     }
                 }
@@ -228,95 +197,18 @@ impl Netfilter {
         self.netlink.transact(&mut batch)
     }
 
-    /// The addresses in a set of ours that is filled by packets.
-    pub(crate) fn noted(&mut self, set: &str) -> Result<BTreeSet<Element>, DataplaneError> {
-        self.elements(set, address_element)
-    }
-
-    /// The pairs in a set of ours that is filled by packets, as leases of one address.
-    pub(crate) fn claimed(&mut self, set: &str) -> Result<BTreeSet<Element>, DataplaneError> {
-        self.elements(set, lease_element)
-    }
-
-    fn elements(
-        &mut self,
-        set: &str,
-        element: impl Fn(&[u8], &[u8]) -> Option<Element>,
-    ) -> Result<BTreeSet<Element>, DataplaneError> {
-        // NFTA_SET_ELEM_LIST_TABLE, NFTA_SET_ELEM_LIST_SET
-        let request = || Body::new(INET).named(1, NAME).named(2, set);
-        let lists = self.dump("elements of a set", GET_ELEMENTS, &request, |body| {
-            ours(body)?;
-            // NFTA_SET_ELEM_LIST_ELEMENTS, NFTA_LIST_ELEM
-            Some(attributes(find(body, 3)?).filter_map(|(_, element)| keys(element)).collect::<Vec<_>>())
-        })?;
-        Ok(lists.into_iter().flatten().filter_map(|(first, last)| element(&first, &last)).collect())
-    }
-
     /// Finds whether Docker has its rules in nftables, and whether one of them names our mark.
     pub(crate) fn docker(&mut self, mark: u32) -> Result<DockerRules, DataplaneError> {
         let tables = self.tables()?;
         let theirs: Vec<u8> = tables.iter().filter(|(_, name)| name == DOCKER).map(|(family, _)| *family).collect();
         let mut found = DockerRules::Iptables;
         for family in theirs {
-            // NFTA_RULE_TABLE
-            let request = || Body::new(family).named(1, DOCKER);
+            let request = || Body::new(family).named(NFTA_RULE_TABLE, DOCKER);
             let rules = self.dump("Docker's rules", GET_RULE, &request, |body| names_mark(body, mark))?;
             let marked = rules.contains(&true) && found != DockerRules::Unmarked;
             found = if marked { DockerRules::Marked } else { DockerRules::Unmarked };
         }
         Ok(found)
-    }
-
-    fn flags(&mut self) -> Result<u32, DataplaneError> {
-        let found = self.dump("tables", GET_TABLE, &|| Body::new(INET), |body| {
-            ours(body)?;
-            // NFTA_TABLE_FLAGS
-            find(body, 2).and_then(be32)
-        })?;
-        Ok(found.first().copied().unwrap_or_default())
-    }
-
-    fn chains(&mut self) -> Result<Vec<(String, BaseChain)>, DataplaneError> {
-        self.dump("chains", GET_CHAIN, &|| Body::new(INET), |body| {
-            ours(body)?;
-            // NFTA_CHAIN_NAME, _TYPE, _HOOK with NFTA_HOOK_HOOKNUM and _PRIORITY. A chain that nothing calls has none.
-            let kind = find(body, 7).and_then(text).unwrap_or_default().to_owned();
-            let hook = find(body, 4).unwrap_or_default();
-            let priority = hook_value(hook, 2).map_or(0, u32::cast_signed);
-            let device = flowtable::device(hook);
-            let hook = hook_value(hook, 1).and_then(hook_of).unwrap_or(Hook::Output);
-            let name = find(body, 3).and_then(text)?.to_owned();
-            // NFTA_CHAIN_POLICY, NF_ACCEPT: our chains accept what their rules do not match.
-            let accepts = find(body, 5).and_then(be32).is_none_or(|policy| policy == 1);
-            let kind = if accepts { kind } else { "drop".to_owned() };
-            Some((name, BaseChain { kind, hook, priority, device, rules: Vec::new() }))
-        })
-    }
-
-    fn rules(&mut self) -> Result<Vec<(String, String, Vec<u8>)>, DataplaneError> {
-        // NFTA_RULE_TABLE
-        let request = || Body::new(INET).named(1, NAME);
-        self.dump("rules", GET_RULE, &request, |body| {
-            ours(body)?;
-            // NFTA_RULE_CHAIN, NFTA_RULE_USERDATA, NFTA_RULE_EXPRESSIONS
-            let chain = find(body, 2).and_then(text)?.to_owned();
-            let mark = find(body, 7).and_then(comment).unwrap_or_else(|| "of somebody else".to_owned());
-            Some((chain, mark, without_counts(find(body, 4).unwrap_or_default())))
-        })
-    }
-
-    fn sets(&mut self) -> Result<Vec<(String, SetKind)>, DataplaneError> {
-        // NFTA_SET_TABLE
-        let request = || Body::new(INET).named(1, NAME);
-        self.dump("sets", GET_SET, &request, |body| {
-            ours(body)?;
-            // NFTA_SET_NAME, NFTA_SET_FLAGS, NFTA_SET_KEY_TYPE
-            let flags = find(body, 3).and_then(be32).unwrap_or_default();
-            let key = find(body, 4).and_then(be32)?;
-            let name = find(body, 2).and_then(text)?;
-            Some((name.to_owned(), set_kind(name, flags, key)?))
-        })
     }
 
     fn dump<T>(
@@ -348,30 +240,12 @@ impl Netfilter {
     }
 }
 
-/// The first and the last key of an element: `NFTA_SET_ELEM_KEY` and `_KEY_END`. A single key is both.
-fn keys(element: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
-    let first = key(element, 1)?;
-    let last = key(element, 10).unwrap_or_else(|| first.clone());
-    Some((first, last))
-}
-
-fn key(element: &[u8], wanted: u16) -> Option<Vec<u8>> {
-    let (_, key) = attributes(element).find(|(kind, _)| *kind == wanted)?;
-    // NFTA_DATA_VALUE
-    attributes(key).find(|(kind, _)| *kind == 1).map(|(_, value)| value.to_vec())
-}
-
 /// `Some` for a rule of Docker's: true if it names our mark.
 fn names_mark(body: &[u8], mark: u32) -> Option<bool> {
-    let is_theirs = find(body, 1).and_then(text) == Some(DOCKER);
-    let expressions = find(body, 4).filter(|_| is_theirs)?;
+    let is_theirs = find(body, NFTA_RULE_TABLE).and_then(text) == Some(DOCKER);
+    let expressions = find(body, NFTA_RULE_EXPRESSIONS).filter(|_| is_theirs)?;
     // Constants in expressions are aligned attributes, in the host's byte order.
     Some(expressions.chunks_exact(4).any(|word| word == mark.to_ne_bytes()))
-}
-
-/// A 32-bit attribute of a chain's hook (`NFTA_HOOK_*`), in network byte order.
-fn hook_value(hook: &[u8], wanted: u16) -> Option<u32> {
-    attributes(hook).find(|(kind, _)| *kind == wanted).and_then(|(_, value)| be32(value))
 }
 
 /// The kernel's number of a family (`NFPROTO_*`).
@@ -399,5 +273,5 @@ pub(crate) fn has_firewalld(tables: &Tables) -> bool {
 
 /// `Some` if a message is about our table: the first attribute of each of these messages is the table's name.
 fn ours(body: &[u8]) -> Option<()> {
-    (body.first() == Some(&INET) && find(body, 1).and_then(text) == Some(NAME)).then_some(())
+    (body.first() == Some(&INET) && find(body, NFTA_TABLE_NAME).and_then(text) == Some(NAME)).then_some(())
 }

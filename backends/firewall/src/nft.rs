@@ -2,20 +2,16 @@
 
 use std::{collections::BTreeSet, fmt::Write as _};
 
-use wire_net::Family;
-use wire_state::{Element, FirewallOp, SetKind, Table, TableName};
+use wire_net::{Family, LinkName};
+use wire_state::{Attachment, DesiredTable, Element, SetKind, TableName};
 
-/// The script for one operation; `None` if it is not done by nft.
-pub(crate) fn script(op: &FirewallOp) -> Option<String> {
-    match op {
-        FirewallOp::PutTable(table) => Some(put_table(table)),
-        // Adding a table that exists does nothing, so deleting it never fails.
-        FirewallOp::DeleteTable(name) => Some(format!("add table {name}\ndelete table {name}\n")),
-        FirewallOp::ChangeSets(_) | FirewallOp::PutChains(..) | FirewallOp::DeleteChain(..) => None,
-    }
+/// Deletes a table. Adding one that exists does nothing, so deleting it never fails.
+pub(crate) fn delete_table(name: TableName) -> String {
+    format!("add table {name}\ndelete table {name}\n")
 }
 
-fn put_table(table: &Table) -> String {
+/// Replaces our table.
+pub(crate) fn put_table(table: &DesiredTable) -> String {
     let name = TableName::Ours;
     let mut text = format!("add table {name}\ndelete table {name}\nadd table {name}\n");
     for counter in &table.counters {
@@ -42,8 +38,8 @@ fn put_table(table: &Table) -> String {
         line(&mut text, format_args!("add flowtable {name} {flowtable} {{ {spec} }}"));
     }
     for (chain, content) in &table.chains {
-        let (kind, hook, priority) = (&content.kind, content.hook, content.priority);
-        let device = content.device.map(|device| format!("device \"{device}\" ")).unwrap_or_default();
+        let Attachment { kind, hook, priority, device } = content.attachment;
+        let device = device.map(|device| format!("device \"{device}\" ")).unwrap_or_default();
         let spec = format!("type {kind} hook {hook} {device}priority {priority}; policy accept;");
         line(&mut text, format_args!("add chain {name} {chain} {{ {spec} }}"));
         for rule in &content.rules {
@@ -76,6 +72,11 @@ fn element(element: &Element) -> String {
             format!("{public} . {leading:#x}")
         }
     }
+}
+
+/// True if nft takes the name literally: other names are patterns, or end the quoted text.
+pub(crate) fn is_plain(link: &LinkName) -> bool {
+    link.as_str().chars().all(|letter| letter.is_ascii_alphanumeric() || "_.@:-".contains(letter))
 }
 
 /// Bounded: who forges many sources can do no more than fill the set.

@@ -1,28 +1,26 @@
 //! Finds an operator's drops that have no effect, because our rules accept the overlay's packets before them
 //! (docs/adr/0007-firewall.md). Pure.
 
-use wire_net::{DualStack, Family, LinkName, Prefix};
+use wire_net::{DualStack, LinkName, Prefix};
+use wire_state::OperatorDrop;
 
-use super::{
-    iptables::words,
-    policy::{FirewallPolicy, HostFacts, OverlayDevice},
-};
+use super::{facts::HostFacts, iptables::words, overlay_device::OverlayDevice, policy::FirewallPolicy};
 
 impl FirewallPolicy {
     /// The rules in `DOCKER-USER` that may be meant to drop traffic of the overlay. A rule that names only other links
     /// or other addresses is left out, and so is one with a set of addresses, whose content is unknown.
     pub fn overruled<'a>(
         &self,
-        drops: &'a [(Family, String)],
+        drops: &'a [OperatorDrop],
         devices: &DualStack<OverlayDevice>,
         facts: &HostFacts,
-    ) -> Vec<&'a (Family, String)> {
+    ) -> Vec<&'a OperatorDrop> {
         let mut overruled = Vec::new();
         for drop in drops.iter().filter(|_| self.forward) {
-            let (family, rule) = drop;
-            let (Some(pool), Some(device)) = (self.pools.get(*family), devices.get(*family)) else { continue };
+            let family = drop.family;
+            let (Some(pool), Some(device)) = (self.pools.get(family), devices.get(family)) else { continue };
             let links: Vec<LinkName> = facts.bridges.iter().copied().chain([device.link]).collect();
-            if may_match(rule, pool.network, &links) {
+            if may_match(&drop.rule, pool.network, &links) {
                 overruled.push(drop);
             }
         }
@@ -57,8 +55,10 @@ fn is_named(link: &str, pattern: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use wire_net::Family;
+
     use super::{
-        super::{iptables::operators_drops, tests::policy},
+        super::{iptables::operator_drops, tests::policy},
         *,
     };
 
@@ -80,7 +80,7 @@ COMMIT
 
     #[test]
     fn an_operators_drop_is_overruled_where_it_may_be_meant_for_the_overlay() {
-        let drops: Vec<_> = operators_drops(LISTING).map(|rule| (Family::V4, rule.to_owned())).collect();
+        let drops: Vec<OperatorDrop> = operator_drops(LISTING, Family::V4).collect();
         assert_eq!(drops.len(), 7, "{drops:?}");
         let link = "flannel.1".parse().unwrap();
         let device = OverlayDevice {
@@ -97,10 +97,10 @@ COMMIT
         let bridges = ["br-1".parse().unwrap()].into();
         let facts = HostFacts { bridges, ..HostFacts::default() };
         let told: Vec<&str> =
-            policy(true).overruled(&drops, &devices, &facts).into_iter().map(|(_, rule)| rule.as_str()).collect();
-        let expected: Vec<&str> = drops[..4].iter().map(|(_, rule)| rule.as_str()).collect();
+            policy(true).overruled(&drops, &devices, &facts).into_iter().map(|drop| drop.rule.as_str()).collect();
+        let expected: Vec<&str> = drops[..4].iter().map(|drop| drop.rule.as_str()).collect();
         assert_eq!(told, expected);
-        let other: Vec<_> = drops.iter().map(|(_, rule)| (Family::V6, rule.clone())).collect();
+        let other: Vec<OperatorDrop> = operator_drops(LISTING, Family::V6).collect();
         assert!(policy(true).overruled(&other, &devices, &facts).is_empty(), "there is no such device");
         let policy = FirewallPolicy { forward: false, ..policy(true) };
         assert!(policy.overruled(&drops, &devices, &facts).is_empty(), "we let nothing through");

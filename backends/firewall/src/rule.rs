@@ -1,10 +1,10 @@
-//! Rules of nftables as values, and their text for nft. Pure.
+//! Rules of nftables as values. [`super::render::nft`] has their text. Pure.
 
-use std::{fmt, net::IpAddr};
+use std::net::IpAddr;
 
-use wire_net::{Family, LinkName, Prefix, Vni};
+use wire_net::{Family, LinkName, Vni};
 
-use super::overlay::Overlay;
+use super::address_range::AddressRange;
 
 /// A rule: if all of its matches hold, its actions are carried out in order.
 #[derive(Clone, Debug)]
@@ -34,8 +34,8 @@ pub(super) enum Match {
     EtherType(usize, u16),
     /// Its source and inner source are in this set.
     Pair(Pair, String),
-    /// All bits of this mark are set.
-    Mark(&'static str),
+    /// All of these bits of its mark are set.
+    Mark(u32),
     /// A rule has let it in, or the packet that it came in ([`By`]).
     LetIn(Is, By),
     /// The route back to its source leaves by another link than it came by (a reverse path check).
@@ -80,12 +80,8 @@ pub(super) enum Links {
 pub(super) enum Addresses {
     Is(IpAddr),
     IsNot(IpAddr),
-    In(Prefix),
-    NotIn(Prefix),
-    Of(Overlay),
-    NotOf(Overlay),
-    /// Any address but multicast.
-    NotMulticast,
+    In(AddressRange),
+    NotIn(AddressRange),
     Set(String),
     NotInSet(String),
 }
@@ -124,22 +120,21 @@ pub(super) enum Action {
     KeepSource(Family),
     /// Adds its flow to a flowtable.
     FlowAdd(&'static str),
-    /// Gives it this host's address, with a random port or with its own if that is free.
-    Masquerade {
-        random_port: bool,
-    },
+    /// Gives it this host's address.
+    Masquerade(SourcePort),
+}
+
+/// The source port of a packet that is masqueraded.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum SourcePort {
+    Random,
+    /// Its own, if that is free.
+    Kept,
 }
 
 impl Rule {
     pub(super) fn new(purpose: &'static str, matches: impl Into<Vec<Match>>, actions: impl Into<Vec<Action>>) -> Self {
         Self { purpose, matches: matches.into(), actions: actions.into() }
-    }
-
-    /// The rule in nft's syntax, with its mark.
-    pub(super) fn in_nft(self) -> wire_state::Rule {
-        let words: Vec<String> = self.matches.iter().map(ToString::to_string).collect();
-        let actions = self.actions.into_iter().map(|action| action.to_string());
-        wire_state::Rule::new(self.purpose, words.into_iter().chain(actions).collect::<Vec<_>>().join(" "))
     }
 }
 
@@ -156,126 +151,4 @@ pub(super) enum By {
     Header,
     /// By its port alone.
     Port,
-}
-
-/// nft's keyword for the family.
-pub(super) const fn ip(family: Family) -> &'static str {
-    match family {
-        Family::V4 => "ip",
-        Family::V6 => "ip6",
-    }
-}
-
-impl fmt::Display for Match {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::From(links) => write!(f, "iifname {links}"),
-            Self::To(link) => write!(f, "oifname \"{link}\""),
-            Self::Source(family, addresses) => write!(f, "{} saddr {}", ip(*family), In(*family, addresses)),
-            Self::Destination(family, addresses) => write!(f, "{} daddr {}", ip(*family), In(*family, addresses)),
-            Self::Family(Family::V4) => f.write_str("meta nfproto ipv4"),
-            Self::Family(Family::V6) => f.write_str("meta nfproto ipv6"),
-            Self::NotUdp => f.write_str("meta l4proto != udp"),
-            Self::PortIsNot(port) => write!(f, "udp dport != {port}"),
-            // UDP's header and that of VXLAN, in bytes (RFC 768, RFC 7348 §5).
-            Self::Short => f.write_str("udp length < 16"),
-            Self::Header(is, Header::Whole(bytes)) => write!(f, "@th,64,64 {is}{:#018x}", u64::from_be_bytes(*bytes)),
-            Self::Header(is, Header::Vni(vni)) => write!(f, "@th,96,24 {is}{}", vni.number()),
-            Self::EtherType(at, number) => write!(f, "@th,{},16 {number:#06x}", at * 8),
-            Self::Pair(pair, set) => write!(f, "{pair} @{set}"),
-            Self::Mark(mark) => write!(f, "meta mark & {mark} == {mark}"),
-            Self::LetIn(is, by) => write!(f, "meta priority {is}{by}"),
-            Self::AnsweredElsewhere => f.write_str("fib saddr . iif oif 0"),
-            Self::OnlyPassing => f.write_str("fib daddr type unicast"),
-            Self::TcpOrUdp => f.write_str("meta l4proto { tcp, udp }"),
-            Self::Established => f.write_str("ct state established"),
-            Self::SourceWasNot(family, source) => {
-                write!(f, "ct status snat ct original {} saddr != {source}", ip(*family))
-            }
-        }
-    }
-}
-
-impl fmt::Display for By {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Header => "7769:0",
-            Self::Port => "7769:1",
-        })
-    }
-}
-
-impl fmt::Display for Is {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::So => "",
-            Self::NotSo => "!= ",
-        })
-    }
-}
-
-impl fmt::Display for Links {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Is(link) => write!(f, "\"{link}\""),
-            Self::IsNot(link) => write!(f, "!= \"{link}\""),
-            Self::In(set) => write!(f, "@{set}"),
-            Self::NotIn(set) => write!(f, "!= @{set}"),
-        }
-    }
-}
-
-/// A condition on an address, written for its family.
-struct In<'a>(Family, &'a Addresses);
-
-impl fmt::Display for In<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.1 {
-            Addresses::Is(address) => address.fmt(f),
-            Addresses::IsNot(address) => write!(f, "!= {address}"),
-            Addresses::In(prefix) => prefix.fmt(f),
-            Addresses::NotIn(prefix) => write!(f, "!= {prefix}"),
-            Addresses::Of(overlay) => overlay.fmt(f),
-            Addresses::NotOf(overlay) => write!(f, "!= {overlay}"),
-            Addresses::NotMulticast => write!(f, "!= {}", multicast(self.0)),
-            Addresses::Set(set) => write!(f, "@{set}"),
-            Addresses::NotInSet(set) => write!(f, "!= @{set}"),
-        }
-    }
-}
-
-/// The addresses of multicast (RFC 5771, RFC 4291 §2.7).
-pub(super) const fn multicast(family: Family) -> &'static str {
-    match family {
-        Family::V4 => "224.0.0.0/4",
-        Family::V6 => "ff00::/8",
-    }
-}
-
-impl fmt::Display for Pair {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { family, offset, bits } = self;
-        write!(f, "{} saddr . @th,{offset},{bits}", ip(*family))
-    }
-}
-
-impl fmt::Display for Action {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Accept => f.write_str("accept"),
-            Self::Drop => f.write_str("drop"),
-            Self::Return => f.write_str("return"),
-            Self::Count => f.write_str("counter"),
-            Self::CountIn(counter) => write!(f, "counter name \"{counter}\""),
-            Self::NoTrack => f.write_str("notrack"),
-            Self::LetIn(by) => write!(f, "meta priority set {by}"),
-            Self::SetMark(bits) => write!(f, "meta mark set meta mark or {bits:#x}"),
-            Self::NoteSource(family, set) => write!(f, "update @{set} {{ {} saddr }}", ip(*family)),
-            Self::NotePair(pair, set) => write!(f, "update @{set} {{ {pair} }}"),
-            Self::KeepSource(family) => write!(f, "snat {0} to {0} saddr", ip(*family)),
-            Self::FlowAdd(flowtable) => write!(f, "flow add @{flowtable}"),
-            Self::Masquerade { random_port: false } => f.write_str("masquerade"),
-            Self::Masquerade { random_port: true } => f.write_str("masquerade fully-random"),
-        }
-    }
 }

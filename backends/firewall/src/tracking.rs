@@ -11,7 +11,7 @@ use std::{
 use wire_net::Family;
 use wire_state::Hook;
 
-use super::rule;
+use super::{facts::TrackingReason, render};
 
 /// The chains of others.
 pub(super) type Chains = BTreeMap<ChainId, OtherChain>;
@@ -52,15 +52,19 @@ impl Effects {
 }
 
 /// The families in which a rule on the path of incoming packets uses connection tracking, and its chain.
-pub(super) fn needed(chains: &Chains) -> BTreeMap<Family, String> {
-    let user = |family| Some((family, format!("{} looks at connections", first_conntrack_user(chains, family)?)));
-    Family::ALL.into_iter().filter_map(user).collect()
+pub(super) fn needed(chains: &Chains) -> BTreeMap<Family, TrackingReason> {
+    let mut needed = BTreeMap::new();
+    for family in Family::ALL {
+        let user = first_conntrack_user(chains, family);
+        needed.extend(user.map(|chain| (family, TrackingReason::Rule { chain: chain.to_string() })));
+    }
+    needed
 }
 
 /// The first chain with a rule that uses connection tracking, among those that packets of a family may pass on their
 /// way to this host.
 fn first_conntrack_user(chains: &Chains, family: Family) -> Option<&ChainId> {
-    let concerns = |id: &ChainId| [rule::ip(family), "inet"].contains(&id.family);
+    let concerns = |id: &ChainId| [render::nft::ip(family), "inet"].contains(&id.family);
     let begins = |chain: &OtherChain| matches!(chain.hook, Some(Hook::Prerouting | Hook::Input));
     let mut reached: BTreeSet<&ChainId> = BTreeSet::new();
     let mut next: Vec<&ChainId> =

@@ -60,13 +60,7 @@ impl KernelDataplane {
     /// # Errors
     /// When there is no netlink.
     pub fn open(form: RouteForm) -> Result<Self, DataplaneError> {
-        Ok(Self::of_host(NetlinkDataplane::open(form)?, form))
-    }
-
-    /// One whose socket in the host's namespace is open already.
-    #[must_use]
-    pub const fn of_host(host: NetlinkDataplane, form: RouteForm) -> Self {
-        Self { host, descriptor: None, guests: BTreeMap::new(), form }
+        Ok(Self { host: NetlinkDataplane::open(form)?, descriptor: None, guests: BTreeMap::new(), form })
     }
 
     /// The host's namespace alone.

@@ -18,8 +18,11 @@ pub mod sim;
 
 pub use error::{DataplaneError, ErrorKind, OpError};
 pub use firewall::{
-    BaseChain, Call, Chain, ChainChange, ChainName, ChainTable, ChainTableKind, Element, Firewall, FirewallOp,
-    FirewallState, Flowtable, Hook, OURS, Place, Rule, Set, SetChange, SetKind, Table, TableName,
+    Attachment, BaseChain, Call, CallChange, ChainChange, ChainKind, ChainName, ChainPolicy, ChainTable,
+    ChainTableKind, Creation, DesiredChain, DesiredFirewall, DesiredTable, Element, Firewall, FirewallOp, FlannelRules,
+    Flowtable, Hook, InternalBridge, InternalBridges, OURS, ObservedBaseChain, ObservedCall, ObservedChain,
+    ObservedFirewall, ObservedRule, ObservedTable, OperatorDrop, OtherFirewalls, OtherRules, Place, Position, Rule,
+    Set, SetChange, SetKind, Table, TableName,
 };
 pub use network::{
     ALIAS, Address, Capabilities, Conflict, ContainerLink, DesiredKind, DesiredLink, DesiredNet, DesiredVxlan, Detours,
@@ -29,4 +32,4 @@ pub use network::{
     Scope, Setting, Tunnel, TunnelOp, Underlay, VXLAN_LEAD, Veth, Via, Vlan, plan, plan_of, vxlan_header,
 };
 pub use reconcile::{Failure, Reconciler, Report};
-pub use resource::{Attempt, Driver, NoFindings, Operation, Order, Plan, Resource};
+pub use resource::{Attempt, Driver, Operation, Order, Plan, Resource};

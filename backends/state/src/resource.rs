@@ -83,16 +83,6 @@ pub trait Driver {
     fn apply(&mut self, ops: &[<Self::Resource as Resource>::Op]) -> Vec<Attempt>;
 }
 
-/// The findings of a resource that has none.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct NoFindings;
-
-impl fmt::Display for NoFindings {
-    fn fmt(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
-        Ok(())
-    }
-}
-
 impl<R: Resource> Default for Plan<R> {
     fn default() -> Self {
         Self { ops: Vec::new(), findings: R::Findings::default() }

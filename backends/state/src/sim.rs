@@ -11,9 +11,9 @@ use nix::errno::Errno;
 use wire_net::LinkName;
 
 use crate::{
-    Address, Attempt, DataplaneError, DesiredLink, DesiredNet, Driver, ErrorKind, Firewall, FirewallOp, FirewallState,
-    KernelKind, KernelOp, LinkPlace, LinkRef, Namespace, Network, ObservedKind, ObservedNet, Op, OpError, Operation,
-    Owner, PerNamespace, Resource, Setting, TunnelOp, Veth, plan,
+    Address, Attempt, DataplaneError, DesiredLink, DesiredNet, Driver, ErrorKind, Firewall, FirewallOp, KernelKind,
+    KernelOp, LinkPlace, LinkRef, Namespace, Network, ObservedFirewall, ObservedKind, ObservedNet, Op, OpError,
+    Operation, Owner, PerNamespace, Resource, Setting, TunnelOp, Veth, plan,
 };
 
 /// A resource in memory: the rules of whoever holds it for real.
@@ -254,7 +254,7 @@ fn refused_tunnel(net: &ObservedNet, op: &TunnelOp) -> Option<ErrorKind> {
 }
 
 impl Simulated for Firewall {
-    fn refusal(_: &FirewallState, _: &FirewallOp) -> Option<ErrorKind> {
+    fn refusal(_: &ObservedFirewall, _: &FirewallOp) -> Option<ErrorKind> {
         None
     }
 }

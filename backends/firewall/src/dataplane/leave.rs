@@ -3,9 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use wire_state::{ErrorKind, OpError};
-
-use wire_state::{ChainTable, FirewallOp, FirewallState, OURS};
+use wire_state::{ChainTable, ErrorKind, ObservedFirewall, OpError};
 
 use super::{FirewallDataplane, Part};
 use crate::{
@@ -35,14 +33,12 @@ impl FirewallDataplane {
                 Err(error) if error.kind == ErrorKind::NoProgram => continue,
                 listed => listed?,
             };
-            let mut firewall = FirewallState::default();
+            let mut firewall = ObservedFirewall::default();
             iptables::read(&listed, family, &mut firewall);
-            for (name, chain) in firewall.chains.into_iter().filter(|(name, _)| name.name.starts_with(OURS)) {
+            for (name, chain) in firewall.chains.into_iter().filter(|(name, _)| name.is_ours()) {
                 (self.step)();
-                if let Some((_, input)) = iptables::script(&FirewallOp::DeleteChain(name, chain)) {
-                    other.restore(&input)?;
-                    removed += 1;
-                }
+                other.restore(&iptables::delete(&name, &chain))?;
+                removed += 1;
             }
         }
         Ok(removed)
@@ -50,9 +46,9 @@ impl FirewallDataplane {
 
     /// Deletes the tables that had chains of ours and are now empty: iptables-nft creates a table with its first chain,
     /// and never deletes one.
-    pub fn remove_bare_tables(&mut self, had: &FirewallState) {
+    pub fn remove_bare_tables(&mut self, had: &ObservedFirewall) {
         let tables: BTreeSet<ChainTable> =
-            had.chains.keys().filter(|name| name.name.starts_with(OURS)).map(|name| name.table).collect();
+            had.chains.keys().filter(|name| name.is_ours()).map(|name| name.table).collect();
         for ChainTable { family, kind } in tables {
             if let Ok(netfilter) = self.netfilter() {
                 netfilter.delete_bare(family, &kind.to_string());
@@ -68,12 +64,12 @@ impl FirewallDataplane {
 
     /// A packet filter that the kernel lacks holds nothing of ours. If only its programs are missing, it may.
     fn may_hold_ours(&mut self, part: Part, why: ErrorKind) -> bool {
-        match (why, part) {
-            (ErrorKind::Unsupported, _) => false,
-            (ErrorKind::NoProgram, Part::Iptables(family)) => {
+        match part {
+            Part::Nftables | Part::Iptables(_) | Part::Table(_) if why == ErrorKind::Unsupported => false,
+            Part::Iptables(family) if why == ErrorKind::NoProgram => {
                 self.netfilter().and_then(|filter| filter.has_our_chains(family)).unwrap_or_default()
             }
-            _ => true,
+            Part::Nftables | Part::Iptables(_) | Part::Table(_) => true,
         }
     }
 }

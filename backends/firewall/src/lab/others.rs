@@ -1,6 +1,6 @@
 //! Our rules beside those of others: flanneld, Docker, an operator.
 
-use wire_state::{ErrorKind, Failure, Rule, TableName};
+use wire_state::{ErrorKind, Failure, Rule};
 
 use super::{host_facts, reconciler, repair, ruleset, want};
 use wire_netlink::lab::{in_namespace, run};
@@ -33,7 +33,7 @@ fn what_cannot_be_put_keeps_what_flanneld_left() {
         run("nft add table ip flannel-ipv4");
         let mut want = want(&[2]);
         let broken = Rule::new("broken", "no such expression".to_owned());
-        let table = want.tables.get_mut(&TableName::Ours).unwrap();
+        let table = want.table.as_mut().unwrap();
         table.chains.get_mut("sources").unwrap().rules.push(broken);
         let mut reconciler = reconciler();
         let report = reconciler.round(&want);

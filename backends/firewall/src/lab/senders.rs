@@ -4,13 +4,13 @@
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 
 use wire_net::Family;
-use wire_state::FirewallState;
+use wire_state::DesiredFirewall;
 
 use super::reconciler;
 use wire_netlink::lab::{in_namespace, run};
 
 use crate::{
-    FirewallPolicy, HostFacts, Masquerade, Nftables, Senders,
+    FirewallPolicy, HostFacts, Masquerade, Nftables, Senders, Support,
     tests::{bounded, policy, wanted, wanted_over},
 };
 
@@ -56,9 +56,9 @@ fn a_peers_frame_with_vlan_tags_or_of_another_family_is_dropped_and_counted_what
         ] {
             let mut policy = policy(true);
             policy.pools.v4.as_mut().unwrap().subnet_len = v4_len;
-            let facts = HostFacts { nftables, ..HostFacts::default() };
+            let facts = HostFacts { support: Support { nftables, ..Support::default() }, ..HostFacts::default() };
             // Counts begin anew with each table.
-            assert!(reconciler.round(&FirewallState::default()).converged);
+            assert!(reconciler.round(&DesiredFirewall::default()).converged);
             let want = wanted_over(&policy, &[2], &facts, parent);
             assert!(reconciler.round(&want).converged);
             for (family, peer, victim, source, own, other) in [
@@ -101,7 +101,7 @@ fn a_peer_that_lives_in_the_network_beside_the_range_is_heard_and_what_may_be_a_
         for (senders, heard) in [(Senders::Peers, [1, 0]), (Senders::Anyone, [1, 1])] {
             let mut reconciler = reconciler();
             let policy = FirewallPolicy { senders, masquerade: Masquerade::Off, ..bounded() };
-            assert!(reconciler.round(&FirewallState::default()).converged);
+            assert!(reconciler.round(&DesiredFirewall::default()).converged);
             let want = wanted(&policy, &[2], &[]);
             assert!(reconciler.round(&want).converged);
             reconciler.invalidate();

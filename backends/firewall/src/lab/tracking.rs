@@ -73,7 +73,8 @@ fn a_rule_that_looks_at_connections_on_the_way_in_is_found_and_no_other() {
         in_namespace(move || {
             run(&script);
             let facts = host_facts(&mut reconciler(), &[]);
-            assert_eq!(facts.tracked.into_iter().collect::<Vec<_>>(), expected, "{script}");
+            let tracked: Vec<_> = facts.tracked.into_iter().map(|(family, why)| (family, why.to_string())).collect();
+            assert_eq!(tracked, expected, "{script}");
         });
     }
 }

@@ -9,8 +9,12 @@ use super::{INET, NAME, NFTABLES, Netfilter, ours};
 use wire_netlink::attribute::{attributes, text};
 
 use crate::{
-    decode::{be32, find},
+    decode::{attribute, be32, find},
     encode::Body,
+    nfta::{
+        NFTA_FLOWTABLE_FLAGS, NFTA_FLOWTABLE_HOOK, NFTA_FLOWTABLE_HOOK_DEVS, NFTA_FLOWTABLE_HOOK_PRIORITY,
+        NFTA_FLOWTABLE_NAME, NFTA_FLOWTABLE_TABLE, NFTA_HOOK_DEV,
+    },
 };
 
 /// `NFT_MSG_GETFLOWTABLE`.
@@ -19,8 +23,7 @@ const GET_FLOWTABLE: u16 = NFTABLES | 23;
 impl Netfilter {
     /// The flowtables of our table; empty on a kernel without flowtables.
     pub(crate) fn flowtables(&mut self) -> Result<BTreeMap<String, Flowtable>, DataplaneError> {
-        // NFTA_FLOWTABLE_TABLE
-        let request = || Body::new(INET).named(1, NAME);
+        let request = || Body::new(INET).named(NFTA_FLOWTABLE_TABLE, NAME);
         let found = self.dump("flowtables", GET_FLOWTABLE, &request, |body| {
             ours(body)?;
             flowtable(body)
@@ -30,24 +33,23 @@ impl Netfilter {
 }
 
 fn flowtable(body: &[u8]) -> Option<(String, Flowtable)> {
-    // NFTA_FLOWTABLE_NAME, _HOOK with NFTA_FLOWTABLE_HOOK_PRIORITY, _FLAGS
-    let hook = find(body, 3).unwrap_or_default();
-    let priority = attributes(hook).find(|(kind, _)| *kind == 2).and_then(|(_, value)| be32(value));
-    let flags = find(body, 7).and_then(be32).unwrap_or_default();
+    let hook = find(body, NFTA_FLOWTABLE_HOOK).unwrap_or_default();
+    let priority = attribute(hook, NFTA_FLOWTABLE_HOOK_PRIORITY).and_then(be32);
+    let flags = find(body, NFTA_FLOWTABLE_FLAGS).and_then(be32).unwrap_or_default();
     let flowtable =
         Flowtable { flags, priority: priority.map_or(0, u32::cast_signed), devices: devices(hook).collect() };
-    Some((find(body, 2).and_then(text)?.to_owned(), flowtable))
+    Some((find(body, NFTA_FLOWTABLE_NAME).and_then(text)?.to_owned(), flowtable))
 }
 
-/// The links that a flowtable is hooked to (`NFTA_FLOWTABLE_HOOK_DEVS`, `NFTA_DEVICE_NAME`).
+/// The links that a flowtable is hooked to.
 fn devices(hook: &[u8]) -> impl Iterator<Item = LinkName> {
-    let lists = attributes(hook).filter(|(kind, _)| *kind == 3);
-    lists.flat_map(|(_, list)| attributes(list).filter_map(|(_, name)| link(name)).collect::<Vec<_>>())
+    let names = attribute(hook, NFTA_FLOWTABLE_HOOK_DEVS).into_iter().flat_map(attributes);
+    names.filter_map(|(_, name)| link(name))
 }
 
-/// The one link that a chain is hooked to (`NFTA_HOOK_DEV`).
+/// The one link that a chain is hooked to.
 pub(super) fn device(hook: &[u8]) -> Option<LinkName> {
-    attributes(hook).find(|(kind, _)| *kind == 3).and_then(|(_, name)| link(name))
+    attribute(hook, NFTA_HOOK_DEV).and_then(link)
 }
 
 fn link(name: &[u8]) -> Option<LinkName> {
@@ -58,7 +60,7 @@ fn link(name: &[u8]) -> Option<LinkName> {
 mod tests {
     use super::*;
 
-    fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+    fn encoded(kind: u16, value: &[u8]) -> Vec<u8> {
         let mut bytes = Vec::new();
         bytes.extend(u16::try_from(4 + value.len()).unwrap().to_ne_bytes());
         bytes.extend(kind.to_ne_bytes());
@@ -69,13 +71,13 @@ mod tests {
 
     #[test]
     fn the_links_of_a_flowtable_and_of_a_chain_are_read() {
-        let names = [attribute(1, b"docker0\0"), attribute(1, b"flannel.1\0")].concat();
-        let hook = [attribute(1, &0_u32.to_be_bytes()), attribute(2, &0_u32.to_be_bytes()), attribute(3, &names)];
-        let body = [vec![INET, 0, 0, 0], attribute(2, b"overlay\0"), attribute(3, &hook.concat())].concat();
+        let names = [encoded(1, b"docker0\0"), encoded(1, b"flannel.1\0")].concat();
+        let hook = [encoded(1, &0_u32.to_be_bytes()), encoded(2, &0_u32.to_be_bytes()), encoded(3, &names)];
+        let body = [vec![INET, 0, 0, 0], encoded(2, b"overlay\0"), encoded(3, &hook.concat())].concat();
         let (name, found) = flowtable(&body).unwrap();
         let devices = ["docker0", "flannel.1"].map(|name| name.parse().unwrap()).into();
         assert_eq!((name.as_str(), found), ("overlay", Flowtable { devices, ..Flowtable::default() }));
-        let chain = [attribute(2, &(-1_i32).to_be_bytes()), attribute(3, b"flannel.1\0")].concat();
+        let chain = [encoded(2, &(-1_i32).to_be_bytes()), encoded(3, b"flannel.1\0")].concat();
         assert_eq!(device(&chain), Some("flannel.1".parse().unwrap()));
     }
 }

@@ -1,42 +1,43 @@
 //! Reads the rules of others, to find those that use connection tracking.
 
-use wire_state::DataplaneError;
-
-use wire_state::Hook;
+use wire_state::{DataplaneError, Hook};
 
 use super::{GET_CHAIN, GET_RULE, GET_SET, INET, IPV4, IPV6, Netfilter, ours};
-use wire_netlink::attribute::{attributes, text};
+use wire_netlink::attribute::text;
 
 use crate::{
-    decode::{be32, expression_effects, find, hook_of, rule_effects},
+    decode::{attribute, be32, expression_effects, find, hook_of, rule_effects},
     encode::Body,
+    nfta::{
+        NFTA_CHAIN_HOOK, NFTA_CHAIN_NAME, NFTA_CHAIN_TABLE, NFTA_HOOK_HOOKNUM, NFTA_RULE_CHAIN, NFTA_RULE_EXPRESSIONS,
+        NFTA_SET_EXPR, NFTA_SET_EXPRESSIONS, NFTA_SET_NAME,
+    },
     tracking::{ChainId, Chains, OtherChain},
 };
 
 impl Netfilter {
     /// The chains of others that IP packets pass, with the effects of their rules.
     pub(crate) fn chains_of_others(&mut self) -> Result<Chains, DataplaneError> {
-        // NFTA_CHAIN_NAME, NFTA_CHAIN_HOOK, NFTA_HOOK_HOOKNUM
         let chains = self.dump("chains of all tables", GET_CHAIN, &|| Body::new(0), |body| {
-            let hook = find(body, 4).and_then(|hook| attributes(hook).find(|(kind, _)| *kind == 1));
-            let hook = hook.and_then(|(_, number)| be32(number)).and_then(hook_of);
-            Some((id(body, 3)?, OtherChain { hook, ..OtherChain::default() }))
+            let hook = find(body, NFTA_CHAIN_HOOK).and_then(|hook| attribute(hook, NFTA_HOOK_HOOKNUM));
+            let hook = hook.and_then(be32).and_then(hook_of);
+            Some((id(body, NFTA_CHAIN_NAME)?, OtherChain { hook, ..OtherChain::default() }))
         })?;
         let mut chains: Chains = chains.into_iter().collect();
-        // NFTA_RULE_CHAIN, NFTA_RULE_EXPRESSIONS
         let rules = self.dump("rules of all tables", GET_RULE, &|| Body::new(0), |body| {
-            Some((id(body, 2)?, rule_effects(find(body, 4).unwrap_or_default())))
+            let effects = rule_effects(find(body, NFTA_RULE_EXPRESSIONS).unwrap_or_default());
+            Some((id(body, NFTA_RULE_CHAIN)?, effects))
         })?;
         for (id, effects) in rules {
             chains.entry(id).or_default().effects.add(effects);
         }
         // A set may have expressions that run at each lookup, and which rules use it is not known: it counts as a chain
         // of its own.
-        // NFTA_SET_NAME, NFTA_SET_EXPR, NFTA_SET_EXPRESSIONS
         let sets = self.dump("sets of all tables", GET_SET, &|| Body::new(0), |body| {
-            let mut effects = find(body, 17).map(expression_effects).unwrap_or_default();
-            effects.add(find(body, 18).map(rule_effects).unwrap_or_default());
-            let set = ChainId { chain: format!("set {}", find(body, 2).and_then(text)?), ..id(body, 2)? };
+            let mut effects = find(body, NFTA_SET_EXPR).map(expression_effects).unwrap_or_default();
+            effects.add(find(body, NFTA_SET_EXPRESSIONS).map(rule_effects).unwrap_or_default());
+            let name = find(body, NFTA_SET_NAME).and_then(text)?;
+            let set = ChainId { chain: format!("set {name}"), ..id(body, NFTA_SET_NAME)? };
             effects.uses_conntrack.then_some((set, OtherChain { hook: Some(Hook::Input), effects }))
         })?;
         chains.extend(sets);
@@ -52,8 +53,8 @@ fn id(body: &[u8], name: u16) -> Option<ChainId> {
         IPV6 => "ip6",
         _ => return None,
     };
-    // NFTA_CHAIN_TABLE, NFTA_RULE_TABLE, NFTA_SET_TABLE
-    let table = find(body, 1).and_then(text)?.to_owned();
+    // The table's name has the same number in messages about rules and sets.
+    let table = find(body, NFTA_CHAIN_TABLE).and_then(text)?.to_owned();
     let chain = find(body, name).and_then(text)?.to_owned();
     ours(body).is_none().then_some(ChainId { family, table, chain })
 }

@@ -3,11 +3,11 @@
 use super::*;
 
 /// Our table on a host with these links.
-fn table_with(flowtable: bool, hookable: &[&str]) -> Table {
+fn table_with(flowtable: bool, hookable: &[&str]) -> DesiredTable {
     let hookable = hookable.iter().map(|link| name(link)).collect();
     let facts = HostFacts { bridges: [name("docker0")].into(), hookable, ..HostFacts::default() };
     let policy = FirewallPolicy { flowtable, ..policy(true) };
-    wanted_around(&policy, &[2], &facts).tables.remove(&TableName::Ours).unwrap()
+    wanted_around(&policy, &[2], &facts).table.unwrap()
 }
 
 #[test]
@@ -18,9 +18,10 @@ fn without_the_switch_or_the_links_it_needs_nothing_of_it_is_there() {
     for missing in [&[][..], &["docker0"], &["flannel.1", "flannel-v6.1"]] {
         assert_eq!(table_with(true, missing), without, "{missing:?}");
     }
-    assert!(!nft::script(&FirewallOp::PutTable(without.clone())).unwrap().contains("flow add"));
+    assert!(!nft::put_table(&without).contains("flow add"));
     let with = table_with(true, &links);
-    assert!(!with.is_built_as(&without) && with.is_built_as(&with.clone()));
+    let put = ObservedTable::from(&with);
+    assert!(!put.is_built_as(&without) && put.is_built_as(&with));
     // All else is as it was.
     let chains: Vec<&String> = with.chains.keys().filter(|name| !without.chains.contains_key(*name)).collect();
     assert_eq!(chains, ["emerging-v4", "emerging-v6", "flows"]);
@@ -29,7 +30,7 @@ fn without_the_switch_or_the_links_it_needs_nothing_of_it_is_there() {
 
 #[test]
 fn what_was_answered_between_containers_and_the_overlay_is_put_into_it() {
-    let text = nft::script(&FirewallOp::PutTable(table_with(true, &["docker0", "flannel.1"]))).unwrap();
+    let text = nft::put_table(&table_with(true, &["docker0", "flannel.1"]));
     let lines = text.lines().filter(|line| line.contains("flow") || line.contains("emerging"));
     let lines: Vec<&str> = lines.map(|line| line.split(" comment ").next().unwrap()).collect();
     insta::assert_snapshot!(lines.join("\n"), @r#"
@@ -47,13 +48,10 @@ fn one_without_a_link_that_is_there_or_with_flags_is_another_one() {
     let links = ["docker0", "flannel.1", "flannel-v6.1"];
     let want = table_with(true, &links);
     let change = |change: fn(&mut Flowtable)| {
-        let mut have = want.clone();
+        let mut have = ObservedTable::from(&want);
         change(have.flowtables.get_mut("overlay").unwrap());
-        let firewall = |table: &Table| FirewallState {
-            tables: [(TableName::Ours, table.clone())].into(),
-            ..FirewallState::default()
-        };
-        plan(&firewall(&have), &firewall(&want)).ops
+        let have = ObservedFirewall { table: Some(have), ..ObservedFirewall::default() };
+        plan(&have, &DesiredFirewall { table: Some(want.clone()), ..DesiredFirewall::default() }).ops
     };
     assert_eq!(change(|_| {}), []);
     // The state that the kernel leaves when the device was created again.

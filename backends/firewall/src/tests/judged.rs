@@ -4,10 +4,10 @@ use super::*;
 
 /// The texts of one chain's rules.
 fn rules_of(chain: &str, devices: &DesiredNet, nftables: Nftables) -> Vec<String> {
-    let facts = HostFacts { nftables, ..HostFacts::default() };
+    let facts = HostFacts { support: Support { nftables, ..Support::default() }, ..HostFacts::default() };
     let devices = OverlayDevice::of(devices);
-    let mut firewall = policy(true).desired(peer(1, true).subnet, &all_of(&[2], true).into_iter(), &devices, &facts);
-    let chain = firewall.tables.remove(&TableName::Ours).unwrap().chains.remove(chain).unwrap();
+    let firewall = policy(true).desired(peer(1, true).subnet, &all_of(&[2], true).into_iter(), &devices, &facts);
+    let chain = firewall.table.unwrap().chains.remove(chain).unwrap();
     chain.rules.into_iter().map(|rule| rule.text).collect()
 }
 
@@ -27,7 +27,7 @@ fn no_inner_source_is_looked_at_but_behind_the_inner_ether_type_of_its_family() 
         &HostFacts { bridges: [name("br0")].into(), ..HostFacts::default() },
         Some("br0"),
     );
-    let over_a_bridge = &over_a_bridge.tables[&TableName::Ours].chains["arriving"].rules;
+    let over_a_bridge = &over_a_bridge.table.unwrap().chains["arriving"].rules;
     assert!(over_a_bridge.iter().all(|rule| !rule.text.contains("iifname \"br0\"")), "{over_a_bridge:#?}");
     for (rules, link) in [(&whole, "iifname != @bridges"), (&over_eth0, "iifname \"eth0\"")] {
         // First of all, behind what is no packet to the port: the header of VNI 1 and nothing else.
@@ -73,10 +73,10 @@ fn no_inner_source_is_looked_at_but_behind_the_inner_ether_type_of_its_family() 
 #[test]
 fn what_comes_in_is_tracked_only_in_the_family_in_which_somebody_needs_that() {
     let of = |tracked: &[Family]| {
-        let tracked = tracked.iter().map(|family| (*family, "somebody looks".to_owned())).collect();
+        let tracked = tracked.iter().map(|family| (*family, TrackingReason::Unreadable)).collect();
         let facts = HostFacts { tracked, ..HostFacts::default() };
         let firewall = wanted_around(&policy(true), &[2], &facts);
-        let rules = &firewall.tables[&TableName::Ours].chains["arriving"].rules;
+        let rules = &firewall.table.unwrap().chains["arriving"].rules;
         ["v4", "v6"].map(|family| {
             let usual = |rule: &&Rule| rule.text.contains("daddr") && rule.text.contains(&format!("@subnets-{family}"));
             rules.iter().find(usual).unwrap().text.ends_with(" notrack accept")
@@ -98,8 +98,8 @@ fn a_lease_of_another_length_or_at_an_address_of_containers_is_none_that_one_has
         let mut policy = policy(false);
         policy.pools.v4.as_mut().unwrap().subnet_len = subnet_len;
         let devices = OverlayDevice::of(&devices(false));
-        let mut firewall = policy.desired(peer(1, false).subnet, &peers.into_iter(), &devices, &HostFacts::default());
-        firewall.tables.remove(&TableName::Ours).unwrap().sets
+        let firewall = policy.desired(peer(1, false).subnet, &peers.into_iter(), &devices, &HostFacts::default());
+        firewall.table.unwrap().sets
     };
     let pair = |public: &str, subnet: &str| (public.parse().unwrap(), subnet.parse().unwrap());
     let ranges = [pair("192.0.2.3", "10.5.3.0/25"), pair("10.5.9.9", "10.5.4.0/24")];
@@ -117,7 +117,7 @@ fn what_others_let_in_is_counted_where_they_are_doubted() {
     let counts = |doubted: &[Family]| {
         let facts = HostFacts { doubted: doubted.iter().copied().collect(), ..HostFacts::default() };
         let firewall = wanted_around(&policy(true), &[2], &facts);
-        let table = &firewall.tables[&TableName::Ours];
+        let table = &firewall.table.unwrap();
         let chain = table.chains.get("encapsulated-delivered").map_or(0, |chain| chain.rules.len());
         (chain, ["v4", "v6"].map(|family| table.counters.contains(&format!("delivered-{family}"))))
     };

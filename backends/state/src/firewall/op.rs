@@ -7,52 +7,61 @@ use std::{
 
 use crate::Operation;
 
-use super::{Call, Chain, ChainName, ChainTable, Element, FirewallState, Table, TableName};
+use super::{Call, ChainName, ChainTable, DesiredTable, Element, ObservedChain, ObservedFirewall, TableName};
 
 /// One change of the packet filter. Each is one transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FirewallOp {
-    /// Puts our table of nftables in place of whatever has its name.
-    PutTable(Table),
-    /// Changes what is in sets of our table, by name.
+    /// Replaces our table of nftables, or any other with its name.
+    PutTable(DesiredTable),
+    /// Changes the elements of sets of our table, by the names of the sets.
     ChangeSets(BTreeMap<String, SetChange>),
-    /// Fills chains of ours, and puts what calls them where it belongs.
+    /// Fills chains of ours in one table, and puts their calls in place.
     PutChains(ChainTable, Vec<ChainChange>),
-    /// Removes a chain and the rules that call it, given as it was read.
-    DeleteChain(ChainName, Chain),
-    /// Removes a table of nftables.
+    /// Deletes a chain and the rules that call it.
+    DeleteChain(ChainName, ObservedChain),
+    /// Deletes a table of nftables.
     DeleteTable(TableName),
 }
 
-/// What is to be changed about a set.
+/// A change of the elements of a set.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SetChange {
-    /// To be added.
+    /// Elements to add.
     pub add: BTreeSet<Element>,
-    /// To be taken out.
+    /// Elements to remove.
     pub remove: BTreeSet<Element>,
 }
 
-/// What is to be changed about one chain of iptables.
+/// A change of one chain of iptables and of its calls.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChainChange {
     /// The chain.
     pub chain: String,
-    /// Its new rules; `None` where those there are right.
+    /// Its new rules; `None` if those there are right.
     pub rules: Option<Vec<String>>,
-    /// By calling chain: the rules to take away, and the call to put.
-    pub calls: BTreeMap<String, (Vec<String>, Call)>,
+    /// Changes of calls, by calling chain.
+    pub calls: BTreeMap<String, CallChange>,
 }
 
-impl FirewallState {
-    /// What it is once `op` is carried out.
+/// A change of the call of a chain of ours by another chain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CallChange {
+    /// The rules to remove.
+    pub remove: Vec<String>,
+    /// The call to put.
+    pub put: Call,
+}
+
+impl ObservedFirewall {
+    /// Brings it forward by an operation that was carried out.
     pub fn apply(&mut self, op: &FirewallOp) {
         match op {
             FirewallOp::PutTable(table) => {
-                self.tables.insert(TableName::Ours, table.clone());
+                self.table = Some(table.into());
             }
             FirewallOp::ChangeSets(changes) => {
-                let Some(table) = self.tables.get_mut(&TableName::Ours) else { return };
+                let Some(table) = &mut self.table else { return };
                 for (name, change) in changes {
                     let Some(set) = table.sets.get_mut(name) else { continue };
                     set.elements.retain(|element| !change.remove.contains(element));
@@ -66,14 +75,15 @@ impl FirewallState {
                     if let Some(rules) = &change.rules {
                         chain.rules.clone_from(rules);
                     }
-                    chain.calls.extend(change.calls.iter().map(|(caller, (_, call))| (caller.clone(), call.clone())));
+                    chain.calls.extend(change.calls.iter().map(|(caller, call)| (caller.clone(), (&call.put).into())));
                 }
             }
             FirewallOp::DeleteChain(name, _) => {
                 self.chains.remove(name);
             }
-            FirewallOp::DeleteTable(name) => {
-                self.tables.remove(name);
+            FirewallOp::DeleteTable(TableName::Ours) => self.table = None,
+            FirewallOp::DeleteTable(TableName::Flannel(family)) => {
+                self.flannel_tables.remove(family);
             }
         }
     }

@@ -5,101 +5,127 @@ use std::collections::{BTreeMap, BTreeSet};
 use wire_net::Family;
 
 use super::{
-    Chain, ChainName, ChainTable, Element, FirewallState, Set, Table, TableName,
-    op::{ChainChange, FirewallOp, SetChange},
+    ChainName, ChainTable, Creation, DesiredChain, DesiredFirewall, DesiredTable, Element, FlannelRules,
+    InternalBridge, InternalBridges, ObservedFirewall, ObservedTable, OtherRules, TableName,
+    op::{CallChange, ChainChange, FirewallOp, SetChange},
 };
-use crate::{NoFindings, Plan, Resource};
+use crate::{Plan, Resource};
 
 /// The packet filter of a host, as far as it concerns us.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Firewall {}
 
 impl Resource for Firewall {
-    type Observed = FirewallState;
-    type Desired = FirewallState;
+    type Observed = ObservedFirewall;
+    type Desired = DesiredFirewall;
     type Scope = ();
     type Op = FirewallOp;
-    type Findings = NoFindings;
+    type Findings = OtherRules;
 
-    fn plan(observed: &FirewallState, desired: &FirewallState) -> Plan<Self> {
-        let (mut ops, deletions) = changes(observed, desired);
-        ops.extend(deletions);
-        Plan { ops, findings: NoFindings }
+    /// Deletions come last: what flanneld left goes once ours stands.
+    fn plan(observed: &ObservedFirewall, desired: &DesiredFirewall) -> Plan<Self> {
+        let table = desired.table.iter().flat_map(|table| put_table(observed.table.as_ref(), table));
+        let ops = table.chain(put_chains(observed, desired)).chain(deletions(observed, desired)).collect();
+        Plan { ops, findings: observed.others.clone() }
     }
 
-    fn apply(observed: &mut FirewallState, op: &FirewallOp) {
+    fn apply(observed: &mut ObservedFirewall, op: &FirewallOp) {
         observed.apply(op);
     }
 }
 
-/// Puts and deletions.
-pub(crate) fn changes(have: &FirewallState, want: &FirewallState) -> (Vec<FirewallOp>, Vec<FirewallOp>) {
-    let mut puts = Vec::new();
-    if let Some(wanted) = want.tables.get(&TableName::Ours) {
-        puts.extend(table(have.tables.get(&TableName::Ours), wanted));
+fn put_table(observed: Option<&ObservedTable>, desired: &DesiredTable) -> Option<FirewallOp> {
+    let Some(observed) = observed.filter(|observed| observed.is_built_as(desired)) else {
+        return Some(FirewallOp::PutTable(desired.clone()));
+    };
+    let mut changes = BTreeMap::new();
+    for (name, set) in &desired.sets {
+        let Some(there) = observed.sets.get(name) else { continue };
+        let add = difference(&set.elements, &there.elements);
+        let change = SetChange { add, remove: difference(&there.elements, &set.elements) };
+        if change != SetChange::default() {
+            changes.insert(name.clone(), change);
+        }
     }
-    puts.extend(chains(have, want));
-    let tables = have.tables.keys().filter(|name| !want.tables.contains_key(name));
-    let chains = have.chains.iter().filter(|(name, _)| !want.chains.contains_key(name));
-    let deletions = chains
-        .map(|(name, chain)| FirewallOp::DeleteChain(name.clone(), chain.clone()))
-        .chain(tables.map(|name| FirewallOp::DeleteTable(*name)));
-    (puts, deletions.collect())
+    (!changes.is_empty()).then_some(FirewallOp::ChangeSets(changes))
 }
 
-fn table(have: Option<&Table>, want: &Table) -> Vec<FirewallOp> {
-    let Some(have) = have.filter(|have| have.is_built_as(want)) else {
-        return vec![FirewallOp::PutTable(want.clone())];
-    };
-    let minus = |a: &BTreeSet<Element>, b: &BTreeSet<Element>| a.difference(b).copied().collect::<BTreeSet<_>>();
-    let change = |(name, wanted): (&String, &Set)| {
-        let there = &have.sets.get(name)?.elements;
-        let change = SetChange { add: minus(&wanted.elements, there), remove: minus(there, &wanted.elements) };
-        (change != SetChange::default()).then(|| (name.clone(), change))
-    };
-    let changes: BTreeMap<String, SetChange> = want.sets.iter().filter_map(change).collect();
-    if changes.is_empty() { Vec::new() } else { vec![FirewallOp::ChangeSets(changes)] }
+fn difference(elements: &BTreeSet<Element>, others: &BTreeSet<Element>) -> BTreeSet<Element> {
+    elements.difference(others).copied().collect()
 }
 
-fn chains(have: &FirewallState, want: &FirewallState) -> Vec<FirewallOp> {
+/// One transaction for each table.
+fn put_chains(observed: &ObservedFirewall, desired: &DesiredFirewall) -> impl Iterator<Item = FirewallOp> {
     let mut tables: BTreeMap<ChainTable, Vec<ChainChange>> = BTreeMap::new();
-    for (name, wanted) in &want.chains {
-        if let Some(change) = chain(have, name, wanted) {
+    for (name, chain) in &desired.chains {
+        if let Some(change) = change_chain(observed, name, chain) {
             tables.entry(name.table).or_default().push(change);
         }
     }
-    tables.into_iter().map(|(table, changes)| FirewallOp::PutChains(table, changes)).collect()
+    tables.into_iter().map(|(table, changes)| FirewallOp::PutChains(table, changes))
 }
 
-fn chain(have: &FirewallState, name: &ChainName, want: &Chain) -> Option<ChainChange> {
-    let there = have.chains.get(name);
-    if want.answers_others && there.is_none() && !have.used.contains(&name.table) {
+fn change_chain(observed: &ObservedFirewall, name: &ChainName, desired: &DesiredChain) -> Option<ChainChange> {
+    let there = observed.chains.get(name);
+    let may_be_created = match desired.creation {
+        Creation::Always => true,
+        Creation::WhenTableIsUsed => observed.used.contains(&name.table),
+    };
+    if there.is_none() && !may_be_created {
         return None;
     }
-    let wanted = on_this_host(name, want, &have.internal);
-    let rules = there.is_none_or(|there| there.rules != wanted).then_some(wanted);
-    let is_there = |caller: &str| {
-        BUILT_IN.contains(&caller) || have.callers.contains(&ChainName { table: name.table, name: caller.to_owned() })
-    };
+    let rules = rules_beside(&observed.internal_bridges, name.table.family, desired);
+    let rules = there.is_none_or(|there| there.rules != rules).then_some(rules);
     let mut calls = BTreeMap::new();
-    for (caller, call) in want.calls.iter().filter(|(caller, _)| is_there(caller)) {
+    for (caller, call) in desired.calls.iter().filter(|(caller, _)| is_there(observed, name.table, caller)) {
         let found = there.and_then(|there| there.calls.get(caller));
         if !found.is_some_and(|found| found.serves_as(call)) {
-            let old = found.map(|found| found.rules.clone()).unwrap_or_default();
-            calls.insert(caller.clone(), (old, call.clone()));
+            let remove = found.map(|found| found.rules.clone()).unwrap_or_default();
+            calls.insert(caller.clone(), CallChange { remove, put: call.clone() });
         }
     }
     let differs = rules.is_some() || !calls.is_empty();
     differs.then(|| ChainChange { chain: name.name.clone(), rules, calls })
 }
 
-/// The chains that iptables makes with their table.
+/// The chains that iptables creates with their table.
 const BUILT_IN: [&str; 3] = ["PREROUTING", "FORWARD", "POSTROUTING"];
 
-/// The rules of a wanted chain on a host with these internal bridges.
-fn on_this_host(name: &ChainName, want: &Chain, internal: &BTreeSet<(Family, String)>) -> Vec<String> {
-    let concerns = |(family, _): &&(Family, String)| want.spares_internal && *family == name.table.family;
-    let left = internal.iter().filter(concerns).flat_map(|(_, link)| [format!("-i {link}"), format!("-o {link}")]);
-    let left = left.map(|matching| format!("{matching} -j RETURN"));
-    left.chain(want.rules.iter().cloned()).collect()
+fn is_there(observed: &ObservedFirewall, table: ChainTable, caller: &str) -> bool {
+    BUILT_IN.contains(&caller) || observed.callers.contains(&ChainName { table, name: caller.to_owned() })
+}
+
+/// The rules of a chain on a host with these internal bridges.
+fn rules_beside(bridges: &BTreeSet<InternalBridge>, family: Family, chain: &DesiredChain) -> Vec<String> {
+    let mut rules = Vec::new();
+    match chain.internal_bridges {
+        InternalBridges::Return => {
+            for InternalBridge { name, .. } in bridges.iter().filter(|bridge| bridge.family == family) {
+                rules.extend([format!("-i {name} -j RETURN"), format!("-o {name} -j RETURN")]);
+            }
+        }
+        InternalBridges::Ignore => {}
+    }
+    rules.extend(chain.rules.iter().cloned());
+    rules
+}
+
+fn deletions(observed: &ObservedFirewall, desired: &DesiredFirewall) -> Vec<FirewallOp> {
+    let is_undesired = |name: &ChainName| {
+        !desired.chains.contains_key(name) && (name.is_ours() || desired.flannel == FlannelRules::Delete)
+    };
+    let chains = observed.chains.iter().filter(|(name, _)| is_undesired(name));
+    let mut ops: Vec<FirewallOp> =
+        chains.map(|(name, chain)| FirewallOp::DeleteChain(name.clone(), chain.clone())).collect();
+    if observed.table.is_some() && desired.table.is_none() {
+        ops.push(FirewallOp::DeleteTable(TableName::Ours));
+    }
+    match desired.flannel {
+        FlannelRules::Delete => {
+            let tables = observed.flannel_tables.iter().map(|family| TableName::Flannel(*family));
+            ops.extend(tables.map(FirewallOp::DeleteTable));
+        }
+        FlannelRules::Keep => {}
+    }
+    ops
 }

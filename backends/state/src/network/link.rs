@@ -157,12 +157,6 @@ impl<K> DesiredLink<K> {
     pub const fn new(kind: K, mtu: Mtu) -> Self {
         Self { kind, mac: None, mtu, master: None }
     }
-
-    /// The same link, whose kind is told another way.
-    #[must_use]
-    pub fn map<T>(self, kind: impl FnOnce(K) -> T) -> DesiredLink<T> {
-        DesiredLink { kind: kind(self.kind), mac: self.mac, mtu: self.mtu, master: self.master }
-    }
 }
 
 impl LinkPlace {

@@ -33,11 +33,6 @@ impl<T> PerNamespace<T> {
         self.0.get_mut(&namespace)
     }
 
-    /// Sets the value of one namespace.
-    pub fn insert(&mut self, namespace: Namespace, value: T) {
-        self.0.insert(namespace, value);
-    }
-
     /// All namespaces in their order, the host's first.
     pub fn iter(&self) -> impl Iterator<Item = (Namespace, &T)> {
         self.0.iter().map(|(namespace, value)| (*namespace, value))

@@ -155,28 +155,18 @@ impl TunnelOp {
 
 impl Op {
     /// Makes a link, by whoever makes its kind.
-    pub(crate) fn create_link(place: LinkPlace, link: DesiredLink) -> Self {
-        let DesiredLink { kind, mac, mtu, master } = link;
-        match kind {
-            DesiredKind::Kernel(kind) => {
-                Self::Kernel(place.namespace, KernelOp::CreateLink(place.name, DesiredLink { kind, mac, mtu, master }))
-            }
-            DesiredKind::Tunnel(kind) => {
-                Self::Tunnel(TunnelOp::Create(place.name, DesiredLink { kind, mac, mtu, master }))
-            }
+    pub(crate) fn create_link(LinkPlace { namespace, name }: LinkPlace, link: DesiredLink) -> Self {
+        match link.by_maker() {
+            ByMaker::Kernel(link) => Self::Kernel(namespace, KernelOp::CreateLink(name, link)),
+            ByMaker::Tunnel(link) => Self::Tunnel(TunnelOp::Create(name, link)),
         }
     }
 
     /// Changes a link in place, by whoever makes its kind.
-    pub(crate) fn change_link(place: LinkPlace, link: DesiredLink) -> Self {
-        let DesiredLink { kind, mac, mtu, master } = link;
-        match kind {
-            DesiredKind::Kernel(kind) => {
-                Self::Kernel(place.namespace, KernelOp::ChangeLink(place.name, DesiredLink { kind, mac, mtu, master }))
-            }
-            DesiredKind::Tunnel(kind) => {
-                Self::Tunnel(TunnelOp::Change(place.name, DesiredLink { kind, mac, mtu, master }))
-            }
+    pub(crate) fn change_link(LinkPlace { namespace, name }: LinkPlace, link: DesiredLink) -> Self {
+        match link.by_maker() {
+            ByMaker::Kernel(link) => Self::Kernel(namespace, KernelOp::ChangeLink(name, link)),
+            ByMaker::Tunnel(link) => Self::Tunnel(TunnelOp::Change(name, link)),
         }
     }
 
@@ -216,6 +206,22 @@ impl Op {
             }
             Self::Tunnel(TunnelOp::Delete(name)) => Some(LinkPlace::in_host(*name)),
             Self::Kernel(..) | Self::Tunnel(_) => None,
+        }
+    }
+}
+
+/// A desired link, by who makes it.
+enum ByMaker {
+    Kernel(DesiredLink<KernelKind>),
+    Tunnel(DesiredLink<Tunnel>),
+}
+
+impl DesiredLink {
+    fn by_maker(self) -> ByMaker {
+        let Self { kind, mac, mtu, master } = self;
+        match kind {
+            DesiredKind::Kernel(kind) => ByMaker::Kernel(DesiredLink { kind, mac, mtu, master }),
+            DesiredKind::Tunnel(kind) => ByMaker::Tunnel(DesiredLink { kind, mac, mtu, master }),
         }
     }
 }

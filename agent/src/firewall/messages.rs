@@ -1,10 +1,10 @@
-//! What an operator is told of the packet filter, and what to do. Pure.
+//! The messages about the packet filter, with remedies. Pure.
 
-use wire_firewall::{Nftables, Others};
+use wire_firewall::Nftables;
 use wire_net::{Family, LinkName, chain};
-use wire_state::OpError;
+use wire_state::{OpError, OperatorDrop, OtherFirewalls};
 
-/// What the faults concern.
+/// The subjects of faults and warnings.
 pub(super) const BRIDGE: &str = "bridge";
 pub(super) const BRIDGE_NAME: &str = "bridge's name";
 pub(super) const BLOCKED: &str = "encapsulation";
@@ -18,7 +18,7 @@ pub(super) const RIVAL: &str = "another wire-agent";
 pub(super) const CONTESTED: &str = "it runs in this network namespace too, and each undoes the other's firewall \
                                     rules: stop one of them, or give it a namespace of its own";
 
-/// Which bridges have names that nft does not take for names, and what to do.
+/// The warning of bridges whose names nft does not take literally, with the remedy.
 pub(super) fn unnamed<'a>(bridges: impl Iterator<Item = &'a LinkName>) -> Option<String> {
     let names: Vec<String> = bridges.map(ToString::to_string).collect();
     (!names.is_empty()).then(|| {
@@ -31,9 +31,9 @@ pub(super) fn unnamed<'a>(bridges: impl Iterator<Item = &'a LinkName>) -> Option
     })
 }
 
-/// What an operator drops in Docker's chain and gets through all the same.
-pub(super) fn overruled(drops: &[&(Family, String)]) -> Option<String> {
-    let [(family, first), rest @ ..] = drops else { return None };
+/// The warning of an operator's drops in Docker's chain that have no effect.
+pub(super) fn overruled(drops: &[&OperatorDrop]) -> Option<String> {
+    let [OperatorDrop { family, rule: first }, rest @ ..] = drops else { return None };
     let program = match family {
         Family::V4 => "iptables",
         Family::V6 => "ip6tables",
@@ -45,13 +45,14 @@ pub(super) fn overruled(drops: &[&(Family, String)]) -> Option<String> {
     ))
 }
 
-/// What may be where we cannot look. It may as well not be: the old packet filter's module is loaded on many hosts.
+/// The warning of chains in iptables-legacy that only root could read. There may be none: its module is loaded on many
+/// hosts.
 pub(super) const HIDDEN: &str = "Docker runs, but iptables-nft shows no chains of Docker: if they are in \
                                  iptables-legacy, which only root can read, Docker may drop packets from peers to its \
                                  containers; run wire-agent as root, or make Docker use iptables-nft and restart it \
                                  (a Docker with iptables switched off has no chains)";
 
-/// What is missed where our table is not whole, and why it is not.
+/// The warning of a table that is not whole: the reason, and the check that is missing.
 pub(super) fn lacking(nftables: Nftables, error: &OpError) -> String {
     let missed = match nftables {
         Nftables::Whole | Nftables::Simple => "a peer may send packets with another peer's source",
@@ -72,8 +73,13 @@ pub(super) fn no_flowtable(error: &OpError) -> String {
     )
 }
 
-/// Who drops what peers send us, of which families where that is not plain, and what to do.
-pub(super) fn blocked(others: Others, port: u16, families: &[Family], links: impl Iterator<Item = LinkName>) -> String {
+/// The fault of packets of peers that somebody else drops, with the remedy. `families` is empty if there is one only.
+pub(super) fn blocked(
+    others: OtherFirewalls,
+    port: u16,
+    families: &[Family],
+    links: impl Iterator<Item = LinkName>,
+) -> String {
     let (who, remedy) = match (others.ufw, others.firewalld) {
         (true, false) => ("ufw drops", format!("ufw allow {port}/udp")),
         (false, true) => {
@@ -101,12 +107,12 @@ mod tests {
     #[test]
     fn whoever_drops_what_peers_send_is_named_with_the_remedy() {
         let links = || ["flannel.1", "docker0"].map(|name| name.parse().unwrap()).into_iter();
-        let said = |ufw, firewalld| blocked(Others { ufw, firewalld, docker: false }, 8472, &[], links());
+        let said = |ufw, firewalld| blocked(OtherFirewalls { ufw, firewalld, docker: false }, 8472, &[], links());
         assert_eq!(said(true, false), "ufw drops what peers send to UDP port 8472: ufw allow 8472/udp");
         let trusted = "firewall-cmd --permanent --zone=trusted --add-interface=flannel.1 --add-interface=docker0";
         assert!(said(false, true).contains(&format!("firewall-cmd --permanent --add-port=8472/udp && {trusted} && ")));
         assert!(said(false, false).starts_with("a rule of this host drops"));
-        let both = blocked(Others::default(), 8472, &Family::ALL, links());
+        let both = blocked(OtherFirewalls::default(), 8472, &Family::ALL, links());
         assert!(
             both.starts_with("a rule of this host drops what peers send over IPv4 and IPv6 to UDP port 8472"),
             "{both}"

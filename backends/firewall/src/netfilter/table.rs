@@ -1,0 +1,149 @@
+//! Reads our table (linux/netfilter/nf_tables.h).
+
+use std::collections::BTreeSet;
+
+use wire_netlink::attribute::{attributes, text};
+use wire_state::{
+    Attachment, ChainPolicy, DataplaneError, Element, ObservedBaseChain, ObservedRule, ObservedTable, Set, SetKind,
+};
+
+use super::{
+    Expressions, GET_CHAIN, GET_ELEMENTS, GET_RULE, GET_SET, GET_TABLE, INET, NAME, Netfilter, flowtable, ours,
+};
+use crate::{
+    decode::{
+        address_element, attribute, be32, chain_kind, comment, find, hook_of, lease_element, link_element, set_kind,
+        subnet_element, without_counts,
+    },
+    encode::Body,
+    nfta::{
+        NF_ACCEPT, NFTA_CHAIN_HOOK, NFTA_CHAIN_NAME, NFTA_CHAIN_POLICY, NFTA_CHAIN_TYPE, NFTA_DATA_VALUE,
+        NFTA_HOOK_HOOKNUM, NFTA_HOOK_PRIORITY, NFTA_RULE_CHAIN, NFTA_RULE_EXPRESSIONS, NFTA_RULE_TABLE,
+        NFTA_RULE_USERDATA, NFTA_SET_ELEM_KEY, NFTA_SET_ELEM_KEY_END, NFTA_SET_ELEM_LIST_ELEMENTS,
+        NFTA_SET_ELEM_LIST_SET, NFTA_SET_ELEM_LIST_TABLE, NFTA_SET_FLAGS, NFTA_SET_KEY_TYPE, NFTA_SET_NAME,
+        NFTA_SET_TABLE, NFTA_TABLE_FLAGS,
+    },
+};
+
+impl Netfilter {
+    /// Our table, with the expressions of its rules.
+    pub(crate) fn table(&mut self) -> Result<(ObservedTable, Expressions), DataplaneError> {
+        let chains = self.chains()?.into_iter().collect();
+        let mut table = ObservedTable { flags: self.flags()?, chains, ..ObservedTable::default() };
+        let mut expressions = Expressions::new();
+        for entry in self.rules()? {
+            if let Some(chain) = table.chains.get_mut(&entry.chain) {
+                chain.rules.push(entry.mark.clone().map_or(ObservedRule::Unmarked, ObservedRule::Marked));
+            }
+            expressions.extend(entry.mark.map(|mark| (mark, entry.expressions)));
+        }
+        for (name, kind) in self.sets()? {
+            let elements = match kind {
+                SetKind::Addresses(_) => self.elements(&name, address_element)?,
+                SetKind::Links => self.elements(&name, link_element)?,
+                SetKind::Leases(_) => self.elements(&name, lease_element)?,
+                SetKind::Subnets(family, len) => self.elements(&name, |key, _| subnet_element(key, family, len))?,
+                SetKind::Seen(_) | SetKind::Claims(_) => BTreeSet::new(),
+            };
+            table.sets.insert(name, Set { kind, elements });
+        }
+        table.counters = self.counters()?.into_keys().collect();
+        table.flowtables = self.flowtables()?;
+        Ok((table, expressions))
+    }
+
+    /// The addresses in a set of ours that is filled by packets.
+    pub(crate) fn noted(&mut self, set: &str) -> Result<BTreeSet<Element>, DataplaneError> {
+        self.elements(set, address_element)
+    }
+
+    /// The pairs in a set of ours that is filled by packets, as leases of one address.
+    pub(crate) fn claimed(&mut self, set: &str) -> Result<BTreeSet<Element>, DataplaneError> {
+        self.elements(set, lease_element)
+    }
+
+    fn elements(
+        &mut self,
+        set: &str,
+        element: impl Fn(&[u8], &[u8]) -> Option<Element>,
+    ) -> Result<BTreeSet<Element>, DataplaneError> {
+        let request = || Body::new(INET).named(NFTA_SET_ELEM_LIST_TABLE, NAME).named(NFTA_SET_ELEM_LIST_SET, set);
+        let lists = self.dump("elements of a set", GET_ELEMENTS, &request, |body| {
+            ours(body)?;
+            let list = attributes(find(body, NFTA_SET_ELEM_LIST_ELEMENTS)?);
+            Some(list.filter_map(|(_, element)| keys(element)).collect::<Vec<_>>())
+        })?;
+        Ok(lists.into_iter().flatten().filter_map(|(first, last)| element(&first, &last)).collect())
+    }
+
+    fn flags(&mut self) -> Result<u32, DataplaneError> {
+        let found = self.dump("tables", GET_TABLE, &|| Body::new(INET), |body| {
+            ours(body)?;
+            find(body, NFTA_TABLE_FLAGS).and_then(be32)
+        })?;
+        Ok(found.first().copied().unwrap_or_default())
+    }
+
+    fn chains(&mut self) -> Result<Vec<(String, ObservedBaseChain)>, DataplaneError> {
+        self.dump("chains", GET_CHAIN, &|| Body::new(INET), |body| {
+            ours(body)?;
+            let name = find(body, NFTA_CHAIN_NAME).and_then(text)?.to_owned();
+            // Only base chains have a policy.
+            let accepts = find(body, NFTA_CHAIN_POLICY).and_then(be32).is_none_or(|policy| policy == NF_ACCEPT);
+            let policy = if accepts { ChainPolicy::Accept } else { ChainPolicy::Drop };
+            Some((name, ObservedBaseChain { attachment: attachment(body), policy, rules: Vec::new() }))
+        })
+    }
+
+    fn rules(&mut self) -> Result<Vec<RuleEntry>, DataplaneError> {
+        let request = || Body::new(INET).named(NFTA_RULE_TABLE, NAME);
+        self.dump("rules", GET_RULE, &request, |body| {
+            ours(body)?;
+            let chain = find(body, NFTA_RULE_CHAIN).and_then(text)?.to_owned();
+            let mark = find(body, NFTA_RULE_USERDATA).and_then(comment);
+            let expressions = without_counts(find(body, NFTA_RULE_EXPRESSIONS).unwrap_or_default());
+            Some(RuleEntry { chain, mark, expressions })
+        })
+    }
+
+    fn sets(&mut self) -> Result<Vec<(String, SetKind)>, DataplaneError> {
+        let request = || Body::new(INET).named(NFTA_SET_TABLE, NAME);
+        self.dump("sets", GET_SET, &request, |body| {
+            ours(body)?;
+            let flags = find(body, NFTA_SET_FLAGS).and_then(be32).unwrap_or_default();
+            let key = find(body, NFTA_SET_KEY_TYPE).and_then(be32)?;
+            let name = find(body, NFTA_SET_NAME).and_then(text)?;
+            Some((name.to_owned(), set_kind(name, flags, key)?))
+        })
+    }
+}
+
+/// A rule of our table.
+struct RuleEntry {
+    /// The name of its chain.
+    chain: String,
+    /// Its comment.
+    mark: Option<String>,
+    /// Its compiled expressions, without counts.
+    expressions: Vec<u8>,
+}
+
+/// The place of a chain, if it is one that we use.
+fn attachment(body: &[u8]) -> Option<Attachment> {
+    let kind = find(body, NFTA_CHAIN_TYPE).and_then(text).and_then(chain_kind)?;
+    let at = find(body, NFTA_CHAIN_HOOK)?;
+    let hook = attribute(at, NFTA_HOOK_HOOKNUM).and_then(be32).and_then(hook_of)?;
+    let priority = attribute(at, NFTA_HOOK_PRIORITY).and_then(be32).map_or(0, u32::cast_signed);
+    Some(Attachment { kind, hook, priority, device: flowtable::device(at) })
+}
+
+/// The first and the last key of an element. A single key is both.
+fn keys(element: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
+    let first = key(element, NFTA_SET_ELEM_KEY)?;
+    let last = key(element, NFTA_SET_ELEM_KEY_END).unwrap_or_else(|| first.clone());
+    Some((first, last))
+}
+
+fn key(element: &[u8], wanted: u16) -> Option<Vec<u8>> {
+    attribute(attribute(element, wanted)?, NFTA_DATA_VALUE).map(<[u8]>::to_vec)
+}

@@ -1,0 +1,106 @@
+//! Rules in nft's language, with their marks. The checksum in a mark is that of the text: another text for the same rule
+//! is put anew on each host.
+
+use wire_net::Family;
+
+use crate::rule::{Action, Addresses, By, Header, Is, Links, Match, Pair, Rule, SourcePort};
+
+pub(crate) fn rule(rule: &Rule) -> wire_state::Rule {
+    let words: Vec<String> = rule.matches.iter().map(condition).chain(rule.actions.iter().map(action)).collect();
+    wire_state::Rule::new(rule.purpose, words.join(" "))
+}
+
+/// nft's keyword for the family.
+pub(crate) const fn ip(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "ip",
+        Family::V6 => "ip6",
+    }
+}
+
+fn condition(condition: &Match) -> String {
+    match condition {
+        Match::From(from) => format!("iifname {}", links(from)),
+        Match::To(link) => format!("oifname \"{link}\""),
+        Match::Source(family, source) => format!("{} saddr {}", ip(*family), addresses(source)),
+        Match::Destination(family, destination) => format!("{} daddr {}", ip(*family), addresses(destination)),
+        Match::Family(Family::V4) => "meta nfproto ipv4".to_owned(),
+        Match::Family(Family::V6) => "meta nfproto ipv6".to_owned(),
+        Match::NotUdp => "meta l4proto != udp".to_owned(),
+        Match::PortIsNot(port) => format!("udp dport != {port}"),
+        // UDP's header and that of VXLAN, in bytes (RFC 768, RFC 7348 §5).
+        Match::Short => "udp length < 16".to_owned(),
+        Match::Header(is, Header::Whole(bytes)) => {
+            format!("@th,64,64 {}{:#018x}", operator(*is), u64::from_be_bytes(*bytes))
+        }
+        Match::Header(is, Header::Vni(vni)) => format!("@th,96,24 {}{}", operator(*is), vni.number()),
+        Match::EtherType(at, number) => format!("@th,{},16 {number:#06x}", at * 8),
+        Match::Pair(key, set) => format!("{} @{set}", pair(key)),
+        Match::Mark(bits) => format!("meta mark & {bits:#x} == {bits:#x}"),
+        Match::LetIn(is, by) => format!("meta priority {}{}", operator(*is), priority(*by)),
+        Match::AnsweredElsewhere => "fib saddr . iif oif 0".to_owned(),
+        Match::OnlyPassing => "fib daddr type unicast".to_owned(),
+        Match::TcpOrUdp => "meta l4proto { tcp, udp }".to_owned(),
+        Match::Established => "ct state established".to_owned(),
+        Match::SourceWasNot(family, source) => format!("ct status snat ct original {} saddr != {source}", ip(*family)),
+    }
+}
+
+fn action(action: &Action) -> String {
+    match action {
+        Action::Accept => "accept".to_owned(),
+        Action::Drop => "drop".to_owned(),
+        Action::Return => "return".to_owned(),
+        Action::Count => "counter".to_owned(),
+        Action::CountIn(counter) => format!("counter name \"{counter}\""),
+        Action::NoTrack => "notrack".to_owned(),
+        Action::LetIn(by) => format!("meta priority set {}", priority(*by)),
+        Action::SetMark(bits) => format!("meta mark set meta mark or {bits:#x}"),
+        Action::NoteSource(family, set) => format!("update @{set} {{ {} saddr }}", ip(*family)),
+        Action::NotePair(key, set) => format!("update @{set} {{ {} }}", pair(key)),
+        Action::KeepSource(family) => format!("snat {0} to {0} saddr", ip(*family)),
+        Action::FlowAdd(flowtable) => format!("flow add @{flowtable}"),
+        Action::Masquerade(SourcePort::Kept) => "masquerade".to_owned(),
+        Action::Masquerade(SourcePort::Random) => "masquerade fully-random".to_owned(),
+    }
+}
+
+fn links(links: &Links) -> String {
+    match links {
+        Links::Is(link) => format!("\"{link}\""),
+        Links::IsNot(link) => format!("!= \"{link}\""),
+        Links::In(set) => format!("@{set}"),
+        Links::NotIn(set) => format!("!= @{set}"),
+    }
+}
+
+fn addresses(addresses: &Addresses) -> String {
+    match addresses {
+        Addresses::Is(address) => address.to_string(),
+        Addresses::IsNot(address) => format!("!= {address}"),
+        Addresses::In(range) => range.to_string(),
+        Addresses::NotIn(range) => format!("!= {range}"),
+        Addresses::Set(set) => format!("@{set}"),
+        Addresses::NotInSet(set) => format!("!= @{set}"),
+    }
+}
+
+fn pair(pair: &Pair) -> String {
+    let Pair { family, offset, bits } = pair;
+    format!("{} saddr . @th,{offset},{bits}", ip(*family))
+}
+
+/// The comparison before a value; nft needs none for equality.
+const fn operator(is: Is) -> &'static str {
+    match is {
+        Is::So => "",
+        Is::NotSo => "!= ",
+    }
+}
+
+const fn priority(by: By) -> &'static str {
+    match by {
+        By::Header => "7769:0",
+        By::Port => "7769:1",
+    }
+}
