@@ -1,5 +1,6 @@
-//! Whether containers are on a bridge that the overlay leads to. Docker takes its options only when it starts, so that it may run
-//! on with another subnet than this host leases. Said, never put right: that would stop containers behind the operator's back.
+//! Checks that containers are on a bridge with this host's subnet. Docker reads its options only when it starts, so it
+//! may keep another subnet than this host leases. The agent reports that and never corrects it, because a correction
+//! would stop containers.
 
 use std::{
     fmt::Write,
@@ -13,54 +14,51 @@ use wire_state::ContainerLink;
 
 use crate::{
     daemon_json::{self, Clash},
-    docker_opts::Told,
+    docker_opts::DockerOptions,
     docker_unit::{DockerUnit, Flag},
 };
 
-/// What bridges should have.
+/// The addresses and the MTU that bridges of containers should have.
 #[derive(Clone, Debug)]
 pub(crate) struct Expected {
-    /// What this host leases.
     pub(crate) subnets: Vec<Prefix>,
     /// The overlay's networks.
     pub(crate) networks: DualStack<Prefix>,
-    /// In bytes; 0 where it is not known.
+    /// In bytes; 0 if it is not known.
     pub(crate) mtu: u32,
-    /// What Docker is told.
-    pub(crate) told: Told,
+    pub(crate) told: DockerOptions,
 }
 
-/// Docker, as far as it shows without its API.
+/// Facts about Docker that can be read without its API.
 #[derive(Clone, Debug)]
 pub(crate) struct Docker {
     /// The bridge of its default network.
     pub(crate) bridge: String,
-    /// Whether a dockerd runs in this network namespace.
+    /// True if a dockerd runs in this network namespace.
     pub(crate) runs: bool,
-    /// The flags that its unit gives it, as far as the files can be read.
+    /// The flags from docker.service, as far as its files can be read.
     pub(crate) flags: Vec<Flag>,
-    /// Whether its unit gives it our options as flags when it starts.
+    /// True if docker.service passes our options to it as flags.
     pub(crate) expands_ours: bool,
     /// Its settings file.
     pub(crate) settings_path: PathBuf,
-    /// Whether its containers are known to outlive it, and the bridge with them.
+    /// True if live-restore is set: containers keep running, and the bridge stays, while dockerd restarts.
     pub(crate) live_restore: bool,
 }
 
-/// What is wrong.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Findings {
-    /// Containers are not reached.
+    /// Containers cannot be reached.
     pub(crate) fault: Option<String>,
-    /// They are, but not as they should be.
+    /// They can be reached, but with a wrong MTU or without one family.
     pub(crate) warning: Option<String>,
-    /// Docker's own settings keep it from what it is told.
+    /// Docker's own settings conflict with our options.
     pub(crate) clash: Option<String>,
 }
 
 impl Docker {
     pub(crate) fn look() -> Self {
-        // dockerd listens there for its runtime in whatever folder it was given.
+        // dockerd listens there for its runtime, whatever its data folder is.
         let sockets = fs::read("/proc/self/net/unix").unwrap_or_default();
         let sockets = String::from_utf8_lossy(&sockets);
         let unit = DockerUnit::read(Path::new("/"));
@@ -79,7 +77,7 @@ impl Docker {
 }
 
 impl Expected {
-    /// Compares. Without Docker and without containers nothing is wrong.
+    /// Compares the links with this. Without Docker and without containers there are no findings.
     pub(crate) fn compare(&self, links: &[ContainerLink], docker: impl FnOnce() -> Docker) -> Findings {
         let (held, missing): (Vec<Prefix>, Vec<Prefix>) =
             self.subnets.iter().partition(|subnet| links.iter().any(|link| fits(link, subnet)));
@@ -91,13 +89,9 @@ impl Expected {
         findings.clash = daemon_json::clash(&docker.settings_path, &self.told.options)
             .filter(Clash::is_foreign)
             .map(|clash| clash.to_string());
-        let concerns = |link: &&ContainerLink| {
-            let of_ours = link.holds(&self.subnets) || self.networks.iter().any(|(_, network)| link.holds(&[*network]));
-            let is_default = held.is_empty() && link.name.as_str() == docker.bridge;
-            link.is_bridge && (docker.runs || link.is_used) && (of_ours || is_default)
-        };
         let others = |link: &ContainerLink| missing.iter().any(|subnet| !of_family(link, subnet.family()).is_empty());
-        let (wrong, lacking): (Vec<_>, Vec<_>) = links.iter().filter(concerns).partition(|link| others(link));
+        let (wrong, lacking): (Vec<_>, Vec<_>) =
+            links.iter().filter(|link| self.concerns(link, &held, &docker)).partition(|link| others(link));
         // A bridge without the family concerns it only where it has the other.
         let lacking = lacking.into_iter().filter(|link| held.is_empty() || link.holds(&held));
         if held.is_empty() || !wrong.is_empty() {
@@ -115,18 +109,25 @@ impl Expected {
         findings
     }
 
+    /// True for a bridge in the overlay's networks, and for Docker's default bridge if no bridge has our subnets.
+    fn concerns(&self, link: &ContainerLink, held: &[Prefix], docker: &Docker) -> bool {
+        let of_ours = link.holds(&self.subnets) || self.networks.iter().any(|(_, network)| link.holds(&[*network]));
+        let is_default = held.is_empty() && link.name.as_str() == docker.bridge;
+        link.is_bridge && (docker.runs || link.is_used) && (of_ours || is_default)
+    }
+
     fn astray(&self, link: &ContainerLink, docker: &Docker) -> String {
         let (name, subnets) = (link.name, list(&self.subnets));
         let has: Vec<String> = Family::ALL.into_iter().flat_map(|family| of_family(link, family)).collect();
         let has = if has.is_empty() { "no address".to_owned() } else { has.join(" ") };
         let remedy = self.remedy(link, docker);
-        format!("{name} has {has}, but this host leases {subnets}: other hosts do not reach its containers; {remedy}")
+        format!("{name} has {has}, but this host leases {subnets}: other hosts cannot reach its containers; {remedy}")
     }
 
     fn remedy(&self, link: &ContainerLink, docker: &Docker) -> String {
         if link.name.as_str() != docker.bridge {
             let subnets: Vec<String> = self.subnets.iter().map(|subnet| format!("--subnet={subnet}")).collect();
-            return format!("make its network anew with {}", subnets.join(" "));
+            return format!("recreate its network with {}", subnets.join(" "));
         }
         let ours: Vec<&Flag> = docker.flags.iter().filter(|flag| flag.is_ours()).collect();
         let others: Vec<String> =
@@ -135,15 +136,15 @@ impl Expected {
         let merge = "run wire-agent docker-opts --daemon-json, then restart Docker";
         let mut remedy = String::new();
         if docker.live_restore {
-            remedy += "stop its containers first (live-restore keeps them, and the bridge with them), then ";
+            remedy += "stop its containers first (live-restore keeps them running, and the bridge as it is), then ";
         }
         if !others.is_empty() {
-            let _ = write!(remedy, "take out what its unit gives it ({}), and ", others.join("; "));
+            let _ = write!(remedy, "remove the flags that docker.service gives it ({}), and ", others.join("; "));
         }
         let _ = match &self.told.file {
             Some(file) if ours.is_empty() && !docker.expands_ours => write!(
                 remedy,
-                "restart Docker with the options in {}, or, where it gets no such flags, {merge}",
+                "restart Docker with the options in {}, or, if docker.service does not pass them, {merge}",
                 file.display()
             ),
             Some(file) => write!(remedy, "restart Docker with the options in {}", file.display()),
@@ -151,36 +152,40 @@ impl Expected {
             None => write!(remedy, "restart Docker"),
         };
         if link.is_used && !docker.live_restore {
-            remedy += "; with live-restore stop its containers first, which otherwise keep the bridge as it is";
+            remedy += "; if live-restore is on, stop its containers first: running containers keep the bridge as it is";
         }
         remedy
     }
 
-    /// The bridges whose containers send more than fits. Without containers a bridge's own MTU says nothing of theirs.
+    /// The bridges whose containers have a larger MTU than the overlay. The MTU of a bridge without containers does not
+    /// show theirs.
     fn too_large(&self, links: &[ContainerLink]) -> Option<String> {
-        let large = |link: &&ContainerLink| {
-            link.is_bridge && link.is_used && link.holds(&self.subnets) && self.mtu > 0 && link.mtu.0 > self.mtu
-        };
-        let said = |link: &ContainerLink| {
-            let (name, has, fits) = (link.name, link.mtu.0, self.mtu);
-            format!(
-                "{name} has MTU {has}, the overlay {fits}: large packets of its containers go in parts, or once more; give Docker \
-                 --mtu={fits}, or its network -o com.docker.network.driver.mtu={fits}"
-            )
-        };
-        let all: Vec<String> = links.iter().filter(large).map(said).collect();
+        let large = links.iter().filter(|link| self.is_too_large(link));
+        let all: Vec<String> = large.map(|link| self.mtu_warning(link)).collect();
         (!all.is_empty()).then(|| all.join("; "))
+    }
+
+    fn is_too_large(&self, link: &ContainerLink) -> bool {
+        link.is_bridge && link.is_used && link.holds(&self.subnets) && self.mtu > 0 && link.mtu.0 > self.mtu
+    }
+
+    fn mtu_warning(&self, link: &ContainerLink) -> String {
+        let (name, has, fits) = (link.name, link.mtu.0, self.mtu);
+        format!(
+            "{name} has MTU {has}, but the overlay has {fits}: large packets of its containers are fragmented or sent \
+             again; give Docker --mtu={fits}, or its network -o com.docker.network.driver.mtu={fits}"
+        )
     }
 }
 
-/// Whether containers on a link have addresses of this subnet, and of no more than it.
+/// True if containers on the link get addresses of this subnet only.
 fn fits(link: &ContainerLink, subnet: &Prefix) -> bool {
     link.addresses.iter().any(|(address, len)| {
         *len < Family::of(*address).bits() && Prefix::new(*address, *len).is_ok_and(|prefix| subnet.covers(prefix))
     })
 }
 
-/// The addresses of one family that others could reach.
+/// The addresses of one family that other hosts could reach.
 fn of_family(link: &ContainerLink, family: Family) -> Vec<String> {
     let is_local = |address: IpAddr| matches!(address, IpAddr::V6(address) if address.is_unicast_link_local());
     let reached = link.addresses.iter().filter(|(address, _)| Family::of(*address) == family && !is_local(*address));
@@ -216,7 +221,10 @@ mod tests {
             subnets: subnets.iter().map(|subnet| subnet.parse().unwrap()).collect(),
             networks: DualStack { v4: Some("10.5.0.0/16".parse().unwrap()), v6: Some("fd00:5::/48".parse().unwrap()) },
             mtu: 1450,
-            told: Told { file: Some("/run/flannel/flannel_docker_opts.env".into()), ..Told::default() },
+            told: DockerOptions {
+                file: Some("/run/flannel/flannel_docker_opts.env".into()),
+                ..DockerOptions::default()
+            },
         }
     }
 
@@ -260,7 +268,7 @@ mod tests {
             assert_eq!(found.warning, None);
         }
         let said = compare(V4, &[bridge("br-9", &["10.5.9.1/24"])]).fault.unwrap();
-        assert!(said.ends_with("make its network anew with --subnet=10.5.7.0/24"), "{said}");
+        assert!(said.ends_with("recreate its network with --subnet=10.5.7.0/24"), "{said}");
     }
 
     #[test]
@@ -275,23 +283,27 @@ mod tests {
         let remedy = |unit: DockerUnit, file| {
             let mut expected = expected(V4);
             let option = |key, value: &str| (key, serde_json::Value::from(value));
-            expected.told = Told { file, options: vec![option("bip", "10.5.7.1/24")] };
+            expected.told = DockerOptions { file, options: vec![option("bip", "10.5.7.1/24")] };
             let (flags, expands_ours) = (unit.flags(), unit.expands_ours());
             let docker = || Docker { flags, expands_ours, ..docker("docker0", true) };
             expected.compare(&[bridge("docker0", &["172.17.0.1/16"])], docker).fault.unwrap()
         };
         let file = || Some("/run/flannel/flannel_docker_opts.env".into());
         let said = remedy(unit(""), file());
-        assert!(said.contains("or, where it gets no such flags, run wire-agent docker-opts --daemon-json"), "{said}");
+        assert!(
+            said.contains("or, if docker.service does not pass them, run wire-agent docker-opts --daemon-json"),
+            "{said}"
+        );
         let said = remedy(unit("--bip=10.5.7.1/24"), file());
-        assert!(!said.contains("--daemon-json") && !said.contains("take out"), "{said}");
+        assert!(!said.contains("--daemon-json") && !said.contains("remove the flags"), "{said}");
         assert!(!remedy(unit("--bip=10.5.7.1/24"), None).contains("--daemon-json"));
         // The file with the variable is not there before Docker starts.
         let said = remedy(unit("$DOCKER_OPT_BIP $DOCKER_OPT_MTU"), file());
         assert!(said.contains("restart Docker with the options in") && !said.contains("--daemon-json"), "{said}");
         assert!(!remedy(unit("$DOCKER_OPT_BIP"), None).contains("--daemon-json"));
         let said = remedy(unit("--bip 10.5.9.1/24"), file());
-        let named = "take out what its unit gives it (/etc/systemd/system/docker.service sets --bip=10.5.9.1/24 in line 2), and";
+        let named = "remove the flags that docker.service gives it (/etc/systemd/system/docker.service sets \
+                     --bip=10.5.9.1/24 in line 2), and";
         assert!(said.contains(named) && !said.contains("--daemon-json"), "{said}");
     }
 
@@ -301,9 +313,9 @@ mod tests {
         let keeps = || Docker { live_restore: true, ..docker("docker0", true) };
         let said = expected(V4).compare(&links, keeps).fault.unwrap();
         let known =
-            "stop its containers first (live-restore keeps them, and the bridge with them), then restart Docker";
+            "stop its containers first (live-restore keeps them running, and the bridge as it is), then restart Docker";
         assert!(said.contains(known), "{said}");
-        // Another settings file may say so, which nobody has named to us.
+        // Another settings file, which the agent does not know, may set it.
         assert!(compare(V4, &links).fault.unwrap().ends_with("keep the bridge as it is"));
         let mut idle = links[0].clone();
         idle.is_used = false;

@@ -19,7 +19,7 @@ use crate::{
 /// Gives this host its part of a container network that is described in etcd.
 ///
 /// Without a command it runs: it leases a subnet, writes it for Docker, makes a VXLAN device and keeps its routes,
-/// neighbours and FDB as the leases of the other hosts say. A drop-in for flanneld: same keys, files, flags.
+/// neighbours and FDB in sync with the leases of the other hosts. A drop-in for flanneld: same keys, files, flags.
 #[derive(Debug, Parser)]
 #[command(name = "wire-agent", version, after_help = STATUSES, disable_help_subcommand = true)]
 pub(crate) struct Cli {
@@ -50,7 +50,7 @@ pub(crate) struct EtcdFlags {
         help_heading = "etcd"
     )]
     pub(crate) etcd_endpoints: Vec<String>,
-    /// What the network's keys begin with.
+    /// The prefix of the network's keys.
     #[arg(long, global = true, default_value = wire_net::KeyPrefix::DEFAULT, value_name = "PREFIX", help_heading = "etcd")]
     pub(crate) etcd_prefix: String,
     /// The key of our client certificate, PEM.
@@ -59,16 +59,16 @@ pub(crate) struct EtcdFlags {
     /// Our client certificate, PEM.
     #[arg(long, global = true, value_name = "FILE", help_heading = "etcd")]
     pub(crate) etcd_certfile: Option<PathBuf>,
-    /// The authority that etcd's certificates are signed by, PEM.
+    /// The certificate authority of etcd's certificates, PEM.
     #[arg(long, global = true, value_name = "FILE", help_heading = "etcd")]
     pub(crate) etcd_cafile: Option<PathBuf>,
     /// Our user in etcd.
     #[arg(long, global = true, value_name = "NAME", help_heading = "etcd")]
     pub(crate) etcd_username: Option<String>,
-    /// The file with our user's password. It is read for each login, so that a changed one is taken without a restart.
+    /// The file with our user's password. It is read for each login, so that a new password needs no restart.
     #[arg(long, global = true, value_name = "FILE", help_heading = "etcd")]
     pub(crate) etcd_password_file: Option<PathBuf>,
-    /// Our user's password. Better given in a file, or as WIRE_AGENT_ETCD_PASSWORD: a command line can be read by all.
+    /// Our user's password. Better in a file or in WIRE_AGENT_ETCD_PASSWORD: every user can read a command line.
     #[arg(long, global = true, value_name = "PASSWORD", hide_env_values = true, help_heading = "etcd")]
     pub(crate) etcd_password: Option<String>,
 }
@@ -95,53 +95,53 @@ pub(crate) struct RunFlags {
     #[arg(long, value_name = "IP", help_heading = "Underlay (default: the interface of the default route)")]
     pub(crate) public_ipv6: Option<std::net::Ipv6Addr>,
 
-    /// The file that tells others our subnet.
+    /// The file with our subnet, for other programs.
     #[arg(long, default_value = crate::docker_unit::SUBNET_FILE, value_name = "FILE", help_heading = "Files")]
     pub(crate) subnet_file: PathBuf,
     /// The file with Docker's options, an EnvironmentFile for its unit. Empty: none is written.
     #[arg(long, default_value = DOCKER_OPTS_FILE, value_name = "FILE", help_heading = "Files")]
     pub(crate) docker_opts_file: String,
-    /// Folder for what must outlive a reboot: identity, VTEP MAC, the last subnet.
+    /// Folder for files that survive a reboot: identity, VTEP MAC, the last subnet.
     #[arg(long, default_value = "/var/lib/wire-agent", value_name = "DIR", help_heading = "Files")]
     pub(crate) state_dir: PathBuf,
 
-    /// How long our subnet stays ours after the agent was last heard of.
+    /// How long the lease of our subnet lasts after its last renewal.
     #[arg(long, default_value = "24h", value_parser = parse_duration, value_name = "DURATION", help_heading = "Lease")]
     pub(crate) subnet_lease_ttl: Duration,
-    /// Renew at the latest when the lease has that many minutes left.
+    /// Renew the lease at the latest when it has this many minutes left.
     #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=1439), value_name = "MINUTES", help_heading = "Lease")]
     pub(crate) subnet_lease_renew_margin: u32,
 
-    /// Masquerade what leaves the overlay.
+    /// Masquerade traffic that leaves the overlay.
     #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", value_parser = GO_BOOL, value_name = "BOOL", help_heading = "Firewall")]
     pub(crate) ip_masq: bool,
-    /// Masquerade with the port a packet has, where that is free, instead of any.
+    /// Masquerade with a packet's own source port if that is free, instead of a random one.
     #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", value_parser = GO_BOOL, value_name = "BOOL", help_heading = "Firewall")]
     pub(crate) ip_masq_fully_random_disable: bool,
-    /// Accept forwarding to and from the overlay, also where Docker would drop it.
+    /// Accept forwarding to and from the overlay, even if Docker would drop it.
     #[arg(long, num_args = 0..=1, require_equals = true, default_value = "true", default_missing_value = "true", value_parser = GO_BOOL, value_name = "BOOL", help_heading = "Firewall")]
     pub(crate) iptables_forward_rules: bool,
-    /// Take encapsulated packets from the public addresses of leases alone. Off where peers are behind a NAT that hides them.
+    /// Accept encapsulated packets only from the public addresses of leases. Set it to false if peers are behind a NAT that hides their addresses.
     #[arg(long, num_args = 0..=1, require_equals = true, default_value = "true", default_missing_value = "true", value_parser = GO_BOOL, value_name = "BOOL", help_heading = "Firewall")]
     pub(crate) peers_only: bool,
-    /// Let established TCP and UDP connections between containers of the overlay skip the rules of forwarding. Rules added later do not apply
-    /// to them. Only with the kernel's VXLAN. Needs a kernel with NF_FLOW_TABLE and NFT_FLOW_OFFLOAD (Debian's have them); without, `status` warns and all goes on as before.
+    /// Let established TCP and UDP connections between containers of the overlay skip the forwarding rules. Rules added later do not apply
+    /// to them. Only with the kernel's VXLAN. Needs a kernel with NF_FLOW_TABLE_INET and NFT_FLOW_OFFLOAD (Debian's have them); without these, `status` warns and the flag has no effect.
     #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", value_parser = GO_BOOL, value_name = "BOOL", help_heading = "Firewall")]
     pub(crate) flowtable: bool,
-    /// Seconds until a firewall that others changed is put right, at most; the kernel's word of nftables comes first.
+    /// Seconds until the firewall is restored after another program has changed it, at most; a change in nftables is noticed at once.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..), value_name = "SECONDS", help_heading = "Firewall")]
     pub(crate) iptables_resync: u32,
-    /// Drop traffic to addresses of our own subnet that no container has, instead of sending it out again.
+    /// Drop traffic to addresses of our own subnet that no container has, instead of sending it back out.
     #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", value_parser = GO_BOOL, value_name = "BOOL", help_heading = "Firewall")]
     pub(crate) ip_blackhole_route: bool,
 
-    /// Encapsulate in the agent also where the kernel has VXLAN. Without it only where it has not.
+    /// Encapsulate in the agent even if the kernel has VXLAN. Without this flag, only if the kernel has none.
     #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", value_parser = GO_BOOL, value_name = "BOOL", help_heading = "Userspace datapath (the udp backend, and VXLAN where the kernel has none)")]
     pub(crate) userspace_vxlan: bool,
-    /// Threads that move packets, for each device; more than one helps where many peers send at once.
+    /// Threads for each device that move packets; more than one helps if many peers send at once.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=64), value_name = "N", help_heading = "Userspace datapath (the udp backend, and VXLAN where the kernel has none)")]
     pub(crate) forward_queues: u8,
-    /// Take packets only from the peer that has their inner source. Switch it off where a peer sends from another address than its PublicIP, as behind NAT.
+    /// Accept a packet only from the peer whose subnet holds its inner source. Set it to false if a peer sends from another address than its PublicIP, as behind NAT.
     #[arg(long, num_args = 0..=1, require_equals = true, default_value = "true", default_missing_value = "true", value_parser = GO_BOOL, value_name = "BOOL", help_heading = "Userspace datapath (the udp backend, and VXLAN where the kernel has none)")]
     pub(crate) forward_source_check: bool,
     /// For debugging: go without some of what the kernel can do for us (uso, tso, gso, gro, vxlan).
@@ -154,7 +154,7 @@ pub(crate) struct RunFlags {
     /// Port of /healthz and /readyz; 0 for none.
     #[arg(long, default_value_t = 0, value_name = "PORT", help_heading = "Health and log")]
     pub(crate) healthz_port: u16,
-    /// Verbosity: 0 says what changes, 1 why, 4 and more everything.
+    /// Verbosity: 0 logs changes, 1 also the reasons, 4 and more everything.
     #[arg(long = "v", default_value_t = 0, value_name = "LEVEL", help_heading = "Health and log")]
     pub(crate) verbosity: i32,
     /// Form of the log, which goes to standard error.
@@ -189,25 +189,25 @@ pub(crate) enum LogFormat {
 /// What to do instead of running.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Say what the running agent does, and what is wrong.
+    /// Show the state of the running agent, and what is wrong.
     Status(Output),
     /// List the other hosts of the network, and the leases that were refused.
     Peers(Output),
     /// Read, check or write the network config in etcd.
     #[command(subcommand)]
     Config(ConfigCommand),
-    /// Leave the network: give the lease back, and remove devices, routes, rules, files and Docker settings of ours. Stop the agent first. Flags
-    /// that the agent was given, like --state-dir, come before the word drain.
+    /// Leave the network: give the lease back, and remove our devices, routes, rules, files and Docker settings. Stop the agent first. Give the
+    /// agent's own flags, like --state-dir, before the word drain.
     Drain,
-    /// Put all routes in flannel's own form, in place, and remove our firewall: for going back to flanneld, once this agent is stopped.
+    /// Prepare the return to flanneld, after this agent is stopped: rewrite all routes in flannel's form, in place, and remove our firewall.
     HandBack {
-        /// Only remove our firewall, where flanneld runs already. Needs no etcd.
+        /// Only remove our firewall, if flanneld runs already. Needs no etcd.
         #[arg(long)]
         firewall_only: bool,
     },
-    /// Print or write Docker's options from subnet.env, in every form flannel's mk-docker-opts.sh has.
+    /// Print or write Docker's options from subnet.env, in the forms of flannel's mk-docker-opts.sh.
     DockerOpts(DockerOptsFlags),
-    /// Say how docker.service starts dockerd: which of our drop-ins fits, and what stands in the way, with file and line.
+    /// Show how docker.service starts dockerd: which of our drop-ins fits, and which settings conflict with it, with file and line.
     DockerUnit(DockerUnitFlags),
     /// Write man pages and shell completions, for packages.
     #[command(hide = true)]
@@ -248,20 +248,20 @@ pub(crate) struct Output {
 pub(crate) enum ConfigCommand {
     /// Print the network config; with --json as etcd holds it.
     Get(Output),
-    /// Check a network config and put it, whether or not one is there. Running agents take it at their next start.
+    /// Check a network config and write it, also over an existing one. Running agents apply it at their next start.
     Set {
         /// The config as JSON, or - to read it from standard input.
         config: String,
     },
-    /// Put a network config if there is none yet. The backend's type is always written, since flannel takes none as udp.
+    /// Write a network config if there is none yet. The backend's type is always written, because flannel reads a missing type as udp.
     Init {
         /// The config as JSON, or - to read it from standard input.
         config: String,
-        /// Succeed also where a config is there already.
+        /// Succeed even if there is a config already.
         #[arg(long)]
         if_absent: bool,
     },
-    /// Check a network config, and print what follows from it.
+    /// Check a network config, and print its backend and subnets.
     Validate {
         /// The config as JSON, or - to read it from standard input; without it, the one in etcd.
         config: Option<String>,
@@ -289,8 +289,8 @@ pub(crate) struct DockerOptsFlags {
     /// Leave --ip-masq out.
     #[arg(short = 'm', long)]
     pub(crate) no_ip_masq: bool,
-    /// Put them into dockerd's own settings file instead, keeping everything else in it: by default the one that docker.service
-    /// names with --config-file, else /etc/docker/daemon.json.
+    /// Merge the options into dockerd's own settings file instead, and keep everything else in it. The default is the file that
+    /// docker.service names with --config-file, else /etc/docker/daemon.json.
     #[arg(
         long,
         num_args = 0..=1,
@@ -315,7 +315,7 @@ pub(crate) enum DockerUnitPart {
     DropIn,
     /// What ties Docker to flanneld.
     Ties,
-    /// All that is to be known, the ties first.
+    /// All notes, the ties first.
     Notes,
 }
 

@@ -49,9 +49,9 @@ fn status_text(status: &proto::StatusReply) -> String {
         (id, seconds) => format!("{id}, {} left", humantime::format_duration(std::time::Duration::from_secs(seconds))),
     };
     let etcd = if store.synced {
-        format!("in step at revision {}, {} full lists", store.revision, store.resyncs)
+        format!("in sync at revision {}, {} full lists", store.revision, store.resyncs)
     } else {
-        format!("not in step: {}", if store.error.is_empty() { "no list yet" } else { &store.error })
+        format!("not in sync: {}", if store.error.is_empty() { "no list yet" } else { &store.error })
     };
     let kernel = format!(
         "{}, {} entries written and {} removed in {} rounds",
@@ -107,7 +107,7 @@ fn datapath_text(datapath: &proto::DatapathStatus) -> String {
     if datapath.why.is_empty() { datapath.kind.clone() } else { format!("{}: {}", datapath.kind, datapath.why) }
 }
 
-/// A device that the agent works itself: how, how much, and what was dropped and why.
+/// The line about a device whose packets the agent moves: offloads, counters, drops and their reasons.
 fn tunnel_text(tunnel: &proto::TunnelStatus) -> String {
     let counter = |name: &str| tunnel.counters.get(name).copied().unwrap_or_default();
     let dropped: Vec<String> = tunnel
@@ -192,7 +192,7 @@ mod tests {
     use wire_store::{KeyValue, Listing, Revision};
 
     use super::*;
-    use crate::observed::Observed;
+    use crate::observed::Status;
 
     /// Keys of the greatest length that is kept, and values that are quoted in the reason.
     #[test]
@@ -207,7 +207,7 @@ mod tests {
         });
         let listing = Listing { entries: junk.collect(), revision: Revision(1) };
         let table = Entries::listed(directory, &listing).admit(&Admission::default());
-        let peers = Observed { leases: Some(Arc::new(table)), ..Observed::default() }.to_peers();
+        let peers = Status { leases: Some(Arc::new(table)), ..Status::default() }.to_peers();
         assert!(peers.encoded_len() < 100_000, "{} bytes", peers.encoded_len());
         let text = peers_text(&peers);
         assert_eq!(text.lines().filter(|line| line.starts_with("refused /n/subnets/0")).count(), 100);

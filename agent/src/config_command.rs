@@ -76,7 +76,10 @@ impl Network {
     async fn read(&self) -> Result<Vec<u8>, Exit> {
         let read = self.store.get(&self.prefix.config()).await.map_err(|error| Exit::Unavailable(chain(&error)))?;
         read.found.map(|found| found.value).ok_or_else(|| {
-            Exit::No(format!("etcd has no {}/config: put one with wire-agent config init '{EXAMPLE}'{V2}", self.prefix))
+            Exit::No(format!(
+                "etcd has no network config at {}/config: write one with wire-agent config init '{EXAMPLE}'{V2}",
+                self.prefix
+            ))
         })
     }
 
@@ -98,9 +101,9 @@ impl Network {
 /// A network config to start from.
 pub(crate) const EXAMPLE: &str = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#;
 
-/// What is missing is often in the other store.
-pub(crate) const V2: &str =
-    "; one that was put by etcd's v2 API (etcdctl before 3.4 without ETCDCTL_API=3) is in a store that v3 does not see";
+/// A config that is missing in the v3 store is often in the v2 store.
+pub(crate) const V2: &str = "; a config written with etcd's v2 API (etcdctl before 3.4 without ETCDCTL_API=3) is in \
+                             another store, which the v3 API does not see";
 
 fn argument(config: String) -> Result<Vec<u8>, Exit> {
     if config != "-" {
@@ -116,7 +119,7 @@ fn checked(json: &[u8]) -> Result<NetworkConfig, Exit> {
     NetworkConfig::from_json(json).map_err(|error| Exit::NetworkConfig(chain(&error)))
 }
 
-/// Writes the backend's type where it is missing: flannel takes an absent one as udp, everyone else expects vxlan.
+/// Adds the backend's type if it is missing: flannel reads a missing type as udp, while users expect vxlan.
 fn with_backend(json: Vec<u8>) -> Result<Vec<u8>, Exit> {
     let Ok(Value::Object(mut fields)) = serde_json::from_slice::<Value>(&json) else { return Ok(json) };
     let key = fields.keys().find(|key| key.eq_ignore_ascii_case("Backend")).cloned();
@@ -138,8 +141,8 @@ fn warn_of(config: &NetworkConfig) {
     }
     if config.pools.v4.is_some() && config.pools.v6.is_some() {
         complain(
-            "warning: with EnableIPv6, a flanneld of this network that was started before crashes on the first \
-             dual-stack lease: restart every flanneld first",
+            "warning: a flanneld that was started before EnableIPv6 was set crashes on the first dual-stack lease: \
+             restart every flanneld first",
         );
     }
 }

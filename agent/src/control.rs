@@ -1,4 +1,4 @@
-//! The control socket: gRPC on `run-dir/control.sock`, for `wire-agent status`, `peers` and whoever else asks.
+//! The control socket: gRPC on `run-dir/control.sock`, for `wire-agent status`, `peers` and other clients.
 
 use std::{
     io,
@@ -18,7 +18,7 @@ use wire_net::chain;
 use crate::{
     exit::Exit,
     observed::Board,
-    pulse::{Part, Pulse},
+    pulse::{Part, Watchdog},
 };
 
 /// The messages, made from `proto/control.proto`.
@@ -36,12 +36,12 @@ pub(crate) mod proto {
 
 use proto::control_client::ControlClient;
 
-/// Where the socket lies in a run folder.
+/// The path of the control socket.
 pub(crate) fn socket(run_dir: &Path) -> PathBuf {
     run_dir.join("control.sock")
 }
 
-/// Opens the socket, in place of one that a dead agent left: the lock of the run folder says that no other lives.
+/// Opens the socket, replacing one that a dead agent left: the lock of the run folder proves that no other agent runs.
 ///
 /// # Errors
 /// When it cannot be made.
@@ -60,21 +60,25 @@ pub(crate) fn listen(run_dir: &Path) -> io::Result<UnixListener> {
 ///
 /// # Errors
 /// When the socket breaks.
-pub(crate) async fn serve(listener: UnixListener, board: Board, pulse: Pulse) -> Result<(), tonic::transport::Error> {
+pub(crate) async fn serve(
+    listener: UnixListener,
+    board: Board,
+    watchdog: Watchdog,
+) -> Result<(), tonic::transport::Error> {
     let incoming = tokio_stream::wrappers::UnixListenerStream::new(listener);
     Server::builder()
-        .add_service(proto::control_server::ControlServer::new(Answers { board, pulse }))
+        .add_service(proto::control_server::ControlServer::new(ControlService { board, watchdog }))
         .serve_with_incoming(incoming)
         .await
 }
 
-struct Answers {
+struct ControlService {
     board: Board,
-    pulse: Pulse,
+    watchdog: Watchdog,
 }
 
 #[tonic::async_trait]
-impl proto::control_server::Control for Answers {
+impl proto::control_server::Control for ControlService {
     async fn status(&self, _: Request<proto::StatusRequest>) -> Result<Response<proto::StatusReply>, Status> {
         Ok(Response::new(self.board.now().to_status()))
     }
@@ -89,7 +93,7 @@ impl proto::control_server::Control for Answers {
         match Part::named(&name) {
             Some(Part::Worker) if self.board.look(|seen| seen.tunnels.clone()).fail(fault) => {}
             Some(part @ (Part::Dataplane | Part::Firewall | Part::Follower | Part::Holder | Part::Session)) => {
-                self.pulse.fail(part, fault);
+                self.watchdog.fail(part, fault);
             }
             Some(Part::Worker) | None => return Err(Status::invalid_argument(format!("there is no {name}"))),
         }

@@ -1,6 +1,8 @@
-//! dockerd's own settings file: our options merged into it and taken out again, and what in it bars them.
+//! dockerd's own settings file: merges our options into it, removes them again, and finds settings that conflict with
+//! them.
 //!
-//! All else in it stays, byte for byte: a value that is ours is exchanged where it stands, a new one added behind the last.
+//! Everything else in the file stays, byte for byte: one of our values is replaced in place, a new one is added after
+//! the last member.
 
 mod clash;
 mod edit;
@@ -19,52 +21,53 @@ use object::Object;
 
 use crate::files::{self, LARGEST_SETTINGS, WriteError};
 
-/// Where dockerd looks for it unless told otherwise ([`crate::docker_unit::DockerUnit::settings_path`]).
+/// dockerd's default path ([`crate::docker_unit::DockerUnit::settings_path`]).
 pub(crate) const PATH: &str = "/etc/docker/daemon.json";
 
-/// The keys, and flags, by which Docker is told of our subnet.
+/// The keys, and flags, that carry our subnet to Docker.
 pub(crate) const OURS: [&str; 5] = ["bip", "mtu", "ip-masq", "ipv6", "fixed-cidr-v6"];
 
 /// dockerd's options as keys of the file, in the order in which new ones are added.
 pub(crate) type DaemonOptions = Vec<(&'static str, Value)>;
 
-/// Why the file was left alone.
+/// The reason why the file was not changed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DaemonJsonError {
-    /// It is there and cannot be read.
+    /// The file exists but cannot be read.
     #[error("cannot read {}", path.display())]
     Read {
         path: PathBuf,
         #[source]
         source: io::Error,
     },
-    /// It holds something else.
+    /// The file holds no JSON object.
     #[error("{} is not a JSON object and stays as it is: correct it by hand", path.display())]
     NotAnObject {
         path: PathBuf,
         #[source]
         source: serde_json::Error,
     },
-    /// It is text of an encoding that dockerd does not read, or that older ones do not.
+    /// The text has an encoding that dockerd, or an older dockerd, cannot read.
     #[error("{} begins with a byte order mark ({encoding}) and stays as it is: write it as UTF-8 without one", path.display())]
     ByteOrderMark { path: PathBuf, encoding: &'static str },
-    /// dockerd would not start with our options in it.
+    /// dockerd would not start with our options in the file.
     #[error("{0}")]
     Clash(Clash),
-    /// It cannot be written. It is as it was.
+    /// The file cannot be written. It is unchanged.
     #[error(transparent)]
     Write(WriteError),
 }
 
-/// Makes the file hold these options, keeping all else in it, and its mode and owner. A file that is not
-/// there is made. True where it had to be written.
+/// Writes these options into the file, and keeps everything else in it, its mode and its owner. Creates a missing file.
+/// True if the file had to be written.
 ///
 /// # Errors
-/// When it is not a JSON object, gives Docker another bridge or gateway, or cannot be read or written. It is then as it was.
+/// When the file is not a JSON object, gives Docker another bridge or gateway, or cannot be read or written. It is then
+/// unchanged.
 pub(crate) fn merge(path: &Path, options: &DaemonOptions) -> Result<bool, DaemonJsonError> {
     let text = match read(path)? {
         Some(text) if !text.trim().is_empty() => text,
-        // As dockerd takes it.
+        // dockerd treats an empty file like this.
         Some(_) | None => EMPTY.to_owned(),
     };
     let not_an_object = |source| DaemonJsonError::NotAnObject { path: path.to_owned(), source };
@@ -79,7 +82,7 @@ pub(crate) fn merge(path: &Path, options: &DaemonOptions) -> Result<bool, Daemon
     Ok(merged != text)
 }
 
-/// The text; nothing where there is no such file.
+/// The text; `None` if there is no such file.
 fn read(path: &Path) -> Result<Option<String>, DaemonJsonError> {
     let unreadable = |source| DaemonJsonError::Read { path: path.to_owned(), source };
     let bytes = match files::read_at_most(path, LARGEST_SETTINGS) {
@@ -97,12 +100,12 @@ fn read(path: &Path) -> Result<Option<String>, DaemonJsonError> {
 /// A file without a setting.
 const EMPTY: &str = "{}\n";
 
-/// Takes out of the file what [`merge`] has put there for this subnet, keeping all else in it, and says which keys those were.
-/// A file that says nothing without them is removed.
-/// A file that makes no sense stays: we have put nothing there.
+/// Removes the options from the file that [`merge`] has written there for this subnet, keeps everything else, and
+/// returns the removed keys. A file that is empty without them is deleted. A file that is not valid stays: we have
+/// written nothing there.
 ///
 /// # Errors
-/// When it cannot be read or written. It is then as it was.
+/// When the file cannot be read or written. It is then unchanged.
 pub(crate) fn take_out(path: &Path, options: &DaemonOptions) -> Result<Vec<&'static str>, DaemonJsonError> {
     let text = match read(path) {
         Ok(Some(text)) => text,
@@ -114,7 +117,7 @@ pub(crate) fn take_out(path: &Path, options: &DaemonOptions) -> Result<Vec<&'sta
     if !ours.is_empty() {
         let left = without(&text, &object, &ours);
         if left == EMPTY && !path.is_symlink() {
-            // What [`merge`] makes of no file, or of one that says nothing.
+            // [`merge`] has created the file, or it held nothing before.
             files::remove(path)
         } else {
             files::replace(path, &left)
@@ -124,20 +127,20 @@ pub(crate) fn take_out(path: &Path, options: &DaemonOptions) -> Result<Vec<&'sta
     Ok(ours.into_iter().map(|(key, _)| key).collect())
 }
 
-/// What of the file concerns us, whoever has put it there.
+/// The keys of the file that concern us, whoever has set them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Held {
-    /// The bridge that it gives to Docker's default network; `none` where there is to be no such network.
+    /// The bridge of Docker's default network; `none` if there should be no such network.
     pub(crate) bridge: Option<String>,
     /// Those of [`OURS`] that it sets.
     pub(crate) keys: Vec<&'static str>,
     /// All that it sets.
     pub(crate) all: Vec<String>,
-    /// Whether containers outlive a stop of dockerd, and the bridge with them.
+    /// True if containers, and with them the bridge, survive a stop of dockerd.
     pub(crate) live_restore: bool,
 }
 
-/// Looks into the file. One that makes no sense, or is not there, holds nothing.
+/// Reads the file. A missing or invalid file holds nothing.
 pub(crate) fn held(path: &Path) -> Held {
     let Some(text) = text(path) else { return Held::default() };
     let Ok(object) = serde_json::from_str::<Object<'_>>(&text) else { return Held::default() };
@@ -149,7 +152,7 @@ pub(crate) fn held(path: &Path) -> Held {
     }
 }
 
-/// The text for those who only look: Docker from 23 on takes a byte order mark.
+/// The text for readers: Docker 23 and later accept a byte order mark.
 fn text(path: &Path) -> Option<String> {
     let text = String::from_utf8(files::read_at_most(path, LARGEST_SETTINGS).ok()?).ok()?;
     Some(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))

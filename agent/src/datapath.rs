@@ -26,7 +26,7 @@ use crate::{
     host_dataplane::HostDataplane,
     notify,
     observed::Board,
-    pulse::{Part, Pulse},
+    pulse::{Part, Watchdog},
     repeats::{REPEATS, Repeats},
 };
 
@@ -64,7 +64,7 @@ impl Datapath {
     /// When the kernel gives no monitor or no thread.
     pub(crate) fn start(
         reconciler: Reconciler<HostDataplane>,
-        (board, pulse): (Board, Pulse),
+        (board, pulse): (Board, Watchdog),
         stored: notify::Stored,
     ) -> Result<Self, Exit> {
         let (want, wishes) = watch::channel(None);
@@ -233,7 +233,7 @@ impl Keeper {
         let opened = Monitor::open(self.host_scope());
         let fault = opened.as_ref().err().map(|error| chain(error));
         if let Some(error) = &fault {
-            error!(error, "the kernel tells nothing of its changes, they are looked for every {PERIOD:?}");
+            error!(error, "no notifications come from the kernel; its state is read every {PERIOD:?} instead");
         }
         self.board.fault("monitor", fault);
         opened.ok()

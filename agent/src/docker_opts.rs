@@ -1,4 +1,5 @@
-//! What others learn of our subnet: subnet.env, and Docker's options in each form that flannel's mk-docker-opts.sh has.
+//! The files about our subnet for other programs: subnet.env, and Docker's options in each form of flannel's
+//! mk-docker-opts.sh.
 
 use std::{
     collections::BTreeMap,
@@ -18,7 +19,7 @@ use crate::{
     output,
 };
 
-/// What `subnet.env` says.
+/// The content of `subnet.env`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct SubnetEnv {
     /// The overlay's network, of each family that is on.
@@ -27,14 +28,14 @@ pub(crate) struct SubnetEnv {
     pub(crate) gateways: DualStack<(IpAddr, u8)>,
     /// Bytes.
     pub(crate) mtu: Option<u32>,
-    /// Whether the agent masquerades, so that Docker must not.
+    /// True if the agent masquerades, so that Docker must not.
     pub(crate) ip_masq: Option<bool>,
 }
 
-/// What Docker is told of our subnet.
+/// The options for Docker that follow from our subnet.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Told {
-    /// The file with its options as flags, where one is written.
+pub(crate) struct DockerOptions {
+    /// The file with the options as flags, if one is written.
     pub(crate) file: Option<PathBuf>,
     pub(crate) options: DaemonOptions,
 }
@@ -45,13 +46,13 @@ impl SubnetEnv {
         Self { networks, mtu: Some(mtu), ..Self::of_subnet(subnet, ip_masq) }
     }
 
-    /// As much of it as a subnet alone tells.
+    /// The part of it that follows from a subnet alone.
     pub(crate) fn of_subnet(subnet: DualStack<Prefix>, ip_masq: bool) -> Self {
         let gateways = subnet.map(|_, prefix| (prefix.gateway(), prefix.len()));
         Self { networks: DualStack::default(), gateways, mtu: None, ip_masq: Some(ip_masq) }
     }
 
-    /// What the file says, where it is there and makes sense.
+    /// Reads the file. `None` if it is missing or not valid.
     pub(crate) fn read(file: &Path) -> Option<Self> {
         Self::from_text(&files::read_small(file).ok()?).ok()
     }
@@ -77,28 +78,21 @@ impl SubnetEnv {
         text
     }
 
-    /// Reads the file of any flannel.
+    /// Reads the file of any version of flannel.
     ///
     /// # Errors
-    /// Names the line that makes no sense, or says that there is no subnet in it.
+    /// Names the invalid line, or says that there is no subnet in it.
     pub(crate) fn from_text(text: &str) -> Result<Self, String> {
         let values: BTreeMap<&str, &str> = text
             .lines()
             .filter_map(|line| line.trim().split_once('='))
             .map(|(key, value)| (key, value.trim_matches(['"', '\''])))
             .collect();
-        let wrong = |key: &str| format!("{key}={} makes no sense", values.get(key).copied().unwrap_or_default());
+        let wrong = |key: &str| format!("{key}={} is not valid", values.get(key).copied().unwrap_or_default());
         let prefix =
             |key: &str| values.get(key).map(|value| value.parse::<Prefix>().map_err(|_| wrong(key))).transpose();
         let gateway = |key: &str, family: Family| {
-            let parse = |value: &&str| -> Result<(IpAddr, u8), String> {
-                let (address, _) = value.split_once('/').ok_or_else(|| wrong(key))?;
-                let len = value.parse::<Prefix>().map_err(|_| wrong(key))?.len();
-                let address: IpAddr = address.parse().map_err(|_| wrong(key))?;
-                // Of the other family it would be another flag's value.
-                if Family::of(address) == family { Ok((address, len)) } else { Err(wrong(key)) }
-            };
-            values.get(key).map(parse).transpose()
+            values.get(key).map(|value| gateway(value, family).ok_or_else(|| wrong(key))).transpose()
         };
         let mtu = values.get("FLANNEL_MTU").map(|value| value.parse().map_err(|_| wrong("FLANNEL_MTU"))).transpose()?;
         let ip_masq = values.get("FLANNEL_IPMASQ").map(|value| value.parse().map_err(|_| wrong("FLANNEL_IPMASQ")));
@@ -112,21 +106,21 @@ impl SubnetEnv {
             ip_masq: ip_masq.transpose()?,
         };
         if env.gateways.is_empty() {
-            let remedy = "an agent that runs writes it anew within ten seconds, see wire-agent status";
+            let remedy = "a running agent writes it again within ten seconds, see wire-agent status";
             return Err(format!("it has neither FLANNEL_SUBNET nor FLANNEL_IPV6_SUBNET; {remedy}"));
         }
         Ok(env)
     }
 
-    /// The subnet as a prefix, of each family: what a host held before.
+    /// The subnet as a prefix, of each family.
     pub(crate) fn subnet(&self) -> DualStack<Prefix> {
         DualStack::from_fn(|family| {
             self.gateways.get(family).and_then(|(gateway, len)| Prefix::new(*gateway, *len).ok())
         })
     }
 
-    /// Docker's options by the name of their variable, in the order of their names. Units expand `$DOCKER_OPT_BIP`,
-    /// `$DOCKER_OPT_IPMASQ` and `$DOCKER_OPT_MTU` and no other: those for IPv6 share the first.
+    /// Docker's options by the name of their variable, in the order of their names. Units expand only
+    /// `$DOCKER_OPT_BIP`, `$DOCKER_OPT_IPMASQ` and `$DOCKER_OPT_MTU`, so the options for IPv6 share the first.
     fn docker_options(&self, with_ip_masq: bool) -> Vec<(&'static str, String)> {
         let bip = self.gateways.v4.map(|(gateway, len)| format!("--bip={gateway}/{len}"));
         let v6 = self.subnet().v6.map(|prefix| format!("--ipv6 --fixed-cidr-v6={prefix}"));
@@ -156,7 +150,7 @@ impl SubnetEnv {
         self.docker_options(with_ip_masq).iter().map(|(name, options)| format!("{name}=\"{options}\"\n")).collect()
     }
 
-    /// Docker's options in one variable, behind what it held before. flannel's script puts a space before each.
+    /// Docker's options in one variable, after its earlier content. flannel's script writes a space before each.
     fn combined(&self, key: &str, before: &str, with_ip_masq: bool) -> String {
         let mut all = if before.is_empty() { String::new() } else { format!("{before} ") };
         for (_, options) in self.docker_options(with_ip_masq) {
@@ -167,10 +161,19 @@ impl SubnetEnv {
     }
 }
 
+/// Parses a bridge's address with the length of its subnet. An address of the other family would become another flag's
+/// value.
+fn gateway(value: &str, family: Family) -> Option<(IpAddr, u8)> {
+    let (address, _) = value.split_once('/')?;
+    let len = value.parse::<Prefix>().ok()?.len();
+    let address: IpAddr = address.parse().ok()?;
+    (Family::of(address) == family).then_some((address, len))
+}
+
 /// `wire-agent docker-opts`.
 ///
 /// # Errors
-/// When subnet.env is not there or makes no sense, or the output cannot be written.
+/// When subnet.env is missing or not valid, or the output cannot be written.
 pub(crate) fn command(flags: &DockerOptsFlags) -> Result<(), Exit> {
     let key_is_name = flags.key.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
     if flags.key.is_empty() || !key_is_name {
@@ -182,7 +185,8 @@ pub(crate) fn command(flags: &DockerOptsFlags) -> Result<(), Exit> {
     let written = settings.as_ref().unwrap_or(&flags.output);
     if files::are_same(written, &flags.subnet_env) {
         return Err(Exit::Usage(format!(
-            "{} is {file}, which the options are read from, and which the agent writes: write them to another file",
+            "{} is {file}, the file that the agent writes and that the options are read from: choose another output \
+             file",
             written.display()
         )));
     }
@@ -207,12 +211,12 @@ pub(crate) fn command(flags: &DockerOptsFlags) -> Result<(), Exit> {
     }
 }
 
-/// dockerd refuses to start where a key is a flag too.
+/// dockerd refuses to start if a key is set as a flag too.
 fn refuse_beside_flags(path: &Path, unit: &DockerUnit) -> Result<(), Exit> {
     if files::are_same(path, &unit.settings_path()) && unit.is_given_ours() {
         return Err(Exit::No(format!(
-            "docker.service gives dockerd these options as flags ($DOCKER_OPT_BIP), and dockerd does not start with both: {} stays \
-             as it is; restart Docker, which then takes them",
+            "docker.service already gives dockerd these options as flags ($DOCKER_OPT_BIP), and dockerd does not \
+             start with both: {} was not changed; restart Docker to apply the flags",
             path.display()
         )));
     }
@@ -229,7 +233,7 @@ fn merge(path: &Path, options: &DaemonOptions) -> Result<(), Exit> {
     })?;
     if changed {
         let path = path.display();
-        output::report(format_args!("{path} is written; a Docker that runs takes it when it is restarted"));
+        output::report(format_args!("{path} is written; a running Docker reads it when it is restarted"));
     }
     Ok(())
 }
@@ -318,7 +322,7 @@ mod tests {
         }
     }
 
-    /// docker.service reads as root what comes of it, and the agent's user writes it.
+    /// The agent's user writes the file, and docker.service reads the resulting options as root.
     #[test]
     fn nothing_but_addresses_and_numbers_passes_from_subnet_env_to_dockers_options() {
         let hostile = "LD_PRELOAD=/tmp/x.so\nFLANNEL_SUBNET=10.5.52.1/24\nDOCKER_OPT_BIP=-H tcp://0.0.0.0:2375\nFLANNEL_MTU=1450\n";
@@ -351,7 +355,7 @@ mod tests {
                 let cli = crate::cli::Cli::read(words.into_iter().map(Into::into)).unwrap();
                 let Some(crate::cli::Command::DockerOpts(flags)) = cli.command else { panic!("another command") };
                 let refused = command(&flags).unwrap_err();
-                assert!(refused.status() == 64 && refused.to_string().contains("another file"), "{refused}");
+                assert!(refused.status() == 64 && refused.to_string().contains("another output file"), "{refused}");
                 assert_eq!(fs::read_to_string(&env).unwrap(), text);
             }
         }
@@ -374,7 +378,7 @@ mod tests {
             assert!(refused.contains("$DOCKER_OPT_BIP") && refused.contains(daemon_json::PATH), "{refused}");
             assert!(refuse_beside_flags(Path::new("/elsewhere.json"), &both).is_ok());
         }
-        // Its variable is empty.
+        // The variable of the flag is empty.
         assert!(refuse_beside_flags(settings, &unit(start)).is_ok());
     }
 }

@@ -1,6 +1,7 @@
-//! How systemd starts dockerd, read from the files that say so: unit, drop-ins of every folder, what EnvironmentFile= names.
+//! The way systemd starts dockerd, read from its files: unit, drop-ins of every folder, files of EnvironmentFile=.
 //!
-//! The package's script, `wire-agent docker-unit` and `status` all ask here, so that none of them gives advice that stops Docker.
+//! The package's script, `wire-agent docker-unit` and `status` all use this module, so that none of them gives advice
+//! that stops Docker.
 
 mod flags;
 mod notes;
@@ -20,25 +21,25 @@ use unit_file::{directives, variables, words};
 /// The package's drop-in for Docker, or the link to it.
 pub(crate) const OURS: &str = "/etc/systemd/system/docker.service.d/40-wire-agent.conf";
 
-/// What that drop-in lets root write and systemd read, in a folder of root's: the agent's own file of the same form is its user's,
-/// and with a variable of that user's choice dockerd would be too.
+/// The options that root writes and systemd reads by that drop-in, in a folder of root. The agent's own file of the
+/// same form belongs to the agent's user, who could control dockerd with it.
 pub(crate) const FOR_DOCKER: &str = "/run/wire-agent-docker.env";
 
-/// Where the agent writes them unless told otherwise, as flannel does.
+/// The default path of Docker's options, flannel's.
 pub(crate) const DOCKER_OPTS_FILE: &str = "/run/flannel/flannel_docker_opts.env";
 
-/// Where the agent writes its subnet unless told otherwise, as flannel does.
+/// The default path of the subnet's file, flannel's.
 pub(crate) const SUBNET_FILE: &str = "/run/flannel/subnet.env";
 
-/// All that decides how dockerd is started.
+/// All settings that decide how dockerd is started.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct DockerUnit {
-    /// The lines that start it. More than one is a mistake, of which systemd tells.
+    /// The lines that start it. More than one is a mistake, which systemd reports.
     starts: Vec<Start>,
     environment: Vec<EnvironmentFile>,
     variables: Vec<Variable>,
     ties: Vec<Tie>,
-    /// What could not be read, and why.
+    /// The files that could not be read, with the reason.
     unread: Vec<String>,
 }
 
@@ -52,7 +53,7 @@ pub(crate) struct Place {
 #[derive(Clone, Debug)]
 struct Start {
     place: Place,
-    /// Whether it is in the unit itself, and in no drop-in.
+    /// True if the line is in the unit itself, not in a drop-in.
     in_unit: bool,
     words: Vec<String>,
 }
@@ -61,9 +62,9 @@ struct Start {
 struct EnvironmentFile {
     place: Place,
     path: PathBuf,
-    /// What the path stands for where it is a pattern: several files, in the order of their names.
+    /// The path as a pattern, if it is one: several files, in the order of their names.
     pattern: Option<Pattern>,
-    /// Whether Docker starts without it: a dash stands before its name.
+    /// True if Docker starts without the file: a dash precedes its name.
     optional: bool,
     is_there: bool,
 }
@@ -75,33 +76,33 @@ struct Variable {
     place: Place,
 }
 
-/// Why Docker ends or starts with flanneld.
+/// A setting that makes Docker stop or start together with flanneld.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Tie {
     path: PathBuf,
     /// `line 2, Requires=`; nothing for a link.
     how: Option<String>,
-    /// The unit of flannel's.
+    /// flannel's unit.
     unit: String,
-    /// Whether Docker stops when that unit is stopped. Otherwise it only starts it.
+    /// True if Docker stops when that unit is stopped. Otherwise Docker only starts it.
     stops: bool,
 }
 
-/// Which of our drop-ins fits.
+/// The drop-ins of the package.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum DropIn {
-    /// The line that starts dockerd is exchanged.
+    /// Replaces the line that starts dockerd.
     Replaces,
-    /// That line expands our variables.
+    /// For a line that expands our variables.
     Expands,
-    /// Our options go into daemon.json.
+    /// Merges our options into daemon.json.
     DaemonJson,
-    /// Docker is told nothing, and only waits.
+    /// Docker gets no options, and only waits.
     Networks,
 }
 
 impl DropIn {
-    /// The end of its folder's name.
+    /// The last part of its folder's name.
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Replaces => "replaces",
@@ -113,12 +114,13 @@ impl DropIn {
 }
 
 impl DockerUnit {
-    /// Reads it below a root folder, `/` but in tests. What is not there, Docker goes without.
+    /// Reads the files below a root folder, which is `/` except in tests. Missing files are skipped, as systemd skips
+    /// them.
     pub(crate) fn read(root: &Path) -> Self {
         Self::from_fragments(&Folders::below(root), |_| true)
     }
 
-    /// The same as if our own drop-in were not there: what it is chosen by.
+    /// Reads the files without our own drop-in, to choose it.
     pub(crate) fn read_without_ours(root: &Path) -> Self {
         Self::from_fragments(&Folders::below(root), |path| path != Path::new(OURS))
     }
@@ -130,12 +132,12 @@ impl DockerUnit {
         for fragment in fragments.iter().filter(|fragment| wanted(&fragment.path)) {
             unit.take(fragment);
         }
-        // Docker needs both of them, and a stop goes through.
+        // Docker requires both of them, so a stop of one stops Docker.
         let beside = ["docker.socket", "containerd.service"].into_iter().flat_map(|name| folders.fragments(name).0);
         let of_docker = fragments.into_iter().chain(beside).flat_map(|fragment| Tie::of_docker(&fragment));
         let of_flanneld = folders.fragments("flanneld.service").0.into_iter().flat_map(|file| Tie::of_flanneld(&file));
         for tie in folders.links().into_iter().chain(of_docker).chain(of_flanneld) {
-            // A drop-in for all services is one of several of these.
+            // A drop-in for all services is read for several of these units.
             if !unit.ties.contains(&tie) {
                 unit.ties.push(tie);
             }
@@ -167,7 +169,7 @@ impl DockerUnit {
         }
     }
 
-    /// What the files hold wins over Environment=, and a later file over an earlier one.
+    /// Reads the EnvironmentFile= files. They override Environment=, and a later file overrides an earlier one.
     fn read_environment(&mut self, folders: &Folders) {
         for file in &mut self.environment {
             for path in folders.named(file) {
@@ -190,18 +192,19 @@ impl DockerUnit {
         self.variables.iter().rev().find(|variable| variable.name == name)
     }
 
-    /// Whether dockerd gets our options as flags, whatever they are at the moment: their file is written just before it starts.
+    /// True if dockerd gets our options as flags. Their values do not matter: the file is written just before dockerd
+    /// starts.
     pub(crate) fn expands_ours(&self) -> bool {
         self.starts.iter().flat_map(|start| &start.words).any(|word| word.contains("DOCKER_OPT_BIP"))
     }
 
-    /// Whether the variables of those flags are set for it, by the package's drop-in or the agent's own file.
+    /// True if the package's drop-in or the agent's own file sets the variables of those flags.
     pub(crate) fn is_given_ours(&self) -> bool {
         let gives_ours = |file: &EnvironmentFile| [FOR_DOCKER, DOCKER_OPTS_FILE].iter().any(|ours| file.names(ours));
         self.expands_ours() && self.environment.iter().any(gives_ours)
     }
 
-    /// The drop-in by which Docker gets this host's subnet and loses nothing, or at least goes on to start.
+    /// The drop-in that gives Docker this host's subnet and keeps all its settings, or at least lets Docker start.
     pub(crate) fn drop_in(&self, settings: &daemon_json::Held) -> DropIn {
         let flags = self.flags();
         let sets_ours = flags.iter().any(Flag::is_ours);
@@ -209,7 +212,7 @@ impl DockerUnit {
             return DropIn::Networks;
         }
         match (settings.keys.is_empty(), self.expands_ours(), self.is_known()) {
-            // dockerd refuses a key that is a flag too.
+            // dockerd refuses a key that is set as a flag too.
             (false, ..) if sets_ours => DropIn::Networks,
             (false, ..) => DropIn::DaemonJson,
             (true, true, _) => DropIn::Expands,
@@ -219,8 +222,8 @@ impl DockerUnit {
         }
     }
 
-    /// Whether it is the line of Docker CE or of Debian, of which nothing is lost. One of the operator's own is not replaced, and
-    /// one that comes behind ours would win.
+    /// True for the ExecStart= line of Docker CE or of Debian, which can be replaced without a loss. A line of the
+    /// operator is not replaced, and one that comes after ours would override it.
     fn is_known(&self) -> bool {
         let [start] = self.starts.as_slice() else { return self.starts.is_empty() };
         let words: Vec<&str> = start.words.iter().map(String::as_str).collect();
@@ -233,7 +236,7 @@ impl DockerUnit {
 }
 
 impl EnvironmentFile {
-    /// Whether a file is one of those it stands for.
+    /// True if the path, or the pattern, names this file.
     fn names(&self, file: &str) -> bool {
         self.names_path(Path::new(file))
     }
@@ -244,13 +247,13 @@ impl EnvironmentFile {
 }
 
 impl Variable {
-    /// What a word of Environment= assigns.
+    /// Reads one assignment of Environment=.
     fn assigned(word: &str, place: &Place) -> Option<Self> {
         let (name, value) = word.split_once('=')?;
         Some(Self { name: name.to_owned(), value: value.to_owned(), place: place.clone() })
     }
 
-    /// All of a file that EnvironmentFile= names.
+    /// Reads all variables of a file of EnvironmentFile=.
     fn all_of(path: &Path, text: &str) -> Vec<Self> {
         let place = |line| Place { path: path.to_owned(), line };
         variables(text).into_iter().map(|(name, value, line)| Self { name, value, place: place(line) }).collect()
@@ -266,7 +269,7 @@ pub(crate) fn command(flags: &DockerUnitFlags) -> Result<(), Exit> {
     let unit = DockerUnit::read_without_ours(Path::new("/"));
     let settings = daemon_json::held(&unit.settings_path());
     let drop_in = unit.drop_in(&settings);
-    // Nothing before this host first has a subnet.
+    // `None` before this host has its first subnet.
     let env = SubnetEnv::read(Path::new(SUBNET_FILE));
     let options = env.map(|env| env.daemon_options(true)).unwrap_or_default();
     let notes = unit.notes(drop_in, &options, &settings);

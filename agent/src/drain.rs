@@ -53,7 +53,10 @@ pub(crate) async fn run(settings: Settings) -> Result<(), Exit> {
     }
     if !failures.is_empty() {
         failures.extend(lease.err().map(|error| error.to_string()));
-        return Err(Exit::No(format!("not all could be removed, try again: {}", failures.join("; "))));
+        return Err(Exit::No(format!(
+            "not everything could be removed, run wire-agent drain again: {}",
+            failures.join("; ")
+        )));
     }
     // Without it nobody could give the lease back.
     lease?;
@@ -62,7 +65,7 @@ pub(crate) async fn run(settings: Settings) -> Result<(), Exit> {
 
 async fn release(settings: &Settings, state: &State) -> Result<(), Exit> {
     if state.subnet.is_empty() {
-        report("lease: this host has held none");
+        report("lease: this host has never held one");
         return Ok(());
     }
     let subnet: Vec<String> = state.subnet.iter().map(|(_, prefix)| prefix.to_string()).collect();
@@ -73,7 +76,8 @@ async fn release(settings: &Settings, state: &State) -> Result<(), Exit> {
         Kinship::Unknown => Owner::At(addresses()?),
         Kinship::Other(differs) => {
             report(format_args!(
-                "lease: {subnet} is left: it is of the host that this one is a clone of, or it ends by itself: {differs}"
+                "lease: {subnet} is not given back, because this host may be a clone of the one that holds it; if it \
+                 is not, the lease expires by itself: {differs}"
             ));
             return Ok(());
         }
@@ -83,9 +87,11 @@ async fn release(settings: &Settings, state: &State) -> Result<(), Exit> {
     let given = give_back(&store, &settings.prefix, &held).await;
     match given {
         Ok(true) => report(format_args!("lease: {subnet} is given back")),
-        Ok(false) => report(format_args!("lease: {subnet} is not ours any more, or never ends: nothing to give back")),
+        Ok(false) => report(format_args!(
+            "lease: {subnet} is no longer this host's, or is a reservation that never expires: nothing to give back"
+        )),
         Err(error) => {
-            let remedy = "the lease ends by itself, or run wire-agent drain again";
+            let remedy = "run wire-agent drain again, or let the lease expire";
             return Err(Exit::Unavailable(format!("the lease was not given back: {}; {remedy}", chain(&error))));
         }
     }
@@ -125,7 +131,7 @@ fn leave_docker(settings: &Settings, state: &State) -> Result<(), String> {
     let keys = keys.map_err(|error| chain(&error))?.join(", ");
     if !keys.is_empty() {
         report(format_args!(
-            "docker: {keys} taken out of {}; a Docker that runs goes by them until it is restarted",
+            "docker: {keys} removed from {}; a running Docker uses them until it is restarted",
             path.display()
         ));
     }

@@ -1,23 +1,24 @@
-//! How the program ends, and the exit status for each: those of sysexits(3) where one fits.
+//! The ways in which the program ends, with their exit statuses: those of sysexits(3) where one fits.
 
 use std::process::ExitCode;
 
-/// Why the program ends before it was asked to.
+/// The reason why the program ends before it was asked to.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Exit {
-    /// A flag or variable that makes no sense. Status 64 (EX_USAGE).
+    /// A flag or variable is not valid. Status 64 (EX_USAGE).
     #[error("{0}")]
     Usage(String),
     /// The network config, or the environment it needs, is wrong. Status 78 (EX_CONFIG).
     #[error("{0}")]
     NetworkConfig(String),
-    /// No interface for the underlay. One that may come is waited for; one that never can ends a run. Status 68 (EX_NOHOST).
+    /// No interface for the underlay. The agent waits for one that may appear, and ends for one that never can. Status
+    /// 68 (EX_NOHOST).
     #[error("{0}")]
     NoUnderlay(String),
     /// The kernel can make neither VXLAN nor TUN devices. Status 71 (EX_OSERR).
     #[error("{0}")]
     NoDevice(String),
-    /// A running agent or etcd did not answer to a command. Status 69 (EX_UNAVAILABLE).
+    /// A running agent or etcd did not answer a command. Status 69 (EX_UNAVAILABLE).
     #[error("{0}")]
     Unavailable(String),
     /// A file or folder that cannot be written. Status 73 (EX_CANTCREAT).
@@ -31,7 +32,7 @@ pub(crate) enum Exit {
         "wire-agent needs CAP_NET_ADMIN to program the network: run it as root, or give its unit AmbientCapabilities=CAP_NET_ADMIN"
     )]
     NoCapability,
-    /// What a command asked about is not so, for example no config is there. Status 1.
+    /// The answer to a command is no, for example because there is no config. Status 1.
     #[error("{0}")]
     No(String),
     /// Anything else. Status 70 (EX_SOFTWARE).
@@ -64,19 +65,29 @@ impl From<Exit> for ExitCode {
 }
 
 /// For `--help`.
-pub(crate) const STATUSES: &str = "\
-Variables: each flag can come from WIRE_AGENT_<FLAG>, and flannel's flags from FLANNELD_<FLAG> too (upper case, - becomes _):
---etcd-endpoints from WIRE_AGENT_ETCD_ENDPOINTS, else from FLANNELD_ETCD_ENDPOINTS. A flag on the line wins.
+pub(crate) const STATUSES: &str = "Variables: each flag can come from WIRE_AGENT_<FLAG>, and flannel's flags from \
+                                   FLANNELD_<FLAG> too (upper case, - becomes _):
+--etcd-endpoints from \
+                                   WIRE_AGENT_ETCD_ENDPOINTS, else from FLANNELD_ETCD_ENDPOINTS. A flag on the line \
+                                   wins.
 
 Exit statuses:
-   0  asked to stop, or the command did what it was asked
-   1  the command's answer is no (for example: there is no network config)
-  64  a flag or variable that makes no sense
-  68  an --iface that no interface to other hosts can be (one that is not there yet is waited for)
-  69  etcd, or the running agent, did not answer to a command
+   0  the agent was asked to stop, or the command succeeded
+ \
+                                   1  the command's answer is no (for example: there is no network config)
+  64  a \
+                                   flag or variable is not valid
+  68  --iface can match no interface that leads to \
+                                   other hosts (one that does not exist yet is waited for)
+  69  etcd or the running \
+                                   agent did not answer a command
   70  an error inside wire-agent
-  71  the kernel can make neither VXLAN nor TUN devices
+  71  the kernel \
+                                   can make neither VXLAN nor TUN devices
   73  a file or folder cannot be written
-  75  another wire-agent is running with the same --run-dir
+  \
+                                   75  another wire-agent is running with the same --run-dir
   77  no CAP_NET_ADMIN
-  78  the network config in etcd is wrong, or asks for what this version cannot do";
+  \
+                                   78  the network config in etcd is wrong, or needs something that this version does \
+                                   not have";

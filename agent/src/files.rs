@@ -1,4 +1,4 @@
-//! Files that others read: written whole or not at all, and only when they change.
+//! Files for other programs: written completely or not at all, and only if they change.
 
 use std::{
     fs, io,
@@ -8,7 +8,7 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
-/// Why a file could not be written.
+/// A file that could not be written.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot write {}", path.display())]
 pub(crate) struct WriteError {
@@ -17,11 +17,11 @@ pub(crate) struct WriteError {
     source: io::Error,
 }
 
-/// Makes `path` hold `content`, mode 0644, and says whether it had to be written. A file that holds it already keeps
-/// its inode and time; another is replaced in one step, so that no reader ever sees a part.
+/// Writes `content` to `path`, mode 0644. True if it had to be written. A file with this content keeps its inode and
+/// time; another file is replaced in one step, so that no reader sees a part.
 ///
 /// # Errors
-/// When a folder or the file cannot be written. The old file is then as it was.
+/// When a folder or the file cannot be written. The old file is then unchanged.
 pub(crate) fn write_if_changed(path: &Path, content: &str, durable: Durable) -> Result<bool, WriteError> {
     if holds(path, content).unwrap_or(false) {
         return Ok(false);
@@ -30,7 +30,8 @@ pub(crate) fn write_if_changed(path: &Path, content: &str, durable: Durable) -> 
     written.map(|()| true).map_err(|source| WriteError { path: path.to_owned(), source })
 }
 
-/// Whether a file holds exactly `content`. What is no regular file does not, and is not waited for; no more than that is read.
+/// True if a file holds exactly `content`. Reads no more than that length, and neither reads nor waits for anything but
+/// a regular file.
 fn holds(path: &Path, content: &str) -> io::Result<bool> {
     let file = open_without_waiting(path)?;
     let found = file.metadata()?;
@@ -46,7 +47,7 @@ fn open_without_waiting(path: &Path) -> io::Result<fs::File> {
     fs::OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path)
 }
 
-/// A file of ours, and what it should hold.
+/// A file of ours, and its content.
 #[derive(Clone, Debug)]
 pub(crate) struct Wanted {
     pub(crate) path: PathBuf,
@@ -55,7 +56,7 @@ pub(crate) struct Wanted {
 }
 
 impl Wanted {
-    /// Makes it so, and says whether it had to be written.
+    /// Writes the file. True if it had to be written.
     ///
     /// # Errors
     /// As [`write_if_changed`].
@@ -64,11 +65,11 @@ impl Wanted {
     }
 }
 
-/// Makes a file of someone else's hold `content`, in one step: mode and owner stay, and a symbolic link goes on to lead
-/// to it. It is on the disk when the call returns.
+/// Writes `content` to a file of another program, in one step. Mode and owner stay, and a symbolic link still leads to
+/// it. The content is on the disk when the call returns.
 ///
 /// # Errors
-/// When a folder or the file cannot be written. The old file is then as it was.
+/// When a folder or the file cannot be written. The old file is then unchanged.
 pub(crate) fn replace(path: &Path, content: &str) -> Result<(), WriteError> {
     let real = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let before = fs::metadata(&real).ok();
@@ -76,16 +77,16 @@ pub(crate) fn replace(path: &Path, content: &str) -> Result<(), WriteError> {
     written.map_err(|source| WriteError { path: path.to_owned(), source })
 }
 
-/// The text of a file that another user may have put there: a pipe does not hold us up, and nothing large fills the memory.
+/// Reads a text file that another user may have written, without waiting for a pipe or reading a large file.
 ///
 /// # Errors
-/// When it is no regular file of at most 64 KiB, or cannot be read.
+/// When it is not a regular file of at most 64 KiB, or cannot be read.
 pub(crate) fn read_small(path: &Path) -> io::Result<String> {
     let text = String::from_utf8(read_at_most(path, 1 << 16)?);
     text.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
 }
 
-/// The largest settings file that is read, in bytes; none comes near it.
+/// The size limit for settings files, in bytes; real ones are far smaller.
 pub(crate) const LARGEST_SETTINGS: u64 = 1 << 20;
 
 /// The same for a file of at most so many bytes, whatever it holds.
@@ -96,7 +97,7 @@ pub(crate) fn read_at_most(path: &Path, largest: u64) -> io::Result<Vec<u8>> {
     let file = open_without_waiting(path)?;
     let wrong = |why: String| io::Error::new(io::ErrorKind::InvalidData, why);
     if !file.metadata()?.is_file() {
-        return Err(wrong("it is no regular file".to_owned()));
+        return Err(wrong("it is not a regular file".to_owned()));
     }
     let mut bytes = Vec::new();
     file.take(largest + 1).read_to_end(&mut bytes)?;
@@ -107,14 +108,16 @@ pub(crate) fn read_at_most(path: &Path, largest: u64) -> io::Result<Vec<u8>> {
     }
 }
 
-/// Whether both are names of one file: by another way, a symbolic link or a hard one.
+/// True if both paths name the same file, also through a symbolic or a hard link.
 pub(crate) fn are_same(a: &Path, b: &Path) -> bool {
     let inode = |path: &Path| fs::metadata(path).map(|found| (found.dev(), found.ino())).ok();
-    let by_name = |path: &Path| {
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        Some(fs::canonicalize(folder).ok()?.join(path.file_name()?))
-    };
-    a == b || inode(a).is_some_and(|a| inode(b) == Some(a)) || by_name(a).is_some_and(|a| by_name(b) == Some(a))
+    a == b || inode(a).is_some_and(|a| inode(b) == Some(a)) || real_path(a).is_some_and(|a| real_path(b) == Some(a))
+}
+
+/// The path without links in its folder. The file itself may be missing.
+fn real_path(path: &Path) -> Option<PathBuf> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    Some(fs::canonicalize(folder).ok()?.join(path.file_name()?))
 }
 
 /// Removes a file that is there.
@@ -125,12 +128,12 @@ pub(crate) fn remove(path: &Path) -> Result<(), WriteError> {
     fs::remove_file(path).map_err(|source| WriteError { path: path.to_owned(), source })
 }
 
-/// Whether a file must outlive a power cut.
+/// Tells if a file must survive a power cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Durable {
     /// It is on the disk when the call returns.
     Yes,
-    /// It may be lost with the power: it lies in /run, or can be made again.
+    /// It may be lost in a power cut: it is in /run, or can be made again.
     No,
 }
 
@@ -138,13 +141,13 @@ fn write(path: &Path, content: &str, durable: Durable, like: Option<&fs::Metadat
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs::create_dir_all(folder)?;
     let name = path.file_name().ok_or(io::ErrorKind::InvalidFilename)?;
-    // Of the same file another thread may have a draft too.
+    // Another thread may have a draft of the same file.
     static DRAFTS: AtomicU32 = AtomicU32::new(0);
     let number = DRAFTS.fetch_add(1, Ordering::Relaxed);
     let draft = folder.join(format!(".{}.{}.{number}", name.to_string_lossy(), std::process::id()));
     let written = write_draft(&draft, content, durable, like).and_then(|()| fs::rename(&draft, path));
     if written.is_err() {
-        // What is left of the draft is of no use to anyone.
+        // Nobody needs the rest of the draft.
         let _ = fs::remove_file(&draft);
     }
     written
@@ -152,7 +155,8 @@ fn write(path: &Path, content: &str, durable: Durable, like: Option<&fs::Metadat
 
 fn write_draft(draft: &Path, content: &str, durable: Durable, like: Option<&fs::Metadata>) -> io::Result<()> {
     let mode = like.map_or(0o644, |like| like.mode() & 0o7777);
-    // What lies there may be a link that another user has put into a folder of theirs, or be left of a process of this number.
+    // An existing file may be a link that another user has put into their folder, or may be left by a process with the
+    // same number.
     match fs::remove_file(draft) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         Ok(()) | Err(_) => {}
@@ -165,7 +169,7 @@ fn write_draft(draft: &Path, content: &str, durable: Durable, like: Option<&fs::
             fchown(&file, Some(like.uid()), Some(like.gid()))?;
         }
     }
-    // The umask does not decide: dockerd's unit and people read these.
+    // Set regardless of the umask, because dockerd's unit and people read these files.
     file.set_permissions(fs::Permissions::from_mode(mode))?;
     if durable == Durable::Yes { file.sync_all() } else { Ok(()) }
 }
@@ -206,7 +210,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("subnet.env");
         nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
-        assert!(read_small(&path).unwrap_err().to_string().contains("no regular file"));
+        assert!(read_small(&path).unwrap_err().to_string().contains("not a regular file"));
         fs::remove_file(&path).unwrap();
         fs::write(&path, "x".repeat(1 << 16)).unwrap();
         assert_eq!(read_small(&path).unwrap().len(), 1 << 16);

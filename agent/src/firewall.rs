@@ -34,11 +34,11 @@ use self::{
 };
 use crate::{
     bridges::Findings,
-    docker_opts::Told,
+    docker_opts::DockerOptions,
     exit::Exit,
     observed::{Board, FirewallSeen},
-    pulse::{Part, Pulse},
-    rivals,
+    other_agents,
+    pulse::{Part, Watchdog},
     settings::FirewallSettings,
 };
 
@@ -111,8 +111,8 @@ impl FirewallKeeper {
     pub(crate) fn start(
         settings: FirewallSettings,
         config: &NetworkConfig,
-        told: Told,
-        (board, pulse): (Board, Pulse),
+        told: DockerOptions,
+        (board, pulse): (Board, Watchdog),
     ) -> Result<Self, Exit> {
         let policy = FirewallPolicy {
             pools: config.pools,
@@ -122,7 +122,7 @@ impl FirewallKeeper {
             flowtable: settings.flowtable,
         };
         let families: Vec<Family> = config.families().collect();
-        rivals::announce();
+        other_agents::announce();
         // As the dataplane's.
         let mut answers = pulse.part(Part::Firewall);
         let dataplane = FirewallDataplane::new(families).with_step(answers.step());
@@ -196,7 +196,7 @@ struct BridgeFindings {
 
 struct FirewallLoop {
     policy: FirewallPolicy,
-    told: Told,
+    told: DockerOptions,
     every: Duration,
     links: Links,
     reconciler: Reconciler<FirewallDataplane>,
@@ -302,10 +302,14 @@ impl FirewallLoop {
     fn leave_other_iptables(&mut self) {
         let removed = self.reconciler.driver().remove_from_other_iptables();
         if let Ok(removed @ 1..) = removed {
-            info!(removed, "chains removed from the iptables that is no longer used");
+            info!(removed, "chains removed from the variant of iptables that is no longer used");
         }
-        let failure =
-            removed.err().map(|error| format!("chains of ours are left in the one not in use: {}", chain(&error)));
+        let failure = removed.err().map(|error| {
+            format!(
+                "wire-agent's chains could not be removed from the variant of iptables that is not in use: {}",
+                chain(&error)
+            )
+        });
         self.board.warning(IPTABLES, failure);
     }
 
@@ -336,7 +340,7 @@ impl FirewallLoop {
                 facts
             }
             Err(error) => {
-                warn!(error = chain(&error), "which links containers are on cannot be told");
+                warn!(error = chain(&error), "cannot find the links that containers are on");
                 HostFacts { support, ..self.facts.clone() }
             }
         };
@@ -369,7 +373,7 @@ impl FirewallLoop {
         if let Some(fault) = &fault
             && self.board.look(|seen| seen.faults.get("firewall") != Some(fault))
         {
-            error!(fault, "the firewall is not as it should be");
+            error!(fault, "the firewall is not in its desired state");
         }
         self.board.fault("firewall", fault);
         if report.written + report.removed > 0 {

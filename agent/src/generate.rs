@@ -1,4 +1,4 @@
-//! Man pages and completions, made from the flags themselves: `wire-agent generate`, for whoever makes a package.
+//! Man pages and completions, generated from the flags: `wire-agent generate`, for makers of packages.
 
 use std::{
     fs, io,
@@ -29,7 +29,7 @@ fn pages(folder: &Path) -> io::Result<()> {
 
 /// A page for a command, and for each of its own.
 fn page(command: &Command, name: &str, folder: &Path) -> io::Result<()> {
-    // clap takes a name for good: there are as many as commands.
+    // clap needs a static name. The leak is small: one name for each command.
     let titled = command.clone().name(&*String::leak(name.to_owned()));
     let mut page = Vec::new();
     Man::new(titled).section("8").manual("wire-agent").render(&mut page)?;

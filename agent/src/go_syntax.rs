@@ -25,26 +25,26 @@ pub(crate) fn normalise(command: &Command, args: impl IntoIterator<Item = OsStri
 fn is_long(longs: &[&str], flag: &str, in_command: bool) -> bool {
     let name = flag.split_once('=').map_or(flag, |(name, _)| name);
     let is_name = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_');
-    // An unknown one is no group of short flags, which commands alone have: it is refused by its whole name.
+    // An unknown flag is not a group of short flags, which only commands have: it is refused by its whole name.
     longs.contains(&name) || (is_name && (name.contains('-') || (!in_command && name.len() > 1)))
 }
 
-/// Whether a flag stands on a line of normal form.
+/// True if a flag is on a normalised command line.
 pub(crate) fn on_the_line(line: &[OsString], long: &str) -> bool {
     let words = line.iter().take_while(|word| *word != "--").filter_map(|word| word.to_str()?.strip_prefix("--"));
     words.map(|flag| flag.split_once('=').map_or(flag, |(name, _)| name)).any(|name| name == long)
 }
 
-/// Whether a flag is a boolean of Go, whose value stands behind a `=`.
+/// True for a flag that is a boolean in Go, whose value follows a `=`.
 pub(crate) fn is_boolean(arg: &Arg) -> bool {
     arg.is_require_equals_set()
 }
 
-/// Refuses a boolean's value that stands apart from its flag: Go takes it for the end of the flags, and passes over all
-/// that comes behind.
+/// Refuses a boolean's value in a separate word: Go takes that as the end of the flags, and ignores everything after
+/// it.
 ///
 /// # Errors
-/// clap's own, with the right form.
+/// clap's own error, with the right form.
 pub(crate) fn refuse_apart(command: &Command, line: &[OsString]) -> Result<(), clap::Error> {
     let booleans: Vec<&str> = command.get_arguments().filter(|arg| is_boolean(arg)).filter_map(Arg::get_long).collect();
     let words: Vec<&str> = line.iter().take_while(|word| *word != "--").filter_map(|word| word.to_str()).collect();
@@ -56,13 +56,14 @@ pub(crate) fn refuse_apart(command: &Command, line: &[OsString]) -> Result<(), c
     match apart {
         None => Ok(()),
         Some((flag, name, value)) => {
-            let right = format!("'{flag} {value}': write --{name}={value}, since a value apart ends the flags");
+            let right =
+                format!("'{flag} {value}': write --{name}={value}; as in Go, a separate value would end the flags");
             Err(command.clone().error(ErrorKind::InvalidValue, right))
         }
     }
 }
 
-/// Copied units have `-etcd-cafile=${UNSET}`. For flannel an empty path or address is as good as none.
+/// Copied units have `-etcd-cafile=${UNSET}`. flannel treats an empty path or address like none.
 fn is_empty_option(arg: &OsString) -> bool {
     const OPTIONAL: [&str; 8] = [
         "etcd-cafile",
@@ -79,10 +80,10 @@ fn is_empty_option(arg: &OsString) -> bool {
     name.is_some_and(|name| OPTIONAL.contains(&name))
 }
 
-/// Reads a boolean as Go's `strconv.ParseBool` does.
+/// Parses a boolean as Go's `strconv.ParseBool` does.
 ///
 /// # Errors
-/// Names the texts that are understood.
+/// Names the accepted texts.
 pub(crate) fn parse_bool(text: &str) -> Result<bool, String> {
     match text {
         "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),

@@ -68,7 +68,8 @@ fn remove_firewall() -> Result<(), Exit> {
 fn with_what_needs_no_etcd(error: Exit) -> Exit {
     let Exit::Unavailable(why) = error else { return error };
     Exit::Unavailable(format!(
-        "{why}; nothing was changed. flanneld takes the routes as they are: remove our firewall, which needs no etcd, with \
-         `wire-agent hand-back --firewall-only` before you start it"
+        "{why}; nothing was changed. flanneld works with the routes as they are, but not with wire-agent's firewall: \
+         before you start flanneld, remove the firewall with `wire-agent hand-back --firewall-only`, which needs no \
+         etcd"
     ))
 }

@@ -1,6 +1,7 @@
 //! `/healthz` and `/readyz`, for load balancers and people.
 //!
-//! Anyone may connect, so that connections are few and short: one that is held must not take the descriptors which repairs need.
+//! Anyone may connect, so connections are few and short: open connections must not use up the descriptors that repairs
+//! need.
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -19,15 +20,15 @@ use tokio::{
 
 use crate::observed::{Board, Phase};
 
-/// How many are served at the same time. One more is closed at once.
+/// The number of connections served at the same time. One more is closed at once.
 const CONNECTIONS: usize = 64;
-/// How long a connection may take to ask, and how long it lives at most.
+/// The time in which a connection must send its request, and its longest life.
 const ASK: Duration = Duration::from_secs(2);
 const LIFE: Duration = Duration::from_secs(10);
-/// After an error of the listener, which may be for want of descriptors.
+/// The pause after an error of the listener, which may lack descriptors.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Answers until it is dropped.
+/// Answers requests until it is dropped.
 ///
 /// # Errors
 /// When the address cannot be bound.
@@ -39,7 +40,7 @@ pub(crate) async fn serve(address: SocketAddr, board: Board) -> io::Result<()> {
 async fn answer(listener: TcpListener, board: Board) {
     let routes = Router::new().route("/healthz", get(healthz)).route("/readyz", get(readyz)).with_state(board);
     let room = Arc::new(Semaphore::new(CONNECTIONS));
-    // Ends with us.
+    // Aborted when this function ends.
     let mut served = JoinSet::new();
     loop {
         while served.try_join_next().is_some() {}
@@ -50,7 +51,7 @@ async fn answer(listener: TcpListener, board: Board) {
         if let Ok(place) = room.clone().try_acquire_owned() {
             let connection = connection(stream, routes.clone());
             served.spawn(async move {
-                // Whoever breaks off, or is too slow, gets no answer.
+                // A client that disconnects, or is too slow, gets no answer.
                 let _ended = timeout(LIFE, connection).await;
                 drop(place);
             });
@@ -58,21 +59,22 @@ async fn answer(listener: TcpListener, board: Board) {
     }
 }
 
-/// One question and its answer.
+/// Serves one request.
 async fn connection(stream: TcpStream, routes: Router) -> hyper::Result<()> {
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(ASK).keep_alive(false);
     http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(routes)).await
 }
 
-/// 200 while nothing is wrong that a restart could mend: waiting for etcd is no such thing, a part of the agent that hangs is.
+/// 200 unless a restart would help: it helps if a part of the agent hangs, but not while the agent waits for etcd.
 async fn healthz(State(board): State<Board>) -> (StatusCode, String) {
     let seen = board.now();
     let code = if seen.hung.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (code, format!("{}\n", seen.summary()))
 }
 
-/// 200 once the network is there, 503 before. A degraded agent is ready, for traffic flows, but not before etcd has answered once.
+/// 200 once the network is joined, 503 before. A degraded agent is ready, because traffic flows, but not before etcd
+/// has answered once.
 async fn readyz(State(board): State<Board>) -> (StatusCode, String) {
     let seen = board.now();
     let code = match seen.phase().0 {
@@ -111,7 +113,7 @@ mod tests {
         for _ in 0..CONNECTIONS + 10 {
             held.push(connect(address).await);
         }
-        // The surplus is closed at once, the others once they have not asked for a while.
+        // Surplus connections are closed at once, the others if they send no request for a while.
         let (mut one, mut closed) = ([0; 1], 0);
         for stream in &mut held[CONNECTIONS..] {
             let read = timeout(ASK / 2, stream.read(&mut one)).await;

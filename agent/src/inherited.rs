@@ -11,22 +11,31 @@ use wire_forward::Kept;
 
 use crate::notify::Stored;
 
-/// Takes what systemd kept, and says what it still has. A second time there is nothing.
-pub(crate) fn take() -> (Kept, Stored) {
+/// The descriptors of an earlier run.
+#[derive(Default)]
+pub(crate) struct Inherited {
+    /// Our copies of them.
+    pub(crate) kept: Kept,
+    /// The list of those that systemd still stores.
+    pub(crate) stored: Stored,
+}
+
+/// Takes the descriptors that systemd kept. A second call gets none.
+pub(crate) fn take() -> Inherited {
     static TAKEN: AtomicBool = AtomicBool::new(false);
     if TAKEN.swap(true, Ordering::Relaxed) {
-        return (Kept::default(), Stored::default());
+        return Inherited::default();
     }
     match sd_notify::listen_fds_with_names() {
         Ok(kept) => {
             // SAFETY: systemd opened these for this process (LISTEN_PID is checked), and only here are they taken, once.
             let kept: Vec<_> = kept.map(|(fd, name)| (name, unsafe { OwnedFd::from_raw_fd(fd) })).collect();
             let stored = Stored::inherited(kept.iter().map(|(name, _)| name.clone()));
-            (Kept::new(kept), stored)
+            Inherited { kept: Kept::new(kept), stored }
         }
         Err(error) => {
-            warn!(%error, "what systemd kept cannot be used");
-            (Kept::default(), Stored::default())
+            warn!(%error, "a descriptor that systemd kept cannot be used");
+            Inherited::default()
         }
     }
 }

@@ -1,7 +1,7 @@
-//! What etcd said last, kept on disk for a start while it is away (docs/adr/0008-start-without-etcd.md).
+//! The last answers of etcd, saved on disk for a start while etcd is away (docs/adr/0008-start-without-etcd.md).
 //!
-//! It is no second form of the network: it holds keys and values as etcd has them, and is read by the code that reads etcd's
-//! answers.
+//! The file is not a second format of the network: it holds keys and values as etcd has them, and the code that reads
+//! etcd's answers reads it.
 
 use std::{
     fs, io,
@@ -27,12 +27,12 @@ use crate::{
 pub(crate) struct LastKnown {
     /// The network's place in etcd.
     prefix: String,
-    /// The network config that this host has joined by.
+    /// The network config that this host has joined with.
     pub(crate) config: String,
-    /// By which addresses etcd was reached: names may not be resolved without it.
+    /// The addresses at which etcd was reached: at a start without etcd its names may not resolve.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) endpoints: Vec<IpAddr>,
-    /// The other hosts' leases that were let in, in order of key.
+    /// The admitted leases of other hosts, in order of key.
     leases: Vec<KeptLease>,
 }
 
@@ -40,7 +40,7 @@ pub(crate) struct LastKnown {
 struct KeptLease {
     key: String,
     value: String,
-    /// When it was written last is not kept: a renewal is no change.
+    /// The revision of the last write is not saved, since a renewal is no change.
     create_revision: i64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     lease: Option<i64>,
@@ -61,7 +61,6 @@ impl LastKnown {
     }
 }
 
-/// Where it is kept.
 #[derive(Clone, Debug)]
 pub(crate) struct LastKnownFile {
     path: PathBuf,
@@ -77,10 +76,10 @@ impl LastKnownFile {
         &self.path
     }
 
-    /// What is kept, and when etcd said so; `None` where nothing is.
+    /// Reads the file, and the time when etcd gave these answers. `None` if there is no file.
     ///
     /// # Errors
-    /// Why it is of no use, for people.
+    /// The reason why the file cannot be used, for people.
     pub(crate) fn load(&self) -> Result<Option<(LastKnown, SystemTime)>, String> {
         let useless = |error: &dyn std::fmt::Display| format!("{}: {error}", self.path.display());
         let text = match fs::read(&self.path) {
@@ -91,49 +90,50 @@ impl LastKnownFile {
         let as_of = fs::metadata(&self.path).and_then(|file| file.modified()).map_err(|error| useless(&error))?;
         let known: LastKnown = serde_json::from_slice(&text).map_err(|error| useless(&error))?;
         if known.prefix != self.prefix.to_string() {
-            return Err(useless(&format!("it is of the network {}, not {}", known.prefix, self.prefix)));
+            return Err(useless(&format!("it describes the network {}, not {}", known.prefix, self.prefix)));
         }
         Ok(Some((known, as_of)))
     }
 
-    /// Keeps it, as of now. What is kept already is not written again: only the file's time changes.
+    /// Saves it with the current time. If the file holds the same already, only its time changes.
     fn save(&self, known: &LastKnown) -> Result<(), WriteError> {
         let text = serde_json::to_string(known).expect("only text keys");
-        // Not flushed: what a power cut destroys is noticed, and then etcd is waited for as if there were nothing.
+        // Not flushed: if a power cut damages the file, that is noticed, and the next start waits for etcd as without a
+        // file.
         if !files::write_if_changed(&self.path, &text, Durable::No)? {
-            // Its time is for people alone.
+            // Only people read the time.
             let _ = fs::File::open(&self.path).and_then(|file| file.set_modified(SystemTime::now()));
         }
         Ok(())
     }
 }
 
-/// Keeps what is known: some seconds after it has changed, so that many changes in a row are one, and when this is dropped.
+/// Saves the last answers: some seconds after a change, so that many changes cause one write, and when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Keeper {
     pub(crate) file: LastKnownFile,
     /// The network config as it was read.
     pub(crate) config: String,
     pub(crate) board: Board,
-    /// By which addresses etcd is reached.
+    /// The addresses at which etcd is reached.
     pub(crate) endpoints: Vec<IpAddr>,
-    /// What is not kept yet, and when it will be.
+    /// The table that is not saved yet, and the time when it will be.
     pub(crate) pending: Option<(Arc<LeaseTable>, Instant)>,
-    /// The disk may be slow, and the session must not wait for it. What could not be kept comes back.
+    /// A write in another thread, since the disk may be slow. It returns the table if it failed.
     pub(crate) writing: Option<JoinHandle<Option<Arc<LeaseTable>>>>,
 }
 
-/// How long after the first change.
+/// The time between the first change and the write.
 const PAUSE: Duration = Duration::from_secs(5);
 
 impl Keeper {
-    /// Notes that etcd has said this just now.
+    /// Notes the table that etcd has just sent.
     pub(crate) fn note(&mut self, table: Arc<LeaseTable>) {
         let due = self.pending.take().map_or_else(|| Instant::now() + PAUSE, |(_, due)| due);
         self.pending = Some((table, due));
     }
 
-    /// Waits until it is time for [`Keeper::keep`]. What could not be kept is to be tried again.
+    /// Waits until it is time for [`Keeper::keep`]. A table that could not be saved is pending again.
     ///
     /// # Cancel safety
     /// Safe.
@@ -151,36 +151,47 @@ impl Keeper {
         }
     }
 
-    /// Begins to keep what is not kept yet; one after the other.
+    /// Starts a write of the pending table. One write runs at a time.
     pub(crate) fn keep(&mut self) {
         let Some((table, _)) = self.pending.take() else { return };
         let (file, board) = (self.file.clone(), self.board.clone());
         let (config, endpoints) = (self.config.clone(), self.endpoints.clone());
-        let keep = move || (!file.keep((&config, &endpoints), &table, &board)).then_some(table);
+        let keep = move || {
+            let joined = Joined { config: &config, endpoints: &endpoints };
+            (!file.keep(joined, &table, &board)).then_some(table)
+        };
         self.writing = Some(tokio::task::spawn_blocking(keep));
     }
 
-    /// Keeps what is not kept yet, and waits for the disk. Where something older is still being written, it would end last.
+    /// Saves a pending table and waits for the disk. Does nothing while an older write still runs, because that one would
+    /// end last.
     fn keep_now(&mut self) {
         if self.writing.as_ref().is_none_or(JoinHandle::is_finished)
             && let Some((table, _)) = self.pending.take()
         {
-            self.file.keep((&self.config, &self.endpoints), &table, &self.board);
+            let joined = Joined { config: &self.config, endpoints: &self.endpoints };
+            self.file.keep(joined, &table, &self.board);
         }
     }
 }
 
+/// The network config, and the addresses of etcd, that this host has joined with.
+struct Joined<'a> {
+    config: &'a str,
+    endpoints: &'a [IpAddr],
+}
+
 impl LastKnownFile {
-    /// Whether it is kept.
-    fn keep(&self, joined: (&str, &[IpAddr]), table: &LeaseTable, board: &Board) -> bool {
+    /// Saves it. True if that succeeded.
+    fn keep(&self, joined: Joined<'_>, table: &LeaseTable, board: &Board) -> bool {
         let kept = self.save(&self.known(joined, table));
-        let consequence = "a start while etcd is away would wait for it";
+        let consequence = "the agent could not start while etcd is away";
         let fault = kept.as_ref().err().map(|error| format!("{}: {consequence}", chain(error)));
         board.alarm("last known network", fault);
         kept.is_ok()
     }
 
-    fn known(&self, (config, endpoints): (&str, &[IpAddr]), table: &LeaseTable) -> LastKnown {
+    fn known(&self, Joined { config, endpoints }: Joined<'_>, table: &LeaseTable) -> LastKnown {
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("our own keys and values are JSON or plainer");
         let leases = table.peers.values().map(|entry| KeptLease {
             key: text(self.prefix.lease(entry.lease.subnet)),

@@ -1,7 +1,7 @@
-//! By what a host is told from a copy of its disk (docs/adr/0009-a-clone-is-a-host-of-its-own.md).
+//! Distinguishes a host from a copy of its disk (docs/adr/0009-a-clone-is-a-host-of-its-own.md).
 //!
-//! A copy has all that lies on the disk, the machine-id too. It has neither the network cards of its original nor, where
-//! virtual machines are cloned, the UUID that the firmware gives the machine.
+//! A copy has everything on the disk, the machine-id too. It has neither the network cards of the original nor, for
+//! cloned virtual machines, the firmware's UUID of the machine.
 
 use std::{collections::BTreeMap, fs};
 
@@ -12,27 +12,27 @@ use wire_state::DataplaneError;
 
 use crate::state::State;
 
-/// What no copy of the disk has, as it was when the subnet was held last.
+/// The properties of this machine that a copy of its disk does not have, as of the last lease.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Machine {
-    /// The addresses of its network cards, by the links' names. Where it has no cards (a container), those that its underlay
+    /// The MACs of its network cards, by the links' names. If it has no cards (a container), the MAC that the underlay
     /// was given from outside.
     #[serde(default)]
     pub(crate) links: BTreeMap<String, MacAddr>,
-    /// A mark of DMI's `product_uuid`, which root alone may read. Not kept where there are no cards: containers see that of
-    /// the machine, which all of them share.
+    /// A hash of DMI's `product_uuid`, which only root may read. Not saved without network cards: containers see the
+    /// machine's UUID, which all of them share.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) product: Option<String>,
 }
 
-/// Whether a state was written by this host.
+/// The relation between a state file and this host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Kinship {
-    /// It was.
+    /// This host wrote it.
     Same,
-    /// Nothing in it tells.
+    /// The state does not show who wrote it.
     Unknown,
-    /// It was written by another, as far as can be seen: in what they differ, for people.
+    /// Another host seems to have written it. The difference, for people.
     Other(String),
 }
 
@@ -43,10 +43,10 @@ pub(crate) struct Seen {
     product: Option<String>,
 }
 
-/// Where the kernel shows the UUID of the machine.
+/// The kernel's file with the UUID of the machine.
 const PRODUCT_UUID: &str = "/sys/class/dmi/id/product_uuid";
 
-/// What firmware says that was never given a UUID, besides one digit over and over.
+/// UUIDs of firmware that was never given one. One repeated digit is another such value.
 const PLACEHOLDERS: [&str; 5] = [
     "03000200-0400-0500-0006-000700080009",
     "00020003-0004-0005-0006-000700080009",
@@ -57,17 +57,17 @@ const PLACEHOLDERS: [&str; 5] = [
 ];
 
 impl Seen {
-    /// Looks at this host.
+    /// Reads this host's properties.
     ///
     /// # Errors
-    /// When the kernel does not say which links there are.
+    /// When the kernel does not list its links.
     pub(crate) fn now() -> Result<Self, DataplaneError> {
-        // Many machines have none, and not everybody may read it.
+        // Many machines have no UUID, and not every user may read it.
         let product = fs::read_to_string(PRODUCT_UUID).ok();
         Ok(Self { nics: Nic::all()?, product: product.as_deref().and_then(mark) })
     }
 
-    /// What is to be kept of it. `underlay` is the number of the underlay's link, where that is known.
+    /// The values to save. `underlay` is the index of the underlay's link, if it is known.
     pub(crate) fn machine(&self, underlay: Option<u32>) -> Machine {
         if self.has_cards() {
             return Machine { links: self.proofs(), product: self.product.clone() };
@@ -81,23 +81,18 @@ impl Seen {
         self.nics.iter().any(|nic| matches!(nic.origin, MacOrigin::Card(_)))
     }
 
-    /// The addresses that a copy of the disk would not have.
+    /// The MACs that a copy of the disk would not have.
     fn proofs(&self) -> BTreeMap<String, MacAddr> {
         self.proofs_of(self.nics.iter())
     }
 
     fn proofs_of<'a>(&self, nics: impl Iterator<Item = &'a Nic>) -> BTreeMap<String, MacAddr> {
-        let cards = self.has_cards();
-        let proof = |nic: &Nic| match nic.origin {
-            MacOrigin::Card(permanent) => Some(permanent),
-            MacOrigin::Outside => (!cards).then_some(nic.mac),
-            MacOrigin::Host => None,
-        };
-        nics.filter_map(|nic| Some((nic.name.to_string(), proof(nic)?))).collect()
+        let has_cards = self.has_cards();
+        nics.filter_map(|nic| Some((nic.name.to_string(), proof(nic, has_cards)?))).collect()
     }
 
-    /// Whether `state` was written by this host. A card that was replaced does not make another host of a machine whose
-    /// firmware says that it is the same.
+    /// Compares `state` with this host. If the firmware's UUID is the same, a replaced card does not make it another
+    /// host.
     pub(crate) fn kinship(&self, state: &State) -> Kinship {
         let then = &state.machine;
         if then.links.is_empty() && then.product.is_none() {
@@ -111,14 +106,14 @@ impl Seen {
             return Kinship::Same;
         }
         let product = match (&then.product, &now.product) {
-            (Some(_), Some(_)) => ", and DMI's product_uuid is another too",
+            (Some(_), Some(_)) => ", and DMI's product_uuid differs too",
             (Some(_), None) => ", and DMI's product_uuid cannot be read now",
             (None, _) => "",
         };
         Kinship::Other(format!("then {}, now {}{product}", shown(&then.links), shown(&links)))
     }
 
-    /// Older versions have kept the address of the underlay's link alone, whoever had made it.
+    /// Compares with a state of an older version, which saved only the MAC of the underlay's link, of any origin.
     fn kinship_by_link(&self, state: &State) -> Kinship {
         let Some(then) = state.link else { return Kinship::Unknown };
         let ours = |nic: &&Nic| !state.macs.contains_key(nic.name.as_str());
@@ -132,10 +127,19 @@ impl Seen {
 
 fn shown(links: &BTreeMap<String, MacAddr>) -> String {
     let links: Vec<String> = links.iter().map(|(name, mac)| format!("{name} has {mac}")).collect();
-    if links.is_empty() { "no link has an address of its own".to_owned() } else { links.join(" and ") }
+    if links.is_empty() { "no link has a MAC address of its own".to_owned() } else { links.join(" and ") }
 }
 
-/// A mark of a UUID (FNV-1a), where it is one that somebody has given: the state may be read by others than root.
+/// The MAC of a network card; on a host without cards, one that was given from outside.
+fn proof(nic: &Nic, has_cards: bool) -> Option<MacAddr> {
+    match nic.origin {
+        MacOrigin::Card(permanent) => Some(permanent),
+        MacOrigin::Outside => (!has_cards).then_some(nic.mac),
+        MacOrigin::Host => None,
+    }
+}
+
+/// A hash of a UUID (FNV-1a), unless it is a placeholder. Hashed because other users may read the state.
 fn mark(text: &str) -> Option<String> {
     let uuid = text.trim().to_ascii_lowercase();
     let digits: Vec<char> = uuid.chars().filter(|digit| *digit != '-').collect();
@@ -210,7 +214,7 @@ mod tests {
         assert_eq!(host(&[card("eth0", 2)], Some(&upper)).kinship(&state_of(&before)), Kinship::Same);
         let other = UUID.replace("8f7f", "8f7e");
         let kinship = host(&[card("eth0", 2)], Some(&other)).kinship(&state_of(&before));
-        assert!(is_other(&kinship, &["product_uuid is another"]), "{kinship:?}");
+        assert!(is_other(&kinship, &["product_uuid differs"]), "{kinship:?}");
         let kinship = host(&[card("eth0", 2)], None).kinship(&state_of(&before));
         assert!(is_other(&kinship, &["product_uuid cannot be read"]), "{kinship:?}");
     }

@@ -32,10 +32,10 @@ mod network;
 mod notify;
 mod observed;
 mod old_flags;
+mod other_agents;
 mod output;
 mod pulse;
 mod repeats;
-mod rivals;
 mod run;
 mod session;
 mod settings;
@@ -110,23 +110,23 @@ fn start(cli: Cli) -> Result<(), Exit> {
             runtime.block_on(control::fail(&run_dir, part, Fault::Panic))
         }
     };
-    // What still runs (a call to etcd that hangs) must not hold up the end.
+    // A task that still runs (a call to etcd that hangs) must not delay the end.
     runtime.shutdown_background();
     result
 }
 
-/// `RUST_LOG` decides where it is set, else the verbosity.
+/// Uses `RUST_LOG` if it is set, else the verbosity.
 fn log(verbosity: i32, format: LogFormat) {
     let ours = match verbosity {
         ..=0 => "info",
         1..=3 => "debug",
         4.. => "trace",
     };
-    // A target is matched by how it begins: so begin all crates of ours.
+    // A filter matches the beginning of a target, and all our crates begin with this.
     let default = format!("warn,wire_={ours}");
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
-    // Its word on a line that nobody can read would end the thread that wrote it.
+    // A failed write to standard error would otherwise panic in the logging thread.
     let lines = lines.log_internal_errors(false);
     match format {
         LogFormat::Text => lines.init(),

@@ -29,56 +29,57 @@ use wire_state::{Marks, Owner, PerNamespace, Reconciler, Scope};
 use wire_store::{EtcdStore, Listing};
 
 use self::{
-    ground::Ground,
-    known::{Known, Standing, answered, shown},
+    ground::JoinContext,
+    known::{JoinPhase, Snapshot, Source, answered, shown},
 };
 use crate::{
     datapath::Datapath,
     exit::Exit,
     firewall::FirewallKeeper,
     host_dataplane::HostDataplane,
+    inherited::Inherited,
     last_known::LastKnownFile,
     machine::Seen,
     notify::Stored,
     observed::{Board, NoAnswer},
-    pulse::{Answers, Part, Pulse},
+    pulse::{Heartbeat, Part, Watchdog},
     session::{Ended, Session},
     settings::Settings,
     state::{State, StateFile},
     traffic::TrafficWatch,
-    underlay::UnderlayWatch,
+    underlay::{JoinedOn, UnderlayWatch},
 };
 
 /// This host, over all the times it joins.
 pub(crate) struct Host {
     settings: Arc<Settings>,
     board: Board,
-    pulse: Pulse,
+    watchdog: Watchdog,
     state_file: StateFile,
     state: State,
-    /// Whether the state was surely written by this host.
+    /// True if it is certain that this host wrote the state.
     is_proven: bool,
     /// The MACs of the host that this one is a clone of, by their devices.
     disowned: BTreeMap<String, MacAddr>,
     last_known: LastKnownFile,
-    standing: Standing,
-    /// What etcd has answered to a host that went by what was kept.
-    answer: Option<Known>,
-    /// By which addresses etcd is reached, or was.
+    phase: JoinPhase,
+    /// etcd's answer, after a start with the saved state.
+    answer: Option<Snapshot>,
+    /// The addresses at which etcd is, or was, reached.
     endpoints: BTreeSet<IpAddr>,
-    /// How it stood with our lease when it was held last.
+    /// The state of our lease when it was last held.
     held: Option<HoldState>,
-    /// What is joined. It lives on until its successor has all it needs, so that the kernel is looked after meanwhile.
+    /// The current session. It runs until its successor is complete, so that the kernel is reconciled meanwhile.
     session: Option<Session>,
-    /// Whether the kernel was found to have no VXLAN.
+    /// True once the kernel was found to have no VXLAN.
     no_vxlan: bool,
-    /// What an earlier run of the agent has left for this one.
+    /// The descriptors that an earlier run of the agent left for this one.
     kept: Kept,
-    /// What is left for a later one.
+    /// The descriptors that systemd keeps for a later run.
     stored: Stored,
 }
 
-/// What moves packets, or has the kernel do so.
+/// The chosen backend, with its MACs and devices.
 struct Chosen {
     backend: Box<dyn Backend>,
     scope: Scope,
@@ -86,27 +87,28 @@ struct Chosen {
     macs: BTreeMap<String, MacAddr>,
 }
 
-/// The store of the network. Does not wait for etcd.
+/// Opens the store of the network. Does not wait for etcd.
 ///
 /// # Errors
-/// [`Exit::Usage`], naming the endpoint or the certificate that is of no use.
+/// [`Exit::Usage`], naming the endpoint or the certificate that cannot be used.
 pub(crate) async fn open(settings: &Settings) -> Result<EtcdStore, Exit> {
     EtcdStore::open(settings.etcd.clone()).await.map_err(|error| Exit::Usage(chain(&error)))
 }
 
-/// How soon joining anew is tried again, where nothing is joined and where something is.
+/// The pauses before joining is tried again: without a session, and with one.
 const AGAIN: Duration = Duration::from_secs(1);
 const AT_LEISURE: Duration = Duration::from_secs(10);
 
 impl Host {
-    /// Reads what this host remembers of itself.
+    /// Reads this host's saved state.
     ///
     /// # Errors
     /// When the state folder cannot be read or written.
     pub(crate) fn new(
         settings: Settings,
-        (board, pulse): (Board, Pulse),
-        (kept, stored): (Kept, Stored),
+        board: Board,
+        watchdog: Watchdog,
+        Inherited { kept, stored }: Inherited,
     ) -> Result<Self, Exit> {
         let state_file = StateFile::in_folder(&settings.folders.state_dir);
         let folder = settings.folders.state_dir.display();
@@ -114,10 +116,10 @@ impl Host {
             Exit::CannotCreate(format!("cannot read the state in {folder}: {error}; see --state-dir"))
         })?;
         if state.is_unused() {
-            // A template that never reaches etcd has an identity, too, which its clones must not share.
+            // A template machine that never reaches etcd has an identity too, which its clones must not share.
             state.machine = Seen::now().map(|seen| seen.machine(None)).unwrap_or_default();
         }
-        // Before anything is leased with it: an agent that forgets its identity is a stranger to its own lease.
+        // Saved before anything is leased with it: an agent that loses its identity cannot recognise its own lease.
         state_file
             .of(&state)
             .put()
@@ -127,12 +129,12 @@ impl Host {
             last_known: LastKnownFile::in_folder(&settings.folders.state_dir, settings.prefix.clone()),
             settings: Arc::new(settings),
             board,
-            pulse,
+            watchdog,
             state_file,
             state,
             is_proven: false,
             disowned: BTreeMap::new(),
-            standing: Standing::New,
+            phase: JoinPhase::New,
             answer: None,
             endpoints: BTreeSet::new(),
             held: None,
@@ -143,15 +145,15 @@ impl Host {
         })
     }
 
-    /// Joins the network and stays until it must be joined anew. What is right already is not written. Where joining anew
-    /// fails, what was joined before stays.
+    /// Joins the network and stays until it must be joined anew. Entries that are already correct are not written. If
+    /// joining anew fails, the former session stays.
     ///
     /// # Errors
-    /// Whatever makes the agent leave: at the first time all that is wrong, later only a part of the agent that died.
+    /// The reason why the agent ends: the first time any error, later only the death of a part of the agent.
     ///
     /// # Cancel safety
     /// Safe: traffic, lease and files stay as they are, and joining again goes on from there.
-    pub(crate) async fn join(&mut self, answers: &mut Answers) -> Result<Ended, Exit> {
+    pub(crate) async fn join(&mut self, answers: &mut Heartbeat) -> Result<Ended, Exit> {
         let renewed = answers.during(self.renew()).await;
         let failed = renewed.is_err();
         match renewed {
@@ -160,7 +162,7 @@ impl Host {
                 self.board.fault("joining", None);
             }
             Ok(None) => return Ok(Ended::UnderlayChanged),
-            // What can come by itself is waited for: an address from DHCP, a link that is plugged in.
+            // An address from DHCP, or a link that is plugged in, may still appear.
             Err(Exit::NoUnderlay(reason)) => self.board.wait_for(format!("the underlay: {reason}")),
             Err(exit @ Exit::Software(_)) => return Err(exit),
             Err(exit) if self.runs() => self.board.wait_for(exit.to_string()),
@@ -173,7 +175,7 @@ impl Host {
         let limit = if failed { AT_LEISURE } else { Duration::MAX };
         let stay = tokio::time::timeout(limit, session.stay(answers));
         let answer = async {
-            if let Standing::New | Standing::Joined(_) = self.standing {
+            if let JoinPhase::New | JoinPhase::Joined(_) = self.phase {
                 return std::future::pending().await;
             }
             tokio::time::sleep(if failed { AGAIN } else { Duration::ZERO }).await;
@@ -188,36 +190,36 @@ impl Host {
         }
     }
 
-    /// Whether it has joined: what stops a first start only degrades a running agent.
+    /// True once it has joined: an error that stops a first start only degrades a running agent.
     const fn runs(&self) -> bool {
-        match self.standing {
-            Standing::New => false,
-            Standing::Remembering | Standing::Joined(_) => true,
+        match self.phase {
+            JoinPhase::New => false,
+            JoinPhase::FromCache | JoinPhase::Joined(_) => true,
         }
     }
 
-    /// From the next time on, does what the kernel was found not to do.
+    /// Makes the agent encapsulate from the next join on, because the kernel cannot.
     pub(crate) fn encapsulate(&mut self) {
         warn!("this kernel cannot make VXLAN devices: encapsulating in the agent");
         self.no_vxlan = true;
     }
 
-    /// All stages, from etcd to a running session. `None` where the underlay has become another meanwhile.
+    /// Runs all stages, from etcd to a running session. `None` if the underlay has changed meanwhile.
     async fn renew(&mut self) -> Result<Option<Session>, Exit> {
         let store = open(&self.settings).await?;
-        let known = self.known(&store).await?;
+        let snapshot = self.snapshot(&store).await?;
         self.settle()?;
         self.look_for_endpoints().await;
-        let ground = self.ground(known.accepted.config.clone())?;
+        let context = self.join_context(snapshot.parsed.config.clone())?;
         let mut kernel = KernelDataplane::open(RouteForm::default()).map_err(|error| Exit::Software(chain(&error)))?;
-        let Chosen { backend, scope, macs } = self.backend(&ground, &known.listing, &mut kernel)?;
-        let offer = Offer { public: ground.public, data: backend.data() };
-        let Some((basis, own)) = self.lease(store.clone(), &ground, &known, offer).await? else { return Ok(None) };
-        // Not before: a MAC that another has published was none of ours.
+        let Chosen { backend, scope, macs } = self.backend(&context, &snapshot.listing, &mut kernel)?;
+        let offer = Offer { public: context.public, data: backend.data() };
+        let Some((basis, own)) = self.lease(store.clone(), &context, &snapshot, offer).await? else { return Ok(None) };
+        // Not earlier: if another host has published such a MAC, the MAC is not ours.
         self.state.macs = macs;
-        let (told, upkeep) = self.announce(&ground, &own, backend.mtu())?;
+        let (told, upkeep) = self.announce(&context, &own, backend.mtu())?;
         if let Some(former) = self.session.take() {
-            // Its devices and sockets live on: packets that come in meanwhile wait in them.
+            // The devices and sockets stay open: packets that arrive meanwhile wait in them.
             self.kept = self.board.look(|seen| seen.tunnels.keep());
             former.datapath.end().await;
         }
@@ -226,37 +228,42 @@ impl Host {
         let datapath = self.start_datapath(backend.datapath(), kernel, scope)?;
         let firewall = FirewallKeeper::start(
             self.settings.firewall,
-            &ground.config,
+            &context.config,
             told,
-            (self.board.clone(), self.pulse.clone()),
+            (self.board.clone(), self.watchdog.clone()),
         )?;
-        let (admission_in, admission) = watch::channel(ground.admission(&own, self.endpoints()));
-        let directory = self.settings.prefix.leases(ground.config.pools.v4.is_some());
-        let beside = Some(self.pulse.part(Part::Follower).beside());
-        let follow = match known.as_of {
-            None => {
-                // Whatever session has learnt it.
+        let (admission_in, admission) = watch::channel(context.admission(&own, self.endpoints()));
+        let directory = self.settings.prefix.leases(context.config.pools.v4.is_some());
+        let beside = Some(self.watchdog.part(Part::Follower).beside());
+        let follow = match snapshot.source {
+            Source::Etcd => {
+                // From any earlier session.
                 let before = self.board.look(|seen| seen.leases.clone());
                 let settings = FollowSettings { before, ..FollowSettings::new(directory) };
-                Follow::spawn(store, settings, admission, Start { listing: Some(known.listing), beside })
+                Follow::spawn(store, settings, admission, Start { listing: Some(snapshot.listing), beside })
             }
-            Some(_) => Follow::from_listing(directory, &known.listing, admission, beside),
+            Source::Cache(_) => Follow::from_listing(directory, &snapshot.listing, admission, beside),
         };
         let endpoints = endpoints::follow(self.settings.clone(), self.state.subnet, admission_in.clone());
-        let held = self.held_on(&ground);
+        let held = self.held_on(&context);
         let word = datapath.underlay_changed();
-        let underlay = UnderlayWatch::new((ground.underlay, held), self.settings.clone(), word, admission_in);
-        self.standing = match known.as_of {
-            None => Standing::Joined(Box::new(known.accepted)),
-            Some(_) => Standing::Remembering,
+        let underlay = UnderlayWatch::new(
+            JoinedOn { underlay: context.underlay, held },
+            self.settings.clone(),
+            word,
+            admission_in,
+        );
+        self.phase = match snapshot.source {
+            Source::Etcd => JoinPhase::Joined(Box::new(snapshot.parsed)),
+            Source::Cache(_) => JoinPhase::FromCache,
         };
         self.board.update(|seen| {
-            seen.as_of = known.as_of.map(shown);
+            seen.as_of = snapshot.source.as_of().map(shown);
             if seen.as_of.is_none() {
                 seen.no_answer = NoAnswer::default();
             }
         });
-        let (board, joined_with) = (self.board.clone(), ground.config);
+        let (board, joined_with) = (self.board.clone(), context.config);
         let traffic = TrafficWatch::start(&joined_with, board.clone());
         Ok(Some(Session {
             board,
@@ -283,7 +290,7 @@ impl Host {
     ) -> Result<Datapath, Exit> {
         let forwarder = Forwarder::new(std::mem::take(&mut self.kept));
         if !moves.is_userspace {
-            // A port that an earlier run has left would keep the kernel from it.
+            // A UDP socket that an earlier run left would occupy the kernel's port.
             self.stored.follow(&[]);
         }
         info!(datapath = moves.name, reason = moves.reason, "datapath chosen");
@@ -295,25 +302,25 @@ impl Host {
         let dataplane = HostDataplane { kernel, forwarder, without_vxlan };
         Datapath::start(
             Reconciler::new(dataplane, PerNamespace::host(scope)),
-            (self.board.clone(), self.pulse.clone()),
+            (self.board.clone(), self.watchdog.clone()),
             self.stored.clone(),
         )
     }
 
-    /// The backend, with the MACs that this host had before where it had any.
-    fn backend(&self, ground: &Ground, listing: &Listing, kernel: &mut KernelDataplane) -> Result<Chosen, Exit> {
+    /// Chooses the backend, with the MACs that this host had before, if any.
+    fn backend(&self, context: &JoinContext, listing: &Listing, kernel: &mut KernelDataplane) -> Result<Chosen, Exit> {
         let refused = |error: SelectError| Exit::NetworkConfig(chain(&error));
-        let own = own_entry(listing, &self.settings.prefix, &ground.public, &ground.config.pools);
+        let own = own_entry(listing, &self.settings.prefix, &context.public, &context.config.pools);
         let published = own.map(|own| own.lease.data.macs()).unwrap_or_default();
-        let Identity { devices, marks, .. } = identify(&ground.config).map_err(refused)?;
-        // By their MACs devices are ours that a former network config, or a former underlay, has made otherwise.
+        let Identity { devices, marks, .. } = identify(&context.config).map_err(refused)?;
+        // These MACs mark our devices, also those made for a former network config or underlay.
         let vteps = published.iter().map(|(_, mac)| *mac);
         let kept = self.state.macs.values().chain(self.disowned.values()).copied();
-        let known: BTreeSet<MacAddr> = kept.chain(vteps).collect();
+        let own_macs: BTreeSet<MacAddr> = kept.chain(vteps).collect();
         let scope = Scope {
             devices: devices.iter().map(|(_, name)| *name).collect(),
-            marks: Marks { macs: known.clone(), ..marks },
-            parent: Some(ground.underlay.parent()),
+            marks: Marks { macs: own_macs.clone(), ..marks },
+            parent: Some(context.underlay.parent()),
             ..Scope::default()
         };
         let have = kernel.host().read(&scope).map_err(|error| Exit::Software(chain(&error)))?;
@@ -326,15 +333,15 @@ impl Host {
         });
         let current =
             devices.iter().filter_map(|(family, name)| Some((name.to_string(), *macs.get(family)?))).collect();
-        let (underlay, public, blackhole) = (ground.underlay.clone(), ground.public, self.settings.blackhole);
+        let (underlay, public, blackhole) = (context.underlay.clone(), context.public, self.settings.blackhole);
         let asked = self.settings.forward.vxlan;
         let vxlan = if self.no_vxlan { VxlanBy::AgentForWant } else { asked };
         let forward = ForwardSettings { vxlan, ..self.settings.forward };
         let backend =
-            select(&ground.config, Placement { underlay, public, macs, blackhole, forward }).map_err(refused)?;
-        // Devices that a former network config had are ours, and wanted no more.
+            select(&context.config, Placement { underlay, public, macs, blackhole, forward }).map_err(refused)?;
+        // Devices of a former network config are ours, and no longer wanted.
         let mut scope = backend.scope();
-        scope.marks.macs.extend(known);
+        scope.marks.macs.extend(own_macs);
         let former = self.state.macs.keys().chain(self.disowned.keys());
         scope.devices.extend(former.filter_map(|name| name.parse::<LinkName>().ok()));
         Ok(Chosen { backend, scope, macs: current })

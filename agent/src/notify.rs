@@ -1,5 +1,5 @@
-//! What systemd is told: READY, STATUS, STOPPING, WATCHDOG and FDSTORE, sd_notify(3). Without systemd nothing is said, and the
-//! parts of the agent are asked all the same, for the board.
+//! Notifies systemd: READY, STATUS, STOPPING, WATCHDOG and FDSTORE, sd_notify(3). Without systemd it sends nothing, but
+//! still asks the parts of the agent, for `status`.
 
 use std::{
     os::fd::AsFd,
@@ -13,20 +13,21 @@ use wire_forward::Handle;
 
 use crate::{
     observed::{Board, Phase},
-    pulse::{self, Part, Pulse},
+    pulse::{self, Part, Watchdog},
 };
 
-/// Keeps systemd told: STATUS as it changes, READY once, WATCHDOG while no part of the agent hangs.
+/// Notifies systemd: STATUS as it changes, READY once, WATCHDOG while no part of the agent hangs.
 ///
 /// # Cancel safety
 /// Safe: it holds nothing.
-pub(crate) async fn follow(board: Board, pulse: Pulse) {
+pub(crate) async fn follow(board: Board, watchdog: Watchdog) {
     let mut seen = board.subscribe();
     let mut last = String::new();
     let mut ready = false;
-    let watchdog = sd_notify::watchdog_enabled();
-    let mut questions = interval(watchdog.unwrap_or(pulse::INTERVAL) / pulse::QUESTIONS);
-    // Who was stopped asks no questions in a row that nobody has the time to answer.
+    let period = sd_notify::watchdog_enabled();
+    let mut questions = interval(period.unwrap_or(pulse::INTERVAL) / pulse::QUESTIONS);
+    // After the process was stopped, the missed questions are not asked in a row, which would leave no time for
+    // answers.
     questions.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let (phase, summary) = {
@@ -34,7 +35,7 @@ pub(crate) async fn follow(board: Board, pulse: Pulse) {
             (seen.phase().0, seen.summary())
         };
         if !ready && matches!(phase, Phase::Ready | Phase::Degraded) {
-            // Alone, so that nothing else can keep it from arriving.
+            // Sent alone, so that no other variable can make the message fail.
             ready = say(&[NotifyState::Ready]);
         }
         let summary = one_line(&summary);
@@ -45,8 +46,8 @@ pub(crate) async fn follow(board: Board, pulse: Pulse) {
         tokio::select! {
             changed = seen.changed() => if changed.is_err() { return },
             _ = questions.tick() => {
-                let hung = pulse.ask(board.look(|seen| seen.tunnels.clone()).turns());
-                if watchdog.is_some() && hung.is_empty() {
+                let hung = watchdog.ask(board.look(|seen| seen.tunnels.clone()).turns());
+                if period.is_some() && hung.is_empty() {
                     let _ = say(&[NotifyState::Watchdog]);
                 }
                 note(&board, hung);
@@ -55,26 +56,26 @@ pub(crate) async fn follow(board: Board, pulse: Pulse) {
     }
 }
 
-/// Says that the agent ends.
+/// Sends STOPPING=1.
 pub(crate) fn stopping() {
     let _ = say(&[NotifyState::Stopping]);
 }
 
-/// What systemd keeps for a later run of the agent (`FDSTORE`), where its unit lets it (`FileDescriptorStoreMax=`). One for
-/// the whole process: it must know all that is there to take it away again.
+/// The descriptors that systemd keeps for a later run of the agent (`FDSTORE`), if the unit allows it
+/// (`FileDescriptorStoreMax=`). One for the whole process, so that it knows all of them and can remove them.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Stored(Arc<Mutex<Vec<Entry>>>);
 
-/// A name, and which of our descriptors it is; `None` where an earlier run has put it there.
+/// A name, and the descriptor it stands for; `None` if an earlier run stored it.
 type Entry = (String, Option<u64>);
 
 impl Stored {
-    /// With what an earlier run has left there.
+    /// Starts with the names that an earlier run has stored.
     pub(crate) fn inherited(names: impl IntoIterator<Item = String>) -> Self {
         Self(Arc::new(Mutex::new(names.into_iter().map(|name| (name, None)).collect())))
     }
 
-    /// Makes what is stored be `handles`.
+    /// Stores exactly `handles`.
     pub(crate) fn follow(&self, handles: &[Handle]) {
         let mut stored = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let is = |handle: &Handle, (name, number): &Entry| handle.name == *name && Some(handle.number) == *number;
@@ -100,12 +101,12 @@ fn note(board: &Board, hung: Vec<Part>) {
         error!(part = part.name(), "a part of the agent hangs");
     }
     if hung.is_empty() {
-        info!("all parts of the agent go on");
+        info!("all parts of the agent run again");
     }
     board.update(|seen| seen.hung = hung);
 }
 
-/// A message has a line for each variable, and a datagram holds only so much.
+/// Joins and shortens the text: a message has one line for each variable, and a datagram has a limited size.
 fn one_line(text: &str) -> String {
     text.chars().map(|letter| if letter.is_control() { ' ' } else { letter }).take(1000).collect()
 }
@@ -113,7 +114,7 @@ fn one_line(text: &str) -> String {
 fn say(states: &[NotifyState<'_>]) -> bool {
     let said = sd_notify::notify(states);
     if let Err(error) = &said {
-        warn!(%error, "systemd cannot be told");
+        warn!(%error, "cannot notify systemd");
     }
     said.is_ok()
 }

@@ -1,4 +1,4 @@
-//! What the agent knows of itself, in one value: health, `status`, `peers` and systemd are told from it.
+//! The agent's state, in one value. Health, `status`, `peers` and the messages to systemd are computed from it.
 
 mod answers;
 mod refusals;
@@ -18,58 +18,58 @@ use wire_store::Revision;
 use self::refusals::{Refusals, refusals};
 use crate::pulse::Part;
 
-/// The agent as it stands.
+/// The agent's state.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Observed {
+pub(crate) struct Status {
     pub(crate) identity: String,
     pub(crate) backend: String,
     pub(crate) underlay: String,
     pub(crate) public: DualStack<IpAddr>,
     pub(crate) mtu: u32,
-    /// What the start waits for; `None` once there is a network.
+    /// The reason why the start waits; `None` once the network is joined.
     pub(crate) waiting: Option<String>,
-    /// Why what was kept of the network does not do instead of etcd's answer.
+    /// The reason why the saved network state cannot be used instead of etcd's answer.
     pub(crate) useless: Option<String>,
-    /// Whether READY=1 was said.
+    /// True once READY=1 was sent.
     pub(crate) ready: bool,
     pub(crate) stopping: bool,
     pub(crate) subnet: DualStack<Prefix>,
     pub(crate) hold: Option<HoldState>,
     pub(crate) follow: FollowHealth,
     pub(crate) leases: Option<Arc<LeaseTable>>,
-    /// When etcd said all of this, where it has given no answer to join by since the start; `None` once it has.
+    /// The time of the saved state, while etcd has given no answer since the start; `None` once it has.
     pub(crate) as_of: Option<String>,
-    /// Why it has given none, as far as is known.
+    /// The reason for the missing answer, as far as it is known.
     pub(crate) no_answer: NoAnswer,
     pub(crate) dataplane: DataplaneSeen,
     pub(crate) firewall: FirewallSeen,
-    /// Faults that last: what is wrong, by what it concerns.
+    /// Lasting faults, by their subject.
     pub(crate) faults: BTreeMap<&'static str, String>,
-    /// Parts of the agent that do not go on.
+    /// Parts of the agent that hang.
     pub(crate) hung: Vec<Part>,
     pub(crate) warnings: Vec<String>,
-    /// Warnings that may go again, by what they concern.
+    /// Warnings that may end, by their subject.
     pub(crate) notes: BTreeMap<&'static str, String>,
-    /// What moves packets, once that is chosen.
+    /// The datapath, once it is chosen.
     pub(crate) datapath: Option<Datapath>,
-    /// Which leases are those of hosts that are reached through our backend.
+    /// True for leases of hosts that our backend reaches.
     pub(crate) reaches: Option<fn(&BackendData) -> bool>,
     pub(crate) tunnels: Tunnels,
 }
 
-/// Why there is no answer of etcd to join by.
+/// The reason why there is no answer of etcd to join with.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) enum NoAnswer {
-    /// It says nothing.
+    /// It does not answer.
     #[default]
     Silence,
-    /// It cannot be reached: what the connection says.
+    /// It cannot be reached: the error of the connection.
     Unreachable(String),
-    /// It or this host refuses: who whom, why, and what helps.
+    /// It or this host refuses the connection: who, the reason and the remedy.
     Refusal(String),
-    /// It has no network config: what puts one there.
+    /// It has no network config: the command that writes one.
     NoConfig(String),
-    /// What it has, or what this host was given to reach it, is of no use: why.
+    /// Its config, or this host's settings for etcd, cannot be used: the reason.
     Useless(String),
 }
 
@@ -84,48 +84,48 @@ impl fmt::Display for NoAnswer {
     }
 }
 
-/// What the dataplane reported, added up.
+/// The sum of the dataplane's reports.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct DataplaneSeen {
     pub(crate) rounds: u64,
     pub(crate) written: u64,
     pub(crate) removed: u64,
     pub(crate) last: Option<Arc<Report<Network>>>,
-    /// The leases that the last report is about.
+    /// The revision of the leases that the last report is about.
     pub(crate) applied: Revision,
 }
 
-/// What became of the packet filter, added up.
+/// The sum of the packet filter's reports.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct FirewallSeen {
     pub(crate) written: u64,
     pub(crate) removed: u64,
     pub(crate) converged: bool,
     pub(crate) counted: Counted,
-    /// The families whose encapsulated packets stay tracked, and why.
+    /// The families whose encapsulated packets stay tracked, with the reason.
     pub(crate) tracked: BTreeMap<Family, String>,
 }
 
-/// The one place where the agent's state is kept. Cheap to clone.
+/// The only place that holds the agent's state. Cheap to clone.
 #[derive(Clone, Debug)]
-pub(crate) struct Board(watch::Sender<Observed>);
+pub(crate) struct Board(watch::Sender<Status>);
 
 impl Board {
     pub(crate) fn new() -> Self {
         let waiting = Some("starting".to_owned());
-        Self(watch::Sender::new(Observed { waiting, ..Observed::default() }))
+        Self(watch::Sender::new(Status { waiting, ..Status::default() }))
     }
 
-    pub(crate) fn update(&self, change: impl FnOnce(&mut Observed)) {
+    pub(crate) fn update(&self, change: impl FnOnce(&mut Status)) {
         self.0.send_modify(change);
     }
 
-    /// Notes that something is wrong, or with `None` that it no longer is.
+    /// Sets a fault, or clears it with `None`.
     pub(crate) fn fault(&self, concern: &'static str, fault: Option<String>) {
         self.0.send_if_modified(|seen| set(&mut seen.faults, concern, fault));
     }
 
-    /// As [`Board::fault`], and says in the log what is new of it.
+    /// Like [`Board::fault`], and logs each change.
     pub(crate) fn alarm(&self, concern: &'static str, fault: Option<String>) {
         let before = self.look(|seen| seen.faults.get(concern).cloned());
         match &fault {
@@ -136,12 +136,13 @@ impl Board {
         self.fault(concern, fault);
     }
 
-    /// Notes something that an operator should know and that stops nothing, or with `None` that it is no longer so.
+    /// Sets a warning for the operator, or clears it with `None`.
     pub(crate) fn warning(&self, concern: &'static str, warning: Option<String>) {
         self.0.send_if_modified(|seen| set(&mut seen.notes, concern, warning));
     }
 
-    /// As [`Board::warning`], and says in the log that it has begun: what it names may change with each lease.
+    /// Like [`Board::warning`], and logs its beginning. Later changes of the text are not logged, since each lease may
+    /// change it.
     pub(crate) fn caution(&self, concern: &'static str, warning: Option<String>) {
         let begins = self.look(|seen| !seen.notes.contains_key(concern));
         if let Some(warning) = warning.as_ref().filter(|_| begins) {
@@ -150,7 +151,8 @@ impl Board {
         self.warning(concern, warning);
     }
 
-    /// Notes what is waited for, and says it once. An agent that has joined before stays ready: its traffic flows.
+    /// Sets the reason for waiting, and logs it once. An agent that has joined before stays ready, because its traffic
+    /// flows.
     pub(crate) fn wait_for(&self, what: String) {
         let known = self.look(|seen| seen.waiting.as_ref() == Some(&what) || seen.faults.get("joining") == Some(&what));
         if known {
@@ -163,7 +165,8 @@ impl Board {
         });
     }
 
-    /// Notes why etcd gives no answer to join by. `status` of an agent that goes by what etcd said last says so already.
+    /// Sets the reason why etcd gives no answer to join with. If the agent uses the saved state, `status` shows the
+    /// reason already.
     pub(crate) fn wait_for_etcd(&self, why: NoAnswer) {
         let what = format!("etcd: {why}");
         let (is_known, is_said) = self.look(|seen| (seen.no_answer == why, seen.as_of.is_some()));
@@ -177,21 +180,21 @@ impl Board {
         }
     }
 
-    /// Looks at it without a copy.
-    pub(crate) fn look<T>(&self, at: impl FnOnce(&Observed) -> T) -> T {
+    /// Reads the state without a copy.
+    pub(crate) fn look<T>(&self, at: impl FnOnce(&Status) -> T) -> T {
         at(&self.0.borrow())
     }
 
-    pub(crate) fn now(&self) -> Observed {
+    pub(crate) fn now(&self) -> Status {
         self.0.borrow().clone()
     }
 
-    pub(crate) fn subscribe(&self) -> watch::Receiver<Observed> {
+    pub(crate) fn subscribe(&self) -> watch::Receiver<Status> {
         self.0.subscribe()
     }
 }
 
-/// True where that changes anything.
+/// True if that changes anything.
 fn set(said: &mut BTreeMap<&'static str, String>, concern: &'static str, text: Option<String>) -> bool {
     match text {
         Some(text) => said.insert(concern, text.clone()) != Some(text),
@@ -199,12 +202,12 @@ fn set(said: &mut BTreeMap<&'static str, String>, concern: &'static str, text: O
     }
 }
 
-/// What an operator is told first.
+/// The overall state, which `status` prints first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
-    /// The network is not there yet.
+    /// The network is not joined yet.
     Waiting,
-    /// All is well.
+    /// Everything works.
     Ready,
     /// Traffic flows, but something is wrong.
     Degraded,
@@ -223,14 +226,14 @@ impl Phase {
     }
 }
 
-impl Observed {
-    /// The phase, and why it is not `Ready`.
+impl Status {
+    /// The phase, and the reason if it is not `Ready`.
     pub(crate) fn phase(&self) -> (Phase, String) {
         if self.stopping {
             return (Phase::Stopping, "asked to end; traffic and lease stay".to_owned());
         }
         if let Some(reason) = &self.waiting {
-            let kept = self.useless.iter().map(|why| format!("what was kept of the network is of no use: {why}"));
+            let kept = self.useless.iter().map(|why| format!("the network state saved on disk cannot be used: {why}"));
             let reasons: Vec<String> = self.hangs().chain([reason.clone()]).chain(kept).collect();
             return (Phase::Waiting, reasons.join("; "));
         }
@@ -256,9 +259,9 @@ impl Observed {
         }
     }
 
-    /// Why what etcd says is not known.
+    /// The reason why etcd's current state is not known.
     fn store_error(&self) -> Option<String> {
-        let none = |as_of| format!("{}; traffic flows by what was known at {as_of}", self.no_answer);
+        let none = |as_of| format!("{}; traffic uses the leases known at {as_of}", self.no_answer);
         self.as_of.as_ref().map(none).or_else(|| self.follow.error.clone())
     }
 
@@ -269,8 +272,8 @@ impl Observed {
     fn all_faults(&self) -> Vec<String> {
         let store = self.store_error().map(|error| format!("etcd: {error}"));
         let held = self.leases.as_ref().map_or(0, |table| table.held);
-        let vanished = (held > 0)
-            .then(|| format!("leases: {held} have vanished from etcd at once; for 30 s their hosts are still sent to"));
+        let vanished =
+            (held > 0).then(|| format!("leases: {held} vanished from etcd at once; their routes are kept for 30 s"));
         let alone = self.refusals().fault;
         let lasting = self.faults.iter().map(|(concern, fault)| format!("{concern}: {fault}"));
         let last = self.dataplane.last.as_ref();

@@ -1,5 +1,5 @@
-//! flannel's flags that mean nothing here: those of its log and of Kubernetes are accepted, what no version of today has is
-//! refused by a sentence.
+//! flannel's flags without an effect here: those for its log and for Kubernetes are accepted with a warning; those that
+//! current flannel no longer has are refused with a message.
 
 use clap::Args;
 
@@ -61,7 +61,7 @@ pub(crate) struct KubernetesFlags {
     persistent_mac: bool,
 }
 
-/// What flannel had until 0.5: a server for clients without etcd, several networks, a subnet of another folder.
+/// Flags that flannel had until 0.5: a server for clients without etcd, several networks, subnets in another folder.
 #[derive(Debug, Args)]
 pub(crate) struct RemovedFlags {
     #[arg(long, hide = true)]
@@ -90,9 +90,9 @@ fn warnings<const N: usize>(flags: [(&str, bool, &str); N]) -> impl Iterator<Ite
 }
 
 impl LogFlags {
-    /// A line for each that was given.
+    /// A warning for each given flag.
     pub(crate) fn warnings(&self) -> Vec<String> {
-        const STDERR: &str = "the log goes to standard error, and whoever starts wire-agent keeps it";
+        const STDERR: &str = "the log goes to standard error, where the program that starts wire-agent collects it";
         const FORM: &str = "see --log-format";
         let all = [
             ("logtostderr", self.logtostderr.is_some(), STDERR),
@@ -115,7 +115,7 @@ impl LogFlags {
 }
 
 impl KubernetesFlags {
-    /// Why the agent cannot start with them: leases are kept in etcd, not in Kubernetes.
+    /// The reason why the agent cannot start with them: it keeps leases in etcd, not in Kubernetes.
     pub(crate) fn refusal(&self) -> Option<String> {
         let asked = [("kube-subnet-mgr", self.kube_subnet_mgr), ("kube-api-url", given(self.kube_api_url.as_ref()))];
         let (flag, _) = asked.into_iter().find(|(_, asked)| *asked)?;
@@ -124,7 +124,7 @@ impl KubernetesFlags {
         ))
     }
 
-    /// A line for each that flannel too passes over while it keeps its leases in etcd.
+    /// A warning for each given flag that flannel also ignores if it keeps its leases in etcd.
     pub(crate) fn warnings(&self) -> Vec<String> {
         const IDLE: &str = "it is for Kubernetes, and leases are kept in etcd";
         let all = [
@@ -144,10 +144,11 @@ impl KubernetesFlags {
 }
 
 impl RemovedFlags {
-    /// Why the agent cannot start with them.
+    /// The reason why the agent cannot start with them.
     pub(crate) fn refusal(&self) -> Option<String> {
-        const SERVER: &str = "a server in front of etcd went with flannel 0.7: give etcd itself, by --etcd-endpoints";
-        const NETWORKS: &str = "a host is in one network: name it by --etcd-prefix";
+        const SERVER: &str = "the server in front of etcd was removed with flannel 0.7: name etcd's members with \
+                              --etcd-endpoints";
+        const NETWORKS: &str = "a host belongs to one network: name it with --etcd-prefix";
         let all = [
             ("remote", &self.remote, SERVER),
             ("remote-keyfile", &self.remote_keyfile, SERVER),
@@ -155,7 +156,7 @@ impl RemovedFlags {
             ("remote-cafile", &self.remote_cafile, SERVER),
             ("listen", &self.listen, SERVER),
             ("networks", &self.networks, NETWORKS),
-            ("subnet-dir", &self.subnet_dir, "a host has one subnet: name its file by --subnet-file"),
+            ("subnet-dir", &self.subnet_dir, "a host has one subnet: name its file with --subnet-file"),
         ];
         let (flag, _, why) = all.into_iter().find(|(_, value, _)| given(value.as_ref()))?;
         Some(format!("--{flag}: {why}"))

@@ -1,4 +1,4 @@
-//! Standard output and standard error. A reader that has gone, as `head -1` has after a line, stops no command half-way: the
+//! Standard output and standard error. If the reader ends early, like `head -1`, the command still completes. The
 //! macros of the standard library panic then, and clippy refuses them in this crate.
 
 use std::{
@@ -8,7 +8,7 @@ use std::{
 
 use crate::exit::Exit;
 
-/// Prints a line about what has been done. What it says is lost where nobody can read it.
+/// Prints a line about a step that was done. The line is lost if nobody reads the output.
 pub(crate) fn report(line: impl fmt::Display) {
     let _ = writeln!(io::stdout(), "{line}");
 }
@@ -18,10 +18,10 @@ pub(crate) fn complain(line: impl fmt::Display) {
     let _ = writeln!(io::stderr(), "{line}");
 }
 
-/// Prints what was asked for. A reader that wants no more of it has had what it wanted.
+/// Prints the answer of a command. A reader that ends early is no error.
 ///
 /// # Errors
-/// [`Exit::CannotCreate`] where it can be written no further for another reason, as on a full disk.
+/// [`Exit::CannotCreate`] if the write fails for another reason, such as a full disk.
 pub(crate) fn answer(text: &str) -> Result<(), Exit> {
     answered(io::stdout().lock(), text)
 }

@@ -1,11 +1,12 @@
-//! Whether each part of the agent that must go on does so.
+//! Detects parts of the agent that hang.
 //!
-//! Four times in systemd's watchdog interval every part is asked, and answers from its own loop. One that has left two questions
-//! unanswered, so half of the interval, hangs: [`crate::notify`] says no more WATCHDOG=1, /healthz turns 503, and `status`
-//! names the part. The tasks of the lease crate know of no questions: those are answered beside their work
-//! ([`Answers::beside`]). Threads that move packets are not asked, since they may wait for ever: one that is in the same turn as
-//! two questions ago hangs. systemd kills only at the end of the whole interval: whatever goes on before that is beaten for
-//! again. A part is asked for as long as it has its [`Answers`]: one that has ended, or has not begun, never hangs.
+//! Four times in systemd's watchdog interval every part is asked, and answers from its own loop. A part hangs if it has
+//! not answered two questions, which is half of the interval: [`crate::notify`] then sends no more WATCHDOG=1, /healthz
+//! returns 503, and `status` names the part. The tasks of the lease crate do not know the questions; another future
+//! answers beside their work ([`Heartbeat::beside`]). Threads that move packets are not asked, since they may wait for
+//! ever: a thread hangs if it is in the same turn as two questions ago. systemd kills only at the end of the whole
+//! interval, so WATCHDOG=1 is sent again if the part goes on before that. A part is asked for as long as it has its
+//! [`Heartbeat`]: one that has ended, or has not begun, never hangs.
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -23,25 +24,25 @@ use tracing::warn;
 use wire_forward::{Fault, Turn};
 use wire_lease::Beside;
 
-/// How often in the watchdog's interval is asked.
+/// The number of questions in a watchdog interval.
 pub(crate) const QUESTIONS: u32 = 4;
 
-/// How many questions without an answer make a hang.
+/// The number of unanswered questions that means a hang.
 const PATIENCE: usize = 2;
 
-/// The interval where systemd has none: that of the shipped unit.
+/// The interval if systemd sets none: that of the shipped unit.
 pub(crate) const INTERVAL: Duration = Duration::from_secs(30);
 
-/// A part that must go on.
+/// A part of the agent that must never hang.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
 pub(crate) enum Part {
-    /// The thread that keeps the kernel.
+    /// The thread that reconciles the kernel.
     Dataplane,
-    /// The thread that keeps the packet filter.
+    /// The thread that reconciles the packet filter.
     Firewall,
-    /// The task that follows the leases of all.
+    /// The task that follows all leases.
     Follower,
-    /// The task that holds our own.
+    /// The task that holds our own lease.
     Holder,
     /// The task that joins the network and stays in it.
     Session,
@@ -69,22 +70,22 @@ impl Part {
     }
 }
 
-/// Who asks. Cheap to clone.
+/// Asks the parts. Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Pulse(Arc<Asker>);
+pub(crate) struct Watchdog(Arc<Asker>);
 
 #[derive(Debug, Default)]
 struct Asker {
     question: watch::Sender<Question>,
     members: Mutex<Vec<Weak<Member>>>,
-    /// What workers did at the last questions, the oldest first.
+    /// The turns of the workers at the last questions, the oldest first.
     turns: Mutex<VecDeque<BTreeSet<Turn>>>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Question {
     number: u64,
-    /// What is to happen to whom, for a test.
+    /// The part that should fail, and how, for a test.
     fault: Option<(Part, Fault)>,
 }
 
@@ -95,18 +96,18 @@ struct Member {
     answered: AtomicU64,
 }
 
-impl Pulse {
-    /// From now on this part is asked, until it drops what it gets. There may be several of one kind: a former one that still
-    /// ends, and its successor.
-    pub(crate) fn part(&self, part: Part) -> Answers {
+impl Watchdog {
+    /// Registers a part: it is asked until it drops the result. There may be two of one kind: a former one that is
+    /// ending, and its successor.
+    pub(crate) fn part(&self, part: Part) -> Heartbeat {
         let asked = self.0.question.subscribe();
         let number = asked.borrow().number;
         let member = Arc::new(Member { part, answered: AtomicU64::new(number) });
         self.0.members.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&member));
-        Answers { asked, member }
+        Heartbeat { asked, member }
     }
 
-    /// Asks all parts, and says which of them hang. `turns` are those that workers are in now.
+    /// Asks all parts, and returns those that hang. `turns` are the current turns of the workers.
     pub(crate) fn ask(&self, turns: BTreeSet<Turn>) -> Vec<Part> {
         let asked = self.0.question.borrow().number;
         let mut hung: Vec<Part> = self.lasts(turns).then_some(Part::Worker).into_iter().collect();
@@ -123,7 +124,7 @@ impl Pulse {
         hung
     }
 
-    /// Whether a turn lasts since `PATIENCE` questions.
+    /// True if a turn has lasted for `PATIENCE` questions.
     fn lasts(&self, turns: BTreeSet<Turn>) -> bool {
         let mut earlier = self.0.turns.lock().unwrap_or_else(PoisonError::into_inner);
         let oldest = if earlier.len() == PATIENCE { earlier.pop_front() } else { None };
@@ -132,37 +133,37 @@ impl Pulse {
         lasts
     }
 
-    /// Lets a part that is asked fail for good, as `wire-agent debug` wants it.
+    /// Makes a part fail for good, for `wire-agent debug`.
     pub(crate) fn fail(&self, part: Part, fault: Fault) {
         warn!(part = part.name(), ?fault, "asked to let a part fail");
         self.0.question.send_modify(|question| question.fault = Some((part, fault)));
     }
 }
 
-/// A part's side of it.
+/// The side of one part: receives questions and answers them.
 #[derive(Debug)]
-pub(crate) struct Answers {
+pub(crate) struct Heartbeat {
     asked: watch::Receiver<Question>,
     member: Arc<Member>,
 }
 
-impl Answers {
-    /// Waits for a question. It stays asked until [`Answers::answer`].
+impl Heartbeat {
+    /// Waits for a question. It stays asked until [`Heartbeat::answer`].
     ///
     /// # Cancel safety
     /// Safe.
     pub(crate) async fn asked(&mut self) {
         if self.asked.changed().await.is_err() {
-            // Nobody asks any more.
+            // The asking side is gone.
             future::pending::<()>().await;
         }
     }
 
-    /// Answers what was asked last.
+    /// Answers the last question.
     pub(crate) async fn answer(&mut self) {
         let question = *self.asked.borrow_and_update();
         match question.fault.filter(|(part, _)| *part == self.member.part) {
-            // Its thread is not its own: others would hang, too.
+            // The session shares its thread, so blocking it would hang others too.
             Some((Part::Session, Fault::Hang)) => future::pending().await,
             Some((_, fault)) => fault.happen(),
             None => {}
@@ -170,7 +171,7 @@ impl Answers {
         self.member.answered.store(question.number, Ordering::Relaxed);
     }
 
-    /// Answers while `work` waits, which may be for something that never comes. Only work that blocks is found to hang.
+    /// Answers while `work` waits, perhaps for ever. Only work that blocks counts as a hang.
     ///
     /// # Cancel safety
     /// As `work`.
@@ -181,12 +182,12 @@ impl Answers {
         }
     }
 
-    /// The same for the work of a task that knows of no questions.
+    /// Answers beside the work of a task that does not know the questions.
     pub(crate) fn beside(mut self) -> Beside {
         Box::pin(async move { self.always().await })
     }
 
-    /// What is to be called between the steps of work that blocks in each: it answers, too.
+    /// Returns a function to call between the steps of blocking work; it answers questions too.
     pub(crate) fn step(&self) -> impl Fn() + Send + 'static {
         let (asked, member) = (self.asked.clone(), self.member.clone());
         move || member.answered.store(asked.borrow().number, Ordering::Relaxed)
@@ -206,11 +207,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_part_that_answers_or_is_one_question_late_goes_on() {
-        let pulse = Pulse::default();
-        let mut session = pulse.part(Part::Session);
+        let watchdog = Watchdog::default();
+        let mut session = watchdog.part(Part::Session);
         for _ in 0..3 {
-            assert_eq!(pulse.ask(BTreeSet::new()), []);
-            assert_eq!(pulse.ask(BTreeSet::new()), []);
+            assert_eq!(watchdog.ask(BTreeSet::new()), []);
+            assert_eq!(watchdog.ask(BTreeSet::new()), []);
             session.asked().await;
             session.answer().await;
         }
@@ -218,33 +219,33 @@ mod tests {
 
     #[tokio::test]
     async fn whoever_leaves_two_questions_unanswered_hangs_until_it_answers() {
-        let pulse = Pulse::default();
-        let (_one, mut other) = (pulse.part(Part::Dataplane), pulse.part(Part::Firewall));
-        assert_eq!([pulse.ask(BTreeSet::new()), pulse.ask(BTreeSet::new())], [[], []]);
-        assert_eq!(pulse.ask(BTreeSet::new()), [Part::Dataplane, Part::Firewall]);
+        let watchdog = Watchdog::default();
+        let (_one, mut other) = (watchdog.part(Part::Dataplane), watchdog.part(Part::Firewall));
+        assert_eq!([watchdog.ask(BTreeSet::new()), watchdog.ask(BTreeSet::new())], [[], []]);
+        assert_eq!(watchdog.ask(BTreeSet::new()), [Part::Dataplane, Part::Firewall]);
         other.answer().await;
-        assert_eq!(pulse.ask(BTreeSet::new()), [Part::Dataplane]);
+        assert_eq!(watchdog.ask(BTreeSet::new()), [Part::Dataplane]);
     }
 
     #[test]
     fn one_that_has_ended_or_has_just_begun_does_not_hang() {
-        let pulse = Pulse::default();
-        let former = pulse.part(Part::Dataplane);
-        let hung = [pulse.ask(BTreeSet::new()), pulse.ask(BTreeSet::new()), pulse.ask(BTreeSet::new())];
+        let watchdog = Watchdog::default();
+        let former = watchdog.part(Part::Dataplane);
+        let hung = [watchdog.ask(BTreeSet::new()), watchdog.ask(BTreeSet::new()), watchdog.ask(BTreeSet::new())];
         assert_eq!(hung, [vec![], vec![], vec![Part::Dataplane]]);
-        let _successor = pulse.part(Part::Dataplane);
+        let _successor = watchdog.part(Part::Dataplane);
         drop(former);
-        assert_eq!([pulse.ask(BTreeSet::new()), pulse.ask(BTreeSet::new())], [[], []]);
-        assert_eq!(pulse.ask(BTreeSet::new()), [Part::Dataplane]);
+        assert_eq!([watchdog.ask(BTreeSet::new()), watchdog.ask(BTreeSet::new())], [[], []]);
+        assert_eq!(watchdog.ask(BTreeSet::new()), [Part::Dataplane]);
     }
 
     #[tokio::test]
     async fn what_is_waited_for_may_take_as_long_as_it_will() {
-        let pulse = Pulse::default();
-        let mut session = pulse.part(Part::Session);
+        let watchdog = Watchdog::default();
+        let mut session = watchdog.part(Part::Session);
         let wait = async {
             for _ in 0..100 {
-                assert_eq!(pulse.ask(BTreeSet::new()), []);
+                assert_eq!(watchdog.ask(BTreeSet::new()), []);
                 tokio::task::yield_now().await;
             }
         };
@@ -253,26 +254,26 @@ mod tests {
 
     #[test]
     fn work_that_blocks_may_take_long_in_all_but_not_in_one_step() {
-        let pulse = Pulse::default();
-        let step = pulse.part(Part::Firewall).step();
+        let watchdog = Watchdog::default();
+        let step = watchdog.part(Part::Firewall).step();
         for _ in 0..10 {
-            assert_eq!([pulse.ask(BTreeSet::new()), pulse.ask(BTreeSet::new())], [[], []]);
+            assert_eq!([watchdog.ask(BTreeSet::new()), watchdog.ask(BTreeSet::new())], [[], []]);
             step();
         }
-        assert_eq!([1, 2, 3].map(|_| pulse.ask(BTreeSet::new()).len()), [0, 0, 1]);
+        assert_eq!([1, 2, 3].map(|_| watchdog.ask(BTreeSet::new()).len()), [0, 0, 1]);
     }
 
     #[tokio::test]
     async fn a_part_that_was_asked_to_hang_hangs_and_no_other_does() {
-        let pulse = Pulse::default();
-        let (mut session, mut firewall) = (pulse.part(Part::Session), pulse.part(Part::Firewall));
-        pulse.fail(Part::Session, Fault::Hang);
+        let watchdog = Watchdog::default();
+        let (mut session, mut firewall) = (watchdog.part(Part::Session), watchdog.part(Part::Firewall));
+        watchdog.fail(Part::Session, Fault::Hang);
         let asking = async {
             for _ in 0..10 {
-                pulse.ask(BTreeSet::new());
+                watchdog.ask(BTreeSet::new());
                 tokio::task::yield_now().await;
             }
-            pulse.ask(BTreeSet::new())
+            watchdog.ask(BTreeSet::new())
         };
         tokio::select! {
             hung = asking => assert_eq!(hung, [Part::Session]),
@@ -283,11 +284,11 @@ mod tests {
 
     #[test]
     fn a_worker_hangs_while_it_is_in_the_turn_of_two_questions_ago() {
-        let pulse = Pulse::default();
+        let watchdog = Watchdog::default();
         let turns =
             |numbers: &[u64]| numbers.iter().map(|number| Turn { tunnel: 1, worker: 0, number: *number }).collect();
         let seen: [&[u64]; 8] = [&[1], &[3], &[3], &[3, 7], &[3], &[], &[9], &[]];
-        let hung = seen.map(|numbers| pulse.ask(turns(numbers)) == [Part::Worker]);
+        let hung = seen.map(|numbers| watchdog.ask(turns(numbers)) == [Part::Worker]);
         assert_eq!(hung, [false, false, false, true, true, false, false, false]);
     }
 

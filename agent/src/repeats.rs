@@ -1,4 +1,5 @@
-//! What is put right in the kernel again and again: some other program changes it each time, and only the operator can stop that.
+//! Finds kernel entries that are corrected again and again: another program changes them each time, and only the
+//! operator can stop that.
 
 use std::{
     collections::BTreeMap,
@@ -7,25 +8,25 @@ use std::{
 
 use wire_state::Op;
 
-/// What the warning concerns.
+/// The subject of the warning.
 pub(crate) const REPEATS: &str = "another program";
 
-/// How often the same is put right before it is said.
+/// The number of equal corrections before the warning.
 const OFTEN: u32 = 5;
 
-/// What is not put right for so long is forgotten.
+/// A correction that was not repeated for this long is forgotten.
 const QUIET: Duration = Duration::from_secs(600);
 
-/// How many changes are remembered, and how many are named. One that is always new is not one that repeats.
+/// The number of changes that are remembered. Changes that are new each time do not repeat.
 const REMEMBERED: usize = 64;
 const NAMED: usize = 3;
 
-/// How often each change was made, and when last.
+/// The count of each change, and its last time.
 #[derive(Debug, Default)]
 pub(crate) struct Repeats(BTreeMap<String, (u32, Instant)>);
 
 impl Repeats {
-    /// Counts changes that put something right, and says which repeat.
+    /// Counts corrections, and returns a warning that names those that repeat.
     pub(crate) fn note(&mut self, changes: &[Op], now: Instant) -> Option<String> {
         self.0.retain(|_, (_, last)| now.duration_since(*last) < QUIET);
         for change in changes {
@@ -42,14 +43,15 @@ impl Repeats {
             often.take(NAMED).map(|(change, (count, _))| format!("{change} ({count} times)")).collect();
         (!named.is_empty()).then(|| {
             format!(
-                "some other program changes what is ours in the kernel again and again, and each time it is put right: {}; let \
-                 that program leave it alone (of dhcpcd: denyinterfaces flannel* in dhcpcd.conf)",
+                "another program changes wire-agent's entries in the kernel again and again, and the agent corrects \
+                 them each time: {}; configure that program to leave them alone (dhcpcd: denyinterfaces flannel* in \
+                 dhcpcd.conf)",
                 named.join(", ")
             )
         })
     }
 
-    /// Whether all of this was named before as what repeats, so that the log needs no further line.
+    /// True if the warning has named all of these, so that the log needs no further line.
     pub(crate) fn knows(&self, changes: &[Op]) -> bool {
         changes.iter().all(|change| self.0.get(&change.to_string()).is_some_and(|(count, _)| *count > OFTEN))
     }
@@ -74,7 +76,7 @@ mod tests {
             assert_eq!(repeats.note(&[put_right(9), put_right(10 + u8::try_from(second).unwrap())], at(second)), None);
         }
         let said = repeats.note(&[put_right(9)], at(4)).unwrap();
-        assert!(said.contains("right: delete address 169.254.9.9/16 dev flannel.1 (5 times); let"), "{said}");
+        assert!(said.contains("each time: delete address 169.254.9.9/16 dev flannel.1 (5 times); configure"), "{said}");
         assert!(said.contains("denyinterfaces flannel*"), "{said}");
         assert!(!repeats.knows(&[put_right(9)]));
         repeats.note(&[put_right(9)], at(4));

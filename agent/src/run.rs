@@ -1,4 +1,4 @@
-//! A run of the agent: what must be true before it starts, what runs beside the network, and how it ends.
+//! A run of the agent: the checks before it starts, the tasks beside the network, and its end.
 
 use std::{fs, io, os::unix::fs::OpenOptionsExt, path::Path};
 
@@ -21,15 +21,15 @@ use crate::{
     network::{self, Host},
     notify,
     observed::Board,
-    pulse::{Part, Pulse},
+    pulse::{Part, Watchdog},
     session::Ended,
     settings::Settings,
 };
 
-/// Runs until SIGTERM or SIGINT. Traffic and lease outlive it.
+/// Runs until SIGTERM or SIGINT. Traffic and lease stay.
 ///
 /// # Errors
-/// Whatever makes it leave by itself; see [`Exit`].
+/// The reason why it ends by itself; see [`Exit`].
 pub(crate) async fn run(settings: Settings) -> Result<(), Exit> {
     info!(version = env!("CARGO_PKG_VERSION"), prefix = %settings.prefix, "starting");
     for warning in &settings.warnings {
@@ -44,10 +44,10 @@ pub(crate) async fn run(settings: Settings) -> Result<(), Exit> {
         Signals::new().map_err(|error| Exit::Software(format!("cannot listen for signals: {error}")))?;
     let board = Board::new();
     board.update(|seen| seen.warnings.clone_from(&settings.warnings));
-    let pulse = Pulse::default();
-    let _beside = beside(&settings, &board, &pulse)?;
+    let watchdog = Watchdog::default();
+    let _beside = beside(&settings, &board, &watchdog)?;
     let result = tokio::select! {
-        result = stay(settings, (board.clone(), pulse), &mut hangup) => result,
+        result = stay(settings, board.clone(), watchdog, &mut hangup) => result,
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
     };
@@ -59,11 +59,11 @@ pub(crate) async fn run(settings: Settings) -> Result<(), Exit> {
     result
 }
 
-/// Joins the network, again and again where something it was built on has changed. Joining anew writes nothing that is
-/// right already.
-async fn stay(settings: Settings, (board, pulse): (Board, Pulse), hangup: &mut Signal) -> Result<(), Exit> {
-    let mut answers = pulse.part(Part::Session);
-    let mut host = Host::new(settings, (board, pulse), inherited::take())?;
+/// Joins the network, and joins it anew after each change of underlay, lease or signal. Joining anew writes nothing
+/// that is already correct.
+async fn stay(settings: Settings, board: Board, watchdog: Watchdog, hangup: &mut Signal) -> Result<(), Exit> {
+    let mut answers = watchdog.part(Part::Session);
+    let mut host = Host::new(settings, board, watchdog, inherited::take())?;
     loop {
         let ended = tokio::select! {
             ended = host.join(&mut answers) => ended?,
@@ -75,18 +75,18 @@ async fn stay(settings: Settings, (board, pulse): (Board, Pulse), hangup: &mut S
             Ended::Again => debug!("joining anew, the last time failed"),
             Ended::NoVxlan => host.encapsulate(),
             Ended::Leased => info!("another subnet is leased, joining anew with it"),
-            Ended::Answered => info!("etcd has answered, joining by what it says"),
+            Ended::Answered => info!("etcd has answered, joining with its leases"),
         }
     }
 }
 
 /// The control socket, health checks and systemd's messages. They end when the set is dropped.
-fn beside(settings: &Settings, board: &Board, pulse: &Pulse) -> Result<JoinSet<()>, Exit> {
+fn beside(settings: &Settings, board: &Board, watchdog: &Watchdog) -> Result<JoinSet<()>, Exit> {
     let mut tasks = JoinSet::new();
     let run_dir = &settings.folders.run_dir;
     let listener = control::listen(run_dir)
         .map_err(|error| Exit::CannotCreate(format!("cannot make {}: {error}", control::socket(run_dir).display())))?;
-    let control = control::serve(listener, board.clone(), pulse.clone());
+    let control = control::serve(listener, board.clone(), watchdog.clone());
     tasks.spawn(async move {
         if let Err(error) = control.await {
             error!(error = chain(&error), "the control socket broke");
@@ -101,11 +101,11 @@ fn beside(settings: &Settings, board: &Board, pulse: &Pulse) -> Result<JoinSet<(
             }
         });
     }
-    tasks.spawn(notify::follow(board.clone(), pulse.clone()));
+    tasks.spawn(notify::follow(board.clone(), watchdog.clone()));
     Ok(tasks)
 }
 
-/// As many descriptors as the kernel allows: the usual limit of 1024 is for programs that use select().
+/// Raises the limit of descriptors to the kernel's maximum: the usual limit of 1024 is for programs that use select().
 fn raise_descriptors() {
     let raised =
         getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
@@ -123,16 +123,16 @@ pub(crate) fn require_capability() -> Result<(), Exit> {
     }
 }
 
-/// Holds the run folder for this agent alone, for as long as it lives.
+/// Locks the run folder for this agent, for as long as the result lives.
 ///
 /// # Errors
-/// [`Exit::AlreadyRunning`] where another one has it.
+/// [`Exit::AlreadyRunning`] if another agent holds it.
 pub(crate) fn lock(run_dir: &Path) -> Result<Flock<fs::File>, Exit> {
     let path = run_dir.join("lock");
     let cannot =
         |error: io::Error| Exit::CannotCreate(format!("cannot make {}: {error}; see --run-dir", path.display()));
     fs::create_dir_all(run_dir).map_err(cannot)?;
-    // The folder is the agent's own user's, and `drain` is root's: a link there must not lead it elsewhere.
+    // The folder belongs to the agent's user, and `drain` runs as root: it must not follow a link there.
     let mut options = fs::OpenOptions::new();
     options.create(true).truncate(false).write(true).custom_flags(nix::libc::O_NOFOLLOW);
     let file = options.open(&path).map_err(cannot)?;

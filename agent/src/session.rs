@@ -15,8 +15,8 @@ use crate::{
     exit::Exit,
     firewall::FirewallKeeper,
     last_known::Keeper,
-    observed::{Board, Observed},
-    pulse::Answers,
+    observed::{Board, Status},
+    pulse::Heartbeat,
     traffic::TrafficWatch,
     underlay::{Moved, UnderlayWatch, overlaps},
     upkeep::Upkeep,
@@ -144,7 +144,7 @@ impl Session {
     ///
     /// # Errors
     /// When the kernel cannot do what the backend needs, or a part of the agent has died.
-    pub(crate) async fn stay(&mut self, answers: &mut Answers) -> Result<Ended, Exit> {
+    pub(crate) async fn stay(&mut self, answers: &mut Heartbeat) -> Result<Ended, Exit> {
         if self.note_hold() {
             return Ok(Ended::Leased);
         }
@@ -202,7 +202,7 @@ impl Session {
         }
     }
 
-    async fn wake(&mut self, answers: &mut Answers) -> Wake {
+    async fn wake(&mut self, answers: &mut Heartbeat) -> Wake {
         let of = |changed: Result<(), _>, wake, part| if changed.is_ok() { wake } else { Wake::Broken(part) };
         tokio::select! {
             changed = self.follow.table.changed() => of(changed, Wake::Leases, "the follower of the leases"),
@@ -281,7 +281,7 @@ impl Session {
     pub(crate) async fn meanwhile<T>(
         &mut self,
         work: impl Future<Output = T>,
-        mut answers: Answers,
+        mut answers: Heartbeat,
     ) -> Result<T, Exit> {
         let mut work = std::pin::pin!(work);
         loop {
@@ -301,14 +301,15 @@ impl Session {
         let fault = match event {
             ConfigEvent::Broken(_) => return,
             ConfigEvent::Is(None) => {
-                Some("it was deleted; this agent goes on with what it read at its start".to_owned())
+                Some("it was deleted; this agent keeps the config that it read at its start".to_owned())
             }
             ConfigEvent::Is(Some(json)) => match NetworkConfig::from_json(&json) {
                 Ok(config) if config == self.joined_with => None,
                 Ok(config) => Some(match self.bar(&config) {
                     None => "it has changed: restart wire-agent to apply it".to_owned(),
                     Some(why) => format!(
-                        "it has changed to one that this host cannot apply: {why}; put that right before wire-agent is restarted"
+                        "it has changed to one that this host cannot apply: {why}; correct that before you restart \
+                         wire-agent"
                     ),
                 }),
                 Err(error) => Some(format!("it has changed, and the new one is refused: {}", chain(&error))),
@@ -331,7 +332,7 @@ impl Session {
         let ready = self.board.look(|seen| seen.ready);
         self.all_but_firewall = match outcome {
             Outcome::NoVxlan => return Ok(Some(Ended::NoVxlan)),
-            Outcome::NoTun if !ready => return Err(Exit::NoDevice(self.board.look(Observed::summary))),
+            Outcome::NoTun if !ready => return Err(Exit::NoDevice(self.board.look(Status::summary))),
             Outcome::NoTun | Outcome::Pending | Outcome::Unusable => None,
             Outcome::Usable => (!ready).then(Instant::now),
         };
@@ -341,7 +342,7 @@ impl Session {
     fn note_ready(&mut self) {
         self.all_but_firewall = None;
         self.board.update(|seen| seen.ready = true);
-        info!(summary = self.board.look(Observed::summary), "ready");
+        info!(summary = self.board.look(Status::summary), "ready");
     }
 }
 

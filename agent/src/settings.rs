@@ -1,4 +1,4 @@
-//! The flags, checked: what `run` works with.
+//! The checked flags, as `run` uses them.
 
 use std::{
     fs,
@@ -21,13 +21,13 @@ use crate::{
     files,
 };
 
-/// All that a run of the agent can be told.
+/// All settings of a run of the agent.
 #[derive(Debug)]
 pub(crate) struct Settings {
     pub(crate) etcd: EtcdSettings,
     pub(crate) prefix: KeyPrefix,
     pub(crate) underlay: UnderlayWishes,
-    /// Given public addresses; the underlay's own where there is none.
+    /// Public addresses from the flags; the underlay's own are used without them.
     pub(crate) public: DualStack<IpAddr>,
     pub(crate) folders: Folders,
     pub(crate) lease_ttl: Duration,
@@ -37,20 +37,19 @@ pub(crate) struct Settings {
     pub(crate) blackhole: bool,
     pub(crate) forward: ForwardSettings,
     pub(crate) health: Option<SocketAddr>,
-    /// Flags that were given and do nothing.
+    /// Warnings about flags without an effect.
     pub(crate) warnings: Vec<String>,
 }
 
-/// What the packet filter is for.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct FirewallSettings {
     pub(crate) masquerade: Masquerade,
-    /// Whether forwarding is accepted.
+    /// True if forwarding is accepted.
     pub(crate) forward: bool,
     pub(crate) senders: Senders,
-    /// Lets established connections skip the rules of forwarding.
+    /// True if established connections skip the forwarding rules.
     pub(crate) flowtable: bool,
-    /// How often it is checked, whether or not the kernel says that it has changed.
+    /// The interval of checks, without any notification by the kernel.
     pub(crate) every: Duration,
 }
 
@@ -63,7 +62,7 @@ pub(crate) struct Folders {
     pub(crate) docker_opts_file: Option<PathBuf>,
 }
 
-/// How the interface of the underlay is found: the first wish that can be met.
+/// One way to find the interface of the underlay. The first that finds one is used.
 #[derive(Debug)]
 pub(crate) enum UnderlayWish {
     /// By name, or by an address it has.
@@ -85,7 +84,7 @@ pub(crate) const fn public_flag(family: Family) -> &'static str {
     }
 }
 
-/// The public addresses asked for. What no other host would take for one is refused.
+/// The public addresses from the flags. An address that every other host would refuse is an error.
 fn public(run: &RunFlags) -> Result<DualStack<IpAddr>, Exit> {
     let public = DualStack { v4: run.public_ip.map(IpAddr::V4), v6: run.public_ipv6.map(IpAddr::V6) };
     for (family, address) in public.iter() {
@@ -93,8 +92,8 @@ fn public(run: &RunFlags) -> Result<DualStack<IpAddr>, Exit> {
         let is_broadcast = *address == IpAddr::V4(Ipv4Addr::BROADCAST);
         if address.is_unspecified() || address.is_loopback() || address.is_multicast() || is_broadcast {
             return Err(Exit::Usage(format!(
-                "{flag}={address}: other hosts reach nobody there, and refuse its lease: give an address by which they reach this host, \
-                 or leave it out"
+                "{flag}={address}: other hosts can reach no host at this address, and refuse a lease with it: give an \
+                 address at which they reach this host, or remove the flag"
             )));
         }
     }
@@ -102,7 +101,7 @@ fn public(run: &RunFlags) -> Result<DualStack<IpAddr>, Exit> {
 }
 
 impl Settings {
-    /// Checks that the interface may come to be there, where it is not.
+    /// Checks that the interface exists or could appear.
     ///
     /// # Errors
     /// [`Exit::NoUnderlay`], naming the flags.
@@ -115,7 +114,8 @@ impl Settings {
             UnderlayWish::Pattern(_) | UnderlayWish::CanReach(_) => None,
         });
         let named: Vec<String> = named.collect();
-        let what = "no interface to other hosts can have that name or address: give another, or leave it out";
+        let what = "no interface that leads to other hosts can have that name or address: give another, or remove the \
+                    flag";
         Err(Exit::NoUnderlay(format!("{}: {what}", named.join(" "))))
     }
 
@@ -170,12 +170,12 @@ impl Settings {
 }
 
 impl Settings {
-    /// The addresses that other hosts reach this one by, on an underlay: those that were given, else its own.
+    /// The addresses at which other hosts reach this one: those from the flags, else the underlay's own.
     pub(crate) fn public_on(&self, underlay: &Underlay) -> DualStack<IpAddr> {
         underlay.addresses.map(|family, own| *self.public.get(family).unwrap_or(own))
     }
 
-    /// What is asked for of the underlay, as text to compare with that of another run.
+    /// The underlay's flags as text, to compare with those of another run.
     pub(crate) fn asked_underlay(&self) -> String {
         let public = self.public.iter().map(|(_, address)| format!("public {address}"));
         let wishes = self.underlay.iter().map(|wish| match wish {
@@ -188,7 +188,7 @@ impl Settings {
 }
 
 impl UnderlayWish {
-    /// Whether an interface to other hosts may ever meet it.
+    /// True if an interface that leads to other hosts could match.
     fn is_possible(&self) -> bool {
         match self {
             Self::Interface(text) => match text.parse::<IpAddr>() {
@@ -200,7 +200,7 @@ impl UnderlayWish {
     }
 }
 
-/// Where etcd is, checked.
+/// Checks the flags for etcd.
 ///
 /// # Errors
 /// [`Exit::Usage`], naming the flag.
@@ -239,7 +239,7 @@ fn password(given: Option<String>, file: Option<PathBuf>) -> Result<Option<Passw
     }
 }
 
-/// A warning where others may read the password.
+/// A warning if other users may read the password file.
 fn exposed(file: Option<&Path>) -> Option<String> {
     let mode = fs::metadata(file?).ok()?.permissions().mode();
     let file = file?.display();
@@ -261,17 +261,18 @@ fn forward(run: &RunFlags) -> Result<ForwardSettings, Exit> {
 }
 
 fn wishes(names: Vec<String>, patterns: &[String], can_reach: Option<IpAddr>) -> Result<UnderlayWishes, Exit> {
-    let pattern = |text: &String| {
-        Regex::new(text)
-            .map(UnderlayWish::Pattern)
-            .map_err(|error| Exit::Usage(format!("--iface-regex {text:?} is no regular expression: {error}")))
-    };
     let names = names.into_iter().filter(|name| !name.is_empty()).map(|name| Ok(UnderlayWish::Interface(name)));
-    let patterns = patterns.iter().filter(|text| !text.is_empty()).map(pattern);
+    let patterns = patterns.iter().filter(|text| !text.is_empty()).map(|text| pattern(text));
     names.chain(patterns).chain(can_reach.map(|ip| Ok(UnderlayWish::CanReach(ip)))).collect()
 }
 
-/// All that is to be known of the flags; `exposed`: of the password's file.
+fn pattern(text: &str) -> Result<UnderlayWish, Exit> {
+    Regex::new(text)
+        .map(UnderlayWish::Pattern)
+        .map_err(|error| Exit::Usage(format!("--iface-regex {text:?} is not a regular expression: {error}")))
+}
+
+/// All warnings about the flags; `exposed` is the one about the password file.
 fn warnings(run: &RunFlags, exposed: Option<String>) -> Vec<String> {
     let idle =
         |asked: bool, flag: &str, why: &str| asked.then(|| format!("--{flag} does nothing in this version: {why}"));

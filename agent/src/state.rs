@@ -1,4 +1,4 @@
-//! What must outlive a restart and a reboot: who this host is, its VTEP MACs and its last subnet.
+//! The state that survives a restart and a reboot: this host's identity, its VTEP MACs and its last subnet.
 
 use std::{
     collections::BTreeMap,
@@ -26,10 +26,10 @@ pub(crate) struct State {
     /// The MAC of each VXLAN device, by its name.
     #[serde(default)]
     pub(crate) macs: BTreeMap<String, MacAddr>,
-    /// The Ethernet address of the underlay's link then: all that older versions have kept of what follows.
+    /// The MAC of the underlay's link then. Older versions saved only this.
     #[serde(default)]
     pub(crate) link: Option<MacAddr>,
-    /// What a clone of this host does not have.
+    /// The properties that a clone of this host does not have.
     #[serde(default)]
     pub(crate) machine: Machine,
     /// The subnet held last.
@@ -38,7 +38,6 @@ pub(crate) struct State {
     /// Bridges that were inside that subnet before this host leased it, by name.
     #[serde(default)]
     pub(crate) leased_over: Vec<(String, Prefix)>,
-    /// What others knew this host by.
     #[serde(default)]
     pub(crate) underlay: Option<KnownBy>,
 }
@@ -50,7 +49,7 @@ pub(crate) struct KnownBy {
     pub(crate) asked: String,
     pub(crate) link: String,
     pub(crate) addresses: DualStack<IpAddr>,
-    /// Known only while this agent runs: numbers of links are others after a reboot.
+    /// Known only while this agent runs, because a reboot changes the indexes of links.
     #[serde(skip)]
     held: Option<Held>,
 }
@@ -67,7 +66,7 @@ impl KnownBy {
     }
 }
 
-/// Where the state is kept.
+/// The file of the state.
 #[derive(Clone, Debug)]
 pub(crate) struct StateFile(PathBuf);
 
@@ -76,10 +75,10 @@ impl StateFile {
         Self(folder.join("state.json"))
     }
 
-    /// The state kept, or a new one. A file that makes no sense is put aside, named, and does not stop the start.
+    /// Reads the state, or makes a new one. An invalid file is renamed and logged, and does not stop the start.
     ///
     /// # Errors
-    /// When the file is there and cannot be read: to go on would give this host a new identity.
+    /// When the file exists and cannot be read: continuing would give this host a new identity.
     pub(crate) fn load(&self) -> io::Result<State> {
         let text = match fs::read_to_string(&self.0) {
             Ok(text) => text,
@@ -92,14 +91,15 @@ impl StateFile {
             outcome => {
                 let aside = self.0.with_extension("json.bad");
                 let reason = outcome.err().map_or_else(|| "it names no identity".to_owned(), |error| error.to_string());
-                warn!(file = %self.0.display(), aside = %aside.display(), reason, "state file makes no sense, starting anew");
+                warn!(file = %self.0.display(), aside = %aside.display(), reason, "the state file is not valid, \
+                                                                                   starting with a new one");
                 fs::rename(&self.0, aside)?;
                 Ok(State::fresh())
             }
         }
     }
 
-    /// The file that keeps `state`.
+    /// The file with `state` as its content.
     pub(crate) fn of(&self, state: &State) -> Wanted {
         let mut content = serde_json::to_string_pretty(state).expect("the state has only text keys");
         content.push('\n');
@@ -108,12 +108,12 @@ impl StateFile {
 }
 
 impl State {
-    /// Whether nothing was ever leased with it.
+    /// True if nothing was ever leased with it.
     pub(crate) fn is_unused(&self) -> bool {
         self.subnet.is_empty() && self.link.is_none() && self.macs.is_empty() && self.machine == Machine::default()
     }
 
-    /// That of a host that has been none before.
+    /// The state of a new host.
     pub(crate) fn fresh() -> Self {
         let mut identity = String::new();
         for byte in rand::random::<[u8; 16]>() {

@@ -1,4 +1,4 @@
-//! Whether packets of peers come at all, by the kernel's counters: what is lost on the way says nothing of itself.
+//! Checks by the kernel's counters that packets from peers arrive, since packets lost on the way cause no error.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -14,16 +14,16 @@ use wire_net::LinkName;
 
 use crate::observed::Board;
 
-/// How often the counters are looked at.
+/// The interval at which the counters are read.
 const PERIOD: Duration = Duration::from_secs(5);
-/// Over so long counters are compared.
+/// The time over which counters are compared.
 const WINDOW: Duration = Duration::from_secs(60);
-/// So many packets are sent before it means anything that none came.
+/// The number of sent packets after which a lack of received ones is suspicious.
 const SENT: u64 = 20;
-/// One broken packet may come from anybody.
+/// The number of broken packets that causes a warning. Anybody can send one.
 const BROKEN: u64 = 3;
 
-/// The task that looks. It ends when this is dropped.
+/// The task that reads the counters. It ends when this is dropped.
 #[derive(Debug)]
 pub(crate) struct TrafficWatch(JoinHandle<()>);
 
@@ -34,7 +34,7 @@ impl TrafficWatch {
         let mut watch = Watch { port: port.unwrap_or_default(), devices, ..Watch::default() };
         Self(tokio::spawn(async move {
             loop {
-                // Files block.
+                // Reading files blocks.
                 if let Ok(Ok(traffic)) = tokio::task::spawn_blocking(traffic).await {
                     let peers = board.look(|seen| seen.leases.as_ref().map_or(0, |table| table.peers.len()));
                     watch.note(Instant::now(), &traffic, peers);
@@ -61,14 +61,14 @@ fn said(board: &Board, concern: &'static str, warning: Option<String>) {
     board.warning(concern, warning);
 }
 
-/// What was counted, as far as it matters. Pure.
+/// The counters of the last minute. Pure.
 #[derive(Debug, Default)]
 struct Watch {
     devices: Vec<LinkName>,
     port: u16,
     /// Packets with wrong checksums, as counted within the window.
     bad: VecDeque<(Instant, u64)>,
-    /// The devices through which nothing has ever come, since when, and what they had sent then and have now.
+    /// The devices that have never received a packet.
     silent: BTreeMap<LinkName, Silence>,
 }
 
@@ -99,21 +99,21 @@ impl Watch {
         }
     }
 
-    /// Packets that came with wrong checksums, and what to do.
+    /// The warning about packets with wrong checksums.
     fn broken(&self) -> Option<String> {
         let (port, device) = (self.port, self.devices.first()?);
         let (first, last) = (self.bad.front()?.1, self.bad.back()?.1);
         let count = last.saturating_sub(first);
         (count >= BROKEN).then(|| {
             format!(
-                "{count} UDP packets came with wrong checksums within a minute, and were dropped: if peers do not get through on UDP \
-                 port {port}, a network card on the way fails to make checksums; run ethtool -K {device} tx-checksum-ip-generic off \
-                 on the hosts that send, or set another Backend.Port in the network config"
+                "{count} UDP packets came with wrong checksums within a minute, and were dropped: if peers do not get \
+                 through on UDP port {port}, a network card on the way computes no checksums; run ethtool -K {device} \
+                 tx-checksum-ip-generic off on the hosts that send, or set another Backend.Port in the network config"
             )
         })
     }
 
-    /// Devices that send, and through which nothing ever came from anyone.
+    /// The warning about devices that send and never received anything.
     fn silent(&self) -> Option<String> {
         let sent = |silence: &Silence| silence.now - silence.before;
         let lasts = |silence: &Silence| silence.last.duration_since(silence.since) >= WINDOW && sent(silence) >= SENT;
@@ -126,8 +126,8 @@ impl Watch {
             .collect();
         (!named.is_empty()).then(|| {
             format!(
-                "{}, and none ever came from anyone: something between the hosts may drop UDP port {port}; let it through, both ways, or \
-                 set another Backend.Port in the network config",
+                "{}, and none was ever received: something between the hosts may drop UDP port {port}; open it in \
+                 both directions, or set another Backend.Port in the network config",
                 named.join(", ")
             )
         })
@@ -142,10 +142,10 @@ mod tests {
         "flannel.1".parse().unwrap()
     }
 
-    /// At which second, packets received and sent, and wrong checksums.
+    /// The second, packets received and sent, and wrong checksums.
     type Sample = (u64, u64, u64, u64);
 
-    /// What is said after these.
+    /// The warnings after these samples.
     fn said_of(peers: usize, samples: &[Sample]) -> (Option<String>, Option<String>) {
         let mut watch = Watch { devices: vec![name()], port: 8472, ..Watch::default() };
         let start = Instant::now();
@@ -160,7 +160,10 @@ mod tests {
     fn a_device_that_has_sent_for_a_minute_and_never_received_is_named_with_its_port() {
         let (silent, broken) = said_of(2, &[(0, 0, 5, 0), (30, 0, 15, 0), (60, 0, 25, 0)]);
         let silent = silent.unwrap();
-        assert!(silent.starts_with("20 packets were sent to peers through flannel.1, and none ever came"), "{silent}");
+        assert!(
+            silent.starts_with("20 packets were sent to peers through flannel.1, and none was ever received"),
+            "{silent}"
+        );
         assert!(silent.contains("UDP port 8472") && silent.contains("Backend.Port"), "{silent}");
         assert_eq!(broken, None);
     }

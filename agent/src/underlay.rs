@@ -1,10 +1,10 @@
-//! Which interface carries the encapsulated packets, and whether it still is the one.
+//! Finds the interface that carries the encapsulated packets, and watches it.
 
 mod choose;
 mod held;
 mod overlap;
 
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use tokio::{
     sync::{Notify, watch},
@@ -23,10 +23,10 @@ use crate::{
     settings::{Settings, UnderlayWish},
 };
 
-/// Finds the interface for a network with these pools. What was `held` is kept for as long as it can be.
+/// Finds the interface for a network with these pools. The choice `held` is kept while it is valid.
 ///
 /// # Errors
-/// [`Exit::NoUnderlay`], naming what was looked for and what there is.
+/// [`Exit::NoUnderlay`], naming the flags and the interfaces of this host.
 pub(crate) fn find(settings: &Settings, pools: &DualStack<Pool>, held: Option<Held>) -> Result<Underlay, Exit> {
     let host = read(settings)?;
     let Chosen { link, addresses, .. } =
@@ -35,11 +35,14 @@ pub(crate) fn find(settings: &Settings, pools: &DualStack<Pool>, held: Option<He
 }
 
 fn read(settings: &Settings) -> Result<Host, Exit> {
-    let target = |wish: &UnderlayWish| match wish {
+    Host::read(settings.underlay.iter().filter_map(target)).map_err(|error| Exit::Software(chain(&error)))
+}
+
+const fn target(wish: &UnderlayWish) -> Option<IpAddr> {
+    match wish {
         UnderlayWish::CanReach(target) => Some(*target),
         UnderlayWish::Interface(_) | UnderlayWish::Pattern(_) => None,
-    };
-    Host::read(settings.underlay.iter().filter_map(target)).map_err(|error| Exit::Software(chain(&error)))
+    }
 }
 
 const fn wanted<'a>(settings: &'a Settings, pools: &'a DualStack<Pool>, held: Option<Held>) -> Wanted<'a> {
@@ -50,62 +53,68 @@ fn none(reason: &str) -> Exit {
     Exit::NoUnderlay(format!("no interface for the underlay: {reason}; choose one with --iface"))
 }
 
-/// Whether a network that is joined on the one need not be joined anew for the other.
+/// True if a network that was joined on one need not be joined anew on the other.
 pub(crate) fn is_same(one: &Underlay, other: &Underlay) -> bool {
     let of = |underlay: &Underlay| (underlay.index, underlay.link, underlay.mtu, underlay.addresses);
     of(one) == of(other)
 }
 
-/// Whether the interface of the underlay is still what the network was joined on.
+/// The result of a comparison with the underlay that the network was joined on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Moved {
     /// Another interface, or another address, MTU or name of it.
     Yes,
     /// The same.
     No,
-    /// There is none at the moment. The network stays as it is.
+    /// There is no interface at the moment. The network stays as it is.
     Lost(String),
 }
 
-/// Looks after the interface while the network is joined.
+/// Watches the interface while the network is joined.
 pub(crate) struct UnderlayWatch {
     joined_on: Underlay,
     held: Held,
     settings: Arc<Settings>,
     pools: DualStack<Pool>,
-    /// Tells that links or addresses have changed.
+    /// Notified when links or addresses have changed.
     word: Arc<Notify>,
     admission: watch::Sender<Admission>,
-    /// When to look again though nobody says that anything has changed.
+    /// The time of the next look without a notification.
     again: Option<Instant>,
-    /// Since when another could be taken, while the interface is without the addresses that it had.
+    /// The time since which the interface lacks its addresses while another one could be used.
     away: Option<Instant>,
-    /// All addresses of the host when it was last as it was joined.
+    /// All addresses of the host when it last matched the join.
     known: Vec<LocalAddress>,
-    /// What is wrong with a flag that asked for the interface.
+    /// A warning about a flag with the interface's old name.
     renamed: Option<String>,
     /// Bridges among the subnets that hosts lease.
     attached: Vec<(LinkName, wire_net::Prefix)>,
 }
 
-/// How soon to look again for an interface that is lost.
+/// The pause before looking again for a lost interface.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// How long an interface may be without its addresses before another is taken: a lease of DHCP that is renewed, or a service
-/// that is restarted, takes them away for some seconds.
+/// The time an interface may be without its addresses before another is used: a renewed DHCP lease, or a restarted
+/// service, removes them for some seconds.
 const MOMENT: Duration = Duration::from_secs(15);
+
+/// The underlay that a network was joined on, and the choice that led to it.
+pub(crate) struct JoinedOn {
+    pub(crate) underlay: Underlay,
+    pub(crate) held: Held,
+}
 
 impl UnderlayWatch {
     pub(crate) fn new(
-        (joined_on, held): (Underlay, Held),
+        JoinedOn { underlay, held }: JoinedOn,
         settings: Arc<Settings>,
         word: Arc<Notify>,
         admission: watch::Sender<Admission>,
     ) -> Self {
         let pools = admission.borrow().pools;
-        let (attached, known) = (joined_on.attached.clone(), joined_on.local.clone());
+        let (attached, known) = (underlay.attached.clone(), underlay.local.clone());
         Self {
-            joined_on,
+            joined_on: underlay,
             held,
             settings,
             pools,
@@ -141,7 +150,7 @@ impl UnderlayWatch {
         &self.attached
     }
 
-    /// Where this host would stand in a network with other pools. Its MACs are none that a device would have.
+    /// The placement of this host in a network with other pools, with placeholder MACs.
     ///
     /// # Errors
     /// [`Exit::NoUnderlay`].
@@ -152,12 +161,12 @@ impl UnderlayWatch {
         Ok(Placement { underlay, public, macs, blackhole, forward })
     }
 
-    /// What an operator should know of a flag that names the interface as it was called before.
+    /// The warning about a flag with the interface's old name.
     pub(crate) fn renamed(&self) -> Option<String> {
         self.renamed.clone()
     }
 
-    /// Looks. What the host reaches without the overlay is followed in place.
+    /// Reads the links. Changes of the networks that the host reaches without the overlay are applied in place.
     pub(crate) fn look(&mut self) -> Moved {
         let found = read(&self.settings).map_err(|error| error.to_string()).and_then(|host| self.found(&host));
         let moved = match found {
@@ -168,12 +177,12 @@ impl UnderlayWatch {
             }
             Ok(_) => Moved::Yes,
         };
-        // Where joining anew fails, it is tried again.
+        // If joining anew fails, it is tried again.
         self.again = (moved != Moved::No).then(|| Instant::now() + AGAIN);
         moved
     }
 
-    /// The interface as it is now; an error where there is none, or only another while this one may come back.
+    /// The current interface. An error if there is none, or only another one while this one may come back.
     fn found(&mut self, host: &Host) -> Result<Underlay, String> {
         let since = self.away.take();
         let chosen = choose(host, &wanted(&self.settings, &self.pools, Some(self.held)))
@@ -203,7 +212,7 @@ impl UnderlayWatch {
 
 fn renamed(name: LinkName, now: LinkName) -> String {
     format!(
-        "the underlay's interface {now} was called {name} when it was chosen by that name, and will not be found by it once \
-         wire-agent is restarted: change --iface or --iface-regex"
+        "the underlay's interface {now} was named {name} when it was chosen by that name; after a restart wire-agent \
+         will not find it: change --iface or --iface-regex"
     )
 }

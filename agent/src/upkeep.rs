@@ -1,5 +1,5 @@
-//! The files of ours stay as they should be while the agent runs, whoever empties a folder, fills a disk or forbids writing; and
-//! what others write of docker.service is looked at.
+//! Restores the agent's files while it runs, if a folder was emptied, a disk was full or writing was forbidden; and
+//! checks the files of docker.service.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -14,23 +14,22 @@ use crate::{
     observed::Board,
 };
 
-/// How often it is looked.
+/// The interval of checks.
 const EVERY: Duration = Duration::from_secs(10);
 
-/// Looks after files.
+/// Restores files.
 pub(crate) struct Upkeep {
     kept: Arc<Kept>,
     next: Instant,
-    /// The disk may be slow, and the session must not wait for it.
+    /// A check in another thread, since the disk may be slow.
     looking: Option<JoinHandle<()>>,
 }
 
 struct Kept {
-    /// What others read.
+    /// The files for other programs.
     files: Vec<Wanted>,
-    /// What we know of ourselves.
+    /// The agent's own state file.
     state: Wanted,
-    /// What Docker is told.
     options: DaemonOptions,
     board: Board,
 }
@@ -40,10 +39,10 @@ impl Upkeep {
         Self { kept: Arc::new(Kept { files, state, options, board }), next: Instant::now() + EVERY, looking: None }
     }
 
-    /// Puts what is not as it should be, and waits for the disk.
+    /// Restores the files, and waits for the disk.
     ///
     /// # Errors
-    /// When a file that others read cannot be written.
+    /// When a file for other programs cannot be written.
     pub(crate) fn look(&self) -> Result<(), WriteError> {
         self.kept.look()
     }
@@ -56,7 +55,7 @@ impl Upkeep {
         tokio::time::sleep_until(self.next).await;
     }
 
-    /// Begins to look; one after the other.
+    /// Starts a check. One check runs at a time.
     pub(crate) fn begin(&mut self) {
         self.next = Instant::now() + EVERY;
         if self.looking.as_ref().is_none_or(JoinHandle::is_finished) {
@@ -68,17 +67,17 @@ impl Upkeep {
 
 impl Kept {
     fn look(&self) -> Result<(), WriteError> {
-        // Each is tried, whatever became of those before.
+        // Each file is tried, even if an earlier one failed.
         let outcomes: Vec<_> = self.files.iter().map(Wanted::put).collect();
         let put = outcomes.into_iter().collect::<Result<Vec<_>, _>>().map(drop);
-        self.note("files", &put, "others do not learn of this host's subnet");
+        self.note("files", &put, "other programs cannot read this host's subnet");
         let kept = self.state.put().map(drop);
         self.note("state", &kept, "after a restart this host may get another subnet");
         self.note_docker_unit();
         put
     }
 
-    /// Says what of docker.service keeps Docker from starting as it should, before it is started next.
+    /// Warns of settings of docker.service that keep Docker from starting correctly, before its next start.
     fn note_docker_unit(&self) {
         const UNIT: &str = "docker.service";
         let unit = DockerUnit::read(Path::new("/"));

@@ -15,7 +15,7 @@ const FLANNEL: [&str; 33] = [
     "etcd-cafile",
     "etcd-username",
     "etcd-password",
-    // Ours, and of use wherever flannel's variables are.
+    // Our own flag, useful together with flannel's variables.
     "etcd-password-file",
     "iface",
     "iface-regex",
@@ -44,15 +44,15 @@ const FLANNEL: [&str; 33] = [
     "persistent-mac",
 ];
 
-/// Those that are numbers in Go. What is no number there is passed over by flannel, with a line in its log.
+/// The flags that are numbers in Go. flannel ignores another value, with a line in its log.
 const NUMBERS: [&str; 4] = ["v", "subnet-lease-renew-margin", "iptables-resync", "healthz-port"];
 
-/// The flags that variables stand for, each with its variable.
+/// The flags whose values came from variables, each with its variable.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Origins(Vec<(String, String)>);
 
 impl Origins {
-    /// A text about flags, with the variable's name in place of each flag that one stands for.
+    /// Replaces each flag in a text whose value came from a variable by the variable's name.
     pub(crate) fn named(&self, text: &str) -> String {
         self.0.iter().fold(text.to_owned(), |text, (flag, variable)| with_variable(&text, flag, variable))
     }
@@ -70,11 +70,11 @@ fn with_variable(text: &str, flag: &str, variable: &str) -> String {
     named
 }
 
-/// The command, with each flag that the line leaves open to the variable that is set for it, which those are, and a line for
-/// each variable that is passed over.
+/// Sets each flag that is not on the command line from its variable. Returns the command, the flags that came from
+/// variables, and a warning for each ignored variable.
 ///
 /// # Errors
-/// clap's own, with the variable's name, for a value that makes no sense.
+/// clap's own error, with the variable's name, for an invalid value.
 pub(crate) fn fill_in(command: Command, line: &[OsString]) -> Result<(Command, Origins, Vec<String>), clap::Error> {
     let mut warnings = Vec::new();
     let mut set = Vec::new();
@@ -94,7 +94,7 @@ pub(crate) fn fill_in(command: Command, line: &[OsString]) -> Result<(Command, O
         if variable.starts_with("FLANNELD_") && go_passes_over(arg, long, &value) {
             let default: Vec<_> = arg.get_default_values().iter().map(|value| value.to_string_lossy()).collect();
             warnings.push(format!(
-                "{variable}={value} is passed over, as flannel does: {error}; --{long} is {}",
+                "{variable}={value} is ignored, as flannel ignores it: {error}; --{long} is {}",
                 default.join(",")
             ));
         } else {
@@ -109,7 +109,7 @@ pub(crate) fn fill_in(command: Command, line: &[OsString]) -> Result<(Command, O
     Ok((command, origins, warnings))
 }
 
-/// The variable that is set for a flag, and its value. An empty one is as good as none.
+/// The variable that is set for a flag, and its value. An empty one counts as not set.
 fn variable(long: &str) -> Option<(String, String)> {
     let leads = ["WIRE_AGENT", "FLANNELD"].into_iter().filter(|lead| *lead == "WIRE_AGENT" || FLANNEL.contains(&long));
     let names = leads.map(|lead| format!("{lead}_{}", long.to_uppercase().replace('-', "_")));
@@ -117,7 +117,7 @@ fn variable(long: &str) -> Option<(String, String)> {
     names.filter_map(value).find(|(_, value)| !value.is_empty())
 }
 
-/// What the flag's own check says of a value.
+/// The error of the flag's own check, if the value fails it.
 fn mistake(command: &Command, long: &str, value: &str) -> Option<String> {
     let line = ["wire-agent".to_owned(), format!("--{long}={value}")];
     let error = command.clone().try_get_matches_from(line).err()?;
@@ -127,7 +127,7 @@ fn mistake(command: &Command, long: &str, value: &str) -> Option<String> {
     Some(first.split_once("': ").or(first.split_once("error: ")).map_or(first, |(_, what)| what).to_owned())
 }
 
-/// Whether Go could not read the value as what the flag is, so that flannel goes on with the default.
+/// True if Go cannot parse the value as the flag's type, so that flannel uses the default.
 fn go_passes_over(arg: &Arg, long: &str, value: &str) -> bool {
     (NUMBERS.contains(&long) && value.parse::<i64>().is_err())
         || (go_syntax::is_boolean(arg) && go_syntax::parse_bool(value).is_err())

@@ -46,10 +46,10 @@ fn what_makes_no_sense_is_refused_with_status_64_and_its_name() {
             &[&format!("--public-ip={nobodys}")],
             &[],
             64,
-            &format!("--public-ip={nobodys}: other hosts reach nobody"),
+            &format!("--public-ip={nobodys}: other hosts can reach no host"),
         );
     }
-    refused(&["--public-ipv6=::1"], &[], 64, "--public-ipv6=::1: other hosts reach nobody");
+    refused(&["--public-ipv6=::1"], &[], 64, "--public-ipv6=::1: other hosts can reach no host");
     refused(&["--iface-can-reach=here"], &[], 64, "--iface-can-reach");
     refused(&["--iface-regex=eth["], &[], 64, "--iface-regex");
     refused(&["--subnet-lease-ttl=soon"], &[], 64, "--subnet-lease-ttl");
@@ -101,10 +101,10 @@ fn flags_of_kubernetes_and_of_gos_log_are_no_reason_not_to_start() {
         // Any address, as for flannel.
         "-healthz-ip=",
     ] {
-        refused(&[flag, STOP], &[], 64, "is no regular expression");
+        refused(&[flag, STOP], &[], 64, "is not a regular expression");
     }
     for variable in ["FLANNELD_USE_MULTI_CLUSTER_CIDR", "FLANNELD_PERSISTENT_MAC"] {
-        refused(&[STOP], &[(variable, "true")], 64, "is no regular expression");
+        refused(&[STOP], &[(variable, "true")], 64, "is not a regular expression");
         refused(&[STOP], &[(&variable.replace("FLANNELD", "WIRE_AGENT"), "perhaps")], 64, "true or false");
     }
 }
@@ -112,10 +112,10 @@ fn flags_of_kubernetes_and_of_gos_log_are_no_reason_not_to_start() {
 #[test]
 fn flags_that_no_flannel_has_any_more_are_refused_by_a_sentence() {
     for flag in ["-remote=x:8888", "-remote-keyfile=/x", "-remote-certfile=/x", "-remote-cafile=/x", "-listen=:8888"] {
-        refused(&[flag], &[], 64, "give etcd itself, by --etcd-endpoints");
+        refused(&[flag], &[], 64, "name etcd's members with --etcd-endpoints");
     }
-    refused(&["-networks=a,b"], &[], 64, "--networks: a host is in one network: name it by --etcd-prefix");
-    refused(&["-subnet-dir=/x"], &[], 64, "--subnet-dir: a host has one subnet: name its file by --subnet-file");
+    refused(&["-networks=a,b"], &[], 64, "--networks: a host belongs to one network: name it with --etcd-prefix");
+    refused(&["-subnet-dir=/x"], &[], 64, "--subnet-dir: a host has one subnet: name its file with --subnet-file");
     refused(&["-listn=:8888"], &[], 64, "'--listn'");
     refused(&["-logtostdrr"], &[], 64, "'--logtostdrr'");
 }
@@ -150,11 +150,11 @@ fn a_variable_that_cannot_be_read_is_named_and_flannels_is_passed_over_as_flanne
         ("HEALTHZ_PORT", "http"),
     ] {
         let (flannels, ours) = (format!("FLANNELD_{variable}"), format!("WIRE_AGENT_{variable}"));
-        refused(&[STOP], &[(&flannels, value)], 64, "is no regular expression");
+        refused(&[STOP], &[(&flannels, value)], 64, "is not a regular expression");
         refused(&[STOP], &[(&ours, value)], 64, &ours);
         // A flag on the line wins, so that the variable is of no interest.
         let flag = format!("--{}=1", variable.to_lowercase().replace('_', "-"));
-        refused(&[&flag, STOP], &[(&ours, value)], 64, "is no regular expression");
+        refused(&[&flag, STOP], &[(&ours, value)], 64, "is not a regular expression");
     }
     // What flannel refuses too.
     refused(&[STOP], &[("FLANNELD_SUBNET_LEASE_RENEW_MARGIN", "2000")], 64, "FLANNELD_SUBNET_LEASE_RENEW_MARGIN");
@@ -166,7 +166,7 @@ fn a_variable_that_cannot_be_read_is_named_and_flannels_is_passed_over_as_flanne
         "the variable WIRE_AGENT_SUBNET_LEASE_TTL is \"soon\"",
     );
     // Ours is read and flannel's is not.
-    refused(&[STOP], &[("FLANNELD_V", "info"), ("WIRE_AGENT_V", "1")], 64, "is no regular expression");
+    refused(&[STOP], &[("FLANNELD_V", "info"), ("WIRE_AGENT_V", "1")], 64, "is not a regular expression");
 }
 
 #[test]
@@ -189,7 +189,7 @@ fn a_password_comes_from_one_place() {
         &["--etcd-username=u", "--etcd-password-file=", STOP],
         &[("FLANNELD_ETCD_PASSWORD", "x")],
         64,
-        "is no regular expression",
+        "is not a regular expression",
     );
     let missing = [("FLANNELD_ETCD_PASSWORD_FILE", "/nowhere/password")];
     refused(
@@ -199,23 +199,23 @@ fn a_password_comes_from_one_place() {
         "cannot read the password /nowhere/password: No such file",
     );
     std::fs::write(&file, "\n").unwrap();
-    refused(
-        &["--etcd-username=u", &flag, "config", "get"],
-        &[],
-        64,
-        "with the password is empty: write the password into it",
-    );
+    refused(&["--etcd-username=u", &flag, "config", "get"], &[], 64, "is empty: write the password into it");
 }
 
 #[test]
 fn variables_fill_in_for_flags_and_a_flag_wins() {
-    refused(&[], &[("FLANNELD_IFACE_REGEX", "eth[")], 64, "FLANNELD_IFACE_REGEX \"eth[\" is no regular expression");
-    refused(&[], &[("WIRE_AGENT_IFACE_REGEX", "eth[")], 64, "WIRE_AGENT_IFACE_REGEX \"eth[\" is no regular expression");
+    refused(&[], &[("FLANNELD_IFACE_REGEX", "eth[")], 64, "FLANNELD_IFACE_REGEX \"eth[\" is not a regular expression");
+    refused(
+        &[],
+        &[("WIRE_AGENT_IFACE_REGEX", "eth[")],
+        64,
+        "WIRE_AGENT_IFACE_REGEX \"eth[\" is not a regular expression",
+    );
     refused(
         &[],
         &[("WIRE_AGENT_PUBLIC_IP", "127.0.0.1")],
         64,
-        "WIRE_AGENT_PUBLIC_IP=127.0.0.1: other hosts reach nobody",
+        "WIRE_AGENT_PUBLIC_IP=127.0.0.1: other hosts can reach no host",
     );
     refused(&[], &[("FLANNELD_ETCD_CERTFILE", "/x")], 64, "FLANNELD_ETCD_CERTFILE and --etcd-keyfile belong together");
     refused(&["-iface-regex=c["], &[("WIRE_AGENT_IFACE_REGEX", "b[")], 64, "--iface-regex \"c[\"");

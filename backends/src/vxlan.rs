@@ -108,7 +108,7 @@ impl Backend for VxlanBackend {
     fn datapath(&self) -> Datapath {
         let (name, reason) = match self.by {
             VxlanBy::Kernel => ("kernel-vxlan", "this kernel has VXLAN"),
-            VxlanBy::AgentAsAsked => ("userspace-vxlan", "--userspace-vxlan asks for it"),
+            VxlanBy::AgentAsAsked => ("userspace-vxlan", "--userspace-vxlan is set"),
             VxlanBy::AgentForWant => ("userspace-vxlan", "this kernel cannot make VXLAN devices"),
         };
         Datapath { name, is_userspace: self.by != VxlanBy::Kernel, reason }

@@ -124,7 +124,7 @@ impl Admission {
                 return Err(refuse(RefusalKind::Overlap)(reason));
             }
             if let Some(endpoint) = self.endpoints.iter().find(|endpoint| prefix.contains(**endpoint)) {
-                let reason = format!("{prefix} holds {endpoint}, by which this host reaches etcd");
+                let reason = format!("{prefix} contains {endpoint}, through which this host reaches etcd");
                 return Err(refuse(RefusalKind::Overlap)(reason));
             }
             if let Some(public) = entry.lease.public.get(family) {
@@ -287,7 +287,7 @@ impl<'a> Claims<'a> {
     fn check_public(&self, lease: &Lease, public: IpAddr) -> Result<(), String> {
         let address = Prefix::host(public);
         if let Some(own) = lease.subnet.prefixes().find(|prefix| prefix.covers(address)) {
-            return Err(format!("{public} lies inside {own}, which it is to lead to"));
+            return Err(format!("{public} lies inside {own}, the lease's own subnet"));
         }
         let before = self.prefixes.range(..=(address.family(), address.first_bits())).next_back();
         match before.map(|(_, held)| held).filter(|(held, _)| held.covers(address)) {

@@ -241,9 +241,12 @@ impl<S: LeaseStore> Follower<S> {
         let held_before = self.table_out.borrow().as_ref().map_or(0, |before| before.held);
         match (held_before, table.held) {
             (0, 1..) => {
-                warn!(held = table.held, "most leases vanished at once: {HELD_FOR:?} are left them to come back");
+                warn!(
+                    held = table.held,
+                    "most leases vanished at once: they are kept for {HELD_FOR:?} in case they come back"
+                );
             }
-            (1.., 0) => info!(peers = table.peers.len(), "no lease is held any more that has vanished"),
+            (1.., 0) => info!(peers = table.peers.len(), "the vanished leases are no longer kept"),
             _ => {}
         }
         let LogLines { named, others } = self.refusal_log.update(&table.refused, Instant::now());
@@ -251,7 +254,7 @@ impl<S: LeaseStore> Follower<S> {
             warn!(key, kind = ?refusal.kind, reason = refusal.reason, "lease refused");
         }
         if let Some(others) = others {
-            warn!(others, "more leases are refused than are named here: wire-agent peers names more of them");
+            warn!(others, "more leases are refused than the log names: wire-agent peers names more of them");
         }
         debug!(
             peers = table.peers.len(),
@@ -266,7 +269,7 @@ impl<S: LeaseStore> Follower<S> {
         let text = chain(error);
         self.health_out.send_modify(|health| {
             if health.error.is_none() {
-                info!(error = text, "lost touch with the leases; listing them again");
+                info!(error = text, "lost the watch on the leases; listing them again");
             }
             health.synced = None;
             health.error = Some(text);

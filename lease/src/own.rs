@@ -156,7 +156,7 @@ impl Choice<'_> {
         });
         let spoilt = listed.others.iter().filter_map(|subnet| {
             let takes = of_pool(subnet).filter(|prefix| pool.offers(*prefix));
-            takes.map(|_| (1, format!("{} holds no lease: delete it", key(*subnet))))
+            takes.map(|_| (1, format!("{} does not hold a lease: delete it", key(*subnet))))
         });
         let mut blocked_by: Vec<_> = wide.chain(excluded).chain(spoilt).collect();
         blocked_by.sort_by(|(one, _), (other, _)| other.cmp(one));

@@ -1,4 +1,4 @@
-//! What in dockerd's settings file bars our options, and what to do.
+//! Settings in dockerd's settings file that conflict with our options, and the remedies.
 
 use std::{
     fmt,
@@ -10,21 +10,21 @@ use wire_net::{Family, Prefix};
 
 use super::{DaemonOptions, object::Object};
 
-/// What in the file bars options that dockerd is to get.
+/// The conflicts between the file and the options that dockerd should get.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Clash {
     path: PathBuf,
-    /// Options that are keys of it too.
+    /// Options that are keys of the file too.
     keys: Vec<String>,
-    /// Whether a value of those is another than the flag's.
+    /// True if one of those keys has another value than the flag.
     differs: bool,
-    /// Another bridge for Docker's default network: dockerd takes `bridge` or `bip`, and not both.
+    /// Another bridge for Docker's default network: dockerd accepts `bridge` or `bip`, not both.
     bridge: Option<String>,
-    /// What is not in the subnet, with its value.
+    /// The settings outside the subnet, with their values.
     outside: Vec<(Outside, String)>,
 }
 
-/// The keys, and flags, of what must lie in our subnet, each with the option that says which that is.
+/// The keys, and flags, whose values must be in our subnet, each with the option that holds that subnet.
 const WITHIN: [(&str, &str); 4] = [
     ("default-gateway", "bip"),
     ("default-gateway-v6", "fixed-cidr-v6"),
@@ -32,14 +32,14 @@ const WITHIN: [(&str, &str); 4] = [
     ("bip6", "fixed-cidr-v6"),
 ];
 
-/// Something of Docker's that must lie in our subnet and does not.
+/// A setting of Docker whose value must be in our subnet and is not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Outside {
     key: &'static str,
     subnet: Prefix,
 }
 
-/// Whether what a key, or flag, of Docker's has for its value is such a thing.
+/// Checks the value of a key or flag of Docker's.
 pub(crate) fn outside(options: &DaemonOptions, key: &str, value: &str) -> Option<Outside> {
     let (key, by) = WITHIN.into_iter().find(|(one, _)| *one == key)?;
     let (_, subnet) = options.iter().find(|(option, _)| *option == by)?;
@@ -59,7 +59,7 @@ impl fmt::Display for Outside {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let consequence = match self.key {
             "default-gateway" | "default-gateway-v6" => "dockerd refuses to start with both",
-            // 20.10 passes over a fixed-cidr of elsewhere.
+            // 20.10 ignores a fixed-cidr of another subnet.
             _ => "a newer Docker (28) starts no container with both",
         };
         write!(f, "which is not in {}, and {consequence}", self.subnet)
@@ -67,7 +67,7 @@ impl fmt::Display for Outside {
 }
 
 impl Clash {
-    /// What stands in the way also of those that are keys there, and not flags.
+    /// Finds the conflicts that also concern options given as keys of the file instead of flags.
     pub(super) fn of_values(path: &Path, object: &Object<'_>, options: &DaemonOptions) -> Option<Self> {
         let outside = WITHIN.into_iter().filter_map(|(key, _)| {
             let value = object.value(key)?.as_str()?.to_owned();
@@ -78,7 +78,7 @@ impl Clash {
         clash.is_foreign().then_some(clash)
     }
 
-    /// Whether it is more than what our own merge leaves there.
+    /// True if there is more than what our own merge leaves in the file.
     pub(crate) fn is_foreign(&self) -> bool {
         self.differs || self.bridge.is_some() || !self.outside.is_empty()
     }
@@ -92,17 +92,18 @@ impl Clash {
         let (path, keys) = (self.path.display(), self.keys.join(", "));
         let values = if self.differs { "to other values than this host's subnet needs" } else { "already" };
         format!(
-            "{path} sets {keys} {values}, and dockerd refuses to start where a key is given there and as a flag too: remove \
-             {keys} from it, or keep them there with `wire-agent docker-opts --daemon-json` and take the flags out of docker's unit"
+            "{path} sets {keys} {values}, and dockerd refuses to start if a key is set there and as a flag: remove \
+             {keys} from it, or keep them there with `wire-agent docker-opts --daemon-json` and remove the flags from \
+             docker.service"
         )
     }
 
     fn bridge(&self, bridge: &str) -> String {
         let path = self.path.display();
         format!(
-            "{path} sets bridge to {bridge}, and dockerd refuses to start where it is given a bip too, there or as a flag: remove \
-             bridge from it, or keep it and start Docker without wire-agent's options, with a network of its own for this \
-             host's subnet"
+            "{path} sets bridge to {bridge}, and dockerd refuses to start if bip is set too, there or as a flag: \
+             remove bridge from it, or keep it, start Docker without wire-agent's options, and create a Docker \
+             network for this host's subnet"
         )
     }
 }
@@ -117,7 +118,7 @@ impl fmt::Display for Clash {
     }
 }
 
-/// What in the file bars these options. Nothing where it is not there or makes no sense: dockerd has its own word for that.
+/// Finds the conflicts with these options. `None` if the file is missing or not valid: dockerd reports that itself.
 pub(crate) fn clash(path: &Path, options: &DaemonOptions) -> Option<Clash> {
     let text = super::text(path)?;
     let object: Object<'_> = serde_json::from_str(&text).ok()?;
@@ -180,7 +181,7 @@ mod tests {
             let error = merge(&path, &options()).unwrap_err().to_string();
             assert!(error.contains(&named) && !error.contains("mtu"), "{error}");
             assert_eq!(fs::read_to_string(&path).unwrap(), text);
-            // IPv6 alone goes with it.
+            // IPv6 alone does not conflict with it.
             assert_eq!(clash(&path, &vec![("ipv6", json!(true))]), None);
         }
         let (_folder, path) = file(r#"{"bridge": ""}"#);
@@ -218,7 +219,7 @@ mod tests {
             assert_eq!(clash(&path, &dual), None, "{right}");
             assert!(merge(&path, &dual).unwrap(), "{right}");
         }
-        // Without IPv6 of ours, it is the operator's own affair.
+        // If our network has no IPv6, this is the operator's own setting.
         let (_folder, path) = file(r#"{"default-gateway-v6": "fd00:2::1"}"#);
         assert_eq!(clash(&path, &options()), None);
     }

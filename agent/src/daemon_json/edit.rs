@@ -1,4 +1,4 @@
-//! Changes of the file's text: what is not ours stays, byte for byte.
+//! Changes the file's text and keeps everything that is not ours, byte for byte.
 
 use std::ops::Range;
 
@@ -56,13 +56,14 @@ pub(super) fn without(text: &str, object: &Object<'_>, options: &DaemonOptions) 
     format!("{}{kept}{rest}", &text[..start])
 }
 
-/// Where in the text a value stands that was read from it.
+/// The position in the text of a value that was read from it.
 fn span(text: &str, raw: &RawValue) -> Range<usize> {
     let start = raw.get().as_ptr().addr() - text.as_ptr().addr();
     start..start + raw.get().len()
 }
 
-/// What stands between a comma and the next member: as before the first one, a blank where all is on one line.
+/// The white space between a comma and the next member: the same as before the first one, or a blank if everything is
+/// on one line.
 fn between(text: &str) -> &str {
     let behind = text.trim_start().strip_prefix('{').unwrap_or_default();
     let blank = &behind[..behind.len() - behind.trim_start().len()];

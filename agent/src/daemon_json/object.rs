@@ -15,7 +15,7 @@ pub(super) struct Object<'a>(pub(super) Vec<(String, &'a RawValue)>);
 
 impl<'a> Object<'a> {
     pub(super) fn raw(&self, key: &str) -> Option<&'a RawValue> {
-        // Where a key comes twice, dockerd takes the last.
+        // If a key comes twice, dockerd uses the last.
         self.0.iter().rev().find(|(held, _)| held == key).map(|(_, raw)| *raw)
     }
 
@@ -23,7 +23,8 @@ impl<'a> Object<'a> {
         parse(self.raw(key)?)
     }
 
-    /// The options that it holds just so, and that are for our subnet: `mtu` or `ipv6` alone may be anybody's.
+    /// The options that the file holds with the same values, if they are for our subnet: `mtu` or `ipv6` alone may be
+    /// the operator's.
     pub(super) fn ours(&self, options: &DaemonOptions) -> DaemonOptions {
         let holds = |(key, value): &&(&'static str, Value)| self.value(key).as_ref() == Some(value);
         let held: DaemonOptions = options.iter().filter(holds).cloned().collect();
@@ -32,12 +33,12 @@ impl<'a> Object<'a> {
         held.into_iter().filter(|(key, _)| v6 || (v4 && *key != "ipv6")).collect()
     }
 
-    /// To dockerd an empty text is as good as none.
+    /// dockerd treats an empty text like none.
     pub(super) fn bridge(&self) -> Option<String> {
         Some(self.value("bridge")?.as_str()?.to_owned()).filter(|bridge| !bridge.is_empty())
     }
 
-    /// The bridge, where one with an address of ours is to be made.
+    /// The bridge, if the options ask for a bridge with an address of ours.
     pub(super) fn other_bridge(&self, options: &DaemonOptions) -> Option<String> {
         options.iter().any(|(key, _)| *key == "bip").then(|| self.bridge()).flatten()
     }

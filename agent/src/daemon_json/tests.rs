@@ -162,6 +162,6 @@ fn a_pipe_is_not_waited_for_and_what_is_too_large_is_refused() {
     assert_eq!((held(&path), clash(&path, &options())), (Held::default(), None));
     let pipe = path.with_file_name("pipe");
     nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
-    assert!(refused(&pipe).ends_with("it is no regular file"), "{}", refused(&pipe));
+    assert!(refused(&pipe).ends_with("it is not a regular file"), "{}", refused(&pipe));
     assert_eq!((held(&pipe), clash(&pipe, &options())), (Held::default(), None));
 }

@@ -1,4 +1,4 @@
-//! The flags that dockerd gets, whether they stand in its line or in variables that the line expands.
+//! The flags that dockerd gets, from its command line and from the variables in it.
 
 use std::path::{Path, PathBuf};
 
@@ -24,7 +24,7 @@ const NAMES: [(&str, &str); 13] = [
     ("--config-file", "config-file"),
 ];
 
-/// Those that take no word of their own.
+/// Flags without a separate value.
 const SWITCHES: [&str; 3] = ["ip-masq", "ipv6", "live-restore"];
 
 /// A flag, and where it is set.
@@ -36,19 +36,19 @@ pub(crate) struct Flag {
 }
 
 impl Flag {
-    /// Whether it is one that we give too.
+    /// True for a flag that we set too.
     pub(crate) fn is_ours(&self) -> bool {
         daemon_json::OURS.contains(&self.name)
     }
 
-    /// Whether it gives Docker's default network a bridge of the operator's.
+    /// True if it sets the operator's own bridge for Docker's default network.
     pub(crate) fn is_bridge(&self) -> bool {
         self.name == "bridge" && !self.value.is_empty()
     }
 
-    /// Whether it says what Docker is to be told.
+    /// True if its value is the one that we would set.
     pub(crate) fn says(&self, options: &DaemonOptions) -> bool {
-        // 1450 of daemon.json is 1450 on a line.
+        // The number 1450 in daemon.json is the text 1450 on a command line.
         let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
         options.iter().any(|(key, value)| *key == self.name && text(value) == self.value)
     }
@@ -67,7 +67,7 @@ impl DockerUnit {
         self.starts.iter().flat_map(|start| parse(&self.expand(start))).collect()
     }
 
-    /// The value of the last one of a name, which wins.
+    /// The last flag of a name, which dockerd uses.
     pub(crate) fn flag(&self, name: &str) -> Option<Flag> {
         self.flags().into_iter().rev().find(|flag| flag.name == name)
     }
@@ -75,11 +75,12 @@ impl DockerUnit {
     /// The settings file that dockerd reads.
     pub(crate) fn settings_path(&self) -> PathBuf {
         let named = self.flag("config-file").map(|flag| flag.value).filter(|file| !file.is_empty());
-        // systemd starts it in `/`.
+        // systemd starts dockerd in `/`.
         Path::new("/").join(named.as_deref().unwrap_or(daemon_json::PATH))
     }
 
-    /// The words of a line with its variables' values, each with where it comes from. A line for a shell is taken apart too.
+    /// The words of a line with the values of its variables, each with its file and line. Also splits a command for a
+    /// shell.
     fn expand(&self, start: &Start) -> Vec<(String, Place)> {
         let mut words = Vec::new();
         for word in start.words.iter().flat_map(|word| word.split_whitespace()) {
@@ -95,7 +96,7 @@ impl DockerUnit {
         words
     }
 
-    /// With `${NAME}` exchanged within a word, where the variable is known.
+    /// Replaces `${NAME}` within a word if the variable is known.
     fn with_values(&self, word: &str, line: &Place) -> (String, Place) {
         let names: Vec<&str> = word.split("${").skip(1).filter_map(|rest| rest.split('}').next()).collect();
         let known: Vec<&Variable> = names.into_iter().filter_map(|name| self.variable(name)).collect();

@@ -1,4 +1,4 @@
-//! What an operator is told of how dockerd is started, each with its file and line.
+//! Notes for the operator about the way dockerd is started, each with its file and line.
 
 use std::collections::BTreeMap;
 
@@ -8,16 +8,16 @@ use crate::daemon_json::{self, DaemonOptions, Held};
 /// The folder of flannel's files.
 const FLANNELS: &str = "/run/flannel";
 
-/// What the agent itself writes there.
+/// The files that the agent itself writes there.
 const WRITTEN: [&str; 2] = [SUBNET_FILE, DOCKER_OPTS_FILE];
 
 impl DockerUnit {
-    /// What ties Docker to flanneld.
+    /// The settings that tie Docker to flanneld.
     pub(crate) fn ties(&self) -> Vec<String> {
         self.ties.iter().map(Tie::text).collect()
     }
 
-    /// All that is to be known where this drop-in is chosen.
+    /// All notes if this drop-in is chosen.
     pub(super) fn notes(&self, drop_in: DropIn, options: &DaemonOptions, settings: &Held) -> Vec<String> {
         let told = self.flags().into_iter().filter_map(|flag| said_of(&flag, drop_in)).collect();
         [
@@ -31,27 +31,27 @@ impl DockerUnit {
         .concat()
     }
 
-    /// What keeps Docker from starting as it should, whichever subnet its bridge has now.
+    /// The settings that keep Docker from starting correctly, whichever subnet its bridge has now.
     pub(crate) fn warning(&self, options: &DaemonOptions, settings: &Held) -> Option<String> {
         let doubled = self.doubled(options, settings);
         let all = [self.ties(), self.left_over(), self.outside(options), doubled, self.unread.clone()].concat();
         (!all.is_empty()).then(|| all.join("; "))
     }
 
-    /// The flags whose values must lie in our subnet and do not.
+    /// The flags whose values must be in our subnet and are not.
     fn outside(&self, options: &DaemonOptions) -> Vec<String> {
         let flags = self.flags().into_iter();
         let outside = flags.filter_map(|flag| Some((daemon_json::outside(options, flag.name, &flag.value)?, flag)));
-        outside.map(|(outside, flag)| format!("{flag}, {outside}: take it out")).collect()
+        outside.map(|(outside, flag)| format!("{flag}, {outside}: remove it")).collect()
     }
 
     /// The keys of the settings file that are flags too.
     fn doubled(&self, options: &DaemonOptions, settings: &Held) -> Vec<String> {
         let path = self.settings_path();
-        let consequence = "and dockerd refuses to start with both: take one of them out";
+        let consequence = "and dockerd refuses to start with both: remove one of them";
         let mut said = BTreeMap::new();
         if self.is_given_ours() {
-            // Also before the file with them is written.
+            // This holds even before the file with the flags is written.
             let ours =
                 options.iter().map(|(key, _)| (*key, format!("docker.service gives Docker our --{key} as a flag")));
             said.extend(ours);
@@ -61,7 +61,7 @@ impl DockerUnit {
         doubled.map(|(name, flag)| format!("{flag}, and {} sets {name}, {consequence}", path.display())).collect()
     }
 
-    /// The files that nobody writes any more once flanneld has gone.
+    /// The files that nobody writes any more once flanneld is gone.
     fn left_over(&self) -> Vec<String> {
         self.environment.iter().filter_map(|file| self.left_over_by(file)).collect()
     }
@@ -82,10 +82,11 @@ impl DockerUnit {
             let consequence = if file.optional {
                 "Docker may go on with a subnet that is not this host's"
             } else {
-                "Docker does not start once it is gone, after a reboot at the latest"
+                "Docker does not start once that file is gone, after a reboot at the latest"
             };
             return Some(format!(
-                "{by} reads {path} in line {line}, which wire-agent does not write{gives}: take that line out, or {consequence}"
+                "{by} reads {path} in line {line}, which wire-agent does not write{gives}: remove that line, or \
+                 {consequence}"
             ));
         }
         let is_pattern = file.pattern.is_some() || file.path.to_string_lossy().contains('%');
@@ -105,34 +106,36 @@ impl Tie {
                  stops with it"
             ),
             (true, true) => format!(
-                "{path} ties Docker to {unit}: `systemctl disable --now` takes that link away first, but after `systemctl stop` \
-                 alone Docker stops too"
+                "{path} ties Docker to {unit}: `systemctl disable --now` removes that link first, but `systemctl \
+                 stop` alone stops Docker too"
             ),
             (false, false) => format!(
-                "{path}{how} lets Docker start {unit}: remove it and run systemctl daemon-reload, or flanneld is back beside \
-                 wire-agent when Docker is started next"
+                "{path}{how} lets Docker start {unit}: remove it and run systemctl daemon-reload, or the next start \
+                 of Docker starts flanneld beside wire-agent"
             ),
-            (false, true) => format!("{path} lets Docker start {unit}: `systemctl disable` takes that link away"),
+            (false, true) => format!("{path} lets Docker start {unit}: `systemctl disable` removes that link"),
         }
     }
 }
 
 fn said_of(flag: &Flag, drop_in: DropIn) -> Option<String> {
-    // It waits for subnet.env and gives Docker what stands there by itself.
+    // Such a unit waits for subnet.env and passes its values to Docker itself.
     let is_of_flannel = flag.value.contains("FLANNEL_") || WRITTEN.iter().any(|file| flag.place.is_in(file));
     let by_us = flag.place.is_in(OURS) || flag.place.is_in(FOR_DOCKER);
     if by_us || is_of_flannel || !(flag.is_ours() || flag.is_bridge()) {
         return None;
     }
-    let waits = "so Docker is told nothing and only waits for the agent";
-    let remedy = format!("take it out, and link the drop-in {}", DropIn::DaemonJson.name());
+    let waits = "so Docker gets no options from wire-agent and only waits for it";
+    let remedy = format!("remove it and link the drop-in {}", DropIn::DaemonJson.name());
     Some(match drop_in {
         DropIn::Networks if flag.is_bridge() => format!(
-            "{flag}, and dockerd takes a bridge or a subnet of ours, not both: {waits}. For our subnet {remedy}; or keep it, and \
-             make a network of its own for the subnet"
+            "{flag}, and dockerd takes either a bridge or wire-agent's subnet, not both: {waits}. To use wire-agent's \
+             subnet, {remedy}; or keep it, and create a Docker network for the subnet"
         ),
-        DropIn::Networks => format!("{flag}, and Docker keeps that: {waits}. For our subnet {remedy}"),
-        DropIn::Replaces | DropIn::Expands => format!("{flag}: take it out. Ours counts where it stands behind it"),
-        DropIn::DaemonJson => format!("{flag}: take it out, or Docker does not start"),
+        DropIn::Networks => format!("{flag}, and Docker keeps that: {waits}. To use wire-agent's subnet, {remedy}"),
+        DropIn::Replaces | DropIn::Expands => {
+            format!("{flag}: remove it. dockerd uses the last one, which is wire-agent's only if it comes later")
+        }
+        DropIn::DaemonJson => format!("{flag}: remove it, or Docker does not start"),
     })
 }

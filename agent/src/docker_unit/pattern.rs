@@ -1,4 +1,5 @@
-//! Patterns of file names as EnvironmentFile= takes them, glob(7). In its last part only: nobody has folders of such names.
+//! Patterns of file names as EnvironmentFile= accepts them, glob(7). Only the last part of a path may be a pattern
+//! here.
 
 use std::path::{Path, PathBuf};
 
@@ -11,14 +12,14 @@ pub(super) struct Pattern {
 }
 
 impl Pattern {
-    /// What the path stands for, where it is none of a file.
+    /// Parses a path with wildcards. `None` for the path of a single file.
     pub(super) fn of(path: &Path) -> Option<Self> {
         let name = path.file_name()?.to_str().filter(|name| name.contains(['*', '?', '[']))?;
         let mut text = String::new();
         let mut in_brackets = false;
         for letter in name.chars() {
             match letter {
-                // A dot at the start is to be named.
+                // A leading dot must be written out.
                 '*' if text.is_empty() => text += "(?:[^.].*)?",
                 '?' if text.is_empty() => text += "[^.]",
                 '*' if !in_brackets => text += ".*",

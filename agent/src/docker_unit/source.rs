@@ -1,4 +1,4 @@
-//! Where systemd looks for what it knows of a unit, systemd.unit(5), and in which order it takes what it finds.
+//! The folders in which systemd looks for a unit's files, systemd.unit(5), and the order in which it reads them.
 
 use std::{
     collections::BTreeMap,
@@ -13,7 +13,7 @@ use super::{
 };
 use crate::files::{self, LARGEST_SETTINGS};
 
-/// The folders of units, the first one wins.
+/// The folders of units; an earlier one overrides a later one.
 const UNITS: [&str; 5] = [
     "/etc/systemd/system",
     "/run/systemd/system",
@@ -22,7 +22,7 @@ const UNITS: [&str; 5] = [
     "/lib/systemd/system",
 ];
 
-/// The keys that let Docker stop with a unit that they name, and those that only start it.
+/// The keys that make Docker stop with the named unit, and those that only start that unit.
 const STOPS: [&str; 5] = ["Requires", "BindsTo", "Requisite", "PartOf", "StopPropagatedFrom"];
 const STARTS: [&str; 2] = ["Wants", "Upholds"];
 
@@ -62,16 +62,16 @@ impl Folders {
         self.root.join(path.strip_prefix("/").unwrap_or(path))
     }
 
-    /// A file's text; nothing where it is not there.
+    /// A file's text; `None` if there is no such file.
     ///
     /// # Errors
-    /// Why it cannot be read.
+    /// The reason why it cannot be read.
     pub(super) fn text(&self, path: &Path) -> Result<Option<String>, String> {
         let why = |why: &dyn std::fmt::Display| format!("{} cannot be read: {why}", path.display());
         let real = self.real(path);
         match fs::metadata(&real) {
             Ok(found) if found.is_file() => {}
-            // A unit that is masked leads to /dev/null.
+            // A masked unit is a link to /dev/null.
             Ok(_) => return Ok(Some(String::new())),
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(why(&error)),
@@ -90,7 +90,7 @@ impl Folders {
         files
     }
 
-    /// The unit, then its drop-ins by name; and what of them cannot be read.
+    /// The unit, then its drop-ins by name; and errors for files that cannot be read.
     pub(super) fn fragments(&self, unit: &str) -> (Vec<Fragment>, Vec<String>) {
         let there = |place: &&&str| self.real(&Path::new(place).join(unit)).symlink_metadata().is_ok();
         let file = self.places.iter().find(there).map(|place| Path::new(place).join(unit));
@@ -105,7 +105,8 @@ impl Folders {
         (fragments, unread)
     }
 
-    /// One in an earlier folder hides those of its name in later ones; all of them come in the order of their names.
+    /// The drop-ins in the order of their names. One in an earlier folder hides those of the same name in later
+    /// folders.
     fn drop_ins(&self, unit: &str) -> Vec<PathBuf> {
         let mut by_name: BTreeMap<OsString, PathBuf> = BTreeMap::new();
         let kind = unit.rsplit('.').next().unwrap_or_default();
@@ -126,7 +127,7 @@ impl Folders {
         fs::read_dir(self.real(folder)).into_iter().flatten().flatten().map(|file| file.file_name()).collect()
     }
 
-    /// The ties that are links, as `systemctl enable` makes them of RequiredBy=.
+    /// The ties that are links, as `systemctl enable` makes them for RequiredBy=.
     pub(super) fn links(&self) -> Vec<Tie> {
         let mut ties = Vec::new();
         for (kind, stops) in [("requires", true), ("wants", false)] {
@@ -144,7 +145,7 @@ impl Folders {
 }
 
 impl Tie {
-    /// What a file of Docker's says of flannel's units.
+    /// The ties to flannel's units in a file of Docker's.
     pub(super) fn of_docker(fragment: &Fragment) -> Vec<Self> {
         Self::found(fragment, &STOPS, true, is_flannels)
             .into_iter()
@@ -152,7 +153,7 @@ impl Tie {
             .collect()
     }
 
-    /// What a file of flanneld's says of Docker.
+    /// The ties to Docker in a file of flanneld's.
     pub(super) fn of_flanneld(fragment: &Fragment) -> Vec<Self> {
         let found = Self::found(fragment, &["PropagatesStopTo"], true, |unit| unit.starts_with("docker."));
         found.into_iter().map(|tie| Self { unit: "flanneld.service".to_owned(), ..tie }).collect()
@@ -172,13 +173,12 @@ impl Tie {
     }
 }
 
-/// `flanneld.service`, and what goes with it: Flatcar's `flannel-docker-opts.service` requires it.
+/// True for `flanneld.service` and its companions: Flatcar's `flannel-docker-opts.service` requires it.
 fn is_flannels(unit: &str) -> bool {
     unit.starts_with("flannel")
 }
 
 impl Place {
-    /// Whether it is in a file of this path.
     pub(super) fn is_in(&self, path: &str) -> bool {
         self.path == Path::new(path)
     }

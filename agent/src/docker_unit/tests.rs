@@ -9,8 +9,8 @@ const UNIT: &str = "/usr/lib/systemd/system/docker.service";
 const REPLACED: &str = "/etc/systemd/system/docker.service";
 const FLANNEL: &str = "/etc/systemd/system/docker.service.d/10-flannel.conf";
 const CE: &str = "[Service]\nExecStart=/usr/bin/dockerd -H fd:// --containerd=/run/containerd/containerd.sock\n";
-const DEBIAN: &str = "[Service]\nEnvironmentFile=-/etc/default/docker\n\
-    ExecStart=/usr/sbin/dockerd -H fd:// --containerd=/run/containerd/containerd.sock $DOCKER_OPTS\n";
+const DEBIAN: &str = "[Service]\nEnvironmentFile=-/etc/default/docker\nExecStart=/usr/sbin/dockerd -H fd:// \
+                      --containerd=/run/containerd/containerd.sock $DOCKER_OPTS\n";
 
 /// A root with these files.
 struct Root(tempfile::TempDir);
@@ -39,7 +39,7 @@ impl Root {
     }
 }
 
-/// What is chosen, and all that is said of it.
+/// The chosen drop-in, and all notes.
 fn told(files: &[(&str, &str)]) -> (&'static str, String) {
     let root = Root::with(files);
     let (unit, settings) = (root.unit(), root.settings());
@@ -47,7 +47,6 @@ fn told(files: &[(&str, &str)]) -> (&'static str, String) {
     (drop_in.name(), unit.notes(drop_in, &options(), &settings).join("\n"))
 }
 
-/// What Docker is to be told.
 fn options() -> DaemonOptions {
     vec![("bip", json!("10.5.7.1/24")), ("fixed-cidr-v6", json!("fd00:5:0:7::/64"))]
 }
@@ -130,7 +129,7 @@ fn flags_of_the_operators_are_named_and_never_doubled() {
             "{kind}: {said}"
         );
     }
-    // dockerd would refuse a key that is a flag too.
+    // dockerd would refuse a key that is set as a flag too.
     let root = Root::with(&[(UNIT, "[Service]\nExecStart=/usr/bin/dockerd --mtu=9000\n")]);
     let held = Held { keys: vec!["bip"], ..Held::default() };
     assert_eq!(root.unit().drop_in(&held), DropIn::Networks);
@@ -157,7 +156,7 @@ fn what_the_files_of_the_environment_give_dockerd_is_known() {
         };
         assert!(says_so, "{options}: {said}");
     }
-    // A variable that the line does not expand gives nothing.
+    // A variable that the line does not expand has no effect.
     let own = "[Service]\nExecStart=\nEnvironment=\"X=-b br0\"\nExecStart=/usr/bin/dockerd --debug\n";
     assert_eq!(told(&[(UNIT, CE), (FLANNEL, own)]), ("daemon-json", String::new()));
     let (kind, said) = told(&[(UNIT, CE), (FLANNEL, &own.replace("--debug", "$X"))]);
@@ -184,13 +183,13 @@ fn files_that_mk_docker_opts_has_left_are_named() {
         assert!(chosen == kind && named, "{name}: {chosen}: {said}");
         assert_eq!(said.contains("it holds"), files.contains(&stale), "{name}: {said}");
     }
-    // What the agent writes, and what our drop-ins read, is no leftover.
+    // Files that the agent writes or our drop-ins read are not leftovers.
     let ours =
         "[Service]\nEnvironmentFile=/run/flannel/flannel_docker_opts.env\nEnvironmentFile=/run/wire-agent-docker.env\n";
     assert_eq!(told(&[(UNIT, DEBIAN), (FLANNEL, ours)]), ("replaces", String::new()));
     let lost = "[Service]\nEnvironmentFile=/etc/sysconfig/docker\n";
     assert!(told(&[(UNIT, CE), (FLANNEL, lost)]).1.contains("which is not there: Docker does not start without it"));
-    // One that is taken back is not read.
+    // systemd does not read a file after an empty EnvironmentFile=.
     assert_eq!(
         told(&[(UNIT, DEBIAN), (FLANNEL, "[Service]\nEnvironmentFile=/run/flannel/docker\nEnvironmentFile=\n")]).1,
         ""
@@ -232,7 +231,7 @@ fn status_and_notes_name_what_keeps_docker_from_starting() {
         let unit = format!("[Service]\nExecStart=/usr/bin/dockerd {flag}\n");
         for said in [Root::with(&[(UNIT, &unit)]).warning().unwrap(), told(&[(UNIT, &unit)]).1] {
             let named = format!("{UNIT} sets {flag} in line 2, which is not in ");
-            assert!(said.starts_with(&named) && said.ends_with(&format!("{consequence}: take it out")), "{said}");
+            assert!(said.starts_with(&named) && said.ends_with(&format!("{consequence}: remove it")), "{said}");
         }
     }
     let right = "--default-gateway=10.5.7.9 --bip=10.5.7.1/24 --fixed-cidr=10.5.7.128/25 --bip6=fd00:5:0:7::1/64";

@@ -1,5 +1,5 @@
-//! The syntax of systemd's unit files and of what EnvironmentFile= reads, systemd.syntax(7) and systemd.exec(5): pure, and lenient
-//! where systemd would only complain.
+//! The syntax of systemd's unit files and of files of EnvironmentFile=, systemd.syntax(7) and systemd.exec(5). Pure,
+//! and lenient where systemd only warns.
 
 /// One assignment of a unit file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,7 +26,8 @@ pub(super) fn variables(text: &str) -> Vec<(String, String, usize)> {
     logical_lines(text)
         .into_iter()
         .filter_map(|(line, text)| {
-            // Of a file that is a shell script too, systemd takes `export X=1` for a wrong name; dockerd gets nothing of it.
+            // If the file is a shell script too, `export X=1` is an invalid name to systemd, and dockerd does not get
+            // it.
             let (name, value) = text.split_once('=')?;
             let is_name = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
             let name = name.trim();
@@ -36,7 +37,8 @@ pub(super) fn variables(text: &str) -> Vec<(String, String, usize)> {
         .collect()
 }
 
-/// Lines without comments, with those joined that end in a backslash. A comment between such lines does not end them.
+/// Lines without comments. A line that ends in a backslash is joined with the next one; a comment between them is
+/// skipped.
 fn logical_lines(text: &str) -> Vec<(usize, String)> {
     let mut lines: Vec<(usize, String)> = Vec::new();
     let mut goes_on = false;
@@ -55,7 +57,7 @@ fn logical_lines(text: &str) -> Vec<(usize, String)> {
     lines
 }
 
-/// The words of a value, quotes taken off wherever they stand.
+/// The words of a value, without quotes.
 pub(super) fn words(value: &str) -> Vec<String> {
     let mut words = Vec::new();
     let (mut word, mut quote): (Option<String>, Option<char>) = (None, None);

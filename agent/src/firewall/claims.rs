@@ -40,15 +40,18 @@ pub(super) fn misplaced(claims: &BTreeSet<(IpAddr, IpAddr)>, leases: &LeaseTable
 /// The warning, with what to do.
 pub(super) fn claimed(misplaced: &Misplaced, is_userspace: bool) -> String {
     let name = |(subnet, (public, sender)): (&Prefix, &(IpAddr, IpAddr))| {
-        format!("what {sender} sends as {subnet} is dropped, since the lease of {subnet} has the address {public}")
+        format!(
+            "packets from {sender} with sources in {subnet} are dropped, since the lease of {subnet} has the public IP \
+             {public}"
+        )
     };
     let named: Vec<String> = misplaced.iter().take(NAMED).map(name).collect();
     let more = misplaced.len().saturating_sub(NAMED);
     let more = if more > 0 { format!("; and {more} more") } else { String::new() };
     let flags = if is_userspace { "--peers-only=false --forward-source-check=false" } else { "--peers-only=false" };
     format!(
-        "{}{more}: if that is the same host (an older flannel with --iface and another --public-ip), let it send from the address \
-         of its lease, or start wire-agent here with {flags}",
+        "{}{more}: if it is the same host (an older flannel with --iface and another --public-ip), make it send from \
+         the public IP of its lease, or start wire-agent here with {flags}",
         named.join("; ")
     )
 }
@@ -88,9 +91,10 @@ mod tests {
         let text = said(&[("192.0.2.66", "10.5.2.7"), ("192.0.2.66", "10.5.2.8"), ("2001:db8::66", "fd00:5:0:3::7")]);
         assert_eq!(
             text.unwrap(),
-            "what 192.0.2.66 sends as 10.5.2.0/24 is dropped, since the lease of 10.5.2.0/24 has the address 192.0.2.2; what 2001:db8::66 \
-             sends as fd00:5:0:3::/64 is dropped, since the lease of fd00:5:0:3::/64 has the address 2001:db8::3: if that is the same host \
-             (an older flannel with --iface and another --public-ip), let it send from the address of its lease, or start wire-agent here \
+            "packets from 192.0.2.66 with sources in 10.5.2.0/24 are dropped, since the lease of 10.5.2.0/24 has the \
+             public IP 192.0.2.2; packets from 2001:db8::66 with sources in fd00:5:0:3::/64 are dropped, since the \
+             lease of fd00:5:0:3::/64 has the public IP 2001:db8::3: if it is the same host (an older flannel with \
+             --iface and another --public-ip), make it send from the public IP of its lease, or start wire-agent here \
              with --peers-only=false"
         );
     }

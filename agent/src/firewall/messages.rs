@@ -15,16 +15,17 @@ pub(super) const DOCKERS_CHAINS: &str = "Docker's chains";
 pub(super) const DOCKER_USER: &str = "DOCKER-USER";
 
 pub(super) const RIVAL: &str = "another wire-agent";
-pub(super) const CONTESTED: &str = "it runs in this network namespace too, and each undoes what the other puts into the firewall: stop one of them, or \
-                         give it a namespace of its own";
+pub(super) const CONTESTED: &str = "it runs in this network namespace too, and each undoes the other's firewall \
+                                    rules: stop one of them, or give it a namespace of its own";
 
 /// The warning of bridges whose names nft does not take literally, with the remedy.
 pub(super) fn unnamed<'a>(bridges: impl Iterator<Item = &'a LinkName>) -> Option<String> {
     let names: Vec<String> = bridges.map(ToString::to_string).collect();
     (!names.is_empty()).then(|| {
         format!(
-            "no rule can name {}: what containers there send encapsulated, with sources that are not theirs, is not dropped; \
-             name the bridge with ASCII letters, digits and -_. alone (-o com.docker.network.bridge.name=)",
+            "no nftables rule can name {}: encapsulated packets that its containers send with forged sources are not \
+             dropped; give the bridge a name of ASCII letters, digits and -_. only (-o \
+             com.docker.network.bridge.name=)",
             names.join(" ")
         )
     })
@@ -39,23 +40,24 @@ pub(super) fn overruled(drops: &[&OperatorDrop]) -> Option<String> {
     };
     let more = if rest.is_empty() { String::new() } else { format!(" (and {} more)", rest.len()) };
     Some(format!(
-        "its rule {first:?}{more} drops nothing of the overlay, which ours let through before it: where that is meant, put it into \
-         another table ({program} -t mangle -A FORWARD)"
+        "its rule {first:?}{more} does not drop traffic of the overlay, because wire-agent's rules accept that first: \
+         to drop it, put the rule into another table ({program} -t mangle -A FORWARD)"
     ))
 }
 
 /// The warning of chains in iptables-legacy that only root could read. There may be none: its module is loaded on many
 /// hosts.
-pub(super) const HIDDEN: &str = "Docker runs, and iptables-nft shows no chain of its own: if they are in iptables-legacy, which works for root alone, \
-                      Docker may drop what peers send to its containers; run wire-agent as root, or let Docker use iptables-nft and \
-                      restart it (a Docker with iptables switched off has none)";
+pub(super) const HIDDEN: &str = "Docker runs, but iptables-nft shows no chains of Docker: if they are in \
+                                 iptables-legacy, which only root can read, Docker may drop packets from peers to its \
+                                 containers; run wire-agent as root, or make Docker use iptables-nft and restart it \
+                                 (a Docker with iptables switched off has no chains)";
 
 /// The warning of a table that is not whole: the reason, and the check that is missing.
 pub(super) fn lacking(nftables: Nftables, error: &OpError) -> String {
     let missed = match nftables {
-        Nftables::Whole | Nftables::Simple => "a peer may send what has another peer's source",
+        Nftables::Whole | Nftables::Simple => "a peer may send packets with another peer's source",
         Nftables::Absent => {
-            "iptables keeps and changes sources, but anyone, also a container, may send us encapsulated packets"
+            "iptables masquerades, but any host, and any container, may send encapsulated packets to this host"
         }
     };
     format!("{}; until then {missed}", chain(error))
@@ -64,9 +66,9 @@ pub(super) fn lacking(nftables: Nftables, error: &OpError) -> String {
 /// The warning of a kernel that refuses our flowtable, with the remedy.
 pub(super) fn no_flowtable(error: &OpError) -> String {
     format!(
-        "established connections go through all rules of forwarding, as without --flowtable: the kernel needs NF_FLOW_TABLE_INET and \
-         NFT_FLOW_OFFLOAD, as Debian's have them (modprobe -a nf_flow_table_inet nft_flow_offload says whether it has); it is tried again once \
-         a minute ({})",
+        "--flowtable has no effect, so established connections go through all forwarding rules: the kernel needs \
+         NF_FLOW_TABLE_INET and NFT_FLOW_OFFLOAD, which Debian's kernels have (check with modprobe -a \
+         nf_flow_table_inet nft_flow_offload); the agent tries again once a minute ({})",
         chain(error)
     )
 }

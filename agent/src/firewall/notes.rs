@@ -16,13 +16,13 @@ use super::{
 };
 use crate::{
     bridges::{Docker, Expected, Findings},
-    rivals,
+    other_agents,
 };
 
 impl FirewallLoop {
     /// Finds whether another agent has changed our rules.
     pub(super) fn note_rivals(&mut self) {
-        self.contested = rivals::are_there();
+        self.contested = other_agents::are_there();
         self.board.alarm(RIVAL, self.contested.then(|| CONTESTED.to_owned()));
     }
 

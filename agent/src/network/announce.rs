@@ -1,4 +1,4 @@
-//! What others learn of our subnet, and what we keep of it ourselves.
+//! Writes the files about our subnet, for other programs and for the agent's next start.
 
 use std::path::{Path, PathBuf};
 
@@ -6,10 +6,10 @@ use tracing::{info, warn};
 use wire_lease::Entry;
 use wire_net::{DualStack, Mtu, Prefix, chain};
 
-use super::{Ground, Host};
+use super::{Host, JoinContext};
 use crate::{
     daemon_json,
-    docker_opts::{SubnetEnv, Told},
+    docker_opts::{DockerOptions, SubnetEnv},
     docker_unit::DockerUnit,
     exit::Exit,
     files::{Durable, Wanted},
@@ -18,22 +18,28 @@ use crate::{
 };
 
 impl Host {
-    /// Tells others which subnet this host has: in files, and on the board. Returns what Docker is told, and what sees to it
-    /// that the files stay.
-    pub(super) fn announce(&mut self, ground: &Ground, own: &Entry, mtu: Mtu) -> Result<(Told, Upkeep), Exit> {
+    /// Publishes this host's subnet, in files and on the board. Returns the options for Docker, and the task that
+    /// maintains the files.
+    pub(super) fn announce(
+        &mut self,
+        context: &JoinContext,
+        own: &Entry,
+        mtu: Mtu,
+    ) -> Result<(DockerOptions, Upkeep), Exit> {
         let subnet = own.lease.subnet;
-        let networks = ground.config.pools.map(|_, pool| pool.network);
+        let networks = context.config.pools.map(|_, pool| pool.network);
         let env = SubnetEnv::new(networks, subnet, mtu.0, self.settings.ip_masq);
-        let told = Told { file: self.settings.folders.docker_opts_file.clone(), options: env.daemon_options(true) };
+        let told =
+            DockerOptions { file: self.settings.folders.docker_opts_file.clone(), options: env.daemon_options(true) };
         self.look_for_clash(&told);
         let subnets = DualStack::from_fn(|family| subnet.get(family));
         if self.runs() && self.state.subnet != subnets {
-            warn!(%subnet, "this host has another subnet now: Docker's bridge has the old one until Docker is restarted");
+            warn!(%subnet, "this host has a new subnet: Docker's bridge keeps the old one until Docker is restarted");
         }
         self.state.subnet = subnets;
-        self.state.link = ground.underlay.mac;
-        self.remember_machine(ground);
-        self.state.underlay = Some(KnownBy::new(self.settings.asked_underlay(), self.held_on(ground)));
+        self.state.link = context.underlay.mac;
+        self.remember_machine(context);
+        self.state.underlay = Some(KnownBy::new(self.settings.asked_underlay(), self.held_on(context)));
         let options = told.options.clone();
         let upkeep = Upkeep::new(self.files(&env), self.state_file.of(&self.state), options, self.board.clone());
         match upkeep.look() {
@@ -49,7 +55,7 @@ impl Host {
         Ok((told, upkeep))
     }
 
-    /// The files that others read.
+    /// The files for other programs.
     fn files(&self, env: &SubnetEnv) -> Vec<Wanted> {
         let folders = &self.settings.folders;
         let wanted = |path: &PathBuf, content| Wanted { path: path.clone(), content, durable: Durable::No };
@@ -57,21 +63,23 @@ impl Host {
         std::iter::once(wanted(&folders.subnet_file, env.to_text())).chain(docker).collect()
     }
 
-    /// Says where dockerd cannot take our options as flags, before they are written. What `status` says of it is looked at again
-    /// and again ([`crate::bridges`]): `docker-opts --daemon-json` may put it right at any time, without the agent.
-    fn look_for_clash(&self, told: &Told) {
+    /// Logs settings that conflict with our options as flags of dockerd, before they are written. `status` checks this
+    /// again and again ([`crate::bridges`]), since `docker-opts --daemon-json` may correct it at any time, without the
+    /// agent.
+    fn look_for_clash(&self, told: &DockerOptions) {
         if told.file.is_none() {
             return;
         }
         match daemon_json::clash(&DockerUnit::read(Path::new("/")).settings_path(), &told.options) {
             Some(clash) if clash.is_foreign() => warn!("{clash}"),
-            // This is how `docker-opts --daemon-json` leaves it: well, as long as docker's unit has no flags.
+            // `docker-opts --daemon-json` leaves the file like this, which works as long as docker.service sets no
+            // flags.
             Some(clash) => info!("{clash}"),
             None => {}
         }
     }
 
-    /// The subnet held last, by us or, on a host that was flannel's, as its file says.
+    /// The subnet held last, by this agent or, from flannel's file, by flanneld.
     pub(super) fn preferred(&self) -> DualStack<Prefix> {
         if !self.state.subnet.is_empty() {
             return self.state.subnet;

@@ -1,5 +1,5 @@
-//! By which addresses etcd is reached: no lease may lead the way to them into the overlay, or no agent would learn that the lease
-//! has gone again.
+//! The addresses at which etcd is reached. No lease may contain one: its routes would send traffic for etcd into the
+//! overlay, and no agent would learn when the lease is gone.
 
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
 
@@ -11,14 +11,15 @@ use wire_store::{EndpointAddresses, endpoint_addresses};
 use super::Host;
 use crate::settings::Settings;
 
-/// How long a start waits for names. What was known before does until they are resolved.
+/// The time a start waits for names. Until they are resolved, the addresses known before are used.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// How often names are resolved again.
+/// The interval at which names are resolved again.
 const AGAIN: Duration = Duration::from_secs(60);
 
 impl Host {
-    /// Resolves etcd's members, as far as that is possible now. Where one cannot be, those of the last time are kept from the overlay, too.
+    /// Resolves etcd's members, as far as that is possible now. If one cannot be resolved, the addresses of the last
+    /// time are protected too.
     pub(super) async fn look_for_endpoints(&mut self) {
         let EndpointAddresses { found, is_partial } = endpoint_addresses(&self.settings.etcd, PATIENCE).await;
         self.endpoints.extend(found);
@@ -28,7 +29,8 @@ impl Host {
         }
     }
 
-    /// The addresses to be kept from the overlay, but those that lie in it on purpose: on this host, in its own subnet.
+    /// The addresses that no lease may contain, without those in this host's own subnet, which are in the overlay on
+    /// purpose.
     pub(super) fn endpoints(&self) -> Vec<IpAddr> {
         outside(&self.endpoints, &self.state.subnet)
     }
@@ -39,7 +41,7 @@ fn outside(endpoints: &BTreeSet<IpAddr>, own: &DualStack<Prefix>) -> Vec<IpAddr>
     endpoints.iter().copied().filter(|ip| !local(ip)).collect()
 }
 
-/// Follows the names of etcd's members for as long as what it gives lives. Addresses that were theirs are kept from the overlay, too.
+/// Follows the names of etcd's members until the returned task is dropped. Their former addresses stay protected too.
 pub(super) fn follow(
     settings: Arc<Settings>,
     own: DualStack<Prefix>,

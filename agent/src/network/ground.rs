@@ -1,4 +1,4 @@
-//! What a network is joined on: its config, the underlay, our public addresses.
+//! The network config, the underlay and our public addresses that a network is joined with.
 
 use std::net::IpAddr;
 
@@ -15,15 +15,15 @@ use crate::{
     underlay::{self, Held},
 };
 
-/// What a network is joined on.
-pub(super) struct Ground {
+/// The network config, the underlay and our public addresses that a network is joined with.
+pub(super) struct JoinContext {
     pub(super) underlay: Underlay,
     pub(super) config: NetworkConfig,
     pub(super) public: DualStack<IpAddr>,
 }
 
-impl Ground {
-    /// What the leases of others are checked against.
+impl JoinContext {
+    /// The rules for leases of other hosts.
     pub(super) fn admission(&self, own: &Entry, endpoints: Vec<IpAddr>) -> Admission {
         Admission {
             pools: self.config.pools,
@@ -39,7 +39,7 @@ impl Ground {
 
 impl Host {
     /// Finds the underlay, and our addresses on it.
-    pub(super) fn ground(&self, config: NetworkConfig) -> Result<Ground, Exit> {
+    pub(super) fn join_context(&self, config: NetworkConfig) -> Result<JoinContext, Exit> {
         let underlay = self.underlay(&config.pools)?;
         info!(link = %underlay.link, mtu = %underlay.mtu, "underlay found");
         check_public(&self.settings.public, &config.pools, &underlay)?;
@@ -50,10 +50,10 @@ impl Host {
             seen.underlay = underlay.link.to_string();
             seen.public = public;
         });
-        Ok(Ground { underlay, config, public })
+        Ok(JoinContext { underlay, config, public })
     }
 
-    /// The interface for a network with these pools: the one of the last time for as long as the same is asked for.
+    /// Finds the interface for a network with these pools. An earlier choice is kept while the flags are the same.
     pub(super) fn underlay(&self, pools: &DualStack<Pool>) -> Result<Underlay, Exit> {
         underlay::find(&self.settings, pools, self.held_before())
     }
@@ -63,13 +63,13 @@ impl Host {
         before.filter(|before| before.asked == self.settings.asked_underlay()).and_then(KnownBy::held)
     }
 
-    /// What is held once it is joined on this ground.
-    pub(super) fn held_on(&self, ground: &Ground) -> Held {
-        Held::of(&ground.underlay, self.held_before())
+    /// The choice that is kept after a join in this context.
+    pub(super) fn held_on(&self, context: &JoinContext) -> Held {
+        Held::of(&context.underlay, self.held_before())
     }
 }
 
-/// Refuses an address asked for with which all other hosts would refuse our lease.
+/// Refuses a public address from the flags if all other hosts would refuse a lease with it.
 fn check_public(asked: &DualStack<IpAddr>, pools: &DualStack<Pool>, underlay: &Underlay) -> Result<(), Exit> {
     let others =
         Admission { pools: *pools, public: underlay.addresses, local: underlay.local.clone(), ..Admission::default() };
@@ -77,20 +77,21 @@ fn check_public(asked: &DualStack<IpAddr>, pools: &DualStack<Pool>, underlay: &U
         others.check_as_own(*address).map_err(|reason| {
             let flag = public_flag(family);
             Exit::Usage(format!(
-                "{flag}={address}: {reason}, so other hosts refuse a lease with it: give an address by which they reach this host, or \
-                 leave it out"
+                "{flag}={address}: {reason}, so other hosts refuse a lease with it: give an address at which they \
+                 reach this host, or remove the flag"
             ))
         })?;
     }
     Ok(())
 }
 
-/// What is said of addresses asked for of a family that the network has not.
+/// The warning about public addresses of a family that the network does not have.
 fn unused(asked: &DualStack<IpAddr>, pools: &DualStack<Pool>) -> Option<String> {
     let (family, address) = asked.iter().find(|(family, _)| pools.get(*family).is_none())?;
     let flag = public_flag(family);
     Some(format!(
-        "{flag}={address} is passed over: the network has no {family}; take it out, or turn {family} on in the network config"
+        "{flag}={address} is ignored: the network has no {family}; remove it, or turn {family} on in the network \
+         config"
     ))
 }
 
@@ -145,7 +146,8 @@ mod tests {
 
     #[test]
     fn an_address_that_others_take_is_taken() {
-        // Our own, another of the link, one behind 1:1 NAT, and one in the network beside the range that is leased.
+        // Our own address, another one of the link, one behind 1:1 NAT, and one in the network outside the leased
+        // range.
         for address in ["192.0.2.1", "192.0.2.7", "198.51.100.255", "10.5.250.1", "10.5.201.0", "2001:db8::1"] {
             check_public(&asked(address), &pools(DUAL), &underlay()).unwrap();
             assert_eq!(unused(&asked(address), &pools(DUAL)), None);
@@ -158,7 +160,7 @@ mod tests {
     #[test]
     fn an_address_of_a_family_that_the_network_has_not_is_named() {
         let said = unused(&asked("2001:db8::9"), &pools(V4)).unwrap();
-        assert!(said.starts_with("--public-ipv6=2001:db8::9 is passed over: the network has no IPv6;"), "{said}");
+        assert!(said.starts_with("--public-ipv6=2001:db8::9 is ignored: the network has no IPv6;"), "{said}");
         check_public(&asked("fd00:5::9"), &pools(V4), &underlay()).unwrap();
     }
 }

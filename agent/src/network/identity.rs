@@ -1,9 +1,9 @@
-//! Who this host is: what it remembers of itself, where that is its own (docs/adr/0009-a-clone-is-a-host-of-its-own.md).
+//! The identity of this host: the saved state, if this host wrote it (docs/adr/0009-a-clone-is-a-host-of-its-own.md).
 
 use tracing::warn;
 use wire_net::chain;
 
-use super::{Ground, Host};
+use super::{Host, JoinContext};
 use crate::{
     exit::Exit,
     machine::{Kinship, Machine, Seen},
@@ -11,8 +11,8 @@ use crate::{
 };
 
 impl Host {
-    /// Makes this host one of its own where its state was written by another: a new identity and new MACs, before anything is
-    /// leased with them. An agent that has joined has proved itself.
+    /// If another host wrote the state, gives this host a new identity and new MACs, before anything is leased with
+    /// them. An agent that has joined once is not checked again.
     pub(super) fn settle(&mut self) -> Result<(), Exit> {
         if self.runs() {
             return Ok(());
@@ -25,29 +25,32 @@ impl Host {
             former = former.identity,
             identity = self.state.identity,
             differs,
-            "the state was written by another host, of which this is a clone: taking a new identity and new MACs"
+            "this host is a clone of the host that wrote the state: taking a new identity and new MACs"
         );
-        // Where there are devices with them after all, they are not ours to use as they are.
+        // If devices with these MACs exist here, they need new MACs.
         self.disowned = former.macs;
         self.board.update(|seen| seen.identity.clone_from(&self.state.identity));
         self.state_file.of(&self.state).put().map(drop).map_err(|error| Exit::CannotCreate(chain(&error)))
     }
 
-    /// Notes what no clone of this host has, as it is now. What cannot be seen at the moment stays as it was.
-    pub(super) fn remember_machine(&mut self, ground: &Ground) {
+    /// Records the properties that a clone of this host does not have. Those that cannot be read now keep their old
+    /// values.
+    pub(super) fn remember_machine(&mut self, context: &JoinContext) {
         let seen = match Seen::now() {
             Ok(seen) => seen,
-            Err(error) => return warn!(error = chain(&error), "cannot tell by what this host is told from a clone"),
+            Err(error) => {
+                return warn!(error = chain(&error), "cannot read what distinguishes this host from a clone of it");
+            }
         };
         let before = std::mem::take(&mut self.state.machine);
-        let now = seen.machine(Some(ground.underlay.index));
+        let now = seen.machine(Some(context.underlay.index));
         self.state.machine = Machine {
             links: if now.links.is_empty() { before.links } else { now.links },
             product: now.product.or(before.product),
         };
     }
 
-    /// Whether the state was written by this host.
+    /// Compares the saved state with this host.
     pub(super) fn kinship(&self) -> Result<Kinship, Exit> {
         let seen = Seen::now().map_err(|error| Exit::Software(chain(&error)))?;
         Ok(seen.kinship(&self.state))

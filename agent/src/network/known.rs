@@ -1,5 +1,5 @@
-//! What a network is joined by: etcd's answers or, where it has not answered since the start, what was kept of its last ones
-//! (docs/adr/0008-start-without-etcd.md).
+//! The network config and the leases to join with: etcd's answers or, if it has not answered since the start, the last
+//! ones saved on disk (docs/adr/0008-start-without-etcd.md).
 
 use std::{
     future::Future,
@@ -10,7 +10,7 @@ use std::{
 
 use tracing::{info, warn};
 use wire_lease::{ConfigEvent, ConfigWatch, NetworkConfig, StoredConfig};
-use wire_net::{DualStack, KeyPrefix, Subnet, chain};
+use wire_net::{DualStack, Family, KeyPrefix, Pool, Subnet, chain};
 use wire_store::{Backoff, EtcdStore, LeaseStore, Listing, Revision, StoreError};
 
 use super::Host;
@@ -23,46 +23,64 @@ use crate::{
     settings::Settings,
 };
 
-/// What a network is joined by.
-pub(super) struct Known {
-    pub(super) accepted: Accepted,
-    /// The leases.
+/// The network config and the leases to join with.
+pub(super) struct Snapshot {
+    pub(super) parsed: ParsedConfig,
     pub(super) listing: Arc<Listing>,
-    /// `None` where etcd says so now, else when it did.
-    pub(super) as_of: Option<SystemTime>,
+    pub(super) source: Source,
 }
 
-/// A network config that can be read.
+/// The origin of a snapshot.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Source {
+    /// etcd has just answered it.
+    Etcd,
+    /// It was saved on disk: etcd answered it at this time.
+    Cache(SystemTime),
+}
+
+impl Source {
+    /// The time of etcd's answer, if it was saved on disk.
+    pub(super) fn as_of(self) -> Option<SystemTime> {
+        match self {
+            Self::Etcd => None,
+            Self::Cache(as_of) => Some(as_of),
+        }
+    }
+}
+
+/// A valid network config.
 #[derive(Clone, Debug)]
-pub(super) struct Accepted {
+pub(super) struct ParsedConfig {
     pub(super) config: NetworkConfig,
-    /// As etcd has it.
+    /// The text in etcd.
     pub(super) json: String,
-    /// When it was read there.
+    /// The revision at which it was read.
     pub(super) revision: Revision,
 }
 
-/// How far this run of the agent has come.
+/// The progress of this run of the agent.
 #[derive(Clone, Debug)]
-pub(super) enum Standing {
-    /// It has joined nothing yet: what is wrong ends it.
+pub(super) enum JoinPhase {
+    /// It has not joined yet: an error ends it.
     New,
-    /// It has joined by what was kept, and asks etcd on.
-    Remembering,
-    /// It has joined by what etcd said. The network config of that time holds until the agent is restarted.
-    Joined(Box<Accepted>),
+    /// It has joined with the saved state, and keeps asking etcd.
+    FromCache,
+    /// It has joined with etcd's answer. That network config is used until the agent is restarted.
+    Joined(Box<ParsedConfig>),
 }
 
-/// How long etcd may be silent before a first start goes by what was kept, and joining anew goes back to what is joined.
+/// The time etcd may be silent before a first start uses the saved state, or joining anew returns to the current
+/// session.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 
-/// The same for an etcd that goes on answering, and has not said all: a directory may be full of what is no lease.
+/// The same if etcd keeps answering but has not sent everything: a directory may be full of invalid entries.
 const LONGEST_ANSWER: Duration = Duration::from_secs(30);
 
-/// The same where an earlier run has left its descriptors, and packets wait in them: this host has moved packets just now.
+/// The same if an earlier run has left its descriptors: this host moved packets a moment ago, and packets wait in them.
 const HANDED_OVER: Duration = Duration::from_millis(500);
 
-impl Accepted {
+impl ParsedConfig {
     fn new(prefix: &KeyPrefix, json: Vec<u8>, revision: Revision) -> Result<Self, String> {
         let refused = |error: &dyn std::fmt::Display| format!("{prefix}/config: {error}");
         let config = NetworkConfig::from_json(&json).map_err(|error| refused(&chain(&error)))?;
@@ -72,27 +90,27 @@ impl Accepted {
 }
 
 impl Host {
-    /// What to join by. Waits for as long as there is nothing to go by.
-    pub(super) async fn known(&mut self, store: &EtcdStore) -> Result<Known, Exit> {
+    /// Gets the config and the leases to join with. Waits while neither etcd nor the disk has them.
+    pub(super) async fn snapshot(&mut self, store: &EtcdStore) -> Result<Snapshot, Exit> {
         if let Some(answer) = self.answer.take() {
             return Ok(answer);
         }
-        match &self.standing {
-            Standing::Joined(accepted) => {
-                let accepted = (**accepted).clone();
-                let listing = list(store, &self.settings.prefix, &accepted.config, &self.board);
+        match &self.phase {
+            JoinPhase::Joined(parsed) => {
+                let parsed = (**parsed).clone();
+                let listing = list(store, &self.settings.prefix, &parsed.config, &self.board);
                 let listing = store.while_responsive(listing, PATIENCE, LONGEST_ANSWER);
                 let listing = match &mut self.session {
-                    // Nobody else looks after what is joined meanwhile.
-                    Some(session) => session.meanwhile(listing, self.pulse.part(Part::Session)).await?,
+                    // The session must go on meanwhile.
+                    Some(session) => session.meanwhile(listing, self.watchdog.part(Part::Session)).await?,
                     None => listing.await,
                 };
                 let listing = listing.ok_or_else(|| unanswered(&self.board))?;
-                Ok(Known { accepted, listing, as_of: None })
+                Ok(Snapshot { parsed, listing, source: Source::Etcd })
             }
-            // An underlay that is another now may be one that nothing was kept for: then etcd alone can tell.
-            Standing::Remembering => match self.remembered() {
-                Ok(Some(known)) => Ok(known),
+            // The saved state may not fit a changed underlay: then only etcd's answer helps.
+            JoinPhase::FromCache => match self.cached() {
+                Ok(Some(snapshot)) => Ok(snapshot),
                 Ok(None) | Err(_) => {
                     let answer = ask(store, &self.settings.prefix, &self.board);
                     store
@@ -101,7 +119,7 @@ impl Host {
                         .unwrap_or_else(|| Err(unanswered(&self.board)))
                 }
             },
-            Standing::New => {
+            JoinPhase::New => {
                 let mut answer = pin!(ask(store, &self.settings.prefix, &self.board));
                 let (mut silence, mut limit) =
                     if self.kept.is_empty() { (PATIENCE, LONGEST_ANSWER) } else { (HANDED_OVER, HANDED_OVER) };
@@ -109,9 +127,9 @@ impl Host {
                     if let Some(answer) = store.while_responsive(&mut answer, silence, limit).await {
                         return answer;
                     }
-                    // The network card that proves this host may come to be there later than the agent.
-                    if let Some(known) = self.remembered()? {
-                        return Ok(known);
+                    // The network card that identifies this host may appear later than the agent starts.
+                    if let Some(snapshot) = self.cached()? {
+                        return Ok(snapshot);
                     }
                     (silence, limit) = (PATIENCE, LONGEST_ANSWER);
                 }
@@ -119,25 +137,26 @@ impl Host {
         }
     }
 
-    /// What was kept, where that is of use.
+    /// The state saved on disk, if it can be used.
     ///
     /// # Errors
     /// [`Exit::NoUnderlay`].
-    fn remembered(&self) -> Result<Option<Known>, Exit> {
-        let known = self.last_known.load().and_then(|kept| {
+    fn cached(&self) -> Result<Option<Snapshot>, Exit> {
+        let snapshot = self.last_known.load().and_then(|kept| {
             let Some((kept, as_of)) = kept else { return Ok(None) };
             let listing = Arc::new(kept.listing());
-            let accepted = Accepted::new(&self.settings.prefix, kept.config.into_bytes(), listing.revision)?;
-            Ok(Some(Known { accepted, listing, as_of: Some(as_of) }))
+            let parsed = ParsedConfig::new(&self.settings.prefix, kept.config.into_bytes(), listing.revision)?;
+            Ok(Some(Snapshot { parsed, listing, source: Source::Cache(as_of) }))
         });
-        let useless = match known {
+        let useless = match snapshot {
             Ok(None) => return Ok(None),
-            Ok(Some(known)) => match self.stranger(&known.accepted.config)? {
+            Ok(Some(snapshot)) => match self.unusable(&snapshot.parsed.config)? {
                 None => {
-                    let as_of = known.as_of.map(shown);
-                    let (leases, why) = (known.listing.entries.len(), self.board.look(|seen| seen.no_answer.clone()));
-                    info!(as_of, leases, "etcd: {why}: going by what it said last");
-                    return Ok(Some(known));
+                    let as_of = snapshot.source.as_of().map(shown);
+                    let (leases, why) =
+                        (snapshot.listing.entries.len(), self.board.look(|seen| seen.no_answer.clone()));
+                    info!(as_of, leases, "etcd: {why}: using the network state saved on disk");
+                    return Ok(Some(snapshot));
                 }
                 Some(reason) => reason,
             },
@@ -145,18 +164,15 @@ impl Host {
         };
         let is_new = self.board.look(|seen| seen.useless.as_ref() != Some(&useless));
         if is_new {
-            warn!(reason = useless, "what was kept of the network is of no use: waiting for etcd");
+            warn!(reason = useless, "the network state saved on disk cannot be used: waiting for etcd");
             self.board.update(|seen| seen.useless = Some(useless));
         }
         Ok(None)
     }
 
-    /// Why this host cannot use what was kept.
-    fn stranger(&self, config: &NetworkConfig) -> Result<Option<String>, Exit> {
-        let held = |(family, pool): (_, &wire_net::Pool)| {
-            self.state.subnet.get(family).is_some_and(|subnet| pool.offers(*subnet))
-        };
-        if !config.pools.iter().all(held) {
+    /// The reason why this host cannot use the saved state.
+    fn unusable(&self, config: &NetworkConfig) -> Result<Option<String>, Exit> {
+        if !config.pools.iter().all(|(family, pool)| self.has_held_one_of(family, pool)) {
             return Ok(Some("this host has held no subnet of that network".to_owned()));
         }
         if self.runs() {
@@ -165,12 +181,16 @@ impl Host {
         // A clone has its original's state, whose subnet may be in use.
         Ok(match self.kinship()? {
             Kinship::Same => None,
-            Kinship::Unknown => Some("nothing was kept by which this host is told from a clone".to_owned()),
-            Kinship::Other(differs) => Some(format!("this may be a clone of the host that has kept it: {differs}")),
+            Kinship::Unknown => Some("it holds nothing that distinguishes this host from a clone".to_owned()),
+            Kinship::Other(differs) => Some(format!("this host may be a clone of the host that saved it: {differs}")),
         })
     }
 
-    /// The subnet held last, which is ours as far as is known.
+    fn has_held_one_of(&self, family: Family, pool: &Pool) -> bool {
+        self.state.subnet.get(family).is_some_and(|subnet| pool.offers(*subnet))
+    }
+
+    /// The subnet held last, which is still ours as far as this host knows.
     pub(super) fn subnet_held(&self, config: &NetworkConfig) -> Option<Subnet> {
         Subnet::new(DualStack::from_fn(|family| {
             config.pools.get(family).and_then(|_| self.state.subnet.get(family)).copied()
@@ -178,38 +198,38 @@ impl Host {
     }
 }
 
-/// Asks etcd until there is an answer that can be joined by, at most once a second.
-pub(super) async fn answered(settings: &Settings, board: &Board) -> Known {
+/// Asks etcd, at most once a second, until its answer can be used to join.
+pub(super) async fn answered(settings: &Settings, board: &Board) -> Snapshot {
     loop {
         let answer = match super::open(settings).await {
             Ok(store) => ask(&store, &settings.prefix, board).await,
             Err(error) => Err(error),
         };
         match answer {
-            Ok(known) => return known,
+            Ok(snapshot) => return snapshot,
             Err(error) => board.wait_for_etcd(NoAnswer::Useless(error.to_string())),
         }
         tokio::time::sleep(super::AGAIN).await;
     }
 }
 
-/// All that etcd must say, once it does.
+/// Reads the config and the leases, waiting for etcd.
 ///
 /// # Errors
-/// [`Exit::NetworkConfig`] where the config is of no use.
-async fn ask(store: &EtcdStore, prefix: &KeyPrefix, board: &Board) -> Result<Known, Exit> {
+/// [`Exit::NetworkConfig`] if the config is not valid.
+async fn ask(store: &EtcdStore, prefix: &KeyPrefix, board: &Board) -> Result<Snapshot, Exit> {
     let stored = until_answered(board, || StoredConfig::read(store, prefix)).await;
     let json = match stored.json {
         Some(json) => json,
         None => first_config(store, prefix, stored.revision, board).await,
     };
-    let accepted = Accepted::new(prefix, json, stored.revision)
-        .map_err(|error| Exit::NetworkConfig(format!("{error}; put it right with wire-agent config set")))?;
-    for field in &accepted.config.ignored {
+    let parsed = ParsedConfig::new(prefix, json, stored.revision)
+        .map_err(|error| Exit::NetworkConfig(format!("{error}; correct it with wire-agent config set")))?;
+    for field in &parsed.config.ignored {
         warn!(field, "the network config has a field that means nothing and is ignored");
     }
-    let listing = list(store, prefix, &accepted.config, board).await;
-    Ok(Known { accepted, listing, as_of: None })
+    let listing = list(store, prefix, &parsed.config, board).await;
+    Ok(Snapshot { parsed, listing, source: Source::Etcd })
 }
 
 async fn list(store: &EtcdStore, prefix: &KeyPrefix, config: &NetworkConfig, board: &Board) -> Arc<Listing> {
@@ -218,7 +238,7 @@ async fn list(store: &EtcdStore, prefix: &KeyPrefix, config: &NetworkConfig, boa
 }
 
 async fn first_config(store: &EtcdStore, prefix: &KeyPrefix, after: Revision, board: &Board) -> Vec<u8> {
-    let remedy = format!("put one to {prefix}/config, for example with wire-agent config init '{EXAMPLE}'{V2}");
+    let remedy = format!("write one to {prefix}/config, for example with wire-agent config init '{EXAMPLE}'{V2}");
     let wait = || board.wait_for_etcd(NoAnswer::NoConfig(remedy.clone()));
     wait();
     let mut watch = ConfigWatch::new(store.clone(), prefix, after);
@@ -231,7 +251,7 @@ async fn first_config(store: &EtcdStore, prefix: &KeyPrefix, after: Revision, bo
     }
 }
 
-/// That etcd was waited for long enough: in the words that the wait was told in.
+/// The error after the wait for etcd, with the same words as the wait itself.
 fn unanswered(board: &Board) -> Exit {
     Exit::Unavailable(board.look(|seen| format!("etcd: {}", seen.no_answer)))
 }
@@ -264,7 +284,7 @@ impl NoAnswer {
     }
 }
 
-/// A time for people. A file's time may be anything.
+/// A time for people. The time of a file may have any value.
 pub(super) fn shown(time: SystemTime) -> String {
     let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let shown = since.as_secs() < END_OF_YEAR_9999;
@@ -300,9 +320,9 @@ mod tests {
         let board = Board::new();
         board.update(|seen| (seen.waiting, seen.ready, seen.as_of) = (None, true, Some("noon".to_owned())));
         board.wait_for_etcd(NoAnswer::of(&refused()));
-        let summary = board.look(crate::observed::Observed::summary);
-        let expected = "degraded: etcd: etcd cannot be asked to get: the certificate of etcd at https://a:2379 has expired; \
-                        traffic flows by what was known at noon";
+        let summary = board.look(crate::observed::Status::summary);
+        let expected = "degraded: etcd: no secure connection to etcd (get): the certificate of etcd at https://a:2379 \
+                        has expired; traffic uses the leases known at noon";
         assert_eq!(summary, expected);
     }
 

@@ -1,4 +1,4 @@
-//! Our lease: held in etcd or, while that is away, remembered.
+//! Our lease: held in etcd or, while etcd is away, read from the disk.
 
 use std::{sync::Arc, time::Duration};
 
@@ -8,7 +8,7 @@ use wire_lease::{Clock, ConfigWatch, Entry, Former, Hold, HoldSettings, HoldStat
 use wire_net::{Family, Prefix, Subnet};
 use wire_store::{EtcdStore, Revision};
 
-use super::{AGAIN, Ground, Host, Known, known::PATIENCE};
+use super::{AGAIN, Host, JoinContext, Snapshot, known::PATIENCE};
 use crate::{
     exit::Exit,
     last_known::Keeper,
@@ -18,119 +18,120 @@ use crate::{
 };
 
 impl Host {
-    /// Our lease, once it is held; or the one that was, where etcd is away. `None` where the underlay has become another before
-    /// there was one.
+    /// Waits for our lease; while etcd is away, takes the last one. `None` if the underlay has changed before there was
+    /// one.
     pub(super) async fn lease(
         &mut self,
         store: EtcdStore,
-        ground: &Ground,
-        known: &Known,
+        context: &JoinContext,
+        snapshot: &Snapshot,
         offer: Offer,
     ) -> Result<Option<(Basis, Arc<Entry>)>, Exit> {
-        if known.as_of.is_some() {
-            let subnet = self.subnet_held(&ground.config);
+        if snapshot.source.as_of().is_some() {
+            let subnet = self.subnet_held(&context.config);
             let subnet = subnet.ok_or_else(|| Exit::Software("the subnet held last is not known".to_owned()))?;
-            // Nothing compares with these revisions: what is held is not written.
+            // Nothing compares with these revisions, since this lease is not written.
             let origin = Origin { create_revision: Revision(0), mod_revision: Revision(0), lease: None };
             let own = Arc::new(Entry { lease: Lease { subnet, public: offer.public, data: offer.data }, origin });
             return Ok(Some((Basis::LastKnown(own.clone()), own)));
         }
         let runs_on = self.session.as_ref().and_then(|former| former.basis.own());
-        // Two must not hold one lease. The rest of the session looks after the kernel until its successor does.
+        // Two tasks must not hold one lease. The rest of the former session reconciles the kernel until the new one
+        // does.
         self.held = self.session.as_mut().and_then(|former| former.basis.let_go()).or(self.held.take());
-        let beside = Some(self.pulse.part(Part::Holder).beside());
-        let settings = self.hold_settings(ground);
+        let beside = Some(self.watchdog.part(Part::Holder).beside());
+        let settings = self.hold_settings(context);
         let offered = watch::channel(offer.clone()).1;
         let (hold, own) = match self.held.clone().filter(|held| held.entry().is_some()) {
-            // Traffic runs on that lease, so that there is nothing to wait for.
+            // Traffic uses that lease, so there is nothing to wait for.
             Some(state) => (Hold::resume(store.clone(), settings, offered, Former { state, beside }), None),
             None => {
-                let start = Start { listing: Some(known.listing.clone()), beside };
+                let start = Start { listing: Some(snapshot.listing.clone()), beside };
                 let mut hold = Hold::spawn(store.clone(), settings, offered, start);
-                let Some(own) = self.first_lease(&mut hold.state, ground, runs_on).await? else { return Ok(None) };
+                let Some(own) = self.first_lease(&mut hold.state, context, runs_on).await? else { return Ok(None) };
                 (hold, Some(own))
             }
         };
         let own = own.or_else(|| self.held.as_ref().and_then(HoldState::entry).map(|own| offering(own, &offer)));
-        let own = own.ok_or_else(|| Exit::Software("there is no lease to go on with".to_owned()))?;
-        self.note_bridges(ground, &own, known.listing.revision);
+        let own = own.ok_or_else(|| Exit::Software("there is no lease to continue with".to_owned()))?;
+        self.note_bridges(context, &own, snapshot.listing.revision);
         let keeper = Keeper {
             file: self.last_known.clone(),
-            config: known.accepted.json.clone(),
+            config: snapshot.parsed.json.clone(),
             board: self.board.clone(),
             endpoints: self.endpoints.iter().copied().collect(),
             pending: None,
             writing: None,
         };
-        let config = ConfigWatch::new(store, &self.settings.prefix, known.accepted.revision);
+        let config = ConfigWatch::new(store, &self.settings.prefix, snapshot.parsed.revision);
         Ok(Some((Basis::Etcd(Box::new(Ties { hold: Some(hold), own: own.clone(), config, keeper })), own)))
     }
 
-    fn hold_settings(&self, ground: &Ground) -> HoldSettings {
+    fn hold_settings(&self, context: &JoinContext) -> HoldSettings {
         let endpoints = self.endpoints();
         let alone = endpoints.iter().filter_map(|ip| Prefix::new(*ip, Family::of(*ip).bits()).ok());
-        let excluded = ground.underlay.connected.iter().copied().chain(alone).collect();
+        let excluded = context.underlay.connected.iter().copied().chain(alone).collect();
         HoldSettings {
             prefix: self.settings.prefix.clone(),
-            pools: ground.config.pools,
+            pools: context.config.pools,
             identity: self.state.identity.clone(),
             ttl: self.settings.lease_ttl,
             clock: Clock::new(since_boot),
             renew_margin: self.settings.renew_margin,
             preferred: self.preferred(),
             excluded,
-            last_resort: ground.underlay.attached.iter().map(|(_, prefix)| *prefix).collect(),
+            last_resort: context.underlay.attached.iter().map(|(_, prefix)| *prefix).collect(),
             endpoints,
             same_host: self.runs() || self.is_proven,
         }
     }
 
-    /// Notes which bridges were inside the subnet before it was leased: Docker has made those that came later. `listed` is as of
-    /// when the leases were listed.
-    fn note_bridges(&mut self, ground: &Ground, own: &Entry, listed: Revision) {
+    /// Records the bridges that were inside the subnet before it was leased: Docker made the later ones. `listed` is
+    /// the revision of the list of leases.
+    fn note_bridges(&mut self, context: &JoinContext, own: &Entry, listed: Revision) {
         let subnet = own.lease.subnet;
         if Subnet::new(self.state.subnet) == Some(subnet) {
             return;
         }
         let is_new = own.origin.create_revision > listed && Subnet::new(self.preferred()) != Some(subnet);
         let inside = |prefix: Prefix| is_new && subnet.prefixes().any(|own| own.overlaps(prefix));
-        let attached = ground.underlay.attached.iter().filter(|(_, prefix)| inside(*prefix));
+        let attached = context.underlay.attached.iter().filter(|(_, prefix)| inside(*prefix));
         self.state.leased_over = attached.map(|(link, prefix)| (link.to_string(), *prefix)).collect();
     }
 
-    /// The lease that a host which had none gets. A host that runs does not wait for it for long: it goes on with what it
-    /// `runs_on`, follows the leases of others and looks at the underlay meanwhile.
+    /// Waits for the lease of a host that has none. An agent that has joined before does not wait long: it keeps the
+    /// lease that it `runs_on`, and follows leases and underlay meanwhile.
     async fn first_lease(
         &self,
         hold: &mut watch::Receiver<HoldState>,
-        ground: &Ground,
+        context: &JoinContext,
         runs_on: Option<Arc<Entry>>,
     ) -> Result<Option<Arc<Entry>>, Exit> {
         let Some(own) = runs_on else {
             return tokio::select! {
                 own = self.leased(hold) => own.map(Some),
-                () = self.moved_from(ground) => Ok(None),
+                () = self.moved_from(context) => Ok(None),
             };
         };
         if let Ok(own) = tokio::time::timeout(PATIENCE, self.leased(hold)).await {
             return own.map(Some);
         }
-        let pools = &ground.config.pools;
+        let pools = &context.config.pools;
         let offers = |prefix: Prefix| pools.get(prefix.family()).is_some_and(|pool| pool.offers(prefix));
         if own.lease.subnet.prefixes().all(offers) {
             return Ok(Some(own));
         }
         Err(Exit::Unavailable(format!(
-            "this network has no {}, and no other subnet is to be had yet",
+            "this network has no {}, and no other subnet could be leased yet",
             own.lease.subnet
         )))
     }
 
-    /// Waits until the underlay is another. What it is while there is none is told by the next look.
-    async fn moved_from(&self, ground: &Ground) {
+    /// Waits until the underlay changes.
+    async fn moved_from(&self, context: &JoinContext) {
         loop {
             tokio::time::sleep(AGAIN).await;
-            if !self.underlay(&ground.config.pools).is_ok_and(|found| is_same(&found, &ground.underlay)) {
+            if !self.underlay(&context.config.pools).is_ok_and(|found| is_same(&found, &context.underlay)) {
                 return;
             }
         }
@@ -138,8 +139,8 @@ impl Host {
 
     async fn leased(&self, hold: &mut watch::Receiver<HoldState>) -> Result<Arc<Entry>, Exit> {
         loop {
-            // What is there at first only says that nothing was asked yet.
-            hold.changed().await.map_err(|_| Exit::Software("the lease is no longer cared for".to_owned()))?;
+            // The first value only says that nothing was asked yet.
+            hold.changed().await.map_err(|_| Exit::Software("the task that holds the lease has ended".to_owned()))?;
             let state = hold.borrow_and_update().clone();
             match state {
                 HoldState::Held { entry, .. } | HoldState::Lost { entry, .. } => return Ok(entry),
@@ -149,12 +150,12 @@ impl Host {
     }
 }
 
-/// The time since the host booted, that in which it was suspended included.
+/// The time since the host booted, including suspension.
 fn since_boot() -> Duration {
     clock_gettime(ClockId::CLOCK_BOOTTIME).map(Duration::from).unwrap_or_default()
 }
 
-/// The same lease, with what is offered now: what is published of it follows.
+/// The same lease with the current offer, which is published next.
 fn offering(own: &Entry, offer: &Offer) -> Arc<Entry> {
     let lease = Lease { subnet: own.lease.subnet, public: offer.public, data: offer.data.clone() };
     Arc::new(Entry { lease, origin: own.origin })

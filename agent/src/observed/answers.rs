@@ -1,4 +1,4 @@
-//! What the control socket answers. Pure.
+//! The answers of the control socket. Pure.
 
 use tokio::time::Instant;
 use wire_forward::TunnelSeen;
@@ -6,10 +6,10 @@ use wire_lease::{Entry, HoldState};
 use wire_net::{Family, Prefix};
 use wire_state::Conflict;
 
-use super::{FirewallSeen, Observed};
+use super::{FirewallSeen, Status};
 use crate::control::proto;
 
-impl Observed {
+impl Status {
     pub(crate) fn to_status(&self) -> proto::StatusReply {
         let (phase, reason) = self.phase();
         let text = |prefix: Option<&Prefix>| prefix.map(ToString::to_string).unwrap_or_default();
@@ -103,26 +103,30 @@ impl Observed {
         }
     }
 
-    /// Whether all of a peer's entries are in the kernel.
+    /// True if all of a peer's entries are in the kernel.
     fn is_programmed(&self, entry: &Entry) -> bool {
         let Some(report) = &self.dataplane.last else { return false };
-        let in_the_way = |conflict: &Conflict| match conflict {
-            Conflict::Route { key, .. } => entry.lease.subnet.prefixes().any(|prefix| prefix == key.destination),
-            Conflict::Name { .. } | Conflict::Vni { .. } | Conflict::Port { .. } | Conflict::Needs { .. } => true,
-            Conflict::Forwarding { .. } => false,
-        };
         report.converged
             && self.reaches.is_some_and(|reaches| reaches(&entry.lease.data))
             && entry.origin.mod_revision <= self.dataplane.applied
-            && !report.findings.conflicts.iter().any(in_the_way)
+            && !report.findings.conflicts.iter().any(|conflict| blocks(conflict, entry))
+    }
+}
+
+/// True if the conflict keeps entries of this peer out of the kernel.
+fn blocks(conflict: &Conflict, peer: &Entry) -> bool {
+    match conflict {
+        Conflict::Route { key, .. } => peer.lease.subnet.prefixes().any(|prefix| prefix == key.destination),
+        Conflict::Name { .. } | Conflict::Vni { .. } | Conflict::Port { .. } | Conflict::Needs { .. } => true,
+        Conflict::Forwarding { .. } => false,
     }
 }
 
 fn tunnel_status(seen: TunnelSeen) -> proto::TunnelStatus {
     let stranger = seen.rejected_sender.map(|(from, source)| {
         format!(
-            "packets of {source} from {from} are dropped, which is not the public IP of the peer that has {source}: if it is \
-             behind NAT or has several addresses, set --forward-source-check=false"
+            "packets from {from} with source {source} are dropped: {from} is not the public IP of the peer that has \
+             {source}; if that peer is behind NAT or has several addresses, set --forward-source-check=false"
         )
     });
     let capabilities = seen.capabilities.named().into_iter().filter(|(_, there)| *there);

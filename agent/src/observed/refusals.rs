@@ -1,17 +1,16 @@
-//! What is said of leases that were refused. Pure.
+//! Fault and warning about refused leases. Pure.
 
 use wire_lease::{LeaseTable, RefusalKind};
 
-/// What is said of leases that were refused.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Refusals {
-    /// Where none was let in: this host is alone though others are there.
+    /// Set if every lease was refused: this host is alone although there are others.
     pub(super) fault: Option<String>,
-    /// Where others were.
+    /// Set if only some were refused.
     pub(super) warning: Option<String>,
 }
 
-/// Old leases of this host itself are nothing to say of.
+/// Old leases of this host itself are not counted.
 pub(super) fn refusals(table: &LeaseTable) -> Refusals {
     let own = table.refused.counts().get(&RefusalKind::Own).copied().unwrap_or_default();
     let count = table.refused.total() - own;
@@ -34,7 +33,7 @@ mod tests {
 
     use super::*;
 
-    /// What is said where other hosts have leases with these public addresses, and we have 192.0.2.1.
+    /// The refusals if other hosts have leases with these public addresses, and this host has 192.0.2.1.
     fn said(publics: &[&str]) -> Refusals {
         let entry = |(number, public): (usize, &&str)| KeyValue {
             key: format!("/coreos.com/network/subnets/10.5.{number}.0-24").into_bytes(),

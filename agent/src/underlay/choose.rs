@@ -1,8 +1,8 @@
-//! Which link leads to the other hosts, and which of its addresses they are told. Pure.
+//! Chooses the link that leads to the other hosts, and the addresses of it that are published. Pure.
 //!
-//! The rules are flannel's (`LookupExtIface` of its pkg/ipmatch/match.go, and the order of flags in its main.go), with more that
-//! it does not need, since it chooses but once: what was chosen before is kept for as long as it can be, and nothing that leads
-//! to containers is ever chosen.
+//! The rules are flannel's (`LookupExtIface` of its pkg/ipmatch/match.go, and the order of flags in its main.go), with
+//! two more, since flannel chooses only once: an earlier choice is kept for as long as possible, and a link that leads
+//! to containers is never chosen.
 
 use std::net::IpAddr;
 
@@ -13,29 +13,28 @@ use wire_net::{DualStack, Family, LinkName, Pool};
 use super::Held;
 use crate::settings::UnderlayWish;
 
-/// What is asked for.
+/// The flags, and the earlier choice.
 pub(crate) struct Wanted<'a> {
-    /// The first that can be met counts; without any, an address in `public` that the host has, else the default route.
+    /// The first wish that finds an interface is used. Without wishes, an address in `public` that the host has
+    /// decides, else the default route.
     pub(crate) wishes: &'a [UnderlayWish],
-    /// Public addresses that were given.
+    /// Public addresses from the flags.
     pub(crate) public: DualStack<IpAddr>,
     /// The network's pools: each family that is on needs an address.
     pub(crate) pools: &'a DualStack<Pool>,
-    /// What was chosen before.
     pub(crate) held: Option<Held>,
 }
 
-/// What is chosen.
 #[derive(Clone, Debug)]
 pub(crate) struct Chosen<'a> {
     pub(crate) link: &'a HostLink,
     /// Of each family that is on.
     pub(crate) addresses: DualStack<IpAddr>,
-    /// The name that was asked for, where it has another now.
+    /// The name in the flags, if the link has another name now.
     pub(crate) formerly: Option<LinkName>,
 }
 
-/// A link, and the addresses that it was asked for by.
+/// A link, and the addresses that matched the flags.
 #[derive(Clone)]
 struct Candidate<'a> {
     link: &'a HostLink,
@@ -43,10 +42,10 @@ struct Candidate<'a> {
     formerly: Option<LinkName>,
 }
 
-/// Chooses.
+/// Chooses the link and its addresses.
 ///
 /// # Errors
-/// Says for each wish why it cannot be met.
+/// The reason for each wish that found none.
 pub(crate) fn choose<'a>(host: &'a Host, wanted: &Wanted<'_>) -> Result<Chosen<'a>, String> {
     if wanted.wishes.is_empty() {
         return wanted.given(host).or_else(|| wanted.default_route(host)).map_or_else(
@@ -90,7 +89,7 @@ impl Wanted<'_> {
                 let link = host.links.iter().find(|link| link.index == way.link);
                 let link = link.ok_or_else(|| format!("the link of the route to {target} is gone"))?;
                 self.allowed(link).map_err(|error| format!("the route to {target} leads to {error}"))?;
-                // Of several sources the kernel takes the newest: one that was taken before stays.
+                // Of several source addresses the kernel uses the newest; an earlier choice stays.
                 let by = if self.holds(host, link) { Vec::new() } else { way.source.into_iter().collect() };
                 self.on(&Candidate { link, by, formerly: None })
             }
@@ -102,7 +101,7 @@ impl Wanted<'_> {
     }
 
     fn allowed(&self, link: &HostLink) -> Result<(), String> {
-        let remedy = if link.is_loopback { "; an address on it is told to others by --public-ip" } else { "" };
+        let remedy = if link.is_loopback { "; to publish an address on it, give that with --public-ip" } else { "" };
         link.bar(self.pools).map_or(Ok(()), |bar| Err(format!("{}, {bar}{remedy}", link.name)))
     }
 
@@ -120,7 +119,7 @@ impl Wanted<'_> {
         Ok(Candidate { link, by: vec![address], formerly: None })
     }
 
-    /// A public address that the host has says which link it is on. One that it has not is one behind 1:1 NAT.
+    /// The link that has a given public address. If no link has it, it is behind 1:1 NAT.
     fn given<'a>(&self, host: &'a Host) -> Option<Candidate<'a>> {
         let given =
             || self.public.iter().filter(|(family, _)| self.pools.get(*family).is_some()).map(|(_, address)| *address);
@@ -164,7 +163,7 @@ impl Wanted<'_> {
         all
     }
 
-    /// Whether that link was chosen before, and still has what was chosen.
+    /// True if that link was chosen before, and still has the chosen addresses.
     fn holds(&self, host: &Host, link: &HostLink) -> bool {
         let has = |(_, address): (Family, &IpAddr)| link.has(*address);
         self.held.is_some_and(|held| held.is(host, link) && held.addresses.iter().all(has))
@@ -175,7 +174,7 @@ impl Wanted<'_> {
         self.held.filter(|held| held.is(host, link)).map(|held| held.name_then())
     }
 
-    /// The link of that name; where there is none, the one that was chosen when it had it.
+    /// The link of that name; if there is none, the link that was chosen when it had that name.
     fn named<'a>(&self, host: &'a Host, text: &str) -> Result<Candidate<'a>, String> {
         if let Some(link) = host.links.iter().find(|link| link.name.as_str() == text) {
             return Ok(Candidate { link, by: Vec::new(), formerly: None });
@@ -185,7 +184,7 @@ impl Wanted<'_> {
         Ok(Candidate { link, by: Vec::new(), formerly: self.name_then(host, link) })
     }
 
-    /// The addresses of the link that others can be told, of the families that are on.
+    /// The addresses of the link that can be published, of the families that are on.
     fn known_by(&self, link: &HostLink) -> impl Iterator<Item = IpAddr> {
         let addresses = link.addresses.iter().filter(|address| is_of_use(address)).map(|address| address.local.address);
         addresses.filter(|address| self.pools.get(Family::of(*address)).is_some())
@@ -206,23 +205,20 @@ impl Wanted<'_> {
         Ok(Chosen { link, addresses, formerly: candidate.formerly })
     }
 
-    /// The address of that family: of those that were asked for if there are such, the one that was chosen before, else the best.
+    /// The address of that family: preferably one that matched the flags, then the one chosen before, else the best.
     fn address(&self, link: &HostLink, family: Family, asked: &[IpAddr]) -> Option<IpAddr> {
         let of_family =
             link.addresses.iter().filter(|address| is_of_use(address) && Family::of(address.local.address) == family);
-        let held = |address: &HostAddress| {
-            self.held.is_some_and(|held| held.addresses.get(family) == Some(&address.local.address))
-        };
-        let best = of_family.min_by_key(|address| {
-            let is_asked = asked.contains(&address.local.address);
-            let (standing, is_held) = (address.standing, held(address));
-            (!is_asked, is_link_local(address.local.address), standing == Standing::Deprecated, !is_held, standing)
+        let best = of_family.min_by_key(|HostAddress { local, standing, .. }| {
+            let is_asked = asked.contains(&local.address);
+            let is_held = self.held.is_some_and(|held| held.addresses.get(family) == Some(&local.address));
+            (!is_asked, is_link_local(local.address), *standing == Standing::Deprecated, !is_held, *standing)
         });
         best.map(|address| address.local.address)
     }
 }
 
-/// Whether other hosts can reach it. A link-local address of IPv6 means something else on each link.
+/// True if other hosts can reach the address. A link-local IPv6 address is valid only on its own link.
 fn is_of_use(address: &HostAddress) -> bool {
     let address_is = match address.local.address {
         IpAddr::V4(address) => !address.is_loopback() && !address.is_unspecified(),
@@ -231,7 +227,7 @@ fn is_of_use(address: &HostAddress) -> bool {
     address_is && address.standing != Standing::Duplicate
 }
 
-/// flannel takes one of IPv4 where there is no other.
+/// flannel uses a link-local IPv4 address if there is no other.
 pub(super) const fn is_link_local(address: IpAddr) -> bool {
     matches!(address, IpAddr::V4(address) if address.is_link_local())
 }

@@ -1,4 +1,4 @@
-//! What was chosen before, and how long another choice waits for it. Pure.
+//! The earlier choice, and the rule for how long another one waits for it. Pure.
 
 use std::net::IpAddr;
 
@@ -8,20 +8,21 @@ use wire_state::Underlay;
 
 use super::choose::{Chosen, is_link_local};
 
-/// What was chosen before.
+/// An earlier choice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Held {
-    /// The kernel's number of the link, where it was chosen since this agent started: it stays when the link is renamed.
+    /// The kernel's index of the link, if it was chosen since this agent started. It stays the same when the link is
+    /// renamed.
     pub(crate) index: Option<u32>,
     /// Its name.
     pub(crate) link: LinkName,
-    /// The name that it had when it was chosen, where it has another now.
+    /// The name that it had when it was chosen, if it has another now.
     pub(crate) formerly: Option<LinkName>,
     pub(crate) addresses: DualStack<IpAddr>,
 }
 
 impl Held {
-    /// What a network is joined on, after what was held `before`.
+    /// The choice that a network is joined on, following the one `before`.
     pub(crate) fn of(underlay: &Underlay, before: Option<Self>) -> Self {
         let same = before.filter(|before| before.index == Some(underlay.index));
         let first = same.map(|before| before.name_then());
@@ -33,7 +34,7 @@ impl Held {
         }
     }
 
-    /// The link, whatever it is called; where it is gone, one that was made anew under its name.
+    /// The link, whatever its name is; if it is gone, a new link of its name.
     pub(super) fn on<'a>(&self, host: &'a Host) -> Option<&'a HostLink> {
         let same = host.links.iter().find(|link| Some(link.index) == self.index);
         same.or_else(|| host.link(self.link))
@@ -48,8 +49,8 @@ impl Held {
         self.formerly.unwrap_or(self.link)
     }
 
-    /// An address that `chosen` is to wait for: one that the link had and has not any more. Another one that has come to
-    /// the link in its place replaces it at once; one that was `known` beside it before does not.
+    /// An address that `chosen` should wait for: one that the link had and has lost. A new address on the link replaces
+    /// it at once; one that was `known` beside it before does not.
     pub(super) fn awaited(&self, host: &Host, chosen: &Chosen<'_>, known: &[LocalAddress]) -> Option<IpAddr> {
         if chosen.addresses == self.addresses {
             return None;
@@ -64,11 +65,12 @@ impl Held {
 }
 
 impl Chosen<'_> {
-    /// Whether an address has come since, to stay.
+    fn has_lasting(&self, address: IpAddr) -> bool {
+        self.link.addresses.iter().any(|own| own.local.address == address && own.standing == Standing::Lasting)
+    }
+
+    /// True if a new permanent address has appeared since.
     fn has_come(&self, address: IpAddr, known: &[LocalAddress]) -> bool {
-        let lasts = |own: &_| {
-            self.link.addresses.iter().any(|there| there.local.address == *own && there.standing == Standing::Lasting)
-        };
-        lasts(&address) && !is_link_local(address) && !known.iter().any(|known| known.address == address)
+        self.has_lasting(address) && !is_link_local(address) && !known.iter().any(|known| known.address == address)
     }
 }

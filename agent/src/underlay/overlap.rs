@@ -1,15 +1,15 @@
-//! Bridges of this host where the overlay's leases are: virtual machines, or containers in a network of their own. Pure.
+//! Bridges of this host that overlap leases: of virtual machines, or of containers in another network. Pure.
 
 use std::collections::BTreeSet;
 
 use wire_lease::LeaseTable;
 use wire_net::{LinkName, Prefix, Subnet};
 
-/// How many leases of others are named.
+/// The number of other hosts' leases that are named.
 const NAMED: usize = 3;
 
-/// What an operator should know of `attached`, the prefixes of bridges among the subnets that hosts lease: which of them the
-/// overlay leads away. `before` are those that were there before this host leased `own`; a later one inside it is Docker's.
+/// The warning about `attached`, prefixes of bridges that overlap leased subnets. `before` are those that existed
+/// before this host leased `own`; a later one inside `own` is Docker's.
 pub(crate) fn overlaps(
     attached: &[(LinkName, Prefix)],
     before: &[(String, Prefix)],
@@ -44,8 +44,8 @@ fn of_others(link: LinkName, prefix: Prefix, leases: &LeaseTable) -> Option<Stri
     let more = if more == 0 { String::new() } else { format!(" and {more} more") };
     (!all.is_empty()).then(|| {
         format!(
-            "{link} has {prefix}, which overlaps leases of other hosts ({}{more}): what is on {link} at these addresses is not \
-             reached from here; give {link} another prefix",
+            "{link} has {prefix}, which overlaps leases of other hosts ({}{more}): this host cannot reach these \
+             addresses on {link}; give {link} another prefix",
             all.join(", ")
         )
     })

@@ -144,7 +144,7 @@ impl FirewallDataplane {
             Ok(())
         } else {
             // Some versions before 1.0.6 do so with ranges in concatenations (its release notes).
-            Err(OpError::unsupported("nft has made something else of our table: a newer nftables is needed"))
+            Err(OpError::unsupported("nft did not write the table as it was given: a newer nftables is needed"))
         }
     }
 
@@ -190,7 +190,7 @@ impl Driver for FirewallDataplane {
         let mut attempts = Vec::with_capacity(ops.len());
         for op in ops {
             let attempt = if op.is_delete() && !standing {
-                let detail = "it stays until ours stand".to_owned();
+                let detail = "it is kept until wire-agent's own rules are in place".to_owned();
                 Err(OpError::program(ErrorKind::Busy, detail, io::ErrorKind::ResourceBusy.into()))
             } else {
                 self.carry_out(op)

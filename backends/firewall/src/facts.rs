@@ -70,7 +70,7 @@ impl fmt::Display for TrackingReason {
             Self::UnusualSubnetLen => f.write_str("SubnetLen is not a multiple of 8"),
             Self::Rule { chain } => write!(f, "{chain} looks at connections"),
             Self::Unreadable => f.write_str("the rules of others cannot be read"),
-            Self::LegacyTables => f.write_str("what iptables-legacy holds is not looked at"),
+            Self::LegacyTables => f.write_str("the rules in iptables-legacy are not read"),
         }
     }
 }

@@ -111,7 +111,7 @@ pub(crate) fn list(family: Family, nft_tables: bool, step: &dyn Fn()) -> Result<
     };
     let suffix = if variant == default { "" } else { variant.suffix() };
     if variant == Variant::Legacy && !Uid::effective().is_root() {
-        let detail = "iptables on this host is iptables-legacy, which works for root alone: run wire-agent as root, or \
+        let detail = "iptables on this host is iptables-legacy, which only root can use: run wire-agent as root, or \
                       switch the host to iptables-nft (update-alternatives --set iptables /usr/sbin/iptables-nft)";
         return Err(OpError::program(ErrorKind::Permission, detail.to_owned(), io::ErrorKind::PermissionDenied.into()));
     }
@@ -224,8 +224,8 @@ fn remedy(program: &str) -> String {
         "nft is not installed: install nftables".to_owned()
     } else {
         format!(
-            "{program} is not installed: install iptables, or start with --iptables-forward-rules=false and see that the \
-             overlay is let through FORWARD"
+            "{program} is not installed: install iptables, or start with --iptables-forward-rules=false and make sure \
+             that the chain FORWARD accepts the overlay"
         )
     }
 }
@@ -259,6 +259,8 @@ mod tests {
     fn a_missing_program_is_named_with_what_to_do() {
         let error = run("iptables-of-nowhere", &[], "").unwrap_err();
         assert_eq!(error.kind, ErrorKind::NoProgram);
-        insta::assert_snapshot!(error, @"a program is missing: iptables-of-nowhere is not installed: install iptables, or start with --iptables-forward-rules=false and see that the overlay is let through FORWARD");
+        insta::assert_snapshot!(error, @"a program is missing: iptables-of-nowhere is not installed: install \
+                                         iptables, or start with --iptables-forward-rules=false and make sure that \
+                                         the chain FORWARD accepts the overlay");
     }
 }

@@ -305,7 +305,7 @@ fn op_error(error: &EngineError) -> OpError {
         (EngineError::Tun(..), Some(Errno::EPERM)) => "the agent needs CAP_NET_ADMIN",
         (EngineError::Tun(..), Some(Errno::EACCES)) => "give the agent's user access to /dev/net/tun",
         (EngineError::Tun(..), Some(Errno::EBUSY | Errno::EINVAL)) => {
-            "somebody else has a device of that name: is flanneld still running?"
+            "another program has a device of that name: is flanneld still running?"
         }
         _ => "",
     };

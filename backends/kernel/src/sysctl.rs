@@ -39,7 +39,7 @@ fn remedy(setting: Setting, error: &io::Error) -> Option<String> {
         io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => {
             "/proc/sys cannot be written here: set it on the host, outside of the container"
         }
-        io::ErrorKind::NotFound if of_ipv6 => "has this kernel IPv6 switched off (ipv6.disable=1)?",
+        io::ErrorKind::NotFound if of_ipv6 => "is IPv6 switched off in this kernel (ipv6.disable=1)?",
         _ => return None,
     };
     Some(remedy.to_owned())

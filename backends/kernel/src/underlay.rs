@@ -54,7 +54,7 @@ impl HostLink {
         } else if self.is_dockers() {
             Some("a bridge of Docker's")
         } else if matches!(self.kind.as_str(), "bridge" | "vxlan" | "tun") && is_inside() {
-            Some("inside the overlay, by its address")
+            Some("whose address is inside the overlay")
         } else {
             None
         }

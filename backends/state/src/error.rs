@@ -26,7 +26,7 @@ pub enum DataplaneError {
         what: &'static str,
     },
     /// The monitor's socket failed.
-    #[error("cannot hear of changes in the kernel")]
+    #[error("cannot receive notifications from the kernel")]
     Monitor(#[source] io::Error),
 }
 
@@ -73,7 +73,7 @@ pub enum ErrorKind {
 impl ErrorKind {
     const fn text(self, is_unexplained: bool) -> &'static str {
         match self {
-            Self::Exists => "something is there already",
+            Self::Exists => "it exists already",
             Self::Absent => "there is no such entry",
             Self::NoDevice => "the device is gone",
             Self::Permission if is_unexplained => "not allowed: the agent needs CAP_NET_ADMIN",

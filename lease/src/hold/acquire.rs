@@ -151,7 +151,8 @@ impl<S: LeaseStore> Holder<S> {
                 Err(ClaimError::Full(no_room, _)) => (Some(no_room.to_string()), shortened(TAKEN_AGAIN, 0.5)),
                 Err(ClaimError::Taken(reason) | ClaimError::OtherAgent(reason)) => {
                     if !std::mem::replace(&mut alarmed, true) {
-                        error!(subnet = %lost.entry.lease.subnet, reason, "this host's subnet was taken by another");
+                        error!(subnet = %lost.entry.lease.subnet, reason, "this host's subnet was taken by another \
+                                                                           host");
                     }
                     (Some(reason), shortened(TAKEN_AGAIN, 0.5))
                 }

@@ -41,13 +41,13 @@ impl ClaimError {
     pub(super) fn taken(subnet: Subnet, kv: &KeyValue) -> Self {
         Self::Taken(match entry_of(subnet, kv) {
             Some(other) => format!("{subnet} is leased by the host {}", addresses(&other.lease)),
-            None => format!("{} holds something that is no lease: delete it", shown(&kv.key)),
+            None => format!("{} holds something that is not a lease: delete it", shown(&kv.key)),
         })
     }
 
     /// Two agents write this key at the same time, or another program does.
     fn changed(key: &[u8]) -> Self {
-        Self::Raced(format!("{} or what guards it is changed by another hand", shown(key)))
+        Self::Raced(format!("{} or its guard key is being changed by another program", shown(key)))
     }
 
     fn older(subnet: Subnet, older: Subnet) -> Self {
@@ -238,7 +238,7 @@ impl<S: LeaseStore> Holder<S> {
         let subnet = own.lease.subnet;
         match overlapping(listing, self.space(), subnet) {
             Some((older, kv)) if kv.create_revision < own.origin.create_revision => {
-                info!(%subnet, %older, "this host's lease overlaps an older one and gives way");
+                info!(%subnet, %older, "this host's lease overlaps an older one and is given up");
                 self.undo(own, None).await?;
                 Err(ClaimError::older(subnet, older))
             }
@@ -259,7 +259,7 @@ impl<S: LeaseStore> Holder<S> {
         }
         // Later attempts have a more exact reason.
         if matches!(&*self.state_out.borrow(), HoldState::Acquiring { reason } if reason == ASKING) {
-            let reason = format!("whether another host has {}: {shown} says so", addresses(&own.lease));
+            let reason = format!("checking whether another host has {}, as {shown} says", addresses(&own.lease));
             self.set_state(HoldState::Acquiring { reason });
         }
         let put = Write::Put { key: key.clone(), value: own.lease.to_value(), lease: own.origin.lease };
@@ -276,8 +276,8 @@ impl<S: LeaseStore> Holder<S> {
             if kv.mod_revision != touched.revision {
                 let other = other.escape_ascii();
                 return Err(ClaimError::OtherAgent(format!(
-                    "another agent, with the identity {other}, holds {shown} with this host's public address and lives: \
-                     stop it, or give this host another address"
+                    "another agent, with the identity {other}, holds {shown} with this host's public address and \
+                     lives: stop it, or give this host another address"
                 )));
             }
         }

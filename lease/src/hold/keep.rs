@@ -42,7 +42,8 @@ fn after_suspension<S: LeaseStore>(holding: &mut Holding, keeping: &mut KeepStat
     info!(seconds, "this host was suspended; asking etcd for its lease");
     if life.expires <= now {
         let text = format!(
-            "this host slept for {seconds} s, longer than its lease lives: asking etcd whether it is there still"
+            "this host was suspended for {seconds} s, longer than its lease lives: asking etcd whether the lease \
+             still exists"
         );
         keeping.suspend_trouble = Some(text);
     }
@@ -232,21 +233,23 @@ impl<S: LeaseStore> Holder<S> {
             Some(entry) if entry.lease == holding.entry.lease => {
                 keeping.write_trouble = None;
                 // Another agent of this host renewed it, or someone made it a reservation.
-                info!(%subnet, reservation = entry.origin.lease.is_none(), "this host's lease was written by another hand");
+                info!(%subnet, reservation = entry.origin.lease.is_none(), "this host's lease was written by another \
+                                                                            program");
                 let asked = entry.origin.lease.is_some() && entry.origin.lease == holding.entry.origin.lease;
                 self.follow_origin(holding, entry).await;
                 if asked {
-                    warn!(%subnet, "another agent with this host's public address asks whether we live; answering");
+                    warn!(%subnet, "another agent with this host's public address asks whether this agent is alive; \
+                                    answering");
                     self.rewrite(holding, keeping).await;
                 }
                 None
             }
             Some(entry) if first(&entry.lease) != first(&holding.entry.lease) => {
-                Some(format!("the host {} wrote its own address to it", addresses(&entry.lease)))
+                Some(format!("the host {} wrote its own address into it", addresses(&entry.lease)))
             }
             // Changed or made unreadable: write it again, but not in a tight loop against another program.
             Some(_) | None => {
-                warn!(%subnet, "this host's lease was changed by another hand; writing it again");
+                warn!(%subnet, "this host's lease was changed by another program; writing it again");
                 let origin = Origin {
                     mod_revision: kv.mod_revision,
                     create_revision: kv.create_revision,

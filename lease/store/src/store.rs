@@ -165,7 +165,7 @@ pub struct WatchBatch {
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// No member answered, or not in time. The call may or may not have been carried out.
-    #[error("etcd does not answer to {operation}")]
+    #[error("etcd does not answer ({operation})")]
     Unavailable {
         /// The call.
         operation: &'static str,
@@ -174,7 +174,7 @@ pub enum StoreError {
         source: Option<Box<dyn std::error::Error + Send + Sync>>,
     },
     /// A certificate is not trusted, ours or the store's, or a TLS file cannot be used.
-    #[error("etcd cannot be asked to {operation}")]
+    #[error("no secure connection to etcd ({operation})")]
     Insecure {
         /// The call.
         operation: &'static str,

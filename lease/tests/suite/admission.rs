@@ -330,7 +330,7 @@ fn a_lease_that_holds_an_address_of_the_store_is_refused_and_named() {
     let table = admit(entries, &Admission { endpoints, ..admission(V4) });
     assert_eq!(table.peers.len(), 1);
     let reasons: Vec<&str> = table.refused.values().map(|refusal| refusal.reason.as_str()).collect();
-    assert_eq!(reasons, ["10.5.9.0/24 holds 10.5.9.5, by which this host reaches etcd"]);
+    assert_eq!(reasons, ["10.5.9.0/24 contains 10.5.9.5, through which this host reaches etcd"]);
     assert_eq!(table.outside, [IpAddr::from([10, 5, 9, 5])], "the other one lies in no network of ours");
 }
 

@@ -99,7 +99,7 @@ fn an_mtu_that_is_too_large_is_a_warning() -> Result {
     eventually(NOTICED, || {
         let status = node.agent.status()?;
         let said = status.rest["warnings"].to_string();
-        check(status.phase == "ready" && said.contains("docker0 has MTU 1500, the overlay 1450"), || {
+        check(status.phase == "ready" && said.contains("docker0 has MTU 1500, but the overlay has 1450"), || {
             format!("{}: {said}", status.phase)
         })
     })
@@ -118,12 +118,13 @@ fn a_bridge_that_no_rule_can_name_is_named_in_a_warning_until_it_has_another_nam
         let status = node.agent.status()?;
         let said = status.rest["warnings"].to_string();
         let set = node.host.namespace().sh("nft list set inet wire-agent bridges")?;
-        let right = said.contains("no rule can name br*") == warned && set.contains(bridges) && !set.contains('*');
+        let right =
+            said.contains("no nftables rule can name br*") == warned && set.contains(bridges) && !set.contains('*');
         check(right && status.phase == "ready", || format!("{}: {said}\n{set}", status.phase))
     };
     eventually(NOTICED, || looks(true, "bridges"))?;
     lab.rest(BACK);
-    let logged = node.agent.log().matches("no rule can name br*").count();
+    let logged = node.agent.log().matches("no nftables rule can name br*").count();
     check(logged == 1, || format!("logged {logged} times"))?;
     node.host.namespace().sh("ip link set 'br*' name br-1")?;
     eventually(NOTICED, || looks(false, "\"br-1\"")).map(drop)
@@ -208,7 +209,7 @@ fn a_bridge_of_the_operators_that_bars_our_options_is_named() -> Result {
     let (dir, file) = put_settings(&host, settings);
     let spec = AgentSpec { wrapper: with_settings(&dir), ..AgentSpec::new(etcd.agent_flags()) };
     let node = Node::with(host, spec)?;
-    let clash = "daemon.json sets bridge to none, and dockerd refuses to start where it is given a bip too";
+    let clash = "daemon.json sets bridge to none, and dockerd refuses to start if bip is set too";
     eventually(NOTICED, || {
         let said = node.agent.status()?.rest["warnings"].to_string();
         check(said.contains(clash), || said)

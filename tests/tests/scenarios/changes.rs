@@ -72,7 +72,7 @@ fn a_changed_config_that_this_host_cannot_apply_is_told_with_the_reason_and_not_
         etcd.put_config(&config)?;
         eventually(START, || {
             let reason = node.agent.status()?.reason.unwrap_or_default();
-            let is_told = reason.contains(told) && reason.contains("put that right") == told.contains("cannot apply");
+            let is_told = reason.contains(told) && reason.contains("correct that") == told.contains("cannot apply");
             check(is_told, || reason)
         })?;
     }

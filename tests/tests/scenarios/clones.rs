@@ -27,7 +27,7 @@ fn a_clone_is_a_host_of_its_own_and_both_it_and_its_original_have_all_peers() ->
         && after.macs.iter().zip(&before.macs).all(|(one, other)| one != other);
     check(differs, || format!("{before:?} and {after:?}"))?;
     let log = clone.agent.log();
-    check(log.contains("this is a clone") && log.contains("02:64:00:00:00:"), || log)?;
+    check(log.contains("this host is a clone") && log.contains("02:64:00:00:00:"), || log)?;
     let nodes = [&original, &other, &clone];
     settle(&etcd, &nodes, &Family::ALL)?;
     for family in Family::ALL {
@@ -52,7 +52,7 @@ fn drain_on_a_clone_takes_nothing_from_its_original() -> Result {
     let before = etcd.list(Etcd::PREFIX)?.iter().map(|stored| (stored.key.clone(), stored.lease)).collect::<Vec<_>>();
     let drained = run_binary(Some(host.namespace()), &drain(&etcd, &host).each_ref().map(String::as_str))?;
     let said = String::from_utf8_lossy(&drained.stdout);
-    let is_left = said.contains("is left") && said.contains("02:64:00:00:00:");
+    let is_left = said.contains("is not given back") && said.contains("02:64:00:00:00:");
     check(drained.status.success() && is_left, || format!("{drained:?}"))?;
     let after = etcd.list(Etcd::PREFIX)?.iter().map(|stored| (stored.key.clone(), stored.lease)).collect::<Vec<_>>();
     check(after == before, || format!("{before:?} became {after:?}"))?;

@@ -88,10 +88,10 @@ fn which_certificate_is_refused_and_why_is_told_while_joining() -> Result {
     node.agent.wait_ready(START)?;
     for _ in 0..2 {
         tells(&node.agent, "degraded", "refuses the client certificate ")?;
-        tells(&node.agent, "degraded", "; traffic flows by what was known at ")?;
+        tells(&node.agent, "degraded", "; traffic uses the leases known at ")?;
         let earlier = node.agent.log().len();
         node.agent.signal(Signal::SIGHUP)?;
-        let goes_by_it = |log: &str| log.contains("agent.crt") && log.contains("going by what it said last");
+        let goes_by_it = |log: &str| log.contains("agent.crt") && log.contains("using the network state saved on disk");
         eventually(START, || check(goes_by_it(&node.agent.log()[earlier..]), || node.agent.log()))?;
     }
     etcd.pki().unwrap().issue("agent", "DNS:agent.lab")?;

@@ -116,7 +116,7 @@ fn reach_each_other(one: &Seat, other: &Seat, expected: bool) -> Result {
 fn an_operators_drop_counts_in_mangle_and_is_named_where_ours_comes_first() -> Result {
     let lab = lab!();
     let (_etcd, [one, other]) = seats(&lab, V4, &[])?;
-    let (address, note) = (one.address()?, "drops nothing of the overlay");
+    let (address, note) = (one.address()?, "does not drop traffic of the overlay");
     let warned = |expected: bool| {
         eventually(BACK * 2, || {
             let status = one.node.agent.status()?;

@@ -104,7 +104,7 @@ fn what_was_merged_into_dockers_settings_is_taken_out_again() -> Result {
         }
         let drained = node.agent.run_with_its_flags("drain")?;
         let said = String::from_utf8_lossy(&drained.stdout);
-        let says_so = said.contains("ipv6, fixed-cidr-v6 taken out of /etc/docker/daemon.json")
+        let says_so = said.contains("ipv6, fixed-cidr-v6 removed from /etc/docker/daemon.json")
             && said.contains("until it is restarted");
         check(drained.status.success() && says_so, || format!("{drained:?}"))?;
         let now = std::fs::read_to_string(&file).unwrap();

@@ -132,7 +132,7 @@ fn an_etcd_that_stands_still_for_nine_seconds_is_named_and_gets_few_writes_when_
     let mute = no_word(&lab, &a, &etcd)?;
     let changed = etcd.get(&own)?.unwrap().value().replace(r#""PublicIPv6":null"#, r#""PublicIPv6":"fd00::99""#);
     etcd.put(&own, &changed)?;
-    eventually(PROMPT * 5, || check(a.agent.log().contains("changed by another hand"), || a.agent.log()))?;
+    eventually(PROMPT * 5, || check(a.agent.log().contains("changed by another program"), || a.agent.log()))?;
     let before = begun()?;
     etcd.freeze(0, true)?;
     mute.heal();

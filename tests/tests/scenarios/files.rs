@@ -53,7 +53,7 @@ fn files_that_cannot_be_written_stay_as_they_were_and_are_named_until_they_can()
         mtu -= 50;
         node.host.namespace().ip(&format!("link set eth0 mtu {}", mtu + 50))?;
         let reason = phase(&node.agent, "degraded")?;
-        check(reason.contains("subnet.env") && reason.contains("do not learn"), || reason.clone())?;
+        check(reason.contains("subnet.env") && reason.contains("cannot read this host's subnet"), || reason.clone())?;
         check(held()? == before, || format!("{before} became {:?}", held()))?;
         within(&node, "flannel", end)?;
         eventually(AGAIN, || {

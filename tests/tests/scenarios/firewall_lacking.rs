@@ -80,8 +80,8 @@ fn iptables_legacy_without_root_is_refused_with_what_to_do_and_the_rest_goes_on(
     let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
     let node = Node::with(host, as_nobody(&etcd).env("PATH", &path))?;
     let reason = phase(&node.agent, "degraded")?;
-    check(reason.contains("iptables-legacy, which works for root alone: run wire-agent as root"), || reason.clone())?;
-    let said = node.agent.log().matches("the firewall is not as it should be").count();
+    check(reason.contains("iptables-legacy, which only root can use: run wire-agent as root"), || reason.clone())?;
+    let said = node.agent.log().matches("the firewall is not in its desired state").count();
     check(said == 1, || format!("said {said} times"))?;
     let table = node.host.namespace().sh("nft list table inet wire-agent")?;
     check(table.contains("masquerade"), || table)
@@ -114,7 +114,7 @@ fn a_docker_whose_chains_only_root_would_see_is_warned_of() -> Result {
     let spec = as_nobody_at_all(&host, &etcd);
     let node = Node::with(host, spec)?;
     let warnings = || Ok::<_, LabError>(node.agent.status()?.rest["warnings"].to_string());
-    let warning = "Docker runs, and iptables-nft shows no chain of its own";
+    let warning = "Docker runs, but iptables-nft shows no chains of Docker";
     steadily(PROMPT, || check(!warnings()?.contains(warning), || "it warns of a Docker that does not run".to_owned()))?;
     let options = [docker_options(&node.agent.docker_opts_file())?, vec!["--iptables=false".to_owned()]].concat();
     let _docker = Dockerd::start(&node.host, &options)?;

@@ -108,7 +108,7 @@ fn handed_over(lab: &Lab, datapath: Datapath) -> Result {
         println!("{}: {} pings, etcd answers: {etcd_answers}, ready after {ready:?}", datapath.kind(), loss.sent);
         check(ready < PATIENCE, || format!("packets waited for {ready:?}"))?;
         // An etcd that is slow to answer is not waited for either.
-        let went_by_it = a.agent.log().contains("going by what it said last");
+        let went_by_it = a.agent.log().contains("using the network state saved on disk");
         check(etcd_answers || went_by_it, || a.agent.log())?;
     }
     check(a.agent.status()?.phase == "degraded", || a.agent.log())?;

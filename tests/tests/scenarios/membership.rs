@@ -86,7 +86,7 @@ fn a_public_ip_that_other_hosts_would_refuse_is_published_by_none_and_one_of_no_
     a.agent.wait_ready(START)?;
     let status = a.agent.status()?;
     let said = status.rest["warnings"].to_string();
-    let named = said.contains("--public-ipv6=2001:db8::9 is passed over");
+    let named = said.contains("--public-ipv6=2001:db8::9 is ignored");
     check(named && status.phase == "ready", || format!("{}: {said}", status.phase))
 }
 

@@ -80,7 +80,9 @@ fn boots(lab: &Lab, datapath: Datapath) -> Result {
     steadily(Duration::from_secs(3), || not_confirmed(&a))?;
     // What an operator does meanwhile changes nothing.
     a.agent.signal(nix::sys::signal::Signal::SIGHUP)?;
-    eventually(START, || check(a.agent.log().matches("going by what it said last").count() == 2, || a.agent.log()))?;
+    eventually(START, || {
+        check(a.agent.log().matches("using the network state saved on disk").count() == 2, || a.agent.log())
+    })?;
     thread::sleep(Duration::from_secs(1));
     not_confirmed(&a)?;
     known.is_in(&a)?;
@@ -171,7 +173,7 @@ fn peers_of_which_an_etcd_that_comes_back_knows_nothing_are_held_for_half_a_minu
     let back = Instant::now();
     let vanished = || {
         let reason = a.agent.status()?.reason.unwrap_or_default();
-        check(reason.contains("20 have vanished from etcd at once"), || reason)
+        check(reason.contains("20 vanished from etcd at once"), || reason)
     };
     resynced(RESYNC, vanished)?;
     check(asked(&a, "readyz")? == 200, || a.agent.log())?;
@@ -202,7 +204,7 @@ fn a_subnet_that_another_took_meanwhile_is_left_to_it() -> Result {
     })?;
     let after = a.subnet(Family::V4)?;
     check(after != before, || format!("two have {before}"))?;
-    check(a.agent.log().contains("another subnet now"), || a.agent.log())?;
+    check(a.agent.log().contains("a new subnet"), || a.agent.log())?;
     let options = fs::read_to_string(a.agent.docker_opts_file()).unwrap();
     check(options.contains(&after), || options)?;
     let vtep = a.vtep(Family::V4)?;
@@ -268,7 +270,7 @@ fn what_is_of_no_use_is_named_and_etcd_is_waited_for() -> Result {
         a.host.reboot()?;
         let earlier = a.agent.log().len();
         a.agent.restart()?;
-        let named_so = |line: &str| line.contains("of no use") && line.contains(named);
+        let named_so = |line: &str| line.contains("cannot be used") && line.contains(named);
         let of_no_use = || a.agent.log()[earlier..].lines().filter(|line| named_so(line)).count() == 1;
         eventually(PATIENCE * 2, || check(of_no_use(), || format!("{named} is not named:\n{}", a.agent.log())))?;
         steadily(Duration::from_secs(1), || {
@@ -305,7 +307,7 @@ fn an_etcd_that_refuses_this_host_or_has_no_config_is_told_from_one_that_is_sile
     let said = |a: &Node, why: &str| {
         let reason = a.agent.status()?.reason.unwrap_or_default();
         let is_so =
-            reason.starts_with(&format!("etcd: {why}")) && reason.contains("; traffic flows by what was known at ");
+            reason.starts_with(&format!("etcd: {why}")) && reason.contains("; traffic uses the leases known at ");
         check(is_so && !reason.contains("joining"), || reason)?;
         check(asked(a, "readyz")? == 503, || a.agent.log())
     };
@@ -318,7 +320,8 @@ fn an_etcd_that_refuses_this_host_or_has_no_config_is_told_from_one_that_is_sile
     a.agent.wait_ready(START)?;
     said(&a, "etcd refuses get: check the user root and its password: ")?;
     let log = a.agent.log();
-    let goes_by_it = |line: &str| line.contains("check the user root") && line.contains(": going by what it said last");
+    let goes_by_it =
+        |line: &str| line.contains("check the user root") && line.contains(": using the network state saved on disk");
     check(log.lines().any(goes_by_it), || log)?;
 
     a.agent.terminate()?;
@@ -326,9 +329,12 @@ fn an_etcd_that_refuses_this_host_or_has_no_config_is_told_from_one_that_is_sile
     etcd.delete(&format!("{}/config", Etcd::PREFIX))?;
     a.agent.restart()?;
     a.agent.wait_ready(START)?;
-    said(&a, "it has no network config: put one to ")?;
+    said(&a, "it has no network config: write one to ")?;
     let reason = a.agent.status()?.reason.unwrap_or_default();
-    check(reason.contains("one that was put by etcd's v2 API") && reason.contains("v3 does not see"), || reason)?;
+    check(
+        reason.contains("a config written with etcd's v2 API") && reason.contains("the v3 API does not see"),
+        || reason,
+    )?;
     etcd.put_config("{")?;
     resynced(RESYNC, || said(&a, "/coreos.com/network/config: the network config is not JSON"))?;
     etcd.put_config(V4)?;
@@ -387,7 +393,7 @@ fn not_confirmed(node: &Node) -> Result {
     let status = node.agent.status()?;
     let reason = status.reason.clone().unwrap_or_default();
     check(status.phase == "degraded", || format!("{}: {reason}\n{}", status.phase, node.agent.log()))?;
-    let is_said = reason.contains("etcd: it does not answer") && reason.contains("; traffic flows by");
+    let is_said = reason.contains("etcd: it does not answer") && reason.contains("; traffic uses the leases known at");
     check(is_said, || reason.clone())?;
     check(status.rest["store"]["synced"] != true, || format!("{:?}", status.rest["store"]))?;
     let told = node.agent.status_line().unwrap_or_default();

@@ -109,7 +109,7 @@ fn a_foreign_route_in_the_way_or_inside_a_peers_subnet_is_left_alone_and_named()
         eventually(PROMPT, || {
             let status = node.agent.status()?;
             let said = status.rest["warnings"].to_string();
-            let right = said.contains(&format!("what is for {subnet}/24")) == warned && status.phase == "ready";
+            let right = said.contains(&format!("packets for {subnet}/24")) == warned && status.phase == "ready";
             check(right, || format!("{}: {said}", status.phase))
         })?;
     }

@@ -130,7 +130,8 @@ fn nothing_forged_is_taken(lab: &Lab, family: Family) -> Result {
     };
     let public = member.host.on_underlay(family);
     let said = format!(
-        "what {} sends as {subnet} is dropped, since the lease of {subnet} has the address {public}: ",
+        "packets from {} with sources in {subnet} are dropped, since the lease of {subnet} has the public IP \
+         {public}: ",
         first.on_underlay(family)
     );
     check(text.contains(&said) && text.contains("wire-agent here with --peers-only=false"), || text)

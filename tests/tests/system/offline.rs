@@ -39,7 +39,8 @@ fn docker_starts_with_the_last_known_subnet_while_etcd_is_away_at_a_later_boot()
     check(after == subnet, || format!("before the reboot {subnet}, after it {after}"))?;
     for told in ["wire-agent status || true", "systemctl show --value -p StatusText wire-agent"] {
         let told = machine.sh(told)?;
-        let is_said = told.contains("degraded: etcd: it does not answer") && told.contains("; traffic flows by");
+        let is_said =
+            told.contains("degraded: etcd: it does not answer") && told.contains("; traffic uses the leases known at");
         check(is_said, || told.clone())?;
     }
     start_again(&machine)?;

@@ -1,4 +1,5 @@
-//! One table: the links with their addresses, the network's families, what is asked for, what was held, and what is chosen.
+//! One table: the links with their addresses, the network's families, the flags, the earlier choice, and the expected
+//! choice.
 
 use std::collections::BTreeMap;
 
@@ -104,7 +105,8 @@ fn asked(flags: &str, host: &mut Host) -> (Vec<UnderlayWish>, DualStack<IpAddr>)
     (wishes, public)
 }
 
-/// What was held: a link, with its number where that is known, and its addresses. After a `|` come those that were beside them.
+/// Parses an earlier choice: a link, with its index if it is known, and its addresses. Other addresses of the link
+/// follow after a `|`.
 fn held(text: &str) -> (Option<Held>, Vec<LocalAddress>) {
     let (held, beside) = text.split_once('|').unwrap_or((text, ""));
     let known = beside.split_whitespace().map(|word| address(word).local).collect();
@@ -253,7 +255,7 @@ fn the_interface_is_chosen_by_flannels_rules_and_kept_for_as_long_as_it_can_be()
         (PLAIN, V4, "iface=flannel.1", "", "none: flannel.1, a device of an overlay"),
         (PLAIN, V4, "iface=10.5.50.0", "", "none: flannel.1, a device of an overlay"),
         (PLAIN, V4, "iface=docker0", "", "none: docker0, a bridge of Docker's"),
-        (BRIDGES, V4, "iface=cni0", "", "none: cni0, inside the overlay"),
+        (BRIDGES, V4, "iface=cni0", "", "none: cni0, whose address is inside the overlay"),
         (BRIDGES, V4, "iface=br-0123456789ab", "", "none: a bridge of Docker's"),
         (BRIDGES, V4, "iface=br-lan", "", "br-lan 172.19.0.2"),
         (BRIDGES, V4, "iface=tun0", "", "tun0 10.8.0.2"),

@@ -47,8 +47,9 @@ fn a_route_inside_a_peers_subnet_is_named_while_it_is_there_and_stops_nothing() 
         let runtime = lab::runtime();
         let _inside = runtime.enter();
         let mut monitor = Monitor::open(reconciler.scope().clone()).unwrap();
-        let v4 = "the route 10.5.2.128/25 via 192.0.2.254 dev wb-up of protocol static leads what is for 10.5.2.0/24";
-        let v6 = "the route fd00:5:2::9/128 metric 5 via 2001:db8::9 dev wb-up of protocol bird leads what is for fd00:5:2::/64";
+        let v4 = "the route 10.5.2.128/25 via 192.0.2.254 dev wb-up of protocol static takes packets for 10.5.2.0/24";
+        let v6 = "the route fd00:5:2::9/128 metric 5 via 2001:db8::9 dev wb-up of protocol bird takes packets for \
+                  fd00:5:2::/64";
         for (route, expected) in [
             ("10.5.2.128/25 via 192.0.2.254 proto static", v4),
             ("fd00:5:2::9/128 via 2001:db8::9 proto bird metric 5", v6),
@@ -134,7 +135,9 @@ fn a_device_of_our_name_that_others_made_is_named_and_left_alone_with_its_routes
             let name = |conflict: &&Conflict| matches!(conflict, Conflict::Name { link, .. } if link.name.as_str() == "flannel.1");
             assert_eq!(report.findings.conflicts.iter().filter(name).count(), 1, "{made}: {report:?}");
             assert!(
-                report.findings.conflicts[0].to_string().contains("flannel.1 is wanted but is there already"),
+                report.findings.conflicts[0]
+                    .to_string()
+                    .contains("flannel.1 cannot be made, because another device has this name"),
                 "{report:?}"
             );
             assert_eq!((index, lab::count("ip -j route show dev flannel.1")), (lab::index("flannel.1"), 1), "{made}");
@@ -231,7 +234,7 @@ fn a_device_that_we_work_ourselves_shares_its_port_with_no_vxlan_device() {
     others.links.insert("vx7".parse().unwrap(), device(9));
     let mut have = held(&others);
     have.links.values_mut().for_each(|link| link.owner = Owner::Foreign);
-    insta::assert_snapshot!(plan_host(&have, &tunnelled(state(&[]))), @"CONFLICT flannel.1 cannot be made: vx7 is a VXLAN device (vni 1) on UDP port 8472, and shares it with no device like ours; remove it or set another Backend.Port in the network config");
+    insta::assert_snapshot!(plan_host(&have, &tunnelled(state(&[]))), @"CONFLICT flannel.1 cannot be made: vx7 is a VXLAN device (vni 1) on UDP port 8472, and cannot share it with wire-agent's device; remove it or set another Backend.Port in the network config");
 }
 
 #[test]

@@ -162,7 +162,8 @@ fn a_bridge_that_somebody_else_made_is_left_alone_and_named() {
         let report = reconciler(&guest).round(&attached());
         let said: Vec<String> = report.findings.conflicts.iter().map(ToString::to_string).collect();
         assert!(
-            said.iter().any(|said| said.starts_with("z-bridge is wanted but is there already: bridge")),
+            said.iter()
+                .any(|said| said.starts_with("z-bridge cannot be made, because another device has this name: bridge")),
             "{said:?}"
         );
         run_fails("ip link show wp1");

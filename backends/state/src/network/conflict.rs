@@ -84,7 +84,7 @@ impl fmt::Display for Conflict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Name { link, found, underlay } => {
-                write!(f, "{link} is wanted but is there already: {found}; ")?;
+                write!(f, "{link} cannot be made, because another device has this name: {found}; ")?;
                 match (found.bound_to(), underlay) {
                     (Some(LinkId { name, .. }), Some(underlay)) => write!(
                         f,
@@ -109,8 +109,8 @@ impl fmt::Display for Conflict {
                 };
                 write!(
                     f,
-                    "{link} cannot be made: {holder} {has} on UDP port {port}, and shares it with no device like ours; \
-                     remove it or set another Backend.Port in the network config"
+                    "{link} cannot be made: {holder} {has} on UDP port {port}, and cannot share it with wire-agent's \
+                     device; remove it or set another Backend.Port in the network config"
                 )
             }
             Self::Route { namespace, key, metric, found } => {
@@ -123,7 +123,7 @@ impl fmt::Display for Conflict {
             Self::Forwarding { link, setting } => {
                 write!(
                     f,
-                    "{link} forwards no IPv4 packets: its containers do not reach other hosts; sysctl -w {setting}=1"
+                    "{link} forwards no IPv4 packets: its containers cannot reach other hosts; sysctl -w {setting}=1"
                 )
             }
             Self::Needs { link, need } => write!(f, "{link} cannot be made: {need}"),
@@ -135,9 +135,9 @@ impl fmt::Display for Need {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Link(link) => write!(f, "it needs the link {link}, which is not there"),
-            Self::Order => f.write_str("it needs a link that needs this one"),
+            Self::Order => f.write_str("it needs a link that itself needs this one"),
             Self::Namespace => f.write_str("its namespace is gone"),
-            Self::HostNamespace => f.write_str("tunnels without the kernel run in the host's namespace only"),
+            Self::HostNamespace => f.write_str("tunnels that the agent works itself run in the host's namespace only"),
         }
     }
 }

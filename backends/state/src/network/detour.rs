@@ -117,8 +117,8 @@ impl fmt::Display for Detour {
         let protocol = protocol_name(*protocol);
         write!(
             f,
-            "the route {key} {via} of protocol {protocol} leads what is for {subnet}{whose} past the network: its containers \
-             are not reached by it; remove it"
+            "the route {key} {via} of protocol {protocol} takes packets for {subnet}{whose} away from the overlay: \
+             its containers cannot be reached; remove the route"
         )
     }
 }
@@ -159,8 +159,9 @@ mod tests {
         want
     }
 
-    const TOLD: &str = "the route 10.5.60.128/25 via 192.0.2.1 dev eth1 of protocol static leads what is for 10.5.60.0/24, the \
-                        subnet of 192.0.2.103, past the network: its containers are not reached by it; remove it";
+    const TOLD: &str = "the route 10.5.60.128/25 via 192.0.2.1 dev eth1 of protocol static takes packets for \
+                        10.5.60.0/24, the subnet of 192.0.2.103, away from the overlay: its containers cannot be \
+                        reached; remove the route";
 
     #[test]
     fn a_longer_route_inside_a_peers_subnet_is_named_with_the_peer() {

@@ -29,7 +29,7 @@ const PING_TIMEOUT: Duration = Duration::from_secs(5);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A hint: an etcd with TLS closes plain connections, and etcd 2 closes HTTP/2.
-const PLAIN: &str = " (where it always does, etcd may want https://, or be older than etcd 3)";
+const PLAIN: &str = " (if this always happens, etcd may expect https://, or be older than etcd 3)";
 
 /// A member, and the TLS files to connect with.
 #[derive(Debug)]
@@ -53,7 +53,7 @@ pub(super) enum MemberError {
         #[source]
         source: Arc<io::Error>,
     },
-    #[error("{endpoint} cannot be asked by TLS")]
+    #[error("{endpoint} cannot be reached by TLS")]
     Files {
         endpoint: String,
         #[source]
@@ -66,7 +66,7 @@ pub(super) enum MemberError {
         #[source]
         source: Arc<rustls::Error>,
     },
-    #[error("{endpoint} does not speak TLS as it should; is it http://?")]
+    #[error("{endpoint} does not answer in TLS; is it http://?")]
     Tls {
         endpoint: String,
         #[source]

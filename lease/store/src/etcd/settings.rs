@@ -91,7 +91,8 @@ pub enum EtcdSettingsError {
         source: io::Error,
     },
     /// The password file is empty.
-    #[error("the file {} with the password is empty: write the password into it, or leave it out where etcd asks for none", .0.display())]
+    #[error("the password file {} is empty: write the password into it, or remove --etcd-password-file if etcd asks \
+             for no password", .0.display())]
     NoPassword(PathBuf),
     /// A file without PEM data of the wanted kind.
     #[error("{} holds no {what} in PEM", .path.display())]
@@ -122,7 +123,7 @@ pub enum EtcdSettingsError {
     #[error("etcd's client cannot be set up")]
     Client(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// No file of trusted authorities was found.
-    #[error("no authority is known that could have signed etcd's certificates: give one with --etcd-cafile")]
+    #[error("no certificate authority is known that could verify etcd's certificates: give one with --etcd-cafile")]
     NoAuthority,
 }
 
@@ -164,7 +165,7 @@ impl EtcdSettings {
         let plain = endpoints.iter().find(|endpoint| !endpoint.secure);
         match plain.filter(|_| endpoints.iter().any(|endpoint| endpoint.secure)) {
             Some(plain) => {
-                let rule = "is http while others are https: name all of them one way";
+                let rule = "is http while others are https: use one of the two for all";
                 Err(EtcdSettingsError::Endpoint { endpoint: plain.url.clone(), rule })
             }
             None => Ok(endpoints),
@@ -185,7 +186,7 @@ impl EtcdSettings {
             return Err(refuse("names no host"));
         }
         if host.contains(['/', '?', '#', '@']) || host.contains(char::is_whitespace) {
-            return Err(refuse("must be a host and a port and nothing else; a user is given apart"));
+            return Err(refuse("must be a host and a port and nothing else; give a user with --etcd-username"));
         }
         let port = host.rsplit_once(':').and_then(|(name, port)| Some((name, port.parse().ok()?)));
         let Some((name, port)) = port else { return Err(refuse("has no port, for example :2379")) };

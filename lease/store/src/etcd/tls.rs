@@ -149,11 +149,11 @@ pub(super) fn explain(error: &Error, endpoint: &str, files: &TlsFiles) -> Option
     }
 }
 
-const AUTHORITY: &str = "is an authority's (CA:TRUE), and not one that is trusted itself";
-const ISSUE_ANOTHER: &str = "issue one with CA:FALSE, or put this very certificate into --etcd-cafile";
+const AUTHORITY: &str = "is a certificate authority's (CA:TRUE), and not trusted itself";
+const ISSUE_ANOTHER: &str = "issue one with CA:FALSE, or add this certificate to --etcd-cafile";
 
 fn server(fault: &CertificateError, files: &TlsFiles) -> (String, &'static str) {
-    const RENEW: &str = "renew it, or put this host's clock right";
+    const RENEW: &str = "renew it, or correct this host's clock";
     let since = |from: UnixTime, to: UnixTime| duration(to.as_secs().saturating_sub(from.as_secs()));
     match fault {
         CertificateError::Expired => ("has expired".to_owned(), RENEW),
@@ -171,29 +171,30 @@ fn server(fault: &CertificateError, files: &TlsFiles) -> (String, &'static str) 
         }
         CertificateError::UnknownIssuer | CertificateError::BadSignature => {
             let trusted = match &files.ca {
-                Some(ca) => format!("is signed by nobody in {}", ca.display()),
-                None => "is signed by nobody whom this host trusts".to_owned(),
+                Some(ca) => format!("is not signed by an authority in {}", ca.display()),
+                None => "is not signed by an authority that this host trusts".to_owned(),
             };
-            (trusted, "give the certificate of its authority with --etcd-cafile")
+            (trusted, "give the authority's certificate with --etcd-cafile")
         }
         other => (format!("is refused, {other}"), "issue another one"),
     }
 }
 
-const NAME: &str = "give etcd by one of the names in its certificate, or issue one with this name (subjectAltName)";
+const NAME: &str = "give one of the certificate's names in --etcd-endpoints, or issue one with this name \
+                    (subjectAltName)";
 
 /// TLS alerts about a client's certificate, each with the reason it means.
 const ALERTS: [(AlertDescription, &str); 8] = [
     (AlertDescription::CertificateRequired, "none was sent"),
     (AlertDescription::CertificateExpired, "it has expired"),
-    (AlertDescription::UnknownCA, "etcd does not know its authority"),
+    (AlertDescription::UnknownCA, "etcd does not know the authority that signed it"),
     (AlertDescription::BadCertificate, OTHER),
     (AlertDescription::CertificateUnknown, OTHER),
     (AlertDescription::CertificateRevoked, "it was revoked"),
     (AlertDescription::UnsupportedCertificate, "it is not for clients"),
     (AlertDescription::AccessDenied, OTHER),
 ];
-const OTHER: &str = "it has expired, is not for clients or not of the authority that etcd trusts";
+const OTHER: &str = "it has expired, is not for clients, or is not signed by the authority that etcd trusts";
 
 /// Explains an alert about our own certificate.
 fn client(alert: AlertDescription, endpoint: &str, files: &TlsFiles) -> Option<String> {
@@ -203,7 +204,8 @@ fn client(alert: AlertDescription, endpoint: &str, files: &TlsFiles) -> Option<S
             "etcd at {endpoint} asks for a client certificate: give one with --etcd-certfile and --etcd-keyfile"
         ),
         Some(cert) => format!(
-            "etcd at {endpoint} refuses the client certificate {}, {cause}: issue one by the authority in etcd's --trusted-ca-file, for clients (clientAuth)",
+            "etcd at {endpoint} refuses the client certificate {}, {cause}: issue one for clients (clientAuth), \
+             signed by the authority in etcd's --trusted-ca-file",
             cert.display()
         ),
     })

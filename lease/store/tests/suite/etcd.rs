@@ -62,7 +62,7 @@ async fn what_cannot_be_a_way_to_etcd_is_refused_by_name() {
         (&["http://a b:2379"], "a host and a port and nothing else"),
         (&["http://user@host:2379"], "a host and a port and nothing else"),
         (&["http://127.0.0.1:2379/v2"], "a host and a port and nothing else"),
-        (&["http://127.0.0.1:2379", "https://127.0.0.1:2380"], "name all of them one way"),
+        (&["http://127.0.0.1:2379", "https://127.0.0.1:2380"], "use one of the two for all"),
     ] {
         let text = refusal(endpoints, none()).await;
         assert!(text.contains(part), "{endpoints:?}: {text}");
@@ -138,7 +138,7 @@ async fn a_member_that_ends_each_connection_at_once_is_told_and_not_dialled_with
         let store = open(EtcdSettings::new(vec![endpoint])).await;
         for calls in 1..=20 {
             let error = chain(&store.get(b"a").await.unwrap_err());
-            assert!(error.contains("broke (where it always does, etcd may want https://, or be older"), "{error}");
+            assert!(error.contains("broke (if this always happens, etcd may expect https://, or be older"), "{error}");
             let dialled = dialled.load(Ordering::Relaxed);
             assert!(dialled <= 2 * calls, "{dialled} connections for {calls} calls");
         }

@@ -73,7 +73,8 @@ async fn a_race_that_is_lost_again_and_again_is_run_seldom_and_told() {
     tokio::time::sleep(Duration::from_secs(60)).await;
     let state = hold.state.borrow().clone();
     assert!(
-        matches!(&state, HoldState::Acquiring { reason } if reason.contains("subnets/10.5.9.0-24") && reason.contains("another hand")),
+        matches!(&state, HoldState::Acquiring { reason }
+            if reason.contains("subnets/10.5.9.0-24") && reason.contains("by another program")),
         "{state:?}"
     );
     let commits = store.count(SimCall::Commit);
@@ -119,9 +120,9 @@ async fn where_the_range_is_full_what_takes_more_than_its_share_is_named() {
     };
     let told = reason(&Host::new(3, V4)).await;
     let wanted = "all 30 subnets from 10.5.1.0/24 to 10.5.30.0/24 are taken: release one, or make the range larger \
-        (SubnetMin, SubnetMax, Network); /coreos.com/network/subnets/10.5.0.0-20 takes 15 of them; \
-        /coreos.com/network/subnets/10.5.16.0-21 takes 8 of them; \
-        /coreos.com/network/subnets/10.5.30.0-24 holds no lease: delete it";
+                  (SubnetMin, SubnetMax, Network); /coreos.com/network/subnets/10.5.0.0-20 takes 15 of them; \
+                  /coreos.com/network/subnets/10.5.16.0-21 takes 8 of them; /coreos.com/network/subnets/10.5.30.0-24 \
+                  does not hold a lease: delete it";
     assert_eq!(told, wanted);
     let mut between = Host::new(3, V4);
     between.settings.excluded = vec!["10.5.24.0/22".parse().unwrap()];
@@ -142,7 +143,7 @@ async fn a_lease_is_not_moved_onto_a_key_that_somebody_has() {
     let hold = Host::new(3, V4).spawn(&store);
     tokio::time::sleep(Duration::from_secs(10)).await;
     let state = hold.state.borrow().clone();
-    let told = format!("{PREFIX}/subnets/{alone} holds something that is no lease: delete it");
+    let told = format!("{PREFIX}/subnets/{alone} holds something that is not a lease: delete it");
     assert!(matches!(&state, HoldState::Acquiring { reason } if *reason == told), "{state:?}");
     assert_eq!(store.listing(DIRECTORY).entries.len(), 2);
     store.delete(format!("{PREFIX}/subnets/{alone}").as_bytes());

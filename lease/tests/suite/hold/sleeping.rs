@@ -41,7 +41,8 @@ async fn after_a_sleep_longer_than_the_lease_it_is_not_believed_before_etcd_has_
     tokio::time::sleep(Duration::from_secs(6)).await;
     let state = hold.state.borrow().clone();
     assert!(
-        matches!(&state, HoldState::Held { trouble: Some(why), .. } if why.contains("slept for 90000 s, longer than its lease")),
+        matches!(&state, HoldState::Held { trouble: Some(why), .. } if why.contains("suspended for 90000 s, longer \
+                                                                                     than its lease")),
         "{state:?}"
     );
     tokio::time::sleep(SOON).await;

@@ -141,9 +141,9 @@ impl fmt::Display for Extra {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Metadata => "collects metadata (external)",
-            Self::Gpe => "takes other packets than Ethernet frames (gpe)",
-            Self::ZeroChecksums => "takes IPv6 packets without checksums (udp6zerocsumrx)",
-            Self::RemoteChecksums => "takes checksums that are left to it (remcsumrx)",
+            Self::Gpe => "accepts other packets than Ethernet frames (gpe)",
+            Self::ZeroChecksums => "accepts IPv6 packets without checksums (udp6zerocsumrx)",
+            Self::RemoteChecksums => "computes checksums for the sender (remcsumrx)",
             Self::ShortCircuit => "short-circuits routes (rsc)",
         })
     }

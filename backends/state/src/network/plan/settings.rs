@@ -95,7 +95,7 @@ mod tests {
         have.settings.insert(Setting::LinkForwarding(Family::V4, name("docker0")), 0);
         have.settings.insert(Setting::LinkForwarding(Family::V6, name("docker0")), 0);
         have.settings.insert(Setting::LinkForwarding(Family::V4, name("br-1")), 1);
-        insta::assert_snapshot!(plan_host(&have, &wanted()), @"CONFLICT docker0 forwards no IPv4 packets: its containers do not reach other hosts; sysctl -w net.ipv4.conf.docker0.forwarding=1");
+        insta::assert_snapshot!(plan_host(&have, &wanted()), @"CONFLICT docker0 forwards no IPv4 packets: its containers cannot reach other hosts; sysctl -w net.ipv4.conf.docker0.forwarding=1");
         // Forwarding as a whole that goes on takes it along.
         have.settings.insert(Setting::Forwarding(Family::V4), 0);
         insta::assert_snapshot!(plan_host(&have, &wanted()), @"set sysctl net.ipv4.ip_forward = 1");

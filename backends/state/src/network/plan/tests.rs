@@ -70,13 +70,13 @@ fn what_is_not_ours_is_reported() {
     foreign_route(&mut have, 2);
     let foreign = |kind: ObservedKind| ObservedLink { kind, owner: Owner::Foreign, ..found_device(9) };
     have.links.insert(name("flannel.1"), foreign(ObservedKind::Bridge));
-    insta::assert_snapshot!(plan_host(&have, &want), @"CONFLICT flannel.1 is wanted but is there already: bridge mac 02:00:00:00:00:09 mtu 1450 up; rename or remove it");
+    insta::assert_snapshot!(plan_host(&have, &want), @"CONFLICT flannel.1 cannot be made, because another device has this name: bridge mac 02:00:00:00:00:09 mtu 1450 up; rename or remove it");
     let elsewhere = ObservedVxlan { parent: Some(found("eth1", 3)), ..found_vxlan() };
     have.links.insert(name("flannel.1"), foreign(ObservedKind::Vxlan(elsewhere.clone())));
-    insta::assert_snapshot!(plan_host(&have, &want), @"CONFLICT flannel.1 is wanted but is there already: vxlan vni 1 dev eth1 local 192.0.2.1 port 8472 nolearning mac 02:00:00:00:00:09 mtu 1450 up; it sends through eth1, and the underlay is eth0: start wire-agent with --iface=eth1, as flanneld was, or remove it");
+    insta::assert_snapshot!(plan_host(&have, &want), @"CONFLICT flannel.1 cannot be made, because another device has this name: vxlan vni 1 dev eth1 local 192.0.2.1 port 8472 nolearning mac 02:00:00:00:00:09 mtu 1450 up; it sends through eth1, and the underlay is eth0: start wire-agent with --iface=eth1, as flanneld was, or remove it");
     let other = ObservedVxlan { vni: Vni::new(7).unwrap(), ..elsewhere };
     have.links.insert(name("flannel.1"), foreign(ObservedKind::Vxlan(other)));
-    insta::assert_snapshot!(plan_host(&have, &want), @"CONFLICT flannel.1 is wanted but is there already: vxlan vni 7 dev eth1 local 192.0.2.1 port 8472 nolearning mac 02:00:00:00:00:09 mtu 1450 up; rename or remove it");
+    insta::assert_snapshot!(plan_host(&have, &want), @"CONFLICT flannel.1 cannot be made, because another device has this name: vxlan vni 7 dev eth1 local 192.0.2.1 port 8472 nolearning mac 02:00:00:00:00:09 mtu 1450 up; rename or remove it");
     have.links.clear();
     have.links.insert(name("vx0"), ObservedLink { owner: Owner::Foreign, ..found_device(9) });
     insta::assert_snapshot!(plan_host(&have, &want), @"CONFLICT flannel.1 cannot be made: vx0 already has VNI 1 on UDP port 8472; remove it or change VNI or Port");

@@ -124,7 +124,7 @@ async fn a_ca_alone_and_client_certificates_open_the_door_and_nothing_else_does(
 
     let plain = EtcdSettings::new(vec![etcd.endpoint.replace("https://", "http://")]);
     let plain = chain(&open(plain).await.get(b"a").await.unwrap_err());
-    assert!(plain.contains("etcd may want https://"), "{plain}");
+    assert!(plain.contains("etcd may expect https://"), "{plain}");
 
     let Some(etcd) = secure(certificates.path(), true) else { return };
     let store = open(with(&etcd, &client)).await;
@@ -153,10 +153,10 @@ async fn a_self_signed_certificate_that_says_it_is_an_authority_works_where_it_i
     assert_eq!(told(&dir, "etcd", "etcd").await, None);
     assert_eq!(told(&dir, "leaf", "leaf").await, None);
     for (name, ca, parts) in [
-        ("another", "etcd", ["is an authority's (CA:TRUE)", "--etcd-cafile"]),
+        ("another", "etcd", ["is a certificate authority's (CA:TRUE)", "--etcd-cafile"]),
         ("elsewhere", "elsewhere", ["is not for 127.0.0.1, its names are: ", "etcd.example"]),
-        ("old", "old", ["has expired", "renew it, or put this host's clock right"]),
-        ("leaf", "etcd", ["is signed by nobody in ", "give the certificate of its authority with --etcd-cafile"]),
+        ("old", "old", ["has expired", "renew it, or correct this host's clock"]),
+        ("leaf", "etcd", ["is not signed by an authority in ", "give the authority's certificate with --etcd-cafile"]),
     ] {
         let told = told(&dir, name, ca).await.unwrap_or_default();
         assert!(told.contains("the certificate of etcd at https://127.0.0.1:"), "{name}: {told}");
@@ -194,7 +194,7 @@ async fn certificates_that_are_renewed_are_taken_without_a_restart() {
             _ => tokio::time::sleep(Duration::from_millis(25)).await,
         }
     }
-    assert!(told.contains("is signed by nobody in") && told.contains("ca.crt"), "{told}");
+    assert!(told.contains("is not signed by an authority in") && told.contains("ca.crt"), "{told}");
     // One file after the other, as people do.
     std::fs::copy(after.path().join("ca.crt"), ours.path().join("ca.crt")).unwrap();
     let error = store.get(b"a").await.unwrap_err();

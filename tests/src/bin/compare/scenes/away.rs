@@ -24,7 +24,7 @@ pub(super) const SCENES: &[Scene] = &[Scene {
         site.host.reboot()?;
         site.agent.restart()?;
         site.agent.wait_ready(SOON)?;
-        site.says("degraded", "traffic flows by")
+        site.says("degraded", "; traffic ")
     },
     has: &[
         ("h1 routes", "10.5.100.0/24 via 10.5.100.0 dev flannel.1"),

@@ -219,9 +219,9 @@ fn a_link_whose_parent_is_blocked_missing_or_itself_is_not_made_and_says_why_onc
     let mut have = ObservedNet::default();
     have.links.insert(name("br"), ObservedLink { owner: Owner::Foreign, ..found_device(9) });
     insta::assert_snapshot!(plan_host(&have, &want), @"
-    CONFLICT one cannot be made: it needs a link that needs this one
-    CONFLICT two cannot be made: it needs a link that needs this one
-    CONFLICT br is wanted but is there already: vxlan vni 1 dev eth0 local 192.0.2.1 port 8472 nolearning mac 02:00:00:00:00:09 mtu 1450 up; rename or remove it
+    CONFLICT one cannot be made: it needs a link that itself needs this one
+    CONFLICT two cannot be made: it needs a link that itself needs this one
+    CONFLICT br cannot be made, because another device has this name: vxlan vni 1 dev eth0 local 192.0.2.1 port 8472 nolearning mac 02:00:00:00:00:09 mtu 1450 up; rename or remove it
     CONFLICT lost cannot be made: it needs the link eth9, which is not there
     ");
 }

@@ -1,5 +1,6 @@
-//! Other agents in this network namespace: each would undo the other's firewall. They are known by sockets with abstract names, which
-//! are the namespace's own (unix(7)), and which nobody has to remove. Anyone may call a socket so: who listens there, the kernel says.
+//! Finds other agents in this network namespace, since two agents undo each other's firewall. Each agent has a socket
+//! with an abstract name, which belongs to the namespace (unix(7)) and which nobody has to remove. Any user can make a
+//! socket with such a name, so the kernel is asked who listens there.
 
 use std::{
     collections::BTreeSet,
@@ -17,12 +18,13 @@ use nix::{
     unistd::geteuid,
 };
 
-/// What the names begin with, behind the zero that makes them abstract.
+/// The prefix of the names, after the zero byte that makes them abstract.
 const PREFIX: &str = "wire-agent/firewall/";
-/// How many are asked. There are never more agents, but of other names as many as anyone likes.
+/// The number of sockets that are checked. There are never more agents, but any user can make more such names.
 const ASKED: usize = 256;
 
-/// The process's own, however often it joins anew. Without one the others still see our rules, and we see them.
+/// This process's socket, for all its joins. If it cannot be made, other agents do not see this one, but it still sees
+/// them.
 static OWN: LazyLock<Option<(String, UnixListener)>> = LazyLock::new(|| announced().ok());
 
 fn announced() -> io::Result<(String, UnixListener)> {
@@ -32,17 +34,17 @@ fn announced() -> io::Result<(String, UnixListener)> {
     Ok((name, listener))
 }
 
-/// Says to others that this one is there.
+/// Makes this agent visible to others.
 pub(crate) fn announce() {
     LazyLock::force(&OWN);
 }
 
-/// Whether there are others.
+/// True if there are others.
 pub(crate) fn are_there() -> bool {
     let own = OWN.as_ref();
-    // Who has asked us waits in a queue, which must not become full.
+    // Accepts the connections of other agents, so that the queue does not become full.
     while own.is_some_and(|(_, listener)| listener.accept().is_ok()) {}
-    // Others may have called theirs by any bytes.
+    // The names of other sockets may hold any bytes.
     let sockets = fs::read("/proc/thread-self/net/unix").unwrap_or_default();
     let sockets = String::from_utf8_lossy(&sockets);
     let names = sockets.lines().filter_map(|line| line.split_once(" @").map(|(_, name)| name));
@@ -51,13 +53,13 @@ pub(crate) fn are_there() -> bool {
     others.into_iter().take(ASKED).any(is_an_agent)
 }
 
-/// Whether root or our own user listens there: nobody else can change the firewall, and so be a rival.
+/// True if root or our own user listens there. Nobody else can change the firewall.
 fn is_an_agent(name: &str) -> bool {
     let credentials = ask(name).and_then(|socket| getsockopt(&socket, PeerCredentials));
     credentials.is_ok_and(|who| who.uid() == 0 || who.uid() == geteuid().as_raw())
 }
 
-/// Connects without waiting: one that accepts nobody must not hold us up.
+/// Connects without waiting for a socket that accepts nobody.
 fn ask(name: &str) -> nix::Result<OwnedFd> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
