@@ -31,7 +31,7 @@ impl TrafficWatch {
     pub(crate) fn start(config: &NetworkConfig, board: Board) -> Self {
         let Identity { devices, port, .. } = identify(config).unwrap_or_default();
         let devices = devices.iter().map(|(_, name)| *name).collect();
-        let mut watch = Watch { port: port.unwrap_or_default(), devices, ..Watch::default() };
+        let mut watch = Watch { port, devices, ..Watch::default() };
         Self(tokio::spawn(async move {
             loop {
                 // Reading files blocks.
@@ -65,7 +65,8 @@ fn said(board: &Board, concern: &'static str, warning: Option<String>) {
 #[derive(Debug, Default)]
 struct Watch {
     devices: Vec<LinkName>,
-    port: u16,
+    /// The UDP port of encapsulated packets, if they are in UDP.
+    port: Option<u16>,
     /// Packets with wrong checksums, as counted within the window.
     bad: VecDeque<(Instant, u64)>,
     /// The devices that have never received a packet.
@@ -101,7 +102,7 @@ impl Watch {
 
     /// The warning about packets with wrong checksums.
     fn broken(&self) -> Option<String> {
-        let (port, device) = (self.port, self.devices.first()?);
+        let (port, device) = (self.port?, self.devices.first()?);
         let (first, last) = (self.bad.front()?.1, self.bad.back()?.1);
         let count = last.saturating_sub(first);
         (count >= BROKEN).then(|| {
@@ -117,7 +118,14 @@ impl Watch {
     fn silent(&self) -> Option<String> {
         let sent = |silence: &Silence| silence.now - silence.before;
         let lasts = |silence: &Silence| silence.last.duration_since(silence.since) >= WINDOW && sent(silence) >= SENT;
-        let port = self.port;
+        let dropped = match self.port {
+            Some(port) => {
+                format!(
+                    "UDP port {port}; open it in both directions, or set another Backend.Port in the network config"
+                )
+            }
+            None => "encapsulated packets; let them through in both directions".to_owned(),
+        };
         let named: Vec<String> = self
             .silent
             .iter()
@@ -125,11 +133,7 @@ impl Watch {
             .map(|(device, silence)| format!("{} packets were sent to peers through {device}", sent(silence)))
             .collect();
         (!named.is_empty()).then(|| {
-            format!(
-                "{}, and none was ever received: something between the hosts may drop UDP port {port}; open it in \
-                 both directions, or set another Backend.Port in the network config",
-                named.join(", ")
-            )
+            format!("{}, and none was ever received: something between the hosts may drop {dropped}", named.join(", "))
         })
     }
 }
@@ -147,7 +151,7 @@ mod tests {
 
     /// The warnings after these samples.
     fn said_of(peers: usize, samples: &[Sample]) -> (Option<String>, Option<String>) {
-        let mut watch = Watch { devices: vec![name()], port: 8472, ..Watch::default() };
+        let mut watch = Watch { devices: vec![name()], port: Some(8472), ..Watch::default() };
         let start = Instant::now();
         for (second, received, sent, bad_checksums) in samples.iter().copied() {
             let devices = [(name(), Passed { received, sent })].into();
