@@ -127,7 +127,7 @@ fn an_operators_drop_counts_in_mangle_and_is_named_where_ours_comes_first() -> R
     let rule = format!("-s 10.5.0.0/16 -d {address}/32 -p icmp -j DROP");
     one.sh(&format!("iptables -I DOCKER-USER -i eth9 -j DROP; iptables -I DOCKER-USER {rule}"))?;
     warned(true)?;
-    let named = format!("-s 10.5.0.0/16 -d {address}/32 -p icmp -j DROP\\\" drops");
+    let named = format!("-s 10.5.0.0/16 -d {address}/32 -p icmp -j DROP\\\" does not drop");
     let said = one.node.agent.status()?.rest["warnings"].to_string();
     check(said.contains(&named), || said)?;
     check(other.container.pings(address, 2), || format!("{address} is not reached"))?;
