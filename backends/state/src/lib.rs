@@ -1,9 +1,9 @@
-//! What a host holds and should hold, as values, and the loop that makes them equal.
+//! The observed and the desired state of a host, as values, and the loop that makes them equal.
 //!
-//! Flow: a [`Driver`] reads a [`Resource`]; [`Resource::plan`] compares that with what is desired; [`Reconciler`] applies the
-//! difference until nothing differs.
+//! Flow: a [`Driver`] reads a [`Resource`]; [`Resource::plan`] compares the observed state with the desired one; [`Reconciler`]
+//! applies the difference until nothing differs.
 //!
-//! This crate knows nothing of leases, and touches no kernel: its drivers are crates of their own.
+//! This crate does not depend on leases and makes no system calls: the drivers are crates of their own.
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 
 mod error;

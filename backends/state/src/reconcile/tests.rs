@@ -16,7 +16,7 @@ fn reconciler(have: &ObservedNet) -> (Sim<Network>, Reconciler<Sim<Network>>) {
     (sim.clone(), Reconciler::new(sim, PerNamespace::default()))
 }
 
-/// A round with this desired of the host's namespace.
+/// A round with that desired state of the host's namespace.
 fn round(reconciler: &mut Reconciler<Sim<Network>>, want: &DesiredNet) -> Report<Network> {
     reconciler.round(&PerNamespace::host(want.clone()))
 }
@@ -45,7 +45,7 @@ fn a_round_names_the_first_of_what_it_changed_and_how_many_more() {
         "{}",
         report.named()
     );
-    // What others put there is named alone.
+    // Only the change of this round is listed.
     let address = crate::Address { link: "flannel.1".parse().unwrap(), address: [169, 254, 9, 9].into(), len: 16 };
     sim.edit_host(|state| state.addresses.extend([address]));
     reconciler.invalidate();
@@ -63,7 +63,7 @@ fn the_belief_is_what_the_kernel_holds() {
     assert_eq!(sim.host(), ObservedNet::default());
 }
 
-/// Every kind of operation meets every kind of failure, once and for good: the round after converges.
+/// Every kind of operation fails with every kind of error, one to four times: a later round converges.
 #[test]
 fn whatever_fails_the_next_round_converges() {
     let link = "flannel.1".parse().unwrap();
@@ -74,7 +74,7 @@ fn whatever_fails_the_next_round_converges() {
     let mut changed = held(&changed);
     changed.routes.values_mut().for_each(|route| route.via = Via::NextHop(NextHop::Link(link)));
     let full = state(&[(2, 21, 102), (5, 50, 105)]);
-    // From, to, and the operations on the way.
+    // The observed state, the desired state, and the operations between them.
     let puts = ["create link", "add address", "set FDB entry", "set neighbour", "add route"];
     let deletes = ["replace route", "delete route", "delete neighbour", "delete FDB entry", "delete address"];
     let nothing = DesiredNet::default();

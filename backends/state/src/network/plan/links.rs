@@ -1,4 +1,4 @@
-//! Links: which are made, changed, made anew or removed, and in which order.
+//! The links that are made, changed, made anew or removed, and the order of these changes.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,16 +13,16 @@ use crate::{
     },
 };
 
-/// What becomes of the links of one namespace, as far as it matters to the entries on them.
+/// How the changes of one namespace's links affect the entries on them.
 #[derive(Debug, Default)]
 pub(super) struct Fates {
-    /// Not there, or made anew: entries that were read on them are gone.
+    /// Links that are missing or made anew: the entries that were read on them no longer exist.
     pub(super) absent: BTreeSet<LinkName>,
-    /// The same, and those whose MAC or tunnel changes: their neighbours and their forwarding go.
+    /// These, and links whose MAC or tunnel changes: their neighbours and forwarding entries no longer exist.
     pub(super) flushed: BTreeSet<LinkName>,
-    /// Blocked by a conflict: no entry on them is written.
+    /// Links blocked by a conflict: no entry on them is written.
     pub(super) blocked: BTreeSet<LinkName>,
-    /// To be removed, with all that is on them.
+    /// Links that are removed: the kernel removes all entries on them.
     pub(super) leaving: BTreeSet<LinkName>,
 }
 
@@ -36,15 +36,14 @@ pub(super) struct LinkOp {
 /// The changes of all links.
 #[derive(Debug, Default)]
 pub(super) struct LinkPlan {
-    /// What is made, changed, or made anew.
+    /// The operations for desired links, which come first.
     pub(super) ops: Vec<LinkOp>,
-    /// What goes for good, after all that is on it.
+    /// The removals of links that are no longer desired, which come last.
     pub(super) removals: Vec<LinkOp>,
     pub(super) conflicts: Vec<Conflict>,
     pub(super) fates: BTreeMap<Namespace, Fates>,
 }
 
-/// Compares all links.
 pub(super) fn plan(have: &PerNamespace<ObservedNet>, want: &PerNamespace<DesiredNet>) -> LinkPlan {
     let fates = have.iter().map(|(namespace, _)| (namespace, Fates::default())).collect();
     let mut planner = Planner { have, want, swept: BTreeSet::new(), plan: LinkPlan { fates, ..LinkPlan::default() } };
@@ -62,7 +61,7 @@ pub(super) fn plan(have: &PerNamespace<ObservedNet>, want: &PerNamespace<Desired
 struct Planner<'a> {
     have: &'a PerNamespace<ObservedNet>,
     want: &'a PerNamespace<DesiredNet>,
-    /// The links that the kernel takes away with one that is made anew.
+    /// The links that are removed so far: to be made anew, or by the kernel together with one of these.
     swept: BTreeSet<LinkPlace>,
     plan: LinkPlan,
 }
@@ -92,9 +91,9 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// Makes a link in the place of what is there; the second end of a pair was made with the first.
+    /// Makes a link after removing the one in its place. `is_made` says that the kernel made it already, together with its veth peer.
     fn make_anew(&mut self, place: LinkPlace, want: &DesiredLink, is_made: bool) {
-        // The kernel takes neither two links of one name nor two of one VNI and port: the old one goes first.
+        // The kernel allows neither two links with one name nor two with one VNI and port: the old link is removed first.
         let other_end = peer(&want.kind).filter(|peer| !is_made && self.desired(*peer).is_some());
         for place in [Some(place), other_end].into_iter().flatten() {
             if let Some(link) = self.found(place) {
@@ -137,14 +136,14 @@ impl<'a> Planner<'a> {
         self.taken(place, want).map(Obstacle::of)
     }
 
-    /// Something else where the link should be, or with what it should have.
+    /// The conflict with a link that has the place, the VNI or the port of the desired one.
     fn taken(&self, place: LinkPlace, want: &DesiredLink) -> Option<Conflict> {
         match self.found(place) {
             Some(found) if found.owner == Owner::Foreign => {
                 let underlay = self.underlay_of_others(found, want);
                 Some(Conflict::Name { link: place, found: found.clone(), underlay })
             }
-            // What it has, no other takes away; what it had while it was up, another may have taken.
+            // While it is up, no other device can take its port. While it was down, a foreign device may have taken it.
             Some(link) if link.serves_as(&want.kind, |link, found| self.is(link, found)) => {
                 self.port_holder(place, want).filter(|_| !link.up)
             }
@@ -152,7 +151,7 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// The parent that is desired, if only that tells a link of others from one that flannel would make.
+    /// The desired parent, if a foreign link differs only in its parent from the link that flannel would make.
     fn underlay_of_others(&self, found: &ObservedLink, want: &DesiredLink) -> Option<LinkId> {
         let (ObservedKind::Vxlan(have), DesiredKind::Kernel(KernelKind::Vxlan(wanted))) = (&found.kind, &want.kind)
         else {
@@ -165,7 +164,7 @@ impl<'a> Planner<'a> {
         (have.parent != Some(parent) && have.learning == wanted.learning && serves).then_some(parent)
     }
 
-    /// Another device with the VNI and port we want.
+    /// The conflict with another device that has the VNI and the port of the desired one.
     fn vni_holder(&self, place: LinkPlace, want: &DesiredLink) -> Option<Conflict> {
         let DesiredKind::Kernel(KernelKind::Vxlan(wanted)) = &want.kind else { return None };
         let (holder, _) = self.have.get(place.namespace)?.links.iter().find(|(other, link)| {
@@ -174,7 +173,7 @@ impl<'a> Planner<'a> {
         Some(Conflict::Vni { link: place, vni: wanted.vni, port: wanted.port_in_use(), holder: *holder })
     }
 
-    /// A device of others that has the port we want and does not share it.
+    /// The conflict with a foreign device that has the port of the desired one and cannot share it.
     fn port_holder(&self, place: LinkPlace, want: &DesiredLink) -> Option<Conflict> {
         let (port, family, ours) = match &want.kind {
             DesiredKind::Kernel(KernelKind::Vxlan(wanted)) => (wanted.port_in_use(), wanted.underlay(), Some(wanted)),
@@ -210,7 +209,7 @@ impl<'a> Planner<'a> {
         self.fates(place).blocked.insert(place.name);
     }
 
-    /// Removes links of ours that are not desired: first those that are bound to others.
+    /// Removes links of ours that are not desired: those to which the fewest others are bound come first.
     fn remove_unwanted(&mut self) {
         let mut unwanted: Vec<(usize, LinkPlace, &ObservedLink)> = Vec::new();
         for (namespace, net) in self.have.iter() {
@@ -232,7 +231,7 @@ impl<'a> Planner<'a> {
         self.want.get(place.namespace)?.links.get(&place.name)
     }
 
-    /// The link that is there now, unless an operation until here takes it away.
+    /// The link that exists at this point of the plan.
     fn found(&self, place: LinkPlace) -> Option<&'a ObservedLink> {
         self.have.get(place.namespace)?.links.get(&place.name).filter(|_| !self.swept.contains(&place))
     }
@@ -245,7 +244,7 @@ impl<'a> Planner<'a> {
         self.plan.fates.get(&place.namespace).is_some_and(|fates| set(fates).contains(&place.name))
     }
 
-    /// Whether a link that was found is the one that is meant.
+    /// Whether a reference means the link that was found.
     fn is(&self, link: LinkRef, found: LinkId) -> bool {
         match link {
             LinkRef::Found(id) => id == found,
@@ -253,7 +252,7 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// Whether the other end of a pair is not where it is desired: both are made anew. Where no other end is desired, it may be
+    /// Whether the veth peer is not where it is desired, so that both ends are made anew. If the peer's end is not desired, it may be
     /// anywhere.
     fn lacks_peer(&self, kind: &DesiredKind, found: &ObservedLink) -> bool {
         let Some(place) = peer(kind).filter(|peer| self.desired(*peer).is_some()) else { return false };
@@ -265,7 +264,7 @@ impl<'a> Planner<'a> {
 /// Why a link is not made.
 enum Obstacle {
     Conflict(Box<Conflict>),
-    /// A link that it needs is not made, which is said there.
+    /// A link that it needs is blocked. The conflict is reported for that link alone.
     Behind,
 }
 
@@ -282,7 +281,7 @@ impl Obstacle {
     }
 }
 
-/// The other end, of one end of a pair.
+/// The place of the veth peer.
 const fn peer(kind: &DesiredKind) -> Option<LinkPlace> {
     match kind {
         DesiredKind::Kernel(KernelKind::Veth(veth)) => Some(veth.peer),

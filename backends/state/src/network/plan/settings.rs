@@ -1,4 +1,4 @@
-//! Settings of the kernel: ours as wanted, and what forwarding would take from links of others is kept.
+//! Changes of settings: those desired, and those that keep foreign links from losing their routes when the host starts to forward.
 
 use std::collections::BTreeMap;
 
@@ -16,11 +16,11 @@ pub(super) fn changes(have: &ObservedNet, want: &DesiredNet, links: &Fates) -> B
         !blocked(setting) && there != Some(value)
     };
     let wanted = want.settings.iter().filter(differs).map(|(setting, value)| (*setting, *value));
-    // First what forwarding takes away, then forwarding.
+    // `accept_ra` comes before forwarding, see `Setting`.
     kept(have, want).chain(wanted).collect()
 }
 
-/// The links of others that go on to take routes from routers though this host forwards.
+/// Sets `accept_ra` to 2 on foreign links that have 1, so that they accept router advertisements though this host forwards.
 fn kept(have: &ObservedNet, want: &DesiredNet) -> impl Iterator<Item = (Setting, u32)> {
     let forwards = is_on(&want.settings, Setting::Forwarding(Family::V6));
     let takes = move |(setting, value): &(&Setting, &u32)| {
@@ -29,7 +29,8 @@ fn kept(have: &ObservedNet, want: &DesiredNet) -> impl Iterator<Item = (Setting,
     have.settings.iter().filter(takes).map(|(setting, _)| (*setting, 2))
 }
 
-/// Links that containers are on and that forward nothing though this host does. Of IPv6 that stops no packet.
+/// The conflicts with foreign links that do not forward though this host does. Only IPv4 is affected: an IPv6 link's setting stops no
+/// packets.
 pub(super) fn conflicts(namespace: Namespace, have: &ObservedNet, want: &DesiredNet) -> Vec<Conflict> {
     let forwarding = Setting::Forwarding(Family::V4);
     if !is_on(&have.settings, forwarding) || !is_on(&want.settings, forwarding) {
@@ -96,7 +97,7 @@ mod tests {
         have.settings.insert(Setting::LinkForwarding(Family::V6, name("docker0")), 0);
         have.settings.insert(Setting::LinkForwarding(Family::V4, name("br-1")), 1);
         insta::assert_snapshot!(plan_host(&have, &wanted()), @"CONFLICT docker0 forwards no IPv4 packets: its containers do not reach other hosts; sysctl -w net.ipv4.conf.docker0.forwarding=1");
-        // Forwarding as a whole that goes on takes it along.
+        // When the host starts to forward, the kernel turns it on for all links.
         have.settings.insert(Setting::Forwarding(Family::V4), 0);
         insta::assert_snapshot!(plan_host(&have, &wanted()), @"set sysctl net.ipv4.ip_forward = 1");
     }

@@ -18,7 +18,7 @@ fn foreign_route(state: &mut ObservedNet, number: u8) {
     state.routes.insert(key, ObservedRoute { via, protocol: 4, owner: Owner::Foreign });
 }
 
-/// The sample device, as it is found.
+/// The sample device as it is read.
 fn found_device(last: u8) -> ObservedLink {
     let mut want = state(&[]);
     want.links.insert(name("flannel.1"), device(last));
@@ -131,7 +131,7 @@ fn a_changed_mac_of_ours_is_put_back_with_the_neighbours_it_cost() {
     ");
 }
 
-/// Peers by number, with MACs and public addresses from a few, and whatever else may be found.
+/// A state with any peers, whose MACs and public addresses are from a small range so that they collide, and with foreign entries.
 pub(crate) fn any_state() -> impl Strategy<Value = ObservedNet> {
     let peers = prop::collection::btree_map(1u8..8, (10u8..18, 100u8..104), 0..6);
     let device = prop_oneof![5 => Just(Some((1u8, true, false))), 1 => Just(None), 3 => (1u8..3, any::<bool>(), any::<bool>()).prop_map(Some)];
@@ -165,7 +165,7 @@ pub(crate) fn any_state() -> impl Strategy<Value = ObservedNet> {
     )
 }
 
-/// Settings as they may be found: of a link of others that takes nothing from routers, or will whatever happens.
+/// Settings as they may be found. `accept_ra` of the foreign link is 0 or 2: neither value is changed by the plan.
 fn any_settings() -> impl Strategy<Value = BTreeMap<Setting, u32>> {
     let found = (any::<bool>(), prop::collection::vec(0u32..2, 3));
     found.prop_map(|(always, values)| {
@@ -185,7 +185,7 @@ fn device_with(last: u8, gbp: bool) -> ObservedLink {
     link
 }
 
-/// What we may want: an intact device, no foreign entry.
+/// A desired state: one device and any peers.
 pub(crate) fn any_want() -> impl Strategy<Value = DesiredNet> {
     let peers = prop::collection::btree_map(1u8..8, (10u8..18, 100u8..104), 0..6);
     (peers, any::<bool>()).prop_map(|(peers, ours)| {
@@ -209,7 +209,7 @@ fn applied(net: &ObservedNet, ops: &[Op]) -> ObservedNet {
     after.get(Namespace::Host).unwrap().clone()
 }
 
-/// `have` is `want`, but for routes that somebody else's stand in for.
+/// Asserts that `have` is `want`, except for routes in whose place there are foreign ones.
 pub(crate) fn assert_reached(have: &ObservedNet, want: &DesiredNet) {
     assert_eq!((&have.addresses, &have.fdb, &have.neighbours), (&want.addresses, &want.fdb, &want.neighbours));
     assert_eq!(have.forwarding, want.forwarding);
@@ -271,11 +271,11 @@ proptest! {
         prop_assert!(ops.is_sorted_by_key(rank), "{:?}", ops);
     }
 
-    /// A peer that stays can be reached after each step: its route, the gateway's MAC, and that MAC's host.
+    /// A peer in both states can be reached after each operation: there are its route, the gateway's MAC, and the host of that MAC.
     #[test]
     fn a_peer_that_stays_is_never_out_of_reach(have in any_want(), want in any_want()) {
         let is_ours = |net: &DesiredNet| net.links.values().any(|link| matches!(link.kind, DesiredKind::Tunnel(_)));
-        // Where the device is replaced there is a moment without one.
+        // When the device is replaced by one of the other kind, there is a moment without a device.
         prop_assume!(is_ours(&have) == is_ours(&want));
         let stays: Vec<RouteKey> = want.routes.keys().filter(|key| have.routes.contains_key(key)).copied().collect();
         let mut now = held(&have);
