@@ -1,4 +1,5 @@
-//! From the kernel's messages to entries of a [`wire_state::NetState`]. What is not an entry of ours, or none at all, is `None`.
+//! Decodes the kernel's messages into entries of a [`wire_state::NetState`]. A function returns `None` for a message that is invalid, or
+//! that does not concern the agent.
 
 use std::{
     collections::BTreeMap,
@@ -14,10 +15,10 @@ use wire_state::{
 
 use super::nexthop::Nexthops;
 
-/// The numbers and names of links.
+/// Names of links by their interface indexes.
 pub(crate) type Names = BTreeMap<u32, LinkName>;
 
-/// For a link whose name is not known, or not any more.
+/// The name for a link that no longer exists or whose name is not known.
 pub(crate) fn fallback_name(index: u32) -> LinkName {
     format!("if{index}").parse().expect("twelve letters and digits at most")
 }
@@ -27,10 +28,10 @@ pub(crate) const INET: u8 = 2;
 pub(crate) const INET6: u8 = 10;
 pub(crate) const BRIDGE: u8 = 7;
 
-/// `RTPROT_KERNEL` of linux/rtnetlink.h: what the kernel makes itself, and takes away itself.
+/// `RTPROT_KERNEL` of linux/rtnetlink.h: routes that the kernel makes and removes itself.
 const PROTOCOL_KERNEL: u8 = 2;
 
-/// The namespaces that a namespace knows, by the numbers it has given them (`RTM_GETNSID` of linux/rtnetlink.h), and its own.
+/// A namespace, and the IDs that it has for others (`RTM_GETNSID` of linux/rtnetlink.h).
 #[derive(Clone, Debug)]
 pub(crate) struct Namespaces {
     pub(crate) own: Namespace,
@@ -38,10 +39,10 @@ pub(crate) struct Namespaces {
 }
 
 impl Namespaces {
-    /// The host's, which knows no others.
+    /// The host's namespace without IDs for others.
     pub(crate) const HOST: Self = Self { own: Namespace::Host, others: BTreeMap::new() };
 
-    /// A link by its number; none if it is in a namespace that we do not look at. Its name is for the caller to say.
+    /// A link by its index and its namespace's ID; `None` if that namespace is not read. The caller sets its name.
     fn link(&self, index: u32, namespace: Option<i32>) -> Option<LinkId> {
         let namespace = match namespace {
             None => self.own,
@@ -51,8 +52,7 @@ impl Namespaces {
     }
 }
 
-/// A link message (`struct ifinfomsg`): its name and what it is. Its owner, and the names of links that it names, are for the caller
-/// to say.
+/// A link message (`struct ifinfomsg`): the link and its name. The caller sets its owner, and the names of the links that it refers to.
 pub(crate) fn link(body: &[u8], namespaces: &Namespaces) -> Option<(LinkName, ObservedLink)> {
     const ADDRESS: u16 = 1;
     const NAME: u16 = 3;
@@ -85,7 +85,8 @@ pub(crate) fn link(body: &[u8], namespaces: &Namespaces) -> Option<(LinkName, Ob
     Some((name?, ObservedLink { kind, mac: found_mac, mtu, up, master, is_marked, owner: Owner::Foreign, index }))
 }
 
-/// What a link is: `lower` is the number of the link it is bound to, and `find` finds one by its number.
+/// The kind of a link, from `IFLA_LINKINFO`. `lower` is the index of the link that it is on (`IFLA_LINK`); `find` returns a link by its
+/// index.
 fn link_kind(info: &[u8], lower: u32, find: impl Fn(u32) -> Option<LinkId>) -> Option<ObservedKind> {
     const KIND: u16 = 1;
     const DATA: u16 = 2;
@@ -110,7 +111,7 @@ fn link_kind(info: &[u8], lower: u32, find: impl Fn(u32) -> Option<LinkId>) -> O
     Some(known.unwrap_or_else(|| ObservedKind::Other(kind.to_owned())))
 }
 
-/// The ID of a VLAN as ours are, of 802.1Q; none of an 802.1ad one (`IFLA_VLAN_*` of linux/if_link.h).
+/// The VLAN ID of an 802.1Q link (`IFLA_VLAN_*` of linux/if_link.h); `None` for 802.1ad, which ours never are.
 fn vlan_id(bytes: &[u8]) -> Option<u16> {
     const ID: u16 = 1;
     const PROTOCOL: u16 = 5;
@@ -134,7 +135,7 @@ fn macvlan_mode(bytes: &[u8]) -> Option<MacvlanMode> {
     MacvlanMode::ALL.iter().find(|(_, number, _)| *number == found).map(|(mode, ..)| *mode)
 }
 
-/// An ipip device as ours are, to any host (`IFLA_IPTUN_*` of linux/if_tunnel.h); none of one with a fixed other end.
+/// An ipip device without a fixed remote host, as ours are (`IFLA_IPTUN_*` of linux/if_tunnel.h); `None` for one with a fixed remote.
 fn ipip(bytes: &[u8], find: impl Fn(u32) -> Option<LinkId>) -> Option<Ipip<LinkId>> {
     const LINK: u16 = 1;
     const LOCAL: u16 = 2;
@@ -158,8 +159,8 @@ const fn v4(address: IpAddr) -> Option<Ipv4Addr> {
     }
 }
 
-/// Whether a TUN device is made as ours are: it stays, and takes packets with a vnet header and nothing else before them, on
-/// several queues (`IFLA_TUN_*` of linux/if_link.h). Those of flannel and of VPNs are not.
+/// Whether a TUN device has the settings of ours: persistent, with a vnet header and no packet information, with several queues
+/// (`IFLA_TUN_*` of linux/if_link.h). Those of flannel and of VPNs do not have them.
 fn is_made_as_ours(bytes: &[u8]) -> bool {
     const TYPE: u16 = 3;
     const PACKET_INFO: u16 = 4;
@@ -189,7 +190,7 @@ fn vxlan(bytes: &[u8], find: impl Fn(u32) -> Option<LinkId>) -> Option<ObservedV
             22 if flag => found.extra = Some(Extra::RemoteChecksums),
             23 => found.gbp = true,
             25 if flag => found.extra = Some(Extra::Metadata),
-            // With metadata it hears both families, which matters more.
+            // Metadata matters more: with it, the device receives packets of both families.
             27 => found.extra = found.extra.or(Some(Extra::Gpe)),
             _ => {}
         }
@@ -197,7 +198,7 @@ fn vxlan(bytes: &[u8], find: impl Fn(u32) -> Option<LinkId>) -> Option<ObservedV
     Some(found)
 }
 
-/// An address message (`struct ifaddrmsg`): the link's number, and the address.
+/// An address message (`struct ifaddrmsg`): the link's index, the address, and the length of its prefix in bits.
 pub(crate) fn any_address(body: &[u8]) -> Option<(u32, IpAddr, u8)> {
     const ADDRESS: u16 = 1;
     const LOCAL: u16 = 2;
@@ -209,11 +210,11 @@ pub(crate) fn any_address(body: &[u8]) -> Option<(u32, IpAddr, u8)> {
             _ => {}
         }
     }
-    // With a peer's address (point to point), ADDRESS is the peer's.
+    // On a point-to-point link, ADDRESS is the peer's address.
     Some((number(&body[4..8])?, local.or(found)?, body[1]))
 }
 
-/// Whether a route message (`struct rtmsg`) is about a default route of the main table.
+/// Whether a route message (`struct rtmsg`) is of a default route in the main table.
 pub(crate) fn is_default_route(body: &[u8]) -> bool {
     let (len, table, kind) = (body.get(1), body.get(4), body.get(7));
     (len, table, kind) == (Some(&0), Some(&254), Some(&UNICAST))
@@ -237,8 +238,7 @@ pub(crate) enum NeighbourEntry {
     Flood(FloodEntry),
 }
 
-/// A neighbour message (`struct ndmsg`) of one of `devices`. Only what was put there to stay: what the kernel learnt comes
-/// and goes by itself.
+/// A neighbour message (`struct ndmsg`) of one of `devices`. Only permanent entries: the kernel adds and removes the others itself.
 pub(crate) fn neighbour(body: &[u8], devices: &Names) -> Option<NeighbourEntry> {
     const DESTINATION: u16 = 1;
     const LLADDR: u16 = 2;
@@ -253,14 +253,14 @@ pub(crate) fn neighbour(body: &[u8], devices: &Names) -> Option<NeighbourEntry> 
         match kind {
             DESTINATION => destination = address(value),
             LLADDR => found_mac = mac(value),
-            // Of the bridge whose port the device is.
+            // The entry is in the FDB of the bridge whose port the device is, not in the device's own.
             MASTER if family == BRIDGE => return None,
             _ => {}
         }
     }
     match family {
         BRIDGE if state & (PERMANENT | NOARP) != 0 => {
-            // Of a MAC without a destination the group or nobody is meant: as good as the zero address.
+            // Without a destination, frames go to the device's group if it has one. The unspecified address stands for that.
             let to = destination.unwrap_or(IpAddr::from([0; 4]));
             let mac = found_mac?;
             Some(if mac.is_unicast() {
@@ -283,7 +283,7 @@ pub(crate) fn neighbour_key(body: &[u8], devices: &Names) -> Option<NeighbourKey
     (body[0] != BRIDGE).then_some(NeighbourKey { link, address: address(destination)? })
 }
 
-/// What routes are read against.
+/// The state that is needed to decode routes.
 pub(crate) struct RouteContext<'a> {
     pub(crate) scope: &'a Scope,
     pub(crate) names: &'a Names,
@@ -292,7 +292,7 @@ pub(crate) struct RouteContext<'a> {
     pub(crate) nexthops: &'a Nexthops,
 }
 
-/// What a route message says, whatever it is.
+/// The attributes of a route message.
 #[derive(Default)]
 struct RouteFields {
     destination: Option<IpAddr>,
@@ -304,8 +304,8 @@ struct RouteFields {
     multipath: bool,
 }
 
-/// A route message (`struct rtmsg`) of the main table, with the nexthop object it uses: one of ours, or one in the overlay's
-/// networks that may stand in our way.
+/// A route message (`struct rtmsg`) of the main table, with the ID of its nexthop object: a route of ours, or a foreign one to a prefix
+/// in the overlay's networks, which may conflict with ours.
 pub(crate) fn route(body: &[u8], context: &RouteContext<'_>) -> Option<(RouteKey, ObservedRoute, Option<u32>)> {
     const ONLINK: u32 = 4;
     const CLONED: u32 = 0x200;
@@ -349,7 +349,7 @@ pub(crate) fn route(body: &[u8], context: &RouteContext<'_>) -> Option<(RouteKey
     ))
 }
 
-/// The link of a route that a router has told of (`RTPROT_RA` of linux/rtnetlink.h).
+/// The index of the link of a route from a router advertisement (`RTPROT_RA` of linux/rtnetlink.h).
 pub(crate) fn learnt_from_router(body: &[u8]) -> Option<u32> {
     const PROTOCOL_RA: u8 = 9;
     let told = body.get(5) == Some(&PROTOCOL_RA);
@@ -379,8 +379,8 @@ fn route_fields(bytes: &[u8], table: u8) -> RouteFields {
     fields
 }
 
-/// Whose a route is; `None` where it is no concern of ours. One of our protocol is ours on whatever link: on a device that
-/// a former network config had, too.
+/// Whether a route is ours; `None` if it does not concern the agent. A route of our protocol is ours on any link, since it may be on a
+/// device of an earlier network config.
 fn owner(destination: Prefix, route: &ObservedRoute, is_on_ours: bool, scope: &Scope) -> Option<Owner> {
     let inside = scope.networks.iter().any(|network| network.covers(destination));
     match route.via.link() {
@@ -402,7 +402,7 @@ fn describe(kind: u8, device: Option<u32>, gateway: Option<IpAddr>) -> String {
     format!("{kind}{gateway}{device}").trim_end().to_owned()
 }
 
-/// The device of a route message, where `names` does not know it.
+/// The index of the link of a route message, if it is not in `names`.
 pub(crate) fn unnamed_device(body: &[u8], names: &Names) -> Option<u32> {
     route_fields(body.get(12..)?, 0).device.filter(|index| !names.contains_key(index))
 }

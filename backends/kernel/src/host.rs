@@ -1,4 +1,4 @@
-//! The host as it is without us: its links and addresses, and where its routes lead.
+//! The host's own network: its links, their addresses, and its routes.
 
 use std::{collections::BTreeMap, net::IpAddr};
 
@@ -14,25 +14,25 @@ use super::{
     encode,
 };
 
-/// All links of this host, in the network namespace of the thread that asked.
+/// The links and routes of this host, in the network namespace of the thread that read them.
 #[derive(Clone, Debug, Default)]
 pub struct Host {
-    /// In order of their numbers.
+    /// All links, in the order of their indexes.
     pub links: Vec<HostLink>,
-    /// The numbers of the links that default routes lead through, for each family; the preferred one first.
+    /// The indexes of the links of the default routes of each family, in the order of their metrics.
     pub default_routes: DualStack<Vec<u32>>,
-    /// The routers of default routes, with the numbers of the links they are on.
+    /// The routers of the default routes, each with the index of its link.
     pub routers: Vec<(u32, IpAddr)>,
-    /// Where the routes to the addresses that were asked for lead, or what the kernel said.
+    /// The routes to the addresses that were asked for, or the kernel's errors.
     pub ways: BTreeMap<IpAddr, Result<Way, String>>,
 }
 
-/// Where packets to an address go.
+/// The route that the kernel chooses for packets to one address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Way {
-    /// The number of the link they leave by.
+    /// The index of the link that they leave by.
     pub link: u32,
-    /// The address they are sent from.
+    /// The source address that they get.
     pub source: Option<IpAddr>,
 }
 
@@ -41,15 +41,15 @@ pub struct Way {
 pub struct HostLink {
     /// Its name.
     pub name: LinkName,
-    /// The kernel's number of it.
+    /// The kernel's interface index.
     pub index: u32,
-    /// The kernel's name of its kind; empty for hardware and loopback.
+    /// The kernel's name for its kind (`IFLA_INFO_KIND`); empty for hardware and loopback.
     pub kind: String,
-    /// Whether it leads to nobody else.
+    /// Whether it is the loopback device (`IFF_LOOPBACK`).
     pub is_loopback: bool,
-    /// Its MTU.
+    /// Its MTU in bytes.
     pub mtu: Mtu,
-    /// Its Ethernet address, where it has one.
+    /// Its Ethernet address, if it has one.
     pub mac: Option<MacAddr>,
     /// Its addresses, in the kernel's order.
     pub addresses: Vec<HostAddress>,
@@ -58,22 +58,22 @@ pub struct HostLink {
 /// One address of a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HostAddress {
-    /// The address, and what is reached with it.
+    /// The address with its prefix and its broadcast address.
     pub local: LocalAddress,
-    /// How good it is to be known by.
+    /// The state of the address, by which one is preferred over another.
     pub standing: Standing,
 }
 
-/// How good an address is to be known by. The best comes first.
+/// The state of an address. The order of the variants is the order of preference for the host's public address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Standing {
-    /// It is here to stay.
+    /// A stable address.
     Lasting,
-    /// Made up for a day, for privacy (`IFA_F_TEMPORARY`).
+    /// A temporary address for privacy, usually for a day (`IFA_F_TEMPORARY`, RFC 8981).
     Temporary,
-    /// No longer for new uses (`IFA_F_DEPRECATED`): it is about to go, or somebody's who shares it.
+    /// Not for new connections (`IFA_F_DEPRECATED`, RFC 4862 §5.5.4): it will be removed soon, or is shared with other hosts.
     Deprecated,
-    /// Another host has it (`IFA_F_DADFAILED`): packets to it do not come here.
+    /// Another host has it (`IFA_F_DADFAILED`): packets to it do not arrive here.
     Duplicate,
 }
 
@@ -107,14 +107,14 @@ impl Host {
         Ok(host)
     }
 
-    /// The link of that name.
+    /// The link with that name.
     #[must_use]
     pub fn link(&self, name: LinkName) -> Option<&HostLink> {
         self.links.iter().find(|link| link.name == name)
     }
 }
 
-/// For error messages: the links and their addresses.
+/// The links with their addresses, for error messages.
 impl std::fmt::Display for Host {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         for (index, link) in self.links.iter().enumerate() {
@@ -146,13 +146,13 @@ fn link(body: &[u8]) -> Option<HostLink> {
     })
 }
 
-/// An address of a link, and the link's number (`struct ifaddrmsg`).
+/// An address message (`struct ifaddrmsg`): the link's index and the address.
 fn host_address(body: &[u8]) -> Option<(u32, HostAddress)> {
     const ADDRESS: u16 = 1;
     const BROADCAST: u16 = 4;
     const FLAGS: u16 = 8;
     let (index, own, len) = decode::any_address(body)?;
-    // The flags that we look at are all in the first byte.
+    // The flags that are used here are all in the header's byte.
     let (mut far, mut broadcast, mut flags) = (own, None, u32::from(body[2]));
     for (kind, value) in attributes(body.get(8..)?) {
         match kind {
@@ -167,12 +167,12 @@ fn host_address(body: &[u8]) -> Option<(u32, HostAddress)> {
 }
 
 impl Standing {
-    /// By the `IFA_F_*` of linux/if_addr.h.
+    /// The state that the flags `IFA_F_*` of linux/if_addr.h mean.
     const fn of(family: Family, flags: u32) -> Self {
         const TEMPORARY: u32 = 0x01;
         const DUPLICATE: u32 = 0x08;
         const DEPRECATED: u32 = 0x20;
-        // Of IPv4 the same bit says that it is not the first of its prefix.
+        // For IPv4 the same bit is IFA_F_SECONDARY: not the first address of its prefix.
         let temporary = matches!(family, Family::V6) && flags & TEMPORARY != 0;
         if flags & DUPLICATE != 0 {
             Self::Duplicate
@@ -189,7 +189,7 @@ impl Standing {
 struct DefaultRoute {
     metric: u32,
     link: u32,
-    /// `None` where there is none, or several.
+    /// The gateway; `None` for a route without one or with several.
     router: Option<IpAddr>,
 }
 
@@ -212,7 +212,7 @@ fn default_route(body: &[u8]) -> Option<DefaultRoute> {
     Some(DefaultRoute { metric, link: device?, router })
 }
 
-/// The link that packets to an address leave by, and their source.
+/// Asks the kernel for the route to an address.
 fn route_to(netlink: &mut Netlink, to: IpAddr) -> Result<Way, DataplaneError> {
     let mut batch = Batch::default();
     encode::get_route(&mut batch, to);

@@ -1,7 +1,7 @@
-//! The kernel's network: links, addresses, FDB, neighbours, routes and settings are read, changed and heard of.
+//! Reads, changes and monitors the kernel's links, addresses, FDB, neighbours, routes and settings.
 //!
-//! [`NetlinkDataplane`] reads and writes; [`Monitor`] hears; [`Host`] says what the host around us has. No other crate does this. Knows
-//! nothing of leases.
+//! [`KernelDataplane`] reads and writes in several network namespaces, each by a [`NetlinkDataplane`]; [`Monitor`] receives the kernel's
+//! notifications; [`Host`] holds the host's own links and routes. No other crate does this. This crate does not depend on leases.
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 
 mod decode;

@@ -134,7 +134,7 @@ const fn kernel(op: &Op) -> Option<&KernelOp> {
     }
 }
 
-/// A device without entries, and what is wanted on it.
+/// A device without entries, and the desired state with all entries.
 fn prepared(size: usize) -> (Lab, DesiredNet) {
     let lab = Lab::new(size);
     let want = lab.want_of(&[Family::V4]);

@@ -1,5 +1,5 @@
-//! Hearing of changes, to know when to look again. What an event says is never taken over: it is only compared with what we
-//! believe the kernel holds, so that the echo of our own writes wakes nobody.
+//! Receives the kernel's notifications, to know when to read again. The content of a notification is never stored: it is only compared
+//! with the cached state, so the notifications of our own writes cause nothing.
 
 use std::{cell::OnceCell, collections::BTreeSet, future::poll_fn, io, net::IpAddr, task::Poll, time::Duration};
 
@@ -28,15 +28,15 @@ use super::{
 /// `RTNLGRP_LINK`, `_NEIGH`, `_IPV4_IFADDR`, `_IPV4_ROUTE`, `_IPV6_IFADDR`, `_IPV6_ROUTE`, `_IPV4_NETCONF`, `_IPV6_NETCONF` of
 /// linux/rtnetlink.h.
 const GROUPS: [u32; 8] = [1, 3, 5, 7, 9, 11, 24, 25];
-/// `RTM_NEWNETCONF` of linux/rtnetlink.h: forwarding was switched on or off, since Linux 3.8.
+/// `RTM_NEWNETCONF` of linux/rtnetlink.h, since Linux 3.8: forwarding was turned on or off.
 const NEWNETCONF: u16 = 80;
 /// `RTNLGRP_NEXTHOP`, since Linux 5.3.
 const NEXTHOP_GROUP: u32 = 32;
 
-/// What the kernel says nothing of is looked at that often.
+/// How often the settings are read of whose changes the kernel sends no notification.
 const LOOK: Duration = Duration::from_secs(5);
 
-/// A socket that hears of all changes in this thread's network namespace, and keeps none of them: its memory is bounded.
+/// A netlink socket that receives the notifications of a network namespace. It stores none of them, so its memory is bounded.
 pub struct Monitor {
     socket: TokioSocket,
     scope: Scope,
@@ -44,14 +44,14 @@ pub struct Monitor {
     looks: Interval,
 }
 
-/// What has changed.
+/// The changes that the kernel has notified.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Wake {
-    /// Something of ours, or in the way of ours, is not as we believe: read it again.
+    /// An entry of ours, or a foreign one that may conflict, differs from the cached state: the state must be read again.
     pub ours: bool,
-    /// The underlay's link changed, or any link's addresses, or a default route: find the underlay again.
+    /// The underlay's link, an address of a foreign link, or a default route changed: the underlay must be chosen again.
     pub underlay: bool,
-    /// Changes were lost: anything may have changed. The other two are set as well.
+    /// Notifications were lost (`ENOBUFS`): anything may have changed. The other two are set as well.
     pub overrun: bool,
 }
 
@@ -66,10 +66,10 @@ impl Wake {
 }
 
 impl Monitor {
-    /// Opens the socket, in the network namespace of the calling thread. Needs a tokio runtime with I/O and time.
+    /// Opens the socket in the network namespace of the calling thread. Needs a tokio runtime with I/O and time.
     ///
     /// # Errors
-    /// When there is no netlink.
+    /// When the kernel refuses the socket.
     pub fn open(scope: Scope) -> Result<Self, DataplaneError> {
         let open = || -> io::Result<TokioSocket> {
             let mut socket = TokioSocket::new(NETLINK_ROUTE)?;
@@ -87,13 +87,13 @@ impl Monitor {
         Ok(Self { socket, scope, buffer: Vec::with_capacity(LONGEST_DATAGRAM), looks })
     }
 
-    /// Waits until something is not as `believed`.
+    /// Waits until something differs from `believed`, the cached state.
     ///
     /// # Errors
     /// When the socket failed; a new one is needed.
     ///
     /// # Cancel safety
-    /// Safe: what was heard has been compared, and what has not been read stays in the socket.
+    /// Safe: a poll that finds a change returns it at once, and notifications that were not received stay in the socket.
     pub async fn changed(&mut self, believed: &ObservedNet) -> Result<Wake, DataplaneError> {
         let view = View::new(&self.scope, believed);
         poll_fn(|context| {
@@ -113,7 +113,7 @@ impl Monitor {
         .await
     }
 
-    /// Reads all that has been heard until now, without waiting.
+    /// Receives all notifications that have arrived, without waiting.
     ///
     /// # Errors
     /// When the socket failed; a new one is needed.
@@ -130,7 +130,7 @@ impl Monitor {
     }
 }
 
-/// Compares one datagram, or notes that some were lost.
+/// Compares the notifications of one datagram, or records that some were lost.
 fn hear(view: &View<'_>, heard: io::Result<()>, datagram: &[u8], wake: &mut Wake) -> Result<(), DataplaneError> {
     match heard {
         Ok(()) => messages(datagram).for_each(|(header, body)| view.compare(header, body, wake)),
@@ -141,14 +141,14 @@ fn hear(view: &View<'_>, heard: io::Result<()>, datagram: &[u8], wake: &mut Wake
     Ok(())
 }
 
-/// The state that events are compared with.
+/// The cached state with which notifications are compared.
 struct View<'a> {
     scope: &'a Scope,
     believed: &'a ObservedNet,
     names: Names,
     devices: Names,
     nexthops: Nexthops,
-    /// The gateways of the routes we believe in, once they are asked for.
+    /// The links and gateways of the cached routes, computed at the first use.
     gateways: OnceCell<BTreeSet<(LinkName, IpAddr)>>,
 }
 
@@ -178,7 +178,7 @@ impl<'a> View<'a> {
     }
 
     fn link(&self, new: bool, body: &[u8], wake: &mut Wake) {
-        // Bridges and others speak of their ports in messages of their own family: not the link itself.
+        // Bridges and others notify of their ports in messages of their own family, which do not describe the link itself.
         if body.first() != Some(&0) {
             return;
         }
@@ -190,24 +190,24 @@ impl<'a> View<'a> {
         if same || unknown {
             return;
         }
-        // Under whatever name, or made anew under its own.
+        // The parent may have a new name, or may be a new link with the old name.
         if self.scope.parent.is_some_and(|parent| name == parent.name) || self.scope.is_parent(link.index) {
             wake.underlay = true;
             wake.ours |= !new;
         } else if there.is_some() || self.scope.devices.contains(&name) {
             wake.ours = true;
         } else {
-            // One of ours under a new name.
+            // A link of ours may have a new name.
             wake.ours |= self.devices.contains_key(&link.index);
         }
     }
 
-    /// Whether a link takes routes from routers no more, or is new and would if this host did not forward. Each word of a link
-    /// has its settings, so this is told before the link has come up, when it asks for routers.
+    /// Whether a link no longer accepts router advertisements, or is new and would accept them if this host did not forward. Each link
+    /// message contains these settings, so this is known before a link is up and solicits routers.
     fn listening_differs(&self, link: &LinkSettings) -> bool {
         let setting = Setting::RouterAdvertisements(link.name);
         match self.believed.settings.get(&setting) {
-            // What it said before we wrote is no news.
+            // A message from before our own write has an old value: only the current value counts.
             Some(there) => {
                 link.router_advertisements != *there && sysctl::get(setting).is_some_and(|value| value != *there)
             }
@@ -222,17 +222,17 @@ impl<'a> View<'a> {
             Prefix::new(address, len).is_ok_and(|prefix| networks.iter().any(|network| network.overlaps(prefix)))
         };
         let foreign = !self.devices.contains_key(&index);
-        // On whatever link: it may be the one that is asked for, and no other host has it. Those that IPv6 links make by
-        // themselves come and go with each container.
+        // An address on any foreign link may be the one that the operator chose as public address. Link-local ones of IPv6 are left out:
+        // they come and go with each container.
         wake.underlay |= foreign && !is_link_local(address);
-        // Containers have come to a link that we know nothing of.
+        // A link that is not in the cached state may have containers on it now.
         wake.ours |= new && foreign && !self.names.contains_key(&index) && in_the_way();
         if let Some(address) = decode::device_address(body, &self.devices) {
             wake.ours |= self.believed.addresses.contains(&address) != new;
         }
     }
 
-    /// `struct netconfmsg` of linux/netconf.h, and its attributes.
+    /// Whether a netconf message (`struct netconfmsg` of linux/netconf.h) has another forwarding than the cached state.
     fn forwarding_differs(&self, body: &[u8]) -> bool {
         const IFINDEX: u16 = 1;
         const FORWARDING: u16 = 2;
@@ -250,14 +250,14 @@ impl<'a> View<'a> {
             Some(name) => Setting::LinkForwarding(family, *name),
             None => return false,
         };
-        // What the kernel gave a new link first, and we have changed since, is no news.
+        // A message may have the first value of a new link, which we changed since: only the current value counts.
         let is_so = |there: &u32| sysctl::get(setting).is_some_and(|value| (value != 0) == (*there != 0));
         let differs = |there: &u32| (*there != 0) != (forwards != 0) && !is_so(there);
         self.believed.settings.get(&setting).is_some_and(differs)
     }
 
     fn neighbour_differs(&self, new: bool, body: &[u8]) -> bool {
-        // A hint first: on a busy host nearly all of these are of other links.
+        // This check comes first since it is cheap: on a busy host nearly all of these messages are of other links.
         if !body.get(4..8).and_then(number).is_some_and(|index| self.devices.contains_key(&index)) {
             return false;
         }
@@ -266,7 +266,7 @@ impl<'a> View<'a> {
                 let there = self.believed.neighbours.get(&key);
                 if new { there != Some(&mac) } else { there.is_some() }
             }
-            // As the reader has it, of VXLAN devices alone.
+            // The FDB is read of VXLAN devices alone.
             Some(NeighbourEntry::Fdb(FdbKey { link, .. }, _) | NeighbourEntry::Flood(FloodEntry { link, .. }))
                 if !self.is_vxlan(link) =>
             {
@@ -277,7 +277,7 @@ impl<'a> View<'a> {
                 if new { there != Some(&destination) } else { there == Some(&destination) }
             }
             Some(NeighbourEntry::Flood(entry)) => self.believed.flooding.contains(&entry) != new,
-            // One of ours that is no longer permanent, or one that never was.
+            // The entry is not permanent. If it is in the cached state, it was.
             None => decode::neighbour_key(body, &self.devices)
                 .is_some_and(|key| self.believed.neighbours.contains_key(&key)),
         }
@@ -299,7 +299,7 @@ impl<'a> View<'a> {
         }
     }
 
-    /// Whether a nexthop object went that a route we believe in needs: the kernel says nothing of the route itself.
+    /// Whether a deleted nexthop object was used by a cached route: the kernel sends no notification of the route itself.
     fn nexthop_missing(&self, body: &[u8]) -> bool {
         let Some(hop) = Hop::decode(body).filter(|hop| hop.protocol == PROTOCOL) else { return false };
         let Some(link) = self.devices.get(&hop.device) else { return false };
@@ -313,20 +313,20 @@ impl<'a> View<'a> {
     }
 }
 
-/// An address of IPv6 that means something on its link alone.
+/// Whether it is a link-local address of IPv6.
 const fn is_link_local(address: IpAddr) -> bool {
     matches!(address, IpAddr::V6(address) if address.is_unicast_link_local())
 }
 
-/// Compares only what we look at.
+/// Whether two links have the same settings, of those that the agent uses.
 fn are_equal(one: &ObservedLink, other: &ObservedLink) -> bool {
     let kind = match (&one.kind, &other.kind) {
         (ObservedKind::Vxlan(a), ObservedKind::Vxlan(b)) => {
             a.vni == b.vni && a.parent == b.parent && a.local == b.local && a.learning == b.learning
         }
-        // Who works it, the kernel does not say.
+        // The kernel does not know which tunnel moves its packets.
         (ObservedKind::Tun(_), ObservedKind::Tun(_))
-        // A pair stays one.
+        // A veth never gets another peer.
         | (ObservedKind::Veth(_), ObservedKind::Veth(_)) => true,
         (a, b) => a == b,
     };

@@ -1,4 +1,4 @@
-//! The links by whose addresses a host is told from a copy of its disk.
+//! The links whose Ethernet addresses distinguish a host from a copy of its disk.
 
 use wire_net::{LinkName, MacAddr};
 use wire_netlink::{
@@ -14,29 +14,29 @@ use super::encode;
 pub struct Nic {
     /// Its name.
     pub name: LinkName,
-    /// The kernel's number of it.
+    /// The kernel's interface index.
     pub index: u32,
-    /// The number of the bridge or bond that it is a port of.
+    /// The index of the bridge or bond whose port it is.
     pub master: Option<u32>,
-    /// Its address now.
+    /// Its current address.
     pub mac: MacAddr,
-    /// Who has made the address.
+    /// The origin of the address.
     pub origin: MacOrigin,
 }
 
-/// Who has made an Ethernet address, and so whether a copy of the disk would have it too.
+/// The origin of an Ethernet address. It decides whether a copy of the disk would have the same address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MacOrigin {
-    /// The network card, which says that this is its own one whatever it has now.
+    /// The network card. This is its permanent address, which may differ from the current one.
     Card(MacAddr),
-    /// Whoever has made this network namespace: a container's end of a veth pair, a macvlan.
+    /// The program that made this network namespace: a container's end of a veth pair, a macvlan.
     Outside,
-    /// This host itself, by its settings, its machine-id or at random: bridges, bonds, tunnels.
+    /// This host, from its settings, its machine-id or at random: bridges, bonds, tunnels.
     Host,
 }
 
 impl Nic {
-    /// All of this host, in the network namespace of the thread that asked.
+    /// All links with an Ethernet address, in the network namespace of the calling thread.
     ///
     /// # Errors
     /// When the kernel does not answer.
@@ -67,7 +67,7 @@ fn nic(body: &[u8]) -> Option<Nic> {
     let mac = now.filter(|mac| mac.is_unicast())?;
     let origin = match (permanent, kind) {
         (Some(permanent), _) => MacOrigin::Card(permanent),
-        // Before Linux 5.6 the kernel does not say it of any.
+        // Before Linux 5.6 the kernel sends no permanent addresses.
         (None, "") => MacOrigin::Card(mac),
         (None, "veth" | "macvlan" | "macvtap") => MacOrigin::Outside,
         (None, _) => MacOrigin::Host,

@@ -1,4 +1,4 @@
-//! Reading what the kernel holds: only our devices, by filters in the kernel, and the main table's routes.
+//! Reads the kernel's state: the entries of our own devices, which the kernel filters, and the routes of the main table.
 
 use std::{
     cell::RefCell,
@@ -21,16 +21,16 @@ use super::{
     settings::{self, LinkSettings},
 };
 
-/// What a read brings beside the state itself.
+/// The result of a read.
 pub(crate) struct Reading {
     pub(crate) state: ObservedNet,
-    /// Names of the links that matter, by number.
+    /// The names of the links in `state` and of the links of routes.
     pub(crate) names: Names,
-    /// `None` where the kernel has no nexthop objects (before Linux 5.3).
+    /// `None` if the kernel has no nexthop objects (before Linux 5.3).
     pub(crate) nexthops: Option<Nexthops>,
 }
 
-/// Reads all that `scope` names.
+/// Reads the state that `scope` names.
 pub(crate) fn read(
     netlink: &mut Netlink,
     (scope, namespaces): (&Scope, &Namespaces),
@@ -42,7 +42,7 @@ pub(crate) fn read(
     let mut state = ObservedNet::default();
     for (index, name) in &devices {
         read_device(netlink, *index, &devices, &mut state)?;
-        // That of other links is the kernel's own: the groups that they listen to.
+        // The FDB of other kinds holds only the kernel's own entries, for multicast groups.
         if links.get(name).is_some_and(|link| matches!(link.kind, ObservedKind::Vxlan(_))) {
             read_neighbours(netlink, (None, *index), &devices, &mut state)?;
         }
@@ -55,13 +55,13 @@ pub(crate) fn read(
         if let (Owner::Ours, Some(hop)) = (route.owner, hop) {
             nexthops.set_route(key, Some(hop));
         }
-        // Of several routes with one key the first is in use.
+        // If several routes have the same key, the kernel uses the first.
         state.routes.entry(key).or_insert(route);
     }
     let holders = settings::bridges(netlink, scope, &others)?;
     let looked = settings::Looked { scope, ours: &devices, learnt: &learnt, holders: &holders };
     state.settings = settings::read(others.iter().map(|other| &other.settings), &looked, listeners);
-    // So that they are known by name when the kernel speaks of them.
+    // The monitor needs the names of these links when it receives notifications about them.
     for Other { link, settings } in others.into_iter().filter(|other| holders.contains(&other.settings.index)) {
         links.entry(settings.name).or_insert(link);
     }
@@ -69,15 +69,15 @@ pub(crate) fn read(
     Ok(Reading { state, names, nexthops: supported.then_some(nexthops) })
 }
 
-/// All links of this host, as far as each matters.
+/// The links of the namespace.
 struct Links {
-    /// All VXLAN devices, whatever has one of our names, and the parent.
+    /// All VXLAN devices, all links with one of our names, and the parent.
     links: BTreeMap<LinkName, ObservedLink>,
     names: Names,
     all: Vec<Other>,
 }
 
-/// Any link.
+/// A link with its settings.
 pub(super) struct Other {
     pub(super) link: ObservedLink,
     pub(super) settings: LinkSettings,
@@ -104,7 +104,7 @@ fn read_links(netlink: &mut Netlink, scope: &Scope, namespaces: &Namespaces) -> 
     Ok(Links { links, names, all })
 }
 
-/// Names a link of this namespace. One of another keeps its number for a name.
+/// Sets the name of a link of this namespace. A link of another namespace keeps its index as a name.
 fn give_name(named: &mut LinkId, namespaces: &Namespaces, all: &[Other]) {
     let is_it = |other: &&Other| named.namespace == namespaces.own && other.settings.index == named.index;
     if let Some(other) = all.iter().find(is_it) {
@@ -112,7 +112,7 @@ fn give_name(named: &mut LinkId, namespaces: &Namespaces, all: &[Other]) {
     }
 }
 
-/// One link by name, or by number.
+/// Reads one link, by its name or by its index. `None` if it does not exist.
 pub(crate) fn link_by(
     netlink: &mut Netlink,
     name: Option<LinkName>,
@@ -165,7 +165,7 @@ fn read_neighbours(
     Ok(())
 }
 
-/// A device that went meanwhile has nothing on it.
+/// A device that was removed meanwhile has no entries.
 fn or_gone<T>(found: Result<Vec<T>, DataplaneError>) -> Result<Vec<T>, DataplaneError> {
     match found {
         Err(DataplaneError::Read { source, .. }) if is(&source, Errno::ENODEV) => Ok(Vec::new()),
@@ -181,12 +181,12 @@ fn dump_nexthops(netlink: &mut Netlink) -> Result<Option<Vec<Hop>>, DataplaneErr
     }
 }
 
-/// What was read of routes.
+/// The routes that were read.
 #[derive(Default)]
 struct Routes {
-    /// Ours, and all in the overlay's networks, with the nexthop object that each uses.
+    /// Our routes and all routes into the overlay's networks, each with the ID of its nexthop object.
     found: Vec<(RouteKey, ObservedRoute, Option<u32>)>,
-    /// The links that have learnt one from a router.
+    /// The indexes of the links with a route from a router advertisement.
     learnt: BTreeSet<u32>,
 }
 
@@ -198,7 +198,7 @@ fn read_routes(
 ) -> Result<Routes, DataplaneError> {
     let mut found = Vec::new();
     let learnt = RefCell::new(BTreeSet::new());
-    // Links that only foreign routes name: looked up once each, and read again with their names.
+    // Links that only foreign routes refer to: the name of each is read once, then the routes are read again.
     let unknown = RefCell::new(BTreeSet::new());
     for family in Family::ALL {
         let request = |batch: &mut Batch, flags| encode::list_routes(batch, flags, family);

@@ -1,4 +1,4 @@
-//! Reading the kernel's settings, as far as they concern the overlay.
+//! Reads the settings in `/proc/sys/net` that concern the overlay.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -20,41 +20,41 @@ use super::{
     sysctl,
 };
 
-/// What a link message says of a link's settings.
+/// The settings of a link, from a link message.
 #[derive(Clone, Debug)]
 pub(crate) struct LinkSettings {
     pub(crate) name: LinkName,
     pub(crate) index: u32,
-    /// Whether the kernel says of it for the first time in this network namespace.
+    /// Whether this is the kernel's first message about it in this network namespace.
     pub(super) is_new: bool,
-    /// Whether packets that come in by it never reach the host's own IP: it is a port of a bridge, or the host itself.
+    /// Whether packets that arrive on it do not reach the host's IP layer by it: it is a port of a bridge or bond, or the loopback device.
     pub(super) is_inner: bool,
     pub(super) is_bridge: bool,
-    /// Whether it is of a kind that leads to other hosts and not to containers.
+    /// Whether it is of a kind that leads to other hosts rather than to containers.
     pub(super) leads_out: bool,
     pub(super) forwards: DualStack<bool>,
     /// `accept_ra`.
     pub(super) router_advertisements: u32,
-    /// `None` where it has no IPv6.
+    /// `None` if it has no IPv6.
     pub(super) disable_ipv6: Option<bool>,
 }
 
-/// The kinds that lead to other hosts, beside hardware, which has none. A veth or a TAP leads to a container or a virtual machine,
-/// which must not tell the host its routes.
+/// The kinds of links that lead to other hosts. Hardware, which has no kind, does too. A veth or a TAP leads to a container or a virtual
+/// machine, whose router advertisements the host must not accept.
 const OUTWARD: [&[u8]; 6] = [b"bond\0", b"ipoib\0", b"macvlan\0", b"team\0", b"vlan\0", b"wwan\0"];
 
-/// Those that a link's are looked at with.
+/// The state that decides which settings of a link are read.
 pub(super) struct Looked<'a> {
     pub(super) scope: &'a Scope,
-    /// Our own devices, by number.
+    /// Our own devices.
     pub(super) ours: &'a decode::Names,
-    /// The links that have learnt a route from a router.
+    /// The indexes of the links with a route from a router advertisement.
     pub(super) learnt: &'a BTreeSet<u32>,
-    /// The bridges that containers may be on.
+    /// The indexes of the bridges that containers may be on.
     pub(super) holders: &'a BTreeSet<u32>,
 }
 
-/// The host's settings, and those of `links` that matter.
+/// The settings of the host, and those of `links` that concern the overlay.
 pub(super) fn read<'a>(
     links: impl Iterator<Item = &'a LinkSettings>,
     looked: &Looked<'_>,
@@ -75,7 +75,7 @@ pub(super) fn read<'a>(
     found
 }
 
-/// Whether a setting that the kernel says nothing of when it changes is another than believed.
+/// Whether a setting differs from the cached one, of those of whose changes the kernel sends no notification.
 pub(super) fn have_changed_silently(believed: &BTreeMap<Setting, u32>) -> bool {
     believed.iter().any(|(setting, there)| match setting {
         Setting::RouterAdvertisements(_) => sysctl::get(*setting).is_some_and(|value| value != *there),
@@ -97,7 +97,7 @@ impl Looked<'_> {
     }
 }
 
-/// The bridges that containers may be on: those with an IPv4 address inside the overlay's networks.
+/// The indexes of the bridges that containers may be on: those with an IPv4 address inside the overlay's networks.
 pub(super) fn bridges(netlink: &mut Netlink, scope: &Scope, links: &[Other]) -> Result<BTreeSet<u32>, DataplaneError> {
     let is_bridge = |settings: &&LinkSettings| settings.is_bridge && !scope.is_parent(settings.index);
     let bridges: BTreeSet<u32> =
@@ -121,7 +121,7 @@ pub(crate) fn of_link(name: LinkName, body: &[u8]) -> Option<LinkSettings> {
     const AF_SPEC: u16 = 26;
     const LOOPBACK: u32 = 8;
     let (index, flags) = (number(body.get(4..8)?)?, number(body.get(8..12)?)?);
-    // `ifi_change` of linux/rtnetlink.h: all flags are new (`register_netdevice` of net/core/dev.c).
+    // `ifi_change` of linux/rtnetlink.h: for a new link all flags count as changed (`register_netdevice` of net/core/dev.c).
     let is_new = number(body.get(12..16)?)? == u32::MAX;
     let mut link = LinkSettings { index, is_new, is_inner: flags & LOOPBACK != 0, ..LinkSettings::empty(name) };
     for (kind, value) in attributes(body.get(16..)?) {
@@ -136,7 +136,7 @@ pub(crate) fn of_link(name: LinkName, body: &[u8]) -> Option<LinkSettings> {
 }
 
 impl LinkSettings {
-    /// Hardware without any setting.
+    /// A hardware link without any setting.
     pub(super) fn empty(name: LinkName) -> Self {
         Self {
             name,
@@ -151,7 +151,7 @@ impl LinkSettings {
         }
     }
 
-    /// Whether it takes routes from routers where it is new to a host that does not forward.
+    /// Whether it would accept router advertisements, as a new link on a host that does not forward.
     pub(super) fn may_listen_as_new(&self) -> bool {
         self.leads_out && !self.is_inner && self.router_advertisements == 1 && self.disable_ipv6 == Some(false)
     }
@@ -161,8 +161,8 @@ impl LinkSettings {
         self.leads_out = OUTWARD.contains(&kind);
     }
 
-    /// The arrays of `IFLA_INET_CONF`, which begins with `IPV4_DEVCONF_FORWARDING` of linux/ip.h, and `IFLA_INET6_CONF`, by the
-    /// `DEVCONF_*` of linux/ipv6.h.
+    /// Reads the arrays `IFLA_INET_CONF`, which begins with `IPV4_DEVCONF_FORWARDING` of linux/ip.h, and `IFLA_INET6_CONF`, whose indexes
+    /// are `DEVCONF_*` of linux/ipv6.h.
     fn read_family(&mut self, family: u16, value: &[u8]) {
         const INET_CONF: u16 = 1;
         const INET6_CONF: u16 = 2;

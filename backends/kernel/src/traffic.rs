@@ -1,31 +1,31 @@
-//! The kernel's counters of what has gone through devices, and of what came broken.
+//! The kernel's packet counters: those of devices, and that of wrong checksums.
 
 use std::{collections::BTreeMap, fs, io, path::Path};
 
 use wire_net::LinkName;
 
-/// Packets that have gone through a device since it was made.
+/// The number of packets of a device since it was made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Passed {
-    /// That came from others.
+    /// Packets received.
     pub received: u64,
-    /// That went to others.
+    /// Packets sent.
     pub sent: u64,
 }
 
-/// What the kernel has counted.
+/// The counters of one network namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Traffic {
-    /// By device.
+    /// The packets of each device.
     pub devices: BTreeMap<LinkName, Passed>,
     /// UDP packets of both families that were dropped for a wrong checksum, on all ports.
     pub bad_checksums: u64,
 }
 
-/// Reads the counters, in the network namespace of the calling thread.
+/// Reads the counters of the calling thread's network namespace.
 ///
 /// # Errors
-/// When there is no `/proc/net`.
+/// When `/proc/net` cannot be read.
 pub fn traffic() -> io::Result<Traffic> {
     let read = |name: &str| fs::read_to_string(Path::new("/proc/thread-self/net").join(name));
     // Without IPv6 there is no snmp6.

@@ -1,4 +1,4 @@
-//! What is not ours.
+//! Entries that are not ours.
 
 use std::{net::Ipv4Addr, time::Instant};
 
@@ -112,7 +112,7 @@ fn devices_of_others_are_named_and_left_alone() {
     });
 }
 
-/// Ways to make a device of our name that is none of ours.
+/// Commands that make a foreign device with one of our names.
 const FOREIGN: [&str; 6] = [
     "ip link add flannel.1 type vxlan id 7 dev wb-up dstport 8472 nolearning",
     "ip link add flannel.1 type vxlan id 1 dev wb-up dstport 4789 nolearning",
@@ -138,7 +138,7 @@ fn a_device_of_our_name_that_others_made_is_named_and_left_alone_with_its_routes
                 "{report:?}"
             );
             assert_eq!((index, lab::count("ip -j route show dev flannel.1")), (lab::index("flannel.1"), 1), "{made}");
-            // By its MAC it would be ours, whatever a former config has made of it.
+            // With a MAC of ours it is ours, with any settings.
             if made.contains("vxlan") {
                 run("ip link set flannel.1 address 02:00:00:00:00:01");
                 reconciler.invalidate();
@@ -200,7 +200,7 @@ fn whoever_has_our_udp_port_is_named_with_the_remedy() {
             let conflict = report.findings.conflicts[0].to_string();
             assert!(conflict.starts_with("flannel.1 cannot be made") && conflict.contains(said), "{conflict}");
             assert!(conflict.ends_with("remove it or set another Backend.Port in the network config"), "{conflict}");
-            // Down it holds nothing.
+            // A device that is down does not use its port.
             run("ip link set cx down");
             reconciler.invalidate();
             let report = reconciler.round(&want);

@@ -1,4 +1,4 @@
-//! The host around us.
+//! The host's own links and routes.
 
 use std::net::IpAddr;
 
@@ -109,7 +109,7 @@ fn our_own_devices_take_nothing_and_bridges_are_apart_from_what_is_reached_witho
     let others = "10.50.0.0/24 10.60.0.0/24 10.100.0.0/24 192.168.0.0/16 10.51.0.1/32 10.11.0.1/32";
     assert_eq!(connected, format!("10.240.0.0/24 fd99::/64 {others}"));
     assert_eq!(attached, "docker0 10.13.0.0/20 virbr0 10.98.0.0/24");
-    // Cut out of a bridge's own prefix on purpose.
+    // The overlay was chosen inside a bridge's own prefix on purpose.
     assert_eq!(found(r#"{"Network":"192.168.0.0/16"}"#).1, "");
     assert_eq!(found(r#"{"Network":"10.98.0.0/16"}"#).1, "virbr0 10.98.0.0/24");
 }

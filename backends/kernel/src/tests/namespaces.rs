@@ -32,7 +32,7 @@ fn uplink() -> LinkRef {
     LinkRef::Found(LinkId { namespace: Namespace::Host, index, name: name("wb-up") })
 }
 
-/// A container on a bridge that a VXLAN device leads out of, and a macvlan of the uplink in it.
+/// A container with a veth on a bridge, whose other port is a VXLAN device, and with a macvlan on the host's uplink.
 fn attached() -> PerNamespace<DesiredNet> {
     let (mut host, mut guest) = (DesiredNet::default(), DesiredNet::default());
     let master = Some(name("z-bridge"));
@@ -64,7 +64,7 @@ fn reconciler(guest: &OwnedFd) -> Reconciler<KernelAlone> {
     kernel.add(GUEST, guest.try_clone().unwrap()).unwrap();
     let scope = |names: &[&str]| Scope {
         devices: names.iter().map(|text| name(text)).collect(),
-        // A VXLAN device is known by its MAC.
+        // The MAC identifies the VXLAN device as ours.
         marks: wire_state::Marks { macs: [MacAddr::new([2, 0, 0, 0, 9, 2])].into(), ..wire_state::Marks::default() },
         ..Scope::default()
     };
@@ -188,7 +188,7 @@ fn a_namespace_that_is_gone_or_unknown_has_no_state_and_stops_no_other() {
     });
 }
 
-/// This kernel may have neither VLANs nor ipip: what we write is what we would read.
+/// Compares encoder and decoder without the kernel, which may have neither VLANs nor ipip.
 #[test]
 fn what_a_new_link_is_asked_to_be_is_read_so() {
     let place = |text| LinkPlace::in_host(name(text));

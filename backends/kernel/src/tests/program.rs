@@ -1,4 +1,4 @@
-//! Putting, adopting and replacing entries.
+//! Adds, adopts and replaces entries.
 
 use wire_net::Family;
 use wire_state::{Attempt, ErrorKind, KernelOp, ObservedRoute};
@@ -174,7 +174,7 @@ fn routes_that_flannel_replaced_in_place_are_understood() {
         lab.remove_peer(1);
         assert!(reconciler.round(&lab.want()).converged);
         lab.assert_whole();
-        // The object that no route used went along.
+        // Nexthop objects that no route used were deleted too.
         assert_eq!(run("ip nexthop").lines().count(), 2);
         let belief = reconciler.cached().unwrap().clone();
         assert!(reconciler.driver().hand_back(&belief).into_iter().all(|attempt| attempt.is_ok()));

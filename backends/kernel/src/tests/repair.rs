@@ -1,4 +1,4 @@
-//! Hearing of damage, and repairing it.
+//! Notices damage by notifications, and repairs it.
 
 use std::{
     net::Ipv4Addr,

@@ -1,4 +1,4 @@
-//! Routes that this host learns from routers (RFC 4861), while it forwards for the overlay.
+//! Routes from router advertisements (RFC 4861) on a host that forwards for the overlay.
 
 use std::{
     io::IoSlice,
@@ -18,7 +18,7 @@ use crate::{Monitor, RouteForm, Wake, tests::lab::HostReconciler};
 /// A router at the far end of the link `wb-lan`.
 struct Router {
     socket: OwnedFd,
-    /// The number of its own link.
+    /// The index of its own link.
     link: u32,
 }
 
@@ -26,7 +26,7 @@ impl Router {
     fn new() -> Self {
         run("ip link add wb-lan type veth peer name wb-router; ip link set wb-router addrgenmode none");
         run("ip link set wb-router up; ip link set wb-lan up; ip addr add fe80::9/64 dev wb-router nodad");
-        // It is in our network namespace, where its own address is a local one.
+        // The router is in the same network namespace, so its address is a local one.
         let local = "accept_ra_from_local=1";
         run(&format!("sysctl -qw net.ipv6.conf.wb-lan.{local} net.ipv6.conf.default.{local}"));
         let socket = socket(AddressFamily::Inet6, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::IcmpV6).unwrap();
@@ -43,7 +43,7 @@ impl Router {
         sendmsg(self.socket.as_raw_fd(), &[IoSlice::new(&packet)], &hop_limit, MsgFlags::empty(), Some(&to)).unwrap();
     }
 
-    /// Advertises until this host has a default route by `link`.
+    /// Sends router advertisements until this host has a default route through `link`.
     fn is_learnt_on(&self, link: &str) {
         let until = Instant::now() + Duration::from_secs(10);
         while !run(&format!("ip -6 route show default dev {link}")).contains("via fe80::9 proto ra") {
@@ -54,7 +54,7 @@ impl Router {
     }
 }
 
-/// A host that forwards for the overlay, and hears of changes.
+/// A host that forwards for the overlay and receives the kernel's notifications.
 struct Keeper {
     reconciler: HostReconciler,
     want: DesiredNet,
@@ -76,7 +76,7 @@ impl Keeper {
         lab::settle(&mut self.monitor, &self.reconciler);
     }
 
-    /// Waits for a word of the kernel, or the next look, and puts right what it was about: only this link.
+    /// Waits for a notification or the next periodic check, and asserts that a round repairs only this link.
     fn mends(&mut self, link: &str) {
         let believed = self.reconciler.cached().unwrap();
         let ours = async { while !self.monitor.changed(believed).await.unwrap().ours {} };
@@ -94,14 +94,14 @@ fn a_link_that_takes_routes_from_routers_goes_on_to_whatever_becomes_of_it() {
         let (lab, router) = (Lab::new(1), Router::new());
         let mut keeper = Keeper::new(&lab);
         router.is_learnt_on("wb-lan");
-        // As ifdown and ifup of Debian do it: the route is lost before anybody looks, and no router is asked for.
+        // As Debian's ifdown and ifup do: the route is lost before the next read, and no router is solicited.
         keeper.settle();
         run("sysctl -qw net.ipv6.conf.wb-lan.accept_ra=1; ip link set wb-lan down");
         assert_eq!(run("ip -6 route show default dev wb-lan"), "");
         keeper.mends("wb-lan");
         run("ip link set wb-lan up");
         router.is_learnt_on("wb-lan");
-        // Of this the kernel says nothing.
+        // The kernel sends no notification of this change.
         keeper.settle();
         run("sysctl -qw net.ipv6.conf.wb-lan.accept_ra=1");
         keeper.mends("wb-lan");
@@ -121,7 +121,7 @@ fn a_link_that_is_plugged_in_takes_routes_from_routers_and_one_of_a_container_do
         keeper.mends("wb-new");
         run("ip link set wb-new up");
         router.is_learnt_on("wb-new");
-        // A later run knows them by what this one has set.
+        // A later run recognizes these links by the value that this one has set.
         let mut later = lab.reconciler(RouteForm::default());
         assert_eq!(later.round(&keeper.want).written, 0);
         run("sysctl -qw net.ipv6.conf.wb-new.accept_ra=1; ip -6 route flush dev wb-new; ip link set wb-new down");

@@ -1,4 +1,4 @@
-//! The kernel's settings.
+//! Settings in `/proc/sys/net`.
 
 use std::time::Duration;
 
@@ -64,7 +64,7 @@ fn whoever_switches_off_what_traffic_needs_wakes_us_and_it_is_put_back() {
             assert!(report.converged && report.written > 0, "{what}: {report:?}");
             assert_eq!(sysctl(OURS), "1 1 1 1 0", "{what}");
             lab.assert_whole();
-            // The echo of what we wrote wakes nobody.
+            // The notifications of our own writes cause nothing.
             std::thread::sleep(Duration::from_millis(30));
             let wake = monitor.drain(reconciler.cached().unwrap()).unwrap();
             assert_eq!(wake, Wake::default(), "{what}");
@@ -77,7 +77,7 @@ fn what_the_kernel_says_of_a_refusal_is_said_and_no_capability_is() {
     lab::in_namespace(|| {
         let lab = Lab::new(1);
         let (mut reconciler, want) = joined(&lab);
-        // As somebody else would, between our look and our write.
+        // As another program could, between our read and our write.
         run("sysctl -qw net.ipv6.conf.flannel-v6/1.disable_ipv6=1");
         let address = want.addresses.iter().find(|address| address.address.is_ipv6()).unwrap();
         let said = reconciler
@@ -113,7 +113,7 @@ fn a_bridge_of_containers_that_forwards_nothing_is_named_at_once_and_forgotten_w
             let report = reconciler.round(&want);
             assert_eq!((report.findings.conflicts.len(), report.written), (conflicts, 0), "{report:?}");
         }
-        // What is no concern of ours is not named.
+        // Links and settings that do not concern the overlay are not reported.
         run("ip link add br-other type bridge; ip addr add 192.168.7.1/24 dev br-other");
         run("sysctl -qw net.ipv4.conf.br-other.forwarding=0 net.ipv6.conf.br-mine.forwarding=0");
         reconciler.invalidate();
@@ -133,12 +133,12 @@ fn links_that_take_routes_from_routers_go_on_to_and_others_are_left_alone() {
         let all = "net.ipv6.conf.wb-up.accept_ra net.ipv6.conf.wb-other.accept_ra net.ipv6.conf.wb-lan.accept_ra \
                    net.ipv6.conf.wb-never.accept_ra net.ipv6.conf.wb-port.accept_ra net.ipv6.conf.wb-bridge.accept_ra";
         run("sysctl -qw net.ipv6.conf.wb-never.accept_ra=0");
-        // Without IPv6 this host forwards none, and nothing is taken away.
+        // Without IPv6 this host does not forward it, so no link loses its routes.
         assert!(lab.reconciler_of(RouteForm::default(), &[Family::V4]).round(&lab.want_of(&[Family::V4])).converged);
         assert_eq!(sysctl(all), "1 1 1 0 1 1");
         let (mut reconciler, want) = joined(&lab);
         assert_eq!(sysctl(all), "2 2 2 0 1 1");
-        // Kept, and nothing is written a second time.
+        // The values are kept, and nothing is written again.
         reconciler.invalidate();
         assert_eq!(reconciler.round(&want).written, 0);
         run("sysctl -qw net.ipv6.conf.wb-up.accept_ra=1 net.ipv6.conf.wb-lan.accept_ra=1");
