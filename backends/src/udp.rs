@@ -1,8 +1,9 @@
-//! IP in UDP by ourselves, as flannel's udp backend has it: for each family a TUN device with one route for the network.
+//! IP in UDP, encapsulated by the agent as in flannel's udp backend: for each family a TUN device with one route for the whole network.
 //!
-//! That route would also lead away what is reached without the overlay: another host in the network, so that what is wrapped would be
-//! wrapped without end, etcd, or a router. Where such an address lies beside the range that is leased, the routes are for that range alone;
-//! where one lies in the range, for the leases alone, as with VXLAN: none of them holds one ([`LeaseTable::outside`]).
+//! That route would also take packets to hosts that are reached without the overlay and have an address inside the network: another
+//! overlay host (whose outer packets would be encapsulated again and again), etcd, or a router. If such an address lies in the network
+//! but outside the range from which subnets are leased, the routes are for that range only. If one lies in the range, they are for the
+//! leased subnets only, as with VXLAN: no leased subnet contains such an address ([`LeaseTable::outside`]).
 
 use std::net::IpAddr;
 
@@ -27,7 +28,7 @@ struct Device {
     name: LinkName,
     link: DesiredLink,
     network: Prefix,
-    /// The network, or the range in it that the config bounds.
+    /// The range from which subnets are leased: the network, or the part of it that the config sets.
     leased: Vec<Prefix>,
 }
 
@@ -91,7 +92,8 @@ impl Backend for UdpBackend {
 }
 
 impl Device {
-    /// The prefixes that are led into it: the largest that hold no address which is reached without it, and the leases beside them.
+    /// The prefixes that are routed through it: the largest that contain no address which is reached without the overlay, and the leased
+    /// subnets outside of these.
     fn led(&self, family: Family, own: &Lease, leases: &LeaseTable) -> Vec<Prefix> {
         let publics = peers(leases).chain([own]).filter_map(|lease| lease.public.get(family));
         let outside: Vec<IpAddr> = publics.chain(&leases.outside).copied().collect();
@@ -115,18 +117,18 @@ fn peers(leases: &LeaseTable) -> impl Iterator<Item = &Lease> {
     leases.peers.values().map(|entry| &entry.lease).filter(|lease| is_untyped(&lease.data))
 }
 
-/// Neither flannel's udp leases nor ours name a type.
+/// Whether a lease is one of the udp backend: neither flannel's nor ours name a type.
 fn is_untyped(data: &BackendData) -> bool {
     *data == BackendData::Untyped
 }
 
-/// What the config alone says of the backend.
+/// The properties of the backend that follow from the config alone.
 pub(crate) fn identity(config: &NetworkConfig, port: u16) -> Identity {
     let devices = config.pools.map(|family, _| device_name(family));
     Identity { devices, marks: Marks::default(), port: Some(port) }
 }
 
-/// flannel's name; for IPv6, which flannel's udp backend has not, made as its VXLAN device's is.
+/// flannel's name for IPv4. Its udp backend has no IPv6, so that name is formed as for its VXLAN device.
 fn device_name(family: Family) -> LinkName {
     let name = match family {
         Family::V4 => "flannel0",

@@ -47,7 +47,7 @@ fn placement() -> Placement {
     }
 }
 
-/// The entries a host finds: its own lease and the table, as the store's keys and values say.
+/// A host's own lease and the table of its peers, decoded from keys and values of etcd.
 fn leases(own: (&str, &str), peers: &[(&str, &str)]) -> (Lease, LeaseTable) {
     let lease = |(key, value): (&str, &str)| Lease::from_value(key.parse().unwrap(), value.as_bytes()).unwrap();
     let mut table = LeaseTable::default();
@@ -161,7 +161,7 @@ const UDP_PEER: &str = r#"{"PublicIP":"192.0.2.2","PublicIPv6":"2001:db8::2"}"#;
 #[test]
 fn udp_has_a_device_for_each_family_and_one_route_for_the_network() {
     let peer = ("10.5.2.0-24&fd00:5:0:2::-64", UDP_PEER);
-    // A peer of another backend is none.
+    // A peer of another backend gets no entries.
     let other = ("10.5.3.0-24&fd00:5:0:3::-64", PEER);
     insta::assert_snapshot!(report(&config(BOTH, "udp"), "10.5.0.0-24&fd00:5::-64", &[peer, other], false), @"
     mtu 1452
