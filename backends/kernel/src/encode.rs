@@ -21,6 +21,8 @@ use wire_state::{
     ObservedRoute, PROTOCOL, RouteKey,
 };
 
+use super::uapi::RT_TABLE_MAIN;
+
 /// Message types of linux/rtnetlink.h.
 pub(crate) const NEWLINK: u16 = 16;
 pub(crate) const DELLINK: u16 = 17;
@@ -325,7 +327,7 @@ fn neighbour_message(index: u32, key: &NeighbourKey) -> NeighbourMessage {
 pub(crate) fn list_routes(batch: &mut Batch, flags: u16, family: Family) {
     let mut message = RouteMessage::default();
     message.header.address_family = address_family(family);
-    message.header.table = 254;
+    message.header.table = RT_TABLE_MAIN;
     message.header.scope = RouteScope::Universe;
     message.header.kind = RouteType::Unspec;
     message.header.protocol = RouteProtocol::Unspec;

@@ -10,6 +10,7 @@ use super::{
     decode::{self, Namespaces},
     encode,
     read::link_by,
+    uapi::iff,
 };
 
 /// Reads single links and container links, through a netlink socket of its own.
@@ -78,7 +79,7 @@ fn other(netlink: &mut Netlink, index: u32) -> Result<Option<ContainerLink>, Dat
     }))
 }
 
-/// Whether a link has a carrier (`IFF_LOWER_UP` in `struct ifinfomsg`). A bridge has one if one of its ports has.
+/// Whether a link has a carrier (in the flags of `struct ifinfomsg`). A bridge has one if one of its ports has.
 fn has_carrier(body: &[u8]) -> bool {
-    body.get(8..12).and_then(number).is_some_and(|flags| flags & 0x1_0000 != 0)
+    body.get(8..12).and_then(number).is_some_and(|flags| flags & iff::LOWER_UP != 0)
 }

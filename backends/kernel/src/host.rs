@@ -12,6 +12,7 @@ use wire_state::DataplaneError;
 use super::{
     decode::{self, Namespaces},
     encode,
+    uapi::{ifa, iff, rta},
 };
 
 /// The links and routes of this host, in the network namespace of the thread that read them.
@@ -131,15 +132,13 @@ impl std::fmt::Display for Host {
 }
 
 fn link(body: &[u8]) -> Option<HostLink> {
-    /// `IFF_LOOPBACK` in `struct ifinfomsg`.
-    const LOOPBACK: u32 = 8;
     let (name, link) = decode::link(body, &Namespaces::HOST)?;
     let kind = link.kind.name().to_owned();
     Some(HostLink {
         name,
         index: link.index,
         kind,
-        is_loopback: body.get(8..12).and_then(number).is_some_and(|flags| flags & LOOPBACK != 0),
+        is_loopback: body.get(8..12).and_then(number).is_some_and(|flags| flags & iff::LOOPBACK != 0),
         mtu: link.mtu,
         mac: link.mac,
         addresses: Vec::new(),
@@ -148,17 +147,14 @@ fn link(body: &[u8]) -> Option<HostLink> {
 
 /// An address message (`struct ifaddrmsg`): the link's index and the address.
 fn host_address(body: &[u8]) -> Option<(u32, HostAddress)> {
-    const ADDRESS: u16 = 1;
-    const BROADCAST: u16 = 4;
-    const FLAGS: u16 = 8;
     let (index, own, len) = decode::any_address(body)?;
     // The flags that are used here are all in the header's byte.
     let (mut far, mut broadcast, mut flags) = (own, None, u32::from(body[2]));
     for (kind, value) in attributes(body.get(8..)?) {
         match kind {
-            ADDRESS => far = address(value)?,
-            BROADCAST => broadcast = address(value),
-            FLAGS => flags = number(value)?,
+            ifa::ADDRESS => far = address(value)?,
+            ifa::BROADCAST => broadcast = address(value),
+            ifa::FLAGS => flags = number(value)?,
             _ => {}
         }
     }
@@ -167,16 +163,13 @@ fn host_address(body: &[u8]) -> Option<(u32, HostAddress)> {
 }
 
 impl Standing {
-    /// The state that the flags `IFA_F_*` of linux/if_addr.h mean.
+    /// The state that the flags `IFA_F_*` mean.
     const fn of(family: Family, flags: u32) -> Self {
-        const TEMPORARY: u32 = 0x01;
-        const DUPLICATE: u32 = 0x08;
-        const DEPRECATED: u32 = 0x20;
         // For IPv4 the same bit is IFA_F_SECONDARY: not the first address of its prefix.
-        let temporary = matches!(family, Family::V6) && flags & TEMPORARY != 0;
-        if flags & DUPLICATE != 0 {
+        let temporary = matches!(family, Family::V6) && flags & ifa::F_TEMPORARY != 0;
+        if flags & ifa::F_DADFAILED != 0 {
             Self::Duplicate
-        } else if flags & DEPRECATED != 0 {
+        } else if flags & ifa::F_DEPRECATED != 0 {
             Self::Deprecated
         } else if temporary {
             Self::Temporary
@@ -200,12 +193,11 @@ fn default_route(body: &[u8]) -> Option<DefaultRoute> {
     let (mut metric, mut device, mut router) = (0, None, None);
     for (number_of, value) in attributes(body.get(12..)?) {
         match number_of {
-            4 => device = number(value),
-            // RTA_GATEWAY.
-            5 => router = address(value),
-            6 => metric = number(value)?,
-            // RTA_MULTIPATH: the first of its ways (struct rtnexthop).
-            9 => device = value.get(4..).and_then(number),
+            rta::OIF => device = number(value),
+            rta::GATEWAY => router = address(value),
+            rta::PRIORITY => metric = number(value)?,
+            // The link of its first next hop (`struct rtnexthop`).
+            rta::MULTIPATH => device = value.get(4..).and_then(number),
             _ => {}
         }
     }
@@ -220,8 +212,8 @@ fn route_to(netlink: &mut Netlink, to: IpAddr) -> Result<Way, DataplaneError> {
     let asked = netlink.ask(&mut batch, |body| {
         for (kind, value) in attributes(body.get(12..).unwrap_or_default()) {
             match kind {
-                4 => device = number(value),
-                7 => source = address(value),
+                rta::OIF => device = number(value),
+                rta::PREFSRC => source = address(value),
                 _ => {}
             }
         }

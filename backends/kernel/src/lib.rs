@@ -22,6 +22,7 @@ mod sysctl;
 #[cfg(test)]
 pub(crate) mod tests;
 mod traffic;
+mod uapi;
 mod underlay;
 mod write;
 

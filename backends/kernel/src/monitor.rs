@@ -23,6 +23,7 @@ use super::{
     nexthop::{self, Hop, Nexthops},
     settings::{self, LinkSettings},
     sysctl,
+    uapi::af,
 };
 
 /// `RTNLGRP_LINK`, `_NEIGH`, `_IPV4_IFADDR`, `_IPV4_ROUTE`, `_IPV6_IFADDR`, `_IPV6_ROUTE`, `_IPV4_NETCONF`, `_IPV6_NETCONF` of
@@ -238,8 +239,8 @@ impl<'a> View<'a> {
         const FORWARDING: u16 = 2;
         const ALL: u32 = u32::MAX;
         let family = match body.first() {
-            Some(&decode::INET) => Family::V4,
-            Some(&decode::INET6) => Family::V6,
+            Some(&af::INET) => Family::V4,
+            Some(&af::INET6) => Family::V6,
             Some(_) | None => return false,
         };
         let told = |wanted| attributes(body.get(4..).unwrap_or_default()).find(|(kind, _)| *kind == wanted);

@@ -12,6 +12,8 @@ use wire_net::Family;
 use wire_netlink::attribute::{address, attributes, number};
 use wire_state::{PROTOCOL, RouteKey};
 
+use super::uapi::{af, rtm};
+
 /// `RTM_NEWNEXTHOP`, `RTM_DELNEXTHOP`, `RTM_GETNEXTHOP` of linux/rtnetlink.h.
 pub(crate) const NEW: u16 = 104;
 pub(crate) const DELETE: u16 = 105;
@@ -21,8 +23,6 @@ pub(crate) const GET: u16 = 106;
 const ID: u16 = 1;
 const OIF: u16 = 5;
 const GATEWAY: u16 = 6;
-/// `RTNH_F_ONLINK` of linux/rtnetlink.h.
-const ONLINK: u32 = 4;
 /// `struct nhmsg` of linux/nexthop.h.
 const HEADER: usize = 8;
 
@@ -142,11 +142,11 @@ impl Emitable for Hop {
 
     fn emit(&self, buffer: &mut [u8]) {
         let family: u8 = match Family::of(self.gateway) {
-            Family::V4 => 2,
-            Family::V6 => 10,
+            Family::V4 => af::INET,
+            Family::V6 => af::INET6,
         };
         buffer[..4].copy_from_slice(&[family, 0, self.protocol, 0]);
-        buffer[4..HEADER].copy_from_slice(&ONLINK.to_ne_bytes());
+        buffer[4..HEADER].copy_from_slice(&rtm::RTNH_F_ONLINK.to_ne_bytes());
         put(&mut buffer[8..16], ID, &self.id.to_ne_bytes());
         put(&mut buffer[16..24], OIF, &self.device.to_ne_bytes());
         put(&mut buffer[24..], GATEWAY, &self.gateway_bytes());

@@ -7,7 +7,7 @@ use wire_netlink::{
 };
 use wire_state::DataplaneError;
 
-use super::encode;
+use super::{encode, uapi::ifla};
 
 /// A link and its Ethernet addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,20 +47,15 @@ impl Nic {
 }
 
 fn nic(body: &[u8]) -> Option<Nic> {
-    const ADDRESS: u16 = 1;
-    const NAME: u16 = 3;
-    const MASTER: u16 = 10;
-    const LINKINFO: u16 = 18;
-    const PERMANENT_ADDRESS: u16 = 54;
     let index = number(body.get(4..8)?)?;
     let (mut name, mut master, mut now, mut permanent, mut kind) = (None, None, None, None, "");
     for (number_of, value) in attributes(body.get(16..)?) {
         match number_of {
-            ADDRESS => now = mac(value),
-            NAME => name = text(value)?.parse().ok(),
-            MASTER => master = number(value),
-            LINKINFO => kind = link_kind(value),
-            PERMANENT_ADDRESS => permanent = mac(value),
+            ifla::ADDRESS => now = mac(value),
+            ifla::IFNAME => name = text(value)?.parse().ok(),
+            ifla::MASTER => master = number(value),
+            ifla::LINKINFO => kind = link_kind(value),
+            ifla::PERM_ADDRESS => permanent = mac(value),
             _ => {}
         }
     }
@@ -76,6 +71,8 @@ fn nic(body: &[u8]) -> Option<Nic> {
 }
 
 fn link_kind(info: &[u8]) -> &str {
-    const KIND: u16 = 1;
-    attributes(info).find(|(number, _)| *number == KIND).and_then(|(_, value)| text(value)).unwrap_or_default()
+    attributes(info)
+        .find(|(number, _)| *number == ifla::INFO_KIND)
+        .and_then(|(_, value)| text(value))
+        .unwrap_or_default()
 }

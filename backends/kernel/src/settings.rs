@@ -13,11 +13,11 @@ use wire_netlink::{
 use wire_state::{ContainerLink, DataplaneError, Scope, Setting};
 
 use super::{
-    decode::{self, INET, INET6},
-    encode,
+    decode, encode,
     listeners::{Listeners, Sight},
     read::Other,
     sysctl,
+    uapi::{af, iff, ifla},
 };
 
 /// The settings of a link, from a link message.
@@ -115,20 +115,18 @@ pub(super) fn bridges(netlink: &mut Netlink, scope: &Scope, links: &[Other]) -> 
 
 /// A link message's settings (`IFLA_AF_SPEC` of linux/if_link.h).
 pub(crate) fn of_link(name: LinkName, body: &[u8]) -> Option<LinkSettings> {
-    const MASTER: u16 = 10;
-    const LINKINFO: u16 = 18;
-    const KIND: u16 = 1;
-    const AF_SPEC: u16 = 26;
-    const LOOPBACK: u32 = 8;
     let (index, flags) = (number(body.get(4..8)?)?, number(body.get(8..12)?)?);
     // `ifi_change` of linux/rtnetlink.h: for a new link all flags count as changed (`register_netdevice` of net/core/dev.c).
     let is_new = number(body.get(12..16)?)? == u32::MAX;
-    let mut link = LinkSettings { index, is_new, is_inner: flags & LOOPBACK != 0, ..LinkSettings::empty(name) };
+    let mut link = LinkSettings { index, is_new, is_inner: flags & iff::LOOPBACK != 0, ..LinkSettings::empty(name) };
     for (kind, value) in attributes(body.get(16..)?) {
         match kind {
-            MASTER => link.is_inner = true,
-            LINKINFO => attributes(value).filter(|(kind, _)| *kind == KIND).for_each(|(_, kind)| link.read_kind(kind)),
-            AF_SPEC => attributes(value).for_each(|(family, value)| link.read_family(family, value)),
+            ifla::MASTER => link.is_inner = true,
+            ifla::LINKINFO => {
+                let kinds = attributes(value).filter(|(kind, _)| *kind == ifla::INFO_KIND);
+                kinds.for_each(|(_, kind)| link.read_kind(kind));
+            }
+            ifla::AF_SPEC => attributes(value).for_each(|(family, value)| link.read_family(family, value)),
             _ => {}
         }
     }
@@ -171,9 +169,9 @@ impl LinkSettings {
         const DISABLE_IPV6: usize = 26;
         for (kind, value) in attributes(value) {
             let at = |place: usize| value.get(place * 4..).and_then(number);
-            if family == u16::from(INET) && kind == INET_CONF {
+            if family == u16::from(af::INET) && kind == INET_CONF {
                 self.forwards.v4 = at(FORWARDING).map(|value| value != 0);
-            } else if family == u16::from(INET6) && kind == INET6_CONF {
+            } else if family == u16::from(af::INET6) && kind == INET6_CONF {
                 self.forwards.v6 = at(FORWARDING).map(|value| value != 0);
                 self.router_advertisements = at(ACCEPT_RA).unwrap_or_default();
                 self.disable_ipv6 = at(DISABLE_IPV6).map(|value| value != 0);
