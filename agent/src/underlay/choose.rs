@@ -7,7 +7,7 @@
 use std::net::IpAddr;
 
 use regex::Regex;
-use wire_kernel::{Host, HostAddress, HostLink, Standing};
+use wire_kernel::{AddressState, Host, HostAddress, HostLink};
 use wire_net::{DualStack, Family, LinkName, Pool};
 
 use super::Held;
@@ -215,8 +215,8 @@ impl Wanted<'_> {
         };
         let best = of_family.min_by_key(|address| {
             let is_asked = asked.contains(&address.local.address);
-            let (standing, is_held) = (address.standing, held(address));
-            (!is_asked, is_link_local(address.local.address), standing == Standing::Deprecated, !is_held, standing)
+            let (standing, is_held) = (address.state, held(address));
+            (!is_asked, is_link_local(address.local.address), standing == AddressState::Deprecated, !is_held, standing)
         });
         best.map(|address| address.local.address)
     }
@@ -228,7 +228,7 @@ fn is_of_use(address: &HostAddress) -> bool {
         IpAddr::V4(address) => !address.is_loopback() && !address.is_unspecified(),
         IpAddr::V6(address) => !address.is_unicast_link_local() && !address.is_loopback(),
     };
-    address_is && address.standing != Standing::Duplicate
+    address_is && address.state != AddressState::Duplicate
 }
 
 /// flannel takes one of IPv4 where there is no other.

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use wire_kernel::{Host, HostLink, Standing};
+use wire_kernel::{AddressState, Host, HostLink};
 use wire_net::{DualStack, LinkName, LocalAddress};
 use wire_state::Underlay;
 
@@ -67,7 +67,7 @@ impl Chosen<'_> {
     /// Whether an address has come since, to stay.
     fn has_come(&self, address: IpAddr, known: &[LocalAddress]) -> bool {
         let lasts = |own: &_| {
-            self.link.addresses.iter().any(|there| there.local.address == *own && there.standing == Standing::Lasting)
+            self.link.addresses.iter().any(|there| there.local.address == *own && there.state == AddressState::Stable)
         };
         lasts(&address) && !is_link_local(address) && !known.iter().any(|known| known.address == address)
     }

@@ -62,14 +62,14 @@ pub struct HostAddress {
     /// The address with its prefix and its broadcast address.
     pub local: LocalAddress,
     /// The state of the address, by which one is preferred over another.
-    pub standing: Standing,
+    pub state: AddressState,
 }
 
 /// The state of an address. The order of the variants is the order of preference for the host's public address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Standing {
+pub enum AddressState {
     /// A stable address.
-    Lasting,
+    Stable,
     /// A temporary address for privacy, usually for a day (`IFA_F_TEMPORARY`, RFC 8981).
     Temporary,
     /// Not for new connections (`IFA_F_DEPRECATED`, RFC 4862 §5.5.4): it will be removed soon, or is shared with other hosts.
@@ -159,10 +159,10 @@ fn host_address(body: &[u8]) -> Option<(u32, HostAddress)> {
         }
     }
     let local = LocalAddress { address: own, prefix: Prefix::new(far, len).ok()?, broadcast };
-    Some((index, HostAddress { local, standing: Standing::of(Family::of(own), flags) }))
+    Some((index, HostAddress { local, state: AddressState::of(Family::of(own), flags) }))
 }
 
-impl Standing {
+impl AddressState {
     /// The state that the flags `IFA_F_*` mean.
     const fn of(family: Family, flags: u32) -> Self {
         // For IPv4 the same bit is IFA_F_SECONDARY: not the first address of its prefix.
@@ -174,7 +174,7 @@ impl Standing {
         } else if temporary {
             Self::Temporary
         } else {
-            Self::Lasting
+            Self::Stable
         }
     }
 }

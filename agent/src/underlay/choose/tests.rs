@@ -68,14 +68,14 @@ fn address(word: &str) -> HostAddress {
     let (address, standing) = word.split_once(',').unwrap_or((word, "lasting"));
     let (address, len) = address.split_once('/').unwrap();
     let standing = match standing {
-        "lasting" => Standing::Lasting,
-        "temporary" => Standing::Temporary,
-        "deprecated" => Standing::Deprecated,
-        "duplicate" => Standing::Duplicate,
+        "lasting" => AddressState::Stable,
+        "temporary" => AddressState::Temporary,
+        "deprecated" => AddressState::Deprecated,
+        "duplicate" => AddressState::Duplicate,
         other => panic!("{other}"),
     };
     let local = LocalAddress::new(address.parse().unwrap(), len.parse().unwrap()).unwrap();
-    HostAddress { local, standing }
+    HostAddress { local, state: standing }
 }
 
 /// Flags as on the command line, in their order of precedence, and routes of `--iface-can-reach` as `target>link,source`.

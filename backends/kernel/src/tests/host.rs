@@ -6,7 +6,7 @@ use super::lab::{self, Lab, run};
 use wire_lease::NetworkConfig;
 use wire_net::{DualStack, LocalAddress, Mtu, Pool};
 
-use crate::{Host, HostAddress, HostLink, RouteForm, Standing, Way};
+use crate::{AddressState, Host, HostAddress, HostLink, RouteForm, Way};
 
 #[test]
 fn without_the_capability_the_error_says_so() {
@@ -47,10 +47,13 @@ fn the_host_is_read_as_the_kernel_has_it() {
         let of = |address: &str| {
             up.addresses.iter().find(|own| own.local.address == address.parse::<IpAddr>().unwrap()).unwrap()
         };
-        assert_eq!(of("192.0.2.9").standing, Standing::Lasting, "not the first of its prefix, but no worse");
+        assert_eq!(of("192.0.2.9").state, AddressState::Stable, "not the first of its prefix, but no worse");
         assert_eq!(of("192.0.2.9").local.broadcast, Some("192.0.2.100".parse().unwrap()));
         assert_eq!(of("198.51.100.1").local.prefix, "203.0.113.0/25".parse().unwrap());
-        assert_eq!((of("2001:db8::1").standing, of("2001:db8::9").standing), (Standing::Lasting, Standing::Deprecated));
+        assert_eq!(
+            (of("2001:db8::1").state, of("2001:db8::9").state),
+            (AddressState::Stable, AddressState::Deprecated)
+        );
         run("ip route flush 0/0");
         let host = Host::read([target]).unwrap();
         assert_eq!(host.default_routes.v4, Some(Vec::new()));
@@ -67,7 +70,7 @@ fn link(index: u32, (name, kind): (&str, &str), addresses: &[&str]) -> HostLink 
     let address = |text: &&str| {
         let (address, len) = text.split_once('/').unwrap();
         let local = LocalAddress::new(address.parse().unwrap(), len.parse().unwrap()).unwrap();
-        HostAddress { local, standing: Standing::Lasting }
+        HostAddress { local, state: AddressState::Stable }
     };
     HostLink {
         name: name.parse().unwrap(),
