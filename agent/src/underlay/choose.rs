@@ -82,7 +82,7 @@ impl Wanted<'_> {
                 met.unwrap_or_else(|| candidates.first().map_or_else(|| Err(missing()), |first| self.on(first)))
             }
             UnderlayWish::CanReach(target) => {
-                let way = match host.ways.get(target) {
+                let way = match host.resolved.get(target) {
                     Some(Ok(way)) => way,
                     Some(Err(error)) => return Err(format!("this host has no route to {target}: {error}")),
                     None => return Err(format!("this host has no route to {target}")),

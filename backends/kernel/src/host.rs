@@ -25,12 +25,12 @@ pub struct Host {
     /// The routers of the default routes, each with the index of its link.
     pub routers: Vec<(u32, IpAddr)>,
     /// The routes to the addresses that were asked for, or the kernel's errors.
-    pub ways: BTreeMap<IpAddr, Result<Way, String>>,
+    pub resolved: BTreeMap<IpAddr, Result<ResolvedRoute, String>>,
 }
 
 /// The route that the kernel chooses for packets to one address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Way {
+pub struct ResolvedRoute {
     /// The index of the link that they leave by.
     pub link: u32,
     /// The source address that they get.
@@ -103,7 +103,7 @@ impl Host {
             host.default_routes.set(family, Some(defaults.into_iter().map(|route| route.link).collect()));
         }
         for target in targets {
-            host.ways.insert(target, route_to(&mut netlink, target).map_err(|error| chain(&error)));
+            host.resolved.insert(target, route_to(&mut netlink, target).map_err(|error| chain(&error)));
         }
         Ok(host)
     }
@@ -205,7 +205,7 @@ fn default_route(body: &[u8]) -> Option<DefaultRoute> {
 }
 
 /// Asks the kernel for the route to an address.
-fn route_to(netlink: &mut Netlink, to: IpAddr) -> Result<Way, DataplaneError> {
+fn route_to(netlink: &mut Netlink, to: IpAddr) -> Result<ResolvedRoute, DataplaneError> {
     let mut batch = Batch::default();
     encode::get_route(&mut batch, to);
     let (mut device, mut source) = (None, None);
@@ -220,5 +220,5 @@ fn route_to(netlink: &mut Netlink, to: IpAddr) -> Result<Way, DataplaneError> {
     });
     let read = |source| DataplaneError::Read { what: "a route", source };
     asked.map_err(read)?;
-    Ok(Way { link: device.ok_or_else(|| read(std::io::ErrorKind::NotFound.into()))?, source })
+    Ok(ResolvedRoute { link: device.ok_or_else(|| read(std::io::ErrorKind::NotFound.into()))?, source })
 }

@@ -27,7 +27,7 @@ mod underlay;
 mod write;
 
 pub use holders::Links;
-pub use host::{AddressState, Host, HostAddress, HostLink, Way};
+pub use host::{AddressState, Host, HostAddress, HostLink, ResolvedRoute};
 pub use monitor::{Monitor, Wake};
 pub use namespaces::{KernelDataplane, Others};
 pub use nics::{MacOrigin, Nic};

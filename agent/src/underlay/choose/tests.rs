@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use wire_kernel::Way;
+use wire_kernel::ResolvedRoute;
 use wire_lease::NetworkConfig;
 use wire_net::{LocalAddress, Mtu};
 
@@ -90,7 +90,7 @@ fn asked(flags: &str, host: &mut Host) -> (Vec<UnderlayWish>, DualStack<IpAddr>)
                 let (target, way) = value.split_once('>').unwrap();
                 let (link, source) = way.split_once(',').unwrap();
                 let link = host.link(link.parse().unwrap()).unwrap().index;
-                ways.insert(target.parse().unwrap(), Ok(Way { link, source: source.parse().ok() }));
+                ways.insert(target.parse().unwrap(), Ok(ResolvedRoute { link, source: source.parse().ok() }));
                 wishes.push(UnderlayWish::CanReach(target.parse().unwrap()));
             }
             "public" => {
@@ -100,7 +100,7 @@ fn asked(flags: &str, host: &mut Host) -> (Vec<UnderlayWish>, DualStack<IpAddr>)
             other => panic!("{other}"),
         }
     }
-    host.ways = ways;
+    host.resolved = ways;
     (wishes, public)
 }
 

@@ -6,7 +6,7 @@ use super::lab::{self, Lab, run};
 use wire_lease::NetworkConfig;
 use wire_net::{DualStack, LocalAddress, Mtu, Pool};
 
-use crate::{AddressState, Host, HostAddress, HostLink, RouteForm, Way};
+use crate::{AddressState, Host, HostAddress, HostLink, ResolvedRoute, RouteForm};
 
 #[test]
 fn without_the_capability_the_error_says_so() {
@@ -43,7 +43,10 @@ fn the_host_is_read_as_the_kernel_has_it() {
         assert_eq!(host.default_routes.v4, Some(vec![bridge.index, up.index]), "by their metrics");
         let routers = ["10.5.0.9", "192.0.2.254"].map(|router| router.parse().unwrap());
         assert_eq!(host.routers, [(bridge.index, routers[0]), (up.index, routers[1])]);
-        assert_eq!(host.ways[&target], Ok(Way { link: bridge.index, source: Some("10.5.0.1".parse().unwrap()) }));
+        assert_eq!(
+            host.resolved[&target],
+            Ok(ResolvedRoute { link: bridge.index, source: Some("10.5.0.1".parse().unwrap()) })
+        );
         let of = |address: &str| {
             up.addresses.iter().find(|own| own.local.address == address.parse::<IpAddr>().unwrap()).unwrap()
         };
@@ -57,7 +60,7 @@ fn the_host_is_read_as_the_kernel_has_it() {
         run("ip route flush 0/0");
         let host = Host::read([target]).unwrap();
         assert_eq!(host.default_routes.v4, Some(Vec::new()));
-        assert!(host.ways[&target].as_ref().unwrap_err().contains("unreachable"), "{:?}", host.ways);
+        assert!(host.resolved[&target].as_ref().unwrap_err().contains("unreachable"), "{:?}", host.resolved);
     });
 }
 
