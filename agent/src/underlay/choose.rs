@@ -7,7 +7,7 @@
 use std::net::IpAddr;
 
 use regex::Regex;
-use wire_kernel::{AddressState, Host, HostAddress, HostLink};
+use wire_kernel::{AddressState, HostAddress, HostLink, HostNetwork};
 use wire_net::{DualStack, Family, LinkName, Pool};
 
 use super::Held;
@@ -47,7 +47,7 @@ struct Candidate<'a> {
 ///
 /// # Errors
 /// Says for each wish why it cannot be met.
-pub(crate) fn choose<'a>(host: &'a Host, wanted: &Wanted<'_>) -> Result<Chosen<'a>, String> {
+pub(crate) fn choose<'a>(host: &'a HostNetwork, wanted: &Wanted<'_>) -> Result<Chosen<'a>, String> {
     if wanted.wishes.is_empty() {
         return wanted.given(host).or_else(|| wanted.default_route(host)).map_or_else(
             || Err(format!("this host has no default route; it has {host}")),
@@ -65,7 +65,7 @@ pub(crate) fn choose<'a>(host: &'a Host, wanted: &Wanted<'_>) -> Result<Chosen<'
 }
 
 impl Wanted<'_> {
-    fn meet<'a>(&self, host: &'a Host, wish: &UnderlayWish) -> Result<Chosen<'a>, String> {
+    fn meet<'a>(&self, host: &'a HostNetwork, wish: &UnderlayWish) -> Result<Chosen<'a>, String> {
         match wish {
             UnderlayWish::Interface(text) => {
                 let candidate = match text.parse::<IpAddr>() {
@@ -106,11 +106,11 @@ impl Wanted<'_> {
         link.bar(self.pools).map_or(Ok(()), |bar| Err(format!("{}, {bar}{remedy}", link.name)))
     }
 
-    fn links<'a>(&self, host: &'a Host) -> impl Iterator<Item = &'a HostLink> {
+    fn links<'a>(&self, host: &'a HostNetwork) -> impl Iterator<Item = &'a HostLink> {
         host.links.iter().filter(|link| link.bar(self.pools).is_none())
     }
 
-    fn with_address<'a>(&self, host: &'a Host, address: IpAddr) -> Result<Candidate<'a>, String> {
+    fn with_address<'a>(&self, host: &'a HostNetwork, address: IpAddr) -> Result<Candidate<'a>, String> {
         let family = Family::of(address);
         if self.pools.get(family).is_none() {
             return Err(format!("{address} is an {family} address, and the network has no {family}"));
@@ -121,7 +121,7 @@ impl Wanted<'_> {
     }
 
     /// A public address that the host has says which link it is on. One that it has not is one behind 1:1 NAT.
-    fn given<'a>(&self, host: &'a Host) -> Option<Candidate<'a>> {
+    fn given<'a>(&self, host: &'a HostNetwork) -> Option<Candidate<'a>> {
         let given =
             || self.public.iter().filter(|(family, _)| self.pools.get(*family).is_some()).map(|(_, address)| *address);
         let with = |address: IpAddr| self.links(host).find(|link| link.has(address));
@@ -131,7 +131,7 @@ impl Wanted<'_> {
 
     /// The link of the preferred default route of the first family that has one; or the one that was chosen before, for as long
     /// as there is a default route through it.
-    fn default_route<'a>(&self, host: &'a Host) -> Option<Candidate<'a>> {
+    fn default_route<'a>(&self, host: &'a HostNetwork) -> Option<Candidate<'a>> {
         let of_family = |family| host.default_routes.get(family).into_iter().flatten();
         let allowed = |index: &u32| self.links(host).find(|link| link.index == *index);
         let links = || self.families().flat_map(of_family).filter_map(allowed);
@@ -141,7 +141,7 @@ impl Wanted<'_> {
 
     /// Addresses first, then names: links with a matching address of each family, of that name, with one of some family. The
     /// link that was chosen before goes first.
-    fn matching<'a>(&self, host: &'a Host, pattern: &Regex) -> Vec<Candidate<'a>> {
+    fn matching<'a>(&self, host: &'a HostNetwork, pattern: &Regex) -> Vec<Candidate<'a>> {
         let matches = |address: &IpAddr| pattern.is_match(&address.to_string());
         let by = |link: &HostLink| -> Vec<IpAddr> { self.known_by(link).filter(matches).collect() };
         let (mut by_all, mut by_name, mut by_some) = (Vec::new(), Vec::new(), Vec::new());
@@ -165,18 +165,18 @@ impl Wanted<'_> {
     }
 
     /// Whether that link was chosen before, and still has what was chosen.
-    fn holds(&self, host: &Host, link: &HostLink) -> bool {
+    fn holds(&self, host: &HostNetwork, link: &HostLink) -> bool {
         let has = |(_, address): (Family, &IpAddr)| link.has(*address);
         self.held.is_some_and(|held| held.is(host, link) && held.addresses.iter().all(has))
     }
 
     /// The name that a link had when it was chosen.
-    fn name_then(&self, host: &Host, link: &HostLink) -> Option<LinkName> {
+    fn name_then(&self, host: &HostNetwork, link: &HostLink) -> Option<LinkName> {
         self.held.filter(|held| held.is(host, link)).map(|held| held.name_then())
     }
 
     /// The link of that name; where there is none, the one that was chosen when it had it.
-    fn named<'a>(&self, host: &'a Host, text: &str) -> Result<Candidate<'a>, String> {
+    fn named<'a>(&self, host: &'a HostNetwork, text: &str) -> Result<Candidate<'a>, String> {
         if let Some(link) = host.links.iter().find(|link| link.name.as_str() == text) {
             return Ok(Candidate { link, by: Vec::new(), formerly: None });
         }

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use wire_kernel::{AddressState, Host, HostLink};
+use wire_kernel::{AddressState, HostLink, HostNetwork};
 use wire_net::{DualStack, LinkName, LocalAddress};
 use wire_state::Underlay;
 
@@ -34,12 +34,12 @@ impl Held {
     }
 
     /// The link, whatever it is called; where it is gone, one that was made anew under its name.
-    pub(super) fn on<'a>(&self, host: &'a Host) -> Option<&'a HostLink> {
+    pub(super) fn on<'a>(&self, host: &'a HostNetwork) -> Option<&'a HostLink> {
         let same = host.links.iter().find(|link| Some(link.index) == self.index);
         same.or_else(|| host.link(self.link))
     }
 
-    pub(super) fn is(&self, host: &Host, link: &HostLink) -> bool {
+    pub(super) fn is(&self, host: &HostNetwork, link: &HostLink) -> bool {
         self.on(host).is_some_and(|on| on.index == link.index)
     }
 
@@ -50,7 +50,7 @@ impl Held {
 
     /// An address that `chosen` is to wait for: one that the link had and has not any more. Another one that has come to
     /// the link in its place replaces it at once; one that was `known` beside it before does not.
-    pub(super) fn awaited(&self, host: &Host, chosen: &Chosen<'_>, known: &[LocalAddress]) -> Option<IpAddr> {
+    pub(super) fn awaited(&self, host: &HostNetwork, chosen: &Chosen<'_>, known: &[LocalAddress]) -> Option<IpAddr> {
         if chosen.addresses == self.addresses {
             return None;
         }

@@ -17,7 +17,7 @@ use super::{
 
 /// The links and routes of this host, in the network namespace of the thread that read them.
 #[derive(Clone, Debug, Default)]
-pub struct Host {
+pub struct HostNetwork {
     /// All links, in the order of their indexes.
     pub links: Vec<HostLink>,
     /// The indexes of the links of the default routes of each family, in the order of their metrics.
@@ -78,7 +78,7 @@ pub enum AddressState {
     Duplicate,
 }
 
-impl Host {
+impl HostNetwork {
     /// Reads links, addresses, default routes, and the routes to `targets`.
     ///
     /// # Errors
@@ -116,7 +116,7 @@ impl Host {
 }
 
 /// The links with their addresses, for error messages.
-impl std::fmt::Display for Host {
+impl std::fmt::Display for HostNetwork {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         for (index, link) in self.links.iter().enumerate() {
             write!(f, "{}{}", if index == 0 { "" } else { ", " }, link.name)?;

@@ -1,7 +1,7 @@
 //! Reads, changes and monitors the kernel's links, addresses, FDB, neighbours, routes and settings.
 //!
 //! [`KernelDataplane`] reads and writes in several network namespaces, each by a [`NetlinkDataplane`]; [`Monitor`] receives the kernel's
-//! notifications; [`Host`] holds the host's own links and routes. No other crate does this. This crate does not depend on leases.
+//! notifications; [`HostNetwork`] holds the host's own links and routes. No other crate does this. This crate does not depend on leases.
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 
 mod decode;
@@ -27,7 +27,7 @@ mod underlay;
 mod write;
 
 pub use holders::Links;
-pub use host::{AddressState, Host, HostAddress, HostLink, ResolvedRoute};
+pub use host::{AddressState, HostAddress, HostLink, HostNetwork, ResolvedRoute};
 pub use monitor::{Monitor, Wake};
 pub use namespaces::{KernelDataplane, Others};
 pub use nics::{MacOrigin, Nic};

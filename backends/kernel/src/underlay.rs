@@ -5,9 +5,9 @@ use std::net::IpAddr;
 use wire_net::{DualStack, Pool, Prefix};
 use wire_state::Underlay;
 
-use super::host::{Host, HostLink};
+use super::host::{HostLink, HostNetwork};
 
-impl Host {
+impl HostNetwork {
     /// The underlay on that link, which sends from `addresses`.
     #[must_use]
     pub fn underlay(&self, link: &HostLink, addresses: DualStack<IpAddr>, pools: &DualStack<Pool>) -> Underlay {

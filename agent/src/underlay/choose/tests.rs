@@ -45,8 +45,11 @@ const DUAL: &str = r#"{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"
 /// flannel's documented example: hosts may lie inside the network, beside the range.
 const BOUNDED: &str = r#"{"Network":"10.0.0.0/8","SubnetLen":20,"SubnetMin":"10.10.0.0","SubnetMax":"10.99.0.0"}"#;
 
-fn host(lines: &str) -> Host {
-    let mut host = Host { default_routes: DualStack { v4: Some(Vec::new()), v6: Some(Vec::new()) }, ..Host::default() };
+fn host(lines: &str) -> HostNetwork {
+    let mut host = HostNetwork {
+        default_routes: DualStack { v4: Some(Vec::new()), v6: Some(Vec::new()) },
+        ..HostNetwork::default()
+    };
     for (index, line) in (1u32..).zip(lines.lines().map(str::trim).filter(|line| !line.is_empty())) {
         let mut words = line.split_whitespace();
         let name = words.next().unwrap();
@@ -79,7 +82,7 @@ fn address(word: &str) -> HostAddress {
 }
 
 /// Flags as on the command line, in their order of precedence, and routes of `--iface-can-reach` as `target>link,source`.
-fn asked(flags: &str, host: &mut Host) -> (Vec<UnderlayWish>, DualStack<IpAddr>) {
+fn asked(flags: &str, host: &mut HostNetwork) -> (Vec<UnderlayWish>, DualStack<IpAddr>) {
     let (mut wishes, mut public, mut ways) = (Vec::new(), DualStack::default(), BTreeMap::new());
     for flag in flags.split_whitespace() {
         let (name, value) = flag.split_once('=').unwrap();

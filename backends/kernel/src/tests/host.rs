@@ -6,7 +6,7 @@ use super::lab::{self, Lab, run};
 use wire_lease::NetworkConfig;
 use wire_net::{DualStack, LocalAddress, Mtu, Pool};
 
-use crate::{AddressState, Host, HostAddress, HostLink, ResolvedRoute, RouteForm};
+use crate::{AddressState, HostAddress, HostLink, HostNetwork, ResolvedRoute, RouteForm};
 
 #[test]
 fn without_the_capability_the_error_says_so() {
@@ -34,7 +34,7 @@ fn the_host_is_read_as_the_kernel_has_it() {
             "ip addr add 192.0.2.9/24 broadcast 192.0.2.100 dev wb-up; ip addr add 198.51.100.1 peer 203.0.113.7/25 dev wb-up",
         );
         let target: IpAddr = "198.51.100.200".parse().unwrap();
-        let host = Host::read([target]).unwrap();
+        let host = HostNetwork::read([target]).unwrap();
         let (up, bridge) =
             (host.link("wb-up".parse().unwrap()).unwrap(), host.link("docker0".parse().unwrap()).unwrap());
         assert!(host.links.iter().filter(|link| link.is_loopback).map(|link| link.name.as_str()).eq(["lo"]));
@@ -58,7 +58,7 @@ fn the_host_is_read_as_the_kernel_has_it() {
             (AddressState::Stable, AddressState::Deprecated)
         );
         run("ip route flush 0/0");
-        let host = Host::read([target]).unwrap();
+        let host = HostNetwork::read([target]).unwrap();
         assert_eq!(host.default_routes.v4, Some(Vec::new()));
         assert!(host.resolved[&target].as_ref().unwrap_err().contains("unreachable"), "{:?}", host.resolved);
     });
@@ -88,7 +88,7 @@ fn link(index: u32, (name, kind): (&str, &str), addresses: &[&str]) -> HostLink 
 
 #[test]
 fn our_own_devices_take_nothing_and_bridges_are_apart_from_what_is_reached_without_the_overlay() {
-    let host = Host {
+    let host = HostNetwork {
         links: vec![
             link(2, ("br0", "bridge"), &["10.240.0.2/24", "fd99::2/64"]),
             link(3, ("flannel0", "tun"), &["10.13.0.0/32"]),
@@ -102,7 +102,7 @@ fn our_own_devices_take_nothing_and_bridges_are_apart_from_what_is_reached_witho
             link(11, ("flannel0x", "tun"), &["10.51.0.1/32"]),
         ],
         routers: vec![(2, "10.11.0.1".parse().unwrap()), (6, "10.13.0.2".parse().unwrap())],
-        ..Host::default()
+        ..HostNetwork::default()
     };
     let found = |json: &str| {
         let underlay = host.underlay(&host.links[0], DualStack::default(), &pools(json));

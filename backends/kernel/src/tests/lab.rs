@@ -26,7 +26,7 @@ use crate::{KernelDataplane, Monitor, NetlinkDataplane, RouteForm};
 
 /// The underlay on the lab's link, with both families.
 fn underlay() -> Underlay {
-    let host = crate::Host::read([]).unwrap();
+    let host = crate::HostNetwork::read([]).unwrap();
     let link = host.link("wb-up".parse().unwrap()).unwrap();
     let of_family = |address: &&crate::HostAddress, family| Family::of(address.local.address) == family;
     let of = |family| link.addresses.iter().find(|address| of_family(address, family));
