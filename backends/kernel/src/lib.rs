@@ -28,7 +28,7 @@ mod write;
 
 pub use holders::Links;
 pub use host::{AddressState, HostAddress, HostLink, HostNetwork, ResolvedRoute};
-pub use monitor::{Monitor, Wake};
+pub use monitor::{Changes, Monitor};
 pub use namespaces::{KernelDataplane, Others};
 pub use nics::{MacOrigin, Nic};
 pub use traffic::{Passed, Traffic, traffic};

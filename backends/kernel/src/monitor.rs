@@ -47,7 +47,7 @@ pub struct Monitor {
 
 /// The changes that the kernel has notified.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Wake {
+pub struct Changes {
     /// An entry of ours, or a foreign one that may conflict, differs from the cached state: the state must be read again.
     pub ours: bool,
     /// The underlay's link, an address of a foreign link, or a default route changed: the underlay must be chosen again.
@@ -56,7 +56,7 @@ pub struct Wake {
     pub overrun: bool,
 }
 
-impl Wake {
+impl Changes {
     /// Whether anything has changed.
     #[must_use]
     pub const fn any(self) -> bool {
@@ -95,18 +95,18 @@ impl Monitor {
     ///
     /// # Cancel safety
     /// Safe: a poll that finds a change returns it at once, and notifications that were not received stay in the socket.
-    pub async fn changed(&mut self, believed: &ObservedNet) -> Result<Wake, DataplaneError> {
+    pub async fn changed(&mut self, believed: &ObservedNet) -> Result<Changes, DataplaneError> {
         let view = View::new(&self.scope, believed);
         poll_fn(|context| {
-            let mut wake = Wake::default();
+            let mut changes = Changes::default();
             while self.looks.poll_tick(context).is_ready() {
-                wake.ours |= settings::have_changed_silently(&believed.settings);
+                changes.ours |= settings::have_changed_silently(&believed.settings);
             }
             loop {
                 self.buffer.clear();
                 match self.socket.poll_recv(context, &mut self.buffer) {
-                    Poll::Ready(heard) => hear(&view, heard, &self.buffer, &mut wake)?,
-                    Poll::Pending if wake.any() => return Poll::Ready(Ok(wake)),
+                    Poll::Ready(received) => compare(&view, received, &self.buffer, &mut changes)?,
+                    Poll::Pending if changes.any() => return Poll::Ready(Ok(changes)),
                     Poll::Pending => return Poll::Pending,
                 }
             }
@@ -118,25 +118,30 @@ impl Monitor {
     ///
     /// # Errors
     /// When the socket failed; a new one is needed.
-    pub fn drain(&mut self, believed: &ObservedNet) -> Result<Wake, DataplaneError> {
+    pub fn drain(&mut self, believed: &ObservedNet) -> Result<Changes, DataplaneError> {
         let view = View::new(&self.scope, believed);
-        let mut wake = Wake::default();
+        let mut changes = Changes::default();
         loop {
             self.buffer.clear();
             match self.socket.socket_ref().recv(&mut self.buffer, 0) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(wake),
-                heard => hear(&view, heard.map(drop), &self.buffer, &mut wake)?,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(changes),
+                received => compare(&view, received.map(drop), &self.buffer, &mut changes)?,
             }
         }
     }
 }
 
 /// Compares the notifications of one datagram, or records that some were lost.
-fn hear(view: &View<'_>, heard: io::Result<()>, datagram: &[u8], wake: &mut Wake) -> Result<(), DataplaneError> {
-    match heard {
-        Ok(()) => messages(datagram).for_each(|(header, body)| view.compare(header, body, wake)),
+fn compare(
+    view: &View<'_>,
+    received: io::Result<()>,
+    datagram: &[u8],
+    changes: &mut Changes,
+) -> Result<(), DataplaneError> {
+    match received {
+        Ok(()) => messages(datagram).for_each(|(header, body)| view.compare(header, body, changes)),
         Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-        Err(error) if error.raw_os_error() == Some(Errno::ENOBUFS as i32) => *wake = Wake::OVERRUN,
+        Err(error) if error.raw_os_error() == Some(Errno::ENOBUFS as i32) => *changes = Changes::OVERRUN,
         Err(error) => return Err(DataplaneError::Monitor(error)),
     }
     Ok(())
@@ -163,28 +168,28 @@ impl<'a> View<'a> {
         Self { scope, believed, names, devices, nexthops: Nexthops::default(), gateways: OnceCell::new() }
     }
 
-    fn compare(&self, header: Header, body: &[u8], wake: &mut Wake) {
+    fn compare(&self, header: Header, body: &[u8], changes: &mut Changes) {
         match header.kind {
-            NEWLINK | DELLINK => self.link(header.kind == NEWLINK, body, wake),
-            NEWADDR | DELADDR => self.address(header.kind == NEWADDR, body, wake),
-            NEWNEIGH | DELNEIGH => wake.ours |= self.neighbour_differs(header.kind == NEWNEIGH, body),
+            NEWLINK | DELLINK => self.link(header.kind == NEWLINK, body, changes),
+            NEWADDR | DELADDR => self.address(header.kind == NEWADDR, body, changes),
+            NEWNEIGH | DELNEIGH => changes.ours |= self.neighbour_differs(header.kind == NEWNEIGH, body),
             NEWROUTE | DELROUTE => {
-                wake.ours |= self.route_differs(header.kind == NEWROUTE, body);
-                wake.underlay |= decode::is_default_route(body);
+                changes.ours |= self.route_differs(header.kind == NEWROUTE, body);
+                changes.underlay |= decode::is_default_route(body);
             }
-            NEWNETCONF => wake.ours |= self.forwarding_differs(body),
-            nexthop::DELETE => wake.ours |= self.nexthop_missing(body),
+            NEWNETCONF => changes.ours |= self.forwarding_differs(body),
+            nexthop::DELETE => changes.ours |= self.nexthop_missing(body),
             _ => {}
         }
     }
 
-    fn link(&self, new: bool, body: &[u8], wake: &mut Wake) {
+    fn link(&self, new: bool, body: &[u8], changes: &mut Changes) {
         // Bridges and others notify of their ports in messages of their own family, which do not describe the link itself.
         if body.first() != Some(&0) {
             return;
         }
         let Some((name, link)) = decode::link(body, &Namespaces::HOST) else { return };
-        wake.ours |= new && settings::of_link(name, body).is_some_and(|link| self.listening_differs(&link));
+        changes.ours |= new && settings::of_link(name, body).is_some_and(|link| self.listening_differs(&link));
         let there = self.believed.links.get(&name);
         let same = new && there.is_some_and(|there| there.index == link.index && are_equal(there, &link));
         let unknown = !new && there.is_none_or(|there| there.index != link.index);
@@ -193,13 +198,13 @@ impl<'a> View<'a> {
         }
         // The parent may have a new name, or may be a new link with the old name.
         if self.scope.parent.is_some_and(|parent| name == parent.name) || self.scope.is_parent(link.index) {
-            wake.underlay = true;
-            wake.ours |= !new;
+            changes.underlay = true;
+            changes.ours |= !new;
         } else if there.is_some() || self.scope.devices.contains(&name) {
-            wake.ours = true;
+            changes.ours = true;
         } else {
             // A link of ours may have a new name.
-            wake.ours |= self.devices.contains_key(&link.index);
+            changes.ours |= self.devices.contains_key(&link.index);
         }
     }
 
@@ -216,7 +221,7 @@ impl<'a> View<'a> {
         }
     }
 
-    fn address(&self, new: bool, body: &[u8], wake: &mut Wake) {
+    fn address(&self, new: bool, body: &[u8], changes: &mut Changes) {
         let Some((index, address, len)) = decode::any_address(body) else { return };
         let in_the_way = || {
             let networks = &self.scope.networks;
@@ -225,11 +230,11 @@ impl<'a> View<'a> {
         let foreign = !self.devices.contains_key(&index);
         // An address on any foreign link may be the one that the operator chose as public address. Link-local ones of IPv6 are left out:
         // they come and go with each container.
-        wake.underlay |= foreign && !is_link_local(address);
+        changes.underlay |= foreign && !is_link_local(address);
         // A link that is not in the cached state may have containers on it now.
-        wake.ours |= new && foreign && !self.names.contains_key(&index) && in_the_way();
+        changes.ours |= new && foreign && !self.names.contains_key(&index) && in_the_way();
         if let Some(address) = decode::device_address(body, &self.devices) {
-            wake.ours |= self.believed.addresses.contains(&address) != new;
+            changes.ours |= self.believed.addresses.contains(&address) != new;
         }
     }
 

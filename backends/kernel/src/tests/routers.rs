@@ -13,7 +13,7 @@ use nix::sys::socket::{
 use wire_state::DesiredNet;
 
 use super::lab::{self, Lab, run};
-use crate::{Monitor, RouteForm, Wake, tests::lab::HostReconciler};
+use crate::{Changes, Monitor, RouteForm, tests::lab::HostReconciler};
 
 /// A router at the far end of the link `wb-lan`.
 struct Router {
@@ -116,7 +116,7 @@ fn a_link_that_is_plugged_in_takes_routes_from_routers_and_one_of_a_container_do
         keeper.settle();
         run("ip link add veth1 type veth peer name eth1; ip link set veth1 up; ip link add br-1 type bridge");
         let wake = keeper.monitor.drain(keeper.reconciler.cached().unwrap()).unwrap();
-        assert_eq!(wake, Wake::default(), "containers come and go");
+        assert_eq!(wake, Changes::default(), "containers come and go");
         run("ip link add link wb-lan name wb-new type macvlan mode bridge");
         keeper.mends("wb-new");
         run("ip link set wb-new up");

@@ -6,7 +6,7 @@ use wire_net::Family;
 use wire_state::{DesiredNet, KernelOp};
 
 use super::lab::{self, Lab, run};
-use crate::{Monitor, Others, RouteForm, Wake, tests::lab::HostReconciler};
+use crate::{Changes, Monitor, Others, RouteForm, tests::lab::HostReconciler};
 
 /// The values of these settings, one after the other.
 fn sysctl(names: &str) -> String {
@@ -67,7 +67,7 @@ fn whoever_switches_off_what_traffic_needs_wakes_us_and_it_is_put_back() {
             // The notifications of our own writes cause nothing.
             std::thread::sleep(Duration::from_millis(30));
             let wake = monitor.drain(reconciler.cached().unwrap()).unwrap();
-            assert_eq!(wake, Wake::default(), "{what}");
+            assert_eq!(wake, Changes::default(), "{what}");
         }
     });
 }
