@@ -29,7 +29,7 @@ mod write;
 pub use holders::Links;
 pub use host::{AddressState, HostAddress, HostLink, HostNetwork, ResolvedRoute};
 pub use monitor::{Changes, Monitor};
-pub use namespaces::{KernelDataplane, Others};
+pub use namespaces::{KernelDataplane, OtherNamespaces};
 pub use nics::{MacOrigin, Nic};
 pub use traffic::{Passed, Traffic, traffic};
 pub use write::{NetlinkDataplane, RouteForm};

@@ -8,7 +8,7 @@ use wire_netlink::{Batch, Netlink};
 use wire_state::{DesiredNet, KernelOp, Op, samples::plan_host};
 
 use super::{
-    NetlinkDataplane, Others, RouteForm, encode,
+    NetlinkDataplane, OtherNamespaces, RouteForm, encode,
     tests::lab::{self, Lab},
 };
 
@@ -68,7 +68,7 @@ fn measure_route_forms() {
                 let is_route = |op: &&KernelOp| matches!(op, KernelOp::AddRoute(..));
                 let ops: Vec<&KernelOp> = ops.iter().filter_map(kernel).filter(is_route).collect();
                 let from = Instant::now();
-                assert!(dataplane.apply(&ops, &Others::default()).into_iter().all(|attempt| attempt.is_ok()));
+                assert!(dataplane.apply(&ops, &OtherNamespaces::default()).into_iter().all(|attempt| attempt.is_ok()));
                 times.push(from.elapsed());
                 lab::run("ip link del wb-up");
             }

@@ -46,10 +46,10 @@ struct Guest {
 
 /// Descriptors and links of the namespaces, so that a link in one can refer to a link in another.
 #[derive(Debug, Default)]
-pub struct Others(BTreeMap<Namespace, Other>);
+pub struct OtherNamespaces(BTreeMap<Namespace, OtherNamespace>);
 
 #[derive(Debug)]
-struct Other {
+struct OtherNamespace {
     descriptor: RawFd,
     links: BTreeMap<LinkName, u32>,
 }
@@ -132,19 +132,19 @@ impl KernelDataplane {
         })
     }
 
-    fn others(&self) -> Others {
+    fn others(&self) -> OtherNamespaces {
         // Without a guest, no link refers to another namespace.
-        let Some(host) = &self.descriptor else { return Others::default() };
-        let other = |descriptor: &OwnedFd, dataplane: &NetlinkDataplane| Other {
+        let Some(host) = &self.descriptor else { return OtherNamespaces::default() };
+        let other = |descriptor: &OwnedFd, dataplane: &NetlinkDataplane| OtherNamespace {
             descriptor: descriptor.as_raw_fd(),
             links: dataplane.numbers(),
         };
         let guests = self.guests.iter().map(|(name, guest)| (*name, other(&guest.descriptor, &guest.dataplane)));
-        Others(guests.chain([(Namespace::Host, other(host, &self.host))]).collect())
+        OtherNamespaces(guests.chain([(Namespace::Host, other(host, &self.host))]).collect())
     }
 }
 
-impl Others {
+impl OtherNamespaces {
     /// A descriptor of a namespace, for a netlink attribute.
     pub(crate) fn descriptor(&self, namespace: Namespace) -> Result<RawFd, OpError> {
         self.0.get(&namespace).map(|other| other.descriptor).ok_or_else(|| OpError::of(Errno::ENODEV))

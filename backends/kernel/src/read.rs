@@ -62,7 +62,7 @@ pub(crate) fn read(
     let looked = settings::Looked { scope, ours: &devices, learnt: &learnt, holders: &holders };
     state.settings = settings::read(others.iter().map(|other| &other.settings), &looked, listeners);
     // The monitor needs the names of these links when it receives notifications about them.
-    for Other { link, settings } in others.into_iter().filter(|other| holders.contains(&other.settings.index)) {
+    for ReadLink { link, settings } in others.into_iter().filter(|other| holders.contains(&other.settings.index)) {
         links.entry(settings.name).or_insert(link);
     }
     state.links = links;
@@ -74,11 +74,11 @@ struct Links {
     /// All VXLAN devices, all links with one of our names, and the parent.
     links: BTreeMap<LinkName, ObservedLink>,
     names: Names,
-    all: Vec<Other>,
+    all: Vec<ReadLink>,
 }
 
 /// A link with its settings.
-pub(super) struct Other {
+pub(super) struct ReadLink {
     pub(super) link: ObservedLink,
     pub(super) settings: LinkSettings,
 }
@@ -87,9 +87,9 @@ fn read_links(netlink: &mut Netlink, scope: &Scope, namespaces: &Namespaces) -> 
     let request = |batch: &mut Batch, flags| encode::list_links(batch, flags, None);
     let all = netlink.dump("links", &request, |body| {
         let (name, link) = decode::link(body, namespaces)?;
-        Some(Other { link, settings: settings::of_link(name, body)? })
+        Some(ReadLink { link, settings: settings::of_link(name, body)? })
     })?;
-    let matters = |Other { link, settings }: &&Other| {
+    let matters = |ReadLink { link, settings }: &&ReadLink| {
         matches!(link.kind, ObservedKind::Vxlan(_))
             || scope.devices.contains(&settings.name)
             || scope.is_parent(settings.index)
@@ -105,8 +105,8 @@ fn read_links(netlink: &mut Netlink, scope: &Scope, namespaces: &Namespaces) -> 
 }
 
 /// Sets the name of a link of this namespace. A link of another namespace keeps its index as a name.
-fn give_name(named: &mut LinkId, namespaces: &Namespaces, all: &[Other]) {
-    let is_it = |other: &&Other| named.namespace == namespaces.own && other.settings.index == named.index;
+fn give_name(named: &mut LinkId, namespaces: &Namespaces, all: &[ReadLink]) {
+    let is_it = |other: &&ReadLink| named.namespace == namespaces.own && other.settings.index == named.index;
     if let Some(other) = all.iter().find(is_it) {
         named.name = other.settings.name;
     }

@@ -15,7 +15,7 @@ use wire_state::{ContainerLink, DataplaneError, Scope, Setting};
 use super::{
     decode, encode,
     listeners::{Listeners, Sight},
-    read::Other,
+    read::ReadLink,
     sysctl,
     uapi::{af, iff, ifla},
 };
@@ -98,7 +98,11 @@ impl Looked<'_> {
 }
 
 /// The indexes of the bridges that containers may be on: those with an IPv4 address inside the overlay's networks.
-pub(super) fn bridges(netlink: &mut Netlink, scope: &Scope, links: &[Other]) -> Result<BTreeSet<u32>, DataplaneError> {
+pub(super) fn bridges(
+    netlink: &mut Netlink,
+    scope: &Scope,
+    links: &[ReadLink],
+) -> Result<BTreeSet<u32>, DataplaneError> {
     let is_bridge = |settings: &&LinkSettings| settings.is_bridge && !scope.is_parent(settings.index);
     let bridges: BTreeSet<u32> =
         links.iter().map(|other| &other.settings).filter(is_bridge).map(|settings| settings.index).collect();

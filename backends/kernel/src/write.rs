@@ -15,7 +15,7 @@ use super::{
     decode::Namespaces,
     encode::{self, Bound, Lower, Peer, Through},
     listeners::Listeners,
-    namespaces::Others,
+    namespaces::OtherNamespaces,
     nexthop::{self, ById, Nexthops},
     port,
     read::{self, Reading},
@@ -89,7 +89,7 @@ impl NetlinkDataplane {
     /// Carries out `ops` in order and returns one result for each. A failure does not stop the others. An entry that exists already, or is
     /// deleted already, counts as a success, except a route: the existing one may be foreign. `others` are the namespaces to which links
     /// may refer.
-    pub fn apply(&mut self, ops: &[&KernelOp], others: &Others) -> Vec<Attempt> {
+    pub fn apply(&mut self, ops: &[&KernelOp], others: &OtherNamespaces) -> Vec<Attempt> {
         let mut attempts = Vec::with_capacity(ops.len());
         // Entries on a link can only be encoded once the link's index is known, so each change of a link is a segment of its own.
         for segment in ops.chunk_by(|a, b| !a.is_link() && !b.is_link() && is_set(a) == is_set(b)) {
@@ -114,7 +114,7 @@ impl NetlinkDataplane {
         let ours = state.routes.iter().filter(|(_, route)| route.owner == Owner::Ours);
         let hops = ours.filter_map(|(key, route)| Some((key, route.via.next_hop()?)));
         let ops: Vec<KernelOp> = hops.map(|(key, hop)| KernelOp::ReplaceRoute(*key, *hop)).collect();
-        let attempts = self.apply(&ops.iter().collect::<Vec<_>>(), &Others::default());
+        let attempts = self.apply(&ops.iter().collect::<Vec<_>>(), &OtherNamespaces::default());
         self.form = form;
         attempts
     }
@@ -139,7 +139,7 @@ impl NetlinkDataplane {
     }
 
     /// Carries out operations that are all changes of links, or all changes of other entries.
-    fn apply_segment(&mut self, ops: &[&KernelOp], others: &Others) -> Vec<Attempt> {
+    fn apply_segment(&mut self, ops: &[&KernelOp], others: &OtherNamespaces) -> Vec<Attempt> {
         let mut batch = Batch::default();
         let encoded: Vec<Result<Encoded, OpError>> = ops.iter().map(|op| self.encode(&mut batch, op, others)).collect();
         let mut answers = self.netlink.send(&mut batch).into_iter();
@@ -159,7 +159,7 @@ impl NetlinkDataplane {
         attempts
     }
 
-    fn encode(&mut self, batch: &mut Batch, op: &KernelOp, others: &Others) -> Result<Encoded, OpError> {
+    fn encode(&mut self, batch: &mut Batch, op: &KernelOp, others: &OtherNamespaces) -> Result<Encoded, OpError> {
         let before = batch.count();
         let mut route_hop = None;
         match op {
@@ -228,7 +228,7 @@ impl NetlinkDataplane {
     }
 
     /// The links that a new link refers to, by their indexes.
-    fn bound(&mut self, link: &DesiredLink<KernelKind>, others: &Others) -> Result<Bound, OpError> {
+    fn bound(&mut self, link: &DesiredLink<KernelKind>, others: &OtherNamespaces) -> Result<Bound, OpError> {
         let parent = match &link.kind {
             KernelKind::Vxlan(vxlan) => vxlan.parent,
             KernelKind::Vlan(vlan) => Some(vlan.parent),
@@ -252,7 +252,7 @@ impl NetlinkDataplane {
         Ok(Bound { lower, peer, master })
     }
 
-    fn lower(&self, parent: LinkRef, others: &Others) -> Result<Lower, OpError> {
+    fn lower(&self, parent: LinkRef, others: &OtherNamespaces) -> Result<Lower, OpError> {
         let number = |namespace: Namespace| {
             let found = self.namespaces.others.iter().find(|(_, other)| **other == namespace);
             found.map(|(number, _)| *number).ok_or_else(|| OpError::of(Errno::ENODEV))

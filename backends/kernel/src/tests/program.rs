@@ -7,7 +7,7 @@ use super::{
     FORMS,
     lab::{self, Lab, run, run_fails},
 };
-use crate::{NetlinkDataplane, Others, RouteForm};
+use crate::{NetlinkDataplane, OtherNamespaces, RouteForm};
 
 #[test]
 fn fifty_peers_of_both_families_are_exactly_what_ip_shows() {
@@ -116,7 +116,7 @@ fn a_device_of_ours_that_cannot_be_used_is_made_anew() {
 }
 
 fn apply(dataplane: &mut NetlinkDataplane, ops: &[KernelOp]) -> Vec<Attempt> {
-    dataplane.apply(&ops.iter().collect::<Vec<_>>(), &Others::default())
+    dataplane.apply(&ops.iter().collect::<Vec<_>>(), &OtherNamespaces::default())
 }
 
 #[test]

@@ -6,7 +6,7 @@ use wire_net::Family;
 use wire_state::{DesiredNet, KernelOp};
 
 use super::lab::{self, Lab, run};
-use crate::{Changes, Monitor, Others, RouteForm, tests::lab::HostReconciler};
+use crate::{Changes, Monitor, OtherNamespaces, RouteForm, tests::lab::HostReconciler};
 
 /// The values of these settings, one after the other.
 fn sysctl(names: &str) -> String {
@@ -82,7 +82,7 @@ fn what_the_kernel_says_of_a_refusal_is_said_and_no_capability_is() {
         let address = want.addresses.iter().find(|address| address.address.is_ipv6()).unwrap();
         let said = reconciler
             .driver()
-            .apply(&[&KernelOp::PutAddress(*address)], &Others::default())
+            .apply(&[&KernelOp::PutAddress(*address)], &OtherNamespaces::default())
             .pop()
             .unwrap()
             .unwrap_err()
