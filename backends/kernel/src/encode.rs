@@ -63,11 +63,11 @@ pub(crate) fn list_links(batch: &mut Batch, flags: u16, kind: Option<&str>) {
 
 /// The links that a new link refers to.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Bound {
+pub(crate) struct BoundLinks {
     /// The link that it sends through.
     pub(crate) lower: Option<Lower>,
     /// The other end of a veth pair.
-    pub(crate) peer: Option<Peer>,
+    pub(crate) peer: Option<VethPeer>,
     /// The index of the bridge whose port it is.
     pub(crate) master: Option<u32>,
 }
@@ -82,14 +82,14 @@ pub(crate) struct Lower {
 
 /// The other end of a veth pair.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Peer {
+pub(crate) struct VethPeer {
     pub(crate) name: LinkName,
     /// A descriptor of its namespace, if that differs from the new link's (`IFLA_NET_NS_FD`).
     pub(crate) namespace: Option<RawFd>,
 }
 
 /// Makes a link. Its alias marks it as ours, except for VXLAN devices (see [`mark`]).
-pub(crate) fn create_link(batch: &mut Batch, name: LinkName, link: &DesiredLink<KernelKind>, bound: &Bound) {
+pub(crate) fn create_link(batch: &mut Batch, name: LinkName, link: &DesiredLink<KernelKind>, bound: &BoundLinks) {
     let (kind, data) = match &link.kind {
         KernelKind::Vxlan(vxlan) => return create_vxlan(batch, name, link, (vxlan, bound)),
         KernelKind::Bridge => (InfoKind::Bridge, None),
@@ -128,7 +128,7 @@ fn create_vxlan(
     batch: &mut Batch,
     name: LinkName,
     link: &DesiredLink<KernelKind>,
-    (vxlan, bound): (&DesiredVxlan, &Bound),
+    (vxlan, bound): (&DesiredVxlan, &BoundLinks),
 ) {
     let mut builder = vxlan_attributes(LinkVxlan::new(name.as_str(), vxlan.vni.number()), vxlan).mtu(link.mtu.0).up();
     if let Some(lower) = bound.lower {
@@ -142,7 +142,7 @@ fn create_vxlan(
     batch.push(NEWLINK, CREATE, &message);
 }
 
-impl Bound {
+impl BoundLinks {
     /// The attributes for the bridge and for the namespace of the lower link.
     fn elsewhere(&self) -> impl Iterator<Item = LinkAttribute> {
         let namespace = self.lower.and_then(|lower| lower.namespace).map(LinkAttribute::LinkNetNsId);
@@ -150,7 +150,7 @@ impl Bound {
     }
 }
 
-impl Peer {
+impl VethPeer {
     fn message(&self, first: &DesiredLink<KernelKind>) -> LinkMessage {
         let mut message = LinkMessage::default();
         message.attributes.push(LinkAttribute::IfName(self.name.to_string()));

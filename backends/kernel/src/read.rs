@@ -22,7 +22,7 @@ use super::{
 };
 
 /// The result of a read.
-pub(crate) struct Reading {
+pub(crate) struct ReadResult {
     pub(crate) state: ObservedNet,
     /// The names of the links in `state` and of the links of routes.
     pub(crate) names: Names,
@@ -35,7 +35,7 @@ pub(crate) fn read(
     netlink: &mut Netlink,
     (scope, namespaces): (&Scope, &Namespaces),
     listeners: &mut Listeners,
-) -> Result<Reading, DataplaneError> {
+) -> Result<ReadResult, DataplaneError> {
     let Links { mut links, mut names, all: others } = read_links(netlink, scope, namespaces)?;
     let devices: Names =
         links.iter().filter(|(_, link)| link.owner == Owner::Ours).map(|(name, link)| (link.index, *name)).collect();
@@ -66,7 +66,7 @@ pub(crate) fn read(
         links.entry(settings.name).or_insert(link);
     }
     state.links = links;
-    Ok(Reading { state, names, nexthops: supported.then_some(nexthops) })
+    Ok(ReadResult { state, names, nexthops: supported.then_some(nexthops) })
 }
 
 /// The links of the namespace.

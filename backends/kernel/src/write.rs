@@ -13,12 +13,12 @@ use wire_state::{
 
 use super::{
     decode::Namespaces,
-    encode::{self, Bound, Lower, Peer, Through},
+    encode::{self, BoundLinks, Lower, Through, VethPeer},
     listeners::Listeners,
     namespaces::OtherNamespaces,
     nexthop::{self, ById, Nexthops},
     port,
-    read::{self, Reading},
+    read::{self, ReadResult},
     sysctl,
 };
 
@@ -28,16 +28,16 @@ pub struct NetlinkDataplane {
     netlink: Netlink,
     pub(super) namespaces: Namespaces,
     form: RouteForm,
-    links: BTreeMap<LinkName, Known>,
+    links: BTreeMap<LinkName, CachedLink>,
     nexthops: Option<Nexthops>,
     listeners: Listeners,
     /// The number of our IPv4 routes that use no nexthop object.
-    plain: usize,
+    plain_routes: usize,
 }
 
 /// The properties of a link that writing needs, as read last.
 #[derive(Clone, Copy)]
-struct Known {
+struct CachedLink {
     index: u32,
     learning: bool,
 }
@@ -55,7 +55,7 @@ pub enum RouteForm {
 }
 
 /// The most plain routes of [`RouteForm::Auto`]. Beyond that, each plain route makes it slower to add the next.
-const FEW: usize = 512;
+const PLAIN_ROUTES: usize = 512;
 
 impl NetlinkDataplane {
     /// Opens the socket in the network namespace of the calling thread.
@@ -65,7 +65,7 @@ impl NetlinkDataplane {
     pub fn open(form: RouteForm) -> Result<Self, DataplaneError> {
         let (netlink, namespaces) = (Netlink::open()?, Namespaces::HOST);
         let (links, nexthops, listeners) = (BTreeMap::new(), None, Listeners::default());
-        Ok(Self { netlink, namespaces, form, links, nexthops, listeners, plain: 0 })
+        Ok(Self { netlink, namespaces, form, links, nexthops, listeners, plain_routes: 0 })
     }
 
     /// Reads the state that `scope` names.
@@ -73,15 +73,15 @@ impl NetlinkDataplane {
     /// # Errors
     /// When the kernel does not answer, or refuses. Nothing is known about the state then.
     pub fn read(&mut self, scope: &Scope) -> Result<ObservedNet, DataplaneError> {
-        let Reading { state, names, nexthops } =
+        let ReadResult { state, names, nexthops } =
             read::read(&mut self.netlink, (scope, &self.namespaces), &mut self.listeners)?;
-        self.links = names.into_iter().map(|(index, name)| (name, Known { index, learning: false })).collect();
-        self.links.extend(state.links.iter().map(|(name, link)| (*name, Known::of(link))));
+        self.links = names.into_iter().map(|(index, name)| (name, CachedLink { index, learning: false })).collect();
+        self.links.extend(state.links.iter().map(|(name, link)| (*name, CachedLink::of(link))));
         let is_plain = |key: &RouteKey| nexthops.as_ref().is_none_or(|nexthops| nexthops.of_route(key).is_none());
         let ours = state.routes.iter().filter(|(_, route)| route.owner == Owner::Ours);
         let by_gateway = ours
             .filter(|(_, route)| matches!(route.via.next_hop(), Some(NextHop::Gateway { gateway: IpAddr::V4(_), .. })));
-        self.plain = by_gateway.filter(|(key, _)| is_plain(key)).count();
+        self.plain_routes = by_gateway.filter(|(key, _)| is_plain(key)).count();
         self.nexthops = nexthops;
         Ok(state)
     }
@@ -181,7 +181,7 @@ impl NetlinkDataplane {
                 let replace = matches!(op, KernelOp::ReplaceRoute(..));
                 let through = self.through(batch, replace, key, hop)?;
                 encode::put_route(batch, replace, key, hop, through);
-                self.plain += usize::from(!replace && through.nexthop().is_none());
+                self.plain_routes += usize::from(!replace && through.nexthop().is_none());
                 route_hop = Some((*key, through.nexthop()));
             }
             KernelOp::DeleteRoute(key, route) => {
@@ -190,7 +190,7 @@ impl NetlinkDataplane {
                     || route.via.link().map_or(Ok(Through::Nowhere), |link| self.index(link).map(Through::Link));
                 let through = nexthop.map_or_else(plain, |id| Ok(Through::Nexthop(id)))?;
                 encode::delete_route(batch, key, route, through);
-                self.plain = self.plain.saturating_sub(usize::from(nexthop.is_none()));
+                self.plain_routes = self.plain_routes.saturating_sub(usize::from(nexthop.is_none()));
                 route_hop = Some((*key, None));
             }
             // There is no netlink message for settings: `apply` has written it.
@@ -228,7 +228,7 @@ impl NetlinkDataplane {
     }
 
     /// The links that a new link refers to, by their indexes.
-    fn bound(&mut self, link: &DesiredLink<KernelKind>, others: &OtherNamespaces) -> Result<Bound, OpError> {
+    fn bound(&mut self, link: &DesiredLink<KernelKind>, others: &OtherNamespaces) -> Result<BoundLinks, OpError> {
         let parent = match &link.kind {
             KernelKind::Vxlan(vxlan) => vxlan.parent,
             KernelKind::Vlan(vlan) => Some(vlan.parent),
@@ -239,7 +239,7 @@ impl NetlinkDataplane {
         let peer = match link.kind {
             KernelKind::Veth(Veth { peer: LinkPlace { namespace, name } }) => {
                 let elsewhere = namespace != self.namespaces.own;
-                Some(Peer { name, namespace: elsewhere.then(|| others.descriptor(namespace)).transpose()? })
+                Some(VethPeer { name, namespace: elsewhere.then(|| others.descriptor(namespace)).transpose()? })
             }
             KernelKind::Vxlan(_)
             | KernelKind::Bridge
@@ -249,7 +249,7 @@ impl NetlinkDataplane {
         };
         let lower = parent.map(|parent| self.lower(parent, others)).transpose()?;
         let master = link.master.map(|master| self.index_of_any(master)).transpose()?;
-        Ok(Bound { lower, peer, master })
+        Ok(BoundLinks { lower, peer, master })
     }
 
     fn lower(&self, parent: LinkRef, others: &OtherNamespaces) -> Result<Lower, OpError> {
@@ -292,7 +292,7 @@ impl NetlinkDataplane {
             RouteForm::Plain => false,
             // An existing route keeps its form.
             RouteForm::Auto if replace => nexthops.of_route(key).is_some(),
-            RouteForm::Auto => self.plain >= FEW,
+            RouteForm::Auto => self.plain_routes >= PLAIN_ROUTES,
         };
         if !wanted {
             return Ok(plain);
@@ -321,7 +321,7 @@ impl NetlinkDataplane {
 
     fn learn_link(&mut self, name: LinkName) {
         let found = read::link_by(&mut self.netlink, Some(name), 0);
-        self.links.extend(found.ok().flatten().map(|(name, link)| (name, Known::of(&link))));
+        self.links.extend(found.ok().flatten().map(|(name, link)| (name, CachedLink::of(&link))));
         sysctl::accept_no_router_advertisements(name);
     }
 
@@ -343,7 +343,7 @@ impl NetlinkDataplane {
     }
 }
 
-impl Known {
+impl CachedLink {
     fn of(link: &ObservedLink) -> Self {
         let learning = matches!(&link.kind, ObservedKind::Vxlan(vxlan) if vxlan.learning);
         Self { index: link.index, learning }

@@ -13,7 +13,7 @@ use wire_state::{
 use super::lab::{self, KernelAlone, new_namespace, run, run_fails, run_inside};
 use crate::{
     KernelDataplane, RouteForm, decode,
-    encode::{self, Bound, Lower},
+    encode::{self, BoundLinks, Lower},
 };
 
 const GUEST: Namespace = Namespace::Guest(7);
@@ -211,7 +211,7 @@ fn what_a_new_link_is_asked_to_be_is_read_so() {
         let mut batch = Batch::default();
         let lower = Some(Lower { index: 3, namespace: None });
         let is_pair = matches!(kind, KernelKind::Veth(_));
-        let bound = Bound { lower: lower.filter(|_| !is_pair), peer: None, master: Some(8) };
+        let bound = BoundLinks { lower: lower.filter(|_| !is_pair), peer: None, master: Some(8) };
         let DesiredLink { mac, mtu, .. } = link(KernelKind::Bridge, 1);
         encode::create_link(&mut batch, name("new"), &DesiredLink { kind, mac, mtu, master: None }, &bound);
         let (found, read) = decode::link(batch.bodies().next().unwrap(), &decode::Namespaces::HOST).unwrap();
