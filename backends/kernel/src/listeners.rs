@@ -19,7 +19,7 @@ pub(crate) struct Listeners {
 }
 
 /// The state of the host that decides about its links.
-pub(super) struct Sight<'a> {
+pub(super) struct RouterContext<'a> {
     pub(super) scope: &'a Scope,
     /// The indexes of the links with a route from a router advertisement.
     pub(super) learnt: &'a BTreeSet<u32>,
@@ -29,7 +29,7 @@ pub(super) struct Sight<'a> {
     pub(super) by_default: bool,
 }
 
-impl Sight<'_> {
+impl RouterContext<'_> {
     /// Whether a link accepts router advertisements for the host. On bridges and their ports there may be containers, so these links
     /// count only if a router was seen there.
     fn may_listen(&self, link: &LinkSettings) -> bool {
@@ -43,30 +43,34 @@ impl Sight<'_> {
 
 impl Listeners {
     /// The links that accept router advertisements, or would if this host did not forward.
-    pub(super) fn look<'a>(&mut self, links: &[&'a LinkSettings], sight: &Sight<'_>) -> Vec<&'a LinkSettings> {
+    pub(super) fn update<'a>(
+        &mut self,
+        links: &[&'a LinkSettings],
+        context: &RouterContext<'_>,
+    ) -> Vec<&'a LinkSettings> {
         let is_first = self.seen.is_none();
-        if !sight.forwards {
+        if !context.forwards {
             self.is_host = true;
         } else if is_first {
             self.is_host = was_made_to_forward(links);
         }
-        self.kept = links.iter().filter(|link| self.listens(link, sight)).map(|link| link.index).collect();
+        self.kept = links.iter().filter(|link| self.listens(link, context)).map(|link| link.index).collect();
         self.seen = Some(links.iter().map(|link| link.index).collect());
         let is_kept = |link: &&&LinkSettings| self.kept.contains(&link.index);
         let has_use =
-            |link: &&&LinkSettings| link.disable_ipv6 == Some(false) && (!link.is_inner || sight.has_router(link));
+            |link: &&&LinkSettings| link.disable_ipv6 == Some(false) && (!link.is_inner || context.has_router(link));
         links.iter().filter(is_kept).filter(has_use).copied().collect()
     }
 
-    fn listens(&self, link: &LinkSettings, sight: &Sight<'_>) -> bool {
+    fn listens(&self, link: &LinkSettings, context: &RouterContext<'_>) -> bool {
         let is_kept = self.kept.contains(&link.index);
         match link.router_advertisements {
             1 => {
-                let as_host = link.forwards.v6 == Some(false) && sight.may_listen(link);
-                is_kept || sight.has_router(link) || as_host || sight.by_default && self.is_new_to_a_host(link)
+                let as_host = link.forwards.v6 == Some(false) && context.may_listen(link);
+                is_kept || context.has_router(link) || as_host || context.by_default && self.is_new_to_a_host(link)
             }
             // At the first read, an earlier run may have set 2. Later it was another program.
-            2 => is_kept || self.seen.is_none() && sight.may_listen(link),
+            2 => is_kept || self.seen.is_none() && context.may_listen(link),
             _ => false,
         }
     }
@@ -115,9 +119,9 @@ mod tests {
         };
         let learnt = learnt.iter().copied().collect();
         let forwards = links.iter().any(|link| link.forwards.v6 == Some(true));
-        let sight = Sight { scope: &scope, learnt: &learnt, forwards, by_default: true };
+        let context = RouterContext { scope: &scope, learnt: &learnt, forwards, by_default: true };
         let links: Vec<&LinkSettings> = links.iter().collect();
-        listeners.look(&links, &sight).into_iter().map(|link| link.name.to_string()).collect()
+        listeners.update(&links, &context).into_iter().map(|link| link.name.to_string()).collect()
     }
 
     fn first(links: &[LinkSettings], learnt: &[u32]) -> Vec<String> {

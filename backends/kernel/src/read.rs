@@ -58,11 +58,14 @@ pub(crate) fn read(
         // If several routes have the same key, the kernel uses the first.
         state.routes.entry(key).or_insert(route);
     }
-    let holders = settings::bridges(netlink, scope, &others)?;
-    let looked = settings::Looked { scope, ours: &devices, learnt: &learnt, holders: &holders };
-    state.settings = settings::read(others.iter().map(|other| &other.settings), &looked, listeners);
+    let container_bridges = settings::bridges(netlink, scope, &others)?;
+    let context =
+        settings::SettingsContext { scope, ours: &devices, learnt: &learnt, container_bridges: &container_bridges };
+    state.settings = settings::read(others.iter().map(|other| &other.settings), &context, listeners);
     // The monitor needs the names of these links when it receives notifications about them.
-    for ReadLink { link, settings } in others.into_iter().filter(|other| holders.contains(&other.settings.index)) {
+    for ReadLink { link, settings } in
+        others.into_iter().filter(|other| container_bridges.contains(&other.settings.index))
+    {
         links.entry(settings.name).or_insert(link);
     }
     state.links = links;

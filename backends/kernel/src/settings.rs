@@ -14,7 +14,7 @@ use wire_state::{ContainerLink, DataplaneError, Scope, Setting};
 
 use super::{
     decode, encode,
-    listeners::{Listeners, Sight},
+    listeners::{Listeners, RouterContext},
     read::ReadLink,
     sysctl,
     uapi::{af, iff, ifla},
@@ -44,33 +44,33 @@ pub(crate) struct LinkSettings {
 const OUTWARD: [&[u8]; 6] = [b"bond\0", b"ipoib\0", b"macvlan\0", b"team\0", b"vlan\0", b"wwan\0"];
 
 /// The state that decides which settings of a link are read.
-pub(super) struct Looked<'a> {
+pub(super) struct SettingsContext<'a> {
     pub(super) scope: &'a Scope,
     /// Our own devices.
     pub(super) ours: &'a decode::Names,
     /// The indexes of the links with a route from a router advertisement.
     pub(super) learnt: &'a BTreeSet<u32>,
     /// The indexes of the bridges that containers may be on.
-    pub(super) holders: &'a BTreeSet<u32>,
+    pub(super) container_bridges: &'a BTreeSet<u32>,
 }
 
 /// The settings of the host, and those of `links` that concern the overlay.
 pub(super) fn read<'a>(
     links: impl Iterator<Item = &'a LinkSettings>,
-    looked: &Looked<'_>,
+    context: &SettingsContext<'_>,
     listeners: &mut Listeners,
 ) -> BTreeMap<Setting, u32> {
     let whole = |family| Some((Setting::Forwarding(family), u32::from(sysctl::get(Setting::Forwarding(family))? != 0)));
     let mut found: BTreeMap<Setting, u32> = Family::ALL.into_iter().filter_map(whole).collect();
-    let (ours, others): (Vec<_>, Vec<_>) = links.partition(|link| looked.ours.contains_key(&link.index));
-    ours.iter().chain(&others).for_each(|link| looked.add(link, &mut found));
-    let sight = Sight {
-        scope: looked.scope,
-        learnt: looked.learnt,
+    let (ours, others): (Vec<_>, Vec<_>) = links.partition(|link| context.ours.contains_key(&link.index));
+    ours.iter().chain(&others).for_each(|link| context.add(link, &mut found));
+    let context = RouterContext {
+        scope: context.scope,
+        learnt: context.learnt,
         forwards: found.get(&Setting::Forwarding(Family::V6)) == Some(&1),
         by_default: sysctl::new_links_listen(),
     };
-    let listening = listeners.look(&others, &sight).into_iter();
+    let listening = listeners.update(&others, &context).into_iter();
     found.extend(listening.map(|link| (Setting::RouterAdvertisements(link.name), link.router_advertisements)));
     found
 }
@@ -83,11 +83,11 @@ pub(super) fn have_changed_silently(believed: &BTreeMap<Setting, u32>) -> bool {
     })
 }
 
-impl Looked<'_> {
+impl SettingsContext<'_> {
     fn add(&self, link: &LinkSettings, found: &mut BTreeMap<Setting, u32>) {
         let name = link.name;
         let ours = self.ours.contains_key(&link.index);
-        if ours || self.holders.contains(&link.index) {
+        if ours || self.container_bridges.contains(&link.index) {
             let forwards = link.forwards.iter().filter(|(family, _)| ours || *family == Family::V4);
             found.extend(forwards.map(|(family, on)| (Setting::LinkForwarding(family, name), u32::from(*on))));
         }
