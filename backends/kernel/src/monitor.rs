@@ -88,19 +88,19 @@ impl Monitor {
         Ok(Self { socket, scope, buffer: Vec::with_capacity(LONGEST_DATAGRAM), looks })
     }
 
-    /// Waits until something differs from `believed`, the cached state.
+    /// Waits until something differs from `cached`, the cached state.
     ///
     /// # Errors
     /// When the socket failed; a new one is needed.
     ///
     /// # Cancel safety
     /// Safe: a poll that finds a change returns it at once, and notifications that were not received stay in the socket.
-    pub async fn changed(&mut self, believed: &ObservedNet) -> Result<Changes, DataplaneError> {
-        let view = View::new(&self.scope, believed);
+    pub async fn changed(&mut self, cached: &ObservedNet) -> Result<Changes, DataplaneError> {
+        let view = View::new(&self.scope, cached);
         poll_fn(|context| {
             let mut changes = Changes::default();
             while self.looks.poll_tick(context).is_ready() {
-                changes.ours |= settings::have_changed_silently(&believed.settings);
+                changes.ours |= settings::have_changed_silently(&cached.settings);
             }
             loop {
                 self.buffer.clear();
@@ -118,8 +118,8 @@ impl Monitor {
     ///
     /// # Errors
     /// When the socket failed; a new one is needed.
-    pub fn drain(&mut self, believed: &ObservedNet) -> Result<Changes, DataplaneError> {
-        let view = View::new(&self.scope, believed);
+    pub fn drain(&mut self, cached: &ObservedNet) -> Result<Changes, DataplaneError> {
+        let view = View::new(&self.scope, cached);
         let mut changes = Changes::default();
         loop {
             self.buffer.clear();
@@ -150,7 +150,7 @@ fn compare(
 /// The cached state with which notifications are compared.
 struct View<'a> {
     scope: &'a Scope,
-    believed: &'a ObservedNet,
+    cached: &'a ObservedNet,
     names: Names,
     devices: Names,
     nexthops: Nexthops,
@@ -159,13 +159,13 @@ struct View<'a> {
 }
 
 impl<'a> View<'a> {
-    fn new(scope: &'a Scope, believed: &'a ObservedNet) -> Self {
+    fn new(scope: &'a Scope, cached: &'a ObservedNet) -> Self {
         let numbered = |keep: &dyn Fn(&ObservedLink) -> bool| -> Names {
-            let links = believed.links.iter().filter(|(_, link)| keep(link));
+            let links = cached.links.iter().filter(|(_, link)| keep(link));
             links.map(|(name, link)| (link.index, *name)).collect()
         };
         let (names, devices) = (numbered(&|_| true), numbered(&|link| link.owner == Owner::Ours));
-        Self { scope, believed, names, devices, nexthops: Nexthops::default(), gateways: OnceCell::new() }
+        Self { scope, cached, names, devices, nexthops: Nexthops::default(), gateways: OnceCell::new() }
     }
 
     fn compare(&self, header: Header, body: &[u8], changes: &mut Changes) {
@@ -190,7 +190,7 @@ impl<'a> View<'a> {
         }
         let Some((name, link)) = decode::link(body, &Namespaces::HOST) else { return };
         changes.ours |= new && settings::of_link(name, body).is_some_and(|link| self.listening_differs(&link));
-        let there = self.believed.links.get(&name);
+        let there = self.cached.links.get(&name);
         let same = new && there.is_some_and(|there| there.index == link.index && are_equal(there, &link));
         let unknown = !new && there.is_none_or(|there| there.index != link.index);
         if same || unknown {
@@ -212,7 +212,7 @@ impl<'a> View<'a> {
     /// message contains these settings, so this is known before a link is up and solicits routers.
     fn listening_differs(&self, link: &LinkSettings) -> bool {
         let setting = Setting::RouterAdvertisements(link.name);
-        match self.believed.settings.get(&setting) {
+        match self.cached.settings.get(&setting) {
             // A message from before our own write has an old value: only the current value counts.
             Some(there) => {
                 link.router_advertisements != *there && sysctl::get(setting).is_some_and(|value| value != *there)
@@ -234,7 +234,7 @@ impl<'a> View<'a> {
         // A link that is not in the cached state may have containers on it now.
         changes.ours |= new && foreign && !self.names.contains_key(&index) && in_the_way();
         if let Some(address) = decode::device_address(body, &self.devices) {
-            changes.ours |= self.believed.addresses.contains(&address) != new;
+            changes.ours |= self.cached.addresses.contains(&address) != new;
         }
     }
 
@@ -259,7 +259,7 @@ impl<'a> View<'a> {
         // A message may have the first value of a new link, which we changed since: only the current value counts.
         let is_so = |there: &u32| sysctl::get(setting).is_some_and(|value| (value != 0) == (*there != 0));
         let differs = |there: &u32| (*there != 0) != (forwards != 0) && !is_so(there);
-        self.believed.settings.get(&setting).is_some_and(differs)
+        self.cached.settings.get(&setting).is_some_and(differs)
     }
 
     fn neighbour_differs(&self, new: bool, body: &[u8]) -> bool {
@@ -269,7 +269,7 @@ impl<'a> View<'a> {
         }
         match decode::neighbour(body, &self.devices) {
             Some(NeighbourEntry::Neighbour(key, mac)) => {
-                let there = self.believed.neighbours.get(&key);
+                let there = self.cached.neighbours.get(&key);
                 if new { there != Some(&mac) } else { there.is_some() }
             }
             // The FDB is read of VXLAN devices alone.
@@ -279,25 +279,26 @@ impl<'a> View<'a> {
                 false
             }
             Some(NeighbourEntry::Fdb(key, destination)) => {
-                let there = self.believed.fdb.get(&key);
+                let there = self.cached.fdb.get(&key);
                 if new { there != Some(&destination) } else { there == Some(&destination) }
             }
-            Some(NeighbourEntry::Flood(entry)) => self.believed.flooding.contains(&entry) != new,
+            Some(NeighbourEntry::Flood(entry)) => self.cached.flooding.contains(&entry) != new,
             // The entry is not permanent. If it is in the cached state, it was.
-            None => decode::neighbour_key(body, &self.devices)
-                .is_some_and(|key| self.believed.neighbours.contains_key(&key)),
+            None => {
+                decode::neighbour_key(body, &self.devices).is_some_and(|key| self.cached.neighbours.contains_key(&key))
+            }
         }
     }
 
     fn is_vxlan(&self, link: LinkName) -> bool {
-        self.believed.links.get(&link).is_some_and(|link| matches!(link.kind, ObservedKind::Vxlan(_)))
+        self.cached.links.get(&link).is_some_and(|link| matches!(link.kind, ObservedKind::Vxlan(_)))
     }
 
     fn route_differs(&self, new: bool, body: &[u8]) -> bool {
         let context =
             RouteContext { scope: self.scope, names: &self.names, devices: &self.devices, nexthops: &self.nexthops };
         let Some((key, route, _)) = decode::route(body, &context) else { return false };
-        let there = self.believed.routes.get(&key);
+        let there = self.cached.routes.get(&key);
         if new {
             !there.is_some_and(|there| route.via.next_hop().is_some_and(|hop| there.via.leads_as(hop)))
         } else {
@@ -313,7 +314,7 @@ impl<'a> View<'a> {
             NextHop::Gateway { gateway, link, .. } => Some((*link, *gateway)),
             NextHop::Link(_) | NextHop::Blackhole => None,
         };
-        let hops = || self.believed.routes.values().filter_map(|route| route.via.next_hop());
+        let hops = || self.cached.routes.values().filter_map(|route| route.via.next_hop());
         let gateways = || hops().filter_map(by_gateway).collect();
         self.gateways.get_or_init(gateways).contains(&(*link, hop.gateway))
     }

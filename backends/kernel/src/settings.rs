@@ -76,8 +76,8 @@ pub(super) fn read<'a>(
 }
 
 /// Whether a setting differs from the cached one, of those of whose changes the kernel sends no notification.
-pub(super) fn have_changed_silently(believed: &BTreeMap<Setting, u32>) -> bool {
-    believed.iter().any(|(setting, there)| match setting {
+pub(super) fn have_changed_silently(cached: &BTreeMap<Setting, u32>) -> bool {
+    cached.iter().any(|(setting, there)| match setting {
         Setting::RouterAdvertisements(_) => sysctl::get(*setting).is_some_and(|value| value != *there),
         Setting::DisableIpv6(_) | Setting::Forwarding(_) | Setting::LinkForwarding(..) => false,
     })

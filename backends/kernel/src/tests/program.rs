@@ -176,8 +176,8 @@ fn routes_that_flannel_replaced_in_place_are_understood() {
         lab.assert_whole();
         // Nexthop objects that no route used were deleted too.
         assert_eq!(run("ip nexthop").lines().count(), 2);
-        let belief = reconciler.cached().unwrap().clone();
-        assert!(reconciler.driver().hand_back(&belief).into_iter().all(|attempt| attempt.is_ok()));
+        let cached = reconciler.cached().unwrap().clone();
+        assert!(reconciler.driver().hand_back(&cached).into_iter().all(|attempt| attempt.is_ok()));
         assert_eq!(run("ip nexthop"), "");
         run("ip route del 10.5.4.0/24 via 10.5.4.0 dev flannel.1");
     });

@@ -78,8 +78,8 @@ impl Keeper {
 
     /// Waits for a notification or the next periodic check, and asserts that a round repairs only this link.
     fn mends(&mut self, link: &str) {
-        let believed = self.reconciler.cached().unwrap();
-        let ours = async { while !self.monitor.changed(believed).await.unwrap().ours {} };
+        let cached = self.reconciler.cached().unwrap();
+        let ours = async { while !self.monitor.changed(cached).await.unwrap().ours {} };
         let heard = async { tokio::time::timeout(Duration::from_secs(30), ours).await };
         self.runtime.block_on(heard).unwrap_or_else(|_| panic!("{link} wakes nobody"));
         self.reconciler.invalidate();

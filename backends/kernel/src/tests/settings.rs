@@ -55,9 +55,9 @@ fn whoever_switches_off_what_traffic_needs_wakes_us_and_it_is_put_back() {
         for what in off {
             lab::settle(&mut monitor, &reconciler);
             run(&format!("sysctl -qw {what}"));
-            let believed = reconciler.cached().unwrap();
-            let heard = runtime
-                .block_on(async { tokio::time::timeout(Duration::from_secs(5), monitor.changed(believed)).await });
+            let cached = reconciler.cached().unwrap();
+            let heard =
+                runtime.block_on(async { tokio::time::timeout(Duration::from_secs(5), monitor.changed(cached)).await });
             assert!(heard.unwrap_or_else(|_| panic!("{what} wakes nobody")).unwrap().ours, "{what}");
             reconciler.invalidate();
             let report = reconciler.round(&want);
