@@ -336,28 +336,28 @@ pub(crate) fn list_routes(batch: &mut Batch, flags: u16, family: Family) {
 
 /// The form in which a route message holds its next hop.
 #[derive(Clone, Copy)]
-pub(crate) enum Through {
+pub(crate) enum RouteTarget {
     /// The ID of a nexthop object.
     Nexthop(u32),
     /// The link's index, and the gateway if there is one.
     Link(u32),
     /// None: a blackhole.
-    Nowhere,
+    Blackhole,
 }
 
-pub(crate) fn put_route(batch: &mut Batch, replace: bool, key: &RouteKey, hop: &NextHop, through: Through) {
+pub(crate) fn put_route(batch: &mut Batch, replace: bool, key: &RouteKey, hop: &NextHop, through: RouteTarget) {
     let message = route_message(key, Some(hop), through, RouteScope::Universe);
     batch.push(NEWROUTE, if replace { SET } else { CREATE }, &message);
 }
 
 /// Deletes a route as it was read. The kernel compares next hop and protocol too, so that no other route is deleted.
-pub(crate) fn delete_route(batch: &mut Batch, key: &RouteKey, route: &ObservedRoute, through: Through) {
+pub(crate) fn delete_route(batch: &mut Batch, key: &RouteKey, route: &ObservedRoute, through: RouteTarget) {
     let mut message = route_message(key, route.via.next_hop(), through, RouteScope::NoWhere);
     message.header.protocol = route.protocol.into();
     batch.push(DELROUTE, 0, &message);
 }
 
-fn route_message(key: &RouteKey, hop: Option<&NextHop>, through: Through, scope: RouteScope) -> RouteMessage {
+fn route_message(key: &RouteKey, hop: Option<&NextHop>, through: RouteTarget, scope: RouteScope) -> RouteMessage {
     let mut builder = RouteMessageBuilder::<IpAddr>::new()
         .destination_prefix(key.destination.network(), key.destination.len())
         .expect("a prefix has a valid length")
@@ -368,11 +368,11 @@ fn route_message(key: &RouteKey, hop: Option<&NextHop>, through: Through, scope:
         builder = builder.priority(key.metric);
     }
     builder = match through {
-        Through::Nexthop(id) => builder.nhid(id),
-        Through::Link(index) => builder.output_interface(index),
-        Through::Nowhere => builder.kind(RouteType::BlackHole),
+        RouteTarget::Nexthop(id) => builder.nhid(id),
+        RouteTarget::Link(index) => builder.output_interface(index),
+        RouteTarget::Blackhole => builder.kind(RouteType::BlackHole),
     };
-    if let (Some(NextHop::Gateway { gateway, onlink, .. }), Through::Link(_)) = (hop, through) {
+    if let (Some(NextHop::Gateway { gateway, onlink, .. }), RouteTarget::Link(_)) = (hop, through) {
         builder = builder.gateway(*gateway).expect("a gateway has its route's family");
         if *onlink {
             builder = builder.onlink();

@@ -13,7 +13,7 @@ use wire_state::{
 
 use super::{
     decode::Namespaces,
-    encode::{self, BoundLinks, Lower, Through, VethPeer},
+    encode::{self, BoundLinks, Lower, RouteTarget, VethPeer},
     listeners::Listeners,
     namespaces::OtherNamespaces,
     nexthop::{self, ById, Nexthops},
@@ -186,9 +186,10 @@ impl NetlinkDataplane {
             }
             KernelOp::DeleteRoute(key, route) => {
                 let nexthop = self.nexthops.as_ref().and_then(|nexthops| nexthops.of_route(key));
-                let plain =
-                    || route.via.link().map_or(Ok(Through::Nowhere), |link| self.index(link).map(Through::Link));
-                let through = nexthop.map_or_else(plain, |id| Ok(Through::Nexthop(id)))?;
+                let plain = || {
+                    route.via.link().map_or(Ok(RouteTarget::Blackhole), |link| self.index(link).map(RouteTarget::Link))
+                };
+                let through = nexthop.map_or_else(plain, |id| Ok(RouteTarget::Nexthop(id)))?;
                 encode::delete_route(batch, key, route, through);
                 self.plain_routes = self.plain_routes.saturating_sub(usize::from(nexthop.is_none()));
                 route_hop = Some((*key, None));
@@ -278,10 +279,16 @@ impl NetlinkDataplane {
     }
 
     /// The form in which a route is written. Makes its nexthop object if it needs one that does not exist.
-    fn through(&mut self, batch: &mut Batch, replace: bool, key: &RouteKey, hop: &NextHop) -> Result<Through, OpError> {
-        let plain = hop.link().map_or(Ok(Through::Nowhere), |link| self.index(link).map(Through::Link))?;
+    fn through(
+        &mut self,
+        batch: &mut Batch,
+        replace: bool,
+        key: &RouteKey,
+        hop: &NextHop,
+    ) -> Result<RouteTarget, OpError> {
+        let plain = hop.link().map_or(Ok(RouteTarget::Blackhole), |link| self.index(link).map(RouteTarget::Link))?;
         // Adding an IPv6 route does not become slower with their number.
-        let (NextHop::Gateway { gateway: gateway @ IpAddr::V4(_), onlink: true, .. }, Through::Link(device)) =
+        let (NextHop::Gateway { gateway: gateway @ IpAddr::V4(_), onlink: true, .. }, RouteTarget::Link(device)) =
             (hop, plain)
         else {
             return Ok(plain);
@@ -301,7 +308,7 @@ impl NetlinkDataplane {
         if new {
             batch.push(nexthop::NEW, NLM_F_CREATE | NLM_F_EXCL, &hop);
         }
-        Ok(Through::Nexthop(hop.id))
+        Ok(RouteTarget::Nexthop(hop.id))
     }
 
     fn index(&self, name: LinkName) -> Result<u32, OpError> {
@@ -357,11 +364,11 @@ struct Encoded {
     route: Option<(RouteKey, Option<u32>)>,
 }
 
-impl Through {
+impl RouteTarget {
     const fn nexthop(self) -> Option<u32> {
         match self {
             Self::Nexthop(id) => Some(id),
-            Self::Link(_) | Self::Nowhere => None,
+            Self::Link(_) | Self::Blackhole => None,
         }
     }
 }

@@ -315,9 +315,9 @@ fn json(command: &str) -> Vec<serde_json::Value> {
 }
 
 /// `ip monitor`, which prints all notifications.
-pub(crate) struct Ear(std::process::Child);
+pub(crate) struct IpMonitor(std::process::Child);
 
-impl Ear {
+impl IpMonitor {
     pub(crate) fn open() -> Self {
         // Waits until the kernel has made its own entries on a new device.
         std::thread::sleep(std::time::Duration::from_millis(200));

@@ -41,7 +41,7 @@ fn a_second_round_and_a_restart_write_nothing() {
         lab::in_namespace(move || {
             let lab = Lab::new(20);
             lab.reconciler(form).round(&lab.want());
-            let mut monitor = lab::Ear::open();
+            let mut monitor = lab::IpMonitor::open();
             let mut again = lab.reconciler(form);
             let report = again.round(&lab.want());
             assert_eq!((report.written, report.removed, report.converged), (0, 0, true), "{report:?}");

@@ -55,14 +55,14 @@ impl Router {
 }
 
 /// A host that forwards for the overlay and receives the kernel's notifications.
-struct Keeper {
+struct ForwardingHost {
     reconciler: HostReconciler,
     want: DesiredNet,
     monitor: Monitor,
     runtime: tokio::runtime::Runtime,
 }
 
-impl Keeper {
+impl ForwardingHost {
     fn new(lab: &Lab) -> Self {
         let (mut reconciler, want, runtime) = (lab.reconciler(RouteForm::default()), lab.want(), lab::runtime());
         assert!(reconciler.round(&want).converged);
@@ -92,19 +92,19 @@ impl Keeper {
 fn a_link_that_takes_routes_from_routers_goes_on_to_whatever_becomes_of_it() {
     lab::in_namespace(|| {
         let (lab, router) = (Lab::new(1), Router::new());
-        let mut keeper = Keeper::new(&lab);
+        let mut host = ForwardingHost::new(&lab);
         router.is_learnt_on("wb-lan");
         // As Debian's ifdown and ifup do: the route is lost before the next read, and no router is solicited.
-        keeper.settle();
+        host.settle();
         run("sysctl -qw net.ipv6.conf.wb-lan.accept_ra=1; ip link set wb-lan down");
         assert_eq!(run("ip -6 route show default dev wb-lan"), "");
-        keeper.mends("wb-lan");
+        host.mends("wb-lan");
         run("ip link set wb-lan up");
         router.is_learnt_on("wb-lan");
         // The kernel sends no notification of this change.
-        keeper.settle();
+        host.settle();
         run("sysctl -qw net.ipv6.conf.wb-lan.accept_ra=1");
-        keeper.mends("wb-lan");
+        host.mends("wb-lan");
     });
 }
 
@@ -112,21 +112,21 @@ fn a_link_that_takes_routes_from_routers_goes_on_to_whatever_becomes_of_it() {
 fn a_link_that_is_plugged_in_takes_routes_from_routers_and_one_of_a_container_does_not() {
     lab::in_namespace(|| {
         let (lab, router) = (Lab::new(1), Router::new());
-        let mut keeper = Keeper::new(&lab);
-        keeper.settle();
+        let mut host = ForwardingHost::new(&lab);
+        host.settle();
         run("ip link add veth1 type veth peer name eth1; ip link set veth1 up; ip link add br-1 type bridge");
-        let wake = keeper.monitor.drain(keeper.reconciler.cached().unwrap()).unwrap();
+        let wake = host.monitor.drain(host.reconciler.cached().unwrap()).unwrap();
         assert_eq!(wake, Changes::default(), "containers come and go");
         run("ip link add link wb-lan name wb-new type macvlan mode bridge");
-        keeper.mends("wb-new");
+        host.mends("wb-new");
         run("ip link set wb-new up");
         router.is_learnt_on("wb-new");
         // A later run recognizes these links by the value that this one has set.
         let mut later = lab.reconciler(RouteForm::default());
-        assert_eq!(later.round(&keeper.want).written, 0);
+        assert_eq!(later.round(&host.want).written, 0);
         run("sysctl -qw net.ipv6.conf.wb-new.accept_ra=1; ip -6 route flush dev wb-new; ip link set wb-new down");
         later.invalidate();
-        assert_eq!(later.round(&keeper.want).named(), "set sysctl net.ipv6.conf.wb-new.accept_ra = 2");
+        assert_eq!(later.round(&host.want).named(), "set sysctl net.ipv6.conf.wb-new.accept_ra = 2");
         assert_eq!(run("sysctl -n net.ipv6.conf.veth1.accept_ra net.ipv6.conf.br-1.accept_ra"), "1\n1\n");
     });
 }
