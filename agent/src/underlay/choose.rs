@@ -103,11 +103,11 @@ impl Wanted<'_> {
 
     fn allowed(&self, link: &HostLink) -> Result<(), String> {
         let remedy = if link.is_loopback { "; an address on it is told to others by --public-ip" } else { "" };
-        link.bar(self.pools).map_or(Ok(()), |bar| Err(format!("{}, {bar}{remedy}", link.name)))
+        link.why_unusable(self.pools).map_or(Ok(()), |bar| Err(format!("{}, {bar}{remedy}", link.name)))
     }
 
     fn links<'a>(&self, host: &'a HostNetwork) -> impl Iterator<Item = &'a HostLink> {
-        host.links.iter().filter(|link| link.bar(self.pools).is_none())
+        host.links.iter().filter(|link| link.why_unusable(self.pools).is_none())
     }
 
     fn with_address<'a>(&self, host: &'a HostNetwork, address: IpAddr) -> Result<Candidate<'a>, String> {

@@ -31,5 +31,5 @@ pub use host::{AddressState, HostAddress, HostLink, HostNetwork, ResolvedRoute};
 pub use monitor::{Changes, Monitor};
 pub use namespaces::{KernelDataplane, OtherNamespaces};
 pub use nics::{MacOrigin, Nic};
-pub use traffic::{Passed, Traffic, traffic};
+pub use traffic::{DeviceCounters, Traffic, traffic};
 pub use write::{NetlinkDataplane, RouteForm};

@@ -9,7 +9,7 @@ use std::{
 /// The message to an operator for a port that another program uses. Names the processes if it can: without the right to see their open
 /// files (ptrace(2)), they stay unknown.
 #[must_use]
-pub fn held(port: u16) -> String {
+pub fn describe_holder(port: u16) -> String {
     let sockets = ["udp", "udp6"].map(|table| fs::read_to_string(Path::new("/proc/thread-self/net").join(table)));
     let inodes: BTreeSet<u64> = sockets.iter().flatten().flat_map(|table| inodes(table, port)).collect();
     let holders: Vec<String> =
@@ -76,7 +76,7 @@ mod tests {
         for address in ["127.0.0.1:0", "[::1]:0"] {
             let Ok(socket) = UdpSocket::bind(address) else { continue };
             let port = socket.local_addr().unwrap().port();
-            let said = held(port);
+            let said = describe_holder(port);
             let start = format!("something else holds UDP port {port}: wire_kernel");
             assert!(said.starts_with(&start) && said.contains(&format!("(process {})", std::process::id())), "{said}");
             assert!(said.ends_with("end it, or set another Backend.Port in the network config"), "{said}");

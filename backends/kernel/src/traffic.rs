@@ -6,7 +6,7 @@ use wire_net::LinkName;
 
 /// The number of packets of a device since it was made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Passed {
+pub struct DeviceCounters {
     /// Packets received.
     pub received: u64,
     /// Packets sent.
@@ -17,7 +17,7 @@ pub struct Passed {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Traffic {
     /// The packets of each device.
-    pub devices: BTreeMap<LinkName, Passed>,
+    pub devices: BTreeMap<LinkName, DeviceCounters>,
     /// UDP packets of both families that were dropped for a wrong checksum, on all ports.
     pub bad_checksums: u64,
 }
@@ -34,11 +34,11 @@ pub fn traffic() -> io::Result<Traffic> {
 }
 
 /// `dev`: a device's name, eight counters of what it received, eight of what it sent; packets come second.
-fn passed(text: &str) -> BTreeMap<LinkName, Passed> {
+fn passed(text: &str) -> BTreeMap<LinkName, DeviceCounters> {
     let device = |line: &str| {
         let (name, counters) = line.rsplit_once(':')?;
         let counters: Vec<u64> = counters.split_whitespace().map_while(|counter| counter.parse().ok()).collect();
-        Some((name.trim().parse().ok()?, Passed { received: *counters.get(1)?, sent: *counters.get(9)? }))
+        Some((name.trim().parse().ok()?, DeviceCounters { received: *counters.get(1)?, sent: *counters.get(9)? }))
     };
     text.lines().filter_map(device).collect()
 }
@@ -66,7 +66,7 @@ mod tests {
         let dev = "Inter-|   Receive                                                |  Transmit\n\
                    \x20face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier compressed\n\
                    flannel.1:     840      10    0    0    0     0          0         0     1680      20    0    0    0     0       0          0\n";
-        assert_eq!(passed(dev), [("flannel.1".parse().unwrap(), Passed { received: 10, sent: 20 })].into());
+        assert_eq!(passed(dev), [("flannel.1".parse().unwrap(), DeviceCounters { received: 10, sent: 20 })].into());
         let snmp = "Udp: InDatagrams NoPorts InErrors OutDatagrams RcvbufErrors SndbufErrors InCsumErrors IgnoredMulti MemErrors\n\
                     Udp: 2 0 3 0 0 0 3 0 0\nUdpLite: InDatagrams InCsumErrors\nUdpLite: 0 7\n";
         assert_eq!(bad_v4(snmp), Some(3));

@@ -44,7 +44,7 @@ impl HostLink {
 
     /// The reason why the link can never be the underlay, even if the operator chooses it; `None` if it can.
     #[must_use]
-    pub fn bar(&self, pools: &DualStack<Pool>) -> Option<&'static str> {
+    pub fn why_unusable(&self, pools: &DualStack<Pool>) -> Option<&'static str> {
         let addresses = || self.addresses.iter().map(|address| Prefix::host(address.local.address));
         let is_inside = || addresses().any(|address| pools.iter().any(|(_, pool)| pool.leases(address)));
         if self.is_loopback {

@@ -379,7 +379,7 @@ fn explained(op: &KernelOp, error: OpError) -> OpError {
         && let KernelKind::Vxlan(vxlan) = &link.kind
         && error.source.raw_os_error() == Some(Errno::EADDRINUSE as i32)
     {
-        return OpError::new(error.source, Some(port::held(vxlan.port_in_use())));
+        return OpError::new(error.source, Some(port::describe_holder(vxlan.port_in_use())));
     }
     error
 }
