@@ -9,8 +9,9 @@ use std::{
 use wire_net::{Family, LinkName, MacAddr, Mtu, Prefix, Vni};
 use wire_netlink::attribute::{address, attributes, mac, number, text};
 use wire_state::{
-    ALIAS, Address, Extra, FdbKey, FloodEntry, Ipip, LinkId, Macvlan, MacvlanMode, Namespace, NeighbourKey, NextHop,
-    ObservedKind, ObservedLink, ObservedRoute, ObservedVxlan, Owner, PROTOCOL, RouteKey, Scope, Veth, Via, Vlan,
+    ALIAS, Address, FdbKey, FloodEntry, Ipip, LinkId, Macvlan, MacvlanMode, Namespace, NeighbourKey, NextHop,
+    ObservedKind, ObservedLink, ObservedRoute, ObservedVxlan, Owner, PROTOCOL, ReceiveFlag, RouteKey, Scope, Veth, Via,
+    Vlan,
 };
 
 use super::{
@@ -165,15 +166,15 @@ fn vxlan(bytes: &[u8], find: impl Fn(u32) -> Option<LinkId>) -> Option<ObservedV
                 found.local = address(value).filter(|local| !local.is_unspecified());
             }
             ifla_vxlan::LEARNING => found.learning = flag,
-            ifla_vxlan::RSC if flag => found.extra = Some(Extra::ShortCircuit),
+            ifla_vxlan::RSC if flag => found.receive_flag = Some(ReceiveFlag::ShortCircuit),
             ifla_vxlan::L2MISS => found.l2miss = flag,
             ifla_vxlan::PORT => found.port = u16::from_be_bytes(*value.first_chunk()?),
-            ifla_vxlan::UDP_ZERO_CSUM6_RX if flag => found.extra = Some(Extra::ZeroChecksums),
-            ifla_vxlan::REMCSUM_RX if flag => found.extra = Some(Extra::RemoteChecksums),
+            ifla_vxlan::UDP_ZERO_CSUM6_RX if flag => found.receive_flag = Some(ReceiveFlag::ZeroChecksums),
+            ifla_vxlan::REMCSUM_RX if flag => found.receive_flag = Some(ReceiveFlag::RemoteChecksums),
             ifla_vxlan::GBP => found.gbp = true,
-            ifla_vxlan::COLLECT_METADATA if flag => found.extra = Some(Extra::Metadata),
+            ifla_vxlan::COLLECT_METADATA if flag => found.receive_flag = Some(ReceiveFlag::Metadata),
             // Metadata matters more: with it, the device receives packets of both families.
-            ifla_vxlan::GPE => found.extra = found.extra.or(Some(Extra::Gpe)),
+            ifla_vxlan::GPE => found.receive_flag = found.receive_flag.or(Some(ReceiveFlag::Gpe)),
             _ => {}
         }
     }

@@ -23,8 +23,8 @@ pub use self::{
     container_link::ContainerLink,
     detour::Detours,
     link::{
-        DesiredKind, DesiredLink, DesiredVxlan, Extra, Ipip, KernelKind, LinkId, LinkPlace, LinkRef, Macvlan,
-        MacvlanMode, ObservedKind, ObservedLink, ObservedVxlan, Veth, Vlan,
+        DesiredKind, DesiredLink, DesiredVxlan, Ipip, KernelKind, LinkId, LinkPlace, LinkRef, Macvlan, MacvlanMode,
+        ObservedKind, ObservedLink, ObservedVxlan, ReceiveFlag, Veth, Vlan,
     },
     namespace::{Namespace, PerNamespace},
     op::{KernelOp, Op, TunnelOp},

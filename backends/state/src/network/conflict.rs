@@ -102,8 +102,8 @@ impl fmt::Display for Conflict {
                 )
             }
             Self::Port { link, port, holder, found } => {
-                let has = match found.extra {
-                    Some(extra) => extra.to_string(),
+                let has = match found.receive_flag {
+                    Some(receive_flag) => receive_flag.to_string(),
                     None if found.gbp => "has group policies (gbp)".to_owned(),
                     None => format!("is a VXLAN device (vni {})", found.vni),
                 };

@@ -17,7 +17,7 @@ pub use self::{
     macvlan::{Macvlan, MacvlanMode},
     veth::Veth,
     vlan::Vlan,
-    vxlan::{DesiredVxlan, Extra, ObservedVxlan},
+    vxlan::{DesiredVxlan, ObservedVxlan, ReceiveFlag},
 };
 
 /// Identifies a link that was found. A renamed link is the same link, so only the namespace and the index are compared.

@@ -46,13 +46,13 @@ pub struct ObservedVxlan {
     /// Whether it notifies user space of missing FDB entries.
     pub l2miss: bool,
     /// A receive flag that ours never have: with it, the device cannot share its port with one of ours.
-    pub extra: Option<Extra>,
+    pub receive_flag: Option<ReceiveFlag>,
 }
 
 /// A receive flag that our VXLAN devices never have. Devices can share a port only if their receive flags are equal
 /// (`VXLAN_F_RCV_FLAGS` of net/vxlan.h).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Extra {
+pub enum ReceiveFlag {
     /// `external`: it receives packets of any VNI.
     Metadata,
     /// `gpe`: it receives packets that are not Ethernet frames (Generic Protocol Extension).
@@ -98,7 +98,7 @@ impl ObservedVxlan {
             gbp: false,
             learning: false,
             l2miss: false,
-            extra: None,
+            receive_flag: None,
         }
     }
 
@@ -113,9 +113,9 @@ impl ObservedVxlan {
     }
 
     /// Whether it receives outer packets of that family.
-    pub(crate) fn hears(&self, family: Family) -> bool {
+    pub(crate) fn receives(&self, family: Family) -> bool {
         // A device with metadata has a socket of each family.
-        self.extra == Some(Extra::Metadata) || self.underlay() == family
+        self.receive_flag == Some(ReceiveFlag::Metadata) || self.underlay() == family
     }
 
     /// The family of the outer packets.
@@ -125,7 +125,7 @@ impl ObservedVxlan {
 
     /// Whether it can share its socket with a device of ours, which has no extra flag (`vxlan_find_sock` of drivers/net/vxlan).
     pub(crate) fn shares_port_with(&self, ours: &DesiredVxlan) -> bool {
-        self.extra.is_none() && self.gbp == ours.gbp
+        self.receive_flag.is_none() && self.gbp == ours.gbp
     }
 
     /// Whether the kernel refuses `other` while this device is there (`vxlan_vni_in_use` of drivers/net/vxlan).
@@ -137,7 +137,7 @@ impl ObservedVxlan {
     }
 }
 
-impl fmt::Display for Extra {
+impl fmt::Display for ReceiveFlag {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Metadata => "collects metadata (external)",

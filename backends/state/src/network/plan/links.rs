@@ -189,7 +189,7 @@ impl<'a> Planner<'a> {
         let shares = |found: &ObservedVxlan| ours.is_some_and(|ours| found.shares_port_with(ours));
         let holds = |(name, link): (&LinkName, &ObservedLink)| match &link.kind {
             ObservedKind::Vxlan(found) if link.owner == Owner::Foreign && link.up && *name != place.name => {
-                (found.port == port && found.hears(family) && !shares(found)).then(|| (*name, found.clone()))
+                (found.port == port && found.receives(family) && !shares(found)).then(|| (*name, found.clone()))
             }
             ObservedKind::Vxlan(_)
             | ObservedKind::Tun(_)
