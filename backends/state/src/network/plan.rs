@@ -16,7 +16,7 @@ use wire_net::LinkName;
 pub use self::keys::Key;
 use self::{
     keys::{All, Selection, Touched, touched},
-    links::{Fates, LinkOp, LinkPlan},
+    links::{LinkEffects, LinkOp, LinkPlan},
 };
 use super::detour;
 use crate::{
@@ -89,14 +89,14 @@ fn planned<S: Selection>(
     want: &PerNamespace<DesiredNet>,
     selection: impl Fn(Namespace) -> S,
 ) -> Plan<Network> {
-    let LinkPlan { ops, removals, mut conflicts, fates } = links::plan(have, want);
+    let LinkPlan { ops, removals, mut conflicts, effects } = links::plan(have, want);
     let selected = |op: &LinkOp| selection(op.place.namespace).has_link(op.place.name);
     let mut all: Vec<Op> = ops.into_iter().filter(selected).map(|op| op.op).collect();
-    let (nothing, no_fates) = (DesiredNet::default(), Fates::default());
+    let (nothing, no_effects) = (DesiredNet::default(), LinkEffects::default());
     let (mut deletions, mut detours) = (Vec::new(), Detours::default());
     for (namespace, have) in have.iter() {
         let want = want.get(namespace).unwrap_or(&nothing);
-        let links = fates.get(&namespace).unwrap_or(&no_fates);
+        let links = effects.get(&namespace).unwrap_or(&no_effects);
         conflicts.extend(settings::conflicts(namespace, have, want));
         let selection = selection(namespace);
         let mut builder = Builder { namespace, have, want, links, puts: Vec::new(), deletions: Vec::new(), conflicts };
@@ -119,7 +119,7 @@ struct Builder<'a> {
     namespace: Namespace,
     have: &'a ObservedNet,
     want: &'a DesiredNet,
-    links: &'a Fates,
+    links: &'a LinkEffects,
     puts: Vec<Op>,
     /// In the reverse order of the tables: the entries of the first table are deleted last.
     deletions: Vec<Op>,
@@ -185,9 +185,9 @@ impl Builder<'_> {
             |key, forward| Op::Tunnel(TunnelOp::PutForward(*key, *forward)),
             |key| Op::Tunnel(TunnelOp::DeleteForward(*key)),
         );
-        let settings = Changes { puts: settings, deletions: Vec::new() };
+        let settings = TableChanges { puts: settings, deletions: Vec::new() };
         let tables = [settings, addresses, fdb, flooding, neighbours, forwarding];
-        for Changes { mut puts, deletions } in tables {
+        for TableChanges { mut puts, deletions } in tables {
             self.puts.append(&mut puts);
             self.deletions.splice(0..0, deletions);
         }
@@ -234,7 +234,7 @@ impl Builder<'_> {
 
     /// Whether a route must not be deleted here: the kernel removes it together with its link, or a foreign link has the name of its link.
     fn goes_with_its_link(&self, route: &ObservedRoute) -> bool {
-        let Fates { leaving, blocked, .. } = self.links;
+        let LinkEffects { leaving, blocked, .. } = self.links;
         route.via.link().is_some_and(|link| leaving.contains(&link) || blocked.contains(&link))
     }
 
@@ -265,20 +265,20 @@ impl Builder<'_> {
 }
 
 /// The changes of one table.
-struct Changes {
+struct TableChanges {
     puts: Vec<Op>,
     deletions: Vec<Op>,
 }
 
 /// Compares one table, `have` and `want`. The entries on links in `gone` no longer exist.
 fn changes<'a, K: OnLink + Ord + 'a, V: PartialEq + 'a>(
-    links: &Fates,
+    links: &LinkEffects,
     gone: &BTreeSet<LinkName>,
     (have, want): (impl Iterator<Item = (&'a K, &'a V)>, impl Iterator<Item = (&'a K, &'a V)>),
     put: impl Fn(&K, &V) -> Op,
     delete: impl Fn(&K) -> Op,
-) -> Changes {
-    let mut changes = Changes { puts: Vec::new(), deletions: Vec::new() };
+) -> TableChanges {
+    let mut changes = TableChanges { puts: Vec::new(), deletions: Vec::new() };
     for (key, have, want) in merge(have, want) {
         let link = key.link();
         let have = have.filter(|_| !gone.contains(&link));

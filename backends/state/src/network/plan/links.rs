@@ -15,7 +15,7 @@ use crate::{
 
 /// How the changes of one namespace's links affect the entries on them.
 #[derive(Debug, Default)]
-pub(super) struct Fates {
+pub(super) struct LinkEffects {
     /// Links that are missing or made anew: the entries that were read on them no longer exist.
     pub(super) absent: BTreeSet<LinkName>,
     /// These, and links whose MAC or tunnel changes: their neighbours and forwarding entries no longer exist.
@@ -41,12 +41,13 @@ pub(super) struct LinkPlan {
     /// The removals of links that are no longer desired, which come last.
     pub(super) removals: Vec<LinkOp>,
     pub(super) conflicts: Vec<Conflict>,
-    pub(super) fates: BTreeMap<Namespace, Fates>,
+    pub(super) effects: BTreeMap<Namespace, LinkEffects>,
 }
 
 pub(super) fn plan(have: &PerNamespace<ObservedNet>, want: &PerNamespace<DesiredNet>) -> LinkPlan {
-    let fates = have.iter().map(|(namespace, _)| (namespace, Fates::default())).collect();
-    let mut planner = Planner { have, want, swept: BTreeSet::new(), plan: LinkPlan { fates, ..LinkPlan::default() } };
+    let effects = have.iter().map(|(namespace, _)| (namespace, LinkEffects::default())).collect();
+    let mut planner =
+        Planner { have, want, removed: BTreeSet::new(), plan: LinkPlan { effects, ..LinkPlan::default() } };
     let Ordered { links, circular } = order::by_need(want);
     for place in circular {
         planner.block(place, Some(Conflict::Needs { link: place, need: Need::Order }));
@@ -62,7 +63,7 @@ struct Planner<'a> {
     have: &'a PerNamespace<ObservedNet>,
     want: &'a PerNamespace<DesiredNet>,
     /// The links that are removed so far: to be made anew, or by the kernel together with one of these.
-    swept: BTreeSet<LinkPlace>,
+    removed: BTreeSet<LinkPlace>,
     plan: LinkPlan,
 }
 
@@ -72,7 +73,7 @@ impl<'a> Planner<'a> {
         if let Some(obstacle) = self.obstacle(place, want) {
             return self.block(place, obstacle.conflict());
         }
-        let is_made_anew = |need: LinkPlace| self.is_in(need, |fates| &fates.absent);
+        let is_made_anew = |need: LinkPlace| self.is_in(need, |effects| &effects.absent);
         let loses_parent = want.kind.needs(place).is_some_and(is_made_anew);
         let loses_master = want.master.is_some_and(|name| is_made_anew(LinkPlace { name, ..place }));
         let serves = |link: &&ObservedLink| {
@@ -84,7 +85,7 @@ impl<'a> Planner<'a> {
                     self.plan.ops.push(LinkOp { place, op: Op::change_link(place, want.clone()) });
                 }
                 if !link.has_mac_of(want) || !link.has_tunnel_of(&want.kind) {
-                    self.fates(place).flushed.insert(place.name);
+                    self.effects(place).flushed.insert(place.name);
                 }
             }
             None => self.make_anew(place, want, loses_parent && peer(&want.kind).is_some()),
@@ -98,21 +99,21 @@ impl<'a> Planner<'a> {
         for place in [Some(place), other_end].into_iter().flatten() {
             if let Some(link) = self.found(place) {
                 self.plan.ops.push(LinkOp { place, op: Op::delete_link(place, link) });
-                self.swept.extend(self.have.bound_to(place));
-                self.swept.insert(place);
+                self.removed.extend(self.have.bound_to(place));
+                self.removed.insert(place);
             }
         }
         let make = if is_made { Op::change_link } else { Op::create_link };
         self.plan.ops.push(LinkOp { place, op: make(place, want.clone()) });
-        let fates = self.fates(place);
-        fates.absent.insert(place.name);
-        fates.flushed.insert(place.name);
+        let effects = self.effects(place);
+        effects.absent.insert(place.name);
+        effects.flushed.insert(place.name);
     }
 
     fn obstacle(&self, place: LinkPlace, want: &DesiredLink) -> Option<Obstacle> {
         let needs = |link, need| Some(Obstacle::of(Conflict::Needs { link, need }));
-        if order::needs(place, want).any(|need| self.is_in(need, |fates| &fates.blocked)) {
-            return Some(Obstacle::Behind);
+        if order::needs(place, want).any(|need| self.is_in(need, |effects| &effects.blocked)) {
+            return Some(Obstacle::Dependency);
         }
         if self.have.get(place.namespace).is_none() {
             return needs(place, Need::Namespace);
@@ -206,7 +207,7 @@ impl<'a> Planner<'a> {
 
     fn block(&mut self, place: LinkPlace, conflict: Option<Conflict>) {
         self.plan.conflicts.extend(conflict);
-        self.fates(place).blocked.insert(place.name);
+        self.effects(place).blocked.insert(place.name);
     }
 
     /// Removes links of ours that are not desired: those to which the fewest others are bound come first.
@@ -215,7 +216,7 @@ impl<'a> Planner<'a> {
         for (namespace, net) in self.have.iter() {
             for (name, link) in net.links.iter().filter(|(_, link)| link.owner == Owner::Ours) {
                 let place = LinkPlace { namespace, name: *name };
-                if self.desired(place).is_none() && !self.swept.contains(&place) {
+                if self.desired(place).is_none() && !self.removed.contains(&place) {
                     unwanted.push((self.have.bound_to(place).len(), place, link));
                 }
             }
@@ -223,7 +224,7 @@ impl<'a> Planner<'a> {
         unwanted.sort_by_key(|(bound, place, _)| (*bound, *place));
         for (_, place, link) in unwanted {
             self.plan.removals.push(LinkOp { place, op: Op::delete_link(place, link) });
-            self.fates(place).leaving.insert(place.name);
+            self.effects(place).leaving.insert(place.name);
         }
     }
 
@@ -233,15 +234,15 @@ impl<'a> Planner<'a> {
 
     /// The link that exists at this point of the plan.
     fn found(&self, place: LinkPlace) -> Option<&'a ObservedLink> {
-        self.have.get(place.namespace)?.links.get(&place.name).filter(|_| !self.swept.contains(&place))
+        self.have.get(place.namespace)?.links.get(&place.name).filter(|_| !self.removed.contains(&place))
     }
 
-    fn fates(&mut self, place: LinkPlace) -> &mut Fates {
-        self.plan.fates.entry(place.namespace).or_default()
+    fn effects(&mut self, place: LinkPlace) -> &mut LinkEffects {
+        self.plan.effects.entry(place.namespace).or_default()
     }
 
-    fn is_in(&self, place: LinkPlace, set: impl Fn(&Fates) -> &BTreeSet<LinkName>) -> bool {
-        self.plan.fates.get(&place.namespace).is_some_and(|fates| set(fates).contains(&place.name))
+    fn is_in(&self, place: LinkPlace, set: impl Fn(&LinkEffects) -> &BTreeSet<LinkName>) -> bool {
+        self.plan.effects.get(&place.namespace).is_some_and(|effects| set(effects).contains(&place.name))
     }
 
     /// Whether a reference means the link that was found.
@@ -265,7 +266,7 @@ impl<'a> Planner<'a> {
 enum Obstacle {
     Conflict(Box<Conflict>),
     /// A link that it needs is blocked. The conflict is reported for that link alone.
-    Behind,
+    Dependency,
 }
 
 impl Obstacle {
@@ -276,7 +277,7 @@ impl Obstacle {
     fn conflict(self) -> Option<Conflict> {
         match self {
             Self::Conflict(conflict) => Some(*conflict),
-            Self::Behind => None,
+            Self::Dependency => None,
         }
     }
 }

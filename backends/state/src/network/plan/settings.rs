@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use wire_net::Family;
 
-use super::links::Fates;
+use super::links::LinkEffects;
 use crate::{Conflict, DesiredNet, LinkPlace, Namespace, ObservedNet, Owner, Setting};
 
 /// The settings to write, in order.
-pub(super) fn changes(have: &ObservedNet, want: &DesiredNet, links: &Fates) -> BTreeMap<Setting, u32> {
+pub(super) fn changes(have: &ObservedNet, want: &DesiredNet, links: &LinkEffects) -> BTreeMap<Setting, u32> {
     let gone = |setting: &Setting| setting.link().is_some_and(|link| links.absent.contains(&link));
     let blocked = |setting: &Setting| setting.link().is_some_and(|link| links.blocked.contains(&link));
     let differs = |(setting, value): &(&Setting, &u32)| {
