@@ -66,7 +66,7 @@ pub struct Placement {
     pub underlay: Underlay,
     /// The addresses to which other hosts send, as in our lease.
     pub public: DualStack<IpAddr>,
-    /// The MACs of our VXLAN devices, see [`crate::choose`].
+    /// The MACs of our VXLAN devices, see [`crate::choose_mac`].
     pub macs: DualStack<MacAddr>,
     /// Whether packets to addresses in our own subnet that no container has are dropped (`--ip-blackhole-route`).
     pub blackhole: bool,
@@ -96,9 +96,9 @@ pub enum VxlanBy {
     #[default]
     Kernel,
     /// The agent, at the operator's request (`--userspace-vxlan`).
-    AgentAsAsked,
+    AgentRequested,
     /// The agent, since the kernel cannot make VXLAN devices.
-    AgentForWant,
+    AgentFallback,
 }
 
 impl Default for ForwardSettings {

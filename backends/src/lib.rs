@@ -13,4 +13,4 @@ mod vxlan;
 
 pub use backend::{Backend, Datapath, ForwardSettings, Identity, Placement, VxlanBy};
 pub use select::{SelectError, identify, select};
-pub use vtep::choose;
+pub use vtep::choose_mac;

@@ -58,7 +58,7 @@ impl Device {
         // As in flannel, the IPv6 overlay runs over the IPv6 underlay.
         let mtu = outer.mtu_within(Overhead::vxlan(family), config.mtu.map(Mtu))?;
         let link = match placement.forward.vxlan {
-            VxlanBy::AgentAsAsked | VxlanBy::AgentForWant => {
+            VxlanBy::AgentRequested | VxlanBy::AgentFallback => {
                 let framing = Framing::Vxlan { vni: config.vni, mac };
                 placement.forward.link(framing, (outer.local, port(config)), mtu)
             }
@@ -108,8 +108,8 @@ impl Backend for VxlanBackend {
     fn datapath(&self) -> Datapath {
         let (name, reason) = match self.by {
             VxlanBy::Kernel => ("kernel-vxlan", "this kernel has VXLAN"),
-            VxlanBy::AgentAsAsked => ("userspace-vxlan", "--userspace-vxlan asks for it"),
-            VxlanBy::AgentForWant => ("userspace-vxlan", "this kernel cannot make VXLAN devices"),
+            VxlanBy::AgentRequested => ("userspace-vxlan", "--userspace-vxlan asks for it"),
+            VxlanBy::AgentFallback => ("userspace-vxlan", "this kernel cannot make VXLAN devices"),
         };
         Datapath { name, is_userspace: self.by != VxlanBy::Kernel, reason }
     }

@@ -240,7 +240,7 @@ fn udp_leads_the_leases_alone_into_its_device_where_an_address_of_etcd_lies_amon
 
 #[test]
 fn userspace_vxlan_is_the_same_network_to_its_peers() {
-    let forward = ForwardSettings { vxlan: VxlanBy::AgentAsAsked, ..ForwardSettings::default() };
+    let forward = ForwardSettings { vxlan: VxlanBy::AgentRequested, ..ForwardSettings::default() };
     let (config, placement) = (config(V4, "vxlan"), placement());
     let kernel = select(&config, placement.clone()).unwrap();
     let ours = select(&config, Placement { forward, ..placement }).unwrap();
