@@ -55,7 +55,7 @@ fn container_links(netlink: &mut Netlink, subnets: &[Prefix]) -> Result<Vec<Cont
     for family in Family::ALL {
         let request = |batch: &mut Batch, flags| encode::list_addresses(batch, flags, family, 0);
         for (index, address, len) in netlink.dump("addresses", &request, decode::any_address)? {
-            if !links.contains_key(&index) && ContainerLink::is_inside(&(address, len), subnets) {
+            if !links.contains_key(&index) && ContainerLink::is_inside(address, len, subnets) {
                 links.extend(other(netlink, index)?.map(|link| (index, link)));
             }
             if let Some(link) = links.get_mut(&index) {

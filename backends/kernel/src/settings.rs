@@ -111,7 +111,7 @@ pub(super) fn bridges(
     }
     let request = |batch: &mut Batch, flags| encode::list_addresses(batch, flags, Family::V4, 0);
     let inside = |(index, address, len): (u32, IpAddr, u8)| {
-        (bridges.contains(&index) && ContainerLink::is_inside(&(address, len), &scope.networks)).then_some(index)
+        (bridges.contains(&index) && ContainerLink::is_inside(address, len, &scope.networks)).then_some(index)
     };
     let found = netlink.dump("addresses", &request, |body| decode::any_address(body).and_then(inside))?;
     Ok(found.into_iter().collect())

@@ -26,12 +26,12 @@ impl ContainerLink {
     /// addresses of full length.
     #[must_use]
     pub fn holds(&self, subnets: &[Prefix]) -> bool {
-        self.addresses.iter().any(|address| Self::is_inside(address, subnets))
+        self.addresses.iter().any(|(address, len)| Self::is_inside(*address, *len, subnets))
     }
 
     /// Whether an address lies in one of `subnets` and its prefix is shorter than the address.
     #[must_use]
-    pub fn is_inside((address, len): &(IpAddr, u8), subnets: &[Prefix]) -> bool {
-        *len < Family::of(*address).bits() && subnets.iter().any(|subnet| subnet.contains(*address))
+    pub fn is_inside(address: IpAddr, len: u8, subnets: &[Prefix]) -> bool {
+        len < Family::of(address).bits() && subnets.iter().any(|subnet| subnet.contains(address))
     }
 }

@@ -141,47 +141,47 @@ impl Builder<'_> {
         let addresses = changes(
             links,
             &links.absent,
-            (
-                selection.members(&have.addresses, |all| &all.addresses),
-                selection.members(&want.addresses, |all| &all.addresses),
-            ),
+            Table {
+                have: selection.members(&have.addresses, |all| &all.addresses),
+                want: selection.members(&want.addresses, |all| &all.addresses),
+            },
             |key, ()| kernel(KernelOp::PutAddress(*key)),
             |key| kernel(KernelOp::DeleteAddress(*key)),
         );
         let fdb = changes(
             links,
             &links.absent,
-            (selection.rows(&have.fdb, |all| &all.fdb), selection.rows(&want.fdb, |all| &all.fdb)),
+            Table { have: selection.rows(&have.fdb, |all| &all.fdb), want: selection.rows(&want.fdb, |all| &all.fdb) },
             |key, to| kernel(KernelOp::PutFdb(*key, *to)),
             |key| kernel(KernelOp::DeleteFdb(*key)),
         );
         let flooding = changes(
             links,
             &links.absent,
-            (
-                selection.members(&have.flooding, |all| &all.flooding),
-                selection.members(&want.flooding, |all| &all.flooding),
-            ),
+            Table {
+                have: selection.members(&have.flooding, |all| &all.flooding),
+                want: selection.members(&want.flooding, |all| &all.flooding),
+            },
             |entry, ()| kernel(KernelOp::PutFlood(*entry)),
             |entry| kernel(KernelOp::DeleteFlood(*entry)),
         );
         let neighbours = changes(
             links,
             &links.flushed,
-            (
-                selection.rows(&have.neighbours, |all| &all.neighbours),
-                selection.rows(&want.neighbours, |all| &all.neighbours),
-            ),
+            Table {
+                have: selection.rows(&have.neighbours, |all| &all.neighbours),
+                want: selection.rows(&want.neighbours, |all| &all.neighbours),
+            },
             |key, mac| kernel(KernelOp::PutNeighbour(*key, *mac)),
             |key| kernel(KernelOp::DeleteNeighbour(*key)),
         );
         let forwarding = changes(
             links,
             &links.flushed,
-            (
-                selection.rows(&have.forwarding, |all| &all.forwarding),
-                selection.rows(&want.forwarding, |all| &all.forwarding),
-            ),
+            Table {
+                have: selection.rows(&have.forwarding, |all| &all.forwarding),
+                want: selection.rows(&want.forwarding, |all| &all.forwarding),
+            },
             |key, forward| Op::Tunnel(TunnelOp::PutForward(*key, *forward)),
             |key| Op::Tunnel(TunnelOp::DeleteForward(*key)),
         );
@@ -264,22 +264,28 @@ impl Builder<'_> {
     }
 }
 
+/// The selected rows of one table, as observed and as desired.
+struct Table<H, W> {
+    have: H,
+    want: W,
+}
+
 /// The changes of one table.
 struct TableChanges {
     puts: Vec<Op>,
     deletions: Vec<Op>,
 }
 
-/// Compares one table, `have` and `want`. The entries on links in `gone` no longer exist.
+/// Compares one table. The entries on links in `gone` no longer exist.
 fn changes<'a, K: OnLink + Ord + 'a, V: PartialEq + 'a>(
     links: &LinkEffects,
     gone: &BTreeSet<LinkName>,
-    (have, want): (impl Iterator<Item = (&'a K, &'a V)>, impl Iterator<Item = (&'a K, &'a V)>),
+    table: Table<impl Iterator<Item = (&'a K, &'a V)>, impl Iterator<Item = (&'a K, &'a V)>>,
     put: impl Fn(&K, &V) -> Op,
     delete: impl Fn(&K) -> Op,
 ) -> TableChanges {
     let mut changes = TableChanges { puts: Vec::new(), deletions: Vec::new() };
-    for (key, have, want) in merge(have, want) {
+    for (key, have, want) in merge(table.have, table.want) {
         let link = key.link();
         let have = have.filter(|_| !gone.contains(&link));
         if links.blocked.contains(&link) || have == want {
