@@ -200,15 +200,11 @@ fn cannot_be_made(
     link: &DesiredLink<KernelKind>,
 ) -> Option<ErrorKind> {
     let is_missing = |place: LinkPlace| observed.id(place).is_none();
-    let lower = |link: LinkRef| match link {
-        LinkRef::Desired(place) => Some(place),
-        LinkRef::Found(_) => None,
-    };
     let (needs, makes) = match &link.kind {
-        KernelKind::Vxlan(vxlan) => (vxlan.parent.and_then(lower), None),
-        KernelKind::Vlan(vlan) => (lower(vlan.parent), None),
-        KernelKind::Macvlan(macvlan) => (lower(macvlan.parent), None),
-        KernelKind::Ipip(ipip) => (ipip.parent.and_then(lower), None),
+        KernelKind::Vxlan(vxlan) => (vxlan.parent.and_then(LinkRef::desired), None),
+        KernelKind::Vlan(vlan) => (vlan.parent.desired(), None),
+        KernelKind::Macvlan(macvlan) => (macvlan.parent.desired(), None),
+        KernelKind::Ipip(ipip) => (ipip.parent.and_then(LinkRef::desired), None),
         KernelKind::Veth(Veth { peer }) => (None, Some(*peer)),
         KernelKind::Bridge => (None, None),
     };

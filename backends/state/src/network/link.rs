@@ -181,6 +181,14 @@ impl LinkRef {
             Self::Found(LinkId { name, .. }) | Self::Desired(LinkPlace { name, .. }) => name,
         }
     }
+
+    /// The place of a link that is desired too.
+    pub(crate) const fn desired(self) -> Option<LinkPlace> {
+        match self {
+            Self::Desired(place) => Some(place),
+            Self::Found(_) => None,
+        }
+    }
 }
 
 impl DesiredKind {
@@ -195,10 +203,7 @@ impl DesiredKind {
             Self::Kernel(KernelKind::Macvlan(macvlan)) => Some(macvlan.parent),
             Self::Kernel(KernelKind::Ipip(ipip)) => ipip.parent,
         };
-        match lower? {
-            LinkRef::Desired(place) => Some(place),
-            LinkRef::Found(_) => None,
-        }
+        lower?.desired()
     }
 }
 
@@ -233,11 +238,7 @@ impl ObservedLink {
     /// flannel's rule for VXLAN devices is the same (`vxlanLinksIncompat` of its pkg/backend/vxlan/device.go), so flannel and the
     /// agent each take over the other's device.
     pub(crate) fn serves_as(&self, want: &DesiredKind, is: impl Fn(LinkRef, LinkId) -> bool) -> bool {
-        let same = |want: Option<LinkRef>, have: Option<LinkId>| match (want, have) {
-            (Some(want), Some(have)) => is(want, have),
-            (None, None) => true,
-            (Some(_), None) | (None, Some(_)) => false,
-        };
+        let same = |want, have| is_same_parent(want, have, &is);
         match (&self.kind, want) {
             (ObservedKind::Vxlan(have), DesiredKind::Kernel(KernelKind::Vxlan(want))) => {
                 same(want.parent, have.parent) && have.serves_as(want)
@@ -384,6 +385,14 @@ impl fmt::Display for ObservedLink {
         self.kind.fmt(f)?;
         write_common(f, self.mac, self.mtu, self.up)?;
         self.master.map_or(Ok(()), |master| write!(f, " master {master}"))
+    }
+}
+
+fn is_same_parent(want: Option<LinkRef>, have: Option<LinkId>, is: impl Fn(LinkRef, LinkId) -> bool) -> bool {
+    match (want, have) {
+        (Some(want), Some(have)) => is(want, have),
+        (None, None) => true,
+        (Some(_), None) | (None, Some(_)) => false,
     }
 }
 

@@ -319,10 +319,7 @@ impl PerNamespace<ObservedNet> {
 
     /// The kind as which a link is read once it is made.
     fn found_as(&self, kind: &KernelKind) -> ObservedKind {
-        let found = |link: LinkRef| match link {
-            LinkRef::Found(id) => Some(id),
-            LinkRef::Desired(place) => self.id(place),
-        };
+        let found = |link| self.resolve(link);
         match kind {
             KernelKind::Vxlan(vxlan) => ObservedKind::Vxlan(ObservedVxlan {
                 parent: vxlan.parent.and_then(found),
@@ -341,6 +338,13 @@ impl PerNamespace<ObservedNet> {
             KernelKind::Ipip(ipip) => {
                 ObservedKind::Ipip(Ipip { parent: ipip.parent.and_then(found), local: ipip.local })
             }
+        }
+    }
+
+    fn resolve(&self, link: LinkRef) -> Option<LinkId> {
+        match link {
+            LinkRef::Found(id) => Some(id),
+            LinkRef::Desired(place) => self.id(place),
         }
     }
 

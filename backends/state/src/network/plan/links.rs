@@ -76,10 +76,7 @@ impl<'a> Planner<'a> {
         let is_made_anew = |need: LinkPlace| self.is_in(need, |effects| &effects.absent);
         let loses_parent = want.kind.needs(place).is_some_and(is_made_anew);
         let loses_master = want.master.is_some_and(|name| is_made_anew(LinkPlace { name, ..place }));
-        let serves = |link: &&ObservedLink| {
-            link.serves_as(&want.kind, |link, found| self.is(link, found)) && !self.lacks_peer(&want.kind, link)
-        };
-        match self.found(place).filter(serves).filter(|_| !loses_parent) {
+        match self.found(place).filter(|link| self.can_keep(link, want)).filter(|_| !loses_parent) {
             Some(link) => {
                 if loses_master || !link.is_set_as(want) {
                     self.plan.ops.push(LinkOp { place, op: Op::change_link(place, want.clone()) });
@@ -90,6 +87,11 @@ impl<'a> Planner<'a> {
             }
             None => self.make_anew(place, want, loses_parent && peer(&want.kind).is_some()),
         }
+    }
+
+    /// Whether a link that was found need not be made anew.
+    fn can_keep(&self, found: &ObservedLink, want: &DesiredLink) -> bool {
+        found.serves_as(&want.kind, |link, found| self.is(link, found)) && !self.lacks_peer(&want.kind, found)
     }
 
     /// Makes a link after removing the one in its place. `is_made` says that the kernel made it already, together with its veth peer.
@@ -188,21 +190,11 @@ impl<'a> Planner<'a> {
             ) => return None,
         };
         let shares = |found: &ObservedVxlan| ours.is_some_and(|ours| found.shares_port_with(ours));
-        let holds = |(name, link): (&LinkName, &ObservedLink)| match &link.kind {
-            ObservedKind::Vxlan(found) if link.owner == Owner::Foreign && link.up && *name != place.name => {
-                (found.port == port && found.receives(family) && !shares(found)).then(|| (*name, found.clone()))
-            }
-            ObservedKind::Vxlan(_)
-            | ObservedKind::Tun(_)
-            | ObservedKind::Bridge
-            | ObservedKind::Veth(_)
-            | ObservedKind::Vlan(_)
-            | ObservedKind::Macvlan(_)
-            | ObservedKind::Ipip(_)
-            | ObservedKind::Other(_) => None,
-        };
-        let (holder, found) = self.have.get(place.namespace)?.links.iter().find_map(holds)?;
-        Some(Conflict::Port { link: place, port, holder, found })
+        let blocks = |found: &ObservedVxlan| found.port == port && found.receives(family) && !shares(found);
+        let others = self.have.get(place.namespace)?.links.iter().filter(|(name, _)| **name != place.name);
+        let mut active = others.filter_map(|(name, link)| Some((*name, active_foreign_vxlan(link)?)));
+        let (holder, found) = active.find(|(_, found)| blocks(found))?;
+        Some(Conflict::Port { link: place, port, holder, found: found.clone() })
     }
 
     fn block(&mut self, place: LinkPlace, conflict: Option<Conflict>) {
@@ -279,6 +271,21 @@ impl Obstacle {
             Self::Conflict(conflict) => Some(*conflict),
             Self::Dependency => None,
         }
+    }
+}
+
+/// A foreign VXLAN device that is up and so uses its port.
+const fn active_foreign_vxlan(link: &ObservedLink) -> Option<&ObservedVxlan> {
+    match &link.kind {
+        ObservedKind::Vxlan(found) if matches!(link.owner, Owner::Foreign) && link.up => Some(found),
+        ObservedKind::Vxlan(_)
+        | ObservedKind::Tun(_)
+        | ObservedKind::Bridge
+        | ObservedKind::Veth(_)
+        | ObservedKind::Vlan(_)
+        | ObservedKind::Macvlan(_)
+        | ObservedKind::Ipip(_)
+        | ObservedKind::Other(_) => None,
     }
 }
 
