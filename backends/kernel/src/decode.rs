@@ -213,6 +213,7 @@ pub(crate) fn device_address(body: &[u8], devices: &Names) -> Option<Address> {
 }
 
 /// An entry of the neighbour table or of the FDB.
+#[derive(Clone, Copy)]
 pub(crate) enum NeighbourEntry {
     Neighbour(NeighbourKey, MacAddr),
     Fdb(FdbKey, IpAddr),

@@ -91,7 +91,11 @@ pub(crate) struct VethPeer {
 /// Makes a link. Its alias marks it as ours, except for VXLAN devices (see [`mark`]).
 pub(crate) fn create_link(batch: &mut Batch, name: LinkName, link: &DesiredLink<KernelKind>, bound: &BoundLinks) {
     let (kind, data) = match &link.kind {
-        KernelKind::Vxlan(vxlan) => return create_vxlan(batch, name, link, (vxlan, bound)),
+        KernelKind::Vxlan(vxlan) => {
+            let mut message = vxlan_message(name, link, vxlan, bound.lower);
+            message.attributes.extend(bound.elsewhere());
+            return batch.push(NEWLINK, CREATE, &message);
+        }
         KernelKind::Bridge => (InfoKind::Bridge, None),
         KernelKind::Veth(_) => {
             (InfoKind::Veth, bound.peer.map(|peer| InfoData::Veth(InfoVeth::Peer(peer.message(link)))))
@@ -124,22 +128,20 @@ pub(crate) fn create_link(batch: &mut Batch, name: LinkName, link: &DesiredLink<
     batch.push(SETLINK, 0, &marking);
 }
 
-fn create_vxlan(
-    batch: &mut Batch,
+fn vxlan_message(
     name: LinkName,
     link: &DesiredLink<KernelKind>,
-    (vxlan, bound): (&DesiredVxlan, &BoundLinks),
-) {
+    vxlan: &DesiredVxlan,
+    lower: Option<Lower>,
+) -> LinkMessage {
     let mut builder = vxlan_attributes(LinkVxlan::new(name.as_str(), vxlan.vni.number()), vxlan).mtu(link.mtu.0).up();
-    if let Some(lower) = bound.lower {
+    if let Some(lower) = lower {
         builder = builder.dev(lower.index);
     }
     if let Some(mac) = link.mac {
         builder = builder.address(mac.octets().to_vec());
     }
-    let mut message = builder.build();
-    message.attributes.extend(bound.elsewhere());
-    batch.push(NEWLINK, CREATE, &message);
+    builder.build()
 }
 
 impl BoundLinks {
@@ -187,13 +189,18 @@ fn vxlan_attributes(mut builder: LinkMessageBuilder<LinkVxlan>, vxlan: &DesiredV
 /// while the agent restarts wait in this queue.
 const TUN_QUEUE: u32 = 2048;
 
-/// Changes the settings of an existing link that can be changed in place. `own` is an attribute that only links of its kind have.
-pub(crate) fn change_link<K>(
-    batch: &mut Batch,
-    index: u32,
-    link: &DesiredLink<K>,
-    (master, own): (Option<u32>, Option<LinkAttribute>),
-) {
+/// A change of an existing link in place.
+pub(crate) struct LinkChange<'a, K> {
+    pub(crate) index: u32,
+    pub(crate) link: &'a DesiredLink<K>,
+    /// The index of the bridge whose port it is; `None` does not change it.
+    pub(crate) master: Option<u32>,
+    /// An attribute that only links of its kind have.
+    pub(crate) own: Option<LinkAttribute>,
+}
+
+/// Changes the settings of a link that can be changed in place.
+pub(crate) fn change_link<K>(batch: &mut Batch, LinkChange { index, link, master, own }: LinkChange<'_, K>) {
     let mut message = LinkMessage::default();
     message.header.index = index;
     (message.header.flags, message.header.change_mask) = (LinkFlags::Up, LinkFlags::Up);

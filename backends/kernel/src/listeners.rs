@@ -57,9 +57,8 @@ impl Listeners {
         self.kept = links.iter().filter(|link| self.listens(link, context)).map(|link| link.index).collect();
         self.seen = Some(links.iter().map(|link| link.index).collect());
         let is_kept = |link: &&&LinkSettings| self.kept.contains(&link.index);
-        let has_use =
-            |link: &&&LinkSettings| link.disable_ipv6 == Some(false) && (!link.is_inner || context.has_router(link));
-        links.iter().filter(is_kept).filter(has_use).copied().collect()
+        let kept = links.iter().filter(is_kept).filter(|link| link.disable_ipv6 == Some(false));
+        kept.filter(|link| !link.is_inner || context.has_router(link)).copied().collect()
     }
 
     fn listens(&self, link: &LinkSettings, context: &RouterContext<'_>) -> bool {

@@ -72,17 +72,7 @@ impl Monitor {
     /// # Errors
     /// When the kernel refuses the socket.
     pub fn open(scope: Scope) -> Result<Self, DataplaneError> {
-        let open = || -> io::Result<TokioSocket> {
-            let mut socket = TokioSocket::new(NETLINK_ROUTE)?;
-            socket.socket_mut().bind_auto()?;
-            force_buffer(socket.socket_ref());
-            for group in GROUPS {
-                socket.socket_mut().add_membership(group)?;
-            }
-            let _ = socket.socket_mut().add_membership(NEXTHOP_GROUP);
-            Ok(socket)
-        };
-        let socket = open().map_err(DataplaneError::Monitor)?;
+        let socket = open_socket().map_err(DataplaneError::Monitor)?;
         let mut looks = interval_at(Instant::now() + LOOK, LOOK);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Ok(Self { socket, scope, buffer: Vec::with_capacity(LONGEST_DATAGRAM), looks })
@@ -131,6 +121,17 @@ impl Monitor {
     }
 }
 
+fn open_socket() -> io::Result<TokioSocket> {
+    let mut socket = TokioSocket::new(NETLINK_ROUTE)?;
+    socket.socket_mut().bind_auto()?;
+    force_buffer(socket.socket_ref());
+    for group in GROUPS {
+        socket.socket_mut().add_membership(group)?;
+    }
+    let _ = socket.socket_mut().add_membership(NEXTHOP_GROUP);
+    Ok(socket)
+}
+
 /// Compares the notifications of one datagram, or records that some were lost.
 fn compare(
     view: &View<'_>,
@@ -160,11 +161,9 @@ struct View<'a> {
 
 impl<'a> View<'a> {
     fn new(scope: &'a Scope, cached: &'a ObservedNet) -> Self {
-        let numbered = |keep: &dyn Fn(&ObservedLink) -> bool| -> Names {
-            let links = cached.links.iter().filter(|(_, link)| keep(link));
-            links.map(|(name, link)| (link.index, *name)).collect()
-        };
-        let (names, devices) = (numbered(&|_| true), numbered(&|link| link.owner == Owner::Ours));
+        let names = cached.links.iter().map(|(name, link)| (link.index, *name)).collect();
+        let ours = cached.links.iter().filter(|(_, link)| link.owner == Owner::Ours);
+        let devices = ours.map(|(name, link)| (link.index, *name)).collect();
         Self { scope, cached, names, devices, nexthops: Nexthops::default(), gateways: OnceCell::new() }
     }
 
@@ -223,16 +222,14 @@ impl<'a> View<'a> {
 
     fn address(&self, new: bool, body: &[u8], changes: &mut Changes) {
         let Some((index, address, len)) = decode::any_address(body) else { return };
-        let in_the_way = || {
-            let networks = &self.scope.networks;
-            Prefix::new(address, len).is_ok_and(|prefix| networks.iter().any(|network| network.overlaps(prefix)))
-        };
+        let overlaps = |prefix: Prefix| self.scope.networks.iter().any(|network| network.overlaps(prefix));
         let foreign = !self.devices.contains_key(&index);
         // An address on any foreign link may be the one that the operator chose as public address. Link-local ones of IPv6 are left out:
         // they come and go with each container.
         changes.underlay |= foreign && !is_link_local(address);
         // A link that is not in the cached state may have containers on it now.
-        changes.ours |= new && foreign && !self.names.contains_key(&index) && in_the_way();
+        let is_unknown = new && foreign && !self.names.contains_key(&index);
+        changes.ours |= is_unknown && Prefix::new(address, len).is_ok_and(overlaps);
         if let Some(address) = decode::device_address(body, &self.devices) {
             changes.ours |= self.cached.addresses.contains(&address) != new;
         }
@@ -310,13 +307,16 @@ impl<'a> View<'a> {
     fn nexthop_missing(&self, body: &[u8]) -> bool {
         let Some(hop) = Hop::decode(body).filter(|hop| hop.protocol == PROTOCOL) else { return false };
         let Some(link) = self.devices.get(&hop.device) else { return false };
-        let by_gateway = |hop: &NextHop| match hop {
-            NextHop::Gateway { gateway, link, .. } => Some((*link, *gateway)),
-            NextHop::Link(_) | NextHop::Blackhole => None,
-        };
         let hops = || self.cached.routes.values().filter_map(|route| route.via.next_hop());
         let gateways = || hops().filter_map(by_gateway).collect();
         self.gateways.get_or_init(gateways).contains(&(*link, hop.gateway))
+    }
+}
+
+const fn by_gateway(hop: &NextHop) -> Option<(LinkName, IpAddr)> {
+    match hop {
+        NextHop::Gateway { gateway, link, .. } => Some((*link, *gateway)),
+        NextHop::Link(_) | NextHop::Blackhole => None,
     }
 }
 

@@ -135,10 +135,7 @@ impl KernelDataplane {
     fn others(&self) -> OtherNamespaces {
         // Without a guest, no link refers to another namespace.
         let Some(host) = &self.descriptor else { return OtherNamespaces::default() };
-        let other = |descriptor: &OwnedFd, dataplane: &NetlinkDataplane| OtherNamespace {
-            descriptor: descriptor.as_raw_fd(),
-            links: dataplane.numbers(),
-        };
+        let other = OtherNamespace::new;
         let guests = self.guests.iter().map(|(name, guest)| (*name, other(&guest.descriptor, &guest.dataplane)));
         OtherNamespaces(guests.chain([(Namespace::Host, other(host, &self.host))]).collect())
     }
@@ -157,14 +154,22 @@ impl OtherNamespaces {
     }
 }
 
+impl OtherNamespace {
+    fn new(descriptor: &OwnedFd, dataplane: &NetlinkDataplane) -> Self {
+        Self { descriptor: descriptor.as_raw_fd(), links: dataplane.numbers() }
+    }
+}
+
 /// Runs `work` on a thread that is in a namespace.
 fn inside<T: Send>(descriptor: BorrowedFd<'_>, work: impl FnOnce() -> T + Send) -> Result<T, DataplaneError> {
-    let enter_and_work = || {
-        setns(descriptor, CloneFlags::CLONE_NEWNET)
-            .map_err(|errno| DataplaneError::Read { what: "another namespace", source: errno.into() })?;
-        Ok(work())
-    };
+    let enter_and_work = || enter(descriptor).map(|()| work());
     thread::scope(|scope| scope.spawn(enter_and_work).join()).unwrap_or_else(|panic| resume_unwind(panic))
+}
+
+/// Moves the calling thread into a network namespace.
+fn enter(descriptor: BorrowedFd<'_>) -> Result<(), DataplaneError> {
+    setns(descriptor, CloneFlags::CLONE_NEWNET)
+        .map_err(|errno| DataplaneError::Read { what: "another namespace", source: errno.into() })
 }
 
 /// The ID that the namespace of a socket has for another (`NETNSA_NSID` of linux/net_namespace.h). It is assigned if there is none.

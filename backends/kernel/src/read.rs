@@ -33,7 +33,8 @@ pub(crate) struct ReadResult {
 /// Reads the state that `scope` names.
 pub(crate) fn read(
     netlink: &mut Netlink,
-    (scope, namespaces): (&Scope, &Namespaces),
+    scope: &Scope,
+    namespaces: &Namespaces,
     listeners: &mut Listeners,
 ) -> Result<ReadResult, DataplaneError> {
     let Links { mut links, mut names, all: others } = read_links(netlink, scope, namespaces)?;
@@ -44,13 +45,14 @@ pub(crate) fn read(
         read_device(netlink, *index, &devices, &mut state)?;
         // The FDB of other kinds holds only the kernel's own entries, for multicast groups.
         if links.get(name).is_some_and(|link| matches!(link.kind, ObservedKind::Vxlan(_))) {
-            read_neighbours(netlink, (None, *index), &devices, &mut state)?;
+            read_neighbours(netlink, None, *index, &devices)?.into_iter().for_each(|entry| insert(&mut state, entry));
         }
     }
     let hops = dump_nexthops(netlink)?;
     let supported = hops.is_some();
     let mut nexthops = Nexthops::new(hops.unwrap_or_default(), &devices.keys().copied().collect());
-    let Routes { found, learnt } = read_routes(netlink, &devices, (scope, &mut names), &nexthops)?;
+    let owned = OwnObjects { devices: &devices, nexthops: &nexthops };
+    let Routes { found, learnt } = read_routes(netlink, scope, owned, &mut names)?;
     for (key, route, hop) in found {
         if let (Owner::Ours, Some(hop)) = (route.owner, hop) {
             nexthops.set_route(key, Some(hop));
@@ -92,19 +94,23 @@ fn read_links(netlink: &mut Netlink, scope: &Scope, namespaces: &Namespaces) -> 
         let (name, link) = decode::link(body, namespaces)?;
         Some(ReadLink { link, settings: settings::of_link(name, body)? })
     })?;
-    let matters = |ReadLink { link, settings }: &&ReadLink| {
-        matches!(link.kind, ObservedKind::Vxlan(_))
-            || scope.devices.contains(&settings.name)
-            || scope.is_parent(settings.index)
-    };
+    let selected = all.iter().filter(|link| link.is_in(scope));
     let mut links: BTreeMap<LinkName, ObservedLink> =
-        all.iter().filter(matters).map(|other| (other.settings.name, other.link.clone())).collect();
+        selected.map(|other| (other.settings.name, other.link.clone())).collect();
     for (name, link) in &mut links {
         link.named_mut().for_each(|named| give_name(named, namespaces, &all));
         link.owner = scope.owner(*name, link);
     }
     let names = links.iter().map(|(name, link)| (link.index, *name)).collect();
     Ok(Links { links, names, all })
+}
+
+impl ReadLink {
+    fn is_in(&self, scope: &Scope) -> bool {
+        matches!(self.link.kind, ObservedKind::Vxlan(_))
+            || scope.devices.contains(&self.settings.name)
+            || scope.is_parent(self.settings.index)
+    }
 }
 
 /// Sets the name of a link of this namespace. A link of another namespace keeps its index as a name.
@@ -143,7 +149,7 @@ fn read_device(
         state.addresses.extend(or_gone(found)?);
     }
     for family in Family::ALL {
-        read_neighbours(netlink, (Some(family), index), devices, state)?;
+        read_neighbours(netlink, Some(family), index, devices)?.into_iter().for_each(|entry| insert(state, entry));
     }
     Ok(())
 }
@@ -151,21 +157,21 @@ fn read_device(
 /// Reads the neighbours of one device, or without a family its FDB.
 fn read_neighbours(
     netlink: &mut Netlink,
-    (family, index): (Option<Family>, u32),
+    family: Option<Family>,
+    index: u32,
     devices: &Names,
-    state: &mut ObservedNet,
-) -> Result<(), DataplaneError> {
+) -> Result<Vec<NeighbourEntry>, DataplaneError> {
     let request = |batch: &mut Batch, flags| encode::list_neighbours(batch, flags, family, index);
     let what = if family.is_some() { "neighbours" } else { "FDB entries" };
-    let found = netlink.dump(what, &request, |body| decode::neighbour(body, devices));
-    for entry in or_gone(found)? {
-        match entry {
-            NeighbourEntry::Neighbour(key, mac) => drop(state.neighbours.insert(key, mac)),
-            NeighbourEntry::Fdb(key, destination) => drop(state.fdb.insert(key, destination)),
-            NeighbourEntry::Flood(entry) => drop(state.flooding.insert(entry)),
-        }
+    or_gone(netlink.dump(what, &request, |body| decode::neighbour(body, devices)))
+}
+
+fn insert(state: &mut ObservedNet, entry: NeighbourEntry) {
+    match entry {
+        NeighbourEntry::Neighbour(key, mac) => drop(state.neighbours.insert(key, mac)),
+        NeighbourEntry::Fdb(key, destination) => drop(state.fdb.insert(key, destination)),
+        NeighbourEntry::Flood(entry) => drop(state.flooding.insert(entry)),
     }
-    Ok(())
 }
 
 /// A device that was removed meanwhile has no entries.
@@ -193,11 +199,19 @@ struct Routes {
     learnt: BTreeSet<u32>,
 }
 
+/// Our devices, and all nexthop objects of the namespace.
+#[derive(Clone, Copy)]
+struct OwnObjects<'a> {
+    devices: &'a Names,
+    nexthops: &'a Nexthops,
+}
+
+/// Reads the routes. Adds the names of their links to `names`.
 fn read_routes(
     netlink: &mut Netlink,
-    devices: &Names,
-    (scope, names): (&Scope, &mut Names),
-    nexthops: &Nexthops,
+    scope: &Scope,
+    OwnObjects { devices, nexthops }: OwnObjects<'_>,
+    names: &mut Names,
 ) -> Result<Routes, DataplaneError> {
     let mut found = Vec::new();
     let learnt = RefCell::new(BTreeSet::new());

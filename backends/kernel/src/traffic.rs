@@ -35,12 +35,13 @@ pub fn traffic() -> io::Result<Traffic> {
 
 /// `dev`: a device's name, eight counters of what it received, eight of what it sent; packets come second.
 fn passed(text: &str) -> BTreeMap<LinkName, DeviceCounters> {
-    let device = |line: &str| {
-        let (name, counters) = line.rsplit_once(':')?;
-        let counters: Vec<u64> = counters.split_whitespace().map_while(|counter| counter.parse().ok()).collect();
-        Some((name.trim().parse().ok()?, DeviceCounters { received: *counters.get(1)?, sent: *counters.get(9)? }))
-    };
     text.lines().filter_map(device).collect()
+}
+
+fn device(line: &str) -> Option<(LinkName, DeviceCounters)> {
+    let (name, counters) = line.rsplit_once(':')?;
+    let counters: Vec<u64> = counters.split_whitespace().map_while(|counter| counter.parse().ok()).collect();
+    Some((name.trim().parse().ok()?, DeviceCounters { received: *counters.get(1)?, sent: *counters.get(9)? }))
 }
 
 /// `snmp`: a line of names, then one of values.

@@ -13,7 +13,7 @@ use wire_state::{
 
 use super::{
     decode::Namespaces,
-    encode::{self, BoundLinks, Lower, RouteTarget, VethPeer},
+    encode::{self, BoundLinks, LinkChange, Lower, RouteTarget, VethPeer},
     listeners::Listeners,
     namespaces::OtherNamespaces,
     nexthop::{self, ById, Nexthops},
@@ -74,7 +74,7 @@ impl NetlinkDataplane {
     /// When the kernel does not answer, or refuses. Nothing is known about the state then.
     pub fn read(&mut self, scope: &Scope) -> Result<ObservedNet, DataplaneError> {
         let ReadResult { state, names, nexthops } =
-            read::read(&mut self.netlink, (scope, &self.namespaces), &mut self.listeners)?;
+            read::read(&mut self.netlink, scope, &self.namespaces, &mut self.listeners)?;
         self.links = names.into_iter().map(|(index, name)| (name, CachedLink { index, learning: false })).collect();
         self.links.extend(state.links.iter().map(|(name, link)| (*name, CachedLink::of(link))));
         let is_plain = |key: &RouteKey| nexthops.as_ref().is_none_or(|nexthops| nexthops.of_route(key).is_none());
@@ -125,7 +125,8 @@ impl NetlinkDataplane {
             self.learn_link(name);
         }
         let mut batch = Batch::default();
-        encode::change_link(&mut batch, self.index(name)?, link, (None, Some(encode::tun_queue())));
+        let (index, own) = (self.index(name)?, Some(encode::tun_queue()));
+        encode::change_link(&mut batch, LinkChange { index, link, master: None, own });
         self.netlink.send(&mut batch).into_iter().collect()
     }
 
@@ -186,9 +187,7 @@ impl NetlinkDataplane {
             }
             KernelOp::DeleteRoute(key, route) => {
                 let nexthop = self.nexthops.as_ref().and_then(|nexthops| nexthops.of_route(key));
-                let plain = || {
-                    route.via.link().map_or(Ok(RouteTarget::Blackhole), |link| self.index(link).map(RouteTarget::Link))
-                };
+                let plain = || self.plain_target(route.via.link());
                 let through = nexthop.map_or_else(plain, |id| Ok(RouteTarget::Nexthop(id)))?;
                 encode::delete_route(batch, key, route, through);
                 self.plain_routes = self.plain_routes.saturating_sub(usize::from(nexthop.is_none()));
@@ -212,7 +211,8 @@ impl NetlinkDataplane {
         }
         let known = *self.links.get(&name).ok_or_else(|| OpError::of(Errno::ENODEV))?;
         let master = link.master.map(|master| self.index_of_any(master)).transpose()?;
-        encode::change_link(batch, known.index, link, (master, encode::mark(&link.kind)));
+        let own = encode::mark(&link.kind);
+        encode::change_link(batch, LinkChange { index: known.index, link, master, own });
         match &link.kind {
             // Kernels before 4.13 cannot change it, so it is only sent if it differs.
             KernelKind::Vxlan(vxlan) if vxlan.learning != known.learning => {
@@ -254,10 +254,6 @@ impl NetlinkDataplane {
     }
 
     fn lower(&self, parent: LinkRef, others: &OtherNamespaces) -> Result<Lower, OpError> {
-        let number = |namespace: Namespace| {
-            let found = self.namespaces.others.iter().find(|(_, other)| **other == namespace);
-            found.map(|(number, _)| *number).ok_or_else(|| OpError::of(Errno::ENODEV))
-        };
         let (namespace, index) = match parent {
             LinkRef::Found(id) => (id.namespace, id.index),
             LinkRef::Desired(place) if place.namespace == self.namespaces.own => {
@@ -265,8 +261,13 @@ impl NetlinkDataplane {
             }
             LinkRef::Desired(place) => (place.namespace, others.index(place)?),
         };
-        let namespace = (namespace != self.namespaces.own).then(|| number(namespace)).transpose()?;
+        let namespace = (namespace != self.namespaces.own).then(|| self.namespace_id(namespace)).transpose()?;
         Ok(Lower { index, namespace })
+    }
+
+    fn namespace_id(&self, namespace: Namespace) -> Result<i32, OpError> {
+        let found = self.namespaces.others.iter().find(|(_, other)| **other == namespace);
+        found.map(|(id, _)| *id).ok_or_else(|| OpError::of(Errno::ENODEV))
     }
 
     /// The index of any link, which is read from the kernel if it is not known.
@@ -278,6 +279,11 @@ impl NetlinkDataplane {
         found.map(|(_, link)| link.index).ok_or_else(|| OpError::of(Errno::ENODEV))
     }
 
+    /// The form of a route without a nexthop object; without a link it is a blackhole.
+    fn plain_target(&self, link: Option<LinkName>) -> Result<RouteTarget, OpError> {
+        link.map_or(Ok(RouteTarget::Blackhole), |link| self.index(link).map(RouteTarget::Link))
+    }
+
     /// The form in which a route is written. Makes its nexthop object if it needs one that does not exist.
     fn through(
         &mut self,
@@ -286,7 +292,7 @@ impl NetlinkDataplane {
         key: &RouteKey,
         hop: &NextHop,
     ) -> Result<RouteTarget, OpError> {
-        let plain = hop.link().map_or(Ok(RouteTarget::Blackhole), |link| self.index(link).map(RouteTarget::Link))?;
+        let plain = self.plain_target(hop.link())?;
         // Adding an IPv6 route does not become slower with their number.
         let (NextHop::Gateway { gateway: gateway @ IpAddr::V4(_), onlink: true, .. }, RouteTarget::Link(device)) =
             (hop, plain)

@@ -69,7 +69,7 @@ fn pools(json: &str) -> DualStack<Pool> {
 }
 
 /// A link of the host, by its name, kind and addresses.
-fn link(index: u32, (name, kind): (&str, &str), addresses: &[&str]) -> HostLink {
+fn link(index: u32, name: &str, kind: &str, addresses: &[&str]) -> HostLink {
     let address = |text: &&str| {
         let (address, len) = text.split_once('/').unwrap();
         let local = LocalAddress::new(address.parse().unwrap(), len.parse().unwrap()).unwrap();
@@ -90,16 +90,16 @@ fn link(index: u32, (name, kind): (&str, &str), addresses: &[&str]) -> HostLink 
 fn our_own_devices_take_nothing_and_bridges_are_apart_from_what_is_reached_without_the_overlay() {
     let host = HostNetwork {
         links: vec![
-            link(2, ("br0", "bridge"), &["10.240.0.2/24", "fd99::2/64"]),
-            link(3, ("flannel0", "tun"), &["10.13.0.0/32"]),
-            link(4, ("flannel-v6.1", "tun"), &["fd00:5:0:9::/128"]),
-            link(5, ("flannel.7", "vxlan"), &["10.14.0.0/32"]),
-            link(6, ("docker0", "bridge"), &["10.13.0.1/20"]),
-            link(7, ("virbr0", "bridge"), &["10.98.0.1/24"]),
-            link(8, ("tun0", "tun"), &["10.50.0.1/24"]),
-            link(9, ("eth1", ""), &["10.60.0.1/24"]),
-            link(10, ("br1", "bridge"), &["10.100.0.1/24", "192.168.0.1/16"]),
-            link(11, ("flannel0x", "tun"), &["10.51.0.1/32"]),
+            link(2, "br0", "bridge", &["10.240.0.2/24", "fd99::2/64"]),
+            link(3, "flannel0", "tun", &["10.13.0.0/32"]),
+            link(4, "flannel-v6.1", "tun", &["fd00:5:0:9::/128"]),
+            link(5, "flannel.7", "vxlan", &["10.14.0.0/32"]),
+            link(6, "docker0", "bridge", &["10.13.0.1/20"]),
+            link(7, "virbr0", "bridge", &["10.98.0.1/24"]),
+            link(8, "tun0", "tun", &["10.50.0.1/24"]),
+            link(9, "eth1", "", &["10.60.0.1/24"]),
+            link(10, "br1", "bridge", &["10.100.0.1/24", "192.168.0.1/16"]),
+            link(11, "flannel0x", "tun", &["10.51.0.1/32"]),
         ],
         routers: vec![(2, "10.11.0.1".parse().unwrap()), (6, "10.13.0.2".parse().unwrap())],
         ..HostNetwork::default()
