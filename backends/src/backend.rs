@@ -1,6 +1,6 @@
 //! The trait that each backend implements, and the functions that several of them use.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use wire_lease::{BackendData, Lease, LeaseTable};
 use wire_net::{DualStack, Family, LinkName, MacAddr, Mtu, Overhead, Prefix};
@@ -115,9 +115,9 @@ impl Default for ForwardSettings {
 
 impl ForwardSettings {
     /// A TUN device whose packets the agent moves.
-    pub(crate) fn link(&self, framing: Framing, local: (IpAddr, u16), mtu: Mtu) -> DesiredLink {
+    pub(crate) fn link(&self, framing: Framing, local: SocketAddr, mtu: Mtu) -> DesiredLink {
         let Self { queues, source_check, capabilities, .. } = *self;
-        let tunnel = Tunnel { framing, local: local.into(), own: None, source_check, queues, capabilities };
+        let tunnel = Tunnel { framing, local, own: None, source_check, queues, capabilities };
         DesiredLink::new(DesiredKind::Tunnel(tunnel), mtu)
     }
 }
@@ -157,8 +157,17 @@ impl Outer {
     }
 }
 
-/// Adds a device of ours with the first address of our subnet.
-pub(crate) fn add_device(state: &mut DesiredNet, family: Family, (name, link): (LinkName, &DesiredLink), own: &Lease) {
+/// The device of one family.
+#[derive(Clone, Copy)]
+pub(crate) struct FamilyDevice<'a> {
+    pub(crate) family: Family,
+    pub(crate) name: LinkName,
+    pub(crate) link: &'a DesiredLink,
+}
+
+/// Adds a device with the first address of our subnet.
+pub(crate) fn add_device(state: &mut DesiredNet, device: FamilyDevice<'_>, own: &Lease) {
+    let FamilyDevice { family, name, link } = device;
     let subnet = own.subnet.get(family);
     state.links.insert(name, link.with_own(subnet));
     let address = |subnet: Prefix| Address { link: name, address: subnet.network(), len: family.bits() };

@@ -5,7 +5,7 @@
 //! but outside the range from which subnets are leased, the routes are for that range only. If one lies in the range, they are for the
 //! leased subnets only, as with VXLAN: no leased subnet contains such an address ([`LeaseTable::outside`]).
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use wire_lease::{BackendData, Lease, LeaseTable, NetworkConfig};
 use wire_net::{DualStack, Family, LinkName, Mtu, Overhead, Prefix};
@@ -13,7 +13,7 @@ use wire_state::{DesiredLink, DesiredNet, Framing, Marks, NextHop, RouteKey, Sco
 
 use crate::{
     Backend, Datapath, Identity, Placement, SelectError,
-    backend::{Outer, add_device, add_forward, blackholes},
+    backend::{FamilyDevice, Outer, add_device, add_forward, blackholes},
 };
 
 /// The udp backend on this host.
@@ -38,7 +38,7 @@ impl UdpBackend {
         for (family, pool) in config.pools.iter() {
             let outer = Outer::new(family, placement)?;
             let mtu = outer.mtu_within(Overhead::udp(family), None)?;
-            let link = placement.forward.link(Framing::Raw, (outer.local, port), mtu);
+            let link = placement.forward.link(Framing::Raw, SocketAddr::new(outer.local, port), mtu);
             devices.set(
                 family,
                 Some(Device { name: device_name(family), link, network: pool.network, leased: pool.leased() }),
@@ -52,7 +52,7 @@ impl Backend for UdpBackend {
     fn desired(&self, own: &Lease, leases: &LeaseTable) -> DesiredNet {
         let mut state = DesiredNet::default();
         for (family, device) in self.devices.iter() {
-            add_device(&mut state, family, (device.name, &device.link), own);
+            add_device(&mut state, FamilyDevice { family, name: device.name, link: &device.link }, own);
             let route = |prefix: Prefix| (RouteKey::main(prefix), NextHop::Link(device.name));
             state.routes.extend(device.led(family, own, leases).into_iter().map(route));
             for peer in peers(leases) {
@@ -97,12 +97,10 @@ impl Device {
     fn led(&self, family: Family, own: &Lease, leases: &LeaseTable) -> Vec<Prefix> {
         let publics = peers(leases).chain([own]).filter_map(|lease| lease.public.get(family));
         let outside: Vec<IpAddr> = publics.chain(&leases.outside).copied().collect();
-        let are_free = |prefixes: &[Prefix]| {
-            !prefixes.iter().any(|prefix| outside.iter().any(|address| prefix.contains(*address)))
-        };
-        let ranges = if are_free(&[self.network]) {
+        let holds_none = |prefix: &Prefix| !outside.iter().any(|address| prefix.contains(*address));
+        let ranges = if holds_none(&self.network) {
             vec![self.network]
-        } else if are_free(&self.leased) {
+        } else if self.leased.iter().all(holds_none) {
             self.leased.clone()
         } else {
             Vec::new()

@@ -1,7 +1,7 @@
 //! VXLAN as flannel sets it up: one device for each family, and for each peer a route, a neighbour and an FDB entry, all static. If the
 //! kernel has no VXLAN, a TUN device has the name of the VXLAN device, and the agent encapsulates the packets.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use wire_lease::{BackendData, Lease, LeaseTable, NetworkConfig, Vtep, VxlanConfig};
 use wire_net::{DualStack, Family, LinkName, Mtu, Overhead, Prefix, Vni};
@@ -12,7 +12,7 @@ use wire_state::{
 
 use crate::{
     Backend, Datapath, Identity, Placement, SelectError, VxlanBy,
-    backend::{Outer, add_device, add_forward, blackholes},
+    backend::{FamilyDevice, Outer, add_device, add_forward, blackholes},
 };
 
 /// The vxlan backend on this host.
@@ -60,7 +60,7 @@ impl Device {
         let link = match placement.forward.vxlan {
             VxlanBy::AgentRequested | VxlanBy::AgentFallback => {
                 let framing = Framing::Vxlan { vni: config.vni, mac };
-                placement.forward.link(framing, (outer.local, port(config)), mtu)
+                placement.forward.link(framing, SocketAddr::new(outer.local, port(config)), mtu)
             }
             VxlanBy::Kernel => {
                 let vxlan = Self::vxlan(config, placement.underlay.parent(), outer.local);
@@ -86,7 +86,7 @@ impl Backend for VxlanBackend {
     fn desired(&self, own: &Lease, leases: &LeaseTable) -> DesiredNet {
         let mut state = DesiredNet::default();
         for (family, device) in self.devices.iter() {
-            add_device(&mut state, family, (device.name, &device.link), own);
+            add_device(&mut state, FamilyDevice { family, name: device.name, link: &device.link }, own);
             for entry in leases.peers.values() {
                 add_peer(&mut state, family, device, &entry.lease);
             }
