@@ -78,7 +78,8 @@ mod tests {
             let port = socket.local_addr().unwrap().port();
             let said = describe_holder(port);
             let start = format!("something else holds UDP port {port}: wire_kernel");
-            assert!(said.starts_with(&start) && said.contains(&format!("(process {})", std::process::id())), "{said}");
+            assert!(said.starts_with(&start), "{said}");
+            assert!(said.contains(&format!("(process {})", std::process::id())), "{said}");
             assert!(said.ends_with("end it, or set another Backend.Port in the network config"), "{said}");
         }
     }

@@ -147,10 +147,8 @@ fn the_lease_names_vni_and_mac_of_each_family() {
     let backend = select(&config(BOTH, "vxlan"), placement()).unwrap();
     let BackendData::Vxlan(vteps) = backend.data() else { panic!() };
     assert_eq!(vteps.v4.unwrap().mac.to_string(), "02:00:00:00:00:04");
-    assert_eq!(
-        (vteps.v6.unwrap().mac.to_string(), vteps.v6.unwrap().vni),
-        ("02:00:00:00:00:06".to_owned(), Vni::new(1))
-    );
+    assert_eq!(vteps.v6.unwrap().mac.to_string(), "02:00:00:00:00:06".to_owned());
+    assert_eq!(vteps.v6.unwrap().vni, Vni::new(1));
     let devices: Vec<String> = backend.scope().devices.iter().map(ToString::to_string).collect();
     assert_eq!(devices, ["flannel-v6.1", "flannel.1"]);
 }
@@ -244,7 +242,9 @@ fn userspace_vxlan_is_the_same_network_to_its_peers() {
     let (config, placement) = (config(V4, "vxlan"), placement());
     let kernel = select(&config, placement.clone()).unwrap();
     let ours = select(&config, Placement { forward, ..placement }).unwrap();
-    assert_eq!((ours.data(), ours.mtu(), ours.scope()), (kernel.data(), kernel.mtu(), kernel.scope()));
+    assert_eq!(ours.data(), kernel.data());
+    assert_eq!(ours.mtu(), kernel.mtu());
+    assert_eq!(ours.scope(), kernel.scope());
     let (own, table) = leases(("10.5.0.0-24", OWN), &[("10.5.2.0-24", PEER)]);
     assert_eq!(ours.desired(&own, &table).routes, kernel.desired(&own, &table).routes);
     insta::assert_snapshot!(plan_host(&ObservedNet::default(), &ours.desired(&own, &table)), @"
@@ -266,11 +266,15 @@ fn settings_of_the_config_reach_the_device() {
     let (own, table) = leases(("10.5.0.0-24", OWN), &[]);
     let want = backend.desired(&own, &table);
     let link = &want.links[&"flannel.7".parse().unwrap()];
-    assert_eq!((link.mtu, backend.mtu()), (Mtu(1350), Mtu(1350)));
+    assert_eq!(link.mtu, Mtu(1350));
+    assert_eq!(backend.mtu(), Mtu(1350));
     let DesiredKind::Kernel(KernelKind::Vxlan(DesiredVxlan { port, gbp, learning, local, .. })) = &link.kind else {
         panic!()
     };
-    assert_eq!((*port, *gbp, *learning, *local), (Some(4789), true, true, Some(ip("203.0.113.5"))));
+    assert_eq!(*port, Some(4789));
+    assert!(*gbp);
+    assert!(*learning);
+    assert_eq!(*local, Some(ip("203.0.113.5")));
 }
 
 #[test]

@@ -59,9 +59,12 @@ fn a_route_inside_a_peers_subnet_is_named_while_it_is_there_and_stops_nothing() 
                 assert!(monitor.drain(reconciler.cached().unwrap()).unwrap().ours, "{change} {route} wakes nobody");
                 reconciler.invalidate();
                 let report = reconciler.round(&want);
-                assert!(report.converged && report.findings.conflicts.is_empty() && report.written == 0, "{report:?}");
+                assert!(report.converged, "{report:?}");
+                assert!(report.findings.conflicts.is_empty(), "{report:?}");
+                assert!(report.written == 0, "{report:?}");
                 let said = report.findings.detours.to_string();
-                assert!(said.starts_with(expected) && said.is_empty() == expected.is_empty(), "{said}");
+                assert!(said.starts_with(expected), "{said}");
+                assert!(said.is_empty() == expected.is_empty(), "{said}");
             }
         }
     });
@@ -80,7 +83,8 @@ fn a_route_put_between_our_look_and_our_write_is_not_overwritten() {
             run("ip route add 10.5.2.0/24 via 192.0.2.254 proto static");
             let report = reconciler.round(&want);
             assert_eq!(report.findings.conflicts.len(), 1, "{report:?}");
-            assert!(report.converged && report.failed == 1);
+            assert!(report.converged);
+            assert!(report.failed == 1);
             assert!(run("ip route show 10.5.2.0/24").contains("via 192.0.2.254"));
         });
     }
@@ -137,7 +141,8 @@ fn a_device_of_our_name_that_others_made_is_named_and_left_alone_with_its_routes
                 report.findings.conflicts[0].to_string().contains("flannel.1 is wanted but is there already"),
                 "{report:?}"
             );
-            assert_eq!((index, lab::count("ip -j route show dev flannel.1")), (lab::index("flannel.1"), 1), "{made}");
+            assert_eq!(index, lab::index("flannel.1"), "{made}");
+            assert_eq!(lab::count("ip -j route show dev flannel.1"), 1, "{made}");
             // With a MAC of ours it is ours, with any settings.
             if made.contains("vxlan") {
                 run("ip link set flannel.1 address 02:00:00:00:00:01");
@@ -176,7 +181,9 @@ fn a_parent_that_is_renamed_is_the_same() {
         run("ip link set wb-up down; ip link set wb-up name wb-new; ip link set wb-new up");
         reconciler.invalidate();
         let report = reconciler.round(&lab.want());
-        assert!(report.converged && report.failures.is_empty() && report.findings.conflicts.is_empty(), "{report:?}");
+        assert!(report.converged, "{report:?}");
+        assert!(report.failures.is_empty(), "{report:?}");
+        assert!(report.findings.conflicts.is_empty(), "{report:?}");
         assert_eq!(lab::index("flannel.1"), index);
     });
 }
@@ -198,13 +205,15 @@ fn whoever_has_our_udp_port_is_named_with_the_remedy() {
             let report = reconciler.round(&want);
             assert!(report.failures.is_empty(), "{report:?}");
             let conflict = report.findings.conflicts[0].to_string();
-            assert!(conflict.starts_with("flannel.1 cannot be made") && conflict.contains(said), "{conflict}");
+            assert!(conflict.starts_with("flannel.1 cannot be made"), "{conflict}");
+            assert!(conflict.contains(said), "{conflict}");
             assert!(conflict.ends_with("remove it or set another Backend.Port in the network config"), "{conflict}");
             // A device that is down does not use its port.
             run("ip link set cx down");
             reconciler.invalidate();
             let report = reconciler.round(&want);
-            assert!(report.converged && report.findings.conflicts.is_empty(), "{report:?}");
+            assert!(report.converged, "{report:?}");
+            assert!(report.findings.conflicts.is_empty(), "{report:?}");
         });
     }
 }

@@ -75,7 +75,8 @@ fn reconciler(guest: &OwnedFd) -> Reconciler<KernelAlone> {
 fn assert_attached(guest: &OwnedFd) {
     for (port, kind) in [("a-vxlan", "vxlan id 5000"), ("wp1", "veth")] {
         let said = run(&format!("ip -d link show {port}"));
-        assert!(said.contains("master z-bridge") && said.contains(kind), "{said}");
+        assert!(said.contains("master z-bridge"), "{said}");
+        assert!(said.contains(kind), "{said}");
     }
     let flooding = run("bridge fdb show dev a-vxlan");
     for host in ["192.0.2.101", "192.0.2.102"] {
@@ -110,7 +111,9 @@ fn a_container_is_attached_is_known_again_after_a_restart_and_is_let_go() {
         assert_attached(&guest);
         let mut restarted = reconciler(&guest);
         let report = restarted.round(&want);
-        assert_eq!((report.written, report.removed, report.converged), (0, 0, true), "{}", report.named());
+        assert_eq!(report.written, 0, "{}", report.named());
+        assert_eq!(report.removed, 0, "{}", report.named());
+        assert!(report.converged, "{}", report.named());
         let nothing: PerNamespace<DesiredNet> =
             [(Namespace::Host, DesiredNet::default()), (GUEST, DesiredNet::default())].into_iter().collect();
         let report = restarted.round(&nothing);
@@ -148,7 +151,8 @@ fn what_somebody_takes_away_or_changes_in_either_namespace_is_put_back() {
             };
             reconciler.invalidate();
             let report = reconciler.round(&want);
-            assert!(report.converged && report.written > 0, "{harm}: {:?}", report.failures);
+            assert!(report.converged, "{harm}: {:?}", report.failures);
+            assert!(report.written > 0, "{harm}: {:?}", report.failures);
             assert_attached(&guest);
         }
     });
@@ -216,8 +220,12 @@ fn what_a_new_link_is_asked_to_be_is_read_so() {
         encode::create_link(&mut batch, name("new"), &DesiredLink { kind, mac, mtu, master: None }, &bound);
         let (found, read) = decode::link(batch.bodies().next().unwrap(), &decode::Namespaces::HOST).unwrap();
         assert_eq!(read.kind, expected);
-        assert_eq!((found, read.mac, read.mtu, read.up), (name("new"), mac, mtu, true));
-        assert_eq!((read.master.map(|master| master.index), read.owner), (Some(8), Owner::Foreign));
+        assert_eq!(found, name("new"));
+        assert_eq!(read.mac, mac);
+        assert_eq!(read.mtu, mtu);
+        assert!(read.up);
+        assert_eq!(read.master.map(|master| master.index), Some(8));
+        assert_eq!(read.owner, Owner::Foreign);
         let (_, marked) = decode::link(batch.bodies().nth(1).unwrap(), &decode::Namespaces::HOST).unwrap();
         assert!(marked.is_marked);
     }

@@ -93,7 +93,8 @@ fn the_echo_of_our_own_writes_wakes_nobody() {
                     run(&format!("ip {change}"));
                     let told = monitor.changed(reconciler.cached().unwrap());
                     let wake = tokio::time::timeout(Duration::from_secs(5), told).await.expect(change).unwrap();
-                    assert!(wake.underlay && !wake.ours, "{change}: {wake:?}");
+                    assert!(wake.underlay, "{change}: {wake:?}");
+assert!(!wake.ours, "{change}: {wake:?}");
                 }
                 run("ip addr add 192.0.2.77/24 dev wb-up");
                 assert!(monitor.drain(reconciler.cached().unwrap()).unwrap().underlay);
@@ -138,7 +139,8 @@ fn a_device_that_vanishes_in_the_middle_of_a_batch_comes_back() {
             reconciler.round(&fewer);
             run("ip link del flannel.1");
             let report = reconciler.round(&want);
-            assert!(report.converged && report.failed > 0, "{report:?}");
+            assert!(report.converged, "{report:?}");
+            assert!(report.failed > 0, "{report:?}");
             lab.assert_whole();
         });
     }

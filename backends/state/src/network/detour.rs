@@ -140,7 +140,8 @@ mod tests {
             have.routes.entry(key).or_insert(ObservedRoute { via, protocol: 4, owner: Owner::Foreign });
         }
         let plan = plan_host(&have, want);
-        assert_eq!((plan.ops, plan.findings.conflicts), (vec![], vec![]));
+        assert_eq!(plan.ops, vec![]);
+        assert_eq!(plan.findings.conflicts, vec![]);
         plan.findings.detours.to_string()
     }
 
@@ -186,10 +187,8 @@ mod tests {
         let many: Vec<&str> = many.iter().map(String::as_str).collect();
         for want in [wanted(), udp()] {
             let said = said(&want, &many);
-            assert!(
-                said.starts_with("the route 10.5.60.1/32 ") && said.ends_with("; and 196 more such routes"),
-                "{said}"
-            );
+            assert!(said.starts_with("the route 10.5.60.1/32 "), "{said}");
+            assert!(said.ends_with("; and 196 more such routes"), "{said}");
         }
     }
 }

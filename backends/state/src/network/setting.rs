@@ -79,7 +79,8 @@ mod tests {
             ),
         ];
         for (setting, name, path) in cases {
-            assert_eq!((setting.to_string().as_str(), setting.path().to_str().unwrap()), (name, path));
+            assert_eq!(setting.to_string().as_str(), name);
+            assert_eq!(setting.path().to_str().unwrap(), path);
         }
     }
 }

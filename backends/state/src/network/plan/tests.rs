@@ -211,7 +211,9 @@ fn applied(net: &ObservedNet, ops: &[Op]) -> ObservedNet {
 
 /// Asserts that `have` is `want`, except for routes in whose place there are foreign ones.
 pub(crate) fn assert_reached(have: &ObservedNet, want: &DesiredNet) {
-    assert_eq!((&have.addresses, &have.fdb, &have.neighbours), (&want.addresses, &want.fdb, &want.neighbours));
+    assert_eq!(&have.addresses, &want.addresses);
+    assert_eq!(&have.fdb, &want.fdb);
+    assert_eq!(&have.neighbours, &want.neighbours);
     assert_eq!(have.forwarding, want.forwarding);
     for (setting, wanted) in &want.settings {
         assert_eq!(have.settings.get(setting), Some(wanted), "{setting}");
