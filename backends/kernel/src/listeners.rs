@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn every_link_that_listens_to_routers_is_found_and_none_that_does_not() {
+    fn exactly_the_links_that_accept_router_advertisements_are_found() {
         let all = [link("eth0", 1), link("eth1", 2), link("wlan0", 3)];
         assert_eq!(first(&all, &[]), ["eth0", "eth1", "wlan0"]);
         // A link that forwards already, with accept_ra 1, accepts none, except one with such a route, and the underlay.
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn what_containers_may_be_on_is_left_alone_unless_it_has_a_router() {
+    fn links_that_containers_may_be_on_are_found_only_with_a_router() {
         let bridge = LinkSettings { is_bridge: true, ..link("br0", 4) };
         let port = LinkSettings { is_inner: true, ..link("veth1", 5) };
         assert_eq!(first(&[bridge.clone(), port.clone()], &[]), [""; 0]);
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn what_listened_once_goes_on_to_until_somebody_says_no_or_it_is_gone() {
+    fn a_link_accepts_router_advertisements_until_it_is_set_to_0_or_removed() {
         let mut listeners = Listeners::default();
         assert_eq!(look(&mut listeners, &[link("eth1", 2)], &[]), ["eth1"]);
         // Its routes are lost and its value may have been set back.
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_link_listens_where_the_host_forwards_for_our_sake_alone() {
+    fn a_new_link_accepts_router_advertisements_if_the_host_forwards_only_for_the_agent() {
         let ours =
             [vec![link("eth0", 1)], vec![router("eth0", 1, 2)], vec![router("eth0", 1, 2), router("eth9", 9, 0)]];
         for before in ours {

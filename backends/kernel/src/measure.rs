@@ -82,7 +82,7 @@ fn measure_route_forms() {
                 times.push(from.elapsed());
                 let from = Instant::now();
                 let echo = monitor.drain(reconciler.cached().unwrap()).unwrap();
-                let heard = from.elapsed();
+                let drained = from.elapsed();
                 println!("overrun at {size}: {}", echo.overrun);
                 let from = Instant::now();
                 let plan = reconciler.preview(&want).unwrap();
@@ -91,7 +91,7 @@ fn measure_route_forms() {
                 let from = Instant::now();
                 assert!(reconciler.round(&want).converged);
                 times.push(from.elapsed());
-                times.push(heard);
+                times.push(drained);
             });
         });
         println!("| {size} | {} |", cells(&times.lock().unwrap()));

@@ -35,14 +35,14 @@ const NEWNETCONF: u16 = 80;
 const NEXTHOP_GROUP: u32 = 32;
 
 /// How often the settings are read of whose changes the kernel sends no notification.
-const LOOK: Duration = Duration::from_secs(5);
+const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// A netlink socket that receives the notifications of a network namespace. It stores none of them, so its memory is bounded.
 pub struct Monitor {
     socket: TokioSocket,
     scope: Scope,
     buffer: Vec<u8>,
-    looks: Interval,
+    checks: Interval,
 }
 
 /// The changes that the kernel has notified.
@@ -73,9 +73,9 @@ impl Monitor {
     /// When the kernel refuses the socket.
     pub fn open(scope: Scope) -> Result<Self, DataplaneError> {
         let socket = open_socket().map_err(DataplaneError::Monitor)?;
-        let mut looks = interval_at(Instant::now() + LOOK, LOOK);
-        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Ok(Self { socket, scope, buffer: Vec::with_capacity(LONGEST_DATAGRAM), looks })
+        let mut checks = interval_at(Instant::now() + CHECK_INTERVAL, CHECK_INTERVAL);
+        checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Ok(Self { socket, scope, buffer: Vec::with_capacity(LONGEST_DATAGRAM), checks })
     }
 
     /// Waits until something differs from `cached`, the cached state.
@@ -89,7 +89,7 @@ impl Monitor {
         let view = View::new(&self.scope, cached);
         poll_fn(|context| {
             let mut changes = Changes::default();
-            while self.looks.poll_tick(context).is_ready() {
+            while self.checks.poll_tick(context).is_ready() {
                 changes.ours |= settings::have_changed_silently(&cached.settings);
             }
             loop {
@@ -245,8 +245,8 @@ impl<'a> View<'a> {
             Some(&af::INET6) => Family::V6,
             Some(_) | None => return false,
         };
-        let told = |wanted| attributes(body.get(4..).unwrap_or_default()).find(|(kind, _)| *kind == wanted);
-        let value = |wanted| told(wanted).and_then(|(_, value)| number(value));
+        let attribute = |wanted| attributes(body.get(4..).unwrap_or_default()).find(|(kind, _)| *kind == wanted);
+        let value = |wanted| attribute(wanted).and_then(|(_, value)| number(value));
         let (Some(index), Some(forwards)) = (value(IFINDEX), value(FORWARDING)) else { return false };
         let setting = match self.names.get(&index) {
             _ if index == ALL => Setting::Forwarding(family),

@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn an_object_in_use_is_never_given_up() {
+    fn an_object_in_use_is_never_deleted() {
         let gateway: IpAddr = "10.5.60.0".parse().unwrap();
         let mut nexthops = Nexthops::default();
         let (hop, new) = nexthops.offer(7, gateway);
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn a_number_somebody_else_has_is_not_taken() {
+    fn an_id_of_another_program_is_not_used() {
         let foreign = Hop { id: 0x4070_0000, device: 3, gateway: "192.0.2.1".parse().unwrap(), protocol: 11 };
         let mut nexthops = Nexthops::new([foreign], &BTreeSet::from([7]));
         assert_eq!(nexthops.offer(7, "10.5.60.0".parse().unwrap()).0.id, 0x4070_0001);

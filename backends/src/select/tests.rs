@@ -182,7 +182,7 @@ fn udp_has_a_device_for_each_family_and_one_route_for_the_network() {
 }
 
 #[test]
-fn udp_leads_only_the_range_into_its_device_where_hosts_live_in_the_network_and_leases_beside_it() {
+fn udp_routes_only_the_leased_range_if_a_host_is_inside_the_network() {
     let json = br#"{"Network":"10.0.0.0/8","SubnetLen":20,"SubnetMin":"10.10.0.0","SubnetMax":"10.99.0.0","Backend":{"Type":"udp"}}"#;
     let config = NetworkConfig::from_json(json).unwrap();
     let led = |public: &str| -> Vec<Prefix> {
@@ -208,7 +208,7 @@ fn udp_leads_only_the_range_into_its_device_where_hosts_live_in_the_network_and_
 }
 
 #[test]
-fn udp_leads_the_leases_alone_into_its_device_where_an_address_of_etcd_lies_among_them() {
+fn udp_routes_only_the_leased_subnets_if_an_address_of_etcd_is_inside_the_range() {
     let config = |bounds: &str| {
         let json = format!(
             r#"{{"Network":"10.0.0.0/8",{bounds}"EnableIPv6":true,"IPv6Network":"fd00::/16","Backend":{{"Type":"udp"}}}}"#
@@ -278,7 +278,7 @@ fn settings_of_the_config_reach_the_device() {
 }
 
 #[test]
-fn what_cannot_work_is_refused_with_what_to_do() {
+fn a_config_that_cannot_work_is_refused_with_the_remedy() {
     let refuse = |config: &NetworkConfig, placement| select(config, placement).err().unwrap().to_string();
     let no_v6 = || {
         let mut placement = placement();

@@ -15,7 +15,7 @@ use super::{
 use crate::{Monitor, RouteForm};
 
 #[test]
-fn a_foreign_route_in_the_way_is_named_and_left_alone() {
+fn a_foreign_route_in_the_place_of_ours_is_named_and_not_changed() {
     for form in FORMS {
         lab::in_namespace(move || {
             let lab = Lab::new(3);
@@ -61,7 +61,7 @@ fn a_route_inside_a_peers_subnet_is_named_while_it_is_there_and_stops_nothing() 
                 let report = reconciler.round(&want);
                 assert!(report.converged, "{report:?}");
                 assert!(report.findings.conflicts.is_empty(), "{report:?}");
-                assert!(report.written == 0, "{report:?}");
+                assert_eq!(report.written, 0, "{report:?}");
                 let said = report.findings.detours.to_string();
                 assert!(said.starts_with(expected), "{said}");
                 assert!(said.is_empty() == expected.is_empty(), "{said}");
@@ -71,7 +71,7 @@ fn a_route_inside_a_peers_subnet_is_named_while_it_is_there_and_stops_nothing() 
 }
 
 #[test]
-fn a_route_put_between_our_look_and_our_write_is_not_overwritten() {
+fn a_route_added_between_read_and_write_is_not_overwritten() {
     for form in FORMS {
         lab::in_namespace(move || {
             let lab = Lab::new(3);
@@ -84,14 +84,14 @@ fn a_route_put_between_our_look_and_our_write_is_not_overwritten() {
             let report = reconciler.round(&want);
             assert_eq!(report.findings.conflicts.len(), 1, "{report:?}");
             assert!(report.converged);
-            assert!(report.failed == 1);
+            assert_eq!(report.failed, 1);
             assert!(run("ip route show 10.5.2.0/24").contains("via 192.0.2.254"));
         });
     }
 }
 
 #[test]
-fn devices_of_others_are_named_and_left_alone() {
+fn foreign_devices_are_named_and_not_changed() {
     lab::in_namespace(|| {
         let lab = Lab::new(2);
         run(
@@ -127,7 +127,7 @@ const FOREIGN: [&str; 6] = [
 ];
 
 #[test]
-fn a_device_of_our_name_that_others_made_is_named_and_left_alone_with_its_routes() {
+fn a_foreign_device_with_our_name_is_named_and_not_changed_nor_are_its_routes() {
     for made in FOREIGN {
         lab::in_namespace(move || {
             let lab = Lab::new(2);
@@ -189,7 +189,7 @@ fn a_parent_that_is_renamed_is_the_same() {
 }
 
 #[test]
-fn whoever_has_our_udp_port_is_named_with_the_remedy() {
+fn a_device_that_has_our_udp_port_is_named_with_the_remedy() {
     let devices = [
         ("type vxlan external dstport 8472", "cx collects metadata (external) on UDP port 8472"),
         ("type vxlan id 9 gbp local 192.0.2.1 dstport 8472", "cx has group policies (gbp) on UDP port 8472"),
@@ -235,7 +235,7 @@ fn a_process_that_has_our_udp_port_is_named_and_no_capability_is() {
 }
 
 #[test]
-fn a_device_that_we_work_ourselves_shares_its_port_with_no_vxlan_device() {
+fn a_tunnel_of_ours_shares_its_port_with_no_vxlan_device() {
     let mut others = DesiredNet::default();
     others.links.insert("vx7".parse().unwrap(), device(9));
     let mut have = held(&others);
@@ -244,7 +244,7 @@ fn a_device_that_we_work_ourselves_shares_its_port_with_no_vxlan_device() {
 }
 
 #[test]
-fn drained_hosts_keep_nothing_of_ours_and_all_of_others() {
+fn a_drained_host_has_no_entries_of_ours_and_all_foreign_ones() {
     lab::in_namespace(|| {
         let lab = Lab::new(5);
         run("ip route add 10.5.77.0/24 via 192.0.2.254; ip route add blackhole 10.5.78.0/24 proto static");
@@ -270,7 +270,7 @@ fn drained_hosts_keep_nothing_of_ours_and_all_of_others() {
 }
 
 #[test]
-fn other_hosts_routes_are_not_even_kept_in_memory() {
+fn foreign_routes_outside_the_overlay_are_not_kept_in_memory() {
     lab::in_namespace(|| {
         let lab = Lab::new(2);
         let lines: String = (0..20_000u32)
@@ -287,7 +287,7 @@ fn other_hosts_routes_are_not_even_kept_in_memory() {
 }
 
 #[test]
-fn what_is_read_is_ours_on_our_devices_only() {
+fn all_entries_on_our_devices_are_ours_and_no_others() {
     lab::in_namespace(|| {
         let lab = Lab::new(1);
         let mut reconciler = lab.reconciler(RouteForm::Plain);

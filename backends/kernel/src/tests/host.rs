@@ -86,7 +86,7 @@ fn link(index: u32, name: &str, kind: &str, addresses: &[&str]) -> HostLink {
 }
 
 #[test]
-fn our_own_devices_take_nothing_and_bridges_are_apart_from_what_is_reached_without_the_overlay() {
+fn prefixes_of_overlay_devices_are_left_out_and_those_of_bridges_are_listed_apart() {
     let host = HostNetwork {
         links: vec![
             link(2, "br0", "bridge", &["10.240.0.2/24", "fd99::2/64"]),

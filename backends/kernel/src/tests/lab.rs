@@ -327,13 +327,13 @@ impl IpMonitor {
         Self(child)
     }
 
-    pub(crate) fn heard(&mut self) -> String {
+    pub(crate) fn printed(&mut self) -> String {
         std::thread::sleep(std::time::Duration::from_millis(100));
         self.0.kill().unwrap();
-        let mut heard = String::new();
-        std::io::Read::read_to_string(&mut self.0.stdout.take().unwrap(), &mut heard).unwrap();
+        let mut notified = String::new();
+        std::io::Read::read_to_string(&mut self.0.stdout.take().unwrap(), &mut notified).unwrap();
         self.0.wait().unwrap();
-        heard
+        notified
     }
 }
 

@@ -103,7 +103,7 @@ fn in_lab(test: impl FnOnce(OwnedFd) + Send + 'static) {
 }
 
 #[test]
-fn a_container_is_attached_is_known_again_after_a_restart_and_is_let_go() {
+fn a_container_is_attached_is_recognized_after_a_restart_and_is_detached() {
     in_lab(|guest| {
         let want = attached();
         let report = reconciler(&guest).round(&want);
@@ -127,7 +127,7 @@ fn a_container_is_attached_is_known_again_after_a_restart_and_is_let_go() {
 }
 
 #[test]
-fn what_somebody_takes_away_or_changes_in_either_namespace_is_put_back() {
+fn links_and_entries_removed_or_changed_in_either_namespace_are_restored() {
     in_lab(|guest| {
         let want = attached();
         let mut reconciler = reconciler(&guest);
@@ -159,7 +159,7 @@ fn what_somebody_takes_away_or_changes_in_either_namespace_is_put_back() {
 }
 
 #[test]
-fn a_bridge_that_somebody_else_made_is_left_alone_and_named() {
+fn a_foreign_bridge_is_named_and_not_changed() {
     in_lab(|guest| {
         run("ip link add z-bridge type bridge");
         let report = reconciler(&guest).round(&attached());
@@ -194,7 +194,7 @@ fn a_namespace_that_is_gone_or_unknown_has_no_state_and_stops_no_other() {
 
 /// Compares encoder and decoder without the kernel, which may have neither VLANs nor ipip.
 #[test]
-fn what_a_new_link_is_asked_to_be_is_read_so() {
+fn the_message_for_a_new_link_decodes_to_the_same_link() {
     let place = |text| LinkPlace::in_host(name(text));
     let id = |index| LinkId { namespace: Namespace::Host, index, name: name("eth0") };
     let parent = LinkRef::Found(id(3));

@@ -51,7 +51,7 @@ fn a_second_round_and_a_restart_write_nothing() {
             let third = again.round(&lab.want());
             assert!(!third.read_back);
             assert!(third.converged);
-            assert_eq!(monitor.heard(), "");
+            assert_eq!(monitor.printed(), "");
         });
     }
 }
@@ -127,7 +127,7 @@ fn apply(dataplane: &mut NetlinkDataplane, ops: &[KernelOp]) -> Vec<Attempt> {
 }
 
 #[test]
-fn what_is_there_or_gone_already_counts_as_done() {
+fn an_entry_that_exists_or_is_deleted_already_counts_as_done() {
     lab::in_namespace(|| {
         let lab = Lab::new(3);
         let mut dataplane = NetlinkDataplane::open(RouteForm::Plain).unwrap();
@@ -163,7 +163,7 @@ fn what_is_there_or_gone_already_counts_as_done() {
 }
 
 #[test]
-fn routes_that_flannel_replaced_in_place_are_understood() {
+fn routes_that_flannel_replaced_are_read_correctly() {
     lab::in_namespace(|| {
         let mut lab = Lab::new(4);
         let mut reconciler = lab.reconciler(RouteForm::Nexthop);

@@ -44,7 +44,7 @@ impl Router {
     }
 
     /// Sends router advertisements until this host has a default route through `link`.
-    fn is_learnt_on(&self, link: &str) {
+    fn advertise_until_learnt_on(&self, link: &str) {
         let until = Instant::now() + Duration::from_secs(10);
         while !run(&format!("ip -6 route show default dev {link}")).contains("via fe80::9 proto ra") {
             assert!(Instant::now() < until, "{link} learns no route: {}", run("ip -6 route; ip link"));
@@ -77,11 +77,11 @@ impl ForwardingHost {
     }
 
     /// Waits for a notification or the next periodic check, and asserts that a round repairs only this link.
-    fn mends(&mut self, link: &str) {
+    fn repairs(&mut self, link: &str) {
         let cached = self.reconciler.cached().unwrap();
         let ours = async { while !self.monitor.changed(cached).await.unwrap().ours {} };
-        let heard = async { tokio::time::timeout(Duration::from_secs(30), ours).await };
-        self.runtime.block_on(heard).unwrap_or_else(|_| panic!("{link} wakes nobody"));
+        let notified = async { tokio::time::timeout(Duration::from_secs(30), ours).await };
+        self.runtime.block_on(notified).unwrap_or_else(|_| panic!("{link} wakes nobody"));
         self.reconciler.invalidate();
         let named = self.reconciler.round(&self.want).named();
         assert_eq!(named, format!("set sysctl net.ipv6.conf.{link}.accept_ra = 2"));
@@ -89,38 +89,38 @@ impl ForwardingHost {
 }
 
 #[test]
-fn a_link_that_takes_routes_from_routers_goes_on_to_whatever_becomes_of_it() {
+fn a_link_that_accepts_router_advertisements_goes_on_to_after_it_was_down_or_changed() {
     lab::in_namespace(|| {
         let (lab, router) = (Lab::new(1), Router::new());
         let mut host = ForwardingHost::new(&lab);
-        router.is_learnt_on("wb-lan");
+        router.advertise_until_learnt_on("wb-lan");
         // As Debian's ifdown and ifup do: the route is lost before the next read, and no router is solicited.
         host.settle();
         run("sysctl -qw net.ipv6.conf.wb-lan.accept_ra=1; ip link set wb-lan down");
         assert_eq!(run("ip -6 route show default dev wb-lan"), "");
-        host.mends("wb-lan");
+        host.repairs("wb-lan");
         run("ip link set wb-lan up");
-        router.is_learnt_on("wb-lan");
+        router.advertise_until_learnt_on("wb-lan");
         // The kernel sends no notification of this change.
         host.settle();
         run("sysctl -qw net.ipv6.conf.wb-lan.accept_ra=1");
-        host.mends("wb-lan");
+        host.repairs("wb-lan");
     });
 }
 
 #[test]
-fn a_link_that_is_plugged_in_takes_routes_from_routers_and_one_of_a_container_does_not() {
+fn a_new_link_accepts_router_advertisements_and_one_of_a_container_does_not() {
     lab::in_namespace(|| {
         let (lab, router) = (Lab::new(1), Router::new());
         let mut host = ForwardingHost::new(&lab);
         host.settle();
         run("ip link add veth1 type veth peer name eth1; ip link set veth1 up; ip link add br-1 type bridge");
-        let wake = host.monitor.drain(host.reconciler.cached().unwrap()).unwrap();
-        assert_eq!(wake, Changes::default(), "containers come and go");
+        let changes = host.monitor.drain(host.reconciler.cached().unwrap()).unwrap();
+        assert_eq!(changes, Changes::default(), "containers come and go");
         run("ip link add link wb-lan name wb-new type macvlan mode bridge");
-        host.mends("wb-new");
+        host.repairs("wb-new");
         run("ip link set wb-new up");
-        router.is_learnt_on("wb-new");
+        router.advertise_until_learnt_on("wb-new");
         // A later run recognizes these links by the value that this one has set.
         let mut later = lab.reconciler(RouteForm::default());
         assert_eq!(later.round(&host.want).written, 0);

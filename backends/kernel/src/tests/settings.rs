@@ -41,7 +41,7 @@ fn forwarding_and_ipv6_of_our_devices_are_switched_on_whatever_a_new_device_is_g
 }
 
 #[test]
-fn whoever_switches_off_what_traffic_needs_wakes_us_and_it_is_put_back() {
+fn a_setting_that_traffic_needs_is_restored_when_it_is_changed() {
     lab::in_namespace(|| {
         let lab = Lab::new(2);
         run("ip link add docker0 type bridge; ip addr add 10.5.0.1/24 dev docker0; ip link set docker0 up");
@@ -57,9 +57,9 @@ fn whoever_switches_off_what_traffic_needs_wakes_us_and_it_is_put_back() {
             lab::settle(&mut monitor, &reconciler);
             run(&format!("sysctl -qw {what}"));
             let cached = reconciler.cached().unwrap();
-            let heard =
+            let notified =
                 runtime.block_on(async { tokio::time::timeout(Duration::from_secs(5), monitor.changed(cached)).await });
-            assert!(heard.unwrap_or_else(|_| panic!("{what} wakes nobody")).unwrap().ours, "{what}");
+            assert!(notified.unwrap_or_else(|_| panic!("{what} wakes nobody")).unwrap().ours, "{what}");
             reconciler.invalidate();
             let report = reconciler.round(&want);
             assert!(report.converged, "{what}: {report:?}");
@@ -68,14 +68,14 @@ fn whoever_switches_off_what_traffic_needs_wakes_us_and_it_is_put_back() {
             lab.assert_whole();
             // The notifications of our own writes cause nothing.
             std::thread::sleep(Duration::from_millis(30));
-            let wake = monitor.drain(reconciler.cached().unwrap()).unwrap();
-            assert_eq!(wake, Changes::default(), "{what}");
+            let changes = monitor.drain(reconciler.cached().unwrap()).unwrap();
+            assert_eq!(changes, Changes::default(), "{what}");
         }
     });
 }
 
 #[test]
-fn what_the_kernel_says_of_a_refusal_is_said_and_no_capability_is() {
+fn the_kernels_explanation_of_a_refusal_is_reported_without_a_capability() {
     lab::in_namespace(|| {
         let lab = Lab::new(1);
         let (mut reconciler, want) = joined(&lab);
@@ -96,7 +96,7 @@ fn what_the_kernel_says_of_a_refusal_is_said_and_no_capability_is() {
 }
 
 #[test]
-fn a_bridge_of_containers_that_forwards_nothing_is_named_at_once_and_forgotten_when_it_does_again() {
+fn a_container_bridge_that_does_not_forward_is_named_until_it_does() {
     lab::in_namespace(|| {
         let lab = Lab::new(1);
         let (mut reconciler, want) = joined(&lab);
@@ -125,7 +125,7 @@ fn a_bridge_of_containers_that_forwards_nothing_is_named_at_once_and_forgotten_w
 }
 
 #[test]
-fn links_that_take_routes_from_routers_go_on_to_and_others_are_left_alone() {
+fn links_that_accept_router_advertisements_go_on_to_and_others_are_not_changed() {
     lab::in_namespace(|| {
         let lab = Lab::new(1);
         run(

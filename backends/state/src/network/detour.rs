@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn what_takes_nothing_from_a_peer_is_not_named() {
+    fn a_route_that_takes_no_packets_from_a_peer_is_not_named() {
         let others = ["10.0.0.0/8", "10.5.7.0/25", "10.5.7.9/32", "10.5.61.0/24", "10.5.9.9/32", "192.0.2.0/24"];
         for want in [wanted(), tunnelled(wanted()), udp()] {
             assert_eq!(said(&want, &others), "");
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn of_many_the_first_are_named_and_all_are_counted() {
+    fn of_many_detours_the_first_are_named_and_all_are_counted() {
         let many: Vec<String> = (1..200).map(|last| format!("10.5.60.{last}/32")).collect();
         let many: Vec<&str> = many.iter().map(String::as_str).collect();
         for want in [wanted(), udp()] {

@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn links_that_need_each_other_in_a_circle_are_told_apart_from_all_others() {
+    fn links_that_need_each_other_in_a_circle_are_listed_apart() {
         let mut host = DesiredNet::default();
         for (link, parent) in [("a", "b"), ("b", "a"), ("c", "a"), ("d", "d"), ("e", "f"), ("f", "unknown")] {
             host.links.insert(name(link), vlan(LinkPlace::in_host(name(parent))));

@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn a_device_of_another_form_is_ours_by_a_mac_of_ours_alone() {
+    fn a_device_of_another_form_is_ours_only_by_a_mac_of_ours() {
         let others = [
             ObservedVxlan { vni: vni(7), ..flannels() },
             ObservedVxlan { port: 4789, ..flannels() },
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn bridges_and_others_tuns_are_never_ours_and_our_tuns_always() {
+    fn foreign_bridges_and_tuns_are_never_ours_and_our_tuns_always_are() {
         assert_eq!(owner("flannel.1", OURS, ObservedKind::Bridge), Owner::Foreign);
         for kind in ["dummy", "tun", "veth"] {
             assert_eq!(owner("flannel.1", OURS, ObservedKind::Other(kind.to_owned())), Owner::Foreign, "{kind}");

@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_setting_is_called_as_sysctl_has_it_and_lies_where_the_kernel_has_it() {
+    fn a_setting_has_its_name_of_sysctl_and_its_path_in_proc() {
         let flannel = "flannel-v6.1".parse().unwrap();
         let cases = [
             (Setting::Forwarding(Family::V4), "net.ipv4.ip_forward", "/proc/sys/net/ipv4/ip_forward"),

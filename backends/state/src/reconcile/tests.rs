@@ -22,7 +22,7 @@ fn round(reconciler: &mut Reconciler<Sim<Network>>, want: &DesiredNet) -> Report
 }
 
 #[test]
-fn a_second_round_believes_and_writes_nothing() {
+fn a_second_round_uses_the_cached_state_and_writes_nothing() {
     let (sim, mut reconciler) = reconciler(&ObservedNet::default());
     let want = state(&[(2, 20, 102)]);
     let first = round(&mut reconciler, &want);
@@ -54,7 +54,7 @@ fn a_round_names_the_first_of_what_it_changed_and_how_many_more() {
 }
 
 #[test]
-fn the_belief_is_what_the_kernel_holds() {
+fn the_cached_state_is_what_the_kernel_holds() {
     let (sim, mut reconciler) = reconciler(&ObservedNet::default());
     for want in [state(&[(2, 20, 102)]), state(&[(2, 21, 103), (3, 30, 103)]), state(&[]), DesiredNet::default()] {
         assert!(round(&mut reconciler, &want).converged);
@@ -110,7 +110,7 @@ fn whatever_fails_the_next_round_converges() {
 }
 
 #[test]
-fn a_failure_stops_no_other_and_is_told_once_for_its_kind() {
+fn a_failure_stops_no_other_and_is_reported_once_for_its_kind() {
     let (sim, mut reconciler) = reconciler(&held(&state(&[])));
     let want = state(&[(2, 20, 102), (3, 30, 103), (4, 40, 104)]);
     (0..9).for_each(|_| sim.fail_next("set neighbour", ErrorKind::NoBuffers));
@@ -128,13 +128,13 @@ fn a_kernel_that_cannot_be_read_is_not_written() {
     sim.fail_reads(3);
     let report = round(&mut reconciler, &state(&[]));
     assert!(!report.converged);
-    assert!(sim.written() == 0);
+    assert_eq!(sim.written(), 0);
     insta::assert_snapshot!(report.failures[0], @"cannot read the simulation from the kernel: No buffer space available (os error 105)");
     assert!(round(&mut reconciler, &state(&[])).converged);
 }
 
 #[test]
-fn a_device_that_goes_or_goes_down_comes_back_whole() {
+fn a_device_that_is_removed_or_set_down_is_restored_with_all_entries() {
     let want = state(&[(2, 20, 102), (3, 30, 103)]);
     let link = "flannel.1".parse().unwrap();
     let (sim, mut reconciler) = reconciler(&ObservedNet::default());

@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn links_that_take_routes_from_routers_go_on_to_before_this_host_forwards() {
+    fn accept_ra_of_foreign_links_is_written_before_this_host_forwards() {
         let mut have = held(&wanted());
         have.settings.values_mut().for_each(|value| *value = 1 - *value);
         have.settings.insert(Setting::RouterAdvertisements(name("eth0")), 1);
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bridge_of_containers_that_forwards_nothing_is_named_and_left_alone() {
+    fn a_container_bridge_that_does_not_forward_is_named_and_not_changed() {
         let mut have = held(&wanted());
         have.settings.insert(Setting::LinkForwarding(Family::V4, name("docker0")), 0);
         have.settings.insert(Setting::LinkForwarding(Family::V6, name("docker0")), 0);

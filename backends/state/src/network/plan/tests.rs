@@ -64,7 +64,7 @@ fn a_peer_that_leaves_is_taken_apart_from_the_route_down() {
 }
 
 #[test]
-fn what_is_not_ours_is_reported() {
+fn foreign_entries_in_the_place_of_ours_are_reported() {
     let want = state(&[(2, 20, 102)]);
     let mut have = ObservedNet::default();
     foreign_route(&mut have, 2);
@@ -91,7 +91,7 @@ fn what_is_not_ours_is_reported() {
 }
 
 #[test]
-fn a_kernel_that_has_learnt_vxlan_takes_over_from_us() {
+fn a_tunnel_is_replaced_by_a_vxlan_device_and_the_other_way_round() {
     insta::assert_snapshot!(plan_host(&held(&tunnelled(state(&[(2, 20, 102)]))), &state(&[(2, 20, 102)])), @"
     delete link flannel.1
     create link flannel.1: vxlan vni 1 dev eth0 local 192.0.2.1 port 8472 nolearning mac 02:00:00:00:00:01 mtu 1450 up
@@ -110,7 +110,7 @@ fn a_kernel_that_has_learnt_vxlan_takes_over_from_us() {
 }
 
 #[test]
-fn a_device_left_by_a_former_run_is_worked_again_and_its_table_filled() {
+fn a_tun_device_of_an_earlier_run_is_used_again_and_its_table_is_filled() {
     let want = tunnelled(state(&[(2, 20, 102)]));
     let mut have = held(&want);
     have.forwarding.clear();
@@ -122,7 +122,7 @@ fn a_device_left_by_a_former_run_is_worked_again_and_its_table_filled() {
 }
 
 #[test]
-fn a_changed_mac_of_ours_is_put_back_with_the_neighbours_it_cost() {
+fn a_changed_mac_of_ours_is_set_back_and_the_lost_neighbours_are_set_again() {
     let mut have = held(&state(&[(2, 20, 102)]));
     have.links.insert(name("flannel.1"), found_device(7));
     insta::assert_snapshot!(plan_host(&have, &state(&[(2, 20, 102)])), @"
@@ -275,7 +275,7 @@ proptest! {
 
     /// A peer in both states can be reached after each operation: there are its route, the gateway's MAC, and the host of that MAC.
     #[test]
-    fn a_peer_that_stays_is_never_out_of_reach(have in any_want(), want in any_want()) {
+    fn a_peer_in_both_states_is_reachable_after_each_operation(have in any_want(), want in any_want()) {
         let is_ours = |net: &DesiredNet| net.links.values().any(|link| matches!(link.kind, DesiredKind::Tunnel(_)));
         // When the device is replaced by one of the other kind, there is a moment without a device.
         prop_assume!(is_ours(&have) == is_ours(&want));

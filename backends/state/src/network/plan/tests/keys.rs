@@ -98,7 +98,7 @@ proptest! {
     }
 
     #[test]
-    fn so_it_is_among_peers(
+    fn the_plan_of_some_keys_among_peers_is_the_whole_plan_cut_to_them(
         have in any_state(),
         want in any_want(),
         chosen in prop::collection::vec(any::<prop::sample::Index>(), 0..5),

@@ -160,7 +160,7 @@ proptest! {
     }
 
     #[test]
-    fn whatever_link_is_gone_all_that_went_with_it_is_made_again(want in any_site(), gone in any::<prop::sample::Index>()) {
+    fn a_removed_link_is_made_again_with_all_that_was_removed_with_it(want in any_site(), gone in any::<prop::sample::Index>()) {
         let mut have = reached(&want);
         let places: Vec<LinkPlace> = have.iter().flat_map(|(namespace, net)| {
             net.links.keys().map(move |name| LinkPlace { namespace, name: *name })
@@ -174,7 +174,7 @@ proptest! {
     }
 
     #[test]
-    fn what_was_found_taken_as_desired_is_found_again(want in any_site()) {
+    fn an_observed_state_taken_as_desired_is_observed_again(want in any_site()) {
         let found = reached(&want);
         prop_assert_eq!(reached(&as_desired(&found)), found);
     }
