@@ -13,7 +13,7 @@ use std::{
 
 use tokio::sync::{Notify, watch};
 use tracing::{error, info, warn};
-use wire_kernel::{Monitor, Wake};
+use wire_kernel::{Changes, Monitor};
 use wire_net::chain;
 use wire_state::{
     Conflict, DataplaneError, DesiredNet, ErrorKind, Failure, KernelKind, KernelOp, Namespace, Network, ObservedNet,
@@ -244,7 +244,7 @@ impl Keeper {
     }
 
     /// The kernel has changed: read it again.
-    fn woken(&mut self, wake: Wake) {
+    fn woken(&mut self, wake: Changes) {
         if wake.ours {
             self.reconciler.invalidate();
         }
@@ -294,7 +294,7 @@ fn host(belief: Option<&PerNamespace<ObservedNet>>) -> Option<&ObservedNet> {
 }
 
 /// While nothing is believed, there is nothing to compare with: the next round reads anyway.
-async fn next_wake(monitor: Option<&mut Monitor>, belief: Option<&ObservedNet>) -> Result<Wake, DataplaneError> {
+async fn next_wake(monitor: Option<&mut Monitor>, belief: Option<&ObservedNet>) -> Result<Changes, DataplaneError> {
     match (monitor, belief) {
         (Some(monitor), Some(belief)) => monitor.changed(belief).await,
         (Some(_) | None, _) => std::future::pending().await,

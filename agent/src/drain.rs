@@ -3,7 +3,7 @@
 
 use std::{fs, io, net::IpAddr, path::Path};
 
-use wire_kernel::{Host, KernelDataplane, RouteForm};
+use wire_kernel::{HostNetwork, KernelDataplane, RouteForm};
 use wire_lease::{HeldLease, Owner, give_back};
 use wire_net::{LinkName, chain};
 use wire_state::{Marks, PerNamespace, Reconciler, Scope};
@@ -100,7 +100,7 @@ async fn release(settings: &Settings, state: &State) -> Result<(), Exit> {
 
 /// All addresses of this host.
 fn addresses() -> Result<Vec<IpAddr>, Exit> {
-    let host = Host::read([]).map_err(|error| Exit::Software(chain(&error)))?;
+    let host = HostNetwork::read([]).map_err(|error| Exit::Software(chain(&error)))?;
     Ok(host.links.iter().flat_map(|link| &link.addresses).map(|own| own.local.address).collect())
 }
 

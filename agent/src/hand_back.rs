@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use wire_backends::{Identity, identify};
-use wire_kernel::{NetlinkDataplane, Others, RouteForm};
+use wire_kernel::{NetlinkDataplane, OtherNamespaces, RouteForm};
 use wire_net::{Prefix, chain};
 use wire_state::{KernelOp, ObservedKind, Owner, Scope};
 
@@ -41,7 +41,7 @@ pub(crate) async fn run(etcd: EtcdFlags, run_dir: &Path) -> Result<(), Exit> {
         have.links.iter().filter(|(_, link)| link.owner == Owner::Ours && matches!(link.kind, ObservedKind::Tun(_)));
     let deletions: Vec<KernelOp> = tuns.map(|(name, _)| KernelOp::DeleteLink(*name)).collect();
     let mut attempts = attempts;
-    attempts.extend(dataplane.apply(&deletions.iter().collect::<Vec<_>>(), &Others::default()));
+    attempts.extend(dataplane.apply(&deletions.iter().collect::<Vec<_>>(), &OtherNamespaces::default()));
     if let Some(error) = attempts.into_iter().find_map(Result::err) {
         return Err(Exit::No(format!("not all routes could be written: {}; try again", chain(&error))));
     }

@@ -132,5 +132,5 @@ fn with_holder(error: OpError, port: u16) -> OpError {
         return error;
     }
     let said = error.detail.map(|detail| detail + ": ").unwrap_or_default();
-    OpError { detail: Some(said + &port::held(port)), ..error }
+    OpError { detail: Some(said + &port::describe_holder(port)), ..error }
 }

@@ -20,7 +20,9 @@ use std::{
 
 use tokio::sync::watch;
 use tracing::{info, warn};
-use wire_backends::{Backend, ForwardSettings, Identity, Placement, SelectError, VxlanBy, choose, identify, select};
+use wire_backends::{
+    Backend, ForwardSettings, Identity, Placement, SelectError, VxlanBy, choose_mac, identify, select,
+};
 use wire_forward::{Forwarder, Kept};
 use wire_kernel::{KernelDataplane, RouteForm};
 use wire_lease::{Follow, FollowSettings, HoldState, Offer, Start, own_entry};
@@ -329,13 +331,13 @@ impl Host {
             let ours = have.links.get(name).filter(|link| link.owner == Owner::Ours);
             let device = ours.and_then(|link| link.mac).filter(|mac| Some(mac) != disowned);
             let stored = self.state.macs.get(name.as_str()).copied();
-            choose(published.get(family).copied(), device, stored, MacAddr::local(rand::random()))
+            choose_mac(published.get(family).copied(), device, stored, MacAddr::local(rand::random()))
         });
         let current =
             devices.iter().filter_map(|(family, name)| Some((name.to_string(), *macs.get(family)?))).collect();
         let (underlay, public, blackhole) = (context.underlay.clone(), context.public, self.settings.blackhole);
         let asked = self.settings.forward.vxlan;
-        let vxlan = if self.no_vxlan { VxlanBy::AgentForWant } else { asked };
+        let vxlan = if self.no_vxlan { VxlanBy::AgentFallback } else { asked };
         let forward = ForwardSettings { vxlan, ..self.settings.forward };
         let backend =
             select(&context.config, Placement { underlay, public, macs, blackhole, forward }).map_err(refused)?;

@@ -252,7 +252,7 @@ fn forward(run: &RunFlags) -> Result<ForwardSettings, Exit> {
     let capabilities = Capabilities::without(without.clone().filter(|name| *name != "vxlan"))
         .map_err(|name| Exit::Usage(format!("--forward-without: {name:?} is none of uso, tso, gso, gro, vxlan")))?;
     Ok(ForwardSettings {
-        vxlan: if run.userspace_vxlan { VxlanBy::AgentAsAsked } else { VxlanBy::Kernel },
+        vxlan: if run.userspace_vxlan { VxlanBy::AgentRequested } else { VxlanBy::Kernel },
         queues: run.forward_queues.into(),
         source_check: run.forward_source_check,
         capabilities,

@@ -8,7 +8,7 @@ use std::{
 use tokio::{task::JoinHandle, time::Instant};
 use tracing::warn;
 use wire_backends::{Identity, identify};
-use wire_kernel::{Passed, Traffic, traffic};
+use wire_kernel::{DeviceCounters, Traffic, traffic};
 use wire_lease::NetworkConfig;
 use wire_net::LinkName;
 
@@ -89,7 +89,7 @@ impl Watch {
         }
         for device in &self.devices {
             match traffic.devices.get(device) {
-                Some(Passed { received: 0, sent }) if peers > 0 => {
+                Some(DeviceCounters { received: 0, sent }) if peers > 0 => {
                     let new = Silence { since: at, last: at, before: *sent, now: *sent };
                     let silence = self.silent.entry(*device).or_insert(new);
                     // Another device of that name begins anew.
@@ -154,7 +154,7 @@ mod tests {
         let mut watch = Watch { devices: vec![name()], port: Some(8472), ..Watch::default() };
         let start = Instant::now();
         for (second, received, sent, bad_checksums) in samples.iter().copied() {
-            let devices = [(name(), Passed { received, sent })].into();
+            let devices = [(name(), DeviceCounters { received, sent })].into();
             watch.note(start + Duration::from_secs(second), &Traffic { devices, bad_checksums }, peers);
         }
         (watch.silent(), watch.broken())

@@ -11,7 +11,7 @@ use tokio::{
     time::Instant,
 };
 use wire_backends::Placement;
-use wire_kernel::Host;
+use wire_kernel::HostNetwork;
 use wire_lease::Admission;
 use wire_net::{DualStack, LinkName, LocalAddress, MacAddr, Pool, chain};
 use wire_state::Underlay;
@@ -34,8 +34,8 @@ pub(crate) fn find(settings: &Settings, pools: &DualStack<Pool>, held: Option<He
     Ok(host.underlay(link, addresses, pools))
 }
 
-fn read(settings: &Settings) -> Result<Host, Exit> {
-    Host::read(settings.underlay.iter().filter_map(target)).map_err(|error| Exit::Software(chain(&error)))
+fn read(settings: &Settings) -> Result<HostNetwork, Exit> {
+    HostNetwork::read(settings.underlay.iter().filter_map(target)).map_err(|error| Exit::Software(chain(&error)))
 }
 
 const fn target(wish: &UnderlayWish) -> Option<IpAddr> {
@@ -183,7 +183,7 @@ impl UnderlayWatch {
     }
 
     /// The current interface. An error if there is none, or only another one while this one may come back.
-    fn found(&mut self, host: &Host) -> Result<Underlay, String> {
+    fn found(&mut self, host: &HostNetwork) -> Result<Underlay, String> {
         let since = self.away.take();
         let chosen = choose(host, &wanted(&self.settings, &self.pools, Some(self.held)))
             .map_err(|reason| none(&reason).to_string())?;

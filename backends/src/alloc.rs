@@ -1,4 +1,4 @@
-//! Subnets only: no traffic between hosts.
+//! The alloc backend, which leases subnets but moves no packets between hosts.
 
 use wire_lease::{BackendData, Lease, LeaseTable, NetworkConfig};
 use wire_net::{Mtu, Prefix};
@@ -9,7 +9,7 @@ use crate::{
     backend::{blackholes, forward_packets},
 };
 
-/// flannel's `alloc`: leases subnets and leaves the network to somebody else.
+/// The alloc backend on this host, as flannel's: another program connects the subnets.
 #[derive(Debug)]
 pub(crate) struct Alloc {
     mtu: Mtu,

@@ -1,6 +1,6 @@
-//! How hosts reach each other: the trait, and what backends share.
+//! The trait that each backend implements, and the functions that several of them use.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use wire_lease::{BackendData, Lease, LeaseTable};
 use wire_net::{DualStack, Family, LinkName, MacAddr, Mtu, Overhead, Prefix};
@@ -11,94 +11,94 @@ use wire_state::{
 
 use crate::SelectError;
 
-/// What leases mean for this host's kernel. Pure: the same leases give the same state, at any time.
+/// A way for hosts to reach each other's containers. Pure: the same leases always give the same desired state.
 pub trait Backend: Send + Sync {
-    /// All that the kernel should hold for us.
+    /// The desired state of the host's namespace.
     fn desired(&self, own: &Lease, leases: &LeaseTable) -> DesiredNet;
 
     /// The backend's part of our lease.
     fn data(&self) -> BackendData;
 
-    /// Whether hosts with such leases are reached through this backend.
+    /// A function that tells whether this backend reaches hosts whose leases have such data.
     fn reaches(&self) -> fn(&BackendData) -> bool;
 
-    /// What moves packets.
+    /// The part of the system that moves packets.
     fn datapath(&self) -> Datapath;
 
-    /// The MTU of the overlay: the smallest of our devices.
+    /// The MTU of the overlay in bytes: the smallest of our devices.
     fn mtu(&self) -> Mtu;
 
-    /// The part of the kernel's state that is our concern.
+    /// The part of the kernel's state that is read.
     fn scope(&self) -> Scope;
 }
 
-/// What moves packets between hosts, and why.
+/// The part of the system that moves packets between hosts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Datapath {
     /// Its name in `status`.
     pub name: &'static str,
     /// Whether the agent moves packets itself.
     pub is_userspace: bool,
-    /// The reason for this one.
+    /// The reason why it was chosen, for `status`.
     pub reason: &'static str,
 }
 
 impl Datapath {
-    /// Nothing of ours moves packets.
+    /// The agent and its devices move no packets.
     pub const NONE: Self = Self { name: "none", is_userspace: false, reason: "the network's backend moves no packets" };
 }
 
-/// What is known of a backend by the network config alone, before this host has joined.
+/// The properties of a backend that follow from the network config alone, before this host has joined.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Identity {
     /// The names of its devices.
     pub devices: DualStack<LinkName>,
-    /// By what a device with such a name is ours, without any MAC.
+    /// The signs by which a VXLAN device with such a name is ours, without MACs.
     pub marks: Marks,
-    /// The UDP port of encapsulated packets.
+    /// The UDP port of outer packets.
     pub port: Option<u16>,
 }
 
-/// Where this host stands.
+/// The properties of this host that a backend needs.
 #[derive(Clone, Debug)]
 pub struct Placement {
     /// The link to the other hosts.
     pub underlay: Underlay,
-    /// The addresses other hosts send to, as our lease says.
+    /// The addresses to which other hosts send, as in our lease.
     pub public: DualStack<IpAddr>,
-    /// The MACs of our VXLAN devices, see [`crate::choose`].
+    /// The MACs of our VXLAN devices, see [`crate::choose_mac`].
     pub macs: DualStack<MacAddr>,
-    /// Whether packets to addresses of our own subnet that nobody has are dropped (`--ip-blackhole-route`).
+    /// Whether packets to addresses in our own subnet that no container has are dropped (`--ip-blackhole-route`).
     pub blackhole: bool,
-    /// How packets are moved where the kernel does not do it.
+    /// The settings for packets that the agent moves itself.
     pub forward: ForwardSettings,
 }
 
-/// How packets are moved where the kernel does not do it.
+/// The settings for packets that the agent moves itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ForwardSettings {
-    /// Who does what a VXLAN device does.
+    /// Whether the kernel or the agent does VXLAN.
     pub vxlan: VxlanBy,
-    /// How many threads move packets, for each device.
+    /// The number of queues of each device, each with a thread that moves packets.
     pub queues: usize,
-    /// Whether a packet must come from the peer that has its inner source.
+    /// Whether a received packet must come from the host that has its inner source.
     pub source_check: bool,
-    /// What is asked of the kernel to be fast.
+    /// The offloads to use if the kernel has them.
     pub capabilities: Capabilities,
-    /// For debugging: whether the kernel is taken to have no VXLAN.
+    /// For debugging: treats the kernel as one without VXLAN.
     pub without_vxlan: bool,
 }
 
-/// Who does what a VXLAN device does.
+/// Whether the kernel or the agent encapsulates packets for VXLAN.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum VxlanBy {
     /// The kernel.
     #[default]
     Kernel,
-    /// The agent, as the operator asks (`--userspace-vxlan`).
-    AgentAsAsked,
-    /// The agent, since the kernel cannot.
-    AgentForWant,
+    /// The agent, at the operator's request (`--userspace-vxlan`).
+    AgentRequested,
+    /// The agent, since the kernel cannot make VXLAN devices.
+    AgentFallback,
 }
 
 impl Default for ForwardSettings {
@@ -114,21 +114,21 @@ impl Default for ForwardSettings {
 }
 
 impl ForwardSettings {
-    /// A device that we work ourselves.
-    pub(crate) fn link(&self, framing: Framing, local: (IpAddr, u16), mtu: Mtu) -> DesiredLink {
+    /// A TUN device whose packets the agent moves.
+    pub(crate) fn link(&self, framing: Framing, local: SocketAddr, mtu: Mtu) -> DesiredLink {
         let Self { queues, source_check, capabilities, .. } = *self;
-        let tunnel = Tunnel { framing, local: local.into(), own: None, source_check, queues, capabilities };
+        let tunnel = Tunnel { framing, local, own: None, source_check, queues, capabilities };
         DesiredLink::new(DesiredKind::Tunnel(tunnel), mtu)
     }
 }
 
-/// What one family's packets travel on.
+/// The underlay of one family.
 pub(crate) struct Outer {
     family: Family,
     link: LinkName,
     mtu: Mtu,
-    /// Our end: what peers know us by, where this host has that address, as flannel 0.28 has it; they take packets from no other
-    /// (docs/adr/0007-firewall.md). Behind 1:1 NAT the link's own address becomes the public one on the way.
+    /// The source of outer packets: our public address if this host has it, as in flannel 0.28, since peers accept packets from no other
+    /// (docs/adr/0007-firewall.md). Behind 1:1 NAT it is the link's own address, which the NAT translates to the public one.
     pub(crate) local: IpAddr,
 }
 
@@ -141,9 +141,9 @@ impl Outer {
         Ok(Self { family, link: *link, mtu: *mtu, local: public.unwrap_or(local) })
     }
 
-    /// What is left for a device of ours; `asked` is what the network config has in place of the link's own MTU.
+    /// The MTU of a device of ours. `asked` is the underlay's MTU in the network config, if that sets one.
     pub(crate) fn mtu_within(&self, overhead: Overhead, asked: Option<Mtu>) -> Result<Mtu, SelectError> {
-        // More than the link carries, the kernel would cut down, and Docker would be told what is not so.
+        // The kernel would reduce an MTU that the link cannot carry, and the one that Docker is given would be wrong.
         let outer = asked.unwrap_or(self.mtu).min(self.mtu);
         if let Some(asked) = asked.filter(|asked| *asked > outer) {
             tracing::warn!(%asked, link = %self.link, %outer, "the config's MTU is more than the link's");
@@ -157,8 +157,17 @@ impl Outer {
     }
 }
 
-/// A device of ours, with the first address of our subnet.
-pub(crate) fn add_device(state: &mut DesiredNet, family: Family, (name, link): (LinkName, &DesiredLink), own: &Lease) {
+/// The device of one family.
+#[derive(Clone, Copy)]
+pub(crate) struct FamilyDevice<'a> {
+    pub(crate) family: Family,
+    pub(crate) name: LinkName,
+    pub(crate) link: &'a DesiredLink,
+}
+
+/// Adds a device with the first address of our subnet.
+pub(crate) fn add_device(state: &mut DesiredNet, device: FamilyDevice<'_>, own: &Lease) {
+    let FamilyDevice { family, name, link } = device;
     let subnet = own.subnet.get(family);
     state.links.insert(name, link.with_own(subnet));
     let address = |subnet: Prefix| Address { link: name, address: subnet.network(), len: family.bits() };
@@ -170,19 +179,20 @@ pub(crate) fn add_device(state: &mut DesiredNet, family: Family, (name, link): (
     }
 }
 
-/// Between containers and other hosts.
+/// Adds the setting that lets the host forward packets between containers and other hosts.
 pub(crate) fn forward_packets(state: &mut DesiredNet, family: Family) {
     state.settings.insert(Setting::Forwarding(family), 1);
 }
 
-/// Where packets for a peer's subnet go. A peer without this family has none.
+/// Adds a peer's subnet to the forwarding table of a tunnel, unless the peer does not have this family.
 pub(crate) fn add_forward(state: &mut DesiredNet, family: Family, link: LinkName, peer: &Lease, mac: Option<MacAddr>) {
     if let (Some(to), Some(destination)) = (peer.public.get(family).copied(), peer.subnet.get(family)) {
         state.forwarding.insert(ForwardKey { link, destination }, Forward { to, mac });
     }
 }
 
-/// The least MTU of an IP link: RFC 791 §3.2 asks hosts to take 576 bytes, RFC 8200 §5 asks links for 1280.
+/// The smallest MTU that an IP link may have, in bytes: hosts must accept packets of 576 (RFC 791 §3.2); IPv6 links must carry 1280
+/// (RFC 8200 §5).
 const fn least_mtu(family: Family) -> Mtu {
     match family {
         Family::V4 => Mtu(576),
@@ -190,10 +200,10 @@ const fn least_mtu(family: Family) -> Mtu {
     }
 }
 
-/// Drops packets to addresses of our own subnet that no container has, instead of sending them out by the default route.
+/// Routes that drop packets to addresses of our own subnet that no container has, instead of sending them by the default route.
 ///
-/// flannel's is metric 0 (`AddBlackholeV4Route` of its pkg/ip/iface.go), which wins over the bridge's own route to the same
-/// prefix if it is there first. Ours has the highest metric, so that it only ever catches what nothing else does.
+/// flannel's route has metric 0 (`AddBlackholeV4Route` of its pkg/ip/iface.go), so it takes precedence over the bridge's own route to the
+/// same prefix if it is added first. Ours has the highest metric, so every other route to the prefix takes precedence.
 pub(crate) fn blackholes(own: &Lease) -> impl Iterator<Item = (RouteKey, NextHop)> {
     own.subnet.prefixes().map(|destination| {
         let key = RouteKey { metric: u32::MAX, ..RouteKey::main(destination) };

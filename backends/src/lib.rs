@@ -1,7 +1,7 @@
-//! What leases mean for this host: the state that its kernel should hold.
+//! Backends: they derive the desired state of this host's network from the leases.
 //!
-//! Flow: [`select`] turns the network config into a [`Backend`]; its `desired` turns leases into a
-//! [`NetState`](wire_state::NetState). Pure: it touches no kernel, and knows nothing of etcd, files or command lines.
+//! Flow: [`select`] makes the [`Backend`] that the network config asks for; [`Backend::desired`] turns leases into a
+//! [`NetState`](wire_state::NetState). Pure: this crate makes no system calls, and does not depend on etcd, files or command lines.
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 
 mod alloc;
@@ -13,4 +13,4 @@ mod vxlan;
 
 pub use backend::{Backend, Datapath, ForwardSettings, Identity, Placement, VxlanBy};
 pub use select::{SelectError, identify, select};
-pub use vtep::choose;
+pub use vtep::choose_mac;

@@ -1,22 +1,22 @@
-//! Which backend a network config asks for: the only place that knows them all.
+//! Chooses the backend for a network config. Only this file names all backends.
 
 use wire_lease::{BackendConfig, NetworkConfig};
 use wire_net::{Family, LinkName, Mtu, Vni};
 
 use crate::{Backend, Identity, Placement, alloc::Alloc, udp, udp::UdpBackend, vxlan, vxlan::VxlanBackend};
 
-/// Why there is no backend for a network config.
+/// There is no backend for a network config.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SelectError {
-    /// One that is planned.
+    /// The config names a backend that is planned.
     #[error("the backend {0} is not in this version: set Backend.Type to vxlan in the network config")]
     NotYet(String),
-    /// One that only flannel has.
+    /// The config names a backend that only flannel has.
     #[error(
         "the backend {0} exists in flannel only: set Backend.Type to vxlan in the network config, or stay with flanneld"
     )]
     Foreign(String),
-    /// The underlay cannot carry a family of the overlay.
+    /// The underlay has no address of a family that is enabled in the overlay.
     #[error(
         "the link {link} has no {family} address, so it cannot carry the {family} overlay: give it one, choose another \
          link with --iface, or turn {family} off in the network config"
@@ -27,29 +27,29 @@ pub enum SelectError {
         /// The family without an address.
         family: Family,
     },
-    /// No room for packets.
+    /// The underlay's MTU is too small for the overlay's headers and the smallest packets.
     #[error("an MTU of {outer} on {link} leaves {inner} bytes for {family}, which needs {least}: raise it")]
     SmallMtu {
         /// The underlay's link.
         link: LinkName,
-        /// The MTU of the underlay, or the one the network config sets.
+        /// The MTU of the underlay, or a smaller one from the network config.
         outer: Mtu,
-        /// What is left of it.
+        /// The MTU that is left for the overlay.
         inner: Mtu,
         /// The family that needs more.
         family: Family,
-        /// The least MTU of the family.
+        /// The smallest MTU that the family allows.
         least: Mtu,
     },
-    /// A VNI with too many digits.
+    /// The VNI has so many digits that the name of the device is too long.
     #[error("VNI {vni} makes the device name {name}, which is longer than 15 characters: choose a smaller VNI")]
     LongName {
-        /// The name it makes.
+        /// The name of the device.
         name: String,
         /// The VNI.
         vni: Vni,
     },
-    /// The caller chose no MAC for a family that is on.
+    /// The caller gave no MAC for a family that is enabled.
     #[error("no MAC was chosen for the {0} device")]
     NoMac(Family),
 }
@@ -57,7 +57,7 @@ pub enum SelectError {
 /// The backend that `config` asks for.
 ///
 /// # Errors
-/// When it is not one of ours, or cannot work on this underlay; says what to change.
+/// When it is not one of ours, or cannot work on this underlay. The message says what to change.
 pub fn select(config: &NetworkConfig, placement: Placement) -> Result<Box<dyn Backend>, SelectError> {
     match &config.backend {
         BackendConfig::Vxlan(vxlan) => Ok(Box::new(VxlanBackend::new(config, vxlan, placement)?)),
@@ -68,10 +68,10 @@ pub fn select(config: &NetworkConfig, placement: Placement) -> Result<Box<dyn Ba
     }
 }
 
-/// What is known of the backend that `config` asks for; nothing of one that is not ours.
+/// The properties of the backend that follow from `config` alone; empty for a backend without devices or one that is not ours.
 ///
 /// # Errors
-/// When the name of a device would be too long.
+/// [`SelectError::LongName`].
 pub fn identify(config: &NetworkConfig) -> Result<Identity, SelectError> {
     match &config.backend {
         BackendConfig::Vxlan(vxlan) => vxlan::identity(config, vxlan),

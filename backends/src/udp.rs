@@ -1,10 +1,11 @@
-//! IP in UDP by ourselves, as flannel's udp backend has it: for each family a TUN device with one route for the network.
+//! IP in UDP, encapsulated by the agent as in flannel's udp backend: for each family a TUN device with one route for the whole network.
 //!
-//! That route would also lead away what is reached without the overlay: another host in the network, so that what is wrapped would be
-//! wrapped without end, etcd, or a router. Where such an address lies beside the range that is leased, the routes are for that range alone;
-//! where one lies in the range, for the leases alone, as with VXLAN: none of them holds one ([`LeaseTable::outside`]).
+//! That route would also take packets to hosts that are reached without the overlay and have an address inside the network: another
+//! overlay host (whose outer packets would be encapsulated again and again), etcd, or a router. If such an address lies in the network
+//! but outside the range from which subnets are leased, the routes are for that range only. If one lies in the range, they are for the
+//! leased subnets only, as with VXLAN: no leased subnet contains such an address ([`LeaseTable::outside`]).
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use wire_lease::{BackendData, Lease, LeaseTable, NetworkConfig};
 use wire_net::{DualStack, Family, LinkName, Mtu, Overhead, Prefix};
@@ -12,7 +13,7 @@ use wire_state::{DesiredLink, DesiredNet, Framing, Marks, NextHop, RouteKey, Sco
 
 use crate::{
     Backend, Datapath, Identity, Placement, SelectError,
-    backend::{Outer, add_device, add_forward, blackholes},
+    backend::{FamilyDevice, Outer, add_device, add_forward, blackholes},
 };
 
 /// The udp backend on this host.
@@ -27,7 +28,7 @@ struct Device {
     name: LinkName,
     link: DesiredLink,
     network: Prefix,
-    /// The network, or the range in it that the config bounds.
+    /// The range from which subnets are leased: the network, or the part of it that the config sets.
     leased: Vec<Prefix>,
 }
 
@@ -37,7 +38,7 @@ impl UdpBackend {
         for (family, pool) in config.pools.iter() {
             let outer = Outer::new(family, placement)?;
             let mtu = outer.mtu_within(Overhead::udp(family), None)?;
-            let link = placement.forward.link(Framing::Raw, (outer.local, port), mtu);
+            let link = placement.forward.link(Framing::Raw, SocketAddr::new(outer.local, port), mtu);
             devices.set(
                 family,
                 Some(Device { name: device_name(family), link, network: pool.network, leased: pool.leased() }),
@@ -51,7 +52,7 @@ impl Backend for UdpBackend {
     fn desired(&self, own: &Lease, leases: &LeaseTable) -> DesiredNet {
         let mut state = DesiredNet::default();
         for (family, device) in self.devices.iter() {
-            add_device(&mut state, family, (device.name, &device.link), own);
+            add_device(&mut state, FamilyDevice { family, name: device.name, link: &device.link }, own);
             let route = |prefix: Prefix| (RouteKey::main(prefix), NextHop::Link(device.name));
             state.routes.extend(device.led(family, own, leases).into_iter().map(route));
             for peer in peers(leases) {
@@ -91,16 +92,15 @@ impl Backend for UdpBackend {
 }
 
 impl Device {
-    /// The prefixes that are led into it: the largest that hold no address which is reached without it, and the leases beside them.
+    /// The prefixes that are routed through it: the largest that contain no address which is reached without the overlay, and the leased
+    /// subnets outside of these.
     fn led(&self, family: Family, own: &Lease, leases: &LeaseTable) -> Vec<Prefix> {
         let publics = peers(leases).chain([own]).filter_map(|lease| lease.public.get(family));
         let outside: Vec<IpAddr> = publics.chain(&leases.outside).copied().collect();
-        let are_free = |prefixes: &[Prefix]| {
-            !prefixes.iter().any(|prefix| outside.iter().any(|address| prefix.contains(*address)))
-        };
-        let ranges = if are_free(&[self.network]) {
+        let holds_none = |prefix: &Prefix| !outside.iter().any(|address| prefix.contains(*address));
+        let ranges = if holds_none(&self.network) {
             vec![self.network]
-        } else if are_free(&self.leased) {
+        } else if self.leased.iter().all(holds_none) {
             self.leased.clone()
         } else {
             Vec::new()
@@ -115,18 +115,18 @@ fn peers(leases: &LeaseTable) -> impl Iterator<Item = &Lease> {
     leases.peers.values().map(|entry| &entry.lease).filter(|lease| is_untyped(&lease.data))
 }
 
-/// Neither flannel's udp leases nor ours name a type.
+/// Whether a lease is one of the udp backend: neither flannel's nor ours name a type.
 fn is_untyped(data: &BackendData) -> bool {
     *data == BackendData::Untyped
 }
 
-/// What the config alone says of the backend.
+/// The properties of the backend that follow from the config alone.
 pub(crate) fn identity(config: &NetworkConfig, port: u16) -> Identity {
     let devices = config.pools.map(|family, _| device_name(family));
     Identity { devices, marks: Marks::default(), port: Some(port) }
 }
 
-/// flannel's name; for IPv6, which flannel's udp backend has not, made as its VXLAN device's is.
+/// flannel's name for IPv4. Its udp backend has no IPv6, so that name is formed as for its VXLAN device.
 fn device_name(family: Family) -> LinkName {
     let name = match family {
         Family::V4 => "flannel0",

@@ -1,7 +1,7 @@
-//! VXLAN as flannel sets it up: one device for each family, and for each peer a route, a neighbour and an FDB entry, all
-//! static. A kernel without VXLAN has a TUN device of the same name in its place, and we do what the kernel cannot.
+//! VXLAN as flannel sets it up: one device for each family, and for each peer a route, a neighbour and an FDB entry, all static. If the
+//! kernel has no VXLAN, a TUN device has the name of the VXLAN device, and the agent encapsulates the packets.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use wire_lease::{BackendData, Lease, LeaseTable, NetworkConfig, Vtep, VxlanConfig};
 use wire_net::{DualStack, Family, LinkName, Mtu, Overhead, Prefix, Vni};
@@ -12,7 +12,7 @@ use wire_state::{
 
 use crate::{
     Backend, Datapath, Identity, Placement, SelectError, VxlanBy,
-    backend::{Outer, add_device, add_forward, blackholes},
+    backend::{FamilyDevice, Outer, add_device, add_forward, blackholes},
 };
 
 /// The vxlan backend on this host.
@@ -58,9 +58,9 @@ impl Device {
         // As in flannel, the IPv6 overlay runs over the IPv6 underlay.
         let mtu = outer.mtu_within(Overhead::vxlan(family), config.mtu.map(Mtu))?;
         let link = match placement.forward.vxlan {
-            VxlanBy::AgentAsAsked | VxlanBy::AgentForWant => {
+            VxlanBy::AgentRequested | VxlanBy::AgentFallback => {
                 let framing = Framing::Vxlan { vni: config.vni, mac };
-                placement.forward.link(framing, (outer.local, port(config)), mtu)
+                placement.forward.link(framing, SocketAddr::new(outer.local, port(config)), mtu)
             }
             VxlanBy::Kernel => {
                 let vxlan = Self::vxlan(config, placement.underlay.parent(), outer.local);
@@ -86,7 +86,7 @@ impl Backend for VxlanBackend {
     fn desired(&self, own: &Lease, leases: &LeaseTable) -> DesiredNet {
         let mut state = DesiredNet::default();
         for (family, device) in self.devices.iter() {
-            add_device(&mut state, family, (device.name, &device.link), own);
+            add_device(&mut state, FamilyDevice { family, name: device.name, link: &device.link }, own);
             for entry in leases.peers.values() {
                 add_peer(&mut state, family, device, &entry.lease);
             }
@@ -108,8 +108,8 @@ impl Backend for VxlanBackend {
     fn datapath(&self) -> Datapath {
         let (name, reason) = match self.by {
             VxlanBy::Kernel => ("kernel-vxlan", "this kernel has VXLAN"),
-            VxlanBy::AgentAsAsked => ("userspace-vxlan", "--userspace-vxlan is set"),
-            VxlanBy::AgentForWant => ("userspace-vxlan", "this kernel cannot make VXLAN devices"),
+            VxlanBy::AgentRequested => ("userspace-vxlan", "--userspace-vxlan is set"),
+            VxlanBy::AgentFallback => ("userspace-vxlan", "this kernel cannot make VXLAN devices"),
         };
         Datapath { name, is_userspace: self.by != VxlanBy::Kernel, reason }
     }
@@ -128,8 +128,8 @@ impl Backend for VxlanBackend {
     }
 }
 
-/// The entries of one peer: where the kernel encapsulates, its FDB entry and its neighbour; where we do, where to send;
-/// and its route. A peer of another backend, or without this family, has none.
+/// Adds the entries of one peer: its route; and its FDB entry and neighbour if the kernel encapsulates, or its entry in the forwarding
+/// table if the agent does. A peer of another backend, or without this family, has none.
 fn add_peer(state: &mut DesiredNet, family: Family, device: &Device, peer: &Lease) {
     let BackendData::Vxlan(vteps) = &peer.data else { return };
     let (Some(vtep), Some(public), Some(subnet)) =
@@ -148,7 +148,7 @@ fn add_peer(state: &mut DesiredNet, family: Family, device: &Device, peer: &Leas
     state.routes.insert(RouteKey::main(subnet), NextHop::Gateway { gateway, link, onlink: true });
 }
 
-/// What the config alone says of the backend.
+/// The properties of the backend that follow from the config alone.
 pub(crate) fn identity(config: &NetworkConfig, vxlan: &VxlanConfig) -> Result<Identity, SelectError> {
     let mut devices = DualStack::default();
     for family in config.families() {
@@ -165,7 +165,7 @@ fn port(config: &VxlanConfig) -> u16 {
     config.port.unwrap_or(DesiredVxlan::new(config.vni).port_in_use())
 }
 
-/// flannel's names, as far as they fit.
+/// flannel's name for the device. It is too long for a link with a VNI of eight digits, and for IPv6 with one of five.
 fn device_name(family: Family, vni: Vni) -> Result<LinkName, SelectError> {
     let prefix = match family {
         Family::V4 => "flannel",

@@ -7,7 +7,7 @@
 use std::net::IpAddr;
 
 use regex::Regex;
-use wire_kernel::{Host, HostAddress, HostLink, Standing};
+use wire_kernel::{AddressState, HostAddress, HostLink, HostNetwork};
 use wire_net::{DualStack, Family, LinkName, Pool};
 
 use super::Held;
@@ -46,7 +46,7 @@ struct Candidate<'a> {
 ///
 /// # Errors
 /// The reason for each wish that found none.
-pub(crate) fn choose<'a>(host: &'a Host, wanted: &Wanted<'_>) -> Result<Chosen<'a>, String> {
+pub(crate) fn choose<'a>(host: &'a HostNetwork, wanted: &Wanted<'_>) -> Result<Chosen<'a>, String> {
     if wanted.wishes.is_empty() {
         return wanted.given(host).or_else(|| wanted.default_route(host)).map_or_else(
             || Err(format!("this host has no default route; it has {host}")),
@@ -64,7 +64,7 @@ pub(crate) fn choose<'a>(host: &'a Host, wanted: &Wanted<'_>) -> Result<Chosen<'
 }
 
 impl Wanted<'_> {
-    fn meet<'a>(&self, host: &'a Host, wish: &UnderlayWish) -> Result<Chosen<'a>, String> {
+    fn meet<'a>(&self, host: &'a HostNetwork, wish: &UnderlayWish) -> Result<Chosen<'a>, String> {
         match wish {
             UnderlayWish::Interface(text) => {
                 let candidate = match text.parse::<IpAddr>() {
@@ -81,7 +81,7 @@ impl Wanted<'_> {
                 met.unwrap_or_else(|| candidates.first().map_or_else(|| Err(missing()), |first| self.on(first)))
             }
             UnderlayWish::CanReach(target) => {
-                let way = match host.ways.get(target) {
+                let way = match host.resolved.get(target) {
                     Some(Ok(way)) => way,
                     Some(Err(error)) => return Err(format!("this host has no route to {target}: {error}")),
                     None => return Err(format!("this host has no route to {target}")),
@@ -102,14 +102,14 @@ impl Wanted<'_> {
 
     fn allowed(&self, link: &HostLink) -> Result<(), String> {
         let remedy = if link.is_loopback { "; to publish an address on it, give that with --public-ip" } else { "" };
-        link.bar(self.pools).map_or(Ok(()), |bar| Err(format!("{}, {bar}{remedy}", link.name)))
+        link.why_unusable(self.pools).map_or(Ok(()), |bar| Err(format!("{}, {bar}{remedy}", link.name)))
     }
 
-    fn links<'a>(&self, host: &'a Host) -> impl Iterator<Item = &'a HostLink> {
-        host.links.iter().filter(|link| link.bar(self.pools).is_none())
+    fn links<'a>(&self, host: &'a HostNetwork) -> impl Iterator<Item = &'a HostLink> {
+        host.links.iter().filter(|link| link.why_unusable(self.pools).is_none())
     }
 
-    fn with_address<'a>(&self, host: &'a Host, address: IpAddr) -> Result<Candidate<'a>, String> {
+    fn with_address<'a>(&self, host: &'a HostNetwork, address: IpAddr) -> Result<Candidate<'a>, String> {
         let family = Family::of(address);
         if self.pools.get(family).is_none() {
             return Err(format!("{address} is an {family} address, and the network has no {family}"));
@@ -120,7 +120,7 @@ impl Wanted<'_> {
     }
 
     /// The link that has a given public address. If no link has it, it is behind 1:1 NAT.
-    fn given<'a>(&self, host: &'a Host) -> Option<Candidate<'a>> {
+    fn given<'a>(&self, host: &'a HostNetwork) -> Option<Candidate<'a>> {
         let given =
             || self.public.iter().filter(|(family, _)| self.pools.get(*family).is_some()).map(|(_, address)| *address);
         let with = |address: IpAddr| self.links(host).find(|link| link.has(address));
@@ -130,7 +130,7 @@ impl Wanted<'_> {
 
     /// The link of the preferred default route of the first family that has one; or the one that was chosen before, for as long
     /// as there is a default route through it.
-    fn default_route<'a>(&self, host: &'a Host) -> Option<Candidate<'a>> {
+    fn default_route<'a>(&self, host: &'a HostNetwork) -> Option<Candidate<'a>> {
         let of_family = |family| host.default_routes.get(family).into_iter().flatten();
         let allowed = |index: &u32| self.links(host).find(|link| link.index == *index);
         let links = || self.families().flat_map(of_family).filter_map(allowed);
@@ -140,7 +140,7 @@ impl Wanted<'_> {
 
     /// Addresses first, then names: links with a matching address of each family, of that name, with one of some family. The
     /// link that was chosen before goes first.
-    fn matching<'a>(&self, host: &'a Host, pattern: &Regex) -> Vec<Candidate<'a>> {
+    fn matching<'a>(&self, host: &'a HostNetwork, pattern: &Regex) -> Vec<Candidate<'a>> {
         let matches = |address: &IpAddr| pattern.is_match(&address.to_string());
         let by = |link: &HostLink| -> Vec<IpAddr> { self.known_by(link).filter(matches).collect() };
         let (mut by_all, mut by_name, mut by_some) = (Vec::new(), Vec::new(), Vec::new());
@@ -164,18 +164,18 @@ impl Wanted<'_> {
     }
 
     /// True if that link was chosen before, and still has the chosen addresses.
-    fn holds(&self, host: &Host, link: &HostLink) -> bool {
+    fn holds(&self, host: &HostNetwork, link: &HostLink) -> bool {
         let has = |(_, address): (Family, &IpAddr)| link.has(*address);
         self.held.is_some_and(|held| held.is(host, link) && held.addresses.iter().all(has))
     }
 
     /// The name that a link had when it was chosen.
-    fn name_then(&self, host: &Host, link: &HostLink) -> Option<LinkName> {
+    fn name_then(&self, host: &HostNetwork, link: &HostLink) -> Option<LinkName> {
         self.held.filter(|held| held.is(host, link)).map(|held| held.name_then())
     }
 
     /// The link of that name; if there is none, the link that was chosen when it had that name.
-    fn named<'a>(&self, host: &'a Host, text: &str) -> Result<Candidate<'a>, String> {
+    fn named<'a>(&self, host: &'a HostNetwork, text: &str) -> Result<Candidate<'a>, String> {
         if let Some(link) = host.links.iter().find(|link| link.name.as_str() == text) {
             return Ok(Candidate { link, by: Vec::new(), formerly: None });
         }
@@ -209,10 +209,10 @@ impl Wanted<'_> {
     fn address(&self, link: &HostLink, family: Family, asked: &[IpAddr]) -> Option<IpAddr> {
         let of_family =
             link.addresses.iter().filter(|address| is_of_use(address) && Family::of(address.local.address) == family);
-        let best = of_family.min_by_key(|HostAddress { local, standing, .. }| {
+        let best = of_family.min_by_key(|HostAddress { local, state, .. }| {
             let is_asked = asked.contains(&local.address);
             let is_held = self.held.is_some_and(|held| held.addresses.get(family) == Some(&local.address));
-            (!is_asked, is_link_local(local.address), *standing == Standing::Deprecated, !is_held, *standing)
+            (!is_asked, is_link_local(local.address), *state == AddressState::Deprecated, !is_held, *state)
         });
         best.map(|address| address.local.address)
     }
@@ -224,7 +224,7 @@ fn is_of_use(address: &HostAddress) -> bool {
         IpAddr::V4(address) => !address.is_loopback() && !address.is_unspecified(),
         IpAddr::V6(address) => !address.is_unicast_link_local() && !address.is_loopback(),
     };
-    address_is && address.standing != Standing::Duplicate
+    address_is && address.state != AddressState::Duplicate
 }
 
 /// flannel uses a link-local IPv4 address if there is no other.

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use wire_kernel::{Host, HostLink, Standing};
+use wire_kernel::{AddressState, HostLink, HostNetwork};
 use wire_net::{DualStack, LinkName, LocalAddress};
 use wire_state::Underlay;
 
@@ -35,12 +35,12 @@ impl Held {
     }
 
     /// The link, whatever its name is; if it is gone, a new link of its name.
-    pub(super) fn on<'a>(&self, host: &'a Host) -> Option<&'a HostLink> {
+    pub(super) fn on<'a>(&self, host: &'a HostNetwork) -> Option<&'a HostLink> {
         let same = host.links.iter().find(|link| Some(link.index) == self.index);
         same.or_else(|| host.link(self.link))
     }
 
-    pub(super) fn is(&self, host: &Host, link: &HostLink) -> bool {
+    pub(super) fn is(&self, host: &HostNetwork, link: &HostLink) -> bool {
         self.on(host).is_some_and(|on| on.index == link.index)
     }
 
@@ -51,7 +51,7 @@ impl Held {
 
     /// An address that `chosen` should wait for: one that the link had and has lost. A new address on the link replaces
     /// it at once; one that was `known` beside it before does not.
-    pub(super) fn awaited(&self, host: &Host, chosen: &Chosen<'_>, known: &[LocalAddress]) -> Option<IpAddr> {
+    pub(super) fn awaited(&self, host: &HostNetwork, chosen: &Chosen<'_>, known: &[LocalAddress]) -> Option<IpAddr> {
         if chosen.addresses == self.addresses {
             return None;
         }
@@ -66,7 +66,7 @@ impl Held {
 
 impl Chosen<'_> {
     fn has_lasting(&self, address: IpAddr) -> bool {
-        self.link.addresses.iter().any(|own| own.local.address == address && own.standing == Standing::Lasting)
+        self.link.addresses.iter().any(|own| own.local.address == address && own.state == AddressState::Stable)
     }
 
     /// True if a new permanent address has appeared since.

@@ -1,4 +1,4 @@
-//! From operations to the kernel's messages.
+//! Encodes operations and requests as netlink messages.
 
 use std::{net::IpAddr, os::fd::RawFd};
 
@@ -21,6 +21,8 @@ use wire_state::{
     ObservedRoute, PROTOCOL, RouteKey,
 };
 
+use super::uapi::RT_TABLE_MAIN;
+
 /// Message types of linux/rtnetlink.h.
 pub(crate) const NEWLINK: u16 = 16;
 pub(crate) const DELLINK: u16 = 17;
@@ -39,7 +41,7 @@ pub(crate) const GETNEIGH: u16 = 30;
 const CREATE: u16 = NLM_F_CREATE | NLM_F_EXCL;
 const SET: u16 = NLM_F_CREATE | NLM_F_REPLACE;
 
-/// Asks for one link, without its counters.
+/// Requests one link, without its statistics.
 pub(crate) fn get_link(batch: &mut Batch, name: Option<LinkName>, index: u32) {
     let mut message = LinkMessage::default();
     message.header.index = index;
@@ -48,7 +50,7 @@ pub(crate) fn get_link(batch: &mut Batch, name: Option<LinkName>, index: u32) {
     batch.push(GETLINK, 0, &message);
 }
 
-/// Asks for all links, or those of one kind.
+/// Requests all links, or those of one kind.
 pub(crate) fn list_links(batch: &mut Batch, flags: u16, kind: Option<&str>) {
     let mut message = LinkMessage::default();
     message.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
@@ -59,37 +61,41 @@ pub(crate) fn list_links(batch: &mut Batch, flags: u16, kind: Option<&str>) {
     batch.push(GETLINK, flags, &message);
 }
 
-/// The links that a new one is bound to, by the kernel's numbers.
+/// The links that a new link refers to.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Bound {
-    /// The link it sends through.
+pub(crate) struct BoundLinks {
+    /// The link that it sends through.
     pub(crate) lower: Option<Lower>,
-    /// The other end of a pair.
-    pub(crate) peer: Option<Peer>,
-    /// The bridge.
+    /// The other end of a veth pair.
+    pub(crate) peer: Option<VethPeer>,
+    /// The index of the bridge whose port it is.
     pub(crate) master: Option<u32>,
 }
 
-/// The link that a new one sends through.
+/// The link that a new link sends through.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Lower {
     pub(crate) index: u32,
-    /// The number of its namespace as this one knows it, if it is in another (`IFLA_LINK_NETNSID`).
+    /// The ID that the new link's namespace has for this link's, if they differ (`IFLA_LINK_NETNSID`).
     pub(crate) namespace: Option<i32>,
 }
 
-/// The other end of a pair.
+/// The other end of a veth pair.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Peer {
+pub(crate) struct VethPeer {
     pub(crate) name: LinkName,
-    /// Its namespace, if that is another (`IFLA_NET_NS_FD`).
+    /// A descriptor of its namespace, if that differs from the new link's (`IFLA_NET_NS_FD`).
     pub(crate) namespace: Option<RawFd>,
 }
 
-/// Makes a link, and marks it as ours by an alias if its form alone does not tell.
-pub(crate) fn create_link(batch: &mut Batch, name: LinkName, link: &DesiredLink<KernelKind>, bound: &Bound) {
+/// Makes a link. Its alias marks it as ours, except for VXLAN devices (see [`mark`]).
+pub(crate) fn create_link(batch: &mut Batch, name: LinkName, link: &DesiredLink<KernelKind>, bound: &BoundLinks) {
     let (kind, data) = match &link.kind {
-        KernelKind::Vxlan(vxlan) => return create_vxlan(batch, name, link, (vxlan, bound)),
+        KernelKind::Vxlan(vxlan) => {
+            let mut message = vxlan_message(name, link, vxlan, bound.lower);
+            message.attributes.extend(bound.elsewhere());
+            return batch.push(NEWLINK, CREATE, &message);
+        }
         KernelKind::Bridge => (InfoKind::Bridge, None),
         KernelKind::Veth(_) => {
             (InfoKind::Veth, bound.peer.map(|peer| InfoData::Veth(InfoVeth::Peer(peer.message(link)))))
@@ -111,7 +117,7 @@ pub(crate) fn create_link(batch: &mut Batch, name: LinkName, link: &DesiredLink<
     message.attributes.push(LinkAttribute::LinkInfo(info));
     message.attributes.push(LinkAttribute::Mtu(link.mtu.0));
     message.attributes.extend(link.mac.map(|mac| LinkAttribute::Address(mac.octets().to_vec())));
-    // An ipip device has its parent among its own settings.
+    // The parent of an ipip device is in IFLA_IPTUN_LINK instead of IFLA_LINK.
     let lower = bound.lower.filter(|_| !matches!(link.kind, KernelKind::Ipip(_)));
     message.attributes.extend(lower.map(|lower| LinkAttribute::Link(lower.index)));
     message.attributes.extend(bound.elsewhere());
@@ -122,33 +128,31 @@ pub(crate) fn create_link(batch: &mut Batch, name: LinkName, link: &DesiredLink<
     batch.push(SETLINK, 0, &marking);
 }
 
-fn create_vxlan(
-    batch: &mut Batch,
+fn vxlan_message(
     name: LinkName,
     link: &DesiredLink<KernelKind>,
-    (vxlan, bound): (&DesiredVxlan, &Bound),
-) {
+    vxlan: &DesiredVxlan,
+    lower: Option<Lower>,
+) -> LinkMessage {
     let mut builder = vxlan_attributes(LinkVxlan::new(name.as_str(), vxlan.vni.number()), vxlan).mtu(link.mtu.0).up();
-    if let Some(lower) = bound.lower {
+    if let Some(lower) = lower {
         builder = builder.dev(lower.index);
     }
     if let Some(mac) = link.mac {
         builder = builder.address(mac.octets().to_vec());
     }
-    let mut message = builder.build();
-    message.attributes.extend(bound.elsewhere());
-    batch.push(NEWLINK, CREATE, &message);
+    builder.build()
 }
 
-impl Bound {
-    /// The bridge, and the namespace of the link below.
+impl BoundLinks {
+    /// The attributes for the bridge and for the namespace of the lower link.
     fn elsewhere(&self) -> impl Iterator<Item = LinkAttribute> {
         let namespace = self.lower.and_then(|lower| lower.namespace).map(LinkAttribute::LinkNetNsId);
         self.master.map(LinkAttribute::Controller).into_iter().chain(namespace)
     }
 }
 
-impl Peer {
+impl VethPeer {
     fn message(&self, first: &DesiredLink<KernelKind>) -> LinkMessage {
         let mut message = LinkMessage::default();
         message.attributes.push(LinkAttribute::IfName(self.name.to_string()));
@@ -181,17 +185,22 @@ fn vxlan_attributes(mut builder: LinkMessageBuilder<LinkVxlan>, vxlan: &DesiredV
     if vxlan.gbp { builder.append_info_data(InfoVxlan::Gbp) } else { builder }
 }
 
-/// Packets that wait in a TUN device for us to read them: the kernel's default of 500 is less than a burst of many flows, and
-/// what is sent while the agent is restarted waits there too.
+/// The queue length of a TUN device, in packets. The kernel's default of 500 is less than a burst of many flows; and packets that are sent
+/// while the agent restarts wait in this queue.
 const TUN_QUEUE: u32 = 2048;
 
-/// Sets in place what can be, on any device that is there; `own` is what its kind alone has.
-pub(crate) fn change_link<K>(
-    batch: &mut Batch,
-    index: u32,
-    link: &DesiredLink<K>,
-    (master, own): (Option<u32>, Option<LinkAttribute>),
-) {
+/// A change of an existing link in place.
+pub(crate) struct LinkChange<'a, K> {
+    pub(crate) index: u32,
+    pub(crate) link: &'a DesiredLink<K>,
+    /// The index of the bridge whose port it is; `None` does not change it.
+    pub(crate) master: Option<u32>,
+    /// An attribute that only links of its kind have.
+    pub(crate) own: Option<LinkAttribute>,
+}
+
+/// Changes the settings of a link that can be changed in place.
+pub(crate) fn change_link<K>(batch: &mut Batch, LinkChange { index, link, master, own }: LinkChange<'_, K>) {
     let mut message = LinkMessage::default();
     message.header.index = index;
     (message.header.flags, message.header.change_mask) = (LinkFlags::Up, LinkFlags::Up);
@@ -202,12 +211,11 @@ pub(crate) fn change_link<K>(
     batch.push(SETLINK, 0, &message);
 }
 
-/// The length of a TUN device's queue.
 pub(crate) const fn tun_queue() -> LinkAttribute {
     LinkAttribute::TxQueueLen(TUN_QUEUE)
 }
 
-/// The mark of links whose form does not tell that they are ours.
+/// The alias that marks a link as ours. VXLAN devices have none: their MAC or their settings identify them, see [`wire_state::Marks`].
 pub(crate) fn mark(kind: &KernelKind) -> Option<LinkAttribute> {
     match kind {
         KernelKind::Vxlan(_) => None,
@@ -219,7 +227,7 @@ pub(crate) fn mark(kind: &KernelKind) -> Option<LinkAttribute> {
     }
 }
 
-/// Whether a VXLAN device that is there learns. The kernel takes no MTU in the same message ("Cannot change mtu").
+/// Sets whether an existing VXLAN device learns. The kernel accepts no MTU in the same message ("Cannot change mtu").
 pub(crate) fn change_learning(batch: &mut Batch, index: u32, learning: bool) {
     let builder = LinkMessageBuilder::<LinkVxlan>::new_with_info_kind(InfoKind::Vxlan).index(index).learning(learning);
     batch.push(NEWLINK, 0, &builder.build());
@@ -231,7 +239,7 @@ pub(crate) fn delete_link(batch: &mut Batch, index: u32) {
     batch.push(DELLINK, 0, &message);
 }
 
-/// The addresses of one link, or with 0 of all.
+/// Requests the addresses of one link, or with index 0 those of all.
 pub(crate) fn list_addresses(batch: &mut Batch, flags: u16, family: Family, index: u32) {
     let mut message = AddressMessage::default();
     message.header.family = address_family(family);
@@ -241,7 +249,8 @@ pub(crate) fn list_addresses(batch: &mut Batch, flags: u16, family: Family, inde
 
 pub(crate) fn put_address(batch: &mut Batch, index: u32, address: &Address) {
     let mut message = address_message(index, address);
-    // Nobody else can have it: it is in our lease. Without this an IPv6 address is of no use for a second.
+    // No other host can have the address, since it is in our lease. With duplicate address detection (RFC 4862 §5.4), an IPv6 address
+    // would be unusable for the first second.
     message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
     batch.push(NEWADDR, CREATE, &message);
 }
@@ -260,7 +269,7 @@ fn address_message(index: u32, address: &Address) -> AddressMessage {
     message
 }
 
-/// The FDB (no family) or the neighbours of one device.
+/// Requests the neighbours of one device, or without a family its FDB.
 pub(crate) fn list_neighbours(batch: &mut Batch, flags: u16, family: Option<Family>, index: u32) {
     let mut message = NeighbourMessage::default();
     message.header.family = family.map_or(AddressFamily::Bridge, address_family);
@@ -321,41 +330,41 @@ fn neighbour_message(index: u32, key: &NeighbourKey) -> NeighbourMessage {
     message
 }
 
-/// The routes of the main table.
+/// Requests the routes of the main table.
 pub(crate) fn list_routes(batch: &mut Batch, flags: u16, family: Family) {
     let mut message = RouteMessage::default();
     message.header.address_family = address_family(family);
-    message.header.table = 254;
+    message.header.table = RT_TABLE_MAIN;
     message.header.scope = RouteScope::Universe;
     message.header.kind = RouteType::Unspec;
     message.header.protocol = RouteProtocol::Unspec;
     batch.push(GETROUTE, flags, &message);
 }
 
-/// How a route's gateway is named.
+/// The form in which a route message holds its next hop.
 #[derive(Clone, Copy)]
-pub(crate) enum Through {
-    /// By a nexthop object.
+pub(crate) enum RouteTarget {
+    /// The ID of a nexthop object.
     Nexthop(u32),
-    /// By the link's number and the gateway in the route itself.
+    /// The link's index, and the gateway if there is one.
     Link(u32),
-    /// Not at all.
-    Nowhere,
+    /// None: a blackhole.
+    Blackhole,
 }
 
-pub(crate) fn put_route(batch: &mut Batch, replace: bool, key: &RouteKey, hop: &NextHop, through: Through) {
+pub(crate) fn put_route(batch: &mut Batch, replace: bool, key: &RouteKey, hop: &NextHop, through: RouteTarget) {
     let message = route_message(key, Some(hop), through, RouteScope::Universe);
     batch.push(NEWROUTE, if replace { SET } else { CREATE }, &message);
 }
 
-/// Deletes a route as it was read: what it leads through and who made it have to match, so that no other is hit.
-pub(crate) fn delete_route(batch: &mut Batch, key: &RouteKey, route: &ObservedRoute, through: Through) {
+/// Deletes a route as it was read. The kernel compares next hop and protocol too, so that no other route is deleted.
+pub(crate) fn delete_route(batch: &mut Batch, key: &RouteKey, route: &ObservedRoute, through: RouteTarget) {
     let mut message = route_message(key, route.via.next_hop(), through, RouteScope::NoWhere);
     message.header.protocol = route.protocol.into();
     batch.push(DELROUTE, 0, &message);
 }
 
-fn route_message(key: &RouteKey, hop: Option<&NextHop>, through: Through, scope: RouteScope) -> RouteMessage {
+fn route_message(key: &RouteKey, hop: Option<&NextHop>, through: RouteTarget, scope: RouteScope) -> RouteMessage {
     let mut builder = RouteMessageBuilder::<IpAddr>::new()
         .destination_prefix(key.destination.network(), key.destination.len())
         .expect("a prefix has a valid length")
@@ -366,11 +375,11 @@ fn route_message(key: &RouteKey, hop: Option<&NextHop>, through: Through, scope:
         builder = builder.priority(key.metric);
     }
     builder = match through {
-        Through::Nexthop(id) => builder.nhid(id),
-        Through::Link(index) => builder.output_interface(index),
-        Through::Nowhere => builder.kind(RouteType::BlackHole),
+        RouteTarget::Nexthop(id) => builder.nhid(id),
+        RouteTarget::Link(index) => builder.output_interface(index),
+        RouteTarget::Blackhole => builder.kind(RouteType::BlackHole),
     };
-    if let (Some(NextHop::Gateway { gateway, onlink, .. }), Through::Link(_)) = (hop, through) {
+    if let (Some(NextHop::Gateway { gateway, onlink, .. }), RouteTarget::Link(_)) = (hop, through) {
         builder = builder.gateway(*gateway).expect("a gateway has its route's family");
         if *onlink {
             builder = builder.onlink();
@@ -379,7 +388,7 @@ fn route_message(key: &RouteKey, hop: Option<&NextHop>, through: Through, scope:
     builder.build()
 }
 
-/// The route that packets to `address` take.
+/// Requests the route that packets to `address` take.
 pub(crate) fn get_route(batch: &mut Batch, address: IpAddr) {
     let family = Family::of(address);
     let message = RouteMessageBuilder::<IpAddr>::new()

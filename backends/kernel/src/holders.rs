@@ -1,4 +1,4 @@
-//! Which links containers are on, or may be: bridges, and whatever holds addresses inside our subnets.
+//! Finds the links that containers are on, or may be: bridges, and other links with an address inside the host's subnets.
 
 use std::collections::BTreeMap;
 
@@ -10,23 +10,24 @@ use super::{
     decode::{self, Namespaces},
     encode,
     read::link_by,
+    uapi::iff,
 };
 
-/// Looks at single links, by a socket of its own.
+/// Reads single links and container links, through a netlink socket of its own.
 pub struct Links {
     netlink: Netlink,
 }
 
 impl Links {
-    /// Opens its socket, in the network namespace of the calling thread.
+    /// Opens the socket in the network namespace of the calling thread.
     ///
     /// # Errors
-    /// When there is no netlink.
+    /// When the kernel refuses a netlink socket.
     pub fn open() -> Result<Self, DataplaneError> {
         Ok(Self { netlink: Netlink::open()? })
     }
 
-    /// All bridges, and the other links that hold one of `subnets`.
+    /// All bridges, and the other links with an address inside one of `subnets`.
     ///
     /// # Errors
     /// When the kernel does not answer.
@@ -34,14 +35,14 @@ impl Links {
         container_links(&mut self.netlink, subnets)
     }
 
-    /// Whether there is a link of that name.
+    /// Whether a link with that name exists.
     pub fn has(&mut self, name: LinkName) -> bool {
         matches!(link_by(&mut self.netlink, Some(name), 0), Ok(Some(_)))
     }
 }
 
 fn container_links(netlink: &mut Netlink, subnets: &[Prefix]) -> Result<Vec<ContainerLink>, DataplaneError> {
-    // Older kernels list the links of all kinds.
+    // Kernels before 4.6 do not filter by kind, so `bridge` checks it too.
     let request = |batch: &mut Batch, flags| encode::list_links(batch, flags, Some("bridge"));
     let bridge = |body: &[u8]| {
         let (name, link) = decode::link(body, &Namespaces::HOST)?;
@@ -54,7 +55,7 @@ fn container_links(netlink: &mut Netlink, subnets: &[Prefix]) -> Result<Vec<Cont
     for family in Family::ALL {
         let request = |batch: &mut Batch, flags| encode::list_addresses(batch, flags, family, 0);
         for (index, address, len) in netlink.dump("addresses", &request, decode::any_address)? {
-            if !links.contains_key(&index) && ContainerLink::is_inside(&(address, len), subnets) {
+            if !links.contains_key(&index) && ContainerLink::is_inside(address, len, subnets) {
                 links.extend(other(netlink, index)?.map(|link| (index, link)));
             }
             if let Some(link) = links.get_mut(&index) {
@@ -65,7 +66,7 @@ fn container_links(netlink: &mut Netlink, subnets: &[Prefix]) -> Result<Vec<Cont
     Ok(links.into_values().collect())
 }
 
-/// A link that is no bridge; none where it went meanwhile, or is a device of an overlay.
+/// A link that is not a bridge; `None` if it no longer exists or is a VXLAN device.
 fn other(netlink: &mut Netlink, index: u32) -> Result<Option<ContainerLink>, DataplaneError> {
     let found = link_by(netlink, None, index)?;
     let found = found.filter(|(_, link)| !matches!(link.kind, ObservedKind::Vxlan(_)));
@@ -78,7 +79,7 @@ fn other(netlink: &mut Netlink, index: u32) -> Result<Option<ContainerLink>, Dat
     }))
 }
 
-/// A bridge has a carrier where one of its ports has (`IFF_LOWER_UP` in `struct ifinfomsg`).
+/// Whether a link has a carrier (in the flags of `struct ifinfomsg`). A bridge has one if one of its ports has.
 fn has_carrier(body: &[u8]) -> bool {
-    body.get(8..12).and_then(number).is_some_and(|flags| flags & 0x1_0000 != 0)
+    body.get(8..12).and_then(number).is_some_and(|flags| flags & iff::LOWER_UP != 0)
 }

@@ -1,4 +1,4 @@
-//! The host as it is without us: its links and addresses, and where its routes lead.
+//! The host's own network: its links, their addresses, and its routes.
 
 use std::{collections::BTreeMap, net::IpAddr};
 
@@ -12,27 +12,28 @@ use wire_state::DataplaneError;
 use super::{
     decode::{self, Namespaces},
     encode,
+    uapi::{ifa, iff, rta},
 };
 
-/// All links of this host, in the network namespace of the thread that asked.
+/// The links and routes of this host, in the network namespace of the thread that read them.
 #[derive(Clone, Debug, Default)]
-pub struct Host {
-    /// In order of their numbers.
+pub struct HostNetwork {
+    /// All links, in the order of their indexes.
     pub links: Vec<HostLink>,
-    /// The numbers of the links that default routes lead through, for each family; the preferred one first.
+    /// The indexes of the links of the default routes of each family, in the order of their metrics.
     pub default_routes: DualStack<Vec<u32>>,
-    /// The routers of default routes, with the numbers of the links they are on.
+    /// The routers of the default routes, each with the index of its link.
     pub routers: Vec<(u32, IpAddr)>,
-    /// Where the routes to the addresses that were asked for lead, or what the kernel said.
-    pub ways: BTreeMap<IpAddr, Result<Way, String>>,
+    /// The routes to the addresses that were asked for, or the kernel's errors.
+    pub resolved: BTreeMap<IpAddr, Result<ResolvedRoute, String>>,
 }
 
-/// Where packets to an address go.
+/// The route that the kernel chooses for packets to one address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Way {
-    /// The number of the link they leave by.
+pub struct ResolvedRoute {
+    /// The index of the link that they leave by.
     pub link: u32,
-    /// The address they are sent from.
+    /// The source address that they get.
     pub source: Option<IpAddr>,
 }
 
@@ -41,15 +42,15 @@ pub struct Way {
 pub struct HostLink {
     /// Its name.
     pub name: LinkName,
-    /// The kernel's number of it.
+    /// The kernel's interface index.
     pub index: u32,
-    /// The kernel's name of its kind; empty for hardware and loopback.
+    /// The kernel's name for its kind (`IFLA_INFO_KIND`); empty for hardware and loopback.
     pub kind: String,
-    /// Whether it leads to nobody else.
+    /// Whether it is the loopback device (`IFF_LOOPBACK`).
     pub is_loopback: bool,
-    /// Its MTU.
+    /// Its MTU in bytes.
     pub mtu: Mtu,
-    /// Its Ethernet address, where it has one.
+    /// Its Ethernet address, if it has one.
     pub mac: Option<MacAddr>,
     /// Its addresses, in the kernel's order.
     pub addresses: Vec<HostAddress>,
@@ -58,26 +59,26 @@ pub struct HostLink {
 /// One address of a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HostAddress {
-    /// The address, and what is reached with it.
+    /// The address with its prefix and its broadcast address.
     pub local: LocalAddress,
-    /// How good it is to be known by.
-    pub standing: Standing,
+    /// The state of the address, by which one is preferred over another.
+    pub state: AddressState,
 }
 
-/// How good an address is to be known by. The best comes first.
+/// The state of an address. The order of the variants is the order of preference for the host's public address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Standing {
-    /// It is here to stay.
-    Lasting,
-    /// Made up for a day, for privacy (`IFA_F_TEMPORARY`).
+pub enum AddressState {
+    /// A stable address.
+    Stable,
+    /// A temporary address for privacy, usually for a day (`IFA_F_TEMPORARY`, RFC 8981).
     Temporary,
-    /// No longer for new uses (`IFA_F_DEPRECATED`): it is about to go, or somebody's who shares it.
+    /// Not for new connections (`IFA_F_DEPRECATED`, RFC 4862 §5.5.4): it will be removed soon, or is shared with other hosts.
     Deprecated,
-    /// Another host has it (`IFA_F_DADFAILED`): packets to it do not come here.
+    /// Another host has it (`IFA_F_DADFAILED`): packets to it do not arrive here.
     Duplicate,
 }
 
-impl Host {
+impl HostNetwork {
     /// Reads links, addresses, default routes, and the routes to `targets`.
     ///
     /// # Errors
@@ -102,20 +103,20 @@ impl Host {
             host.default_routes.set(family, Some(defaults.into_iter().map(|route| route.link).collect()));
         }
         for target in targets {
-            host.ways.insert(target, route_to(&mut netlink, target).map_err(|error| chain(&error)));
+            host.resolved.insert(target, route_to(&mut netlink, target).map_err(|error| chain(&error)));
         }
         Ok(host)
     }
 
-    /// The link of that name.
+    /// The link with that name.
     #[must_use]
     pub fn link(&self, name: LinkName) -> Option<&HostLink> {
         self.links.iter().find(|link| link.name == name)
     }
 }
 
-/// For error messages: the links and their addresses.
-impl std::fmt::Display for Host {
+/// The links with their addresses, for error messages.
+impl std::fmt::Display for HostNetwork {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         for (index, link) in self.links.iter().enumerate() {
             write!(f, "{}{}", if index == 0 { "" } else { ", " }, link.name)?;
@@ -131,57 +132,49 @@ impl std::fmt::Display for Host {
 }
 
 fn link(body: &[u8]) -> Option<HostLink> {
-    /// `IFF_LOOPBACK` in `struct ifinfomsg`.
-    const LOOPBACK: u32 = 8;
     let (name, link) = decode::link(body, &Namespaces::HOST)?;
     let kind = link.kind.name().to_owned();
     Some(HostLink {
         name,
         index: link.index,
         kind,
-        is_loopback: body.get(8..12).and_then(number).is_some_and(|flags| flags & LOOPBACK != 0),
+        is_loopback: body.get(8..12).and_then(number).is_some_and(|flags| flags & iff::LOOPBACK != 0),
         mtu: link.mtu,
         mac: link.mac,
         addresses: Vec::new(),
     })
 }
 
-/// An address of a link, and the link's number (`struct ifaddrmsg`).
+/// An address message (`struct ifaddrmsg`): the link's index and the address.
 fn host_address(body: &[u8]) -> Option<(u32, HostAddress)> {
-    const ADDRESS: u16 = 1;
-    const BROADCAST: u16 = 4;
-    const FLAGS: u16 = 8;
     let (index, own, len) = decode::any_address(body)?;
-    // The flags that we look at are all in the first byte.
+    // The flags that are used here are all in the header's byte.
     let (mut far, mut broadcast, mut flags) = (own, None, u32::from(body[2]));
     for (kind, value) in attributes(body.get(8..)?) {
         match kind {
-            ADDRESS => far = address(value)?,
-            BROADCAST => broadcast = address(value),
-            FLAGS => flags = number(value)?,
+            ifa::ADDRESS => far = address(value)?,
+            ifa::BROADCAST => broadcast = address(value),
+            ifa::FLAGS => flags = number(value)?,
             _ => {}
         }
     }
     let local = LocalAddress { address: own, prefix: Prefix::new(far, len).ok()?, broadcast };
-    Some((index, HostAddress { local, standing: Standing::of(Family::of(own), flags) }))
+    Some((index, HostAddress { local, state: AddressState::of(Family::of(own), flags) }))
 }
 
-impl Standing {
-    /// By the `IFA_F_*` of linux/if_addr.h.
+impl AddressState {
+    /// The state that the flags `IFA_F_*` mean.
     const fn of(family: Family, flags: u32) -> Self {
-        const TEMPORARY: u32 = 0x01;
-        const DUPLICATE: u32 = 0x08;
-        const DEPRECATED: u32 = 0x20;
-        // Of IPv4 the same bit says that it is not the first of its prefix.
-        let temporary = matches!(family, Family::V6) && flags & TEMPORARY != 0;
-        if flags & DUPLICATE != 0 {
+        // For IPv4 the same bit is IFA_F_SECONDARY: not the first address of its prefix.
+        let temporary = matches!(family, Family::V6) && flags & ifa::F_TEMPORARY != 0;
+        if flags & ifa::F_DADFAILED != 0 {
             Self::Duplicate
-        } else if flags & DEPRECATED != 0 {
+        } else if flags & ifa::F_DEPRECATED != 0 {
             Self::Deprecated
         } else if temporary {
             Self::Temporary
         } else {
-            Self::Lasting
+            Self::Stable
         }
     }
 }
@@ -189,7 +182,7 @@ impl Standing {
 struct DefaultRoute {
     metric: u32,
     link: u32,
-    /// `None` where there is none, or several.
+    /// The gateway; `None` for a route without one or with several.
     router: Option<IpAddr>,
 }
 
@@ -200,33 +193,32 @@ fn default_route(body: &[u8]) -> Option<DefaultRoute> {
     let (mut metric, mut device, mut router) = (0, None, None);
     for (number_of, value) in attributes(body.get(12..)?) {
         match number_of {
-            4 => device = number(value),
-            // RTA_GATEWAY.
-            5 => router = address(value),
-            6 => metric = number(value)?,
-            // RTA_MULTIPATH: the first of its ways (struct rtnexthop).
-            9 => device = value.get(4..).and_then(number),
+            rta::OIF => device = number(value),
+            rta::GATEWAY => router = address(value),
+            rta::PRIORITY => metric = number(value)?,
+            // The link of its first next hop (`struct rtnexthop`).
+            rta::MULTIPATH => device = value.get(4..).and_then(number),
             _ => {}
         }
     }
     Some(DefaultRoute { metric, link: device?, router })
 }
 
-/// The link that packets to an address leave by, and their source.
-fn route_to(netlink: &mut Netlink, to: IpAddr) -> Result<Way, DataplaneError> {
+/// Asks the kernel for the route to an address.
+fn route_to(netlink: &mut Netlink, to: IpAddr) -> Result<ResolvedRoute, DataplaneError> {
     let mut batch = Batch::default();
     encode::get_route(&mut batch, to);
     let (mut device, mut source) = (None, None);
     let asked = netlink.ask(&mut batch, |body| {
         for (kind, value) in attributes(body.get(12..).unwrap_or_default()) {
             match kind {
-                4 => device = number(value),
-                7 => source = address(value),
+                rta::OIF => device = number(value),
+                rta::PREFSRC => source = address(value),
                 _ => {}
             }
         }
     });
     let read = |source| DataplaneError::Read { what: "a route", source };
     asked.map_err(read)?;
-    Ok(Way { link: device.ok_or_else(|| read(std::io::ErrorKind::NotFound.into()))?, source })
+    Ok(ResolvedRoute { link: device.ok_or_else(|| read(std::io::ErrorKind::NotFound.into()))?, source })
 }

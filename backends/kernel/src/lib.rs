@@ -1,7 +1,7 @@
-//! The kernel's network: links, addresses, FDB, neighbours, routes and settings are read, changed and heard of.
+//! Reads, changes and monitors the kernel's links, addresses, FDB, neighbours, routes and settings.
 //!
-//! [`NetlinkDataplane`] reads and writes; [`Monitor`] hears; [`Host`] says what the host around us has. No other crate does this. Knows
-//! nothing of leases.
+//! [`KernelDataplane`] reads and writes in several network namespaces, each by a [`NetlinkDataplane`]; [`Monitor`] receives the kernel's
+//! notifications; [`HostNetwork`] holds the host's own links and routes. No other crate does this. This crate does not depend on leases.
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 
 mod decode;
@@ -22,13 +22,14 @@ mod sysctl;
 #[cfg(test)]
 pub(crate) mod tests;
 mod traffic;
+mod uapi;
 mod underlay;
 mod write;
 
 pub use holders::Links;
-pub use host::{Host, HostAddress, HostLink, Standing, Way};
-pub use monitor::{Monitor, Wake};
-pub use namespaces::{KernelDataplane, Others};
+pub use host::{AddressState, HostAddress, HostLink, HostNetwork, ResolvedRoute};
+pub use monitor::{Changes, Monitor};
+pub use namespaces::{KernelDataplane, OtherNamespaces};
 pub use nics::{MacOrigin, Nic};
-pub use traffic::{Passed, Traffic, traffic};
+pub use traffic::{DeviceCounters, Traffic, traffic};
 pub use write::{NetlinkDataplane, RouteForm};

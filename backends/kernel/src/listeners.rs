@@ -1,5 +1,5 @@
-//! Which links take routes from routers, and go on to though this host forwards: a function of one look, and of what the looks
-//! before have found.
+//! The links that accept routes from router advertisements (RFC 4861) and must go on to accept them although this host forwards. They
+//! follow from one read of all links and from the result of the reads before. Pure.
 
 use std::collections::BTreeSet;
 
@@ -7,30 +7,31 @@ use wire_state::Scope;
 
 use super::settings::LinkSettings;
 
-/// Remembered from look to look.
+/// The links that accept router advertisements, as remembered from one read to the next.
 #[derive(Debug, Default)]
 pub(crate) struct Listeners {
-    /// The links that take routes, by number: while they are there they go on to, unless somebody says 0.
+    /// The indexes of these links. A link stays among them while it exists, unless its `accept_ra` is set to 0.
     kept: BTreeSet<u32>,
-    /// All links of the last look; `None` before the first.
+    /// The indexes of all links of the last read; `None` before the first.
     seen: Option<BTreeSet<u32>>,
-    /// Whether this host forwards for our sake alone: without us, a new link would take routes.
+    /// Whether this host forwards only because the agent enabled it. Without the agent, a new link would accept router advertisements.
     is_host: bool,
 }
 
-/// The host around the links.
-pub(super) struct Sight<'a> {
+/// The state of the host that decides about its links.
+pub(super) struct RouterContext<'a> {
     pub(super) scope: &'a Scope,
-    /// The links that have learnt a route from a router.
+    /// The indexes of the links with a route from a router advertisement.
     pub(super) learnt: &'a BTreeSet<u32>,
     /// Whether this host forwards IPv6.
     pub(super) forwards: bool,
-    /// Whether `accept_ra` of a new link is 1.
+    /// Whether `accept_ra` of a new link will be 1 (`net.ipv6.conf.default.accept_ra`).
     pub(super) by_default: bool,
 }
 
-impl Sight<'_> {
-    /// What is on bridges may be containers: those count only where they have routers.
+impl RouterContext<'_> {
+    /// Whether a link accepts router advertisements for the host. On bridges and their ports there may be containers, so these links
+    /// count only if a router was seen there.
     fn may_listen(&self, link: &LinkSettings) -> bool {
         self.has_router(link) || !link.is_bridge && !link.is_inner
     }
@@ -41,31 +42,34 @@ impl Sight<'_> {
 }
 
 impl Listeners {
-    /// Those of `links` that take routes from routers, or would if this host did not forward.
-    pub(super) fn look<'a>(&mut self, links: &[&'a LinkSettings], sight: &Sight<'_>) -> Vec<&'a LinkSettings> {
+    /// The links that accept router advertisements, or would if this host did not forward.
+    pub(super) fn update<'a>(
+        &mut self,
+        links: &[&'a LinkSettings],
+        context: &RouterContext<'_>,
+    ) -> Vec<&'a LinkSettings> {
         let is_first = self.seen.is_none();
-        if !sight.forwards {
+        if !context.forwards {
             self.is_host = true;
         } else if is_first {
             self.is_host = was_made_to_forward(links);
         }
-        self.kept = links.iter().filter(|link| self.listens(link, sight)).map(|link| link.index).collect();
+        self.kept = links.iter().filter(|link| self.listens(link, context)).map(|link| link.index).collect();
         self.seen = Some(links.iter().map(|link| link.index).collect());
         let is_kept = |link: &&&LinkSettings| self.kept.contains(&link.index);
-        let has_use =
-            |link: &&&LinkSettings| link.disable_ipv6 == Some(false) && (!link.is_inner || sight.has_router(link));
-        links.iter().filter(is_kept).filter(has_use).copied().collect()
+        let kept = links.iter().filter(is_kept).filter(|link| link.disable_ipv6 == Some(false));
+        kept.filter(|link| !link.is_inner || context.has_router(link)).copied().collect()
     }
 
-    fn listens(&self, link: &LinkSettings, sight: &Sight<'_>) -> bool {
+    fn listens(&self, link: &LinkSettings, context: &RouterContext<'_>) -> bool {
         let is_kept = self.kept.contains(&link.index);
         match link.router_advertisements {
             1 => {
-                let as_host = link.forwards.v6 == Some(false) && sight.may_listen(link);
-                is_kept || sight.has_router(link) || as_host || sight.by_default && self.is_new_to_a_host(link)
+                let as_host = link.forwards.v6 == Some(false) && context.may_listen(link);
+                is_kept || context.has_router(link) || as_host || context.by_default && self.is_new_to_a_host(link)
             }
-            // Before the first look, that may have been an earlier run; since then it was somebody else.
-            2 => is_kept || self.seen.is_none() && sight.may_listen(link),
+            // At the first read, an earlier run may have set 2. Later it was another program.
+            2 => is_kept || self.seen.is_none() && context.may_listen(link),
             _ => false,
         }
     }
@@ -76,8 +80,8 @@ impl Listeners {
     }
 }
 
-/// Whether forwarding looks like the work of an earlier run: all links that lead out take routes all the same. One that was a
-/// router before has one that does not.
+/// Whether an earlier run seems to have enabled forwarding: all links to other hosts accept router advertisements nonetheless. A host
+/// that was a router before has a link that does not.
 fn was_made_to_forward(links: &[&LinkSettings]) -> bool {
     let out = || links.iter().filter(|link| link.leads_out && !link.is_inner && link.disable_ipv6 == Some(false));
     out().any(|link| link.router_advertisements == 2) && out().all(|link| link.router_advertisements != 1)
@@ -100,13 +104,13 @@ mod tests {
         }
     }
 
-    /// The same on a host that forwards, with this `accept_ra`.
+    /// A link of a host that forwards, with this `accept_ra`.
     fn router(name: &str, index: u32, value: u32) -> LinkSettings {
         let forwards = DualStack { v4: Some(true), v6: Some(true) };
         LinkSettings { forwards, router_advertisements: value, ..link(name, index) }
     }
 
-    /// The names that a look finds; routers were heard on `learnt`.
+    /// The names of the links that accept router advertisements; the links in `learnt` have a route from one.
     fn look(listeners: &mut Listeners, links: &[LinkSettings], learnt: &[u32]) -> Vec<String> {
         let scope = Scope {
             parent: Some(LinkId { namespace: Namespace::Host, index: 1, name: "eth0".parse().unwrap() }),
@@ -114,9 +118,9 @@ mod tests {
         };
         let learnt = learnt.iter().copied().collect();
         let forwards = links.iter().any(|link| link.forwards.v6 == Some(true));
-        let sight = Sight { scope: &scope, learnt: &learnt, forwards, by_default: true };
+        let context = RouterContext { scope: &scope, learnt: &learnt, forwards, by_default: true };
         let links: Vec<&LinkSettings> = links.iter().collect();
-        listeners.look(&links, &sight).into_iter().map(|link| link.name.to_string()).collect()
+        listeners.update(&links, &context).into_iter().map(|link| link.name.to_string()).collect()
     }
 
     fn first(links: &[LinkSettings], learnt: &[u32]) -> Vec<String> {
@@ -124,10 +128,10 @@ mod tests {
     }
 
     #[test]
-    fn every_link_that_listens_to_routers_is_found_and_none_that_does_not() {
+    fn exactly_the_links_that_accept_router_advertisements_are_found() {
         let all = [link("eth0", 1), link("eth1", 2), link("wlan0", 3)];
         assert_eq!(first(&all, &[]), ["eth0", "eth1", "wlan0"]);
-        // Who already forwards there listens only by its own will, but for what it has learnt, and for the underlay.
+        // A link that forwards already, with accept_ra 1, accepts none, except one with such a route, and the underlay.
         let forwarding = [router("eth0", 1, 1), router("eth1", 2, 1), router("wlan0", 3, 1)];
         assert_eq!(first(&forwarding, &[]), ["eth0"]);
         assert_eq!(first(&forwarding, &[3]), ["eth0", "wlan0"]);
@@ -138,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn what_containers_may_be_on_is_left_alone_unless_it_has_a_router() {
+    fn links_that_containers_may_be_on_are_found_only_with_a_router() {
         let bridge = LinkSettings { is_bridge: true, ..link("br0", 4) };
         let port = LinkSettings { is_inner: true, ..link("veth1", 5) };
         assert_eq!(first(&[bridge.clone(), port.clone()], &[]), [""; 0]);
@@ -148,14 +152,14 @@ mod tests {
     }
 
     #[test]
-    fn what_listened_once_goes_on_to_until_somebody_says_no_or_it_is_gone() {
+    fn a_link_accepts_router_advertisements_until_it_is_set_to_0_or_removed() {
         let mut listeners = Listeners::default();
         assert_eq!(look(&mut listeners, &[link("eth1", 2)], &[]), ["eth1"]);
-        // Its route is lost with it, and its value was put back.
+        // Its routes are lost and its value may have been set back.
         for value in [2, 1, 2] {
             assert_eq!(look(&mut listeners, &[router("eth1", 2, value)], &[]), ["eth1"], "{value}");
         }
-        // One of the same name is another one.
+        // Another link with the same name is not kept.
         assert_eq!(look(&mut Listeners::default(), &[router("eth1", 7, 1)], &[]), [""; 0]);
         let port = LinkSettings { is_inner: true, ..router("eth1", 2, 1) };
         assert_eq!(look(&mut listeners, &[port], &[]), [""; 0], "as a bridge's port it has no routes");
@@ -166,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_link_listens_where_the_host_forwards_for_our_sake_alone() {
+    fn a_new_link_accepts_router_advertisements_if_the_host_forwards_only_for_the_agent() {
         let ours =
             [vec![link("eth0", 1)], vec![router("eth0", 1, 2)], vec![router("eth0", 1, 2), router("eth9", 9, 0)]];
         for before in ours {
@@ -176,10 +180,10 @@ mod tests {
             let port = LinkSettings { is_inner: true, ..router("eth2", 5, 1) };
             let links = [router("eth0", 1, 2), router("eth1", 3, 1), veth, port];
             assert_eq!(look(&mut listeners, &links, &[]), ["eth0", "eth1"], "{before:?}");
-            // Nor later, since they are not new then.
+            // The veth and the port are not added later either, since they are not new then.
             assert_eq!(look(&mut listeners, &links, &[]), ["eth0", "eth1"], "{before:?}");
         }
-        // A router of somebody's: what is plugged in there is for others to be led by it.
+        // A host that was a router before: it routes for the hosts on a new link, and is not routed by them.
         let mut listeners = Listeners::default();
         let before = [router("eth0", 1, 2), router("lan0", 2, 1)];
         assert_eq!(look(&mut listeners, &before, &[]), ["eth0"]);

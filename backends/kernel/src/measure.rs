@@ -8,7 +8,7 @@ use wire_netlink::{Batch, Netlink};
 use wire_state::{DesiredNet, KernelOp, Op, samples::plan_host};
 
 use super::{
-    NetlinkDataplane, Others, RouteForm, encode,
+    NetlinkDataplane, OtherNamespaces, RouteForm, encode,
     tests::lab::{self, Lab},
 };
 
@@ -68,7 +68,7 @@ fn measure_route_forms() {
                 let is_route = |op: &&KernelOp| matches!(op, KernelOp::AddRoute(..));
                 let ops: Vec<&KernelOp> = ops.iter().filter_map(kernel).filter(is_route).collect();
                 let from = Instant::now();
-                assert!(dataplane.apply(&ops, &Others::default()).into_iter().all(|attempt| attempt.is_ok()));
+                assert!(dataplane.apply(&ops, &OtherNamespaces::default()).into_iter().all(|attempt| attempt.is_ok()));
                 times.push(from.elapsed());
                 lab::run("ip link del wb-up");
             }
@@ -82,7 +82,7 @@ fn measure_route_forms() {
                 times.push(from.elapsed());
                 let from = Instant::now();
                 let echo = monitor.drain(reconciler.cached().unwrap()).unwrap();
-                let heard = from.elapsed();
+                let drained = from.elapsed();
                 println!("overrun at {size}: {}", echo.overrun);
                 let from = Instant::now();
                 let plan = reconciler.preview(&want).unwrap();
@@ -91,7 +91,7 @@ fn measure_route_forms() {
                 let from = Instant::now();
                 assert!(reconciler.round(&want).converged);
                 times.push(from.elapsed());
-                times.push(heard);
+                times.push(drained);
             });
         });
         println!("| {size} | {} |", cells(&times.lock().unwrap()));
@@ -134,7 +134,7 @@ const fn kernel(op: &Op) -> Option<&KernelOp> {
     }
 }
 
-/// A device without entries, and what is wanted on it.
+/// A device without entries, and the desired state with all entries.
 fn prepared(size: usize) -> (Lab, DesiredNet) {
     let lab = Lab::new(size);
     let want = lab.want_of(&[Family::V4]);

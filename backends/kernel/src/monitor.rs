@@ -1,5 +1,5 @@
-//! Hearing of changes, to know when to look again. What an event says is never taken over: it is only compared with what we
-//! believe the kernel holds, so that the echo of our own writes wakes nobody.
+//! Receives the kernel's notifications, to know when to read again. The content of a notification is never stored: it is only compared
+//! with the cached state, so the notifications of our own writes cause nothing.
 
 use std::{cell::OnceCell, collections::BTreeSet, future::poll_fn, io, net::IpAddr, task::Poll, time::Duration};
 
@@ -23,39 +23,40 @@ use super::{
     nexthop::{self, Hop, Nexthops},
     settings::{self, LinkSettings},
     sysctl,
+    uapi::af,
 };
 
 /// `RTNLGRP_LINK`, `_NEIGH`, `_IPV4_IFADDR`, `_IPV4_ROUTE`, `_IPV6_IFADDR`, `_IPV6_ROUTE`, `_IPV4_NETCONF`, `_IPV6_NETCONF` of
 /// linux/rtnetlink.h.
 const GROUPS: [u32; 8] = [1, 3, 5, 7, 9, 11, 24, 25];
-/// `RTM_NEWNETCONF` of linux/rtnetlink.h: forwarding was switched on or off, since Linux 3.8.
+/// `RTM_NEWNETCONF` of linux/rtnetlink.h, since Linux 3.8: forwarding was turned on or off.
 const NEWNETCONF: u16 = 80;
 /// `RTNLGRP_NEXTHOP`, since Linux 5.3.
 const NEXTHOP_GROUP: u32 = 32;
 
-/// What the kernel says nothing of is looked at that often.
-const LOOK: Duration = Duration::from_secs(5);
+/// How often the settings are read of whose changes the kernel sends no notification.
+const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
-/// A socket that hears of all changes in this thread's network namespace, and keeps none of them: its memory is bounded.
+/// A netlink socket that receives the notifications of a network namespace. It stores none of them, so its memory is bounded.
 pub struct Monitor {
     socket: TokioSocket,
     scope: Scope,
     buffer: Vec<u8>,
-    looks: Interval,
+    checks: Interval,
 }
 
-/// What has changed.
+/// The changes that the kernel has notified.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Wake {
-    /// Something of ours, or in the way of ours, is not as we believe: read it again.
+pub struct Changes {
+    /// An entry of ours, or a foreign one that may conflict, differs from the cached state: the state must be read again.
     pub ours: bool,
-    /// The underlay's link changed, or any link's addresses, or a default route: find the underlay again.
+    /// The underlay's link, an address of a foreign link, or a default route changed: the underlay must be chosen again.
     pub underlay: bool,
-    /// Changes were lost: anything may have changed. The other two are set as well.
+    /// Notifications were lost (`ENOBUFS`): anything may have changed. The other two are set as well.
     pub overrun: bool,
 }
 
-impl Wake {
+impl Changes {
     /// Whether anything has changed.
     #[must_use]
     pub const fn any(self) -> bool {
@@ -66,46 +67,36 @@ impl Wake {
 }
 
 impl Monitor {
-    /// Opens the socket, in the network namespace of the calling thread. Needs a tokio runtime with I/O and time.
+    /// Opens the socket in the network namespace of the calling thread. Needs a tokio runtime with I/O and time.
     ///
     /// # Errors
-    /// When there is no netlink.
+    /// When the kernel refuses the socket.
     pub fn open(scope: Scope) -> Result<Self, DataplaneError> {
-        let open = || -> io::Result<TokioSocket> {
-            let mut socket = TokioSocket::new(NETLINK_ROUTE)?;
-            socket.socket_mut().bind_auto()?;
-            force_buffer(socket.socket_ref());
-            for group in GROUPS {
-                socket.socket_mut().add_membership(group)?;
-            }
-            let _ = socket.socket_mut().add_membership(NEXTHOP_GROUP);
-            Ok(socket)
-        };
-        let socket = open().map_err(DataplaneError::Monitor)?;
-        let mut looks = interval_at(Instant::now() + LOOK, LOOK);
-        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Ok(Self { socket, scope, buffer: Vec::with_capacity(LONGEST_DATAGRAM), looks })
+        let socket = open_socket().map_err(DataplaneError::Monitor)?;
+        let mut checks = interval_at(Instant::now() + CHECK_INTERVAL, CHECK_INTERVAL);
+        checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Ok(Self { socket, scope, buffer: Vec::with_capacity(LONGEST_DATAGRAM), checks })
     }
 
-    /// Waits until something is not as `believed`.
+    /// Waits until something differs from `cached`, the cached state.
     ///
     /// # Errors
     /// When the socket failed; a new one is needed.
     ///
     /// # Cancel safety
-    /// Safe: what was heard has been compared, and what has not been read stays in the socket.
-    pub async fn changed(&mut self, believed: &ObservedNet) -> Result<Wake, DataplaneError> {
-        let view = View::new(&self.scope, believed);
+    /// Safe: a poll that finds a change returns it at once, and notifications that were not received stay in the socket.
+    pub async fn changed(&mut self, cached: &ObservedNet) -> Result<Changes, DataplaneError> {
+        let view = View::new(&self.scope, cached);
         poll_fn(|context| {
-            let mut wake = Wake::default();
-            while self.looks.poll_tick(context).is_ready() {
-                wake.ours |= settings::have_changed_silently(&believed.settings);
+            let mut changes = Changes::default();
+            while self.checks.poll_tick(context).is_ready() {
+                changes.ours |= settings::have_changed_silently(&cached.settings);
             }
             loop {
                 self.buffer.clear();
                 match self.socket.poll_recv(context, &mut self.buffer) {
-                    Poll::Ready(heard) => hear(&view, heard, &self.buffer, &mut wake)?,
-                    Poll::Pending if wake.any() => return Poll::Ready(Ok(wake)),
+                    Poll::Ready(received) => compare(&view, received, &self.buffer, &mut changes)?,
+                    Poll::Pending if changes.any() => return Poll::Ready(Ok(changes)),
                     Poll::Pending => return Poll::Pending,
                 }
             }
@@ -113,101 +104,115 @@ impl Monitor {
         .await
     }
 
-    /// Reads all that has been heard until now, without waiting.
+    /// Receives all notifications that have arrived, without waiting.
     ///
     /// # Errors
     /// When the socket failed; a new one is needed.
-    pub fn drain(&mut self, believed: &ObservedNet) -> Result<Wake, DataplaneError> {
-        let view = View::new(&self.scope, believed);
-        let mut wake = Wake::default();
+    pub fn drain(&mut self, cached: &ObservedNet) -> Result<Changes, DataplaneError> {
+        let view = View::new(&self.scope, cached);
+        let mut changes = Changes::default();
         loop {
             self.buffer.clear();
             match self.socket.socket_ref().recv(&mut self.buffer, 0) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(wake),
-                heard => hear(&view, heard.map(drop), &self.buffer, &mut wake)?,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(changes),
+                received => compare(&view, received.map(drop), &self.buffer, &mut changes)?,
             }
         }
     }
 }
 
-/// Compares one datagram, or notes that some were lost.
-fn hear(view: &View<'_>, heard: io::Result<()>, datagram: &[u8], wake: &mut Wake) -> Result<(), DataplaneError> {
-    match heard {
-        Ok(()) => messages(datagram).for_each(|(header, body)| view.compare(header, body, wake)),
+fn open_socket() -> io::Result<TokioSocket> {
+    let mut socket = TokioSocket::new(NETLINK_ROUTE)?;
+    socket.socket_mut().bind_auto()?;
+    force_buffer(socket.socket_ref());
+    for group in GROUPS {
+        socket.socket_mut().add_membership(group)?;
+    }
+    let _ = socket.socket_mut().add_membership(NEXTHOP_GROUP);
+    Ok(socket)
+}
+
+/// Compares the notifications of one datagram, or records that some were lost.
+fn compare(
+    view: &View<'_>,
+    received: io::Result<()>,
+    datagram: &[u8],
+    changes: &mut Changes,
+) -> Result<(), DataplaneError> {
+    match received {
+        Ok(()) => messages(datagram).for_each(|(header, body)| view.compare(header, body, changes)),
         Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-        Err(error) if error.raw_os_error() == Some(Errno::ENOBUFS as i32) => *wake = Wake::OVERRUN,
+        Err(error) if error.raw_os_error() == Some(Errno::ENOBUFS as i32) => *changes = Changes::OVERRUN,
         Err(error) => return Err(DataplaneError::Monitor(error)),
     }
     Ok(())
 }
 
-/// The state that events are compared with.
+/// The cached state with which notifications are compared.
 struct View<'a> {
     scope: &'a Scope,
-    believed: &'a ObservedNet,
+    cached: &'a ObservedNet,
     names: Names,
     devices: Names,
     nexthops: Nexthops,
-    /// The gateways of the routes we believe in, once they are asked for.
+    /// The links and gateways of the cached routes, computed at the first use.
     gateways: OnceCell<BTreeSet<(LinkName, IpAddr)>>,
 }
 
 impl<'a> View<'a> {
-    fn new(scope: &'a Scope, believed: &'a ObservedNet) -> Self {
-        let numbered = |keep: &dyn Fn(&ObservedLink) -> bool| -> Names {
-            let links = believed.links.iter().filter(|(_, link)| keep(link));
-            links.map(|(name, link)| (link.index, *name)).collect()
-        };
-        let (names, devices) = (numbered(&|_| true), numbered(&|link| link.owner == Owner::Ours));
-        Self { scope, believed, names, devices, nexthops: Nexthops::default(), gateways: OnceCell::new() }
+    fn new(scope: &'a Scope, cached: &'a ObservedNet) -> Self {
+        let names = cached.links.iter().map(|(name, link)| (link.index, *name)).collect();
+        let ours = cached.links.iter().filter(|(_, link)| link.owner == Owner::Ours);
+        let devices = ours.map(|(name, link)| (link.index, *name)).collect();
+        Self { scope, cached, names, devices, nexthops: Nexthops::default(), gateways: OnceCell::new() }
     }
 
-    fn compare(&self, header: Header, body: &[u8], wake: &mut Wake) {
+    fn compare(&self, header: Header, body: &[u8], changes: &mut Changes) {
         match header.kind {
-            NEWLINK | DELLINK => self.link(header.kind == NEWLINK, body, wake),
-            NEWADDR | DELADDR => self.address(header.kind == NEWADDR, body, wake),
-            NEWNEIGH | DELNEIGH => wake.ours |= self.neighbour_differs(header.kind == NEWNEIGH, body),
+            NEWLINK | DELLINK => self.link(header.kind == NEWLINK, body, changes),
+            NEWADDR | DELADDR => self.address(header.kind == NEWADDR, body, changes),
+            NEWNEIGH | DELNEIGH => changes.ours |= self.neighbour_differs(header.kind == NEWNEIGH, body),
             NEWROUTE | DELROUTE => {
-                wake.ours |= self.route_differs(header.kind == NEWROUTE, body);
-                wake.underlay |= decode::is_default_route(body);
+                changes.ours |= self.route_differs(header.kind == NEWROUTE, body);
+                changes.underlay |= decode::is_default_route(body);
             }
-            NEWNETCONF => wake.ours |= self.forwarding_differs(body),
-            nexthop::DELETE => wake.ours |= self.nexthop_missing(body),
+            NEWNETCONF => changes.ours |= self.forwarding_differs(body),
+            nexthop::DELETE => changes.ours |= self.nexthop_missing(body),
             _ => {}
         }
     }
 
-    fn link(&self, new: bool, body: &[u8], wake: &mut Wake) {
-        // Bridges and others speak of their ports in messages of their own family: not the link itself.
+    fn link(&self, new: bool, body: &[u8], changes: &mut Changes) {
+        // Bridges and others notify of their ports in messages of their own family, which do not describe the link itself.
         if body.first() != Some(&0) {
             return;
         }
         let Some((name, link)) = decode::link(body, &Namespaces::HOST) else { return };
-        wake.ours |= new && settings::of_link(name, body).is_some_and(|link| self.listening_differs(&link));
-        let there = self.believed.links.get(&name);
+        changes.ours |= new && settings::of_link(name, body).is_some_and(|link| self.listening_differs(&link));
+        let there = self.cached.links.get(&name);
         let same = new && there.is_some_and(|there| there.index == link.index && are_equal(there, &link));
         let unknown = !new && there.is_none_or(|there| there.index != link.index);
         if same || unknown {
             return;
         }
-        // Under whatever name, or made anew under its own.
+        // The parent may have a new name, or may be a new link with the old name.
         if self.scope.parent.is_some_and(|parent| name == parent.name) || self.scope.is_parent(link.index) {
-            wake.underlay = true;
-            wake.ours |= !new;
+            changes.underlay = true;
+            changes.ours |= !new;
         } else if there.is_some() || self.scope.devices.contains(&name) {
-            wake.ours = true;
+            changes.ours = true;
         } else {
-            // One of ours under a new name.
-            wake.ours |= self.devices.contains_key(&link.index);
+            // A link of ours may have a new name.
+            changes.ours |= self.devices.contains_key(&link.index);
         }
     }
 
-    /// Whether a link takes routes from routers no more, or is new and would if this host did not forward. Each word of a link
-    /// has its settings, so this is told before the link has come up, when it asks for routers.
+    /// Whether a link no longer accepts router advertisements, or is new and would accept them if this host did not forward. Each link
+    /// message contains these settings, so this is known before a link is up and solicits routers.
     fn listening_differs(&self, link: &LinkSettings) -> bool {
         let setting = Setting::RouterAdvertisements(link.name);
-        match self.believed.settings.get(&setting) {
-            // What it said before we wrote is no news.
+        match self.cached.settings.get(&setting) {
+            // A message from before our own write has an old value: only the current value counts.
             Some(there) => {
                 link.router_advertisements != *there && sysctl::get(setting).is_some_and(|value| value != *there)
             }
@@ -215,83 +220,82 @@ impl<'a> View<'a> {
         }
     }
 
-    fn address(&self, new: bool, body: &[u8], wake: &mut Wake) {
+    fn address(&self, new: bool, body: &[u8], changes: &mut Changes) {
         let Some((index, address, len)) = decode::any_address(body) else { return };
-        let in_the_way = || {
-            let networks = &self.scope.networks;
-            Prefix::new(address, len).is_ok_and(|prefix| networks.iter().any(|network| network.overlaps(prefix)))
-        };
+        let overlaps = |prefix: Prefix| self.scope.networks.iter().any(|network| network.overlaps(prefix));
         let foreign = !self.devices.contains_key(&index);
-        // On whatever link: it may be the one that is asked for, and no other host has it. Those that IPv6 links make by
-        // themselves come and go with each container.
-        wake.underlay |= foreign && !is_link_local(address);
-        // Containers have come to a link that we know nothing of.
-        wake.ours |= new && foreign && !self.names.contains_key(&index) && in_the_way();
+        // An address on any foreign link may be the one that the operator chose as public address. Link-local ones of IPv6 are left out:
+        // they come and go with each container.
+        changes.underlay |= foreign && !is_link_local(address);
+        // A link that is not in the cached state may have containers on it now.
+        let is_unknown = new && foreign && !self.names.contains_key(&index);
+        changes.ours |= is_unknown && Prefix::new(address, len).is_ok_and(overlaps);
         if let Some(address) = decode::device_address(body, &self.devices) {
-            wake.ours |= self.believed.addresses.contains(&address) != new;
+            changes.ours |= self.cached.addresses.contains(&address) != new;
         }
     }
 
-    /// `struct netconfmsg` of linux/netconf.h, and its attributes.
+    /// Whether a netconf message (`struct netconfmsg` of linux/netconf.h) has another forwarding than the cached state.
     fn forwarding_differs(&self, body: &[u8]) -> bool {
         const IFINDEX: u16 = 1;
         const FORWARDING: u16 = 2;
         const ALL: u32 = u32::MAX;
         let family = match body.first() {
-            Some(&decode::INET) => Family::V4,
-            Some(&decode::INET6) => Family::V6,
+            Some(&af::INET) => Family::V4,
+            Some(&af::INET6) => Family::V6,
             Some(_) | None => return false,
         };
-        let told = |wanted| attributes(body.get(4..).unwrap_or_default()).find(|(kind, _)| *kind == wanted);
-        let value = |wanted| told(wanted).and_then(|(_, value)| number(value));
+        let attribute = |wanted| attributes(body.get(4..).unwrap_or_default()).find(|(kind, _)| *kind == wanted);
+        let value = |wanted| attribute(wanted).and_then(|(_, value)| number(value));
         let (Some(index), Some(forwards)) = (value(IFINDEX), value(FORWARDING)) else { return false };
         let setting = match self.names.get(&index) {
             _ if index == ALL => Setting::Forwarding(family),
             Some(name) => Setting::LinkForwarding(family, *name),
             None => return false,
         };
-        // What the kernel gave a new link first, and we have changed since, is no news.
+        // A message may have the first value of a new link, which we changed since: only the current value counts.
         let is_so = |there: &u32| sysctl::get(setting).is_some_and(|value| (value != 0) == (*there != 0));
         let differs = |there: &u32| (*there != 0) != (forwards != 0) && !is_so(there);
-        self.believed.settings.get(&setting).is_some_and(differs)
+        self.cached.settings.get(&setting).is_some_and(differs)
     }
 
     fn neighbour_differs(&self, new: bool, body: &[u8]) -> bool {
-        // A hint first: on a busy host nearly all of these are of other links.
+        // This check comes first since it is cheap: on a busy host nearly all of these messages are of other links.
         if !body.get(4..8).and_then(number).is_some_and(|index| self.devices.contains_key(&index)) {
             return false;
         }
         match decode::neighbour(body, &self.devices) {
             Some(NeighbourEntry::Neighbour(key, mac)) => {
-                let there = self.believed.neighbours.get(&key);
+                let there = self.cached.neighbours.get(&key);
                 if new { there != Some(&mac) } else { there.is_some() }
             }
-            // As the reader has it, of VXLAN devices alone.
+            // The FDB is read of VXLAN devices alone.
             Some(NeighbourEntry::Fdb(FdbKey { link, .. }, _) | NeighbourEntry::Flood(FloodEntry { link, .. }))
                 if !self.is_vxlan(link) =>
             {
                 false
             }
             Some(NeighbourEntry::Fdb(key, destination)) => {
-                let there = self.believed.fdb.get(&key);
+                let there = self.cached.fdb.get(&key);
                 if new { there != Some(&destination) } else { there == Some(&destination) }
             }
-            Some(NeighbourEntry::Flood(entry)) => self.believed.flooding.contains(&entry) != new,
-            // One of ours that is no longer permanent, or one that never was.
-            None => decode::neighbour_key(body, &self.devices)
-                .is_some_and(|key| self.believed.neighbours.contains_key(&key)),
+            Some(NeighbourEntry::Flood(entry)) => self.cached.flooding.contains(&entry) != new,
+            // The entry is not permanent. If it is in the cached state, it was.
+            None => {
+                decode::neighbour_key(body, &self.devices).is_some_and(|key| self.cached.neighbours.contains_key(&key))
+            }
         }
     }
 
     fn is_vxlan(&self, link: LinkName) -> bool {
-        self.believed.links.get(&link).is_some_and(|link| matches!(link.kind, ObservedKind::Vxlan(_)))
+        self.cached.links.get(&link).is_some_and(|link| matches!(link.kind, ObservedKind::Vxlan(_)))
     }
 
     fn route_differs(&self, new: bool, body: &[u8]) -> bool {
         let context =
             RouteContext { scope: self.scope, names: &self.names, devices: &self.devices, nexthops: &self.nexthops };
         let Some((key, route, _)) = decode::route(body, &context) else { return false };
-        let there = self.believed.routes.get(&key);
+        let there = self.cached.routes.get(&key);
         if new {
             !there.is_some_and(|there| route.via.next_hop().is_some_and(|hop| there.via.leads_as(hop)))
         } else {
@@ -299,34 +303,37 @@ impl<'a> View<'a> {
         }
     }
 
-    /// Whether a nexthop object went that a route we believe in needs: the kernel says nothing of the route itself.
+    /// Whether a deleted nexthop object was used by a cached route: the kernel sends no notification of the route itself.
     fn nexthop_missing(&self, body: &[u8]) -> bool {
         let Some(hop) = Hop::decode(body).filter(|hop| hop.protocol == PROTOCOL) else { return false };
         let Some(link) = self.devices.get(&hop.device) else { return false };
-        let by_gateway = |hop: &NextHop| match hop {
-            NextHop::Gateway { gateway, link, .. } => Some((*link, *gateway)),
-            NextHop::Link(_) | NextHop::Blackhole => None,
-        };
-        let hops = || self.believed.routes.values().filter_map(|route| route.via.next_hop());
+        let hops = || self.cached.routes.values().filter_map(|route| route.via.next_hop());
         let gateways = || hops().filter_map(by_gateway).collect();
         self.gateways.get_or_init(gateways).contains(&(*link, hop.gateway))
     }
 }
 
-/// An address of IPv6 that means something on its link alone.
+const fn by_gateway(hop: &NextHop) -> Option<(LinkName, IpAddr)> {
+    match hop {
+        NextHop::Gateway { gateway, link, .. } => Some((*link, *gateway)),
+        NextHop::Link(_) | NextHop::Blackhole => None,
+    }
+}
+
+/// Whether it is a link-local address of IPv6.
 const fn is_link_local(address: IpAddr) -> bool {
     matches!(address, IpAddr::V6(address) if address.is_unicast_link_local())
 }
 
-/// Compares only what we look at.
+/// Whether two links have the same settings, of those that the agent uses.
 fn are_equal(one: &ObservedLink, other: &ObservedLink) -> bool {
     let kind = match (&one.kind, &other.kind) {
         (ObservedKind::Vxlan(a), ObservedKind::Vxlan(b)) => {
             a.vni == b.vni && a.parent == b.parent && a.local == b.local && a.learning == b.learning
         }
-        // Who works it, the kernel does not say.
+        // The kernel does not know which tunnel moves its packets.
         (ObservedKind::Tun(_), ObservedKind::Tun(_))
-        // A pair stays one.
+        // A veth never gets another peer.
         | (ObservedKind::Veth(_), ObservedKind::Veth(_)) => true,
         (a, b) => a == b,
     };

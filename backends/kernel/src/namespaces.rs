@@ -1,7 +1,7 @@
-//! The kernel in several network namespaces: a socket in each.
+//! The kernel in several network namespaces, with a netlink socket in each.
 //!
-//! A namespace of a container is entered by a thread of its own, for as long as one read or write takes: settings are files, and the
-//! kernel shows those of the namespace that the thread is in.
+//! For each read or write in a container's namespace, a thread is started that enters it (setns(2)): settings are files in `/proc/sys`, and
+//! the kernel shows a thread the files of its own namespace.
 
 use std::{
     collections::BTreeMap,
@@ -29,10 +29,10 @@ use super::{NetlinkDataplane, RouteForm, decode::Namespaces};
 const NEW_NUMBER: u16 = 88;
 const GET_NUMBER: u16 = 90;
 
-/// The kernel of this host, in the namespaces that are looked at.
+/// Reads and writes the kernel's state in the host's namespace and in those that were added.
 pub struct KernelDataplane {
     host: NetlinkDataplane,
-    /// The host's namespace, for the links of guests; open as soon as there is one.
+    /// The host's namespace, to which links of guests may refer; open if there is a guest.
     descriptor: Option<OwnedFd>,
     guests: BTreeMap<Namespace, Guest>,
     form: RouteForm,
@@ -44,35 +44,35 @@ struct Guest {
     descriptor: OwnedFd,
 }
 
-/// What one namespace has to know of the others, to bind its links to theirs.
+/// Descriptors and links of the namespaces, so that a link in one can refer to a link in another.
 #[derive(Debug, Default)]
-pub struct Others(BTreeMap<Namespace, Other>);
+pub struct OtherNamespaces(BTreeMap<Namespace, OtherNamespace>);
 
 #[derive(Debug)]
-struct Other {
+struct OtherNamespace {
     descriptor: RawFd,
     links: BTreeMap<LinkName, u32>,
 }
 
 impl KernelDataplane {
-    /// Opens a socket in the network namespace of the calling thread, which is taken for the host's.
+    /// Opens a socket in the network namespace of the calling thread, which must be the host's.
     ///
     /// # Errors
-    /// When there is no netlink.
+    /// When the kernel refuses a netlink socket.
     pub fn open(form: RouteForm) -> Result<Self, DataplaneError> {
         Ok(Self { host: NetlinkDataplane::open(form)?, descriptor: None, guests: BTreeMap::new(), form })
     }
 
-    /// The host's namespace alone.
+    /// The part for the host's namespace.
     pub const fn host(&mut self) -> &mut NetlinkDataplane {
         &mut self.host
     }
 
-    /// Looks at one more namespace, given as a descriptor of its file (`/run/netns/*`, `/proc/*/ns/net`). A namespace lives as long as
-    /// somebody has it open.
+    /// Adds a namespace, given as a descriptor of its file (`/run/netns/*`, `/proc/*/ns/net`). A namespace exists as long as a process has
+    /// it open.
     ///
     /// # Errors
-    /// When it cannot be entered (`CAP_SYS_ADMIN` is needed), or there is no netlink in it.
+    /// When it cannot be entered (`CAP_SYS_ADMIN` is needed), or the kernel refuses a netlink socket in it.
     pub fn add(&mut self, namespace: Namespace, descriptor: OwnedFd) -> Result<(), DataplaneError> {
         let cannot = |source| DataplaneError::Read { what: "the number of a namespace", source };
         let form = self.form;
@@ -90,16 +90,16 @@ impl KernelDataplane {
         Ok(())
     }
 
-    /// Looks at a namespace no more.
+    /// Removes a namespace, which is no longer read or written.
     pub fn remove(&mut self, namespace: Namespace) {
         self.guests.remove(&namespace);
         self.host.namespaces.others.retain(|_, other| *other != namespace);
     }
 
-    /// Reads all that `scope` names. A namespace that was not added has no state.
+    /// Reads the state that `scope` names. A namespace that was not added has none.
     ///
     /// # Errors
-    /// When the kernel does not answer, or refuses. Nothing is known then.
+    /// When the kernel does not answer, or refuses. Nothing is known about the state then.
     pub fn read(&mut self, scope: &PerNamespace<Scope>) -> Result<PerNamespace<ObservedNet>, DataplaneError> {
         let mut found = Vec::new();
         for (namespace, scope) in scope.iter() {
@@ -112,7 +112,7 @@ impl KernelDataplane {
         Ok(found.into_iter().collect())
     }
 
-    /// Carries out `ops` in one namespace, in order, and answers for each, as [`NetlinkDataplane::apply`] does.
+    /// Carries out `ops` in one namespace in order, and returns one result for each, as [`NetlinkDataplane::apply`] does.
     pub fn apply(&mut self, namespace: Namespace, ops: &[&KernelOp]) -> Vec<Attempt> {
         let others = self.others();
         let attempts = match self.guests.get_mut(&namespace) {
@@ -126,51 +126,56 @@ impl KernelDataplane {
         })
     }
 
-    fn others(&self) -> Others {
-        // Without a guest, nothing is bound to another namespace.
-        let Some(host) = &self.descriptor else { return Others::default() };
-        let other = |descriptor: &OwnedFd, dataplane: &NetlinkDataplane| Other {
-            descriptor: descriptor.as_raw_fd(),
-            links: dataplane.numbers(),
-        };
+    fn others(&self) -> OtherNamespaces {
+        // Without a guest, no link refers to another namespace.
+        let Some(host) = &self.descriptor else { return OtherNamespaces::default() };
+        let other = OtherNamespace::new;
         let guests = self.guests.iter().map(|(name, guest)| (*name, other(&guest.descriptor, &guest.dataplane)));
-        Others(guests.chain([(Namespace::Host, other(host, &self.host))]).collect())
+        OtherNamespaces(guests.chain([(Namespace::Host, other(host, &self.host))]).collect())
     }
 }
 
-impl Others {
-    /// A descriptor of a namespace, which a message may carry.
+impl OtherNamespaces {
+    /// A descriptor of a namespace, for a netlink attribute.
     pub(crate) fn descriptor(&self, namespace: Namespace) -> Result<RawFd, OpError> {
         self.0.get(&namespace).map(|other| other.descriptor).ok_or_else(|| OpError::of(Errno::ENODEV))
     }
 
-    /// The number of a link in another namespace.
+    /// The index of a link in another namespace.
     pub(crate) fn index(&self, place: LinkPlace) -> Result<u32, OpError> {
         let found = self.0.get(&place.namespace).and_then(|other| other.links.get(&place.name));
         found.copied().ok_or_else(|| OpError::of(Errno::ENODEV))
     }
 }
 
+impl OtherNamespace {
+    fn new(descriptor: &OwnedFd, dataplane: &NetlinkDataplane) -> Self {
+        Self { descriptor: descriptor.as_raw_fd(), links: dataplane.numbers() }
+    }
+}
+
 /// Runs `work` on a thread that is in a namespace.
 fn inside<T: Send>(descriptor: BorrowedFd<'_>, work: impl FnOnce() -> T + Send) -> Result<T, DataplaneError> {
-    let enter_and_work = || {
-        setns(descriptor, CloneFlags::CLONE_NEWNET)
-            .map_err(|errno| DataplaneError::Read { what: "another namespace", source: errno.into() })?;
-        Ok(work())
-    };
+    let enter_and_work = || enter(descriptor).map(|()| work());
     thread::scope(|scope| scope.spawn(enter_and_work).join()).unwrap_or_else(|panic| resume_unwind(panic))
 }
 
-/// The number by which the namespace of a socket knows another; it gets one if it has none.
+/// Moves the calling thread into a network namespace.
+fn enter(descriptor: BorrowedFd<'_>) -> Result<(), DataplaneError> {
+    setns(descriptor, CloneFlags::CLONE_NEWNET)
+        .map_err(|errno| DataplaneError::Read { what: "another namespace", source: errno.into() })
+}
+
+/// The ID that the namespace of a socket has for another (`NETNSA_NSID` of linux/net_namespace.h). It is assigned if there is none.
 fn number_of(netlink: &mut Netlink, descriptor: BorrowedFd<'_>) -> io::Result<i32> {
     const NUMBER: u16 = 1;
     let descriptor = u32::try_from(descriptor.as_raw_fd()).map_err(io::Error::other)?;
     let mut batch = Batch::default();
-    // -1 leaves the choice to the kernel (`alloc_netid` of net/core/net_namespace.c).
+    // With -1 the kernel chooses the ID (`alloc_netid` of net/core/net_namespace.c).
     let mut message = NsidMessage::default();
     message.attributes = vec![NsidAttribute::Id(-1), NsidAttribute::Fd(descriptor)];
     batch.push(NEW_NUMBER, 0, &message);
-    // One that has a number already is as good (`EEXIST`).
+    // `EEXIST`: it has an ID already.
     for attempt in netlink.send(&mut batch) {
         match attempt {
             Err(error) if error.kind != ErrorKind::Exists => return Err(error.source),
@@ -181,7 +186,7 @@ fn number_of(netlink: &mut Netlink, descriptor: BorrowedFd<'_>) -> io::Result<i3
     message.attributes = vec![NsidAttribute::Fd(descriptor)];
     batch.push(GET_NUMBER, 0, &message);
     let mut found = None;
-    // `struct rtgenmsg` has one byte, and attributes are aligned to four.
+    // `struct rtgenmsg` has one byte, and attributes are aligned to four bytes.
     netlink.ask(&mut batch, |body| {
         let number = attributes(body.get(4..).unwrap_or_default()).find(|(kind, _)| *kind == NUMBER);
         found = number.and_then(|(_, value)| value.try_into().ok()).map(i32::from_ne_bytes);

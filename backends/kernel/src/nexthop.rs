@@ -1,6 +1,6 @@
-//! Nexthop objects: how IPv4 routes are written so that their number does not matter (docs/adr/0002).
+//! Nexthop objects (ip-nexthop(8)). With them, the time to write an IPv4 route does not grow with the number of routes (docs/adr/0002).
 //!
-//! They are a matter of this folder alone: a [`wire_state::NetState`] knows gateways and devices, not how a route came by them.
+//! Only this crate uses them: a [`wire_state::NetState`] has gateways and links, but not the form in which the kernel holds them.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,6 +12,8 @@ use wire_net::Family;
 use wire_netlink::attribute::{address, attributes, number};
 use wire_state::{PROTOCOL, RouteKey};
 
+use super::uapi::{af, rtm};
+
 /// `RTM_NEWNEXTHOP`, `RTM_DELNEXTHOP`, `RTM_GETNEXTHOP` of linux/rtnetlink.h.
 pub(crate) const NEW: u16 = 104;
 pub(crate) const DELETE: u16 = 105;
@@ -21,8 +23,6 @@ pub(crate) const GET: u16 = 106;
 const ID: u16 = 1;
 const OIF: u16 = 5;
 const GATEWAY: u16 = 6;
-/// `RTNH_F_ONLINK` of linux/rtnetlink.h.
-const ONLINK: u32 = 4;
 /// `struct nhmsg` of linux/nexthop.h.
 const HEADER: usize = 8;
 
@@ -30,13 +30,13 @@ const HEADER: usize = 8;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Hop {
     pub(crate) id: u32,
-    /// The link's number.
+    /// The link's index.
     pub(crate) device: u32,
     pub(crate) gateway: IpAddr,
     pub(crate) protocol: u8,
 }
 
-/// The nexthop objects there are, and which of ours are in use by which routes.
+/// All nexthop objects of the namespace, and the routes of ours that use them.
 #[derive(Debug, Default)]
 pub(crate) struct Nexthops {
     by_id: BTreeMap<u32, Hop>,
@@ -47,7 +47,7 @@ pub(crate) struct Nexthops {
 }
 
 impl Nexthops {
-    /// From a dump of all there are. `devices` are ours.
+    /// Takes all nexthop objects of a dump. `devices` are the indexes of our devices.
     pub(crate) fn new(hops: impl IntoIterator<Item = Hop>, devices: &BTreeSet<u32>) -> Self {
         let mut nexthops = Self::default();
         for hop in hops {
@@ -64,12 +64,12 @@ impl Nexthops {
         self.by_id.get(&id)
     }
 
-    /// The object a route uses.
+    /// The ID of the object that a route uses.
     pub(crate) fn of_route(&self, key: &RouteKey) -> Option<u32> {
         self.routes.get(key).copied()
     }
 
-    /// The object for a gateway on a device, and whether it has to be made first.
+    /// The object for a gateway on a device, and true if it must be made first.
     pub(crate) fn offer(&mut self, device: u32, gateway: IpAddr) -> (Hop, bool) {
         if let Some(hop) = self.ours.get(&(device, gateway)).and_then(|id| self.by_id.get(id)) {
             return (*hop, false);
@@ -82,7 +82,7 @@ impl Nexthops {
         (hop, true)
     }
 
-    /// Says which object a route uses from now on, if any.
+    /// Records the object that a route uses from now on; `None` if it uses none.
     pub(crate) fn set_route(&mut self, key: RouteKey, id: Option<u32>) {
         let before = match id {
             Some(id) => self.routes.insert(key, id),
@@ -109,7 +109,8 @@ impl Nexthops {
         }
     }
 
-    /// Takes out those of ours that no route uses, to be deleted. Never one in use: the kernel would take its routes along.
+    /// Removes the objects of ours that no route uses and returns them for deletion. An object in use must not be deleted, since the
+    /// kernel would delete its routes too.
     pub(crate) fn take_idle(&mut self) -> Vec<Hop> {
         let idle: Vec<Hop> = self.idle.iter().filter_map(|id| self.by_id.get(id)).copied().collect();
         for hop in &idle {
@@ -120,8 +121,8 @@ impl Nexthops {
         idle
     }
 
-    /// Numbers are the host's own, shared with routing daemons, which count from 1. Ours lie far above, a million for each
-    /// device, so that two agents never choose the same.
+    /// An ID that no object has. All programs on the host share the IDs; routing daemons count from 1. Ours are far above, in a range of a
+    /// million for each device, so that two agents never choose the same.
     fn free_id(&self, device: u32) -> u32 {
         const PER_DEVICE: u32 = 1 << 20;
         let first = 0x4000_0000 | ((device & 0x3ff) << 20);
@@ -141,11 +142,11 @@ impl Emitable for Hop {
 
     fn emit(&self, buffer: &mut [u8]) {
         let family: u8 = match Family::of(self.gateway) {
-            Family::V4 => 2,
-            Family::V6 => 10,
+            Family::V4 => af::INET,
+            Family::V6 => af::INET6,
         };
         buffer[..4].copy_from_slice(&[family, 0, self.protocol, 0]);
-        buffer[4..HEADER].copy_from_slice(&ONLINK.to_ne_bytes());
+        buffer[4..HEADER].copy_from_slice(&rtm::RTNH_F_ONLINK.to_ne_bytes());
         put(&mut buffer[8..16], ID, &self.id.to_ne_bytes());
         put(&mut buffer[16..24], OIF, &self.device.to_ne_bytes());
         put(&mut buffer[24..], GATEWAY, &self.gateway_bytes());
@@ -175,7 +176,7 @@ impl Hop {
     }
 }
 
-/// A deletion, or with no number the question for all.
+/// A message with the ID of an object to delete, or without an ID a request for all objects.
 pub(crate) struct ById(pub(crate) Option<u32>);
 
 impl Emitable for ById {
@@ -206,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn an_object_in_use_is_never_given_up() {
+    fn an_object_in_use_is_never_deleted() {
         let gateway: IpAddr = "10.5.60.0".parse().unwrap();
         let mut nexthops = Nexthops::default();
         let (hop, new) = nexthops.offer(7, gateway);
@@ -222,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn a_number_somebody_else_has_is_not_taken() {
+    fn an_id_of_another_program_is_not_used() {
         let foreign = Hop { id: 0x4070_0000, device: 3, gateway: "192.0.2.1".parse().unwrap(), protocol: 11 };
         let mut nexthops = Nexthops::new([foreign], &BTreeSet::from([7]));
         assert_eq!(nexthops.offer(7, "10.5.60.0".parse().unwrap()).0.id, 0x4070_0001);

@@ -1,4 +1,4 @@
-//! Who holds a UDP port of this host.
+//! Finds the processes that use a UDP port of this host.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -6,9 +6,10 @@ use std::{
     path::Path,
 };
 
-/// What to say of a port that we want and others have. Best effort: whose a socket is, the kernel shows to who may see it.
+/// The message to an operator for a port that another program uses. Names the processes if it can: without the right to see their open
+/// files (ptrace(2)), they stay unknown.
 #[must_use]
-pub fn held(port: u16) -> String {
+pub fn describe_holder(port: u16) -> String {
     let sockets = ["udp", "udp6"].map(|table| fs::read_to_string(Path::new("/proc/thread-self/net").join(table)));
     let inodes: BTreeSet<u64> = sockets.iter().flatten().flat_map(|table| inodes(table, port)).collect();
     let holders: Vec<String> =
@@ -20,7 +21,8 @@ pub fn held(port: u16) -> String {
     format!("something else holds UDP port {port}{who}; {remedy}, or set another Backend.Port in the network config")
 }
 
-/// The sockets on a port, by a table of /proc/net (proc_net_udp of the kernel's documentation). Zero are the kernel's own.
+/// The inodes of the sockets on a port, from a table of /proc/net (proc_net_udp of the kernel's documentation). Inode 0 is a socket of the
+/// kernel.
 fn inodes(table: &str, port: u16) -> impl Iterator<Item = u64> {
     table.lines().skip(1).filter_map(move |line| {
         let mut fields = line.split_whitespace();
@@ -38,7 +40,7 @@ fn processes(inodes: &BTreeSet<u64>) -> BTreeMap<u32, String> {
     }
     for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
         let Some(pid) = process.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-        // A child of ours has our sockets until it runs its program.
+        // A child process has copies of our sockets until execve(2).
         if parent(&process.path()) == Some(std::process::id()) {
             continue;
         }
@@ -49,14 +51,14 @@ fn processes(inodes: &BTreeSet<u64>) -> BTreeMap<u32, String> {
             found.insert(pid, name.trim().to_owned());
         }
     }
-    // Sockets of our own for the other family, or for other addresses, are in nobody's way.
+    // If another process has the port, our own sockets on it, of the other family or for other addresses, are not the reason.
     if found.len() > 1 {
         found.remove(&std::process::id());
     }
     found
 }
 
-/// The process that has made this one: the second field behind the name, which may hold anything (proc_pid_stat(5)).
+/// The parent of a process: the second field after the name, which may contain any character (proc_pid_stat(5)).
 fn parent(process: &Path) -> Option<u32> {
     let stat = fs::read_to_string(process.join("stat")).ok()?;
     let (_, fields) = stat.rsplit_once(')')?;
@@ -74,9 +76,10 @@ mod tests {
         for address in ["127.0.0.1:0", "[::1]:0"] {
             let Ok(socket) = UdpSocket::bind(address) else { continue };
             let port = socket.local_addr().unwrap().port();
-            let said = held(port);
+            let said = describe_holder(port);
             let start = format!("something else holds UDP port {port}: wire_kernel");
-            assert!(said.starts_with(&start) && said.contains(&format!("(process {})", std::process::id())), "{said}");
+            assert!(said.starts_with(&start), "{said}");
+            assert!(said.contains(&format!("(process {})", std::process::id())), "{said}");
             assert!(said.ends_with("end it, or set another Backend.Port in the network config"), "{said}");
         }
     }

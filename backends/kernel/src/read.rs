@@ -1,4 +1,4 @@
-//! Reading what the kernel holds: only our devices, by filters in the kernel, and the main table's routes.
+//! Reads the kernel's state: the entries of our own devices, which the kernel filters, and the routes of the main table.
 
 use std::{
     cell::RefCell,
@@ -21,64 +21,69 @@ use super::{
     settings::{self, LinkSettings},
 };
 
-/// What a read brings beside the state itself.
-pub(crate) struct Reading {
+/// The result of a read.
+pub(crate) struct ReadResult {
     pub(crate) state: ObservedNet,
-    /// Names of the links that matter, by number.
+    /// The names of the links in `state` and of the links of routes.
     pub(crate) names: Names,
-    /// `None` where the kernel has no nexthop objects (before Linux 5.3).
+    /// `None` if the kernel has no nexthop objects (before Linux 5.3).
     pub(crate) nexthops: Option<Nexthops>,
 }
 
-/// Reads all that `scope` names.
+/// Reads the state that `scope` names.
 pub(crate) fn read(
     netlink: &mut Netlink,
-    (scope, namespaces): (&Scope, &Namespaces),
+    scope: &Scope,
+    namespaces: &Namespaces,
     listeners: &mut Listeners,
-) -> Result<Reading, DataplaneError> {
+) -> Result<ReadResult, DataplaneError> {
     let Links { mut links, mut names, all: others } = read_links(netlink, scope, namespaces)?;
     let devices: Names =
         links.iter().filter(|(_, link)| link.owner == Owner::Ours).map(|(name, link)| (link.index, *name)).collect();
     let mut state = ObservedNet::default();
     for (index, name) in &devices {
         read_device(netlink, *index, &devices, &mut state)?;
-        // That of other links is the kernel's own: the groups that they listen to.
+        // The FDB of other kinds holds only the kernel's own entries, for multicast groups.
         if links.get(name).is_some_and(|link| matches!(link.kind, ObservedKind::Vxlan(_))) {
-            read_neighbours(netlink, (None, *index), &devices, &mut state)?;
+            read_neighbours(netlink, None, *index, &devices)?.into_iter().for_each(|entry| insert(&mut state, entry));
         }
     }
     let hops = dump_nexthops(netlink)?;
     let supported = hops.is_some();
     let mut nexthops = Nexthops::new(hops.unwrap_or_default(), &devices.keys().copied().collect());
-    let Routes { found, learnt } = read_routes(netlink, &devices, (scope, &mut names), &nexthops)?;
+    let owned = OwnObjects { devices: &devices, nexthops: &nexthops };
+    let Routes { found, learnt } = read_routes(netlink, scope, owned, &mut names)?;
     for (key, route, hop) in found {
         if let (Owner::Ours, Some(hop)) = (route.owner, hop) {
             nexthops.set_route(key, Some(hop));
         }
-        // Of several routes with one key the first is in use.
+        // If several routes have the same key, the kernel uses the first.
         state.routes.entry(key).or_insert(route);
     }
-    let holders = settings::bridges(netlink, scope, &others)?;
-    let looked = settings::Looked { scope, ours: &devices, learnt: &learnt, holders: &holders };
-    state.settings = settings::read(others.iter().map(|other| &other.settings), &looked, listeners);
-    // So that they are known by name when the kernel speaks of them.
-    for Other { link, settings } in others.into_iter().filter(|other| holders.contains(&other.settings.index)) {
+    let container_bridges = settings::bridges(netlink, scope, &others)?;
+    let context =
+        settings::SettingsContext { scope, ours: &devices, learnt: &learnt, container_bridges: &container_bridges };
+    state.settings = settings::read(others.iter().map(|other| &other.settings), &context, listeners);
+    // The monitor needs the names of these links when it receives notifications about them.
+    for ReadLink { link, settings } in
+        others.into_iter().filter(|other| container_bridges.contains(&other.settings.index))
+    {
         links.entry(settings.name).or_insert(link);
     }
     state.links = links;
-    Ok(Reading { state, names, nexthops: supported.then_some(nexthops) })
+    Ok(ReadResult { state, names, nexthops: supported.then_some(nexthops) })
 }
 
-/// All links of this host, as far as each matters.
+/// The links of the namespace.
 struct Links {
-    /// All VXLAN devices, whatever has one of our names, and the parent.
+    /// All VXLAN devices, all links with one of our names, and the parent.
     links: BTreeMap<LinkName, ObservedLink>,
     names: Names,
-    all: Vec<Other>,
+    all: Vec<ReadLink>,
 }
 
-/// Any link.
-pub(super) struct Other {
+/// A link with its settings.
+pub(super) struct ReadLink {
     pub(super) link: ObservedLink,
     pub(super) settings: LinkSettings,
 }
@@ -87,15 +92,11 @@ fn read_links(netlink: &mut Netlink, scope: &Scope, namespaces: &Namespaces) -> 
     let request = |batch: &mut Batch, flags| encode::list_links(batch, flags, None);
     let all = netlink.dump("links", &request, |body| {
         let (name, link) = decode::link(body, namespaces)?;
-        Some(Other { link, settings: settings::of_link(name, body)? })
+        Some(ReadLink { link, settings: settings::of_link(name, body)? })
     })?;
-    let matters = |Other { link, settings }: &&Other| {
-        matches!(link.kind, ObservedKind::Vxlan(_))
-            || scope.devices.contains(&settings.name)
-            || scope.is_parent(settings.index)
-    };
+    let selected = all.iter().filter(|link| link.is_in(scope));
     let mut links: BTreeMap<LinkName, ObservedLink> =
-        all.iter().filter(matters).map(|other| (other.settings.name, other.link.clone())).collect();
+        selected.map(|other| (other.settings.name, other.link.clone())).collect();
     for (name, link) in &mut links {
         link.named_mut().for_each(|named| give_name(named, namespaces, &all));
         link.owner = scope.owner(*name, link);
@@ -104,15 +105,23 @@ fn read_links(netlink: &mut Netlink, scope: &Scope, namespaces: &Namespaces) -> 
     Ok(Links { links, names, all })
 }
 
-/// Names a link of this namespace. One of another keeps its number for a name.
-fn give_name(named: &mut LinkId, namespaces: &Namespaces, all: &[Other]) {
-    let is_it = |other: &&Other| named.namespace == namespaces.own && other.settings.index == named.index;
+impl ReadLink {
+    fn is_in(&self, scope: &Scope) -> bool {
+        matches!(self.link.kind, ObservedKind::Vxlan(_))
+            || scope.devices.contains(&self.settings.name)
+            || scope.is_parent(self.settings.index)
+    }
+}
+
+/// Sets the name of a link of this namespace. A link of another namespace keeps its index as a name.
+fn give_name(named: &mut LinkId, namespaces: &Namespaces, all: &[ReadLink]) {
+    let is_it = |other: &&ReadLink| named.namespace == namespaces.own && other.settings.index == named.index;
     if let Some(other) = all.iter().find(is_it) {
         named.name = other.settings.name;
     }
 }
 
-/// One link by name, or by number.
+/// Reads one link, by its name or by its index. `None` if it does not exist.
 pub(crate) fn link_by(
     netlink: &mut Netlink,
     name: Option<LinkName>,
@@ -140,7 +149,7 @@ fn read_device(
         state.addresses.extend(or_gone(found)?);
     }
     for family in Family::ALL {
-        read_neighbours(netlink, (Some(family), index), devices, state)?;
+        read_neighbours(netlink, Some(family), index, devices)?.into_iter().for_each(|entry| insert(state, entry));
     }
     Ok(())
 }
@@ -148,24 +157,24 @@ fn read_device(
 /// Reads the neighbours of one device, or without a family its FDB.
 fn read_neighbours(
     netlink: &mut Netlink,
-    (family, index): (Option<Family>, u32),
+    family: Option<Family>,
+    index: u32,
     devices: &Names,
-    state: &mut ObservedNet,
-) -> Result<(), DataplaneError> {
+) -> Result<Vec<NeighbourEntry>, DataplaneError> {
     let request = |batch: &mut Batch, flags| encode::list_neighbours(batch, flags, family, index);
     let what = if family.is_some() { "neighbours" } else { "FDB entries" };
-    let found = netlink.dump(what, &request, |body| decode::neighbour(body, devices));
-    for entry in or_gone(found)? {
-        match entry {
-            NeighbourEntry::Neighbour(key, mac) => drop(state.neighbours.insert(key, mac)),
-            NeighbourEntry::Fdb(key, destination) => drop(state.fdb.insert(key, destination)),
-            NeighbourEntry::Flood(entry) => drop(state.flooding.insert(entry)),
-        }
-    }
-    Ok(())
+    or_gone(netlink.dump(what, &request, |body| decode::neighbour(body, devices)))
 }
 
-/// A device that went meanwhile has nothing on it.
+fn insert(state: &mut ObservedNet, entry: NeighbourEntry) {
+    match entry {
+        NeighbourEntry::Neighbour(key, mac) => drop(state.neighbours.insert(key, mac)),
+        NeighbourEntry::Fdb(key, destination) => drop(state.fdb.insert(key, destination)),
+        NeighbourEntry::Flood(entry) => drop(state.flooding.insert(entry)),
+    }
+}
+
+/// A device that was removed meanwhile has no entries.
 fn or_gone<T>(found: Result<Vec<T>, DataplaneError>) -> Result<Vec<T>, DataplaneError> {
     match found {
         Err(DataplaneError::Read { source, .. }) if is(&source, Errno::ENODEV) => Ok(Vec::new()),
@@ -181,24 +190,32 @@ fn dump_nexthops(netlink: &mut Netlink) -> Result<Option<Vec<Hop>>, DataplaneErr
     }
 }
 
-/// What was read of routes.
+/// The routes that were read.
 #[derive(Default)]
 struct Routes {
-    /// Ours, and all in the overlay's networks, with the nexthop object that each uses.
+    /// Our routes and all routes into the overlay's networks, each with the ID of its nexthop object.
     found: Vec<(RouteKey, ObservedRoute, Option<u32>)>,
-    /// The links that have learnt one from a router.
+    /// The indexes of the links with a route from a router advertisement.
     learnt: BTreeSet<u32>,
 }
 
+/// Our devices, and all nexthop objects of the namespace.
+#[derive(Clone, Copy)]
+struct OwnObjects<'a> {
+    devices: &'a Names,
+    nexthops: &'a Nexthops,
+}
+
+/// Reads the routes. Adds the names of their links to `names`.
 fn read_routes(
     netlink: &mut Netlink,
-    devices: &Names,
-    (scope, names): (&Scope, &mut Names),
-    nexthops: &Nexthops,
+    scope: &Scope,
+    OwnObjects { devices, nexthops }: OwnObjects<'_>,
+    names: &mut Names,
 ) -> Result<Routes, DataplaneError> {
     let mut found = Vec::new();
     let learnt = RefCell::new(BTreeSet::new());
-    // Links that only foreign routes name: looked up once each, and read again with their names.
+    // Links that only foreign routes refer to: the name of each is read once, then the routes are read again.
     let unknown = RefCell::new(BTreeSet::new());
     for family in Family::ALL {
         let request = |batch: &mut Batch, flags| encode::list_routes(batch, flags, family);

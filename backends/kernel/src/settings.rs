@@ -1,4 +1,4 @@
-//! Reading the kernel's settings, as far as they concern the overlay.
+//! Reads the settings in `/proc/sys/net` that concern the overlay.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,81 +13,81 @@ use wire_netlink::{
 use wire_state::{ContainerLink, DataplaneError, Scope, Setting};
 
 use super::{
-    decode::{self, INET, INET6},
-    encode,
-    listeners::{Listeners, Sight},
-    read::Other,
+    decode, encode,
+    listeners::{Listeners, RouterContext},
+    read::ReadLink,
     sysctl,
+    uapi::{af, iff, ifla},
 };
 
-/// What a link message says of a link's settings.
+/// The settings of a link, from a link message.
 #[derive(Clone, Debug)]
 pub(crate) struct LinkSettings {
     pub(crate) name: LinkName,
     pub(crate) index: u32,
-    /// Whether the kernel says of it for the first time in this network namespace.
+    /// Whether this is the kernel's first message about it in this network namespace.
     pub(super) is_new: bool,
-    /// Whether packets that come in by it never reach the host's own IP: it is a port of a bridge, or the host itself.
+    /// Whether packets that arrive on it do not reach the host's IP layer by it: it is a port of a bridge or bond, or the loopback device.
     pub(super) is_inner: bool,
     pub(super) is_bridge: bool,
-    /// Whether it is of a kind that leads to other hosts and not to containers.
+    /// Whether it is of a kind that leads to other hosts rather than to containers.
     pub(super) leads_out: bool,
     pub(super) forwards: DualStack<bool>,
     /// `accept_ra`.
     pub(super) router_advertisements: u32,
-    /// `None` where it has no IPv6.
+    /// `None` if it has no IPv6.
     pub(super) disable_ipv6: Option<bool>,
 }
 
-/// The kinds that lead to other hosts, beside hardware, which has none. A veth or a TAP leads to a container or a virtual machine,
-/// which must not tell the host its routes.
+/// The kinds of links that lead to other hosts. Hardware, which has no kind, does too. A veth or a TAP leads to a container or a virtual
+/// machine, whose router advertisements the host must not accept.
 const OUTWARD: [&[u8]; 6] = [b"bond\0", b"ipoib\0", b"macvlan\0", b"team\0", b"vlan\0", b"wwan\0"];
 
-/// Those that a link's are looked at with.
-pub(super) struct Looked<'a> {
+/// The state that decides which settings of a link are read.
+pub(super) struct SettingsContext<'a> {
     pub(super) scope: &'a Scope,
-    /// Our own devices, by number.
+    /// Our own devices.
     pub(super) ours: &'a decode::Names,
-    /// The links that have learnt a route from a router.
+    /// The indexes of the links with a route from a router advertisement.
     pub(super) learnt: &'a BTreeSet<u32>,
-    /// The bridges that containers may be on.
-    pub(super) holders: &'a BTreeSet<u32>,
+    /// The indexes of the bridges that containers may be on.
+    pub(super) container_bridges: &'a BTreeSet<u32>,
 }
 
-/// The host's settings, and those of `links` that matter.
+/// The settings of the host, and those of `links` that concern the overlay.
 pub(super) fn read<'a>(
     links: impl Iterator<Item = &'a LinkSettings>,
-    looked: &Looked<'_>,
+    context: &SettingsContext<'_>,
     listeners: &mut Listeners,
 ) -> BTreeMap<Setting, u32> {
     let whole = |family| Some((Setting::Forwarding(family), u32::from(sysctl::get(Setting::Forwarding(family))? != 0)));
     let mut found: BTreeMap<Setting, u32> = Family::ALL.into_iter().filter_map(whole).collect();
-    let (ours, others): (Vec<_>, Vec<_>) = links.partition(|link| looked.ours.contains_key(&link.index));
-    ours.iter().chain(&others).for_each(|link| looked.add(link, &mut found));
-    let sight = Sight {
-        scope: looked.scope,
-        learnt: looked.learnt,
+    let (ours, others): (Vec<_>, Vec<_>) = links.partition(|link| context.ours.contains_key(&link.index));
+    ours.iter().chain(&others).for_each(|link| context.add(link, &mut found));
+    let context = RouterContext {
+        scope: context.scope,
+        learnt: context.learnt,
         forwards: found.get(&Setting::Forwarding(Family::V6)) == Some(&1),
         by_default: sysctl::new_links_listen(),
     };
-    let listening = listeners.look(&others, &sight).into_iter();
+    let listening = listeners.update(&others, &context).into_iter();
     found.extend(listening.map(|link| (Setting::RouterAdvertisements(link.name), link.router_advertisements)));
     found
 }
 
-/// Whether a setting that the kernel says nothing of when it changes is another than believed.
-pub(super) fn have_changed_silently(believed: &BTreeMap<Setting, u32>) -> bool {
-    believed.iter().any(|(setting, there)| match setting {
+/// Whether a setting differs from the cached one, of those of whose changes the kernel sends no notification.
+pub(super) fn have_changed_silently(cached: &BTreeMap<Setting, u32>) -> bool {
+    cached.iter().any(|(setting, there)| match setting {
         Setting::RouterAdvertisements(_) => sysctl::get(*setting).is_some_and(|value| value != *there),
         Setting::DisableIpv6(_) | Setting::Forwarding(_) | Setting::LinkForwarding(..) => false,
     })
 }
 
-impl Looked<'_> {
+impl SettingsContext<'_> {
     fn add(&self, link: &LinkSettings, found: &mut BTreeMap<Setting, u32>) {
         let name = link.name;
         let ours = self.ours.contains_key(&link.index);
-        if ours || self.holders.contains(&link.index) {
+        if ours || self.container_bridges.contains(&link.index) {
             let forwards = link.forwards.iter().filter(|(family, _)| ours || *family == Family::V4);
             found.extend(forwards.map(|(family, on)| (Setting::LinkForwarding(family, name), u32::from(*on))));
         }
@@ -97,8 +97,12 @@ impl Looked<'_> {
     }
 }
 
-/// The bridges that containers may be on: those with an IPv4 address inside the overlay's networks.
-pub(super) fn bridges(netlink: &mut Netlink, scope: &Scope, links: &[Other]) -> Result<BTreeSet<u32>, DataplaneError> {
+/// The indexes of the bridges that containers may be on: those with an IPv4 address inside the overlay's networks.
+pub(super) fn bridges(
+    netlink: &mut Netlink,
+    scope: &Scope,
+    links: &[ReadLink],
+) -> Result<BTreeSet<u32>, DataplaneError> {
     let is_bridge = |settings: &&LinkSettings| settings.is_bridge && !scope.is_parent(settings.index);
     let bridges: BTreeSet<u32> =
         links.iter().map(|other| &other.settings).filter(is_bridge).map(|settings| settings.index).collect();
@@ -107,7 +111,7 @@ pub(super) fn bridges(netlink: &mut Netlink, scope: &Scope, links: &[Other]) -> 
     }
     let request = |batch: &mut Batch, flags| encode::list_addresses(batch, flags, Family::V4, 0);
     let inside = |(index, address, len): (u32, IpAddr, u8)| {
-        (bridges.contains(&index) && ContainerLink::is_inside(&(address, len), &scope.networks)).then_some(index)
+        (bridges.contains(&index) && ContainerLink::is_inside(address, len, &scope.networks)).then_some(index)
     };
     let found = netlink.dump("addresses", &request, |body| decode::any_address(body).and_then(inside))?;
     Ok(found.into_iter().collect())
@@ -115,20 +119,18 @@ pub(super) fn bridges(netlink: &mut Netlink, scope: &Scope, links: &[Other]) -> 
 
 /// A link message's settings (`IFLA_AF_SPEC` of linux/if_link.h).
 pub(crate) fn of_link(name: LinkName, body: &[u8]) -> Option<LinkSettings> {
-    const MASTER: u16 = 10;
-    const LINKINFO: u16 = 18;
-    const KIND: u16 = 1;
-    const AF_SPEC: u16 = 26;
-    const LOOPBACK: u32 = 8;
     let (index, flags) = (number(body.get(4..8)?)?, number(body.get(8..12)?)?);
-    // `ifi_change` of linux/rtnetlink.h: all flags are new (`register_netdevice` of net/core/dev.c).
+    // `ifi_change` of linux/rtnetlink.h: for a new link all flags count as changed (`register_netdevice` of net/core/dev.c).
     let is_new = number(body.get(12..16)?)? == u32::MAX;
-    let mut link = LinkSettings { index, is_new, is_inner: flags & LOOPBACK != 0, ..LinkSettings::empty(name) };
+    let mut link = LinkSettings { index, is_new, is_inner: flags & iff::LOOPBACK != 0, ..LinkSettings::empty(name) };
     for (kind, value) in attributes(body.get(16..)?) {
         match kind {
-            MASTER => link.is_inner = true,
-            LINKINFO => attributes(value).filter(|(kind, _)| *kind == KIND).for_each(|(_, kind)| link.read_kind(kind)),
-            AF_SPEC => attributes(value).for_each(|(family, value)| link.read_family(family, value)),
+            ifla::MASTER => link.is_inner = true,
+            ifla::LINKINFO => {
+                let kinds = attributes(value).filter(|(kind, _)| *kind == ifla::INFO_KIND);
+                kinds.for_each(|(_, kind)| link.read_kind(kind));
+            }
+            ifla::AF_SPEC => attributes(value).for_each(|(family, value)| link.read_family(family, value)),
             _ => {}
         }
     }
@@ -136,7 +138,7 @@ pub(crate) fn of_link(name: LinkName, body: &[u8]) -> Option<LinkSettings> {
 }
 
 impl LinkSettings {
-    /// Hardware without any setting.
+    /// A hardware link without any setting.
     pub(super) fn empty(name: LinkName) -> Self {
         Self {
             name,
@@ -151,7 +153,7 @@ impl LinkSettings {
         }
     }
 
-    /// Whether it takes routes from routers where it is new to a host that does not forward.
+    /// Whether it would accept router advertisements, as a new link on a host that does not forward.
     pub(super) fn may_listen_as_new(&self) -> bool {
         self.leads_out && !self.is_inner && self.router_advertisements == 1 && self.disable_ipv6 == Some(false)
     }
@@ -161,8 +163,8 @@ impl LinkSettings {
         self.leads_out = OUTWARD.contains(&kind);
     }
 
-    /// The arrays of `IFLA_INET_CONF`, which begins with `IPV4_DEVCONF_FORWARDING` of linux/ip.h, and `IFLA_INET6_CONF`, by the
-    /// `DEVCONF_*` of linux/ipv6.h.
+    /// Reads the arrays `IFLA_INET_CONF`, which begins with `IPV4_DEVCONF_FORWARDING` of linux/ip.h, and `IFLA_INET6_CONF`, whose indexes
+    /// are `DEVCONF_*` of linux/ipv6.h.
     fn read_family(&mut self, family: u16, value: &[u8]) {
         const INET_CONF: u16 = 1;
         const INET6_CONF: u16 = 2;
@@ -171,9 +173,9 @@ impl LinkSettings {
         const DISABLE_IPV6: usize = 26;
         for (kind, value) in attributes(value) {
             let at = |place: usize| value.get(place * 4..).and_then(number);
-            if family == u16::from(INET) && kind == INET_CONF {
+            if family == u16::from(af::INET) && kind == INET_CONF {
                 self.forwards.v4 = at(FORWARDING).map(|value| value != 0);
-            } else if family == u16::from(INET6) && kind == INET6_CONF {
+            } else if family == u16::from(af::INET6) && kind == INET6_CONF {
                 self.forwards.v6 = at(FORWARDING).map(|value| value != 0);
                 self.router_advertisements = at(ACCEPT_RA).unwrap_or_default();
                 self.disable_ipv6 = at(DISABLE_IPV6).map(|value| value != 0);

@@ -1,24 +1,24 @@
-//! Writing the kernel's settings, through /proc/sys of this thread's network namespace.
+//! Reads and writes single settings, through /proc/sys of this thread's network namespace.
 
 use std::{fs, io, path::Path};
 
 use wire_net::{Family, LinkName};
 use wire_state::{OpError, Setting};
 
-/// Reads one; `None` where the kernel has none, or none that makes sense.
+/// Reads a setting; `None` if the kernel does not have it, or its value is not a number.
 pub(crate) fn get(setting: Setting) -> Option<u32> {
     fs::read_to_string(setting.path()).ok()?.trim().parse().ok()
 }
 
-/// Whether a link that is made now takes routes from routers, where it does not forward.
+/// Whether a link that is made now accepts router advertisements while the host does not forward.
 pub(crate) fn new_links_listen() -> bool {
     fs::read_to_string("/proc/sys/net/ipv6/conf/default/accept_ra").is_ok_and(|value| value.trim() == "1")
 }
 
-/// Writes one, where it is another.
+/// Writes a setting if its value differs.
 ///
 /// # Errors
-/// With what to do, where that is known.
+/// When the file cannot be read or written. The detail says what to do, if that is known.
 pub(crate) fn set(setting: Setting, value: u32) -> Result<(), OpError> {
     write(&setting.path(), &value.to_string()).map_err(|error| {
         let remedy = remedy(setting, &error);
@@ -45,7 +45,8 @@ fn remedy(setting: Setting, error: &io::Error) -> Option<String> {
     Some(remedy.to_owned())
 }
 
-/// Keeps a device of ours from taking a default route out of the overlay. Best effort: without IPv6 there is nothing to keep.
+/// Keeps a device of ours from accepting a default route from inside the overlay. A failure is only logged: without IPv6 there is no such
+/// setting.
 pub(crate) fn accept_no_router_advertisements(device: LinkName) {
     if let Err(error) = write(&Setting::RouterAdvertisements(device).path(), "0") {
         tracing::debug!(%device, %error, "router advertisements stay accepted");

@@ -1,4 +1,4 @@
-//! On the real kernel, each test in a fresh network namespace of its own. What is there is checked through `ip` and `bridge`.
+//! Tests on the real kernel, each in a new network namespace of its own. They check the kernel's state through `ip` and `bridge`.
 
 mod foreign;
 mod host;
@@ -11,5 +11,5 @@ mod settings;
 
 use super::RouteForm;
 
-/// Every test whose outcome must not depend on it runs with each.
+/// Tests whose outcome must not depend on the form run with each of these.
 const FORMS: [RouteForm; 3] = [RouteForm::Auto, RouteForm::Nexthop, RouteForm::Plain];

@@ -1,31 +1,31 @@
-//! The kernel's counters of what has gone through devices, and of what came broken.
+//! The kernel's packet counters: those of devices, and that of wrong checksums.
 
 use std::{collections::BTreeMap, fs, io, path::Path};
 
 use wire_net::LinkName;
 
-/// Packets that have gone through a device since it was made.
+/// The number of packets of a device since it was made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Passed {
-    /// That came from others.
+pub struct DeviceCounters {
+    /// Packets received.
     pub received: u64,
-    /// That went to others.
+    /// Packets sent.
     pub sent: u64,
 }
 
-/// What the kernel has counted.
+/// The counters of one network namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Traffic {
-    /// By device.
-    pub devices: BTreeMap<LinkName, Passed>,
+    /// The packets of each device.
+    pub devices: BTreeMap<LinkName, DeviceCounters>,
     /// UDP packets of both families that were dropped for a wrong checksum, on all ports.
     pub bad_checksums: u64,
 }
 
-/// Reads the counters, in the network namespace of the calling thread.
+/// Reads the counters of the calling thread's network namespace.
 ///
 /// # Errors
-/// When there is no `/proc/net`.
+/// When `/proc/net` cannot be read.
 pub fn traffic() -> io::Result<Traffic> {
     let read = |name: &str| fs::read_to_string(Path::new("/proc/thread-self/net").join(name));
     // Without IPv6 there is no snmp6.
@@ -34,13 +34,14 @@ pub fn traffic() -> io::Result<Traffic> {
 }
 
 /// `dev`: a device's name, eight counters of what it received, eight of what it sent; packets come second.
-fn passed(text: &str) -> BTreeMap<LinkName, Passed> {
-    let device = |line: &str| {
-        let (name, counters) = line.rsplit_once(':')?;
-        let counters: Vec<u64> = counters.split_whitespace().map_while(|counter| counter.parse().ok()).collect();
-        Some((name.trim().parse().ok()?, Passed { received: *counters.get(1)?, sent: *counters.get(9)? }))
-    };
+fn passed(text: &str) -> BTreeMap<LinkName, DeviceCounters> {
     text.lines().filter_map(device).collect()
+}
+
+fn device(line: &str) -> Option<(LinkName, DeviceCounters)> {
+    let (name, counters) = line.rsplit_once(':')?;
+    let counters: Vec<u64> = counters.split_whitespace().map_while(|counter| counter.parse().ok()).collect();
+    Some((name.trim().parse().ok()?, DeviceCounters { received: *counters.get(1)?, sent: *counters.get(9)? }))
 }
 
 /// `snmp`: a line of names, then one of values.
@@ -66,7 +67,7 @@ mod tests {
         let dev = "Inter-|   Receive                                                |  Transmit\n\
                    \x20face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier compressed\n\
                    flannel.1:     840      10    0    0    0     0          0         0     1680      20    0    0    0     0       0          0\n";
-        assert_eq!(passed(dev), [("flannel.1".parse().unwrap(), Passed { received: 10, sent: 20 })].into());
+        assert_eq!(passed(dev), [("flannel.1".parse().unwrap(), DeviceCounters { received: 10, sent: 20 })].into());
         let snmp = "Udp: InDatagrams NoPorts InErrors OutDatagrams RcvbufErrors SndbufErrors InCsumErrors IgnoredMulti MemErrors\n\
                     Udp: 2 0 3 0 0 0 3 0 0\nUdpLite: InDatagrams InCsumErrors\nUdpLite: 0 7\n";
         assert_eq!(bad_v4(snmp), Some(3));

@@ -1,14 +1,14 @@
-//! The link to the other hosts, and what of this host concerns the overlay beside it. Pure.
+//! Derives the underlay from the host's links, and tells the links that cannot be one. Pure.
 
 use std::net::IpAddr;
 
 use wire_net::{DualStack, Pool, Prefix};
 use wire_state::Underlay;
 
-use super::host::{Host, HostLink};
+use super::host::{HostLink, HostNetwork};
 
-impl Host {
-    /// The underlay on that link, with these addresses.
+impl HostNetwork {
+    /// The underlay on that link, which sends from `addresses`.
     #[must_use]
     pub fn underlay(&self, link: &HostLink, addresses: DualStack<IpAddr>, pools: &DualStack<Pool>) -> Underlay {
         let Self { links, .. } = self;
@@ -16,7 +16,7 @@ impl Host {
         let reached = reached.flat_map(|link| link.addresses.iter().map(move |address| (link, address.local.prefix)));
         let inside = |(other, prefix): &(&HostLink, Prefix)| {
             let is_attached = other.index != link.index && matches!(other.kind.as_str(), "bridge" | "vxlan");
-            // One that holds a whole network has the overlay cut out of it on purpose.
+            // If its prefix covers the whole overlay network, the overlay was chosen as a part of it on purpose.
             is_attached && pools.iter().any(|(_, pool)| pool.leases(*prefix) && !prefix.covers(pool.network))
         };
         let (attached, connected): (Vec<_>, Vec<_>) = reached.partition(inside);
@@ -42,9 +42,9 @@ impl HostLink {
         self.addresses.iter().any(|own| own.local.address == address)
     }
 
-    /// Why it cannot lead to the other hosts, whoever asks for it.
+    /// The reason why the link can never be the underlay, even if the operator chooses it; `None` if it can.
     #[must_use]
-    pub fn bar(&self, pools: &DualStack<Pool>) -> Option<&'static str> {
+    pub fn why_unusable(&self, pools: &DualStack<Pool>) -> Option<&'static str> {
         let addresses = || self.addresses.iter().map(|address| Prefix::host(address.local.address));
         let is_inside = || addresses().any(|address| pools.iter().any(|(_, pool)| pool.leases(address)));
         if self.is_loopback {
@@ -60,7 +60,8 @@ impl HostLink {
         }
     }
 
-    /// By the names that flannel and this agent give their devices. A former network config has left others than those of today.
+    /// Whether it is a device of an overlay, by the names that flannel and this agent give them. Any VNI counts, since an earlier network
+    /// config may have left devices with another.
     fn is_overlay_device(&self) -> bool {
         let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
         let name = self.name.as_str();
@@ -69,7 +70,7 @@ impl HostLink {
         named && matches!(self.kind.as_str(), "vxlan" | "tun")
     }
 
-    /// By the names that Docker gives its bridges.
+    /// Whether it is a bridge of Docker's, by the names that Docker gives them.
     fn is_dockers(&self) -> bool {
         let is_id = |id: &str| id.len() == 12 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
         let name = self.name.as_str();

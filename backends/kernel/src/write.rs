@@ -1,4 +1,4 @@
-//! Writing: operations to messages, messages to the kernel, answers back to operations.
+//! Writes to the kernel: sends the messages of operations in batches, and assigns the kernel's answers to the operations.
 
 use std::{collections::BTreeMap, net::IpAddr};
 
@@ -13,83 +13,85 @@ use wire_state::{
 
 use super::{
     decode::Namespaces,
-    encode::{self, Bound, Lower, Peer, Through},
+    encode::{self, BoundLinks, LinkChange, Lower, RouteTarget, VethPeer},
     listeners::Listeners,
-    namespaces::Others,
+    namespaces::OtherNamespaces,
     nexthop::{self, ById, Nexthops},
     port,
-    read::{self, Reading},
+    read::{self, ReadResult},
     sysctl,
 };
 
-/// The kernel in one network namespace, that of the thread, through one netlink socket.
+/// Reads and writes the kernel's state in one network namespace, through one netlink socket. All calls must come from a thread in that
+/// namespace.
 pub struct NetlinkDataplane {
     netlink: Netlink,
     pub(super) namespaces: Namespaces,
     form: RouteForm,
-    links: BTreeMap<LinkName, Known>,
+    links: BTreeMap<LinkName, CachedLink>,
     nexthops: Option<Nexthops>,
     listeners: Listeners,
-    /// The number of our IPv4 routes that are written plainly.
-    plain: usize,
+    /// The number of our IPv4 routes that use no nexthop object.
+    plain_routes: usize,
 }
 
-/// A link as it was last seen.
+/// The properties of a link that writing needs, as read last.
 #[derive(Clone, Copy)]
-struct Known {
+struct CachedLink {
     index: u32,
     learning: bool,
 }
 
-/// How IPv4 routes are written. They do the same either way (docs/adr/0002).
+/// The form in which IPv4 routes are written. Packets take the same path with each (docs/adr/0002).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum RouteForm {
-    /// Plain while they are few, with nexthop objects beyond that.
+    /// The first routes plain, all further ones with nexthop objects.
     #[default]
     Auto,
-    /// With nexthop objects where the kernel has them: the time for one route does not grow with their number.
+    /// With nexthop objects, if the kernel has them: the time to add a route does not grow with the number of routes.
     Nexthop,
-    /// With the gateway in the route, as flannel has it.
+    /// With the gateway in the route, as flannel writes it.
     Plain,
 }
 
-/// So many plain routes cost little; of more, each new one makes all others slower to add.
-const FEW: usize = 512;
+/// The most plain routes of [`RouteForm::Auto`]. Beyond that, each plain route makes it slower to add the next.
+const PLAIN_ROUTES: usize = 512;
 
 impl NetlinkDataplane {
-    /// Opens the socket, in the network namespace of the calling thread.
+    /// Opens the socket in the network namespace of the calling thread.
     ///
     /// # Errors
-    /// When there is no netlink.
+    /// When the kernel refuses a netlink socket.
     pub fn open(form: RouteForm) -> Result<Self, DataplaneError> {
         let (netlink, namespaces) = (Netlink::open()?, Namespaces::HOST);
         let (links, nexthops, listeners) = (BTreeMap::new(), None, Listeners::default());
-        Ok(Self { netlink, namespaces, form, links, nexthops, listeners, plain: 0 })
+        Ok(Self { netlink, namespaces, form, links, nexthops, listeners, plain_routes: 0 })
     }
 
-    /// Reads all that `scope` names.
+    /// Reads the state that `scope` names.
     ///
     /// # Errors
-    /// When the kernel does not answer, or refuses. Nothing is known then.
+    /// When the kernel does not answer, or refuses. Nothing is known about the state then.
     pub fn read(&mut self, scope: &Scope) -> Result<ObservedNet, DataplaneError> {
-        let Reading { state, names, nexthops } =
-            read::read(&mut self.netlink, (scope, &self.namespaces), &mut self.listeners)?;
-        self.links = names.into_iter().map(|(index, name)| (name, Known { index, learning: false })).collect();
-        self.links.extend(state.links.iter().map(|(name, link)| (*name, Known::of(link))));
+        let ReadResult { state, names, nexthops } =
+            read::read(&mut self.netlink, scope, &self.namespaces, &mut self.listeners)?;
+        self.links = names.into_iter().map(|(index, name)| (name, CachedLink { index, learning: false })).collect();
+        self.links.extend(state.links.iter().map(|(name, link)| (*name, CachedLink::of(link))));
         let is_plain = |key: &RouteKey| nexthops.as_ref().is_none_or(|nexthops| nexthops.of_route(key).is_none());
         let ours = state.routes.iter().filter(|(_, route)| route.owner == Owner::Ours);
         let by_gateway = ours
             .filter(|(_, route)| matches!(route.via.next_hop(), Some(NextHop::Gateway { gateway: IpAddr::V4(_), .. })));
-        self.plain = by_gateway.filter(|(key, _)| is_plain(key)).count();
+        self.plain_routes = by_gateway.filter(|(key, _)| is_plain(key)).count();
         self.nexthops = nexthops;
         Ok(state)
     }
 
-    /// Carries out `ops` in order, and answers for each. One that fails stops no other. What is there already, or gone already,
-    /// counts as done, except a route that somebody else put there first. `others` are the namespaces that links may be bound to.
-    pub fn apply(&mut self, ops: &[&KernelOp], others: &Others) -> Vec<Attempt> {
+    /// Carries out `ops` in order and returns one result for each. A failure does not stop the others. An entry that exists already, or is
+    /// deleted already, counts as a success, except a route: the existing one may be foreign. `others` are the namespaces to which links
+    /// may refer.
+    pub fn apply(&mut self, ops: &[&KernelOp], others: &OtherNamespaces) -> Vec<Attempt> {
         let mut attempts = Vec::with_capacity(ops.len());
-        // What is on a link can only be written once the link's number is known. Links of one name take turns.
+        // Entries on a link can only be encoded once the link's index is known, so each change of a link is a segment of its own.
         for segment in ops.chunk_by(|a, b| !a.is_link() && !b.is_link() && is_set(a) == is_set(b)) {
             if segment.iter().all(|op| is_set(op)) {
                 attempts.extend(segment.iter().filter_map(|op| set(op)));
@@ -98,36 +100,37 @@ impl NetlinkDataplane {
             }
             self.learn_links(segment);
         }
-        // After a failure the nexthop objects are not known for sure, and one of ours may be somebody else's.
+        // After a failure the nexthop objects are not known for certain: an ID may belong to another program's object.
         if attempts.iter().all(Result::is_ok) {
             self.sweep();
         }
         attempts
     }
 
-    /// Puts each route of `state` that is ours in its plain form, in place: flanneld's deletions, which name gateway and
-    /// device, match no other. For those who go back to it.
+    /// Replaces each route of ours in `state` by its plain form, for a host that goes back to flanneld: its deletions name gateway and
+    /// link, which match no route with a nexthop object.
     pub fn hand_back(&mut self, state: &ObservedNet) -> Vec<Attempt> {
         let form = std::mem::replace(&mut self.form, RouteForm::Plain);
         let ours = state.routes.iter().filter(|(_, route)| route.owner == Owner::Ours);
         let hops = ours.filter_map(|(key, route)| Some((key, route.via.next_hop()?)));
         let ops: Vec<KernelOp> = hops.map(|(key, hop)| KernelOp::ReplaceRoute(*key, *hop)).collect();
-        let attempts = self.apply(&ops.iter().collect::<Vec<_>>(), &Others::default());
+        let attempts = self.apply(&ops.iter().collect::<Vec<_>>(), &OtherNamespaces::default());
         self.form = form;
         attempts
     }
 
-    /// Sets up a TUN device that was made by opening it.
+    /// Sets up a TUN device, which was made by opening it.
     pub fn set_up_tun(&mut self, name: LinkName, link: &DesiredLink<Tunnel>) -> Attempt {
         if !self.links.contains_key(&name) {
             self.learn_link(name);
         }
         let mut batch = Batch::default();
-        encode::change_link(&mut batch, self.index(name)?, link, (None, Some(encode::tun_queue())));
+        let (index, own) = (self.index(name)?, Some(encode::tun_queue()));
+        encode::change_link(&mut batch, LinkChange { index, link, master: None, own });
         self.netlink.send(&mut batch).into_iter().collect()
     }
 
-    /// The kernel's numbers of the links that matter.
+    /// The indexes of the known links.
     pub(super) fn numbers(&self) -> BTreeMap<LinkName, u32> {
         self.links.iter().map(|(name, known)| (*name, known.index)).collect()
     }
@@ -136,15 +139,15 @@ impl NetlinkDataplane {
         &mut self.netlink
     }
 
-    /// Operations of one kind of target: links themselves, or what is on them.
-    fn apply_segment(&mut self, ops: &[&KernelOp], others: &Others) -> Vec<Attempt> {
+    /// Carries out operations that are all changes of links, or all changes of other entries.
+    fn apply_segment(&mut self, ops: &[&KernelOp], others: &OtherNamespaces) -> Vec<Attempt> {
         let mut batch = Batch::default();
         let encoded: Vec<Result<Encoded, OpError>> = ops.iter().map(|op| self.encode(&mut batch, op, others)).collect();
         let mut answers = self.netlink.send(&mut batch).into_iter();
         let mut attempts = Vec::with_capacity(ops.len());
         for (op, encoded) in ops.iter().zip(encoded) {
             let attempt = encoded.and_then(|encoded| {
-                // All of an operation's messages are answered for; the first failure is its own.
+                // An operation can have several messages, each with an answer. The first failure is the operation's.
                 let answers: Vec<Attempt> = answers.by_ref().take(encoded.messages).collect();
                 answers.into_iter().collect::<Result<(), _>>()?;
                 if let (Some(nexthops), Some((key, hop))) = (&mut self.nexthops, encoded.route) {
@@ -157,7 +160,7 @@ impl NetlinkDataplane {
         attempts
     }
 
-    fn encode(&mut self, batch: &mut Batch, op: &KernelOp, others: &Others) -> Result<Encoded, OpError> {
+    fn encode(&mut self, batch: &mut Batch, op: &KernelOp, others: &OtherNamespaces) -> Result<Encoded, OpError> {
         let before = batch.count();
         let mut route_hop = None;
         match op {
@@ -179,19 +182,18 @@ impl NetlinkDataplane {
                 let replace = matches!(op, KernelOp::ReplaceRoute(..));
                 let through = self.through(batch, replace, key, hop)?;
                 encode::put_route(batch, replace, key, hop, through);
-                self.plain += usize::from(!replace && through.nexthop().is_none());
+                self.plain_routes += usize::from(!replace && through.nexthop().is_none());
                 route_hop = Some((*key, through.nexthop()));
             }
             KernelOp::DeleteRoute(key, route) => {
                 let nexthop = self.nexthops.as_ref().and_then(|nexthops| nexthops.of_route(key));
-                let plain =
-                    || route.via.link().map_or(Ok(Through::Nowhere), |link| self.index(link).map(Through::Link));
-                let through = nexthop.map_or_else(plain, |id| Ok(Through::Nexthop(id)))?;
+                let plain = || self.plain_target(route.via.link());
+                let through = nexthop.map_or_else(plain, |id| Ok(RouteTarget::Nexthop(id)))?;
                 encode::delete_route(batch, key, route, through);
-                self.plain = self.plain.saturating_sub(usize::from(nexthop.is_none()));
+                self.plain_routes = self.plain_routes.saturating_sub(usize::from(nexthop.is_none()));
                 route_hop = Some((*key, None));
             }
-            // No netlink message: `apply` has written it.
+            // There is no netlink message for settings: `apply` has written it.
             KernelOp::Set(..) => {}
         }
         Ok(Encoded { messages: batch.count() - before, route: route_hop })
@@ -204,14 +206,15 @@ impl NetlinkDataplane {
         link: &DesiredLink<KernelKind>,
     ) -> Result<(), OpError> {
         if !self.links.contains_key(&name) {
-            // The other end of a pair was made with its first.
+            // The kernel made this end of a veth pair together with the other.
             self.learn_link(name);
         }
         let known = *self.links.get(&name).ok_or_else(|| OpError::of(Errno::ENODEV))?;
         let master = link.master.map(|master| self.index_of_any(master)).transpose()?;
-        encode::change_link(batch, known.index, link, (master, encode::mark(&link.kind)));
+        let own = encode::mark(&link.kind);
+        encode::change_link(batch, LinkChange { index: known.index, link, master, own });
         match &link.kind {
-            // Kernels before 4.13 cannot change it, so ask only where it differs.
+            // Kernels before 4.13 cannot change it, so it is only sent if it differs.
             KernelKind::Vxlan(vxlan) if vxlan.learning != known.learning => {
                 encode::change_learning(batch, known.index, vxlan.learning);
             }
@@ -225,8 +228,8 @@ impl NetlinkDataplane {
         Ok(())
     }
 
-    /// The kernel's numbers of the links that a new one is bound to.
-    fn bound(&mut self, link: &DesiredLink<KernelKind>, others: &Others) -> Result<Bound, OpError> {
+    /// The links that a new link refers to, by their indexes.
+    fn bound(&mut self, link: &DesiredLink<KernelKind>, others: &OtherNamespaces) -> Result<BoundLinks, OpError> {
         let parent = match &link.kind {
             KernelKind::Vxlan(vxlan) => vxlan.parent,
             KernelKind::Vlan(vlan) => Some(vlan.parent),
@@ -237,7 +240,7 @@ impl NetlinkDataplane {
         let peer = match link.kind {
             KernelKind::Veth(Veth { peer: LinkPlace { namespace, name } }) => {
                 let elsewhere = namespace != self.namespaces.own;
-                Some(Peer { name, namespace: elsewhere.then(|| others.descriptor(namespace)).transpose()? })
+                Some(VethPeer { name, namespace: elsewhere.then(|| others.descriptor(namespace)).transpose()? })
             }
             KernelKind::Vxlan(_)
             | KernelKind::Bridge
@@ -247,14 +250,10 @@ impl NetlinkDataplane {
         };
         let lower = parent.map(|parent| self.lower(parent, others)).transpose()?;
         let master = link.master.map(|master| self.index_of_any(master)).transpose()?;
-        Ok(Bound { lower, peer, master })
+        Ok(BoundLinks { lower, peer, master })
     }
 
-    fn lower(&self, parent: LinkRef, others: &Others) -> Result<Lower, OpError> {
-        let number = |namespace: Namespace| {
-            let found = self.namespaces.others.iter().find(|(_, other)| **other == namespace);
-            found.map(|(number, _)| *number).ok_or_else(|| OpError::of(Errno::ENODEV))
-        };
+    fn lower(&self, parent: LinkRef, others: &OtherNamespaces) -> Result<Lower, OpError> {
         let (namespace, index) = match parent {
             LinkRef::Found(id) => (id.namespace, id.index),
             LinkRef::Desired(place) if place.namespace == self.namespaces.own => {
@@ -262,11 +261,16 @@ impl NetlinkDataplane {
             }
             LinkRef::Desired(place) => (place.namespace, others.index(place)?),
         };
-        let namespace = (namespace != self.namespaces.own).then(|| number(namespace)).transpose()?;
+        let namespace = (namespace != self.namespaces.own).then(|| self.namespace_id(namespace)).transpose()?;
         Ok(Lower { index, namespace })
     }
 
-    /// The number of a link that need not be ours.
+    fn namespace_id(&self, namespace: Namespace) -> Result<i32, OpError> {
+        let found = self.namespaces.others.iter().find(|(_, other)| **other == namespace);
+        found.map(|(id, _)| *id).ok_or_else(|| OpError::of(Errno::ENODEV))
+    }
+
+    /// The index of any link, which is read from the kernel if it is not known.
     fn index_of_any(&mut self, name: LinkName) -> Result<u32, OpError> {
         if let Ok(index) = self.index(name) {
             return Ok(index);
@@ -275,11 +279,22 @@ impl NetlinkDataplane {
         found.map(|(_, link)| link.index).ok_or_else(|| OpError::of(Errno::ENODEV))
     }
 
-    /// How a route is to name its gateway; makes the nexthop object where one is to be used and missing.
-    fn through(&mut self, batch: &mut Batch, replace: bool, key: &RouteKey, hop: &NextHop) -> Result<Through, OpError> {
-        let plain = hop.link().map_or(Ok(Through::Nowhere), |link| self.index(link).map(Through::Link))?;
-        // IPv6 routes share nothing that grows with their number.
-        let (NextHop::Gateway { gateway: gateway @ IpAddr::V4(_), onlink: true, .. }, Through::Link(device)) =
+    /// The form of a route without a nexthop object; without a link it is a blackhole.
+    fn plain_target(&self, link: Option<LinkName>) -> Result<RouteTarget, OpError> {
+        link.map_or(Ok(RouteTarget::Blackhole), |link| self.index(link).map(RouteTarget::Link))
+    }
+
+    /// The form in which a route is written. Makes its nexthop object if it needs one that does not exist.
+    fn through(
+        &mut self,
+        batch: &mut Batch,
+        replace: bool,
+        key: &RouteKey,
+        hop: &NextHop,
+    ) -> Result<RouteTarget, OpError> {
+        let plain = self.plain_target(hop.link())?;
+        // Adding an IPv6 route does not become slower with their number.
+        let (NextHop::Gateway { gateway: gateway @ IpAddr::V4(_), onlink: true, .. }, RouteTarget::Link(device)) =
             (hop, plain)
         else {
             return Ok(plain);
@@ -288,9 +303,9 @@ impl NetlinkDataplane {
         let wanted = match self.form {
             RouteForm::Nexthop => true,
             RouteForm::Plain => false,
-            // One that is there keeps its form.
+            // An existing route keeps its form.
             RouteForm::Auto if replace => nexthops.of_route(key).is_some(),
-            RouteForm::Auto => self.plain >= FEW,
+            RouteForm::Auto => self.plain_routes >= PLAIN_ROUTES,
         };
         if !wanted {
             return Ok(plain);
@@ -299,14 +314,14 @@ impl NetlinkDataplane {
         if new {
             batch.push(nexthop::NEW, NLM_F_CREATE | NLM_F_EXCL, &hop);
         }
-        Ok(Through::Nexthop(hop.id))
+        Ok(RouteTarget::Nexthop(hop.id))
     }
 
     fn index(&self, name: LinkName) -> Result<u32, OpError> {
         self.links.get(&name).map(|known| known.index).ok_or_else(|| OpError::of(Errno::ENODEV))
     }
 
-    /// What links are called now that some were made or removed.
+    /// Updates the known links after some were made or removed.
     fn learn_links(&mut self, ops: &[&KernelOp]) {
         for op in ops {
             if let KernelOp::CreateLink(name, _) = op {
@@ -319,11 +334,11 @@ impl NetlinkDataplane {
 
     fn learn_link(&mut self, name: LinkName) {
         let found = read::link_by(&mut self.netlink, Some(name), 0);
-        self.links.extend(found.ok().flatten().map(|(name, link)| (name, Known::of(&link))));
+        self.links.extend(found.ok().flatten().map(|(name, link)| (name, CachedLink::of(&link))));
         sysctl::accept_no_router_advertisements(name);
     }
 
-    /// Deletes nexthop objects that no route uses any more. Not an operation of its own: it changes nothing a packet sees.
+    /// Deletes the nexthop objects that no route uses any more. This is not an operation of a plan, since it does not affect packets.
     fn sweep(&mut self) {
         let Some(nexthops) = &mut self.nexthops else { return };
         let idle = nexthops.take_idle();
@@ -341,36 +356,36 @@ impl NetlinkDataplane {
     }
 }
 
-impl Known {
+impl CachedLink {
     fn of(link: &ObservedLink) -> Self {
         let learning = matches!(&link.kind, ObservedKind::Vxlan(vxlan) if vxlan.learning);
         Self { index: link.index, learning }
     }
 }
 
-/// What an operation became.
+/// The messages of one operation.
 struct Encoded {
     messages: usize,
-    /// The route it puts or deletes, and the nexthop object that uses from then on.
+    /// The route that it adds or deletes, and the ID of the nexthop object that the route uses from then on.
     route: Option<(RouteKey, Option<u32>)>,
 }
 
-impl Through {
+impl RouteTarget {
     const fn nexthop(self) -> Option<u32> {
         match self {
             Self::Nexthop(id) => Some(id),
-            Self::Link(_) | Self::Nowhere => None,
+            Self::Link(_) | Self::Blackhole => None,
         }
     }
 }
 
-/// Where the kernel says only that an address is in use, whose.
+/// Adds the process that uses the port, if the kernel only says that an address is in use.
 fn explained(op: &KernelOp, error: OpError) -> OpError {
     if let KernelOp::CreateLink(_, link) | KernelOp::ChangeLink(_, link) = op
         && let KernelKind::Vxlan(vxlan) = &link.kind
         && error.source.raw_os_error() == Some(Errno::EADDRINUSE as i32)
     {
-        return OpError::new(error.source, Some(port::held(vxlan.port_in_use())));
+        return OpError::new(error.source, Some(port::describe_holder(vxlan.port_in_use())));
     }
     error
 }
@@ -385,13 +400,13 @@ fn set(op: &KernelOp) -> Option<Attempt> {
     Some(sysctl::set(*setting, *value).or_else(|error| forgive(op, error)))
 }
 
-/// What is there already, or gone already, is as good as done. Not a route: what is there may be somebody else's.
+/// Turns the error into a success if the entry existed already, or was deleted already. Not for a route: the existing one may be foreign.
 fn forgive(op: &KernelOp, error: OpError) -> Attempt {
     let done = match op {
         KernelOp::AddRoute(..) | KernelOp::ReplaceRoute(..) | KernelOp::ChangeLink(..) | KernelOp::CreateLink(..) => {
             false
         }
-        // The links of others come and go.
+        // A foreign link may have been removed meanwhile.
         KernelOp::Set(setting, _) => {
             matches!(setting, Setting::RouterAdvertisements(_)) && error.kind == ErrorKind::Absent
         }

@@ -47,7 +47,7 @@ fn placement() -> Placement {
     }
 }
 
-/// The entries a host finds: its own lease and the table, as the store's keys and values say.
+/// A host's own lease and the table of its peers, decoded from keys and values of etcd.
 fn leases(own: (&str, &str), peers: &[(&str, &str)]) -> (Lease, LeaseTable) {
     let lease = |(key, value): (&str, &str)| Lease::from_value(key.parse().unwrap(), value.as_bytes()).unwrap();
     let mut table = LeaseTable::default();
@@ -147,10 +147,8 @@ fn the_lease_names_vni_and_mac_of_each_family() {
     let backend = select(&config(BOTH, "vxlan"), placement()).unwrap();
     let BackendData::Vxlan(vteps) = backend.data() else { panic!() };
     assert_eq!(vteps.v4.unwrap().mac.to_string(), "02:00:00:00:00:04");
-    assert_eq!(
-        (vteps.v6.unwrap().mac.to_string(), vteps.v6.unwrap().vni),
-        ("02:00:00:00:00:06".to_owned(), Vni::new(1))
-    );
+    assert_eq!(vteps.v6.unwrap().mac.to_string(), "02:00:00:00:00:06".to_owned());
+    assert_eq!(vteps.v6.unwrap().vni, Vni::new(1));
     let devices: Vec<String> = backend.scope().devices.iter().map(ToString::to_string).collect();
     assert_eq!(devices, ["flannel-v6.1", "flannel.1"]);
 }
@@ -161,7 +159,7 @@ const UDP_PEER: &str = r#"{"PublicIP":"192.0.2.2","PublicIPv6":"2001:db8::2"}"#;
 #[test]
 fn udp_has_a_device_for_each_family_and_one_route_for_the_network() {
     let peer = ("10.5.2.0-24&fd00:5:0:2::-64", UDP_PEER);
-    // A peer of another backend is none.
+    // A peer of another backend gets no entries.
     let other = ("10.5.3.0-24&fd00:5:0:3::-64", PEER);
     insta::assert_snapshot!(report(&config(BOTH, "udp"), "10.5.0.0-24&fd00:5::-64", &[peer, other], false), @"
     mtu 1452
@@ -184,7 +182,7 @@ fn udp_has_a_device_for_each_family_and_one_route_for_the_network() {
 }
 
 #[test]
-fn udp_leads_only_the_range_into_its_device_where_hosts_live_in_the_network_and_leases_beside_it() {
+fn udp_routes_only_the_leased_range_if_a_host_is_inside_the_network() {
     let json = br#"{"Network":"10.0.0.0/8","SubnetLen":20,"SubnetMin":"10.10.0.0","SubnetMax":"10.99.0.0","Backend":{"Type":"udp"}}"#;
     let config = NetworkConfig::from_json(json).unwrap();
     let led = |public: &str| -> Vec<Prefix> {
@@ -210,7 +208,7 @@ fn udp_leads_only_the_range_into_its_device_where_hosts_live_in_the_network_and_
 }
 
 #[test]
-fn udp_leads_the_leases_alone_into_its_device_where_an_address_of_etcd_lies_among_them() {
+fn udp_routes_only_the_leased_subnets_if_an_address_of_etcd_is_inside_the_range() {
     let config = |bounds: &str| {
         let json = format!(
             r#"{{"Network":"10.0.0.0/8",{bounds}"EnableIPv6":true,"IPv6Network":"fd00::/16","Backend":{{"Type":"udp"}}}}"#
@@ -240,11 +238,13 @@ fn udp_leads_the_leases_alone_into_its_device_where_an_address_of_etcd_lies_amon
 
 #[test]
 fn userspace_vxlan_is_the_same_network_to_its_peers() {
-    let forward = ForwardSettings { vxlan: VxlanBy::AgentAsAsked, ..ForwardSettings::default() };
+    let forward = ForwardSettings { vxlan: VxlanBy::AgentRequested, ..ForwardSettings::default() };
     let (config, placement) = (config(V4, "vxlan"), placement());
     let kernel = select(&config, placement.clone()).unwrap();
     let ours = select(&config, Placement { forward, ..placement }).unwrap();
-    assert_eq!((ours.data(), ours.mtu(), ours.scope()), (kernel.data(), kernel.mtu(), kernel.scope()));
+    assert_eq!(ours.data(), kernel.data());
+    assert_eq!(ours.mtu(), kernel.mtu());
+    assert_eq!(ours.scope(), kernel.scope());
     let (own, table) = leases(("10.5.0.0-24", OWN), &[("10.5.2.0-24", PEER)]);
     assert_eq!(ours.desired(&own, &table).routes, kernel.desired(&own, &table).routes);
     insta::assert_snapshot!(plan_host(&ObservedNet::default(), &ours.desired(&own, &table)), @"
@@ -266,15 +266,19 @@ fn settings_of_the_config_reach_the_device() {
     let (own, table) = leases(("10.5.0.0-24", OWN), &[]);
     let want = backend.desired(&own, &table);
     let link = &want.links[&"flannel.7".parse().unwrap()];
-    assert_eq!((link.mtu, backend.mtu()), (Mtu(1350), Mtu(1350)));
+    assert_eq!(link.mtu, Mtu(1350));
+    assert_eq!(backend.mtu(), Mtu(1350));
     let DesiredKind::Kernel(KernelKind::Vxlan(DesiredVxlan { port, gbp, learning, local, .. })) = &link.kind else {
         panic!()
     };
-    assert_eq!((*port, *gbp, *learning, *local), (Some(4789), true, true, Some(ip("203.0.113.5"))));
+    assert_eq!(*port, Some(4789));
+    assert!(*gbp);
+    assert!(*learning);
+    assert_eq!(*local, Some(ip("203.0.113.5")));
 }
 
 #[test]
-fn what_cannot_work_is_refused_with_what_to_do() {
+fn a_config_that_cannot_work_is_refused_with_the_remedy() {
     let refuse = |config: &NetworkConfig, placement| select(config, placement).err().unwrap().to_string();
     let no_v6 = || {
         let mut placement = placement();

@@ -1,28 +1,28 @@
-//! What can go wrong between us and the kernel.
+//! Errors of reading and changing a host's state.
 
 use std::io;
 
 use nix::errno::Errno;
 
-/// A read that failed, or a socket that could not be had.
+/// The state could not be read, or a socket failed.
 #[derive(Debug, thiserror::Error)]
 pub enum DataplaneError {
-    /// No netlink socket.
+    /// A netlink socket could not be opened.
     #[error("cannot open a netlink socket")]
     Open(#[source] io::Error),
     /// The kernel does not answer, or refuses.
     #[error("cannot read {what} from the kernel")]
     Read {
-        /// What was asked for.
+        /// The kind of entry that was to be read, for people.
         what: &'static str,
-        /// What the kernel said.
+        /// The kernel's error.
         #[source]
         source: io::Error,
     },
-    /// Changes made while we read, again and again.
+    /// The entries changed while they were read, each time that it was tried.
     #[error("{what} changed each time they were read")]
     Unsteady {
-        /// What was asked for.
+        /// The kind of entry that was to be read, for people.
         what: &'static str,
     },
     /// The monitor's socket failed.
@@ -34,33 +34,33 @@ pub enum DataplaneError {
 #[derive(Debug, thiserror::Error)]
 #[error("{}{}", .kind.text(self.is_unexplained()), .detail.as_deref().map(|text| format!(": {text}")).unwrap_or_default())]
 pub struct OpError {
-    /// What kind of failure it is.
+    /// The kind of failure.
     pub kind: ErrorKind,
-    /// What the kernel says about it, where it says something.
+    /// An explanation in words: the kernel's (`NLMSGERR_ATTR_MSG` of linux/netlink.h), a program's, or our own.
     pub detail: Option<String>,
-    /// The error's number.
+    /// The error of the operating system.
     #[source]
     pub source: io::Error,
 }
 
-/// Kinds of failure, as far as they matter to who reads of them.
+/// Kinds of failure, by what an operator can do about them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ErrorKind {
-    /// Something is there already (`EEXIST`).
+    /// The entry exists already (`EEXIST`).
     Exists,
-    /// Nothing is there (`ENOENT`, `ESRCH`, `EADDRNOTAVAIL`).
+    /// The entry does not exist (`ENOENT`, `ESRCH`, `EADDRNOTAVAIL`).
     Absent,
     /// The device is gone (`ENODEV`, `ENXIO`).
     NoDevice,
-    /// We may not (`EPERM`, `EACCES`): `CAP_NET_ADMIN` is missing, or what the kernel says.
+    /// Not permitted (`EPERM`, `EACCES`): `CAP_NET_ADMIN` is missing, or for the reason in [`OpError::detail`].
     Permission,
-    /// The kernel cannot do that (`EOPNOTSUPP`): for a link, its module is missing.
+    /// The kernel does not support it (`EOPNOTSUPP`): for a link, its module is missing.
     Unsupported,
     /// The device is busy (`EBUSY`).
     Busy,
-    /// No memory for it (`ENOBUFS`, `ENOMEM`).
+    /// The kernel has no memory for it (`ENOBUFS`, `ENOMEM`).
     NoBuffers,
-    /// No reply came: it may or may not have been done.
+    /// The kernel did not reply (`EAGAIN`, `ETIMEDOUT`): the operation may or may not have been carried out.
     Lost,
     /// A program that is needed is not installed.
     NoProgram,
@@ -108,18 +108,18 @@ impl ErrorKind {
 }
 
 impl OpError {
-    /// Whether nothing is known but that the right to do it is missing: `EPERM` alone says so, `EACCES` has many causes.
+    /// Whether a missing capability is the only explanation: that is so for `EPERM` without a detail. `EACCES` has many causes.
     fn is_unexplained(&self) -> bool {
         self.detail.is_none() && self.source.raw_os_error() == Some(Errno::EPERM as i32)
     }
 
-    /// An error of the operating system, with what else is known of it.
+    /// An error of the operating system, with an explanation if there is one.
     #[must_use]
     pub fn new(source: io::Error, detail: Option<String>) -> Self {
         Self { kind: ErrorKind::of(&source), detail, source }
     }
 
-    /// A program that could not do what was asked of it.
+    /// A failure of a program that was run.
     #[must_use]
     pub fn program(kind: ErrorKind, detail: String, source: io::Error) -> Self {
         Self { kind, detail: Some(detail), source }
@@ -131,13 +131,13 @@ impl OpError {
         Self::new(errno.into(), None)
     }
 
-    /// The kernel lacks what is needed; `detail` says what.
+    /// The kernel lacks a feature, which `detail` names.
     #[must_use]
     pub fn unsupported(detail: &str) -> Self {
         Self::new(Errno::EOPNOTSUPP.into(), Some(detail.to_owned()))
     }
 
-    /// The same again, for another operation that shares its fate.
+    /// A copy of the error, for another operation that failed with it.
     #[must_use]
     pub fn again(&self) -> Self {
         let source = self

@@ -1,9 +1,9 @@
-//! What a host holds and should hold, as values, and the loop that makes them equal.
+//! The observed and the desired state of a host, as values, and the loop that makes them equal.
 //!
-//! Flow: a [`Driver`] reads a [`Resource`]; [`Resource::plan`] compares that with what is desired; [`Reconciler`] applies the
-//! difference until nothing differs.
+//! Flow: a [`Driver`] reads a [`Resource`]; [`Resource::plan`] compares the observed state with the desired one; [`Reconciler`]
+//! applies the difference until nothing differs.
 //!
-//! This crate knows nothing of leases, and touches no kernel: its drivers are crates of their own.
+//! This crate does not depend on leases and makes no system calls: the drivers are crates of their own.
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 
 mod error;
@@ -26,9 +26,9 @@ pub use firewall::{
 };
 pub use network::{
     ALIAS, Address, Capabilities, Conflict, ContainerLink, DesiredKind, DesiredLink, DesiredNet, DesiredVxlan, Detours,
-    Extra, FdbKey, Findings, FloodEntry, Forward, ForwardKey, Framing, Ipip, KernelKind, KernelOp, Key, LinkId,
-    LinkPlace, LinkRef, Macvlan, MacvlanMode, Marks, Namespace, Need, NeighbourKey, NetState, Network, NextHop,
-    ObservedKind, ObservedLink, ObservedNet, ObservedRoute, ObservedVxlan, Op, Owner, PROTOCOL, PerNamespace, RouteKey,
+    FdbKey, Findings, FloodEntry, Forward, ForwardKey, Framing, Ipip, KernelKind, KernelOp, Key, LinkId, LinkPlace,
+    LinkRef, Macvlan, MacvlanMode, Marks, Namespace, Need, NeighbourKey, NetState, Network, NextHop, ObservedKind,
+    ObservedLink, ObservedNet, ObservedRoute, ObservedVxlan, Op, Owner, PROTOCOL, PerNamespace, ReceiveFlag, RouteKey,
     Scope, Setting, Tunnel, TunnelOp, Underlay, VXLAN_LEAD, Veth, Via, Vlan, plan, plan_of, vxlan_header,
 };
 pub use reconcile::{Failure, Reconciler, Report};

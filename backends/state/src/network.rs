@@ -1,7 +1,7 @@
-//! The state of the kernel's network as far as it concerns us.
+//! The resource `Network`: the part of a host's network state that the agent reads and changes.
 //!
-//! What was read and what is desired have the same tables, with links and routes of two types. Keys are the kernel's own index, so
-//! that two entries the kernel cannot hold together cannot be held here.
+//! Observed and desired state have the same tables; only links and routes have a type for each. The keys are those by which the kernel
+//! itself finds an entry, so two entries that the kernel cannot hold together cannot be held here either.
 
 mod conflict;
 mod container_link;
@@ -23,8 +23,8 @@ pub use self::{
     container_link::ContainerLink,
     detour::Detours,
     link::{
-        DesiredKind, DesiredLink, DesiredVxlan, Extra, Ipip, KernelKind, LinkId, LinkPlace, LinkRef, Macvlan,
-        MacvlanMode, ObservedKind, ObservedLink, ObservedVxlan, Veth, Vlan,
+        DesiredKind, DesiredLink, DesiredVxlan, Ipip, KernelKind, LinkId, LinkPlace, LinkRef, Macvlan, MacvlanMode,
+        ObservedKind, ObservedLink, ObservedVxlan, ReceiveFlag, Veth, Vlan,
     },
     namespace::{Namespace, PerNamespace},
     op::{KernelOp, Op, TunnelOp},

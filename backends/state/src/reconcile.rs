@@ -1,21 +1,21 @@
-//! The loop's body: make the kernel hold what is wanted, and say what came of it.
+//! One round of the loop: change the kernel's state to the desired state, and report the result.
 
 use std::{collections::BTreeMap, error::Error};
 
 use crate::{DataplaneError, Driver, ErrorKind, OpError, Operation, Order, Plan, Resource};
 
-/// How often one round tries again after a failure, each time after a look at what there is.
+/// How often one round tries again after a failure, each time after it has read the state again.
 const RETRIES: usize = 2;
 
-/// How many changes of a round are named. There may be thousands.
+/// The most changes of a round that a report lists. There may be thousands.
 const NAMED: usize = 4;
 
-/// Keeps one resource as desired. Between rounds it takes what it knows for true, until it is told otherwise.
+/// Keeps one resource as desired. Between rounds it uses its cached state, until [`Reconciler::invalidate`] drops it.
 #[derive(Debug)]
 pub struct Reconciler<D: Driver> {
     driver: D,
     scope: ScopeOf<D>,
-    /// As read last, brought forward by our own changes; `None` while nothing is known.
+    /// The state as it was read last, updated by our own changes; `None` if it must be read.
     cached: Option<ObservedOf<D>>,
 }
 
@@ -29,36 +29,36 @@ type FailuresOf<D> = Vec<Failure<<D as Driver>::Resource>>;
 /// The outcome of one round.
 #[derive(Debug)]
 pub struct Report<R: Resource> {
-    /// Entries put.
+    /// The number of entries added or changed.
     pub written: usize,
-    /// Entries removed.
+    /// The number of entries removed.
     pub removed: usize,
-    /// The first of both, as operations.
+    /// The first few of these changes.
     pub changes: Vec<R::Op>,
-    /// Operations that failed, those included that a second attempt put right.
+    /// The number of operations that failed, including those that succeeded when they were tried again.
     pub failed: usize,
-    /// What failed and stayed so: the first of each kind.
+    /// The failures of the last attempt: the first of each kind.
     pub failures: Vec<Failure<R>>,
-    /// What is not ours, and in the way.
+    /// Problems with foreign entries.
     pub findings: R::Findings,
-    /// Whether the kernel now holds all that is wanted, conflicts aside.
+    /// Whether the kernel now holds the desired state, except where a foreign entry conflicts with it.
     pub converged: bool,
-    /// Whether the kernel was read, rather than believed.
+    /// Whether the kernel was read; otherwise the cached state was used.
     pub read_back: bool,
 }
 
-/// A failure that stayed.
+/// A failure that trying again did not cure.
 #[derive(Debug)]
 pub enum Failure<R: Resource> {
     /// The kernel could not be read.
     Read(DataplaneError),
-    /// An operation failed, and this many more of its kind for the same reason.
+    /// One or more operations of the same kind failed with the same kind of error.
     Op {
-        /// The first.
+        /// The first operation that failed.
         op: R::Op,
-        /// Why.
+        /// The error of that operation.
         error: OpError,
-        /// How many more.
+        /// The number of the others.
         more: usize,
     },
 }
@@ -79,7 +79,7 @@ impl<R: Resource> Default for Report<R> {
 }
 
 impl<R: Resource> Report<R> {
-    /// The changes for a log: the first of them, and how many more.
+    /// The changes for a log: the first few of them, and the number of the others.
     #[must_use]
     pub fn named(&self) -> String {
         let more = (self.written + self.removed).saturating_sub(self.changes.len());
@@ -90,34 +90,34 @@ impl<R: Resource> Report<R> {
 }
 
 impl<D: Driver> Reconciler<D> {
-    /// Starts with nothing known: the first round reads.
+    /// Starts without a cached state: the first round reads.
     pub const fn new(driver: D, scope: ScopeOf<D>) -> Self {
         Self { driver, scope, cached: None }
     }
 
-    /// Says that what is known may be wrong: the next round reads.
+    /// Drops the cached state, which may be wrong: the next round reads.
     pub fn invalidate(&mut self) {
         self.cached = None;
     }
 
-    /// What is taken for true; `None` while nothing is known.
+    /// The cached state; `None` if the next round will read.
     #[must_use]
     pub const fn cached(&self) -> Option<&ObservedOf<D>> {
         self.cached.as_ref()
     }
 
-    /// What is looked at.
+    /// The part of the host's state that is read.
     #[must_use]
     pub const fn scope(&self) -> &ScopeOf<D> {
         &self.scope
     }
 
-    /// The driver itself.
+    /// The driver.
     pub const fn driver(&mut self) -> &mut D {
         &mut self.driver
     }
 
-    /// Reads, and says what a round would do. Writes nothing.
+    /// Reads the state and returns the changes that a round would make. Writes nothing.
     ///
     /// # Errors
     /// When the host cannot be read.
@@ -126,7 +126,7 @@ impl<D: Driver> Reconciler<D> {
         Ok(D::Resource::plan(self.cached.insert(observed), desired))
     }
 
-    /// Makes the host hold `desired`. Reads only what it has no reason to take for true; writes only what differs.
+    /// Makes the host's state equal to `desired`. Reads only if no state is cached; writes only what differs.
     pub fn round(&mut self, desired: &DesiredOf<D>) -> ReportOf<D> {
         let mut report = Report::default();
         for attempt in 0..=RETRIES {
@@ -151,8 +151,8 @@ impl<D: Driver> Reconciler<D> {
         report
     }
 
-    /// Reads where needed, and applies one plan. Links come first and by themselves: what the kernel does along with them
-    /// is read, not guessed.
+    /// Reads if needed, and applies one plan. Changes that are [`Order::Ahead`] come first and on their own: the kernel changes other
+    /// entries along with them, which are read rather than guessed.
     fn attempt(&mut self, desired: &DesiredOf<D>, report: &mut ReportOf<D>) -> Result<FailuresOf<D>, DataplaneError> {
         let order = |op: &OpOf<D>| D::Resource::order(op, desired);
         let mut plan = self.plan(desired, report)?;
@@ -223,7 +223,7 @@ impl<R: Resource> Failure<R> {
     }
 }
 
-/// With its whole cause, for a log.
+/// The failure with all its causes, for a log.
 impl<R: Resource> std::fmt::Display for Failure<R> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let mut source: Option<&dyn Error> = match self {

@@ -1,4 +1,4 @@
-//! A part of a host's state that one loop keeps as desired: what is compared, and who reads and changes it.
+//! A part of a host's state that one loop keeps as desired: how it is compared, and how it is read and changed.
 
 use std::fmt;
 
@@ -9,77 +9,77 @@ use crate::{DataplaneError, OpError};
 /// No order is promised between two resources: each has a loop of its own, so that what blocks one delays no other. What must be
 /// closed before it is open is closed by the rule itself (docs/adr/0012-resources.md).
 pub trait Resource: Sized {
-    /// What was read.
+    /// The state as it was read.
     type Observed: fmt::Debug + Clone + PartialEq;
-    /// What should be there.
+    /// The state as it should be.
     type Desired;
-    /// What of the host is looked at.
+    /// The part of the host's state that is read.
     type Scope: fmt::Debug + PartialEq;
     /// One change.
     type Op: Operation;
-    /// What a comparison finds beside the changes, of things that are not ours.
+    /// Problems with foreign entries, which are reported and not changed.
     type Findings: fmt::Debug + fmt::Display + Default + Clone + PartialEq;
 
-    /// What has to be done so that `observed` becomes `desired`. Entries of others are never touched.
+    /// The changes that turn `observed` into `desired`. Foreign entries are never changed.
     fn plan(observed: &Self::Observed, desired: &Self::Desired) -> Plan<Self>;
 
-    /// Brings `observed` forward by a change that was made, with what happens by itself along with it.
+    /// Updates `observed` by a change that was made, including the changes that the kernel makes along with it.
     fn apply(observed: &mut Self::Observed, op: &Self::Op);
 
-    /// When a change is made, and what is known after it.
+    /// When a change is made, and whether the state must be read again after it.
     fn order(_op: &Self::Op, _desired: &Self::Desired) -> Order {
         Order::Plain
     }
 }
 
-/// When a change is made, and what is known after it.
+/// When a change is made, and whether the state must be read again after it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
-    /// In the order of the plan; nothing else changes with it.
+    /// In the order of the plan. It changes no other entry.
     Plain,
-    /// Before all that is plain, since that needs it; what changes along with it is read back before the rest is planned.
+    /// Before all plain changes, which need it. It changes other entries too: the state is read again before the rest is planned.
     Ahead,
-    /// In the order of the plan; what changes along with it is read back when all is done.
+    /// In the order of the plan. It changes other entries too: the state is read again after the last change.
     ReadBack,
 }
 
 /// One change of a resource.
 pub trait Operation: fmt::Debug + fmt::Display + Clone + PartialEq {
-    /// Its kind, for counters.
+    /// The kind of the change, for logs and counters.
     fn name(&self) -> &'static str;
 
-    /// Whether it takes something away.
+    /// Whether it removes an entry.
     fn is_delete(&self) -> bool;
 }
 
-/// What is to be done, and what was found beside it.
+/// The changes to make, and the problems found with foreign entries.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Plan<R: Resource> {
     /// The changes, in order.
     pub ops: Vec<R::Op>,
-    /// What is not ours, and in the way.
+    /// Problems with foreign entries.
     pub findings: R::Findings,
 }
 
 /// The outcome of one operation.
 pub type Attempt = Result<(), OpError>;
 
-/// Reads and changes a resource: the kernel, or something that behaves like it.
+/// Reads and changes a resource: in the kernel, or in something that behaves like it.
 pub trait Driver {
-    /// The resource it works on.
+    /// The resource that it reads and changes.
     type Resource: Resource;
 
-    /// Reads all that `scope` names.
+    /// Reads the state that `scope` names.
     ///
     /// # Errors
-    /// When the kernel does not answer, or refuses. Nothing is known then.
+    /// When the kernel does not answer, or refuses. Nothing is known about the state then.
     fn read(
         &mut self,
         scope: &<Self::Resource as Resource>::Scope,
     ) -> Result<<Self::Resource as Resource>::Observed, DataplaneError>;
 
-    /// Carries out `ops` in order, and answers for each. One that fails stops no other. What is there already, or gone already,
-    /// counts as done, except a route that somebody else put there first.
+    /// Carries out `ops` in order and returns one result for each. A failure does not stop the others. An entry that exists already, or
+    /// is deleted already, counts as a success, except a route: the existing one may be foreign.
     fn apply(&mut self, ops: &[<Self::Resource as Resource>::Op]) -> Vec<Attempt>;
 }
 

@@ -1,4 +1,4 @@
-//! States to try things with.
+//! Example states for tests.
 #![allow(clippy::unwrap_used, reason = "for tests")]
 
 use wire_net::{LinkName, MacAddr, Mtu, Vni};
@@ -15,7 +15,7 @@ pub fn plan_host(have: &ObservedNet, want: &DesiredNet) -> Plan<Network> {
     plan(&PerNamespace::host(have.clone()), &PerNamespace::host(want.clone()))
 }
 
-/// The host's namespace when it holds just what is desired.
+/// The host's namespace when it holds exactly the desired state.
 #[must_use]
 pub fn held(want: &DesiredNet) -> ObservedNet {
     reached(&PerNamespace::host(want.clone())).get(Namespace::Host).cloned().unwrap_or_default()
@@ -33,13 +33,13 @@ pub fn mac(last: u8) -> MacAddr {
     MacAddr::new([2, 0, 0, 0, 0, last])
 }
 
-/// A link of others with this number, in the host's namespace.
+/// A foreign link with this index, in the host's namespace.
 #[must_use]
 pub fn found(text: &str, index: u32) -> LinkId {
     LinkId { namespace: Namespace::Host, index, name: name(text) }
 }
 
-/// A VXLAN device of number 1 on eth0.
+/// A VXLAN device with VNI 1 on eth0.
 #[must_use]
 pub fn vxlan() -> DesiredVxlan {
     DesiredVxlan {
@@ -49,14 +49,14 @@ pub fn vxlan() -> DesiredVxlan {
     }
 }
 
-/// That device as a link, with this last byte of its MAC.
+/// The device of [`vxlan`] as a link, with this last byte of its MAC.
 #[must_use]
 pub fn device(last: u8) -> DesiredLink {
     let kind = DesiredKind::Kernel(KernelKind::Vxlan(vxlan()));
     DesiredLink { mac: Some(mac(last)), ..DesiredLink::new(kind, Mtu(1450)) }
 }
 
-/// A device with these peers: number, MAC, public IP.
+/// A device with these peers. Each is the third byte of its subnet, the last byte of its MAC, and the last byte of its public IP.
 #[must_use]
 pub fn state(peers: &[(u8, u8, u8)]) -> DesiredNet {
     let link = name("flannel.1");
@@ -73,7 +73,7 @@ pub fn state(peers: &[(u8, u8, u8)]) -> DesiredNet {
     state
 }
 
-/// The same peers, with a device that we work ourselves.
+/// The same peers, with a TUN device whose packets the agent moves.
 #[must_use]
 pub fn tunnelled(mut state: DesiredNet) -> DesiredNet {
     let link = name("flannel.1");

@@ -1,6 +1,6 @@
 //! Resources in memory that fail on demand.
 //!
-//! Handles are shared: clone one to look at, or to change, what a reconciler works on.
+//! Clones of a handle share one state: clone it to read, or to change, the state that a reconciler works on.
 
 use std::{
     collections::BTreeMap,
@@ -16,12 +16,12 @@ use crate::{
     Operation, Owner, PerNamespace, Resource, Setting, TunnelOp, Veth, plan,
 };
 
-/// A resource in memory: the rules of whoever holds it for real.
+/// A resource in memory, with the rules of the kernel that it stands for.
 pub trait Simulated: Resource<Observed: Default, Scope: Default> {
-    /// Why an operation is refused as things stand.
+    /// The error with which the kernel would refuse an operation in this state; `None` if it would accept it.
     fn refusal(observed: &Self::Observed, op: &Self::Op) -> Option<ErrorKind>;
 
-    /// What happens by itself with the operation of that number, beside what [`Resource::apply`] does.
+    /// Makes the changes that come along with the operation of that number, beside those of [`Resource::apply`].
     fn happens(_observed: &mut Self::Observed, _op: &Self::Op, _number: usize) {}
 }
 
@@ -34,7 +34,7 @@ pub struct Sim<R: Simulated> {
 #[derive(Debug)]
 struct Inner<R: Simulated> {
     state: R::Observed,
-    /// By the name of the operation: the errors it meets next.
+    /// The errors that the next operations of each name fail with.
     faults: BTreeMap<&'static str, Vec<ErrorKind>>,
     unreadable: usize,
     written: usize,
@@ -42,41 +42,42 @@ struct Inner<R: Simulated> {
 }
 
 impl<R: Simulated> Sim<R> {
-    /// One that holds `state`.
+    /// A resource that holds `state`.
     #[must_use]
     pub fn new(state: R::Observed) -> Self {
         let inner = Inner { state, faults: BTreeMap::new(), unreadable: 0, written: 0, read: 0 };
         Self { inner: Arc::new(Mutex::new(inner)) }
     }
 
-    /// What it holds.
+    /// The current state.
     #[must_use]
     pub fn state(&self) -> R::Observed {
         self.lock().state.clone()
     }
 
-    /// Changes what it holds, as somebody else would.
+    /// Changes the state as another program would.
     pub fn edit(&self, change: impl FnOnce(&mut R::Observed)) {
         change(&mut self.lock().state);
     }
 
-    /// Makes the next operation of that name (see [`Operation::name`]) fail. A [`ErrorKind::Lost`] one is carried out nonetheless.
+    /// Makes the next operation of that name (see [`Operation::name`]) fail. If the error is [`ErrorKind::Lost`], the operation is carried
+    /// out nonetheless.
     pub fn fail_next(&self, op: &'static str, error: ErrorKind) {
         self.lock().faults.entry(op).or_default().push(error);
     }
 
-    /// Makes the next reads fail.
+    /// Makes the next reads fail, that many times.
     pub fn fail_reads(&self, times: usize) {
         self.lock().unreadable = times;
     }
 
-    /// How many operations were tried until now.
+    /// The number of operations that were tried.
     #[must_use]
     pub fn written(&self) -> usize {
         self.lock().written
     }
 
-    /// How often it was read until now.
+    /// The number of reads.
     #[must_use]
     pub fn read_times(&self) -> usize {
         self.lock().read
@@ -88,26 +89,26 @@ impl<R: Simulated> Sim<R> {
 }
 
 impl Sim<Network> {
-    /// One whose host's namespace holds `state`.
+    /// A network whose host namespace holds `state`.
     #[must_use]
     pub fn of_host(state: ObservedNet) -> Self {
         Self::new(PerNamespace::host(state))
     }
 
-    /// What the host's namespace holds.
+    /// The state of the host's namespace.
     #[must_use]
     pub fn host(&self) -> ObservedNet {
         self.lock().state.get(Namespace::Host).cloned().unwrap_or_default()
     }
 
-    /// Changes what the host's namespace holds, as somebody else would.
+    /// Changes the state of the host's namespace as another program would.
     pub fn edit_host(&self, change: impl FnOnce(&mut ObservedNet)) {
         if let Some(host) = self.lock().state.get_mut(Namespace::Host) {
             change(host);
         }
     }
 
-    /// Takes a link of the host's namespace down, and with it what the kernel drops then.
+    /// Sets a link of the host's namespace down, and removes the neighbours and routes that the kernel then removes.
     pub fn set_down(&self, name: LinkName) {
         self.edit_host(|host| {
             if let Some(link) = host.links.get_mut(&name) {
@@ -119,7 +120,7 @@ impl Sim<Network> {
     }
 }
 
-/// The state of empty namespaces once all that is desired was made in them.
+/// The state of namespaces that were empty, after the plan for `want` was carried out.
 #[must_use]
 pub fn reached(want: &PerNamespace<DesiredNet>) -> PerNamespace<ObservedNet> {
     let mut state: PerNamespace<ObservedNet> =
@@ -165,7 +166,8 @@ impl<R: Simulated> Inner<R> {
     }
 }
 
-/// The kernel's own rules: entries need their link, links take their entries along, and a route does not go where another is.
+/// The kernel's rules: an entry needs its link, a link that is removed takes its entries along, and a route is refused if one with the
+/// same key exists.
 impl Simulated for Network {
     fn refusal(observed: &PerNamespace<ObservedNet>, op: &Op) -> Option<ErrorKind> {
         match op {
@@ -177,7 +179,7 @@ impl Simulated for Network {
         }
     }
 
-    /// A link that is made has a number that none had before.
+    /// Gives a new link an index that no link had before.
     fn happens(observed: &mut PerNamespace<ObservedNet>, op: &Op, number: usize) {
         let made = match op {
             Op::Kernel(namespace, KernelOp::CreateLink(name, _)) => LinkPlace { namespace: *namespace, name: *name },
@@ -198,15 +200,11 @@ fn cannot_be_made(
     link: &DesiredLink<KernelKind>,
 ) -> Option<ErrorKind> {
     let is_missing = |place: LinkPlace| observed.id(place).is_none();
-    let lower = |link: LinkRef| match link {
-        LinkRef::Desired(place) => Some(place),
-        LinkRef::Found(_) => None,
-    };
     let (needs, makes) = match &link.kind {
-        KernelKind::Vxlan(vxlan) => (vxlan.parent.and_then(lower), None),
-        KernelKind::Vlan(vlan) => (lower(vlan.parent), None),
-        KernelKind::Macvlan(macvlan) => (lower(macvlan.parent), None),
-        KernelKind::Ipip(ipip) => (ipip.parent.and_then(lower), None),
+        KernelKind::Vxlan(vxlan) => (vxlan.parent.and_then(LinkRef::desired), None),
+        KernelKind::Vlan(vlan) => (vlan.parent.desired(), None),
+        KernelKind::Macvlan(macvlan) => (macvlan.parent.desired(), None),
+        KernelKind::Ipip(ipip) => (ipip.parent.and_then(LinkRef::desired), None),
         KernelKind::Veth(Veth { peer }) => (None, Some(*peer)),
         KernelKind::Bridge => (None, None),
     };
@@ -259,13 +257,13 @@ impl Simulated for Firewall {
     }
 }
 
-/// An IPv6 address on a link that may have none is refused (`EACCES` of net/ipv6/addrconf.c).
+/// Whether the kernel refuses an IPv6 address since `disable_ipv6` is set on its link (`EACCES` of net/ipv6/addrconf.c).
 fn is_without_ipv6(observed: &ObservedNet, address: &Address) -> bool {
     address.address.is_ipv6() && observed.settings.get(&Setting::DisableIpv6(address.link)) == Some(&1)
 }
 
 impl ObservedNet {
-    /// Only what is not ours, for comparison. Entries on our devices are ours.
+    /// The foreign entries alone, for comparison. All entries on our devices are ours.
     #[must_use]
     pub fn foreign(&self) -> Self {
         let mut state = self.clone();
@@ -275,20 +273,20 @@ impl ObservedNet {
             state.forget_link(name);
         }
         state.routes.retain(|_, route| route.owner == Owner::Foreign);
-        // Those of the host are ours to keep.
+        // The settings of the host as a whole are ours.
         state.settings.retain(|setting, _| setting.link().is_some());
         state
     }
 }
 
 impl PerNamespace<ObservedNet> {
-    /// Only what is not ours, for comparison, in each namespace.
+    /// The foreign entries of each namespace, for comparison.
     #[must_use]
     pub fn foreign(&self) -> Self {
         self.iter().map(|(namespace, net)| (namespace, net.foreign())).collect()
     }
 
-    /// Gives a link another number, wherever it is named. Of one end of a pair the answer is the other.
+    /// Gives a link another index, wherever it is referred to. Returns the peer of a veth.
     fn renumber(&mut self, place: LinkPlace, number: u32) -> Option<LinkPlace> {
         let before = self.id(place)?;
         for (_, net) in self.iter_mut() {

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use wire_kernel::Way;
+use wire_kernel::ResolvedRoute;
 use wire_lease::NetworkConfig;
 use wire_net::{LocalAddress, Mtu};
 
@@ -46,8 +46,11 @@ const DUAL: &str = r#"{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"
 /// flannel's documented example: hosts may lie inside the network, beside the range.
 const BOUNDED: &str = r#"{"Network":"10.0.0.0/8","SubnetLen":20,"SubnetMin":"10.10.0.0","SubnetMax":"10.99.0.0"}"#;
 
-fn host(lines: &str) -> Host {
-    let mut host = Host { default_routes: DualStack { v4: Some(Vec::new()), v6: Some(Vec::new()) }, ..Host::default() };
+fn host(lines: &str) -> HostNetwork {
+    let mut host = HostNetwork {
+        default_routes: DualStack { v4: Some(Vec::new()), v6: Some(Vec::new()) },
+        ..HostNetwork::default()
+    };
     for (index, line) in (1u32..).zip(lines.lines().map(str::trim).filter(|line| !line.is_empty())) {
         let mut words = line.split_whitespace();
         let name = words.next().unwrap();
@@ -69,18 +72,18 @@ fn address(word: &str) -> HostAddress {
     let (address, standing) = word.split_once(',').unwrap_or((word, "lasting"));
     let (address, len) = address.split_once('/').unwrap();
     let standing = match standing {
-        "lasting" => Standing::Lasting,
-        "temporary" => Standing::Temporary,
-        "deprecated" => Standing::Deprecated,
-        "duplicate" => Standing::Duplicate,
+        "lasting" => AddressState::Stable,
+        "temporary" => AddressState::Temporary,
+        "deprecated" => AddressState::Deprecated,
+        "duplicate" => AddressState::Duplicate,
         other => panic!("{other}"),
     };
     let local = LocalAddress::new(address.parse().unwrap(), len.parse().unwrap()).unwrap();
-    HostAddress { local, standing }
+    HostAddress { local, state: standing }
 }
 
 /// Flags as on the command line, in their order of precedence, and routes of `--iface-can-reach` as `target>link,source`.
-fn asked(flags: &str, host: &mut Host) -> (Vec<UnderlayWish>, DualStack<IpAddr>) {
+fn asked(flags: &str, host: &mut HostNetwork) -> (Vec<UnderlayWish>, DualStack<IpAddr>) {
     let (mut wishes, mut public, mut ways) = (Vec::new(), DualStack::default(), BTreeMap::new());
     for flag in flags.split_whitespace() {
         let (name, value) = flag.split_once('=').unwrap();
@@ -91,7 +94,7 @@ fn asked(flags: &str, host: &mut Host) -> (Vec<UnderlayWish>, DualStack<IpAddr>)
                 let (target, way) = value.split_once('>').unwrap();
                 let (link, source) = way.split_once(',').unwrap();
                 let link = host.link(link.parse().unwrap()).unwrap().index;
-                ways.insert(target.parse().unwrap(), Ok(Way { link, source: source.parse().ok() }));
+                ways.insert(target.parse().unwrap(), Ok(ResolvedRoute { link, source: source.parse().ok() }));
                 wishes.push(UnderlayWish::CanReach(target.parse().unwrap()));
             }
             "public" => {
@@ -101,7 +104,7 @@ fn asked(flags: &str, host: &mut Host) -> (Vec<UnderlayWish>, DualStack<IpAddr>)
             other => panic!("{other}"),
         }
     }
-    host.ways = ways;
+    host.resolved = ways;
     (wishes, public)
 }
 

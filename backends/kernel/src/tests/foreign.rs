@@ -1,4 +1,4 @@
-//! What is not ours.
+//! Entries that are not ours.
 
 use std::{net::Ipv4Addr, time::Instant};
 
@@ -15,7 +15,7 @@ use super::{
 use crate::{Monitor, RouteForm};
 
 #[test]
-fn a_foreign_route_in_the_way_is_named_and_left_alone() {
+fn a_foreign_route_in_the_place_of_ours_is_named_and_not_changed() {
     for form in FORMS {
         lab::in_namespace(move || {
             let lab = Lab::new(3);
@@ -60,16 +60,19 @@ fn a_route_inside_a_peers_subnet_is_named_while_it_is_there_and_stops_nothing() 
                 assert!(monitor.drain(reconciler.cached().unwrap()).unwrap().ours, "{change} {route} wakes nobody");
                 reconciler.invalidate();
                 let report = reconciler.round(&want);
-                assert!(report.converged && report.findings.conflicts.is_empty() && report.written == 0, "{report:?}");
+                assert!(report.converged, "{report:?}");
+                assert!(report.findings.conflicts.is_empty(), "{report:?}");
+                assert_eq!(report.written, 0, "{report:?}");
                 let said = report.findings.detours.to_string();
-                assert!(said.starts_with(expected) && said.is_empty() == expected.is_empty(), "{said}");
+                assert!(said.starts_with(expected), "{said}");
+                assert!(said.is_empty() == expected.is_empty(), "{said}");
             }
         }
     });
 }
 
 #[test]
-fn a_route_put_between_our_look_and_our_write_is_not_overwritten() {
+fn a_route_added_between_read_and_write_is_not_overwritten() {
     for form in FORMS {
         lab::in_namespace(move || {
             let lab = Lab::new(3);
@@ -81,14 +84,15 @@ fn a_route_put_between_our_look_and_our_write_is_not_overwritten() {
             run("ip route add 10.5.2.0/24 via 192.0.2.254 proto static");
             let report = reconciler.round(&want);
             assert_eq!(report.findings.conflicts.len(), 1, "{report:?}");
-            assert!(report.converged && report.failed == 1);
+            assert!(report.converged);
+            assert_eq!(report.failed, 1);
             assert!(run("ip route show 10.5.2.0/24").contains("via 192.0.2.254"));
         });
     }
 }
 
 #[test]
-fn devices_of_others_are_named_and_left_alone() {
+fn foreign_devices_are_named_and_not_changed() {
     lab::in_namespace(|| {
         let lab = Lab::new(2);
         run(
@@ -113,7 +117,7 @@ fn devices_of_others_are_named_and_left_alone() {
     });
 }
 
-/// Ways to make a device of our name that is none of ours.
+/// Commands that make a foreign device with one of our names.
 const FOREIGN: [&str; 6] = [
     "ip link add flannel.1 type vxlan id 7 dev wb-up dstport 8472 nolearning",
     "ip link add flannel.1 type vxlan id 1 dev wb-up dstport 4789 nolearning",
@@ -124,7 +128,7 @@ const FOREIGN: [&str; 6] = [
 ];
 
 #[test]
-fn a_device_of_our_name_that_others_made_is_named_and_left_alone_with_its_routes() {
+fn a_foreign_device_with_our_name_is_named_and_not_changed_nor_are_its_routes() {
     for made in FOREIGN {
         lab::in_namespace(move || {
             let lab = Lab::new(2);
@@ -140,8 +144,9 @@ fn a_device_of_our_name_that_others_made_is_named_and_left_alone_with_its_routes
                     .contains("flannel.1 cannot be made, because another device has this name"),
                 "{report:?}"
             );
-            assert_eq!((index, lab::count("ip -j route show dev flannel.1")), (lab::index("flannel.1"), 1), "{made}");
-            // By its MAC it would be ours, whatever a former config has made of it.
+            assert_eq!(index, lab::index("flannel.1"), "{made}");
+            assert_eq!(lab::count("ip -j route show dev flannel.1"), 1, "{made}");
+            // With a MAC of ours it is ours, with any settings.
             if made.contains("vxlan") {
                 run("ip link set flannel.1 address 02:00:00:00:00:01");
                 reconciler.invalidate();
@@ -179,13 +184,15 @@ fn a_parent_that_is_renamed_is_the_same() {
         run("ip link set wb-up down; ip link set wb-up name wb-new; ip link set wb-new up");
         reconciler.invalidate();
         let report = reconciler.round(&lab.want());
-        assert!(report.converged && report.failures.is_empty() && report.findings.conflicts.is_empty(), "{report:?}");
+        assert!(report.converged, "{report:?}");
+        assert!(report.failures.is_empty(), "{report:?}");
+        assert!(report.findings.conflicts.is_empty(), "{report:?}");
         assert_eq!(lab::index("flannel.1"), index);
     });
 }
 
 #[test]
-fn whoever_has_our_udp_port_is_named_with_the_remedy() {
+fn a_device_that_has_our_udp_port_is_named_with_the_remedy() {
     let devices = [
         ("type vxlan external dstport 8472", "cx collects metadata (external) on UDP port 8472"),
         ("type vxlan id 9 gbp local 192.0.2.1 dstport 8472", "cx has group policies (gbp) on UDP port 8472"),
@@ -201,13 +208,15 @@ fn whoever_has_our_udp_port_is_named_with_the_remedy() {
             let report = reconciler.round(&want);
             assert!(report.failures.is_empty(), "{report:?}");
             let conflict = report.findings.conflicts[0].to_string();
-            assert!(conflict.starts_with("flannel.1 cannot be made") && conflict.contains(said), "{conflict}");
+            assert!(conflict.starts_with("flannel.1 cannot be made"), "{conflict}");
+            assert!(conflict.contains(said), "{conflict}");
             assert!(conflict.ends_with("remove it or set another Backend.Port in the network config"), "{conflict}");
-            // Down it holds nothing.
+            // A device that is down does not use its port.
             run("ip link set cx down");
             reconciler.invalidate();
             let report = reconciler.round(&want);
-            assert!(report.converged && report.findings.conflicts.is_empty(), "{report:?}");
+            assert!(report.converged, "{report:?}");
+            assert!(report.findings.conflicts.is_empty(), "{report:?}");
         });
     }
 }
@@ -229,7 +238,7 @@ fn a_process_that_has_our_udp_port_is_named_and_no_capability_is() {
 }
 
 #[test]
-fn a_device_that_we_work_ourselves_shares_its_port_with_no_vxlan_device() {
+fn a_tunnel_of_ours_shares_its_port_with_no_vxlan_device() {
     let mut others = DesiredNet::default();
     others.links.insert("vx7".parse().unwrap(), device(9));
     let mut have = held(&others);
@@ -238,7 +247,7 @@ fn a_device_that_we_work_ourselves_shares_its_port_with_no_vxlan_device() {
 }
 
 #[test]
-fn drained_hosts_keep_nothing_of_ours_and_all_of_others() {
+fn a_drained_host_has_no_entries_of_ours_and_all_foreign_ones() {
     lab::in_namespace(|| {
         let lab = Lab::new(5);
         run("ip route add 10.5.77.0/24 via 192.0.2.254; ip route add blackhole 10.5.78.0/24 proto static");
@@ -264,7 +273,7 @@ fn drained_hosts_keep_nothing_of_ours_and_all_of_others() {
 }
 
 #[test]
-fn other_hosts_routes_are_not_even_kept_in_memory() {
+fn foreign_routes_outside_the_overlay_are_not_kept_in_memory() {
     lab::in_namespace(|| {
         let lab = Lab::new(2);
         let lines: String = (0..20_000u32)
@@ -281,7 +290,7 @@ fn other_hosts_routes_are_not_even_kept_in_memory() {
 }
 
 #[test]
-fn what_is_read_is_ours_on_our_devices_only() {
+fn all_entries_on_our_devices_are_ours_and_no_others() {
     lab::in_namespace(|| {
         let lab = Lab::new(1);
         let mut reconciler = lab.reconciler(RouteForm::Plain);

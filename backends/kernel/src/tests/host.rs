@@ -1,4 +1,4 @@
-//! The host around us.
+//! The host's own links and routes.
 
 use std::net::IpAddr;
 
@@ -6,7 +6,7 @@ use super::lab::{self, Lab, run};
 use wire_lease::NetworkConfig;
 use wire_net::{DualStack, LocalAddress, Mtu, Pool};
 
-use crate::{Host, HostAddress, HostLink, RouteForm, Standing, Way};
+use crate::{AddressState, HostAddress, HostLink, HostNetwork, ResolvedRoute, RouteForm};
 
 #[test]
 fn without_the_capability_the_error_says_so() {
@@ -34,27 +34,32 @@ fn the_host_is_read_as_the_kernel_has_it() {
             "ip addr add 192.0.2.9/24 broadcast 192.0.2.100 dev wb-up; ip addr add 198.51.100.1 peer 203.0.113.7/25 dev wb-up",
         );
         let target: IpAddr = "198.51.100.200".parse().unwrap();
-        let host = Host::read([target]).unwrap();
+        let host = HostNetwork::read([target]).unwrap();
         let (up, bridge) =
             (host.link("wb-up".parse().unwrap()).unwrap(), host.link("docker0".parse().unwrap()).unwrap());
         assert!(host.links.iter().filter(|link| link.is_loopback).map(|link| link.name.as_str()).eq(["lo"]));
         assert!(host.links.is_sorted_by_key(|link| link.index));
-        assert_eq!((up.mtu.0, bridge.kind.as_str()), (1500, "bridge"));
+        assert_eq!(up.mtu.0, 1500);
+        assert_eq!(bridge.kind.as_str(), "bridge");
         assert_eq!(host.default_routes.v4, Some(vec![bridge.index, up.index]), "by their metrics");
         let routers = ["10.5.0.9", "192.0.2.254"].map(|router| router.parse().unwrap());
         assert_eq!(host.routers, [(bridge.index, routers[0]), (up.index, routers[1])]);
-        assert_eq!(host.ways[&target], Ok(Way { link: bridge.index, source: Some("10.5.0.1".parse().unwrap()) }));
+        assert_eq!(
+            host.resolved[&target],
+            Ok(ResolvedRoute { link: bridge.index, source: Some("10.5.0.1".parse().unwrap()) })
+        );
         let of = |address: &str| {
             up.addresses.iter().find(|own| own.local.address == address.parse::<IpAddr>().unwrap()).unwrap()
         };
-        assert_eq!(of("192.0.2.9").standing, Standing::Lasting, "not the first of its prefix, but no worse");
+        assert_eq!(of("192.0.2.9").state, AddressState::Stable, "not the first of its prefix, but no worse");
         assert_eq!(of("192.0.2.9").local.broadcast, Some("192.0.2.100".parse().unwrap()));
         assert_eq!(of("198.51.100.1").local.prefix, "203.0.113.0/25".parse().unwrap());
-        assert_eq!((of("2001:db8::1").standing, of("2001:db8::9").standing), (Standing::Lasting, Standing::Deprecated));
+        assert_eq!(of("2001:db8::1").state, AddressState::Stable);
+        assert_eq!(of("2001:db8::9").state, AddressState::Deprecated);
         run("ip route flush 0/0");
-        let host = Host::read([target]).unwrap();
+        let host = HostNetwork::read([target]).unwrap();
         assert_eq!(host.default_routes.v4, Some(Vec::new()));
-        assert!(host.ways[&target].as_ref().unwrap_err().contains("unreachable"), "{:?}", host.ways);
+        assert!(host.resolved[&target].as_ref().unwrap_err().contains("unreachable"), "{:?}", host.resolved);
     });
 }
 
@@ -63,11 +68,11 @@ fn pools(json: &str) -> DualStack<Pool> {
 }
 
 /// A link of the host, by its name, kind and addresses.
-fn link(index: u32, (name, kind): (&str, &str), addresses: &[&str]) -> HostLink {
+fn link(index: u32, name: &str, kind: &str, addresses: &[&str]) -> HostLink {
     let address = |text: &&str| {
         let (address, len) = text.split_once('/').unwrap();
         let local = LocalAddress::new(address.parse().unwrap(), len.parse().unwrap()).unwrap();
-        HostAddress { local, standing: Standing::Lasting }
+        HostAddress { local, state: AddressState::Stable }
     };
     HostLink {
         name: name.parse().unwrap(),
@@ -81,22 +86,22 @@ fn link(index: u32, (name, kind): (&str, &str), addresses: &[&str]) -> HostLink 
 }
 
 #[test]
-fn our_own_devices_take_nothing_and_bridges_are_apart_from_what_is_reached_without_the_overlay() {
-    let host = Host {
+fn prefixes_of_overlay_devices_are_left_out_and_those_of_bridges_are_listed_apart() {
+    let host = HostNetwork {
         links: vec![
-            link(2, ("br0", "bridge"), &["10.240.0.2/24", "fd99::2/64"]),
-            link(3, ("flannel0", "tun"), &["10.13.0.0/32"]),
-            link(4, ("flannel-v6.1", "tun"), &["fd00:5:0:9::/128"]),
-            link(5, ("flannel.7", "vxlan"), &["10.14.0.0/32"]),
-            link(6, ("docker0", "bridge"), &["10.13.0.1/20"]),
-            link(7, ("virbr0", "bridge"), &["10.98.0.1/24"]),
-            link(8, ("tun0", "tun"), &["10.50.0.1/24"]),
-            link(9, ("eth1", ""), &["10.60.0.1/24"]),
-            link(10, ("br1", "bridge"), &["10.100.0.1/24", "192.168.0.1/16"]),
-            link(11, ("flannel0x", "tun"), &["10.51.0.1/32"]),
+            link(2, "br0", "bridge", &["10.240.0.2/24", "fd99::2/64"]),
+            link(3, "flannel0", "tun", &["10.13.0.0/32"]),
+            link(4, "flannel-v6.1", "tun", &["fd00:5:0:9::/128"]),
+            link(5, "flannel.7", "vxlan", &["10.14.0.0/32"]),
+            link(6, "docker0", "bridge", &["10.13.0.1/20"]),
+            link(7, "virbr0", "bridge", &["10.98.0.1/24"]),
+            link(8, "tun0", "tun", &["10.50.0.1/24"]),
+            link(9, "eth1", "", &["10.60.0.1/24"]),
+            link(10, "br1", "bridge", &["10.100.0.1/24", "192.168.0.1/16"]),
+            link(11, "flannel0x", "tun", &["10.51.0.1/32"]),
         ],
         routers: vec![(2, "10.11.0.1".parse().unwrap()), (6, "10.13.0.2".parse().unwrap())],
-        ..Host::default()
+        ..HostNetwork::default()
     };
     let found = |json: &str| {
         let underlay = host.underlay(&host.links[0], DualStack::default(), &pools(json));
@@ -109,7 +114,7 @@ fn our_own_devices_take_nothing_and_bridges_are_apart_from_what_is_reached_witho
     let others = "10.50.0.0/24 10.60.0.0/24 10.100.0.0/24 192.168.0.0/16 10.51.0.1/32 10.11.0.1/32";
     assert_eq!(connected, format!("10.240.0.0/24 fd99::/64 {others}"));
     assert_eq!(attached, "docker0 10.13.0.0/20 virbr0 10.98.0.0/24");
-    // Cut out of a bridge's own prefix on purpose.
+    // The overlay was chosen inside a bridge's own prefix on purpose.
     assert_eq!(found(r#"{"Network":"192.168.0.0/16"}"#).1, "");
     assert_eq!(found(r#"{"Network":"10.98.0.0/16"}"#).1, "virbr0 10.98.0.0/24");
 }

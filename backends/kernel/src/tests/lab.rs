@@ -1,4 +1,4 @@
-//! A host in a network namespace of its own, with leases made up.
+//! A host in a network namespace of its own, with invented leases.
 
 use std::{
     collections::BTreeMap,
@@ -24,16 +24,16 @@ pub(crate) use wire_netlink::lab::{drop_privileges, in_namespace, run, runtime};
 
 use crate::{KernelDataplane, Monitor, NetlinkDataplane, RouteForm};
 
-/// On the lab's link, in both families.
+/// The underlay on the lab's link, with both families.
 fn underlay() -> Underlay {
-    let host = crate::Host::read([]).unwrap();
+    let host = crate::HostNetwork::read([]).unwrap();
     let link = host.link("wb-up".parse().unwrap()).unwrap();
     let of_family = |address: &&crate::HostAddress, family| Family::of(address.local.address) == family;
     let of = |family| link.addresses.iter().find(|address| of_family(address, family));
     host.underlay(link, DualStack::from_fn(|family| Some(of(family)?.local.address)), &DualStack::default())
 }
 
-/// One peer's numbers.
+/// The lease of one peer.
 pub(crate) struct Peer {
     pub(crate) v4: Prefix,
     pub(crate) v6: Prefix,
@@ -58,7 +58,7 @@ impl Lab {
         Self { peers: (1..=peers).map(|number| (number, Peer::new(number))).collect(), underlay, public }
     }
 
-    /// The IPv4 device with nothing on it.
+    /// Makes the IPv4 device anew without peers.
     pub(crate) fn make_device(&self) {
         let want = self.want_of(&[Family::V4]);
         let empty = DesiredNet { links: want.links, addresses: want.addresses, ..DesiredNet::default() };
@@ -122,7 +122,7 @@ impl Lab {
         HostReconciler::new(form, self.backend(families).scope())
     }
 
-    /// Everything there, and nothing else, by iproute2's account.
+    /// Asserts that iproute2 shows exactly the entries of all peers.
     pub(crate) fn assert_whole(&self) {
         let mut routes = Vec::new();
         let mut neighbours = Vec::new();
@@ -165,7 +165,8 @@ impl Lab {
             ("flannel-v6.1", "02:00:00:00:00:06", 1430, "fd00:5::"),
         ] {
             let found = &json(&format!("ip -j addr show dev {link}"))[0];
-            assert_eq!((found["address"].as_str().unwrap(), found["mtu"].as_u64().unwrap()), (mac, mtu), "{link}");
+            assert_eq!(found["address"].as_str().unwrap(), mac, "{link}");
+            assert_eq!(found["mtu"].as_u64().unwrap(), mtu, "{link}");
             assert!(found["flags"].as_array().unwrap().contains(&"UP".into()), "{link}");
             let addresses = found["addr_info"].as_array().unwrap();
             let global: Vec<_> = addresses.iter().filter(|one| one["scope"] == "global").collect();
@@ -175,7 +176,7 @@ impl Lab {
     }
 }
 
-/// The kernel without tunnels.
+/// A driver for the kernel alone, without tunnels of the agent.
 pub(crate) struct KernelAlone(pub(crate) KernelDataplane);
 
 impl Driver for KernelAlone {
@@ -198,7 +199,7 @@ impl Driver for KernelAlone {
     }
 }
 
-/// What reconciles the host's namespace alone.
+/// Reconciles the host's namespace alone.
 pub(crate) struct HostReconciler {
     reconciler: Reconciler<KernelAlone>,
     scope: Scope,
@@ -257,7 +258,7 @@ fn lease(subnets: (&str, &str), mac: MacAddr, public: DualStack<IpAddr>) -> Leas
 }
 
 fn route_line(route: &serde_json::Value, link: &str) -> Option<String> {
-    // The kernel's own link-local routes are no concern of anybody.
+    // The kernel makes link-local routes itself.
     (route["protocol"] != "kernel").then(|| format!("{} via {} {link}", text(route, "dst"), text(route, "gateway")))
 }
 
@@ -273,14 +274,14 @@ fn text<'a>(value: &'a serde_json::Value, field: &str) -> &'a str {
     value[field].as_str().unwrap_or_default()
 }
 
-/// Reads all that has been heard, so that the next wake is of what comes next.
+/// Receives all pending notifications, so that the monitor reports only later changes.
 pub(crate) fn settle(monitor: &mut Monitor, reconciler: &HostReconciler) {
     // The kernel makes link-local addresses and their routes a moment after a device comes up.
     std::thread::sleep(std::time::Duration::from_millis(30));
     monitor.drain(reconciler.cached().unwrap()).unwrap();
 }
 
-/// A new network namespace, which lives as long as the descriptor.
+/// A new network namespace, which exists until the descriptor is closed.
 pub(crate) fn new_namespace() -> OwnedFd {
     let made = std::thread::spawn(|| {
         unshare(CloneFlags::CLONE_NEWNET).unwrap();
@@ -300,7 +301,7 @@ pub(crate) fn run_inside(namespace: &OwnedFd, command: &str) -> String {
     })
 }
 
-/// The kernel's number of a link.
+/// The interface index of a link.
 pub(crate) fn index(link: &str) -> u64 {
     json(&format!("ip -j link show dev {link}"))[0]["ifindex"].as_u64().unwrap()
 }
@@ -314,25 +315,25 @@ fn json(command: &str) -> Vec<serde_json::Value> {
     if text.trim().is_empty() { Vec::new() } else { serde_json::from_str(&text).unwrap() }
 }
 
-/// `ip monitor`, which hears of every change.
-pub(crate) struct Ear(std::process::Child);
+/// `ip monitor`, which prints all notifications.
+pub(crate) struct IpMonitor(std::process::Child);
 
-impl Ear {
+impl IpMonitor {
     pub(crate) fn open() -> Self {
-        // What the kernel does by itself with a new device has to be over.
+        // Waits until the kernel has made its own entries on a new device.
         std::thread::sleep(std::time::Duration::from_millis(200));
         let child = Command::new("ip").args(["monitor", "all"]).stdout(Stdio::piped()).spawn().unwrap();
         std::thread::sleep(std::time::Duration::from_millis(100));
         Self(child)
     }
 
-    pub(crate) fn heard(&mut self) -> String {
+    pub(crate) fn printed(&mut self) -> String {
         std::thread::sleep(std::time::Duration::from_millis(100));
         self.0.kill().unwrap();
-        let mut heard = String::new();
-        std::io::Read::read_to_string(&mut self.0.stdout.take().unwrap(), &mut heard).unwrap();
+        let mut notified = String::new();
+        std::io::Read::read_to_string(&mut self.0.stdout.take().unwrap(), &mut notified).unwrap();
         self.0.wait().unwrap();
-        heard
+        notified
     }
 }
 

@@ -13,7 +13,7 @@ use wire_state::{
 use super::lab::{self, KernelAlone, new_namespace, run, run_fails, run_inside};
 use crate::{
     KernelDataplane, RouteForm, decode,
-    encode::{self, Bound, Lower},
+    encode::{self, BoundLinks, Lower},
 };
 
 const GUEST: Namespace = Namespace::Guest(7);
@@ -32,7 +32,7 @@ fn uplink() -> LinkRef {
     LinkRef::Found(LinkId { namespace: Namespace::Host, index, name: name("wb-up") })
 }
 
-/// A container on a bridge that a VXLAN device leads out of, and a macvlan of the uplink in it.
+/// A container with a veth on a bridge, whose other port is a VXLAN device, and with a macvlan on the host's uplink.
 fn attached() -> PerNamespace<DesiredNet> {
     let (mut host, mut guest) = (DesiredNet::default(), DesiredNet::default());
     let master = Some(name("z-bridge"));
@@ -64,7 +64,7 @@ fn reconciler(guest: &OwnedFd) -> Reconciler<KernelAlone> {
     kernel.add(GUEST, guest.try_clone().unwrap()).unwrap();
     let scope = |names: &[&str]| Scope {
         devices: names.iter().map(|text| name(text)).collect(),
-        // A VXLAN device is known by its MAC.
+        // The MAC identifies the VXLAN device as ours.
         marks: wire_state::Marks { macs: [MacAddr::new([2, 0, 0, 0, 9, 2])].into(), ..wire_state::Marks::default() },
         ..Scope::default()
     };
@@ -76,7 +76,8 @@ fn reconciler(guest: &OwnedFd) -> Reconciler<KernelAlone> {
 fn assert_attached(guest: &OwnedFd) {
     for (port, kind) in [("a-vxlan", "vxlan id 5000"), ("wp1", "veth")] {
         let said = run(&format!("ip -d link show {port}"));
-        assert!(said.contains("master z-bridge") && said.contains(kind), "{said}");
+        assert!(said.contains("master z-bridge"), "{said}");
+        assert!(said.contains(kind), "{said}");
     }
     let flooding = run("bridge fdb show dev a-vxlan");
     for host in ["192.0.2.101", "192.0.2.102"] {
@@ -103,7 +104,7 @@ fn in_lab(test: impl FnOnce(OwnedFd) + Send + 'static) {
 }
 
 #[test]
-fn a_container_is_attached_is_known_again_after_a_restart_and_is_let_go() {
+fn a_container_is_attached_is_recognized_after_a_restart_and_is_detached() {
     in_lab(|guest| {
         let want = attached();
         let report = reconciler(&guest).round(&want);
@@ -111,7 +112,9 @@ fn a_container_is_attached_is_known_again_after_a_restart_and_is_let_go() {
         assert_attached(&guest);
         let mut restarted = reconciler(&guest);
         let report = restarted.round(&want);
-        assert_eq!((report.written, report.removed, report.converged), (0, 0, true), "{}", report.named());
+        assert_eq!(report.written, 0, "{}", report.named());
+        assert_eq!(report.removed, 0, "{}", report.named());
+        assert!(report.converged, "{}", report.named());
         let nothing: PerNamespace<DesiredNet> =
             [(Namespace::Host, DesiredNet::default()), (GUEST, DesiredNet::default())].into_iter().collect();
         let report = restarted.round(&nothing);
@@ -125,7 +128,7 @@ fn a_container_is_attached_is_known_again_after_a_restart_and_is_let_go() {
 }
 
 #[test]
-fn what_somebody_takes_away_or_changes_in_either_namespace_is_put_back() {
+fn links_and_entries_removed_or_changed_in_either_namespace_are_restored() {
     in_lab(|guest| {
         let want = attached();
         let mut reconciler = reconciler(&guest);
@@ -149,14 +152,15 @@ fn what_somebody_takes_away_or_changes_in_either_namespace_is_put_back() {
             };
             reconciler.invalidate();
             let report = reconciler.round(&want);
-            assert!(report.converged && report.written > 0, "{harm}: {:?}", report.failures);
+            assert!(report.converged, "{harm}: {:?}", report.failures);
+            assert!(report.written > 0, "{harm}: {:?}", report.failures);
             assert_attached(&guest);
         }
     });
 }
 
 #[test]
-fn a_bridge_that_somebody_else_made_is_left_alone_and_named() {
+fn a_foreign_bridge_is_named_and_not_changed() {
     in_lab(|guest| {
         run("ip link add z-bridge type bridge");
         let report = reconciler(&guest).round(&attached());
@@ -234,9 +238,9 @@ fn a_vlan_with_links_on_it_and_ipip_are_made_known_again_and_let_go() {
     });
 }
 
-/// This kernel may have neither VLANs nor ipip: what we write is what we would read.
+/// Compares encoder and decoder without the kernel, which may have neither VLANs nor ipip.
 #[test]
-fn what_a_new_link_is_asked_to_be_is_read_so() {
+fn the_message_for_a_new_link_decodes_to_the_same_link() {
     let place = |text| LinkPlace::in_host(name(text));
     let id = |index| LinkId { namespace: Namespace::Host, index, name: name("eth0") };
     let parent = LinkRef::Found(id(3));
@@ -257,13 +261,17 @@ fn what_a_new_link_is_asked_to_be_is_read_so() {
         let mut batch = Batch::default();
         let lower = Some(Lower { index: 3, namespace: None });
         let is_pair = matches!(kind, KernelKind::Veth(_));
-        let bound = Bound { lower: lower.filter(|_| !is_pair), peer: None, master: Some(8) };
+        let bound = BoundLinks { lower: lower.filter(|_| !is_pair), peer: None, master: Some(8) };
         let DesiredLink { mac, mtu, .. } = link(KernelKind::Bridge, 1);
         encode::create_link(&mut batch, name("new"), &DesiredLink { kind, mac, mtu, master: None }, &bound);
         let (found, read) = decode::link(batch.bodies().next().unwrap(), &decode::Namespaces::HOST).unwrap();
         assert_eq!(read.kind, expected);
-        assert_eq!((found, read.mac, read.mtu, read.up), (name("new"), mac, mtu, true));
-        assert_eq!((read.master.map(|master| master.index), read.owner), (Some(8), Owner::Foreign));
+        assert_eq!(found, name("new"));
+        assert_eq!(read.mac, mac);
+        assert_eq!(read.mtu, mtu);
+        assert!(read.up);
+        assert_eq!(read.master.map(|master| master.index), Some(8));
+        assert_eq!(read.owner, Owner::Foreign);
         let (_, marked) = decode::link(batch.bodies().nth(1).unwrap(), &decode::Namespaces::HOST).unwrap();
         assert!(marked.is_marked);
     }

@@ -1,4 +1,4 @@
-//! Putting, adopting and replacing entries.
+//! Adds, adopts and replaces entries.
 
 use wire_net::Family;
 use wire_state::{Attempt, ErrorKind, KernelOp, ObservedRoute};
@@ -7,7 +7,7 @@ use super::{
     FORMS,
     lab::{self, Lab, run, run_fails},
 };
-use crate::{NetlinkDataplane, Others, RouteForm};
+use crate::{NetlinkDataplane, OtherNamespaces, RouteForm};
 
 #[test]
 fn fifty_peers_of_both_families_are_exactly_what_ip_shows() {
@@ -29,7 +29,8 @@ fn fifty_peers_of_both_families_are_exactly_what_ip_shows() {
             }
             assert!(run("ip -d link show flannel-v6.1").contains("mtu 1430"));
             let address = run("ip -6 -o addr show dev flannel-v6.1 scope global");
-            assert!(address.contains("fd00:5::/128") && !address.contains("tentative"), "{address}");
+            assert!(address.contains("fd00:5::/128"), "{address}");
+            assert!(!address.contains("tentative"), "{address}");
             assert_eq!(run("cat /proc/sys/net/ipv6/conf/flannel-v6.1/accept_ra").trim(), "0");
         });
     }
@@ -41,13 +42,16 @@ fn a_second_round_and_a_restart_write_nothing() {
         lab::in_namespace(move || {
             let lab = Lab::new(20);
             lab.reconciler(form).round(&lab.want());
-            let mut monitor = lab::Ear::open();
+            let mut monitor = lab::IpMonitor::open();
             let mut again = lab.reconciler(form);
             let report = again.round(&lab.want());
-            assert_eq!((report.written, report.removed, report.converged), (0, 0, true), "{report:?}");
+            assert_eq!(report.written, 0, "{report:?}");
+            assert_eq!(report.removed, 0, "{report:?}");
+            assert!(report.converged, "{report:?}");
             let third = again.round(&lab.want());
-            assert!(!third.read_back && third.converged);
-            assert_eq!(monitor.heard(), "");
+            assert!(!third.read_back);
+            assert!(third.converged);
+            assert_eq!(monitor.printed(), "");
         });
     }
 }
@@ -71,7 +75,9 @@ fn what_ip_and_bridge_made_in_flannels_form_is_adopted() {
             let index = lab::index("flannel.1");
             let want = lab.want_of(&[Family::V4]);
             let report = lab.reconciler_of(form, &[Family::V4]).round(&want);
-            assert_eq!((report.written, report.removed, report.converged), (0, 0, true), "{report:?}");
+            assert_eq!(report.written, 0, "{report:?}");
+            assert_eq!(report.removed, 0, "{report:?}");
+            assert!(report.converged, "{report:?}");
             assert_eq!(index, lab::index("flannel.1"));
             assert_eq!(lab::count("ip -j route show dev flannel.1 proto boot"), 3);
         });
@@ -87,7 +93,8 @@ fn a_peer_that_changes_its_mac_or_address_is_replaced() {
             reconciler.round(&lab.want());
             lab.change_peer(2, "0a:00:00:00:99:02", "198.51.100.77");
             let report = reconciler.round(&lab.want());
-            assert!(report.converged && !report.read_back, "{report:?}");
+            assert!(report.converged, "{report:?}");
+            assert!(!report.read_back, "{report:?}");
             lab.assert_whole();
             assert!(run("bridge fdb show dev flannel.1").contains("0a:00:00:00:99:02 dst 198.51.100.77"));
             lab.remove_peer(1);
@@ -116,11 +123,11 @@ fn a_device_of_ours_that_cannot_be_used_is_made_anew() {
 }
 
 fn apply(dataplane: &mut NetlinkDataplane, ops: &[KernelOp]) -> Vec<Attempt> {
-    dataplane.apply(&ops.iter().collect::<Vec<_>>(), &Others::default())
+    dataplane.apply(&ops.iter().collect::<Vec<_>>(), &OtherNamespaces::default())
 }
 
 #[test]
-fn what_is_there_or_gone_already_counts_as_done() {
+fn an_entry_that_exists_or_is_deleted_already_counts_as_done() {
     lab::in_namespace(|| {
         let lab = Lab::new(3);
         let mut dataplane = NetlinkDataplane::open(RouteForm::Plain).unwrap();
@@ -156,7 +163,7 @@ fn what_is_there_or_gone_already_counts_as_done() {
 }
 
 #[test]
-fn routes_that_flannel_replaced_in_place_are_understood() {
+fn routes_that_flannel_replaced_are_read_correctly() {
     lab::in_namespace(|| {
         let mut lab = Lab::new(4);
         let mut reconciler = lab.reconciler(RouteForm::Nexthop);
@@ -174,10 +181,10 @@ fn routes_that_flannel_replaced_in_place_are_understood() {
         lab.remove_peer(1);
         assert!(reconciler.round(&lab.want()).converged);
         lab.assert_whole();
-        // The object that no route used went along.
+        // Nexthop objects that no route used were deleted too.
         assert_eq!(run("ip nexthop").lines().count(), 2);
-        let belief = reconciler.cached().unwrap().clone();
-        assert!(reconciler.driver().hand_back(&belief).into_iter().all(|attempt| attempt.is_ok()));
+        let cached = reconciler.cached().unwrap().clone();
+        assert!(reconciler.driver().hand_back(&cached).into_iter().all(|attempt| attempt.is_ok()));
         assert_eq!(run("ip nexthop"), "");
         run("ip route del 10.5.4.0/24 via 10.5.4.0 dev flannel.1");
     });

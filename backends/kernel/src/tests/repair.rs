@@ -1,4 +1,4 @@
-//! Hearing of damage, and repairing it.
+//! Notices damage by notifications, and repairs it.
 
 use std::{
     net::Ipv4Addr,
@@ -12,7 +12,7 @@ use super::{
 use crate::{Monitor, RouteForm};
 
 #[test]
-fn whatever_is_taken_away_comes_back_within_a_second() {
+fn each_damage_is_repaired_within_a_second() {
     let damages = [
         "ip link del flannel.1",
         "ip link set flannel.1 down",
@@ -60,7 +60,7 @@ fn whatever_is_taken_away_comes_back_within_a_second() {
 }
 
 #[test]
-fn the_echo_of_our_own_writes_wakes_nobody() {
+fn notifications_of_our_own_writes_are_no_changes() {
     for form in FORMS {
         lab::in_namespace(move || {
             let mut lab = Lab::new(200);
@@ -68,15 +68,15 @@ fn the_echo_of_our_own_writes_wakes_nobody() {
                 let mut reconciler = lab.reconciler(form);
                 let mut monitor = Monitor::open(reconciler.scope().clone()).unwrap();
                 assert!(reconciler.round(&lab.want()).converged);
-                let wake = monitor.drain(reconciler.cached().unwrap()).unwrap();
-                assert!(!wake.overrun);
+                let changes = monitor.drain(reconciler.cached().unwrap()).unwrap();
+                assert!(!changes.overrun);
                 for round in 0..3 {
                     lab.remove_peer(round);
                     lab.change_peer(100 + round, "0a:00:00:00:99:02", "198.51.100.77");
                     assert!(reconciler.round(&lab.want()).converged);
                     std::thread::sleep(Duration::from_millis(20));
-                    let wake = monitor.drain(reconciler.cached().unwrap()).unwrap();
-                    assert!(!wake.any(), "round {round}");
+                    let changes = monitor.drain(reconciler.cached().unwrap()).unwrap();
+                    assert!(!changes.any(), "round {round}");
                 }
                 run("ip link add wb-other type bridge; ip link set wb-other up; ip addr add fe80::7/64 dev wb-other nodad");
                 run("ip neigh add 203.0.113.9 lladdr 0a:00:00:00:99:99 dev wb-other");
@@ -91,9 +91,10 @@ fn the_echo_of_our_own_writes_wakes_nobody() {
                     "route del default",
                 ] {
                     run(&format!("ip {change}"));
-                    let told = monitor.changed(reconciler.cached().unwrap());
-                    let wake = tokio::time::timeout(Duration::from_secs(5), told).await.expect(change).unwrap();
-                    assert!(wake.underlay && !wake.ours, "{change}: {wake:?}");
+                    let notified = monitor.changed(reconciler.cached().unwrap());
+                    let changes = tokio::time::timeout(Duration::from_secs(5), notified).await.expect(change).unwrap();
+                    assert!(changes.underlay, "{change}: {changes:?}");
+                    assert!(!changes.ours, "{change}: {changes:?}");
                 }
                 run("ip addr add 192.0.2.77/24 dev wb-up");
                 assert!(monitor.drain(reconciler.cached().unwrap()).unwrap().underlay);
@@ -138,7 +139,8 @@ fn a_device_that_vanishes_in_the_middle_of_a_batch_comes_back() {
             reconciler.round(&fewer);
             run("ip link del flannel.1");
             let report = reconciler.round(&want);
-            assert!(report.converged && report.failed > 0, "{report:?}");
+            assert!(report.converged, "{report:?}");
+            assert!(report.failed > 0, "{report:?}");
             lab.assert_whole();
         });
     }

@@ -1,4 +1,4 @@
-//! Routes that this host learns from routers (RFC 4861), while it forwards for the overlay.
+//! Routes from router advertisements (RFC 4861) on a host that forwards for the overlay.
 
 use std::{
     io::IoSlice,
@@ -13,12 +13,12 @@ use nix::sys::socket::{
 use wire_state::DesiredNet;
 
 use super::lab::{self, Lab, run};
-use crate::{Monitor, RouteForm, Wake, tests::lab::HostReconciler};
+use crate::{Changes, Monitor, RouteForm, tests::lab::HostReconciler};
 
 /// A router at the far end of the link `wb-lan`.
 struct Router {
     socket: OwnedFd,
-    /// The number of its own link.
+    /// The index of its own link.
     link: u32,
 }
 
@@ -26,7 +26,7 @@ impl Router {
     fn new() -> Self {
         run("ip link add wb-lan type veth peer name wb-router; ip link set wb-router addrgenmode none");
         run("ip link set wb-router up; ip link set wb-lan up; ip addr add fe80::9/64 dev wb-router nodad");
-        // It is in our network namespace, where its own address is a local one.
+        // The router is in the same network namespace, so its address is a local one.
         let local = "accept_ra_from_local=1";
         run(&format!("sysctl -qw net.ipv6.conf.wb-lan.{local} net.ipv6.conf.default.{local}"));
         let socket = socket(AddressFamily::Inet6, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::IcmpV6).unwrap();
@@ -43,8 +43,8 @@ impl Router {
         sendmsg(self.socket.as_raw_fd(), &[IoSlice::new(&packet)], &hop_limit, MsgFlags::empty(), Some(&to)).unwrap();
     }
 
-    /// Advertises until this host has a default route by `link`.
-    fn is_learnt_on(&self, link: &str) {
+    /// Sends router advertisements until this host has a default route through `link`.
+    fn advertise_until_learnt_on(&self, link: &str) {
         let until = Instant::now() + Duration::from_secs(10);
         while !run(&format!("ip -6 route show default dev {link}")).contains("via fe80::9 proto ra") {
             assert!(Instant::now() < until, "{link} learns no route: {}", run("ip -6 route; ip link"));
@@ -54,15 +54,15 @@ impl Router {
     }
 }
 
-/// A host that forwards for the overlay, and hears of changes.
-struct Keeper {
+/// A host that forwards for the overlay and receives the kernel's notifications.
+struct ForwardingHost {
     reconciler: HostReconciler,
     want: DesiredNet,
     monitor: Monitor,
     runtime: tokio::runtime::Runtime,
 }
 
-impl Keeper {
+impl ForwardingHost {
     fn new(lab: &Lab) -> Self {
         let (mut reconciler, want, runtime) = (lab.reconciler(RouteForm::default()), lab.want(), lab::runtime());
         assert!(reconciler.round(&want).converged);
@@ -76,12 +76,12 @@ impl Keeper {
         lab::settle(&mut self.monitor, &self.reconciler);
     }
 
-    /// Waits for a word of the kernel, or the next look, and puts right what it was about: only this link.
-    fn mends(&mut self, link: &str) {
-        let believed = self.reconciler.cached().unwrap();
-        let ours = async { while !self.monitor.changed(believed).await.unwrap().ours {} };
-        let heard = async { tokio::time::timeout(Duration::from_secs(30), ours).await };
-        self.runtime.block_on(heard).unwrap_or_else(|_| panic!("{link} wakes nobody"));
+    /// Waits for a notification or the next periodic check, and asserts that a round repairs only this link.
+    fn repairs(&mut self, link: &str) {
+        let cached = self.reconciler.cached().unwrap();
+        let ours = async { while !self.monitor.changed(cached).await.unwrap().ours {} };
+        let notified = async { tokio::time::timeout(Duration::from_secs(30), ours).await };
+        self.runtime.block_on(notified).unwrap_or_else(|_| panic!("{link} wakes nobody"));
         self.reconciler.invalidate();
         let named = self.reconciler.round(&self.want).named();
         assert_eq!(named, format!("set sysctl net.ipv6.conf.{link}.accept_ra = 2"));
@@ -89,44 +89,44 @@ impl Keeper {
 }
 
 #[test]
-fn a_link_that_takes_routes_from_routers_goes_on_to_whatever_becomes_of_it() {
+fn a_link_that_accepts_router_advertisements_goes_on_to_after_it_was_down_or_changed() {
     lab::in_namespace(|| {
         let (lab, router) = (Lab::new(1), Router::new());
-        let mut keeper = Keeper::new(&lab);
-        router.is_learnt_on("wb-lan");
-        // As ifdown and ifup of Debian do it: the route is lost before anybody looks, and no router is asked for.
-        keeper.settle();
+        let mut host = ForwardingHost::new(&lab);
+        router.advertise_until_learnt_on("wb-lan");
+        // As Debian's ifdown and ifup do: the route is lost before the next read, and no router is solicited.
+        host.settle();
         run("sysctl -qw net.ipv6.conf.wb-lan.accept_ra=1; ip link set wb-lan down");
         assert_eq!(run("ip -6 route show default dev wb-lan"), "");
-        keeper.mends("wb-lan");
+        host.repairs("wb-lan");
         run("ip link set wb-lan up");
-        router.is_learnt_on("wb-lan");
-        // Of this the kernel says nothing.
-        keeper.settle();
+        router.advertise_until_learnt_on("wb-lan");
+        // The kernel sends no notification of this change.
+        host.settle();
         run("sysctl -qw net.ipv6.conf.wb-lan.accept_ra=1");
-        keeper.mends("wb-lan");
+        host.repairs("wb-lan");
     });
 }
 
 #[test]
-fn a_link_that_is_plugged_in_takes_routes_from_routers_and_one_of_a_container_does_not() {
+fn a_new_link_accepts_router_advertisements_and_one_of_a_container_does_not() {
     lab::in_namespace(|| {
         let (lab, router) = (Lab::new(1), Router::new());
-        let mut keeper = Keeper::new(&lab);
-        keeper.settle();
+        let mut host = ForwardingHost::new(&lab);
+        host.settle();
         run("ip link add veth1 type veth peer name eth1; ip link set veth1 up; ip link add br-1 type bridge");
-        let wake = keeper.monitor.drain(keeper.reconciler.cached().unwrap()).unwrap();
-        assert_eq!(wake, Wake::default(), "containers come and go");
+        let changes = host.monitor.drain(host.reconciler.cached().unwrap()).unwrap();
+        assert_eq!(changes, Changes::default(), "containers come and go");
         run("ip link add link wb-lan name wb-new type macvlan mode bridge");
-        keeper.mends("wb-new");
+        host.repairs("wb-new");
         run("ip link set wb-new up");
-        router.is_learnt_on("wb-new");
-        // A later run knows them by what this one has set.
+        router.advertise_until_learnt_on("wb-new");
+        // A later run recognizes these links by the value that this one has set.
         let mut later = lab.reconciler(RouteForm::default());
-        assert_eq!(later.round(&keeper.want).written, 0);
+        assert_eq!(later.round(&host.want).written, 0);
         run("sysctl -qw net.ipv6.conf.wb-new.accept_ra=1; ip -6 route flush dev wb-new; ip link set wb-new down");
         later.invalidate();
-        assert_eq!(later.round(&keeper.want).named(), "set sysctl net.ipv6.conf.wb-new.accept_ra = 2");
+        assert_eq!(later.round(&host.want).named(), "set sysctl net.ipv6.conf.wb-new.accept_ra = 2");
         assert_eq!(run("sysctl -n net.ipv6.conf.veth1.accept_ra net.ipv6.conf.br-1.accept_ra"), "1\n1\n");
     });
 }

@@ -1,4 +1,4 @@
-//! The kernel's settings.
+//! Settings in `/proc/sys/net`.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use wire_net::Family;
 use wire_state::{DesiredNet, KernelOp};
 
 use super::lab::{self, Lab, run};
-use crate::{Monitor, Others, RouteForm, Wake, tests::lab::HostReconciler};
+use crate::{Changes, Monitor, OtherNamespaces, RouteForm, tests::lab::HostReconciler};
 
 /// The values of these settings, one after the other.
 fn sysctl(names: &str) -> String {
@@ -16,7 +16,8 @@ fn sysctl(names: &str) -> String {
 fn joined(lab: &Lab) -> (HostReconciler, DesiredNet) {
     let (mut reconciler, want) = (lab.reconciler(RouteForm::default()), lab.want());
     let report = reconciler.round(&want);
-    assert!(report.converged && report.findings.conflicts.is_empty(), "{report:?}");
+    assert!(report.converged, "{report:?}");
+    assert!(report.findings.conflicts.is_empty(), "{report:?}");
     (reconciler, want)
 }
 
@@ -40,7 +41,7 @@ fn forwarding_and_ipv6_of_our_devices_are_switched_on_whatever_a_new_device_is_g
 }
 
 #[test]
-fn whoever_switches_off_what_traffic_needs_wakes_us_and_it_is_put_back() {
+fn a_setting_that_traffic_needs_is_restored_when_it_is_changed() {
     lab::in_namespace(|| {
         let lab = Lab::new(2);
         run("ip link add docker0 type bridge; ip addr add 10.5.0.1/24 dev docker0; ip link set docker0 up");
@@ -55,34 +56,35 @@ fn whoever_switches_off_what_traffic_needs_wakes_us_and_it_is_put_back() {
         for what in off {
             lab::settle(&mut monitor, &reconciler);
             run(&format!("sysctl -qw {what}"));
-            let believed = reconciler.cached().unwrap();
-            let heard = runtime
-                .block_on(async { tokio::time::timeout(Duration::from_secs(5), monitor.changed(believed)).await });
-            assert!(heard.unwrap_or_else(|_| panic!("{what} wakes nobody")).unwrap().ours, "{what}");
+            let cached = reconciler.cached().unwrap();
+            let notified =
+                runtime.block_on(async { tokio::time::timeout(Duration::from_secs(5), monitor.changed(cached)).await });
+            assert!(notified.unwrap_or_else(|_| panic!("{what} wakes nobody")).unwrap().ours, "{what}");
             reconciler.invalidate();
             let report = reconciler.round(&want);
-            assert!(report.converged && report.written > 0, "{what}: {report:?}");
+            assert!(report.converged, "{what}: {report:?}");
+            assert!(report.written > 0, "{what}: {report:?}");
             assert_eq!(sysctl(OURS), "1 1 1 1 0", "{what}");
             lab.assert_whole();
-            // The echo of what we wrote wakes nobody.
+            // The notifications of our own writes cause nothing.
             std::thread::sleep(Duration::from_millis(30));
-            let wake = monitor.drain(reconciler.cached().unwrap()).unwrap();
-            assert_eq!(wake, Wake::default(), "{what}");
+            let changes = monitor.drain(reconciler.cached().unwrap()).unwrap();
+            assert_eq!(changes, Changes::default(), "{what}");
         }
     });
 }
 
 #[test]
-fn what_the_kernel_says_of_a_refusal_is_said_and_no_capability_is() {
+fn the_kernels_explanation_of_a_refusal_is_reported_without_a_capability() {
     lab::in_namespace(|| {
         let lab = Lab::new(1);
         let (mut reconciler, want) = joined(&lab);
-        // As somebody else would, between our look and our write.
+        // As another program could, between our read and our write.
         run("sysctl -qw net.ipv6.conf.flannel-v6/1.disable_ipv6=1");
         let address = want.addresses.iter().find(|address| address.address.is_ipv6()).unwrap();
         let said = reconciler
             .driver()
-            .apply(&[&KernelOp::PutAddress(*address)], &Others::default())
+            .apply(&[&KernelOp::PutAddress(*address)], &OtherNamespaces::default())
             .pop()
             .unwrap()
             .unwrap_err()
@@ -94,7 +96,7 @@ fn what_the_kernel_says_of_a_refusal_is_said_and_no_capability_is() {
 }
 
 #[test]
-fn a_bridge_of_containers_that_forwards_nothing_is_named_at_once_and_forgotten_when_it_does_again() {
+fn a_container_bridge_that_does_not_forward_is_named_until_it_does() {
     lab::in_namespace(|| {
         let lab = Lab::new(1);
         let (mut reconciler, want) = joined(&lab);
@@ -111,9 +113,10 @@ fn a_bridge_of_containers_that_forwards_nothing_is_named_at_once_and_forgotten_w
             assert!(monitor.drain(reconciler.cached().unwrap()).unwrap().ours, "{value} wakes nobody");
             reconciler.invalidate();
             let report = reconciler.round(&want);
-            assert_eq!((report.findings.conflicts.len(), report.written), (conflicts, 0), "{report:?}");
+            assert_eq!(report.findings.conflicts.len(), conflicts, "{report:?}");
+            assert_eq!(report.written, 0, "{report:?}");
         }
-        // What is no concern of ours is not named.
+        // Links and settings that do not concern the overlay are not reported.
         run("ip link add br-other type bridge; ip addr add 192.168.7.1/24 dev br-other");
         run("sysctl -qw net.ipv4.conf.br-other.forwarding=0 net.ipv6.conf.br-mine.forwarding=0");
         reconciler.invalidate();
@@ -122,7 +125,7 @@ fn a_bridge_of_containers_that_forwards_nothing_is_named_at_once_and_forgotten_w
 }
 
 #[test]
-fn links_that_take_routes_from_routers_go_on_to_and_others_are_left_alone() {
+fn links_that_accept_router_advertisements_go_on_to_and_others_are_not_changed() {
     lab::in_namespace(|| {
         let lab = Lab::new(1);
         run(
@@ -133,12 +136,12 @@ fn links_that_take_routes_from_routers_go_on_to_and_others_are_left_alone() {
         let all = "net.ipv6.conf.wb-up.accept_ra net.ipv6.conf.wb-other.accept_ra net.ipv6.conf.wb-lan.accept_ra \
                    net.ipv6.conf.wb-never.accept_ra net.ipv6.conf.wb-port.accept_ra net.ipv6.conf.wb-bridge.accept_ra";
         run("sysctl -qw net.ipv6.conf.wb-never.accept_ra=0");
-        // Without IPv6 this host forwards none, and nothing is taken away.
+        // Without IPv6 this host does not forward it, so no link loses its routes.
         assert!(lab.reconciler_of(RouteForm::default(), &[Family::V4]).round(&lab.want_of(&[Family::V4])).converged);
         assert_eq!(sysctl(all), "1 1 1 0 1 1");
         let (mut reconciler, want) = joined(&lab);
         assert_eq!(sysctl(all), "2 2 2 0 1 1");
-        // Kept, and nothing is written a second time.
+        // The values are kept, and nothing is written again.
         reconciler.invalidate();
         assert_eq!(reconciler.round(&want).written, 0);
         run("sysctl -qw net.ipv6.conf.wb-up.accept_ra=1 net.ipv6.conf.wb-lan.accept_ra=1");

@@ -1,4 +1,4 @@
-//! What stands in our way and is not ours to move.
+//! Foreign entries that prevent ours. They are reported and not changed.
 
 use std::fmt;
 
@@ -6,77 +6,77 @@ use wire_net::{LinkName, Vni};
 
 use crate::{LinkId, LinkPlace, Namespace, ObservedLink, ObservedRoute, ObservedVxlan, PROTOCOL, RouteKey, Setting};
 
-/// Something foreign where we want something else.
+/// A foreign entry that prevents one of ours.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Conflict {
-    /// A device with our name that is none of ours.
+    /// A foreign device has the name of a desired one.
     Name {
-        /// The name.
+        /// The place of both.
         link: LinkPlace,
-        /// What has it.
+        /// The foreign device.
         found: ObservedLink,
-        /// The underlay, where only that tells what has it from flannel's.
+        /// The underlay's link, if the foreign device is like flannel's except that it sends through another link.
         underlay: Option<LinkId>,
     },
-    /// Our VNI and port in use by another device: the kernel allows one.
+    /// Another device has the VNI and UDP port of a desired one: the kernel allows each combination once.
     Vni {
-        /// The device we want.
+        /// The desired device.
         link: LinkPlace,
-        /// The VNI both want.
+        /// The VNI of both.
         vni: Vni,
-        /// The UDP port both want.
+        /// The UDP port of both.
         port: u16,
         /// The device that has them.
         holder: LinkName,
     },
-    /// Our UDP port in use by a device that shares it with none of ours.
+    /// A foreign device has the UDP port of a desired one, and cannot share it.
     Port {
-        /// The device we want.
+        /// The desired device.
         link: LinkPlace,
-        /// The UDP port both want.
+        /// The UDP port of both.
         port: u16,
         /// The device that has it.
         holder: LinkName,
-        /// What that is.
+        /// The settings of that device.
         found: ObservedVxlan,
     },
-    /// A route to where we want one, with the same metric or a better one.
+    /// A foreign route has the destination of a desired one, and the same metric or a better (lower) one.
     Route {
         /// The namespace.
         namespace: Namespace,
-        /// The route we want.
+        /// The desired route.
         key: RouteKey,
-        /// The metric of the one that is there.
+        /// The metric of the foreign route.
         metric: u32,
-        /// The one that is there.
+        /// The foreign route.
         found: ObservedRoute,
     },
-    /// A link that containers are on, which forwards nothing that comes from them.
+    /// A link with containers on it does not forward their packets.
     Forwarding {
         /// The link.
         link: LinkPlace,
-        /// What is off.
+        /// The setting that is off.
         setting: Setting,
     },
-    /// A link that cannot be made for what it needs.
+    /// A desired link cannot be made since something that it needs is missing.
     Needs {
-        /// The link we want.
+        /// The desired link.
         link: LinkPlace,
-        /// What is missing.
+        /// The thing that is missing.
         need: Need,
     },
 }
 
-/// What a link needs and has not.
+/// A thing that a desired link needs and that is missing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Need {
-    /// Another link, which is neither there nor desired.
+    /// Another link, which neither exists nor is desired.
     Link(LinkPlace),
-    /// An end to a circle of links that need each other.
+    /// An order: the links need each other in a circle.
     Order,
-    /// Its namespace, which is gone.
+    /// Its namespace, which no longer exists.
     Namespace,
-    /// The host's namespace, for the tunnels that we run.
+    /// The host's namespace, in which alone the agent moves packets itself.
     HostNamespace,
 }
 
@@ -102,8 +102,8 @@ impl fmt::Display for Conflict {
                 )
             }
             Self::Port { link, port, holder, found } => {
-                let has = match found.extra {
-                    Some(extra) => extra.to_string(),
+                let has = match found.receive_flag {
+                    Some(receive_flag) => receive_flag.to_string(),
                     None if found.gbp => "has group policies (gbp)".to_owned(),
                     None => format!("is a VXLAN device (vni {})", found.vni),
                 };
@@ -142,7 +142,7 @@ impl fmt::Display for Need {
     }
 }
 
-/// The name iproute2 gives a protocol number (its rt_protos), where it is a common one.
+/// The name of a routing protocol number in iproute2's rt_protos, or the number itself if it is not a common one.
 pub(crate) fn protocol_name(number: u8) -> String {
     let name = match number {
         2 => "kernel",

@@ -1,4 +1,4 @@
-//! Routes of others that lead a part of a peer's subnet elsewhere: the longest prefix wins, whatever its metric. Pure.
+//! Foreign routes that lead packets for a part of a peer's subnet elsewhere: the longest prefix wins, whatever its metric. Pure.
 
 use std::{fmt, net::IpAddr};
 
@@ -7,10 +7,10 @@ use wire_net::{LinkName, Prefix};
 use super::conflict::protocol_name;
 use crate::{DesiredNet, FdbKey, ForwardKey, NeighbourKey, NextHop, ObservedRoute, RouteKey};
 
-/// No more are named: there may be thousands.
+/// The most routes that are listed: there may be thousands.
 const NAMED: usize = 3;
 
-/// The routes of others that lead a part of a peer's subnet elsewhere.
+/// The foreign routes that lead packets for a part of a peer's subnet elsewhere.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Detours {
     named: Vec<Detour>,
@@ -31,17 +31,17 @@ struct Peer {
 }
 
 impl Detours {
-    /// No route of others does.
+    /// Whether there is no such route.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.named.is_empty()
     }
 }
 
-/// Finds them on the way through all routes in the order of their keys, in which a prefix comes before those inside it.
+/// Finds the detours in one pass over all routes in the order of their keys, in which a prefix comes before those inside it.
 pub(crate) struct Search<'a> {
     want: &'a DesiredNet,
-    /// The wanted routes that the way has come into, from the outermost on.
+    /// The desired routes whose prefixes cover the current key, the shortest prefix first.
     around: Vec<(Prefix, &'a NextHop)>,
     found: Detours,
 }
@@ -51,7 +51,7 @@ impl<'a> Search<'a> {
         Self { want, around: Vec::new(), found: Detours { named: Vec::new(), more: 0 } }
     }
 
-    /// Comes to a key, with the route that is wanted there and the one of others that is there.
+    /// Goes on to the next key, with the desired route and the foreign route of that key.
     pub(crate) fn step(&mut self, key: &RouteKey, want: Option<&'a NextHop>, foreign: Option<&ObservedRoute>) {
         while self.around.pop_if(|(outer, _)| !outer.covers(key.destination)).is_some() {}
         let peer = foreign.and_then(|found| Some((found, self.peer_at(key.destination)?)));
@@ -69,15 +69,15 @@ impl<'a> Search<'a> {
         self.found
     }
 
-    /// The peer whose packets a route to `destination` takes. Of a route to just where we want one, the metric decides, which
-    /// is for others to look at.
+    /// The peer whose packets a foreign route to `destination` takes. A route to the same destination as a desired one is no detour:
+    /// there the metric decides, see [`crate::Conflict::Route`].
     fn peer_at(&self, destination: Prefix) -> Option<Peer> {
         let (outer, hop) = self.around.last().filter(|(outer, _)| *outer != destination)?;
         match hop {
             NextHop::Gateway { gateway, link, .. } => {
                 Some(Peer { subnet: *outer, public: self.public(*link, *gateway, *outer) })
             }
-            // Our own table has the peers behind it.
+            // The peers behind this link are in our own forwarding table.
             NextHop::Link(link) => self.peer_in_table(*link, destination),
             NextHop::Blackhole => None,
         }
@@ -130,7 +130,7 @@ mod tests {
         samples::{held, plan_host, state, tunnelled},
     };
 
-    /// The host has these routes of others beside all that is wanted.
+    /// The text about detours if the host has these foreign routes beside all desired ones.
     fn said(want: &DesiredNet, foreign: &[&str]) -> String {
         let mut have = held(want);
         for destination in foreign {
@@ -140,7 +140,8 @@ mod tests {
             have.routes.entry(key).or_insert(ObservedRoute { via, protocol: 4, owner: Owner::Foreign });
         }
         let plan = plan_host(&have, want);
-        assert_eq!((plan.ops, plan.findings.conflicts), (vec![], vec![]));
+        assert_eq!(plan.ops, vec![]);
+        assert_eq!(plan.findings.conflicts, vec![]);
         plan.findings.detours.to_string()
     }
 
@@ -150,7 +151,7 @@ mod tests {
         want
     }
 
-    /// As the udp backend has it: one route, and the peers in our own table.
+    /// As with the udp backend: one route, and the peers in our own forwarding table.
     fn udp() -> DesiredNet {
         let mut want = tunnelled(wanted());
         want.routes.retain(|_, hop| *hop == NextHop::Blackhole);
@@ -172,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn what_takes_nothing_from_a_peer_is_not_named() {
+    fn a_route_that_takes_no_packets_from_a_peer_is_not_named() {
         let others = ["10.0.0.0/8", "10.5.7.0/25", "10.5.7.9/32", "10.5.61.0/24", "10.5.9.9/32", "192.0.2.0/24"];
         for want in [wanted(), tunnelled(wanted()), udp()] {
             assert_eq!(said(&want, &others), "");
@@ -182,15 +183,13 @@ mod tests {
     }
 
     #[test]
-    fn of_many_the_first_are_named_and_all_are_counted() {
+    fn of_many_detours_the_first_are_named_and_all_are_counted() {
         let many: Vec<String> = (1..200).map(|last| format!("10.5.60.{last}/32")).collect();
         let many: Vec<&str> = many.iter().map(String::as_str).collect();
         for want in [wanted(), udp()] {
             let said = said(&want, &many);
-            assert!(
-                said.starts_with("the route 10.5.60.1/32 ") && said.ends_with("; and 196 more such routes"),
-                "{said}"
-            );
+            assert!(said.starts_with("the route 10.5.60.1/32 "), "{said}");
+            assert!(said.ends_with("; and 196 more such routes"), "{said}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Links: as they are found, and as they are desired.
+//! Links (network interfaces): as observed and as desired.
 
 mod ipip;
 mod macvlan;
@@ -17,17 +17,17 @@ pub use self::{
     macvlan::{Macvlan, MacvlanMode},
     veth::Veth,
     vlan::Vlan,
-    vxlan::{DesiredVxlan, Extra, ObservedVxlan},
+    vxlan::{DesiredVxlan, ObservedVxlan, ReceiveFlag},
 };
 
-/// A link that was found. One that is renamed is the same, so only namespace and number are compared.
+/// Identifies a link that was found. A renamed link is the same link, so only the namespace and the index are compared.
 #[derive(Clone, Copy, Debug, Eq)]
 pub struct LinkId {
-    /// The namespace it is in.
+    /// The namespace that it is in.
     pub namespace: Namespace,
-    /// The kernel's number of it in that namespace.
+    /// The kernel's interface index in that namespace.
     pub index: u32,
-    /// Its name, for people.
+    /// Its name, for messages only.
     pub name: LinkName,
 }
 
@@ -37,7 +37,7 @@ impl PartialEq for LinkId {
     }
 }
 
-/// The place of a link: no two links have the same.
+/// A link's namespace and name. No two links have both in common.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct LinkPlace {
     /// The namespace.
@@ -46,40 +46,40 @@ pub struct LinkPlace {
     pub name: LinkName,
 }
 
-/// Another link that a desired one is bound to.
+/// A link that a desired one refers to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LinkRef {
-    /// One that is not ours and was found on the host.
+    /// A foreign link that was found on the host.
     Found(LinkId),
-    /// One that is desired too. It is made first.
+    /// A link that is desired too. It is made first.
     Desired(LinkPlace),
 }
 
-/// A link as it should be. It is always up.
+/// A desired link. It is always up.
 ///
-/// `K` is what it is: of all kinds, or of those that one part of a driver makes.
+/// `K` is the type of its kind: all kinds, or only those that one part of a driver makes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DesiredLink<K = DesiredKind> {
-    /// What it is.
+    /// Its kind, with the settings of that kind.
     pub kind: K,
-    /// Its Ethernet address; `None` leaves it to the kernel.
+    /// Its Ethernet address; with `None` the kernel chooses it.
     pub mac: Option<MacAddr>,
-    /// Its MTU.
+    /// Its MTU in bytes.
     pub mtu: Mtu,
-    /// The bridge whose port it is, in the same namespace; `None` leaves that as it is.
+    /// The bridge whose port it is, in the same namespace; `None` does not change it.
     pub master: Option<LinkName>,
 }
 
-/// A link as it should be: who makes it, and what it is.
+/// The kind of a desired link, and who moves its packets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DesiredKind {
-    /// The kernel makes it, and moves its packets.
+    /// A link of the kernel, which moves its packets.
     Kernel(KernelKind),
-    /// The kernel makes a TUN device, and we move its packets.
+    /// A TUN device, whose packets the agent moves.
     Tunnel(Tunnel),
 }
 
-/// The kinds of links that the kernel makes for us.
+/// The kinds of links that the agent makes and whose packets the kernel moves.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KernelKind {
     /// A VXLAN device, RFC 7348.
@@ -88,58 +88,58 @@ pub enum KernelKind {
     Bridge,
     /// One end of a pair of virtual Ethernet devices, veth(4).
     Veth(Veth<LinkPlace>),
-    /// A VLAN of another link, IEEE 802.1Q.
+    /// A VLAN on another link, IEEE 802.1Q.
     Vlan(Vlan<LinkRef>),
-    /// A link with a MAC of its own on another link.
+    /// A link on another link, with a MAC of its own.
     Macvlan(Macvlan<LinkRef>),
     /// IPv4 in IPv4, RFC 2003.
     Ipip(Ipip<LinkRef>),
 }
 
-/// A link as it was found.
+/// A link as it was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ObservedLink {
-    /// What it is.
+    /// Its kind, with the settings of that kind.
     pub kind: ObservedKind,
-    /// Its Ethernet address, where it has one.
+    /// Its Ethernet address, if it has one.
     pub mac: Option<MacAddr>,
-    /// Its MTU.
+    /// Its MTU in bytes.
     pub mtu: Mtu,
-    /// True if it is administratively up (`IFF_UP`).
+    /// Whether it is administratively up (`IFF_UP`).
     pub up: bool,
-    /// The link whose port it is.
+    /// The bridge or bond whose port it is.
     pub master: Option<LinkId>,
-    /// Its alias says that we made it (`IFLA_IFALIAS`, see [`super::ALIAS`]).
+    /// Whether its alias says that the agent made it (`IFLA_IFALIAS`, see [`super::ALIAS`]).
     pub is_marked: bool,
-    /// Whose it is.
+    /// Whether it is ours.
     pub owner: Owner,
-    /// The kernel's number of it.
+    /// The kernel's interface index.
     pub index: u32,
 }
 
-/// What a link was found to be. A link that it is bound to is `None` if that is in a namespace we do not look at.
+/// The kind of a link that was read. A link that it refers to is `None` if that is in a namespace that is not read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ObservedKind {
     /// A VXLAN device.
     Vxlan(ObservedVxlan),
-    /// A TUN device that is made as ours are, with what we do with its packets; `None` if no tunnel of this agent works it.
+    /// A TUN device with the settings of ours, and the tunnel that moves its packets; `None` if this agent runs no tunnel on it.
     Tun(Option<Tunnel>),
     /// A bridge.
     Bridge,
-    /// One end of a pair.
+    /// One end of a pair of virtual Ethernet devices.
     Veth(Veth<Option<LinkId>>),
-    /// A VLAN of another link.
+    /// A VLAN on another link.
     Vlan(Vlan<Option<LinkId>>),
-    /// A link with a MAC of its own on another link.
+    /// A link on another link, with a MAC of its own.
     Macvlan(Macvlan<Option<LinkId>>),
-    /// IPv4 in IPv4.
+    /// IPv4 in IPv4, RFC 2003.
     Ipip(Ipip<LinkId>),
-    /// Any other, by the kernel's name of the kind (`dummy`, `wireguard`, …), empty for hardware.
+    /// Any other kind, by the kernel's name for it (`dummy`, `wireguard`, …); empty for hardware.
     Other(String),
 }
 
 impl DesiredLink {
-    /// The same device with `own` as our part of the network, if it is one that we work ourselves.
+    /// A copy of the link with `own` as this host's subnet, if the agent moves its packets.
     #[must_use]
     pub fn with_own(&self, own: Option<Prefix>) -> Self {
         let mut link = self.clone();
@@ -152,7 +152,7 @@ impl DesiredLink {
 }
 
 impl<K> DesiredLink<K> {
-    /// A link without a MAC of its own, on no bridge.
+    /// A link without a desired MAC or bridge.
     #[must_use]
     pub const fn new(kind: K, mtu: Mtu) -> Self {
         Self { kind, mac: None, mtu, master: None }
@@ -168,36 +168,41 @@ impl LinkPlace {
 }
 
 impl LinkRef {
-    /// Its name, in its namespace.
+    /// Its name in its namespace.
     #[must_use]
     pub const fn name(self) -> LinkName {
         match self {
             Self::Found(LinkId { name, .. }) | Self::Desired(LinkPlace { name, .. }) => name,
         }
     }
+
+    /// The place of a link that is desired too.
+    pub(crate) const fn desired(self) -> Option<LinkPlace> {
+        match self {
+            Self::Desired(place) => Some(place),
+            Self::Found(_) => None,
+        }
+    }
 }
 
 impl DesiredKind {
-    /// The links that must be there before this one can be made; of a pair, `place` is where this end goes.
+    /// The link that must exist before this one, which goes to `place`, can be made.
     pub(crate) fn needs(&self, place: LinkPlace) -> Option<LinkPlace> {
         let lower = match self {
             Self::Tunnel(_) | Self::Kernel(KernelKind::Bridge) => None,
-            // The end that comes first makes both.
+            // Making one end of a pair makes both; the end that is first in order does it.
             Self::Kernel(KernelKind::Veth(Veth { peer })) => return Some(*peer).filter(|peer| *peer < place),
             Self::Kernel(KernelKind::Vxlan(vxlan)) => vxlan.parent,
             Self::Kernel(KernelKind::Vlan(vlan)) => Some(vlan.parent),
             Self::Kernel(KernelKind::Macvlan(macvlan)) => Some(macvlan.parent),
             Self::Kernel(KernelKind::Ipip(ipip)) => ipip.parent,
         };
-        match lower? {
-            LinkRef::Desired(place) => Some(place),
-            LinkRef::Found(_) => None,
-        }
+        lower?.desired()
     }
 }
 
 impl ObservedLink {
-    /// The link that it sends through, or the other end of its pair: the kernel takes it away with that.
+    /// The link that it sends through, or its veth peer. The kernel removes it together with that one.
     #[must_use]
     pub const fn bound_to(&self) -> Option<LinkId> {
         match &self.kind {
@@ -205,12 +210,12 @@ impl ObservedLink {
             ObservedKind::Veth(veth) => veth.peer,
             ObservedKind::Vlan(vlan) => vlan.parent,
             ObservedKind::Macvlan(macvlan) => macvlan.parent,
-            // It outlives the link it sends through (`ipip` of net/ipv4 hears of none).
+            // It outlives the link it sends through (`ipip` of net/ipv4 receives no notification of the removal).
             ObservedKind::Ipip(_) | ObservedKind::Tun(_) | ObservedKind::Bridge | ObservedKind::Other(_) => None,
         }
     }
 
-    /// The links that this one names.
+    /// The links that this one refers to.
     pub fn named_mut(&mut self) -> impl Iterator<Item = &mut LinkId> {
         let lower = match &mut self.kind {
             ObservedKind::Vxlan(vxlan) => vxlan.parent.as_mut(),
@@ -223,20 +228,16 @@ impl ObservedLink {
         lower.into_iter().chain(self.master.as_mut())
     }
 
-    /// Whether this device can be made into `want` without making it anew; `is` compares a link that is wanted with one that was
-    /// found. flannel asks the same of VXLAN devices (`vxlanLinksIncompat` of its pkg/backend/vxlan/device.go), so that each takes
-    /// over the other's.
+    /// Whether this device can be changed into `want` without making it anew; `is` compares a desired link with a found one.
+    /// flannel's rule for VXLAN devices is the same (`vxlanLinksIncompat` of its pkg/backend/vxlan/device.go), so flannel and the
+    /// agent each take over the other's device.
     pub(crate) fn serves_as(&self, want: &DesiredKind, is: impl Fn(LinkRef, LinkId) -> bool) -> bool {
-        let same = |want: Option<LinkRef>, have: Option<LinkId>| match (want, have) {
-            (Some(want), Some(have)) => is(want, have),
-            (None, None) => true,
-            (Some(_), None) | (None, Some(_)) => false,
-        };
+        let same = |want, have| is_same_parent(want, have, &is);
         match (&self.kind, want) {
             (ObservedKind::Vxlan(have), DesiredKind::Kernel(KernelKind::Vxlan(want))) => {
                 same(want.parent, have.parent) && have.serves_as(want)
             }
-            // Whose the other end of a pair is, the plan looks at.
+            // The plan checks the peer of a veth.
             (ObservedKind::Tun(_), DesiredKind::Tunnel(_))
             | (ObservedKind::Bridge, DesiredKind::Kernel(KernelKind::Bridge))
             | (ObservedKind::Veth(_), DesiredKind::Kernel(KernelKind::Veth(_))) => true,
@@ -263,7 +264,7 @@ impl ObservedLink {
         }
     }
 
-    /// Whether all that can be set in place is as desired, of a device that [`Self::serves_as`] the desired one.
+    /// Whether all settings that can be changed in place are as desired, for a device that [`Self::serves_as`] the desired one.
     pub(crate) fn is_set_as(&self, want: &DesiredLink) -> bool {
         let learns = |vxlan: &ObservedVxlan| vxlan.learning;
         let learning = match (&self.kind, &want.kind) {
@@ -282,7 +283,7 @@ impl ObservedLink {
         want.mac.is_none_or(|mac| self.mac == Some(mac))
     }
 
-    /// Whether the tunnel behind it is the one wanted. Another one begins with an empty table.
+    /// Whether the tunnel that moves its packets is the desired one. A new tunnel starts with an empty forwarding table.
     pub(crate) fn has_tunnel_of(&self, want: &DesiredKind) -> bool {
         match (&self.kind, want) {
             (ObservedKind::Tun(have), DesiredKind::Tunnel(want)) => have.as_ref() == Some(want),
@@ -292,7 +293,7 @@ impl ObservedLink {
 }
 
 impl ObservedKind {
-    /// The kernel's name of the kind (`IFLA_INFO_KIND`), empty for hardware.
+    /// The kernel's name for the kind (`IFLA_INFO_KIND`); empty for hardware.
     #[must_use]
     pub fn name(&self) -> &str {
         match self {
@@ -378,6 +379,14 @@ impl fmt::Display for ObservedLink {
         self.kind.fmt(f)?;
         write_common(f, self.mac, self.mtu, self.up)?;
         self.master.map_or(Ok(()), |master| write!(f, " master {master}"))
+    }
+}
+
+fn is_same_parent(want: Option<LinkRef>, have: Option<LinkId>, is: impl Fn(LinkRef, LinkId) -> bool) -> bool {
+    match (want, have) {
+        (Some(want), Some(have)) => is(want, have),
+        (None, None) => true,
+        (Some(_), None) | (None, Some(_)) => false,
     }
 }
 

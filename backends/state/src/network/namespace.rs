@@ -5,30 +5,30 @@ use std::{collections::BTreeMap, fmt};
 /// A network namespace (network_namespaces(7)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Namespace {
-    /// The one this host's processes run in, and the agent with them.
+    /// The host's own, in which the agent runs.
     Host,
-    /// One of a container, by its cookie (`SO_NETNS_COOKIE` of socket(7), Linux 5.14): unlike the number of its inode, the kernel
-    /// never uses one again.
+    /// A container's, by its cookie (`SO_NETNS_COOKIE` of socket(7), Linux 5.14): the kernel never uses a cookie twice, unlike an
+    /// inode number.
     Guest(u64),
 }
 
-/// A value for each namespace that is looked at.
+/// A value for each namespace that is read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PerNamespace<T>(BTreeMap<Namespace, T>);
 
 impl<T> PerNamespace<T> {
-    /// The value of the host's namespace alone.
+    /// A value for the host's namespace alone.
     pub fn host(value: T) -> Self {
         Self([(Namespace::Host, value)].into())
     }
 
-    /// The value of one namespace; `None` if that is not looked at, or is gone.
+    /// The value of one namespace; `None` if it is not read, or no longer exists.
     #[must_use]
     pub fn get(&self, namespace: Namespace) -> Option<&T> {
         self.0.get(&namespace)
     }
 
-    /// The same, to be changed.
+    /// The value of one namespace, to change it; `None` if it is not read, or no longer exists.
     pub fn get_mut(&mut self, namespace: Namespace) -> Option<&mut T> {
         self.0.get_mut(&namespace)
     }
@@ -38,7 +38,7 @@ impl<T> PerNamespace<T> {
         self.0.iter().map(|(namespace, value)| (*namespace, value))
     }
 
-    /// The same, to be changed.
+    /// All namespaces with their values, to change these; the host's first.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = (Namespace, &mut T)> {
         self.0.iter_mut().map(|(namespace, value)| (*namespace, value))
     }
@@ -56,7 +56,7 @@ impl<T> FromIterator<(Namespace, T)> for PerNamespace<T> {
     }
 }
 
-/// Nothing for the host's namespace, which is the usual one; otherwise where it is, to be put behind a sentence.
+/// Text to append to a sentence: empty for the host's namespace, which is the usual one.
 impl fmt::Display for Namespace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -11,60 +11,60 @@ use super::{
 };
 use crate::Operation;
 
-/// One change of a host's network, by who carries it out.
+/// One change of a host's network, by the part of the driver that carries it out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Op {
-    /// The kernel, in that namespace.
+    /// A change of the kernel's state in a namespace.
     Kernel(Namespace, KernelOp),
-    /// We ourselves, who run tunnels in the host's namespace.
+    /// A change of the tunnels that the agent runs, all in the host's namespace.
     Tunnel(TunnelOp),
 }
 
-/// One change of what the kernel holds in a network namespace.
+/// One change of the kernel's state in a network namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KernelOp {
     /// Makes a link and sets it up.
     CreateLink(LinkName, DesiredLink<KernelKind>),
-    /// Sets what can be set in place: MAC, MTU, master, learning, up.
+    /// Changes the settings of a link that can be changed in place: MAC, MTU, master, learning, up.
     ChangeLink(LinkName, DesiredLink<KernelKind>),
-    /// Removes a link and with it all that is on it.
+    /// Removes a link with all entries on it.
     DeleteLink(LinkName),
-    /// Writes a setting of the kernel.
+    /// Writes a setting in `/proc/sys/net`.
     Set(Setting, u32),
     /// Adds an address to a link.
     PutAddress(Address),
-    /// Takes an address from a link.
+    /// Removes an address from a link.
     DeleteAddress(Address),
-    /// Sets the destination of a MAC, in place of any other.
+    /// Sets the destination of a MAC in the FDB, and replaces an existing one.
     PutFdb(FdbKey, IpAddr),
-    /// Removes a MAC.
+    /// Removes a MAC from the FDB.
     DeleteFdb(FdbKey),
-    /// Adds a destination of frames for many hosts, beside those that are there.
+    /// Adds a destination for flooded frames to the existing ones.
     PutFlood(FloodEntry),
-    /// Removes one of these destinations.
+    /// Removes a destination for flooded frames.
     DeleteFlood(FloodEntry),
-    /// Sets the MAC of a neighbour, in place of any other.
+    /// Sets the MAC of a neighbour, and replaces an existing one.
     PutNeighbour(NeighbourKey, MacAddr),
     /// Removes a neighbour.
     DeleteNeighbour(NeighbourKey),
-    /// Adds a route where there is none.
+    /// Adds a route. Fails if one with this key exists.
     AddRoute(RouteKey, NextHop),
-    /// Puts a route in the place of one of ours, without a moment in between.
+    /// Replaces a route of ours in one step, so that there is no moment without a route.
     ReplaceRoute(RouteKey, NextHop),
     /// Removes a route, given as it was read.
     DeleteRoute(RouteKey, ObservedRoute),
 }
 
-/// One change of the tunnels that we run.
+/// One change of the tunnels that the agent runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TunnelOp {
     /// Makes a TUN device, sets it up, and starts to move its packets.
     Create(LinkName, DesiredLink<Tunnel>),
-    /// The same with a device that is there.
+    /// Sets up an existing TUN device, and moves its packets with these settings from then on.
     Change(LinkName, DesiredLink<Tunnel>),
-    /// Ends a tunnel, and removes its device.
+    /// Ends a tunnel and removes its device.
     Delete(LinkName),
-    /// Sets where a tunnel sends packets for a prefix, in place of any other.
+    /// Sets the host to which a tunnel sends packets for a prefix, and replaces an existing one.
     PutForward(ForwardKey, Forward),
     /// Removes a prefix from a tunnel.
     DeleteForward(ForwardKey),
@@ -170,7 +170,7 @@ impl Op {
         }
     }
 
-    /// Removes a link that was found, by whoever makes its kind.
+    /// The operation that removes a link of that kind.
     pub(crate) const fn delete_link(place: LinkPlace, found: &ObservedLink) -> Self {
         match (&found.kind, place.namespace) {
             (ObservedKind::Tun(_), Namespace::Host) => Self::Tunnel(TunnelOp::Delete(place.name)),
@@ -227,8 +227,8 @@ impl DesiredLink {
 }
 
 impl PerNamespace<ObservedNet> {
-    /// Brings the state forward by `op`, with what the kernel does by itself: entries go with their link, links with the one they are
-    /// bound to, and neighbours with a changed MAC (`neigh_changeaddr` of net/core/neighbour.c).
+    /// Updates the state by `op` and the changes that the kernel makes along with it: it removes the entries of a removed link, the links
+    /// that are bound to it, and the neighbours of a link whose MAC changes (`neigh_changeaddr` of net/core/neighbour.c).
     pub fn apply(&mut self, op: &Op) {
         match op {
             Op::Kernel(namespace, op) => self.apply_kernel(*namespace, op),
@@ -311,7 +311,7 @@ impl PerNamespace<ObservedNet> {
         }
     }
 
-    /// The other end of a pair, which is made with it and is down.
+    /// Adds the other end of a veth pair, which the kernel makes along with the first and leaves down.
     fn create_peer(&mut self, place: LinkPlace, of: LinkPlace, mtu: Mtu) {
         let made = ObservedLink::made(ObservedKind::Veth(Veth { peer: self.id(of) }), None, mtu);
         let Some(net) = self.get_mut(place.namespace) else { return };
@@ -323,12 +323,9 @@ impl PerNamespace<ObservedNet> {
         }
     }
 
-    /// What a link that is made so is found to be.
+    /// The kind as which a link is read once it is made.
     fn found_as(&self, kind: &KernelKind) -> ObservedKind {
-        let found = |link: LinkRef| match link {
-            LinkRef::Found(id) => Some(id),
-            LinkRef::Desired(place) => self.id(place),
-        };
+        let found = |link| self.resolve(link);
         match kind {
             KernelKind::Vxlan(vxlan) => ObservedKind::Vxlan(ObservedVxlan {
                 parent: vxlan.parent.and_then(found),
@@ -350,6 +347,13 @@ impl PerNamespace<ObservedNet> {
         }
     }
 
+    fn resolve(&self, link: LinkRef) -> Option<LinkId> {
+        match link {
+            LinkRef::Found(id) => Some(id),
+            LinkRef::Desired(place) => self.id(place),
+        }
+    }
+
     fn delete_link(&mut self, place: LinkPlace) {
         let mut going = self.bound_to(place);
         going.push(place);
@@ -363,7 +367,7 @@ impl PerNamespace<ObservedNet> {
         }
     }
 
-    /// The links that the kernel takes away with this one: on it, on those again, and the other end of a pair.
+    /// The links that the kernel removes together with this one: those on top of it, those on top of these, and veth peers.
     pub(crate) fn bound_to(&self, place: LinkPlace) -> Vec<LinkPlace> {
         let mut bound: Vec<LinkPlace> = Vec::new();
         let mut ids: Vec<LinkId> = self.id(place).into_iter().collect();
@@ -381,7 +385,7 @@ impl PerNamespace<ObservedNet> {
         bound
     }
 
-    /// The link at a place.
+    /// The identity of the link at a place; `None` if there is none.
     #[must_use]
     pub fn id(&self, LinkPlace { namespace, name }: LinkPlace) -> Option<LinkId> {
         let link = self.get(namespace)?.links.get(&name)?;
@@ -392,7 +396,7 @@ impl PerNamespace<ObservedNet> {
 impl ObservedNet {
     fn apply(&mut self, op: &KernelOp) {
         match op {
-            // These reach beyond one namespace.
+            // These can change other namespaces, so `PerNamespace::apply` does them.
             KernelOp::CreateLink(..) | KernelOp::ChangeLink(..) | KernelOp::DeleteLink(_) => {}
             KernelOp::Set(setting, value) => {
                 if let Setting::Forwarding(family) = setting {
@@ -433,7 +437,7 @@ impl ObservedNet {
         }
     }
 
-    /// Adds a link with a number that none has. The kernel counts from 1, and chooses another.
+    /// Adds a link with an index that no other link has. The kernel's own choice is not known here; it counts from 1.
     fn insert_link(&mut self, name: LinkName, link: ObservedLink) {
         const BEYOND_THE_KERNELS: u32 = 1 << 30;
         let highest = self.links.values().map(|link| link.index).max().unwrap_or_default();
@@ -450,7 +454,8 @@ impl ObservedNet {
         there.master = master.or(there.master);
     }
 
-    /// Forwarding as a whole takes that of all links along (`inet_forward_change` of net/ipv4/devinet.c, and its like).
+    /// Sets the forwarding of all links, as the kernel does when the host's changes (`inet_forward_change` of net/ipv4/devinet.c,
+    /// `addrconf_forward_change` of net/ipv6/addrconf.c).
     fn set_forwarding_of_links(&mut self, family: Family, value: u32) {
         for (setting, there) in &mut self.settings {
             match setting {
@@ -465,7 +470,7 @@ impl ObservedNet {
 }
 
 impl ObservedLink {
-    /// One that was just made, without a number yet.
+    /// A link that was just made. Its index is not known yet.
     const fn made(kind: ObservedKind, mac: Option<MacAddr>, mtu: Mtu) -> Self {
         Self { kind, mac, mtu, up: true, master: None, is_marked: false, owner: Owner::Ours, index: 0 }
     }

@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{DesiredLink, DesiredNet, LinkPlace, PerNamespace};
 
-/// Desired links in the order in which they are made, and those that need each other in a circle.
+/// The order in which desired links are made.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Ordered {
     pub(crate) links: Vec<LinkPlace>,
-    /// Each of these needs another of them, or one that does: none can be made.
+    /// The links that cannot be made, since they need each other in a circle or need a link of such a circle.
     pub(crate) circular: BTreeSet<LinkPlace>,
 }
 
@@ -18,7 +18,7 @@ pub(crate) fn needs(place: LinkPlace, link: &DesiredLink) -> impl Iterator<Item 
     link.kind.needs(place).into_iter().chain(master)
 }
 
-/// Orders links as Kahn's algorithm does; among those that could be next, by namespace and name.
+/// Orders links with Kahn's algorithm. Links that could come next in any order are taken by namespace and name.
 pub(crate) fn by_need(want: &PerNamespace<DesiredNet>) -> Ordered {
     let all: BTreeMap<LinkPlace, &DesiredLink> = want
         .iter()
@@ -31,7 +31,7 @@ pub(crate) fn by_need(want: &PerNamespace<DesiredNet>) -> Ordered {
     let mut ready = BTreeSet::new();
     for (place, link) in &all {
         let mut count = 0;
-        // One that is not desired does not come later, either.
+        // A needed link that is not desired is not waited for: it exists already or never will.
         for need in needs(*place, link).filter(|need| all.contains_key(need)) {
             needed_by.entry(need).or_default().push(*place);
             count += 1;
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn links_that_need_each_other_in_a_circle_are_told_apart_from_all_others() {
+    fn links_that_need_each_other_in_a_circle_are_listed_apart() {
         let mut host = DesiredNet::default();
         for (link, parent) in [("a", "b"), ("b", "a"), ("c", "a"), ("d", "d"), ("e", "f"), ("f", "unknown")] {
             host.links.insert(name(link), vlan(LinkPlace::in_host(name(parent))));

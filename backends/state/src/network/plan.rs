@@ -1,7 +1,7 @@
-//! The difference between what there is and what should be, as changes in an order that never leaves a gap.
+//! The changes from the observed to the desired state, in an order in which no peer is ever unreachable in between.
 //!
-//! Puts come first: links, settings, addresses, FDB, neighbours, forwarding, routes, so that nothing ever points to what is not there yet.
-//! Deletions follow in reverse (docs/adr/0003-order-of-operations.md).
+//! Additions come first: links, settings, addresses, FDB, neighbours, forwarding, routes, so that no entry refers to one that does not
+//! exist yet. Deletions follow in reverse order (docs/adr/0003-order-of-operations.md).
 
 mod keys;
 mod links;
@@ -16,7 +16,7 @@ use wire_net::LinkName;
 pub use self::keys::Key;
 use self::{
     keys::{All, Selection, Touched, touched},
-    links::{Fates, LinkOp, LinkPlan},
+    links::{LinkEffects, LinkOp, LinkPlan},
 };
 use super::detour;
 use crate::{
@@ -24,16 +24,16 @@ use crate::{
     ObservedNet, ObservedRoute, Op, Order, Owner, PerNamespace, Plan, Resource, RouteKey, Scope, TunnelOp,
 };
 
-/// The network of a host, as far as it concerns us: links, settings, addresses, FDB, neighbours, forwarding, routes.
+/// The resource of a host's network: links, settings, addresses, FDB, neighbours, forwarding, routes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Network {}
 
-/// What is not ours, and in the way.
+/// Problems with foreign entries.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Findings {
-    /// What stands where we want something else.
+    /// Foreign entries that prevent ours.
     pub conflicts: Vec<Conflict>,
-    /// What takes packets for peers, and stands in the way of nothing we write.
+    /// Foreign routes that take packets for peers. They do not prevent entries of ours.
     pub detours: Detours,
 }
 
@@ -52,7 +52,7 @@ impl Resource for Network {
         observed.apply(op);
     }
 
-    /// A link that goes for good comes last.
+    /// Changes of links are made ahead of all others. Only a link that is removed and not made anew keeps its place, which is last.
     fn order(op: &Op, desired: &Self::Desired) -> Order {
         if !op.is_link() {
             return Order::Plain;
@@ -64,14 +64,14 @@ impl Resource for Network {
     }
 }
 
-/// The operations that turn `have` into `want`. Foreign entries of `have` are never touched.
+/// The operations that turn `have` into `want`. Foreign entries of `have` are never changed.
 #[must_use]
 pub fn plan(have: &PerNamespace<ObservedNet>, want: &PerNamespace<DesiredNet>) -> Plan<Network> {
     planned(have, want, |_| All)
 }
 
-/// The part of [`plan`] that concerns `keys` and what they touch. All links are compared, and of all other entries those alone. It
-/// looks for no detours: whether a route takes packets for a peer, only all routes together tell.
+/// The part of [`plan`] for `keys` and the entries that depend on them. All links are compared, but only these other entries. It
+/// reports no detours: to find them, all routes must be compared.
 #[must_use]
 pub fn plan_of(
     have: &PerNamespace<ObservedNet>,
@@ -89,14 +89,14 @@ fn planned<S: Selection>(
     want: &PerNamespace<DesiredNet>,
     selection: impl Fn(Namespace) -> S,
 ) -> Plan<Network> {
-    let LinkPlan { ops, removals, mut conflicts, fates } = links::plan(have, want);
+    let LinkPlan { ops, removals, mut conflicts, effects } = links::plan(have, want);
     let selected = |op: &LinkOp| selection(op.place.namespace).has_link(op.place.name);
     let mut all: Vec<Op> = ops.into_iter().filter(selected).map(|op| op.op).collect();
-    let (nothing, no_fates) = (DesiredNet::default(), Fates::default());
+    let (nothing, no_effects) = (DesiredNet::default(), LinkEffects::default());
     let (mut deletions, mut detours) = (Vec::new(), Detours::default());
     for (namespace, have) in have.iter() {
         let want = want.get(namespace).unwrap_or(&nothing);
-        let links = fates.get(&namespace).unwrap_or(&no_fates);
+        let links = effects.get(&namespace).unwrap_or(&no_effects);
         conflicts.extend(settings::conflicts(namespace, have, want));
         let selection = selection(namespace);
         let mut builder = Builder { namespace, have, want, links, puts: Vec::new(), deletions: Vec::new(), conflicts };
@@ -114,19 +114,19 @@ fn planned<S: Selection>(
     Plan { ops: all, findings: Findings { conflicts, detours } }
 }
 
-/// The changes of one namespace's entries.
+/// Collects the changes of one namespace's entries.
 struct Builder<'a> {
     namespace: Namespace,
     have: &'a ObservedNet,
     want: &'a DesiredNet,
-    links: &'a Fates,
+    links: &'a LinkEffects,
     puts: Vec<Op>,
-    /// In reverse: what was put first goes last.
+    /// In the reverse order of the tables: the entries of the first table are deleted last.
     deletions: Vec<Op>,
     conflicts: Vec<Conflict>,
 }
 
-/// The index of a table whose entries are on links.
+/// The key of a table whose entries are on links.
 trait OnLink {
     fn link(&self) -> LinkName;
 }
@@ -141,53 +141,53 @@ impl Builder<'_> {
         let addresses = changes(
             links,
             &links.absent,
-            (
-                selection.members(&have.addresses, |all| &all.addresses),
-                selection.members(&want.addresses, |all| &all.addresses),
-            ),
+            Table {
+                have: selection.members(&have.addresses, |all| &all.addresses),
+                want: selection.members(&want.addresses, |all| &all.addresses),
+            },
             |key, ()| kernel(KernelOp::PutAddress(*key)),
             |key| kernel(KernelOp::DeleteAddress(*key)),
         );
         let fdb = changes(
             links,
             &links.absent,
-            (selection.rows(&have.fdb, |all| &all.fdb), selection.rows(&want.fdb, |all| &all.fdb)),
+            Table { have: selection.rows(&have.fdb, |all| &all.fdb), want: selection.rows(&want.fdb, |all| &all.fdb) },
             |key, to| kernel(KernelOp::PutFdb(*key, *to)),
             |key| kernel(KernelOp::DeleteFdb(*key)),
         );
         let flooding = changes(
             links,
             &links.absent,
-            (
-                selection.members(&have.flooding, |all| &all.flooding),
-                selection.members(&want.flooding, |all| &all.flooding),
-            ),
+            Table {
+                have: selection.members(&have.flooding, |all| &all.flooding),
+                want: selection.members(&want.flooding, |all| &all.flooding),
+            },
             |entry, ()| kernel(KernelOp::PutFlood(*entry)),
             |entry| kernel(KernelOp::DeleteFlood(*entry)),
         );
         let neighbours = changes(
             links,
             &links.flushed,
-            (
-                selection.rows(&have.neighbours, |all| &all.neighbours),
-                selection.rows(&want.neighbours, |all| &all.neighbours),
-            ),
+            Table {
+                have: selection.rows(&have.neighbours, |all| &all.neighbours),
+                want: selection.rows(&want.neighbours, |all| &all.neighbours),
+            },
             |key, mac| kernel(KernelOp::PutNeighbour(*key, *mac)),
             |key| kernel(KernelOp::DeleteNeighbour(*key)),
         );
         let forwarding = changes(
             links,
             &links.flushed,
-            (
-                selection.rows(&have.forwarding, |all| &all.forwarding),
-                selection.rows(&want.forwarding, |all| &all.forwarding),
-            ),
+            Table {
+                have: selection.rows(&have.forwarding, |all| &all.forwarding),
+                want: selection.rows(&want.forwarding, |all| &all.forwarding),
+            },
             |key, forward| Op::Tunnel(TunnelOp::PutForward(*key, *forward)),
             |key| Op::Tunnel(TunnelOp::DeleteForward(*key)),
         );
-        let settings = Changes { puts: settings, deletions: Vec::new() };
+        let settings = TableChanges { puts: settings, deletions: Vec::new() };
         let tables = [settings, addresses, fdb, flooding, neighbours, forwarding];
-        for Changes { mut puts, deletions } in tables {
+        for TableChanges { mut puts, deletions } in tables {
             self.puts.append(&mut puts);
             self.deletions.splice(0..0, deletions);
         }
@@ -222,25 +222,25 @@ impl Builder<'_> {
         detours.end()
     }
 
-    /// A route that was found, unless it goes with its link before.
+    /// The observed route, unless the kernel removes it earlier together with its link.
     fn route_left<'r>(&self, route: Option<&'r ObservedRoute>) -> Option<&'r ObservedRoute> {
         route.filter(|route| !route.via.link().is_some_and(|link| self.links.absent.contains(&link)))
     }
 
-    /// A route that is desired, unless its link is not made.
+    /// The desired route, unless its link is blocked.
     fn route_to_be<'r>(&self, hop: Option<&'r NextHop>) -> Option<&'r NextHop> {
         hop.filter(|hop| !hop.link().is_some_and(|link| self.links.blocked.contains(&link)))
     }
 
-    /// Whether a route needs no deletion of its own, or is left alone with a link that others have taken.
+    /// Whether a route must not be deleted here: the kernel removes it together with its link, or a foreign link has the name of its link.
     fn goes_with_its_link(&self, route: &ObservedRoute) -> bool {
-        let Fates { leaving, blocked, .. } = self.links;
+        let LinkEffects { leaving, blocked, .. } = self.links;
         route.via.link().is_some_and(|link| leaving.contains(&link) || blocked.contains(&link))
     }
 
-    /// Notes a foreign route that wins over the one we want by a lower metric.
+    /// Reports a foreign route that takes precedence over the desired one by a lower metric.
     fn note_better(&mut self, key: &RouteKey, want: &NextHop) {
-        // A blackhole of ours is there to lose.
+        // A blackhole of ours has the highest metric on purpose: any other route may take precedence.
         if want.link().is_none() {
             return;
         }
@@ -264,22 +264,28 @@ impl Builder<'_> {
     }
 }
 
+/// The selected rows of one table, as observed and as desired.
+struct Table<H, W> {
+    have: H,
+    want: W,
+}
+
 /// The changes of one table.
-struct Changes {
+struct TableChanges {
     puts: Vec<Op>,
     deletions: Vec<Op>,
 }
 
-/// Compares one table, `have` and `want`. The entries on links in `gone` are not there any more.
+/// Compares one table. The entries on links in `gone` no longer exist.
 fn changes<'a, K: OnLink + Ord + 'a, V: PartialEq + 'a>(
-    links: &Fates,
+    links: &LinkEffects,
     gone: &BTreeSet<LinkName>,
-    (have, want): (impl Iterator<Item = (&'a K, &'a V)>, impl Iterator<Item = (&'a K, &'a V)>),
+    table: Table<impl Iterator<Item = (&'a K, &'a V)>, impl Iterator<Item = (&'a K, &'a V)>>,
     put: impl Fn(&K, &V) -> Op,
     delete: impl Fn(&K) -> Op,
-) -> Changes {
-    let mut changes = Changes { puts: Vec::new(), deletions: Vec::new() };
-    for (key, have, want) in merge(have, want) {
+) -> TableChanges {
+    let mut changes = TableChanges { puts: Vec::new(), deletions: Vec::new() };
+    for (key, have, want) in merge(table.have, table.want) {
         let link = key.link();
         let have = have.filter(|_| !gone.contains(&link));
         if links.blocked.contains(&link) || have == want {
@@ -294,7 +300,7 @@ fn changes<'a, K: OnLink + Ord + 'a, V: PartialEq + 'a>(
     changes
 }
 
-/// Two tables in one pass, in order of key.
+/// Goes through two tables together in the order of their keys.
 fn merge<'a, K: Ord + 'a, A: 'a, B: 'a>(
     have: impl Iterator<Item = (&'a K, &'a A)>,
     want: impl Iterator<Item = (&'a K, &'a B)>,

@@ -1,4 +1,4 @@
-//! Routes, and by what they are found.
+//! Routes and their keys.
 
 use std::{fmt, net::IpAddr};
 
@@ -6,56 +6,56 @@ use wire_net::{Family, LinkName, Prefix};
 
 use super::Owner;
 
-/// The routing protocol number of our routes, by which they are known after a restart
+/// The routing protocol number of our routes. It identifies them after a restart
 /// (linux/rtnetlink.h leaves numbers above `RTPROT_STATIC` to their users).
 pub const PROTOCOL: u8 = 91;
 
-/// The index of a routing table.
+/// The key of a route. The kernel holds one route with each key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RouteKey {
     /// The table's number; 254 is main.
     pub table: u32,
-    /// What it leads to.
+    /// The destination prefix.
     pub destination: Prefix,
     /// The metric (`RTA_PRIORITY`); the lowest wins.
     pub metric: u32,
 }
 
-/// Where a route of ours leads.
+/// The next hop of a route of ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NextHop {
     /// Through a gateway.
     Gateway {
         /// The gateway's address.
         gateway: IpAddr,
-        /// The link it is on.
+        /// The link on which the gateway is.
         link: LinkName,
-        /// Whether the gateway is taken to be on the link though no route says so.
+        /// Whether the kernel accepts the gateway though no route leads to it (`RTNH_F_ONLINK`).
         onlink: bool,
     },
-    /// Straight on to a link.
+    /// Directly on a link, without a gateway.
     Link(LinkName),
-    /// Nowhere: packets are dropped.
+    /// None: packets are dropped.
     Blackhole,
 }
 
-/// A route as it was found.
+/// A route as it was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ObservedRoute {
-    /// Where it leads.
+    /// Its next hop.
     pub via: Via,
-    /// Who made it, by the number of /etc/iproute2/rt_protos.
+    /// The routing protocol that made it, a number of /etc/iproute2/rt_protos.
     pub protocol: u8,
-    /// Whose it is.
+    /// Whether it is ours.
     pub owner: Owner,
 }
 
-/// Where a route that was found leads.
+/// The next hop of a route that was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Via {
-    /// Where one of ours may lead too.
+    /// One that a route of ours may have.
     NextHop(NextHop),
-    /// Anything else, described.
+    /// Any other, as text for people.
     Other(String),
 }
 
@@ -63,8 +63,7 @@ impl RouteKey {
     /// The number of the main table (`RT_TABLE_MAIN`).
     pub const MAIN: u32 = 254;
 
-    /// The key of a route in the main table with the metric the kernel gives one that names none:
-    /// 0 for IPv4, 1024 (`IP6_RT_PRIO_USER`) for IPv6.
+    /// The key of a route in the main table with the kernel's default metric: 0 for IPv4, 1024 (`IP6_RT_PRIO_USER`) for IPv6.
     #[must_use]
     pub fn main(destination: Prefix) -> Self {
         let metric = match destination.family() {
@@ -76,7 +75,7 @@ impl RouteKey {
 }
 
 impl NextHop {
-    /// Whether packets take the same way: `onlink` is a word for the kernel's check alone.
+    /// Whether packets take the same path. `onlink` only matters to the kernel's check when the route is added.
     #[must_use]
     pub fn leads_as(&self, other: &Self) -> bool {
         match (self, other) {
@@ -89,7 +88,7 @@ impl NextHop {
         }
     }
 
-    /// The link it leads through, where it is one.
+    /// The link that packets leave by; `None` for a blackhole.
     #[must_use]
     pub const fn link(&self) -> Option<LinkName> {
         match self {
@@ -100,7 +99,7 @@ impl NextHop {
 }
 
 impl Via {
-    /// Whether packets take the way of that next hop.
+    /// Whether packets take the same path as with that next hop.
     #[must_use]
     pub fn leads_as(&self, other: &NextHop) -> bool {
         self.next_hop().is_some_and(|hop| hop.leads_as(other))
@@ -115,7 +114,7 @@ impl Via {
         }
     }
 
-    /// The link it leads through, where it is one.
+    /// The link that packets leave by, if it is known and there is one.
     #[must_use]
     pub fn link(&self) -> Option<LinkName> {
         self.next_hop().and_then(NextHop::link)
@@ -123,7 +122,7 @@ impl Via {
 }
 
 impl ObservedRoute {
-    /// A route of ours.
+    /// A route of ours with that next hop.
     #[must_use]
     pub const fn ours(hop: NextHop) -> Self {
         Self { via: Via::NextHop(hop), protocol: PROTOCOL, owner: Owner::Ours }

@@ -1,4 +1,4 @@
-//! What of the kernel's network is looked at, and whose a device with one of our names is.
+//! The part of a namespace's network state that is read, and the rules for which devices are ours.
 
 use std::collections::BTreeSet;
 
@@ -6,51 +6,52 @@ use wire_net::{LinkName, MacAddr, Prefix};
 
 use crate::{LinkId, Namespace, ObservedKind, ObservedLink, ObservedVxlan, Owner};
 
-/// The alias of links that we make (`IFLA_IFALIAS`), but of those that flannel has too: by it they are known after a restart.
+/// The alias of links that the agent makes (`IFLA_IFALIAS`). It identifies them after a restart. VXLAN devices have none, since flannel's
+/// have none.
 pub const ALIAS: &str = "wire-agent";
 
-/// What of the kernel's state is read: our devices with all that is on them, and routes into the overlay.
+/// The part of a namespace's network state that is read: our devices with all entries on them, and routes into the overlay.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Scope {
     /// Our devices' names.
     pub devices: BTreeSet<LinkName>,
-    /// By what a device of such a name is ours.
+    /// The signs by which a VXLAN device of such a name is ours.
     pub marks: Marks,
     /// The underlay's link.
     pub parent: Option<LinkId>,
-    /// The overlay's networks: routes that overlap them are looked at.
+    /// The overlay's networks: routes to prefixes in them are read.
     pub networks: Vec<Prefix>,
 }
 
 impl Scope {
-    /// Whether a link of the host's namespace with that number is the underlay's.
+    /// Whether the link with that index in the host's namespace is the underlay's.
     #[must_use]
     pub fn is_parent(&self, index: u32) -> bool {
         self.parent.is_some_and(|parent| (parent.namespace, parent.index) == (Namespace::Host, index))
     }
 }
 
-/// By what a VXLAN device with one of our names is known as ours: one of these MACs, or flannel's form, which is ours too. So one
-/// whose MAC was changed by hand is ours still, and so is one that a former config or underlay has made otherwise.
+/// The signs by which a VXLAN device with one of our names is ours: one of these MACs, or settings as flannel makes them. With two signs,
+/// a device stays ours if its MAC was changed by hand, and if it was made with other settings by an earlier config or underlay.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Marks {
-    /// The MACs that our devices have, or had, as our lease and our state say.
+    /// The MACs that our devices have or had, from our lease and the state file.
     pub macs: BTreeSet<MacAddr>,
-    /// The UDP port of flannel's form; `None` lets any do.
+    /// The UDP port of a device as flannel makes it; `None` accepts any port.
     pub port: Option<u16>,
-    /// Whether flannel's form is to learn, as the network config may ask.
+    /// Whether a device as flannel makes it may learn, which the network config can enable.
     pub learning: bool,
 }
 
 impl Scope {
-    /// Whose a device is.
+    /// Whether a device is ours.
     #[must_use]
     pub fn owner(&self, name: LinkName, link: &ObservedLink) -> Owner {
         let ours = match &link.kind {
             ObservedKind::Vxlan(vxlan) => {
                 link.mac.is_some_and(|mac| self.marks.macs.contains(&mac)) || self.is_in_flannels_form(name, vxlan)
             }
-            // Read as such where it is made as ours are.
+            // A TUN device is read as this kind only if its settings are those of ours.
             ObservedKind::Tun(_) => true,
             ObservedKind::Bridge
             | ObservedKind::Veth(_)
@@ -62,7 +63,7 @@ impl Scope {
         if ours && self.devices.contains(&name) { Owner::Ours } else { Owner::Foreign }
     }
 
-    /// The VNI of its name, through the underlay, to hosts that it is told of.
+    /// Whether a device is as flannel makes it: it has the VNI of its name, sends through the underlay, and has no default destination.
     fn is_in_flannels_form(&self, name: LinkName, vxlan: &ObservedVxlan) -> bool {
         let Marks { port, learning, .. } = &self.marks;
         let number = name.as_str().rsplit_once('.').and_then(|(_, number)| number.parse().ok());
@@ -123,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn a_device_of_another_form_is_ours_by_a_mac_of_ours_alone() {
+    fn a_device_of_another_form_is_ours_only_by_a_mac_of_ours() {
         let others = [
             ObservedVxlan { vni: vni(7), ..flannels() },
             ObservedVxlan { port: 4789, ..flannels() },
@@ -143,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn bridges_and_others_tuns_are_never_ours_and_our_tuns_always() {
+    fn foreign_bridges_and_tuns_are_never_ours_and_our_tuns_always_are() {
         assert_eq!(owner("flannel.1", OURS, ObservedKind::Bridge), Owner::Foreign);
         for kind in ["dummy", "tun", "veth"] {
             assert_eq!(owner("flannel.1", OURS, ObservedKind::Other(kind.to_owned())), Owner::Foreign, "{kind}");
@@ -155,6 +156,7 @@ mod tests {
     fn a_bridge_is_ours_by_its_alias_and_its_name() {
         let marked = ObservedLink { is_marked: true, ..found(OTHER, ObservedKind::Bridge) };
         let named = |name: &str| scope().owner(name.parse().unwrap(), &marked);
-        assert_eq!((named("flannel.1"), named("br0")), (Owner::Ours, Owner::Foreign));
+        assert_eq!(named("flannel.1"), Owner::Ours);
+        assert_eq!(named("br0"), Owner::Foreign);
     }
 }

@@ -1,26 +1,26 @@
-//! Settings of the kernel in `/proc/sys/net` that traffic of the overlay needs (ip-sysctl.rst of the kernel's documentation).
+//! Settings in `/proc/sys/net` that traffic of the overlay needs (ip-sysctl.rst of the kernel's documentation).
 
 use std::{fmt, path::PathBuf};
 
 use wire_net::{Family, LinkName};
 
-/// One setting. In their order they can be written: a link that takes routes from routers loses them where the host begins to
-/// forward before.
+/// One setting. Settings are written in the order of the variants: `accept_ra` comes before forwarding, since a link with `accept_ra` 1
+/// loses the routes from router advertisements when the host starts to forward.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Setting {
-    /// `accept_ra`: with 1, a link takes routes and addresses from routers while it does not forward; with 2, always.
+    /// `accept_ra`: with 1, a link accepts routes and addresses from router advertisements while it does not forward; with 2, always.
     RouterAdvertisements(LinkName),
     /// `disable_ipv6`: with 1, a link has no IPv6 addresses.
     DisableIpv6(LinkName),
-    /// Whether this host forwards packets of that family at all.
+    /// `forwarding` of the host: whether it forwards packets of that family at all.
     Forwarding(Family),
-    /// Whether packets of that family are forwarded that come in by this link. Of IPv6 it only says whether the host is a router
-    /// there: what is forwarded goes by [`Setting::Forwarding`].
+    /// `forwarding` of a link. For IPv4: whether packets that arrive on this link are forwarded. For IPv6: only whether the host acts as
+    /// a router there; [`Setting::Forwarding`] alone decides whether packets are forwarded.
     LinkForwarding(Family, LinkName),
 }
 
 impl Setting {
-    /// The link it is a setting of.
+    /// The link that the setting is of; `None` for the host's.
     #[must_use]
     pub const fn link(&self) -> Option<LinkName> {
         match self {
@@ -29,7 +29,7 @@ impl Setting {
         }
     }
 
-    /// Its file.
+    /// The path of its file.
     #[must_use]
     pub fn path(&self) -> PathBuf {
         PathBuf::from("/proc/sys").join(self.parts().join("/"))
@@ -39,7 +39,7 @@ impl Setting {
         let (folder, link, name) = match self {
             Self::RouterAdvertisements(link) => ("ipv6", link.to_string(), "accept_ra"),
             Self::DisableIpv6(link) => ("ipv6", link.to_string(), "disable_ipv6"),
-            // The same as conf/all/forwarding, under the name that people know.
+            // The same setting as conf/all/forwarding, by its better known name.
             Self::Forwarding(Family::V4) => return vec!["net".to_owned(), "ipv4".to_owned(), "ip_forward".to_owned()],
             Self::Forwarding(Family::V6) => ("ipv6", "all".to_owned(), "forwarding"),
             Self::LinkForwarding(Family::V4, link) => ("ipv4", link.to_string(), "forwarding"),
@@ -49,7 +49,7 @@ impl Setting {
     }
 }
 
-/// As sysctl(8) has it, where a dot in a link's name is a slash.
+/// The name of the setting for sysctl(8), in which a slash stands for a dot in a link's name.
 impl fmt::Display for Setting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let parts: Vec<String> = self.parts().iter().map(|part| part.replace('.', "/")).collect();
@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_setting_is_called_as_sysctl_has_it_and_lies_where_the_kernel_has_it() {
+    fn a_setting_has_its_name_of_sysctl_and_its_path_in_proc() {
         let flannel = "flannel-v6.1".parse().unwrap();
         let cases = [
             (Setting::Forwarding(Family::V4), "net.ipv4.ip_forward", "/proc/sys/net/ipv4/ip_forward"),
@@ -79,7 +79,8 @@ mod tests {
             ),
         ];
         for (setting, name, path) in cases {
-            assert_eq!((setting.to_string().as_str(), setting.path().to_str().unwrap()), (name, path));
+            assert_eq!(setting.to_string().as_str(), name);
+            assert_eq!(setting.path().to_str().unwrap(), path);
         }
     }
 }

@@ -10,45 +10,44 @@ use wire_net::{LinkName, MacAddr, Prefix};
 
 use super::{DesiredLink, NextHop, ObservedLink, ObservedRoute, RouteKey, Setting};
 
-/// What one network namespace holds: `L` is a link, `R` a route.
+/// The network state of one namespace. `L` is the type of a link, `R` that of a route.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NetState<L, R> {
-    /// Network links.
+    /// Links by their names.
     pub links: BTreeMap<LinkName, L>,
-    /// Addresses of our devices. Link-local ones are the kernel's own and never here.
+    /// Addresses of our devices, without link-local ones, which the kernel makes itself.
     pub addresses: BTreeSet<Address>,
-    /// The forwarding database of our VXLAN devices: behind which host a MAC lives. Permanent entries only.
+    /// The FDB of our VXLAN devices: the host behind which a MAC is. Permanent entries only.
     pub fdb: BTreeMap<FdbKey, IpAddr>,
-    /// The hosts to which our VXLAN devices send copies of frames for many: the entries of the FDB that may have several
-    /// destinations.
+    /// The hosts to which our VXLAN devices flood frames: the FDB entries that may have several destinations.
     pub flooding: BTreeSet<FloodEntry>,
-    /// Permanent neighbours on our devices: which MAC an address has.
+    /// The permanent neighbours on our devices: the MAC of an address.
     pub neighbours: BTreeMap<NeighbourKey, MacAddr>,
-    /// Where our tunnels send what comes to them, one table for each.
+    /// The forwarding tables of the tunnels that the agent runs: the host to which packets for a prefix are sent.
     pub forwarding: BTreeMap<ForwardKey, Forward>,
-    /// Routes.
+    /// Routes by their keys.
     pub routes: BTreeMap<RouteKey, R>,
-    /// The kernel's settings. Read: those of the host and of our devices; whether links that containers are on forward; and of
-    /// links that take routes from routers `accept_ra`, where forwarding would end that.
+    /// Settings in `/proc/sys/net`. These are read: those of the host and of our devices; `forwarding` of links with containers on
+    /// them; and `accept_ra` of links that would lose routes from router advertisements when the host forwards.
     pub settings: BTreeMap<Setting, u32>,
 }
 
-/// What was read of a namespace.
+/// The state of a namespace as it was read.
 pub type ObservedNet = NetState<ObservedLink, ObservedRoute>;
 
-/// What should be in a namespace.
+/// The desired state of a namespace.
 pub type DesiredNet = NetState<DesiredLink, NextHop>;
 
-/// Whose an entry is.
+/// Whether an entry is ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Owner {
-    /// To be changed or removed as we like.
+    /// Ours: the agent may change and remove it.
     Ours,
-    /// Never to be changed or removed.
+    /// Of the host or another program: the agent never changes or removes it.
     Foreign,
 }
 
-/// The index of the forwarding table: the longest prefix wins.
+/// The key of the forwarding table of a tunnel that the agent runs. The longest prefix wins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ForwardKey {
     /// The TUN device.
@@ -57,12 +56,12 @@ pub struct ForwardKey {
     pub destination: Prefix,
 }
 
-/// Where packets for a prefix go.
+/// The host to which packets for a prefix are sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Forward {
-    /// The host.
+    /// The destination address of outer packets.
     pub to: IpAddr,
-    /// Its inner Ethernet address, where the framing has one.
+    /// The inner Ethernet address of that host, if the framing has Ethernet headers.
     pub mac: Option<MacAddr>,
 }
 
@@ -77,28 +76,28 @@ pub struct Address {
     pub len: u8,
 }
 
-/// The index of the forwarding database.
+/// The key of the forwarding database (FDB).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct FdbKey {
     /// The VXLAN device.
     pub link: LinkName,
-    /// The inner destination, of one host.
+    /// The inner destination MAC, a unicast address.
     pub mac: MacAddr,
 }
 
-/// A destination of frames for many hosts. The kernel takes several for one MAC only if that is zero, which stands for all frames
-/// without an entry of their own, or a group's (`vxlan_fdb_update_create` of drivers/net/vxlan).
+/// A destination to which frames are flooded. The kernel takes several for one MAC only if it is zero, which stands for all frames
+/// without an FDB entry of their own, or multicast (`vxlan_fdb_update_create` of drivers/net/vxlan).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct FloodEntry {
     /// The VXLAN device.
     pub link: LinkName,
-    /// The inner destination: zero, or a group's.
+    /// The inner destination MAC: zero or multicast.
     pub mac: MacAddr,
-    /// The host that gets a copy; unspecified where the kernel has an entry without one.
+    /// The host that gets a copy; unspecified if the kernel's entry has no destination.
     pub to: IpAddr,
 }
 
-/// The index of the neighbour table.
+/// The key of the neighbour table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct NeighbourKey {
     /// The link.
@@ -123,14 +122,14 @@ impl<L, R> Default for NetState<L, R> {
 }
 
 impl ObservedNet {
-    /// Drops all entries of one link, as the kernel does when it goes.
+    /// Removes a link with all entries on it, as the kernel does.
     pub fn forget_link(&mut self, link: LinkName) {
         self.links.remove(&link);
         self.settings.retain(|setting, _| setting.link() != Some(link));
         self.flush_link(link);
     }
 
-    /// Drops all entries of one link but not the link.
+    /// Removes all entries on a link, but not the link or its settings.
     fn flush_link(&mut self, link: LinkName) {
         self.addresses.retain(|address| address.link != link);
         self.fdb.retain(|key, _| key.link != link);

@@ -1,45 +1,45 @@
-//! How packets travel that we move ourselves.
+//! Tunnels whose packets the agent moves itself.
 
 use std::{fmt, net::SocketAddr};
 
 use wire_net::{MacAddr, Prefix, Vni};
 
-/// A TUN device whose packets we move: how they travel.
+/// A tunnel whose packets the agent moves between a TUN device and a UDP socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tunnel {
-    /// What is before them.
+    /// The headers before each inner packet.
     pub framing: Framing,
-    /// Our end. The port is that of all ends.
+    /// The source of outer packets. All hosts use the same port.
     pub local: SocketAddr,
-    /// Our own part of the network: nothing else comes in. `None` lets in everything.
+    /// This host's subnet: received packets for other destinations are dropped. `None` accepts all.
     pub own: Option<Prefix>,
-    /// Whether a packet must come from the peer that has its inner source.
+    /// Whether a received packet must come from the host that has its inner source.
     pub source_check: bool,
-    /// How many threads move packets.
+    /// The number of queues, each with a thread that moves packets.
     pub queues: usize,
-    /// What is asked of the kernel to be fast.
+    /// The offloads to use if the kernel has them.
     pub capabilities: Capabilities,
 }
 
-/// How an inner packet is carried.
+/// The headers between the UDP header and the inner packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Framing {
-    /// The IP packet as it is, as flannel's udp backend has it.
+    /// None, as in flannel's udp backend.
     Raw,
-    /// VXLAN (RFC 7348 §5): its header, an Ethernet header, the IP packet.
+    /// A VXLAN header and an Ethernet header (RFC 7348 §5).
     Vxlan {
-        /// The network identifier.
+        /// The VXLAN network identifier.
         vni: Vni,
-        /// Our own inner address.
+        /// The inner Ethernet address of this host.
         mac: MacAddr,
     },
 }
 
-/// Bytes of a VXLAN header and an Ethernet header without a VLAN tag.
+/// The length of a VXLAN header and an Ethernet header without a VLAN tag, in bytes.
 pub const VXLAN_LEAD: usize = 8 + 14;
 
 impl Framing {
-    /// The VXLAN network that a packet names; `None` if it names none.
+    /// The VNI in each packet; `None` for packets without one.
     #[must_use]
     pub const fn vni(self) -> Option<Vni> {
         match self {
@@ -58,7 +58,7 @@ impl Framing {
     }
 }
 
-/// The VXLAN header of a network (RFC 7348 §5): the I flag says that there is an identifier, and all else is reserved and 0.
+/// The VXLAN header with that VNI (RFC 7348 §5): the I flag says that the VNI is valid; all other bits are reserved and 0.
 #[must_use]
 pub const fn vxlan_header(vni: Vni) -> [u8; 8] {
     (0x0800_0000_0000_0000 | (vni.number() as u64) << 8).to_be_bytes()
@@ -78,7 +78,7 @@ pub struct Capabilities {
 }
 
 impl Capabilities {
-    /// All of them.
+    /// All offloads.
     pub const ALL: Self = Self { uso: true, tso: true, gso: true, gro: true };
 
     /// The offloads that both have.
@@ -98,7 +98,7 @@ impl Capabilities {
         [("uso", self.uso), ("tso", self.tso), ("gso", self.gso), ("gro", self.gro)]
     }
 
-    /// All but those named.
+    /// All offloads except those named.
     ///
     /// # Errors
     /// The first name that is no offload.

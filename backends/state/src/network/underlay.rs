@@ -1,4 +1,4 @@
-//! The link to the other hosts.
+//! The underlay: the link to the other hosts.
 
 use std::net::IpAddr;
 
@@ -6,31 +6,31 @@ use wire_net::{DualStack, LinkName, LocalAddress, MacAddr, Mtu, Prefix};
 
 use crate::{LinkId, Namespace};
 
-/// The link to the other hosts.
+/// The link to the other hosts, and the parts of the host's network that concern the overlay.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Underlay {
     /// Its name.
     pub link: LinkName,
-    /// The kernel's number of it.
+    /// The kernel's interface index.
     pub index: u32,
-    /// Its MTU.
+    /// Its MTU in bytes.
     pub mtu: Mtu,
-    /// Its Ethernet address, where it has one.
+    /// Its Ethernet address, if it has one.
     pub mac: Option<MacAddr>,
-    /// Its own address of each family that is on: what encapsulated packets are sent from.
+    /// Its own address of each enabled family. Outer packets are sent from it.
     pub addresses: DualStack<IpAddr>,
-    /// All addresses of the host, on whatever link.
+    /// All addresses of the host, on any link.
     pub local: Vec<LocalAddress>,
-    /// What the host reaches without the overlay: the prefixes of its links, except those in `attached` and of the overlay's
-    /// devices, and its routers, which may lie in none of them (`onlink`).
+    /// The prefixes that the host reaches without the overlay: those of its links, except those in `attached` and those of the overlay's
+    /// devices; and its routers, which may lie outside of all these prefixes (`onlink`).
     pub connected: Vec<Prefix>,
-    /// The prefixes among the subnets that hosts lease of bridges, and of others' VXLAN devices: Docker's bridge with our subnet,
-    /// but also virtual machines, or containers in a network of their own.
+    /// The prefixes of bridges and of foreign VXLAN devices that lie in the range from which hosts lease subnets: that of Docker's bridge
+    /// with our subnet, but also those of virtual machines, or of containers in a network of their own.
     pub attached: Vec<(LinkName, Prefix)>,
 }
 
 impl Underlay {
-    /// Its link, as devices name it.
+    /// Its link, as the parent of our devices.
     #[must_use]
     pub const fn parent(&self) -> LinkId {
         LinkId { namespace: Namespace::Host, index: self.index, name: self.link }

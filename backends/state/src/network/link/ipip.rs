@@ -2,12 +2,12 @@
 
 use std::{fmt, net::Ipv4Addr};
 
-/// A tunnel to any host: where each packet goes, its route's gateway says.
+/// A tunnel device without a fixed remote host: each packet goes to the gateway of its route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ipip<P> {
-    /// The link it sends through; `None` leaves that to the routes.
+    /// The link that it sends through; with `None` the host's routes choose it.
     pub parent: Option<P>,
-    /// The source of outer packets; `None` leaves that to the routes.
+    /// The source address of outer packets; with `None` the host's routes choose it.
     pub local: Option<Ipv4Addr>,
 }
 

@@ -1,28 +1,28 @@
-//! Links with a MAC of their own on another link.
+//! Macvlan devices, `macvlan` of ip-link(8).
 
 use std::fmt;
 
-/// A link with a MAC of its own on another link.
+/// A link on another link, with a MAC of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Macvlan<P> {
-    /// The other link.
+    /// The link that it is on.
     pub parent: P,
-    /// Who reaches whom.
+    /// Which links on the same parent can reach each other.
     pub mode: MacvlanMode,
 }
 
-/// Who reaches whom among the links on one parent (`enum macvlan_mode` of linux/if_link.h).
+/// Which links on the same parent can reach each other (`enum macvlan_mode` of linux/if_link.h).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MacvlanMode {
-    /// Nobody, whatever the switch sends back.
+    /// None, even if the switch sends their frames back.
     Private,
-    /// All, through a switch that sends frames back where they came from (IEEE 802.1Qbg).
+    /// All, through a switch that sends frames back to the port that they came from (IEEE 802.1Qbg).
     Vepa,
     /// All, directly.
     Bridge,
-    /// There is only one, and it takes the parent's place.
+    /// There is only one such link, and it gets all frames of the parent.
     Passthru,
-    /// Those with listed source addresses.
+    /// Each link gets the frames from a list of source MACs.
     Source,
 }
 

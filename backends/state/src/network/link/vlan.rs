@@ -5,7 +5,7 @@ use std::fmt;
 /// A link whose frames travel on another link with a VLAN tag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Vlan<P> {
-    /// The other link.
+    /// The link that carries the tagged frames.
     pub parent: P,
     /// The VLAN ID, 1 to 4094.
     pub id: u16,

@@ -9,70 +9,70 @@ use super::{LinkId, LinkRef};
 /// The kernel's default UDP port (`vxlan_port` of drivers/net/vxlan), which is not RFC 7348's 4789.
 const DEFAULT_PORT: u16 = 8472;
 
-/// A VXLAN device as it should be.
+/// The settings of a desired VXLAN device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DesiredVxlan {
-    /// The network identifier.
+    /// The VXLAN network identifier.
     pub vni: Vni,
-    /// The link it sends through; `None` leaves that to the routes.
+    /// The link that it sends through; with `None` the host's routes choose it.
     pub parent: Option<LinkRef>,
-    /// The source of encapsulated packets.
+    /// The source address of outer packets.
     pub local: Option<IpAddr>,
-    /// The UDP port; `None` leaves it to the kernel.
+    /// The UDP port; with `None` the kernel's default.
     pub port: Option<u16>,
-    /// Group Policy extension.
+    /// Whether the Group Policy extension is on.
     pub gbp: bool,
-    /// Whether it learns from traffic.
+    /// Whether it learns FDB entries from traffic.
     pub learning: bool,
 }
 
-/// A VXLAN device as it was found.
+/// The settings of a VXLAN device that was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ObservedVxlan {
-    /// The network identifier.
+    /// The VXLAN network identifier.
     pub vni: Vni,
-    /// The link it sends through.
+    /// The link that it sends through.
     pub parent: Option<LinkId>,
-    /// The source of encapsulated packets.
+    /// The source address of outer packets.
     pub local: Option<IpAddr>,
     /// The UDP port.
     pub port: u16,
-    /// The multicast group or default destination.
+    /// The multicast group or the default destination.
     pub group: Option<IpAddr>,
-    /// Group Policy extension.
+    /// Whether the Group Policy extension is on.
     pub gbp: bool,
-    /// Whether it learns from traffic.
+    /// Whether it learns FDB entries from traffic.
     pub learning: bool,
-    /// Whether it reports missing MACs.
+    /// Whether it notifies user space of missing FDB entries.
     pub l2miss: bool,
-    /// What it takes in that ours do not: the kernel lets no two such devices share a port.
-    pub extra: Option<Extra>,
+    /// A receive flag that ours never have: with it, the device cannot share its port with one of ours.
+    pub receive_flag: Option<ReceiveFlag>,
 }
 
-/// What a VXLAN device takes in that ours do not, of what must agree where devices share a port (`VXLAN_F_RCV_FLAGS` of
-/// net/vxlan.h).
+/// A receive flag that our VXLAN devices never have. Devices can share a port only if their receive flags are equal
+/// (`VXLAN_F_RCV_FLAGS` of net/vxlan.h).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Extra {
-    /// `external`: packets of any VNI.
+pub enum ReceiveFlag {
+    /// `external`: it receives packets of any VNI.
     Metadata,
-    /// `gpe`: packets that are no Ethernet frames.
+    /// `gpe`: it receives packets that are not Ethernet frames (Generic Protocol Extension).
     Gpe,
-    /// `udp6zerocsumrx`: IPv6 packets without a checksum.
+    /// `udp6zerocsumrx`: it receives IPv6 packets without a UDP checksum.
     ZeroChecksums,
-    /// `remcsumrx`: checksums left to the receiver.
+    /// `remcsumrx`: it computes inner checksums that the sender left out.
     RemoteChecksums,
-    /// `rsc`: route short circuit.
+    /// `rsc`: it forwards packets to known IP addresses without a router (route short circuit).
     ShortCircuit,
 }
 
 impl DesiredVxlan {
-    /// A device of that identifier with everything else off or left to the kernel.
+    /// A device with that VNI, and everything else off or as the kernel chooses.
     #[must_use]
     pub const fn new(vni: Vni) -> Self {
         Self { vni, parent: None, local: None, port: None, gbp: false, learning: false }
     }
 
-    /// The port it will use.
+    /// The UDP port that it will use.
     #[must_use]
     pub fn port_in_use(&self) -> u16 {
         self.port.unwrap_or(DEFAULT_PORT)
@@ -86,7 +86,7 @@ impl DesiredVxlan {
 }
 
 impl ObservedVxlan {
-    /// A device of that identifier with everything else off or as the kernel has it by default.
+    /// A device with that VNI, and everything else off or at the kernel's default.
     #[must_use]
     pub const fn new(vni: Vni) -> Self {
         Self {
@@ -98,11 +98,11 @@ impl ObservedVxlan {
             gbp: false,
             learning: false,
             l2miss: false,
-            extra: None,
+            receive_flag: None,
         }
     }
 
-    /// Whether all but the link it sends through, and what can be set in place, is as desired.
+    /// Whether all settings that cannot be changed in place are as desired, except the link that it sends through.
     pub(super) fn serves_as(&self, want: &DesiredVxlan) -> bool {
         self.vni == want.vni
             && self.local == want.local
@@ -112,10 +112,10 @@ impl ObservedVxlan {
             && want.port.is_none_or(|port| port == self.port)
     }
 
-    /// Whether it takes in packets of that family.
-    pub(crate) fn hears(&self, family: Family) -> bool {
-        // What the packets are to be, those who send them say.
-        self.extra == Some(Extra::Metadata) || self.underlay() == family
+    /// Whether it receives outer packets of that family.
+    pub(crate) fn receives(&self, family: Family) -> bool {
+        // A device with metadata has a socket of each family.
+        self.receive_flag == Some(ReceiveFlag::Metadata) || self.underlay() == family
     }
 
     /// The family of the outer packets.
@@ -123,9 +123,9 @@ impl ObservedVxlan {
         self.local.or(self.group).map_or(Family::V4, Family::of)
     }
 
-    /// Whether its socket can be that of a device of ours, too (`vxlan_find_sock` of drivers/net/vxlan). Ours take nothing extra.
+    /// Whether it can share its socket with a device of ours, which has no extra flag (`vxlan_find_sock` of drivers/net/vxlan).
     pub(crate) fn shares_port_with(&self, ours: &DesiredVxlan) -> bool {
-        self.extra.is_none() && self.gbp == ours.gbp
+        self.receive_flag.is_none() && self.gbp == ours.gbp
     }
 
     /// Whether the kernel refuses `other` while this device is there (`vxlan_vni_in_use` of drivers/net/vxlan).
@@ -137,7 +137,7 @@ impl ObservedVxlan {
     }
 }
 
-impl fmt::Display for Extra {
+impl fmt::Display for ReceiveFlag {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Metadata => "collects metadata (external)",
@@ -164,7 +164,7 @@ impl fmt::Display for ObservedVxlan {
     }
 }
 
-/// The settings that are shown, of either.
+/// The settings that the text of a device shows, desired or observed.
 struct Shown<P> {
     vni: Vni,
     parent: Option<P>,

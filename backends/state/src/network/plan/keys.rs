@@ -1,4 +1,4 @@
-//! Which entries are compared: all, or those that some keys touch. Pure.
+//! The entries that are compared: all, or some keys and the entries that depend on them. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,22 +10,22 @@ use crate::{
     ObservedNet, PerNamespace, RouteKey, Setting, network::order,
 };
 
-/// The index of any entry of a host's network.
+/// The key of any entry of a host's network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Key {
-    /// A link, and all that is on it.
+    /// A link with all entries on it.
     Link(LinkPlace),
-    /// A setting of the kernel.
+    /// A setting in `/proc/sys/net`.
     Setting(Namespace, Setting),
     /// An address of a link.
     Address(Namespace, Address),
-    /// A MAC of one host.
+    /// An FDB entry.
     Fdb(Namespace, FdbKey),
-    /// A destination of frames for many.
+    /// A destination of flooded frames.
     Flood(Namespace, FloodEntry),
     /// A neighbour.
     Neighbour(Namespace, NeighbourKey),
-    /// A prefix of a tunnel's.
+    /// A prefix in a tunnel's forwarding table.
     Forward(ForwardKey),
     /// A route.
     Route(Namespace, RouteKey),
@@ -33,31 +33,28 @@ pub enum Key {
 
 /// The entries that are compared.
 pub(super) trait Selection {
-    /// The rows of a table among them.
+    /// The selected rows of a table.
     fn rows<'a, K: Ord, V>(
         &'a self,
         table: &'a BTreeMap<K, V>,
         keys: fn(&Touched) -> &BTreeSet<K>,
     ) -> impl Iterator<Item = (&'a K, &'a V)>;
 
-    /// The same of a table without values.
+    /// The selected keys of a table without values.
     fn members<'a, K: Ord>(
         &'a self,
         table: &'a BTreeSet<K>,
         keys: fn(&Touched) -> &BTreeSet<K>,
     ) -> impl Iterator<Item = (&'a K, &'a ())>;
 
-    /// Whether a link is among them.
     fn has_link(&self, link: LinkName) -> bool;
 
-    /// Whether a setting is.
     fn has_setting(&self, setting: &Setting) -> bool;
 }
 
-/// All entries.
 pub(super) struct All;
 
-/// The entries of one namespace that some keys touch.
+/// Some keys of one namespace, and the keys of the entries that depend on them.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Touched {
     links: BTreeSet<LinkName>,
@@ -122,7 +119,8 @@ impl Selection for Touched {
     }
 }
 
-/// What `keys` touch: a link touches the links that are made or go with it, and all that is on any of them.
+/// The keys in `keys` and those of the entries that depend on them. The links that are made or removed together with a link depend on
+/// it, and so do all entries on any of these links.
 pub(super) fn touched(
     have: &PerNamespace<ObservedNet>,
     want: &PerNamespace<DesiredNet>,

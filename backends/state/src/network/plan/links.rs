@@ -1,4 +1,4 @@
-//! Links: which are made, changed, made anew or removed, and in which order.
+//! The links that are made, changed, made anew or removed, and the order of these changes.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,16 +13,16 @@ use crate::{
     },
 };
 
-/// What becomes of the links of one namespace, as far as it matters to the entries on them.
+/// How the changes of one namespace's links affect the entries on them.
 #[derive(Debug, Default)]
-pub(super) struct Fates {
-    /// Not there, or made anew: entries that were read on them are gone.
+pub(super) struct LinkEffects {
+    /// Links that are missing or made anew: the entries that were read on them no longer exist.
     pub(super) absent: BTreeSet<LinkName>,
-    /// The same, and those whose MAC or tunnel changes: their neighbours and their forwarding go.
+    /// These, and links whose MAC or tunnel changes: their neighbours and forwarding entries no longer exist.
     pub(super) flushed: BTreeSet<LinkName>,
-    /// Blocked by a conflict: no entry on them is written.
+    /// Links blocked by a conflict: no entry on them is written.
     pub(super) blocked: BTreeSet<LinkName>,
-    /// To be removed, with all that is on them.
+    /// Links that are removed: the kernel removes all entries on them.
     pub(super) leaving: BTreeSet<LinkName>,
 }
 
@@ -36,18 +36,18 @@ pub(super) struct LinkOp {
 /// The changes of all links.
 #[derive(Debug, Default)]
 pub(super) struct LinkPlan {
-    /// What is made, changed, or made anew.
+    /// The operations for desired links, which come first.
     pub(super) ops: Vec<LinkOp>,
-    /// What goes for good, after all that is on it.
+    /// The removals of links that are no longer desired, which come last.
     pub(super) removals: Vec<LinkOp>,
     pub(super) conflicts: Vec<Conflict>,
-    pub(super) fates: BTreeMap<Namespace, Fates>,
+    pub(super) effects: BTreeMap<Namespace, LinkEffects>,
 }
 
-/// Compares all links.
 pub(super) fn plan(have: &PerNamespace<ObservedNet>, want: &PerNamespace<DesiredNet>) -> LinkPlan {
-    let fates = have.iter().map(|(namespace, _)| (namespace, Fates::default())).collect();
-    let mut planner = Planner { have, want, swept: BTreeSet::new(), plan: LinkPlan { fates, ..LinkPlan::default() } };
+    let effects = have.iter().map(|(namespace, _)| (namespace, LinkEffects::default())).collect();
+    let mut planner =
+        Planner { have, want, removed: BTreeSet::new(), plan: LinkPlan { effects, ..LinkPlan::default() } };
     let Ordered { links, circular } = order::by_need(want);
     for place in circular {
         planner.block(place, Some(Conflict::Needs { link: place, need: Need::Order }));
@@ -62,8 +62,8 @@ pub(super) fn plan(have: &PerNamespace<ObservedNet>, want: &PerNamespace<Desired
 struct Planner<'a> {
     have: &'a PerNamespace<ObservedNet>,
     want: &'a PerNamespace<DesiredNet>,
-    /// The links that the kernel takes away with one that is made anew.
-    swept: BTreeSet<LinkPlace>,
+    /// The links that are removed so far: to be made anew, or by the kernel together with one of these.
+    removed: BTreeSet<LinkPlace>,
     plan: LinkPlan,
 }
 
@@ -73,47 +73,49 @@ impl<'a> Planner<'a> {
         if let Some(obstacle) = self.obstacle(place, want) {
             return self.block(place, obstacle.conflict());
         }
-        let is_made_anew = |need: LinkPlace| self.is_in(need, |fates| &fates.absent);
+        let is_made_anew = |need: LinkPlace| self.is_in(need, |effects| &effects.absent);
         let loses_parent = want.kind.needs(place).is_some_and(is_made_anew);
         let loses_master = want.master.is_some_and(|name| is_made_anew(LinkPlace { name, ..place }));
-        let serves = |link: &&ObservedLink| {
-            link.serves_as(&want.kind, |link, found| self.is(link, found)) && !self.lacks_peer(&want.kind, link)
-        };
-        match self.found(place).filter(serves).filter(|_| !loses_parent) {
+        match self.found(place).filter(|link| self.can_keep(link, want)).filter(|_| !loses_parent) {
             Some(link) => {
                 if loses_master || !link.is_set_as(want) {
                     self.plan.ops.push(LinkOp { place, op: Op::change_link(place, want.clone()) });
                 }
                 if !link.has_mac_of(want) || !link.has_tunnel_of(&want.kind) {
-                    self.fates(place).flushed.insert(place.name);
+                    self.effects(place).flushed.insert(place.name);
                 }
             }
             None => self.make_anew(place, want, loses_parent && peer(&want.kind).is_some()),
         }
     }
 
-    /// Makes a link in the place of what is there; the second end of a pair was made with the first.
+    /// Whether a link that was found need not be made anew.
+    fn can_keep(&self, found: &ObservedLink, want: &DesiredLink) -> bool {
+        found.serves_as(&want.kind, |link, found| self.is(link, found)) && !self.lacks_peer(&want.kind, found)
+    }
+
+    /// Makes a link after removing the one in its place. `is_made` says that the kernel made it already, together with its veth peer.
     fn make_anew(&mut self, place: LinkPlace, want: &DesiredLink, is_made: bool) {
-        // The kernel takes neither two links of one name nor two of one VNI and port: the old one goes first.
+        // The kernel allows neither two links with one name nor two with one VNI and port: the old link is removed first.
         let other_end = peer(&want.kind).filter(|peer| !is_made && self.desired(*peer).is_some());
         for place in [Some(place), other_end].into_iter().flatten() {
             if let Some(link) = self.found(place) {
                 self.plan.ops.push(LinkOp { place, op: Op::delete_link(place, link) });
-                self.swept.extend(self.have.bound_to(place));
-                self.swept.insert(place);
+                self.removed.extend(self.have.bound_to(place));
+                self.removed.insert(place);
             }
         }
         let make = if is_made { Op::change_link } else { Op::create_link };
         self.plan.ops.push(LinkOp { place, op: make(place, want.clone()) });
-        let fates = self.fates(place);
-        fates.absent.insert(place.name);
-        fates.flushed.insert(place.name);
+        let effects = self.effects(place);
+        effects.absent.insert(place.name);
+        effects.flushed.insert(place.name);
     }
 
     fn obstacle(&self, place: LinkPlace, want: &DesiredLink) -> Option<Obstacle> {
         let needs = |link, need| Some(Obstacle::of(Conflict::Needs { link, need }));
-        if order::needs(place, want).any(|need| self.is_in(need, |fates| &fates.blocked)) {
-            return Some(Obstacle::Behind);
+        if order::needs(place, want).any(|need| self.is_in(need, |effects| &effects.blocked)) {
+            return Some(Obstacle::Dependency);
         }
         if self.have.get(place.namespace).is_none() {
             return needs(place, Need::Namespace);
@@ -137,14 +139,14 @@ impl<'a> Planner<'a> {
         self.taken(place, want).map(Obstacle::of)
     }
 
-    /// Something else where the link should be, or with what it should have.
+    /// The conflict with a link that has the place, the VNI or the port of the desired one.
     fn taken(&self, place: LinkPlace, want: &DesiredLink) -> Option<Conflict> {
         match self.found(place) {
             Some(found) if found.owner == Owner::Foreign => {
                 let underlay = self.underlay_of_others(found, want);
                 Some(Conflict::Name { link: place, found: found.clone(), underlay })
             }
-            // What it has, no other takes away; what it had while it was up, another may have taken.
+            // While it is up, no other device can take its port. While it was down, a foreign device may have taken it.
             Some(link) if link.serves_as(&want.kind, |link, found| self.is(link, found)) => {
                 self.port_holder(place, want).filter(|_| !link.up)
             }
@@ -152,7 +154,7 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// The parent that is desired, if only that tells a link of others from one that flannel would make.
+    /// The desired parent, if a foreign link differs only in its parent from the link that flannel would make.
     fn underlay_of_others(&self, found: &ObservedLink, want: &DesiredLink) -> Option<LinkId> {
         let (ObservedKind::Vxlan(have), DesiredKind::Kernel(KernelKind::Vxlan(wanted))) = (&found.kind, &want.kind)
         else {
@@ -165,7 +167,7 @@ impl<'a> Planner<'a> {
         (have.parent != Some(parent) && have.learning == wanted.learning && serves).then_some(parent)
     }
 
-    /// Another device with the VNI and port we want.
+    /// The conflict with another device that has the VNI and the port of the desired one.
     fn vni_holder(&self, place: LinkPlace, want: &DesiredLink) -> Option<Conflict> {
         let DesiredKind::Kernel(KernelKind::Vxlan(wanted)) = &want.kind else { return None };
         let (holder, _) = self.have.get(place.namespace)?.links.iter().find(|(other, link)| {
@@ -174,7 +176,7 @@ impl<'a> Planner<'a> {
         Some(Conflict::Vni { link: place, vni: wanted.vni, port: wanted.port_in_use(), holder: *holder })
     }
 
-    /// A device of others that has the port we want and does not share it.
+    /// The conflict with a foreign device that has the port of the desired one and cannot share it.
     fn port_holder(&self, place: LinkPlace, want: &DesiredLink) -> Option<Conflict> {
         let (port, family, ours) = match &want.kind {
             DesiredKind::Kernel(KernelKind::Vxlan(wanted)) => (wanted.port_in_use(), wanted.underlay(), Some(wanted)),
@@ -188,35 +190,25 @@ impl<'a> Planner<'a> {
             ) => return None,
         };
         let shares = |found: &ObservedVxlan| ours.is_some_and(|ours| found.shares_port_with(ours));
-        let holds = |(name, link): (&LinkName, &ObservedLink)| match &link.kind {
-            ObservedKind::Vxlan(found) if link.owner == Owner::Foreign && link.up && *name != place.name => {
-                (found.port == port && found.hears(family) && !shares(found)).then(|| (*name, found.clone()))
-            }
-            ObservedKind::Vxlan(_)
-            | ObservedKind::Tun(_)
-            | ObservedKind::Bridge
-            | ObservedKind::Veth(_)
-            | ObservedKind::Vlan(_)
-            | ObservedKind::Macvlan(_)
-            | ObservedKind::Ipip(_)
-            | ObservedKind::Other(_) => None,
-        };
-        let (holder, found) = self.have.get(place.namespace)?.links.iter().find_map(holds)?;
-        Some(Conflict::Port { link: place, port, holder, found })
+        let blocks = |found: &ObservedVxlan| found.port == port && found.receives(family) && !shares(found);
+        let others = self.have.get(place.namespace)?.links.iter().filter(|(name, _)| **name != place.name);
+        let mut active = others.filter_map(|(name, link)| Some((*name, active_foreign_vxlan(link)?)));
+        let (holder, found) = active.find(|(_, found)| blocks(found))?;
+        Some(Conflict::Port { link: place, port, holder, found: found.clone() })
     }
 
     fn block(&mut self, place: LinkPlace, conflict: Option<Conflict>) {
         self.plan.conflicts.extend(conflict);
-        self.fates(place).blocked.insert(place.name);
+        self.effects(place).blocked.insert(place.name);
     }
 
-    /// Removes links of ours that are not desired: first those that are bound to others.
+    /// Removes links of ours that are not desired: those to which the fewest others are bound come first.
     fn remove_unwanted(&mut self) {
         let mut unwanted: Vec<(usize, LinkPlace, &ObservedLink)> = Vec::new();
         for (namespace, net) in self.have.iter() {
             for (name, link) in net.links.iter().filter(|(_, link)| link.owner == Owner::Ours) {
                 let place = LinkPlace { namespace, name: *name };
-                if self.desired(place).is_none() && !self.swept.contains(&place) {
+                if self.desired(place).is_none() && !self.removed.contains(&place) {
                     unwanted.push((self.have.bound_to(place).len(), place, link));
                 }
             }
@@ -224,7 +216,7 @@ impl<'a> Planner<'a> {
         unwanted.sort_by_key(|(bound, place, _)| (*bound, *place));
         for (_, place, link) in unwanted {
             self.plan.removals.push(LinkOp { place, op: Op::delete_link(place, link) });
-            self.fates(place).leaving.insert(place.name);
+            self.effects(place).leaving.insert(place.name);
         }
     }
 
@@ -232,20 +224,20 @@ impl<'a> Planner<'a> {
         self.want.get(place.namespace)?.links.get(&place.name)
     }
 
-    /// The link that is there now, unless an operation until here takes it away.
+    /// The link that exists at this point of the plan.
     fn found(&self, place: LinkPlace) -> Option<&'a ObservedLink> {
-        self.have.get(place.namespace)?.links.get(&place.name).filter(|_| !self.swept.contains(&place))
+        self.have.get(place.namespace)?.links.get(&place.name).filter(|_| !self.removed.contains(&place))
     }
 
-    fn fates(&mut self, place: LinkPlace) -> &mut Fates {
-        self.plan.fates.entry(place.namespace).or_default()
+    fn effects(&mut self, place: LinkPlace) -> &mut LinkEffects {
+        self.plan.effects.entry(place.namespace).or_default()
     }
 
-    fn is_in(&self, place: LinkPlace, set: impl Fn(&Fates) -> &BTreeSet<LinkName>) -> bool {
-        self.plan.fates.get(&place.namespace).is_some_and(|fates| set(fates).contains(&place.name))
+    fn is_in(&self, place: LinkPlace, set: impl Fn(&LinkEffects) -> &BTreeSet<LinkName>) -> bool {
+        self.plan.effects.get(&place.namespace).is_some_and(|effects| set(effects).contains(&place.name))
     }
 
-    /// Whether a link that was found is the one that is meant.
+    /// Whether a reference means the link that was found.
     fn is(&self, link: LinkRef, found: LinkId) -> bool {
         match link {
             LinkRef::Found(id) => id == found,
@@ -253,7 +245,7 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// Whether the other end of a pair is not where it is desired: both are made anew. Where no other end is desired, it may be
+    /// Whether the veth peer is not where it is desired, so that both ends are made anew. If the peer's end is not desired, it may be
     /// anywhere.
     fn lacks_peer(&self, kind: &DesiredKind, found: &ObservedLink) -> bool {
         let Some(place) = peer(kind).filter(|peer| self.desired(*peer).is_some()) else { return false };
@@ -265,8 +257,8 @@ impl<'a> Planner<'a> {
 /// Why a link is not made.
 enum Obstacle {
     Conflict(Box<Conflict>),
-    /// A link that it needs is not made, which is said there.
-    Behind,
+    /// A link that it needs is blocked. The conflict is reported for that link alone.
+    Dependency,
 }
 
 impl Obstacle {
@@ -277,12 +269,27 @@ impl Obstacle {
     fn conflict(self) -> Option<Conflict> {
         match self {
             Self::Conflict(conflict) => Some(*conflict),
-            Self::Behind => None,
+            Self::Dependency => None,
         }
     }
 }
 
-/// The other end, of one end of a pair.
+/// A foreign VXLAN device that is up and so uses its port.
+const fn active_foreign_vxlan(link: &ObservedLink) -> Option<&ObservedVxlan> {
+    match &link.kind {
+        ObservedKind::Vxlan(found) if matches!(link.owner, Owner::Foreign) && link.up => Some(found),
+        ObservedKind::Vxlan(_)
+        | ObservedKind::Tun(_)
+        | ObservedKind::Bridge
+        | ObservedKind::Veth(_)
+        | ObservedKind::Vlan(_)
+        | ObservedKind::Macvlan(_)
+        | ObservedKind::Ipip(_)
+        | ObservedKind::Other(_) => None,
+    }
+}
+
+/// The place of the veth peer.
 const fn peer(kind: &DesiredKind) -> Option<LinkPlace> {
     match kind {
         DesiredKind::Kernel(KernelKind::Veth(veth)) => Some(veth.peer),

@@ -1,52 +1,57 @@
-//! Settings of the kernel: ours as wanted, and what forwarding would take from links of others is kept.
+//! Changes of settings: those desired, and those that keep foreign links from losing their routes when the host starts to forward.
 
 use std::collections::BTreeMap;
 
-use wire_net::Family;
+use wire_net::{Family, LinkName};
 
-use super::links::Fates;
+use super::links::LinkEffects;
 use crate::{Conflict, DesiredNet, LinkPlace, Namespace, ObservedNet, Owner, Setting};
 
 /// The settings to write, in order.
-pub(super) fn changes(have: &ObservedNet, want: &DesiredNet, links: &Fates) -> BTreeMap<Setting, u32> {
+pub(super) fn changes(have: &ObservedNet, want: &DesiredNet, links: &LinkEffects) -> BTreeMap<Setting, u32> {
     let gone = |setting: &Setting| setting.link().is_some_and(|link| links.absent.contains(&link));
     let blocked = |setting: &Setting| setting.link().is_some_and(|link| links.blocked.contains(&link));
-    let differs = |(setting, value): &(&Setting, &u32)| {
-        let there = have.settings.get(setting).filter(|_| !gone(setting));
-        !blocked(setting) && there != Some(value)
-    };
-    let wanted = want.settings.iter().filter(differs).map(|(setting, value)| (*setting, *value));
-    // First what forwarding takes away, then forwarding.
+    let current = |setting: &Setting| have.settings.get(setting).filter(|_| !gone(setting));
+    let differing = want.settings.iter().filter(|(setting, value)| current(setting) != Some(*value));
+    let wanted = differing.filter(|(setting, _)| !blocked(setting)).map(|(setting, value)| (*setting, *value));
+    // `accept_ra` comes before forwarding, see `Setting`.
     kept(have, want).chain(wanted).collect()
 }
 
-/// The links of others that go on to take routes from routers though this host forwards.
+/// `accept_ra` 2 for foreign links that have 1, so that they accept router advertisements though this host forwards.
 fn kept(have: &ObservedNet, want: &DesiredNet) -> impl Iterator<Item = (Setting, u32)> {
     let forwards = is_on(&want.settings, Setting::Forwarding(Family::V6));
-    let takes = move |(setting, value): &(&Setting, &u32)| {
-        forwards && **value == 1 && matches!(setting, Setting::RouterAdvertisements(_))
-    };
-    have.settings.iter().filter(takes).map(|(setting, _)| (*setting, 2))
+    let accepting = have.settings.iter().filter(move |(_, value)| forwards && **value == 1);
+    accepting
+        .filter(|(setting, _)| matches!(setting, Setting::RouterAdvertisements(_)))
+        .map(|(setting, _)| (*setting, 2))
 }
 
-/// Links that containers are on and that forward nothing though this host does. Of IPv6 that stops no packet.
+/// The conflicts with foreign links that do not forward though this host does. Only IPv4 is affected: an IPv6 link's setting stops no
+/// packets.
 pub(super) fn conflicts(namespace: Namespace, have: &ObservedNet, want: &DesiredNet) -> Vec<Conflict> {
     let forwarding = Setting::Forwarding(Family::V4);
     if !is_on(&have.settings, forwarding) || !is_on(&want.settings, forwarding) {
         return Vec::new();
     }
-    let named = |(setting, value): (&Setting, &u32)| match setting {
-        Setting::LinkForwarding(Family::V4, link) if *value == 0 => {
-            let ours = have.links.get(link).is_some_and(|link| link.owner == Owner::Ours);
-            (!ours && !want.links.contains_key(link))
-                .then_some(Conflict::Forwarding { link: LinkPlace { namespace, name: *link }, setting: *setting })
-        }
-        Setting::LinkForwarding(..)
+    let is_ours = |link: &LinkName| {
+        want.links.contains_key(link) || have.links.get(link).is_some_and(|link| link.owner == Owner::Ours)
+    };
+    let off = have.settings.iter().filter(|(_, value)| **value == 0);
+    let links = off.filter_map(|(setting, _)| Some((*setting, link_that_forwards_v4(setting)?)));
+    let foreign = links.filter(|(_, link)| !is_ours(link));
+    foreign.map(|(setting, name)| Conflict::Forwarding { link: LinkPlace { namespace, name }, setting }).collect()
+}
+
+/// The link whose IPv4 forwarding a setting is.
+const fn link_that_forwards_v4(setting: &Setting) -> Option<LinkName> {
+    match setting {
+        Setting::LinkForwarding(Family::V4, link) => Some(*link),
+        Setting::LinkForwarding(Family::V6, _)
         | Setting::Forwarding(_)
         | Setting::DisableIpv6(_)
         | Setting::RouterAdvertisements(_) => None,
-    };
-    have.settings.iter().filter_map(named).collect()
+    }
 }
 
 fn is_on(settings: &BTreeMap<Setting, u32>, setting: Setting) -> bool {
@@ -69,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn links_that_take_routes_from_routers_go_on_to_before_this_host_forwards() {
+    fn accept_ra_of_foreign_links_is_written_before_this_host_forwards() {
         let mut have = held(&wanted());
         have.settings.values_mut().for_each(|value| *value = 1 - *value);
         have.settings.insert(Setting::RouterAdvertisements(name("eth0")), 1);
@@ -90,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bridge_of_containers_that_forwards_nothing_is_named_and_left_alone() {
+    fn a_container_bridge_that_does_not_forward_is_named_and_not_changed() {
         let mut have = held(&wanted());
         have.settings.insert(Setting::LinkForwarding(Family::V4, name("docker0")), 0);
         have.settings.insert(Setting::LinkForwarding(Family::V6, name("docker0")), 0);

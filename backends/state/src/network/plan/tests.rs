@@ -18,7 +18,7 @@ fn foreign_route(state: &mut ObservedNet, number: u8) {
     state.routes.insert(key, ObservedRoute { via, protocol: 4, owner: Owner::Foreign });
 }
 
-/// The sample device, as it is found.
+/// The sample device as it is read.
 fn found_device(last: u8) -> ObservedLink {
     let mut want = state(&[]);
     want.links.insert(name("flannel.1"), device(last));
@@ -64,7 +64,7 @@ fn a_peer_that_leaves_is_taken_apart_from_the_route_down() {
 }
 
 #[test]
-fn what_is_not_ours_is_reported() {
+fn foreign_entries_in_the_place_of_ours_are_reported() {
     let want = state(&[(2, 20, 102)]);
     let mut have = ObservedNet::default();
     foreign_route(&mut have, 2);
@@ -91,7 +91,7 @@ fn what_is_not_ours_is_reported() {
 }
 
 #[test]
-fn a_kernel_that_has_learnt_vxlan_takes_over_from_us() {
+fn a_tunnel_is_replaced_by_a_vxlan_device_and_the_other_way_round() {
     insta::assert_snapshot!(plan_host(&held(&tunnelled(state(&[(2, 20, 102)]))), &state(&[(2, 20, 102)])), @"
     delete link flannel.1
     create link flannel.1: vxlan vni 1 dev eth0 local 192.0.2.1 port 8472 nolearning mac 02:00:00:00:00:01 mtu 1450 up
@@ -110,7 +110,7 @@ fn a_kernel_that_has_learnt_vxlan_takes_over_from_us() {
 }
 
 #[test]
-fn a_device_left_by_a_former_run_is_worked_again_and_its_table_filled() {
+fn a_tun_device_of_an_earlier_run_is_used_again_and_its_table_is_filled() {
     let want = tunnelled(state(&[(2, 20, 102)]));
     let mut have = held(&want);
     have.forwarding.clear();
@@ -122,7 +122,7 @@ fn a_device_left_by_a_former_run_is_worked_again_and_its_table_filled() {
 }
 
 #[test]
-fn a_changed_mac_of_ours_is_put_back_with_the_neighbours_it_cost() {
+fn a_changed_mac_of_ours_is_set_back_and_the_lost_neighbours_are_set_again() {
     let mut have = held(&state(&[(2, 20, 102)]));
     have.links.insert(name("flannel.1"), found_device(7));
     insta::assert_snapshot!(plan_host(&have, &state(&[(2, 20, 102)])), @"
@@ -131,7 +131,7 @@ fn a_changed_mac_of_ours_is_put_back_with_the_neighbours_it_cost() {
     ");
 }
 
-/// Peers by number, with MACs and public addresses from a few, and whatever else may be found.
+/// A state with any peers, whose MACs and public addresses are from a small range so that they collide, and with foreign entries.
 pub(crate) fn any_state() -> impl Strategy<Value = ObservedNet> {
     let peers = prop::collection::btree_map(1u8..8, (10u8..18, 100u8..104), 0..6);
     let device = prop_oneof![5 => Just(Some((1u8, true, false))), 1 => Just(None), 3 => (1u8..3, any::<bool>(), any::<bool>()).prop_map(Some)];
@@ -165,7 +165,7 @@ pub(crate) fn any_state() -> impl Strategy<Value = ObservedNet> {
     )
 }
 
-/// Settings as they may be found: of a link of others that takes nothing from routers, or will whatever happens.
+/// Settings as they may be found. `accept_ra` of the foreign link is 0 or 2: neither value is changed by the plan.
 fn any_settings() -> impl Strategy<Value = BTreeMap<Setting, u32>> {
     let found = (any::<bool>(), prop::collection::vec(0u32..2, 3));
     found.prop_map(|(always, values)| {
@@ -185,7 +185,7 @@ fn device_with(last: u8, gbp: bool) -> ObservedLink {
     link
 }
 
-/// What we may want: an intact device, no foreign entry.
+/// A desired state: one device and any peers.
 pub(crate) fn any_want() -> impl Strategy<Value = DesiredNet> {
     let peers = prop::collection::btree_map(1u8..8, (10u8..18, 100u8..104), 0..6);
     (peers, any::<bool>()).prop_map(|(peers, ours)| {
@@ -209,9 +209,11 @@ fn applied(net: &ObservedNet, ops: &[Op]) -> ObservedNet {
     after.get(Namespace::Host).unwrap().clone()
 }
 
-/// `have` is `want`, but for routes that somebody else's stand in for.
+/// Asserts that `have` is `want`, except for routes in whose place there are foreign ones.
 pub(crate) fn assert_reached(have: &ObservedNet, want: &DesiredNet) {
-    assert_eq!((&have.addresses, &have.fdb, &have.neighbours), (&want.addresses, &want.fdb, &want.neighbours));
+    assert_eq!(&have.addresses, &want.addresses);
+    assert_eq!(&have.fdb, &want.fdb);
+    assert_eq!(&have.neighbours, &want.neighbours);
     assert_eq!(have.forwarding, want.forwarding);
     for (setting, wanted) in &want.settings {
         assert_eq!(have.settings.get(setting), Some(wanted), "{setting}");
@@ -271,11 +273,11 @@ proptest! {
         prop_assert!(ops.is_sorted_by_key(rank), "{:?}", ops);
     }
 
-    /// A peer that stays can be reached after each step: its route, the gateway's MAC, and that MAC's host.
+    /// A peer in both states can be reached after each operation: there are its route, the gateway's MAC, and the host of that MAC.
     #[test]
-    fn a_peer_that_stays_is_never_out_of_reach(have in any_want(), want in any_want()) {
+    fn a_peer_in_both_states_is_reachable_after_each_operation(have in any_want(), want in any_want()) {
         let is_ours = |net: &DesiredNet| net.links.values().any(|link| matches!(link.kind, DesiredKind::Tunnel(_)));
-        // Where the device is replaced there is a moment without one.
+        // When the device is replaced by one of the other kind, there is a moment without a device.
         prop_assume!(is_ours(&have) == is_ours(&want));
         let stays: Vec<RouteKey> = want.routes.keys().filter(|key| have.routes.contains_key(key)).copied().collect();
         let mut now = held(&have);

@@ -1,9 +1,9 @@
-//! A plan of some keys is the whole plan, cut to them and what they touch.
+//! The plan of some keys is the part of the whole plan for these keys and the entries that depend on them.
 
 use super::{site::any_site, *};
 use crate::{LinkPlace, network::order, sim::reached};
 
-/// The entry that an operation changes, and the links that it is on.
+/// The key of the entry that an operation changes, and the links that the entry is on.
 fn subject(op: &Op, have: &PerNamespace<ObservedNet>) -> (Key, Vec<LinkPlace>) {
     match op {
         Op::Kernel(namespace, op) => kernel_subject(*namespace, op, have),
@@ -40,7 +40,7 @@ fn kernel_subject(namespace: Namespace, op: &KernelOp, have: &PerNamespace<Obser
     }
 }
 
-/// The links among `keys`, those on them or bound to them, and so on.
+/// The links in `keys`, those that depend on them, those that depend on these, and so on.
 fn links_touched(
     have: &PerNamespace<ObservedNet>,
     want: &PerNamespace<DesiredNet>,
@@ -98,7 +98,7 @@ proptest! {
     }
 
     #[test]
-    fn so_it_is_among_peers(
+    fn the_plan_of_some_keys_among_peers_is_the_whole_plan_cut_to_them(
         have in any_state(),
         want in any_want(),
         chosen in prop::collection::vec(any::<prop::sample::Index>(), 0..5),

@@ -22,8 +22,9 @@ fn link(kind: KernelKind, last: u8) -> DesiredLink {
     DesiredLink { mac: Some(mac(last)), ..DesiredLink::new(DesiredKind::Kernel(kind), Mtu(1400)) }
 }
 
-/// A host and a container: a bridge with a VXLAN device and one end of a pair as ports, a VLAN on the bridge, and in the container the
-/// other end, a macvlan on the host's VLAN, a VLAN on the pair; each there or not, in one of two forms.
+/// A host and a container. On the host: a bridge, whose ports are a VXLAN device and one end of a veth pair, and a VLAN on the bridge. In
+/// the container: the other end of the pair, a macvlan on the host's VLAN, and a VLAN on the pair. Each link is missing or has one of two
+/// forms.
 pub(super) fn any_site() -> impl Strategy<Value = PerNamespace<DesiredNet>> {
     let part = || prop_oneof![1 => Just(None), 3 => (0u8..2).prop_map(Some)];
     (part(), part(), part(), part(), part(), (part(), part())).prop_map(
@@ -89,7 +90,7 @@ fn add_entries(net: &mut DesiredNet, form: u8) {
     net.addresses.insert(Address { link, address: [10, 6, 0, 1].into(), len: 24 });
 }
 
-/// The same as desired: what only the kernel knows is left out.
+/// The observed state as a desired one, without the parts that only the kernel chooses.
 fn as_desired(state: &PerNamespace<ObservedNet>) -> PerNamespace<DesiredNet> {
     state.iter().map(|(namespace, net)| (namespace, net_as_desired(state, net))).collect()
 }
@@ -134,7 +135,7 @@ fn link_as_desired(state: &PerNamespace<ObservedNet>, found: &ObservedLink) -> D
     DesiredLink { kind: DesiredKind::Kernel(kind), mac: found.mac, mtu: found.mtu, master }
 }
 
-/// Carries out a plan, and asserts of each operation that the kernel would take it at that moment.
+/// Carries out a plan, and asserts before each operation that the kernel would accept it.
 fn carried_out(have: &PerNamespace<ObservedNet>, plan: &Plan<Network>) -> PerNamespace<ObservedNet> {
     let mut now = have.clone();
     for op in &plan.ops {
@@ -159,7 +160,7 @@ proptest! {
     }
 
     #[test]
-    fn whatever_link_is_gone_all_that_went_with_it_is_made_again(want in any_site(), gone in any::<prop::sample::Index>()) {
+    fn a_removed_link_is_made_again_with_all_that_was_removed_with_it(want in any_site(), gone in any::<prop::sample::Index>()) {
         let mut have = reached(&want);
         let places: Vec<LinkPlace> = have.iter().flat_map(|(namespace, net)| {
             net.links.keys().map(move |name| LinkPlace { namespace, name: *name })
@@ -173,7 +174,7 @@ proptest! {
     }
 
     #[test]
-    fn what_was_found_taken_as_desired_is_found_again(want in any_site()) {
+    fn an_observed_state_taken_as_desired_is_observed_again(want in any_site()) {
         let found = reached(&want);
         prop_assert_eq!(reached(&as_desired(&found)), found);
     }
@@ -201,7 +202,7 @@ fn a_container_on_a_bridge_is_attached_in_order() {
     delete link wp1
     delete link eth1 in namespace 7
     ");
-    // The namespace goes with the container: what is bound to it is not made.
+    // The namespace ends with the container: links that refer to it are not made.
     insta::assert_snapshot!(plan(&PerNamespace::default(), &want), @"
     create link wb1: bridge mac 02:00:00:00:00:01 mtu 1400 up
     CONFLICT eth1 in namespace 7 cannot be made: its namespace is gone
