@@ -61,18 +61,24 @@ impl HostDataplane {
 
     fn stop(&mut self, name: LinkName) -> Attempt {
         self.forwarder.stop(name);
-        self.kernel.apply(Namespace::Host, &[&KernelOp::DeleteLink(name)]).pop().unwrap_or(Ok(()))
+        self.apply_one(Namespace::Host, &KernelOp::DeleteLink(name))
+    }
+
+    fn apply_one(&mut self, namespace: Namespace, op: &KernelOp) -> Attempt {
+        self.kernel.apply(namespace, &[op]).pop().unwrap_or(Ok(()))
     }
 
     fn write_kernel(&mut self, namespace: Namespace, ops: &[&KernelOp]) -> Vec<Attempt> {
-        let makes_vxlan = ops.iter().any(|op| makes_vxlan(op));
-        if makes_vxlan && self.without_vxlan {
-            return ops.iter().map(|_| Err(OpError::unsupported("--forward-without has vxlan"))).collect();
+        if !ops.iter().any(|op| makes_vxlan(op)) {
+            return self.kernel.apply(namespace, ops);
         }
-        if makes_vxlan {
+        if !self.without_vxlan {
             self.forwarder.release();
+            return self.kernel.apply(namespace, ops);
         }
-        self.kernel.apply(namespace, ops)
+        let refused = |op: &KernelOp| makes_vxlan(op).then(|| Err(OpError::unsupported("--forward-without has vxlan")));
+        let each = ops.iter().map(|op| refused(op).unwrap_or_else(|| self.apply_one(namespace, op)));
+        each.collect()
     }
 }
 

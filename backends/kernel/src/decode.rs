@@ -9,9 +9,9 @@ use std::{
 use wire_net::{Family, LinkName, MacAddr, Mtu, Prefix, Vni};
 use wire_netlink::attribute::{address, attributes, mac, number, text};
 use wire_state::{
-    ALIAS, Address, FdbKey, FloodEntry, Ipip, LinkId, Macvlan, MacvlanMode, Namespace, NeighbourKey, NextHop,
-    ObservedKind, ObservedLink, ObservedRoute, ObservedVxlan, Owner, PROTOCOL, ReceiveFlag, RouteKey, Scope, Veth, Via,
-    Vlan,
+    ALIAS, Address, FdbKey, FloodEntry, FloodPath, Ipip, LinkId, Macvlan, MacvlanMode, Namespace, NeighbourKey,
+    NextHop, ObservedKind, ObservedLink, ObservedRoute, ObservedVxlan, Owner, PROTOCOL, ReceiveFlag, RouteKey, Scope,
+    Veth, Via, Vlan,
 };
 
 use super::{
@@ -224,11 +224,14 @@ pub(crate) enum NeighbourEntry {
 pub(crate) fn neighbour(body: &[u8], devices: &Names) -> Option<NeighbourEntry> {
     let link = *devices.get(&number(body.get(4..8)?)?)?;
     let (family, state, flags) = (body[0], u16::from_ne_bytes(body.get(8..10)?.try_into().ok()?), *body.get(10)?);
-    let (mut destination, mut found_mac) = (None, None);
+    let (mut destination, mut found_mac, mut by) = (None, None, FloodPath::default());
     for (kind, value) in attributes(body.get(12..)?) {
         match kind {
             nda::DST => destination = address(value),
             nda::LLADDR => found_mac = mac(value),
+            nda::PORT => by.port = value.first_chunk().copied().map(u16::from_be_bytes),
+            nda::VNI => by.vni = number(value),
+            nda::IFINDEX => by.link = number(value),
             // The entry is in the FDB of the bridge whose port the device is, not in the device's own.
             nda::MASTER if family == af::BRIDGE => return None,
             _ => {}
@@ -242,7 +245,7 @@ pub(crate) fn neighbour(body: &[u8], devices: &Names) -> Option<NeighbourEntry> 
             Some(if mac.is_unicast() {
                 NeighbourEntry::Fdb(FdbKey { link, mac }, to)
             } else {
-                NeighbourEntry::Flood(FloodEntry { link, mac, to })
+                NeighbourEntry::Flood(FloodEntry { link, mac, to, by })
             })
         }
         af::INET | af::INET6 if state & nda::NUD_PERMANENT != 0 && flags & nda::NTF_PROXY == 0 => {

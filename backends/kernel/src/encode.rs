@@ -17,7 +17,7 @@ use rtnetlink::{LinkMessageBuilder, LinkVxlan, RouteMessageBuilder};
 use wire_net::{Family, LinkName, MacAddr};
 use wire_netlink::Batch;
 use wire_state::{
-    ALIAS, Address, DesiredLink, DesiredVxlan, FdbKey, FloodEntry, KernelKind, MacvlanMode, NeighbourKey, NextHop,
+    Address, DesiredLink, DesiredVxlan, FdbKey, FloodEntry, FloodPath, KernelKind, MacvlanMode, NeighbourKey, NextHop,
     ObservedRoute, PROTOCOL, RouteKey,
 };
 
@@ -90,24 +90,27 @@ pub(crate) struct VethPeer {
 
 /// Makes a link. Its alias marks it as ours, except for VXLAN devices (see [`mark`]).
 pub(crate) fn create_link(batch: &mut Batch, name: LinkName, link: &DesiredLink<KernelKind>, bound: &BoundLinks) {
-    let (kind, data) = match &link.kind {
+    let below = bound.lower.map(|lower| LinkAttribute::Link(lower.index));
+    let (kind, data, below) = match &link.kind {
         KernelKind::Vxlan(vxlan) => {
             let mut message = vxlan_message(name, link, vxlan, bound.lower);
             message.attributes.extend(bound.elsewhere());
             return batch.push(NEWLINK, CREATE, &message);
         }
-        KernelKind::Bridge => (InfoKind::Bridge, None),
+        KernelKind::Bridge => (InfoKind::Bridge, None, None),
         KernelKind::Veth(_) => {
-            (InfoKind::Veth, bound.peer.map(|peer| InfoData::Veth(InfoVeth::Peer(peer.message(link)))))
+            (InfoKind::Veth, bound.peer.map(|peer| InfoData::Veth(InfoVeth::Peer(peer.message(link)))), None)
         }
-        KernelKind::Vlan(vlan) => (InfoKind::Vlan, Some(InfoData::Vlan(vec![InfoVlan::Id(vlan.id)]))),
+        KernelKind::Vlan(vlan) => (InfoKind::Vlan, Some(InfoData::Vlan(vec![InfoVlan::Id(vlan.id)])), below),
         KernelKind::Macvlan(macvlan) => {
-            (InfoKind::MacVlan, Some(InfoData::MacVlan(vec![InfoMacVlan::Mode(macvlan_mode(macvlan.mode))])))
+            let mode = InfoMacVlan::Mode(macvlan_mode(macvlan.mode));
+            (InfoKind::MacVlan, Some(InfoData::MacVlan(vec![mode])), below)
         }
         KernelKind::Ipip(ipip) => {
             let parent = bound.lower.map(|lower| InfoIpTunnel::Link(lower.index));
             let local = ipip.local.map(|local| InfoIpTunnel::Local(local.into()));
-            (InfoKind::IpIp, Some(InfoData::IpTunnel(parent.into_iter().chain(local).collect())))
+            // Its lower link is in IFLA_IPTUN_LINK instead of IFLA_LINK.
+            (InfoKind::IpIp, Some(InfoData::IpTunnel(parent.into_iter().chain(local).collect())), None)
         }
     };
     let mut message = LinkMessage::default();
@@ -117,9 +120,7 @@ pub(crate) fn create_link(batch: &mut Batch, name: LinkName, link: &DesiredLink<
     message.attributes.push(LinkAttribute::LinkInfo(info));
     message.attributes.push(LinkAttribute::Mtu(link.mtu.0));
     message.attributes.extend(link.mac.map(|mac| LinkAttribute::Address(mac.octets().to_vec())));
-    // The parent of an ipip device is in IFLA_IPTUN_LINK instead of IFLA_LINK.
-    let lower = bound.lower.filter(|_| !matches!(link.kind, KernelKind::Ipip(_)));
-    message.attributes.extend(lower.map(|lower| LinkAttribute::Link(lower.index)));
+    message.attributes.extend(below);
     message.attributes.extend(bound.elsewhere());
     batch.push(NEWLINK, CREATE, &message);
     let mut marking = LinkMessage::default();
@@ -215,16 +216,9 @@ pub(crate) const fn tun_queue() -> LinkAttribute {
     LinkAttribute::TxQueueLen(TUN_QUEUE)
 }
 
-/// The alias that marks a link as ours. VXLAN devices have none: their MAC or their settings identify them, see [`wire_state::Marks`].
+/// The alias that marks a link as ours, if its kind has one.
 pub(crate) fn mark(kind: &KernelKind) -> Option<LinkAttribute> {
-    match kind {
-        KernelKind::Vxlan(_) => None,
-        KernelKind::Bridge
-        | KernelKind::Veth(_)
-        | KernelKind::Vlan(_)
-        | KernelKind::Macvlan(_)
-        | KernelKind::Ipip(_) => Some(LinkAttribute::IfAlias(ALIAS.to_owned())),
-    }
+    kind.alias().map(|alias| LinkAttribute::IfAlias(alias.to_owned()))
 }
 
 /// Sets whether an existing VXLAN device learns. The kernel accepts no MTU in the same message ("Cannot change mtu").
@@ -300,13 +294,22 @@ fn fdb_message(index: u32, key: &FdbKey) -> NeighbourMessage {
 pub(crate) fn put_flood(batch: &mut Batch, index: u32, entry: &FloodEntry) {
     let mut message = fdb_message(index, &FdbKey { link: entry.link, mac: entry.mac });
     message.attributes.push(NeighbourAttribute::Destination(entry.to.into()));
+    message.attributes.extend(flood_path(entry.by));
     batch.push(NEWNEIGH, NLM_F_CREATE | NLM_F_APPEND, &message);
+}
+
+fn flood_path(FloodPath { port, vni, link }: FloodPath) -> impl Iterator<Item = NeighbourAttribute> {
+    let port = port.map(NeighbourAttribute::Port);
+    let (vni, link) = (vni.map(NeighbourAttribute::Vni), link.map(NeighbourAttribute::IfIndex));
+    port.into_iter().chain(vni).chain(link)
 }
 
 pub(crate) fn delete_flood(batch: &mut Batch, index: u32, entry: &FloodEntry) {
     let mut message = fdb_message(index, &FdbKey { link: entry.link, mac: entry.mac });
     let to = (!entry.to.is_unspecified()).then(|| NeighbourAttribute::Destination(entry.to.into()));
     message.attributes.extend(to);
+    // If it finds no such destination, the kernel deletes nothing and answers that all is well (`__vxlan_fdb_delete`).
+    message.attributes.extend(flood_path(entry.by));
     batch.push(DELNEIGH, 0, &message);
 }
 

@@ -95,6 +95,9 @@ pub(crate) mod ifa {
 pub(crate) mod nda {
     pub(crate) const DST: u16 = 1;
     pub(crate) const LLADDR: u16 = 2;
+    pub(crate) const PORT: u16 = 6;
+    pub(crate) const VNI: u16 = 7;
+    pub(crate) const IFINDEX: u16 = 8;
     pub(crate) const MASTER: u16 = 9;
     pub(crate) const NUD_NOARP: u16 = 0x40;
     pub(crate) const NUD_PERMANENT: u16 = 0x80;

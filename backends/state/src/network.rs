@@ -33,7 +33,8 @@ pub use self::{
     scope::{ALIAS, Marks, Scope},
     setting::Setting,
     tables::{
-        Address, DesiredNet, FdbKey, FloodEntry, Forward, ForwardKey, NeighbourKey, NetState, ObservedNet, Owner,
+        Address, DesiredNet, FdbKey, FloodEntry, FloodPath, Forward, ForwardKey, NeighbourKey, NetState, ObservedNet,
+        Owner,
     },
     tunnel::{Capabilities, Framing, Tunnel, VXLAN_LEAD, vxlan_header},
     underlay::Underlay,

@@ -305,3 +305,23 @@ fn all_entries_on_our_devices_are_ours_and_no_others() {
         assert!(have.fdb.keys().all(|FdbKey { link: on, .. }| *on == link || on.as_str() == "flannel-v6.1"));
     });
 }
+
+#[test]
+fn what_others_add_to_our_device_for_flooded_frames_is_removed_whatever_way_it_names() {
+    lab::in_namespace(|| {
+        let lab = Lab::new(1);
+        let mut reconciler = lab.reconciler(RouteForm::Plain);
+        assert!(reconciler.round(&lab.want()).converged);
+        for way in ["", "port 4789", "vni 7", "via wb-up", "port 4789 vni 7 via wb-up"] {
+            for mac in ["00:00:00:00:00:00", "01:00:5e:00:00:09"] {
+                run(&format!("bridge fdb append {mac} dev flannel.1 dst 192.0.2.9 {way}"));
+                run(&format!("bridge fdb append {mac} dev flannel.1 dst 192.0.2.9 port 99"));
+                reconciler.invalidate();
+                assert_eq!(reconciler.round(&lab.want()).removed, 2, "{mac} {way}");
+                lab.assert_whole();
+                reconciler.invalidate();
+                assert_eq!(reconciler.round(&lab.want()).removed, 0, "{mac} {way}");
+            }
+        }
+    });
+}

@@ -5,9 +5,9 @@ use std::os::fd::OwnedFd;
 use wire_net::{LinkName, MacAddr, Mtu, Vni};
 use wire_netlink::Batch;
 use wire_state::{
-    Address, DesiredKind, DesiredLink, DesiredNet, DesiredVxlan, FloodEntry, Ipip, KernelKind, LinkId, LinkPlace,
-    LinkRef, Macvlan, MacvlanMode, Namespace, NextHop, ObservedKind, Owner, PerNamespace, Reconciler, RouteKey, Scope,
-    Setting, Veth, Vlan,
+    Address, DesiredKind, DesiredLink, DesiredNet, DesiredVxlan, FloodEntry, FloodPath, Ipip, KernelKind, LinkId,
+    LinkPlace, LinkRef, Macvlan, MacvlanMode, Namespace, NextHop, ObservedKind, Owner, PerNamespace, Reconciler,
+    RouteKey, Scope, Setting, Veth, Vlan,
 };
 
 use super::lab::{self, KernelAlone, new_namespace, run, run_fails, run_inside};
@@ -41,7 +41,7 @@ fn attached() -> PerNamespace<DesiredNet> {
     host.links.insert(name("a-vxlan"), DesiredLink { master, ..link(KernelKind::Vxlan(vxlan), 2) });
     for last in [101, 102] {
         let (link, mac) = (name("a-vxlan"), MacAddr::new([0; 6]));
-        host.flooding.insert(FloodEntry { link, mac, to: [192, 0, 2, last].into() });
+        host.flooding.insert(FloodEntry { link, mac, to: [192, 0, 2, last].into(), by: FloodPath::default() });
     }
     let inside = LinkPlace { namespace: GUEST, name: name("eth1") };
     let outside = LinkPlace::in_host(name("wp1"));

@@ -10,7 +10,7 @@ use std::fmt;
 
 use wire_net::{LinkName, MacAddr, Mtu, Prefix};
 
-use super::{Namespace, Owner, Tunnel};
+use super::{ALIAS, Namespace, Owner, Tunnel};
 
 pub use self::{
     ipip::Ipip,
@@ -167,6 +167,18 @@ impl LinkPlace {
     }
 }
 
+impl KernelKind {
+    /// The alias by which a link of this kind is known as ours (`IFLA_IFALIAS`). VXLAN devices have none: their MAC or their settings
+    /// identify them, see [`super::Marks`].
+    #[must_use]
+    pub const fn alias(&self) -> Option<&'static str> {
+        match self {
+            Self::Vxlan(_) => None,
+            Self::Bridge | Self::Veth(_) | Self::Vlan(_) | Self::Macvlan(_) | Self::Ipip(_) => Some(ALIAS),
+        }
+    }
+}
+
 impl LinkRef {
     /// Its name in its namespace.
     #[must_use]
@@ -232,35 +244,31 @@ impl ObservedLink {
     /// flannel's rule for VXLAN devices is the same (`vxlanLinksIncompat` of its pkg/backend/vxlan/device.go), so flannel and the
     /// agent each take over the other's device.
     pub(crate) fn serves_as(&self, want: &DesiredKind, is: impl Fn(LinkRef, LinkId) -> bool) -> bool {
-        let same = |want, have| is_same_parent(want, have, &is);
-        match (&self.kind, want) {
-            (ObservedKind::Vxlan(have), DesiredKind::Kernel(KernelKind::Vxlan(want))) => {
-                same(want.parent, have.parent) && have.serves_as(want)
+        match want {
+            DesiredKind::Tunnel(_) => matches!(self.kind, ObservedKind::Tun(_)),
+            DesiredKind::Kernel(want) => self.serves_as_kernels(want, is),
+        }
+    }
+
+    fn serves_as_kernels(&self, want: &KernelKind, is: impl Fn(LinkRef, LinkId) -> bool) -> bool {
+        let (have, same) = (&self.kind, |want, have| is_same_parent(want, have, &is));
+        match want {
+            KernelKind::Vxlan(want) => {
+                matches!(have, ObservedKind::Vxlan(have) if same(want.parent, have.parent) && have.serves_as(want))
             }
+            KernelKind::Bridge => matches!(have, ObservedKind::Bridge),
             // The plan checks the peer of a veth.
-            (ObservedKind::Tun(_), DesiredKind::Tunnel(_))
-            | (ObservedKind::Bridge, DesiredKind::Kernel(KernelKind::Bridge))
-            | (ObservedKind::Veth(_), DesiredKind::Kernel(KernelKind::Veth(_))) => true,
-            (ObservedKind::Vlan(have), DesiredKind::Kernel(KernelKind::Vlan(want))) => {
-                have.id == want.id && same(Some(want.parent), have.parent)
+            KernelKind::Veth(_) => matches!(have, ObservedKind::Veth(_)),
+            KernelKind::Vlan(want) => {
+                matches!(have, ObservedKind::Vlan(have) if have.id == want.id && same(Some(want.parent), have.parent))
             }
-            (ObservedKind::Macvlan(have), DesiredKind::Kernel(KernelKind::Macvlan(want))) => {
-                have.mode == want.mode && same(Some(want.parent), have.parent)
+            KernelKind::Macvlan(want) => {
+                let is_it = |have: &Macvlan<_>| have.mode == want.mode && same(Some(want.parent), have.parent);
+                matches!(have, ObservedKind::Macvlan(have) if is_it(have))
             }
-            (ObservedKind::Ipip(have), DesiredKind::Kernel(KernelKind::Ipip(want))) => {
-                have.local == want.local && same(want.parent, have.parent)
+            KernelKind::Ipip(want) => {
+                matches!(have, ObservedKind::Ipip(have) if have.local == want.local && same(want.parent, have.parent))
             }
-            (
-                ObservedKind::Vxlan(_)
-                | ObservedKind::Tun(_)
-                | ObservedKind::Bridge
-                | ObservedKind::Veth(_)
-                | ObservedKind::Vlan(_)
-                | ObservedKind::Macvlan(_)
-                | ObservedKind::Ipip(_)
-                | ObservedKind::Other(_),
-                _,
-            ) => false,
         }
     }
 

@@ -303,7 +303,7 @@ impl PerNamespace<ObservedNet> {
     fn create_link(&mut self, place: LinkPlace, link: &DesiredLink<KernelKind>) {
         let mut made = ObservedLink::made(self.found_as(&link.kind), link.mac, link.mtu);
         made.master = link.master.and_then(|name| self.id(LinkPlace { namespace: place.namespace, name }));
-        made.is_marked = !matches!(link.kind, KernelKind::Vxlan(_));
+        made.is_marked = link.kind.alias().is_some();
         let Some(net) = self.get_mut(place.namespace) else { return };
         net.insert_link(place.name, made);
         if let KernelKind::Veth(Veth { peer }) = link.kind {

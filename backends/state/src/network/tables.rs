@@ -95,6 +95,19 @@ pub struct FloodEntry {
     pub mac: MacAddr,
     /// The host that gets a copy; unspecified if the kernel's entry has no destination.
     pub to: IpAddr,
+    /// How the copy is sent, if not as the device sends all else. The kernel finds an entry only if this is named too.
+    pub by: FloodPath,
+}
+
+/// How copies of flooded frames are sent to one destination; `None` is as the device sends all else.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FloodPath {
+    /// The UDP port (`NDA_PORT`).
+    pub port: Option<u16>,
+    /// The VNI (`NDA_VNI`).
+    pub vni: Option<u32>,
+    /// The index of the link (`NDA_IFINDEX`).
+    pub link: Option<u32>,
 }
 
 /// The key of the neighbour table.
@@ -154,7 +167,11 @@ impl fmt::Display for FdbKey {
 
 impl fmt::Display for FloodEntry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} dev {} dst {}", self.mac, self.link, self.to)
+        write!(f, "{} dev {} dst {}", self.mac, self.link, self.to)?;
+        let FloodPath { port, vni, link } = self.by;
+        port.map_or(Ok(()), |port| write!(f, " port {port}"))?;
+        vni.map_or(Ok(()), |vni| write!(f, " vni {vni}"))?;
+        link.map_or(Ok(()), |link| write!(f, " via if{link}"))
     }
 }
 

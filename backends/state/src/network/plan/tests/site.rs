@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::{
-    Address, DesiredLink, DesiredVxlan, FdbKey, FloodEntry, Ipip, LinkId, LinkPlace, LinkRef, Macvlan, MacvlanMode,
-    ObservedLink, Veth, Vlan,
+    Address, DesiredLink, DesiredVxlan, FdbKey, FloodEntry, FloodPath, Ipip, LinkId, LinkPlace, LinkRef, Macvlan,
+    MacvlanMode, ObservedLink, Veth, Vlan,
     samples::{mac, vxlan},
     sim::{Simulated, reached},
 };
@@ -84,7 +84,12 @@ pub(super) fn any_site() -> impl Strategy<Value = PerNamespace<DesiredNet>> {
 fn add_entries(net: &mut DesiredNet, form: u8) {
     let link = name("a-vxlan");
     for last in [101, 102 + form] {
-        net.flooding.insert(FloodEntry { link, mac: MacAddr::new([0; 6]), to: [192, 0, 2, last].into() });
+        net.flooding.insert(FloodEntry {
+            link,
+            mac: MacAddr::new([0; 6]),
+            to: [192, 0, 2, last].into(),
+            by: FloodPath::default(),
+        });
     }
     net.fdb.insert(FdbKey { link, mac: mac(90) }, [192, 0, 2, 101 + form].into());
     net.addresses.insert(Address { link, address: [10, 6, 0, 1].into(), len: 24 });
