@@ -84,7 +84,7 @@ fn an_interface_that_is_renamed_stays_the_underlay_and_a_flag_with_its_old_name_
         check(device(node)? == before, || node.agent.log())?;
     }
     let said = [warnings(&nodes[0].agent)?, warnings(&nodes[1].agent)?];
-    check(!said[0].contains("eth0") && said[1].contains("ens3 was called eth0"), || said.join("\n"))?;
+    check(!said[0].contains("eth0") && said[1].contains("ens3 was named eth0"), || said.join("\n"))?;
     // A later look at the host's addresses finds nothing new: it shows by the lease that has one of them.
     let lease = peer(100, &[Family::V4]);
     etcd.put(&lease.key(), &lease.value())?;
