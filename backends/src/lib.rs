@@ -1,6 +1,6 @@
 //! Backends: they derive the desired state of this host's network from the leases.
 //!
-//! Flow: [`select`] makes the [`Backend`] that the network config asks for; [`Backend::desired`] turns leases into a
+//! Flow: [`select()`] makes the [`Backend`] that the network config asks for; [`Backend::desired`] turns leases into a
 //! [`NetState`](wire_state::NetState). Pure: this crate makes no system calls, and does not depend on etcd, files or command lines.
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 

@@ -42,7 +42,7 @@ pub(crate) struct Peer {
     public6: IpAddr,
 }
 
-/// This host: an uplink, and the leases of others.
+/// This host: its uplink and the leases of its peers.
 pub(crate) struct Lab {
     peers: BTreeMap<usize, Peer>,
     underlay: Underlay,

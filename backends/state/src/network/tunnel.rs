@@ -92,7 +92,7 @@ impl Capabilities {
         }
     }
 
-    /// All offloads by name, with true for those that are there.
+    /// The name of each offload, and whether it is enabled.
     #[must_use]
     pub const fn named(self) -> [(&'static str, bool); 4] {
         [("uso", self.uso), ("tso", self.tso), ("gso", self.gso), ("gro", self.gro)]

@@ -128,7 +128,7 @@ impl ObservedVxlan {
         self.receive_flag.is_none() && self.gbp == ours.gbp
     }
 
-    /// Whether the kernel refuses `other` while this device is there (`vxlan_vni_in_use` of drivers/net/vxlan).
+    /// Whether the kernel refuses `other` while this device exists (`vxlan_vni_in_use` of drivers/net/vxlan).
     pub(crate) fn excludes(&self, other: &DesiredVxlan) -> bool {
         self.vni == other.vni
             && self.port == other.port_in_use()
