@@ -96,17 +96,23 @@ impl KernelDataplane {
         self.host.namespaces.others.retain(|_, other| *other != namespace);
     }
 
-    /// Reads the state that `scope` names. A namespace that was not added has none.
+    /// Reads the state that `scope` names. A namespace that was not added, or that cannot be read, has none.
     ///
     /// # Errors
-    /// When the kernel does not answer, or refuses. Nothing is known about the state then.
+    /// When the host's namespace cannot be read. Nothing is known about the state then.
     pub fn read(&mut self, scope: &PerNamespace<Scope>) -> Result<PerNamespace<ObservedNet>, DataplaneError> {
         let mut found = Vec::new();
         for (namespace, scope) in scope.iter() {
             if namespace == Namespace::Host {
                 found.push((namespace, self.host.read(scope)?));
-            } else if let Some(Guest { dataplane, descriptor }) = self.guests.get_mut(&namespace) {
-                found.push((namespace, inside(descriptor.as_fd(), || dataplane.read(scope))??));
+            } else if let Some(guest) = self.guests.get_mut(&namespace) {
+                // A namespace that cannot be read is treated like one that is gone: the others must not wait for it.
+                match guest.read(scope) {
+                    Ok(net) => found.push((namespace, net)),
+                    Err(error) => {
+                        tracing::warn!(?namespace, error = chain(&error), "a network namespace is left alone")
+                    }
+                }
             }
         }
         Ok(found.into_iter().collect())
@@ -132,6 +138,12 @@ impl KernelDataplane {
         let other = OtherNamespace::new;
         let guests = self.guests.iter().map(|(name, guest)| (*name, other(&guest.descriptor, &guest.dataplane)));
         OtherNamespaces(guests.chain([(Namespace::Host, other(host, &self.host))]).collect())
+    }
+}
+
+impl Guest {
+    fn read(&mut self, scope: &Scope) -> Result<ObservedNet, DataplaneError> {
+        inside(self.descriptor.as_fd(), || self.dataplane.read(scope))?
     }
 }
 
