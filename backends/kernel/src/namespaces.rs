@@ -110,7 +110,7 @@ impl KernelDataplane {
                 match guest.read(scope) {
                     Ok(net) => found.push((namespace, net)),
                     Err(error) => {
-                        tracing::warn!(?namespace, error = chain(&error), "a network namespace is left alone")
+                        tracing::warn!(?namespace, error = chain(&error), "a network namespace is left alone");
                     }
                 }
             }
