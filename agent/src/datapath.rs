@@ -1,8 +1,8 @@
-//! The thread that keeps the kernel as it should be.
+//! The thread that reconciles the kernel's network.
 //!
-//! Netlink calls block, so they have a thread of their own with a runtime of its own. In: what the kernel should hold
-//! (a watch). Out: a report on the board after each round, and a word when the underlay has changed. Each round compares
-//! and writes the difference; what wakes it (new wishes, the kernel's monitor, a timer) says nothing more than "compare".
+//! Netlink calls block, so they have a thread and a runtime of their own. Input: the desired state (a watch). Output: a
+//! report on the board after each round, and a notification when the underlay has changed. Each round compares and
+//! writes the difference; whatever wakes the thread (a new desired state, the kernel's monitor, a timer) only means "compare".
 
 use std::{
     collections::BTreeSet,
@@ -30,19 +30,19 @@ use crate::{
     repeats::{REPEATS, Repeats},
 };
 
-/// Compare everything that often, though nobody said that anything has changed.
+/// Everything is read and compared this often, even without any notification.
 const PERIOD: Duration = Duration::from_secs(60);
 
-/// Compare again that soon, when the last round left something undone.
+/// The pause before the next round, if the last one left something undone.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// Changes that follow each other this closely are read back once; more, where reading takes long.
+/// Changes that follow each other within this time are read back once; the time grows with the duration of a read.
 const SETTLE: Duration = Duration::from_millis(20);
 
-/// The concern that routes of others are which take packets for peers.
+/// The key of the board's warning about routes of others that take packets for peers.
 const DETOURS: &str = "detours";
 
-/// What the kernel should hold, and the revision of the leases it follows from.
+/// The desired state of the kernel, and the revision of the leases from which it was computed.
 #[derive(Clone, Debug)]
 struct Wish {
     state: Arc<PerNamespace<DesiredNet>>,
@@ -61,7 +61,7 @@ impl Datapath {
     /// Starts the thread. It writes nothing before the first [`Datapath::want`].
     ///
     /// # Errors
-    /// When the kernel gives no monitor or no thread.
+    /// When the kernel gives no monitor, or no thread can be started.
     pub(crate) fn start(
         reconciler: Reconciler<HostDataplane>,
         (board, pulse): (Board, Watchdog),
@@ -83,7 +83,7 @@ impl Datapath {
             .enable_all()
             .build()
             .map_err(|error| Exit::Software(format!("cannot start the dataplane's runtime: {error}")))?;
-        // What it awaits may never come. What it calls may not block for ever.
+        // It may wait for ever for a notification, but no call may block for ever.
         let mut answers = pulse.part(Part::Dataplane);
         let run = move || runtime.block_on(answers.during(keeper.run()));
         thread::Builder::new()
@@ -93,7 +93,7 @@ impl Datapath {
         Ok(Self { want, underlay_changed, outcome })
     }
 
-    /// Says what the kernel should hold from now on, as the leases at `revision` have it.
+    /// Sets the desired state, as computed from the leases at `revision`.
     pub(crate) fn want(&self, state: DesiredNet, revision: Revision) {
         self.want.send_replace(Some(Wish { state: Arc::new(PerNamespace::host(state)), revision }));
     }
@@ -110,7 +110,7 @@ impl Datapath {
         self.underlay_changed.clone()
     }
 
-    /// Waits until the kernel was compared with another outcome than before; `None` where the thread has died.
+    /// Waits until a comparison has another outcome than the one before; `None` if the thread has died.
     ///
     /// # Cancel safety
     /// Safe.
@@ -119,14 +119,14 @@ impl Datapath {
     }
 }
 
-/// What a comparison with the kernel means for the network as a whole. The worst comes last.
+/// The outcome of a comparison for the network as a whole; the worst comes last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Outcome {
-    /// There was none yet.
+    /// The kernel has not been compared yet.
     Pending,
     /// Our devices are there; single entries may still be missing.
     Usable,
-    /// A device of ours is not there, or cannot be looked at.
+    /// A device of ours is missing, or cannot be read.
     Unusable,
     /// The kernel cannot make VXLAN devices.
     NoVxlan,
@@ -204,7 +204,7 @@ impl Keeper {
             let settle = SETTLE.max(begun.elapsed() * 4);
             if report.read_back {
                 whole_at = Instant::now() + PERIOD;
-                // Whatever made us read may have changed the underlay too, with a word that came before the monitor listened.
+                // Whatever caused the read may have changed the underlay too, before the monitor was open.
                 self.underlay_changed.notify_one();
             }
             let again = if report.converged { whole_at } else { Instant::now() + RETRY };
@@ -214,7 +214,7 @@ impl Keeper {
                 wake = next_wake(monitor.as_mut(), host(self.reconciler.cached())) => match wake {
                     Ok(wake) => {
                         self.woken(wake);
-                        // New wishes are not kept waiting.
+                        // A new desired state does not wait for the kernel to settle.
                         if let Ok(Err(_)) = tokio::time::timeout(settle, self.wishes.changed()).await {
                             return;
                         }
@@ -227,7 +227,7 @@ impl Keeper {
         }
     }
 
-    /// Opens the monitor. What changed before it was open is read.
+    /// Opens the monitor. The next round reads what changed before it was open.
     fn listen(&mut self) -> Option<Monitor> {
         self.reconciler.invalidate();
         let opened = Monitor::open(self.host_scope());
@@ -243,7 +243,7 @@ impl Keeper {
         self.reconciler.scope().get(Namespace::Host).cloned().unwrap_or_default()
     }
 
-    /// The kernel has changed: read it again.
+    /// Makes the next round read the kernel again, if anything of ours has changed.
     fn woken(&mut self, wake: Changes) {
         if wake.ours {
             self.reconciler.invalidate();
@@ -253,7 +253,7 @@ impl Keeper {
         }
     }
 
-    /// What is put right again and again, though leases did not change, some other program changes.
+    /// Warns of changes that are repaired again and again although the leases did not change: another program makes them.
     fn note_repeats(&mut self, report: &Report<Network>, is_new: bool) {
         let changes = if is_new { &[] } else { report.changes.as_slice() };
         let said = self.repeats.note(changes, Instant::now());
@@ -293,7 +293,7 @@ fn host(belief: Option<&PerNamespace<ObservedNet>>) -> Option<&ObservedNet> {
     belief.and_then(|belief| belief.get(Namespace::Host))
 }
 
-/// While nothing is believed, there is nothing to compare with: the next round reads anyway.
+/// Without a cached state there is nothing to compare with: the next round reads anyway.
 async fn next_wake(monitor: Option<&mut Monitor>, belief: Option<&ObservedNet>) -> Result<Changes, DataplaneError> {
     match (monitor, belief) {
         (Some(monitor), Some(belief)) => monitor.changed(belief).await,

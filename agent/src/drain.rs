@@ -1,5 +1,5 @@
-//! `wire-agent drain`: leaving the network. The lease goes first, so that peers stop sending here; then what is ours in the
-//! kernel, what Docker's settings have of us, the files for others, and at last what the agent remembers of itself.
+//! `wire-agent drain`: leaving the network. The lease is given back first, so that peers stop sending to this host; then
+//! our entries in the kernel, our settings for Docker, the files for other programs, and last the agent's own state go.
 
 use std::{fs, io, net::IpAddr, path::Path};
 
@@ -24,11 +24,11 @@ use crate::{
     state::{State, StateFile},
 };
 
-/// Leaves the network. What is gone already is as good as removed; what fails stops nothing else, and can be tried again.
+/// Leaves the network. Something that is gone already counts as removed; a failure stops nothing else, and the command can be repeated.
 ///
 /// # Errors
-/// [`Exit::AlreadyRunning`] while the agent runs, [`Exit::Unavailable`] where etcd does not answer (all else is done then),
-/// [`Exit::No`] where something could not be removed.
+/// [`Exit::AlreadyRunning`] while the agent runs, [`Exit::Unavailable`] if etcd does not answer (all else is done then),
+/// [`Exit::No`] if something could not be removed.
 pub(crate) async fn run(settings: Settings) -> Result<(), Exit> {
     require_capability()?;
     let folders = &settings.folders;
@@ -58,7 +58,7 @@ pub(crate) async fn run(settings: Settings) -> Result<(), Exit> {
             failures.join("; ")
         )));
     }
-    // Without it nobody could give the lease back.
+    // The lease can be given back only as long as the state file names it.
     lease?;
     remove(&folders.state_dir.join("state.json")).map_err(Exit::No)
 }
@@ -104,7 +104,7 @@ fn addresses() -> Result<Vec<IpAddr>, Exit> {
     Ok(host.links.iter().flat_map(|link| &link.addresses).map(|own| own.local.address).collect())
 }
 
-/// Wants nothing, and lets that be so. Says what went wrong.
+/// Removes all entries of ours from the kernel by one round with an empty desired state. Returns what failed.
 fn remove_from_kernel(state: &State) -> Vec<String> {
     let marks = Marks { macs: state.macs.values().copied().collect(), ..Marks::default() };
     let devices = state.macs.keys().filter_map(|name| name.parse::<LinkName>().ok()).collect();
@@ -112,7 +112,7 @@ fn remove_from_kernel(state: &State) -> Vec<String> {
         Ok(kernel) => kernel,
         Err(error) => return vec![chain(&error)],
     };
-    // Where our own subnet is dropped is no device's route.
+    // The blackhole route of our own subnet is on no device, so it is found by its network.
     let networks = state.subnet.iter().map(|(_, subnet)| *subnet).collect();
     let scope = Scope { devices, marks, parent: None, networks };
     let driver = HostDataplane::without_tunnels(kernel);
@@ -121,9 +121,9 @@ fn remove_from_kernel(state: &State) -> Vec<String> {
     round.failures.iter().map(ToString::to_string).collect()
 }
 
-/// Takes out of Docker's settings what `docker-opts --daemon-json` has put there.
+/// Removes the keys that `docker-opts --daemon-json` has written from Docker's settings.
 fn leave_docker(settings: &Settings, state: &State) -> Result<(), String> {
-    // After a reboot there may be no such file; then the MTU is not known, and stays.
+    // After a reboot there may be no such file; then the MTU is not known, and its key stays.
     let read = SubnetEnv::read(&settings.folders.subnet_file);
     let env = read.unwrap_or_else(|| SubnetEnv::of_subnet(state.subnet, settings.ip_masq));
     let path = DockerUnit::read(Path::new("/")).settings_path();

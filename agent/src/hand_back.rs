@@ -1,4 +1,4 @@
-//! `wire-agent hand-back`: all routes in flannel's own form, and no firewall rule of ours, for those who go back to flanneld
+//! `wire-agent hand-back`: for those who go back to flanneld. Puts all routes into flannel's own form, and removes our firewall
 //! (docs/adr/0002, docs/adr/0007).
 
 use std::path::Path;
@@ -17,11 +17,11 @@ use crate::{
     run::{lock, require_capability},
 };
 
-/// Writes the routes in place, without a gap, and removes the firewall: whom it lets in, flanneld would not keep up to date.
+/// Rewrites the routes in place, without a gap, and removes the firewall, because flanneld would not add new peers to it.
 ///
 /// # Errors
-/// [`Exit::AlreadyRunning`] while the agent runs, which would put its own back; [`Exit::Unavailable`] when etcd does not answer,
-/// [`Exit::NoCapability`], and [`Exit::No`] where something could not be written.
+/// [`Exit::AlreadyRunning`] while the agent runs, which would write its own form again; [`Exit::Unavailable`] if etcd does not answer,
+/// [`Exit::NoCapability`], and [`Exit::No`] if something could not be written.
 pub(crate) async fn run(etcd: EtcdFlags, run_dir: &Path) -> Result<(), Exit> {
     require_capability()?;
     let _lock = lock(run_dir)?;
@@ -36,7 +36,7 @@ pub(crate) async fn run(etcd: EtcdFlags, run_dir: &Path) -> Result<(), Exit> {
     let attempts = dataplane.hand_back(&have);
     let written = attempts.iter().filter(|attempt| attempt.is_ok()).count();
     report(format_args!("{written} routes are in flannel's form"));
-    // flanneld makes its TUN device itself, and would take another name beside ours.
+    // flanneld creates its TUN device itself, and would choose another name beside ours.
     let tuns =
         have.links.iter().filter(|(_, link)| link.owner == Owner::Ours && matches!(link.kind, ObservedKind::Tun(_)));
     let deletions: Vec<KernelOp> = tuns.map(|(name, _)| KernelOp::DeleteLink(*name)).collect();
@@ -48,10 +48,10 @@ pub(crate) async fn run(etcd: EtcdFlags, run_dir: &Path) -> Result<(), Exit> {
     remove_firewall()
 }
 
-/// Removes our firewall alone.
+/// Removes our firewall only.
 ///
 /// # Errors
-/// [`Exit::AlreadyRunning`] while the agent runs, [`Exit::NoCapability`], and [`Exit::No`] where something of it is left.
+/// [`Exit::AlreadyRunning`] while the agent runs, [`Exit::NoCapability`], and [`Exit::No`] if something of it remains.
 pub(crate) fn firewall(run_dir: &Path) -> Result<(), Exit> {
     require_capability()?;
     let _lock = lock(run_dir)?;
@@ -64,7 +64,7 @@ fn remove_firewall() -> Result<(), Exit> {
     Ok(())
 }
 
-/// flanneld works with the routes as they are; our firewall keeps its new peers out.
+/// Adds the remedy that needs no etcd: flanneld can use the routes as they are, but our firewall would drop packets of its new peers.
 fn with_what_needs_no_etcd(error: Exit) -> Exit {
     let Exit::Unavailable(why) = error else { return error };
     Exit::Unavailable(format!(

@@ -1,4 +1,4 @@
-//! All of a host's network: its kernel, and the tunnels that we work ourselves.
+//! The driver of a host's network: its kernel, and the tunnels that the agent runs.
 
 use nix::errno::Errno;
 use wire_forward::Forwarder;
@@ -9,13 +9,13 @@ use wire_state::{
     ObservedNet, Op, OpError, PerNamespace, Scope, Tunnel, TunnelOp,
 };
 
-/// The kernel of this host with our tunnels in it.
+/// The kernel of this host, and our tunnels.
 pub(crate) struct HostDataplane {
     /// The kernel.
     pub(crate) kernel: KernelDataplane,
     /// The tunnels.
     pub(crate) forwarder: Forwarder,
-    /// For debugging: whether the kernel is taken to have no VXLAN.
+    /// For debugging: true if the kernel is taken to have no VXLAN.
     pub(crate) without_vxlan: bool,
 }
 
@@ -39,7 +39,7 @@ impl Turn {
 }
 
 impl HostDataplane {
-    /// The kernel alone, for commands that move no packets.
+    /// The kernel without tunnels, for commands that move no packets.
     pub(crate) fn without_tunnels(kernel: KernelDataplane) -> Self {
         Self { kernel, forwarder: Forwarder::default(), without_vxlan: false }
     }
@@ -55,7 +55,7 @@ impl HostDataplane {
     fn start(&mut self, name: LinkName, link: &DesiredLink<Tunnel>) -> Attempt {
         let port = link.kind.local.port();
         self.forwarder.start(name, &link.kind, link.mtu).map_err(|error| with_holder(error, port))?;
-        // The device was made by opening it: what is left is to set it up.
+        // Opening the device has created it; it only needs to be set up.
         self.kernel.host().set_up_tun(name, link)
     }
 
@@ -106,7 +106,7 @@ impl Driver for HostDataplane {
             }
         }
         if ops.iter().any(Op::is_link) {
-            // All devices have had their chance to take up what was kept.
+            // All devices that could take over a kept descriptor have done so.
             self.forwarder.release();
         }
         attempts
@@ -132,7 +132,7 @@ const fn makes_vxlan(op: &KernelOp) -> bool {
     matches!(op, KernelOp::CreateLink(_, DesiredLink { kind: KernelKind::Vxlan(_), .. }))
 }
 
-/// Where a port is in use, whose it is.
+/// Adds who has the port, if the error is that it is in use.
 fn with_holder(error: OpError, port: u16) -> OpError {
     if error.source.raw_os_error() != Some(Errno::EADDRINUSE as i32) {
         return error;

@@ -1,4 +1,4 @@
-//! Staying in the network: each change of the leases becomes what the kernel should hold.
+//! A joined network: each change of the leases becomes a desired state of the kernel.
 
 use std::{sync::Arc, time::Instant};
 
@@ -22,43 +22,43 @@ use crate::{
     upkeep::Upkeep,
 };
 
-/// Why a network must be joined anew.
+/// The reason why the network must be joined anew.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ended {
-    /// The link or its addresses are others now.
+    /// The underlay's link or its addresses have changed.
     UnderlayChanged,
-    /// An operator asked for it.
+    /// The operator asked for it (`SIGHUP`).
     Asked,
-    /// The last time it failed.
+    /// The last attempt to join anew failed.
     Again,
     /// The kernel cannot make VXLAN devices.
     NoVxlan,
-    /// etcd has answered to a host that went by what was kept.
+    /// etcd has answered a host that had joined with the saved network state.
     Answered,
-    /// This host has another subnet than its traffic runs on.
+    /// This host has leased another subnet than the one its traffic uses.
     Leased,
 }
 
-/// What a network is joined by.
+/// The state with which a network was joined.
 pub(crate) enum Basis {
-    /// What etcd says.
+    /// The state in etcd.
     Etcd(Box<Ties>),
-    /// What it said before the start, and the lease this host had then. Nobody holds that now.
+    /// The saved state, with the lease this host had then. This host does not hold it now.
     LastKnown(Arc<Entry>),
 }
 
-/// What binds a host to etcd, besides the leases of others.
+/// The connections of a host to etcd, besides the watch on the leases of others.
 pub(crate) struct Ties {
     /// `None` only while the next session is made.
     pub(crate) hold: Option<Hold<EtcdStore>>,
-    /// What traffic runs on while none is held.
+    /// The lease that traffic uses while no lease is held.
     pub(crate) own: Arc<Entry>,
     pub(crate) config: ConfigWatch<EtcdStore>,
     pub(crate) keeper: Keeper,
 }
 
 impl Basis {
-    /// Whether it can be stayed on.
+    /// True if the hold on our lease was not handed over to a next session.
     pub(crate) const fn is_whole(&self) -> bool {
         match self {
             Self::Etcd(ties) => ties.hold.is_some(),
@@ -66,7 +66,7 @@ impl Basis {
         }
     }
 
-    /// Holds our lease no longer, and says how it stood with it.
+    /// Stops holding our lease, and returns its last state.
     pub(crate) fn let_go(&mut self) -> Option<HoldState> {
         match self {
             Self::Etcd(ties) => ties.hold.take().map(|hold| hold.state.borrow().clone()),
@@ -85,7 +85,7 @@ impl Basis {
         }
     }
 
-    /// What happens to our lease, to the config and to what is kept; nothing where etcd is away.
+    /// Waits for a change of our lease, of the config, or of the state to be saved; waits for ever while etcd is away.
     async fn wake(&mut self) -> Wake {
         let Self::Etcd(ties) = self else { return std::future::pending().await };
         let Ties { hold, config, keeper, own: _ } = ties.as_mut();
@@ -97,7 +97,7 @@ impl Basis {
     }
 }
 
-/// All that a joined network consists of.
+/// The parts of a joined network.
 pub(crate) struct Session {
     pub(crate) board: Board,
     pub(crate) backend: Box<dyn Backend>,
@@ -107,33 +107,33 @@ pub(crate) struct Session {
     pub(crate) follow: Follow,
     /// Follows the names of etcd's members. Ends with the session.
     pub(crate) _endpoints: JoinSet<()>,
-    /// The network config all of this was made for.
+    /// The network config with which the network was joined.
     pub(crate) joined_with: NetworkConfig,
     pub(crate) underlay: UnderlayWatch,
-    /// Bridges that were inside our subnet before it was leased.
+    /// The bridges that were inside our subnet before it was leased.
     pub(crate) leased_over: Vec<(String, Prefix)>,
     pub(crate) upkeep: Upkeep,
     /// Ends with the session.
     pub(crate) _traffic: TrafficWatch,
-    /// Since when READY waits for the firewall alone; `None` while it waits for more, and once it was said.
+    /// When everything but the firewall became ready; `None` before that, and after READY was sent.
     pub(crate) all_but_firewall: Option<Instant>,
 }
 
-/// What happened.
+/// An event that the session handles.
 enum Wake {
     Leases,
     Health,
     Hold,
     Config(ConfigEvent),
-    /// What is known is to be kept.
+    /// The network state is to be saved.
     Keep,
-    /// It is time to look after files.
+    /// The files are to be checked.
     Files,
     Underlay,
     Round(Outcome),
-    /// The firewall is in place, or was waited for long enough.
+    /// The firewall is in place, or its grace period has ended.
     Firewall,
-    /// Whether it goes on.
+    /// The watchdog asks whether this part goes on.
     Asked,
     /// A part that must never end has ended.
     Broken(&'static str),
@@ -165,7 +165,7 @@ impl Session {
                     if self.note_round(outcome)? == Some(Ended::NoVxlan) {
                         return Ok(Ended::NoVxlan);
                     }
-                    // What changed between the start and the first look of the monitor, nobody has told.
+                    // No monitor has reported what changed between the start and its first look.
                     if self.has_moved() {
                         return Ok(Ended::UnderlayChanged);
                     }
@@ -193,7 +193,7 @@ impl Session {
         moved == Moved::Yes
     }
 
-    /// Bridges of this host where leases are.
+    /// Warns of bridges of this host that overlap leases.
     fn note_overlaps(&self) {
         if let Some(own) = self.basis.own() {
             let leases = self.follow.table.borrow();
@@ -217,7 +217,7 @@ impl Session {
         }
     }
 
-    /// Turns the leases into what the kernel should hold.
+    /// Computes the desired state from the leases, and hands it to the threads that reconcile.
     fn want(&mut self) {
         let Some(table) = self.follow.table.borrow_and_update().clone() else { return };
         if let Some(own) = self.basis.own() {
@@ -244,7 +244,7 @@ impl Session {
         self.board.update(|seen| seen.follow = health);
     }
 
-    /// What etcd has just said, or said again, is to be kept.
+    /// Saves the network state that etcd has just sent.
     fn note_known(&mut self) {
         if let (Basis::Etcd(ties), Some(table)) = (&mut self.basis, &*self.follow.table.borrow()) {
             ties.keeper.note(table.clone());
@@ -258,7 +258,7 @@ impl Session {
         }
     }
 
-    /// Says how it stands with our lease, and whether it is of another subnet than traffic runs on.
+    /// Reports the state of our lease, and whether its subnet differs from the one that traffic uses.
     fn note_hold(&mut self) -> bool {
         let Basis::Etcd(ties) = &mut self.basis else { return false };
         let Some(hold) = &mut ties.hold else { return false };
@@ -274,7 +274,7 @@ impl Session {
         is_other
     }
 
-    /// Stays for as long as `work` waits, whatever happens to that on which it was joined.
+    /// Keeps the session going while `work` runs, whatever happens to the state with which it was joined.
     ///
     /// # Errors
     /// As [`Session::stay`].
@@ -287,7 +287,7 @@ impl Session {
         loop {
             tokio::select! {
                 done = &mut work => return Ok(done),
-                // It is being joined anew already.
+                // The network is being joined anew already.
                 ended = self.stay(&mut answers) => match ended? {
                     Ended::Leased => return Ok(work.await),
                     Ended::UnderlayChanged | Ended::Asked | Ended::Again | Ended::NoVxlan | Ended::Answered => {}
@@ -296,7 +296,7 @@ impl Session {
         }
     }
 
-    /// A config that changes while the agent runs is checked and reported, never applied.
+    /// Checks and reports a config that changes while the agent runs. It is applied only by a restart.
     fn note_config(&self, event: ConfigEvent) {
         let fault = match event {
             ConfigEvent::Broken(_) => return,
@@ -318,7 +318,7 @@ impl Session {
         self.board.alarm("network config", fault);
     }
 
-    /// Why a restart could not join by another config.
+    /// The reason why a restart could not join with another config.
     fn bar(&self, config: &NetworkConfig) -> Option<String> {
         let placement = match self.underlay.placement(&config.pools) {
             Ok(placement) => placement,
@@ -327,7 +327,7 @@ impl Session {
         select(config, placement).err().map(|error| chain(&error))
     }
 
-    /// The kernel was compared: the network is there, is not there yet, or can never be.
+    /// Handles the outcome of a comparison with the kernel.
     fn note_round(&mut self, outcome: Outcome) -> Result<Option<Ended>, Exit> {
         let ready = self.board.look(|seen| seen.ready);
         self.all_but_firewall = match outcome {
