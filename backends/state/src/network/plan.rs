@@ -99,12 +99,12 @@ fn planned<S: Selection>(
         let links = effects.get(&namespace).unwrap_or(&no_effects);
         conflicts.extend(settings::conflicts(namespace, have, want));
         let selection = selection(namespace);
-        let mut builder = Builder { namespace, have, want, links, puts: Vec::new(), deletions: Vec::new(), conflicts };
+        // One list for all: of a whole network it is the largest thing there is.
+        let mut builder = Builder { namespace, have, want, links, puts: all, deletions: Vec::new(), conflicts };
         builder.entries(&selection);
         let passed_by = builder.routes(&selection);
-        all.append(&mut builder.puts);
         deletions.push(builder.deletions);
-        conflicts = builder.conflicts;
+        (all, conflicts) = (builder.puts, builder.conflicts);
         if namespace == Namespace::Host {
             detours = passed_by;
         }
@@ -133,13 +133,12 @@ trait OnLink {
 
 impl Builder<'_> {
     fn entries(&mut self, selection: &impl Selection) {
-        let (have, want, links) = (self.have, self.want, self.links);
-        let kernel = |op: KernelOp| Op::Kernel(self.namespace, op);
+        let (namespace, have, want, links) = (self.namespace, self.have, self.want, self.links);
+        let kernel = |op: KernelOp| Op::Kernel(namespace, op);
         let settings = settings::changes(have, want, links).into_iter();
         let settings = settings.filter(|(setting, _)| selection.has_setting(setting));
-        let settings = settings.map(|(setting, value)| kernel(KernelOp::Set(setting, value))).collect();
-        let addresses = changes(
-            links,
+        self.puts.extend(settings.map(|(setting, value)| kernel(KernelOp::Set(setting, value))));
+        self.compare(
             &links.absent,
             Table {
                 have: selection.members(&have.addresses, |all| &all.addresses),
@@ -148,15 +147,13 @@ impl Builder<'_> {
             |key, ()| kernel(KernelOp::PutAddress(*key)),
             |key| kernel(KernelOp::DeleteAddress(*key)),
         );
-        let fdb = changes(
-            links,
+        self.compare(
             &links.absent,
             Table { have: selection.rows(&have.fdb, |all| &all.fdb), want: selection.rows(&want.fdb, |all| &all.fdb) },
             |key, to| kernel(KernelOp::PutFdb(*key, *to)),
             |key| kernel(KernelOp::DeleteFdb(*key)),
         );
-        let flooding = changes(
-            links,
+        self.compare(
             &links.absent,
             Table {
                 have: selection.members(&have.flooding, |all| &all.flooding),
@@ -165,8 +162,7 @@ impl Builder<'_> {
             |entry, ()| kernel(KernelOp::PutFlood(*entry)),
             |entry| kernel(KernelOp::DeleteFlood(*entry)),
         );
-        let neighbours = changes(
-            links,
+        self.compare(
             &links.flushed,
             Table {
                 have: selection.rows(&have.neighbours, |all| &all.neighbours),
@@ -175,8 +171,7 @@ impl Builder<'_> {
             |key, mac| kernel(KernelOp::PutNeighbour(*key, *mac)),
             |key| kernel(KernelOp::DeleteNeighbour(*key)),
         );
-        let forwarding = changes(
-            links,
+        self.compare(
             &links.flushed,
             Table {
                 have: selection.rows(&have.forwarding, |all| &all.forwarding),
@@ -185,12 +180,30 @@ impl Builder<'_> {
             |key, forward| Op::Tunnel(TunnelOp::PutForward(*key, *forward)),
             |key| Op::Tunnel(TunnelOp::DeleteForward(*key)),
         );
-        let settings = TableChanges { puts: settings, deletions: Vec::new() };
-        let tables = [settings, addresses, fdb, flooding, neighbours, forwarding];
-        for TableChanges { mut puts, deletions } in tables {
-            self.puts.append(&mut puts);
-            self.deletions.splice(0..0, deletions);
+    }
+
+    /// Compares one table. The entries on links in `gone` no longer exist.
+    fn compare<'t, K: OnLink + Ord + 't, V: PartialEq + 't>(
+        &mut self,
+        gone: &BTreeSet<LinkName>,
+        table: Table<impl Iterator<Item = (&'t K, &'t V)>, impl Iterator<Item = (&'t K, &'t V)>>,
+        put: impl Fn(&K, &V) -> Op,
+        delete: impl Fn(&K) -> Op,
+    ) {
+        let mut deletions = Vec::new();
+        for (key, have, want) in merge(table.have, table.want) {
+            let link = key.link();
+            let have = have.filter(|_| !gone.contains(&link));
+            if self.links.blocked.contains(&link) || have == want {
+                continue;
+            }
+            match want {
+                Some(want) => self.puts.push(put(key, want)),
+                None if self.links.leaving.contains(&link) => {}
+                None => deletions.push(delete(key)),
+            }
         }
+        self.deletions.splice(0..0, deletions);
     }
 
     fn routes(&mut self, selection: &impl Selection) -> Detours {
@@ -268,36 +281,6 @@ impl Builder<'_> {
 struct Table<H, W> {
     have: H,
     want: W,
-}
-
-/// The changes of one table.
-struct TableChanges {
-    puts: Vec<Op>,
-    deletions: Vec<Op>,
-}
-
-/// Compares one table. The entries on links in `gone` no longer exist.
-fn changes<'a, K: OnLink + Ord + 'a, V: PartialEq + 'a>(
-    links: &LinkEffects,
-    gone: &BTreeSet<LinkName>,
-    table: Table<impl Iterator<Item = (&'a K, &'a V)>, impl Iterator<Item = (&'a K, &'a V)>>,
-    put: impl Fn(&K, &V) -> Op,
-    delete: impl Fn(&K) -> Op,
-) -> TableChanges {
-    let mut changes = TableChanges { puts: Vec::new(), deletions: Vec::new() };
-    for (key, have, want) in merge(table.have, table.want) {
-        let link = key.link();
-        let have = have.filter(|_| !gone.contains(&link));
-        if links.blocked.contains(&link) || have == want {
-            continue;
-        }
-        match want {
-            Some(want) => changes.puts.push(put(key, want)),
-            None if links.leaving.contains(&link) => {}
-            None => changes.deletions.push(delete(key)),
-        }
-    }
-    changes
 }
 
 /// Goes through two tables together in the order of their keys.
