@@ -1,6 +1,7 @@
 //! The resource `Firewall`: the packet filter as far as it concerns us, as it should be and as it was read.
 
 mod iptables;
+mod merge;
 mod nftables;
 mod op;
 mod others;

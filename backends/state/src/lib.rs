@@ -7,7 +7,9 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 
 mod error;
+mod files;
 mod firewall;
+mod merge;
 mod network;
 mod reconcile;
 mod resource;
@@ -17,6 +19,7 @@ pub mod samples;
 pub mod sim;
 
 pub use error::{DataplaneError, ErrorKind, OpError};
+pub use files::{DesiredFile, DesiredFiles, FileOp, Files, NoFindings, ObservedFile, Writing};
 pub use firewall::{
     Attachment, BaseChain, Call, CallChange, ChainChange, ChainKind, ChainName, ChainPolicy, ChainTable,
     ChainTableKind, Creation, DesiredChain, DesiredFirewall, DesiredTable, Element, Firewall, FirewallOp, FlannelRules,
@@ -24,13 +27,14 @@ pub use firewall::{
     ObservedFirewall, ObservedRule, ObservedTable, OperatorDrop, OtherFirewalls, OtherRules, Place, Position, Rule,
     Set, SetChange, SetKind, Table, TableName,
 };
+pub use merge::{Clash, Share};
 pub use network::{
     ALIAS, Address, Capabilities, Conflict, ContainerLink, DesiredKind, DesiredLink, DesiredNet, DesiredVxlan, Detours,
-    FdbKey, Findings, FloodEntry, FloodPath, Forward, ForwardKey, Framing, Ipip, KernelKind, KernelOp, Key, LinkId,
-    LinkPlace, LinkRef, Macvlan, MacvlanMode, Marks, Namespace, Need, NeighbourKey, NetState, Network, NextHop,
-    ObservedKind, ObservedLink, ObservedNet, ObservedRoute, ObservedVxlan, Op, Owner, PROTOCOL, PerNamespace,
-    ReceiveFlag, RouteKey, Scope, Setting, Tunnel, TunnelOp, Underlay, VXLAN_LEAD, Veth, Via, Vlan, plan, plan_of,
-    vxlan_header,
+    FdbKey, Findings, FloodEntry, FloodPath, Forward, ForwardKey, Framing, Ipip, KernelKind, KernelOp, Key,
+    LeadsToLink, LinkId, LinkPlace, LinkRef, Macvlan, MacvlanMode, Marks, Namespace, Need, NeighbourKey, NetState,
+    Network, NextHop, ObservedKind, ObservedLink, ObservedNet, ObservedRoute, ObservedVxlan, Op, Owner, PROTOCOL,
+    PerNamespace, ReceiveFlag, RouteKey, Scope, Setting, Tunnel, TunnelOp, Underlay, VXLAN_LEAD, Veth, Via, Vlan, plan,
+    plan_of, vxlan_header,
 };
 pub use reconcile::{Failure, Reconciler, Report};
 pub use resource::{Attempt, Driver, Operation, Order, Plan, Resource};

@@ -8,6 +8,7 @@ mod conflict;
 mod container_link;
 mod detour;
 mod link;
+mod merge;
 mod namespace;
 mod op;
 mod order;
@@ -34,8 +35,8 @@ pub use self::{
     scope::{ALIAS, Marks, Scope},
     setting::Setting,
     tables::{
-        Address, DesiredNet, FdbKey, FloodEntry, FloodPath, Forward, ForwardKey, NeighbourKey, NetState, ObservedNet,
-        Owner,
+        Address, DesiredNet, FdbKey, FloodEntry, FloodPath, Forward, ForwardKey, LeadsToLink, NeighbourKey, NetState,
+        ObservedNet, Owner,
     },
     tunnel::{Capabilities, Framing, Tunnel, VXLAN_LEAD, vxlan_header},
     underlay::Underlay,

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::{DataplaneError, OpError};
+use crate::{Clash, DataplaneError, OpError, Share};
 
 /// A part of a host's state that is compared as a whole. Pure.
 ///
@@ -19,6 +19,10 @@ pub trait Resource: Sized {
     type Op: Operation;
     /// Problems with foreign entries, which are reported and not changed.
     type Findings: fmt::Debug + fmt::Display + Default + Clone + PartialEq;
+
+    /// The desired state of several networks of this host, in order of precedence, and the keys that several of them want with different
+    /// values. Only such a key is left out of what a network wants, with what depends on it.
+    fn merge(shares: &[Share<'_, Self::Desired>]) -> (Self::Desired, Vec<Clash>);
 
     /// The changes that turn `observed` into `desired`. Foreign entries are never changed.
     fn plan(observed: &Self::Observed, desired: &Self::Desired) -> Plan<Self>;

@@ -4,12 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use wire_net::Family;
 
+use super::merge::merge;
 use super::{
     ChainName, ChainTable, Creation, DesiredChain, DesiredFirewall, DesiredTable, Element, FlannelRules,
     InternalBridge, InternalBridges, ObservedFirewall, ObservedTable, OtherRules, TableName,
     op::{CallChange, ChainChange, FirewallOp, SetChange},
 };
-use crate::{Plan, Resource};
+use crate::{Clash, Plan, Resource, Share};
 
 /// The packet filter of a host, as far as it concerns us.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,6 +22,10 @@ impl Resource for Firewall {
     type Scope = ();
     type Op = FirewallOp;
     type Findings = OtherRules;
+
+    fn merge(shares: &[Share<'_, DesiredFirewall>]) -> (DesiredFirewall, Vec<Clash>) {
+        merge(shares)
+    }
 
     /// Deletions come last: what flanneld left goes once ours stands.
     fn plan(observed: &ObservedFirewall, desired: &DesiredFirewall) -> Plan<Self> {

@@ -18,10 +18,11 @@ use self::{
     keys::{All, Selection, Touched, touched},
     links::{LinkEffects, LinkOp, LinkPlan},
 };
-use super::detour;
+use super::{detour, merge};
 use crate::{
-    Address, Conflict, DesiredNet, Detours, FdbKey, FloodEntry, ForwardKey, KernelOp, Namespace, NeighbourKey, NextHop,
-    ObservedNet, ObservedRoute, Op, Order, Owner, PerNamespace, Plan, Resource, RouteKey, Scope, TunnelOp,
+    Address, Clash, Conflict, DesiredNet, Detours, FdbKey, FloodEntry, ForwardKey, KernelOp, Namespace, NeighbourKey,
+    NextHop, ObservedNet, ObservedRoute, Op, Order, Owner, PerNamespace, Plan, Resource, RouteKey, Scope, Share,
+    TunnelOp,
 };
 
 /// The resource of a host's network: links, settings, addresses, FDB, neighbours, forwarding, routes.
@@ -43,6 +44,10 @@ impl Resource for Network {
     type Scope = PerNamespace<Scope>;
     type Op = Op;
     type Findings = Findings;
+
+    fn merge(shares: &[Share<'_, Self::Desired>]) -> (Self::Desired, Vec<Clash>) {
+        merge::merge(shares)
+    }
 
     fn plan(observed: &Self::Observed, desired: &Self::Desired) -> Plan<Self> {
         plan(observed, desired)

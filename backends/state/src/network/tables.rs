@@ -134,7 +134,25 @@ impl<L, R> Default for NetState<L, R> {
     }
 }
 
-impl ObservedNet {
+/// A route of a state, by the link that it leads to.
+pub trait LeadsToLink {
+    /// The link that packets are sent to; `None` if they are dropped, or sent in another way.
+    fn link(&self) -> Option<LinkName>;
+}
+
+impl LeadsToLink for NextHop {
+    fn link(&self) -> Option<LinkName> {
+        Self::link(self)
+    }
+}
+
+impl LeadsToLink for ObservedRoute {
+    fn link(&self) -> Option<LinkName> {
+        self.via.link()
+    }
+}
+
+impl<L, R: LeadsToLink> NetState<L, R> {
     /// Removes a link with all entries on it, as the kernel does.
     pub fn forget_link(&mut self, link: LinkName) {
         self.links.remove(&link);
@@ -149,7 +167,7 @@ impl ObservedNet {
         self.flooding.retain(|entry| entry.link != link);
         self.neighbours.retain(|key, _| key.link != link);
         self.forwarding.retain(|key, _| key.link != link);
-        self.routes.retain(|_, route| route.via.link() != Some(link));
+        self.routes.retain(|_, route| route.link() != Some(link));
     }
 }
 
