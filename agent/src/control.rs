@@ -17,6 +17,7 @@ use wire_net::chain;
 
 use crate::{
     exit::Exit,
+    loops::Loops,
     observed::Board,
     pulse::{Part, Watchdog},
 };
@@ -64,10 +65,11 @@ pub(crate) async fn serve(
     listener: UnixListener,
     board: Board,
     watchdog: Watchdog,
+    loops: Loops,
 ) -> Result<(), tonic::transport::Error> {
     let incoming = tokio_stream::wrappers::UnixListenerStream::new(listener);
     Server::builder()
-        .add_service(proto::control_server::ControlServer::new(ControlService { board, watchdog }))
+        .add_service(proto::control_server::ControlServer::new(ControlService { board, watchdog, loops }))
         .serve_with_incoming(incoming)
         .await
 }
@@ -75,6 +77,7 @@ pub(crate) async fn serve(
 struct ControlService {
     board: Board,
     watchdog: Watchdog,
+    loops: Loops,
 }
 
 #[tonic::async_trait]
@@ -91,7 +94,7 @@ impl proto::control_server::Control for ControlService {
         let proto::FailRequest { part: name, panic } = request.into_inner();
         let fault = if panic { Fault::Panic } else { Fault::Hang };
         match Part::named(&name) {
-            Some(Part::Worker) if self.board.look(|seen| seen.tunnels.clone()).fail(fault) => {}
+            Some(Part::Worker) if self.loops.tunnels.fail(fault) => {}
             Some(part @ (Part::Dataplane | Part::Firewall | Part::Follower | Part::Holder | Part::Session)) => {
                 self.watchdog.fail(part, fault);
             }

@@ -1,32 +1,29 @@
-//! The thread that reconciles the kernel's network.
+//! The loop that keeps the kernel's network, and the tunnels that the agent runs.
 //!
-//! Netlink calls block, so they have a thread and a runtime of their own. Input: the desired state (a watch). Output: a
-//! report on the board after each round, and a notification when the underlay has changed. Each round compares and
-//! writes the difference; whatever wakes the thread (a new desired state, the kernel's monitor, a timer) only means "compare".
+//! Input: the desired state. Output: a report in the status after each round, and a notification when the underlay has changed.
 
 use std::{
     collections::BTreeSet,
     sync::Arc,
-    thread,
     time::{Duration, Instant},
 };
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 use tracing::{error, info, warn};
 use wire_kernel::{Changes, Monitor};
 use wire_net::chain;
 use wire_state::{
-    Conflict, DataplaneError, DesiredNet, ErrorKind, Failure, KernelKind, KernelOp, Namespace, Network, ObservedNet,
-    Op, PerNamespace, Reconciler, Report, Scope, TunnelOp,
+    Comparison, Conflict, DataplaneError, DesiredNet, ErrorKind, Failure, KernelKind, KernelOp, Namespace, Network,
+    ObservedNet, Op, PerNamespace, Reconciler, Report, Resource, Scope, Share, TunnelOp,
 };
 use wire_store::Revision;
 
 use crate::{
-    exit::Exit,
+    clashes::{self, IN_KERNEL},
     host_dataplane::HostDataplane,
     notify,
     observed::Board,
-    pulse::{Part, Watchdog},
+    reconcile_loop::{Kept, LoopHandle, Round, Shares},
     repeats::{REPEATS, Repeats},
 };
 
@@ -42,87 +39,22 @@ const SETTLE: Duration = Duration::from_millis(20);
 /// The key of the board's warning about routes of others that take packets for peers.
 const DETOURS: &str = "detours";
 
-/// The desired state of the kernel, and the revision of the leases from which it was computed.
+/// The loop of the network.
+pub(crate) type Datapath = LoopHandle<NetworkLoop>;
+
+/// What one network wants of the kernel, and the revision of the leases from which that was computed.
 #[derive(Clone, Debug)]
-struct Wish {
-    state: Arc<PerNamespace<DesiredNet>>,
-    revision: Revision,
-}
-
-/// The running thread. It ends when this is dropped, and leaves the kernel as it is.
-#[derive(Debug)]
-pub(crate) struct Datapath {
-    want: watch::Sender<Option<Wish>>,
-    underlay_changed: Arc<Notify>,
-    outcome: watch::Receiver<Outcome>,
-}
-
-impl Datapath {
-    /// Starts the thread. It writes nothing before the first [`Datapath::want`].
-    ///
-    /// # Errors
-    /// When the kernel gives no monitor, or no thread can be started.
-    pub(crate) fn start(
-        reconciler: Reconciler<HostDataplane>,
-        (board, pulse): (Board, Watchdog),
-        stored: notify::Stored,
-    ) -> Result<Self, Exit> {
-        let (want, wishes) = watch::channel(None);
-        let underlay_changed = Arc::new(Notify::new());
-        let (said, outcome) = watch::channel(Outcome::Pending);
-        let keeper = Keeper {
-            reconciler,
-            board,
-            wishes,
-            underlay_changed: underlay_changed.clone(),
-            said,
-            stored,
-            repeats: Repeats::default(),
-        };
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(|error| Exit::Software(format!("cannot start the dataplane's runtime: {error}")))?;
-        // It may wait for ever for a notification, but no call may block for ever.
-        let mut answers = pulse.part(Part::Dataplane);
-        let run = move || runtime.block_on(answers.during(keeper.run()));
-        thread::Builder::new()
-            .name("dataplane".to_owned())
-            .spawn(run)
-            .map_err(|error| Exit::Software(format!("cannot start the dataplane's thread: {error}")))?;
-        Ok(Self { want, underlay_changed, outcome })
-    }
-
-    /// Sets the desired state, as computed from the leases at `revision`.
-    pub(crate) fn want(&self, state: DesiredNet, revision: Revision) {
-        self.want.send_replace(Some(Wish { state: Arc::new(PerNamespace::host(state)), revision }));
-    }
-
-    /// Ends the thread, and waits until it has.
-    pub(crate) async fn end(self) {
-        let Self { want, mut outcome, .. } = self;
-        drop(want);
-        while outcome.changed().await.is_ok() {}
-    }
-
-    /// Is notified when addresses or links of the host have changed.
-    pub(crate) fn underlay_changed(&self) -> Arc<Notify> {
-        self.underlay_changed.clone()
-    }
-
-    /// Waits until a comparison has another outcome than the one before; `None` if the thread has died.
-    ///
-    /// # Cancel safety
-    /// Safe.
-    pub(crate) async fn outcome(&mut self) -> Option<Outcome> {
-        self.outcome.changed().await.ok().map(|()| *self.outcome.borrow_and_update())
-    }
+pub(crate) struct NetworkShare {
+    pub(crate) desired: Arc<PerNamespace<DesiredNet>>,
+    pub(crate) scope: Scope,
+    pub(crate) revision: Revision,
 }
 
 /// The outcome of a comparison for the network as a whole; the worst comes last.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Outcome {
     /// The kernel has not been compared yet.
+    #[default]
     Pending,
     /// Our devices are there; single entries may still be missing.
     Usable,
@@ -169,64 +101,117 @@ impl Outcome {
     }
 }
 
-struct Keeper {
+pub(crate) struct NetworkLoop {
     reconciler: Reconciler<HostDataplane>,
     board: Board,
-    wishes: watch::Receiver<Option<Wish>>,
     underlay_changed: Arc<Notify>,
-    said: watch::Sender<Outcome>,
+    /// Is notified when a tunnel has ended by itself.
+    ended: Arc<Notify>,
     /// What systemd keeps for a later run.
     stored: notify::Stored,
     repeats: Repeats,
+    monitor: Option<Monitor>,
+    /// The time of the next read, even without any notification.
+    whole_at: Instant,
+    settle: Duration,
 }
 
-impl Keeper {
-    async fn run(mut self) {
-        while self.wishes.borrow().is_none() {
-            if self.wishes.changed().await.is_err() {
-                return;
-            }
-        }
-        let ended = self.reconciler.driver().forwarder.tunnels().ended();
-        let mut monitor = None;
-        let mut followed: Option<Arc<PerNamespace<DesiredNet>>> = None;
-        let mut whole_at = Instant::now() + PERIOD;
-        loop {
-            if monitor.is_none() {
-                monitor = self.listen();
-            }
-            let Some(wish) = self.wishes.borrow_and_update().clone() else { return };
-            let is_new = !followed.replace(wish.state.clone()).is_some_and(|before| Arc::ptr_eq(&before, &wish.state));
-            let begun = Instant::now();
-            let report = self.reconciler.round(&wish.state);
-            let tunnels = self.reconciler.driver().forwarder.tunnels();
-            self.stored.follow(&tunnels.handles());
-            let settle = SETTLE.max(begun.elapsed() * 4);
-            if report.read_back {
-                whole_at = Instant::now() + PERIOD;
-                // Whatever caused the read may have changed the underlay too, before the monitor was open.
-                self.underlay_changed.notify_one();
-            }
-            let again = if report.converged { whole_at } else { Instant::now() + RETRY };
-            self.publish(report, wish.revision, is_new);
-            tokio::select! {
-                changed = self.wishes.changed() => if changed.is_err() { return },
-                wake = next_wake(monitor.as_mut(), host(self.reconciler.cached())) => match wake {
-                    Ok(wake) => {
-                        self.woken(wake);
-                        // A new desired state does not wait for the kernel to settle.
-                        if let Ok(Err(_)) = tokio::time::timeout(settle, self.wishes.changed()).await {
-                            return;
-                        }
-                    }
-                    Err(_) => monitor = None,
-                },
-                () = ended.notified() => self.reconciler.invalidate(),
-                () = tokio::time::sleep_until(again.into()) => self.reconciler.invalidate(),
-            }
+impl NetworkLoop {
+    /// `underlay_changed` is notified when addresses or links of the host have changed.
+    pub(crate) fn new(
+        driver: HostDataplane,
+        board: Board,
+        stored: notify::Stored,
+        underlay_changed: Arc<Notify>,
+    ) -> Self {
+        let ended = driver.forwarder.tunnels().ended();
+        Self {
+            reconciler: Reconciler::new(driver, PerNamespace::default()),
+            board,
+            underlay_changed,
+            ended,
+            stored,
+            repeats: Repeats::default(),
+            monitor: None,
+            whole_at: Instant::now() + PERIOD,
+            settle: SETTLE,
         }
     }
 
+    /// The desired state of all networks.
+    fn desired(&mut self, shares: &Shares<NetworkShare>) -> Arc<PerNamespace<DesiredNet>> {
+        let mut all = shares.values();
+        let first = all.next();
+        let mut scope = first.map(|share| share.scope.clone()).unwrap_or_default();
+        all.for_each(|share| scope.extend(&share.scope));
+        let scope = PerNamespace::host(scope);
+        if scope != *self.reconciler.scope() {
+            self.reconciler.set_scope(scope);
+            self.monitor = None;
+        }
+        let (desired, clashes) = match first {
+            // Of a large network, a copy would be the larger part of the work.
+            Some(only) if shares.len() == 1 => (only.desired.clone(), Vec::new()),
+            Some(_) | None => {
+                let shares: Vec<Share<'_, _>> =
+                    shares.iter().map(|(network, share)| Share { network, desired: &*share.desired }).collect();
+                let (merged, clashes) = Network::merge(&shares);
+                (Arc::new(merged), clashes)
+            }
+        };
+        clashes::report(&self.board, IN_KERNEL, &clashes);
+        desired
+    }
+}
+
+impl Kept for NetworkLoop {
+    type Share = NetworkShare;
+    type Outcome = Outcome;
+
+    fn round(&mut self, shares: &Shares<NetworkShare>, is_new: bool) -> Round<Outcome> {
+        let desired = self.desired(shares);
+        if self.monitor.is_none() {
+            self.monitor = self.listen();
+        }
+        let begun = Instant::now();
+        let report = self.reconciler.round(&desired);
+        let tunnels = self.reconciler.driver().forwarder.tunnels();
+        self.stored.follow(&tunnels.handles());
+        self.settle = SETTLE.max(begun.elapsed() * 4);
+        if report.read_back {
+            self.whole_at = Instant::now() + PERIOD;
+            // Whatever caused the read may have changed the underlay too, before the monitor was open.
+            self.underlay_changed.notify_one();
+        }
+        let next = if report.converged { self.whole_at } else { Instant::now() + RETRY };
+        let revision = shares.values().map(|share| share.revision).min().unwrap_or_default();
+        Round { outcome: self.publish(report, revision, is_new), next, batch: Duration::ZERO }
+    }
+
+    fn compare(&mut self, shares: &Shares<NetworkShare>) -> Result<Comparison, DataplaneError> {
+        let desired = self.desired(shares);
+        self.reconciler.compare(&desired)
+    }
+
+    async fn changed(&mut self) {
+        tokio::select! {
+            wake = next_wake(self.monitor.as_mut(), host(self.reconciler.cached())) => match wake {
+                Ok(wake) => {
+                    self.woken(wake);
+                    tokio::time::sleep(self.settle).await;
+                }
+                Err(_) => self.monitor = None,
+            },
+            () = self.ended.notified() => self.reconciler.invalidate(),
+        }
+    }
+
+    fn due(&mut self) {
+        self.reconciler.invalidate();
+    }
+}
+
+impl NetworkLoop {
     /// Opens the monitor. The next round reads what changed before it was open.
     fn listen(&mut self) -> Option<Monitor> {
         self.reconciler.invalidate();
@@ -260,7 +245,7 @@ impl Keeper {
         self.board.caution(REPEATS, said);
     }
 
-    fn publish(&mut self, report: Report<Network>, revision: Revision, is_new: bool) {
+    fn publish(&mut self, report: Report<Network>, revision: Revision, is_new: bool) -> Outcome {
         let before: BTreeSet<String> =
             self.board.look(|seen| seen.dataplane.last.iter().flat_map(|last| troubles(last)).collect());
         for trouble in troubles(&report).filter(|trouble| !before.contains(trouble)) {
@@ -280,7 +265,7 @@ impl Keeper {
             seen.dataplane.last = Some(Arc::new(report));
             seen.dataplane.applied = revision;
         });
-        self.said.send_if_modified(|before| std::mem::replace(before, outcome) != outcome);
+        outcome
     }
 }
 

@@ -1,12 +1,15 @@
 //! Files for other programs: written completely or not at all, and only if they change.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     fs, io,
     io::{Read, Write},
     os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown},
     path::{Path, PathBuf},
     sync::atomic::{AtomicU32, Ordering},
 };
+
+use wire_state::{Attempt, DataplaneError, DesiredFile, Driver, FileOp, Files, ObservedFile, OpError, Writing};
 
 /// A file that could not be written.
 #[derive(Debug, thiserror::Error)]
@@ -47,22 +50,50 @@ fn open_without_waiting(path: &Path) -> io::Result<fs::File> {
     fs::OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path)
 }
 
-/// A file of ours, and its content.
-#[derive(Clone, Debug)]
-pub(crate) struct Wanted {
-    pub(crate) path: PathBuf,
-    pub(crate) content: String,
-    pub(crate) durable: Durable,
+/// Reads and writes the files of the resource [`Files`].
+#[derive(Debug, Default)]
+pub(crate) struct FileDriver;
+
+impl Driver for FileDriver {
+    type Resource = Files;
+
+    fn read(&mut self, scope: &BTreeSet<PathBuf>) -> Result<BTreeMap<PathBuf, ObservedFile>, DataplaneError> {
+        Ok(scope.iter().filter_map(|path| Some((path.clone(), observe(path)?))).collect())
+    }
+
+    fn apply(&mut self, ops: &[FileOp]) -> Vec<Attempt> {
+        ops.iter().map(|op| carry_out(op).map_err(|error| OpError::new(error.source, None))).collect()
+    }
 }
 
-impl Wanted {
-    /// Writes the file. True if it had to be written.
-    ///
-    /// # Errors
-    /// As [`write_if_changed`].
-    pub(crate) fn put(&self) -> Result<bool, WriteError> {
-        write_if_changed(&self.path, &self.content, self.durable)
+/// The file; `None` if there is none.
+fn observe(path: &Path) -> Option<ObservedFile> {
+    match read_at_most(path, LARGEST_SETTINGS).map(String::from_utf8) {
+        Ok(Ok(content)) => Some(ObservedFile::Content(content)),
+        Ok(Err(_)) => Some(ObservedFile::Unknown("it is not UTF-8".to_owned())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => Some(ObservedFile::Unknown(error.to_string())),
     }
+}
+
+fn carry_out(op: &FileOp) -> Result<(), WriteError> {
+    match op {
+        FileOp::Write(path, file) => put(path, file),
+        FileOp::Remove(path) => remove(path),
+    }
+}
+
+/// Writes a file, unless it is as desired.
+///
+/// # Errors
+/// When a folder or the file cannot be written. The old file is then unchanged.
+pub(crate) fn put(path: &Path, DesiredFile { content, writing }: &DesiredFile) -> Result<(), WriteError> {
+    let durable = match writing {
+        Writing::Plain => Durable::No,
+        Writing::Durable => Durable::Yes,
+        Writing::InPlace => return replace(path, content),
+    };
+    write_if_changed(path, content, durable).map(drop)
 }
 
 /// Writes `content` to a file of another program, in one step. Mode and owner stay, and a symbolic link still leads to

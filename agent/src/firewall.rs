@@ -1,8 +1,6 @@
-//! The thread that keeps the packet filter as it should be.
+//! The loop that keeps the packet filter.
 //!
-//! It is apart from the dataplane's ([`crate::datapath`]): programs are slow beside netlink, and iptables may wait for its
-//! lock. In: leases (a watch). Out: a report on the board. New leases, the kernel's notification of a changed rule and a
-//! timer say nothing more than "compare". If nothing has changed, a look runs no program: it asks the kernel for the
+//! Input: the leases. Output: a report in the status. If nothing has changed, a round runs no program: it asks the kernel for the
 //! generation of the rules, for the bridges and for our counters.
 
 mod claims;
@@ -13,33 +11,35 @@ mod notes;
 use std::{
     collections::BTreeSet,
     sync::Arc,
-    thread,
     time::{Duration, Instant},
 };
 
-use tokio::sync::watch;
 use tracing::{error, info, warn};
 use wire_firewall::{
     FirewallDataplane, FirewallMonitor, FirewallPolicy, ForeignRules, HostFacts, Learned, OverlayDevice, Peer, Support,
     SupportProbe,
 };
 use wire_kernel::Links;
-use wire_lease::{Entry, LeaseTable, NetworkConfig};
-use wire_net::{DualStack, Family, LinkName, Prefix, chain};
-use wire_state::{ContainerLink, DataplaneError, DesiredFirewall, Driver, Firewall, FlannelRules, Reconciler, Report};
+use wire_lease::{Entry, LeaseTable};
+use wire_net::{DualStack, Family, LinkName, NetworkName, Prefix, chain};
+use wire_state::{
+    Clash, Comparison, ContainerLink, DataplaneError, DesiredFirewall, Driver, Firewall, FlannelRules, Reconciler,
+    Report, Resource, Share,
+};
 
 use self::{
     doubts::Doubts,
-    messages::{DOCKERS_CHAINS, FLOWTABLE, HIDDEN, IPTABLES, NFTABLES, RIVAL, lacking, no_flowtable},
+    messages::{DOCKERS_CHAINS, FLOWTABLE, HIDDEN, IPTABLES, NFTABLES, lacking, no_flowtable},
 };
 use crate::{
     bridges::Findings,
+    clashes::{self, IN_FIREWALL},
     docker_opts::DockerOptions,
     exit::Exit,
     observed::{Board, FirewallSeen},
     other_agents,
-    pulse::{Part, Watchdog},
-    settings::FirewallSettings,
+    pulse::Heartbeat,
+    reconcile_loop::{Kept, LoopHandle, Round, Shares},
 };
 
 /// The pause between a notification of the kernel and the look that follows. It doubles with each look that finds a
@@ -56,19 +56,22 @@ const BRIDGE_GRACE: Duration = Duration::from_secs(2);
 /// READY waits for the first comparison for this time at most, once everything else is there.
 const READY_GRACE: Duration = Duration::from_secs(10);
 
-/// The values of the session that the rules are computed from.
-#[derive(Clone, Debug)]
-struct Inputs {
-    own: Arc<Entry>,
-    leases: Arc<LeaseTable>,
-    devices: DualStack<OverlayDevice>,
-}
+/// The loop of the packet filter.
+pub(crate) type FirewallHandle = LoopHandle<FirewallLoop>;
 
-impl Inputs {
-    /// True if both are the same values, and not only equal ones.
-    fn is(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.own, &other.own) && Arc::ptr_eq(&self.leases, &other.leases) && self.devices == other.devices
-    }
+/// What one network wants of the packet filter: the values that its rules are computed from. The facts of the host are added in each round.
+#[derive(Clone, Debug)]
+pub(crate) struct FirewallShare {
+    pub(crate) policy: Arc<FirewallPolicy>,
+    pub(crate) own: Arc<Entry>,
+    pub(crate) leases: Arc<LeaseTable>,
+    pub(crate) devices: DualStack<OverlayDevice>,
+    /// The options that Docker gets from us.
+    pub(crate) told: Arc<DockerOptions>,
+    /// The MTU of the overlay, in bytes.
+    pub(crate) mtu: u32,
+    /// Whether the agent moves packets itself.
+    pub(crate) is_userspace: bool,
 }
 
 /// Deletes all rules of ours, and returns the number of deletions. flanneld's stay: they may be in use again.
@@ -95,97 +98,20 @@ pub(crate) fn remove() -> Result<usize, Exit> {
     }
 }
 
-/// A handle of the thread. Dropping it ends the thread, and leaves the packet filter as it is.
-#[derive(Debug)]
-pub(crate) struct FirewallKeeper {
-    inputs: watch::Sender<Option<Inputs>>,
-    checked: watch::Receiver<bool>,
-}
-
-impl FirewallKeeper {
-    /// Starts the thread. It writes nothing before the first [`FirewallKeeper::want`]. `told` are the options that Docker
-    /// gets from us.
-    ///
-    /// # Errors
-    /// When there is no netlink or no thread.
-    pub(crate) fn start(
-        settings: FirewallSettings,
-        config: &NetworkConfig,
-        told: DockerOptions,
-        (board, pulse): (Board, Watchdog),
-    ) -> Result<Self, Exit> {
-        let policy = FirewallPolicy {
-            pools: config.pools,
-            masquerade: settings.masquerade,
-            forward: settings.forward,
-            senders: settings.senders,
-            flowtable: settings.flowtable,
-        };
-        let families: Vec<Family> = config.families().collect();
-        other_agents::announce();
-        // As the dataplane's.
-        let mut answers = pulse.part(Part::Firewall);
-        let dataplane = FirewallDataplane::new(families).with_step(answers.step());
-        let (sender, inputs) = watch::channel(None);
-        let (done, checked) = watch::channel(false);
-        let firewall = FirewallLoop {
-            policy,
-            told,
-            every: settings.every,
-            links: Links::open().map_err(|error| Exit::Software(chain(&error)))?,
-            reconciler: Reconciler::new(dataplane, ()),
-            contested: board.look(|seen| seen.faults.contains_key(RIVAL)),
-            board,
-            inputs,
-            done,
-            seen: FirewallSeen::default(),
-            facts: HostFacts::default(),
-            probe: SupportProbe::default(),
-            blocked: BTreeSet::new(),
-            doubts: Doubts::default(),
-            bridges: BridgeFindings { findings: Findings::default(), since: Instant::now() },
-            pause: MIN_PAUSE,
-            brake: MIN_PAUSE,
-        };
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(|error| Exit::Software(format!("cannot start the firewall's runtime: {error}")))?;
-        thread::Builder::new()
-            .name("firewall".to_owned())
-            .spawn(move || runtime.block_on(answers.during(firewall.run())))
-            .map_err(|error| Exit::Software(format!("cannot start the firewall's thread: {error}")))?;
-        Ok(Self { inputs: sender, checked })
-    }
-
-    /// Sets the leases that the rules follow from now on.
-    pub(crate) fn want(&self, own: Arc<Entry>, leases: Arc<LeaseTable>, devices: DualStack<OverlayDevice>) {
-        self.inputs.send_replace(Some(Inputs { own, leases, devices }));
-    }
-
-    /// Waits for the end of the first comparison, whatever its outcome, but not longer than `READY_GRACE` after `since`.
-    ///
-    /// # Cancel safety
-    /// Safe.
-    pub(crate) async fn in_place(&self, since: Instant) {
-        // The rest works without these rules, so slow programs must not hold it up.
-        let mut checked = self.checked.clone();
-        let compared = async {
-            if checked.wait_for(|done| *done).await.is_err() {
-                // The thread has died, which `died` reports.
-                std::future::pending::<()>().await;
-            }
-        };
-        let _ = tokio::time::timeout_at((since + READY_GRACE).into(), compared).await;
-    }
-
-    /// Waits until the thread has died.
-    ///
-    /// # Cancel safety
-    /// Safe.
-    pub(crate) async fn died(&self) {
-        self.inputs.closed().await;
-    }
+/// Waits for the end of the first round that knows the change of this number, whatever its outcome, but not longer than `READY_GRACE` after
+/// `since`.
+///
+/// # Cancel safety
+/// Safe.
+pub(crate) async fn in_place(firewall: &FirewallHandle, number: u64, since: Instant) {
+    // The rest works without these rules, so slow programs must not hold it up.
+    let compared = async {
+        if firewall.compared(number).await.is_none() {
+            // The thread has died, which the session is told in another way.
+            std::future::pending::<()>().await;
+        }
+    };
+    let _ = tokio::time::timeout_at((since + READY_GRACE).into(), compared).await;
 }
 
 /// The findings about bridges, and the time since which they are the same.
@@ -194,15 +120,13 @@ struct BridgeFindings {
     since: Instant,
 }
 
-struct FirewallLoop {
-    policy: FirewallPolicy,
-    told: DockerOptions,
+pub(crate) struct FirewallLoop {
+    /// The longest time between two rounds.
     every: Duration,
     links: Links,
     reconciler: Reconciler<FirewallDataplane>,
     board: Board,
-    inputs: watch::Receiver<Option<Inputs>>,
-    done: watch::Sender<bool>,
+    monitor: Option<FirewallMonitor>,
     seen: FirewallSeen,
     facts: HostFacts,
     /// Learns the parts of our table that this host supports.
@@ -222,58 +146,79 @@ struct FirewallLoop {
 }
 
 impl FirewallLoop {
-    async fn run(mut self) {
-        while self.inputs.borrow().is_none() {
-            if self.inputs.changed().await.is_err() {
-                return;
-            }
+    /// # Errors
+    /// When there is no netlink.
+    pub(crate) fn new(every: Duration, board: Board, heartbeat: &Heartbeat) -> Result<Self, DataplaneError> {
+        other_agents::announce();
+        Ok(Self {
+            every,
+            links: Links::open()?,
+            reconciler: Reconciler::new(FirewallDataplane::new(Vec::new()).with_step(heartbeat.step()), ()),
+            board,
+            monitor: None,
+            seen: FirewallSeen::default(),
+            facts: HostFacts::default(),
+            probe: SupportProbe::default(),
+            contested: false,
+            blocked: BTreeSet::new(),
+            doubts: Doubts::default(),
+            bridges: BridgeFindings { findings: Findings::default(), since: Instant::now() },
+            pause: MIN_PAUSE,
+            brake: MIN_PAUSE,
+        })
+    }
+}
+
+impl Kept for FirewallLoop {
+    type Share = FirewallShare;
+    type Outcome = ();
+
+    fn round(&mut self, shares: &Shares<FirewallShare>, is_new: bool) -> Round<()> {
+        if self.monitor.is_none() {
+            self.monitor = FirewallMonitor::open().ok();
         }
-        let mut monitor = None;
-        let mut followed: Option<Inputs> = None;
-        loop {
-            if monitor.is_none() {
-                monitor = FirewallMonitor::open().ok();
-            }
-            let Some(inputs) = self.inputs.borrow_and_update().clone() else { return };
-            let is_new = !followed.replace(inputs.clone()).is_some_and(|before| before.is(&inputs));
-            let begun = Instant::now();
-            self.look(&inputs, is_new);
-            let busy = begun.elapsed().min(LEASE_BATCH);
-            self.done.send_if_modified(|done| !std::mem::replace(done, true));
-            // The look's own time counts as part of the interval: iptables-legacy sends no notifications.
-            let next = begun + self.doubts.pause().unwrap_or(self.every).min(self.every).mul_f64(0.8);
-            let pause = self.pause.max(self.brake);
-            let told = async {
-                let Some(monitor) = &mut monitor else { return std::future::pending().await };
-                let told = monitor.changed().await;
-                tokio::time::sleep(pause).await;
-                told
-            };
-            tokio::select! {
-                changed = self.inputs.changed() => {
-                    if changed.is_err() {
-                        return;
-                    }
-                    // Many changes in a row share one look.
-                    tokio::time::sleep(busy).await;
-                }
-                told = told => {
-                    if told.is_err() {
-                        monitor = None;
-                    }
-                }
-                () = tokio::time::sleep_until(next.into()) => (self.pause, self.brake) = (MIN_PAUSE, MIN_PAUSE),
-            }
+        let begun = Instant::now();
+        self.look(shares, is_new);
+        let batch = begun.elapsed().min(LEASE_BATCH);
+        // The round's own time counts as part of the interval: iptables-legacy sends no notifications.
+        let next = begun + self.doubts.pause().unwrap_or(self.every).min(self.every).mul_f64(0.8);
+        Round { outcome: (), next, batch }
+    }
+
+    fn compare(&mut self, shares: &Shares<FirewallShare>) -> Result<Comparison, DataplaneError> {
+        self.follow_families(shares);
+        let links = self.links.of_containers(&subnets(shares))?;
+        let support = self.probe.support(Instant::now());
+        let facts = self.host_facts(shares, links, support);
+        let (desired, _) = desired(shares, &facts);
+        self.reconciler.compare(&desired)
+    }
+
+    async fn changed(&mut self) {
+        let Some(monitor) = &mut self.monitor else { return std::future::pending().await };
+        let told = monitor.changed().await;
+        tokio::time::sleep(self.pause.max(self.brake)).await;
+        if told.is_err() {
+            self.monitor = None;
         }
     }
 
+    fn due(&mut self) {
+        (self.pause, self.brake) = (MIN_PAUSE, MIN_PAUSE);
+    }
+}
+
+impl FirewallLoop {
     /// Compares, after a read if anything may have changed, and publishes the outcome and the counters.
-    fn look(&mut self, inputs: &Inputs, is_new: bool) {
+    fn look(&mut self, shares: &Shares<FirewallShare>, is_new: bool) {
+        // Reports are about the default network: no other has rules yet.
+        let Some(first) = shares.values().next() else { return };
+        self.follow_families(shares);
         if self.reconciler.driver().has_changed() {
             self.reconciler.invalidate();
             self.pause = (self.pause * 2).min(MAX_PAUSE);
         }
-        let report = self.compare_until_supported(inputs);
+        let report = self.reconcile_until_supported(shares, first);
         let put_right = report.written + report.removed > 0 && !is_new;
         if put_right {
             self.brake = (self.brake * 2).min(self.every);
@@ -287,15 +232,20 @@ impl FirewallLoop {
         let lack = self.probe.nftables_error().map(|error| lacking(self.facts.support.nftables, error));
         self.board.warning(NFTABLES, lack);
         self.board.caution(FLOWTABLE, self.probe.flowtable_error().map(no_flowtable));
-        let hidden = self.is_blind(report.findings.firewalls).then(|| HIDDEN.to_owned());
+        let hidden = self.is_blind(first, report.findings.firewalls).then(|| HIDDEN.to_owned());
         self.board.warning(DOCKERS_CHAINS, hidden);
-        self.publish(&report, &inputs.devices);
-        if self.note_doubts(&inputs.devices) {
-            let (report, _) = self.compare(inputs);
-            self.publish(&report, &inputs.devices);
+        self.publish(&report, first);
+        if self.note_doubts(&first.devices) {
+            let (report, _) = self.reconcile(shares, first);
+            self.publish(&report, first);
         }
-        self.note_claims(&inputs.leases);
-        self.note_overruled(&report.findings.operator_drops, &inputs.devices);
+        self.note_claims(first);
+        self.note_overruled(&report.findings.operator_drops, first);
+    }
+
+    fn follow_families(&mut self, shares: &Shares<FirewallShare>) {
+        let families: BTreeSet<Family> = shares.values().flat_map(|share| share.policy.families_on()).collect();
+        self.reconciler.driver().set_families(families.into_iter().collect());
     }
 
     /// Removes our chains from the variant of iptables that is not in use.
@@ -313,14 +263,14 @@ impl FirewallLoop {
         self.board.warning(IPTABLES, failure);
     }
 
-    /// Compares again, for less, as long as the host refuses a part of our table: iptables takes over at once what nftables
+    /// Reconciles again, for less, as long as the host refuses a part of our table: iptables takes over at once what nftables
     /// lacks.
-    fn compare_until_supported(&mut self, inputs: &Inputs) -> Report<Firewall> {
-        let (mut report, mut learned) = self.compare(inputs);
+    fn reconcile_until_supported(&mut self, shares: &Shares<FirewallShare>, first: &FirewallShare) -> Report<Firewall> {
+        let (mut report, mut learned) = self.reconcile(shares, first);
         // At most: without a flowtable, without the check of inner sources, without nftables.
         let mut steps = 0..3;
         while learned == Learned::Less && steps.next().is_some() {
-            let (again, next) = self.compare(inputs);
+            let (again, next) = self.reconcile(shares, first);
             let before = std::mem::replace(&mut report, again);
             report.written += before.written;
             report.removed += before.removed;
@@ -330,13 +280,12 @@ impl FirewallLoop {
         report
     }
 
-    fn compare(&mut self, inputs: &Inputs) -> (Report<Firewall>, Learned) {
+    fn reconcile(&mut self, shares: &Shares<FirewallShare>, first: &FirewallShare) -> (Report<Firewall>, Learned) {
         let support = self.probe.support(Instant::now());
-        let subnets: Vec<Prefix> = inputs.own.lease.subnet.prefixes().collect();
-        let facts = match self.links.of_containers(&subnets) {
+        let facts = match self.links.of_containers(&subnets(shares)) {
             Ok(links) => {
-                let facts = self.host_facts(inputs, links, support);
-                self.note_bridges(&facts, subnets);
+                let facts = self.host_facts(shares, links, support);
+                self.note_bridges(&facts, first);
                 facts
             }
             Err(error) => {
@@ -344,20 +293,19 @@ impl FirewallLoop {
                 HostFacts { support, ..self.facts.clone() }
             }
         };
-        self.note_host_facts(facts, &inputs.devices);
-        let peer = |entry: &Arc<Entry>| Peer { public: entry.lease.public, subnet: entry.lease.subnet };
-        let peers = inputs.leases.peers.values().map(peer);
-        let firewall = self.policy.desired(inputs.own.lease.subnet, &peers, &inputs.devices, &self.facts);
+        self.note_host_facts(facts, &first.devices);
+        let (firewall, clashes) = desired(shares, &self.facts);
+        clashes::report(&self.board, IN_FIREWALL, &clashes);
         let report = self.reconciler.round(&firewall);
         let learned = self.probe.learn(support, &firewall, &report, Instant::now());
         (report, learned)
     }
 
-    fn host_facts(&mut self, inputs: &Inputs, links: Vec<ContainerLink>, support: Support) -> HostFacts {
+    fn host_facts(&mut self, shares: &Shares<FirewallShare>, links: Vec<ContainerLink>, support: Support) -> HostFacts {
         let ForeignRules { docker, tracked } = self.reconciler.driver().foreign_rules();
-        let subnets: Vec<Prefix> = inputs.own.lease.subnet.prefixes().collect();
-        let bridges = HostFacts::bridges_among(&links, &subnets);
-        let hookable = if self.policy.flowtable { self.hookable(&inputs.devices, &bridges) } else { BTreeSet::new() };
+        let bridges = HostFacts::bridges_among(&links, &subnets(shares));
+        let with_flowtable = shares.values().filter(|share| share.policy.flowtable);
+        let hookable = with_flowtable.flat_map(|share| self.hookable(&share.devices, &bridges)).collect();
         HostFacts { bridges, links, docker, support, tracked, doubted: self.doubts.families(), hookable }
     }
 
@@ -367,7 +315,7 @@ impl FirewallLoop {
         devices.chain(bridges.iter().copied()).collect()
     }
 
-    fn publish(&mut self, report: &Report<Firewall>, devices: &DualStack<OverlayDevice>) {
+    fn publish(&mut self, report: &Report<Firewall>, first: &FirewallShare) {
         let fault =
             (!report.converged).then(|| report.failures.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "));
         if let Some(fault) = &fault
@@ -381,8 +329,8 @@ impl FirewallLoop {
             info!(written, removed, changes = report.named(), "firewall rules changed");
         }
         let counted = self.reconciler.driver().counted().unwrap_or_else(|_| self.seen.counted.clone());
-        self.note_blocked(&counted, report.findings.firewalls, devices);
-        let tracked = self.policy.tracked(devices, &self.facts);
+        self.note_blocked(&counted, report.findings.firewalls, &first.devices);
+        let tracked = first.policy.tracked(&first.devices, &self.facts);
         let seen = FirewallSeen {
             written: self.seen.written + report.written as u64,
             removed: self.seen.removed + report.removed as u64,
@@ -394,5 +342,28 @@ impl FirewallLoop {
             self.board.update(|board| board.firewall = seen.clone());
             self.seen = seen;
         }
+    }
+}
+
+/// The subnets that this host leases.
+fn subnets(shares: &Shares<FirewallShare>) -> Vec<Prefix> {
+    shares.values().flat_map(|share| share.own.lease.subnet.prefixes()).collect()
+}
+
+/// The rules of all networks on a host with these facts.
+fn desired(shares: &Shares<FirewallShare>, facts: &HostFacts) -> (DesiredFirewall, Vec<Clash>) {
+    let desired: Vec<(&NetworkName, DesiredFirewall)> =
+        shares.iter().map(|(network, share)| (network, share.desired(facts))).collect();
+    let shares: Vec<Share<'_, DesiredFirewall>> =
+        desired.iter().map(|(network, desired)| Share { network, desired }).collect();
+    Firewall::merge(&shares)
+}
+
+impl FirewallShare {
+    /// The rules of this network on a host with these facts.
+    pub(crate) fn desired(&self, facts: &HostFacts) -> DesiredFirewall {
+        let peer = |entry: &Arc<Entry>| Peer { public: entry.lease.public, subnet: entry.lease.subnet };
+        let peers = self.leases.peers.values().map(peer);
+        self.policy.desired(self.own.lease.subnet, &peers, &self.devices, facts)
     }
 }

@@ -8,6 +8,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 
 mod bridges;
+mod clashes;
 mod cli;
 mod commands;
 mod config_command;
@@ -27,6 +28,7 @@ mod health;
 mod host_dataplane;
 mod inherited;
 mod last_known;
+mod loops;
 mod machine;
 mod network;
 mod notify;
@@ -35,6 +37,7 @@ mod old_flags;
 mod other_agents;
 mod output;
 mod pulse;
+mod reconcile_loop;
 mod repeats;
 mod run;
 mod session;

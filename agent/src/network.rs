@@ -21,13 +21,12 @@ use std::{
 use tokio::sync::watch;
 use tracing::{info, warn};
 use wire_backends::{
-    Backend, ForwardSettings, Identity, Placement, SelectError, VxlanBy, choose_mac, identify, select,
+    Backend, Datapath, ForwardSettings, Identity, Placement, SelectError, VxlanBy, choose_mac, identify, select,
 };
-use wire_forward::{Forwarder, Kept};
-use wire_kernel::{KernelDataplane, RouteForm};
-use wire_lease::{Follow, FollowSettings, HoldState, Offer, Start, own_entry};
-use wire_net::{LinkName, MacAddr, chain};
-use wire_state::{Marks, Owner, PerNamespace, Reconciler, Scope};
+use wire_kernel::{NetlinkDataplane, RouteForm};
+use wire_lease::{Follow, FollowSettings, Offer, Start, own_entry};
+use wire_net::{LinkName, MacAddr, NetworkName, chain};
+use wire_state::{Marks, Owner, Scope};
 use wire_store::{EtcdStore, Listing};
 
 use self::{
@@ -35,17 +34,15 @@ use self::{
     known::{JoinPhase, Snapshot, Source, answered, shown},
 };
 use crate::{
-    datapath::Datapath,
     exit::Exit,
-    firewall::FirewallKeeper,
-    host_dataplane::HostDataplane,
     inherited::Inherited,
     last_known::LastKnownFile,
+    loops::Loops,
     machine::Seen,
     notify::Stored,
     observed::{Board, NoAnswer},
     pulse::{Heartbeat, Part, Watchdog},
-    session::{Ended, Session},
+    session::{Ended, Handover, Progress, Session},
     settings::Settings,
     state::{State, StateFile},
     traffic::TrafficWatch,
@@ -54,6 +51,7 @@ use crate::{
 
 /// This host, over all the times it joins.
 pub(crate) struct Host {
+    network: NetworkName,
     settings: Arc<Settings>,
     board: Board,
     watchdog: Watchdog,
@@ -69,14 +67,15 @@ pub(crate) struct Host {
     answer: Option<Snapshot>,
     /// The addresses at which etcd is, or was, reached.
     endpoints: BTreeSet<IpAddr>,
-    /// The state of our lease when it was last held.
-    held: Option<HoldState>,
-    /// The current session. It runs until its successor is complete, so that the kernel is reconciled meanwhile.
+    /// What the last session has left.
+    handover: Handover,
+    /// The current session. It runs until its successor is complete.
     session: Option<Session>,
     /// True once the kernel was found to have no VXLAN.
     no_vxlan: bool,
-    /// The descriptors that an earlier run of the agent left for this one.
-    kept: Kept,
+    loops: Loops,
+    /// Whether an earlier run of the agent has left descriptors for this one.
+    is_handed_over: bool,
     /// The descriptors that systemd keeps for a later run.
     stored: Stored,
 }
@@ -122,12 +121,12 @@ impl Host {
             state.machine = Seen::now().map(|seen| seen.machine(None)).unwrap_or_default();
         }
         // Saved before anything is leased with it: an agent that loses its identity cannot recognise its own lease.
-        state_file
-            .of(&state)
-            .put()
-            .map_err(|error| Exit::CannotCreate(format!("{}; see --state-dir", chain(&error))))?;
+        state_file.save(&state).map_err(|error| Exit::CannotCreate(format!("{}; see --state-dir", chain(&error))))?;
         board.update(|seen| seen.identity.clone_from(&state.identity));
+        let is_handed_over = !kept.is_empty();
+        let loops = Loops::start(&settings, (&board, &watchdog), (kept, stored.clone()))?;
         Ok(Self {
+            network: NetworkName::default(),
             last_known: LastKnownFile::in_folder(&settings.folders.state_dir, settings.prefix.clone()),
             settings: Arc::new(settings),
             board,
@@ -139,10 +138,11 @@ impl Host {
             phase: JoinPhase::New,
             answer: None,
             endpoints: BTreeSet::new(),
-            held: None,
+            handover: Handover::default(),
             session: None,
             no_vxlan: false,
-            kept,
+            loops,
+            is_handed_over,
             stored,
         })
     }
@@ -192,6 +192,15 @@ impl Host {
         }
     }
 
+    pub(crate) fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// The loops of this host.
+    pub(crate) const fn loops(&self) -> &Loops {
+        &self.loops
+    }
+
     /// True once it has joined: an error that stops a first start only degrades a running agent.
     const fn runs(&self) -> bool {
         match self.phase {
@@ -213,34 +222,22 @@ impl Host {
         self.settle()?;
         self.look_for_endpoints().await;
         let context = self.join_context(snapshot.parsed.config.clone())?;
-        let mut kernel = KernelDataplane::open(RouteForm::default()).map_err(|error| Exit::Software(chain(&error)))?;
-        let Chosen { backend, scope, macs } = self.backend(&context, &snapshot.listing, &mut kernel)?;
+        let Chosen { backend, scope, macs } = self.backend(&context, &snapshot.listing)?;
         let offer = Offer { public: context.public, data: backend.data() };
         let Some((basis, own)) = self.lease(store.clone(), &context, &snapshot, offer).await? else { return Ok(None) };
         // Not earlier: if another host has published such a MAC, the MAC is not ours.
         self.state.macs = macs;
-        let (told, upkeep) = self.announce(&context, &own, backend.mtu())?;
-        if let Some(former) = self.session.take() {
-            // The devices and sockets stay open: packets that arrive meanwhile wait in them.
-            self.kept = self.board.look(|seen| seen.tunnels.keep());
-            former.datapath.end().await;
-        }
+        let told = self.announce(&context, &own, backend.mtu()).await?;
+        self.session = None;
         let reaches = backend.reaches();
         self.board.update(|seen| seen.reaches = Some(reaches));
-        let datapath = self.start_datapath(backend.datapath(), kernel, scope)?;
-        let firewall = FirewallKeeper::start(
-            self.settings.firewall,
-            &context.config,
-            told,
-            (self.board.clone(), self.watchdog.clone()),
-        )?;
+        self.choose_datapath(backend.datapath());
         let (admission_in, admission) = watch::channel(context.admission(&own, self.endpoints()));
         let directory = self.settings.prefix.leases(context.config.pools.v4.is_some());
         let beside = Some(self.watchdog.part(Part::Follower).beside());
         let follow = match snapshot.source {
             Source::Etcd => {
-                // From any earlier session.
-                let before = self.board.look(|seen| seen.leases.clone());
+                let before = self.handover.leases.clone();
                 let settings = FollowSettings { before, ..FollowSettings::new(directory) };
                 Follow::spawn(store, settings, admission, Start { listing: Some(snapshot.listing), beside })
             }
@@ -248,7 +245,7 @@ impl Host {
         };
         let endpoints = endpoints::follow(self.settings.clone(), self.state.subnet, admission_in.clone());
         let held = self.held_on(&context);
-        let word = datapath.underlay_changed();
+        let word = self.loops.underlay_changed.clone();
         let underlay = UnderlayWatch::new(
             JoinedOn { underlay: context.underlay, held },
             self.settings.clone(),
@@ -266,51 +263,37 @@ impl Host {
             }
         });
         let (board, joined_with) = (self.board.clone(), context.config);
-        let traffic = TrafficWatch::start(&joined_with, board.clone());
+        let traffic = TrafficWatch::start(&joined_with, board.clone(), follow.table.clone());
         Ok(Some(Session {
             board,
+            network: self.network.clone(),
             backend,
-            datapath,
-            firewall,
+            scope,
+            loops: self.loops.clone(),
+            policy: Arc::new(self.settings.firewall.policy(&joined_with)),
+            told: Arc::new(told),
             basis,
             follow,
             _endpoints: endpoints,
             joined_with,
             underlay,
             leased_over: self.state.leased_over.clone(),
-            upkeep,
             _traffic: traffic,
-            all_but_firewall: None,
+            progress: Progress::new(self.handover.is_ready),
         }))
     }
 
-    fn start_datapath(
-        &mut self,
-        moves: wire_backends::Datapath,
-        kernel: KernelDataplane,
-        scope: Scope,
-    ) -> Result<Datapath, Exit> {
-        let forwarder = Forwarder::new(std::mem::take(&mut self.kept));
+    fn choose_datapath(&self, moves: Datapath) {
         if !moves.is_userspace {
             // A UDP socket that an earlier run left would occupy the kernel's port.
             self.stored.follow(&[]);
         }
         info!(datapath = moves.name, reason = moves.reason, "datapath chosen");
-        self.board.update(|seen| {
-            seen.tunnels = forwarder.tunnels();
-            seen.datapath = Some(moves);
-        });
-        let without_vxlan = self.settings.forward.without_vxlan;
-        let dataplane = HostDataplane { kernel, forwarder, without_vxlan };
-        Datapath::start(
-            Reconciler::new(dataplane, PerNamespace::host(scope)),
-            (self.board.clone(), self.watchdog.clone()),
-            self.stored.clone(),
-        )
+        self.board.update(|seen| seen.datapath = Some(moves));
     }
 
     /// Chooses the backend, with the MACs that this host had before, if any.
-    fn backend(&self, context: &JoinContext, listing: &Listing, kernel: &mut KernelDataplane) -> Result<Chosen, Exit> {
+    fn backend(&self, context: &JoinContext, listing: &Listing) -> Result<Chosen, Exit> {
         let refused = |error: SelectError| Exit::NetworkConfig(chain(&error));
         let own = own_entry(listing, &self.settings.prefix, &context.public, &context.config.pools);
         let published = own.map(|own| own.lease.data.macs()).unwrap_or_default();
@@ -325,7 +308,8 @@ impl Host {
             parent: Some(context.underlay.parent()),
             ..Scope::default()
         };
-        let have = kernel.host().read(&scope).map_err(|error| Exit::Software(chain(&error)))?;
+        let read = NetlinkDataplane::open(RouteForm::default()).and_then(|mut kernel| kernel.read(&scope));
+        let have = read.map_err(|error| Exit::Software(chain(&error)))?;
         let macs = devices.map(|family, name| {
             let disowned = self.disowned.get(name.as_str());
             let ours = have.links.get(name).filter(|link| link.owner == Owner::Ours);

@@ -9,7 +9,7 @@ use std::{
 use sd_notify::NotifyState;
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{error, info, warn};
-use wire_forward::Handle;
+use wire_forward::{Handle, Tunnels};
 
 use crate::{
     observed::{Board, Phase},
@@ -20,7 +20,7 @@ use crate::{
 ///
 /// # Cancel safety
 /// Safe: it holds nothing.
-pub(crate) async fn follow(board: Board, watchdog: Watchdog) {
+pub(crate) async fn follow(board: Board, watchdog: Watchdog, tunnels: Tunnels) {
     let mut seen = board.subscribe();
     let mut last = String::new();
     let mut ready = false;
@@ -46,7 +46,7 @@ pub(crate) async fn follow(board: Board, watchdog: Watchdog) {
         tokio::select! {
             changed = seen.changed() => if changed.is_err() { return },
             _ = questions.tick() => {
-                let hung = watchdog.ask(board.look(|seen| seen.tunnels.clone()).turns());
+                let hung = watchdog.ask(tunnels.turns());
                 if period.is_some() && hung.is_empty() {
                     let _ = say(&[NotifyState::Watchdog]);
                 }

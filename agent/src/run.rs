@@ -45,9 +45,10 @@ pub(crate) async fn run(settings: Settings) -> Result<(), Exit> {
     let board = Board::new();
     board.update(|seen| seen.warnings.clone_from(&settings.warnings));
     let watchdog = Watchdog::default();
-    let _beside = beside(&settings, &board, &watchdog)?;
+    let host = Host::new(settings, board.clone(), watchdog.clone(), inherited::take())?;
+    let _beside = beside(&host, &board, &watchdog)?;
     let result = tokio::select! {
-        result = stay(settings, board.clone(), watchdog, &mut hangup) => result,
+        result = stay(host, &watchdog, &mut hangup) => result,
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
     };
@@ -61,9 +62,8 @@ pub(crate) async fn run(settings: Settings) -> Result<(), Exit> {
 
 /// Joins the network, and joins it anew after each change of underlay, lease or signal. Joining anew writes nothing
 /// that is already correct.
-async fn stay(settings: Settings, board: Board, watchdog: Watchdog, hangup: &mut Signal) -> Result<(), Exit> {
+async fn stay(mut host: Host, watchdog: &Watchdog, hangup: &mut Signal) -> Result<(), Exit> {
     let mut answers = watchdog.part(Part::Session);
-    let mut host = Host::new(settings, board, watchdog, inherited::take())?;
     loop {
         let ended = tokio::select! {
             ended = host.join(&mut answers) => ended?,
@@ -81,12 +81,13 @@ async fn stay(settings: Settings, board: Board, watchdog: Watchdog, hangup: &mut
 }
 
 /// The control socket, health checks and systemd's messages. They end when the set is dropped.
-fn beside(settings: &Settings, board: &Board, watchdog: &Watchdog) -> Result<JoinSet<()>, Exit> {
+fn beside(host: &Host, board: &Board, watchdog: &Watchdog) -> Result<JoinSet<()>, Exit> {
+    let (settings, loops) = (host.settings(), host.loops());
     let mut tasks = JoinSet::new();
     let run_dir = &settings.folders.run_dir;
     let listener = control::listen(run_dir)
         .map_err(|error| Exit::CannotCreate(format!("cannot make {}: {error}", control::socket(run_dir).display())))?;
-    let control = control::serve(listener, board.clone(), watchdog.clone());
+    let control = control::serve(listener, board.clone(), watchdog.clone(), loops.clone());
     tasks.spawn(async move {
         if let Err(error) = control.await {
             error!(error = chain(&error), "the control socket broke");
@@ -101,7 +102,7 @@ fn beside(settings: &Settings, board: &Board, watchdog: &Watchdog) -> Result<Joi
             }
         });
     }
-    tasks.spawn(notify::follow(board.clone(), watchdog.clone()));
+    tasks.spawn(notify::follow(board.clone(), watchdog.clone(), loops.tunnels.clone()));
     Ok(tasks)
 }
 

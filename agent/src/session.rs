@@ -5,21 +5,23 @@ use std::{sync::Arc, time::Instant};
 use tokio::{sync::watch::error::RecvError, task::JoinSet};
 use tracing::info;
 use wire_backends::{Backend, select};
-use wire_firewall::OverlayDevice;
-use wire_lease::{ConfigEvent, ConfigWatch, Entry, Follow, Hold, HoldState, NetworkConfig};
-use wire_net::{Prefix, chain};
+use wire_firewall::{FirewallPolicy, OverlayDevice};
+use wire_lease::{ConfigEvent, ConfigWatch, Entry, Follow, Hold, HoldState, LeaseTable, NetworkConfig};
+use wire_net::{NetworkName, Prefix, chain};
+use wire_state::{DesiredNet, PerNamespace, Scope};
 use wire_store::EtcdStore;
 
 use crate::{
-    datapath::{Datapath, Outcome},
+    datapath::{Datapath, NetworkShare, Outcome},
+    docker_opts::DockerOptions,
     exit::Exit,
-    firewall::FirewallKeeper,
+    firewall::{self, FirewallHandle, FirewallShare},
     last_known::Keeper,
+    loops::Loops,
     observed::{Board, Status},
     pulse::Heartbeat,
     traffic::TrafficWatch,
     underlay::{Moved, UnderlayWatch, overlaps},
-    upkeep::Upkeep,
 };
 
 /// The reason why the network must be joined anew.
@@ -100,9 +102,14 @@ impl Basis {
 /// The parts of a joined network.
 pub(crate) struct Session {
     pub(crate) board: Board,
+    pub(crate) network: NetworkName,
     pub(crate) backend: Box<dyn Backend>,
-    pub(crate) datapath: Datapath,
-    pub(crate) firewall: FirewallKeeper,
+    /// The part of the kernel's state that the backend's devices and routes are in.
+    pub(crate) scope: Scope,
+    pub(crate) loops: Loops,
+    pub(crate) policy: Arc<FirewallPolicy>,
+    /// The options that Docker gets from us.
+    pub(crate) told: Arc<DockerOptions>,
     pub(crate) basis: Basis,
     pub(crate) follow: Follow,
     /// Follows the names of etcd's members. Ends with the session.
@@ -112,11 +119,39 @@ pub(crate) struct Session {
     pub(crate) underlay: UnderlayWatch,
     /// The bridges that were inside our subnet before it was leased.
     pub(crate) leased_over: Vec<(String, Prefix)>,
-    pub(crate) upkeep: Upkeep,
     /// Ends with the session.
     pub(crate) _traffic: TrafficWatch,
-    /// When everything but the firewall became ready; `None` before that, and after READY was sent.
-    pub(crate) all_but_firewall: Option<Instant>,
+    pub(crate) progress: Progress,
+}
+
+/// How far this session has come.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Progress {
+    /// Whether READY was sent, by this session or an earlier one.
+    pub(crate) is_ready: bool,
+    /// The numbers of the first changes that the loops of network and firewall got from this session.
+    first: Option<(u64, u64)>,
+    /// The last outcome for the network.
+    outcome: Outcome,
+    /// When everything but the firewall became ready; `None` before that, and once READY was sent.
+    all_but_firewall: Option<Instant>,
+}
+
+impl Progress {
+    pub(crate) fn new(is_ready: bool) -> Self {
+        Self { is_ready, ..Self::default() }
+    }
+}
+
+/// What a session leaves to its successor.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Handover {
+    /// The state of our lease when it was last held.
+    pub(crate) held: Option<HoldState>,
+    /// The leases known last: those that vanish are kept for a while.
+    pub(crate) leases: Option<Arc<LeaseTable>>,
+    /// Whether READY was sent.
+    pub(crate) is_ready: bool,
 }
 
 /// An event that the session handles.
@@ -127,8 +162,6 @@ enum Wake {
     Config(ConfigEvent),
     /// The network state is to be saved.
     Keep,
-    /// The files are to be checked.
-    Files,
     Underlay,
     Round(Outcome),
     /// The firewall is in place, or its grace period has ended.
@@ -159,7 +192,6 @@ impl Session {
                 }
                 Wake::Config(event) => self.note_config(event),
                 Wake::Keep => self.keep(),
-                Wake::Files => self.upkeep.begin(),
                 Wake::Asked => answers.answer().await,
                 Wake::Round(outcome) => {
                     if self.note_round(outcome)? == Some(Ended::NoVxlan) {
@@ -209,10 +241,12 @@ impl Session {
             changed = self.follow.health.changed() => of(changed, Wake::Health, "the follower of the leases"),
             wake = self.basis.wake() => wake,
             () = self.underlay.changed() => Wake::Underlay,
-            () = self.upkeep.due() => Wake::Files,
-            outcome = self.datapath.outcome() => outcome.map_or(Wake::Broken("the dataplane"), Wake::Round),
-            () = self.firewall.died() => Wake::Broken("the firewall"),
-            () = in_place(&self.firewall, self.all_but_firewall) => Wake::Firewall,
+            outcome = next_outcome(&mut self.loops.network, &self.progress) => {
+                outcome.map_or(Wake::Broken("the dataplane"), Wake::Round)
+            }
+            () = self.loops.firewall.died() => Wake::Broken("the firewall"),
+            () = self.loops.files.died() => Wake::Broken("the loop of the files"),
+            () = in_place(&self.loops.firewall, &self.progress) => Wake::Firewall,
             () = answers.asked() => Wake::Asked,
         }
     }
@@ -222,8 +256,11 @@ impl Session {
         let Some(table) = self.follow.table.borrow_and_update().clone() else { return };
         if let Some(own) = self.basis.own() {
             let desired = self.backend.desired(&own.lease, &table);
-            self.firewall.want(own.clone(), table.clone(), OverlayDevice::of(&desired));
-            self.datapath.want(desired, table.revision);
+            let firewall = self.loops.firewall.want(&self.network, self.firewall_share(own, &table, &desired));
+            let desired = Arc::new(PerNamespace::host(desired));
+            let share = NetworkShare { desired, scope: self.scope.clone(), revision: table.revision };
+            let network = self.loops.network.want(&self.network, share);
+            self.progress.first.get_or_insert((network, firewall));
         }
         if let Basis::Etcd(ties) = &self.basis
             && let Some(hold) = &ties.hold
@@ -233,6 +270,27 @@ impl Session {
         self.board.update(|seen| seen.leases = Some(table));
         self.note_overlaps();
         self.note_known();
+    }
+
+    fn firewall_share(&self, own: Arc<Entry>, table: &Arc<LeaseTable>, desired: &DesiredNet) -> FirewallShare {
+        FirewallShare {
+            policy: self.policy.clone(),
+            own,
+            leases: table.clone(),
+            devices: OverlayDevice::of(desired),
+            told: self.told.clone(),
+            mtu: self.backend.mtu().0,
+            is_userspace: self.backend.datapath().is_userspace,
+        }
+    }
+
+    /// Leaves what a successor needs. This session then no longer holds our lease.
+    pub(crate) fn hand_over(&mut self) -> Handover {
+        Handover {
+            held: self.basis.let_go(),
+            leases: self.follow.table.borrow().clone(),
+            is_ready: self.progress.is_ready,
+        }
     }
 
     fn note_health(&mut self) {
@@ -327,29 +385,41 @@ impl Session {
         select(config, placement).err().map(|error| chain(&error))
     }
 
-    /// Handles the outcome of a comparison with the kernel.
+    /// Handles another outcome of the comparisons with the kernel.
     fn note_round(&mut self, outcome: Outcome) -> Result<Option<Ended>, Exit> {
-        let ready = self.board.look(|seen| seen.ready);
-        self.all_but_firewall = match outcome {
+        self.progress.outcome = outcome;
+        let is_ready = self.progress.is_ready;
+        self.progress.all_but_firewall = match outcome {
             Outcome::NoVxlan => return Ok(Some(Ended::NoVxlan)),
-            Outcome::NoTun if !ready => return Err(Exit::NoDevice(self.board.look(Status::summary))),
+            Outcome::NoTun if !is_ready => return Err(Exit::NoDevice(self.board.look(Status::summary))),
             Outcome::NoTun | Outcome::Pending | Outcome::Unusable => None,
-            Outcome::Usable => (!ready).then(Instant::now),
+            Outcome::Usable => (!is_ready).then(Instant::now),
         };
         Ok(None)
     }
 
     fn note_ready(&mut self) {
-        self.all_but_firewall = None;
+        (self.progress.all_but_firewall, self.progress.is_ready) = (None, true);
         self.board.update(|seen| seen.ready = true);
         info!(summary = self.board.look(Status::summary), "ready");
     }
 }
 
-async fn in_place(firewall: &FirewallKeeper, since: Option<Instant>) {
-    match since {
-        Some(since) => firewall.in_place(since).await,
-        None => std::future::pending().await,
+/// Waits until a round for this session has another outcome than the one before. `None` if the thread has died.
+async fn next_outcome(network: &mut Datapath, progress: &Progress) -> Option<Outcome> {
+    let Some((number, _)) = progress.first else { return std::future::pending().await };
+    loop {
+        let outcome = network.next_round(number).await?;
+        if outcome != progress.outcome {
+            return Some(outcome);
+        }
+    }
+}
+
+async fn in_place(firewall: &FirewallHandle, progress: &Progress) {
+    match (progress.first, progress.all_but_firewall) {
+        (Some((_, number)), Some(since)) => firewall::in_place(firewall, number, since).await,
+        (Some(_) | None, _) => std::future::pending().await,
     }
 }
 

@@ -10,7 +10,8 @@ use std::{
 
 use regex::Regex;
 use wire_backends::{ForwardSettings, VxlanBy};
-use wire_firewall::{Masquerade, Senders};
+use wire_firewall::{FirewallPolicy, Masquerade, Senders};
+use wire_lease::NetworkConfig;
 use wire_net::{DualStack, Family, KeyPrefix, LinkName};
 use wire_state::{Capabilities, Underlay};
 use wire_store::{Credentials, EtcdSettings, Password, TlsFiles};
@@ -98,6 +99,14 @@ fn public(run: &RunFlags) -> Result<DualStack<IpAddr>, Exit> {
         }
     }
     Ok(public)
+}
+
+impl FirewallSettings {
+    /// The rules for a network with this config.
+    pub(crate) fn policy(&self, config: &NetworkConfig) -> FirewallPolicy {
+        let Self { masquerade, forward, senders, flowtable, every: _ } = *self;
+        FirewallPolicy { pools: config.pools, masquerade, forward, senders, flowtable }
+    }
 }
 
 impl Settings {

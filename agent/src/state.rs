@@ -11,9 +11,10 @@ use std::{
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 use wire_net::{DualStack, MacAddr, Prefix};
+use wire_state::{DesiredFile, Writing};
 
 use crate::{
-    files::{Durable, Wanted},
+    files::{self, WriteError},
     machine::Machine,
     underlay::Held,
 };
@@ -99,11 +100,23 @@ impl StateFile {
         }
     }
 
+    /// Saves the state.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub(crate) fn save(&self, state: &State) -> Result<(), WriteError> {
+        files::put(&self.0, &Self::desired(state))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
     /// The file with `state` as its content.
-    pub(crate) fn of(&self, state: &State) -> Wanted {
+    pub(crate) fn desired(state: &State) -> DesiredFile {
         let mut content = serde_json::to_string_pretty(state).expect("the state has only text keys");
         content.push('\n');
-        Wanted { path: self.0.clone(), content, durable: Durable::Yes }
+        DesiredFile { content, writing: Writing::Durable }
     }
 }
 
@@ -135,7 +148,7 @@ mod tests {
         assert_eq!(state.identity.len(), 32);
         state.macs.insert("flannel.1".to_owned(), "c6:d2:32:6f:8f:44".parse().unwrap());
         state.subnet.v4 = Some("10.5.52.0/24".parse().unwrap());
-        file.of(&state).put().unwrap();
+        file.save(&state).unwrap();
         assert_eq!(file.load().unwrap(), state);
     }
 

@@ -2,14 +2,15 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
+    sync::Arc,
     time::Duration,
 };
 
-use tokio::{task::JoinHandle, time::Instant};
+use tokio::{sync::watch, task::JoinHandle, time::Instant};
 use tracing::warn;
 use wire_backends::{Identity, identify};
 use wire_kernel::{DeviceCounters, Traffic, traffic};
-use wire_lease::NetworkConfig;
+use wire_lease::{LeaseTable, NetworkConfig};
 use wire_net::LinkName;
 
 use crate::observed::Board;
@@ -28,7 +29,11 @@ const BROKEN: u64 = 3;
 pub(crate) struct TrafficWatch(JoinHandle<()>);
 
 impl TrafficWatch {
-    pub(crate) fn start(config: &NetworkConfig, board: Board) -> Self {
+    pub(crate) fn start(
+        config: &NetworkConfig,
+        board: Board,
+        leases: watch::Receiver<Option<Arc<LeaseTable>>>,
+    ) -> Self {
         let Identity { devices, port, .. } = identify(config).unwrap_or_default();
         let devices = devices.iter().map(|(_, name)| *name).collect();
         let mut watch = Watch { port, devices, ..Watch::default() };
@@ -36,7 +41,7 @@ impl TrafficWatch {
             loop {
                 // Reading files blocks.
                 if let Ok(Ok(traffic)) = tokio::task::spawn_blocking(traffic).await {
-                    let peers = board.look(|seen| seen.leases.as_ref().map_or(0, |table| table.peers.len()));
+                    let peers = leases.borrow().as_ref().map_or(0, |table| table.peers.len());
                     watch.note(Instant::now(), &traffic, peers);
                     said(&board, "checksums", watch.broken());
                     said(&board, "silence", watch.silent());

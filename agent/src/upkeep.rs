@@ -1,87 +1,73 @@
-//! Restores the agent's files while it runs, if a folder was emptied, a disk was full or writing was forbidden; and
-//! checks the files of docker.service.
+//! The loop that keeps the agent's files, if a folder was emptied, a disk was full or writing was forbidden; and checks the
+//! files of docker.service.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use tokio::{task::JoinHandle, time::Instant};
 use tracing::warn;
-use wire_net::chain;
+use wire_state::{
+    Comparison, DataplaneError, DesiredFile, DesiredFiles, Failure, FileOp, Files, Reconciler, Report, Resource, Share,
+};
 
 use crate::{
+    clashes::{self, IN_FILES},
     daemon_json::{self, DaemonOptions},
     docker_unit::DockerUnit,
-    files::{Wanted, WriteError},
+    files::FileDriver,
     observed::Board,
+    reconcile_loop::{Kept, LoopHandle, Round, Shares},
 };
 
 /// The interval of checks.
 const EVERY: Duration = Duration::from_secs(10);
 
-/// Restores files.
-pub(crate) struct Upkeep {
-    kept: Arc<Kept>,
-    next: Instant,
-    /// A check in another thread, since the disk may be slow.
-    looking: Option<JoinHandle<()>>,
+/// The loop of the files.
+pub(crate) type FilesHandle = LoopHandle<FilesLoop>;
+
+/// The files that follow from one network.
+#[derive(Clone, Debug)]
+pub(crate) struct FilesShare {
+    /// The files for other programs.
+    pub(crate) for_others: Arc<DesiredFiles>,
+    /// The agent's own state file.
+    pub(crate) state: (PathBuf, DesiredFile),
+    /// The options that Docker should have.
+    pub(crate) options: DaemonOptions,
 }
 
-struct Kept {
-    /// The files for other programs.
-    files: Vec<Wanted>,
-    /// The agent's own state file.
-    state: Wanted,
-    options: DaemonOptions,
+/// Why a file for other programs cannot be written, if one cannot.
+pub(crate) type FilesOutcome = Option<String>;
+
+pub(crate) struct FilesLoop {
+    reconciler: Reconciler<FileDriver>,
     board: Board,
 }
 
-impl Upkeep {
-    pub(crate) fn new(files: Vec<Wanted>, state: Wanted, options: DaemonOptions, board: Board) -> Self {
-        Self { kept: Arc::new(Kept { files, state, options, board }), next: Instant::now() + EVERY, looking: None }
+impl FilesLoop {
+    pub(crate) fn new(board: Board) -> Self {
+        Self { reconciler: Reconciler::new(FileDriver, BTreeSet::new()), board }
     }
 
-    /// Restores the files, and waits for the disk.
-    ///
-    /// # Errors
-    /// When a file for other programs cannot be written.
-    pub(crate) fn look(&self) -> Result<(), WriteError> {
-        self.kept.look()
-    }
-
-    /// Waits until it is time for [`Upkeep::begin`].
-    ///
-    /// # Cancel safety
-    /// Safe.
-    pub(crate) async fn due(&self) {
-        tokio::time::sleep_until(self.next).await;
-    }
-
-    /// Starts a check. One check runs at a time.
-    pub(crate) fn begin(&mut self) {
-        self.next = Instant::now() + EVERY;
-        if self.looking.as_ref().is_none_or(JoinHandle::is_finished) {
-            let kept = self.kept.clone();
-            self.looking = Some(tokio::task::spawn_blocking(move || drop(kept.look())));
-        }
-    }
-}
-
-impl Kept {
-    fn look(&self) -> Result<(), WriteError> {
-        // Each file is tried, even if an earlier one failed.
-        let outcomes: Vec<_> = self.files.iter().map(Wanted::put).collect();
-        let put = outcomes.into_iter().collect::<Result<Vec<_>, _>>().map(drop);
-        self.note("files", &put, "other programs cannot read this host's subnet");
-        let kept = self.state.put().map(drop);
-        self.note("state", &kept, "after a restart this host may get another subnet");
-        self.note_docker_unit();
-        put
+    /// The files of all networks.
+    fn desired(&mut self, shares: &Shares<FilesShare>) -> DesiredFiles {
+        let files: Vec<DesiredFiles> = shares.values().map(FilesShare::files).collect();
+        let shares: Vec<Share<'_, DesiredFiles>> =
+            shares.keys().zip(&files).map(|(network, desired)| Share { network, desired }).collect();
+        let (desired, clashes) = Files::merge(&shares);
+        clashes::report(&self.board, IN_FILES, &clashes);
+        self.reconciler.set_scope(desired.keys().cloned().collect());
+        desired
     }
 
     /// Warns of settings of docker.service that keep Docker from starting correctly, before its next start.
-    fn note_docker_unit(&self) {
+    fn note_docker_unit(&self, options: &DaemonOptions) {
         const UNIT: &str = "docker.service";
         let unit = DockerUnit::read(Path::new("/"));
-        let warning = unit.warning(&self.options, &daemon_json::held(&unit.settings_path()));
+        let warning = unit.warning(options, &daemon_json::held(&unit.settings_path()));
         if let Some(warning) = &warning
             && self.board.look(|seen| seen.notes.get(UNIT) != Some(warning))
         {
@@ -89,9 +75,68 @@ impl Kept {
         }
         self.board.warning(UNIT, warning);
     }
+}
 
-    fn note(&self, what: &'static str, outcome: &Result<(), WriteError>, consequence: &str) {
-        let fault = outcome.as_ref().err().map(|error| format!("{}: {consequence}", chain(error)));
-        self.board.alarm(what, fault);
+impl FilesShare {
+    fn files(&self) -> DesiredFiles {
+        let mut files = (*self.for_others).clone();
+        files.extend([self.state.clone()]);
+        files
     }
+}
+
+impl Kept for FilesLoop {
+    type Share = FilesShare;
+    type Outcome = FilesOutcome;
+
+    fn round(&mut self, shares: &Shares<FilesShare>, _: bool) -> Round<FilesOutcome> {
+        let desired = self.desired(shares);
+        // Nobody notifies of a changed file.
+        self.reconciler.invalidate();
+        let report = self.reconciler.round(&desired);
+        let left = if report.converged { Vec::new() } else { self.left(&desired) };
+        let is_state = |path: &Path| shares.values().any(|share| share.state.0 == path);
+        let for_others = left.iter().find(|op| !is_state(op.path())).map(|op| why(&report, op));
+        let state = left.iter().find(|op| is_state(op.path())).map(|op| why(&report, op));
+        let fault = |why: &Option<String>, consequence| why.as_ref().map(|why| format!("{why}: {consequence}"));
+        self.board.alarm("files", fault(&for_others, "other programs cannot read this host's subnet"));
+        self.board.alarm("state", fault(&state, "after a restart this host may get another subnet"));
+        if let Some(share) = shares.values().next() {
+            self.note_docker_unit(&share.options);
+        }
+        Round { outcome: for_others, next: Instant::now() + EVERY, batch: Duration::ZERO }
+    }
+
+    fn compare(&mut self, shares: &Shares<FilesShare>) -> Result<Comparison, DataplaneError> {
+        let desired = self.desired(shares);
+        self.reconciler.compare(&desired)
+    }
+
+    fn changed(&mut self) -> impl Future<Output = ()> {
+        std::future::pending()
+    }
+
+    fn due(&mut self) {}
+}
+
+impl FilesLoop {
+    /// The operations that a round has left undone.
+    fn left(&mut self, desired: &DesiredFiles) -> Vec<FileOp> {
+        self.reconciler.preview(desired).map(|plan| plan.ops).unwrap_or_default()
+    }
+}
+
+/// Why an operation failed. A report names one failure of each kind.
+fn why(report: &Report<Files>, op: &FileOp) -> String {
+    let failures = report.failures.iter().filter_map(|failure| match failure {
+        Failure::Op { op, error, .. } => Some((op, error)),
+        Failure::Read(_) => None,
+    });
+    let own = failures.clone().find(|(failed, _)| *failed == op).or_else(|| failures.clone().next());
+    let reason = own.map(|(_, error)| format!(": {}", error.source)).unwrap_or_default();
+    let verb = match op {
+        FileOp::Write(..) => "write",
+        FileOp::Remove(_) => "remove",
+    };
+    format!("cannot {verb} {}{reason}", op.path().display())
 }

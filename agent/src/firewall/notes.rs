@@ -5,12 +5,11 @@ use std::time::Instant;
 use tracing::{info, warn};
 use wire_firewall::{ACCEPT_MARK, Counted, DockerRules, HostFacts, OverlayDevice};
 use wire_kernel::traffic;
-use wire_lease::LeaseTable;
-use wire_net::{DualStack, Family, LinkName, Prefix};
+use wire_net::{DualStack, Family, LinkName};
 use wire_state::{OperatorDrop, OtherFirewalls};
 
 use super::{
-    BRIDGE_GRACE, BridgeFindings, FirewallLoop,
+    BRIDGE_GRACE, BridgeFindings, FirewallLoop, FirewallShare,
     claims::{PEERS, claimed, misplaced},
     messages::{BLOCKED, BRIDGE, BRIDGE_NAME, CONTESTED, DOCKER_USER, RIVAL, blocked, overruled, unnamed},
 };
@@ -27,9 +26,13 @@ impl FirewallLoop {
     }
 
     /// Reports bridges that do not fit the lease.
-    pub(super) fn note_bridges(&mut self, facts: &HostFacts, subnets: Vec<Prefix>) {
-        let (networks, mtu) = (self.policy.pools.map(|_, pool| pool.network), self.board.look(|seen| seen.mtu));
-        let expected = Expected { subnets, networks, mtu, told: self.told.clone() };
+    pub(super) fn note_bridges(&mut self, facts: &HostFacts, share: &FirewallShare) {
+        let expected = Expected {
+            subnets: share.own.lease.subnet.prefixes().collect(),
+            networks: share.policy.pools.map(|_, pool| pool.network),
+            mtu: share.mtu,
+            told: (*share.told).clone(),
+        };
         let found = expected.compare(&facts.links, Docker::look);
         if found != self.bridges.findings {
             self.bridges = BridgeFindings { findings: found.clone(), since: Instant::now() };
@@ -46,12 +49,12 @@ impl FirewallLoop {
         self.board.fault(BRIDGE, fault);
         self.board.warning(BRIDGE, warning);
         // The log has had it since the options were written.
-        self.board.warning("daemon.json", clash.filter(|_| self.told.file.is_some()));
+        self.board.warning("daemon.json", clash.filter(|_| share.told.file.is_some()));
     }
 
     /// True if Docker runs, its chains cannot be read, and ours should come before them.
-    pub(super) fn is_blind(&mut self, others: OtherFirewalls) -> bool {
-        let concerns_us = self.policy.forward && self.facts.docker == DockerRules::Iptables;
+    pub(super) fn is_blind(&mut self, share: &FirewallShare, others: OtherFirewalls) -> bool {
+        let concerns_us = share.policy.forward && self.facts.docker == DockerRules::Iptables;
         let is_hidden = !others.docker && self.reconciler.driver().hides_legacy_tables();
         concerns_us && is_hidden && Docker::look().runs
     }
@@ -80,9 +83,9 @@ impl FirewallLoop {
     }
 
     /// Reports unknown senders that may be peers sending from another address than that of their lease.
-    pub(super) fn note_claims(&self, leases: &LeaseTable) {
-        let is_userspace = self.board.look(|seen| seen.datapath.is_some_and(|datapath| datapath.is_userspace));
-        let claims = misplaced(&self.seen.counted.claims, leases).map(|misplaced| claimed(&misplaced, is_userspace));
+    pub(super) fn note_claims(&self, share: &FirewallShare) {
+        let misplaced = misplaced(&self.seen.counted.claims, &share.leases);
+        let claims = misplaced.map(|misplaced| claimed(&misplaced, share.is_userspace));
         if let Some(claims) = &claims
             && self.board.look(|seen| seen.notes.get(PEERS) != Some(claims))
         {
@@ -92,8 +95,8 @@ impl FirewallLoop {
     }
 
     /// Reports an operator's drops that have no effect, since our rules come first.
-    pub(super) fn note_overruled(&self, drops: &[OperatorDrop], devices: &DualStack<OverlayDevice>) {
-        let warning = overruled(&self.policy.overruled(drops, devices, &self.facts));
+    pub(super) fn note_overruled(&self, drops: &[OperatorDrop], share: &FirewallShare) {
+        let warning = overruled(&share.policy.overruled(drops, &share.devices, &self.facts));
         if let Some(warning) = &warning
             && self.board.look(|seen| seen.notes.get(DOCKER_USER) != Some(warning))
         {

@@ -1,10 +1,14 @@
 //! Writes the files about our subnet, for other programs and for the agent's next start.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use tracing::{info, warn};
 use wire_lease::Entry;
-use wire_net::{DualStack, Mtu, Prefix, chain};
+use wire_net::{DualStack, Mtu, Prefix};
+use wire_state::{DesiredFile, DesiredFiles, Writing};
 
 use super::{Host, JoinContext};
 use crate::{
@@ -12,20 +16,18 @@ use crate::{
     docker_opts::{DockerOptions, SubnetEnv},
     docker_unit::DockerUnit,
     exit::Exit,
-    files::{Durable, Wanted},
-    state::KnownBy,
-    upkeep::Upkeep,
+    state::{KnownBy, StateFile},
+    upkeep::FilesShare,
 };
 
 impl Host {
-    /// Publishes this host's subnet, in files and on the board. Returns the options for Docker, and the task that
-    /// maintains the files.
-    pub(super) fn announce(
+    /// Publishes this host's subnet, in files and in the status. Returns the options for Docker.
+    pub(super) async fn announce(
         &mut self,
         context: &JoinContext,
         own: &Entry,
         mtu: Mtu,
-    ) -> Result<(DockerOptions, Upkeep), Exit> {
+    ) -> Result<DockerOptions, Exit> {
         let subnet = own.lease.subnet;
         let networks = context.config.pools.map(|_, pool| pool.network);
         let env = SubnetEnv::new(networks, subnet, mtu.0, self.settings.ip_masq);
@@ -40,11 +42,16 @@ impl Host {
         self.state.link = context.underlay.mac;
         self.remember_machine(context);
         self.state.underlay = Some(KnownBy::new(self.settings.asked_underlay(), self.held_on(context)));
-        let options = told.options.clone();
-        let upkeep = Upkeep::new(self.files(&env), self.state_file.of(&self.state), options, self.board.clone());
-        match upkeep.look() {
-            Err(error) if !self.runs() => return Err(Exit::CannotCreate(chain(&error))),
-            Ok(()) | Err(_) => {}
+        let share = FilesShare {
+            for_others: Arc::new(self.files(&env)),
+            state: (self.state_file.path().to_owned(), StateFile::desired(&self.state)),
+            options: told.options.clone(),
+        };
+        let number = self.loops.files.want(&self.network, share);
+        match self.loops.files.compared(number).await {
+            Some(Some(why)) if !self.runs() => return Err(Exit::CannotCreate(why)),
+            Some(_) => {}
+            None => return Err(Exit::Software("the loop of the files has died".to_owned())),
         }
         self.board.fault("joining", None);
         self.board.update(|seen| {
@@ -52,15 +59,15 @@ impl Host {
             seen.subnet = self.state.subnet;
             seen.mtu = mtu.0;
         });
-        Ok((told, upkeep))
+        Ok(told)
     }
 
     /// The files for other programs.
-    fn files(&self, env: &SubnetEnv) -> Vec<Wanted> {
+    fn files(&self, env: &SubnetEnv) -> DesiredFiles {
         let folders = &self.settings.folders;
-        let wanted = |path: &PathBuf, content| Wanted { path: path.clone(), content, durable: Durable::No };
-        let docker = folders.docker_opts_file.iter().map(|file| wanted(file, env.individual(true)));
-        std::iter::once(wanted(&folders.subnet_file, env.to_text())).chain(docker).collect()
+        let desired = |path: &PathBuf, content| (path.clone(), DesiredFile { content, writing: Writing::Plain });
+        let docker = folders.docker_opts_file.iter().map(|file| desired(file, env.individual(true)));
+        std::iter::once(desired(&folders.subnet_file, env.to_text())).chain(docker).collect()
     }
 
     /// Logs settings that conflict with our options as flags of dockerd, before they are written. `status` checks this

@@ -30,7 +30,7 @@ impl Host {
         // If devices with these MACs exist here, they need new MACs.
         self.disowned = former.macs;
         self.board.update(|seen| seen.identity.clone_from(&self.state.identity));
-        self.state_file.of(&self.state).put().map(drop).map_err(|error| Exit::CannotCreate(chain(&error)))
+        self.state_file.save(&self.state).map_err(|error| Exit::CannotCreate(chain(&error)))
     }
 
     /// Records the properties that a clone of this host does not have. Those that cannot be read now keep their old

@@ -122,7 +122,7 @@ impl Host {
             JoinPhase::New => {
                 let mut answer = pin!(ask(store, &self.settings.prefix, &self.board));
                 let (mut silence, mut limit) =
-                    if self.kept.is_empty() { (PATIENCE, LONGEST_ANSWER) } else { (HANDED_OVER, HANDED_OVER) };
+                    if self.is_handed_over { (HANDED_OVER, HANDED_OVER) } else { (PATIENCE, LONGEST_ANSWER) };
                 loop {
                     if let Some(answer) = store.while_responsive(&mut answer, silence, limit).await {
                         return answer;

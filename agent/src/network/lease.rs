@@ -36,13 +36,16 @@ impl Host {
             return Ok(Some((Basis::LastKnown(own.clone()), own)));
         }
         let runs_on = self.session.as_ref().and_then(|former| former.basis.own());
-        // Two tasks must not hold one lease. The rest of the former session reconciles the kernel until the new one
-        // does.
-        self.held = self.session.as_mut().and_then(|former| former.basis.let_go()).or(self.held.take());
+        // Two tasks must not hold one lease. The loops go on with what the former session wants.
+        if let Some(former) = &mut self.session {
+            let held = self.handover.held.take();
+            self.handover = former.hand_over();
+            self.handover.held = self.handover.held.take().or(held);
+        }
         let beside = Some(self.watchdog.part(Part::Holder).beside());
         let settings = self.hold_settings(context);
         let offered = watch::channel(offer.clone()).1;
-        let (hold, own) = match self.held.clone().filter(|held| held.entry().is_some()) {
+        let (hold, own) = match self.handover.held.clone().filter(|held| held.entry().is_some()) {
             // Traffic uses that lease, so there is nothing to wait for.
             Some(state) => (Hold::resume(store.clone(), settings, offered, Former { state, beside }), None),
             None => {
@@ -52,7 +55,8 @@ impl Host {
                 (hold, Some(own))
             }
         };
-        let own = own.or_else(|| self.held.as_ref().and_then(HoldState::entry).map(|own| offering(own, &offer)));
+        let own =
+            own.or_else(|| self.handover.held.as_ref().and_then(HoldState::entry).map(|own| offering(own, &offer)));
         let own = own.ok_or_else(|| Exit::Software("there is no lease to continue with".to_owned()))?;
         self.note_bridges(context, &own, snapshot.listing.revision);
         let keeper = Keeper {

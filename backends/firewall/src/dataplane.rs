@@ -68,6 +68,14 @@ impl FirewallDataplane {
         }
     }
 
+    /// Sets the families whose rules are read and written. If they are others than before, the packet filter is read again.
+    pub fn set_families(&mut self, families: Vec<Family>) {
+        if families != self.families {
+            self.families = families;
+            self.generation = None;
+        }
+    }
+
     /// Calls `step` before each program run. iptables waits up to five seconds for its lock, and a round runs many
     /// programs.
     #[must_use]

@@ -96,6 +96,11 @@ impl FirewallPolicy {
         firewall
     }
 
+    /// The families of the overlay.
+    pub fn families_on(&self) -> impl Iterator<Item = Family> {
+        self.pools.iter().map(|(family, _)| family)
+    }
+
     /// The families in which the kernel tracks encapsulated packets that come in.
     #[must_use]
     pub fn tracked(&self, devices: &DualStack<OverlayDevice>, facts: &HostFacts) -> BTreeMap<Family, TrackingReason> {

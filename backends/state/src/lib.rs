@@ -36,5 +36,5 @@ pub use network::{
     PerNamespace, ReceiveFlag, RouteKey, Scope, Setting, Tunnel, TunnelOp, Underlay, VXLAN_LEAD, Veth, Via, Vlan, plan,
     plan_of, vxlan_header,
 };
-pub use reconcile::{Failure, Reconciler, Report};
+pub use reconcile::{Comparison, Failure, Reconciler, Report};
 pub use resource::{Attempt, Driver, Operation, Order, Plan, Resource};

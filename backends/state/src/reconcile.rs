@@ -63,6 +63,24 @@ pub enum Failure<R: Resource> {
     },
 }
 
+/// A comparison of the host with its desired state, for people.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Comparison {
+    /// The changes that a round would make, in its order.
+    pub changes: Vec<String>,
+    /// The foreign entries that prevent desired ones.
+    pub conflicts: Vec<String>,
+}
+
+impl Comparison {
+    /// Compares two states.
+    #[must_use]
+    pub fn of<R: Resource>(observed: &R::Observed, desired: &R::Desired) -> Self {
+        let plan = R::plan(observed, desired);
+        Self { changes: plan.ops.iter().map(ToString::to_string).collect(), conflicts: R::conflicts(&plan.findings) }
+    }
+}
+
 impl<R: Resource> Default for Report<R> {
     fn default() -> Self {
         Self {
@@ -112,6 +130,14 @@ impl<D: Driver> Reconciler<D> {
         &self.scope
     }
 
+    /// Sets the part of the host's state that is read. If it is another one, the next round reads.
+    pub fn set_scope(&mut self, scope: ScopeOf<D>) {
+        if scope != self.scope {
+            self.scope = scope;
+            self.invalidate();
+        }
+    }
+
     /// The driver.
     pub const fn driver(&mut self) -> &mut D {
         &mut self.driver
@@ -124,6 +150,15 @@ impl<D: Driver> Reconciler<D> {
     pub fn preview(&mut self, desired: &DesiredOf<D>) -> Result<Plan<D::Resource>, DataplaneError> {
         let observed = self.driver.read(&self.scope)?;
         Ok(D::Resource::plan(self.cached.insert(observed), desired))
+    }
+
+    /// Reads the state and compares it with `desired`, for people. Writes nothing.
+    ///
+    /// # Errors
+    /// When the host cannot be read.
+    pub fn compare(&mut self, desired: &DesiredOf<D>) -> Result<Comparison, DataplaneError> {
+        let observed = self.driver.read(&self.scope)?;
+        Ok(Comparison::of::<D::Resource>(self.cached.insert(observed), desired))
     }
 
     /// Makes the host's state equal to `desired`. Reads only if no state is cached; writes only what differs.

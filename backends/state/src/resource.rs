@@ -27,6 +27,11 @@ pub trait Resource: Sized {
     /// The changes that turn `observed` into `desired`. Foreign entries are never changed.
     fn plan(observed: &Self::Observed, desired: &Self::Desired) -> Plan<Self>;
 
+    /// The foreign entries that prevent desired ones, for people.
+    fn conflicts(_findings: &Self::Findings) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Updates `observed` by a change that was made, including the changes that the kernel makes along with it.
     fn apply(observed: &mut Self::Observed, op: &Self::Op);
 

@@ -53,6 +53,10 @@ impl Resource for Network {
         plan(observed, desired)
     }
 
+    fn conflicts(findings: &Findings) -> Vec<String> {
+        findings.conflicts.iter().map(ToString::to_string).collect()
+    }
+
     fn apply(observed: &mut Self::Observed, op: &Op) {
         observed.apply(op);
     }

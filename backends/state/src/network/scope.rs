@@ -24,6 +24,17 @@ pub struct Scope {
 }
 
 impl Scope {
+    /// Reads what `other` names too, for another network of the same underlay.
+    pub fn extend(&mut self, other: &Self) {
+        self.devices.extend(&other.devices);
+        self.networks.extend(&other.networks);
+        self.parent = self.parent.or(other.parent);
+        let Marks { macs, port, learning } = &other.marks;
+        self.marks.macs.extend(macs);
+        self.marks.port = self.marks.port.filter(|own| Some(*own) == *port);
+        self.marks.learning |= learning;
+    }
+
     /// Whether the link with that index in the host's namespace is the underlay's.
     #[must_use]
     pub fn is_parent(&self, index: u32) -> bool {

@@ -1,0 +1,68 @@
+//! The loops of this host, one for each resource. They run for as long as the agent does, whatever its networks do meanwhile.
+
+use std::sync::Arc;
+
+use tokio::sync::Notify;
+use wire_forward::{Forwarder, Kept, Tunnels};
+use wire_kernel::{KernelDataplane, RouteForm};
+use wire_net::chain;
+
+use crate::{
+    datapath::{Datapath, NetworkLoop},
+    exit::Exit,
+    firewall::{FirewallHandle, FirewallLoop},
+    host_dataplane::HostDataplane,
+    notify::Stored,
+    observed::Board,
+    pulse::{Part, Watchdog},
+    reconcile_loop,
+    settings::Settings,
+    upkeep::{FilesHandle, FilesLoop},
+};
+
+/// The loops of this host.
+#[derive(Clone)]
+pub(crate) struct Loops {
+    pub(crate) network: Datapath,
+    pub(crate) firewall: FirewallHandle,
+    pub(crate) files: FilesHandle,
+    /// The tunnels that the loop of the network runs.
+    pub(crate) tunnels: Tunnels,
+    /// Is notified when addresses or links of the host have changed.
+    pub(crate) underlay_changed: Arc<Notify>,
+}
+
+impl Loops {
+    /// Starts all loops. They write nothing before a network wants something. `kept` are the descriptors that an earlier run of the agent has
+    /// left, `stored` those that systemd keeps for a later one.
+    ///
+    /// # Errors
+    /// When there is no netlink, or no thread.
+    pub(crate) fn start(
+        settings: &Settings,
+        (board, watchdog): (&Board, &Watchdog),
+        (kept, stored): (Kept, Stored),
+    ) -> Result<Self, Exit> {
+        let forwarder = Forwarder::new(kept);
+        let tunnels = forwarder.tunnels();
+        board.update(|seen| seen.tunnels = tunnels.clone());
+        let kernel = KernelDataplane::open(RouteForm::default()).map_err(|error| Exit::Software(chain(&error)))?;
+        let driver = HostDataplane { kernel, forwarder, without_vxlan: settings.forward.without_vxlan };
+        let underlay_changed = Arc::new(Notify::new());
+        let network = NetworkLoop::new(driver, board.clone(), stored, underlay_changed.clone());
+        let heartbeat = watchdog.part(Part::Firewall);
+        let firewall = FirewallLoop::new(settings.firewall.every, board.clone(), &heartbeat)
+            .map_err(|error| Exit::Software(chain(&error)))?;
+        let failed = |error: reconcile_loop::StartError| Exit::Software(chain(&error));
+        Ok(Self {
+            // It may wait for ever for a notification, but no call may block for ever.
+            network: reconcile_loop::start("dataplane", network, Some(watchdog.part(Part::Dataplane)))
+                .map_err(failed)?,
+            firewall: reconcile_loop::start("firewall", firewall, Some(heartbeat)).map_err(failed)?,
+            // A disk may take its time.
+            files: reconcile_loop::start("files", FilesLoop::new(board.clone()), None).map_err(failed)?,
+            tunnels,
+            underlay_changed,
+        })
+    }
+}
