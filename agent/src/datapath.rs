@@ -82,14 +82,14 @@ impl Datapath {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
-            .map_err(|error| Exit::Software(format!("cannot start the dataplane's runtime: {error}")))?;
+            .map_err(|source| Exit::ThreadRuntime { thread: "dataplane", source })?;
         // It may wait for ever for a notification, but no call may block for ever.
         let mut answers = pulse.part(Part::Dataplane);
         let run = move || runtime.block_on(answers.during(keeper.run()));
         thread::Builder::new()
             .name("dataplane".to_owned())
             .spawn(run)
-            .map_err(|error| Exit::Software(format!("cannot start the dataplane's thread: {error}")))?;
+            .map_err(|source| Exit::Thread { thread: "dataplane", source })?;
         Ok(Self { want, underlay_changed, outcome })
     }
 

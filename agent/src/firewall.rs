@@ -26,7 +26,7 @@ use wire_firewall::{
 use wire_kernel::Links;
 use wire_lease::{Entry, LeaseTable, NetworkConfig};
 use wire_net::{DualStack, Family, LinkName, Prefix, chain};
-use wire_state::{ContainerLink, DataplaneError, DesiredFirewall, Driver, Firewall, FlannelRules, Reconciler, Report};
+use wire_state::{ContainerLink, DesiredFirewall, Driver, Firewall, FlannelRules, Reconciler, Report};
 
 use self::{
     doubts::Doubts,
@@ -74,11 +74,10 @@ impl Inputs {
 /// Deletes all rules of ours, and returns the number of deletions. flanneld's stay: they may be in use again.
 ///
 /// # Errors
-/// [`Exit::No`] when some of them are still there, or may be.
+/// [`Exit::FirewallLeft`] when some of them are still there, or may be.
 pub(crate) fn remove() -> Result<usize, Exit> {
-    let failed = |error: DataplaneError| Exit::Software(chain(&error));
     let mut dataplane = FirewallDataplane::new(Family::ALL.to_vec());
-    let have = dataplane.read(&()).map_err(failed)?;
+    let have = dataplane.read(&())?;
     let nothing = DesiredFirewall { flannel: FlannelRules::Keep, ..DesiredFirewall::default() };
     let mut reconciler = Reconciler::new(dataplane, ());
     let report = reconciler.round(&nothing);
@@ -87,7 +86,7 @@ pub(crate) fn remove() -> Result<usize, Exit> {
         report.failures.first().map(ToString::to_string).or_else(|| other.as_ref().err().map(|error| chain(error)));
     let failure = failure.or_else(|| reconciler.driver().unread().map(|error| chain(&error)));
     match failure {
-        Some(failure) => Err(Exit::No(format!("not all of the firewall could be removed: {failure}; try again"))),
+        Some(failure) => Err(Exit::FirewallLeft { failure }),
         None => {
             reconciler.driver().remove_bare_tables(&have);
             Ok(report.removed + other.unwrap_or_default())
@@ -132,7 +131,7 @@ impl FirewallKeeper {
             policy,
             told,
             every: settings.every,
-            links: Links::open().map_err(|error| Exit::Software(chain(&error)))?,
+            links: Links::open()?,
             reconciler: Reconciler::new(dataplane, ()),
             contested: board.look(|seen| seen.faults.contains_key(RIVAL)),
             board,
@@ -150,11 +149,11 @@ impl FirewallKeeper {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
-            .map_err(|error| Exit::Software(format!("cannot start the firewall's runtime: {error}")))?;
+            .map_err(|source| Exit::ThreadRuntime { thread: "firewall", source })?;
         thread::Builder::new()
             .name("firewall".to_owned())
             .spawn(move || runtime.block_on(answers.during(firewall.run())))
-            .map_err(|error| Exit::Software(format!("cannot start the firewall's thread: {error}")))?;
+            .map_err(|source| Exit::Thread { thread: "firewall", source })?;
         Ok(Self { inputs: sender, checked })
     }
 

@@ -20,13 +20,11 @@ use std::{
 
 use tokio::sync::watch;
 use tracing::{info, warn};
-use wire_backends::{
-    Backend, ForwardSettings, Identity, Placement, SelectError, VxlanBy, choose_mac, identify, select,
-};
+use wire_backends::{Backend, ForwardSettings, Identity, Placement, VxlanBy, choose_mac, identify, select};
 use wire_forward::{Forwarder, Kept};
 use wire_kernel::{KernelDataplane, RouteForm};
 use wire_lease::{Follow, FollowSettings, HoldState, Offer, Start, own_entry};
-use wire_net::{LinkName, MacAddr, chain};
+use wire_net::{LinkName, MacAddr};
 use wire_state::{Marks, Owner, PerNamespace, Reconciler, Scope};
 use wire_store::{EtcdStore, Listing};
 
@@ -92,9 +90,9 @@ struct Chosen {
 /// Opens the store of the network. Does not wait for etcd.
 ///
 /// # Errors
-/// [`Exit::Usage`], naming the endpoint or the certificate that cannot be used.
+/// [`Exit::EtcdSettings`], naming the endpoint or the certificate that cannot be used.
 pub(crate) async fn open(settings: &Settings) -> Result<EtcdStore, Exit> {
-    EtcdStore::open(settings.etcd.clone()).await.map_err(|error| Exit::Usage(chain(&error)))
+    Ok(EtcdStore::open(settings.etcd.clone()).await?)
 }
 
 /// The pauses before joining is tried again: without a session, and with one.
@@ -113,19 +111,14 @@ impl Host {
         Inherited { kept, stored }: Inherited,
     ) -> Result<Self, Exit> {
         let state_file = StateFile::in_folder(&settings.folders.state_dir);
-        let folder = settings.folders.state_dir.display();
-        let mut state = state_file.load().map_err(|error| {
-            Exit::CannotCreate(format!("cannot read the state in {folder}: {error}; see --state-dir"))
-        })?;
+        let folder = &settings.folders.state_dir;
+        let mut state = state_file.load().map_err(|source| Exit::StateUnread { folder: folder.clone(), source })?;
         if state.is_unused() {
             // A template machine that never reaches etcd has an identity too, which its clones must not share.
             state.machine = Seen::now().map(|seen| seen.machine(None)).unwrap_or_default();
         }
         // Saved before anything is leased with it: an agent that loses its identity cannot recognise its own lease.
-        state_file
-            .of(&state)
-            .put()
-            .map_err(|error| Exit::CannotCreate(format!("{}; see --state-dir", chain(&error))))?;
+        state_file.of(&state).put().map_err(Exit::StateUnwritten)?;
         board.update(|seen| seen.identity.clone_from(&state.identity));
         Ok(Self {
             last_known: LastKnownFile::in_folder(&settings.folders.state_dir, settings.prefix.clone()),
@@ -165,9 +158,9 @@ impl Host {
             }
             Ok(None) => return Ok(Ended::UnderlayChanged),
             // An address from DHCP, or a link that is plugged in, may still appear.
-            Err(Exit::NoUnderlay(reason)) => self.board.wait_for(format!("the underlay: {reason}")),
-            Err(exit @ Exit::Software(_)) => return Err(exit),
-            Err(exit) if self.runs() => self.board.wait_for(exit.to_string()),
+            Err(exit @ Exit::NoUnderlay { .. }) => self.board.wait_for(format!("the underlay: {}", exit.report())),
+            Err(exit) if exit.is_fatal_while_running() => return Err(exit),
+            Err(exit) if self.runs() => self.board.wait_for(exit.report()),
             Err(exit) => return Err(exit),
         }
         let Some(session) = self.session.as_mut().filter(|session| session.basis.is_whole()) else {
@@ -213,7 +206,7 @@ impl Host {
         self.settle()?;
         self.look_for_endpoints().await;
         let context = self.join_context(snapshot.parsed.config.clone())?;
-        let mut kernel = KernelDataplane::open(RouteForm::default()).map_err(|error| Exit::Software(chain(&error)))?;
+        let mut kernel = KernelDataplane::open(RouteForm::default())?;
         let Chosen { backend, scope, macs } = self.backend(&context, &snapshot.listing, &mut kernel)?;
         let offer = Offer { public: context.public, data: backend.data() };
         let Some((basis, own)) = self.lease(store.clone(), &context, &snapshot, offer).await? else { return Ok(None) };
@@ -311,10 +304,9 @@ impl Host {
 
     /// Chooses the backend, with the MACs that this host had before, if any.
     fn backend(&self, context: &JoinContext, listing: &Listing, kernel: &mut KernelDataplane) -> Result<Chosen, Exit> {
-        let refused = |error: SelectError| Exit::NetworkConfig(chain(&error));
         let own = own_entry(listing, &self.settings.prefix, &context.public, &context.config.pools);
         let published = own.map(|own| own.lease.data.macs()).unwrap_or_default();
-        let Identity { devices, marks, .. } = identify(&context.config).map_err(refused)?;
+        let Identity { devices, marks, .. } = identify(&context.config)?;
         // These MACs mark our devices, also those made for a former network config or underlay.
         let vteps = published.iter().map(|(_, mac)| *mac);
         let kept = self.state.macs.values().chain(self.disowned.values()).copied();
@@ -325,7 +317,7 @@ impl Host {
             parent: Some(context.underlay.parent()),
             ..Scope::default()
         };
-        let have = kernel.host().read(&scope).map_err(|error| Exit::Software(chain(&error)))?;
+        let have = kernel.host().read(&scope)?;
         let macs = devices.map(|family, name| {
             let disowned = self.disowned.get(name.as_str());
             let ours = have.links.get(name).filter(|link| link.owner == Owner::Ours);
@@ -339,8 +331,7 @@ impl Host {
         let asked = self.settings.forward.vxlan;
         let vxlan = if self.no_vxlan { VxlanBy::AgentFallback } else { asked };
         let forward = ForwardSettings { vxlan, ..self.settings.forward };
-        let backend =
-            select(&context.config, Placement { underlay, public, macs, blackhole, forward }).map_err(refused)?;
+        let backend = select(&context.config, Placement { underlay, public, macs, blackhole, forward })?;
         // Devices of a former network config are ours, and no longer wanted.
         let mut scope = backend.scope();
         scope.marks.macs.extend(own_macs);

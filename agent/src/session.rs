@@ -176,7 +176,7 @@ impl Session {
                         return Ok(Ended::UnderlayChanged);
                     }
                 }
-                Wake::Broken(part) => return Err(Exit::Software(format!("{part} has died"))),
+                Wake::Broken(part) => return Err(Exit::PartDied { part }),
             }
         }
     }
@@ -322,7 +322,7 @@ impl Session {
     fn bar(&self, config: &NetworkConfig) -> Option<String> {
         let placement = match self.underlay.placement(&config.pools) {
             Ok(placement) => placement,
-            Err(error) => return Some(error.to_string()),
+            Err(error) => return Some(error.report()),
         };
         select(config, placement).err().map(|error| chain(&error))
     }
@@ -332,7 +332,7 @@ impl Session {
         let ready = self.board.look(|seen| seen.ready);
         self.all_but_firewall = match outcome {
             Outcome::NoVxlan => return Ok(Some(Ended::NoVxlan)),
-            Outcome::NoTun if !ready => return Err(Exit::NoDevice(self.board.look(Status::summary))),
+            Outcome::NoTun if !ready => return Err(Exit::NoDevice { summary: self.board.look(Status::summary) }),
             Outcome::NoTun | Outcome::Pending | Outcome::Unusable => None,
             Outcome::Usable => (!ready).then(Instant::now),
         };

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use tracing::{info, warn};
 use wire_lease::Entry;
-use wire_net::{DualStack, Mtu, Prefix, chain};
+use wire_net::{DualStack, Mtu, Prefix};
 
 use super::{Host, JoinContext};
 use crate::{
@@ -43,7 +43,7 @@ impl Host {
         let options = told.options.clone();
         let upkeep = Upkeep::new(self.files(&env), self.state_file.of(&self.state), options, self.board.clone());
         match upkeep.look() {
-            Err(error) if !self.runs() => return Err(Exit::CannotCreate(chain(&error))),
+            Err(error) if !self.runs() => return Err(error.into()),
             Ok(()) | Err(_) => {}
         }
         self.board.fault("joining", None);
