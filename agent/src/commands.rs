@@ -14,17 +14,18 @@ use crate::{
 /// `wire-agent status`. Succeeds only where the agent is ready and nothing is wrong, so that scripts can ask.
 ///
 /// # Errors
-/// [`Exit::Unavailable`] when no agent answers, [`Exit::No`] when it is waiting, degraded or stopping.
+/// [`Exit::NoAgent`] when no agent answers, [`Exit::NotReady`] when it is waiting, degraded or stopping.
 pub(crate) async fn status(run_dir: &Path, json: bool) -> Result<(), Exit> {
     let status = control::status(run_dir).await?;
     if json { print_json(&status) } else { output::answer(&status_text(&status)) }?;
-    if status.phase == "ready" { Ok(()) } else { Err(Exit::No(format!("{}: {}", status.phase, status.reason))) }
+    let proto::StatusReply { phase, reason, .. } = status;
+    if phase == "ready" { Ok(()) } else { Err(Exit::NotReady { phase, reason }) }
 }
 
 /// `wire-agent peers`.
 ///
 /// # Errors
-/// [`Exit::Unavailable`] when no agent answers.
+/// [`Exit::NoAgent`] when no agent answers.
 pub(crate) async fn peers(run_dir: &Path, json: bool) -> Result<(), Exit> {
     let peers = control::peers(run_dir).await?;
     if json { print_json(&peers) } else { output::answer(&peers_text(&peers)) }

@@ -1,25 +1,50 @@
 //! `wire-agent config`: the network config in etcd, so that nobody needs etcdctl.
 
-use std::io::Read;
+use std::io::{self, Read};
 
 use serde_json::{Map, Value, json};
 use wire_lease::NetworkConfig;
-use wire_net::{KeyPrefix, chain};
+use wire_net::KeyPrefix;
 use wire_store::{Compare, EtcdStore, LeaseStore, Txn, Write};
 
 use crate::{
     cli::{ConfigCommand, EtcdFlags},
     commands::print_json,
-    exit::Exit,
+    exit::{Exit, NO, SOFTWARE, USAGE},
     output::{answer, complain, report},
     settings::etcd_settings,
 };
 
+/// A command about the network config was not carried out.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConfigCommandError {
+    #[error("etcd has no network config at {prefix}/config: write one with wire-agent config init '{EXAMPLE}'{V2}")]
+    Missing { prefix: KeyPrefix },
+    #[error("there is a network config already, nothing was changed")]
+    Exists,
+    #[error("standard input cannot be read")]
+    Stdin(#[source] io::Error),
+    /// The config with a backend's type cannot be written as JSON.
+    #[error(transparent)]
+    Json(serde_json::Error),
+}
+
+impl ConfigCommandError {
+    /// As [`Exit::status`].
+    pub(crate) const fn status(&self) -> u8 {
+        match self {
+            Self::Missing { .. } | Self::Exists => NO,
+            Self::Stdin(_) => USAGE,
+            Self::Json(_) => SOFTWARE,
+        }
+    }
+}
+
 /// Carries out one command.
 ///
 /// # Errors
-/// [`Exit::Unavailable`] when etcd does not answer, [`Exit::NetworkConfig`] when the config breaks a rule, [`Exit::No`]
-/// when there is none, or already one.
+/// [`Exit::Store`] when etcd does not answer, [`Exit::Config`] when the config breaks a rule, and those of
+/// [`ConfigCommandError`].
 pub(crate) async fn run(command: ConfigCommand, etcd: EtcdFlags) -> Result<(), Exit> {
     let open = || Network::open(etcd);
     match command {
@@ -42,11 +67,10 @@ pub(crate) async fn run(command: ConfigCommand, etcd: EtcdFlags) -> Result<(), E
         ConfigCommand::Init { config, if_absent } => {
             let json = with_backend(argument(config)?)?;
             let config = checked(&json)?;
-            let there = "there is a network config already, nothing was changed";
             match open().await?.create(json).await? {
                 true => warn_of(&config),
-                false if if_absent => report(there),
-                false => return Err(Exit::No(there.to_owned())),
+                false if if_absent => report(ConfigCommandError::Exists),
+                false => return Err(ConfigCommandError::Exists.into()),
             }
             Ok(())
         }
@@ -69,18 +93,14 @@ pub(crate) async fn stored(etcd: EtcdFlags) -> Result<NetworkConfig, Exit> {
 impl Network {
     async fn open(etcd: EtcdFlags) -> Result<Self, Exit> {
         let prefix = KeyPrefix::new(&etcd.etcd_prefix);
-        let store = EtcdStore::open(etcd_settings(etcd)?).await.map_err(|error| Exit::Usage(chain(&error)))?;
+        let store = EtcdStore::open(etcd_settings(etcd)?).await?;
         Ok(Self { store, prefix })
     }
 
     async fn read(&self) -> Result<Vec<u8>, Exit> {
-        let read = self.store.get(&self.prefix.config()).await.map_err(|error| Exit::Unavailable(chain(&error)))?;
-        read.found.map(|found| found.value).ok_or_else(|| {
-            Exit::No(format!(
-                "etcd has no network config at {}/config: write one with wire-agent config init '{EXAMPLE}'{V2}",
-                self.prefix
-            ))
-        })
+        let read = self.store.get(&self.prefix.config()).await?;
+        let found = read.found.ok_or_else(|| ConfigCommandError::Missing { prefix: self.prefix.clone() })?;
+        Ok(found.value)
     }
 
     async fn put(&self, json: Vec<u8>) -> Result<(), Exit> {
@@ -93,8 +113,7 @@ impl Network {
 
     async fn commit(&self, when: Vec<Compare>, value: Vec<u8>) -> Result<bool, Exit> {
         let put = Write::Put { key: self.prefix.config(), value, lease: None };
-        let committed = self.store.commit(Txn { when, then: vec![put] }).await;
-        committed.map(|committed| committed.succeeded).map_err(|error| Exit::Unavailable(chain(&error)))
+        Ok(self.store.commit(Txn { when, then: vec![put] }).await?.succeeded)
     }
 }
 
@@ -105,22 +124,21 @@ pub(crate) const EXAMPLE: &str = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"
 pub(crate) const V2: &str = "; a config written with etcd's v2 API (etcdctl before 3.4 without ETCDCTL_API=3) is in \
                              another store, which the v3 API does not see";
 
-fn argument(config: String) -> Result<Vec<u8>, Exit> {
+fn argument(config: String) -> Result<Vec<u8>, ConfigCommandError> {
     if config != "-" {
         return Ok(config.into_bytes());
     }
     let mut json = Vec::new();
-    let read = std::io::stdin().read_to_end(&mut json);
-    read.map_err(|error| Exit::Usage(format!("standard input cannot be read: {error}")))?;
+    io::stdin().read_to_end(&mut json).map_err(ConfigCommandError::Stdin)?;
     Ok(json)
 }
 
 fn checked(json: &[u8]) -> Result<NetworkConfig, Exit> {
-    NetworkConfig::from_json(json).map_err(|error| Exit::NetworkConfig(chain(&error)))
+    Ok(NetworkConfig::from_json(json)?)
 }
 
 /// Adds the backend's type if it is missing: flannel reads a missing type as udp, while users expect vxlan.
-fn with_backend(json: Vec<u8>) -> Result<Vec<u8>, Exit> {
+fn with_backend(json: Vec<u8>) -> Result<Vec<u8>, ConfigCommandError> {
     let Ok(Value::Object(mut fields)) = serde_json::from_slice::<Value>(&json) else { return Ok(json) };
     let key = fields.keys().find(|key| key.eq_ignore_ascii_case("Backend")).cloned();
     let backend = fields.entry(key.unwrap_or_else(|| "Backend".to_owned())).or_insert_with(|| Map::new().into());
@@ -132,7 +150,7 @@ fn with_backend(json: Vec<u8>) -> Result<Vec<u8>, Exit> {
         return Ok(json);
     }
     backend.insert("Type".to_owned(), "vxlan".into());
-    serde_json::to_vec(&fields).map_err(|error| Exit::Software(error.to_string()))
+    serde_json::to_vec(&fields).map_err(ConfigCommandError::Json)
 }
 
 fn warn_of(config: &NetworkConfig) {

@@ -13,7 +13,6 @@ use tonic::{
     transport::{Channel, Endpoint, Server, Uri},
 };
 use wire_forward::Fault;
-use wire_net::chain;
 
 use crate::{
     exit::Exit,
@@ -107,7 +106,7 @@ impl proto::control_server::Control for ControlService {
 /// The status of the agent that runs with this folder.
 ///
 /// # Errors
-/// [`Exit::Unavailable`] when no agent answers.
+/// [`Exit::NoAgent`] when no agent answers.
 pub(crate) async fn status(run_dir: &Path) -> Result<proto::StatusReply, Exit> {
     let mut client = connect(run_dir).await?;
     client.status(proto::StatusRequest {}).await.map(Response::into_inner).map_err(|status| refused(&status))
@@ -116,7 +115,7 @@ pub(crate) async fn status(run_dir: &Path) -> Result<proto::StatusReply, Exit> {
 /// The peers of the agent that runs with this folder.
 ///
 /// # Errors
-/// [`Exit::Unavailable`] when no agent answers.
+/// [`Exit::NoAgent`] when no agent answers.
 pub(crate) async fn peers(run_dir: &Path) -> Result<proto::PeersReply, Exit> {
     let mut client = connect(run_dir).await?;
     client.peers(proto::PeersRequest {}).await.map(Response::into_inner).map_err(|status| refused(&status))
@@ -125,7 +124,7 @@ pub(crate) async fn peers(run_dir: &Path) -> Result<proto::PeersReply, Exit> {
 /// Lets a part of the agent that runs with this folder fail.
 ///
 /// # Errors
-/// [`Exit::Unavailable`] when no agent answers, or it has no such part.
+/// [`Exit::NoAgent`] when no agent answers, [`Exit::Refused`] if it has no such part.
 pub(crate) async fn fail(run_dir: &Path, part: Part, fault: Fault) -> Result<(), Exit> {
     let mut client = connect(run_dir).await?;
     let request = proto::FailRequest { part: part.name().to_owned(), panic: fault == Fault::Panic };
@@ -137,18 +136,16 @@ const LARGEST_REPLY: usize = 32 << 20;
 
 async fn connect(run_dir: &Path) -> Result<ControlClient<Channel>, Exit> {
     let path = socket(run_dir);
-    let named = path.display().to_string();
+    let named = path.clone();
     let dial = tower::service_fn(move |_: Uri| {
         let path = path.clone();
         async move { UnixStream::connect(path).await.map(TokioIo::new) }
     });
-    let channel = Endpoint::from_static("http://control").connect_with_connector(dial).await.map_err(|error| {
-        let remedy = "is wire-agent running, with the same --run-dir, and are you root?";
-        Exit::Unavailable(format!("no agent answers on {named}: {}; {remedy}", chain(&error)))
-    })?;
+    let channel = Endpoint::from_static("http://control").connect_with_connector(dial).await;
+    let channel = channel.map_err(|source| Exit::NoAgent { socket: named, source })?;
     Ok(ControlClient::new(channel).max_decoding_message_size(LARGEST_REPLY))
 }
 
 fn refused(status: &Status) -> Exit {
-    Exit::Unavailable(format!("the agent refuses: {}", status.message()))
+    Exit::Refused { message: status.message().to_owned() }
 }

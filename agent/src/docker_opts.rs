@@ -1,6 +1,8 @@
 //! The files about our subnet for other programs: subnet.env, and Docker's options in each form of flannel's
 //! mk-docker-opts.sh.
 
+mod error;
+
 use std::{
     collections::BTreeMap,
     fmt::Write,
@@ -8,11 +10,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use wire_net::{DualStack, Family, Prefix, Subnet, chain};
+use wire_net::{DualStack, Family, Prefix, Subnet};
 
+pub(crate) use self::error::DockerOptsError;
 use crate::{
     cli::DockerOptsFlags,
-    daemon_json::{self, DaemonJsonError, DaemonOptions},
+    daemon_json::{self, DaemonOptions},
     docker_unit::DockerUnit,
     exit::Exit,
     files::{self, Durable},
@@ -177,30 +180,24 @@ fn gateway(value: &str, family: Family) -> Option<(IpAddr, u8)> {
 pub(crate) fn command(flags: &DockerOptsFlags) -> Result<(), Exit> {
     let key_is_name = flags.key.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
     if flags.key.is_empty() || !key_is_name {
-        return Err(Exit::Usage(format!("--key {:?} cannot be the name of a variable", flags.key)));
+        return Err(DockerOptsError::Key { key: flags.key.clone() }.into());
     }
-    let file = flags.subnet_env.display();
     let unit = DockerUnit::read(Path::new("/"));
     let settings = flags.daemon_json.clone().map(|file| file.unwrap_or_else(|| unit.settings_path()));
     let written = settings.as_ref().unwrap_or(&flags.output);
     if files::are_same(written, &flags.subnet_env) {
-        return Err(Exit::Usage(format!(
-            "{} is {file}, the file that the agent writes and that the options are read from: choose another output \
-             file",
-            written.display()
-        )));
+        let input = flags.subnet_env.clone();
+        return Err(DockerOptsError::OutputIsInput { output: written.clone(), input }.into());
     }
-    let text = files::read_small(&flags.subnet_env).map_err(|error| {
-        Exit::No(format!(
-            "cannot read {file}: {error}; the agent writes it once it has a subnet, see wire-agent status"
-        ))
-    })?;
-    let env = SubnetEnv::from_text(&text).map_err(|wrong| Exit::No(format!("{file}: {wrong}")))?;
+    let file = || flags.subnet_env.clone();
+    let text =
+        files::read_small(&flags.subnet_env).map_err(|source| DockerOptsError::Unread { file: file(), source })?;
+    let env = SubnetEnv::from_text(&text).map_err(|reason| DockerOptsError::NotValid { file: file(), reason })?;
     let options = env.daemon_options(!flags.no_ip_masq);
     match &settings {
         Some(path) => {
             refuse_beside_flags(path, &unit)?;
-            merge(path, &options)
+            Ok(merge(path, &options)?)
         }
         None => {
             if let Some(clash) = daemon_json::clash(&unit.settings_path(), &options) {
@@ -211,27 +208,15 @@ pub(crate) fn command(flags: &DockerOptsFlags) -> Result<(), Exit> {
     }
 }
 
-/// dockerd refuses to start if a key is set as a flag too.
-fn refuse_beside_flags(path: &Path, unit: &DockerUnit) -> Result<(), Exit> {
+fn refuse_beside_flags(path: &Path, unit: &DockerUnit) -> Result<(), DockerOptsError> {
     if files::are_same(path, &unit.settings_path()) && unit.is_given_ours() {
-        return Err(Exit::No(format!(
-            "docker.service already gives dockerd these options as flags ($DOCKER_OPT_BIP), and dockerd does not \
-             start with both: {} was not changed; restart Docker to apply the flags",
-            path.display()
-        )));
+        return Err(DockerOptsError::BesideFlags { settings: path.to_owned() });
     }
     Ok(())
 }
 
-fn merge(path: &Path, options: &DaemonOptions) -> Result<(), Exit> {
-    let changed = daemon_json::merge(path, options).map_err(|error| match &error {
-        DaemonJsonError::Read { .. }
-        | DaemonJsonError::NotAnObject { .. }
-        | DaemonJsonError::ByteOrderMark { .. }
-        | DaemonJsonError::Clash(_) => Exit::No(chain(&error)),
-        DaemonJsonError::Write(_) => Exit::CannotCreate(chain(&error)),
-    })?;
-    if changed {
+fn merge(path: &Path, options: &DaemonOptions) -> Result<(), DockerOptsError> {
+    if daemon_json::merge(path, options)? {
         let path = path.display();
         output::report(format_args!("{path} is written; a running Docker reads it when it is restarted"));
     }
@@ -251,8 +236,8 @@ fn write(flags: &DockerOptsFlags, env: &SubnetEnv) -> Result<(), Exit> {
     if flags.output == Path::new("-") {
         return output::answer(&text);
     }
-    let written = files::write_if_changed(&flags.output, &text, Durable::No);
-    written.map(|_| ()).map_err(|error| Exit::CannotCreate(chain(&error)))
+    files::write_if_changed(&flags.output, &text, Durable::No)?;
+    Ok(())
 }
 
 #[cfg(test)]

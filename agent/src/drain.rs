@@ -1,18 +1,23 @@
 //! `wire-agent drain`: leaving the network. The lease is given back first, so that peers stop sending to this host; then
 //! our entries in the kernel, our settings for Docker, the files for other programs, and last the agent's own state go.
 
-use std::{fs, io, net::IpAddr, path::Path};
+use std::{
+    fs, io,
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
 
 use wire_kernel::{HostNetwork, KernelDataplane, RouteForm};
 use wire_lease::{HeldLease, Owner, give_back};
 use wire_net::{LinkName, chain};
 use wire_state::{Marks, PerNamespace, Reconciler, Scope};
+use wire_store::StoreError;
 
 use crate::{
-    daemon_json,
+    daemon_json::{self, DaemonJsonError},
     docker_opts::SubnetEnv,
     docker_unit::{DockerUnit, FOR_DOCKER},
-    exit::Exit,
+    exit::{CANNOT_CREATE, Exit, NO, UNAVAILABLE},
     firewall,
     host_dataplane::HostDataplane,
     last_known::LastKnownFile,
@@ -24,43 +29,73 @@ use crate::{
     state::{State, StateFile},
 };
 
+/// The host has not left the network, or not completely.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DrainError {
+    #[error("cannot read the state in {}", folder.display())]
+    StateUnread { folder: PathBuf, source: io::Error },
+    /// Everything else is removed.
+    #[error("the lease was not given back")]
+    LeaseLeft(#[source] StoreError),
+    #[error("cannot remove {}", file.display())]
+    FileLeft { file: PathBuf, source: io::Error },
+    /// Each of the failures is a sentence.
+    #[error("not everything could be removed, run wire-agent drain again: {}", failures.join("; "))]
+    Incomplete { failures: Vec<String> },
+}
+
+impl DrainError {
+    /// As [`Exit::status`].
+    pub(crate) const fn status(&self) -> u8 {
+        match self {
+            Self::StateUnread { .. } => CANNOT_CREATE,
+            Self::LeaseLeft(_) => UNAVAILABLE,
+            Self::FileLeft { .. } | Self::Incomplete { .. } => NO,
+        }
+    }
+
+    /// As [`Exit::remedy`].
+    pub(crate) const fn remedy(&self) -> Option<&'static str> {
+        match self {
+            Self::LeaseLeft(_) => Some("run wire-agent drain again, or let the lease expire"),
+            Self::StateUnread { .. } | Self::FileLeft { .. } | Self::Incomplete { .. } => None,
+        }
+    }
+}
+
 /// Leaves the network. Something that is gone already counts as removed; a failure stops nothing else, and the command can be repeated.
 ///
 /// # Errors
-/// [`Exit::AlreadyRunning`] while the agent runs, [`Exit::Unavailable`] if etcd does not answer (all else is done then),
-/// [`Exit::No`] if something could not be removed.
+/// [`Exit::LockHeld`] while the agent runs, [`DrainError::LeaseLeft`] if etcd does not answer (all else is done then),
+/// [`DrainError::Incomplete`] or [`DrainError::FileLeft`] if something could not be removed.
 pub(crate) async fn run(settings: Settings) -> Result<(), Exit> {
     require_capability()?;
     let folders = &settings.folders;
     let _lock = lock(&folders.run_dir)?;
-    let cannot = |error: io::Error| {
-        Exit::CannotCreate(format!("cannot read the state in {}: {error}", folders.state_dir.display()))
-    };
-    let state = StateFile::in_folder(&folders.state_dir).load().map_err(cannot)?;
+    let state = StateFile::in_folder(&folders.state_dir)
+        .load()
+        .map_err(|source| DrainError::StateUnread { folder: folders.state_dir.clone(), source })?;
     let lease = release(&settings, &state).await;
     let mut failures = remove_from_kernel(&state);
     match firewall::remove() {
         Ok(removed) => report(format_args!("firewall: {removed} tables and chains removed")),
-        Err(error) => failures.push(error.to_string()),
+        Err(error) => failures.push(error.report()),
     }
-    failures.extend(leave_docker(&settings, &state).err());
+    failures.extend(leave_docker(&settings, &state).err().map(|error| chain(&error)));
     let last_known = LastKnownFile::in_folder(&folders.state_dir, settings.prefix.clone());
     let for_docker = Some(Path::new(FOR_DOCKER));
     let files =
         [Some(folders.subnet_file.as_path()), folders.docker_opts_file.as_deref(), for_docker, Some(last_known.path())];
     for file in files.into_iter().flatten() {
-        failures.extend(remove(file).err());
+        failures.extend(remove(file).err().map(|error| chain(&error)));
     }
     if !failures.is_empty() {
-        failures.extend(lease.err().map(|error| error.to_string()));
-        return Err(Exit::No(format!(
-            "not everything could be removed, run wire-agent drain again: {}",
-            failures.join("; ")
-        )));
+        failures.extend(lease.err().map(|error| error.report()));
+        return Err(DrainError::Incomplete { failures }.into());
     }
     // The lease can be given back only as long as the state file names it.
     lease?;
-    remove(&folders.state_dir.join("state.json")).map_err(Exit::No)
+    Ok(remove(&folders.state_dir.join("state.json"))?)
 }
 
 async fn release(settings: &Settings, state: &State) -> Result<(), Exit> {
@@ -70,7 +105,7 @@ async fn release(settings: &Settings, state: &State) -> Result<(), Exit> {
     }
     let subnet: Vec<String> = state.subnet.iter().map(|(_, prefix)| prefix.to_string()).collect();
     let subnet = subnet.join(" ");
-    let seen = Seen::now().map_err(|error| Exit::Software(chain(&error)))?;
+    let seen = Seen::now()?;
     let owner = match seen.kinship(state) {
         Kinship::Same => Owner::Proven,
         Kinship::Unknown => Owner::At(addresses()?),
@@ -90,17 +125,14 @@ async fn release(settings: &Settings, state: &State) -> Result<(), Exit> {
         Ok(false) => report(format_args!(
             "lease: {subnet} is no longer this host's, or is a reservation that never expires: nothing to give back"
         )),
-        Err(error) => {
-            let remedy = "run wire-agent drain again, or let the lease expire";
-            return Err(Exit::Unavailable(format!("the lease was not given back: {}; {remedy}", chain(&error))));
-        }
+        Err(error) => return Err(DrainError::LeaseLeft(error).into()),
     }
     Ok(())
 }
 
 /// All addresses of this host.
 fn addresses() -> Result<Vec<IpAddr>, Exit> {
-    let host = HostNetwork::read([]).map_err(|error| Exit::Software(chain(&error)))?;
+    let host = HostNetwork::read([])?;
     Ok(host.links.iter().flat_map(|link| &link.addresses).map(|own| own.local.address).collect())
 }
 
@@ -122,13 +154,12 @@ fn remove_from_kernel(state: &State) -> Vec<String> {
 }
 
 /// Removes the keys that `docker-opts --daemon-json` has written from Docker's settings.
-fn leave_docker(settings: &Settings, state: &State) -> Result<(), String> {
+fn leave_docker(settings: &Settings, state: &State) -> Result<(), DaemonJsonError> {
     // After a reboot there may be no such file; then the MTU is not known, and its key stays.
     let read = SubnetEnv::read(&settings.folders.subnet_file);
     let env = read.unwrap_or_else(|| SubnetEnv::of_subnet(state.subnet, settings.ip_masq));
     let path = DockerUnit::read(Path::new("/")).settings_path();
-    let keys = daemon_json::take_out(&path, &env.daemon_options(true));
-    let keys = keys.map_err(|error| chain(&error))?.join(", ");
+    let keys = daemon_json::take_out(&path, &env.daemon_options(true))?.join(", ");
     if !keys.is_empty() {
         report(format_args!(
             "docker: {keys} removed from {}; a running Docker uses them until it is restarted",
@@ -138,11 +169,11 @@ fn leave_docker(settings: &Settings, state: &State) -> Result<(), String> {
     Ok(())
 }
 
-fn remove(file: &Path) -> Result<(), String> {
+fn remove(file: &Path) -> Result<(), DrainError> {
     match fs::remove_file(file) {
         Ok(()) => report(format_args!("file: {} is removed", file.display())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(format!("cannot remove {}: {error}", file.display())),
+        Err(source) => return Err(DrainError::FileLeft { file: file.to_owned(), source }),
     }
     Ok(())
 }

@@ -1,60 +1,260 @@
 //! The ways in which the program ends, with their exit statuses: those of sysexits(3) where one fits.
+//!
+//! Errors of a module of its own are an enum there, and are wrapped here. The text that a user reads is
+//! [`Exit::report`]; `Display` is only its first part.
 
-use std::process::ExitCode;
+use std::{io, path::PathBuf, process::ExitCode};
+
+use wire_backends::SelectError;
+use wire_lease::ConfigError;
+use wire_net::{KeyPrefix, Subnet, chain};
+use wire_state::{DataplaneError, OpError};
+use wire_store::{EtcdSettingsError, StoreError};
+
+use crate::{
+    config_command::ConfigCommandError, docker_opts::DockerOptsError, drain::DrainError, files::WriteError,
+    observed::NoAnswer, reconcile_loop::StartError, settings::UsageError,
+};
+
+/// The answer to a command is no.
+pub(crate) const NO: u8 = 1;
+/// A flag or variable is not valid: EX_USAGE.
+pub(crate) const USAGE: u8 = 64;
+/// No interface for the underlay: EX_NOHOST.
+pub(crate) const NO_HOST: u8 = 68;
+/// A running agent or etcd does not answer a command: EX_UNAVAILABLE.
+pub(crate) const UNAVAILABLE: u8 = 69;
+/// An error inside the agent: EX_SOFTWARE.
+pub(crate) const SOFTWARE: u8 = 70;
+/// The kernel lacks a kind of device: EX_OSERR.
+pub(crate) const OS: u8 = 71;
+/// A file or folder cannot be read or written: EX_CANTCREAT.
+pub(crate) const CANNOT_CREATE: u8 = 73;
+/// Another agent runs: EX_TEMPFAIL.
+pub(crate) const TEMPORARY: u8 = 75;
+/// A capability is missing: EX_NOPERM.
+pub(crate) const NO_PERMISSION: u8 = 77;
+/// The network config, or the environment it needs, is wrong: EX_CONFIG.
+pub(crate) const CONFIG: u8 = 78;
 
 /// The reason why the program ends before it was asked to.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Exit {
-    /// A flag or variable is not valid. Status 64 (EX_USAGE).
-    #[error("{0}")]
-    Usage(String),
-    /// The network config, or the environment it needs, is wrong. Status 78 (EX_CONFIG).
-    #[error("{0}")]
-    NetworkConfig(String),
-    /// No interface for the underlay. The agent waits for one that may appear, and ends for one that never can. Status
-    /// 68 (EX_NOHOST).
-    #[error("{0}")]
-    NoUnderlay(String),
-    /// The kernel can make neither VXLAN nor TUN devices. Status 71 (EX_OSERR).
-    #[error("{0}")]
-    NoDevice(String),
-    /// A running agent or etcd did not answer a command. Status 69 (EX_UNAVAILABLE).
-    #[error("{0}")]
-    Unavailable(String),
-    /// A file or folder that cannot be written. Status 73 (EX_CANTCREAT).
-    #[error("{0}")]
-    CannotCreate(String),
-    /// Another agent is running with the same folders. Status 75 (EX_TEMPFAIL).
-    #[error("{0}")]
-    AlreadyRunning(String),
-    /// No CAP_NET_ADMIN. Status 77 (EX_NOPERM).
+    /// `status`: the agent waits, is degraded or stops.
+    #[error("{phase}: {reason}")]
+    NotReady { phase: String, reason: String },
+    /// `hand-back`: a route or a TUN device could not be changed.
+    #[error("not all routes could be written")]
+    RoutesLeft(#[source] OpError),
+    /// Some rules of ours are still there, or may be. `failure` is the first one.
+    #[error("not all of the firewall could be removed: {failure}")]
+    FirewallLeft { failure: String },
+    #[error(transparent)]
+    ConfigCommand(#[from] ConfigCommandError),
+    #[error(transparent)]
+    DockerOpts(#[from] DockerOptsError),
+    #[error(transparent)]
+    Drain(#[from] DrainError),
+
+    #[error(transparent)]
+    Usage(#[from] UsageError),
+    /// An endpoint or a certificate from the flags cannot be used.
+    #[error(transparent)]
+    EtcdSettings(#[from] EtcdSettingsError),
+
+    /// No interface for the underlay now; the agent waits for one that may appear.
+    #[error("no interface for the underlay: {reason}")]
+    NoUnderlay { reason: String },
+    /// No interface can ever match the flags.
+    #[error(
+        "{flags}: no interface that leads to other hosts can have that name or address: give another, or remove the flag"
+    )]
+    NoPossibleUnderlay { flags: String },
+
+    /// The control socket does not answer.
+    #[error("no agent answers on {}", socket.display())]
+    NoAgent { socket: PathBuf, source: tonic::transport::Error },
+    /// The agent answers a command with a refusal.
+    #[error("the agent refuses: {message}")]
+    Refused { message: String },
+    /// A call to etcd failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The same for `hand-back`, which has not changed anything yet.
+    #[error(transparent)]
+    HandBackStore(StoreError),
+    /// The wait for etcd was too long. The text is that of the wait itself.
+    #[error("etcd: {0}")]
+    NoAnswer(NoAnswer),
+    /// The network has changed, and offers no subnet for the one that is held.
+    #[error("this network has no {held}, and no other subnet could be leased yet")]
+    NoOtherSubnet { held: Subnet },
+
+    #[error("cannot start the async runtime")]
+    Runtime(#[source] io::Error),
+    /// The loop of a resource has no thread.
+    #[error(transparent)]
+    Loop(#[from] StartError),
+    #[error("cannot listen for signals")]
+    Signals(#[source] io::Error),
+    /// The kernel's state cannot be read, or gives no socket.
+    #[error(transparent)]
+    Kernel(#[from] DataplaneError),
+    /// The saved state is used without the subnet that it must name.
+    #[error("the subnet held last is not known")]
+    NoSubnetHeld,
+    #[error("there is no lease to continue with")]
+    NoLeaseHeld,
+    #[error("the task that holds the lease has ended")]
+    HolderEnded,
+    #[error("{part} has died")]
+    PartDied { part: &'static str },
+
+    /// The kernel can make neither VXLAN nor TUN devices. `summary` is that of the status.
+    #[error("{summary}")]
+    NoDevice { summary: String },
+
+    /// The agent's own state cannot be read at the start.
+    #[error("cannot read the state in {}", folder.display())]
+    StateUnread { folder: PathBuf, source: io::Error },
+    /// The agent's own state cannot be written at the start.
+    #[error(transparent)]
+    StateUnwritten(WriteError),
+    /// A file cannot be written.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    /// A file for other programs cannot be written at the start. `why` names it.
+    #[error("{why}")]
+    FileUnwritten { why: String },
+    #[error("cannot make {}", path.display())]
+    LockUnmade { path: PathBuf, source: io::Error },
+    #[error("cannot make {}", path.display())]
+    SocketUnmade { path: PathBuf, source: io::Error },
+    #[error("cannot write to standard output")]
+    Stdout(#[source] io::Error),
+    /// `generate`: a page or a completion cannot be written.
+    #[error("cannot write into {}", folder.display())]
+    Generate { folder: PathBuf, source: io::Error },
+
+    /// Another agent is running with the same folders.
+    #[error("another wire-agent holds {}: stop it, or give each a --run-dir of its own", path.display())]
+    LockHeld { path: PathBuf },
+
+    /// No CAP_NET_ADMIN.
     #[error(
         "wire-agent needs CAP_NET_ADMIN to program the network: run it as root, or give its unit AmbientCapabilities=CAP_NET_ADMIN"
     )]
     NoCapability,
-    /// The answer to a command is no, for example because there is no config. Status 1.
-    #[error("{0}")]
-    No(String),
-    /// Anything else. Status 70 (EX_SOFTWARE).
-    #[error("{0}")]
-    Software(String),
+
+    /// A network config breaks a rule.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The agent cannot join with the network config that is stored.
+    #[error("{prefix}/config")]
+    StoredConfig { prefix: KeyPrefix, source: Box<dyn std::error::Error + Send + Sync> },
+    /// There is no backend for the network config on this host.
+    #[error(transparent)]
+    Backend(#[from] SelectError),
 }
 
 impl Exit {
     /// The status, as `--help` lists it.
-    pub(crate) fn status(&self) -> u8 {
+    pub(crate) const fn status(&self) -> u8 {
         match self {
-            Self::No(_) => 1,
-            Self::Usage(_) => 64,
-            Self::NoUnderlay(_) => 68,
-            Self::Unavailable(_) => 69,
-            Self::Software(_) => 70,
-            Self::NoDevice(_) => 71,
-            Self::CannotCreate(_) => 73,
-            Self::AlreadyRunning(_) => 75,
-            Self::NoCapability => 77,
-            Self::NetworkConfig(_) => 78,
+            Self::ConfigCommand(error) => error.status(),
+            Self::DockerOpts(error) => error.status(),
+            Self::Drain(error) => error.status(),
+            Self::NotReady { .. } | Self::RoutesLeft(_) | Self::FirewallLeft { .. } => NO,
+            Self::Usage(_) | Self::EtcdSettings(_) => USAGE,
+            Self::NoUnderlay { .. } | Self::NoPossibleUnderlay { .. } => NO_HOST,
+            Self::NoAgent { .. }
+            | Self::Refused { .. }
+            | Self::Store(_)
+            | Self::HandBackStore(_)
+            | Self::NoAnswer(_)
+            | Self::NoOtherSubnet { .. } => UNAVAILABLE,
+            Self::Runtime(_)
+            | Self::Loop(_)
+            | Self::Signals(_)
+            | Self::Kernel(_)
+            | Self::NoSubnetHeld
+            | Self::NoLeaseHeld
+            | Self::HolderEnded
+            | Self::PartDied { .. } => SOFTWARE,
+            Self::NoDevice { .. } => OS,
+            Self::StateUnread { .. }
+            | Self::StateUnwritten(_)
+            | Self::Write(_)
+            | Self::FileUnwritten { .. }
+            | Self::LockUnmade { .. }
+            | Self::SocketUnmade { .. }
+            | Self::Stdout(_)
+            | Self::Generate { .. } => CANNOT_CREATE,
+            Self::LockHeld { .. } => TEMPORARY,
+            Self::NoCapability => NO_PERMISSION,
+            Self::Config(_) | Self::StoredConfig { .. } | Self::Backend(_) => CONFIG,
         }
+    }
+
+    /// The next step for the reader, behind the causes. `None` where the text itself names it, or nothing helps.
+    pub(crate) const fn remedy(&self) -> Option<&'static str> {
+        match self {
+            Self::DockerOpts(error) => error.remedy(),
+            Self::Drain(error) => error.remedy(),
+            Self::Usage(error) => error.remedy(),
+            Self::RoutesLeft(_) | Self::FirewallLeft { .. } => Some("try again"),
+            Self::NoUnderlay { .. } => Some("choose one with --iface"),
+            Self::NoAgent { .. } => Some("is wire-agent running, with the same --run-dir, and are you root?"),
+            // flanneld can use the routes as they are, but our firewall would drop packets of its new peers.
+            Self::HandBackStore(_) => Some(
+                "nothing was changed. flanneld works with the routes as they are, but not with wire-agent's firewall: \
+                 before you start flanneld, remove the firewall with `wire-agent hand-back --firewall-only`, which \
+                 needs no etcd",
+            ),
+            Self::StateUnread { .. } | Self::StateUnwritten(_) => Some("see --state-dir"),
+            Self::LockUnmade { .. } => Some("see --run-dir"),
+            Self::StoredConfig { .. } => Some("correct it with wire-agent config set"),
+            Self::ConfigCommand(_)
+            | Self::NotReady { .. }
+            | Self::EtcdSettings(_)
+            | Self::NoPossibleUnderlay { .. }
+            | Self::Refused { .. }
+            | Self::Store(_)
+            | Self::NoAnswer(_)
+            | Self::NoOtherSubnet { .. }
+            | Self::Runtime(_)
+            | Self::Loop(_)
+            | Self::Signals(_)
+            | Self::Kernel(_)
+            | Self::NoSubnetHeld
+            | Self::NoLeaseHeld
+            | Self::HolderEnded
+            | Self::PartDied { .. }
+            | Self::NoDevice { .. }
+            | Self::Write(_)
+            | Self::FileUnwritten { .. }
+            | Self::SocketUnmade { .. }
+            | Self::Stdout(_)
+            | Self::Generate { .. }
+            | Self::LockHeld { .. }
+            | Self::NoCapability
+            | Self::Config(_)
+            | Self::Backend(_) => None,
+        }
+    }
+
+    /// The whole text for a user: the error, its causes and the remedy.
+    pub(crate) fn report(&self) -> String {
+        let text = chain(self);
+        match self.remedy() {
+            Some(remedy) => format!("{text}; {remedy}"),
+            None => text,
+        }
+    }
+
+    /// True if it ends an agent that has joined before: trying again would not help.
+    pub(crate) const fn is_fatal_while_running(&self) -> bool {
+        self.status() == SOFTWARE
     }
 }
 
@@ -91,3 +291,6 @@ Exit statuses:
   \
                                    78  the network config in etcd is wrong, or needs something that this version does \
                                    not have";
+
+#[cfg(test)]
+mod tests;

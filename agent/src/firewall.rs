@@ -77,11 +77,10 @@ pub(crate) struct FirewallShare {
 /// Deletes all rules of ours, and returns the number of deletions. flanneld's stay: they may be in use again.
 ///
 /// # Errors
-/// [`Exit::No`] when some of them are still there, or may be.
+/// [`Exit::FirewallLeft`] when some of them are still there, or may be.
 pub(crate) fn remove() -> Result<usize, Exit> {
-    let failed = |error: DataplaneError| Exit::Software(chain(&error));
     let mut dataplane = FirewallDataplane::new(Family::ALL.to_vec());
-    let have = dataplane.read(&()).map_err(failed)?;
+    let have = dataplane.read(&())?;
     let nothing = DesiredFirewall { flannel: FlannelRules::Keep, ..DesiredFirewall::default() };
     let mut reconciler = Reconciler::new(dataplane, ());
     let report = reconciler.round(&nothing);
@@ -90,7 +89,7 @@ pub(crate) fn remove() -> Result<usize, Exit> {
         report.failures.first().map(ToString::to_string).or_else(|| other.as_ref().err().map(|error| chain(error)));
     let failure = failure.or_else(|| reconciler.driver().unread().map(|error| chain(&error)));
     match failure {
-        Some(failure) => Err(Exit::No(format!("not all of the firewall could be removed: {failure}; try again"))),
+        Some(failure) => Err(Exit::FirewallLeft { failure }),
         None => {
             reconciler.driver().remove_bare_tables(&have);
             Ok(report.removed + other.unwrap_or_default())

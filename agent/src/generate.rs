@@ -17,7 +17,7 @@ use crate::{cli::Cli, exit::Exit};
 /// When a file cannot be written.
 pub(crate) fn run(folder: &Path) -> Result<(), Exit> {
     let written = pages(&folder.join("man")).and_then(|()| completions(&folder.join("completions")));
-    written.map_err(|error| Exit::CannotCreate(format!("cannot write into {}: {error}", folder.display())))
+    written.map_err(|source| Exit::Generate { folder: folder.to_owned(), source })
 }
 
 fn pages(folder: &Path) -> io::Result<()> {

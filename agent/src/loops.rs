@@ -5,7 +5,6 @@ use std::sync::Arc;
 use tokio::sync::Notify;
 use wire_forward::{Forwarder, Kept, Tunnels};
 use wire_kernel::{KernelDataplane, RouteForm};
-use wire_net::chain;
 
 use crate::{
     datapath::{Datapath, NetworkLoop},
@@ -46,21 +45,18 @@ impl Loops {
         let forwarder = Forwarder::new(kept);
         let tunnels = forwarder.tunnels();
         board.update(|seen| seen.tunnels = tunnels.clone());
-        let kernel = KernelDataplane::open(RouteForm::default()).map_err(|error| Exit::Software(chain(&error)))?;
+        let kernel = KernelDataplane::open(RouteForm::default())?;
         let driver = HostDataplane { kernel, forwarder, without_vxlan: settings.forward.without_vxlan };
         let underlay_changed = Arc::new(Notify::new());
         let network = NetworkLoop::new(driver, board.clone(), stored, underlay_changed.clone());
         let heartbeat = watchdog.part(Part::Firewall);
-        let firewall = FirewallLoop::new(settings.firewall.every, board.clone(), &heartbeat)
-            .map_err(|error| Exit::Software(chain(&error)))?;
-        let failed = |error: reconcile_loop::StartError| Exit::Software(chain(&error));
+        let firewall = FirewallLoop::new(settings.firewall.every, board.clone(), &heartbeat)?;
         Ok(Self {
             // It may wait for ever for a notification, but no call may block for ever.
-            network: reconcile_loop::start("dataplane", network, Some(watchdog.part(Part::Dataplane)))
-                .map_err(failed)?,
-            firewall: reconcile_loop::start("firewall", firewall, Some(heartbeat)).map_err(failed)?,
+            network: reconcile_loop::start("dataplane", network, Some(watchdog.part(Part::Dataplane)))?,
+            firewall: reconcile_loop::start("firewall", firewall, Some(heartbeat))?,
             // A disk may take its time.
-            files: reconcile_loop::start("files", FilesLoop::new(board.clone()), None).map_err(failed)?,
+            files: reconcile_loop::start("files", FilesLoop::new(board.clone()), None)?,
             tunnels,
             underlay_changed,
         })

@@ -55,7 +55,7 @@ use wire_forward::Fault;
 
 use crate::{
     cli::{Cli, Command, DebugCommand, LogFormat},
-    exit::Exit,
+    exit::{Exit, USAGE},
     settings::Settings,
 };
 
@@ -65,14 +65,14 @@ fn main() -> ExitCode {
         Err(error) => {
             // clap writes help and version to standard output, errors to standard error.
             let _ = error.print();
-            return if error.use_stderr() { Exit::Usage(String::new()).into() } else { ExitCode::SUCCESS };
+            return if error.use_stderr() { USAGE.into() } else { ExitCode::SUCCESS };
         }
     };
     let (is_command, origins) = (cli.command.is_some(), cli.run.origins.clone());
     match start(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(exit) => {
-            let why = origins.named(&exit.to_string());
+            let why = origins.named(&exit.report());
             if is_command {
                 output::complain(format_args!("wire-agent: {why}"));
             } else {
@@ -85,22 +85,21 @@ fn main() -> ExitCode {
 
 fn start(cli: Cli) -> Result<(), Exit> {
     let Cli { etcd, run_dir, run, command } = cli;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .map_err(|error| Exit::Software(format!("cannot start the async runtime: {error}")))?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(Exit::Runtime)?;
     let result = match command {
         None => {
             log(run.verbosity, run.log_format);
-            Settings::new(etcd, run, run_dir).and_then(|settings| runtime.block_on(run::run(settings)))
+            Settings::new(etcd, run, run_dir)
+                .map_err(Exit::from)
+                .and_then(|settings| runtime.block_on(run::run(settings)))
         }
         Some(Command::Status(output)) => runtime.block_on(commands::status(&run_dir, output.json)),
         Some(Command::Peers(output)) => runtime.block_on(commands::peers(&run_dir, output.json)),
         Some(Command::Config(command)) => runtime.block_on(config_command::run(command, etcd)),
-        Some(Command::Drain) => {
-            Settings::new(etcd, run, run_dir).and_then(|settings| runtime.block_on(drain::run(settings)))
-        }
+        Some(Command::Drain) => Settings::new(etcd, run, run_dir)
+            .map_err(Exit::from)
+            .and_then(|settings| runtime.block_on(drain::run(settings))),
         Some(Command::HandBack { firewall_only: true }) => hand_back::firewall(&run_dir),
         Some(Command::HandBack { firewall_only: false }) => runtime.block_on(hand_back::run(etcd, &run_dir)),
         Some(Command::DockerOpts(flags)) => docker_opts::command(&flags),

@@ -20,12 +20,10 @@ use std::{
 
 use tokio::sync::watch;
 use tracing::{info, warn};
-use wire_backends::{
-    Backend, Datapath, ForwardSettings, Identity, Placement, SelectError, VxlanBy, choose_mac, identify, select,
-};
+use wire_backends::{Backend, Datapath, ForwardSettings, Identity, Placement, VxlanBy, choose_mac, identify, select};
 use wire_kernel::{NetlinkDataplane, RouteForm};
 use wire_lease::{Follow, FollowSettings, Offer, Start, own_entry};
-use wire_net::{LinkName, MacAddr, NetworkName, chain};
+use wire_net::{LinkName, MacAddr, NetworkName};
 use wire_state::{Marks, Owner, Scope};
 use wire_store::{EtcdStore, Listing};
 
@@ -91,9 +89,9 @@ struct Chosen {
 /// Opens the store of the network. Does not wait for etcd.
 ///
 /// # Errors
-/// [`Exit::Usage`], naming the endpoint or the certificate that cannot be used.
+/// [`Exit::EtcdSettings`], naming the endpoint or the certificate that cannot be used.
 pub(crate) async fn open(settings: &Settings) -> Result<EtcdStore, Exit> {
-    EtcdStore::open(settings.etcd.clone()).await.map_err(|error| Exit::Usage(chain(&error)))
+    Ok(EtcdStore::open(settings.etcd.clone()).await?)
 }
 
 /// The pauses before joining is tried again: without a session, and with one.
@@ -112,16 +110,14 @@ impl Host {
         Inherited { kept, stored }: Inherited,
     ) -> Result<Self, Exit> {
         let state_file = StateFile::in_folder(&settings.folders.state_dir);
-        let folder = settings.folders.state_dir.display();
-        let mut state = state_file.load().map_err(|error| {
-            Exit::CannotCreate(format!("cannot read the state in {folder}: {error}; see --state-dir"))
-        })?;
+        let folder = &settings.folders.state_dir;
+        let mut state = state_file.load().map_err(|source| Exit::StateUnread { folder: folder.clone(), source })?;
         if state.is_unused() {
             // A template machine that never reaches etcd has an identity too, which its clones must not share.
             state.machine = Seen::now().map(|seen| seen.machine(None)).unwrap_or_default();
         }
         // Saved before anything is leased with it: an agent that loses its identity cannot recognise its own lease.
-        state_file.save(&state).map_err(|error| Exit::CannotCreate(format!("{}; see --state-dir", chain(&error))))?;
+        state_file.save(&state).map_err(Exit::StateUnwritten)?;
         board.update(|seen| seen.identity.clone_from(&state.identity));
         let is_handed_over = !kept.is_empty();
         let loops = Loops::start(&settings, (&board, &watchdog), (kept, stored.clone()))?;
@@ -165,9 +161,9 @@ impl Host {
             }
             Ok(None) => return Ok(Ended::UnderlayChanged),
             // An address from DHCP, or a link that is plugged in, may still appear.
-            Err(Exit::NoUnderlay(reason)) => self.board.wait_for(format!("the underlay: {reason}")),
-            Err(exit @ Exit::Software(_)) => return Err(exit),
-            Err(exit) if self.runs() => self.board.wait_for(exit.to_string()),
+            Err(exit @ Exit::NoUnderlay { .. }) => self.board.wait_for(format!("the underlay: {}", exit.report())),
+            Err(exit) if exit.is_fatal_while_running() => return Err(exit),
+            Err(exit) if self.runs() => self.board.wait_for(exit.report()),
             Err(exit) => return Err(exit),
         }
         let Some(session) = self.session.as_mut().filter(|session| session.basis.is_whole()) else {
@@ -294,10 +290,9 @@ impl Host {
 
     /// Chooses the backend, with the MACs that this host had before, if any.
     fn backend(&self, context: &JoinContext, listing: &Listing) -> Result<Chosen, Exit> {
-        let refused = |error: SelectError| Exit::NetworkConfig(chain(&error));
         let own = own_entry(listing, &self.settings.prefix, &context.public, &context.config.pools);
         let published = own.map(|own| own.lease.data.macs()).unwrap_or_default();
-        let Identity { devices, marks, .. } = identify(&context.config).map_err(refused)?;
+        let Identity { devices, marks, .. } = identify(&context.config)?;
         // These MACs mark our devices, also those made for a former network config or underlay.
         let vteps = published.iter().map(|(_, mac)| *mac);
         let kept = self.state.macs.values().chain(self.disowned.values()).copied();
@@ -308,8 +303,7 @@ impl Host {
             parent: Some(context.underlay.parent()),
             ..Scope::default()
         };
-        let read = NetlinkDataplane::open(RouteForm::default()).and_then(|mut kernel| kernel.read(&scope));
-        let have = read.map_err(|error| Exit::Software(chain(&error)))?;
+        let have = NetlinkDataplane::open(RouteForm::default()).and_then(|mut kernel| kernel.read(&scope))?;
         let macs = devices.map(|family, name| {
             let disowned = self.disowned.get(name.as_str());
             let ours = have.links.get(name).filter(|link| link.owner == Owner::Ours);
@@ -323,8 +317,7 @@ impl Host {
         let asked = self.settings.forward.vxlan;
         let vxlan = if self.no_vxlan { VxlanBy::AgentFallback } else { asked };
         let forward = ForwardSettings { vxlan, ..self.settings.forward };
-        let backend =
-            select(&context.config, Placement { underlay, public, macs, blackhole, forward }).map_err(refused)?;
+        let backend = select(&context.config, Placement { underlay, public, macs, blackhole, forward })?;
         // Devices of a former network config are ours, and no longer wanted.
         let mut scope = backend.scope();
         scope.marks.macs.extend(own_macs);

@@ -3,7 +3,7 @@
 
 use clap::Args;
 
-use crate::go_syntax;
+use crate::{go_syntax, settings::UsageError};
 
 const GO_BOOL: fn(&str) -> Result<bool, String> = go_syntax::parse_bool;
 
@@ -116,12 +116,10 @@ impl LogFlags {
 
 impl KubernetesFlags {
     /// The reason why the agent cannot start with them: it keeps leases in etcd, not in Kubernetes.
-    pub(crate) fn refusal(&self) -> Option<String> {
+    pub(crate) fn refusal(&self) -> Option<UsageError> {
         let asked = [("kube-subnet-mgr", self.kube_subnet_mgr), ("kube-api-url", given(self.kube_api_url.as_ref()))];
         let (flag, _) = asked.into_iter().find(|(_, asked)| *asked)?;
-        Some(format!(
-            "--{flag}: wire-agent keeps its leases in etcd and does not work with Kubernetes; leave it out, or run flanneld there"
-        ))
+        Some(UsageError::Kubernetes { flag })
     }
 
     /// A warning for each given flag that flannel also ignores if it keeps its leases in etcd.
@@ -145,7 +143,7 @@ impl KubernetesFlags {
 
 impl RemovedFlags {
     /// The reason why the agent cannot start with them.
-    pub(crate) fn refusal(&self) -> Option<String> {
+    pub(crate) fn refusal(&self) -> Option<UsageError> {
         const SERVER: &str = "the server in front of etcd was removed with flannel 0.7: name etcd's members with \
                               --etcd-endpoints";
         const NETWORKS: &str = "a host belongs to one network: name it with --etcd-prefix";
@@ -158,7 +156,7 @@ impl RemovedFlags {
             ("networks", &self.networks, NETWORKS),
             ("subnet-dir", &self.subnet_dir, "a host has one subnet: name its file with --subnet-file"),
         ];
-        let (flag, _, why) = all.into_iter().find(|(_, value, _)| given(value.as_ref()))?;
-        Some(format!("--{flag}: {why}"))
+        let (flag, _, instead) = all.into_iter().find(|(_, value, _)| given(value.as_ref()))?;
+        Some(UsageError::Removed { flag, instead })
     }
 }

@@ -21,16 +21,14 @@ pub(crate) fn complain(line: impl fmt::Display) {
 /// Prints the answer of a command. A reader that ends early is no error.
 ///
 /// # Errors
-/// [`Exit::CannotCreate`] if the write fails for another reason, such as a full disk.
+/// [`Exit::Stdout`] if the write fails for another reason, such as a full disk.
 pub(crate) fn answer(text: &str) -> Result<(), Exit> {
     answered(io::stdout().lock(), text)
 }
 
 fn answered(mut reader: impl Write, text: &str) -> Result<(), Exit> {
     match reader.write_all(text.as_bytes()).and_then(|()| reader.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(Exit::CannotCreate(format!("cannot write to standard output: {error}")))
-        }
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Exit::Stdout(error)),
         Ok(()) | Err(_) => Ok(()),
     }
 }
@@ -57,6 +55,6 @@ mod tests {
         assert!(answered(Refuses(io::ErrorKind::BrokenPipe), "ready\n").is_ok());
         let full = answered(Refuses(io::ErrorKind::StorageFull), "ready\n").unwrap_err();
         assert_eq!(full.status(), 73);
-        assert!(full.to_string().starts_with("cannot write to standard output: "), "{full}");
+        assert!(full.report().starts_with("cannot write to standard output: "), "{full}");
     }
 }

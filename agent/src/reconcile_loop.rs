@@ -77,10 +77,11 @@ pub(crate) struct LoopHandle<K: Kept> {
 #[derive(Debug, thiserror::Error)]
 #[error("cannot start the {name}'s {what}")]
 pub(crate) struct StartError {
-    name: &'static str,
-    what: &'static str,
+    pub(crate) name: &'static str,
+    /// `runtime` or `thread`.
+    pub(crate) what: &'static str,
     #[source]
-    source: io::Error,
+    pub(crate) source: io::Error,
 }
 
 /// Starts a loop. It writes nothing before a network wants something. `heartbeat` answers while the loop waits; a loop without one may block

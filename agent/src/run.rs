@@ -40,8 +40,7 @@ pub(crate) async fn run(settings: Settings) -> Result<(), Exit> {
     require_capability()?;
     raise_descriptors();
     let _lock = lock(&settings.folders.run_dir)?;
-    let Signals { mut terminate, mut interrupt, mut hangup } =
-        Signals::new().map_err(|error| Exit::Software(format!("cannot listen for signals: {error}")))?;
+    let Signals { mut terminate, mut interrupt, mut hangup } = Signals::new().map_err(Exit::Signals)?;
     let board = Board::new();
     board.update(|seen| seen.warnings.clone_from(&settings.warnings));
     let watchdog = Watchdog::default();
@@ -85,8 +84,8 @@ fn beside(host: &Host, board: &Board, watchdog: &Watchdog) -> Result<JoinSet<()>
     let (settings, loops) = (host.settings(), host.loops());
     let mut tasks = JoinSet::new();
     let run_dir = &settings.folders.run_dir;
-    let listener = control::listen(run_dir)
-        .map_err(|error| Exit::CannotCreate(format!("cannot make {}: {error}", control::socket(run_dir).display())))?;
+    let listener =
+        control::listen(run_dir).map_err(|source| Exit::SocketUnmade { path: control::socket(run_dir), source })?;
     let control = control::serve(listener, board.clone(), watchdog.clone(), loops.clone());
     tasks.spawn(async move {
         if let Err(error) = control.await {
@@ -127,22 +126,16 @@ pub(crate) fn require_capability() -> Result<(), Exit> {
 /// Locks the run folder for this agent, for as long as the result lives.
 ///
 /// # Errors
-/// [`Exit::AlreadyRunning`] if another agent holds it.
+/// [`Exit::LockHeld`] if another agent holds it.
 pub(crate) fn lock(run_dir: &Path) -> Result<Flock<fs::File>, Exit> {
     let path = run_dir.join("lock");
-    let cannot =
-        |error: io::Error| Exit::CannotCreate(format!("cannot make {}: {error}; see --run-dir", path.display()));
+    let cannot = |source: io::Error| Exit::LockUnmade { path: path.clone(), source };
     fs::create_dir_all(run_dir).map_err(cannot)?;
     // The folder belongs to the agent's user, and `drain` runs as root: it must not follow a link there.
     let mut options = fs::OpenOptions::new();
     options.create(true).truncate(false).write(true).custom_flags(nix::libc::O_NOFOLLOW);
     let file = options.open(&path).map_err(cannot)?;
-    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| {
-        Exit::AlreadyRunning(format!(
-            "another wire-agent holds {}: stop it, or give each a --run-dir of its own",
-            path.display()
-        ))
-    })
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| Exit::LockHeld { path })
 }
 
 struct Signals {

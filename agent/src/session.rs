@@ -208,7 +208,7 @@ impl Session {
                         return Ok(Ended::UnderlayChanged);
                     }
                 }
-                Wake::Broken(part) => return Err(Exit::Software(format!("{part} has died"))),
+                Wake::Broken(part) => return Err(Exit::PartDied { part }),
             }
         }
     }
@@ -380,7 +380,7 @@ impl Session {
     fn bar(&self, config: &NetworkConfig) -> Option<String> {
         let placement = match self.underlay.placement(&config.pools) {
             Ok(placement) => placement,
-            Err(error) => return Some(error.to_string()),
+            Err(error) => return Some(error.report()),
         };
         select(config, placement).err().map(|error| chain(&error))
     }
@@ -391,7 +391,7 @@ impl Session {
         let is_ready = self.progress.is_ready;
         self.progress.all_but_firewall = match outcome {
             Outcome::NoVxlan => return Ok(Some(Ended::NoVxlan)),
-            Outcome::NoTun if !is_ready => return Err(Exit::NoDevice(self.board.look(Status::summary))),
+            Outcome::NoTun if !is_ready => return Err(Exit::NoDevice { summary: self.board.look(Status::summary) }),
             Outcome::NoTun | Outcome::Pending | Outcome::Unusable => None,
             Outcome::Usable => (!is_ready).then(Instant::now),
         };

@@ -1,5 +1,7 @@
 //! The checked flags, as `run` uses them.
 
+mod usage;
+
 use std::{
     fs,
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -16,6 +18,7 @@ use wire_net::{DualStack, Family, KeyPrefix, LinkName};
 use wire_state::{Capabilities, Underlay};
 use wire_store::{Credentials, EtcdSettings, Password, TlsFiles};
 
+pub(crate) use self::usage::UsageError;
 use crate::{
     cli::{EtcdFlags, RunFlags},
     exit::Exit,
@@ -86,16 +89,13 @@ pub(crate) const fn public_flag(family: Family) -> &'static str {
 }
 
 /// The public addresses from the flags. An address that every other host would refuse is an error.
-fn public(run: &RunFlags) -> Result<DualStack<IpAddr>, Exit> {
+fn public(run: &RunFlags) -> Result<DualStack<IpAddr>, UsageError> {
     let public = DualStack { v4: run.public_ip.map(IpAddr::V4), v6: run.public_ipv6.map(IpAddr::V6) };
     for (family, address) in public.iter() {
         let flag = public_flag(family);
         let is_broadcast = *address == IpAddr::V4(Ipv4Addr::BROADCAST);
         if address.is_unspecified() || address.is_loopback() || address.is_multicast() || is_broadcast {
-            return Err(Exit::Usage(format!(
-                "{flag}={address}: other hosts can reach no host at this address, and refuse a lease with it: give an \
-                 address at which they reach this host, or remove the flag"
-            )));
+            return Err(UsageError::NoHostsAddress { flag, address: *address });
         }
     }
     Ok(public)
@@ -113,7 +113,7 @@ impl Settings {
     /// Checks that the interface exists or could appear.
     ///
     /// # Errors
-    /// [`Exit::NoUnderlay`], naming the flags.
+    /// [`Exit::NoPossibleUnderlay`], naming the flags.
     pub(crate) fn check_underlay(&self) -> Result<(), Exit> {
         if self.underlay.is_empty() || self.underlay.iter().any(UnderlayWish::is_possible) {
             return Ok(());
@@ -123,27 +123,21 @@ impl Settings {
             UnderlayWish::Pattern(_) | UnderlayWish::CanReach(_) => None,
         });
         let named: Vec<String> = named.collect();
-        let what = "no interface that leads to other hosts can have that name or address: give another, or remove the \
-                    flag";
-        Err(Exit::NoUnderlay(format!("{}: {what}", named.join(" "))))
+        Err(Exit::NoPossibleUnderlay { flags: named.join(" ") })
     }
 
     /// Checks the flags of a run.
     ///
     /// # Errors
-    /// [`Exit::Usage`], naming the flag.
-    pub(crate) fn new(etcd: EtcdFlags, run: RunFlags, run_dir: PathBuf) -> Result<Self, Exit> {
+    /// Names the flag.
+    pub(crate) fn new(etcd: EtcdFlags, run: RunFlags, run_dir: PathBuf) -> Result<Self, UsageError> {
         if let Some(refusal) = run.kubernetes.refusal().or_else(|| run.removed.refusal()) {
-            return Err(Exit::Usage(refusal));
+            return Err(refusal);
         }
         let forward = forward(&run)?;
         let public = public(&run)?;
         if files::are_same(&run.subnet_file, Path::new(&run.docker_opts_file)) {
-            let file = run.subnet_file.display();
-            return Err(Exit::Usage(format!(
-                "--subnet-file and --docker-opts-file are both {file}, and each would be written over the other: give each a file of \
-                 its own"
-            )));
+            return Err(UsageError::SameFile { file: run.subnet_file });
         }
         Ok(Self {
             warnings: warnings(&run, exposed(etcd.etcd_password_file.as_deref())),
@@ -212,22 +206,21 @@ impl UnderlayWish {
 /// Checks the flags for etcd.
 ///
 /// # Errors
-/// [`Exit::Usage`], naming the flag.
-pub(crate) fn etcd_settings(flags: EtcdFlags) -> Result<EtcdSettings, Exit> {
+/// Names the flag.
+pub(crate) fn etcd_settings(flags: EtcdFlags) -> Result<EtcdSettings, UsageError> {
     let given = |path: Option<PathBuf>| path.filter(|path| !path.as_os_str().is_empty());
     let (ca, cert, key) = (given(flags.etcd_cafile), given(flags.etcd_certfile), given(flags.etcd_keyfile));
     if cert.is_some() != key.is_some() {
-        return Err(Exit::Usage("--etcd-certfile and --etcd-keyfile belong together: give both or neither".to_owned()));
+        return Err(UsageError::HalfIdentity);
     }
     let name = flags.etcd_username.filter(|name| !name.is_empty());
     let password = password(flags.etcd_password, given(flags.etcd_password_file))?;
     if name.is_none() && password.is_some() {
-        return Err(Exit::Usage("--etcd-password and --etcd-password-file need --etcd-username".to_owned()));
+        return Err(UsageError::PasswordWithoutUser);
     }
     let endpoints: Vec<String> = flags.etcd_endpoints.into_iter().filter(|url| !url.trim().is_empty()).collect();
     if endpoints.is_empty() {
-        let example = "name at least one member, like http://10.0.0.1:2379";
-        return Err(Exit::Usage(format!("--etcd-endpoints is empty: {example}")));
+        return Err(UsageError::NoEndpoint);
     }
     Ok(EtcdSettings {
         tls: TlsFiles { ca, cert, key },
@@ -237,12 +230,9 @@ pub(crate) fn etcd_settings(flags: EtcdFlags) -> Result<EtcdSettings, Exit> {
     })
 }
 
-fn password(given: Option<String>, file: Option<PathBuf>) -> Result<Option<Password>, Exit> {
+fn password(given: Option<String>, file: Option<PathBuf>) -> Result<Option<Password>, UsageError> {
     match (given.filter(|password| !password.is_empty()), file) {
-        (Some(_), Some(_)) => {
-            let both = "--etcd-password and --etcd-password-file both give a password: give one of them";
-            Err(Exit::Usage(both.to_owned()))
-        }
+        (Some(_), Some(_)) => Err(UsageError::TwoPasswords),
         (Some(password), None) => Ok(Some(Password::Given(password))),
         (None, file) => Ok(file.map(Password::File)),
     }
@@ -256,10 +246,10 @@ fn exposed(file: Option<&Path>) -> Option<String> {
         .then(|| format!("--etcd-password-file: every user of this host may read {file}: chmod o= {file}"))
 }
 
-fn forward(run: &RunFlags) -> Result<ForwardSettings, Exit> {
+fn forward(run: &RunFlags) -> Result<ForwardSettings, UsageError> {
     let without = run.forward_without.iter().map(String::as_str).filter(|name| !name.is_empty());
     let capabilities = Capabilities::without(without.clone().filter(|name| *name != "vxlan"))
-        .map_err(|name| Exit::Usage(format!("--forward-without: {name:?} is none of uso, tso, gso, gro, vxlan")))?;
+        .map_err(|name| UsageError::ForwardWithout { name: name.to_owned() })?;
     Ok(ForwardSettings {
         vxlan: if run.userspace_vxlan { VxlanBy::AgentRequested } else { VxlanBy::Kernel },
         queues: run.forward_queues.into(),
@@ -269,16 +259,14 @@ fn forward(run: &RunFlags) -> Result<ForwardSettings, Exit> {
     })
 }
 
-fn wishes(names: Vec<String>, patterns: &[String], can_reach: Option<IpAddr>) -> Result<UnderlayWishes, Exit> {
+fn wishes(names: Vec<String>, patterns: &[String], can_reach: Option<IpAddr>) -> Result<UnderlayWishes, UsageError> {
     let names = names.into_iter().filter(|name| !name.is_empty()).map(|name| Ok(UnderlayWish::Interface(name)));
     let patterns = patterns.iter().filter(|text| !text.is_empty()).map(|text| pattern(text));
     names.chain(patterns).chain(can_reach.map(|ip| Ok(UnderlayWish::CanReach(ip)))).collect()
 }
 
-fn pattern(text: &str) -> Result<UnderlayWish, Exit> {
-    Regex::new(text)
-        .map(UnderlayWish::Pattern)
-        .map_err(|error| Exit::Usage(format!("--iface-regex {text:?} is not a regular expression: {error}")))
+fn pattern(text: &str) -> Result<UnderlayWish, UsageError> {
+    Regex::new(text).map(UnderlayWish::Pattern).map_err(|source| UsageError::Pattern { text: text.to_owned(), source })
 }
 
 /// All warnings about the flags; `exposed` is the one about the password file.

@@ -13,7 +13,7 @@ use tokio::{
 use wire_backends::Placement;
 use wire_kernel::HostNetwork;
 use wire_lease::Admission;
-use wire_net::{DualStack, LinkName, LocalAddress, MacAddr, Pool, chain};
+use wire_net::{DualStack, LinkName, LocalAddress, MacAddr, Pool};
 use wire_state::Underlay;
 
 use self::choose::{Chosen, Wanted, choose};
@@ -29,13 +29,12 @@ use crate::{
 /// [`Exit::NoUnderlay`], naming the flags and the interfaces of this host.
 pub(crate) fn find(settings: &Settings, pools: &DualStack<Pool>, held: Option<Held>) -> Result<Underlay, Exit> {
     let host = read(settings)?;
-    let Chosen { link, addresses, .. } =
-        choose(&host, &wanted(settings, pools, held)).map_err(|reason| none(&reason))?;
+    let Chosen { link, addresses, .. } = choose(&host, &wanted(settings, pools, held)).map_err(none)?;
     Ok(host.underlay(link, addresses, pools))
 }
 
 fn read(settings: &Settings) -> Result<HostNetwork, Exit> {
-    HostNetwork::read(settings.underlay.iter().filter_map(target)).map_err(|error| Exit::Software(chain(&error)))
+    Ok(HostNetwork::read(settings.underlay.iter().filter_map(target))?)
 }
 
 const fn target(wish: &UnderlayWish) -> Option<IpAddr> {
@@ -49,8 +48,8 @@ const fn wanted<'a>(settings: &'a Settings, pools: &'a DualStack<Pool>, held: Op
     Wanted { wishes: settings.underlay.as_slice(), public: settings.public, pools, held }
 }
 
-fn none(reason: &str) -> Exit {
-    Exit::NoUnderlay(format!("no interface for the underlay: {reason}; choose one with --iface"))
+const fn none(reason: String) -> Exit {
+    Exit::NoUnderlay { reason }
 }
 
 /// True if a network that was joined on one need not be joined anew on the other.
@@ -168,7 +167,7 @@ impl UnderlayWatch {
 
     /// Reads the links. Changes of the networks that the host reaches without the overlay are applied in place.
     pub(crate) fn look(&mut self) -> Moved {
-        let found = read(&self.settings).map_err(|error| error.to_string()).and_then(|host| self.found(&host));
+        let found = read(&self.settings).map_err(|error| error.report()).and_then(|host| self.found(&host));
         let moved = match found {
             Err(reason) => Moved::Lost(reason),
             Ok(now) if is_same(&now, &self.joined_on) => {
@@ -186,7 +185,7 @@ impl UnderlayWatch {
     fn found(&mut self, host: &HostNetwork) -> Result<Underlay, String> {
         let since = self.away.take();
         let chosen = choose(host, &wanted(&self.settings, &self.pools, Some(self.held)))
-            .map_err(|reason| none(&reason).to_string())?;
+            .map_err(|reason| none(reason).report())?;
         if let Some(missing) = self.held.awaited(host, &chosen, &self.known) {
             let since = *self.away.insert(since.unwrap_or_else(Instant::now));
             if since.elapsed() < MOMENT {

@@ -49,9 +49,9 @@ impl Host {
         };
         let number = self.loops.files.want(&self.network, share);
         match self.loops.files.compared(number).await {
-            Some(Some(why)) if !self.runs() => return Err(Exit::CannotCreate(why)),
+            Some(Some(why)) if !self.runs() => return Err(Exit::FileUnwritten { why }),
             Some(_) => {}
-            None => return Err(Exit::Software("the loop of the files has died".to_owned())),
+            None => return Err(Exit::PartDied { part: "the loop of the files" }),
         }
         self.board.fault("joining", None);
         self.board.update(|seen| {

@@ -10,7 +10,7 @@ use wire_state::Underlay;
 use super::Host;
 use crate::{
     exit::Exit,
-    settings::public_flag,
+    settings::{UsageError, public_flag},
     state::KnownBy,
     underlay::{self, Held},
 };
@@ -70,16 +70,14 @@ impl Host {
 }
 
 /// Refuses a public address from the flags if all other hosts would refuse a lease with it.
-fn check_public(asked: &DualStack<IpAddr>, pools: &DualStack<Pool>, underlay: &Underlay) -> Result<(), Exit> {
+fn check_public(asked: &DualStack<IpAddr>, pools: &DualStack<Pool>, underlay: &Underlay) -> Result<(), UsageError> {
     let others =
         Admission { pools: *pools, public: underlay.addresses, local: underlay.local.clone(), ..Admission::default() };
     for (family, address) in asked.iter() {
-        others.check_as_own(*address).map_err(|reason| {
-            let flag = public_flag(family);
-            Exit::Usage(format!(
-                "{flag}={address}: {reason}, so other hosts refuse a lease with it: give an address at which they \
-                 reach this host, or remove the flag"
-            ))
+        others.check_as_own(*address).map_err(|reason| UsageError::RefusedAddress {
+            flag: public_flag(family),
+            address: *address,
+            reason,
         })?;
     }
     Ok(())
@@ -140,7 +138,7 @@ mod tests {
             let said = check_public(&asked(address), &pools(DUAL), &underlay()).unwrap_err();
             let flag = if address.contains(':') { "--public-ipv6" } else { "--public-ip" };
             assert!(said.to_string().starts_with(&format!("{flag}={address}: ")), "{said}");
-            assert!(said.to_string().contains(reason) && said.status() == 64, "{said}");
+            assert!(said.to_string().contains(reason), "{said}");
         }
     }
 

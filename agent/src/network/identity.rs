@@ -30,7 +30,7 @@ impl Host {
         // If devices with these MACs exist here, they need new MACs.
         self.disowned = former.macs;
         self.board.update(|seen| seen.identity.clone_from(&self.state.identity));
-        self.state_file.save(&self.state).map_err(|error| Exit::CannotCreate(chain(&error)))
+        Ok(self.state_file.save(&self.state)?)
     }
 
     /// Records the properties that a clone of this host does not have. Those that cannot be read now keep their old
@@ -52,7 +52,6 @@ impl Host {
 
     /// Compares the saved state with this host.
     pub(super) fn kinship(&self) -> Result<Kinship, Exit> {
-        let seen = Seen::now().map_err(|error| Exit::Software(chain(&error)))?;
-        Ok(seen.kinship(&self.state))
+        Ok(Seen::now()?.kinship(&self.state))
     }
 }

@@ -81,10 +81,10 @@ const LONGEST_ANSWER: Duration = Duration::from_secs(30);
 const HANDED_OVER: Duration = Duration::from_millis(500);
 
 impl ParsedConfig {
-    fn new(prefix: &KeyPrefix, json: Vec<u8>, revision: Revision) -> Result<Self, String> {
-        let refused = |error: &dyn std::fmt::Display| format!("{prefix}/config: {error}");
-        let config = NetworkConfig::from_json(&json).map_err(|error| refused(&chain(&error)))?;
-        let json = String::from_utf8(json).map_err(|error| refused(&error))?;
+    fn new(prefix: &KeyPrefix, json: Vec<u8>, revision: Revision) -> Result<Self, Exit> {
+        let refused = |source| Exit::StoredConfig { prefix: prefix.clone(), source };
+        let config = NetworkConfig::from_json(&json).map_err(|error| refused(error.into()))?;
+        let json = String::from_utf8(json).map_err(|error| refused(error.into()))?;
         Ok(Self { config, json, revision })
     }
 }
@@ -145,7 +145,8 @@ impl Host {
         let snapshot = self.last_known.load().and_then(|kept| {
             let Some((kept, as_of)) = kept else { return Ok(None) };
             let listing = Arc::new(kept.listing());
-            let parsed = ParsedConfig::new(&self.settings.prefix, kept.config.into_bytes(), listing.revision)?;
+            let parsed = ParsedConfig::new(&self.settings.prefix, kept.config.into_bytes(), listing.revision)
+                .map_err(|error| chain(&error))?;
             Ok(Some(Snapshot { parsed, listing, source: Source::Cache(as_of) }))
         });
         let useless = match snapshot {
@@ -207,7 +208,7 @@ pub(super) async fn answered(settings: &Settings, board: &Board) -> Snapshot {
         };
         match answer {
             Ok(snapshot) => return snapshot,
-            Err(error) => board.wait_for_etcd(NoAnswer::Useless(error.to_string())),
+            Err(error) => board.wait_for_etcd(NoAnswer::Useless(error.report())),
         }
         tokio::time::sleep(super::AGAIN).await;
     }
@@ -216,15 +217,14 @@ pub(super) async fn answered(settings: &Settings, board: &Board) -> Snapshot {
 /// Reads the config and the leases, waiting for etcd.
 ///
 /// # Errors
-/// [`Exit::NetworkConfig`] if the config is not valid.
+/// [`Exit::StoredConfig`] if the config is not valid.
 async fn ask(store: &EtcdStore, prefix: &KeyPrefix, board: &Board) -> Result<Snapshot, Exit> {
     let stored = until_answered(board, || StoredConfig::read(store, prefix)).await;
     let json = match stored.json {
         Some(json) => json,
         None => first_config(store, prefix, stored.revision, board).await,
     };
-    let parsed = ParsedConfig::new(prefix, json, stored.revision)
-        .map_err(|error| Exit::NetworkConfig(format!("{error}; correct it with wire-agent config set")))?;
+    let parsed = ParsedConfig::new(prefix, json, stored.revision)?;
     for field in &parsed.config.ignored {
         warn!(field, "the network config has a field that means nothing and is ignored");
     }
@@ -253,7 +253,7 @@ async fn first_config(store: &EtcdStore, prefix: &KeyPrefix, after: Revision, bo
 
 /// The error after the wait for etcd, with the same words as the wait itself.
 fn unanswered(board: &Board) -> Exit {
-    Exit::Unavailable(board.look(|seen| format!("etcd: {}", seen.no_answer)))
+    Exit::NoAnswer(board.look(|seen| seen.no_answer.clone()))
 }
 
 /// Asks the store until it answers.
@@ -311,7 +311,7 @@ mod tests {
         let told = |board: &Board| board.look(|seen| seen.faults.get("joining").cloned());
         let before = told(&board);
         assert!(before.as_ref().is_some_and(|told| told.contains("at https://a:2379 has expired")), "{before:?}");
-        board.wait_for(unanswered(&board).to_string());
+        board.wait_for(unanswered(&board).report());
         assert_eq!(told(&board), before);
     }
 

@@ -29,7 +29,7 @@ impl Host {
     ) -> Result<Option<(Basis, Arc<Entry>)>, Exit> {
         if snapshot.source.as_of().is_some() {
             let subnet = self.subnet_held(&context.config);
-            let subnet = subnet.ok_or_else(|| Exit::Software("the subnet held last is not known".to_owned()))?;
+            let subnet = subnet.ok_or(Exit::NoSubnetHeld)?;
             // Nothing compares with these revisions, since this lease is not written.
             let origin = Origin { create_revision: Revision(0), mod_revision: Revision(0), lease: None };
             let own = Arc::new(Entry { lease: Lease { subnet, public: offer.public, data: offer.data }, origin });
@@ -57,7 +57,7 @@ impl Host {
         };
         let own =
             own.or_else(|| self.handover.held.as_ref().and_then(HoldState::entry).map(|own| offering(own, &offer)));
-        let own = own.ok_or_else(|| Exit::Software("there is no lease to continue with".to_owned()))?;
+        let own = own.ok_or(Exit::NoLeaseHeld)?;
         self.note_bridges(context, &own, snapshot.listing.revision);
         let keeper = Keeper {
             file: self.last_known.clone(),
@@ -125,10 +125,7 @@ impl Host {
         if own.lease.subnet.prefixes().all(offers) {
             return Ok(Some(own));
         }
-        Err(Exit::Unavailable(format!(
-            "this network has no {}, and no other subnet could be leased yet",
-            own.lease.subnet
-        )))
+        Err(Exit::NoOtherSubnet { held: own.lease.subnet })
     }
 
     /// Waits until the underlay changes.
@@ -144,7 +141,7 @@ impl Host {
     async fn leased(&self, hold: &mut watch::Receiver<HoldState>) -> Result<Arc<Entry>, Exit> {
         loop {
             // The first value only says that nothing was asked yet.
-            hold.changed().await.map_err(|_| Exit::Software("the task that holds the lease has ended".to_owned()))?;
+            hold.changed().await.map_err(|_| Exit::HolderEnded)?;
             let state = hold.borrow_and_update().clone();
             match state {
                 HoldState::Held { entry, .. } | HoldState::Lost { entry, .. } => return Ok(entry),
