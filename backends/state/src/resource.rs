@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::{DataplaneError, OpError};
+use crate::{DataplaneError, Difference, OpError};
 
 /// A part of a host's state that is compared as a whole. Pure.
 ///
@@ -22,6 +22,9 @@ pub trait Resource: Sized {
 
     /// The changes that turn `observed` into `desired`. Foreign entries are never changed.
     fn plan(observed: &Self::Observed, desired: &Self::Desired) -> Plan<Self>;
+
+    /// The differences that [`Self::plan`] would remove, for people: none if and only if the plan has no changes. Each entry is named once.
+    fn differences(observed: &Self::Observed, desired: &Self::Desired) -> Vec<Difference>;
 
     /// Updates `observed` by a change that was made, including the changes that the kernel makes along with it.
     fn apply(observed: &mut Self::Observed, op: &Self::Op);

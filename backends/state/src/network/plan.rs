@@ -14,14 +14,16 @@ use std::{cmp::Ordering, collections::BTreeSet, fmt};
 use wire_net::LinkName;
 
 pub use self::keys::Key;
+pub(super) use self::links::made_anew as links_made_anew;
 use self::{
     keys::{All, Selection, Touched, touched},
     links::{LinkEffects, LinkOp, LinkPlan},
 };
-use super::detour;
+use super::{detour, difference::differences};
 use crate::{
-    Address, Conflict, DesiredNet, Detours, FdbKey, FloodEntry, ForwardKey, KernelOp, Namespace, NeighbourKey, NextHop,
-    ObservedNet, ObservedRoute, Op, Order, Owner, PerNamespace, Plan, Resource, RouteKey, Scope, TunnelOp,
+    Address, Conflict, DesiredNet, Detours, Difference, FdbKey, FloodEntry, ForwardKey, KernelOp, Namespace,
+    NeighbourKey, NextHop, ObservedNet, ObservedRoute, Op, Order, Owner, PerNamespace, Plan, Resource, RouteKey, Scope,
+    TunnelOp,
 };
 
 /// The resource of a host's network: links, settings, addresses, FDB, neighbours, forwarding, routes.
@@ -46,6 +48,10 @@ impl Resource for Network {
 
     fn plan(observed: &Self::Observed, desired: &Self::Desired) -> Plan<Self> {
         plan(observed, desired)
+    }
+
+    fn differences(observed: &Self::Observed, desired: &Self::Desired) -> Vec<Difference> {
+        differences(observed, desired)
     }
 
     fn apply(observed: &mut Self::Observed, op: &Op) {
