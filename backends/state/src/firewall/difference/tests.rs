@@ -210,9 +210,9 @@ fn any_desired_table() -> impl Strategy<Value = DesiredTable> {
     )
 }
 
-/// A table as it was read after others changed rules of it.
-fn any_observed_table() -> impl Strategy<Value = ObservedTable> {
-    let changes = prop::collection::vec((any::<prop::sample::Index>(), 0..5), 0..3);
+/// A desired table, and how it was read after somebody changed some of its chains.
+fn any_changed_table() -> impl Strategy<Value = (DesiredTable, ObservedTable)> {
+    let changes = prop::collection::vec((any::<prop::sample::Index>(), 0..7_u8), 0..3);
     (any_desired_table(), changes, 0..8).prop_map(|(desired, changes, whole)| {
         let mut table = ObservedTable::from(&desired);
         for chain in table.chains.values_mut() {
@@ -222,18 +222,25 @@ fn any_observed_table() -> impl Strategy<Value = ObservedTable> {
                 _ => {}
             }
             for (at, change) in &changes {
-                let at = at.index(chain.rules.len() + 1);
-                match change {
-                    0 => chain.rules.insert(at, ObservedRule::Unmarked),
-                    1 => chain.rules.insert(at, ObservedRule::Altered),
-                    2 => chain.rules.insert(at, ObservedRule::Marked(Rule::new("a", "of old".to_owned()).mark)),
-                    3 => chain.rules.insert(at, ObservedRule::Marked(rule("b").mark)),
-                    _ => drop(chain.rules.get_mut(at).map(|rule| *rule = ObservedRule::Altered)),
-                }
+                change_rules(&mut chain.rules, at, *change);
             }
         }
-        table
+        (desired, table)
     })
+}
+
+fn change_rules(rules: &mut Vec<ObservedRule>, at: &prop::sample::Index, change: u8) {
+    let end = at.index(rules.len() + 1);
+    match change {
+        0 => rules.insert(end, ObservedRule::Unmarked),
+        1 => rules.insert(end, ObservedRule::Altered),
+        2 => rules.insert(end, ObservedRule::Marked(Rule::new("a", "of old".to_owned()).mark)),
+        3 => rules.insert(end, ObservedRule::Marked(rule("b").mark)),
+        _ if end == rules.len() => {}
+        4 => rules[end] = ObservedRule::Altered,
+        5 => drop(rules.remove(end)),
+        _ => rules.rotate_left(end),
+    }
 }
 
 fn any_chains() -> impl Strategy<Value = BTreeMap<ChainName, DesiredChain>> {
@@ -265,9 +272,9 @@ fn any_desired() -> impl Strategy<Value = DesiredFirewall> {
 
 fn any_observed() -> impl Strategy<Value = ObservedFirewall> {
     let families = prop::collection::btree_set(prop::sample::select(Family::ALL.to_vec()), 0..2);
-    (prop::option::weighted(0.8, any_observed_table()), any_chains(), families, any::<bool>()).prop_map(
+    (prop::option::weighted(0.8, any_changed_table()), any_chains(), families, any::<bool>()).prop_map(
         |(table, chains, flannel_tables, has_docker)| ObservedFirewall {
-            table,
+            table: table.map(|(_, found)| found),
             chains: chains.into_iter().map(|(name, chain)| (name, found_as(chain))).collect(),
             flannel_tables,
             callers: has_docker.then(|| chain_name("DOCKER-USER")).into_iter().collect(),
@@ -310,10 +317,10 @@ proptest! {
     }
 
     #[test]
-    fn the_same_table_with_one_change_is_named(table in any_desired_table(), other in any_observed_table()) {
+    fn each_change_of_a_table_is_named((table, changed) in any_changed_table(), other in any_desired_table()) {
         let want = DesiredFirewall { table: Some(table.clone()), ..DesiredFirewall::default() };
         let parts = [
-            ObservedTable { chains: other.chains, ..ObservedTable::from(&table) },
+            changed,
             ObservedTable { sets: other.sets, ..ObservedTable::from(&table) },
             ObservedTable { flowtables: other.flowtables, ..ObservedTable::from(&table) },
             ObservedTable { counters: other.counters, ..ObservedTable::from(&table) },
