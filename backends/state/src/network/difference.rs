@@ -133,7 +133,7 @@ fn forward_detail(have: Forward, want: Forward) -> String {
     to.into_iter().chain(by).collect::<Vec<_>>().join("; ")
 }
 
-/// What a route that was found does, to follow its name.
+/// The action of a route that was found, to follow its name.
 fn leads(via: &Via) -> String {
     match via {
         Via::NextHop(NextHop::Blackhole) => "drops packets".to_owned(),
@@ -142,7 +142,7 @@ fn leads(via: &Via) -> String {
     }
 }
 
-/// What a desired route does, to follow "should".
+/// The action of a desired route, to follow "should".
 fn lead(hop: &NextHop) -> String {
     match hop {
         NextHop::Blackhole => "drop packets".to_owned(),
