@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    Operation, Plan, Resource,
+    Difference, Operation, Plan, Resource,
     merge::{Clash, Clashes, Share},
 };
 
@@ -85,6 +85,10 @@ impl Resource for Files {
         Plan { ops: writes.chain(removals).collect(), findings: NoFindings }
     }
 
+    fn differences(observed: &Self::Observed, desired: &DesiredFiles) -> Vec<Difference> {
+        Self::plan(observed, desired).ops.iter().map(|op| difference(observed, op)).collect()
+    }
+
     fn apply(observed: &mut Self::Observed, op: &FileOp) {
         match op {
             FileOp::Write(path, file) => {
@@ -97,7 +101,39 @@ impl Resource for Files {
     }
 }
 
+fn difference(observed: &BTreeMap<PathBuf, ObservedFile>, op: &FileOp) -> Difference {
+    let entry = format!("file {}", op.path().display());
+    match (op, observed.get(op.path())) {
+        // It may hold secrets of another program.
+        (FileOp::Write(_, DesiredFile { writing: Writing::InPlace, .. }), Some(_)) => {
+            Difference::altered(entry, "has other settings than it should have")
+        }
+        (FileOp::Write(_, desired), Some(found)) => Difference::altered(entry, found.unlike(&desired.content)),
+        (FileOp::Write(..), None) => Difference::missing(entry),
+        (FileOp::Remove(_), _) => Difference::unwanted(entry),
+    }
+}
+
 impl ObservedFile {
+    /// How it differs from the desired content: its first line that is another one, since a file may be long.
+    fn unlike(&self, desired: &str) -> String {
+        let content = match self {
+            Self::Content(content) => content,
+            Self::Unknown(why) => return format!("cannot be compared: {why}"),
+        };
+        let lines = content.lines().map(Some).chain(std::iter::repeat(None));
+        let wanted = desired.lines().map(Some).chain(std::iter::repeat(None));
+        let longest = content.lines().count().max(desired.lines().count());
+        let first = lines.zip(wanted).take(longest).position(|(line, wanted)| line != wanted);
+        let Some(first) = first else { return "differs in its line ends".to_owned() };
+        match (content.lines().nth(first), desired.lines().nth(first)) {
+            (Some(line), Some(wanted)) => format!("has line {}: {line:?}, and should have {wanted:?}", first + 1),
+            (None, Some(wanted)) => format!("lacks line {}: {wanted:?}", first + 1),
+            (Some(line), None) => format!("has line {}: {line:?}, and should end before it", first + 1),
+            (None, None) => "differs".to_owned(),
+        }
+    }
+
     fn is(&self, desired: &DesiredFile) -> bool {
         match self {
             Self::Content(content) => *content == desired.content,
@@ -167,7 +203,31 @@ mod tests {
         let plan = Files::plan(&host, &desired);
         let ops: Vec<String> = plan.ops.iter().map(ToString::to_string).collect();
         assert_eq!(ops, ["write file /b", "write file /c", "write file /d", "remove file /old"]);
+        let told: Vec<String> = Files::differences(&host, &desired).iter().map(ToString::to_string).collect();
+        assert_eq!(
+            told,
+            [
+                r#"file /b has line 1: "9", and should have "2""#,
+                "file /c cannot be compared: it is a pipe",
+                "file /d is missing",
+                "file /old should not be there",
+            ]
+        );
         plan.ops.iter().for_each(|op| Files::apply(&mut host, op));
         assert_eq!(Files::plan(&host, &desired), Plan::default());
+        assert_eq!(Files::differences(&host, &desired), []);
+    }
+
+    #[test]
+    fn a_file_that_differs_is_told_by_its_first_line_that_does() {
+        let cases = [
+            ("A=1\nB=2\n", "A=1\nB=3\n", r#"has line 2: "B=2", and should have "B=3""#),
+            ("A=1\n", "A=1\nB=3\n", r#"lacks line 2: "B=3""#),
+            ("A=1\nB=3\n", "A=1\n", r#"has line 2: "B=3", and should end before it"#),
+            ("A=1", "A=1\n", "differs in its line ends"),
+        ];
+        for (content, desired, told) in cases {
+            assert_eq!(ObservedFile::Content(content.to_owned()).unlike(desired), told);
+        }
     }
 }

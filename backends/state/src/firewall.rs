@@ -1,5 +1,6 @@
 //! The resource `Firewall`: the packet filter as far as it concerns us, as it should be and as it was read.
 
+mod difference;
 mod iptables;
 mod merge;
 mod nftables;

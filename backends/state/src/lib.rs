@@ -6,6 +6,7 @@
 //! This crate does not depend on leases and makes no system calls: the drivers are crates of their own.
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 
+mod difference;
 mod error;
 mod files;
 mod firewall;
@@ -18,6 +19,7 @@ pub mod samples;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
 
+pub use difference::{Difference, DifferenceKind};
 pub use error::{DataplaneError, ErrorKind, OpError};
 pub use files::{DesiredFile, DesiredFiles, FileOp, Files, NoFindings, ObservedFile, Writing};
 pub use firewall::{

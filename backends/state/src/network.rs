@@ -7,6 +7,7 @@ mod apply;
 mod conflict;
 mod container_link;
 mod detour;
+mod difference;
 mod link;
 mod merge;
 mod namespace;

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, error::Error};
 
-use crate::{DataplaneError, Driver, ErrorKind, OpError, Operation, Order, Plan, Resource};
+use crate::{DataplaneError, Difference, Driver, ErrorKind, OpError, Operation, Order, Plan, Resource};
 
 /// How often one round tries again after a failure, each time after it has read the state again.
 const RETRIES: usize = 2;
@@ -66,7 +66,9 @@ pub enum Failure<R: Resource> {
 /// A comparison of the host with its desired state, for people.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Comparison {
-    /// The changes that a round would make, in its order.
+    /// The differences that a round would remove.
+    pub differences: Vec<Difference>,
+    /// The changes that it would make, in their order.
     pub changes: Vec<String>,
     /// The foreign entries that prevent desired ones.
     pub conflicts: Vec<String>,
@@ -77,7 +79,11 @@ impl Comparison {
     #[must_use]
     pub fn of<R: Resource>(observed: &R::Observed, desired: &R::Desired) -> Self {
         let plan = R::plan(observed, desired);
-        Self { changes: plan.ops.iter().map(ToString::to_string).collect(), conflicts: R::conflicts(&plan.findings) }
+        Self {
+            differences: R::differences(observed, desired),
+            changes: plan.ops.iter().map(ToString::to_string).collect(),
+            conflicts: R::conflicts(&plan.findings),
+        }
     }
 }
 

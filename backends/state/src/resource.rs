@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::{Clash, DataplaneError, OpError, Share};
+use crate::{Clash, DataplaneError, Difference, OpError, Share};
 
 /// A part of a host's state that is compared as a whole. Pure.
 ///
@@ -26,6 +26,9 @@ pub trait Resource: Sized {
 
     /// The changes that turn `observed` into `desired`. Foreign entries are never changed.
     fn plan(observed: &Self::Observed, desired: &Self::Desired) -> Plan<Self>;
+
+    /// The differences that [`Self::plan`] would remove, for people: none if and only if the plan has no changes. Each entry is named once.
+    fn differences(observed: &Self::Observed, desired: &Self::Desired) -> Vec<Difference>;
 
     /// The foreign entries that prevent desired ones, for people.
     fn conflicts(_findings: &Self::Findings) -> Vec<String> {

@@ -230,7 +230,8 @@ impl ObservedBaseChain {
 }
 
 impl ObservedRule {
-    fn is(&self, desired: &Rule) -> bool {
+    /// True if it is the rule that is desired.
+    pub(crate) fn is(&self, desired: &Rule) -> bool {
         match self {
             Self::Marked(mark) => *mark == desired.mark,
             Self::Altered | Self::Unmarked => false,

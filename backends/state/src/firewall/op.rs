@@ -53,6 +53,13 @@ pub struct CallChange {
     pub put: Call,
 }
 
+impl SetChange {
+    pub(crate) fn between(observed: &BTreeSet<Element>, desired: &BTreeSet<Element>) -> Self {
+        let only_in = |one: &BTreeSet<_>, other| one.difference(other).copied().collect();
+        Self { add: only_in(desired, observed), remove: only_in(observed, desired) }
+    }
+}
+
 impl ObservedFirewall {
     /// Brings it forward by an operation that was carried out.
     pub fn apply(&mut self, op: &FirewallOp) {

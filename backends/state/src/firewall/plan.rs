@@ -6,11 +6,12 @@ use wire_net::Family;
 
 use super::merge::merge;
 use super::{
-    ChainName, ChainTable, Creation, DesiredChain, DesiredFirewall, DesiredTable, Element, FlannelRules,
-    InternalBridge, InternalBridges, ObservedFirewall, ObservedTable, OtherRules, TableName,
+    ChainName, ChainTable, Creation, DesiredChain, DesiredFirewall, DesiredTable, FlannelRules, InternalBridge,
+    InternalBridges, ObservedFirewall, ObservedTable, OtherRules, TableName,
+    difference::differences,
     op::{CallChange, ChainChange, FirewallOp, SetChange},
 };
-use crate::{Clash, Plan, Resource, Share};
+use crate::{Clash, Difference, Plan, Resource, Share};
 
 /// The packet filter of a host, as far as it concerns us.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +35,10 @@ impl Resource for Firewall {
         Plan { ops, findings: observed.others.clone() }
     }
 
+    fn differences(observed: &ObservedFirewall, desired: &DesiredFirewall) -> Vec<Difference> {
+        differences(observed, desired)
+    }
+
     fn apply(observed: &mut ObservedFirewall, op: &FirewallOp) {
         observed.apply(op);
     }
@@ -46,17 +51,12 @@ fn put_table(observed: Option<&ObservedTable>, desired: &DesiredTable) -> Option
     let mut changes = BTreeMap::new();
     for (name, set) in &desired.sets {
         let Some(there) = observed.sets.get(name) else { continue };
-        let add = difference(&set.elements, &there.elements);
-        let change = SetChange { add, remove: difference(&there.elements, &set.elements) };
+        let change = SetChange::between(&there.elements, &set.elements);
         if change != SetChange::default() {
             changes.insert(name.clone(), change);
         }
     }
     (!changes.is_empty()).then_some(FirewallOp::ChangeSets(changes))
-}
-
-fn difference(elements: &BTreeSet<Element>, others: &BTreeSet<Element>) -> BTreeSet<Element> {
-    elements.difference(others).copied().collect()
 }
 
 /// One transaction for each table.

@@ -128,7 +128,8 @@ impl PerNamespace<ObservedNet> {
         }
     }
 
-    fn resolve(&self, link: LinkRef) -> Option<LinkId> {
+    /// The link that a reference means; `None` if it is not there.
+    pub(super) fn resolve(&self, link: LinkRef) -> Option<LinkId> {
         match link {
             LinkRef::Found(id) => Some(id),
             LinkRef::Desired(place) => self.id(place),

@@ -5,7 +5,7 @@ use std::{fmt, net::IpAddr};
 use wire_net::{LinkName, Prefix};
 
 use super::conflict::protocol_name;
-use crate::{DesiredNet, FdbKey, ForwardKey, NeighbourKey, NextHop, ObservedRoute, RouteKey};
+use crate::{DesiredNet, ForwardKey, NextHop, ObservedRoute, RouteKey};
 
 /// The most routes that are listed: there may be thousands.
 const NAMED: usize = 3;
@@ -75,18 +75,12 @@ impl<'a> Search<'a> {
         let (outer, hop) = self.around.last().filter(|(outer, _)| *outer != destination)?;
         match hop {
             NextHop::Gateway { gateway, link, .. } => {
-                Some(Peer { subnet: *outer, public: self.public(*link, *gateway, *outer) })
+                Some(Peer { subnet: *outer, public: self.want.host_behind(*link, *gateway, *outer) })
             }
             // The peers behind this link are in our own forwarding table.
             NextHop::Link(link) => self.peer_in_table(*link, destination),
             NextHop::Blackhole => None,
         }
-    }
-
-    fn public(&self, link: LinkName, gateway: IpAddr, subnet: Prefix) -> Option<IpAddr> {
-        let by_table = self.want.forwarding.get(&ForwardKey { link, destination: subnet }).map(|forward| forward.to);
-        let mac = || self.want.neighbours.get(&NeighbourKey { link, address: gateway }).copied();
-        by_table.or_else(|| self.want.fdb.get(&FdbKey { link, mac: mac()? }).copied())
     }
 
     fn peer_in_table(&self, link: LinkName, destination: Prefix) -> Option<Peer> {

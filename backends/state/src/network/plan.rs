@@ -14,15 +14,16 @@ use std::{cmp::Ordering, collections::BTreeSet, fmt};
 use wire_net::LinkName;
 
 pub use self::keys::Key;
+pub(super) use self::links::made_anew as links_made_anew;
 use self::{
     keys::{All, Selection, Touched, touched},
     links::{LinkEffects, LinkOp, LinkPlan},
 };
-use super::{detour, merge};
+use super::{detour, difference::differences, merge};
 use crate::{
-    Address, Clash, Conflict, DesiredNet, Detours, FdbKey, FloodEntry, ForwardKey, KernelOp, Namespace, NeighbourKey,
-    NextHop, ObservedNet, ObservedRoute, Op, Order, Owner, PerNamespace, Plan, Resource, RouteKey, Scope, Share,
-    TunnelOp,
+    Address, Clash, Conflict, DesiredNet, Detours, Difference, FdbKey, FloodEntry, ForwardKey, KernelOp, Namespace,
+    NeighbourKey, NextHop, ObservedNet, ObservedRoute, Op, Order, Owner, PerNamespace, Plan, Resource, RouteKey, Scope,
+    Share, TunnelOp,
 };
 
 /// The resource of a host's network: links, settings, addresses, FDB, neighbours, forwarding, routes.
@@ -55,6 +56,10 @@ impl Resource for Network {
 
     fn conflicts(findings: &Findings) -> Vec<String> {
         findings.conflicts.iter().map(ToString::to_string).collect()
+    }
+
+    fn differences(observed: &Self::Observed, desired: &Self::Desired) -> Vec<Difference> {
+        differences(observed, desired)
     }
 
     fn apply(observed: &mut Self::Observed, op: &Op) {

@@ -134,6 +134,15 @@ impl<L, R> Default for NetState<L, R> {
     }
 }
 
+impl DesiredNet {
+    /// The public address of the host behind a gateway, which is the one that leads to `subnet`.
+    pub(crate) fn host_behind(&self, link: LinkName, gateway: IpAddr, subnet: Prefix) -> Option<IpAddr> {
+        let by_table = self.forwarding.get(&ForwardKey { link, destination: subnet }).map(|forward| forward.to);
+        let mac = || self.neighbours.get(&NeighbourKey { link, address: gateway }).copied();
+        by_table.or_else(|| self.fdb.get(&FdbKey { link, mac: mac()? }).copied())
+    }
+}
+
 /// A route of a state, by the link that it leads to.
 pub trait LeadsToLink {
     /// The link that packets are sent to; `None` if they are dropped, or sent in another way.

@@ -59,6 +59,18 @@ pub(super) fn plan(have: &PerNamespace<ObservedNet>, want: &PerNamespace<Desired
     planner.plan
 }
 
+/// The links that [`plan`] makes: those that are missing, and those that must be made anew.
+pub(in crate::network) fn made_anew(
+    have: &PerNamespace<ObservedNet>,
+    want: &PerNamespace<DesiredNet>,
+) -> BTreeSet<LinkPlace> {
+    let effects = plan(have, want).effects.into_iter();
+    let places = |(namespace, effects): (Namespace, LinkEffects)| {
+        effects.absent.into_iter().map(move |name| LinkPlace { namespace, name })
+    };
+    effects.flat_map(places).collect()
+}
+
 struct Planner<'a> {
     have: &'a PerNamespace<ObservedNet>,
     want: &'a PerNamespace<DesiredNet>,

@@ -1,5 +1,5 @@
 mod keys;
-mod site;
+pub(crate) mod site;
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -25,7 +25,7 @@ fn link(kind: KernelKind, last: u8) -> DesiredLink {
 /// A host and a container. On the host: a bridge, whose ports are a VXLAN device and one end of a veth pair, and a VLAN on the bridge. In
 /// the container: the other end of the pair, a macvlan on the host's VLAN, and a VLAN on the pair. Each link is missing or has one of two
 /// forms.
-pub(super) fn any_site() -> impl Strategy<Value = PerNamespace<DesiredNet>> {
+pub(crate) fn any_site() -> impl Strategy<Value = PerNamespace<DesiredNet>> {
     let part = || prop_oneof![1 => Just(None), 3 => (0u8..2).prop_map(Some)];
     (part(), part(), part(), part(), part(), (part(), part())).prop_map(
         |(bridge, overlay, pair, vlan, macvlan, (inner, ipip))| {
