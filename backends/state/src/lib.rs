@@ -19,10 +19,10 @@ pub mod sim;
 pub use error::{DataplaneError, ErrorKind, OpError};
 pub use firewall::{
     Attachment, BaseChain, Call, CallChange, ChainChange, ChainKind, ChainName, ChainPolicy, ChainTable,
-    ChainTableKind, Creation, DesiredChain, DesiredFirewall, DesiredTable, Element, Firewall, FirewallOp, FlannelRules,
-    Flowtable, Hook, InternalBridge, InternalBridges, OURS, ObservedBaseChain, ObservedCall, ObservedChain,
-    ObservedFirewall, ObservedRule, ObservedTable, OperatorDrop, OtherFirewalls, OtherRules, Place, Position, Rule,
-    Set, SetChange, SetKind, Table, TableName,
+    ChainTableKind, Creation, DesiredChain, DesiredFirewall, DesiredTable, Element, EmptyTables, Firewall, FirewallOp,
+    FlannelRules, Flowtable, Hook, InternalBridge, InternalBridges, OURS, ObservedBaseChain, ObservedCall,
+    ObservedChain, ObservedFirewall, ObservedRule, ObservedTable, OperatorDrop, OtherFirewalls, OtherRules, Place,
+    Position, Rule, Set, SetChange, SetKind, Table, TableName,
 };
 pub use network::{
     ALIAS, Address, Capabilities, Conflict, ContainerLink, DesiredKind, DesiredLink, DesiredNet, DesiredVxlan, Detours,
