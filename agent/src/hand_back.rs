@@ -4,15 +4,18 @@
 use std::path::Path;
 
 use wire_backends::{Identity, identify};
-use wire_kernel::{NetlinkDataplane, OtherNamespaces, RouteForm};
-use wire_net::{Prefix, chain};
-use wire_state::{KernelOp, ObservedKind, Owner, Scope};
+use wire_kernel::{KernelDataplane, RouteForm};
+use wire_net::{LinkName, Prefix, chain};
+use wire_state::{
+    DesiredForm, DesiredNet, Driver as _, ObservedKind, ObservedNet, Owner, PerNamespace, Reconciler, Scope,
+};
 
 use crate::{
     cli::EtcdFlags,
     config_command,
     exit::Exit,
     firewall,
+    host_dataplane::HostDataplane,
     output::report,
     run::{lock, require_capability},
 };
@@ -31,21 +34,39 @@ pub(crate) async fn run(etcd: EtcdFlags, run_dir: &Path) -> Result<(), Exit> {
     let devices = devices.iter().map(|(_, name)| *name).collect();
     let scope = Scope { devices, marks, parent: None, networks };
     let cannot = |error| Exit::Software(chain(&error));
-    let mut dataplane = NetlinkDataplane::open(RouteForm::Plain).map_err(cannot)?;
-    let have = dataplane.read(&scope).map_err(cannot)?;
-    let attempts = dataplane.hand_back(&have);
-    let written = attempts.iter().filter(|attempt| attempt.is_ok()).count();
-    report(format_args!("{written} routes are in flannel's form"));
-    // flanneld creates its TUN device itself, and would choose another name beside ours.
-    let tuns =
-        have.links.iter().filter(|(_, link)| link.owner == Owner::Ours && matches!(link.kind, ObservedKind::Tun(_)));
-    let deletions: Vec<KernelOp> = tuns.map(|(name, _)| KernelOp::DeleteLink(*name)).collect();
-    let mut attempts = attempts;
-    attempts.extend(dataplane.apply(&deletions.iter().collect::<Vec<_>>(), &OtherNamespaces::default()));
-    if let Some(error) = attempts.into_iter().find_map(Result::err) {
-        return Err(Exit::No(format!("not all routes could be written: {}; try again", chain(&error))));
+    let scope = PerNamespace::host(scope);
+    let kernel = KernelDataplane::open(RouteForm::Plain).map_err(cannot)?;
+    let mut driver = HostDataplane::without_tunnels(kernel);
+    let desired = for_flanneld(driver.read(&scope).map_err(cannot)?);
+    let mut reconciler = Reconciler::new(driver, scope);
+    let round = reconciler.round(&desired);
+    // It reads what is there now, also after a failure.
+    reconciler.preview(&desired).map_err(cannot)?;
+    let plain = reconciler.cached().map(plain_routes).unwrap_or_default();
+    report(format_args!("{plain} routes are in flannel's form"));
+    if let Some(failure) = round.failures.first() {
+        return Err(Exit::No(format!("not all routes could be written: {failure}; try again")));
     }
     remove_firewall()
+}
+
+/// What was found of ours, with plain routes and without TUN devices: flanneld creates its TUN device itself, and would choose another
+/// name beside ours.
+fn for_flanneld(mut found: PerNamespace<ObservedNet>) -> PerNamespace<DesiredNet> {
+    for (_, net) in found.iter_mut() {
+        let tuns = net.links.iter().filter(|(_, link)| matches!(link.kind, ObservedKind::Tun(_)));
+        let tuns: Vec<LinkName> = tuns.map(|(name, _)| *name).collect();
+        tuns.into_iter().for_each(|name| net.forget_link(name));
+    }
+    let mut desired = found.as_desired();
+    desired.iter_mut().for_each(|(_, net)| net.route_form = DesiredForm::Plain);
+    desired
+}
+
+/// The number of our routes that are plain.
+fn plain_routes(found: &PerNamespace<ObservedNet>) -> usize {
+    let routes = found.iter().flat_map(|(_, net)| net.routes.values());
+    routes.filter(|route| route.owner == Owner::Ours && !route.uses_nexthop).count()
 }
 
 /// Removes our firewall only.

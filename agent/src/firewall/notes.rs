@@ -176,3 +176,21 @@ const fn abandoned_failure(failure: &Failure<Firewall>) -> Option<&OpError> {
         Failure::Op { .. } | Failure::Read(_) => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use wire_state::{ChainName, ChainTable, ChainTableKind, EmptyTables, ObservedChain};
+
+    use super::*;
+
+    #[test]
+    fn a_chain_that_stays_in_the_other_iptables_is_no_fault() {
+        let table = ChainTable { family: Family::V4, kind: ChainTableKind::Filter };
+        let name = ChainName { table, name: "WIRE-FORWARD".to_owned() };
+        let chain = ObservedChain::default;
+        let failed = |op| Failure::Op { op, error: OpError::unsupported("not here"), more: 0 };
+        let abandoned = failed(FirewallOp::DeleteAbandonedChain(name.clone(), chain(), EmptyTables::Keep));
+        assert!(!is_fault(&abandoned));
+        assert!(is_fault(&failed(FirewallOp::DeleteChain(name, chain(), EmptyTables::Keep))));
+    }
+}

@@ -25,12 +25,12 @@ pub use firewall::{
     Position, Rule, Set, SetChange, SetKind, Table, TableName,
 };
 pub use network::{
-    ALIAS, Address, Capabilities, Conflict, ContainerLink, DesiredKind, DesiredLink, DesiredNet, DesiredVxlan, Detours,
-    FdbKey, Findings, FloodEntry, FloodPath, Forward, ForwardKey, Framing, Ipip, KernelKind, KernelOp, Key, LinkId,
-    LinkPlace, LinkRef, Macvlan, MacvlanMode, Marks, Namespace, Need, NeighbourKey, NetState, Network, NextHop,
-    ObservedKind, ObservedLink, ObservedNet, ObservedRoute, ObservedVxlan, Op, Owner, PROTOCOL, PerNamespace,
-    ReceiveFlag, RouteKey, Scope, Setting, Tunnel, TunnelOp, Underlay, VXLAN_LEAD, Veth, Via, Vlan, plan, plan_of,
-    vxlan_header,
+    ALIAS, Address, Capabilities, Conflict, ContainerLink, DesiredForm, DesiredKind, DesiredLink, DesiredNet,
+    DesiredVxlan, Detours, FdbKey, Findings, FloodEntry, FloodPath, Forward, ForwardKey, Framing, Ipip, KernelKind,
+    KernelOp, Key, LinkId, LinkPlace, LinkRef, Macvlan, MacvlanMode, Marks, Namespace, Need, NeighbourKey, NetState,
+    Network, NextHop, ObservedKind, ObservedLink, ObservedNet, ObservedRoute, ObservedVxlan, Op, Owner, PROTOCOL,
+    PerNamespace, ReceiveFlag, RouteKey, Scope, Setting, Tunnel, TunnelOp, Underlay, VXLAN_LEAD, Veth, Via, Vlan, plan,
+    plan_of, vxlan_header,
 };
 pub use reconcile::{Failure, Reconciler, Report};
 pub use resource::{Attempt, Driver, Operation, Order, Plan, Resource};
