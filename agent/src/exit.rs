@@ -8,7 +8,7 @@ use std::{io, path::PathBuf, process::ExitCode};
 use wire_backends::SelectError;
 use wire_lease::ConfigError;
 use wire_net::{KeyPrefix, Subnet, chain};
-use wire_state::{DataplaneError, OpError};
+use wire_state::DataplaneError;
 use wire_store::{EtcdSettingsError, StoreError};
 
 use crate::{
@@ -44,8 +44,8 @@ pub(crate) enum Exit {
     #[error("{phase}: {reason}")]
     NotReady { phase: String, reason: String },
     /// `hand-back`: a route or a TUN device could not be changed.
-    #[error("not all routes could be written")]
-    RoutesLeft(#[source] OpError),
+    #[error("not all routes could be written: {failure}")]
+    RoutesLeft { failure: String },
     /// Some rules of ours are still there, or may be. `failure` is the first one.
     #[error("not all of the firewall could be removed: {failure}")]
     FirewallLeft { failure: String },
@@ -164,7 +164,7 @@ impl Exit {
             Self::ConfigCommand(error) => error.status(),
             Self::DockerOpts(error) => error.status(),
             Self::Drain(error) => error.status(),
-            Self::NotReady { .. } | Self::RoutesLeft(_) | Self::FirewallLeft { .. } => NO,
+            Self::NotReady { .. } | Self::RoutesLeft { .. } | Self::FirewallLeft { .. } => NO,
             Self::Usage(_) | Self::EtcdSettings(_) => USAGE,
             Self::NoUnderlay { .. } | Self::NoPossibleUnderlay { .. } => NO_HOST,
             Self::NoAgent { .. }
@@ -202,7 +202,7 @@ impl Exit {
             Self::DockerOpts(error) => error.remedy(),
             Self::Drain(error) => error.remedy(),
             Self::Usage(error) => error.remedy(),
-            Self::RoutesLeft(_) | Self::FirewallLeft { .. } => Some("try again"),
+            Self::RoutesLeft { .. } | Self::FirewallLeft { .. } => Some("try again"),
             Self::NoUnderlay { .. } => Some("choose one with --iface"),
             Self::NoAgent { .. } => Some("is wire-agent running, with the same --run-dir, and are you root?"),
             // flanneld can use the routes as they are, but our firewall would drop packets of its new peers.

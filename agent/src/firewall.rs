@@ -23,13 +23,14 @@ use wire_kernel::Links;
 use wire_lease::{Entry, LeaseTable};
 use wire_net::{DualStack, Family, LinkName, NetworkName, Prefix, chain};
 use wire_state::{
-    Clash, Comparison, ContainerLink, DataplaneError, DesiredFirewall, Driver, Firewall, FlannelRules, Reconciler,
+    Clash, Comparison, ContainerLink, DataplaneError, DesiredFirewall, EmptyTables, Firewall, FlannelRules, Reconciler,
     Report, Resource, Share,
 };
 
 use self::{
     doubts::Doubts,
-    messages::{DOCKERS_CHAINS, FLOWTABLE, HIDDEN, IPTABLES, NFTABLES, lacking, no_flowtable},
+    messages::{DOCKERS_CHAINS, FLOWTABLE, HIDDEN, NFTABLES, lacking, no_flowtable},
+    notes::is_fault,
 };
 use crate::{
     bridges::Findings,
@@ -74,26 +75,26 @@ pub(crate) struct FirewallShare {
     pub(crate) is_userspace: bool,
 }
 
-/// Deletes all rules of ours, and returns the number of deletions. flanneld's stay: they may be in use again.
+/// Deletes all rules of ours, and the tables that are empty without them, and returns the number of deletions. flanneld's rules stay:
+/// they may be in use again.
 ///
 /// # Errors
 /// [`Exit::FirewallLeft`] when some of them are still there, or may be.
 pub(crate) fn remove() -> Result<usize, Exit> {
-    let mut dataplane = FirewallDataplane::new(Family::ALL.to_vec());
-    let have = dataplane.read(&())?;
-    let nothing = DesiredFirewall { flannel: FlannelRules::Keep, ..DesiredFirewall::default() };
-    let mut reconciler = Reconciler::new(dataplane, ());
+    let nothing = DesiredFirewall {
+        flannel: FlannelRules::Keep,
+        empty_tables: EmptyTables::Delete,
+        ..DesiredFirewall::default()
+    };
+    let mut reconciler = Reconciler::new(FirewallDataplane::new(Family::ALL.to_vec()), ());
+    reconciler.preview(&nothing)?;
     let report = reconciler.round(&nothing);
-    let other = reconciler.driver().remove_from_other_iptables();
-    let failure =
-        report.failures.first().map(ToString::to_string).or_else(|| other.as_ref().err().map(|error| chain(error)));
+    let failure = report.failures.first().map(ToString::to_string);
+    let failure = failure.or_else(|| reconciler.driver().abandoned_unread().map(|error| chain(error)));
     let failure = failure.or_else(|| reconciler.driver().unread().map(|error| chain(&error)));
     match failure {
         Some(failure) => Err(Exit::FirewallLeft { failure }),
-        None => {
-            reconciler.driver().remove_bare_tables(&have);
-            Ok(report.removed + other.unwrap_or_default())
-        }
+        None => Ok(report.removed),
     }
 }
 
@@ -225,8 +226,8 @@ impl FirewallLoop {
         if put_right || self.contested {
             self.note_rivals();
         }
-        if report.read_back && report.converged {
-            self.leave_other_iptables();
+        if report.read_back {
+            self.note_abandoned(&report);
         }
         let lack = self.probe.nftables_error().map(|error| lacking(self.facts.support.nftables, error));
         self.board.warning(NFTABLES, lack);
@@ -245,21 +246,6 @@ impl FirewallLoop {
     fn follow_families(&mut self, shares: &Shares<FirewallShare>) {
         let families: BTreeSet<Family> = shares.values().flat_map(|share| share.policy.families_on()).collect();
         self.reconciler.driver().set_families(families.into_iter().collect());
-    }
-
-    /// Removes our chains from the variant of iptables that is not in use.
-    fn leave_other_iptables(&mut self) {
-        let removed = self.reconciler.driver().remove_from_other_iptables();
-        if let Ok(removed @ 1..) = removed {
-            info!(removed, "chains removed from the variant of iptables that is no longer used");
-        }
-        let failure = removed.err().map(|error| {
-            format!(
-                "wire-agent's chains could not be removed from the variant of iptables that is not in use: {}",
-                chain(&error)
-            )
-        });
-        self.board.warning(IPTABLES, failure);
     }
 
     /// Reconciles again, for less, as long as the host refuses a part of our table: iptables takes over at once what nftables
@@ -315,13 +301,15 @@ impl FirewallLoop {
     }
 
     fn publish(&mut self, report: &Report<Firewall>, first: &FirewallShare) {
-        let fault =
-            (!report.converged).then(|| report.failures.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "));
+        let faults: Vec<String> =
+            report.failures.iter().filter(|failure| is_fault(failure)).map(ToString::to_string).collect();
+        let fault = (!faults.is_empty()).then(|| faults.join("; "));
         if let Some(fault) = &fault
             && self.board.look(|seen| seen.faults.get("firewall") != Some(fault))
         {
             error!(fault, "the firewall is not in its desired state");
         }
+        let converged = fault.is_none();
         self.board.fault("firewall", fault);
         if report.written + report.removed > 0 {
             let (written, removed) = (report.written, report.removed);
@@ -333,7 +321,7 @@ impl FirewallLoop {
         let seen = FirewallSeen {
             written: self.seen.written + report.written as u64,
             removed: self.seen.removed + report.removed as u64,
-            converged: report.converged,
+            converged,
             counted,
             tracked: tracked.into_iter().map(|(family, why)| (family, why.to_string())).collect(),
         };

@@ -4,15 +4,18 @@
 use std::path::Path;
 
 use wire_backends::{Identity, identify};
-use wire_kernel::{NetlinkDataplane, OtherNamespaces, RouteForm};
-use wire_net::Prefix;
-use wire_state::{KernelOp, ObservedKind, Owner, Scope};
+use wire_kernel::{KernelDataplane, RouteForm};
+use wire_net::{LinkName, Prefix};
+use wire_state::{
+    DesiredForm, DesiredNet, Driver as _, ObservedKind, ObservedNet, Owner, PerNamespace, Reconciler, Scope,
+};
 
 use crate::{
     cli::EtcdFlags,
     config_command,
     exit::Exit,
     firewall,
+    host_dataplane::HostDataplane,
     output::report,
     run::{lock, require_capability},
 };
@@ -30,21 +33,42 @@ pub(crate) async fn run(etcd: EtcdFlags, run_dir: &Path) -> Result<(), Exit> {
     let networks: Vec<Prefix> = config.pools.iter().map(|(_, pool)| pool.network).collect();
     let devices = devices.iter().map(|(_, name)| *name).collect();
     let scope = Scope { devices, marks, parent: None, networks };
-    let mut dataplane = NetlinkDataplane::open(RouteForm::Plain)?;
-    let have = dataplane.read(&scope)?;
-    let attempts = dataplane.hand_back(&have);
-    let written = attempts.iter().filter(|attempt| attempt.is_ok()).count();
-    report(format_args!("{written} routes are in flannel's form"));
-    // flanneld creates its TUN device itself, and would choose another name beside ours.
-    let tuns =
-        have.links.iter().filter(|(_, link)| link.owner == Owner::Ours && matches!(link.kind, ObservedKind::Tun(_)));
-    let deletions: Vec<KernelOp> = tuns.map(|(name, _)| KernelOp::DeleteLink(*name)).collect();
-    let mut attempts = attempts;
-    attempts.extend(dataplane.apply(&deletions.iter().collect::<Vec<_>>(), &OtherNamespaces::default()));
-    if let Some(error) = attempts.into_iter().find_map(Result::err) {
-        return Err(Exit::RoutesLeft(error));
+    let scope = PerNamespace::host(scope);
+    let mut driver = HostDataplane::without_tunnels(KernelDataplane::open(RouteForm::Plain)?);
+    let desired = for_flanneld(driver.read(&scope)?);
+    let mut reconciler = Reconciler::new(driver, scope);
+    let round = reconciler.round(&desired);
+    // It reads what is there now, also after a failure.
+    reconciler.preview(&desired)?;
+    let plain = reconciler.cached().map(plain_routes).unwrap_or_default();
+    report(format_args!("{plain} routes are in flannel's form"));
+    if let Some(failure) = round.failures.first() {
+        return Err(Exit::RoutesLeft { failure: failure.to_string() });
     }
     remove_firewall()
+}
+
+/// What was found of ours, with plain routes and without TUN devices: flanneld creates its TUN device itself, and would choose another
+/// name beside ours.
+fn for_flanneld(mut found: PerNamespace<ObservedNet>) -> PerNamespace<DesiredNet> {
+    for (_, net) in found.iter_mut() {
+        let tuns = net.links.iter().filter(|(_, link)| matches!(link.kind, ObservedKind::Tun(_)));
+        let tuns: Vec<LinkName> = tuns.map(|(name, _)| *name).collect();
+        tuns.into_iter().for_each(|name| net.forget_link(name));
+    }
+    let mut desired = found.as_desired();
+    for (_, net) in desired.iter_mut() {
+        net.route_form = DesiredForm::Plain;
+        // They stay as they are: flanneld has its own.
+        net.settings.clear();
+    }
+    desired
+}
+
+/// The number of our routes that are plain.
+fn plain_routes(found: &PerNamespace<ObservedNet>) -> usize {
+    let routes = found.iter().flat_map(|(_, net)| net.routes.values());
+    routes.filter(|route| route.owner == Owner::Ours && !route.uses_nexthop).count()
 }
 
 /// Removes our firewall only.

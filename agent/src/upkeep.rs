@@ -31,8 +31,8 @@ pub(crate) type FilesHandle = LoopHandle<FilesLoop>;
 /// The files that follow from one network.
 #[derive(Clone, Debug)]
 pub(crate) struct FilesShare {
-    /// The files for other programs.
-    pub(crate) for_others: Arc<DesiredFiles>,
+    /// The files for other programs, the one that matters most first.
+    pub(crate) for_others: Arc<Vec<(PathBuf, DesiredFile)>>,
     /// The agent's own state file.
     pub(crate) state: (PathBuf, DesiredFile),
     /// The options that Docker should have.
@@ -79,9 +79,7 @@ impl FilesLoop {
 
 impl FilesShare {
     fn files(&self) -> DesiredFiles {
-        let mut files = (*self.for_others).clone();
-        files.extend([self.state.clone()]);
-        files
+        self.for_others.iter().chain([&self.state]).cloned().collect()
     }
 }
 
@@ -95,9 +93,9 @@ impl Kept for FilesLoop {
         self.reconciler.invalidate();
         let report = self.reconciler.round(&desired);
         let left = if report.converged { Vec::new() } else { self.left(&desired) };
-        let is_state = |path: &Path| shares.values().any(|share| share.state.0 == path);
-        let for_others = left.iter().find(|op| !is_state(op.path())).map(|op| why(&report, op));
-        let state = left.iter().find(|op| is_state(op.path())).map(|op| why(&report, op));
+        let failure = |path: &Path| Some(why(&report, left.iter().find(|op| op.path() == path)?));
+        let for_others = shares.values().flat_map(|share| share.for_others.iter()).find_map(|(path, _)| failure(path));
+        let state = shares.values().find_map(|share| failure(&share.state.0));
         let fault = |why: &Option<String>, consequence| why.as_ref().map(|why| format!("{why}: {consequence}"));
         self.board.alarm("files", fault(&for_others, "other programs cannot read this host's subnet"));
         self.board.alarm("state", fault(&state, "after a restart this host may get another subnet"));

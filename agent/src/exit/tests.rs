@@ -31,9 +31,9 @@ fn ends(exit: impl Into<Exit>, status: u8, text: &str, remedy: Option<&str>) {
 fn an_answer_of_no_has_status_1() {
     let (phase, reason) = ("waiting".to_owned(), "etcd: it does not answer".to_owned());
     ends(Exit::NotReady { phase, reason }, 1, "waiting: etcd: it does not answer", None);
-    let lost = OpError::new(io(), None);
-    let text = "not all routes could be written: not allowed: Permission denied (os error 13)";
-    ends(Exit::RoutesLeft(lost), 1, text, Some("try again"));
+    let failure = "replace route 10.5.2.0/24: not allowed".to_owned();
+    let text = "not all routes could be written: replace route 10.5.2.0/24: not allowed";
+    ends(Exit::RoutesLeft { failure }, 1, text, Some("try again"));
     let failure = "a program is missing".to_owned();
     let text = "not all of the firewall could be removed: a program is missing";
     ends(Exit::FirewallLeft { failure }, 1, text, Some("try again"));

@@ -31,6 +31,11 @@ pub(super) fn unnamed<'a>(bridges: impl Iterator<Item = &'a LinkName>) -> Option
     })
 }
 
+/// The warning of chains of ours that stay in the variant of iptables that is not in use.
+pub(super) fn abandoned(error: &str) -> String {
+    format!("wire-agent's chains could not be removed from the variant of iptables that is not in use: {error}")
+}
+
 /// The warning of an operator's drops in Docker's chain that have no effect.
 pub(super) fn overruled(drops: &[&OperatorDrop]) -> Option<String> {
     let [OperatorDrop { family, rule: first }, rest @ ..] = drops else { return None };

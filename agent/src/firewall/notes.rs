@@ -5,13 +5,15 @@ use std::time::Instant;
 use tracing::{info, warn};
 use wire_firewall::{ACCEPT_MARK, Counted, DockerRules, HostFacts, OverlayDevice};
 use wire_kernel::traffic;
-use wire_net::{DualStack, Family, LinkName};
-use wire_state::{OperatorDrop, OtherFirewalls};
+use wire_net::{DualStack, Family, LinkName, chain};
+use wire_state::{Failure, Firewall, FirewallOp, OpError, OperatorDrop, OtherFirewalls, Report};
 
 use super::{
     BRIDGE_GRACE, BridgeFindings, FirewallLoop, FirewallShare,
     claims::{PEERS, claimed, misplaced},
-    messages::{BLOCKED, BRIDGE, BRIDGE_NAME, CONTESTED, DOCKER_USER, RIVAL, blocked, overruled, unnamed},
+    messages::{
+        BLOCKED, BRIDGE, BRIDGE_NAME, CONTESTED, DOCKER_USER, IPTABLES, RIVAL, abandoned, blocked, overruled, unnamed,
+    },
 };
 use crate::{
     bridges::{Docker, Expected, Findings},
@@ -23,6 +25,17 @@ impl FirewallLoop {
     pub(super) fn note_rivals(&mut self) {
         self.contested = other_agents::are_there();
         self.board.alarm(RIVAL, self.contested.then(|| CONTESTED.to_owned()));
+    }
+
+    /// Reports chains in the variant of iptables that is not in use, if they could not be listed or deleted. After another failure they
+    /// are not deleted, so the last report stands.
+    pub(super) fn note_abandoned(&mut self, report: &Report<Firewall>) {
+        if report.failures.iter().any(is_fault) {
+            return;
+        }
+        let failed = report.failures.iter().find_map(abandoned_failure).map(|error| chain(error));
+        let failed = failed.or_else(|| self.reconciler.driver().abandoned_unread().map(|error| chain(error)));
+        self.board.warning(IPTABLES, failed.map(|error| abandoned(&error)));
     }
 
     /// Reports bridges that do not fit the lease.
@@ -150,5 +163,37 @@ impl FirewallLoop {
             blocked(others, port, &families, links)
         });
         self.board.alarm(BLOCKED, fault);
+    }
+}
+
+/// True if our rules are not in place because of this failure. Chains in the variant of iptables that is not in use are no reason for
+/// that.
+pub(super) fn is_fault(failure: &Failure<Firewall>) -> bool {
+    abandoned_failure(failure).is_none()
+}
+
+/// The error, if chains in the variant of iptables that is not in use could not be deleted.
+const fn abandoned_failure(failure: &Failure<Firewall>) -> Option<&OpError> {
+    match failure {
+        Failure::Op { op: FirewallOp::DeleteAbandonedChain(..), error, .. } => Some(error),
+        Failure::Op { .. } | Failure::Read(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use wire_state::{ChainName, ChainTable, ChainTableKind, EmptyTables, ObservedChain};
+
+    use super::*;
+
+    #[test]
+    fn a_chain_that_stays_in_the_other_iptables_is_no_fault() {
+        let table = ChainTable { family: Family::V4, kind: ChainTableKind::Filter };
+        let name = ChainName { table, name: "WIRE-FORWARD".to_owned() };
+        let chain = ObservedChain::default;
+        let failed = |op| Failure::Op { op, error: OpError::unsupported("not here"), more: 0 };
+        let abandoned = failed(FirewallOp::DeleteAbandonedChain(name.clone(), chain(), EmptyTables::Keep));
+        assert!(!is_fault(&abandoned));
+        assert!(is_fault(&failed(FirewallOp::DeleteChain(name, chain(), EmptyTables::Keep))));
     }
 }

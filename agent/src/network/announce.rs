@@ -8,7 +8,7 @@ use std::{
 use tracing::{info, warn};
 use wire_lease::Entry;
 use wire_net::{DualStack, Mtu, Prefix};
-use wire_state::{DesiredFile, DesiredFiles, Writing};
+use wire_state::{DesiredFile, Writing};
 
 use super::{Host, JoinContext};
 use crate::{
@@ -63,7 +63,7 @@ impl Host {
     }
 
     /// The files for other programs.
-    fn files(&self, env: &SubnetEnv) -> DesiredFiles {
+    fn files(&self, env: &SubnetEnv) -> Vec<(PathBuf, DesiredFile)> {
         let folders = &self.settings.folders;
         let desired = |path: &PathBuf, content| (path.clone(), DesiredFile { content, writing: Writing::Plain });
         let docker = folders.docker_opts_file.iter().map(|file| desired(file, env.individual(true)));

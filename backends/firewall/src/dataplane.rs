@@ -1,16 +1,17 @@
 //! Reads the packet filter, and applies changes to it.
 
+mod abandoned;
 mod counted;
 mod foreign;
-mod leave;
 mod read;
+mod unread;
 
 use std::{collections::BTreeMap, io};
 
 use wire_net::Family;
 use wire_state::{
-    Attempt, ChainTable, DataplaneError, DesiredTable, Driver, ErrorKind, Firewall, FirewallOp, Flowtable,
-    ObservedFirewall, OpError, Operation as _,
+    Attempt, ChainName, ChainTable, DataplaneError, DesiredTable, Driver, EmptyTables, ErrorKind, Firewall, FirewallOp,
+    Flowtable, ObservedChain, ObservedFirewall, OpError, Operation as _,
 };
 
 use self::foreign::TrackingRead;
@@ -36,6 +37,8 @@ pub struct FirewallDataplane {
     flowtables: BTreeMap<String, Flowtable>,
     /// The parts that could not be read; nothing is written to them.
     unreadable: BTreeMap<Part, OpError>,
+    /// The error of the last read for the variant of iptables that is not in use.
+    abandoned_unread: Option<OpError>,
     tracking: Option<TrackingRead>,
     /// Called before each program run, which may take seconds.
     step: Box<dyn Fn() + Send>,
@@ -63,6 +66,7 @@ impl FirewallDataplane {
             programs: BTreeMap::new(),
             flowtables: BTreeMap::new(),
             unreadable: BTreeMap::new(),
+            abandoned_unread: None,
             tracking: None,
             step: Box::new(|| ()),
         }
@@ -135,8 +139,16 @@ impl FirewallDataplane {
                 self.count_own_write();
                 Ok(())
             }
-            FirewallOp::PutChains(table, changes) => self.restore(table.family, &iptables::put(*table, changes)),
-            FirewallOp::DeleteChain(name, chain) => self.restore(name.table.family, &iptables::delete(name, chain)),
+            FirewallOp::PutChains(table, changes) => {
+                self.restore(&self.programs(table.family)?, &iptables::put(*table, changes))
+            }
+            FirewallOp::DeleteChain(name, chain, empty_tables) => {
+                self.delete_chain(&self.programs(name.table.family)?, name, chain, *empty_tables)
+            }
+            FirewallOp::DeleteAbandonedChain(name, chain, empty_tables) => {
+                let family = name.table.family;
+                self.delete_chain(&self.programs(family)?.other(family), name, chain, *empty_tables)
+            }
         }
     }
 
@@ -156,8 +168,35 @@ impl FirewallDataplane {
         }
     }
 
-    fn restore(&mut self, family: Family, input: &str) -> Attempt {
-        let programs = self.programs.get(&family).ok_or_else(not_read)?;
+    /// The programs of the variant of iptables that is in use.
+    fn programs(&self, family: Family) -> Result<Programs, OpError> {
+        self.programs.get(&family).cloned().ok_or_else(not_read)
+    }
+
+    fn delete_chain(
+        &mut self,
+        programs: &Programs,
+        name: &ChainName,
+        chain: &ObservedChain,
+        empty_tables: EmptyTables,
+    ) -> Attempt {
+        self.restore(programs, &iptables::delete(name, chain))?;
+        match empty_tables {
+            // With iptables-legacy too: iptables-nft may have been in use before.
+            EmptyTables::Delete => self.delete_empty_table(name.table),
+            EmptyTables::Keep => {}
+        }
+        Ok(())
+    }
+
+    /// Deletes a table of iptables-nft if nothing is left in it. One that cannot be deleted affects no packets, so that is no failure.
+    fn delete_empty_table(&mut self, ChainTable { family, kind }: ChainTable) {
+        if self.netfilter().is_ok_and(|netfilter| netfilter.delete_empty(family, &kind.to_string())) {
+            self.count_own_write();
+        }
+    }
+
+    fn restore(&mut self, programs: &Programs, input: &str) -> Attempt {
         programs.restore(input)?;
         match programs.variant {
             Variant::Nft => self.count_own_write(),
@@ -178,6 +217,7 @@ impl Driver for FirewallDataplane {
 
     fn read(&mut self, (): &()) -> Result<ObservedFirewall, DataplaneError> {
         self.unreadable.clear();
+        self.abandoned_unread = None;
         let mut firewall = ObservedFirewall::default();
         // Read first: a change during this read then differs from it, and leads to another read.
         self.generation = self.netfilter().and_then(Netfilter::generation).ok();
@@ -192,7 +232,7 @@ impl Driver for FirewallDataplane {
     }
 
     /// Applies the operations in order. After a failure nothing is deleted: old rules stay until the new ones are in
-    /// place.
+    /// place. No rule waits for the deletion of an abandoned chain.
     fn apply(&mut self, ops: &[FirewallOp]) -> Vec<Attempt> {
         let mut standing = true;
         let mut attempts = Vec::with_capacity(ops.len());
@@ -203,7 +243,7 @@ impl Driver for FirewallDataplane {
             } else {
                 self.carry_out(op)
             };
-            standing &= attempt.is_ok();
+            standing &= attempt.is_ok() || matches!(op, FirewallOp::DeleteAbandonedChain(..));
             attempts.push(attempt);
         }
         attempts
@@ -215,7 +255,8 @@ fn parts_of(op: &FirewallOp) -> Vec<Part> {
     match op {
         FirewallOp::PutTable(_) | FirewallOp::ChangeSets(_) | FirewallOp::DeleteTable(_) => vec![Part::Nftables],
         FirewallOp::PutChains(table, _) => vec![Part::Iptables(table.family), Part::Table(*table)],
-        FirewallOp::DeleteChain(name, _) => vec![Part::Iptables(name.table.family), Part::Table(name.table)],
+        FirewallOp::DeleteChain(name, ..) => vec![Part::Iptables(name.table.family), Part::Table(name.table)],
+        FirewallOp::DeleteAbandonedChain(name, ..) => vec![Part::Iptables(name.table.family)],
     }
 }
 

@@ -144,8 +144,8 @@ impl Netfilter {
 
     /// Deletes a table of iptables-nft that has only built-in chains with the policy accept: iptables-nft creates them
     /// with the first rule, and never deletes them. If a chain holds a rule by then, the kernel refuses the whole
-    /// transaction.
-    pub(crate) fn delete_bare(&mut self, family: Family, table: &str) {
+    /// transaction. Returns whether it was deleted.
+    pub(crate) fn delete_empty(&mut self, family: Family, table: &str) -> bool {
         let of = number(family);
         // Only built-in chains have a policy.
         let chains = self.dump("chains of all tables", GET_CHAIN, &|| Body::new(of), |body| {
@@ -153,12 +153,12 @@ impl Netfilter {
             let name = find(body, NFTA_CHAIN_NAME).and_then(text).map(str::to_owned);
             is_in_it.then(|| (name, find(body, NFTA_CHAIN_POLICY).and_then(be32) == Some(NF_ACCEPT)))
         });
-        let Ok(chains) = chains else { return };
+        let Ok(chains) = chains else { return false };
         if chains.is_empty() || chains.iter().any(|(_, accepts)| !accepts) {
-            return;
+            return false;
         }
         let flags = NLM_F_NONREC | NLM_F_ACK;
-        let _ = self.change(|batch| {
+        let deleted = self.change(|batch| {
             for name in chains.iter().filter_map(|(name, _)| name.as_deref()) {
                 batch.push(
                     DELETE_CHAIN,
@@ -168,6 +168,7 @@ impl Netfilter {
             }
             batch.push(DELETE_TABLE, flags, &Body::new(of).named(NFTA_TABLE_NAME, table));
         });
+        deleted.is_ok()
     }
 
     /// Changes the elements of our sets, in one transaction.

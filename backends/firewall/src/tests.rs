@@ -138,7 +138,9 @@ fn script(op: &FirewallOp) -> String {
         FirewallOp::PutTable(table) => nft::put_table(table),
         FirewallOp::DeleteTable(name) => nft::delete_table(*name),
         FirewallOp::PutChains(table, changes) => format!("# {table}\n{}", iptables::put(*table, changes)),
-        FirewallOp::DeleteChain(name, chain) => iptables::delete(name, chain),
+        FirewallOp::DeleteChain(name, chain, _) | FirewallOp::DeleteAbandonedChain(name, chain, _) => {
+            iptables::delete(name, chain)
+        }
         FirewallOp::ChangeSets(_) => panic!("{op} goes over netlink"),
     }
 }
@@ -387,12 +389,14 @@ proptest! {
     fn the_packet_filter_converges_through_any_failures(
         have in any_firewall(),
         wants in prop::collection::vec(any_firewall(), 1..4),
-        faults in prop::collection::vec((0usize..5, 0usize..5), 0..6),
+        faults in prop::collection::vec((0usize..6, 0usize..5), 0..6),
     ) {
         const ERRORS: [ErrorKind; 5] =
             [ErrorKind::Permission, ErrorKind::NoBuffers, ErrorKind::NoDevice, ErrorKind::Busy, ErrorKind::Lost];
-        const NAMES: [&str; 5] = ["put table", "change sets", "put chains", "delete chain", "delete table"];
-        let have = put(&have);
+        const NAMES: [&str; 6] =
+            ["put table", "change sets", "put chains", "delete chain", "delete table", "delete abandoned chain"];
+        let mut have = put(&have);
+        have.abandoned = have.chains.clone();
         let sim = Sim::<Firewall>::new(have.clone());
         let mut reconciler = Reconciler::new(sim.clone(), ());
         for want in &wants {
@@ -403,6 +407,7 @@ proptest! {
             prop_assert!(rounds < 8);
             prop_assert!(holds(&sim.state(), want));
             prop_assert!(sim.state().chains.keys().eq(want.chains.keys()));
+            prop_assert!(sim.state().abandoned.is_empty());
         }
         prop_assert_eq!(sim.state().callers, have.callers);
     }

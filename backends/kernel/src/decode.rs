@@ -316,7 +316,8 @@ pub(crate) fn route(body: &[u8], context: &RouteContext<'_>) -> Option<(RouteKey
         (rtn::BLACKHOLE, ..) => Via::NextHop(NextHop::Blackhole),
         _ => Via::Other(describe(kind, device, gateway)),
     };
-    let route = ObservedRoute { via, protocol, owner: Owner::Foreign };
+    let uses_nexthop = fields.nexthop.is_some();
+    let route = ObservedRoute { via, protocol, uses_nexthop, owner: Owner::Foreign };
     let is_on_ours = device.is_some_and(|index| context.devices.contains_key(&index));
     let owner = owner(destination, &route, is_on_ours, context.scope)?;
     Some((

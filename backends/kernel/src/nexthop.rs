@@ -1,6 +1,7 @@
 //! Nexthop objects (ip-nexthop(8)). With them, the time to write an IPv4 route does not grow with the number of routes (docs/adr/0002).
 //!
-//! Only this crate uses them: a [`wire_state::NetState`] has gateways and links, but not the form in which the kernel holds them.
+//! Only this crate chooses and makes them: a [`wire_state::NetState`] has gateways and links, and only says whether a route uses an object
+//! ([`wire_state::ObservedRoute::uses_nexthop`]) and whether it may ([`wire_state::DesiredForm`]).
 
 use std::{
     collections::{BTreeMap, BTreeSet},

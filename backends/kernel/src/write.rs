@@ -107,18 +107,6 @@ impl NetlinkDataplane {
         attempts
     }
 
-    /// Replaces each route of ours in `state` by its plain form, for a host that goes back to flanneld: its deletions name gateway and
-    /// link, which match no route with a nexthop object.
-    pub fn hand_back(&mut self, state: &ObservedNet) -> Vec<Attempt> {
-        let form = std::mem::replace(&mut self.form, RouteForm::Plain);
-        let ours = state.routes.iter().filter(|(_, route)| route.owner == Owner::Ours);
-        let hops = ours.filter_map(|(key, route)| Some((key, route.via.next_hop()?)));
-        let ops: Vec<KernelOp> = hops.map(|(key, hop)| KernelOp::ReplaceRoute(*key, *hop)).collect();
-        let attempts = self.apply(&ops.iter().collect::<Vec<_>>(), &OtherNamespaces::default());
-        self.form = form;
-        attempts
-    }
-
     /// Sets up a TUN device, which was made by opening it.
     pub fn set_up_tun(&mut self, name: LinkName, link: &DesiredLink<Tunnel>) -> Attempt {
         if !self.links.contains_key(&name) {

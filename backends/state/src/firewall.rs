@@ -33,6 +33,8 @@ pub struct DesiredFirewall {
     pub chains: BTreeMap<ChainName, DesiredChain>,
     /// The treatment of flanneld's rules.
     pub flannel: FlannelRules,
+    /// The treatment of tables that are empty once our chains are deleted.
+    pub empty_tables: EmptyTables,
 }
 
 /// The treatment of rules that flanneld has left.
@@ -45,6 +47,17 @@ pub enum FlannelRules {
     Keep,
 }
 
+/// The treatment of a table of iptables-nft that is empty once our chains in it are deleted. iptables-nft creates a table with its first
+/// chain, and never deletes one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EmptyTables {
+    /// It stays: it is used again with the next chain.
+    #[default]
+    Keep,
+    /// It is deleted.
+    Delete,
+}
+
 /// The rules that the packet filter holds, as far as they concern us.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ObservedFirewall {
@@ -54,6 +67,9 @@ pub struct ObservedFirewall {
     pub flannel_tables: BTreeSet<Family>,
     /// Chains of iptables: ours, and those of a former flanneld.
     pub chains: BTreeMap<ChainName, ObservedChain>,
+    /// Chains of ours in the variant of iptables that is not in use. They are left there when the host, or Docker, is switched between
+    /// iptables-nft and iptables-legacy.
+    pub abandoned: BTreeMap<ChainName, ObservedChain>,
     /// Chains of others that may call ours, besides the built-in ones.
     pub callers: BTreeSet<ChainName>,
     /// Bridges that Docker isolates (`docker network create --internal`).

@@ -24,19 +24,19 @@ pub use error::{DataplaneError, ErrorKind, OpError};
 pub use files::{DesiredFile, DesiredFiles, FileOp, Files, NoFindings, ObservedFile, Writing};
 pub use firewall::{
     Attachment, BaseChain, Call, CallChange, ChainChange, ChainKind, ChainName, ChainPolicy, ChainTable,
-    ChainTableKind, Creation, DesiredChain, DesiredFirewall, DesiredTable, Element, Firewall, FirewallOp, FlannelRules,
-    Flowtable, Hook, InternalBridge, InternalBridges, OURS, ObservedBaseChain, ObservedCall, ObservedChain,
-    ObservedFirewall, ObservedRule, ObservedTable, OperatorDrop, OtherFirewalls, OtherRules, Place, Position, Rule,
-    Set, SetChange, SetKind, Table, TableName,
+    ChainTableKind, Creation, DesiredChain, DesiredFirewall, DesiredTable, Element, EmptyTables, Firewall, FirewallOp,
+    FlannelRules, Flowtable, Hook, InternalBridge, InternalBridges, OURS, ObservedBaseChain, ObservedCall,
+    ObservedChain, ObservedFirewall, ObservedRule, ObservedTable, OperatorDrop, OtherFirewalls, OtherRules, Place,
+    Position, Rule, Set, SetChange, SetKind, Table, TableName,
 };
 pub use merge::{Clash, Share};
 pub use network::{
-    ALIAS, Address, Capabilities, Conflict, ContainerLink, DesiredKind, DesiredLink, DesiredNet, DesiredVxlan, Detours,
-    FdbKey, Findings, FloodEntry, FloodPath, Forward, ForwardKey, Framing, Ipip, KernelKind, KernelOp, Key,
-    LeadsToLink, LinkId, LinkPlace, LinkRef, Macvlan, MacvlanMode, Marks, Namespace, Need, NeighbourKey, NetState,
-    Network, NextHop, ObservedKind, ObservedLink, ObservedNet, ObservedRoute, ObservedVxlan, Op, Owner, PROTOCOL,
-    PerNamespace, ReceiveFlag, RouteKey, Scope, Setting, Tunnel, TunnelOp, Underlay, VXLAN_LEAD, Veth, Via, Vlan, plan,
-    plan_of, vxlan_header,
+    ALIAS, Address, Capabilities, Conflict, ContainerLink, DesiredForm, DesiredKind, DesiredLink, DesiredNet,
+    DesiredVxlan, Detours, FdbKey, Findings, FloodEntry, FloodPath, Forward, ForwardKey, Framing, Ipip, KernelKind,
+    KernelOp, Key, LeadsToLink, LinkId, LinkPlace, LinkRef, Macvlan, MacvlanMode, Marks, Namespace, Need, NeighbourKey,
+    NetState, Network, NextHop, ObservedKind, ObservedLink, ObservedNet, ObservedRoute, ObservedVxlan, Op, Owner,
+    PROTOCOL, PerNamespace, ReceiveFlag, RouteKey, Scope, Setting, Tunnel, TunnelOp, Underlay, VXLAN_LEAD, Veth, Via,
+    Vlan, plan, plan_of, vxlan_header,
 };
 pub use reconcile::{Comparison, Failure, Reconciler, Report};
 pub use resource::{Attempt, Driver, Operation, Order, Plan, Resource};

@@ -4,6 +4,7 @@
 //! itself finds an entry, so two entries that the kernel cannot hold together cannot be held here either.
 
 mod apply;
+mod as_desired;
 mod conflict;
 mod container_link;
 mod detour;
@@ -32,7 +33,7 @@ pub use self::{
     namespace::{Namespace, PerNamespace},
     op::{KernelOp, Op, TunnelOp},
     plan::{Findings, Key, Network, plan, plan_of},
-    route::{NextHop, ObservedRoute, PROTOCOL, RouteKey, Via},
+    route::{DesiredForm, NextHop, ObservedRoute, PROTOCOL, RouteKey, Via},
     scope::{ALIAS, Marks, Scope},
     setting::Setting,
     tables::{

@@ -58,6 +58,7 @@ impl FirewallDataplane {
                     iptables::read(&text, family, firewall);
                     firewall.chains.retain(|name, _| !hidden.contains(&name.table));
                     self.unreadable.extend(hidden.into_iter().map(|table| (Part::Table(table), hides_rules(table))));
+                    self.read_abandoned(family, &programs, firewall);
                     self.programs.insert(family, programs);
                 }
                 Err(error) => {

@@ -1,6 +1,6 @@
 //! Our rules beside those of others: flanneld, Docker, an operator.
 
-use wire_state::{ErrorKind, Failure, Rule};
+use wire_state::{DesiredFirewall, EmptyTables, ErrorKind, Failure, FirewallOp, Rule};
 
 use super::{host_facts, reconciler, repair, ruleset, want};
 use wire_netlink::lab::{in_namespace, run};
@@ -90,21 +90,82 @@ fn what_is_left_in_the_other_iptables_goes_and_what_others_have_there_stays() {
         };
         let mut reconciler = reconciler();
         assert!(reconciler.round(&want(&[2])).converged);
-        assert_eq!(reconciler.driver().remove_from_other_iptables().unwrap(), 0);
         let whole = ours("nft");
         run("iptables-nft -A FORWARD -s 192.0.2.7 -j DROP");
         // Docker is switched, of IPv4 alone, and back.
         run("iptables-legacy -N DOCKER; iptables-legacy -A FORWARD -s 192.0.2.8 -j DROP");
-        assert!(repair(&mut reconciler, &want(&[2])).converged);
-        assert_eq!(ours("nft"), whole);
-        assert_eq!(reconciler.driver().remove_from_other_iptables().unwrap(), 2);
+        let preview = reconciler.preview(&want(&[2])).unwrap().to_string();
+        assert!(preview.contains("\ndelete abandoned chain iptables filter WIRE-FORWARD\n"), "{preview}");
+        assert_eq!((ours("nft"), ours("legacy")), (whole, 0));
+        let report = reconciler.round(&want(&[2]));
+        assert_eq!((report.removed, report.converged), (2, true), "{report:?}");
         assert_eq!((ours("nft"), ours("legacy")), (whole / 2, whole / 2));
         assert!(run("iptables-nft -S FORWARD").contains("192.0.2.7/32"));
         run("iptables-legacy -X DOCKER");
-        assert!(repair(&mut reconciler, &want(&[2])).converged);
-        assert_eq!(reconciler.driver().remove_from_other_iptables().unwrap(), 2);
+        let report = repair(&mut reconciler, &want(&[2]));
+        assert_eq!((report.removed, report.converged), (2, true), "{report:?}");
         assert_eq!((ours("nft"), ours("legacy")), (whole, 0));
         assert!(run("iptables-legacy -S FORWARD").contains("192.0.2.8/32"));
+        assert_eq!(repair(&mut reconciler, &want(&[2])).removed, 0);
+    });
+}
+
+#[test]
+fn what_is_left_in_the_other_iptables_stays_until_ours_stands() {
+    in_namespace(|| {
+        let mut reconciler = reconciler();
+        assert!(reconciler.round(&want(&[2])).converged);
+        run("iptables-legacy -N DOCKER");
+        let mut broken = want(&[2]);
+        let rule = Rule::new("broken", "no such expression".to_owned());
+        broken.table.as_mut().unwrap().chains.get_mut("sources").unwrap().rules.push(rule);
+        assert!(!repair(&mut reconciler, &broken).converged);
+        assert!(run("iptables-nft -S").contains("WIRE-FORWARD"));
+        assert!(repair(&mut reconciler, &want(&[2])).converged);
+        assert!(!run("iptables-nft -S").contains("WIRE"));
+    });
+}
+
+#[test]
+fn a_failure_in_the_other_iptables_alone_is_known_as_such() {
+    in_namespace(|| {
+        let mut reconciler = reconciler();
+        assert!(reconciler.round(&want(&[2])).converged);
+        // The kernel deletes no chain that a map refers to, and iptables shows no maps.
+        run(
+            "iptables-legacy -N DOCKER; nft add map ip filter theirs '{ type ipv4_addr : verdict; elements = { 192.0.2.7 : jump WIRE-FORWARD }; }'",
+        );
+        let report = repair(&mut reconciler, &want(&[2]));
+        let [Failure::Op { op: FirewallOp::DeleteAbandonedChain(name, ..), more: 0, .. }] = report.failures.as_slice()
+        else {
+            panic!("{report:?}")
+        };
+        assert_eq!(name.name, "WIRE-FORWARD");
+        assert!(run("iptables-legacy -S").contains("WIRE-FORWARD"));
+        // It holds up no other chain.
+        assert!(!run("iptables-nft -S").contains("WIRE-POLICY"));
+        run("nft delete map ip filter theirs");
+        assert!(repair(&mut reconciler, &want(&[2])).converged);
+        assert!(!run("nft list table ip filter").contains("WIRE"));
+    });
+}
+
+#[test]
+fn tables_that_are_empty_without_ours_are_deleted_if_desired() {
+    in_namespace(|| {
+        let mut reconciler = reconciler();
+        assert!(reconciler.round(&want(&[2])).converged);
+        // Docker is switched, of IPv4 alone; an operator has a rule of IPv6.
+        run("iptables-legacy -N DOCKER; ip6tables-nft -A FORWARD -s 2001:db8::7 -j DROP");
+        let nothing = |empty_tables| DesiredFirewall { empty_tables, ..DesiredFirewall::default() };
+        let mut before = crate::lab::reconciler();
+        let preview = before.preview(&nothing(EmptyTables::Delete)).unwrap().to_string();
+        for chain in ["abandoned chain iptables filter WIRE-FORWARD", "chain ip6tables filter WIRE-FORWARD"] {
+            assert!(preview.contains(&format!("delete {chain}, and its table if that is empty\n")), "{preview}");
+        }
+        let report = before.round(&nothing(EmptyTables::Delete));
+        assert!(report.converged, "{report:?}");
+        assert_eq!(run("nft list tables").trim(), "table ip6 filter");
     });
 }
 

@@ -1,7 +1,7 @@
 //! Adds, adopts and replaces entries.
 
 use wire_net::Family;
-use wire_state::{Attempt, ErrorKind, KernelOp, ObservedRoute};
+use wire_state::{Attempt, DesiredForm, DesiredNet, ErrorKind, KernelOp, Namespace, ObservedRoute, PerNamespace};
 
 use super::{
     FORMS,
@@ -183,9 +183,33 @@ fn routes_that_flannel_replaced_are_read_correctly() {
         lab.assert_whole();
         // Nexthop objects that no route used were deleted too.
         assert_eq!(run("ip nexthop").lines().count(), 2);
-        let cached = reconciler.cached().unwrap().clone();
-        assert!(reconciler.driver().hand_back(&cached).into_iter().all(|attempt| attempt.is_ok()));
+    });
+}
+
+#[test]
+fn routes_that_are_to_be_plain_are_written_once() {
+    lab::in_namespace(|| {
+        let lab = Lab::new(4);
+        lab.reconciler(RouteForm::Nexthop).round(&lab.want());
+        run("ip route replace 10.5.2.0/24 via 10.5.2.0 dev flannel.1 onlink");
+        let mut reconciler = lab.reconciler(RouteForm::Plain);
+        let scope = reconciler.scope().clone();
+        let found = PerNamespace::host(reconciler.driver().read(&scope).unwrap());
+        let plain = |want: DesiredNet| DesiredNet { route_form: DesiredForm::Plain, ..want };
+        let want = plain(found.as_desired().get(Namespace::Host).unwrap().clone());
+        insta::assert_snapshot!(reconciler.preview(&want).unwrap(), @"
+        replace route 10.5.1.0/24 via 10.5.1.0 dev flannel.1 onlink
+        replace route 10.5.3.0/24 via 10.5.3.0 dev flannel.1 onlink
+        replace route 10.5.4.0/24 via 10.5.4.0 dev flannel.1 onlink
+        ");
+        assert_eq!(run("ip nexthop").lines().count(), 4);
+        let report = reconciler.round(&want);
+        assert_eq!((report.written, report.converged), (3, true), "{report:?}");
         assert_eq!(run("ip nexthop"), "");
+        lab.assert_whole();
+        reconciler.invalidate();
+        assert_eq!(reconciler.round(&want).written, 0);
+        assert_eq!(reconciler.round(&plain(lab.want())).written, 0);
         run("ip route del 10.5.4.0/24 via 10.5.4.0 dev flannel.1");
     });
 }

@@ -30,7 +30,11 @@ fn of_op(observed: &ObservedFirewall, desired: &DesiredFirewall, op: &FirewallOp
             let chains = changes.iter();
             chains.map(|change| chains::difference(&observed.chains, *table, change)).collect()
         }
-        FirewallOp::DeleteChain(name, _) => {
+        FirewallOp::DeleteAbandonedChain(name, ..) => {
+            let left = "was left in the variant of iptables that is not in use";
+            vec![Difference::unwanted(chain_entry(name)).with_detail(left)]
+        }
+        FirewallOp::DeleteChain(name, ..) => {
             let difference = Difference::unwanted(chain_entry(name));
             vec![if name.is_ours() { difference } else { difference.with_detail(LEFT_BY_FLANNELD) }]
         }

@@ -1,6 +1,6 @@
 //! The rules of several networks of a host, as one packet filter. Pure.
 
-use super::{DesiredFirewall, DesiredTable, FlannelRules};
+use super::{DesiredFirewall, DesiredTable, EmptyTables, FlannelRules};
 use crate::merge::{Clash, Clashes, Share, elements};
 
 /// The desired state of all `shares`, and the keys that several of them want with different values. Rules that flanneld has left stay
@@ -20,6 +20,11 @@ pub(super) fn merge(shares: &[Share<'_, DesiredFirewall>]) -> (DesiredFirewall, 
             |firewall| &firewall.chains,
             |chain| format!("the chain {} of {}", chain.name, chain.table),
         ),
+        empty_tables: if shares.iter().any(|share| share.desired.empty_tables == EmptyTables::Delete) {
+            EmptyTables::Delete
+        } else {
+            EmptyTables::Keep
+        },
         flannel: if shares.iter().any(keeps) { FlannelRules::Keep } else { FlannelRules::Delete },
     };
     (merged, clashes.all())

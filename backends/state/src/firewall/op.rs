@@ -7,7 +7,9 @@ use std::{
 
 use crate::Operation;
 
-use super::{Call, ChainName, ChainTable, DesiredTable, Element, ObservedChain, ObservedFirewall, TableName};
+use super::{
+    Call, ChainName, ChainTable, DesiredTable, Element, EmptyTables, ObservedChain, ObservedFirewall, TableName,
+};
 
 /// One change of the packet filter. Each is one transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,9 +21,11 @@ pub enum FirewallOp {
     /// Fills chains of ours in one table, and puts their calls in place.
     PutChains(ChainTable, Vec<ChainChange>),
     /// Deletes a chain and the rules that call it.
-    DeleteChain(ChainName, ObservedChain),
+    DeleteChain(ChainName, ObservedChain, EmptyTables),
     /// Deletes a table of nftables.
     DeleteTable(TableName),
+    /// Deletes a chain of ours in the variant of iptables that is not in use, and the rules that call it.
+    DeleteAbandonedChain(ChainName, ObservedChain, EmptyTables),
 }
 
 /// A change of the elements of a set.
@@ -85,8 +89,11 @@ impl ObservedFirewall {
                     chain.calls.extend(change.calls.iter().map(|(caller, call)| (caller.clone(), (&call.put).into())));
                 }
             }
-            FirewallOp::DeleteChain(name, _) => {
+            FirewallOp::DeleteChain(name, ..) => {
                 self.chains.remove(name);
+            }
+            FirewallOp::DeleteAbandonedChain(name, ..) => {
+                self.abandoned.remove(name);
             }
             FirewallOp::DeleteTable(TableName::Ours) => self.table = None,
             FirewallOp::DeleteTable(TableName::Flannel(family)) => {
@@ -104,12 +111,13 @@ impl Operation for FirewallOp {
             Self::PutChains(..) => "put chains",
             Self::DeleteChain(..) => "delete chain",
             Self::DeleteTable(_) => "delete table",
+            Self::DeleteAbandonedChain(..) => "delete abandoned chain",
         }
     }
 
     fn is_delete(&self) -> bool {
         match self {
-            Self::DeleteChain(..) | Self::DeleteTable(_) => true,
+            Self::DeleteChain(..) | Self::DeleteTable(_) | Self::DeleteAbandonedChain(..) => true,
             Self::PutTable(_) | Self::ChangeSets(_) | Self::PutChains(..) => false,
         }
     }
@@ -151,7 +159,13 @@ impl fmt::Display for FirewallOp {
                 }
                 Ok(())
             }
-            Self::DeleteChain(name, _) => write!(f, "{} {}", name.table, name.name),
+            Self::DeleteChain(name, _, tables) | Self::DeleteAbandonedChain(name, _, tables) => {
+                write!(f, "{} {}", name.table, name.name)?;
+                match tables {
+                    EmptyTables::Keep => Ok(()),
+                    EmptyTables::Delete => f.write_str(", and its table if that is empty"),
+                }
+            }
             Self::DeleteTable(name) => name.fmt(f),
         }
     }

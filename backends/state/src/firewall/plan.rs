@@ -28,7 +28,7 @@ impl Resource for Firewall {
         merge(shares)
     }
 
-    /// Deletions come last: what flanneld left goes once ours stands.
+    /// Deletions come last: what flanneld left, and what is left in the other variant of iptables, goes once ours stands.
     fn plan(observed: &ObservedFirewall, desired: &DesiredFirewall) -> Plan<Self> {
         let table = desired.table.iter().flat_map(|table| put_table(observed.table.as_ref(), table));
         let ops = table.chain(put_chains(observed, desired)).chain(deletions(observed, desired)).collect();
@@ -120,8 +120,9 @@ fn deletions(observed: &ObservedFirewall, desired: &DesiredFirewall) -> Vec<Fire
         !desired.chains.contains_key(name) && (name.is_ours() || desired.flannel == FlannelRules::Delete)
     };
     let chains = observed.chains.iter().filter(|(name, _)| is_undesired(name));
-    let mut ops: Vec<FirewallOp> =
-        chains.map(|(name, chain)| FirewallOp::DeleteChain(name.clone(), chain.clone())).collect();
+    let mut ops: Vec<FirewallOp> = chains
+        .map(|(name, chain)| FirewallOp::DeleteChain(name.clone(), chain.clone(), desired.empty_tables))
+        .collect();
     if observed.table.is_some() && desired.table.is_none() {
         ops.push(FirewallOp::DeleteTable(TableName::Ours));
     }
@@ -132,5 +133,10 @@ fn deletions(observed: &ObservedFirewall, desired: &DesiredFirewall) -> Vec<Fire
         }
         FlannelRules::Keep => {}
     }
+    let abandoned = observed.abandoned.iter().map(|(name, chain)| (name.clone(), chain.clone()));
+    ops.extend(abandoned.map(|(name, chain)| FirewallOp::DeleteAbandonedChain(name, chain, desired.empty_tables)));
     ops
 }
+
+#[cfg(test)]
+mod tests;

@@ -131,7 +131,12 @@ mod tests {
             let key = RouteKey::main(destination.parse().unwrap());
             let (gateway, link) = ("192.0.2.1".parse().unwrap(), "eth1".parse().unwrap());
             let via = Via::NextHop(NextHop::Gateway { gateway, link, onlink: false });
-            have.routes.entry(key).or_insert(ObservedRoute { via, protocol: 4, owner: Owner::Foreign });
+            have.routes.entry(key).or_insert(ObservedRoute {
+                via,
+                protocol: 4,
+                uses_nexthop: false,
+                owner: Owner::Foreign,
+            });
         }
         let plan = plan_host(&have, want);
         assert_eq!(plan.ops, vec![]);

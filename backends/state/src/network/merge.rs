@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use wire_net::{NetworkName, Vni};
 
-use super::{DesiredKind, DesiredLink, DesiredNet, KernelKind, LinkPlace, Namespace, PerNamespace};
+use super::{DesiredForm, DesiredKind, DesiredLink, DesiredNet, KernelKind, LinkPlace, Namespace, PerNamespace};
 use crate::merge::{Clash, Clashes, Share, elements};
 
 type Wanted<'a> = Share<'a, PerNamespace<DesiredNet>>;
@@ -100,6 +100,11 @@ fn merge_tables(namespace: Namespace, shares: &[Share<'_, DesiredNet>], clashes:
         neighbours: clashes.rows(shares, |net| &net.neighbours, |key| shown("the neighbour", key.to_string())),
         forwarding: clashes.rows(shares, |net| &net.forwarding, |key| shown("forwarding to", key.to_string())),
         routes: clashes.rows(shares, |net| &net.routes, |key| shown("the route", key.to_string())),
+        route_form: if shares.iter().any(|share| share.desired.route_form == DesiredForm::Plain) {
+            DesiredForm::Plain
+        } else {
+            DesiredForm::Any
+        },
         settings: clashes.rows(shares, |net| &net.settings, |setting| shown("the setting", setting.to_string())),
     }
 }

@@ -221,7 +221,7 @@ impl Builder<'_> {
     }
 
     fn routes(&mut self, selection: &impl Selection) -> Detours {
-        let (have, want) = (self.have, self.want);
+        let (have, want, form) = (self.have, self.want, self.want.route_form);
         let (have, all) = (selection.rows(&have.routes, |all| &all.routes), want);
         let want = selection.rows(&want.routes, |all| &all.routes);
         let mut detours = detour::Search::new(all);
@@ -230,7 +230,7 @@ impl Builder<'_> {
             detours.step(key, want, have.filter(|have| have.owner == Owner::Foreign));
             let (have, want) = (self.route_left(have), self.route_to_be(want));
             match (have, want) {
-                (Some(have), Some(want)) if have.via.leads_as(want) => {}
+                (Some(have), Some(want)) if have.serves_as(want, form) => {}
                 (Some(found), Some(_)) if found.owner == Owner::Foreign => {
                     self.conflict(key, key.metric, found);
                 }

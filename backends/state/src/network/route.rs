@@ -46,8 +46,21 @@ pub struct ObservedRoute {
     pub via: Via,
     /// The routing protocol that made it, a number of /etc/iproute2/rt_protos.
     pub protocol: u8,
+    /// Whether it refers to a nexthop object (ip-nexthop(8)), as it was read. Of a route that was written since then, this is not known:
+    /// it counts as plain.
+    pub uses_nexthop: bool,
     /// Whether it is ours.
     pub owner: Owner,
+}
+
+/// The form in which the kernel should hold our routes. Packets take the same path with each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DesiredForm {
+    /// Any: a route that leads as desired is not written.
+    #[default]
+    Any,
+    /// Plain, as flannel writes it: the route itself names its gateway and its link. A driver must write routes so.
+    Plain,
 }
 
 /// The next hop of a route that was read.
@@ -125,7 +138,17 @@ impl ObservedRoute {
     /// A route of ours with that next hop.
     #[must_use]
     pub const fn ours(hop: NextHop) -> Self {
-        Self { via: Via::NextHop(hop), protocol: PROTOCOL, owner: Owner::Ours }
+        Self { via: Via::NextHop(hop), protocol: PROTOCOL, uses_nexthop: false, owner: Owner::Ours }
+    }
+
+    /// Whether it needs no change: it leads as desired, and has the desired form. The form of a foreign route is not our concern.
+    #[must_use]
+    pub fn serves_as(&self, hop: &NextHop, form: DesiredForm) -> bool {
+        let has_form = match form {
+            DesiredForm::Any => true,
+            DesiredForm::Plain => !self.uses_nexthop || self.owner == Owner::Foreign,
+        };
+        has_form && self.via.leads_as(hop)
     }
 }
 

@@ -8,11 +8,12 @@ use std::{
 
 use wire_net::{LinkName, MacAddr, Prefix};
 
-use super::{DesiredLink, NextHop, ObservedLink, ObservedRoute, RouteKey, Setting};
+use super::{DesiredForm, DesiredLink, NextHop, ObservedLink, ObservedRoute, RouteKey, Setting};
 
-/// The network state of one namespace. `L` is the type of a link, `R` that of a route.
+/// The network state of one namespace. `L` is the type of a link, `R` that of a route, `F` that of the desired form of all routes: the form
+/// that was read is a part of each route.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NetState<L, R> {
+pub struct NetState<L, R, F = ()> {
     /// Links by their names.
     pub links: BTreeMap<LinkName, L>,
     /// Addresses of our devices, without link-local ones, which the kernel makes itself.
@@ -27,6 +28,8 @@ pub struct NetState<L, R> {
     pub forwarding: BTreeMap<ForwardKey, Forward>,
     /// Routes by their keys.
     pub routes: BTreeMap<RouteKey, R>,
+    /// The form in which the kernel should hold the routes.
+    pub route_form: F,
     /// Settings in `/proc/sys/net`. These are read: those of the host and of our devices; `forwarding` of links with containers on
     /// them; and `accept_ra` of links that would lose routes from router advertisements when the host forwards.
     pub settings: BTreeMap<Setting, u32>,
@@ -36,7 +39,7 @@ pub struct NetState<L, R> {
 pub type ObservedNet = NetState<ObservedLink, ObservedRoute>;
 
 /// The desired state of a namespace.
-pub type DesiredNet = NetState<DesiredLink, NextHop>;
+pub type DesiredNet = NetState<DesiredLink, NextHop, DesiredForm>;
 
 /// Whether an entry is ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -119,7 +122,7 @@ pub struct NeighbourKey {
     pub address: IpAddr,
 }
 
-impl<L, R> Default for NetState<L, R> {
+impl<L, R, F: Default> Default for NetState<L, R, F> {
     fn default() -> Self {
         Self {
             links: BTreeMap::new(),
@@ -129,6 +132,7 @@ impl<L, R> Default for NetState<L, R> {
             neighbours: BTreeMap::new(),
             forwarding: BTreeMap::new(),
             routes: BTreeMap::new(),
+            route_form: F::default(),
             settings: BTreeMap::new(),
         }
     }
@@ -161,7 +165,7 @@ impl LeadsToLink for ObservedRoute {
     }
 }
 
-impl<L, R: LeadsToLink> NetState<L, R> {
+impl<L, R: LeadsToLink, F> NetState<L, R, F> {
     /// Removes a link with all entries on it, as the kernel does.
     pub fn forget_link(&mut self, link: LinkName) {
         self.links.remove(&link);

@@ -8,7 +8,7 @@ use wire_net::Family;
 use super::*;
 use crate::{
     Attachment, BaseChain, Call, ChainPolicy, ChainTable, ChainTableKind, Creation, DesiredChain, DesiredTable,
-    Element, FlannelRules, Flowtable, Hook, InternalBridge, InternalBridges, ObservedChain, ObservedRule,
+    Element, EmptyTables, FlannelRules, Flowtable, Hook, InternalBridge, InternalBridges, ObservedChain, ObservedRule,
     ObservedTable, Operation as _, Place, Position, Rule, Set, SetKind, samples::name,
 };
 
@@ -69,6 +69,7 @@ fn wanted() -> DesiredFirewall {
         table: Some(table()),
         chains: [(chain_name("WIRE-FORWARD"), chain())].into(),
         flannel: FlannelRules::Delete,
+        empty_tables: EmptyTables::Keep,
     }
 }
 
@@ -266,7 +267,7 @@ fn any_chains() -> impl Strategy<Value = BTreeMap<ChainName, DesiredChain>> {
 fn any_desired() -> impl Strategy<Value = DesiredFirewall> {
     (prop::option::weighted(0.8, any_desired_table()), any_chains(), any::<bool>()).prop_map(|(table, chains, keep)| {
         let flannel = if keep { FlannelRules::Keep } else { FlannelRules::Delete };
-        DesiredFirewall { table, chains, flannel }
+        DesiredFirewall { table, chains, flannel, empty_tables: EmptyTables::Keep }
     })
 }
 

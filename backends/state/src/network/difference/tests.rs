@@ -246,7 +246,7 @@ fn one_route_for_all_peers_of_a_tunnel_is_named_with_its_device() {
 fn a_foreign_route_is_no_difference() {
     let mut have = held(&wanted());
     let via = Via::NextHop(NextHop::Link(name("eth0")));
-    have.routes.insert(peer_route(), ObservedRoute { via, protocol: 4, owner: Owner::Foreign });
+    have.routes.insert(peer_route(), ObservedRoute { via, protocol: 4, owner: Owner::Foreign, uses_nexthop: false });
     assert_eq!(told(&have, &wanted()), Vec::<String>::new());
 }
 

@@ -167,7 +167,12 @@ fn made_after(want: &PerNamespace<DesiredNet>, place: LinkPlace) -> impl Iterato
 
 impl Touched {
     /// Adds the keys of all entries on a link.
-    fn add_entries<L, R>(&mut self, link: LinkName, net: &NetState<L, R>, of_route: impl Fn(&R) -> Option<LinkName>) {
+    fn add_entries<L, R, F>(
+        &mut self,
+        link: LinkName,
+        net: &NetState<L, R, F>,
+        of_route: impl Fn(&R) -> Option<LinkName>,
+    ) {
         let on = |setting: &&Setting| setting.link() == Some(link);
         self.settings.extend(net.settings.keys().filter(on));
         self.addresses.extend(net.addresses.iter().filter(|key| key.link() == link));

@@ -1,3 +1,4 @@
+mod forms;
 mod keys;
 pub(crate) mod site;
 
@@ -8,14 +9,14 @@ use wire_net::{Family, MacAddr, Mtu, Vni};
 
 use super::*;
 use crate::{
-    DesiredKind, KernelKind, ObservedKind, ObservedLink, ObservedVxlan, Setting, Via,
+    DesiredForm, DesiredKind, KernelKind, ObservedKind, ObservedLink, ObservedVxlan, Setting, Via,
     samples::{device, found, held, name, plan_host, state, tunnelled},
 };
 
 fn foreign_route(state: &mut ObservedNet, number: u8) {
     let key = RouteKey::main(format!("10.5.{number}.0/24").parse().unwrap());
     let via = Via::NextHop(NextHop::Link(name("eth0")));
-    state.routes.insert(key, ObservedRoute { via, protocol: 4, owner: Owner::Foreign });
+    state.routes.insert(key, ObservedRoute { via, protocol: 4, uses_nexthop: true, owner: Owner::Foreign });
 }
 
 /// The sample device as it is read.
@@ -136,8 +137,8 @@ pub(crate) fn any_state() -> impl Strategy<Value = ObservedNet> {
     let peers = prop::collection::btree_map(1u8..8, (10u8..18, 100u8..104), 0..6);
     let device = prop_oneof![5 => Just(Some((1u8, true, false))), 1 => Just(None), 3 => (1u8..3, any::<bool>(), any::<bool>()).prop_map(Some)];
     let foreign = prop::collection::btree_set(1u8..8, 0..2);
-    (peers, device, (foreign, any_settings()), (any::<bool>(), any::<bool>())).prop_map(
-        |(peers, found, (foreign, settings), (plain, ours))| {
+    (peers, device, (foreign, any_settings()), any::<[bool; 3]>()).prop_map(
+        |(peers, found, (foreign, settings), [plain, ours, nexthops])| {
             let peers: Vec<(u8, u8, u8)> =
                 peers.into_iter().map(|(number, (last, public))| (number, last, public)).collect();
             let wanted = if ours { tunnelled(state(&peers)) } else { state(&peers) };
@@ -157,6 +158,7 @@ pub(crate) fn any_state() -> impl Strategy<Value = ObservedNet> {
             if plain {
                 made.routes.values_mut().for_each(|route| route.protocol = 3);
             }
+            made.routes.values_mut().for_each(|route| route.uses_nexthop = nexthops);
             for number in foreign {
                 foreign_route(&mut made, number);
             }
@@ -188,7 +190,7 @@ fn device_with(last: u8, gbp: bool) -> ObservedLink {
 /// A desired state: one device and any peers.
 pub(crate) fn any_want() -> impl Strategy<Value = DesiredNet> {
     let peers = prop::collection::btree_map(1u8..8, (10u8..18, 100u8..104), 0..6);
-    (peers, any::<bool>()).prop_map(|(peers, ours)| {
+    (peers, any::<bool>(), any::<bool>()).prop_map(|(peers, ours, plain)| {
         let peers: Vec<(u8, u8, u8)> =
             peers.into_iter().map(|(number, (last, public))| (number, last, public)).collect();
         let link = name("flannel.1");
@@ -197,7 +199,8 @@ pub(crate) fn any_want() -> impl Strategy<Value = DesiredNet> {
             (Setting::LinkForwarding(Family::V6, link), 1),
             (Setting::DisableIpv6(link), 0),
         ];
-        let wanted = DesiredNet { settings: settings.into(), ..state(&peers) };
+        let route_form = if plain { DesiredForm::Plain } else { DesiredForm::Any };
+        let wanted = DesiredNet { settings: settings.into(), route_form, ..state(&peers) };
         if ours { tunnelled(wanted) } else { wanted }
     })
 }
@@ -226,7 +229,7 @@ pub(crate) fn assert_reached(have: &ObservedNet, want: &DesiredNet) {
     assert_eq!(differ, []);
     for (key, wanted) in &want.routes {
         let there = &have.routes[key];
-        assert!(there.owner == Owner::Foreign || there.via.leads_as(wanted), "{key}");
+        assert!(there.owner == Owner::Foreign || there.serves_as(wanted, want.route_form), "{key}");
     }
     for (key, there) in &have.routes {
         assert!(there.owner == Owner::Foreign || want.routes.contains_key(key), "{key}");

@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::{
-    Address, DesiredLink, DesiredVxlan, FdbKey, FloodEntry, FloodPath, Ipip, LinkId, LinkPlace, LinkRef, Macvlan,
-    MacvlanMode, ObservedLink, Veth, Vlan,
+    Address, DesiredLink, DesiredVxlan, FdbKey, FloodEntry, FloodPath, Ipip, LinkPlace, LinkRef, Macvlan, MacvlanMode,
+    ObservedLink, Veth, Vlan,
     samples::{mac, vxlan},
     sim::{Simulated, reached},
 };
@@ -95,51 +95,6 @@ fn add_entries(net: &mut DesiredNet, form: u8) {
     net.addresses.insert(Address { link, address: [10, 6, 0, 1].into(), len: 24 });
 }
 
-/// The observed state as a desired one, without the parts that only the kernel chooses.
-fn as_desired(state: &PerNamespace<ObservedNet>) -> PerNamespace<DesiredNet> {
-    state.iter().map(|(namespace, net)| (namespace, net_as_desired(state, net))).collect()
-}
-
-fn net_as_desired(state: &PerNamespace<ObservedNet>, net: &ObservedNet) -> DesiredNet {
-    let hop = |route: &ObservedRoute| *route.via.next_hop().unwrap();
-    DesiredNet {
-        links: net.links.iter().map(|(name, link)| (*name, link_as_desired(state, link))).collect(),
-        addresses: net.addresses.clone(),
-        fdb: net.fdb.clone(),
-        flooding: net.flooding.clone(),
-        neighbours: net.neighbours.clone(),
-        forwarding: net.forwarding.clone(),
-        routes: net.routes.iter().map(|(key, route)| (*key, hop(route))).collect(),
-        settings: net.settings.clone(),
-    }
-}
-
-fn link_as_desired(state: &PerNamespace<ObservedNet>, found: &ObservedLink) -> DesiredLink {
-    let place = |id: LinkId| LinkPlace { namespace: id.namespace, name: id.name };
-    let lower =
-        |id: LinkId| if state.id(place(id)).is_some() { LinkRef::Desired(place(id)) } else { LinkRef::Found(id) };
-    let kind = match &found.kind {
-        ObservedKind::Vxlan(vxlan) => KernelKind::Vxlan(DesiredVxlan {
-            vni: vxlan.vni,
-            parent: vxlan.parent.map(lower),
-            local: vxlan.local,
-            port: (vxlan.port != DesiredVxlan::new(vxlan.vni).port_in_use()).then_some(vxlan.port),
-            gbp: vxlan.gbp,
-            learning: vxlan.learning,
-        }),
-        ObservedKind::Bridge => KernelKind::Bridge,
-        ObservedKind::Veth(veth) => KernelKind::Veth(Veth { peer: place(veth.peer.unwrap()) }),
-        ObservedKind::Vlan(vlan) => KernelKind::Vlan(Vlan { parent: lower(vlan.parent.unwrap()), id: vlan.id }),
-        ObservedKind::Macvlan(macvlan) => {
-            KernelKind::Macvlan(Macvlan { parent: lower(macvlan.parent.unwrap()), mode: macvlan.mode })
-        }
-        ObservedKind::Ipip(ipip) => KernelKind::Ipip(Ipip { parent: ipip.parent.map(lower), local: ipip.local }),
-        ObservedKind::Tun(_) | ObservedKind::Other(_) => panic!("{found}"),
-    };
-    let master = found.master.map(|master| master.name);
-    DesiredLink { kind: DesiredKind::Kernel(kind), mac: found.mac, mtu: found.mtu, master }
-}
-
 /// Carries out a plan, and asserts before each operation that the kernel would accept it.
 fn carried_out(have: &PerNamespace<ObservedNet>, plan: &Plan<Network>) -> PerNamespace<ObservedNet> {
     let mut now = have.clone();
@@ -161,7 +116,7 @@ proptest! {
         prop_assert_eq!(&planned.findings.conflicts, &vec![]);
         let after = carried_out(&have, &planned);
         prop_assert_eq!(plan(&after, &want), Plan::default());
-        prop_assert_eq!(as_desired(&after), as_desired(&reached(&want)));
+        prop_assert_eq!(after.as_desired(), reached(&want).as_desired());
     }
 
     #[test]
@@ -175,13 +130,13 @@ proptest! {
         have.apply(&Op::Kernel(gone.namespace, KernelOp::DeleteLink(gone.name)));
         let planned = plan(&have, &want);
         let after = carried_out(&have, &planned);
-        prop_assert_eq!(as_desired(&after), as_desired(&reached(&want)));
+        prop_assert_eq!(after.as_desired(), reached(&want).as_desired());
     }
 
     #[test]
     fn an_observed_state_taken_as_desired_is_observed_again(want in any_site()) {
         let found = reached(&want);
-        prop_assert_eq!(reached(&as_desired(&found)), found);
+        prop_assert_eq!(reached(&found.as_desired()), found);
     }
 }
 
