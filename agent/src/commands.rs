@@ -192,7 +192,7 @@ mod tests {
     use wire_store::{KeyValue, Listing, Revision};
 
     use super::*;
-    use crate::observed::Status;
+    use crate::status::Status;
 
     /// Keys of the greatest length that is kept, and values that are quoted in the reason.
     #[test]

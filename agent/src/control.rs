@@ -17,8 +17,8 @@ use wire_net::chain;
 
 use crate::{
     exit::Exit,
-    observed::Board,
     pulse::{Part, Watchdog},
+    status::Board,
 };
 
 /// The messages, made from `proto/control.proto`.

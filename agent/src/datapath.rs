@@ -25,9 +25,9 @@ use crate::{
     exit::Exit,
     host_dataplane::HostDataplane,
     notify,
-    observed::Board,
     pulse::{Part, Watchdog},
     repeats::{REPEATS, Repeats},
+    status::Board,
 };
 
 /// Everything is read and compared this often, even without any notification.

@@ -36,10 +36,10 @@ use crate::{
     bridges::Findings,
     docker_opts::DockerOptions,
     exit::Exit,
-    observed::{Board, FirewallSeen},
     other_agents,
     pulse::{Part, Watchdog},
     settings::FirewallSettings,
+    status::{Board, FirewallSeen},
 };
 
 /// The pause between a notification of the kernel and the look that follows. It doubles with each look that finds a

@@ -18,7 +18,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::observed::{Board, Phase};
+use crate::status::{Board, Phase};
 
 /// The number of connections served at the same time. One more is closed at once.
 const CONNECTIONS: usize = 64;

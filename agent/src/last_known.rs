@@ -19,7 +19,7 @@ use wire_store::{KeyValue, LeaseId, Listing, Revision};
 
 use crate::{
     files::{self, Durable, WriteError},
-    observed::Board,
+    status::Board,
 };
 
 /// The content of `network.json` in the state folder.

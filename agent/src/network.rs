@@ -43,11 +43,11 @@ use crate::{
     last_known::LastKnownFile,
     machine::Seen,
     notify::Stored,
-    observed::{Board, NoAnswer},
     pulse::{Heartbeat, Part, Watchdog},
     session::{Ended, Session},
     settings::Settings,
     state::{State, StateFile},
+    status::{Board, NoAnswer},
     traffic::TrafficWatch,
     underlay::{JoinedOn, UnderlayWatch},
 };

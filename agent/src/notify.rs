@@ -12,8 +12,8 @@ use tracing::{error, info, warn};
 use wire_forward::Handle;
 
 use crate::{
-    observed::{Board, Phase},
     pulse::{self, Part, Watchdog},
+    status::{Board, Phase},
 };
 
 /// Notifies systemd: STATUS as it changes, READY once, WATCHDOG while no part of the agent hangs.

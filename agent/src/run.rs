@@ -20,10 +20,10 @@ use crate::{
     health, inherited,
     network::{self, Host},
     notify,
-    observed::Board,
     pulse::{Part, Watchdog},
     session::Ended,
     settings::Settings,
+    status::Board,
 };
 
 /// Runs until SIGTERM or SIGINT. Traffic and lease stay.

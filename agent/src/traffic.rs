@@ -12,7 +12,7 @@ use wire_kernel::{DeviceCounters, Traffic, traffic};
 use wire_lease::NetworkConfig;
 use wire_net::LinkName;
 
-use crate::observed::Board;
+use crate::status::Board;
 
 /// The interval at which the counters are read.
 const PERIOD: Duration = Duration::from_secs(5);

@@ -11,7 +11,7 @@ use crate::{
     daemon_json::{self, DaemonOptions},
     docker_unit::DockerUnit,
     files::{Wanted, WriteError},
-    observed::Board,
+    status::Board,
 };
 
 /// The interval of checks.

@@ -18,9 +18,9 @@ use crate::{
     config_command::{EXAMPLE, V2},
     exit::Exit,
     machine::Kinship,
-    observed::{Board, NoAnswer},
     pulse::Part,
     settings::Settings,
+    status::{Board, NoAnswer},
 };
 
 /// The network config and the leases to join with.
@@ -320,7 +320,7 @@ mod tests {
         let board = Board::new();
         board.update(|seen| (seen.waiting, seen.ready, seen.as_of) = (None, true, Some("noon".to_owned())));
         board.wait_for_etcd(NoAnswer::of(&refused()));
-        let summary = board.look(crate::observed::Status::summary);
+        let summary = board.look(crate::status::Status::summary);
         let expected = "degraded: etcd: no secure connection to etcd (get): the certificate of etcd at https://a:2379 \
                         has expired; traffic uses the leases known at noon";
         assert_eq!(summary, expected);
