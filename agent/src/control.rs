@@ -18,7 +18,7 @@ use wire_net::chain;
 use crate::{
     exit::Exit,
     pulse::{Part, Watchdog},
-    status::Board,
+    status::StatusWriter,
 };
 
 /// The messages, made from `proto/control.proto`.
@@ -62,7 +62,7 @@ pub(crate) fn listen(run_dir: &Path) -> io::Result<UnixListener> {
 /// When the socket breaks.
 pub(crate) async fn serve(
     listener: UnixListener,
-    board: Board,
+    board: StatusWriter,
     watchdog: Watchdog,
 ) -> Result<(), tonic::transport::Error> {
     let incoming = tokio_stream::wrappers::UnixListenerStream::new(listener);
@@ -73,7 +73,7 @@ pub(crate) async fn serve(
 }
 
 struct ControlService {
-    board: Board,
+    board: StatusWriter,
     watchdog: Watchdog,
 }
 

@@ -27,7 +27,7 @@ use crate::{
     notify,
     pulse::{Part, Watchdog},
     repeats::{REPEATS, Repeats},
-    status::Board,
+    status::StatusWriter,
 };
 
 /// Everything is read and compared this often, even without any notification.
@@ -64,7 +64,7 @@ impl Datapath {
     /// When the kernel gives no monitor, or no thread can be started.
     pub(crate) fn start(
         reconciler: Reconciler<HostDataplane>,
-        (board, pulse): (Board, Watchdog),
+        (board, pulse): (StatusWriter, Watchdog),
         stored: notify::Stored,
     ) -> Result<Self, Exit> {
         let (want, wishes) = watch::channel(None);
@@ -171,7 +171,7 @@ impl Outcome {
 
 struct Keeper {
     reconciler: Reconciler<HostDataplane>,
-    board: Board,
+    board: StatusWriter,
     wishes: watch::Receiver<Option<Wish>>,
     underlay_changed: Arc<Notify>,
     said: watch::Sender<Outcome>,

@@ -39,7 +39,7 @@ use crate::{
     other_agents,
     pulse::{Part, Watchdog},
     settings::FirewallSettings,
-    status::{Board, FirewallSeen},
+    status::{FirewallSeen, StatusWriter},
 };
 
 /// The pause between a notification of the kernel and the look that follows. It doubles with each look that finds a
@@ -112,7 +112,7 @@ impl FirewallKeeper {
         settings: FirewallSettings,
         config: &NetworkConfig,
         told: DockerOptions,
-        (board, pulse): (Board, Watchdog),
+        (board, pulse): (StatusWriter, Watchdog),
     ) -> Result<Self, Exit> {
         let policy = FirewallPolicy {
             pools: config.pools,
@@ -200,7 +200,7 @@ struct FirewallLoop {
     every: Duration,
     links: Links,
     reconciler: Reconciler<FirewallDataplane>,
-    board: Board,
+    board: StatusWriter,
     inputs: watch::Receiver<Option<Inputs>>,
     done: watch::Sender<bool>,
     seen: FirewallSeen,

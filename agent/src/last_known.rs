@@ -19,7 +19,7 @@ use wire_store::{KeyValue, LeaseId, Listing, Revision};
 
 use crate::{
     files::{self, Durable, WriteError},
-    status::Board,
+    status::StatusWriter,
 };
 
 /// The content of `network.json` in the state folder.
@@ -114,7 +114,7 @@ pub(crate) struct Keeper {
     pub(crate) file: LastKnownFile,
     /// The network config as it was read.
     pub(crate) config: String,
-    pub(crate) board: Board,
+    pub(crate) board: StatusWriter,
     /// The addresses at which etcd is reached.
     pub(crate) endpoints: Vec<IpAddr>,
     /// The table that is not saved yet, and the time when it will be.
@@ -183,7 +183,7 @@ struct Joined<'a> {
 
 impl LastKnownFile {
     /// Saves it. True if that succeeded.
-    fn keep(&self, joined: Joined<'_>, table: &LeaseTable, board: &Board) -> bool {
+    fn keep(&self, joined: Joined<'_>, table: &LeaseTable, board: &StatusWriter) -> bool {
         let kept = self.save(&self.known(joined, table));
         let consequence = "the agent could not start while etcd is away";
         let fault = kept.as_ref().err().map(|error| format!("{}: {consequence}", chain(error)));
@@ -271,7 +271,7 @@ mod tests {
         Keeper {
             file,
             config: config.to_owned(),
-            board: Board::new(),
+            board: StatusWriter::new(),
             endpoints: Vec::new(),
             pending: None,
             writing: None,

@@ -47,7 +47,7 @@ use crate::{
     session::{Ended, Session},
     settings::Settings,
     state::{State, StateFile},
-    status::{Board, NoAnswer},
+    status::{NoAnswer, StatusWriter},
     traffic::TrafficWatch,
     underlay::{JoinedOn, UnderlayWatch},
 };
@@ -55,7 +55,7 @@ use crate::{
 /// This host, over all the times it joins.
 pub(crate) struct Host {
     settings: Arc<Settings>,
-    board: Board,
+    board: StatusWriter,
     watchdog: Watchdog,
     state_file: StateFile,
     state: State,
@@ -108,7 +108,7 @@ impl Host {
     /// When the state folder cannot be read or written.
     pub(crate) fn new(
         settings: Settings,
-        board: Board,
+        board: StatusWriter,
         watchdog: Watchdog,
         Inherited { kept, stored }: Inherited,
     ) -> Result<Self, Exit> {

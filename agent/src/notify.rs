@@ -13,14 +13,14 @@ use wire_forward::Handle;
 
 use crate::{
     pulse::{self, Part, Watchdog},
-    status::{Board, Phase},
+    status::{Phase, StatusWriter},
 };
 
 /// Notifies systemd: STATUS as it changes, READY once, WATCHDOG while no part of the agent hangs.
 ///
 /// # Cancel safety
 /// Safe: it holds nothing.
-pub(crate) async fn follow(board: Board, watchdog: Watchdog) {
+pub(crate) async fn follow(board: StatusWriter, watchdog: Watchdog) {
     let mut seen = board.subscribe();
     let mut last = String::new();
     let mut ready = false;
@@ -92,7 +92,7 @@ impl Stored {
     }
 }
 
-fn note(board: &Board, hung: Vec<Part>) {
+fn note(board: &StatusWriter, hung: Vec<Part>) {
     let before = board.look(|seen| seen.hung.clone());
     if hung == before {
         return;

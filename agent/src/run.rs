@@ -23,7 +23,7 @@ use crate::{
     pulse::{Part, Watchdog},
     session::Ended,
     settings::Settings,
-    status::Board,
+    status::StatusWriter,
 };
 
 /// Runs until SIGTERM or SIGINT. Traffic and lease stay.
@@ -42,7 +42,7 @@ pub(crate) async fn run(settings: Settings) -> Result<(), Exit> {
     let _lock = lock(&settings.folders.run_dir)?;
     let Signals { mut terminate, mut interrupt, mut hangup } =
         Signals::new().map_err(|error| Exit::Software(format!("cannot listen for signals: {error}")))?;
-    let board = Board::new();
+    let board = StatusWriter::new();
     board.update(|seen| seen.warnings.clone_from(&settings.warnings));
     let watchdog = Watchdog::default();
     let _beside = beside(&settings, &board, &watchdog)?;
@@ -61,7 +61,7 @@ pub(crate) async fn run(settings: Settings) -> Result<(), Exit> {
 
 /// Joins the network, and joins it anew after each change of underlay, lease or signal. Joining anew writes nothing
 /// that is already correct.
-async fn stay(settings: Settings, board: Board, watchdog: Watchdog, hangup: &mut Signal) -> Result<(), Exit> {
+async fn stay(settings: Settings, board: StatusWriter, watchdog: Watchdog, hangup: &mut Signal) -> Result<(), Exit> {
     let mut answers = watchdog.part(Part::Session);
     let mut host = Host::new(settings, board, watchdog, inherited::take())?;
     loop {
@@ -81,7 +81,7 @@ async fn stay(settings: Settings, board: Board, watchdog: Watchdog, hangup: &mut
 }
 
 /// The control socket, health checks and systemd's messages. They end when the set is dropped.
-fn beside(settings: &Settings, board: &Board, watchdog: &Watchdog) -> Result<JoinSet<()>, Exit> {
+fn beside(settings: &Settings, board: &StatusWriter, watchdog: &Watchdog) -> Result<JoinSet<()>, Exit> {
     let mut tasks = JoinSet::new();
     let run_dir = &settings.folders.run_dir;
     let listener = control::listen(run_dir)

@@ -16,7 +16,7 @@ use crate::{
     firewall::FirewallKeeper,
     last_known::Keeper,
     pulse::Heartbeat,
-    status::{Board, Status},
+    status::{Status, StatusWriter},
     traffic::TrafficWatch,
     underlay::{Moved, UnderlayWatch, overlaps},
     upkeep::Upkeep,
@@ -99,7 +99,7 @@ impl Basis {
 
 /// The parts of a joined network.
 pub(crate) struct Session {
-    pub(crate) board: Board,
+    pub(crate) board: StatusWriter,
     pub(crate) backend: Box<dyn Backend>,
     pub(crate) datapath: Datapath,
     pub(crate) firewall: FirewallKeeper,

@@ -108,9 +108,9 @@ pub(crate) struct FirewallSeen {
 
 /// The only place that holds the agent's state. Cheap to clone.
 #[derive(Clone, Debug)]
-pub(crate) struct Board(watch::Sender<Status>);
+pub(crate) struct StatusWriter(watch::Sender<Status>);
 
-impl Board {
+impl StatusWriter {
     pub(crate) fn new() -> Self {
         let waiting = Some("starting".to_owned());
         Self(watch::Sender::new(Status { waiting, ..Status::default() }))
@@ -125,7 +125,7 @@ impl Board {
         self.0.send_if_modified(|seen| set(&mut seen.faults, concern, fault));
     }
 
-    /// Like [`Board::fault`], and logs each change.
+    /// Like [`StatusWriter::fault`], and logs each change.
     pub(crate) fn alarm(&self, concern: &'static str, fault: Option<String>) {
         let before = self.look(|seen| seen.faults.get(concern).cloned());
         match &fault {
@@ -141,7 +141,7 @@ impl Board {
         self.0.send_if_modified(|seen| set(&mut seen.notes, concern, warning));
     }
 
-    /// Like [`Board::warning`], and logs its beginning. Later changes of the text are not logged, since each lease may
+    /// Like [`StatusWriter::warning`], and logs its beginning. Later changes of the text are not logged, since each lease may
     /// change it.
     pub(crate) fn caution(&self, concern: &'static str, warning: Option<String>) {
         let begins = self.look(|seen| !seen.notes.contains_key(concern));

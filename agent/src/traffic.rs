@@ -12,7 +12,7 @@ use wire_kernel::{DeviceCounters, Traffic, traffic};
 use wire_lease::NetworkConfig;
 use wire_net::LinkName;
 
-use crate::status::Board;
+use crate::status::StatusWriter;
 
 /// The interval at which the counters are read.
 const PERIOD: Duration = Duration::from_secs(5);
@@ -28,7 +28,7 @@ const BROKEN: u64 = 3;
 pub(crate) struct TrafficWatch(JoinHandle<()>);
 
 impl TrafficWatch {
-    pub(crate) fn start(config: &NetworkConfig, board: Board) -> Self {
+    pub(crate) fn start(config: &NetworkConfig, board: StatusWriter) -> Self {
         let Identity { devices, port, .. } = identify(config).unwrap_or_default();
         let devices = devices.iter().map(|(_, name)| *name).collect();
         let mut watch = Watch { port, devices, ..Watch::default() };
@@ -53,7 +53,7 @@ impl Drop for TrafficWatch {
     }
 }
 
-fn said(board: &Board, concern: &'static str, warning: Option<String>) {
+fn said(board: &StatusWriter, concern: &'static str, warning: Option<String>) {
     let is_new = warning.is_some() && board.look(|seen| !seen.notes.contains_key(concern));
     if let Some(warning) = warning.as_ref().filter(|_| is_new) {
         warn!("{warning}");

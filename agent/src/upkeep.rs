@@ -11,7 +11,7 @@ use crate::{
     daemon_json::{self, DaemonOptions},
     docker_unit::DockerUnit,
     files::{Wanted, WriteError},
-    status::Board,
+    status::StatusWriter,
 };
 
 /// The interval of checks.
@@ -31,11 +31,11 @@ struct Kept {
     /// The agent's own state file.
     state: Wanted,
     options: DaemonOptions,
-    board: Board,
+    board: StatusWriter,
 }
 
 impl Upkeep {
-    pub(crate) fn new(files: Vec<Wanted>, state: Wanted, options: DaemonOptions, board: Board) -> Self {
+    pub(crate) fn new(files: Vec<Wanted>, state: Wanted, options: DaemonOptions, board: StatusWriter) -> Self {
         Self { kept: Arc::new(Kept { files, state, options, board }), next: Instant::now() + EVERY, looking: None }
     }
 

@@ -20,7 +20,7 @@ use crate::{
     machine::Kinship,
     pulse::Part,
     settings::Settings,
-    status::{Board, NoAnswer},
+    status::{NoAnswer, StatusWriter},
 };
 
 /// The network config and the leases to join with.
@@ -199,7 +199,7 @@ impl Host {
 }
 
 /// Asks etcd, at most once a second, until its answer can be used to join.
-pub(super) async fn answered(settings: &Settings, board: &Board) -> Snapshot {
+pub(super) async fn answered(settings: &Settings, board: &StatusWriter) -> Snapshot {
     loop {
         let answer = match super::open(settings).await {
             Ok(store) => ask(&store, &settings.prefix, board).await,
@@ -217,7 +217,7 @@ pub(super) async fn answered(settings: &Settings, board: &Board) -> Snapshot {
 ///
 /// # Errors
 /// [`Exit::NetworkConfig`] if the config is not valid.
-async fn ask(store: &EtcdStore, prefix: &KeyPrefix, board: &Board) -> Result<Snapshot, Exit> {
+async fn ask(store: &EtcdStore, prefix: &KeyPrefix, board: &StatusWriter) -> Result<Snapshot, Exit> {
     let stored = until_answered(board, || StoredConfig::read(store, prefix)).await;
     let json = match stored.json {
         Some(json) => json,
@@ -232,12 +232,12 @@ async fn ask(store: &EtcdStore, prefix: &KeyPrefix, board: &Board) -> Result<Sna
     Ok(Snapshot { parsed, listing, source: Source::Etcd })
 }
 
-async fn list(store: &EtcdStore, prefix: &KeyPrefix, config: &NetworkConfig, board: &Board) -> Arc<Listing> {
+async fn list(store: &EtcdStore, prefix: &KeyPrefix, config: &NetworkConfig, board: &StatusWriter) -> Arc<Listing> {
     let directory = prefix.leases(config.pools.v4.is_some());
     Arc::new(until_answered(board, || store.list(&directory)).await)
 }
 
-async fn first_config(store: &EtcdStore, prefix: &KeyPrefix, after: Revision, board: &Board) -> Vec<u8> {
+async fn first_config(store: &EtcdStore, prefix: &KeyPrefix, after: Revision, board: &StatusWriter) -> Vec<u8> {
     let remedy = format!("write one to {prefix}/config, for example with wire-agent config init '{EXAMPLE}'{V2}");
     let wait = || board.wait_for_etcd(NoAnswer::NoConfig(remedy.clone()));
     wait();
@@ -252,12 +252,12 @@ async fn first_config(store: &EtcdStore, prefix: &KeyPrefix, after: Revision, bo
 }
 
 /// The error after the wait for etcd, with the same words as the wait itself.
-fn unanswered(board: &Board) -> Exit {
+fn unanswered(board: &StatusWriter) -> Exit {
     Exit::Unavailable(board.look(|seen| format!("etcd: {}", seen.no_answer)))
 }
 
 /// Asks the store until it answers.
-async fn until_answered<T, F>(board: &Board, ask: impl Fn() -> F) -> T
+async fn until_answered<T, F>(board: &StatusWriter, ask: impl Fn() -> F) -> T
 where
     F: Future<Output = Result<T, StoreError>>,
 {
@@ -305,10 +305,10 @@ mod tests {
 
     #[test]
     fn a_wait_that_ends_says_no_less_than_the_wait_itself() {
-        let board = Board::new();
+        let board = StatusWriter::new();
         board.update(|seen| seen.waiting = None);
         board.wait_for_etcd(NoAnswer::of(&refused()));
-        let told = |board: &Board| board.look(|seen| seen.faults.get("joining").cloned());
+        let told = |board: &StatusWriter| board.look(|seen| seen.faults.get("joining").cloned());
         let before = told(&board);
         assert!(before.as_ref().is_some_and(|told| told.contains("at https://a:2379 has expired")), "{before:?}");
         board.wait_for(unanswered(&board).to_string());
@@ -317,7 +317,7 @@ mod tests {
 
     #[test]
     fn going_by_what_was_kept_says_once_why_etcd_gives_no_answer() {
-        let board = Board::new();
+        let board = StatusWriter::new();
         board.update(|seen| (seen.waiting, seen.ready, seen.as_of) = (None, true, Some("noon".to_owned())));
         board.wait_for_etcd(NoAnswer::of(&refused()));
         let summary = board.look(crate::status::Status::summary);
