@@ -207,7 +207,9 @@ mod tests {
         });
         let listing = Listing { entries: junk.collect(), revision: Revision(1) };
         let table = Entries::listed(directory, &listing).admit(&Admission::default());
-        let peers = Status { leases: Some(Arc::new(table)), ..Status::default() }.to_peers();
+        let mut status = Status::default();
+        status.leases = Some(Arc::new(table));
+        let peers = status.to_peers();
         assert!(peers.encoded_len() < 100_000, "{} bytes", peers.encoded_len());
         let text = peers_text(&peers);
         assert_eq!(text.lines().filter(|line| line.starts_with("refused /n/subnets/0")).count(), 100);

@@ -5,14 +5,13 @@
 //! writes the difference; whatever wakes the thread (a new desired state, the kernel's monitor, a timer) only means "compare".
 
 use std::{
-    collections::BTreeSet,
     sync::Arc,
     thread,
     time::{Duration, Instant},
 };
 
 use tokio::sync::{Notify, watch};
-use tracing::{error, info, warn};
+use tracing::{error, info};
 use wire_kernel::{Changes, Monitor};
 use wire_net::chain;
 use wire_state::{
@@ -26,8 +25,8 @@ use crate::{
     host_dataplane::HostDataplane,
     notify,
     pulse::{Part, Watchdog},
-    repeats::{REPEATS, Repeats},
-    status::StatusWriter,
+    repeats::Repeats,
+    status::{KernelCondition, StatusWriter},
 };
 
 /// Everything is read and compared this often, even without any notification.
@@ -38,9 +37,6 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// Changes that follow each other within this time are read back once; the time grows with the duration of a read.
 const SETTLE: Duration = Duration::from_millis(20);
-
-/// The key of the board's warning about routes of others that take packets for peers.
-const DETOURS: &str = "detours";
 
 /// The desired state of the kernel, and the revision of the leases from which it was computed.
 #[derive(Clone, Debug)]
@@ -235,7 +231,7 @@ impl Keeper {
         if let Some(error) = &fault {
             error!(error, "no notifications come from the kernel; its state is read every {PERIOD:?} instead");
         }
-        self.board.fault("monitor", fault);
+        self.board.set(KernelCondition::NO_NOTIFICATIONS, fault.map(KernelCondition::NoNotifications));
         opened.ok()
     }
 
@@ -257,36 +253,28 @@ impl Keeper {
     fn note_repeats(&mut self, report: &Report<Network>, is_new: bool) {
         let changes = if is_new { &[] } else { report.changes.as_slice() };
         let said = self.repeats.note(changes, Instant::now());
-        self.board.caution(REPEATS, said);
+        self.board.set(KernelCondition::OTHER_PROGRAM, said);
     }
 
     fn publish(&mut self, report: Report<Network>, revision: Revision, is_new: bool) {
-        let before: BTreeSet<String> =
-            self.board.look(|seen| seen.dataplane.last.iter().flat_map(|last| troubles(last)).collect());
-        for trouble in troubles(&report).filter(|trouble| !before.contains(trouble)) {
-            warn!("{trouble}");
-        }
+        let report = Arc::new(report);
+        self.board.update(|seen| {
+            seen.dataplane.rounds += 1;
+            seen.dataplane.written += report.written as u64;
+            seen.dataplane.removed += report.removed as u64;
+            seen.dataplane.last = Some(report.clone());
+            seen.dataplane.applied = revision;
+        });
         self.note_repeats(&report, is_new);
-        self.board.caution(DETOURS, (!report.findings.detours.is_empty()).then(|| report.findings.detours.to_string()));
+        let detours = Some(&report.findings.detours).filter(|detours| !detours.is_empty());
+        self.board.set(KernelCondition::DETOURS, detours.map(|detours| KernelCondition::Detours(detours.to_string())));
         let (written, removed) = (report.written, report.removed);
         if written + removed > report.changes.len() || !self.repeats.knows(&report.changes) {
             info!(written, removed, entries = report.named(), "kernel entries changed");
         }
         let outcome = Outcome::of(&report);
-        self.board.update(|seen| {
-            seen.dataplane.rounds += 1;
-            seen.dataplane.written += report.written as u64;
-            seen.dataplane.removed += report.removed as u64;
-            seen.dataplane.last = Some(Arc::new(report));
-            seen.dataplane.applied = revision;
-        });
         self.said.send_if_modified(|before| std::mem::replace(before, outcome) != outcome);
     }
-}
-
-fn troubles(report: &Report<Network>) -> impl Iterator<Item = String> {
-    let conflicts = report.findings.conflicts.iter().map(ToString::to_string);
-    conflicts.chain(report.failures.iter().map(ToString::to_string))
 }
 
 fn host(belief: Option<&PerNamespace<ObservedNet>>) -> Option<&ObservedNet> {

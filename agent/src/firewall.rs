@@ -7,7 +7,6 @@
 
 mod claims;
 mod doubts;
-mod messages;
 mod notes;
 
 use std::{
@@ -18,7 +17,7 @@ use std::{
 };
 
 use tokio::sync::watch;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 use wire_firewall::{
     FirewallDataplane, FirewallMonitor, FirewallPolicy, ForeignRules, HostFacts, Learned, OverlayDevice, Peer, Support,
     SupportProbe,
@@ -28,10 +27,7 @@ use wire_lease::{Entry, LeaseTable, NetworkConfig};
 use wire_net::{DualStack, Family, LinkName, Prefix, chain};
 use wire_state::{ContainerLink, DataplaneError, DesiredFirewall, Driver, Firewall, FlannelRules, Reconciler, Report};
 
-use self::{
-    doubts::Doubts,
-    messages::{DOCKERS_CHAINS, FLOWTABLE, HIDDEN, IPTABLES, NFTABLES, RIVAL, lacking, no_flowtable},
-};
+use self::doubts::Doubts;
 use crate::{
     bridges::Findings,
     docker_opts::DockerOptions,
@@ -39,7 +35,7 @@ use crate::{
     other_agents,
     pulse::{Part, Watchdog},
     settings::FirewallSettings,
-    status::{FirewallSeen, StatusWriter},
+    status::{FirewallCondition, FirewallSeen, StatusWriter},
 };
 
 /// The pause between a notification of the kernel and the look that follows. It doubles with each look that finds a
@@ -134,7 +130,7 @@ impl FirewallKeeper {
             every: settings.every,
             links: Links::open().map_err(|error| Exit::Software(chain(&error)))?,
             reconciler: Reconciler::new(dataplane, ()),
-            contested: board.look(|seen| seen.faults.contains_key(RIVAL)),
+            contested: board.look(|seen| seen.has(FirewallCondition::OTHER_AGENT)),
             board,
             inputs,
             done,
@@ -284,11 +280,9 @@ impl FirewallLoop {
         if report.read_back && report.converged {
             self.leave_other_iptables();
         }
-        let lack = self.probe.nftables_error().map(|error| lacking(self.facts.support.nftables, error));
-        self.board.warning(NFTABLES, lack);
-        self.board.caution(FLOWTABLE, self.probe.flowtable_error().map(no_flowtable));
-        let hidden = self.is_blind(report.findings.firewalls).then(|| HIDDEN.to_owned());
-        self.board.warning(DOCKERS_CHAINS, hidden);
+        self.note_support();
+        let hidden = self.is_blind(report.findings.firewalls).then_some(FirewallCondition::DockersChainsHidden);
+        self.board.set(FirewallCondition::DOCKERS_CHAINS, hidden);
         self.publish(&report, &inputs.devices);
         if self.note_doubts(&inputs.devices) {
             let (report, _) = self.compare(inputs);
@@ -304,13 +298,8 @@ impl FirewallLoop {
         if let Ok(removed @ 1..) = removed {
             info!(removed, "chains removed from the variant of iptables that is no longer used");
         }
-        let failure = removed.err().map(|error| {
-            format!(
-                "wire-agent's chains could not be removed from the variant of iptables that is not in use: {}",
-                chain(&error)
-            )
-        });
-        self.board.warning(IPTABLES, failure);
+        let failure = removed.err().map(|error| FirewallCondition::OtherIptables(chain(&error)));
+        self.board.set(FirewallCondition::OTHER_IPTABLES, failure);
     }
 
     /// Compares again, for less, as long as the host refuses a part of our table: iptables takes over at once what nftables
@@ -370,12 +359,7 @@ impl FirewallLoop {
     fn publish(&mut self, report: &Report<Firewall>, devices: &DualStack<OverlayDevice>) {
         let fault =
             (!report.converged).then(|| report.failures.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "));
-        if let Some(fault) = &fault
-            && self.board.look(|seen| seen.faults.get("firewall") != Some(fault))
-        {
-            error!(fault, "the firewall is not in its desired state");
-        }
-        self.board.fault("firewall", fault);
+        self.board.set(FirewallCondition::NOT_AS_DESIRED, fault.map(FirewallCondition::NotAsDesired));
         if report.written + report.removed > 0 {
             let (written, removed) = (report.written, report.removed);
             info!(written, removed, changes = report.named(), "firewall rules changed");

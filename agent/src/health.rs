@@ -18,7 +18,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::status::{Phase, StatusWriter};
+use crate::status::{AgentCondition, Phase, StatusWriter};
 
 /// The number of connections served at the same time. One more is closed at once.
 const CONNECTIONS: usize = 64;
@@ -69,7 +69,7 @@ async fn connection(stream: TcpStream, routes: Router) -> hyper::Result<()> {
 /// 200 unless a restart would help: it helps if a part of the agent hangs, but not while the agent waits for etcd.
 async fn healthz(State(board): State<StatusWriter>) -> (StatusCode, String) {
     let seen = board.now();
-    let code = if seen.hung.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let code = if seen.has(AgentCondition::HANGS) { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
     (code, format!("{}\n", seen.summary()))
 }
 

@@ -19,7 +19,7 @@ use wire_store::{KeyValue, LeaseId, Listing, Revision};
 
 use crate::{
     files::{self, Durable, WriteError},
-    status::StatusWriter,
+    status::{AgentCondition, StatusWriter},
 };
 
 /// The content of `network.json` in the state folder.
@@ -185,9 +185,8 @@ impl LastKnownFile {
     /// Saves it. True if that succeeded.
     fn keep(&self, joined: Joined<'_>, table: &LeaseTable, board: &StatusWriter) -> bool {
         let kept = self.save(&self.known(joined, table));
-        let consequence = "the agent could not start while etcd is away";
-        let fault = kept.as_ref().err().map(|error| format!("{}: {consequence}", chain(error)));
-        board.alarm("last known network", fault);
+        let failed = kept.as_ref().err().map(|error| AgentCondition::NetworkNotSaved(chain(error)));
+        board.set(AgentCondition::NETWORK_NOT_SAVED, failed);
         kept.is_ok()
     }
 
@@ -373,7 +372,7 @@ mod tests {
         fs::create_dir_all(path.join("full")).unwrap();
         let table = Arc::new(LeaseTable::default());
         let mut keeper = keeper(folder.path(), CONFIGS[0]);
-        let faulty = |keeper: &Keeper| keeper.board.look(|seen| seen.faults.contains_key("last known network"));
+        let faulty = |keeper: &Keeper| keeper.board.look(|seen| seen.has(AgentCondition::NETWORK_NOT_SAVED));
         keeper.note(table.clone());
         keeper.keep_now();
         assert!(faulty(&keeper));

@@ -32,7 +32,7 @@ use wire_store::{EtcdStore, Listing};
 
 use self::{
     ground::JoinContext,
-    known::{JoinPhase, Snapshot, Source, answered, shown},
+    known::{JoinPhase, Snapshot, Source, answered},
 };
 use crate::{
     datapath::Datapath,
@@ -47,7 +47,7 @@ use crate::{
     session::{Ended, Session},
     settings::Settings,
     state::{State, StateFile},
-    status::{NoAnswer, StatusWriter},
+    status::{EtcdCondition, NoAnswer, StatusWriter, shown},
     traffic::TrafficWatch,
     underlay::{JoinedOn, UnderlayWatch},
 };
@@ -161,7 +161,7 @@ impl Host {
         match renewed {
             Ok(Some(session)) => {
                 self.session = Some(session);
-                self.board.fault("joining", None);
+                self.board.clear(EtcdCondition::JOINING);
             }
             Ok(None) => return Ok(Ended::UnderlayChanged),
             // An address from DHCP, or a link that is plugged in, may still appear.

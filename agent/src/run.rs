@@ -23,7 +23,7 @@ use crate::{
     pulse::{Part, Watchdog},
     session::Ended,
     settings::Settings,
-    status::StatusWriter,
+    status::{AgentCondition, StatusWriter},
 };
 
 /// Runs until SIGTERM or SIGINT. Traffic and lease stay.
@@ -43,7 +43,7 @@ pub(crate) async fn run(settings: Settings) -> Result<(), Exit> {
     let Signals { mut terminate, mut interrupt, mut hangup } =
         Signals::new().map_err(|error| Exit::Software(format!("cannot listen for signals: {error}")))?;
     let board = StatusWriter::new();
-    board.update(|seen| seen.warnings.clone_from(&settings.warnings));
+    board.set_all(AgentCondition::FLAG, settings.warnings.iter().cloned().map(AgentCondition::Flag));
     let watchdog = Watchdog::default();
     let _beside = beside(&settings, &board, &watchdog)?;
     let result = tokio::select! {
@@ -97,7 +97,7 @@ fn beside(settings: &Settings, board: &StatusWriter, watchdog: &Watchdog) -> Res
         tasks.spawn(async move {
             if let Err(error) = health.await {
                 error!(%address, %error, "no health checks: --healthz-ip and --healthz-port cannot be used");
-                faults.fault("health checks", Some(format!("cannot listen on {address}: {error}")));
+                faults.raise(AgentCondition::NoHealthChecks { address, error: error.to_string() });
             }
         });
     }

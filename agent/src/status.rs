@@ -1,12 +1,17 @@
 //! The agent's state, in one value. Health, `status`, `peers` and the messages to systemd are computed from it.
 
 mod answers;
+mod condition;
+mod conditions;
+mod message;
 mod refusals;
+#[cfg(test)]
+mod tests;
 
-use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc};
+use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc, time::SystemTime};
 
 use tokio::sync::watch;
-use tracing::{info, warn};
+use tracing::warn;
 use wire_backends::Datapath;
 use wire_firewall::Counted;
 use wire_forward::Tunnels;
@@ -15,8 +20,18 @@ use wire_net::{DualStack, Family, Prefix};
 use wire_state::{Network, Report};
 use wire_store::Revision;
 
-use self::refusals::{Refusals, refusals};
-use crate::pulse::Part;
+pub(crate) use self::{
+    answers::shown,
+    condition::{
+        AgentCondition, Blocked, DockerCondition, EtcdCondition, FirewallCondition, KernelCondition, UnderlayCondition,
+    },
+    message::Message,
+};
+use self::{
+    condition::{Condition, Kind, Place, Severity},
+    conditions::{Change, Conditions, Current},
+    refusals::refusals,
+};
 
 /// The agent's state.
 #[derive(Clone, Debug, Default)]
@@ -26,10 +41,8 @@ pub(crate) struct Status {
     pub(crate) underlay: String,
     pub(crate) public: DualStack<IpAddr>,
     pub(crate) mtu: u32,
-    /// The reason why the start waits; `None` once the network is joined.
-    pub(crate) waiting: Option<String>,
-    /// The reason why the saved network state cannot be used instead of etcd's answer.
-    pub(crate) useless: Option<String>,
+    /// True once the network is joined. Before, [`EtcdCondition::Joining`] says why the start waits.
+    joined: bool,
     /// True once READY=1 was sent.
     pub(crate) ready: bool,
     pub(crate) stopping: bool,
@@ -43,13 +56,7 @@ pub(crate) struct Status {
     pub(crate) no_answer: NoAnswer,
     pub(crate) dataplane: DataplaneSeen,
     pub(crate) firewall: FirewallSeen,
-    /// Lasting faults, by their subject.
-    pub(crate) faults: BTreeMap<&'static str, String>,
-    /// Parts of the agent that hang.
-    pub(crate) hung: Vec<Part>,
-    pub(crate) warnings: Vec<String>,
-    /// Warnings that may end, by their subject.
-    pub(crate) notes: BTreeMap<&'static str, String>,
+    conditions: Conditions,
     /// The datapath, once it is chosen.
     pub(crate) datapath: Option<Datapath>,
     /// True for leases of hosts that our backend reaches.
@@ -71,6 +78,18 @@ pub(crate) enum NoAnswer {
     NoConfig(String),
     /// Its config, or this host's settings for etcd, cannot be used: the reason.
     Useless(String),
+}
+
+impl NoAnswer {
+    /// The text of the wait for etcd.
+    fn message(&self) -> Message {
+        match self {
+            Self::NoConfig(remedy) => Message::plain("etcd: it has no network config").remedy(": ", remedy),
+            Self::Silence | Self::Unreachable(_) | Self::Refusal(_) | Self::Useless(_) => {
+                Message::plain(format!("etcd: {self}"))
+            }
+        }
+    }
 }
 
 impl fmt::Display for NoAnswer {
@@ -106,69 +125,68 @@ pub(crate) struct FirewallSeen {
     pub(crate) tracked: BTreeMap<Family, String>,
 }
 
-/// The only place that holds the agent's state. Cheap to clone.
+/// The only place that holds the agent's state; all parts write through it. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct StatusWriter(watch::Sender<Status>);
 
 impl StatusWriter {
     pub(crate) fn new() -> Self {
-        let waiting = Some("starting".to_owned());
-        Self(watch::Sender::new(Status { waiting, ..Status::default() }))
+        let mut status = Status::default();
+        let starting = EtcdCondition::Joining(Message::plain("starting"));
+        let _ = status.conditions.replace(EtcdCondition::JOINING.place, vec![starting.into()], SystemTime::now());
+        Self(watch::Sender::new(status))
     }
 
     pub(crate) fn update(&self, change: impl FnOnce(&mut Status)) {
-        self.0.send_modify(change);
-    }
-
-    /// Sets a fault, or clears it with `None`.
-    pub(crate) fn fault(&self, concern: &'static str, fault: Option<String>) {
-        self.0.send_if_modified(|seen| set(&mut seen.faults, concern, fault));
-    }
-
-    /// Like [`StatusWriter::fault`], and logs each change.
-    pub(crate) fn alarm(&self, concern: &'static str, fault: Option<String>) {
-        let before = self.look(|seen| seen.faults.get(concern).cloned());
-        match &fault {
-            Some(fault) if before.as_ref() != Some(fault) => warn!("{concern}: {fault}"),
-            None if before.is_some() => info!("{concern}: as it should be again"),
-            Some(_) | None => {}
-        }
-        self.fault(concern, fault);
-    }
-
-    /// Sets a warning for the operator, or clears it with `None`.
-    pub(crate) fn warning(&self, concern: &'static str, warning: Option<String>) {
-        self.0.send_if_modified(|seen| set(&mut seen.notes, concern, warning));
-    }
-
-    /// Like [`StatusWriter::warning`], and logs its beginning. Later changes of the text are not logged, since each lease may
-    /// change it.
-    pub(crate) fn caution(&self, concern: &'static str, warning: Option<String>) {
-        let begins = self.look(|seen| !seen.notes.contains_key(concern));
-        if let Some(warning) = warning.as_ref().filter(|_| begins) {
-            warn!("{warning}");
-        }
-        self.warning(concern, warning);
-    }
-
-    /// Sets the reason for waiting, and logs it once. An agent that has joined before stays ready, because its traffic
-    /// flows.
-    pub(crate) fn wait_for(&self, what: String) {
-        let known = self.look(|seen| seen.waiting.as_ref() == Some(&what) || seen.faults.get("joining") == Some(&what));
-        if known {
-            return;
-        }
-        warn!("waiting for {what}");
-        self.update(|seen| match &mut seen.waiting {
-            Some(waiting) => *waiting = what,
-            None => drop(seen.faults.insert("joining", what)),
+        let mut changes = Vec::new();
+        self.0.send_modify(|seen| {
+            change(seen);
+            changes = seen.derive(SystemTime::now());
         });
+        changes.iter().for_each(Change::log);
+    }
+
+    /// Sets a condition until it is cleared. True if its text is new.
+    pub(crate) fn raise(&self, condition: impl Into<Condition>) -> bool {
+        let condition = condition.into();
+        self.replace(condition.kind().place, vec![condition])
+    }
+
+    /// Ends a condition, whichever of those with its subject it is.
+    pub(crate) fn clear(&self, kind: Kind) {
+        self.replace(kind.place, Vec::new());
+    }
+
+    /// Sets a condition, or ends it with `None`. `kind` is its kind, or any other with the same subject.
+    pub(crate) fn set(&self, kind: Kind, condition: Option<impl Into<Condition>>) {
+        self.set_all(kind, condition);
+    }
+
+    /// Sets all conditions of a kind that can hold several times.
+    pub(crate) fn set_all(&self, kind: Kind, conditions: impl IntoIterator<Item = impl Into<Condition>>) {
+        self.replace(kind.place, conditions.into_iter().map(Into::into).collect());
+    }
+
+    /// Replaces the conditions of a place, and logs the changes. True if there are any.
+    fn replace(&self, place: Place, now: Vec<Condition>) -> bool {
+        let mut changes = None;
+        self.0.send_if_modified(|seen| {
+            changes = seen.conditions.replace(place, now, SystemTime::now());
+            changes.is_some()
+        });
+        changes.iter().flatten().for_each(Change::log);
+        changes.is_some()
+    }
+
+    /// Sets the reason for waiting. An agent that has joined before stays ready, because its traffic flows.
+    pub(crate) fn wait_for(&self, what: String) {
+        self.raise(EtcdCondition::Joining(Message::plain(what)));
     }
 
     /// Sets the reason why etcd gives no answer to join with. If the agent uses the saved state, `status` shows the
     /// reason already.
     pub(crate) fn wait_for_etcd(&self, why: NoAnswer) {
-        let what = format!("etcd: {why}");
+        let what = why.message();
         let (is_known, is_said) = self.look(|seen| (seen.no_answer == why, seen.as_of.is_some()));
         if !is_known {
             self.update(|seen| seen.no_answer = why);
@@ -176,7 +194,7 @@ impl StatusWriter {
         match is_said {
             true if !is_known => warn!("waiting for {what}"),
             true => {}
-            false => self.wait_for(what),
+            false => drop(self.raise(EtcdCondition::Joining(what))),
         }
     }
 
@@ -191,14 +209,6 @@ impl StatusWriter {
 
     pub(crate) fn subscribe(&self) -> watch::Receiver<Status> {
         self.0.subscribe()
-    }
-}
-
-/// True if that changes anything.
-fn set(said: &mut BTreeMap<&'static str, String>, concern: &'static str, text: Option<String>) -> bool {
-    match text {
-        Some(text) => said.insert(concern, text.clone()) != Some(text),
-        None => said.remove(concern).is_some(),
     }
 }
 
@@ -232,12 +242,12 @@ impl Status {
         if self.stopping {
             return (Phase::Stopping, "asked to end; traffic and lease stay".to_owned());
         }
-        if let Some(reason) = &self.waiting {
-            let kept = self.useless.iter().map(|why| format!("the network state saved on disk cannot be used: {why}"));
-            let reasons: Vec<String> = self.hangs().chain([reason.clone()]).chain(kept).collect();
-            return (Phase::Waiting, reasons.join("; "));
+        if !self.joined {
+            let reasons = self.conditions().map(|current| &current.condition);
+            let reasons = reasons.filter(|condition| WAITING.contains(&condition.kind())).map(Condition::text);
+            return (Phase::Waiting, reasons.collect::<Vec<_>>().join("; "));
         }
-        let faults = self.all_faults();
+        let faults: Vec<String> = self.of(Severity::Fault).map(Condition::line).collect();
         match (self.ready, faults.is_empty()) {
             (true, true) => (Phase::Ready, String::new()),
             (true, false) => (Phase::Degraded, faults.join("; ")),
@@ -259,31 +269,72 @@ impl Status {
         }
     }
 
-    /// The reason why etcd's current state is not known.
-    fn store_error(&self) -> Option<String> {
-        let none = |as_of| format!("{}; traffic uses the leases known at {as_of}", self.no_answer);
-        self.as_of.as_ref().map(none).or_else(|| self.follow.error.clone())
+    /// The network is joined: nothing waits for that any more.
+    pub(crate) fn set_joined(&mut self) {
+        self.joined = true;
+        for kind in [EtcdCondition::JOINING, AgentCondition::SAVED_NETWORK] {
+            let _ = self.conditions.replace(kind.place, Vec::new(), SystemTime::now());
+        }
     }
 
-    fn hangs(&self) -> impl Iterator<Item = String> {
-        self.hung.iter().map(|part| format!("the {} hangs: restart wire-agent", part.name()))
+    /// All conditions that hold now, the faults first.
+    pub(crate) fn conditions(&self) -> impl Iterator<Item = &Current> {
+        // The saved network does not matter once a network is joined.
+        let matters = |current: &&Current| !self.joined || current.condition.kind() != AgentCondition::SAVED_NETWORK;
+        self.conditions.iter().filter(matters)
     }
 
-    fn all_faults(&self) -> Vec<String> {
-        let store = self.store_error().map(|error| format!("etcd: {error}"));
+    /// True if a condition of this kind holds.
+    pub(crate) fn has(&self, kind: Kind) -> bool {
+        self.conditions.get(kind).is_some()
+    }
+
+    /// The text of a condition, if it holds.
+    pub(crate) fn text_of(&self, kind: Kind) -> Option<String> {
+        self.conditions.get(kind).map(Condition::text)
+    }
+
+    fn of(&self, severity: Severity) -> impl Iterator<Item = &Condition> {
+        let all = self.conditions().map(|current| &current.condition);
+        all.filter(move |condition| condition.severity() == severity)
+    }
+
+    /// Sets the conditions that follow from the rest of the state.
+    fn derive(&mut self, at: SystemTime) -> Vec<Change> {
         let held = self.leases.as_ref().map_or(0, |table| table.held);
-        let vanished =
-            (held > 0).then(|| format!("leases: {held} vanished from etcd at once; their routes are kept for 30 s"));
-        let alone = self.refusals().fault;
-        let lasting = self.faults.iter().map(|(concern, fault)| format!("{concern}: {fault}"));
-        let last = self.dataplane.last.as_ref();
+        let vanished = (held > 0).then_some(EtcdCondition::LeasesVanished { held });
+        let refused = self.leases.as_deref().and_then(refusals);
+        let last = self.dataplane.last.as_deref();
         let conflicts =
-            last.map(|report| report.findings.conflicts.iter().map(ToString::to_string)).into_iter().flatten();
-        let failures = last.map(|report| report.failures.iter().map(ToString::to_string)).into_iter().flatten();
-        self.hangs().chain(store).chain(vanished).chain(alone).chain(lasting).chain(conflicts).chain(failures).collect()
+            last.iter().flat_map(|report| &report.findings.conflicts).cloned().map(KernelCondition::Conflict);
+        let failures = last.iter().flat_map(|report| &report.failures).map(KernelCondition::of);
+        let derived = [
+            (EtcdCondition::AWAY, all(self.away())),
+            (EtcdCondition::VANISHED, all(vanished)),
+            (EtcdCondition::ALL_REFUSED, of_kind(EtcdCondition::ALL_REFUSED, refused.as_ref())),
+            (EtcdCondition::SOME_REFUSED, of_kind(EtcdCondition::SOME_REFUSED, refused.as_ref())),
+            (KernelCondition::ROUTE_CONFLICT, all(conflicts)),
+            (KernelCondition::OPERATION_FAILED, all(failures)),
+        ];
+        let changes = derived.into_iter().filter_map(|(kind, now)| self.conditions.replace(kind.place, now, at));
+        changes.flatten().collect()
     }
 
-    fn refusals(&self) -> Refusals {
-        self.leases.as_deref().map(refusals).unwrap_or_default()
+    /// The condition that etcd's current state is not known.
+    fn away(&self) -> Option<EtcdCondition> {
+        let as_of = self.as_of.clone();
+        let why = if as_of.is_some() { Some(self.no_answer.to_string()) } else { self.follow.error.clone() };
+        why.map(|why| EtcdCondition::Away { why, as_of })
     }
+}
+
+/// The conditions that a start may wait for.
+const WAITING: [Kind; 3] = [AgentCondition::HANGS, EtcdCondition::JOINING, AgentCondition::SAVED_NETWORK];
+
+fn all(conditions: impl IntoIterator<Item = impl Into<Condition>>) -> Vec<Condition> {
+    conditions.into_iter().map(Into::into).collect()
+}
+
+fn of_kind(kind: Kind, condition: Option<&EtcdCondition>) -> Vec<Condition> {
+    all(condition.filter(|condition| condition.kind() == kind).cloned())
 }

@@ -4,14 +4,13 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use tokio::{task::JoinHandle, time::Instant};
-use tracing::warn;
 use wire_net::chain;
 
 use crate::{
     daemon_json::{self, DaemonOptions},
     docker_unit::DockerUnit,
     files::{Wanted, WriteError},
-    status::StatusWriter,
+    status::{AgentCondition, DockerCondition, StatusWriter},
 };
 
 /// The interval of checks.
@@ -70,28 +69,18 @@ impl Kept {
         // Each file is tried, even if an earlier one failed.
         let outcomes: Vec<_> = self.files.iter().map(Wanted::put).collect();
         let put = outcomes.into_iter().collect::<Result<Vec<_>, _>>().map(drop);
-        self.note("files", &put, "other programs cannot read this host's subnet");
-        let kept = self.state.put().map(drop);
-        self.note("state", &kept, "after a restart this host may get another subnet");
+        let failed = put.as_ref().err().map(|error| AgentCondition::FilesNotWritten(chain(error)));
+        self.board.set(AgentCondition::FILES, failed);
+        let failed = self.state.put().err().map(|error| AgentCondition::StateNotSaved(chain(&error)));
+        self.board.set(AgentCondition::STATE, failed);
         self.note_docker_unit();
         put
     }
 
     /// Warns of settings of docker.service that keep Docker from starting correctly, before its next start.
     fn note_docker_unit(&self) {
-        const UNIT: &str = "docker.service";
         let unit = DockerUnit::read(Path::new("/"));
         let warning = unit.warning(&self.options, &daemon_json::held(&unit.settings_path()));
-        if let Some(warning) = &warning
-            && self.board.look(|seen| seen.notes.get(UNIT) != Some(warning))
-        {
-            warn!("{UNIT}: {warning}");
-        }
-        self.board.warning(UNIT, warning);
-    }
-
-    fn note(&self, what: &'static str, outcome: &Result<(), WriteError>, consequence: &str) {
-        let fault = outcome.as_ref().err().map(|error| format!("{}: {consequence}", chain(error)));
-        self.board.alarm(what, fault);
+        self.board.set(DockerCondition::DOCKER_UNIT, warning.map(DockerCondition::DockerUnit));
     }
 }

@@ -2,28 +2,28 @@
 
 use std::time::Instant;
 
-use tracing::{info, warn};
-use wire_firewall::{ACCEPT_MARK, Counted, DockerRules, HostFacts, OverlayDevice};
+use tracing::info;
+use wire_firewall::{Counted, DockerRules, HostFacts, OverlayDevice};
 use wire_kernel::traffic;
 use wire_lease::LeaseTable;
-use wire_net::{DualStack, Family, LinkName, Prefix};
+use wire_net::{DualStack, Family, LinkName, Prefix, chain};
 use wire_state::{OperatorDrop, OtherFirewalls};
 
 use super::{
     BRIDGE_GRACE, BridgeFindings, FirewallLoop,
-    claims::{PEERS, claimed, misplaced},
-    messages::{BLOCKED, BRIDGE, BRIDGE_NAME, CONTESTED, DOCKER_USER, RIVAL, blocked, overruled, unnamed},
+    claims::{claimed, misplaced},
 };
 use crate::{
     bridges::{Docker, Expected, Findings},
     other_agents,
+    status::{Blocked, DockerCondition, FirewallCondition, UnderlayCondition},
 };
 
 impl FirewallLoop {
     /// Finds whether another agent has changed our rules.
     pub(super) fn note_rivals(&mut self) {
         self.contested = other_agents::are_there();
-        self.board.alarm(RIVAL, self.contested.then(|| CONTESTED.to_owned()));
+        self.board.set(FirewallCondition::OTHER_AGENT, self.contested.then_some(FirewallCondition::OtherAgent));
     }
 
     /// Reports bridges that do not fit the lease.
@@ -38,15 +38,21 @@ impl FirewallLoop {
             return;
         }
         let Findings { fault, warning, clash } = found;
-        let before = self.board.look(|seen| [seen.faults.get(BRIDGE).cloned(), seen.notes.get(BRIDGE).cloned()]);
-        let said = [&fault, &warning].into_iter().zip(&before).filter(|(now, before)| now != before);
-        for text in said.filter_map(|(now, _)| now.as_ref()) {
-            warn!("{text}");
-        }
-        self.board.fault(BRIDGE, fault);
-        self.board.warning(BRIDGE, warning);
+        self.board.set(DockerCondition::BRIDGE_MISMATCH, fault);
+        self.board.set(DockerCondition::BRIDGE_MTU, warning);
         // The log has had it since the options were written.
-        self.board.warning("daemon.json", clash.filter(|_| self.told.file.is_some()));
+        let clash = clash.filter(|_| self.told.file.is_some());
+        self.board.set(DockerCondition::DAEMON_JSON, clash.map(DockerCondition::DaemonJson));
+    }
+
+    /// Reports what this host lacks of our table.
+    pub(super) fn note_support(&self) {
+        let nftables = self.facts.support.nftables;
+        let lack = self.probe.nftables_error().map(|error| chain(error));
+        let lack = lack.map(|error| FirewallCondition::NftablesLacks { nftables, error });
+        self.board.set(FirewallCondition::NFTABLES, lack);
+        let refused = self.probe.flowtable_error().map(|error| chain(error));
+        self.board.set(FirewallCondition::FLOWTABLE, refused.map(FirewallCondition::NoFlowtable));
     }
 
     /// True if Docker runs, its chains cannot be read, and ours should come before them.
@@ -62,20 +68,11 @@ impl FirewallLoop {
             info!(links = links.join(" "), "containers are on");
         }
         // Without a device there are no rules about encapsulated packets.
-        let unnamed = unnamed(facts.unnamed_bridges()).filter(|_| !devices.is_empty());
-        if let Some(unnamed) = &unnamed
-            && self.board.look(|seen| seen.notes.get(BRIDGE_NAME) != Some(unnamed))
-        {
-            warn!("{unnamed}");
-        }
-        self.board.warning(BRIDGE_NAME, unnamed);
-        let fault = (facts.docker == DockerRules::Unmarked).then(|| {
-            format!(
-                "its rules in nftables drop the overlay's packets to containers: start it with \
-                 --bridge-accept-fwmark={ACCEPT_MARK:#x}/{ACCEPT_MARK:#x}, or \"bridge-accept-fwmark\" in daemon.json"
-            )
-        });
-        self.board.fault("docker", fault);
+        let unnamed: Vec<LinkName> = facts.unnamed_bridges().copied().collect();
+        let unnamed = (!unnamed.is_empty() && !devices.is_empty()).then_some(unnamed);
+        self.board.set(FirewallCondition::BRIDGE_NAME, unnamed.map(FirewallCondition::UnnamedBridges));
+        let unmarked = (facts.docker == DockerRules::Unmarked).then_some(FirewallCondition::DockerUnmarked);
+        self.board.set(FirewallCondition::DOCKER_UNMARKED, unmarked);
         self.facts = facts;
     }
 
@@ -83,23 +80,16 @@ impl FirewallLoop {
     pub(super) fn note_claims(&self, leases: &LeaseTable) {
         let is_userspace = self.board.look(|seen| seen.datapath.is_some_and(|datapath| datapath.is_userspace));
         let claims = misplaced(&self.seen.counted.claims, leases).map(|misplaced| claimed(&misplaced, is_userspace));
-        if let Some(claims) = &claims
-            && self.board.look(|seen| seen.notes.get(PEERS) != Some(claims))
-        {
-            warn!("{claims}");
-        }
-        self.board.warning(PEERS, claims);
+        self.board.set(UnderlayCondition::MISPLACED_PEERS, claims.map(UnderlayCondition::MisplacedPeers));
     }
 
     /// Reports an operator's drops that have no effect, since our rules come first.
     pub(super) fn note_overruled(&self, drops: &[OperatorDrop], devices: &DualStack<OverlayDevice>) {
-        let warning = overruled(&self.policy.overruled(drops, devices, &self.facts));
-        if let Some(warning) = &warning
-            && self.board.look(|seen| seen.notes.get(DOCKER_USER) != Some(warning))
-        {
-            warn!("{DOCKER_USER}: {warning}");
-        }
-        self.board.warning(DOCKER_USER, warning);
+        let overruled = self.policy.overruled(drops, devices, &self.facts);
+        let warning = overruled
+            .split_first()
+            .map(|(first, rest)| FirewallCondition::DropsOverruled { first: (*first).clone(), more: rest.len() });
+        self.board.set(FirewallCondition::OVERRULED, warning);
     }
 
     /// Compares the packets that we let in with those that the devices have received. True if other families are doubted
@@ -141,11 +131,12 @@ impl FirewallLoop {
         }
         let port = devices.iter().find(|(family, _)| self.blocked.contains(family)).map(|(_, device)| device.port);
         let fault = port.map(|port| {
-            let links = devices.iter().map(|(_, device)| device.link).chain(self.facts.bridges.iter().copied());
+            let links =
+                devices.iter().map(|(_, device)| device.link).chain(self.facts.bridges.iter().copied()).collect();
             // In a network with one family it is plain.
             let families: Vec<Family> = self.blocked.iter().copied().filter(|_| devices.iter().count() > 1).collect();
-            blocked(others, port, &families, links)
+            FirewallCondition::Blocked(Blocked { others, port, families, links })
         });
-        self.board.alarm(BLOCKED, fault);
+        self.board.set(FirewallCondition::BLOCKED, fault);
     }
 }

@@ -46,9 +46,8 @@ impl Host {
             Err(error) if !self.runs() => return Err(Exit::CannotCreate(chain(&error))),
             Ok(()) | Err(_) => {}
         }
-        self.board.fault("joining", None);
         self.board.update(|seen| {
-            (seen.waiting, seen.useless) = (None, None);
+            seen.set_joined();
             seen.subnet = self.state.subnet;
             seen.mtu = mtu.0;
         });

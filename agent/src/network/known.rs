@@ -20,7 +20,7 @@ use crate::{
     machine::Kinship,
     pulse::Part,
     settings::Settings,
-    status::{NoAnswer, StatusWriter},
+    status::{AgentCondition, NoAnswer, StatusWriter, shown},
 };
 
 /// The network config and the leases to join with.
@@ -162,10 +162,8 @@ impl Host {
             },
             Err(reason) => reason,
         };
-        let is_new = self.board.look(|seen| seen.useless.as_ref() != Some(&useless));
-        if is_new {
+        if self.board.raise(AgentCondition::SavedNetworkUnusable(useless.clone())) {
             warn!(reason = useless, "the network state saved on disk cannot be used: waiting for etcd");
-            self.board.update(|seen| seen.useless = Some(useless));
         }
         Ok(None)
     }
@@ -284,19 +282,10 @@ impl NoAnswer {
     }
 }
 
-/// A time for people. The time of a file may have any value.
-pub(super) fn shown(time: SystemTime) -> String {
-    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    let shown = since.as_secs() < END_OF_YEAR_9999;
-    if shown { humantime::format_rfc3339_seconds(SystemTime::UNIX_EPOCH + since).to_string() } else { "?".to_owned() }
-}
-
-/// The last second that RFC 3339 can write.
-const END_OF_YEAR_9999: u64 = 253_402_300_799;
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::status::{EtcdCondition, Status};
 
     fn refused() -> StoreError {
         let source = "the certificate of etcd at https://a:2379 has expired".into();
@@ -306,9 +295,9 @@ mod tests {
     #[test]
     fn a_wait_that_ends_says_no_less_than_the_wait_itself() {
         let board = StatusWriter::new();
-        board.update(|seen| seen.waiting = None);
+        board.update(Status::set_joined);
         board.wait_for_etcd(NoAnswer::of(&refused()));
-        let told = |board: &StatusWriter| board.look(|seen| seen.faults.get("joining").cloned());
+        let told = |board: &StatusWriter| board.look(|seen| seen.text_of(EtcdCondition::JOINING));
         let before = told(&board);
         assert!(before.as_ref().is_some_and(|told| told.contains("at https://a:2379 has expired")), "{before:?}");
         board.wait_for(unanswered(&board).to_string());
@@ -318,19 +307,14 @@ mod tests {
     #[test]
     fn going_by_what_was_kept_says_once_why_etcd_gives_no_answer() {
         let board = StatusWriter::new();
-        board.update(|seen| (seen.waiting, seen.ready, seen.as_of) = (None, true, Some("noon".to_owned())));
+        board.update(|seen| {
+            seen.set_joined();
+            (seen.ready, seen.as_of) = (true, Some("noon".to_owned()));
+        });
         board.wait_for_etcd(NoAnswer::of(&refused()));
-        let summary = board.look(crate::status::Status::summary);
+        let summary = board.look(Status::summary);
         let expected = "degraded: etcd: no secure connection to etcd (get): the certificate of etcd at https://a:2379 \
                         has expired; traffic uses the leases known at noon";
         assert_eq!(summary, expected);
-    }
-
-    #[test]
-    fn any_time_of_a_file_can_be_shown() {
-        let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
-        assert_eq!(shown(at(1_700_000_000)), "2023-11-14T22:13:20Z");
-        assert_eq!(shown(at(END_OF_YEAR_9999)), "?");
-        assert_eq!(shown(SystemTime::UNIX_EPOCH - Duration::from_secs(1)), "1970-01-01T00:00:00Z");
     }
 }
