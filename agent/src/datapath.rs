@@ -1,7 +1,7 @@
 //! The thread that reconciles the kernel's network.
 //!
 //! Netlink calls block, so they have a thread and a runtime of their own. Input: the desired state (a watch). Output: a
-//! report on the board after each round, and a notification when the underlay has changed. Each round compares and
+//! report to the status after each round, and a notification when the underlay has changed. Each round compares and
 //! writes the difference; whatever wakes the thread (a new desired state, the kernel's monitor, a timer) only means "compare".
 
 use std::{

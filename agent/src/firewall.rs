@@ -1,7 +1,7 @@
 //! The thread that keeps the packet filter as it should be.
 //!
 //! It is apart from the dataplane's ([`crate::datapath`]): programs are slow beside netlink, and iptables may wait for its
-//! lock. In: leases (a watch). Out: a report on the board. New leases, the kernel's notification of a changed rule and a
+//! lock. In: leases (a watch). Out: a report to the status. New leases, the kernel's notification of a changed rule and a
 //! timer say nothing more than "compare". If nothing has changed, a look runs no program: it asks the kernel for the
 //! generation of the rules, for the bridges and for our counters.
 

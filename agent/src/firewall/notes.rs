@@ -1,4 +1,4 @@
-//! Reports to the board about the host around the firewall, after each look.
+//! Reports to the status about the host around the firewall, after each look.
 
 use std::time::Instant;
 

@@ -18,7 +18,7 @@ use crate::{
 };
 
 impl Host {
-    /// Publishes this host's subnet, in files and on the board. Returns the options for Docker, and the task that
+    /// Publishes this host's subnet, in files and in the status. Returns the options for Docker, and the task that
     /// maintains the files.
     pub(super) fn announce(
         &mut self,
