@@ -16,6 +16,7 @@ use crate::{
     daemon_json::{self, Clash},
     docker_opts::DockerOptions,
     docker_unit::{DockerUnit, Flag},
+    status::{DockerCondition, Message},
 };
 
 /// The addresses and the MTU that bridges of containers should have.
@@ -49,9 +50,9 @@ pub(crate) struct Docker {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Findings {
     /// Containers cannot be reached.
-    pub(crate) fault: Option<String>,
+    pub(crate) fault: Option<DockerCondition>,
     /// They can be reached, but with a wrong MTU or without one family.
-    pub(crate) warning: Option<String>,
+    pub(crate) warning: Option<DockerCondition>,
     /// Docker's own settings conflict with our options.
     pub(crate) clash: Option<String>,
 }
@@ -81,7 +82,10 @@ impl Expected {
     pub(crate) fn compare(&self, links: &[ContainerLink], docker: impl FnOnce() -> Docker) -> Findings {
         let (held, missing): (Vec<Prefix>, Vec<Prefix>) =
             self.subnets.iter().partition(|subnet| links.iter().any(|link| fits(link, subnet)));
-        let mut findings = Findings { warning: self.too_large(links), ..Findings::default() };
+        let too_large: Vec<Message> =
+            links.iter().filter(|link| self.is_too_large(link)).map(|link| self.mtu_warning(link)).collect();
+        let warning = Message::joined(too_large.clone()).map(DockerCondition::BridgeMtu);
+        let mut findings = Findings { warning, ..Findings::default() };
         if missing.is_empty() {
             return findings;
         }
@@ -96,15 +100,13 @@ impl Expected {
         let lacking = lacking.into_iter().filter(|link| held.is_empty() || link.holds(&held));
         if held.is_empty() || !wrong.is_empty() {
             let wrong = wrong.into_iter().chain(lacking.filter(|_| held.is_empty()));
-            let said: Vec<String> = wrong.map(|link| self.astray(link, &docker)).collect();
-            findings.fault = (!said.is_empty()).then(|| said.join("; "));
+            let astray = wrong.map(|link| self.astray(link, &docker));
+            findings.fault = Message::joined(astray).map(DockerCondition::BridgeMismatch);
         } else {
-            let said = lacking.map(|link| {
-                let remedy = self.remedy(link, &docker);
-                format!("{} has no address of {}: its containers have none; {remedy}", link.name, list(&missing))
-            });
-            let said: Vec<String> = findings.warning.into_iter().chain(said).collect();
-            findings.warning = (!said.is_empty()).then(|| said.join("; "));
+            let lacking: Vec<Message> = lacking.map(|link| self.lacks(link, &missing, &docker)).collect();
+            if !lacking.is_empty() {
+                findings.warning = Message::joined([too_large, lacking].concat()).map(DockerCondition::BridgeFamily);
+            }
         }
         findings
     }
@@ -116,12 +118,18 @@ impl Expected {
         link.is_bridge && (docker.runs || link.is_used) && (of_ours || is_default)
     }
 
-    fn astray(&self, link: &ContainerLink, docker: &Docker) -> String {
+    fn lacks(&self, link: &ContainerLink, missing: &[Prefix], docker: &Docker) -> Message {
+        let sentence = format!("{} has no address of {}: its containers have none", link.name, list(missing));
+        Message::plain(sentence).remedy("; ", self.remedy(link, docker))
+    }
+
+    fn astray(&self, link: &ContainerLink, docker: &Docker) -> Message {
         let (name, subnets) = (link.name, list(&self.subnets));
         let has: Vec<String> = Family::ALL.into_iter().flat_map(|family| of_family(link, family)).collect();
         let has = if has.is_empty() { "no address".to_owned() } else { has.join(" ") };
-        let remedy = self.remedy(link, docker);
-        format!("{name} has {has}, but this host leases {subnets}: other hosts cannot reach its containers; {remedy}")
+        let sentence =
+            format!("{name} has {has}, but this host leases {subnets}: other hosts cannot reach its containers");
+        Message::plain(sentence).remedy("; ", self.remedy(link, docker))
     }
 
     fn remedy(&self, link: &ContainerLink, docker: &Docker) -> String {
@@ -157,24 +165,19 @@ impl Expected {
         remedy
     }
 
-    /// The bridges whose containers have a larger MTU than the overlay. The MTU of a bridge without containers does not
-    /// show theirs.
-    fn too_large(&self, links: &[ContainerLink]) -> Option<String> {
-        let large = links.iter().filter(|link| self.is_too_large(link));
-        let all: Vec<String> = large.map(|link| self.mtu_warning(link)).collect();
-        (!all.is_empty()).then(|| all.join("; "))
-    }
-
+    /// True if the containers of a bridge have a larger MTU than the overlay. The MTU of a bridge without containers does
+    /// not show theirs.
     fn is_too_large(&self, link: &ContainerLink) -> bool {
         link.is_bridge && link.is_used && link.holds(&self.subnets) && self.mtu > 0 && link.mtu.0 > self.mtu
     }
 
-    fn mtu_warning(&self, link: &ContainerLink) -> String {
+    fn mtu_warning(&self, link: &ContainerLink) -> Message {
         let (name, has, fits) = (link.name, link.mtu.0, self.mtu);
-        format!(
-            "{name} has MTU {has}, but the overlay has {fits}: large packets of its containers are fragmented or sent \
-             again; give Docker --mtu={fits}, or its network -o com.docker.network.driver.mtu={fits}"
-        )
+        let sentence = format!(
+            "{name} has MTU {has}, but the overlay has {fits}: large packets of its containers are fragmented or sent again"
+        );
+        let remedy = format!("give Docker --mtu={fits}, or its network -o com.docker.network.driver.mtu={fits}");
+        Message::plain(sentence).remedy("; ", remedy)
     }
 }
 
@@ -262,12 +265,12 @@ mod tests {
     fn a_bridge_with_another_subnet_is_named_with_what_it_has_and_what_to_do() {
         for address in ["172.17.0.1/16", "10.5.9.1/24", "10.5.7.1/16"] {
             let found = compare(V4, &[bridge("docker0", &[address, "fe80::1/64"])]);
-            let said = found.fault.unwrap();
+            let said = found.fault.unwrap().message().to_string();
             assert!(said.starts_with(&format!("docker0 has {address}, but this host leases 10.5.7.0/24")), "{said}");
             assert!(said.contains("restart Docker with the options in /run/flannel/flannel_docker_opts.env"), "{said}");
             assert_eq!(found.warning, None);
         }
-        let said = compare(V4, &[bridge("br-9", &["10.5.9.1/24"])]).fault.unwrap();
+        let said = compare(V4, &[bridge("br-9", &["10.5.9.1/24"])]).fault.unwrap().message().to_string();
         assert!(said.ends_with("recreate its network with --subnet=10.5.7.0/24"), "{said}");
     }
 
@@ -286,7 +289,7 @@ mod tests {
             expected.told = DockerOptions { file, options: vec![option("bip", "10.5.7.1/24")] };
             let (flags, expands_ours) = (unit.flags(), unit.expands_ours());
             let docker = || Docker { flags, expands_ours, ..docker("docker0", true) };
-            expected.compare(&[bridge("docker0", &["172.17.0.1/16"])], docker).fault.unwrap()
+            expected.compare(&[bridge("docker0", &["172.17.0.1/16"])], docker).fault.unwrap().message().to_string()
         };
         let file = || Some("/run/flannel/flannel_docker_opts.env".into());
         let said = remedy(unit(""), file());
@@ -311,15 +314,15 @@ mod tests {
     fn where_containers_outlive_docker_they_are_to_be_stopped_first() {
         let links = [bridge("docker0", &["172.17.0.1/16"])];
         let keeps = || Docker { live_restore: true, ..docker("docker0", true) };
-        let said = expected(V4).compare(&links, keeps).fault.unwrap();
+        let said = expected(V4).compare(&links, keeps).fault.unwrap().message().to_string();
         let known =
             "stop its containers first (live-restore keeps them running, and the bridge as it is), then restart Docker";
         assert!(said.contains(known), "{said}");
         // Another settings file, which the agent does not know, may set it.
-        assert!(compare(V4, &links).fault.unwrap().ends_with("keep the bridge as it is"));
+        assert!(compare(V4, &links).fault.unwrap().message().to_string().ends_with("keep the bridge as it is"));
         let mut idle = links[0].clone();
         idle.is_used = false;
-        assert!(!compare(V4, &[idle]).fault.unwrap().contains("live-restore"));
+        assert!(!compare(V4, &[idle]).fault.unwrap().message().to_string().contains("live-restore"));
     }
 
     #[test]
@@ -337,17 +340,17 @@ mod tests {
 
     #[test]
     fn each_family_counts() {
-        let none = compare(DUAL, &[bridge("docker0", &["172.17.0.1/16"])]).fault.unwrap();
+        let none = compare(DUAL, &[bridge("docker0", &["172.17.0.1/16"])]).fault.unwrap().message().to_string();
         assert!(none.contains("leases 10.5.7.0/24 fd00:5:0:7::/64"), "{none}");
         let v4 = compare(DUAL, &[bridge("docker0", &["10.5.7.1/24", "fe80::1/64"])]);
-        assert!(v4.warning.unwrap().starts_with("docker0 has no address of fd00:5:0:7::/64"));
+        assert!(v4.warning.unwrap().message().to_string().starts_with("docker0 has no address of fd00:5:0:7::/64"));
         assert_eq!(v4.fault, None);
         let v6 = compare(DUAL, &[bridge("docker0", &["172.17.0.1/16", "fd00:5:0:7::1/64"])]);
-        assert!(v6.fault.unwrap().starts_with("docker0 has 172.17.0.1/16 fd00:5:0:7::1/64"));
+        assert!(v6.fault.unwrap().message().to_string().starts_with("docker0 has 172.17.0.1/16 fd00:5:0:7::1/64"));
         let links = [bridge("docker0", &["172.17.0.1/16", "fdaa::1/64"]), bridge("br-1", &["10.5.7.1/24"])];
         let beside = compare(DUAL, &links);
         assert_eq!(beside.fault, None);
-        assert!(beside.warning.unwrap().starts_with("br-1 has no address of fd00:5:0:7::/64"));
+        assert!(beside.warning.unwrap().message().to_string().starts_with("br-1 has no address of fd00:5:0:7::/64"));
         assert_eq!(compare(V6, &[bridge("docker0", &["172.17.0.1/16", "fd00:5:0:7::1/64"])]), Findings::default());
         assert!(compare(V6, &[bridge("docker0", &["172.17.0.1/16"])]).fault.is_some());
     }
@@ -358,7 +361,7 @@ mod tests {
         large.mtu = Mtu(1500);
         let found = compare(V4, &[large.clone()]);
         assert_eq!(found.fault, None);
-        assert!(found.warning.unwrap().contains("com.docker.network.driver.mtu=1450"));
+        assert!(found.warning.unwrap().message().to_string().contains("com.docker.network.driver.mtu=1450"));
         large.is_used = false;
         assert_eq!(compare(V4, &[large]), Findings::default());
     }

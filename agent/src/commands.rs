@@ -193,7 +193,7 @@ mod tests {
     use wire_store::{KeyValue, Listing, Revision};
 
     use super::*;
-    use crate::observed::Status;
+    use crate::status::Status;
 
     /// Keys of the greatest length that is kept, and values that are quoted in the reason.
     #[test]
@@ -208,7 +208,9 @@ mod tests {
         });
         let listing = Listing { entries: junk.collect(), revision: Revision(1) };
         let table = Entries::listed(directory, &listing).admit(&Admission::default());
-        let peers = Status { leases: Some(Arc::new(table)), ..Status::default() }.to_peers();
+        let mut status = Status::default();
+        status.leases = Some(Arc::new(table));
+        let peers = status.to_peers();
         assert!(peers.encoded_len() < 100_000, "{} bytes", peers.encoded_len());
         let text = peers_text(&peers);
         assert_eq!(text.lines().filter(|line| line.starts_with("refused /n/subnets/0")).count(), 100);

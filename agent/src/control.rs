@@ -17,8 +17,8 @@ use wire_forward::Fault;
 use crate::{
     exit::Exit,
     loops::Loops,
-    observed::Board,
     pulse::{Part, Watchdog},
+    status::StatusWriter,
 };
 
 /// The messages, made from `proto/control.proto`.
@@ -62,7 +62,7 @@ pub(crate) fn listen(run_dir: &Path) -> io::Result<UnixListener> {
 /// When the socket breaks.
 pub(crate) async fn serve(
     listener: UnixListener,
-    board: Board,
+    board: StatusWriter,
     watchdog: Watchdog,
     loops: Loops,
 ) -> Result<(), tonic::transport::Error> {
@@ -74,7 +74,7 @@ pub(crate) async fn serve(
 }
 
 struct ControlService {
-    board: Board,
+    board: StatusWriter,
     watchdog: Watchdog,
     loops: Loops,
 }

@@ -3,13 +3,12 @@
 //! Input: the desired state. Output: a report in the status after each round, and a notification when the underlay has changed.
 
 use std::{
-    collections::BTreeSet,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use tokio::sync::Notify;
-use tracing::{error, info, warn};
+use tracing::{error, info};
 use wire_kernel::{Changes, Monitor};
 use wire_net::chain;
 use wire_state::{
@@ -19,12 +18,11 @@ use wire_state::{
 use wire_store::Revision;
 
 use crate::{
-    clashes::{self, IN_KERNEL},
     host_dataplane::HostDataplane,
     notify,
-    observed::Board,
     reconcile_loop::{Kept, LoopHandle, Round, Shares},
-    repeats::{REPEATS, Repeats},
+    repeats::Repeats,
+    status::{KernelCondition, StatusWriter},
 };
 
 /// Everything is read and compared this often, even without any notification.
@@ -35,9 +33,6 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// Changes that follow each other within this time are read back once; the time grows with the duration of a read.
 const SETTLE: Duration = Duration::from_millis(20);
-
-/// The key of the board's warning about routes of others that take packets for peers.
-const DETOURS: &str = "detours";
 
 /// The loop of the network.
 pub(crate) type Datapath = LoopHandle<NetworkLoop>;
@@ -103,7 +98,7 @@ impl Outcome {
 
 pub(crate) struct NetworkLoop {
     reconciler: Reconciler<HostDataplane>,
-    board: Board,
+    board: StatusWriter,
     underlay_changed: Arc<Notify>,
     /// Is notified when a tunnel has ended by itself.
     ended: Arc<Notify>,
@@ -120,7 +115,7 @@ impl NetworkLoop {
     /// `underlay_changed` is notified when addresses or links of the host have changed.
     pub(crate) fn new(
         driver: HostDataplane,
-        board: Board,
+        board: StatusWriter,
         stored: notify::Stored,
         underlay_changed: Arc<Notify>,
     ) -> Self {
@@ -159,7 +154,8 @@ impl NetworkLoop {
                 (Arc::new(merged), clashes)
             }
         };
-        clashes::report(&self.board, IN_KERNEL, &clashes);
+        let clashes = (!clashes.is_empty()).then_some(KernelCondition::Clashes(clashes));
+        self.board.set(KernelCondition::CLASH, clashes);
         desired
     }
 }
@@ -220,7 +216,7 @@ impl NetworkLoop {
         if let Some(error) = &fault {
             error!(error, "no notifications come from the kernel; its state is read every {PERIOD:?} instead");
         }
-        self.board.fault("monitor", fault);
+        self.board.set(KernelCondition::NO_NOTIFICATIONS, fault.map(KernelCondition::NoNotifications));
         opened.ok()
     }
 
@@ -242,36 +238,27 @@ impl NetworkLoop {
     fn note_repeats(&mut self, report: &Report<Network>, is_new: bool) {
         let changes = if is_new { &[] } else { report.changes.as_slice() };
         let said = self.repeats.note(changes, Instant::now());
-        self.board.caution(REPEATS, said);
+        self.board.set(KernelCondition::OTHER_PROGRAM, said);
     }
 
     fn publish(&mut self, report: Report<Network>, revision: Revision, is_new: bool) -> Outcome {
-        let before: BTreeSet<String> =
-            self.board.look(|seen| seen.dataplane.last.iter().flat_map(|last| troubles(last)).collect());
-        for trouble in troubles(&report).filter(|trouble| !before.contains(trouble)) {
-            warn!("{trouble}");
-        }
-        self.note_repeats(&report, is_new);
-        self.board.caution(DETOURS, (!report.findings.detours.is_empty()).then(|| report.findings.detours.to_string()));
-        let (written, removed) = (report.written, report.removed);
-        if written + removed > report.changes.len() || !self.repeats.knows(&report.changes) {
-            info!(written, removed, entries = report.named(), "kernel entries changed");
-        }
-        let outcome = Outcome::of(&report);
+        let report = Arc::new(report);
         self.board.update(|seen| {
             seen.dataplane.rounds += 1;
             seen.dataplane.written += report.written as u64;
             seen.dataplane.removed += report.removed as u64;
-            seen.dataplane.last = Some(Arc::new(report));
+            seen.dataplane.last = Some(report.clone());
             seen.dataplane.applied = revision;
         });
-        outcome
+        self.note_repeats(&report, is_new);
+        let detours = Some(&report.findings.detours).filter(|detours| !detours.is_empty());
+        self.board.set(KernelCondition::DETOURS, detours.map(|detours| KernelCondition::Detours(detours.to_string())));
+        let (written, removed) = (report.written, report.removed);
+        if written + removed > report.changes.len() || !self.repeats.knows(&report.changes) {
+            info!(written, removed, entries = report.named(), "kernel entries changed");
+        }
+        Outcome::of(&report)
     }
-}
-
-fn troubles(report: &Report<Network>) -> impl Iterator<Item = String> {
-    let conflicts = report.findings.conflicts.iter().map(ToString::to_string);
-    conflicts.chain(report.failures.iter().map(ToString::to_string))
 }
 
 fn host(belief: Option<&PerNamespace<ObservedNet>>) -> Option<&ObservedNet> {

@@ -13,7 +13,7 @@ use wire_store::{EtcdSettingsError, StoreError};
 
 use crate::{
     config_command::ConfigCommandError, docker_opts::DockerOptsError, drain::DrainError, files::WriteError,
-    observed::NoAnswer, reconcile_loop::StartError, settings::UsageError,
+    reconcile_loop::StartError, settings::UsageError, status::NoAnswer,
 };
 
 /// The answer to a command is no.

@@ -5,7 +5,6 @@
 
 mod claims;
 mod doubts;
-mod messages;
 mod notes;
 
 use std::{
@@ -14,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 use wire_firewall::{
     FirewallDataplane, FirewallMonitor, FirewallPolicy, ForeignRules, HostFacts, Learned, OverlayDevice, Peer, Support,
     SupportProbe,
@@ -27,20 +26,15 @@ use wire_state::{
     Report, Resource, Share,
 };
 
-use self::{
-    doubts::Doubts,
-    messages::{DOCKERS_CHAINS, FLOWTABLE, HIDDEN, NFTABLES, lacking, no_flowtable},
-    notes::is_fault,
-};
+use self::{doubts::Doubts, notes::is_fault};
 use crate::{
     bridges::Findings,
-    clashes::{self, IN_FIREWALL},
     docker_opts::DockerOptions,
     exit::Exit,
-    observed::{Board, FirewallSeen},
     other_agents,
     pulse::Heartbeat,
     reconcile_loop::{Kept, LoopHandle, Round, Shares},
+    status::{FirewallCondition, FirewallSeen, StatusWriter},
 };
 
 /// The pause between a notification of the kernel and the look that follows. It doubles with each look that finds a
@@ -125,7 +119,7 @@ pub(crate) struct FirewallLoop {
     every: Duration,
     links: Links,
     reconciler: Reconciler<FirewallDataplane>,
-    board: Board,
+    board: StatusWriter,
     monitor: Option<FirewallMonitor>,
     seen: FirewallSeen,
     facts: HostFacts,
@@ -148,7 +142,7 @@ pub(crate) struct FirewallLoop {
 impl FirewallLoop {
     /// # Errors
     /// When there is no netlink.
-    pub(crate) fn new(every: Duration, board: Board, heartbeat: &Heartbeat) -> Result<Self, DataplaneError> {
+    pub(crate) fn new(every: Duration, board: StatusWriter, heartbeat: &Heartbeat) -> Result<Self, DataplaneError> {
         other_agents::announce();
         Ok(Self {
             every,
@@ -229,11 +223,9 @@ impl FirewallLoop {
         if report.read_back {
             self.note_abandoned(&report);
         }
-        let lack = self.probe.nftables_error().map(|error| lacking(self.facts.support.nftables, error));
-        self.board.warning(NFTABLES, lack);
-        self.board.caution(FLOWTABLE, self.probe.flowtable_error().map(no_flowtable));
-        let hidden = self.is_blind(first, report.findings.firewalls).then(|| HIDDEN.to_owned());
-        self.board.warning(DOCKERS_CHAINS, hidden);
+        self.note_support();
+        let hidden = self.is_blind(first, report.findings.firewalls).then_some(FirewallCondition::DockersChainsHidden);
+        self.board.set(FirewallCondition::DOCKERS_CHAINS, hidden);
         self.publish(&report, first);
         if self.note_doubts(&first.devices) {
             let (report, _) = self.reconcile(shares, first);
@@ -280,7 +272,8 @@ impl FirewallLoop {
         };
         self.note_host_facts(facts, &first.devices);
         let (firewall, clashes) = desired(shares, &self.facts);
-        clashes::report(&self.board, IN_FIREWALL, &clashes);
+        let clashes = (!clashes.is_empty()).then_some(FirewallCondition::Clashes(clashes));
+        self.board.set(FirewallCondition::CLASH, clashes);
         let report = self.reconciler.round(&firewall);
         let learned = self.probe.learn(support, &firewall, &report, Instant::now());
         (report, learned)
@@ -304,13 +297,8 @@ impl FirewallLoop {
         let faults: Vec<String> =
             report.failures.iter().filter(|failure| is_fault(failure)).map(ToString::to_string).collect();
         let fault = (!faults.is_empty()).then(|| faults.join("; "));
-        if let Some(fault) = &fault
-            && self.board.look(|seen| seen.faults.get("firewall") != Some(fault))
-        {
-            error!(fault, "the firewall is not in its desired state");
-        }
         let converged = fault.is_none();
-        self.board.fault("firewall", fault);
+        self.board.set(FirewallCondition::NOT_AS_DESIRED, fault.map(FirewallCondition::NotAsDesired));
         if report.written + report.removed > 0 {
             let (written, removed) = (report.written, report.removed);
             info!(written, removed, changes = report.named(), "firewall rules changed");

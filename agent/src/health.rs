@@ -18,7 +18,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::observed::{Board, Phase};
+use crate::status::{AgentCondition, Phase, StatusWriter};
 
 /// The number of connections served at the same time. One more is closed at once.
 const CONNECTIONS: usize = 64;
@@ -32,12 +32,12 @@ const PAUSE: Duration = Duration::from_millis(100);
 ///
 /// # Errors
 /// When the address cannot be bound.
-pub(crate) async fn serve(address: SocketAddr, board: Board) -> io::Result<()> {
+pub(crate) async fn serve(address: SocketAddr, board: StatusWriter) -> io::Result<()> {
     answer(TcpListener::bind(address).await?, board).await;
     Ok(())
 }
 
-async fn answer(listener: TcpListener, board: Board) {
+async fn answer(listener: TcpListener, board: StatusWriter) {
     let routes = Router::new().route("/healthz", get(healthz)).route("/readyz", get(readyz)).with_state(board);
     let room = Arc::new(Semaphore::new(CONNECTIONS));
     // Aborted when this function ends.
@@ -67,15 +67,15 @@ async fn connection(stream: TcpStream, routes: Router) -> hyper::Result<()> {
 }
 
 /// 200 unless a restart would help: it helps if a part of the agent hangs, but not while the agent waits for etcd.
-async fn healthz(State(board): State<Board>) -> (StatusCode, String) {
+async fn healthz(State(board): State<StatusWriter>) -> (StatusCode, String) {
     let seen = board.now();
-    let code = if seen.hung.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let code = if seen.has(AgentCondition::HANGS) { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
     (code, format!("{}\n", seen.summary()))
 }
 
 /// 200 once the network is joined, 503 before. A degraded agent is ready, because traffic flows, but not before etcd
 /// has answered once.
-async fn readyz(State(board): State<Board>) -> (StatusCode, String) {
+async fn readyz(State(board): State<StatusWriter>) -> (StatusCode, String) {
     let seen = board.now();
     let code = match seen.phase().0 {
         Phase::Ready | Phase::Degraded if seen.as_of.is_some() => StatusCode::SERVICE_UNAVAILABLE,
@@ -107,7 +107,7 @@ mod tests {
     async fn connections_that_are_held_are_few_and_make_room_in_seconds() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let serving = tokio::spawn(answer(listener, Board::new()));
+        let serving = tokio::spawn(answer(listener, StatusWriter::new()));
         assert!(asked(address).await.starts_with("HTTP/1.1 200"), "it answers");
         let mut held = Vec::new();
         for _ in 0..CONNECTIONS + 10 {

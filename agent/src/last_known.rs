@@ -19,7 +19,7 @@ use wire_store::{KeyValue, LeaseId, Listing, Revision};
 
 use crate::{
     files::{self, Durable, WriteError},
-    observed::Board,
+    status::{AgentCondition, StatusWriter},
 };
 
 /// The content of `network.json` in the state folder.
@@ -114,7 +114,7 @@ pub(crate) struct Keeper {
     pub(crate) file: LastKnownFile,
     /// The network config as it was read.
     pub(crate) config: String,
-    pub(crate) board: Board,
+    pub(crate) board: StatusWriter,
     /// The addresses at which etcd is reached.
     pub(crate) endpoints: Vec<IpAddr>,
     /// The table that is not saved yet, and the time when it will be.
@@ -183,11 +183,10 @@ struct Joined<'a> {
 
 impl LastKnownFile {
     /// Saves it. True if that succeeded.
-    fn keep(&self, joined: Joined<'_>, table: &LeaseTable, board: &Board) -> bool {
+    fn keep(&self, joined: Joined<'_>, table: &LeaseTable, board: &StatusWriter) -> bool {
         let kept = self.save(&self.known(joined, table));
-        let consequence = "the agent could not start while etcd is away";
-        let fault = kept.as_ref().err().map(|error| format!("{}: {consequence}", chain(error)));
-        board.alarm("last known network", fault);
+        let failed = kept.as_ref().err().map(|error| AgentCondition::NetworkNotSaved(chain(error)));
+        board.set(AgentCondition::NETWORK_NOT_SAVED, failed);
         kept.is_ok()
     }
 
@@ -271,7 +270,7 @@ mod tests {
         Keeper {
             file,
             config: config.to_owned(),
-            board: Board::new(),
+            board: StatusWriter::new(),
             endpoints: Vec::new(),
             pending: None,
             writing: None,
@@ -373,7 +372,7 @@ mod tests {
         fs::create_dir_all(path.join("full")).unwrap();
         let table = Arc::new(LeaseTable::default());
         let mut keeper = keeper(folder.path(), CONFIGS[0]);
-        let faulty = |keeper: &Keeper| keeper.board.look(|seen| seen.faults.contains_key("last known network"));
+        let faulty = |keeper: &Keeper| keeper.board.look(|seen| seen.has(AgentCondition::NETWORK_NOT_SAVED));
         keeper.note(table.clone());
         keeper.keep_now();
         assert!(faulty(&keeper));

@@ -12,10 +12,10 @@ use crate::{
     firewall::{FirewallHandle, FirewallLoop},
     host_dataplane::HostDataplane,
     notify::Stored,
-    observed::Board,
     pulse::{Part, Watchdog},
     reconcile_loop,
     settings::Settings,
+    status::StatusWriter,
     upkeep::{FilesHandle, FilesLoop},
 };
 
@@ -39,7 +39,7 @@ impl Loops {
     /// When there is no netlink, or no thread.
     pub(crate) fn start(
         settings: &Settings,
-        (board, watchdog): (&Board, &Watchdog),
+        (board, watchdog): (&StatusWriter, &Watchdog),
         (kept, stored): (Kept, Stored),
     ) -> Result<Self, Exit> {
         let forwarder = Forwarder::new(kept);

@@ -2,13 +2,12 @@
 //!
 //! Purpose: gives a Docker host its part of a container network that is described in etcd. Flow: [`cli`] reads flags,
 //! [`settings`] checks them, [`run`] leases a subnet through `wire-lease`, writes it for Docker and hands what the kernel
-//! should hold to [`datapath`], which keeps it so through `wire-backends`. [`observed`] is what all of them know, and
+//! should hold to [`datapath`], which keeps it so through `wire-backends`. [`status`] is what all of them know, and
 //! what `status`, health checks and systemd are told from.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 
 mod bridges;
-mod clashes;
 mod cli;
 mod commands;
 mod config_command;
@@ -32,7 +31,6 @@ mod loops;
 mod machine;
 mod network;
 mod notify;
-mod observed;
 mod old_flags;
 mod other_agents;
 mod output;
@@ -43,6 +41,7 @@ mod run;
 mod session;
 mod settings;
 mod state;
+mod status;
 mod traffic;
 mod underlay;
 mod upkeep;

@@ -29,7 +29,7 @@ use wire_store::{EtcdStore, Listing};
 
 use self::{
     ground::JoinContext,
-    known::{JoinPhase, Snapshot, Source, answered, shown},
+    known::{JoinPhase, Snapshot, Source, answered},
 };
 use crate::{
     exit::Exit,
@@ -38,11 +38,11 @@ use crate::{
     loops::Loops,
     machine::Seen,
     notify::Stored,
-    observed::{Board, NoAnswer},
     pulse::{Heartbeat, Part, Watchdog},
     session::{Ended, Handover, Progress, Session},
     settings::Settings,
     state::{State, StateFile},
+    status::{EtcdCondition, NoAnswer, StatusWriter, shown},
     traffic::TrafficWatch,
     underlay::{JoinedOn, UnderlayWatch},
 };
@@ -51,7 +51,7 @@ use crate::{
 pub(crate) struct Host {
     network: NetworkName,
     settings: Arc<Settings>,
-    board: Board,
+    board: StatusWriter,
     watchdog: Watchdog,
     state_file: StateFile,
     state: State,
@@ -105,7 +105,7 @@ impl Host {
     /// When the state folder cannot be read or written.
     pub(crate) fn new(
         settings: Settings,
-        board: Board,
+        board: StatusWriter,
         watchdog: Watchdog,
         Inherited { kept, stored }: Inherited,
     ) -> Result<Self, Exit> {
@@ -157,7 +157,7 @@ impl Host {
         match renewed {
             Ok(Some(session)) => {
                 self.session = Some(session);
-                self.board.fault("joining", None);
+                self.board.clear(EtcdCondition::JOINING);
             }
             Ok(None) => return Ok(Ended::UnderlayChanged),
             // An address from DHCP, or a link that is plugged in, may still appear.

@@ -8,19 +8,19 @@ use std::{
 
 use sd_notify::NotifyState;
 use tokio::time::{MissedTickBehavior, interval};
-use tracing::{error, info, warn};
+use tracing::warn;
 use wire_forward::{Handle, Tunnels};
 
 use crate::{
-    observed::{Board, Phase},
-    pulse::{self, Part, Watchdog},
+    pulse::{self, Watchdog},
+    status::{AgentCondition, Phase, StatusWriter},
 };
 
 /// Notifies systemd: STATUS as it changes, READY once, WATCHDOG while no part of the agent hangs.
 ///
 /// # Cancel safety
 /// Safe: it holds nothing.
-pub(crate) async fn follow(board: Board, watchdog: Watchdog, tunnels: Tunnels) {
+pub(crate) async fn follow(board: StatusWriter, watchdog: Watchdog, tunnels: Tunnels) {
     let mut seen = board.subscribe();
     let mut last = String::new();
     let mut ready = false;
@@ -50,7 +50,7 @@ pub(crate) async fn follow(board: Board, watchdog: Watchdog, tunnels: Tunnels) {
                 if period.is_some() && hung.is_empty() {
                     let _ = say(&[NotifyState::Watchdog]);
                 }
-                note(&board, hung);
+                board.set_all(AgentCondition::HANGS, hung.into_iter().map(AgentCondition::Hangs));
             }
         }
     }
@@ -90,20 +90,6 @@ impl Stored {
         }
         *stored = handles.iter().map(|handle| (handle.name.clone(), Some(handle.number))).collect();
     }
-}
-
-fn note(board: &Board, hung: Vec<Part>) {
-    let before = board.look(|seen| seen.hung.clone());
-    if hung == before {
-        return;
-    }
-    for part in hung.iter().filter(|part| !before.contains(part)) {
-        error!(part = part.name(), "a part of the agent hangs");
-    }
-    if hung.is_empty() {
-        info!("all parts of the agent run again");
-    }
-    board.update(|seen| seen.hung = hung);
 }
 
 /// Joins and shortens the text: a message has one line for each variable, and a datagram has a limited size.

@@ -8,8 +8,7 @@ use std::{
 
 use wire_state::Op;
 
-/// The subject of the warning.
-pub(crate) const REPEATS: &str = "another program";
+use crate::status::KernelCondition;
 
 /// The number of equal corrections before the warning.
 const OFTEN: u32 = 5;
@@ -27,7 +26,7 @@ pub(crate) struct Repeats(BTreeMap<String, (u32, Instant)>);
 
 impl Repeats {
     /// Counts corrections, and returns a warning that names those that repeat.
-    pub(crate) fn note(&mut self, changes: &[Op], now: Instant) -> Option<String> {
+    pub(crate) fn note(&mut self, changes: &[Op], now: Instant) -> Option<KernelCondition> {
         self.0.retain(|_, (_, last)| now.duration_since(*last) < QUIET);
         for change in changes {
             let change = change.to_string();
@@ -39,16 +38,8 @@ impl Repeats {
             (*count, *last) = (*count + 1, now);
         }
         let often = self.0.iter().filter(|(_, (count, _))| *count >= OFTEN);
-        let named: Vec<String> =
-            often.take(NAMED).map(|(change, (count, _))| format!("{change} ({count} times)")).collect();
-        (!named.is_empty()).then(|| {
-            format!(
-                "another program changes wire-agent's entries in the kernel again and again, and the agent corrects \
-                 them each time: {}; configure that program to leave them alone (dhcpcd: denyinterfaces flannel* in \
-                 dhcpcd.conf)",
-                named.join(", ")
-            )
-        })
+        let named: Vec<_> = often.take(NAMED).map(|(change, (count, _))| (change.clone(), *count)).collect();
+        (!named.is_empty()).then_some(KernelCondition::OtherProgram(named))
     }
 
     /// True if the warning has named all of these, so that the log needs no further line.
@@ -73,9 +64,9 @@ mod tests {
         let (mut repeats, begun) = (Repeats::default(), Instant::now());
         let at = |seconds| begun + Duration::from_secs(seconds);
         for second in 0..4 {
-            assert_eq!(repeats.note(&[put_right(9), put_right(10 + u8::try_from(second).unwrap())], at(second)), None);
+            assert!(repeats.note(&[put_right(9), put_right(10 + u8::try_from(second).unwrap())], at(second)).is_none());
         }
-        let said = repeats.note(&[put_right(9)], at(4)).unwrap();
+        let said = repeats.note(&[put_right(9)], at(4)).unwrap().message().to_string();
         assert!(said.contains("each time: delete address 169.254.9.9/16 dev flannel.1 (5 times); configure"), "{said}");
         assert!(said.contains("denyinterfaces flannel*"), "{said}");
         assert!(!repeats.knows(&[put_right(9)]));
@@ -83,15 +74,15 @@ mod tests {
         assert!(repeats.knows(&[put_right(9)]) && !repeats.knows(&[put_right(9), put_right(10)]));
         // Nobody does anything for a while.
         assert!(repeats.note(&[], at(600)).is_some());
-        assert_eq!(repeats.note(&[], at(605)), None);
-        assert_eq!(repeats.note(&[put_right(9)], at(606)), None);
+        assert!(repeats.note(&[], at(605)).is_none());
+        assert!(repeats.note(&[put_right(9)], at(606)).is_none());
     }
 
     #[test]
     fn of_changes_that_are_always_others_few_are_remembered() {
         let (mut repeats, begun) = (Repeats::default(), Instant::now());
         for last in 0..=u8::MAX {
-            assert_eq!(repeats.note(&[put_right(last)], begun + Duration::from_secs(last.into())), None);
+            assert!(repeats.note(&[put_right(last)], begun + Duration::from_secs(last.into())).is_none());
         }
         assert!(repeats.0.len() <= REMEMBERED);
     }

@@ -20,10 +20,10 @@ use crate::{
     health, inherited,
     network::{self, Host},
     notify,
-    observed::Board,
     pulse::{Part, Watchdog},
     session::Ended,
     settings::Settings,
+    status::{AgentCondition, StatusWriter},
 };
 
 /// Runs until SIGTERM or SIGINT. Traffic and lease stay.
@@ -41,8 +41,8 @@ pub(crate) async fn run(settings: Settings) -> Result<(), Exit> {
     raise_descriptors();
     let _lock = lock(&settings.folders.run_dir)?;
     let Signals { mut terminate, mut interrupt, mut hangup } = Signals::new().map_err(Exit::Signals)?;
-    let board = Board::new();
-    board.update(|seen| seen.warnings.clone_from(&settings.warnings));
+    let board = StatusWriter::new();
+    board.set_all(AgentCondition::FLAG, settings.warnings.iter().cloned().map(AgentCondition::Flag));
     let watchdog = Watchdog::default();
     let host = Host::new(settings, board.clone(), watchdog.clone(), inherited::take())?;
     let _beside = beside(&host, &board, &watchdog)?;
@@ -80,7 +80,7 @@ async fn stay(mut host: Host, watchdog: &Watchdog, hangup: &mut Signal) -> Resul
 }
 
 /// The control socket, health checks and systemd's messages. They end when the set is dropped.
-fn beside(host: &Host, board: &Board, watchdog: &Watchdog) -> Result<JoinSet<()>, Exit> {
+fn beside(host: &Host, board: &StatusWriter, watchdog: &Watchdog) -> Result<JoinSet<()>, Exit> {
     let (settings, loops) = (host.settings(), host.loops());
     let mut tasks = JoinSet::new();
     let run_dir = &settings.folders.run_dir;
@@ -97,7 +97,7 @@ fn beside(host: &Host, board: &Board, watchdog: &Watchdog) -> Result<JoinSet<()>
         tasks.spawn(async move {
             if let Err(error) = health.await {
                 error!(%address, %error, "no health checks: --healthz-ip and --healthz-port cannot be used");
-                faults.fault("health checks", Some(format!("cannot listen on {address}: {error}")));
+                faults.raise(AgentCondition::NoHealthChecks { address, error: error.to_string() });
             }
         });
     }

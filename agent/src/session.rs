@@ -18,8 +18,8 @@ use crate::{
     firewall::{self, FirewallHandle, FirewallShare},
     last_known::Keeper,
     loops::Loops,
-    observed::{Board, Status},
     pulse::Heartbeat,
+    status::{EtcdCondition, Status, StatusWriter, UnderlayCondition},
     traffic::TrafficWatch,
     underlay::{Moved, UnderlayWatch, overlaps},
 };
@@ -101,7 +101,7 @@ impl Basis {
 
 /// The parts of a joined network.
 pub(crate) struct Session {
-    pub(crate) board: Board,
+    pub(crate) board: StatusWriter,
     pub(crate) network: NetworkName,
     pub(crate) backend: Box<dyn Backend>,
     /// The part of the kernel's state that the backend's devices and routes are in.
@@ -219,8 +219,8 @@ impl Session {
             Moved::Lost(why) => Some(why.clone()),
             Moved::Yes | Moved::No => None,
         };
-        self.board.fault("underlay", fault);
-        self.board.caution("underlay", self.underlay.renamed());
+        self.board.set(UnderlayCondition::LOST, fault.map(UnderlayCondition::Lost));
+        self.board.set(UnderlayCondition::RENAMED, self.underlay.renamed());
         self.note_overlaps();
         moved == Moved::Yes
     }
@@ -230,7 +230,7 @@ impl Session {
         if let Some(own) = self.basis.own() {
             let leases = self.follow.table.borrow();
             let said = overlaps(self.underlay.attached(), &self.leased_over, own.lease.subnet, leases.as_deref());
-            self.board.caution("overlaps", said);
+            self.board.set(UnderlayCondition::OVERLAPS, said.map(UnderlayCondition::Overlaps));
         }
     }
 
@@ -322,12 +322,12 @@ impl Session {
         let Some(hold) = &mut ties.hold else { return false };
         let state = hold.state.borrow_and_update().clone();
         let trouble = match &state {
-            HoldState::Held { trouble, .. } => trouble.clone(),
-            HoldState::Acquiring { reason } => Some(format!("there is none yet: {reason}")),
-            HoldState::Lost { reason, .. } => Some(format!("it is lost: {reason}")),
+            HoldState::Held { trouble, .. } => trouble.clone().map(EtcdCondition::LeaseAtRisk),
+            HoldState::Acquiring { reason } => Some(EtcdCondition::NoLease(reason.clone())),
+            HoldState::Lost { reason, .. } => Some(EtcdCondition::LeaseLost(reason.clone())),
         };
         let is_other = state.subnet().is_some_and(|subnet| subnet != ties.own.lease.subnet);
-        self.board.fault("lease", trouble);
+        self.board.set(EtcdCondition::LEASE_LOST, trouble);
         self.board.update(|seen| seen.hold = Some(state));
         is_other
     }
@@ -358,22 +358,17 @@ impl Session {
     fn note_config(&self, event: ConfigEvent) {
         let fault = match event {
             ConfigEvent::Broken(_) => return,
-            ConfigEvent::Is(None) => {
-                Some("it was deleted; this agent keeps the config that it read at its start".to_owned())
-            }
+            ConfigEvent::Is(None) => Some(EtcdCondition::ConfigDeleted),
             ConfigEvent::Is(Some(json)) => match NetworkConfig::from_json(&json) {
                 Ok(config) if config == self.joined_with => None,
                 Ok(config) => Some(match self.bar(&config) {
-                    None => "it has changed: restart wire-agent to apply it".to_owned(),
-                    Some(why) => format!(
-                        "it has changed to one that this host cannot apply: {why}; correct that before you restart \
-                         wire-agent"
-                    ),
+                    None => EtcdCondition::ConfigChanged,
+                    Some(why) => EtcdCondition::ConfigInapplicable(why),
                 }),
-                Err(error) => Some(format!("it has changed, and the new one is refused: {}", chain(&error))),
+                Err(error) => Some(EtcdCondition::ConfigRefused(chain(&error))),
             },
         };
-        self.board.alarm("network config", fault);
+        self.board.set(EtcdCondition::CONFIG_CHANGED, fault);
     }
 
     /// The reason why a restart could not join with another config.

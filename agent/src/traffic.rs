@@ -7,13 +7,12 @@ use std::{
 };
 
 use tokio::{sync::watch, task::JoinHandle, time::Instant};
-use tracing::warn;
 use wire_backends::{Identity, identify};
 use wire_kernel::{DeviceCounters, Traffic, traffic};
 use wire_lease::{LeaseTable, NetworkConfig};
 use wire_net::LinkName;
 
-use crate::observed::Board;
+use crate::status::{StatusWriter, UnderlayCondition};
 
 /// The interval at which the counters are read.
 const PERIOD: Duration = Duration::from_secs(5);
@@ -31,7 +30,7 @@ pub(crate) struct TrafficWatch(JoinHandle<()>);
 impl TrafficWatch {
     pub(crate) fn start(
         config: &NetworkConfig,
-        board: Board,
+        board: StatusWriter,
         leases: watch::Receiver<Option<Arc<LeaseTable>>>,
     ) -> Self {
         let Identity { devices, port, .. } = identify(config).unwrap_or_default();
@@ -43,8 +42,8 @@ impl TrafficWatch {
                 if let Ok(Ok(traffic)) = tokio::task::spawn_blocking(traffic).await {
                     let peers = leases.borrow().as_ref().map_or(0, |table| table.peers.len());
                     watch.note(Instant::now(), &traffic, peers);
-                    said(&board, "checksums", watch.broken());
-                    said(&board, "silence", watch.silent());
+                    board.set(UnderlayCondition::CHECKSUMS, watch.broken());
+                    board.set(UnderlayCondition::SILENCE, watch.silent());
                 }
                 tokio::time::sleep(PERIOD).await;
             }
@@ -56,14 +55,6 @@ impl Drop for TrafficWatch {
     fn drop(&mut self) {
         self.0.abort();
     }
-}
-
-fn said(board: &Board, concern: &'static str, warning: Option<String>) {
-    let is_new = warning.is_some() && board.look(|seen| !seen.notes.contains_key(concern));
-    if let Some(warning) = warning.as_ref().filter(|_| is_new) {
-        warn!("{warning}");
-    }
-    board.warning(concern, warning);
 }
 
 /// The counters of the last minute. Pure.
@@ -106,40 +97,20 @@ impl Watch {
     }
 
     /// The warning about packets with wrong checksums.
-    fn broken(&self) -> Option<String> {
-        let (port, device) = (self.port?, self.devices.first()?);
+    fn broken(&self) -> Option<UnderlayCondition> {
+        let (port, device) = (self.port?, *self.devices.first()?);
         let (first, last) = (self.bad.front()?.1, self.bad.back()?.1);
         let count = last.saturating_sub(first);
-        (count >= BROKEN).then(|| {
-            format!(
-                "{count} UDP packets came with wrong checksums within a minute, and were dropped: if peers do not get \
-                 through on UDP port {port}, a network card on the way computes no checksums; run ethtool -K {device} \
-                 tx-checksum-ip-generic off on the hosts that send, or set another Backend.Port in the network config"
-            )
-        })
+        (count >= BROKEN).then_some(UnderlayCondition::BadChecksums { count, port, device })
     }
 
     /// The warning about devices that send and never received anything.
-    fn silent(&self) -> Option<String> {
+    fn silent(&self) -> Option<UnderlayCondition> {
         let sent = |silence: &Silence| silence.now - silence.before;
         let lasts = |silence: &Silence| silence.last.duration_since(silence.since) >= WINDOW && sent(silence) >= SENT;
-        let dropped = match self.port {
-            Some(port) => {
-                format!(
-                    "UDP port {port}; open it in both directions, or set another Backend.Port in the network config"
-                )
-            }
-            None => "encapsulated packets; let them through in both directions".to_owned(),
-        };
-        let named: Vec<String> = self
-            .silent
-            .iter()
-            .filter(|(_, silence)| lasts(silence))
-            .map(|(device, silence)| format!("{} packets were sent to peers through {device}", sent(silence)))
-            .collect();
-        (!named.is_empty()).then(|| {
-            format!("{}, and none was ever received: something between the hosts may drop {dropped}", named.join(", "))
-        })
+        let lasting = self.silent.iter().filter(|(_, silence)| lasts(silence));
+        let devices: Vec<(LinkName, u64)> = lasting.map(|(device, silence)| (*device, sent(silence))).collect();
+        (!devices.is_empty()).then_some(UnderlayCondition::NothingReceived { devices, port: self.port })
     }
 }
 
@@ -162,7 +133,8 @@ mod tests {
             let devices = [(name(), DeviceCounters { received, sent })].into();
             watch.note(start + Duration::from_secs(second), &Traffic { devices, bad_checksums }, peers);
         }
-        (watch.silent(), watch.broken())
+        let text = |condition: UnderlayCondition| condition.message().to_string();
+        (watch.silent().map(text), watch.broken().map(text))
     }
 
     #[test]

@@ -21,6 +21,7 @@ pub(crate) use self::{held::Held, overlap::overlaps};
 use crate::{
     exit::Exit,
     settings::{Settings, UnderlayWish},
+    status::UnderlayCondition,
 };
 
 /// Finds the interface for a network with these pools. The choice `held` is kept while it is valid.
@@ -84,8 +85,8 @@ pub(crate) struct UnderlayWatch {
     away: Option<Instant>,
     /// All addresses of the host when it last matched the join.
     known: Vec<LocalAddress>,
-    /// A warning about a flag with the interface's old name.
-    renamed: Option<String>,
+    /// The warning about a flag with the interface's old name.
+    renamed: Option<UnderlayCondition>,
     /// Bridges among the subnets that hosts lease.
     attached: Vec<(LinkName, wire_net::Prefix)>,
 }
@@ -161,7 +162,7 @@ impl UnderlayWatch {
     }
 
     /// The warning about a flag with the interface's old name.
-    pub(crate) fn renamed(&self) -> Option<String> {
+    pub(crate) fn renamed(&self) -> Option<UnderlayCondition> {
         self.renamed.clone()
     }
 
@@ -194,7 +195,7 @@ impl UnderlayWatch {
             }
         }
         let Chosen { link, addresses, formerly } = chosen;
-        self.renamed = formerly.map(|name| renamed(name, link.name));
+        self.renamed = formerly.map(|before| UnderlayCondition::Renamed { before, now: link.name });
         Ok(host.underlay(link, addresses, &self.pools))
     }
 
@@ -207,11 +208,4 @@ impl UnderlayWatch {
             changed
         });
     }
-}
-
-fn renamed(name: LinkName, now: LinkName) -> String {
-    format!(
-        "the underlay's interface {now} was named {name} when it was chosen by that name; after a restart wire-agent \
-         will not find it: change --iface or --iface-regex"
-    )
 }

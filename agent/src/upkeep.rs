@@ -8,18 +8,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tracing::warn;
 use wire_state::{
     Comparison, DataplaneError, DesiredFile, DesiredFiles, Failure, FileOp, Files, Reconciler, Report, Resource, Share,
 };
 
 use crate::{
-    clashes::{self, IN_FILES},
     daemon_json::{self, DaemonOptions},
     docker_unit::DockerUnit,
     files::FileDriver,
-    observed::Board,
     reconcile_loop::{Kept, LoopHandle, Round, Shares},
+    status::{AgentCondition, DockerCondition, StatusWriter},
 };
 
 /// The interval of checks.
@@ -44,11 +42,11 @@ pub(crate) type FilesOutcome = Option<String>;
 
 pub(crate) struct FilesLoop {
     reconciler: Reconciler<FileDriver>,
-    board: Board,
+    board: StatusWriter,
 }
 
 impl FilesLoop {
-    pub(crate) fn new(board: Board) -> Self {
+    pub(crate) fn new(board: StatusWriter) -> Self {
         Self { reconciler: Reconciler::new(FileDriver, BTreeSet::new()), board }
     }
 
@@ -58,22 +56,17 @@ impl FilesLoop {
         let shares: Vec<Share<'_, DesiredFiles>> =
             shares.keys().zip(&files).map(|(network, desired)| Share { network, desired }).collect();
         let (desired, clashes) = Files::merge(&shares);
-        clashes::report(&self.board, IN_FILES, &clashes);
+        let clashes = (!clashes.is_empty()).then_some(AgentCondition::FileClashes(clashes));
+        self.board.set(AgentCondition::FILE_CLASH, clashes);
         self.reconciler.set_scope(desired.keys().cloned().collect());
         desired
     }
 
     /// Warns of settings of docker.service that keep Docker from starting correctly, before its next start.
     fn note_docker_unit(&self, options: &DaemonOptions) {
-        const UNIT: &str = "docker.service";
         let unit = DockerUnit::read(Path::new("/"));
         let warning = unit.warning(options, &daemon_json::held(&unit.settings_path()));
-        if let Some(warning) = &warning
-            && self.board.look(|seen| seen.notes.get(UNIT) != Some(warning))
-        {
-            warn!("{UNIT}: {warning}");
-        }
-        self.board.warning(UNIT, warning);
+        self.board.set(DockerCondition::DOCKER_UNIT, warning.map(DockerCondition::DockerUnit));
     }
 }
 
@@ -96,9 +89,8 @@ impl Kept for FilesLoop {
         let failure = |path: &Path| Some(why(&report, left.iter().find(|op| op.path() == path)?));
         let for_others = shares.values().flat_map(|share| share.for_others.iter()).find_map(|(path, _)| failure(path));
         let state = shares.values().find_map(|share| failure(&share.state.0));
-        let fault = |why: &Option<String>, consequence| why.as_ref().map(|why| format!("{why}: {consequence}"));
-        self.board.alarm("files", fault(&for_others, "other programs cannot read this host's subnet"));
-        self.board.alarm("state", fault(&state, "after a restart this host may get another subnet"));
+        self.board.set(AgentCondition::FILES, for_others.clone().map(AgentCondition::FilesNotWritten));
+        self.board.set(AgentCondition::STATE, state.map(AgentCondition::StateNotSaved));
         if let Some(share) = shares.values().next() {
             self.note_docker_unit(&share.options);
         }

@@ -9,8 +9,7 @@ use std::{
 use wire_lease::LeaseTable;
 use wire_net::{Family, Prefix};
 
-/// The subject of the warning.
-pub(super) const PEERS: &str = "peers";
+use crate::status::Message;
 
 /// The number of subnets that the warning names.
 const NAMED: usize = 3;
@@ -38,7 +37,7 @@ pub(super) fn misplaced(claims: &BTreeSet<(IpAddr, IpAddr)>, leases: &LeaseTable
 }
 
 /// The warning, with what to do.
-pub(super) fn claimed(misplaced: &Misplaced, is_userspace: bool) -> String {
+pub(super) fn claimed(misplaced: &Misplaced, is_userspace: bool) -> Message {
     let name = |(subnet, (public, sender)): (&Prefix, &(IpAddr, IpAddr))| {
         format!(
             "packets from {sender} with sources in {subnet} are dropped, since the lease of {subnet} has the public IP \
@@ -49,10 +48,12 @@ pub(super) fn claimed(misplaced: &Misplaced, is_userspace: bool) -> String {
     let more = misplaced.len().saturating_sub(NAMED);
     let more = if more > 0 { format!("; and {more} more") } else { String::new() };
     let flags = if is_userspace { "--peers-only=false --forward-source-check=false" } else { "--peers-only=false" };
-    format!(
-        "{}{more}: if it is the same host (an older flannel with --iface and another --public-ip), make it send from \
-         the public IP of its lease, or start wire-agent here with {flags}",
-        named.join("; ")
+    Message::plain(format!("{}{more}", named.join("; "))).remedy(
+        ": ",
+        format!(
+            "if it is the same host (an older flannel with --iface and another --public-ip), make it send from the \
+             public IP of its lease, or start wire-agent here with {flags}"
+        ),
     )
 }
 
@@ -83,7 +84,7 @@ mod tests {
 
     fn said(claims: &[(&str, &str)]) -> Option<String> {
         let claims = claims.iter().map(|(sender, source)| (sender.parse().unwrap(), source.parse().unwrap()));
-        misplaced(&claims.collect(), &leases()).map(|misplaced| claimed(&misplaced, false))
+        misplaced(&claims.collect(), &leases()).map(|misplaced| claimed(&misplaced, false).to_string())
     }
 
     #[test]

@@ -1,30 +1,28 @@
-//! Reports to the board about the host around the firewall, after each look.
+//! Reports to the status about the host around the firewall, after each look.
 
 use std::time::Instant;
 
-use tracing::{info, warn};
-use wire_firewall::{ACCEPT_MARK, Counted, DockerRules, HostFacts, OverlayDevice};
+use tracing::info;
+use wire_firewall::{Counted, DockerRules, HostFacts, OverlayDevice};
 use wire_kernel::traffic;
 use wire_net::{DualStack, Family, LinkName, chain};
 use wire_state::{Failure, Firewall, FirewallOp, OpError, OperatorDrop, OtherFirewalls, Report};
 
 use super::{
     BRIDGE_GRACE, BridgeFindings, FirewallLoop, FirewallShare,
-    claims::{PEERS, claimed, misplaced},
-    messages::{
-        BLOCKED, BRIDGE, BRIDGE_NAME, CONTESTED, DOCKER_USER, IPTABLES, RIVAL, abandoned, blocked, overruled, unnamed,
-    },
+    claims::{claimed, misplaced},
 };
 use crate::{
     bridges::{Docker, Expected, Findings},
     other_agents,
+    status::{Blocked, DockerCondition, FirewallCondition, UnderlayCondition},
 };
 
 impl FirewallLoop {
     /// Finds whether another agent has changed our rules.
     pub(super) fn note_rivals(&mut self) {
         self.contested = other_agents::are_there();
-        self.board.alarm(RIVAL, self.contested.then(|| CONTESTED.to_owned()));
+        self.board.set(FirewallCondition::OTHER_AGENT, self.contested.then_some(FirewallCondition::OtherAgent));
     }
 
     /// Reports chains in the variant of iptables that is not in use, if they could not be listed or deleted. After another failure they
@@ -35,7 +33,7 @@ impl FirewallLoop {
         }
         let failed = report.failures.iter().find_map(abandoned_failure).map(|error| chain(error));
         let failed = failed.or_else(|| self.reconciler.driver().abandoned_unread().map(|error| chain(error)));
-        self.board.warning(IPTABLES, failed.map(|error| abandoned(&error)));
+        self.board.set(FirewallCondition::OTHER_IPTABLES, failed.map(FirewallCondition::OtherIptables));
     }
 
     /// Reports bridges that do not fit the lease.
@@ -54,15 +52,21 @@ impl FirewallLoop {
             return;
         }
         let Findings { fault, warning, clash } = found;
-        let before = self.board.look(|seen| [seen.faults.get(BRIDGE).cloned(), seen.notes.get(BRIDGE).cloned()]);
-        let said = [&fault, &warning].into_iter().zip(&before).filter(|(now, before)| now != before);
-        for text in said.filter_map(|(now, _)| now.as_ref()) {
-            warn!("{text}");
-        }
-        self.board.fault(BRIDGE, fault);
-        self.board.warning(BRIDGE, warning);
+        self.board.set(DockerCondition::BRIDGE_MISMATCH, fault);
+        self.board.set(DockerCondition::BRIDGE_MTU, warning);
         // The log has had it since the options were written.
-        self.board.warning("daemon.json", clash.filter(|_| share.told.file.is_some()));
+        let clash = clash.filter(|_| share.told.file.is_some());
+        self.board.set(DockerCondition::DAEMON_JSON, clash.map(DockerCondition::DaemonJson));
+    }
+
+    /// Reports what this host lacks of our table.
+    pub(super) fn note_support(&self) {
+        let nftables = self.facts.support.nftables;
+        let lack = self.probe.nftables_error().map(|error| chain(error));
+        let lack = lack.map(|error| FirewallCondition::NftablesLacks { nftables, error });
+        self.board.set(FirewallCondition::NFTABLES, lack);
+        let refused = self.probe.flowtable_error().map(|error| chain(error));
+        self.board.set(FirewallCondition::FLOWTABLE, refused.map(FirewallCondition::NoFlowtable));
     }
 
     /// True if Docker runs, its chains cannot be read, and ours should come before them.
@@ -78,20 +82,11 @@ impl FirewallLoop {
             info!(links = links.join(" "), "containers are on");
         }
         // Without a device there are no rules about encapsulated packets.
-        let unnamed = unnamed(facts.unnamed_bridges()).filter(|_| !devices.is_empty());
-        if let Some(unnamed) = &unnamed
-            && self.board.look(|seen| seen.notes.get(BRIDGE_NAME) != Some(unnamed))
-        {
-            warn!("{unnamed}");
-        }
-        self.board.warning(BRIDGE_NAME, unnamed);
-        let fault = (facts.docker == DockerRules::Unmarked).then(|| {
-            format!(
-                "its rules in nftables drop the overlay's packets to containers: start it with \
-                 --bridge-accept-fwmark={ACCEPT_MARK:#x}/{ACCEPT_MARK:#x}, or \"bridge-accept-fwmark\" in daemon.json"
-            )
-        });
-        self.board.fault("docker", fault);
+        let unnamed: Vec<LinkName> = facts.unnamed_bridges().copied().collect();
+        let unnamed = (!unnamed.is_empty() && !devices.is_empty()).then_some(unnamed);
+        self.board.set(FirewallCondition::BRIDGE_NAME, unnamed.map(FirewallCondition::UnnamedBridges));
+        let unmarked = (facts.docker == DockerRules::Unmarked).then_some(FirewallCondition::DockerUnmarked);
+        self.board.set(FirewallCondition::DOCKER_UNMARKED, unmarked);
         self.facts = facts;
     }
 
@@ -99,23 +94,16 @@ impl FirewallLoop {
     pub(super) fn note_claims(&self, share: &FirewallShare) {
         let misplaced = misplaced(&self.seen.counted.claims, &share.leases);
         let claims = misplaced.map(|misplaced| claimed(&misplaced, share.is_userspace));
-        if let Some(claims) = &claims
-            && self.board.look(|seen| seen.notes.get(PEERS) != Some(claims))
-        {
-            warn!("{claims}");
-        }
-        self.board.warning(PEERS, claims);
+        self.board.set(UnderlayCondition::MISPLACED_PEERS, claims.map(UnderlayCondition::MisplacedPeers));
     }
 
     /// Reports an operator's drops that have no effect, since our rules come first.
     pub(super) fn note_overruled(&self, drops: &[OperatorDrop], share: &FirewallShare) {
-        let warning = overruled(&share.policy.overruled(drops, &share.devices, &self.facts));
-        if let Some(warning) = &warning
-            && self.board.look(|seen| seen.notes.get(DOCKER_USER) != Some(warning))
-        {
-            warn!("{DOCKER_USER}: {warning}");
-        }
-        self.board.warning(DOCKER_USER, warning);
+        let overruled = share.policy.overruled(drops, &share.devices, &self.facts);
+        let warning = overruled
+            .split_first()
+            .map(|(first, rest)| FirewallCondition::DropsOverruled { first: (*first).clone(), more: rest.len() });
+        self.board.set(FirewallCondition::OVERRULED, warning);
     }
 
     /// Compares the packets that we let in with those that the devices have received. True if other families are doubted
@@ -157,12 +145,13 @@ impl FirewallLoop {
         }
         let port = devices.iter().find(|(family, _)| self.blocked.contains(family)).map(|(_, device)| device.port);
         let fault = port.map(|port| {
-            let links = devices.iter().map(|(_, device)| device.link).chain(self.facts.bridges.iter().copied());
+            let links =
+                devices.iter().map(|(_, device)| device.link).chain(self.facts.bridges.iter().copied()).collect();
             // In a network with one family it is plain.
             let families: Vec<Family> = self.blocked.iter().copied().filter(|_| devices.iter().count() > 1).collect();
-            blocked(others, port, &families, links)
+            FirewallCondition::Blocked(Blocked { others, port, families, links })
         });
-        self.board.alarm(BLOCKED, fault);
+        self.board.set(FirewallCondition::BLOCKED, fault);
     }
 }
 

@@ -53,9 +53,8 @@ impl Host {
             Some(_) => {}
             None => return Err(Exit::PartDied { part: "the loop of the files" }),
         }
-        self.board.fault("joining", None);
         self.board.update(|seen| {
-            (seen.waiting, seen.useless) = (None, None);
+            seen.set_joined();
             seen.subnet = self.state.subnet;
             seen.mtu = mtu.0;
         });

@@ -12,6 +12,7 @@ use crate::{
     exit::Exit,
     settings::{UsageError, public_flag},
     state::KnownBy,
+    status::UnderlayCondition,
     underlay::{self, Held},
 };
 
@@ -43,7 +44,7 @@ impl Host {
         let underlay = self.underlay(&config.pools)?;
         info!(link = %underlay.link, mtu = %underlay.mtu, "underlay found");
         check_public(&self.settings.public, &config.pools, &underlay)?;
-        self.board.caution("public address", unused(&self.settings.public, &config.pools));
+        self.board.set(UnderlayCondition::PUBLIC_ADDRESS, unused(&self.settings.public, &config.pools));
         let public = self.settings.public_on(&underlay);
         self.board.update(|seen| {
             seen.backend = config.backend.name().to_owned();
@@ -84,13 +85,9 @@ fn check_public(asked: &DualStack<IpAddr>, pools: &DualStack<Pool>, underlay: &U
 }
 
 /// The warning about public addresses of a family that the network does not have.
-fn unused(asked: &DualStack<IpAddr>, pools: &DualStack<Pool>) -> Option<String> {
+fn unused(asked: &DualStack<IpAddr>, pools: &DualStack<Pool>) -> Option<UnderlayCondition> {
     let (family, address) = asked.iter().find(|(family, _)| pools.get(*family).is_none())?;
-    let flag = public_flag(family);
-    Some(format!(
-        "{flag}={address} is ignored: the network has no {family}; remove it, or turn {family} on in the network \
-         config"
-    ))
+    Some(UnderlayCondition::PublicAddressUnused { family, address: *address })
 }
 
 #[cfg(test)]
@@ -148,7 +145,7 @@ mod tests {
         // range.
         for address in ["192.0.2.1", "192.0.2.7", "198.51.100.255", "10.5.250.1", "10.5.201.0", "2001:db8::1"] {
             check_public(&asked(address), &pools(DUAL), &underlay()).unwrap();
-            assert_eq!(unused(&asked(address), &pools(DUAL)), None);
+            assert!(unused(&asked(address), &pools(DUAL)).is_none());
         }
         let link_local = "169.254.0.1".parse().unwrap();
         let local = Underlay { addresses: DualStack { v4: Some(link_local), v6: None }, ..underlay() };
@@ -157,7 +154,7 @@ mod tests {
 
     #[test]
     fn an_address_of_a_family_that_the_network_has_not_is_named() {
-        let said = unused(&asked("2001:db8::9"), &pools(V4)).unwrap();
+        let said = unused(&asked("2001:db8::9"), &pools(V4)).unwrap().message().to_string();
         assert!(said.starts_with("--public-ipv6=2001:db8::9 is ignored: the network has no IPv6;"), "{said}");
         check_public(&asked("fd00:5::9"), &pools(V4), &underlay()).unwrap();
     }

@@ -18,9 +18,9 @@ use crate::{
     config_command::{EXAMPLE, V2},
     exit::Exit,
     machine::Kinship,
-    observed::{Board, NoAnswer},
     pulse::Part,
     settings::Settings,
+    status::{AgentCondition, NoAnswer, StatusWriter, shown},
 };
 
 /// The network config and the leases to join with.
@@ -163,10 +163,8 @@ impl Host {
             },
             Err(reason) => reason,
         };
-        let is_new = self.board.look(|seen| seen.useless.as_ref() != Some(&useless));
-        if is_new {
+        if self.board.raise(AgentCondition::SavedNetworkUnusable(useless.clone())) {
             warn!(reason = useless, "the network state saved on disk cannot be used: waiting for etcd");
-            self.board.update(|seen| seen.useless = Some(useless));
         }
         Ok(None)
     }
@@ -200,7 +198,7 @@ impl Host {
 }
 
 /// Asks etcd, at most once a second, until its answer can be used to join.
-pub(super) async fn answered(settings: &Settings, board: &Board) -> Snapshot {
+pub(super) async fn answered(settings: &Settings, board: &StatusWriter) -> Snapshot {
     loop {
         let answer = match super::open(settings).await {
             Ok(store) => ask(&store, &settings.prefix, board).await,
@@ -218,7 +216,7 @@ pub(super) async fn answered(settings: &Settings, board: &Board) -> Snapshot {
 ///
 /// # Errors
 /// [`Exit::StoredConfig`] if the config is not valid.
-async fn ask(store: &EtcdStore, prefix: &KeyPrefix, board: &Board) -> Result<Snapshot, Exit> {
+async fn ask(store: &EtcdStore, prefix: &KeyPrefix, board: &StatusWriter) -> Result<Snapshot, Exit> {
     let stored = until_answered(board, || StoredConfig::read(store, prefix)).await;
     let json = match stored.json {
         Some(json) => json,
@@ -232,12 +230,12 @@ async fn ask(store: &EtcdStore, prefix: &KeyPrefix, board: &Board) -> Result<Sna
     Ok(Snapshot { parsed, listing, source: Source::Etcd })
 }
 
-async fn list(store: &EtcdStore, prefix: &KeyPrefix, config: &NetworkConfig, board: &Board) -> Arc<Listing> {
+async fn list(store: &EtcdStore, prefix: &KeyPrefix, config: &NetworkConfig, board: &StatusWriter) -> Arc<Listing> {
     let directory = prefix.leases(config.pools.v4.is_some());
     Arc::new(until_answered(board, || store.list(&directory)).await)
 }
 
-async fn first_config(store: &EtcdStore, prefix: &KeyPrefix, after: Revision, board: &Board) -> Vec<u8> {
+async fn first_config(store: &EtcdStore, prefix: &KeyPrefix, after: Revision, board: &StatusWriter) -> Vec<u8> {
     let remedy = format!("write one to {prefix}/config, for example with wire-agent config init '{EXAMPLE}'{V2}");
     let wait = || board.wait_for_etcd(NoAnswer::NoConfig(remedy.clone()));
     wait();
@@ -252,12 +250,12 @@ async fn first_config(store: &EtcdStore, prefix: &KeyPrefix, after: Revision, bo
 }
 
 /// The error after the wait for etcd, with the same words as the wait itself.
-fn unanswered(board: &Board) -> Exit {
+fn unanswered(board: &StatusWriter) -> Exit {
     Exit::NoAnswer(board.look(|seen| seen.no_answer.clone()))
 }
 
 /// Asks the store until it answers.
-async fn until_answered<T, F>(board: &Board, ask: impl Fn() -> F) -> T
+async fn until_answered<T, F>(board: &StatusWriter, ask: impl Fn() -> F) -> T
 where
     F: Future<Output = Result<T, StoreError>>,
 {
@@ -284,19 +282,10 @@ impl NoAnswer {
     }
 }
 
-/// A time for people. The time of a file may have any value.
-pub(super) fn shown(time: SystemTime) -> String {
-    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    let shown = since.as_secs() < END_OF_YEAR_9999;
-    if shown { humantime::format_rfc3339_seconds(SystemTime::UNIX_EPOCH + since).to_string() } else { "?".to_owned() }
-}
-
-/// The last second that RFC 3339 can write.
-const END_OF_YEAR_9999: u64 = 253_402_300_799;
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::status::{EtcdCondition, Status};
 
     fn refused() -> StoreError {
         let source = "the certificate of etcd at https://a:2379 has expired".into();
@@ -305,10 +294,10 @@ mod tests {
 
     #[test]
     fn a_wait_that_ends_says_no_less_than_the_wait_itself() {
-        let board = Board::new();
-        board.update(|seen| seen.waiting = None);
+        let board = StatusWriter::new();
+        board.update(Status::set_joined);
         board.wait_for_etcd(NoAnswer::of(&refused()));
-        let told = |board: &Board| board.look(|seen| seen.faults.get("joining").cloned());
+        let told = |board: &StatusWriter| board.look(|seen| seen.text_of(EtcdCondition::JOINING));
         let before = told(&board);
         assert!(before.as_ref().is_some_and(|told| told.contains("at https://a:2379 has expired")), "{before:?}");
         board.wait_for(unanswered(&board).report());
@@ -317,20 +306,15 @@ mod tests {
 
     #[test]
     fn going_by_what_was_kept_says_once_why_etcd_gives_no_answer() {
-        let board = Board::new();
-        board.update(|seen| (seen.waiting, seen.ready, seen.as_of) = (None, true, Some("noon".to_owned())));
+        let board = StatusWriter::new();
+        board.update(|seen| {
+            seen.set_joined();
+            (seen.ready, seen.as_of) = (true, Some("noon".to_owned()));
+        });
         board.wait_for_etcd(NoAnswer::of(&refused()));
-        let summary = board.look(crate::observed::Status::summary);
+        let summary = board.look(Status::summary);
         let expected = "degraded: etcd: no secure connection to etcd (get): the certificate of etcd at https://a:2379 \
                         has expired; traffic uses the leases known at noon";
         assert_eq!(summary, expected);
-    }
-
-    #[test]
-    fn any_time_of_a_file_can_be_shown() {
-        let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
-        assert_eq!(shown(at(1_700_000_000)), "2023-11-14T22:13:20Z");
-        assert_eq!(shown(at(END_OF_YEAR_9999)), "?");
-        assert_eq!(shown(SystemTime::UNIX_EPOCH - Duration::from_secs(1)), "1970-01-01T00:00:00Z");
     }
 }

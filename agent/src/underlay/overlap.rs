@@ -5,6 +5,8 @@ use std::collections::BTreeSet;
 use wire_lease::LeaseTable;
 use wire_net::{LinkName, Prefix, Subnet};
 
+use crate::status::Message;
+
 /// The number of other hosts' leases that are named.
 const NAMED: usize = 3;
 
@@ -15,25 +17,28 @@ pub(crate) fn overlaps(
     before: &[(String, Prefix)],
     own: Subnet,
     leases: Option<&LeaseTable>,
-) -> Option<String> {
+) -> Option<Message> {
     let mut said = BTreeSet::new();
     for (link, prefix) in attached {
         let ours = own.prefixes().find(|subnet| subnet.overlaps(*prefix));
         if let Some(subnet) = ours
             && (subnet.len() > prefix.len() || before.contains(&(link.to_string(), *prefix)))
         {
-            said.insert(format!(
+            let sentence = format!(
                 "{link} has {prefix}, which overlaps {subnet}, the subnet that this host leases: Docker cannot use it for another \
-                 bridge; give {link} another prefix, or keep it out of the range with SubnetMin and SubnetMax"
-            ));
+                 bridge"
+            );
+            let remedy =
+                format!("give {link} another prefix, or keep it out of the range with SubnetMin and SubnetMax");
+            said.insert(Message::plain(sentence).remedy("; ", remedy));
         }
         let inside = ours.is_some_and(|subnet| subnet.covers(*prefix));
         said.extend(leases.filter(|_| !inside).and_then(|leases| of_others(*link, *prefix, leases)));
     }
-    (!said.is_empty()).then(|| said.into_iter().collect::<Vec<_>>().join("; "))
+    Message::joined(said)
 }
 
-fn of_others(link: LinkName, prefix: Prefix, leases: &LeaseTable) -> Option<String> {
+fn of_others(link: LinkName, prefix: Prefix, leases: &LeaseTable) -> Option<Message> {
     let overlapping = leases.peers.iter().filter_map(|(subnet, entry)| {
         let lies = subnet.prefixes().find(|subnet| subnet.overlaps(prefix))?;
         Some((lies, *entry.lease.public.get(lies.family())?))
@@ -43,11 +48,12 @@ fn of_others(link: LinkName, prefix: Prefix, leases: &LeaseTable) -> Option<Stri
     all.truncate(NAMED);
     let more = if more == 0 { String::new() } else { format!(" and {more} more") };
     (!all.is_empty()).then(|| {
-        format!(
+        let sentence = format!(
             "{link} has {prefix}, which overlaps leases of other hosts ({}{more}): this host cannot reach these \
-             addresses on {link}; give {link} another prefix",
+             addresses on {link}",
             all.join(", ")
-        )
+        );
+        Message::plain(sentence).remedy("; ", format!("give {link} another prefix"))
     })
 }
 
@@ -80,7 +86,7 @@ mod tests {
     #[test]
     fn a_bridge_that_our_own_lease_lies_on_is_named_and_dockers_own_in_it_is_not() {
         let own: Subnet = "192.168.122.0-24".parse().unwrap();
-        let said = |attached: &[_], before: &[_]| overlaps(attached, before, own, None);
+        let said = |attached: &[_], before: &[_]| overlaps(attached, before, own, None).map(|said| said.to_string());
         let before = [("virbr0".to_owned(), "192.168.122.0/24".parse().unwrap())];
         let named = said(&[at("virbr0", "192.168.122.0/24")], &before).unwrap();
         assert!(named.starts_with("virbr0 has 192.168.122.0/24, which overlaps 192.168.122.0/24"), "{named}");
@@ -93,7 +99,9 @@ mod tests {
     #[test]
     fn a_bridge_that_leases_of_others_lie_on_is_named_with_them() {
         let own: Subnet = "172.18.100.0-24".parse().unwrap();
-        let said = |prefix: &str, count| overlaps(&[at("br-c", prefix)], &[], own, Some(&leases(count)));
+        let said = |prefix: &str, count| {
+            overlaps(&[at("br-c", prefix)], &[], own, Some(&leases(count))).map(|said| said.to_string())
+        };
         let named = said("172.18.0.0/18", 1).unwrap();
         assert!(
             named.starts_with("br-c has 172.18.0.0/18") && named.contains("172.18.7.0/24 of 192.168.64.7"),

@@ -1,12 +1,18 @@
 //! The answers of the control socket. Pure.
 
+use std::time::SystemTime;
+
 use tokio::time::Instant;
 use wire_forward::TunnelSeen;
 use wire_lease::{Entry, HoldState};
 use wire_net::{Family, Prefix};
 use wire_state::Conflict;
 
-use super::{FirewallSeen, Status};
+use super::{
+    EtcdCondition, FirewallSeen, Status,
+    condition::{Condition, Rank, Severity},
+    conditions::Current,
+};
 use crate::control::proto;
 
 impl Status {
@@ -32,9 +38,10 @@ impl Status {
             dataplane: Some(self.dataplane_status()),
             peers: self.leases.as_ref().map_or(0, |table| u32::try_from(table.peers.len()).unwrap_or(u32::MAX)),
             refused: refused.collect(),
-            warnings: self.warnings.iter().chain(self.notes.values()).cloned().chain(self.refusals().warning).collect(),
+            warnings: self.of(Severity::Warning).map(Condition::text).collect(),
             datapath: Some(self.datapath_status()),
             firewall: Some(self.firewall_status()),
+            conditions: self.conditions().map(condition_status).collect(),
         }
     }
 
@@ -45,9 +52,10 @@ impl Status {
         };
         let seconds =
             |expires: Option<Instant>| expires.map_or(0, |at| at.saturating_duration_since(Instant::now()).as_secs());
+        let error = self.text_of(EtcdCondition::AWAY);
         proto::StoreStatus {
-            synced: self.store_error().is_none() && self.leases.is_some(),
-            error: self.store_error().unwrap_or_default(),
+            synced: error.is_none() && self.leases.is_some(),
+            error: error.unwrap_or_default(),
             revision: self.leases.as_ref().map_or(0, |table| table.revision.0),
             resyncs: self.follow.listings,
             lease: held.map(|(lease, _)| lease.to_string()).unwrap_or_default(),
@@ -62,11 +70,14 @@ impl Status {
             written: self.dataplane.written,
             removed: self.dataplane.removed,
             rounds: self.dataplane.rounds,
-            failures: last.map(|report| report.failures.iter().map(ToString::to_string).collect()).unwrap_or_default(),
-            conflicts: last
-                .map(|report| report.findings.conflicts.iter().map(ToString::to_string).collect())
-                .unwrap_or_default(),
+            failures: self.ranked(Rank::Failure),
+            conflicts: self.ranked(Rank::Conflict),
         }
+    }
+
+    fn ranked(&self, rank: Rank) -> Vec<String> {
+        let all = self.conditions().map(|current| &current.condition);
+        all.filter(|condition| condition.kind().place.rank == rank).map(Condition::text).collect()
     }
 
     fn datapath_status(&self) -> proto::DatapathStatus {
@@ -122,6 +133,27 @@ fn blocks(conflict: &Conflict, peer: &Entry) -> bool {
     }
 }
 
+fn condition_status(Current { condition, since }: &Current) -> proto::ConditionStatus {
+    proto::ConditionStatus {
+        name: condition.name().to_owned(),
+        severity: condition.severity().name().to_owned(),
+        since: shown(*since),
+        subject: condition.subject().unwrap_or_default().to_owned(),
+        sentence: condition.sentence(),
+        remedy: condition.remedy().unwrap_or_default(),
+    }
+}
+
+/// A time for people and programs, in UTC. A clock or a file may have any time.
+pub(crate) fn shown(time: SystemTime) -> String {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let shown = since.as_secs() < END_OF_YEAR_9999;
+    if shown { humantime::format_rfc3339_seconds(SystemTime::UNIX_EPOCH + since).to_string() } else { "?".to_owned() }
+}
+
+/// The last second that RFC 3339 can write.
+const END_OF_YEAR_9999: u64 = 253_402_300_799;
+
 fn tunnel_status(seen: TunnelSeen) -> proto::TunnelStatus {
     let stranger = seen.rejected_sender.map(|(from, source)| {
         format!(
@@ -155,5 +187,20 @@ fn peer(entry: &Entry, programmed: bool) -> proto::Peer {
         vtep_mac_v6: mac(Family::V6),
         programmed,
         reservation: entry.origin.lease.is_none(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn any_time_of_a_file_can_be_shown() {
+        let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        assert_eq!(shown(at(1_700_000_000)), "2023-11-14T22:13:20Z");
+        assert_eq!(shown(at(END_OF_YEAR_9999)), "?");
+        assert_eq!(shown(SystemTime::UNIX_EPOCH - Duration::from_secs(1)), "1970-01-01T00:00:00Z");
     }
 }

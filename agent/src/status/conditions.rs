@@ -1,0 +1,102 @@
+//! The list of current conditions, with the times since which they hold.
+
+use std::{collections::BTreeMap, time::SystemTime};
+
+use tracing::{error, info, warn};
+
+use super::condition::{Condition, Kind, Log, Place};
+
+/// A condition that holds now.
+#[derive(Clone, Debug)]
+pub(crate) struct Current {
+    pub(crate) condition: Condition,
+    /// The beginning. A change of the text alone does not change it.
+    pub(crate) since: SystemTime,
+}
+
+/// All that hold now, in the order in which they are shown.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Conditions(BTreeMap<Place, Vec<Current>>);
+
+/// A change that the log may tell of.
+#[derive(Clone, Debug)]
+pub(super) enum Change {
+    /// A condition with a new text; `begins` if its place was empty before.
+    New { condition: Condition, begins: bool },
+    /// The place is empty now; the kind that was there.
+    Ended(Kind),
+}
+
+impl Conditions {
+    /// Makes `now` the conditions of a place. `None` if nothing changes.
+    pub(super) fn replace(&mut self, place: Place, now: Vec<Condition>, at: SystemTime) -> Option<Vec<Change>> {
+        debug_assert!(now.iter().all(|condition| condition.kind().place == place), "{now:?}");
+        let before = self.0.get(&place).map(Vec::as_slice).unwrap_or_default();
+        let text = |condition: &Condition| (condition.name(), condition.text());
+        let texts: Vec<_> = before.iter().map(|current| text(&current.condition)).collect();
+        if now.iter().map(text).eq(texts.iter().cloned()) {
+            return None;
+        }
+        let is_new = |condition: &&Condition| !texts.iter().any(|(_, before)| *before == condition.text());
+        let begins = before.is_empty();
+        let new = now.iter().filter(is_new).map(|condition| Change::New { condition: condition.clone(), begins });
+        let ended = before.first().filter(|_| now.is_empty()).map(|last| Change::Ended(last.condition.kind()));
+        let changes = new.chain(ended).collect();
+        let mut former = self.0.remove(&place).unwrap_or_default();
+        let now: Vec<Current> = now.into_iter().map(|condition| Current::after(condition, &mut former, at)).collect();
+        if !now.is_empty() {
+            self.0.insert(place, now);
+        }
+        Some(changes)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Current> {
+        self.0.values().flatten()
+    }
+
+    /// The first one of this kind.
+    pub(super) fn get(&self, kind: Kind) -> Option<&Condition> {
+        let of_place = self.0.get(&kind.place)?;
+        of_place.iter().map(|current| &current.condition).find(|condition| condition.kind() == kind)
+    }
+}
+
+impl Current {
+    /// Keeps the time of the same condition among the former ones.
+    fn after(condition: Condition, former: &mut Vec<Self>, at: SystemTime) -> Self {
+        let is = |one: &Self| one.condition.name() == condition.name();
+        let same = former.iter().position(|one| is(one) && one.condition.instance() == condition.instance());
+        let since = same.map_or(at, |same| former.remove(same).since);
+        Self { condition, since }
+    }
+}
+
+impl Change {
+    pub(super) fn log(&self) {
+        match self {
+            Self::New { condition, begins } => new(condition, *begins),
+            Self::Ended(kind) => ended(*kind),
+        }
+    }
+}
+
+fn new(condition: &Condition, begins: bool) {
+    let text = condition.text();
+    match condition.kind().log {
+        Log::Nothing => {}
+        Log::Beginning if !begins => {}
+        Log::Beginning | Log::Texts => warn!("{text}"),
+        Log::TextsAfter(words) => warn!("{words}{text}"),
+        Log::Lines | Log::LinesAndEnd => warn!("{}", condition.line()),
+        Log::Error(line) => error!(fault = text, "{line}"),
+        Log::Hangs => error!(part = condition.instance(), "a part of the agent hangs"),
+    }
+}
+
+fn ended(kind: Kind) {
+    match kind.log {
+        Log::LinesAndEnd => info!("{}: as it should be again", kind.place.subject.unwrap_or(kind.name)),
+        Log::Hangs => info!("all parts of the agent run again"),
+        Log::Nothing | Log::Beginning | Log::Texts | Log::TextsAfter(_) | Log::Lines | Log::Error(_) => {}
+    }
+}
