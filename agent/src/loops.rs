@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use tokio::sync::Notify;
-use wire_forward::{Forwarder, Kept, Tunnels};
+use wire_forward::{Forwarder, Tunnels};
 use wire_kernel::{KernelDataplane, RouteForm};
 
 use crate::{
@@ -11,7 +11,7 @@ use crate::{
     exit::Exit,
     firewall::{FirewallHandle, FirewallLoop},
     host_dataplane::HostDataplane,
-    notify::Stored,
+    inherited::Inherited,
     pulse::{Part, Watchdog},
     reconcile_loop,
     settings::Settings,
@@ -40,7 +40,7 @@ impl Loops {
     pub(crate) fn start(
         settings: &Settings,
         (board, watchdog): (&StatusWriter, &Watchdog),
-        (kept, stored): (Kept, Stored),
+        Inherited { kept, stored }: Inherited,
     ) -> Result<Self, Exit> {
         let forwarder = Forwarder::new(kept);
         let tunnels = forwarder.tunnels();

@@ -24,6 +24,7 @@ mod generate;
 mod go_syntax;
 mod hand_back;
 mod health;
+mod host;
 mod host_dataplane;
 mod inherited;
 mod last_known;

@@ -1,6 +1,6 @@
 //! Joining the network, stage by stage.
 //!
-//! [`Host::join`] goes from flags to a leased subnet with its traffic: underlay, network config, our old lease, backend,
+//! [`Network::join`] goes from flags to a leased subnet with its traffic: underlay, network config, our old lease, backend,
 //! lease, files for others, kernel, ready; then it stays ([`crate::session`]). It knows nothing of how the kernel is
 //! written ([`crate::datapath`]) or a lease is kept ([`wire_lease::Hold`]).
 
@@ -13,7 +13,6 @@ mod lease;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
     sync::Arc,
     time::Duration,
 };
@@ -33,45 +32,30 @@ use self::{
 };
 use crate::{
     exit::Exit,
-    inherited::Inherited,
+    host::Host,
     last_known::LastKnownFile,
     loops::Loops,
-    machine::Seen,
     notify::Stored,
-    pulse::{Heartbeat, Part, Watchdog},
+    pulse::{Heartbeat, Part},
     session::{Ended, Handover, Progress, Session},
     settings::Settings,
-    state::{State, StateFile},
-    status::{EtcdCondition, NoAnswer, StatusWriter, shown},
+    status::{EtcdCondition, NoAnswer, shown},
     traffic::TrafficWatch,
     underlay::{JoinedOn, UnderlayWatch},
 };
 
-/// This host, over all the times it joins.
-pub(crate) struct Host {
-    network: NetworkName,
-    settings: Arc<Settings>,
-    board: StatusWriter,
-    watchdog: Watchdog,
-    state_file: StateFile,
-    state: State,
-    /// True if it is certain that this host wrote the state.
-    is_proven: bool,
-    /// The MACs of the host that this one is a clone of, by their devices.
-    disowned: BTreeMap<String, MacAddr>,
+/// A network of this host, over all the times it is joined.
+pub(crate) struct Network {
+    name: NetworkName,
+    loops: Loops,
     last_known: LastKnownFile,
     phase: JoinPhase,
     /// etcd's answer, after a start with the saved state.
     answer: Option<Snapshot>,
-    /// The addresses at which etcd is, or was, reached.
-    endpoints: BTreeSet<IpAddr>,
     /// What the last session has left.
     handover: Handover,
     /// The current session. It runs until its successor is complete.
     session: Option<Session>,
-    /// True once the kernel was found to have no VXLAN.
-    no_vxlan: bool,
-    loops: Loops,
     /// Whether an earlier run of the agent has left descriptors for this one.
     is_handed_over: bool,
     /// The descriptors that systemd keeps for a later run.
@@ -79,9 +63,9 @@ pub(crate) struct Host {
 }
 
 /// The chosen backend, with its MACs and devices.
-struct Chosen {
-    backend: Box<dyn Backend>,
-    scope: Scope,
+pub(crate) struct Chosen {
+    pub(crate) backend: Box<dyn Backend>,
+    pub(crate) scope: Scope,
     /// The MACs of its devices, by their names.
     macs: BTreeMap<String, MacAddr>,
 }
@@ -98,49 +82,20 @@ pub(crate) async fn open(settings: &Settings) -> Result<EtcdStore, Exit> {
 const AGAIN: Duration = Duration::from_secs(1);
 const AT_LEISURE: Duration = Duration::from_secs(10);
 
-impl Host {
-    /// Reads this host's saved state.
-    ///
-    /// # Errors
-    /// When the state folder cannot be read or written.
-    pub(crate) fn new(
-        settings: Settings,
-        board: StatusWriter,
-        watchdog: Watchdog,
-        Inherited { kept, stored }: Inherited,
-    ) -> Result<Self, Exit> {
-        let state_file = StateFile::in_folder(&settings.folders.state_dir);
-        let folder = &settings.folders.state_dir;
-        let mut state = state_file.load().map_err(|source| Exit::StateUnread { folder: folder.clone(), source })?;
-        if state.is_unused() {
-            // A template machine that never reaches etcd has an identity too, which its clones must not share.
-            state.machine = Seen::now().map(|seen| seen.machine(None)).unwrap_or_default();
-        }
-        // Saved before anything is leased with it: an agent that loses its identity cannot recognise its own lease.
-        state_file.save(&state).map_err(Exit::StateUnwritten)?;
-        board.update(|seen| seen.identity.clone_from(&state.identity));
-        let is_handed_over = !kept.is_empty();
-        let loops = Loops::start(&settings, (&board, &watchdog), (kept, stored.clone()))?;
-        Ok(Self {
-            network: NetworkName::default(),
-            last_known: LastKnownFile::in_folder(&settings.folders.state_dir, settings.prefix.clone()),
-            settings: Arc::new(settings),
-            board,
-            watchdog,
-            state_file,
-            state,
-            is_proven: false,
-            disowned: BTreeMap::new(),
+impl Network {
+    /// A network that is joined by [`Network::join`].
+    pub(crate) fn new(name: NetworkName, host: &Host, loops: Loops, stored: Stored) -> Self {
+        Self {
+            name,
+            last_known: LastKnownFile::in_folder(&host.settings.folders.state_dir, host.settings.prefix.clone()),
             phase: JoinPhase::New,
             answer: None,
-            endpoints: BTreeSet::new(),
             handover: Handover::default(),
             session: None,
-            no_vxlan: false,
+            is_handed_over: stored.holds_any(),
             loops,
-            is_handed_over,
             stored,
-        })
+        }
     }
 
     /// Joins the network and stays until it must be joined anew. Entries that are already correct are not written. If
@@ -151,19 +106,19 @@ impl Host {
     ///
     /// # Cancel safety
     /// Safe: traffic, lease and files stay as they are, and joining again goes on from there.
-    pub(crate) async fn join(&mut self, answers: &mut Heartbeat) -> Result<Ended, Exit> {
-        let renewed = answers.during(self.renew()).await;
+    pub(crate) async fn join(&mut self, host: &mut Host, answers: &mut Heartbeat) -> Result<Ended, Exit> {
+        let renewed = answers.during(self.renew(host)).await;
         let failed = renewed.is_err();
         match renewed {
             Ok(Some(session)) => {
                 self.session = Some(session);
-                self.board.clear(EtcdCondition::JOINING);
+                host.status.clear(EtcdCondition::JOINING);
             }
             Ok(None) => return Ok(Ended::UnderlayChanged),
             // An address from DHCP, or a link that is plugged in, may still appear.
-            Err(exit @ Exit::NoUnderlay { .. }) => self.board.wait_for(format!("the underlay: {}", exit.report())),
+            Err(exit @ Exit::NoUnderlay { .. }) => host.status.wait_for(format!("the underlay: {}", exit.report())),
             Err(exit) if exit.is_fatal_while_running() => return Err(exit),
-            Err(exit) if self.runs() => self.board.wait_for(exit.report()),
+            Err(exit) if self.runs() => host.status.wait_for(exit.report()),
             Err(exit) => return Err(exit),
         }
         let Some(session) = self.session.as_mut().filter(|session| session.basis.is_whole()) else {
@@ -177,7 +132,7 @@ impl Host {
                 return std::future::pending().await;
             }
             tokio::time::sleep(if failed { AGAIN } else { Duration::ZERO }).await;
-            answered(&self.settings, &self.board).await
+            answered(&host.settings, &host.status).await
         };
         tokio::select! {
             ended = stay => ended.unwrap_or(Ok(Ended::Again)),
@@ -188,15 +143,6 @@ impl Host {
         }
     }
 
-    pub(crate) fn settings(&self) -> &Settings {
-        &self.settings
-    }
-
-    /// The loops of this host.
-    pub(crate) const fn loops(&self) -> &Loops {
-        &self.loops
-    }
-
     /// True once it has joined: an error that stops a first start only degrades a running agent.
     const fn runs(&self) -> bool {
         match self.phase {
@@ -205,32 +151,30 @@ impl Host {
         }
     }
 
-    /// Makes the agent encapsulate from the next join on, because the kernel cannot.
-    pub(crate) fn encapsulate(&mut self) {
-        warn!("this kernel cannot make VXLAN devices: encapsulating in the agent");
-        self.no_vxlan = true;
-    }
-
     /// Runs all stages, from etcd to a running session. `None` if the underlay has changed meanwhile.
-    async fn renew(&mut self) -> Result<Option<Session>, Exit> {
-        let store = open(&self.settings).await?;
-        let snapshot = self.snapshot(&store).await?;
-        self.settle()?;
-        self.look_for_endpoints().await;
-        let context = self.join_context(snapshot.parsed.config.clone())?;
-        let Chosen { backend, scope, macs } = self.backend(&context, &snapshot.listing)?;
+    async fn renew(&mut self, host: &mut Host) -> Result<Option<Session>, Exit> {
+        let store = open(&host.settings).await?;
+        let snapshot = self.snapshot(host, &store).await?;
+        if !self.runs() {
+            host.settle()?;
+        }
+        host.look_for_endpoints(&self.last_known).await;
+        let context = host.join_context(snapshot.parsed.config.clone())?;
+        let Chosen { backend, scope, macs } = host.backend(&context, &snapshot.listing)?;
         let offer = Offer { public: context.public, data: backend.data() };
-        let Some((basis, own)) = self.lease(store.clone(), &context, &snapshot, offer).await? else { return Ok(None) };
+        let Some((basis, own)) = self.lease(host, store.clone(), (&context, &snapshot), offer).await? else {
+            return Ok(None);
+        };
         // Not earlier: if another host has published such a MAC, the MAC is not ours.
-        self.state.macs = macs;
-        let told = self.announce(&context, &own, backend.mtu()).await?;
+        host.state.macs = macs;
+        let told = self.announce(host, &context, &own, backend.mtu()).await?;
         self.session = None;
         let reaches = backend.reaches();
-        self.board.update(|seen| seen.reaches = Some(reaches));
-        self.choose_datapath(backend.datapath());
-        let (admission_in, admission) = watch::channel(context.admission(&own, self.endpoints()));
-        let directory = self.settings.prefix.leases(context.config.pools.v4.is_some());
-        let beside = Some(self.watchdog.part(Part::Follower).beside());
+        host.status.update(|seen| seen.reaches = Some(reaches));
+        self.choose_datapath(host, backend.datapath());
+        let (admission_in, admission) = watch::channel(context.admission(&own, host.endpoints()));
+        let directory = host.settings.prefix.leases(context.config.pools.v4.is_some());
+        let beside = Some(host.watchdog.part(Part::Follower).beside());
         let follow = match snapshot.source {
             Source::Etcd => {
                 let before = self.handover.leases.clone();
@@ -239,12 +183,12 @@ impl Host {
             }
             Source::Cache(_) => Follow::from_listing(directory, &snapshot.listing, admission, beside),
         };
-        let endpoints = endpoints::follow(self.settings.clone(), self.state.subnet, admission_in.clone());
-        let held = self.held_on(&context);
+        let endpoints = endpoints::follow(host.settings.clone(), host.state.subnet, admission_in.clone());
+        let held = host.held_on(&context);
         let word = self.loops.underlay_changed.clone();
         let underlay = UnderlayWatch::new(
             JoinedOn { underlay: context.underlay, held },
-            self.settings.clone(),
+            host.settings.clone(),
             word,
             admission_in,
         );
@@ -252,44 +196,52 @@ impl Host {
             Source::Etcd => JoinPhase::Joined(Box::new(snapshot.parsed)),
             Source::Cache(_) => JoinPhase::FromCache,
         };
-        self.board.update(|seen| {
+        host.status.update(|seen| {
             seen.as_of = snapshot.source.as_of().map(shown);
             if seen.as_of.is_none() {
                 seen.no_answer = NoAnswer::default();
             }
         });
-        let (board, joined_with) = (self.board.clone(), context.config);
+        let (board, joined_with) = (host.status.clone(), context.config);
         let traffic = TrafficWatch::start(&joined_with, board.clone(), follow.table.clone());
         Ok(Some(Session {
             board,
-            network: self.network.clone(),
+            network: self.name.clone(),
             backend,
             scope,
             loops: self.loops.clone(),
-            policy: Arc::new(self.settings.firewall.policy(&joined_with)),
+            policy: Arc::new(host.settings.firewall.policy(&joined_with)),
             told: Arc::new(told),
             basis,
             follow,
             _endpoints: endpoints,
             joined_with,
             underlay,
-            leased_over: self.state.leased_over.clone(),
+            leased_over: host.state.leased_over.clone(),
             _traffic: traffic,
             progress: Progress::new(self.handover.is_ready),
         }))
     }
 
-    fn choose_datapath(&self, moves: Datapath) {
+    fn choose_datapath(&self, host: &Host, moves: Datapath) {
         if !moves.is_userspace {
             // A UDP socket that an earlier run left would occupy the kernel's port.
             self.stored.follow(&[]);
         }
         info!(datapath = moves.name, reason = moves.reason, "datapath chosen");
-        self.board.update(|seen| seen.datapath = Some(moves));
+        host.status.update(|seen| seen.datapath = Some(moves));
+    }
+}
+
+impl Host {
+    /// Makes the agent encapsulate from the next join on, because the kernel cannot.
+    pub(crate) fn encapsulate(&mut self) {
+        warn!("this kernel cannot make VXLAN devices: encapsulating in the agent");
+        self.no_vxlan = true;
     }
 
     /// Chooses the backend, with the MACs that this host had before, if any.
-    fn backend(&self, context: &JoinContext, listing: &Listing) -> Result<Chosen, Exit> {
+    pub(crate) fn backend(&self, context: &JoinContext, listing: &Listing) -> Result<Chosen, Exit> {
         let own = own_entry(listing, &self.settings.prefix, &context.public, &context.config.pools);
         let published = own.map(|own| own.lease.data.macs()).unwrap_or_default();
         let Identity { devices, marks, .. } = identify(&context.config)?;

@@ -75,6 +75,11 @@ impl Stored {
         Self(Arc::new(Mutex::new(names.into_iter().map(|name| (name, None)).collect())))
     }
 
+    /// Whether there is any.
+    pub(crate) fn holds_any(&self) -> bool {
+        !self.0.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
     /// Stores exactly `handles`.
     pub(crate) fn follow(&self, handles: &[Handle]) {
         let mut stored = self.0.lock().unwrap_or_else(PoisonError::into_inner);

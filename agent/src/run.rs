@@ -12,17 +12,21 @@ use tokio::{
     task::JoinSet,
 };
 use tracing::{debug, error, info, warn};
-use wire_net::chain;
+use wire_net::{NetworkName, chain};
 
 use crate::{
     control,
     exit::Exit,
-    health, inherited,
-    network::{self, Host},
+    health,
+    host::Host,
+    inherited,
+    loops::Loops,
+    network::{self, Network},
     notify,
     pulse::{Part, Watchdog},
     session::Ended,
     settings::Settings,
+    state::StateFile,
     status::{AgentCondition, StatusWriter},
 };
 
@@ -44,10 +48,15 @@ pub(crate) async fn run(settings: Settings) -> Result<(), Exit> {
     let board = StatusWriter::new();
     board.set_all(AgentCondition::FLAG, settings.warnings.iter().cloned().map(AgentCondition::Flag));
     let watchdog = Watchdog::default();
-    let host = Host::new(settings, board.clone(), watchdog.clone(), inherited::take())?;
-    let _beside = beside(&host, &board, &watchdog)?;
+    let mut host = Host::open(settings, StateFile::load, board.clone(), watchdog.clone())?;
+    host.save_identity()?;
+    let inherited = inherited::take();
+    let stored = inherited.stored.clone();
+    let loops = Loops::start(&host.settings, (&board, &watchdog), inherited)?;
+    let network = Network::new(NetworkName::default(), &host, loops.clone(), stored);
+    let _beside = beside(&host, loops)?;
     let result = tokio::select! {
-        result = stay(host, &watchdog, &mut hangup) => result,
+        result = stay(host, network, &mut hangup) => result,
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
     };
@@ -61,11 +70,11 @@ pub(crate) async fn run(settings: Settings) -> Result<(), Exit> {
 
 /// Joins the network, and joins it anew after each change of underlay, lease or signal. Joining anew writes nothing
 /// that is already correct.
-async fn stay(mut host: Host, watchdog: &Watchdog, hangup: &mut Signal) -> Result<(), Exit> {
-    let mut answers = watchdog.part(Part::Session);
+async fn stay(mut host: Host, mut network: Network, hangup: &mut Signal) -> Result<(), Exit> {
+    let mut answers = host.watchdog.part(Part::Session);
     loop {
         let ended = tokio::select! {
-            ended = host.join(&mut answers) => ended?,
+            ended = network.join(&mut host, &mut answers) => ended?,
             _ = hangup.recv() => Ended::Asked,
         };
         match ended {
@@ -80,13 +89,14 @@ async fn stay(mut host: Host, watchdog: &Watchdog, hangup: &mut Signal) -> Resul
 }
 
 /// The control socket, health checks and systemd's messages. They end when the set is dropped.
-fn beside(host: &Host, board: &StatusWriter, watchdog: &Watchdog) -> Result<JoinSet<()>, Exit> {
-    let (settings, loops) = (host.settings(), host.loops());
+fn beside(host: &Host, loops: Loops) -> Result<JoinSet<()>, Exit> {
+    let Host { settings, status: board, watchdog, .. } = host;
+    let tunnels = loops.tunnels.clone();
     let mut tasks = JoinSet::new();
     let run_dir = &settings.folders.run_dir;
     let listener =
         control::listen(run_dir).map_err(|source| Exit::SocketUnmade { path: control::socket(run_dir), source })?;
-    let control = control::serve(listener, board.clone(), watchdog.clone(), loops.clone());
+    let control = control::serve(listener, board.clone(), watchdog.clone(), loops);
     tasks.spawn(async move {
         if let Err(error) = control.await {
             error!(error = chain(&error), "the control socket broke");
@@ -101,7 +111,7 @@ fn beside(host: &Host, board: &StatusWriter, watchdog: &Watchdog) -> Result<Join
             }
         });
     }
-    tasks.spawn(notify::follow(board.clone(), watchdog.clone(), loops.tunnels.clone()));
+    tasks.spawn(notify::follow(board.clone(), watchdog.clone(), tunnels));
     Ok(tasks)
 }
 

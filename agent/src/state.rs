@@ -100,6 +100,18 @@ impl StateFile {
         }
     }
 
+    /// Reads the state, and writes nothing. A host without a state file has a new one each time.
+    ///
+    /// # Errors
+    /// When the file exists and cannot be read or is not valid.
+    pub(crate) fn peek(&self) -> io::Result<State> {
+        match fs::read_to_string(&self.0) {
+            Ok(text) => serde_json::from_str(&text).map_err(io::Error::from),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(State::fresh()),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Saves the state.
     ///
     /// # Errors

@@ -10,79 +10,67 @@ use wire_lease::Entry;
 use wire_net::{DualStack, Mtu, Prefix};
 use wire_state::{DesiredFile, Writing};
 
-use super::{Host, JoinContext};
+use super::{JoinContext, Network};
 use crate::{
     daemon_json,
     docker_opts::{DockerOptions, SubnetEnv},
     docker_unit::DockerUnit,
     exit::Exit,
+    host::Host,
     state::{KnownBy, StateFile},
     upkeep::FilesShare,
 };
 
-impl Host {
+impl Network {
     /// Publishes this host's subnet, in files and in the status. Returns the options for Docker.
     pub(super) async fn announce(
-        &mut self,
+        &self,
+        host: &mut Host,
         context: &JoinContext,
         own: &Entry,
         mtu: Mtu,
     ) -> Result<DockerOptions, Exit> {
         let subnet = own.lease.subnet;
         let networks = context.config.pools.map(|_, pool| pool.network);
-        let env = SubnetEnv::new(networks, subnet, mtu.0, self.settings.ip_masq);
+        let env = SubnetEnv::new(networks, subnet, mtu.0, host.settings.ip_masq);
         let told =
-            DockerOptions { file: self.settings.folders.docker_opts_file.clone(), options: env.daemon_options(true) };
-        self.look_for_clash(&told);
+            DockerOptions { file: host.settings.folders.docker_opts_file.clone(), options: env.daemon_options(true) };
+        look_for_clash(&told);
         let subnets = DualStack::from_fn(|family| subnet.get(family));
-        if self.runs() && self.state.subnet != subnets {
+        if self.runs() && host.state.subnet != subnets {
             warn!(%subnet, "this host has a new subnet: Docker's bridge keeps the old one until Docker is restarted");
         }
-        self.state.subnet = subnets;
-        self.state.link = context.underlay.mac;
-        self.remember_machine(context);
-        self.state.underlay = Some(KnownBy::new(self.settings.asked_underlay(), self.held_on(context)));
+        host.state.subnet = subnets;
+        host.state.link = context.underlay.mac;
+        host.remember_machine(context);
+        host.state.underlay = Some(KnownBy::new(host.settings.asked_underlay(), host.held_on(context)));
         let share = FilesShare {
-            for_others: Arc::new(self.files(&env)),
-            state: (self.state_file.path().to_owned(), StateFile::desired(&self.state)),
+            for_others: Arc::new(host.files(&env)),
+            state: (host.state_file.path().to_owned(), StateFile::desired(&host.state)),
             options: told.options.clone(),
         };
-        let number = self.loops.files.want(&self.network, share);
+        let number = self.loops.files.want(&self.name, share);
         match self.loops.files.compared(number).await {
             Some(Some(why)) if !self.runs() => return Err(Exit::FileUnwritten { why }),
             Some(_) => {}
             None => return Err(Exit::PartDied { part: "the loop of the files" }),
         }
-        self.board.update(|seen| {
+        host.status.update(|seen| {
             seen.set_joined();
-            seen.subnet = self.state.subnet;
+            seen.subnet = host.state.subnet;
             seen.mtu = mtu.0;
         });
         Ok(told)
     }
+}
 
+impl Host {
     /// The files for other programs.
-    fn files(&self, env: &SubnetEnv) -> Vec<(PathBuf, DesiredFile)> {
+    pub(crate) fn files(&self, env: &SubnetEnv) -> Vec<(PathBuf, DesiredFile)> {
         let folders = &self.settings.folders;
         let desired = |path: &PathBuf, content| (path.clone(), DesiredFile { content, writing: Writing::Plain });
         let docker = folders.docker_opts_file.iter().map(|file| desired(file, env.individual(true)));
         std::iter::once(desired(&folders.subnet_file, env.to_text())).chain(docker).collect()
-    }
-
-    /// Logs settings that conflict with our options as flags of dockerd, before they are written. `status` checks this
-    /// again and again ([`crate::bridges`]), since `docker-opts --daemon-json` may correct it at any time, without the
-    /// agent.
-    fn look_for_clash(&self, told: &DockerOptions) {
-        if told.file.is_none() {
-            return;
-        }
-        match daemon_json::clash(&DockerUnit::read(Path::new("/")).settings_path(), &told.options) {
-            Some(clash) if clash.is_foreign() => warn!("{clash}"),
-            // `docker-opts --daemon-json` leaves the file like this, which works as long as docker.service sets no
-            // flags.
-            Some(clash) => info!("{clash}"),
-            None => {}
-        }
     }
 
     /// The subnet held last, by this agent or, from flannel's file, by flanneld.
@@ -91,5 +79,21 @@ impl Host {
             return self.state.subnet;
         }
         SubnetEnv::read(&self.settings.folders.subnet_file).map(|env| env.subnet()).unwrap_or_default()
+    }
+}
+
+/// Logs settings that conflict with our options as flags of dockerd, before they are written. `status` checks this
+/// again and again ([`crate::bridges`]), since `docker-opts --daemon-json` may correct it at any time, without the
+/// agent.
+fn look_for_clash(told: &DockerOptions) {
+    if told.file.is_none() {
+        return;
+    }
+    match daemon_json::clash(&DockerUnit::read(Path::new("/")).settings_path(), &told.options) {
+        Some(clash) if clash.is_foreign() => warn!("{clash}"),
+        // `docker-opts --daemon-json` leaves the file like this, which works as long as docker.service sets no
+        // flags.
+        Some(clash) => info!("{clash}"),
+        None => {}
     }
 }

@@ -8,8 +8,7 @@ use wire_lease::Admission;
 use wire_net::{DualStack, Prefix};
 use wire_store::{EndpointAddresses, endpoint_addresses};
 
-use super::Host;
-use crate::settings::Settings;
+use crate::{host::Host, last_known::LastKnownFile, settings::Settings};
 
 /// The time a start waits for names. Until they are resolved, the addresses known before are used.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -20,18 +19,18 @@ const AGAIN: Duration = Duration::from_secs(60);
 impl Host {
     /// Resolves etcd's members, as far as that is possible now. If one cannot be resolved, the addresses of the last
     /// time are protected too.
-    pub(super) async fn look_for_endpoints(&mut self) {
+    pub(super) async fn look_for_endpoints(&mut self, last_known: &LastKnownFile) {
         let EndpointAddresses { found, is_partial } = endpoint_addresses(&self.settings.etcd, PATIENCE).await;
         self.endpoints.extend(found);
         if is_partial {
-            let kept = self.last_known.load().ok().flatten();
+            let kept = last_known.load().ok().flatten();
             self.endpoints.extend(kept.into_iter().flat_map(|(kept, _)| kept.endpoints));
         }
     }
 
     /// The addresses that no lease may contain, without those in this host's own subnet, which are in the overlay on
     /// purpose.
-    pub(super) fn endpoints(&self) -> Vec<IpAddr> {
+    pub(crate) fn endpoints(&self) -> Vec<IpAddr> {
         outside(&self.endpoints, &self.state.subnet)
     }
 }

@@ -7,9 +7,9 @@ use wire_lease::{Admission, Entry, NetworkConfig};
 use wire_net::{DualStack, Pool};
 use wire_state::Underlay;
 
-use super::Host;
 use crate::{
     exit::Exit,
+    host::Host,
     settings::{UsageError, public_flag},
     state::KnownBy,
     status::UnderlayCondition,
@@ -17,15 +17,15 @@ use crate::{
 };
 
 /// The network config, the underlay and our public addresses that a network is joined with.
-pub(super) struct JoinContext {
-    pub(super) underlay: Underlay,
-    pub(super) config: NetworkConfig,
-    pub(super) public: DualStack<IpAddr>,
+pub(crate) struct JoinContext {
+    pub(crate) underlay: Underlay,
+    pub(crate) config: NetworkConfig,
+    pub(crate) public: DualStack<IpAddr>,
 }
 
 impl JoinContext {
     /// The rules for leases of other hosts.
-    pub(super) fn admission(&self, own: &Entry, endpoints: Vec<IpAddr>) -> Admission {
+    pub(crate) fn admission(&self, own: &Entry, endpoints: Vec<IpAddr>) -> Admission {
         Admission {
             pools: self.config.pools,
             own: Some(own.lease.subnet),
@@ -40,13 +40,13 @@ impl JoinContext {
 
 impl Host {
     /// Finds the underlay, and our addresses on it.
-    pub(super) fn join_context(&self, config: NetworkConfig) -> Result<JoinContext, Exit> {
+    pub(crate) fn join_context(&self, config: NetworkConfig) -> Result<JoinContext, Exit> {
         let underlay = self.underlay(&config.pools)?;
         info!(link = %underlay.link, mtu = %underlay.mtu, "underlay found");
         check_public(&self.settings.public, &config.pools, &underlay)?;
-        self.board.set(UnderlayCondition::PUBLIC_ADDRESS, unused(&self.settings.public, &config.pools));
+        self.status.set(UnderlayCondition::PUBLIC_ADDRESS, unused(&self.settings.public, &config.pools));
         let public = self.settings.public_on(&underlay);
-        self.board.update(|seen| {
+        self.status.update(|seen| {
             seen.backend = config.backend.name().to_owned();
             seen.underlay = underlay.link.to_string();
             seen.public = public;

@@ -3,9 +3,10 @@
 use tracing::warn;
 use wire_net::chain;
 
-use super::{Host, JoinContext};
+use super::JoinContext;
 use crate::{
     exit::Exit,
+    host::Host,
     machine::{Kinship, Machine, Seen},
     state::State,
 };
@@ -14,9 +15,6 @@ impl Host {
     /// If another host wrote the state, gives this host a new identity and new MACs, before anything is leased with
     /// them. An agent that has joined once is not checked again.
     pub(super) fn settle(&mut self) -> Result<(), Exit> {
-        if self.runs() {
-            return Ok(());
-        }
         let kinship = self.kinship()?;
         self.is_proven = kinship == Kinship::Same;
         let Kinship::Other(differs) = kinship else { return Ok(()) };
@@ -29,7 +27,7 @@ impl Host {
         );
         // If devices with these MACs exist here, they need new MACs.
         self.disowned = former.macs;
-        self.board.update(|seen| seen.identity.clone_from(&self.state.identity));
+        self.status.update(|seen| seen.identity.clone_from(&self.state.identity));
         Ok(self.state_file.save(&self.state)?)
     }
 

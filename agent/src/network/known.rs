@@ -13,10 +13,11 @@ use wire_lease::{ConfigEvent, ConfigWatch, NetworkConfig, StoredConfig};
 use wire_net::{DualStack, Family, KeyPrefix, Pool, Subnet, chain};
 use wire_store::{Backoff, EtcdStore, LeaseStore, Listing, Revision, StoreError};
 
-use super::Host;
+use super::Network;
 use crate::{
     config_command::{EXAMPLE, V2},
     exit::Exit,
+    host::Host,
     machine::Kinship,
     pulse::Part,
     settings::Settings,
@@ -89,38 +90,38 @@ impl ParsedConfig {
     }
 }
 
-impl Host {
+impl Network {
     /// Gets the config and the leases to join with. Waits while neither etcd nor the disk has them.
-    pub(super) async fn snapshot(&mut self, store: &EtcdStore) -> Result<Snapshot, Exit> {
+    pub(super) async fn snapshot(&mut self, host: &Host, store: &EtcdStore) -> Result<Snapshot, Exit> {
         if let Some(answer) = self.answer.take() {
             return Ok(answer);
         }
         match &self.phase {
             JoinPhase::Joined(parsed) => {
                 let parsed = (**parsed).clone();
-                let listing = list(store, &self.settings.prefix, &parsed.config, &self.board);
+                let listing = list(store, &host.settings.prefix, &parsed.config, &host.status);
                 let listing = store.while_responsive(listing, PATIENCE, LONGEST_ANSWER);
                 let listing = match &mut self.session {
                     // The session must go on meanwhile.
-                    Some(session) => session.meanwhile(listing, self.watchdog.part(Part::Session)).await?,
+                    Some(session) => session.meanwhile(listing, host.watchdog.part(Part::Session)).await?,
                     None => listing.await,
                 };
-                let listing = listing.ok_or_else(|| unanswered(&self.board))?;
+                let listing = listing.ok_or_else(|| unanswered(&host.status))?;
                 Ok(Snapshot { parsed, listing, source: Source::Etcd })
             }
             // The saved state may not fit a changed underlay: then only etcd's answer helps.
-            JoinPhase::FromCache => match self.cached() {
+            JoinPhase::FromCache => match self.cached(host) {
                 Ok(Some(snapshot)) => Ok(snapshot),
                 Ok(None) | Err(_) => {
-                    let answer = ask(store, &self.settings.prefix, &self.board);
+                    let answer = ask(store, &host.settings.prefix, &host.status);
                     store
                         .while_responsive(answer, PATIENCE, LONGEST_ANSWER)
                         .await
-                        .unwrap_or_else(|| Err(unanswered(&self.board)))
+                        .unwrap_or_else(|| Err(unanswered(&host.status)))
                 }
             },
             JoinPhase::New => {
-                let mut answer = pin!(ask(store, &self.settings.prefix, &self.board));
+                let mut answer = pin!(ask(store, &host.settings.prefix, &host.status));
                 let (mut silence, mut limit) =
                     if self.is_handed_over { (HANDED_OVER, HANDED_OVER) } else { (PATIENCE, LONGEST_ANSWER) };
                 loop {
@@ -128,7 +129,7 @@ impl Host {
                         return answer;
                     }
                     // The network card that identifies this host may appear later than the agent starts.
-                    if let Some(snapshot) = self.cached()? {
+                    if let Some(snapshot) = self.cached(host)? {
                         return Ok(snapshot);
                     }
                     (silence, limit) = (PATIENCE, LONGEST_ANSWER);
@@ -141,21 +142,21 @@ impl Host {
     ///
     /// # Errors
     /// [`Exit::NoUnderlay`].
-    fn cached(&self) -> Result<Option<Snapshot>, Exit> {
+    fn cached(&self, host: &Host) -> Result<Option<Snapshot>, Exit> {
         let snapshot = self.last_known.load().and_then(|kept| {
             let Some((kept, as_of)) = kept else { return Ok(None) };
             let listing = Arc::new(kept.listing());
-            let parsed = ParsedConfig::new(&self.settings.prefix, kept.config.into_bytes(), listing.revision)
+            let parsed = ParsedConfig::new(&host.settings.prefix, kept.config.into_bytes(), listing.revision)
                 .map_err(|error| chain(&error))?;
             Ok(Some(Snapshot { parsed, listing, source: Source::Cache(as_of) }))
         });
         let useless = match snapshot {
             Ok(None) => return Ok(None),
-            Ok(Some(snapshot)) => match self.unusable(&snapshot.parsed.config)? {
+            Ok(Some(snapshot)) => match self.unusable(host, &snapshot.parsed.config)? {
                 None => {
                     let as_of = snapshot.source.as_of().map(shown);
                     let (leases, why) =
-                        (snapshot.listing.entries.len(), self.board.look(|seen| seen.no_answer.clone()));
+                        (snapshot.listing.entries.len(), host.status.look(|seen| seen.no_answer.clone()));
                     info!(as_of, leases, "etcd: {why}: using the network state saved on disk");
                     return Ok(Some(snapshot));
                 }
@@ -163,34 +164,36 @@ impl Host {
             },
             Err(reason) => reason,
         };
-        if self.board.raise(AgentCondition::SavedNetworkUnusable(useless.clone())) {
+        if host.status.raise(AgentCondition::SavedNetworkUnusable(useless.clone())) {
             warn!(reason = useless, "the network state saved on disk cannot be used: waiting for etcd");
         }
         Ok(None)
     }
 
     /// The reason why this host cannot use the saved state.
-    fn unusable(&self, config: &NetworkConfig) -> Result<Option<String>, Exit> {
-        if !config.pools.iter().all(|(family, pool)| self.has_held_one_of(family, pool)) {
+    fn unusable(&self, host: &Host, config: &NetworkConfig) -> Result<Option<String>, Exit> {
+        if !config.pools.iter().all(|(family, pool)| host.has_held_one_of(family, pool)) {
             return Ok(Some("this host has held no subnet of that network".to_owned()));
         }
         if self.runs() {
             return Ok(None);
         }
         // A clone has its original's state, whose subnet may be in use.
-        Ok(match self.kinship()? {
+        Ok(match host.kinship()? {
             Kinship::Same => None,
             Kinship::Unknown => Some("it holds nothing that distinguishes this host from a clone".to_owned()),
             Kinship::Other(differs) => Some(format!("this host may be a clone of the host that saved it: {differs}")),
         })
     }
+}
 
+impl Host {
     fn has_held_one_of(&self, family: Family, pool: &Pool) -> bool {
         self.state.subnet.get(family).is_some_and(|subnet| pool.offers(*subnet))
     }
 
     /// The subnet held last, which is still ours as far as this host knows.
-    pub(super) fn subnet_held(&self, config: &NetworkConfig) -> Option<Subnet> {
+    pub(crate) fn subnet_held(&self, config: &NetworkConfig) -> Option<Subnet> {
         Subnet::new(DualStack::from_fn(|family| {
             config.pools.get(family).and_then(|_| self.state.subnet.get(family)).copied()
         }))

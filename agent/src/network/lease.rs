@@ -8,27 +8,28 @@ use wire_lease::{Clock, ConfigWatch, Entry, Former, Hold, HoldSettings, HoldStat
 use wire_net::{Family, Prefix, Subnet};
 use wire_store::{EtcdStore, Revision};
 
-use super::{AGAIN, Host, JoinContext, Snapshot, known::PATIENCE};
+use super::{AGAIN, JoinContext, Network, Snapshot, known::PATIENCE};
 use crate::{
     exit::Exit,
+    host::Host,
     last_known::Keeper,
     pulse::Part,
     session::{Basis, Ties},
     underlay::is_same,
 };
 
-impl Host {
+impl Network {
     /// Waits for our lease; while etcd is away, takes the last one. `None` if the underlay has changed before there was
     /// one.
     pub(super) async fn lease(
         &mut self,
+        host: &mut Host,
         store: EtcdStore,
-        context: &JoinContext,
-        snapshot: &Snapshot,
+        (context, snapshot): (&JoinContext, &Snapshot),
         offer: Offer,
     ) -> Result<Option<(Basis, Arc<Entry>)>, Exit> {
         if snapshot.source.as_of().is_some() {
-            let subnet = self.subnet_held(&context.config);
+            let subnet = host.subnet_held(&context.config);
             let subnet = subnet.ok_or(Exit::NoSubnetHeld)?;
             // Nothing compares with these revisions, since this lease is not written.
             let origin = Origin { create_revision: Revision(0), mod_revision: Revision(0), lease: None };
@@ -42,8 +43,8 @@ impl Host {
             self.handover = former.hand_over();
             self.handover.held = self.handover.held.take().or(held);
         }
-        let beside = Some(self.watchdog.part(Part::Holder).beside());
-        let settings = self.hold_settings(context);
+        let beside = Some(host.watchdog.part(Part::Holder).beside());
+        let settings = self.hold_settings(host, context);
         let offered = watch::channel(offer.clone()).1;
         let (hold, own) = match self.handover.held.clone().filter(|held| held.entry().is_some()) {
             // Traffic uses that lease, so there is nothing to wait for.
@@ -51,45 +52,75 @@ impl Host {
             None => {
                 let start = Start { listing: Some(snapshot.listing.clone()), beside };
                 let mut hold = Hold::spawn(store.clone(), settings, offered, start);
-                let Some(own) = self.first_lease(&mut hold.state, context, runs_on).await? else { return Ok(None) };
+                let Some(own) = self.first_lease(host, &mut hold.state, context, runs_on).await? else {
+                    return Ok(None);
+                };
                 (hold, Some(own))
             }
         };
         let own =
             own.or_else(|| self.handover.held.as_ref().and_then(HoldState::entry).map(|own| offering(own, &offer)));
         let own = own.ok_or(Exit::NoLeaseHeld)?;
-        self.note_bridges(context, &own, snapshot.listing.revision);
+        host.note_bridges(context, &own, snapshot.listing.revision);
         let keeper = Keeper {
             file: self.last_known.clone(),
             config: snapshot.parsed.json.clone(),
-            board: self.board.clone(),
-            endpoints: self.endpoints.iter().copied().collect(),
+            board: host.status.clone(),
+            endpoints: host.endpoints.iter().copied().collect(),
             pending: None,
             writing: None,
         };
-        let config = ConfigWatch::new(store, &self.settings.prefix, snapshot.parsed.revision);
+        let config = ConfigWatch::new(store, &host.settings.prefix, snapshot.parsed.revision);
         Ok(Some((Basis::Etcd(Box::new(Ties { hold: Some(hold), own: own.clone(), config, keeper })), own)))
     }
 
-    fn hold_settings(&self, context: &JoinContext) -> HoldSettings {
-        let endpoints = self.endpoints();
+    fn hold_settings(&self, host: &Host, context: &JoinContext) -> HoldSettings {
+        let endpoints = host.endpoints();
         let alone = endpoints.iter().filter_map(|ip| Prefix::new(*ip, Family::of(*ip).bits()).ok());
         let excluded = context.underlay.connected.iter().copied().chain(alone).collect();
         HoldSettings {
-            prefix: self.settings.prefix.clone(),
+            prefix: host.settings.prefix.clone(),
             pools: context.config.pools,
-            identity: self.state.identity.clone(),
-            ttl: self.settings.lease_ttl,
+            identity: host.state.identity.clone(),
+            ttl: host.settings.lease_ttl,
             clock: Clock::new(since_boot),
-            renew_margin: self.settings.renew_margin,
-            preferred: self.preferred(),
+            renew_margin: host.settings.renew_margin,
+            preferred: host.preferred(),
             excluded,
             last_resort: context.underlay.attached.iter().map(|(_, prefix)| *prefix).collect(),
             endpoints,
-            same_host: self.runs() || self.is_proven,
+            same_host: self.runs() || host.is_proven,
         }
     }
 
+    /// Waits for the lease of a host that has none. An agent that has joined before does not wait long: it keeps the
+    /// lease that it `runs_on`, and follows leases and underlay meanwhile.
+    async fn first_lease(
+        &self,
+        host: &Host,
+        hold: &mut watch::Receiver<HoldState>,
+        context: &JoinContext,
+        runs_on: Option<Arc<Entry>>,
+    ) -> Result<Option<Arc<Entry>>, Exit> {
+        let Some(own) = runs_on else {
+            return tokio::select! {
+                own = leased(host, hold) => own.map(Some),
+                () = moved_from(host, context) => Ok(None),
+            };
+        };
+        if let Ok(own) = tokio::time::timeout(PATIENCE, leased(host, hold)).await {
+            return own.map(Some);
+        }
+        let pools = &context.config.pools;
+        let offers = |prefix: Prefix| pools.get(prefix.family()).is_some_and(|pool| pool.offers(prefix));
+        if own.lease.subnet.prefixes().all(offers) {
+            return Ok(Some(own));
+        }
+        Err(Exit::NoOtherSubnet { held: own.lease.subnet })
+    }
+}
+
+impl Host {
     /// Records the bridges that were inside the subnet before it was leased: Docker made the later ones. `listed` is
     /// the revision of the list of leases.
     fn note_bridges(&mut self, context: &JoinContext, own: &Entry, listed: Revision) {
@@ -102,51 +133,26 @@ impl Host {
         let attached = context.underlay.attached.iter().filter(|(_, prefix)| inside(*prefix));
         self.state.leased_over = attached.map(|(link, prefix)| (link.to_string(), *prefix)).collect();
     }
+}
 
-    /// Waits for the lease of a host that has none. An agent that has joined before does not wait long: it keeps the
-    /// lease that it `runs_on`, and follows leases and underlay meanwhile.
-    async fn first_lease(
-        &self,
-        hold: &mut watch::Receiver<HoldState>,
-        context: &JoinContext,
-        runs_on: Option<Arc<Entry>>,
-    ) -> Result<Option<Arc<Entry>>, Exit> {
-        let Some(own) = runs_on else {
-            return tokio::select! {
-                own = self.leased(hold) => own.map(Some),
-                () = self.moved_from(context) => Ok(None),
-            };
-        };
-        if let Ok(own) = tokio::time::timeout(PATIENCE, self.leased(hold)).await {
-            return own.map(Some);
-        }
-        let pools = &context.config.pools;
-        let offers = |prefix: Prefix| pools.get(prefix.family()).is_some_and(|pool| pool.offers(prefix));
-        if own.lease.subnet.prefixes().all(offers) {
-            return Ok(Some(own));
-        }
-        Err(Exit::NoOtherSubnet { held: own.lease.subnet })
-    }
-
-    /// Waits until the underlay changes.
-    async fn moved_from(&self, context: &JoinContext) {
-        loop {
-            tokio::time::sleep(AGAIN).await;
-            if !self.underlay(&context.config.pools).is_ok_and(|found| is_same(&found, &context.underlay)) {
-                return;
-            }
+/// Waits until the underlay changes.
+async fn moved_from(host: &Host, context: &JoinContext) {
+    loop {
+        tokio::time::sleep(AGAIN).await;
+        if !host.underlay(&context.config.pools).is_ok_and(|found| is_same(&found, &context.underlay)) {
+            return;
         }
     }
+}
 
-    async fn leased(&self, hold: &mut watch::Receiver<HoldState>) -> Result<Arc<Entry>, Exit> {
-        loop {
-            // The first value only says that nothing was asked yet.
-            hold.changed().await.map_err(|_| Exit::HolderEnded)?;
-            let state = hold.borrow_and_update().clone();
-            match state {
-                HoldState::Held { entry, .. } | HoldState::Lost { entry, .. } => return Ok(entry),
-                HoldState::Acquiring { reason } => self.board.wait_for(format!("a subnet: {reason}")),
-            }
+async fn leased(host: &Host, hold: &mut watch::Receiver<HoldState>) -> Result<Arc<Entry>, Exit> {
+    loop {
+        // The first value only says that nothing was asked yet.
+        hold.changed().await.map_err(|_| Exit::HolderEnded)?;
+        let state = hold.borrow_and_update().clone();
+        match state {
+            HoldState::Held { entry, .. } | HoldState::Lost { entry, .. } => return Ok(entry),
+            HoldState::Acquiring { reason } => host.status.wait_for(format!("a subnet: {reason}")),
         }
     }
 }

@@ -1,0 +1,77 @@
+//! This host: its settings, its saved state and its identity, whatever its networks do.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    net::IpAddr,
+    sync::Arc,
+};
+
+use wire_net::MacAddr;
+
+use crate::{
+    exit::Exit,
+    machine::Seen,
+    pulse::Watchdog,
+    settings::Settings,
+    state::{State, StateFile},
+    status::StatusWriter,
+};
+
+/// This host, over all the times it joins.
+pub(crate) struct Host {
+    pub(crate) settings: Arc<Settings>,
+    pub(crate) status: StatusWriter,
+    pub(crate) watchdog: Watchdog,
+    pub(crate) state_file: StateFile,
+    pub(crate) state: State,
+    /// True if it is certain that this host wrote the state.
+    pub(crate) is_proven: bool,
+    /// The MACs of the host that this one is a clone of, by their devices.
+    pub(crate) disowned: BTreeMap<String, MacAddr>,
+    /// The addresses at which etcd is, or was, reached.
+    pub(crate) endpoints: BTreeSet<IpAddr>,
+    /// True once the kernel was found to have no VXLAN.
+    pub(crate) no_vxlan: bool,
+}
+
+impl Host {
+    /// Reads this host's saved state with `read`, see [`StateFile`].
+    ///
+    /// # Errors
+    /// [`Exit::StateUnread`].
+    pub(crate) fn open(
+        settings: Settings,
+        read: fn(&StateFile) -> io::Result<State>,
+        status: StatusWriter,
+        watchdog: Watchdog,
+    ) -> Result<Self, Exit> {
+        let folder = &settings.folders.state_dir;
+        let state_file = StateFile::in_folder(folder);
+        let state = read(&state_file).map_err(|source| Exit::StateUnread { folder: folder.clone(), source })?;
+        status.update(|seen| seen.identity.clone_from(&state.identity));
+        Ok(Self {
+            settings: Arc::new(settings),
+            status,
+            watchdog,
+            state_file,
+            state,
+            is_proven: false,
+            disowned: BTreeMap::new(),
+            endpoints: BTreeSet::new(),
+            no_vxlan: false,
+        })
+    }
+
+    /// Saves the state before anything is leased with it: an agent that loses its identity cannot recognise its own lease.
+    ///
+    /// # Errors
+    /// [`Exit::StateUnwritten`].
+    pub(crate) fn save_identity(&mut self) -> Result<(), Exit> {
+        if self.state.is_unused() {
+            // A template machine that never reaches etcd has an identity too, which its clones must not share.
+            self.state.machine = Seen::now().map(|seen| seen.machine(None)).unwrap_or_default();
+        }
+        self.state_file.save(&self.state).map_err(Exit::StateUnwritten)
+    }
+}
