@@ -196,6 +196,11 @@ pub(crate) enum Command {
     /// Read, check or write the network config in etcd.
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Compare this host with what it should hold, and print a sentence for each difference. Changes nothing. The running agent is asked; without
+    /// one, give the agent's own flags before the word verify. Exit status 0: nothing differs, 1: something does, another: it could not be compared.
+    Verify(CompareFlags),
+    /// The same, but print the changes that the agent would make, in their order.
+    Plan(CompareFlags),
     /// Leave the network: give the lease back, and remove our devices, routes, rules, files and Docker settings. Stop the agent first. Give the
     /// agent's own flags, like --state-dir, before the word drain.
     Drain,
@@ -238,6 +243,17 @@ pub(crate) enum DebugCommand {
 /// How to print.
 #[derive(Clone, Copy, Debug, Args)]
 pub(crate) struct Output {
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// What to compare with, and how to print.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct CompareFlags {
+    /// Do not ask the running agent or etcd: compare with the network state saved on disk (in --state-dir).
+    #[arg(long)]
+    pub(crate) offline: bool,
     /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,

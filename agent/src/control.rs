@@ -89,6 +89,10 @@ impl proto::control_server::Control for ControlService {
         Ok(Response::new(self.board.now().to_peers()))
     }
 
+    async fn compare(&self, _: Request<proto::CompareRequest>) -> Result<Response<proto::CompareReply>, Status> {
+        Ok(Response::new(self.loops.compare().await.to_reply()))
+    }
+
     async fn fail(&self, request: Request<proto::FailRequest>) -> Result<Response<proto::FailReply>, Status> {
         let proto::FailRequest { part: name, panic } = request.into_inner();
         let fault = if panic { Fault::Panic } else { Fault::Hang };
@@ -119,6 +123,22 @@ pub(crate) async fn status(run_dir: &Path) -> Result<proto::StatusReply, Exit> {
 pub(crate) async fn peers(run_dir: &Path) -> Result<proto::PeersReply, Exit> {
     let mut client = connect(run_dir).await?;
     client.peers(proto::PeersRequest {}).await.map(Response::into_inner).map_err(|status| refused(&status))
+}
+
+/// The comparison of the agent that runs with this folder with its host; `None` if no agent runs.
+///
+/// # Errors
+/// [`Exit::Refused`] when it does not answer, [`Exit::NoAgent`] when nobody can be asked whether one runs.
+pub(crate) async fn compare(run_dir: &Path) -> Result<Option<proto::CompareReply>, Exit> {
+    match UnixStream::connect(socket(run_dir)).await {
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
+            return Ok(None);
+        }
+        Ok(_) | Err(_) => {}
+    }
+    let mut client = connect(run_dir).await?;
+    let reply = client.compare(proto::CompareRequest {}).await;
+    reply.map(|reply| Some(reply.into_inner())).map_err(|status| refused(&status))
 }
 
 /// Lets a part of the agent that runs with this folder fail.

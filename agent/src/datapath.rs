@@ -12,15 +12,15 @@ use tracing::{error, info};
 use wire_kernel::{Changes, Monitor};
 use wire_net::chain;
 use wire_state::{
-    Comparison, Conflict, DataplaneError, DesiredNet, ErrorKind, Failure, KernelKind, KernelOp, Namespace, Network,
-    ObservedNet, Op, PerNamespace, Reconciler, Report, Resource, Scope, Share, TunnelOp,
+    Conflict, DataplaneError, DesiredNet, ErrorKind, Failure, KernelKind, KernelOp, Namespace, Network, ObservedNet,
+    Op, PerNamespace, Reconciler, Report, Resource, Scope, Share, TunnelOp,
 };
 use wire_store::Revision;
 
 use crate::{
     host_dataplane::HostDataplane,
     notify,
-    reconcile_loop::{Kept, LoopHandle, Round, Shares},
+    reconcile_loop::{Answer, Kept, LoopHandle, Round, Shares},
     repeats::Repeats,
     status::{KernelCondition, StatusWriter},
 };
@@ -184,9 +184,9 @@ impl Kept for NetworkLoop {
         Round { outcome: self.publish(report, revision, is_new), next, batch: Duration::ZERO }
     }
 
-    fn compare(&mut self, shares: &Shares<NetworkShare>) -> Result<Comparison, DataplaneError> {
+    fn compare(&mut self, shares: &Shares<NetworkShare>) -> Answer {
         let desired = self.desired(shares);
-        self.reconciler.compare(&desired)
+        self.reconciler.compare(&desired).map_err(|error| chain(&error))
     }
 
     async fn changed(&mut self) {

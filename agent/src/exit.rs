@@ -13,7 +13,7 @@ use wire_store::{EtcdSettingsError, StoreError};
 
 use crate::{
     config_command::ConfigCommandError, docker_opts::DockerOptsError, drain::DrainError, files::WriteError,
-    reconcile_loop::StartError, settings::UsageError, status::NoAnswer,
+    reconcile_loop::StartError, settings::UsageError, status::NoAnswer, verify::VerifyError,
 };
 
 /// The answer to a command is no.
@@ -55,6 +55,8 @@ pub(crate) enum Exit {
     DockerOpts(#[from] DockerOptsError),
     #[error(transparent)]
     Drain(#[from] DrainError),
+    #[error(transparent)]
+    Verify(#[from] VerifyError),
 
     #[error(transparent)]
     Usage(#[from] UsageError),
@@ -164,6 +166,7 @@ impl Exit {
             Self::ConfigCommand(error) => error.status(),
             Self::DockerOpts(error) => error.status(),
             Self::Drain(error) => error.status(),
+            Self::Verify(error) => error.status(),
             Self::NotReady { .. } | Self::RoutesLeft { .. } | Self::FirewallLeft { .. } => NO,
             Self::Usage(_) | Self::EtcdSettings(_) => USAGE,
             Self::NoUnderlay { .. } | Self::NoPossibleUnderlay { .. } => NO_HOST,
@@ -215,6 +218,7 @@ impl Exit {
             Self::LockUnmade { .. } => Some("see --run-dir"),
             Self::StoredConfig { .. } => Some("correct it with wire-agent config set"),
             Self::ConfigCommand(_)
+            | Self::Verify(_)
             | Self::NotReady { .. }
             | Self::EtcdSettings(_)
             | Self::NoPossibleUnderlay { .. }

@@ -15,8 +15,8 @@ use std::{
 
 use tracing::{info, warn};
 use wire_firewall::{
-    FirewallDataplane, FirewallMonitor, FirewallPolicy, ForeignRules, HostFacts, Learned, OverlayDevice, Peer, Support,
-    SupportProbe,
+    FirewallDataplane, FirewallMonitor, FirewallPolicy, ForeignRules, HostFacts, Learned, Nftables, OverlayDevice,
+    Peer, Support, SupportProbe,
 };
 use wire_kernel::Links;
 use wire_lease::{Entry, LeaseTable};
@@ -33,7 +33,7 @@ use crate::{
     exit::Exit,
     other_agents,
     pulse::Heartbeat,
-    reconcile_loop::{Kept, LoopHandle, Round, Shares},
+    reconcile_loop::{Answer, Kept, LoopHandle, Round, Shares},
     status::{FirewallCondition, FirewallSeen, StatusWriter},
 };
 
@@ -121,6 +121,8 @@ pub(crate) struct FirewallLoop {
     reconciler: Reconciler<FirewallDataplane>,
     board: StatusWriter,
     monitor: Option<FirewallMonitor>,
+    /// Whether there was a round, so that the probe has learned something.
+    has_compared: bool,
     seen: FirewallSeen,
     facts: HostFacts,
     /// Learns the parts of our table that this host supports.
@@ -143,13 +145,13 @@ impl FirewallLoop {
     /// # Errors
     /// When there is no netlink.
     pub(crate) fn new(every: Duration, board: StatusWriter, heartbeat: &Heartbeat) -> Result<Self, DataplaneError> {
-        other_agents::announce();
         Ok(Self {
             every,
             links: Links::open()?,
             reconciler: Reconciler::new(FirewallDataplane::new(Vec::new()).with_step(heartbeat.step()), ()),
             board,
             monitor: None,
+            has_compared: false,
             seen: FirewallSeen::default(),
             facts: HostFacts::default(),
             probe: SupportProbe::default(),
@@ -171,6 +173,8 @@ impl Kept for FirewallLoop {
         if self.monitor.is_none() {
             self.monitor = FirewallMonitor::open().ok();
         }
+        other_agents::announce();
+        self.has_compared = true;
         let begun = Instant::now();
         self.look(shares, is_new);
         let batch = begun.elapsed().min(LEASE_BATCH);
@@ -179,13 +183,20 @@ impl Kept for FirewallLoop {
         Round { outcome: (), next, batch }
     }
 
-    fn compare(&mut self, shares: &Shares<FirewallShare>) -> Result<Comparison, DataplaneError> {
+    fn compare(&mut self, shares: &Shares<FirewallShare>) -> Answer {
         self.follow_families(shares);
-        let links = self.links.of_containers(&subnets(shares))?;
-        let support = self.probe.support(Instant::now());
-        let facts = self.host_facts(shares, links, support);
-        let (desired, _) = desired(shares, &facts);
-        self.reconciler.compare(&desired)
+        let links = self.links.of_containers(&subnets(shares)).map_err(|error| chain(&error))?;
+        let facts = self.host_facts(shares, links, Support::default());
+        let compared = self.supports().into_iter().map(|support| {
+            let (desired, _) = desired(shares, &HostFacts { support, ..facts.clone() });
+            self.reconciler.compare(&desired).map_err(|error| chain(&error))
+        });
+        let compared = compared.collect::<Result<Vec<Comparison>, _>>()?;
+        let least = compared.into_iter().min_by_key(|comparison| comparison.differences.len());
+        match self.reconciler.driver().unread() {
+            Some(error) => Err(chain(&error)),
+            None => Ok(least.unwrap_or_default()),
+        }
     }
 
     async fn changed(&mut self) {
@@ -203,6 +214,16 @@ impl Kept for FirewallLoop {
 }
 
 impl FirewallLoop {
+    /// What this host may support of our table. Before the first round only an earlier run of the agent knows: whatever differs least
+    /// from what it has written.
+    fn supports(&self) -> Vec<Support> {
+        if self.has_compared {
+            return vec![self.probe.support(Instant::now())];
+        }
+        let all = [Nftables::Whole, Nftables::Simple, Nftables::Absent];
+        all.into_iter().flat_map(|nftables| [true, false].map(|flowtables| Support { nftables, flowtables })).collect()
+    }
+
     /// Compares, after a read if anything may have changed, and publishes the outcome and the counters.
     fn look(&mut self, shares: &Shares<FirewallShare>, is_new: bool) {
         // Reports are about the default network: no other has rules yet.

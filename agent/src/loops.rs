@@ -1,6 +1,6 @@
 //! The loops of this host, one for each resource. They run for as long as the agent does, whatever its networks do meanwhile.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tokio::sync::Notify;
 use wire_forward::{Forwarder, Tunnels};
@@ -17,6 +17,7 @@ use crate::{
     settings::Settings,
     status::StatusWriter,
     upkeep::{FilesHandle, FilesLoop},
+    verify::Compared,
 };
 
 /// The loops of this host.
@@ -31,7 +32,17 @@ pub(crate) struct Loops {
     pub(crate) underlay_changed: Arc<Notify>,
 }
 
+/// The time that a loop has for a comparison: iptables may wait for its lock, and a large network takes a while.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 impl Loops {
+    /// Compares all resources with what the networks want, and changes nothing.
+    pub(crate) async fn compare(&self) -> Compared {
+        let (network, firewall, files) =
+            tokio::join!(self.network.compare(PATIENCE), self.firewall.compare(PATIENCE), self.files.compare(PATIENCE));
+        Compared { network, firewall, files }
+    }
+
     /// Starts all loops. They write nothing before a network wants something. `kept` are the descriptors that an earlier run of the agent has
     /// left, `stored` those that systemd keeps for a later one.
     ///

@@ -47,6 +47,7 @@ mod traffic;
 mod underlay;
 mod upkeep;
 mod variables;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -57,6 +58,7 @@ use crate::{
     cli::{Cli, Command, DebugCommand, LogFormat},
     exit::{Exit, USAGE},
     settings::Settings,
+    verify::Form,
 };
 
 fn main() -> ExitCode {
@@ -97,6 +99,8 @@ fn start(cli: Cli) -> Result<(), Exit> {
         Some(Command::Status(output)) => runtime.block_on(commands::status(&run_dir, output.json)),
         Some(Command::Peers(output)) => runtime.block_on(commands::peers(&run_dir, output.json)),
         Some(Command::Config(command)) => runtime.block_on(config_command::run(command, etcd)),
+        Some(Command::Verify(flags)) => runtime.block_on(verify::run(Form::Verify, flags, (etcd, run), &run_dir)),
+        Some(Command::Plan(flags)) => runtime.block_on(verify::run(Form::Plan, flags, (etcd, run), &run_dir)),
         Some(Command::Drain) => Settings::new(etcd, run, run_dir)
             .map_err(Exit::from)
             .and_then(|settings| runtime.block_on(drain::run(settings))),

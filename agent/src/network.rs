@@ -26,10 +26,8 @@ use wire_net::{LinkName, MacAddr, NetworkName};
 use wire_state::{Marks, Owner, Scope};
 use wire_store::{EtcdStore, Listing};
 
-use self::{
-    ground::JoinContext,
-    known::{JoinPhase, Snapshot, Source, answered},
-};
+use self::known::{JoinPhase, Snapshot, Source, answered};
+pub(crate) use self::{ground::JoinContext, known::ParsedConfig};
 use crate::{
     exit::Exit,
     host::Host,
@@ -67,7 +65,7 @@ pub(crate) struct Chosen {
     pub(crate) backend: Box<dyn Backend>,
     pub(crate) scope: Scope,
     /// The MACs of its devices, by their names.
-    macs: BTreeMap<String, MacAddr>,
+    pub(crate) macs: BTreeMap<String, MacAddr>,
 }
 
 /// Opens the store of the network. Does not wait for etcd.

@@ -11,7 +11,7 @@ use std::{
 
 use tokio::sync::{mpsc, oneshot, watch};
 use wire_net::NetworkName;
-use wire_state::{Comparison, DataplaneError};
+use wire_state::Comparison;
 
 use crate::pulse::Heartbeat;
 
@@ -31,8 +31,8 @@ pub(crate) trait Kept: Send + 'static {
     /// Compares without changing anything.
     ///
     /// # Errors
-    /// When the host cannot be read.
-    fn compare(&mut self, shares: &Shares<Self::Share>) -> Result<Comparison, DataplaneError>;
+    /// Why the host cannot be read, for people.
+    fn compare(&mut self, shares: &Shares<Self::Share>) -> Answer;
 
     /// Waits until something may have changed on the host. It is cancelled when a network wants something else.
     fn changed(&mut self) -> impl Future<Output = ()>;
@@ -64,7 +64,8 @@ struct Compared<O> {
     outcome: O,
 }
 
-type Answer = Result<Comparison, String>;
+/// A comparison, or why there is none, for people.
+pub(crate) type Answer = Result<Comparison, String>;
 
 /// A running loop. It ends with the last clone of this, and leaves the host as it is.
 pub(crate) struct LoopHandle<K: Kept> {
@@ -202,9 +203,8 @@ impl<K: Kept> ReconcileLoop<K> {
                 }
                 () = self.kept.changed() => (),
                 Some(request) = self.asked.recv() => {
-                    let compared = self.kept.compare(&shares);
                     // Nobody may wait for it any more.
-                    let _ = request.send(compared.map_err(|error| wire_net::chain(&error)));
+                    let _ = request.send(self.kept.compare(&shares));
                 }
                 () = tokio::time::sleep_until(next.into()) => self.kept.due(),
             }
@@ -247,10 +247,10 @@ mod tests {
             Round { outcome, next: Instant::now() + Duration::from_secs(600), batch: Duration::ZERO }
         }
 
-        fn compare(&mut self, shares: &Shares<i32>) -> Result<Comparison, DataplaneError> {
+        fn compare(&mut self, shares: &Shares<i32>) -> Answer {
             match shares.values().all(|share| *share >= 0) {
                 true => Ok(Comparison::default()),
-                false => Err(DataplaneError::Unsteady { what: "routes" }),
+                false => Err("routes changed each time they were read".to_owned()),
             }
         }
 

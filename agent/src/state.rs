@@ -100,13 +100,13 @@ impl StateFile {
         }
     }
 
-    /// Reads the state, and writes nothing. A host without a state file has a new one each time.
+    /// Reads the state, and writes nothing. Without a valid file, each call makes a new state.
     ///
     /// # Errors
-    /// When the file exists and cannot be read or is not valid.
+    /// When the file exists and cannot be read.
     pub(crate) fn peek(&self) -> io::Result<State> {
-        match fs::read_to_string(&self.0) {
-            Ok(text) => serde_json::from_str(&text).map_err(io::Error::from),
+        match fs::read(&self.0) {
+            Ok(text) => Ok(serde_json::from_slice(&text).unwrap_or_else(|_| State::fresh())),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(State::fresh()),
             Err(error) => Err(error),
         }

@@ -8,15 +8,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use wire_state::{
-    Comparison, DataplaneError, DesiredFile, DesiredFiles, Failure, FileOp, Files, Reconciler, Report, Resource, Share,
-};
+use wire_net::chain;
+use wire_state::{DesiredFile, DesiredFiles, Failure, FileOp, Files, Reconciler, Report, Resource, Share};
 
 use crate::{
     daemon_json::{self, DaemonOptions},
     docker_unit::DockerUnit,
     files::FileDriver,
-    reconcile_loop::{Kept, LoopHandle, Round, Shares},
+    reconcile_loop::{Answer, Kept, LoopHandle, Round, Shares},
     status::{AgentCondition, DockerCondition, StatusWriter},
 };
 
@@ -97,9 +96,9 @@ impl Kept for FilesLoop {
         Round { outcome: for_others, next: Instant::now() + EVERY, batch: Duration::ZERO }
     }
 
-    fn compare(&mut self, shares: &Shares<FilesShare>) -> Result<Comparison, DataplaneError> {
+    fn compare(&mut self, shares: &Shares<FilesShare>) -> Answer {
         let desired = self.desired(shares);
-        self.reconciler.compare(&desired)
+        self.reconciler.compare(&desired).map_err(|error| chain(&error))
     }
 
     fn changed(&mut self) -> impl Future<Output = ()> {

@@ -30,25 +30,16 @@ impl Network {
         own: &Entry,
         mtu: Mtu,
     ) -> Result<DockerOptions, Exit> {
-        let subnet = own.lease.subnet;
-        let networks = context.config.pools.map(|_, pool| pool.network);
-        let env = SubnetEnv::new(networks, subnet, mtu.0, host.settings.ip_masq);
+        let before = host.state.subnet;
+        let env = host.remember(context, own, mtu);
         let told =
             DockerOptions { file: host.settings.folders.docker_opts_file.clone(), options: env.daemon_options(true) };
         look_for_clash(&told);
-        let subnets = DualStack::from_fn(|family| subnet.get(family));
-        if self.runs() && host.state.subnet != subnets {
+        if self.runs() && before != host.state.subnet {
+            let subnet = own.lease.subnet;
             warn!(%subnet, "this host has a new subnet: Docker's bridge keeps the old one until Docker is restarted");
         }
-        host.state.subnet = subnets;
-        host.state.link = context.underlay.mac;
-        host.remember_machine(context);
-        host.state.underlay = Some(KnownBy::new(host.settings.asked_underlay(), host.held_on(context)));
-        let share = FilesShare {
-            for_others: Arc::new(host.files(&env)),
-            state: (host.state_file.path().to_owned(), StateFile::desired(&host.state)),
-            options: told.options.clone(),
-        };
+        let share = host.files_share(&env);
         let number = self.loops.files.want(&self.name, share);
         match self.loops.files.compared(number).await {
             Some(Some(why)) if !self.runs() => return Err(Exit::FileUnwritten { why }),
@@ -65,8 +56,28 @@ impl Network {
 }
 
 impl Host {
+    /// Takes over what the network was joined with into the state, and returns the content of `subnet.env`.
+    pub(crate) fn remember(&mut self, context: &JoinContext, own: &Entry, mtu: Mtu) -> SubnetEnv {
+        let subnet = own.lease.subnet;
+        self.state.subnet = DualStack::from_fn(|family| subnet.get(family));
+        self.state.link = context.underlay.mac;
+        self.remember_machine(context);
+        self.state.underlay = Some(KnownBy::new(self.settings.asked_underlay(), self.held_on(context)));
+        let networks = context.config.pools.map(|_, pool| pool.network);
+        SubnetEnv::new(networks, subnet, mtu.0, self.settings.ip_masq)
+    }
+
+    /// The files that follow from a network, and from the state.
+    pub(crate) fn files_share(&self, env: &SubnetEnv) -> FilesShare {
+        FilesShare {
+            for_others: Arc::new(self.files(env)),
+            state: (self.state_file.path().to_owned(), StateFile::desired(&self.state)),
+            options: env.daemon_options(true),
+        }
+    }
+
     /// The files for other programs.
-    pub(crate) fn files(&self, env: &SubnetEnv) -> Vec<(PathBuf, DesiredFile)> {
+    fn files(&self, env: &SubnetEnv) -> Vec<(PathBuf, DesiredFile)> {
         let folders = &self.settings.folders;
         let desired = |path: &PathBuf, content| (path.clone(), DesiredFile { content, writing: Writing::Plain });
         let docker = folders.docker_opts_file.iter().map(|file| desired(file, env.individual(true)));

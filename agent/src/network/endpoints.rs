@@ -19,7 +19,7 @@ const AGAIN: Duration = Duration::from_secs(60);
 impl Host {
     /// Resolves etcd's members, as far as that is possible now. If one cannot be resolved, the addresses of the last
     /// time are protected too.
-    pub(super) async fn look_for_endpoints(&mut self, last_known: &LastKnownFile) {
+    pub(crate) async fn look_for_endpoints(&mut self, last_known: &LastKnownFile) {
         let EndpointAddresses { found, is_partial } = endpoint_addresses(&self.settings.etcd, PATIENCE).await;
         self.endpoints.extend(found);
         if is_partial {

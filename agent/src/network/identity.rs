@@ -49,7 +49,7 @@ impl Host {
     }
 
     /// Compares the saved state with this host.
-    pub(super) fn kinship(&self) -> Result<Kinship, Exit> {
+    pub(crate) fn kinship(&self) -> Result<Kinship, Exit> {
         Ok(Seen::now()?.kinship(&self.state))
     }
 }

@@ -52,8 +52,8 @@ impl Source {
 
 /// A valid network config.
 #[derive(Clone, Debug)]
-pub(super) struct ParsedConfig {
-    pub(super) config: NetworkConfig,
+pub(crate) struct ParsedConfig {
+    pub(crate) config: NetworkConfig,
     /// The text in etcd.
     pub(super) json: String,
     /// The revision at which it was read.
@@ -82,7 +82,7 @@ const LONGEST_ANSWER: Duration = Duration::from_secs(30);
 const HANDED_OVER: Duration = Duration::from_millis(500);
 
 impl ParsedConfig {
-    fn new(prefix: &KeyPrefix, json: Vec<u8>, revision: Revision) -> Result<Self, Exit> {
+    pub(crate) fn new(prefix: &KeyPrefix, json: Vec<u8>, revision: Revision) -> Result<Self, Exit> {
         let refused = |source| Exit::StoredConfig { prefix: prefix.clone(), source };
         let config = NetworkConfig::from_json(&json).map_err(|error| refused(error.into()))?;
         let json = String::from_utf8(json).map_err(|error| refused(error.into()))?;
