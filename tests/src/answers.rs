@@ -20,9 +20,23 @@ pub struct Status {
     /// What moves its packets; absent while there is no network.
     #[serde(default)]
     pub datapath: Option<DatapathStatus>,
-    /// All fields.
+    /// All that is wrong.
+    #[serde(default)]
+    pub conditions: Vec<Condition>,
+    /// All other fields.
     #[serde(flatten)]
     pub rest: BTreeMap<String, Value>,
+}
+
+/// One thing that is wrong.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Condition {
+    /// Its stable name.
+    pub name: String,
+    /// `fault` or `warning`.
+    pub severity: String,
+    /// When it began.
+    pub since: String,
 }
 
 /// What moves the packets of the overlay.

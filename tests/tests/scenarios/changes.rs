@@ -62,18 +62,36 @@ fn a_changed_config_that_this_host_cannot_apply_is_told_with_the_reason_and_not_
     node.host.namespace().sh("ip -6 address flush dev eth0 scope global")?;
     let with = |field: &str| V4.replace(r#""Type":"vxlan""#, field);
     let v6 = r#"{"EnableIPv6":true,"IPv6Network":"fd00:5::/48","#;
-    for (config, told) in [
-        (with(r#""Type":"host-gw""#), "cannot apply: the backend host-gw is not in this version"),
-        (with(r#""Type":"vxlan","MTU":10"#), "cannot apply: an MTU of 10 on eth0 leaves 0 bytes for IPv4"),
-        (V4.replacen('{', v6, 1), "cannot apply: no interface for the underlay: the network has IPv6, but "),
-        (V4.replace("10.5.", "127.5."), "the new one is refused: Network is \"127.5.0.0/16\""),
-        (with(r#""Type":"vxlan","VNI":7"#), "it has changed: restart wire-agent to apply it"),
+    for (config, told, name) in [
+        (
+            with(r#""Type":"host-gw""#),
+            "cannot apply: the backend host-gw is not in this version",
+            "network-config-inapplicable",
+        ),
+        (
+            with(r#""Type":"vxlan","MTU":10"#),
+            "cannot apply: an MTU of 10 on eth0 leaves 0 bytes for IPv4",
+            "network-config-inapplicable",
+        ),
+        (
+            V4.replacen('{', v6, 1),
+            "cannot apply: no interface for the underlay: the network has IPv6, but ",
+            "network-config-inapplicable",
+        ),
+        (
+            V4.replace("10.5.", "127.5."),
+            "the new one is refused: Network is \"127.5.0.0/16\"",
+            "network-config-refused",
+        ),
+        (with(r#""Type":"vxlan","VNI":7"#), "it has changed: restart wire-agent to apply it", "network-config-changed"),
     ] {
         etcd.put_config(&config)?;
         eventually(START, || {
-            let reason = node.agent.status()?.reason.unwrap_or_default();
+            let status = node.agent.status()?;
+            let named = status.conditions.iter().any(|condition| condition.name == name);
+            let reason = status.reason.unwrap_or_default();
             let is_told = reason.contains(told) && reason.contains("correct that") == told.contains("cannot apply");
-            check(is_told, || reason)
+            check(is_told && named, || format!("{reason}: {:?}", status.conditions))
         })?;
     }
     etcd.put_config(V4)?;
