@@ -203,7 +203,11 @@ pub(crate) enum Command {
     Plan(CompareFlags),
     /// Leave the network: give the lease back, and remove our devices, routes, rules, files and Docker settings. Stop the agent first. Give the
     /// agent's own flags, like --state-dir, before the word drain.
-    Drain,
+    Drain {
+        /// Only print what would be removed.
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// Prepare the return to flanneld, after this agent is stopped: rewrite all routes in flannel's form, in place, and remove our firewall.
     HandBack {
         /// Only remove our firewall, if flanneld runs already. Needs no etcd.

@@ -100,31 +100,36 @@ fn read(path: &Path) -> Result<Option<String>, DaemonJsonError> {
 /// A file without a setting.
 const EMPTY: &str = "{}\n";
 
-/// Removes the options from the file that [`merge`] has written there for this subnet, keeps everything else, and
-/// returns the removed keys. A file that is empty without them is deleted. A file that is not valid stays: we have
-/// written nothing there.
+/// The file without the options that [`merge`] has written there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Without {
+    /// The keys that are left out.
+    pub(crate) keys: Vec<&'static str>,
+    /// All else, unchanged; `None` if nothing else is there, and the file can go.
+    pub(crate) left: Option<String>,
+}
+
+/// The file without the options that [`merge`] has written there for this subnet; `None` if there are none. Of a file that is not valid we
+/// have written nothing.
 ///
 /// # Errors
-/// When the file cannot be read or written. It is then unchanged.
-pub(crate) fn take_out(path: &Path, options: &DaemonOptions) -> Result<Vec<&'static str>, DaemonJsonError> {
+/// When the file cannot be read.
+pub(crate) fn without_ours(path: &Path, options: &DaemonOptions) -> Result<Option<Without>, DaemonJsonError> {
     let text = match read(path) {
         Ok(Some(text)) => text,
-        Ok(None) | Err(DaemonJsonError::ByteOrderMark { .. }) => return Ok(Vec::new()),
+        Ok(None) | Err(DaemonJsonError::ByteOrderMark { .. }) => return Ok(None),
         Err(error) => return Err(error),
     };
-    let Ok(object) = serde_json::from_str::<Object<'_>>(&text) else { return Ok(Vec::new()) };
+    let Ok(object) = serde_json::from_str::<Object<'_>>(&text) else { return Ok(None) };
     let ours = object.ours(options);
-    if !ours.is_empty() {
-        let left = without(&text, &object, &ours);
-        if left == EMPTY && !path.is_symlink() {
-            // [`merge`] has created the file, or it held nothing before.
-            files::remove(path)
-        } else {
-            files::replace(path, &left)
-        }
-        .map_err(DaemonJsonError::Write)?;
+    if ours.is_empty() {
+        return Ok(None);
     }
-    Ok(ours.into_iter().map(|(key, _)| key).collect())
+    let left = without(&text, &object, &ours);
+    // [`merge`] has created a file with nothing else, or it held nothing before.
+    let is_empty = left == EMPTY && !path.is_symlink();
+    let keys = ours.into_iter().map(|(key, _)| key).collect();
+    Ok(Some(Without { keys, left: (!is_empty).then_some(left) }))
 }
 
 /// The keys of the file that concern us, whoever has set them.

@@ -2,7 +2,8 @@
 //! our entries in the kernel, our settings for Docker, the files for other programs, and last the agent's own state go.
 
 use std::{
-    fs, io,
+    collections::BTreeSet,
+    io,
     net::IpAddr,
     path::{Path, PathBuf},
 };
@@ -10,23 +11,25 @@ use std::{
 use wire_kernel::{HostNetwork, KernelDataplane, RouteForm};
 use wire_lease::{HeldLease, Owner, give_back};
 use wire_net::{LinkName, chain};
-use wire_state::{Marks, PerNamespace, Reconciler, Scope};
+use wire_state::{DataplaneError, DesiredFile, DesiredFiles, FileOp, Marks, PerNamespace, Reconciler, Scope, Writing};
 use wire_store::StoreError;
 
 use crate::{
-    daemon_json::{self, DaemonJsonError},
+    daemon_json::{self, DaemonJsonError, Without},
     docker_opts::SubnetEnv,
     docker_unit::{DockerUnit, FOR_DOCKER},
     exit::{CANNOT_CREATE, Exit, NO, UNAVAILABLE},
+    files::FileDriver,
     firewall,
     host_dataplane::HostDataplane,
     last_known::LastKnownFile,
     machine::{Kinship, Seen},
     network,
-    output::report,
+    output::{answer, report},
     run::{lock, require_capability},
     settings::Settings,
     state::{State, StateFile},
+    upkeep::files_failure,
 };
 
 /// The host has not left the network, or not completely.
@@ -37,8 +40,9 @@ pub(crate) enum DrainError {
     /// Everything else is removed.
     #[error("the lease was not given back")]
     LeaseLeft(#[source] StoreError),
-    #[error("cannot remove {}", file.display())]
-    FileLeft { file: PathBuf, source: io::Error },
+    /// `--dry-run`: Docker's settings cannot be read.
+    #[error(transparent)]
+    Docker(DaemonJsonError),
     /// Each of the failures is a sentence.
     #[error("not everything could be removed, run wire-agent drain again: {}", failures.join("; "))]
     Incomplete { failures: Vec<String> },
@@ -50,7 +54,7 @@ impl DrainError {
         match self {
             Self::StateUnread { .. } => CANNOT_CREATE,
             Self::LeaseLeft(_) => UNAVAILABLE,
-            Self::FileLeft { .. } | Self::Incomplete { .. } => NO,
+            Self::Docker(_) | Self::Incomplete { .. } => NO,
         }
     }
 
@@ -58,7 +62,7 @@ impl DrainError {
     pub(crate) const fn remedy(&self) -> Option<&'static str> {
         match self {
             Self::LeaseLeft(_) => Some("run wire-agent drain again, or let the lease expire"),
-            Self::StateUnread { .. } | Self::FileLeft { .. } | Self::Incomplete { .. } => None,
+            Self::StateUnread { .. } | Self::Docker(_) | Self::Incomplete { .. } => None,
         }
     }
 }
@@ -67,35 +71,57 @@ impl DrainError {
 ///
 /// # Errors
 /// [`Exit::LockHeld`] while the agent runs, [`DrainError::LeaseLeft`] if etcd does not answer (all else is done then),
-/// [`DrainError::Incomplete`] or [`DrainError::FileLeft`] if something could not be removed.
+/// [`DrainError::Incomplete`] if something could not be removed.
 pub(crate) async fn run(settings: Settings) -> Result<(), Exit> {
     require_capability()?;
     let folders = &settings.folders;
     let _lock = lock(&folders.run_dir)?;
-    let state = StateFile::in_folder(&folders.state_dir)
-        .load()
-        .map_err(|source| DrainError::StateUnread { folder: folders.state_dir.clone(), source })?;
+    let state_file = StateFile::in_folder(&folders.state_dir);
+    let state = state_file.load().map_err(|source| unread(&settings, source))?;
     let lease = release(&settings, &state).await;
     let mut failures = remove_from_kernel(&state);
     match firewall::remove() {
         Ok(removed) => report(format_args!("firewall: {removed} tables and chains removed")),
         Err(error) => failures.push(error.report()),
     }
-    failures.extend(leave_docker(&settings, &state).err().map(|error| chain(&error)));
-    let last_known = LastKnownFile::in_folder(&folders.state_dir, settings.prefix.clone());
-    let for_docker = Some(Path::new(FOR_DOCKER));
-    let files =
-        [Some(folders.subnet_file.as_path()), folders.docker_opts_file.as_deref(), for_docker, Some(last_known.path())];
-    for file in files.into_iter().flatten() {
-        failures.extend(remove(file).err().map(|error| chain(&error)));
-    }
+    let (files, failure) = FilesLeft::of(&settings, &state);
+    failures.extend(failure.map(|error| chain(&error)));
+    failures.extend(files.leave());
     if !failures.is_empty() {
         failures.extend(lease.err().map(|error| error.report()));
         return Err(DrainError::Incomplete { failures }.into());
     }
     // The lease can be given back only as long as the state file names it.
     lease?;
-    Ok(remove(&folders.state_dir.join("state.json"))?)
+    let failures = FilesLeft::of_state(&state_file).leave();
+    if failures.is_empty() { Ok(()) } else { Err(DrainError::Incomplete { failures }.into()) }
+}
+
+/// Prints what [`run`] would do, and does nothing.
+///
+/// # Errors
+/// When the state, the kernel or the packet filter cannot be read.
+pub(crate) fn dry_run(settings: &Settings) -> Result<(), Exit> {
+    require_capability()?;
+    let state_file = StateFile::in_folder(&settings.folders.state_dir);
+    let state = state_file.peek().map_err(|source| unread(settings, source))?;
+    let subnet: Vec<String> = state.subnet.iter().map(|(_, prefix)| prefix.to_string()).collect();
+    let lease = if subnet.is_empty() { "none".to_owned() } else { format!("give back {}", subnet.join(" ")) };
+    let network = kernel_left(&state)?.preview(&PerNamespace::default())?.ops;
+    let (mut firewall, nothing) = firewall::leaving();
+    let rules = firewall.preview(&nothing)?.ops;
+    let (files, failure) = FilesLeft::of(settings, &state);
+    let files = files.ops().into_iter().chain(FilesLeft::of_state(&state_file).ops());
+    let lines = std::iter::once(format!("lease: {lease}"))
+        .chain(network.iter().map(|op| format!("network: {op}")))
+        .chain(rules.iter().map(|op| format!("firewall: {op}")))
+        .chain(files.map(|op| format!("files: {op}")));
+    answer(&lines.map(|line| line + "\n").collect::<String>())?;
+    failure.map_or(Ok(()), |error| Err(DrainError::Docker(error).into()))
+}
+
+fn unread(settings: &Settings, source: io::Error) -> DrainError {
+    DrainError::StateUnread { folder: settings.folders.state_dir.clone(), source }
 }
 
 async fn release(settings: &Settings, state: &State) -> Result<(), Exit> {
@@ -138,42 +164,88 @@ fn addresses() -> Result<Vec<IpAddr>, Exit> {
 
 /// Removes all entries of ours from the kernel by one round with an empty desired state. Returns what failed.
 fn remove_from_kernel(state: &State) -> Vec<String> {
-    let marks = Marks { macs: state.macs.values().copied().collect(), ..Marks::default() };
-    let devices = state.macs.keys().filter_map(|name| name.parse::<LinkName>().ok()).collect();
-    let kernel = match KernelDataplane::open(RouteForm::default()) {
-        Ok(kernel) => kernel,
+    let mut reconciler = match kernel_left(state) {
+        Ok(reconciler) => reconciler,
         Err(error) => return vec![chain(&error)],
     };
-    // The blackhole route of our own subnet is on no device, so it is found by its network.
-    let networks = state.subnet.iter().map(|(_, subnet)| *subnet).collect();
-    let scope = Scope { devices, marks, parent: None, networks };
-    let driver = HostDataplane::without_tunnels(kernel);
-    let round = Reconciler::new(driver, PerNamespace::host(scope)).round(&PerNamespace::default());
+    let round = reconciler.round(&PerNamespace::default());
     report(format_args!("kernel: {} devices and entries removed", round.removed));
     round.failures.iter().map(ToString::to_string).collect()
 }
 
-/// Removes the keys that `docker-opts --daemon-json` has written from Docker's settings.
-fn leave_docker(settings: &Settings, state: &State) -> Result<(), DaemonJsonError> {
-    // After a reboot there may be no such file; then the MTU is not known, and its key stays.
-    let read = SubnetEnv::read(&settings.folders.subnet_file);
-    let env = read.unwrap_or_else(|| SubnetEnv::of_subnet(state.subnet, settings.ip_masq));
-    let path = DockerUnit::read(Path::new("/")).settings_path();
-    let keys = daemon_json::take_out(&path, &env.daemon_options(true))?.join(", ");
-    if !keys.is_empty() {
-        report(format_args!(
-            "docker: {keys} removed from {}; a running Docker uses them until it is restarted",
-            path.display()
-        ));
-    }
-    Ok(())
+/// All of ours in the kernel.
+fn kernel_left(state: &State) -> Result<Reconciler<HostDataplane>, DataplaneError> {
+    let marks = Marks { macs: state.macs.values().copied().collect(), ..Marks::default() };
+    let devices = state.macs.keys().filter_map(|name| name.parse::<LinkName>().ok()).collect();
+    // The blackhole route of our own subnet is on no device, so it is found by its network.
+    let networks = state.subnet.iter().map(|(_, subnet)| *subnet).collect();
+    let scope = Scope { devices, marks, parent: None, networks };
+    let driver = HostDataplane::without_tunnels(KernelDataplane::open(RouteForm::default())?);
+    Ok(Reconciler::new(driver, PerNamespace::host(scope)))
 }
 
-fn remove(file: &Path) -> Result<(), DrainError> {
-    match fs::remove_file(file) {
-        Ok(()) => report(format_args!("file: {} is removed", file.display())),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(source) => return Err(DrainError::FileLeft { file: file.to_owned(), source }),
+/// The files to remove, and Docker's settings without ours.
+struct FilesLeft {
+    reconciler: Reconciler<FileDriver>,
+    desired: DesiredFiles,
+    /// The file with Docker's settings, and our keys in it.
+    docker: Option<(PathBuf, String)>,
+}
+
+impl FilesLeft {
+    /// All but the agent's state. An error about Docker's settings leaves them as they are.
+    fn of(settings: &Settings, state: &State) -> (Self, Option<DaemonJsonError>) {
+        let folders = &settings.folders;
+        let last_known = LastKnownFile::in_folder(&folders.state_dir, settings.prefix.clone());
+        let mut scope: BTreeSet<PathBuf> =
+            [&folders.subnet_file, Path::new(FOR_DOCKER), last_known.path()].map(Path::to_owned).into();
+        scope.extend(folders.docker_opts_file.clone());
+        // After a reboot there may be no such file; then the MTU is not known, and its key stays.
+        let read = SubnetEnv::read(&folders.subnet_file);
+        let env = read.unwrap_or_else(|| SubnetEnv::of_subnet(state.subnet, settings.ip_masq));
+        let path = DockerUnit::read(Path::new("/")).settings_path();
+        let mut desired = DesiredFiles::new();
+        let (mut docker, mut failure) = (None, None);
+        match daemon_json::without_ours(&path, &env.daemon_options(true)) {
+            Ok(None) => {}
+            Ok(Some(Without { keys, left })) => {
+                desired.extend(left.map(|content| (path.clone(), DesiredFile { content, writing: Writing::InPlace })));
+                scope.insert(path.clone());
+                docker = Some((path, keys.join(", ")));
+            }
+            Err(error) => failure = Some(error),
+        }
+        (Self { reconciler: Reconciler::new(FileDriver, scope), desired, docker }, failure)
     }
-    Ok(())
+
+    fn of_state(file: &StateFile) -> Self {
+        let reconciler = Reconciler::new(FileDriver, [file.path().to_owned()].into());
+        Self { reconciler, desired: DesiredFiles::new(), docker: None }
+    }
+
+    fn ops(mut self) -> Vec<FileOp> {
+        self.preview()
+    }
+
+    /// The operations that are not done. Files can always be read: one that cannot is removed as it is.
+    fn preview(&mut self) -> Vec<FileOp> {
+        self.reconciler.preview(&self.desired).map(|plan| plan.ops).unwrap_or_default()
+    }
+
+    /// Carries out all, and reports each. Returns what failed.
+    fn leave(mut self) -> Vec<String> {
+        let wanted = self.preview();
+        let round = self.reconciler.round(&self.desired);
+        let left = self.preview();
+        for op in wanted.iter().filter(|op| !left.contains(op)) {
+            let path = op.path().display();
+            match &self.docker {
+                Some((file, keys)) if file == op.path() => report(format_args!(
+                    "docker: {keys} removed from {path}; a running Docker uses them until it is restarted"
+                )),
+                Some(_) | None => report(format_args!("file: {path} is removed")),
+            }
+        }
+        left.iter().map(|op| files_failure(&round, op)).collect()
+    }
 }

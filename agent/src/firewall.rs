@@ -69,18 +69,23 @@ pub(crate) struct FirewallShare {
     pub(crate) is_userspace: bool,
 }
 
+/// A packet filter without rules of ours, as it should be when the agent leaves. flanneld's rules stay: they may be in use again.
+pub(crate) fn leaving() -> (Reconciler<FirewallDataplane>, DesiredFirewall) {
+    let nothing = DesiredFirewall {
+        flannel: FlannelRules::Keep,
+        empty_tables: EmptyTables::Delete,
+        ..DesiredFirewall::default()
+    };
+    (Reconciler::new(FirewallDataplane::new(Family::ALL.to_vec()), ()), nothing)
+}
+
 /// Deletes all rules of ours, and the tables that are empty without them, and returns the number of deletions. flanneld's rules stay:
 /// they may be in use again.
 ///
 /// # Errors
 /// [`Exit::FirewallLeft`] when some of them are still there, or may be.
 pub(crate) fn remove() -> Result<usize, Exit> {
-    let nothing = DesiredFirewall {
-        flannel: FlannelRules::Keep,
-        empty_tables: EmptyTables::Delete,
-        ..DesiredFirewall::default()
-    };
-    let mut reconciler = Reconciler::new(FirewallDataplane::new(Family::ALL.to_vec()), ());
+    let (mut reconciler, nothing) = leaving();
     reconciler.preview(&nothing)?;
     let report = reconciler.round(&nothing);
     let failure = report.failures.first().map(ToString::to_string);

@@ -101,9 +101,12 @@ fn start(cli: Cli) -> Result<(), Exit> {
         Some(Command::Config(command)) => runtime.block_on(config_command::run(command, etcd)),
         Some(Command::Verify(flags)) => runtime.block_on(verify::run(Form::Verify, flags, (etcd, run), &run_dir)),
         Some(Command::Plan(flags)) => runtime.block_on(verify::run(Form::Plan, flags, (etcd, run), &run_dir)),
-        Some(Command::Drain) => Settings::new(etcd, run, run_dir)
-            .map_err(Exit::from)
-            .and_then(|settings| runtime.block_on(drain::run(settings))),
+        Some(Command::Drain { dry_run }) => {
+            Settings::new(etcd, run, run_dir).map_err(Exit::from).and_then(|settings| match dry_run {
+                true => drain::dry_run(&settings),
+                false => runtime.block_on(drain::run(settings)),
+            })
+        }
         Some(Command::HandBack { firewall_only: true }) => hand_back::firewall(&run_dir),
         Some(Command::HandBack { firewall_only: false }) => runtime.block_on(hand_back::run(etcd, &run_dir)),
         Some(Command::DockerOpts(flags)) => docker_opts::command(&flags),

@@ -85,7 +85,7 @@ impl Kept for FilesLoop {
         self.reconciler.invalidate();
         let report = self.reconciler.round(&desired);
         let left = if report.converged { Vec::new() } else { self.left(&desired) };
-        let failure = |path: &Path| Some(why(&report, left.iter().find(|op| op.path() == path)?));
+        let failure = |path: &Path| Some(files_failure(&report, left.iter().find(|op| op.path() == path)?));
         let for_others = shares.values().flat_map(|share| share.for_others.iter()).find_map(|(path, _)| failure(path));
         let state = shares.values().find_map(|share| failure(&share.state.0));
         self.board.set(AgentCondition::FILES, for_others.clone().map(AgentCondition::FilesNotWritten));
@@ -116,7 +116,7 @@ impl FilesLoop {
 }
 
 /// Why an operation failed. A report names one failure of each kind.
-fn why(report: &Report<Files>, op: &FileOp) -> String {
+pub(crate) fn files_failure(report: &Report<Files>, op: &FileOp) -> String {
     let failures = report.failures.iter().filter_map(|failure| match failure {
         Failure::Op { op, error, .. } => Some((op, error)),
         Failure::Read(_) => None,

@@ -8,6 +8,17 @@ use wire_net::chain;
 
 use super::*;
 
+/// Removes our options from the file, as `wire-agent drain` does, and returns their keys.
+fn take_out(path: &Path, options: &DaemonOptions) -> Result<Vec<&'static str>, DaemonJsonError> {
+    let Some(Without { keys, left }) = without_ours(path, options)? else { return Ok(Vec::new()) };
+    let written = match left {
+        Some(left) => files::replace(path, &left),
+        None => files::remove(path),
+    };
+    written.map_err(DaemonJsonError::Write)?;
+    Ok(keys)
+}
+
 pub(super) fn options() -> DaemonOptions {
     vec![("bip", json!("10.5.52.1/24")), ("mtu", json!(1450)), ("ip-masq", json!(false))]
 }

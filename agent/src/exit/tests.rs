@@ -212,13 +212,13 @@ fn docker_opts_names_the_file_and_the_next_step() {
 
 #[test]
 fn drain_names_each_thing_that_is_left() {
-    use DrainError::{FileLeft, Incomplete, LeaseLeft, StateUnread};
+    use DrainError::{Docker, Incomplete, LeaseLeft, StateUnread};
     let text = "cannot read the state in /folder: Permission denied (os error 13)";
     ends(StateUnread { folder: "/folder".into(), source: io() }, 73, text, None);
     let text = "the lease was not given back: etcd does not answer (get): Permission denied (os error 13)";
     ends(LeaseLeft(store()), 69, text, Some("run wire-agent drain again, or let the lease expire"));
-    let text = "cannot remove /f: Permission denied (os error 13)";
-    ends(FileLeft { file: "/f".into(), source: io() }, 1, text, None);
+    let text = "cannot read /f: Permission denied (os error 13)";
+    ends(Docker(crate::daemon_json::DaemonJsonError::Read { path: "/f".into(), source: io() }), 1, text, None);
     let failures = ["one", "two"].map(str::to_owned).to_vec();
     let text = "not everything could be removed, run wire-agent drain again: one; two";
     ends(Incomplete { failures }, 1, text, None);
