@@ -129,3 +129,66 @@ pub(crate) fn files_failure(report: &Report<Files>, op: &FileOp) -> String {
     };
     format!("cannot {verb} {}{reason}", op.path().display())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use wire_net::NetworkName;
+    use wire_state::Writing;
+
+    use super::*;
+
+    fn share(folder: &Path, files: &[(&str, &str)], state: &str) -> FilesShare {
+        let file = |(name, content): &(&str, &str)| {
+            (folder.join(name), DesiredFile { content: (*content).to_owned(), writing: Writing::Plain })
+        };
+        FilesShare {
+            for_others: Arc::new(files.iter().map(file).collect()),
+            state: file(&(state, "{}\n")),
+            options: DaemonOptions::default(),
+        }
+    }
+
+    #[test]
+    fn two_networks_that_want_one_file_are_both_named_and_all_else_of_both_is_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
+        let status = StatusWriter::new();
+        let mut files = FilesLoop::new(status.clone());
+        let first = share(folder, &[("subnet.env", "A=1\n"), ("first.env", "F=1\n")], "state.json");
+        let second = share(folder, &[("subnet.env", "A=2\n"), ("second.env", "S=1\n")], "state.json");
+        let mut shares = Shares::from([(NetworkName::default(), first), ("blue".parse().unwrap(), second)]);
+        assert_eq!(files.round(&shares, true).outcome, None);
+        let text = |name: &str| fs::read_to_string(folder.join(name)).unwrap();
+        assert_eq!(text("subnet.env"), "A=1\n");
+        assert_eq!(text("first.env"), "F=1\n");
+        assert_eq!(text("second.env"), "S=1\n");
+        let clash = status.look(|seen| seen.text_of(AgentCondition::FILE_CLASH)).unwrap();
+        assert!(clash.contains("the networks default and blue both want the file "), "{clash}");
+        assert!(clash.contains("subnet.env: default has it, and blue goes without it"), "{clash}");
+        // Nobody else wants it any more.
+        shares.remove(&NetworkName::default());
+        files.round(&shares, true);
+        assert_eq!(text("subnet.env"), "A=2\n");
+        assert_eq!(status.look(|seen| seen.text_of(AgentCondition::FILE_CLASH)), None);
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_written_is_named_and_the_others_are_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
+        fs::create_dir_all(folder.join("docker.env/full")).unwrap();
+        let mut files = FilesLoop::new(StatusWriter::new());
+        let share = share(folder, &[("subnet.env", "A=1\n"), ("docker.env", "D=1\n")], "state.json");
+        let shares = Shares::from([(NetworkName::default(), share)]);
+        let why = files.round(&shares, true).outcome.unwrap();
+        assert!(why.starts_with("cannot write ") && why.contains("docker.env: "), "{why}");
+        assert!(folder.join("subnet.env").exists() && folder.join("state.json").exists());
+        let compared = files.compare(&shares).unwrap();
+        assert_eq!(compared.differences.len(), 1);
+        fs::remove_dir_all(folder.join("docker.env")).unwrap();
+        assert_eq!(files.round(&shares, false).outcome, None);
+        assert_eq!(files.compare(&shares).unwrap().differences, []);
+    }
+}

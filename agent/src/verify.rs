@@ -33,8 +33,8 @@ const LISTED: usize = 10_000;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum VerifyError {
     /// The host is not as it should be.
-    #[error("{differences} differ and {conflicts} are in the way of others")]
-    Differs { differences: String, conflicts: String },
+    #[error("{}", counted(*differences, *conflicts))]
+    Differs { differences: usize, conflicts: usize },
     /// A resource could not be compared.
     #[error("the {resource} could not be compared: {why}")]
     Unread { resource: String, why: String },
@@ -99,8 +99,6 @@ pub(crate) async fn run(
     let differences: usize = reply.resources.iter().map(number_of_differences).sum();
     let conflicts: usize = reply.resources.iter().map(|resource| resource.conflicts.len()).sum();
     if differences + conflicts > 0 {
-        let differences = counted(differences, "entry", "entries");
-        let conflicts = counted(conflicts, "entry of others", "entries of others");
         return Err(VerifyError::Differs { differences, conflicts }.into());
     }
     // Not on standard output: scripts see that nothing differs by its absence.
@@ -110,8 +108,11 @@ pub(crate) async fn run(
     Ok(())
 }
 
-fn counted(number: usize, one: &str, many: &str) -> String {
-    format!("{number} {}", if number == 1 { one } else { many })
+fn counted(differences: usize, conflicts: usize) -> String {
+    let counted = |number: usize, what: &str| format!("{number} {what}{}", if number == 1 { "" } else { "s" });
+    let conflicts =
+        (conflicts > 0).then(|| format!("{} with entries of other programs", counted(conflicts, "conflict")));
+    [Some(counted(differences, "difference")), conflicts].into_iter().flatten().collect::<Vec<_>>().join(" and ")
 }
 
 fn number_of_differences(resource: &proto::ResourceComparison) -> usize {

@@ -40,3 +40,50 @@ fn merge_tables(tables: &[Share<'_, DesiredTable>], clashes: &mut Clashes) -> De
         flowtables: clashes.rows(tables, |table| &table.flowtables, |name| format!("the flowtable {name}")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use wire_net::NetworkName;
+
+    use super::*;
+    use crate::{Attachment, BaseChain, Firewall, Hook, Resource, Rule};
+
+    fn with_chains(chains: &[(&str, &str)]) -> DesiredFirewall {
+        let chain = |text: &str| BaseChain {
+            attachment: Attachment::filter(Hook::Forward, 0),
+            rules: vec![Rule::new("test", text.to_owned())],
+        };
+        let chains = chains.iter().map(|(name, text)| ((*name).to_owned(), chain(text))).collect();
+        DesiredFirewall {
+            table: Some(DesiredTable { chains, ..DesiredTable::default() }),
+            ..DesiredFirewall::default()
+        }
+    }
+
+    #[test]
+    fn a_chain_that_two_networks_want_differently_is_of_the_first_and_all_other_chains_are_there() {
+        let one = with_chains(&[("same", "accept"), ("forward", "accept"), ("one", "accept")]);
+        let other = with_chains(&[("same", "accept"), ("forward", "drop"), ("other", "drop")]);
+        let networks: [NetworkName; 2] = [NetworkName::default(), "blue".parse().unwrap()];
+        let shares = [&one, &other].into_iter().zip(&networks).map(|(desired, network)| Share { network, desired });
+        let (merged, clashes) = Firewall::merge(&shares.collect::<Vec<_>>());
+        let expected = with_chains(&[("same", "accept"), ("forward", "accept"), ("one", "accept"), ("other", "drop")]);
+        assert_eq!(merged, expected);
+        let clashes: Vec<String> = clashes.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            clashes,
+            [
+                "the networks default and blue both want the nftables chain forward: default has it, and blue goes without it"
+            ]
+        );
+    }
+
+    #[test]
+    fn flannels_rules_stay_if_one_network_wants_so() {
+        let (keep, delete) =
+            (DesiredFirewall { flannel: FlannelRules::Keep, ..DesiredFirewall::default() }, DesiredFirewall::default());
+        let network = NetworkName::default();
+        let shares = [&delete, &keep].map(|desired| Share { network: &network, desired });
+        assert_eq!(Firewall::merge(&shares).0.flannel, FlannelRules::Keep);
+    }
+}
