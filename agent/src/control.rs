@@ -62,19 +62,19 @@ pub(crate) fn listen(run_dir: &Path) -> io::Result<UnixListener> {
 /// When the socket breaks.
 pub(crate) async fn serve(
     listener: UnixListener,
-    board: StatusWriter,
+    status: StatusWriter,
     watchdog: Watchdog,
     loops: Loops,
 ) -> Result<(), tonic::transport::Error> {
     let incoming = tokio_stream::wrappers::UnixListenerStream::new(listener);
     Server::builder()
-        .add_service(proto::control_server::ControlServer::new(ControlService { board, watchdog, loops }))
+        .add_service(proto::control_server::ControlServer::new(ControlService { status, watchdog, loops }))
         .serve_with_incoming(incoming)
         .await
 }
 
 struct ControlService {
-    board: StatusWriter,
+    status: StatusWriter,
     watchdog: Watchdog,
     loops: Loops,
 }
@@ -82,11 +82,11 @@ struct ControlService {
 #[tonic::async_trait]
 impl proto::control_server::Control for ControlService {
     async fn status(&self, _: Request<proto::StatusRequest>) -> Result<Response<proto::StatusReply>, Status> {
-        Ok(Response::new(self.board.now().to_status()))
+        Ok(Response::new(self.status.now().to_status()))
     }
 
     async fn peers(&self, _: Request<proto::PeersRequest>) -> Result<Response<proto::PeersReply>, Status> {
-        Ok(Response::new(self.board.now().to_peers()))
+        Ok(Response::new(self.status.now().to_peers()))
     }
 
     async fn compare(&self, _: Request<proto::CompareRequest>) -> Result<Response<proto::CompareReply>, Status> {

@@ -98,7 +98,7 @@ impl Outcome {
 
 pub(crate) struct NetworkLoop {
     reconciler: Reconciler<HostDataplane>,
-    board: StatusWriter,
+    status: StatusWriter,
     underlay_changed: Arc<Notify>,
     /// Is notified when a tunnel has ended by itself.
     ended: Arc<Notify>,
@@ -115,14 +115,14 @@ impl NetworkLoop {
     /// `underlay_changed` is notified when addresses or links of the host have changed.
     pub(crate) fn new(
         driver: HostDataplane,
-        board: StatusWriter,
+        status: StatusWriter,
         stored: notify::Stored,
         underlay_changed: Arc<Notify>,
     ) -> Self {
         let ended = driver.forwarder.tunnels().ended();
         Self {
             reconciler: Reconciler::new(driver, PerNamespace::default()),
-            board,
+            status,
             underlay_changed,
             ended,
             stored,
@@ -155,7 +155,7 @@ impl NetworkLoop {
             }
         };
         let clashes = (!clashes.is_empty()).then_some(KernelCondition::Clashes(clashes));
-        self.board.set(KernelCondition::CLASH, clashes);
+        self.status.set(KernelCondition::CLASH, clashes);
         desired
     }
 }
@@ -216,7 +216,7 @@ impl NetworkLoop {
         if let Some(error) = &fault {
             error!(error, "no notifications come from the kernel; its state is read every {PERIOD:?} instead");
         }
-        self.board.set(KernelCondition::NO_NOTIFICATIONS, fault.map(KernelCondition::NoNotifications));
+        self.status.set(KernelCondition::NO_NOTIFICATIONS, fault.map(KernelCondition::NoNotifications));
         opened.ok()
     }
 
@@ -238,12 +238,12 @@ impl NetworkLoop {
     fn note_repeats(&mut self, report: &Report<Network>, is_new: bool) {
         let changes = if is_new { &[] } else { report.changes.as_slice() };
         let said = self.repeats.note(changes, Instant::now());
-        self.board.set(KernelCondition::OTHER_PROGRAM, said);
+        self.status.set(KernelCondition::OTHER_PROGRAM, said);
     }
 
     fn publish(&mut self, report: Report<Network>, revision: Revision, is_new: bool) -> Outcome {
         let report = Arc::new(report);
-        self.board.update(|seen| {
+        self.status.update(|seen| {
             seen.dataplane.rounds += 1;
             seen.dataplane.written += report.written as u64;
             seen.dataplane.removed += report.removed as u64;
@@ -252,7 +252,7 @@ impl NetworkLoop {
         });
         self.note_repeats(&report, is_new);
         let detours = Some(&report.findings.detours).filter(|detours| !detours.is_empty());
-        self.board.set(KernelCondition::DETOURS, detours.map(|detours| KernelCondition::Detours(detours.to_string())));
+        self.status.set(KernelCondition::DETOURS, detours.map(|detours| KernelCondition::Detours(detours.to_string())));
         let (written, removed) = (report.written, report.removed);
         if written + removed > report.changes.len() || !self.repeats.knows(&report.changes) {
             info!(written, removed, entries = report.named(), "kernel entries changed");

@@ -124,7 +124,7 @@ pub(crate) struct FirewallLoop {
     every: Duration,
     links: Links,
     reconciler: Reconciler<FirewallDataplane>,
-    board: StatusWriter,
+    status: StatusWriter,
     monitor: Option<FirewallMonitor>,
     /// Whether there was a round, so that the probe has learned something.
     has_compared: bool,
@@ -149,12 +149,12 @@ pub(crate) struct FirewallLoop {
 impl FirewallLoop {
     /// # Errors
     /// When there is no netlink.
-    pub(crate) fn new(every: Duration, board: StatusWriter, heartbeat: &Heartbeat) -> Result<Self, DataplaneError> {
+    pub(crate) fn new(every: Duration, status: StatusWriter, heartbeat: &Heartbeat) -> Result<Self, DataplaneError> {
         Ok(Self {
             every,
             links: Links::open()?,
             reconciler: Reconciler::new(FirewallDataplane::new(Vec::new()).with_step(heartbeat.step()), ()),
-            board,
+            status,
             monitor: None,
             has_compared: false,
             seen: FirewallSeen::default(),
@@ -251,7 +251,7 @@ impl FirewallLoop {
         }
         self.note_support();
         let hidden = self.is_blind(first, report.findings.firewalls).then_some(FirewallCondition::DockersChainsHidden);
-        self.board.set(FirewallCondition::DOCKERS_CHAINS, hidden);
+        self.status.set(FirewallCondition::DOCKERS_CHAINS, hidden);
         self.publish(&report, first);
         if self.note_doubts(&first.devices) {
             let (report, _) = self.reconcile(shares, first);
@@ -299,7 +299,7 @@ impl FirewallLoop {
         self.note_host_facts(facts, &first.devices);
         let (firewall, clashes) = desired(shares, &self.facts);
         let clashes = (!clashes.is_empty()).then_some(FirewallCondition::Clashes(clashes));
-        self.board.set(FirewallCondition::CLASH, clashes);
+        self.status.set(FirewallCondition::CLASH, clashes);
         let report = self.reconciler.round(&firewall);
         let learned = self.probe.learn(support, &firewall, &report, Instant::now());
         (report, learned)
@@ -324,7 +324,7 @@ impl FirewallLoop {
             report.failures.iter().filter(|failure| is_fault(failure)).map(ToString::to_string).collect();
         let fault = (!faults.is_empty()).then(|| faults.join("; "));
         let converged = fault.is_none();
-        self.board.set(FirewallCondition::NOT_AS_DESIRED, fault.map(FirewallCondition::NotAsDesired));
+        self.status.set(FirewallCondition::NOT_AS_DESIRED, fault.map(FirewallCondition::NotAsDesired));
         if report.written + report.removed > 0 {
             let (written, removed) = (report.written, report.removed);
             info!(written, removed, changes = report.named(), "firewall rules changed");
@@ -340,7 +340,7 @@ impl FirewallLoop {
             tracked: tracked.into_iter().map(|(family, why)| (family, why.to_string())).collect(),
         };
         if seen != self.seen {
-            self.board.update(|board| board.firewall = seen.clone());
+            self.status.update(|status| status.firewall = seen.clone());
             self.seen = seen;
         }
     }

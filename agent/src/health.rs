@@ -32,13 +32,13 @@ const PAUSE: Duration = Duration::from_millis(100);
 ///
 /// # Errors
 /// When the address cannot be bound.
-pub(crate) async fn serve(address: SocketAddr, board: StatusWriter) -> io::Result<()> {
-    answer(TcpListener::bind(address).await?, board).await;
+pub(crate) async fn serve(address: SocketAddr, status: StatusWriter) -> io::Result<()> {
+    answer(TcpListener::bind(address).await?, status).await;
     Ok(())
 }
 
-async fn answer(listener: TcpListener, board: StatusWriter) {
-    let routes = Router::new().route("/healthz", get(healthz)).route("/readyz", get(readyz)).with_state(board);
+async fn answer(listener: TcpListener, status: StatusWriter) {
+    let routes = Router::new().route("/healthz", get(healthz)).route("/readyz", get(readyz)).with_state(status);
     let room = Arc::new(Semaphore::new(CONNECTIONS));
     // Aborted when this function ends.
     let mut served = JoinSet::new();
@@ -67,16 +67,16 @@ async fn connection(stream: TcpStream, routes: Router) -> hyper::Result<()> {
 }
 
 /// 200 unless a restart would help: it helps if a part of the agent hangs, but not while the agent waits for etcd.
-async fn healthz(State(board): State<StatusWriter>) -> (StatusCode, String) {
-    let seen = board.now();
+async fn healthz(State(status): State<StatusWriter>) -> (StatusCode, String) {
+    let seen = status.now();
     let code = if seen.has(AgentCondition::HANGS) { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
     (code, format!("{}\n", seen.summary()))
 }
 
 /// 200 once the network is joined, 503 before. A degraded agent is ready, because traffic flows, but not before etcd
 /// has answered once.
-async fn readyz(State(board): State<StatusWriter>) -> (StatusCode, String) {
-    let seen = board.now();
+async fn readyz(State(status): State<StatusWriter>) -> (StatusCode, String) {
+    let seen = status.now();
     let code = match seen.phase().0 {
         Phase::Ready | Phase::Degraded if seen.as_of.is_some() => StatusCode::SERVICE_UNAVAILABLE,
         Phase::Ready | Phase::Degraded => StatusCode::OK,

@@ -110,11 +110,11 @@ impl LastKnownFile {
 
 /// Saves the last answers: some seconds after a change, so that many changes cause one write, and when it is dropped.
 #[derive(Debug)]
-pub(crate) struct Keeper {
+pub(crate) struct LastKnownWriter {
     pub(crate) file: LastKnownFile,
     /// The network config as it was read.
     pub(crate) config: String,
-    pub(crate) board: StatusWriter,
+    pub(crate) status: StatusWriter,
     /// The addresses at which etcd is reached.
     pub(crate) endpoints: Vec<IpAddr>,
     /// The table that is not saved yet, and the time when it will be.
@@ -126,14 +126,14 @@ pub(crate) struct Keeper {
 /// The time between the first change and the write.
 const PAUSE: Duration = Duration::from_secs(5);
 
-impl Keeper {
+impl LastKnownWriter {
     /// Notes the table that etcd has just sent.
     pub(crate) fn note(&mut self, table: Arc<LeaseTable>) {
         let due = self.pending.take().map_or_else(|| Instant::now() + PAUSE, |(_, due)| due);
         self.pending = Some((table, due));
     }
 
-    /// Waits until it is time for [`Keeper::keep`]. A table that could not be saved is pending again.
+    /// Waits until it is time for [`LastKnownWriter::keep`]. A table that could not be saved is pending again.
     ///
     /// # Cancel safety
     /// Safe.
@@ -154,11 +154,11 @@ impl Keeper {
     /// Starts a write of the pending table. One write runs at a time.
     pub(crate) fn keep(&mut self) {
         let Some((table, _)) = self.pending.take() else { return };
-        let (file, board) = (self.file.clone(), self.board.clone());
+        let (file, status) = (self.file.clone(), self.status.clone());
         let (config, endpoints) = (self.config.clone(), self.endpoints.clone());
         let keep = move || {
             let joined = Joined { config: &config, endpoints: &endpoints };
-            (!file.keep(joined, &table, &board)).then_some(table)
+            (!file.keep(joined, &table, &status)).then_some(table)
         };
         self.writing = Some(tokio::task::spawn_blocking(keep));
     }
@@ -170,7 +170,7 @@ impl Keeper {
             && let Some((table, _)) = self.pending.take()
         {
             let joined = Joined { config: &self.config, endpoints: &self.endpoints };
-            self.file.keep(joined, &table, &self.board);
+            self.file.keep(joined, &table, &self.status);
         }
     }
 }
@@ -183,10 +183,10 @@ struct Joined<'a> {
 
 impl LastKnownFile {
     /// Saves it. True if that succeeded.
-    fn keep(&self, joined: Joined<'_>, table: &LeaseTable, board: &StatusWriter) -> bool {
+    fn keep(&self, joined: Joined<'_>, table: &LeaseTable, status: &StatusWriter) -> bool {
         let kept = self.save(&self.known(joined, table));
         let failed = kept.as_ref().err().map(|error| AgentCondition::NetworkNotSaved(chain(error)));
-        board.set(AgentCondition::NETWORK_NOT_SAVED, failed);
+        status.set(AgentCondition::NETWORK_NOT_SAVED, failed);
         kept.is_ok()
     }
 
@@ -204,7 +204,7 @@ impl LastKnownFile {
     }
 }
 
-impl Drop for Keeper {
+impl Drop for LastKnownWriter {
     fn drop(&mut self) {
         self.keep_now();
     }
@@ -265,12 +265,12 @@ mod tests {
         Listing { entries: entries.collect(), revision: Revision(300) }
     }
 
-    fn keeper(folder: &Path, config: &str) -> Keeper {
+    fn keeper(folder: &Path, config: &str) -> LastKnownWriter {
         let file = LastKnownFile::in_folder(folder, KeyPrefix::new(PREFIX));
-        Keeper {
+        LastKnownWriter {
             file,
             config: config.to_owned(),
-            board: StatusWriter::new(),
+            status: StatusWriter::new(),
             endpoints: Vec::new(),
             pending: None,
             writing: None,
@@ -372,7 +372,7 @@ mod tests {
         fs::create_dir_all(path.join("full")).unwrap();
         let table = Arc::new(LeaseTable::default());
         let mut keeper = keeper(folder.path(), CONFIGS[0]);
-        let faulty = |keeper: &Keeper| keeper.board.look(|seen| seen.has(AgentCondition::NETWORK_NOT_SAVED));
+        let faulty = |keeper: &LastKnownWriter| keeper.status.look(|seen| seen.has(AgentCondition::NETWORK_NOT_SAVED));
         keeper.note(table.clone());
         keeper.keep_now();
         assert!(faulty(&keeper));

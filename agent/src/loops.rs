@@ -50,24 +50,24 @@ impl Loops {
     /// When there is no netlink, or no thread.
     pub(crate) fn start(
         settings: &Settings,
-        (board, watchdog): (&StatusWriter, &Watchdog),
+        (status, watchdog): (&StatusWriter, &Watchdog),
         Inherited { kept, stored }: Inherited,
     ) -> Result<Self, Exit> {
         let forwarder = Forwarder::new(kept);
         let tunnels = forwarder.tunnels();
-        board.update(|seen| seen.tunnels = tunnels.clone());
+        status.update(|seen| seen.tunnels = tunnels.clone());
         let kernel = KernelDataplane::open(RouteForm::default())?;
         let driver = HostDataplane { kernel, forwarder, without_vxlan: settings.forward.without_vxlan };
         let underlay_changed = Arc::new(Notify::new());
-        let network = NetworkLoop::new(driver, board.clone(), stored, underlay_changed.clone());
+        let network = NetworkLoop::new(driver, status.clone(), stored, underlay_changed.clone());
         let heartbeat = watchdog.part(Part::Firewall);
-        let firewall = FirewallLoop::new(settings.firewall.every, board.clone(), &heartbeat)?;
+        let firewall = FirewallLoop::new(settings.firewall.every, status.clone(), &heartbeat)?;
         Ok(Self {
             // It may wait for ever for a notification, but no call may block for ever.
             network: reconcile_loop::start("dataplane", network, Some(watchdog.part(Part::Dataplane)))?,
             firewall: reconcile_loop::start("firewall", firewall, Some(heartbeat))?,
             // A disk may take its time.
-            files: reconcile_loop::start("files", FilesLoop::new(board.clone()), None)?,
+            files: reconcile_loop::start("files", FilesLoop::new(status.clone()), None)?,
             tunnels,
             underlay_changed,
         })

@@ -104,8 +104,8 @@ impl Network {
     ///
     /// # Cancel safety
     /// Safe: traffic, lease and files stay as they are, and joining again goes on from there.
-    pub(crate) async fn join(&mut self, host: &mut Host, answers: &mut Heartbeat) -> Result<Ended, Exit> {
-        let renewed = answers.during(self.renew(host)).await;
+    pub(crate) async fn join(&mut self, host: &mut Host, heartbeat: &mut Heartbeat) -> Result<Ended, Exit> {
+        let renewed = heartbeat.during(self.renew(host)).await;
         let failed = renewed.is_err();
         match renewed {
             Ok(Some(session)) => {
@@ -119,12 +119,12 @@ impl Network {
             Err(exit) if self.runs() => host.status.wait_for(exit.report()),
             Err(exit) => return Err(exit),
         }
-        let Some(session) = self.session.as_mut().filter(|session| session.basis.is_whole()) else {
-            answers.during(tokio::time::sleep(AGAIN)).await;
+        let Some(session) = self.session.as_mut().filter(|session| session.source.is_whole()) else {
+            heartbeat.during(tokio::time::sleep(AGAIN)).await;
             return Ok(Ended::Again);
         };
         let limit = if failed { AT_LEISURE } else { Duration::MAX };
-        let stay = tokio::time::timeout(limit, session.stay(answers));
+        let stay = tokio::time::timeout(limit, session.stay(heartbeat));
         let answer = async {
             if let JoinPhase::New | JoinPhase::Joined(_) = self.phase {
                 return std::future::pending().await;
@@ -160,7 +160,7 @@ impl Network {
         let context = host.join_context(snapshot.parsed.config.clone())?;
         let Chosen { backend, scope, macs } = host.backend(&context, &snapshot.listing)?;
         let offer = Offer { public: context.public, data: backend.data() };
-        let Some((basis, own)) = self.lease(host, store.clone(), (&context, &snapshot), offer).await? else {
+        let Some((source, own)) = self.lease(host, store.clone(), (&context, &snapshot), offer).await? else {
             return Ok(None);
         };
         // Not earlier: if another host has published such a MAC, the MAC is not ours.
@@ -200,17 +200,17 @@ impl Network {
                 seen.no_answer = NoAnswer::default();
             }
         });
-        let (board, joined_with) = (host.status.clone(), context.config);
-        let traffic = TrafficWatch::start(&joined_with, board.clone(), follow.table.clone());
+        let (status, joined_with) = (host.status.clone(), context.config);
+        let traffic = TrafficWatch::start(&joined_with, status.clone(), follow.table.clone());
         Ok(Some(Session {
-            board,
+            status,
             network: self.name.clone(),
             backend,
             scope,
             loops: self.loops.clone(),
             policy: Arc::new(host.settings.firewall.policy(&joined_with)),
             told: Arc::new(told),
-            basis,
+            source,
             follow,
             _endpoints: endpoints,
             joined_with,

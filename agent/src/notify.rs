@@ -20,8 +20,8 @@ use crate::{
 ///
 /// # Cancel safety
 /// Safe: it holds nothing.
-pub(crate) async fn follow(board: StatusWriter, watchdog: Watchdog, tunnels: Tunnels) {
-    let mut seen = board.subscribe();
+pub(crate) async fn follow(status: StatusWriter, watchdog: Watchdog, tunnels: Tunnels) {
+    let mut seen = status.subscribe();
     let mut last = String::new();
     let mut ready = false;
     let period = sd_notify::watchdog_enabled();
@@ -50,7 +50,7 @@ pub(crate) async fn follow(board: StatusWriter, watchdog: Watchdog, tunnels: Tun
                 if period.is_some() && hung.is_empty() {
                     let _ = say(&[NotifyState::Watchdog]);
                 }
-                board.set_all(AgentCondition::HANGS, hung.into_iter().map(AgentCondition::Hangs));
+                status.set_all(AgentCondition::HANGS, hung.into_iter().map(AgentCondition::Hangs));
             }
         }
     }

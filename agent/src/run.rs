@@ -45,14 +45,14 @@ pub(crate) async fn run(settings: Settings) -> Result<(), Exit> {
     raise_descriptors();
     let _lock = lock(&settings.folders.run_dir)?;
     let Signals { mut terminate, mut interrupt, mut hangup } = Signals::new().map_err(Exit::Signals)?;
-    let board = StatusWriter::new();
-    board.set_all(AgentCondition::FLAG, settings.warnings.iter().cloned().map(AgentCondition::Flag));
+    let status = StatusWriter::new();
+    status.set_all(AgentCondition::FLAG, settings.warnings.iter().cloned().map(AgentCondition::Flag));
     let watchdog = Watchdog::default();
-    let mut host = Host::open(settings, StateFile::load, board.clone(), watchdog.clone())?;
+    let mut host = Host::open(settings, StateFile::load, status.clone(), watchdog.clone())?;
     host.save_identity()?;
     let inherited = inherited::take();
     let stored = inherited.stored.clone();
-    let loops = Loops::start(&host.settings, (&board, &watchdog), inherited)?;
+    let loops = Loops::start(&host.settings, (&status, &watchdog), inherited)?;
     let network = Network::new(NetworkName::default(), &host, loops.clone(), stored);
     let _beside = beside(&host, loops)?;
     let result = tokio::select! {
@@ -60,7 +60,7 @@ pub(crate) async fn run(settings: Settings) -> Result<(), Exit> {
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
     };
-    board.update(|seen| seen.stopping = true);
+    status.update(|seen| seen.stopping = true);
     notify::stopping();
     if result.is_ok() {
         info!("ending; traffic and lease stay as they are");
@@ -71,10 +71,10 @@ pub(crate) async fn run(settings: Settings) -> Result<(), Exit> {
 /// Joins the network, and joins it anew after each change of underlay, lease or signal. Joining anew writes nothing
 /// that is already correct.
 async fn stay(mut host: Host, mut network: Network, hangup: &mut Signal) -> Result<(), Exit> {
-    let mut answers = host.watchdog.part(Part::Session);
+    let mut heartbeat = host.watchdog.part(Part::Session);
     loop {
         let ended = tokio::select! {
-            ended = network.join(&mut host, &mut answers) => ended?,
+            ended = network.join(&mut host, &mut heartbeat) => ended?,
             _ = hangup.recv() => Ended::Asked,
         };
         match ended {
@@ -90,20 +90,20 @@ async fn stay(mut host: Host, mut network: Network, hangup: &mut Signal) -> Resu
 
 /// The control socket, health checks and systemd's messages. They end when the set is dropped.
 fn beside(host: &Host, loops: Loops) -> Result<JoinSet<()>, Exit> {
-    let Host { settings, status: board, watchdog, .. } = host;
+    let Host { settings, status, watchdog, .. } = host;
     let tunnels = loops.tunnels.clone();
     let mut tasks = JoinSet::new();
     let run_dir = &settings.folders.run_dir;
     let listener =
         control::listen(run_dir).map_err(|source| Exit::SocketUnmade { path: control::socket(run_dir), source })?;
-    let control = control::serve(listener, board.clone(), watchdog.clone(), loops);
+    let control = control::serve(listener, status.clone(), watchdog.clone(), loops);
     tasks.spawn(async move {
         if let Err(error) = control.await {
             error!(error = chain(&error), "the control socket broke");
         }
     });
     if let Some(address) = settings.health {
-        let (health, faults) = (health::serve(address, board.clone()), board.clone());
+        let (health, faults) = (health::serve(address, status.clone()), status.clone());
         tasks.spawn(async move {
             if let Err(error) = health.await {
                 error!(%address, %error, "no health checks: --healthz-ip and --healthz-port cannot be used");
@@ -111,7 +111,7 @@ fn beside(host: &Host, loops: Loops) -> Result<JoinSet<()>, Exit> {
             }
         });
     }
-    tasks.spawn(notify::follow(board.clone(), watchdog.clone(), tunnels));
+    tasks.spawn(notify::follow(status.clone(), watchdog.clone(), tunnels));
     Ok(tasks)
 }
 

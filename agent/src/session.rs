@@ -1,22 +1,23 @@
 //! A joined network: each change of the leases becomes a desired state of the kernel.
 
+mod lease_source;
+
 use std::{sync::Arc, time::Instant};
 
-use tokio::{sync::watch::error::RecvError, task::JoinSet};
+use tokio::task::JoinSet;
 use tracing::info;
 use wire_backends::{Backend, select};
 use wire_firewall::{FirewallPolicy, OverlayDevice};
-use wire_lease::{ConfigEvent, ConfigWatch, Entry, Follow, Hold, HoldState, LeaseTable, NetworkConfig};
+use wire_lease::{ConfigEvent, Entry, Follow, HoldState, LeaseTable, NetworkConfig};
 use wire_net::{NetworkName, Prefix, chain};
 use wire_state::{DesiredNet, PerNamespace, Scope};
-use wire_store::EtcdStore;
 
+pub(crate) use self::lease_source::{EtcdConnections, LeaseSource};
 use crate::{
     datapath::{Datapath, NetworkShare, Outcome},
     docker_opts::DockerOptions,
     exit::Exit,
     firewall::{self, FirewallHandle, FirewallShare},
-    last_known::Keeper,
     loops::Loops,
     pulse::Heartbeat,
     status::{EtcdCondition, Status, StatusWriter, UnderlayCondition},
@@ -41,67 +42,9 @@ pub(crate) enum Ended {
     Leased,
 }
 
-/// The state with which a network was joined.
-pub(crate) enum Basis {
-    /// The state in etcd.
-    Etcd(Box<Ties>),
-    /// The saved state, with the lease this host had then. This host does not hold it now.
-    LastKnown(Arc<Entry>),
-}
-
-/// The connections of a host to etcd, besides the watch on the leases of others.
-pub(crate) struct Ties {
-    /// `None` only while the next session is made.
-    pub(crate) hold: Option<Hold<EtcdStore>>,
-    /// The lease that traffic uses while no lease is held.
-    pub(crate) own: Arc<Entry>,
-    pub(crate) config: ConfigWatch<EtcdStore>,
-    pub(crate) keeper: Keeper,
-}
-
-impl Basis {
-    /// True if the hold on our lease was not handed over to a next session.
-    pub(crate) const fn is_whole(&self) -> bool {
-        match self {
-            Self::Etcd(ties) => ties.hold.is_some(),
-            Self::LastKnown(_) => true,
-        }
-    }
-
-    /// Stops holding our lease, and returns its last state.
-    pub(crate) fn let_go(&mut self) -> Option<HoldState> {
-        match self {
-            Self::Etcd(ties) => ties.hold.take().map(|hold| hold.state.borrow().clone()),
-            Self::LastKnown(_) => None,
-        }
-    }
-
-    /// Our own lease.
-    pub(crate) fn own(&self) -> Option<Arc<Entry>> {
-        match self {
-            Self::Etcd(ties) => {
-                let held = ties.hold.as_ref().and_then(|hold| hold.state.borrow().entry().cloned());
-                Some(held.filter(|held| held.lease.subnet == ties.own.lease.subnet).unwrap_or_else(|| ties.own.clone()))
-            }
-            Self::LastKnown(own) => Some(own.clone()),
-        }
-    }
-
-    /// Waits for a change of our lease, of the config, or of the state to be saved; waits for ever while etcd is away.
-    async fn wake(&mut self) -> Wake {
-        let Self::Etcd(ties) = self else { return std::future::pending().await };
-        let Ties { hold, config, keeper, own: _ } = ties.as_mut();
-        tokio::select! {
-            changed = held(hold.as_mut()) => changed.map_or(Wake::Broken("the holder of the lease"), |()| Wake::Hold),
-            event = config.next() => Wake::Config(event),
-            () = keeper.due() => Wake::Keep,
-        }
-    }
-}
-
 /// The parts of a joined network.
 pub(crate) struct Session {
-    pub(crate) board: StatusWriter,
+    pub(crate) status: StatusWriter,
     pub(crate) network: NetworkName,
     pub(crate) backend: Box<dyn Backend>,
     /// The part of the kernel's state that the backend's devices and routes are in.
@@ -110,7 +53,7 @@ pub(crate) struct Session {
     pub(crate) policy: Arc<FirewallPolicy>,
     /// The options that Docker gets from us.
     pub(crate) told: Arc<DockerOptions>,
-    pub(crate) basis: Basis,
+    pub(crate) source: LeaseSource,
     pub(crate) follow: Follow,
     /// Follows the names of etcd's members. Ends with the session.
     pub(crate) _endpoints: JoinSet<()>,
@@ -131,6 +74,8 @@ pub(crate) struct Progress {
     pub(crate) is_ready: bool,
     /// The numbers of the first changes that the loops of network and firewall got from this session.
     first: Option<(u64, u64)>,
+    /// The number of full lists of the leases.
+    listings: u64,
     /// The last outcome for the network.
     outcome: Outcome,
     /// When everything but the firewall became ready; `None` before that, and once READY was sent.
@@ -177,12 +122,12 @@ impl Session {
     ///
     /// # Errors
     /// When the kernel cannot do what the backend needs, or a part of the agent has died.
-    pub(crate) async fn stay(&mut self, answers: &mut Heartbeat) -> Result<Ended, Exit> {
+    pub(crate) async fn stay(&mut self, heartbeat: &mut Heartbeat) -> Result<Ended, Exit> {
         if self.note_hold() {
             return Ok(Ended::Leased);
         }
         loop {
-            match self.wake(answers).await {
+            match self.wake(heartbeat).await {
                 Wake::Leases => self.want(),
                 Wake::Health => self.note_health(),
                 Wake::Hold => {
@@ -192,7 +137,7 @@ impl Session {
                 }
                 Wake::Config(event) => self.note_config(event),
                 Wake::Keep => self.keep(),
-                Wake::Asked => answers.answer().await,
+                Wake::Asked => heartbeat.answer().await,
                 Wake::Round(outcome) => {
                     if self.note_round(outcome)? == Some(Ended::NoVxlan) {
                         return Ok(Ended::NoVxlan);
@@ -219,27 +164,27 @@ impl Session {
             Moved::Lost(why) => Some(why.clone()),
             Moved::Yes | Moved::No => None,
         };
-        self.board.set(UnderlayCondition::LOST, fault.map(UnderlayCondition::Lost));
-        self.board.set(UnderlayCondition::RENAMED, self.underlay.renamed());
+        self.status.set(UnderlayCondition::LOST, fault.map(UnderlayCondition::Lost));
+        self.status.set(UnderlayCondition::RENAMED, self.underlay.renamed());
         self.note_overlaps();
         moved == Moved::Yes
     }
 
     /// Warns of bridges of this host that overlap leases.
     fn note_overlaps(&self) {
-        if let Some(own) = self.basis.own() {
+        if let Some(own) = self.source.own() {
             let leases = self.follow.table.borrow();
             let said = overlaps(self.underlay.attached(), &self.leased_over, own.lease.subnet, leases.as_deref());
-            self.board.set(UnderlayCondition::OVERLAPS, said.map(UnderlayCondition::Overlaps));
+            self.status.set(UnderlayCondition::OVERLAPS, said.map(UnderlayCondition::Overlaps));
         }
     }
 
-    async fn wake(&mut self, answers: &mut Heartbeat) -> Wake {
+    async fn wake(&mut self, heartbeat: &mut Heartbeat) -> Wake {
         let of = |changed: Result<(), _>, wake, part| if changed.is_ok() { wake } else { Wake::Broken(part) };
         tokio::select! {
             changed = self.follow.table.changed() => of(changed, Wake::Leases, "the follower of the leases"),
             changed = self.follow.health.changed() => of(changed, Wake::Health, "the follower of the leases"),
-            wake = self.basis.wake() => wake,
+            wake = self.source.wake() => wake,
             () = self.underlay.changed() => Wake::Underlay,
             outcome = next_outcome(&mut self.loops.network, &self.progress) => {
                 outcome.map_or(Wake::Broken("the dataplane"), Wake::Round)
@@ -247,14 +192,14 @@ impl Session {
             () = self.loops.firewall.died() => Wake::Broken("the firewall"),
             () = self.loops.files.died() => Wake::Broken("the loop of the files"),
             () = in_place(&self.loops.firewall, &self.progress) => Wake::Firewall,
-            () = answers.asked() => Wake::Asked,
+            () = heartbeat.asked() => Wake::Asked,
         }
     }
 
     /// Computes the desired state from the leases, and hands it to the threads that reconcile.
     fn want(&mut self) {
         let Some(table) = self.follow.table.borrow_and_update().clone() else { return };
-        if let Some(own) = self.basis.own() {
+        if let Some(own) = self.source.own() {
             let desired = self.backend.desired(&own.lease, &table);
             let firewall = self.loops.firewall.want(&self.network, self.firewall_share(own, &table, &desired));
             let desired = Arc::new(PerNamespace::host(desired));
@@ -262,12 +207,12 @@ impl Session {
             let network = self.loops.network.want(&self.network, share);
             self.progress.first.get_or_insert((network, firewall));
         }
-        if let Basis::Etcd(ties) = &self.basis
-            && let Some(hold) = &ties.hold
+        if let LeaseSource::Etcd(etcd) = &self.source
+            && let Some(hold) = &etcd.hold
         {
             hold.tell(table.clone());
         }
-        self.board.update(|seen| seen.leases = Some(table));
+        self.status.update(|seen| seen.leases = Some(table));
         self.note_overlaps();
         self.note_known();
     }
@@ -287,7 +232,7 @@ impl Session {
     /// Leaves what a successor needs. This session then no longer holds our lease.
     pub(crate) fn hand_over(&mut self) -> Handover {
         Handover {
-            held: self.basis.let_go(),
+            held: self.source.release(),
             leases: self.follow.table.borrow().clone(),
             is_ready: self.progress.is_ready,
         }
@@ -295,40 +240,39 @@ impl Session {
 
     fn note_health(&mut self) {
         let health = self.follow.health.borrow_and_update().clone();
-        let listings = self.board.look(|seen| seen.follow.listings);
-        if health.listings != listings {
+        if std::mem::replace(&mut self.progress.listings, health.listings) != health.listings {
             self.note_known();
         }
-        self.board.update(|seen| seen.follow = health);
+        self.status.update(|seen| seen.follow = health);
     }
 
     /// Saves the network state that etcd has just sent.
     fn note_known(&mut self) {
-        if let (Basis::Etcd(ties), Some(table)) = (&mut self.basis, &*self.follow.table.borrow()) {
-            ties.keeper.note(table.clone());
+        if let (LeaseSource::Etcd(etcd), Some(table)) = (&mut self.source, &*self.follow.table.borrow()) {
+            etcd.last_known.note(table.clone());
         }
     }
 
     fn keep(&mut self) {
-        match &mut self.basis {
-            Basis::Etcd(ties) => ties.keeper.keep(),
-            Basis::LastKnown(_) => {}
+        match &mut self.source {
+            LeaseSource::Etcd(etcd) => etcd.last_known.keep(),
+            LeaseSource::Cache(_) => {}
         }
     }
 
     /// Reports the state of our lease, and whether its subnet differs from the one that traffic uses.
     fn note_hold(&mut self) -> bool {
-        let Basis::Etcd(ties) = &mut self.basis else { return false };
-        let Some(hold) = &mut ties.hold else { return false };
+        let LeaseSource::Etcd(etcd) = &mut self.source else { return false };
+        let Some(hold) = &mut etcd.hold else { return false };
         let state = hold.state.borrow_and_update().clone();
         let trouble = match &state {
             HoldState::Held { trouble, .. } => trouble.clone().map(EtcdCondition::LeaseAtRisk),
             HoldState::Acquiring { reason } => Some(EtcdCondition::NoLease(reason.clone())),
             HoldState::Lost { reason, .. } => Some(EtcdCondition::LeaseLost(reason.clone())),
         };
-        let is_other = state.subnet().is_some_and(|subnet| subnet != ties.own.lease.subnet);
-        self.board.set(EtcdCondition::LEASE_LOST, trouble);
-        self.board.update(|seen| seen.hold = Some(state));
+        let is_other = state.subnet().is_some_and(|subnet| subnet != etcd.own.lease.subnet);
+        self.status.set(EtcdCondition::LEASE_LOST, trouble);
+        self.status.update(|seen| seen.hold = Some(state));
         is_other
     }
 
@@ -339,14 +283,14 @@ impl Session {
     pub(crate) async fn meanwhile<T>(
         &mut self,
         work: impl Future<Output = T>,
-        mut answers: Heartbeat,
+        mut heartbeat: Heartbeat,
     ) -> Result<T, Exit> {
         let mut work = std::pin::pin!(work);
         loop {
             tokio::select! {
                 done = &mut work => return Ok(done),
                 // The network is being joined anew already.
-                ended = self.stay(&mut answers) => match ended? {
+                ended = self.stay(&mut heartbeat) => match ended? {
                     Ended::Leased => return Ok(work.await),
                     Ended::UnderlayChanged | Ended::Asked | Ended::Again | Ended::NoVxlan | Ended::Answered => {}
                 },
@@ -368,7 +312,7 @@ impl Session {
                 Err(error) => Some(EtcdCondition::ConfigRefused(chain(&error))),
             },
         };
-        self.board.set(EtcdCondition::CONFIG_CHANGED, fault);
+        self.status.set(EtcdCondition::CONFIG_CHANGED, fault);
     }
 
     /// The reason why a restart could not join with another config.
@@ -386,7 +330,7 @@ impl Session {
         let is_ready = self.progress.is_ready;
         self.progress.all_but_firewall = match outcome {
             Outcome::NoVxlan => return Ok(Some(Ended::NoVxlan)),
-            Outcome::NoTun if !is_ready => return Err(Exit::NoDevice { summary: self.board.look(Status::summary) }),
+            Outcome::NoTun if !is_ready => return Err(Exit::NoDevice { summary: self.status.look(Status::summary) }),
             Outcome::NoTun | Outcome::Pending | Outcome::Unusable => None,
             Outcome::Usable => (!is_ready).then(Instant::now),
         };
@@ -395,8 +339,8 @@ impl Session {
 
     fn note_ready(&mut self) {
         (self.progress.all_but_firewall, self.progress.is_ready) = (None, true);
-        self.board.update(|seen| seen.ready = true);
-        info!(summary = self.board.look(Status::summary), "ready");
+        self.status.update(|seen| seen.ready = true);
+        info!(summary = self.status.look(Status::summary), "ready");
     }
 }
 
@@ -415,12 +359,5 @@ async fn in_place(firewall: &FirewallHandle, progress: &Progress) {
     match (progress.first, progress.all_but_firewall) {
         (Some((_, number)), Some(since)) => firewall::in_place(firewall, number, since).await,
         (Some(_) | None, _) => std::future::pending().await,
-    }
-}
-
-async fn held(hold: Option<&mut Hold<EtcdStore>>) -> Result<(), RecvError> {
-    match hold {
-        Some(hold) => hold.state.changed().await,
-        None => std::future::pending().await,
     }
 }

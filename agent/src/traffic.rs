@@ -30,7 +30,7 @@ pub(crate) struct TrafficWatch(JoinHandle<()>);
 impl TrafficWatch {
     pub(crate) fn start(
         config: &NetworkConfig,
-        board: StatusWriter,
+        status: StatusWriter,
         leases: watch::Receiver<Option<Arc<LeaseTable>>>,
     ) -> Self {
         let Identity { devices, port, .. } = identify(config).unwrap_or_default();
@@ -42,8 +42,8 @@ impl TrafficWatch {
                 if let Ok(Ok(traffic)) = tokio::task::spawn_blocking(traffic).await {
                     let peers = leases.borrow().as_ref().map_or(0, |table| table.peers.len());
                     watch.note(Instant::now(), &traffic, peers);
-                    board.set(UnderlayCondition::CHECKSUMS, watch.broken());
-                    board.set(UnderlayCondition::SILENCE, watch.silent());
+                    status.set(UnderlayCondition::CHECKSUMS, watch.broken());
+                    status.set(UnderlayCondition::SILENCE, watch.silent());
                 }
                 tokio::time::sleep(PERIOD).await;
             }

@@ -41,12 +41,12 @@ pub(crate) type FilesOutcome = Option<String>;
 
 pub(crate) struct FilesLoop {
     reconciler: Reconciler<FileDriver>,
-    board: StatusWriter,
+    status: StatusWriter,
 }
 
 impl FilesLoop {
-    pub(crate) fn new(board: StatusWriter) -> Self {
-        Self { reconciler: Reconciler::new(FileDriver, BTreeSet::new()), board }
+    pub(crate) fn new(status: StatusWriter) -> Self {
+        Self { reconciler: Reconciler::new(FileDriver, BTreeSet::new()), status }
     }
 
     /// The files of all networks.
@@ -56,7 +56,7 @@ impl FilesLoop {
             shares.keys().zip(&files).map(|(network, desired)| Share { network, desired }).collect();
         let (desired, clashes) = Files::merge(&shares);
         let clashes = (!clashes.is_empty()).then_some(AgentCondition::FileClashes(clashes));
-        self.board.set(AgentCondition::FILE_CLASH, clashes);
+        self.status.set(AgentCondition::FILE_CLASH, clashes);
         self.reconciler.set_scope(desired.keys().cloned().collect());
         desired
     }
@@ -65,7 +65,7 @@ impl FilesLoop {
     fn note_docker_unit(&self, options: &DaemonOptions) {
         let unit = DockerUnit::read(Path::new("/"));
         let warning = unit.warning(options, &daemon_json::held(&unit.settings_path()));
-        self.board.set(DockerCondition::DOCKER_UNIT, warning.map(DockerCondition::DockerUnit));
+        self.status.set(DockerCondition::DOCKER_UNIT, warning.map(DockerCondition::DockerUnit));
     }
 }
 
@@ -88,8 +88,8 @@ impl Kept for FilesLoop {
         let failure = |path: &Path| Some(files_failure(&report, left.iter().find(|op| op.path() == path)?));
         let for_others = shares.values().flat_map(|share| share.for_others.iter()).find_map(|(path, _)| failure(path));
         let state = shares.values().find_map(|share| failure(&share.state.0));
-        self.board.set(AgentCondition::FILES, for_others.clone().map(AgentCondition::FilesNotWritten));
-        self.board.set(AgentCondition::STATE, state.map(AgentCondition::StateNotSaved));
+        self.status.set(AgentCondition::FILES, for_others.clone().map(AgentCondition::FilesNotWritten));
+        self.status.set(AgentCondition::STATE, state.map(AgentCondition::StateNotSaved));
         if let Some(share) = shares.values().next() {
             self.note_docker_unit(&share.options);
         }

@@ -22,7 +22,7 @@ impl FirewallLoop {
     /// Finds whether another agent has changed our rules.
     pub(super) fn note_rivals(&mut self) {
         self.contested = other_agents::are_there();
-        self.board.set(FirewallCondition::OTHER_AGENT, self.contested.then_some(FirewallCondition::OtherAgent));
+        self.status.set(FirewallCondition::OTHER_AGENT, self.contested.then_some(FirewallCondition::OtherAgent));
     }
 
     /// Reports chains in the variant of iptables that is not in use, if they could not be listed or deleted. After another failure they
@@ -33,7 +33,7 @@ impl FirewallLoop {
         }
         let failed = report.failures.iter().find_map(abandoned_failure).map(|error| chain(error));
         let failed = failed.or_else(|| self.reconciler.driver().abandoned_unread().map(|error| chain(error)));
-        self.board.set(FirewallCondition::OTHER_IPTABLES, failed.map(FirewallCondition::OtherIptables));
+        self.status.set(FirewallCondition::OTHER_IPTABLES, failed.map(FirewallCondition::OtherIptables));
     }
 
     /// Reports bridges that do not fit the lease.
@@ -52,11 +52,11 @@ impl FirewallLoop {
             return;
         }
         let Findings { fault, warning, clash } = found;
-        self.board.set(DockerCondition::BRIDGE_MISMATCH, fault);
-        self.board.set(DockerCondition::BRIDGE_MTU, warning);
+        self.status.set(DockerCondition::BRIDGE_MISMATCH, fault);
+        self.status.set(DockerCondition::BRIDGE_MTU, warning);
         // The log has had it since the options were written.
         let clash = clash.filter(|_| share.told.file.is_some());
-        self.board.set(DockerCondition::DAEMON_JSON, clash.map(DockerCondition::DaemonJson));
+        self.status.set(DockerCondition::DAEMON_JSON, clash.map(DockerCondition::DaemonJson));
     }
 
     /// Reports what this host lacks of our table.
@@ -64,9 +64,9 @@ impl FirewallLoop {
         let nftables = self.facts.support.nftables;
         let lack = self.probe.nftables_error().map(|error| chain(error));
         let lack = lack.map(|error| FirewallCondition::NftablesLacks { nftables, error });
-        self.board.set(FirewallCondition::NFTABLES, lack);
+        self.status.set(FirewallCondition::NFTABLES, lack);
         let refused = self.probe.flowtable_error().map(|error| chain(error));
-        self.board.set(FirewallCondition::FLOWTABLE, refused.map(FirewallCondition::NoFlowtable));
+        self.status.set(FirewallCondition::FLOWTABLE, refused.map(FirewallCondition::NoFlowtable));
     }
 
     /// True if Docker runs, its chains cannot be read, and ours should come before them.
@@ -84,9 +84,9 @@ impl FirewallLoop {
         // Without a device there are no rules about encapsulated packets.
         let unnamed: Vec<LinkName> = facts.unnamed_bridges().copied().collect();
         let unnamed = (!unnamed.is_empty() && !devices.is_empty()).then_some(unnamed);
-        self.board.set(FirewallCondition::BRIDGE_NAME, unnamed.map(FirewallCondition::UnnamedBridges));
+        self.status.set(FirewallCondition::BRIDGE_NAME, unnamed.map(FirewallCondition::UnnamedBridges));
         let unmarked = (facts.docker == DockerRules::Unmarked).then_some(FirewallCondition::DockerUnmarked);
-        self.board.set(FirewallCondition::DOCKER_UNMARKED, unmarked);
+        self.status.set(FirewallCondition::DOCKER_UNMARKED, unmarked);
         self.facts = facts;
     }
 
@@ -94,7 +94,7 @@ impl FirewallLoop {
     pub(super) fn note_claims(&self, share: &FirewallShare) {
         let misplaced = misplaced(&self.seen.counted.claims, &share.leases);
         let claims = misplaced.map(|misplaced| claimed(&misplaced, share.is_userspace));
-        self.board.set(UnderlayCondition::MISPLACED_PEERS, claims.map(UnderlayCondition::MisplacedPeers));
+        self.status.set(UnderlayCondition::MISPLACED_PEERS, claims.map(UnderlayCondition::MisplacedPeers));
     }
 
     /// Reports an operator's drops that have no effect, since our rules come first.
@@ -103,7 +103,7 @@ impl FirewallLoop {
         let warning = overruled
             .split_first()
             .map(|(first, rest)| FirewallCondition::DropsOverruled { first: (*first).clone(), more: rest.len() });
-        self.board.set(FirewallCondition::OVERRULED, warning);
+        self.status.set(FirewallCondition::OVERRULED, warning);
     }
 
     /// Compares the packets that we let in with those that the devices have received. True if other families are doubted
@@ -151,7 +151,7 @@ impl FirewallLoop {
             let families: Vec<Family> = self.blocked.iter().copied().filter(|_| devices.iter().count() > 1).collect();
             FirewallCondition::Blocked(Blocked { others, port, families, links })
         });
-        self.board.set(FirewallCondition::BLOCKED, fault);
+        self.status.set(FirewallCondition::BLOCKED, fault);
     }
 }
 

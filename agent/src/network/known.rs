@@ -201,15 +201,15 @@ impl Host {
 }
 
 /// Asks etcd, at most once a second, until its answer can be used to join.
-pub(super) async fn answered(settings: &Settings, board: &StatusWriter) -> Snapshot {
+pub(super) async fn answered(settings: &Settings, status: &StatusWriter) -> Snapshot {
     loop {
         let answer = match super::open(settings).await {
-            Ok(store) => ask(&store, &settings.prefix, board).await,
+            Ok(store) => ask(&store, &settings.prefix, status).await,
             Err(error) => Err(error),
         };
         match answer {
             Ok(snapshot) => return snapshot,
-            Err(error) => board.wait_for_etcd(NoAnswer::Useless(error.report())),
+            Err(error) => status.wait_for_etcd(NoAnswer::Useless(error.report())),
         }
         tokio::time::sleep(super::AGAIN).await;
     }
@@ -219,46 +219,46 @@ pub(super) async fn answered(settings: &Settings, board: &StatusWriter) -> Snaps
 ///
 /// # Errors
 /// [`Exit::StoredConfig`] if the config is not valid.
-async fn ask(store: &EtcdStore, prefix: &KeyPrefix, board: &StatusWriter) -> Result<Snapshot, Exit> {
-    let stored = until_answered(board, || StoredConfig::read(store, prefix)).await;
+async fn ask(store: &EtcdStore, prefix: &KeyPrefix, status: &StatusWriter) -> Result<Snapshot, Exit> {
+    let stored = until_answered(status, || StoredConfig::read(store, prefix)).await;
     let json = match stored.json {
         Some(json) => json,
-        None => first_config(store, prefix, stored.revision, board).await,
+        None => first_config(store, prefix, stored.revision, status).await,
     };
     let parsed = ParsedConfig::new(prefix, json, stored.revision)?;
     for field in &parsed.config.ignored {
         warn!(field, "the network config has a field that means nothing and is ignored");
     }
-    let listing = list(store, prefix, &parsed.config, board).await;
+    let listing = list(store, prefix, &parsed.config, status).await;
     Ok(Snapshot { parsed, listing, source: Source::Etcd })
 }
 
-async fn list(store: &EtcdStore, prefix: &KeyPrefix, config: &NetworkConfig, board: &StatusWriter) -> Arc<Listing> {
+async fn list(store: &EtcdStore, prefix: &KeyPrefix, config: &NetworkConfig, status: &StatusWriter) -> Arc<Listing> {
     let directory = prefix.leases(config.pools.v4.is_some());
-    Arc::new(until_answered(board, || store.list(&directory)).await)
+    Arc::new(until_answered(status, || store.list(&directory)).await)
 }
 
-async fn first_config(store: &EtcdStore, prefix: &KeyPrefix, after: Revision, board: &StatusWriter) -> Vec<u8> {
+async fn first_config(store: &EtcdStore, prefix: &KeyPrefix, after: Revision, status: &StatusWriter) -> Vec<u8> {
     let remedy = format!("write one to {prefix}/config, for example with wire-agent config init '{EXAMPLE}'{V2}");
-    let wait = || board.wait_for_etcd(NoAnswer::NoConfig(remedy.clone()));
+    let wait = || status.wait_for_etcd(NoAnswer::NoConfig(remedy.clone()));
     wait();
     let mut watch = ConfigWatch::new(store.clone(), prefix, after);
     loop {
         match watch.next().await {
             ConfigEvent::Is(Some(json)) => return json,
             ConfigEvent::Is(None) => wait(),
-            ConfigEvent::Broken(error) => board.wait_for_etcd(NoAnswer::of(&error)),
+            ConfigEvent::Broken(error) => status.wait_for_etcd(NoAnswer::of(&error)),
         }
     }
 }
 
 /// The error after the wait for etcd, with the same words as the wait itself.
-fn unanswered(board: &StatusWriter) -> Exit {
-    Exit::NoAnswer(board.look(|seen| seen.no_answer.clone()))
+fn unanswered(status: &StatusWriter) -> Exit {
+    Exit::NoAnswer(status.look(|seen| seen.no_answer.clone()))
 }
 
 /// Asks the store until it answers.
-async fn until_answered<T, F>(board: &StatusWriter, ask: impl Fn() -> F) -> T
+async fn until_answered<T, F>(status: &StatusWriter, ask: impl Fn() -> F) -> T
 where
     F: Future<Output = Result<T, StoreError>>,
 {
@@ -266,7 +266,7 @@ where
     loop {
         match ask().await {
             Ok(answer) => return answer,
-            Err(error) => board.wait_for_etcd(NoAnswer::of(&error)),
+            Err(error) => status.wait_for_etcd(NoAnswer::of(&error)),
         }
         tokio::time::sleep(pauses.pause()).await;
     }
@@ -297,25 +297,25 @@ mod tests {
 
     #[test]
     fn a_wait_that_ends_says_no_less_than_the_wait_itself() {
-        let board = StatusWriter::new();
-        board.update(Status::set_joined);
-        board.wait_for_etcd(NoAnswer::of(&refused()));
-        let told = |board: &StatusWriter| board.look(|seen| seen.text_of(EtcdCondition::JOINING));
-        let before = told(&board);
+        let status = StatusWriter::new();
+        status.update(Status::set_joined);
+        status.wait_for_etcd(NoAnswer::of(&refused()));
+        let told = |status: &StatusWriter| status.look(|seen| seen.text_of(EtcdCondition::JOINING));
+        let before = told(&status);
         assert!(before.as_ref().is_some_and(|told| told.contains("at https://a:2379 has expired")), "{before:?}");
-        board.wait_for(unanswered(&board).report());
-        assert_eq!(told(&board), before);
+        status.wait_for(unanswered(&status).report());
+        assert_eq!(told(&status), before);
     }
 
     #[test]
     fn going_by_what_was_kept_says_once_why_etcd_gives_no_answer() {
-        let board = StatusWriter::new();
-        board.update(|seen| {
+        let status = StatusWriter::new();
+        status.update(|seen| {
             seen.set_joined();
             (seen.ready, seen.as_of) = (true, Some("noon".to_owned()));
         });
-        board.wait_for_etcd(NoAnswer::of(&refused()));
-        let summary = board.look(Status::summary);
+        status.wait_for_etcd(NoAnswer::of(&refused()));
+        let summary = status.look(Status::summary);
         let expected = "degraded: etcd: no secure connection to etcd (get): the certificate of etcd at https://a:2379 \
                         has expired; traffic uses the leases known at noon";
         assert_eq!(summary, expected);

@@ -12,9 +12,9 @@ use super::{AGAIN, JoinContext, Network, Snapshot, known::PATIENCE};
 use crate::{
     exit::Exit,
     host::Host,
-    last_known::Keeper,
+    last_known::LastKnownWriter,
     pulse::Part,
-    session::{Basis, Ties},
+    session::{EtcdConnections, LeaseSource},
     underlay::is_same,
 };
 
@@ -27,16 +27,16 @@ impl Network {
         store: EtcdStore,
         (context, snapshot): (&JoinContext, &Snapshot),
         offer: Offer,
-    ) -> Result<Option<(Basis, Arc<Entry>)>, Exit> {
+    ) -> Result<Option<(LeaseSource, Arc<Entry>)>, Exit> {
         if snapshot.source.as_of().is_some() {
             let subnet = host.subnet_held(&context.config);
             let subnet = subnet.ok_or(Exit::NoSubnetHeld)?;
             // Nothing compares with these revisions, since this lease is not written.
             let origin = Origin { create_revision: Revision(0), mod_revision: Revision(0), lease: None };
             let own = Arc::new(Entry { lease: Lease { subnet, public: offer.public, data: offer.data }, origin });
-            return Ok(Some((Basis::LastKnown(own.clone()), own)));
+            return Ok(Some((LeaseSource::Cache(own.clone()), own)));
         }
-        let runs_on = self.session.as_ref().and_then(|former| former.basis.own());
+        let runs_on = self.session.as_ref().and_then(|former| former.source.own());
         // Two tasks must not hold one lease. The loops go on with what the former session wants.
         if let Some(former) = &mut self.session {
             let held = self.handover.held.take();
@@ -62,16 +62,19 @@ impl Network {
             own.or_else(|| self.handover.held.as_ref().and_then(HoldState::entry).map(|own| offering(own, &offer)));
         let own = own.ok_or(Exit::NoLeaseHeld)?;
         host.note_bridges(context, &own, snapshot.listing.revision);
-        let keeper = Keeper {
+        let last_known = LastKnownWriter {
             file: self.last_known.clone(),
             config: snapshot.parsed.json.clone(),
-            board: host.status.clone(),
+            status: host.status.clone(),
             endpoints: host.endpoints.iter().copied().collect(),
             pending: None,
             writing: None,
         };
         let config = ConfigWatch::new(store, &host.settings.prefix, snapshot.parsed.revision);
-        Ok(Some((Basis::Etcd(Box::new(Ties { hold: Some(hold), own: own.clone(), config, keeper })), own)))
+        Ok(Some((
+            LeaseSource::Etcd(Box::new(EtcdConnections { hold: Some(hold), own: own.clone(), config, last_known })),
+            own,
+        )))
     }
 
     fn hold_settings(&self, host: &Host, context: &JoinContext) -> HoldSettings {
