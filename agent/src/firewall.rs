@@ -67,6 +67,8 @@ pub(crate) struct FirewallShare {
     pub(crate) mtu: u32,
     /// Whether the agent moves packets itself.
     pub(crate) is_userspace: bool,
+    /// How often the network was joined: with each time, what this host lacked is tried again.
+    pub(crate) joins: u64,
 }
 
 /// A packet filter without rules of ours, as it should be when the agent leaves. flanneld's rules stay: they may be in use again.
@@ -126,8 +128,8 @@ pub(crate) struct FirewallLoop {
     reconciler: Reconciler<FirewallDataplane>,
     status: StatusWriter,
     monitor: Option<FirewallMonitor>,
-    /// Whether there was a round, so that the probe has learned something.
-    has_compared: bool,
+    /// How often the networks were joined, as of the last round; `None` before the first, when the probe has learned nothing yet.
+    joins: Option<u64>,
     seen: FirewallSeen,
     facts: HostFacts,
     /// Learns the parts of our table that this host supports.
@@ -156,7 +158,7 @@ impl FirewallLoop {
             reconciler: Reconciler::new(FirewallDataplane::new(Vec::new()).with_step(heartbeat.step()), ()),
             status,
             monitor: None,
-            has_compared: false,
+            joins: None,
             seen: FirewallSeen::default(),
             facts: HostFacts::default(),
             probe: SupportProbe::default(),
@@ -179,7 +181,10 @@ impl Kept for FirewallLoop {
             self.monitor = FirewallMonitor::open().ok();
         }
         other_agents::announce();
-        self.has_compared = true;
+        let joins = shares.values().map(|share| share.joins).sum();
+        if self.joins.replace(joins) != Some(joins) {
+            self.probe = SupportProbe::default();
+        }
         let begun = Instant::now();
         self.look(shares, is_new);
         let batch = begun.elapsed().min(LEASE_BATCH);
@@ -222,7 +227,7 @@ impl FirewallLoop {
     /// What this host may support of our table. Before the first round only an earlier run of the agent knows: whatever differs least
     /// from what it has written.
     fn supports(&self) -> Vec<Support> {
-        if self.has_compared {
+        if self.joins.is_some() {
             return vec![self.probe.support(Instant::now())];
         }
         let all = [Nftables::Whole, Nftables::Simple, Nftables::Absent];

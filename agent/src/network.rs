@@ -50,6 +50,8 @@ pub(crate) struct Network {
     phase: JoinPhase,
     /// etcd's answer, after a start with the saved state.
     answer: Option<Snapshot>,
+    /// How often it was joined.
+    joins: u64,
     /// What the last session has left.
     handover: Handover,
     /// The current session. It runs until its successor is complete.
@@ -88,6 +90,7 @@ impl Network {
             last_known: LastKnownFile::in_folder(&host.settings.folders.state_dir, host.settings.prefix.clone()),
             phase: JoinPhase::New,
             answer: None,
+            joins: 0,
             handover: Handover::default(),
             session: None,
             is_handed_over: stored.holds_any(),
@@ -167,6 +170,7 @@ impl Network {
         host.state.macs = macs;
         let told = self.announce(host, &context, &own, backend.mtu()).await?;
         self.session = None;
+        self.joins += 1;
         let reaches = backend.reaches();
         host.status.update(|seen| seen.reaches = Some(reaches));
         self.choose_datapath(host, backend.datapath());
@@ -210,6 +214,7 @@ impl Network {
             loops: self.loops.clone(),
             policy: Arc::new(host.settings.firewall.policy(&joined_with)),
             told: Arc::new(told),
+            joins: self.joins,
             source,
             follow,
             _endpoints: endpoints,

@@ -53,6 +53,8 @@ pub(crate) struct Session {
     pub(crate) policy: Arc<FirewallPolicy>,
     /// The options that Docker gets from us.
     pub(crate) told: Arc<DockerOptions>,
+    /// How often the network was joined, this time included.
+    pub(crate) joins: u64,
     pub(crate) source: LeaseSource,
     pub(crate) follow: Follow,
     /// Follows the names of etcd's members. Ends with the session.
@@ -226,6 +228,7 @@ impl Session {
             told: self.told.clone(),
             mtu: self.backend.mtu().0,
             is_userspace: self.backend.datapath().is_userspace,
+            joins: self.joins,
         }
     }
 

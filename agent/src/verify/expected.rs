@@ -106,6 +106,7 @@ async fn expected(
             told: Arc::new(told),
             mtu: backend.mtu().0,
             is_userspace: backend.datapath().is_userspace,
+            joins: 0,
         },
         network: NetworkShare { desired: Arc::new(PerNamespace::host(desired)), scope, revision: listing.revision },
         files: host.files_share(&env),
