@@ -2,7 +2,6 @@
 //! our entries in the kernel, our settings for Docker, the files for other programs, and last the agent's own state go.
 
 use std::{
-    collections::BTreeSet,
     io,
     net::IpAddr,
     path::{Path, PathBuf},
@@ -186,6 +185,8 @@ fn kernel_left(state: &State) -> Result<Reconciler<HostDataplane>, DataplaneErro
 
 /// The files to remove, and Docker's settings without ours.
 struct FilesLeft {
+    /// The files, in the order in which they are reported.
+    order: Vec<PathBuf>,
     reconciler: Reconciler<FileDriver>,
     desired: DesiredFiles,
     /// The file with Docker's settings, and our keys in it.
@@ -197,9 +198,10 @@ impl FilesLeft {
     fn of(settings: &Settings, state: &State) -> (Self, Option<DaemonJsonError>) {
         let folders = &settings.folders;
         let last_known = LastKnownFile::in_folder(&folders.state_dir, settings.prefix.clone());
-        let mut scope: BTreeSet<PathBuf> =
-            [&folders.subnet_file, Path::new(FOR_DOCKER), last_known.path()].map(Path::to_owned).into();
-        scope.extend(folders.docker_opts_file.clone());
+        let options_file = folders.docker_opts_file.as_deref();
+        let files =
+            [Some(folders.subnet_file.as_path()), options_file, Some(Path::new(FOR_DOCKER)), Some(last_known.path())];
+        let mut order: Vec<PathBuf> = files.into_iter().flatten().map(Path::to_owned).collect();
         // After a reboot there may be no such file; then the MTU is not known, and its key stays.
         let read = SubnetEnv::read(&folders.subnet_file);
         let env = read.unwrap_or_else(|| SubnetEnv::of_subnet(state.subnet, settings.ip_masq));
@@ -210,17 +212,19 @@ impl FilesLeft {
             Ok(None) => {}
             Ok(Some(Without { keys, left })) => {
                 desired.extend(left.map(|content| (path.clone(), DesiredFile { content, writing: Writing::InPlace })));
-                scope.insert(path.clone());
+                order.insert(0, path.clone());
                 docker = Some((path, keys.join(", ")));
             }
             Err(error) => failure = Some(error),
         }
-        (Self { reconciler: Reconciler::new(FileDriver, scope), desired, docker }, failure)
+        let reconciler = Reconciler::new(FileDriver, order.iter().cloned().collect());
+        (Self { order, reconciler, desired, docker }, failure)
     }
 
     fn of_state(file: &StateFile) -> Self {
-        let reconciler = Reconciler::new(FileDriver, [file.path().to_owned()].into());
-        Self { reconciler, desired: DesiredFiles::new(), docker: None }
+        let order = vec![file.path().to_owned()];
+        let reconciler = Reconciler::new(FileDriver, order.iter().cloned().collect());
+        Self { order, reconciler, desired: DesiredFiles::new(), docker: None }
     }
 
     fn ops(mut self) -> Vec<FileOp> {
@@ -229,7 +233,9 @@ impl FilesLeft {
 
     /// The operations that are not done. Files can always be read: one that cannot is removed as it is.
     fn preview(&mut self) -> Vec<FileOp> {
-        self.reconciler.preview(&self.desired).map(|plan| plan.ops).unwrap_or_default()
+        let mut ops = self.reconciler.preview(&self.desired).map(|plan| plan.ops).unwrap_or_default();
+        ops.sort_by_key(|op| self.order.iter().position(|path| path == op.path()));
+        ops
     }
 
     /// Carries out all, and reports each. Returns what failed.

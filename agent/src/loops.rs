@@ -10,12 +10,11 @@ use crate::{
     datapath::{Datapath, NetworkLoop},
     exit::Exit,
     firewall::{FirewallHandle, FirewallLoop},
+    host::Host,
     host_dataplane::HostDataplane,
     inherited::Inherited,
-    pulse::{Part, Watchdog},
+    pulse::Part,
     reconcile_loop,
-    settings::Settings,
-    status::StatusWriter,
     upkeep::{FilesHandle, FilesLoop},
     verify::Compared,
 };
@@ -48,11 +47,8 @@ impl Loops {
     ///
     /// # Errors
     /// When there is no netlink, or no thread.
-    pub(crate) fn start(
-        settings: &Settings,
-        (status, watchdog): (&StatusWriter, &Watchdog),
-        Inherited { kept, stored }: Inherited,
-    ) -> Result<Self, Exit> {
+    pub(crate) fn start(host: &Host, Inherited { kept, stored }: Inherited) -> Result<Self, Exit> {
+        let Host { settings, status, watchdog, .. } = host;
         let forwarder = Forwarder::new(kept);
         let tunnels = forwarder.tunnels();
         status.update(|seen| seen.tunnels = tunnels.clone());

@@ -99,8 +99,8 @@ fn start(cli: Cli) -> Result<(), Exit> {
         Some(Command::Status(output)) => runtime.block_on(commands::status(&run_dir, output.json)),
         Some(Command::Peers(output)) => runtime.block_on(commands::peers(&run_dir, output.json)),
         Some(Command::Config(command)) => runtime.block_on(config_command::run(command, etcd)),
-        Some(Command::Verify(flags)) => runtime.block_on(verify::run(Form::Verify, flags, (etcd, run), &run_dir)),
-        Some(Command::Plan(flags)) => runtime.block_on(verify::run(Form::Plan, flags, (etcd, run), &run_dir)),
+        Some(Command::Verify(flags)) => runtime.block_on(verify::run(Form::Verify, flags, etcd, run, &run_dir)),
+        Some(Command::Plan(flags)) => runtime.block_on(verify::run(Form::Plan, flags, etcd, run, &run_dir)),
         Some(Command::Drain { dry_run }) => {
             Settings::new(etcd, run, run_dir).map_err(Exit::from).and_then(|settings| match dry_run {
                 true => drain::dry_run(&settings),

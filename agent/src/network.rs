@@ -26,8 +26,11 @@ use wire_net::{LinkName, MacAddr, NetworkName};
 use wire_state::{Marks, Owner, Scope};
 use wire_store::{EtcdStore, Listing};
 
-use self::known::{JoinPhase, Snapshot, Source, answered};
-pub(crate) use self::{ground::JoinContext, known::ParsedConfig};
+use self::known::{JoinPhase, answered};
+pub(crate) use self::{
+    ground::JoinContext,
+    known::{ParsedConfig, Snapshot, Source},
+};
 use crate::{
     exit::Exit,
     host::Host,
@@ -163,7 +166,7 @@ impl Network {
         let context = host.join_context(snapshot.parsed.config.clone())?;
         let Chosen { backend, scope, macs } = host.backend(&context, &snapshot.listing)?;
         let offer = Offer { public: context.public, data: backend.data() };
-        let Some((source, own)) = self.lease(host, store.clone(), (&context, &snapshot), offer).await? else {
+        let Some((source, own)) = self.lease(host, store.clone(), &context, &snapshot, offer).await? else {
             return Ok(None);
         };
         // Not earlier: if another host has published such a MAC, the MAC is not ours.

@@ -52,7 +52,7 @@ pub(crate) async fn run(settings: Settings) -> Result<(), Exit> {
     host.save_identity()?;
     let inherited = inherited::take();
     let stored = inherited.stored.clone();
-    let loops = Loops::start(&host.settings, (&status, &watchdog), inherited)?;
+    let loops = Loops::start(&host, inherited)?;
     let network = Network::new(NetworkName::default(), &host, loops.clone(), stored);
     let _beside = beside(&host, loops)?;
     let result = tokio::select! {

@@ -82,7 +82,8 @@ pub(crate) enum Form {
 pub(crate) async fn run(
     form: Form,
     flags: CompareFlags,
-    (etcd, run): (EtcdFlags, RunFlags),
+    etcd: EtcdFlags,
+    run: RunFlags,
     run_dir: &Path,
 ) -> Result<(), Exit> {
     require_capability()?;

@@ -25,15 +25,15 @@ use crate::{
 };
 
 /// The network config and the leases to join with.
-pub(super) struct Snapshot {
-    pub(super) parsed: ParsedConfig,
-    pub(super) listing: Arc<Listing>,
-    pub(super) source: Source,
+pub(crate) struct Snapshot {
+    pub(crate) parsed: ParsedConfig,
+    pub(crate) listing: Arc<Listing>,
+    pub(crate) source: Source,
 }
 
 /// The origin of a snapshot.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Source {
+pub(crate) enum Source {
     /// etcd has just answered it.
     Etcd,
     /// It was saved on disk: etcd answered it at this time.
@@ -42,7 +42,7 @@ pub(super) enum Source {
 
 impl Source {
     /// The time of etcd's answer, if it was saved on disk.
-    pub(super) fn as_of(self) -> Option<SystemTime> {
+    pub(crate) fn as_of(self) -> Option<SystemTime> {
         match self {
             Self::Etcd => None,
             Self::Cache(as_of) => Some(as_of),

@@ -25,7 +25,8 @@ impl Network {
         &mut self,
         host: &mut Host,
         store: EtcdStore,
-        (context, snapshot): (&JoinContext, &Snapshot),
+        context: &JoinContext,
+        snapshot: &Snapshot,
         offer: Offer,
     ) -> Result<Option<(LeaseSource, Arc<Entry>)>, Exit> {
         if snapshot.source.as_of().is_some() {

@@ -21,7 +21,7 @@ use crate::{
     host_dataplane::HostDataplane,
     last_known::LastKnownFile,
     machine::Kinship,
-    network::{self, Chosen, JoinContext, ParsedConfig},
+    network::{self, Chosen, JoinContext, ParsedConfig, Snapshot, Source},
     notify::Stored,
     pulse::{Part, Watchdog},
     reconcile_loop::{Kept, Shares},
@@ -42,30 +42,29 @@ pub(super) async fn compare(settings: Settings, is_offline: bool) -> Result<Comp
         return Err(VerifyError::Clone { folder: folder(), differs }.into());
     }
     let last_known = LastKnownFile::in_folder(&host.settings.folders.state_dir, host.settings.prefix.clone());
-    let (config, listing) = if is_offline { saved(&host, &last_known)? } else { stored(&host).await? };
-    let expected = expected(host, &last_known, (config, listing), is_offline).await?;
-    expected.compare()
+    let snapshot = if is_offline { saved(&host, &last_known)? } else { stored(&host).await? };
+    expected(host, &last_known, snapshot).await?.compare()
 }
 
 /// The network config and the leases in etcd.
-async fn stored(host: &Host) -> Result<(ParsedConfig, Listing), Exit> {
+async fn stored(host: &Host) -> Result<Snapshot, Exit> {
     let prefix = &host.settings.prefix;
     let store = network::open(&host.settings).await?;
     let stored = StoredConfig::read(&store, prefix).await?;
     let json = stored.json.ok_or_else(|| ConfigCommandError::Missing { prefix: prefix.clone() })?;
     let parsed = ParsedConfig::new(prefix, json, stored.revision)?;
     let listing = store.list(&prefix.leases(parsed.config.pools.v4.is_some())).await?;
-    Ok((parsed, listing))
+    Ok(Snapshot { parsed, listing: Arc::new(listing), source: Source::Etcd })
 }
 
 /// The network config and the leases that were saved on disk.
-fn saved(host: &Host, last_known: &LastKnownFile) -> Result<(ParsedConfig, Listing), Exit> {
+fn saved(host: &Host, last_known: &LastKnownFile) -> Result<Snapshot, Exit> {
     let folder = host.settings.folders.state_dir.display().to_string();
     let known = last_known.load().map_err(|why| VerifyError::SavedUnusable { why })?;
-    let (known, _) = known.ok_or(VerifyError::NotSaved { folder })?;
-    let listing = known.listing();
+    let (known, as_of) = known.ok_or(VerifyError::NotSaved { folder })?;
+    let listing = Arc::new(known.listing());
     let parsed = ParsedConfig::new(&host.settings.prefix, known.config.into_bytes(), listing.revision)?;
-    Ok((parsed, listing))
+    Ok(Snapshot { parsed, listing, source: Source::Cache(as_of) })
 }
 
 /// What the default network wants of this host.
@@ -77,20 +76,17 @@ struct Expected {
     files: FilesShare,
 }
 
-async fn expected(
-    mut host: Host,
-    last_known: &LastKnownFile,
-    (parsed, listing): (ParsedConfig, Listing),
-    is_offline: bool,
-) -> Result<Expected, Exit> {
+async fn expected(mut host: Host, last_known: &LastKnownFile, snapshot: Snapshot) -> Result<Expected, Exit> {
+    let Snapshot { parsed, listing, source } = snapshot;
     host.look_for_endpoints(last_known).await;
     let context = host.join_context(parsed.config)?;
     let Chosen { backend, scope, macs } = host.backend(&context, &listing)?;
-    let own = match own(&host, &context, &listing, is_offline) {
-        Some(entry) => Arc::new(entry),
-        None if is_offline => Arc::new(held(&host, &context, backend.data()).ok_or(VerifyError::NoLease)?),
-        None => return Err(VerifyError::NoLease.into()),
+    let own = match source {
+        Source::Etcd => own_entry(&listing, &host.settings.prefix, &context.public, &context.config.pools),
+        // The saved leases are those of others.
+        Source::Cache(_) => held(&host, &context, backend.data()),
     };
+    let own = Arc::new(own.ok_or(VerifyError::NoLease)?);
     host.state.macs = macs;
     let env = host.remember(&context, &own, backend.mtu());
     let options = env.daemon_options(true);
@@ -113,15 +109,6 @@ async fn expected(
         settings: host.settings,
         status: host.status,
     })
-}
-
-/// Our lease in etcd.
-fn own(host: &Host, context: &JoinContext, listing: &Listing, is_offline: bool) -> Option<Entry> {
-    // The saved leases are those of others.
-    if is_offline {
-        return None;
-    }
-    own_entry(listing, &host.settings.prefix, &context.public, &context.config.pools)
 }
 
 /// The lease that this host held last.

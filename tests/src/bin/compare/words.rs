@@ -44,7 +44,9 @@ enum Word {
 }
 
 /// Each is tried on what the ones before it have left.
-const PATTERNS: [(&str, Word); 20] = [
+const PATTERNS: [(&str, Word); 21] = [
+    // The agent of the Makefile's BASE counted the changes of the packet filter anew with each join, and not since its start.
+    (r#"("firewall": \{\n +"converged": \w+,\n +"written": )\d+"#, Word::Plain("COUNT")),
     // The agent of the Makefile's BASE does not list its conditions. All their texts stand in other fields too.
     (r#"(?s),\n  "conditions": \[(?:\]|.*?\n  \])"#, Word::Plain("")),
     (r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:\.\d+)?(?:Z| UTC|[+-]\d\d:\d\d)?", Word::Plain("TIME")),
