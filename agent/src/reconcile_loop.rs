@@ -234,8 +234,10 @@ mod tests {
 
     use super::*;
 
-    /// Counts its rounds. A share below 0 is a host that cannot be read.
+    /// Counts its rounds. A share below 0 is a host that cannot be read; at this one, the thread dies.
     struct Counter(Arc<AtomicUsize>);
+
+    const DEADLY: i32 = 666;
 
     impl Kept for Counter {
         type Share = i32;
@@ -244,6 +246,7 @@ mod tests {
         fn round(&mut self, shares: &Shares<i32>, _: bool) -> Round<i32> {
             self.0.fetch_add(1, Ordering::Relaxed);
             let outcome = shares.values().sum();
+            assert_ne!(outcome, DEADLY, "as asked");
             Round { outcome, next: Instant::now() + Duration::from_secs(600), batch: Duration::ZERO }
         }
 
@@ -267,6 +270,15 @@ mod tests {
     }
 
     const PATIENCE: Duration = Duration::from_secs(60);
+
+    #[tokio::test]
+    async fn who_waits_for_a_thread_that_dies_is_told() {
+        let (handle, _) = running();
+        let number = handle.want(&NetworkName::default(), DEADLY);
+        handle.died().await;
+        assert_eq!(handle.compared(number).await, None);
+        assert_eq!(handle.compare(PATIENCE).await, Err("it has died".to_owned()));
+    }
 
     #[tokio::test]
     async fn each_round_knows_what_all_networks_want() {

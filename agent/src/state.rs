@@ -165,6 +165,22 @@ mod tests {
     }
 
     #[test]
+    fn a_look_at_the_state_writes_nothing() {
+        for text in [None, Some("{"), Some(r#"{"identity":"00ff"}"#)] {
+            let folder = tempfile::tempdir().unwrap();
+            let file = StateFile::in_folder(folder.path());
+            if let Some(text) = text {
+                fs::write(&file.0, text).unwrap();
+            }
+            let state = file.peek().unwrap();
+            assert_eq!(state.identity == "00ff", text.is_some_and(|text| text.len() > 1));
+            let left: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+            assert_eq!(left.len(), usize::from(text.is_some()), "{left:?}");
+            assert_eq!(fs::read_to_string(&file.0).ok().as_deref(), text);
+        }
+    }
+
+    #[test]
     fn a_state_that_makes_no_sense_is_put_aside() {
         for bad in [&b"{"[..], b"{}", b"[]", b"\xff\xfe", br#"{"identity":""}"#] {
             let folder = tempfile::tempdir().unwrap();
