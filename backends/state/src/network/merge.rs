@@ -41,7 +41,7 @@ fn left(share: &Wanted<'_>, namespace: Namespace, refused: &Refused<'_>) -> Opti
 fn refused_links<'a>(shares: &[Wanted<'a>], clashes: &mut Clashes) -> Refused<'a> {
     let mut refused = Refused::new();
     let mut names: BTreeMap<LinkPlace, (&NetworkName, &DesiredLink)> = BTreeMap::new();
-    let mut vnis: BTreeMap<(Namespace, Vni, Option<u16>), (&NetworkName, LinkPlace)> = BTreeMap::new();
+    let mut vnis: BTreeMap<(Namespace, Vni, u16), (&NetworkName, LinkPlace)> = BTreeMap::new();
     for share in shares {
         for (place, link) in links_of(share) {
             let vni = vni_of(link).map(|(vni, port)| (place.namespace, vni, port));
@@ -50,8 +50,7 @@ fn refused_links<'a>(shares: &[Wanted<'a>], clashes: &mut Clashes) -> Refused<'a
             match (same_name, same_vni, vni) {
                 (Some((holder, _)), _, _) => clashes.add(format!("the link {place}"), holder, share.network),
                 (None, Some((holder, _)), Some((_, vni, port))) => {
-                    let port = port.map(|port| format!(" on UDP port {port}")).unwrap_or_default();
-                    clashes.add(format!("VNI {vni}{port}"), holder, share.network);
+                    clashes.add(format!("VNI {vni} on UDP port {port}"), holder, share.network);
                 }
                 (None, _, vni) => {
                     names.entry(place).or_insert((share.network, link));
@@ -74,18 +73,9 @@ fn links_of<'a>(share: &Wanted<'a>) -> impl Iterator<Item = (LinkPlace, &'a Desi
     })
 }
 
-const fn vni_of(link: &DesiredLink) -> Option<(Vni, Option<u16>)> {
-    match &link.kind {
-        DesiredKind::Kernel(KernelKind::Vxlan(vxlan)) => Some((vxlan.vni, vxlan.port)),
-        DesiredKind::Kernel(
-            KernelKind::Bridge
-            | KernelKind::Veth(_)
-            | KernelKind::Vlan(_)
-            | KernelKind::Macvlan(_)
-            | KernelKind::Ipip(_),
-        )
-        | DesiredKind::Tunnel(_) => None,
-    }
+fn vni_of(link: &DesiredLink) -> Option<(Vni, u16)> {
+    let DesiredKind::Kernel(KernelKind::Vxlan(vxlan)) = &link.kind else { return None };
+    Some((vxlan.vni, vxlan.port_in_use()))
 }
 
 /// The tables of one namespace.
