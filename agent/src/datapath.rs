@@ -1,4 +1,4 @@
-//! The loop that keeps the kernel's network, and the tunnels that the agent runs.
+//! The loop of the resource `Network`: the kernel's links, addresses and routes, and the tunnels that the agent runs.
 //!
 //! Input: the desired state. Output: a report in the status after each round, and a notification when the underlay has changed.
 
@@ -20,24 +20,25 @@ use wire_store::Revision;
 use crate::{
     host_dataplane::HostDataplane,
     notify,
-    reconcile_loop::{Answer, Kept, LoopHandle, Round, Shares},
+    reconcile_loop::{Answer, LoopHandle, ResourceLoop, Round, Shares},
     repeats::Repeats,
     status::{KernelCondition, StatusWriter},
 };
 
-/// Everything is read and compared this often, even without any notification.
+/// The interval at which everything is read and compared, even without a notification.
 const PERIOD: Duration = Duration::from_secs(60);
 
-/// The pause before the next round, if the last one left something undone.
+/// The pause before the next round, if the last one has not reached the desired state.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// Changes that follow each other within this time are read back once; the time grows with the duration of a read.
+/// The shortest pause between a notification and the round that follows: changes within this time need one read. The pause grows with the
+/// duration of a round.
 const SETTLE: Duration = Duration::from_millis(20);
 
-/// The loop of the network.
-pub(crate) type Datapath = LoopHandle<NetworkLoop>;
+/// The loop of `Network`.
+pub(crate) type NetworkHandle = LoopHandle<NetworkLoop>;
 
-/// What one network wants of the kernel, and the revision of the leases from which that was computed.
+/// The share of one network in the kernel's state, and the revision of the leases from which it was computed.
 #[derive(Clone, Debug)]
 pub(crate) struct NetworkShare {
     pub(crate) desired: Arc<PerNamespace<DesiredNet>>,
@@ -45,15 +46,15 @@ pub(crate) struct NetworkShare {
     pub(crate) revision: Revision,
 }
 
-/// The outcome of a comparison for the network as a whole; the worst comes last.
+/// The outcome of a round for the network as a whole. Later variants are worse.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Outcome {
-    /// The kernel has not been compared yet.
+    /// There was no round yet.
     #[default]
     Pending,
     /// Our devices are there; single entries may still be missing.
     Usable,
-    /// A device of ours is missing, or cannot be read.
+    /// A device of ours is missing, or the kernel cannot be read.
     Unusable,
     /// The kernel cannot make VXLAN devices.
     NoVxlan,
@@ -63,7 +64,7 @@ pub(crate) enum Outcome {
 
 impl Outcome {
     fn of(report: &Report<Network>) -> Self {
-        let in_the_way = report.findings.conflicts.iter().any(|conflict| match conflict {
+        let blocks_device = report.findings.conflicts.iter().any(|conflict| match conflict {
             Conflict::Name { .. } | Conflict::Vni { .. } | Conflict::Port { .. } | Conflict::Needs { .. } => true,
             Conflict::Route { .. } | Conflict::Forwarding { .. } => false,
         });
@@ -75,14 +76,14 @@ impl Outcome {
         });
         match failed.max() {
             Some(worst @ (Self::NoVxlan | Self::NoTun | Self::Unusable)) => worst,
-            Some(Self::Usable | Self::Pending) | None if in_the_way => Self::Unusable,
+            Some(Self::Usable | Self::Pending) | None if blocks_device => Self::Unusable,
             Some(Self::Usable | Self::Pending) | None => Self::Usable,
         }
     }
 }
 
 impl Outcome {
-    /// An operation that this kernel cannot carry out.
+    /// The outcome of an operation that this kernel does not support.
     const fn unsupported(op: &Op) -> Self {
         if let Op::Kernel(_, KernelOp::CreateLink(_, link) | KernelOp::ChangeLink(_, link)) = op
             && matches!(link.kind, KernelKind::Vxlan(_))
@@ -101,13 +102,13 @@ pub(crate) struct NetworkLoop {
     status: StatusWriter,
     underlay_changed: Arc<Notify>,
     /// Is notified when a tunnel has ended by itself.
-    ended: Arc<Notify>,
-    /// What systemd keeps for a later run.
+    tunnel_ended: Arc<Notify>,
+    /// The descriptors that systemd stores for a later run.
     stored: notify::Stored,
     repeats: Repeats,
     monitor: Option<Monitor>,
     /// The time of the next read, even without any notification.
-    whole_at: Instant,
+    next_read: Instant,
     settle: Duration,
 }
 
@@ -119,16 +120,16 @@ impl NetworkLoop {
         stored: notify::Stored,
         underlay_changed: Arc<Notify>,
     ) -> Self {
-        let ended = driver.forwarder.tunnels().ended();
+        let tunnel_ended = driver.forwarder.tunnels().ended();
         Self {
             reconciler: Reconciler::new(driver, PerNamespace::default()),
             status,
             underlay_changed,
-            ended,
+            tunnel_ended,
             stored,
             repeats: Repeats::default(),
             monitor: None,
-            whole_at: Instant::now() + PERIOD,
+            next_read: Instant::now() + PERIOD,
             settle: SETTLE,
         }
     }
@@ -145,7 +146,7 @@ impl NetworkLoop {
             self.monitor = None;
         }
         let (desired, clashes) = match first {
-            // Of a large network, a copy would be the larger part of the work.
+            // Not merged: to copy the state of a large network takes longer than the rest of the round.
             Some(only) if shares.len() == 1 => (only.desired.clone(), Vec::new()),
             Some(_) | None => {
                 let shares: Vec<Share<'_, _>> =
@@ -160,7 +161,7 @@ impl NetworkLoop {
     }
 }
 
-impl Kept for NetworkLoop {
+impl ResourceLoop for NetworkLoop {
     type Share = NetworkShare;
     type Outcome = Outcome;
 
@@ -175,11 +176,11 @@ impl Kept for NetworkLoop {
         self.stored.follow(&tunnels.handles());
         self.settle = SETTLE.max(begun.elapsed() * 4);
         if report.read_back {
-            self.whole_at = Instant::now() + PERIOD;
+            self.next_read = Instant::now() + PERIOD;
             // Whatever caused the read may have changed the underlay too, before the monitor was open.
             self.underlay_changed.notify_one();
         }
-        let next = if report.converged { self.whole_at } else { Instant::now() + RETRY };
+        let next = if report.converged { self.next_read } else { Instant::now() + RETRY };
         let revision = shares.values().map(|share| share.revision).min().unwrap_or_default();
         Round { outcome: self.publish(report, revision, is_new), next, batch: Duration::ZERO }
     }
@@ -191,14 +192,14 @@ impl Kept for NetworkLoop {
 
     async fn changed(&mut self) {
         tokio::select! {
-            wake = next_wake(self.monitor.as_mut(), host(self.reconciler.cached())) => match wake {
-                Ok(wake) => {
-                    self.woken(wake);
+            changes = next_changes(self.monitor.as_mut(), host(self.reconciler.cached())) => match changes {
+                Ok(changes) => {
+                    self.handle(changes);
                     tokio::time::sleep(self.settle).await;
                 }
                 Err(_) => self.monitor = None,
             },
-            () = self.ended.notified() => self.reconciler.invalidate(),
+            () = self.tunnel_ended.notified() => self.reconciler.invalidate(),
         }
     }
 
@@ -224,12 +225,12 @@ impl NetworkLoop {
         self.reconciler.scope().get(Namespace::Host).cloned().unwrap_or_default()
     }
 
-    /// Makes the next round read the kernel again, if anything of ours has changed.
-    fn woken(&mut self, wake: Changes) {
-        if wake.ours {
+    /// Makes the next round read the kernel if anything of ours has changed, and passes on that the underlay has changed.
+    fn handle(&mut self, changes: Changes) {
+        if changes.ours {
             self.reconciler.invalidate();
         }
-        if wake.underlay {
+        if changes.underlay {
             self.underlay_changed.notify_one();
         }
     }
@@ -261,14 +262,14 @@ impl NetworkLoop {
     }
 }
 
-fn host(belief: Option<&PerNamespace<ObservedNet>>) -> Option<&ObservedNet> {
-    belief.and_then(|belief| belief.get(Namespace::Host))
+fn host(cached: Option<&PerNamespace<ObservedNet>>) -> Option<&ObservedNet> {
+    cached.and_then(|cached| cached.get(Namespace::Host))
 }
 
-/// Without a cached state there is nothing to compare with: the next round reads anyway.
-async fn next_wake(monitor: Option<&mut Monitor>, belief: Option<&ObservedNet>) -> Result<Changes, DataplaneError> {
-    match (monitor, belief) {
-        (Some(monitor), Some(belief)) => monitor.changed(belief).await,
+/// Waits for changes that the monitor reports. Without a cached state it waits for ever: the next round reads anyway.
+async fn next_changes(monitor: Option<&mut Monitor>, cached: Option<&ObservedNet>) -> Result<Changes, DataplaneError> {
+    match (monitor, cached) {
+        (Some(monitor), Some(cached)) => monitor.changed(cached).await,
         (Some(_) | None, _) => std::future::pending().await,
     }
 }
@@ -295,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_device_that_cannot_be_made_or_had_keeps_the_network_from_being_there() {
+    fn only_a_device_that_cannot_be_created_or_is_foreign_makes_the_network_unusable() {
         let name = "flannel.1".parse().unwrap();
         let vxlan = KernelKind::Vxlan(DesiredVxlan::new(Vni::new(1).unwrap()));
         let create = || kernel(KernelOp::CreateLink(name, DesiredLink::new(vxlan.clone(), Mtu(1450))));

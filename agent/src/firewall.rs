@@ -1,4 +1,4 @@
-//! The loop that keeps the packet filter.
+//! The loop of the resource `Firewall`: our rules in the packet filter.
 //!
 //! Input: the leases. Output: a report in the status. If nothing has changed, a round runs no program: it asks the kernel for the
 //! generation of the rules, for the bridges and for our counters.
@@ -33,41 +33,41 @@ use crate::{
     exit::Exit,
     other_agents,
     pulse::Heartbeat,
-    reconcile_loop::{Answer, Kept, LoopHandle, Round, Shares},
+    reconcile_loop::{Answer, LoopHandle, ResourceLoop, Round, Shares},
     status::{FirewallCondition, FirewallSeen, StatusWriter},
 };
 
-/// The pause between a notification of the kernel and the look that follows. It doubles with each look that finds a
-/// change, up to `MAX_PAUSE`, until the timer causes the next look.
+/// The shortest pause between a notification of the kernel and the round that follows. The pause doubles with each round that finds a
+/// change, up to `MAX_PAUSE`, until the timer causes a round.
 const MIN_PAUSE: Duration = Duration::from_millis(30);
 const MAX_PAUSE: Duration = Duration::from_secs(1);
 
-/// The longest wait of new leases for others that follow closely: they share a look.
+/// The longest pause between new leases and the round that follows: leases that come within this time share the round.
 const LEASE_BATCH: Duration = Duration::from_millis(50);
 
 /// A bridge must be wrong for this time to be reported: while Docker starts, its bridge is there before its address.
 const BRIDGE_GRACE: Duration = Duration::from_secs(2);
 
-/// READY waits for the first comparison for this time at most, once everything else is there.
+/// The longest time that READY waits for the first round of the firewall, once everything else is ready.
 const READY_GRACE: Duration = Duration::from_secs(10);
 
 /// The loop of the packet filter.
 pub(crate) type FirewallHandle = LoopHandle<FirewallLoop>;
 
-/// What one network wants of the packet filter: the values that its rules are computed from. The facts of the host are added in each round.
+/// The share of one network in the packet filter: the values from which its rules are computed. Each round adds the facts of the host.
 #[derive(Clone, Debug)]
 pub(crate) struct FirewallShare {
     pub(crate) policy: Arc<FirewallPolicy>,
     pub(crate) own: Arc<Entry>,
     pub(crate) leases: Arc<LeaseTable>,
     pub(crate) devices: DualStack<OverlayDevice>,
-    /// The options that Docker gets from us.
-    pub(crate) told: Arc<DockerOptions>,
+    /// The options that we give to Docker.
+    pub(crate) docker_options: Arc<DockerOptions>,
     /// The MTU of the overlay, in bytes.
     pub(crate) mtu: u32,
-    /// Whether the agent moves packets itself.
+    /// Whether the agent moves packets itself, instead of the kernel.
     pub(crate) is_userspace: bool,
-    /// How often the network was joined: with each time, what this host lacked is tried again.
+    /// The number of joins. After each join, features of nftables that this host lacked are tried again.
     pub(crate) joins: u64,
 }
 
@@ -99,16 +99,16 @@ pub(crate) fn remove() -> Result<usize, Exit> {
     }
 }
 
-/// Waits for the end of the first round that knows the change of this number, whatever its outcome, but not longer than `READY_GRACE` after
-/// `since`.
+/// Waits for the first round that takes the change with this number into account, whatever its outcome, but not longer than `READY_GRACE`
+/// after `since`.
 ///
 /// # Cancel safety
 /// Safe.
 pub(crate) async fn in_place(firewall: &FirewallHandle, number: u64, since: Instant) {
     // The rest works without these rules, so slow programs must not hold it up.
     let compared = async {
-        if firewall.compared(number).await.is_none() {
-            // The thread has died, which the session is told in another way.
+        if firewall.outcome_of(number).await.is_none() {
+            // The thread has died. The session learns that from `LoopHandle::died`.
             std::future::pending::<()>().await;
         }
     };
@@ -128,29 +128,29 @@ pub(crate) struct FirewallLoop {
     reconciler: Reconciler<FirewallDataplane>,
     status: StatusWriter,
     monitor: Option<FirewallMonitor>,
-    /// How often the networks were joined, as of the last round; `None` before the first, when the probe has learned nothing yet.
+    /// The number of joins of all networks, as of the last round. `None` before the first round: the probe has learned nothing yet.
     joins: Option<u64>,
     seen: FirewallSeen,
     facts: HostFacts,
     /// Learns the parts of our table that this host supports.
     probe: SupportProbe,
-    /// Another agent undoes our changes.
+    /// True if another agent runs here, which undoes our changes.
     contested: bool,
-    /// The families whose encapsulated packets rules of others drop.
+    /// The families in which rules of another program drop the encapsulated packets.
     blocked: BTreeSet<Family>,
-    /// The families in which they may.
+    /// The families in which they may be dropped.
     doubts: Doubts,
     bridges: BridgeFindings,
-    /// The pause after a notification, if others change their own rules.
+    /// The pause after a notification. It grows while others change their own rules.
     pause: Duration,
-    /// The pause after a notification, if we have to restore ours: others may want the first place too, and must not be
-    /// fought at full speed.
+    /// The same, but it grows while we have to restore our rules: if another program keeps moving its own rules before
+    /// ours, the two must not replace each other's changes without a pause.
     brake: Duration,
 }
 
 impl FirewallLoop {
     /// # Errors
-    /// When there is no netlink.
+    /// When no netlink socket can be opened.
     pub(crate) fn new(every: Duration, status: StatusWriter, heartbeat: &Heartbeat) -> Result<Self, DataplaneError> {
         Ok(Self {
             every,
@@ -172,7 +172,7 @@ impl FirewallLoop {
     }
 }
 
-impl Kept for FirewallLoop {
+impl ResourceLoop for FirewallLoop {
     type Share = FirewallShare;
     type Outcome = ();
 
@@ -186,9 +186,10 @@ impl Kept for FirewallLoop {
             self.probe = SupportProbe::default();
         }
         let begun = Instant::now();
-        self.look(shares, is_new);
+        self.reconcile_and_report(shares, is_new);
         let batch = begun.elapsed().min(LEASE_BATCH);
-        // The round's own time counts as part of the interval: iptables-legacy sends no notifications.
+        // Counted from the start of the round, and with a margin: iptables-legacy sends no notifications, and a change must be found
+        // within `every`.
         let next = begun + self.doubts.pause().unwrap_or(self.every).min(self.every).mul_f64(0.8);
         Round { outcome: (), next, batch }
     }
@@ -211,9 +212,9 @@ impl Kept for FirewallLoop {
 
     async fn changed(&mut self) {
         let Some(monitor) = &mut self.monitor else { return std::future::pending().await };
-        let told = monitor.changed().await;
+        let notified = monitor.changed().await;
         tokio::time::sleep(self.pause.max(self.brake)).await;
-        if told.is_err() {
+        if notified.is_err() {
             self.monitor = None;
         }
     }
@@ -224,8 +225,8 @@ impl Kept for FirewallLoop {
 }
 
 impl FirewallLoop {
-    /// What this host may support of our table. Before the first round only an earlier run of the agent knows: whatever differs least
-    /// from what it has written.
+    /// The parts of our table that this host may support. Before the first round that is not known, so all combinations are returned: the
+    /// one that differs least from the rules of an earlier run is the right one.
     fn supports(&self) -> Vec<Support> {
         if self.joins.is_some() {
             return vec![self.probe.support(Instant::now())];
@@ -234,9 +235,9 @@ impl FirewallLoop {
         all.into_iter().flat_map(|nftables| [true, false].map(|flowtables| Support { nftables, flowtables })).collect()
     }
 
-    /// Compares, after a read if anything may have changed, and publishes the outcome and the counters.
-    fn look(&mut self, shares: &Shares<FirewallShare>, is_new: bool) {
-        // Reports are about the default network: no other has rules yet.
+    /// Reconciles, after a read if anything may have changed, and reports the outcome, the counters and the conditions.
+    fn reconcile_and_report(&mut self, shares: &Shares<FirewallShare>, is_new: bool) {
+        // The conditions are about the first network, which is the default one: no other has rules yet.
         let Some(first) = shares.values().next() else { return };
         self.follow_families(shares);
         if self.reconciler.driver().has_changed() {
@@ -244,12 +245,12 @@ impl FirewallLoop {
             self.pause = (self.pause * 2).min(MAX_PAUSE);
         }
         let report = self.reconcile_until_supported(shares, first);
-        let put_right = report.written + report.removed > 0 && !is_new;
-        if put_right {
+        let corrected = report.written + report.removed > 0 && !is_new;
+        if corrected {
             self.brake = (self.brake * 2).min(self.every);
         }
-        if put_right || self.contested {
-            self.note_rivals();
+        if corrected || self.contested {
+            self.note_other_agents();
         }
         if report.read_back {
             self.note_abandoned(&report);
@@ -271,11 +272,11 @@ impl FirewallLoop {
         self.reconciler.driver().set_families(families.into_iter().collect());
     }
 
-    /// Reconciles again, for less, as long as the host refuses a part of our table: iptables takes over at once what nftables
+    /// Reconciles, and again with a smaller table as long as the host refuses a part of it. iptables takes over at once what nftables
     /// lacks.
     fn reconcile_until_supported(&mut self, shares: &Shares<FirewallShare>, first: &FirewallShare) -> Report<Firewall> {
         let (mut report, mut learned) = self.reconcile(shares, first);
-        // At most: without a flowtable, without the check of inner sources, without nftables.
+        // Each step leaves out one more part: the flowtable, the check of inner sources, and nftables as a whole.
         let mut steps = 0..3;
         while learned == Learned::Less && steps.next().is_some() {
             let (again, next) = self.reconcile(shares, first);
@@ -351,7 +352,7 @@ impl FirewallLoop {
     }
 }
 
-/// The subnets that this host leases.
+/// The subnets that this host has leased.
 fn subnets(shares: &Shares<FirewallShare>) -> Vec<Prefix> {
     shares.values().flat_map(|share| share.own.lease.subnet.prefixes()).collect()
 }

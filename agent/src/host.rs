@@ -1,4 +1,4 @@
-//! This host: its settings, its saved state and its identity, whatever its networks do.
+//! This host: its settings, its saved state and its identity, which are the same for all its networks.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,25 +18,25 @@ use crate::{
     status::StatusWriter,
 };
 
-/// This host, over all the times it joins.
+/// This host. It lives as long as the agent, also while a network is joined anew.
 pub(crate) struct Host {
     pub(crate) settings: Arc<Settings>,
     pub(crate) status: StatusWriter,
     pub(crate) watchdog: Watchdog,
     pub(crate) state_file: StateFile,
     pub(crate) state: State,
-    /// True if it is certain that this host wrote the state.
+    /// True if it is certain that this host wrote the saved state, and is no clone of the host that did.
     pub(crate) is_proven: bool,
-    /// The MACs of the host that this one is a clone of, by their devices.
+    /// If this host is a clone: the MACs in the state that it was cloned with, by the names of the devices. It must not use them.
     pub(crate) disowned: BTreeMap<String, MacAddr>,
     /// The addresses at which etcd is, or was, reached.
     pub(crate) endpoints: BTreeSet<IpAddr>,
-    /// True once the kernel was found to have no VXLAN.
+    /// True once the kernel has refused to create a VXLAN device.
     pub(crate) no_vxlan: bool,
 }
 
 impl Host {
-    /// Reads this host's saved state with `read`, see [`StateFile`].
+    /// Reads this host's saved state: `read` is [`StateFile::load`] or, for a command that writes nothing, [`StateFile::peek`].
     ///
     /// # Errors
     /// [`Exit::StateUnread`].
@@ -69,7 +69,7 @@ impl Host {
     /// [`Exit::StateUnwritten`].
     pub(crate) fn save_identity(&mut self) -> Result<(), Exit> {
         if self.state.is_unused() {
-            // A template machine that never reaches etcd has an identity too, which its clones must not share.
+            // A template machine may never join a network, and its clones must still notice that they are clones.
             self.state.machine = Seen::now().map(|seen| seen.machine(None)).unwrap_or_default();
         }
         self.state_file.save(&self.state).map_err(Exit::StateUnwritten)

@@ -1,4 +1,4 @@
-//! The loops of this host, one for each resource. They run for as long as the agent does, whatever its networks do meanwhile.
+//! The loops of this host, one for each resource. They run as long as the agent, also while a network is joined anew.
 
 use std::{sync::Arc, time::Duration};
 
@@ -7,7 +7,7 @@ use wire_forward::{Forwarder, Tunnels};
 use wire_kernel::{KernelDataplane, RouteForm};
 
 use crate::{
-    datapath::{Datapath, NetworkLoop},
+    datapath::{NetworkHandle, NetworkLoop},
     exit::Exit,
     firewall::{FirewallHandle, FirewallLoop},
     host::Host,
@@ -22,31 +22,34 @@ use crate::{
 /// The loops of this host.
 #[derive(Clone)]
 pub(crate) struct Loops {
-    pub(crate) network: Datapath,
+    pub(crate) network: NetworkHandle,
     pub(crate) firewall: FirewallHandle,
     pub(crate) files: FilesHandle,
-    /// The tunnels that the loop of the network runs.
+    /// The tunnels that the loop of `Network` runs.
     pub(crate) tunnels: Tunnels,
     /// Is notified when addresses or links of the host have changed.
     pub(crate) underlay_changed: Arc<Notify>,
 }
 
 /// The time that a loop has for a comparison: iptables may wait for its lock, and a large network takes a while.
-const PATIENCE: Duration = Duration::from_secs(30);
+const COMPARE_TIMEOUT: Duration = Duration::from_secs(30);
 
 impl Loops {
     /// Compares all resources with what the networks want, and changes nothing.
     pub(crate) async fn compare(&self) -> Compared {
-        let (network, firewall, files) =
-            tokio::join!(self.network.compare(PATIENCE), self.firewall.compare(PATIENCE), self.files.compare(PATIENCE));
+        let (network, firewall, files) = tokio::join!(
+            self.network.compare(COMPARE_TIMEOUT),
+            self.firewall.compare(COMPARE_TIMEOUT),
+            self.files.compare(COMPARE_TIMEOUT)
+        );
         Compared { network, firewall, files }
     }
 
-    /// Starts all loops. They write nothing before a network wants something. `kept` are the descriptors that an earlier run of the agent has
-    /// left, `stored` those that systemd keeps for a later one.
+    /// Starts all loops. They write nothing before a network has set its share. `kept` are the descriptors of an earlier run of the agent,
+    /// `stored` those that systemd stores for a later run.
     ///
     /// # Errors
-    /// When there is no netlink, or no thread.
+    /// When a netlink socket or a thread cannot be created.
     pub(crate) fn start(host: &Host, Inherited { kept, stored }: Inherited) -> Result<Self, Exit> {
         let Host { settings, status, watchdog, .. } = host;
         let forwarder = Forwarder::new(kept);
@@ -59,10 +62,10 @@ impl Loops {
         let heartbeat = watchdog.part(Part::Firewall);
         let firewall = FirewallLoop::new(settings.firewall.every, status.clone(), &heartbeat)?;
         Ok(Self {
-            // It may wait for ever for a notification, but no call may block for ever.
+            // Watched: the thread may wait for a notification without limit, but must not block in a call.
             network: reconcile_loop::start("dataplane", network, Some(watchdog.part(Part::Dataplane)))?,
             firewall: reconcile_loop::start("firewall", firewall, Some(heartbeat))?,
-            // A disk may take its time.
+            // Not watched: a slow disk may block it.
             files: reconcile_loop::start("files", FilesLoop::new(status.clone()), None)?,
             tunnels,
             underlay_changed,

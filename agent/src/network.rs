@@ -1,8 +1,9 @@
 //! Joining the network, stage by stage.
 //!
-//! [`Network::join`] goes from flags to a leased subnet with its traffic: underlay, network config, our old lease, backend,
-//! lease, files for others, kernel, ready; then it stays ([`crate::session`]). It knows nothing of how the kernel is
-//! written ([`crate::datapath`]) or a lease is kept ([`wire_lease::Hold`]).
+//! [`Network::join`] reads the network config and the leases, finds the underlay, chooses the backend, acquires our lease and
+//! writes the files for other programs. Then a session ([`crate::session`]) hands the desired state to the loops each time
+//! the leases change. This module neither writes to the kernel ([`crate::datapath`]) nor renews a lease
+//! ([`wire_lease::Hold`]).
 
 mod announce;
 mod endpoints;
@@ -45,7 +46,7 @@ use crate::{
     underlay::{JoinedOn, UnderlayWatch},
 };
 
-/// A network of this host, over all the times it is joined.
+/// A network of this host. It lives as long as the agent, also while it is joined anew.
 pub(crate) struct Network {
     name: NetworkName,
     loops: Loops,
@@ -53,15 +54,15 @@ pub(crate) struct Network {
     phase: JoinPhase,
     /// etcd's answer, after a start with the saved state.
     answer: Option<Snapshot>,
-    /// How often it was joined.
+    /// The number of joins so far.
     joins: u64,
-    /// What the last session has left.
+    /// The state that the next session takes over from the last one.
     handover: Handover,
-    /// The current session. It runs until its successor is complete.
+    /// The current session. It runs until the next one is complete.
     session: Option<Session>,
     /// Whether an earlier run of the agent has left descriptors for this one.
     is_handed_over: bool,
-    /// The descriptors that systemd keeps for a later run.
+    /// The descriptors that systemd stores for a later run.
     stored: Stored,
 }
 
@@ -81,9 +82,11 @@ pub(crate) async fn open(settings: &Settings) -> Result<EtcdStore, Exit> {
     Ok(EtcdStore::open(settings.etcd.clone()).await?)
 }
 
-/// The pauses before joining is tried again: without a session, and with one.
-const AGAIN: Duration = Duration::from_secs(1);
-const AT_LEISURE: Duration = Duration::from_secs(10);
+/// The pause before joining is tried again while there is no session.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// The same while the former session still runs.
+const RETRY_WITH_SESSION: Duration = Duration::from_secs(10);
 
 impl Network {
     /// A network that is joined by [`Network::join`].
@@ -102,14 +105,15 @@ impl Network {
         }
     }
 
-    /// Joins the network and stays until it must be joined anew. Entries that are already correct are not written. If
-    /// joining anew fails, the former session stays.
+    /// Joins the network and runs its session until the network must be joined anew. Entries that are already correct are
+    /// not written. If joining anew fails, the former session goes on.
     ///
     /// # Errors
-    /// The reason why the agent ends: the first time any error, later only the death of a part of the agent.
+    /// Any that must end the agent. Before the first join, that is every error except a missing underlay, which is waited
+    /// for; later only the death of a part of the agent.
     ///
     /// # Cancel safety
-    /// Safe: traffic, lease and files stay as they are, and joining again goes on from there.
+    /// Safe: traffic, lease and files stay as they are, and the next call uses them.
     pub(crate) async fn join(&mut self, host: &mut Host, heartbeat: &mut Heartbeat) -> Result<Ended, Exit> {
         let renewed = heartbeat.during(self.renew(host)).await;
         let failed = renewed.is_err();
@@ -126,28 +130,28 @@ impl Network {
             Err(exit) => return Err(exit),
         }
         let Some(session) = self.session.as_mut().filter(|session| session.source.is_whole()) else {
-            heartbeat.during(tokio::time::sleep(AGAIN)).await;
-            return Ok(Ended::Again);
+            heartbeat.during(tokio::time::sleep(RETRY)).await;
+            return Ok(Ended::Retry);
         };
-        let limit = if failed { AT_LEISURE } else { Duration::MAX };
+        let limit = if failed { RETRY_WITH_SESSION } else { Duration::MAX };
         let stay = tokio::time::timeout(limit, session.stay(heartbeat));
         let answer = async {
             if let JoinPhase::New | JoinPhase::Joined(_) = self.phase {
                 return std::future::pending().await;
             }
-            tokio::time::sleep(if failed { AGAIN } else { Duration::ZERO }).await;
+            tokio::time::sleep(if failed { RETRY } else { Duration::ZERO }).await;
             answered(&host.settings, &host.status).await
         };
         tokio::select! {
-            ended = stay => ended.unwrap_or(Ok(Ended::Again)),
+            ended = stay => ended.unwrap_or(Ok(Ended::Retry)),
             answer = answer => {
                 self.answer = Some(answer);
-                Ok(Ended::Answered)
+                Ok(Ended::EtcdAnswered)
             }
         }
     }
 
-    /// True once it has joined: an error that stops a first start only degrades a running agent.
+    /// True once the network was joined. An error that ends the agent before that is only reported afterwards.
     const fn runs(&self) -> bool {
         match self.phase {
             JoinPhase::New => false,
@@ -169,14 +173,14 @@ impl Network {
         let Some((source, own)) = self.lease(host, store.clone(), &context, &snapshot, offer).await? else {
             return Ok(None);
         };
-        // Not earlier: if another host has published such a MAC, the MAC is not ours.
+        // Only once the lease is ours: before that, another host may turn out to have published these MACs.
         host.state.macs = macs;
-        let told = self.announce(host, &context, &own, backend.mtu()).await?;
+        let docker_options = self.announce(host, &context, &own, backend.mtu()).await?;
         self.session = None;
         self.joins += 1;
         let reaches = backend.reaches();
         host.status.update(|seen| seen.reaches = Some(reaches));
-        self.choose_datapath(host, backend.datapath());
+        self.publish_datapath(host, backend.datapath());
         let (admission_in, admission) = watch::channel(context.admission(&own, host.endpoints()));
         let directory = host.settings.prefix.leases(context.config.pools.v4.is_some());
         let beside = Some(host.watchdog.part(Part::Follower).beside());
@@ -190,11 +194,11 @@ impl Network {
         };
         let endpoints = endpoints::follow(host.settings.clone(), host.state.subnet, admission_in.clone());
         let held = host.held_on(&context);
-        let word = self.loops.underlay_changed.clone();
+        let underlay_changed = self.loops.underlay_changed.clone();
         let underlay = UnderlayWatch::new(
             JoinedOn { underlay: context.underlay, held },
             host.settings.clone(),
-            word,
+            underlay_changed,
             admission_in,
         );
         self.phase = match snapshot.source {
@@ -216,7 +220,7 @@ impl Network {
             scope,
             loops: self.loops.clone(),
             policy: Arc::new(host.settings.firewall.policy(&joined_with)),
-            told: Arc::new(told),
+            docker_options: Arc::new(docker_options),
             joins: self.joins,
             source,
             follow,
@@ -229,13 +233,14 @@ impl Network {
         }))
     }
 
-    fn choose_datapath(&self, host: &Host, moves: Datapath) {
-        if !moves.is_userspace {
+    /// Reports the datapath to the status and the log.
+    fn publish_datapath(&self, host: &Host, datapath: Datapath) {
+        if !datapath.is_userspace {
             // A UDP socket that an earlier run left would occupy the kernel's port.
             self.stored.follow(&[]);
         }
-        info!(datapath = moves.name, reason = moves.reason, "datapath chosen");
-        host.status.update(|seen| seen.datapath = Some(moves));
+        info!(datapath = datapath.name, reason = datapath.reason, "datapath chosen");
+        host.status.update(|seen| seen.datapath = Some(datapath));
     }
 }
 

@@ -1,7 +1,7 @@
-//! The loop that keeps one resource of this host as desired, in a thread of its own: what blocks one resource delays no other.
+//! The loop that keeps one resource of this host as desired, in a thread of its own: a call that blocks one loop does not delay the others.
 //!
-//! In: what each network of this host wants, by its name. The loop compares when that changes, when something may have changed on the host, and
-//! after a while in any case. Whatever wakes it only means "compare".
+//! Input: the share of each network in the desired state, by the network's name. A round begins when a share changes, when the host may have
+//! changed, and after a while in any case. The cause does not matter: each round compares the whole resource.
 
 use std::{
     collections::BTreeMap,
@@ -15,51 +15,51 @@ use wire_state::Comparison;
 
 use crate::pulse::Heartbeat;
 
-/// What the networks of this host want of a resource.
+/// The share of each network in the desired state of a resource, by the network's name.
 pub(crate) type Shares<T> = BTreeMap<NetworkName, T>;
 
-/// A resource as its loop keeps it.
-pub(crate) trait Kept: Send + 'static {
-    /// What one network wants.
+/// The part of a loop that is different for each resource.
+pub(crate) trait ResourceLoop: Send + 'static {
+    /// The share of one network in the desired state, or the values that it is computed from.
     type Share: Clone + fmt::Debug + Send + Sync + 'static;
-    /// What a comparison has led to, for those who wait for it.
+    /// The outcome of a round, for tasks that wait for it.
     type Outcome: Clone + fmt::Debug + Default + Send + Sync + 'static;
 
-    /// Compares, changes what differs, and reports. `is_new` tells that a network wants something else than in the round before.
+    /// Compares, changes what differs, and reports to the status. `is_new` is true if a share has changed since the previous round.
     fn round(&mut self, shares: &Shares<Self::Share>, is_new: bool) -> Round<Self::Outcome>;
 
     /// Compares without changing anything.
     ///
     /// # Errors
-    /// Why the host cannot be read, for people.
+    /// The reason why the host cannot be read, for people.
     fn compare(&mut self, shares: &Shares<Self::Share>) -> Answer;
 
-    /// Waits until something may have changed on the host. It is cancelled when a network wants something else.
+    /// Waits until something may have changed on the host. The future is dropped when anything else starts a round.
     fn changed(&mut self) -> impl Future<Output = ()>;
 
-    /// Is told that nothing has changed until it was time for the next round.
+    /// Called before a round that begins only because its time has come ([`Round::next`]).
     fn due(&mut self);
 }
 
-/// The end of a round.
+/// The outcome of a round, and the time of the next one.
 pub(crate) struct Round<O> {
     pub(crate) outcome: O,
-    /// The time of the next round, if nothing wakes the loop before.
+    /// The time of the next round, if nothing starts one earlier.
     pub(crate) next: Instant,
-    /// Networks that change what they want share a round if they do so within this time.
+    /// The pause between the change of a share and the round that follows: changes within this time share the round.
     pub(crate) batch: Duration,
 }
 
 #[derive(Debug)]
 struct Wanted<T> {
-    /// Counts the changes; 0 before the first.
+    /// The number of changes so far.
     number: u64,
     shares: Shares<T>,
 }
 
-/// The outcome of the last round, and the number of the last change that it knew.
+/// The outcome of the last round, and the number of the last change that the round took into account.
 #[derive(Clone, Debug, Default)]
-struct Compared<O> {
+struct LastRound<O> {
     number: u64,
     outcome: O,
 }
@@ -67,16 +67,16 @@ struct Compared<O> {
 /// A comparison, or why there is none, for people.
 pub(crate) type Answer = Result<Comparison, String>;
 
-/// A running loop. It ends with the last clone of this, and leaves the host as it is.
-pub(crate) struct LoopHandle<K: Kept> {
-    wanted: watch::Sender<Wanted<K::Share>>,
-    compared: watch::Receiver<Compared<K::Outcome>>,
+/// A handle on a running loop. When the last clone is dropped, the loop ends and leaves the host as it is.
+pub(crate) struct LoopHandle<L: ResourceLoop> {
+    wanted: watch::Sender<Wanted<L::Share>>,
+    last_round: watch::Receiver<LastRound<L::Outcome>>,
     requests: mpsc::Sender<oneshot::Sender<Answer>>,
 }
 
 /// A loop could not be started.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot start the {name}'s {what}")]
+#[error("cannot start the {what} of the {name}")]
 pub(crate) struct StartError {
     pub(crate) name: &'static str,
     /// `runtime` or `thread`.
@@ -85,40 +85,40 @@ pub(crate) struct StartError {
     pub(crate) source: io::Error,
 }
 
-/// Starts a loop. It writes nothing before a network wants something. `heartbeat` answers while the loop waits; a loop without one may block
-/// for as long as it likes.
+/// Starts a loop. Nothing is written before the first share is set. With a `heartbeat`, the watchdog notices a loop that blocks, since it answers
+/// only while the loop waits. A loop without one may block for any time.
 ///
 /// # Errors
-/// When there is no thread.
-pub(crate) fn start<K: Kept>(
+/// When no runtime or no thread can be created.
+pub(crate) fn start<L: ResourceLoop>(
     name: &'static str,
-    kept: K,
+    resource: L,
     heartbeat: Option<Heartbeat>,
-) -> Result<LoopHandle<K>, StartError> {
+) -> Result<LoopHandle<L>, StartError> {
     let cannot = |what| move |source| StartError { name, what, source };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(cannot("runtime"))?;
-    let (wanted, wishes) = watch::channel(Wanted { number: 0, shares: Shares::new() });
-    let (done, compared) = watch::channel(Compared::default());
-    let (requests, asked) = mpsc::channel(1);
-    let running = ReconcileLoop { kept, wishes, done, asked };
+    let (wanted, shares) = watch::channel(Wanted { number: 0, shares: Shares::new() });
+    let (rounds, last_round) = watch::channel(LastRound::default());
+    let (requests, received) = mpsc::channel(1);
+    let running = ReconcileLoop { resource, wanted: shares, last_round: rounds, requests: received };
     let run = move || match heartbeat {
         Some(mut heartbeat) => runtime.block_on(heartbeat.during(running.run())),
         None => runtime.block_on(running.run()),
     };
     thread::Builder::new().name(name.to_owned()).spawn(run).map_err(cannot("thread"))?;
-    Ok(LoopHandle { wanted, compared, requests })
+    Ok(LoopHandle { wanted, last_round, requests })
 }
 
-impl<K: Kept> Clone for LoopHandle<K> {
+impl<L: ResourceLoop> Clone for LoopHandle<L> {
     fn clone(&self) -> Self {
-        let Self { wanted, compared, requests } = self;
-        Self { wanted: wanted.clone(), compared: compared.clone(), requests: requests.clone() }
+        let Self { wanted, last_round, requests } = self;
+        Self { wanted: wanted.clone(), last_round: last_round.clone(), requests: requests.clone() }
     }
 }
 
-impl<K: Kept> LoopHandle<K> {
-    /// Sets what a network wants. Returns the number of the change, see [`LoopHandle::compared`].
-    pub(crate) fn want(&self, network: &NetworkName, share: K::Share) -> u64 {
+impl<L: ResourceLoop> LoopHandle<L> {
+    /// Sets the share of a network. Returns the number of this change, for [`LoopHandle::outcome_of`].
+    pub(crate) fn want(&self, network: &NetworkName, share: L::Share) -> u64 {
         let mut number = 0;
         self.wanted.send_modify(|wanted| {
             wanted.shares.insert(network.clone(), share);
@@ -128,23 +128,23 @@ impl<K: Kept> LoopHandle<K> {
         number
     }
 
-    /// Waits for a round that knows the change of this number, and returns its outcome. `None` if the thread has died.
+    /// Waits for a round that takes the change with this number into account, and returns its outcome. `None` if the thread has died.
     ///
     /// # Cancel safety
     /// Safe.
-    pub(crate) async fn compared(&self, number: u64) -> Option<K::Outcome> {
-        let mut compared = self.compared.clone();
-        let compared = compared.wait_for(|compared| compared.number >= number).await;
-        compared.ok().map(|compared| compared.outcome.clone())
+    pub(crate) async fn outcome_of(&self, number: u64) -> Option<L::Outcome> {
+        let mut last_round = self.last_round.clone();
+        let last = last_round.wait_for(|last| last.number >= number).await;
+        last.ok().map(|last| last.outcome.clone())
     }
 
-    /// Waits for the end of another round, and returns its outcome if the round knew the change of this number. `None` if the thread has died.
+    /// Waits for the next round that takes the change with this number into account, and returns its outcome. `None` if the thread has died.
     ///
     /// # Cancel safety
     /// Safe.
-    pub(crate) async fn next_round(&mut self, number: u64) -> Option<K::Outcome> {
-        self.compared.changed().await.ok()?;
-        self.compared(number).await
+    pub(crate) async fn next_round(&mut self, number: u64) -> Option<L::Outcome> {
+        self.last_round.changed().await.ok()?;
+        self.outcome_of(number).await
     }
 
     /// Waits until the thread has died.
@@ -155,32 +155,32 @@ impl<K: Kept> LoopHandle<K> {
         self.wanted.closed().await;
     }
 
-    /// Compares the host with what the networks want, and changes nothing.
+    /// Compares the host with what the networks want, and changes nothing. Waits at most for `timeout`.
     ///
     /// # Errors
-    /// Why there is no comparison, for people.
-    pub(crate) async fn compare(&self, patience: Duration) -> Answer {
+    /// The reason why there is no comparison, for people.
+    pub(crate) async fn compare(&self, timeout: Duration) -> Answer {
         let (answer, answered) = oneshot::channel();
         let asked = async {
             self.requests.send(answer).await.ok()?;
             answered.await.ok()
         };
-        match tokio::time::timeout(patience, asked).await {
+        match tokio::time::timeout(timeout, asked).await {
             Ok(Some(answer)) => answer,
             Ok(None) => Err("it has died".to_owned()),
-            Err(_) => Err(format!("it has not answered for {}", humantime::format_duration(patience))),
+            Err(_) => Err(format!("it has not answered for {}", humantime::format_duration(timeout))),
         }
     }
 }
 
-struct ReconcileLoop<K: Kept> {
-    kept: K,
-    wishes: watch::Receiver<Wanted<K::Share>>,
-    done: watch::Sender<Compared<K::Outcome>>,
-    asked: mpsc::Receiver<oneshot::Sender<Answer>>,
+struct ReconcileLoop<L: ResourceLoop> {
+    resource: L,
+    wanted: watch::Receiver<Wanted<L::Share>>,
+    last_round: watch::Sender<LastRound<L::Outcome>>,
+    requests: mpsc::Receiver<oneshot::Sender<Answer>>,
 }
 
-impl<K: Kept> ReconcileLoop<K> {
+impl<L: ResourceLoop> ReconcileLoop<L> {
     async fn run(mut self) {
         if self.first().await.is_none() {
             return;
@@ -188,35 +188,35 @@ impl<K: Kept> ReconcileLoop<K> {
         let mut known = 0;
         loop {
             let (number, shares) = {
-                let wanted = self.wishes.borrow_and_update();
+                let wanted = self.wanted.borrow_and_update();
                 (wanted.number, wanted.shares.clone())
             };
-            let Round { outcome, next, batch } = self.kept.round(&shares, number != known);
+            let Round { outcome, next, batch } = self.resource.round(&shares, number != known);
             known = number;
-            self.done.send_replace(Compared { number, outcome });
+            self.last_round.send_replace(LastRound { number, outcome });
             tokio::select! {
-                changed = self.wishes.changed() => {
+                changed = self.wanted.changed() => {
                     if changed.is_err() {
                         return;
                     }
                     tokio::time::sleep(batch).await;
                 }
-                () = self.kept.changed() => (),
-                Some(request) = self.asked.recv() => {
-                    // Nobody may wait for it any more.
-                    let _ = request.send(self.kept.compare(&shares));
+                () = self.resource.changed() => (),
+                Some(request) = self.requests.recv() => {
+                    // The caller may have stopped waiting.
+                    let _ = request.send(self.resource.compare(&shares));
                 }
-                () = tokio::time::sleep_until(next.into()) => self.kept.due(),
+                () = tokio::time::sleep_until(next.into()) => self.resource.due(),
             }
         }
     }
 
-    /// Waits until a network wants something. `None` if none ever will.
+    /// Waits for the first share. `None` if all handles were dropped.
     async fn first(&mut self) -> Option<()> {
-        while self.wishes.borrow().number == 0 {
+        while self.wanted.borrow().number == 0 {
             tokio::select! {
-                changed = self.wishes.changed() => changed.ok()?,
-                Some(request) = self.asked.recv() => {
+                changed = self.wanted.changed() => changed.ok()?,
+                Some(request) = self.requests.recv() => {
                     let _ = request.send(Err("the network is not joined yet".to_owned()));
                 }
             }
@@ -234,12 +234,12 @@ mod tests {
 
     use super::*;
 
-    /// Counts its rounds. A share below 0 is a host that cannot be read; at this one, the thread dies.
+    /// Counts its rounds. A share below 0 stands for a host that cannot be read; at this one, the thread dies.
     struct Counter(Arc<AtomicUsize>);
 
     const DEADLY: i32 = 666;
 
-    impl Kept for Counter {
+    impl ResourceLoop for Counter {
         type Share = i32;
         type Outcome = i32;
 
@@ -276,21 +276,21 @@ mod tests {
         let (handle, _) = running();
         let number = handle.want(&NetworkName::default(), DEADLY);
         handle.died().await;
-        assert_eq!(handle.compared(number).await, None);
+        assert_eq!(handle.outcome_of(number).await, None);
         assert_eq!(handle.compare(PATIENCE).await, Err("it has died".to_owned()));
     }
 
     #[tokio::test]
-    async fn each_round_knows_what_all_networks_want() {
+    async fn each_round_uses_the_shares_of_all_networks() {
         let (handle, rounds) = running();
         assert_eq!(rounds.load(Ordering::Relaxed), 0, "nothing is wanted yet");
         let (first, second) = (NetworkName::default(), "blue".parse().unwrap());
         let number = handle.want(&first, 3);
-        assert_eq!(handle.compared(number).await, Some(3));
+        assert_eq!(handle.outcome_of(number).await, Some(3));
         let number = handle.want(&second, 4);
-        assert_eq!(handle.compared(number).await, Some(7));
+        assert_eq!(handle.outcome_of(number).await, Some(7));
         let number = handle.want(&first, 5);
-        assert_eq!(handle.compared(number).await, Some(9));
+        assert_eq!(handle.outcome_of(number).await, Some(9));
     }
 
     #[tokio::test]
@@ -298,10 +298,10 @@ mod tests {
         let (handle, _) = running();
         assert_eq!(handle.compare(PATIENCE).await, Err("the network is not joined yet".to_owned()));
         let number = handle.want(&NetworkName::default(), 1);
-        handle.compared(number).await.unwrap();
+        handle.outcome_of(number).await.unwrap();
         assert_eq!(handle.compare(PATIENCE).await, Ok(Comparison::default()));
         handle.want(&NetworkName::default(), -1);
-        handle.compared(number + 1).await.unwrap();
+        handle.outcome_of(number + 1).await.unwrap();
         let refused = handle.compare(PATIENCE).await.unwrap_err();
         assert_eq!(refused, "routes changed each time they were read");
     }

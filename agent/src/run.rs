@@ -75,15 +75,15 @@ async fn stay(mut host: Host, mut network: Network, hangup: &mut Signal) -> Resu
     loop {
         let ended = tokio::select! {
             ended = network.join(&mut host, &mut heartbeat) => ended?,
-            _ = hangup.recv() => Ended::Asked,
+            _ = hangup.recv() => Ended::Reload,
         };
         match ended {
             Ended::UnderlayChanged => info!("the underlay has changed, joining anew"),
-            Ended::Asked => info!("joining anew, certificates are read again"),
-            Ended::Again => debug!("joining anew, the last time failed"),
+            Ended::Reload => info!("joining anew, certificates are read again"),
+            Ended::Retry => debug!("joining anew, the last time failed"),
             Ended::NoVxlan => host.encapsulate(),
-            Ended::Leased => info!("another subnet is leased, joining anew with it"),
-            Ended::Answered => info!("etcd has answered, joining with its leases"),
+            Ended::OtherSubnet => info!("another subnet is leased, joining anew with it"),
+            Ended::EtcdAnswered => info!("etcd has answered, joining with its leases"),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! A joined network: each change of the leases becomes a desired state of the kernel.
+//! A joined network: computes the desired state of the kernel and the packet filter from the leases, each time they change.
 
 mod lease_source;
 
@@ -14,7 +14,7 @@ use wire_state::{DesiredNet, PerNamespace, Scope};
 
 pub(crate) use self::lease_source::{EtcdConnections, LeaseSource};
 use crate::{
-    datapath::{Datapath, NetworkShare, Outcome},
+    datapath::{NetworkHandle, NetworkShare, Outcome},
     docker_opts::DockerOptions,
     exit::Exit,
     firewall::{self, FirewallHandle, FirewallShare},
@@ -30,16 +30,16 @@ use crate::{
 pub(crate) enum Ended {
     /// The underlay's link or its addresses have changed.
     UnderlayChanged,
-    /// The operator asked for it (`SIGHUP`).
-    Asked,
+    /// The operator has asked for it (`SIGHUP`).
+    Reload,
     /// The last attempt to join anew failed.
-    Again,
+    Retry,
     /// The kernel cannot make VXLAN devices.
     NoVxlan,
     /// etcd has answered a host that had joined with the saved network state.
-    Answered,
+    EtcdAnswered,
     /// This host has leased another subnet than the one its traffic uses.
-    Leased,
+    OtherSubnet,
 }
 
 /// The parts of a joined network.
@@ -51,34 +51,36 @@ pub(crate) struct Session {
     pub(crate) scope: Scope,
     pub(crate) loops: Loops,
     pub(crate) policy: Arc<FirewallPolicy>,
-    /// The options that Docker gets from us.
-    pub(crate) told: Arc<DockerOptions>,
-    /// How often the network was joined, this time included.
+    /// The options that we give to Docker.
+    pub(crate) docker_options: Arc<DockerOptions>,
+    /// The number of joins of this network, including this one.
     pub(crate) joins: u64,
     pub(crate) source: LeaseSource,
     pub(crate) follow: Follow,
-    /// Follows the names of etcd's members. Ends with the session.
+    /// The task that resolves the names of etcd's members again and again. Ends with the session.
     pub(crate) _endpoints: JoinSet<()>,
     /// The network config with which the network was joined.
     pub(crate) joined_with: NetworkConfig,
     pub(crate) underlay: UnderlayWatch,
-    /// The bridges that were inside our subnet before it was leased.
+    /// The bridges that overlapped our subnet before it was leased.
     pub(crate) leased_over: Vec<(String, Prefix)>,
-    /// Ends with the session.
+    /// Watches the traffic of peers. Ends with the session.
     pub(crate) _traffic: TrafficWatch,
     pub(crate) progress: Progress,
 }
 
-/// How far this session has come.
+/// The progress of this session.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Progress {
     /// Whether READY was sent, by this session or an earlier one.
     pub(crate) is_ready: bool,
-    /// The numbers of the first changes that the loops of network and firewall got from this session.
-    first: Option<(u64, u64)>,
-    /// The number of full lists of the leases.
+    /// The numbers of this session's first changes to the shares of `Network` and `Firewall` ([`LoopHandle::want`]).
+    ///
+    /// [`LoopHandle::want`]: crate::reconcile_loop::LoopHandle::want
+    first_changes: Option<(u64, u64)>,
+    /// The number of complete lists of the leases received so far.
     listings: u64,
-    /// The last outcome for the network.
+    /// The last outcome of the loop of `Network`.
     outcome: Outcome,
     /// When everything but the firewall became ready; `None` before that, and once READY was sent.
     all_but_firewall: Option<Instant>,
@@ -90,77 +92,78 @@ impl Progress {
     }
 }
 
-/// What a session leaves to its successor.
+/// The state that the next session takes over.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Handover {
     /// The state of our lease when it was last held.
     pub(crate) held: Option<HoldState>,
-    /// The leases known last: those that vanish are kept for a while.
+    /// The last known leases. Leases that have vanished since are held for a while.
     pub(crate) leases: Option<Arc<LeaseTable>>,
     /// Whether READY was sent.
     pub(crate) is_ready: bool,
 }
 
 /// An event that the session handles.
-enum Wake {
+enum Event {
     Leases,
     Health,
     Hold,
     Config(ConfigEvent),
-    /// The network state is to be saved.
-    Keep,
+    /// It is time to save the network state.
+    SaveNetwork,
     Underlay,
     Round(Outcome),
     /// The firewall is in place, or its grace period has ended.
     Firewall,
-    /// The watchdog asks whether this part goes on.
-    Asked,
+    /// The watchdog asks whether this part still runs.
+    Watchdog,
     /// A part that must never end has ended.
     Broken(&'static str),
 }
 
 impl Session {
-    /// Stays until the network must be joined anew.
+    /// Handles events until the network must be joined anew.
     ///
     /// # Errors
     /// When the kernel cannot do what the backend needs, or a part of the agent has died.
     pub(crate) async fn stay(&mut self, heartbeat: &mut Heartbeat) -> Result<Ended, Exit> {
         if self.note_hold() {
-            return Ok(Ended::Leased);
+            return Ok(Ended::OtherSubnet);
         }
         loop {
-            match self.wake(heartbeat).await {
-                Wake::Leases => self.want(),
-                Wake::Health => self.note_health(),
-                Wake::Hold => {
+            match self.next_event(heartbeat).await {
+                Event::Leases => self.want(),
+                Event::Health => self.note_health(),
+                Event::Hold => {
                     if self.note_hold() {
-                        return Ok(Ended::Leased);
+                        return Ok(Ended::OtherSubnet);
                     }
                 }
-                Wake::Config(event) => self.note_config(event),
-                Wake::Keep => self.keep(),
-                Wake::Asked => heartbeat.answer().await,
-                Wake::Round(outcome) => {
+                Event::Config(event) => self.note_config(event),
+                Event::SaveNetwork => self.save_network(),
+                Event::Watchdog => heartbeat.answer().await,
+                Event::Round(outcome) => {
                     if self.note_round(outcome)? == Some(Ended::NoVxlan) {
                         return Ok(Ended::NoVxlan);
                     }
-                    // No monitor has reported what changed between the start and its first look.
-                    if self.has_moved() {
+                    // The monitor did not report changes that were made before it was open.
+                    if self.note_underlay() {
                         return Ok(Ended::UnderlayChanged);
                     }
                 }
-                Wake::Firewall => self.note_ready(),
-                Wake::Underlay => {
-                    if self.has_moved() {
+                Event::Firewall => self.note_ready(),
+                Event::Underlay => {
+                    if self.note_underlay() {
                         return Ok(Ended::UnderlayChanged);
                     }
                 }
-                Wake::Broken(part) => return Err(Exit::PartDied { part }),
+                Event::Broken(part) => return Err(Exit::PartDied { part }),
             }
         }
     }
 
-    fn has_moved(&mut self) -> bool {
+    /// Reports the state of the underlay. True if the network must be joined anew on it.
+    fn note_underlay(&mut self) -> bool {
         let moved = self.underlay.look();
         let fault = match &moved {
             Moved::Lost(why) => Some(why.clone()),
@@ -181,24 +184,25 @@ impl Session {
         }
     }
 
-    async fn wake(&mut self, heartbeat: &mut Heartbeat) -> Wake {
-        let of = |changed: Result<(), _>, wake, part| if changed.is_ok() { wake } else { Wake::Broken(part) };
+    /// Waits for the next event.
+    async fn next_event(&mut self, heartbeat: &mut Heartbeat) -> Event {
+        let of = |changed: Result<(), _>, event, part| if changed.is_ok() { event } else { Event::Broken(part) };
         tokio::select! {
-            changed = self.follow.table.changed() => of(changed, Wake::Leases, "the follower of the leases"),
-            changed = self.follow.health.changed() => of(changed, Wake::Health, "the follower of the leases"),
-            wake = self.source.wake() => wake,
-            () = self.underlay.changed() => Wake::Underlay,
+            changed = self.follow.table.changed() => of(changed, Event::Leases, "the follower of the leases"),
+            changed = self.follow.health.changed() => of(changed, Event::Health, "the follower of the leases"),
+            wake = self.source.next_event() => wake,
+            () = self.underlay.changed() => Event::Underlay,
             outcome = next_outcome(&mut self.loops.network, &self.progress) => {
-                outcome.map_or(Wake::Broken("the dataplane"), Wake::Round)
+                outcome.map_or(Event::Broken("the dataplane"), Event::Round)
             }
-            () = self.loops.firewall.died() => Wake::Broken("the firewall"),
-            () = self.loops.files.died() => Wake::Broken("the loop of the files"),
-            () = in_place(&self.loops.firewall, &self.progress) => Wake::Firewall,
-            () = heartbeat.asked() => Wake::Asked,
+            () = self.loops.firewall.died() => Event::Broken("the firewall"),
+            () = self.loops.files.died() => Event::Broken("the loop of the files"),
+            () = in_place(&self.loops.firewall, &self.progress) => Event::Firewall,
+            () = heartbeat.asked() => Event::Watchdog,
         }
     }
 
-    /// Computes the desired state from the leases, and hands it to the threads that reconcile.
+    /// Computes the desired state from the leases, and hands it to the loops.
     fn want(&mut self) {
         let Some(table) = self.follow.table.borrow_and_update().clone() else { return };
         if let Some(own) = self.source.own() {
@@ -207,7 +211,7 @@ impl Session {
             let desired = Arc::new(PerNamespace::host(desired));
             let share = NetworkShare { desired, scope: self.scope.clone(), revision: table.revision };
             let network = self.loops.network.want(&self.network, share);
-            self.progress.first.get_or_insert((network, firewall));
+            self.progress.first_changes.get_or_insert((network, firewall));
         }
         if let LeaseSource::Etcd(etcd) = &self.source
             && let Some(hold) = &etcd.hold
@@ -225,14 +229,14 @@ impl Session {
             own,
             leases: table.clone(),
             devices: OverlayDevice::of(desired),
-            told: self.told.clone(),
+            docker_options: self.docker_options.clone(),
             mtu: self.backend.mtu().0,
             is_userspace: self.backend.datapath().is_userspace,
             joins: self.joins,
         }
     }
 
-    /// Leaves what a successor needs. This session then no longer holds our lease.
+    /// Stops holding our lease, and returns the state for the next session.
     pub(crate) fn hand_over(&mut self) -> Handover {
         Handover {
             held: self.source.release(),
@@ -249,21 +253,22 @@ impl Session {
         self.status.update(|seen| seen.follow = health);
     }
 
-    /// Saves the network state that etcd has just sent.
+    /// Notes the leases that etcd has just sent. They are saved some seconds later ([`Event::SaveNetwork`]).
     fn note_known(&mut self) {
         if let (LeaseSource::Etcd(etcd), Some(table)) = (&mut self.source, &*self.follow.table.borrow()) {
             etcd.last_known.note(table.clone());
         }
     }
 
-    fn keep(&mut self) {
+    /// Starts to save the network state that was noted.
+    fn save_network(&mut self) {
         match &mut self.source {
             LeaseSource::Etcd(etcd) => etcd.last_known.keep(),
             LeaseSource::Cache(_) => {}
         }
     }
 
-    /// Reports the state of our lease, and whether its subnet differs from the one that traffic uses.
+    /// Reports the state of our lease. True if its subnet differs from the one that traffic uses.
     fn note_hold(&mut self) -> bool {
         let LeaseSource::Etcd(etcd) = &mut self.source else { return false };
         let Some(hold) = &mut etcd.hold else { return false };
@@ -279,7 +284,7 @@ impl Session {
         is_other
     }
 
-    /// Keeps the session going while `work` runs, whatever happens to the state with which it was joined.
+    /// Handles events while `work` runs, which is a part of joining anew: reasons to join anew are ignored meanwhile.
     ///
     /// # Errors
     /// As [`Session::stay`].
@@ -292,10 +297,10 @@ impl Session {
         loop {
             tokio::select! {
                 done = &mut work => return Ok(done),
-                // The network is being joined anew already.
                 ended = self.stay(&mut heartbeat) => match ended? {
-                    Ended::Leased => return Ok(work.await),
-                    Ended::UnderlayChanged | Ended::Asked | Ended::Again | Ended::NoVxlan | Ended::Answered => {}
+                    // It would end in the same way again and again, so only `work` goes on.
+                    Ended::OtherSubnet => return Ok(work.await),
+                    Ended::UnderlayChanged | Ended::Reload | Ended::Retry | Ended::NoVxlan | Ended::EtcdAnswered => {}
                 },
             }
         }
@@ -308,7 +313,7 @@ impl Session {
             ConfigEvent::Is(None) => Some(EtcdCondition::ConfigDeleted),
             ConfigEvent::Is(Some(json)) => match NetworkConfig::from_json(&json) {
                 Ok(config) if config == self.joined_with => None,
-                Ok(config) => Some(match self.bar(&config) {
+                Ok(config) => Some(match self.why_inapplicable(&config) {
                     None => EtcdCondition::ConfigChanged,
                     Some(why) => EtcdCondition::ConfigInapplicable(why),
                 }),
@@ -318,8 +323,8 @@ impl Session {
         self.status.set(EtcdCondition::CONFIG_CHANGED, fault);
     }
 
-    /// The reason why a restart could not join with another config.
-    fn bar(&self, config: &NetworkConfig) -> Option<String> {
+    /// The reason why a restarted agent could not join with this config; `None` if it could.
+    fn why_inapplicable(&self, config: &NetworkConfig) -> Option<String> {
         let placement = match self.underlay.placement(&config.pools) {
             Ok(placement) => placement,
             Err(error) => return Some(error.report()),
@@ -327,7 +332,7 @@ impl Session {
         select(config, placement).err().map(|error| chain(&error))
     }
 
-    /// Handles another outcome of the comparisons with the kernel.
+    /// Handles an outcome of the loop of `Network` that differs from the one before.
     fn note_round(&mut self, outcome: Outcome) -> Result<Option<Ended>, Exit> {
         self.progress.outcome = outcome;
         let is_ready = self.progress.is_ready;
@@ -348,8 +353,8 @@ impl Session {
 }
 
 /// Waits until a round for this session has another outcome than the one before. `None` if the thread has died.
-async fn next_outcome(network: &mut Datapath, progress: &Progress) -> Option<Outcome> {
-    let Some((number, _)) = progress.first else { return std::future::pending().await };
+async fn next_outcome(network: &mut NetworkHandle, progress: &Progress) -> Option<Outcome> {
+    let Some((number, _)) = progress.first_changes else { return std::future::pending().await };
     loop {
         let outcome = network.next_round(number).await?;
         if outcome != progress.outcome {
@@ -358,8 +363,9 @@ async fn next_outcome(network: &mut Datapath, progress: &Progress) -> Option<Out
     }
 }
 
+/// Waits until READY may be sent: the firewall is in place, or its grace period has ended. Waits for ever while anything else is not ready.
 async fn in_place(firewall: &FirewallHandle, progress: &Progress) {
-    match (progress.first, progress.all_but_firewall) {
+    match (progress.first_changes, progress.all_but_firewall) {
         (Some((_, number)), Some(since)) => firewall::in_place(firewall, number, since).await,
         (Some(_) | None, _) => std::future::pending().await,
     }

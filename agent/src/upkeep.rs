@@ -1,5 +1,5 @@
-//! The loop that keeps the agent's files, if a folder was emptied, a disk was full or writing was forbidden; and checks the
-//! files of docker.service.
+//! The loop of the resource `Files`: writes the agent's files again if they were changed, removed or could not be written,
+//! and checks the settings of docker.service.
 
 use std::{
     collections::BTreeSet,
@@ -15,17 +15,17 @@ use crate::{
     daemon_json::{self, DaemonOptions},
     docker_unit::DockerUnit,
     files::FileDriver,
-    reconcile_loop::{Answer, Kept, LoopHandle, Round, Shares},
+    reconcile_loop::{Answer, LoopHandle, ResourceLoop, Round, Shares},
     status::{AgentCondition, DockerCondition, StatusWriter},
 };
 
-/// The interval of checks.
+/// The interval between rounds.
 const EVERY: Duration = Duration::from_secs(10);
 
-/// The loop of the files.
+/// The loop of `Files`.
 pub(crate) type FilesHandle = LoopHandle<FilesLoop>;
 
-/// The files that follow from one network.
+/// The share of one network in the files, and its options for Docker.
 #[derive(Clone, Debug)]
 pub(crate) struct FilesShare {
     /// The files for other programs, the one that matters most first.
@@ -36,7 +36,7 @@ pub(crate) struct FilesShare {
     pub(crate) options: DaemonOptions,
 }
 
-/// Why a file for other programs cannot be written, if one cannot.
+/// The reason why a file for other programs could not be written; `None` if all were.
 pub(crate) type FilesOutcome = Option<String>;
 
 pub(crate) struct FilesLoop {
@@ -49,7 +49,7 @@ impl FilesLoop {
         Self { reconciler: Reconciler::new(FileDriver, BTreeSet::new()), status }
     }
 
-    /// The files of all networks.
+    /// The desired files of all networks.
     fn desired(&mut self, shares: &Shares<FilesShare>) -> DesiredFiles {
         let files: Vec<DesiredFiles> = shares.values().map(FilesShare::files).collect();
         let shares: Vec<Share<'_, DesiredFiles>> =
@@ -75,13 +75,13 @@ impl FilesShare {
     }
 }
 
-impl Kept for FilesLoop {
+impl ResourceLoop for FilesLoop {
     type Share = FilesShare;
     type Outcome = FilesOutcome;
 
     fn round(&mut self, shares: &Shares<FilesShare>, _: bool) -> Round<FilesOutcome> {
         let desired = self.desired(shares);
-        // Nobody notifies of a changed file.
+        // There are no notifications of changed files, so each round reads them.
         self.reconciler.invalidate();
         let report = self.reconciler.round(&desired);
         let left = if report.converged { Vec::new() } else { self.left(&desired) };
@@ -109,13 +109,14 @@ impl Kept for FilesLoop {
 }
 
 impl FilesLoop {
-    /// The operations that a round has left undone.
+    /// The operations that the last round should have carried out, and has not.
     fn left(&mut self, desired: &DesiredFiles) -> Vec<FileOp> {
         self.reconciler.preview(desired).map(|plan| plan.ops).unwrap_or_default()
     }
 }
 
-/// Why an operation failed. A report names one failure of each kind.
+/// The sentence about an operation that failed. A report names only the first failure of each kind: if this one is not named, the reason of
+/// another one is given.
 pub(crate) fn files_failure(report: &Report<Files>, op: &FileOp) -> String {
     let failures = report.failures.iter().filter_map(|failure| match failure {
         Failure::Op { op, error, .. } => Some((op, error)),
@@ -167,7 +168,7 @@ mod tests {
         let clash = status.look(|seen| seen.text_of(AgentCondition::FILE_CLASH)).unwrap();
         assert!(clash.contains("the networks default and blue both want the file "), "{clash}");
         assert!(clash.contains("subnet.env: default has it, and blue goes without it"), "{clash}");
-        // Nobody else wants it any more.
+        // Only the second network is left.
         shares.remove(&NetworkName::default());
         files.round(&shares, true);
         assert_eq!(text("subnet.env"), "A=2\n");

@@ -1,6 +1,6 @@
-//! `wire-agent verify` and `wire-agent plan`: what this host holds, compared with what it should hold. They write nothing.
+//! `wire-agent verify` and `wire-agent plan` compare what this host holds with what it should hold. They write nothing.
 //!
-//! The running agent compares by itself, with the leases that it knows. Without one, the desired state is computed here, from etcd or, with
+//! A running agent is asked to compare, with the leases that it knows. Without one, the desired state is computed here, from etcd or, with
 //! `--offline`, from the network state saved on disk.
 
 mod expected;
@@ -26,10 +26,10 @@ pub(crate) struct Compared {
     pub(crate) files: Answer,
 }
 
-/// The most differences of a resource that an answer lists. A host that has lost a large network has many thousands.
+/// The most differences of a resource that a reply lists. After the loss of a large network there are many thousands.
 const LISTED: usize = 10_000;
 
-/// The host was compared, or could not be.
+/// The host differs from its desired state, or could not be compared with it.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum VerifyError {
     /// The host is not as it should be.
@@ -102,7 +102,7 @@ pub(crate) async fn run(
     if differences + conflicts > 0 {
         return Err(VerifyError::Differs { differences, conflicts }.into());
     }
-    // Not on standard output: scripts see that nothing differs by its absence.
+    // On standard error: for scripts, empty standard output means that nothing differs.
     if !flags.json {
         complain("nothing differs");
     }

@@ -1,4 +1,4 @@
-//! Reports to the status about the host around the firewall, after each look.
+//! Reports to the status about the host around the firewall, after each round.
 
 use std::time::Instant;
 
@@ -20,7 +20,7 @@ use crate::{
 
 impl FirewallLoop {
     /// Finds whether another agent has changed our rules.
-    pub(super) fn note_rivals(&mut self) {
+    pub(super) fn note_other_agents(&mut self) {
         self.contested = other_agents::are_there();
         self.status.set(FirewallCondition::OTHER_AGENT, self.contested.then_some(FirewallCondition::OtherAgent));
     }
@@ -42,7 +42,7 @@ impl FirewallLoop {
             subnets: share.own.lease.subnet.prefixes().collect(),
             networks: share.policy.pools.map(|_, pool| pool.network),
             mtu: share.mtu,
-            told: (*share.told).clone(),
+            told: (*share.docker_options).clone(),
         };
         let found = expected.compare(&facts.links, Docker::look);
         if found != self.bridges.findings {
@@ -55,7 +55,7 @@ impl FirewallLoop {
         self.status.set(DockerCondition::BRIDGE_MISMATCH, fault);
         self.status.set(DockerCondition::BRIDGE_MTU, warning);
         // The log has had it since the options were written.
-        let clash = clash.filter(|_| share.told.file.is_some());
+        let clash = clash.filter(|_| share.docker_options.file.is_some());
         self.status.set(DockerCondition::DAEMON_JSON, clash.map(DockerCondition::DaemonJson));
     }
 
@@ -109,7 +109,7 @@ impl FirewallLoop {
     /// Compares the packets that we let in with those that the devices have received. True if other families are doubted
     /// than before.
     pub(super) fn note_doubts(&mut self, devices: &DualStack<OverlayDevice>) -> bool {
-        // Each lease causes a look, and reading the counters of all links takes longer than the rest of it.
+        // Each lease causes a round, and reading the counters of all links takes longer than the rest of it.
         if !self.doubts.is_due(Instant::now()) {
             return false;
         }

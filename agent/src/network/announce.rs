@@ -32,16 +32,16 @@ impl Network {
     ) -> Result<DockerOptions, Exit> {
         let before = host.state.subnet;
         let env = host.remember(context, own, mtu);
-        let told =
+        let docker_options =
             DockerOptions { file: host.settings.folders.docker_opts_file.clone(), options: env.daemon_options(true) };
-        look_for_clash(&told);
+        look_for_clash(&docker_options);
         if self.runs() && before != host.state.subnet {
             let subnet = own.lease.subnet;
             warn!(%subnet, "this host has a new subnet: Docker's bridge keeps the old one until Docker is restarted");
         }
         let share = host.files_share(&env);
         let number = self.loops.files.want(&self.name, share);
-        match self.loops.files.compared(number).await {
+        match self.loops.files.outcome_of(number).await {
             Some(Some(why)) if !self.runs() => return Err(Exit::FileUnwritten { why }),
             Some(_) => {}
             None => return Err(Exit::PartDied { part: "the loop of the files" }),
@@ -51,7 +51,7 @@ impl Network {
             seen.subnet = host.state.subnet;
             seen.mtu = mtu.0;
         });
-        Ok(told)
+        Ok(docker_options)
     }
 }
 
@@ -96,11 +96,11 @@ impl Host {
 /// Logs settings that conflict with our options as flags of dockerd, before they are written. `status` checks this
 /// again and again ([`crate::bridges`]), since `docker-opts --daemon-json` may correct it at any time, without the
 /// agent.
-fn look_for_clash(told: &DockerOptions) {
-    if told.file.is_none() {
+fn look_for_clash(docker_options: &DockerOptions) {
+    if docker_options.file.is_none() {
         return;
     }
-    match daemon_json::clash(&DockerUnit::read(Path::new("/")).settings_path(), &told.options) {
+    match daemon_json::clash(&DockerUnit::read(Path::new("/")).settings_path(), &docker_options.options) {
         Some(clash) if clash.is_foreign() => warn!("{clash}"),
         // `docker-opts --daemon-json` leaves the file like this, which works as long as docker.service sets no
         // flags.

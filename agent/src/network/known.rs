@@ -211,7 +211,7 @@ pub(super) async fn answered(settings: &Settings, status: &StatusWriter) -> Snap
             Ok(snapshot) => return snapshot,
             Err(error) => status.wait_for_etcd(NoAnswer::Useless(error.report())),
         }
-        tokio::time::sleep(super::AGAIN).await;
+        tokio::time::sleep(super::RETRY).await;
     }
 }
 

@@ -8,7 +8,7 @@ use wire_lease::{Clock, ConfigWatch, Entry, Former, Hold, HoldSettings, HoldStat
 use wire_net::{Family, Prefix, Subnet};
 use wire_store::{EtcdStore, Revision};
 
-use super::{AGAIN, JoinContext, Network, Snapshot, known::PATIENCE};
+use super::{JoinContext, Network, RETRY, Snapshot, known::PATIENCE};
 use crate::{
     exit::Exit,
     host::Host,
@@ -142,7 +142,7 @@ impl Host {
 /// Waits until the underlay changes.
 async fn moved_from(host: &Host, context: &JoinContext) {
     loop {
-        tokio::time::sleep(AGAIN).await;
+        tokio::time::sleep(RETRY).await;
         if !host.underlay(&context.config.pools).is_ok_and(|found| is_same(&found, &context.underlay)) {
             return;
         }

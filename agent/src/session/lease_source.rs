@@ -1,4 +1,4 @@
-//! Where our lease comes from, and what is connected to etcd for it.
+//! The source of our lease: etcd or, while etcd is away, the state saved on disk.
 
 use std::sync::Arc;
 
@@ -6,29 +6,29 @@ use tokio::sync::watch::error::RecvError;
 use wire_lease::{ConfigWatch, Entry, Hold, HoldState};
 use wire_store::EtcdStore;
 
-use super::Wake;
+use super::Event;
 use crate::last_known::LastKnownWriter;
 
-/// The state with which a network was joined.
+/// The source of the lease with which the network was joined.
 pub(crate) enum LeaseSource {
-    /// The state in etcd.
+    /// etcd: the lease is held there.
     Etcd(Box<EtcdConnections>),
-    /// The saved state, with the lease this host had then. This host does not hold it now.
+    /// The state saved on disk: the lease that this host held last. Nothing renews it.
     Cache(Arc<Entry>),
 }
 
 /// The connections of a host to etcd, besides the watch on the leases of others.
 pub(crate) struct EtcdConnections {
-    /// `None` only while the next session is made.
+    /// The task that holds our lease. `None` once the next session has taken the lease over.
     pub(crate) hold: Option<Hold<EtcdStore>>,
-    /// The lease that traffic uses while no lease is held.
+    /// The lease with which the network was joined. Traffic uses its subnet.
     pub(crate) own: Arc<Entry>,
     pub(crate) config: ConfigWatch<EtcdStore>,
     pub(crate) last_known: LastKnownWriter,
 }
 
 impl LeaseSource {
-    /// True if the hold on our lease was not handed over to a next session.
+    /// False once the next session has taken our lease over: this session cannot go on.
     pub(crate) const fn is_whole(&self) -> bool {
         match self {
             Self::Etcd(etcd) => etcd.hold.is_some(),
@@ -44,7 +44,7 @@ impl LeaseSource {
         }
     }
 
-    /// Our own lease.
+    /// Our lease as it is held now, if that has the subnet that traffic uses; else the one with which the network was joined.
     pub(crate) fn own(&self) -> Option<Arc<Entry>> {
         match self {
             Self::Etcd(etcd) => {
@@ -55,14 +55,15 @@ impl LeaseSource {
         }
     }
 
-    /// Waits for a change of our lease, of the config, or of the state to be saved; waits for ever while etcd is away.
-    pub(super) async fn wake(&mut self) -> Wake {
+    /// Waits for a change of our lease or of the config, or for the time to save the network state. Waits for ever if the lease comes from
+    /// disk.
+    pub(super) async fn next_event(&mut self) -> Event {
         let Self::Etcd(etcd) = self else { return std::future::pending().await };
         let EtcdConnections { hold, config, last_known, own: _ } = etcd.as_mut();
         tokio::select! {
-            changed = held(hold.as_mut()) => changed.map_or(Wake::Broken("the holder of the lease"), |()| Wake::Hold),
-            event = config.next() => Wake::Config(event),
-            () = last_known.due() => Wake::Keep,
+            changed = held(hold.as_mut()) => changed.map_or(Event::Broken("the holder of the lease"), |()| Event::Hold),
+            event = config.next() => Event::Config(event),
+            () = last_known.due() => Event::SaveNetwork,
         }
     }
 }

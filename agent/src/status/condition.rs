@@ -24,9 +24,11 @@ use super::Message;
 /// 2. a variant, with the values that its text needs;
 /// 3. an arm in `kind()` and one in `message()`.
 ///
-/// Then call [`StatusWriter::raise`] and [`StatusWriter::clear`], or [`StatusWriter::set`], where it is found out.
-/// STATUS=, `/readyz`, `status` and `status --json` have it from the list of conditions. The test of all names, in
-/// `status/tests.rs`, then asks for the new one.
+/// Then call [`StatusWriter::raise`] and [`StatusWriter::clear`], or [`StatusWriter::set`], where the agent finds it. Last,
+/// add the name to `NAMES` in `status/tests.rs`. STATUS=, `/readyz`, `status` and `status --json` show all conditions.
+///
+/// A new area is a file and a variant here, with arms in `kind()`, `message()` and `instance()`, and a line in
+/// `all_kinds()` and in `areas!`; its enum is also named in `status.rs`.
 ///
 /// [`StatusWriter::raise`]: super::StatusWriter::raise
 /// [`StatusWriter::clear`]: super::StatusWriter::clear
@@ -70,7 +72,7 @@ impl Condition {
         }
     }
 
-    /// Tells conditions of one kind apart, where there may be several: the route, the link, the part of the agent.
+    /// Distinguishes conditions of one kind, if there may be several: the route, the link, the part of the agent.
     pub(crate) fn instance(&self) -> String {
         match self {
             Self::Agent(condition) => condition.instance(),
@@ -88,7 +90,7 @@ impl Condition {
         self.kind().place.severity
     }
 
-    /// The thing that is wrong, as it is written before the text of a fault.
+    /// The thing that is wrong, such as `bridge`: it is written before the text.
     pub(crate) const fn subject(&self) -> Option<&'static str> {
         self.kind().place.subject
     }
@@ -107,7 +109,7 @@ impl Condition {
         self.message().to_string()
     }
 
-    /// The text after its subject, as the reason of a degraded agent has it.
+    /// The subject and the text, as in the reason of a degraded agent.
     pub(crate) fn line(&self) -> String {
         match self.subject() {
             Some(subject) => format!("{subject}: {}", self.message()),
@@ -143,7 +145,7 @@ pub(crate) enum Rank {
     Store,
     Vanished,
     AllRefused,
-    /// Those that something sets and clears, in the order of their subjects.
+    /// Most conditions, in the order of their subjects.
     Lasting,
     SomeRefused,
     Conflict,
@@ -161,7 +163,7 @@ pub(crate) struct Place {
 /// The lines that a condition has in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Log {
-    /// None, or whoever raises it writes them.
+    /// None. If there are any, the code that raises the condition writes them.
     Nothing,
     /// The text when it begins. Later texts are not logged, since each lease may change them.
     Beginning,
@@ -196,7 +198,7 @@ impl Kind {
         Self::new(name, Severity::Warning, Some(subject))
     }
 
-    /// Without a subject: the text says by itself what is wrong.
+    /// Without a subject: the text alone says what is wrong.
     const fn bare(name: &'static str, severity: Severity, rank: Rank) -> Self {
         Self::new(name, severity, None).ranked(rank)
     }
@@ -238,7 +240,7 @@ pub(super) fn all_kinds() -> Vec<Kind> {
     .concat()
 }
 
-/// Lets callers give the condition of an area.
+/// Implements `From` for each area, so that callers can pass the condition of an area.
 macro_rules! areas {
     ($($area:ident($condition:ident)),*) => {
         $(impl From<$condition> for Condition {

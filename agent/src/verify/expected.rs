@@ -1,4 +1,4 @@
-//! What this host should hold, computed without a running agent: by the stages of joining that ask and do not write.
+//! Computes what this host should hold without a running agent, by the stages of joining that only read.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -24,7 +24,7 @@ use crate::{
     network::{self, Chosen, JoinContext, ParsedConfig, Snapshot, Source},
     notify::Stored,
     pulse::{Part, Watchdog},
-    reconcile_loop::{Kept, Shares},
+    reconcile_loop::{ResourceLoop, Shares},
     settings::Settings,
     state::StateFile,
     status::StatusWriter,
@@ -67,7 +67,7 @@ fn saved(host: &Host, last_known: &LastKnownFile) -> Result<Snapshot, Exit> {
     Ok(Snapshot { parsed, listing, source: Source::Cache(as_of) })
 }
 
-/// What the default network wants of this host.
+/// The shares of the default network in the desired state of this host.
 struct Expected {
     settings: Arc<Settings>,
     status: StatusWriter,
@@ -83,8 +83,8 @@ async fn expected(mut host: Host, last_known: &LastKnownFile, snapshot: Snapshot
     let Chosen { backend, scope, macs } = host.backend(&context, &listing)?;
     let own = match source {
         Source::Etcd => own_entry(&listing, &host.settings.prefix, &context.public, &context.config.pools),
-        // The saved leases are those of others.
-        Source::Cache(_) => held(&host, &context, backend.data()),
+        // The saved leases are only those of other hosts.
+        Source::Cache(_) => held_last(&host, &context, backend.data()),
     };
     let own = Arc::new(own.ok_or(VerifyError::NoLease)?);
     host.state.macs = macs;
@@ -92,14 +92,15 @@ async fn expected(mut host: Host, last_known: &LastKnownFile, snapshot: Snapshot
     let options = env.daemon_options(true);
     let leases = Arc::new(admitted(&host, &context, &own, &listing));
     let desired = backend.desired(&own.lease, &leases);
-    let told = DockerOptions { file: host.settings.folders.docker_opts_file.clone(), options: options.clone() };
+    let docker_options =
+        DockerOptions { file: host.settings.folders.docker_opts_file.clone(), options: options.clone() };
     Ok(Expected {
         firewall: FirewallShare {
             policy: Arc::new(host.settings.firewall.policy(&context.config)),
             own,
             leases,
             devices: OverlayDevice::of(&desired),
-            told: Arc::new(told),
+            docker_options: Arc::new(docker_options),
             mtu: backend.mtu().0,
             is_userspace: backend.datapath().is_userspace,
             joins: 0,
@@ -112,7 +113,7 @@ async fn expected(mut host: Host, last_known: &LastKnownFile, snapshot: Snapshot
 }
 
 /// The lease that this host held last.
-fn held(host: &Host, context: &JoinContext, data: wire_lease::BackendData) -> Option<Entry> {
+fn held_last(host: &Host, context: &JoinContext, data: wire_lease::BackendData) -> Option<Entry> {
     let subnet = host.subnet_held(&context.config)?;
     let origin = Origin { create_revision: Revision(0), mod_revision: Revision(0), lease: None };
     Some(Entry { lease: Lease { subnet, public: context.public, data }, origin })
@@ -126,7 +127,7 @@ fn admitted(host: &Host, context: &JoinContext, own: &Entry, listing: &Listing) 
 }
 
 impl Expected {
-    /// Compares each resource by its loop, which is not started.
+    /// Compares each resource with the code of its loop. No loop is started.
     fn compare(self) -> Result<Compared, Exit> {
         let Self { settings, status, network, firewall, files } = self;
         let driver = HostDataplane::without_tunnels(KernelDataplane::open(RouteForm::default())?);
