@@ -4,6 +4,7 @@
 //! generation of the rules, for the bridges and for our counters.
 
 mod claims;
+mod compare;
 mod doubts;
 mod notes;
 
@@ -15,15 +16,15 @@ use std::{
 
 use tracing::{info, warn};
 use wire_firewall::{
-    FirewallDataplane, FirewallMonitor, FirewallPolicy, ForeignRules, HostFacts, Learned, Nftables, OverlayDevice,
-    Peer, Support, SupportProbe,
+    FirewallDataplane, FirewallMonitor, FirewallPolicy, ForeignRules, HostFacts, Learned, OverlayDevice, Peer, Support,
+    SupportProbe,
 };
 use wire_kernel::Links;
 use wire_lease::{Entry, LeaseTable};
 use wire_net::{DualStack, Family, LinkName, NetworkName, Prefix, chain};
 use wire_state::{
-    Clash, Comparison, ContainerLink, DataplaneError, DesiredFirewall, EmptyTables, Firewall, FlannelRules, Reconciler,
-    Report, Resource, Share,
+    Clash, ContainerLink, DataplaneError, DesiredFirewall, EmptyTables, Firewall, FlannelRules, Reconciler, Report,
+    Resource, Share,
 };
 
 use self::{doubts::Doubts, notes::is_fault};
@@ -187,15 +188,10 @@ impl Kept for FirewallLoop {
         self.follow_families(shares);
         let links = self.links.of_containers(&subnets(shares)).map_err(|error| chain(&error))?;
         let facts = self.host_facts(shares, links, Support::default());
-        let compared = self.supports().into_iter().map(|support| {
-            let (desired, _) = desired(shares, &HostFacts { support, ..facts.clone() });
-            self.reconciler.compare(&desired).map_err(|error| chain(&error))
-        });
-        let compared = compared.collect::<Result<Vec<Comparison>, _>>()?;
-        let least = compared.into_iter().min_by_key(|comparison| comparison.differences.len());
+        let least = self.compare_least(shares, &facts).map_err(|error| chain(&error))?;
         match self.reconciler.driver().unread() {
             Some(error) => Err(chain(&error)),
-            None => Ok(least.unwrap_or_default()),
+            None => Ok(least),
         }
     }
 
@@ -214,16 +210,6 @@ impl Kept for FirewallLoop {
 }
 
 impl FirewallLoop {
-    /// What this host may support of our table. Before the first round only an earlier run of the agent knows: whatever differs least
-    /// from what it has written.
-    fn supports(&self) -> Vec<Support> {
-        if self.has_compared {
-            return vec![self.probe.support(Instant::now())];
-        }
-        let all = [Nftables::Whole, Nftables::Simple, Nftables::Absent];
-        all.into_iter().flat_map(|nftables| [true, false].map(|flowtables| Support { nftables, flowtables })).collect()
-    }
-
     /// Compares, after a read if anything may have changed, and publishes the outcome and the counters.
     fn look(&mut self, shares: &Shares<FirewallShare>, is_new: bool) {
         // Reports are about the default network: no other has rules yet.
