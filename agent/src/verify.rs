@@ -33,7 +33,7 @@ const LISTED: usize = 10_000;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum VerifyError {
     /// The host is not as it should be.
-    #[error("{differences} differ and {conflicts} are in the way of others")]
+    #[error("{differences}, and {conflicts} in the way")]
     Differs { differences: String, conflicts: String },
     /// A resource could not be compared.
     #[error("the {resource} could not be compared: {why}")]
@@ -99,8 +99,8 @@ pub(crate) async fn run(
     let differences: usize = reply.resources.iter().map(number_of_differences).sum();
     let conflicts: usize = reply.resources.iter().map(|resource| resource.conflicts.len()).sum();
     if differences + conflicts > 0 {
-        let differences = counted(differences, "entry", "entries");
-        let conflicts = counted(conflicts, "entry of others", "entries of others");
+        let differences = counted(differences, "entry differs", "entries differ");
+        let conflicts = counted(conflicts, "entry of others is", "entries of others are");
         return Err(VerifyError::Differs { differences, conflicts }.into());
     }
     // Not on standard output: scripts see that nothing differs by its absence.
