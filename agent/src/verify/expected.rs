@@ -88,7 +88,7 @@ async fn expected(
     let Chosen { backend, scope, macs } = host.backend(&context, &listing)?;
     let own = match own(&host, &context, &listing, is_offline) {
         Some(entry) => Arc::new(entry),
-        None if is_offline => Arc::new(held(&host, &context, backend.data()).ok_or(VerifyError::NoLease)?),
+        None if is_offline => Arc::new(held(&host, &context, backend.data())?),
         None => return Err(VerifyError::NoLease.into()),
     };
     host.state.macs = macs;
@@ -124,10 +124,11 @@ fn own(host: &Host, context: &JoinContext, listing: &Listing, is_offline: bool) 
 }
 
 /// The lease that this host held last.
-fn held(host: &Host, context: &JoinContext, data: wire_lease::BackendData) -> Option<Entry> {
-    let subnet = host.subnet_held(&context.config)?;
+fn held(host: &Host, context: &JoinContext, data: wire_lease::BackendData) -> Result<Entry, VerifyError> {
+    let folder = || host.settings.folders.state_dir.display().to_string();
+    let subnet = host.subnet_held(&context.config).ok_or_else(|| VerifyError::NoSubnetSaved { folder: folder() })?;
     let origin = Origin { create_revision: Revision(0), mod_revision: Revision(0), lease: None };
-    Some(Entry { lease: Lease { subnet, public: context.public, data }, origin })
+    Ok(Entry { lease: Lease { subnet, public: context.public, data }, origin })
 }
 
 /// The leases of others that this host accepts.
