@@ -188,10 +188,10 @@ impl Kept for FirewallLoop {
         self.follow_families(shares);
         let links = self.links.of_containers(&subnets(shares)).map_err(|error| chain(&error))?;
         let facts = self.host_facts(shares, links, Support::default());
-        let least = self.compare_least(shares, &facts).map_err(|error| chain(&error))?;
+        let compared = self.compare_supported(shares, &facts).map_err(|error| chain(&error))?;
         match self.reconciler.driver().unread() {
             Some(error) => Err(chain(&error)),
-            None => Ok(least),
+            None => Ok(compared),
         }
     }
 
