@@ -6,6 +6,7 @@ use wire_tests::{Agent, AgentSpec, Comparison, Etcd, Family, Lab, LabError, Resu
 
 use crate::{
     cluster::{DUAL, Node, START, phase, put_peers, settle},
+    firewall_lacking::as_nobody,
     listeners::Listeners,
 };
 
@@ -30,11 +31,13 @@ pub(crate) fn expect_silence(node: &Node, words: &[&str]) -> Result {
 #[test]
 fn on_a_settled_host_nothing_differs_for_the_agent_nor_after_its_end_for_etcd_and_the_disk() -> Result {
     let lab = lab!();
-    let (_etcd, mut node) = settled(&lab)?;
+    let (etcd, mut node) = settled(&lab)?;
     expect_nothing(&node, &[])?;
     node.agent.terminate()?;
     expect_nothing(&node, &[])?;
-    expect_nothing(&node, &["--offline"])
+    expect_nothing(&node, &["--offline"])?;
+    node.agent.spec_mut().wrapper = as_nobody(&etcd).wrapper;
+    expect_nothing(&node, &[])
 }
 
 fn expect_nothing(node: &Node, words: &[&str]) -> Result {
@@ -183,26 +186,55 @@ fn what_the_running_agent_cannot_heal_is_told_until_it_can() -> Result {
     eventually(START, || expect_silence(&node, &["verify"])).map(drop)
 }
 
+/// Puts an nft of the host's own in front of the real one: a line of a script, in which REAL is that one.
+fn with_nft(node: &mut Node, script: &str) -> Result {
+    let namespace = node.host.namespace();
+    let bin = node.host.dir().join("programs").display().to_string();
+    let script = script.replace("REAL", namespace.sh("command -v nft")?.trim());
+    namespace.sh(&format!("mkdir -p {bin}; printf '#!/bin/sh\\n{script}\\n' > {bin}/nft; chmod +x {bin}/nft"))?;
+    let path = format!("PATH={bin}:{}", std::env::var("PATH").unwrap());
+    node.agent.spec_mut().wrapper = vec!["env".to_owned(), path];
+    Ok(())
+}
+
 #[test]
-fn a_table_is_missed_where_nothing_is_masqueraded_but_not_where_there_is_no_nft() -> Result {
+fn a_table_is_missed_where_nft_could_hold_it_also_if_nothing_is_masqueraded() -> Result {
     let lab = lab!();
     let etcd = Etcd::start(&lab)?;
     etcd.put_config(DUAL)?;
-    let host = lab.host("a")?;
-    let bin = host.dir().join("programs").display().to_string();
-    host.namespace().sh(&format!(
-        "mkdir {bin}; for t in iptables ip6tables; do for word in '' -save -restore; do ln -s $(command -v $t$word) {bin}; done; done"
-    ))?;
-    let mut node = Node::start(host, &etcd)?;
+    let mut node = Node::start(lab.host("a")?, &etcd)?;
     node.agent.terminate()?;
     node.host.namespace().exec("nft delete table inet wire-agent")?;
     for words in [["verify"].as_slice(), &["verify", "--offline"]] {
         expect_lines(&node.agent.compare(words)?, &["firewall: table inet wire-agent is missing"])?;
     }
-    node.agent.spec_mut().wrapper = vec!["env".to_owned(), format!("PATH={bin}")];
+    with_nft(&mut node, "exit 1")?;
     node.agent.restart()?;
     node.agent.wait_ready(START)?;
     node.agent.terminate()?;
     expect_silence(&node, &["verify"])?;
     expect_silence(&node, &["verify", "--offline"])
+}
+
+#[test]
+fn a_table_without_the_check_of_inner_sources_is_compared_as_it_could_be_written() -> Result {
+    let lab = lab!();
+    let (_etcd, mut node) = settled(&lab)?;
+    node.agent.terminate()?;
+    // One that could write the table once still holds it.
+    with_nft(&mut node, "exit 1")?;
+    expect_silence(&node, &["verify"])?;
+    node.host.namespace().exec("nft delete table inet wire-agent")?;
+    with_nft(&mut node, "t=$(cat); case $t in *typeof*) exit 1; esac; echo \"$t\" | REAL \"$@\"")?;
+    node.agent.restart()?;
+    node.agent.wait_ready(START)?;
+    node.agent.terminate()?;
+    let table = node.host.namespace().exec("nft list table inet wire-agent")?;
+    check(!table.contains("claims-v4"), || table)?;
+    expect_silence(&node, &["verify"])?;
+    node.host.namespace().exec("nft flush chain inet wire-agent arriving")?;
+    let answer = node.agent.compare(&["verify"])?;
+    let others = answer.lines().find(|line| !(line.contains("of chain arriving (") && line.ends_with(" is missing")));
+    check(answer.status == Some(1), || format!("{answer:?}"))?;
+    check(others.is_none(), || format!("{others:?} in {answer:?}"))
 }
