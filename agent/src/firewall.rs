@@ -4,6 +4,7 @@
 //! generation of the rules, for the bridges and for our counters.
 
 mod claims;
+mod compare;
 mod doubts;
 mod notes;
 
@@ -15,15 +16,15 @@ use std::{
 
 use tracing::{info, warn};
 use wire_firewall::{
-    FirewallDataplane, FirewallMonitor, FirewallPolicy, ForeignRules, HostFacts, Learned, Nftables, OverlayDevice,
-    Peer, Support, SupportProbe,
+    FirewallDataplane, FirewallMonitor, FirewallPolicy, ForeignRules, HostFacts, Learned, OverlayDevice, Peer, Support,
+    SupportProbe,
 };
 use wire_kernel::Links;
 use wire_lease::{Entry, LeaseTable};
 use wire_net::{DualStack, Family, LinkName, NetworkName, Prefix, chain};
 use wire_state::{
-    Clash, Comparison, ContainerLink, DataplaneError, DesiredFirewall, EmptyTables, Firewall, FlannelRules, Reconciler,
-    Report, Resource, Share,
+    Clash, ContainerLink, DataplaneError, DesiredFirewall, EmptyTables, Firewall, FlannelRules, Reconciler, Report,
+    Resource, Share,
 };
 
 use self::{doubts::Doubts, notes::is_fault};
@@ -198,15 +199,10 @@ impl ResourceLoop for FirewallLoop {
         self.follow_families(shares);
         let links = self.links.of_containers(&subnets(shares)).map_err(|error| chain(&error))?;
         let facts = self.host_facts(shares, links, Support::default());
-        let compared = self.supports().into_iter().map(|support| {
-            let (desired, _) = desired(shares, &HostFacts { support, ..facts.clone() });
-            self.reconciler.compare(&desired).map_err(|error| chain(&error))
-        });
-        let compared = compared.collect::<Result<Vec<Comparison>, _>>()?;
-        let least = compared.into_iter().min_by_key(|comparison| comparison.differences.len());
+        let compared = self.compare_supported(shares, &facts).map_err(|error| chain(&error))?;
         match self.reconciler.driver().unread() {
             Some(error) => Err(chain(&error)),
-            None => Ok(least.unwrap_or_default()),
+            None => Ok(compared),
         }
     }
 
@@ -225,16 +221,6 @@ impl ResourceLoop for FirewallLoop {
 }
 
 impl FirewallLoop {
-    /// The parts of our table that this host may support. Before the first round that is not known, so all combinations are returned: the
-    /// one that differs least from the rules of an earlier run is the right one.
-    fn supports(&self) -> Vec<Support> {
-        if self.joins.is_some() {
-            return vec![self.probe.support(Instant::now())];
-        }
-        let all = [Nftables::Whole, Nftables::Simple, Nftables::Absent];
-        all.into_iter().flat_map(|nftables| [true, false].map(|flowtables| Support { nftables, flowtables })).collect()
-    }
-
     /// Reconciles, after a read if anything may have changed, and reports the outcome, the counters and the conditions.
     fn reconcile_and_report(&mut self, shares: &Shares<FirewallShare>, is_new: bool) {
         // The conditions are about the first network, which is the default one: no other has rules yet.

@@ -44,6 +44,9 @@ pub(crate) enum VerifyError {
     /// There is no saved network state.
     #[error("there is no network state saved in {folder}: without --offline, etcd is asked")]
     NotSaved { folder: String },
+    /// A network state is saved, but not the subnet that this host held.
+    #[error("no subnet of this host is saved in {folder}: without --offline, etcd is asked")]
+    NoSubnetSaved { folder: String },
     /// The saved network state cannot be used.
     #[error("the network state saved on disk cannot be used: {why}")]
     SavedUnusable { why: String },
@@ -60,6 +63,7 @@ impl VerifyError {
             Self::Unread { .. }
             | Self::NoLease
             | Self::NotSaved { .. }
+            | Self::NoSubnetSaved { .. }
             | Self::SavedUnusable { .. }
             | Self::Clone { .. } => UNAVAILABLE,
         }

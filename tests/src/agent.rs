@@ -320,7 +320,7 @@ impl Agent {
     /// # Errors
     /// Where it cannot be run.
     pub fn run_with_its_flags(&self, word: &str) -> Result<std::process::Output> {
-        self.command(word)?.output().map_err(LabError::io(format!("cannot run wire-agent {word}")))
+        self.command(&[word])?.output().map_err(LabError::io(format!("cannot run wire-agent {word}")))
     }
 
     /// The same for a reader that has gone before the first line.
@@ -331,12 +331,13 @@ impl Agent {
         let cannot = || LabError::io(format!("cannot run wire-agent {word}"));
         let (_, nowhere) = std::io::pipe().map_err(cannot())?;
         let errors = nowhere.try_clone().map_err(cannot())?;
-        self.command(word)?.stdout(nowhere).stderr(errors).status().map_err(cannot())
+        self.command(&[word])?.stdout(nowhere).stderr(errors).status().map_err(cannot())
     }
 
-    fn command(&self, word: &str) -> Result<Command> {
+    pub(crate) fn command(&self, words: &[&str]) -> Result<Command> {
         let mut command = self.namespace.command("timeout");
-        command.arg("30").args(&self.spec.wrapper).arg(self.binary()?).args(self.flags()).arg(word);
+        // The running agent has half a minute for a comparison.
+        command.arg("60").args(&self.spec.wrapper).arg(self.binary()?).args(self.flags()).args(words);
         Ok(command)
     }
 

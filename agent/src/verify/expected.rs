@@ -82,11 +82,12 @@ async fn expected(mut host: Host, last_known: &LastKnownFile, snapshot: Snapshot
     let context = host.join_context(parsed.config)?;
     let Chosen { backend, scope, macs } = host.backend(&context, &listing)?;
     let own = match source {
-        Source::Etcd => own_entry(&listing, &host.settings.prefix, &context.public, &context.config.pools),
+        Source::Etcd => own_entry(&listing, &host.settings.prefix, &context.public, &context.config.pools)
+            .ok_or(VerifyError::NoLease)?,
         // The saved leases are only those of other hosts.
-        Source::Cache(_) => held_last(&host, &context, backend.data()),
+        Source::Cache(_) => held_last(&host, &context, backend.data())?,
     };
-    let own = Arc::new(own.ok_or(VerifyError::NoLease)?);
+    let own = Arc::new(own);
     host.state.macs = macs;
     let env = host.remember(&context, &own, backend.mtu());
     let options = env.daemon_options(true);
@@ -113,10 +114,11 @@ async fn expected(mut host: Host, last_known: &LastKnownFile, snapshot: Snapshot
 }
 
 /// The lease that this host held last.
-fn held_last(host: &Host, context: &JoinContext, data: wire_lease::BackendData) -> Option<Entry> {
-    let subnet = host.subnet_held(&context.config)?;
+fn held_last(host: &Host, context: &JoinContext, data: wire_lease::BackendData) -> Result<Entry, VerifyError> {
+    let folder = || host.settings.folders.state_dir.display().to_string();
+    let subnet = host.subnet_held(&context.config).ok_or_else(|| VerifyError::NoSubnetSaved { folder: folder() })?;
     let origin = Origin { create_revision: Revision(0), mod_revision: Revision(0), lease: None };
-    Some(Entry { lease: Lease { subnet, public: context.public, data }, origin })
+    Ok(Entry { lease: Lease { subnet, public: context.public, data }, origin })
 }
 
 /// The leases of others that this host accepts.

@@ -115,6 +115,13 @@ impl FirewallDataplane {
         self.programs.keys().any(|family| program::hides_legacy_tables(*family))
     }
 
+    /// Tells if nft and the kernel take our table. Nothing is written.
+    #[must_use]
+    pub fn accepts(&self, table: &DesiredTable) -> bool {
+        (self.step)();
+        program::check_nft(&nft::put_table(table)).is_ok()
+    }
+
     fn netfilter(&mut self) -> Result<&mut Netfilter, DataplaneError> {
         if self.netfilter.is_none() {
             self.netfilter = Some(Netfilter::open()?);

@@ -32,6 +32,11 @@ pub(crate) fn nft(script: &str) -> Result<(), OpError> {
     run("nft", &["-f", "-"], script).map(drop)
 }
 
+/// Has nft and the kernel check a script of nft, as one transaction that is then given up.
+pub(crate) fn check_nft(script: &str) -> Result<(), OpError> {
+    run("nft", &["--check", "-f", "-"], script).map(drop)
+}
+
 /// The packet filter of the kernel that a set of iptables programs works on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Variant {

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// As a unit with a user of its own starts it. The lab's own folders are root's alone: into those it may look and write.
-fn as_nobody(etcd: &Etcd) -> AgentSpec {
+pub(crate) fn as_nobody(etcd: &Etcd) -> AgentSpec {
     let caps = "+net_admin,+dac_override";
     let words = format!(
         "setpriv --reuid=65534 --regid=65534 --clear-groups --inh-caps=-all,{caps} --ambient-caps={caps} --bounding-set=-all,{caps}"

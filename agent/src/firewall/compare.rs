@@ -1,0 +1,54 @@
+//! Comparing before the first round, when no attempt to write our table has shown yet what this host supports.
+
+use std::{collections::BTreeSet, time::Instant};
+
+use wire_firewall::{HostFacts, Nftables, Support};
+use wire_state::{Comparison, DataplaneError, DesiredFirewall, DesiredTable, ObservedTable};
+
+use super::{FirewallLoop, FirewallShare, desired};
+use crate::reconcile_loop::Shares;
+
+impl FirewallLoop {
+    /// The comparison with as much of our rules as this host supports.
+    pub(super) fn compare_supported(
+        &mut self,
+        shares: &Shares<FirewallShare>,
+        facts: &HostFacts,
+    ) -> Result<Comparison, DataplaneError> {
+        let desired = |support| desired(shares, &HostFacts { support, ..facts.clone() }).0;
+        if self.joins.is_some() {
+            return self.reconciler.compare(&desired(self.probe.support(Instant::now())));
+        }
+        let whole = self.reconciler.compare(&desired(Support::default()))?;
+        if whole.differences.is_empty() {
+            return Ok(whole);
+        }
+        let support = self.presumed_support(&desired);
+        self.reconciler.compare(&desired(support))
+    }
+
+    /// What this host supports of our table: what an earlier run of the agent could write. If there is no table, nft is asked, which does not
+    /// say whether it would write the check of inner sources as it was given.
+    fn presumed_support(&mut self, desired: &impl Fn(Support) -> DesiredFirewall) -> Support {
+        let observed = self.reconciler.cached().and_then(|observed| observed.table.clone());
+        let driver = self.reconciler.driver();
+        let is_accepted = |support: &Support| desired(*support).table.is_none_or(|table| driver.accepts(&table));
+        let parts = [Nftables::Whole, Nftables::Simple].into_iter();
+        let Some(observed) = observed else {
+            let mut all = parts.flat_map(|nftables| [true, false].map(|flowtables| Support { nftables, flowtables }));
+            return all.find(is_accepted).unwrap_or(Support { nftables: Nftables::Absent, flowtables: false });
+        };
+        let of = |nftables| Support { nftables, ..Support::default() };
+        let likest = parts.map(of).min_by_key(|support| unlike(&observed, desired(*support).table.as_ref()));
+        let likest = likest.unwrap_or_default();
+        let flowtables = !observed.flowtables.is_empty() || is_accepted(&likest);
+        Support { flowtables, ..likest }
+    }
+}
+
+/// The number of sets that only one of the tables has. Rules may have been deleted, and tell less.
+fn unlike(observed: &ObservedTable, desired: Option<&DesiredTable>) -> usize {
+    let observed: BTreeSet<&String> = observed.sets.keys().collect();
+    let desired: BTreeSet<&String> = desired.map(|table| table.sets.keys().collect()).unwrap_or_default();
+    observed.symmetric_difference(&desired).count()
+}
