@@ -37,12 +37,26 @@ const COMPARE_TIMEOUT: Duration = Duration::from_secs(30);
 impl Loops {
     /// Compares all resources with what the networks want, and changes nothing.
     pub(crate) async fn compare(&self) -> Compared {
+        let Self { network, firewall, files, tunnels: _, underlay_changed: _ } = self;
         let (network, firewall, files) = tokio::join!(
-            self.network.compare(COMPARE_TIMEOUT),
-            self.firewall.compare(COMPARE_TIMEOUT),
-            self.files.compare(COMPARE_TIMEOUT)
+            network.compare(COMPARE_TIMEOUT),
+            firewall.compare(COMPARE_TIMEOUT),
+            files.compare(COMPARE_TIMEOUT)
         );
         Compared { network, firewall, files }
+    }
+
+    /// Waits until the thread of a loop has died, and names the loop.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub(crate) async fn died(&self) -> &'static str {
+        let Self { network, firewall, files, tunnels: _, underlay_changed: _ } = self;
+        tokio::select! {
+            () = network.died() => "the dataplane",
+            () = firewall.died() => "the firewall",
+            () = files.died() => "the loop of the files",
+        }
     }
 
     /// Starts all loops. They write nothing before a network has set its share. `kept` are the descriptors of an earlier run of the agent,

@@ -219,6 +219,7 @@ impl Network {
             backend,
             scope,
             loops: self.loops.clone(),
+            rounds: self.loops.network.clone(),
             policy: Arc::new(host.settings.firewall.policy(&joined_with)),
             docker_options: Arc::new(docker_options),
             joins: self.joins,

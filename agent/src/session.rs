@@ -50,6 +50,8 @@ pub(crate) struct Session {
     /// The part of the kernel's state that the backend's devices and routes are in.
     pub(crate) scope: Scope,
     pub(crate) loops: Loops,
+    /// A handle of its own on the loop of `Network`, which knows the rounds that this session has handled.
+    pub(crate) rounds: NetworkHandle,
     pub(crate) policy: Arc<FirewallPolicy>,
     /// The options that we give to Docker.
     pub(crate) docker_options: Arc<DockerOptions>,
@@ -192,11 +194,10 @@ impl Session {
             changed = self.follow.health.changed() => of(changed, Event::Health, "the follower of the leases"),
             wake = self.source.next_event() => wake,
             () = self.underlay.changed() => Event::Underlay,
-            outcome = next_outcome(&mut self.loops.network, &self.progress) => {
+            outcome = next_outcome(&mut self.rounds, &self.progress) => {
                 outcome.map_or(Event::Broken("the dataplane"), Event::Round)
             }
-            () = self.loops.firewall.died() => Event::Broken("the firewall"),
-            () = self.loops.files.died() => Event::Broken("the loop of the files"),
+            name = self.loops.died() => Event::Broken(name),
             () = in_place(&self.loops.firewall, &self.progress) => Event::Firewall,
             () = heartbeat.asked() => Event::Watchdog,
         }

@@ -187,7 +187,7 @@ fn whatever_anyone_does_to_it_is_seen_and_put_right() {
                 lines
             };
             assert_eq!(sorted(&now), sorted(&whole), "{damage}");
-            repair(&mut reconciler, &want);
+            let _ = repair(&mut reconciler, &want);
             assert!(!reconciler.driver().has_changed(), "{damage}");
         }
     });

@@ -104,7 +104,7 @@ fn measure_one_lease_among_four_thousand() {
     lab::in_namespace(|| {
         let mut lab = Lab::new(4_000);
         let mut reconciler = lab.reconciler_of(RouteForm::Auto, &[Family::V4]);
-        reconciler.round(&lab.want_of(&[Family::V4]));
+        let _ = reconciler.round(&lab.want_of(&[Family::V4]));
         let status = std::fs::read_to_string("/proc/self/status").unwrap();
         println!("memory of the process: {}", status.lines().find(|line| line.starts_with("VmHWM")).unwrap());
         let mut want_times = Vec::new();

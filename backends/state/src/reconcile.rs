@@ -28,6 +28,7 @@ type FailuresOf<D> = Vec<Failure<<D as Driver>::Resource>>;
 
 /// The outcome of one round.
 #[derive(Debug)]
+#[must_use = "it holds the failures"]
 pub struct Report<R: Resource> {
     /// The number of entries added or changed.
     pub written: usize,

@@ -43,7 +43,7 @@ fn a_route_inside_a_peers_subnet_is_named_while_it_is_there_and_stops_nothing() 
         let lab = Lab::new(3);
         let want = lab.want();
         let mut reconciler = lab.reconciler(RouteForm::default());
-        reconciler.round(&want);
+        let _ = reconciler.round(&want);
         let runtime = lab::runtime();
         let _inside = runtime.enter();
         let mut monitor = Monitor::open(reconciler.scope().clone()).unwrap();
@@ -80,7 +80,7 @@ fn a_route_added_between_read_and_write_is_not_overwritten() {
             let want = lab.want();
             let mut fewer = want.clone();
             fewer.routes.clear();
-            reconciler.round(&fewer);
+            let _ = reconciler.round(&fewer);
             run("ip route add 10.5.2.0/24 via 192.0.2.254 proto static");
             let report = reconciler.round(&want);
             assert_eq!(report.findings.conflicts.len(), 1, "{report:?}");
@@ -281,7 +281,7 @@ fn foreign_routes_outside_the_overlay_are_not_kept_in_memory() {
             .collect();
         lab::batch(&lines);
         let mut reconciler = lab.reconciler(RouteForm::Nexthop);
-        reconciler.round(&lab.want());
+        let _ = reconciler.round(&lab.want());
         let from = Instant::now();
         reconciler.preview(&lab.want()).unwrap();
         eprintln!("a read beside 20 000 foreign routes: {:?}", from.elapsed());
@@ -294,7 +294,7 @@ fn all_entries_on_our_devices_are_ours_and_no_others() {
     lab::in_namespace(|| {
         let lab = Lab::new(1);
         let mut reconciler = lab.reconciler(RouteForm::Plain);
-        reconciler.round(&lab.want());
+        let _ = reconciler.round(&lab.want());
         run("ip route add 10.5.50.0/24 dev wb-up proto static; ip route add 10.5.51.0/24 dev flannel.1 proto static");
         let plan = reconciler.preview(&lab.want()).unwrap();
         insta::assert_snapshot!(plan, @"delete route 10.5.51.0/24 dev flannel.1");

@@ -41,7 +41,7 @@ fn a_second_round_and_a_restart_write_nothing() {
     for form in FORMS {
         lab::in_namespace(move || {
             let lab = Lab::new(20);
-            lab.reconciler(form).round(&lab.want());
+            let _ = lab.reconciler(form).round(&lab.want());
             let mut monitor = lab::IpMonitor::open();
             let mut again = lab.reconciler(form);
             let report = again.round(&lab.want());
@@ -90,7 +90,7 @@ fn a_peer_that_changes_its_mac_or_address_is_replaced() {
         lab::in_namespace(move || {
             let mut lab = Lab::new(5);
             let mut reconciler = lab.reconciler(form);
-            reconciler.round(&lab.want());
+            let _ = reconciler.round(&lab.want());
             lab.change_peer(2, "0a:00:00:00:99:02", "198.51.100.77");
             let report = reconciler.round(&lab.want());
             assert!(report.converged, "{report:?}");
@@ -133,7 +133,7 @@ fn an_entry_that_exists_or_is_deleted_already_counts_as_done() {
         let mut dataplane = NetlinkDataplane::open(RouteForm::Plain).unwrap();
         let mut reconciler = lab.reconciler(RouteForm::Plain);
         let want = lab.want();
-        reconciler.round(&want);
+        let _ = reconciler.round(&want);
         dataplane.read(reconciler.scope()).unwrap();
         let address = *want.addresses.first().unwrap();
         let (fdb, to) = want.fdb.first_key_value().unwrap();
@@ -167,7 +167,7 @@ fn routes_that_flannel_replaced_are_read_correctly() {
     lab::in_namespace(|| {
         let mut lab = Lab::new(4);
         let mut reconciler = lab.reconciler(RouteForm::Nexthop);
-        reconciler.round(&lab.want());
+        let _ = reconciler.round(&lab.want());
         assert_eq!(run("ip nexthop").lines().count(), 4);
         run("ip route replace 10.5.2.0/24 via 10.5.2.0 dev flannel.1 onlink");
         run("ip route replace 10.5.3.0/24 via 10.5.3.0 dev flannel.1 onlink");
@@ -190,7 +190,7 @@ fn routes_that_flannel_replaced_are_read_correctly() {
 fn routes_that_are_to_be_plain_are_written_once() {
     lab::in_namespace(|| {
         let lab = Lab::new(4);
-        lab.reconciler(RouteForm::Nexthop).round(&lab.want());
+        let _ = lab.reconciler(RouteForm::Nexthop).round(&lab.want());
         run("ip route replace 10.5.2.0/24 via 10.5.2.0 dev flannel.1 onlink");
         let mut reconciler = lab.reconciler(RouteForm::Plain);
         let scope = reconciler.scope().clone();

@@ -37,7 +37,7 @@ fn each_damage_is_repaired_within_a_second() {
             lab::runtime().block_on(async {
                 let mut reconciler = lab.reconciler(form);
                 let mut monitor = Monitor::open(reconciler.scope().clone()).unwrap();
-                reconciler.round(&lab.want());
+                let _ = reconciler.round(&lab.want());
                 for damage in damages {
                     if damage == "ip nexthop flush" && form != RouteForm::Nexthop {
                         continue;
@@ -112,7 +112,7 @@ fn an_overrun_is_noticed() {
         lab::runtime().block_on(async {
             let mut reconciler = lab.reconciler(RouteForm::Plain);
             let mut monitor = Monitor::open(reconciler.scope().clone()).unwrap();
-            reconciler.round(&lab.want());
+            let _ = reconciler.round(&lab.want());
             lab::settle(&mut monitor, &reconciler);
             let lines: String = (0..15_000u32)
                 .map(|n| format!("route add {}/32 dev wb-up\n", Ipv4Addr::from_bits(0x0b00_0000 + n)))
@@ -136,7 +136,7 @@ fn a_device_that_vanishes_in_the_middle_of_a_batch_comes_back() {
             let mut fewer = want.clone();
             fewer.routes.clear();
             fewer.neighbours.clear();
-            reconciler.round(&fewer);
+            let _ = reconciler.round(&fewer);
             run("ip link del flannel.1");
             let report = reconciler.round(&want);
             assert!(report.converged, "{report:?}");

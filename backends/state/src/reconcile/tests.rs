@@ -138,7 +138,7 @@ fn a_device_that_is_removed_or_set_down_is_restored_with_all_entries() {
     let want = state(&[(2, 20, 102), (3, 30, 103)]);
     let link = "flannel.1".parse().unwrap();
     let (sim, mut reconciler) = reconciler(&ObservedNet::default());
-    round(&mut reconciler, &want);
+    let _ = round(&mut reconciler, &want);
     sim.edit_host(|state| state.forget_link(link));
     reconciler.invalidate();
     assert!(round(&mut reconciler, &want).converged);
