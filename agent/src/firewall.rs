@@ -199,10 +199,15 @@ impl Kept for FirewallLoop {
         let facts = self.host_facts(shares, links, Support::default());
         let compared = self.supports().into_iter().map(|support| {
             let (desired, _) = desired(shares, &HostFacts { support, ..facts.clone() });
-            self.reconciler.compare(&desired).map_err(|error| chain(&error))
+            self.reconciler.compare(&desired).map(|compared| (support, compared)).map_err(|error| chain(&error))
         });
-        let compared = compared.collect::<Result<Vec<Comparison>, _>>()?;
-        let least = compared.into_iter().min_by_key(|comparison| comparison.differences.len());
+        let mut compared = compared.collect::<Result<Vec<(Support, Comparison)>, _>>()?;
+        // A table that is there was written by an agent on a host that supports it, whatever was changed in it since.
+        if self.joins.is_none() && self.reconciler.cached().is_some_and(|found| found.table.is_some()) {
+            compared.retain(|(support, _)| support.nftables != Nftables::Absent);
+        }
+        let compared = compared.into_iter().map(|(_, comparison)| comparison);
+        let least = compared.min_by_key(|comparison| comparison.differences.len());
         match self.reconciler.driver().unread() {
             Some(error) => Err(chain(&error)),
             None => Ok(least.unwrap_or_default()),
