@@ -52,7 +52,8 @@ async fn stored(host: &Host) -> Result<(ParsedConfig, Listing), Exit> {
     let prefix = &host.settings.prefix;
     let store = network::open(&host.settings).await?;
     let stored = StoredConfig::read(&store, prefix).await?;
-    let json = stored.json.ok_or_else(|| ConfigCommandError::Missing { prefix: prefix.clone() })?;
+    let json =
+        stored.json.ok_or_else(|| VerifyError::NoConfig(ConfigCommandError::Missing { prefix: prefix.clone() }))?;
     let parsed = ParsedConfig::new(prefix, json, stored.revision)?;
     let listing = store.list(&prefix.leases(parsed.config.pools.v4.is_some())).await?;
     Ok((parsed, listing))
