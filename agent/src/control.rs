@@ -4,6 +4,7 @@ use std::{
     io,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use hyper_util::rt::TokioIo;
@@ -16,7 +17,7 @@ use wire_forward::Fault;
 
 use crate::{
     exit::Exit,
-    loops::Loops,
+    loops::{COMPARE_TIMEOUT, Loops},
     pulse::{Part, Watchdog},
     status::StatusWriter,
 };
@@ -125,10 +126,13 @@ pub(crate) async fn peers(run_dir: &Path) -> Result<proto::PeersReply, Exit> {
     client.peers(proto::PeersRequest {}).await.map(Response::into_inner).map_err(|status| refused(&status))
 }
 
+/// An agent that runs answers within [`COMPARE_TIMEOUT`], though one of its loops may hang.
+const REPLY_TIMEOUT: Duration = COMPARE_TIMEOUT.saturating_add(Duration::from_secs(10));
+
 /// The comparison of the agent that runs with this folder with its host; `None` if no agent runs.
 ///
 /// # Errors
-/// [`Exit::Refused`] when it does not answer, [`Exit::NoAgent`] when nobody can be asked whether one runs.
+/// [`Exit::SilentAgent`] when it does not answer, [`Exit::NoAgent`] when nobody can be asked whether one runs.
 pub(crate) async fn compare(run_dir: &Path) -> Result<Option<proto::CompareReply>, Exit> {
     match UnixStream::connect(socket(run_dir)).await {
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
@@ -136,9 +140,13 @@ pub(crate) async fn compare(run_dir: &Path) -> Result<Option<proto::CompareReply
         }
         Ok(_) | Err(_) => {}
     }
-    let mut client = connect(run_dir).await?;
-    let reply = client.compare(proto::CompareRequest {}).await;
-    reply.map(|reply| Some(reply.into_inner())).map_err(|status| refused(&status))
+    let asked = async {
+        let mut client = connect(run_dir).await?;
+        let reply = client.compare(proto::CompareRequest {}).await;
+        reply.map(|reply| Some(reply.into_inner())).map_err(|status| refused(&status))
+    };
+    let silent = |_| Exit::SilentAgent { socket: socket(run_dir), waited: REPLY_TIMEOUT };
+    tokio::time::timeout(REPLY_TIMEOUT, asked).await.map_err(silent)?
 }
 
 /// Lets a part of the agent that runs with this folder fail.

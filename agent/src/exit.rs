@@ -3,7 +3,7 @@
 //! Errors of a module of its own are an enum there, and are wrapped here. The text that a user reads is
 //! [`Exit::report`]; `Display` is only its first part.
 
-use std::{io, path::PathBuf, process::ExitCode};
+use std::{io, path::PathBuf, process::ExitCode, time::Duration};
 
 use wire_backends::SelectError;
 use wire_lease::ConfigError;
@@ -76,6 +76,9 @@ pub(crate) enum Exit {
     /// The control socket does not answer.
     #[error("no agent answers on {}", socket.display())]
     NoAgent { socket: PathBuf, source: tonic::transport::Error },
+    /// An agent holds the control socket, and does not answer: it is stopped, or hangs.
+    #[error("the agent on {} has not answered for {}", socket.display(), humantime::format_duration(*waited))]
+    SilentAgent { socket: PathBuf, waited: Duration },
     /// The agent answers a command with a refusal.
     #[error("the agent refuses: {message}")]
     Refused { message: String },
@@ -171,6 +174,7 @@ impl Exit {
             Self::Usage(_) | Self::EtcdSettings(_) => USAGE,
             Self::NoUnderlay { .. } | Self::NoPossibleUnderlay { .. } => NO_HOST,
             Self::NoAgent { .. }
+            | Self::SilentAgent { .. }
             | Self::Refused { .. }
             | Self::Store(_)
             | Self::HandBackStore(_)
@@ -222,6 +226,7 @@ impl Exit {
             | Self::NotReady { .. }
             | Self::EtcdSettings(_)
             | Self::NoPossibleUnderlay { .. }
+            | Self::SilentAgent { .. }
             | Self::Refused { .. }
             | Self::Store(_)
             | Self::NoAnswer(_)

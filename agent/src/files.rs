@@ -71,7 +71,9 @@ fn observe(path: &Path) -> Option<ObservedFile> {
     match read_at_most(path, LARGEST_SETTINGS).map(String::from_utf8) {
         Ok(Ok(content)) => Some(ObservedFile::Content(content)),
         Ok(Err(_)) => Some(ObservedFile::Unknown("it is not UTF-8".to_owned())),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            path.is_symlink().then(|| ObservedFile::Unknown("it is a link to a file that does not exist".to_owned()))
+        }
         Err(error) => Some(ObservedFile::Unknown(error.to_string())),
     }
 }
@@ -265,6 +267,22 @@ mod tests {
         for other in ["b", "d/a", "new"] {
             assert!(!are_same(&path("a"), &path(other)), "{other}");
         }
+    }
+
+    #[test]
+    fn a_link_to_nothing_is_there_and_is_replaced_or_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("subnet.env");
+        let link = || std::os::unix::fs::symlink(folder.path().join("none"), &path).unwrap();
+        link();
+        assert!(matches!(observe(&path), Some(ObservedFile::Unknown(_))));
+        carry_out(&FileOp::Remove(path.clone())).unwrap();
+        assert!(!path.is_symlink() && observe(&path).is_none());
+        link();
+        let file = DesiredFile { content: "X=1\n".to_owned(), writing: Writing::Plain };
+        carry_out(&FileOp::Write(path.clone(), file)).unwrap();
+        assert_eq!(observe(&path), Some(ObservedFile::Content("X=1\n".to_owned())));
+        assert!(!path.is_symlink() && !folder.path().join("none").exists());
     }
 
     #[test]

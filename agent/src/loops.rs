@@ -32,7 +32,7 @@ pub(crate) struct Loops {
 }
 
 /// The time that a loop has for a comparison: iptables may wait for its lock, and a large network takes a while.
-const COMPARE_TIMEOUT: Duration = Duration::from_secs(30);
+pub(crate) const COMPARE_TIMEOUT: Duration = Duration::from_secs(30);
 
 impl Loops {
     /// Compares all resources with what the networks want, and changes nothing.

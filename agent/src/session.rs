@@ -105,6 +105,17 @@ pub(crate) struct Handover {
     pub(crate) is_ready: bool,
 }
 
+impl Handover {
+    /// With what an earlier session has left, where this one has left nothing.
+    pub(crate) fn or(self, earlier: Self) -> Self {
+        Self {
+            held: self.held.or(earlier.held),
+            leases: self.leases.or(earlier.leases),
+            is_ready: self.is_ready || earlier.is_ready,
+        }
+    }
+}
+
 /// An event that the session handles.
 enum Event {
     Leases,

@@ -10,6 +10,7 @@ use std::path::Path;
 use crate::{
     cli::{CompareFlags, EtcdFlags, RunFlags},
     commands::print_json,
+    config_command::ConfigCommandError,
     control::{self, proto},
     exit::{Exit, NO, UNAVAILABLE},
     output::{answer, complain},
@@ -41,6 +42,9 @@ pub(crate) enum VerifyError {
     /// There is nothing to compare with.
     #[error("this host holds no lease in etcd, so it is not known what it should hold: start wire-agent first")]
     NoLease,
+    /// There is no network config in etcd. For `config` this is an answer, here it is not.
+    #[error(transparent)]
+    NoConfig(ConfigCommandError),
     /// There is no saved network state.
     #[error("there is no network state saved in {folder}: without --offline, etcd is asked")]
     NotSaved { folder: String },
@@ -62,6 +66,7 @@ impl VerifyError {
             Self::Differs { .. } => NO,
             Self::Unread { .. }
             | Self::NoLease
+            | Self::NoConfig(_)
             | Self::NotSaved { .. }
             | Self::NoSubnetSaved { .. }
             | Self::SavedUnusable { .. }
@@ -206,6 +211,13 @@ mod tests {
         let resource = resource("files", &files);
         assert_eq!(resource.differences.len(), LISTED);
         assert_eq!(number_of_differences(&resource), LISTED + 5);
+    }
+
+    #[test]
+    fn only_a_host_that_was_compared_gets_the_status_of_one_that_differs() {
+        let missing = ConfigCommandError::Missing { prefix: wire_net::KeyPrefix::new("/other") };
+        assert_eq!(VerifyError::NoConfig(missing).status(), UNAVAILABLE);
+        assert_eq!(VerifyError::Differs { differences: 1, conflicts: 0 }.status(), NO);
     }
 
     #[test]

@@ -98,6 +98,9 @@ async fn an_agent_or_etcd_that_does_not_answer_has_status_69() {
     ends(Exit::NoAgent { socket: "/run/control.sock".into(), source }, 69, text, Some(remedy));
     let message = "there is no part".to_owned();
     ends(Exit::Refused { message }, 69, "the agent refuses: there is no part", None);
+    let (socket, waited) = ("/run/control.sock".into(), Duration::from_secs(40));
+    let text = "the agent on /run/control.sock has not answered for 40s";
+    ends(Exit::SilentAgent { socket, waited }, 69, text, None);
     let answer = "etcd does not answer (get): Permission denied (os error 13)";
     ends(store(), 69, answer, None);
     let remedy = "nothing was changed. flanneld works with the routes as they are, but not with wire-agent's \

@@ -10,7 +10,7 @@ use wire_lease::Entry;
 use wire_net::{DualStack, Mtu, Prefix};
 use wire_state::{DesiredFile, Writing};
 
-use super::{JoinContext, Network};
+use super::{JoinContext, Network, known::PATIENCE};
 use crate::{
     daemon_json,
     docker_opts::{DockerOptions, SubnetEnv},
@@ -41,7 +41,14 @@ impl Network {
         }
         let share = host.files_share(&env);
         let number = self.loops.files.want(&self.name, share);
-        match self.loops.files.outcome_of(number).await {
+        let outcome = self.loops.files.outcome_of(number);
+        let outcome = if self.runs() {
+            // Nobody follows the leases meanwhile, so a disk that hangs must not hold that up. Its loop goes on trying.
+            tokio::time::timeout(PATIENCE, outcome).await.unwrap_or(Some(None))
+        } else {
+            outcome.await
+        };
+        match outcome {
             Some(Some(why)) if !self.runs() => return Err(Exit::FileUnwritten { why }),
             Some(_) => {}
             None => return Err(Exit::PartDied { part: "the loop of the files" }),

@@ -29,6 +29,11 @@ impl Network {
         snapshot: &Snapshot,
         offer: Offer,
     ) -> Result<Option<(LeaseSource, Arc<Entry>)>, Exit> {
+        let runs_on = self.session.as_ref().and_then(|former| former.source.own());
+        // Two tasks must not hold one lease. The loops go on with what the former session wants.
+        if let Some(former) = &mut self.session {
+            self.handover = former.hand_over().or(std::mem::take(&mut self.handover));
+        }
         if snapshot.source.as_of().is_some() {
             let subnet = host.subnet_held(&context.config);
             let subnet = subnet.ok_or(Exit::NoSubnetHeld)?;
@@ -36,13 +41,6 @@ impl Network {
             let origin = Origin { create_revision: Revision(0), mod_revision: Revision(0), lease: None };
             let own = Arc::new(Entry { lease: Lease { subnet, public: offer.public, data: offer.data }, origin });
             return Ok(Some((LeaseSource::Cache(own.clone()), own)));
-        }
-        let runs_on = self.session.as_ref().and_then(|former| former.source.own());
-        // Two tasks must not hold one lease. The loops go on with what the former session wants.
-        if let Some(former) = &mut self.session {
-            let held = self.handover.held.take();
-            self.handover = former.hand_over();
-            self.handover.held = self.handover.held.take().or(held);
         }
         let beside = Some(host.watchdog.part(Part::Holder).beside());
         let settings = self.hold_settings(host, context);

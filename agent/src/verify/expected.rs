@@ -51,7 +51,8 @@ async fn stored(host: &Host) -> Result<Snapshot, Exit> {
     let prefix = &host.settings.prefix;
     let store = network::open(&host.settings).await?;
     let stored = StoredConfig::read(&store, prefix).await?;
-    let json = stored.json.ok_or_else(|| ConfigCommandError::Missing { prefix: prefix.clone() })?;
+    let json =
+        stored.json.ok_or_else(|| VerifyError::NoConfig(ConfigCommandError::Missing { prefix: prefix.clone() }))?;
     let parsed = ParsedConfig::new(prefix, json, stored.revision)?;
     let listing = store.list(&prefix.leases(parsed.config.pools.v4.is_some())).await?;
     Ok(Snapshot { parsed, listing: Arc::new(listing), source: Source::Etcd })

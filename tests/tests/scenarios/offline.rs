@@ -79,6 +79,7 @@ fn boots(lab: &Lab, datapath: Datapath) -> Result {
     let meters = [LossMeter::start(&path(at_a, at_b))?, LossMeter::start(&path(at_b, at_a))?];
     steadily(Duration::from_secs(3), || not_confirmed(&a))?;
     // What an operator does meanwhile changes nothing.
+    let ready = times_ready(&a);
     a.agent.signal(nix::sys::signal::Signal::SIGHUP)?;
     eventually(START, || {
         check(a.agent.log().matches("using the network state saved on disk").count() == 2, || a.agent.log())
@@ -86,6 +87,7 @@ fn boots(lab: &Lab, datapath: Datapath) -> Result {
     thread::sleep(Duration::from_secs(1));
     not_confirmed(&a)?;
     known.is_in(&a)?;
+    check(times_ready(&a) == ready, || a.agent.log())?;
 
     let monitor = Monitor::listen(a.host.namespace())?;
     etcd.restart(0)?;
@@ -102,6 +104,11 @@ fn boots(lab: &Lab, datapath: Datapath) -> Result {
     }
     etcd.delete(&peers[7].key())?;
     settle(&etcd, &[&a, &b], families).map(drop)
+}
+
+/// How often its log says that it is ready, over all its starts.
+fn times_ready(node: &Node) -> usize {
+    node.agent.log().matches(" ready summary=").count()
 }
 
 #[test]
