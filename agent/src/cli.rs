@@ -196,8 +196,9 @@ pub(crate) enum Command {
     /// Read, check or write the network config in etcd.
     #[command(subcommand)]
     Config(ConfigCommand),
-    /// Compare this host with what it should hold, and print a sentence for each difference. Changes nothing. The running agent is asked; without
-    /// one, give the agent's own flags before the word verify. Exit status 0: nothing differs, 1: something does, another: it could not be compared.
+    /// Compare this host with what it should hold, and print a sentence for each difference. Changes nothing. A running agent is asked, and
+    /// repairs differences as always. Without one, give the agent's own flags before the word verify. Exit status 0: nothing differs, 1: something
+    /// does, another: it could not be compared.
     Verify(CompareFlags),
     /// The same, but print the changes that the agent would make, in their order.
     Plan(CompareFlags),

@@ -105,7 +105,13 @@ pub(crate) fn dry_run(settings: &Settings) -> Result<(), Exit> {
     let state_file = StateFile::in_folder(&settings.folders.state_dir);
     let state = state_file.peek().map_err(|source| unread(settings, source))?;
     let subnet: Vec<String> = state.subnet.iter().map(|(_, prefix)| prefix.to_string()).collect();
-    let lease = if subnet.is_empty() { "none".to_owned() } else { format!("give back {}", subnet.join(" ")) };
+    let lease = match Seen::now()?.kinship(&state) {
+        _ if subnet.is_empty() => "none".to_owned(),
+        Kinship::Same | Kinship::Unknown => format!("give back {}", subnet.join(" ")),
+        Kinship::Other(differs) => {
+            format!("{} is not given back, because {MAY_BE_A_CLONE}: {differs}", subnet.join(" "))
+        }
+    };
     let network = kernel_left(&state)?.preview(&PerNamespace::default())?.ops;
     let (mut firewall, nothing) = firewall::leaving();
     let rules = firewall.preview(&nothing)?.ops;
@@ -118,6 +124,9 @@ pub(crate) fn dry_run(settings: &Settings) -> Result<(), Exit> {
     answer(&lines.map(|line| line + "\n").collect::<String>())?;
     failure.map_or(Ok(()), |error| Err(DrainError::Docker(error).into()))
 }
+
+const MAY_BE_A_CLONE: &str =
+    "this host may be a clone of the one that holds it; if it is not, the lease expires by itself";
 
 fn unread(settings: &Settings, source: io::Error) -> DrainError {
     DrainError::StateUnread { folder: settings.folders.state_dir.clone(), source }
@@ -135,10 +144,7 @@ async fn release(settings: &Settings, state: &State) -> Result<(), Exit> {
         Kinship::Same => Owner::Proven,
         Kinship::Unknown => Owner::At(addresses()?),
         Kinship::Other(differs) => {
-            report(format_args!(
-                "lease: {subnet} is not given back, because this host may be a clone of the one that holds it; if it \
-                 is not, the lease expires by itself: {differs}"
-            ));
+            report(format_args!("lease: {subnet} is not given back, because {MAY_BE_A_CLONE}: {differs}"));
             return Ok(());
         }
     };

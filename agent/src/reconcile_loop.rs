@@ -61,6 +61,8 @@ struct Wanted<T> {
 #[derive(Clone, Debug, Default)]
 struct LastRound<O> {
     number: u64,
+    /// The number of rounds so far.
+    rounds: u64,
     outcome: O,
 }
 
@@ -72,6 +74,8 @@ pub(crate) struct LoopHandle<L: ResourceLoop> {
     wanted: watch::Sender<Wanted<L::Share>>,
     last_round: watch::Receiver<LastRound<L::Outcome>>,
     requests: mpsc::Sender<oneshot::Sender<Answer>>,
+    /// The number of rounds that [`LoopHandle::next_round`] has returned.
+    seen: u64,
 }
 
 /// A loop could not be started.
@@ -106,13 +110,13 @@ pub(crate) fn start<L: ResourceLoop>(
         None => runtime.block_on(running.run()),
     };
     thread::Builder::new().name(name.to_owned()).spawn(run).map_err(cannot("thread"))?;
-    Ok(LoopHandle { wanted, last_round, requests })
+    Ok(LoopHandle { wanted, last_round, requests, seen: 0 })
 }
 
 impl<L: ResourceLoop> Clone for LoopHandle<L> {
     fn clone(&self) -> Self {
-        let Self { wanted, last_round, requests } = self;
-        Self { wanted: wanted.clone(), last_round: last_round.clone(), requests: requests.clone() }
+        let Self { wanted, last_round, requests, seen } = self;
+        Self { wanted: wanted.clone(), last_round: last_round.clone(), requests: requests.clone(), seen: *seen }
     }
 }
 
@@ -143,8 +147,11 @@ impl<L: ResourceLoop> LoopHandle<L> {
     /// # Cancel safety
     /// Safe.
     pub(crate) async fn next_round(&mut self, number: u64) -> Option<L::Outcome> {
-        self.last_round.changed().await.ok()?;
-        self.outcome_of(number).await
+        let seen = self.seen;
+        // One wait: between two, a caller that stops waiting would lose the round.
+        let last = self.last_round.wait_for(|last| last.number >= number && last.rounds > seen).await.ok()?;
+        self.seen = last.rounds;
+        Some(last.outcome.clone())
     }
 
     /// Waits until the thread has died.
@@ -185,7 +192,7 @@ impl<L: ResourceLoop> ReconcileLoop<L> {
         if self.first().await.is_none() {
             return;
         }
-        let mut known = 0;
+        let (mut known, mut rounds) = (0, 0);
         loop {
             let (number, shares) = {
                 let wanted = self.wanted.borrow_and_update();
@@ -193,7 +200,8 @@ impl<L: ResourceLoop> ReconcileLoop<L> {
             };
             let Round { outcome, next, batch } = self.resource.round(&shares, number != known);
             known = number;
-            self.last_round.send_replace(LastRound { number, outcome });
+            rounds += 1;
+            self.last_round.send_replace(LastRound { number, rounds, outcome });
             tokio::select! {
                 changed = self.wanted.changed() => {
                     if changed.is_err() {

@@ -4,10 +4,10 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use tokio::sync::Notify;
 use wire_firewall::OverlayDevice;
-use wire_kernel::{KernelDataplane, RouteForm};
+use wire_kernel::{KernelDataplane, NetlinkDataplane, RouteForm};
 use wire_lease::{Admission, Entries, Entry, Lease, LeaseTable, Origin, StoredConfig, own_entry};
 use wire_net::NetworkName;
-use wire_state::PerNamespace;
+use wire_state::{ObservedKind, Owner, PerNamespace};
 use wire_store::{LeaseStore, Listing, Revision};
 
 use super::{Compared, VerifyError};
@@ -81,7 +81,12 @@ async fn expected(mut host: Host, last_known: &LastKnownFile, snapshot: Snapshot
     let Snapshot { parsed, listing, source } = snapshot;
     host.look_for_endpoints(last_known).await;
     let context = host.join_context(parsed.config)?;
-    let Chosen { backend, scope, macs } = host.backend(&context, &listing)?;
+    let mut chosen = host.backend(&context, &listing)?;
+    if encapsulates_by_fallback(&host, &chosen)? {
+        host.no_vxlan = true;
+        chosen = host.backend(&context, &listing)?;
+    }
+    let Chosen { backend, scope, macs } = chosen;
     let own = match source {
         Source::Etcd => own_entry(&listing, &host.settings.prefix, &context.public, &context.config.pools)
             .ok_or(VerifyError::NoLease)?,
@@ -112,6 +117,17 @@ async fn expected(mut host: Host, last_known: &LastKnownFile, snapshot: Snapshot
         settings: host.settings,
         status: host.status,
     })
+}
+
+/// Whether an earlier run of the agent has found that this kernel has no VXLAN: it has left a TUN device of that name.
+fn encapsulates_by_fallback(host: &Host, chosen: &Chosen) -> Result<bool, Exit> {
+    if chosen.backend.datapath().is_userspace {
+        return Ok(false);
+    }
+    let found = NetlinkDataplane::open(RouteForm::default()).and_then(|mut kernel| kernel.read(&chosen.scope))?;
+    let is_tun =
+        found.links.values().any(|link| matches!(link.kind, ObservedKind::Tun(_)) && link.owner == Owner::Ours);
+    Ok(is_tun || host.settings.forward.without_vxlan)
 }
 
 /// The lease that this host held last.
