@@ -207,7 +207,10 @@ impl<L: ResourceLoop> ReconcileLoop<L> {
                     if changed.is_err() {
                         return;
                     }
-                    tokio::time::sleep(batch).await;
+                    // A sleep of no time takes until the timer's next tick, which is a millisecond.
+                    if !batch.is_zero() {
+                        tokio::time::sleep(batch).await;
+                    }
                 }
                 () = self.resource.changed() => (),
                 Some(request) = self.requests.recv() => {
