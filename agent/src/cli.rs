@@ -253,7 +253,7 @@ pub(crate) struct Output {
     pub(crate) json: bool,
 }
 
-/// What to compare with, and how to print.
+/// The source of the desired state, and the form of the output.
 #[derive(Clone, Copy, Debug, Args)]
 pub(crate) struct CompareFlags {
     /// Do not ask the running agent or etcd: compare with the network state saved on disk (in --state-dir).

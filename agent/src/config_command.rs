@@ -30,7 +30,7 @@ pub(crate) enum ConfigCommandError {
 }
 
 impl ConfigCommandError {
-    /// As [`Exit::status`].
+    /// The exit status.
     pub(crate) const fn status(&self) -> u8 {
         match self {
             Self::Missing { .. } | Self::Exists => NO,

@@ -13,14 +13,14 @@ use wire_kernel::{Changes, Monitor};
 use wire_net::chain;
 use wire_state::{
     Conflict, DataplaneError, DesiredNet, ErrorKind, Failure, KernelKind, KernelOp, Namespace, Network, ObservedNet,
-    Op, PerNamespace, Reconciler, Report, Resource, Scope, Share, TunnelOp,
+    Op, PerNamespace, Reconciler, Report, Scope, TunnelOp,
 };
 use wire_store::Revision;
 
 use crate::{
     host_dataplane::HostDataplane,
     notify,
-    reconcile_loop::{Answer, LoopHandle, ResourceLoop, Round, Shares},
+    reconcile_loop::{Answer, LoopHandle, ResourceLoop, Round, Shares, merged},
     repeats::Repeats,
     status::{KernelCondition, StatusWriter},
 };
@@ -145,19 +145,9 @@ impl NetworkLoop {
             self.reconciler.set_scope(scope);
             self.monitor = None;
         }
-        let (desired, clashes) = match first {
-            // Not merged: to copy the state of a large network takes longer than the rest of the round.
-            Some(only) if shares.len() == 1 => (only.desired.clone(), Vec::new()),
-            Some(_) | None => {
-                let shares: Vec<Share<'_, _>> =
-                    shares.iter().map(|(network, share)| Share { network, desired: &*share.desired }).collect();
-                let (merged, clashes) = Network::merge(&shares);
-                (Arc::new(merged), clashes)
-            }
-        };
-        let clashes = (!clashes.is_empty()).then_some(KernelCondition::Clashes(clashes));
-        self.status.set(KernelCondition::CLASH, clashes);
-        desired
+        merged::<Network>(shares.iter().map(|(network, share)| (network, share.desired.clone())), |clashes| {
+            self.status.set(KernelCondition::CLASH, clashes.map(KernelCondition::Clashes));
+        })
     }
 }
 

@@ -48,7 +48,7 @@ pub(crate) enum DrainError {
 }
 
 impl DrainError {
-    /// As [`Exit::status`].
+    /// The exit status.
     pub(crate) const fn status(&self) -> u8 {
         match self {
             Self::StateUnread { .. } => CANNOT_CREATE,
@@ -57,7 +57,7 @@ impl DrainError {
         }
     }
 
-    /// As [`Exit::remedy`].
+    /// The next step for the reader, if there is one.
     pub(crate) const fn remedy(&self) -> Option<&'static str> {
         match self {
             Self::LeaseLeft(_) => Some("run wire-agent drain again, or let the lease expire"),
@@ -104,12 +104,13 @@ pub(crate) fn dry_run(settings: &Settings) -> Result<(), Exit> {
     require_capability()?;
     let state_file = StateFile::in_folder(&settings.folders.state_dir);
     let state = state_file.peek().map_err(|source| unread(settings, source))?;
-    let subnet: Vec<String> = state.subnet.iter().map(|(_, prefix)| prefix.to_string()).collect();
-    let lease = match Seen::now()?.kinship(&state) {
-        _ if subnet.is_empty() => "none".to_owned(),
-        Kinship::Same | Kinship::Unknown => format!("give back {}", subnet.join(" ")),
-        Kinship::Other(differs) => {
-            format!("{} is not given back, because {MAY_BE_A_CLONE}: {differs}", subnet.join(" "))
+    let subnet = shown(&state);
+    let lease = if subnet.is_empty() {
+        "none".to_owned()
+    } else {
+        match Seen::now()?.kinship(&state) {
+            Kinship::Same | Kinship::Unknown => format!("give back {subnet}"),
+            Kinship::Other(differs) => not_given_back(&subnet, &differs),
         }
     };
     let network = kernel_left(&state)?.preview(&PerNamespace::default())?.ops;
@@ -125,8 +126,17 @@ pub(crate) fn dry_run(settings: &Settings) -> Result<(), Exit> {
     failure.map_or(Ok(()), |error| Err(DrainError::Docker(error).into()))
 }
 
-const MAY_BE_A_CLONE: &str =
-    "this host may be a clone of the one that holds it; if it is not, the lease expires by itself";
+/// The subnet held last.
+fn shown(state: &State) -> String {
+    state.subnet.iter().map(|(_, prefix)| prefix.to_string()).collect::<Vec<_>>().join(" ")
+}
+
+fn not_given_back(subnet: &str, differs: &str) -> String {
+    format!(
+        "{subnet} is not given back, because this host may be a clone of the one that holds it; if it is not, the lease \
+         expires by itself: {differs}"
+    )
+}
 
 fn unread(settings: &Settings, source: io::Error) -> DrainError {
     DrainError::StateUnread { folder: settings.folders.state_dir.clone(), source }
@@ -137,14 +147,13 @@ async fn release(settings: &Settings, state: &State) -> Result<(), Exit> {
         report("lease: this host has never held one");
         return Ok(());
     }
-    let subnet: Vec<String> = state.subnet.iter().map(|(_, prefix)| prefix.to_string()).collect();
-    let subnet = subnet.join(" ");
+    let subnet = shown(state);
     let seen = Seen::now()?;
     let owner = match seen.kinship(state) {
         Kinship::Same => Owner::Proven,
         Kinship::Unknown => Owner::At(addresses()?),
         Kinship::Other(differs) => {
-            report(format_args!("lease: {subnet} is not given back, because {MAY_BE_A_CLONE}: {differs}"));
+            report(format_args!("lease: {}", not_given_back(&subnet, &differs)));
             return Ok(());
         }
     };

@@ -85,7 +85,7 @@ pub(crate) enum Exit {
     /// A call to etcd failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The same for `hand-back`, which has not changed anything yet.
+    /// A call to etcd failed before `hand-back` has changed anything.
     #[error(transparent)]
     HandBackStore(StoreError),
     /// The wait for etcd was too long. The text is that of the wait itself.

@@ -21,10 +21,9 @@ use wire_firewall::{
 };
 use wire_kernel::Links;
 use wire_lease::{Entry, LeaseTable};
-use wire_net::{DualStack, Family, LinkName, NetworkName, Prefix, chain};
+use wire_net::{DualStack, Family, LinkName, Prefix, chain};
 use wire_state::{
     Clash, ContainerLink, DataplaneError, DesiredFirewall, EmptyTables, Firewall, FlannelRules, Reconciler, Report,
-    Resource, Share,
 };
 
 use self::{doubts::Doubts, notes::is_fault};
@@ -34,7 +33,7 @@ use crate::{
     exit::Exit,
     other_agents,
     pulse::Heartbeat,
-    reconcile_loop::{Answer, LoopHandle, ResourceLoop, Round, Shares},
+    reconcile_loop::{Answer, LoopHandle, ResourceLoop, Round, Shares, merged},
     status::{FirewallCondition, FirewallSeen, StatusWriter},
 };
 
@@ -66,7 +65,7 @@ pub(crate) struct FirewallShare {
     pub(crate) docker_options: Arc<DockerOptions>,
     /// The MTU of the overlay, in bytes.
     pub(crate) mtu: u32,
-    /// Whether the agent moves packets itself, instead of the kernel.
+    /// True if the agent moves packets itself.
     pub(crate) is_userspace: bool,
     /// The number of joins. After each join, features of nftables that this host lacked are tried again.
     pub(crate) joins: u64,
@@ -289,9 +288,9 @@ impl FirewallLoop {
             }
         };
         self.note_host_facts(facts, &first.devices);
-        let (firewall, clashes) = desired(shares, &self.facts);
-        let clashes = (!clashes.is_empty()).then_some(FirewallCondition::Clashes(clashes));
-        self.status.set(FirewallCondition::CLASH, clashes);
+        let firewall = desired(shares, &self.facts, |clashes| {
+            self.status.set(FirewallCondition::CLASH, clashes.map(FirewallCondition::Clashes));
+        });
         let report = self.reconciler.round(&firewall);
         let learned = self.probe.learn(support, &firewall, &report, Instant::now());
         (report, learned)
@@ -343,13 +342,13 @@ fn subnets(shares: &Shares<FirewallShare>) -> Vec<Prefix> {
     shares.values().flat_map(|share| share.own.lease.subnet.prefixes()).collect()
 }
 
-/// The rules of all networks on a host with these facts.
-fn desired(shares: &Shares<FirewallShare>, facts: &HostFacts) -> (DesiredFirewall, Vec<Clash>) {
-    let desired: Vec<(&NetworkName, DesiredFirewall)> =
-        shares.iter().map(|(network, share)| (network, share.desired(facts))).collect();
-    let shares: Vec<Share<'_, DesiredFirewall>> =
-        desired.iter().map(|(network, desired)| Share { network, desired }).collect();
-    Firewall::merge(&shares)
+/// The rules of all networks on a host with these facts; `report` gets the clashes.
+fn desired(
+    shares: &Shares<FirewallShare>,
+    facts: &HostFacts,
+    report: impl FnOnce(Option<Vec<Clash>>),
+) -> Arc<DesiredFirewall> {
+    merged::<Firewall>(shares.iter().map(|(network, share)| (network, Arc::new(share.desired(facts)))), report)
 }
 
 impl FirewallShare {

@@ -5,13 +5,15 @@
 
 use std::{
     collections::BTreeMap,
-    fmt, io, thread,
+    fmt, io,
+    sync::Arc,
+    thread,
     time::{Duration, Instant},
 };
 
 use tokio::sync::{mpsc, oneshot, watch};
 use wire_net::NetworkName;
-use wire_state::Comparison;
+use wire_state::{Clash, Comparison, Resource, Share};
 
 use crate::pulse::Heartbeat;
 
@@ -180,6 +182,25 @@ impl<L: ResourceLoop> LoopHandle<L> {
     }
 }
 
+/// The desired state of all networks, from that of each; `report` gets the clashes. The state of a network that is alone is not copied: that
+/// would take longer than the rest of a round.
+pub(crate) fn merged<'a, R: Resource>(
+    shares: impl Iterator<Item = (&'a NetworkName, Arc<R::Desired>)>,
+    report: impl FnOnce(Option<Vec<Clash>>),
+) -> Arc<R::Desired> {
+    let shares: Vec<(&NetworkName, Arc<R::Desired>)> = shares.collect();
+    let (desired, clashes) = if let [(_, only)] = &shares[..] {
+        (only.clone(), Vec::new())
+    } else {
+        let shares: Vec<Share<'_, R::Desired>> =
+            shares.iter().map(|(network, desired)| Share { network, desired: &**desired }).collect();
+        let (desired, clashes) = R::merge(&shares);
+        (Arc::new(desired), clashes)
+    };
+    report((!clashes.is_empty()).then_some(clashes));
+    desired
+}
+
 struct ReconcileLoop<L: ResourceLoop> {
     resource: L,
     wanted: watch::Receiver<Wanted<L::Share>>,
@@ -238,10 +259,7 @@ impl<L: ResourceLoop> ReconcileLoop<L> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    };
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
 
@@ -281,6 +299,17 @@ mod tests {
     }
 
     const PATIENCE: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn the_desired_state_of_a_network_alone_is_not_copied() {
+        let (first, second) = (NetworkName::default(), "blue".parse().unwrap());
+        let only = Arc::new(wire_state::DesiredFiles::new());
+        let alone =
+            merged::<wire_state::Files>([(&first, only.clone())].into_iter(), |clashes| assert!(clashes.is_none()));
+        assert!(Arc::ptr_eq(&alone, &only));
+        let both = [(&first, only.clone()), (&second, only.clone())].into_iter();
+        assert_eq!(merged::<wire_state::Files>(both, |clashes| assert!(clashes.is_none())), only);
+    }
 
     #[tokio::test]
     async fn who_waits_for_a_thread_that_dies_is_told() {

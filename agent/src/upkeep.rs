@@ -9,13 +9,13 @@ use std::{
 };
 
 use wire_net::chain;
-use wire_state::{DesiredFile, DesiredFiles, Failure, FileOp, Files, Reconciler, Report, Resource, Share};
+use wire_state::{DesiredFile, DesiredFiles, Failure, FileOp, Files, Reconciler, Report};
 
 use crate::{
     daemon_json::{self, DaemonOptions},
     docker_unit::DockerUnit,
     files::FileDriver,
-    reconcile_loop::{Answer, LoopHandle, ResourceLoop, Round, Shares},
+    reconcile_loop::{Answer, LoopHandle, ResourceLoop, Round, Shares, merged},
     status::{AgentCondition, DockerCondition, StatusWriter},
 };
 
@@ -50,13 +50,11 @@ impl FilesLoop {
     }
 
     /// The desired files of all networks.
-    fn desired(&mut self, shares: &Shares<FilesShare>) -> DesiredFiles {
-        let files: Vec<DesiredFiles> = shares.values().map(FilesShare::files).collect();
-        let shares: Vec<Share<'_, DesiredFiles>> =
-            shares.keys().zip(&files).map(|(network, desired)| Share { network, desired }).collect();
-        let (desired, clashes) = Files::merge(&shares);
-        let clashes = (!clashes.is_empty()).then_some(AgentCondition::FileClashes(clashes));
-        self.status.set(AgentCondition::FILE_CLASH, clashes);
+    fn desired(&mut self, shares: &Shares<FilesShare>) -> Arc<DesiredFiles> {
+        let files = shares.iter().map(|(network, share)| (network, Arc::new(share.files())));
+        let desired = merged::<Files>(files, |clashes| {
+            self.status.set(AgentCondition::FILE_CLASH, clashes.map(AgentCondition::FileClashes));
+        });
         self.reconciler.set_scope(desired.keys().cloned().collect());
         desired
     }

@@ -60,7 +60,7 @@ pub(crate) enum VerifyError {
 }
 
 impl VerifyError {
-    /// As [`Exit::status`].
+    /// The exit status.
     pub(crate) const fn status(&self) -> u8 {
         match self {
             Self::Differs { .. } => NO,

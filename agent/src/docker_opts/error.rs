@@ -35,7 +35,7 @@ pub(crate) enum DockerOptsError {
 }
 
 impl DockerOptsError {
-    /// As [`crate::exit::Exit::status`].
+    /// The exit status.
     pub(crate) const fn status(&self) -> u8 {
         match self {
             Self::Key { .. } | Self::OutputIsInput { .. } => USAGE,
@@ -50,7 +50,7 @@ impl DockerOptsError {
         }
     }
 
-    /// As [`crate::exit::Exit::remedy`].
+    /// The next step for the reader, if there is one.
     pub(crate) const fn remedy(&self) -> Option<&'static str> {
         match self {
             Self::Unread { .. } => Some("the agent writes it once it has a subnet, see wire-agent status"),

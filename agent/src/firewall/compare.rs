@@ -1,6 +1,6 @@
 //! Comparing before the first round, when no attempt to write our table has shown yet what this host supports.
 
-use std::{collections::BTreeSet, time::Instant};
+use std::{collections::BTreeSet, sync::Arc, time::Instant};
 
 use wire_firewall::{HostFacts, Nftables, Support};
 use wire_state::{Comparison, DataplaneError, DesiredFirewall, DesiredTable, ObservedTable};
@@ -15,7 +15,7 @@ impl FirewallLoop {
         shares: &Shares<FirewallShare>,
         facts: &HostFacts,
     ) -> Result<Comparison, DataplaneError> {
-        let desired = |support| desired(shares, &HostFacts { support, ..facts.clone() }).0;
+        let desired = |support| desired(shares, &HostFacts { support, ..facts.clone() }, |_| ());
         if self.joins.is_some() {
             return self.reconciler.compare(&desired(self.probe.support(Instant::now())));
         }
@@ -29,10 +29,11 @@ impl FirewallLoop {
 
     /// What this host supports of our table: what an earlier run of the agent could write. If there is no table, nft is asked, which does not
     /// say whether it would write the check of inner sources as it was given.
-    fn presumed_support(&mut self, desired: &impl Fn(Support) -> DesiredFirewall) -> Support {
+    fn presumed_support(&mut self, desired: &impl Fn(Support) -> Arc<DesiredFirewall>) -> Support {
         let observed = self.reconciler.cached().and_then(|observed| observed.table.clone());
         let driver = self.reconciler.driver();
-        let is_accepted = |support: &Support| desired(*support).table.is_none_or(|table| driver.accepts(&table));
+        let is_accepted =
+            |support: &Support| desired(*support).table.as_ref().is_none_or(|table| driver.accepts(table));
         let parts = [Nftables::Whole, Nftables::Simple].into_iter();
         let Some(observed) = observed else {
             let mut all = parts.flat_map(|nftables| [true, false].map(|flowtables| Support { nftables, flowtables }));

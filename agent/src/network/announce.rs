@@ -32,8 +32,7 @@ impl Network {
     ) -> Result<DockerOptions, Exit> {
         let before = host.state.subnet;
         let env = host.remember(context, own, mtu);
-        let docker_options =
-            DockerOptions { file: host.settings.folders.docker_opts_file.clone(), options: env.daemon_options(true) };
+        let docker_options = host.docker_options(&env);
         look_for_clash(&docker_options);
         if self.runs() && before != host.state.subnet {
             let subnet = own.lease.subnet;
@@ -81,6 +80,11 @@ impl Host {
             state: (self.state_file.path().to_owned(), StateFile::desired(&self.state)),
             options: env.daemon_options(true),
         }
+    }
+
+    /// The options for Docker, and the file that they are written to.
+    pub(crate) fn docker_options(&self, env: &SubnetEnv) -> DockerOptions {
+        DockerOptions { file: self.settings.folders.docker_opts_file.clone(), options: env.daemon_options(true) }
     }
 
     /// The files for other programs.

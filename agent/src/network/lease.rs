@@ -4,7 +4,9 @@ use std::{sync::Arc, time::Duration};
 
 use nix::time::{ClockId, clock_gettime};
 use tokio::sync::watch;
-use wire_lease::{Clock, ConfigWatch, Entry, Former, Hold, HoldSettings, HoldState, Lease, Offer, Origin, Start};
+use wire_lease::{
+    BackendData, Clock, ConfigWatch, Entry, Former, Hold, HoldSettings, HoldState, Lease, Offer, Origin, Start,
+};
 use wire_net::{Family, Prefix, Subnet};
 use wire_store::{EtcdStore, Revision};
 
@@ -35,11 +37,7 @@ impl Network {
             self.handover = former.hand_over().or(std::mem::take(&mut self.handover));
         }
         if snapshot.source.as_of().is_some() {
-            let subnet = host.subnet_held(&context.config);
-            let subnet = subnet.ok_or(Exit::NoSubnetHeld)?;
-            // Nothing compares with these revisions, since this lease is not written.
-            let origin = Origin { create_revision: Revision(0), mod_revision: Revision(0), lease: None };
-            let own = Arc::new(Entry { lease: Lease { subnet, public: offer.public, data: offer.data }, origin });
+            let own = Arc::new(host.lease_held_last(context, offer.data).ok_or(Exit::NoSubnetHeld)?);
             return Ok(Some((LeaseSource::Cache(own.clone()), own)));
         }
         let beside = Some(host.watchdog.part(Part::Holder).beside());
@@ -123,6 +121,14 @@ impl Network {
 }
 
 impl Host {
+    /// The lease that this host held last, with today's addresses.
+    pub(crate) fn lease_held_last(&self, context: &JoinContext, data: BackendData) -> Option<Entry> {
+        let subnet = self.subnet_held(&context.config)?;
+        // Nothing compares with these revisions, since this lease is not written.
+        let origin = Origin { create_revision: Revision(0), mod_revision: Revision(0), lease: None };
+        Some(Entry { lease: Lease { subnet, public: context.public, data }, origin })
+    }
+
     /// Records the bridges that were inside the subnet before it was leased: Docker made the later ones. `listed` is
     /// the revision of the list of leases.
     fn note_bridges(&mut self, context: &JoinContext, own: &Entry, listed: Revision) {

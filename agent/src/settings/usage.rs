@@ -44,7 +44,7 @@ pub(crate) enum UsageError {
 }
 
 impl UsageError {
-    /// As [`crate::exit::Exit::remedy`].
+    /// The next step for the reader, if there is one.
     pub(crate) const fn remedy(&self) -> Option<&'static str> {
         match self {
             Self::Kubernetes { .. } => Some("leave it out, or run flanneld there"),

@@ -133,7 +133,7 @@ fn blocks(conflict: &Conflict, peer: &Entry) -> bool {
     }
 }
 
-fn condition_status(Current { condition, since }: &Current) -> proto::ConditionStatus {
+fn condition_status(Current { condition, since, .. }: &Current) -> proto::ConditionStatus {
     proto::ConditionStatus {
         name: condition.name().to_owned(),
         severity: condition.severity().name().to_owned(),

@@ -1,6 +1,9 @@
 //! The list of current conditions, with the times since which they hold.
 
-use std::{collections::BTreeMap, time::SystemTime};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::SystemTime,
+};
 
 use tracing::{error, info, warn};
 
@@ -10,6 +13,7 @@ use super::condition::{Condition, Kind, Log, Place};
 #[derive(Clone, Debug)]
 pub(crate) struct Current {
     pub(crate) condition: Condition,
+    text: String,
     /// The beginning. A change of the text alone does not change it.
     pub(crate) since: SystemTime,
 }
@@ -32,18 +36,27 @@ impl Conditions {
     pub(super) fn replace(&mut self, place: Place, now: Vec<Condition>, at: SystemTime) -> Option<Vec<Change>> {
         debug_assert!(now.iter().all(|condition| condition.kind().place == place), "{now:?}");
         let before = self.0.get(&place).map(Vec::as_slice).unwrap_or_default();
-        let text = |condition: &Condition| (condition.name(), condition.text());
-        let texts: Vec<_> = before.iter().map(|current| text(&current.condition)).collect();
-        if now.iter().map(text).eq(texts.iter().cloned()) {
+        // There may be thousands of conflicts: each text is made once, and looked up.
+        let now: Vec<(Condition, String)> = now.into_iter().map(with_text).collect();
+        let is_same = |(current, (condition, text)): (&Current, &(Condition, String))| {
+            current.condition.name() == condition.name() && current.text == *text
+        };
+        if before.len() == now.len() && before.iter().zip(&now).all(is_same) {
             return None;
         }
-        let is_new = |condition: &&Condition| !texts.iter().any(|(_, before)| *before == condition.text());
+        let texts: BTreeSet<&String> = before.iter().map(|current| &current.text).collect();
         let begins = before.is_empty();
-        let new = now.iter().filter(is_new).map(|condition| Change::New { condition: condition.clone(), begins });
+        let new = now.iter().filter(|(_, text)| !texts.contains(text));
+        let new = new.map(|(condition, _)| Change::New { condition: condition.clone(), begins });
         let ended = before.first().filter(|_| now.is_empty()).map(|last| Change::Ended(last.condition.kind()));
         let changes = new.chain(ended).collect();
-        let mut former = self.0.remove(&place).unwrap_or_default();
-        let now: Vec<Current> = now.into_iter().map(|condition| Current::after(condition, &mut former, at)).collect();
+        let since: BTreeMap<_, SystemTime> =
+            before.iter().map(|current| (identity(&current.condition), current.since)).collect();
+        let beginning = |condition: &Condition| since.get(&identity(condition)).copied().unwrap_or(at);
+        let now = now.into_iter();
+        let now: Vec<Current> =
+            now.map(|(condition, text)| Current { since: beginning(&condition), condition, text }).collect();
+        self.0.remove(&place);
         if !now.is_empty() {
             self.0.insert(place, now);
         }
@@ -61,14 +74,14 @@ impl Conditions {
     }
 }
 
-impl Current {
-    /// Keeps the time of the same condition among the former ones.
-    fn after(condition: Condition, former: &mut Vec<Self>, at: SystemTime) -> Self {
-        let is = |one: &Self| one.condition.name() == condition.name();
-        let same = former.iter().position(|one| is(one) && one.condition.instance() == condition.instance());
-        let since = same.map_or(at, |same| former.remove(same).since);
-        Self { condition, since }
-    }
+fn with_text(condition: Condition) -> (Condition, String) {
+    let text = condition.text();
+    (condition, text)
+}
+
+/// Conditions with the same identity are one and the same, whatever their texts.
+fn identity(condition: &Condition) -> (&'static str, String) {
+    (condition.name(), condition.instance())
 }
 
 impl Change {

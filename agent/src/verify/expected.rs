@@ -5,16 +5,15 @@ use std::{collections::BTreeMap, sync::Arc};
 use tokio::sync::Notify;
 use wire_firewall::OverlayDevice;
 use wire_kernel::{KernelDataplane, NetlinkDataplane, RouteForm};
-use wire_lease::{Admission, Entries, Entry, Lease, LeaseTable, Origin, StoredConfig, own_entry};
+use wire_lease::{Admission, Entries, Entry, LeaseTable, StoredConfig, own_entry};
 use wire_net::NetworkName;
 use wire_state::{ObservedKind, Owner, PerNamespace};
-use wire_store::{LeaseStore, Listing, Revision};
+use wire_store::{LeaseStore, Listing};
 
 use super::{Compared, VerifyError};
 use crate::{
     config_command::ConfigCommandError,
     datapath::{NetworkLoop, NetworkShare},
-    docker_opts::DockerOptions,
     exit::Exit,
     firewall::{FirewallLoop, FirewallShare},
     host::Host,
@@ -91,23 +90,22 @@ async fn expected(mut host: Host, last_known: &LastKnownFile, snapshot: Snapshot
         Source::Etcd => own_entry(&listing, &host.settings.prefix, &context.public, &context.config.pools)
             .ok_or(VerifyError::NoLease)?,
         // The saved leases are only those of other hosts.
-        Source::Cache(_) => held_last(&host, &context, backend.data())?,
+        Source::Cache(_) => host.lease_held_last(&context, backend.data()).ok_or_else(|| {
+            VerifyError::NoSubnetSaved { folder: host.settings.folders.state_dir.display().to_string() }
+        })?,
     };
     let own = Arc::new(own);
     host.state.macs = macs;
     let env = host.remember(&context, &own, backend.mtu());
-    let options = env.daemon_options(true);
     let leases = Arc::new(admitted(&host, &context, &own, &listing));
     let desired = backend.desired(&own.lease, &leases);
-    let docker_options =
-        DockerOptions { file: host.settings.folders.docker_opts_file.clone(), options: options.clone() };
     Ok(Expected {
         firewall: FirewallShare {
             policy: Arc::new(host.settings.firewall.policy(&context.config)),
             own,
             leases,
             devices: OverlayDevice::of(&desired),
-            docker_options: Arc::new(docker_options),
+            docker_options: Arc::new(host.docker_options(&env)),
             mtu: backend.mtu().0,
             is_userspace: backend.datapath().is_userspace,
             joins: 0,
@@ -130,14 +128,6 @@ fn encapsulates_by_fallback(host: &Host, chosen: &Chosen) -> Result<bool, Exit> 
     Ok(is_tun || host.settings.forward.without_vxlan)
 }
 
-/// The lease that this host held last.
-fn held_last(host: &Host, context: &JoinContext, data: wire_lease::BackendData) -> Result<Entry, VerifyError> {
-    let folder = || host.settings.folders.state_dir.display().to_string();
-    let subnet = host.subnet_held(&context.config).ok_or_else(|| VerifyError::NoSubnetSaved { folder: folder() })?;
-    let origin = Origin { create_revision: Revision(0), mod_revision: Revision(0), lease: None };
-    Ok(Entry { lease: Lease { subnet, public: context.public, data }, origin })
-}
-
 /// The leases of others that this host accepts.
 fn admitted(host: &Host, context: &JoinContext, own: &Entry, listing: &Listing) -> LeaseTable {
     let directory = host.settings.prefix.leases(context.config.pools.v4.is_some());
@@ -151,15 +141,13 @@ impl Expected {
         let Self { settings, status, network, firewall, files } = self;
         let driver = HostDataplane::without_tunnels(KernelDataplane::open(RouteForm::default())?);
         let heartbeat = Watchdog::default().part(Part::Firewall);
-        let mut loops = (
-            NetworkLoop::new(driver, status.clone(), Stored::default(), Arc::new(Notify::new())),
-            FirewallLoop::new(settings.firewall.every, status.clone(), &heartbeat)?,
-            FilesLoop::new(status),
-        );
+        let underlay_changed = Arc::new(Notify::new());
+        let mut network_loop = NetworkLoop::new(driver, status.clone(), Stored::default(), underlay_changed);
+        let mut firewall_loop = FirewallLoop::new(settings.firewall.every, status.clone(), &heartbeat)?;
         Ok(Compared {
-            network: loops.0.compare(&alone(network)),
-            firewall: loops.1.compare(&alone(firewall)),
-            files: loops.2.compare(&alone(files)),
+            network: network_loop.compare(&alone(network)),
+            firewall: firewall_loop.compare(&alone(firewall)),
+            files: FilesLoop::new(status).compare(&alone(files)),
         })
     }
 }
