@@ -1,0 +1,145 @@
+//! The host network agent.
+//!
+//! Purpose: gives a Docker host its part of a container network that is described in etcd. Flow: [`cli`] reads flags,
+//! [`settings`] checks them, [`run`] leases a subnet through `wire-lease`, writes it for Docker and hands what the kernel
+//! should hold to [`datapath`], which keeps it so through `wire-backends`. [`status`] is what all of them know, and
+//! what `status`, health checks and systemd are told from.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
+
+mod bridges;
+mod cli;
+mod commands;
+mod config_command;
+mod control;
+mod daemon_json;
+mod datapath;
+mod docker_opts;
+mod docker_unit;
+mod drain;
+mod exit;
+mod files;
+mod firewall;
+mod generate;
+mod go_syntax;
+mod hand_back;
+mod health;
+mod host;
+mod host_dataplane;
+mod inherited;
+mod last_known;
+mod loops;
+mod machine;
+mod network;
+mod notify;
+mod old_flags;
+mod other_agents;
+mod output;
+mod pulse;
+mod reconcile_loop;
+mod repeats;
+mod run;
+mod session;
+mod settings;
+mod state;
+mod status;
+mod traffic;
+mod underlay;
+mod upkeep;
+mod variables;
+mod verify;
+
+use std::{ffi::OsString, process::ExitCode};
+
+use tracing_subscriber::EnvFilter;
+use wire_forward::Fault;
+
+use crate::{
+    cli::{Cli, Command, DebugCommand, LogFormat},
+    exit::{Exit, USAGE},
+    settings::Settings,
+    verify::Form,
+};
+
+/// Runs the program with these arguments, the program's name first.
+pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::read(arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // clap writes help and version to standard output, errors to standard error.
+            let _ = error.print();
+            return if error.use_stderr() { USAGE.into() } else { ExitCode::SUCCESS };
+        }
+    };
+    let (is_command, origins) = (cli.command.is_some(), cli.run.origins.clone());
+    match start(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(exit) => {
+            let why = origins.named(&exit.report());
+            if is_command {
+                output::complain(format_args!("wire-agent: {why}"));
+            } else {
+                tracing::error!("{why}");
+            }
+            exit.into()
+        }
+    }
+}
+
+fn start(cli: Cli) -> Result<(), Exit> {
+    let Cli { etcd, run_dir, run, command } = cli;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(Exit::Runtime)?;
+    let result = match command {
+        None => {
+            log(run.verbosity, run.log_format);
+            Settings::new(etcd, run, run_dir)
+                .map_err(Exit::from)
+                .and_then(|settings| runtime.block_on(run::run(settings)))
+        }
+        Some(Command::Status(output)) => runtime.block_on(commands::status(&run_dir, output.json)),
+        Some(Command::Peers(output)) => runtime.block_on(commands::peers(&run_dir, output.json)),
+        Some(Command::Config(command)) => runtime.block_on(config_command::run(command, etcd)),
+        Some(Command::Verify(flags)) => runtime.block_on(verify::run(Form::Verify, flags, etcd, run, &run_dir)),
+        Some(Command::Plan(flags)) => runtime.block_on(verify::run(Form::Plan, flags, etcd, run, &run_dir)),
+        Some(Command::Drain { dry_run }) => {
+            Settings::new(etcd, run, run_dir).map_err(Exit::from).and_then(|settings| match dry_run {
+                true => drain::dry_run(&settings),
+                false => runtime.block_on(drain::run(settings)),
+            })
+        }
+        Some(Command::HandBack { firewall_only: true }) => hand_back::firewall(&run_dir),
+        Some(Command::HandBack { firewall_only: false }) => runtime.block_on(hand_back::run(etcd, &run_dir)),
+        Some(Command::DockerOpts(flags)) => docker_opts::command(&flags),
+        Some(Command::DockerUnit(flags)) => docker_unit::command(&flags),
+        Some(Command::Generate { folder }) => generate::run(&folder),
+        Some(Command::Debug(DebugCommand::Hang { part })) => {
+            runtime.block_on(control::fail(&run_dir, part, Fault::Hang))
+        }
+        Some(Command::Debug(DebugCommand::Panic { part })) => {
+            runtime.block_on(control::fail(&run_dir, part, Fault::Panic))
+        }
+    };
+    // A task that still runs (a call to etcd that hangs) must not delay the end.
+    runtime.shutdown_background();
+    result
+}
+
+/// Uses `RUST_LOG` if it is set, else the verbosity.
+fn log(verbosity: i32, format: LogFormat) {
+    let ours = match verbosity {
+        ..=0 => "info",
+        1..=3 => "debug",
+        4.. => "trace",
+    };
+    // A filter matches the beginning of a target, and all our crates begin with this.
+    let default = format!("warn,wire_={ours}");
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
+    // A failed write to standard error would otherwise panic in the logging thread.
+    let lines = lines.log_internal_errors(false);
+    match format {
+        LogFormat::Text => lines.init(),
+        LogFormat::Json => lines.json().init(),
+    }
+}
