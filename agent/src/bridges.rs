@@ -2,12 +2,7 @@
 //! may keep another subnet than this host leases. The agent reports that and never corrects it, because a correction
 //! would stop containers.
 
-use std::{
-    fmt::Write,
-    fs,
-    net::IpAddr,
-    path::{Path, PathBuf},
-};
+use std::{fmt::Write, net::IpAddr, path::PathBuf};
 
 use wire_net::{DualStack, Family, Prefix};
 use wire_state::ContainerLink;
@@ -16,6 +11,7 @@ use crate::{
     daemon_json::{self, Clash},
     docker_opts::DockerOptions,
     docker_unit::{DockerUnit, Flag},
+    ports::Ports,
     status::{DockerCondition, Message},
 };
 
@@ -58,11 +54,9 @@ pub(crate) struct Findings {
 }
 
 impl Docker {
-    pub(crate) fn look() -> Self {
-        // dockerd listens there for its runtime, whatever its data folder is.
-        let sockets = fs::read("/proc/self/net/unix").unwrap_or_default();
-        let sockets = String::from_utf8_lossy(&sockets);
-        let unit = DockerUnit::read(Path::new("/"));
+    pub(crate) fn look(ports: &impl Ports) -> Self {
+        let sockets = ports.unix_sockets();
+        let unit = ports.docker_root().map(DockerUnit::read).unwrap_or_default();
         let settings_path = unit.settings_path();
         let settings = daemon_json::held(&settings_path);
         let bridge = settings.bridge.or_else(|| unit.flag("bridge").filter(Flag::is_bridge).map(|flag| flag.value));
@@ -72,6 +66,7 @@ impl Docker {
             flags: unit.flags(),
             expands_ours: unit.expands_ours(),
             settings_path,
+            // dockerd listens there for its runtime, whatever its data folder is.
             runs: sockets.lines().any(|line| line.contains("/libnetwork/") && line.ends_with(".sock")),
         }
     }
@@ -202,6 +197,8 @@ fn list(prefixes: &[Prefix]) -> String {
 #[cfg(test)]
 mod tests {
     use wire_net::Mtu;
+
+    use std::fs;
 
     use super::*;
 

@@ -2,14 +2,11 @@
 //!
 //! Input: the desired state. Output: a report in the status after each round, and a notification when the underlay has changed.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::Instant};
 use tracing::{error, info};
-use wire_kernel::{Changes, Monitor};
+use wire_kernel::Changes;
 use wire_net::chain;
 use wire_state::{
     Conflict, DataplaneError, DesiredNet, ErrorKind, Failure, KernelKind, KernelOp, Namespace, Network, ObservedNet,
@@ -18,8 +15,8 @@ use wire_state::{
 use wire_store::Revision;
 
 use crate::{
-    host_dataplane::HostDataplane,
     notify,
+    ports::{NetworkMonitor, NetworkPort, Ports},
     reconcile_loop::{Answer, LoopHandle, ResourceLoop, Round, Shares, merged},
     repeats::Repeats,
     status::{KernelCondition, StatusWriter},
@@ -36,7 +33,7 @@ const RETRY: Duration = Duration::from_secs(1);
 const SETTLE: Duration = Duration::from_millis(20);
 
 /// The loop of `Network`.
-pub(crate) type NetworkHandle = LoopHandle<NetworkLoop>;
+pub(crate) type NetworkHandle = LoopHandle<NetworkShare, Outcome>;
 
 /// The share of one network in the kernel's state, and the revision of the leases from which it was computed.
 #[derive(Clone, Debug)]
@@ -97,8 +94,9 @@ impl Outcome {
     }
 }
 
-pub(crate) struct NetworkLoop {
-    reconciler: Reconciler<HostDataplane>,
+pub(crate) struct NetworkLoop<P: Ports> {
+    ports: P,
+    reconciler: Reconciler<P::Network>,
     status: StatusWriter,
     underlay_changed: Arc<Notify>,
     /// Is notified when a tunnel has ended by itself.
@@ -106,22 +104,24 @@ pub(crate) struct NetworkLoop {
     /// The descriptors that systemd stores for a later run.
     stored: notify::Stored,
     repeats: Repeats,
-    monitor: Option<Monitor>,
+    monitor: Option<<P::Network as NetworkPort>::Monitor>,
     /// The time of the next read, even without any notification.
     next_read: Instant,
     settle: Duration,
 }
 
-impl NetworkLoop {
+impl<P: Ports> NetworkLoop<P> {
     /// `underlay_changed` is notified when addresses or links of the host have changed.
     pub(crate) fn new(
-        driver: HostDataplane,
+        ports: P,
+        driver: P::Network,
         status: StatusWriter,
         stored: notify::Stored,
         underlay_changed: Arc<Notify>,
     ) -> Self {
-        let tunnel_ended = driver.forwarder.tunnels().ended();
+        let tunnel_ended = driver.tunnels().ended();
         Self {
+            ports,
             reconciler: Reconciler::new(driver, PerNamespace::default()),
             status,
             underlay_changed,
@@ -151,7 +151,7 @@ impl NetworkLoop {
     }
 }
 
-impl ResourceLoop for NetworkLoop {
+impl<P: Ports> ResourceLoop for NetworkLoop<P> {
     type Share = NetworkShare;
     type Outcome = Outcome;
 
@@ -162,8 +162,8 @@ impl ResourceLoop for NetworkLoop {
         }
         let begun = Instant::now();
         let report = self.reconciler.round(&desired);
-        let tunnels = self.reconciler.driver().forwarder.tunnels();
-        self.stored.follow(&tunnels.handles());
+        let tunnels = self.reconciler.driver().tunnels();
+        self.stored.follow(self.ports.supervisor(), &tunnels.handles());
         self.settle = SETTLE.max(begun.elapsed() * 4);
         if report.read_back {
             self.next_read = Instant::now() + PERIOD;
@@ -198,11 +198,12 @@ impl ResourceLoop for NetworkLoop {
     }
 }
 
-impl NetworkLoop {
+impl<P: Ports> NetworkLoop<P> {
     /// Opens the monitor. The next round reads what changed before it was open.
-    fn listen(&mut self) -> Option<Monitor> {
+    fn listen(&mut self) -> Option<<P::Network as NetworkPort>::Monitor> {
         self.reconciler.invalidate();
-        let opened = Monitor::open(self.host_scope());
+        let scope = self.host_scope();
+        let opened = self.reconciler.driver().monitor(scope);
         let fault = opened.as_ref().err().map(|error| chain(error));
         if let Some(error) = &fault {
             error!(error, "no notifications come from the kernel; its state is read every {PERIOD:?} instead");
@@ -257,7 +258,10 @@ fn host(cached: Option<&PerNamespace<ObservedNet>>) -> Option<&ObservedNet> {
 }
 
 /// Waits for changes that the monitor reports. Without a cached state it waits for ever: the next round reads anyway.
-async fn next_changes(monitor: Option<&mut Monitor>, cached: Option<&ObservedNet>) -> Result<Changes, DataplaneError> {
+async fn next_changes(
+    monitor: Option<&mut impl NetworkMonitor>,
+    cached: Option<&ObservedNet>,
+) -> Result<Changes, DataplaneError> {
     match (monitor, cached) {
         (Some(monitor), Some(cached)) => monitor.changed(cached).await,
         (Some(_) | None, _) => std::future::pending().await,

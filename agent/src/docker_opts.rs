@@ -11,6 +11,7 @@ use std::{
 };
 
 use wire_net::{DualStack, Family, Prefix, Subnet};
+use wire_state::ObservedFile;
 
 pub(crate) use self::error::DockerOptsError;
 use crate::{
@@ -20,6 +21,7 @@ use crate::{
     exit::Exit,
     files::{self, Durable},
     output,
+    ports::Disk,
 };
 
 /// The content of `subnet.env`.
@@ -56,8 +58,9 @@ impl SubnetEnv {
     }
 
     /// Reads the file. `None` if it is missing or not valid.
-    pub(crate) fn read(file: &Path) -> Option<Self> {
-        Self::from_text(&files::read_small(file).ok()?).ok()
+    pub(crate) fn read(disk: &impl Disk, file: &Path) -> Option<Self> {
+        let Some(ObservedFile::Content(text)) = disk.observe(file) else { return None };
+        Self::from_text(&text).ok()
     }
 
     /// The file, in flannel's order.

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 pub(crate) use flags::Flag;
 
-use crate::{cli::DockerUnitFlags, daemon_json, docker_opts::SubnetEnv, exit::Exit, output};
+use crate::{cli::DockerUnitFlags, daemon_json, docker_opts::SubnetEnv, exit::Exit, files::RealDisk, output};
 use pattern::Pattern;
 use source::{Folders, Fragment};
 use unit_file::{directives, variables, words};
@@ -270,7 +270,7 @@ pub(crate) fn command(flags: &DockerUnitFlags) -> Result<(), Exit> {
     let settings = daemon_json::held(&unit.settings_path());
     let drop_in = unit.drop_in(&settings);
     // `None` before this host has its first subnet.
-    let env = SubnetEnv::read(Path::new(SUBNET_FILE));
+    let env = SubnetEnv::read(&RealDisk, Path::new(SUBNET_FILE));
     let options = env.map(|env| env.daemon_options(true)).unwrap_or_default();
     let notes = unit.notes(drop_in, &options, &settings);
     let name = drop_in.name();

@@ -11,20 +11,20 @@ use wire_kernel::{HostNetwork, KernelDataplane, RouteForm};
 use wire_lease::{HeldLease, Owner, give_back};
 use wire_net::{LinkName, chain};
 use wire_state::{DataplaneError, DesiredFile, DesiredFiles, FileOp, Marks, PerNamespace, Reconciler, Scope, Writing};
-use wire_store::StoreError;
+use wire_store::{EtcdStore, StoreError};
 
 use crate::{
     daemon_json::{self, DaemonJsonError, Without},
     docker_opts::SubnetEnv,
     docker_unit::{DockerUnit, FOR_DOCKER},
     exit::{CANNOT_CREATE, Exit, NO, UNAVAILABLE},
-    files::FileDriver,
+    files::{FileDriver, RealDisk},
     firewall,
     host_dataplane::HostDataplane,
     last_known::LastKnownFile,
     machine::{Kinship, Seen},
-    network,
     output::{answer, report},
+    ports::System,
     run::{lock, require_capability},
     settings::Settings,
     state::{State, StateFile},
@@ -76,7 +76,7 @@ pub(crate) async fn run(settings: Settings) -> Result<(), Exit> {
     let folders = &settings.folders;
     let _lock = lock(&folders.run_dir)?;
     let state_file = StateFile::in_folder(&folders.state_dir);
-    let state = state_file.load().map_err(|source| unread(&settings, source))?;
+    let state = state_file.load(&System::default()).map_err(|source| unread(&settings, source))?;
     let lease = release(&settings, &state).await;
     let mut failures = remove_from_kernel(&state);
     match firewall::remove() {
@@ -103,12 +103,12 @@ pub(crate) async fn run(settings: Settings) -> Result<(), Exit> {
 pub(crate) fn dry_run(settings: &Settings) -> Result<(), Exit> {
     require_capability()?;
     let state_file = StateFile::in_folder(&settings.folders.state_dir);
-    let state = state_file.peek().map_err(|source| unread(settings, source))?;
+    let state = state_file.peek(&System::default()).map_err(|source| unread(settings, source))?;
     let subnet = shown(&state);
     let lease = if subnet.is_empty() {
         "none".to_owned()
     } else {
-        match Seen::now()?.kinship(&state) {
+        match Seen::now(&System::default())?.kinship(&state) {
             Kinship::Same | Kinship::Unknown => format!("give back {subnet}"),
             Kinship::Other(differs) => not_given_back(&subnet, &differs),
         }
@@ -148,7 +148,7 @@ async fn release(settings: &Settings, state: &State) -> Result<(), Exit> {
         return Ok(());
     }
     let subnet = shown(state);
-    let seen = Seen::now()?;
+    let seen = Seen::now(&System::default())?;
     let owner = match seen.kinship(state) {
         Kinship::Same => Owner::Proven,
         Kinship::Unknown => Owner::At(addresses()?),
@@ -157,7 +157,7 @@ async fn release(settings: &Settings, state: &State) -> Result<(), Exit> {
             return Ok(());
         }
     };
-    let store = network::open(settings).await?;
+    let store = EtcdStore::open(settings.etcd.clone()).await?;
     let held = HeldLease { identity: &state.identity, subnet: &state.subnet, owner: &owner };
     let given = give_back(&store, &settings.prefix, &held).await;
     match given {
@@ -202,7 +202,7 @@ fn kernel_left(state: &State) -> Result<Reconciler<HostDataplane>, DataplaneErro
 struct FilesLeft {
     /// The files, in the order in which they are reported.
     order: Vec<PathBuf>,
-    reconciler: Reconciler<FileDriver>,
+    reconciler: Reconciler<FileDriver<RealDisk>>,
     desired: DesiredFiles,
     /// The file with Docker's settings, and our keys in it.
     docker: Option<(PathBuf, String)>,
@@ -218,7 +218,7 @@ impl FilesLeft {
             [Some(folders.subnet_file.as_path()), options_file, Some(Path::new(FOR_DOCKER)), Some(last_known.path())];
         let mut order: Vec<PathBuf> = files.into_iter().flatten().map(Path::to_owned).collect();
         // After a reboot there may be no such file; then the MTU is not known, and its key stays.
-        let read = SubnetEnv::read(&folders.subnet_file);
+        let read = SubnetEnv::read(&RealDisk, &folders.subnet_file);
         let env = read.unwrap_or_else(|| SubnetEnv::of_subnet(state.subnet, settings.ip_masq));
         let path = DockerUnit::read(Path::new("/")).settings_path();
         let mut desired = DesiredFiles::new();
@@ -232,13 +232,13 @@ impl FilesLeft {
             }
             Err(error) => failure = Some(error),
         }
-        let reconciler = Reconciler::new(FileDriver, order.iter().cloned().collect());
+        let reconciler = Reconciler::new(FileDriver(RealDisk), order.iter().cloned().collect());
         (Self { order, reconciler, desired, docker }, failure)
     }
 
     fn of_state(file: &StateFile) -> Self {
         let order = vec![file.path().to_owned()];
-        let reconciler = Reconciler::new(FileDriver, order.iter().cloned().collect());
+        let reconciler = Reconciler::new(FileDriver(RealDisk), order.iter().cloned().collect());
         Self { order, reconciler, desired: DesiredFiles::new(), docker: None }
     }
 

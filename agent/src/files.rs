@@ -7,17 +7,22 @@ use std::{
     os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown},
     path::{Path, PathBuf},
     sync::atomic::{AtomicU32, Ordering},
+    time::SystemTime,
 };
 
 use wire_state::{Attempt, DataplaneError, DesiredFile, Driver, FileOp, Files, ObservedFile, OpError, Writing};
 
+use crate::ports::Disk;
+
 /// A file that could not be written.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot write {}", path.display())]
-pub(crate) struct WriteError {
-    path: PathBuf,
+pub struct WriteError {
+    /// The file.
+    pub path: PathBuf,
+    /// The reason.
     #[source]
-    source: io::Error,
+    pub source: io::Error,
 }
 
 /// Writes `content` to `path`, mode 0644. True if it had to be written. A file with this content keeps its inode and
@@ -50,19 +55,53 @@ fn open_without_waiting(path: &Path) -> io::Result<fs::File> {
     fs::OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path)
 }
 
+/// The files of this host.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct RealDisk;
+
+impl Disk for RealDisk {
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        fs::read(path)
+    }
+
+    fn observe(&self, path: &Path) -> Option<ObservedFile> {
+        observe(path)
+    }
+
+    fn modified(&self, path: &Path) -> io::Result<SystemTime> {
+        fs::metadata(path)?.modified()
+    }
+
+    fn put(&self, path: &Path, file: &DesiredFile) -> Result<bool, WriteError> {
+        put(path, file)
+    }
+
+    fn touch(&self, path: &Path) {
+        let _ = fs::File::open(path).and_then(|file| file.set_modified(SystemTime::now()));
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::rename(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> Result<(), WriteError> {
+        remove(path)
+    }
+}
+
 /// Reads and writes the files of the resource [`Files`].
 #[derive(Debug, Default)]
-pub(crate) struct FileDriver;
+pub(crate) struct FileDriver<D>(pub(crate) D);
 
-impl Driver for FileDriver {
+impl<D: Disk> Driver for FileDriver<D> {
     type Resource = Files;
 
     fn read(&mut self, scope: &BTreeSet<PathBuf>) -> Result<BTreeMap<PathBuf, ObservedFile>, DataplaneError> {
-        Ok(scope.iter().filter_map(|path| Some((path.clone(), observe(path)?))).collect())
+        Ok(scope.iter().filter_map(|path| Some((path.clone(), self.0.observe(path)?))).collect())
     }
 
     fn apply(&mut self, ops: &[FileOp]) -> Vec<Attempt> {
-        ops.iter().map(|op| carry_out(op).map_err(|error| OpError::new(error.source, None))).collect()
+        ops.iter().map(|op| carry_out(&self.0, op).map_err(|error| OpError::new(error.source, None))).collect()
     }
 }
 
@@ -78,24 +117,24 @@ fn observe(path: &Path) -> Option<ObservedFile> {
     }
 }
 
-fn carry_out(op: &FileOp) -> Result<(), WriteError> {
+fn carry_out(disk: &impl Disk, op: &FileOp) -> Result<(), WriteError> {
     match op {
-        FileOp::Write(path, file) => put(path, file),
-        FileOp::Remove(path) => remove(path),
+        FileOp::Write(path, file) => disk.put(path, file).map(drop),
+        FileOp::Remove(path) => disk.remove(path),
     }
 }
 
-/// Writes a file, unless it is as desired.
+/// Writes a file, unless it is as desired. True if it was written.
 ///
 /// # Errors
 /// When a folder or the file cannot be written. The old file is then unchanged.
-pub(crate) fn put(path: &Path, DesiredFile { content, writing }: &DesiredFile) -> Result<(), WriteError> {
+fn put(path: &Path, DesiredFile { content, writing }: &DesiredFile) -> Result<bool, WriteError> {
     let durable = match writing {
         Writing::Plain => Durable::No,
         Writing::Durable => Durable::Yes,
-        Writing::InPlace => return replace(path, content),
+        Writing::InPlace => return replace(path, content).map(|()| true),
     };
-    write_if_changed(path, content, durable).map(drop)
+    write_if_changed(path, content, durable)
 }
 
 /// Writes `content` to a file of another program, in one step. Mode and owner stay, and a symbolic link still leads to
@@ -276,11 +315,11 @@ mod tests {
         let link = || std::os::unix::fs::symlink(folder.path().join("none"), &path).unwrap();
         link();
         assert!(matches!(observe(&path), Some(ObservedFile::Unknown(_))));
-        carry_out(&FileOp::Remove(path.clone())).unwrap();
+        carry_out(&RealDisk, &FileOp::Remove(path.clone())).unwrap();
         assert!(!path.is_symlink() && observe(&path).is_none());
         link();
         let file = DesiredFile { content: "X=1\n".to_owned(), writing: Writing::Plain };
-        carry_out(&FileOp::Write(path.clone(), file)).unwrap();
+        carry_out(&RealDisk, &FileOp::Write(path.clone(), file)).unwrap();
         assert_eq!(observe(&path), Some(ObservedFile::Content("X=1\n".to_owned())));
         assert!(!path.is_symlink() && !folder.path().join("none").exists());
     }

@@ -8,18 +8,13 @@ mod compare;
 mod doubts;
 mod notes;
 
-use std::{
-    collections::BTreeSet,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
+use tokio::time::Instant;
 use tracing::{info, warn};
 use wire_firewall::{
-    FirewallDataplane, FirewallMonitor, FirewallPolicy, ForeignRules, HostFacts, Learned, OverlayDevice, Peer, Support,
-    SupportProbe,
+    FirewallDataplane, FirewallPolicy, ForeignRules, HostFacts, Learned, OverlayDevice, Peer, Support, SupportProbe,
 };
-use wire_kernel::Links;
 use wire_lease::{Entry, LeaseTable};
 use wire_net::{DualStack, Family, LinkName, Prefix, chain};
 use wire_state::{
@@ -31,7 +26,7 @@ use crate::{
     bridges::Findings,
     docker_opts::DockerOptions,
     exit::Exit,
-    other_agents,
+    ports::{FirewallMonitor, FirewallPort, Ports},
     pulse::Heartbeat,
     reconcile_loop::{Answer, LoopHandle, ResourceLoop, Round, Shares, merged},
     status::{FirewallCondition, FirewallSeen, StatusWriter},
@@ -52,7 +47,7 @@ const BRIDGE_GRACE: Duration = Duration::from_secs(2);
 const READY_GRACE: Duration = Duration::from_secs(10);
 
 /// The loop of the packet filter.
-pub(crate) type FirewallHandle = LoopHandle<FirewallLoop>;
+pub(crate) type FirewallHandle = LoopHandle<FirewallShare, ()>;
 
 /// The share of one network in the packet filter: the values from which its rules are computed. Each round adds the facts of the host.
 #[derive(Clone, Debug)]
@@ -112,7 +107,7 @@ pub(crate) async fn in_place(firewall: &FirewallHandle, number: u64, since: Inst
             std::future::pending::<()>().await;
         }
     };
-    let _ = tokio::time::timeout_at((since + READY_GRACE).into(), compared).await;
+    let _ = tokio::time::timeout_at(since + READY_GRACE, compared).await;
 }
 
 /// The findings about bridges, and the time since which they are the same.
@@ -121,13 +116,13 @@ struct BridgeFindings {
     since: Instant,
 }
 
-pub(crate) struct FirewallLoop {
+pub(crate) struct FirewallLoop<P: Ports> {
+    ports: P,
     /// The longest time between two rounds.
     every: Duration,
-    links: Links,
-    reconciler: Reconciler<FirewallDataplane>,
+    reconciler: Reconciler<P::Firewall>,
     status: StatusWriter,
-    monitor: Option<FirewallMonitor>,
+    monitor: Option<<P::Firewall as FirewallPort>::Monitor>,
     /// The number of joins of all networks, as of the last round. `None` before the first round: the probe has learned nothing yet.
     joins: Option<u64>,
     seen: FirewallSeen,
@@ -148,14 +143,21 @@ pub(crate) struct FirewallLoop {
     brake: Duration,
 }
 
-impl FirewallLoop {
+impl<P: Ports> FirewallLoop<P> {
     /// # Errors
     /// When no netlink socket can be opened.
-    pub(crate) fn new(every: Duration, status: StatusWriter, heartbeat: &Heartbeat) -> Result<Self, DataplaneError> {
+    pub(crate) fn new(
+        ports: P,
+        every: Duration,
+        status: StatusWriter,
+        heartbeat: &Heartbeat,
+    ) -> Result<Self, DataplaneError> {
+        let mut driver = ports.open_firewall()?;
+        driver.set_step(Box::new(heartbeat.step()));
         Ok(Self {
+            ports,
             every,
-            links: Links::open()?,
-            reconciler: Reconciler::new(FirewallDataplane::new(Vec::new()).with_step(heartbeat.step()), ()),
+            reconciler: Reconciler::new(driver, ()),
             status,
             monitor: None,
             joins: None,
@@ -172,15 +174,15 @@ impl FirewallLoop {
     }
 }
 
-impl ResourceLoop for FirewallLoop {
+impl<P: Ports> ResourceLoop for FirewallLoop<P> {
     type Share = FirewallShare;
     type Outcome = ();
 
     fn round(&mut self, shares: &Shares<FirewallShare>, is_new: bool) -> Round<()> {
         if self.monitor.is_none() {
-            self.monitor = FirewallMonitor::open().ok();
+            self.monitor = self.reconciler.driver().monitor().ok();
         }
-        other_agents::announce();
+        self.ports.announce();
         let joins = shares.values().map(|share| share.joins).sum();
         if self.joins.replace(joins) != Some(joins) {
             self.probe = SupportProbe::default();
@@ -196,7 +198,7 @@ impl ResourceLoop for FirewallLoop {
 
     fn compare(&mut self, shares: &Shares<FirewallShare>) -> Answer {
         self.follow_families(shares);
-        let links = self.links.of_containers(&subnets(shares)).map_err(|error| chain(&error))?;
+        let links = self.reconciler.driver().container_links(&subnets(shares)).map_err(|error| chain(&error))?;
         let facts = self.host_facts(shares, links, Support::default());
         let compared = self.compare_supported(shares, &facts).map_err(|error| chain(&error))?;
         match self.reconciler.driver().unread() {
@@ -219,7 +221,7 @@ impl ResourceLoop for FirewallLoop {
     }
 }
 
-impl FirewallLoop {
+impl<P: Ports> FirewallLoop<P> {
     /// Reconciles, after a read if anything may have changed, and reports the outcome, the counters and the conditions.
     fn reconcile_and_report(&mut self, shares: &Shares<FirewallShare>, is_new: bool) {
         // The conditions are about the first network, which is the default one: no other has rules yet.
@@ -276,7 +278,7 @@ impl FirewallLoop {
 
     fn reconcile(&mut self, shares: &Shares<FirewallShare>, first: &FirewallShare) -> (Report<Firewall>, Learned) {
         let support = self.probe.support(Instant::now());
-        let facts = match self.links.of_containers(&subnets(shares)) {
+        let facts = match self.reconciler.driver().container_links(&subnets(shares)) {
             Ok(links) => {
                 let facts = self.host_facts(shares, links, support);
                 self.note_bridges(&facts, first);
@@ -306,7 +308,8 @@ impl FirewallLoop {
 
     /// The links that exist, among those that a flowtable should have.
     fn hookable(&mut self, devices: &DualStack<OverlayDevice>, bridges: &BTreeSet<LinkName>) -> BTreeSet<LinkName> {
-        let devices = devices.iter().map(|(_, device)| device.link).filter(|link| self.links.has(*link));
+        let devices =
+            devices.iter().map(|(_, device)| device.link).filter(|link| self.reconciler.driver().has_link(*link));
         devices.chain(bridges.iter().copied()).collect()
     }
 

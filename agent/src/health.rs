@@ -107,7 +107,7 @@ mod tests {
     async fn connections_that_are_held_are_few_and_make_room_in_seconds() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let serving = tokio::spawn(answer(listener, StatusWriter::new()));
+        let serving = tokio::spawn(answer(listener, StatusWriter::default()));
         assert!(asked(address).await.starts_with("HTTP/1.1 200"), "it answers");
         let mut held = Vec::new();
         for _ in 0..CONNECTIONS + 10 {

@@ -12,6 +12,7 @@ use wire_net::MacAddr;
 use crate::{
     exit::Exit,
     machine::Seen,
+    ports::Ports,
     pulse::Watchdog,
     settings::Settings,
     state::{State, StateFile},
@@ -19,7 +20,8 @@ use crate::{
 };
 
 /// This host. It lives as long as the agent, also while a network is joined anew.
-pub(crate) struct Host {
+pub(crate) struct Host<P> {
+    pub(crate) ports: P,
     pub(crate) settings: Arc<Settings>,
     pub(crate) status: StatusWriter,
     pub(crate) watchdog: Watchdog,
@@ -35,22 +37,24 @@ pub(crate) struct Host {
     pub(crate) no_vxlan: bool,
 }
 
-impl Host {
+impl<P: Ports> Host<P> {
     /// Reads this host's saved state: `read` is [`StateFile::load`] or, for a command that writes nothing, [`StateFile::peek`].
     ///
     /// # Errors
     /// [`Exit::StateUnread`].
     pub(crate) fn open(
+        ports: P,
         settings: Settings,
-        read: fn(&StateFile) -> io::Result<State>,
+        read: fn(&StateFile, &P) -> io::Result<State>,
         status: StatusWriter,
         watchdog: Watchdog,
     ) -> Result<Self, Exit> {
         let folder = &settings.folders.state_dir;
         let state_file = StateFile::in_folder(folder);
-        let state = read(&state_file).map_err(|source| Exit::StateUnread { folder: folder.clone(), source })?;
+        let state = read(&state_file, &ports).map_err(|source| Exit::StateUnread { folder: folder.clone(), source })?;
         status.update(|seen| seen.identity.clone_from(&state.identity));
         Ok(Self {
+            ports,
             settings: Arc::new(settings),
             status,
             watchdog,
@@ -70,8 +74,8 @@ impl Host {
     pub(crate) fn save_identity(&mut self) -> Result<(), Exit> {
         if self.state.is_unused() {
             // A template machine may never join a network, and its clones must still notice that they are clones.
-            self.state.machine = Seen::now().map(|seen| seen.machine(None)).unwrap_or_default();
+            self.state.machine = Seen::now(&self.ports).map(|seen| seen.machine(None)).unwrap_or_default();
         }
-        self.state_file.save(&self.state).map_err(Exit::StateUnwritten)
+        self.state_file.save(self.ports.disk(), &self.state).map_err(Exit::StateUnwritten)
     }
 }

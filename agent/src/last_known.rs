@@ -4,7 +4,7 @@
 //! etcd's answers reads it.
 
 use std::{
-    fs, io,
+    io,
     net::IpAddr,
     path::{Path, PathBuf},
     sync::Arc,
@@ -15,10 +15,12 @@ use serde::{Deserialize, Serialize};
 use tokio::{task::JoinHandle, time::Instant};
 use wire_lease::LeaseTable;
 use wire_net::{KeyPrefix, chain};
+use wire_state::{DesiredFile, Writing};
 use wire_store::{KeyValue, LeaseId, Listing, Revision};
 
 use crate::{
-    files::{self, Durable, WriteError},
+    files::WriteError,
+    ports::{Disk, Ports},
     status::{AgentCondition, StatusWriter},
 };
 
@@ -80,14 +82,14 @@ impl LastKnownFile {
     ///
     /// # Errors
     /// The reason why the file cannot be used, for people.
-    pub(crate) fn load(&self) -> Result<Option<(LastKnown, SystemTime)>, String> {
+    pub(crate) fn load(&self, disk: &impl Disk) -> Result<Option<(LastKnown, SystemTime)>, String> {
         let useless = |error: &dyn std::fmt::Display| format!("{}: {error}", self.path.display());
-        let text = match fs::read(&self.path) {
+        let text = match disk.read(&self.path) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(useless(&error)),
         };
-        let as_of = fs::metadata(&self.path).and_then(|file| file.modified()).map_err(|error| useless(&error))?;
+        let as_of = disk.modified(&self.path).map_err(|error| useless(&error))?;
         let known: LastKnown = serde_json::from_slice(&text).map_err(|error| useless(&error))?;
         if known.prefix != self.prefix.to_string() {
             return Err(useless(&format!("it describes the network {}, not {}", known.prefix, self.prefix)));
@@ -96,13 +98,13 @@ impl LastKnownFile {
     }
 
     /// Saves it with the current time. If the file holds the same already, only its time changes.
-    fn save(&self, known: &LastKnown) -> Result<(), WriteError> {
-        let text = serde_json::to_string(known).expect("only text keys");
+    fn save(&self, disk: &impl Disk, known: &LastKnown) -> Result<(), WriteError> {
+        let content = serde_json::to_string(known).expect("only text keys");
         // Not flushed: if a power cut damages the file, that is noticed, and the next start waits for etcd as without a
         // file.
-        if !files::write_if_changed(&self.path, &text, Durable::No)? {
+        if !disk.put(&self.path, &DesiredFile { content, writing: Writing::Plain })? {
             // Only people read the time.
-            let _ = fs::File::open(&self.path).and_then(|file| file.set_modified(SystemTime::now()));
+            disk.touch(&self.path);
         }
         Ok(())
     }
@@ -110,7 +112,8 @@ impl LastKnownFile {
 
 /// Saves the last answers: some seconds after a change, so that many changes cause one write, and when it is dropped.
 #[derive(Debug)]
-pub(crate) struct LastKnownWriter {
+pub(crate) struct LastKnownWriter<P: Ports> {
+    pub(crate) ports: P,
     pub(crate) file: LastKnownFile,
     /// The network config as it was read.
     pub(crate) config: String,
@@ -126,7 +129,7 @@ pub(crate) struct LastKnownWriter {
 /// The time between the first change and the write.
 const PAUSE: Duration = Duration::from_secs(5);
 
-impl LastKnownWriter {
+impl<P: Ports> LastKnownWriter<P> {
     /// Notes the table that etcd has just sent.
     pub(crate) fn note(&mut self, table: Arc<LeaseTable>) {
         let due = self.pending.take().map_or_else(|| Instant::now() + PAUSE, |(_, due)| due);
@@ -154,13 +157,13 @@ impl LastKnownWriter {
     /// Starts a write of the pending table. One write runs at a time.
     pub(crate) fn keep(&mut self) {
         let Some((table, _)) = self.pending.take() else { return };
-        let (file, status) = (self.file.clone(), self.status.clone());
+        let (disk, file, status) = (self.ports.disk().clone(), self.file.clone(), self.status.clone());
         let (config, endpoints) = (self.config.clone(), self.endpoints.clone());
         let keep = move || {
             let joined = Joined { config: &config, endpoints: &endpoints };
-            (!file.keep(joined, &table, &status)).then_some(table)
+            (!file.keep(&disk, joined, &table, &status)).then_some(table)
         };
-        self.writing = Some(tokio::task::spawn_blocking(keep));
+        self.writing = Some(self.ports.blocking(keep));
     }
 
     /// Saves a pending table and waits for the disk. Does nothing while an older write still runs, because that one would
@@ -170,7 +173,7 @@ impl LastKnownWriter {
             && let Some((table, _)) = self.pending.take()
         {
             let joined = Joined { config: &self.config, endpoints: &self.endpoints };
-            self.file.keep(joined, &table, &self.status);
+            self.file.keep(self.ports.disk(), joined, &table, &self.status);
         }
     }
 }
@@ -183,8 +186,8 @@ struct Joined<'a> {
 
 impl LastKnownFile {
     /// Saves it. True if that succeeded.
-    fn keep(&self, joined: Joined<'_>, table: &LeaseTable, status: &StatusWriter) -> bool {
-        let kept = self.save(&self.known(joined, table));
+    fn keep(&self, disk: &impl Disk, joined: Joined<'_>, table: &LeaseTable, status: &StatusWriter) -> bool {
+        let kept = self.save(disk, &self.known(joined, table));
         let failed = kept.as_ref().err().map(|error| AgentCondition::NetworkNotSaved(chain(error)));
         status.set(AgentCondition::NETWORK_NOT_SAVED, failed);
         kept.is_ok()
@@ -204,7 +207,7 @@ impl LastKnownFile {
     }
 }
 
-impl Drop for LastKnownWriter {
+impl<P: Ports> Drop for LastKnownWriter<P> {
     fn drop(&mut self) {
         self.keep_now();
     }
@@ -212,12 +215,13 @@ impl Drop for LastKnownWriter {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::MetadataExt;
+    use std::{fs, os::unix::fs::MetadataExt};
 
     use wire_lease::{Admission, Entries, NetworkConfig};
     use wire_net::Directory;
 
     use super::*;
+    use crate::{files::RealDisk, ports::System};
 
     const PREFIX: &str = "/coreos.com/network";
     const CONFIGS: [&str; 3] = [
@@ -265,12 +269,13 @@ mod tests {
         Listing { entries: entries.collect(), revision: Revision(300) }
     }
 
-    fn keeper(folder: &Path, config: &str) -> LastKnownWriter {
+    fn keeper(folder: &Path, config: &str) -> LastKnownWriter<System> {
         let file = LastKnownFile::in_folder(folder, KeyPrefix::new(PREFIX));
         LastKnownWriter {
+            ports: System::default(),
             file,
             config: config.to_owned(),
-            status: StatusWriter::new(),
+            status: StatusWriter::default(),
             endpoints: Vec::new(),
             pending: None,
             writing: None,
@@ -291,7 +296,7 @@ mod tests {
             let folder = tempfile::tempdir().unwrap();
             let before = keep(folder.path(), config);
             let file = LastKnownFile::in_folder(folder.path(), KeyPrefix::new(PREFIX));
-            let (known, as_of) = file.load().unwrap().unwrap();
+            let (known, as_of) = file.load(&RealDisk).unwrap().unwrap();
             assert_eq!(known.config, config);
             assert!(as_of.elapsed().unwrap() < Duration::from_secs(60));
             let after = admit(config, &known.listing());
@@ -324,14 +329,14 @@ mod tests {
     fn what_makes_no_sense_is_named_wherever_it_was_cut_off() {
         let folder = tempfile::tempdir().unwrap();
         let file = LastKnownFile::in_folder(folder.path(), KeyPrefix::new(PREFIX));
-        assert_eq!(file.load().unwrap(), None, "there is no file yet");
+        assert_eq!(file.load(&RealDisk).unwrap(), None, "there is no file yet");
         keep(folder.path(), CONFIGS[0]);
         let whole = fs::read(&file.path).unwrap();
         let cut = (0..whole.len()).map(|end| whole[..end].to_vec());
         let others = [&b"[]"[..], b"{}", b"null", b"\xff\xfe", b"\0\0\0\0"].map(<[u8]>::to_vec);
         for bad in cut.chain(others) {
             fs::write(&file.path, &bad).unwrap();
-            let reason = file.load().unwrap_err();
+            let reason = file.load(&RealDisk).unwrap_err();
             assert!(reason.contains("network.json"), "{reason}");
         }
     }
@@ -340,7 +345,7 @@ mod tests {
     fn another_network_is_refused_by_its_name() {
         let folder = tempfile::tempdir().unwrap();
         keep(folder.path(), CONFIGS[0]);
-        let reason = LastKnownFile::in_folder(folder.path(), KeyPrefix::new("/other")).load().unwrap_err();
+        let reason = LastKnownFile::in_folder(folder.path(), KeyPrefix::new("/other")).load(&RealDisk).unwrap_err();
         assert!(reason.contains(PREFIX) && reason.contains("/other"), "{reason}");
     }
 
@@ -372,7 +377,8 @@ mod tests {
         fs::create_dir_all(path.join("full")).unwrap();
         let table = Arc::new(LeaseTable::default());
         let mut keeper = keeper(folder.path(), CONFIGS[0]);
-        let faulty = |keeper: &LastKnownWriter| keeper.status.look(|seen| seen.has(AgentCondition::NETWORK_NOT_SAVED));
+        let faulty =
+            |keeper: &LastKnownWriter<System>| keeper.status.look(|seen| seen.has(AgentCondition::NETWORK_NOT_SAVED));
         keeper.note(table.clone());
         keeper.keep_now();
         assert!(faulty(&keeper));

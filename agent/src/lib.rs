@@ -7,6 +7,7 @@
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 
+mod agent;
 mod bridges;
 mod cli;
 mod commands;
@@ -35,6 +36,7 @@ mod notify;
 mod old_flags;
 mod other_agents;
 mod output;
+pub mod ports;
 mod pulse;
 mod reconcile_loop;
 mod repeats;
@@ -54,6 +56,7 @@ use std::{ffi::OsString, process::ExitCode};
 use tracing_subscriber::EnvFilter;
 use wire_forward::Fault;
 
+pub use crate::agent::{Agent, AgentError, AgentSettings, AgentStatus};
 use crate::{
     cli::{Cli, Command, DebugCommand, LogFormat},
     exit::{Exit, USAGE},

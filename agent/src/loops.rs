@@ -3,16 +3,15 @@
 use std::{sync::Arc, time::Duration};
 
 use tokio::sync::Notify;
-use wire_forward::{Forwarder, Tunnels};
-use wire_kernel::{KernelDataplane, RouteForm};
+use wire_forward::Tunnels;
 
 use crate::{
     datapath::{NetworkHandle, NetworkLoop},
     exit::Exit,
     firewall::{FirewallHandle, FirewallLoop},
     host::Host,
-    host_dataplane::HostDataplane,
-    inherited::Inherited,
+    notify::Stored,
+    ports::{NetworkPort, Ports},
     pulse::Part,
     reconcile_loop,
     upkeep::{FilesHandle, FilesLoop},
@@ -59,28 +58,26 @@ impl Loops {
         }
     }
 
-    /// Starts all loops. They write nothing before a network has set its share. `kept` are the descriptors of an earlier run of the agent,
-    /// `stored` those that systemd stores for a later run.
+    /// Starts all loops. They write nothing before a network has set its share. `stored` are the descriptors that systemd stores for a later
+    /// run.
     ///
     /// # Errors
     /// When a netlink socket or a thread cannot be created.
-    pub(crate) fn start(host: &Host, Inherited { kept, stored }: Inherited) -> Result<Self, Exit> {
-        let Host { settings, status, watchdog, .. } = host;
-        let forwarder = Forwarder::new(kept);
-        let tunnels = forwarder.tunnels();
+    pub(crate) fn start<P: Ports>(host: &Host<P>, stored: Stored) -> Result<Self, Exit> {
+        let Host { ports, settings, status, watchdog, .. } = host;
+        let driver = ports.open_network(settings.forward.without_vxlan)?;
+        let tunnels = driver.tunnels();
         status.update(|seen| seen.tunnels = tunnels.clone());
-        let kernel = KernelDataplane::open(RouteForm::default())?;
-        let driver = HostDataplane { kernel, forwarder, without_vxlan: settings.forward.without_vxlan };
         let underlay_changed = Arc::new(Notify::new());
-        let network = NetworkLoop::new(driver, status.clone(), stored, underlay_changed.clone());
+        let network = NetworkLoop::new(ports.clone(), driver, status.clone(), stored, underlay_changed.clone());
         let heartbeat = watchdog.part(Part::Firewall);
-        let firewall = FirewallLoop::new(settings.firewall.every, status.clone(), &heartbeat)?;
+        let firewall = FirewallLoop::new(ports.clone(), settings.firewall.every, status.clone(), &heartbeat)?;
         Ok(Self {
             // Watched: the thread may wait for a notification without limit, but must not block in a call.
-            network: reconcile_loop::start("dataplane", network, Some(watchdog.part(Part::Dataplane)))?,
-            firewall: reconcile_loop::start("firewall", firewall, Some(heartbeat))?,
+            network: reconcile_loop::start(ports, "dataplane", network, Some(watchdog.part(Part::Dataplane)))?,
+            firewall: reconcile_loop::start(ports, "firewall", firewall, Some(heartbeat))?,
             // Not watched: a slow disk may block it.
-            files: reconcile_loop::start("files", FilesLoop::new(status.clone()), None)?,
+            files: reconcile_loop::start(ports, "files", FilesLoop::new(ports.clone(), status.clone()), None)?,
             tunnels,
             underlay_changed,
         })

@@ -3,14 +3,14 @@
 //! A copy has everything on the disk, the machine-id too. It has neither the network cards of the original nor, for
 //! cloned virtual machines, the firmware's UUID of the machine.
 
-use std::{collections::BTreeMap, fs};
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use wire_kernel::{MacOrigin, Nic};
 use wire_net::MacAddr;
 use wire_state::DataplaneError;
 
-use crate::state::State;
+use crate::{ports::Ports, state::State};
 
 /// The properties of this machine that a copy of its disk does not have, as of the last lease.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,9 +43,6 @@ pub(crate) struct Seen {
     product: Option<String>,
 }
 
-/// The kernel's file with the UUID of the machine.
-const PRODUCT_UUID: &str = "/sys/class/dmi/id/product_uuid";
-
 /// UUIDs of firmware that was never given one. One repeated digit is another such value.
 const PLACEHOLDERS: [&str; 5] = [
     "03000200-0400-0500-0006-000700080009",
@@ -61,10 +58,8 @@ impl Seen {
     ///
     /// # Errors
     /// When the kernel does not list its links.
-    pub(crate) fn now() -> Result<Self, DataplaneError> {
-        // Many machines have no UUID, and not every user may read it.
-        let product = fs::read_to_string(PRODUCT_UUID).ok();
-        Ok(Self { nics: Nic::all()?, product: product.as_deref().and_then(mark) })
+    pub(crate) fn now(ports: &impl Ports) -> Result<Self, DataplaneError> {
+        Ok(Self { nics: ports.nics()?, product: ports.product_uuid().as_deref().and_then(mark) })
     }
 
     /// The values to save. `underlay` is the index of the underlay's link, if it is known.

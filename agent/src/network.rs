@@ -21,11 +21,10 @@ use std::{
 use tokio::sync::watch;
 use tracing::{info, warn};
 use wire_backends::{Backend, Datapath, ForwardSettings, Identity, Placement, VxlanBy, choose_mac, identify, select};
-use wire_kernel::{NetlinkDataplane, RouteForm};
 use wire_lease::{Follow, FollowSettings, Offer, Start, own_entry};
 use wire_net::{LinkName, MacAddr, NetworkName};
 use wire_state::{Marks, Owner, Scope};
-use wire_store::{EtcdStore, Listing};
+use wire_store::Listing;
 
 use self::known::{JoinPhase, answered};
 pub(crate) use self::{
@@ -38,16 +37,16 @@ use crate::{
     last_known::LastKnownFile,
     loops::Loops,
     notify::Stored,
+    ports::Ports,
     pulse::{Heartbeat, Part},
     session::{Ended, Handover, Progress, Session},
-    settings::Settings,
     status::{EtcdCondition, NoAnswer, shown},
     traffic::TrafficWatch,
     underlay::{JoinedOn, UnderlayWatch},
 };
 
 /// A network of this host. It lives as long as the agent, also while it is joined anew.
-pub(crate) struct Network {
+pub(crate) struct Network<P: Ports> {
     name: NetworkName,
     loops: Loops,
     last_known: LastKnownFile,
@@ -59,7 +58,7 @@ pub(crate) struct Network {
     /// The state that the next session takes over from the last one.
     handover: Handover,
     /// The current session. It runs until the next one is complete.
-    session: Option<Session>,
+    session: Option<Session<P>>,
     /// Whether an earlier run of the agent has left descriptors for this one.
     is_handed_over: bool,
     /// The descriptors that systemd stores for a later run.
@@ -74,23 +73,15 @@ pub(crate) struct Chosen {
     pub(crate) macs: BTreeMap<String, MacAddr>,
 }
 
-/// Opens the store of the network. Does not wait for etcd.
-///
-/// # Errors
-/// [`Exit::EtcdSettings`], naming the endpoint or the certificate that cannot be used.
-pub(crate) async fn open(settings: &Settings) -> Result<EtcdStore, Exit> {
-    Ok(EtcdStore::open(settings.etcd.clone()).await?)
-}
-
 /// The pause before joining is tried again while there is no session.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// The same while the former session still runs.
 const RETRY_WITH_SESSION: Duration = Duration::from_secs(10);
 
-impl Network {
+impl<P: Ports> Network<P> {
     /// A network that is joined by [`Network::join`].
-    pub(crate) fn new(name: NetworkName, host: &Host, loops: Loops, stored: Stored) -> Self {
+    pub(crate) fn new(name: NetworkName, host: &Host<P>, loops: Loops, stored: Stored) -> Self {
         Self {
             name,
             last_known: LastKnownFile::in_folder(&host.settings.folders.state_dir, host.settings.prefix.clone()),
@@ -114,7 +105,7 @@ impl Network {
     ///
     /// # Cancel safety
     /// Safe: traffic, lease and files stay as they are, and the next call uses them.
-    pub(crate) async fn join(&mut self, host: &mut Host, heartbeat: &mut Heartbeat) -> Result<Ended, Exit> {
+    pub(crate) async fn join(&mut self, host: &mut Host<P>, heartbeat: &mut Heartbeat) -> Result<Ended, Exit> {
         let renewed = heartbeat.during(self.renew(host)).await;
         let failed = renewed.is_err();
         match renewed {
@@ -140,7 +131,7 @@ impl Network {
                 return std::future::pending().await;
             }
             tokio::time::sleep(if failed { RETRY } else { Duration::ZERO }).await;
-            answered(&host.settings, &host.status).await
+            answered(host).await
         };
         tokio::select! {
             ended = stay => ended.unwrap_or(Ok(Ended::Retry)),
@@ -160,8 +151,8 @@ impl Network {
     }
 
     /// Runs all stages, from etcd to a running session. `None` if the underlay has changed meanwhile.
-    async fn renew(&mut self, host: &mut Host) -> Result<Option<Session>, Exit> {
-        let store = open(&host.settings).await?;
+    async fn renew(&mut self, host: &mut Host<P>) -> Result<Option<Session<P>>, Exit> {
+        let store = host.ports.open_store(&host.settings.etcd).await?;
         let snapshot = self.snapshot(host, &store).await?;
         if !self.runs() {
             host.settle()?;
@@ -192,10 +183,12 @@ impl Network {
             }
             Source::Cache(_) => Follow::from_listing(directory, &snapshot.listing, admission, beside),
         };
-        let endpoints = endpoints::follow(host.settings.clone(), host.state.subnet, admission_in.clone());
+        let endpoints =
+            endpoints::follow(host.ports.clone(), host.settings.clone(), host.state.subnet, admission_in.clone());
         let held = host.held_on(&context);
         let underlay_changed = self.loops.underlay_changed.clone();
         let underlay = UnderlayWatch::new(
+            host.ports.clone(),
             JoinedOn { underlay: context.underlay, held },
             host.settings.clone(),
             underlay_changed,
@@ -212,7 +205,7 @@ impl Network {
             }
         });
         let (status, joined_with) = (host.status.clone(), context.config);
-        let traffic = TrafficWatch::start(&joined_with, status.clone(), follow.table.clone());
+        let traffic = TrafficWatch::start(host.ports.clone(), &joined_with, status.clone(), follow.table.clone());
         Ok(Some(Session {
             status,
             network: self.name.clone(),
@@ -235,17 +228,17 @@ impl Network {
     }
 
     /// Reports the datapath to the status and the log.
-    fn publish_datapath(&self, host: &Host, datapath: Datapath) {
+    fn publish_datapath(&self, host: &Host<P>, datapath: Datapath) {
         if !datapath.is_userspace {
             // A UDP socket that an earlier run left would occupy the kernel's port.
-            self.stored.follow(&[]);
+            self.stored.follow(host.ports.supervisor(), &[]);
         }
         info!(datapath = datapath.name, reason = datapath.reason, "datapath chosen");
         host.status.update(|seen| seen.datapath = Some(datapath));
     }
 }
 
-impl Host {
+impl<P: Ports> Host<P> {
     /// Makes the agent encapsulate from the next join on, because the kernel cannot.
     pub(crate) fn encapsulate(&mut self) {
         warn!("this kernel cannot make VXLAN devices: encapsulating in the agent");
@@ -267,13 +260,13 @@ impl Host {
             parent: Some(context.underlay.parent()),
             ..Scope::default()
         };
-        let have = NetlinkDataplane::open(RouteForm::default()).and_then(|mut kernel| kernel.read(&scope))?;
+        let have = self.ports.observed(&scope)?;
         let macs = devices.map(|family, name| {
             let disowned = self.disowned.get(name.as_str());
             let ours = have.links.get(name).filter(|link| link.owner == Owner::Ours);
             let device = ours.and_then(|link| link.mac).filter(|mac| Some(mac) != disowned);
             let stored = self.state.macs.get(name.as_str()).copied();
-            choose_mac(published.get(family).copied(), device, stored, MacAddr::local(rand::random()))
+            choose_mac(published.get(family).copied(), device, stored, MacAddr::local(self.ports.random().bytes()))
         });
         let current =
             devices.iter().filter_map(|(family, name)| Some((name.to_string(), *macs.get(family)?))).collect();

@@ -2,8 +2,10 @@
 //! still asks the parts of the agent, for `status`.
 
 use std::{
+    io,
     os::fd::AsFd,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use sd_notify::NotifyState;
@@ -12,6 +14,7 @@ use tracing::warn;
 use wire_forward::{Handle, Tunnels};
 
 use crate::{
+    ports::{Ports, Supervisor},
     pulse::{self, Watchdog},
     status::{AgentCondition, Phase, StatusWriter},
 };
@@ -20,11 +23,12 @@ use crate::{
 ///
 /// # Cancel safety
 /// Safe: it holds nothing.
-pub(crate) async fn follow(status: StatusWriter, watchdog: Watchdog, tunnels: Tunnels) {
+pub(crate) async fn follow(ports: impl Ports, status: StatusWriter, watchdog: Watchdog, tunnels: Tunnels) {
+    let say = |states: &[NotifyState<'_>]| ports.supervisor().notify(states);
     let mut seen = status.subscribe();
     let mut last = String::new();
     let mut ready = false;
-    let period = sd_notify::watchdog_enabled();
+    let period = ports.supervisor().watchdog();
     let mut questions = interval(period.unwrap_or(pulse::INTERVAL) / pulse::QUESTIONS);
     // After the process was stopped, the missed questions are not asked in a row, which would leave no time for
     // answers.
@@ -57,8 +61,29 @@ pub(crate) async fn follow(status: StatusWriter, watchdog: Watchdog, tunnels: Tu
 }
 
 /// Sends STOPPING=1.
-pub(crate) fn stopping() {
-    let _ = say(&[NotifyState::Stopping]);
+pub(crate) fn stopping(supervisor: &dyn Supervisor) {
+    let _ = supervisor.notify(&[NotifyState::Stopping]);
+}
+
+/// systemd, if it has started this process.
+pub(crate) struct Systemd;
+
+impl Supervisor for Systemd {
+    fn notify(&self, states: &[NotifyState<'_>]) -> bool {
+        let said = sd_notify::notify(states);
+        if let Err(error) = &said {
+            warn!(%error, "cannot notify systemd");
+        }
+        said.is_ok()
+    }
+
+    fn keep(&self, handle: &Handle) -> io::Result<()> {
+        sd_notify::notify_with_fds(&[NotifyState::FdStore, NotifyState::FdName(&handle.name)], &[handle.fd.as_fd()])
+    }
+
+    fn watchdog(&self) -> Option<Duration> {
+        sd_notify::watchdog_enabled()
+    }
 }
 
 /// The descriptors that systemd keeps for a later run of the agent (`FDSTORE`), if the unit allows it
@@ -81,15 +106,14 @@ impl Stored {
     }
 
     /// Stores exactly `handles`.
-    pub(crate) fn follow(&self, handles: &[Handle]) {
+    pub(crate) fn follow(&self, supervisor: &dyn Supervisor, handles: &[Handle]) {
         let mut stored = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let is = |handle: &Handle, (name, number): &Entry| handle.name == *name && Some(handle.number) == *number;
         for gone in stored.iter().filter(|old| !handles.iter().any(|new| is(new, old))) {
-            let _ = say(&[NotifyState::FdStoreRemove, NotifyState::FdName(&gone.0)]);
+            let _ = supervisor.notify(&[NotifyState::FdStoreRemove, NotifyState::FdName(&gone.0)]);
         }
         for new in handles.iter().filter(|new| !stored.iter().any(|old| is(new, old))) {
-            let name = [NotifyState::FdStore, NotifyState::FdName(&new.name)];
-            if let Err(error) = sd_notify::notify_with_fds(&name, &[new.fd.as_fd()]) {
+            if let Err(error) = supervisor.keep(new) {
                 warn!(%error, name = new.name, "systemd cannot keep a descriptor");
             }
         }
@@ -100,12 +124,4 @@ impl Stored {
 /// Joins and shortens the text: a message has one line for each variable, and a datagram has a limited size.
 fn one_line(text: &str) -> String {
     text.chars().map(|letter| if letter.is_control() { ' ' } else { letter }).take(1000).collect()
-}
-
-fn say(states: &[NotifyState<'_>]) -> bool {
-    let said = sd_notify::notify(states);
-    if let Err(error) = &said {
-        warn!(%error, "cannot notify systemd");
-    }
-    said.is_ok()
 }

@@ -3,19 +3,16 @@
 //! Input: the share of each network in the desired state, by the network's name. A round begins when a share changes, when the host may have
 //! changed, and after a while in any case. The cause does not matter: each round compares the whole resource.
 
-use std::{
-    collections::BTreeMap,
-    fmt, io,
-    sync::Arc,
-    thread,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, fmt, io, sync::Arc, time::Duration};
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::Instant,
+};
 use wire_net::NetworkName;
 use wire_state::{Clash, Comparison, Resource, Share};
 
-use crate::pulse::Heartbeat;
+use crate::{ports::Ports, pulse::Heartbeat};
 
 /// The share of each network in the desired state of a resource, by the network's name.
 pub(crate) type Shares<T> = BTreeMap<NetworkName, T>;
@@ -72,9 +69,9 @@ struct LastRound<O> {
 pub(crate) type Answer = Result<Comparison, String>;
 
 /// A handle on a running loop. When the last clone is dropped, the loop ends and leaves the host as it is.
-pub(crate) struct LoopHandle<L: ResourceLoop> {
-    wanted: watch::Sender<Wanted<L::Share>>,
-    last_round: watch::Receiver<LastRound<L::Outcome>>,
+pub(crate) struct LoopHandle<S, O> {
+    wanted: watch::Sender<Wanted<S>>,
+    last_round: watch::Receiver<LastRound<O>>,
     requests: mpsc::Sender<oneshot::Sender<Answer>>,
     /// The number of rounds that [`LoopHandle::next_round`] has returned.
     seen: u64,
@@ -82,11 +79,9 @@ pub(crate) struct LoopHandle<L: ResourceLoop> {
 
 /// A loop could not be started.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot start the {what} of the {name}")]
+#[error("cannot start the thread of the {name}")]
 pub(crate) struct StartError {
     pub(crate) name: &'static str,
-    /// `runtime` or `thread`.
-    pub(crate) what: &'static str,
     #[source]
     pub(crate) source: io::Error,
 }
@@ -97,34 +92,35 @@ pub(crate) struct StartError {
 /// # Errors
 /// When no runtime or no thread can be created.
 pub(crate) fn start<L: ResourceLoop>(
+    ports: &impl Ports,
     name: &'static str,
     resource: L,
     heartbeat: Option<Heartbeat>,
-) -> Result<LoopHandle<L>, StartError> {
-    let cannot = |what| move |source| StartError { name, what, source };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(cannot("runtime"))?;
+) -> Result<LoopHandle<L::Share, L::Outcome>, StartError> {
     let (wanted, shares) = watch::channel(Wanted { number: 0, shares: Shares::new() });
     let (rounds, last_round) = watch::channel(LastRound::default());
     let (requests, received) = mpsc::channel(1);
     let running = ReconcileLoop { resource, wanted: shares, last_round: rounds, requests: received };
-    let run = move || match heartbeat {
-        Some(mut heartbeat) => runtime.block_on(heartbeat.during(running.run())),
-        None => runtime.block_on(running.run()),
+    let run = move || async move {
+        match heartbeat {
+            Some(mut heartbeat) => heartbeat.during(running.run()).await,
+            None => running.run().await,
+        }
     };
-    thread::Builder::new().name(name.to_owned()).spawn(run).map_err(cannot("thread"))?;
+    ports.start_loop(name, run).map_err(|source| StartError { name, source })?;
     Ok(LoopHandle { wanted, last_round, requests, seen: 0 })
 }
 
-impl<L: ResourceLoop> Clone for LoopHandle<L> {
+impl<S, O> Clone for LoopHandle<S, O> {
     fn clone(&self) -> Self {
         let Self { wanted, last_round, requests, seen } = self;
         Self { wanted: wanted.clone(), last_round: last_round.clone(), requests: requests.clone(), seen: *seen }
     }
 }
 
-impl<L: ResourceLoop> LoopHandle<L> {
+impl<S, O: Clone> LoopHandle<S, O> {
     /// Sets the share of a network. Returns the number of this change, for [`LoopHandle::outcome_of`].
-    pub(crate) fn want(&self, network: &NetworkName, share: L::Share) -> u64 {
+    pub(crate) fn want(&self, network: &NetworkName, share: S) -> u64 {
         let mut number = 0;
         self.wanted.send_modify(|wanted| {
             wanted.shares.insert(network.clone(), share);
@@ -138,7 +134,7 @@ impl<L: ResourceLoop> LoopHandle<L> {
     ///
     /// # Cancel safety
     /// Safe.
-    pub(crate) async fn outcome_of(&self, number: u64) -> Option<L::Outcome> {
+    pub(crate) async fn outcome_of(&self, number: u64) -> Option<O> {
         let mut last_round = self.last_round.clone();
         let last = last_round.wait_for(|last| last.number >= number).await;
         last.ok().map(|last| last.outcome.clone())
@@ -148,7 +144,7 @@ impl<L: ResourceLoop> LoopHandle<L> {
     ///
     /// # Cancel safety
     /// Safe.
-    pub(crate) async fn next_round(&mut self, number: u64) -> Option<L::Outcome> {
+    pub(crate) async fn next_round(&mut self, number: u64) -> Option<O> {
         let seen = self.seen;
         // One wait: between two, a caller that stops waiting would lose the round.
         let last = self.last_round.wait_for(|last| last.number >= number && last.rounds > seen).await.ok()?;
@@ -238,7 +234,7 @@ impl<L: ResourceLoop> ReconcileLoop<L> {
                     // The caller may have stopped waiting.
                     let _ = request.send(self.resource.compare(&shares));
                 }
-                () = tokio::time::sleep_until(next.into()) => self.resource.due(),
+                () = tokio::time::sleep_until(next) => self.resource.due(),
             }
         }
     }
@@ -262,6 +258,7 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
+    use crate::ports::System;
 
     /// Counts its rounds. A share below 0 stands for a host that cannot be read; at this one, the thread dies.
     struct Counter(Arc<AtomicUsize>);
@@ -293,9 +290,9 @@ mod tests {
         fn due(&mut self) {}
     }
 
-    fn running() -> (LoopHandle<Counter>, Arc<AtomicUsize>) {
+    fn running() -> (LoopHandle<i32, i32>, Arc<AtomicUsize>) {
         let rounds = Arc::<AtomicUsize>::default();
-        (start("counter", Counter(rounds.clone()), None).unwrap(), rounds)
+        (start(&System::default(), "counter", Counter(rounds.clone()), None).unwrap(), rounds)
     }
 
     const PATIENCE: Duration = Duration::from_secs(60);

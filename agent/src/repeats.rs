@@ -1,11 +1,9 @@
 //! Finds kernel entries that are corrected again and again: another program changes them each time, and only the
 //! operator can stop that.
 
-use std::{
-    collections::BTreeMap,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, time::Duration};
 
+use tokio::time::Instant;
 use wire_state::Op;
 
 use crate::status::KernelCondition;

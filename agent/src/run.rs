@@ -9,25 +9,24 @@ use nix::{
 };
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
+    sync::mpsc::{self, error::TrySendError},
     task::JoinSet,
 };
 use tracing::{debug, error, info, warn};
-use wire_net::{NetworkName, chain};
+use wire_net::chain;
+use wire_store::EtcdStore;
 
 use crate::{
+    agent::Agent,
     control,
     exit::Exit,
     health,
     host::Host,
-    inherited,
-    loops::Loops,
-    network::{self, Network},
+    inherited::{self, Inherited},
     notify,
-    pulse::{Part, Watchdog},
-    session::Ended,
+    ports::{Ports, System},
     settings::Settings,
-    state::StateFile,
-    status::{AgentCondition, StatusWriter},
+    status::AgentCondition,
 };
 
 /// Runs until SIGTERM or SIGINT. Traffic and lease stay.
@@ -40,63 +39,49 @@ pub(crate) async fn run(settings: Settings) -> Result<(), Exit> {
         warn!("{warning}");
     }
     settings.check_underlay()?;
-    network::open(&settings).await?;
+    // Endpoints and certificates are checked before anything is written.
+    EtcdStore::open(settings.etcd.clone()).await?;
     require_capability()?;
     raise_descriptors();
     let _lock = lock(&settings.folders.run_dir)?;
-    let Signals { mut terminate, mut interrupt, mut hangup } = Signals::new().map_err(Exit::Signals)?;
-    let status = StatusWriter::new();
-    status.set_all(AgentCondition::FLAG, settings.warnings.iter().cloned().map(AgentCondition::Flag));
-    let watchdog = Watchdog::default();
-    let mut host = Host::open(settings, StateFile::load, status.clone(), watchdog.clone())?;
-    host.save_identity()?;
-    let inherited = inherited::take();
-    let stored = inherited.stored.clone();
-    let loops = Loops::start(&host, inherited)?;
-    let network = Network::new(NetworkName::default(), &host, loops.clone(), stored);
-    let _beside = beside(&host, loops)?;
+    let Signals { mut terminate, mut interrupt, hangup } = Signals::new().map_err(Exit::Signals)?;
+    let Inherited { kept, stored } = inherited::take();
+    let agent = Agent::with(System::new(kept), settings, stored)?;
+    let (ports, status) = (agent.host.ports.clone(), agent.host.status.clone());
+    let mut beside = beside(&agent)?;
+    let (to_agent, hangups) = mpsc::channel(1);
+    beside.spawn(pass_on(hangup, to_agent));
     let result = tokio::select! {
-        result = stay(host, network, &mut hangup) => result,
+        result = agent.stay(hangups) => result,
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
     };
     status.update(|seen| seen.stopping = true);
-    notify::stopping();
+    notify::stopping(ports.supervisor());
     if result.is_ok() {
         info!("ending; traffic and lease stay as they are");
     }
     result
 }
 
-/// Joins the network, and joins it anew after each change of underlay, lease or signal. Joining anew writes nothing
-/// that is already correct.
-async fn stay(mut host: Host, mut network: Network, hangup: &mut Signal) -> Result<(), Exit> {
-    let mut heartbeat = host.watchdog.part(Part::Session);
-    loop {
-        let ended = tokio::select! {
-            ended = network.join(&mut host, &mut heartbeat) => ended?,
-            _ = hangup.recv() => Ended::Reload,
-        };
-        match ended {
-            Ended::UnderlayChanged => info!("the underlay has changed, joining anew"),
-            Ended::Reload => info!("joining anew, certificates are read again"),
-            Ended::Retry => debug!("joining anew, the last time failed"),
-            Ended::NoVxlan => host.encapsulate(),
-            Ended::OtherSubnet => info!("another subnet is leased, joining anew with it"),
-            Ended::EtcdAnswered => info!("etcd has answered, joining with its leases"),
+/// Passes the signal on. Several that come while the agent has not taken the first count as one.
+async fn pass_on(mut hangup: Signal, to_agent: mpsc::Sender<()>) {
+    while hangup.recv().await.is_some() {
+        if let Err(TrySendError::Closed(())) = to_agent.try_send(()) {
+            return;
         }
     }
 }
 
 /// The control socket, health checks and systemd's messages. They end when the set is dropped.
-fn beside(host: &Host, loops: Loops) -> Result<JoinSet<()>, Exit> {
-    let Host { settings, status, watchdog, .. } = host;
-    let tunnels = loops.tunnels.clone();
+fn beside(agent: &Agent<System>) -> Result<JoinSet<()>, Exit> {
+    let Host { ports, settings, status, watchdog, .. } = &agent.host;
+    let tunnels = agent.loops.tunnels.clone();
     let mut tasks = JoinSet::new();
     let run_dir = &settings.folders.run_dir;
     let listener =
         control::listen(run_dir).map_err(|source| Exit::SocketUnmade { path: control::socket(run_dir), source })?;
-    let control = control::serve(listener, status.clone(), watchdog.clone(), loops);
+    let control = control::serve(listener, status.clone(), watchdog.clone(), agent.loops.clone());
     tasks.spawn(async move {
         if let Err(error) = control.await {
             error!(error = chain(&error), "the control socket broke");
@@ -111,7 +96,7 @@ fn beside(host: &Host, loops: Loops) -> Result<JoinSet<()>, Exit> {
             }
         });
     }
-    tasks.spawn(notify::follow(status.clone(), watchdog.clone(), tunnels));
+    tasks.spawn(notify::follow(ports.clone(), status.clone(), watchdog.clone(), tunnels));
     Ok(tasks)
 }
 

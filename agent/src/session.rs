@@ -2,9 +2,9 @@
 
 mod lease_source;
 
-use std::{sync::Arc, time::Instant};
+use std::sync::Arc;
 
-use tokio::task::JoinSet;
+use tokio::{task::JoinSet, time::Instant};
 use tracing::info;
 use wire_backends::{Backend, select};
 use wire_firewall::{FirewallPolicy, OverlayDevice};
@@ -19,6 +19,7 @@ use crate::{
     exit::Exit,
     firewall::{self, FirewallHandle, FirewallShare},
     loops::Loops,
+    ports::Ports,
     pulse::Heartbeat,
     status::{EtcdCondition, Status, StatusWriter, UnderlayCondition},
     traffic::TrafficWatch,
@@ -43,7 +44,7 @@ pub(crate) enum Ended {
 }
 
 /// The parts of a joined network.
-pub(crate) struct Session {
+pub(crate) struct Session<P: Ports> {
     pub(crate) status: StatusWriter,
     pub(crate) network: NetworkName,
     pub(crate) backend: Box<dyn Backend>,
@@ -57,13 +58,13 @@ pub(crate) struct Session {
     pub(crate) docker_options: Arc<DockerOptions>,
     /// The number of joins of this network, including this one.
     pub(crate) joins: u64,
-    pub(crate) source: LeaseSource,
+    pub(crate) source: LeaseSource<P>,
     pub(crate) follow: Follow,
     /// The task that resolves the names of etcd's members again and again. Ends with the session.
     pub(crate) _endpoints: JoinSet<()>,
     /// The network config with which the network was joined.
     pub(crate) joined_with: NetworkConfig,
-    pub(crate) underlay: UnderlayWatch,
+    pub(crate) underlay: UnderlayWatch<P>,
     /// The bridges that overlapped our subnet before it was leased.
     pub(crate) leased_over: Vec<(String, Prefix)>,
     /// Watches the traffic of peers. Ends with the session.
@@ -134,7 +135,7 @@ enum Event {
     Broken(&'static str),
 }
 
-impl Session {
+impl<P: Ports> Session<P> {
     /// Handles events until the network must be joined anew.
     ///
     /// # Errors

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     fmt::Write,
-    fs, io,
+    io,
     net::IpAddr,
     path::{Path, PathBuf},
 };
@@ -12,10 +12,12 @@ use serde::{Deserialize, Serialize};
 use tracing::warn;
 use wire_net::{DualStack, MacAddr, Prefix};
 use wire_state::{DesiredFile, Writing};
+use wire_store::Random;
 
 use crate::{
-    files::{self, WriteError},
+    files::WriteError,
     machine::Machine,
+    ports::{Disk, Ports},
     underlay::Held,
 };
 
@@ -80,22 +82,21 @@ impl StateFile {
     ///
     /// # Errors
     /// When the file exists and cannot be read: continuing would give this host a new identity.
-    pub(crate) fn load(&self) -> io::Result<State> {
-        let text = match fs::read_to_string(&self.0) {
+    pub(crate) fn load(&self, ports: &impl Ports) -> io::Result<State> {
+        let text = match ports.disk().read(&self.0) {
             Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(State::fresh()),
-            Err(error) if error.kind() == io::ErrorKind::InvalidData => String::new(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(State::fresh(ports.random())),
             Err(error) => return Err(error),
         };
-        match serde_json::from_str::<State>(&text) {
+        match serde_json::from_slice::<State>(&text) {
             Ok(state) if !state.identity.is_empty() => Ok(state),
             outcome => {
                 let aside = self.0.with_extension("json.bad");
                 let reason = outcome.err().map_or_else(|| "it names no identity".to_owned(), |error| error.to_string());
                 warn!(file = %self.0.display(), aside = %aside.display(), reason, "the state file is not valid, \
                                                                                    starting with a new one");
-                fs::rename(&self.0, aside)?;
-                Ok(State::fresh())
+                ports.disk().rename(&self.0, &aside)?;
+                Ok(State::fresh(ports.random()))
             }
         }
     }
@@ -104,10 +105,11 @@ impl StateFile {
     ///
     /// # Errors
     /// When the file exists and cannot be read.
-    pub(crate) fn peek(&self) -> io::Result<State> {
-        match fs::read(&self.0) {
-            Ok(text) => Ok(serde_json::from_slice(&text).unwrap_or_else(|_| State::fresh())),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(State::fresh()),
+    pub(crate) fn peek(&self, ports: &impl Ports) -> io::Result<State> {
+        let fresh = || State::fresh(ports.random());
+        match ports.disk().read(&self.0) {
+            Ok(text) => Ok(serde_json::from_slice(&text).unwrap_or_else(|_| fresh())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(fresh()),
             Err(error) => Err(error),
         }
     }
@@ -116,8 +118,8 @@ impl StateFile {
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub(crate) fn save(&self, state: &State) -> Result<(), WriteError> {
-        files::put(&self.0, &Self::desired(state))
+    pub(crate) fn save(&self, disk: &impl Disk, state: &State) -> Result<(), WriteError> {
+        disk.put(&self.0, &Self::desired(state)).map(drop)
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -139,9 +141,9 @@ impl State {
     }
 
     /// The state of a new host.
-    pub(crate) fn fresh() -> Self {
+    pub(crate) fn fresh(random: &Random) -> Self {
         let mut identity = String::new();
-        for byte in rand::random::<[u8; 16]>() {
+        for byte in random.bytes::<16>() {
             write!(identity, "{byte:02x}").expect("a String takes any text");
         }
         Self { identity, ..Self::default() }
@@ -150,18 +152,21 @@ impl State {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
+    use crate::{files::RealDisk, ports::System};
 
     #[test]
     fn what_is_saved_is_loaded_again() {
         let folder = tempfile::tempdir().unwrap();
         let file = StateFile::in_folder(folder.path());
-        let mut state = file.load().unwrap();
+        let mut state = file.load(&System::default()).unwrap();
         assert_eq!(state.identity.len(), 32);
         state.macs.insert("flannel.1".to_owned(), "c6:d2:32:6f:8f:44".parse().unwrap());
         state.subnet.v4 = Some("10.5.52.0/24".parse().unwrap());
-        file.save(&state).unwrap();
-        assert_eq!(file.load().unwrap(), state);
+        file.save(&RealDisk, &state).unwrap();
+        assert_eq!(file.load(&System::default()).unwrap(), state);
     }
 
     #[test]
@@ -172,7 +177,7 @@ mod tests {
             if let Some(text) = text {
                 fs::write(&file.0, text).unwrap();
             }
-            let state = file.peek().unwrap();
+            let state = file.peek(&System::default()).unwrap();
             assert_eq!(state.identity == "00ff", text.is_some_and(|text| text.len() > 1));
             let left: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
             assert_eq!(left.len(), usize::from(text.is_some()), "{left:?}");
@@ -186,7 +191,7 @@ mod tests {
             let folder = tempfile::tempdir().unwrap();
             let file = StateFile::in_folder(folder.path());
             fs::write(&file.0, bad).unwrap();
-            assert_eq!(file.load().unwrap().identity.len(), 32);
+            assert_eq!(file.load(&System::default()).unwrap().identity.len(), 32);
             assert_eq!(fs::read(folder.path().join("state.json.bad")).unwrap(), bad);
         }
     }

@@ -32,6 +32,7 @@ use self::{
     conditions::{Change, Conditions, Current},
     refusals::refusals,
 };
+use crate::ports::{Ports, System};
 
 /// The agent's state.
 #[derive(Clone, Debug, Default)]
@@ -126,22 +127,38 @@ pub(crate) struct FirewallSeen {
 }
 
 /// The only place that holds the agent's state; all parts write through it. Cheap to clone.
-#[derive(Clone, Debug)]
-pub(crate) struct StatusWriter(watch::Sender<Status>);
+#[derive(Clone)]
+pub(crate) struct StatusWriter {
+    status: watch::Sender<Status>,
+    time_of_day: Arc<dyn Fn() -> SystemTime + Send + Sync>,
+}
+
+impl fmt::Debug for StatusWriter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("StatusWriter").field(&self.status.borrow()).finish()
+    }
+}
+
+/// The status of a command, or of a test.
+impl Default for StatusWriter {
+    fn default() -> Self {
+        Self::new(System::default())
+    }
+}
 
 impl StatusWriter {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(ports: impl Ports) -> Self {
         let mut status = Status::default();
         let starting = EtcdCondition::Joining(Message::plain("starting"));
-        let _ = status.conditions.replace(EtcdCondition::JOINING.place, vec![starting.into()], SystemTime::now());
-        Self(watch::Sender::new(status))
+        let _ = status.conditions.replace(EtcdCondition::JOINING.place, vec![starting.into()], ports.time_of_day());
+        Self { status: watch::Sender::new(status), time_of_day: Arc::new(move || ports.time_of_day()) }
     }
 
     pub(crate) fn update(&self, change: impl FnOnce(&mut Status)) {
-        let mut changes = Vec::new();
-        self.0.send_modify(|seen| {
+        let (mut changes, now) = (Vec::new(), (self.time_of_day)());
+        self.status.send_modify(|seen| {
             change(seen);
-            changes = seen.derive(SystemTime::now());
+            changes = seen.derive(now);
         });
         changes.iter().for_each(Change::log);
     }
@@ -170,8 +187,8 @@ impl StatusWriter {
     /// Replaces the conditions of a place, and logs the changes. True if there are any.
     fn replace(&self, place: Place, now: Vec<Condition>) -> bool {
         let mut changes = None;
-        self.0.send_if_modified(|seen| {
-            changes = seen.conditions.replace(place, now, SystemTime::now());
+        self.status.send_if_modified(|seen| {
+            changes = seen.conditions.replace(place, now, (self.time_of_day)());
             changes.is_some()
         });
         changes.iter().flatten().for_each(Change::log);
@@ -200,15 +217,15 @@ impl StatusWriter {
 
     /// Reads the state without a copy.
     pub(crate) fn look<T>(&self, at: impl FnOnce(&Status) -> T) -> T {
-        at(&self.0.borrow())
+        at(&self.status.borrow())
     }
 
     pub(crate) fn now(&self) -> Status {
-        self.0.borrow().clone()
+        self.status.borrow().clone()
     }
 
     pub(crate) fn subscribe(&self) -> watch::Receiver<Status> {
-        self.0.subscribe()
+        self.status.subscribe()
     }
 }
 
@@ -273,7 +290,7 @@ impl Status {
     pub(crate) fn set_joined(&mut self) {
         self.joined = true;
         for kind in [EtcdCondition::JOINING, AgentCondition::SAVED_NETWORK] {
-            let _ = self.conditions.replace(kind.place, Vec::new(), SystemTime::now());
+            self.conditions.end(kind.place);
         }
     }
 

@@ -8,11 +8,14 @@ use std::{
 
 use tokio::{sync::watch, task::JoinHandle, time::Instant};
 use wire_backends::{Identity, identify};
-use wire_kernel::{DeviceCounters, Traffic, traffic};
+use wire_kernel::{DeviceCounters, Traffic};
 use wire_lease::{LeaseTable, NetworkConfig};
 use wire_net::LinkName;
 
-use crate::status::{StatusWriter, UnderlayCondition};
+use crate::{
+    ports::Ports,
+    status::{StatusWriter, UnderlayCondition},
+};
 
 /// The interval at which the counters are read.
 const PERIOD: Duration = Duration::from_secs(5);
@@ -29,6 +32,7 @@ pub(crate) struct TrafficWatch(JoinHandle<()>);
 
 impl TrafficWatch {
     pub(crate) fn start(
+        ports: impl Ports,
         config: &NetworkConfig,
         status: StatusWriter,
         leases: watch::Receiver<Option<Arc<LeaseTable>>>,
@@ -38,8 +42,9 @@ impl TrafficWatch {
         let mut watch = Watch { port, devices, ..Watch::default() };
         Self(tokio::spawn(async move {
             loop {
+                let reader = ports.clone();
                 // Reading files blocks.
-                if let Ok(Ok(traffic)) = tokio::task::spawn_blocking(traffic).await {
+                if let Ok(Ok(traffic)) = ports.blocking(move || reader.traffic()).await {
                     let peers = leases.borrow().as_ref().map_or(0, |table| table.peers.len());
                     watch.note(Instant::now(), &traffic, peers);
                     status.set(UnderlayCondition::CHECKSUMS, watch.broken());

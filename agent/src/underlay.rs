@@ -20,6 +20,7 @@ use self::choose::{Chosen, Wanted, choose};
 pub(crate) use self::{held::Held, overlap::overlaps};
 use crate::{
     exit::Exit,
+    ports::Ports,
     settings::{Settings, UnderlayWish},
     status::UnderlayCondition,
 };
@@ -28,14 +29,20 @@ use crate::{
 ///
 /// # Errors
 /// [`Exit::NoUnderlay`], naming the flags and the interfaces of this host.
-pub(crate) fn find(settings: &Settings, pools: &DualStack<Pool>, held: Option<Held>) -> Result<Underlay, Exit> {
-    let host = read(settings)?;
+pub(crate) fn find(
+    ports: &impl Ports,
+    settings: &Settings,
+    pools: &DualStack<Pool>,
+    held: Option<Held>,
+) -> Result<Underlay, Exit> {
+    let host = read(ports, settings)?;
     let Chosen { link, addresses, .. } = choose(&host, &wanted(settings, pools, held)).map_err(none)?;
     Ok(host.underlay(link, addresses, pools))
 }
 
-fn read(settings: &Settings) -> Result<HostNetwork, Exit> {
-    Ok(HostNetwork::read(settings.underlay.iter().filter_map(target))?)
+fn read(ports: &impl Ports, settings: &Settings) -> Result<HostNetwork, Exit> {
+    let targets: Vec<IpAddr> = settings.underlay.iter().filter_map(target).collect();
+    Ok(ports.host_network(&targets)?)
 }
 
 const fn target(wish: &UnderlayWish) -> Option<IpAddr> {
@@ -71,7 +78,8 @@ pub(crate) enum Moved {
 }
 
 /// Watches the interface while the network is joined.
-pub(crate) struct UnderlayWatch {
+pub(crate) struct UnderlayWatch<P> {
+    ports: P,
     joined_on: Underlay,
     held: Held,
     settings: Arc<Settings>,
@@ -104,8 +112,9 @@ pub(crate) struct JoinedOn {
     pub(crate) held: Held,
 }
 
-impl UnderlayWatch {
+impl<P: Ports> UnderlayWatch<P> {
     pub(crate) fn new(
+        ports: P,
         JoinedOn { underlay, held }: JoinedOn,
         settings: Arc<Settings>,
         word: Arc<Notify>,
@@ -114,6 +123,7 @@ impl UnderlayWatch {
         let pools = admission.borrow().pools;
         let (attached, known) = (underlay.attached.clone(), underlay.local.clone());
         Self {
+            ports,
             joined_on: underlay,
             held,
             settings,
@@ -155,7 +165,7 @@ impl UnderlayWatch {
     /// # Errors
     /// [`Exit::NoUnderlay`].
     pub(crate) fn placement(&self, pools: &DualStack<Pool>) -> Result<Placement, Exit> {
-        let underlay = find(&self.settings, pools, Some(self.held))?;
+        let underlay = find(&self.ports, &self.settings, pools, Some(self.held))?;
         let Settings { blackhole, forward, .. } = *self.settings;
         let (public, macs) = (self.settings.public_on(&underlay), pools.map(|_, _| MacAddr::local([0; 6])));
         Ok(Placement { underlay, public, macs, blackhole, forward })
@@ -168,7 +178,8 @@ impl UnderlayWatch {
 
     /// Reads the links. Changes of the networks that the host reaches without the overlay are applied in place.
     pub(crate) fn look(&mut self) -> Moved {
-        let found = read(&self.settings).map_err(|error| error.report()).and_then(|host| self.found(&host));
+        let found =
+            read(&self.ports, &self.settings).map_err(|error| error.report()).and_then(|host| self.found(&host));
         let moved = match found {
             Err(reason) => Moved::Lost(reason),
             Ok(now) if is_same(&now, &self.joined_on) => {

@@ -5,9 +5,10 @@ use std::{
     collections::BTreeSet,
     path::{Path, PathBuf},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
+use tokio::time::Instant;
 use wire_net::chain;
 use wire_state::{DesiredFile, DesiredFiles, Failure, FileOp, Files, Reconciler, Report};
 
@@ -15,6 +16,7 @@ use crate::{
     daemon_json::{self, DaemonOptions},
     docker_unit::DockerUnit,
     files::FileDriver,
+    ports::Ports,
     reconcile_loop::{Answer, LoopHandle, ResourceLoop, Round, Shares, merged},
     status::{AgentCondition, DockerCondition, StatusWriter},
 };
@@ -23,7 +25,7 @@ use crate::{
 const EVERY: Duration = Duration::from_secs(10);
 
 /// The loop of `Files`.
-pub(crate) type FilesHandle = LoopHandle<FilesLoop>;
+pub(crate) type FilesHandle = LoopHandle<FilesShare, FilesOutcome>;
 
 /// The share of one network in the files, and its options for Docker.
 #[derive(Clone, Debug)]
@@ -39,14 +41,16 @@ pub(crate) struct FilesShare {
 /// The reason why a file for other programs could not be written; `None` if all were.
 pub(crate) type FilesOutcome = Option<String>;
 
-pub(crate) struct FilesLoop {
-    reconciler: Reconciler<FileDriver>,
+pub(crate) struct FilesLoop<P: Ports> {
+    ports: P,
+    reconciler: Reconciler<FileDriver<P::Disk>>,
     status: StatusWriter,
 }
 
-impl FilesLoop {
-    pub(crate) fn new(status: StatusWriter) -> Self {
-        Self { reconciler: Reconciler::new(FileDriver, BTreeSet::new()), status }
+impl<P: Ports> FilesLoop<P> {
+    pub(crate) fn new(ports: P, status: StatusWriter) -> Self {
+        let driver = FileDriver(ports.disk().clone());
+        Self { ports, reconciler: Reconciler::new(driver, BTreeSet::new()), status }
     }
 
     /// The desired files of all networks.
@@ -61,7 +65,8 @@ impl FilesLoop {
 
     /// Warns of settings of docker.service that keep Docker from starting correctly, before its next start.
     fn note_docker_unit(&self, options: &DaemonOptions) {
-        let unit = DockerUnit::read(Path::new("/"));
+        let Some(root) = self.ports.docker_root() else { return };
+        let unit = DockerUnit::read(root);
         let warning = unit.warning(options, &daemon_json::held(&unit.settings_path()));
         self.status.set(DockerCondition::DOCKER_UNIT, warning.map(DockerCondition::DockerUnit));
     }
@@ -73,7 +78,7 @@ impl FilesShare {
     }
 }
 
-impl ResourceLoop for FilesLoop {
+impl<P: Ports> ResourceLoop for FilesLoop<P> {
     type Share = FilesShare;
     type Outcome = FilesOutcome;
 
@@ -106,7 +111,7 @@ impl ResourceLoop for FilesLoop {
     fn due(&mut self) {}
 }
 
-impl FilesLoop {
+impl<P: Ports> FilesLoop<P> {
     /// The operations that the last round should have carried out, and has not.
     fn left(&mut self, desired: &DesiredFiles) -> Vec<FileOp> {
         self.reconciler.preview(desired).map(|plan| plan.ops).unwrap_or_default()
@@ -137,6 +142,7 @@ mod tests {
     use wire_state::Writing;
 
     use super::*;
+    use crate::ports::System;
 
     fn share(folder: &Path, files: &[(&str, &str)], state: &str) -> FilesShare {
         let file = |(name, content): &(&str, &str)| {
@@ -153,8 +159,8 @@ mod tests {
     fn two_networks_that_want_one_file_are_both_named_and_all_else_of_both_is_written() {
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path();
-        let status = StatusWriter::new();
-        let mut files = FilesLoop::new(status.clone());
+        let status = StatusWriter::default();
+        let mut files = FilesLoop::new(System::default(), status.clone());
         let first = share(folder, &[("subnet.env", "A=1\n"), ("first.env", "F=1\n")], "state.json");
         let second = share(folder, &[("subnet.env", "A=2\n"), ("second.env", "S=1\n")], "state.json");
         let mut shares = Shares::from([(NetworkName::default(), first), ("blue".parse().unwrap(), second)]);
@@ -178,7 +184,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path();
         fs::create_dir_all(folder.join("docker.env/full")).unwrap();
-        let mut files = FilesLoop::new(StatusWriter::new());
+        let mut files = FilesLoop::new(System::default(), StatusWriter::default());
         let share = share(folder, &[("subnet.env", "A=1\n"), ("docker.env", "D=1\n")], "state.json");
         let shares = Shares::from([(NetworkName::default(), share)]);
         let why = files.round(&shares, true).outcome.unwrap();

@@ -1,14 +1,18 @@
 //! Comparing before the first round, when no attempt to write our table has shown yet what this host supports.
 
-use std::{collections::BTreeSet, sync::Arc, time::Instant};
+use std::{collections::BTreeSet, sync::Arc};
 
+use tokio::time::Instant;
 use wire_firewall::{HostFacts, Nftables, Support};
 use wire_state::{Comparison, DataplaneError, DesiredFirewall, DesiredTable, ObservedTable};
 
 use super::{FirewallLoop, FirewallShare, desired};
-use crate::reconcile_loop::Shares;
+use crate::{
+    ports::{FirewallPort, Ports},
+    reconcile_loop::Shares,
+};
 
-impl FirewallLoop {
+impl<P: Ports> FirewallLoop<P> {
     /// The comparison with as much of our rules as this host supports.
     pub(super) fn compare_supported(
         &mut self,

@@ -7,9 +7,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
+use tokio::time::Instant;
 use wire_net::Family;
 
 /// The number of packets that must arrive while the device's counter stands still: fewer may be on their way to it.

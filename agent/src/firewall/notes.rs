@@ -1,10 +1,8 @@
 //! Reports to the status about the host around the firewall, after each round.
 
-use std::time::Instant;
-
+use tokio::time::Instant;
 use tracing::info;
 use wire_firewall::{Counted, DockerRules, HostFacts, OverlayDevice};
-use wire_kernel::traffic;
 use wire_net::{DualStack, Family, LinkName, chain};
 use wire_state::{Failure, Firewall, FirewallOp, OpError, OperatorDrop, OtherFirewalls, Report};
 
@@ -14,14 +12,14 @@ use super::{
 };
 use crate::{
     bridges::{Docker, Expected, Findings},
-    other_agents,
+    ports::{FirewallPort, Ports},
     status::{Blocked, DockerCondition, FirewallCondition, UnderlayCondition},
 };
 
-impl FirewallLoop {
+impl<P: Ports> FirewallLoop<P> {
     /// Finds whether another agent has changed our rules.
     pub(super) fn note_other_agents(&mut self) {
-        self.contested = other_agents::are_there();
+        self.contested = self.ports.are_other_agents();
         self.status.set(FirewallCondition::OTHER_AGENT, self.contested.then_some(FirewallCondition::OtherAgent));
     }
 
@@ -44,7 +42,7 @@ impl FirewallLoop {
             mtu: share.mtu,
             told: (*share.docker_options).clone(),
         };
-        let found = expected.compare(&facts.links, Docker::look);
+        let found = expected.compare(&facts.links, || Docker::look(&self.ports));
         if found != self.bridges.findings {
             self.bridges = BridgeFindings { findings: found.clone(), since: Instant::now() };
         }
@@ -73,7 +71,7 @@ impl FirewallLoop {
     pub(super) fn is_blind(&mut self, share: &FirewallShare, others: OtherFirewalls) -> bool {
         let concerns_us = share.policy.forward && self.facts.docker == DockerRules::Iptables;
         let is_hidden = !others.docker && self.reconciler.driver().hides_legacy_tables();
-        concerns_us && is_hidden && Docker::look().runs
+        concerns_us && is_hidden && Docker::look(&self.ports).runs
     }
 
     pub(super) fn note_host_facts(&mut self, facts: HostFacts, devices: &DualStack<OverlayDevice>) {
@@ -114,7 +112,7 @@ impl FirewallLoop {
             return false;
         }
         // Our own counters were read before, so packets that have arrived since can only add to the devices' counters.
-        let Ok(traffic) = traffic() else { return false };
+        let Ok(traffic) = self.ports.traffic() else { return false };
         let mut changed = false;
         for (family, device) in devices.iter() {
             let arrived = self.seen.counted.arrived.get(family).copied();

@@ -1,9 +1,6 @@
 //! Writes the files about our subnet, for other programs and for the agent's next start.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{path::PathBuf, sync::Arc};
 
 use tracing::{info, warn};
 use wire_lease::Entry;
@@ -17,15 +14,16 @@ use crate::{
     docker_unit::DockerUnit,
     exit::Exit,
     host::Host,
+    ports::Ports,
     state::{KnownBy, StateFile},
     upkeep::FilesShare,
 };
 
-impl Network {
+impl<P: Ports> Network<P> {
     /// Publishes this host's subnet, in files and in the status. Returns the options for Docker.
     pub(super) async fn announce(
         &self,
-        host: &mut Host,
+        host: &mut Host<P>,
         context: &JoinContext,
         own: &Entry,
         mtu: Mtu,
@@ -33,7 +31,7 @@ impl Network {
         let before = host.state.subnet;
         let env = host.remember(context, own, mtu);
         let docker_options = host.docker_options(&env);
-        look_for_clash(&docker_options);
+        look_for_clash(&host.ports, &docker_options);
         if self.runs() && before != host.state.subnet {
             let subnet = own.lease.subnet;
             warn!(%subnet, "this host has a new subnet: Docker's bridge keeps the old one until Docker is restarted");
@@ -61,7 +59,7 @@ impl Network {
     }
 }
 
-impl Host {
+impl<P: Ports> Host<P> {
     /// Takes over what the network was joined with into the state, and returns the content of `subnet.env`.
     pub(crate) fn remember(&mut self, context: &JoinContext, own: &Entry, mtu: Mtu) -> SubnetEnv {
         let subnet = own.lease.subnet;
@@ -100,18 +98,19 @@ impl Host {
         if !self.state.subnet.is_empty() {
             return self.state.subnet;
         }
-        SubnetEnv::read(&self.settings.folders.subnet_file).map(|env| env.subnet()).unwrap_or_default()
+        SubnetEnv::read(self.ports.disk(), &self.settings.folders.subnet_file)
+            .map(|env| env.subnet())
+            .unwrap_or_default()
     }
 }
 
 /// Logs settings that conflict with our options as flags of dockerd, before they are written. `status` checks this
 /// again and again ([`crate::bridges`]), since `docker-opts --daemon-json` may correct it at any time, without the
 /// agent.
-fn look_for_clash(docker_options: &DockerOptions) {
-    if docker_options.file.is_none() {
-        return;
-    }
-    match daemon_json::clash(&DockerUnit::read(Path::new("/")).settings_path(), &docker_options.options) {
+fn look_for_clash(ports: &impl Ports, docker_options: &DockerOptions) {
+    let root = ports.docker_root().filter(|_| docker_options.file.is_some());
+    let Some(root) = root else { return };
+    match daemon_json::clash(&DockerUnit::read(root).settings_path(), &docker_options.options) {
         Some(clash) if clash.is_foreign() => warn!("{clash}"),
         // `docker-opts --daemon-json` leaves the file like this, which works as long as docker.service sets no
         // flags.

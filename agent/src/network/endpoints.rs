@@ -6,9 +6,9 @@ use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
 use tokio::{sync::watch, task::JoinSet};
 use wire_lease::Admission;
 use wire_net::{DualStack, Prefix};
-use wire_store::{EndpointAddresses, endpoint_addresses};
+use wire_store::EndpointAddresses;
 
-use crate::{host::Host, last_known::LastKnownFile, settings::Settings};
+use crate::{host::Host, last_known::LastKnownFile, ports::Ports, settings::Settings};
 
 /// The time a start waits for names. Until they are resolved, the addresses known before are used.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -16,14 +16,15 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// The interval at which names are resolved again.
 const AGAIN: Duration = Duration::from_secs(60);
 
-impl Host {
+impl<P: Ports> Host<P> {
     /// Resolves etcd's members, as far as that is possible now. If one cannot be resolved, the addresses of the last
     /// time are protected too.
     pub(crate) async fn look_for_endpoints(&mut self, last_known: &LastKnownFile) {
-        let EndpointAddresses { found, is_partial } = endpoint_addresses(&self.settings.etcd, PATIENCE).await;
+        let EndpointAddresses { found, is_partial } =
+            self.ports.endpoint_addresses(&self.settings.etcd, PATIENCE).await;
         self.endpoints.extend(found);
         if is_partial {
-            let kept = last_known.load().ok().flatten();
+            let kept = last_known.load(self.ports.disk()).ok().flatten();
             self.endpoints.extend(kept.into_iter().flat_map(|(kept, _)| kept.endpoints));
         }
     }
@@ -42,6 +43,7 @@ fn outside(endpoints: &BTreeSet<IpAddr>, own: &DualStack<Prefix>) -> Vec<IpAddr>
 
 /// Follows the names of etcd's members until the returned task is dropped. Their former addresses stay protected too.
 pub(super) fn follow(
+    ports: impl Ports,
     settings: Arc<Settings>,
     own: DualStack<Prefix>,
     admission: watch::Sender<Admission>,
@@ -50,7 +52,7 @@ pub(super) fn follow(
     task.spawn(async move {
         loop {
             tokio::time::sleep(AGAIN).await;
-            let found = outside(&endpoint_addresses(&settings.etcd, AGAIN).await.found, &own);
+            let found = outside(&ports.endpoint_addresses(&settings.etcd, AGAIN).await.found, &own);
             admission.send_if_modified(|admission| {
                 let new: Vec<IpAddr> = found.into_iter().filter(|ip| !admission.endpoints.contains(ip)).collect();
                 admission.endpoints.extend(&new);

@@ -10,6 +10,7 @@ use wire_state::Underlay;
 use crate::{
     exit::Exit,
     host::Host,
+    ports::Ports,
     settings::{UsageError, public_flag},
     state::KnownBy,
     status::UnderlayCondition,
@@ -38,7 +39,7 @@ impl JoinContext {
     }
 }
 
-impl Host {
+impl<P: Ports> Host<P> {
     /// Finds the underlay, and our addresses on it.
     pub(crate) fn join_context(&self, config: NetworkConfig) -> Result<JoinContext, Exit> {
         let underlay = self.underlay(&config.pools)?;
@@ -56,7 +57,7 @@ impl Host {
 
     /// Finds the interface for a network with these pools. An earlier choice is kept while the flags are the same.
     pub(super) fn underlay(&self, pools: &DualStack<Pool>) -> Result<Underlay, Exit> {
-        underlay::find(&self.settings, pools, self.held_before())
+        underlay::find(&self.ports, &self.settings, pools, self.held_before())
     }
 
     fn held_before(&self) -> Option<Held> {

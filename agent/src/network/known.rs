@@ -11,7 +11,7 @@ use std::{
 use tracing::{info, warn};
 use wire_lease::{ConfigEvent, ConfigWatch, NetworkConfig, StoredConfig};
 use wire_net::{DualStack, Family, KeyPrefix, Pool, Subnet, chain};
-use wire_store::{Backoff, EtcdStore, LeaseStore, Listing, Revision, StoreError};
+use wire_store::{Backoff, LeaseStore, Listing, Revision, StoreError};
 
 use super::Network;
 use crate::{
@@ -19,8 +19,8 @@ use crate::{
     exit::Exit,
     host::Host,
     machine::Kinship,
+    ports::Ports,
     pulse::Part,
-    settings::Settings,
     status::{AgentCondition, NoAnswer, StatusWriter, shown},
 };
 
@@ -90,9 +90,9 @@ impl ParsedConfig {
     }
 }
 
-impl Network {
+impl<P: Ports> Network<P> {
     /// Gets the config and the leases to join with. Waits while neither etcd nor the disk has them.
-    pub(super) async fn snapshot(&mut self, host: &Host, store: &EtcdStore) -> Result<Snapshot, Exit> {
+    pub(super) async fn snapshot(&mut self, host: &Host<P>, store: &P::Store) -> Result<Snapshot, Exit> {
         if let Some(answer) = self.answer.take() {
             return Ok(answer);
         }
@@ -142,8 +142,8 @@ impl Network {
     ///
     /// # Errors
     /// [`Exit::NoUnderlay`].
-    fn cached(&self, host: &Host) -> Result<Option<Snapshot>, Exit> {
-        let snapshot = self.last_known.load().and_then(|kept| {
+    fn cached(&self, host: &Host<P>) -> Result<Option<Snapshot>, Exit> {
+        let snapshot = self.last_known.load(host.ports.disk()).and_then(|kept| {
             let Some((kept, as_of)) = kept else { return Ok(None) };
             let listing = Arc::new(kept.listing());
             let parsed = ParsedConfig::new(&host.settings.prefix, kept.config.into_bytes(), listing.revision)
@@ -171,7 +171,7 @@ impl Network {
     }
 
     /// The reason why this host cannot use the saved state.
-    fn unusable(&self, host: &Host, config: &NetworkConfig) -> Result<Option<String>, Exit> {
+    fn unusable(&self, host: &Host<P>, config: &NetworkConfig) -> Result<Option<String>, Exit> {
         if !config.pools.iter().all(|(family, pool)| host.has_held_one_of(family, pool)) {
             return Ok(Some("this host has held no subnet of that network".to_owned()));
         }
@@ -187,7 +187,7 @@ impl Network {
     }
 }
 
-impl Host {
+impl<P: Ports> Host<P> {
     fn has_held_one_of(&self, family: Family, pool: &Pool) -> bool {
         self.state.subnet.get(family).is_some_and(|subnet| pool.offers(*subnet))
     }
@@ -201,11 +201,12 @@ impl Host {
 }
 
 /// Asks etcd, at most once a second, until its answer can be used to join.
-pub(super) async fn answered(settings: &Settings, status: &StatusWriter) -> Snapshot {
+pub(super) async fn answered<P: Ports>(host: &Host<P>) -> Snapshot {
+    let Host { ports, settings, status, .. } = host;
     loop {
-        let answer = match super::open(settings).await {
+        let answer = match ports.open_store(&settings.etcd).await {
             Ok(store) => ask(&store, &settings.prefix, status).await,
-            Err(error) => Err(error),
+            Err(error) => Err(error.into()),
         };
         match answer {
             Ok(snapshot) => return snapshot,
@@ -219,7 +220,7 @@ pub(super) async fn answered(settings: &Settings, status: &StatusWriter) -> Snap
 ///
 /// # Errors
 /// [`Exit::StoredConfig`] if the config is not valid.
-async fn ask(store: &EtcdStore, prefix: &KeyPrefix, status: &StatusWriter) -> Result<Snapshot, Exit> {
+async fn ask(store: &impl LeaseStore, prefix: &KeyPrefix, status: &StatusWriter) -> Result<Snapshot, Exit> {
     let stored = until_answered(status, || StoredConfig::read(store, prefix)).await;
     let json = match stored.json {
         Some(json) => json,
@@ -233,12 +234,17 @@ async fn ask(store: &EtcdStore, prefix: &KeyPrefix, status: &StatusWriter) -> Re
     Ok(Snapshot { parsed, listing, source: Source::Etcd })
 }
 
-async fn list(store: &EtcdStore, prefix: &KeyPrefix, config: &NetworkConfig, status: &StatusWriter) -> Arc<Listing> {
+async fn list(
+    store: &impl LeaseStore,
+    prefix: &KeyPrefix,
+    config: &NetworkConfig,
+    status: &StatusWriter,
+) -> Arc<Listing> {
     let directory = prefix.leases(config.pools.v4.is_some());
     Arc::new(until_answered(status, || store.list(&directory)).await)
 }
 
-async fn first_config(store: &EtcdStore, prefix: &KeyPrefix, after: Revision, status: &StatusWriter) -> Vec<u8> {
+async fn first_config(store: &impl LeaseStore, prefix: &KeyPrefix, after: Revision, status: &StatusWriter) -> Vec<u8> {
     let remedy = format!("write one to {prefix}/config, for example with wire-agent config init '{EXAMPLE}'{V2}");
     let wait = || status.wait_for_etcd(NoAnswer::NoConfig(remedy.clone()));
     wait();
@@ -297,7 +303,7 @@ mod tests {
 
     #[test]
     fn a_wait_that_ends_says_no_less_than_the_wait_itself() {
-        let status = StatusWriter::new();
+        let status = StatusWriter::default();
         status.update(Status::set_joined);
         status.wait_for_etcd(NoAnswer::of(&refused()));
         let told = |status: &StatusWriter| status.look(|seen| seen.text_of(EtcdCondition::JOINING));
@@ -309,7 +315,7 @@ mod tests {
 
     #[test]
     fn going_by_what_was_kept_says_once_why_etcd_gives_no_answer() {
-        let status = StatusWriter::new();
+        let status = StatusWriter::default();
         status.update(|seen| {
             seen.set_joined();
             (seen.ready, seen.as_of) = (true, Some("noon".to_owned()));

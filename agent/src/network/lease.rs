@@ -1,36 +1,36 @@
 //! Our lease: held in etcd or, while etcd is away, read from the disk.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
-use nix::time::{ClockId, clock_gettime};
 use tokio::sync::watch;
 use wire_lease::{
     BackendData, Clock, ConfigWatch, Entry, Former, Hold, HoldSettings, HoldState, Lease, Offer, Origin, Start,
 };
 use wire_net::{Family, Prefix, Subnet};
-use wire_store::{EtcdStore, Revision};
+use wire_store::Revision;
 
 use super::{JoinContext, Network, RETRY, Snapshot, known::PATIENCE};
 use crate::{
     exit::Exit,
     host::Host,
     last_known::LastKnownWriter,
+    ports::Ports,
     pulse::Part,
     session::{EtcdConnections, LeaseSource},
     underlay::is_same,
 };
 
-impl Network {
+impl<P: Ports> Network<P> {
     /// Waits for our lease; while etcd is away, takes the last one. `None` if the underlay has changed before there was
     /// one.
     pub(super) async fn lease(
         &mut self,
-        host: &mut Host,
-        store: EtcdStore,
+        host: &mut Host<P>,
+        store: P::Store,
         context: &JoinContext,
         snapshot: &Snapshot,
         offer: Offer,
-    ) -> Result<Option<(LeaseSource, Arc<Entry>)>, Exit> {
+    ) -> Result<Option<(LeaseSource<P>, Arc<Entry>)>, Exit> {
         let runs_on = self.session.as_ref().and_then(|former| former.source.own());
         // Two tasks must not hold one lease. The loops go on with what the former session wants.
         if let Some(former) = &mut self.session {
@@ -60,6 +60,7 @@ impl Network {
         let own = own.ok_or(Exit::NoLeaseHeld)?;
         host.note_bridges(context, &own, snapshot.listing.revision);
         let last_known = LastKnownWriter {
+            ports: host.ports.clone(),
             file: self.last_known.clone(),
             config: snapshot.parsed.json.clone(),
             status: host.status.clone(),
@@ -74,7 +75,7 @@ impl Network {
         )))
     }
 
-    fn hold_settings(&self, host: &Host, context: &JoinContext) -> HoldSettings {
+    fn hold_settings(&self, host: &Host<P>, context: &JoinContext) -> HoldSettings {
         let endpoints = host.endpoints();
         let alone = endpoints.iter().filter_map(|ip| Prefix::new(*ip, Family::of(*ip).bits()).ok());
         let excluded = context.underlay.connected.iter().copied().chain(alone).collect();
@@ -83,7 +84,7 @@ impl Network {
             pools: context.config.pools,
             identity: host.state.identity.clone(),
             ttl: host.settings.lease_ttl,
-            clock: Clock::new(since_boot),
+            clock: clock(host.ports.clone()),
             renew_margin: host.settings.renew_margin,
             preferred: host.preferred(),
             excluded,
@@ -97,7 +98,7 @@ impl Network {
     /// lease that it `runs_on`, and follows leases and underlay meanwhile.
     async fn first_lease(
         &self,
-        host: &Host,
+        host: &Host<P>,
         hold: &mut watch::Receiver<HoldState>,
         context: &JoinContext,
         runs_on: Option<Arc<Entry>>,
@@ -120,7 +121,7 @@ impl Network {
     }
 }
 
-impl Host {
+impl<P: Ports> Host<P> {
     /// The lease that this host held last, with today's addresses.
     pub(crate) fn lease_held_last(&self, context: &JoinContext, data: BackendData) -> Option<Entry> {
         let subnet = self.subnet_held(&context.config)?;
@@ -144,7 +145,7 @@ impl Host {
 }
 
 /// Waits until the underlay changes.
-async fn moved_from(host: &Host, context: &JoinContext) {
+async fn moved_from(host: &Host<impl Ports>, context: &JoinContext) {
     loop {
         tokio::time::sleep(RETRY).await;
         if !host.underlay(&context.config.pools).is_ok_and(|found| is_same(&found, &context.underlay)) {
@@ -153,7 +154,7 @@ async fn moved_from(host: &Host, context: &JoinContext) {
     }
 }
 
-async fn leased(host: &Host, hold: &mut watch::Receiver<HoldState>) -> Result<Arc<Entry>, Exit> {
+async fn leased(host: &Host<impl Ports>, hold: &mut watch::Receiver<HoldState>) -> Result<Arc<Entry>, Exit> {
     loop {
         // The first value only says that nothing was asked yet.
         hold.changed().await.map_err(|_| Exit::HolderEnded)?;
@@ -165,9 +166,9 @@ async fn leased(host: &Host, hold: &mut watch::Receiver<HoldState>) -> Result<Ar
     }
 }
 
-/// The time since the host booted, including suspension.
-fn since_boot() -> Duration {
-    clock_gettime(ClockId::CLOCK_BOOTTIME).map(Duration::from).unwrap_or_default()
+/// The clock that also runs while the host is suspended.
+fn clock(ports: impl Ports) -> Clock {
+    Clock::new(move || ports.since_boot())
 }
 
 /// The same lease with the current offer, which is published next.

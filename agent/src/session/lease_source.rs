@@ -4,30 +4,30 @@ use std::sync::Arc;
 
 use tokio::sync::watch::error::RecvError;
 use wire_lease::{ConfigWatch, Entry, Hold, HoldState};
-use wire_store::EtcdStore;
+use wire_store::LeaseStore;
 
 use super::Event;
-use crate::last_known::LastKnownWriter;
+use crate::{last_known::LastKnownWriter, ports::Ports};
 
 /// The source of the lease with which the network was joined.
-pub(crate) enum LeaseSource {
+pub(crate) enum LeaseSource<P: Ports> {
     /// etcd: the lease is held there.
-    Etcd(Box<EtcdConnections>),
+    Etcd(Box<EtcdConnections<P>>),
     /// The state saved on disk: the lease that this host held last. Nothing renews it.
     Cache(Arc<Entry>),
 }
 
 /// The connections of a host to etcd, besides the watch on the leases of others.
-pub(crate) struct EtcdConnections {
+pub(crate) struct EtcdConnections<P: Ports> {
     /// The task that holds our lease. `None` once the next session has taken the lease over.
-    pub(crate) hold: Option<Hold<EtcdStore>>,
+    pub(crate) hold: Option<Hold<P::Store>>,
     /// The lease with which the network was joined. Traffic uses its subnet.
     pub(crate) own: Arc<Entry>,
-    pub(crate) config: ConfigWatch<EtcdStore>,
-    pub(crate) last_known: LastKnownWriter,
+    pub(crate) config: ConfigWatch<P::Store>,
+    pub(crate) last_known: LastKnownWriter<P>,
 }
 
-impl LeaseSource {
+impl<P: Ports> LeaseSource<P> {
     /// False once the next session has taken our lease over: this session cannot go on.
     pub(crate) const fn is_whole(&self) -> bool {
         match self {
@@ -68,7 +68,7 @@ impl LeaseSource {
     }
 }
 
-async fn held(hold: Option<&mut Hold<EtcdStore>>) -> Result<(), RecvError> {
+async fn held(hold: Option<&mut Hold<impl LeaseStore>>) -> Result<(), RecvError> {
     match hold {
         Some(hold) => hold.state.changed().await,
         None => std::future::pending().await,

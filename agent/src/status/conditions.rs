@@ -13,7 +13,7 @@ use super::condition::{Condition, Kind, Log, Place};
 #[derive(Clone, Debug)]
 pub(crate) struct Current {
     pub(crate) condition: Condition,
-    text: String,
+    pub(crate) text: String,
     /// The beginning. A change of the text alone does not change it.
     pub(crate) since: SystemTime,
 }
@@ -32,6 +32,11 @@ pub(super) enum Change {
 }
 
 impl Conditions {
+    /// Ends the conditions of a place, without a line in the log.
+    pub(super) fn end(&mut self, place: Place) {
+        self.0.remove(&place);
+    }
+
     /// Makes `now` the conditions of a place. `None` if nothing changes.
     pub(super) fn replace(&mut self, place: Place, now: Vec<Condition>, at: SystemTime) -> Option<Vec<Change>> {
         debug_assert!(now.iter().all(|condition| condition.kind().place == place), "{now:?}");

@@ -247,7 +247,7 @@ fn a_change_says_whether_it_begins_and_an_equal_text_is_none() {
 
 #[test]
 fn faults_come_in_the_order_of_their_subjects_after_those_of_etcd_and_each_is_in_the_answer() {
-    let writer = StatusWriter::new();
+    let writer = StatusWriter::default();
     writer.update(|status| {
         status.set_joined();
         status.ready = true;
@@ -269,7 +269,7 @@ fn faults_come_in_the_order_of_their_subjects_after_those_of_etcd_and_each_is_in
 
 #[test]
 fn a_start_says_what_it_waits_for_and_why_the_saved_network_does_not_help() {
-    let writer = StatusWriter::new();
+    let writer = StatusWriter::default();
     assert_eq!(writer.look(Status::phase), (Phase::Waiting, "starting".to_owned()));
     writer.wait_for_etcd(NoAnswer::NoConfig("write one".to_owned()));
     writer.raise(AgentCondition::SavedNetworkUnusable("it is of a clone".to_owned()));

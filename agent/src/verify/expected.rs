@@ -4,24 +4,26 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use tokio::sync::Notify;
 use wire_firewall::OverlayDevice;
-use wire_kernel::{KernelDataplane, NetlinkDataplane, RouteForm};
+use wire_kernel::{KernelDataplane, RouteForm};
 use wire_lease::{Admission, Entries, Entry, LeaseTable, StoredConfig, own_entry};
 use wire_net::NetworkName;
 use wire_state::{ObservedKind, Owner, PerNamespace};
-use wire_store::{LeaseStore, Listing};
+use wire_store::{EtcdStore, LeaseStore, Listing};
 
 use super::{Compared, VerifyError};
 use crate::{
     config_command::ConfigCommandError,
     datapath::{NetworkLoop, NetworkShare},
     exit::Exit,
+    files::RealDisk,
     firewall::{FirewallLoop, FirewallShare},
     host::Host,
     host_dataplane::HostDataplane,
     last_known::LastKnownFile,
     machine::Kinship,
-    network::{self, Chosen, JoinContext, ParsedConfig, Snapshot, Source},
+    network::{Chosen, JoinContext, ParsedConfig, Snapshot, Source},
     notify::Stored,
+    ports::{Ports, System},
     pulse::{Part, Watchdog},
     reconcile_loop::{ResourceLoop, Shares},
     settings::Settings,
@@ -35,7 +37,7 @@ use crate::{
 /// # Errors
 /// When etcd or the disk does not say what is desired, or there is no underlay.
 pub(super) async fn compare(settings: Settings, is_offline: bool) -> Result<Compared, Exit> {
-    let host = Host::open(settings, StateFile::peek, StatusWriter::new(), Watchdog::default())?;
+    let host = Host::open(System::default(), settings, StateFile::peek, StatusWriter::default(), Watchdog::default())?;
     let folder = || host.settings.folders.state_dir.display().to_string();
     if let Kinship::Other(differs) = host.kinship()? {
         return Err(VerifyError::Clone { folder: folder(), differs }.into());
@@ -46,9 +48,9 @@ pub(super) async fn compare(settings: Settings, is_offline: bool) -> Result<Comp
 }
 
 /// The network config and the leases in etcd.
-async fn stored(host: &Host) -> Result<Snapshot, Exit> {
+async fn stored(host: &Host<System>) -> Result<Snapshot, Exit> {
     let prefix = &host.settings.prefix;
-    let store = network::open(&host.settings).await?;
+    let store = EtcdStore::open(host.settings.etcd.clone()).await?;
     let stored = StoredConfig::read(&store, prefix).await?;
     let json =
         stored.json.ok_or_else(|| VerifyError::NoConfig(ConfigCommandError::Missing { prefix: prefix.clone() }))?;
@@ -58,9 +60,9 @@ async fn stored(host: &Host) -> Result<Snapshot, Exit> {
 }
 
 /// The network config and the leases that were saved on disk.
-fn saved(host: &Host, last_known: &LastKnownFile) -> Result<Snapshot, Exit> {
+fn saved(host: &Host<System>, last_known: &LastKnownFile) -> Result<Snapshot, Exit> {
     let folder = host.settings.folders.state_dir.display().to_string();
-    let known = last_known.load().map_err(|why| VerifyError::SavedUnusable { why })?;
+    let known = last_known.load(&RealDisk).map_err(|why| VerifyError::SavedUnusable { why })?;
     let (known, as_of) = known.ok_or(VerifyError::NotSaved { folder })?;
     let listing = Arc::new(known.listing());
     let parsed = ParsedConfig::new(&host.settings.prefix, known.config.into_bytes(), listing.revision)?;
@@ -69,6 +71,7 @@ fn saved(host: &Host, last_known: &LastKnownFile) -> Result<Snapshot, Exit> {
 
 /// The shares of the default network in the desired state of this host.
 struct Expected {
+    ports: System,
     settings: Arc<Settings>,
     status: StatusWriter,
     network: NetworkShare,
@@ -76,7 +79,7 @@ struct Expected {
     files: FilesShare,
 }
 
-async fn expected(mut host: Host, last_known: &LastKnownFile, snapshot: Snapshot) -> Result<Expected, Exit> {
+async fn expected(mut host: Host<System>, last_known: &LastKnownFile, snapshot: Snapshot) -> Result<Expected, Exit> {
     let Snapshot { parsed, listing, source } = snapshot;
     host.look_for_endpoints(last_known).await;
     let context = host.join_context(parsed.config)?;
@@ -112,24 +115,25 @@ async fn expected(mut host: Host, last_known: &LastKnownFile, snapshot: Snapshot
         },
         network: NetworkShare { desired: Arc::new(PerNamespace::host(desired)), scope, revision: listing.revision },
         files: host.files_share(&env),
+        ports: host.ports,
         settings: host.settings,
         status: host.status,
     })
 }
 
 /// Whether an earlier run of the agent has found that this kernel has no VXLAN: it has left a TUN device of that name.
-fn encapsulates_by_fallback(host: &Host, chosen: &Chosen) -> Result<bool, Exit> {
+fn encapsulates_by_fallback(host: &Host<System>, chosen: &Chosen) -> Result<bool, Exit> {
     if chosen.backend.datapath().is_userspace {
         return Ok(false);
     }
-    let found = NetlinkDataplane::open(RouteForm::default()).and_then(|mut kernel| kernel.read(&chosen.scope))?;
+    let found = host.ports.observed(&chosen.scope)?;
     let is_tun =
         found.links.values().any(|link| matches!(link.kind, ObservedKind::Tun(_)) && link.owner == Owner::Ours);
     Ok(is_tun || host.settings.forward.without_vxlan)
 }
 
 /// The leases of others that this host accepts.
-fn admitted(host: &Host, context: &JoinContext, own: &Entry, listing: &Listing) -> LeaseTable {
+fn admitted(host: &Host<System>, context: &JoinContext, own: &Entry, listing: &Listing) -> LeaseTable {
     let directory = host.settings.prefix.leases(context.config.pools.v4.is_some());
     let admission: Admission = context.admission(own, host.endpoints());
     Entries::listed(directory, listing).admit(&admission)
@@ -138,16 +142,17 @@ fn admitted(host: &Host, context: &JoinContext, own: &Entry, listing: &Listing) 
 impl Expected {
     /// Compares each resource with the code of its loop. No loop is started.
     fn compare(self) -> Result<Compared, Exit> {
-        let Self { settings, status, network, firewall, files } = self;
+        let Self { ports, settings, status, network, firewall, files } = self;
         let driver = HostDataplane::without_tunnels(KernelDataplane::open(RouteForm::default())?);
         let heartbeat = Watchdog::default().part(Part::Firewall);
         let underlay_changed = Arc::new(Notify::new());
-        let mut network_loop = NetworkLoop::new(driver, status.clone(), Stored::default(), underlay_changed);
-        let mut firewall_loop = FirewallLoop::new(settings.firewall.every, status.clone(), &heartbeat)?;
+        let mut network_loop =
+            NetworkLoop::new(ports.clone(), driver, status.clone(), Stored::default(), underlay_changed);
+        let mut firewall_loop = FirewallLoop::new(ports.clone(), settings.firewall.every, status.clone(), &heartbeat)?;
         Ok(Compared {
             network: network_loop.compare(&alone(network)),
             firewall: firewall_loop.compare(&alone(firewall)),
-            files: FilesLoop::new(status).compare(&alone(files)),
+            files: FilesLoop::new(ports, status).compare(&alone(files)),
         })
     }
 }

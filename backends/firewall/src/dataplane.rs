@@ -82,9 +82,8 @@ impl FirewallDataplane {
 
     /// Calls `step` before each program run. iptables waits up to five seconds for its lock, and a round runs many
     /// programs.
-    #[must_use]
-    pub fn with_step(self, step: impl Fn() + Send + 'static) -> Self {
-        Self { step: Box::new(step), ..self }
+    pub fn set_step(&mut self, step: Box<dyn Fn() + Send>) {
+        self.step = step;
     }
 
     /// True if the packet filter may differ from the last read. Costs one small request. Always true with

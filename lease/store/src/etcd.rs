@@ -93,23 +93,6 @@ impl EtcdStore {
         Ok(Self { client, settings: Arc::new(settings), login: Arc::default(), last_answer })
     }
 
-    /// Waits for `answer` as long as etcd answers its single calls: a long listing, page by page, is not silence.
-    /// Returns `None` after `silence` without any answer, or after `limit` in all.
-    pub async fn while_responsive<T>(
-        &self,
-        answer: impl Future<Output = T>,
-        silence: Duration,
-        limit: Duration,
-    ) -> Option<T> {
-        let mut last_answer = self.last_answer.subscribe();
-        let silent = async { while let Ok(Ok(())) = tokio::time::timeout(silence, last_answer.changed()).await {} };
-        tokio::select! {
-            answer = answer => Some(answer),
-            () = silent => None,
-            () = tokio::time::sleep(limit) => None,
-        }
-    }
-
     /// Runs `call` within the time limit. Repeats it on another member, at most once for each member, if the connection
     /// was lost before the call was sent, or if the member is unavailable.
     async fn call<T, F>(&self, asked: &Asked, call: impl Fn(Client) -> F) -> Result<T, StoreError>
@@ -224,6 +207,10 @@ fn next_page(kvs: &[etcd_client::KeyValue]) -> i64 {
 
 impl LeaseStore for EtcdStore {
     type Watch = EtcdWatch;
+
+    fn answers(&self) -> watch::Receiver<Instant> {
+        self.last_answer.subscribe()
+    }
 
     async fn get(&self, key: &[u8]) -> Result<Read, StoreError> {
         let get = |client: Client| async move {

@@ -2,6 +2,8 @@
 
 use std::{fmt, future::Future, time::Duration};
 
+use tokio::{sync::watch, time::Instant};
+
 /// A revision of the store: a counter of all its changes. Never zero for a key that exists.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Revision(pub i64);
@@ -261,6 +263,28 @@ pub trait LeaseStore: Clone + Send + Sync + 'static {
 
     /// Revokes the store's lease and removes the keys attached to it. Not an error if it is already gone.
     fn revoke(&self, lease: LeaseId) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// The time at which the store last answered a single call.
+    fn answers(&self) -> watch::Receiver<Instant>;
+
+    /// Waits for `answer` as long as the store answers its single calls: a long listing, page by page, is not silence.
+    /// Returns `None` after `silence` without any answer, or after `limit` in all.
+    fn while_responsive<T>(
+        &self,
+        answer: impl Future<Output = T>,
+        silence: Duration,
+        limit: Duration,
+    ) -> impl Future<Output = Option<T>> {
+        let mut last_answer = self.answers();
+        async move {
+            let silent = async { while let Ok(Ok(())) = tokio::time::timeout(silence, last_answer.changed()).await {} };
+            tokio::select! {
+                answer = answer => Some(answer),
+                () = silent => None,
+                () = tokio::time::sleep(limit) => None,
+            }
+        }
+    }
 
     /// Opens a watch on all keys that begin with `prefix`, starting at revision `from`.
     fn watch(&self, prefix: &[u8], from: Revision) -> impl Future<Output = Result<Self::Watch, WatchError>> + Send;

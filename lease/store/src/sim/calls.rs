@@ -95,6 +95,10 @@ impl Drop for InFlight<'_> {
 impl LeaseStore for SimStore {
     type Watch = SimWatch;
 
+    fn answers(&self) -> watch::Receiver<Instant> {
+        watch::channel(Instant::now()).1
+    }
+
     async fn get(&self, key: &[u8]) -> Result<Read, StoreError> {
         self.call(SimCall::Get, |state| Ok(state.get(key))).await
     }

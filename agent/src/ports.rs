@@ -1,0 +1,277 @@
+//! Ports: what the agent needs from the outside. On a real host they are those of [`System`]; in the simulation, a store and kernels in memory.
+
+mod system;
+
+use std::{
+    io,
+    net::IpAddr,
+    path::Path,
+    time::{Duration, SystemTime},
+};
+
+use sd_notify::NotifyState;
+use tokio::task::JoinHandle;
+use wire_firewall::{Counted, ForeignRules};
+use wire_forward::{Handle, Tunnels};
+use wire_kernel::{Changes, HostNetwork, Nic, Traffic};
+use wire_net::{Family, LinkName, Prefix};
+use wire_state::{
+    ContainerLink, DataplaneError, DesiredFile, DesiredTable, Driver, Firewall, Network, ObservedFile, ObservedNet,
+    OpError, Scope,
+};
+use wire_store::{EndpointAddresses, EtcdSettings, EtcdSettingsError, LeaseStore, Random};
+
+pub(crate) use self::system::System;
+pub use crate::files::WriteError;
+
+/// All ports of one host. Cheap to clone.
+pub trait Ports: Clone + Send + Sync + 'static {
+    /// The store that holds the leases.
+    type Store: LeaseStore;
+    /// The kernel's links to routes, and the tunnels that the agent runs.
+    type Network: NetworkPort;
+    /// The packet filter.
+    type Firewall: FirewallPort;
+    /// The files.
+    type Disk: Disk;
+
+    /// Opens the store. Does not wait for it.
+    ///
+    /// # Errors
+    /// When an endpoint or a certificate cannot be used.
+    fn open_store(
+        &self,
+        settings: &EtcdSettings,
+    ) -> impl Future<Output = Result<Self::Store, EtcdSettingsError>> + Send;
+
+    /// Resolves the members of the store, for as long as `timeout`.
+    fn endpoint_addresses(
+        &self,
+        settings: &EtcdSettings,
+        timeout: Duration,
+    ) -> impl Future<Output = EndpointAddresses> + Send;
+
+    /// Opens the driver of `Network`. With `without_vxlan` it refuses to make VXLAN devices, as a kernel without VXLAN does. The first call
+    /// gets the descriptors that an earlier run has left.
+    ///
+    /// # Errors
+    /// When the kernel refuses a socket.
+    fn open_network(&self, without_vxlan: bool) -> Result<Self::Network, DataplaneError>;
+
+    /// Opens the driver of `Firewall`.
+    ///
+    /// # Errors
+    /// When the kernel refuses a socket.
+    fn open_firewall(&self) -> Result<Self::Firewall, DataplaneError>;
+
+    /// The files.
+    fn disk(&self) -> &Self::Disk;
+
+    /// The links, addresses and routes of this host, and the routes to `targets`.
+    ///
+    /// # Errors
+    /// When the kernel does not list them.
+    fn host_network(&self, targets: &[IpAddr]) -> Result<HostNetwork, DataplaneError>;
+
+    /// What the kernel holds within a scope.
+    ///
+    /// # Errors
+    /// When the kernel does not list it.
+    fn observed(&self, scope: &Scope) -> Result<ObservedNet, DataplaneError>;
+
+    /// The links that may distinguish this host from a copy of its disk.
+    ///
+    /// # Errors
+    /// When the kernel does not list them.
+    fn nics(&self) -> Result<Vec<Nic>, DataplaneError>;
+
+    /// The UUID of the machine by its firmware (`/sys/class/dmi/id/product_uuid`). Many machines have none, and not every user may read it.
+    fn product_uuid(&self) -> Option<String>;
+
+    /// The counters of the devices and of the UDP sockets.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    fn traffic(&self) -> io::Result<Traffic>;
+
+    /// The folder below which Docker's units and settings are; `None` on a host that can have no Docker.
+    fn docker_root(&self) -> Option<&Path>;
+
+    /// The names of the unix sockets in this network namespace, as `/proc/net/unix` has them.
+    fn unix_sockets(&self) -> String;
+
+    /// Makes this agent visible to others in this network namespace.
+    fn announce(&self);
+
+    /// True if another agent runs in this network namespace.
+    fn are_other_agents(&self) -> bool;
+
+    /// The source of random values.
+    fn random(&self) -> &Random;
+
+    /// The time since the host booted, including suspension (CLOCK_BOOTTIME).
+    fn since_boot(&self) -> Duration;
+
+    /// The time of day.
+    fn time_of_day(&self) -> SystemTime;
+
+    /// The service manager that has started the agent.
+    fn supervisor(&self) -> &dyn Supervisor;
+
+    /// Starts a loop that may block. `make` is called where the loop runs.
+    ///
+    /// # Errors
+    /// When no thread can be created.
+    fn start_loop<F: Future<Output = ()> + 'static>(
+        &self,
+        name: &'static str,
+        make: impl FnOnce() -> F + Send + 'static,
+    ) -> io::Result<()>;
+
+    /// Runs work that may block, beside the agent's tasks.
+    fn blocking<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T>;
+}
+
+/// The driver of `Network`.
+pub trait NetworkPort: Driver<Resource = Network> + Send + 'static {
+    /// Reports that the kernel's state has changed.
+    type Monitor: NetworkMonitor;
+
+    /// Opens a monitor of what is in `scope`, in the runtime that waits for it.
+    ///
+    /// # Errors
+    /// When the kernel refuses a socket.
+    fn monitor(&self, scope: Scope) -> Result<Self::Monitor, DataplaneError>;
+
+    /// The tunnels that the driver runs.
+    fn tunnels(&self) -> Tunnels;
+}
+
+/// Reports changes of the kernel's state.
+pub trait NetworkMonitor: Send + 'static {
+    /// Waits until something differs from `cached`.
+    ///
+    /// # Errors
+    /// When the monitor failed; a new one is needed.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    fn changed(&mut self, cached: &ObservedNet) -> impl Future<Output = Result<Changes, DataplaneError>>;
+}
+
+/// The driver of `Firewall`, and what is found beside the rules.
+pub trait FirewallPort: Driver<Resource = Firewall> + Send + 'static {
+    /// Reports that rules have changed.
+    type Monitor: FirewallMonitor;
+
+    /// Opens a monitor, in the runtime that waits for it.
+    ///
+    /// # Errors
+    /// When the kernel refuses a socket.
+    fn monitor(&self) -> Result<Self::Monitor, DataplaneError>;
+
+    /// Calls `step` between programs, which may each take a while.
+    fn set_step(&mut self, step: Box<dyn Fn() + Send>);
+
+    /// The families that have rules.
+    fn set_families(&mut self, families: Vec<Family>);
+
+    /// True if rules may have changed since the last read.
+    fn has_changed(&mut self) -> bool;
+
+    /// True if iptables-legacy may have rules that cannot be read.
+    fn hides_legacy_tables(&self) -> bool;
+
+    /// True if this host would take `table`.
+    fn accepts(&self, table: &DesiredTable) -> bool;
+
+    /// What our rules have counted.
+    ///
+    /// # Errors
+    /// When the kernel does not list it.
+    fn counted(&mut self) -> Result<Counted, DataplaneError>;
+
+    /// The rules of others that ours depend on.
+    fn foreign_rules(&mut self) -> ForeignRules;
+
+    /// The error with which rules of the variant of iptables that is not in use could not be read.
+    fn abandoned_unread(&self) -> Option<&OpError>;
+
+    /// The error with which rules that should be there could not be read.
+    fn unread(&mut self) -> Option<OpError>;
+
+    /// The links on which containers with these subnets are.
+    ///
+    /// # Errors
+    /// When the kernel does not list them.
+    fn container_links(&mut self, subnets: &[Prefix]) -> Result<Vec<ContainerLink>, DataplaneError>;
+
+    /// True if a link of that name exists.
+    fn has_link(&mut self, name: LinkName) -> bool;
+}
+
+/// Reports changes of the rules.
+pub trait FirewallMonitor: Send + 'static {
+    /// Waits until rules have changed.
+    ///
+    /// # Errors
+    /// When the monitor failed; a new one is needed.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    fn changed(&mut self) -> impl Future<Output = Result<(), DataplaneError>>;
+}
+
+/// Reads and writes files.
+pub trait Disk: Clone + Send + Sync + 'static {
+    /// The content of a file.
+    ///
+    /// # Errors
+    /// When there is none, or it cannot be read.
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>>;
+
+    /// The file of the resource `Files` at this path; `None` if there is none.
+    fn observe(&self, path: &Path) -> Option<ObservedFile>;
+
+    /// The time of the last change.
+    ///
+    /// # Errors
+    /// When there is none, or it cannot be read.
+    fn modified(&self, path: &Path) -> io::Result<SystemTime>;
+
+    /// Writes a file completely or not at all, unless it is as desired. True if it was written.
+    ///
+    /// # Errors
+    /// When a folder or the file cannot be written. The old file is then unchanged.
+    fn put(&self, path: &Path, file: &DesiredFile) -> Result<bool, WriteError>;
+
+    /// Sets the time of the last change to now. A failure changes nothing that matters.
+    fn touch(&self, path: &Path);
+
+    /// Gives a file another name.
+    ///
+    /// # Errors
+    /// When it cannot be renamed.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+
+    /// Removes a file that is there.
+    ///
+    /// # Errors
+    /// When it cannot be removed.
+    fn remove(&self, path: &Path) -> Result<(), WriteError>;
+}
+
+/// The service manager that has started the agent: systemd, sd_notify(3).
+pub trait Supervisor: Send + Sync {
+    /// Sends a message. True if it was taken, or if nobody listens.
+    fn notify(&self, states: &[NotifyState<'_>]) -> bool;
+
+    /// Hands over a descriptor, for a later run.
+    ///
+    /// # Errors
+    /// When it was not taken.
+    fn keep(&self, handle: &Handle) -> io::Result<()>;
+
+    /// The interval within which it wants to hear that the agent lives.
+    fn watchdog(&self) -> Option<Duration>;
+}

@@ -1,0 +1,241 @@
+//! The ports of a real host.
+
+use std::{
+    fs, io,
+    net::IpAddr,
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+    thread,
+    time::{Duration, SystemTime},
+};
+
+use nix::time::{ClockId, clock_gettime};
+use tokio::task::JoinHandle;
+use wire_firewall::{Counted, FirewallDataplane, ForeignRules};
+use wire_forward::{Forwarder, Kept, Tunnels};
+use wire_kernel::{
+    Changes, HostNetwork, KernelDataplane, Links, Monitor, NetlinkDataplane, Nic, RouteForm, Traffic, traffic,
+};
+use wire_net::{Family, LinkName, Prefix};
+use wire_state::{
+    Attempt, ContainerLink, DataplaneError, DesiredTable, Driver, Firewall, FirewallOp, ObservedFirewall, ObservedNet,
+    OpError, Scope,
+};
+use wire_store::{EndpointAddresses, EtcdSettings, EtcdSettingsError, EtcdStore, Random, endpoint_addresses};
+
+use super::{FirewallMonitor, FirewallPort, NetworkMonitor, NetworkPort, Ports, Supervisor};
+use crate::{files::RealDisk, host_dataplane::HostDataplane, notify::Systemd, other_agents};
+
+/// The kernel's file with the UUID of the machine.
+const PRODUCT_UUID: &str = "/sys/class/dmi/id/product_uuid";
+
+/// The ports of a real host: etcd, the kernel of this network namespace, the files, the clocks, and systemd.
+#[derive(Clone, Debug)]
+pub(crate) struct System {
+    random: Random,
+    /// The descriptors of an earlier run, until a driver takes them.
+    kept: Arc<Mutex<Kept>>,
+}
+
+impl System {
+    /// The ports of this host. `kept` are the descriptors of an earlier run of the agent.
+    pub(crate) fn new(kept: Kept) -> Self {
+        Self { random: Random::of_system(), kept: Arc::new(Mutex::new(kept)) }
+    }
+}
+
+impl Default for System {
+    fn default() -> Self {
+        Self::new(Kept::default())
+    }
+}
+
+impl Ports for System {
+    type Store = EtcdStore;
+    type Network = HostDataplane;
+    type Firewall = SystemFirewall;
+    type Disk = RealDisk;
+
+    async fn open_store(&self, settings: &EtcdSettings) -> Result<EtcdStore, EtcdSettingsError> {
+        EtcdStore::open(settings.clone()).await
+    }
+
+    async fn endpoint_addresses(&self, settings: &EtcdSettings, timeout: Duration) -> EndpointAddresses {
+        endpoint_addresses(settings, timeout).await
+    }
+
+    fn open_network(&self, without_vxlan: bool) -> Result<HostDataplane, DataplaneError> {
+        let kept = std::mem::take(&mut *self.kept.lock().unwrap_or_else(PoisonError::into_inner));
+        let kernel = KernelDataplane::open(RouteForm::default())?;
+        Ok(HostDataplane { kernel, forwarder: Forwarder::new(kept), without_vxlan })
+    }
+
+    fn open_firewall(&self) -> Result<SystemFirewall, DataplaneError> {
+        Ok(SystemFirewall { rules: FirewallDataplane::new(Vec::new()), links: Links::open()? })
+    }
+
+    fn disk(&self) -> &RealDisk {
+        &RealDisk
+    }
+
+    fn host_network(&self, targets: &[IpAddr]) -> Result<HostNetwork, DataplaneError> {
+        HostNetwork::read(targets.iter().copied())
+    }
+
+    fn observed(&self, scope: &Scope) -> Result<ObservedNet, DataplaneError> {
+        NetlinkDataplane::open(RouteForm::default())?.read(scope)
+    }
+
+    fn nics(&self) -> Result<Vec<Nic>, DataplaneError> {
+        Nic::all()
+    }
+
+    fn product_uuid(&self) -> Option<String> {
+        fs::read_to_string(PRODUCT_UUID).ok()
+    }
+
+    fn traffic(&self) -> io::Result<Traffic> {
+        traffic()
+    }
+
+    fn docker_root(&self) -> Option<&Path> {
+        Some(Path::new("/"))
+    }
+
+    fn unix_sockets(&self) -> String {
+        let sockets = fs::read("/proc/self/net/unix").unwrap_or_default();
+        String::from_utf8_lossy(&sockets).into_owned()
+    }
+
+    fn announce(&self) {
+        other_agents::announce();
+    }
+
+    fn are_other_agents(&self) -> bool {
+        other_agents::are_there()
+    }
+
+    fn random(&self) -> &Random {
+        &self.random
+    }
+
+    fn since_boot(&self) -> Duration {
+        clock_gettime(ClockId::CLOCK_BOOTTIME).map(Duration::from).unwrap_or_default()
+    }
+
+    fn time_of_day(&self) -> SystemTime {
+        SystemTime::now()
+    }
+
+    fn supervisor(&self) -> &dyn Supervisor {
+        &Systemd
+    }
+
+    fn start_loop<F: Future<Output = ()> + 'static>(
+        &self,
+        name: &'static str,
+        make: impl FnOnce() -> F + Send + 'static,
+    ) -> io::Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        thread::Builder::new().name(name.to_owned()).spawn(move || runtime.block_on(async { make().await }))?;
+        Ok(())
+    }
+
+    fn blocking<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
+        tokio::task::spawn_blocking(work)
+    }
+}
+
+impl NetworkPort for HostDataplane {
+    type Monitor = Monitor;
+
+    fn monitor(&self, scope: Scope) -> Result<Monitor, DataplaneError> {
+        Monitor::open(scope)
+    }
+
+    fn tunnels(&self) -> Tunnels {
+        self.forwarder.tunnels()
+    }
+}
+
+impl NetworkMonitor for Monitor {
+    async fn changed(&mut self, cached: &ObservedNet) -> Result<Changes, DataplaneError> {
+        Self::changed(self, cached).await
+    }
+}
+
+/// The packet filter, and the links that containers are on.
+pub(crate) struct SystemFirewall {
+    pub(crate) rules: FirewallDataplane,
+    links: Links,
+}
+
+impl Driver for SystemFirewall {
+    type Resource = Firewall;
+
+    fn read(&mut self, (): &()) -> Result<ObservedFirewall, DataplaneError> {
+        self.rules.read(&())
+    }
+
+    fn apply(&mut self, ops: &[FirewallOp]) -> Vec<Attempt> {
+        self.rules.apply(ops)
+    }
+}
+
+impl FirewallPort for SystemFirewall {
+    type Monitor = wire_firewall::FirewallMonitor;
+
+    fn monitor(&self) -> Result<Self::Monitor, DataplaneError> {
+        wire_firewall::FirewallMonitor::open()
+    }
+
+    fn set_step(&mut self, step: Box<dyn Fn() + Send>) {
+        self.rules.set_step(step);
+    }
+
+    fn set_families(&mut self, families: Vec<Family>) {
+        self.rules.set_families(families);
+    }
+
+    fn has_changed(&mut self) -> bool {
+        self.rules.has_changed()
+    }
+
+    fn hides_legacy_tables(&self) -> bool {
+        self.rules.hides_legacy_tables()
+    }
+
+    fn accepts(&self, table: &DesiredTable) -> bool {
+        self.rules.accepts(table)
+    }
+
+    fn counted(&mut self) -> Result<Counted, DataplaneError> {
+        self.rules.counted()
+    }
+
+    fn foreign_rules(&mut self) -> ForeignRules {
+        self.rules.foreign_rules()
+    }
+
+    fn abandoned_unread(&self) -> Option<&OpError> {
+        self.rules.abandoned_unread()
+    }
+
+    fn unread(&mut self) -> Option<OpError> {
+        self.rules.unread()
+    }
+
+    fn container_links(&mut self, subnets: &[Prefix]) -> Result<Vec<ContainerLink>, DataplaneError> {
+        self.links.of_containers(subnets)
+    }
+
+    fn has_link(&mut self, name: LinkName) -> bool {
+        self.links.has(name)
+    }
+}
+
+impl FirewallMonitor for wire_firewall::FirewallMonitor {
+    async fn changed(&mut self) -> Result<(), DataplaneError> {
+        Self::changed(self).await
+    }
+}
