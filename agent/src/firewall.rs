@@ -275,7 +275,7 @@ impl FirewallLoop {
     }
 
     fn reconcile(&mut self, shares: &Shares<FirewallShare>, first: &FirewallShare) -> (Report<Firewall>, Learned) {
-        let support = self.probe.support(Instant::now());
+        let support = self.probe.support(Instant::now().into());
         let facts = match self.links.of_containers(&subnets(shares)) {
             Ok(links) => {
                 let facts = self.host_facts(shares, links, support);
@@ -292,7 +292,7 @@ impl FirewallLoop {
             self.status.set(FirewallCondition::CLASH, clashes.map(FirewallCondition::Clashes));
         });
         let report = self.reconciler.round(&firewall);
-        let learned = self.probe.learn(support, &firewall, &report, Instant::now());
+        let learned = self.probe.learn(support, &firewall, &report, Instant::now().into());
         (report, learned)
     }
 

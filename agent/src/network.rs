@@ -25,7 +25,7 @@ use wire_kernel::{NetlinkDataplane, RouteForm};
 use wire_lease::{Follow, FollowSettings, Offer, Start, own_entry};
 use wire_net::{LinkName, MacAddr, NetworkName};
 use wire_state::{Marks, Owner, Scope};
-use wire_store::{EtcdStore, Listing};
+use wire_store::{EtcdStore, Listing, Random};
 
 use self::known::{JoinPhase, answered};
 pub(crate) use self::{
@@ -187,7 +187,7 @@ impl Network {
         let follow = match snapshot.source {
             Source::Etcd => {
                 let before = self.handover.leases.clone();
-                let settings = FollowSettings { before, ..FollowSettings::new(directory) };
+                let settings = FollowSettings { before, ..FollowSettings::new(directory, Random::of_system()) };
                 Follow::spawn(store, settings, admission, Start { listing: Some(snapshot.listing), beside })
             }
             Source::Cache(_) => Follow::from_listing(directory, &snapshot.listing, admission, beside),

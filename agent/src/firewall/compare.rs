@@ -17,7 +17,7 @@ impl FirewallLoop {
     ) -> Result<Comparison, DataplaneError> {
         let desired = |support| desired(shares, &HostFacts { support, ..facts.clone() }, |_| ());
         if self.joins.is_some() {
-            return self.reconciler.compare(&desired(self.probe.support(Instant::now())));
+            return self.reconciler.compare(&desired(self.probe.support(Instant::now().into())));
         }
         let whole = self.reconciler.compare(&desired(Support::default()))?;
         if whole.differences.is_empty() {

@@ -11,7 +11,7 @@ use std::{
 use tracing::{info, warn};
 use wire_lease::{ConfigEvent, ConfigWatch, NetworkConfig, StoredConfig};
 use wire_net::{DualStack, Family, KeyPrefix, Pool, Subnet, chain};
-use wire_store::{Backoff, EtcdStore, LeaseStore, Listing, Revision, StoreError};
+use wire_store::{Backoff, EtcdStore, LeaseStore, Listing, Random, Revision, StoreError};
 
 use super::Network;
 use crate::{
@@ -242,7 +242,7 @@ async fn first_config(store: &EtcdStore, prefix: &KeyPrefix, after: Revision, st
     let remedy = format!("write one to {prefix}/config, for example with wire-agent config init '{EXAMPLE}'{V2}");
     let wait = || status.wait_for_etcd(NoAnswer::NoConfig(remedy.clone()));
     wait();
-    let mut watch = ConfigWatch::new(store.clone(), prefix, after);
+    let mut watch = ConfigWatch::new(store.clone(), prefix, after, Random::of_system());
     loop {
         match watch.next().await {
             ConfigEvent::Is(Some(json)) => return json,
@@ -268,7 +268,7 @@ where
             Ok(answer) => return answer,
             Err(error) => status.wait_for_etcd(NoAnswer::of(&error)),
         }
-        tokio::time::sleep(pauses.pause()).await;
+        tokio::time::sleep(pauses.pause(&Random::of_system())).await;
     }
 }
 

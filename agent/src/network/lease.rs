@@ -8,7 +8,7 @@ use wire_lease::{
     BackendData, Clock, ConfigWatch, Entry, Former, Hold, HoldSettings, HoldState, Lease, Offer, Origin, Start,
 };
 use wire_net::{Family, Prefix, Subnet};
-use wire_store::{EtcdStore, Revision};
+use wire_store::{EtcdStore, Random, Revision};
 
 use super::{JoinContext, Network, RETRY, Snapshot, known::PATIENCE};
 use crate::{
@@ -67,7 +67,7 @@ impl Network {
             pending: None,
             writing: None,
         };
-        let config = ConfigWatch::new(store, &host.settings.prefix, snapshot.parsed.revision);
+        let config = ConfigWatch::new(store, &host.settings.prefix, snapshot.parsed.revision, Random::of_system());
         Ok(Some((
             LeaseSource::Etcd(Box::new(EtcdConnections { hold: Some(hold), own: own.clone(), config, last_known })),
             own,
@@ -90,6 +90,7 @@ impl Network {
             last_resort: context.underlay.attached.iter().map(|(_, prefix)| *prefix).collect(),
             endpoints,
             same_host: self.runs() || host.is_proven,
+            random: Random::of_system(),
         }
     }
 
