@@ -178,7 +178,7 @@ impl<P: Ports> Network<P> {
         let follow = match snapshot.source {
             Source::Etcd => {
                 let before = self.handover.leases.clone();
-                let settings = FollowSettings { before, ..FollowSettings::new(directory) };
+                let settings = FollowSettings { before, ..FollowSettings::new(directory, host.ports.random().clone()) };
                 Follow::spawn(store, settings, admission, Start { listing: Some(snapshot.listing), beside })
             }
             Source::Cache(_) => Follow::from_listing(directory, &snapshot.listing, admission, beside),

@@ -9,7 +9,7 @@ use futures::FutureExt;
 use tokio::{sync::watch, time::Instant};
 use tracing::{debug, info, warn};
 use wire_net::{Directory, chain};
-use wire_store::{Backoff, LeaseStore, Listing, Revision, WatchBatch, WatchError, WatchStream, shortened};
+use wire_store::{Backoff, LeaseStore, Listing, Random, Revision, WatchBatch, WatchError, WatchStream};
 
 use crate::{
     Admission, Entries, LeaseTable,
@@ -28,6 +28,8 @@ pub struct FollowSettings {
     pub list_every: Duration,
     /// The last known table. Its leases that are missing in the first listing count as just vanished.
     pub before: Option<Arc<LeaseTable>>,
+    /// Spreads the pauses and the periodic listings, so that the hosts do not act in step.
+    pub random: Random,
 }
 
 /// The health of a follower.
@@ -63,8 +65,8 @@ const BATCHES: usize = 256;
 impl FollowSettings {
     /// The default time between full listings, and no last known table.
     #[must_use]
-    pub const fn new(directory: Directory) -> Self {
-        Self { directory, list_every: LIST_EVERY, before: None }
+    pub const fn new(directory: Directory, random: Random) -> Self {
+        Self { directory, list_every: LIST_EVERY, before: None, random }
     }
 }
 
@@ -136,7 +138,8 @@ impl<S: LeaseStore> Follower<S> {
                 Err(error) => error,
             };
             self.note_broken(&error);
-            self.pause(pauses.pause()).await;
+            let pause = pauses.pause(&self.settings.random);
+            self.pause(pause).await;
         }
     }
 
@@ -160,7 +163,7 @@ impl<S: LeaseStore> Follower<S> {
         });
         let opened = Instant::now();
         // Shortened at random, so that the hosts do not list in step.
-        let mut list_at = opened + shortened(self.settings.list_every, 0.2);
+        let mut list_at = opened + self.settings.random.shortened(self.settings.list_every, 0.2);
         loop {
             match self.next_event(&mut watch, list_at).await {
                 FollowEvent::Changes(batch) => {

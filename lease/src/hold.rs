@@ -22,7 +22,7 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use tokio::{sync::watch, time::Instant};
 use wire_net::{Directory, DualStack, KeyPrefix, Pool, Prefix, Subnet};
-use wire_store::{LeaseId, LeaseStore, Listing, StoreError};
+use wire_store::{LeaseId, LeaseStore, Listing, Random, StoreError};
 
 use self::announce::Announcing;
 use crate::{
@@ -57,6 +57,8 @@ pub struct HoldSettings {
     /// Whether this is proven to be the host that held `preferred`, and not a clone of it. Its lease is then ours even
     /// with another public address.
     pub same_host: bool,
+    /// Spreads pauses and renewals, so that the hosts do not act in step.
+    pub random: Random,
 }
 
 /// The data that this host publishes in its lease.
@@ -271,7 +273,7 @@ impl<S: LeaseStore> Holder<S> {
         let (state_out, state) = watch::channel(state);
         let directory = settings.prefix.leases(settings.pools.v4.is_some());
         let leases = watch::Sender::new(None);
-        let announcing = Announcing::new(leases.subscribe());
+        let announcing = Announcing::new(leases.subscribe(), settings.random.clone());
         let store = store.clone();
         (Self { store, settings, directory, offer, state_out, attempt: 0, spare: None, announcing }, state, leases)
     }

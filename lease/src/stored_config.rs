@@ -1,7 +1,7 @@
 //! The network config in the store: read once, then watched.
 
 use wire_net::KeyPrefix;
-use wire_store::{KeyEvent, KeyWatch, LeaseStore, Revision, StoreError};
+use wire_store::{KeyEvent, KeyWatch, LeaseStore, Random, Revision, StoreError};
 
 /// The network config in the store, not yet parsed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,10 +36,11 @@ pub enum ConfigEvent {
 }
 
 impl<S: LeaseStore> ConfigWatch<S> {
-    /// Reports all changes after `revision`, as returned by [`StoredConfig::read`].
+    /// Reports all changes after `revision`, as returned by [`StoredConfig::read`]. The pauses after a break
+    /// are drawn from `random`.
     #[must_use]
-    pub fn new(store: S, prefix: &KeyPrefix, revision: Revision) -> Self {
-        Self(KeyWatch::new(store, prefix.config(), revision))
+    pub fn new(store: S, prefix: &KeyPrefix, revision: Revision, random: Random) -> Self {
+        Self(KeyWatch::new(store, prefix.config(), revision, random))
     }
 
     /// Waits for the next event.

@@ -11,7 +11,7 @@ use std::{
 use tracing::{info, warn};
 use wire_lease::{ConfigEvent, ConfigWatch, NetworkConfig, StoredConfig};
 use wire_net::{DualStack, Family, KeyPrefix, Pool, Subnet, chain};
-use wire_store::{Backoff, LeaseStore, Listing, Revision, StoreError};
+use wire_store::{Backoff, LeaseStore, Listing, Random, Revision, StoreError};
 
 use super::Network;
 use crate::{
@@ -99,7 +99,7 @@ impl<P: Ports> Network<P> {
         match &self.phase {
             JoinPhase::Joined(parsed) => {
                 let parsed = (**parsed).clone();
-                let listing = list(store, &host.settings.prefix, &parsed.config, &host.status);
+                let listing = host.list(store, &parsed.config);
                 let listing = store.while_responsive(listing, PATIENCE, LONGEST_ANSWER);
                 let listing = match &mut self.session {
                     // The session must go on meanwhile.
@@ -113,7 +113,7 @@ impl<P: Ports> Network<P> {
             JoinPhase::FromCache => match self.cached(host) {
                 Ok(Some(snapshot)) => Ok(snapshot),
                 Ok(None) | Err(_) => {
-                    let answer = ask(store, &host.settings.prefix, &host.status);
+                    let answer = host.ask(store);
                     store
                         .while_responsive(answer, PATIENCE, LONGEST_ANSWER)
                         .await
@@ -121,7 +121,7 @@ impl<P: Ports> Network<P> {
                 }
             },
             JoinPhase::New => {
-                let mut answer = pin!(ask(store, &host.settings.prefix, &host.status));
+                let mut answer = pin!(host.ask(store));
                 let (mut silence, mut limit) =
                     if self.is_handed_over { (HANDED_OVER, HANDED_OVER) } else { (PATIENCE, LONGEST_ANSWER) };
                 loop {
@@ -202,59 +202,64 @@ impl<P: Ports> Host<P> {
 
 /// Asks etcd, at most once a second, until its answer can be used to join.
 pub(super) async fn answered<P: Ports>(host: &Host<P>) -> Snapshot {
-    let Host { ports, settings, status, .. } = host;
     loop {
-        let answer = match ports.open_store(&settings.etcd).await {
-            Ok(store) => ask(&store, &settings.prefix, status).await,
+        let answer = match host.ports.open_store(&host.settings.etcd).await {
+            Ok(store) => host.ask(&store).await,
             Err(error) => Err(error.into()),
         };
         match answer {
             Ok(snapshot) => return snapshot,
-            Err(error) => status.wait_for_etcd(NoAnswer::Useless(error.report())),
+            Err(error) => host.status.wait_for_etcd(NoAnswer::Useless(error.report())),
         }
         tokio::time::sleep(super::RETRY).await;
     }
 }
 
-/// Reads the config and the leases, waiting for etcd.
-///
-/// # Errors
-/// [`Exit::StoredConfig`] if the config is not valid.
-async fn ask(store: &impl LeaseStore, prefix: &KeyPrefix, status: &StatusWriter) -> Result<Snapshot, Exit> {
-    let stored = until_answered(status, || StoredConfig::read(store, prefix)).await;
-    let json = match stored.json {
-        Some(json) => json,
-        None => first_config(store, prefix, stored.revision, status).await,
-    };
-    let parsed = ParsedConfig::new(prefix, json, stored.revision)?;
-    for field in &parsed.config.ignored {
-        warn!(field, "the network config has a field that means nothing and is ignored");
-    }
-    let listing = list(store, prefix, &parsed.config, status).await;
-    Ok(Snapshot { parsed, listing, source: Source::Etcd })
-}
-
-async fn list(
-    store: &impl LeaseStore,
-    prefix: &KeyPrefix,
-    config: &NetworkConfig,
-    status: &StatusWriter,
-) -> Arc<Listing> {
-    let directory = prefix.leases(config.pools.v4.is_some());
-    Arc::new(until_answered(status, || store.list(&directory)).await)
-}
-
-async fn first_config(store: &impl LeaseStore, prefix: &KeyPrefix, after: Revision, status: &StatusWriter) -> Vec<u8> {
-    let remedy = format!("write one to {prefix}/config, for example with wire-agent config init '{EXAMPLE}'{V2}");
-    let wait = || status.wait_for_etcd(NoAnswer::NoConfig(remedy.clone()));
-    wait();
-    let mut watch = ConfigWatch::new(store.clone(), prefix, after);
-    loop {
-        match watch.next().await {
-            ConfigEvent::Is(Some(json)) => return json,
-            ConfigEvent::Is(None) => wait(),
-            ConfigEvent::Broken(error) => status.wait_for_etcd(NoAnswer::of(&error)),
+impl<P: Ports> Host<P> {
+    /// Reads the config and the leases, waiting for etcd.
+    ///
+    /// # Errors
+    /// [`Exit::StoredConfig`] if the config is not valid.
+    async fn ask(&self, store: &P::Store) -> Result<Snapshot, Exit> {
+        let prefix = &self.settings.prefix;
+        let stored = self.until_answered(|| StoredConfig::read(store, prefix)).await;
+        let json = match stored.json {
+            Some(json) => json,
+            None => self.first_config(store, stored.revision).await,
+        };
+        let parsed = ParsedConfig::new(prefix, json, stored.revision)?;
+        for field in &parsed.config.ignored {
+            warn!(field, "the network config has a field that means nothing and is ignored");
         }
+        let listing = self.list(store, &parsed.config).await;
+        Ok(Snapshot { parsed, listing, source: Source::Etcd })
+    }
+
+    async fn list(&self, store: &P::Store, config: &NetworkConfig) -> Arc<Listing> {
+        let directory = self.settings.prefix.leases(config.pools.v4.is_some());
+        Arc::new(self.until_answered(|| store.list(&directory)).await)
+    }
+
+    async fn first_config(&self, store: &P::Store, after: Revision) -> Vec<u8> {
+        let prefix = &self.settings.prefix;
+        let remedy = format!("write one to {prefix}/config, for example with wire-agent config init '{EXAMPLE}'{V2}");
+        let wait = || self.status.wait_for_etcd(NoAnswer::NoConfig(remedy.clone()));
+        wait();
+        let mut watch = ConfigWatch::new(store.clone(), prefix, after, self.ports.random().clone());
+        loop {
+            match watch.next().await {
+                ConfigEvent::Is(Some(json)) => return json,
+                ConfigEvent::Is(None) => wait(),
+                ConfigEvent::Broken(error) => self.status.wait_for_etcd(NoAnswer::of(&error)),
+            }
+        }
+    }
+
+    async fn until_answered<T, F>(&self, ask: impl Fn() -> F) -> T
+    where
+        F: Future<Output = Result<T, StoreError>>,
+    {
+        until_answered(&self.status, self.ports.random(), ask).await
     }
 }
 
@@ -264,7 +269,7 @@ fn unanswered(status: &StatusWriter) -> Exit {
 }
 
 /// Asks the store until it answers.
-async fn until_answered<T, F>(status: &StatusWriter, ask: impl Fn() -> F) -> T
+async fn until_answered<T, F>(status: &StatusWriter, random: &Random, ask: impl Fn() -> F) -> T
 where
     F: Future<Output = Result<T, StoreError>>,
 {
@@ -274,7 +279,7 @@ where
             Ok(answer) => return answer,
             Err(error) => status.wait_for_etcd(NoAnswer::of(&error)),
         }
-        tokio::time::sleep(pauses.pause()).await;
+        tokio::time::sleep(pauses.pause(random)).await;
     }
 }
 

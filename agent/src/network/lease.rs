@@ -68,7 +68,8 @@ impl<P: Ports> Network<P> {
             pending: None,
             writing: None,
         };
-        let config = ConfigWatch::new(store, &host.settings.prefix, snapshot.parsed.revision);
+        let config =
+            ConfigWatch::new(store, &host.settings.prefix, snapshot.parsed.revision, host.ports.random().clone());
         Ok(Some((
             LeaseSource::Etcd(Box::new(EtcdConnections { hold: Some(hold), own: own.clone(), config, last_known })),
             own,
@@ -91,6 +92,7 @@ impl<P: Ports> Network<P> {
             last_resort: context.underlay.attached.iter().map(|(_, prefix)| *prefix).collect(),
             endpoints,
             same_host: self.runs() || host.is_proven,
+            random: host.ports.random().clone(),
         }
     }
 

@@ -4,8 +4,9 @@
 //! more, and [`SupportProbe::learn`] takes the outcome. A part that was refused is asked for again after a minute: nft may
 //! have been installed since, or a module loaded.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use tokio::time::Instant;
 use wire_state::{DesiredFirewall, ErrorKind, Failure, Firewall, FirewallOp, OpError, Report};
 
 /// The pause before a part that was refused is asked for again.

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use futures::StreamExt;
 use tracing::{error, info, warn};
 use wire_net::{Prefix, Subnet, chain};
-use wire_store::{Backoff, Event, LeaseStore, Listing, Revision, WatchStream, shortened};
+use wire_store::{Backoff, Event, LeaseStore, Listing, Random, Revision, WatchStream};
 
 use super::{HoldState, Holder, Holding, Offer, claim::ClaimError};
 use crate::{
@@ -53,7 +53,7 @@ impl<S: LeaseStore> Holder<S> {
                     pauses.reset();
                     // The next attempt starts its search at another place.
                     self.attempt = self.attempt.wrapping_add(1);
-                    let pause = races.lost();
+                    let pause = races.lost(&self.settings.random);
                     if races.are_many() {
                         self.report_waiting(reason);
                     }
@@ -62,15 +62,15 @@ impl<S: LeaseStore> Holder<S> {
                 ClaimError::Full(no_room, listing) => self.wait_for_room(&no_room, &listing).await,
                 ClaimError::Taken(reason) => {
                     self.report_waiting(reason);
-                    tokio::time::sleep(shortened(TAKEN_AGAIN, 0.5)).await;
+                    tokio::time::sleep(self.settings.random.shortened(TAKEN_AGAIN, 0.5)).await;
                 }
                 ClaimError::OtherAgent(reason) => {
                     self.report_waiting(reason);
-                    tokio::time::sleep(shortened(OTHER_AGENT_AGAIN, 0.5)).await;
+                    tokio::time::sleep(self.settings.random.shortened(OTHER_AGENT_AGAIN, 0.5)).await;
                 }
                 ClaimError::Store(error) => {
                     self.report_waiting(chain(&error));
-                    tokio::time::sleep(pauses.pause()).await;
+                    tokio::time::sleep(pauses.pause(&self.settings.random)).await;
                 }
             }
         }
@@ -144,17 +144,19 @@ impl<S: LeaseStore> Holder<S> {
                     return holding;
                 }
                 Err(ClaimError::Raced(reason)) => {
-                    let pause = races.lost();
+                    let pause = races.lost(&self.settings.random);
                     (races.are_many().then_some(reason), pause)
                 }
-                Err(ClaimError::Store(error)) => (Some(chain(&error)), pauses.pause()),
-                Err(ClaimError::Full(no_room, _)) => (Some(no_room.to_string()), shortened(TAKEN_AGAIN, 0.5)),
+                Err(ClaimError::Store(error)) => (Some(chain(&error)), pauses.pause(&self.settings.random)),
+                Err(ClaimError::Full(no_room, _)) => {
+                    (Some(no_room.to_string()), self.settings.random.shortened(TAKEN_AGAIN, 0.5))
+                }
                 Err(ClaimError::Taken(reason) | ClaimError::OtherAgent(reason)) => {
                     if !std::mem::replace(&mut alarmed, true) {
                         error!(subnet = %lost.entry.lease.subnet, reason, "this host's subnet was taken by another \
                                                                            host");
                     }
-                    (Some(reason), shortened(TAKEN_AGAIN, 0.5))
+                    (Some(reason), self.settings.random.shortened(TAKEN_AGAIN, 0.5))
                 }
             };
             if let Some(reason) = reason {
@@ -200,9 +202,9 @@ impl<S: LeaseStore> Holder<S> {
         };
         self.report_waiting(reason);
         let released = self.released(Revision(listing.revision.0 + 1));
-        let _timed_out = tokio::time::timeout(shortened(FULL_AGAIN, 0.5), released).await;
+        let _timed_out = tokio::time::timeout(self.settings.random.shortened(FULL_AGAIN, 0.5), released).await;
         // All hosts that wait wake at the same time: spread them.
-        tokio::time::sleep(shortened(Duration::from_millis(20), 1.0)).await;
+        tokio::time::sleep(self.settings.random.shortened(Duration::from_millis(20), 1.0)).await;
     }
 
     async fn released(&self, from: Revision) {
@@ -213,7 +215,7 @@ impl<S: LeaseStore> Holder<S> {
                 }
             }
         }
-        tokio::time::sleep(shortened(Duration::from_secs(1), 0.5)).await;
+        tokio::time::sleep(self.settings.random.shortened(Duration::from_secs(1), 0.5)).await;
     }
 
     async fn first_expiry(&self, listing: &Listing) -> Option<Duration> {
@@ -248,10 +250,10 @@ impl Default for Races {
 impl Races {
     /// Counts a lost race and returns the pause before the next attempt. A few milliseconds are enough after a
     /// collision by chance.
-    fn lost(&mut self) -> Duration {
+    fn lost(&mut self, random: &Random) -> Duration {
         self.lost = self.lost.saturating_add(1);
-        let few = shortened(Duration::from_millis(10), 1.0);
-        if self.are_many() { self.pauses.pause().max(few) } else { few }
+        let few = random.shortened(Duration::from_millis(10), 1.0);
+        if self.are_many() { self.pauses.pause(random).max(few) } else { few }
     }
 
     const fn are_many(&self) -> bool {

@@ -12,7 +12,7 @@ use std::{
 use tokio::{sync::watch, time::Instant};
 use tracing::{debug, info};
 use wire_net::{Subnet, chain};
-use wire_store::{LeaseId, LeaseStore, Revision, StoreError, shortened};
+use wire_store::{LeaseId, LeaseStore, Random, Revision, StoreError};
 
 use super::{Holder, Holding, claim::LeaseWrite};
 use crate::{Entry, LeaseTable, clock::sleep_until};
@@ -36,11 +36,12 @@ pub(super) struct Announcing {
     fresh: Vec<Arc<Entry>>,
     check_at: Option<Instant>,
     written: Option<Instant>,
+    random: Random,
 }
 
 impl Announcing {
-    pub(super) const fn new(leases: watch::Receiver<Option<Arc<LeaseTable>>>) -> Self {
-        Self { leases, seen: None, fresh: Vec::new(), check_at: None, written: None }
+    pub(super) const fn new(leases: watch::Receiver<Option<Arc<LeaseTable>>>, random: Random) -> Self {
+        Self { leases, seen: None, fresh: Vec::new(), check_at: None, written: None, random }
     }
 
     /// Our lease is new, so every host with a lease may have missed it.
@@ -80,7 +81,7 @@ impl Announcing {
     }
 
     fn check_later(&mut self) {
-        let soon = Instant::now() + shortened(AT_LATEST, SPREAD);
+        let soon = Instant::now() + self.random.shortened(AT_LATEST, SPREAD);
         self.check_at = Some(self.written.map_or(soon, |written| soon.max(written + AT_MOST_EVERY)));
     }
 }

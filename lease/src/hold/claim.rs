@@ -6,7 +6,7 @@ use futures::future::try_join_all;
 use tokio::time::Instant;
 use tracing::{debug, info};
 use wire_net::{DualStack, KeyPrefix, Subnet};
-use wire_store::{Compare, KeyValue, LeaseId, LeaseStore, Listing, Revision, StoreError, Txn, Write, shortened};
+use wire_store::{Compare, KeyValue, LeaseId, LeaseStore, Listing, Revision, StoreError, Txn, Write};
 
 use super::{ASKING, HoldState, Holder, Holding, Life, Offer};
 use crate::{
@@ -378,7 +378,7 @@ impl<S: LeaseStore> Holder<S> {
         let third = ttl / 3;
         let by_margin = ttl.checked_sub(self.settings.renew_margin).filter(|left| !left.is_zero()).unwrap_or(third);
         let every = third.min(by_margin).max(Duration::from_secs(1));
-        Life { expires, renew_at: Instant::now() + shortened(every, 0.1) }
+        Life { expires, renew_at: Instant::now() + self.settings.random.shortened(every, 0.1) }
     }
 }
 

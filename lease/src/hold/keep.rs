@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 use wire_net::chain;
-use wire_store::{Backoff, KeyEvent, KeyValue, KeyWatch, LeaseStore, shortened};
+use wire_store::{Backoff, KeyEvent, KeyValue, KeyWatch, LeaseStore};
 
 use super::{
     Holder, Holding, Life,
@@ -93,9 +93,10 @@ impl<S: LeaseStore> Holder<S> {
     /// Keeps the lease until it is lost, and returns the reason.
     pub(super) async fn keep(&mut self, holding: &mut Holding) -> String {
         let key = self.settings.prefix.lease(holding.entry.lease.subnet);
+        let random = self.settings.random.clone();
         let mut keeping = KeepState {
-            watch: KeyWatch::new(self.store.clone(), key, holding.entry.origin.mod_revision),
-            read_at: Instant::now() + shortened(READ_EVERY, 0.1),
+            watch: KeyWatch::new(self.store.clone(), key, holding.entry.origin.mod_revision, random.clone()),
+            read_at: Instant::now() + random.shortened(READ_EVERY, 0.1),
             pauses: PAUSES,
             rewrites: REWRITES,
             rewritten: None,
@@ -131,7 +132,7 @@ impl<S: LeaseStore> Holder<S> {
                 }
                 KeepEvent::RenewalDue => self.renew(holding, &mut keeping).await,
                 KeepEvent::ReadDue => {
-                    keeping.read_at = Instant::now() + shortened(READ_EVERY, 0.1);
+                    keeping.read_at = Instant::now() + random.shortened(READ_EVERY, 0.1);
                     keeping.watch.read_again();
                     None
                 }
@@ -179,12 +180,12 @@ impl<S: LeaseStore> Holder<S> {
         let free = if self.offer.borrow().public == own.public { Ok(()) } else { self.is_free(own).await };
         let (pause, trouble) = match free {
             Ok(()) => return self.rewrite(holding, keeping).await,
-            Err(ClaimError::Store(error)) => (keeping.rewrites.pause(), Some(chain(&error))),
-            Err(ClaimError::Raced(_)) => (keeping.rewrites.pause(), None),
+            Err(ClaimError::Store(error)) => (keeping.rewrites.pause(&self.settings.random), Some(chain(&error))),
+            Err(ClaimError::Raced(_)) => (keeping.rewrites.pause(&self.settings.random), None),
             Err(ClaimError::Taken(reason) | ClaimError::OtherAgent(reason)) => (OTHER_AGENT_AGAIN, Some(reason)),
             Err(ClaimError::Full(no_room, _)) => (OTHER_AGENT_AGAIN, Some(no_room.to_string())),
         };
-        keeping.publish_at = Some(Instant::now() + shortened(pause, 0.5));
+        keeping.publish_at = Some(Instant::now() + self.settings.random.shortened(pause, 0.5));
         keeping.publish_trouble = trouble;
         self.set_held(holding, keeping.trouble());
     }
@@ -202,7 +203,8 @@ impl<S: LeaseStore> Holder<S> {
             }
             Ok(None) => Some(format!("etcd no longer knows lease {lease}: it expired or was revoked")),
             Err(error) => {
-                let renew_at = Instant::now() + keeping.pauses.pause().max(Duration::from_millis(100));
+                let renew_at =
+                    Instant::now() + keeping.pauses.pause(&self.settings.random).max(Duration::from_millis(100));
                 holding.life = Some(Life { renew_at, ..life });
                 keeping.renew_trouble = Some(chain(&error));
                 None
@@ -282,7 +284,7 @@ impl<S: LeaseStore> Holder<S> {
         if keeping.rewritten.is_some_and(|last| last.elapsed() > UNDISTURBED) {
             keeping.rewrites.reset();
         }
-        tokio::time::sleep(keeping.rewrites.pause()).await;
+        tokio::time::sleep(keeping.rewrites.pause(&self.settings.random)).await;
         let to = match keeping.publish_at {
             None => Lease { subnet: holding.entry.lease.subnet, public: offer.public, data: offer.data },
             Some(_) => holding.entry.lease.clone(),

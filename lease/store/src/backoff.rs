@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::Random;
+
 /// Pauses between attempts at one operation. The first retry is immediate, then the pauses double up to a cap. Each is
 /// shortened at random by up to a half.
 #[derive(Clone, Debug)]
@@ -19,10 +21,10 @@ impl Backoff {
     }
 
     /// Returns the pause before the next attempt.
-    pub fn pause(&mut self) -> Duration {
+    pub fn pause(&mut self, random: &Random) -> Duration {
         let pause = self.next;
         self.next = (pause * 2).clamp(self.step, self.cap);
-        shortened(pause, 0.5)
+        random.shortened(pause, 0.5)
     }
 
     /// Starts anew after a success: the next retry is immediate again.
@@ -31,33 +33,29 @@ impl Backoff {
     }
 }
 
-/// Shortens `duration` at random by up to `part` of it (0 to 1).
-#[must_use]
-pub fn shortened(duration: Duration, part: f64) -> Duration {
-    duration.mul_f64(1.0 - part * rand::random::<f64>())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn pauses_double_up_to_the_cap_and_start_again_after_a_success() {
+        let random = Random::of_system();
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(1));
         let upper = [0, 100, 200, 400, 800, 1000, 1000].map(Duration::from_millis);
         for upper in upper {
-            let pause = backoff.pause();
+            let pause = backoff.pause(&random);
             assert!(upper / 2 <= pause && pause <= upper, "{pause:?} of {upper:?}");
         }
         backoff.reset();
-        assert_eq!(backoff.pause(), Duration::ZERO);
+        assert_eq!(backoff.pause(&random), Duration::ZERO);
     }
 
     #[test]
     fn a_thousand_hosts_do_not_come_back_in_step() {
+        let random = Random::of_system();
         let hosts = std::iter::repeat_with(|| {
             let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
-            (0..20).map(|_| backoff.pause()).sum::<Duration>().as_millis() / 100
+            (0..20).map(|_| backoff.pause(&random)).sum::<Duration>().as_millis() / 100
         });
         // How many come back in each tenth of a second.
         let mut at = std::collections::BTreeMap::new();

@@ -83,7 +83,7 @@ impl EtcdStore {
     /// # Errors
     /// Names the endpoint or the file that cannot be used.
     pub async fn open(settings: EtcdSettings) -> Result<Self, EtcdSettingsError> {
-        let members = Members::new(settings.check()?, &settings.tls);
+        let members = Members::new(settings.check()?, &settings);
         let options = ConnectOptions::new().with_require_leader(true);
         let channel = Channel::Custom(BoxCloneSyncService::new(members));
         // Without a user, this sends nothing.

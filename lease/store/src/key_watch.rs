@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::{Backoff, Event, KeyValue, LeaseStore, Revision, StoreError, WatchError, WatchStream};
+use crate::{Backoff, Event, KeyValue, LeaseStore, Random, Revision, StoreError, WatchError, WatchStream};
 
 /// Reports one key as it changes. After a break it opens the watch again, and reads the key first.
 pub struct KeyWatch<S: LeaseStore> {
@@ -14,6 +14,7 @@ pub struct KeyWatch<S: LeaseStore> {
     from: Option<Revision>,
     watch: Option<S::Watch>,
     pauses: Backoff,
+    random: Random,
     open_at: Instant,
 }
 
@@ -27,11 +28,11 @@ pub enum KeyEvent {
 }
 
 impl<S: LeaseStore> KeyWatch<S> {
-    /// Reports all changes of `key` after the revision `known`.
-    pub fn new(store: S, key: Vec<u8>, known: Revision) -> Self {
+    /// Reports all changes of `key` after the revision `known`. The pauses after a break are drawn from `random`.
+    pub fn new(store: S, key: Vec<u8>, known: Revision, random: Random) -> Self {
         let from = Some(Revision(known.0 + 1));
         let pauses = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
-        Self { store, key, from, watch: None, pauses, open_at: Instant::now() }
+        Self { store, key, from, watch: None, pauses, random, open_at: Instant::now() }
     }
 
     /// Makes the next call read the key, although the watch is open.
@@ -64,7 +65,7 @@ impl<S: LeaseStore> KeyWatch<S> {
                 Err(error) => {
                     self.watch = None;
                     self.from = None;
-                    self.open_at = Instant::now() + self.pauses.pause();
+                    self.open_at = Instant::now() + self.pauses.pause(&self.random);
                     if let WatchError::Ended(error) = error {
                         return KeyEvent::Broken(error);
                     }

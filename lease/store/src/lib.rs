@@ -11,16 +11,18 @@
 mod backoff;
 mod etcd;
 mod key_watch;
+mod random;
 #[cfg(feature = "sim")]
 mod sim;
 mod store;
 
-pub use backoff::{Backoff, shortened};
+pub use backoff::Backoff;
 pub use etcd::{
     Credentials, EndpointAddresses, EtcdSettings, EtcdSettingsError, EtcdStore, EtcdWatch, NameError, Password,
     TlsFiles, endpoint_addresses,
 };
 pub use key_watch::{KeyEvent, KeyWatch};
+pub use random::Random;
 #[cfg(feature = "sim")]
 pub use sim::{SimBackup, SimCall, SimFault, SimStore, SimWatch};
 pub use store::{

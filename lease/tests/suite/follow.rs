@@ -8,7 +8,7 @@ use tokio::{
 };
 use wire_lease::{Admission, Follow, FollowSettings, LeaseTable, NetworkConfig, RefusalKind, Start};
 use wire_net::{Directory, KeyPrefix};
-use wire_store::{LeaseId, LeaseStore, SimBackup, SimCall, SimFault, SimStore};
+use wire_store::{LeaseId, LeaseStore, Random, SimBackup, SimCall, SimFault, SimStore};
 
 use crate::common::TestEtcd;
 
@@ -38,7 +38,12 @@ fn lease(store: &SimStore, number: u8) {
 }
 
 fn follow(store: &SimStore, admission: &watch::Sender<Admission>) -> Follow {
-    Follow::spawn(store.clone(), FollowSettings::new(directory()), admission.subscribe(), Start::default())
+    Follow::spawn(
+        store.clone(),
+        FollowSettings::new(directory(), Random::seeded(1)),
+        admission.subscribe(),
+        Start::default(),
+    )
 }
 
 fn subnets(table: &LeaseTable) -> Vec<String> {
@@ -153,7 +158,7 @@ async fn a_compaction_is_met_by_a_listing() {
     store.compact();
     let follow = Follow::spawn(
         store.clone(),
-        FollowSettings::new(directory()),
+        FollowSettings::new(directory(), Random::seeded(1)),
         admission.subscribe(),
         Start { listing: Some(Arc::new(listing)), ..Start::default() },
     );
@@ -229,7 +234,7 @@ async fn most_leases_gone_at_once_are_held_for_half_a_minute_unless_a_new_one_is
 
 /// A former follower of these leases has ended with this table.
 fn follow_after(store: &SimStore, admission: &watch::Sender<Admission>, before: Arc<LeaseTable>) -> Follow {
-    let settings = FollowSettings { before: Some(before), ..FollowSettings::new(directory()) };
+    let settings = FollowSettings { before: Some(before), ..FollowSettings::new(directory(), Random::seeded(1)) };
     Follow::spawn(store.clone(), settings, admission.subscribe(), Start::default())
 }
 
@@ -358,8 +363,12 @@ async fn a_real_etcd_is_followed_through_a_restart() {
     };
     put(1).await.unwrap();
     let admission = admission();
-    let follow =
-        Follow::spawn(store.clone(), FollowSettings::new(directory()), admission.subscribe(), Start::default());
+    let follow = Follow::spawn(
+        store.clone(),
+        FollowSettings::new(directory(), Random::seeded(1)),
+        admission.subscribe(),
+        Start::default(),
+    );
     peers(&follow, &[1], SECONDS).await;
     put(2).await.unwrap();
     peers(&follow, &[1, 2], SECONDS).await;

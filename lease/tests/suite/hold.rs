@@ -9,7 +9,7 @@ use std::{
 use tokio::{sync::watch, time::timeout};
 use wire_lease::{BackendData, Clock, Hold, HoldSettings, HoldState, Lease, NetworkConfig, Offer, Vtep};
 use wire_net::{DualStack, Family, KeyPrefix, Prefix, Subnet, Vni};
-use wire_store::{LeaseStore, SimStore};
+use wire_store::{LeaseStore, Random, SimStore};
 
 mod announcing;
 mod claiming;
@@ -49,6 +49,7 @@ impl Host {
             last_resort: Vec::new(),
             endpoints: Vec::new(),
             same_host: true,
+            random: Random::seeded(number.into()),
         };
         let offer = Offer { public: public(number, &pools), data: data(number, &pools) };
         Self { settings, offer: watch::Sender::new(offer) }

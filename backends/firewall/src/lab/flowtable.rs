@@ -1,5 +1,6 @@
-use std::{collections::BTreeSet, time::Instant};
+use std::collections::BTreeSet;
 
+use tokio::time::Instant;
 use wire_net::LinkName;
 use wire_state::Firewall;
 

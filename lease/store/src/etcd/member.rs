@@ -20,6 +20,7 @@ use super::{
     settings::{Endpoint, EtcdSettingsError, TlsFiles},
     tls,
 };
+use crate::Random;
 
 /// Between HTTP/2 pings. etcd closes a connection that is pinged more often than every 5 s. Together with the timeout
 /// it is below 15 s, the time in which a path that drops all packets must be noticed.
@@ -31,11 +32,12 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// A hint: an etcd with TLS closes plain connections, and etcd 2 closes HTTP/2.
 const PLAIN: &str = " (if this always happens, etcd may expect https://, or be older than etcd 3)";
 
-/// A member, and the TLS files to connect with.
+/// A member, the TLS files to connect with, and what chooses its DNS server.
 #[derive(Debug)]
 pub(super) struct Member {
     pub(super) endpoint: Endpoint,
     pub(super) files: TlsFiles,
+    pub(super) random: Random,
 }
 
 /// The error of a connection to a member.
@@ -120,7 +122,7 @@ impl Member {
     /// Opens a new connection. The name is resolved and the certificates are read anew.
     pub(super) async fn connect(&self) -> Result<Open, MemberError> {
         let url = || self.endpoint.url.clone();
-        let found = names::resolve(&self.endpoint.host, self.endpoint.port).await;
+        let found = names::resolve(&self.endpoint.host, self.endpoint.port, &self.random).await;
         let addresses = found.map_err(|error| MemberError::Name { endpoint: url(), source: Arc::new(error) })?;
         let refused = |error| MemberError::Connect { endpoint: url(), source: Arc::new(error) };
         let mute = |_| refused(io::ErrorKind::TimedOut.into());

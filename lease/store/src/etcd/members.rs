@@ -21,7 +21,7 @@ use tower::{BoxError, Service};
 use super::{
     last_word::Reason,
     member::{Member, MemberError, Open},
-    settings::{Endpoint, TlsFiles},
+    settings::{Endpoint, EtcdSettings},
 };
 
 /// All members of etcd.
@@ -52,9 +52,9 @@ struct Up {
 const AGAIN: Duration = Duration::from_secs(1);
 
 impl Members {
-    pub(super) fn new(endpoints: Vec<Endpoint>, files: &TlsFiles) -> Self {
+    pub(super) fn new(endpoints: Vec<Endpoint>, settings: &EtcdSettings) -> Self {
         let links = endpoints.iter().map(|_| Link::Untried).collect();
-        let member = |endpoint| Member { endpoint, files: files.clone() };
+        let member = |endpoint| Member { endpoint, files: settings.tls.clone(), random: settings.random.clone() };
         Self {
             members: endpoints.into_iter().map(member).collect(),
             links: Arc::new(watch::channel(links).0),

@@ -25,6 +25,7 @@ use hickory_resolver::{
 };
 
 use super::resolv_conf::ResolvConf;
+use crate::Random;
 
 /// The error of a host that has no address.
 #[derive(Debug, thiserror::Error)]
@@ -53,8 +54,17 @@ const OTHER_FAMILY: Duration = Duration::from_millis(300);
 
 const DNS_PORT: u16 = 53;
 
-/// Resolves a name, or parses an address. Returns all its addresses.
-pub(super) async fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, NameError> {
+/// The DNS servers of this host, and how they are asked.
+struct Dns<'a> {
+    conf: ResolvConf,
+    port: u16,
+    /// Chooses the first server, where the configuration asks for that.
+    random: &'a Random,
+}
+
+/// Resolves a name, or parses an address. Returns all its addresses. `random` chooses the first DNS server where
+/// /etc/resolv.conf asks for that.
+pub(super) async fn resolve(host: &str, port: u16, random: &Random) -> Result<Vec<SocketAddr>, NameError> {
     if let Some(address) = literal(host, port)? {
         return Ok(vec![address]);
     }
@@ -66,8 +76,8 @@ pub(super) async fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, Na
         let loopback = [IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST)];
         return Ok(loopback.map(|ip| SocketAddr::new(ip, port)).to_vec());
     }
-    let conf = resolv_conf();
-    let found = in_dns(&conf, DNS_PORT, host).await;
+    let dns = Dns { conf: resolv_conf(), port: DNS_PORT, random };
+    let found = in_dns(&dns, host).await;
     let found = found.map_err(|error| NameError::Unresolved { name: host.to_owned(), source: Box::new(error) })?;
     Ok(found.into_iter().map(|ip| SocketAddr::new(ip, port)).collect())
 }
@@ -123,10 +133,10 @@ fn in_hosts_line(line: &str, host: &str, port: u16) -> Option<SocketAddr> {
 }
 
 /// Queries one form of the name after another until one exists.
-async fn in_dns(conf: &ResolvConf, port: u16, host: &str) -> Result<Vec<IpAddr>, NetError> {
+async fn in_dns(dns: &Dns<'_>, host: &str) -> Result<Vec<IpAddr>, NetError> {
     let mut error = NetError::NoConnections;
-    for name in candidates(conf, host) {
-        match both_families(conf, port, &name).await {
+    for name in candidates(&dns.conf, host) {
+        match both_families(dns, &name).await {
             Ok(found) if !found.is_empty() => return Ok(found),
             Ok(_) => {}
             Err(why) => error = why,
@@ -150,8 +160,8 @@ fn candidates(conf: &ResolvConf, host: &str) -> Vec<String> {
 }
 
 /// Queries both families at the same time; the failure of one does not hide the other.
-async fn both_families(conf: &ResolvConf, port: u16, name: &str) -> Result<Vec<IpAddr>, NetError> {
-    let of = |kind| Box::pin(records(conf, port, name, kind));
+async fn both_families(dns: &Dns<'_>, name: &str) -> Result<Vec<IpAddr>, NetError> {
+    let of = |kind| Box::pin(records(dns, name, kind));
     let (first, other) = select(of(RecordType::A), of(RecordType::AAAA)).await.factor_first();
     let Ok(mut found) = first else { return other.await };
     if let Ok(Ok(more)) = tokio::time::timeout(OTHER_FAMILY, other).await {
@@ -161,14 +171,16 @@ async fn both_families(conf: &ResolvConf, port: u16, name: &str) -> Result<Vec<I
 }
 
 /// Queries one server after another, several times over, until one says that the records exist or that they do not.
-async fn records(conf: &ResolvConf, port: u16, name: &str, kind: RecordType) -> Result<Vec<IpAddr>, NetError> {
+async fn records(dns: &Dns<'_>, name: &str, kind: RecordType) -> Result<Vec<IpAddr>, NetError> {
+    let Dns { conf, port, random } = dns;
     let mut error = NetError::NoConnections;
     // Underscores are allowed, as in the C library: names of Compose have them.
     let name = Name::from_str_relaxed(name)?;
-    let first = if conf.rotate { rand::random_range(0..conf.servers.len()) } else { 0 };
-    let servers = conf.servers.iter().cycle().skip(first).take(conf.servers.len() * conf.attempts);
+    let count = conf.servers.len();
+    let first = if conf.rotate { random.index(count) } else { 0 };
+    let servers = conf.servers.iter().cycle().skip(first).take(count * conf.attempts);
     for server in servers {
-        match resolver(conf, SocketAddr::new(*server, port))?.lookup(name.clone(), kind).await {
+        match resolver(conf, SocketAddr::new(*server, *port))?.lookup(name.clone(), kind).await {
             // The answer holds aliases (CNAME), too.
             Ok(answer) => return Ok(answer.answers().iter().filter_map(|record| record.data.ip_addr()).collect()),
             Err(none) if is_final(&none) => return Err(none),
@@ -251,6 +263,12 @@ mod tests {
         assert_eq!(error, "fe80::1%none0: there is no interface none0");
     }
 
+    static SYSTEM: Random = Random::of_system();
+
+    fn dns(conf: &ResolvConf, port: u16) -> Dns<'static> {
+        Dns { conf: conf.clone(), port, random: &SYSTEM }
+    }
+
     /// Answers A queries for `known` with 192.0.2.7, has no AAAA record for it, and knows no other name. Records the
     /// queries.
     async fn server(known: &'static str) -> (u16, Arc<Mutex<Vec<String>>>) {
@@ -295,21 +313,21 @@ mod tests {
             ("etcd_1.two.example", "etcd_1.two.example", &["etcd_1.two.example"]),
         ] {
             let (port, notes) = server(known).await;
-            assert_eq!(in_dns(&conf, port, name).await.unwrap(), [IpAddr::from([192, 0, 2, 7])], "{name}");
+            assert_eq!(in_dns(&dns(&conf, port), name).await.unwrap(), [IpAddr::from([192, 0, 2, 7])], "{name}");
             assert_eq!(*notes.lock().unwrap(), asked, "{name}");
         }
         let (port, notes) = server("etcd.two.example").await;
-        assert!(in_dns(&conf, port, "etcd.").await.is_err());
+        assert!(in_dns(&dns(&conf, port), "etcd.").await.is_err());
         assert_eq!(*notes.lock().unwrap(), ["etcd"], "a dot at the end is the end");
         let (port, _) = server("etcd.one.example").await;
         let conf = ResolvConf { ndots: 3, ..conf };
-        assert!(in_dns(&conf, port, "etcd").await.is_ok());
+        assert!(in_dns(&dns(&conf, port), "etcd").await.is_ok());
     }
 
     #[tokio::test]
     async fn a_server_that_is_away_costs_the_name_nothing_but_time() {
         let (port, _) = server("etcd.example").await;
         let conf = ResolvConf::parse("nameserver 127.0.0.2\nnameserver 127.0.0.1\noptions timeout:1", "");
-        assert_eq!(in_dns(&conf, port, "etcd.example").await.unwrap(), [IpAddr::from([192, 0, 2, 7])]);
+        assert_eq!(in_dns(&dns(&conf, port), "etcd.example").await.unwrap(), [IpAddr::from([192, 0, 2, 7])]);
     }
 }

@@ -11,6 +11,7 @@ use std::{
 use futures::future::join_all;
 
 use super::{names, tls};
+use crate::Random;
 
 /// The settings of the connection to etcd.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +24,8 @@ pub struct EtcdSettings {
     pub user: Option<Credentials>,
     /// The time limit of each call.
     pub timeout: Duration,
+    /// Chooses the DNS server to ask first, where /etc/resolv.conf asks for that.
+    pub random: Random,
 }
 
 /// A member's address, parsed.
@@ -137,7 +140,7 @@ impl EtcdSettings {
     /// Settings without certificates and without a user.
     #[must_use]
     pub fn new(endpoints: Vec<String>) -> Self {
-        Self { endpoints, tls: TlsFiles::default(), user: None, timeout: Self::TIMEOUT }
+        Self { endpoints, tls: TlsFiles::default(), user: None, timeout: Self::TIMEOUT, random: Random::of_system() }
     }
 
     /// Checks all that can be checked without etcd.
@@ -208,8 +211,11 @@ pub struct EndpointAddresses {
 /// member.
 pub async fn endpoint_addresses(settings: &EtcdSettings, timeout: Duration) -> EndpointAddresses {
     let endpoints = settings.endpoints().unwrap_or_default();
-    let mut all =
-        resolve_within(timeout, endpoints.iter().map(|endpoint| names::resolve(&endpoint.host, endpoint.port))).await;
+    let mut all = resolve_within(
+        timeout,
+        endpoints.iter().map(|endpoint| names::resolve(&endpoint.host, endpoint.port, &settings.random)),
+    )
+    .await;
     all.found.extend(endpoints.iter().flat_map(|endpoint| names::servers_for(&endpoint.host)));
     all
 }

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use wire_lease::{Admission, Entries, Hold, HoldState};
-use wire_store::{KeyValue, SimCall, SimStore};
+use wire_store::{KeyValue, Random, SimCall, SimStore};
 
 use super::{DIRECTORY, DUAL, HOUR, Host, PREFIX, V4, flannel_lease, held, keys};
 
@@ -33,7 +33,8 @@ async fn where_flanneld_has_a_lease_ours_is_written_once_more_unchanged_after_5_
     for (seed, config) in (0..20).flat_map(|seed| [V4, DUAL].map(|config| (seed, config))) {
         let store = SimStore::new(seed);
         flanneld(&store, 1);
-        let host = Host::new(3, config);
+        let mut host = Host::new(3, config);
+        host.settings.random = Random::seeded(seed);
         let hold = host.spawn(&store);
         let first = held(&hold).await;
         tell(&store, &host, &hold);
