@@ -294,7 +294,7 @@ impl<P: Ports> FirewallLoop<P> {
             self.status.set(FirewallCondition::CLASH, clashes.map(FirewallCondition::Clashes));
         });
         let report = self.reconciler.round(&firewall);
-        let learned = self.probe.learn(support, &firewall, &report, Instant::now().into());
+        let learned = self.probe.learn(support, &firewall, &report, Instant::now());
         (report, learned)
     }
 
