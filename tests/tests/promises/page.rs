@@ -27,7 +27,7 @@ fn entry(promise: &Promise) -> String {
     let limits = promise.limits.iter().map(|limits| format!(" *Not proved:* {limits}"));
     let figure = promise.figure.iter().map(|figure| format!(" *Measured:* `{figure}`."));
     let beside: String = limits.chain(figure).collect();
-    format!("- **{}**: {}{beside}  \n  {}\n", promise.id, promise.sentence, tests.join(", "))
+    format!("- **{}**: {}{beside}\n  - {}\n", promise.id, promise.sentence, tests.join(", "))
 }
 
 #[cfg(test)]
@@ -61,7 +61,7 @@ mod tests {
     #[test]
     fn a_promise_stands_under_its_area_with_its_tests() {
         assert!(
-            page().contains("\n## One\n\n- **plain**: It works.  \n  `scenarios::a`, `wire-net::b`\n"),
+            page().contains("\n## One\n\n- **plain**: It works.\n  - `scenarios::a`, `wire-net::b`\n"),
             "{}",
             page()
         );
@@ -70,7 +70,7 @@ mod tests {
     #[test]
     fn limits_and_figure_follow_the_sentence() {
         let expected =
-            "- **limited**: It is quick. *Not proved:* On a slow machine. *Measured:* `quick`.  \n  `lab::c`\n";
+            "- **limited**: It is quick. *Not proved:* On a slow machine. *Measured:* `quick`.\n  - `lab::c`\n";
         assert!(page().ends_with(expected), "{}", page());
     }
 }
