@@ -14,8 +14,9 @@ PREFIX ?= /usr/local
 BINARY := target/release/wire-agent
 # In the lab two tests work at a time, and those that only wait let others work (Lab::rest): there are more of them than cores.
 export RUST_TEST_THREADS ?= $(shell cores=$$(nproc); echo $$((cores > 4 ? cores : 4)))
-# Where each lab test that runs writes its name, and how long it took; and each test on whole machines.
+# Where each lab test that runs writes its name, and how long it took; the times that promises limit; and each test on whole machines.
 COUNT_FILE := $(CURDIR)/target/lab-tests-run
+FIGURES_FILE := $(CURDIR)/target/promises-figures
 SYSTEM_COUNT_FILE := $(CURDIR)/target/system-tests-run
 
 # One build for the tests, the demo and all else that is no release. Cargo gives a crate the features that all crates which are wanted
@@ -72,9 +73,14 @@ roots: deps ## a root with other firewalls for the lab's tests (280 MB, once)
 .PHONY: test
 test: deps roots ## all tests; those on the lab need root
 	$(BUILD)
-	@mkdir -p $(dir $(COUNT_FILE)) && rm -f $(COUNT_FILE)
-	WIRE_TESTS_COUNT_FILE=$(COUNT_FILE) $(CARGO) $(AS_ROOT) test --workspace
+	@mkdir -p $(dir $(COUNT_FILE)) && rm -f $(COUNT_FILE) $(FIGURES_FILE)
+	WIRE_TESTS_COUNT_FILE=$(COUNT_FILE) WIRE_TESTS_FIGURES_FILE=$(FIGURES_FILE) $(CARGO) $(AS_ROOT) test --workspace
+	@dist/longest-figures $(FIGURES_FILE)
 	@dist/count-lab-tests $(COUNT_FILE)
+
+.PHONY: promises
+promises: ## write docs/promises.md anew from tests/promises.toml
+	WIRE_TESTS_WRITE_PAGE=1 $(CARGO) test -q --workspace --test promises
 
 .PHONY: test-system
 test-system: dist roots-of-machines ## whole machines with systemd, cloud-init, the .deb and Docker; minutes, 2 GB of disk

@@ -1,4 +1,21 @@
-//! What benchmarks make of their samples.
+//! What benchmarks make of their samples, and the times that scenarios measure.
+
+use std::{env, fs::File, io::Write, path::Path, time::Duration};
+
+use crate::{LabError, Result};
+
+/// Prints a time that a promise limits, and adds it to the file that `make test` prints at its end. Figures are named in `tests/promises.toml`.
+///
+/// # Errors
+/// Where the file cannot be written.
+pub fn measured(figure: &str, took: Duration) -> Result {
+    println!("{figure}: {took:?}");
+    let Some(path) = env::var_os("WIRE_TESTS_FIGURES_FILE") else { return Ok(()) };
+    let what = || LabError::io(format!("cannot write {}", Path::new(&path).display()));
+    let mut file = File::options().create(true).append(true).open(&path).map_err(what())?;
+    // One write of one line: threads and processes do not mix theirs.
+    file.write_all(format!("{figure} {:.3}\n", took.as_secs_f64()).as_bytes()).map_err(what())
+}
 
 /// The smallest sample that `percent` per cent of all do not exceed; NaN where there is none.
 #[must_use]

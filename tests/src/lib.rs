@@ -58,7 +58,7 @@ pub use encapsulation::Encapsulation;
 pub use error::{LabError, Result, check};
 pub use etcd::{Access, Etcd, Stored};
 pub use faketime::faketime;
-pub use figures::{median, percentile};
+pub use figures::{measured, median, percentile};
 pub use gateway::Gateway;
 pub use guest::{Guest, OTHER_FIREWALLS};
 pub use host::Host;

@@ -4,7 +4,7 @@ use std::{fs, thread, time::Duration};
 
 use nix::sys::signal::Signal;
 use wire_tests::{
-    AgentSpec, Etcd, Family, LabError, Monitor, PeerLease, Result, check, eventually, faketime, lab, steadily,
+    AgentSpec, Etcd, Family, LabError, Monitor, PeerLease, Result, check, eventually, faketime, lab, measured, steadily,
 };
 
 use crate::{
@@ -159,7 +159,8 @@ fn changes_that_a_stopped_agent_could_not_hear_are_read_anew_and_its_memory_stay
     let last = monitor.changes()?.last().map(|change| change.at - awake).unwrap_or_default();
     check(!last.is_zero() && last < PROMPT, || format!("the last write came after {last:?}"))?;
     let (used, rounds) = (peak(&node)? - memory, rounds()? - before);
-    println!("{lost} lost; whole again after {last:?}, {used} kB more, {rounds} rounds");
+    measured("repaired-after-lost-notifications", last)?;
+    println!("{lost} lost, {used} kB more, {rounds} rounds");
     check(used < ROOM, || format!("{used} kB more"))?;
     check(rounds < 10, || format!("{rounds} comparisons with the kernel"))
 }

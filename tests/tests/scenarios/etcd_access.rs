@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use wire_tests::{Access, AgentSpec, Etcd, Family, Lab, LabError, Monitor, Result, check, eventually, lab};
+use wire_tests::{Access, AgentSpec, Etcd, Family, Lab, LabError, Monitor, Result, check, eventually, lab, measured};
 
 use crate::cluster::{Node, PROMPT, START, V4, device, exact, peer, phase, promptly, settle};
 
@@ -56,7 +56,7 @@ fn one_of_three_members_may_die_whichever_it_is() -> Result {
         etcd.put(&newcomer.key(), &newcomer.value())?;
         eventually(PROMPT * 6, || exact(&etcd, &[&node], &[Family::V4]))?;
         let last = monitor.changes()?.last().map(|change| change.at - begun).unwrap_or_default();
-        println!("member {member}: a newcomer is known after {last:?}");
+        measured("known-with-a-member-lost", last)?;
         check(last < PROMPT, || format!("member {member}: known after {last:?}\n{}", node.agent.log()))?;
         node.agent.kill();
         node.agent.restart()?;

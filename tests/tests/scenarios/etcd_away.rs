@@ -7,6 +7,7 @@ use std::{
 
 use wire_tests::{
     Access, Etcd, Family, LossMeter, Monitor, ProcessStat, Result, Underlay, check, control_run, eventually, lab,
+    measured,
 };
 
 use crate::cluster::{Node, PROMPT, V4, cluster, device, exact, path, peer, phase, put_peers, settle};
@@ -63,7 +64,7 @@ fn knows_of_a_newcomer(etcd: &Etcd, node: &Node, limit: Duration) -> Result {
     let began = Instant::now();
     etcd.put(&newcomer.key(), &newcomer.value())?;
     eventually(limit * 3, || exact(etcd, &[node], &[Family::V4]))?;
-    println!("a newcomer was known after {:?}", began.elapsed());
+    measured("known-after-etcd-is-back", began.elapsed())?;
     check(began.elapsed() < limit, || format!("known after {:?}\n{}", began.elapsed(), node.agent.log()))
 }
 
@@ -112,7 +113,7 @@ fn a_way_to_etcd_that_swallows_all_is_noticed_within_fifteen_seconds() -> Result
         }
         Ok(())
     })?;
-    println!("noticed after {noticed:?}");
+    noticed.iter().flatten().try_for_each(|after| measured("silent-etcd-noticed", *after))?;
     check(noticed.iter().all(|after| after.is_some_and(|after| after < PROMISE)), || format!("{noticed:?}"))?;
     swallowed.heal();
     settle(&etcd, &nodes, &[Family::V4])?;

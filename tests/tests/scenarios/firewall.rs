@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use wire_tests::{
     Agent, AgentSpec, Etcd, Family, Host, Lab, LabError, PeerLease, Result, check, docker_options, eventually, lab,
-    run_binary, steadily,
+    measured, run_binary, steadily,
 };
 
 use crate::{
@@ -32,7 +32,7 @@ fn what_anyone_flushes_is_back_within_five_seconds_and_only_while_the_agent_runs
             let now = ours(&one.node.host)?;
             check(now == whole, || format!("{now}\ninstead of\n{whole}"))
         })?;
-        eprintln!("{flush}: back after {:?}", start.elapsed());
+        measured("rules-back", start.elapsed())?;
         one.connects(&other)?;
         other.connects(&one)?;
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use wire_tests::{
     Agent, AgentSpec, Dockerd, Etcd, Family, Host, LabError, PeerLease, Result, check, docker_options, eventually,
-    expect_peers, lab, steadily,
+    expect_peers, lab, measured, steadily,
 };
 
 use crate::{
@@ -61,7 +61,7 @@ fn what_is_flushed_of_iptables_legacy_is_back_within_five_seconds_too() -> Resul
             let now = rules()?;
             check(now == before, || format!("{now}\ninstead of\n{before}"))
         })?;
-        println!("back after {took:?}");
+        measured("rules-back", took)?;
     }
     Ok(())
 }

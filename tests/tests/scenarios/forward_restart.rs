@@ -7,7 +7,9 @@ use std::{
 };
 
 use nix::sys::signal::Signal;
-use wire_tests::{AgentSpec, Etcd, Family, Lab, LossMeter, Path, Result, check, control_run, eventually, lab};
+use wire_tests::{
+    AgentSpec, Etcd, Family, Lab, LossMeter, Path, Result, check, control_run, eventually, lab, measured,
+};
 
 use crate::{
     cluster::{Node, START, cluster_of, exact, phase, settle},
@@ -105,7 +107,8 @@ fn handed_over(lab: &Lab, datapath: Datapath) -> Result {
         let ready = a.agent.wait_ready(START)?;
         thread::sleep(SPARE);
         let loss = meter.stop_without_loss()?;
-        println!("{}: {} pings, etcd answers: {etcd_answers}, ready after {ready:?}", datapath.kind(), loss.sent);
+        println!("{}: {} pings, etcd answers: {etcd_answers}", datapath.kind(), loss.sent);
+        measured("ready-after-hand-over", ready)?;
         check(ready < PATIENCE, || format!("packets waited for {ready:?}"))?;
         // An etcd that is slow to answer is not waited for either.
         let went_by_it = a.agent.log().contains("using the network state saved on disk");

@@ -1,14 +1,17 @@
 //! A host that starts while etcd is away has its subnet and its peers by what etcd said last.
 
+mod changed;
+mod saved;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs, thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use wire_tests::{
-    Access, AgentSpec, Etcd, ExpectedPeer, Family, Host, Lab, LabError, LossMeter, Monitor, Path, PeerLease, Result,
-    check, control_run, eventually, lab, steadily,
+    Etcd, ExpectedPeer, Family, Host, Lab, LabError, LossMeter, Monitor, Path, PeerLease, Result, check, control_run,
+    eventually, lab, measured, steadily,
 };
 
 use crate::{
@@ -20,8 +23,6 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(5);
 /// etcd is asked at most a second after its return; what follows takes a busy machine its time. [`resynced`] says how long it was.
 const RESYNC: Duration = Duration::from_secs(10);
-/// What happens after a change is kept no later than this.
-const KEPT: Duration = Duration::from_secs(6);
 
 const HEALTH: &str = "--healthz-port=9099";
 
@@ -163,82 +164,6 @@ fn an_agent_that_is_restarted_while_etcd_is_away_writes_and_loses_nothing() -> R
     check(writes.is_empty(), || format!("it wrote {writes:?}"))
 }
 
-/// An etcd that comes back empty, or from an old backup. Hosts that have really gone are missed half a minute later.
-#[test]
-fn peers_of_which_an_etcd_that_comes_back_knows_nothing_are_held_for_half_a_minute() -> Result {
-    let lab = lab!();
-    let (mut etcd, [mut a]) = cluster_of(&lab, V4, [Datapath::KernelVxlan; 1], &[HEALTH])?;
-    put_peers(&etcd, 20, &[Family::V4])?;
-    settle(&etcd, &[&a], &[Family::V4])?;
-    power_off(&mut a)?;
-    let known = Kernel::of(&etcd, &a, &[Family::V4])?;
-    etcd.delete_all(&format!("{}/subnets/", Etcd::PREFIX))?;
-    etcd.kill(0);
-    a.host.reboot()?;
-    start_without_etcd(&mut a)?;
-    etcd.restart(0)?;
-    let back = Instant::now();
-    let vanished = || {
-        let reason = a.agent.status()?.reason.unwrap_or_default();
-        check(reason.contains("20 vanished from etcd at once"), || reason)
-    };
-    resynced(RESYNC, vanished)?;
-    check(asked(&a, "readyz")? == 200, || a.agent.log())?;
-    steadily(Duration::from_secs(28).saturating_sub(back.elapsed()), || known.is_in(&a))?;
-    eventually(START, || exact(&etcd, &[&a], &[Family::V4]).and_then(|()| confirmed(&a))).map(drop)
-}
-
-#[test]
-fn a_subnet_that_another_took_meanwhile_is_left_to_it() -> Result {
-    let lab = lab!();
-    let (mut etcd, [mut a, b]) = cluster_of(&lab, V4, [Datapath::KernelVxlan; 2], &[HEALTH])?;
-    let before = a.subnet(Family::V4)?;
-    power_off(&mut a)?;
-    let own = etcd.leases()?.into_iter().find(|lease| lease.value().contains(&a.host.v4().to_string())).unwrap();
-    etcd.revoke(own.lease)?;
-    // As flannel would, which asks nobody.
-    let subnet = before.replace(".1/24", ".0").parse().unwrap();
-    let thief = PeerLease { subnet, ..peer(70, &[Family::V4]) };
-    etcd.put(&thief.key(), &thief.value())?;
-    etcd.kill(0);
-    a.host.reboot()?;
-    start_without_etcd(&mut a)?;
-    check(a.subnet(Family::V4)? == before, || format!("{before} became {:?}", a.subnet(Family::V4)))?;
-    etcd.restart(0)?;
-    resynced(RESYNC, || {
-        confirmed(&a)?;
-        exact(&etcd, &[&a, &b], &[Family::V4])
-    })?;
-    let after = a.subnet(Family::V4)?;
-    check(after != before, || format!("two have {before}"))?;
-    check(a.agent.log().contains("a new subnet"), || a.agent.log())?;
-    let options = fs::read_to_string(a.agent.docker_opts_file()).unwrap();
-    check(options.contains(&after), || options)?;
-    let vtep = a.vtep(Family::V4)?;
-    check(b.host.reaches(vtep), || format!("no answer from {vtep}"))
-}
-
-#[test]
-fn a_config_that_was_changed_meanwhile_is_joined_once_etcd_is_there() -> Result {
-    let lab = lab!();
-    let (mut etcd, [mut a]) = cluster_of(&lab, V4, [Datapath::KernelVxlan; 1], &[HEALTH])?;
-    let before = a.subnet(Family::V4)?;
-    power_off(&mut a)?;
-    etcd.put_config(&V4.replace(r#""Type":"vxlan""#, r#""Type":"vxlan","VNI":7"#))?;
-    etcd.kill(0);
-    a.host.reboot()?;
-    start_without_etcd(&mut a)?;
-    check(a.host.kernel().link("flannel.1")?.is_some(), || a.agent.log())?;
-    etcd.restart(0)?;
-    resynced(RESYNC, || {
-        confirmed(&a)?;
-        let links = (a.host.kernel().link("flannel.1")?.is_some(), a.host.kernel().link("flannel.7")?.is_some());
-        check(links == (false, true), || format!("{links:?}"))
-    })?;
-    check(a.agent.status()?.phase == "ready", || a.agent.log())?;
-    check(a.subnet(Family::V4)? == before, || format!("{before} became {:?}", a.subnet(Family::V4)))
-}
-
 #[test]
 fn an_underlay_that_becomes_another_while_etcd_is_away_is_gone_by_at_once() -> Result {
     let lab = lab!();
@@ -256,119 +181,6 @@ fn an_underlay_that_becomes_another_while_etcd_is_away_is_gone_by_at_once() -> R
     etcd.restart(0)?;
     resynced(RESYNC, || confirmed(&a))?;
     phase(&a.agent, "ready").map(drop)
-}
-
-#[test]
-fn what_is_of_no_use_is_named_and_etcd_is_waited_for() -> Result {
-    let lab = lab!();
-    let (mut etcd, [mut a]) = cluster_of(&lab, V4, [Datapath::KernelVxlan; 1], &[])?;
-    let before = a.subnet(Family::V4)?;
-    power_off(&mut a)?;
-    let kept = a.agent.state_dir().join("network.json");
-    let whole = fs::read_to_string(&kept).unwrap();
-    etcd.kill(0);
-    let cases = [
-        (whole[..whole.len() / 2].to_owned(), "network.json"),
-        (whole.replace("/coreos.com/network", "/other"), "/other"),
-        (whole.replace("10.5.", "10.6."), "held no subnet"),
-    ];
-    for (bad, named) in cases {
-        fs::write(&kept, &bad).unwrap();
-        a.host.reboot()?;
-        let earlier = a.agent.log().len();
-        a.agent.restart()?;
-        let named_so = |line: &str| line.contains("cannot be used") && line.contains(named);
-        let of_no_use = || a.agent.log()[earlier..].lines().filter(|line| named_so(line)).count() == 1;
-        eventually(PATIENCE * 2, || check(of_no_use(), || format!("{named} is not named:\n{}", a.agent.log())))?;
-        steadily(Duration::from_secs(1), || {
-            check(a.agent.ready_after().is_none() && a.host.kernel().link("flannel.1")?.is_none(), || a.agent.log())
-        })?;
-        a.agent.terminate()?;
-    }
-    // A clone of this host has its state, but other hardware.
-    fs::write(&kept, &whole).unwrap();
-    a.host.reboot()?;
-    a.host.namespace().sh("ip link set eth0 down address 02:64:00:00:00:ee; ip link set eth0 up
-        ip route add default via 192.168.64.254 dev eth0")?;
-    a.agent.restart()?;
-    eventually(PATIENCE * 2, || check(a.agent.log().contains("may be a clone"), || a.agent.log()))?;
-    check(a.agent.ready_after().is_none(), || a.agent.log())?;
-    let reason = phase(&a.agent, "waiting")?;
-    let named = ["etcd", "may be a clone", "then eth0 has 02:64:00:00:00:0", "now eth0 has 02:64:00:00:00:ee"];
-    check(named.iter().all(|part| reason.contains(part)), || reason)?;
-    check(a.agent.status_line().unwrap_or_default().contains("02:64:00:00:00:ee"), || {
-        "systemd is not told".to_owned()
-    })?;
-    etcd.restart(0)?;
-    a.agent.wait_ready(RESYNC + PATIENCE * 2)?;
-    check(a.subnet(Family::V4)? == before, || format!("{before} became {:?}", a.subnet(Family::V4)))
-}
-
-/// It answers, but not with what can be joined by: an operator is told which it is.
-#[test]
-fn an_etcd_that_refuses_this_host_or_has_no_config_is_told_from_one_that_is_silent() -> Result {
-    let lab = lab!();
-    let etcd = Etcd::start_with(&lab, Access::Password, 1)?;
-    etcd.put_config(V4)?;
-    let mut a = Node::with(lab.host("a")?, AgentSpec::new(etcd.agent_flags()).flag(HEALTH))?;
-    let said = |a: &Node, why: &str| {
-        let reason = a.agent.status()?.reason.unwrap_or_default();
-        let is_so =
-            reason.starts_with(&format!("etcd: {why}")) && reason.contains("; traffic uses the leases known at ");
-        check(is_so && !reason.contains("joining"), || reason)?;
-        check(asked(a, "readyz")? == 503, || a.agent.log())
-    };
-    a.agent.terminate()?;
-    let flags = a.agent.spec_mut().flags.clone();
-    a.agent.spec_mut().flags.iter_mut().filter(|flag| flag.starts_with("--etcd-password=")).for_each(|flag| {
-        flag.push_str("-of-yesterday");
-    });
-    a.agent.restart()?;
-    a.agent.wait_ready(START)?;
-    said(&a, "etcd refuses get: check the user root and its password: ")?;
-    let log = a.agent.log();
-    let goes_by_it =
-        |line: &str| line.contains("check the user root") && line.contains(": using the network state saved on disk");
-    check(log.lines().any(goes_by_it), || log)?;
-
-    a.agent.terminate()?;
-    a.agent.spec_mut().flags = flags;
-    etcd.delete(&format!("{}/config", Etcd::PREFIX))?;
-    a.agent.restart()?;
-    a.agent.wait_ready(START)?;
-    said(&a, "it has no network config: write one to ")?;
-    let reason = a.agent.status()?.reason.unwrap_or_default();
-    check(
-        reason.contains("a config written with etcd's v2 API") && reason.contains("the v3 API does not see"),
-        || reason,
-    )?;
-    etcd.put_config("{")?;
-    resynced(RESYNC, || said(&a, "/coreos.com/network/config: the network config is not JSON"))?;
-    etcd.put_config(V4)?;
-    resynced(RESYNC, || confirmed(&a))
-}
-
-#[test]
-fn nothing_is_kept_before_it_is_known_and_nothing_is_written_that_is_kept() -> Result {
-    let lab = lab!();
-    let etcd = Etcd::start(&lab)?;
-    etcd.put_config(V4)?;
-    let mut node = Node::with(lab.host("a")?, AgentSpec::new(etcd.agent_flags()))?;
-    let kept = node.agent.state_dir().join("network.json");
-    eventually(KEPT, || check(kept.exists(), || format!("no {}", kept.display())))?;
-    let inode = || std::os::unix::fs::MetadataExt::ino(&fs::metadata(&kept).unwrap());
-    let newcomer = peer(80, &[Family::V4]);
-    let first = inode();
-    etcd.put(&newcomer.key(), &newcomer.value())?;
-    eventually(KEPT, || check(fs::read_to_string(&kept).unwrap().contains(&newcomer.mac), || "not kept".to_owned()))?;
-    let second = inode();
-    check(first != second, || "it was written in place".to_owned())?;
-    node.agent.terminate()?;
-    node.agent.restart()?;
-    node.agent.wait_ready(START)?;
-    etcd.put(&newcomer.key(), &newcomer.value())?;
-    lab.rest(KEPT);
-    check(inode() == second, || "a restart or a renewal has written it again".to_owned())
 }
 
 /// Ends the agent as a host does that goes down, once what it knows is on the disk.
@@ -391,8 +203,7 @@ fn start_without_etcd(node: &mut Node) -> Result<Duration> {
 /// Waits until all is as etcd has it, from its return on, and says how long that took.
 fn resynced(limit: Duration, holds: impl FnMut() -> Result) -> Result {
     let took = eventually(limit, holds)?;
-    println!("as etcd has it {took:?} after its return");
-    Ok(())
+    measured("confirmed-after-etcd-is-back", took)
 }
 
 /// systemd is told that it is ready; a load balancer is not, and an operator is told why.

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use wire_tests::{Family, Host, Monitor, Result, check, eventually, lab};
+use wire_tests::{Family, Host, Monitor, Result, check, eventually, lab, measured};
 
 use crate::cluster::{DUAL, Node, PROMPT, cluster, device, exact, put_peers, settle};
 
@@ -45,6 +45,7 @@ fn whatever_is_broken_in_the_kernel_is_whole_again_within_a_second() -> Result {
             });
             again.map_err(|error| wire_tests::LabError::Wrong(format!("{error:?}\n{}", broken())))?;
             let last = monitor.changes()?.last().map(|change| change.at - start).unwrap_or_default();
+            measured("kernel-repaired", last)?;
             check(last < PROMPT, || format!("the last write came after {last:?}: {}", broken()))?;
             check(!last.is_zero(), || format!("nothing was broken: {}", broken()))?;
         }

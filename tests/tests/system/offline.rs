@@ -53,7 +53,7 @@ fn docker_starts_with_the_last_known_subnet_while_etcd_is_away_at_a_later_boot()
     containers()?;
 
     etcd.restart(0)?;
-    // The promise, two seconds, is proved where the clock is not a busy machine's (scenarios/offline.rs).
+    // Two seconds are promised of a running agent alone (scenarios/etcd_away.rs).
     let back = eventually(Duration::from_secs(15), || machine.sh("wire-agent status").map(drop))?;
     eprintln!("ready {back:?} after etcd was back");
     let docker =
