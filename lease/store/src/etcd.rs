@@ -93,23 +93,6 @@ impl EtcdStore {
         Ok(Self { client, settings: Arc::new(settings), login: Arc::default(), last_answer })
     }
 
-    /// Waits for `answer` as long as etcd answers its single calls: a long listing, page by page, is not silence.
-    /// Returns `None` after `silence` without any answer, or after `limit` in all.
-    pub async fn while_responsive<T>(
-        &self,
-        answer: impl Future<Output = T>,
-        silence: Duration,
-        limit: Duration,
-    ) -> Option<T> {
-        let mut last_answer = self.last_answer.subscribe();
-        let silent = async { while let Ok(Ok(())) = tokio::time::timeout(silence, last_answer.changed()).await {} };
-        tokio::select! {
-            answer = answer => Some(answer),
-            () = silent => None,
-            () = tokio::time::sleep(limit) => None,
-        }
-    }
-
     /// Runs `call` within the time limit. Repeats it on another member, at most once for each member, if the connection
     /// was lost before the call was sent, or if the member is unavailable.
     async fn call<T, F>(&self, asked: &Asked, call: impl Fn(Client) -> F) -> Result<T, StoreError>
@@ -315,6 +298,10 @@ impl LeaseStore for EtcdStore {
         let asked = Asked::to_read("watch", prefix);
         let stream = self.call(&asked, open).await.map_err(WatchError::Ended)?;
         Ok(EtcdWatch { stream, asked, settings: self.settings.clone() })
+    }
+
+    fn answers(&self) -> watch::Receiver<Instant> {
+        self.last_answer.subscribe()
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::{fmt, future::Future, time::Duration};
 
+use tokio::{sync::watch, time::Instant};
+
 /// A revision of the store: a counter of all its changes. Never zero for a key that exists.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Revision(pub i64);
@@ -264,6 +266,29 @@ pub trait LeaseStore: Clone + Send + Sync + 'static {
 
     /// Opens a watch on all keys that begin with `prefix`, starting at revision `from`.
     fn watch(&self, prefix: &[u8], from: Revision) -> impl Future<Output = Result<Self::Watch, WatchError>> + Send;
+
+    /// The time at which the store last answered a call of this client, also with one page of a listing; at first, the
+    /// time at which the client was made.
+    fn answers(&self) -> watch::Receiver<Instant>;
+
+    /// Waits for `answer` as long as the store answers single calls: a long listing, page by page, is not silence.
+    /// Returns `None` after `silence` without any answer, or after `limit` in all.
+    fn while_responsive<T>(
+        &self,
+        answer: impl Future<Output = T>,
+        silence: Duration,
+        limit: Duration,
+    ) -> impl Future<Output = Option<T>> {
+        let mut answers = self.answers();
+        async move {
+            let silent = async { while let Ok(Ok(())) = tokio::time::timeout(silence, answers.changed()).await {} };
+            tokio::select! {
+                answer = answer => Some(answer),
+                () = silent => None,
+                () = tokio::time::sleep(limit) => None,
+            }
+        }
+    }
 }
 
 /// An open watch.
