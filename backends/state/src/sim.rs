@@ -1,19 +1,23 @@
-//! Resources in memory that fail on demand.
+//! Resources in memory that fail on demand, or by chance.
 //!
-//! Clones of a handle share one state: clone it to read, or to change, the state that a reconciler works on.
+//! Clones of a handle share one state: clone it to read, or to change, the state that a reconciler works on. A handle belongs to one
+//! process of the agent: once that has ended, its operations change nothing any more. [`Sim::restarted`] gives the handle of the next one.
+
+mod faults;
+mod files;
+mod network;
 
 use std::{
-    collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, Waker},
 };
 
 use nix::errno::Errno;
-use wire_net::LinkName;
 
+use self::faults::Faults;
+pub use self::{faults::FaultRates, network::reached};
 use crate::{
-    Address, Attempt, DataplaneError, DesiredLink, DesiredNet, Driver, ErrorKind, Firewall, FirewallOp, KernelKind,
-    KernelOp, LinkPlace, LinkRef, Namespace, Network, ObservedFirewall, ObservedKind, ObservedNet, Op, OpError,
-    Operation, Owner, PerNamespace, Resource, Setting, TunnelOp, Veth, plan,
+    Attempt, DataplaneError, Driver, ErrorKind, Firewall, FirewallOp, ObservedFirewall, OpError, Operation, Resource,
 };
 
 /// A resource in memory, with the rules of the kernel that it stands for.
@@ -23,30 +27,50 @@ pub trait Simulated: Resource<Observed: Default, Scope: Default> {
 
     /// Makes the changes that come along with the operation of that number, beside those of [`Resource::apply`].
     fn happens(_observed: &mut Self::Observed, _op: &Self::Op, _number: usize) {}
+
+    /// The part of the state that a read of that scope returns.
+    fn within(observed: &Self::Observed, _scope: &Self::Scope) -> Self::Observed {
+        observed.clone()
+    }
 }
 
 /// A handle on a resource in memory.
 #[derive(Clone, Debug)]
 pub struct Sim<R: Simulated> {
     inner: Arc<Mutex<Inner<R>>>,
+    /// The number of the process that this handle belongs to.
+    process: u64,
 }
 
 #[derive(Debug)]
 struct Inner<R: Simulated> {
     state: R::Observed,
-    /// The errors that the next operations of each name fail with.
-    faults: BTreeMap<&'static str, Vec<ErrorKind>>,
-    unreadable: usize,
+    faults: Faults,
     written: usize,
     read: usize,
+    /// The number of the process that may change the state; `None` if it has ended.
+    process: Option<u64>,
+    processes: u64,
+    /// Counts the changes, by whomever.
+    changes: u64,
+    waiting: Vec<Waker>,
 }
 
 impl<R: Simulated> Sim<R> {
     /// A resource that holds `state`.
     #[must_use]
     pub fn new(state: R::Observed) -> Self {
-        let inner = Inner { state, faults: BTreeMap::new(), unreadable: 0, written: 0, read: 0 };
-        Self { inner: Arc::new(Mutex::new(inner)) }
+        let inner = Inner {
+            state,
+            faults: Faults::default(),
+            written: 0,
+            read: 0,
+            process: Some(0),
+            processes: 1,
+            changes: 0,
+            waiting: Vec::new(),
+        };
+        Self { inner: Arc::new(Mutex::new(inner)), process: 0 }
     }
 
     /// The current state.
@@ -56,19 +80,54 @@ impl<R: Simulated> Sim<R> {
     }
 
     /// Changes the state as another program would.
-    pub fn edit(&self, change: impl FnOnce(&mut R::Observed)) {
-        change(&mut self.lock().state);
+    pub fn edit<T>(&self, change: impl FnOnce(&mut R::Observed) -> T) -> T {
+        let mut inner = self.lock();
+        let changed = change(&mut inner.state);
+        inner.note_change();
+        changed
     }
 
     /// Makes the next operation of that name (see [`Operation::name`]) fail. If the error is [`ErrorKind::Lost`], the operation is carried
     /// out nonetheless.
     pub fn fail_next(&self, op: &'static str, error: ErrorKind) {
-        self.lock().faults.entry(op).or_default().push(error);
+        self.lock().faults.plan(op, error);
     }
 
     /// Makes the next reads fail, that many times.
     pub fn fail_reads(&self, times: usize) {
-        self.lock().unreadable = times;
+        self.lock().faults.unreadable = times;
+    }
+
+    /// Makes operations and reads fail by chance, drawn from `seed`.
+    pub fn fail_by_chance(&self, rates: FaultRates, seed: u64) {
+        self.lock().faults.set_rates(rates, seed);
+    }
+
+    /// Ends the process after `ops` more operations: all later ones change nothing and fail, and so do its reads.
+    pub fn crash_after(&self, ops: usize) {
+        self.lock().faults.crash_after = Some(ops);
+    }
+
+    /// Ends the process that uses this resource. The state stays.
+    pub fn crash(&self) {
+        self.lock().end();
+    }
+
+    /// Whether the process of this handle has ended.
+    #[must_use]
+    pub fn has_crashed(&self) -> bool {
+        !self.lock().is_of(self.process)
+    }
+
+    /// The handle of the next process. The one before has ended, if it had not yet.
+    #[must_use]
+    pub fn restarted(&self) -> Self {
+        let mut inner = self.lock();
+        inner.end();
+        let process = inner.processes;
+        inner.processes += 1;
+        inner.process = Some(process);
+        Self { inner: self.inner.clone(), process }
     }
 
     /// The number of operations that were tried.
@@ -83,77 +142,57 @@ impl<R: Simulated> Sim<R> {
         self.lock().read
     }
 
+    /// The number of changes so far, by the process and by others.
+    #[must_use]
+    pub fn changes(&self) -> u64 {
+        self.lock().changes
+    }
+
+    /// Ready if the state was changed since it had `seen` changes, which it then updates.
+    pub fn poll_changed(&self, seen: &mut u64, context: &Context<'_>) -> Poll<()> {
+        let mut inner = self.lock();
+        if inner.changes != *seen {
+            *seen = inner.changes;
+            return Poll::Ready(());
+        }
+        inner.waiting.retain(|waker| !waker.will_wake(context.waker()));
+        inner.waiting.push(context.waker().clone());
+        Poll::Pending
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner<R>> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Sim<Network> {
-    /// A network whose host namespace holds `state`.
-    #[must_use]
-    pub fn of_host(state: ObservedNet) -> Self {
-        Self::new(PerNamespace::host(state))
-    }
-
-    /// The state of the host's namespace.
-    #[must_use]
-    pub fn host(&self) -> ObservedNet {
-        self.lock().state.get(Namespace::Host).cloned().unwrap_or_default()
-    }
-
-    /// Changes the state of the host's namespace as another program would.
-    pub fn edit_host(&self, change: impl FnOnce(&mut ObservedNet)) {
-        if let Some(host) = self.lock().state.get_mut(Namespace::Host) {
-            change(host);
-        }
-    }
-
-    /// Sets a link of the host's namespace down, and removes the neighbours and routes that the kernel then removes.
-    pub fn set_down(&self, name: LinkName) {
-        self.edit_host(|host| {
-            if let Some(link) = host.links.get_mut(&name) {
-                link.up = false;
-            }
-            host.neighbours.retain(|key, _| key.link != name);
-            host.routes.retain(|_, route| route.via.link() != Some(name));
-        });
-    }
-}
-
-/// The state of namespaces that were empty, after the plan for `want` was carried out.
-#[must_use]
-pub fn reached(want: &PerNamespace<DesiredNet>) -> PerNamespace<ObservedNet> {
-    let mut state: PerNamespace<ObservedNet> =
-        want.iter().map(|(namespace, _)| (namespace, ObservedNet::default())).collect();
-    for op in plan(&state, want).ops {
-        state.apply(&op);
-    }
-    state
-}
-
 impl<R: Simulated> Driver for Sim<R> {
     type Resource = R;
 
-    fn read(&mut self, _: &R::Scope) -> Result<R::Observed, DataplaneError> {
+    fn read(&mut self, scope: &R::Scope) -> Result<R::Observed, DataplaneError> {
         let mut inner = self.lock();
         inner.read += 1;
-        if inner.unreadable > 0 {
-            inner.unreadable -= 1;
+        if inner.faults.of_read() || !inner.is_of(self.process) {
             return Err(DataplaneError::Read { what: "the simulation", source: Errno::ENOBUFS.into() });
         }
-        Ok(inner.state.clone())
+        Ok(R::within(&inner.state, scope))
     }
 
     fn apply(&mut self, ops: &[R::Op]) -> Vec<Attempt> {
         let mut inner = self.lock();
-        ops.iter().map(|op| inner.apply(op)).collect()
+        ops.iter().map(|op| inner.apply(self.process, op)).collect()
     }
 }
 
 impl<R: Simulated> Inner<R> {
-    fn apply(&mut self, op: &R::Op) -> Attempt {
+    fn apply(&mut self, process: u64, op: &R::Op) -> Attempt {
+        if self.is_of(process) && self.faults.ends_before_op() {
+            self.end();
+        }
+        if !self.is_of(process) {
+            return Err(OpError::new(Errno::ESHUTDOWN.into(), Some("the agent has ended".to_owned())));
+        }
         self.written += 1;
-        let fault = self.faults.get_mut(op.name()).and_then(Vec::pop);
+        let fault = self.faults.of_op(op.name());
         if let Some(kind) = fault.filter(|kind| *kind != ErrorKind::Lost) {
             return Err(OpError::of(errno(kind)));
         }
@@ -162,153 +201,28 @@ impl<R: Simulated> Inner<R> {
         }
         R::apply(&mut self.state, op);
         R::happens(&mut self.state, op, self.written);
+        self.note_change();
         fault.map_or(Ok(()), |kind| Err(OpError::of(errno(kind))))
     }
-}
 
-/// The kernel's rules: an entry needs its link, a link that is removed takes its entries along, and a route is refused if one with the
-/// same key exists.
-impl Simulated for Network {
-    fn refusal(observed: &PerNamespace<ObservedNet>, op: &Op) -> Option<ErrorKind> {
-        match op {
-            Op::Kernel(namespace, KernelOp::CreateLink(name, link)) => {
-                cannot_be_made(observed, LinkPlace { namespace: *namespace, name: *name }, link)
-            }
-            Op::Kernel(namespace, op) => observed.get(*namespace).and_then(|net| refused(net, op)),
-            Op::Tunnel(op) => observed.get(Namespace::Host).and_then(|net| refused_tunnel(net, op)),
-        }
+    fn is_of(&self, process: u64) -> bool {
+        self.process == Some(process)
     }
 
-    /// Gives a new link an index that no link had before.
-    fn happens(observed: &mut PerNamespace<ObservedNet>, op: &Op, number: usize) {
-        let made = match op {
-            Op::Kernel(namespace, KernelOp::CreateLink(name, _)) => LinkPlace { namespace: *namespace, name: *name },
-            Op::Tunnel(TunnelOp::Create(name, _)) => LinkPlace::in_host(*name),
-            Op::Kernel(..) | Op::Tunnel(_) => return,
-        };
-        let Some(number) = u32::try_from(number).ok().map(|number| 2 * number + 1000) else { return };
-        let peer = observed.renumber(made, number);
-        if let Some(peer) = peer {
-            observed.renumber(peer, number + 1);
-        }
+    fn end(&mut self) {
+        self.process = None;
+        self.faults.crash_after = None;
     }
-}
 
-fn cannot_be_made(
-    observed: &PerNamespace<ObservedNet>,
-    place: LinkPlace,
-    link: &DesiredLink<KernelKind>,
-) -> Option<ErrorKind> {
-    let is_missing = |place: LinkPlace| observed.id(place).is_none();
-    let (needs, makes) = match &link.kind {
-        KernelKind::Vxlan(vxlan) => (vxlan.parent.and_then(LinkRef::desired), None),
-        KernelKind::Vlan(vlan) => (vlan.parent.desired(), None),
-        KernelKind::Macvlan(macvlan) => (macvlan.parent.desired(), None),
-        KernelKind::Ipip(ipip) => (ipip.parent.and_then(LinkRef::desired), None),
-        KernelKind::Veth(Veth { peer }) => (None, Some(*peer)),
-        KernelKind::Bridge => (None, None),
-    };
-    let master = link.master.map(|name| LinkPlace { name, ..place });
-    if [Some(place), makes].into_iter().flatten().any(|place| !is_missing(place)) {
-        return Some(ErrorKind::Exists);
-    }
-    needs.into_iter().chain(master).any(is_missing).then_some(ErrorKind::NoDevice)
-}
-
-fn refused(net: &ObservedNet, op: &KernelOp) -> Option<ErrorKind> {
-    let missing = |link: &LinkName| !net.links.contains_key(link);
-    let down = |link: &LinkName| net.links.get(link).is_none_or(|link| !link.up);
-    let on = |link: &LinkName| missing(link).then_some(ErrorKind::NoDevice);
-    match op {
-        KernelOp::ChangeLink(name, link) => on(name).or_else(|| link.master.as_ref().and_then(on)),
-        KernelOp::PutAddress(address) if is_without_ipv6(net, address) => Some(ErrorKind::Permission),
-        KernelOp::PutAddress(address) => on(&address.link),
-        KernelOp::PutFdb(key, _) => on(&key.link),
-        KernelOp::PutFlood(entry) => on(&entry.link),
-        KernelOp::PutNeighbour(key, _) => on(&key.link),
-        KernelOp::AddRoute(key, _) if net.routes.contains_key(key) => Some(ErrorKind::Exists),
-        KernelOp::AddRoute(_, hop) | KernelOp::ReplaceRoute(_, hop) => {
-            hop.link().filter(down).map(|_| ErrorKind::Other)
-        }
-        KernelOp::Set(setting, _) => setting.link().filter(missing).map(|_| ErrorKind::Absent),
-        KernelOp::CreateLink(..)
-        | KernelOp::DeleteLink(_)
-        | KernelOp::DeleteAddress(_)
-        | KernelOp::DeleteFdb(_)
-        | KernelOp::DeleteFlood(_)
-        | KernelOp::DeleteNeighbour(_)
-        | KernelOp::DeleteRoute(..) => None,
-    }
-}
-
-fn refused_tunnel(net: &ObservedNet, op: &TunnelOp) -> Option<ErrorKind> {
-    let is_missing = |link: &LinkName| !net.links.contains_key(link);
-    match op {
-        TunnelOp::Create(name, _) => (!is_missing(name)).then_some(ErrorKind::Exists),
-        TunnelOp::Change(name, _) => is_missing(name).then_some(ErrorKind::NoDevice),
-        TunnelOp::PutForward(key, _) => is_missing(&key.link).then_some(ErrorKind::NoDevice),
-        TunnelOp::Delete(_) | TunnelOp::DeleteForward(_) => None,
+    fn note_change(&mut self) {
+        self.changes += 1;
+        self.waiting.drain(..).for_each(Waker::wake);
     }
 }
 
 impl Simulated for Firewall {
     fn refusal(_: &ObservedFirewall, _: &FirewallOp) -> Option<ErrorKind> {
         None
-    }
-}
-
-/// Whether the kernel refuses an IPv6 address since `disable_ipv6` is set on its link (`EACCES` of net/ipv6/addrconf.c).
-fn is_without_ipv6(observed: &ObservedNet, address: &Address) -> bool {
-    address.address.is_ipv6() && observed.settings.get(&Setting::DisableIpv6(address.link)) == Some(&1)
-}
-
-impl ObservedNet {
-    /// The foreign entries alone, for comparison. All entries on our devices are ours.
-    #[must_use]
-    pub fn foreign(&self) -> Self {
-        let mut state = self.clone();
-        let ours: Vec<LinkName> =
-            state.links.iter().filter(|(_, link)| link.owner == Owner::Ours).map(|(name, _)| *name).collect();
-        for name in ours {
-            state.forget_link(name);
-        }
-        state.routes.retain(|_, route| route.owner == Owner::Foreign);
-        // The settings of the host as a whole are ours.
-        state.settings.retain(|setting, _| setting.link().is_some());
-        state
-    }
-}
-
-impl PerNamespace<ObservedNet> {
-    /// The foreign entries of each namespace, for comparison.
-    #[must_use]
-    pub fn foreign(&self) -> Self {
-        self.iter().map(|(namespace, net)| (namespace, net.foreign())).collect()
-    }
-
-    /// Gives a link another index, wherever it is referred to. Returns the peer of a veth.
-    fn renumber(&mut self, place: LinkPlace, number: u32) -> Option<LinkPlace> {
-        let before = self.id(place)?;
-        for (_, net) in self.iter_mut() {
-            for link in net.links.values_mut() {
-                for named in link.named_mut().filter(|named| **named == before) {
-                    named.index = number;
-                }
-            }
-        }
-        let link = self.get_mut(place.namespace)?.links.get_mut(&place.name)?;
-        link.index = number;
-        let peer = match link.kind {
-            ObservedKind::Veth(Veth { peer }) => peer?,
-            ObservedKind::Vxlan(_)
-            | ObservedKind::Tun(_)
-            | ObservedKind::Bridge
-            | ObservedKind::Vlan(_)
-            | ObservedKind::Macvlan(_)
-            | ObservedKind::Ipip(_)
-            | ObservedKind::Other(_) => return None,
-        };
-        Some(LinkPlace { namespace: peer.namespace, name: peer.name })
     }
 }
 

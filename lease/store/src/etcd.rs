@@ -208,10 +208,6 @@ fn next_page(kvs: &[etcd_client::KeyValue]) -> i64 {
 impl LeaseStore for EtcdStore {
     type Watch = EtcdWatch;
 
-    fn answers(&self) -> watch::Receiver<Instant> {
-        self.last_answer.subscribe()
-    }
-
     async fn get(&self, key: &[u8]) -> Result<Read, StoreError> {
         let get = |client: Client| async move {
             client.kv_client().max_decoding_message_size(LONGEST_ANSWER).get(key, None).await
@@ -302,6 +298,10 @@ impl LeaseStore for EtcdStore {
         let asked = Asked::to_read("watch", prefix);
         let stream = self.call(&asked, open).await.map_err(WatchError::Ended)?;
         Ok(EtcdWatch { stream, asked, settings: self.settings.clone() })
+    }
+
+    fn answers(&self) -> watch::Receiver<Instant> {
+        self.last_answer.subscribe()
     }
 }
 

@@ -24,7 +24,7 @@ pub use etcd::{
 pub use key_watch::{KeyEvent, KeyWatch};
 pub use random::Random;
 #[cfg(feature = "sim")]
-pub use sim::{SimBackup, SimCall, SimFault, SimStore, SimWatch};
+pub use sim::{SimBackup, SimCall, SimCut, SimFault, SimStore, SimWatch};
 pub use store::{
     Committed, Compare, Event, KeyValue, LeaseId, LeaseStore, Listing, Read, Revision, StoreError, Txn, WatchBatch,
     WatchError, WatchStream, Write,

@@ -4,7 +4,9 @@
 //! interleaving.
 
 mod calls;
+mod client;
 mod state;
+mod watches;
 
 use std::{
     collections::BTreeMap,
@@ -12,34 +14,31 @@ use std::{
     time::Duration,
 };
 
-use tokio::{sync::watch, time::Instant};
+use tokio::time::Instant;
 
-pub use calls::SimWatch;
+pub use client::SimCut;
 pub use state::SimBackup;
+pub use watches::SimWatch;
+
+use client::Client;
 use state::State;
+use watches::Watches;
 
 use crate::{LeaseId, Listing, Revision};
 
-/// The store. Clones share their content.
+/// A client of the store. Clones are the same client; see [`SimStore::another_client`].
 #[derive(Clone, Debug)]
 pub struct SimStore {
-    shared: Arc<Shared>,
-    /// The number of calls by this client and its clones.
-    own_counts: Arc<Mutex<BTreeMap<SimCall, u64>>>,
-}
-
-#[derive(Debug)]
-struct Shared {
-    inner: Mutex<Inner>,
-    /// Notified whenever a watch may have something to report.
-    bell: watch::Sender<()>,
+    inner: Arc<Mutex<Inner>>,
+    /// The number of this client.
+    client: usize,
 }
 
 #[derive(Debug)]
 struct Inner {
     state: State,
-    /// Watches opened in another epoch are broken.
-    epoch: u64,
+    watches: Watches,
+    clients: Vec<Client>,
     down: bool,
     stalled_until: Option<Instant>,
     faults: Vec<Planned>,
@@ -106,12 +105,13 @@ pub enum SimFault {
 }
 
 impl SimStore {
-    /// Makes an empty store, with delays drawn from `seed`.
+    /// Makes an empty store with one client, with delays drawn from `seed`.
     #[must_use]
     pub fn new(seed: u64) -> Self {
         let inner = Inner {
             state: State::default(),
-            epoch: 0,
+            watches: Watches::default(),
+            clients: vec![Client::default()],
             down: false,
             stalled_until: None,
             faults: Vec::new(),
@@ -119,24 +119,7 @@ impl SimStore {
             writes: WritesInFlight::default(),
             random: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
         };
-        let shared = Arc::new(Shared { inner: Mutex::new(inner), bell: watch::Sender::new(()) });
-        Self { shared, own_counts: Arc::default() }
-    }
-
-    /// Returns another client of the same store; its calls are counted separately.
-    #[must_use]
-    pub fn another_client(&self) -> Self {
-        Self { shared: Arc::clone(&self.shared), own_counts: Arc::default() }
-    }
-
-    /// Counts the calls of that kind by this client.
-    #[must_use]
-    pub fn own_count(&self, call: SimCall) -> u64 {
-        self.own_counts().get(&call).copied().unwrap_or(0)
-    }
-
-    fn own_counts(&self) -> MutexGuard<'_, BTreeMap<SimCall, u64>> {
-        self.own_counts.lock().unwrap_or_else(PoisonError::into_inner)
+        Self { inner: Arc::new(Mutex::new(inner)), client: 0 }
     }
 
     /// Makes the next call of that kind fail. Faults set several times apply to one call after another.
@@ -146,20 +129,21 @@ impl SimStore {
 
     /// Makes a call of that kind fail, after `spared` calls that do not.
     pub fn fail_later(&self, call: SimCall, spared: u32, fault: SimFault) {
-        self.change(|inner| inner.faults.push(Planned { call, spared, fault }));
+        self.lock().faults.push(Planned { call, spared, fault });
     }
 
     /// Makes the store unavailable, or available again. Watches break; leases go on to expire.
     pub fn set_down(&self, down: bool) {
-        self.change(|inner| {
-            inner.down = down;
-            inner.epoch += u64::from(down);
-        });
+        let mut inner = self.lock();
+        inner.down = down;
+        if down {
+            inner.watches.break_all();
+        }
     }
 
     /// Delays all answers by `duration`; calls and watches stay open.
     pub fn stall(&self, duration: Duration) {
-        self.change(|inner| inner.stalled_until = Some(Instant::now() + duration));
+        self.lock().stalled_until = Some(Instant::now() + duration);
     }
 
     /// The largest number of writing calls that were in flight at once.
@@ -170,12 +154,12 @@ impl SimStore {
 
     /// Breaks all open watches.
     pub fn break_watches(&self) {
-        self.change(|inner| inner.epoch += 1);
+        self.lock().watches.break_all();
     }
 
     /// Hides the next change from all watches, as a bug of etcd 3.4 did.
     pub fn lose_next_event(&self) {
-        self.change(|inner| inner.state.lose_events += 1);
+        self.lock().state.lose_events += 1;
     }
 
     /// Compacts the history up to the current revision.
@@ -192,8 +176,8 @@ impl SimStore {
     /// Replaces the store's content by a backup, or by nothing with `SimBackup::default()`. Revisions go back.
     pub fn restore(&self, backup: SimBackup) {
         self.change(|inner| {
-            inner.state = backup.0;
-            inner.epoch += 1;
+            inner.state.restore(backup.0);
+            inner.watches.break_all();
         });
     }
 
@@ -237,16 +221,14 @@ impl SimStore {
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.shared.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn change<T>(&self, change: impl FnOnce(&mut Inner) -> T) -> T {
-        let changed = {
-            let mut inner = self.lock();
-            inner.state.expire(Instant::now());
-            change(&mut inner)
-        };
-        self.shared.bell.send_replace(());
+        let mut inner = self.lock();
+        inner.expire();
+        let changed = change(&mut inner);
+        inner.distribute();
         changed
     }
 }
@@ -264,11 +246,29 @@ impl Inner {
         }
     }
 
+    /// Revokes the leases that have expired.
+    fn expire(&mut self) {
+        self.state.expire(Instant::now());
+        self.distribute();
+    }
+
+    /// Hands the changes since the last call to the watches that want them.
+    fn distribute(&mut self) {
+        for event in self.state.take_fresh() {
+            self.watches.hand_out(&event);
+        }
+    }
+
     /// xorshift64, <https://www.jstatsoft.org/article/view/v008i14>.
     fn random(&mut self) -> u64 {
         self.random ^= self.random << 13;
         self.random ^= self.random >> 7;
         self.random ^= self.random << 17;
         self.random
+    }
+
+    /// True in `per_mille` of 1000 cases.
+    fn chance(&mut self, per_mille: u16) -> bool {
+        per_mille > 0 && self.random() % 1000 < per_mille.into()
     }
 }

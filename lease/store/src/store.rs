@@ -264,10 +264,14 @@ pub trait LeaseStore: Clone + Send + Sync + 'static {
     /// Revokes the store's lease and removes the keys attached to it. Not an error if it is already gone.
     fn revoke(&self, lease: LeaseId) -> impl Future<Output = Result<(), StoreError>> + Send;
 
-    /// The time at which the store last answered a single call.
+    /// Opens a watch on all keys that begin with `prefix`, starting at revision `from`.
+    fn watch(&self, prefix: &[u8], from: Revision) -> impl Future<Output = Result<Self::Watch, WatchError>> + Send;
+
+    /// The time at which the store last answered a call of this client, also with one page of a listing; at first, the
+    /// time at which the client was made.
     fn answers(&self) -> watch::Receiver<Instant>;
 
-    /// Waits for `answer` as long as the store answers its single calls: a long listing, page by page, is not silence.
+    /// Waits for `answer` as long as the store answers single calls: a long listing, page by page, is not silence.
     /// Returns `None` after `silence` without any answer, or after `limit` in all.
     fn while_responsive<T>(
         &self,
@@ -275,9 +279,9 @@ pub trait LeaseStore: Clone + Send + Sync + 'static {
         silence: Duration,
         limit: Duration,
     ) -> impl Future<Output = Option<T>> {
-        let mut last_answer = self.answers();
+        let mut answers = self.answers();
         async move {
-            let silent = async { while let Ok(Ok(())) = tokio::time::timeout(silence, last_answer.changed()).await {} };
+            let silent = async { while let Ok(Ok(())) = tokio::time::timeout(silence, answers.changed()).await {} };
             tokio::select! {
                 answer = answer => Some(answer),
                 () = silent => None,
@@ -285,9 +289,6 @@ pub trait LeaseStore: Clone + Send + Sync + 'static {
             }
         }
     }
-
-    /// Opens a watch on all keys that begin with `prefix`, starting at revision `from`.
-    fn watch(&self, prefix: &[u8], from: Revision) -> impl Future<Output = Result<Self::Watch, WatchError>> + Send;
 }
 
 /// An open watch.

@@ -4,28 +4,17 @@ use std::time::Duration;
 
 use tokio::{sync::watch, time::Instant};
 
-use super::{SimCall, SimFault, SimStore, state::State};
-use crate::{
-    Committed, LeaseId, LeaseStore, Listing, Read, Revision, StoreError, Txn, WatchBatch, WatchError, WatchStream,
-};
-
-/// An open watch on the simulated store.
-#[derive(Debug)]
-pub struct SimWatch {
-    store: SimStore,
-    prefix: Vec<u8>,
-    next: i64,
-    epoch: u64,
-    bell: watch::Receiver<()>,
-}
+use super::{Inner, SimCall, SimCut, SimFault, SimStore, SimWatch, state::State};
+use crate::{Committed, LeaseId, LeaseStore, Listing, Read, Revision, StoreError, Txn, WatchError};
 
 /// The time limit of a call, the same as the real store's default.
 const TIMEOUT: Duration = Duration::from_secs(5);
 const OPERATION: &str = "a simulated call";
 
 impl SimStore {
-    /// Delays a call on one way between client and store.
-    async fn transit(&self) {
+    /// Delays a call on one way between client and store. Returns whether it arrives, which it does not while the client
+    /// is cut off.
+    async fn transit(&self) -> Result<(), Lost> {
         let (delay, stall) = {
             let mut inner = self.lock();
             (Duration::from_micros(inner.random() % 2000), inner.stalled_until)
@@ -34,6 +23,11 @@ impl SimStore {
             tokio::time::sleep_until(stall).await;
         }
         tokio::time::sleep(delay).await;
+        match self.of_client(|client| client.cut) {
+            None => Ok(()),
+            Some((SimCut::HalfOpen, _)) => Err(Lost::Silently),
+            Some((SimCut::Reset, _)) => Err(Lost::Reset),
+        }
     }
 
     async fn call<T>(
@@ -45,27 +39,113 @@ impl SimStore {
         T: Send,
     {
         let _in_flight = InFlight::begin(self, call);
-        *self.own_counts().entry(call).or_default() += 1;
+        self.of_client(|client| *client.counts.entry(call).or_default() += 1);
+        let mut request = Request { store: self, apply: Some(apply) };
+        if self.of_client(|client| client.crashed) {
+            request.apply = None;
+            return std::future::pending().await;
+        }
         let there_and_back = async {
-            self.transit().await;
-            let answer = self.change(|inner| {
-                *inner.counts.entry(call).or_default() += 1;
-                let fault = inner.fault(call);
-                match fault {
-                    Some(SimFault::Unauthorised) => {
-                        let remedy = "simulated".to_owned();
-                        Err(StoreError::Unauthorised { operation: OPERATION, remedy, source: "simulated".into() })
-                    }
-                    Some(SimFault::Unavailable) => Err(unavailable()),
-                    Some(SimFault::LostReply) => apply(&mut inner.state).and_then(|_| Err(unavailable())),
-                    None if inner.down => Err(unavailable()),
-                    None => apply(&mut inner.state),
-                }
-            });
-            self.transit().await;
-            answer
+            self.transit().await?;
+            let answer = request.arrive(call)?;
+            self.transit().await?;
+            Ok(answer)
         };
-        tokio::time::timeout(TIMEOUT, there_and_back).await.unwrap_or_else(|_| Err(unavailable()))
+        let ended = tokio::time::timeout(TIMEOUT, until_answered(there_and_back)).await;
+        if self.of_client(|client| client.crashed) {
+            return std::future::pending().await;
+        }
+        let answer = ended.unwrap_or_else(|_| Err(unavailable()));
+        if answer.is_ok() {
+            self.of_client(|client| client.answers.send_replace(Instant::now()));
+        }
+        answer
+    }
+}
+
+/// The way in which a call or its answer is lost.
+enum Lost {
+    /// The client waits for the answer until its time limit.
+    Silently,
+    /// The client is told that the connection is gone.
+    Reset,
+}
+
+/// Waits for ever if the answer is lost silently.
+async fn until_answered<T>(answer: impl Future<Output = Result<Result<T, StoreError>, Lost>>) -> Result<T, StoreError> {
+    match answer.await {
+        Ok(answer) => answer,
+        Err(Lost::Reset) => Err(unavailable()),
+        Err(Lost::Silently) => std::future::pending().await,
+    }
+}
+
+/// A call on its way to the store.
+struct Request<'a, F, T>
+where
+    F: FnOnce(&mut State) -> Result<T, StoreError>,
+{
+    store: &'a SimStore,
+    /// `None` once it is carried out, or failed.
+    apply: Option<F>,
+}
+
+impl<F, T> Request<'_, F, T>
+where
+    F: FnOnce(&mut State) -> Result<T, StoreError>,
+{
+    /// Carries the call out, or fails it.
+    fn arrive(&mut self, call: SimCall) -> Result<Result<T, StoreError>, Lost> {
+        let number = self.store.client;
+        let Some(apply) = self.apply.take() else { return Err(Lost::Silently) };
+        self.store.change(|inner| {
+            *inner.counts.entry(call).or_default() += 1;
+            if inner.clients[number].crashed && !inner.chance(CARRIED_OUT) {
+                return Err(Lost::Silently);
+            }
+            let answer = inner.carry_out(call, apply);
+            let lost_replies = inner.clients[number].lost_replies;
+            if inner.chance(lost_replies) { Err(Lost::Silently) } else { Ok(answer) }
+        })
+    }
+}
+
+/// The share, in 1000, of the calls of a crashed client that reach the store nonetheless.
+const CARRIED_OUT: u16 = 500;
+
+/// A call of a crashed client may already be on the wire when its process ends.
+impl<F, T> Drop for Request<'_, F, T>
+where
+    F: FnOnce(&mut State) -> Result<T, StoreError>,
+{
+    fn drop(&mut self) {
+        let Some(apply) = self.apply.take() else { return };
+        let number = self.store.client;
+        self.store.change(|inner| {
+            let client = &inner.clients[number];
+            if client.crashed && client.cut.is_none() && !inner.down && inner.chance(CARRIED_OUT) {
+                let _unheard = apply(&mut inner.state);
+            }
+        });
+    }
+}
+
+impl Inner {
+    fn carry_out<T>(
+        &mut self,
+        call: SimCall,
+        apply: impl FnOnce(&mut State) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        match self.fault(call) {
+            Some(SimFault::Unauthorised) => {
+                let remedy = "simulated".to_owned();
+                Err(StoreError::Unauthorised { operation: OPERATION, remedy, source: "simulated".into() })
+            }
+            Some(SimFault::Unavailable) => Err(unavailable()),
+            Some(SimFault::LostReply) => apply(&mut self.state).and_then(|_| Err(unavailable())),
+            None if self.down => Err(unavailable()),
+            None => apply(&mut self.state),
+        }
     }
 }
 
@@ -94,10 +174,6 @@ impl Drop for InFlight<'_> {
 
 impl LeaseStore for SimStore {
     type Watch = SimWatch;
-
-    fn answers(&self) -> watch::Receiver<Instant> {
-        watch::channel(Instant::now()).1
-    }
 
     async fn get(&self, key: &[u8]) -> Result<Read, StoreError> {
         self.call(SimCall::Get, |state| Ok(state.get(key))).await
@@ -133,49 +209,14 @@ impl LeaseStore for SimStore {
 
     async fn watch(&self, prefix: &[u8], from: Revision) -> Result<SimWatch, WatchError> {
         self.call(SimCall::Watch, |_| Ok(())).await.map_err(WatchError::Ended)?;
-        let (epoch, bell) = (self.lock().epoch, self.shared.bell.subscribe());
-        Ok(SimWatch { store: self.clone(), prefix: prefix.to_vec(), next: from.0, epoch, bell })
+        Ok(SimWatch::open(self, prefix, from))
+    }
+
+    fn answers(&self) -> watch::Receiver<Instant> {
+        self.of_client(|client| client.answers.subscribe())
     }
 }
 
-impl WatchStream for SimWatch {
-    async fn next(&mut self) -> Result<WatchBatch, WatchError> {
-        loop {
-            // Mark the notification as seen before reading the state, or one sent in between would be lost.
-            self.bell.mark_unchanged();
-            let wake_at = {
-                let mut inner = self.store.lock();
-                let now = Instant::now();
-                inner.state.expire(now);
-                if inner.epoch != self.epoch {
-                    return Err(WatchError::Ended(unavailable()));
-                }
-                match inner.stalled_until.filter(|until| *until > now) {
-                    Some(until) => Some(until),
-                    None => {
-                        let batch = inner.state.since(&self.prefix, self.next)?;
-                        self.next = self.next.max(batch.revision.0 + 1);
-                        if !batch.events.is_empty() {
-                            return Ok(batch);
-                        }
-                        inner.state.next_expiry()
-                    }
-                }
-            };
-            let waited = async {
-                match wake_at {
-                    Some(at) => tokio::time::sleep_until(at).await,
-                    None => std::future::pending().await,
-                }
-            };
-            tokio::select! {
-                _ = self.bell.changed() => {}
-                () = waited => {}
-            }
-        }
-    }
-}
-
-fn unavailable() -> StoreError {
+pub(super) const fn unavailable() -> StoreError {
     StoreError::Unavailable { operation: OPERATION, source: None }
 }

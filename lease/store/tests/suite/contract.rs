@@ -35,6 +35,7 @@ async fn contract<S: LeaseStore>(store: &S) {
     leases(store).await;
     expiry(store).await;
     lists_and_watches(store).await;
+    long_answers(store).await;
 }
 
 fn put(key: &str, value: &str, lease: Option<LeaseId>) -> Write {
@@ -123,6 +124,24 @@ async fn lists_and_watches<S: LeaseStore>(store: &S) {
     let third = write(store, put("/w/subnets/c", "3", None)).await;
     let batch = watch.next().await.unwrap();
     assert!(matches!(&batch.events[..], [Event::Put(kv)] if kv.mod_revision == third), "nothing is lost: {batch:?}");
+}
+
+/// A long answer is waited for as long as its parts come.
+async fn long_answers<S: LeaseStore>(store: &S) {
+    let parts = async |pause: Duration| {
+        for _ in 0..10 {
+            tokio::time::sleep(pause).await;
+            store.get(b"a").await.unwrap();
+        }
+    };
+    let (silence, limit) = (Duration::from_secs(1), Duration::from_secs(60));
+    let parts = || parts(Duration::from_millis(150));
+    assert!(store.while_responsive(parts(), silence, limit).await.is_some(), "1.5 s, never silent");
+    assert!(store.while_responsive(std::future::pending::<()>(), silence, limit).await.is_none(), "silent");
+    assert!(store.while_responsive(parts(), silence, silence).await.is_none(), "too long");
+    let before = *store.answers().borrow();
+    store.get(b"a").await.unwrap();
+    assert!(*store.answers().borrow() > before, "an answer is noted");
 }
 
 async fn compaction<S: LeaseStore>(store: &S, compact: impl AsyncFnOnce(Revision)) {

@@ -218,22 +218,3 @@ async fn what_strangers_write_takes_little_memory() {
         text.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse::<u32>().ok());
     assert!(listed.status.success() && peak.is_some_and(|kilobytes| kilobytes < 80_000), "{peak:?}: {text}");
 }
-
-#[tokio::test]
-async fn a_long_answer_is_waited_for_as_long_as_its_parts_come() {
-    let Some(etcd) = TestEtcd::start().await else { return };
-    let store = etcd.store().await;
-    let parts = async |pause: Duration| {
-        for _ in 0..10 {
-            tokio::time::sleep(pause).await;
-            store.get(b"a").await.unwrap();
-        }
-    };
-    let (silence, limit) = (Duration::from_secs(1), Duration::from_secs(60));
-    assert!(
-        store.while_responsive(parts(Duration::from_millis(150)), silence, limit).await.is_some(),
-        "1.5 s, never silent"
-    );
-    assert!(store.while_responsive(std::future::pending::<()>(), silence, limit).await.is_none(), "silent");
-    assert!(store.while_responsive(parts(Duration::from_millis(150)), silence, silence).await.is_none(), "too long");
-}

@@ -1,0 +1,194 @@
+//! The resource `Network` in memory, with the kernel's rules.
+
+use wire_net::LinkName;
+
+use super::{Sim, Simulated};
+use crate::{
+    Address, DesiredLink, DesiredNet, ErrorKind, KernelKind, KernelOp, LinkPlace, LinkRef, Namespace, Network,
+    ObservedKind, ObservedNet, Op, Owner, PerNamespace, Setting, TunnelOp, Veth, plan,
+};
+
+impl Sim<Network> {
+    /// A network whose host namespace holds `state`.
+    #[must_use]
+    pub fn of_host(state: ObservedNet) -> Self {
+        Self::new(PerNamespace::host(state))
+    }
+
+    /// The state of the host's namespace.
+    #[must_use]
+    pub fn host(&self) -> ObservedNet {
+        self.lock().state.get(Namespace::Host).cloned().unwrap_or_default()
+    }
+
+    /// Changes the state of the host's namespace as another program would.
+    pub fn edit_host(&self, change: impl FnOnce(&mut ObservedNet)) {
+        self.edit(|state| {
+            if let Some(host) = state.get_mut(Namespace::Host) {
+                change(host);
+            }
+        });
+    }
+
+    /// Sets a link of the host's namespace down, and removes the neighbours and routes that the kernel then removes.
+    pub fn set_down(&self, name: LinkName) {
+        self.edit_host(|host| {
+            if let Some(link) = host.links.get_mut(&name) {
+                link.up = false;
+            }
+            host.neighbours.retain(|key, _| key.link != name);
+            host.routes.retain(|_, route| route.via.link() != Some(name));
+        });
+    }
+}
+
+/// The state of namespaces that were empty, after the plan for `want` was carried out.
+#[must_use]
+pub fn reached(want: &PerNamespace<DesiredNet>) -> PerNamespace<ObservedNet> {
+    let mut state: PerNamespace<ObservedNet> =
+        want.iter().map(|(namespace, _)| (namespace, ObservedNet::default())).collect();
+    for op in plan(&state, want).ops {
+        state.apply(&op);
+    }
+    state
+}
+
+/// The kernel's rules: an entry needs its link, a link that is removed takes its entries along, and a route is refused if one with the
+/// same key exists.
+impl Simulated for Network {
+    fn refusal(observed: &PerNamespace<ObservedNet>, op: &Op) -> Option<ErrorKind> {
+        match op {
+            Op::Kernel(namespace, KernelOp::CreateLink(name, link)) => {
+                cannot_be_made(observed, LinkPlace { namespace: *namespace, name: *name }, link)
+            }
+            Op::Kernel(namespace, op) => observed.get(*namespace).and_then(|net| refused(net, op)),
+            Op::Tunnel(op) => observed.get(Namespace::Host).and_then(|net| refused_tunnel(net, op)),
+        }
+    }
+
+    /// Gives a new link an index that no link had before.
+    fn happens(observed: &mut PerNamespace<ObservedNet>, op: &Op, number: usize) {
+        let made = match op {
+            Op::Kernel(namespace, KernelOp::CreateLink(name, _)) => LinkPlace { namespace: *namespace, name: *name },
+            Op::Tunnel(TunnelOp::Create(name, _)) => LinkPlace::in_host(*name),
+            Op::Kernel(..) | Op::Tunnel(_) => return,
+        };
+        let Some(number) = u32::try_from(number).ok().map(|number| 2 * number + 1000) else { return };
+        let peer = observed.renumber(made, number);
+        if let Some(peer) = peer {
+            observed.renumber(peer, number + 1);
+        }
+    }
+}
+
+fn cannot_be_made(
+    observed: &PerNamespace<ObservedNet>,
+    place: LinkPlace,
+    link: &DesiredLink<KernelKind>,
+) -> Option<ErrorKind> {
+    let is_missing = |place: LinkPlace| observed.id(place).is_none();
+    let (needs, makes) = match &link.kind {
+        KernelKind::Vxlan(vxlan) => (vxlan.parent.and_then(LinkRef::desired), None),
+        KernelKind::Vlan(vlan) => (vlan.parent.desired(), None),
+        KernelKind::Macvlan(macvlan) => (macvlan.parent.desired(), None),
+        KernelKind::Ipip(ipip) => (ipip.parent.and_then(LinkRef::desired), None),
+        KernelKind::Veth(Veth { peer }) => (None, Some(*peer)),
+        KernelKind::Bridge => (None, None),
+    };
+    let master = link.master.map(|name| LinkPlace { name, ..place });
+    if [Some(place), makes].into_iter().flatten().any(|place| !is_missing(place)) {
+        return Some(ErrorKind::Exists);
+    }
+    needs.into_iter().chain(master).any(is_missing).then_some(ErrorKind::NoDevice)
+}
+
+fn refused(net: &ObservedNet, op: &KernelOp) -> Option<ErrorKind> {
+    let missing = |link: &LinkName| !net.links.contains_key(link);
+    let down = |link: &LinkName| net.links.get(link).is_none_or(|link| !link.up);
+    let on = |link: &LinkName| missing(link).then_some(ErrorKind::NoDevice);
+    match op {
+        KernelOp::ChangeLink(name, link) => on(name).or_else(|| link.master.as_ref().and_then(on)),
+        KernelOp::PutAddress(address) if is_without_ipv6(net, address) => Some(ErrorKind::Permission),
+        KernelOp::PutAddress(address) => on(&address.link),
+        KernelOp::PutFdb(key, _) => on(&key.link),
+        KernelOp::PutFlood(entry) => on(&entry.link),
+        KernelOp::PutNeighbour(key, _) => on(&key.link),
+        KernelOp::AddRoute(key, _) if net.routes.contains_key(key) => Some(ErrorKind::Exists),
+        KernelOp::AddRoute(_, hop) | KernelOp::ReplaceRoute(_, hop) => {
+            hop.link().filter(down).map(|_| ErrorKind::Other)
+        }
+        KernelOp::Set(setting, _) => setting.link().filter(missing).map(|_| ErrorKind::Absent),
+        KernelOp::CreateLink(..)
+        | KernelOp::DeleteLink(_)
+        | KernelOp::DeleteAddress(_)
+        | KernelOp::DeleteFdb(_)
+        | KernelOp::DeleteFlood(_)
+        | KernelOp::DeleteNeighbour(_)
+        | KernelOp::DeleteRoute(..) => None,
+    }
+}
+
+fn refused_tunnel(net: &ObservedNet, op: &TunnelOp) -> Option<ErrorKind> {
+    let is_missing = |link: &LinkName| !net.links.contains_key(link);
+    match op {
+        TunnelOp::Create(name, _) => (!is_missing(name)).then_some(ErrorKind::Exists),
+        TunnelOp::Change(name, _) => is_missing(name).then_some(ErrorKind::NoDevice),
+        TunnelOp::PutForward(key, _) => is_missing(&key.link).then_some(ErrorKind::NoDevice),
+        TunnelOp::Delete(_) | TunnelOp::DeleteForward(_) => None,
+    }
+}
+
+/// Whether the kernel refuses an IPv6 address since `disable_ipv6` is set on its link (`EACCES` of net/ipv6/addrconf.c).
+fn is_without_ipv6(observed: &ObservedNet, address: &Address) -> bool {
+    address.address.is_ipv6() && observed.settings.get(&Setting::DisableIpv6(address.link)) == Some(&1)
+}
+
+impl ObservedNet {
+    /// The foreign entries alone, for comparison. All entries on our devices are ours.
+    #[must_use]
+    pub fn foreign(&self) -> Self {
+        let mut state = self.clone();
+        let ours: Vec<LinkName> =
+            state.links.iter().filter(|(_, link)| link.owner == Owner::Ours).map(|(name, _)| *name).collect();
+        for name in ours {
+            state.forget_link(name);
+        }
+        state.routes.retain(|_, route| route.owner == Owner::Foreign);
+        // The settings of the host as a whole are ours.
+        state.settings.retain(|setting, _| setting.link().is_some());
+        state
+    }
+}
+
+impl PerNamespace<ObservedNet> {
+    /// The foreign entries of each namespace, for comparison.
+    #[must_use]
+    pub fn foreign(&self) -> Self {
+        self.iter().map(|(namespace, net)| (namespace, net.foreign())).collect()
+    }
+
+    /// Gives a link another index, wherever it is referred to. Returns the peer of a veth.
+    fn renumber(&mut self, place: LinkPlace, number: u32) -> Option<LinkPlace> {
+        let before = self.id(place)?;
+        for (_, net) in self.iter_mut() {
+            for link in net.links.values_mut() {
+                for named in link.named_mut().filter(|named| **named == before) {
+                    named.index = number;
+                }
+            }
+        }
+        let link = self.get_mut(place.namespace)?.links.get_mut(&place.name)?;
+        link.index = number;
+        let peer = match link.kind {
+            ObservedKind::Veth(Veth { peer }) => peer?,
+            ObservedKind::Vxlan(_)
+            | ObservedKind::Tun(_)
+            | ObservedKind::Bridge
+            | ObservedKind::Vlan(_)
+            | ObservedKind::Macvlan(_)
+            | ObservedKind::Ipip(_)
+            | ObservedKind::Other(_) => return None,
+        };
+        Some(LinkPlace { namespace: peer.namespace, name: peer.name })
+    }
+}
