@@ -299,7 +299,11 @@ impl<S: LeaseStore> Holder<S> {
             }
             // The read that follows shows what happened.
             Err(ClaimError::Store(error)) => keeping.write_trouble = Some(chain(&error)),
-            Err(_) => {}
+            // The store may no longer know our lease, as after a restore of a backup: the renewal shows that.
+            Err(_) => {
+                let renew_at = Instant::now();
+                holding.life = holding.life.map(|life| Life { renew_at, ..life });
+            }
         }
         keeping.rewritten = Some(Instant::now());
         keeping.watch.read_again();
