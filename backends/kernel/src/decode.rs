@@ -354,7 +354,7 @@ fn route_fields(bytes: &[u8], table: u8) -> RouteFields {
 
 /// Whether a route is ours; `None` if it does not concern the agent. A route of our protocol is ours on any link, since it may be on a
 /// device of an earlier network config.
-fn owner(destination: Prefix, route: &ObservedRoute, is_on_ours: bool, scope: &Scope) -> Option<Owner> {
+pub(crate) fn owner(destination: Prefix, route: &ObservedRoute, is_on_ours: bool, scope: &Scope) -> Option<Owner> {
     let inside = scope.networks.iter().any(|network| network.covers(destination));
     match route.via.link() {
         Some(_) if is_on_ours => (route.protocol != rtprot::KERNEL).then_some(Owner::Ours),

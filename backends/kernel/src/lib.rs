@@ -18,6 +18,8 @@ mod nics;
 pub mod port;
 mod read;
 mod settings;
+#[cfg(any(test, feature = "sim"))]
+pub mod sim;
 mod sysctl;
 #[cfg(test)]
 pub(crate) mod tests;

@@ -63,7 +63,7 @@ impl Changes {
         self.ours || self.underlay
     }
 
-    const OVERRUN: Self = Self { ours: true, underlay: true, overrun: true };
+    pub(crate) const OVERRUN: Self = Self { ours: true, underlay: true, overrun: true };
 }
 
 impl Monitor {
@@ -326,7 +326,7 @@ const fn is_link_local(address: IpAddr) -> bool {
 }
 
 /// Whether two links have the same settings, of those that the agent uses.
-fn are_equal(one: &ObservedLink, other: &ObservedLink) -> bool {
+pub(crate) fn are_equal(one: &ObservedLink, other: &ObservedLink) -> bool {
     let kind = match (&one.kind, &other.kind) {
         (ObservedKind::Vxlan(a), ObservedKind::Vxlan(b)) => {
             a.vni == b.vni && a.parent == b.parent && a.local == b.local && a.learning == b.learning

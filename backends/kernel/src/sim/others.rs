@@ -1,0 +1,260 @@
+//! What others do to a host in memory: its administrator, other programs, the network, a reboot.
+
+use std::net::IpAddr;
+
+use wire_net::{Family, LinkName, LocalAddress, MacAddr, Mtu, Prefix};
+use wire_state::{
+    LinkPlace, Namespace, NextHop, ObservedKind, ObservedLink, ObservedNet, ObservedRoute, Owner, PerNamespace,
+    RouteKey, Setting, Via,
+};
+
+use super::{Boot, LinkFacts, SimHost, link};
+use crate::{AddressState, DeviceCounters, HostAddress};
+
+/// `RTPROT_DHCP` of linux/rtnetlink.h.
+const DHCP: u8 = 16;
+
+impl SimHost {
+    /// Adds a network card that is up.
+    ///
+    /// # Panics
+    /// If `name` is no name of a link.
+    pub fn add_card(&self, name: &str, mac: MacAddr, mtu: Mtu) {
+        let facts = LinkFacts { has_carrier: true, card: Some(mac), ..LinkFacts::default() };
+        self.insert_link(name, link(ObservedKind::Other(String::new()), Some(mac), mtu), facts);
+    }
+
+    /// Adds a link of another program of any kind, for example a bridge.
+    ///
+    /// # Panics
+    /// If `name` is no name of a link.
+    pub fn add_link(&self, name: &str, kind: ObservedKind, mac: Option<MacAddr>, mtu: Mtu) {
+        let facts = LinkFacts { has_carrier: true, ..LinkFacts::default() };
+        self.insert_link(name, link(kind, mac, mtu), facts);
+    }
+
+    pub(super) fn insert_link(&self, name: &str, link: ObservedLink, facts: LinkFacts) {
+        let name = named(name);
+        self.facts().links.insert(name, facts);
+        self.edit_net(|net| {
+            let foreign = net.links.values().filter(|link| link.index < 1000).map(|link| link.index);
+            let index = foreign.max().unwrap_or_default() + 1;
+            net.links.insert(name, ObservedLink { index, ..link });
+            super::set_as_new(net, name);
+        });
+        self.underlay_changed();
+    }
+
+    /// Adds an address to a link of the host.
+    ///
+    /// # Panics
+    /// If `name` is no name of a link, or `len` is too large.
+    pub fn add_address(&self, name: &str, address: IpAddr, len: u8) {
+        let local = LocalAddress::new(address, len).expect("a length of the family");
+        let own = HostAddress { local, state: AddressState::Stable };
+        if let Some(facts) = self.facts().links.get_mut(&named(name)) {
+            facts.addresses.push(own);
+        }
+        self.underlay_changed();
+    }
+
+    /// Removes an address from a link of the host, with nothing else.
+    ///
+    /// # Panics
+    /// If `name` is no name of a link.
+    pub fn remove_address(&self, name: &str, address: IpAddr) {
+        if let Some(facts) = self.facts().links.get_mut(&named(name)) {
+            facts.addresses.retain(|own| own.local.address != address);
+        }
+        self.underlay_changed();
+    }
+
+    /// Adds a foreign route of the main table, with the default metric.
+    pub fn add_route(&self, destination: Prefix, hop: NextHop) {
+        let route =
+            ObservedRoute { via: Via::NextHop(hop), protocol: DHCP, uses_nexthop: false, owner: Owner::Foreign };
+        self.edit_net(|net| {
+            net.routes.insert(RouteKey::main(destination), route);
+        });
+        if destination.len() == 0 {
+            self.underlay_changed();
+        }
+    }
+
+    /// Removes a route of the main table, whosever it is.
+    pub fn remove_route(&self, destination: Prefix) {
+        self.edit_net(|net| net.routes.retain(|key, _| key.destination != destination));
+        if destination.len() == 0 {
+            self.underlay_changed();
+        }
+    }
+
+    /// Takes the present links, addresses and routes for those that the host has after each boot.
+    pub fn set_boot(&self) {
+        let net = self.state();
+        let mut facts = self.facts();
+        facts.boot = Boot { net, links: facts.links.clone() };
+    }
+
+    /// Restarts the host: its links and routes are those of [`SimHost::set_boot`], and all else is gone. The agent has ended.
+    pub fn reboot(&self) {
+        self.net.crash();
+        let boot = {
+            let mut facts = self.facts();
+            facts.links = facts.boot.links.clone();
+            facts.counters.clear();
+            facts.withdrawn = ObservedNet::default();
+            facts.boot.net.clone()
+        };
+        self.net.edit(|state| *state = PerNamespace::host(boot));
+        self.underlay_changed();
+    }
+
+    /// Deletes a link with all that the kernel deletes along with it.
+    ///
+    /// # Panics
+    /// If `name` is no name of a link.
+    pub fn delete_link(&self, name: &str) {
+        let place = LinkPlace::in_host(named(name));
+        self.net.edit(|state| {
+            state.apply(&wire_state::Op::Kernel(Namespace::Host, wire_state::KernelOp::DeleteLink(place.name)));
+        });
+        if self.facts().links.remove(&place.name).is_some() {
+            self.underlay_changed();
+        }
+    }
+
+    /// Deletes the routes on a link, as `ip route flush dev` does.
+    ///
+    /// # Panics
+    /// If `name` is no name of a link.
+    pub fn flush_routes(&self, name: &str) {
+        let name = named(name);
+        self.edit_net(|net| net.routes.retain(|_, route| route.via.link() != Some(name)));
+    }
+
+    /// Deletes the FDB entries of a link.
+    ///
+    /// # Panics
+    /// If `name` is no name of a link.
+    pub fn flush_fdb(&self, name: &str) {
+        let name = named(name);
+        self.edit_net(|net| net.fdb.retain(|key, _| key.link != name));
+    }
+
+    /// Deletes the neighbours on a link, permanent ones too.
+    ///
+    /// # Panics
+    /// If `name` is no name of a link.
+    pub fn flush_neighbours(&self, name: &str) {
+        let name = named(name);
+        self.edit_net(|net| net.neighbours.retain(|key, _| key.link != name));
+    }
+
+    /// Gives a link another Ethernet address.
+    ///
+    /// # Panics
+    /// If `name` is no name of a link.
+    pub fn set_mac(&self, name: &str, mac: MacAddr) {
+        let name = named(name);
+        self.edit_net(|net| {
+            net.neighbours.retain(|key, _| key.link != name);
+            if let Some(link) = net.links.get_mut(&name) {
+                link.mac = Some(mac);
+            }
+        });
+    }
+
+    /// Sets the MTU of a link.
+    ///
+    /// # Panics
+    /// If `name` is no name of a link.
+    pub fn set_mtu(&self, name: &str, mtu: Mtu) {
+        let name = named(name);
+        self.edit_net(|net| {
+            if let Some(link) = net.links.get_mut(&name) {
+                link.mtu = mtu;
+            }
+        });
+    }
+
+    /// Sets a link down: its neighbours and routes are gone.
+    ///
+    /// # Panics
+    /// If `name` is no name of a link.
+    pub fn set_down(&self, name: &str) {
+        let name = named(name);
+        let gone = self.edit_net(|net| {
+            let Some(link) = net.links.get_mut(&name) else { return ObservedNet::default() };
+            link.up = false;
+            net.neighbours.retain(|key, _| key.link != name);
+            let is_on = |route: &ObservedRoute| route.via.link() == Some(name);
+            let routes = net.routes.iter().filter(|(_, route)| is_on(route) && route.owner == Owner::Foreign);
+            let gone = ObservedNet {
+                routes: routes.map(|(key, route)| (*key, route.clone())).collect(),
+                ..ObservedNet::default()
+            };
+            net.routes.retain(|_, route| !is_on(route));
+            gone
+        });
+        self.facts().withdrawn.routes.extend(gone.routes);
+        self.underlay_changed();
+    }
+
+    /// Sets a link up. The host's own routes on it are back, as its network configuration makes them.
+    ///
+    /// # Panics
+    /// If `name` is no name of a link.
+    pub fn set_up(&self, name: &str) {
+        let name = named(name);
+        let withdrawn = std::mem::take(&mut self.facts().withdrawn.routes);
+        let (back, others) = withdrawn.into_iter().partition(|(_, route)| route.via.link() == Some(name));
+        self.facts().withdrawn.routes = others;
+        self.edit_net(|net| {
+            if let Some(link) = net.links.get_mut(&name) {
+                link.up = true;
+            }
+            net.routes.extend::<std::collections::BTreeMap<_, _>>(back);
+        });
+        self.underlay_changed();
+    }
+
+    /// Sets the forwarding of the host, as `sysctl` does.
+    pub fn set_forwarding(&self, family: Family, value: u32) {
+        let op = wire_state::KernelOp::Set(Setting::Forwarding(family), value);
+        self.net.edit(|state| state.apply(&wire_state::Op::Kernel(Namespace::Host, op)));
+    }
+
+    /// Loses notifications: each monitor reports that anything may have changed.
+    pub fn lose_notifications(&self) {
+        self.facts().overruns += 1;
+        self.edit_net(|_| ());
+    }
+
+    /// Counts packets of a device.
+    pub fn count(&self, name: LinkName, passed: DeviceCounters) {
+        let mut facts = self.facts();
+        let counters = facts.counters.entry(name).or_default();
+        counters.received += passed.received;
+        counters.sent += passed.sent;
+    }
+
+    /// Counts UDP packets with wrong checksums.
+    pub fn count_bad_checksums(&self, packets: u64) {
+        self.facts().bad_checksums += packets;
+    }
+
+    /// Changes any entry as another program would.
+    pub fn edit(&self, change: impl FnOnce(&mut ObservedNet)) {
+        self.edit_net(change);
+    }
+
+    fn underlay_changed(&self) {
+        self.facts().underlay_changes += 1;
+        self.edit_net(|_| ());
+    }
+}
+
+fn named(name: &str) -> LinkName {
+    name.parse().expect("a name of a link")
+}
