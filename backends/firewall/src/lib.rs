@@ -29,6 +29,8 @@ mod policy;
 mod program;
 mod render;
 mod rule;
+#[cfg(any(test, feature = "sim"))]
+pub mod sim;
 mod support;
 mod tracking;
 

@@ -15,7 +15,11 @@ use std::{
 use nix::errno::Errno;
 
 use self::faults::Faults;
-pub use self::{faults::FaultRates, network::reached};
+pub use self::{
+    faults::FaultRates,
+    files::{DiskFault, SimFile, SimFiles},
+    network::reached,
+};
 use crate::{
     Attempt, DataplaneError, Driver, ErrorKind, Firewall, FirewallOp, ObservedFirewall, OpError, Operation, Resource,
 };
