@@ -1,55 +1,26 @@
-//! The packet filter of a host in memory.
-
-use std::{future::poll_fn, task::Poll};
+//! The packet filter of a host in memory, as a driver of the agent.
 
 use wire_agent::ports::{FirewallMonitor, FirewallPort};
-use wire_firewall::{Counted, DockerRules, ForeignRules};
+use wire_firewall::{
+    Counted, ForeignRules,
+    sim::{SimFirewall, SimFirewallMonitor, SimPacketFilter},
+};
 use wire_kernel::sim::SimHost;
 use wire_net::{Family, LinkName, Prefix};
 use wire_state::{
     Attempt, ContainerLink, DataplaneError, DesiredTable, Driver, Firewall, FirewallOp, ObservedFirewall, OpError,
-    sim::{FaultRates, Sim},
 };
 
-/// The rules of a host, for one process of the agent.
-#[derive(Clone, Debug)]
+/// The packet filter and the links of a host.
 pub(crate) struct Rules {
-    rules: Sim<Firewall>,
+    driver: SimFirewall,
+    filter: SimPacketFilter,
     kernel: SimHost,
-    /// The number of changes at the last read, or after the last own write.
-    known: Option<u64>,
 }
 
 impl Rules {
-    pub(crate) fn new(kernel: SimHost) -> Self {
-        Self { rules: Sim::new(ObservedFirewall::default()), kernel, known: None }
-    }
-
-    /// The rules for the next process.
-    pub(crate) fn restarted(&self) -> Self {
-        Self { rules: self.rules.restarted(), kernel: self.kernel.clone(), known: None }
-    }
-
-    pub(crate) fn crash(&self) {
-        self.rules.crash();
-    }
-
-    pub(crate) fn reboot(&self) {
-        self.flush();
-    }
-
-    /// Removes all rules, as `nft flush ruleset` does.
-    pub(crate) fn flush(&self) {
-        self.rules.edit(|rules| *rules = ObservedFirewall::default());
-    }
-
-    pub(crate) fn state(&self) -> ObservedFirewall {
-        self.rules.state()
-    }
-
-    /// Fails operations and reads by chance.
-    pub(crate) fn fail_by_chance(&self, rates: FaultRates, seed: u64) {
-        self.rules.fail_by_chance(rates, seed);
+    pub(crate) fn new(filter: SimPacketFilter, kernel: SimHost) -> Self {
+        Self { driver: filter.driver(), filter, kernel }
     }
 }
 
@@ -57,15 +28,11 @@ impl Driver for Rules {
     type Resource = Firewall;
 
     fn read(&mut self, scope: &()) -> Result<ObservedFirewall, DataplaneError> {
-        let read = self.rules.read(scope)?;
-        self.known = Some(self.rules.changes());
-        Ok(read)
+        self.driver.read(scope)
     }
 
     fn apply(&mut self, ops: &[FirewallOp]) -> Vec<Attempt> {
-        let attempts = self.rules.apply(ops);
-        self.known = Some(self.rules.changes());
-        attempts
+        self.driver.apply(ops)
     }
 }
 
@@ -73,39 +40,41 @@ impl FirewallPort for Rules {
     type Monitor = Monitor;
 
     fn monitor(&self) -> Result<Monitor, DataplaneError> {
-        Ok(Monitor { rules: self.rules.clone(), seen: self.rules.changes() })
+        Ok(Monitor(self.filter.monitor()))
     }
 
     fn set_step(&mut self, _: Box<dyn Fn() + Send>) {}
 
-    fn set_families(&mut self, _: Vec<Family>) {}
+    fn set_families(&mut self, families: Vec<Family>) {
+        self.driver.set_families(families);
+    }
 
     fn has_changed(&mut self) -> bool {
-        self.known != Some(self.rules.changes())
+        self.driver.has_changed()
     }
 
     fn hides_legacy_tables(&self) -> bool {
-        false
+        self.driver.hides_legacy_tables()
     }
 
-    fn accepts(&self, _: &DesiredTable) -> bool {
-        true
+    fn accepts(&self, table: &DesiredTable) -> bool {
+        self.driver.accepts(table)
     }
 
     fn counted(&mut self) -> Result<Counted, DataplaneError> {
-        Ok(Counted::default())
+        self.driver.counted()
     }
 
     fn foreign_rules(&mut self) -> ForeignRules {
-        ForeignRules { docker: DockerRules::default(), tracked: Default::default() }
+        self.driver.foreign_rules()
     }
 
     fn abandoned_unread(&self) -> Option<&OpError> {
-        None
+        self.driver.abandoned_unread()
     }
 
     fn unread(&mut self) -> Option<OpError> {
-        None
+        self.driver.unread()
     }
 
     fn container_links(&mut self, subnets: &[Prefix]) -> Result<Vec<ContainerLink>, DataplaneError> {
@@ -118,17 +87,10 @@ impl FirewallPort for Rules {
 }
 
 /// The notifications of the packet filter in memory.
-pub(crate) struct Monitor {
-    rules: Sim<Firewall>,
-    seen: u64,
-}
+pub(crate) struct Monitor(SimFirewallMonitor);
 
 impl FirewallMonitor for Monitor {
     async fn changed(&mut self) -> Result<(), DataplaneError> {
-        poll_fn(|context| match self.rules.poll_changed(&mut self.seen, context) {
-            Poll::Ready(()) => Poll::Ready(Ok(())),
-            Poll::Pending => Poll::Pending,
-        })
-        .await
+        self.0.changed().await
     }
 }

@@ -4,15 +4,14 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use tokio::{sync::mpsc, task::JoinHandle, time::Instant};
 use wire_agent::{Agent, AgentError, AgentSettings, AgentStatus};
+use wire_firewall::sim::SimPacketFilter;
 use wire_kernel::sim::SimHost;
 use wire_net::{LinkName, MacAddr, Mtu, Prefix};
-use wire_state::NextHop;
+use wire_state::{NextHop, sim::SimFiles};
 use wire_store::{Random, SimStore};
 
 use crate::{
     clocks::Clocks,
-    disk::SimDisk,
-    firewall::Rules,
     ports::{Parts, SimPorts},
 };
 
@@ -48,8 +47,9 @@ impl SimulatedHost {
     pub(crate) fn new(number: u16) -> Self {
         let clocks = Clocks::new();
         let kernel = machine(number);
-        let rules = Rules::new(kernel.clone());
-        let parts = Parts { kernel, rules, disk: SimDisk::new(clocks.clone()), clocks };
+        let of_day = clocks.clone();
+        let disk = SimFiles::new(move || of_day.time_of_day());
+        let parts = Parts { kernel, filter: SimPacketFilter::default(), disk, clocks };
         Self {
             number,
             address: address(number),
@@ -95,7 +95,7 @@ impl SimulatedHost {
     pub(crate) fn reboot(&mut self) {
         self.crash();
         self.parts.kernel.reboot();
-        self.parts.rules.reboot();
+        self.parts.filter.reboot();
         self.parts.disk.reboot();
     }
 

@@ -10,12 +10,13 @@ use std::{
 
 use tokio::task::{AbortHandle, JoinHandle};
 use wire_agent::ports::{NetworkMonitor, NetworkPort, Ports, Supervisor};
+use wire_firewall::sim::SimPacketFilter;
 use wire_forward::{Forwarder, Handle, Kept, Tunnels};
 use wire_kernel::{
     Changes, HostNetwork, Nic, Traffic,
     sim::{SimHost, SimKernel, SimMonitor},
 };
-use wire_state::{Attempt, DataplaneError, Driver, Network, ObservedNet, Op, PerNamespace, Scope};
+use wire_state::{Attempt, DataplaneError, Driver, Network, ObservedNet, Op, PerNamespace, Scope, sim::SimFiles};
 use wire_store::{EndpointAddresses, EtcdSettings, EtcdSettingsError, Random, SimStore};
 
 use crate::{clocks::Clocks, disk::SimDisk, firewall::Rules};
@@ -27,7 +28,7 @@ pub(crate) struct SimPorts(Arc<Process>);
 struct Process {
     store: SimStore,
     kernel: SimKernel,
-    rules: Rules,
+    filter: SimPacketFilter,
     disk: SimDisk,
     clocks: Clocks,
     random: Random,
@@ -38,8 +39,8 @@ struct Process {
 #[derive(Clone)]
 pub(crate) struct Parts {
     pub(crate) kernel: SimHost,
-    pub(crate) rules: Rules,
-    pub(crate) disk: SimDisk,
+    pub(crate) filter: SimPacketFilter,
+    pub(crate) disk: SimFiles,
     pub(crate) clocks: Clocks,
 }
 
@@ -49,8 +50,8 @@ impl SimPorts {
         Self(Arc::new(Process {
             store,
             kernel: parts.kernel.driver(),
-            rules: parts.rules.restarted(),
-            disk: parts.disk.restarted(),
+            filter: parts.filter.clone(),
+            disk: SimDisk(parts.disk.restarted()),
             clocks: parts.clocks.clone(),
             random,
             loops: Mutex::default(),
@@ -71,8 +72,8 @@ impl SimPorts {
     pub(crate) fn crash(&self) {
         self.0.store.crash();
         self.0.kernel.host().faults().crash();
-        self.0.rules.crash();
-        self.0.disk.crash();
+        self.0.filter.faults().crash();
+        self.0.disk.0.crash();
         self.end();
     }
 
@@ -101,7 +102,7 @@ impl Ports for SimPorts {
     }
 
     fn open_firewall(&self) -> Result<Rules, DataplaneError> {
-        Ok(self.0.rules.clone())
+        Ok(Rules::new(self.0.filter.clone(), self.0.kernel.host().clone()))
     }
 
     fn disk(&self) -> &SimDisk {
