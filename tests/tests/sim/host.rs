@@ -1,13 +1,22 @@
 //! A host of the simulation: its kernel, files and clocks, and the process of the agent on it.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, Ipv4Addr},
+    time::Duration,
+};
+
+use futures::FutureExt as _;
 
 use tokio::{sync::mpsc, task::JoinHandle, time::Instant};
 use wire_agent::{Agent, AgentError, AgentSettings, AgentStatus};
 use wire_firewall::sim::SimPacketFilter;
 use wire_kernel::sim::SimHost;
-use wire_net::{LinkName, MacAddr, Mtu, Prefix};
-use wire_state::{NextHop, sim::SimFiles};
+use wire_net::{Family, KeyPrefix, LinkName, MacAddr, Mtu, Prefix};
+use wire_state::{
+    NextHop, ObservedNet,
+    sim::{FaultRates, SimFiles},
+};
 use wire_store::{Random, SimStore};
 
 use crate::{
@@ -32,6 +41,22 @@ pub(crate) struct SimulatedHost {
     pub(crate) start_at: Option<Instant>,
     /// How often its agent has ended by itself.
     pub(crate) exits: u32,
+    /// Whether its kernel, packet filter or disk fails now.
+    pub(crate) is_faulty: bool,
+    /// Destinations at which another program has a route.
+    pub(crate) blocked: BTreeSet<Prefix>,
+    /// What others have in its kernel.
+    foreign: Foreign,
+}
+
+/// What others have in a kernel.
+type Foreign = (ObservedNet, BTreeMap<LinkName, Vec<IpAddr>>);
+
+/// The way to a peer: where packets to it go, and with which inner MAC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Peer {
+    pub(crate) public: IpAddr,
+    pub(crate) mac: MacAddr,
 }
 
 /// A process of the agent.
@@ -47,6 +72,7 @@ impl SimulatedHost {
     pub(crate) fn new(number: u16) -> Self {
         let clocks = Clocks::new();
         let kernel = machine(number);
+        let foreign = foreign(&kernel);
         let of_day = clocks.clone();
         let disk = SimFiles::new(move || of_day.time_of_day());
         let parts = Parts { kernel, filter: SimPacketFilter::default(), disk, clocks };
@@ -58,20 +84,25 @@ impl SimulatedHost {
             disturbed_until: Instant::now(),
             start_at: None,
             exits: 0,
+            is_faulty: false,
+            blocked: BTreeSet::new(),
+            foreign,
         }
     }
 
     /// Starts the agent as a new process.
-    pub(crate) fn start(&mut self, store: &SimStore, random: &Random) -> Result<(), AgentError> {
+    pub(crate) fn start(&mut self, store: &SimStore, random: &Random, ttl: Duration) -> Result<(), AgentError> {
         self.stop();
+        self.start_at = None;
         let ports = SimPorts::new(&self.parts, store.another_client(), random.fork());
-        let settings = AgentSettings::from_flags(&["--etcd-endpoints=http://192.0.2.1:2379"])?;
+        let ttl = format!("--subnet-lease-ttl={}s", ttl.as_secs());
+        let flags = ["--etcd-endpoints=http://192.0.2.1:2379", &ttl, "--subnet-lease-renew-margin=1"];
+        let settings = AgentSettings::from_flags(&flags)?;
         let agent = Agent::start(ports.clone(), settings)?;
         let (hangups, received) = mpsc::channel(1);
         let status = agent.status();
         let task = tokio::task::spawn_local(agent.run(received));
         self.agent = Some(Running { ports, status, task, hangups });
-        self.start_at = None;
         Ok(())
     }
 
@@ -92,11 +123,98 @@ impl SimulatedHost {
     }
 
     /// Restarts the machine. The agent is away until it is started.
-    pub(crate) fn reboot(&mut self) {
+    pub(crate) fn reboot(&mut self, end: fn(&SimFiles)) {
         self.crash();
         self.parts.kernel.reboot();
         self.parts.filter.reboot();
-        self.parts.disk.reboot();
+        end(&self.parts.disk);
+        self.blocked.clear();
+    }
+
+    /// The end of a machine that is shut down.
+    pub(crate) fn shut_down(disk: &SimFiles) {
+        disk.reboot();
+    }
+
+    /// The end of a machine whose power is cut.
+    pub(crate) fn lose_power(disk: &SimFiles) {
+        disk.power_cut();
+    }
+
+    /// Tells the agent to join anew.
+    pub(crate) fn hang_up(&self) {
+        if let Some(running) = &self.agent {
+            let _ = running.hangups.try_send(());
+        }
+    }
+
+    /// Gives the machine another address.
+    pub(crate) fn move_to(&mut self, address: Ipv4Addr) {
+        let kernel = &self.parts.kernel;
+        kernel.remove_address(CARD, self.address.into());
+        kernel.add_address(CARD, address.into(), 16);
+        kernel.set_boot();
+        self.address = address;
+    }
+
+    /// Sets how often its kernel, packet filter and disk fail.
+    pub(crate) fn fail(&mut self, rates: FaultRates, seed: u64) {
+        self.parts.kernel.fail_by_chance(rates, seed);
+        self.parts.filter.fail_by_chance(rates, seed);
+        self.parts.disk.set_fault(None);
+        self.is_faulty = rates != FaultRates::default();
+    }
+
+    /// It may be wrong for some time.
+    pub(crate) fn disturb(&mut self, time: Duration) {
+        self.disturbed_until = self.disturbed_until.max(Instant::now() + time);
+    }
+
+    /// The reason why the agent has ended by itself; `None` if it runs.
+    pub(crate) fn ended(&mut self) -> Option<String> {
+        let running = self.agent.as_mut().filter(|running| running.task.is_finished())?;
+        let ended = (&mut running.task).now_or_never()?;
+        Some(match ended {
+            Ok(Ok(())) => "it has ended in peace".to_owned(),
+            Ok(Err(error)) => error.to_string(),
+            Err(panic) => format!("it has panicked: {panic}"),
+        })
+    }
+
+    /// The subnet that its agent uses.
+    pub(crate) fn subnet(&self) -> Option<Prefix> {
+        self.agent.as_ref()?.status.subnet().get(Family::V4).copied()
+    }
+
+    /// The MAC of its device.
+    pub(crate) fn mac(&self) -> Option<MacAddr> {
+        self.parts.kernel.state().links.get(&device())?.mac
+    }
+
+    /// The key of its lease.
+    pub(crate) fn lease_key(&self) -> Option<Vec<u8>> {
+        let subnet = self.subnet()?;
+        Some(format!("{}/subnets/{}-{}", KeyPrefix::DEFAULT, subnet.network(), subnet.len()).into_bytes())
+    }
+
+    /// What its agent says is wrong.
+    pub(crate) fn conditions(&self) -> Vec<(&'static str, String)> {
+        self.agent.as_ref().map(|running| running.status.conditions()).unwrap_or_default()
+    }
+
+    /// Whether its agent raises the alarm that another host has its subnet.
+    pub(crate) fn has_lost_its_lease(&self) -> bool {
+        self.conditions().iter().any(|(name, _)| *name == "lease-lost")
+    }
+
+    /// Takes what others have in its kernel now for what must stay.
+    pub(crate) fn note_foreign(&mut self) {
+        self.foreign = foreign(&self.parts.kernel);
+    }
+
+    /// Whether anything of others is another than it was left.
+    pub(crate) fn foreign_differs(&self) -> bool {
+        foreign(&self.parts.kernel) != self.foreign
     }
 
     /// Whether its agent runs and has joined the network.
@@ -108,6 +226,18 @@ impl SimulatedHost {
     pub(crate) fn client(&self) -> Option<&SimStore> {
         self.agent.as_ref().map(|running| running.ports.store())
     }
+}
+
+/// The device of the overlay.
+pub(crate) fn device() -> LinkName {
+    DEVICE.parse().expect("a name of a link")
+}
+
+/// What others have in a kernel. Settings that follow from the host's are left out.
+fn foreign(kernel: &SimHost) -> Foreign {
+    let (mut net, addresses) = kernel.foreign();
+    net.settings.clear();
+    (net, addresses)
 }
 
 /// The address of a host on the underlay.

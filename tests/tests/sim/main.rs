@@ -1,8 +1,13 @@
 //! The simulation: many whole agents on a store and kernels in memory, in virtual time, with faults drawn from a seed.
 
+mod checks;
 mod clocks;
 mod disk;
+mod faults;
 mod firewall;
+mod flannel;
 mod host;
 mod ports;
-mod smoke;
+mod record;
+mod run;
+mod world;
