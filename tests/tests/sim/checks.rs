@@ -69,8 +69,9 @@ impl World {
                     wanted.len()
                 )));
             }
-            if let Some(prefix) = host.stray_entries() {
-                return Err(Broken(format!("host {} has an entry that belongs to no lease: {prefix}", host.number)));
+            let macs: BTreeSet<MacAddr> = leases.values().map(|peer| peer.mac).collect();
+            if let Some(entry) = host.stray_entry(&macs) {
+                return Err(Broken(format!("host {} has an entry that belongs to no lease: {entry}", host.number)));
             }
         }
         Ok(())
@@ -162,10 +163,9 @@ impl SimulatedHost {
         ours.filter_map(peer).collect()
     }
 
-    /// An entry of our device that leads to none of its peers.
-    fn stray_entries(&self) -> Option<String> {
+    /// An entry of our device that is of none of these MACs.
+    fn stray_entry(&self, macs: &BTreeSet<MacAddr>) -> Option<String> {
         let net = self.parts.kernel.state();
-        let macs: BTreeSet<MacAddr> = self.peers().values().map(|peer| peer.mac).collect();
         let device = crate::host::device();
         let stray = net.fdb.keys().find(|key| key.link == device && !macs.contains(&key.mac));
         stray.map(|key| format!("{key:?}"))

@@ -381,7 +381,8 @@ impl World {
             }
             HostFault::ForeignRoute => self.put_foreign_route(index, lasts),
             HostFault::OtherAddress => {
-                host.move_to(address(host.number + 1000 + (number % 8) as u16));
+                self.moves += 1;
+                host.move_to(address(1000 + self.moves));
                 host.disturb(START);
                 self.be_lenient(START);
             }

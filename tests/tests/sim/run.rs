@@ -100,6 +100,9 @@ fn some_seeds() {
         let outcome = run(seed);
         let took = begun.elapsed();
         println!("seed {seed} {:?} took {took:?}", outcome.shape);
+        if std::env::var_os("SIM_STEPS").is_some() {
+            println!("{}", outcome.steps.join("\n"));
+        }
         if let Some(broken) = outcome.broken {
             bad += 1;
             println!("seed {seed} {}\n{}\n  {broken}", outcome.hash, outcome.steps.join("\n"));

@@ -45,6 +45,8 @@ pub(crate) struct World {
     /// What is to be undone, and when.
     pub(crate) plan: Plan,
     pub(crate) record: Record,
+    /// How often a host was given another address.
+    pub(crate) moves: u16,
     /// The revision of the last change of a lease, and when it was seen.
     pub(crate) last_change: (Revision, Instant),
     /// The time until which all hosts may be wrong about leases.
@@ -102,6 +104,7 @@ impl World {
             bad_keys: BTreeSet::new(),
             plan: Plan::default(),
             record: Record::new(),
+            moves: 0,
             last_change: (Revision::default(), now),
             lenient_until: now,
         };
