@@ -11,6 +11,7 @@ mod blocked;
 mod bridges;
 mod changes;
 mod choice;
+mod churn;
 mod clones;
 mod cluster;
 mod containers;
