@@ -6,6 +6,7 @@
 mod adoption;
 mod arriving;
 mod asleep;
+mod backup;
 mod bad_input;
 mod blocked;
 mod bridges;
