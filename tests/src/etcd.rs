@@ -1,5 +1,6 @@
 //! A real etcd, of one or three members, each on a host of its own so that faults of the underlay reach it.
 
+mod backup;
 mod stored;
 
 use std::{path::PathBuf, time::Duration};
@@ -219,8 +220,7 @@ impl Etcd {
     /// # Errors
     /// What `etcdctl` says.
     pub fn compact(&self) -> Result {
-        let revision = stored::revision(&self.ctl(&["get", "-w=json", "--", "no such key"])?)?;
-        self.ctl(&["compact", &revision.to_string()]).map(drop)
+        self.ctl(&["compact", &self.revision()?.to_string()]).map(drop)
     }
 
     /// How many calls of one of its key-value methods etcd has begun, `Txn` for instance. Open access only.

@@ -130,28 +130,66 @@ impl ExpectedPeer {
     /// # Errors
     /// Where it is no lease of a VXLAN host.
     pub fn from_stored(stored: &Stored, family: Family) -> Result<Option<Self>> {
-        let key = stored.key();
-        let wrong = |rule: &str| LabError::Answer { what: key.clone(), rule: rule.to_owned() };
-        let value: Value = serde_json::from_slice(&stored.value).map_err(LabError::answer(key.clone()))?;
-        let (public, data) = match family {
-            Family::V4 => ("PublicIP", "BackendData"),
-            Family::V6 => ("PublicIPv6", "BackendV6Data"),
+        let Some(Sender { public, subnet, len }) = Sender::from_stored(stored, family)? else { return Ok(None) };
+        let data = match family {
+            Family::V4 => "BackendData",
+            Family::V6 => "BackendV6Data",
         };
-        let name = key.rsplit('/').next().unwrap_or_default();
-        let part = name.split('&').find(|part| part.contains(':') == (family == Family::V6));
-        let Some((subnet, len)) = part.and_then(|part| part.rsplit_once('-')) else { return Ok(None) };
-        let text = |value: &Value| value.as_str().map(str::to_owned);
-        let public = text(&value[public]).and_then(|ip| ip.parse().ok()).ok_or_else(|| wrong("no public address"))?;
-        let mac = text(&value[data]["VtepMAC"]).ok_or_else(|| wrong("no VtepMAC"))?;
-        let subnet = subnet.parse().map_err(|_| wrong("no subnet in the key"))?;
-        let len = len.parse().map_err(|_| wrong("no length in the key"))?;
-        Ok(Some(Self { subnet, len, public, mac }))
+        let mac = value_of(stored)?[data]["VtepMAC"].as_str().map(str::to_owned);
+        Ok(Some(Self { subnet, len, public, mac: mac.ok_or_else(|| wrong(stored, "no VtepMAC"))? }))
     }
 
     fn lines(&self) -> [String; 3] {
         let Self { subnet, len, public, mac } = self;
         [route_line(&format!("{subnet}/{len}"), *subnet), neighbour_line(*subnet, mac), fdb_line(mac, *public)]
     }
+}
+
+/// Where a host's packets come from on the underlay, and the subnet they may come from in the overlay.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Sender {
+    pub(crate) public: IpAddr,
+    pub(crate) subnet: IpAddr,
+    pub(crate) len: u8,
+}
+
+impl Sender {
+    /// Those of all leases in etcd, in one family.
+    pub(crate) fn in_etcd(etcd: &Etcd, family: Family) -> Result<Vec<Self>> {
+        let senders =
+            all_leases(etcd)?.iter().map(|lease| Self::from_stored(lease, family)).collect::<Result<Vec<_>>>()?;
+        Ok(senders.into_iter().flatten().collect())
+    }
+
+    /// Reads a lease of any backend. `None`: it has no such family.
+    fn from_stored(stored: &Stored, family: Family) -> Result<Option<Self>> {
+        let (key, public) = (stored.key(), family_field(family));
+        let name = key.rsplit('/').next().unwrap_or_default();
+        let part = name.split('&').find(|part| part.contains(':') == (family == Family::V6));
+        let Some((subnet, len)) = part.and_then(|part| part.rsplit_once('-')) else { return Ok(None) };
+        let public = value_of(stored)?[public].as_str().and_then(|ip| ip.parse().ok());
+        Ok(Some(Self {
+            public: public.ok_or_else(|| wrong(stored, "no public address"))?,
+            subnet: subnet.parse().map_err(|_| wrong(stored, "no subnet in the key"))?,
+            len: len.parse().map_err(|_| wrong(stored, "no length in the key"))?,
+        }))
+    }
+}
+
+/// The field of a lease with the public address of a family.
+const fn family_field(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "PublicIP",
+        Family::V6 => "PublicIPv6",
+    }
+}
+
+fn value_of(stored: &Stored) -> Result<Value> {
+    serde_json::from_slice(&stored.value).map_err(LabError::answer(stored.key()))
+}
+
+fn wrong(stored: &Stored, rule: &str) -> LabError {
+    LabError::Answer { what: stored.key(), rule: rule.to_owned() }
 }
 
 /// Checks that a VXLAN device holds exactly these peers in one family: their routes, neighbours and FDB entries, no others.
@@ -210,9 +248,15 @@ pub fn expect_all_leases(host: &Host, etcd: &Etcd, family: Family) -> Result {
 /// Where one is no lease of a VXLAN host.
 pub fn peers_of(host: &Host, etcd: &Etcd, family: Family) -> Result<Vec<ExpectedPeer>> {
     let own = host.on_underlay(family);
-    let leases = etcd.leases()?.into_iter().chain(etcd.list(&format!("{}/wire/subnets/", Etcd::PREFIX))?);
-    let peers = leases.map(|lease| ExpectedPeer::from_stored(&lease, family)).collect::<Result<Vec<_>>>()?;
+    let leases = all_leases(etcd)?;
+    let peers = leases.iter().map(|lease| ExpectedPeer::from_stored(lease, family)).collect::<Result<Vec<_>>>()?;
     Ok(peers.into_iter().flatten().filter(|peer| peer.public != own).collect())
+}
+
+/// The leases that flannel can read, and those that it cannot.
+fn all_leases(etcd: &Etcd) -> Result<Vec<Stored>> {
+    let more = etcd.list(&format!("{}/wire/subnets/", Etcd::PREFIX))?;
+    Ok(etcd.leases()?.into_iter().chain(more).collect())
 }
 
 /// What a device holds, one line an entry. A route that is not onlink, or an entry that is not permanent, reads differently.

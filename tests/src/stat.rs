@@ -44,6 +44,19 @@ impl ProcessStat {
         Ok(statuses.filter_map(|status| of(&status)).sum())
     }
 
+    /// The most memory a process has had resident, in MB of 2^20 bytes.
+    ///
+    /// # Errors
+    /// Where it is gone.
+    pub fn peak_memory(pid: u32) -> Result<f64> {
+        let path = format!("/proc/{pid}/status");
+        let status = fs::read_to_string(&path).map_err(LabError::io(format!("cannot read {path}")))?;
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kilobytes: Option<u32> = peak.and_then(|peak| peak.trim().trim_end_matches(" kB").parse().ok());
+        let wrong = || LabError::Answer { what: "the kernel".to_owned(), rule: format!("{path} has no VmHWM") };
+        kilobytes.map(|kilobytes| f64::from(kilobytes) / 1024.0).ok_or_else(wrong)
+    }
+
     fn parse(text: &str) -> Option<Self> {
         // After the name, which may hold blanks: what the manual numbers 4 and 14 to 17 is 1 and 11 to 14 here.
         let fields: Vec<&str> = text.rsplit_once(") ")?.1.split(' ').collect();

@@ -171,7 +171,9 @@ impl<S: LeaseStore> Holder<S> {
         let listing = Arc::new(self.store.list(&self.directory).await?);
         let offer = self.offer.borrow_and_update().clone();
         if let Some(kv) = listed(&listing, &self.directory, subnet) {
-            return match entry_of(subnet, kv).filter(|entry| is_ours(&entry.lease, &lost.entry.lease, &offer)) {
+            let ours =
+                |entry: &Entry| is_ours(&entry.lease, &lost.entry.lease, &offer) || is_from_backup(entry, &lost.entry);
+            return match entry_of(subnet, kv).filter(ours) {
                 Some(own) => self.adopt(own, &listing, &offer).await,
                 None => Err(ClaimError::taken(subnet, kv)),
             };
@@ -233,6 +235,13 @@ impl<S: LeaseStore> Holder<S> {
 /// Whether a lease in place of the lost one has this host's address: the former one, or the one offered now.
 fn is_ours(found: &Lease, lost: &Lease, offer: &Offer) -> bool {
     found.public.iter().next() == lost.public.iter().next() || found.public == offer.public
+}
+
+/// Whether a lease is the lost one as it was earlier, before this host's address changed: the store was restored from a
+/// backup. What another host writes has a later revision.
+fn is_from_backup(found: &Entry, lost: &Entry) -> bool {
+    let (found, lost) = (&found.origin, &lost.origin);
+    found.lease.is_some() && found.lease == lost.lease && found.mod_revision < lost.mod_revision
 }
 
 /// The number of races lost in a row, and the pauses after them.

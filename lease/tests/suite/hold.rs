@@ -13,6 +13,7 @@ use wire_store::{LeaseStore, Random, SimStore};
 
 mod announcing;
 mod claiming;
+mod crowd;
 mod former;
 mod keeping;
 mod odd_keys;

@@ -6,11 +6,13 @@
 mod adoption;
 mod arriving;
 mod asleep;
+mod backup;
 mod bad_input;
 mod blocked;
 mod bridges;
 mod changes;
 mod choice;
+mod churn;
 mod clones;
 mod cluster;
 mod containers;

@@ -11,7 +11,7 @@ use wire_tests::{
 };
 
 use crate::{
-    cluster::{DUAL, Node, START, V4, path, phase},
+    cluster::{DUAL, Node, START, V4, path, phase, settle},
     datapath::Datapath,
 };
 
@@ -127,6 +127,7 @@ fn each_part_that_hangs_ends_the_beats_is_named_and_is_started_again_with_nothin
     let sender = Node::by(datapath, lab.host("sender")?, spec.clone())?;
     let nodes: Vec<Node> =
         PARTS.iter().map(|part| Node::by(datapath, lab.host(part)?, spec.clone())).collect::<Result<_>>()?;
+    settle(&etcd, &nodes.iter().chain([&sender]).collect::<Vec<_>>(), &Family::ALL)?;
     thread::scope(|scope| {
         let (lab, sender) = (&lab, &sender);
         let each = PARTS.iter().zip(nodes).map(|(part, node)| scope.spawn(move || hangs(lab, sender, node, part)));

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use wire_lease::HoldState;
+use wire_lease::{HoldState, Lease, Offer};
 use wire_net::{DualStack, Family};
 use wire_store::{SimBackup, SimCall, SimFault, SimStore};
 
-use super::{DIRECTORY, DUAL, HOUR, Host, PREFIX, V4, data, held, held_anew, held_within, keys};
+use super::{DIRECTORY, DUAL, HOUR, Host, PREFIX, V4, data, held, held_anew, held_within, keys, public};
 
 #[tokio::test(start_paused = true)]
 async fn a_deleted_key_and_a_revoked_lease_are_taken_back_within_a_second() {
@@ -155,6 +155,28 @@ async fn a_wiped_and_a_restored_store_get_the_lease_again() {
     tokio::time::sleep(Duration::from_secs(5)).await;
     let stored = store.listing(DIRECTORY).entries.pop().unwrap();
     assert_eq!(stored.value, entry.lease.to_value(), "the old value is put right");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_with_this_hosts_former_address_that_a_backup_brings_back_is_this_hosts() {
+    let store = SimStore::new(25);
+    let host = Host::new(3, V4);
+    let hold = host.spawn(&store);
+    let subnet = held(&hold).await.lease.subnet;
+    let backup = store.backup();
+    let moved = Offer { public: public(77, &host.settings.pools), ..host.offer.borrow().clone() };
+    host.offer.send_replace(moved.clone());
+    held_anew(&hold, Duration::from_secs(3)).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    store.restore(backup);
+    // Its next revision would be the one that was lost.
+    store.put("/other", "", None);
+    let entry = held_anew(&hold, Duration::from_secs(3)).await;
+    assert_eq!(entry.lease.subnet, subnet);
+    assert_eq!(
+        store.listing(DIRECTORY).entries[0].value,
+        Lease { public: moved.public, ..entry.lease.clone() }.to_value()
+    );
 }
 
 #[tokio::test(start_paused = true)]

@@ -5,7 +5,6 @@
 
 mod iproute2;
 mod marks;
-mod process;
 mod report;
 
 use std::process::ExitCode;

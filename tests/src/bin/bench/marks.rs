@@ -10,10 +10,7 @@ use wire_tests::{
     eventually, expect_peers, wait_quiet,
 };
 
-use crate::{
-    process::{cpu, peak_memory},
-    report::{Goal, Report},
-};
+use crate::report::{Goal, Report};
 
 /// Room for all leases that are put.
 pub(crate) const CONFIG: &str = r#"{"Network":"10.0.0.0/8","SubnetLen":24,"Backend":{"Type":"vxlan"}}"#;
@@ -97,7 +94,7 @@ pub(crate) fn many_leases(lab: &Lab, etcd: &Etcd, report: &mut Report) -> Result
         check(routes >= usize::from(MANY), || format!("{routes} of {MANY} routes"))
     })?;
     wait_quiet(&monitor, Duration::from_millis(300), Duration::from_secs(60))?;
-    let used = (cpu(agent.pid()?)?, peak_memory(agent.pid()?)?);
+    let used = (cpu(agent.pid()?)?, ProcessStat::peak_memory(agent.pid()?)?);
     let last = monitor.changes()?.last().map_or_else(Instant::now, |change| change.at);
     let ready = agent.wait_ready(Duration::from_secs(60))?;
     eventually(Duration::from_secs(10), || expect_peers(&host, "flannel.1", Family::V4, &expected))?;
@@ -170,4 +167,9 @@ fn whole(monitor: &Monitor, device: u32) -> Result {
 fn device(host: &Host) -> Result<u32> {
     let link = host.kernel().link("flannel.1")?;
     link.map(|link| link.index).ok_or_else(|| LabError::Wrong("there is no flannel.1".to_owned()))
+}
+
+/// The processor time of all its threads, user and system.
+fn cpu(pid: u32) -> Result<Duration> {
+    ProcessStat::read(pid).map(|stat| stat.own)
 }
