@@ -162,6 +162,19 @@ impl SimStore {
         self.lock().state.lose_events += 1;
     }
 
+    /// The number of changes that are still to be hidden from all watches.
+    #[must_use]
+    pub fn changes_to_lose(&self) -> u32 {
+        self.lock().state.lose_events
+    }
+
+    /// Hides no change any more that has not been hidden yet, from any watch.
+    pub fn lose_no_more(&self) {
+        let mut inner = self.lock();
+        inner.state.lose_events = 0;
+        inner.clients.iter_mut().for_each(|client| client.lose_events = 0);
+    }
+
     /// Compacts the history up to the current revision.
     pub fn compact(&self) {
         self.change(|inner| inner.state.compact());

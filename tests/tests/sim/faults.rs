@@ -13,7 +13,7 @@ use wire_store::{Random, SimBackup, SimCut};
 use crate::{
     flannel::Flannel,
     host::{CARD, DEVICE, SimulatedHost, address},
-    world::{Broken, HELD, LISTED, PROMPT, START, World},
+    world::{Broken, HELD, PROMPT, START, World},
 };
 
 /// The most hosts and flannels that join while a world runs.
@@ -188,8 +188,8 @@ impl World {
         for (_, undo) in std::mem::take(&mut self.plan.0) {
             self.undo(undo);
         }
-        for index in 0..self.hosts.len() {
-            let host = &mut self.hosts[index];
+        self.store.lose_no_more();
+        for host in &mut self.hosts {
             if host.agent.is_none() {
                 host.start_at = Some(Instant::now());
             }
@@ -217,6 +217,7 @@ impl World {
             }
             Undo::CardUp(index) => {
                 self.hosts[index].parts.kernel.set_up(CARD);
+                self.hosts[index].remove_former_routes();
                 self.hosts[index].disturb(START);
                 self.hosts[index].note_foreign();
             }
@@ -265,7 +266,7 @@ impl World {
             }
             StoreFault::LoseEvent => {
                 self.store.lose_next_event();
-                self.be_lenient(LISTED);
+                self.changes_to_lose += 1;
             }
             StoreFault::Compact => self.store.compact(),
             StoreFault::Backup => self.backup = Some(self.store.backup()),
@@ -419,8 +420,8 @@ impl World {
             HostFault::LoseOwnEvent => {
                 if let Some(client) = host.client() {
                     client.lose_own_event();
+                    host.events_to_lose += 1;
                 }
-                host.disturb(LISTED);
             }
             HostFault::DeleteLease => {
                 if let Some(key) = host.lease_key() {
@@ -456,6 +457,7 @@ impl World {
         debug_assert_eq!(prefix.family(), Family::V4);
         host.parts.kernel.add_route(prefix, NextHop::Gateway { gateway, link: card, onlink: false });
         host.blocked.insert(prefix);
+        host.once_blocked.insert(prefix);
         self.undo_after(lasts, Undo::RouteAway(index, prefix));
     }
 }

@@ -43,8 +43,12 @@ pub(crate) struct SimulatedHost {
     pub(crate) exits: u32,
     /// Whether its kernel, packet filter or disk fails now.
     pub(crate) is_faulty: bool,
+    /// The number of events that its agent still has to lose.
+    pub(crate) events_to_lose: u32,
     /// Destinations at which another program has a route.
     pub(crate) blocked: BTreeSet<Prefix>,
+    /// All destinations at which another program ever had a route.
+    pub(crate) once_blocked: BTreeSet<Prefix>,
     /// What others have in its kernel.
     foreign: Foreign,
 }
@@ -85,7 +89,9 @@ impl SimulatedHost {
             start_at: None,
             exits: 0,
             is_faulty: false,
+            events_to_lose: 0,
             blocked: BTreeSet::new(),
+            once_blocked: BTreeSet::new(),
             foreign,
         }
     }
@@ -163,6 +169,11 @@ impl SimulatedHost {
         self.parts.filter.fail_by_chance(rates, seed);
         self.parts.disk.set_fault(None);
         self.is_faulty = rates != FaultRates::default();
+    }
+
+    /// Removes routes of another program that a link has brought back, but that were removed while it was down.
+    pub(crate) fn remove_former_routes(&self) {
+        self.once_blocked.difference(&self.blocked).for_each(|prefix| self.parts.kernel.remove_route(*prefix));
     }
 
     /// It may be wrong for some time.

@@ -45,6 +45,8 @@ pub(crate) struct World {
     /// What is to be undone, and when.
     pub(crate) plan: Plan,
     pub(crate) record: Record,
+    /// The number of changes that are still to be hidden from all agents.
+    pub(crate) changes_to_lose: u32,
     /// How often a host was given another address.
     pub(crate) moves: u16,
     /// The revision of the last change of a lease, and when it was seen.
@@ -104,6 +106,7 @@ impl World {
             bad_keys: BTreeSet::new(),
             plan: Plan::default(),
             record: Record::new(),
+            changes_to_lose: 0,
             moves: 0,
             last_change: (Revision::default(), now),
             lenient_until: now,
@@ -160,6 +163,7 @@ impl World {
                 self.start(index)?;
             }
         }
+        self.note_lost_events();
         for flannel in &mut self.flannels {
             flannel.live(&self.store);
         }
@@ -168,6 +172,21 @@ impl World {
             self.last_change = (revision, now);
         }
         Ok(())
+    }
+
+    /// Gives those time that have lost an event just now.
+    fn note_lost_events(&mut self) {
+        let left = self.store.changes_to_lose();
+        if left < std::mem::replace(&mut self.changes_to_lose, left) {
+            self.record.note(format_args!("a change is hidden from all"));
+            self.be_lenient(LISTED);
+        }
+        for host in &mut self.hosts {
+            let left = host.client().map_or(0, SimStore::own_events_to_lose);
+            if left < std::mem::replace(&mut host.events_to_lose, left) {
+                host.disturb(LISTED);
+            }
+        }
     }
 
     /// An agent has ended by itself. systemd starts it again.

@@ -95,6 +95,12 @@ impl SimStore {
         self.of_client(|client| client.lose_events += 1);
     }
 
+    /// The number of events that are still to be hidden from the watches of this client.
+    #[must_use]
+    pub fn own_events_to_lose(&self) -> u32 {
+        self.of_client(|client| client.lose_events)
+    }
+
     /// Delays each batch of events for this client by a random time of at most `longest`.
     pub fn delay_watches(&self, longest: Duration) {
         self.of_client(|client| client.longest_delay = longest);
