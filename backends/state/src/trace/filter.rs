@@ -1,0 +1,224 @@
+//! The verdict of our own nftables table about a packet that comes in, from the rules and sets that the kernel holds.
+//!
+//! Only the decisions of our policy are made, by the purpose of each rule, in the order of the rules.
+
+use std::net::IpAddr;
+
+use wire_net::{Family, LinkName, Prefix};
+
+use super::{
+    device::{OverlayDevice, our_device},
+    host::HostState,
+    outcome::{Gap, Hop, Outcome, Reason},
+    packet::Packet,
+    routes::{Found, Query},
+    walk::Walk,
+};
+use crate::{Attachment, ChainPolicy, Element, Hook, ObservedBaseChain, ObservedRule, ObservedTable, Purpose, SetKind};
+
+/// The chain that sees packets as they come in.
+pub(super) const ARRIVING: &str = "arriving";
+/// The chain that sees outer packets without a VXLAN header, as they come to this host.
+pub(super) const ENCAPSULATED_IN: &str = "encapsulated-in";
+
+/// `NFT_TABLE_F_DORMANT` of linux/netfilter/nf_tables.h: the kernel skips the table.
+const DORMANT: u32 = 1;
+
+/// A packet that comes in.
+pub(super) struct Incoming<'a> {
+    pub(super) packet: &'a Packet,
+    pub(super) link: LinkName,
+    /// Whether a rule has let in the outer packet that it came in.
+    pub(super) let_in: bool,
+}
+
+/// The end of a chain for one packet.
+enum Verdict {
+    LetIn(Purpose),
+    Passed,
+    Dropped(Purpose),
+    DroppedByPolicy,
+}
+
+impl Walk<'_> {
+    /// Lets our table judge a packet that comes in. Tells whether a rule has let it in.
+    pub(super) fn filter(&mut self, incoming: &Incoming<'_>, chain_name: &'static str) -> Result<bool, Box<Outcome>> {
+        let host = self.host;
+        let Some(firewall) = host.firewall else {
+            self.not_looked_at("the packet filter of this host");
+            return Ok(false);
+        };
+        let Some(table) = firewall.table.as_ref().filter(|table| table.flags & DORMANT == 0) else { return Ok(false) };
+        let Some(chain) = table.chains.get(chain_name) else { return Ok(false) };
+        if !is_called(chain, chain_name) {
+            self.not_looked_at(&format!(
+                "chain {chain_name} of table inet wire-agent, which is not called as we call it"
+            ));
+            return Ok(false);
+        }
+        if chain.rules.iter().any(|rule| !matches!(rule, ObservedRule::Marked(_))) {
+            self.not_looked_at(&format!("rules of others in chain {chain_name} of table inet wire-agent"));
+        }
+        let judge = Judge { host, table, incoming, device: self.host.device_of(incoming) };
+        match judge.verdict(chain)? {
+            Verdict::Passed => Ok(false),
+            Verdict::LetIn(purpose) => {
+                self.hops.push(Hop::LetIn(purpose));
+                Ok(true)
+            }
+            Verdict::Dropped(purpose) => Err(Reason::Rule { chain: chain_name, purpose }.into()),
+            Verdict::DroppedByPolicy => Err(Reason::Policy { chain: chain_name }.into()),
+        }
+    }
+}
+
+/// Whether the kernel calls a chain where our policy puts it.
+fn is_called(chain: &ObservedBaseChain, name: &str) -> bool {
+    let place = if name == ARRIVING {
+        Attachment::filter(Hook::Prerouting, -310)
+    } else {
+        Attachment::filter(Hook::Input, -10)
+    };
+    chain.attachment == Some(place)
+}
+
+impl<'a> HostState<'a> {
+    /// Our device that an incoming packet concerns: the one it was decapsulated by, or the one that would decapsulate it.
+    fn device_of(&self, incoming: &Incoming<'_>) -> Option<OverlayDevice<'a>> {
+        let Incoming { packet, link, .. } = incoming;
+        self.our_devices().find(|device| device.name == *link).or_else(|| our_device(self, packet))
+    }
+}
+
+/// A packet before one chain of our table.
+struct Judge<'a> {
+    host: &'a HostState<'a>,
+    table: &'a ObservedTable,
+    incoming: &'a Incoming<'a>,
+    device: Option<OverlayDevice<'a>>,
+}
+
+impl Judge<'_> {
+    fn verdict(&self, chain: &ObservedBaseChain) -> Result<Verdict, Box<Outcome>> {
+        if let Some(device) = self.device {
+            for purpose in chain.rules.iter().filter_map(Purpose::of) {
+                if let Some(verdict) = self.by_rule(purpose, device)? {
+                    return Ok(verdict);
+                }
+            }
+        }
+        Ok(match chain.policy {
+            ChainPolicy::Accept => Verdict::Passed,
+            ChainPolicy::Drop => Verdict::DroppedByPolicy,
+        })
+    }
+
+    /// The verdict of one rule; `None` if the next one decides.
+    fn by_rule(&self, purpose: Purpose, device: OverlayDevice<'_>) -> Result<Option<Verdict>, Box<Outcome>> {
+        let Incoming { packet, link, let_in } = self.incoming;
+        let family = Family::of(packet.source);
+        let is_inside = device.name == *link;
+        let (dropped, let_in_by) = (Some(Verdict::Dropped(purpose)), Some(Verdict::LetIn(purpose)));
+        Ok(match purpose {
+            Purpose::LetInByNoRule(of) if of == device.family && is_inside && !let_in => dropped,
+            Purpose::SourcesOutsideLeases(of) if of == device.family && is_inside => {
+                if self.is_answered_by(*link)? {
+                    None
+                } else {
+                    dropped
+                }
+            }
+            _ if is_inside => None,
+            Purpose::Usual(of) if of == family && self.is_local(device) && !self.is_on_container_link() => {
+                self.is_in_subnets(family).then_some(Verdict::LetIn(purpose))
+            }
+            Purpose::NotEncapsulated if !self.is_local(device) => Some(Verdict::Passed),
+            Purpose::Containers if self.is_of_container(device)? => dropped,
+            Purpose::Peers(of) if of == family && self.is_from_peer(family) => let_in_by,
+            Purpose::OtherLeases(of) if of == family && self.is_in_peers(family) => dropped,
+            Purpose::Strangers(of) if of == family => dropped,
+            Purpose::AllOthers(of) if of == family => let_in_by,
+            Purpose::LetInByNoRule(_)
+            | Purpose::SourcesOutsideLeases(_)
+            | Purpose::Usual(_)
+            | Purpose::NotEncapsulated
+            | Purpose::Containers
+            | Purpose::Peers(_)
+            | Purpose::OtherLeases(_)
+            | Purpose::Strangers(_)
+            | Purpose::AllOthers(_) => None,
+        })
+    }
+
+    fn is_local(&self, device: OverlayDevice<'_>) -> bool {
+        let destination = self.incoming.packet.destination;
+        device.local.map_or_else(|| self.host.link_of(destination).is_some(), |local| local == destination)
+    }
+
+    /// Whether a container sends it: it comes by a link that containers are on, or from an address that is routed into the overlay, or from
+    /// this host's own address.
+    fn is_of_container(&self, device: OverlayDevice<'_>) -> Result<bool, Box<Outcome>> {
+        let source = self.incoming.packet.source;
+        Ok(self.is_on_container_link() || device.local == Some(source) || self.is_answered_by(device.name)?)
+    }
+
+    fn is_on_container_link(&self) -> bool {
+        let is_in = |kind| kind == SetKind::Links;
+        self.sets(is_in).any(|elements| elements.contains(&Element::Link(self.incoming.link)))
+    }
+
+    /// Whether packets to its source leave by that link.
+    fn is_answered_by(&self, link: LinkName) -> Result<bool, Box<Outcome>> {
+        let Packet { source, destination, .. } = *self.incoming.packet;
+        match self.host.route(&Query { destination: source, source: destination, incoming: None }) {
+            Found::Hop(_, hop) => Ok(hop.link() == Some(link)),
+            Found::Local | Found::Broadcast | Found::Refused(_) | Found::Nothing => Ok(false),
+            Found::Unclear(why) => Err(Gap::Route(why).into()),
+        }
+    }
+
+    /// The inner source; `None` if it is not known.
+    fn inner_source(&self) -> Option<IpAddr> {
+        self.incoming.packet.inner.as_deref().map(|inner| inner.packet.source)
+    }
+
+    fn is_in_subnets(&self, family: Family) -> bool {
+        let (public, inner) = (self.incoming.packet.source, self.inner_source());
+        let lens = self.table.sets.values().filter_map(|set| match set.kind {
+            SetKind::Subnets(of, len) if of == family => Some((set, len)),
+            SetKind::Subnets(..)
+            | SetKind::Addresses(_)
+            | SetKind::Links
+            | SetKind::Leases(_)
+            | SetKind::Seen(_)
+            | SetKind::Claims(_) => None,
+        });
+        lens.into_iter().any(|(set, len)| {
+            let subnet = inner.and_then(|inner| Prefix::new(inner, len).ok());
+            subnet.is_some_and(|subnet| set.elements.contains(&Element::Subnet(public, subnet)))
+        })
+    }
+
+    /// Whether a peer sends it. If the kernel holds no leases with the peers, its address alone tells.
+    fn is_from_peer(&self, family: Family) -> bool {
+        let is_leases = |kind| kind == SetKind::Leases(family);
+        let is_held = self.sets(is_leases).next().is_some();
+        let in_leases = || self.sets(is_leases).any(|elements| self.has_lease(elements));
+        if is_held { self.is_in_subnets(family) || in_leases() } else { self.is_in_peers(family) }
+    }
+
+    fn has_lease(&self, elements: &std::collections::BTreeSet<Element>) -> bool {
+        let Some(inner) = self.inner_source() else { return false };
+        let subnets = (0..=Family::of(inner).bits()).filter_map(|len| Prefix::new(inner, len).ok());
+        subnets.into_iter().any(|subnet| elements.contains(&Element::Lease(self.incoming.packet.source, subnet)))
+    }
+
+    fn is_in_peers(&self, family: Family) -> bool {
+        let source = Element::Address(self.incoming.packet.source);
+        self.sets(|kind| kind == SetKind::Addresses(family)).any(|elements| elements.contains(&source))
+    }
+
+    fn sets(&self, is_it: impl Fn(SetKind) -> bool) -> impl Iterator<Item = &std::collections::BTreeSet<Element>> {
+        self.table.sets.values().filter(move |set| is_it(set.kind)).map(|set| &set.elements)
+    }
+}
