@@ -8,6 +8,10 @@ use std::{
 
 use wire_net::{Family, LinkName, MacAddr, Prefix};
 
+use super::{
+    Entry,
+    routes::{Found, Query},
+};
 use crate::{Address, NeighbourKey, NextHop, ObservedFirewall, ObservedLink, ObservedNet, RouteKey};
 
 /// All that one host's kernel holds, as far as a trace looks at it.
@@ -150,6 +154,21 @@ impl<'a> HostState<'a> {
 
     pub(super) fn links(&self) -> impl Iterator<Item = (LinkName, &'a ObservedLink)> + use<'a> {
         self.net.links.iter().chain(&self.surroundings.links).map(|(name, link)| (*name, link))
+    }
+
+    /// The place where a packet with that source begins its way on this host: here if the source is its own, else at the link that leads
+    /// back to the source. `None` if no link does.
+    #[must_use]
+    pub fn entry_of(&self, source: IpAddr, destination: IpAddr) -> Option<Entry> {
+        match self.route(&Query { destination: source, source: destination, incoming: None }) {
+            Found::Local => Some(Entry::Here),
+            Found::Hop(_, hop) => {
+                let link = hop.link()?;
+                let is_overlay = self.our_devices().any(|device| device.name == link);
+                Some(if is_overlay { Entry::Decapsulated(link) } else { Entry::Link(link) })
+            }
+            Found::Broadcast | Found::Refused(_) | Found::Nothing | Found::Unclear(_) => None,
+        }
     }
 
     /// The link that has this address of the host.
