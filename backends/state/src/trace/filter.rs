@@ -9,10 +9,10 @@ use wire_net::{Family, LinkName, Prefix};
 use super::{
     device::{OverlayDevice, our_device},
     host::HostState,
-    outcome::{Gap, Hop, Outcome, Reason},
+    outcome::{Gap, Hop, Reason},
     packet::Packet,
     routes::{Found, Query},
-    walk::Walk,
+    walk::{Step, Walk},
 };
 use crate::{Attachment, ChainPolicy, Element, Hook, ObservedBaseChain, ObservedRule, ObservedTable, Purpose, SetKind};
 
@@ -42,7 +42,7 @@ enum Verdict {
 
 impl Walk<'_> {
     /// Lets our table judge a packet that comes in. Tells whether a rule has let it in.
-    pub(super) fn filter(&mut self, incoming: &Incoming<'_>, chain_name: &'static str) -> Result<bool, Box<Outcome>> {
+    pub(super) fn filter(&mut self, incoming: &Incoming<'_>, chain_name: &'static str) -> Step<bool> {
         let host = self.host;
         let Some(firewall) = host.firewall else {
             self.not_looked_at("the packet filter of this host");
@@ -59,7 +59,9 @@ impl Walk<'_> {
         if chain.rules.iter().any(|rule| !matches!(rule, ObservedRule::Marked(_))) {
             self.not_looked_at(&format!("rules of others in chain {chain_name} of table inet wire-agent"));
         }
-        let judge = Judge { host, table, incoming, device: self.host.device_of(incoming) };
+        let inside = host.our_devices().find(|device| device.name == incoming.link);
+        let target = our_device(host, incoming.packet);
+        let judge = Judge { host, table, incoming, inside, target };
         match judge.verdict(chain)? {
             Verdict::Passed => Ok(false),
             Verdict::LetIn(purpose) => {
@@ -82,29 +84,31 @@ fn is_called(chain: &ObservedBaseChain, name: &str) -> bool {
     chain.attachment == Some(place)
 }
 
-impl<'a> HostState<'a> {
-    /// Our device that an incoming packet concerns: the one it was decapsulated by, or the one that would decapsulate it.
-    fn device_of(&self, incoming: &Incoming<'_>) -> Option<OverlayDevice<'a>> {
-        let Incoming { packet, link, .. } = incoming;
-        self.our_devices().find(|device| device.name == *link).or_else(|| our_device(self, packet))
-    }
-}
-
 /// A packet before one chain of our table.
 struct Judge<'a> {
     host: &'a HostState<'a>,
     table: &'a ObservedTable,
     incoming: &'a Incoming<'a>,
-    device: Option<OverlayDevice<'a>>,
+    /// Our device that it was decapsulated by.
+    inside: Option<OverlayDevice<'a>>,
+    /// Our device that would decapsulate it.
+    target: Option<OverlayDevice<'a>>,
 }
 
 impl Judge<'_> {
-    fn verdict(&self, chain: &ObservedBaseChain) -> Result<Verdict, Box<Outcome>> {
-        if let Some(device) = self.device {
-            for purpose in chain.rules.iter().filter_map(Purpose::of) {
-                if let Some(verdict) = self.by_rule(purpose, device)? {
-                    return Ok(verdict);
+    fn verdict(&self, chain: &ObservedBaseChain) -> Step<Verdict> {
+        for purpose in chain.rules.iter().filter_map(Purpose::of) {
+            let verdict = match self.target {
+                _ if self.drops_inside(purpose)? => Some(Verdict::Dropped(purpose)),
+                Some(device) if self.is_local(device) => self.of_encapsulated(purpose, device)?,
+                // The rules about what containers send to other hosts come before the one that lets it pass.
+                Some(device) if purpose == Purpose::Containers && self.is_of_container(device)? => {
+                    Some(Verdict::Dropped(purpose))
                 }
+                Some(_) | None => (purpose == Purpose::NotEncapsulated).then_some(Verdict::Passed),
+            };
+            if let Some(verdict) = verdict {
+                return Ok(verdict);
             }
         }
         Ok(match chain.policy {
@@ -113,31 +117,30 @@ impl Judge<'_> {
         })
     }
 
-    /// The verdict of one rule; `None` if the next one decides.
-    fn by_rule(&self, purpose: Purpose, device: OverlayDevice<'_>) -> Result<Option<Verdict>, Box<Outcome>> {
-        let Incoming { packet, link, let_in } = self.incoming;
-        let family = Family::of(packet.source);
-        let is_inside = device.name == *link;
-        let (dropped, let_in_by) = (Some(Verdict::Dropped(purpose)), Some(Verdict::LetIn(purpose)));
+    /// Whether a rule drops it as a packet that was decapsulated.
+    fn drops_inside(&self, purpose: Purpose) -> Step<bool> {
+        let Some(device) = self.inside else { return Ok(false) };
+        if purpose == Purpose::LetInByNoRule(device.family) {
+            Ok(!self.incoming.let_in)
+        } else if purpose == Purpose::SourcesOutsideLeases(device.family) {
+            Ok(!self.is_answered_by(device.name)?)
+        } else {
+            Ok(false)
+        }
+    }
+
+    /// The verdict of one rule about a packet that is encapsulated, for this host; `None` if the next one decides.
+    fn of_encapsulated(&self, purpose: Purpose, device: OverlayDevice<'_>) -> Step<Option<Verdict>> {
+        let family = Family::of(self.incoming.packet.source);
+        let (dropped, let_in) = (Some(Verdict::Dropped(purpose)), Some(Verdict::LetIn(purpose)));
+        let is_usual = || self.is_in_subnets(family) && !self.is_on_container_link();
         Ok(match purpose {
-            Purpose::LetInByNoRule(of) if of == device.family && is_inside && !let_in => dropped,
-            Purpose::SourcesOutsideLeases(of) if of == device.family && is_inside => {
-                if self.is_answered_by(*link)? {
-                    None
-                } else {
-                    dropped
-                }
-            }
-            _ if is_inside => None,
-            Purpose::Usual(of) if of == family && self.is_local(device) && !self.is_on_container_link() => {
-                self.is_in_subnets(family).then_some(Verdict::LetIn(purpose))
-            }
-            Purpose::NotEncapsulated if !self.is_local(device) => Some(Verdict::Passed),
+            Purpose::Usual(of) if of == family && is_usual() => let_in,
             Purpose::Containers if self.is_of_container(device)? => dropped,
-            Purpose::Peers(of) if of == family && self.is_from_peer(family) => let_in_by,
+            Purpose::Peers(of) if of == family && self.is_from_peer(family) => let_in,
             Purpose::OtherLeases(of) if of == family && self.is_in_peers(family) => dropped,
             Purpose::Strangers(of) if of == family => dropped,
-            Purpose::AllOthers(of) if of == family => let_in_by,
+            Purpose::AllOthers(of) if of == family => let_in,
             Purpose::LetInByNoRule(_)
             | Purpose::SourcesOutsideLeases(_)
             | Purpose::Usual(_)
@@ -157,7 +160,7 @@ impl Judge<'_> {
 
     /// Whether a container sends it: it comes by a link that containers are on, or from an address that is routed into the overlay, or from
     /// this host's own address.
-    fn is_of_container(&self, device: OverlayDevice<'_>) -> Result<bool, Box<Outcome>> {
+    fn is_of_container(&self, device: OverlayDevice<'_>) -> Step<bool> {
         let source = self.incoming.packet.source;
         Ok(self.is_on_container_link() || device.local == Some(source) || self.is_answered_by(device.name)?)
     }
@@ -168,7 +171,7 @@ impl Judge<'_> {
     }
 
     /// Whether packets to its source leave by that link.
-    fn is_answered_by(&self, link: LinkName) -> Result<bool, Box<Outcome>> {
+    fn is_answered_by(&self, link: LinkName) -> Step<bool> {
         let Packet { source, destination, .. } = *self.incoming.packet;
         match self.host.route(&Query { destination: source, source: destination, incoming: None }) {
             Found::Hop(_, hop) => Ok(hop.link() == Some(link)),

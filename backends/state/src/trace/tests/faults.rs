@@ -19,21 +19,21 @@ fn flannel() -> LinkName {
 
 #[test]
 fn a_missing_route_is_named() {
-    let outcome = after(|net, _| drop(net.routes.remove(&RouteKey::main(prefix("10.5.7.0/24")))));
+    let outcome = after(|net, _| _ = net.routes.remove(&RouteKey::main(prefix("10.5.7.0/24"))));
     assert_eq!(outcome.to_string(), "dropped: no route to 10.5.7.9");
 }
 
 #[test]
 fn a_missing_neighbour_is_named() {
     let key = NeighbourKey { link: flannel(), address: ip("10.5.7.0") };
-    let outcome = after(|net, _| drop(net.neighbours.remove(&key)));
+    let outcome = after(|net, _| _ = net.neighbours.remove(&key));
     assert_eq!(outcome.to_string(), "dropped: no neighbour entry for 10.5.7.0 on flannel.1");
 }
 
 #[test]
 fn a_missing_fdb_entry_is_named() {
     let key = FdbKey { link: flannel(), mac: crate::samples::mac(7) };
-    let outcome = after(|net, _| drop(net.fdb.remove(&key)));
+    let outcome = after(|net, _| _ = net.fdb.remove(&key));
     assert_eq!(outcome.to_string(), "dropped: no FDB entry for 02:00:00:00:00:07 on flannel.1");
 }
 
@@ -47,14 +47,14 @@ fn a_missing_entry_of_a_tunnel_is_named() {
 
 #[test]
 fn a_missing_route_of_the_underlay_is_named() {
-    let outcome = after(|_, host| drop(host.routes.remove(&RouteKey::main(prefix("192.0.2.0/24")))));
+    let outcome = after(|_, host| _ = host.routes.remove(&RouteKey::main(prefix("192.0.2.0/24"))));
     assert_eq!(outcome.to_string(), "dropped: no route to 192.0.2.7");
 }
 
 #[test]
 fn a_foreign_blackhole_is_named() {
     let key = RouteKey::main(prefix("10.5.7.8/30"));
-    let outcome = after(|_, host| drop(host.routes.insert(key, HostRoute::Via(NextHop::Blackhole))));
+    let outcome = after(|_, host| _ = host.routes.insert(key, HostRoute::Via(NextHop::Blackhole)));
     assert_eq!(outcome.to_string(), "dropped: route blackhole 10.5.7.8/30 drops it");
 }
 
@@ -68,14 +68,14 @@ fn a_link_that_is_down_is_named() {
 
 #[test]
 fn a_link_without_a_carrier_is_named() {
-    let outcome = after(|_, host| drop(host.without_carrier.insert(name("eth0"))));
+    let outcome = after(|_, host| _ = host.without_carrier.insert(name("eth0")));
     assert_eq!(outcome.to_string(), "dropped: eth0 has no carrier");
 }
 
 #[test]
 fn a_host_that_does_not_forward_is_named_by_its_setting() {
     let setting = Setting::LinkForwarding(wire_net::Family::V4, docker());
-    let outcome = after(|net, _| drop(net.settings.insert(setting, 0)));
+    let outcome = after(|net, _| _ = net.settings.insert(setting, 0));
     assert_eq!(outcome.to_string(), "dropped: net.ipv4.conf.docker0.forwarding is 0");
 }
 

@@ -150,7 +150,7 @@ fn a_device_with_another_vni_takes_no_packet() {
 
 #[test]
 fn a_host_without_a_route_to_its_containers_drops_it() {
-    let journey = journey(|host| drop(host.around.routes.remove(&RouteKey::main(prefix("10.5.2.0/24")))));
+    let journey = journey(|host| _ = host.around.routes.remove(&RouteKey::main(prefix("10.5.2.0/24"))));
     assert_eq!(end(&journey), "1: dropped: no route to 10.5.2.2");
 }
 
@@ -167,4 +167,10 @@ fn a_container_that_encapsulates_itself_is_stopped_on_its_own_host() {
     let packet = Packet { udp_port: Some(8472), ..Packet::new(ip("10.5.1.2"), ip("192.0.2.1")) };
     let way = trace(&state, &packet, Entry::Link(docker()));
     assert_eq!(way.outcome, Outcome::Dropped(Reason::Rule { chain: "arriving", purpose: Purpose::Containers }));
+}
+
+#[test]
+fn a_policy_that_drops_spares_what_is_not_encapsulated() {
+    let journey = journey(|host| table(host).chains.get_mut("arriving").unwrap().policy = ChainPolicy::Drop);
+    assert!(journey.arrives());
 }

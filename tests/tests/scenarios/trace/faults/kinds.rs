@@ -125,13 +125,9 @@ fn receiving(Direction { family, from, to }: &Direction<'_>) -> Vec<Fault> {
     let (subnet, container) = (&to.subnet, to.container);
     let nothing = String::new;
     let forwarding = forwarding(*family);
-    let csum = match family {
-        Family::V4 => "",
-        Family::V6 => "udp6zerocsumrx off",
-    };
     let again = |vni: u32| {
         format!(
-            "ip link del {device}; ip link add {device} type vxlan id {vni} dev eth0 local {} dstport 8472 nolearning {csum}
+            "ip link del {device}; ip link add {device} type vxlan id {vni} dev eth0 local {} dstport 8472 nolearning
              ip link set {device} address {} up",
             to.public, to.mac
         )

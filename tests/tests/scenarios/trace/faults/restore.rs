@@ -28,7 +28,7 @@ impl Saved {
                     addresses.iter().filter(|address| Family::of(address.local) == family && address.scope == "global");
                 for address in kept {
                     let nodad = if family == Family::V6 { " nodad" } else { "" };
-                    lines.push(format!("address replace {}/{} dev {link}{nodad}", address.local, address.prefixlen));
+                    lines.push(format!("address replace {}/{} dev {link}{nodad}", address.local, address.len));
                 }
             }
             routes.extend(routes_of(host, family)?);
