@@ -17,6 +17,7 @@ use crate::{FdbKey, FloodEntry, FloodPath, Framing, NeighbourKey, NextHop, Obser
 const ANY: MacAddr = MacAddr::new([0; 6]);
 
 /// The addresses of an outer packet.
+#[derive(Clone, Copy)]
 struct OuterPath {
     /// The device that makes it.
     link: LinkName,
