@@ -49,12 +49,12 @@ fn fate(policy: &FirewallPolicy, facts: &HostFacts, family: Family, sender: &Sen
         let made = ObservedLink { kind, mac, mtu, up: true, master: None, is_marked: false, owner, index };
         around.links.insert(name(link), made);
     }
-    let mut route = |destination: Prefix, link| {
-        around.routes.insert(RouteKey::main(destination), HostRoute::Via(NextHop::Link(link)));
-    };
-    route(of(["10.5.1.0/24", "fd00:5:0:1::/64"], family), name("docker0"));
-    route(of(["10.5.2.0/24", "fd00:5:0:2::/64"], family), device);
-    route(of(["0.0.0.0/0", "::/0"], family), name("eth0"));
+    let routes: [(Prefix, LinkName); 3] = [
+        (of(["10.5.1.0/24", "fd00:5:0:1::/64"], family), name("docker0")),
+        (of(["10.5.2.0/24", "fd00:5:0:2::/64"], family), device),
+        (of(["0.0.0.0/0", "::/0"], family), name("eth0")),
+    ];
+    around.routes.extend(routes.map(|(to, link)| (RouteKey::main(to), HostRoute::Via(NextHop::Link(link)))));
     let local: IpAddr = of(["192.0.2.1", "2001:db8::1"], family);
     around.addresses.insert(local, name("eth0"));
     net.settings.extend(Family::ALL.map(|family| (Setting::Forwarding(family), 1)));

@@ -114,20 +114,16 @@ impl RouteKey {
 impl PolicyRule {
     /// The rules of a kernel to which nobody has added any (`fib_default_rules_init` of net/ipv4, `fib6_rules_net_init` of net/ipv6).
     pub fn defaults() -> impl Iterator<Item = Self> {
-        let (v4, v6) = (Family::V4, Family::V6);
-        let rule = |(family, priority, table)| Self {
-            family,
-            priority,
-            from: None,
-            to: None,
-            incoming: None,
-            others: None,
-            action: RuleAction::Lookup(table),
-        };
         let (local, main) = (RouteKey::LOCAL, RouteKey::MAIN);
-        [(v4, 0, local), (v4, 32766, main), (v4, 32767, RouteKey::DEFAULT), (v6, 0, local), (v6, 32766, main)]
-            .map(rule)
-            .into_iter()
+        let of_both = Family::ALL.map(|family| [Self::lookup(family, 0, local), Self::lookup(family, 32766, main)]);
+        of_both.into_iter().flatten().chain([Self::lookup(Family::V4, 32767, RouteKey::DEFAULT)])
+    }
+
+    /// The rule that looks up all packets in a table.
+    #[must_use]
+    pub const fn lookup(family: Family, priority: u32, table: u32) -> Self {
+        let action = RuleAction::Lookup(table);
+        Self { family, priority, from: None, to: None, incoming: None, others: None, action }
     }
 }
 

@@ -3,10 +3,10 @@
 mod kinds;
 mod restore;
 
-use std::{net::IpAddr, time::Duration};
+use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 
 use wire_state::{Delivery, Entry, Journey, Outcome, Packet, Reason, trace_across};
-use wire_tests::{Family, Host, Lab, LabError, Leg, Result, check, eventually, lab};
+use wire_tests::{Family, Host, Lab, LabError, Leg, Namespace, Result, check, eventually, lab};
 
 use self::{
     kinds::{Fault, kinds},
@@ -50,72 +50,81 @@ struct Stage {
     hosts: [Host; 2],
     legs: [Leg; 2],
     saved: [Saved; 2],
+    readers: [Reader; 2],
+    /// Whether each must be read again.
+    is_changed: [bool; 2],
 }
 
 #[test]
 fn a_packet_arrives_if_and_only_if_a_trace_over_both_kernels_says_so() -> Result {
     let lab = lab!();
     let mut random = Random::from_environment();
-    let stage = stage(&lab)?;
-    let places: Vec<[Place; 2]> = Family::ALL.iter().map(|family| stage.places(*family)).collect::<Result<_>>()?;
-    let mut receivers = Vec::new();
-    for ([a, b], family) in places.iter().zip(Family::ALL) {
-        receivers.push([Probe::new(&stage.legs[0], a.container)?, Probe::new(&stage.legs[1], b.container)?]);
-        let _ = family;
-    }
-    let mut readers = [Reader::new(), Reader::new()];
-    let (mut arrived, mut wrong, mut met) = (0, Vec::new(), std::collections::BTreeMap::new());
+    let mut stage = stage(&lab)?;
+    let places = [stage.places(Family::V4)?, stage.places(Family::V6)?];
+    let probes = [stage.probes(Family::V4)?, stage.probes(Family::V6)?];
+    let mut seen = Seen::default();
     for number in 0..FAULTS {
         let (of, from) = (random.below(2), random.below(2));
         let direction = Direction { family: Family::ALL[of], from: &places[of][from], to: &places[of][1 - from] };
         let all = kinds(&direction);
         // Every fault is met; half of the times with a second one.
-        let mut chosen: Vec<&Fault> = vec![&all[number % all.len()]];
+        let mut faults = vec![&all[number % all.len()]];
         if random.below(2) == 0 {
-            chosen.push(random.one_of(&all));
+            faults.push(random.one_of(&all));
         }
-        let names: Vec<&str> = chosen.iter().map(|fault| fault.name).collect();
-        for (place, fault) in chosen.iter().enumerate() {
-            // The second one may find that the first has removed what it would remove.
-            let script = if place == 0 { fault.script.clone() } else { format!("set +e\n{}\ntrue", fault.script) };
-            stage.hosts[fault.host].namespace().sh(&script)?;
-        }
-        for (reader, host) in readers.iter_mut().zip(&stage.hosts) {
-            reader.read(host)?;
-        }
-        let site = [readers[0].state(), readers[1].state()];
-        let packet = Packet { udp_port: Some(PORT), ..Packet::new(direction.from.container, direction.to.container) };
-        let entry = Entry::Link("leg0".parse().expect("a valid name"));
-        let journey = trace_across(site.as_slice(), &direction.from.host, &packet, entry);
-        let arrives = expected_arrival(&journey, &direction)?;
-        let port = stage.hosts[direction.from.host].port();
-        let before = counted(lab.namespace(), port)?;
-        let tag = u32::try_from(number).unwrap_or_default();
-        receivers[of][from].send(direction.to.container, tag);
-        let limit = if arrives { ARRIVES } else { LOST };
-        let comes = receivers[of][1 - from].takes(tag, limit)?;
-        let leaves = counted(lab.namespace(), port)? > before;
-        arrived += u32::from(comes);
-        let said = || journey.legs.iter().map(|leg| format!("{}: {}", leg.host, leg.trace.outcome)).collect::<Vec<_>>();
-        if comes != arrives {
-            wrong.push(format!("{names:?} {}: comes: {comes}, but {:?}", direction.family, said()));
-        }
-        if expected_leaving(&journey).is_some_and(|expected| expected != leaves) {
-            wrong.push(format!("{names:?} {}: leaves: {leaves}, but {:?}", direction.family, said()));
-        }
-        *met.entry(said().pop().unwrap_or_default().replace(|letter: char| letter.is_ascii_digit(), ""))
-            .or_insert(0) += 1;
-        for fault in chosen.iter().rev() {
-            let _ = stage.hosts[fault.host].namespace().sh(&fault.undo);
-        }
-        for fault in &chosen {
-            stage.saved[fault.host].restore(&stage.hosts[fault.host], fault.touches_filter)?;
-        }
+        stage.damage(&faults)?;
+        let journey = stage.traced(&direction)?;
+        let expected = expected_arrival(&journey, &direction)?;
+        let sent = Sent { probes: &probes[of], number: u32::try_from(number).unwrap_or_default(), expected };
+        let (comes, leaves) = stage.send(lab.namespace(), &direction, &sent)?;
+        seen.compare(&faults, &journey, Real { comes, leaves, expected });
+        stage.restore(&faults)?;
     }
-    check(wrong.is_empty(), || format!("{} wrong: {wrong:#?}", wrong.len()))?;
+    check(seen.wrong.is_empty(), || format!("{} wrong: {:#?}", seen.wrong.len(), seen.wrong))?;
     // Both were met often enough to say something, and for many reasons.
-    check((20..=180).contains(&arrived), || format!("{arrived} arrived"))?;
-    check(met.len() > 15, || format!("{met:#?}"))
+    check((20..=180).contains(&seen.arrived), || format!("{} arrived", seen.arrived))?;
+    check(seen.fates.len() > 15, || format!("{:#?}", seen.fates))
+}
+
+/// A packet to send.
+struct Sent<'a> {
+    probes: &'a [Probe; 2],
+    number: u32,
+    expected: bool,
+}
+
+/// What has become of a packet.
+#[derive(Clone, Copy)]
+struct Real {
+    comes: bool,
+    leaves: bool,
+    expected: bool,
+}
+
+/// What was seen of all packets.
+#[derive(Default)]
+struct Seen {
+    arrived: u32,
+    wrong: Vec<String>,
+    fates: BTreeSet<String>,
+}
+
+impl Seen {
+    fn compare(&mut self, faults: &[&Fault], journey: &Journey<usize>, real: Real) {
+        let names: Vec<&str> = faults.iter().map(|fault| fault.name).collect();
+        let legs: Vec<String> = journey.legs.iter().map(|leg| format!("{}: {}", leg.host, leg.trace.outcome)).collect();
+        let Real { comes, leaves, expected } = real;
+        self.arrived += u32::from(comes);
+        if comes != expected {
+            self.wrong.push(format!("{names:?}: comes: {comes}, but {legs:?}"));
+        }
+        if expected_leaving(journey).is_some_and(|expected| expected != leaves) {
+            self.wrong.push(format!("{names:?}: leaves: {leaves}, but {legs:?}"));
+        }
+        // Without addresses and numbers, so that only the reason counts.
+        let last = legs.last().map(String::as_str).unwrap_or_default();
+        self.fates.insert(last.split(|letter: char| letter.is_ascii_digit()).collect());
+    }
 }
 
 /// Whether the packet should come. Nothing may be left unknown.
@@ -158,10 +167,64 @@ fn stage(lab: &Lab) -> Result<Stage> {
     for (saved, host) in saved.iter().zip(&hosts) {
         saved.restore(host, false)?;
     }
-    Ok(Stage { hosts, legs, saved })
+    let readers = [Reader::new(), Reader::new()];
+    Ok(Stage { hosts, legs, saved, readers, is_changed: [true, true] })
 }
 
 impl Stage {
+    fn damage(&mut self, faults: &[&Fault]) -> Result {
+        for (place, fault) in faults.iter().enumerate() {
+            // The second one may find that the first has removed what it would remove.
+            let script = if place == 0 { fault.script.clone() } else { format!("set +e\n{}\ntrue", fault.script) };
+            self.hosts[fault.host].namespace().sh(&script)?;
+            self.is_changed[fault.host] = true;
+        }
+        Ok(())
+    }
+
+    fn restore(&mut self, faults: &[&Fault]) -> Result {
+        for fault in faults.iter().rev() {
+            // It may fail where the other fault has removed what it would take back.
+            let _ = self.hosts[fault.host].namespace().sh(&fault.undo);
+        }
+        let with_filter = |host| faults.iter().any(|fault| fault.host == host && fault.touches_filter);
+        for host in [0, 1] {
+            if faults.iter().any(|fault| fault.host == host) {
+                self.saved[host].restore(&self.hosts[host], with_filter(host))?;
+                self.is_changed[host] = true;
+            }
+        }
+        Ok(())
+    }
+
+    /// Follows a packet over both kernels as they are now.
+    fn traced(&mut self, direction: &Direction<'_>) -> Result<Journey<usize>> {
+        for ((reader, host), is_changed) in self.readers.iter_mut().zip(&self.hosts).zip(&mut self.is_changed) {
+            if std::mem::take(is_changed) {
+                reader.read(host)?;
+            }
+        }
+        let site = [self.readers[0].state(), self.readers[1].state()];
+        let packet = Packet { udp_port: Some(PORT), ..Packet::new(direction.from.container, direction.to.container) };
+        let entry = Entry::Link("leg0".parse().expect("a valid name"));
+        Ok(trace_across(site.as_slice(), &direction.from.host, &packet, entry))
+    }
+
+    /// Sends a packet. Tells whether it comes, and whether an outer packet leaves the host.
+    fn send(&self, underlay: &Namespace, direction: &Direction<'_>, sent: &Sent<'_>) -> Result<(bool, bool)> {
+        let (from, to) = (direction.from.host, direction.to.host);
+        let port = self.hosts[from].port();
+        let before = counted(underlay, port)?;
+        sent.probes[from].send(direction.to.container, sent.number);
+        let comes = sent.probes[to].takes(sent.number, if sent.expected { ARRIVES } else { LOST })?;
+        Ok((comes, counted(underlay, port)? > before))
+    }
+
+    fn probes(&self, family: Family) -> Result<[Probe; 2]> {
+        let [one, other] = &self.legs;
+        Ok([Probe::new(one, one.address(family)?)?, Probe::new(other, other.address(family)?)?])
+    }
+
     fn places(&self, family: Family) -> Result<[Place; 2]> {
         Ok([self.place(0, family)?, self.place(1, family)?])
     }

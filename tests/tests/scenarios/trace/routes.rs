@@ -1,6 +1,12 @@
 //! The route of a trace is the one that `ip route get` names.
 
-use std::{collections::BTreeMap, fmt::Write as _, fs, net::IpAddr, process::Command};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+    fs,
+    net::IpAddr,
+    process::Command,
+};
 
 use wire_state::{Entry, Hop, HostState, NextHop, Outcome, Packet, trace};
 use wire_tests::{AgentSpec, Etcd, Family, Host, LabError, Leg, Result, check, lab};
@@ -137,7 +143,15 @@ fn by_trace(host: &HostState<'_>, entry: &Entry, from: IpAddr, to: IpAddr) -> Re
     let first = way.hops.iter().find_map(|hop| match hop {
         Hop::Route(_, NextHop::Gateway { gateway, link, .. }) => Some(Way::Hop(Some(*gateway), link.to_string())),
         Hop::Route(_, NextHop::Link(link)) => Some(Way::Hop(None, link.to_string())),
-        _ => None,
+        Hop::Route(_, NextHop::Blackhole)
+        | Hop::Arrived(_)
+        | Hop::LetIn(_)
+        | Hop::Neighbour(..)
+        | Hop::Fdb(..)
+        | Hop::Flooded(..)
+        | Hop::Forward(..)
+        | Hop::Encapsulated(_)
+        | Hop::Decapsulated(..) => None,
     });
     match (first, &way.outcome) {
         (Some(first), _) => Ok(first),
@@ -161,7 +175,7 @@ fn by_the_kernel(host: &Host, family: Family, pairs: &[Pair]) -> Result<Vec<Way>
     let output = command.output().map_err(LabError::io("cannot run ip"))?;
     let (text, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     let failed = errors.lines().filter_map(|line| line.rsplit_once(':')?.1.trim().parse::<usize>().ok());
-    let refused: std::collections::BTreeSet<usize> = failed.collect();
+    let refused: BTreeSet<usize> = failed.collect();
     let mut answers = text.lines();
     let ways = (1..=pairs.len()).map(|number| match refused.contains(&number) {
         true => Some(Way::Refused),

@@ -55,7 +55,7 @@ fn by(link: &str) -> HostRoute {
 }
 
 /// The number of the table whose route was found.
-fn table(found: Found) -> Option<u32> {
+fn table(found: &Found) -> Option<u32> {
     match found {
         Found::Hop(key, _) => Some(key.table),
         Found::Local | Found::Broadcast | Found::Refused(_) | Found::Nothing | Found::Unclear(_) => None,
@@ -65,27 +65,27 @@ fn table(found: Found) -> Option<u32> {
 #[test]
 fn the_first_rule_with_a_route_decides() {
     let rules = vec![rule(1, RuleAction::Lookup(7)), rule(2, RuleAction::Lookup(8)), rule(3, RuleAction::Lookup(254))];
-    assert_eq!(table(chosen(rules, &[(8, by("a")), (254, by("b"))])), Some(8));
+    assert_eq!(table(&chosen(rules, &[(8, by("a")), (254, by("b"))])), Some(8));
 }
 
 #[test]
 fn a_throw_route_leaves_it_to_the_next_rule() {
     let rules = vec![rule(1, RuleAction::Lookup(7)), rule(2, RuleAction::Lookup(254))];
-    assert_eq!(table(chosen(rules, &[(7, HostRoute::Throw), (254, by("b"))])), Some(254));
+    assert_eq!(table(&chosen(rules, &[(7, HostRoute::Throw), (254, by("b"))])), Some(254));
 }
 
 #[test]
 fn a_rule_for_other_sources_is_skipped() {
     let other = PolicyRule { from: Some(prefix("10.7.0.0/16")), ..rule(1, RuleAction::Lookup(7)) };
     let rules = vec![other, rule(2, RuleAction::Lookup(254))];
-    assert_eq!(table(chosen(rules, &[(7, by("a")), (254, by("b"))])), Some(254));
+    assert_eq!(table(&chosen(rules, &[(7, by("a")), (254, by("b"))])), Some(254));
 }
 
 #[test]
 fn a_rule_for_its_source_is_taken() {
     let its = PolicyRule { from: Some(prefix("10.5.0.0/16")), ..rule(1, RuleAction::Lookup(7)) };
     let rules = vec![its, rule(2, RuleAction::Lookup(254))];
-    assert_eq!(table(chosen(rules, &[(7, by("a")), (254, by("b"))])), Some(7));
+    assert_eq!(table(&chosen(rules, &[(7, by("a")), (254, by("b"))])), Some(7));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use wire_tests::Family;
 
-use super::Direction;
+use super::{Direction, Place};
 
 /// A fault on one host.
 pub(crate) struct Fault {
@@ -125,16 +125,9 @@ fn receiving(Direction { family, from, to }: &Direction<'_>) -> Vec<Fault> {
     let (subnet, container) = (&to.subnet, to.container);
     let nothing = String::new;
     let forwarding = forwarding(*family);
-    let again = |vni: u32| {
-        format!(
-            "ip link del {device}; ip link add {device} type vxlan id {vni} dev eth0 local {} dstport 8472 nolearning
-             ip link set {device} address {} up",
-            to.public, to.mac
-        )
-    };
     vec![
         fault("another MAC", host, format!("ip link set {device} address 02:00:00:00:00:98"), nothing()),
-        fault("another VNI", host, again(7), again(1)),
+        fault("another VNI", host, remade(to, 7), remade(to, 1)),
         fault("receiving device down", host, format!("ip link set {device} down"), nothing()),
         fault("receiving underlay down", host, "ip link set eth0 down".to_owned(), nothing()),
         fault("container's link down there", host, "ip link set leg0 down".to_owned(), nothing()),
@@ -164,24 +157,38 @@ fn filters(Direction { family, to, .. }: &Direction<'_>) -> Vec<Fault> {
     };
     let sender = format!("nft flush set inet wire-agent subnets-{name}-{len}\n");
     let stranger = format!("{sender}nft flush set inet wire-agent peers-{name}\n");
-    let rule = |purpose: &str| {
-        format!(
-            "handle=$(nft -a list chain inet wire-agent arriving | grep 'comment \"{purpose} {name} ' | sed 's/.*# handle //' | head -1)
-             test -z \"$handle\" || nft delete rule inet wire-agent arriving handle $handle\n"
-        )
-    };
     let kinds = [
         ("lease of the sender removed", sender.clone()),
         ("sender removed", stranger.clone()),
-        ("first rule removed", rule("usual")),
-        ("rule about strangers removed", rule("strangers")),
-        ("sender removed, and the rule about strangers", format!("{stranger}{}", rule("strangers"))),
-        ("lease removed, and the rule about other leases", format!("{sender}{}", rule("sources of other leases"))),
-        ("rule about packets that none let in removed", rule("let in by no rule")),
+        ("first rule removed", without_rule("usual", name)),
+        ("rule about strangers removed", without_rule("strangers", name)),
+        ("sender removed, and the rule about strangers", format!("{stranger}{}", without_rule("strangers", name))),
+        (
+            "lease removed, and the rule about other leases",
+            format!("{sender}{}", without_rule("sources of other leases", name)),
+        ),
+        ("rule about packets that none let in removed", without_rule("let in by no rule", name)),
         ("chain flushed", "nft flush chain inet wire-agent arriving".to_owned()),
         ("policy that drops", "nft chain inet wire-agent arriving '{ policy drop; }'".to_owned()),
         ("sender removed, table deleted", format!("{stranger}nft delete table inet wire-agent")),
     ];
     let of_filter = |(name, script)| Fault { name, host: to.host, script, undo: String::new(), touches_filter: true };
     kinds.map(of_filter).into()
+}
+
+/// Makes the device of a host anew with this VNI, and with nothing on it.
+fn remade(Place { device, public, mac, .. }: &Place, vni: u32) -> String {
+    format!(
+        "ip link del {device}; ip link add {device} type vxlan id {vni} dev eth0 local {public} dstport 8472 nolearning
+         ip link set {device} address {mac} up"
+    )
+}
+
+/// Deletes the first rule with this purpose, if there is one.
+fn without_rule(purpose: &str, family: &str) -> String {
+    format!(
+        "handle=$(nft -a list chain inet wire-agent arriving |
+             sed -n '/comment \"{purpose} {family} /s/.*# handle //p' | head -1)
+         test -z \"$handle\" || nft delete rule inet wire-agent arriving handle $handle\n"
+    )
 }

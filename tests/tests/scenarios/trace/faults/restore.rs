@@ -2,7 +2,7 @@
 
 use std::{fs, path::PathBuf};
 
-use wire_tests::{Family, Host, LabError, Leg, Result};
+use wire_tests::{Family, Host, Kernel, LabError, Leg, Result};
 
 use crate::cluster::device;
 
@@ -16,52 +16,28 @@ pub(crate) struct Saved {
 impl Saved {
     /// Saves a host. Its neighbours on the underlay and in its container become permanent, so that nobody is asked for them.
     pub(crate) fn of(host: &Host, other: &Host, leg: &Leg) -> Result<Self> {
-        let mut lines = vec!["link set eth0 up".to_owned(), "link set leg0 up".to_owned()];
-        let (mut routes, mut fdb) = (Vec::new(), Vec::new());
+        let mut links = vec!["link set eth0 up".to_owned(), "link set leg0 up".to_owned()];
+        let (mut entries, mut fdb) = (Vec::new(), Vec::new());
         for family in Family::ALL {
             let device = device(family);
-            let link = host.kernel().link(device)?.ok_or_else(|| LabError::Wrong(format!("no {device}")))?;
-            lines.push(format!("link set {device} address {} up", link.address));
+            links.push(format!("link set {device} address {} up", mac(host.kernel(), device)?));
             for link in ["eth0", "leg0", device] {
-                let addresses = host.kernel().addresses(link)?;
-                let kept =
-                    addresses.iter().filter(|address| Family::of(address.local) == family && address.scope == "global");
-                for address in kept {
-                    let nodad = if family == Family::V6 { " nodad" } else { "" };
-                    lines.push(format!("address replace {}/{} dev {link}{nodad}", address.local, address.len));
-                }
+                links.extend(addresses_of(host, link, family)?);
             }
-            routes.extend(routes_of(host, family)?);
-            let flag = if family == Family::V6 { "-6" } else { "-4" };
-            let neighbours = host.namespace().ip(&format!("{flag} neigh show dev {device} nud permanent"))?;
-            let words = neighbours.lines().filter_map(|line| line.split_once(" lladdr "));
-            for (address, rest) in words {
-                let mac = rest.split_whitespace().next().unwrap_or_default();
-                routes.push(format!("neigh replace {address} lladdr {mac} dev {device} nud permanent"));
-            }
-            let uplink = other.kernel().link("eth0")?.ok_or_else(|| LabError::Wrong("no eth0".to_owned()))?;
-            let public = other.on_underlay(family);
-            routes.push(format!("neigh replace {public} lladdr {} dev eth0 nud permanent", uplink.address));
-            let inside = leg.kernel().link("eth0")?.ok_or_else(|| LabError::Wrong("no eth0".to_owned()))?;
-            let container = leg.address(family)?;
-            routes.push(format!("neigh replace {container} lladdr {} dev leg0 nud permanent", inside.address));
-            let entries = host.namespace().bridge(&format!("fdb show dev {device}"))?;
-            fdb.extend(entries.lines().filter_map(|line| fdb_line(line, device)));
-            let outside = host.kernel().link("leg0")?.ok_or_else(|| LabError::Wrong("no leg0".to_owned()))?;
-            let gateway = gateway_of(leg, family)?;
-            leg.namespace()
-                .ip(&format!("neigh replace {gateway} lladdr {} dev eth0 nud permanent", outside.address))?;
+            entries.extend(routes_of(host, family)?);
+            entries.extend(neighbours_of(host, device, family)?);
+            entries.push(permanent(other.on_underlay(family), &mac(other.kernel(), "eth0")?, "eth0"));
+            entries.push(permanent(leg.address(family)?, &mac(leg.kernel(), "eth0")?, "leg0"));
+            let listed = host.namespace().bridge(&format!("fdb show dev {device}"))?;
+            fdb.extend(listed.lines().filter_map(|line| fdb_line(line, device)));
+            leg.namespace().ip(&permanent(gateway_of(leg, family)?, &mac(host.kernel(), "leg0")?, "eth0"))?;
         }
-        lines.extend(routes);
-        let write = |name: &str, text: String| {
-            let path = host.dir().join(name);
-            fs::write(&path, text).map_err(LabError::io("cannot save a host")).map(|()| path)
-        };
+        links.extend(entries);
         let filter = host.exec("nft list table inet wire-agent")?;
         Ok(Self {
-            links: write("links", lines.join("\n") + "\n")?,
-            fdb: write("fdb", fdb.join("\n") + "\n")?,
-            filter: write("filter", format!("table inet wire-agent\ndelete table inet wire-agent\n{filter}"))?,
+            links: written(host, "links", &(links.join("\n") + "\n"))?,
+            fdb: written(host, "fdb", &(fdb.join("\n") + "\n"))?,
+            filter: written(host, "filter", &format!("table inet wire-agent\ndelete table inet wire-agent\n{filter}"))?,
         })
     }
 
@@ -73,18 +49,47 @@ impl Saved {
     }
 }
 
-/// The routes of the main table that the kernel does not put there itself, and those of the containers' link.
+fn written(host: &Host, name: &str, text: &str) -> Result<PathBuf> {
+    let path = host.dir().join(name);
+    fs::write(&path, text).map_err(LabError::io("cannot save a host"))?;
+    Ok(path)
+}
+
+fn mac(kernel: Kernel<'_>, link: &str) -> Result<String> {
+    let found = kernel.link(link)?.ok_or_else(|| LabError::Wrong(format!("no {link}")))?;
+    Ok(found.address)
+}
+
+fn permanent(address: impl std::fmt::Display, mac: &str, link: &str) -> String {
+    format!("neigh replace {address} lladdr {mac} dev {link} nud permanent")
+}
+
+fn addresses_of(host: &Host, link: &str, family: Family) -> Result<Vec<String>> {
+    let nodad = if family == Family::V6 { " nodad" } else { "" };
+    let addresses = host.kernel().addresses(link)?;
+    let kept = addresses.iter().filter(|address| Family::of(address.local) == family && address.scope == "global");
+    Ok(kept.map(|address| format!("address replace {}/{} dev {link}{nodad}", address.local, address.len)).collect())
+}
+
+const fn flag(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "-4",
+        Family::V6 => "-6",
+    }
+}
+
+/// The routes of the main table, without those of link-local addresses.
 fn routes_of(host: &Host, family: Family) -> Result<Vec<String>> {
-    let flag = if family == Family::V6 { "-6" } else { "-4" };
-    let listed = host.namespace().ip(&format!("{flag} -N route show table main"))?;
-    let is_kept = |line: &&str| !line.starts_with("fe80:") && !line.starts_with("ff00:");
-    let drop_flags = |line: &str| line.replace(" linkdown", "").replace(" pref medium", "").trim().to_owned();
-    Ok(listed
-        .lines()
-        .filter(is_kept)
-        .map(|line| format!("{flag} route replace {}", drop_flags(line)))
-        .map(|line| line.replace("-4 ", "").replace("-6 ", ""))
-        .collect())
+    let listed = host.namespace().ip(&format!("{} -N route show table main", flag(family)))?;
+    let kept = listed.lines().filter(|line| !line.starts_with("fe80:") && !line.starts_with("ff00:"));
+    Ok(kept.map(|line| format!("route replace {}", line.replace(" pref medium", "").trim())).collect())
+}
+
+fn neighbours_of(host: &Host, device: &str, family: Family) -> Result<Vec<String>> {
+    let listed = host.namespace().ip(&format!("{} neigh show dev {device} nud permanent", flag(family)))?;
+    let pairs = listed.lines().filter_map(|line| line.split_once(" lladdr "));
+    let macs = pairs.map(|(address, rest)| (address, rest.split_whitespace().next().unwrap_or_default()));
+    Ok(macs.map(|(address, mac)| permanent(address, mac, device)).collect())
 }
 
 fn fdb_line(line: &str, device: &str) -> Option<String> {
@@ -94,8 +99,7 @@ fn fdb_line(line: &str, device: &str) -> Option<String> {
 }
 
 fn gateway_of(leg: &Leg, family: Family) -> Result<String> {
-    let flag = if family == Family::V6 { "-6" } else { "-4" };
-    let routes = leg.namespace().ip(&format!("{flag} route show default"))?;
-    let gateway = routes.split_whitespace().skip_while(|word| *word != "via").nth(1);
-    gateway.map(str::to_owned).ok_or_else(|| LabError::Wrong(routes))
+    let routes = leg.namespace().ip(&format!("{} route show default", flag(family)))?;
+    let gateway = routes.split_whitespace().skip_while(|word| *word != "via").nth(1).map(str::to_owned);
+    gateway.ok_or(LabError::Wrong(routes))
 }
