@@ -13,6 +13,7 @@ use crate::{
     go_syntax,
     old_flags::{KubernetesFlags, LogFlags, RemovedFlags},
     pulse::Part,
+    trace,
     variables::{self, Origins},
 };
 
@@ -204,8 +205,8 @@ pub(crate) enum Command {
     Plan(CompareFlags),
     /// Say which way a packet to ADDRESS takes on this host, by what its kernel holds: route, neighbour, FDB entry, outer packet, and the rule
     /// of our firewall that drops it. Needs no running agent. The last line is the packet's fate; what may decide and is not looked at is named.
-    #[command(after_help = TRACE_HELP)]
-    Trace(TraceFlags),
+    #[command(after_help = trace::HELP)]
+    Trace(trace::Flags),
     /// Leave the network: give the lease back, and remove our devices, routes, rules, files and Docker settings. Stop the agent first. Give the
     /// agent's own flags, like --state-dir, before the word drain.
     Drain {
@@ -267,35 +268,6 @@ pub(crate) struct CompareFlags {
     #[arg(long)]
     pub(crate) json: bool,
 }
-
-/// The packet to follow.
-#[derive(Clone, Copy, Debug, Args)]
-pub(crate) struct TraceFlags {
-    /// The destination.
-    #[arg(value_name = "ADDRESS")]
-    pub(crate) to: IpAddr,
-    /// The source. Without it, this host sends the packet. An address of a container: the packet comes in by the container's link. An address
-    /// in a peer's subnet: it comes out of the overlay device.
-    #[arg(long, value_name = "ADDRESS")]
-    pub(crate) from: Option<IpAddr>,
-    /// The UDP destination port, also as 53/udp. Without it, the packet is not UDP.
-    #[arg(long, value_parser = parse_udp_port, value_name = "PORT[/udp]")]
-    pub(crate) port: Option<u16>,
-    /// Print JSON.
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-const TRACE_HELP: &str = "\
-Example, the way from a container of this host to one of another:
-  wire-agent trace 10.5.7.2 --from 10.5.3.2
-
-Exit statuses:
-   0  the packet is delivered, or leaves for the next host
-   1  it is dropped on this host; the last line has the reason
-  64  a flag is not valid, or no link leads to --from
-  69  the kernel cannot be read, or something decides that is not looked at; the last line names it
-  77  no CAP_NET_ADMIN";
 
 /// What to do with the network config.
 #[derive(Debug, Subcommand)]
@@ -388,11 +360,6 @@ impl Cli {
         (cli.run.passed_over, cli.run.origins) = (passed_over, origins);
         Ok(cli)
     }
-}
-
-fn parse_udp_port(text: &str) -> Result<u16, String> {
-    let number = text.strip_suffix("/udp").unwrap_or(text);
-    number.parse().map_err(|_| "it must be a UDP port like 53 or 53/udp".to_owned())
 }
 
 fn parse_duration(text: &str) -> Result<Duration, String> {

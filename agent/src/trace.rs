@@ -1,5 +1,6 @@
 //! `wire-agent trace` says which way a packet takes on this host, by what its kernel holds. It reads the kernel itself, and writes nothing.
 
+mod flags;
 mod report;
 
 use std::net::IpAddr;
@@ -9,9 +10,9 @@ use wire_kernel::{HostNetwork, TraceView};
 use wire_net::{Family, chain};
 use wire_state::{DataplaneError, Driver as _, Entry, HostState, ObservedFirewall, Outcome, Packet, trace};
 
+pub(crate) use self::flags::{Flags, HELP};
 use self::report::Report;
 use crate::{
-    cli::TraceFlags,
     commands::print_json,
     exit::{Exit, NO, UNAVAILABLE, USAGE},
     output::answer,
@@ -59,7 +60,7 @@ struct Held {
 ///
 /// # Errors
 /// [`TraceError::Dropped`] if it is dropped here; all others if that is not known.
-pub(crate) fn run(flags: &TraceFlags) -> Result<(), Exit> {
+pub(crate) fn run(flags: &Flags) -> Result<(), Exit> {
     require_capability()?;
     let to = flags.to;
     if let Some(from) = flags.from.filter(|from| Family::of(*from) != Family::of(to)) {
