@@ -13,6 +13,7 @@ use crate::{
     go_syntax,
     old_flags::{KubernetesFlags, LogFlags, RemovedFlags},
     pulse::Part,
+    trace,
     variables::{self, Origins},
 };
 
@@ -202,6 +203,10 @@ pub(crate) enum Command {
     Verify(CompareFlags),
     /// The same, but print the changes that the agent would make, in their order.
     Plan(CompareFlags),
+    /// Say which way a packet to ADDRESS takes on this host, by what its kernel holds: route, neighbour, FDB entry, outer packet, and the rule
+    /// of our firewall that drops it. Needs no running agent. The last line is the packet's fate; what may decide and is not looked at is named.
+    #[command(after_help = trace::HELP)]
+    Trace(trace::Flags),
     /// Leave the network: give the lease back, and remove our devices, routes, rules, files and Docker settings. Stop the agent first. Give the
     /// agent's own flags, like --state-dir, before the word drain.
     Drain {

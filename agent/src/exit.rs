@@ -13,7 +13,7 @@ use wire_store::{EtcdSettingsError, StoreError};
 
 use crate::{
     config_command::ConfigCommandError, docker_opts::DockerOptsError, drain::DrainError, files::WriteError,
-    reconcile_loop::StartError, settings::UsageError, status::NoAnswer, verify::VerifyError,
+    reconcile_loop::StartError, settings::UsageError, status::NoAnswer, trace::TraceError, verify::VerifyError,
 };
 
 /// The answer to a command is no.
@@ -57,6 +57,8 @@ pub(crate) enum Exit {
     Drain(#[from] DrainError),
     #[error(transparent)]
     Verify(#[from] VerifyError),
+    #[error(transparent)]
+    Trace(#[from] TraceError),
 
     #[error(transparent)]
     Usage(#[from] UsageError),
@@ -170,6 +172,7 @@ impl Exit {
             Self::DockerOpts(error) => error.status(),
             Self::Drain(error) => error.status(),
             Self::Verify(error) => error.status(),
+            Self::Trace(error) => error.status(),
             Self::NotReady { .. } | Self::RoutesLeft { .. } | Self::FirewallLeft { .. } => NO,
             Self::Usage(_) | Self::EtcdSettings(_) => USAGE,
             Self::NoUnderlay { .. } | Self::NoPossibleUnderlay { .. } => NO_HOST,
@@ -223,6 +226,7 @@ impl Exit {
             Self::StoredConfig { .. } => Some("correct it with wire-agent config set"),
             Self::ConfigCommand(_)
             | Self::Verify(_)
+            | Self::Trace(_)
             | Self::NotReady { .. }
             | Self::EtcdSettings(_)
             | Self::NoPossibleUnderlay { .. }

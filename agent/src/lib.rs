@@ -45,6 +45,7 @@ mod session;
 mod settings;
 mod state;
 mod status;
+mod trace;
 mod traffic;
 mod underlay;
 mod upkeep;
@@ -105,6 +106,7 @@ fn start(cli: Cli) -> Result<(), Exit> {
         Some(Command::Config(command)) => runtime.block_on(config_command::run(command, etcd)),
         Some(Command::Verify(flags)) => runtime.block_on(verify::run(Form::Verify, flags, etcd, run, &run_dir)),
         Some(Command::Plan(flags)) => runtime.block_on(verify::run(Form::Plan, flags, etcd, run, &run_dir)),
+        Some(Command::Trace(flags)) => trace::run(&flags),
         Some(Command::Drain { dry_run }) => {
             Settings::new(etcd, run, run_dir).map_err(Exit::from).and_then(|settings| match dry_run {
                 true => drain::dry_run(&settings),

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, net::IpAddr};
 
 use wire_net::{Family, LinkName, Prefix};
-use wire_state::{Element, Set, SetKind, vxlan_header};
+use wire_state::{Element, Purpose, Set, SetKind, vxlan_header};
 
 use super::{
     address_range::AddressRange,
@@ -69,14 +69,14 @@ impl FamilyRules {
     /// that accepts other headers too).
     pub(super) fn not_let_in(&self) -> Option<Rule> {
         let OverlayDevice { link, .. } = self.device.filter(|device| device.in_kernel)?;
-        Some(let_in_by_no_rule([Match::From(Links::Is(link))]))
+        Some(let_in_by_no_rule(self.family, [Match::From(Links::Is(link))]))
     }
 
     /// Drops and counts sources that are not routed back through the overlay device. The kernel's rp_filter does so for
     /// IPv4 alone, and does not count.
     pub(super) fn spoofed(&self) -> Option<Rule> {
         let matches = [Match::From(Links::Is(self.device?.link)), Match::AnsweredElsewhere];
-        Some(Rule::new("sources outside leases", matches, dropped(counter::SPOOFED)))
+        Some(Rule::new(Purpose::SourcesOutsideLeases(self.family).words(), matches, dropped(counter::SPOOFED)))
     }
 
     /// Marks packets for Docker's nftables tables, which drop them even if our chains accept them.
@@ -101,14 +101,14 @@ impl FamilyRules {
         matches.push(self.of_usual_len()?);
         let untracked = (!tracked).then_some(Action::NoTrack);
         let actions = [Action::Count, self.let_in_by()?].into_iter().chain(untracked).chain([Action::Accept]);
-        Some(Rule::new(usual_mark(self.family), matches, actions.collect::<Vec<_>>()))
+        Some(Rule::new(Purpose::Usual(self.family).words(), matches, actions.collect::<Vec<_>>()))
     }
 
     /// Lets in packets that `from` matches and whose inner packet is of this family.
     fn let_in(&self, from: Match) -> Rule {
         let matches = self.inner_type().into_iter().chain([from]).collect::<Vec<_>>();
         let actions = [Action::CountIn(counter::arrived(self.family))].into_iter().chain(self.let_in_by());
-        Rule::new("peers", matches, actions.chain([Action::Accept]).collect::<Vec<_>>())
+        Rule::new(Purpose::Peers(self.family).words(), matches, actions.chain([Action::Accept]).collect::<Vec<_>>())
     }
 
     fn let_in_by(&self) -> Option<Action> {
@@ -142,7 +142,7 @@ impl FamilyRules {
                 rules.push(self.let_in(self.source(Addresses::Set(peers.clone()))));
             }
             let forged = [self.source(Addresses::Set(peers.clone()))];
-            rules.push(Rule::new("sources of other leases", forged, dropped(counter::SPOOFED)));
+            rules.push(Rule::new(Purpose::OtherLeases(self.family).words(), forged, dropped(counter::SPOOFED)));
             if source_check {
                 let claim = [Action::NotePair(pair, format!("claims-{family}"))];
                 let matches: Vec<Match> = self.inner_type().into_iter().collect();
@@ -151,7 +151,8 @@ impl FamilyRules {
             // A rule of its own: if the set is full, the rule ends there.
             let note = [Action::NoteSource(self.family, format!("strangers-{family}"))];
             rules.push(Rule::new("strangers are noted", [self.source(Addresses::NotInSet(peers))], note));
-            rules.push(Rule::new("strangers", [Match::Family(self.family)], dropped(counter::UNKNOWN_PEERS)));
+            let strangers = Purpose::Strangers(self.family).words();
+            rules.push(Rule::new(strangers, [Match::Family(self.family)], dropped(counter::UNKNOWN_PEERS)));
         }
         rules
     }
@@ -159,7 +160,7 @@ impl FamilyRules {
     /// Lets in the remaining packets of this family.
     pub(super) fn all_others(&self) -> Rule {
         let actions = [Action::CountIn(counter::arrived(self.family))].into_iter().chain(self.let_in_by());
-        Rule::new("all others", [Match::Family(self.family)], actions.collect::<Vec<_>>())
+        Rule::new(Purpose::AllOthers(self.family).words(), [Match::Family(self.family)], actions.collect::<Vec<_>>())
     }
 
     /// Drops packets with this host's address that come by a link: this host sends nothing to itself through one, so
@@ -269,9 +270,9 @@ impl FamilyRules {
 }
 
 /// Drops decapsulated packets whose outer packet no rule has let in.
-pub(super) fn let_in_by_no_rule(from: impl IntoIterator<Item = Match>) -> Rule {
+pub(super) fn let_in_by_no_rule(family: Family, from: impl IntoIterator<Item = Match>) -> Rule {
     let matches = from.into_iter().chain([Match::LetIn(Is::NotSo, By::Header)]).collect::<Vec<_>>();
-    Rule::new("let in by no rule", matches, dropped(counter::UNKNOWN_PEERS))
+    Rule::new(Purpose::LetInByNoRule(family).words(), matches, dropped(counter::UNKNOWN_PEERS))
 }
 
 /// Accepts packets that were let in before, so that none is judged twice.
@@ -291,7 +292,7 @@ pub(super) fn of_network(device: &OverlayDevice) -> Vec<Rule> {
 }
 
 fn not_encapsulated(matches: impl Into<Vec<Match>>) -> Rule {
-    Rule::new("not encapsulated", matches, [Action::Accept])
+    Rule::new(Purpose::NotEncapsulated.words(), matches, [Action::Accept])
 }
 
 impl OverlayDevice {
@@ -300,14 +301,6 @@ impl OverlayDevice {
         // The kernel drops a packet with any other bit set (vxlan_rcv), except those of the group policy.
         let is_whole = self.in_kernel && !self.has_policy;
         self.vni.map(|vni| if is_whole { Header::Whole(vxlan_header(vni)) } else { Header::Vni(vni) })
-    }
-}
-
-/// The purpose of the rule of [`FamilyRules::usual`], with which its mark begins.
-pub(super) const fn usual_mark(family: Family) -> &'static str {
-    match family {
-        Family::V4 => "usual v4",
-        Family::V6 => "usual v6",
     }
 }
 
@@ -323,7 +316,7 @@ fn subnets(family: &str, len: u8) -> String {
 
 /// Drops these packets as sent by containers.
 pub(super) fn containers(matches: impl Into<Vec<Match>>) -> Rule {
-    Rule::new("containers", matches, dropped(counter::CONTAINERS))
+    Rule::new(Purpose::Containers.words(), matches, dropped(counter::CONTAINERS))
 }
 
 const fn dropped(counter: &'static str) -> [Action; 2] {

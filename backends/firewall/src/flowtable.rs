@@ -63,7 +63,7 @@ impl FamilyRules {
     fn add_emerging(&self, table: &mut DesiredTable) {
         if let Some(device) = self.device {
             let name = format!("emerging-{}", self.family_name());
-            let rules = [family_rules::let_in_by_no_rule([])];
+            let rules = [family_rules::let_in_by_no_rule(self.family, [])];
             add_chain(table, &name, Attachment::ingress(device.link, BEFORE), &rules);
         }
     }

@@ -16,13 +16,13 @@ use netlink_sys::protocols::NETLINK_NETFILTER;
 use nix::errno::Errno;
 use wire_net::Family;
 use wire_netlink::{Batch, Netlink, attribute::text};
-use wire_state::{Attempt, DataplaneError, Element, OURS, SetChange, TableName};
+use wire_state::{Attempt, DataplaneError, Element, OURS, Purpose, SetChange, TableName};
 
 use super::{
     decode::{attribute, be32, comment, counts, find},
     encode::Body,
     facts::DockerRules,
-    family_rules::{counter, usual_mark},
+    family_rules::counter,
     nfta::{
         NF_ACCEPT, NFTA_CHAIN_NAME, NFTA_CHAIN_POLICY, NFTA_CHAIN_TABLE, NFTA_COUNTER_PACKETS, NFTA_GEN_ID,
         NFTA_OBJ_DATA, NFTA_OBJ_NAME, NFTA_OBJ_TABLE, NFTA_OBJ_TYPE, NFTA_RULE_EXPRESSIONS, NFTA_RULE_TABLE,
@@ -131,7 +131,7 @@ impl Netfilter {
         let usual = self.dump("rules", GET_RULE, &|| Body::new(INET).named(NFTA_RULE_TABLE, NAME), |body| {
             ours(body)?;
             let mark = find(body, NFTA_RULE_USERDATA).and_then(comment)?;
-            let family = Family::ALL.into_iter().find(|family| mark.starts_with(usual_mark(*family)))?;
+            let family = Family::ALL.into_iter().find(|family| mark.starts_with(Purpose::Usual(*family).words()))?;
             Some((family, counts(find(body, NFTA_RULE_EXPRESSIONS)?)))
         })?;
         for (family, packets) in usual {

@@ -1,5 +1,6 @@
 mod flowtable;
 mod judged;
+mod traced;
 
 use std::collections::BTreeSet;
 

@@ -273,14 +273,14 @@ pub(crate) struct RouteContext<'a> {
 
 /// The attributes of a route message.
 #[derive(Default)]
-struct RouteFields {
-    destination: Option<IpAddr>,
-    table: u32,
-    metric: u32,
-    device: Option<u32>,
-    gateway: Option<IpAddr>,
+pub(crate) struct RouteFields {
+    pub(crate) destination: Option<IpAddr>,
+    pub(crate) table: u32,
+    pub(crate) metric: u32,
+    pub(crate) device: Option<u32>,
+    pub(crate) gateway: Option<IpAddr>,
     nexthop: Option<u32>,
-    multipath: bool,
+    pub(crate) multipath: bool,
 }
 
 /// A route message (`struct rtmsg`) of the main table, with the ID of its nexthop object: a route of ours, or a foreign one to a prefix
@@ -333,7 +333,7 @@ pub(crate) fn learnt_from_router(body: &[u8]) -> Option<u32> {
     is_advertised.then(|| route_fields(body.get(12..).unwrap_or_default(), 0).device).flatten()
 }
 
-fn route_fields(bytes: &[u8], table: u8) -> RouteFields {
+pub(crate) fn route_fields(bytes: &[u8], table: u8) -> RouteFields {
     let mut fields = RouteFields { table: table.into(), ..RouteFields::default() };
     for (kind, value) in attributes(bytes) {
         match kind {

@@ -335,9 +335,18 @@ fn neighbour_message(index: u32, key: &NeighbourKey) -> NeighbourMessage {
 
 /// Requests the routes of the main table.
 pub(crate) fn list_routes(batch: &mut Batch, flags: u16, family: Family) {
+    list_routes_of(batch, flags, family, RT_TABLE_MAIN);
+}
+
+/// Requests the routes of all tables (`RT_TABLE_UNSPEC`).
+pub(crate) fn list_all_routes(batch: &mut Batch, flags: u16, family: Family) {
+    list_routes_of(batch, flags, family, 0);
+}
+
+fn list_routes_of(batch: &mut Batch, flags: u16, family: Family, table: u8) {
     let mut message = RouteMessage::default();
     message.header.address_family = address_family(family);
-    message.header.table = RT_TABLE_MAIN;
+    message.header.table = table;
     message.header.scope = RouteScope::Universe;
     message.header.kind = RouteType::Unspec;
     message.header.protocol = RouteProtocol::Unspec;

@@ -23,6 +23,7 @@ pub mod sim;
 mod sysctl;
 #[cfg(test)]
 pub(crate) mod tests;
+mod trace_view;
 mod traffic;
 mod uapi;
 mod underlay;
@@ -33,5 +34,6 @@ pub use host::{AddressState, HostAddress, HostLink, HostNetwork, ResolvedRoute};
 pub use monitor::{Changes, Monitor};
 pub use namespaces::{KernelDataplane, OtherNamespaces};
 pub use nics::{MacOrigin, Nic};
+pub use trace_view::TraceView;
 pub use traffic::{DeviceCounters, Traffic, traffic};
 pub use write::{NetlinkDataplane, RouteForm};

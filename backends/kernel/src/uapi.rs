@@ -89,6 +89,7 @@ pub(crate) mod ifa {
     pub(crate) const F_TEMPORARY: u32 = 0x01;
     pub(crate) const F_DADFAILED: u32 = 0x08;
     pub(crate) const F_DEPRECATED: u32 = 0x20;
+    pub(crate) const F_TENTATIVE: u32 = 0x40;
 }
 
 /// Attributes of a neighbour message, `NDA_*` of linux/neighbour.h, with its states (`NUD_*`) and flags (`NTF_*`).
@@ -101,6 +102,8 @@ pub(crate) mod nda {
     pub(crate) const MASTER: u16 = 9;
     pub(crate) const NUD_NOARP: u16 = 0x40;
     pub(crate) const NUD_PERMANENT: u16 = 0x80;
+    /// `NUD_VALID` of net/neighbour.h: the states in which the kernel uses the MAC.
+    pub(crate) const NUD_VALID: u16 = 0x02 | 0x04 | 0x08 | 0x10 | NUD_NOARP | NUD_PERMANENT;
     pub(crate) const NTF_PROXY: u8 = 0x08;
 }
 
@@ -114,12 +117,17 @@ pub(crate) mod rta {
     pub(crate) const MULTIPATH: u16 = 9;
     pub(crate) const TABLE: u16 = 15;
     pub(crate) const VIA: u16 = 18;
+    pub(crate) const ENCAP: u16 = 22;
     pub(crate) const NH_ID: u16 = 30;
 }
 
 /// Types of a route, `RTN_*` of linux/rtnetlink.h.
 pub(crate) mod rtn {
     pub(crate) const UNICAST: u8 = 1;
+    pub(crate) const LOCAL: u8 = 2;
+    pub(crate) const BROADCAST: u8 = 3;
+    pub(crate) const ANYCAST: u8 = 4;
+    pub(crate) const MULTICAST: u8 = 5;
     pub(crate) const BLACKHOLE: u8 = 6;
     pub(crate) const UNREACHABLE: u8 = 7;
     pub(crate) const PROHIBIT: u8 = 8;
@@ -138,8 +146,35 @@ pub(crate) mod rtprot {
 pub(crate) mod rtm {
     /// `RTM_F_CLONED`: an entry of the route cache.
     pub(crate) const F_CLONED: u32 = 0x200;
+    /// `RTNH_F_DEAD`: its link is down.
+    pub(crate) const RTNH_F_DEAD: u32 = 1;
     /// `RTNH_F_ONLINK`: the gateway is on the link though no route leads to it.
     pub(crate) const RTNH_F_ONLINK: u32 = 4;
+}
+
+/// Attributes of a rule, `FRA_*` of linux/fib_rules.h.
+pub(crate) mod fra {
+    pub(crate) const DST: u16 = 1;
+    pub(crate) const SRC: u16 = 2;
+    pub(crate) const IIFNAME: u16 = 3;
+    pub(crate) const GOTO: u16 = 4;
+    pub(crate) const PRIORITY: u16 = 6;
+    pub(crate) const FWMARK: u16 = 10;
+    pub(crate) const SUPPRESS_IFGROUP: u16 = 13;
+    pub(crate) const SUPPRESS_PREFIXLEN: u16 = 14;
+    pub(crate) const TABLE: u16 = 15;
+    pub(crate) const FWMASK: u16 = 16;
+    pub(crate) const OIFNAME: u16 = 17;
+    pub(crate) const PAD: u16 = 18;
+    pub(crate) const PROTOCOL: u16 = 21;
+}
+
+/// Actions of a rule, `FR_ACT_*` of linux/fib_rules.h.
+pub(crate) mod fr_act {
+    pub(crate) const TO_TABLE: u8 = 1;
+    pub(crate) const BLACKHOLE: u8 = 6;
+    pub(crate) const UNREACHABLE: u8 = 7;
+    pub(crate) const PROHIBIT: u8 = 8;
 }
 
 /// The table of a route message, `RT_TABLE_MAIN` of linux/rtnetlink.h. The number fits into the header's byte.

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use wire_net::{DualStack, Pool, Prefix};
+use wire_net::{DualStack, LinkName, Pool, Prefix};
 use wire_state::Underlay;
 
 use super::host::{HostLink, HostNetwork};
@@ -60,14 +60,8 @@ impl HostLink {
         }
     }
 
-    /// Whether it is a device of an overlay, by the names that flannel and this agent give them. Any VNI counts, since an earlier network
-    /// config may have left devices with another.
     fn is_overlay_device(&self) -> bool {
-        let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-        let name = self.name.as_str();
-        let vni = name.strip_prefix("flannel.").or_else(|| name.strip_prefix("flannel-v6."));
-        let named = vni.is_some_and(is_number) || matches!(name, "flannel0" | "flannel-v60");
-        named && matches!(self.kind.as_str(), "vxlan" | "tun")
+        is_overlay_device(self.name, &self.kind)
     }
 
     /// Whether it is a bridge of Docker's, by the names that Docker gives them.
@@ -77,4 +71,14 @@ impl HostLink {
         self.kind == "bridge"
             && (matches!(name, "docker0" | "docker_gwbridge") || name.strip_prefix("br-").is_some_and(is_id))
     }
+}
+
+/// Whether a link is a device of an overlay, by the names that flannel and this agent give them. Any VNI counts, since an earlier network
+/// config may have left devices with another.
+pub(crate) fn is_overlay_device(name: LinkName, kind: &str) -> bool {
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let name = name.as_str();
+    let vni = name.strip_prefix("flannel.").or_else(|| name.strip_prefix("flannel-v6."));
+    let named = vni.is_some_and(is_number) || matches!(name, "flannel0" | "flannel-v60");
+    named && matches!(kind, "vxlan" | "tun")
 }

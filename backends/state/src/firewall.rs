@@ -7,6 +7,7 @@ mod nftables;
 mod op;
 mod others;
 mod plan;
+mod purpose;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -23,6 +24,7 @@ pub use nftables::{
 pub use op::{CallChange, ChainChange, FirewallOp, SetChange};
 pub use others::{OperatorDrop, OtherFirewalls, OtherRules};
 pub use plan::Firewall;
+pub use purpose::Purpose;
 
 /// The rules that the packet filter should hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -18,6 +18,7 @@ mod resource;
 pub mod samples;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
+mod trace;
 
 pub use difference::{Difference, DifferenceKind};
 pub use error::{DataplaneError, ErrorKind, OpError};
@@ -27,7 +28,7 @@ pub use firewall::{
     ChainTableKind, Creation, DesiredChain, DesiredFirewall, DesiredTable, Element, EmptyTables, Firewall, FirewallOp,
     FlannelRules, Flowtable, Hook, InternalBridge, InternalBridges, OURS, ObservedBaseChain, ObservedCall,
     ObservedChain, ObservedFirewall, ObservedRule, ObservedTable, OperatorDrop, OtherFirewalls, OtherRules, Place,
-    Position, Rule, Set, SetChange, SetKind, Table, TableName,
+    Position, Purpose, Rule, Set, SetChange, SetKind, Table, TableName,
 };
 pub use merge::{Clash, Share};
 pub use network::{
@@ -40,3 +41,7 @@ pub use network::{
 };
 pub use reconcile::{Comparison, Failure, Reconciler, Report};
 pub use resource::{Attempt, Driver, Operation, Order, Plan, Resource};
+pub use trace::{
+    Delivery, Encapsulated, Entry, Gap, Hop, HostRoute, HostState, Journey, Leg, Outcome, Packet, PolicyRule, Reason,
+    ReversePath, RuleAction, Sending, Site, Surroundings, Trace, VxlanHeader, trace, trace_across,
+};

@@ -47,6 +47,7 @@ mod seat;
 mod senders;
 mod tagged;
 mod told;
+mod trace;
 mod unread;
 mod verify;
 mod verify_damage;

@@ -31,7 +31,14 @@ impl World {
     pub(crate) fn check(&self, whom: Whom) -> Result<(), Broken> {
         self.check_foreign()?;
         self.check_kernels(whom)?;
-        self.check_owners(whom)
+        self.check_owners(whom)?;
+        self.check_reach()
+    }
+
+    /// Whether leases have changed just now, or the store is in trouble.
+    pub(crate) fn may_be_wrong(&self) -> bool {
+        let now = Instant::now();
+        now < self.lenient_until || now < self.last_change.1 + PROMPT
     }
 
     fn settled(&self, whom: Whom) -> impl Iterator<Item = &SimulatedHost> {
@@ -40,8 +47,7 @@ impl World {
     }
 
     fn may_differ(&self, whom: Whom) -> bool {
-        let now = Instant::now();
-        whom == Whom::Undisturbed && (now < self.lenient_until || now < self.last_change.1 + PROMPT)
+        whom == Whom::Undisturbed && self.may_be_wrong()
     }
 
     /// Each kernel holds exactly the leases in the store.

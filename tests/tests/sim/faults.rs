@@ -8,7 +8,7 @@ use wire_state::{
     NextHop,
     sim::{DiskFault, FaultRates},
 };
-use wire_store::{Random, SimBackup, SimCut};
+use wire_store::{Random, SimBackup, SimCut, SimStore};
 
 use crate::{
     flannel::Flannel,
@@ -18,6 +18,9 @@ use crate::{
 
 /// The most hosts and flannels that join while a world runs.
 const MOST_NEW: usize = 4;
+
+/// How often a part of a host fails that fails by chance.
+const OFTEN: FaultRates = FaultRates { ops: 200, reads: 50 };
 
 /// A fault of one host.
 #[derive(Clone, Copy, Debug)]
@@ -393,29 +396,23 @@ impl World {
                 self.undo_after(lasts, Undo::CardUp(index));
             }
             HostFault::LoseNotifications => host.parts.kernel.lose_notifications(),
-            HostFault::KernelFails | HostFault::RulesFail | HostFault::DiskFails => {
-                let rates = FaultRates { ops: 200, reads: 50 };
-                host.is_faulty = true;
-                match fault {
-                    HostFault::KernelFails => host.parts.kernel.fail_by_chance(rates, seed),
-                    HostFault::RulesFail => host.parts.filter.fail_by_chance(rates, seed),
-                    _ => host.parts.disk.set_fault(Some(DiskFault::Full)),
-                }
-                host.disturb(lasts + START);
-                self.undo_after(lasts, Undo::Calm(index));
+            HostFault::KernelFails => {
+                host.parts.kernel.fail_by_chance(OFTEN, seed);
+                self.fails(index, lasts);
             }
-            HostFault::CutHalfOpen | HostFault::CutReset | HostFault::LoseReplies | HostFault::DelayWatches => {
-                let Some(client) = host.client() else { return Ok(()) };
-                match fault {
-                    HostFault::CutHalfOpen => client.cut(SimCut::HalfOpen),
-                    HostFault::CutReset => client.cut(SimCut::Reset),
-                    HostFault::LoseReplies => client.lose_replies(300),
-                    _ => client.delay_watches(Duration::from_millis(1500)),
-                }
-                // Sometimes for longer than the lease lives.
-                let lasts = if number % 4 == 0 { lasts + self.shape.ttl.min(Duration::from_secs(700)) } else { lasts };
-                self.hosts[index].disturb(lasts + START);
-                self.undo_after(lasts, Undo::Heal(index));
+            HostFault::RulesFail => {
+                host.parts.filter.fail_by_chance(OFTEN, seed);
+                self.fails(index, lasts);
+            }
+            HostFault::DiskFails => {
+                host.parts.disk.set_fault(Some(DiskFault::Full));
+                self.fails(index, lasts);
+            }
+            HostFault::CutHalfOpen => self.trouble_client(index, lasts, |client| client.cut(SimCut::HalfOpen)),
+            HostFault::CutReset => self.trouble_client(index, lasts, |client| client.cut(SimCut::Reset)),
+            HostFault::LoseReplies => self.trouble_client(index, lasts, |client| client.lose_replies(300)),
+            HostFault::DelayWatches => {
+                self.trouble_client(index, lasts, |client| client.delay_watches(Duration::from_millis(1500)));
             }
             HostFault::LoseOwnEvent => {
                 if let Some(client) = host.client() {
@@ -444,6 +441,23 @@ impl World {
         host.disturb(if runs { PROMPT } else { START });
         host.note_foreign();
         Ok(())
+    }
+
+    /// A part of a host fails for some time.
+    fn fails(&mut self, index: usize, lasts: Duration) {
+        self.hosts[index].is_faulty = true;
+        self.hosts[index].disturb(lasts + START);
+        self.undo_after(lasts, Undo::Calm(index));
+    }
+
+    /// An agent's connection to the store is in trouble: sometimes for longer than its lease lives.
+    fn trouble_client(&mut self, index: usize, lasts: Duration, trouble: fn(&SimStore)) {
+        let Some(client) = self.hosts[index].client() else { return };
+        trouble(client);
+        let longer =
+            if self.random.chance(250) { self.shape.ttl.min(Duration::from_secs(700)) } else { Duration::ZERO };
+        self.hosts[index].disturb(lasts + longer + START);
+        self.undo_after(lasts + longer, Undo::Heal(index));
     }
 
     /// Another program puts a route where one of ours is.

@@ -8,6 +8,7 @@ mod firewall;
 mod flannel;
 mod host;
 mod ports;
+mod reach;
 mod record;
 mod run;
 mod world;

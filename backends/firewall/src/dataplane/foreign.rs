@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 
 use wire_net::Family;
+use wire_state::ObservedFirewall;
 
 use super::FirewallDataplane;
 use crate::{
     facts::{DockerRules, TrackingReason},
-    netfilter::Netfilter,
+    netfilter::{self, Netfilter},
     policy::ACCEPT_MARK,
     program, tracking,
 };
@@ -36,6 +37,19 @@ impl FirewallDataplane {
         ForeignRules { docker, tracked: self.tracked() }
     }
 
+    /// The tables in which others may have rules that drop packets, each in a few words. Of those that iptables shows, only the ones that
+    /// others use.
+    pub fn tables_of_others(&mut self, held: &ObservedFirewall) -> Vec<String> {
+        let mut names: Vec<String> = held.used.iter().map(|table| format!("rules of others in {table}")).collect();
+        match self.netfilter().and_then(Netfilter::tables) {
+            Ok(tables) => names.extend(tables.iter().filter_map(|(family, name)| name_of_other(*family, name))),
+            Err(_) => names.push("tables of nftables, which cannot be read".to_owned()),
+        }
+        let legacy = Family::ALL.into_iter().filter(|family| program::may_have_legacy_tables(*family));
+        names.extend(legacy.map(|family| format!("tables of iptables-legacy for {family}")));
+        names
+    }
+
     fn tracked(&mut self) -> BTreeMap<Family, TrackingReason> {
         let mut tracked = match self.tracking_in_nftables() {
             Some(read) => read.needed.clone(),
@@ -58,4 +72,23 @@ impl FirewallDataplane {
         }
         self.tracking.as_ref()
     }
+}
+
+/// The name of a table of nftables that is neither ours nor one that iptables shows.
+fn name_of_other(family: u8, name: &str) -> Option<String> {
+    let is_shown = |of: Family| family == netfilter::number(of) && matches!(name, "raw" | "nat" | "filter");
+    if netfilter::table_name(family, name).is_some() || Family::ALL.into_iter().any(is_shown) {
+        return None;
+    }
+    // `NFPROTO_*` of linux/netfilter.h.
+    let family = match family {
+        1 => "inet",
+        2 => "ip",
+        3 => "arp",
+        5 => "netdev",
+        7 => "bridge",
+        10 => "ip6",
+        _ => "of another family",
+    };
+    Some(format!("table {family} {name}"))
 }

@@ -195,6 +195,10 @@ impl Deref for Counted {
 impl LeaseStore for Counted {
     type Watch = EtcdWatch;
 
+    fn answers(&self) -> tokio::sync::watch::Receiver<tokio::time::Instant> {
+        self.store.answers()
+    }
+
     async fn get(&self, key: &[u8]) -> Result<Read, StoreError> {
         (**self).get(key).await
     }

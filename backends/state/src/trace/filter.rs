@@ -1,0 +1,227 @@
+//! The verdict of our own nftables table about a packet that comes in, from the rules and sets that the kernel holds.
+//!
+//! Only the decisions of our policy are made, by the purpose of each rule, in the order of the rules.
+
+use std::net::IpAddr;
+
+use wire_net::{Family, LinkName, Prefix};
+
+use super::{
+    device::{OverlayDevice, our_device},
+    host::HostState,
+    outcome::{Gap, Hop, Reason},
+    packet::Packet,
+    routes::{Found, Query},
+    walk::{Step, Walk},
+};
+use crate::{Attachment, ChainPolicy, Element, Hook, ObservedBaseChain, ObservedRule, ObservedTable, Purpose, SetKind};
+
+/// The chain that sees packets as they come in.
+pub(super) const ARRIVING: &str = "arriving";
+/// The chain that sees outer packets without a VXLAN header, as they come to this host.
+pub(super) const ENCAPSULATED_IN: &str = "encapsulated-in";
+
+/// `NFT_TABLE_F_DORMANT` of linux/netfilter/nf_tables.h: the kernel skips the table.
+const DORMANT: u32 = 1;
+
+/// A packet that comes in.
+pub(super) struct Incoming<'a> {
+    pub(super) packet: &'a Packet,
+    pub(super) link: LinkName,
+    /// Whether a rule has let in the outer packet that it came in.
+    pub(super) let_in: bool,
+}
+
+/// The end of a chain for one packet.
+enum Verdict {
+    LetIn(Purpose),
+    Passed,
+    Dropped(Purpose),
+    DroppedByPolicy,
+}
+
+impl Walk<'_> {
+    /// Lets our table judge a packet that comes in. Tells whether a rule has let it in.
+    pub(super) fn filter(&mut self, incoming: &Incoming<'_>, chain_name: &'static str) -> Step<bool> {
+        let host = self.host;
+        let Some(firewall) = host.firewall else {
+            self.not_looked_at("the packet filter of this host");
+            return Ok(false);
+        };
+        let Some(table) = firewall.table.as_ref().filter(|table| table.flags & DORMANT == 0) else { return Ok(false) };
+        let Some(chain) = table.chains.get(chain_name) else { return Ok(false) };
+        if !is_called(chain, chain_name) {
+            self.not_looked_at(&format!(
+                "chain {chain_name} of table inet wire-agent, which is not called as we call it"
+            ));
+            return Ok(false);
+        }
+        if chain.rules.iter().any(|rule| !matches!(rule, ObservedRule::Marked(_))) {
+            self.not_looked_at(&format!("rules of others in chain {chain_name} of table inet wire-agent"));
+        }
+        let inside = host.our_devices().find(|device| device.name == incoming.link);
+        let target = our_device(host, incoming.packet);
+        let judge = Judge { host, table, incoming, inside, target };
+        match judge.verdict(chain)? {
+            Verdict::Passed => Ok(false),
+            Verdict::LetIn(purpose) => {
+                self.hops.push(Hop::LetIn(purpose));
+                Ok(true)
+            }
+            Verdict::Dropped(purpose) => Err(Reason::Rule { chain: chain_name, purpose }.into()),
+            Verdict::DroppedByPolicy => Err(Reason::Policy { chain: chain_name }.into()),
+        }
+    }
+}
+
+/// Whether the kernel calls a chain where our policy puts it.
+fn is_called(chain: &ObservedBaseChain, name: &str) -> bool {
+    let place = if name == ARRIVING {
+        Attachment::filter(Hook::Prerouting, -310)
+    } else {
+        Attachment::filter(Hook::Input, -10)
+    };
+    chain.attachment == Some(place)
+}
+
+/// A packet before one chain of our table.
+struct Judge<'a> {
+    host: &'a HostState<'a>,
+    table: &'a ObservedTable,
+    incoming: &'a Incoming<'a>,
+    /// Our device that it was decapsulated by.
+    inside: Option<OverlayDevice<'a>>,
+    /// Our device that would decapsulate it.
+    target: Option<OverlayDevice<'a>>,
+}
+
+impl Judge<'_> {
+    fn verdict(&self, chain: &ObservedBaseChain) -> Step<Verdict> {
+        for purpose in chain.rules.iter().filter_map(Purpose::of) {
+            let verdict = match self.target {
+                _ if self.drops_inside(purpose)? => Some(Verdict::Dropped(purpose)),
+                Some(device) if self.is_local(device) => self.of_encapsulated(purpose, device)?,
+                // The rules about what containers send to other hosts come before the one that lets it pass.
+                Some(device) if purpose == Purpose::Containers && self.is_of_container(device)? => {
+                    Some(Verdict::Dropped(purpose))
+                }
+                Some(_) | None => (purpose == Purpose::NotEncapsulated).then_some(Verdict::Passed),
+            };
+            if let Some(verdict) = verdict {
+                return Ok(verdict);
+            }
+        }
+        Ok(match chain.policy {
+            ChainPolicy::Accept => Verdict::Passed,
+            ChainPolicy::Drop => Verdict::DroppedByPolicy,
+        })
+    }
+
+    /// Whether a rule drops it as a packet that was decapsulated.
+    fn drops_inside(&self, purpose: Purpose) -> Step<bool> {
+        let Some(device) = self.inside else { return Ok(false) };
+        if purpose == Purpose::LetInByNoRule(device.family) {
+            Ok(!self.incoming.let_in)
+        } else if purpose == Purpose::SourcesOutsideLeases(device.family) {
+            Ok(!self.is_answered_by(device.name)?)
+        } else {
+            Ok(false)
+        }
+    }
+
+    /// The verdict of one rule about a packet that is encapsulated, for this host; `None` if the next one decides.
+    fn of_encapsulated(&self, purpose: Purpose, device: OverlayDevice<'_>) -> Step<Option<Verdict>> {
+        let family = Family::of(self.incoming.packet.source);
+        let (dropped, let_in) = (Some(Verdict::Dropped(purpose)), Some(Verdict::LetIn(purpose)));
+        let is_usual = || self.is_in_subnets(family) && !self.is_on_container_link();
+        Ok(match purpose {
+            Purpose::Usual(of) if of == family && is_usual() => let_in,
+            Purpose::Containers if self.is_of_container(device)? => dropped,
+            Purpose::Peers(of) if of == family && self.is_from_peer(family) => let_in,
+            Purpose::OtherLeases(of) if of == family && self.is_in_peers(family) => dropped,
+            Purpose::Strangers(of) if of == family => dropped,
+            Purpose::AllOthers(of) if of == family => let_in,
+            Purpose::LetInByNoRule(_)
+            | Purpose::SourcesOutsideLeases(_)
+            | Purpose::Usual(_)
+            | Purpose::NotEncapsulated
+            | Purpose::Containers
+            | Purpose::Peers(_)
+            | Purpose::OtherLeases(_)
+            | Purpose::Strangers(_)
+            | Purpose::AllOthers(_) => None,
+        })
+    }
+
+    fn is_local(&self, device: OverlayDevice<'_>) -> bool {
+        let destination = self.incoming.packet.destination;
+        device.local.map_or_else(|| self.host.link_of(destination).is_some(), |local| local == destination)
+    }
+
+    /// Whether a container sends it: it comes by a link that containers are on, or from an address that is routed into the overlay, or from
+    /// this host's own address.
+    fn is_of_container(&self, device: OverlayDevice<'_>) -> Step<bool> {
+        let source = self.incoming.packet.source;
+        Ok(self.is_on_container_link() || device.local == Some(source) || self.is_answered_by(device.name)?)
+    }
+
+    fn is_on_container_link(&self) -> bool {
+        let is_in = |kind| kind == SetKind::Links;
+        self.sets(is_in).any(|elements| elements.contains(&Element::Link(self.incoming.link)))
+    }
+
+    /// Whether packets to its source leave by that link.
+    fn is_answered_by(&self, link: LinkName) -> Step<bool> {
+        let Packet { source, destination, .. } = *self.incoming.packet;
+        match self.host.route(&Query { destination: source, source: destination, incoming: None }) {
+            Found::Hop(_, hop) => Ok(hop.link() == Some(link)),
+            Found::Local | Found::Broadcast | Found::Refused(_) | Found::Nothing => Ok(false),
+            Found::Unclear(why) => Err(Gap::Route(why).into()),
+        }
+    }
+
+    /// The inner source; `None` if it is not known.
+    fn inner_source(&self) -> Option<IpAddr> {
+        self.incoming.packet.inner.as_deref().map(|inner| inner.packet.source)
+    }
+
+    fn is_in_subnets(&self, family: Family) -> bool {
+        let (public, inner) = (self.incoming.packet.source, self.inner_source());
+        let lens = self.table.sets.values().filter_map(|set| match set.kind {
+            SetKind::Subnets(of, len) if of == family => Some((set, len)),
+            SetKind::Subnets(..)
+            | SetKind::Addresses(_)
+            | SetKind::Links
+            | SetKind::Leases(_)
+            | SetKind::Seen(_)
+            | SetKind::Claims(_) => None,
+        });
+        lens.into_iter().any(|(set, len)| {
+            let subnet = inner.and_then(|inner| Prefix::new(inner, len).ok());
+            subnet.is_some_and(|subnet| set.elements.contains(&Element::Subnet(public, subnet)))
+        })
+    }
+
+    /// Whether a peer sends it. If the kernel holds no leases with the peers, its address alone tells.
+    fn is_from_peer(&self, family: Family) -> bool {
+        let is_leases = |kind| kind == SetKind::Leases(family);
+        let is_held = self.sets(is_leases).next().is_some();
+        let in_leases = || self.sets(is_leases).any(|elements| self.has_lease(elements));
+        if is_held { self.is_in_subnets(family) || in_leases() } else { self.is_in_peers(family) }
+    }
+
+    fn has_lease(&self, elements: &std::collections::BTreeSet<Element>) -> bool {
+        let Some(inner) = self.inner_source() else { return false };
+        let subnets = (0..=Family::of(inner).bits()).filter_map(|len| Prefix::new(inner, len).ok());
+        subnets.into_iter().any(|subnet| elements.contains(&Element::Lease(self.incoming.packet.source, subnet)))
+    }
+
+    fn is_in_peers(&self, family: Family) -> bool {
+        let source = Element::Address(self.incoming.packet.source);
+        self.sets(|kind| kind == SetKind::Addresses(family)).any(|elements| elements.contains(&source))
+    }
+
+    fn sets(&self, is_it: impl Fn(SetKind) -> bool) -> impl Iterator<Item = &std::collections::BTreeSet<Element>> {
+        self.table.sets.values().filter(move |set| is_it(set.kind)).map(|set| &set.elements)
+    }
+}
