@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use wire_net::{MacAddr, Prefix};
 
 use crate::{
-    host::{Peer, SimulatedHost},
+    host::{Peer, SimulatedHost, peers},
     world::{Broken, PROMPT, World},
 };
 
@@ -30,6 +30,8 @@ impl World {
     /// The promise that is not kept.
     pub(crate) fn check(&self, whom: Whom) -> Result<(), Broken> {
         self.check_foreign()?;
+        self.check_gaps()?;
+        self.check_reservations()?;
         self.check_kernels(whom)?;
         self.check_owners(whom)?;
         self.check_reach()
@@ -98,6 +100,9 @@ impl World {
             let Some(subnet) = host.subnet() else {
                 return Err(Broken(format!("host {} has no subnet: {:?}", host.number, host.conditions())));
             };
+            if let Some(kept) = host.keeps.filter(|kept| *kept != subnet) {
+                return Err(Broken(format!("host {} had {kept} before a hangup, and has {subnet} now", host.number)));
+            }
             if let Some(other) = owners.insert(subnet, host.number) {
                 return Err(Broken(format!("hosts {other} and {} both use {subnet}", host.number)));
             }
@@ -119,6 +124,44 @@ impl World {
     fn check_foreign(&self) -> Result<(), Broken> {
         let touched = self.hosts.iter().find(|host| host.foreign_differs());
         touched.map_or(Ok(()), |host| Err(Broken(format!("something foreign was touched on host {}", host.number))))
+    }
+
+    /// No peer was unknown for a moment while its entries were changed.
+    fn check_gaps(&self) -> Result<(), Broken> {
+        let gap = self.hosts.iter().find_map(|host| Some((host.number, host.parts.gaps.first()?)));
+        gap.map_or(Ok(()), |(number, gap)| Err(Broken(format!("host {number}: {gap}"))))
+    }
+
+    /// A subnet that is reserved for another host is taken by nobody.
+    fn check_reservations(&self) -> Result<(), Broken> {
+        for (key, value) in &self.reserved {
+            let listing = self.store.listing(key);
+            let now = listing.entries.first().map(|entry| entry.value.clone());
+            if now.as_ref() != Some(value) {
+                let name = String::from_utf8_lossy(key);
+                return Err(Broken(format!("the reservation {name} is another now")));
+            }
+        }
+        Ok(())
+    }
+
+    /// The store was asked a bounded number of times, whatever happened.
+    ///
+    /// # Errors
+    /// Names the host that asks too often.
+    pub(crate) fn check_calls(&mut self) -> Result<(), Broken> {
+        let now = Instant::now();
+        for host in &mut self.hosts {
+            let calls = host.calls();
+            let (before, then) = std::mem::replace(&mut host.counted, (calls, now));
+            let most = 60 + 10 * (now - then).as_secs();
+            let asked = calls.saturating_sub(before);
+            if asked > most {
+                let seconds = (now - then).as_secs_f64();
+                return Err(Broken(format!("host {} has asked the store {asked} times in {seconds} s", host.number)));
+            }
+        }
+        Ok(())
     }
 
     /// At the end, all agents are ready and say that nothing is wrong.
@@ -152,21 +195,9 @@ fn lease(name: &[u8], value: &[u8]) -> Option<(Prefix, Peer)> {
 }
 
 impl SimulatedHost {
-    /// The peers that its kernel knows: by subnet, to which address packets go and with which inner MAC.
+    /// The peers that its kernel knows.
     pub(crate) fn peers(&self) -> BTreeMap<Prefix, Peer> {
-        let net = self.parts.kernel.state();
-        let device = crate::host::device();
-        let ours = net.routes.iter().filter(|(_, route)| route.via.link() == Some(device));
-        let peer = |(key, route): (&wire_state::RouteKey, &wire_state::ObservedRoute)| {
-            let gateway = match route.via.next_hop()? {
-                wire_state::NextHop::Gateway { gateway, .. } => *gateway,
-                wire_state::NextHop::Link(_) | wire_state::NextHop::Blackhole => return None,
-            };
-            let mac = *net.neighbours.get(&wire_state::NeighbourKey { link: device, address: gateway })?;
-            let public = *net.fdb.get(&wire_state::FdbKey { link: device, mac })?;
-            Some((key.destination, Peer { public, mac }))
-        };
-        ours.filter_map(peer).collect()
+        peers(&self.parts.kernel)
     }
 
     /// An entry of our device that is of none of these MACs.

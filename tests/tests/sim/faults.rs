@@ -76,6 +76,8 @@ pub(crate) enum StoreFault {
     Wipe,
     DeleteAll,
     Garbage,
+    /// An operator reserves a subnet for a host that is not there.
+    Reserve,
     FlannelJoins,
     FlannelLeaves,
     HostJoins,
@@ -121,7 +123,7 @@ impl Fault {
         HostFault::DeleteLease,
         HostFault::RevokeLease,
     ];
-    const STORE: [StoreFault; 13] = [
+    const STORE: [StoreFault; 14] = [
         StoreFault::Down,
         StoreFault::Stall,
         StoreFault::BreakWatches,
@@ -132,6 +134,7 @@ impl Fault {
         StoreFault::Wipe,
         StoreFault::DeleteAll,
         StoreFault::Garbage,
+        StoreFault::Reserve,
         StoreFault::FlannelJoins,
         StoreFault::FlannelLeaves,
         StoreFault::HostJoins,
@@ -276,20 +279,24 @@ impl World {
             StoreFault::Restore => {
                 if let Some(backup) = self.backup.clone() {
                     self.store.restore(backup);
+                    self.forget_what_the_store_lost();
                     self.be_lenient(HELD + START);
                 }
             }
             StoreFault::Wipe => {
                 self.store.restore(SimBackup::default());
+                self.forget_what_the_store_lost();
                 self.put_config();
                 self.be_lenient(HELD + START);
             }
             StoreFault::DeleteAll => {
                 let leases = self.store.listing(self.directory().as_bytes());
                 leases.entries.iter().for_each(|entry| self.store.delete(&entry.key));
+                self.forget_what_the_store_lost();
                 self.be_lenient(HELD + START);
             }
             StoreFault::Garbage => self.put_garbage(lasts),
+            StoreFault::Reserve => self.reserve(),
             StoreFault::FlannelJoins => {
                 if self.flannels.len() < MOST_NEW {
                     let number = 900 + u16::try_from(self.flannels.len()).unwrap_or(0);
@@ -300,6 +307,12 @@ impl World {
             StoreFault::HostJoins => return self.add_host(None),
         }
         Ok(())
+    }
+
+    /// Reservations that are lost, and subnets that others may have taken, are no promise any more.
+    fn forget_what_the_store_lost(&mut self) {
+        self.reserved.clear();
+        self.hosts.iter_mut().for_each(|host| host.keeps = None);
     }
 
     /// Puts an entry that every agent must refuse.
@@ -322,6 +335,16 @@ impl World {
         self.undo_after(lasts, Undo::GarbageAway(key.into_bytes()));
     }
 
+    /// Reserves a free subnet for a host that is not there.
+    fn reserve(&mut self) {
+        if self.reserved.len() >= MOST_NEW {
+            return;
+        }
+        let number = 800 + u16::try_from(self.reserved.len()).unwrap_or(0);
+        let mut flannel = Flannel::new(number, self.shape.subnets, self.random.fork());
+        self.reserved.extend(flannel.reserve(&self.store));
+    }
+
     /// A machine joins: a new one, or one with a copy of another's disk.
     fn add_host(&mut self, like: Option<usize>) -> Result<(), Broken> {
         if self.hosts.len() >= usize::from(self.shape.hosts) + MOST_NEW {
@@ -340,6 +363,7 @@ impl World {
         let lasts = self.some_time();
         let (number, seed) = (self.random.number(0..1 << 16), self.random.number(0..u64::MAX));
         let runs = self.hosts[index].agent.is_some();
+        self.hosts[index].keeps = None;
         let host = &mut self.hosts[index];
         match fault {
             HostFault::Kill => {
@@ -357,6 +381,7 @@ impl World {
                 host.start_at = Some(Instant::now() + lasts);
             }
             HostFault::Hangup => {
+                host.keeps = host.subnet().filter(|_| host.is_ready() && !host.has_lost_its_lease());
                 host.hang_up();
                 host.disturb(START);
             }

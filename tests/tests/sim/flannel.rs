@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use wire_net::KeyPrefix;
-use wire_store::{LeaseId, Random, SimStore};
+use wire_store::{LeaseId, Listing, Random, SimStore};
 
 use crate::host::address;
 
@@ -41,15 +41,23 @@ impl Flannel {
         if self.key.as_ref().is_some_and(is_held) {
             return;
         }
-        let taken = |key: &String| listing.entries.iter().any(|entry| entry.key == key.as_bytes());
-        let free: Vec<String> =
-            (1..=self.subnets).map(|number| key(&directory, number)).filter(|key| !taken(key)).collect();
-        let key =
-            self.key.take().filter(|key| !taken(key)).or_else(|| free.get(self.random.index(free.len())).cloned());
+        let free = free(&listing, &directory, self.subnets);
+        let chosen = || free.get(self.random.index(free.len())).cloned();
+        let key = self.key.take().filter(|key| free.contains(key)).or_else(chosen);
         let Some(key) = key else { return };
         let lease = store.grant_now(Duration::from_secs(24 * 3600));
         store.put(key.clone(), self.value(), Some(lease));
         (self.key, self.lease) = (Some(key), Some(lease));
+    }
+
+    /// Writes a lease without an end, and returns its key and value.
+    pub(crate) fn reserve(&mut self, store: &SimStore) -> Option<(Vec<u8>, Vec<u8>)> {
+        let directory = format!("{}/subnets/", KeyPrefix::DEFAULT);
+        let free = free(&store.listing(directory.as_bytes()), &directory, self.subnets);
+        let key = free.get(self.random.index(free.len()))?.clone().into_bytes();
+        let value = self.value().into_bytes();
+        store.put(key.clone(), value.clone(), None);
+        Some((key, value))
     }
 
     fn value(&self) -> String {
@@ -59,6 +67,12 @@ impl Flannel {
             r#"{{"PublicIP":"{public}","PublicIPv6":null,"BackendType":"vxlan","BackendData":{{"VNI":1,"VtepMAC":"02:f1:00:00:{high:02x}:{low:02x}"}}}}"#
         )
     }
+}
+
+/// The keys of all subnets that nobody has.
+fn free(listing: &Listing, directory: &str, subnets: u16) -> Vec<String> {
+    let taken = |key: &String| listing.entries.iter().any(|entry| entry.key == key.as_bytes());
+    (1..=subnets).map(|number| key(directory, number)).filter(|key| !taken(key)).collect()
 }
 
 fn key(directory: &str, number: u16) -> String {

@@ -14,15 +14,28 @@ use wire_firewall::sim::SimPacketFilter;
 use wire_kernel::sim::SimHost;
 use wire_net::{Family, KeyPrefix, LinkName, MacAddr, Mtu, Prefix};
 use wire_state::{
-    NextHop, ObservedNet,
+    FdbKey, NeighbourKey, NextHop, ObservedKind, ObservedNet, ObservedRoute, RouteKey,
     sim::{FaultRates, SimFiles},
 };
-use wire_store::{Random, SimStore};
+use wire_store::{Random, SimCall, SimStore};
 
 use crate::{
     clocks::Clocks,
+    gaps::Gaps,
     ports::{Parts, SimPorts},
 };
+
+/// All calls of a store.
+const CALLS: [SimCall; 8] = [
+    SimCall::Get,
+    SimCall::List,
+    SimCall::Commit,
+    SimCall::Grant,
+    SimCall::KeepAlive,
+    SimCall::TimeToLive,
+    SimCall::Revoke,
+    SimCall::Watch,
+];
 
 /// The card of the underlay.
 pub(crate) const CARD: &str = "eth0";
@@ -45,6 +58,10 @@ pub(crate) struct SimulatedHost {
     pub(crate) is_faulty: bool,
     /// The number of events that its agent still has to lose.
     pub(crate) events_to_lose: u32,
+    /// The number of calls to the store that its agents had made when they were counted last, and when that was.
+    pub(crate) counted: (u64, Instant),
+    /// The subnet that it must keep, because nothing has happened but a hangup.
+    pub(crate) keeps: Option<Prefix>,
     /// Destinations at which another program has a route.
     pub(crate) blocked: BTreeSet<Prefix>,
     /// All destinations at which another program ever had a route.
@@ -79,7 +96,7 @@ impl SimulatedHost {
         let foreign = foreign(&kernel);
         let of_day = clocks.clone();
         let disk = SimFiles::new(move || of_day.time_of_day());
-        let parts = Parts { kernel, filter: SimPacketFilter::default(), disk, clocks };
+        let parts = Parts { kernel, filter: SimPacketFilter::default(), disk, clocks, gaps: Gaps::default() };
         Self {
             number,
             address: address(number),
@@ -90,6 +107,8 @@ impl SimulatedHost {
             exits: 0,
             is_faulty: false,
             events_to_lose: 0,
+            counted: (0, Instant::now()),
+            keeps: None,
             blocked: BTreeSet::new(),
             once_blocked: BTreeSet::new(),
             foreign,
@@ -100,6 +119,7 @@ impl SimulatedHost {
     pub(crate) fn start(&mut self, store: &SimStore, random: &Random, ttl: Duration) -> Result<(), AgentError> {
         self.stop();
         self.start_at = None;
+        self.counted = (0, Instant::now());
         let ports = SimPorts::new(&self.parts, store.another_client(), random.fork());
         let ttl = format!("--subnet-lease-ttl={}s", ttl.as_secs());
         let flags = ["--etcd-endpoints=http://192.0.2.1:2379", &ttl, "--subnet-lease-renew-margin=1"];
@@ -218,6 +238,12 @@ impl SimulatedHost {
         self.conditions().iter().any(|(name, _)| *name == "lease-lost")
     }
 
+    /// The number of calls that its agent has made to the store.
+    pub(crate) fn calls(&self) -> u64 {
+        let of = |call: &SimCall| self.client().map_or(0, |client| client.own_count(*call));
+        CALLS.iter().map(of).sum()
+    }
+
     /// Takes what others have in its kernel now for what must stay.
     pub(crate) fn note_foreign(&mut self) {
         self.foreign = foreign(&self.parts.kernel);
@@ -244,6 +270,18 @@ pub(crate) fn device() -> LinkName {
     DEVICE.parse().expect("a name of a link")
 }
 
+/// The peers that a kernel knows: by subnet, to which address packets go and with which inner MAC.
+pub(crate) fn peers(kernel: &SimHost) -> BTreeMap<Prefix, Peer> {
+    let (net, device) = (kernel.state(), device());
+    let peer = |(key, route): (&RouteKey, &ObservedRoute)| {
+        let Some(NextHop::Gateway { gateway, link, .. }) = route.via.next_hop() else { return None };
+        let mac = *net.neighbours.get(&NeighbourKey { link: *link, address: *gateway })?;
+        let public = *net.fdb.get(&FdbKey { link: *link, mac })?;
+        (*link == device).then_some((key.destination, Peer { public, mac }))
+    };
+    net.routes.iter().filter_map(peer).collect()
+}
+
 /// What others have in a kernel. Settings that follow from the host's are left out.
 fn foreign(kernel: &SimHost) -> Foreign {
     let (mut net, addresses) = kernel.foreign();
@@ -266,6 +304,12 @@ fn machine(number: u16) -> SimHost {
     let card: LinkName = CARD.parse().expect("a name of a link");
     let gateway = NextHop::Gateway { link: card, gateway: Ipv4Addr::new(192, 168, 255, 254).into(), onlink: false };
     kernel.add_route(Prefix::new(Ipv4Addr::UNSPECIFIED.into(), 0).expect("a prefix"), gateway);
+    // A bridge of another program.
+    kernel.add_link("lab0", ObservedKind::Bridge, Some(MacAddr::new([2, 0x42, 0, 0, high, low])), Mtu(1500));
+    kernel.add_address("lab0", Ipv4Addr::new(172, 30, 0, 1).into(), 16);
+    let bridge: LinkName = "lab0".parse().expect("a name of a link");
+    let behind = Prefix::new(Ipv4Addr::new(172, 30, 0, 0).into(), 16).expect("a prefix");
+    kernel.add_route(behind, NextHop::Link(bridge));
     kernel.set_boot();
     kernel
 }

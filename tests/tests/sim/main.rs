@@ -6,6 +6,7 @@ mod disk;
 mod faults;
 mod firewall;
 mod flannel;
+mod gaps;
 mod host;
 mod ports;
 mod reach;

@@ -19,7 +19,7 @@ use wire_kernel::{
 use wire_state::{Attempt, DataplaneError, Driver, Network, ObservedNet, Op, PerNamespace, Scope, sim::SimFiles};
 use wire_store::{EndpointAddresses, EtcdSettings, EtcdSettingsError, Random, SimStore};
 
-use crate::{clocks::Clocks, disk::SimDisk, firewall::Rules};
+use crate::{clocks::Clocks, disk::SimDisk, firewall::Rules, gaps::Gaps};
 
 /// The ports of one process of the agent. They end with the process: see [`SimPorts::crash`].
 #[derive(Clone)]
@@ -31,6 +31,7 @@ struct Process {
     filter: SimPacketFilter,
     disk: SimDisk,
     clocks: Clocks,
+    gaps: Gaps,
     random: Random,
     loops: Mutex<Vec<AbortHandle>>,
 }
@@ -42,6 +43,7 @@ pub(crate) struct Parts {
     pub(crate) filter: SimPacketFilter,
     pub(crate) disk: SimFiles,
     pub(crate) clocks: Clocks,
+    pub(crate) gaps: Gaps,
 }
 
 impl SimPorts {
@@ -53,6 +55,7 @@ impl SimPorts {
             filter: parts.filter.clone(),
             disk: SimDisk(parts.disk.restarted()),
             clocks: parts.clocks.clone(),
+            gaps: parts.gaps.clone(),
             random,
             loops: Mutex::default(),
         }))
@@ -98,7 +101,8 @@ impl Ports for SimPorts {
     }
 
     fn open_network(&self, _: bool) -> Result<SimNetwork, DataplaneError> {
-        Ok(SimNetwork { kernel: self.0.kernel.clone(), forwarder: Forwarder::new(Kept::default()) })
+        let gaps = self.0.gaps.clone();
+        Ok(SimNetwork { kernel: self.0.kernel.clone(), gaps, forwarder: Forwarder::new(Kept::default()) })
     }
 
     fn open_firewall(&self) -> Result<Rules, DataplaneError> {
@@ -178,6 +182,7 @@ impl Ports for SimPorts {
 /// The kernel in memory as a driver of `Network`.
 pub(crate) struct SimNetwork {
     kernel: SimKernel,
+    gaps: Gaps,
     forwarder: Forwarder,
 }
 
@@ -189,7 +194,7 @@ impl Driver for SimNetwork {
     }
 
     fn apply(&mut self, ops: &[Op]) -> Vec<Attempt> {
-        self.kernel.apply(ops)
+        self.gaps.apply(&mut self.kernel, ops)
     }
 }
 

@@ -56,6 +56,7 @@ async fn live(world: &mut World) -> Result<(), Broken> {
         world.pass(time).await?;
         world.note_state();
         world.check(Whom::Undisturbed)?;
+        world.check_calls()?;
     }
     world.record.note(format_args!("the end of all faults"));
     world.undo_all();

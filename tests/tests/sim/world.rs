@@ -1,6 +1,10 @@
 //! The world of one seed: a store, hosts with agents, and the time that passes.
 
-use std::{collections::BTreeSet, fmt, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    time::Duration,
+};
 
 use tokio::time::Instant;
 use wire_net::{KeyPrefix, Prefix};
@@ -40,6 +44,8 @@ pub(crate) struct World {
     pub(crate) hosts: Vec<SimulatedHost>,
     pub(crate) flannels: Vec<Flannel>,
     pub(crate) backup: Option<SimBackup>,
+    /// Leases without an end that are for other hosts: the keys, and the values.
+    pub(crate) reserved: BTreeMap<Vec<u8>, Vec<u8>>,
     /// Keys that no agent may believe in.
     pub(crate) bad_keys: BTreeSet<Vec<u8>>,
     /// What is to be undone, and when.
@@ -76,7 +82,7 @@ impl Shape {
         let hosts = u16::try_from(hosts).unwrap_or(2);
         let steps = if hosts >= 100 { 6 } else { 8 + u32::try_from(random.number(0..12)).unwrap_or(0) };
         let ttl = [Duration::from_secs(24 * 3600), Duration::from_secs(600), Duration::from_secs(180)];
-        Self { hosts, steps, subnets: hosts + hosts / 20 + 8, ttl: ttl[random.index(ttl.len())] }
+        Self { hosts, steps, subnets: hosts + hosts / 20 + 14, ttl: ttl[random.index(ttl.len())] }
     }
 
     /// The network config.
@@ -103,6 +109,7 @@ impl World {
             random,
             flannels: Vec::new(),
             backup: None,
+            reserved: BTreeMap::new(),
             bad_keys: BTreeSet::new(),
             plan: Plan::default(),
             record: Record::new(),
