@@ -185,12 +185,16 @@ impl ObservedNet {
                     self.set_forwarding_of_links(*family, *value);
                 }
                 self.settings.insert(*setting, *value);
+                if let (Setting::DisableIpv6(link), 1) = (setting, value) {
+                    self.forget_family(*link, Family::V6);
+                }
             }
             KernelOp::PutAddress(address) => {
                 self.addresses.insert(*address);
             }
             KernelOp::DeleteAddress(address) => {
                 self.addresses.remove(address);
+                self.without_ipv4(address.link);
             }
             KernelOp::PutFdb(key, destination) => {
                 self.fdb.insert(*key, *destination);
@@ -213,9 +217,17 @@ impl ObservedNet {
             KernelOp::AddRoute(key, hop) | KernelOp::ReplaceRoute(key, hop) => {
                 self.routes.insert(*key, ObservedRoute::ours(*hop));
             }
-            KernelOp::DeleteRoute(key, _) => {
-                self.routes.remove(key);
+            // Another program may have put its own in place of the one that was read.
+            KernelOp::DeleteRoute(key, route) => {
+                self.routes.retain(|there, found| there != key || !found.is_deleted_as(route));
             }
+        }
+    }
+
+    /// Removes the neighbours and routes of IPv4 on a link that has no IPv4 address left (`fib_inetaddr_event` of net/ipv4/fib_frontend.c).
+    fn without_ipv4(&mut self, link: LinkName) {
+        if !self.addresses.iter().any(|own| own.link == link && own.address.is_ipv4()) {
+            self.forget_family(link, Family::V4);
         }
     }
 
