@@ -50,6 +50,8 @@ struct Facts {
     uuid: String,
     /// Counts the changes of the underlay.
     underlay_changes: u64,
+    /// Counts the times at which the agent made or removed devices.
+    own_devices: u64,
     /// Counts the times at which notifications were lost.
     overruns: u64,
 }
@@ -67,6 +69,8 @@ struct LinkFacts {
     is_loopback: bool,
     has_carrier: bool,
     addresses: Vec<HostAddress>,
+    /// The addresses that went away when the link was set down.
+    withdrawn: Vec<HostAddress>,
     /// The permanent address of a network card.
     card: Option<MacAddr>,
 }
@@ -134,6 +138,21 @@ impl SimHost {
         self.facts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The kernel's notifications of a device that the agent removed, and of its addresses, come when it no longer knows them.
+    fn note_removals(&self, before: &ObservedNet, ops: &[Op]) {
+        let gone: Vec<LinkName> = ops
+            .iter()
+            .filter_map(|op| op.deletes_link().map(|place| place.name))
+            .filter(|name| before.links.contains_key(name) && !self.has_link(*name))
+            .collect();
+        if gone.is_empty() {
+            return;
+        }
+        let mut facts = self.facts();
+        facts.own_devices += 1;
+        facts.underlay_changes += u64::from(before.addresses.iter().any(|own| gone.contains(&own.link)));
+    }
+
     /// Changes the host's namespace as another program would.
     fn edit_net<T: Default>(&self, change: impl FnOnce(&mut ObservedNet) -> T) -> T {
         self.net.edit(|state| state.get_mut(Namespace::Host).map(change).unwrap_or_default())
@@ -168,12 +187,15 @@ impl Driver for SimKernel {
     }
 
     fn apply(&mut self, ops: &[Op]) -> Vec<Attempt> {
+        let before = self.host.state();
         let attempts = self.host.net.apply(ops);
-        let made = ops.iter().filter_map(makes_link);
-        let made: Vec<LinkName> = made.collect();
+        let made: Vec<LinkName> = ops.iter().filter_map(makes_link).collect();
         if !made.is_empty() {
+            // The kernel's first notification of a device has it down.
+            self.host.facts().own_devices += 1;
             self.host.edit_net(|net| made.into_iter().for_each(|name| set_as_new(net, name)));
         }
+        self.host.note_removals(&before, ops);
         attempts
     }
 }

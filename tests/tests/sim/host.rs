@@ -153,6 +153,8 @@ impl SimulatedHost {
         let kernel = &self.parts.kernel;
         kernel.remove_address(CARD, self.address.into());
         kernel.add_address(CARD, address.into(), 16);
+        // It went with the last address.
+        add_default_route(kernel);
         kernel.set_boot();
         self.address = address;
     }
@@ -252,9 +254,13 @@ fn machine(number: u16) -> SimHost {
     let [high, low] = number.to_be_bytes();
     kernel.add_card(CARD, MacAddr::new([0x52, 0x54, 0, 0, high, low]), Mtu(1500));
     kernel.add_address(CARD, IpAddr::V4(address(number)), 16);
+    add_default_route(&kernel);
+    kernel.set_boot();
+    kernel
+}
+
+fn add_default_route(kernel: &SimHost) {
     let card: LinkName = CARD.parse().expect("a name of a link");
     let gateway = NextHop::Gateway { link: card, gateway: Ipv4Addr::new(192, 168, 255, 254).into(), onlink: false };
     kernel.add_route(Prefix::new(Ipv4Addr::UNSPECIFIED.into(), 0).expect("a prefix"), gateway);
-    kernel.set_boot();
-    kernel
 }
