@@ -16,8 +16,8 @@ use std::{
 
 use wire_net::{LinkName, MacAddr, Mtu};
 use wire_state::{
-    Attempt, DataplaneError, Driver, Namespace, Network, ObservedKind, ObservedLink, ObservedNet, Op, Owner,
-    PerNamespace, Scope, Setting, TunnelOp,
+    Attempt, DataplaneError, Driver, Namespace, Network, ObservedKind, ObservedLink, ObservedNet, ObservedRoute, Op,
+    Owner, PerNamespace, RouteKey, Scope, Setting, TunnelOp,
     sim::{FaultRates, Sim},
 };
 
@@ -44,7 +44,7 @@ struct Facts {
     /// The links and routes after a boot.
     boot: Boot,
     /// The routes that went away when a link was set down.
-    withdrawn: ObservedNet,
+    withdrawn: BTreeMap<RouteKey, ObservedRoute>,
     counters: BTreeMap<LinkName, DeviceCounters>,
     bad_checksums: u64,
     uuid: String,
@@ -138,19 +138,22 @@ impl SimHost {
         self.facts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The kernel's notifications of a device that the agent removed, and of its addresses, come when it no longer knows them.
-    fn note_removals(&self, before: &ObservedNet, ops: &[Op]) {
-        let gone: Vec<LinkName> = ops
-            .iter()
-            .filter_map(|op| op.deletes_link().map(|place| place.name))
-            .filter(|name| before.links.contains_key(name) && !self.has_link(*name))
-            .collect();
-        if gone.is_empty() {
+    /// Records which devices the agent has made or removed. Of these it hears: the first notification of a new device has it down, and those
+    /// of a removed one and of its addresses come when the agent no longer knows it.
+    fn note_devices(&self, before: &ObservedNet, ops: &[Op]) {
+        let now = self.state();
+        let index = |net: &ObservedNet, name: &LinkName| net.links.get(name).map(|link| link.index);
+        let named = ops.iter().filter_map(|op| makes_link(op).or(op.deletes_link().map(|place| place.name)));
+        let others: Vec<LinkName> = named.filter(|name| index(before, name) != index(&now, name)).collect();
+        if others.is_empty() {
             return;
         }
+        let had_addresses = before.addresses.iter().any(|own| others.contains(&own.link));
         let mut facts = self.facts();
         facts.own_devices += 1;
-        facts.underlay_changes += u64::from(before.addresses.iter().any(|own| gone.contains(&own.link)));
+        facts.underlay_changes += u64::from(had_addresses);
+        drop(facts);
+        self.edit_net(|net| others.into_iter().for_each(|name| set_as_new(net, name)));
     }
 
     /// Changes the host's namespace as another program would.
@@ -187,15 +190,11 @@ impl Driver for SimKernel {
     }
 
     fn apply(&mut self, ops: &[Op]) -> Vec<Attempt> {
-        let before = self.host.state();
+        let before = ops.iter().any(Op::is_link).then(|| self.host.state());
         let attempts = self.host.net.apply(ops);
-        let made: Vec<LinkName> = ops.iter().filter_map(makes_link).collect();
-        if !made.is_empty() {
-            // The kernel's first notification of a device has it down.
-            self.host.facts().own_devices += 1;
-            self.host.edit_net(|net| made.into_iter().for_each(|name| set_as_new(net, name)));
+        if let Some(before) = before {
+            self.host.note_devices(&before, ops);
         }
-        self.host.note_removals(&before, ops);
         attempts
     }
 }

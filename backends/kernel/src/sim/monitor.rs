@@ -12,7 +12,8 @@ use crate::{Changes, monitor::are_equal};
 pub struct SimMonitor {
     host: SimHost,
     scope: Scope,
-    /// The numbers of changes, of changes of the underlay, of devices by the agent, and of overruns that were reported or found to be no news.
+    /// The numbers of changes, of changes of the underlay, of devices by the agent, and of overruns that were reported or found to be no
+    /// news.
     seen: u64,
     seen_underlay: u64,
     seen_devices: u64,

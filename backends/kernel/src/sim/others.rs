@@ -58,13 +58,12 @@ impl SimHost {
         let local = LocalAddress::new(address, len).expect("a length of the family");
         let own = HostAddress { local, state: AddressState::Stable };
         let link = named(name);
-        if let Some(facts) = self.facts().links.get_mut(&link) {
-            facts.addresses.push(own);
+        let is_of_host = self.facts().links.get_mut(&link).map(|facts| facts.addresses.push(own)).is_some();
+        if is_of_host {
+            self.underlay_changed();
         } else {
             self.edit_net(|net| net.addresses.insert(Address { link, address, len }));
-            return;
         }
-        self.underlay_changed();
     }
 
     /// Removes an address from a link. The last one of IPv4 takes the IPv4 routes on the link along.
@@ -132,7 +131,7 @@ impl SimHost {
             let mut facts = self.facts();
             facts.links = facts.boot.links.clone();
             facts.counters.clear();
-            facts.withdrawn = ObservedNet::default();
+            facts.withdrawn.clear();
             facts.boot.net.clone()
         };
         self.net.edit(|state| *state = PerNamespace::host(boot));
@@ -228,22 +227,25 @@ impl SimHost {
     /// If `name` is no name of a link.
     pub fn set_down(&self, name: &str) {
         let name = named(name);
-        let gone = self.edit_net(|net| {
+        let gone: BTreeMap<RouteKey, ObservedRoute> = self.edit_net(|net| {
             let is_on = |route: &ObservedRoute| route.via.link() == Some(name);
             let routes = net.routes.iter().filter(|(_, route)| is_on(route) && route.owner == Owner::Foreign);
             let gone = routes.map(|(key, route)| (*key, route.clone())).collect();
             net.set_link_down(name);
-            ObservedNet { routes: gone, ..ObservedNet::default() }
+            gone
         });
+        let is_default_v6 = |key: &RouteKey| key.destination.len() == 0 && key.destination.family() == Family::V6;
+        // The kernel sends no notification of IPv4 routes that go with their link.
+        let mut is_notified = gone.keys().any(is_default_v6);
         let mut facts = self.facts();
-        facts.withdrawn.routes.extend(gone.routes);
-        let Some(link) = facts.links.get_mut(&name) else { return };
-        let (kept, lost) = std::mem::take(&mut link.addresses).into_iter().partition(|own| own.local.address.is_ipv4());
-        link.addresses = kept;
-        let lost: Vec<HostAddress> = lost;
-        // The kernel sends no notification of the IPv4 routes.
-        let is_notified = !lost.is_empty();
-        link.withdrawn.extend(lost);
+        facts.withdrawn.extend(gone);
+        if let Some(link) = facts.links.get_mut(&name) {
+            let (kept, lost): (Vec<HostAddress>, Vec<HostAddress>) =
+                link.addresses.iter().partition(|own| own.local.address.is_ipv4());
+            is_notified |= !lost.is_empty();
+            link.addresses = kept;
+            link.withdrawn.extend(lost);
+        }
         drop(facts);
         if is_notified {
             self.underlay_changed();
@@ -256,11 +258,11 @@ impl SimHost {
     /// If `name` is no name of a link.
     pub fn set_up(&self, name: &str) {
         let name = named(name);
-        let withdrawn = std::mem::take(&mut self.facts().withdrawn.routes);
+        let withdrawn = std::mem::take(&mut self.facts().withdrawn);
         let (back, others): (BTreeMap<_, _>, _) =
             withdrawn.into_iter().partition(|(_, route)| route.via.link() == Some(name));
         let mut facts = self.facts();
-        facts.withdrawn.routes = others;
+        facts.withdrawn = others;
         let mut is_notified = back.keys().any(|key| key.destination.len() == 0);
         if let Some(link) = facts.links.get_mut(&name) {
             is_notified |= !link.withdrawn.is_empty();

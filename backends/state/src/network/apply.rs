@@ -193,8 +193,12 @@ impl ObservedNet {
                 self.addresses.insert(*address);
             }
             KernelOp::DeleteAddress(address) => {
-                self.addresses.remove(address);
-                self.without_ipv4(address.link);
+                let is_last =
+                    |net: &Self| !net.addresses.iter().any(|own| own.link == address.link && own.address.is_ipv4());
+                // `fib_inetaddr_event` of net/ipv4/fib_frontend.c.
+                if self.addresses.remove(address) && address.address.is_ipv4() && is_last(self) {
+                    self.forget_family(address.link, Family::V4);
+                }
             }
             KernelOp::PutFdb(key, destination) => {
                 self.fdb.insert(*key, *destination);
@@ -221,13 +225,6 @@ impl ObservedNet {
             KernelOp::DeleteRoute(key, route) => {
                 self.routes.retain(|there, found| there != key || !found.is_deleted_as(route));
             }
-        }
-    }
-
-    /// Removes the neighbours and routes of IPv4 on a link that has no IPv4 address left (`fib_inetaddr_event` of net/ipv4/fib_frontend.c).
-    fn without_ipv4(&mut self, link: LinkName) {
-        if !self.addresses.iter().any(|own| own.link == link && own.address.is_ipv4()) {
-            self.forget_family(link, Family::V4);
         }
     }
 

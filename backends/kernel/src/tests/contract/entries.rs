@@ -18,7 +18,7 @@ pub(super) fn entries(net: &ObservedNet) -> BTreeSet<String> {
         .map(|(key, route)| format!("route {key} {} protocol {} {:?}", route.via, route.protocol, route.owner));
     // The other end of the uplink is no part of the host.
     let settings =
-        net.settings.iter().filter(|(setting, _)| !setting.link().is_some_and(|link| link.as_str() == "wb-far"));
+        net.settings.iter().filter(|(setting, _)| setting.link().is_none_or(|link| link.as_str() != "wb-far"));
     let settings = settings.map(|(setting, value)| format!("setting {setting} = {value}"));
     links.chain(addresses).chain(fdb).chain(flooding).chain(neighbours).chain(routes).chain(settings).collect()
 }
