@@ -65,8 +65,7 @@ contract![
     cases::the_last_address_of_ipv6_takes_nothing,
     cases::a_neighbour_is_taken_on_a_link_that_is_down,
     cases::a_device_that_is_set_up_again_has_what_it_kept_while_down,
-    changes::each_change_by_others_is_read_back,
-    changes::each_change_by_others_is_reported,
+    changes::each_change_by_others_is_reported_and_read_back,
     refusals::each_operation_that_is_refused_fails_with_its_kind,
     refusals::what_is_there_or_gone_already_counts_as_done,
 ];

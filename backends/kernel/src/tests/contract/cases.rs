@@ -59,7 +59,7 @@ pub(super) fn what_was_put_is_read_back_and_a_second_plan_is_empty<H: Host>() {
 }
 
 pub(super) fn our_own_writes_are_not_reported<H: Host>() {
-    Stage::<H>::settled(|mut stage| {
+    Stage::<H>::quiet(|mut stage| {
         stage.lab.remove_peer(1);
         stage.lab.change_peer(2, "0a:00:00:00:99:02", "198.51.100.77");
         let want = stage.lab.want();
@@ -79,7 +79,7 @@ pub(super) fn devices_that_we_made_are_reported<H: Host>() {
 
 /// A removed device is no longer known when the kernel tells of it and of its addresses.
 pub(super) fn devices_that_we_removed_are_reported<H: Host>() {
-    Stage::<H>::settled(|mut stage| {
+    Stage::<H>::quiet(|mut stage| {
         assert!(stage.round(&DesiredNet::default()).converged);
         assert_eq!(stage.heard(), Changes { ours: true, underlay: true, overrun: false });
     });

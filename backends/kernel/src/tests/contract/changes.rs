@@ -200,22 +200,13 @@ pub(super) const ROWS: [Row; 32] = [
     row(Change::AddBridge("br7"), NOTHING, ""),
 ];
 
-pub(super) fn each_change_by_others_is_read_back<H: Host>() {
-    for Row { change, read, .. } in ROWS {
-        Stage::<H>::settled(move |mut stage| {
+pub(super) fn each_change_by_others_is_reported_and_read_back<H: Host>() {
+    for Row { change, heard, read } in ROWS {
+        Stage::<H>::quiet(move |mut stage| {
             let before = stage.cached();
             stage.change(change);
-            let found = difference(&before, &stage.read());
-            assert_eq!(found, lines(read), "{change:?}");
-        });
-    }
-}
-
-pub(super) fn each_change_by_others_is_reported<H: Host>() {
-    for Row { change, heard, .. } in ROWS {
-        Stage::<H>::settled(move |mut stage| {
-            stage.change(change);
             assert_eq!(stage.heard(), heard, "{change:?}");
+            assert_eq!(difference(&before, &stage.read()), lines(read), "{change:?}");
         });
     }
 }

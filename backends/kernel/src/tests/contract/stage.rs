@@ -27,12 +27,19 @@ impl<H: Host> Stage<H> {
         });
     }
 
-    /// Runs a check on a new host that holds what is desired, and whose monitor has nothing more to report.
+    /// Runs a check on a new host that holds what is desired.
     pub(super) fn settled(check: impl FnOnce(Self) + Send + 'static) {
         Self::on_new(|mut stage| {
             let want = stage.lab.want();
             assert!(stage.round(&want).converged);
             stage.reread();
+            check(stage);
+        });
+    }
+
+    /// The same, and the monitor has nothing more to report.
+    pub(super) fn quiet(check: impl FnOnce(Self) + Send + 'static) {
+        Self::settled(|mut stage| {
             let _ = stage.heard();
             check(stage);
         });
