@@ -12,9 +12,11 @@ use crate::{Changes, monitor::are_equal};
 pub struct SimMonitor {
     host: SimHost,
     scope: Scope,
-    /// The numbers of changes, of changes of the underlay, and of overruns that were reported or found to be no news.
+    /// The numbers of changes, of changes of the underlay, of devices by the agent, and of overruns that were reported or found to be no
+    /// news.
     seen: u64,
     seen_underlay: u64,
+    seen_devices: u64,
     seen_overruns: u64,
 }
 
@@ -22,8 +24,9 @@ impl SimMonitor {
     pub(super) fn new(host: SimHost, scope: Scope) -> Self {
         let (seen, facts) = (host.net.changes(), host.facts());
         let (seen_underlay, seen_overruns) = (facts.underlay_changes, facts.overruns);
+        let seen_devices = facts.own_devices;
         drop(facts);
-        Self { host, scope, seen, seen_underlay, seen_overruns }
+        Self { host, scope, seen, seen_underlay, seen_devices, seen_overruns }
     }
 
     /// Waits until something differs from `cached`, the cached state.
@@ -51,7 +54,9 @@ impl SimMonitor {
         let (underlay_changes, overruns) = (facts.underlay_changes, facts.overruns);
         let underlay = underlay_changes != self.seen_underlay;
         let overrun = overruns != self.seen_overruns;
+        let devices = facts.own_devices != self.seen_devices;
         (self.seen_underlay, self.seen_overruns) = (underlay_changes, overruns);
+        self.seen_devices = facts.own_devices;
         if overrun {
             return Changes::OVERRUN;
         }
@@ -59,7 +64,7 @@ impl SimMonitor {
         let Some(net) = state.get(Namespace::Host) else { return Changes::default() };
         let now = view::within(net, &facts.links, &self.scope);
         let links = self.links(cached, &now, net);
-        Changes { ours: links.ours || differ(cached, &now), underlay: underlay || links.underlay, overrun }
+        Changes { ours: links.ours || devices || differ(cached, &now), underlay: underlay || links.underlay, overrun }
     }
 
     fn links(&self, cached: &ObservedNet, now: &ObservedNet, whole: &ObservedNet) -> Changes {
