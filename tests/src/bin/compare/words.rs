@@ -44,7 +44,12 @@ enum Word {
 }
 
 /// Each is tried on what the ones before it have left.
-const PATTERNS: [(&str, Word); 21] = [
+const PATTERNS: [(&str, Word); 22] = [
+    // The agent of the Makefile's BASE did not name the family in the marks of the rules that decide.
+    (
+        r#"(comment "(?:let in by no rule|sources outside leases|peers|sources of other leases|strangers|all others)) v[46]"#,
+        Word::Plain(""),
+    ),
     // The agent of the Makefile's BASE counted the changes of the packet filter anew with each join, and not since its start.
     (r#"("firewall": \{\n +"converged": \w+,\n +"written": )\d+"#, Word::Plain("COUNT")),
     // The agent of the Makefile's BASE does not list its conditions. All their texts stand in other fields too.
