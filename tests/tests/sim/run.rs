@@ -77,6 +77,7 @@ impl World {
     fn operator_restarts(&mut self) {
         for host in self.hosts.iter_mut().filter(|host| host.has_lost_its_lease()) {
             host.stop();
+            host.keeps = None;
             host.start_at = Some(tokio::time::Instant::now());
         }
     }
