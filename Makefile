@@ -82,6 +82,12 @@ test: deps roots ## all tests; those on the lab need root
 promises: ## write docs/promises.md anew from tests/promises.toml
 	WIRE_TESTS_WRITE_PAGE=1 $(CARGO) test -q --workspace --test promises
 
+# Of the simulation, `make test` runs a fixed set.
+SEEDS ?= 1000
+.PHONY: sim
+sim: ## the simulation with SEEDS=10000 seeds, or with one SEED=17 and all its steps
+	$(if $(SEED),SIM_SEED=$(SEED),SIM_SEEDS=$(SEEDS)) $(CARGO) test --release --workspace --test sim -- --nocapture
+
 .PHONY: test-system
 test-system: dist roots-of-machines ## whole machines with systemd, cloud-init, the .deb and Docker; minutes, 2 GB of disk
 	$(BUILD)

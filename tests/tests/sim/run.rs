@@ -1,6 +1,14 @@
 //! A run of one seed, and of many.
 
-use std::time::Duration;
+use std::{
+    collections::BTreeMap,
+    env,
+    io::{self, Read as _},
+    ops::RangeInclusive,
+    process::{Child, Command, Stdio},
+    thread,
+    time::Duration,
+};
 
 use tokio::{
     runtime::{Builder, RngSeed},
@@ -14,16 +22,31 @@ use crate::{
     world::{Broken, HELD, LISTED, PROMPT, START, Shape, World},
 };
 
+/// The seeds that every test run tries. The last one has some hundred hosts.
+const FIXED: RangeInclusive<u64> = 1..=100;
+
+/// Seeds that found something once, beside the fixed ones, each with what it found.
+const KEPT: [(u64, &str); 0] = [];
+
+/// How many seeds `make sim` tries.
+const SEEDS: &str = "SIM_SEEDS";
+/// The one seed that `make sim` tries.
+const SEED: &str = "SIM_SEED";
+/// Set in the second process, which only tells the hashes of its runs.
+const SECOND: &str = "SIM_SECOND";
+/// What stands before each hash in the output of the second process.
+const HASH: &str = "hash of seed ";
+
 /// The outcome of a run.
-pub(crate) struct Outcome {
-    pub(crate) shape: Shape,
-    pub(crate) hash: String,
-    pub(crate) steps: Vec<String>,
-    pub(crate) broken: Option<Broken>,
+struct Outcome {
+    shape: Shape,
+    hash: String,
+    steps: Vec<String>,
+    broken: Option<Broken>,
 }
 
 /// Runs the world of a seed.
-pub(crate) fn run(seed: u64) -> Outcome {
+fn run(seed: u64) -> Outcome {
     let runtime = Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
@@ -35,6 +58,9 @@ pub(crate) fn run(seed: u64) -> Outcome {
         let shape = Shape::draw(&random, seed);
         let mut world = World::new(seed, shape, random);
         let broken = live(&mut world).await.err();
+        if let Some(broken) = &broken {
+            world.record.note(format_args!("broken: {broken}"));
+        }
         for host in &mut world.hosts {
             host.stop();
         }
@@ -86,29 +112,106 @@ impl World {
     fn note_state(&mut self) {
         for host in &self.hosts {
             let changes = host.parts.kernel.faults().changes();
-            let said = host.conditions();
-            self.record.note_state(format_args!("{} {changes} {:?} {said:?}", host.number, host.subnet()));
+            let (calls, said) = (host.calls(), host.conditions());
+            self.record.note_state(format_args!("{} {changes} {calls} {:?} {said:?}", host.number, host.subnet()));
         }
     }
 }
 
-#[test]
-fn some_seeds() {
-    let from: u64 = std::env::var("SIM_FROM").ok().and_then(|text| text.parse().ok()).unwrap_or(1);
-    let count: u64 = std::env::var("SIM_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(20);
-    let mut bad = 0;
-    for seed in from..from + count {
-        let begun = std::time::Instant::now();
-        let outcome = run(seed);
-        let took = begun.elapsed();
-        println!("seed {seed} {:?} took {took:?}", outcome.shape);
-        if std::env::var_os("SIM_STEPS").is_some() {
-            println!("{}", outcome.steps.join("\n"));
+/// The outcomes of many seeds.
+#[derive(Default)]
+struct Outcomes {
+    hashes: BTreeMap<u64, String>,
+    broken: Vec<u64>,
+}
+
+impl Outcomes {
+    /// Runs these seeds one after the other, and tells of those that break a promise.
+    fn of(seeds: impl Iterator<Item = u64>) -> Self {
+        let mut outcomes = Self::default();
+        for seed in seeds {
+            let Outcome { shape, hash, steps, broken } = run(seed);
+            if let Some(broken) = broken {
+                println!("{}\nseed {seed}, {shape:?}: {broken}\nagain: make sim SEED={seed}", steps.join("\n"));
+                outcomes.broken.push(seed);
+            }
+            outcomes.hashes.insert(seed, hash);
+            if outcomes.hashes.len().is_multiple_of(500) {
+                println!("{} seeds so far, {} broken", outcomes.hashes.len(), outcomes.broken.len());
+            }
         }
-        if let Some(broken) = outcome.broken {
-            bad += 1;
-            println!("seed {seed} {}\n{}\n  {broken}", outcome.hash, outcome.steps.join("\n"));
-        }
+        outcomes
     }
-    assert_eq!(bad, 0);
+}
+
+/// The number in a variable.
+fn number(variable: &str) -> Option<u64> {
+    Some(env::var(variable).ok()?.parse().expect("a number of seeds, or a seed"))
+}
+
+/// The fixed seeds, and those that found something once.
+fn fixed() -> impl Iterator<Item = u64> {
+    FIXED.chain(KEPT.into_iter().map(|(seed, _)| seed))
+}
+
+/// Starts this program again, to run the fixed seeds a second time.
+fn second_process() -> io::Result<Child> {
+    Command::new(env::current_exe()?)
+        .args(["--exact", "run::agents_keep_their_promises_whatever_happens", "--nocapture"])
+        .env(SECOND, "1")
+        .stdout(Stdio::piped())
+        .spawn()
+}
+
+/// The hashes that the second process has told.
+fn told(mut second: Child) -> io::Result<BTreeMap<u64, String>> {
+    let mut text = String::new();
+    if let Some(output) = &mut second.stdout {
+        output.read_to_string(&mut text)?;
+    }
+    second.wait()?;
+    let hash = |line: &str| {
+        let (seed, hash) = line.split_once(HASH)?.1.split_once(' ')?;
+        Some((seed.parse().ok()?, hash.to_owned()))
+    };
+    Ok(text.lines().filter_map(hash).collect())
+}
+
+/// Runs so many seeds on all cores.
+fn run_many(seeds: u64) -> Outcomes {
+    let threads = thread::available_parallelism().map_or(1, |cores| cores.get() as u64);
+    let workers =
+        (0..threads).map(|first| thread::spawn(move || Outcomes::of((first + 1..=seeds).step_by(threads as usize))));
+    let workers: Vec<_> = workers.collect();
+    let mut all = Outcomes::default();
+    for worker in workers {
+        let Outcomes { hashes, broken } = worker.join().expect("a thread that does not panic");
+        all.hashes.extend(hashes);
+        all.broken.extend(broken);
+    }
+    all
+}
+
+#[test]
+fn agents_keep_their_promises_whatever_happens() {
+    if env::var_os(SECOND).is_some() {
+        Outcomes::of(fixed()).hashes.iter().for_each(|(seed, hash)| println!("{HASH}{seed} {hash}"));
+        return;
+    }
+    if let Some(seed) = number(SEED) {
+        let Outcome { shape, hash, steps, broken } = run(seed);
+        println!("{}\nseed {seed}, {shape:?}, {hash}", steps.join("\n"));
+        assert!(broken.is_none(), "seed {seed} breaks a promise");
+        return;
+    }
+    if let Some(seeds) = number(SEEDS) {
+        let Outcomes { hashes, broken } = run_many(seeds);
+        assert_eq!(broken, [0_u64; 0], "of {} seeds, these break a promise", hashes.len());
+        return;
+    }
+    let second = second_process().expect("a second process");
+    let Outcomes { hashes, broken } = Outcomes::of(fixed());
+    let told = told(second).expect("the output of the second process");
+    assert_eq!(broken, [0_u64; 0], "these seeds break a promise");
+    assert_eq!(hashes, told, "a seed has to give the same run in each process");
 }
