@@ -10,6 +10,7 @@ mod gaps;
 mod held;
 mod host;
 mod others;
+mod planted;
 mod ports;
 mod reach;
 mod record;
