@@ -23,7 +23,7 @@ use crate::{
     clocks::Clocks,
     gaps::Gaps,
     held::Removals,
-    others::add_other_overlay,
+    others::{add_other_overlay, add_static_route},
     ports::{Parts, SimPorts},
 };
 
@@ -314,6 +314,7 @@ fn machine(number: u16) -> SimHost {
     let behind = Prefix::new(Ipv4Addr::new(172, 30, 0, 0).into(), 16).expect("a prefix");
     kernel.add_route(behind, NextHop::Link(bridge));
     add_other_overlay(&kernel);
+    add_static_route(&kernel);
     kernel.set_boot();
     kernel
 }

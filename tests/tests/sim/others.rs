@@ -11,6 +11,14 @@ use crate::host::CARD;
 /// The device of another overlay.
 const OTHER: &str = "flannel.2";
 
+/// Adds a route of the operator to a network inside the overlay's, where no lease can be.
+pub(crate) fn add_static_route(kernel: &SimHost) {
+    let card: LinkName = CARD.parse().expect("a name of a link");
+    let inside = Prefix::new(Ipv4Addr::new(10, 250, 0, 0).into(), 24).expect("a prefix");
+    let gateway = Ipv4Addr::new(192, 168, 255, 253).into();
+    kernel.add_route(inside, NextHop::Gateway { gateway, link: card, onlink: false });
+}
+
 /// Adds another overlay in flannel's form: a device with a number of its own over the same card and port, and a peer on it.
 pub(crate) fn add_other_overlay(kernel: &SimHost) {
     let vni = Vni::new(2).expect("a VNI");
