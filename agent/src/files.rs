@@ -247,6 +247,9 @@ fn write_draft(draft: &Path, content: &str, durable: Durable, like: Option<&fs::
 }
 
 #[cfg(test)]
+mod contract;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

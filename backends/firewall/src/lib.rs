@@ -42,6 +42,8 @@ pub use policy::{ACCEPT_MARK, FirewallPolicy, Masquerade, Peer, Senders};
 pub use support::{Learned, Nftables, Support, SupportProbe};
 
 #[cfg(test)]
+mod contract;
+#[cfg(test)]
 mod lab;
 #[cfg(test)]
 pub(crate) mod tests;

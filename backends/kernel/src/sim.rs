@@ -16,8 +16,8 @@ use std::{
 
 use wire_net::{LinkName, MacAddr, Mtu};
 use wire_state::{
-    Attempt, DataplaneError, Driver, Namespace, Network, ObservedKind, ObservedLink, ObservedNet, Op, Owner,
-    PerNamespace, Scope, Setting, TunnelOp,
+    Attempt, DataplaneError, Driver, Namespace, Network, ObservedKind, ObservedLink, ObservedNet, ObservedRoute, Op,
+    Owner, PerNamespace, RouteKey, Scope, Setting, TunnelOp,
     sim::{FaultRates, Sim},
 };
 
@@ -44,12 +44,14 @@ struct Facts {
     /// The links and routes after a boot.
     boot: Boot,
     /// The routes that went away when a link was set down.
-    withdrawn: ObservedNet,
+    withdrawn: BTreeMap<RouteKey, ObservedRoute>,
     counters: BTreeMap<LinkName, DeviceCounters>,
     bad_checksums: u64,
     uuid: String,
     /// Counts the changes of the underlay.
     underlay_changes: u64,
+    /// Counts the times at which the agent made or removed devices.
+    own_devices: u64,
     /// Counts the times at which notifications were lost.
     overruns: u64,
 }
@@ -67,6 +69,8 @@ struct LinkFacts {
     is_loopback: bool,
     has_carrier: bool,
     addresses: Vec<HostAddress>,
+    /// The addresses that went away when the link was set down.
+    withdrawn: Vec<HostAddress>,
     /// The permanent address of a network card.
     card: Option<MacAddr>,
 }
@@ -134,6 +138,24 @@ impl SimHost {
         self.facts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Records which devices the agent has made or removed. Of these it hears: the first notification of a new device has it down, and those
+    /// of a removed one and of its addresses come when the agent no longer knows it.
+    fn note_devices(&self, before: &ObservedNet, ops: &[Op]) {
+        let now = self.state();
+        let index = |net: &ObservedNet, name: &LinkName| net.links.get(name).map(|link| link.index);
+        let named = ops.iter().filter_map(|op| makes_link(op).or(op.deletes_link().map(|place| place.name)));
+        let others: Vec<LinkName> = named.filter(|name| index(before, name) != index(&now, name)).collect();
+        if others.is_empty() {
+            return;
+        }
+        let had_addresses = before.addresses.iter().any(|own| others.contains(&own.link));
+        let mut facts = self.facts();
+        facts.own_devices += 1;
+        facts.underlay_changes += u64::from(had_addresses);
+        drop(facts);
+        self.edit_net(|net| others.into_iter().for_each(|name| set_as_new(net, name)));
+    }
+
     /// Changes the host's namespace as another program would.
     fn edit_net<T: Default>(&self, change: impl FnOnce(&mut ObservedNet) -> T) -> T {
         self.net.edit(|state| state.get_mut(Namespace::Host).map(change).unwrap_or_default())
@@ -168,11 +190,10 @@ impl Driver for SimKernel {
     }
 
     fn apply(&mut self, ops: &[Op]) -> Vec<Attempt> {
+        let before = ops.iter().any(Op::is_link).then(|| self.host.state());
         let attempts = self.host.net.apply(ops);
-        let made = ops.iter().filter_map(makes_link);
-        let made: Vec<LinkName> = made.collect();
-        if !made.is_empty() {
-            self.host.edit_net(|net| made.into_iter().for_each(|name| set_as_new(net, name)));
+        if let Some(before) = before {
+            self.host.note_devices(&before, ops);
         }
         attempts
     }

@@ -22,6 +22,7 @@ pub use self::{
 };
 use crate::{
     Attempt, DataplaneError, Driver, ErrorKind, Firewall, FirewallOp, ObservedFirewall, OpError, Operation, Resource,
+    SetChange,
 };
 
 /// A resource in memory, with the rules of the kernel that it stands for.
@@ -225,8 +226,13 @@ impl<R: Simulated> Inner<R> {
 }
 
 impl Simulated for Firewall {
-    fn refusal(_: &ObservedFirewall, _: &FirewallOp) -> Option<ErrorKind> {
-        None
+    /// A change of sets is one transaction: it is refused if any set, or any element that it removes, is not there.
+    fn refusal(observed: &ObservedFirewall, op: &FirewallOp) -> Option<ErrorKind> {
+        let FirewallOp::ChangeSets(changes) = op else { return None };
+        let set = |name: &String| observed.table.as_ref().and_then(|table| table.sets.get(name));
+        let can_be_made =
+            |(name, change): (&String, &SetChange)| set(name).is_some_and(|set| change.remove.is_subset(&set.elements));
+        (!changes.iter().all(can_be_made)).then_some(ErrorKind::Absent)
     }
 }
 

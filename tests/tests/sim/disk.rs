@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, io, path::Path, time::SystemTime};
 
 use wire_agent::ports::{Disk, WriteError};
-use wire_state::{DesiredFile, Driver as _, ObservedFile, sim::SimFiles};
+use wire_state::{DesiredFile, Driver as _, ObservedFile, Writing, sim::SimFiles};
 
 /// The size limit of a file, in bytes.
 const LARGEST: usize = 1 << 24;
@@ -30,7 +30,8 @@ impl Disk for SimDisk {
     }
 
     fn put(&self, path: &Path, file: &DesiredFile) -> Result<bool, WriteError> {
-        if self.observe(path) == Some(ObservedFile::Content(file.content.clone())) {
+        let is_held = || self.observe(path) == Some(ObservedFile::Content(file.content.clone()));
+        if file.writing != Writing::InPlace && is_held() {
             return Ok(false);
         }
         let written = self.0.put(path, file.content.as_bytes(), file.writing);

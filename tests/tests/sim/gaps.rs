@@ -26,7 +26,7 @@ impl Gaps {
 
     /// Carries out operations, and notes each peer that is unknown for a moment. A new device begins without entries.
     pub(crate) fn apply(&self, kernel: &mut SimKernel, ops: &[Op]) -> Vec<Attempt> {
-        if ops.len() > LONGEST || ops.iter().any(makes_device) {
+        if ops.len() > LONGEST || ops.iter().any(makes_device) || !ops.iter().any(takes_away) {
             return kernel.apply(ops);
         }
         let before = known(kernel);
@@ -51,6 +51,11 @@ impl Gaps {
 
 const fn makes_device(op: &Op) -> bool {
     matches!(op, Op::Kernel(_, KernelOp::CreateLink(..) | KernelOp::DeleteLink(_) | KernelOp::ChangeLink(..)))
+}
+
+/// Whether a peer may be unknown after the operation. Each replaces what another has put, or deletes.
+const fn takes_away(op: &Op) -> bool {
+    matches!(op, Op::Kernel(_, KernelOp::DeleteRoute(..) | KernelOp::DeleteFdb(_) | KernelOp::DeleteNeighbour(_)))
 }
 
 fn known(kernel: &SimKernel) -> BTreeSet<Prefix> {

@@ -182,6 +182,8 @@ impl SimulatedHost {
         let kernel = &self.parts.kernel;
         kernel.remove_address(CARD, self.address.into());
         kernel.add_address(CARD, address.into(), 16);
+        // It went with the last address.
+        add_default_route(kernel);
         kernel.set_boot();
         self.address = address;
     }
@@ -304,9 +306,7 @@ fn machine(number: u16) -> SimHost {
     let [high, low] = number.to_be_bytes();
     kernel.add_card(CARD, MacAddr::new([0x52, 0x54, 0, 0, high, low]), Mtu(1500));
     kernel.add_address(CARD, IpAddr::V4(address(number)), 16);
-    let card: LinkName = CARD.parse().expect("a name of a link");
-    let gateway = NextHop::Gateway { link: card, gateway: Ipv4Addr::new(192, 168, 255, 254).into(), onlink: false };
-    kernel.add_route(Prefix::new(Ipv4Addr::UNSPECIFIED.into(), 0).expect("a prefix"), gateway);
+    add_default_route(&kernel);
     // A bridge of another program.
     kernel.add_link("lab0", ObservedKind::Bridge, Some(MacAddr::new([2, 0x42, 0, 0, high, low])), Mtu(1500));
     kernel.add_address("lab0", Ipv4Addr::new(172, 30, 0, 1).into(), 16);
@@ -317,4 +317,10 @@ fn machine(number: u16) -> SimHost {
     add_static_route(&kernel);
     kernel.set_boot();
     kernel
+}
+
+fn add_default_route(kernel: &SimHost) {
+    let card: LinkName = CARD.parse().expect("a name of a link");
+    let gateway = NextHop::Gateway { link: card, gateway: Ipv4Addr::new(192, 168, 255, 254).into(), onlink: false };
+    kernel.add_route(Prefix::new(Ipv4Addr::UNSPECIFIED.into(), 0).expect("a prefix"), gateway);
 }

@@ -78,9 +78,9 @@ impl fmt::Display for Broken {
 impl Shape {
     /// Most worlds are small, since small ones find most; some have hundreds of hosts.
     pub(crate) fn draw(random: &Random, seed: u64) -> Self {
-        let hosts = match seed % 50 {
-            0 => 100 + random.number(0..201),
-            1..5 => 20 + random.number(0..30),
+        let hosts = match (seed % 250, seed % 50) {
+            (0, _) => 100 + random.number(0..201),
+            (_, 0) => 20 + random.number(0..30),
             _ => 2 + random.number(0..9),
         };
         let hosts = u16::try_from(hosts).unwrap_or(2);

@@ -16,9 +16,11 @@ use crate::{Changes, monitor::are_equal};
 pub struct SimMonitor {
     host: SimHost,
     scope: Scope,
-    /// The numbers of changes, of changes of the underlay, and of overruns that were reported or found to be no news.
+    /// The numbers of changes, of changes of the underlay, of devices by the agent, and of overruns that were reported or found to be no
+    /// news.
     seen: u64,
     seen_underlay: u64,
+    seen_devices: u64,
     seen_overruns: u64,
     /// The state at the last look: an entry that is as it was then sends no notification, whatever the cached state says of it.
     last: ObservedNet,
@@ -28,10 +30,11 @@ impl SimMonitor {
     pub(super) fn new(host: SimHost, scope: Scope) -> Self {
         let (seen, facts) = (host.net.changes(), host.facts());
         let (seen_underlay, seen_overruns) = (facts.underlay_changes, facts.overruns);
+        let seen_devices = facts.own_devices;
         let state = host.net.state();
         let last = state.get(Namespace::Host).map(|net| view::within(net, &facts.links, &scope)).unwrap_or_default();
         drop(facts);
-        Self { host, scope, seen, seen_underlay, seen_overruns, last }
+        Self { host, scope, seen, seen_underlay, seen_devices, seen_overruns, last }
     }
 
     /// Waits until something differs from `cached`, the cached state.
@@ -59,7 +62,9 @@ impl SimMonitor {
         let (underlay_changes, overruns) = (facts.underlay_changes, facts.overruns);
         let underlay = underlay_changes != self.seen_underlay;
         let overrun = overruns != self.seen_overruns;
+        let devices = facts.own_devices != self.seen_devices;
         (self.seen_underlay, self.seen_overruns) = (underlay_changes, overruns);
+        self.seen_devices = facts.own_devices;
         let state = self.host.net.state();
         let Some(net) = state.get(Namespace::Host) else { return Changes::default() };
         let now = view::within(net, &facts.links, &self.scope);
@@ -68,7 +73,8 @@ impl SimMonitor {
             return Changes::OVERRUN;
         }
         let links = self.links(cached, &now, net);
-        Changes { ours: links.ours || differ(cached, &last, &now), underlay: underlay || links.underlay, overrun }
+        let ours = links.ours || devices || differ(cached, &last, &now);
+        Changes { ours, underlay: underlay || links.underlay, overrun }
     }
 
     fn links(&self, cached: &ObservedNet, now: &ObservedNet, whole: &ObservedNet) -> Changes {

@@ -1,11 +1,11 @@
 //! What others do to a host in memory: its administrator, other programs, the network, a reboot.
 
-use std::net::IpAddr;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use wire_net::{Family, LinkName, LocalAddress, MacAddr, Mtu, Prefix};
 use wire_state::{
-    LinkPlace, Namespace, NextHop, ObservedKind, ObservedLink, ObservedNet, ObservedRoute, Owner, PerNamespace,
-    RouteKey, Setting, Via,
+    Address, KernelOp, LinkPlace, Namespace, NextHop, ObservedKind, ObservedLink, ObservedNet, ObservedRoute, Op,
+    Owner, PerNamespace, RouteKey, Setting, Via,
 };
 
 use super::{Boot, LinkFacts, SimHost, link};
@@ -13,6 +13,8 @@ use crate::{AddressState, DeviceCounters, HostAddress};
 
 /// `RTPROT_DHCP` of linux/rtnetlink.h.
 const DHCP: u8 = 16;
+/// `IPV6_MIN_MTU` of net/ipv6.h.
+const SMALLEST_IPV6_MTU: u32 = 1280;
 
 impl SimHost {
     /// Adds a network card that is up.
@@ -22,6 +24,10 @@ impl SimHost {
     pub fn add_card(&self, name: &str, mac: MacAddr, mtu: Mtu) {
         let facts = LinkFacts { has_carrier: true, card: Some(mac), ..LinkFacts::default() };
         self.insert_link(name, link(ObservedKind::Other(String::new()), Some(mac), mtu), facts);
+        let accepts = Setting::RouterAdvertisements(named(name));
+        self.edit_net(|net| {
+            net.settings.insert(accepts, 1);
+        });
     }
 
     /// Adds a link of another program of any kind, for example a bridge.
@@ -42,31 +48,53 @@ impl SimHost {
             net.links.insert(name, ObservedLink { index, ..link });
             super::set_as_new(net, name);
         });
-        self.underlay_changed();
     }
 
-    /// Adds an address to a link of the host.
+    /// Adds an address to a link.
     ///
     /// # Panics
     /// If `name` is no name of a link, or `len` is too large.
     pub fn add_address(&self, name: &str, address: IpAddr, len: u8) {
         let local = LocalAddress::new(address, len).expect("a length of the family");
         let own = HostAddress { local, state: AddressState::Stable };
-        if let Some(facts) = self.facts().links.get_mut(&named(name)) {
-            facts.addresses.push(own);
+        let link = named(name);
+        let is_of_host = self.facts().links.get_mut(&link).map(|facts| facts.addresses.push(own)).is_some();
+        if is_of_host {
+            self.underlay_changed();
+        } else {
+            self.edit_net(|net| net.addresses.insert(Address { link, address, len }));
         }
-        self.underlay_changed();
     }
 
-    /// Removes an address from a link of the host, with nothing else.
+    /// Removes an address from a link. The last one of IPv4 takes the IPv4 routes on the link along.
     ///
     /// # Panics
     /// If `name` is no name of a link.
     pub fn remove_address(&self, name: &str, address: IpAddr) {
-        if let Some(facts) = self.facts().links.get_mut(&named(name)) {
-            facts.addresses.retain(|own| own.local.address != address);
+        let link = named(name);
+        let mut facts = self.facts();
+        let Some(found) = facts.links.get_mut(&link) else {
+            drop(facts);
+            self.remove_own_address(link, address);
+            return;
+        };
+        found.addresses.retain(|own| own.local.address != address);
+        let is_without_ipv4 = !found.addresses.iter().any(|own| own.local.address.is_ipv4());
+        drop(facts);
+        if is_without_ipv4 {
+            self.edit_net(|net| net.forget_family(link, Family::V4));
         }
         self.underlay_changed();
+    }
+
+    fn remove_own_address(&self, link: LinkName, address: IpAddr) {
+        self.net.edit(|state| {
+            let Some(net) = state.get(Namespace::Host) else { return };
+            let found = net.addresses.iter().find(|own| own.link == link && own.address == address);
+            if let Some(own) = found.copied() {
+                state.apply(&Op::Kernel(Namespace::Host, KernelOp::DeleteAddress(own)));
+            }
+        });
     }
 
     /// Adds a foreign route of the main table, with the default metric.
@@ -103,7 +131,7 @@ impl SimHost {
             let mut facts = self.facts();
             facts.links = facts.boot.links.clone();
             facts.counters.clear();
-            facts.withdrawn = ObservedNet::default();
+            facts.withdrawn.clear();
             facts.boot.net.clone()
         };
         self.net.edit(|state| *state = PerNamespace::host(boot));
@@ -117,9 +145,10 @@ impl SimHost {
     pub fn delete_link(&self, name: &str) {
         let place = LinkPlace::in_host(named(name));
         self.net.edit(|state| {
-            state.apply(&wire_state::Op::Kernel(Namespace::Host, wire_state::KernelOp::DeleteLink(place.name)));
+            state.apply(&Op::Kernel(Namespace::Host, KernelOp::DeleteLink(place.name)));
         });
-        if self.facts().links.remove(&place.name).is_some() {
+        let gone = self.facts().links.remove(&place.name);
+        if gone.is_some_and(|link| !link.addresses.is_empty()) {
             self.underlay_changed();
         }
     }
@@ -130,7 +159,15 @@ impl SimHost {
     /// If `name` is no name of a link.
     pub fn flush_routes(&self, name: &str) {
         let name = named(name);
-        self.edit_net(|net| net.routes.retain(|_, route| route.via.link() != Some(name)));
+        let is_default = self.edit_net(|net| {
+            let is_on = |route: &ObservedRoute| route.via.link() == Some(name);
+            let is_default = net.routes.iter().any(|(key, route)| is_on(route) && key.destination.len() == 0);
+            net.routes.retain(|_, route| !is_on(route));
+            is_default
+        });
+        if is_default {
+            self.underlay_changed();
+        }
     }
 
     /// Deletes the FDB entries of a link.
@@ -165,64 +202,98 @@ impl SimHost {
         });
     }
 
-    /// Sets the MTU of a link.
+    /// Sets the MTU of a link. With one below IPv6's smallest, the link has no IPv6 any more.
     ///
     /// # Panics
     /// If `name` is no name of a link.
     pub fn set_mtu(&self, name: &str, mtu: Mtu) {
         let name = named(name);
         self.edit_net(|net| {
-            if let Some(link) = net.links.get_mut(&name) {
-                link.mtu = mtu;
+            let Some(link) = net.links.get_mut(&name) else { return };
+            link.mtu = mtu;
+            if mtu.0 < SMALLEST_IPV6_MTU {
+                net.forget_family(name, Family::V6);
+                net.settings.remove(&Setting::DisableIpv6(name));
+                net.settings.remove(&Setting::LinkForwarding(Family::V6, name));
+            } else {
+                super::set_as_new(net, name);
             }
         });
     }
 
-    /// Sets a link down: its neighbours and routes are gone.
+    /// Sets a link down: its neighbours, routes and IPv6 addresses are gone.
     ///
     /// # Panics
     /// If `name` is no name of a link.
     pub fn set_down(&self, name: &str) {
         let name = named(name);
-        let gone = self.edit_net(|net| {
-            let Some(link) = net.links.get_mut(&name) else { return ObservedNet::default() };
-            link.up = false;
-            net.neighbours.retain(|key, _| key.link != name);
+        let gone: BTreeMap<RouteKey, ObservedRoute> = self.edit_net(|net| {
             let is_on = |route: &ObservedRoute| route.via.link() == Some(name);
             let routes = net.routes.iter().filter(|(_, route)| is_on(route) && route.owner == Owner::Foreign);
-            let gone = ObservedNet {
-                routes: routes.map(|(key, route)| (*key, route.clone())).collect(),
-                ..ObservedNet::default()
-            };
-            net.routes.retain(|_, route| !is_on(route));
+            let gone = routes.map(|(key, route)| (*key, route.clone())).collect();
+            net.set_link_down(name);
             gone
         });
-        self.facts().withdrawn.routes.extend(gone.routes);
-        self.underlay_changed();
+        let is_default_v6 = |key: &RouteKey| key.destination.len() == 0 && key.destination.family() == Family::V6;
+        // The kernel sends no notification of IPv4 routes that go with their link.
+        let mut is_notified = gone.keys().any(is_default_v6);
+        let mut facts = self.facts();
+        facts.withdrawn.extend(gone);
+        if let Some(link) = facts.links.get_mut(&name) {
+            let (kept, lost): (Vec<HostAddress>, Vec<HostAddress>) =
+                link.addresses.iter().partition(|own| own.local.address.is_ipv4());
+            is_notified |= !lost.is_empty();
+            link.addresses = kept;
+            link.withdrawn.extend(lost);
+        }
+        drop(facts);
+        if is_notified {
+            self.underlay_changed();
+        }
     }
 
-    /// Sets a link up. The host's own routes on it are back, as its network configuration makes them.
+    /// Sets a link up. The host's own addresses and routes on it are back, as its network configuration makes them.
     ///
     /// # Panics
     /// If `name` is no name of a link.
     pub fn set_up(&self, name: &str) {
         let name = named(name);
-        let withdrawn = std::mem::take(&mut self.facts().withdrawn.routes);
-        let (back, others) = withdrawn.into_iter().partition(|(_, route)| route.via.link() == Some(name));
-        self.facts().withdrawn.routes = others;
+        let withdrawn = std::mem::take(&mut self.facts().withdrawn);
+        let (back, others): (BTreeMap<_, _>, _) =
+            withdrawn.into_iter().partition(|(_, route)| route.via.link() == Some(name));
+        let mut facts = self.facts();
+        facts.withdrawn = others;
+        let mut is_notified = back.keys().any(|key| key.destination.len() == 0);
+        if let Some(link) = facts.links.get_mut(&name) {
+            is_notified |= !link.withdrawn.is_empty();
+            link.addresses.append(&mut link.withdrawn);
+        }
+        drop(facts);
         self.edit_net(|net| {
             if let Some(link) = net.links.get_mut(&name) {
                 link.up = true;
             }
-            net.routes.extend::<std::collections::BTreeMap<_, _>>(back);
+            net.routes.extend(back);
         });
-        self.underlay_changed();
+        if is_notified {
+            self.underlay_changed();
+        }
     }
 
     /// Sets the forwarding of the host, as `sysctl` does.
     pub fn set_forwarding(&self, family: Family, value: u32) {
-        let op = wire_state::KernelOp::Set(Setting::Forwarding(family), value);
-        self.net.edit(|state| state.apply(&wire_state::Op::Kernel(Namespace::Host, op)));
+        let op = KernelOp::Set(Setting::Forwarding(family), value);
+        self.net.edit(|state| state.apply(&Op::Kernel(Namespace::Host, op)));
+    }
+
+    /// Turns IPv6 off on a link.
+    ///
+    /// # Panics
+    /// If `name` is no name of a link.
+    pub fn disable_ipv6(&self, name: &str) {
+        let name = named(name);
+        let op = KernelOp::Set(Setting::DisableIpv6(name), 1);
+        self.net.edit(|state| state.apply(&Op::Kernel(Namespace::Host, op)));
     }
 
     /// Loses notifications: each monitor reports that anything may have changed.

@@ -22,11 +22,10 @@ use wire_store::Revision;
 
 pub(crate) use wire_netlink::lab::{drop_privileges, in_namespace, run, runtime};
 
-use crate::{KernelDataplane, Monitor, NetlinkDataplane, RouteForm};
+use crate::{HostNetwork, KernelDataplane, Monitor, NetlinkDataplane, RouteForm};
 
 /// The underlay on the lab's link, with both families.
-fn underlay() -> Underlay {
-    let host = crate::HostNetwork::read([]).unwrap();
+fn underlay(host: &HostNetwork) -> Underlay {
     let link = host.link("wb-up".parse().unwrap()).unwrap();
     let of_family = |address: &&crate::HostAddress, family| Family::of(address.local.address) == family;
     let of = |family| link.addresses.iter().find(|address| of_family(address, family));
@@ -53,7 +52,12 @@ impl Lab {
     pub(crate) fn new(peers: usize) -> Self {
         run("ip link set lo up; ip link add wb-up type veth peer wb-far; ip link set wb-far up; ip link set wb-up up");
         run("ip addr add 192.0.2.1/24 dev wb-up; ip addr add 2001:db8::1/64 dev wb-up nodad");
-        let underlay = underlay();
+        Self::on(&HostNetwork::read([]).unwrap(), peers)
+    }
+
+    /// A host with the link `wb-up`, and the leases of that many peers.
+    pub(crate) fn on(host: &HostNetwork, peers: usize) -> Self {
+        let underlay = underlay(host);
         let public = underlay.addresses;
         Self { peers: (1..=peers).map(|number| (number, Peer::new(number))).collect(), underlay, public }
     }
@@ -68,7 +72,7 @@ impl Lab {
 
     pub(crate) fn set_public(&mut self, public: IpAddr) {
         self.public.set(Family::of(public), Some(public));
-        self.underlay = underlay();
+        self.underlay = underlay(&HostNetwork::read([]).unwrap());
     }
 
     pub(crate) fn peers(&self) -> impl Iterator<Item = &Peer> {
@@ -82,6 +86,10 @@ impl Lab {
 
     pub(crate) fn remove_peer(&mut self, number: usize) {
         self.peers.remove(&number);
+    }
+
+    pub(crate) fn scope(&self) -> Scope {
+        self.backend(&Family::ALL).scope()
     }
 
     fn backend(&self, families: &[Family]) -> Box<dyn Backend> {

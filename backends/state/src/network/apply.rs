@@ -185,12 +185,20 @@ impl ObservedNet {
                     self.set_forwarding_of_links(*family, *value);
                 }
                 self.settings.insert(*setting, *value);
+                if let (Setting::DisableIpv6(link), 1) = (setting, value) {
+                    self.forget_family(*link, Family::V6);
+                }
             }
             KernelOp::PutAddress(address) => {
                 self.addresses.insert(*address);
             }
             KernelOp::DeleteAddress(address) => {
-                self.addresses.remove(address);
+                let is_last =
+                    |net: &Self| !net.addresses.iter().any(|own| own.link == address.link && own.address.is_ipv4());
+                // `fib_inetaddr_event` of net/ipv4/fib_frontend.c.
+                if self.addresses.remove(address) && address.address.is_ipv4() && is_last(self) {
+                    self.forget_family(address.link, Family::V4);
+                }
             }
             KernelOp::PutFdb(key, destination) => {
                 self.fdb.insert(*key, *destination);
@@ -213,8 +221,9 @@ impl ObservedNet {
             KernelOp::AddRoute(key, hop) | KernelOp::ReplaceRoute(key, hop) => {
                 self.routes.insert(*key, ObservedRoute::ours(*hop));
             }
-            KernelOp::DeleteRoute(key, _) => {
-                self.routes.remove(key);
+            // Another program may have put its own in place of the one that was read.
+            KernelOp::DeleteRoute(key, route) => {
+                self.routes.retain(|there, found| there != key || !found.is_deleted_as(route));
             }
         }
     }

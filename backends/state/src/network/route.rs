@@ -111,6 +111,15 @@ impl NextHop {
     }
 }
 
+impl ObservedRoute {
+    /// Whether the kernel deletes it when it is told to delete `other`, which was read before with the same key: it compares next hop and
+    /// protocol.
+    pub(crate) fn is_deleted_as(&self, other: &Self) -> bool {
+        let leads_as = other.via.next_hop().map_or(self.via == other.via, |hop| self.via.leads_as(hop));
+        leads_as && self.protocol == other.protocol
+    }
+}
+
 impl Via {
     /// Whether packets take the same path as with that next hop.
     #[must_use]

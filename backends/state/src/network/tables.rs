@@ -6,7 +6,7 @@ use std::{
     net::IpAddr,
 };
 
-use wire_net::{LinkName, MacAddr, Prefix};
+use wire_net::{Family, LinkName, MacAddr, Prefix};
 
 use super::{DesiredForm, DesiredLink, NextHop, ObservedLink, ObservedRoute, RouteKey, Setting};
 
@@ -171,6 +171,13 @@ impl<L, R: LeadsToLink, F> NetState<L, R, F> {
         self.links.remove(&link);
         self.settings.retain(|setting, _| setting.link() != Some(link));
         self.flush_link(link);
+    }
+
+    /// Removes the addresses, neighbours and routes of one family on a link, as the kernel does when the link no longer has that family.
+    pub fn forget_family(&mut self, link: LinkName, family: Family) {
+        self.addresses.retain(|address| address.link != link || Family::of(address.address) != family);
+        self.neighbours.retain(|key, _| key.link != link || Family::of(key.address) != family);
+        self.routes.retain(|key, route| route.link() != Some(link) || key.destination.family() != family);
     }
 
     /// Removes all entries on a link, but not the link or its settings.

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt, io,
+    ops::Bound,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::SystemTime,
@@ -93,7 +94,13 @@ impl SimFiles {
         if disk.faults.of_read() {
             return Err(Errno::EIO.into());
         }
-        let file = disk.files.get(path).ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
+        if disk.is_folder(path) {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "it is not a regular file"));
+        }
+        if disk.is_below_file(path) {
+            return Err(Errno::ENOTDIR.into());
+        }
+        let file = disk.files.get(path).ok_or_else(absent)?;
         if file.content.len() > largest {
             let why = format!("it is larger than {} KiB", largest >> 10);
             return Err(io::Error::new(io::ErrorKind::InvalidData, why));
@@ -107,20 +114,23 @@ impl SimFiles {
     /// If it does not exist.
     pub fn modified(&self, path: &Path) -> io::Result<SystemTime> {
         let disk = self.lock();
-        disk.files.get(path).map(|file| file.modified).ok_or_else(|| io::ErrorKind::NotFound.into())
+        disk.files.get(path).map(|file| file.modified).ok_or_else(absent)
     }
 
-    /// Writes a whole file, unless it has this content. After an error, the old file is there unchanged.
+    /// Writes a whole file, unless it has this content; one that is written in place is written anyhow. After an error, the old file is
+    /// there unchanged.
     ///
     /// # Errors
-    /// By a fault, or if the process has ended.
+    /// If it is a folder, or below a file; by a fault, or if the process has ended.
     pub fn put(&self, path: &Path, content: &[u8], writing: Writing) -> io::Result<()> {
         let mut disk = self.lock();
         let lost = disk.may_change(self.process, "write file")?;
-        if disk.files.get(path).is_none_or(|file| file.content != content) {
-            let file = SimFile { content: content.to_vec(), modified: (disk.clock)() };
-            disk.files.insert(path.to_owned(), file);
+        if writing != Writing::InPlace && disk.files.get(path).is_some_and(|file| file.content == content) {
+            return lost;
         }
+        disk.can_be_written(path)?;
+        let file = SimFile { content: content.to_vec(), modified: (disk.clock)() };
+        disk.files.insert(path.to_owned(), file);
         match writing {
             Writing::Plain => {}
             Writing::Durable | Writing::InPlace => disk.sync(path),
@@ -135,7 +145,10 @@ impl SimFiles {
     pub fn remove(&self, path: &Path) -> io::Result<()> {
         let mut disk = self.lock();
         let lost = disk.may_change(self.process, "remove file")?;
-        disk.files.remove(path).ok_or(io::ErrorKind::NotFound)?;
+        if disk.is_folder(path) {
+            return Err(Errno::EISDIR.into());
+        }
+        disk.files.remove(path).ok_or_else(absent)?;
         disk.sync(path);
         lost
     }
@@ -143,11 +156,15 @@ impl SimFiles {
     /// Renames a file, and replaces an existing one in one step.
     ///
     /// # Errors
-    /// If it does not exist, by a fault, or if the process has ended.
+    /// If it or the new folder does not exist, by a fault, or if the process has ended.
     pub fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         let mut disk = self.lock();
         let lost = disk.may_change(self.process, "rename file")?;
-        let file = disk.files.remove(from).ok_or(io::ErrorKind::NotFound)?;
+        // A folder is there as long as a file is in it.
+        if from.parent() != to.parent() && !to.parent().is_some_and(|folder| disk.is_folder(folder)) {
+            return Err(absent());
+        }
+        let file = disk.files.remove(from).ok_or_else(absent)?;
         disk.files.insert(to.to_owned(), file);
         disk.sync(from);
         disk.sync(to);
@@ -162,7 +179,7 @@ impl SimFiles {
         let mut disk = self.lock();
         let lost = disk.may_change(self.process, "touch file")?;
         let now = (disk.clock)();
-        disk.files.get_mut(path).ok_or(io::ErrorKind::NotFound)?.modified = now;
+        disk.files.get_mut(path).ok_or_else(absent)?.modified = now;
         lost
     }
 
@@ -259,6 +276,29 @@ impl Disk {
         }
     }
 
+    fn is_folder(&self, path: &Path) -> bool {
+        let after = (Bound::Excluded(path), Bound::Unbounded);
+        let mut below = self.files.range::<Path, _>(after).take_while(|(other, _)| other.starts_with(path));
+        below.next().is_some()
+    }
+
+    fn is_below_file(&self, path: &Path) -> bool {
+        path.ancestors().skip(1).any(|folder| self.files.contains_key(folder))
+    }
+
+    /// The errors are those of mkdir(2) for the folders, and of rename(2) for the file.
+    fn can_be_written(&self, path: &Path) -> io::Result<()> {
+        if path.parent().is_some_and(|folder| self.files.contains_key(folder)) {
+            Err(Errno::EEXIST.into())
+        } else if self.is_below_file(path) {
+            Err(Errno::ENOTDIR.into())
+        } else if self.is_folder(path) {
+            Err(Errno::EISDIR.into())
+        } else {
+            Ok(())
+        }
+    }
+
     /// Writes the present state of a path to the disk.
     fn sync(&mut self, path: &Path) {
         match self.files.get(path) {
@@ -294,6 +334,10 @@ impl SimFiles {
             FileOp::Remove(path) => self.remove(path),
         }
     }
+}
+
+fn absent() -> io::Error {
+    Errno::ENOENT.into()
 }
 
 impl fmt::Debug for Disk {

@@ -33,11 +33,7 @@ impl Sim<Network> {
     /// Sets a link of the host's namespace down, and removes the neighbours and routes that the kernel then removes.
     pub fn set_down(&self, name: LinkName) {
         self.edit_host(|host| {
-            if let Some(link) = host.links.get_mut(&name) {
-                link.up = false;
-            }
-            host.neighbours.retain(|key, _| key.link != name);
-            host.routes.retain(|_, route| route.via.link() != Some(name));
+            host.set_link_down(name);
         });
     }
 }
@@ -66,11 +62,19 @@ impl Simulated for Network {
         }
     }
 
-    /// Gives a new link an index that no link had before.
+    /// Gives a new link an index that no link had before. A setting of no link is not written.
     fn happens(observed: &mut PerNamespace<ObservedNet>, op: &Op, number: usize) {
         let made = match op {
             Op::Kernel(namespace, KernelOp::CreateLink(name, _)) => LinkPlace { namespace: *namespace, name: *name },
             Op::Tunnel(TunnelOp::Create(name, _)) => LinkPlace::in_host(*name),
+            Op::Kernel(namespace, KernelOp::Set(setting, _)) => {
+                if let Some(net) = observed.get_mut(*namespace)
+                    && setting.link().is_some_and(|link| !net.links.contains_key(&link))
+                {
+                    net.settings.remove(setting);
+                }
+                return;
+            }
             Op::Kernel(..) | Op::Tunnel(_) => return,
         };
         let Some(number) = u32::try_from(number).ok().map(|number| 2 * number + 1000) else { return };
@@ -96,15 +100,22 @@ fn cannot_be_made(
         KernelKind::Bridge => (None, None),
     };
     let master = link.master.map(|name| LinkPlace { name, ..place });
-    if [Some(place), makes].into_iter().flatten().any(|place| !is_missing(place)) {
+    let is_taken = [Some(place), makes].into_iter().flatten().any(|place| !is_missing(place));
+    if is_taken || has_vni_of(observed.get(place.namespace)?, &link.kind) {
         return Some(ErrorKind::Exists);
     }
     needs.into_iter().chain(master).any(is_missing).then_some(ErrorKind::NoDevice)
 }
 
+/// Whether another device has the VNI and the port of a VXLAN device (`vxlan_vni_in_use` of drivers/net/vxlan).
+fn has_vni_of(net: &ObservedNet, kind: &KernelKind) -> bool {
+    let KernelKind::Vxlan(wanted) = kind else { return false };
+    net.links.values().any(|link| matches!(&link.kind, ObservedKind::Vxlan(vxlan) if vxlan.excludes(wanted)))
+}
+
 fn refused(net: &ObservedNet, op: &KernelOp) -> Option<ErrorKind> {
     let missing = |link: &LinkName| !net.links.contains_key(link);
-    let down = |link: &LinkName| net.links.get(link).is_none_or(|link| !link.up);
+    let down = |link: &LinkName| net.links.get(link).is_some_and(|link| !link.up);
     let on = |link: &LinkName| missing(link).then_some(ErrorKind::NoDevice);
     match op {
         KernelOp::ChangeLink(name, link) => on(name).or_else(|| link.master.as_ref().and_then(on)),
@@ -113,10 +124,17 @@ fn refused(net: &ObservedNet, op: &KernelOp) -> Option<ErrorKind> {
         KernelOp::PutFdb(key, _) => on(&key.link),
         KernelOp::PutFlood(entry) => on(&entry.link),
         KernelOp::PutNeighbour(key, _) => on(&key.link),
+        KernelOp::AddRoute(_, hop) | KernelOp::ReplaceRoute(_, hop)
+            if hop.link().is_some_and(|link| missing(&link)) =>
+        {
+            Some(ErrorKind::NoDevice)
+        }
         KernelOp::AddRoute(key, _) if net.routes.contains_key(key) => Some(ErrorKind::Exists),
         KernelOp::AddRoute(_, hop) | KernelOp::ReplaceRoute(_, hop) => {
             hop.link().filter(down).map(|_| ErrorKind::Other)
         }
+        // A foreign link may have been removed meanwhile.
+        KernelOp::Set(Setting::RouterAdvertisements(_), _) => None,
         KernelOp::Set(setting, _) => setting.link().filter(missing).map(|_| ErrorKind::Absent),
         KernelOp::CreateLink(..)
         | KernelOp::DeleteLink(_)
@@ -144,6 +162,17 @@ fn is_without_ipv6(observed: &ObservedNet, address: &Address) -> bool {
 }
 
 impl ObservedNet {
+    /// Sets a link down, and removes what the kernel then removes: neighbours, routes and IPv6 addresses (`addrconf_ifdown` of
+    /// net/ipv6/addrconf.c). The FDB stays.
+    pub fn set_link_down(&mut self, name: LinkName) {
+        let Some(link) = self.links.get_mut(&name) else { return };
+        link.up = false;
+        self.forget_family(name, wire_net::Family::V6);
+        let kept: Vec<Address> = self.addresses.iter().filter(|address| address.link == name).copied().collect();
+        self.forget_family(name, wire_net::Family::V4);
+        self.addresses.extend(kept);
+    }
+
     /// The foreign entries alone, for comparison. All entries on our devices are ours.
     #[must_use]
     pub fn foreign(&self) -> Self {
@@ -154,8 +183,10 @@ impl ObservedNet {
             state.forget_link(name);
         }
         state.routes.retain(|_, route| route.owner == Owner::Foreign);
-        // The settings of the host as a whole are ours.
-        state.settings.retain(|setting, _| setting.link().is_some());
+        // The settings of the host as a whole are ours, and we let foreign links accept router advertisements.
+        let is_foreign =
+            |setting: &Setting| setting.link().is_some() && !matches!(setting, Setting::RouterAdvertisements(_));
+        state.settings.retain(|setting, _| is_foreign(setting));
         state
     }
 }
