@@ -432,6 +432,8 @@ impl World {
             HostFault::LoseNotifications => host.parts.kernel.lose_notifications(),
             HostFault::KernelFails => {
                 host.parts.kernel.fail_by_chance(OFTEN, seed);
+                // Something to write for it.
+                host.parts.kernel.flush_fdb(DEVICE);
                 self.fails(index, lasts);
             }
             HostFault::RulesFail => {
