@@ -17,6 +17,7 @@ use nix::{
     sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, getsockopt, socket, sockopt::PeerCredentials},
     unistd::geteuid,
 };
+use wire_store::Random;
 
 /// The prefix of the names, after the zero byte that makes them abstract.
 const PREFIX: &str = "wire-agent/firewall/";
@@ -28,7 +29,7 @@ const ASKED: usize = 256;
 static OWN: LazyLock<Option<(String, UnixListener)>> = LazyLock::new(|| announced().ok());
 
 fn announced() -> io::Result<(String, UnixListener)> {
-    let name = format!("{PREFIX}{:016x}", rand::random::<u64>());
+    let name = format!("{PREFIX}{:016x}", u64::from_be_bytes(Random::of_system().bytes()));
     let listener = UnixListener::bind_addr(&SocketAddr::from_abstract_name(&name)?)?;
     listener.set_nonblocking(true)?;
     Ok((name, listener))
