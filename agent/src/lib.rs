@@ -1,9 +1,9 @@
 //! The host network agent.
 //!
-//! Purpose: gives a Docker host its part of a container network that is described in etcd. Flow: [`cli`] reads flags,
-//! [`settings`] checks them, [`run`] leases a subnet through `wire-lease`, writes it for Docker and hands what the kernel
-//! should hold to [`datapath`], which keeps it so through `wire-backends`. [`status`] is what all of them know, and
-//! what `status`, health checks and systemd are told from.
+//! Purpose: gives a Docker host its part of a container network that is described in etcd. Flow: `cli` reads flags, `settings` checks them, `run`
+//! prepares a run on this host, [`Agent`] leases a subnet through `wire-lease`, writes it for Docker and hands what the kernel should hold to
+//! `datapath`, which keeps it so through `wire-backends`. `status` is what all of them know, and what `status`, health checks and systemd are told
+//! from. What the agent needs from the outside comes in by [`ports`].
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 

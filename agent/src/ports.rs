@@ -1,4 +1,4 @@
-//! Ports: what the agent needs from the outside. On a real host they are those of [`System`]; in the simulation, a store and kernels in memory.
+//! Ports: what the agent needs from the outside. On a real host they are those of `System`; in the simulation, a store and kernels in memory.
 
 mod system;
 

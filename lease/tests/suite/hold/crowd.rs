@@ -143,7 +143,7 @@ impl Crowd {
 }
 
 /// A network config with this number of subnets to lease.
-fn range_of(subnets: u32) -> String {
+pub(super) fn range_of(subnets: u32) -> String {
     let first = u32::from_be_bytes([10, 0, 1, 0]);
     let last = std::net::Ipv4Addr::from_bits(first + (subnets - 1) * 256);
     format!(r#"{{"Network":"10.0.0.0/8","SubnetLen":24,"SubnetMin":"10.0.1.0","SubnetMax":"{last}"}}"#)
