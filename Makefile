@@ -88,6 +88,10 @@ SEEDS ?= 1000
 sim: ## the simulation with SEEDS=10000 seeds, or with one SEED=17 and all its steps
 	$(if $(SEED),SIM_SEED=$(SEED),SIM_SEEDS=$(SEEDS)) $(CARGO) test --release --workspace --test sim -- --nocapture
 
+.PHONY: sim-planted
+sim-planted: deps ## plant twelve bugs, one after the other; say by which seed the simulation finds each; minutes
+	@tests/planted-bugs
+
 .PHONY: test-system
 test-system: dist roots-of-machines ## whole machines with systemd, cloud-init, the .deb and Docker; minutes, 2 GB of disk
 	$(BUILD)

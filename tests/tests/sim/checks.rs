@@ -31,6 +31,7 @@ impl World {
     pub(crate) fn check(&self, whom: Whom) -> Result<(), Broken> {
         self.check_foreign()?;
         self.check_gaps()?;
+        self.check_held()?;
         self.check_reservations()?;
         self.check_kernels(whom)?;
         self.check_owners(whom)?;
@@ -60,7 +61,9 @@ impl World {
         let leases = self.leases();
         for host in self.settled(whom) {
             let is_wanted = |(prefix, peer): &(&Prefix, &Peer)| {
-                peer.public != IpAddr::V4(host.address) && !host.blocked.contains(prefix)
+                // A subnet that was taken from the host is its own still.
+                let is_own = peer.public == IpAddr::V4(host.address) || host.subnet() == Some(**prefix);
+                !is_own && !host.blocked.contains(prefix)
             };
             let wanted: BTreeMap<Prefix, Peer> =
                 leases.iter().filter(is_wanted).map(|(prefix, peer)| (*prefix, *peer)).collect();

@@ -13,6 +13,7 @@ use wire_store::{Random, SimBackup, SimCut, SimStore};
 use crate::{
     flannel::Flannel,
     host::{CARD, DEVICE, SimulatedHost, address},
+    theft::TOLD_AFTER,
     world::{Broken, HELD, PROMPT, START, World},
 };
 
@@ -61,6 +62,8 @@ pub(crate) enum HostFault {
     LoseOwnEvent,
     DeleteLease,
     RevokeLease,
+    /// Another host takes its lease; then the agent is told to join anew.
+    Steal,
 }
 
 /// A fault of all hosts, or of none.
@@ -92,7 +95,7 @@ pub(crate) enum Fault {
 
 impl Fault {
     /// All faults, of which a world draws with equal chances.
-    const HOST: [HostFault; 29] = [
+    const HOST: [HostFault; 30] = [
         HostFault::Kill,
         HostFault::KillBetween,
         HostFault::Terminate,
@@ -122,6 +125,7 @@ impl Fault {
         HostFault::LoseOwnEvent,
         HostFault::DeleteLease,
         HostFault::RevokeLease,
+        HostFault::Steal,
     ];
     const STORE: [StoreFault; 14] = [
         StoreFault::Down,
@@ -158,6 +162,7 @@ enum Undo {
     CardUp(usize),
     RouteAway(usize, Prefix),
     GarbageAway(Vec<u8>),
+    Hangup(usize),
 }
 
 /// What is to be undone, and when.
@@ -238,6 +243,7 @@ impl World {
                 self.store.delete(&key);
                 self.bad_keys.remove(&key);
             }
+            Undo::Hangup(index) => self.hosts[index].hang_up(),
         }
     }
 
@@ -247,6 +253,7 @@ impl World {
     /// When an agent cannot start though nothing is in its way.
     pub(crate) fn apply(&mut self, fault: Fault) -> Result<(), Broken> {
         self.record.note(format_args!("{fault}"));
+        self.held = None;
         match fault {
             Fault::Host(fault, index) => self.apply_to_host(fault, index),
             Fault::Store(fault) => self.apply_to_store(fault),
@@ -284,12 +291,14 @@ impl World {
                 }
             }
             StoreFault::Wipe => {
+                self.expect_held();
                 self.store.restore(SimBackup::default());
                 self.forget_what_the_store_lost();
                 self.put_config();
                 self.be_lenient(HELD + START);
             }
             StoreFault::DeleteAll => {
+                self.expect_held();
                 let leases = self.store.listing(self.directory().as_bytes());
                 leases.entries.iter().for_each(|entry| self.store.delete(&entry.key));
                 self.forget_what_the_store_lost();
@@ -423,6 +432,8 @@ impl World {
             HostFault::LoseNotifications => host.parts.kernel.lose_notifications(),
             HostFault::KernelFails => {
                 host.parts.kernel.fail_by_chance(OFTEN, seed);
+                // Something to write for it.
+                host.parts.kernel.flush_fdb(DEVICE);
                 self.fails(index, lasts);
             }
             HostFault::RulesFail => {
@@ -459,6 +470,11 @@ impl World {
                 if let Some(lease) = lease {
                     self.store.revoke_now(lease);
                     self.be_lenient(PROMPT);
+                }
+            }
+            HostFault::Steal => {
+                if self.steal(index) {
+                    self.undo_after(TOLD_AFTER, Undo::Hangup(index));
                 }
             }
         }

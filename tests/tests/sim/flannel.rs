@@ -60,6 +60,12 @@ impl Flannel {
         Some((key, value))
     }
 
+    /// Writes its lease over that of another host.
+    pub(crate) fn take(&self, store: &SimStore, key: Vec<u8>) {
+        let lease = store.grant_now(Duration::from_secs(24 * 3600));
+        store.put(key, self.value(), Some(lease));
+    }
+
     fn value(&self) -> String {
         let [high, low] = self.number.to_be_bytes();
         let public = address(self.number);

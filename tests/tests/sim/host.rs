@@ -22,6 +22,8 @@ use wire_store::{Random, SimCall, SimStore};
 use crate::{
     clocks::Clocks,
     gaps::Gaps,
+    held::Removals,
+    others::{add_other_overlay, add_static_route},
     ports::{Parts, SimPorts},
 };
 
@@ -96,7 +98,8 @@ impl SimulatedHost {
         let foreign = foreign(&kernel);
         let of_day = clocks.clone();
         let disk = SimFiles::new(move || of_day.time_of_day());
-        let parts = Parts { kernel, filter: SimPacketFilter::default(), disk, clocks, gaps: Gaps::default() };
+        let (gaps, removals) = (Gaps::default(), Removals::default());
+        let parts = Parts { kernel, filter: SimPacketFilter::default(), disk, clocks, gaps, removals };
         Self {
             number,
             address: address(number),
@@ -310,6 +313,8 @@ fn machine(number: u16) -> SimHost {
     let bridge: LinkName = "lab0".parse().expect("a name of a link");
     let behind = Prefix::new(Ipv4Addr::new(172, 30, 0, 0).into(), 16).expect("a prefix");
     kernel.add_route(behind, NextHop::Link(bridge));
+    add_other_overlay(&kernel);
+    add_static_route(&kernel);
     kernel.set_boot();
     kernel
 }

@@ -19,7 +19,7 @@ use wire_kernel::{
 use wire_state::{Attempt, DataplaneError, Driver, Network, ObservedNet, Op, PerNamespace, Scope, sim::SimFiles};
 use wire_store::{EndpointAddresses, EtcdSettings, EtcdSettingsError, Random, SimStore};
 
-use crate::{clocks::Clocks, disk::SimDisk, firewall::Rules, gaps::Gaps};
+use crate::{clocks::Clocks, disk::SimDisk, firewall::Rules, gaps::Gaps, held::Removals};
 
 /// The ports of one process of the agent. They end with the process: see [`SimPorts::crash`].
 #[derive(Clone)]
@@ -32,6 +32,7 @@ struct Process {
     disk: SimDisk,
     clocks: Clocks,
     gaps: Gaps,
+    removals: Removals,
     random: Random,
     loops: Mutex<Vec<AbortHandle>>,
 }
@@ -44,6 +45,7 @@ pub(crate) struct Parts {
     pub(crate) disk: SimFiles,
     pub(crate) clocks: Clocks,
     pub(crate) gaps: Gaps,
+    pub(crate) removals: Removals,
 }
 
 impl SimPorts {
@@ -56,6 +58,7 @@ impl SimPorts {
             disk: SimDisk(parts.disk.restarted()),
             clocks: parts.clocks.clone(),
             gaps: parts.gaps.clone(),
+            removals: parts.removals.clone(),
             random,
             loops: Mutex::default(),
         }))
@@ -101,8 +104,8 @@ impl Ports for SimPorts {
     }
 
     fn open_network(&self, _: bool) -> Result<SimNetwork, DataplaneError> {
-        let gaps = self.0.gaps.clone();
-        Ok(SimNetwork { kernel: self.0.kernel.clone(), gaps, forwarder: Forwarder::new(Kept::default()) })
+        let (gaps, removals) = (self.0.gaps.clone(), self.0.removals.clone());
+        Ok(SimNetwork { kernel: self.0.kernel.clone(), gaps, removals, forwarder: Forwarder::new(Kept::default()) })
     }
 
     fn open_firewall(&self) -> Result<Rules, DataplaneError> {
@@ -183,6 +186,7 @@ impl Ports for SimPorts {
 pub(crate) struct SimNetwork {
     kernel: SimKernel,
     gaps: Gaps,
+    removals: Removals,
     forwarder: Forwarder,
 }
 
@@ -194,6 +198,7 @@ impl Driver for SimNetwork {
     }
 
     fn apply(&mut self, ops: &[Op]) -> Vec<Attempt> {
+        self.removals.note(ops);
         self.gaps.apply(&mut self.kernel, ops)
     }
 }

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use wire_net::{KeyPrefix, Prefix};
 use wire_store::{Random, Revision, SimBackup, SimStore};
 
-use crate::{faults::Plan, flannel::Flannel, host::SimulatedHost, record::Record};
+use crate::{faults::Plan, flannel::Flannel, held::Held, host::SimulatedHost, record::Record};
 
 /// The promise after each fault: the store answers, and all is well within this time.
 pub(crate) const PROMPT: Duration = Duration::from_secs(2);
@@ -46,6 +46,10 @@ pub(crate) struct World {
     pub(crate) backup: Option<SimBackup>,
     /// Leases without an end that are for other hosts: the keys, and the values.
     pub(crate) reserved: BTreeMap<Vec<u8>, Vec<u8>>,
+    /// The hosts that must stay known to each other, since all leases have vanished.
+    pub(crate) held: Option<Held>,
+    /// The number of leases that were stolen.
+    pub(crate) stolen: u16,
     /// Keys that no agent may believe in.
     pub(crate) bad_keys: BTreeSet<Vec<u8>>,
     /// What is to be undone, and when.
@@ -82,7 +86,7 @@ impl Shape {
         let hosts = u16::try_from(hosts).unwrap_or(2);
         let steps = if hosts >= 100 { 6 } else { 8 + u32::try_from(random.number(0..12)).unwrap_or(0) };
         let ttl = [Duration::from_secs(24 * 3600), Duration::from_secs(600), Duration::from_secs(180)];
-        Self { hosts, steps, subnets: hosts + hosts / 20 + 14, ttl: ttl[random.index(ttl.len())] }
+        Self { hosts, steps, subnets: hosts + hosts / 20 + 16, ttl: ttl[random.index(ttl.len())] }
     }
 
     /// The network config.
@@ -110,6 +114,8 @@ impl World {
             flannels: Vec::new(),
             backup: None,
             reserved: BTreeMap::new(),
+            held: None,
+            stolen: 0,
             bad_keys: BTreeSet::new(),
             plan: Plan::default(),
             record: Record::new(),

@@ -1,6 +1,10 @@
 //! Hears of the changes of a host in memory.
 
-use std::{future::poll_fn, task::Poll};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    future::poll_fn,
+    task::Poll,
+};
 
 use wire_state::{DataplaneError, Namespace, ObservedNet, Scope};
 
@@ -18,6 +22,8 @@ pub struct SimMonitor {
     seen_underlay: u64,
     seen_devices: u64,
     seen_overruns: u64,
+    /// The state at the last look: an entry that is as it was then sends no notification, whatever the cached state says of it.
+    last: ObservedNet,
 }
 
 impl SimMonitor {
@@ -25,8 +31,10 @@ impl SimMonitor {
         let (seen, facts) = (host.net.changes(), host.facts());
         let (seen_underlay, seen_overruns) = (facts.underlay_changes, facts.overruns);
         let seen_devices = facts.own_devices;
+        let state = host.net.state();
+        let last = state.get(Namespace::Host).map(|net| view::within(net, &facts.links, &scope)).unwrap_or_default();
         drop(facts);
-        Self { host, scope, seen, seen_underlay, seen_devices, seen_overruns }
+        Self { host, scope, seen, seen_underlay, seen_devices, seen_overruns, last }
     }
 
     /// Waits until something differs from `cached`, the cached state.
@@ -57,14 +65,16 @@ impl SimMonitor {
         let devices = facts.own_devices != self.seen_devices;
         (self.seen_underlay, self.seen_overruns) = (underlay_changes, overruns);
         self.seen_devices = facts.own_devices;
-        if overrun {
-            return Changes::OVERRUN;
-        }
         let state = self.host.net.state();
         let Some(net) = state.get(Namespace::Host) else { return Changes::default() };
         let now = view::within(net, &facts.links, &self.scope);
+        let last = std::mem::replace(&mut self.last, now.clone());
+        if overrun {
+            return Changes::OVERRUN;
+        }
         let links = self.links(cached, &now, net);
-        Changes { ours: links.ours || devices || differ(cached, &now), underlay: underlay || links.underlay, overrun }
+        let ours = links.ours || devices || differ(cached, &last, &now);
+        Changes { ours, underlay: underlay || links.underlay, overrun }
     }
 
     fn links(&self, cached: &ObservedNet, now: &ObservedNet, whole: &ObservedNet) -> Changes {
@@ -87,27 +97,42 @@ impl SimMonitor {
     }
 }
 
-/// Whether entries of our devices, routes into the overlay or settings differ.
-fn differ(cached: &ObservedNet, now: &ObservedNet) -> bool {
+/// Whether entries of our devices or routes into the overlay have changed to another value than the cached one, or settings differ.
+fn differ(cached: &ObservedNet, last: &ObservedNet, now: &ObservedNet) -> bool {
     let settings = || cached.settings.iter().any(|(setting, value)| now.settings.get(setting) != Some(value));
-    cached.addresses != now.addresses
-        || cached.fdb != now.fdb
-        || cached.flooding != now.flooding
-        || cached.neighbours != now.neighbours
-        || have_other_routes(cached, now)
+    are_other_members(&cached.addresses, &last.addresses, &now.addresses)
+        || are_other_rows(&cached.fdb, &last.fdb, &now.fdb)
+        || are_other_members(&cached.flooding, &last.flooding, &now.flooding)
+        || are_other_rows(&cached.neighbours, &last.neighbours, &now.neighbours)
+        || have_other_routes(cached, last, now)
         || settings()
 }
 
-fn have_other_routes(cached: &ObservedNet, now: &ObservedNet) -> bool {
-    let is_gone = || cached.routes.keys().any(|key| !now.routes.contains_key(key));
-    let mut new = now.routes.iter();
-    is_gone()
-        || new.any(|(key, route)| {
-            let there = cached.routes.get(key);
-            let is_same = |there: &wire_state::ObservedRoute| match route.via.next_hop() {
-                Some(hop) => there.via.leads_as(hop),
-                None => there.via == route.via,
-            };
-            !there.is_some_and(is_same)
-        })
+fn are_other_members<T: Ord>(cached: &BTreeSet<T>, last: &BTreeSet<T>, now: &BTreeSet<T>) -> bool {
+    last.symmetric_difference(now).any(|entry| cached.contains(entry) != now.contains(entry))
+}
+
+fn are_other_rows<K: Ord, V: PartialEq>(cached: &BTreeMap<K, V>, last: &BTreeMap<K, V>, now: &BTreeMap<K, V>) -> bool {
+    changed_keys(last, now).any(|key| cached.get(key) != now.get(key))
+}
+
+fn have_other_routes(cached: &ObservedNet, last: &ObservedNet, now: &ObservedNet) -> bool {
+    changed_keys(&last.routes, &now.routes).any(|key| match (cached.routes.get(key), now.routes.get(key)) {
+        (None, None) => false,
+        (Some(_), None) | (None, Some(_)) => true,
+        (Some(there), Some(route)) => match route.via.next_hop() {
+            Some(hop) => !there.via.leads_as(hop),
+            None => there.via != route.via,
+        },
+    })
+}
+
+/// The keys whose values have changed.
+fn changed_keys<'a, K: Ord, V: PartialEq>(
+    last: &'a BTreeMap<K, V>,
+    now: &'a BTreeMap<K, V>,
+) -> impl Iterator<Item = &'a K> {
+    let has_changed = |key: &&K| last.get(key) != now.get(key);
+    let gone = last.keys().filter(|key| !now.contains_key(key));
+    gone.chain(now.keys().filter(has_changed))
 }
