@@ -158,6 +158,7 @@ impl SimulatedHost {
         self.parts.filter.reboot();
         end(&self.parts.disk);
         self.blocked.clear();
+        self.remove_former_routes();
     }
 
     /// The end of a machine that is shut down.

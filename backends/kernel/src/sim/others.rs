@@ -117,9 +117,15 @@ impl SimHost {
         }
     }
 
-    /// Takes the present links, addresses and routes for those that the host has after each boot.
+    /// Takes the present links, addresses and routes of others for those that the host has after each boot. It forwards nothing then.
     pub fn set_boot(&self) {
-        let net = self.state();
+        let mut net = self.state().foreign();
+        net.settings.extend(Family::ALL.map(|family| (Setting::Forwarding(family), 0)));
+        for (setting, value) in &mut net.settings {
+            if matches!(setting, Setting::LinkForwarding(..)) {
+                *value = 0;
+            }
+        }
         let mut facts = self.facts();
         facts.boot = Boot { net, links: facts.links.clone() };
     }

@@ -11,6 +11,10 @@ use crate::{
     tests::lab::{self, KernelAlone, Lab, run},
 };
 
+/// Waits until the kernel's own work on the address of the link is done: it tells of the address once more then.
+const SETTLED: &str =
+    "until [ -z \"$(ip -6 addr show dev wb-up scope global tentative)\" ]; do sleep 0.01; done; sleep 0.02";
+
 pub(super) struct Real(tokio::runtime::Runtime);
 
 impl Host for Real {
@@ -21,6 +25,7 @@ impl Host for Real {
         lab::in_namespace(|| {
             let _ = Lab::new(0);
             run("ip link set wb-up address 02:00:00:00:00:99; ip route add default via 192.0.2.254");
+            run(SETTLED);
             check(Self(lab::runtime()));
         });
     }

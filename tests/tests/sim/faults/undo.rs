@@ -1,0 +1,97 @@
+//! What undoes a fault, after a while or at the end of all.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+use wire_net::Prefix;
+use wire_state::sim::FaultRates;
+
+use crate::{
+    host::CARD,
+    world::{PROMPT, START, World},
+};
+
+/// What undoes a fault.
+#[derive(Clone, Debug)]
+pub(super) enum Undo {
+    StoreUp,
+    Heal(usize),
+    Calm(usize),
+    CardUp(usize),
+    RouteAway(usize, Prefix),
+    GarbageAway(Vec<u8>),
+    Hangup(usize),
+}
+
+/// What is to be undone, and when.
+#[derive(Debug, Default)]
+pub(crate) struct Plan(Vec<(Instant, Undo)>);
+
+impl World {
+    pub(super) fn undo_after(&mut self, time: Duration, undo: Undo) {
+        self.plan.0.push((Instant::now() + time, undo));
+    }
+
+    /// Undoes what is due.
+    pub(crate) fn undo_due(&mut self) {
+        let now = Instant::now();
+        let (due, later) = std::mem::take(&mut self.plan.0).into_iter().partition(|(at, _)| *at <= now);
+        self.plan.0 = later;
+        for (_, undo) in due {
+            self.undo(undo);
+        }
+    }
+
+    /// Undoes all faults at once.
+    pub(crate) fn undo_all(&mut self) {
+        for (_, undo) in std::mem::take(&mut self.plan.0) {
+            self.undo(undo);
+        }
+        self.store.lose_no_more();
+        for host in &mut self.hosts {
+            if host.agent.is_none() {
+                host.start_at = Some(Instant::now());
+            }
+        }
+    }
+
+    fn undo(&mut self, undo: Undo) {
+        self.record.note(format_args!("undone: {undo:?}"));
+        match undo {
+            Undo::StoreUp => {
+                self.store.set_down(false);
+                self.be_lenient(START);
+            }
+            Undo::Heal(index) => {
+                if let Some(client) = self.hosts[index].client() {
+                    client.heal();
+                    client.lose_replies(0);
+                    client.delay_watches(Duration::ZERO);
+                }
+                self.hosts[index].disturb(START);
+            }
+            Undo::Calm(index) => {
+                self.hosts[index].fail(FaultRates::default(), 0);
+                self.hosts[index].disturb(2 * PROMPT);
+            }
+            Undo::CardUp(index) => {
+                self.hosts[index].parts.kernel.set_up(CARD);
+                self.hosts[index].remove_former_routes();
+                self.hosts[index].disturb(START);
+                self.hosts[index].note_foreign();
+            }
+            Undo::RouteAway(index, prefix) => {
+                if self.hosts[index].blocked.remove(&prefix) {
+                    self.hosts[index].parts.kernel.remove_route(prefix);
+                    self.hosts[index].disturb(PROMPT);
+                    self.hosts[index].note_foreign();
+                }
+            }
+            Undo::GarbageAway(key) => {
+                self.store.delete(&key);
+                self.bad_keys.remove(&key);
+            }
+            Undo::Hangup(index) => self.hosts[index].hang_up(),
+        }
+    }
+}
