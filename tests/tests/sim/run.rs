@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// The seeds that every test run tries.
-const FIXED: RangeInclusive<u64> = 1..=80;
+const FIXED: RangeInclusive<u64> = 1..=50;
 
 /// Seeds that found something once, beside the fixed ones, each with what it found.
 const KEPT: [(u64, &str); 0] = [];
