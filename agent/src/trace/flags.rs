@@ -27,6 +27,9 @@ pub(crate) const HELP: &str = "\
 Example, the way from a container of this host to one of another:
   wire-agent trace 10.5.7.2 --from 10.5.3.2
 
+Never looked at: BPF, traffic control, IPsec, bridges' filters, masquerading, the MTU, flowtables. What else decides and is not
+followed on this host is named in the output.
+
 Exit statuses:
    0  the packet is delivered, or leaves for the next host
    1  it is dropped on this host; the last line has the reason
