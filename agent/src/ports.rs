@@ -121,7 +121,7 @@ pub trait Ports: Clone + Send + Sync + 'static {
     /// Starts a loop that may block. `make` is called where the loop runs.
     ///
     /// # Errors
-    /// When no thread can be created.
+    /// When no runtime or no thread can be created.
     fn start_loop<F: Future<Output = ()> + 'static>(
         &self,
         name: &'static str,
@@ -239,7 +239,7 @@ pub trait Disk: Clone + Send + Sync + 'static {
     /// When there is none, or it cannot be read.
     fn modified(&self, path: &Path) -> io::Result<SystemTime>;
 
-    /// Writes a file completely or not at all, unless it is as desired. True if it was written.
+    /// Writes a file completely or not at all, unless it is as desired. True if it was written, which a file of another program always is.
     ///
     /// # Errors
     /// When a folder or the file cannot be written. The old file is then unchanged.

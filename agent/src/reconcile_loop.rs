@@ -79,7 +79,7 @@ pub(crate) struct LoopHandle<S, O> {
 
 /// A loop could not be started.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot start the thread of the {name}")]
+#[error("cannot start the loop of the {name}")]
 pub(crate) struct StartError {
     pub(crate) name: &'static str,
     #[source]

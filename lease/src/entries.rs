@@ -22,6 +22,8 @@ pub struct Entries {
     decoded: BTreeMap<Vec<u8>, Decoded>,
     /// Entries that have vanished since [`Entries::admit_holding`] was called last.
     vanished: Vec<(Vec<u8>, Decoded)>,
+    /// Whether the store's revision has gone back since then.
+    went_back: bool,
     revision: Revision,
 }
 
@@ -36,7 +38,7 @@ impl Entries {
     /// An empty directory.
     #[must_use]
     pub const fn new(directory: Directory) -> Self {
-        Self { directory, decoded: BTreeMap::new(), vanished: Vec::new(), revision: Revision(0) }
+        Self { directory, decoded: BTreeMap::new(), vanished: Vec::new(), went_back: false, revision: Revision(0) }
     }
 
     /// The directory as in a listing.
@@ -72,6 +74,7 @@ impl Entries {
         }
         let vanished = before.into_iter().filter(|(key, before)| before.has_vanished(self.decoded.get(key)));
         self.vanished.extend(vanished);
+        self.went_back |= listing.revision < self.revision;
         self.revision = listing.revision;
         changed
     }
@@ -117,7 +120,8 @@ impl Entries {
     /// Like [`Entries::admit`], but with the leases held by `hold_down`, which first learns of the entries that have
     /// vanished since the last call.
     pub(crate) fn admit_holding(&mut self, hold_down: &mut HoldDown, admission: &Admission) -> LeaseTable {
-        hold_down.note(self.vanished.drain(..), &self.decoded, Instant::now());
+        let is_forgotten = std::mem::take(&mut self.went_back);
+        hold_down.note(self.vanished.drain(..), &self.decoded, is_forgotten, Instant::now());
         admission::admit(&self.decoded, hold_down, admission, self.revision)
     }
 

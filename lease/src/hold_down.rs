@@ -1,7 +1,8 @@
-//! Hold-down: when most leases vanish at once, they are kept for a while. Pure.
+//! Hold-down: when most leases vanish at once, or the store has forgotten some, they are kept for a while. Pure.
 //!
 //! This happens when the prefix is deleted by mistake, or the store comes back empty or from an old backup. The hosts
-//! are still there, and write their leases again within seconds. Until then their traffic goes on.
+//! are still there, and write their leases again within seconds. Until then their traffic goes on. If the store's
+//! revision has gone back, every lease that has vanished is one of these, however few they are.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -31,15 +32,17 @@ struct Vanished {
 
 impl HoldDown {
     /// Takes the leases that have just vanished, and the live ones. Forgets those that are back or were held long
-    /// enough.
+    /// enough. `is_forgotten` is true if the store's revision has gone back.
     pub(crate) fn note(
         &mut self,
         vanished: impl IntoIterator<Item = (Vec<u8>, Decoded)>,
         live: &BTreeMap<Vec<u8>, Decoded>,
+        is_forgotten: bool,
         now: Instant,
     ) {
         let leases = vanished.into_iter().filter(|(_, decoded)| decoded.content.is_ok());
-        self.0.extend(leases.map(|(key, decoded)| (key, Vanished { decoded, at: now, held: false, back: false })));
+        let vanished = |decoded| Vanished { decoded, at: now, held: is_forgotten, back: false };
+        self.0.extend(leases.map(|(key, decoded)| (key, vanished(decoded))));
         self.0.iter_mut().for_each(|(key, vanished)| vanished.back = live.contains_key(key));
         self.0.retain(|_, vanished| now < vanished.until());
         if self.0.is_empty() {
@@ -114,7 +117,7 @@ mod tests {
         let look = |(after, numbers): &(u64, &[u8])| {
             let now = decoded(numbers);
             let vanished = std::mem::replace(&mut there, now).into_iter().filter(|(key, _)| !there.contains_key(key));
-            hold_down.note(vanished.collect::<Vec<_>>(), &there, start + Duration::from_millis(*after));
+            hold_down.note(vanished.collect::<Vec<_>>(), &there, false, start + Duration::from_millis(*after));
             hold_down.held().count()
         };
         steps.iter().map(look).collect()
@@ -162,5 +165,21 @@ mod tests {
         assert_eq!(held(&[1, 2, 3]), [b"10.5.4.0-24".to_vec()]);
         assert_eq!(held(&[2]).len(), 3);
         assert!(held(&[1, 2, 3, 4]).is_empty());
+    }
+
+    /// In a store that was restored from a backup the older leases are the same as before.
+    #[test]
+    fn a_single_lease_that_a_restored_store_does_not_know_is_held() {
+        let held = |revision| {
+            let mut entries = Entries::listed(directory(), &listing(&[1, 2, 3, 4], Revision(2)));
+            entries.replace(&Listing { revision: Revision(7), ..listing(&[1, 2, 3, 4], Revision(2)) });
+            let mut hold_down = HoldDown::default();
+            entries.admit_holding(&mut hold_down, &Admission::default());
+            entries.replace(&Listing { revision, ..listing(&[1, 2, 3], Revision(2)) });
+            entries.admit_holding(&mut hold_down, &Admission::default());
+            hold_down.held().count()
+        };
+        assert_eq!(held(Revision(6)), 1);
+        assert_eq!(held(Revision(8)), 0, "its host has left");
     }
 }

@@ -118,7 +118,7 @@ fn an_error_inside_the_agent_has_status_70_and_ends_a_running_one() {
     let denied = |text: &str| format!("{text}: Permission denied (os error 13)");
     ends(Exit::Runtime(io()), 70, &denied("cannot start the async runtime"), None);
     let failed = StartError { name: "firewall", source: io() };
-    ends(Exit::Loop(failed), 70, &denied("cannot start the thread of the firewall"), None);
+    ends(Exit::Loop(failed), 70, &denied("cannot start the loop of the firewall"), None);
     ends(Exit::Signals(io()), 70, &denied("cannot listen for signals"), None);
     ends(DataplaneError::Open(io()), 70, &denied("cannot open a netlink socket"), None);
     ends(Exit::NoSubnetHeld, 70, "the subnet held last is not known", None);

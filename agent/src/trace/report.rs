@@ -55,8 +55,13 @@ impl Report {
         let hops = self.hops.iter().map(|hop| hop.sentence.clone());
         let unread = self.not_looked_at.iter().map(|what| format!("not looked at: {what}"));
         let lines = hops.chain(unread).chain([self.outcome.sentence.clone()]);
-        lines.map(|line| format!("{line}\n")).collect()
+        lines.map(|line| format!("{}\n", printable(&line))).collect()
     }
+}
+
+/// The text without control characters: a link may have any name, and must not move the cursor of who reads this.
+fn printable(text: &str) -> String {
+    text.chars().map(|letter| if letter.is_control() { '?' } else { letter }).collect()
 }
 
 const fn kind_of_hop(hop: &Hop) -> &'static str {

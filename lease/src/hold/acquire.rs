@@ -237,8 +237,8 @@ fn is_ours(found: &Lease, lost: &Lease, offer: &Offer) -> bool {
     found.public.iter().next() == lost.public.iter().next() || found.public == offer.public
 }
 
-/// Whether a lease is the lost one as it was earlier, before this host's address changed: the store was restored from a
-/// backup. What another host writes has a later revision.
+/// Whether a lease may be the lost one as it was earlier, before this host's address changed: the store was restored from
+/// a backup. The guards tell whose it is; this only tells that they are worth a look.
 fn is_from_backup(found: &Entry, lost: &Entry) -> bool {
     let (found, lost) = (&found.origin, &lost.origin);
     found.lease.is_some() && found.lease == lost.lease && found.mod_revision < lost.mod_revision

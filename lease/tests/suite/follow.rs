@@ -200,7 +200,7 @@ async fn a_wiped_or_restored_store_is_believed() {
     peers(&follow, &[1], HELD + SECONDS).await;
     tokio::time::sleep(SOON).await;
     store.restore(SimBackup::default());
-    peers(&follow, &[], SECONDS).await;
+    peers(&follow, &[], HELD + SECONDS).await;
     lease(&store, 5);
     peers(&follow, &[5], SECONDS).await;
 }

@@ -192,6 +192,7 @@ impl World {
         let left = self.store.changes_to_lose();
         if left < std::mem::replace(&mut self.changes_to_lose, left) {
             self.record.note(format_args!("a change is hidden from all"));
+            self.held = None;
             self.be_lenient(LISTED);
         }
         for host in &mut self.hosts {

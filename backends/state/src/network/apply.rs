@@ -223,7 +223,9 @@ impl ObservedNet {
             }
             // Another program may have put its own in place of the one that was read.
             KernelOp::DeleteRoute(key, route) => {
-                self.routes.retain(|there, found| there != key || !found.is_deleted_as(route));
+                if self.routes.get(key).is_some_and(|found| found.is_deleted_as(route)) {
+                    self.routes.remove(key);
+                }
             }
         }
     }

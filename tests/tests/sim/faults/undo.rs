@@ -88,8 +88,8 @@ impl World {
                 }
             }
             Undo::GarbageAway(key) => {
+                // A backup may bring it back, so no agent may ever believe in it.
                 self.store.delete(&key);
-                self.bad_keys.remove(&key);
             }
             Undo::Hangup(index) => self.hosts[index].hang_up(),
         }
