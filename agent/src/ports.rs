@@ -73,7 +73,7 @@ pub trait Ports: Clone + Send + Sync + 'static {
     /// When the kernel does not list them.
     fn host_network(&self, targets: &[IpAddr]) -> Result<HostNetwork, DataplaneError>;
 
-    /// What the kernel holds within a scope.
+    /// The kernel's state within a scope.
     ///
     /// # Errors
     /// When the kernel does not list it.
@@ -185,7 +185,7 @@ pub trait FirewallPort: Driver<Resource = Firewall> + Send + 'static {
     /// True if this host would take `table`.
     fn accepts(&self, table: &DesiredTable) -> bool;
 
-    /// What our rules have counted.
+    /// The counters of our rules.
     ///
     /// # Errors
     /// When the kernel does not list it.

@@ -20,13 +20,13 @@ trait Host: Sized {
     /// The driver of an agent.
     fn filter(&self) -> Self::Filter;
 
-    /// Whether the driver takes the packet filter for changed since its last read.
+    /// True if the driver takes the packet filter for changed since its last read.
     fn has_changed(filter: &mut Self::Filter) -> bool;
 
     /// A monitor, which hears of all later changes.
     fn monitor(&self) -> Self::Monitor;
 
-    /// Whether the monitor has heard of a change until now.
+    /// True if the monitor has heard of a change until now.
     fn has_heard(&self, monitor: &mut Self::Monitor) -> bool;
 
     /// Makes a change as another program would.

@@ -237,23 +237,27 @@ impl Driver for FirewallDataplane {
         Ok(firewall)
     }
 
-    /// Applies the operations in order. After a failure nothing is deleted: old rules stay until the new ones are in
-    /// place. No rule waits for the deletion of an abandoned chain.
     fn apply(&mut self, ops: &[FirewallOp]) -> Vec<Attempt> {
-        let mut standing = true;
-        let mut attempts = Vec::with_capacity(ops.len());
-        for op in ops {
-            let attempt = if op.is_delete() && !standing {
-                let detail = "it is kept until wire-agent's own rules are in place".to_owned();
-                Err(OpError::program(ErrorKind::Busy, detail, io::ErrorKind::ResourceBusy.into()))
-            } else {
-                self.carry_out(op)
-            };
-            standing &= attempt.is_ok() || matches!(op, FirewallOp::DeleteAbandonedChain(..));
-            attempts.push(attempt);
-        }
-        attempts
+        in_order(ops, |op| self.carry_out(op))
     }
+}
+
+/// Applies operations in order. After a failure nothing is deleted: old rules stay until the new ones are in place. No
+/// rule waits for the deletion of an abandoned chain.
+pub(crate) fn in_order(ops: &[FirewallOp], mut carry_out: impl FnMut(&FirewallOp) -> Attempt) -> Vec<Attempt> {
+    let mut standing = true;
+    let mut attempts = Vec::with_capacity(ops.len());
+    for op in ops {
+        let attempt = if op.is_delete() && !standing {
+            let detail = "it is kept until wire-agent's own rules are in place".to_owned();
+            Err(OpError::program(ErrorKind::Busy, detail, io::ErrorKind::ResourceBusy.into()))
+        } else {
+            carry_out(op)
+        };
+        standing &= attempt.is_ok() || matches!(op, FirewallOp::DeleteAbandonedChain(..));
+        attempts.push(attempt);
+    }
+    attempts
 }
 
 /// The parts that must have been read before an operation.

@@ -8,12 +8,11 @@ use std::{
 
 use wire_net::Family;
 use wire_state::{
-    Attempt, DataplaneError, DesiredTable, Driver, ErrorKind, Firewall, FirewallOp, ObservedFirewall, OpError,
-    Operation as _, SetKind,
+    Attempt, DataplaneError, DesiredTable, Driver, ErrorKind, Firewall, FirewallOp, ObservedFirewall, OpError, SetKind,
     sim::{FaultRates, Sim},
 };
 
-use crate::{Counted, DockerRules, ForeignRules, Nftables, Support};
+use crate::{Counted, DockerRules, ForeignRules, Nftables, Support, dataplane::in_order};
 
 /// The packet filter of a host in memory. Clones are the same packet filter.
 #[derive(Clone, Debug)]
@@ -22,7 +21,7 @@ pub struct SimPacketFilter {
     facts: Arc<Mutex<FilterFacts>>,
 }
 
-/// What the packet filter holds beside the rules that concern us, and what the host can do.
+/// The rules of others, the counters, and the abilities of the host.
 #[derive(Clone, Debug)]
 pub struct FilterFacts {
     /// Rules of others that ours depend on.
@@ -31,13 +30,13 @@ pub struct FilterFacts {
     pub counted: Counted,
     /// The parts of our table that the host accepts.
     pub support: Support,
-    /// Whether iptables-legacy is in use, which sends no notifications.
+    /// True if iptables-legacy is in use, which sends no notifications.
     pub is_legacy: bool,
-    /// Whether iptables-legacy may hold chains that only root can read.
+    /// True if iptables-legacy may hold chains that only root can read.
     pub hides_legacy_tables: bool,
-    /// Whether the packet filter cannot be read or written.
+    /// True if the packet filter cannot be read or written.
     pub is_unreadable: bool,
-    /// Whether the iptables that is not in use cannot be read.
+    /// True if the iptables that is not in use cannot be read.
     pub is_abandoned_unreadable: bool,
 }
 
@@ -244,21 +243,8 @@ impl Driver for SimFirewall {
         Ok(if facts.is_unreadable { ObservedFirewall::default() } else { read })
     }
 
-    /// As with [`crate::FirewallDataplane`], nothing is deleted after a failure.
     fn apply(&mut self, ops: &[FirewallOp]) -> Vec<Attempt> {
-        let mut standing = true;
-        let mut attempts = Vec::with_capacity(ops.len());
-        for op in ops {
-            let attempt = if op.is_delete() && !standing {
-                let detail = "it is kept until wire-agent's own rules are in place".to_owned();
-                Err(OpError::program(ErrorKind::Busy, detail, io::ErrorKind::ResourceBusy.into()))
-            } else {
-                self.carry_out(op)
-            };
-            standing &= attempt.is_ok() || matches!(op, FirewallOp::DeleteAbandonedChain(..));
-            attempts.push(attempt);
-        }
-        attempts
+        in_order(ops, |op| self.carry_out(op))
     }
 }
 

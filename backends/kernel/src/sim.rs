@@ -37,7 +37,7 @@ pub struct SimKernel {
     host: SimHost,
 }
 
-/// What the agent does not change: the links of the host itself.
+/// The links of the host itself, which the agent does not change.
 #[derive(Clone, Debug, Default)]
 struct Facts {
     links: BTreeMap<LinkName, LinkFacts>,
@@ -63,7 +63,7 @@ struct Boot {
     links: BTreeMap<LinkName, LinkFacts>,
 }
 
-/// What is known of a link of the host beside its settings.
+/// The facts of a link of the host beside its settings.
 #[derive(Clone, Debug, Default)]
 struct LinkFacts {
     is_loopback: bool,

@@ -151,12 +151,14 @@ impl<S: LeaseStore> Holder<S> {
                 Err(ClaimError::Full(no_room, _)) => {
                     (Some(no_room.to_string()), self.settings.random.shortened(TAKEN_AGAIN, 0.5))
                 }
-                Err(ClaimError::Taken(reason) | ClaimError::OtherAgent(reason)) => {
-                    if !std::mem::replace(&mut alarmed, true) {
-                        error!(subnet = %lost.entry.lease.subnet, reason, "this host's subnet was taken by another \
-                                                                           host");
-                    }
+                Err(ClaimError::Taken(reason)) => {
+                    alarm_once(&mut alarmed, lost, &reason);
                     (Some(reason), self.settings.random.shortened(TAKEN_AGAIN, 0.5))
+                }
+                // Each question costs the other agent a write.
+                Err(ClaimError::OtherAgent(reason)) => {
+                    alarm_once(&mut alarmed, lost, &reason);
+                    (Some(reason), self.settings.random.shortened(OTHER_AGENT_AGAIN, 0.5))
                 }
             };
             if let Some(reason) = reason {
@@ -229,6 +231,12 @@ impl<S: LeaseStore> Holder<S> {
                 Some(first.map_or(left, |first| first.min(left)))
             })
             .await
+    }
+}
+
+fn alarm_once(alarmed: &mut bool, lost: &Holding, reason: &str) {
+    if !std::mem::replace(alarmed, true) {
+        error!(subnet = %lost.entry.lease.subnet, reason, "this host's subnet was taken by another host");
     }
 }
 

@@ -56,8 +56,8 @@ pub(crate) struct SimulatedHost {
     pub(crate) start_at: Option<Instant>,
     /// How often its agent has ended by itself.
     pub(crate) exits: u32,
-    /// Whether its kernel, packet filter or disk fails now.
-    pub(crate) is_faulty: bool,
+    /// Its kernel, packet filter or disk fails until then. An agent that ends for that reason may end a moment later.
+    pub(crate) faulty_until: Option<Instant>,
     /// The number of events that its agent still has to lose.
     pub(crate) events_to_lose: u32,
     /// The number of calls to the store that its agents had made when they were counted last, and when that was.
@@ -108,7 +108,7 @@ impl SimulatedHost {
             disturbed_until: Instant::now(),
             start_at: None,
             exits: 0,
-            is_faulty: false,
+            faulty_until: None,
             events_to_lose: 0,
             counted: (0, Instant::now()),
             keeps: None,
@@ -189,12 +189,12 @@ impl SimulatedHost {
         self.address = address;
     }
 
-    /// Sets how often its kernel, packet filter and disk fail.
-    pub(crate) fn fail(&mut self, rates: FaultRates, seed: u64) {
-        self.parts.kernel.fail_by_chance(rates, seed);
-        self.parts.filter.fail_by_chance(rates, seed);
+    /// Its kernel, packet filter and disk fail no more.
+    pub(crate) fn calm(&mut self) {
+        self.parts.kernel.fail_by_chance(FaultRates::default(), 0);
+        self.parts.filter.fail_by_chance(FaultRates::default(), 0);
         self.parts.disk.set_fault(None);
-        self.is_faulty = rates != FaultRates::default();
+        self.faulty_until = Some(Instant::now() + Duration::from_secs(1));
     }
 
     /// Removes routes of another program that a link has brought back, but that were removed while it was down.
@@ -263,6 +263,16 @@ impl SimulatedHost {
     /// Whether its agent runs and has joined the network.
     pub(crate) fn is_ready(&self) -> bool {
         self.agent.as_ref().is_some_and(|running| matches!(running.status.phase(), "ready" | "degraded"))
+    }
+
+    /// Whether its agent has joined with etcd's answer, and says that nothing is wrong.
+    pub(crate) fn is_well(&self) -> bool {
+        self.agent.as_ref().is_some_and(|running| running.status.phase() == "ready")
+    }
+
+    /// Whether its kernel, packet filter or disk fails, or has failed a moment ago.
+    pub(crate) fn is_faulty(&self) -> bool {
+        self.faulty_until.is_some_and(|until| Instant::now() <= until)
     }
 
     /// The way to its agent's client of the store.

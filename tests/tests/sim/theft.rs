@@ -18,7 +18,8 @@ impl World {
         let host = &mut self.hosts[index];
         let key = host.lease_key().filter(|_| host.is_ready() && !host.has_lost_its_lease());
         let Some(key) = key.filter(|_| self.stolen < MOST) else { return false };
-        host.keeps = host.subnet();
+        // One that has started with the saved state leases another subnet (docs/adr/0008-start-without-etcd.md).
+        host.keeps = host.subnet().filter(|_| host.is_well());
         host.disturb(START);
         self.stolen += 1;
         Flannel::new(850 + self.stolen, self.shape.subnets, self.random.fork()).take(&self.store, key);

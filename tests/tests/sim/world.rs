@@ -57,6 +57,8 @@ pub(crate) struct World {
     pub(crate) record: Record,
     /// The number of changes that are still to be hidden from all agents.
     pub(crate) changes_to_lose: u32,
+    /// Whether leases have vanished together since the store was down last.
+    pub(crate) leases_vanished: bool,
     /// How often a host was given another address.
     pub(crate) moves: u16,
     /// The revision of the last change of a lease, and when it was seen.
@@ -120,6 +122,7 @@ impl World {
             plan: Plan::default(),
             record: Record::new(),
             changes_to_lose: 0,
+            leases_vanished: false,
             moves: 0,
             last_change: (Revision::default(), now),
             lenient_until: now,
@@ -141,7 +144,7 @@ impl World {
         if let Err(error) = host.start(&self.store, &self.random, ttl) {
             // A disk or a kernel that fails may end a start; systemd tries again.
             self.record.note(format_args!("{} cannot start: {error}", host.number));
-            if !host.is_faulty {
+            if !host.is_faulty() {
                 return Err(Broken(format!("host {} cannot start: {error}", host.number)));
             }
             host.start_at = Some(Instant::now() + RESTART);
@@ -210,7 +213,7 @@ impl World {
         host.stop();
         host.start_at = Some(Instant::now() + RESTART);
         host.exits += 1;
-        if host.is_faulty { Ok(()) } else { Err(Broken(format!("the agent of {} has ended: {reason}", host.number))) }
+        if host.is_faulty() { Ok(()) } else { Err(Broken(format!("the agent of {} has ended: {reason}", host.number))) }
     }
 
     /// The latest revision at which a lease was written, and how many there are: a removal changes the number.

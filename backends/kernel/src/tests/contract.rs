@@ -33,7 +33,7 @@ trait Host: Sized {
     /// Makes a change as another program would.
     fn change(&self, change: Change);
 
-    /// What the monitor reports of the changes until now.
+    /// The monitor's report of the changes until now.
     fn heard(monitor: &mut Self::Monitor, cached: &ObservedNet) -> Changes;
 }
 

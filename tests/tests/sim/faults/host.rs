@@ -43,7 +43,7 @@ impl World {
                 host.start_at = Some(Instant::now() + lasts);
             }
             HostFault::Hangup => {
-                host.keeps = host.subnet().filter(|_| host.is_ready() && !host.has_lost_its_lease());
+                host.keeps = host.subnet().filter(|_| host.is_well());
                 host.hang_up();
                 host.disturb(START);
             }
@@ -139,7 +139,7 @@ impl World {
 
     /// A part of a host fails for some time.
     fn fails(&mut self, index: usize, lasts: Duration) {
-        self.hosts[index].is_faulty = true;
+        self.hosts[index].faulty_until = Some(Instant::now() + lasts + Duration::from_secs(1));
         self.hosts[index].disturb(lasts + START);
         self.undo_after(lasts, Undo::Calm(index));
     }

@@ -76,6 +76,7 @@ impl World {
     /// Reservations that are lost, and subnets that others may have taken, are no promise any more.
     fn forget_what_the_store_lost(&mut self) {
         self.reserved.clear();
+        self.leases_vanished = true;
         self.hosts.iter_mut().for_each(|host| host.keeps = None);
     }
 

@@ -4,11 +4,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use wire_net::Prefix;
-use wire_state::sim::FaultRates;
 
 use crate::{
     host::CARD,
-    world::{PROMPT, START, World},
+    world::{HELD, PROMPT, START, World},
 };
 
 /// What undoes a fault.
@@ -60,7 +59,9 @@ impl World {
         match undo {
             Undo::StoreUp => {
                 self.store.set_down(false);
-                self.be_lenient(START);
+                // Agents learn only now of leases that vanished together meanwhile, and hold them.
+                let held = if std::mem::take(&mut self.leases_vanished) { HELD } else { Duration::ZERO };
+                self.be_lenient(held + START);
             }
             Undo::Heal(index) => {
                 if let Some(client) = self.hosts[index].client() {
@@ -71,7 +72,7 @@ impl World {
                 self.hosts[index].disturb(START);
             }
             Undo::Calm(index) => {
-                self.hosts[index].fail(FaultRates::default(), 0);
+                self.hosts[index].calm();
                 self.hosts[index].disturb(2 * PROMPT);
             }
             Undo::CardUp(index) => {
