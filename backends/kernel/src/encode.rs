@@ -1,4 +1,6 @@
-//! Encodes operations and requests as netlink messages.
+//! Encodes operations as netlink messages. Requests that change nothing are in [`requests`].
+
+mod requests;
 
 use std::{net::IpAddr, os::fd::RawFd};
 
@@ -7,8 +9,8 @@ use netlink_packet_route::{
     AddressFamily,
     address::{AddressAttribute, AddressFlags, AddressMessage},
     link::{
-        InfoData, InfoIpTunnel, InfoKind, InfoMacVlan, InfoVeth, InfoVlan, InfoVxlan, LinkAttribute, LinkExtentMask,
-        LinkFlags, LinkInfo, LinkMessage, MacVlanMode,
+        InfoData, InfoIpTunnel, InfoKind, InfoMacVlan, InfoVeth, InfoVlan, InfoVxlan, LinkAttribute, LinkFlags,
+        LinkInfo, LinkMessage, MacVlanMode,
     },
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
     route::{RouteMessage, RouteProtocol, RouteScope, RouteType},
@@ -21,7 +23,9 @@ use wire_state::{
     ObservedRoute, PROTOCOL, RouteKey,
 };
 
-use super::uapi::RT_TABLE_MAIN;
+pub(crate) use self::requests::{
+    get_link, get_route, list_addresses, list_all_routes, list_links, list_neighbours, list_routes,
+};
 
 /// Message types of linux/rtnetlink.h.
 pub(crate) const NEWLINK: u16 = 16;
@@ -40,26 +44,6 @@ pub(crate) const GETNEIGH: u16 = 30;
 
 const CREATE: u16 = NLM_F_CREATE | NLM_F_EXCL;
 const SET: u16 = NLM_F_CREATE | NLM_F_REPLACE;
-
-/// Requests one link, without its statistics.
-pub(crate) fn get_link(batch: &mut Batch, name: Option<LinkName>, index: u32) {
-    let mut message = LinkMessage::default();
-    message.header.index = index;
-    message.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
-    message.attributes.extend(name.map(|name| LinkAttribute::IfName(name.to_string())));
-    batch.push(GETLINK, 0, &message);
-}
-
-/// Requests all links, or those of one kind.
-pub(crate) fn list_links(batch: &mut Batch, flags: u16, kind: Option<&str>) {
-    let mut message = LinkMessage::default();
-    message.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
-    if let Some(kind) = kind {
-        let kind = LinkInfo::Kind(kind.into());
-        message.attributes.push(LinkAttribute::LinkInfo(vec![kind]));
-    }
-    batch.push(GETLINK, flags, &message);
-}
 
 /// The links that a new link refers to.
 #[derive(Clone, Copy, Debug, Default)]
@@ -233,14 +217,6 @@ pub(crate) fn delete_link(batch: &mut Batch, index: u32) {
     batch.push(DELLINK, 0, &message);
 }
 
-/// Requests the addresses of one link, or with index 0 those of all.
-pub(crate) fn list_addresses(batch: &mut Batch, flags: u16, family: Family, index: u32) {
-    let mut message = AddressMessage::default();
-    message.header.family = address_family(family);
-    message.header.index = index;
-    batch.push(GETADDR, flags, &message);
-}
-
 pub(crate) fn put_address(batch: &mut Batch, index: u32, address: &Address) {
     let mut message = address_message(index, address);
     // No other host can have the address, since it is in our lease. With duplicate address detection (RFC 4862 §5.4), an IPv6 address
@@ -261,14 +237,6 @@ fn address_message(index: u32, address: &Address) -> AddressMessage {
     message.attributes.push(AddressAttribute::Local(address.address));
     message.attributes.push(AddressAttribute::Address(address.address));
     message
-}
-
-/// Requests the neighbours of one device, or without a family its FDB.
-pub(crate) fn list_neighbours(batch: &mut Batch, flags: u16, family: Option<Family>, index: u32) {
-    let mut message = NeighbourMessage::default();
-    message.header.family = family.map_or(AddressFamily::Bridge, address_family);
-    message.attributes.push(NeighbourAttribute::IfIndex(index));
-    batch.push(GETNEIGH, flags, &message);
 }
 
 pub(crate) fn put_fdb(batch: &mut Batch, index: u32, key: &FdbKey, destination: IpAddr) {
@@ -333,26 +301,6 @@ fn neighbour_message(index: u32, key: &NeighbourKey) -> NeighbourMessage {
     message
 }
 
-/// Requests the routes of the main table.
-pub(crate) fn list_routes(batch: &mut Batch, flags: u16, family: Family) {
-    list_routes_of(batch, flags, family, RT_TABLE_MAIN);
-}
-
-/// Requests the routes of all tables (`RT_TABLE_UNSPEC`).
-pub(crate) fn list_all_routes(batch: &mut Batch, flags: u16, family: Family) {
-    list_routes_of(batch, flags, family, 0);
-}
-
-fn list_routes_of(batch: &mut Batch, flags: u16, family: Family, table: u8) {
-    let mut message = RouteMessage::default();
-    message.header.address_family = address_family(family);
-    message.header.table = table;
-    message.header.scope = RouteScope::Universe;
-    message.header.kind = RouteType::Unspec;
-    message.header.protocol = RouteProtocol::Unspec;
-    batch.push(GETROUTE, flags, &message);
-}
-
 /// The form in which a route message holds its next hop.
 #[derive(Clone, Copy)]
 pub(crate) enum RouteTarget {
@@ -398,21 +346,6 @@ fn route_message(key: &RouteKey, hop: Option<&NextHop>, through: RouteTarget, sc
         }
     }
     builder.build()
-}
-
-/// Requests the route that packets to `address` take.
-pub(crate) fn get_route(batch: &mut Batch, address: IpAddr) {
-    let family = Family::of(address);
-    let message = RouteMessageBuilder::<IpAddr>::new()
-        .destination_prefix(address, family.bits())
-        .expect("the family's own length")
-        .build();
-    let mut message = message;
-    message.header.table = 0;
-    message.header.protocol = RouteProtocol::Unspec;
-    message.header.kind = RouteType::Unspec;
-    message.header.scope = RouteScope::Universe;
-    batch.push(GETROUTE, 0, &message);
 }
 
 pub(crate) const fn address_family(family: Family) -> AddressFamily {
