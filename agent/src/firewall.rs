@@ -358,7 +358,7 @@ impl FirewallShare {
     /// The rules of this network on a host with these facts.
     pub(crate) fn desired(&self, facts: &HostFacts) -> DesiredFirewall {
         let peer = |entry: &Arc<Entry>| Peer { public: entry.lease.public, subnet: entry.lease.subnet };
-        let peers = self.leases.peers.values().map(peer);
-        self.policy.desired(self.own.lease.subnet, &peers, &self.devices, facts)
+        let peers: Vec<Peer> = self.leases.peers.values().map(peer).collect();
+        self.policy.desired(self.own.lease.subnet, &peers.iter().copied(), &self.devices, facts)
     }
 }

@@ -49,5 +49,5 @@ pub use hold::{Former, HeldLease, Hold, HoldSettings, HoldState, Offer, Owner, g
 pub use lease::{BackendData, Lease, LeaseError, Vtep};
 pub use own::own_entry;
 pub use stored_config::{ConfigEvent, ConfigWatch, StoredConfig};
-pub use table::{Entry, LeaseTable, Origin, Refusal, RefusalKind, Refused};
+pub use table::{Entry, LeaseChange, LeaseTable, Origin, Refusal, RefusalKind, Refused};
 pub use task::{Beside, Start};

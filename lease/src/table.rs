@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc};
 
+use imbl::{OrdMap, ordmap::DiffItem};
 use wire_net::Subnet;
 use wire_store::{LeaseId, Revision};
 
@@ -31,8 +32,9 @@ pub struct Entry {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LeaseTable {
     /// The admitted leases of all other hosts, with any backend, reduced to the families of this network. Renewals
-    /// alone do not update the table.
-    pub peers: BTreeMap<Subnet, Arc<Entry>>,
+    /// alone do not update the table. Two snapshots share what is equal in them, so a copy costs nothing, and
+    /// [`LeaseTable::changes_since`] costs only what differs.
+    pub peers: OrdMap<Subnet, Arc<Entry>>,
     /// The number of `peers` that have vanished from the store together with most others, and are held for a while.
     pub held: usize,
     /// The entries that were refused.
@@ -136,16 +138,44 @@ impl fmt::Display for RefusalKind {
     }
 }
 
+/// A lease that two snapshots have differently.
+#[derive(Clone, Copy, Debug)]
+pub struct LeaseChange<'a> {
+    /// Its subnet, by which the snapshots have it.
+    pub subnet: &'a Subnet,
+    /// The entry of the earlier snapshot; `None` if the lease was added.
+    pub before: Option<&'a Arc<Entry>>,
+    /// The entry of the later snapshot; `None` if the lease was removed.
+    pub after: Option<&'a Arc<Entry>>,
+}
+
 impl LeaseTable {
+    /// The peers whose lease differs from the one in an earlier snapshot, in order of subnet. Other times of renewal are
+    /// no difference. Takes a time in proportion to the changes, if this snapshot was made from that one.
+    pub fn changes_since<'a>(&'a self, before: &'a Self) -> impl Iterator<Item = LeaseChange<'a>> {
+        before.peers.diff(&self.peers).filter_map(|item| LeaseChange::of(&item))
+    }
+
     /// Whether both admit the same leases, refuse the same entries and have the same `outside` addresses, apart from
     /// the times of renewal.
     #[must_use]
     pub fn says_the_same(&self, other: &Self) -> bool {
-        let same_lease = |(one, other): (&Arc<Entry>, &Arc<Entry>)| Arc::ptr_eq(one, other) || one.lease == other.lease;
         self.held == other.held
             && self.refused == other.refused
             && self.outside == other.outside
-            && self.peers.keys().eq(other.peers.keys())
-            && self.peers.values().zip(other.peers.values()).all(same_lease)
+            && self.changes_since(other).next().is_none()
+    }
+}
+
+impl<'a> LeaseChange<'a> {
+    fn of(item: &DiffItem<'a, 'a, Subnet, Arc<Entry>>) -> Option<Self> {
+        match item {
+            DiffItem::Add(subnet, after) => Some(Self { subnet, before: None, after: Some(after) }),
+            DiffItem::Remove(subnet, before) => Some(Self { subnet, before: Some(before), after: None }),
+            DiffItem::Update { old: (subnet, before), new: (_, after) } => {
+                let differs = before.lease != after.lease;
+                differs.then_some(Self { subnet, before: Some(before), after: Some(after) })
+            }
+        }
     }
 }

@@ -49,12 +49,16 @@ impl Clashes {
     }
 
     /// Merges one table of all shares. Two networks may want the same value for a key.
-    pub(crate) fn rows<'a, T, K: Ord + Clone + 'a, V: PartialEq + Clone + 'a>(
+    pub(crate) fn rows<'a, T, M, K: Ord + Clone + 'a, V: PartialEq + Clone + 'a>(
         &mut self,
         shares: &[Share<'a, T>],
-        table: impl Fn(&'a T) -> &'a BTreeMap<K, V>,
+        table: impl Fn(&'a T) -> &'a M,
         name: impl Fn(&K) -> String,
-    ) -> BTreeMap<K, V> {
+    ) -> M
+    where
+        M: FromIterator<(K, V)> + 'a,
+        &'a M: IntoIterator<Item = (&'a K, &'a V)>,
+    {
         let mut merged: BTreeMap<&K, (&NetworkName, &V)> = BTreeMap::new();
         for share in shares {
             for (key, value) in table(share.desired) {

@@ -38,7 +38,7 @@ pub use self::{
     setting::Setting,
     tables::{
         Address, DesiredNet, FdbKey, FloodEntry, FloodPath, Forward, ForwardKey, LeadsToLink, NeighbourKey, NetState,
-        ObservedNet, Owner,
+        ObservedNet, Owner, retain,
     },
     tunnel::{Capabilities, Framing, Tunnel, VXLAN_LEAD, vxlan_header},
     underlay::Underlay,

@@ -1,6 +1,7 @@
 //! Example states for tests.
 #![allow(clippy::unwrap_used, reason = "for tests")]
 
+use imbl::OrdMap;
 use wire_net::{LinkName, MacAddr, Mtu, Vni};
 
 use crate::{
@@ -13,6 +14,14 @@ use crate::{
 #[must_use]
 pub fn plan_host(have: &ObservedNet, want: &DesiredNet) -> Plan<Network> {
     plan(&PerNamespace::host(have.clone()), &PerNamespace::host(want.clone()))
+}
+
+/// Changes each value of a table.
+pub fn change_each<K: Ord + Clone, V: Clone>(table: &mut OrdMap<K, V>, change: impl Fn(&mut V)) {
+    let keys: Vec<K> = table.keys().cloned().collect();
+    for key in keys {
+        table.get_mut(&key).into_iter().for_each(&change);
+    }
 }
 
 /// The host's namespace when it holds exactly the desired state.

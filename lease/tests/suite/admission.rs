@@ -229,7 +229,7 @@ fn a_peer_is_used_in_the_families_this_host_has() {
         ["10.5.7.0-24", "10.5.8.0-24", "10.5.9.0-24"],
         "a bad IPv6 part is no concern of an IPv4 host"
     );
-    let cut = &table.peers[&"10.5.8.0-24".parse().unwrap()].lease;
+    let cut = &table.peers[&"10.5.8.0-24".parse::<wire_net::Subnet>().unwrap()].lease;
     assert_eq!((cut.public.v6, cut.subnet.get(Family::V6)), (None, None));
     let table = admit(entries(), &admission(DUAL));
     assert_eq!(peers(&table), ["10.5.8.0-24&fd00:5:0:8::-64", "10.5.9.0-24"]);

@@ -225,7 +225,7 @@ async fn most_leases_gone_at_once_are_held_for_half_a_minute_unless_a_new_one_is
     lease(&store, 8);
     let table = peers(&follow, &[1, 2, 4, 5, 6, 7, 8], SOON).await;
     assert_eq!((table.held, table.refused.len()), (3, 0));
-    let moved = &table.peers[&"10.5.2.0-24".parse().unwrap()].lease;
+    let moved = &table.peers[&"10.5.2.0-24".parse::<wire_net::Subnet>().unwrap()].lease;
     assert_eq!(moved.public.v4, Some("192.168.0.20".parse().unwrap()));
     peers(&follow, &[1, 2, 7, 8], HELD).await;
     let after = gone.elapsed();

@@ -1,11 +1,8 @@
 //! Hears of the changes of a host in memory.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    future::poll_fn,
-    task::Poll,
-};
+use std::{collections::BTreeSet, future::poll_fn, task::Poll};
 
+use imbl::{OrdMap, ordmap::DiffItem};
 use wire_state::{DataplaneError, Namespace, ObservedNet, Scope};
 
 use super::{SimHost, view};
@@ -112,7 +109,11 @@ fn are_other_members<T: Ord>(cached: &BTreeSet<T>, last: &BTreeSet<T>, now: &BTr
     last.symmetric_difference(now).any(|entry| cached.contains(entry) != now.contains(entry))
 }
 
-fn are_other_rows<K: Ord, V: PartialEq>(cached: &BTreeMap<K, V>, last: &BTreeMap<K, V>, now: &BTreeMap<K, V>) -> bool {
+fn are_other_rows<K: Ord + Clone, V: PartialEq + Clone>(
+    cached: &OrdMap<K, V>,
+    last: &OrdMap<K, V>,
+    now: &OrdMap<K, V>,
+) -> bool {
     changed_keys(last, now).any(|key| cached.get(key) != now.get(key))
 }
 
@@ -128,11 +129,11 @@ fn have_other_routes(cached: &ObservedNet, last: &ObservedNet, now: &ObservedNet
 }
 
 /// The keys whose values have changed.
-fn changed_keys<'a, K: Ord, V: PartialEq>(
-    last: &'a BTreeMap<K, V>,
-    now: &'a BTreeMap<K, V>,
+fn changed_keys<'a, K: Ord + Clone, V: PartialEq + Clone>(
+    last: &'a OrdMap<K, V>,
+    now: &'a OrdMap<K, V>,
 ) -> impl Iterator<Item = &'a K> {
-    let has_changed = |key: &&K| last.get(key) != now.get(key);
-    let gone = last.keys().filter(|key| !now.contains_key(key));
-    gone.chain(now.keys().filter(has_changed))
+    last.diff(now).map(|item| match item {
+        DiffItem::Add(key, _) | DiffItem::Remove(key, _) | DiffItem::Update { new: (key, _), .. } => key,
+    })
 }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 use wire_net::{Family, LinkName, LocalAddress, MacAddr, Mtu, Prefix};
 use wire_state::{
     Address, KernelOp, LinkPlace, Namespace, NextHop, ObservedKind, ObservedLink, ObservedNet, ObservedRoute, Op,
-    Owner, PerNamespace, RouteKey, Setting, Via,
+    Owner, PerNamespace, RouteKey, Setting, Via, retain,
 };
 
 use super::{Boot, LinkFacts, SimHost, link};
@@ -111,7 +111,7 @@ impl SimHost {
 
     /// Removes a route of the main table, whosever it is.
     pub fn remove_route(&self, destination: Prefix) {
-        self.edit_net(|net| net.routes.retain(|key, _| key.destination != destination));
+        self.edit_net(|net| retain(&mut net.routes, |key, _| key.destination != destination));
         if destination.len() == 0 {
             self.underlay_changed();
         }
@@ -168,7 +168,7 @@ impl SimHost {
         let is_default = self.edit_net(|net| {
             let is_on = |route: &ObservedRoute| route.via.link() == Some(name);
             let is_default = net.routes.iter().any(|(key, route)| is_on(route) && key.destination.len() == 0);
-            net.routes.retain(|_, route| !is_on(route));
+            retain(&mut net.routes, |_, route| !is_on(route));
             is_default
         });
         if is_default {
@@ -182,7 +182,7 @@ impl SimHost {
     /// If `name` is no name of a link.
     pub fn flush_fdb(&self, name: &str) {
         let name = named(name);
-        self.edit_net(|net| net.fdb.retain(|key, _| key.link != name));
+        self.edit_net(|net| retain(&mut net.fdb, |key, _| key.link != name));
     }
 
     /// Deletes the neighbours on a link, permanent ones too.
@@ -191,7 +191,7 @@ impl SimHost {
     /// If `name` is no name of a link.
     pub fn flush_neighbours(&self, name: &str) {
         let name = named(name);
-        self.edit_net(|net| net.neighbours.retain(|key, _| key.link != name));
+        self.edit_net(|net| retain(&mut net.neighbours, |key, _| key.link != name));
     }
 
     /// Gives a link another Ethernet address.
@@ -201,7 +201,7 @@ impl SimHost {
     pub fn set_mac(&self, name: &str, mac: MacAddr) {
         let name = named(name);
         self.edit_net(|net| {
-            net.neighbours.retain(|key, _| key.link != name);
+            retain(&mut net.neighbours, |key, _| key.link != name);
             if let Some(link) = net.links.get_mut(&name) {
                 link.mac = Some(mac);
             }

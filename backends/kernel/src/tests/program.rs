@@ -136,9 +136,9 @@ fn an_entry_that_exists_or_is_deleted_already_counts_as_done() {
         let _ = reconciler.round(&want);
         dataplane.read(reconciler.scope()).unwrap();
         let address = *want.addresses.first().unwrap();
-        let (fdb, to) = want.fdb.first_key_value().unwrap();
-        let (neighbour, mac) = want.neighbours.first_key_value().unwrap();
-        let (key, hop) = want.routes.first_key_value().unwrap();
+        let (fdb, to) = want.fdb.iter().next().unwrap();
+        let (neighbour, mac) = want.neighbours.iter().next().unwrap();
+        let (key, hop) = want.routes.iter().next().unwrap();
         let puts =
             [KernelOp::PutAddress(address), KernelOp::PutFdb(*fdb, *to), KernelOp::PutNeighbour(*neighbour, *mac)];
         assert!(apply(&mut dataplane, &puts).into_iter().all(|attempt| attempt.is_ok()));

@@ -5,6 +5,7 @@ use wire_net::{Family, LinkName, MacAddr, Mtu};
 use super::{
     DesiredLink, Ipip, KernelKind, KernelOp, LinkId, LinkPlace, LinkRef, Macvlan, Namespace, ObservedKind,
     ObservedLink, ObservedNet, ObservedRoute, ObservedVxlan, Op, Owner, PerNamespace, Setting, TunnelOp, Veth, Vlan,
+    tables::retain,
 };
 
 impl PerNamespace<ObservedNet> {
@@ -65,7 +66,7 @@ impl PerNamespace<ObservedNet> {
                 if let Some(there) = net.links.get_mut(name) {
                     let kind = ObservedKind::Tun(Some(link.kind.clone()));
                     if there.kind != kind {
-                        net.forwarding.retain(|key, _| key.link != *name);
+                        retain(&mut net.forwarding, |key, _| key.link != *name);
                     }
                     there.kind = kind;
                 }
@@ -241,7 +242,7 @@ impl ObservedNet {
     fn change_link<K>(&mut self, name: LinkName, link: &DesiredLink<K>, master: Option<LinkId>) {
         let Some(there) = self.links.get_mut(&name) else { return };
         if !there.has_mac_of(link) {
-            self.neighbours.retain(|key, _| key.link != name);
+            retain(&mut self.neighbours, |key, _| key.link != name);
         }
         (there.mac, there.mtu, there.up) = (link.mac.or(there.mac), link.mtu, true);
         there.master = master.or(there.master);

@@ -120,7 +120,7 @@ impl fmt::Display for Detour {
 #[cfg(test)]
 mod tests {
     use crate::{
-        DesiredNet, NextHop, ObservedRoute, Owner, RouteKey, Via,
+        DesiredNet, NextHop, ObservedRoute, Owner, RouteKey, Via, retain,
         samples::{held, plan_host, state, tunnelled},
     };
 
@@ -153,7 +153,7 @@ mod tests {
     /// As with the udp backend: one route, and the peers in our own forwarding table.
     fn udp() -> DesiredNet {
         let mut want = tunnelled(wanted());
-        want.routes.retain(|_, hop| *hop == NextHop::Blackhole);
+        retain(&mut want.routes, |_, hop| *hop == NextHop::Blackhole);
         let all = NextHop::Link("flannel.1".parse().unwrap());
         want.routes.insert(RouteKey::main("10.5.0.0/16".parse().unwrap()), all);
         want

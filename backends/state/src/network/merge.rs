@@ -106,9 +106,9 @@ mod tests {
 
     use super::*;
     use crate::{
-        DesiredVxlan, LeadsToLink, NextHop, Resource, RouteKey, Setting,
+        DesiredVxlan, LeadsToLink, NextHop, Resource, Setting,
         network::plan::{Network, tests::any_want},
-        samples::{device, state},
+        samples::{change_each, device, state},
     };
 
     fn names() -> [NetworkName; 2] {
@@ -132,7 +132,7 @@ mod tests {
         net.addresses.clear();
         net.fdb.clear();
         net.neighbours.clear();
-        net.routes.values_mut().for_each(|hop| *hop = NextHop::Link(to));
+        change_each(&mut net.routes, |hop| *hop = NextHop::Link(to));
         net
     }
 
@@ -152,7 +152,7 @@ mod tests {
         let [clash] = &clashes[..] else { panic!("{clashes:?}") };
         assert!(clash.starts_with("the networks default and blue both want the route 10.5.2.0/24"), "{clash}");
         assert!(clash.ends_with(": default has it, and blue goes without it"), "{clash}");
-        let mut expected: BTreeMap<RouteKey, NextHop> = other.routes.clone();
+        let mut expected = other.routes.clone();
         expected.extend(one.routes.clone());
         assert_eq!(merged.routes, expected);
     }

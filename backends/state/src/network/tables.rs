@@ -6,12 +6,16 @@ use std::{
     net::IpAddr,
 };
 
+use imbl::OrdMap;
 use wire_net::{Family, LinkName, MacAddr, Prefix};
 
 use super::{DesiredForm, DesiredLink, NextHop, ObservedLink, ObservedRoute, RouteKey, Setting};
 
 /// The network state of one namespace. `L` is the type of a link, `R` that of a route, `F` that of the desired form of all routes: the form
 /// that was read is a part of each route.
+///
+/// The tables that grow with the number of peers share with a copy what is equal in both: a copy costs nothing, and what differs
+/// between two states of which one was made from the other is found in a time in proportion to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NetState<L, R, F = ()> {
     /// Links by their names.
@@ -19,15 +23,15 @@ pub struct NetState<L, R, F = ()> {
     /// Addresses of our devices, without link-local ones, which the kernel makes itself.
     pub addresses: BTreeSet<Address>,
     /// The FDB of our VXLAN devices: the host behind which a MAC is. Permanent entries only.
-    pub fdb: BTreeMap<FdbKey, IpAddr>,
+    pub fdb: OrdMap<FdbKey, IpAddr>,
     /// The hosts to which our VXLAN devices flood frames: the FDB entries that may have several destinations.
     pub flooding: BTreeSet<FloodEntry>,
     /// The permanent neighbours on our devices: the MAC of an address.
-    pub neighbours: BTreeMap<NeighbourKey, MacAddr>,
+    pub neighbours: OrdMap<NeighbourKey, MacAddr>,
     /// The forwarding tables of the tunnels that the agent runs: the host to which packets for a prefix are sent.
-    pub forwarding: BTreeMap<ForwardKey, Forward>,
+    pub forwarding: OrdMap<ForwardKey, Forward>,
     /// Routes by their keys.
-    pub routes: BTreeMap<RouteKey, R>,
+    pub routes: OrdMap<RouteKey, R>,
     /// The form in which the kernel should hold the routes.
     pub route_form: F,
     /// Settings in `/proc/sys/net`. These are read: those of the host and of our devices; `forwarding` of links with containers on
@@ -127,11 +131,11 @@ impl<L, R, F: Default> Default for NetState<L, R, F> {
         Self {
             links: BTreeMap::new(),
             addresses: BTreeSet::new(),
-            fdb: BTreeMap::new(),
+            fdb: OrdMap::new(),
             flooding: BTreeSet::new(),
-            neighbours: BTreeMap::new(),
-            forwarding: BTreeMap::new(),
-            routes: BTreeMap::new(),
+            neighbours: OrdMap::new(),
+            forwarding: OrdMap::new(),
+            routes: OrdMap::new(),
             route_form: F::default(),
             settings: BTreeMap::new(),
         }
@@ -165,7 +169,7 @@ impl LeadsToLink for ObservedRoute {
     }
 }
 
-impl<L, R: LeadsToLink, F> NetState<L, R, F> {
+impl<L, R: LeadsToLink + Clone, F> NetState<L, R, F> {
     /// Removes a link with all entries on it, as the kernel does.
     pub fn forget_link(&mut self, link: LinkName) {
         self.links.remove(&link);
@@ -176,19 +180,25 @@ impl<L, R: LeadsToLink, F> NetState<L, R, F> {
     /// Removes the addresses, neighbours and routes of one family on a link, as the kernel does when the link no longer has that family.
     pub fn forget_family(&mut self, link: LinkName, family: Family) {
         self.addresses.retain(|address| address.link != link || Family::of(address.address) != family);
-        self.neighbours.retain(|key, _| key.link != link || Family::of(key.address) != family);
-        self.routes.retain(|key, route| route.link() != Some(link) || key.destination.family() != family);
+        retain(&mut self.neighbours, |key, _| key.link != link || Family::of(key.address) != family);
+        retain(&mut self.routes, |key, route| route.link() != Some(link) || key.destination.family() != family);
     }
 
     /// Removes all entries on a link, but not the link or its settings.
     fn flush_link(&mut self, link: LinkName) {
         self.addresses.retain(|address| address.link != link);
-        self.fdb.retain(|key, _| key.link != link);
+        retain(&mut self.fdb, |key, _| key.link != link);
         self.flooding.retain(|entry| entry.link != link);
-        self.neighbours.retain(|key, _| key.link != link);
-        self.forwarding.retain(|key, _| key.link != link);
-        self.routes.retain(|_, route| route.link() != Some(link));
+        retain(&mut self.neighbours, |key, _| key.link != link);
+        retain(&mut self.forwarding, |key, _| key.link != link);
+        retain(&mut self.routes, |_, route| route.link() != Some(link));
     }
+}
+
+/// Removes the entries of a table that `keep` does not want.
+pub fn retain<K: Ord + Clone, V: Clone>(table: &mut OrdMap<K, V>, keep: impl Fn(&K, &V) -> bool) {
+    let unwanted: Vec<K> = table.iter().filter(|(key, value)| !keep(key, value)).map(|(key, _)| key.clone()).collect();
+    unwanted.iter().for_each(|key| drop(table.remove(key)));
 }
 
 impl fmt::Display for Address {

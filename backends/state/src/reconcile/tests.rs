@@ -4,7 +4,7 @@ use super::*;
 use crate::{
     DesiredNet, Namespace, Network, NextHop, ObservedNet, PerNamespace, Via,
     network::plan::tests::{any_state, any_want, assert_reached},
-    samples::{device, held, state},
+    samples::{change_each, device, held, state},
     sim::Sim,
 };
 
@@ -72,7 +72,7 @@ fn whatever_fails_the_next_round_converges() {
     let mut changed = state(&[(2, 20, 102), (3, 30, 103), (4, 40, 104)]);
     changed.addresses.insert(crate::Address { link, address: "10.5.9.0".parse().unwrap(), len: 32 });
     let mut changed = held(&changed);
-    changed.routes.values_mut().for_each(|route| route.via = Via::NextHop(NextHop::Link(link)));
+    change_each(&mut changed.routes, |route| route.via = Via::NextHop(NextHop::Link(link)));
     let full = state(&[(2, 21, 102), (5, 50, 105)]);
     // The observed state, the desired state, and the operations between them.
     let puts = ["create link", "add address", "set FDB entry", "set neighbour", "add route"];

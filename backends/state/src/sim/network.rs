@@ -5,7 +5,7 @@ use wire_net::LinkName;
 use super::{Sim, Simulated};
 use crate::{
     Address, DesiredLink, DesiredNet, ErrorKind, KernelKind, KernelOp, LinkPlace, LinkRef, Namespace, Network,
-    ObservedKind, ObservedNet, Op, Owner, PerNamespace, Setting, TunnelOp, Veth, plan,
+    ObservedKind, ObservedNet, Op, Owner, PerNamespace, Setting, TunnelOp, Veth, plan, retain,
 };
 
 impl Sim<Network> {
@@ -182,7 +182,7 @@ impl ObservedNet {
         for name in ours {
             state.forget_link(name);
         }
-        state.routes.retain(|_, route| route.owner == Owner::Foreign);
+        retain(&mut state.routes, |_, route| route.owner == Owner::Foreign);
         // The settings of the host as a whole are ours, and we let foreign links accept router advertisements.
         let is_foreign =
             |setting: &Setting| setting.link().is_some() && !matches!(setting, Setting::RouterAdvertisements(_));

@@ -6,6 +6,7 @@ use std::{
     net::IpAddr,
 };
 
+use imbl::OrdMap;
 use wire_net::{Family, LinkName, MacAddr, Prefix};
 
 use super::{
@@ -33,7 +34,7 @@ pub struct Surroundings {
     /// Addresses of this host that the network state does not hold, with their links.
     pub addresses: BTreeMap<IpAddr, LinkName>,
     /// Routes that the network state does not hold, of all tables.
-    pub routes: BTreeMap<RouteKey, HostRoute>,
+    pub routes: OrdMap<RouteKey, HostRoute>,
     /// Neighbours that the network state does not hold. An address that is in neither is asked for on the link, by ARP or ND.
     pub neighbours: BTreeMap<NeighbourKey, MacAddr>,
     /// Links whose carrier is missing.
@@ -133,7 +134,7 @@ impl Default for Surroundings {
         Self {
             links: BTreeMap::new(),
             addresses: BTreeMap::new(),
-            routes: BTreeMap::new(),
+            routes: OrdMap::new(),
             neighbours: BTreeMap::new(),
             without_carrier: BTreeSet::new(),
             reverse_path: BTreeMap::new(),

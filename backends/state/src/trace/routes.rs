@@ -1,7 +1,8 @@
 //! The lookup of a route: the rules in their order, and the longest prefix in the table that each names.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::net::IpAddr;
 
+use imbl::OrdMap;
 use wire_net::{Family, LinkName, Prefix};
 
 use super::host::{HostRoute, HostState, PolicyRule, RuleAction};
@@ -122,7 +123,11 @@ impl PolicyRule {
 ///
 /// Prefixes are ordered by their first address, then by their length. So the last prefix up to the destination is the one, or it and the
 /// destination have leading bits in common, and no prefix that holds the destination has more bits than those.
-pub(super) fn longest<R>(routes: &BTreeMap<RouteKey, R>, table: u32, destination: IpAddr) -> Option<(&RouteKey, &R)> {
+pub(super) fn longest<R: Clone>(
+    routes: &OrdMap<RouteKey, R>,
+    table: u32,
+    destination: IpAddr,
+) -> Option<(&RouteKey, &R)> {
     let mut last = Prefix::host(destination);
     loop {
         let end = RouteKey { table, destination: last, metric: u32::MAX };

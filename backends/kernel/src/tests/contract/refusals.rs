@@ -130,8 +130,8 @@ pub(super) fn what_is_there_or_gone_already_counts_as_done<H: Host>() {
     Stage::<H>::settled(|mut stage| {
         let before = stage.read();
         let own = *before.addresses.first().unwrap();
-        let (fdb_key, to) = before.fdb.first_key_value().map(|(key, to)| (*key, *to)).unwrap();
-        let (neighbour_key, lladdr) = before.neighbours.first_key_value().map(|(key, mac)| (*key, *mac)).unwrap();
+        let (fdb_key, to) = before.fdb.iter().next().map(|(key, to)| (*key, *to)).unwrap();
+        let (neighbour_key, lladdr) = before.neighbours.iter().next().map(|(key, mac)| (*key, *mac)).unwrap();
         let ops = [
             KernelOp::PutAddress(own),
             KernelOp::PutFdb(fdb_key, to),

@@ -8,7 +8,7 @@ use crate::{
     Address, FdbKey, FloodEntry, FloodPath, ForwardKey, NeighbourKey, Network, ObservedRoute, Owner, Resource as _,
     RouteKey,
     network::plan::tests::{any_state, any_want, site::any_site},
-    samples::{held, mac, name, state, tunnelled},
+    samples::{change_each, held, mac, name, state, tunnelled},
     sim::reached,
 };
 
@@ -95,28 +95,25 @@ fn an_altered_entry_is_named_with_both_values() {
         )
     );
     assert_eq!(
-        told_after(&want, |have| have.neighbours.values_mut().for_each(|found| *found = mac(9))),
+        told_after(&want, |have| change_each(&mut have.neighbours, |found| *found = mac(9))),
         format!(
             "neighbour 10.5.60.0 on flannel.1 has MAC 02:00:00:00:00:09, and should have 02:00:00:00:00:14{unreachable}"
         )
     );
     assert_eq!(
-        told_after(&want, |have| have.fdb.values_mut().for_each(|to| *to = other)),
+        told_after(&want, |have| change_each(&mut have.fdb, |to| *to = other)),
         format!(
             "FDB entry 02:00:00:00:00:14 on flannel.1 leads to 192.0.2.9, and should lead to 192.0.2.3{unreachable}"
         )
     );
     assert_eq!(
-        told_after(&tunnelled(want.clone()), |have| have
-            .forwarding
-            .values_mut()
-            .for_each(|forward| forward.to = other)),
+        told_after(&tunnelled(want.clone()), |have| change_each(&mut have.forwarding, |forward| forward.to = other)),
         format!(
             "forwarding entry 10.5.60.0/24 on flannel.1 leads to 192.0.2.9, and should lead to 192.0.2.3{unreachable}"
         )
     );
     assert_eq!(
-        told_after(&tunnelled(want), |have| have.forwarding.values_mut().for_each(|forward| forward.mac = None)),
+        told_after(&tunnelled(want), |have| change_each(&mut have.forwarding, |forward| forward.mac = None)),
         format!(
             "forwarding entry 10.5.60.0/24 on flannel.1 has no MAC, and should have MAC 02:00:00:00:00:14{unreachable}"
         )
@@ -235,7 +232,7 @@ fn the_gateway_of_a_route_on_the_underlay_is_the_host() {
 #[test]
 fn one_route_for_all_peers_of_a_tunnel_is_named_with_its_device() {
     let mut want = tunnelled(state(&[(2, 20, 102), (60, 21, 103)]));
-    want.routes = [(RouteKey::main("10.5.0.0/16".parse().unwrap()), NextHop::Link(device()))].into();
+    want.routes = [(RouteKey::main("10.5.0.0/16".parse().unwrap()), NextHop::Link(device()))].into_iter().collect();
     assert_eq!(
         told_after(&want, |have| have.routes.clear()),
         "route 10.5.0.0/16 is missing: no host can be reached through flannel.1"

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use imbl::OrdMap;
 use wire_net::LinkName;
 
 use super::OnLink;
@@ -36,7 +37,7 @@ pub(super) trait Selection {
     /// The selected rows of a table.
     fn rows<'a, K: Ord, V>(
         &'a self,
-        table: &'a BTreeMap<K, V>,
+        table: &'a OrdMap<K, V>,
         keys: fn(&Touched) -> &BTreeSet<K>,
     ) -> impl Iterator<Item = (&'a K, &'a V)>;
 
@@ -70,7 +71,7 @@ pub(super) struct Touched {
 impl Selection for All {
     fn rows<'a, K: Ord, V>(
         &'a self,
-        table: &'a BTreeMap<K, V>,
+        table: &'a OrdMap<K, V>,
         _: fn(&Touched) -> &BTreeSet<K>,
     ) -> impl Iterator<Item = (&'a K, &'a V)> {
         table.iter()
@@ -96,7 +97,7 @@ impl Selection for All {
 impl Selection for Touched {
     fn rows<'a, K: Ord, V>(
         &'a self,
-        table: &'a BTreeMap<K, V>,
+        table: &'a OrdMap<K, V>,
         keys: fn(&Touched) -> &BTreeSet<K>,
     ) -> impl Iterator<Item = (&'a K, &'a V)> {
         keys(self).iter().filter_map(|key| table.get_key_value(key))

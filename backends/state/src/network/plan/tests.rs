@@ -10,7 +10,7 @@ use wire_net::{Family, MacAddr, Mtu, Vni};
 use super::*;
 use crate::{
     DesiredForm, DesiredKind, KernelKind, ObservedKind, ObservedLink, ObservedVxlan, Setting, Via,
-    samples::{device, found, held, name, plan_host, state, tunnelled},
+    samples::{change_each, device, found, held, name, plan_host, state, tunnelled},
 };
 
 fn foreign_route(state: &mut ObservedNet, number: u8) {
@@ -156,9 +156,9 @@ pub(crate) fn any_state() -> impl Strategy<Value = ObservedNet> {
                 }
             }
             if plain {
-                made.routes.values_mut().for_each(|route| route.protocol = 3);
+                change_each(&mut made.routes, |route| route.protocol = 3);
             }
-            made.routes.values_mut().for_each(|route| route.uses_nexthop = nexthops);
+            change_each(&mut made.routes, |route| route.uses_nexthop = nexthops);
             for number in foreign {
                 foreign_route(&mut made, number);
             }
@@ -282,7 +282,7 @@ proptest! {
         let is_ours = |net: &DesiredNet| net.links.values().any(|link| matches!(link.kind, DesiredKind::Tunnel(_)));
         // When the device is replaced by one of the other kind, there is a moment without a device.
         prop_assume!(is_ours(&have) == is_ours(&want));
-        let stays: Vec<RouteKey> = want.routes.keys().filter(|key| have.routes.contains_key(key)).copied().collect();
+        let stays: Vec<RouteKey> = want.routes.keys().filter(|key| have.routes.contains_key(*key)).copied().collect();
         let mut now = held(&have);
         for op in plan_host(&now, &want).ops {
             now = applied(&now, std::slice::from_ref(&op));

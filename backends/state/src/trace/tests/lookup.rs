@@ -1,7 +1,6 @@
 //! The lookup of routes.
 
-use std::collections::BTreeMap;
-
+use imbl::OrdMap;
 use wire_net::Family;
 
 use super::*;
@@ -29,7 +28,7 @@ proptest! {
         destination in any_destination(),
     ) {
         let key = |(table, destination, metric)| RouteKey { table, destination, metric };
-        let routes: BTreeMap<RouteKey, ()> = keys.into_iter().map(|parts| (key(parts), ())).collect();
+        let routes: OrdMap<RouteKey, ()> = keys.into_iter().map(|parts| (key(parts), ())).collect();
         let holds = |key: &&RouteKey| key.table == 254 && key.destination.contains(destination);
         let best = routes.keys().filter(holds).max_by_key(|key| (key.destination.len(), std::cmp::Reverse(key.metric)));
         prop_assert_eq!(longest(&routes, 254, destination).map(|(key, ())| key), best);

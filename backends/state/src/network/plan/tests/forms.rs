@@ -7,7 +7,8 @@ use crate::PROTOCOL;
 fn with_nexthops() -> ObservedNet {
     let mut have = held(&state(&[(2, 20, 102), (3, 30, 103), (4, 40, 104)]));
     let plain = RouteKey::main("10.5.3.0/24".parse().unwrap());
-    have.routes.iter_mut().filter(|(key, _)| **key != plain).for_each(|(_, route)| route.uses_nexthop = true);
+    change_each(&mut have.routes, |route| route.uses_nexthop = true);
+    have.routes.get_mut(&plain).unwrap().uses_nexthop = false;
     have
 }
 
@@ -35,9 +36,7 @@ fn routes_become_plain_once() {
 #[test]
 fn a_foreign_route_keeps_its_form() {
     let mut have = with_nexthops();
-    for route in have.routes.values_mut() {
-        (route.protocol, route.owner) = (PROTOCOL + 1, Owner::Foreign);
-    }
+    change_each(&mut have.routes, |route| (route.protocol, route.owner) = (PROTOCOL + 1, Owner::Foreign));
     let want = plain(state(&[(2, 20, 102), (3, 30, 103), (4, 40, 104)]));
     assert_eq!(plan_host(&have, &want).ops, []);
 }
