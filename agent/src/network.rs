@@ -223,6 +223,7 @@ impl<P: Ports> Network<P> {
             underlay,
             leased_over: host.state.leased_over.clone(),
             _traffic: traffic,
+            computed: None,
             progress: Progress::new(self.handover.is_ready),
         }))
     }

@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use tokio::{task::JoinSet, time::Instant};
 use tracing::info;
-use wire_backends::{Backend, select};
+use wire_backends::{Backend, NetFromLeases, select};
 use wire_firewall::{FirewallPolicy, OverlayDevice};
-use wire_lease::{ConfigEvent, Entry, Follow, HoldState, LeaseTable, NetworkConfig};
+use wire_lease::{ConfigEvent, Entry, Follow, HoldState, Lease, LeaseTable, NetworkConfig};
 use wire_net::{NetworkName, Prefix, chain};
 use wire_state::{DesiredNet, PerNamespace, Scope};
 
@@ -48,6 +48,8 @@ pub(crate) struct Session<P: Ports> {
     pub(crate) status: StatusWriter,
     pub(crate) network: NetworkName,
     pub(crate) backend: Box<dyn Backend>,
+    /// What was computed from the last leases; `None` before the first.
+    pub(crate) computed: Option<NetFromLeases>,
     /// The part of the kernel's state that the backend's devices and routes are in.
     pub(crate) scope: Scope,
     pub(crate) loops: Loops,
@@ -219,7 +221,7 @@ impl<P: Ports> Session<P> {
     fn want(&mut self) {
         let Some(table) = self.follow.table.borrow_and_update().clone() else { return };
         if let Some(own) = self.source.own() {
-            let desired = self.backend.desired(&own.lease, &table);
+            let desired = self.desired(&own.lease, &table);
             let firewall = self.loops.firewall.want(&self.network, self.firewall_share(own, &table, &desired));
             let desired = Arc::new(PerNamespace::host(desired));
             let share = NetworkShare { desired, scope: self.scope.clone(), revision: table.revision };
@@ -234,6 +236,18 @@ impl<P: Ports> Session<P> {
         self.status.update(|seen| seen.leases = Some(table));
         self.note_overlaps();
         self.note_known();
+    }
+
+    /// The desired state of the host's namespace, brought forward from the last leases.
+    fn desired(&mut self, own: &Lease, table: &LeaseTable) -> DesiredNet {
+        let computed = match self.computed.take() {
+            Some(mut computed) => {
+                computed.update(&*self.backend, own, table);
+                computed
+            }
+            None => NetFromLeases::new(&*self.backend, own, table),
+        };
+        self.computed.insert(computed).net().clone()
     }
 
     fn firewall_share(&self, own: Arc<Entry>, table: &Arc<LeaseTable>, desired: &DesiredNet) -> FirewallShare {

@@ -1,11 +1,11 @@
 //! The alloc backend, which leases subnets but moves no packets between hosts.
 
-use wire_lease::{BackendData, Lease, LeaseTable, NetworkConfig};
+use wire_lease::{BackendData, Lease, NetworkConfig};
 use wire_net::{Mtu, Prefix};
 use wire_state::{DesiredNet, Scope};
 
 use crate::{
-    Backend, Datapath, Placement,
+    Backend, Datapath, PeerEntry, Placement,
     backend::{blackholes, forward_packets},
 };
 
@@ -25,7 +25,7 @@ impl Alloc {
 }
 
 impl Backend for Alloc {
-    fn desired(&self, own: &Lease, _: &LeaseTable) -> DesiredNet {
+    fn base(&self, own: &Lease, _: &[Prefix]) -> DesiredNet {
         let mut state = DesiredNet::default();
         self.networks.iter().for_each(|network| forward_packets(&mut state, network.family()));
         if self.blackhole {
@@ -33,6 +33,8 @@ impl Backend for Alloc {
         }
         state
     }
+
+    fn peer_entries(&self, _: &Lease, _: &[Prefix], _: &mut Vec<PeerEntry>) {}
 
     fn data(&self) -> BackendData {
         BackendData::Untyped

@@ -9,12 +9,26 @@ use wire_state::{
     RouteKey, Scope, Setting, Tunnel, Underlay,
 };
 
-use crate::SelectError;
+use crate::{NetFromLeases, Outside, PeerEntry, SelectError};
 
 /// A way for hosts to reach each other's containers. Pure: the same leases always give the same desired state.
 pub trait Backend: Send + Sync {
-    /// The desired state of the host's namespace.
-    fn desired(&self, own: &Lease, leases: &LeaseTable) -> DesiredNet;
+    /// The desired state of the host's namespace but for the entries of peers: devices, addresses, settings, and the routes that lead to
+    /// several peers.
+    fn base(&self, own: &Lease, ranges: &[Prefix]) -> DesiredNet;
+
+    /// The ranges that are routed through our devices as a whole. By default there are none: each peer has a route of its own.
+    fn ranges(&self, _outside: &Outside) -> Vec<Prefix> {
+        Vec::new()
+    }
+
+    /// Appends the entries of one peer that this backend reaches.
+    fn peer_entries(&self, peer: &Lease, ranges: &[Prefix], entries: &mut Vec<PeerEntry>);
+
+    /// The desired state of the host's namespace, computed from all leases.
+    fn desired(&self, own: &Lease, leases: &LeaseTable) -> DesiredNet {
+        NetFromLeases::new(self, own, leases).into_net()
+    }
 
     /// The backend's part of our lease.
     fn data(&self) -> BackendData;
@@ -184,11 +198,10 @@ pub(crate) fn forward_packets(state: &mut DesiredNet, family: Family) {
     state.settings.insert(Setting::Forwarding(family), 1);
 }
 
-/// Adds a peer's subnet to the forwarding table of a tunnel, unless the peer does not have this family.
-pub(crate) fn add_forward(state: &mut DesiredNet, family: Family, link: LinkName, peer: &Lease, mac: Option<MacAddr>) {
-    if let (Some(to), Some(destination)) = (peer.public.get(family).copied(), peer.subnet.get(family)) {
-        state.forwarding.insert(ForwardKey { link, destination }, Forward { to, mac });
-    }
+/// A peer's subnet in the forwarding table of a tunnel; `None` if the peer does not have this family.
+pub(crate) fn forward(family: Family, link: LinkName, peer: &Lease, mac: Option<MacAddr>) -> Option<PeerEntry> {
+    let (to, destination) = (*peer.public.get(family)?, peer.subnet.get(family)?);
+    Some(PeerEntry::Forward(ForwardKey { link, destination }, Forward { to, mac }))
 }
 
 /// The smallest MTU that an IP link may have, in bytes: hosts must accept packets of 576 (RFC 791 §3.2); IPv6 links must carry 1280

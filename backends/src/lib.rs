@@ -6,11 +6,13 @@
 
 mod alloc;
 mod backend;
+mod net_from_leases;
 mod select;
 mod udp;
 mod vtep;
 mod vxlan;
 
 pub use backend::{Backend, Datapath, ForwardSettings, Identity, Placement, VxlanBy};
+pub use net_from_leases::{NetFromLeases, Outside, PeerEntry};
 pub use select::{SelectError, identify, select};
 pub use vtep::choose_mac;

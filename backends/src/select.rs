@@ -83,4 +83,4 @@ pub fn identify(config: &NetworkConfig) -> Result<Identity, SelectError> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -3,17 +3,17 @@
 //! That route would also take packets to hosts that are reached without the overlay and have an address inside the network: another
 //! overlay host (whose outer packets would be encapsulated again and again), etcd, or a router. If such an address lies in the network
 //! but outside the range from which subnets are leased, the routes are for that range only. If one lies in the range, they are for the
-//! leased subnets only, as with VXLAN: no leased subnet contains such an address ([`LeaseTable::outside`]).
+//! leased subnets only, as with VXLAN: no leased subnet contains such an address ([`wire_lease::LeaseTable::outside`]).
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
-use wire_lease::{BackendData, Lease, LeaseTable, NetworkConfig};
+use wire_lease::{BackendData, Lease, NetworkConfig};
 use wire_net::{DualStack, Family, LinkName, Mtu, Overhead, Prefix};
 use wire_state::{DesiredLink, DesiredNet, Framing, Marks, NextHop, RouteKey, Scope};
 
 use crate::{
-    Backend, Datapath, Identity, Placement, SelectError,
-    backend::{FamilyDevice, Outer, add_device, add_forward, blackholes},
+    Backend, Datapath, Identity, Outside, PeerEntry, Placement, SelectError,
+    backend::{FamilyDevice, Outer, add_device, blackholes, forward},
 };
 
 /// The udp backend on this host.
@@ -49,20 +49,31 @@ impl UdpBackend {
 }
 
 impl Backend for UdpBackend {
-    fn desired(&self, own: &Lease, leases: &LeaseTable) -> DesiredNet {
+    fn base(&self, own: &Lease, ranges: &[Prefix]) -> DesiredNet {
         let mut state = DesiredNet::default();
         for (family, device) in self.devices.iter() {
             add_device(&mut state, FamilyDevice { family, name: device.name, link: &device.link }, own);
-            let route = |prefix: Prefix| (RouteKey::main(prefix), NextHop::Link(device.name));
-            state.routes.extend(device.led(family, own, leases).into_iter().map(route));
-            for peer in peers(leases) {
-                add_forward(&mut state, family, device.name, peer, None);
-            }
+            let ranges = ranges.iter().filter(|range| range.family() == family);
+            state.routes.extend(ranges.map(|range| (RouteKey::main(*range), NextHop::Link(device.name))));
         }
         if self.blackhole {
             state.routes.extend(blackholes(own));
         }
         state
+    }
+
+    fn ranges(&self, outside: &Outside) -> Vec<Prefix> {
+        self.devices.iter().flat_map(|(_, device)| device.ranges(outside)).collect()
+    }
+
+    fn peer_entries(&self, peer: &Lease, ranges: &[Prefix], entries: &mut Vec<PeerEntry>) {
+        for (family, device) in self.devices.iter() {
+            entries.extend(forward(family, device.name, peer, None));
+            let alone = |subnet: &Prefix| !ranges.iter().any(|range| range.covers(*subnet));
+            let subnet = peer.subnet.get(family).filter(alone);
+            let route = |subnet| PeerEntry::Route(RouteKey::main(subnet), NextHop::Link(device.name));
+            entries.extend(subnet.map(route));
+        }
     }
 
     fn data(&self) -> BackendData {
@@ -92,27 +103,16 @@ impl Backend for UdpBackend {
 }
 
 impl Device {
-    /// The prefixes that are routed through it: the largest that contain no address which is reached without the overlay, and the leased
-    /// subnets outside of these.
-    fn led(&self, family: Family, own: &Lease, leases: &LeaseTable) -> Vec<Prefix> {
-        let publics = peers(leases).chain([own]).filter_map(|lease| lease.public.get(family));
-        let outside: Vec<IpAddr> = publics.chain(&leases.outside).copied().collect();
-        let holds_none = |prefix: &Prefix| !outside.iter().any(|address| prefix.contains(*address));
-        let ranges = if holds_none(&self.network) {
+    /// The largest prefixes of which none contains an address that is reached without the overlay.
+    fn ranges(&self, outside: &Outside) -> Vec<Prefix> {
+        if !outside.lies_in(self.network) {
             vec![self.network]
-        } else if self.leased.iter().all(holds_none) {
+        } else if self.leased.iter().all(|range| !outside.lies_in(*range)) {
             self.leased.clone()
         } else {
             Vec::new()
-        };
-        let beside = |subnet: &Prefix| !ranges.iter().any(|range| range.covers(*subnet));
-        let others: Vec<Prefix> = peers(leases).filter_map(|lease| lease.subnet.get(family)).filter(beside).collect();
-        [ranges, others].concat()
+        }
     }
-}
-
-fn peers(leases: &LeaseTable) -> impl Iterator<Item = &Lease> {
-    leases.peers.values().map(|entry| &entry.lease).filter(|lease| is_untyped(&lease.data))
 }
 
 /// Whether a lease is one of the udp backend: neither flannel's nor ours name a type.

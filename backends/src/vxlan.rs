@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use wire_lease::{BackendData, Lease, LeaseTable, NetworkConfig, Vtep, VxlanConfig};
+use wire_lease::{BackendData, Lease, NetworkConfig, Vtep, VxlanConfig};
 use wire_net::{DualStack, Family, LinkName, Mtu, Overhead, Prefix, Vni};
 use wire_state::{
     DesiredKind, DesiredLink, DesiredNet, DesiredVxlan, FdbKey, Framing, KernelKind, LinkId, LinkRef, Marks,
@@ -11,8 +11,8 @@ use wire_state::{
 };
 
 use crate::{
-    Backend, Datapath, Identity, Placement, SelectError, VxlanBy,
-    backend::{FamilyDevice, Outer, add_device, add_forward, blackholes},
+    Backend, Datapath, Identity, PeerEntry, Placement, SelectError, VxlanBy,
+    backend::{FamilyDevice, Outer, add_device, blackholes, forward},
 };
 
 /// The vxlan backend on this host.
@@ -83,18 +83,21 @@ impl Device {
 }
 
 impl Backend for VxlanBackend {
-    fn desired(&self, own: &Lease, leases: &LeaseTable) -> DesiredNet {
+    fn base(&self, own: &Lease, _: &[Prefix]) -> DesiredNet {
         let mut state = DesiredNet::default();
         for (family, device) in self.devices.iter() {
             add_device(&mut state, FamilyDevice { family, name: device.name, link: &device.link }, own);
-            for entry in leases.peers.values() {
-                add_peer(&mut state, family, device, &entry.lease);
-            }
         }
         if self.blackhole {
             state.routes.extend(blackholes(own));
         }
         state
+    }
+
+    fn peer_entries(&self, peer: &Lease, _: &[Prefix], entries: &mut Vec<PeerEntry>) {
+        for (family, device) in self.devices.iter() {
+            add_peer(entries, family, device, peer);
+        }
     }
 
     fn data(&self) -> BackendData {
@@ -128,9 +131,9 @@ impl Backend for VxlanBackend {
     }
 }
 
-/// Adds the entries of one peer: its route; and its FDB entry and neighbour if the kernel encapsulates, or its entry in the forwarding
+/// Appends the entries of one peer: its route; and its FDB entry and neighbour if the kernel encapsulates, or its entry in the forwarding
 /// table if the agent does. A peer of another backend, or without this family, has none.
-fn add_peer(state: &mut DesiredNet, family: Family, device: &Device, peer: &Lease) {
+fn add_peer(entries: &mut Vec<PeerEntry>, family: Family, device: &Device, peer: &Lease) {
     let BackendData::Vxlan(vteps) = &peer.data else { return };
     let (Some(vtep), Some(public), Some(subnet)) =
         (vteps.get(family), peer.public.get(family), peer.subnet.get(family))
@@ -139,13 +142,13 @@ fn add_peer(state: &mut DesiredNet, family: Family, device: &Device, peer: &Leas
     };
     let (link, gateway) = (device.name, subnet.network());
     match device.link.kind {
-        DesiredKind::Tunnel(_) => add_forward(state, family, link, peer, Some(vtep.mac)),
-        DesiredKind::Kernel(_) => {
-            state.fdb.insert(FdbKey { link, mac: vtep.mac }, *public);
-            state.neighbours.insert(NeighbourKey { link, address: gateway }, vtep.mac);
-        }
+        DesiredKind::Tunnel(_) => entries.extend(forward(family, link, peer, Some(vtep.mac))),
+        DesiredKind::Kernel(_) => entries.extend([
+            PeerEntry::Fdb(FdbKey { link, mac: vtep.mac }, *public),
+            PeerEntry::Neighbour(NeighbourKey { link, address: gateway }, vtep.mac),
+        ]),
     }
-    state.routes.insert(RouteKey::main(subnet), NextHop::Gateway { gateway, link, onlink: true });
+    entries.push(PeerEntry::Route(RouteKey::main(subnet), NextHop::Gateway { gateway, link, onlink: true }));
 }
 
 /// The properties of the backend that follow from the config alone.

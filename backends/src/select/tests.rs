@@ -23,7 +23,7 @@ fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
-fn placement() -> Placement {
+pub(crate) fn placement() -> Placement {
     let addresses = DualStack { v4: Some(ip("192.0.2.1")), v6: Some(ip("2001:db8::1")) };
     let underlay = Underlay {
         link: "eth0".parse().unwrap(),

@@ -68,6 +68,9 @@ impl Resource for Files {
     type Scope = BTreeSet<PathBuf>;
     type Op = FileOp;
     type Findings = NoFindings;
+    type Index = ();
+
+    fn index(_: &Self::Observed) {}
 
     fn merge(shares: &[Share<'_, DesiredFiles>]) -> (DesiredFiles, Vec<Clash>) {
         let mut clashes = Clashes::default();

@@ -22,6 +22,7 @@ mod tables;
 mod tunnel;
 mod underlay;
 
+pub(crate) use self::route::innermost;
 pub use self::{
     conflict::{Conflict, Need},
     container_link::ContainerLink,
@@ -32,7 +33,7 @@ pub use self::{
     },
     namespace::{Namespace, PerNamespace},
     op::{KernelOp, Op, TunnelOp},
-    plan::{Findings, Key, Network, plan, plan_of},
+    plan::{Findings, ForeignRoutes, Key, Network, plan, plan_of},
     route::{DesiredForm, NextHop, ObservedRoute, PROTOCOL, RouteKey, Via},
     scope::{ALIAS, Marks, Scope},
     setting::Setting,

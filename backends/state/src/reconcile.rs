@@ -17,6 +17,15 @@ pub struct Reconciler<D: Driver> {
     scope: ScopeOf<D>,
     /// The state as it was read last, updated by our own changes; `None` if it must be read.
     cached: Option<ObservedOf<D>>,
+    /// What the cached state was made equal to; `None` before that.
+    reached: Option<Reached<D::Resource>>,
+}
+
+/// The desired state that a cached state is as.
+#[derive(Debug)]
+struct Reached<R: Resource> {
+    desired: R::Desired,
+    index: R::Index,
 }
 
 type ScopeOf<D> = <<D as Driver>::Resource as Resource>::Scope;
@@ -117,12 +126,12 @@ impl<R: Resource> Report<R> {
 impl<D: Driver> Reconciler<D> {
     /// Starts without a cached state: the first round reads.
     pub const fn new(driver: D, scope: ScopeOf<D>) -> Self {
-        Self { driver, scope, cached: None }
+        Self { driver, scope, cached: None, reached: None }
     }
 
     /// Drops the cached state, which may be wrong: the next round reads.
     pub fn invalidate(&mut self) {
-        self.cached = None;
+        (self.cached, self.reached) = (None, None);
     }
 
     /// The cached state; `None` if the next round will read.
@@ -155,8 +164,7 @@ impl<D: Driver> Reconciler<D> {
     /// # Errors
     /// When the host cannot be read.
     pub fn preview(&mut self, desired: &DesiredOf<D>) -> Result<Plan<D::Resource>, DataplaneError> {
-        let observed = self.driver.read(&self.scope)?;
-        Ok(D::Resource::plan(self.cached.insert(observed), desired))
+        Ok(D::Resource::plan(self.read()?, desired))
     }
 
     /// Reads the state and compares it with `desired`, for people. Writes nothing.
@@ -164,8 +172,13 @@ impl<D: Driver> Reconciler<D> {
     /// # Errors
     /// When the host cannot be read.
     pub fn compare(&mut self, desired: &DesiredOf<D>) -> Result<Comparison, DataplaneError> {
+        Ok(Comparison::of::<D::Resource>(self.read()?, desired))
+    }
+
+    fn read(&mut self) -> Result<&ObservedOf<D>, DataplaneError> {
+        self.invalidate();
         let observed = self.driver.read(&self.scope)?;
-        Ok(Comparison::of::<D::Resource>(self.cached.insert(observed), desired))
+        Ok(self.cached.insert(observed))
     }
 
     /// Makes the host's state equal to `desired`. Reads only if no state is cached; writes only what differs.
@@ -209,11 +222,24 @@ impl<D: Driver> Reconciler<D> {
         }
         report.findings = plan.findings;
         let failures = self.apply(&plan.ops, report);
+        let mut is_reached = failures.is_empty();
         if plan.ops.iter().any(|op| order(op) != Order::Plain) {
             self.invalidate();
-            self.plan(desired, report)?;
+            is_reached &= self.plan(desired, report)?.ops.is_empty();
+        }
+        if is_reached {
+            self.note_reached(desired);
         }
         Ok(failures)
+    }
+
+    /// Notes that the cached state is as desired, so that the next plan need only look at what is desired differently then.
+    fn note_reached(&mut self, desired: &DesiredOf<D>) {
+        let Some(cached) = &self.cached else { return };
+        match &mut self.reached {
+            Some(reached) => reached.desired = desired.clone(),
+            None => self.reached = Some(Reached { desired: desired.clone(), index: D::Resource::index(cached) }),
+        }
     }
 
     fn plan(&mut self, desired: &DesiredOf<D>, report: &mut ReportOf<D>) -> Result<Plan<D::Resource>, DataplaneError> {
@@ -224,7 +250,10 @@ impl<D: Driver> Reconciler<D> {
                 self.driver.read(&self.scope)?
             }
         };
-        Ok(D::Resource::plan(self.cached.insert(cached), desired))
+        let cached = self.cached.insert(cached);
+        let since =
+            |reached: &Reached<D::Resource>| D::Resource::plan_since(cached, &reached.index, &reached.desired, desired);
+        Ok(self.reached.as_ref().and_then(since).unwrap_or_else(|| D::Resource::plan(cached, desired)))
     }
 
     fn apply(&mut self, ops: &[OpOf<D>], report: &mut ReportOf<D>) -> FailuresOf<D> {

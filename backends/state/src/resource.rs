@@ -12,13 +12,15 @@ pub trait Resource: Sized {
     /// The state as it was read.
     type Observed: fmt::Debug + Clone + PartialEq;
     /// The state as it should be.
-    type Desired;
+    type Desired: fmt::Debug + Clone;
     /// The part of the host's state that is read.
     type Scope: fmt::Debug + PartialEq;
     /// One change.
     type Op: Operation;
     /// Problems with foreign entries, which are reported and not changed.
     type Findings: fmt::Debug + fmt::Display + Default + Clone + PartialEq;
+    /// What [`Self::plan_since`] needs of the observed state, and would have to look for among all entries. It is found once after a read.
+    type Index: fmt::Debug;
 
     /// The desired state of several networks of this host, in order of precedence, and the keys that several of them want with different
     /// values. Only such a key is left out of what a network wants, with what depends on it.
@@ -26,6 +28,20 @@ pub trait Resource: Sized {
 
     /// The changes that turn `observed` into `desired`. Foreign entries are never changed.
     fn plan(observed: &Self::Observed, desired: &Self::Desired) -> Plan<Self>;
+
+    /// Finds the index of a state that was read.
+    fn index(observed: &Self::Observed) -> Self::Index;
+
+    /// The same as [`Self::plan`], found in a time in proportion to what differs between `reached` and `desired`. For an observed state
+    /// that is as `reached`, which was desired before, so that a plan for that has no changes. `None` if all must be compared.
+    fn plan_since(
+        _observed: &Self::Observed,
+        _index: &Self::Index,
+        _reached: &Self::Desired,
+        _desired: &Self::Desired,
+    ) -> Option<Plan<Self>> {
+        None
+    }
 
     /// The differences that [`Self::plan`] would remove, for people: none if and only if the plan has no changes. Each entry is named once.
     fn differences(observed: &Self::Observed, desired: &Self::Desired) -> Vec<Difference>;

@@ -67,7 +67,11 @@ fn surroundings(host: &SimulatedHost) -> Surroundings {
         (RouteKey { table: 255, ..RouteKey::main(Prefix::host(address)) }, HostRoute::Local),
         (RouteKey::main(underlay), HostRoute::Via(wire_state::NextHop::Link(card()))),
     ];
-    Surroundings { addresses: [(address, card())].into(), routes: routes.into_iter().collect(), ..Surroundings::default() }
+    Surroundings {
+        addresses: [(address, card())].into(),
+        routes: routes.into_iter().collect(),
+        ..Surroundings::default()
+    }
 }
 
 fn card() -> LinkName {

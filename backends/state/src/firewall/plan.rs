@@ -23,6 +23,9 @@ impl Resource for Firewall {
     type Scope = ();
     type Op = FirewallOp;
     type Findings = OtherRules;
+    type Index = ();
+
+    fn index(_: &ObservedFirewall) {}
 
     fn merge(shares: &[Share<'_, DesiredFirewall>]) -> (DesiredFirewall, Vec<Clash>) {
         merge(shares)

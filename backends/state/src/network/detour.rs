@@ -1,10 +1,10 @@
 //! Foreign routes that lead packets for a part of a peer's subnet elsewhere: the longest prefix wins, whatever its metric. Pure.
 
-use std::{fmt, net::IpAddr};
+use std::{fmt, net::IpAddr, ops::Bound};
 
 use wire_net::{LinkName, Prefix};
 
-use super::conflict::protocol_name;
+use super::{conflict::protocol_name, route::innermost};
 use crate::{DesiredNet, ForwardKey, NextHop, ObservedRoute, RouteKey};
 
 /// The most routes that are listed: there may be thousands.
@@ -38,58 +38,45 @@ impl Detours {
     }
 }
 
-/// Finds the detours in one pass over all routes in the order of their keys, in which a prefix comes before those inside it.
-pub(crate) struct Search<'a> {
-    want: &'a DesiredNet,
-    /// The desired routes whose prefixes cover the current key, the shortest prefix first.
-    around: Vec<(Prefix, &'a NextHop)>,
-    found: Detours,
-}
-
-impl<'a> Search<'a> {
-    pub(crate) const fn new(want: &'a DesiredNet) -> Self {
-        Self { want, around: Vec::new(), found: Detours { named: Vec::new(), more: 0 } }
-    }
-
-    /// Goes on to the next key, with the desired route and the foreign route of that key.
-    pub(crate) fn step(&mut self, key: &RouteKey, want: Option<&'a NextHop>, foreign: Option<&ObservedRoute>) {
-        while self.around.pop_if(|(outer, _)| !outer.covers(key.destination)).is_some() {}
-        let peer = foreign.and_then(|found| Some((found, self.peer_at(key.destination)?)));
-        match peer {
-            Some((found, peer)) if self.found.named.len() < NAMED => {
-                self.found.named.push(Detour { key: *key, found: found.clone(), peer });
+/// The detours among foreign routes, in the order of their keys.
+pub(super) fn among<'a>(
+    foreign: impl Iterator<Item = (&'a RouteKey, &'a ObservedRoute)>,
+    want: &DesiredNet,
+) -> Detours {
+    let mut detours = Detours::default();
+    for (key, found) in foreign {
+        match peer_at(key, want) {
+            Some(peer) if detours.named.len() < NAMED => {
+                detours.named.push(Detour { key: *key, found: found.clone(), peer });
             }
-            Some(_) => self.found.more += 1,
+            Some(_) => detours.more += 1,
             None => {}
         }
-        self.around.extend(want.map(|hop| (key.destination, hop)));
     }
+    detours
+}
 
-    pub(crate) fn end(self) -> Detours {
-        self.found
-    }
-
-    /// The peer whose packets a foreign route to `destination` takes. A route to the same destination as a desired one is no detour:
-    /// there the metric decides, see [`crate::Conflict::Route`].
-    fn peer_at(&self, destination: Prefix) -> Option<Peer> {
-        let (outer, hop) = self.around.last().filter(|(outer, _)| *outer != destination)?;
-        match hop {
-            NextHop::Gateway { gateway, link, .. } => {
-                Some(Peer { subnet: *outer, public: self.want.host_behind(*link, *gateway, *outer) })
-            }
-            // The peers behind this link are in our own forwarding table.
-            NextHop::Link(link) => self.peer_in_table(*link, destination),
-            NextHop::Blackhole => None,
+/// The peer whose packets a foreign route with this key takes. A route to the same destination as a desired one is no detour: there the
+/// metric decides, see [`crate::Conflict::Route`].
+fn peer_at(key: &RouteKey, want: &DesiredNet) -> Option<Peer> {
+    let (outer, hop) = innermost(&want.routes, Bound::Excluded(*key))?;
+    let outer = Some(outer.destination).filter(|outer| *outer != key.destination)?;
+    match hop {
+        NextHop::Gateway { gateway, link, .. } => {
+            Some(Peer { subnet: outer, public: want.host_behind(*link, *gateway, outer) })
         }
+        // The peers behind this link are in our own forwarding table.
+        NextHop::Link(link) => peer_in_table(want, *link, key.destination),
+        NextHop::Blackhole => None,
     }
+}
 
-    fn peer_in_table(&self, link: LinkName, destination: Prefix) -> Option<Peer> {
-        let (table, at) = (&self.want.forwarding, ForwardKey { link, destination });
-        let around = table.range(..=at).next_back().filter(|(key, _)| key.destination.covers(destination));
-        let inside = || table.range(at..).next().filter(|(key, _)| destination.covers(key.destination));
-        let (key, forward) = around.or_else(inside).filter(|(key, _)| key.link == link)?;
-        Some(Peer { subnet: key.destination, public: Some(forward.to) })
-    }
+fn peer_in_table(want: &DesiredNet, link: LinkName, destination: Prefix) -> Option<Peer> {
+    let (table, at) = (&want.forwarding, ForwardKey { link, destination });
+    let around = table.range(..=at).next_back().filter(|(key, _)| key.destination.covers(destination));
+    let inside = || table.range(at..).next().filter(|(key, _)| destination.covers(key.destination));
+    let (key, forward) = around.or_else(inside).filter(|(key, _)| key.link == link)?;
+    Some(Peer { subnet: key.destination, public: Some(forward.to) })
 }
 
 impl fmt::Display for Detours {

@@ -3,9 +3,11 @@
 //! Additions come first: links, settings, addresses, FDB, neighbours, forwarding, routes, so that no entry refers to one that does not
 //! exist yet. Deletions follow in reverse order (docs/adr/0003-order-of-operations.md).
 
+mod foreign;
 mod keys;
 mod links;
 mod settings;
+mod since;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -13,17 +15,17 @@ use std::{cmp::Ordering, collections::BTreeSet, fmt};
 
 use wire_net::LinkName;
 
-pub use self::keys::Key;
 pub(super) use self::links::made_anew as links_made_anew;
+pub use self::{foreign::ForeignRoutes, keys::Key};
 use self::{
     keys::{All, Selection, Touched, touched},
     links::{LinkEffects, LinkOp, LinkPlan},
 };
-use super::{detour, difference::differences, merge};
+use super::{difference::differences, merge};
 use crate::{
     Address, Clash, Conflict, DesiredNet, Detours, Difference, FdbKey, FloodEntry, ForwardKey, KernelOp, Namespace,
-    NeighbourKey, NextHop, ObservedNet, ObservedRoute, Op, Order, Owner, PerNamespace, Plan, Resource, RouteKey, Scope,
-    Share, TunnelOp,
+    NeighbourKey, NextHop, ObservedNet, ObservedRoute, Op, Order, Owner, PerNamespace, Plan, Resource, Scope, Share,
+    TunnelOp,
 };
 
 /// The resource of a host's network: links, settings, addresses, FDB, neighbours, forwarding, routes.
@@ -45,6 +47,7 @@ impl Resource for Network {
     type Scope = PerNamespace<Scope>;
     type Op = Op;
     type Findings = Findings;
+    type Index = ForeignRoutes;
 
     fn merge(shares: &[Share<'_, Self::Desired>]) -> (Self::Desired, Vec<Clash>) {
         merge::merge(shares)
@@ -52,6 +55,19 @@ impl Resource for Network {
 
     fn plan(observed: &Self::Observed, desired: &Self::Desired) -> Plan<Self> {
         plan(observed, desired)
+    }
+
+    fn index(observed: &Self::Observed) -> ForeignRoutes {
+        ForeignRoutes::of(observed)
+    }
+
+    fn plan_since(
+        observed: &Self::Observed,
+        foreign: &ForeignRoutes,
+        reached: &Self::Desired,
+        desired: &Self::Desired,
+    ) -> Option<Plan<Self>> {
+        Some(plan_of(observed, foreign, desired, &since::changed_keys(reached, desired)?))
     }
 
     fn conflicts(findings: &Findings) -> Vec<String> {
@@ -81,25 +97,26 @@ impl Resource for Network {
 /// The operations that turn `have` into `want`. Foreign entries of `have` are never changed.
 #[must_use]
 pub fn plan(have: &PerNamespace<ObservedNet>, want: &PerNamespace<DesiredNet>) -> Plan<Network> {
-    planned(have, want, |_| All)
+    planned(have, &ForeignRoutes::of(have), want, |_| All)
 }
 
-/// The part of [`plan`] for `keys` and the entries that depend on them. All links are compared, but only these other entries. It
-/// reports no detours: to find them, all routes must be compared.
+/// The part of [`plan`] for `keys` and the entries that depend on them, with all its findings. All links are compared, but only these
+/// other entries. `foreign` are the foreign routes of `have`.
 #[must_use]
 pub fn plan_of(
     have: &PerNamespace<ObservedNet>,
+    foreign: &ForeignRoutes,
     want: &PerNamespace<DesiredNet>,
     keys: &BTreeSet<Key>,
 ) -> Plan<Network> {
     let touched = touched(have, want, keys);
     let nothing = Touched::default();
-    let plan = planned(have, want, |namespace| touched.get(&namespace).unwrap_or(&nothing).clone());
-    Plan { findings: Findings { detours: Detours::default(), ..plan.findings }, ..plan }
+    planned(have, foreign, want, |namespace| touched.get(&namespace).unwrap_or(&nothing).clone())
 }
 
 fn planned<S: Selection>(
     have: &PerNamespace<ObservedNet>,
+    foreign: &ForeignRoutes,
     want: &PerNamespace<DesiredNet>,
     selection: impl Fn(Namespace) -> S,
 ) -> Plan<Network> {
@@ -114,13 +131,14 @@ fn planned<S: Selection>(
         conflicts.extend(settings::conflicts(namespace, have, want));
         let selection = selection(namespace);
         // One list for all: of a whole network it is the largest thing there is.
-        let mut builder = Builder { namespace, have, want, links, puts: all, deletions: Vec::new(), conflicts };
+        let mut builder = Builder { namespace, have, want, links, puts: all, deletions: Vec::new() };
         builder.entries(&selection);
-        let passed_by = builder.routes(&selection);
+        builder.routes(&selection);
+        conflicts.extend(builder.route_conflicts(foreign.of_namespace(namespace)));
         deletions.push(builder.deletions);
-        (all, conflicts) = (builder.puts, builder.conflicts);
+        all = builder.puts;
         if namespace == Namespace::Host {
-            detours = passed_by;
+            detours = foreign.detours(have, want);
         }
     }
     all.extend(deletions.into_iter().flatten());
@@ -137,7 +155,6 @@ struct Builder<'a> {
     puts: Vec<Op>,
     /// In the reverse order of the tables: the entries of the first table are deleted last.
     deletions: Vec<Op>,
-    conflicts: Vec<Conflict>,
 }
 
 /// The key of a table whose entries are on links.
@@ -220,20 +237,16 @@ impl Builder<'_> {
         self.deletions.splice(0..0, deletions);
     }
 
-    fn routes(&mut self, selection: &impl Selection) -> Detours {
+    fn routes(&mut self, selection: &impl Selection) {
         let (have, want, form) = (self.have, self.want, self.want.route_form);
-        let (have, all) = (selection.rows(&have.routes, |all| &all.routes), want);
+        let have = selection.rows(&have.routes, |all| &all.routes);
         let want = selection.rows(&want.routes, |all| &all.routes);
-        let mut detours = detour::Search::new(all);
         let mut deletions = Vec::new();
         for (key, have, want) in merge(have, want) {
-            detours.step(key, want, have.filter(|have| have.owner == Owner::Foreign));
-            let (have, want) = (self.route_left(have), self.route_to_be(want));
-            match (have, want) {
+            match (self.route_left(have), self.route_to_be(want)) {
                 (Some(have), Some(want)) if have.serves_as(want, form) => {}
-                (Some(found), Some(_)) if found.owner == Owner::Foreign => {
-                    self.conflict(key, key.metric, found);
-                }
+                // A conflict, which is reported apart.
+                (Some(found), Some(_)) if found.owner == Owner::Foreign => {}
                 (Some(_), Some(want)) => self.put(KernelOp::ReplaceRoute(*key, *want)),
                 (None, Some(want)) => self.put(KernelOp::AddRoute(*key, *want)),
                 (Some(have), None) if have.owner == Owner::Ours && !self.goes_with_its_link(have) => {
@@ -241,12 +254,8 @@ impl Builder<'_> {
                 }
                 (Some(_) | None, None) => {}
             }
-            if let Some(want) = want {
-                self.note_better(key, want);
-            }
         }
         self.deletions.splice(0..0, deletions);
-        detours.end()
     }
 
     /// The observed route, unless the kernel removes it earlier together with its link.
@@ -263,27 +272,6 @@ impl Builder<'_> {
     fn goes_with_its_link(&self, route: &ObservedRoute) -> bool {
         let LinkEffects { leaving, blocked, .. } = self.links;
         route.via.link().is_some_and(|link| leaving.contains(&link) || blocked.contains(&link))
-    }
-
-    /// Reports a foreign route that takes precedence over the desired one by a lower metric.
-    fn note_better(&mut self, key: &RouteKey, want: &NextHop) {
-        // A blackhole of ours has the highest metric on purpose: any other route may take precedence.
-        if want.link().is_none() {
-            return;
-        }
-        let better = self
-            .have
-            .routes
-            .range(RouteKey { metric: 0, ..*key }..*key)
-            .find(|(_, found)| found.owner == Owner::Foreign && !found.via.leads_as(want));
-        if let Some((better, found)) = better {
-            self.conflict(key, better.metric, found);
-        }
-    }
-
-    fn conflict(&mut self, key: &RouteKey, metric: u32, found: &ObservedRoute) {
-        let (namespace, found) = (self.namespace, found.clone());
-        self.conflicts.push(Conflict::Route { namespace, key: *key, metric, found });
     }
 
     fn put(&mut self, op: KernelOp) {

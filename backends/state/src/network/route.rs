@@ -1,7 +1,8 @@
 //! Routes and their keys.
 
-use std::{fmt, net::IpAddr};
+use std::{fmt, net::IpAddr, ops::Bound};
 
+use imbl::OrdMap;
 use wire_net::{Family, LinkName, Prefix};
 
 use super::Owner;
@@ -85,6 +86,38 @@ impl RouteKey {
         };
         Self { table: Self::MAIN, destination, metric }
     }
+}
+
+/// The entry with the longest prefix that covers the destination of `end`, among those of the same table that come before `end`.
+///
+/// Prefixes are ordered by their first address, then by their length. So the last entry before `end` is the one, or it and the
+/// destination have leading bits in common, and no prefix that covers the destination has more bits than those.
+pub(crate) fn innermost<R: Clone>(routes: &OrdMap<RouteKey, R>, end: Bound<RouteKey>) -> Option<(&RouteKey, &R)> {
+    let (Bound::Included(RouteKey { table, destination, .. }) | Bound::Excluded(RouteKey { table, destination, .. })) =
+        end
+    else {
+        return None;
+    };
+    let (mut end, mut len) = (end, destination.len());
+    loop {
+        let (before, route) = routes.range((Bound::Unbounded, end)).next_back()?;
+        if before.table != table || before.destination.family() != destination.family() {
+            return None;
+        }
+        if before.destination.covers(destination) {
+            return Some((before, route));
+        }
+        len = common_len(before.destination, destination).min(len.checked_sub(1)?);
+        let outer = Prefix::new(destination.network(), len).ok()?;
+        end = Bound::Included(RouteKey { table, destination: outer, metric: u32::MAX });
+    }
+}
+
+/// The number of leading bits that two prefixes of one family have in common.
+fn common_len(one: Prefix, other: Prefix) -> u8 {
+    let bits = one.family().bits();
+    let leading = (one.first_bits() ^ other.first_bits()).leading_zeros() - (u128::BITS - u32::from(bits));
+    u8::try_from(leading).map_or(bits, |leading| leading.min(bits))
 }
 
 impl NextHop {

@@ -1,12 +1,12 @@
 //! The lookup of a route: the rules in their order, and the longest prefix in the table that each names.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, ops::Bound};
 
 use imbl::OrdMap;
 use wire_net::{Family, LinkName, Prefix};
 
 use super::host::{HostRoute, HostState, PolicyRule, RuleAction};
-use crate::{NextHop, RouteKey, Via};
+use crate::{NextHop, RouteKey, Via, network::innermost};
 
 /// The values of a packet that its route depends on.
 #[derive(Clone, Copy)]
@@ -120,34 +120,12 @@ impl PolicyRule {
 }
 
 /// The entry with the longest prefix that holds the destination; of several, that with the lowest metric.
-///
-/// Prefixes are ordered by their first address, then by their length. So the last prefix up to the destination is the one, or it and the
-/// destination have leading bits in common, and no prefix that holds the destination has more bits than those.
 pub(super) fn longest<R: Clone>(
     routes: &OrdMap<RouteKey, R>,
     table: u32,
     destination: IpAddr,
 ) -> Option<(&RouteKey, &R)> {
-    let mut last = Prefix::host(destination);
-    loop {
-        let end = RouteKey { table, destination: last, metric: u32::MAX };
-        let (before, _) = routes.range(..=end).next_back()?;
-        if before.table != table || before.destination.family() != last.family() {
-            return None;
-        }
-        if before.destination.contains(destination) {
-            let start = RouteKey { metric: 0, ..*before };
-            return routes.range(start..).next();
-        }
-        let common = common_len(before.destination, destination).min(last.len().checked_sub(1)?);
-        last = Prefix::new(destination, common).ok()?;
-    }
-}
-
-/// The number of leading bits that a prefix and an address have in common.
-pub(super) fn common_len(prefix: Prefix, address: IpAddr) -> u8 {
-    let bits = prefix.family().bits();
-    let differing = prefix.first_bits() ^ Prefix::host(address).first_bits();
-    let leading = differing.leading_zeros() - (u128::BITS - u32::from(bits));
-    u8::try_from(leading).map_or(bits, |leading| leading.min(bits))
+    let last = RouteKey { table, destination: Prefix::host(destination), metric: u32::MAX };
+    let (found, _) = innermost(routes, Bound::Included(last))?;
+    routes.range(RouteKey { metric: 0, ..*found }..).next()
 }

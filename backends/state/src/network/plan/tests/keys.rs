@@ -73,7 +73,7 @@ fn links_touched(
 fn assert_cut(have: &PerNamespace<ObservedNet>, want: &PerNamespace<DesiredNet>, chosen: &[prop::sample::Index]) {
     let whole = plan(have, want).ops;
     if whole.is_empty() {
-        assert_eq!(plan_of(have, want, &BTreeSet::new()).ops, []);
+        assert_eq!(plan_of(have, &ForeignRoutes::of(have), want, &BTreeSet::new()).ops, []);
         return;
     }
     let keys: BTreeSet<Key> = chosen.iter().map(|index| subject(index.get(&whole), have).0).collect();
@@ -84,7 +84,7 @@ fn assert_cut(have: &PerNamespace<ObservedNet>, want: &PerNamespace<DesiredNet>,
         keys.contains(&key) || of_link || on.iter().any(|place| links.contains(place))
     };
     let cut: Vec<Op> = whole.iter().filter(is_touched).cloned().collect();
-    assert_eq!(plan_of(have, want, &keys).ops, cut, "of {keys:?}");
+    assert_eq!(plan_of(have, &ForeignRoutes::of(have), want, &keys).ops, cut, "of {keys:?}");
 }
 
 proptest! {
@@ -105,4 +105,35 @@ proptest! {
     ) {
         assert_cut(&PerNamespace::host(have), &PerNamespace::host(want), &chosen);
     }
+
+    /// What is planned from what was desired before and what is desired now is the plan that compares everything, with all its findings.
+    #[test]
+    fn the_plan_since_a_state_was_reached_is_the_whole_plan(
+        have in any_state(),
+        before in any_want(),
+        after in any_want(),
+        is_merged in any::<bool>(),
+    ) {
+        let mut have = PerNamespace::host(have);
+        let before = PerNamespace::host(before);
+        for _ in 0..2 {
+            // What the kernel takes along is only known once it is read: links come first.
+            plan(&have, &before).ops.iter().for_each(|op| have.apply(op));
+        }
+        prop_assume!(plan(&have, &before).ops.is_empty());
+        // Most often only peers differ, as when leases change.
+        let after = PerNamespace::host(if is_merged { with_peers_of(&before, after) } else { after });
+        let since = Network::plan_since(&have, &ForeignRoutes::of(&have), &before, &after);
+        prop_assert!(since.is_some() || !is_merged);
+        if let Some(since) = since {
+            prop_assert_eq!(since, plan(&have, &after));
+        }
+    }
+}
+
+/// A state with the tables of peers of another.
+fn with_peers_of(before: &PerNamespace<DesiredNet>, peers: DesiredNet) -> DesiredNet {
+    let DesiredNet { fdb, neighbours, forwarding, routes, .. } = peers;
+    let host = before.get(Namespace::Host).unwrap().clone();
+    DesiredNet { fdb, neighbours, forwarding, routes, ..host }
 }

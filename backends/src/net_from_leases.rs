@@ -1,0 +1,171 @@
+//! The desired state that follows from the leases: computed from all of them, or brought forward from one table of leases to the next. Pure.
+
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+
+use wire_lease::{Entry, Lease, LeaseTable};
+use wire_net::{MacAddr, Prefix};
+use wire_state::{DesiredNet, FdbKey, Forward, ForwardKey, NeighbourKey, NextHop, RouteKey};
+
+use crate::Backend;
+
+/// An entry that one peer adds to the desired state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PeerEntry {
+    /// Its FDB entry. Two leases of one host have the same.
+    Fdb(FdbKey, IpAddr),
+    /// Its neighbour entry.
+    Neighbour(NeighbourKey, MacAddr),
+    /// Its prefix in the forwarding table of a tunnel.
+    Forward(ForwardKey, Forward),
+    /// Its route.
+    Route(RouteKey, NextHop),
+}
+
+/// The addresses inside the networks of the overlay that are reached without it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Outside(BTreeMap<IpAddr, usize>);
+
+impl Outside {
+    /// Whether one of them lies in a prefix.
+    #[must_use]
+    pub fn lies_in(&self, prefix: Prefix) -> bool {
+        self.0.range(prefix.network()..=prefix.last()).next().is_some()
+    }
+
+    fn add(&mut self, address: IpAddr) {
+        *self.0.entry(address).or_default() += 1;
+    }
+
+    fn remove(&mut self, address: IpAddr) {
+        let Some(times) = self.0.get_mut(&address) else { return };
+        *times -= 1;
+        if *times == 0 {
+            self.0.remove(&address);
+        }
+    }
+}
+
+/// The desired state of the host's namespace, and the leases from which it was computed.
+#[derive(Clone, Debug)]
+pub struct NetFromLeases {
+    own: Lease,
+    leases: LeaseTable,
+    net: DesiredNet,
+    networks: Vec<Prefix>,
+    outside: Outside,
+    ranges: Vec<Prefix>,
+    /// How often the FDB entries are wanted that several leases want.
+    shared: BTreeMap<FdbKey, usize>,
+}
+
+impl NetFromLeases {
+    /// Computes it from all leases.
+    pub fn new<B: Backend + ?Sized>(backend: &B, own: &Lease, leases: &LeaseTable) -> Self {
+        let networks = backend.scope().networks;
+        let mut computed = Self {
+            own: own.clone(),
+            leases: leases.clone(),
+            net: DesiredNet::default(),
+            networks,
+            outside: Outside::default(),
+            ranges: Vec::new(),
+            shared: BTreeMap::new(),
+        };
+        let peers = || leases.peers.values().filter(|entry| backend.reaches()(&entry.lease.data));
+        let publics = peers().flat_map(|entry| entry.lease.public.iter()).chain(own.public.iter());
+        let publics = publics.map(|(_, public)| *public).chain(leases.outside.iter().copied());
+        for address in publics.filter(|address| inside(&computed.networks, *address)) {
+            computed.outside.add(address);
+        }
+        computed.ranges = backend.ranges(&computed.outside);
+        computed.net = backend.base(own, &computed.ranges);
+        let mut entries = Vec::new();
+        for peer in peers() {
+            backend.peer_entries(&peer.lease, &computed.ranges, &mut entries);
+            entries.drain(..).for_each(|entry| computed.add(entry));
+        }
+        computed
+    }
+
+    /// Brings it forward to other leases. Takes a time in proportion to what differs, unless our own lease or a route to several peers
+    /// differs: then it is computed anew.
+    pub fn update<B: Backend + ?Sized>(&mut self, backend: &B, own: &Lease, leases: &LeaseTable) {
+        if self.own != *own || self.leases.outside != leases.outside {
+            *self = Self::new(backend, own, leases);
+            return;
+        }
+        let before = std::mem::replace(&mut self.leases, leases.clone());
+        let reached = |entry: Option<&'_ Arc<Entry>>| {
+            entry.filter(|entry| backend.reaches()(&entry.lease.data)).map(|entry| entry.lease.clone())
+        };
+        let mut gone = Vec::new();
+        let mut there = Vec::new();
+        for change in leases.changes_since(&before) {
+            gone.extend(reached(change.before));
+            there.extend(reached(change.after));
+        }
+        for address in self.publics_inside(&gone) {
+            self.outside.remove(address);
+        }
+        for address in self.publics_inside(&there) {
+            self.outside.add(address);
+        }
+        if backend.ranges(&self.outside) != self.ranges {
+            *self = Self::new(backend, own, leases);
+            return;
+        }
+        let mut entries = Vec::new();
+        gone.iter().for_each(|lease| backend.peer_entries(lease, &self.ranges, &mut entries));
+        entries.drain(..).for_each(|entry| self.remove(&entry));
+        there.iter().for_each(|lease| backend.peer_entries(lease, &self.ranges, &mut entries));
+        entries.drain(..).for_each(|entry| self.add(entry));
+    }
+
+    /// The desired state.
+    #[must_use]
+    pub const fn net(&self) -> &DesiredNet {
+        &self.net
+    }
+
+    pub(crate) fn into_net(self) -> DesiredNet {
+        self.net
+    }
+
+    fn publics_inside(&self, leases: &[Lease]) -> Vec<IpAddr> {
+        let publics = leases.iter().flat_map(|lease| lease.public.iter()).map(|(_, public)| *public);
+        publics.filter(|address| inside(&self.networks, *address)).collect()
+    }
+
+    fn add(&mut self, entry: PeerEntry) {
+        match entry {
+            PeerEntry::Fdb(key, to) => {
+                if self.net.fdb.insert(key, to).is_some() {
+                    *self.shared.entry(key).or_insert(1) += 1;
+                }
+            }
+            PeerEntry::Neighbour(key, mac) => drop(self.net.neighbours.insert(key, mac)),
+            PeerEntry::Forward(key, forward) => drop(self.net.forwarding.insert(key, forward)),
+            PeerEntry::Route(key, hop) => drop(self.net.routes.insert(key, hop)),
+        }
+    }
+
+    fn remove(&mut self, entry: &PeerEntry) {
+        match entry {
+            PeerEntry::Fdb(key, _) => match self.shared.get_mut(key) {
+                Some(2) => drop(self.shared.remove(key)),
+                Some(times) => *times -= 1,
+                None => drop(self.net.fdb.remove(key)),
+            },
+            PeerEntry::Neighbour(key, _) => drop(self.net.neighbours.remove(key)),
+            PeerEntry::Forward(key, _) => drop(self.net.forwarding.remove(key)),
+            PeerEntry::Route(key, _) => drop(self.net.routes.remove(key)),
+        }
+    }
+}
+
+fn inside(networks: &[Prefix], address: IpAddr) -> bool {
+    networks.iter().any(|network| network.contains(address))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,49 @@
+//! The keys that two desired states have differently. Pure.
+
+use std::collections::BTreeSet;
+
+use imbl::{OrdMap, ordmap::DiffItem};
+
+use super::Key;
+use crate::{DesiredNet, Namespace, PerNamespace};
+
+/// The keys whose desired values differ, if these are all in the tables that grow with the number of peers; `None` if anything else
+/// differs. Takes a time in proportion to the keys, if one state was made from the other.
+pub(super) fn changed_keys(
+    before: &PerNamespace<DesiredNet>,
+    after: &PerNamespace<DesiredNet>,
+) -> Option<BTreeSet<Key>> {
+    let namespaces = |net: &PerNamespace<DesiredNet>| net.iter().map(|(namespace, _)| namespace).collect::<Vec<_>>();
+    if namespaces(before) != namespaces(after) {
+        return None;
+    }
+    let mut keys = BTreeSet::new();
+    for ((namespace, before), (_, after)) in before.iter().zip(after.iter()) {
+        add_changed(&mut keys, namespace, before, after)?;
+    }
+    Some(keys)
+}
+
+fn add_changed(keys: &mut BTreeSet<Key>, namespace: Namespace, before: &DesiredNet, after: &DesiredNet) -> Option<()> {
+    // Each table by name: a new one must be thought of here.
+    let DesiredNet { links, addresses, fdb, flooding, neighbours, forwarding, routes, route_form, settings } = before;
+    let is_same = *links == after.links
+        && *addresses == after.addresses
+        && *flooding == after.flooding
+        && *route_form == after.route_form
+        && *settings == after.settings;
+    keys.extend(changed_rows(fdb, &after.fdb).map(|key| Key::Fdb(namespace, *key)));
+    keys.extend(changed_rows(neighbours, &after.neighbours).map(|key| Key::Neighbour(namespace, *key)));
+    keys.extend(changed_rows(forwarding, &after.forwarding).map(|key| Key::Forward(*key)));
+    keys.extend(changed_rows(routes, &after.routes).map(|key| Key::Route(namespace, *key)));
+    is_same.then_some(())
+}
+
+fn changed_rows<'a, K: Ord, V: PartialEq>(
+    before: &'a OrdMap<K, V>,
+    after: &'a OrdMap<K, V>,
+) -> impl Iterator<Item = &'a K> {
+    before.diff(after).map(|item| match item {
+        DiffItem::Add(key, _) | DiffItem::Remove(key, _) | DiffItem::Update { new: (key, _), .. } => key,
+    })
+}
