@@ -9,12 +9,13 @@ use tracing::{error, info};
 use wire_kernel::Changes;
 use wire_net::chain;
 use wire_state::{
-    Conflict, DataplaneError, DesiredNet, ErrorKind, Failure, KernelKind, KernelOp, Namespace, Network, ObservedNet,
-    Op, PerNamespace, Reconciler, Report, Scope, TunnelOp,
+    Conflict, DataplaneError, DesiredNet, ErrorKind, Failure, Findings, KernelKind, KernelOp, Namespace, Network,
+    ObservedNet, Op, PerNamespace, Plan, Reconciler, Report, Scope, TunnelOp,
 };
 use wire_store::Revision;
 
 use crate::{
+    audit::{Audit, has_found},
     notify,
     ports::{NetworkMonitor, NetworkPort, Ports},
     reconcile_loop::{Answer, LoopHandle, ResourceLoop, Round, Shares, merged},
@@ -105,8 +106,12 @@ pub(crate) struct NetworkLoop<P: Ports> {
     stored: notify::Stored,
     repeats: Repeats,
     monitor: Option<<P::Network as NetworkPort>::Monitor>,
-    /// The time of the next read, even without any notification.
+    /// The time of the next comparison of everything, even without any notification.
     next_read: Instant,
+    /// Such a comparison that is under way, beside this loop.
+    audit: Option<Audit>,
+    /// What the last round found of foreign entries.
+    findings: Findings,
     settle: Duration,
 }
 
@@ -130,6 +135,8 @@ impl<P: Ports> NetworkLoop<P> {
             repeats: Repeats::default(),
             monitor: None,
             next_read: Instant::now() + PERIOD,
+            audit: None,
+            findings: Findings::default(),
             settle: SETTLE,
         }
     }
@@ -190,11 +197,18 @@ impl<P: Ports> ResourceLoop for NetworkLoop<P> {
                 Err(_) => self.monitor = None,
             },
             () = self.tunnel_ended.notified() => self.reconciler.invalidate(),
+            audited = audited(&mut self.audit) => self.note_audit(audited),
         }
     }
 
     fn due(&mut self) {
-        self.reconciler.invalidate();
+        if self.audit.is_none() {
+            self.audit = self.start_audit();
+        }
+        match self.audit {
+            Some(_) => self.next_read = Instant::now() + PERIOD,
+            None => self.reconciler.invalidate(),
+        }
     }
 }
 
@@ -210,6 +224,29 @@ impl<P: Ports> NetworkLoop<P> {
         }
         self.status.set(KernelCondition::NO_NOTIFICATIONS, fault.map(KernelCondition::NoNotifications));
         opened.ok()
+    }
+
+    /// Starts to compare everything beside this loop; `None` if that is not possible, so that the next round must read.
+    fn start_audit(&mut self) -> Option<Audit> {
+        let audit = Audit::start(&self.ports, self.host_scope(), self.reconciler.reached()?)?;
+        self.reconciler.record();
+        Some(audit)
+    }
+
+    /// Makes the next round read the kernel, unless it was found as it is desired.
+    fn note_audit(&mut self, audited: Option<Plan<Network>>) {
+        self.audit = None;
+        // As after each read: the underlay may have changed before the monitor was open.
+        self.underlay_changed.notify_one();
+        let differs = match (&audited, self.reconciler.recorded()) {
+            (Some(audited), Some(meanwhile)) => has_found(audited, &self.findings, &meanwhile),
+            // The next round reads anyway, or there were too many changes for one more word on them.
+            (Some(_), None) => false,
+            (None, _) => true,
+        };
+        if differs {
+            self.reconciler.invalidate();
+        }
     }
 
     fn host_scope(&self) -> Scope {
@@ -235,6 +272,7 @@ impl<P: Ports> NetworkLoop<P> {
 
     fn publish(&mut self, report: Report<Network>, revision: Revision, is_new: bool) -> Outcome {
         let report = Arc::new(report);
+        self.findings.clone_from(&report.findings);
         self.status.update(|seen| {
             seen.dataplane.rounds += 1;
             seen.dataplane.written += report.written as u64;
@@ -255,6 +293,14 @@ impl<P: Ports> NetworkLoop<P> {
 
 fn host(cached: Option<&PerNamespace<ObservedNet>>) -> Option<&ObservedNet> {
     cached.and_then(|cached| cached.get(Namespace::Host))
+}
+
+/// Waits for the end of a comparison; for ever if none is under way.
+async fn audited(audit: &mut Option<Audit>) -> Option<Plan<Network>> {
+    match audit {
+        Some(audit) => audit.finished().await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Waits for changes that the monitor reports. Without a cached state it waits for ever: the next round reads anyway.

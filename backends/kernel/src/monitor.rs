@@ -13,8 +13,8 @@ use wire_netlink::{
     force_buffer,
 };
 use wire_state::{
-    DataplaneError, FdbKey, FloodEntry, NextHop, ObservedKind, ObservedLink, ObservedNet, Owner, PROTOCOL, Scope,
-    Setting,
+    DataplaneError, FdbKey, FloodEntry, NeighbourKey, NextHop, ObservedKind, ObservedLink, ObservedNet, Owner,
+    PROTOCOL, Scope, Setting,
 };
 
 use super::{
@@ -307,6 +307,10 @@ impl<'a> View<'a> {
     fn nexthop_missing(&self, body: &[u8]) -> bool {
         let Some(hop) = Hop::decode(body).filter(|hop| hop.protocol == PROTOCOL) else { return false };
         let Some(link) = self.devices.get(&hop.device) else { return false };
+        // A gateway of ours has a neighbour for as long as a route leads to it. This tells at once for each peer that we remove.
+        if !self.cached.neighbours.contains_key(&NeighbourKey { link: *link, address: hop.gateway }) {
+            return false;
+        }
         let hops = || self.cached.routes.values().filter_map(|route| route.via.next_hop());
         let gateways = || hops().filter_map(by_gateway).collect();
         self.gateways.get_or_init(gateways).contains(&(*link, hop.gateway))

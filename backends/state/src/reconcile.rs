@@ -7,6 +7,9 @@ use crate::{DataplaneError, Difference, Driver, ErrorKind, OpError, Operation, O
 /// How often one round tries again after a failure, each time after it has read the state again.
 const RETRIES: usize = 2;
 
+/// The most changes that are recorded.
+const RECORDED: usize = 100_000;
+
 /// The most changes of a round that a report lists. There may be thousands.
 const NAMED: usize = 4;
 
@@ -19,6 +22,8 @@ pub struct Reconciler<D: Driver> {
     cached: Option<ObservedOf<D>>,
     /// What the cached state was made equal to; `None` before that.
     reached: Option<Reached<D::Resource>>,
+    /// The changes made since [`Reconciler::record`]; `None` if that was not called, or the cached state was dropped since.
+    recorded: Option<Vec<OpOf<D>>>,
 }
 
 /// The desired state that a cached state is as.
@@ -126,12 +131,28 @@ impl<R: Resource> Report<R> {
 impl<D: Driver> Reconciler<D> {
     /// Starts without a cached state: the first round reads.
     pub const fn new(driver: D, scope: ScopeOf<D>) -> Self {
-        Self { driver, scope, cached: None, reached: None }
+        Self { driver, scope, cached: None, reached: None, recorded: None }
     }
 
     /// Drops the cached state, which may be wrong: the next round reads.
     pub fn invalidate(&mut self) {
-        (self.cached, self.reached) = (None, None);
+        (self.cached, self.reached, self.recorded) = (None, None, None);
+    }
+
+    /// The desired state that the cached state is as; `None` if it is not known to be as any.
+    #[must_use]
+    pub fn reached(&self) -> Option<&DesiredOf<D>> {
+        self.reached.as_ref().map(|reached| &reached.desired)
+    }
+
+    /// Begins to record the changes that are made from now on.
+    pub fn record(&mut self) {
+        self.recorded = Some(Vec::new());
+    }
+
+    /// Ends the recording, and returns the changes. `None` if the cached state was dropped meanwhile, or there were too many.
+    pub fn recorded(&mut self) -> Option<Vec<OpOf<D>>> {
+        self.recorded.take().filter(|changes| changes.len() < RECORDED)
     }
 
     /// The cached state; `None` if the next round will read.
@@ -267,6 +288,9 @@ impl<D: Driver> Reconciler<D> {
                     *(if op.is_delete() { &mut report.removed } else { &mut report.written }) += 1;
                     if report.changes.len() < NAMED {
                         report.changes.push(op.clone());
+                    }
+                    if let Some(recorded) = self.recorded.as_mut().filter(|recorded| recorded.len() < RECORDED) {
+                        recorded.push(op.clone());
                     }
                     if let Some(cached) = &mut self.cached {
                         D::Resource::apply(cached, op);

@@ -8,7 +8,7 @@ use super::{
     Address, DesiredKind, DesiredLink, FdbKey, FloodEntry, Forward, ForwardKey, KernelKind, LinkPlace, Namespace,
     NeighbourKey, NextHop, ObservedKind, ObservedLink, ObservedRoute, RouteKey, Setting, Tunnel,
 };
-use crate::Operation;
+use crate::{Key, Operation};
 
 /// One change of a host's network, by the part of the driver that carries it out.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,6 +67,46 @@ pub enum TunnelOp {
     PutForward(ForwardKey, Forward),
     /// Removes a prefix from a tunnel.
     DeleteForward(ForwardKey),
+}
+
+impl Op {
+    /// The key of the entry that it changes.
+    #[must_use]
+    pub const fn key(&self) -> Key {
+        match self {
+            Self::Kernel(namespace, op) => op.key(*namespace),
+            Self::Tunnel(op) => op.key(),
+        }
+    }
+}
+
+impl KernelOp {
+    const fn key(&self, namespace: Namespace) -> Key {
+        match self {
+            Self::CreateLink(name, _) | Self::ChangeLink(name, _) | Self::DeleteLink(name) => {
+                Key::Link(LinkPlace { namespace, name: *name })
+            }
+            Self::Set(setting, _) => Key::Setting(namespace, *setting),
+            Self::PutAddress(key) | Self::DeleteAddress(key) => Key::Address(namespace, *key),
+            Self::PutFdb(key, _) | Self::DeleteFdb(key) => Key::Fdb(namespace, *key),
+            Self::PutFlood(key) | Self::DeleteFlood(key) => Key::Flood(namespace, *key),
+            Self::PutNeighbour(key, _) | Self::DeleteNeighbour(key) => Key::Neighbour(namespace, *key),
+            Self::AddRoute(key, _) | Self::ReplaceRoute(key, _) | Self::DeleteRoute(key, _) => {
+                Key::Route(namespace, *key)
+            }
+        }
+    }
+}
+
+impl TunnelOp {
+    const fn key(&self) -> Key {
+        match self {
+            Self::Create(name, _) | Self::Change(name, _) | Self::Delete(name) => {
+                Key::Link(LinkPlace { namespace: Namespace::Host, name: *name })
+            }
+            Self::PutForward(key, _) | Self::DeleteForward(key) => Key::Forward(*key),
+        }
+    }
 }
 
 impl Operation for Op {

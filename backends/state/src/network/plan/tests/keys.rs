@@ -3,39 +3,24 @@
 use super::{site::any_site, *};
 use crate::{LinkPlace, network::order, sim::reached};
 
-/// The key of the entry that an operation changes, and the links that the entry is on.
-fn subject(op: &Op, have: &PerNamespace<ObservedNet>) -> (Key, Vec<LinkPlace>) {
-    match op {
-        Op::Kernel(namespace, op) => kernel_subject(*namespace, op, have),
-        Op::Tunnel(TunnelOp::Create(name, _) | TunnelOp::Change(name, _) | TunnelOp::Delete(name)) => {
-            (Key::Link(LinkPlace::in_host(*name)), vec![])
-        }
-        Op::Tunnel(TunnelOp::PutForward(key, _) | TunnelOp::DeleteForward(key)) => {
-            (Key::Forward(*key), vec![LinkPlace::in_host(key.link)])
-        }
-    }
-}
-
-fn kernel_subject(namespace: Namespace, op: &KernelOp, have: &PerNamespace<ObservedNet>) -> (Key, Vec<LinkPlace>) {
-    let on = |name: LinkName| vec![LinkPlace { namespace, name }];
-    match op {
-        KernelOp::CreateLink(name, _) | KernelOp::ChangeLink(name, _) | KernelOp::DeleteLink(name) => {
-            (Key::Link(LinkPlace { namespace, name: *name }), vec![])
-        }
-        KernelOp::Set(setting, _) => (Key::Setting(namespace, *setting), setting.link().map(on).unwrap_or_default()),
-        KernelOp::PutAddress(key) | KernelOp::DeleteAddress(key) => (Key::Address(namespace, *key), on(key.link)),
-        KernelOp::PutFdb(key, _) | KernelOp::DeleteFdb(key) => (Key::Fdb(namespace, *key), on(key.link)),
-        KernelOp::PutFlood(key) | KernelOp::DeleteFlood(key) => (Key::Flood(namespace, *key), on(key.link)),
-        KernelOp::PutNeighbour(key, _) | KernelOp::DeleteNeighbour(key) => {
-            (Key::Neighbour(namespace, *key), on(key.link))
-        }
-        KernelOp::AddRoute(key, hop) | KernelOp::ReplaceRoute(key, hop) => {
-            let before = have.get(namespace).and_then(|net| net.routes.get(key)).and_then(|route| route.via.link());
-            let links = hop.link().into_iter().chain(before).flat_map(on);
-            (Key::Route(namespace, *key), links.collect())
-        }
-        KernelOp::DeleteRoute(key, route) => {
-            (Key::Route(namespace, *key), route.via.link().map(on).unwrap_or_default())
+/// The links that the changed entry is on.
+fn links_of(op: &Op, have: &PerNamespace<ObservedNet>) -> Vec<LinkPlace> {
+    let on = |namespace, name: LinkName| vec![LinkPlace { namespace, name }];
+    match op.key() {
+        Key::Link(_) => vec![],
+        Key::Setting(namespace, setting) => setting.link().map(|name| on(namespace, name)).unwrap_or_default(),
+        Key::Address(namespace, key) => on(namespace, key.link),
+        Key::Fdb(namespace, key) => on(namespace, key.link),
+        Key::Flood(namespace, key) => on(namespace, key.link),
+        Key::Neighbour(namespace, key) => on(namespace, key.link),
+        Key::Forward(key) => on(Namespace::Host, key.link),
+        Key::Route(namespace, key) => {
+            let before = have.get(namespace).and_then(|net| net.routes.get(&key)).and_then(|route| route.via.link());
+            let after = match op {
+                Op::Kernel(_, KernelOp::AddRoute(_, hop) | KernelOp::ReplaceRoute(_, hop)) => hop.link(),
+                Op::Kernel(_, _) | Op::Tunnel(_) => None,
+            };
+            before.into_iter().chain(after).flat_map(|name| on(namespace, name)).collect()
         }
     }
 }
@@ -76,10 +61,10 @@ fn assert_cut(have: &PerNamespace<ObservedNet>, want: &PerNamespace<DesiredNet>,
         assert_eq!(plan_of(have, &ForeignRoutes::of(have), want, &BTreeSet::new()).ops, []);
         return;
     }
-    let keys: BTreeSet<Key> = chosen.iter().map(|index| subject(index.get(&whole), have).0).collect();
+    let keys: BTreeSet<Key> = chosen.iter().map(|index| index.get(&whole).key()).collect();
     let links = links_touched(have, want, &keys);
     let is_touched = |op: &&Op| {
-        let (key, on) = subject(op, have);
+        let (key, on) = (op.key(), links_of(op, have));
         let of_link = matches!(key, Key::Link(place) if links.contains(&place));
         keys.contains(&key) || of_link || on.iter().any(|place| links.contains(place))
     };

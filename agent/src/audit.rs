@@ -1,0 +1,74 @@
+//! The periodic comparison of all that the kernel holds, beside the loop of `Network`: to read a large network takes a while, and a change
+//! of one lease must not wait for that.
+
+use std::collections::BTreeSet;
+
+use tokio::task::JoinHandle;
+use wire_state::{
+    DataplaneError, DesiredKind, DesiredNet, Findings, Key, Namespace, Network, Op, PerNamespace, Plan, Scope, plan,
+};
+
+use crate::ports::Ports;
+
+/// A comparison that is under way.
+pub(crate) struct Audit(JoinHandle<Result<Plan<Network>, DataplaneError>>);
+
+impl Audit {
+    /// Starts one, of the host's namespace; `None` if a part of the state is in the driver, as that of our own tunnels is.
+    pub(crate) fn start(ports: &impl Ports, scope: Scope, desired: &PerNamespace<DesiredNet>) -> Option<Self> {
+        let host = desired.get(Namespace::Host)?;
+        if desired.iter().count() > 1 || host.links.values().any(|link| matches!(link.kind, DesiredKind::Tunnel(_))) {
+            return None;
+        }
+        let (ports, desired) = (ports.clone(), desired.clone());
+        let compared = move |ports: &_| compare(ports, &scope, &desired);
+        let reading = ports.clone();
+        Some(Self(ports.blocking(move || compared(&reading))))
+    }
+
+    /// Waits for the changes that would be made. `None` if the kernel could not be read.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub(crate) async fn finished(&mut self) -> Option<Plan<Network>> {
+        (&mut self.0).await.ok()?.ok()
+    }
+}
+
+fn compare(
+    ports: &impl Ports,
+    scope: &Scope,
+    desired: &PerNamespace<DesiredNet>,
+) -> Result<Plan<Network>, DataplaneError> {
+    Ok(plan(&PerNamespace::host(ports.observed(scope)?), desired))
+}
+
+/// Whether the kernel does not hold what is desired. What the loop changed `meanwhile` may have been read before or after its change, so it
+/// tells nothing. `findings` are those of the last round.
+pub(crate) fn has_found(audited: &Plan<Network>, findings: &Findings, meanwhile: &[Op]) -> bool {
+    let changed: BTreeSet<Key> = meanwhile.iter().map(Op::key).collect();
+    let others = meanwhile.is_empty() && audited.findings != *findings;
+    others || audited.ops.iter().any(|op| !changed.contains(&op.key()))
+}
+
+#[cfg(test)]
+mod tests {
+    use wire_state::{FdbKey, KernelOp, NeighbourKey};
+
+    use super::*;
+
+    #[test]
+    fn only_what_was_not_changed_meanwhile_counts_as_found() {
+        let (link, mac) = ("flannel.1".parse().unwrap(), "02:00:00:00:00:01".parse().unwrap());
+        let put = Op::Kernel(Namespace::Host, KernelOp::PutFdb(FdbKey { link, mac }, [192, 0, 2, 2].into()));
+        let deleted = Op::Kernel(Namespace::Host, KernelOp::DeleteFdb(FdbKey { link, mac }));
+        let neighbour = NeighbourKey { link, address: [10, 5, 2, 0].into() };
+        let other = Op::Kernel(Namespace::Host, KernelOp::PutNeighbour(neighbour, mac));
+        let of = |ops: &[Op]| Plan { ops: ops.to_vec(), findings: Findings::default() };
+        let same = Findings::default();
+        assert!(!has_found(&of(&[]), &same, &[]));
+        assert!(has_found(&of(&[put.clone()]), &same, &[]));
+        assert!(!has_found(&of(&[put.clone()]), &same, &[deleted.clone()]), "it was read before that");
+        assert!(has_found(&of(&[put, other]), &same, &[deleted]));
+    }
+}
