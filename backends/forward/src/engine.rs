@@ -35,6 +35,8 @@ pub(crate) struct Engine {
     /// The interface index: another device of the same name has another one.
     pub(crate) index: u32,
     entries: BTreeMap<Prefix, Forward>,
+    /// The same for the workers, who get a copy.
+    table: Table,
     changed: bool,
     stop: Arc<EventFd>,
     threads: Vec<JoinHandle<io::Result<()>>>,
@@ -129,7 +131,7 @@ impl Engine {
         let stop = Arc::new(EventFd::new().map_err(|error| EngineError::Thread(error.into()))?);
         let (entries, threads) = (BTreeMap::new(), Vec::new());
         // From here on, a failure drops the engine, which ends the workers that have begun.
-        let mut engine = Self { shared, index, entries, changed: false, stop, threads };
+        let mut engine = Self { shared, index, entries, table: Table::default(), changed: false, stop, threads };
         for (number, (tun, socket)) in pairs.into_iter().enumerate() {
             engine.spawn(name, number, tun, socket)?;
         }
@@ -170,14 +172,14 @@ impl Engine {
             Some(forward) => drop(self.entries.insert(destination, forward)),
             None => drop(self.entries.remove(&destination)),
         }
+        self.table.set(destination, forward, self.shared.tunnel.local.port());
         self.changed = true;
     }
 
     /// Gives the workers a new table, if entries have changed. A turn that has begun ends with the old one.
     pub(crate) fn publish(&mut self) {
         if std::mem::take(&mut self.changed) {
-            let table = Table::new(&self.entries, self.shared.tunnel.local.port());
-            self.shared.table.store(Arc::new(table));
+            self.shared.table.store(Arc::new(self.table.clone()));
             self.shared.begun.open();
         }
     }

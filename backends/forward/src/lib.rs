@@ -22,6 +22,7 @@ pub mod fuzzing;
 mod icmp;
 mod ingress;
 mod packet;
+mod parts;
 mod queue;
 mod split;
 mod table;
