@@ -108,9 +108,9 @@ roots-of-machines: deps ## make what whole machines are made of, two Debians
 	@$(SUDO) tests/system/rootfs forky
 
 .PHONY: bench
-bench: deps ## measure the marks, on a release build
+bench: deps ## measure the marks, on a release build; a quarter of an hour (BENCH_FLAGS=--list)
 	$(BUILD_RELEASE)
-	@$(SUDO_E) target/release/bench
+	@$(SUDO_E) target/release/bench $(BENCH_FLAGS)
 
 .PHONY: bench-datapath
 bench-datapath: deps ## measure the data path beside the kernel's VXLAN, in BENCH_FLAGS=--only=… what is named only

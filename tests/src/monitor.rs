@@ -1,9 +1,10 @@
 //! A listener to the kernel's own notifications in a host: what was changed, and when.
 
 use std::{
+    collections::BTreeMap,
     os::fd::AsRawFd,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     thread,
@@ -49,6 +50,10 @@ impl Change {
     pub const NEW_NEIGHBOUR: u16 = 28;
     /// RTM_DELNEIGH.
     pub const DELETE_NEIGHBOUR: u16 = 29;
+    /// NFT_MSG_NEWSETELEM of linux/netfilter/nf_tables.h, in the subsystem NFNL_SUBSYS_NFTABLES.
+    pub const NEW_SET_ELEMENT: u16 = 10 << 8 | 12;
+    /// NFT_MSG_DELSETELEM, as above.
+    pub const DELETE_SET_ELEMENT: u16 = 10 << 8 | 14;
     /// RTPROT_KERNEL: a route that the kernel made for an address.
     const KERNEL_ROUTE: u8 = 2;
     /// RTN_MULTICAST: a neighbour that the kernel makes for a group and forgets when it likes.
@@ -77,26 +82,59 @@ fn names_a_device(kind: u16) -> bool {
     matches!(kind, 16..=23 | 28..=31)
 }
 
-/// A listener. It hears links, addresses, routes, neighbours, FDB entries and nexthop objects of both families.
+/// A listener to one of the kernel's netlink protocols.
 #[derive(Debug)]
 pub struct Monitor {
-    heard: Arc<Mutex<Vec<Change>>>,
+    heard: Arc<Mutex<Heard>>,
     overrun: Arc<AtomicBool>,
     closed: Arc<AtomicBool>,
 }
 
+/// What was heard, and how much of each kind: among tens of thousands of changes nobody should have to count.
+#[derive(Debug, Default)]
+struct Heard {
+    changes: Vec<Change>,
+    counts: BTreeMap<u16, (usize, Instant)>,
+}
+
+impl Heard {
+    fn add(&mut self, changes: Vec<Change>) {
+        for change in &changes {
+            let (count, last) = self.counts.entry(change.kind).or_insert((0, change.at));
+            (*count, *last) = (*count + 1, change.at);
+        }
+        self.changes.extend(changes);
+    }
+}
+
 impl Monitor {
-    /// Begins to listen.
+    /// The most bytes that wait to be read: what 64 000 peers at once are notified with.
+    const BUFFER: usize = 256 << 20;
+
+    /// Begins to listen to links, addresses, routes, neighbours, FDB entries and nexthop objects of both families.
     ///
     /// # Errors
     /// Where the socket cannot be made.
     pub fn listen(namespace: &Namespace) -> Result<Self> {
         // RTMGRP_LINK, NEIGH, IPV4_IFADDR, IPV4_ROUTE, IPV6_IFADDR, IPV6_ROUTE and RTNLGRP_NEXTHOP (group 32).
-        let groups = [1, 3, 5, 7, 9, 11, 32].iter().fold(0, |mask, group| mask | 1u32 << (group - 1));
+        Self::of_groups(namespace, SockProtocol::NetlinkRoute, &[1, 3, 5, 7, 9, 11, 32])
+    }
+
+    /// Begins to listen to nftables.
+    ///
+    /// # Errors
+    /// Where the socket cannot be made.
+    pub fn listen_to_nftables(namespace: &Namespace) -> Result<Self> {
+        // NFNLGRP_NFTABLES of linux/netfilter/nfnetlink.h.
+        Self::of_groups(namespace, SockProtocol::NetlinkNetFilter, &[7])
+    }
+
+    fn of_groups(namespace: &Namespace, protocol: SockProtocol, groups: &[u32]) -> Result<Self> {
+        let groups = groups.iter().fold(0, |mask, group| mask | 1u32 << (group - 1));
         let open = || -> nix::Result<_> {
             let (family, kind) = (AddressFamily::Netlink, SockType::Raw);
-            let socket = socket(family, kind, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkRoute)?;
-            setsockopt(&socket, sockopt::RcvBufForce, &(64 << 20))?;
+            let socket = socket(family, kind, SockFlag::SOCK_CLOEXEC, protocol)?;
+            setsockopt(&socket, sockopt::RcvBufForce, &Self::BUFFER)?;
             setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::new(0, 200_000))?;
             bind(socket.as_raw_fd(), &NetlinkAddr::new(0, groups))?;
             Ok(socket)
@@ -111,7 +149,7 @@ impl Monitor {
                 match recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
                     Ok(length) => {
                         let changes = changes_in(&buffer[..length], Instant::now());
-                        heard.lock().unwrap_or_else(PoisonError::into_inner).extend(changes);
+                        heard.lock().unwrap_or_else(PoisonError::into_inner).add(changes);
                     }
                     Err(Errno::ENOBUFS) => overrun.store(true, Ordering::Relaxed),
                     // The timeout: time to look whether to stop.
@@ -127,23 +165,43 @@ impl Monitor {
     /// # Errors
     /// Where some were lost.
     pub fn changes(&self) -> Result<Vec<Change>> {
+        Ok(self.heard()?.changes.clone())
+    }
+
+    /// Those heard so far whose message holds one of these byte strings, an address for instance.
+    ///
+    /// # Errors
+    /// Where some were lost.
+    pub fn naming(&self, needles: &[Vec<u8>]) -> Result<Vec<Change>> {
+        let names = |change: &&Change| needles.iter().any(|needle| holds(&change.body, needle));
+        Ok(self.heard()?.changes.iter().filter(names).cloned().collect())
+    }
+
+    /// When the last change was heard.
+    ///
+    /// # Errors
+    /// Where some were lost.
+    pub fn last(&self) -> Result<Option<Instant>> {
+        Ok(self.heard()?.changes.last().map(|change| change.at))
+    }
+
+    fn heard(&self) -> Result<MutexGuard<'_, Heard>> {
         if self.overrun.load(Ordering::Relaxed) {
             return Err(LabError::Wrong("the kernel sent more than the monitor could hold".to_owned()));
         }
-        Ok(self.heard.lock().unwrap_or_else(PoisonError::into_inner).clone())
+        Ok(self.heard.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// How many of some kind were heard, and when the last of them.
     #[must_use]
     pub fn count(&self, kind: u16) -> (usize, Option<Instant>) {
         let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut of_kind = heard.iter().filter(|change| change.kind == kind);
-        (of_kind.clone().count(), of_kind.next_back().map(|change| change.at))
+        heard.counts.get(&kind).map_or((0, None), |(count, last)| (*count, Some(*last)))
     }
 
     /// Forgets all heard so far.
     pub fn forget(&self) {
-        self.heard.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Heard::default();
     }
 
     /// The writes to a device and to routes, heard so far. What the kernel does by itself is left out: what befalls other
@@ -169,10 +227,14 @@ impl Drop for Monitor {
 /// Where it is not within `limit`.
 pub fn wait_quiet(monitor: &Monitor, quiet: Duration, limit: Duration) -> Result {
     crate::eventually(limit, || {
-        let last = monitor.changes()?.last().map(|change| change.at.elapsed());
+        let last = monitor.last()?.map(|last| last.elapsed());
         crate::check(last.is_none_or(|ago| ago > quiet), || format!("the kernel changed {last:?} ago"))
     })
     .map(drop)
+}
+
+fn holds(body: &[u8], needle: &[u8]) -> bool {
+    body.windows(needle.len()).any(|window| window == needle)
 }
 
 /// Splits a datagram by the lengths in its headers (linux/netlink.h: u32 length, u16 kind, …, 16 bytes in all).
