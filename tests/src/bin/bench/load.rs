@@ -115,14 +115,34 @@ fn stream(stage: &Stage, one: &mut Contestant, period: Duration) -> Result<Vec<f
         // A lease comes back to the same version after 16 changes: the last one counts.
         answered.insert(lease, stage.writer.write(vec![lease.put(one.side.prefix())])?.answered);
     }
-    wait_quiet(&one.monitor, Duration::from_millis(500), LIMIT)?;
-    let heard = last_entries(one)?;
+    let newest: Vec<Lease> = one.leases[..many].iter().filter(|lease| answered.contains_key(*lease)).copied().collect();
+    let heard = wait_all(one, &newest)?;
     let delay = |(lease, answered): (&Lease, &Instant)| {
-        let last = heard.get(&lease.mac()).filter(|last| **last + Duration::from_secs(1) > *answered);
+        // Where the next change came before this one was written, that one counts.
+        let last = heard.get(&lease.mac()).or_else(|| heard.get(&lease.next().mac()));
         let last = last.ok_or_else(|| LabError::Wrong(format!("{:?}: {lease:?} never came", one.side)))?;
         Ok(millis_between(*answered, *last))
     };
     answered.iter().map(delay).collect()
+}
+
+/// Waits until the new entries of all these were heard, and gives when each MAC was heard last.
+fn wait_all(one: &Contestant, leases: &[Lease]) -> Result<BTreeMap<[u8; 6], Instant>> {
+    let began = Instant::now();
+    loop {
+        // To look often would take the processor from the one who is measured.
+        thread::sleep(Duration::from_millis(500));
+        let heard = last_entries(one)?;
+        let missing = leases.iter().find(|lease| !heard.contains_key(&lease.mac()));
+        match missing {
+            None => return Ok(heard),
+            Some(lease) if began.elapsed() > LIMIT => {
+                let last = format!("{:?}: {lease:?} did not come", one.side);
+                return Err(LabError::Late { after: LIMIT, last });
+            }
+            Some(_) => {}
+        }
+    }
 }
 
 /// When each MAC was last named by a new entry.
