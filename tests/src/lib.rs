@@ -4,7 +4,8 @@
 //! [`Agent`] and [`Dockerd`], and behind them lie [`Leg`]s. What happens is read by [`Kernel`], [`Monitor`], [`Capture`],
 //! [`TrafficServer`] and [`LossMeter`], and judged by [`expect_peers`] inside [`eventually`]. All of it disappears with the [`Run`] when the test ends, also by a panic.
 //!
-//! This crate knows the agent only by its command line, files and sockets, and never uses its code to read the kernel or etcd.
+//! This crate knows the agent only by its command line, files and sockets, and never uses its code to read the kernel or etcd. Only the
+//! program `bench` has more: its yardstick is a client made of wire-store and wire-netlink.
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 
 mod agent;

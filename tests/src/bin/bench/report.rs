@@ -31,8 +31,8 @@ pub(crate) fn millis_between(from: Instant, to: Instant) -> f64 {
     if to >= from { millis(to.duration_since(from)) } else { -millis(from.duration_since(to)) }
 }
 
-/// A ratio to less than this is none, in milliseconds and per cent.
-const LEAST_TO_DIVIDE_BY: f64 = 0.1;
+/// A ratio of less than this, or to less, is none: in milliseconds, per cent.
+const LEAST_OF_A_RATIO: f64 = 0.1;
 
 /// All figures, in the order they were measured.
 #[derive(Default, Serialize)]
@@ -114,7 +114,8 @@ impl Report {
         Goal { ours, flannel }: Goal,
     ) {
         let theirs = yardstick.as_ref().map(|line| line.figure.p50);
-        let ratio = theirs.filter(|theirs| *theirs >= LEAST_TO_DIVIDE_BY).map(|theirs| figure.p50 / theirs);
+        let ratio =
+            theirs.filter(|theirs| theirs.min(figure.p50) >= LEAST_OF_A_RATIO).map(|theirs| figure.p50 / theirs);
         let difference = theirs.map(|theirs| figure.p50 - theirs);
         let line = Line { mark, unit, figure, yardstick, ratio, difference, goal: ours, flannel };
         eprintln!("bench:   {}", line.cells().map(|(_, text)| text).join(" | "));
@@ -192,6 +193,8 @@ mod tests {
     fn a_yardstick_of_nearly_nothing_gives_a_difference_and_no_ratio() {
         let mut report = Report::default();
         report.number_against("a mark", [1.0, 0.0], "%", Goal::default());
+        report.number_against("another", [-0.1, 0.2], "ms", Goal::default());
+        assert_eq!(report.bench[1].ratio, None);
         let json = serde_json::to_value(&report).unwrap();
         assert_eq!(
             (&json["bench"][0]["ratio"], &json["bench"][0]["difference"]),

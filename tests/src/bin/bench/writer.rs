@@ -86,7 +86,7 @@ fn serve(namespace: &Namespace, url: &str, requests: Receiver<Vec<Write>>, answe
 
 fn serve_inside(url: &str, requests: Receiver<Vec<Write>>, answers: &Sender<Result<Written>>) -> Result {
     let (runtime, store) = open(url)?;
-    let lease = runtime.block_on(store.grant(Duration::from_hours(24))).map_err(wrong)?;
+    let lease = runtime.block_on(store.grant(Duration::from_secs(86_400))).map_err(wrong)?;
     for writes in requests {
         let then = writes.into_iter().map(|write| bound(write, lease)).collect();
         let sent = Instant::now();
