@@ -5,7 +5,6 @@ use std::{
     sync::Arc,
 };
 
-use tokio::time::Instant;
 use wire_net::Directory;
 use wire_store::{Event, KeyValue, Listing, Revision};
 
@@ -15,16 +14,31 @@ use crate::{
     hold_down::HoldDown,
 };
 
+/// The key of an entry, whole. Shared by all that is kept for each entry.
+pub(crate) type Key = Arc<[u8]>;
+
 /// All entries of the lease directory at one revision, also those that cannot be decoded.
 #[derive(Clone, Debug)]
 pub struct Entries {
     directory: Directory,
-    decoded: BTreeMap<Vec<u8>, Decoded>,
-    /// Entries that have vanished since [`Entries::admit_holding`] was called last.
-    vanished: Vec<(Vec<u8>, Decoded)>,
-    /// Whether the store's revision has gone back since then.
-    went_back: bool,
+    decoded: BTreeMap<Key, Decoded>,
+    /// The number of entries that are valid leases.
+    valid: usize,
+    changes: Changes,
     revision: Revision,
+}
+
+/// The changes since [`Entries::take_changes`] was called last.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Changes {
+    /// The keys that were written or removed, renewals included.
+    pub(crate) keys: BTreeSet<Key>,
+    /// The entries that have vanished, in order.
+    pub(crate) vanished: Vec<(Key, Decoded)>,
+    /// Whether the store's revision has gone back.
+    pub(crate) went_back: bool,
+    /// Whether there was a full listing.
+    pub(crate) is_listed: bool,
 }
 
 /// One entry, decoded as far as possible.
@@ -37,8 +51,8 @@ pub(crate) struct Decoded {
 impl Entries {
     /// An empty directory.
     #[must_use]
-    pub const fn new(directory: Directory) -> Self {
-        Self { directory, decoded: BTreeMap::new(), vanished: Vec::new(), went_back: false, revision: Revision(0) }
+    pub fn new(directory: Directory) -> Self {
+        Self { directory, decoded: BTreeMap::new(), valid: 0, changes: Changes::default(), revision: Revision(0) }
     }
 
     /// The directory as in a listing.
@@ -51,10 +65,9 @@ impl Entries {
 
     /// The directory as far as a table tells: its admitted leases, without those that have vanished and are only held.
     pub(crate) fn from_table(directory: Directory, table: &LeaseTable) -> Self {
-        let held: BTreeSet<&Vec<u8>> = table.hold_down.held().map(|(key, _)| key).collect();
-        let peers = table.peers.iter().map(|(subnet, entry)| (directory.key(*subnet), Decoded::from(entry)));
-        let decoded = peers.filter(|(key, _)| !held.contains(key)).collect();
-        Self { decoded, ..Self::new(directory) }
+        let peers = table.peers.iter().map(|(subnet, entry)| (directory.key(*subnet).into(), Decoded::from(entry)));
+        let decoded: BTreeMap<Key, Decoded> = peers.filter(|(key, _)| table.hold_down.held_at(key).is_none()).collect();
+        Self { valid: decoded.len(), decoded, ..Self::new(directory) }
     }
 
     /// The revision of this content.
@@ -65,16 +78,30 @@ impl Entries {
 
     /// Replaces the content by a full listing. Returns whether anything changed except renewals.
     pub fn replace(&mut self, listing: &Listing) -> bool {
-        let before = std::mem::take(&mut self.decoded);
+        let mut before = std::mem::take(&mut self.decoded);
         let mut changed = before.len() != listing.entries.len();
         for kv in &listing.entries {
             let decoded = self.decode(kv);
-            changed |= before.get(&kv.key).is_none_or(|before| !before.says_the_same(&decoded));
-            self.decoded.insert(kv.key.clone(), decoded);
+            let (key, before) = before.remove_entry(kv.key.as_slice()).unzip();
+            let key = key.unwrap_or_else(|| kv.key.as_slice().into());
+            changed |= before.as_ref().is_none_or(|before| !before.says_the_same(&decoded));
+            let decoded = match before {
+                // Kept, since others share it.
+                Some(before) if before == decoded => before,
+                before => {
+                    self.changes.keys.insert(Arc::clone(&key));
+                    let before = before.filter(|before| before.has_vanished(Some(&decoded)));
+                    self.changes.vanished.extend(before.map(|before| (Arc::clone(&key), before)));
+                    decoded
+                }
+            };
+            self.decoded.insert(key, decoded);
         }
-        let vanished = before.into_iter().filter(|(key, before)| before.has_vanished(self.decoded.get(key)));
-        self.vanished.extend(vanished);
-        self.went_back |= listing.revision < self.revision;
+        self.changes.keys.extend(before.keys().cloned());
+        self.changes.vanished.extend(before);
+        self.changes.went_back |= listing.revision < self.revision;
+        self.changes.is_listed = true;
+        self.valid = self.leases().count();
         self.revision = listing.revision;
         changed
     }
@@ -90,20 +117,27 @@ impl Entries {
             return false;
         }
         self.revision = revision;
-        match event {
-            Event::Delete { key, .. } => {
-                let gone = self.decoded.remove_entry(key);
-                let changed = gone.is_some();
-                self.vanished.extend(gone);
-                changed
+        let (key, before) = self.decoded.remove_entry(key).unzip();
+        let after = match event {
+            Event::Delete { .. } => None,
+            Event::Put(kv) => Some(self.decode(kv)),
+        };
+        self.valid += usize::from(after.as_ref().is_some_and(Decoded::is_lease));
+        self.valid -= usize::from(before.as_ref().is_some_and(Decoded::is_lease));
+        let key = key.unwrap_or_else(|| KeyValue::cut_key(event.key(), &self.directory).into());
+        let changed = match (&before, &after) {
+            (None, None) => return false,
+            (Some(before), Some(after)) => !before.says_the_same(after),
+            (Some(_), None) | (None, Some(_)) => true,
+        };
+        self.changes.keys.insert(Arc::clone(&key));
+        match after {
+            Some(after) => {
+                self.decoded.insert(key, after);
             }
-            Event::Put(kv) => {
-                let decoded = self.decode(kv);
-                let changed = self.decoded.get(key).is_none_or(|before| !before.says_the_same(&decoded));
-                self.decoded.insert(key.to_vec(), decoded);
-                changed
-            }
+            None => self.changes.vanished.extend(before.map(|before| (key, before))),
         }
+        changed
     }
 
     /// The entries that are valid leases, in order of key.
@@ -114,20 +148,21 @@ impl Entries {
     /// Applies the rules of `admission` to all entries.
     #[must_use]
     pub fn admit(&self, admission: &Admission) -> LeaseTable {
-        admission::admit(&self.decoded, &HoldDown::default(), admission, self.revision)
+        admission::admit(self, &HoldDown::default(), admission)
     }
 
-    /// Like [`Entries::admit`], but with the leases held by `hold_down`, which first learns of the entries that have
-    /// vanished since the last call.
-    pub(crate) fn admit_holding(&mut self, hold_down: &mut HoldDown, admission: &Admission) -> LeaseTable {
-        let is_forgotten = std::mem::take(&mut self.went_back);
-        hold_down.note(self.vanished.drain(..), &self.decoded, is_forgotten, Instant::now());
-        admission::admit(&self.decoded, hold_down, admission, self.revision)
+    /// The changes since the last call.
+    pub(crate) fn take_changes(&mut self) -> Changes {
+        std::mem::take(&mut self.changes)
     }
 
-    #[cfg(test)]
-    pub(crate) fn into_decoded(self) -> BTreeMap<Vec<u8>, Decoded> {
-        self.decoded
+    /// The number of entries that are valid leases.
+    pub(crate) const fn valid(&self) -> usize {
+        self.valid
+    }
+
+    pub(crate) const fn decoded(&self) -> &BTreeMap<Key, Decoded> {
+        &self.decoded
     }
 
     fn decode(&self, kv: &KeyValue) -> Decoded {
@@ -157,6 +192,10 @@ impl From<&Arc<Entry>> for Decoded {
 }
 
 impl Decoded {
+    pub(crate) const fn is_lease(&self) -> bool {
+        self.content.is_ok()
+    }
+
     /// Whether this entry has vanished, given the entry that its key holds now. One with another create_revision is a
     /// new entry: this one vanished in between, as all entries do when a store comes back empty.
     fn has_vanished(&self, now: Option<&Self>) -> bool {

@@ -13,6 +13,7 @@ use wire_store::{Backoff, LeaseStore, Listing, Random, Revision, WatchBatch, Wat
 
 use crate::{
     Admission, Entries, LeaseTable,
+    admission::Admitted,
     clock::sleep_until,
     hold_down::{HELD_FOR, HoldDown},
     refusal_log::{LogLines, RefusalLog},
@@ -83,7 +84,9 @@ impl Follow {
         let before = settings.before.as_deref().cloned().unwrap_or_default();
         let entries = Entries::from_table(settings.directory.clone(), &before);
         let (refusal_log, hold_down) = (RefusalLog::new(Instant::now()), before.hold_down);
-        let follower = Follower { store, settings, admission, entries, hold_down, refusal_log, table_out, health_out };
+        let admitted = Admitted::new(&Admission::default());
+        let follower =
+            Follower { store, settings, admission, entries, hold_down, admitted, refusal_log, table_out, health_out };
         Self { table, health, _task: Task::spawn(follower.run(listing), beside) }
     }
 
@@ -116,6 +119,7 @@ struct Follower<S: LeaseStore> {
     admission: watch::Receiver<Admission>,
     entries: Entries,
     hold_down: HoldDown,
+    admitted: Admitted,
     refusal_log: RefusalLog,
     table_out: watch::Sender<Option<Arc<LeaseTable>>>,
     health_out: watch::Sender<FollowHealth>,
@@ -228,15 +232,15 @@ impl<S: LeaseStore> Follower<S> {
     }
 
     fn take(&mut self, listing: &Listing) {
-        let changed = self.entries.replace(listing);
+        self.entries.replace(listing);
         self.health_out.send_modify(|health| health.listings += 1);
-        if changed || self.table_out.borrow().is_none() {
-            self.publish();
-        }
+        self.publish();
     }
 
     fn publish(&mut self) {
-        let table = self.entries.admit_holding(&mut self.hold_down, &self.admission.borrow_and_update());
+        let admission = self.admission.borrow_and_update();
+        let table = self.admitted.update(&mut self.entries, &mut self.hold_down, &admission, Instant::now()).clone();
+        drop(admission);
         let unchanged = self.table_out.borrow().as_ref().is_some_and(|before| before.says_the_same(&table));
         if unchanged {
             return;

@@ -4,11 +4,15 @@
 //! are still there, and write their leases again within seconds. Until then their traffic goes on. If the store's
 //! revision has gone back, every lease that has vanished is one of these, however few they are.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{sync::Arc, time::Duration};
 
+use imbl::{OrdMap, ordmap::DiffItem};
 use tokio::time::Instant;
 
-use crate::entries::Decoded;
+use crate::{
+    Entries,
+    entries::{Changes, Decoded, Key},
+};
 
 /// Leases that vanish within this time count as vanished together: a deletion may come in several parts.
 pub(crate) const TOGETHER: Duration = Duration::from_secs(2);
@@ -17,9 +21,9 @@ pub(crate) const HELD_FOR: Duration = Duration::from_secs(30);
 /// The least number to hold: a single lease that vanishes is a host that leaves.
 const SEVERAL: usize = 2;
 
-/// The leases that have vanished recently.
+/// The leases that have vanished recently. A copy costs nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct HoldDown(BTreeMap<Vec<u8>, Vanished>);
+pub(crate) struct HoldDown(OrdMap<Key, Vanished>);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Vanished {
@@ -31,42 +35,70 @@ struct Vanished {
 }
 
 impl HoldDown {
-    /// Takes the leases that have just vanished, and the live ones. Forgets those that are back or were held long
-    /// enough. `is_forgotten` is true if the store's revision has gone back.
-    pub(crate) fn note(
-        &mut self,
-        vanished: impl IntoIterator<Item = (Vec<u8>, Decoded)>,
-        live: &BTreeMap<Vec<u8>, Decoded>,
-        is_forgotten: bool,
-        now: Instant,
-    ) {
-        let leases = vanished.into_iter().filter(|(_, decoded)| decoded.content.is_ok());
-        let vanished = |decoded| Vanished { decoded, at: now, held: is_forgotten, back: false };
-        self.0.extend(leases.map(|(key, decoded)| (key, vanished(decoded))));
-        self.0.iter_mut().for_each(|(key, vanished)| vanished.back = live.contains_key(key));
-        self.0.retain(|_, vanished| now < vanished.until());
-        if self.0.is_empty() {
-            return;
+    /// Takes the changes of the entries `live`. Forgets the leases that are back or were held long enough. Returns the
+    /// keys of the leases that are held now and were not, or the other way round.
+    pub(crate) fn note(&mut self, changes: &mut Changes, live: &Entries, now: Instant) -> Vec<Key> {
+        let before = self.clone();
+        let held = std::mem::take(&mut changes.went_back);
+        for (key, decoded) in changes.vanished.drain(..).filter(|(_, decoded)| decoded.is_lease()) {
+            self.0.insert(key, Vanished { decoded, at: now, held, back: false });
         }
+        let aged: Vec<(Key, Vanished)> =
+            self.0.iter().filter_map(|(key, vanished)| vanished.aged(key, live, now)).collect();
+        for (key, vanished) in aged {
+            if now < vanished.until() {
+                self.0.insert(key, vanished)
+            } else {
+                self.0.remove(&key)
+            };
+        }
+        if !self.0.is_empty() {
+            self.hold(live.valid(), now);
+        }
+        before.0.diff(&self.0).filter_map(|item| changed_key(&item)).collect()
+    }
+
+    /// Holds the leases that have vanished together if they are most of those that existed. `live` is the number of
+    /// leases that exist.
+    fn hold(&mut self, live: usize, now: Instant) {
         let together = |vanished: &Vanished| now < vanished.at + TOGETHER;
         let lately = self.0.values().filter(|vanished| together(vanished)).count();
         let back = self.0.values().filter(|vanished| vanished.back).count();
-        let left = live.values().filter(|decoded| decoded.content.is_ok()).count();
         // More than half of the leases that existed.
-        if lately >= SEVERAL && lately > left.saturating_sub(back) {
-            self.0.values_mut().filter(|vanished| together(vanished)).for_each(|vanished| vanished.held = true);
+        if lately < SEVERAL || lately <= live.saturating_sub(back) {
+            return;
+        }
+        let held = self.0.iter().filter(|(_, vanished)| together(vanished) && !vanished.held);
+        let held: Vec<(Key, Vanished)> =
+            held.map(|(key, vanished)| (key.clone(), Vanished { held: true, ..vanished.clone() })).collect();
+        for (key, vanished) in held {
+            self.0.insert(key, vanished);
         }
     }
 
     /// The leases to keep for now.
-    pub(crate) fn held(&self) -> impl Iterator<Item = (&Vec<u8>, &Decoded)> {
+    pub(crate) fn held(&self) -> impl Iterator<Item = (&Key, &Decoded)> {
         self.0.iter().filter(|(_, vanished)| vanished.is_held()).map(|(key, vanished)| (key, &vanished.decoded))
+    }
+
+    /// The lease to keep for now that had this key.
+    pub(crate) fn held_at(&self, key: &Key) -> Option<&Decoded> {
+        self.0.get(key).filter(|vanished| vanished.is_held()).map(|vanished| &vanished.decoded)
     }
 
     /// The time at which the next lease is released.
     pub(crate) fn next_release(&self) -> Option<Instant> {
         self.0.values().filter(|vanished| vanished.is_held()).map(Vanished::until).min()
     }
+}
+
+/// The key, if the difference is of a lease that is or was held.
+fn changed_key(item: &DiffItem<'_, '_, Key, Vanished>) -> Option<Key> {
+    let (key, is_held) = match item {
+        DiffItem::Add(key, vanished) | DiffItem::Remove(key, vanished) => (key, vanished.is_held()),
+        DiffItem::Update { old: (_, old), new: (key, new) } => (key, old.is_held() || new.is_held()),
+    };
+    is_held.then(|| (*key).clone())
 }
 
 impl Vanished {
@@ -77,6 +109,13 @@ impl Vanished {
     const fn is_held(&self) -> bool {
         self.held && !self.back
     }
+
+    /// This entry as it is now, if that differs.
+    fn aged(&self, key: &Key, live: &Entries, now: Instant) -> Option<(Key, Self)> {
+        let back = live.decoded().contains_key(key);
+        let differs = back != self.back || now >= self.until();
+        differs.then(|| (Arc::clone(key), Self { back, ..self.clone() }))
+    }
 }
 
 #[cfg(test)]
@@ -85,7 +124,6 @@ mod tests {
     use wire_store::{KeyValue, Listing, Revision};
 
     use super::*;
-    use crate::{Admission, Entries};
 
     const DIRECTORY: &[u8] = b"/n/subnets/";
 
@@ -105,22 +143,22 @@ mod tests {
         Listing { entries: entries.collect(), revision }
     }
 
-    fn decoded(numbers: &[u8]) -> BTreeMap<Vec<u8>, Decoded> {
-        Entries::listed(directory(), &listing(numbers, Revision(1))).into_decoded()
-    }
-
     /// Counts the held leases after each step. At first `before` exist; each step has a time in milliseconds and the
     /// leases that exist then.
     fn held(before: &[u8], steps: &[(u64, &[u8])]) -> Vec<usize> {
         let start = Instant::now();
-        let (mut hold_down, mut there) = (HoldDown::default(), decoded(before));
+        let mut hold_down = HoldDown::default();
+        let mut entries = Entries::listed(directory(), &listing(before, Revision(1)));
         let look = |(after, numbers): &(u64, &[u8])| {
-            let now = decoded(numbers);
-            let vanished = std::mem::replace(&mut there, now).into_iter().filter(|(key, _)| !there.contains_key(key));
-            hold_down.note(vanished.collect::<Vec<_>>(), &there, false, start + Duration::from_millis(*after));
+            entries.replace(&listing(numbers, Revision(1)));
+            hold_down.note(&mut entries.take_changes(), &entries, start + Duration::from_millis(*after));
             hold_down.held().count()
         };
         steps.iter().map(look).collect()
+    }
+
+    fn note(hold_down: &mut HoldDown, entries: &mut Entries) {
+        hold_down.note(&mut entries.take_changes(), entries, Instant::now());
     }
 
     #[test]
@@ -157,9 +195,9 @@ mod tests {
         let held = |back: &[u8]| {
             let mut entries = Entries::listed(directory(), &listing(&[1, 2, 3, 4], Revision(7)));
             let mut hold_down = HoldDown::default();
-            entries.admit_holding(&mut hold_down, &Admission::default());
+            note(&mut hold_down, &mut entries);
             entries.replace(&listing(back, Revision(2)));
-            entries.admit_holding(&mut hold_down, &Admission::default());
+            note(&mut hold_down, &mut entries);
             hold_down.held().map(|(key, _)| key[DIRECTORY.len()..].to_vec()).collect::<Vec<_>>()
         };
         assert_eq!(held(&[1, 2, 3]), [b"10.5.4.0-24".to_vec()]);
@@ -174,9 +212,9 @@ mod tests {
             let mut entries = Entries::listed(directory(), &listing(&[1, 2, 3, 4], Revision(2)));
             entries.replace(&Listing { revision: Revision(7), ..listing(&[1, 2, 3, 4], Revision(2)) });
             let mut hold_down = HoldDown::default();
-            entries.admit_holding(&mut hold_down, &Admission::default());
+            note(&mut hold_down, &mut entries);
             entries.replace(&Listing { revision, ..listing(&[1, 2, 3], Revision(2)) });
-            entries.admit_holding(&mut hold_down, &Admission::default());
+            note(&mut hold_down, &mut entries);
             hold_down.held().count()
         };
         assert_eq!(held(Revision(6)), 1);

@@ -51,7 +51,8 @@ pub struct LeaseTable {
 /// thousand of them fill neither memory nor log. Dereferences to the named ones.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Refused {
-    named: BTreeMap<String, Refusal>,
+    /// Shared by snapshots.
+    named: Arc<BTreeMap<String, Refusal>>,
     counts: BTreeMap<RefusalKind, usize>,
 }
 
@@ -75,8 +76,32 @@ impl Refused {
         let count = self.counts.entry(refusal.kind).or_default();
         *count += 1;
         if *count <= Self::NAMED {
-            self.named.insert(printable(key), refusal.clone());
+            Arc::make_mut(&mut self.named).insert(printable(key), refusal.clone());
         }
+    }
+
+    /// Takes back an entry that was added. Another one is not named in its place.
+    pub(crate) fn remove(&mut self, key: &[u8], kind: RefusalKind) {
+        let key = printable(key);
+        if self.named.get(&key).is_some_and(|refusal| refusal.kind == kind) {
+            Arc::make_mut(&mut self.named).remove(&key);
+        }
+        if let Some(count) = self.counts.get_mut(&kind) {
+            *count -= 1;
+        }
+        self.counts.retain(|_, count| *count > 0);
+    }
+
+    /// Whether an entry that was added with this kind has this reason, if it is named at all.
+    pub(crate) fn may_say(&self, key: &[u8], refusal: &Refusal) -> bool {
+        self.named.get(&printable(key)).is_none_or(|named| named == refusal)
+    }
+
+    /// Whether so many named ones were removed that of some kind fewer than half of what should be are named.
+    pub(crate) fn names_too_few(&self) -> bool {
+        let is_named = |kind| self.named.values().filter(|refusal| refusal.kind == kind).count();
+        let is_short = |(kind, count): (&RefusalKind, &usize)| is_named(*kind) < (*count.min(&Self::NAMED)).div_ceil(2);
+        self.named.len() < self.total() && self.counts.iter().any(is_short)
     }
 }
 
