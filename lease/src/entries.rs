@@ -108,11 +108,7 @@ impl Entries {
 
     /// Applies one change. Returns whether it was more than a renewal; a change older than the last listing is ignored.
     pub fn apply(&mut self, event: &Event) -> bool {
-        let (key, revision) = match event {
-            Event::Put(kv) => (&kv.key, kv.mod_revision),
-            Event::Delete { key, mod_revision } => (key, *mod_revision),
-        };
-        let key = KeyValue::cut_key(key, &self.directory);
+        let (key, revision) = (KeyValue::cut_key(event.key(), &self.directory), event.mod_revision());
         if revision < self.revision || !key.starts_with(&self.directory) {
             return false;
         }

@@ -9,7 +9,7 @@ use futures::FutureExt;
 use tokio::{sync::watch, time::Instant};
 use tracing::{debug, info, warn};
 use wire_net::{Directory, chain};
-use wire_store::{Backoff, LeaseStore, Listing, Random, Revision, WatchBatch, WatchError, WatchStream};
+use wire_store::{Backoff, LeaseStore, Listing, Random, Revision, StoreError, WatchBatch, WatchError, WatchStream};
 
 use crate::{
     Admission, Entries, LeaseTable,
@@ -17,6 +17,7 @@ use crate::{
     clock::sleep_until,
     hold_down::{HELD_FOR, HoldDown},
     refusal_log::{LogLines, RefusalLog},
+    relisting::Relisting,
     task::{Beside, Start, Task},
 };
 
@@ -85,8 +86,18 @@ impl Follow {
         let entries = Entries::from_table(settings.directory.clone(), &before);
         let (refusal_log, hold_down) = (RefusalLog::new(Instant::now()), before.hold_down);
         let admitted = Admitted::new(&Admission::default());
-        let follower =
-            Follower { store, settings, admission, entries, hold_down, admitted, refusal_log, table_out, health_out };
+        let follower = Follower {
+            store,
+            settings,
+            admission,
+            entries,
+            hold_down,
+            admitted,
+            relisting: None,
+            refusal_log,
+            table_out,
+            health_out,
+        };
         Self { table, health, _task: Task::spawn(follower.run(listing), beside) }
     }
 
@@ -120,6 +131,8 @@ struct Follower<S: LeaseStore> {
     entries: Entries,
     hold_down: HoldDown,
     admitted: Admitted,
+    /// The periodic listing, while it is made.
+    relisting: Option<Relisting>,
     refusal_log: RefusalLog,
     table_out: watch::Sender<Option<Arc<LeaseTable>>>,
     health_out: watch::Sender<FollowHealth>,
@@ -131,6 +144,7 @@ enum FollowEvent {
     /// The hold-down of some leases has ended.
     Release,
     ListingDue,
+    Listed(Result<Listing, StoreError>),
 }
 
 impl<S: LeaseStore> Follower<S> {
@@ -153,6 +167,7 @@ impl<S: LeaseStore> Follower<S> {
         listing: Option<Arc<Listing>>,
         pauses: &mut Backoff,
     ) -> Result<std::convert::Infallible, WatchError> {
+        self.relisting = None;
         let listing = match listing {
             Some(listing) => listing,
             None => Arc::new(self.store.list(&self.settings.directory).await.map_err(WatchError::Ended)?),
@@ -175,7 +190,8 @@ impl<S: LeaseStore> Follower<S> {
                     pauses.reset();
                 }
                 FollowEvent::Admission | FollowEvent::Release => self.publish(),
-                FollowEvent::ListingDue => list_at = Instant::now() + self.list_again().await?,
+                FollowEvent::ListingDue => self.list_again(),
+                FollowEvent::Listed(listing) => list_at = Instant::now() + self.take_again(listing)?,
             }
         }
     }
@@ -185,7 +201,8 @@ impl<S: LeaseStore> Follower<S> {
             batch = watch.next() => FollowEvent::Changes(batch),
             () = admission_changed(&mut self.admission) => FollowEvent::Admission,
             () = sleep_until(self.hold_down.next_release()) => FollowEvent::Release,
-            () = tokio::time::sleep_until(list_at) => FollowEvent::ListingDue,
+            () = tokio::time::sleep_until(list_at), if self.relisting.is_none() => FollowEvent::ListingDue,
+            listing = Relisting::answer(&mut self.relisting) => FollowEvent::Listed(listing),
         }
     }
 
@@ -210,17 +227,26 @@ impl<S: LeaseStore> Follower<S> {
     }
 
     fn apply(&mut self, batch: &WatchBatch) -> bool {
+        if let Some(relisting) = &mut self.relisting {
+            batch.events.iter().for_each(|event| relisting.note(event));
+        }
         batch.events.iter().fold(false, |changed, event| self.entries.apply(event) | changed)
     }
 
-    /// Makes the periodic listing and returns the time until the next. The watch stays open meanwhile.
-    async fn list_again(&mut self) -> Result<Duration, WatchError> {
-        match self.store.list(&self.settings.directory).await {
-            Ok(listing) if listing.revision < self.entries.revision() => {
-                // The store was restored from a backup: a watch from a later revision would stay silent.
-                Err(WatchError::Compacted(listing.revision))
-            }
+    /// Begins the periodic listing. The watch goes on meanwhile.
+    fn list_again(&mut self) {
+        let (store, directory) = (self.store.clone(), self.settings.directory.clone());
+        self.relisting = Some(Relisting::begin(store, directory, self.entries.revision()));
+    }
+
+    /// Takes the periodic listing, and returns the time until the next.
+    fn take_again(&mut self, listing: Result<Listing, StoreError>) -> Result<Duration, WatchError> {
+        let Some(relisting) = self.relisting.take() else { return Ok(self.settings.list_every) };
+        match listing {
             Ok(listing) => {
+                let read_at = listing.revision;
+                // In a store that was restored from a backup, a watch from a later revision would stay silent.
+                let listing = relisting.with_changes(listing).ok_or(WatchError::Compacted(read_at))?;
                 self.take(&listing);
                 Ok(self.settings.list_every)
             }

@@ -34,6 +34,7 @@ mod hold_down;
 mod lease;
 mod own;
 mod refusal_log;
+mod relisting;
 mod stored_config;
 mod table;
 mod task;

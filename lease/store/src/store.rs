@@ -144,6 +144,15 @@ impl Event {
         }
     }
 
+    /// The revision of the change.
+    #[must_use]
+    pub const fn mod_revision(&self) -> Revision {
+        match self {
+            Self::Put(kv) => kv.mod_revision,
+            Self::Delete { mod_revision, .. } => *mod_revision,
+        }
+    }
+
     /// The new state of the key; `None` if it was removed.
     #[must_use]
     pub fn into_key_value(self) -> Option<KeyValue> {

@@ -184,6 +184,38 @@ async fn a_lost_event_is_put_right_by_the_periodic_listing() {
     peers(&follow, &[2], SOON).await;
 }
 
+/// No listing takes back what came after it was read.
+#[tokio::test(start_paused = true)]
+async fn events_do_not_wait_for_the_periodic_listing() {
+    for seed in 0..20 {
+        let store = SimStore::new(seed);
+        let mut there: Vec<u8> = (1..20).collect();
+        there.iter().for_each(|number| lease(&store, *number));
+        let admission = admission();
+        let mut settings = FollowSettings::new(directory(), Random::seeded(seed));
+        settings.list_every = Duration::from_millis(1);
+        let follow = Follow::spawn(store.clone(), settings, admission.subscribe(), Start::default());
+        let mut table = peers(&follow, &there, SECONDS).await;
+        for number in 20..60 {
+            lease(&store, number);
+            there.push(number);
+            if number % 5 == 0 {
+                store.delete(&key(there.remove(0)));
+            }
+            let now = peers(&follow, &there, SOON).await;
+            assert!(now.revision > table.revision, "seed {seed}");
+            table = now;
+            tokio::time::sleep(Duration::from_millis(u64::from(number) % 7)).await;
+            assert_eq!(
+                follow.table.borrow().as_ref().unwrap().peers,
+                table.peers,
+                "seed {seed}: nothing is taken back"
+            );
+        }
+        assert!(follow.health.borrow().listings > 10, "{:?}", follow.health.borrow());
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_wiped_or_restored_store_is_believed() {
     let store = SimStore::new(6);
