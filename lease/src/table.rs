@@ -1,9 +1,9 @@
 //! A snapshot of all leases of the network: admitted and refused.
 
-use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc};
+use std::{collections::BTreeMap, fmt, net::IpAddr, ops::Bound, sync::Arc};
 
 use imbl::{OrdMap, ordmap::DiffItem};
-use wire_net::Subnet;
+use wire_net::{Prefix, Subnet};
 use wire_store::{LeaseId, Revision};
 
 use crate::{Lease, hold_down::HoldDown};
@@ -179,6 +179,23 @@ impl LeaseTable {
     /// no difference. Takes a time in proportion to the changes, if this snapshot was made from that one.
     pub fn changes_since<'a>(&'a self, before: &'a Self) -> impl Iterator<Item = LeaseChange<'a>> {
         before.peers.diff(&self.peers).filter_map(|item| LeaseChange::of(&item))
+    }
+
+    /// The admitted leases that overlap `prefix`, each with the prefix that does. Takes a time in proportion to those
+    /// found; for IPv6 in a dual-stack network, to all.
+    pub fn overlapping(&self, prefix: Prefix) -> impl Iterator<Item = (Prefix, &Arc<Entry>)> {
+        let family = prefix.family();
+        // Subnets are ordered by their first family.
+        let is_ordered = self.peers.get_min().is_some_and(|(subnet, _)| subnet.prefixes().next() == subnet.get(family));
+        let first = Subnet::from(Prefix::host(prefix.network()));
+        // Leases overlap no others, so one at most begins before this prefix and reaches into it.
+        let before = self.peers.range(..=first).next_back().filter(|_| is_ordered);
+        let from = if is_ordered { Bound::Excluded(first) } else { Bound::Unbounded };
+        let after = self.peers.range((from, Bound::Unbounded));
+        let leases = before.into_iter().chain(after);
+        let leases = leases.filter_map(move |(subnet, entry)| Some((subnet.get(family)?, entry)));
+        let is_behind = move |subnet: Prefix| is_ordered && subnet.first_bits() > prefix.last_bits();
+        leases.take_while(move |(subnet, _)| !is_behind(*subnet)).filter(move |(subnet, _)| subnet.overlaps(prefix))
     }
 
     /// Whether both admit the same leases, refuse the same entries and have the same `outside` addresses, apart from

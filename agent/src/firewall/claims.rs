@@ -4,10 +4,11 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    sync::Arc,
 };
 
-use wire_lease::LeaseTable;
-use wire_net::{Family, Prefix};
+use wire_lease::{Entry, LeaseTable};
+use wire_net::Prefix;
 
 use crate::status::Message;
 
@@ -21,17 +22,13 @@ pub(super) type Misplaced = BTreeMap<Prefix, (IpAddr, IpAddr)>;
 pub(super) fn misplaced(claims: &BTreeSet<(IpAddr, IpAddr)>, leases: &LeaseTable) -> Option<Misplaced> {
     let mut misplaced = Misplaced::new();
     for (sender, source) in claims {
-        let family = Family::of(*source);
-        let public = |lease: &wire_lease::Lease| lease.public.get(family).copied();
-        // It has joined since.
-        if leases.peers.values().any(|entry| public(&entry.lease) == Some(*sender)) {
-            continue;
+        let Some((subnet, entry)) = leases.overlapping(Prefix::host(*source)).next() else { continue };
+        let Some(public) = entry.lease.public.get(subnet.family()) else { continue };
+        let is_sender = |entry: &Arc<Entry>| entry.lease.public.get(subnet.family()) == Some(sender);
+        // Unless it has joined since.
+        if !leases.peers.values().any(is_sender) {
+            misplaced.insert(subnet, (*public, *sender));
         }
-        let leased = leases.peers.values().find_map(|entry| {
-            let subnet = entry.lease.subnet.get(family).filter(|subnet| subnet.contains(*source))?;
-            Some((subnet, public(&entry.lease)?))
-        });
-        misplaced.extend(leased.map(|(subnet, public)| (subnet, (public, *sender))));
     }
     (!misplaced.is_empty()).then_some(misplaced)
 }
@@ -59,9 +56,7 @@ pub(super) fn claimed(misplaced: &Misplaced, is_userspace: bool) -> Message {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
-    use wire_lease::{BackendData, Entry, Lease, Origin};
+    use wire_lease::{BackendData, Lease, Origin};
     use wire_net::{DualStack, Subnet};
     use wire_store::Revision;
 

@@ -1,8 +1,8 @@
 //! Bridges of this host that overlap leases: of virtual machines, or of containers in another network. Pure.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
-use wire_lease::LeaseTable;
+use wire_lease::{Entry, LeaseTable};
 use wire_net::{LinkName, Prefix, Subnet};
 
 use crate::status::Message;
@@ -39,13 +39,9 @@ pub(crate) fn overlaps(
 }
 
 fn of_others(link: LinkName, prefix: Prefix, leases: &LeaseTable) -> Option<Message> {
-    let overlapping = leases.peers.iter().filter_map(|(subnet, entry)| {
-        let lies = subnet.prefixes().find(|subnet| subnet.overlaps(prefix))?;
-        Some((lies, *entry.lease.public.get(lies.family())?))
-    });
-    let mut all: Vec<String> = overlapping.map(|(subnet, public)| format!("{subnet} of {public}")).collect();
-    let more = all.len().saturating_sub(NAMED);
-    all.truncate(NAMED);
+    let mut overlapping = leases.overlapping(prefix);
+    let all: Vec<String> = overlapping.by_ref().filter_map(named).take(NAMED).collect();
+    let more = overlapping.count();
     let more = if more == 0 { String::new() } else { format!(" and {more} more") };
     (!all.is_empty()).then(|| {
         let sentence = format!(
@@ -57,11 +53,14 @@ fn of_others(link: LinkName, prefix: Prefix, leases: &LeaseTable) -> Option<Mess
     })
 }
 
+fn named((subnet, entry): (Prefix, &Arc<Entry>)) -> Option<String> {
+    let public = entry.lease.public.get(subnet.family())?;
+    Some(format!("{subnet} of {public}"))
+}
+
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
-    use wire_lease::{Entry, Lease, Origin};
+    use wire_lease::{Lease, Origin};
     use wire_store::Revision;
 
     use super::*;

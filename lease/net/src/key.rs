@@ -184,6 +184,13 @@ impl Subnet {
     }
 }
 
+/// The subnet of a single prefix.
+impl From<Prefix> for Subnet {
+    fn from(prefix: Prefix) -> Self {
+        Self(DualStack::from_fn(|family| (prefix.family() == family).then_some(prefix)))
+    }
+}
+
 /// Formats the last part of a key in its only valid spelling: `10.5.52.0-24&fd00:1::-64`.
 impl fmt::Display for Subnet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use proptest::prelude::*;
 use tokio::time::Instant;
-use wire_net::{Directory, DualStack, KeyPrefix};
+use wire_net::{Directory, DualStack, KeyPrefix, Prefix};
 use wire_store::{Event, KeyValue, Listing, Revision};
 
 use super::{Admission, Admitted, admit};
@@ -197,6 +197,12 @@ proptest! {
             let full = admit(&followed.entries, &followed.hold_down, &followed.admission);
             prop_assert_eq!(followed.admitted.table(), &full);
             prop_assert_eq!(followed.entries.valid(), followed.entries.leases().count());
+            for prefix in ["10.5.0.0/24", "10.5.1.128/26", "10.5.0.9/32", "0.0.0.0/0", "fd00:5::/63", "fd00:5:0:2::9/128"] {
+                let prefix: Prefix = prefix.parse().unwrap();
+                let all = full.peers.keys().filter_map(|subnet| subnet.get(prefix.family()));
+                let found = full.overlapping(prefix).map(|(subnet, _)| subnet);
+                prop_assert_eq!(found.collect::<Vec<_>>(), all.filter(|subnet| subnet.overlaps(prefix)).collect::<Vec<_>>());
+            }
         }
     }
 }

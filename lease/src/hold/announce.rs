@@ -3,16 +3,13 @@
 //!
 //! A lease without a guard is flanneld's. If there is none, nothing is written.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use imbl::ordmap::DiffItem;
 use tokio::{sync::watch, time::Instant};
 use tracing::{debug, info};
 use wire_net::{Subnet, chain};
-use wire_store::{LeaseId, LeaseStore, Random, Revision, StoreError};
+use wire_store::{LeaseId, LeaseStore, Random, StoreError};
 
 use super::{Holder, Holding, claim::LeaseWrite};
 use crate::{Entry, LeaseTable, clock::sleep_until};
@@ -31,7 +28,7 @@ pub(super) struct Announcing {
     /// The leases of other hosts, from the follower.
     leases: watch::Receiver<Option<Arc<LeaseTable>>>,
     /// The leases seen last; `None` until the first are known. Those count as old for a lease that already existed.
-    seen: Option<BTreeSet<(Subnet, Revision)>>,
+    seen: Option<Arc<LeaseTable>>,
     /// The leases that are new since the last check.
     fresh: Vec<Arc<Entry>>,
     check_at: Option<Instant>,
@@ -46,7 +43,7 @@ impl Announcing {
 
     /// Our lease is new, so every host with a lease may have missed it.
     pub(super) fn acquired(&mut self) {
-        self.seen = Some(BTreeSet::new());
+        self.seen = Some(Arc::default());
         self.note();
     }
 
@@ -70,11 +67,10 @@ impl Announcing {
 
     fn note(&mut self) {
         let Some(table) = self.leases.borrow_and_update().clone() else { return };
-        let name = |entry: &Entry| (entry.lease.subnet, entry.origin.create_revision);
         if let Some(seen) = &self.seen {
-            self.fresh.extend(table.peers.values().filter(|entry| !seen.contains(&name(entry))).cloned());
+            self.fresh.extend(seen.peers.diff(&table.peers).filter_map(|item| created(&item)).cloned());
         }
-        self.seen = Some(table.peers.values().map(|entry| name(entry)).collect());
+        self.seen = Some(table);
         if !self.fresh.is_empty() && self.check_at.is_none() {
             self.check_later();
         }
@@ -83,6 +79,17 @@ impl Announcing {
     fn check_later(&mut self) {
         let soon = Instant::now() + self.random.shortened(AT_LATEST, SPREAD);
         self.check_at = Some(self.written.map_or(soon, |written| soon.max(written + AT_MOST_EVERY)));
+    }
+}
+
+/// The entry of a lease that was created, or removed and created again.
+fn created<'a>(item: &DiffItem<'a, 'a, Subnet, Arc<Entry>>) -> Option<&'a Arc<Entry>> {
+    match item {
+        DiffItem::Add(_, entry) => Some(entry),
+        DiffItem::Update { old: (_, old), new: (_, new) } => {
+            (old.origin.create_revision != new.origin.create_revision).then_some(*new)
+        }
+        DiffItem::Remove(..) => None,
     }
 }
 
