@@ -1,9 +1,11 @@
 //! Files for other programs: written completely or not at all, and only if they change.
 
+mod append;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs, io,
-    io::{Read, Write},
+    io::{BufWriter, Read, Write},
     os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown},
     path::{Path, PathBuf},
     sync::atomic::{AtomicU32, Ordering},
@@ -12,6 +14,7 @@ use std::{
 
 use wire_state::{Attempt, DataplaneError, DesiredFile, Driver, FileOp, Files, ObservedFile, OpError, Writing};
 
+use self::append::append;
 use crate::ports::Disk;
 
 /// A file that could not be written.
@@ -34,8 +37,8 @@ pub(crate) fn write_if_changed(path: &Path, content: &str, durable: Durable) -> 
     if holds(path, content).unwrap_or(false) {
         return Ok(false);
     }
-    let written = write(path, content, durable, None);
-    written.map(|()| true).map_err(|source| WriteError { path: path.to_owned(), source })
+    let written = write(path, |file| file.write_all(content.as_bytes()), durable, None);
+    written.map(|_| true).map_err(|source| WriteError { path: path.to_owned(), source })
 }
 
 /// True if a file holds exactly `content`. Reads no more than that length, and neither reads nor waits for anything but
@@ -64,6 +67,10 @@ impl Disk for RealDisk {
         fs::read(path)
     }
 
+    fn open(&self, path: &Path) -> io::Result<impl Read> {
+        fs::File::open(path)
+    }
+
     fn observe(&self, path: &Path) -> Option<ObservedFile> {
         observe(path)
     }
@@ -74,6 +81,19 @@ impl Disk for RealDisk {
 
     fn put(&self, path: &Path, file: &DesiredFile) -> Result<bool, WriteError> {
         put(path, file)
+    }
+
+    fn put_in_pieces(
+        &self,
+        path: &Path,
+        content: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+    ) -> Result<u64, WriteError> {
+        let written = write(path, content, Durable::No, None);
+        written.map_err(|source| WriteError { path: path.to_owned(), source })
+    }
+
+    fn append(&self, path: &Path, len: u64, bytes: &[u8]) -> Result<(), WriteError> {
+        append(path, len, bytes).map_err(|source| WriteError { path: path.to_owned(), source })
     }
 
     fn touch(&self, path: &Path) {
@@ -145,8 +165,8 @@ fn put(path: &Path, DesiredFile { content, writing }: &DesiredFile) -> Result<bo
 pub(crate) fn replace(path: &Path, content: &str) -> Result<(), WriteError> {
     let real = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let before = fs::metadata(&real).ok();
-    let written = write(&real, content, Durable::Yes, before.as_ref());
-    written.map_err(|source| WriteError { path: path.to_owned(), source })
+    let written = write(&real, |file| file.write_all(content.as_bytes()), Durable::Yes, before.as_ref());
+    written.map(drop).map_err(|source| WriteError { path: path.to_owned(), source })
 }
 
 /// Reads a text file that another user may have written, without waiting for a pipe or reading a large file.
@@ -209,7 +229,13 @@ pub(crate) enum Durable {
     No,
 }
 
-fn write(path: &Path, content: &str, durable: Durable, like: Option<&fs::Metadata>) -> io::Result<()> {
+/// Writes a file in one step, and returns its length.
+fn write(
+    path: &Path,
+    content: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+    durable: Durable,
+    like: Option<&fs::Metadata>,
+) -> io::Result<u64> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs::create_dir_all(folder)?;
     let name = path.file_name().ok_or(io::ErrorKind::InvalidFilename)?;
@@ -217,7 +243,7 @@ fn write(path: &Path, content: &str, durable: Durable, like: Option<&fs::Metadat
     static DRAFTS: AtomicU32 = AtomicU32::new(0);
     let number = DRAFTS.fetch_add(1, Ordering::Relaxed);
     let draft = folder.join(format!(".{}.{}.{number}", name.to_string_lossy(), std::process::id()));
-    let written = write_draft(&draft, content, durable, like).and_then(|()| fs::rename(&draft, path));
+    let written = write_draft(&draft, content, durable, like).and_then(|len| fs::rename(&draft, path).map(|()| len));
     if written.is_err() {
         // Nobody needs the rest of the draft.
         let _ = fs::remove_file(&draft);
@@ -225,7 +251,12 @@ fn write(path: &Path, content: &str, durable: Durable, like: Option<&fs::Metadat
     written
 }
 
-fn write_draft(draft: &Path, content: &str, durable: Durable, like: Option<&fs::Metadata>) -> io::Result<()> {
+fn write_draft(
+    draft: &Path,
+    content: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+    durable: Durable,
+    like: Option<&fs::Metadata>,
+) -> io::Result<u64> {
     let mode = like.map_or(0o644, |like| like.mode() & 0o7777);
     // An existing file may be a link that another user has put into their folder, or may be left by a process with the
     // same number.
@@ -233,8 +264,11 @@ fn write_draft(draft: &Path, content: &str, durable: Durable, like: Option<&fs::
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         Ok(()) | Err(_) => {}
     }
-    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(mode & 0o700).open(draft)?;
-    file.write_all(content.as_bytes())?;
+    let file = fs::OpenOptions::new().write(true).create_new(true).mode(mode & 0o700).open(draft)?;
+    let mut pages = BufWriter::new(&file);
+    content(&mut pages)?;
+    pages.flush()?;
+    drop(pages);
     if let Some(like) = like {
         let made = file.metadata()?;
         if (made.uid(), made.gid()) != (like.uid(), like.gid()) {
@@ -243,7 +277,10 @@ fn write_draft(draft: &Path, content: &str, durable: Durable, like: Option<&fs::
     }
     // Set regardless of the umask, because dockerd's unit and people read these files.
     file.set_permissions(fs::Permissions::from_mode(mode))?;
-    if durable == Durable::Yes { file.sync_all() } else { Ok(()) }
+    if durable == Durable::Yes {
+        file.sync_all()?;
+    }
+    Ok(file.metadata()?.len())
 }
 
 #[cfg(test)]
@@ -334,7 +371,7 @@ mod tests {
         fs::write(&elsewhere, "X=1\n").unwrap();
         let draft = folder.path().join("draft");
         std::os::unix::fs::symlink(&elsewhere, &draft).unwrap();
-        write_draft(&draft, "X=2\n", Durable::No, None).unwrap();
+        write_draft(&draft, |file| file.write_all(b"X=2\n"), Durable::No, None).unwrap();
         assert_eq!(fs::read_to_string(&elsewhere).unwrap(), "X=1\n");
         assert_eq!(fs::read_to_string(&draft).unwrap(), "X=2\n");
         assert!(!draft.is_symlink());

@@ -230,6 +230,12 @@ pub trait Disk: Clone + Send + Sync + 'static {
     /// When there is none, or it cannot be read.
     fn read(&self, path: &Path) -> io::Result<Vec<u8>>;
 
+    /// Opens a file, to read it from its beginning.
+    ///
+    /// # Errors
+    /// When there is none, or it cannot be read.
+    fn open(&self, path: &Path) -> io::Result<impl io::Read>;
+
     /// The file of the resource `Files` at this path; `None` if there is none.
     fn observe(&self, path: &Path) -> Option<ObservedFile>;
 
@@ -244,6 +250,22 @@ pub trait Disk: Clone + Send + Sync + 'static {
     /// # Errors
     /// When a folder or the file cannot be written. The old file is then unchanged.
     fn put(&self, path: &Path, file: &DesiredFile) -> Result<bool, WriteError>;
+
+    /// Writes a file of ours completely or not at all: what `content` writes, piece by piece. Returns its length.
+    ///
+    /// # Errors
+    /// When a folder or the file cannot be written, or by `content`. The old file is then unchanged.
+    fn put_in_pieces(
+        &self,
+        path: &Path,
+        content: impl FnOnce(&mut dyn io::Write) -> io::Result<()>,
+    ) -> Result<u64, WriteError>;
+
+    /// Cuts a file of ours off after `len` bytes, and appends `bytes`. A missing file is made, in a folder that exists, if `len` is 0.
+    ///
+    /// # Errors
+    /// When the file is shorter, or cannot be written. It may then be cut off, and have a part of `bytes`.
+    fn append(&self, path: &Path, len: u64, bytes: &[u8]) -> Result<(), WriteError>;
 
     /// Sets the time of the last change to now. A failure changes nothing that matters.
     fn touch(&self, path: &Path);

@@ -28,6 +28,14 @@ pub struct Entry {
     pub origin: Origin,
 }
 
+impl Entry {
+    /// Whether more than the time of renewal differs.
+    fn differs(&self, other: &Self) -> bool {
+        let made = |entry: &Self| (entry.origin.create_revision, entry.origin.lease);
+        self.lease != other.lease || made(self) != made(other)
+    }
+}
+
 /// An immutable snapshot of the network's leases.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LeaseTable {
@@ -178,7 +186,15 @@ impl LeaseTable {
     /// The peers whose lease differs from the one in an earlier snapshot, in order of subnet. Other times of renewal are
     /// no difference. Takes a time in proportion to the changes, if this snapshot was made from that one.
     pub fn changes_since<'a>(&'a self, before: &'a Self) -> impl Iterator<Item = LeaseChange<'a>> {
-        before.peers.diff(&self.peers).filter_map(|item| LeaseChange::of(&item))
+        before
+            .peers
+            .diff(&self.peers)
+            .filter_map(|item| LeaseChange::of(&item, |before, after| before.lease != after.lease))
+    }
+
+    /// The same, and also those that were created anew with the same lease, or have another of the store's leases.
+    pub fn entries_changed_since<'a>(&'a self, before: &'a Self) -> impl Iterator<Item = LeaseChange<'a>> {
+        before.peers.diff(&self.peers).filter_map(|item| LeaseChange::of(&item, Entry::differs))
     }
 
     /// The admitted leases that overlap `prefix`, each with the prefix that does. Takes a time in proportion to those
@@ -210,13 +226,12 @@ impl LeaseTable {
 }
 
 impl<'a> LeaseChange<'a> {
-    fn of(item: &DiffItem<'a, 'a, Subnet, Arc<Entry>>) -> Option<Self> {
+    fn of(item: &DiffItem<'a, 'a, Subnet, Arc<Entry>>, differs: fn(&Entry, &Entry) -> bool) -> Option<Self> {
         match item {
             DiffItem::Add(subnet, after) => Some(Self { subnet, before: None, after: Some(after) }),
             DiffItem::Remove(subnet, before) => Some(Self { subnet, before: Some(before), after: None }),
             DiffItem::Update { old: (subnet, before), new: (_, after) } => {
-                let differs = before.lease != after.lease;
-                differs.then_some(Self { subnet, before: Some(before), after: Some(after) })
+                differs(before, after).then_some(Self { subnet, before: Some(before), after: Some(after) })
             }
         }
     }

@@ -34,6 +34,8 @@ trait Host {
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
 
+    fn append(&self, path: &Path, len: usize, bytes: &[u8]) -> io::Result<()>;
+
     fn touch(&self, path: &Path);
 
     /// Lets a moment pass, so that a later change has another time.
@@ -72,6 +74,10 @@ impl Host for Real {
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         RealDisk.rename(from, to)
+    }
+
+    fn append(&self, path: &Path, len: usize, bytes: &[u8]) -> io::Result<()> {
+        RealDisk.append(path, len.try_into().unwrap(), bytes).map_err(|error| error.source)
     }
 
     fn touch(&self, path: &Path) {
@@ -116,6 +122,10 @@ impl Host for Double {
         self.0.rename(from, to)
     }
 
+    fn append(&self, path: &Path, len: usize, bytes: &[u8]) -> io::Result<()> {
+        self.0.append(path, len, bytes)
+    }
+
     fn touch(&self, path: &Path) {
         let _ = self.0.touch(path);
     }
@@ -150,6 +160,9 @@ contract![
     a_change_by_others_is_put_right,
     a_renamed_file_replaces_the_other,
     a_file_is_renamed_into_no_new_folder,
+    what_is_appended_follows_what_was_not_cut_off,
+    nothing_is_appended_to_a_shorter_file,
+    nothing_is_appended_where_there_is_no_folder_or_no_file,
     a_touched_file_has_a_new_time,
     a_file_that_is_not_there_has_no_time_and_no_content,
 ];
@@ -290,6 +303,38 @@ fn a_file_is_renamed_into_no_new_folder<H: Host>(host: &H) {
     host.write(&from, b"new");
     assert_eq!(host.rename(&from, &to).unwrap_err().kind(), io::ErrorKind::NotFound);
     assert_eq!(host.read(&from).unwrap(), b"new");
+}
+
+fn what_is_appended_follows_what_was_not_cut_off<H: Host>(host: &H) {
+    host.write(&host.path("other"), b"");
+    let path = host.path("journal");
+    host.append(&path, 0, b"one\n").unwrap();
+    let before = host.modified(&path).unwrap();
+    host.wait();
+    host.append(&path, 4, b"two\n").unwrap();
+    assert!(host.modified(&path).unwrap() > before);
+    assert_eq!(host.read(&path).unwrap(), b"one\ntwo\n");
+    host.append(&path, 5, b"o\n").unwrap();
+    assert_eq!(host.read(&path).unwrap(), b"one\nto\n");
+    host.append(&path, 0, b"new\n").unwrap();
+    assert_eq!(host.read(&path).unwrap(), b"new\n");
+}
+
+fn nothing_is_appended_to_a_shorter_file<H: Host>(host: &H) {
+    let path = host.path("journal");
+    host.write(&path, b"one\n");
+    assert_eq!(host.append(&path, 5, b"two\n").unwrap_err().kind(), io::ErrorKind::InvalidData);
+    assert_eq!(host.read(&path).unwrap(), b"one\n");
+}
+
+fn nothing_is_appended_where_there_is_no_folder_or_no_file<H: Host>(host: &H) {
+    let file = host.path("file");
+    host.write(&file, b"");
+    assert_eq!(host.append(&host.path("no/journal"), 0, b"one\n").unwrap_err().kind(), io::ErrorKind::NotFound);
+    assert_eq!(host.append(&host.path("journal"), 1, b"one\n").unwrap_err().kind(), io::ErrorKind::NotFound);
+    assert_eq!(host.append(&file.join("below"), 0, b"one\n").unwrap_err().kind(), io::ErrorKind::NotADirectory);
+    host.write(&host.path("folder/file"), b"");
+    assert_eq!(host.append(&host.path("folder"), 0, b"one\n").unwrap_err().kind(), io::ErrorKind::IsADirectory);
 }
 
 fn a_touched_file_has_a_new_time<H: Host>(host: &H) {

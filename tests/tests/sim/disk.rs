@@ -17,6 +17,10 @@ impl Disk for SimDisk {
         self.0.read_at_most(path, LARGEST)
     }
 
+    fn open(&self, path: &Path) -> io::Result<impl io::Read> {
+        self.read(path).map(io::Cursor::new)
+    }
+
     fn observe(&self, path: &Path) -> Option<ObservedFile> {
         let scope = BTreeSet::from([path.to_owned()]);
         match self.0.clone().read(&scope) {
@@ -36,6 +40,21 @@ impl Disk for SimDisk {
         }
         let written = self.0.put(path, file.content.as_bytes(), file.writing);
         written.map(|()| true).map_err(|source| WriteError { path: path.to_owned(), source })
+    }
+
+    fn put_in_pieces(
+        &self,
+        path: &Path,
+        content: impl FnOnce(&mut dyn io::Write) -> io::Result<()>,
+    ) -> Result<u64, WriteError> {
+        let mut whole = Vec::new();
+        let written = content(&mut whole).and_then(|()| self.0.put(path, &whole, Writing::Plain));
+        written.map(|()| whole.len() as u64).map_err(|source| WriteError { path: path.to_owned(), source })
+    }
+
+    fn append(&self, path: &Path, len: u64, bytes: &[u8]) -> Result<(), WriteError> {
+        let len = usize::try_from(len).unwrap_or(usize::MAX);
+        self.0.append(path, len, bytes).map_err(|source| WriteError { path: path.to_owned(), source })
     }
 
     fn touch(&self, path: &Path) {

@@ -138,6 +138,28 @@ impl SimFiles {
         lost
     }
 
+    /// Cuts a file off after `len` bytes, and appends `bytes`; with `len` 0, a missing file is made. After an error, or
+    /// when the process ends within, the first half of `bytes` is there.
+    ///
+    /// # Errors
+    /// If the file is shorter, is a folder, or is in none; by a fault, or if the process has ended.
+    pub fn append(&self, path: &Path, len: usize, bytes: &[u8]) -> io::Result<()> {
+        let mut disk = self.lock();
+        let is_writable = disk.process == Some(self.process) && disk.fault != Some(DiskFault::ReadOnly);
+        let outcome = disk.may_change(self.process, "append file");
+        if outcome.is_err() && !is_writable {
+            return outcome?;
+        }
+        disk.can_be_appended(path, len)?;
+        let now = (disk.clock)();
+        let file = disk.files.entry(path.to_owned()).or_insert(SimFile { content: Vec::new(), modified: now });
+        file.content.truncate(len);
+        let written = if outcome.is_ok() { bytes } else { &bytes[..bytes.len() / 2] };
+        file.content.extend_from_slice(written);
+        file.modified = now;
+        outcome?
+    }
+
     /// Removes a file.
     ///
     /// # Errors
@@ -201,7 +223,7 @@ impl SimFiles {
         self.lock().fault = fault;
     }
 
-    /// Makes the next operation of that name (`write file`, `remove file`, `rename file`, `touch file`) fail. If the error is
+    /// Makes the next operation of that name (`write file`, `append file`, `remove file`, `rename file`, `touch file`) fail. If the error is
     /// [`ErrorKind::Lost`], the operation is carried out nonetheless.
     pub fn fail_next(&self, op: &'static str, error: ErrorKind) {
         self.lock().faults.plan(op, error);
@@ -296,6 +318,23 @@ impl Disk {
             Err(Errno::EISDIR.into())
         } else {
             Ok(())
+        }
+    }
+
+    /// The errors are those of open(2).
+    fn can_be_appended(&self, path: &Path, len: usize) -> io::Result<()> {
+        if self.is_folder(path) {
+            return Err(Errno::EISDIR.into());
+        }
+        if self.is_below_file(path) {
+            return Err(Errno::ENOTDIR.into());
+        }
+        match self.files.get(path) {
+            Some(file) if file.content.len() < len => Err(io::ErrorKind::InvalidData.into()),
+            Some(_) => Ok(()),
+            // A folder is there as long as a file is in it.
+            None if len == 0 && path.parent().is_some_and(|folder| self.is_folder(folder)) => Ok(()),
+            None => Err(absent()),
         }
     }
 

@@ -55,6 +55,26 @@ fn a_disk_that_cannot_be_written_keeps_the_old_file() {
 }
 
 #[test]
+fn an_append_that_fails_or_is_the_last_of_its_process_is_done_half() {
+    let appended = |prepare: fn(&SimFiles)| {
+        let disk = disk();
+        disk.put(Path::new(STATE), b"12", Writing::Durable).unwrap();
+        prepare(&disk);
+        let outcome = disk.append(Path::new(STATE), 1, b"3456").map_err(|error| error.kind());
+        (outcome, content(&disk, STATE).unwrap())
+    };
+    assert_eq!(appended(|_| ()), (Ok(()), "13456".to_owned()));
+    let full = appended(|disk| disk.set_fault(Some(DiskFault::Full)));
+    assert_eq!(full, (Err(io::ErrorKind::StorageFull), "134".to_owned()));
+    let read_only = appended(|disk| disk.set_fault(Some(DiskFault::ReadOnly)));
+    assert_eq!(read_only, (Err(io::ErrorKind::ReadOnlyFilesystem), "12".to_owned()));
+    let (outcome, last) = appended(|disk| disk.crash_after(0));
+    assert!(outcome.is_err() && last == "134", "{outcome:?}: {last}");
+    let (outcome, after) = appended(SimFiles::crash);
+    assert!(outcome.is_err() && after == "12", "{outcome:?}: {after}");
+}
+
+#[test]
 fn a_process_that_ends_between_two_files_leaves_each_old_or_new() {
     let disk = disk();
     assert!(round(&disk, &desired(&[("/a", "1", Writing::Plain), ("/b", "1", Writing::Plain)])));
