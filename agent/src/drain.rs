@@ -214,9 +214,9 @@ impl FilesLeft {
         let folders = &settings.folders;
         let last_known = LastKnownFile::in_folder(&folders.state_dir, settings.prefix.clone());
         let options_file = folders.docker_opts_file.as_deref();
-        let files =
-            [Some(folders.subnet_file.as_path()), options_file, Some(Path::new(FOR_DOCKER)), Some(last_known.path())];
-        let mut order: Vec<PathBuf> = files.into_iter().flatten().map(Path::to_owned).collect();
+        let files = [Some(folders.subnet_file.as_path()), options_file, Some(Path::new(FOR_DOCKER))];
+        let files = files.into_iter().flatten().chain(last_known.paths());
+        let mut order: Vec<PathBuf> = files.map(Path::to_owned).collect();
         // After a reboot there may be no such file; then the MTU is not known, and its key stays.
         let read = SubnetEnv::read(&RealDisk, &folders.subnet_file);
         let env = read.unwrap_or_else(|| SubnetEnv::of_subnet(state.subnet, settings.ip_masq));

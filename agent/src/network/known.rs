@@ -145,7 +145,7 @@ impl<P: Ports> Network<P> {
     fn cached(&self, host: &Host<P>) -> Result<Option<Snapshot>, Exit> {
         let snapshot = self.last_known.load(host.ports.disk()).and_then(|kept| {
             let Some((kept, as_of)) = kept else { return Ok(None) };
-            let listing = Arc::new(kept.listing());
+            let listing = Arc::new(kept.listing);
             let parsed = ParsedConfig::new(&host.settings.prefix, kept.config.into_bytes(), listing.revision)
                 .map_err(|error| chain(&error))?;
             Ok(Some(Snapshot { parsed, listing, source: Source::Cache(as_of) }))

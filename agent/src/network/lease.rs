@@ -13,7 +13,7 @@ use super::{JoinContext, Network, RETRY, Snapshot, known::PATIENCE};
 use crate::{
     exit::Exit,
     host::Host,
-    last_known::LastKnownWriter,
+    last_known::{Joined, LastKnownWriter},
     ports::Ports,
     pulse::Part,
     session::{EtcdConnections, LeaseSource},
@@ -62,9 +62,11 @@ impl<P: Ports> Network<P> {
         let last_known = LastKnownWriter {
             ports: host.ports.clone(),
             file: self.last_known.clone(),
-            config: snapshot.parsed.json.clone(),
+            joined: Arc::new(Joined {
+                config: snapshot.parsed.json.clone(),
+                endpoints: host.endpoints.iter().copied().collect(),
+            }),
             status: host.status.clone(),
-            endpoints: host.endpoints.iter().copied().collect(),
             pending: None,
             writing: None,
         };

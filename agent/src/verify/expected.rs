@@ -64,7 +64,7 @@ fn saved(host: &Host<System>, last_known: &LastKnownFile) -> Result<Snapshot, Ex
     let folder = host.settings.folders.state_dir.display().to_string();
     let known = last_known.load(&RealDisk).map_err(|why| VerifyError::SavedUnusable { why })?;
     let (known, as_of) = known.ok_or(VerifyError::NotSaved { folder })?;
-    let listing = Arc::new(known.listing());
+    let listing = Arc::new(known.listing);
     let parsed = ParsedConfig::new(&host.settings.prefix, known.config.into_bytes(), listing.revision)?;
     Ok(Snapshot { parsed, listing, source: Source::Cache(as_of) })
 }

@@ -1,6 +1,7 @@
 //! The record of a scene: all that an agent has brought about on its hosts and in etcd, as text.
 
 use std::{
+    collections::BTreeSet,
     fs,
     os::unix::fs::{FileTypeExt as _, PermissionsExt as _},
     path::Path,
@@ -8,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use serde_json::Value;
 use wire_tests::{Host, LabError, Result, Stored, check, eventually};
 
 use crate::{
@@ -93,13 +95,32 @@ fn kept(site: &Site) -> Result {
     if status.phase == "waiting" {
         return Ok(());
     }
-    let file = site.agent.state_dir().join("network.json");
-    let text = fs::read_to_string(&file).map_err(LabError::io(format!("cannot read {}", file.display())))?;
+    let kept = kept_keys(&site.agent.state_dir())?;
     let peers = site.agent.peers()?.peers;
     let subnet = |subnet: &Option<String>| subnet.as_deref().unwrap_or_default().replace('/', "-");
-    let has_all =
-        peers.iter().all(|peer| text.contains(&subnet(&peer.subnet)) && text.contains(&subnet(&peer.subnet_v6)));
-    check(has_all && text.matches("\"key\"").count() == peers.len(), || format!("{peers:?} are not kept: {text}"))
+    let is_kept = |key: &String, v4: &str, v6: &str| key.contains(v4) && key.contains(v6);
+    let has_all = peers.iter().all(|peer| {
+        let (v4, v6) = (subnet(&peer.subnet), subnet(&peer.subnet_v6));
+        kept.iter().any(|key| is_kept(key, &v4, &v6))
+    });
+    check(has_all && kept.len() == peers.len(), || format!("{peers:?} are not kept: {kept:?}"))
+}
+
+/// The keys of the leases on the disk: those in the base, and then the changes in the journal, which older agents do not have.
+fn kept_keys(folder: &Path) -> Result<BTreeSet<String>> {
+    let file = folder.join("network.json");
+    let base = fs::read_to_string(&file).map_err(LabError::io(format!("cannot read {}", file.display())))?;
+    let journal = fs::read_to_string(folder.join("network.journal")).unwrap_or_default();
+    let json = |text: &str| serde_json::from_str::<Value>(text).unwrap_or_default();
+    let list = |value: &Value, name: &str| value[name].as_array().cloned().unwrap_or_default();
+    let key = |lease: &Value| lease["key"].as_str().unwrap_or_default().to_owned();
+    let mut keys: BTreeSet<String> = list(&json(&base), "leases").iter().map(key).collect();
+    for line in journal.lines() {
+        let changes = json(line.split_once(' ').unwrap_or_default().1);
+        keys.retain(|key| !list(&changes, "removed").contains(&Value::from(key.as_str())));
+        keys.extend(list(&changes, "put").iter().map(key));
+    }
+    Ok(keys)
 }
 
 /// One reading.

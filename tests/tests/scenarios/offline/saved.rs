@@ -1,12 +1,12 @@
 //! The network state saved on disk: what is written to it, and what is of no use.
 
-use std::{fs, time::Duration};
+use std::{fs, path::Path, time::Duration};
 
 use wire_tests::{Access, AgentSpec, Etcd, Family, Result, check, eventually, lab, steadily};
 
 use super::{HEALTH, PATIENCE, RESYNC, asked, confirmed, power_off, resynced};
 use crate::{
-    cluster::{Node, START, V4, cluster_of, peer, phase},
+    cluster::{Node, START, V4, cluster_of, peer, phase, put_peers},
     datapath::Datapath,
 };
 
@@ -101,6 +101,37 @@ fn an_etcd_that_refuses_this_host_or_has_no_config_is_told_from_one_that_is_sile
     resynced(RESYNC, || said(&a, "/coreos.com/network/config: the network config is not JSON"))?;
     etcd.put_config(V4)?;
     resynced(RESYNC, || confirmed(&a))
+}
+
+/// Among several leases a change is appended to a journal, and the base stays as it is.
+#[test]
+fn a_process_that_is_killed_leaves_all_that_it_has_appended() -> Result {
+    let lab = lab!();
+    let mut etcd = Etcd::start(&lab)?;
+    etcd.put_config(V4)?;
+    put_peers(&etcd, 8, &[Family::V4])?;
+    let mut node = Node::with(lab.host("a")?, AgentSpec::new(etcd.agent_flags()).flag(HEALTH))?;
+    let [base, journal] = ["network.json", "network.journal"].map(|name| node.agent.state_dir().join(name));
+    let has = |file: &Path, mac: &str| fs::read_to_string(file).is_ok_and(|text| text.contains(mac));
+    eventually(KEPT, || check(base.exists(), || format!("no {}", base.display())))?;
+    let before = fs::read(&base).unwrap();
+    let newcomer = peer(80, &[Family::V4]);
+    etcd.put(&newcomer.key(), &newcomer.value())?;
+    eventually(KEPT, || check(has(&journal, &newcomer.mac), || "not appended".to_owned()))?;
+    check(fs::read(&base).unwrap() == before, || "a new base for one lease".to_owned())?;
+
+    node.agent.kill();
+    etcd.kill(0);
+    node.host.reboot()?;
+    node.agent.restart()?;
+    node.agent.wait_ready(START)?;
+    let peers = node.agent.peers()?.peers;
+    check(peers.len() == 9, || format!("{peers:?}"))?;
+    etcd.restart(0)?;
+    resynced(RESYNC, || confirmed(&node))?;
+    lab.rest(KEPT);
+    node.agent.terminate()?;
+    check(has(&base, &newcomer.mac) && !journal.exists(), || "the base is not whole at the end".to_owned())
 }
 
 #[test]
