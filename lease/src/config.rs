@@ -7,10 +7,10 @@ use serde_json::Value;
 use wire_net::{DualStack, Family, Pool, Vni};
 
 use self::{
-    fields::ConfigFields,
+    fields::{ConfigFields, Fields},
     pool::{V4_NAMES, V6_NAMES},
 };
-use crate::{byte_order_mark, lease::Fields};
+use crate::byte_order_mark;
 
 /// The settings of the whole network, as in `<prefix>/config`.
 #[derive(Clone, Debug, PartialEq, Eq)]

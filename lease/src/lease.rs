@@ -1,11 +1,14 @@
 //! A lease, and its value in the store, byte for byte as flannel writes it.
 
+mod fields;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde::Serialize;
-use serde_json::{Map, Value};
 use wire_net::{DualStack, Family, MacAddr, Subnet, Vni};
 use wire_store::KeyValue;
+
+use self::fields::{Fields, Json};
 
 /// The tunnel end point of one family, as `BackendData` and `BackendV6Data` carry it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,11 +115,9 @@ impl Lease {
         if value.len() > Self::LONGEST {
             return Err(LeaseError::Long);
         }
-        let value: Value = serde_json::from_slice(value).map_err(|error| LeaseError::Json(error.to_string()))?;
-        let Value::Object(fields) = value else {
+        let Json::Object(fields) = Json::from_slice(value)? else {
             return Err(LeaseError::Json("it holds no fields".to_owned()));
         };
-        let fields = Fields(&fields);
         let public = DualStack {
             v4: fields.address::<Ipv4Addr>("PublicIP")?.map(IpAddr::from).filter(|ip| !ip.is_unspecified()),
             v6: fields.address::<Ipv6Addr>("PublicIPv6")?.map(IpAddr::from),
@@ -130,9 +131,9 @@ impl Lease {
                 return Err(LeaseError::Field { field, rule: format!("is missing, so nobody can reach {prefix}") });
             }
         }
-        let data = match fields.text("BackendType")?.as_deref() {
+        let data = match fields.text("BackendType")? {
             None | Some("") => BackendData::Untyped,
-            Some("vxlan") => BackendData::Vxlan(vteps(subnet, fields)?),
+            Some("vxlan") => BackendData::Vxlan(vteps(subnet, &fields)?),
             Some(other) if other.contains(char::is_control) => {
                 return Err(LeaseError::Field { field: "BackendType", rule: "holds control characters".to_owned() });
             }
@@ -164,7 +165,7 @@ struct VtepJson {
     mac: MacAddr,
 }
 
-fn vteps(subnet: Subnet, fields: Fields<'_>) -> Result<DualStack<Vtep>, LeaseError> {
+fn vteps(subnet: Subnet, fields: &Fields<'_>) -> Result<DualStack<Vtep>, LeaseError> {
     let mut vteps = DualStack::default();
     for prefix in subnet.prefixes() {
         let field = match prefix.family() {
@@ -172,15 +173,14 @@ fn vteps(subnet: Subnet, fields: Fields<'_>) -> Result<DualStack<Vtep>, LeaseErr
             Family::V6 => "BackendV6Data",
         };
         let refuse = |rule: &str| LeaseError::Field { field, rule: rule.to_owned() };
-        let Some(Value::Object(data)) = fields.find(field) else {
+        let Some(Json::Object(data)) = fields.find(field) else {
             return Err(refuse("is missing or no object"));
         };
-        let data = Fields(data);
         let vni = match data.find("VNI") {
             None => None,
             Some(number) => {
-                let number = number.as_u64().and_then(|number| u32::try_from(number).ok()).and_then(Vni::new);
-                Some(number.ok_or_else(|| refuse("has a VNI that is no number below 2^24"))?)
+                let number = if let Json::Whole(number) = number { u32::try_from(*number).ok() } else { None };
+                Some(number.and_then(Vni::new).ok_or_else(|| refuse("has a VNI that is no number below 2^24"))?)
             }
         };
         let mac = data.text("VtepMAC")?.ok_or_else(|| refuse("has no VtepMAC"))?;
@@ -189,29 +189,4 @@ fn vteps(subnet: Subnet, fields: Fields<'_>) -> Result<DualStack<Vtep>, LeaseErr
         vteps.set(prefix.family(), Some(Vtep { vni, mac }));
     }
     Ok(vteps)
-}
-
-/// The fields of a JSON object. Names match in any letter case, as in Go; `null` counts as absent.
-#[derive(Clone, Copy)]
-pub(crate) struct Fields<'a>(pub(crate) &'a Map<String, Value>);
-
-impl<'a> Fields<'a> {
-    pub(crate) fn find(self, name: &str) -> Option<&'a Value> {
-        let any_case = || self.0.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value);
-        self.0.get(name).or_else(any_case).filter(|value| !value.is_null())
-    }
-
-    fn text(self, field: &'static str) -> Result<Option<String>, LeaseError> {
-        match self.find(field) {
-            None => Ok(None),
-            Some(Value::String(text)) => Ok(Some(text.clone())),
-            Some(_) => Err(LeaseError::Field { field, rule: "is no text".to_owned() }),
-        }
-    }
-
-    fn address<A: std::str::FromStr>(self, field: &'static str) -> Result<Option<A>, LeaseError> {
-        let Some(text) = self.text(field)? else { return Ok(None) };
-        let rule = || format!("holds {text:?}, which is no such address");
-        text.parse().map(Some).map_err(|_| LeaseError::Field { field, rule: rule() })
-    }
 }

@@ -1,9 +1,8 @@
 //! Reads the fields of a JSON object by type. An error names the field.
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::ConfigError;
-use crate::lease::Fields;
 
 #[derive(Clone, Copy)]
 pub(super) struct ConfigFields<'a> {
@@ -47,5 +46,16 @@ impl ConfigFields<'_> {
     pub(super) fn unknown(self, known: &[&str]) -> Vec<String> {
         let is_known = |key: &str| known.iter().any(|name| name.eq_ignore_ascii_case(key));
         self.object.0.keys().filter(|key| !is_known(key)).cloned().collect()
+    }
+}
+
+/// The fields of a JSON object. Names match in any letter case, as in Go; `null` counts as absent.
+#[derive(Clone, Copy)]
+pub(super) struct Fields<'a>(pub(super) &'a Map<String, Value>);
+
+impl<'a> Fields<'a> {
+    pub(super) fn find(self, name: &str) -> Option<&'a Value> {
+        let any_case = || self.0.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value);
+        self.0.get(name).or_else(any_case).filter(|value| !value.is_null())
     }
 }

@@ -1,5 +1,7 @@
 //! Lease values byte for byte, and what is no lease value.
 
+mod oracle;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use proptest::prelude::*;
