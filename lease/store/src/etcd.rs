@@ -28,13 +28,13 @@ use tokio::{
 use tower::util::BoxCloneSyncService;
 
 use self::{
-    convert::{end_of, etcd_txn, event, key_value, listed, revision, seconds},
+    convert::{end_of, etcd_txn, event, key_value, revision, seconds},
     error::{CallError, ErrorClass},
     members::Members,
     permission::Asked,
 };
 use crate::{
-    Committed, Event, LeaseId, LeaseStore, Listing, Read, Revision, StoreError, Txn, WatchBatch, WatchError,
+    Committed, Event, KeySink, LeaseId, LeaseStore, Read, Revision, StoreError, Txn, WatchBatch, WatchError,
     WatchStream, Write,
 };
 
@@ -161,15 +161,15 @@ impl EtcdStore {
         }
     }
 
-    /// Reads all pages at one revision, each page within the time limit.
-    async fn pages(&self, prefix: &[u8]) -> Result<Listing, StoreError> {
-        let mut listing = Listing { entries: Vec::new(), revision: Revision(0) };
+    /// Reads all pages at one revision, each page within the time limit. Not more than one is in memory.
+    async fn pages(&self, prefix: &[u8], sink: &mut impl KeySink) -> Result<Revision, StoreError> {
+        let mut listed_at = Revision(0);
         let (mut from, end) = (prefix.to_vec(), end_of(prefix));
         let (asked, mut keys) = (Asked::to_read("list", prefix), FIRST_PAGE);
         loop {
             let mut options = GetOptions::new().with_range(end.clone()).with_limit(keys);
-            if listing.revision != Revision(0) {
-                options = options.with_revision(listing.revision.0);
+            if listed_at != Revision(0) {
+                options = options.with_revision(listed_at.0);
             }
             let longest = if keys == 1 { LONGEST_ANSWER } else { LONGEST_PAGE };
             let get = |client: Client| {
@@ -177,22 +177,25 @@ impl EtcdStore {
                 let mut kv = client.kv_client().max_decoding_message_size(longest);
                 async move { kv.get(from, Some(options)).await }
             };
-            let answer = match self.call(&asked, get).await {
+            let mut answer = match self.call(&asked, get).await {
                 Err(StoreError::Refused { source, .. }) if keys > 1 && error::is_too_large(&*source) => {
                     keys = (keys / PAGE_STEP).max(1);
                     continue;
                 }
                 answer => answer?,
             };
-            if listing.revision == Revision(0) {
-                listing.revision = revision(answer.header());
+            if listed_at == Revision(0) {
+                listed_at = revision(answer.header());
             }
-            listing.entries.extend(answer.kvs().iter().map(|kv| listed(kv, prefix)));
-            match answer.kvs().last() {
-                Some(last) if answer.more() => from = [last.key(), &[0]].concat(),
-                Some(_) | None => return Ok(listing),
-            }
+            let next = answer.kvs().last().filter(|_| answer.more()).map(|last| [last.key(), &[0]].concat());
             keys = next_page(answer.kvs());
+            for kv in answer.take_kvs() {
+                sink.push(key_value(kv).cut(prefix));
+            }
+            match next {
+                Some(next) => from = next,
+                None => return Ok(listed_at),
+            }
         }
     }
 }
@@ -216,10 +219,11 @@ impl LeaseStore for EtcdStore {
         Ok(Read { revision: revision(answer.header()), found: answer.take_kvs().pop().map(key_value) })
     }
 
-    async fn list(&self, prefix: &[u8]) -> Result<Listing, StoreError> {
+    async fn list_into(&self, prefix: &[u8], sink: &mut impl KeySink) -> Result<Revision, StoreError> {
         let mut compacted = 0;
         loop {
-            match self.pages(prefix).await {
+            sink.clear();
+            match self.pages(prefix, sink).await {
                 // The history was compacted between two pages: start over.
                 Err(StoreError::Refused { source, .. }) if compacted < 3 && error::is_compacted(&*source) => {
                     compacted += 1;

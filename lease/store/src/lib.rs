@@ -26,6 +26,6 @@ pub use random::Random;
 #[cfg(feature = "sim")]
 pub use sim::{SimBackup, SimCall, SimCut, SimFault, SimStore, SimWatch};
 pub use store::{
-    Committed, Compare, Event, KeyValue, LeaseId, LeaseStore, Listing, Read, Revision, StoreError, Txn, WatchBatch,
-    WatchError, WatchStream, Write,
+    Committed, Compare, Event, KeySink, KeyValue, LeaseId, LeaseStore, Listing, Read, Revision, StoreError, Txn,
+    WatchBatch, WatchError, WatchStream, Write,
 };

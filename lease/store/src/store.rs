@@ -37,8 +37,16 @@ impl KeyValue {
 
     /// Cuts a key and its value to the limits of a listing of `prefix`, so that entries written by other programs take
     /// little memory. What is left shows that they were too long.
-    pub(crate) fn cut(key: &[u8], value: &[u8], prefix: &[u8]) -> (Vec<u8>, Vec<u8>) {
-        (Self::cut_key(key, prefix).to_vec(), value[..value.len().min(Self::LONGEST_VALUE + 1)].to_vec())
+    pub(crate) fn cut(mut self, prefix: &[u8]) -> Self {
+        let key = Self::cut_key(&self.key, prefix);
+        // Copied, since a vector that is only truncated keeps its memory.
+        if key.len() < self.key.len() {
+            self.key = key.to_vec();
+        }
+        if self.value.len() > Self::LONGEST_VALUE + 1 {
+            self.value = self.value[..=Self::LONGEST_VALUE].to_vec();
+        }
+        self
     }
 
     /// Cuts a key to the limit of a listing of `prefix`.
@@ -65,6 +73,25 @@ pub struct Listing {
     pub entries: Vec<KeyValue>,
     /// The revision at which they were read.
     pub revision: Revision,
+}
+
+/// What a listing is read into, key by key in their order: so a long one is never in memory as a whole.
+pub trait KeySink: Send {
+    /// Drops the keys so far: the listing begins, or begins again at another revision.
+    fn clear(&mut self);
+
+    /// Takes the next key, cut as in a [`Listing`].
+    fn push(&mut self, kv: KeyValue);
+}
+
+impl KeySink for Vec<KeyValue> {
+    fn clear(&mut self) {
+        self.clear();
+    }
+
+    fn push(&mut self, kv: KeyValue) {
+        self.push(kv);
+    }
 }
 
 /// A condition of a transaction.
@@ -252,8 +279,24 @@ pub trait LeaseStore: Clone + Send + Sync + 'static {
     /// Reads one key.
     fn get(&self, key: &[u8]) -> impl Future<Output = Result<Read, StoreError>> + Send;
 
-    /// Reads all keys that begin with `prefix`, page by page at one revision.
-    fn list(&self, prefix: &[u8]) -> impl Future<Output = Result<Listing, StoreError>> + Send;
+    /// Reads all keys that begin with `prefix` into `sink`, page by page at one revision, and returns that revision.
+    ///
+    /// # Errors
+    /// Then `sink` may hold a part of the keys.
+    fn list_into(
+        &self,
+        prefix: &[u8],
+        sink: &mut impl KeySink,
+    ) -> impl Future<Output = Result<Revision, StoreError>> + Send;
+
+    /// Reads all keys that begin with `prefix`, at one revision. For directories that are small.
+    fn list(&self, prefix: &[u8]) -> impl Future<Output = Result<Listing, StoreError>> + Send {
+        async move {
+            let mut entries = Vec::new();
+            let revision = self.list_into(prefix, &mut entries).await?;
+            Ok(Listing { entries, revision })
+        }
+    }
 
     /// Makes all writes of `txn` if all its conditions hold, else none.
     fn commit(&self, txn: Txn) -> impl Future<Output = Result<Committed, StoreError>> + Send;

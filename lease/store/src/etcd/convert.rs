@@ -48,14 +48,6 @@ pub(super) fn key_value(kv: etcd_client::KeyValue) -> KeyValue {
     KeyValue { key, value, create_revision: Revision(create), mod_revision: Revision(modified), lease }
 }
 
-/// Converts a key of a listing of `prefix`, and cuts it.
-pub(super) fn listed(kv: &etcd_client::KeyValue, prefix: &[u8]) -> KeyValue {
-    let (key, value) = KeyValue::cut(kv.key(), kv.value(), prefix);
-    let lease = (kv.lease() != 0).then_some(LeaseId(kv.lease()));
-    let (create_revision, mod_revision) = (Revision(kv.create_revision()), Revision(kv.mod_revision()));
-    KeyValue { key, value, create_revision, mod_revision, lease }
-}
-
 pub(super) fn event(event: &etcd_client::Event) -> Option<Event> {
     let kv = event.kv()?;
     Some(match event.event_type() {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::{sync::watch, time::Instant};
 
 use super::{Inner, SimCall, SimCut, SimFault, SimStore, SimWatch, state::State};
-use crate::{Committed, LeaseId, LeaseStore, Listing, Read, Revision, StoreError, Txn, WatchError};
+use crate::{Committed, KeySink, LeaseId, LeaseStore, Listing, Read, Revision, StoreError, Txn, WatchError};
 
 /// The time limit of a call, the same as the real store's default.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -179,8 +179,14 @@ impl LeaseStore for SimStore {
         self.call(SimCall::Get, |state| Ok(state.get(key))).await
     }
 
-    async fn list(&self, prefix: &[u8]) -> Result<Listing, StoreError> {
-        self.call(SimCall::List, |state| Ok(state.list(prefix))).await
+    /// As if the history had been compacted after the first half: it begins again.
+    async fn list_into(&self, prefix: &[u8], sink: &mut impl KeySink) -> Result<Revision, StoreError> {
+        let Listing { entries, revision } = self.call(SimCall::List, |state| Ok(state.list(prefix))).await?;
+        sink.clear();
+        entries.iter().take(entries.len() / 2).for_each(|kv| sink.push(kv.clone()));
+        sink.clear();
+        entries.into_iter().for_each(|kv| sink.push(kv));
+        Ok(revision)
     }
 
     async fn commit(&self, txn: Txn) -> Result<Committed, StoreError> {

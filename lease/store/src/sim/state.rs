@@ -225,6 +225,5 @@ impl State {
 
 /// Cuts a key of a listing of `prefix`, as etcd's store does.
 fn listed(kv: &KeyValue, prefix: &[u8]) -> KeyValue {
-    let (key, value) = KeyValue::cut(&kv.key, &kv.value, prefix);
-    KeyValue { key, value, ..*kv }
+    kv.clone().cut(prefix)
 }

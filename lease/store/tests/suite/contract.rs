@@ -106,6 +106,9 @@ async fn lists_and_watches<S: LeaseStore>(store: &S) {
     let listing = store.list(b"/w/subnets/").await.unwrap();
     let keys: Vec<&[u8]> = listing.entries.iter().map(|kv| kv.key.as_slice()).collect();
     assert_eq!(keys, [b"/w/subnets/a", b"/w/subnets/b"]);
+    let mut sink = vec![listing.entries[1].clone(), listing.entries[0].clone()];
+    assert_eq!(store.list_into(b"/w/subnets/", &mut sink).await.unwrap(), listing.revision);
+    assert_eq!(sink, listing.entries, "what the sink held before counts no more");
 
     let from = Revision(listing.revision.0 + 1);
     let missed = write(store, put("/w/subnets/a", "2", None)).await;

@@ -15,7 +15,7 @@ use std::{
 use wire_lease::{Hold, HoldState};
 use wire_net::Subnet;
 use wire_store::{
-    Committed, EtcdStore, EtcdWatch, LeaseId, LeaseStore, Listing, Read, Revision, StoreError, Txn, WatchError,
+    Committed, EtcdStore, EtcdWatch, KeySink, LeaseId, LeaseStore, Read, Revision, StoreError, Txn, WatchError,
 };
 
 use super::{Host, assert_disjoint, held_within};
@@ -203,8 +203,8 @@ impl LeaseStore for Counted {
         (**self).get(key).await
     }
 
-    async fn list(&self, prefix: &[u8]) -> Result<Listing, StoreError> {
-        (**self).list(prefix).await
+    async fn list_into(&self, prefix: &[u8], sink: &mut impl KeySink) -> Result<Revision, StoreError> {
+        (**self).list_into(prefix, sink).await
     }
 
     async fn commit(&self, txn: Txn) -> Result<Committed, StoreError> {
