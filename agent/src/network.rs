@@ -21,10 +21,9 @@ use std::{
 use tokio::sync::watch;
 use tracing::{info, warn};
 use wire_backends::{Backend, Datapath, ForwardSettings, Identity, Placement, VxlanBy, choose_mac, identify, select};
-use wire_lease::{Follow, FollowSettings, Offer, Start, own_entry};
+use wire_lease::{Entries, Follow, FollowSettings, Offer, Start, own_entry};
 use wire_net::{LinkName, MacAddr, NetworkName};
 use wire_state::{Marks, Owner, Scope};
-use wire_store::Listing;
 
 use self::known::{JoinPhase, answered};
 pub(crate) use self::{
@@ -181,7 +180,7 @@ impl<P: Ports> Network<P> {
                 let settings = FollowSettings { before, ..FollowSettings::new(directory, host.ports.random().clone()) };
                 Follow::spawn(store, settings, admission, Start { listing: Some(snapshot.listing), beside })
             }
-            Source::Cache(_) => Follow::from_listing(directory, &snapshot.listing, admission, beside),
+            Source::Cache(_) => Follow::from_listing(snapshot.listing, admission, beside),
         };
         let endpoints =
             endpoints::follow(host.ports.clone(), host.settings.clone(), host.state.subnet, admission_in.clone());
@@ -247,8 +246,8 @@ impl<P: Ports> Host<P> {
     }
 
     /// Chooses the backend, with the MACs that this host had before, if any.
-    pub(crate) fn backend(&self, context: &JoinContext, listing: &Listing) -> Result<Chosen, Exit> {
-        let own = own_entry(listing, &self.settings.prefix, &context.public, &context.config.pools);
+    pub(crate) fn backend(&self, context: &JoinContext, listing: &Entries) -> Result<Chosen, Exit> {
+        let own = own_entry(listing, &context.public, &context.config.pools);
         let published = own.map(|own| own.lease.data.macs()).unwrap_or_default();
         let Identity { devices, marks, .. } = identify(&context.config)?;
         // These MACs mark our devices, also those made for a former network config or underlay.

@@ -1,13 +1,15 @@
 //! The content of the lease directory, with each entry decoded once.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+mod listed;
 
-use wire_net::Directory;
-use wire_store::{Event, KeyValue, Listing, Revision};
+use std::{collections::BTreeSet, sync::Arc};
 
+use imbl::OrdMap;
+use wire_net::{Directory, Subnet};
+use wire_store::{Event, KeyValue, LeaseId, LeaseStore, Listing, Revision, StoreError};
+
+use self::listed::Comparison;
+pub(crate) use self::listed::{Difference, matching};
 use crate::{
     Entry, Lease, LeaseTable, Origin, Refusal, RefusalKind,
     admission::{self, Admission},
@@ -21,7 +23,8 @@ pub(crate) type Key = Arc<[u8]>;
 #[derive(Clone, Debug)]
 pub struct Entries {
     directory: Directory,
-    decoded: BTreeMap<Key, Decoded>,
+    /// A persistent map: a listing is compared with a copy of it while the watch goes on.
+    decoded: OrdMap<Key, Decoded>,
     /// The number of entries that are valid leases.
     valid: usize,
     changes: Changes,
@@ -52,7 +55,18 @@ impl Entries {
     /// An empty directory.
     #[must_use]
     pub fn new(directory: Directory) -> Self {
-        Self { directory, decoded: BTreeMap::new(), valid: 0, changes: Changes::default(), revision: Revision(0) }
+        Self { directory, decoded: OrdMap::new(), valid: 0, changes: Changes::default(), revision: Revision(0) }
+    }
+
+    /// Reads the directory from the store.
+    ///
+    /// # Errors
+    /// If the store does not answer.
+    pub async fn list<S: LeaseStore>(store: &S, directory: Directory) -> Result<Self, StoreError> {
+        let mut entries = Self::new(directory);
+        let difference = entries.compare(store).await?;
+        entries.accept(difference);
+        Ok(entries)
     }
 
     /// The directory as in a listing.
@@ -66,7 +80,7 @@ impl Entries {
     /// The directory as far as a table tells: its admitted leases, without those that have vanished and are only held.
     pub(crate) fn from_table(directory: Directory, table: &LeaseTable) -> Self {
         let peers = table.peers.iter().map(|(subnet, entry)| (directory.key(*subnet).into(), Decoded::from(entry)));
-        let decoded: BTreeMap<Key, Decoded> = peers.filter(|(key, _)| table.hold_down.held_at(key).is_none()).collect();
+        let decoded: OrdMap<Key, Decoded> = peers.filter(|(key, _)| table.hold_down.held_at(key).is_none()).collect();
         Self { valid: decoded.len(), decoded, ..Self::new(directory) }
     }
 
@@ -78,31 +92,61 @@ impl Entries {
 
     /// Replaces the content by a full listing. Returns whether anything changed except renewals.
     pub fn replace(&mut self, listing: &Listing) -> bool {
-        let mut before = std::mem::take(&mut self.decoded);
-        let mut changed = before.len() != listing.entries.len();
-        for kv in &listing.entries {
-            let decoded = self.decode(kv);
-            let (key, before) = before.remove_entry(kv.key.as_slice()).unzip();
-            let key = key.unwrap_or_else(|| kv.key.as_slice().into());
-            changed |= before.as_ref().is_none_or(|before| !before.says_the_same(&decoded));
-            let decoded = match before {
-                // Kept, since others share it.
-                Some(before) if before == decoded => before,
-                before => {
-                    self.changes.keys.insert(Arc::clone(&key));
-                    let before = before.filter(|before| before.has_vanished(Some(&decoded)));
-                    self.changes.vanished.extend(before.map(|before| (Arc::clone(&key), before)));
-                    decoded
-                }
-            };
-            self.decoded.insert(key, decoded);
+        let difference = self.difference(listing);
+        self.accept(difference)
+    }
+
+    /// Compares a listing with this content.
+    pub(crate) fn difference(&self, listing: &Listing) -> Difference {
+        let mut comparison = Comparison::with(self);
+        // Already in order if a store has listed them.
+        let mut listed: Vec<&KeyValue> = listing.entries.iter().collect();
+        listed.sort_by(|one, other| one.key.cmp(&other.key));
+        for kv in listed {
+            comparison.note(kv.key.as_slice().into(), Decoded::of(kv, &self.directory));
         }
-        self.changes.keys.extend(before.keys().cloned());
-        self.changes.vanished.extend(before);
-        self.changes.went_back |= listing.revision < self.revision;
+        comparison.at(listing.revision)
+    }
+
+    /// Replaces the content by that of a new listing, like [`Entries::replace`].
+    pub(crate) fn replace_by(&mut self, listed: Self) -> bool {
+        let mut comparison = Comparison::with(self);
+        for (key, decoded) in listed.decoded {
+            comparison.note(key, decoded);
+        }
+        let difference = comparison.at(listed.revision);
+        self.accept(difference)
+    }
+
+    /// Reads the directory from the store and compares it with this content.
+    pub(crate) async fn compare<S: LeaseStore>(&self, store: &S) -> Result<Difference, StoreError> {
+        let mut comparison = Comparison::with(self);
+        let revision = store.list_into(&self.directory, &mut comparison).await?;
+        Ok(comparison.at(revision))
+    }
+
+    /// Makes the content that of the compared listing. Returns whether anything changed except renewals.
+    pub(crate) fn accept(&mut self, Difference { put, gone, revision }: Difference) -> bool {
+        self.changes.went_back |= revision < self.revision;
         self.changes.is_listed = true;
-        self.valid = self.leases().count();
-        self.revision = listing.revision;
+        self.revision = revision;
+        let mut changed = false;
+        for key in gone {
+            let Some(before) = self.decoded.remove(&key) else { continue };
+            changed = true;
+            self.valid -= usize::from(before.is_lease());
+            self.changes.keys.insert(Arc::clone(&key));
+            self.changes.vanished.push((key, before));
+        }
+        for (key, decoded) in put {
+            self.valid += usize::from(decoded.is_lease());
+            let before = self.decoded.insert(Arc::clone(&key), decoded.clone());
+            self.valid -= usize::from(before.as_ref().is_some_and(Decoded::is_lease));
+            changed |= before.as_ref().is_none_or(|before| !before.says_the_same(&decoded));
+            let vanished = before.filter(|before| before.has_vanished(&decoded));
+            self.changes.vanished.extend(vanished.map(|before| (Arc::clone(&key), before)));
+            self.changes.keys.insert(key);
+        }
         changed
     }
 
@@ -113,10 +157,10 @@ impl Entries {
             return false;
         }
         self.revision = revision;
-        let (key, before) = self.decoded.remove_entry(key).unzip();
+        let (key, before) = self.decoded.remove_with_key(key).unzip();
         let after = match event {
             Event::Delete { .. } => None,
-            Event::Put(kv) => Some(self.decode(kv)),
+            Event::Put(kv) => Some(Decoded::of(kv, &self.directory)),
         };
         self.valid += usize::from(after.as_ref().is_some_and(Decoded::is_lease));
         self.valid -= usize::from(before.as_ref().is_some_and(Decoded::is_lease));
@@ -141,6 +185,27 @@ impl Entries {
         self.decoded.values().filter_map(|decoded| decoded.content.as_ref().ok())
     }
 
+    /// The entry with the key of `subnet`, whatever its value.
+    pub(crate) fn get(&self, subnet: Subnet) -> Option<&Decoded> {
+        self.decoded.get(self.directory.key(subnet).as_slice())
+    }
+
+    /// The subnets whose keys hold something that is not a lease.
+    pub(crate) fn subnets_without_lease(&self) -> impl Iterator<Item = Subnet> {
+        let without = self.decoded.iter().filter(|(_, decoded)| decoded.content.is_err());
+        without.filter_map(|(key, _)| self.directory.subnet(key).ok())
+    }
+
+    /// The store's leases that entries are attached to, in order of key.
+    pub(crate) fn leases_of_store(&self) -> impl Iterator<Item = LeaseId> {
+        self.decoded.values().filter_map(|decoded| decoded.origin.lease)
+    }
+
+    /// The key of `subnet`, for messages.
+    pub(crate) fn shown_key(&self, subnet: Subnet) -> String {
+        String::from_utf8_lossy(&self.directory.key(subnet)).into_owned()
+    }
+
     /// Applies the rules of `admission` to all entries.
     #[must_use]
     pub fn admit(&self, admission: &Admission) -> LeaseTable {
@@ -157,27 +222,13 @@ impl Entries {
         self.valid
     }
 
-    pub(crate) const fn decoded(&self) -> &BTreeMap<Key, Decoded> {
+    pub(crate) const fn decoded(&self) -> &OrdMap<Key, Decoded> {
         &self.decoded
-    }
-
-    fn decode(&self, kv: &KeyValue) -> Decoded {
-        let origin = Origin { create_revision: kv.create_revision, mod_revision: kv.mod_revision, lease: kv.lease };
-        let content = self
-            .directory
-            .subnet(&kv.key)
-            .map_err(|error| Refusal { kind: RefusalKind::Key, reason: shown(&error) })
-            .and_then(|subnet| {
-                Lease::from_value(subnet, &kv.value)
-                    .map_err(|error| Refusal { kind: RefusalKind::Value, reason: shown(&error) })
-            })
-            .map(|lease| Arc::new(Entry { lease, origin }));
-        Decoded { origin, content }
     }
 }
 
 /// Shortens text written by other programs, and removes control characters that a terminal would obey.
-fn shown(error: &impl ToString) -> String {
+fn shown(error: &dyn ToString) -> String {
     error.to_string().chars().filter(|letter| !letter.is_control()).take(200).collect()
 }
 
@@ -188,14 +239,28 @@ impl From<&Arc<Entry>> for Decoded {
 }
 
 impl Decoded {
+    /// Decodes a key of the directory, and its value.
+    fn of(kv: &KeyValue, directory: &Directory) -> Self {
+        let origin = Origin::of(kv);
+        let refuse = |kind, error: &dyn ToString| Refusal { kind, reason: shown(error) };
+        let content = match directory.subnet(&kv.key) {
+            Err(error) => Err(refuse(RefusalKind::Key, &error)),
+            Ok(subnet) => match Lease::from_value(subnet, &kv.value) {
+                Err(error) => Err(refuse(RefusalKind::Value, &error)),
+                Ok(lease) => Ok(Arc::new(Entry { lease, origin })),
+            },
+        };
+        Self { origin, content }
+    }
+
     pub(crate) const fn is_lease(&self) -> bool {
         self.content.is_ok()
     }
 
     /// Whether this entry has vanished, given the entry that its key holds now. One with another create_revision is a
     /// new entry: this one vanished in between, as all entries do when a store comes back empty.
-    fn has_vanished(&self, now: Option<&Self>) -> bool {
-        now.is_none_or(|now| now.origin.create_revision != self.origin.create_revision)
+    fn has_vanished(&self, now: &Self) -> bool {
+        now.origin.create_revision != self.origin.create_revision
     }
 
     /// Whether both are equal, apart from the time of renewal and the store's lease.

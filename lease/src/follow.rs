@@ -9,12 +9,13 @@ use futures::FutureExt;
 use tokio::{sync::watch, time::Instant};
 use tracing::{debug, info, warn};
 use wire_net::{Directory, chain};
-use wire_store::{Backoff, LeaseStore, Listing, Random, Revision, StoreError, WatchBatch, WatchError, WatchStream};
+use wire_store::{Backoff, LeaseStore, Random, Revision, StoreError, WatchBatch, WatchError, WatchStream};
 
 use crate::{
     Admission, Entries, LeaseTable,
     admission::Admitted,
     clock::sleep_until,
+    entries::Difference,
     hold_down::{HELD_FOR, HoldDown},
     refusal_log::{LogLines, RefusalLog},
     relisting::Relisting,
@@ -101,15 +102,13 @@ impl Follow {
         Self { table, health, _task: Task::spawn(follower.run(listing), beside) }
     }
 
-    /// Follows no store: publishes the leases of `listing`, again whenever `admission` changes. For a start while the
+    /// Follows no store: publishes the leases of `entries`, again whenever `admission` changes. For a start while the
     /// store is down, from a listing kept on disk. Its health counts no listing.
     pub fn from_listing(
-        directory: Directory,
-        listing: &Listing,
+        entries: Arc<Entries>,
         mut admission: watch::Receiver<Admission>,
         beside: Option<Beside>,
     ) -> Self {
-        let entries = Entries::listed(directory, listing);
         let (table_out, table) = watch::channel(None);
         let (health_out, health) = watch::channel(FollowHealth::default());
         let task = async move {
@@ -144,11 +143,11 @@ enum FollowEvent {
     /// The hold-down of some leases has ended.
     Release,
     ListingDue,
-    Listed(Result<Listing, StoreError>),
+    Listed(Result<Difference, StoreError>),
 }
 
 impl<S: LeaseStore> Follower<S> {
-    async fn run(mut self, mut listing: Option<Arc<Listing>>) {
+    async fn run(mut self, mut listing: Option<Arc<Entries>>) {
         let mut pauses = PAUSES;
         loop {
             let error = match self.sync(listing.take(), &mut pauses).await {
@@ -164,17 +163,20 @@ impl<S: LeaseStore> Follower<S> {
     /// Lists, then watches until the watch ends.
     async fn sync(
         &mut self,
-        listing: Option<Arc<Listing>>,
+        listing: Option<Arc<Entries>>,
         pauses: &mut Backoff,
     ) -> Result<std::convert::Infallible, WatchError> {
         self.relisting = None;
-        let listing = match listing {
-            Some(listing) => listing,
-            None => Arc::new(self.store.list(&self.settings.directory).await.map_err(WatchError::Ended)?),
+        match listing {
+            // The holder of our lease has dropped its share before there is a follower.
+            Some(listing) => self.entries.replace_by(Arc::unwrap_or_clone(listing)),
+            None => {
+                let difference = self.entries.compare(&self.store).await.map_err(WatchError::Ended)?;
+                self.entries.accept(difference)
+            }
         };
-        self.take(&listing);
-        let from = Revision(listing.revision.0 + 1);
-        drop(listing);
+        self.note_listing();
+        let from = Revision(self.entries.revision().0 + 1);
         let mut watch = self.store.watch(&self.settings.directory, from).await?;
         self.health_out.send_modify(|health| {
             health.synced = Some(Instant::now());
@@ -235,19 +237,19 @@ impl<S: LeaseStore> Follower<S> {
 
     /// Begins the periodic listing. The watch goes on meanwhile.
     fn list_again(&mut self) {
-        let (store, directory) = (self.store.clone(), self.settings.directory.clone());
-        self.relisting = Some(Relisting::begin(store, directory, self.entries.revision()));
+        self.relisting = Some(Relisting::begin(self.store.clone(), self.entries.clone()));
     }
 
     /// Takes the periodic listing, and returns the time until the next.
-    fn take_again(&mut self, listing: Result<Listing, StoreError>) -> Result<Duration, WatchError> {
+    fn take_again(&mut self, listing: Result<Difference, StoreError>) -> Result<Duration, WatchError> {
         let Some(relisting) = self.relisting.take() else { return Ok(self.settings.list_every) };
         match listing {
-            Ok(listing) => {
-                let read_at = listing.revision;
+            Ok(difference) => {
+                let read_at = difference.revision;
                 // In a store that was restored from a backup, a watch from a later revision would stay silent.
-                let listing = relisting.with_changes(listing).ok_or(WatchError::Compacted(read_at))?;
-                self.take(&listing);
+                let difference = relisting.with_changes(difference).ok_or(WatchError::Compacted(read_at))?;
+                self.entries.accept(difference);
+                self.note_listing();
                 Ok(self.settings.list_every)
             }
             Err(error) => {
@@ -257,8 +259,7 @@ impl<S: LeaseStore> Follower<S> {
         }
     }
 
-    fn take(&mut self, listing: &Listing) {
-        self.entries.replace(listing);
+    fn note_listing(&mut self) {
         self.health_out.send_modify(|health| health.listings += 1);
         self.publish();
     }

@@ -22,12 +22,11 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use tokio::{sync::watch, time::Instant};
 use wire_net::{Directory, DualStack, KeyPrefix, Pool, Prefix, Subnet};
-use wire_store::{LeaseId, LeaseStore, Listing, Random, StoreError};
+use wire_store::{LeaseId, LeaseStore, Random, StoreError};
 
 use self::announce::Announcing;
 use crate::{
-    BackendData, Beside, Clock, Entry, LeaseTable,
-    own::entry_of,
+    BackendData, Beside, Clock, Entries, Entry, LeaseTable,
     task::{Start, Task},
 };
 
@@ -234,7 +233,7 @@ async fn published<S: LeaseStore>(
 ) -> Result<DualStack<IpAddr>, StoreError> {
     let Some(subnet) = Subnet::new(*subnet) else { return Ok(DualStack::default()) };
     let found = store.get(&prefix.lease(subnet)).await?.found;
-    Ok(found.and_then(|kv| entry_of(subnet, &kv)).map(|entry| entry.lease.public).unwrap_or_default())
+    Ok(found.and_then(|kv| Entry::of(subnet, &kv)).map(|entry| entry.lease.public).unwrap_or_default())
 }
 
 /// The state of the task that holds the lease.
@@ -278,7 +277,7 @@ impl<S: LeaseStore> Holder<S> {
         (Self { store, settings, directory, offer, state_out, attempt: 0, spare: None, announcing }, state, leases)
     }
 
-    async fn run(mut self, listing: Option<Arc<Listing>>) {
+    async fn run(mut self, listing: Option<Arc<Entries>>) {
         let holding = self.acquire(listing).await;
         self.hold(holding).await;
     }

@@ -10,11 +10,11 @@
 //! ```
 //!
 //! The core is pure: [`NetworkConfig`] and [`Lease`] parse bytes, [`allocate()`] chooses a subnet, [`own_entry`] finds
-//! our lease in a listing, and [`Entries::admit`] checks every lease. Two tasks around it use a
+//! our lease among all, and [`Entries::admit`] checks every lease. Two tasks around it use a
 //! [`LeaseStore`](wire_store::LeaseStore).
 //!
-//! At start: read the config ([`StoredConfig::read`]) and list [`KeyPrefix::leases`](wire_net::KeyPrefix::leases) at
-//! the same time; find our old lease with [`own_entry`]; pass the same listing to [`Hold::spawn`] and
+//! At start: read the config ([`StoredConfig::read`]), then the leases ([`Entries::list`]), each of which is decoded once;
+//! find our old lease with [`own_entry`]; pass the same entries to [`Hold::spawn`] and
 //! [`Follow::spawn`]. If the lease still exists, a restart needs one more round trip and writes nothing; a first lease
 //! needs three (grant and guards at once, transaction, listing).
 //!

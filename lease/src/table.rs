@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt, net::IpAddr, ops::Bound, sync::Arc};
 
 use imbl::{OrdMap, ordmap::DiffItem};
 use wire_net::{Prefix, Subnet};
-use wire_store::{LeaseId, Revision};
+use wire_store::{KeyValue, LeaseId, Revision};
 
 use crate::{Lease, hold_down::HoldDown};
 
@@ -28,7 +28,19 @@ pub struct Entry {
     pub origin: Origin,
 }
 
+impl Origin {
+    pub(crate) const fn of(kv: &KeyValue) -> Self {
+        Self { create_revision: kv.create_revision, mod_revision: kv.mod_revision, lease: kv.lease }
+    }
+}
+
 impl Entry {
+    /// Decodes the value of the key of `subnet`; `None` if it is not a lease.
+    pub(crate) fn of(subnet: Subnet, kv: &KeyValue) -> Option<Self> {
+        let lease = Lease::from_value(subnet, &kv.value).ok()?;
+        Some(Self { lease, origin: Origin::of(kv) })
+    }
+
     /// Whether more than the time of renewal differs.
     fn differs(&self, other: &Self) -> bool {
         let made = |entry: &Self| (entry.origin.create_revision, entry.origin.lease);

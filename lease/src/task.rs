@@ -2,7 +2,7 @@
 
 use std::{convert::Infallible, future::Future, pin::Pin, sync::Arc};
 
-use wire_store::Listing;
+use crate::Entries;
 
 /// A future that a task polls along with its work. It makes progress while the work waits, and stops if the work
 /// blocks: so a watchdog sees whether the task still runs.
@@ -11,9 +11,9 @@ pub type Beside = Pin<Box<dyn Future<Output = Infallible> + Send>>;
 /// The input of a new task that uses the store.
 #[derive(Default)]
 pub struct Start {
-    /// A listing of the lease directory that the caller has just made. It saves a second call and, being shared, a
+    /// The content of the lease directory that the caller has just listed. It saves a second call and, being shared, a
     /// second copy.
-    pub listing: Option<Arc<Listing>>,
+    pub listing: Option<Arc<Entries>>,
     /// The future to poll along with the work.
     pub beside: Option<Beside>,
 }

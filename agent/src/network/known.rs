@@ -9,9 +9,9 @@ use std::{
 };
 
 use tracing::{info, warn};
-use wire_lease::{ConfigEvent, ConfigWatch, NetworkConfig, StoredConfig};
-use wire_net::{DualStack, Family, KeyPrefix, Pool, Subnet, chain};
-use wire_store::{Backoff, LeaseStore, Listing, Random, Revision, StoreError};
+use wire_lease::{ConfigEvent, ConfigWatch, Entries, NetworkConfig, StoredConfig};
+use wire_net::{Directory, DualStack, Family, KeyPrefix, Pool, Subnet, chain};
+use wire_store::{Backoff, LeaseStore, Random, Revision, StoreError};
 
 use super::Network;
 use crate::{
@@ -27,7 +27,7 @@ use crate::{
 /// The network config and the leases to join with.
 pub(crate) struct Snapshot {
     pub(crate) parsed: ParsedConfig,
-    pub(crate) listing: Arc<Listing>,
+    pub(crate) listing: Arc<Entries>,
     pub(crate) source: Source,
 }
 
@@ -88,6 +88,11 @@ impl ParsedConfig {
         let json = String::from_utf8(json).map_err(|error| refused(error.into()))?;
         Ok(Self { config, json, revision })
     }
+
+    /// The directory of the network's leases.
+    pub(crate) fn directory(&self, prefix: &KeyPrefix) -> Directory {
+        prefix.leases(self.config.pools.v4.is_some())
+    }
 }
 
 impl<P: Ports> Network<P> {
@@ -99,7 +104,7 @@ impl<P: Ports> Network<P> {
         match &self.phase {
             JoinPhase::Joined(parsed) => {
                 let parsed = (**parsed).clone();
-                let listing = host.list(store, &parsed.config);
+                let listing = host.list(store, &parsed);
                 let listing = store.while_responsive(listing, PATIENCE, LONGEST_ANSWER);
                 let listing = match &mut self.session {
                     // The session must go on meanwhile.
@@ -145,9 +150,10 @@ impl<P: Ports> Network<P> {
     fn cached(&self, host: &Host<P>) -> Result<Option<Snapshot>, Exit> {
         let snapshot = self.last_known.load(host.ports.disk()).and_then(|kept| {
             let Some((kept, as_of)) = kept else { return Ok(None) };
-            let listing = Arc::new(kept.listing);
-            let parsed = ParsedConfig::new(&host.settings.prefix, kept.config.into_bytes(), listing.revision)
-                .map_err(|error| chain(&error))?;
+            let (listing, prefix) = (kept.listing, &host.settings.prefix);
+            let parsed = ParsedConfig::new(prefix, kept.config.into_bytes(), listing.revision);
+            let parsed = parsed.map_err(|error| chain(&error))?;
+            let listing = Arc::new(Entries::listed(parsed.directory(prefix), &listing));
             Ok(Some(Snapshot { parsed, listing, source: Source::Cache(as_of) }))
         });
         let useless = match snapshot {
@@ -156,7 +162,7 @@ impl<P: Ports> Network<P> {
                 None => {
                     let as_of = snapshot.source.as_of().map(shown);
                     let (leases, why) =
-                        (snapshot.listing.entries.len(), host.status.look(|seen| seen.no_answer.clone()));
+                        (snapshot.listing.leases().count(), host.status.look(|seen| seen.no_answer.clone()));
                     info!(as_of, leases, "etcd: {why}: using the network state saved on disk");
                     return Ok(Some(snapshot));
                 }
@@ -231,13 +237,13 @@ impl<P: Ports> Host<P> {
         for field in &parsed.config.ignored {
             warn!(field, "the network config has a field that means nothing and is ignored");
         }
-        let listing = self.list(store, &parsed.config).await;
+        let listing = self.list(store, &parsed).await;
         Ok(Snapshot { parsed, listing, source: Source::Etcd })
     }
 
-    async fn list(&self, store: &P::Store, config: &NetworkConfig) -> Arc<Listing> {
-        let directory = self.settings.prefix.leases(config.pools.v4.is_some());
-        Arc::new(self.until_answered(|| store.list(&directory)).await)
+    async fn list(&self, store: &P::Store, parsed: &ParsedConfig) -> Arc<Entries> {
+        let directory = parsed.directory(&self.settings.prefix);
+        Arc::new(self.until_answered(|| Entries::list(store, directory.clone())).await)
     }
 
     async fn first_config(&self, store: &P::Store, after: Revision) -> Vec<u8> {

@@ -58,7 +58,7 @@ impl<P: Ports> Network<P> {
         let own =
             own.or_else(|| self.handover.held.as_ref().and_then(HoldState::entry).map(|own| offering(own, &offer)));
         let own = own.ok_or(Exit::NoLeaseHeld)?;
-        host.note_bridges(context, &own, snapshot.listing.revision);
+        host.note_bridges(context, &own, snapshot.listing.revision());
         let last_known = LastKnownWriter {
             ports: host.ports.clone(),
             file: self.last_known.clone(),

@@ -8,7 +8,7 @@ use wire_kernel::{KernelDataplane, RouteForm};
 use wire_lease::{Admission, Entries, Entry, LeaseTable, StoredConfig, own_entry};
 use wire_net::NetworkName;
 use wire_state::{ObservedKind, Owner, PerNamespace};
-use wire_store::{EtcdStore, LeaseStore, Listing};
+use wire_store::EtcdStore;
 
 use super::{Compared, VerifyError};
 use crate::{
@@ -55,7 +55,7 @@ async fn stored(host: &Host<System>) -> Result<Snapshot, Exit> {
     let json =
         stored.json.ok_or_else(|| VerifyError::NoConfig(ConfigCommandError::Missing { prefix: prefix.clone() }))?;
     let parsed = ParsedConfig::new(prefix, json, stored.revision)?;
-    let listing = store.list(&prefix.leases(parsed.config.pools.v4.is_some())).await?;
+    let listing = Entries::list(&store, parsed.directory(prefix)).await?;
     Ok(Snapshot { parsed, listing: Arc::new(listing), source: Source::Etcd })
 }
 
@@ -64,8 +64,9 @@ fn saved(host: &Host<System>, last_known: &LastKnownFile) -> Result<Snapshot, Ex
     let folder = host.settings.folders.state_dir.display().to_string();
     let known = last_known.load(&RealDisk).map_err(|why| VerifyError::SavedUnusable { why })?;
     let (known, as_of) = known.ok_or(VerifyError::NotSaved { folder })?;
-    let listing = Arc::new(known.listing);
-    let parsed = ParsedConfig::new(&host.settings.prefix, known.config.into_bytes(), listing.revision)?;
+    let (listing, prefix) = (known.listing, &host.settings.prefix);
+    let parsed = ParsedConfig::new(prefix, known.config.into_bytes(), listing.revision)?;
+    let listing = Arc::new(Entries::listed(parsed.directory(prefix), &listing));
     Ok(Snapshot { parsed, listing, source: Source::Cache(as_of) })
 }
 
@@ -90,8 +91,7 @@ async fn expected(mut host: Host<System>, last_known: &LastKnownFile, snapshot: 
     }
     let Chosen { backend, scope, macs } = chosen;
     let own = match source {
-        Source::Etcd => own_entry(&listing, &host.settings.prefix, &context.public, &context.config.pools)
-            .ok_or(VerifyError::NoLease)?,
+        Source::Etcd => own_entry(&listing, &context.public, &context.config.pools).ok_or(VerifyError::NoLease)?,
         // The saved leases are only those of other hosts.
         Source::Cache(_) => host.lease_held_last(&context, backend.data()).ok_or_else(|| {
             VerifyError::NoSubnetSaved { folder: host.settings.folders.state_dir.display().to_string() }
@@ -113,7 +113,7 @@ async fn expected(mut host: Host<System>, last_known: &LastKnownFile, snapshot: 
             is_userspace: backend.datapath().is_userspace,
             joins: 0,
         },
-        network: NetworkShare { desired: Arc::new(PerNamespace::host(desired)), scope, revision: listing.revision },
+        network: NetworkShare { desired: Arc::new(PerNamespace::host(desired)), scope, revision: listing.revision() },
         files: host.files_share(&env),
         ports: host.ports,
         settings: host.settings,
@@ -133,10 +133,9 @@ fn encapsulates_by_fallback(host: &Host<System>, chosen: &Chosen) -> Result<bool
 }
 
 /// The leases of others that this host accepts.
-fn admitted(host: &Host<System>, context: &JoinContext, own: &Entry, listing: &Listing) -> LeaseTable {
-    let directory = host.settings.prefix.leases(context.config.pools.v4.is_some());
+fn admitted(host: &Host<System>, context: &JoinContext, own: &Entry, listing: &Entries) -> LeaseTable {
     let admission: Admission = context.admission(own, host.endpoints());
-    Entries::listed(directory, listing).admit(&admission)
+    listing.admit(&admission)
 }
 
 impl Expected {

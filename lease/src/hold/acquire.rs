@@ -5,12 +5,12 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use futures::StreamExt;
 use tracing::{error, info, warn};
 use wire_net::{Prefix, Subnet, chain};
-use wire_store::{Backoff, Event, LeaseStore, Listing, Random, Revision, WatchStream};
+use wire_store::{Backoff, Event, LeaseStore, Random, Revision, StoreError, WatchStream};
 
-use super::{HoldState, Holder, Holding, Offer, claim::ClaimError};
+use super::{HoldState, Holder, Holding, Offer, claim::ClaimError, former::former_leases};
 use crate::{
-    Entry, Lease,
-    own::{Choice, LeaseSpace, NoRoom, entry_of, listed, offered, overlapping, own_entry_without},
+    Entries, Entry, Lease,
+    own::{Choice, NoRoom, collides, offered, oldest, own_entry_without},
 };
 
 /// After an error of etcd: short at first.
@@ -30,17 +30,20 @@ const ENDS_ASKED: usize = 32;
 
 impl<S: LeaseStore> Holder<S> {
     /// Tries until there is a lease.
-    pub(super) async fn acquire(&mut self, mut listing: Option<Arc<Listing>>) -> Holding {
+    pub(super) async fn acquire(&mut self, mut listing: Option<Arc<Entries>>) -> Holding {
         let (mut pauses, mut races) = (PAUSES, Races::default());
         loop {
             let obstacle = match self.acquire_once(listing.take()).await {
                 Ok((holding, listing)) => {
                     info!(subnet = %holding.entry.lease.subnet, "lease acquired");
-                    if holding.entry.origin.mod_revision > listing.revision {
+                    if holding.entry.origin.mod_revision > listing.revision() {
                         self.announcing.acquired();
                     }
+                    let former = former_leases(&holding.entry, &listing);
+                    // Whoever waits for our lease then has the listing to itself.
+                    drop(listing);
                     self.set_held(&holding, None);
-                    self.give_back_former(&holding, &listing).await;
+                    self.give_back_former(former).await;
                     return holding;
                 }
                 Err(obstacle) => obstacle,
@@ -77,13 +80,13 @@ impl<S: LeaseStore> Holder<S> {
     }
 
     /// Makes one attempt. Also returns the listing it was based on.
-    async fn acquire_once(&mut self, listing: Option<Arc<Listing>>) -> Result<(Holding, Arc<Listing>), ClaimError> {
+    async fn acquire_once(&mut self, listing: Option<Arc<Entries>>) -> Result<(Holding, Arc<Entries>), ClaimError> {
         let listing = match listing {
             Some(listing) => listing,
-            None => Arc::new(self.store.list(&self.directory).await?),
+            None => self.list().await?,
         };
         let offer = self.offer.borrow_and_update().clone();
-        let own = match own_entry_without(&self.settings.endpoints, &listing, self.space(), &offer.public) {
+        let own = match own_entry_without(&self.settings.endpoints, &listing, &offer.public, &self.settings.pools) {
             Some(own) => Some(own),
             None => self.held_last(&listing).await?,
         };
@@ -93,33 +96,33 @@ impl<S: LeaseStore> Holder<S> {
         }
         let subnet = self.choice(wire_net::DualStack::default()).subnet(&listing);
         match subnet {
-            Ok(subnet) => Ok((self.claim(subnet, listing.revision, &offer).await?, listing)),
+            Ok(subnet) => Ok((self.claim(subnet, listing.revision(), &offer).await?, listing)),
             Err(no_room) => Err(ClaimError::Full(no_room, listing)),
         }
     }
 
+    async fn list(&self) -> Result<Arc<Entries>, StoreError> {
+        Entries::list(&self.store, self.directory.clone()).await.map(Arc::new)
+    }
+
     /// Finds our own lease with another public address: it has the subnet held last, and guards that name us.
-    async fn held_last(&self, listing: &Listing) -> Result<Option<Entry>, ClaimError> {
+    async fn held_last(&self, listing: &Entries) -> Result<Option<Entry>, ClaimError> {
         let Some(subnet) = Subnet::new(self.settings.preferred).filter(|_| self.settings.same_host) else {
             return Ok(None);
         };
         let offers = |prefix: Prefix| self.settings.pools.get(prefix.family()).is_some_and(|pool| pool.offers(prefix));
-        let Some(entry) = listed(listing, &self.directory, subnet).and_then(|kv| entry_of(subnet, kv)) else {
+        let Some(entry) = listing.get(subnet).and_then(|found| found.content.as_deref().ok()) else {
             return Ok(None);
         };
         let Some(lease) = entry.origin.lease.filter(|_| subnet.prefixes().all(offers)) else { return Ok(None) };
         let guards = self.guards(subnet).await?;
         let ours = guards.iter().all(|guard| guard.is_ours(&self.settings.identity, lease));
-        Ok(Some(entry).filter(|_| ours))
-    }
-
-    pub(super) const fn space(&self) -> LeaseSpace<'_> {
-        LeaseSpace { directory: &self.directory, pools: &self.settings.pools }
+        Ok(ours.then(|| entry.clone()))
     }
 
     pub(super) fn choice(&self, kept: wire_net::DualStack<Prefix>) -> Choice<'_> {
         Choice {
-            space: self.space(),
+            pools: &self.settings.pools,
             kept,
             preferred: self.settings.preferred,
             excluded: &self.settings.excluded,
@@ -170,21 +173,27 @@ impl<S: LeaseStore> Holder<S> {
 
     async fn take_back_once(&mut self, lost: &Holding) -> Result<Holding, ClaimError> {
         let subnet = lost.entry.lease.subnet;
-        let listing = Arc::new(self.store.list(&self.directory).await?);
+        let listing = self.list().await?;
         let offer = self.offer.borrow_and_update().clone();
-        if let Some(kv) = listed(&listing, &self.directory, subnet) {
+        if let Some(found) = listing.get(subnet) {
             let ours =
                 |entry: &Entry| is_ours(&entry.lease, &lost.entry.lease, &offer) || is_from_backup(entry, &lost.entry);
-            return match entry_of(subnet, kv).filter(ours) {
-                Some(own) => self.adopt(own, &listing, &offer).await,
-                None => Err(ClaimError::taken(subnet, kv)),
+            return match &found.content {
+                Ok(own) if ours(own) => self.adopt((**own).clone(), &listing, &offer).await,
+                Ok(_) | Err(_) => Err(ClaimError::taken(subnet, &listing)),
             };
         }
-        if let Some((other, kv)) = overlapping(&listing, self.space(), subnet) {
-            return Err(ClaimError::taken(other, kv));
+        if let Some(other) = self.overlapping(&listing, subnet) {
+            return Err(ClaimError::taken(other.lease.subnet, &listing));
         }
         debug_assert!(!offered(subnet, &self.settings.pools).is_empty(), "only an offered subnet is ever acquired");
-        self.claim(subnet, listing.revision, &offer).await
+        self.claim(subnet, listing.revision(), &offer).await
+    }
+
+    /// The oldest other lease that overlaps `subnet` and can belong to this network.
+    pub(super) fn overlapping<'a>(&self, listing: &'a Entries, subnet: Subnet) -> Option<&'a Entry> {
+        let leases = listing.leases().map(Arc::as_ref);
+        oldest(leases.filter(|entry| collides(entry.lease.subnet, subnet, &self.settings.pools)))
     }
 
     fn report_waiting(&self, reason: String) {
@@ -199,13 +208,13 @@ impl<S: LeaseStore> Holder<S> {
     }
 
     /// Waits until a lease is released, or at most [`FULL_AGAIN`].
-    async fn wait_for_room(&self, no_room: &NoRoom, listing: &Listing) {
+    async fn wait_for_room(&self, no_room: &NoRoom, listing: &Entries) {
         let reason = match self.first_expiry(listing).await {
             Some(end) => format!("{no_room}; one of them ends in at most {} s", end.as_secs()),
             None => no_room.to_string(),
         };
         self.report_waiting(reason);
-        let released = self.released(Revision(listing.revision.0 + 1));
+        let released = self.released(Revision(listing.revision().0 + 1));
         let _timed_out = tokio::time::timeout(self.settings.random.shortened(FULL_AGAIN, 0.5), released).await;
         // All hosts that wait wake at the same time: spread them.
         tokio::time::sleep(self.settings.random.shortened(Duration::from_millis(20), 1.0)).await;
@@ -222,8 +231,8 @@ impl<S: LeaseStore> Holder<S> {
         tokio::time::sleep(self.settings.random.shortened(Duration::from_secs(1), 0.5)).await;
     }
 
-    async fn first_expiry(&self, listing: &Listing) -> Option<Duration> {
-        let leases: BTreeSet<_> = listing.entries.iter().filter_map(|kv| kv.lease).take(ENDS_ASKED).collect();
+    async fn first_expiry(&self, listing: &Entries) -> Option<Duration> {
+        let leases: BTreeSet<_> = listing.leases_of_store().take(ENDS_ASKED).collect();
         let ends = futures::stream::iter(leases).map(|lease| self.store.time_to_live(lease)).buffer_unordered(8);
         let known = ends.filter_map(|end| std::future::ready(end.ok().flatten()));
         known

@@ -6,12 +6,13 @@ use futures::future::try_join_all;
 use tokio::time::Instant;
 use tracing::{debug, info};
 use wire_net::{DualStack, KeyPrefix, Subnet};
-use wire_store::{Compare, KeyValue, LeaseId, LeaseStore, Listing, Revision, StoreError, Txn, Write};
+use wire_store::{Compare, KeyValue, LeaseId, LeaseStore, Revision, StoreError, Txn, Write};
 
 use super::{ASKING, HoldState, Holder, Holding, Life, Offer};
 use crate::{
-    Entry, Lease, Origin,
-    own::{NoRoom, addresses, at_address, entry_of, listed, offered, overlapping},
+    Entries, Entry, Lease, Origin,
+    entries::matching,
+    own::{NoRoom, addresses, collides, offered, oldest, shares_address},
 };
 
 /// The time that another agent has to answer whether it is alive.
@@ -23,7 +24,7 @@ pub(super) enum ClaimError {
     Store(StoreError),
     /// Something changed at the same time, as described: try again.
     Raced(String),
-    Full(NoRoom, Arc<Listing>),
+    Full(NoRoom, Arc<Entries>),
     /// Another host has the subnet.
     Taken(String),
     /// Another agent is alive and has a lease with our public address.
@@ -38,10 +39,10 @@ impl From<StoreError> for ClaimError {
 
 impl ClaimError {
     /// The key of `subnet` belongs to another host.
-    pub(super) fn taken(subnet: Subnet, kv: &KeyValue) -> Self {
-        Self::Taken(match entry_of(subnet, kv) {
+    pub(super) fn taken(subnet: Subnet, listing: &Entries) -> Self {
+        Self::Taken(match listing.get(subnet).and_then(|found| found.content.as_ref().ok()) {
             Some(other) => format!("{subnet} is leased by the host {}", addresses(&other.lease)),
-            None => format!("{} holds something that is not a lease: delete it", shown(&kv.key)),
+            None => format!("{} holds something that is not a lease: delete it", listing.shown_key(subnet)),
         })
     }
 
@@ -153,7 +154,7 @@ impl<S: LeaseStore> Holder<S> {
     pub(super) async fn adopt(
         &mut self,
         mut own: Entry,
-        listing: &Arc<Listing>,
+        listing: &Arc<Entries>,
         offer: &Offer,
     ) -> Result<Holding, ClaimError> {
         let Some(lease) = own.origin.lease else { return self.adopt_reservation(own, listing, offer).await };
@@ -184,7 +185,7 @@ impl<S: LeaseStore> Holder<S> {
         };
         let moved = subnet != own.lease.subnet;
         let write = LeaseWrite { to: wanted, lease: Some(attached), from: Some(own), guards };
-        let entry = self.write(&write, listing.revision).await?;
+        let entry = self.write(&write, listing.revision()).await?;
         if moved {
             self.verify(&entry, write.from.as_ref()).await?;
         }
@@ -204,7 +205,7 @@ impl<S: LeaseStore> Holder<S> {
     async fn adopt_reservation(
         &mut self,
         own: Entry,
-        listing: &Arc<Listing>,
+        listing: &Arc<Entries>,
         offer: &Offer,
     ) -> Result<Holding, ClaimError> {
         let subnet = self.target(&own, listing)?;
@@ -214,7 +215,7 @@ impl<S: LeaseStore> Holder<S> {
         }
         let moved = subnet != own.lease.subnet;
         let write = LeaseWrite { to: wanted, lease: None, from: Some(own), guards: Vec::new() };
-        let entry = self.write(&write, listing.revision).await?;
+        let entry = self.write(&write, listing.revision()).await?;
         if moved {
             self.verify(&entry, write.from.as_ref()).await?;
         }
@@ -223,21 +224,22 @@ impl<S: LeaseStore> Holder<S> {
 
     /// The subnet that our entry should have: the prefixes that the config still offers, and new ones for the missing
     /// families.
-    fn target(&self, own: &Entry, listing: &Arc<Listing>) -> Result<Subnet, ClaimError> {
+    fn target(&self, own: &Entry, listing: &Arc<Entries>) -> Result<Subnet, ClaimError> {
         let kept: DualStack<_> = offered(own.lease.subnet, &self.settings.pools);
         let subnet = self.choice(kept).subnet(listing);
         let subnet = subnet.map_err(|no_room| ClaimError::Full(no_room, Arc::clone(listing)))?;
-        match listed(listing, &self.directory, subnet) {
-            Some(kv) if subnet != own.lease.subnet => Err(ClaimError::taken(subnet, kv)),
-            Some(_) | None => Ok(subnet),
+        if subnet != own.lease.subnet && listing.get(subnet).is_some() {
+            return Err(ClaimError::taken(subnet, listing));
         }
+        Ok(subnet)
     }
 
     /// Removes our lease if it overlaps an older one.
-    async fn yield_to_older(&self, own: &Entry, listing: &Listing) -> Result<(), ClaimError> {
+    async fn yield_to_older(&self, own: &Entry, listing: &Entries) -> Result<(), ClaimError> {
         let subnet = own.lease.subnet;
-        match overlapping(listing, self.space(), subnet) {
-            Some((older, kv)) if kv.create_revision < own.origin.create_revision => {
+        match self.overlapping(listing, subnet) {
+            Some(other) if other.origin.create_revision < own.origin.create_revision => {
+                let older = other.lease.subnet;
                 info!(%subnet, %older, "this host's lease overlaps an older one and is given up");
                 self.undo(own, None).await?;
                 Err(ClaimError::older(subnet, older))
@@ -289,8 +291,9 @@ impl<S: LeaseStore> Holder<S> {
     /// host that does not answer, or this host would find two leases of its own at its next start.
     pub(super) async fn is_free(&self, own: &Lease) -> Result<(), ClaimError> {
         let public = self.offer.borrow().public;
-        let listing = self.store.list(&self.directory).await?;
-        for other in at_address(&listing, self.space(), &public, own.subnet) {
+        let pools = &self.settings.pools;
+        let has_it = |other: &Lease| other.subnet != own.subnet && shares_address(pools, &other.public, &public);
+        for other in matching(&self.store, &self.directory, has_it).await? {
             let Some(lease) = other.origin.lease else { continue };
             let (life, guards) = tokio::try_join!(self.store.time_to_live(lease), self.guards(other.lease.subnet))?;
             let Some(holder) = self.other_owner(&guards, lease) else { continue };
@@ -348,12 +351,15 @@ impl<S: LeaseStore> Holder<S> {
 
     /// Lists again and, if our new lease overlaps an older one, undoes the write.
     async fn verify(&self, entry: &Entry, from: Option<&Entry>) -> Result<(), ClaimError> {
-        let listing = self.store.list(&self.directory).await?;
-        match overlapping(&listing, self.space(), entry.lease.subnet) {
-            Some((older, kv)) if kv.create_revision < entry.origin.create_revision => {
-                info!(subnet = %entry.lease.subnet, %older, "lost the race for a subnet");
+        let subnet = entry.lease.subnet;
+        let overlaps = |other: &Lease| collides(other.subnet, subnet, &self.settings.pools);
+        let overlapping = matching(&self.store, &self.directory, overlaps).await?;
+        match oldest(overlapping.iter()) {
+            Some(other) if other.origin.create_revision < entry.origin.create_revision => {
+                let older = other.lease.subnet;
+                info!(%subnet, %older, "lost the race for a subnet");
                 self.undo(entry, from).await?;
-                Err(ClaimError::older(entry.lease.subnet, older))
+                Err(ClaimError::older(subnet, older))
             }
             Some(_) | None => Ok(()),
         }

@@ -1,26 +1,32 @@
 //! Gives back leases that this agent had before with another subnet, and that nobody uses any more.
 
+use std::sync::Arc;
+
 use tracing::{debug, info};
 use wire_net::{MacAddr, chain};
-use wire_store::{LeaseStore, Listing};
+use wire_store::LeaseStore;
 
-use super::{Holder, Holding, claim::ClaimError};
-use crate::{BackendData, Entry, Lease, own::leases};
+use super::{Holder, claim::ClaimError};
+use crate::{BackendData, Entries, Entry, Lease};
 
 /// The largest number of leases to check.
 const AT_MOST: usize = 4;
 
+/// The other leases with our address or MAC.
+pub(super) fn former_leases(own: &Entry, listing: &Entries) -> Vec<Arc<Entry>> {
+    let former = listing.leases().filter(|entry| {
+        entry.lease.subnet != own.lease.subnet
+            && entry.origin.lease.is_some_and(|lease| own.origin.lease != Some(lease))
+            && seems_to_be_of_one_host(&entry.lease, &own.lease)
+    });
+    former.take(AT_MOST).cloned().collect()
+}
+
 impl<S: LeaseStore> Holder<S> {
     /// Gives back the leases whose guards name this agent and whose owner does not answer. Without this, all hosts
     /// would refuse them until they expire a day later.
-    pub(super) async fn give_back_former(&self, holding: &Holding, listing: &Listing) {
-        let own = &holding.entry;
-        let former = leases(listing, &self.directory).filter(|entry| {
-            entry.lease.subnet != own.lease.subnet
-                && entry.origin.lease.is_some_and(|lease| own.origin.lease != Some(lease))
-                && seems_to_be_of_one_host(&entry.lease, &own.lease)
-        });
-        for entry in former.take(AT_MOST) {
+    pub(super) async fn give_back_former(&self, former: Vec<Arc<Entry>>) {
+        for entry in former {
             let subnet = entry.lease.subnet;
             match self.give_back_one(&entry).await {
                 Ok(true) => info!(%subnet, "a lease that this host had before is given back"),

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     Entry, Lease, Origin,
     clock::{SuspendDetector, sleep_until},
-    own::{addresses, entry_of},
+    own::addresses,
 };
 
 /// The time between reads of our key, made although the watch is open: etcd has lost watch events.
@@ -223,7 +223,7 @@ impl<S: LeaseStore> Holder<S> {
         let Some(kv) = found else { return Some("its key was deleted".to_owned()) };
         keeping.suspend_trouble = None;
         let first = |lease: &Lease| lease.public.iter().next().map(|(_, address)| *address);
-        match entry_of(subnet, &kv) {
+        match Entry::of(subnet, &kv) {
             Some(entry) if entry == *holding.entry => {
                 keeping.write_trouble = None;
                 // The offer may have changed while the store did not answer.

@@ -6,7 +6,7 @@ use tokio::{
     sync::watch,
     time::{Instant, timeout},
 };
-use wire_lease::{Admission, Follow, FollowSettings, LeaseTable, NetworkConfig, RefusalKind, Start};
+use wire_lease::{Admission, Entries, Follow, FollowSettings, LeaseTable, NetworkConfig, RefusalKind, Start};
 use wire_net::{Directory, KeyPrefix};
 use wire_store::{LeaseId, LeaseStore, Random, SimBackup, SimCall, SimFault, SimStore};
 
@@ -151,7 +151,7 @@ async fn a_compaction_is_met_by_a_listing() {
     let store = SimStore::new(4);
     lease(&store, 1);
     let admission = admission();
-    let listing = store.list(DIRECTORY).await.unwrap();
+    let listing = Arc::new(Entries::list(&store, directory()).await.unwrap());
     store.delete(&key(1));
     lease(&store, 2);
     store.put("/other", "", None);
@@ -160,7 +160,7 @@ async fn a_compaction_is_met_by_a_listing() {
         store.clone(),
         FollowSettings::new(directory(), Random::seeded(1)),
         admission.subscribe(),
-        Start { listing: Some(Arc::new(listing)), ..Start::default() },
+        Start { listing: Some(listing), ..Start::default() },
     );
     peers(&follow, &[2], SECONDS).await;
 }
@@ -275,9 +275,9 @@ async fn most_leases_gone_since_a_former_follower_ended_are_held_by_the_next() {
     let store = SimStore::new(12);
     (1..=6).for_each(|number| lease(&store, number));
     let admission = admission();
-    let listing = store.list(DIRECTORY).await.unwrap();
+    let listing = Arc::new(Entries::list(&store, directory()).await.unwrap());
     // Whether it followed a store, or what was remembered of it.
-    let remembered = Follow::from_listing(directory(), &listing, admission.subscribe(), None);
+    let remembered = Follow::from_listing(listing, admission.subscribe(), None);
     let formers = [follow(&store, &admission), remembered];
     let [one, other] = [&formers[0], &formers[1]].map(|former| peers(former, &[1, 2, 3, 4, 5, 6], SECONDS));
     let tables = [one.await, other.await];
@@ -346,9 +346,9 @@ async fn what_is_remembered_is_let_in_by_the_same_rules_and_needs_no_store() {
     lease(&store, 1);
     lease(&store, 2);
     store.put(key(3), value(3, 3).replace("192.168.0.3", "127.0.0.1"), None);
-    let listing = store.list(DIRECTORY).await.unwrap();
+    let listing = Arc::new(Entries::list(&store, directory()).await.unwrap());
     let admission = admission();
-    let follow = Follow::from_listing(directory(), &listing, admission.subscribe(), None);
+    let follow = Follow::from_listing(listing, admission.subscribe(), None);
     let table = peers(&follow, &[1, 2], SOON).await;
     let kinds: Vec<RefusalKind> = table.refused.values().map(|refusal| refusal.kind).collect();
     assert_eq!(kinds, [RefusalKind::PublicIp]);

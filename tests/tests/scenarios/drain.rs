@@ -39,7 +39,9 @@ fn leave(lab: &Lab, datapath: Datapath, config: &str) -> Result {
     let again = node.agent.run_with_its_flags("drain")?;
     check(again.status.success(), || format!("the second time: {again:?}"))?;
     let files = node.host.namespace().sh(&format!("ls -R {}", node.agent.dir().display()))?;
-    let left = ["subnet.env", "docker", "state.json", "network.json", "network.journal"].iter().find(|name| files.contains(**name));
+    let left = ["subnet.env", "docker", "state.json", "network.json", "network.journal"]
+        .iter()
+        .find(|name| files.contains(**name));
     check(left.is_none(), || format!("left: {files}"))?;
 
     let keys: Vec<String> =

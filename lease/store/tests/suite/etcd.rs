@@ -16,8 +16,8 @@ use std::{
 use tempfile::TempDir;
 use wire_net::chain;
 use wire_store::{
-    Credentials, EtcdSettings, EtcdSettingsError, EtcdStore, KeyValue, LeaseStore, Password, Revision, StoreError,
-    TlsFiles, Txn, WatchStream, Write,
+    Credentials, EtcdSettings, EtcdSettingsError, EtcdStore, KeySink, KeyValue, LeaseStore, Password, Revision,
+    StoreError, TlsFiles, Txn, WatchStream, Write,
 };
 
 use self::certificates::certificates;
@@ -187,6 +187,49 @@ async fn large_directories_are_read_page_by_page_whatever_they_hold() {
     while seen < 10_040 {
         seen += watch.next().await.unwrap().events.len();
     }
+}
+
+/// Compacts the history between the first page of a listing and the second.
+struct Compacts<'a> {
+    endpoint: &'a str,
+    listed: Revision,
+    begun: u32,
+    keys: Vec<KeyValue>,
+}
+
+impl Compacts<'_> {
+    fn etcdctl(&self, arguments: [&str; 2], value: Option<&str>) {
+        let mut etcdctl = Command::new("etcdctl");
+        etcdctl.env("ETCDCTL_API", "3").args(["--endpoints", self.endpoint]).args(arguments).args(value);
+        assert!(etcdctl.stdout(Stdio::null()).status().unwrap().success(), "{arguments:?}");
+    }
+}
+
+impl KeySink for Compacts<'_> {
+    fn clear(&mut self) {
+        self.begun += 1;
+        self.keys.clear();
+    }
+
+    fn push(&mut self, kv: KeyValue) {
+        if self.begun == 1 && self.keys.is_empty() {
+            self.etcdctl(["put", "/other"], Some("x"));
+            self.etcdctl(["compact", &(self.listed.0 + 1).to_string()], None);
+        }
+        self.keys.push(kv);
+    }
+}
+
+#[tokio::test]
+async fn a_listing_whose_revision_is_compacted_between_two_pages_begins_again() {
+    let Some(etcd) = TestEtcd::start().await else { return };
+    let store = etcd.store().await;
+    write(&store, (0..100).map(|number| put(format!("/pages/{number:03}"), b"x".to_vec())).collect()).await;
+    let before = store.list(b"/pages/").await.unwrap();
+    let mut sink = Compacts { endpoint: &etcd.endpoint, listed: before.revision, begun: 0, keys: Vec::new() };
+    let revision = store.list_into(b"/pages/", &mut sink).await.unwrap();
+    assert_eq!((sink.begun, revision), (2, Revision(before.revision.0 + 1)));
+    assert_eq!(sink.keys, before.entries);
 }
 
 /// 420 MB of values, and keys as long as values; listed by a process of its own, whose memory nobody else uses.

@@ -3,11 +3,11 @@
 use std::{sync::Arc, time::Duration};
 
 use tokio::time::timeout;
-use wire_lease::{Hold, HoldState};
-use wire_net::Family;
-use wire_store::{LeaseStore, SimStore};
+use wire_lease::{Entries, Hold, HoldState};
+use wire_net::{Family, KeyPrefix};
+use wire_store::SimStore;
 
-use super::{DIRECTORY, HOUR, Host, V4, flannel_lease, held, held_within, keys};
+use super::{HOUR, Host, PREFIX, V4, flannel_lease, held, held_within, keys};
 
 #[tokio::test(start_paused = true)]
 async fn of_two_that_overlap_the_older_one_stays() {
@@ -16,7 +16,7 @@ async fn of_two_that_overlap_the_older_one_stays() {
     let one = r#"{"Network":"10.5.0.0/16","SubnetMin":"10.5.1.0","SubnetMax":"10.5.2.0"}"#;
     let mut host = Host::new(3, one);
     host.settings.preferred.v4 = Some("10.5.1.0/24".parse().unwrap());
-    let listing = store.list(DIRECTORY).await.unwrap();
+    let listing = Entries::list(&store, KeyPrefix::new(PREFIX).leases(true)).await.unwrap();
     let (key, value) = flannel_lease("10.5.1.0-24&fd00:5:0:1::-64", 4);
     store.put(key, value, None);
     // The listing does not show it.
