@@ -5,7 +5,7 @@ mod lease_source;
 use std::sync::Arc;
 
 use tokio::{task::JoinSet, time::Instant};
-use tracing::info;
+use tracing::{error, info};
 use wire_backends::{Backend, NetFromLeases, select};
 use wire_firewall::{FirewallPolicy, OverlayDevice};
 use wire_lease::{ConfigEvent, Entry, Follow, HoldState, Lease, LeaseTable, NetworkConfig};
@@ -250,6 +250,15 @@ impl<P: Ports> Session<P> {
         self.computed.insert(computed).net().clone()
     }
 
+    /// Compares what was brought forward with what follows from all leases: with each full listing.
+    fn check_desired(&mut self) {
+        let is_right = self.computed.as_mut().is_none_or(|computed| computed.check(&*self.backend));
+        if !is_right {
+            error!("the entries that follow from all leases are others than those that were brought forward");
+            self.want();
+        }
+    }
+
     fn firewall_share(&self, own: Arc<Entry>, table: &Arc<LeaseTable>, desired: &DesiredNet) -> FirewallShare {
         FirewallShare {
             policy: self.policy.clone(),
@@ -276,6 +285,10 @@ impl<P: Ports> Session<P> {
         let health = self.follow.health.borrow_and_update().clone();
         if std::mem::replace(&mut self.progress.listings, health.listings) != health.listings {
             self.note_known();
+            // The first one is what everything was just computed from.
+            if health.listings > 1 {
+                self.check_desired();
+            }
         }
         self.status.update(|seen| seen.follow = health);
     }

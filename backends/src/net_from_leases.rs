@@ -121,6 +121,16 @@ impl NetFromLeases {
         entries.drain(..).for_each(|entry| self.add(entry));
     }
 
+    /// Computes it from all leases. Returns whether what was brought forward was the same.
+    pub fn check<B: Backend + ?Sized>(&mut self, backend: &B) -> bool {
+        let computed = Self::new(backend, &self.own, &self.leases);
+        let is_same = computed.net == self.net;
+        if !is_same {
+            *self = computed;
+        }
+        is_same
+    }
+
     /// The desired state.
     #[must_use]
     pub const fn net(&self) -> &DesiredNet {

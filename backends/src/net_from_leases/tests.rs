@@ -86,6 +86,7 @@ proptest! {
             let table = table(&peers, (other == 1).then(|| [10, 5, 77, 7].into()));
             kept.update(&*backend, &own, &table);
             prop_assert_eq!(kept.net(), &backend.desired(&own, &table));
+            prop_assert!(kept.check(&*backend));
         }
     }
 }
@@ -101,4 +102,14 @@ fn one_of_two_leases_of_a_host_takes_along_only_what_is_its_own() {
     assert_eq!((kept.net().fdb.len(), kept.net().routes.len()), (1, 1), "the other lease needs the FDB entry");
     kept.update(&*backend, &own, &table(&[], None));
     assert_eq!((kept.net().fdb.len(), kept.net().routes.len()), (0, 0));
+}
+
+#[test]
+fn a_check_finds_an_entry_that_should_not_be_there() {
+    let backend = select(&NetworkConfig::from_json(CONFIGS[0].as_bytes()).unwrap(), placement()).unwrap();
+    let own = Peer { subnet: 9, host: 0, dual: false, backend: 0 }.lease();
+    let mut kept = NetFromLeases::new(&*backend, &own, &LeaseTable::default());
+    kept.add(PeerEntry::Route(RouteKey::main(Prefix::new([10, 5, 1, 0].into(), 24).unwrap()), NextHop::Blackhole));
+    assert!(!kept.check(&*backend));
+    assert_eq!(kept.net(), &backend.desired(&own, &LeaseTable::default()));
 }
