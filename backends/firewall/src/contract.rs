@@ -23,6 +23,9 @@ trait Host: Sized {
     /// True if the driver takes the packet filter for changed since its last read.
     fn has_changed(filter: &mut Self::Filter) -> bool;
 
+    /// True if only this driver has written since its last read.
+    fn has_own_writes_alone(filter: &mut Self::Filter) -> bool;
+
     /// A monitor, which hears of all later changes.
     fn monitor(&self) -> Self::Monitor;
 

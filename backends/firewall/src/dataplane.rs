@@ -90,11 +90,15 @@ impl FirewallDataplane {
     /// iptables-legacy, which sends no notifications.
     pub fn has_changed(&mut self) -> bool {
         let legacy = self.programs.values().any(|programs| programs.variant == Variant::Legacy);
-        legacy
-            || !self.unreadable.is_empty()
-            || self.generation.is_none()
-            || self.have_flowtables_changed()
-            || self.netfilter().and_then(Netfilter::generation).ok() != self.generation
+        legacy || !self.unreadable.is_empty() || !self.has_own_writes_alone()
+    }
+
+    /// True if nobody else has written to nftables since the last read: what a monitor hears then is the echo of our own writes. Costs one
+    /// small request.
+    pub fn has_own_writes_alone(&mut self) -> bool {
+        self.generation.is_some()
+            && !self.have_flowtables_changed()
+            && self.netfilter().and_then(Netfilter::generation).ok() == self.generation
     }
 
     /// Compares the flowtables with the last read: when a link is deleted, the kernel removes it from a flowtable

@@ -8,7 +8,10 @@ use std::{
 use wire_net::{Family, LinkName, Prefix};
 use wire_state::ContainerLink;
 
-use super::{nft::is_plain, support::Support};
+use super::{
+    nft::is_plain,
+    support::{Nftables, Support},
+};
 
 /// The facts of this host that the rules depend on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -34,6 +37,11 @@ impl HostFacts {
     #[must_use]
     pub fn bridges_among(links: &[ContainerLink], subnets: &[Prefix]) -> BTreeSet<LinkName> {
         links.iter().filter(|link| link.holds(subnets)).map(|link| link.name).collect()
+    }
+
+    /// True if nftables and the kernel can compare inner sources.
+    pub(crate) fn checks_sources(&self) -> bool {
+        self.support.nftables == Nftables::Whole
     }
 
     /// The bridges whose names nft would not take literally.

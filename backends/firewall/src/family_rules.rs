@@ -1,15 +1,16 @@
 //! The rules of one address family. Pure; the same code serves both families.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::collections::BTreeSet;
 
+use imbl::OrdSet;
 use wire_net::{Family, LinkName, Prefix};
-use wire_state::{Element, Purpose, Set, SetKind, vxlan_header};
+use wire_state::{Purpose, Set, SetKind, vxlan_header};
 
 use super::{
     address_range::AddressRange,
     nft::is_plain,
     overlay_device::OverlayDevice,
-    policy::{ACCEPT_MARK, Peer, Senders},
+    policy::{ACCEPT_MARK, Senders},
     rule::{Action, Addresses, By, Header, Is, Links, Match, Pair, Rule},
 };
 
@@ -123,7 +124,7 @@ impl FamilyRules {
     }
 
     /// The configured subnet length, if the leading bits are whole bytes.
-    fn usual_len(&self) -> Option<u8> {
+    pub(super) fn usual_len(&self) -> Option<u8> {
         Some(self.subnet_len).filter(|len| is_usual_len(*len))
     }
 
@@ -233,32 +234,13 @@ impl FamilyRules {
         Some(Rule::new("masqueraded containers", matches, dropped(counter::CONTAINERS)))
     }
 
-    pub(super) fn sets(&self, peers: impl Iterator<Item = Peer> + Clone, source_check: bool) -> Vec<(String, Set)> {
-        let public = |peer: Peer| peer.public.get(self.family).copied();
-        let addresses: BTreeSet<IpAddr> = peers.clone().filter_map(public).collect();
-        let elements = addresses.into_iter().map(Element::Address).collect();
-        let lease = |peer: Peer| Some((public(peer)?, peer.subnet.get(self.family)?));
-        let usual = self.usual_len();
-        // A lease whose public address is in the overlay is not accepted as a host's by the usual rule.
-        let is_usual =
-            |(public, subnet): &(IpAddr, Prefix)| usual == Some(subnet.len()) && !self.overlay.contains(*public);
-        let (pairs, others): (Vec<_>, Vec<_>) = peers.filter_map(lease).partition(is_usual);
+    /// The sets that packets fill.
+    pub(super) fn noted_sets(&self, source_check: bool) -> impl Iterator<Item = (String, Set)> {
         let family = self.family_name();
-        let mut sets = vec![
-            (format!("peers-{family}"), Set { kind: SetKind::Addresses(self.family), elements }),
-            (format!("strangers-{family}"), Set { kind: SetKind::Seen(self.family), elements: BTreeSet::new() }),
-        ];
-        if source_check {
-            let elements = others.into_iter().map(|(public, subnet)| Element::Lease(public, subnet)).collect();
-            sets.push((format!("leases-{family}"), Set { kind: SetKind::Leases(self.family), elements }));
-            if let Some(len) = usual {
-                let elements = pairs.into_iter().map(|(public, subnet)| Element::Subnet(public, subnet)).collect();
-                sets.push((subnets(family, len), Set { kind: SetKind::Subnets(self.family, len), elements }));
-            }
-            let claims = Set { kind: SetKind::Claims(self.family), elements: BTreeSet::new() };
-            sets.push((format!("claims-{family}"), claims));
-        }
-        sets
+        let seen = (format!("strangers-{family}"), SetKind::Seen(self.family));
+        let claims = source_check.then(|| (format!("claims-{family}"), SetKind::Claims(self.family)));
+        let all = [seen].into_iter().chain(claims);
+        all.map(|(name, kind)| (name, Set { kind, elements: OrdSet::new() }))
     }
 
     pub(super) const fn family_name(&self) -> &'static str {
@@ -310,7 +292,7 @@ pub(super) const fn is_usual_len(len: u8) -> bool {
 }
 
 /// The name of the set of leased subnets of one length.
-fn subnets(family: &str, len: u8) -> String {
+pub(super) fn subnets(family: &str, len: u8) -> String {
     format!("subnets-{family}-{len}")
 }
 

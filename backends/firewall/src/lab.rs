@@ -2,6 +2,7 @@
 //! `iptables`.
 
 mod flowtable;
+mod measure;
 mod others;
 mod rendered;
 mod senders;
@@ -10,7 +11,7 @@ mod tracking;
 use std::time::Duration;
 
 use wire_net::{Family, Prefix};
-use wire_state::{DesiredFirewall, Driver as _, Element, ErrorKind, FirewallOp, Reconciler, SetChange};
+use wire_state::{DesiredFirewall, Element, ErrorKind, Reconciler, SetChange};
 
 use super::{
     FirewallDataplane, FirewallMonitor, ForeignRules, HostFacts, Masquerade, Nftables, Senders, Support,
@@ -286,57 +287,6 @@ fn without_the_capability_each_part_says_so() {
         let report = reconciler.round(&want(&[2]));
         assert!(!report.converged && !report.failures.is_empty());
     });
-}
-
-#[test]
-#[ignore = "a measurement"]
-fn measure_rounds_among_many_peers() {
-    in_namespace(|| {
-        for peers in [0, 4_000, 20_000] {
-            let want = |more: u32| wanted_with(&policy(false), peers + more);
-            let mut reconciler = reconciler();
-            let mut timed = |what: &str, want: &DesiredFirewall, doubt: bool| {
-                if doubt {
-                    reconciler.invalidate();
-                }
-                let begun = std::time::Instant::now();
-                let report = reconciler.round(want);
-                println!("{peers} peers, {what}: {:?}, {} written", begun.elapsed(), report.written);
-                assert!(report.converged);
-            };
-            timed("all put", &want(0), true);
-            timed("read again", &want(0), true);
-            timed("believed", &want(0), false);
-            timed("one more", &want(1), false);
-            // The same without the comparison of a round: one transaction each.
-            let mut times: Vec<Duration> =
-                (1..=1_000).map(|number| time_of_one_more(&mut reconciler, number)).collect();
-            times.sort_unstable();
-            println!(
-                "{peers} peers, the transaction of one more: {:?}, the slowest of 1000 {:?}",
-                times[500], times[999]
-            );
-            // The round before has added one too.
-            let there = run("nft -j list set inet wire-agent subnets-v4-24").matches("\"concat\":").count();
-            assert_eq!(there, usize::try_from(peers).unwrap() + 1_001);
-            assert!(reconciler.round(&DesiredFirewall::default()).converged);
-        }
-    });
-}
-
-/// The time of one transaction that adds a peer.
-fn time_of_one_more(reconciler: &mut Reconciler<FirewallDataplane>, number: u32) -> Duration {
-    let public = std::net::Ipv4Addr::from_bits(0xc000_0000 + number).into();
-    let subnet = Prefix::new(std::net::Ipv4Addr::from_bits(0x3000_0000 + (number << 8)).into(), 24).unwrap();
-    let add = |element| SetChange { add: [element].into(), ..SetChange::default() };
-    let subnets = ("subnets-v4-24".to_owned(), add(Element::Subnet(public, subnet)));
-    let changes = [("peers-v4".to_owned(), add(Element::Address(public))), subnets].into();
-    let op = FirewallOp::ChangeSets(changes);
-    let begun = std::time::Instant::now();
-    let attempts = reconciler.driver().apply(&[op]);
-    let taken = begun.elapsed();
-    assert!(attempts.iter().all(Result::is_ok), "{attempts:?}");
-    taken
 }
 
 #[test]

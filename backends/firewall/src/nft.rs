@@ -1,7 +1,8 @@
 //! Writes scripts for `nft -f -`; each is one transaction. Pure.
 
-use std::{collections::BTreeSet, fmt::Write as _};
+use std::fmt::Write as _;
 
+use imbl::OrdSet;
 use wire_net::{Family, LinkName};
 use wire_state::{Attachment, DesiredTable, Element, SetKind, TableName};
 
@@ -53,7 +54,7 @@ fn line(text: &mut String, line: std::fmt::Arguments<'_>) {
     writeln!(text, "{line}").expect("a string takes everything");
 }
 
-fn braces(elements: &BTreeSet<Element>) -> String {
+fn braces(elements: &OrdSet<Element>) -> String {
     let elements: Vec<String> = elements.iter().map(element).collect();
     format!("{{ {} }}", elements.join(", "))
 }

@@ -12,9 +12,12 @@ use super::{
     address_range::AddressRange,
     facts::{DockerRules, HostFacts, TrackingReason},
     family_rules::{self, BRIDGES, FamilyRules, containers, counter, of_network, to_port},
-    flowtable, nat,
+    flowtable,
+    from_peers::FirewallFromPeers,
+    nat,
     nft::is_plain,
     overlay_device::OverlayDevice,
+    peer_sets::PeerSets,
     render,
     rule::{Links, Match, Rule},
     support::Nftables,
@@ -79,9 +82,21 @@ impl FirewallPolicy {
         devices: &DualStack<OverlayDevice>,
         facts: &HostFacts,
     ) -> DesiredFirewall {
+        let computed = FirewallFromPeers::new(self, own, peers.clone(), devices, facts);
+        DesiredFirewall::clone(computed.firewall())
+    }
+
+    /// The rules as if there were no peers, and the sets that their elements are added to.
+    pub(super) fn without_peers(
+        &self,
+        own: Subnet,
+        devices: &DualStack<OverlayDevice>,
+        facts: &HostFacts,
+    ) -> (DesiredFirewall, Vec<PeerSets>) {
         let mut firewall = DesiredFirewall::default();
         let families = self.families(own, devices);
-        let ours = self.table(&families, peers, facts);
+        let sets = self.peer_sets(&families, facts);
+        let ours = self.table(&families, &sets, facts);
         if !ours.chains.is_empty() && facts.support.nftables != Nftables::Absent {
             firewall.table = Some(ours);
         }
@@ -93,7 +108,17 @@ impl FirewallPolicy {
                 firewall.chains.extend([rules.nat_chain(self.masquerade)]);
             }
         }
-        firewall
+        (firewall, sets)
+    }
+
+    fn peer_sets(&self, families: &[FamilyRules], facts: &HostFacts) -> Vec<PeerSets> {
+        match self.senders {
+            Senders::Peers => {
+                let through = families.iter().filter(|rules| rules.device.is_some());
+                through.map(|rules| PeerSets::new(rules, facts.checks_sources())).collect()
+            }
+            Senders::Anyone => Vec::new(),
+        }
     }
 
     /// The families of the overlay.
@@ -110,7 +135,7 @@ impl FirewallPolicy {
     fn tracked_in(&self, family: Family, facts: &HostFacts) -> Option<TrackingReason> {
         if self.senders == Senders::Anyone {
             Some(TrackingReason::AnyoneMaySend)
-        } else if facts.support.nftables != Nftables::Whole {
+        } else if !facts.checks_sources() {
             Some(TrackingReason::SourcesNotCompared)
         } else if self.pools.get(family).is_none_or(|pool| !family_rules::is_usual_len(pool.subnet_len)) {
             Some(TrackingReason::UnusualSubnetLen)
@@ -133,12 +158,7 @@ impl FirewallPolicy {
         rules.collect()
     }
 
-    fn table(
-        &self,
-        families: &[FamilyRules],
-        peers: &(impl Iterator<Item = Peer> + Clone),
-        facts: &HostFacts,
-    ) -> DesiredTable {
+    fn table(&self, families: &[FamilyRules], sets: &[PeerSets], facts: &HostFacts) -> DesiredTable {
         let mut table = DesiredTable::default();
         let nat: Vec<Rule> = if self.translates() {
             let rules = families.iter().flat_map(|rules| rules.nat(self.masquerade));
@@ -150,7 +170,6 @@ impl FirewallPolicy {
         add_chain(&mut table, "sources", Attachment::nat(Hook::Postrouting, 99), &nat);
         let through: Vec<&FamilyRules> = families.iter().filter(|rules| rules.device.is_some()).collect();
         let Some(device) = through.iter().find_map(|rules| rules.device) else { return table };
-        let source_check = facts.support.nftables == Nftables::Whole;
         self.judge(&mut table, &through, &device, facts);
         // Containers on any link: after all that changes sources (100, `srcnat`).
         let masqueraded = through.iter().filter_map(|rules| rules.masqueraded()).collect();
@@ -181,17 +200,16 @@ impl FirewallPolicy {
         table.counters = counters.map(str::to_owned).collect();
         let elements = facts.bridges.iter().filter(|link| is_plain(link)).map(|link| Element::Link(*link)).collect();
         table.sets.insert(BRIDGES.to_owned(), Set { kind: SetKind::Links, elements });
+        table.sets.extend(sets.iter().flat_map(PeerSets::empty));
         if self.senders == Senders::Peers {
-            for rules in through {
-                table.sets.extend(rules.sets(peers.clone(), source_check));
-            }
+            table.sets.extend(through.iter().flat_map(|rules| rules.noted_sets(facts.checks_sources())));
         }
         table
     }
 
     /// Adds the chains that judge encapsulated packets as they come in, or are forwarded.
     fn judge(&self, table: &mut DesiredTable, through: &[&FamilyRules], device: &OverlayDevice, facts: &HostFacts) {
-        let source_check = facts.support.nftables == Nftables::Whole;
+        let source_check = facts.checks_sources();
         // Ten before `raw` (-300), and so before connection tracking (-200). Fragments are whole again since -400.
         let mut arriving: Vec<Rule> = through.iter().filter_map(|rules| rules.not_let_in()).collect();
         arriving.extend(through.iter().filter_map(|rules| rules.spoofed()));
@@ -226,7 +244,7 @@ impl FirewallPolicy {
 
     /// The rule for nearly all packets of a family, if inner sources are compared.
     fn usual(&self, rules: &FamilyRules, facts: &HostFacts) -> Option<Rule> {
-        if self.senders != Senders::Peers || facts.support.nftables != Nftables::Whole {
+        if self.senders != Senders::Peers || !facts.checks_sources() {
             return None;
         }
         rules.usual(&facts.bridges, self.tracked_in(rules.family, facts).is_some())

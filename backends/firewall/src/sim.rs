@@ -147,8 +147,16 @@ impl SimFirewall {
 
     /// True if the packet filter may differ from the last read.
     pub fn has_changed(&mut self) -> bool {
-        let facts = self.filter.facts();
-        facts.is_legacy || facts.is_unreadable || self.seen != Some(self.filter.rules.changes())
+        let is_doubted = {
+            let facts = self.filter.facts();
+            facts.is_legacy || facts.is_unreadable
+        };
+        is_doubted || !self.has_own_writes_alone()
+    }
+
+    /// True if nobody else has written since the last read.
+    pub fn has_own_writes_alone(&mut self) -> bool {
+        self.seen == Some(self.filter.rules.changes())
     }
 
     /// Reads the rules of others that ours depend on.

@@ -1,4 +1,5 @@
 mod flowtable;
+mod from_peers;
 mod judged;
 mod traced;
 
@@ -114,17 +115,22 @@ pub(crate) fn wanted_over(
 
 /// The same, among this many peers.
 pub(crate) fn wanted_with(policy: &FirewallPolicy, peers: u32) -> DesiredFirewall {
-    let nth = |number: u32| {
-        let first = std::net::Ipv4Addr::from_bits(0x0b00_0000 + (number << 8));
-        let v4 = wire_net::Prefix::new(first.into(), 24).ok();
-        let public = std::net::Ipv4Addr::from_bits(0xc633_0000 + number).into();
-        Peer {
-            subnet: Subnet::new(DualStack { v4, v6: None }).unwrap(),
-            public: DualStack { v4: Some(public), v6: None },
-        }
-    };
-    let all: Vec<Peer> = (0..peers).map(nth).collect();
-    policy.desired(peer(1, false).subnet, &all.into_iter(), &OverlayDevice::of(&devices(false)), &HostFacts::default())
+    DesiredFirewall::clone(among_many(policy, peers).firewall())
+}
+
+/// The rules among this many peers, to be brought forward.
+pub(crate) fn among_many(policy: &FirewallPolicy, peers: u32) -> FirewallFromPeers {
+    let all = (0..peers).map(one_of_many);
+    let overlay = OverlayDevice::of(&devices(false));
+    FirewallFromPeers::new(policy, peer(1, false).subnet, all, &overlay, &HostFacts::default())
+}
+
+/// One of up to 64 000 peers.
+pub(crate) fn one_of_many(number: u32) -> Peer {
+    let first = std::net::Ipv4Addr::from_bits(0x0b00_0000 + (number << 8));
+    let v4 = wire_net::Prefix::new(first.into(), 24).ok();
+    let public = std::net::Ipv4Addr::from_bits(0xc633_0000 + number).into();
+    Peer { subnet: Subnet::new(DualStack { v4, v6: None }).unwrap(), public: DualStack { v4: Some(public), v6: None } }
 }
 
 /// All rules, as they are put on a host that has none.

@@ -22,7 +22,7 @@ pub use self::{
 };
 use crate::{
     Attempt, DataplaneError, Driver, ErrorKind, Firewall, FirewallOp, ObservedFirewall, OpError, Operation, Resource,
-    SetChange,
+    Set, SetChange,
 };
 
 /// A resource in memory, with the rules of the kernel that it stands for.
@@ -230,8 +230,9 @@ impl Simulated for Firewall {
     fn refusal(observed: &ObservedFirewall, op: &FirewallOp) -> Option<ErrorKind> {
         let FirewallOp::ChangeSets(changes) = op else { return None };
         let set = |name: &String| observed.table.as_ref().and_then(|table| table.sets.get(name));
-        let can_be_made =
-            |(name, change): (&String, &SetChange)| set(name).is_some_and(|set| change.remove.is_subset(&set.elements));
+        let has_all =
+            |set: &Set, change: &SetChange| change.remove.iter().all(|element| set.elements.contains(element));
+        let can_be_made = |(name, change): (&String, &SetChange)| set(name).is_some_and(|set| has_all(set, change));
         (!changes.iter().all(can_be_made)).then_some(ErrorKind::Absent)
     }
 }

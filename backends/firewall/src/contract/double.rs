@@ -31,6 +31,10 @@ impl Host for Double {
         filter.has_changed()
     }
 
+    fn has_own_writes_alone(filter: &mut SimFirewall) -> bool {
+        filter.has_own_writes_alone()
+    }
+
     fn monitor(&self) -> SimFirewallMonitor {
         self.0.monitor()
     }

@@ -26,6 +26,10 @@ impl Host for Real {
         filter.has_changed()
     }
 
+    fn has_own_writes_alone(filter: &mut FirewallDataplane) -> bool {
+        filter.has_own_writes_alone()
+    }
+
     fn monitor(&self) -> FirewallMonitor {
         let _inside = self.0.enter();
         FirewallMonitor::open().unwrap()

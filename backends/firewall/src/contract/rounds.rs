@@ -1,7 +1,5 @@
 //! What a round leaves in the packet filter.
 
-use std::collections::BTreeSet;
-
 use wire_net::Family;
 use wire_state::{
     ChainName, ChainTable, ChainTableKind, DesiredFirewall, Driver as _, Element, EmptyTables, ErrorKind, Firewall,
@@ -48,7 +46,7 @@ pub(super) fn peers_that_change_change_the_sets_alone<H: Host>() {
         assert!(reconciler.round(&want(&[3, 4])).converged);
         let peers = &read(&mut reconciler).table.unwrap().sets["peers-v4"].elements;
         let expected = ["192.0.2.3", "192.0.2.4"].map(|peer| Element::Address(peer.parse().unwrap()));
-        assert_eq!(*peers, BTreeSet::from(expected));
+        assert_eq!(*peers, expected.into_iter().collect());
     });
 }
 
@@ -63,9 +61,12 @@ pub(super) fn our_own_writes_are_heard_and_are_no_change<H: Host>() {
         assert!(!H::has_changed(reconciler.driver()), "no change");
         assert!(reconciler.round(&want(&[2, 3])).converged);
         assert!(!H::has_changed(reconciler.driver()), "no change by an element");
+        assert!(host.has_heard(&mut monitor), "an element is heard");
+        assert!(H::has_own_writes_alone(reconciler.driver()), "it was our own");
         host.change(Change::AddForeignTable);
         assert!(reconciler.round(&want(&[2])).written > 0);
         assert!(H::has_changed(reconciler.driver()), "another wrote in between");
+        assert!(!H::has_own_writes_alone(reconciler.driver()), "not all were our own");
     });
 }
 

@@ -45,7 +45,7 @@ impl Netfilter {
                 SetKind::Subnets(family, len) => self.elements(&name, |key, _| subnet_element(key, family, len))?,
                 SetKind::Seen(_) | SetKind::Claims(_) => BTreeSet::new(),
             };
-            table.sets.insert(name, Set { kind, elements });
+            table.sets.insert(name, Set { kind, elements: elements.into() });
         }
         table.counters = self.counters()?.into_keys().collect();
         table.flowtables = self.flowtables()?;

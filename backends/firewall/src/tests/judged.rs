@@ -105,8 +105,9 @@ fn a_lease_of_another_length_or_at_an_address_of_containers_is_none_that_one_has
     let ranges = [pair("192.0.2.3", "10.5.3.0/25"), pair("10.5.9.9", "10.5.4.0/24")];
     let (public, subnet) = pair("192.0.2.2", "10.5.2.0/24");
     let usual = sets(24);
-    assert_eq!(usual["subnets-v4-24"].elements, [Element::Subnet(public, subnet)].into());
-    assert_eq!(usual["leases-v4"].elements, ranges.map(|(public, subnet)| Element::Lease(public, subnet)).into());
+    assert_eq!(usual["subnets-v4-24"].elements, [Element::Subnet(public, subnet)].into_iter().collect());
+    let ranges = ranges.map(|(public, subnet)| Element::Lease(public, subnet));
+    assert_eq!(usual["leases-v4"].elements, ranges.into_iter().collect());
     // Half a byte is compared by no set of whole keys.
     let none = sets(20);
     assert_eq!((none.keys().any(|name| name.starts_with("subnets")), none["leases-v4"].elements.len()), (false, 3));

@@ -6,7 +6,7 @@ mod chains;
 mod rules;
 mod table;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use super::{ChainName, DesiredFirewall, Firewall, FirewallOp, ObservedFirewall, TableName};
 use crate::{Difference, Resource as _};

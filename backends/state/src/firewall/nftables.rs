@@ -6,6 +6,7 @@ use std::{
     net::IpAddr,
 };
 
+use imbl::OrdSet;
 use wire_net::{Family, LinkName, Prefix};
 
 /// The name of a table of nftables.
@@ -144,8 +145,8 @@ pub enum ObservedRule {
 pub struct Set {
     /// The kind of its elements.
     pub kind: SetKind,
-    /// Its elements. Those of sets that packets fill are left out.
-    pub elements: BTreeSet<Element>,
+    /// Its elements. Those of sets that packets fill are left out. Copies share what is equal in them.
+    pub elements: OrdSet<Element>,
 }
 
 /// The kind of the elements of a set.
@@ -211,6 +212,19 @@ impl ObservedTable {
 
 fn are_same(observed: (&String, &ObservedBaseChain), desired: (&String, &BaseChain)) -> bool {
     observed.0 == desired.0 && observed.1.equals(desired.1)
+}
+
+impl DesiredTable {
+    /// True if nothing but the elements of sets differs from `other`.
+    pub(crate) fn is_built_like(&self, other: &Self) -> bool {
+        // Each part by name: a new one must be thought of here.
+        let Self { flags, chains, sets: _, counters, flowtables } = self;
+        *flags == other.flags
+            && *chains == other.chains
+            && *counters == other.counters
+            && *flowtables == other.flowtables
+            && self.set_kinds().eq(other.set_kinds())
+    }
 }
 
 impl<C> Table<C> {

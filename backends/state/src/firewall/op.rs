@@ -5,6 +5,8 @@ use std::{
     fmt,
 };
 
+use imbl::{OrdSet, ordset::DiffItem};
+
 use crate::Operation;
 
 use super::{
@@ -58,9 +60,16 @@ pub struct CallChange {
 }
 
 impl SetChange {
-    pub(crate) fn between(observed: &BTreeSet<Element>, desired: &BTreeSet<Element>) -> Self {
-        let only_in = |one: &BTreeSet<_>, other| one.difference(other).copied().collect();
-        Self { add: only_in(desired, observed), remove: only_in(observed, desired) }
+    /// Takes a time in proportion to the change, if one set was made from the other.
+    pub(crate) fn between(observed: &OrdSet<Element>, desired: &OrdSet<Element>) -> Self {
+        let mut change = Self::default();
+        for item in observed.diff(desired) {
+            match item {
+                DiffItem::Add(element) => change.add.insert(*element),
+                DiffItem::Remove(element) => change.remove.insert(*element),
+            };
+        }
+        change
     }
 }
 
@@ -75,8 +84,10 @@ impl ObservedFirewall {
                 let Some(table) = &mut self.table else { return };
                 for (name, change) in changes {
                     let Some(set) = table.sets.get_mut(name) else { continue };
-                    set.elements.retain(|element| !change.remove.contains(element));
-                    set.elements.extend(&change.add);
+                    for element in &change.remove {
+                        set.elements.remove(element);
+                    }
+                    set.elements.extend(change.add.iter().copied());
                 }
             }
             FirewallOp::PutChains(table, changes) => {

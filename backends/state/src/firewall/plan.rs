@@ -7,7 +7,7 @@ use wire_net::Family;
 use super::merge::merge;
 use super::{
     ChainName, ChainTable, Creation, DesiredChain, DesiredFirewall, DesiredTable, FlannelRules, InternalBridge,
-    InternalBridges, ObservedFirewall, ObservedTable, OtherRules, TableName,
+    InternalBridges, ObservedFirewall, ObservedTable, OtherRules, Set, TableName,
     difference::differences,
     op::{CallChange, ChainChange, FirewallOp, SetChange},
 };
@@ -38,6 +38,24 @@ impl Resource for Firewall {
         Plan { ops, findings: observed.others.clone() }
     }
 
+    /// Only the elements of sets follow from the leases: if anything else differs, all is compared.
+    fn plan_since(
+        observed: &ObservedFirewall,
+        (): &(),
+        reached: &DesiredFirewall,
+        desired: &DesiredFirewall,
+    ) -> Option<Plan<Self>> {
+        // Each part by name: a new one must be thought of here.
+        let DesiredFirewall { table, chains, flannel, empty_tables } = reached;
+        let is_same = *chains == desired.chains && *flannel == desired.flannel && *empty_tables == desired.empty_tables;
+        let change = match (table, &desired.table) {
+            (Some(reached), Some(desired)) if reached.is_built_like(desired) => change_sets(&reached.sets, desired),
+            (None, None) => None,
+            (Some(_) | None, _) => return None,
+        };
+        is_same.then(|| Plan { ops: change.into_iter().collect(), findings: observed.others.clone() })
+    }
+
     fn differences(observed: &ObservedFirewall, desired: &DesiredFirewall) -> Vec<Difference> {
         differences(observed, desired)
     }
@@ -51,9 +69,14 @@ fn put_table(observed: Option<&ObservedTable>, desired: &DesiredTable) -> Option
     let Some(observed) = observed.filter(|observed| observed.is_built_as(desired)) else {
         return Some(FirewallOp::PutTable(desired.clone()));
     };
+    change_sets(&observed.sets, desired)
+}
+
+/// The change of elements in sets that both have.
+fn change_sets(sets: &BTreeMap<String, Set>, desired: &DesiredTable) -> Option<FirewallOp> {
     let mut changes = BTreeMap::new();
     for (name, set) in &desired.sets {
-        let Some(there) = observed.sets.get(name) else { continue };
+        let Some(there) = sets.get(name) else { continue };
         let change = SetChange::between(&there.elements, &set.elements);
         if change != SetChange::default() {
             changes.insert(name.clone(), change);

@@ -210,7 +210,7 @@ impl Judge<'_> {
         if is_held { self.is_in_subnets(family) || in_leases() } else { self.is_in_peers(family) }
     }
 
-    fn has_lease(&self, elements: &std::collections::BTreeSet<Element>) -> bool {
+    fn has_lease(&self, elements: &imbl::OrdSet<Element>) -> bool {
         let Some(inner) = self.inner_source() else { return false };
         let subnets = (0..=Family::of(inner).bits()).filter_map(|len| Prefix::new(inner, len).ok());
         subnets.into_iter().any(|subnet| elements.contains(&Element::Lease(self.incoming.packet.source, subnet)))
@@ -221,7 +221,7 @@ impl Judge<'_> {
         self.sets(|kind| kind == SetKind::Addresses(family)).any(|elements| elements.contains(&source))
     }
 
-    fn sets(&self, is_it: impl Fn(SetKind) -> bool) -> impl Iterator<Item = &std::collections::BTreeSet<Element>> {
+    fn sets(&self, is_it: impl Fn(SetKind) -> bool) -> impl Iterator<Item = &imbl::OrdSet<Element>> {
         self.table.sets.values().filter(move |set| is_it(set.kind)).map(|set| &set.elements)
     }
 }

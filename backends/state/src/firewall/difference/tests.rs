@@ -33,7 +33,7 @@ fn host(last: u8) -> std::net::IpAddr {
 /// A table with each kind of part, and a peer in its sets.
 fn table() -> DesiredTable {
     let rules = ["strangers", "let in before", "peers"].map(rule).into();
-    let set = |kind: SetKind, element: Element| Set { kind, elements: [element].into() };
+    let set = |kind: SetKind, element: Element| Set { kind, elements: [element].as_slice().into() };
     let devices = ["eth0", "flannel.1"].map(name).into();
     DesiredTable {
         flags: 0,
@@ -186,7 +186,7 @@ fn some_of(purposes: &'static [&'static str]) -> impl Strategy<Value = Vec<&'sta
     prop::sample::subsequence(purposes, 0..=purposes.len()).prop_shuffle()
 }
 
-fn any_desired_table() -> impl Strategy<Value = DesiredTable> {
+pub(in crate::firewall) fn any_desired_table() -> impl Strategy<Value = DesiredTable> {
     let names = ["in", "out"].map(str::to_owned);
     let chain = (some_of(&["a", "b", "c", "d", "e"]), 0..2).prop_map(|(rules, priority)| BaseChain {
         attachment: Attachment::filter(Hook::Input, priority),
@@ -195,7 +195,7 @@ fn any_desired_table() -> impl Strategy<Value = DesiredTable> {
     let elements = prop::collection::btree_set((1u8..5).prop_map(|last| Element::Address(host(last))), 0..4);
     let set = (any::<bool>(), elements).prop_map(|(seen, elements)| Set {
         kind: if seen { SetKind::Leases(Family::V4) } else { SetKind::Addresses(Family::V4) },
-        elements,
+        elements: elements.into(),
     });
     let devices = some_of(&["eth0", "eth1"]).prop_map(|links| links.into_iter().map(name).collect());
     let flowtable = (devices, 0..2).prop_map(|(devices, priority)| Flowtable { flags: 0, priority, devices });

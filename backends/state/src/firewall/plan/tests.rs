@@ -1,4 +1,7 @@
+use proptest::prelude::*;
+
 use super::*;
+use crate::firewall::difference::tests::any_desired_table;
 use crate::{Call, ChainTableKind, EmptyTables, ErrorKind, ObservedChain, Place, Reconciler, sim::Sim};
 
 fn name(kind: ChainTableKind, chain: &str) -> ChainName {
@@ -98,4 +101,49 @@ fn a_desired_chain_stays_with_its_table() {
     let observed = after(&ObservedFirewall::default(), &desired());
     let desired = DesiredFirewall { empty_tables: EmptyTables::Delete, ..desired() };
     assert_eq!(operations(&observed, &desired), "");
+}
+
+/// Another state that may be desired next: often one in which only the elements of sets differ.
+fn any_next(before: DesiredFirewall) -> impl Strategy<Value = DesiredFirewall> {
+    let other = (prop::option::weighted(0.8, any_desired_table()), any::<bool>()).prop_map(|(table, keeps)| {
+        let flannel = if keeps { FlannelRules::Keep } else { FlannelRules::Delete };
+        DesiredFirewall { table, flannel, ..desired() }
+    });
+    let elements = any_desired_table().prop_map(move |other| {
+        let mut next = before.clone();
+        for (name, set) in next.table.iter_mut().flat_map(|table| &mut table.sets) {
+            set.elements = other.sets.get(name).map(|set| set.elements.clone()).unwrap_or_default();
+        }
+        next
+    });
+    prop_oneof![1 => other, 2 => elements]
+}
+
+fn any_two() -> impl Strategy<Value = (DesiredFirewall, DesiredFirewall)> {
+    let first =
+        prop::option::weighted(0.8, any_desired_table()).prop_map(|table| DesiredFirewall { table, ..desired() });
+    first.prop_flat_map(|first| (Just(first.clone()), any_next(first)))
+}
+
+/// Whether both would be the same without the elements of their sets.
+fn differ_in_elements_alone(one: &DesiredFirewall, other: &DesiredFirewall) -> bool {
+    let bare = |firewall: &DesiredFirewall| {
+        let mut bare = firewall.clone();
+        bare.table.iter_mut().flat_map(|table| table.sets.values_mut()).for_each(|set| set.elements.clear());
+        bare
+    };
+    bare(one) == bare(other)
+}
+
+proptest! {
+    /// The plan since a state that was reached is the plan that compares everything, and there is one if only elements differ.
+    #[test]
+    fn what_differs_since_the_state_that_was_reached_is_all_that_differs((reached, desired) in any_two()) {
+        let observed = after(&switched(), &reached);
+        let since = Firewall::plan_since(&observed, &(), &reached, &desired);
+        prop_assert_eq!(since.is_some(), differ_in_elements_alone(&reached, &desired));
+        if let Some(since) = since {
+            prop_assert_eq!(since, Firewall::plan(&observed, &desired));
+        }
+    }
 }

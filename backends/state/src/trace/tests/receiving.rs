@@ -1,6 +1,6 @@
 //! Two hosts: what one sends is taken by the other, or dropped there by the rule that is named.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use wire_net::Family;
 
@@ -55,12 +55,12 @@ fn firewall(peer: u8) -> ObservedFirewall {
     let chain = ObservedBaseChain { attachment, policy: ChainPolicy::Accept, rules };
     let address = public((peer, peer, peer));
     let subnet = Element::Subnet(address, prefix(&format!("10.5.{peer}.0/24")));
-    let set = |kind, element| Set { kind, elements: BTreeSet::from([element]) };
+    let set = |kind, element| Set { kind, elements: [element].as_slice().into() };
     let sets = BTreeMap::from([
         ("bridges".to_owned(), set(SetKind::Links, Element::Link(docker()))),
         ("peers-v4".to_owned(), set(SetKind::Addresses(Family::V4), Element::Address(address))),
         ("subnets-v4-24".to_owned(), set(SetKind::Subnets(Family::V4, 24), subnet)),
-        ("leases-v4".to_owned(), Set { kind: SetKind::Leases(Family::V4), elements: BTreeSet::new() }),
+        ("leases-v4".to_owned(), Set { kind: SetKind::Leases(Family::V4), elements: imbl::OrdSet::new() }),
     ]);
     let chains = BTreeMap::from([("arriving".to_owned(), chain)]);
     ObservedFirewall { table: Some(ObservedTable { chains, sets, ..ObservedTable::default() }), ..Default::default() }

@@ -104,7 +104,7 @@ fn a_set_is_named_with_its_content() {
     );
     assert_eq!(
         told_of_table(|table| {
-            table.sets.insert("old".to_owned(), Set { kind: SetKind::Links, elements: BTreeSet::new() });
+            table.sets.insert("old".to_owned(), Set { kind: SetKind::Links, elements: imbl::OrdSet::new() });
         }),
         "set old of inet wire-agent should not be there"
     );
@@ -147,7 +147,7 @@ fn where_only_addresses_are_checked_an_element_decides_about_packets() {
     want.table.as_mut().unwrap().sets.remove("leases-v4");
     let mut have = held(&want);
     let elements = &mut have.table.as_mut().unwrap().sets.get_mut("peers-v4").unwrap().elements;
-    *elements = [Element::Address(host(9))].into();
+    *elements = [Element::Address(host(9))].as_slice().into();
     assert_eq!(
         told(&have, &want),
         [
