@@ -1,34 +1,42 @@
 //! The loop of the resource `Firewall`: our rules in the packet filter.
 //!
-//! Input: the leases. Output: a report in the status. If nothing has changed, a round runs no program: it asks the kernel for the
+//! Input: the leases. Output: a report in the status.
+//!
+//! Where nothing but leases has changed, a round brings the sets of senders forward, and asks the kernel for nothing ([`leases`]). Everything
+//! else is looked at after a notification and by the timer. If nothing has changed, such a look runs no program: it asks the kernel for the
 //! generation of the rules, for the bridges and for our counters.
 
 mod claims;
 mod compare;
 mod doubts;
+mod leases;
 mod notes;
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
-use tracing::{info, warn};
+use tracing::warn;
 use wire_firewall::{
-    FirewallDataplane, FirewallPolicy, ForeignRules, HostFacts, Learned, OverlayDevice, Peer, Support, SupportProbe,
+    FirewallDataplane, FirewallPolicy, ForeignRules, HostFacts, Learned, OverlayDevice, Support, SupportProbe,
 };
 use wire_lease::{Entry, LeaseTable};
 use wire_net::{DualStack, Family, LinkName, Prefix, chain};
 use wire_state::{
-    Clash, ContainerLink, DataplaneError, DesiredFirewall, EmptyTables, Firewall, FlannelRules, Reconciler, Report,
+    ContainerLink, DataplaneError, DesiredFirewall, EmptyTables, Firewall, FlannelRules, Reconciler, Report,
 };
 
-use self::{doubts::Doubts, notes::is_fault};
+use self::{
+    doubts::Doubts,
+    leases::{Followed, Rules},
+    notes::is_fault,
+};
 use crate::{
     bridges::Findings,
     docker_opts::DockerOptions,
     exit::Exit,
     ports::{FirewallMonitor, FirewallPort, Ports},
     pulse::Heartbeat,
-    reconcile_loop::{Answer, LoopHandle, ResourceLoop, Round, Shares, merged},
+    reconcile_loop::{Answer, LoopHandle, ResourceLoop, Round, Shares},
     status::{FirewallCondition, FirewallSeen, StatusWriter},
 };
 
@@ -37,8 +45,14 @@ use crate::{
 const MIN_PAUSE: Duration = Duration::from_millis(30);
 const MAX_PAUSE: Duration = Duration::from_secs(1);
 
-/// The longest pause between new leases and the round that follows: leases that come within this time share the round.
+/// The longest pause between new leases and the round that follows, where a round takes long: leases that come within this time share it.
 const LEASE_BATCH: Duration = Duration::from_millis(50);
+
+/// Rounds of leases alone that take less need no pause: leases that come meanwhile share the next round anyway.
+const SHORT: Duration = Duration::from_millis(5);
+
+/// The interval at which the rules are computed from all leases, and compared with those that were brought forward.
+const CHECK: Duration = Duration::from_secs(60);
 
 /// A bridge must be wrong for this time to be reported: while Docker starts, its bridge is there before its address.
 const BRIDGE_GRACE: Duration = Duration::from_secs(2);
@@ -127,6 +141,13 @@ pub(crate) struct FirewallLoop<P: Ports> {
     joins: Option<u64>,
     seen: FirewallSeen,
     facts: HostFacts,
+    rules: Rules,
+    /// The time of the next look, even without a notification.
+    next_look: Instant,
+    /// The time of the look that follows a notification.
+    heard: Option<Instant>,
+    /// The time of the next check of the rules that were brought forward.
+    next_check: Instant,
     /// Learns the parts of our table that this host supports.
     probe: SupportProbe,
     /// True if another agent runs here, which undoes our changes.
@@ -163,6 +184,10 @@ impl<P: Ports> FirewallLoop<P> {
             joins: None,
             seen: FirewallSeen::default(),
             facts: HostFacts::default(),
+            rules: Rules::default(),
+            next_look: Instant::now(),
+            heard: None,
+            next_check: Instant::now() + CHECK,
             probe: SupportProbe::default(),
             contested: false,
             blocked: BTreeSet::new(),
@@ -179,21 +204,16 @@ impl<P: Ports> ResourceLoop for FirewallLoop<P> {
     type Outcome = ();
 
     fn round(&mut self, shares: &Shares<FirewallShare>, is_new: bool) -> Round<()> {
-        if self.monitor.is_none() {
-            self.monitor = self.reconciler.driver().monitor().ok();
-        }
-        self.ports.announce();
-        let joins = shares.values().map(|share| share.joins).sum();
-        if self.joins.replace(joins) != Some(joins) {
-            self.probe = SupportProbe::default();
-        }
         let begun = Instant::now();
-        self.reconcile_and_report(shares, is_new);
-        let batch = begun.elapsed().min(LEASE_BATCH);
-        // Counted from the start of the round, and with a margin: iptables-legacy sends no notifications, and a change must be found
-        // within `every`.
-        let next = begun + self.doubts.pause().unwrap_or(self.every).min(self.every).mul_f64(0.8);
-        Round { outcome: (), next, batch }
+        let is_done = is_new && self.follow_leases(shares);
+        let is_short = begun.elapsed() < SHORT;
+        if !is_done || self.is_look_due(begun) {
+            self.look(shares, is_new && !is_done, begun);
+        }
+        // Without a cached state, each new lease costs a look.
+        let is_cheap = is_short && self.reconciler.cached().is_some();
+        let batch = if is_cheap { Duration::ZERO } else { begun.elapsed().min(LEASE_BATCH) };
+        Round { outcome: (), next: self.next_look, batch }
     }
 
     fn compare(&mut self, shares: &Shares<FirewallShare>) -> Answer {
@@ -208,11 +228,18 @@ impl<P: Ports> ResourceLoop for FirewallLoop<P> {
     }
 
     async fn changed(&mut self) {
-        let Some(monitor) = &mut self.monitor else { return std::future::pending().await };
-        let notified = monitor.changed().await;
-        tokio::time::sleep(self.pause.max(self.brake)).await;
-        if notified.is_err() {
-            self.monitor = None;
+        while self.heard.is_none() {
+            let Some(monitor) = &mut self.monitor else { return std::future::pending().await };
+            let notified = monitor.changed().await;
+            if notified.is_err() {
+                self.monitor = None;
+            } else if self.reconciler.cached().is_some() && self.reconciler.driver().has_own_writes_alone() {
+                continue;
+            }
+            self.heard = Some(Instant::now() + self.pause.max(self.brake));
+        }
+        if let Some(heard) = self.heard {
+            tokio::time::sleep_until(heard).await;
         }
     }
 
@@ -222,6 +249,46 @@ impl<P: Ports> ResourceLoop for FirewallLoop<P> {
 }
 
 impl<P: Ports> FirewallLoop<P> {
+    /// The round of leases alone: changes the sets of senders, before anything else is looked at. False if more must be done, since more than
+    /// leases has changed or the packet filter was not as we had left it.
+    fn follow_leases(&mut self, shares: &Shares<FirewallShare>) -> bool {
+        let followed = leases::follow(&mut self.reconciler, &mut self.rules, shares);
+        let Some(Followed { report, clashes }) = followed else { return false };
+        self.note_clashes(clashes);
+        self.note_changes(&report);
+        self.show(FirewallSeen {
+            written: self.seen.written + report.written as u64,
+            removed: self.seen.removed + report.removed as u64,
+            ..self.seen.clone()
+        });
+        report.converged && !report.read_back
+    }
+
+    fn is_look_due(&self, now: Instant) -> bool {
+        self.next_look <= now || self.heard.is_some_and(|heard| heard <= now)
+    }
+
+    /// Looks at everything: the facts of the host, the rules of others, our own rules and counters.
+    fn look(&mut self, shares: &Shares<FirewallShare>, is_new: bool, begun: Instant) {
+        self.heard = None;
+        if self.monitor.is_none() {
+            self.monitor = self.reconciler.driver().monitor().ok();
+        }
+        self.ports.announce();
+        let joins = shares.values().map(|share| share.joins).sum();
+        if self.joins.replace(joins) != Some(joins) {
+            self.probe = SupportProbe::default();
+        }
+        if self.next_check <= begun {
+            self.next_check = begun + CHECK;
+            self.rules.check();
+        }
+        self.reconcile_and_report(shares, is_new);
+        // Counted from the start of the look, and with a margin: iptables-legacy sends no notifications, and a change must be found
+        // within `every`.
+        self.next_look = begun + self.doubts.pause().unwrap_or(self.every).min(self.every).mul_f64(0.8);
+    }
+
     /// Reconciles, after a read if anything may have changed, and reports the outcome, the counters and the conditions.
     fn reconcile_and_report(&mut self, shares: &Shares<FirewallShare>, is_new: bool) {
         // The conditions are about the first network, which is the default one: no other has rules yet.
@@ -290,9 +357,8 @@ impl<P: Ports> FirewallLoop<P> {
             }
         };
         self.note_host_facts(facts, &first.devices);
-        let firewall = desired(shares, &self.facts, |clashes| {
-            self.status.set(FirewallCondition::CLASH, clashes.map(FirewallCondition::Clashes));
-        });
+        let (firewall, clashes) = self.rules.desired(shares, &self.facts);
+        self.note_clashes(clashes);
         let report = self.reconciler.round(&firewall);
         let learned = self.probe.learn(support, &firewall, &report, Instant::now());
         (report, learned)
@@ -319,20 +385,20 @@ impl<P: Ports> FirewallLoop<P> {
         let fault = (!faults.is_empty()).then(|| faults.join("; "));
         let converged = fault.is_none();
         self.status.set(FirewallCondition::NOT_AS_DESIRED, fault.map(FirewallCondition::NotAsDesired));
-        if report.written + report.removed > 0 {
-            let (written, removed) = (report.written, report.removed);
-            info!(written, removed, changes = report.named(), "firewall rules changed");
-        }
+        self.note_changes(report);
         let counted = self.reconciler.driver().counted().unwrap_or_else(|_| self.seen.counted.clone());
         self.note_blocked(&counted, report.findings.firewalls, &first.devices);
         let tracked = first.policy.tracked(&first.devices, &self.facts);
-        let seen = FirewallSeen {
+        self.show(FirewallSeen {
             written: self.seen.written + report.written as u64,
             removed: self.seen.removed + report.removed as u64,
             converged,
             counted,
             tracked: tracked.into_iter().map(|(family, why)| (family, why.to_string())).collect(),
-        };
+        });
+    }
+
+    fn show(&mut self, seen: FirewallSeen) {
         if seen != self.seen {
             self.status.update(|status| status.firewall = seen.clone());
             self.seen = seen;
@@ -343,22 +409,4 @@ impl<P: Ports> FirewallLoop<P> {
 /// The subnets that this host has leased.
 fn subnets(shares: &Shares<FirewallShare>) -> Vec<Prefix> {
     shares.values().flat_map(|share| share.own.lease.subnet.prefixes()).collect()
-}
-
-/// The rules of all networks on a host with these facts; `report` gets the clashes.
-fn desired(
-    shares: &Shares<FirewallShare>,
-    facts: &HostFacts,
-    report: impl FnOnce(Option<Vec<Clash>>),
-) -> Arc<DesiredFirewall> {
-    merged::<Firewall>(shares.iter().map(|(network, share)| (network, Arc::new(share.desired(facts)))), report)
-}
-
-impl FirewallShare {
-    /// The rules of this network on a host with these facts.
-    pub(crate) fn desired(&self, facts: &HostFacts) -> DesiredFirewall {
-        let peer = |entry: &Arc<Entry>| Peer { public: entry.lease.public, subnet: entry.lease.subnet };
-        let peers: Vec<Peer> = self.leases.peers.values().map(peer).collect();
-        self.policy.desired(self.own.lease.subnet, &peers.iter().copied(), &self.devices, facts)
-    }
 }

@@ -179,6 +179,9 @@ pub trait FirewallPort: Driver<Resource = Firewall> + Send + 'static {
     /// True if rules may have changed since the last read.
     fn has_changed(&mut self) -> bool;
 
+    /// True if nobody else has written since the last read, so that a monitor has heard the echo of our own writes.
+    fn has_own_writes_alone(&mut self) -> bool;
+
     /// True if iptables-legacy may have rules that cannot be read.
     fn hides_legacy_tables(&self) -> bool;
 

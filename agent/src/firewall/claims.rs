@@ -3,11 +3,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-    sync::Arc,
+    net::{IpAddr, Ipv4Addr},
 };
 
-use wire_lease::{Entry, LeaseTable};
+use wire_lease::LeaseTable;
 use wire_net::Prefix;
 
 use crate::status::Message;
@@ -15,21 +14,31 @@ use crate::status::Message;
 /// The number of subnets that the warning names.
 const NAMED: usize = 3;
 
+/// Sorts before all other addresses.
+const LOWEST: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+
 /// By the subnet that an unknown sender has inner sources from: the public address of its lease, and the sender's.
 pub(super) type Misplaced = BTreeMap<Prefix, (IpAddr, IpAddr)>;
 
-/// Finds the leases whose addresses unknown senders use as inner sources; `None` if there are none.
+/// Finds the leases whose addresses unknown senders use as inner sources; `None` if there are none. Looks at each lease once.
 pub(super) fn misplaced(claims: &BTreeSet<(IpAddr, IpAddr)>, leases: &LeaseTable) -> Option<Misplaced> {
-    let mut misplaced = Misplaced::new();
-    for (sender, source) in claims {
-        let Some((subnet, entry)) = leases.overlapping(Prefix::host(*source)).next() else { continue };
-        let Some(public) = entry.lease.public.get(subnet.family()) else { continue };
-        let is_sender = |entry: &Arc<Entry>| entry.lease.public.get(subnet.family()) == Some(sender);
-        // Unless it has joined since.
-        if !leases.peers.values().any(is_sender) {
-            misplaced.insert(subnet, (*public, *sender));
+    if claims.is_empty() {
+        return None;
+    }
+    let by_source: BTreeSet<(IpAddr, IpAddr)> = claims.iter().map(|(sender, source)| (*source, *sender)).collect();
+    let senders: BTreeSet<IpAddr> = claims.iter().map(|(sender, _)| *sender).collect();
+    let (mut found, mut joined) = (Vec::new(), BTreeSet::<IpAddr>::new());
+    for lease in leases.peers.values().map(|entry| &entry.lease) {
+        for (family, public) in lease.public.iter() {
+            joined.extend(senders.get(public).copied());
+            let Some(subnet) = lease.subnet.get(family) else { continue };
+            let claimed = by_source.range((subnet.network(), LOWEST)..);
+            let claimed = claimed.take_while(|(source, _)| subnet.contains(*source));
+            found.extend(claimed.map(|(_, sender)| (subnet, (*public, *sender))));
         }
     }
+    found.sort_unstable();
+    let misplaced: Misplaced = found.into_iter().filter(|(_, (_, sender))| !joined.contains(sender)).collect();
     (!misplaced.is_empty()).then_some(misplaced)
 }
 
@@ -56,7 +65,9 @@ pub(super) fn claimed(misplaced: &Misplaced, is_userspace: bool) -> Message {
 
 #[cfg(test)]
 mod tests {
-    use wire_lease::{BackendData, Lease, Origin};
+    use std::sync::Arc;
+
+    use wire_lease::{BackendData, Entry, Lease, Origin};
     use wire_net::{DualStack, Subnet};
     use wire_store::Revision;
 

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 use wire_firewall::{HostFacts, Nftables, Support};
 use wire_state::{Comparison, DataplaneError, DesiredFirewall, DesiredTable, ObservedTable};
 
-use super::{FirewallLoop, FirewallShare, desired};
+use super::{FirewallLoop, FirewallShare, leases::Rules};
 use crate::{
     ports::{FirewallPort, Ports},
     reconcile_loop::Shares,
@@ -19,7 +19,7 @@ impl<P: Ports> FirewallLoop<P> {
         shares: &Shares<FirewallShare>,
         facts: &HostFacts,
     ) -> Result<Comparison, DataplaneError> {
-        let desired = |support| desired(shares, &HostFacts { support, ..facts.clone() }, |_| ());
+        let desired = |support| Rules::default().desired(shares, &HostFacts { support, ..facts.clone() }).0;
         if self.joins.is_some() {
             return self.reconciler.compare(&desired(self.probe.support(Instant::now())));
         }

@@ -4,7 +4,7 @@ use tokio::time::Instant;
 use tracing::info;
 use wire_firewall::{Counted, DockerRules, HostFacts, OverlayDevice};
 use wire_net::{DualStack, Family, LinkName, chain};
-use wire_state::{Failure, Firewall, FirewallOp, OpError, OperatorDrop, OtherFirewalls, Report};
+use wire_state::{Clash, Failure, Firewall, FirewallOp, OpError, OperatorDrop, OtherFirewalls, Report};
 
 use super::{
     BRIDGE_GRACE, BridgeFindings, FirewallLoop, FirewallShare,
@@ -17,6 +17,17 @@ use crate::{
 };
 
 impl<P: Ports> FirewallLoop<P> {
+    pub(super) fn note_changes(&self, report: &Report<Firewall>) {
+        let (written, removed) = (report.written, report.removed);
+        if written + removed > 0 {
+            info!(written, removed, changes = report.named(), "firewall rules changed");
+        }
+    }
+
+    pub(super) fn note_clashes(&self, clashes: Option<Vec<Clash>>) {
+        self.status.set(FirewallCondition::CLASH, clashes.map(FirewallCondition::Clashes));
+    }
+
     /// Finds whether another agent has changed our rules.
     pub(super) fn note_other_agents(&mut self) {
         self.contested = self.ports.are_other_agents();

@@ -201,6 +201,10 @@ impl FirewallPort for SystemFirewall {
         self.rules.has_changed()
     }
 
+    fn has_own_writes_alone(&mut self) -> bool {
+        self.rules.has_own_writes_alone()
+    }
+
     fn hides_legacy_tables(&self) -> bool {
         self.rules.hides_legacy_tables()
     }

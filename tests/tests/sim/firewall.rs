@@ -53,6 +53,10 @@ impl FirewallPort for Rules {
         self.driver.has_changed()
     }
 
+    fn has_own_writes_alone(&mut self) -> bool {
+        self.driver.has_own_writes_alone()
+    }
+
     fn hides_legacy_tables(&self) -> bool {
         self.driver.hides_legacy_tables()
     }

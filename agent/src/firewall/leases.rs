@@ -1,0 +1,132 @@
+//! The rules of all networks, brought forward from one table of leases to the next, and the round of leases alone. Pure, but for the driver.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use tracing::error;
+use wire_firewall::{FirewallFromPeers, HostFacts, Peer};
+use wire_lease::Entry;
+use wire_net::NetworkName;
+use wire_state::{Clash, DesiredFirewall, Driver, Firewall, Reconciler, Report};
+
+use super::FirewallShare;
+use crate::reconcile_loop::{Shares, merged};
+
+/// The rules of each network, and the values that they were computed from.
+#[derive(Debug, Default)]
+pub(super) struct Rules(BTreeMap<NetworkName, NetworkRules>);
+
+#[derive(Debug)]
+struct NetworkRules {
+    share: FirewallShare,
+    facts: HostFacts,
+    rules: FirewallFromPeers,
+}
+
+/// The outcome of a round of leases alone.
+pub(super) struct Followed {
+    pub(super) report: Report<Firewall>,
+    /// The keys that several networks want differently.
+    pub(super) clashes: Option<Vec<Clash>>,
+}
+
+/// Changes the sets of senders, with the facts of the last look. `None` if not only leases differ from that look, or if the packet filter must be
+/// read. Takes a time in proportion to the changed leases, and makes one request: the change itself.
+pub(super) fn follow<D: Driver<Resource = Firewall>>(
+    reconciler: &mut Reconciler<D>,
+    rules: &mut Rules,
+    shares: &Shares<FirewallShare>,
+) -> Option<Followed> {
+    if reconciler.cached().is_none() || !rules.differ_in_leases_alone(shares) {
+        return None;
+    }
+    for (known, share) in rules.0.values_mut().zip(shares.values()) {
+        known.follow(share);
+    }
+    let (desired, clashes) = rules.merged();
+    Some(Followed { report: reconciler.round(&desired), clashes })
+}
+
+impl Rules {
+    /// The rules on a host with these facts, and the keys that several networks want differently.
+    pub(super) fn desired(
+        &mut self,
+        shares: &Shares<FirewallShare>,
+        facts: &HostFacts,
+    ) -> (Arc<DesiredFirewall>, Option<Vec<Clash>>) {
+        self.0.retain(|network, _| shares.contains_key(network));
+        for (network, share) in shares {
+            match self.0.get_mut(network) {
+                Some(known) if known.facts == *facts && known.share.differs_in_leases_alone(share) => {
+                    known.follow(share)
+                }
+                Some(_) | None => drop(self.0.insert(network.clone(), NetworkRules::new(share.clone(), facts.clone()))),
+            }
+        }
+        self.merged()
+    }
+
+    /// Computes the rules from all leases, and takes those where they are others than the ones that were brought forward.
+    pub(super) fn check(&mut self) {
+        for (network, known) in &mut self.0 {
+            let computed = NetworkRules::new(known.share.clone(), known.facts.clone());
+            if computed.rules.firewall() != known.rules.firewall() {
+                error!(%network, "the rules that follow from all leases are others than those that were brought forward");
+                *known = computed;
+            }
+        }
+    }
+
+    fn differ_in_leases_alone(&self, shares: &Shares<FirewallShare>) -> bool {
+        let mut both = self.0.iter().zip(shares);
+        self.0.len() == shares.len()
+            && both.all(|((known, rules), (network, share))| {
+                known == network && rules.share.differs_in_leases_alone(share)
+            })
+    }
+
+    fn merged(&self) -> (Arc<DesiredFirewall>, Option<Vec<Clash>>) {
+        let mut clashes = None;
+        let all = self.0.iter().map(|(network, known)| (network, known.rules.firewall().clone()));
+        let firewall = merged::<Firewall>(all, |found| clashes = found);
+        (firewall, clashes)
+    }
+}
+
+impl NetworkRules {
+    fn new(share: FirewallShare, facts: HostFacts) -> Self {
+        let peers = share.leases.peers.values().map(peer);
+        let own = share.own.lease.subnet;
+        let rules = FirewallFromPeers::new(&share.policy, own, peers, &share.devices, &facts);
+        Self { share, facts, rules }
+    }
+
+    /// Brings the rules forward to other leases.
+    fn follow(&mut self, share: &FirewallShare) {
+        let before = std::mem::replace(&mut self.share, share.clone());
+        let changes = || share.leases.changes_since(&before.leases);
+        let gone = changes().filter_map(|change| change.before.map(peer));
+        self.rules.update(gone, changes().filter_map(|change| change.after.map(peer)));
+    }
+}
+
+impl FirewallShare {
+    /// True if the rules for both differ in nothing but the elements that follow from the leases of peers.
+    fn differs_in_leases_alone(&self, other: &Self) -> bool {
+        // Each part by name: a new one must be thought of here.
+        let Self { policy, own, leases: _, devices, docker_options, mtu, is_userspace, joins } = self;
+        Arc::ptr_eq(policy, &other.policy)
+            && own.lease == other.own.lease
+            && *devices == other.devices
+            && Arc::ptr_eq(docker_options, &other.docker_options)
+            && *mtu == other.mtu
+            && *is_userspace == other.is_userspace
+            && *joins == other.joins
+    }
+}
+
+fn peer(entry: &Arc<Entry>) -> Peer {
+    Peer { public: entry.lease.public, subnet: entry.lease.subnet }
+}
+
+#[cfg(test)]
+mod tests;
