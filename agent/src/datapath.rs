@@ -197,7 +197,7 @@ impl<P: Ports> ResourceLoop for NetworkLoop<P> {
                 Err(_) => self.monitor = None,
             },
             () = self.tunnel_ended.notified() => self.reconciler.invalidate(),
-            audited = audited(&mut self.audit) => self.note_audit(audited),
+            audited = audited(&mut self.audit) => self.note_audit(audited.as_ref()),
         }
     }
 
@@ -234,11 +234,11 @@ impl<P: Ports> NetworkLoop<P> {
     }
 
     /// Makes the next round read the kernel, unless it was found as it is desired.
-    fn note_audit(&mut self, audited: Option<Plan<Network>>) {
+    fn note_audit(&mut self, audited: Option<&Plan<Network>>) {
         self.audit = None;
         // As after each read: the underlay may have changed before the monitor was open.
         self.underlay_changed.notify_one();
-        let differs = match (&audited, self.reconciler.recorded()) {
+        let differs = match (audited, self.reconciler.recorded()) {
             (Some(audited), Some(meanwhile)) => has_found(audited, &self.findings, &meanwhile),
             // The next round reads anyway, or there were too many changes for one more word on them.
             (Some(_), None) => false,

@@ -25,11 +25,7 @@ use wire_state::{
     ContainerLink, DataplaneError, DesiredFirewall, EmptyTables, Firewall, FlannelRules, Reconciler, Report,
 };
 
-use self::{
-    doubts::Doubts,
-    leases::{Followed, Rules},
-    notes::is_fault,
-};
+use self::{doubts::Doubts, leases::Rules, notes::is_fault};
 use crate::{
     bridges::Findings,
     docker_opts::DockerOptions,
@@ -249,21 +245,6 @@ impl<P: Ports> ResourceLoop for FirewallLoop<P> {
 }
 
 impl<P: Ports> FirewallLoop<P> {
-    /// The round of leases alone: changes the sets of senders, before anything else is looked at. False if more must be done, since more than
-    /// leases has changed or the packet filter was not as we had left it.
-    fn follow_leases(&mut self, shares: &Shares<FirewallShare>) -> bool {
-        let followed = leases::follow(&mut self.reconciler, &mut self.rules, shares);
-        let Some(Followed { report, clashes }) = followed else { return false };
-        self.note_clashes(clashes);
-        self.note_changes(&report);
-        self.show(FirewallSeen {
-            written: self.seen.written + report.written as u64,
-            removed: self.seen.removed + report.removed as u64,
-            ..self.seen.clone()
-        });
-        report.converged && !report.read_back
-    }
-
     fn is_look_due(&self, now: Instant) -> bool {
         self.next_look <= now || self.heard.is_some_and(|heard| heard <= now)
     }

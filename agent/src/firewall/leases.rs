@@ -1,4 +1,4 @@
-//! The rules of all networks, brought forward from one table of leases to the next, and the round of leases alone. Pure, but for the driver.
+//! The rules of all networks, brought forward from one table of leases to the next, and the round of leases alone.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -8,8 +8,12 @@ use wire_lease::Entry;
 use wire_net::NetworkName;
 use wire_state::{Clash, DesiredFirewall, Driver, Firewall, Reconciler, Report};
 
-use super::FirewallShare;
-use crate::reconcile_loop::{Shares, merged};
+use super::{FirewallLoop, FirewallShare};
+use crate::{
+    ports::Ports,
+    reconcile_loop::{Shares, merged},
+    status::FirewallSeen,
+};
 
 /// The rules of each network, and the values that they were computed from.
 #[derive(Debug, Default)]
@@ -22,16 +26,33 @@ struct NetworkRules {
     rules: FirewallFromPeers,
 }
 
+impl<P: Ports> FirewallLoop<P> {
+    /// The round of leases alone: changes the sets of senders, before anything else is looked at. False if more must be done, since more than
+    /// leases has changed or the packet filter was not as we had left it.
+    pub(super) fn follow_leases(&mut self, shares: &Shares<FirewallShare>) -> bool {
+        let followed = follow(&mut self.reconciler, &mut self.rules, shares);
+        let Some(Followed { report, clashes }) = followed else { return false };
+        self.note_clashes(clashes);
+        self.note_changes(&report);
+        self.show(FirewallSeen {
+            written: self.seen.written + report.written as u64,
+            removed: self.seen.removed + report.removed as u64,
+            ..self.seen.clone()
+        });
+        report.converged && !report.read_back
+    }
+}
+
 /// The outcome of a round of leases alone.
-pub(super) struct Followed {
-    pub(super) report: Report<Firewall>,
+struct Followed {
+    report: Report<Firewall>,
     /// The keys that several networks want differently.
-    pub(super) clashes: Option<Vec<Clash>>,
+    clashes: Option<Vec<Clash>>,
 }
 
 /// Changes the sets of senders, with the facts of the last look. `None` if not only leases differ from that look, or if the packet filter must be
 /// read. Takes a time in proportion to the changed leases, and makes one request: the change itself.
-pub(super) fn follow<D: Driver<Resource = Firewall>>(
+fn follow<D: Driver<Resource = Firewall>>(
     reconciler: &mut Reconciler<D>,
     rules: &mut Rules,
     shares: &Shares<FirewallShare>,
@@ -55,11 +76,11 @@ impl Rules {
     ) -> (Arc<DesiredFirewall>, Option<Vec<Clash>>) {
         self.0.retain(|network, _| shares.contains_key(network));
         for (network, share) in shares {
-            match self.0.get_mut(network) {
-                Some(known) if known.facts == *facts && known.share.differs_in_leases_alone(share) => {
-                    known.follow(share)
-                }
-                Some(_) | None => drop(self.0.insert(network.clone(), NetworkRules::new(share.clone(), facts.clone()))),
+            let is_same =
+                |known: &&mut NetworkRules| known.facts == *facts && known.share.differs_in_leases_alone(share);
+            match self.0.get_mut(network).filter(is_same) {
+                Some(known) => known.follow(share),
+                None => drop(self.0.insert(network.clone(), NetworkRules::new(share.clone(), facts.clone()))),
             }
         }
         self.merged()

@@ -130,14 +130,15 @@ fn what_is_brought_forward_is_what_all_leases_give_and_what_the_filter_holds() {
 fn other_changes_than_leases_need_a_look() {
     let share = share(&[]);
     let peers = [(2, 2), (3, 2), (4, 4)];
-    let mut shares = Vec::new();
-    shares.push(FirewallShare { policy: Arc::new(policy()), ..share.clone() });
-    shares.push(FirewallShare { own: entry(9, 1).1, ..share.clone() });
-    shares.push(FirewallShare { devices: DualStack::default(), ..share.clone() });
-    shares.push(FirewallShare { docker_options: Arc::default(), ..share.clone() });
-    shares.push(FirewallShare { mtu: 1400, ..share.clone() });
-    shares.push(FirewallShare { is_userspace: true, ..share.clone() });
-    shares.push(FirewallShare { joins: 2, ..share.clone() });
+    let shares = [
+        FirewallShare { policy: Arc::new(policy()), ..share.clone() },
+        FirewallShare { own: entry(9, 1).1, ..share.clone() },
+        FirewallShare { devices: DualStack::default(), ..share.clone() },
+        FirewallShare { docker_options: Arc::default(), ..share.clone() },
+        FirewallShare { mtu: 1400, ..share.clone() },
+        FirewallShare { is_userspace: true, ..share.clone() },
+        FirewallShare { joins: 2, ..share.clone() },
+    ];
     for changed in shares {
         let (mut reconciler, mut rules) = settled(&share);
         assert!(follow(&mut reconciler, &mut rules, &among(&peers, &changed)).is_none(), "{changed:?}");

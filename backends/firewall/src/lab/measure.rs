@@ -33,31 +33,26 @@ fn measure_rounds_among_many_peers() {
             timed("all put", &rules, true);
             timed("read again", &rules, true);
             timed("believed", &rules, false);
-            let none = || std::iter::empty::<Peer>();
-            let rounds = (0..CHANGES).map(|change| {
-                // Each peer joins and leaves.
-                let peer = std::iter::once(one_of_many(peers + change / 2));
+            let (mut rounds, mut bare) = (Vec::new(), Vec::new());
+            // Each peer joins and leaves.
+            for change in 0..CHANGES {
+                let (peer, joins) = (one_of_many(peers + change / 2), change % 2 == 0);
                 let begun = Instant::now();
-                if change % 2 == 0 {
-                    rules.update(none(), peer)
-                } else {
-                    rules.update(peer, none())
-                }
+                let (gone, new) = if joins { (None, Some(peer)) } else { (Some(peer), None) };
+                rules.update(gone.into_iter(), new.into_iter());
                 let report = reconciler.round(rules.firewall());
-                let taken = begun.elapsed();
+                rounds.push(begun.elapsed());
                 assert!(report.converged && !report.read_back && report.written == 1);
-                taken
-            });
-            show(peers, "rounds of one lease", rounds.collect());
-            let bare = (0..CHANGES).map(|change| {
+            }
+            for change in 0..CHANGES {
                 let op = FirewallOp::ChangeSets(change_of(&one_of_many(peers + change / 2), change % 2 == 0));
                 let begun = Instant::now();
                 let attempts = reconciler.driver().apply(std::slice::from_ref(&op));
-                let taken = begun.elapsed();
+                bare.push(begun.elapsed());
                 assert!(attempts.iter().all(Result::is_ok), "{attempts:?}");
-                taken
-            });
-            show(peers, "transactions of one lease", bare.collect());
+            }
+            show(peers, "rounds of one lease", rounds);
+            show(peers, "transactions of one lease", bare);
             let there = run("nft -j list set inet wire-agent subnets-v4-24").matches("\"concat\":").count();
             assert_eq!(there, usize::try_from(peers).unwrap());
             assert!(reconciler.round(&DesiredFirewall::default()).converged);
