@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 use wire_net::Family;
 use wire_state::{DesiredFirewall, Driver as _, Element, FirewallOp, SetChange};
 
-use super::{policy, reconciler, run};
+use super::{policy, reconciler, run, runtime};
 use crate::{
-    FirewallFromPeers, Peer,
+    FirewallFromPeers, FirewallMonitor, Peer,
     tests::{among_many, one_of_many},
 };
 
@@ -19,6 +19,9 @@ const CHANGES: u32 = 1_000;
 fn measure_rounds_among_many_peers() {
     for peers in [3, 4_000, 20_000, 64_000] {
         super::in_namespace(move || {
+            let runtime = runtime();
+            let _inside = runtime.enter();
+            let mut monitor = FirewallMonitor::open().unwrap();
             let mut rules = among_many(&policy(false), peers);
             let mut reconciler = reconciler();
             let mut timed = |what: &str, rules: &FirewallFromPeers, doubt: bool| {
@@ -33,7 +36,8 @@ fn measure_rounds_among_many_peers() {
             timed("all put", &rules, true);
             timed("read again", &rules, true);
             timed("believed", &rules, false);
-            let (mut rounds, mut bare) = (Vec::new(), Vec::new());
+            runtime.block_on(monitor.changed()).unwrap();
+            let (mut rounds, mut heard, mut bare) = (Vec::new(), Vec::new(), Vec::new());
             // Each peer joins and leaves.
             for change in 0..CHANGES {
                 let (peer, joins) = (one_of_many(peers + change / 2), change % 2 == 0);
@@ -42,6 +46,8 @@ fn measure_rounds_among_many_peers() {
                 rules.update(gone.into_iter(), new.into_iter());
                 let report = reconciler.round(rules.firewall());
                 rounds.push(begun.elapsed());
+                runtime.block_on(monitor.changed()).unwrap();
+                heard.push(begun.elapsed());
                 assert!(report.converged && !report.read_back && report.written == 1);
             }
             for change in 0..CHANGES {
@@ -49,9 +55,11 @@ fn measure_rounds_among_many_peers() {
                 let begun = Instant::now();
                 let attempts = reconciler.driver().apply(std::slice::from_ref(&op));
                 bare.push(begun.elapsed());
+                runtime.block_on(monitor.changed()).unwrap();
                 assert!(attempts.iter().all(Result::is_ok), "{attempts:?}");
             }
             show(peers, "rounds of one lease", rounds);
+            show(peers, "until they are heard of", heard);
             show(peers, "transactions of one lease", bare);
             let there = run("nft -j list set inet wire-agent subnets-v4-24").matches("\"concat\":").count();
             assert_eq!(there, usize::try_from(peers).unwrap());
