@@ -64,7 +64,8 @@ mod tests {
         let deleted = Op::Kernel(Namespace::Host, KernelOp::DeleteFdb(FdbKey { link, mac }));
         let neighbour = NeighbourKey { link, address: [10, 5, 2, 0].into() };
         let other = Op::Kernel(Namespace::Host, KernelOp::PutNeighbour(neighbour, mac));
-        let of = |ops: &[&Op]| Plan { ops: ops.iter().map(|op| (*op).clone()).collect(), findings: Findings::default() };
+        let of =
+            |ops: &[&Op]| Plan { ops: ops.iter().map(|op| (*op).clone()).collect(), findings: Findings::default() };
         let same = Findings::default();
         assert!(!has_found(&of(&[]), &same, &[]));
         assert!(has_found(&of(&[&put]), &same, &[]));

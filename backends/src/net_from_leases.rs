@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use wire_lease::{Entry, Lease, LeaseTable};
-use wire_net::{MacAddr, Prefix};
+use wire_net::{MacAddr, Prefix, every_other_first};
 use wire_state::{DesiredNet, FdbKey, Forward, ForwardKey, NeighbourKey, NextHop, RouteKey};
 
 use crate::Backend;
@@ -79,8 +79,8 @@ impl NetFromLeases {
         }
         computed.ranges = backend.ranges(&computed.outside);
         computed.net = backend.base(own, &computed.ranges);
-        let mut entries = Vec::new();
-        for peer in peers() {
+        let (peers, mut entries): (Vec<_>, _) = (peers().collect(), Vec::new());
+        for peer in every_other_first(peers.len()).map(|index| peers[index]) {
             backend.peer_entries(&peer.lease, &computed.ranges, &mut entries);
             entries.drain(..).for_each(|entry| computed.add(entry));
         }

@@ -5,7 +5,7 @@ mod listed;
 use std::{collections::BTreeSet, sync::Arc};
 
 use imbl::OrdMap;
-use wire_net::{Directory, Subnet};
+use wire_net::{Directory, Subnet, every_other_first};
 use wire_store::{Event, KeyValue, LeaseId, LeaseStore, Listing, Revision, StoreError};
 
 use self::listed::Comparison;
@@ -36,7 +36,7 @@ pub struct Entries {
 pub(crate) struct Changes {
     /// The keys that were written or removed, renewals included.
     pub(crate) keys: BTreeSet<Key>,
-    /// The entries that have vanished, in order.
+    /// The entries that have vanished.
     pub(crate) vanished: Vec<(Key, Decoded)>,
     /// Whether the store's revision has gone back.
     pub(crate) went_back: bool,
@@ -138,14 +138,14 @@ impl Entries {
             self.changes.keys.insert(Arc::clone(&key));
             self.changes.vanished.push((key, before));
         }
-        for (key, decoded) in put {
+        for (key, decoded) in every_other_first(put.len()).map(|index| &put[index]) {
             self.valid += usize::from(decoded.is_lease());
-            let before = self.decoded.insert(Arc::clone(&key), decoded.clone());
+            let before = self.decoded.insert(Arc::clone(key), decoded.clone());
             self.valid -= usize::from(before.as_ref().is_some_and(Decoded::is_lease));
-            changed |= before.as_ref().is_none_or(|before| !before.says_the_same(&decoded));
-            let vanished = before.filter(|before| before.has_vanished(&decoded));
-            self.changes.vanished.extend(vanished.map(|before| (Arc::clone(&key), before)));
-            self.changes.keys.insert(key);
+            changed |= before.as_ref().is_none_or(|before| !before.says_the_same(decoded));
+            let vanished = before.filter(|before| before.has_vanished(decoded));
+            self.changes.vanished.extend(vanished.map(|before| (Arc::clone(key), before)));
+            self.changes.keys.insert(Arc::clone(key));
         }
         changed
     }

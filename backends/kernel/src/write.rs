@@ -54,6 +54,9 @@ pub enum RouteForm {
     Plain,
 }
 
+/// The most operations that are encoded at a time: the messages of a large network would take tens of megabytes.
+const PART: usize = 4096;
+
 /// The most plain routes of [`RouteForm::Auto`]. Beyond that, each plain route makes it slower to add the next.
 const PLAIN_ROUTES: usize = 512;
 
@@ -96,7 +99,9 @@ impl NetlinkDataplane {
             if segment.iter().all(|op| is_set(op)) {
                 attempts.extend(segment.iter().filter_map(|op| set(op)));
             } else {
-                attempts.extend(self.apply_segment(segment, others));
+                for part in segment.chunks(PART) {
+                    attempts.extend(self.apply_segment(part, others));
+                }
             }
             self.learn_links(segment);
         }

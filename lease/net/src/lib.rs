@@ -3,6 +3,7 @@
 
 mod error_chain;
 mod family;
+mod fill;
 mod key;
 mod link_name;
 mod local_address;
@@ -15,6 +16,7 @@ mod vni;
 
 pub use error_chain::chain;
 pub use family::{DualStack, Family};
+pub use fill::every_other_first;
 pub use key::{Directory, KeyError, KeyPrefix, Subnet};
 pub use link_name::{LinkName, LinkNameError};
 pub use local_address::{LocalAddress, LocalUse};

@@ -5,10 +5,9 @@ use std::{
     sync::Arc,
 };
 
-use imbl::OrdMap;
 use tokio::time::Instant;
 use tracing::warn;
-use wire_net::Subnet;
+use wire_net::{Subnet, every_other_first};
 
 use super::{Admission, Candidate, Presence, admit, claim_all, conflicts::Conflicts, present, rules::HostNetwork};
 use crate::{Entries, Entry, LeaseTable, Refusal, RefusalKind, entries::Key, hold_down::HoldDown};
@@ -237,7 +236,8 @@ impl Admitted {
             };
         }
         if self.table.peers.is_empty() {
-            self.table.peers = OrdMap::from(peers);
+            peers.sort_unstable_by_key(|(subnet, _)| *subnet);
+            self.table.peers = every_other_first(peers.len()).map(|index| peers[index].clone()).collect();
         } else {
             self.table.peers.extend(peers);
         }
