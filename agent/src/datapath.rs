@@ -339,11 +339,11 @@ mod tests {
     fn only_a_device_that_cannot_be_created_or_is_foreign_makes_the_network_unusable() {
         let name = "flannel.1".parse().unwrap();
         let vxlan = KernelKind::Vxlan(DesiredVxlan::new(Vni::new(1).unwrap()));
-        let create = || kernel(KernelOp::CreateLink(name, DesiredLink::new(vxlan.clone(), Mtu(1450))));
+        let create = || kernel(KernelOp::CreateLink(name, Box::new(DesiredLink::new(vxlan.clone(), Mtu(1450)))));
         let local = "192.0.2.1:8472".parse().unwrap();
         let (framing, capabilities) = (Framing::Raw, Capabilities::ALL);
         let tunnel = Tunnel { framing, local, own: None, source_check: true, queues: 1, capabilities };
-        let tun = Op::Tunnel(TunnelOp::Create(name, DesiredLink::new(tunnel, Mtu(1450))));
+        let tun = Op::Tunnel(TunnelOp::Create(name, Box::new(DesiredLink::new(tunnel, Mtu(1450)))));
         assert_eq!(refused(tun, ErrorKind::Unsupported), Outcome::NoTun);
         assert_eq!(refused(create(), ErrorKind::Unsupported), Outcome::NoVxlan);
         assert_eq!(refused(create(), ErrorKind::Permission), Outcome::Unusable);

@@ -129,7 +129,7 @@ const fn forwarding(op: &Op) -> Option<(ForwardKey, Option<Forward>)> {
 }
 
 const fn makes_vxlan(op: &KernelOp) -> bool {
-    matches!(op, KernelOp::CreateLink(_, DesiredLink { kind: KernelKind::Vxlan(_), .. }))
+    matches!(op, KernelOp::CreateLink(_, link) if matches!(link.kind, KernelKind::Vxlan(_)))
 }
 
 /// Adds who has the port, if the error is that it is in use.

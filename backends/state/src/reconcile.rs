@@ -234,6 +234,8 @@ impl<D: Driver> Reconciler<D> {
         let mut plan = self.plan(desired, report)?;
         let ahead: Vec<OpOf<D>> = plan.ops.iter().filter(|op| order(op) == Order::Ahead).cloned().collect();
         if !ahead.is_empty() {
+            // The rest is planned anew, and may be large.
+            drop(plan);
             let failures = self.apply(&ahead, report);
             self.invalidate();
             if !failures.is_empty() {

@@ -145,7 +145,7 @@ fn an_entry_that_exists_or_is_deleted_already_counts_as_done() {
         let add = apply(&mut dataplane, &[KernelOp::AddRoute(*key, *hop)]).pop().unwrap();
         assert_eq!(add.unwrap_err().kind, ErrorKind::Exists);
         let deletes = [
-            KernelOp::DeleteRoute(*key, ObservedRoute::ours(*hop)),
+            KernelOp::DeleteRoute(*key, Box::new(ObservedRoute::ours(*hop))),
             KernelOp::DeleteNeighbour(*neighbour),
             KernelOp::DeleteFdb(*fdb),
             KernelOp::DeleteAddress(address),

@@ -19,13 +19,14 @@ pub enum Op {
     Tunnel(TunnelOp),
 }
 
-/// One change of the kernel's state in a network namespace.
+/// One change of the kernel's state in a network namespace. A plan may have hundreds of thousands, nearly all for peers: what is large and
+/// rare is boxed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KernelOp {
     /// Makes a link and sets it up.
-    CreateLink(LinkName, DesiredLink<KernelKind>),
+    CreateLink(LinkName, Box<DesiredLink<KernelKind>>),
     /// Changes the settings of a link that can be changed in place: MAC, MTU, master, learning, up.
-    ChangeLink(LinkName, DesiredLink<KernelKind>),
+    ChangeLink(LinkName, Box<DesiredLink<KernelKind>>),
     /// Removes a link with all entries on it.
     DeleteLink(LinkName),
     /// Writes a setting in `/proc/sys/net`.
@@ -51,16 +52,16 @@ pub enum KernelOp {
     /// Replaces a route of ours in one step, so that there is no moment without a route.
     ReplaceRoute(RouteKey, NextHop),
     /// Removes a route, given as it was read.
-    DeleteRoute(RouteKey, ObservedRoute),
+    DeleteRoute(RouteKey, Box<ObservedRoute>),
 }
 
 /// One change of the tunnels that the agent runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TunnelOp {
     /// Makes a TUN device, sets it up, and starts to move its packets.
-    Create(LinkName, DesiredLink<Tunnel>),
+    Create(LinkName, Box<DesiredLink<Tunnel>>),
     /// Sets up an existing TUN device, and moves its packets with these settings from then on.
-    Change(LinkName, DesiredLink<Tunnel>),
+    Change(LinkName, Box<DesiredLink<Tunnel>>),
     /// Ends a tunnel and removes its device.
     Delete(LinkName),
     /// Sets the host to which a tunnel sends packets for a prefix, and replaces an existing one.
@@ -196,16 +197,16 @@ impl Op {
     /// Makes a link, by whoever makes its kind.
     pub(crate) fn create_link(LinkPlace { namespace, name }: LinkPlace, link: DesiredLink) -> Self {
         match link.by_maker() {
-            ByMaker::Kernel(link) => Self::Kernel(namespace, KernelOp::CreateLink(name, link)),
-            ByMaker::Tunnel(link) => Self::Tunnel(TunnelOp::Create(name, link)),
+            ByMaker::Kernel(link) => Self::Kernel(namespace, KernelOp::CreateLink(name, Box::new(link))),
+            ByMaker::Tunnel(link) => Self::Tunnel(TunnelOp::Create(name, Box::new(link))),
         }
     }
 
     /// Changes a link in place, by whoever makes its kind.
     pub(crate) fn change_link(LinkPlace { namespace, name }: LinkPlace, link: DesiredLink) -> Self {
         match link.by_maker() {
-            ByMaker::Kernel(link) => Self::Kernel(namespace, KernelOp::ChangeLink(name, link)),
-            ByMaker::Tunnel(link) => Self::Tunnel(TunnelOp::Change(name, link)),
+            ByMaker::Kernel(link) => Self::Kernel(namespace, KernelOp::ChangeLink(name, Box::new(link))),
+            ByMaker::Tunnel(link) => Self::Tunnel(TunnelOp::Change(name, Box::new(link))),
         }
     }
 

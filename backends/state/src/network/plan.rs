@@ -131,6 +131,7 @@ fn planned<S: Selection>(
         conflicts.extend(settings::conflicts(namespace, have, want));
         let selection = selection(namespace);
         // One list for all: of a whole network it is the largest thing there is.
+        all.reserve(want.entries_of_peers().saturating_sub(have.entries_of_peers()));
         let mut builder = Builder { namespace, have, want, links, puts: all, deletions: Vec::new() };
         builder.entries(&selection);
         builder.routes(&selection);
@@ -250,7 +251,7 @@ impl Builder<'_> {
                 (Some(_), Some(want)) => self.put(KernelOp::ReplaceRoute(*key, *want)),
                 (None, Some(want)) => self.put(KernelOp::AddRoute(*key, *want)),
                 (Some(have), None) if have.owner == Owner::Ours && !self.goes_with_its_link(have) => {
-                    deletions.push(Op::Kernel(self.namespace, KernelOp::DeleteRoute(*key, have.clone())));
+                    deletions.push(Op::Kernel(self.namespace, KernelOp::DeleteRoute(*key, Box::new(have.clone()))));
                 }
                 (Some(_) | None, None) => {}
             }

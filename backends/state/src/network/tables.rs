@@ -169,6 +169,13 @@ impl LeadsToLink for ObservedRoute {
     }
 }
 
+impl<L, R, F> NetState<L, R, F> {
+    /// The number of entries in the tables that grow with the number of peers.
+    pub(super) fn entries_of_peers(&self) -> usize {
+        self.fdb.len() + self.neighbours.len() + self.forwarding.len() + self.routes.len()
+    }
+}
+
 impl<L, R: LeadsToLink + Clone, F> NetState<L, R, F> {
     /// Removes a link with all entries on it, as the kernel does.
     pub fn forget_link(&mut self, link: LinkName) {

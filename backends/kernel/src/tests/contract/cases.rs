@@ -119,7 +119,7 @@ pub(super) fn a_route_is_deleted_only_if_it_is_as_it_was_read<H: Host>() {
         stage.change(Change::DeleteRoute("10.5.2.0/24"));
         stage.change(Change::AddRoute("10.5.2.0/24", "wb-up"));
         let before = stage.read();
-        assert_eq!(stage.apply(&KernelOp::DeleteRoute(key, read)), Ok(()));
+        assert_eq!(stage.apply(&KernelOp::DeleteRoute(key, Box::new(read))), Ok(()));
         assert_eq!(difference(&before, &stage.read()), "");
     });
 }

@@ -57,9 +57,24 @@ fn refusals() -> Vec<Refusal> {
     let without_ipv6: &[Change] = &[Change::DisableIpv6("flannel-v6.1")];
     let to = [192, 0, 2, 9].into();
     vec![
-        refused("a link of the same name", &[], KernelOp::CreateLink(name("flannel.1"), device()), ErrorKind::Exists),
-        refused("a link of the same VNI", &[], KernelOp::CreateLink(name("other"), device()), ErrorKind::Exists),
-        refused("a change of no link", &[], KernelOp::ChangeLink(name("none"), device()), ErrorKind::NoDevice),
+        refused(
+            "a link of the same name",
+            &[],
+            KernelOp::CreateLink(name("flannel.1"), Box::new(device())),
+            ErrorKind::Exists,
+        ),
+        refused(
+            "a link of the same VNI",
+            &[],
+            KernelOp::CreateLink(name("other"), Box::new(device())),
+            ErrorKind::Exists,
+        ),
+        refused(
+            "a change of no link",
+            &[],
+            KernelOp::ChangeLink(name("none"), Box::new(device())),
+            ErrorKind::NoDevice,
+        ),
         refused("FDB of no link", &[], KernelOp::PutFdb(fdb("none"), to), ErrorKind::NoDevice),
         refused("FDB of a link that is gone", gone, KernelOp::PutFdb(fdb("flannel.1"), to), ErrorKind::NoDevice),
         refused("flooding of no link", &[], KernelOp::PutFlood(flood("none")), ErrorKind::NoDevice),
@@ -145,8 +160,8 @@ pub(super) fn what_is_there_or_gone_already_counts_as_done<H: Host>() {
             KernelOp::DeleteFlood(flood("flannel.1")),
             KernelOp::DeleteNeighbour(neighbour("none", "10.5.9.0")),
             KernelOp::DeleteNeighbour(neighbour("flannel.1", "10.5.9.0")),
-            KernelOp::DeleteRoute(key("10.5.9.0/24"), ObservedRoute::ours(hop("none"))),
-            KernelOp::DeleteRoute(key("10.5.9.0/24"), ObservedRoute::ours(hop("flannel.1"))),
+            KernelOp::DeleteRoute(key("10.5.9.0/24"), Box::new(ObservedRoute::ours(hop("none")))),
+            KernelOp::DeleteRoute(key("10.5.9.0/24"), Box::new(ObservedRoute::ours(hop("flannel.1")))),
             KernelOp::Set(Setting::RouterAdvertisements(name("none")), 0),
         ];
         for op in ops {
