@@ -8,22 +8,26 @@ use wire_state::{
     DataplaneError, DesiredKind, DesiredNet, Findings, Key, Namespace, Network, Op, PerNamespace, Plan, Scope, plan,
 };
 
-use crate::ports::Ports;
+use crate::ports::{NetworkPort, Ports};
 
 /// A comparison that is under way.
 pub(crate) struct Audit(JoinHandle<Result<Plan<Network>, DataplaneError>>);
 
 impl Audit {
     /// Starts one, of the host's namespace; `None` if a part of the state is in the driver, as that of our own tunnels is.
-    pub(crate) fn start(ports: &impl Ports, scope: Scope, desired: &PerNamespace<DesiredNet>) -> Option<Self> {
+    pub(crate) fn start<P: Ports>(
+        ports: &P,
+        driver: &mut P::Network,
+        scope: Scope,
+        desired: &PerNamespace<DesiredNet>,
+    ) -> Option<Self> {
         let host = desired.get(Namespace::Host)?;
         if desired.iter().count() > 1 || host.links.values().any(|link| matches!(link.kind, DesiredKind::Tunnel(_))) {
             return None;
         }
-        let (ports, desired) = (ports.clone(), desired.clone());
-        let compared = move |ports: &_| compare(ports, &scope, &desired);
-        let reading = ports.clone();
-        Some(Self(ports.blocking(move || compared(&reading))))
+        let (read, desired) = (driver.reader(), desired.clone());
+        let compare = move || read(&scope).map(|observed| plan(&PerNamespace::host(observed), &desired));
+        Some(Self(ports.blocking(compare)))
     }
 
     /// Waits for the changes that would be made. `None` if the kernel could not be read.
@@ -33,14 +37,6 @@ impl Audit {
     pub(crate) async fn finished(&mut self) -> Option<Plan<Network>> {
         (&mut self.0).await.ok()?.ok()
     }
-}
-
-fn compare(
-    ports: &impl Ports,
-    scope: &Scope,
-    desired: &PerNamespace<DesiredNet>,
-) -> Result<Plan<Network>, DataplaneError> {
-    Ok(plan(&PerNamespace::host(ports.observed(scope)?), desired))
 }
 
 /// Whether the kernel does not hold what is desired. What the loop changed `meanwhile` may have been read before or after its change, so it

@@ -26,6 +26,9 @@ use crate::{
 /// The interval at which everything is read and compared, even without a notification.
 const PERIOD: Duration = Duration::from_secs(60);
 
+/// The pause before everything is compared again, if the kernel could not be read while the loop changed it.
+const AUDIT_AGAIN: Duration = Duration::from_secs(5);
+
 /// The pause before the next round, if the last one has not reached the desired state.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -228,7 +231,8 @@ impl<P: Ports> NetworkLoop<P> {
 
     /// Starts to compare everything beside this loop; `None` if that is not possible, so that the next round must read.
     fn start_audit(&mut self) -> Option<Audit> {
-        let audit = Audit::start(&self.ports, self.host_scope(), self.reconciler.reached()?)?;
+        let (scope, desired) = (self.host_scope(), self.reconciler.reached()?.clone());
+        let audit = Audit::start(&self.ports, self.reconciler.driver(), scope, &desired)?;
         self.reconciler.record();
         Some(audit)
     }
@@ -240,8 +244,13 @@ impl<P: Ports> NetworkLoop<P> {
         self.underlay_changed.notify_one();
         let differs = match (audited, self.reconciler.recorded()) {
             (Some(audited), Some(meanwhile)) => has_found(audited, &self.findings, &meanwhile),
-            // The next round reads anyway, or there were too many changes for one more word on them.
+            // The next round reads anyway.
             (Some(_), None) => false,
+            // Tables that our own changes make another each time they are read cannot be read in the loop either.
+            (None, Some(meanwhile)) if !meanwhile.is_empty() => {
+                self.next_read = Instant::now() + AUDIT_AGAIN;
+                false
+            }
             (None, _) => true,
         };
         if differs {

@@ -145,6 +145,9 @@ pub trait NetworkPort: Driver<Resource = Network> + Send + 'static {
 
     /// The tunnels that the driver runs.
     fn tunnels(&self) -> Tunnels;
+
+    /// What reads the state of the host's namespace once, in another thread. It knows what the driver has learned from its reads.
+    fn reader(&mut self) -> impl FnOnce(&Scope) -> Result<ObservedNet, DataplaneError> + Send + 'static;
 }
 
 /// Reports changes of the kernel's state.

@@ -84,6 +84,10 @@ impl Entries {
         Self { valid: decoded.len(), decoded, ..Self::new(directory) }
     }
 
+    pub(crate) const fn directory(&self) -> &Directory {
+        &self.directory
+    }
+
     /// The revision of this content.
     #[must_use]
     pub const fn revision(&self) -> Revision {

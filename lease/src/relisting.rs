@@ -1,8 +1,12 @@
 //! A full listing that is made while the watch goes on.
 
-use std::{collections::BTreeMap, pin::Pin};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    pin::Pin,
+};
 
-use wire_store::{Event, LeaseStore, Revision, StoreError};
+use wire_net::Directory;
+use wire_store::{Event, KeyValue, LeaseStore, Revision, StoreError};
 
 use crate::{
     Entries,
@@ -14,6 +18,7 @@ pub(crate) struct Relisting {
     answer: Pin<Box<dyn Future<Output = Result<Difference, StoreError>> + Send>>,
     /// The revision of the entries when the listing began.
     since: Revision,
+    directory: Directory,
     /// The revision of the last change of each key that has changed since.
     changed: BTreeMap<Key, Revision>,
 }
@@ -21,13 +26,16 @@ pub(crate) struct Relisting {
 impl Relisting {
     /// Begins to list what `entries` are, and to compare it with them as they are now.
     pub(crate) fn begin<S: LeaseStore>(store: S, entries: Entries) -> Self {
-        let since = entries.revision();
+        let (since, directory) = (entries.revision(), entries.directory().clone());
         let answer = async move { entries.compare(&store).await };
-        Self { answer: Box::pin(answer), since, changed: BTreeMap::new() }
+        Self { answer: Box::pin(answer), since, directory, changed: BTreeMap::new() }
     }
 
     pub(crate) fn note(&mut self, event: &Event) {
-        self.changed.insert(event.key().into(), event.mod_revision());
+        // An older one is in the entries with which the listing is compared.
+        if event.mod_revision() > self.since {
+            self.changed.insert(KeyValue::cut_key(event.key(), &self.directory).into(), event.mod_revision());
+        }
     }
 
     /// Waits for the listing; for ever if there is none.
@@ -41,8 +49,9 @@ impl Relisting {
         }
     }
 
-    /// The difference without the keys that have changed since the listing was read. `None` if the store's revision has
-    /// gone back: it was restored from a backup.
+    /// The difference without the keys that have changed since the listing was read, and with those that have come and
+    /// gone again before it was: their deletion may not have been reported yet, and will be ignored as old. `None` if the
+    /// store's revision has gone back: it was restored from a backup.
     pub(crate) fn with_changes(self, mut difference: Difference) -> Option<Difference> {
         if difference.revision < self.since {
             return None;
@@ -51,6 +60,10 @@ impl Relisting {
         let is_newer = |key: &Key| self.changed.get(key).is_some_and(|revision| *revision > read_at);
         difference.put.retain(|(key, _)| !is_newer(key));
         difference.gone.retain(|key| !is_newer(key));
+        // A key that has changed since the beginning and is listed is put.
+        let put: BTreeSet<&Key> = difference.put.iter().map(|(key, _)| key).collect();
+        let gone = self.changed.keys().filter(|key| !is_newer(key) && !put.contains(*key));
+        difference.gone.extend(gone.cloned());
         difference.revision = self.changed.values().copied().fold(read_at, Revision::max);
         Some(difference)
     }
@@ -59,7 +72,7 @@ impl Relisting {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use wire_net::{Directory, KeyPrefix};
+    use wire_net::KeyPrefix;
     use wire_store::{Listing, SimStore};
 
     use super::*;
@@ -76,8 +89,11 @@ mod tests {
         fn a_listing_with_the_changes_since_is_the_listing_at_the_end(
             changes in prop::collection::vec((0u8..6, any::<bool>()), 0..30),
             at in any::<prop::sample::Index>(),
+            until in any::<prop::sample::Index>(),
         ) {
             let read_at = at.index(changes.len() + 1);
+            // Those that the watch reports only after the listing has come.
+            let (reported, mut late) = (until.index(changes.len() + 1), Vec::new());
             let store = SimStore::new(1);
             let mut listing = store.listing(DIRECTORY);
             let mut entries = Entries::listed(directory(), &listing);
@@ -89,13 +105,20 @@ mod tests {
                 let now = store.listing(DIRECTORY);
                 let written = now.entries.iter().find(|kv| kv.key == key).cloned();
                 let event = written.map_or(Event::Delete { key, mod_revision: now.revision }, Event::Put);
-                relisting.note(&event);
-                entries.apply(&event);
+                if number < reported {
+                    relisting.note(&event);
+                    entries.apply(&event);
+                } else {
+                    late.push(event);
+                }
                 if number + 1 == read_at {
                     listing = now;
                 }
             }
             entries.accept(relisting.with_changes(before.difference(&listing)).unwrap());
+            for event in &late {
+                entries.apply(event);
+            }
             let end = Entries::listed(directory(), &store.listing(DIRECTORY));
             prop_assert_eq!(entries.decoded(), end.decoded());
             prop_assert_eq!(entries.revision(), end.revision());

@@ -69,12 +69,22 @@ pub struct LeaseTable {
 
 /// The refused entries: some of each kind with their keys (escaped if not UTF-8), and the number of all. A hundred
 /// thousand of them fill neither memory nor log. Dereferences to the named ones.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct Refused {
     /// Shared by snapshots.
     named: Arc<BTreeMap<String, Refusal>>,
     counts: BTreeMap<RefusalKind, usize>,
+    /// Whether a named one was removed.
+    has_lost_names: bool,
 }
+
+impl PartialEq for Refused {
+    fn eq(&self, other: &Self) -> bool {
+        self.named == other.named && self.counts == other.counts
+    }
+}
+
+impl Eq for Refused {}
 
 impl Refused {
     /// The number of entries of each kind that are named.
@@ -105,6 +115,7 @@ impl Refused {
         let key = printable(key);
         if self.named.get(&key).is_some_and(|refusal| refusal.kind == kind) {
             Arc::make_mut(&mut self.named).remove(&key);
+            self.has_lost_names = true;
         }
         if let Some(count) = self.counts.get_mut(&kind) {
             *count -= 1;
@@ -117,11 +128,12 @@ impl Refused {
         self.named.get(&printable(key)).is_none_or(|named| named == refusal)
     }
 
-    /// Whether so many named ones were removed that of some kind fewer than half of what should be are named.
+    /// Whether so many named ones were removed that of some kind fewer than half of what should be are named. Never if none
+    /// was removed: of keys that are the same for people, only one is named.
     pub(crate) fn names_too_few(&self) -> bool {
         let is_named = |kind| self.named.values().filter(|refusal| refusal.kind == kind).count();
         let is_short = |(kind, count): (&RefusalKind, &usize)| is_named(*kind) < (*count.min(&Self::NAMED)).div_ceil(2);
-        self.named.len() < self.total() && self.counts.iter().any(is_short)
+        self.has_lost_names && self.named.len() < self.total() && self.counts.iter().any(is_short)
     }
 }
 

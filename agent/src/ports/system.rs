@@ -153,6 +153,11 @@ impl NetworkPort for HostDataplane {
         Monitor::open(scope)
     }
 
+    fn reader(&mut self) -> impl FnOnce(&Scope) -> Result<ObservedNet, DataplaneError> + Send + 'static {
+        let reader = self.kernel.host().reader();
+        move |scope: &Scope| reader.read(scope)
+    }
+
     fn tunnels(&self) -> Tunnels {
         self.forwarder.tunnels()
     }

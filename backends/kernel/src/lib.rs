@@ -36,4 +36,4 @@ pub use namespaces::{KernelDataplane, OtherNamespaces};
 pub use nics::{MacOrigin, Nic};
 pub use trace_view::TraceView;
 pub use traffic::{DeviceCounters, Traffic, traffic};
-pub use write::{NetlinkDataplane, RouteForm};
+pub use write::{NetlinkDataplane, RouteForm, StateReader};

@@ -8,7 +8,7 @@ use wire_state::Scope;
 use super::settings::LinkSettings;
 
 /// The links that accept router advertisements, as remembered from one read to the next.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Listeners {
     /// The indexes of these links. A link stays among them while it exists, unless its `accept_ra` is set to 0.
     kept: BTreeSet<u32>,

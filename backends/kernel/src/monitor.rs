@@ -307,8 +307,10 @@ impl<'a> View<'a> {
     fn nexthop_missing(&self, body: &[u8]) -> bool {
         let Some(hop) = Hop::decode(body).filter(|hop| hop.protocol == PROTOCOL) else { return false };
         let Some(link) = self.devices.get(&hop.device) else { return false };
-        // A gateway of ours has a neighbour for as long as a route leads to it. This tells at once for each peer that we remove.
-        if !self.cached.neighbours.contains_key(&NeighbourKey { link: *link, address: hop.gateway }) {
+        // A gateway on a VXLAN device has a neighbour for as long as a route leads to it. This tells at once for each peer that we remove.
+        if self.is_vxlan(*link)
+            && !self.cached.neighbours.contains_key(&NeighbourKey { link: *link, address: hop.gateway })
+        {
             return false;
         }
         let hops = || self.cached.routes.values().filter_map(|route| route.via.next_hop());

@@ -60,6 +60,23 @@ const PART: usize = 4096;
 /// The most plain routes of [`RouteForm::Auto`]. Beyond that, each plain route makes it slower to add the next.
 const PLAIN_ROUTES: usize = 512;
 
+/// Reads the kernel's state once, beside a [`NetlinkDataplane`].
+#[derive(Debug)]
+pub struct StateReader {
+    listeners: Listeners,
+}
+
+impl StateReader {
+    /// Reads the state that `scope` names, in the network namespace of the calling thread.
+    ///
+    /// # Errors
+    /// When the kernel does not answer, or refuses.
+    pub fn read(self, scope: &Scope) -> Result<ObservedNet, DataplaneError> {
+        let dataplane = NetlinkDataplane::open(RouteForm::default())?;
+        NetlinkDataplane { listeners: self.listeners, ..dataplane }.read(scope)
+    }
+}
+
 impl NetlinkDataplane {
     /// Opens the socket in the network namespace of the calling thread.
     ///
@@ -69,6 +86,12 @@ impl NetlinkDataplane {
         let (netlink, namespaces) = (Netlink::open()?, Namespaces::HOST);
         let (links, nexthops, listeners) = (BTreeMap::new(), None, Listeners::default());
         Ok(Self { netlink, namespaces, form, links, nexthops, listeners, plain_routes: 0 })
+    }
+
+    /// A reader for another thread, which knows what this one has learned from its reads.
+    #[must_use]
+    pub fn reader(&self) -> StateReader {
+        StateReader { listeners: self.listeners.clone() }
     }
 
     /// Reads the state that `scope` names.

@@ -150,9 +150,9 @@ impl<D: Driver> Reconciler<D> {
         self.recorded = Some(Vec::new());
     }
 
-    /// Ends the recording, and returns the changes. `None` if the cached state was dropped meanwhile, or there were too many.
+    /// Ends the recording, and returns the changes: of very many, the first. `None` if the cached state was dropped meanwhile.
     pub fn recorded(&mut self) -> Option<Vec<OpOf<D>>> {
-        self.recorded.take().filter(|changes| changes.len() < RECORDED)
+        self.recorded.take()
     }
 
     /// The cached state; `None` if the next round will read.

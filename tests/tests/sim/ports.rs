@@ -121,8 +121,7 @@ impl Ports for SimPorts {
     }
 
     fn observed(&self, scope: &Scope) -> Result<ObservedNet, DataplaneError> {
-        let mut read = self.0.kernel.clone().read(&PerNamespace::host(scope.clone()))?;
-        Ok(read.get_mut(wire_state::Namespace::Host).map(std::mem::take).unwrap_or_default())
+        observed(&self.0.kernel, scope)
     }
 
     fn nics(&self) -> Result<Vec<Nic>, DataplaneError> {
@@ -182,6 +181,12 @@ impl Ports for SimPorts {
     }
 }
 
+/// The state of the host's namespace.
+fn observed(kernel: &SimKernel, scope: &Scope) -> Result<ObservedNet, DataplaneError> {
+    let mut read = kernel.clone().read(&PerNamespace::host(scope.clone()))?;
+    Ok(read.get_mut(wire_state::Namespace::Host).map(std::mem::take).unwrap_or_default())
+}
+
 /// The kernel in memory as a driver of `Network`.
 pub(crate) struct SimNetwork {
     kernel: SimKernel,
@@ -212,6 +217,11 @@ impl NetworkPort for SimNetwork {
 
     fn tunnels(&self) -> Tunnels {
         self.forwarder.tunnels()
+    }
+
+    fn reader(&mut self) -> impl FnOnce(&Scope) -> Result<ObservedNet, DataplaneError> + Send + 'static {
+        let kernel = self.kernel.clone();
+        move |scope: &Scope| observed(&kernel, scope)
     }
 }
 
