@@ -263,16 +263,8 @@ impl<P: Ports> NetworkLoop<P> {
     }
 
     /// Makes the next round read the kernel if anything of ours has changed, and passes on that the underlay has changed.
-    ///
-    /// Where notifications were lost, most often nothing differs: they were those of our own many writes, as at the start of a large network.
-    /// So that is first looked for beside the loop.
     fn handle(&mut self, changes: Changes) {
-        if changes.overrun && self.audit.is_none() {
-            self.audit = self.start_audit();
-        } else if changes.ours {
-            self.audit = None;
-        }
-        if changes.ours && self.audit.is_none() {
+        if changes.ours {
             self.reconciler.invalidate();
         }
         if changes.underlay {
