@@ -39,8 +39,8 @@ impl Audit {
     }
 }
 
-/// Whether the kernel does not hold what is desired. What the loop changed `meanwhile` may have been read before or after its change, so it
-/// tells nothing. `findings` are those of the last round.
+/// True if the kernel differs from the desired state. Entries that the loop changed `meanwhile` are left out: they may have been read before
+/// or after the change. `findings` are those of the last round.
 pub(crate) fn has_found(audited: &Plan<Network>, findings: &Findings, meanwhile: &[Op]) -> bool {
     let changed: BTreeSet<Key> = meanwhile.iter().map(Op::key).collect();
     let others = meanwhile.is_empty() && audited.findings != *findings;

@@ -113,7 +113,7 @@ pub(crate) struct NetworkLoop<P: Ports> {
     next_read: Instant,
     /// Such a comparison that is under way, beside this loop.
     audit: Option<Audit>,
-    /// What the last round found of foreign entries.
+    /// The problems with foreign entries in the last round.
     findings: Findings,
     settle: Duration,
 }

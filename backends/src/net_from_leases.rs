@@ -95,14 +95,11 @@ impl NetFromLeases {
             return;
         }
         let before = std::mem::replace(&mut self.leases, leases.clone());
-        let reached = |entry: Option<&'_ Arc<Entry>>| {
-            entry.filter(|entry| backend.reaches()(&entry.lease.data)).map(|entry| entry.lease.clone())
-        };
         let mut gone = Vec::new();
         let mut there = Vec::new();
         for change in leases.changes_since(&before) {
-            gone.extend(reached(change.before));
-            there.extend(reached(change.after));
+            gone.extend(reached(backend, change.before));
+            there.extend(reached(backend, change.after));
         }
         for address in self.publics_inside(&gone) {
             self.outside.remove(address);
@@ -171,6 +168,11 @@ impl NetFromLeases {
             PeerEntry::Route(key, _) => drop(self.net.routes.remove(key)),
         }
     }
+}
+
+/// The lease of a peer that the backend reaches.
+fn reached<B: Backend + ?Sized>(backend: &B, entry: Option<&Arc<Entry>>) -> Option<Lease> {
+    entry.filter(|entry| backend.reaches()(&entry.lease.data)).map(|entry| entry.lease.clone())
 }
 
 fn inside(networks: &[Prefix], address: IpAddr) -> bool {

@@ -64,7 +64,6 @@ pub(crate) fn admit(entries: &Entries, hold_down: &HoldDown, admission: &Admissi
             Err(refusal) => table.refuse(candidate.presence, candidate.key, &refusal),
         }
     }
-    // Built from a list: much faster than inserting one by one.
     table.peers = peers.into_iter().collect();
     table
 }

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{files::WriteError, ports::Disk};
 
-/// How this host has joined the network.
+/// The config and the way to etcd with which this host has joined.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Joined {
     /// The network config as it was read.
@@ -27,14 +27,14 @@ pub(crate) struct Joined {
     pub(crate) endpoints: Vec<IpAddr>,
 }
 
-/// What is saved.
+/// The state to save.
 #[derive(Clone, Debug)]
 pub(super) struct State {
     pub(super) joined: Arc<Joined>,
     pub(super) table: Arc<LeaseTable>,
 }
 
-/// What the files have.
+/// The content of both files.
 #[derive(Debug)]
 pub(super) struct Saved {
     state: State,
