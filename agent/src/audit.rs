@@ -1,17 +1,28 @@
 //! The periodic comparison of all that the kernel holds, beside the loop of `Network`: to read a large network takes a while, and a change
 //! of one lease must not wait for that.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
-use tokio::task::JoinHandle;
+use tokio::{task::JoinHandle, time::Instant};
 use wire_state::{
     DataplaneError, DesiredKind, DesiredNet, Findings, Key, Namespace, Network, Op, PerNamespace, Plan, Scope, plan,
 };
 
 use crate::ports::{NetworkPort, Ports};
 
+/// A comparison of everything takes at most this share of the time: one part in so many. Among 64 000 peers it takes half a second.
+const PARTS: u32 = 250;
+
+/// The pause after a comparison of everything that took so long, if the usual pause is `period`.
+pub(crate) fn pause_after(took: Duration, period: Duration) -> Duration {
+    period.max(took * PARTS)
+}
+
 /// A comparison that is under way.
-pub(crate) struct Audit(JoinHandle<Result<Plan<Network>, DataplaneError>>);
+pub(crate) struct Audit {
+    task: JoinHandle<Result<Plan<Network>, DataplaneError>>,
+    began: Instant,
+}
 
 impl Audit {
     /// Starts one, of the host's namespace; `None` if a part of the state is in the driver, as that of our own tunnels is.
@@ -27,7 +38,12 @@ impl Audit {
         }
         let (read, desired) = (driver.reader(), desired.clone());
         let compare = move || read(&scope).map(|observed| plan(&PerNamespace::host(observed), &desired));
-        Some(Self(ports.blocking(compare)))
+        Some(Self { task: ports.blocking(compare), began: Instant::now() })
+    }
+
+    /// The time since it was started.
+    pub(crate) fn age(&self) -> Duration {
+        self.began.elapsed()
     }
 
     /// Waits for the changes that would be made. `None` if the kernel could not be read.
@@ -35,7 +51,7 @@ impl Audit {
     /// # Cancel safety
     /// Safe.
     pub(crate) async fn finished(&mut self) -> Option<Plan<Network>> {
-        (&mut self.0).await.ok()?.ok()
+        (&mut self.task).await.ok()?.ok()
     }
 }
 
@@ -52,6 +68,13 @@ mod tests {
     use wire_state::{FdbKey, KernelOp, NeighbourKey};
 
     use super::*;
+
+    #[test]
+    fn a_comparison_that_takes_long_is_made_less_often() {
+        let minute = Duration::from_secs(60);
+        assert_eq!(pause_after(Duration::from_millis(30), minute), minute);
+        assert_eq!(pause_after(Duration::from_millis(500), minute), Duration::from_secs(125));
+    }
 
     #[test]
     fn only_what_was_not_changed_meanwhile_counts_as_found() {

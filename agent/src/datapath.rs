@@ -15,7 +15,7 @@ use wire_state::{
 use wire_store::Revision;
 
 use crate::{
-    audit::{Audit, has_found},
+    audit::{Audit, has_found, pause_after},
     notify,
     ports::{NetworkMonitor, NetworkPort, Ports},
     reconcile_loop::{Answer, LoopHandle, ResourceLoop, Round, Shares, merged},
@@ -23,7 +23,7 @@ use crate::{
     status::{KernelCondition, StatusWriter},
 };
 
-/// The interval at which everything is read and compared, even without a notification.
+/// The interval at which everything is read and compared, even without a notification. It grows where that takes long ([`pause_after`]).
 const PERIOD: Duration = Duration::from_secs(60);
 
 /// The pause before everything is compared again, if the kernel could not be read while the loop changed it.
@@ -239,7 +239,8 @@ impl<P: Ports> NetworkLoop<P> {
 
     /// Makes the next round read the kernel, unless it was found as it is desired.
     fn note_audit(&mut self, audited: Option<&Plan<Network>>) {
-        self.audit = None;
+        let took = self.audit.take().map_or(Duration::ZERO, |audit| audit.age());
+        self.next_read = Instant::now() + pause_after(took, PERIOD);
         // As after each read: the underlay may have changed before the monitor was open.
         self.underlay_changed.notify_one();
         let differs = match (audited, self.reconciler.recorded()) {

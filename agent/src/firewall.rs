@@ -27,6 +27,7 @@ use wire_state::{
 
 use self::{doubts::Doubts, leases::Rules, notes::is_fault};
 use crate::{
+    audit::pause_after,
     bridges::Findings,
     docker_opts::DockerOptions,
     exit::Exit,
@@ -261,8 +262,9 @@ impl<P: Ports> FirewallLoop<P> {
             self.probe = SupportProbe::default();
         }
         if self.next_check <= begun {
-            self.next_check = begun + CHECK;
+            let began = Instant::now();
             self.rules.check();
+            self.next_check = begun + pause_after(began.elapsed(), CHECK);
         }
         self.reconcile_and_report(shares, is_new);
         // Counted from the start of the look, and with a margin: iptables-legacy sends no notifications, and a change must be found

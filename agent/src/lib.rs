@@ -91,6 +91,14 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     }
 }
 
+/// Runs the agent as a task among its others. What a task is told by another one of its thread needs no other thread to wake up.
+async fn on_worker(agent: impl Future<Output = Result<(), Exit>> + Send + 'static) -> Result<(), Exit> {
+    match tokio::spawn(agent).await {
+        Ok(ended) => ended,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}
+
 fn start(cli: Cli) -> Result<(), Exit> {
     let Cli { etcd, run_dir, run, command } = cli;
     let runtime =
@@ -100,7 +108,7 @@ fn start(cli: Cli) -> Result<(), Exit> {
             log(run.verbosity, run.log_format);
             Settings::new(etcd, run, run_dir)
                 .map_err(Exit::from)
-                .and_then(|settings| runtime.block_on(run::run(settings)))
+                .and_then(|settings| runtime.block_on(on_worker(run::run(settings))))
         }
         Some(Command::Status(output)) => runtime.block_on(commands::status(&run_dir, output.json)),
         Some(Command::Peers(output)) => runtime.block_on(commands::peers(&run_dir, output.json)),

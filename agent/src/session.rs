@@ -222,10 +222,11 @@ impl<P: Ports> Session<P> {
         let Some(table) = self.follow.table.borrow_and_update().clone() else { return };
         if let Some(own) = self.source.own() {
             let desired = self.desired(&own.lease, &table);
-            let firewall = self.loops.firewall.want(&self.network, self.firewall_share(own, &table, &desired));
+            let firewall = self.firewall_share(own, &table, &desired);
             let desired = Arc::new(PerNamespace::host(desired));
             let share = NetworkShare { desired, scope: self.scope.clone(), revision: table.revision };
             let network = self.loops.network.want(&self.network, share);
+            let firewall = self.loops.firewall.want(&self.network, firewall);
             self.progress.first_changes.get_or_insert((network, firewall));
         }
         if let LeaseSource::Etcd(etcd) = &self.source

@@ -22,7 +22,7 @@ use std::process::ExitCode;
 
 use options::{Group, Options, Task, USAGE};
 use report::Report;
-use stage::Stage;
+use stage::{Contestant, Stage};
 use wire_tests::{Family, Result};
 
 fn main() -> ExitCode {
@@ -113,30 +113,46 @@ fn among(
         return Ok(());
     }
     let [mut agent, mut bare] = stage.both()?;
+    let measured = beside(&stage, [&mut agent, &mut bare], groups, options, report);
+    if measured.is_err() {
+        eprintln!("bench: the agent's log:\n{}", agent.agent()?.log());
+    }
+    measured
+}
+
+/// The rows of an agent and a bare client that run.
+fn beside(
+    stage: &Stage,
+    [agent, bare]: [&mut Contestant; 2],
+    groups: &[Group],
+    options: &Options,
+    report: &mut Report,
+) -> Result {
+    let said = |what: &str| eprintln!("bench: {} peers, {:?}: {what}", stage.leases.len(), stage.family);
     if groups.contains(&Group::OneLease) {
         said("leases one by one");
-        one_lease::entries(&stage, [&agent, &bare], options, report)?;
+        one_lease::entries(stage, [agent, bare], options, report)?;
     }
     if groups.contains(&Group::Sets) {
         said("the packet filter's sets");
-        one_lease::sets(&stage, &agent, options, report)?;
+        one_lease::sets(stage, agent, options, report)?;
     }
     if groups.contains(&Group::Burst) {
         said("many at once");
-        load::burst(&stage, [&mut agent, &mut bare], report)?;
+        load::burst(stage, [agent, bare], report)?;
     }
     if groups.contains(&Group::Compare) {
         said("full comparisons");
-        load::compare(&stage, [&mut agent, &mut bare], options, report)?;
+        load::compare(stage, [agent, bare], options, report)?;
     }
     if groups.contains(&Group::Rate) {
         said("one change a second");
-        load::rate(&stage, [&mut agent, &mut bare], options, report)?;
+        load::rate(stage, [agent, bare], options, report)?;
     }
     agent.verify()?;
     if groups.contains(&Group::Restart) {
         said("restart");
-        start::restart(&stage, &mut agent, options, report)?;
+        start::restart(stage, agent, options, report)?;
         agent.verify()?;
     }
     Ok(())
