@@ -8,6 +8,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 
 mod agent;
+mod allocator;
 mod audit;
 mod bridges;
 mod cli;
@@ -105,6 +106,7 @@ fn start(cli: Cli) -> Result<(), Exit> {
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(Exit::Runtime)?;
     let result = match command {
         None => {
+            allocator::keep_small();
             log(run.verbosity, run.log_format);
             Settings::new(etcd, run, run_dir)
                 .map_err(Exit::from)
