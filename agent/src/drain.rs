@@ -193,7 +193,7 @@ fn kernel_left(state: &State) -> Result<Reconciler<HostDataplane>, DataplaneErro
     let devices = state.macs.keys().filter_map(|name| name.parse::<LinkName>().ok()).collect();
     // The blackhole route of our own subnet is on no device, so it is found by its network.
     let networks = state.subnet.iter().map(|(_, subnet)| *subnet).collect();
-    let scope = Scope { devices, marks, parent: None, networks };
+    let scope = Scope { devices, marks, networks, ..Scope::default() };
     let driver = HostDataplane::without_tunnels(KernelDataplane::open(RouteForm::default())?);
     Ok(Reconciler::new(driver, PerNamespace::host(scope)))
 }

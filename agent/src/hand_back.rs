@@ -32,7 +32,7 @@ pub(crate) async fn run(etcd: EtcdFlags, run_dir: &Path) -> Result<(), Exit> {
     let Identity { devices, marks, .. } = identify(&config)?;
     let networks: Vec<Prefix> = config.pools.iter().map(|(_, pool)| pool.network).collect();
     let devices = devices.iter().map(|(_, name)| *name).collect();
-    let scope = Scope { devices, marks, parent: None, networks };
+    let scope = Scope { devices, marks, networks, ..Scope::default() };
     let scope = PerNamespace::host(scope);
     let mut driver = HostDataplane::without_tunnels(KernelDataplane::open(RouteForm::Plain)?);
     let desired = for_flanneld(driver.read(&scope)?);

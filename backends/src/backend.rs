@@ -36,6 +36,16 @@ pub trait Backend: Send + Sync {
     /// A function that tells whether this backend reaches hosts whose leases have such data.
     fn reaches(&self) -> fn(&BackendData) -> bool;
 
+    /// The underlay's link, if packets to some hosts leave by it without encapsulation.
+    fn direct(&self) -> Option<LinkName> {
+        None
+    }
+
+    /// The public address of a peer that this backend cannot reach, since it is not on the underlay's link.
+    fn beyond_link(&self, _peer: &Lease) -> Option<IpAddr> {
+        None
+    }
+
     /// The part of the system that moves packets.
     fn datapath(&self) -> Datapath;
 

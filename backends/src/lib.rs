@@ -6,6 +6,8 @@
 
 mod alloc;
 mod backend;
+mod direct;
+mod host_gw;
 mod net_from_leases;
 mod select;
 mod udp;

@@ -1,9 +1,13 @@
 //! Chooses the backend for a network config. Only this file names all backends.
 
+use std::net::IpAddr;
+
 use wire_lease::{BackendConfig, NetworkConfig};
 use wire_net::{Family, LinkName, Mtu, Vni};
 
-use crate::{Backend, Identity, Placement, alloc::Alloc, udp, udp::UdpBackend, vxlan, vxlan::VxlanBackend};
+use crate::{
+    Backend, Identity, Placement, alloc::Alloc, host_gw::HostGw, udp, udp::UdpBackend, vxlan, vxlan::VxlanBackend,
+};
 
 /// There is no backend for a network config.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -26,6 +30,19 @@ pub enum SelectError {
         link: LinkName,
         /// The family without an address.
         family: Family,
+    },
+    /// The backend host-gw, and a public address that the underlay's link does not have.
+    #[error(
+        "host-gw needs a public address that this host has: peers would send to {public}, and {link} has {local}; leave out \
+         --public-ip and --public-ipv6, or behind NAT set Backend.Type to vxlan in the network config"
+    )]
+    PublicElsewhere {
+        /// The underlay's link.
+        link: LinkName,
+        /// Its own address.
+        local: IpAddr,
+        /// Our public address.
+        public: IpAddr,
     },
     /// The underlay's MTU is too small for the overlay's headers and the smallest packets.
     #[error("an MTU of {outer} on {link} leaves {inner} bytes for {family}, which needs {least}: raise it")]
@@ -63,7 +80,8 @@ pub fn select(config: &NetworkConfig, placement: Placement) -> Result<Box<dyn Ba
         BackendConfig::Vxlan(vxlan) => Ok(Box::new(VxlanBackend::new(config, vxlan, placement)?)),
         BackendConfig::Alloc => Ok(Box::new(Alloc::new(config, &placement))),
         BackendConfig::Udp { port } => Ok(Box::new(UdpBackend::new(config, *port, &placement)?)),
-        BackendConfig::HostGw | BackendConfig::Wireguard => Err(SelectError::NotYet(config.backend.name().to_owned())),
+        BackendConfig::HostGw => Ok(Box::new(HostGw::new(config, &placement)?)),
+        BackendConfig::Wireguard => Err(SelectError::NotYet(config.backend.name().to_owned())),
         BackendConfig::Foreign(name) => Err(SelectError::Foreign(name.clone())),
     }
 }

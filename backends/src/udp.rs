@@ -97,6 +97,7 @@ impl Backend for UdpBackend {
             devices: self.devices.iter().map(|(_, device)| device.name).collect(),
             marks: Marks::default(),
             parent: None,
+            direct: false,
             networks: self.devices.iter().map(|(_, device)| device.network).collect(),
         }
     }

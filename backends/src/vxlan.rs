@@ -13,6 +13,7 @@ use wire_state::{
 use crate::{
     Backend, Datapath, Identity, PeerEntry, Placement, SelectError, VxlanBy,
     backend::{FamilyDevice, Outer, add_device, blackholes, forward},
+    direct::Direct,
 };
 
 /// The vxlan backend on this host.
@@ -25,6 +26,8 @@ pub(crate) struct VxlanBackend {
     marks: Marks,
     by: VxlanBy,
     blackhole: bool,
+    /// The way to hosts on the underlay's link (`DirectRouting`).
+    direct: Option<Direct>,
 }
 
 #[derive(Clone, Debug)]
@@ -36,18 +39,17 @@ struct Device {
 
 impl VxlanBackend {
     pub(crate) fn new(config: &NetworkConfig, vxlan: &VxlanConfig, placement: Placement) -> Result<Self, SelectError> {
-        if vxlan.direct_routing {
-            tracing::warn!("DirectRouting is not in this version: all traffic is encapsulated");
-        }
         let mut devices = DualStack::default();
         for family in config.families() {
             devices.set(family, Some(Device::new(family, vxlan, &placement)?));
         }
         let networks = config.pools.iter().map(|(_, pool)| pool.network).collect();
         let Placement { underlay, blackhole, forward, .. } = placement;
+        let direct = vxlan.direct_routing.then(|| Direct::new(&underlay));
         let macs = devices.iter().map(|(_, device): (_, &Device)| device.mac).collect();
         let marks = Marks { macs, ..marks(vxlan) };
-        Ok(Self { vni: vxlan.vni, devices, networks, parent: underlay.parent(), marks, by: forward.vxlan, blackhole })
+        let (vni, parent, by) = (vxlan.vni, underlay.parent(), forward.vxlan);
+        Ok(Self { vni, devices, networks, parent, marks, by, blackhole, direct })
     }
 }
 
@@ -87,6 +89,9 @@ impl Backend for VxlanBackend {
         let mut state = DesiredNet::default();
         for (family, device) in self.devices.iter() {
             add_device(&mut state, FamilyDevice { family, name: device.name, link: &device.link }, own);
+            if let Some(direct) = &self.direct {
+                direct.forward_packets(&mut state, family);
+            }
         }
         if self.blackhole {
             state.routes.extend(blackholes(own));
@@ -96,7 +101,7 @@ impl Backend for VxlanBackend {
 
     fn peer_entries(&self, peer: &Lease, _: &[Prefix], entries: &mut Vec<PeerEntry>) {
         for (family, device) in self.devices.iter() {
-            add_peer(entries, family, device, peer);
+            add_peer(entries, family, device, peer, self.direct.as_ref());
         }
     }
 
@@ -106,6 +111,10 @@ impl Backend for VxlanBackend {
 
     fn reaches(&self) -> fn(&BackendData) -> bool {
         |data| matches!(data, BackendData::Vxlan(_))
+    }
+
+    fn direct(&self) -> Option<LinkName> {
+        self.direct.as_ref().map(|direct| direct.link)
     }
 
     fn datapath(&self) -> Datapath {
@@ -127,13 +136,17 @@ impl Backend for VxlanBackend {
             marks: self.marks.clone(),
             parent: Some(self.parent),
             networks: self.networks.clone(),
+            direct: self.direct.is_some(),
         }
     }
 }
 
 /// Appends the entries of one peer: its route; and its FDB entry and neighbour if the kernel encapsulates, or its entry in the forwarding
 /// table if the agent does. A peer of another backend, or without this family, has none.
-fn add_peer(entries: &mut Vec<PeerEntry>, family: Family, device: &Device, peer: &Lease) {
+///
+/// A peer on the underlay's link has a route over it, if `direct` is set. Its other entries stay: the peer may see itself elsewhere and
+/// send encapsulated, answers that are on their way when a prefix changes arrive, and a change between both is that of one route.
+fn add_peer(entries: &mut Vec<PeerEntry>, family: Family, device: &Device, peer: &Lease, direct: Option<&Direct>) {
     let BackendData::Vxlan(vteps) = &peer.data else { return };
     let (Some(vtep), Some(public), Some(subnet)) =
         (vteps.get(family), peer.public.get(family), peer.subnet.get(family))
@@ -148,7 +161,8 @@ fn add_peer(entries: &mut Vec<PeerEntry>, family: Family, device: &Device, peer:
             PeerEntry::Neighbour(NeighbourKey { link, address: gateway }, vtep.mac),
         ]),
     }
-    entries.push(PeerEntry::Route(RouteKey::main(subnet), NextHop::Gateway { gateway, link, onlink: true }));
+    let encapsulated = PeerEntry::Route(RouteKey::main(subnet), NextHop::Gateway { gateway, link, onlink: true });
+    entries.push(direct.and_then(|direct| direct.route(family, peer)).unwrap_or(encapsulated));
 }
 
 /// The properties of the backend that follow from the config alone.

@@ -26,6 +26,8 @@ pub enum BackendData {
     Vxlan(DualStack<Vtep>),
     /// The backends `alloc` and `udp`, whose leases carry no type.
     Untyped,
+    /// The backend `host-gw`, whose leases carry nothing but their type.
+    HostGw,
     /// Any other backend, by the name of its type.
     Other(String),
 }
@@ -37,6 +39,7 @@ impl BackendData {
         match self {
             Self::Vxlan(_) => "vxlan",
             Self::Untyped => "",
+            Self::HostGw => "host-gw",
             Self::Other(name) => name,
         }
     }
@@ -46,7 +49,7 @@ impl BackendData {
     pub fn macs(&self) -> DualStack<MacAddr> {
         match self {
             Self::Vxlan(vteps) => vteps.map(|_, vtep| vtep.mac),
-            Self::Untyped | Self::Other(_) => DualStack::default(),
+            Self::Untyped | Self::HostGw | Self::Other(_) => DualStack::default(),
         }
     }
 
@@ -55,7 +58,7 @@ impl BackendData {
             Self::Vxlan(vteps) => {
                 vteps.get(family).map(|vtep| VtepJson { vni: vtep.vni.map(Vni::number), mac: vtep.mac })
             }
-            Self::Untyped | Self::Other(_) => None,
+            Self::Untyped | Self::HostGw | Self::Other(_) => None,
         }
     }
 }
@@ -134,6 +137,7 @@ impl Lease {
         let data = match fields.text("BackendType")? {
             None | Some("") => BackendData::Untyped,
             Some("vxlan") => BackendData::Vxlan(vteps(subnet, &fields)?),
+            Some("host-gw") => BackendData::HostGw,
             Some(other) if other.contains(char::is_control) => {
                 return Err(LeaseError::Field { field: "BackendType", rule: "holds control characters".to_owned() });
             }

@@ -107,8 +107,8 @@ mod tests {
         let local = local.map(|(address, len)| LocalAddress::new(address.parse().unwrap(), len).unwrap());
         let addresses = DualStack { v4: Some(local[0].address), v6: Some(local[1].address) };
         let link: LinkName = "eth0".parse().unwrap();
-        let (connected, attached, local) = (Vec::new(), Vec::new(), local.to_vec());
-        Underlay { link, index: 2, mtu: Mtu(1500), mac: None, addresses, local, connected, attached }
+        let (on_link, connected, attached, local) = (Vec::new(), Vec::new(), Vec::new(), local.to_vec());
+        Underlay { link, index: 2, mtu: Mtu(1500), mac: None, addresses, on_link, local, connected, attached }
     }
 
     fn asked(text: &str) -> DualStack<IpAddr> {

@@ -87,8 +87,9 @@ impl SettingsContext<'_> {
     fn add(&self, link: &LinkSettings, found: &mut BTreeMap<Setting, u32>) {
         let name = link.name;
         let ours = self.ours.contains_key(&link.index);
-        if ours || self.container_bridges.contains(&link.index) {
-            let forwards = link.forwards.iter().filter(|(family, _)| ours || *family == Family::V4);
+        let is_way = self.scope.direct && self.scope.is_parent(link.index);
+        if ours || is_way || self.container_bridges.contains(&link.index) {
+            let forwards = link.forwards.iter().filter(|(family, _)| ours || is_way || *family == Family::V4);
             found.extend(forwards.map(|(family, on)| (Setting::LinkForwarding(family, name), u32::from(*on))));
         }
         if ours {

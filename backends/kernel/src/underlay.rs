@@ -28,6 +28,7 @@ impl HostNetwork {
             mtu: link.mtu,
             mac: link.mac,
             addresses,
+            on_link: link.addresses.iter().map(|address| address.local.prefix).collect(),
             local: links.iter().flat_map(|link| &link.addresses).map(|address| address.local).collect(),
             connected: connected.into_iter().map(|(_, prefix)| prefix).chain(routers).collect(),
             attached: attached.into_iter().map(|(link, prefix)| (link.name, prefix)).collect(),

@@ -6,12 +6,14 @@ use wire_store::Revision;
 use super::*;
 use crate::{ForwardSettings, Placement, VxlanBy, select, select::tests::placement};
 
-const CONFIGS: [&str; 5] = [
+const CONFIGS: [&str; 7] = [
     r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#,
     r#"{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fd00:5::/32","Backend":{"Type":"vxlan"}}"#,
     r#"{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fd00:5::/32","Backend":{"Type":"udp"}}"#,
     r#"{"Network":"10.5.0.0/16","SubnetMin":"10.5.0.0","SubnetMax":"10.5.3.0","Backend":{"Type":"udp"}}"#,
     r#"{"Network":"10.5.0.0/16","Backend":{"Type":"alloc"}}"#,
+    r#"{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fd00:5::/32","Backend":{"Type":"host-gw"}}"#,
+    r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan","DirectRouting":true}}"#,
 ];
 
 /// A peer of few possible ones: its subnet, its host, whether it has IPv6, and its backend. Two leases of one host have the same MAC and
@@ -31,7 +33,9 @@ impl Peer {
         let v6 = Prefix::new(format!("fd00:5:0:{subnet}::").parse().unwrap(), 64).unwrap();
         // The last two hosts are inside the network: one beside the range that is leased, one in it.
         let public: IpAddr = match host {
-            0..=3 => [192, 0, 2, 100 + host].into(),
+            0..=2 => [192, 0, 2, 100 + host].into(),
+            // Behind a router.
+            3 => [198, 51, 100, 3].into(),
             4 => [10, 5, 200, 1].into(),
             _ => [10, 5, 3, 1].into(),
         };
@@ -40,7 +44,7 @@ impl Peer {
         let data = match backend {
             0..=3 => BackendData::Vxlan(DualStack { v4: Some(vtep), v6: dual.then_some(vtep) }),
             4..=6 => BackendData::Untyped,
-            _ => BackendData::Other("host-gw".to_owned()),
+            _ => BackendData::HostGw,
         };
         let subnet = Subnet::new(DualStack { v4: Some(v4), v6: dual.then_some(v6) }).unwrap();
         Lease { subnet, public: DualStack { v4: Some(public), v6: dual.then_some(public_v6) }, data }

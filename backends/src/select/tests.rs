@@ -34,6 +34,7 @@ pub(crate) fn placement() -> Placement {
         local: [("192.0.2.1", 24), ("2001:db8::1", 64), ("203.0.113.5", 32)]
             .map(|(address, len)| LocalAddress::new(ip(address), len).unwrap())
             .to_vec(),
+        on_link: ["192.0.2.0/24", "2001:db8::/64"].map(|prefix| prefix.parse().unwrap()).to_vec(),
         connected: Vec::new(),
         attached: Vec::new(),
     };
@@ -290,22 +291,99 @@ fn a_config_that_cannot_work_is_refused_with_the_remedy() {
         placement.underlay.mtu = Mtu(1340);
         placement
     };
+    let behind_nat = || {
+        let mut placement = placement();
+        placement.public.v4 = Some(ip("198.51.100.7"));
+        placement
+    };
     let long = br#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan","VNI":16777215}}"#;
     let long = NetworkConfig::from_json(long).unwrap();
     let said = [
-        refuse(&config(V4, "host-gw"), placement()),
-        refuse(&config(V4, "wireguard"), placement()),
-        refuse(&config(V4, "ipsec"), placement()),
+        refuse(&config(V4, "host-gw"), behind_nat()),
+        refuse(&config(BOTH, "host-gw"), no_v6()),
         refuse(&config(BOTH, "vxlan"), no_v6()),
         refuse(&config(BOTH, "vxlan"), small()),
         refuse(&long, placement()),
     ];
     insta::assert_snapshot!(said.join("\n"), @r#"
-    the backend host-gw is not in this version: set Backend.Type to vxlan in the network config
-    the backend wireguard is not in this version: set Backend.Type to vxlan in the network config
-    the backend ipsec exists in flannel only: set Backend.Type to vxlan in the network config, or stay with flanneld
+    host-gw needs a public address that this host has: peers would send to 198.51.100.7, and eth0 has 192.0.2.1; leave out --public-ip and --public-ipv6, or behind NAT set Backend.Type to vxlan in the network config
+    the link eth0 has no IPv6 address, so it cannot carry the IPv6 overlay: give it one, choose another link with --iface, or turn IPv6 off in the network config
     the link eth0 has no IPv6 address, so it cannot carry the IPv6 overlay: give it one, choose another link with --iface, or turn IPv6 off in the network config
     an MTU of 1340 on eth0 leaves 1270 bytes for IPv6, which needs 1280: raise it
     VNI 16777215 makes the device name flannel.16777215, which is longer than 15 characters: choose a smaller VNI
     "#);
+}
+
+#[test]
+fn a_backend_that_is_flannels_alone_is_refused_by_its_name_with_the_remedy() {
+    for name in ["wireguard", "ipsec", "ali-vpc", "tencent-vpc", "aws-vpc", "gce", "extension", "ipip"] {
+        let said = select(&config(V4, name), placement()).err().unwrap().to_string();
+        assert!(said.starts_with(&format!("the backend {name} ")), "{said}");
+        assert!(said.contains("set Backend.Type to vxlan in the network config"), "{said}");
+    }
+}
+
+const HOST_GW: &str = r#"{"PublicIP":"192.0.2.2","PublicIPv6":"2001:db8::2","BackendType":"host-gw"}"#;
+
+#[test]
+fn host_gw_routes_to_peers_on_the_link_and_has_no_device() {
+    let behind_router = r#"{"PublicIP":"198.51.100.3","PublicIPv6":"2001:db8:3::3","BackendType":"host-gw"}"#;
+    let peers = [
+        ("10.5.2.0-24&fd00:5:0:2::-64", HOST_GW),
+        ("10.5.3.0-24&fd00:5:0:3::-64", behind_router),
+        ("10.5.4.0-24&fd00:5:0:4::-64", PEER),
+    ];
+    insta::assert_snapshot!(report(&config(BOTH, "host-gw"), "10.5.0.0-24&fd00:5::-64", &peers, true), @"
+    mtu 1500
+    set sysctl net.ipv4.ip_forward = 1
+    set sysctl net.ipv6.conf.all.forwarding = 1
+    set sysctl net.ipv4.conf.eth0.forwarding = 1
+    set sysctl net.ipv6.conf.eth0.forwarding = 1
+    add route 10.5.0.0/24 metric 4294967295 blackhole
+    add route 10.5.2.0/24 via 192.0.2.2 dev eth0
+    add route fd00:5::/64 metric 4294967295 blackhole
+    add route fd00:5:0:2::/64 via 2001:db8::2 dev eth0
+    ");
+    let backend = select(&config(BOTH, "host-gw"), placement()).unwrap();
+    let (_, table) = leases((peers[0].0, OWN), &peers);
+    let beyond = table.peers.values().filter_map(|peer| backend.beyond_link(&peer.lease)).collect::<Vec<_>>();
+    assert_eq!(beyond, [ip("198.51.100.3")], "PEER is of another backend, and on the link");
+}
+
+fn direct_routing() -> NetworkConfig {
+    let json = br#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan","DirectRouting":true}}"#;
+    NetworkConfig::from_json(json).unwrap()
+}
+
+#[test]
+fn direct_routing_takes_the_link_to_peers_that_are_on_it_and_the_overlay_to_all_others() {
+    let router =
+        r#"{"PublicIP":"198.51.100.3","BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"0a:00:00:00:00:03"}}"#;
+    let peers = [("10.5.2.0-24", PEER), ("10.5.3.0-24", router)];
+    insta::assert_snapshot!(report(&direct_routing(), "10.5.0.0-24", &peers, false), @"
+    mtu 1450
+    create link flannel.1: vxlan vni 1 dev eth0 local 192.0.2.1 port 8472 nolearning mac 02:00:00:00:00:04 mtu 1450 up
+    set sysctl net.ipv4.ip_forward = 1
+    set sysctl net.ipv4.conf.eth0.forwarding = 1
+    set sysctl net.ipv4.conf.flannel/1.forwarding = 1
+    add address 10.5.0.0/32 dev flannel.1
+    set FDB entry 0a:00:00:00:00:02 dev flannel.1 dst 192.0.2.2
+    set FDB entry 0a:00:00:00:00:03 dev flannel.1 dst 198.51.100.3
+    set neighbour 10.5.2.0 dev flannel.1 lladdr 0a:00:00:00:00:02
+    set neighbour 10.5.3.0 dev flannel.1 lladdr 0a:00:00:00:00:03
+    add route 10.5.2.0/24 via 192.0.2.2 dev eth0
+    add route 10.5.3.0/24 via 10.5.3.0 dev flannel.1 onlink
+    ");
+}
+
+#[test]
+fn a_peer_that_moves_off_the_link_costs_one_route_that_is_replaced() {
+    let (own, table) = leases(("10.5.0.0-24", OWN), &[("10.5.2.0-24", PEER)]);
+    let desired = |on_link: &str| {
+        let mut placement = placement();
+        placement.underlay.on_link = vec![on_link.parse().unwrap()];
+        select(&direct_routing(), placement).unwrap().desired(&own, &table)
+    };
+    let have = wire_state::samples::held(&desired("192.0.2.0/24"));
+    insta::assert_snapshot!(plan_host(&have, &desired("192.0.2.0/31")), @"replace route 10.5.2.0/24 via 10.5.2.0 dev flannel.1 onlink");
 }

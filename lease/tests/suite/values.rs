@@ -123,7 +123,7 @@ fn leases() -> impl Strategy<Value = Lease> {
         });
         let data = match data {
             0 => BackendData::Untyped,
-            1 => BackendData::Other("host-gw".to_owned()),
+            1 => BackendData::HostGw,
             _ => BackendData::Vxlan(families.map(|family, ()| if family == Family::V4 { vtep4 } else { vtep6 })),
         };
         Lease { subnet: Subnet::new(families.map(|family, ()| both(family).unwrap())).unwrap(), public, data }

@@ -43,7 +43,8 @@ pub(super) fn within(net: &ObservedNet, facts: &BTreeMap<LinkName, LinkFacts>, s
         Setting::Forwarding(_) | Setting::RouterAdvertisements(_) => true,
         Setting::DisableIpv6(link) => is_ours(link),
         Setting::LinkForwarding(family, link) => {
-            is_ours(link) || *family == Family::V4 && is_container_bridge(*link, net, facts, scope)
+            let is_way = scope.direct && net.links.get(link).is_some_and(|link| scope.is_parent(link.index));
+            is_ours(link) || is_way || *family == Family::V4 && is_container_bridge(*link, net, facts, scope)
         }
     };
     found.settings =

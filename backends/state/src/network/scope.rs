@@ -21,6 +21,8 @@ pub struct Scope {
     pub parent: Option<LinkId>,
     /// The overlay's networks: routes to prefixes in them are read.
     pub networks: Vec<Prefix>,
+    /// Whether packets of the overlay leave by the underlay's link itself: its forwarding is read.
+    pub direct: bool,
 }
 
 impl Scope {
@@ -29,6 +31,7 @@ impl Scope {
         self.devices.extend(&other.devices);
         self.networks.extend(&other.networks);
         self.parent = self.parent.or(other.parent);
+        self.direct |= other.direct;
         let Marks { macs, port, learning } = &other.marks;
         self.marks.macs.extend(macs);
         self.marks.port = self.marks.port.filter(|own| Some(*own) == *port);

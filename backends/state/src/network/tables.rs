@@ -9,7 +9,9 @@ use std::{
 use imbl::OrdMap;
 use wire_net::{Family, LinkName, MacAddr, Prefix};
 
-use super::{DesiredForm, DesiredLink, NextHop, ObservedLink, ObservedRoute, RouteKey, Setting};
+use super::{
+    DesiredForm, DesiredKind, DesiredLink, KernelKind, NextHop, ObservedLink, ObservedRoute, RouteKey, Setting,
+};
 
 /// The network state of one namespace. `L` is the type of a link, `R` that of a route, `F` that of the desired form of all routes: the form
 /// that was read is a part of each route.
@@ -143,11 +145,17 @@ impl<L, R, F: Default> Default for NetState<L, R, F> {
 }
 
 impl DesiredNet {
+    /// Whether a gateway on the link is the peer's host: on a link of the underlay, and on an IPIP device, which sends to the gateway.
+    pub(crate) fn is_host_itself(&self, link: LinkName) -> bool {
+        self.links.get(&link).is_none_or(|link| matches!(link.kind, DesiredKind::Kernel(KernelKind::Ipip(_))))
+    }
+
     /// The public address of the host behind a gateway, which is the one that leads to `subnet`.
     pub(crate) fn host_behind(&self, link: LinkName, gateway: IpAddr, subnet: Prefix) -> Option<IpAddr> {
         let by_table = self.forwarding.get(&ForwardKey { link, destination: subnet }).map(|forward| forward.to);
         let mac = || self.neighbours.get(&NeighbourKey { link, address: gateway }).copied();
-        by_table.or_else(|| self.fdb.get(&FdbKey { link, mac: mac()? }).copied())
+        let by_device = by_table.or_else(|| self.fdb.get(&FdbKey { link, mac: mac()? }).copied());
+        by_device.or_else(|| self.is_host_itself(link).then_some(gateway))
     }
 }
 

@@ -19,6 +19,8 @@ pub struct Underlay {
     pub mac: Option<MacAddr>,
     /// Its own address of each enabled family. Outer packets are sent from it.
     pub addresses: DualStack<IpAddr>,
+    /// The prefixes of its own addresses: hosts in them are reached on the link itself, without a router.
+    pub on_link: Vec<Prefix>,
     /// All addresses of the host, on any link.
     pub local: Vec<LocalAddress>,
     /// The prefixes that the host reaches without the overlay: those of its links, except those in `attached` and those of the overlay's

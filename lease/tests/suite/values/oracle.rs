@@ -32,6 +32,7 @@ fn from_value(subnet: Subnet, value: &[u8]) -> Result<Lease, LeaseError> {
     let data = match fields.text("BackendType")?.as_deref() {
         None | Some("") => BackendData::Untyped,
         Some("vxlan") => BackendData::Vxlan(vteps(subnet, fields)?),
+        Some("host-gw") => BackendData::HostGw,
         Some(other) if other.contains(char::is_control) => {
             return Err(LeaseError::Field { field: "BackendType", rule: "holds control characters".to_owned() });
         }

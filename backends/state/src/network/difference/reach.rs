@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use wire_net::{LinkName, MacAddr, Prefix};
 
-use crate::{DesiredKind, DesiredNet, FdbKey, KernelKind, NextHop};
+use crate::{DesiredNet, FdbKey, NextHop};
 
 /// The desired state of a namespace, followed from its entries to hosts.
 pub(super) struct Reach<'a>(pub(super) &'a DesiredNet);
@@ -27,10 +27,7 @@ impl Reach<'_> {
     /// The effect if packets do not take a route.
     pub(super) fn by_route(&self, destination: Prefix, hop: &NextHop) -> Option<String> {
         match hop {
-            NextHop::Gateway { gateway, link, .. } => {
-                let behind = self.0.host_behind(*link, *gateway, destination);
-                behind.or_else(|| self.is_host_itself(*link).then_some(*gateway)).map(unreachable)
-            }
+            NextHop::Gateway { gateway, link, .. } => self.0.host_behind(*link, *gateway, destination).map(unreachable),
             NextHop::Link(link) => self.by_tunnel(*link, destination),
             NextHop::Blackhole => None,
         }
@@ -47,17 +44,12 @@ impl Reach<'_> {
         is_for_all.then(|| format!("no host can be reached through {link}"))
     }
 
-    /// Whether a gateway on the link is the peer's host: on a link of the underlay, and on an IPIP device, which sends to the gateway.
-    fn is_host_itself(&self, link: LinkName) -> bool {
-        self.0.links.get(&link).is_none_or(|link| matches!(link.kind, DesiredKind::Kernel(KernelKind::Ipip(_))))
-    }
-
     /// Whether hosts are reached through the link.
     pub(super) fn has_hosts_behind(&self, link: LinkName) -> bool {
         self.0.fdb.keys().any(|key| key.link == link)
             || self.0.flooding.iter().any(|entry| entry.link == link)
             || self.0.forwarding.keys().any(|key| key.link == link)
-            || (self.is_host_itself(link) && self.0.routes.values().any(|hop| has_gateway_on(link, hop)))
+            || (self.0.is_host_itself(link) && self.0.routes.values().any(|hop| has_gateway_on(link, hop)))
     }
 }
 
