@@ -168,7 +168,7 @@ impl<P: Ports> Network<P> {
         let docker_options = self.announce(host, &context, &own, backend.mtu()).await?;
         self.session = None;
         self.joins += 1;
-        let reaches = backend.reaches();
+        let (reaches, direct) = (backend.reaches(), backend.direct());
         host.status.update(|seen| seen.reaches = Some(reaches));
         self.publish_datapath(host, backend.datapath());
         let (admission_in, admission) = watch::channel(context.admission(&own, host.endpoints()));
@@ -212,7 +212,7 @@ impl<P: Ports> Network<P> {
             scope,
             loops: self.loops.clone(),
             rounds: self.loops.network.clone(),
-            policy: Arc::new(host.settings.firewall.policy(&joined_with)),
+            policy: Arc::new(host.settings.firewall.policy(&joined_with, direct)),
             docker_options: Arc::new(docker_options),
             joins: self.joins,
             source,

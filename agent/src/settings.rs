@@ -102,10 +102,10 @@ fn public(run: &RunFlags) -> Result<DualStack<IpAddr>, UsageError> {
 }
 
 impl FirewallSettings {
-    /// The rules for a network with this config.
-    pub(crate) fn policy(&self, config: &NetworkConfig) -> FirewallPolicy {
+    /// The rules for a network with this config, some of whose peers send by the link `direct` without encapsulation.
+    pub(crate) fn policy(&self, config: &NetworkConfig, direct: Option<LinkName>) -> FirewallPolicy {
         let Self { masquerade, forward, senders, flowtable, every: _ } = *self;
-        FirewallPolicy { pools: config.pools, masquerade, forward, senders, flowtable }
+        FirewallPolicy { pools: config.pools, masquerade, forward, senders, flowtable, direct }
     }
 }
 

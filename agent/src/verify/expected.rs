@@ -104,7 +104,7 @@ async fn expected(mut host: Host<System>, last_known: &LastKnownFile, snapshot: 
     let desired = backend.desired(&own.lease, &leases);
     Ok(Expected {
         firewall: FirewallShare {
-            policy: Arc::new(host.settings.firewall.policy(&context.config)),
+            policy: Arc::new(host.settings.firewall.policy(&context.config, backend.direct())),
             own,
             leases,
             devices: OverlayDevice::of(&desired),

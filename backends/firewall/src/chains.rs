@@ -9,6 +9,7 @@ use wire_net::LinkName;
 use wire_state::{Call, ChainName, ChainTable, ChainTableKind, Creation, DesiredChain, InternalBridges, Place};
 
 use super::{
+    address_range::AddressRange,
     common_rule::{CommonRule, Conditions, RangeMatch, Verdict},
     family_rules::FamilyRules,
     nat,
@@ -26,25 +27,28 @@ impl FamilyRules {
     /// The chains that accept traffic of the overlay before Docker's rules drop it.
     pub(super) fn accepting_chains(&self) -> BTreeMap<ChainName, DesiredChain> {
         let mut chains = BTreeMap::new();
-        if let Some(device) = self.device {
-            let [incoming, outgoing] = self.forwarded_by(device.link);
+        // Leases of an earlier config may lie outside of the range, behind the device; by the underlay's link, hosts may send from there.
+        let device = self.device.map(|device| self.forwarded_by(device.link, self.network.into()));
+        let direct = self.direct.map(|link| self.forwarded_by(link, self.overlay));
+        let ways: Vec<[CommonRule; 2]> = device.into_iter().chain(direct).collect();
+        if !ways.is_empty() {
             // Docker 28 drops packets to a container that do not arrive by its bridge, and does so before connection
             // tracking: replies too.
-            let first = [incoming];
+            let first: Vec<CommonRule> = ways.iter().map(|[incoming, _]| *incoming).collect();
             chains.extend([self.chain(ChainTableKind::Raw, "WIRE-RAW", &first, &[("PREROUTING", Place::First)])]);
             // Before Docker's drops: in FORWARD, and in DOCKER-USER, the chain that Docker leaves to others, because
             // dockerd inserts its own rules in front of ours when it starts.
             let callers = [("FORWARD", Place::First), ("DOCKER-USER", Place::First)];
-            chains.extend([self.chain(ChainTableKind::Filter, "WIRE-FORWARD", &[incoming, outgoing], &callers)]);
+            chains.extend([self.chain(ChainTableKind::Filter, "WIRE-FORWARD", &ways.concat(), &callers)]);
         }
         let callers = [("FORWARD", Place::Anywhere)];
         chains.extend([self.chain(ChainTableKind::Filter, "WIRE-POLICY", &self.forwarded(), &callers)]);
         chains
     }
 
-    /// Accepts what comes to containers here by the overlay device, and what they send there.
-    fn forwarded_by(&self, link: LinkName) -> [CommonRule; 2] {
-        let (all, own) = (RangeMatch::inside(self.network), RangeMatch::inside(self.own));
+    /// Accepts what comes to containers here from that range by a link, and what they send there.
+    fn forwarded_by(&self, link: LinkName, range: AddressRange) -> [CommonRule; 2] {
+        let (all, own) = (RangeMatch::inside(range), RangeMatch::inside(self.own));
         let incoming = Conditions { source: all, destination: own, incoming: Some(link), ..Conditions::default() };
         let outgoing = Conditions { source: own, destination: all, outgoing: Some(link), ..Conditions::default() };
         [accept("from the overlay", incoming), accept("to the overlay", outgoing)]

@@ -7,6 +7,7 @@ use wire_netlink::attribute::{address, attributes, number, text};
 use wire_state::{ChainKind, Element, Hook, SetKind};
 
 use super::{
+    direct::DIRECT,
     nfta::{
         NFT_REG_VERDICT, NFTA_COUNTER_PACKETS, NFTA_DATA_VERDICT, NFTA_DYNSET_EXPR, NFTA_DYNSET_EXPRESSIONS,
         NFTA_EXPR_DATA, NFTA_EXPR_NAME, NFTA_IMMEDIATE_DATA, NFTA_LOOKUP_DREG, NFTA_MATCH_NAME, NFTA_OBJREF_IMM_TYPE,
@@ -47,8 +48,8 @@ const TIMEOUT: u32 = 0x10;
 /// number of inner source bits in a key is in the set's name alone.
 pub(super) fn set_kind(name: &str, flags: u32, key: u32) -> Option<SetKind> {
     match key {
-        7 => Some(addresses(flags, Family::V4)),
-        8 => Some(addresses(flags, Family::V6)),
+        7 => addresses(name, flags, Family::V4),
+        8 => addresses(name, flags, Family::V6),
         41 => Some(SetKind::Links),
         // A concatenation of two types, six bits each in one number; 4 is a plain integer.
         0x1c4 => pairs(name, flags, Family::V4),
@@ -57,8 +58,14 @@ pub(super) fn set_kind(name: &str, flags: u32, key: u32) -> Option<SetKind> {
     }
 }
 
-const fn addresses(flags: u32, family: Family) -> SetKind {
-    if flags & TIMEOUT != 0 { SetKind::Seen(family) } else { SetKind::Addresses(family) }
+fn addresses(name: &str, flags: u32, family: Family) -> Option<SetKind> {
+    if flags & TIMEOUT != 0 {
+        return Some(SetKind::Seen(family));
+    }
+    match name.strip_prefix(DIRECT) {
+        Some(rest) => Some(SetKind::Sources(family, rest.rsplit('-').next()?.parse().ok()?)),
+        None => Some(SetKind::Addresses(family)),
+    }
 }
 
 /// The kind of a set of pairs of an outer and an inner source.
@@ -72,6 +79,11 @@ fn pairs(name: &str, flags: u32, family: Family) -> Option<SetKind> {
 
 pub(super) fn address_element(key: &[u8], _: &[u8]) -> Option<Element> {
     address(key).map(Element::Address)
+}
+
+/// Reads the first `len` bits of the sources that may come without encapsulation.
+pub(super) fn source_element(key: &[u8], len: u8) -> Option<Element> {
+    Prefix::new(address(key)?, len).ok().map(Element::Source)
 }
 
 pub(super) fn link_element(key: &[u8], _: &[u8]) -> Option<Element> {

@@ -67,6 +67,7 @@ impl Emitable for Body {
 fn key(element: &Element) -> (Vec<u8>, Option<Vec<u8>>) {
     match element {
         Element::Address(address) => (octets(*address), None),
+        Element::Source(subnet) => (octets(subnet.network()), None),
         Element::Link(link) => {
             let mut name = link.as_str().as_bytes().to_vec();
             name.resize(IFNAMSIZ, 0);
@@ -109,7 +110,7 @@ mod tests {
     use super::*;
     use wire_netlink::attribute::attributes;
 
-    use crate::decode::{address_element, lease_element, link_element, subnet_element};
+    use crate::decode::{address_element, lease_element, link_element, source_element, subnet_element};
 
     fn lease(public: &str, first: &str, len: u8) -> Element {
         Element::Lease(public.parse().unwrap(), Prefix::new(first.parse().unwrap(), len).unwrap())
@@ -128,6 +129,7 @@ mod tests {
             Element::Link(_) => link_element(&first, &last),
             Element::Lease(..) => lease_element(&first, &last),
             Element::Subnet(public, subnet) => subnet_element(&first, Family::of(*public), subnet.len()),
+            Element::Source(subnet) => source_element(&first, subnet.len()),
         }
     }
 
@@ -145,6 +147,8 @@ mod tests {
             subnet("192.0.2.7", "10.5.52.9", 32),
             subnet("2001:db8::7", "fd00:5:0:52::", 64),
             subnet("2001:db8::7", "fd00:5:0:52::", 72),
+            Element::Source("10.5.52.0/22".parse().unwrap()),
+            Element::Source("fd00:5:0:52::/64".parse().unwrap()),
         ] {
             assert_eq!(read_back(&element), Some(element));
         }

@@ -54,6 +54,8 @@ pub(super) struct FamilyRules {
     pub(super) subnet_len: u8,
     pub(super) own: Prefix,
     pub(super) device: Option<OverlayDevice>,
+    /// The underlay's link, if packets come by it without encapsulation.
+    pub(super) direct: Option<LinkName>,
 }
 
 impl FamilyRules {
@@ -75,9 +77,16 @@ impl FamilyRules {
 
     /// Drops and counts sources that are not routed back through the overlay device. The kernel's rp_filter does so for
     /// IPv4 alone, and does not count.
-    pub(super) fn spoofed(&self) -> Option<Rule> {
-        let matches = [Match::From(Links::Is(self.device?.link)), Match::AnsweredElsewhere];
-        Some(Rule::new(Purpose::SourcesOutsideLeases(self.family).words(), matches, dropped(counter::SPOOFED)))
+    pub(super) fn spoofed(&self, senders: Senders) -> Vec<Rule> {
+        match (self.device, self.direct) {
+            (None, _) => Vec::new(),
+            (Some(_), Some(_)) => self.spoofed_beside_direct(senders),
+            (Some(device), None) => {
+                let matches = [Match::From(Links::Is(device.link)), Match::AnsweredElsewhere];
+                let purpose = Purpose::SourcesOutsideLeases(self.family).words();
+                vec![Rule::new(purpose, matches, dropped(counter::SPOOFED))]
+            }
+        }
     }
 
     /// Marks packets for Docker's nftables tables, which drop them even if our chains accept them.
@@ -301,6 +310,6 @@ pub(super) fn containers(matches: impl Into<Vec<Match>>) -> Rule {
     Rule::new(Purpose::Containers.words(), matches, dropped(counter::CONTAINERS))
 }
 
-const fn dropped(counter: &'static str) -> [Action; 2] {
+pub(super) const fn dropped(counter: &'static str) -> [Action; 2] {
     [Action::CountIn(counter), Action::Drop]
 }

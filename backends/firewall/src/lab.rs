@@ -1,6 +1,7 @@
 //! Tests on the real kernel, each in a network namespace of its own. The rules are checked through `nft` and
 //! `iptables`.
 
+mod direct;
 mod flowtable;
 mod measure;
 mod others;

@@ -13,6 +13,7 @@ mod chains;
 mod common_rule;
 mod dataplane;
 mod decode;
+mod direct;
 mod encode;
 mod facts;
 mod family_rules;

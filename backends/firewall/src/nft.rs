@@ -24,6 +24,7 @@ pub(crate) fn put_table(table: &DesiredTable) -> String {
             SetKind::Links => "type ifname;".to_owned(),
             SetKind::Leases(family) => format!("{} flags interval;", pair(family, family.bits())),
             SetKind::Subnets(family, len) => pair(family, len),
+            SetKind::Sources(family, _) => format!("type {};", address(family)),
             SetKind::Seen(family) => format!("type {}; {FILLED_BY_PACKETS}", address(family)),
             SetKind::Claims(family) => format!("{} {FILLED_BY_PACKETS}", pair(family, family.bits())),
         };
@@ -68,6 +69,7 @@ fn element(element: &Element) -> String {
             (first, last) if first == last => format!("{public} . {first:#x}"),
             (first, last) => format!("{public} . {first:#x}-{last:#x}"),
         },
+        Element::Source(subnet) => subnet.network().to_string(),
         Element::Subnet(public, subnet) => {
             let leading = subnet.first_bits() >> (subnet.family().bits() - subnet.len());
             format!("{public} . {leading:#x}")

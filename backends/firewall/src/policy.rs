@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use wire_net::{DualStack, Family, Pool, Subnet};
+use wire_net::{DualStack, Family, LinkName, Pool, Subnet};
 use wire_state::{Attachment, BaseChain, DesiredFirewall, DesiredTable, Element, Hook, Set, SetKind};
 
 use super::{
@@ -36,6 +36,8 @@ pub struct FirewallPolicy {
     pub senders: Senders,
     /// Lets established connections of the overlay skip the rules of forwarding, if the kernel has flowtables.
     pub flowtable: bool,
+    /// The underlay's link, if packets of some peers come by it without encapsulation.
+    pub direct: Option<LinkName>,
 }
 
 /// Source NAT for packets that leave the overlay (`--ip-masq`).
@@ -114,7 +116,7 @@ impl FirewallPolicy {
     fn peer_sets(&self, families: &[FamilyRules], facts: &HostFacts) -> Vec<PeerSets> {
         match self.senders {
             Senders::Peers => {
-                let through = families.iter().filter(|rules| rules.device.is_some());
+                let through = families.iter().filter(|rules| rules.device.is_some() || rules.direct.is_some());
                 through.map(|rules| PeerSets::new(rules, facts.checks_sources())).collect()
             }
             Senders::Anyone => Vec::new(),
@@ -153,7 +155,8 @@ impl FirewallPolicy {
         let rules = self.pools.iter().filter_map(|(family, pool)| {
             let (own, device) = (own.get(family)?, devices.get(family).copied());
             let (network, overlay, subnet_len) = (pool.network, AddressRange::leased_in(pool), pool.subnet_len);
-            Some(FamilyRules { family, network, overlay, subnet_len, own, device })
+            let direct = self.direct;
+            Some(FamilyRules { family, network, overlay, subnet_len, own, device, direct })
         });
         rules.collect()
     }
@@ -169,7 +172,12 @@ impl FirewallPolicy {
         // Before Docker, which masquerades at 100 (`srcnat`).
         add_chain(&mut table, "sources", Attachment::nat(Hook::Postrouting, 99), &nat);
         let through: Vec<&FamilyRules> = families.iter().filter(|rules| rules.device.is_some()).collect();
-        let Some(device) = through.iter().find_map(|rules| rules.device) else { return table };
+        let Some(device) = through.iter().find_map(|rules| rules.device) else {
+            if self.direct.is_some() {
+                self.judge_direct_alone(&mut table, families, sets, facts);
+            }
+            return table;
+        };
         self.judge(&mut table, &through, &device, facts);
         // Containers on any link: after all that changes sources (100, `srcnat`).
         let masqueraded = through.iter().filter_map(|rules| rules.masqueraded()).collect();
@@ -198,8 +206,7 @@ impl FirewallPolicy {
         let counters = counters.chain(through.iter().map(|rules| counter::arrived(rules.family)));
         let counters = counters.chain(doubted().map(|rules| counter::delivered(rules.family)));
         table.counters = counters.map(str::to_owned).collect();
-        let elements = facts.bridges.iter().filter(|link| is_plain(link)).map(|link| Element::Link(*link)).collect();
-        table.sets.insert(BRIDGES.to_owned(), Set { kind: SetKind::Links, elements });
+        table.sets.insert(BRIDGES.to_owned(), bridges(facts));
         table.sets.extend(sets.iter().flat_map(PeerSets::empty));
         if self.senders == Senders::Peers {
             table.sets.extend(through.iter().flat_map(|rules| rules.noted_sets(facts.checks_sources())));
@@ -212,9 +219,11 @@ impl FirewallPolicy {
         let source_check = facts.checks_sources();
         // Ten before `raw` (-300), and so before connection tracking (-200). Fragments are whole again since -400.
         let mut arriving: Vec<Rule> = through.iter().filter_map(|rules| rules.not_let_in()).collect();
-        arriving.extend(through.iter().filter_map(|rules| rules.spoofed()));
+        arriving.extend(through.iter().flat_map(|rules| rules.spoofed(self.senders)));
+        arriving.extend(through.iter().flat_map(|rules| rules.direct(self.senders)));
         if self.forward && facts.docker != DockerRules::Iptables {
             arriving.extend(through.iter().filter_map(|rules| rules.marked()));
+            arriving.extend(through.iter().filter_map(|rules| rules.marked_direct()));
         }
         let passing: Vec<Rule> = through.iter().flat_map(|rules| rules.through()).collect();
         let mut incoming = vec![containers([Match::From(Links::In(BRIDGES))])];
@@ -242,6 +251,24 @@ impl FirewallPolicy {
         add_chain(table, "arriving", Attachment::filter(Hook::Prerouting, -310), &arriving);
     }
 
+    /// Adds what a network without an overlay device has: only packets without encapsulation are judged.
+    fn judge_direct_alone(
+        &self,
+        table: &mut DesiredTable,
+        families: &[FamilyRules],
+        sets: &[PeerSets],
+        facts: &HostFacts,
+    ) {
+        let mut arriving: Vec<Rule> = families.iter().flat_map(|rules| rules.direct(self.senders)).collect();
+        if self.forward && facts.docker != DockerRules::Iptables {
+            arriving.extend(families.iter().filter_map(|rules| rules.marked_direct()));
+        }
+        add_chain(table, "arriving", Attachment::filter(Hook::Prerouting, -310), &arriving);
+        table.counters = [counter::SPOOFED.to_owned()].into();
+        table.sets.insert(BRIDGES.to_owned(), bridges(facts));
+        table.sets.extend(sets.iter().flat_map(PeerSets::empty));
+    }
+
     /// The rule for nearly all packets of a family, if inner sources are compared.
     fn usual(&self, rules: &FamilyRules, facts: &HostFacts) -> Option<Rule> {
         if self.senders != Senders::Peers || !facts.checks_sources() {
@@ -249,6 +276,12 @@ impl FirewallPolicy {
         }
         rules.usual(&facts.bridges, self.tracked_in(rules.family, facts).is_some())
     }
+}
+
+/// The set of links with containers.
+fn bridges(facts: &HostFacts) -> Set {
+    let elements = facts.bridges.iter().filter(|link| is_plain(link)).map(|link| Element::Link(*link)).collect();
+    Set { kind: SetKind::Links, elements }
 }
 
 /// Puts rules before these that let all other packets pass.

@@ -34,6 +34,8 @@ pub(super) enum Match {
     EtherType(usize, u16),
     /// Its source and inner source are in this set.
     Pair(Pair, String),
+    /// The leading bits of its source are in this set, or not.
+    Leading(Is, Leading),
     /// All of these bits of its mark are set.
     Mark(u32),
     /// A rule has let it in, or the packet that it came in ([`By`]).
@@ -94,6 +96,13 @@ pub(super) struct Pair {
     pub(super) offset: usize,
     /// Number of leading bits that are compared.
     pub(super) bits: u8,
+}
+
+/// The leading bits of a source, as an address, and the set that they are looked up in.
+#[derive(Clone, Debug)]
+pub(super) struct Leading {
+    pub(super) mask: IpAddr,
+    pub(super) set: String,
 }
 
 #[derive(Clone, Debug)]

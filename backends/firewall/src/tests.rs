@@ -1,3 +1,4 @@
+mod direct;
 mod flowtable;
 mod from_peers;
 mod judged;
@@ -27,11 +28,11 @@ fn put(want: &DesiredFirewall) -> ObservedFirewall {
     have
 }
 
-fn name(text: &str) -> LinkName {
+pub(crate) fn name(text: &str) -> LinkName {
     text.parse().unwrap()
 }
 
-fn peer(number: u8, dual: bool) -> Peer {
+pub(crate) fn peer(number: u8, dual: bool) -> Peer {
     let v4 = Some(format!("10.5.{number}.0/24").parse().unwrap());
     let v6 = dual.then(|| format!("fd00:5:0:{number}::/64").parse().unwrap());
     let public = DualStack {
@@ -41,7 +42,7 @@ fn peer(number: u8, dual: bool) -> Peer {
     Peer { subnet: Subnet::new(DualStack { v4, v6 }).unwrap(), public }
 }
 
-fn all_of(peers: &[u8], dual: bool) -> Vec<Peer> {
+pub(crate) fn all_of(peers: &[u8], dual: bool) -> Vec<Peer> {
     peers.iter().map(|number| peer(*number, dual)).collect()
 }
 
@@ -59,7 +60,14 @@ pub(crate) fn bounded() -> FirewallPolicy {
 pub(crate) fn policy(dual: bool) -> FirewallPolicy {
     let v6 = dual.then(|| pool("fd00:5::/32", 64, "fd00:5:0:1::/64", "fd00:5:ffff:ffff::/64"));
     let pools = DualStack { v4: Some(pool("10.5.0.0/16", 24, "10.5.1.0/24", "10.5.255.0/24")), v6 };
-    FirewallPolicy { pools, masquerade: Masquerade::Random, forward: true, senders: Senders::Peers, flowtable: false }
+    FirewallPolicy {
+        pools,
+        masquerade: Masquerade::Random,
+        forward: true,
+        senders: Senders::Peers,
+        flowtable: false,
+        direct: None,
+    }
 }
 
 /// The devices that a backend wants.
@@ -67,7 +75,7 @@ pub(crate) fn devices(dual: bool) -> DesiredNet {
     devices_over(dual, None)
 }
 
-fn devices_over(dual: bool, parent: Option<&str>) -> DesiredNet {
+pub(crate) fn devices_over(dual: bool, parent: Option<&str>) -> DesiredNet {
     let parent = parent.map(|parent| LinkRef::Found(wire_state::samples::found(parent, 7)));
     let mut state = DesiredNet::default();
     let mut add = |device: &str, local: &str| {

@@ -45,6 +45,7 @@ fn policy() -> FirewallPolicy {
         forward: true,
         senders: Senders::Peers,
         flowtable: false,
+        direct: None,
     }
 }
 

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     decode::{
         address_element, attribute, be32, chain_kind, comment, find, hook_of, lease_element, link_element, set_kind,
-        subnet_element, without_counts,
+        source_element, subnet_element, without_counts,
     },
     encode::Body,
     nfta::{
@@ -43,6 +43,7 @@ impl Netfilter {
                 SetKind::Links => self.elements(&name, link_element)?,
                 SetKind::Leases(_) => self.elements(&name, lease_element)?,
                 SetKind::Subnets(family, len) => self.elements(&name, |key, _| subnet_element(key, family, len))?,
+                SetKind::Sources(_, len) => self.elements(&name, |key, _| source_element(key, len))?,
                 SetKind::Seen(_) | SetKind::Claims(_) => BTreeSet::new(),
             };
             table.sets.insert(name, Set { kind, elements: elements.into() });

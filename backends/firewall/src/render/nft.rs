@@ -3,7 +3,7 @@
 
 use wire_net::Family;
 
-use crate::rule::{Action, Addresses, By, Header, Is, Links, Match, Pair, Rule, SourcePort};
+use crate::rule::{Action, Addresses, By, Header, Is, Leading, Links, Match, Pair, Rule, SourcePort};
 
 pub(crate) fn rule(rule: &Rule) -> wire_state::Rule {
     let words: Vec<String> = rule.matches.iter().map(condition).chain(rule.actions.iter().map(action)).collect();
@@ -36,6 +36,9 @@ fn condition(condition: &Match) -> String {
         Match::Header(is, Header::Vni(vni)) => format!("@th,96,24 {}{}", operator(*is), vni.number()),
         Match::EtherType(at, number) => format!("@th,{},16 {number:#06x}", at * 8),
         Match::Pair(key, set) => format!("{} @{set}", pair(key)),
+        Match::Leading(is, Leading { mask, set }) => {
+            format!("{} saddr & {mask} {}@{set}", ip(Family::of(*mask)), operator(*is))
+        }
         Match::Mark(bits) => format!("meta mark & {bits:#x} == {bits:#x}"),
         Match::LetIn(is, by) => format!("meta priority {}{}", operator(*is), priority(*by)),
         Match::AnsweredElsewhere => "fib saddr . iif oif 0".to_owned(),

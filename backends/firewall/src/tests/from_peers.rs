@@ -30,8 +30,9 @@ fn any_policy() -> impl Strategy<Value = (FirewallPolicy, HostFacts)> {
     let senders = prop_oneof![4 => Just(Senders::Peers), 1 => Just(Senders::Anyone)];
     let nftables = prop_oneof![3 => Just(Nftables::Whole), 1 => Just(Nftables::Simple), 1 => Just(Nftables::Absent)];
     let lens = prop_oneof![3 => Just(24u8), 1 => Just(25)];
-    (senders, nftables, lens, any::<bool>()).prop_map(|(senders, nftables, len, dual)| {
-        let mut policy = FirewallPolicy { senders, ..policy(dual) };
+    let direct = any::<bool>().prop_map(|direct| direct.then(|| name("eth0")));
+    (senders, nftables, lens, any::<bool>(), direct).prop_map(|(senders, nftables, len, dual, direct)| {
+        let mut policy = FirewallPolicy { senders, direct, ..policy(dual) };
         policy.pools.v4 = policy.pools.v4.map(|pool| Pool { subnet_len: len, ..pool });
         (policy, HostFacts { support: Support { nftables, ..Support::default() }, ..HostFacts::default() })
     })

@@ -160,6 +160,9 @@ pub enum SetKind {
     Leases(Family),
     /// The same for subnets of one length, in bits: each pair is a key that is found by its hash.
     Subnets(Family, u8),
+    /// The subnets whose containers may send without encapsulation, by their leading bits: keys of this length that are found by their
+    /// hash.
+    Sources(Family, u8),
     /// Addresses that packets put there, for an hour each.
     Seen(Family),
     /// The same, each with an inner source that came from it.
@@ -177,6 +180,8 @@ pub enum Element {
     Lease(IpAddr, Prefix),
     /// The same as a single key.
     Subnet(IpAddr, Prefix),
+    /// A subnet by itself.
+    Source(Prefix),
 }
 
 impl<C> Default for Table<C> {
@@ -344,6 +349,7 @@ impl fmt::Display for Element {
             Self::Address(address) => address.fmt(f),
             Self::Link(link) => link.fmt(f),
             Self::Lease(public, subnet) | Self::Subnet(public, subnet) => write!(f, "{subnet} of {public}"),
+            Self::Source(subnet) => subnet.fmt(f),
         }
     }
 }

@@ -15,6 +15,10 @@ pub enum Purpose {
     LetInByNoRule(Family),
     /// Drops decapsulated packets with a source that is not routed back through the overlay device.
     SourcesOutsideLeases(Family),
+    /// Drops packets without encapsulation that have a source in our own subnet.
+    DirectOwn(Family),
+    /// Drops packets without encapsulation that have a source in the overlay that is leased to no peer.
+    DirectOutsideLeases(Family),
     /// Lets in encapsulated packets from a peer with an inner source in a subnet of the usual length that it leases.
     Usual(Family),
     /// Lets in encapsulated packets from peers, as far as the sets of leases say so.
@@ -32,13 +36,17 @@ pub enum Purpose {
 }
 
 impl Purpose {
-    const ALL: [Self; 16] = {
+    const ALL: [Self; 20] = {
         use Family::{V4, V6};
         [
             Self::LetInByNoRule(V4),
             Self::LetInByNoRule(V6),
             Self::SourcesOutsideLeases(V4),
             Self::SourcesOutsideLeases(V6),
+            Self::DirectOwn(V4),
+            Self::DirectOwn(V6),
+            Self::DirectOutsideLeases(V4),
+            Self::DirectOutsideLeases(V6),
             Self::Usual(V4),
             Self::Usual(V6),
             Self::Peers(V4),
@@ -63,6 +71,10 @@ impl Purpose {
             Self::LetInByNoRule(V6) => "let in by no rule v6",
             Self::SourcesOutsideLeases(V4) => "sources outside leases v4",
             Self::SourcesOutsideLeases(V6) => "sources outside leases v6",
+            Self::DirectOwn(V4) => "own sources from outside v4",
+            Self::DirectOwn(V6) => "own sources from outside v6",
+            Self::DirectOutsideLeases(V4) => "direct sources outside leases v4",
+            Self::DirectOutsideLeases(V6) => "direct sources outside leases v6",
             Self::Usual(V4) => "usual v4",
             Self::Usual(V6) => "usual v6",
             Self::Peers(V4) => "peers v4",

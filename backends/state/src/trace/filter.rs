@@ -123,7 +123,7 @@ impl Judge<'_> {
         if purpose == Purpose::LetInByNoRule(device.family) {
             Ok(!self.incoming.let_in)
         } else if purpose == Purpose::SourcesOutsideLeases(device.family) {
-            Ok(!self.is_answered_by(device.name)?)
+            Ok(!self.is_answered_by(device.name)? && !self.is_direct_source(device.family))
         } else {
             Ok(false)
         }
@@ -143,6 +143,8 @@ impl Judge<'_> {
             Purpose::AllOthers(of) if of == family => let_in,
             Purpose::LetInByNoRule(_)
             | Purpose::SourcesOutsideLeases(_)
+            | Purpose::DirectOwn(_)
+            | Purpose::DirectOutsideLeases(_)
             | Purpose::Usual(_)
             | Purpose::NotEncapsulated
             | Purpose::Containers
@@ -180,6 +182,23 @@ impl Judge<'_> {
         }
     }
 
+    /// Whether its source is in a subnet of a peer that may send without encapsulation.
+    fn is_direct_source(&self, family: Family) -> bool {
+        let source = self.incoming.packet.source;
+        self.table.sets.values().any(|set| match set.kind {
+            SetKind::Sources(of, len) if of == family => {
+                Prefix::new(source, len).is_ok_and(|subnet| set.elements.contains(&Element::Source(subnet)))
+            }
+            SetKind::Sources(..)
+            | SetKind::Subnets(..)
+            | SetKind::Addresses(_)
+            | SetKind::Links
+            | SetKind::Leases(_)
+            | SetKind::Seen(_)
+            | SetKind::Claims(_) => false,
+        })
+    }
+
     /// The inner source; `None` if it is not known.
     fn inner_source(&self) -> Option<IpAddr> {
         self.incoming.packet.inner.as_deref().map(|inner| inner.packet.source)
@@ -193,6 +212,7 @@ impl Judge<'_> {
             | SetKind::Addresses(_)
             | SetKind::Links
             | SetKind::Leases(_)
+            | SetKind::Sources(..)
             | SetKind::Seen(_)
             | SetKind::Claims(_) => None,
         });

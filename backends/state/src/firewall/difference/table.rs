@@ -53,11 +53,13 @@ fn sender(table: &DesiredTable, set: &str, element: Element) -> Option<String> {
         (SetKind::Leases(_) | SetKind::Subnets(..), Element::Lease(host, subnet) | Element::Subnet(host, subnet)) => {
             Some(format!("{subnet} of host {host}"))
         }
+        (SetKind::Sources(..), Element::Source(subnet)) => Some(format!("{subnet} without encapsulation")),
         (
             SetKind::Addresses(_)
             | SetKind::Links
             | SetKind::Leases(_)
             | SetKind::Subnets(..)
+            | SetKind::Sources(..)
             | SetKind::Seen(_)
             | SetKind::Claims(_),
             _,
@@ -208,6 +210,7 @@ impl fmt::Display for Content {
             SetKind::Links => f.write_str("names of links"),
             SetKind::Leases(family) => write!(f, "{family} subnets of hosts"),
             SetKind::Subnets(family, len) => write!(f, "{family} subnets of hosts of length {len}"),
+            SetKind::Sources(family, len) => write!(f, "{family} subnets of length {len}"),
             SetKind::Seen(family) => write!(f, "{family} addresses seen in packets"),
             SetKind::Claims(family) => write!(f, "{family} sources seen in packets"),
         }
