@@ -188,7 +188,7 @@ impl<P: Ports> Network<P> {
         let underlay_changed = self.loops.underlay_changed.clone();
         let underlay = UnderlayWatch::new(
             host.ports.clone(),
-            JoinedOn { underlay: context.underlay, held },
+            JoinedOn { underlay: context.underlay, held, is_direct: direct.is_some() },
             host.settings.clone(),
             underlay_changed,
             admission_in,

@@ -2,7 +2,7 @@
 
 mod lease_source;
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use tokio::{task::JoinSet, time::Instant};
 use tracing::{error, info};
@@ -222,6 +222,7 @@ impl<P: Ports> Session<P> {
         let Some(table) = self.follow.table.borrow_and_update().clone() else { return };
         if let Some(own) = self.source.own() {
             let desired = self.desired(&own.lease, &table);
+            self.note_beyond_link();
             let firewall = self.firewall_share(own, &table, &desired);
             let desired = Arc::new(PerNamespace::host(desired));
             let share = NetworkShare { desired, scope: self.scope.clone(), revision: table.revision };
@@ -249,6 +250,17 @@ impl<P: Ports> Session<P> {
             None => NetFromLeases::new(&*self.backend, own, table),
         };
         self.computed.insert(computed).net().clone()
+    }
+
+    /// Names the peers that are not on the underlay's link, if the backend reaches no others.
+    fn note_beyond_link(&self) {
+        let beyond: BTreeSet<IpAddr> = self.computed.iter().flat_map(NetFromLeases::beyond_link).collect();
+        if self.status.look(|seen| seen.beyond_link == beyond) {
+            return;
+        }
+        let condition = (!beyond.is_empty()).then(|| UnderlayCondition::BeyondLink(beyond.clone()));
+        self.status.set(UnderlayCondition::BEYOND_LINK, condition);
+        self.status.update(|seen| seen.beyond_link = beyond);
     }
 
     /// Compares what was brought forward with what follows from all leases: with each full listing.

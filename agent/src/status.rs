@@ -8,7 +8,13 @@ mod refusals;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc, time::SystemTime};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::IpAddr,
+    sync::Arc,
+    time::SystemTime,
+};
 
 use tokio::sync::watch;
 use tracing::warn;
@@ -62,6 +68,8 @@ pub(crate) struct Status {
     pub(crate) datapath: Option<Datapath>,
     /// True for leases of hosts that our backend reaches.
     pub(crate) reaches: Option<fn(&BackendData) -> bool>,
+    /// The public addresses of peers that our backend cannot reach, since they are not on the underlay's link.
+    pub(crate) beyond_link: BTreeSet<IpAddr>,
     pub(crate) tunnels: Tunnels,
 }
 

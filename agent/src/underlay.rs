@@ -81,6 +81,7 @@ pub(crate) enum Moved {
 pub(crate) struct UnderlayWatch<P> {
     ports: P,
     joined_on: Underlay,
+    is_direct: bool,
     held: Held,
     settings: Arc<Settings>,
     pools: DualStack<Pool>,
@@ -110,12 +111,14 @@ const MOMENT: Duration = Duration::from_secs(15);
 pub(crate) struct JoinedOn {
     pub(crate) underlay: Underlay,
     pub(crate) held: Held,
+    /// Whether some peers are reached on the link itself, so that its prefixes matter.
+    pub(crate) is_direct: bool,
 }
 
 impl<P: Ports> UnderlayWatch<P> {
     pub(crate) fn new(
         ports: P,
-        JoinedOn { underlay, held }: JoinedOn,
+        JoinedOn { underlay, held, is_direct }: JoinedOn,
         settings: Arc<Settings>,
         word: Arc<Notify>,
         admission: watch::Sender<Admission>,
@@ -125,6 +128,7 @@ impl<P: Ports> UnderlayWatch<P> {
         Self {
             ports,
             joined_on: underlay,
+            is_direct,
             held,
             settings,
             pools,
@@ -182,7 +186,7 @@ impl<P: Ports> UnderlayWatch<P> {
             read(&self.ports, &self.settings).map_err(|error| error.report()).and_then(|host| self.found(&host));
         let moved = match found {
             Err(reason) => Moved::Lost(reason),
-            Ok(now) if is_same(&now, &self.joined_on) => {
+            Ok(now) if self.is_joined_on(&now) => {
                 self.follow(now);
                 Moved::No
             }
@@ -191,6 +195,11 @@ impl<P: Ports> UnderlayWatch<P> {
         // If joining anew fails, it is tried again.
         self.again = (moved != Moved::No).then(|| Instant::now() + AGAIN);
         moved
+    }
+
+    /// Whether the network need not be joined anew on an interface as it is now.
+    fn is_joined_on(&self, now: &Underlay) -> bool {
+        is_same(now, &self.joined_on) && (!self.is_direct || now.on_link == self.joined_on.on_link)
     }
 
     /// The current interface. An error if there is none, or only another one while this one may come back.

@@ -26,6 +26,11 @@ pub enum PeerEntry {
 pub struct Outside(BTreeMap<IpAddr, usize>);
 
 impl Outside {
+    /// The addresses.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = IpAddr> {
+        self.0.keys().copied()
+    }
+
     /// Whether one of them lies in a prefix.
     #[must_use]
     pub fn lies_in(&self, prefix: Prefix) -> bool {
@@ -53,6 +58,8 @@ pub struct NetFromLeases {
     net: DesiredNet,
     networks: Vec<Prefix>,
     outside: Outside,
+    /// The public addresses of peers that the backend cannot reach from the underlay's link.
+    beyond: Outside,
     ranges: Vec<Prefix>,
     /// How often the FDB entries are wanted that several leases want.
     shared: BTreeMap<FdbKey, usize>,
@@ -68,6 +75,7 @@ impl NetFromLeases {
             net: DesiredNet::default(),
             networks,
             outside: Outside::default(),
+            beyond: Outside::default(),
             ranges: Vec::new(),
             shared: BTreeMap::new(),
         };
@@ -76,6 +84,9 @@ impl NetFromLeases {
         let publics = publics.map(|(_, public)| *public).chain(leases.outside.iter().copied());
         for address in publics.filter(|address| inside(&computed.networks, *address)) {
             computed.outside.add(address);
+        }
+        for address in peers().filter_map(|entry| backend.beyond_link(&entry.lease)) {
+            computed.beyond.add(address);
         }
         computed.ranges = backend.ranges(&computed.outside);
         computed.net = backend.base(own, &computed.ranges);
@@ -107,6 +118,8 @@ impl NetFromLeases {
         for address in self.publics_inside(&there) {
             self.outside.add(address);
         }
+        gone.iter().filter_map(|lease| backend.beyond_link(lease)).for_each(|address| self.beyond.remove(address));
+        there.iter().filter_map(|lease| backend.beyond_link(lease)).for_each(|address| self.beyond.add(address));
         if backend.ranges(&self.outside) != self.ranges {
             *self = Self::new(backend, own, leases);
             return;
@@ -121,7 +134,7 @@ impl NetFromLeases {
     /// Computes it from all leases. Returns whether what was brought forward was the same.
     pub fn check<B: Backend + ?Sized>(&mut self, backend: &B) -> bool {
         let computed = Self::new(backend, &self.own, &self.leases);
-        let is_same = computed.net == self.net;
+        let is_same = computed.net == self.net && computed.beyond == self.beyond;
         if !is_same {
             *self = computed;
         }
@@ -132,6 +145,11 @@ impl NetFromLeases {
     #[must_use]
     pub const fn net(&self) -> &DesiredNet {
         &self.net
+    }
+
+    /// The public addresses of peers that the backend cannot reach, since they are not on the underlay's link.
+    pub fn beyond_link(&self) -> impl Iterator<Item = IpAddr> {
+        self.beyond.iter()
     }
 
     pub(crate) fn into_net(self) -> DesiredNet {

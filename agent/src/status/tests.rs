@@ -41,6 +41,7 @@ const NAMES: &[(&str, Severity)] = &[
     ("public-address-unused", Warning),
     ("bad-checksums", Warning),
     ("nothing-received", Warning),
+    ("peers-beyond-link", Warning),
     ("peers-at-other-addresses", Warning),
     ("no-kernel-notifications", Fault),
     ("changed-by-another-program", Warning),

@@ -1,6 +1,6 @@
 //! Conditions of the underlay: its interface and addresses, and packets that are lost on it.
 
-use std::net::IpAddr;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use wire_net::{Family, LinkName};
 
@@ -23,6 +23,8 @@ pub(crate) enum UnderlayCondition {
     NothingReceived { devices: Vec<(LinkName, u64)>, port: Option<u16> },
     /// Peers send from other addresses than those of their leases.
     MisplacedPeers(Message),
+    /// The public addresses of peers that are not on the underlay's link, and the backend reaches no others.
+    BeyondLink(BTreeSet<IpAddr>),
 }
 
 impl UnderlayCondition {
@@ -33,6 +35,7 @@ impl UnderlayCondition {
         PUBLIC_ADDRESS = Kind::warning("public-address-unused", "public address").logged(Log::Beginning);
         CHECKSUMS = Kind::warning("bad-checksums", "checksums").logged(Log::Beginning);
         SILENCE = Kind::warning("nothing-received", "silence").logged(Log::Beginning);
+        BEYOND_LINK = Kind::warning("peers-beyond-link", "peers").logged(Log::Texts);
         MISPLACED_PEERS = Kind::warning("peers-at-other-addresses", "peers").logged(Log::Texts);
     }
 
@@ -45,6 +48,7 @@ impl UnderlayCondition {
             Self::BadChecksums { .. } => Self::CHECKSUMS,
             Self::NothingReceived { .. } => Self::SILENCE,
             Self::MisplacedPeers(_) => Self::MISPLACED_PEERS,
+            Self::BeyondLink(_) => Self::BEYOND_LINK,
         }
     }
 
@@ -74,8 +78,23 @@ impl UnderlayCondition {
                 ),
             ),
             Self::NothingReceived { devices, port } => nothing_received(devices, *port),
+            Self::BeyondLink(peers) => beyond_link(peers),
         }
     }
+}
+
+/// The most peers that are named.
+const NAMED: usize = 3;
+
+fn beyond_link(peers: &BTreeSet<IpAddr>) -> Message {
+    let named: Vec<String> = peers.iter().take(NAMED).map(ToString::to_string).collect();
+    let more = peers.len().saturating_sub(NAMED);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    Message::plain(format!(
+        "no route to the containers of {}{more}: these hosts are not on the underlay's link, and host-gw reaches no others",
+        named.join(", ")
+    ))
+    .remedy("; ", "put the hosts on one link, or set Backend to {\"Type\":\"vxlan\",\"DirectRouting\":true} in the network config")
 }
 
 fn nothing_received(devices: &[(LinkName, u64)], port: Option<u16>) -> Message {
