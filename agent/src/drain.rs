@@ -78,7 +78,7 @@ pub(crate) async fn run(settings: Settings) -> Result<(), Exit> {
     let state_file = StateFile::in_folder(&folders.state_dir);
     let state = state_file.load(&System::default()).map_err(|source| unread(&settings, source))?;
     let lease = release(&settings, &state).await;
-    let mut failures = remove_from_kernel(&state);
+    let mut failures = remove_from_kernel(&settings, &state);
     match firewall::remove() {
         Ok(removed) => report(format_args!("firewall: {removed} tables and chains removed")),
         Err(error) => failures.push(error.report()),
@@ -113,7 +113,7 @@ pub(crate) fn dry_run(settings: &Settings) -> Result<(), Exit> {
             Kinship::Other(differs) => not_given_back(&subnet, &differs),
         }
     };
-    let network = kernel_left(&state)?.preview(&PerNamespace::default())?.ops;
+    let network = kernel_left(settings, &state)?.preview(&PerNamespace::default())?.ops;
     let (mut firewall, nothing) = firewall::leaving();
     let rules = firewall.preview(&nothing)?.ops;
     let (files, failure) = FilesLeft::of(settings, &state);
@@ -177,8 +177,8 @@ fn addresses() -> Result<Vec<IpAddr>, Exit> {
 }
 
 /// Removes all entries of ours from the kernel by one round with an empty desired state. Returns what failed.
-fn remove_from_kernel(state: &State) -> Vec<String> {
-    let mut reconciler = match kernel_left(state) {
+fn remove_from_kernel(settings: &Settings, state: &State) -> Vec<String> {
+    let mut reconciler = match kernel_left(settings, state) {
         Ok(reconciler) => reconciler,
         Err(error) => return vec![chain(&error)],
     };
@@ -188,11 +188,14 @@ fn remove_from_kernel(state: &State) -> Vec<String> {
 }
 
 /// All of ours in the kernel.
-fn kernel_left(state: &State) -> Result<Reconciler<HostDataplane>, DataplaneError> {
+fn kernel_left(settings: &Settings, state: &State) -> Result<Reconciler<HostDataplane>, DataplaneError> {
     let marks = Marks { macs: state.macs.values().copied().collect(), ..Marks::default() };
     let devices = state.macs.keys().filter_map(|name| name.parse::<LinkName>().ok()).collect();
-    // The blackhole route of our own subnet is on no device, so it is found by its network.
-    let networks = state.subnet.iter().map(|(_, subnet)| *subnet).collect();
+    // Routes that are on no device of ours are found by their network: the blackhole of our own subnet, and those to hosts on the
+    // underlay's link. After a reboot there is neither a file nor a route.
+    let env = SubnetEnv::read(&RealDisk, &settings.folders.subnet_file);
+    let networks = env.map_or(state.subnet, |env| env.networks);
+    let networks = networks.iter().chain(state.subnet.iter()).map(|(_, prefix)| *prefix).collect();
     let scope = Scope { devices, marks, networks, ..Scope::default() };
     let driver = HostDataplane::without_tunnels(KernelDataplane::open(RouteForm::default())?);
     Ok(Reconciler::new(driver, PerNamespace::host(scope)))

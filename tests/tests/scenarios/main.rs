@@ -36,6 +36,7 @@ mod forward_told;
 mod full_range;
 mod held;
 mod hold_down;
+mod host_gw;
 mod joining;
 mod let_in;
 mod listeners;
