@@ -19,8 +19,8 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use wire_lease::Entry;
-use wire_net::KeyPrefix;
+use wire_lease::{BackendRecord, Entry, StoredRecord};
+use wire_net::{KeyPrefix, Subnet};
 use wire_store::{KeyValue, LeaseId, Listing, Revision};
 
 use self::{base::Base, save::Saved};
@@ -36,6 +36,8 @@ pub(crate) struct LastKnown {
     pub(crate) endpoints: Vec<IpAddr>,
     /// The admitted leases of other hosts, as etcd would list them.
     pub(crate) listing: Listing,
+    /// The hosts whose port differed from ours.
+    pub(crate) records: Vec<(Subnet, StoredRecord)>,
 }
 
 /// The two files. Clones share what is known of them.
@@ -93,7 +95,8 @@ impl LastKnownFile {
         if is_newer && let Ok(time) = disk.modified(&self.journal) {
             as_of = time;
         }
-        Ok((LastKnown { config, endpoints, listing: listing(leases) }, as_of))
+        let records = leases.values().filter_map(KeptLease::record).collect();
+        Ok((LastKnown { config, endpoints, listing: listing(leases), records }, as_of))
     }
 }
 
@@ -115,6 +118,9 @@ struct KeptLease {
     create_revision: i64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     lease: Option<i64>,
+    /// The port of the record beside it, if that differed from ours.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    port: Option<u16>,
 }
 
 impl KeptLease {
@@ -124,7 +130,14 @@ impl KeptLease {
             value: text(entry.lease.to_value()),
             create_revision: entry.origin.create_revision.0,
             lease: entry.origin.lease.map(|lease| lease.0),
+            port: entry.lease.port,
         }
+    }
+
+    fn record(&self) -> Option<(Subnet, StoredRecord)> {
+        let (_, name) = self.key.rsplit_once('/')?;
+        let record = BackendRecord { port: self.port? };
+        Some((name.parse().ok()?, StoredRecord { record, lease: self.lease.map(LeaseId) }))
     }
 }
 

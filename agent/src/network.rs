@@ -21,7 +21,7 @@ use std::{
 use tokio::sync::watch;
 use tracing::{info, warn};
 use wire_backends::{Backend, Datapath, ForwardSettings, Identity, Placement, VxlanBy, choose_mac, identify, select};
-use wire_lease::{Entries, Follow, FollowSettings, Offer, Start, own_entry};
+use wire_lease::{BackendRecord, Entries, Follow, FollowFolder, FollowSettings, Offer, Start, WithRecords, own_entry};
 use wire_net::{LinkName, MacAddr, NetworkName};
 use wire_state::{Marks, Owner, Scope};
 
@@ -159,7 +159,9 @@ impl<P: Ports> Network<P> {
         host.look_for_endpoints(&self.last_known).await;
         let context = host.join_context(snapshot.parsed.config.clone())?;
         let Chosen { backend, scope, macs } = host.backend(&context, &snapshot.listing)?;
-        let offer = Offer { public: context.public, data: backend.data() };
+        let own_port = identify(&context.config)?.port;
+        let record = own_port.map(|port| BackendRecord { port });
+        let offer = Offer { public: context.public, data: backend.data(), record };
         let Some((source, own)) = self.lease(host, store.clone(), &context, &snapshot, offer).await? else {
             return Ok(None);
         };
@@ -174,6 +176,13 @@ impl<P: Ports> Network<P> {
         let (admission_in, admission) = watch::channel(context.admission(&own, host.endpoints()));
         let directory = host.settings.prefix.leases(context.config.pools.v4.is_some());
         let beside = Some(host.watchdog.part(Part::Follower).beside());
+        let records = match snapshot.source {
+            Source::Etcd => {
+                let (folder, random) = (host.settings.prefix.records(), host.ports.random().clone());
+                FollowFolder::spawn(store.clone(), folder, snapshot.records, random)
+            }
+            Source::Cache(_) => FollowFolder::from_known(snapshot.records.unwrap_or_default()),
+        };
         let follow = match snapshot.source {
             Source::Etcd => {
                 let before = self.handover.leases.clone();
@@ -217,6 +226,9 @@ impl<P: Ports> Network<P> {
             joins: self.joins,
             source,
             follow,
+            records,
+            own_port,
+            joined: WithRecords::default(),
             _endpoints: endpoints,
             joined_with,
             underlay,

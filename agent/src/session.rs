@@ -8,7 +8,9 @@ use tokio::{task::JoinSet, time::Instant};
 use tracing::{error, info};
 use wire_backends::{Backend, NetFromLeases, select};
 use wire_firewall::{FirewallPolicy, OverlayDevice};
-use wire_lease::{ConfigEvent, Entry, Follow, HoldState, Lease, LeaseTable, NetworkConfig};
+use wire_lease::{
+    ConfigEvent, Entry, Follow, FollowFolder, HoldState, Lease, LeaseTable, NetworkConfig, StoredRecord, WithRecords,
+};
 use wire_net::{NetworkName, Prefix, chain};
 use wire_state::{DesiredNet, PerNamespace, Scope};
 
@@ -62,6 +64,11 @@ pub(crate) struct Session<P: Ports> {
     pub(crate) joins: u64,
     pub(crate) source: LeaseSource<P>,
     pub(crate) follow: Follow,
+    pub(crate) records: FollowFolder<StoredRecord>,
+    /// The port of our backend, which hosts without a record have too.
+    pub(crate) own_port: Option<u16>,
+    /// The leases with the ports of their hosts.
+    pub(crate) joined: WithRecords,
     /// The task that resolves the names of etcd's members again and again. Ends with the session.
     pub(crate) _endpoints: JoinSet<()>,
     /// The network config with which the network was joined.
@@ -122,6 +129,8 @@ impl Handover {
 /// An event that the session handles.
 enum Event {
     Leases,
+    /// The records beside the leases.
+    Records,
     Health,
     Hold,
     Config(ConfigEvent),
@@ -148,7 +157,7 @@ impl<P: Ports> Session<P> {
         }
         loop {
             match self.next_event(heartbeat).await {
-                Event::Leases => self.want(),
+                Event::Leases | Event::Records => self.want(),
                 Event::Health => self.note_health(),
                 Event::Hold => {
                     if self.note_hold() {
@@ -205,6 +214,7 @@ impl<P: Ports> Session<P> {
         let of = |changed: Result<(), _>, event, part| if changed.is_ok() { event } else { Event::Broken(part) };
         tokio::select! {
             changed = self.follow.table.changed() => of(changed, Event::Leases, "the follower of the leases"),
+            () = self.records.changed() => Event::Records,
             changed = self.follow.health.changed() => of(changed, Event::Health, "the follower of the leases"),
             wake = self.source.next_event() => wake,
             () = self.underlay.changed() => Event::Underlay,
@@ -219,7 +229,9 @@ impl<P: Ports> Session<P> {
 
     /// Computes the desired state from the leases, and hands it to the loops.
     fn want(&mut self) {
-        let Some(table) = self.follow.table.borrow_and_update().clone() else { return };
+        let Some(leases) = self.follow.table.borrow_and_update().clone() else { return };
+        let records = self.records.folder.borrow_and_update().clone();
+        let table = Arc::new(self.joined.update(&leases, records.as_ref(), self.own_port));
         if let Some(own) = self.source.own() {
             let desired = self.desired(&own.lease, &table);
             self.note_beyond_link();
@@ -233,11 +245,11 @@ impl<P: Ports> Session<P> {
         if let LeaseSource::Etcd(etcd) = &self.source
             && let Some(hold) = &etcd.hold
         {
-            hold.tell(table.clone());
+            hold.tell(leases);
         }
+        self.note_known(&table);
         self.status.update(|seen| seen.leases = Some(table));
         self.note_overlaps();
-        self.note_known();
     }
 
     /// The desired state of the host's namespace, brought forward from the last leases.
@@ -297,7 +309,7 @@ impl<P: Ports> Session<P> {
     fn note_health(&mut self) {
         let health = self.follow.health.borrow_and_update().clone();
         if std::mem::replace(&mut self.progress.listings, health.listings) != health.listings {
-            self.note_known();
+            self.note_known_again();
             // The first one is what everything was just computed from.
             if health.listings > 1 {
                 self.check_desired();
@@ -307,9 +319,16 @@ impl<P: Ports> Session<P> {
     }
 
     /// Notes the leases that etcd has just sent. They are saved some seconds later ([`Event::SaveNetwork`]).
-    fn note_known(&mut self) {
-        if let (LeaseSource::Etcd(etcd), Some(table)) = (&mut self.source, &*self.follow.table.borrow()) {
+    fn note_known(&mut self, table: &Arc<LeaseTable>) {
+        if let LeaseSource::Etcd(etcd) = &mut self.source {
             etcd.last_known.note(table.clone());
+        }
+    }
+
+    /// Notes them with the time of a listing, changed or not.
+    fn note_known_again(&mut self) {
+        if let Some(table) = self.status.look(|seen| seen.leases.clone()) {
+            self.note_known(&table);
         }
     }
 

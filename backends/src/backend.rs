@@ -211,7 +211,7 @@ pub(crate) fn forward_packets(state: &mut DesiredNet, family: Family) {
 /// A peer's subnet in the forwarding table of a tunnel; `None` if the peer does not have this family.
 pub(crate) fn forward(family: Family, link: LinkName, peer: &Lease, mac: Option<MacAddr>) -> Option<PeerEntry> {
     let (to, destination) = (*peer.public.get(family)?, peer.subnet.get(family)?);
-    Some(PeerEntry::Forward(ForwardKey { link, destination }, Forward { to, mac }))
+    Some(PeerEntry::Forward(ForwardKey { link, destination }, Forward { to, port: peer.port, mac }))
 }
 
 /// The smallest MTU that an IP link may have, in bytes: hosts must accept packets of 576 (RFC 791 §3.2); IPv6 links must carry 1280

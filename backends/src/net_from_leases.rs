@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use wire_lease::{Entry, Lease, LeaseTable};
 use wire_net::{MacAddr, Prefix, every_other_first};
-use wire_state::{DesiredNet, FdbKey, Forward, ForwardKey, NeighbourKey, NextHop, RouteKey};
+use wire_state::{DesiredNet, FdbKey, FdbTarget, Forward, ForwardKey, NeighbourKey, NextHop, RouteKey};
 
 use crate::Backend;
 
@@ -12,7 +12,7 @@ use crate::Backend;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PeerEntry {
     /// Its FDB entry. Two leases of one host have the same.
-    Fdb(FdbKey, IpAddr),
+    Fdb(FdbKey, FdbTarget),
     /// Its neighbour entry.
     Neighbour(NeighbourKey, MacAddr),
     /// Its prefix in the forwarding table of a tunnel.

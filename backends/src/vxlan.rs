@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use wire_lease::{BackendData, Lease, NetworkConfig, Vtep, VxlanConfig};
 use wire_net::{DualStack, Family, LinkName, Mtu, Overhead, Prefix, Vni};
 use wire_state::{
-    DesiredKind, DesiredLink, DesiredNet, DesiredVxlan, FdbKey, Framing, KernelKind, LinkId, LinkRef, Marks,
+    DesiredKind, DesiredLink, DesiredNet, DesiredVxlan, FdbKey, FdbTarget, Framing, KernelKind, LinkId, LinkRef, Marks,
     NeighbourKey, NextHop, RouteKey, Scope,
 };
 
@@ -157,7 +157,7 @@ fn add_peer(entries: &mut Vec<PeerEntry>, family: Family, device: &Device, peer:
     match device.link.kind {
         DesiredKind::Tunnel(_) => entries.extend(forward(family, link, peer, Some(vtep.mac))),
         DesiredKind::Kernel(_) => entries.extend([
-            PeerEntry::Fdb(FdbKey { link, mac: vtep.mac }, *public),
+            PeerEntry::Fdb(FdbKey { link, mac: vtep.mac }, FdbTarget { to: *public, port: peer.port }),
             PeerEntry::Neighbour(NeighbourKey { link, address: gateway }, vtep.mac),
         ]),
     }

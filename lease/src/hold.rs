@@ -22,11 +22,11 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use tokio::{sync::watch, time::Instant};
 use wire_net::{Directory, DualStack, KeyPrefix, Pool, Prefix, Subnet};
-use wire_store::{LeaseId, LeaseStore, Random, StoreError};
+use wire_store::{LeaseId, LeaseStore, Random, StoreError, Txn, Write};
 
 use self::announce::Announcing;
 use crate::{
-    BackendData, Beside, Clock, Entries, Entry, LeaseTable,
+    BackendData, BackendRecord, Beside, Clock, Entries, Entry, LeaseTable,
     task::{Start, Task},
 };
 
@@ -67,6 +67,8 @@ pub struct Offer {
     pub public: DualStack<IpAddr>,
     /// The backend's data for peers.
     pub data: BackendData,
+    /// The record to publish beside the lease; `None` if the backend needs none.
+    pub record: Option<BackendRecord>,
 }
 
 /// The state of our lease.
@@ -122,6 +124,7 @@ pub struct Hold<S> {
     pub state: watch::Receiver<HoldState>,
     leases: watch::Sender<Option<Arc<LeaseTable>>>,
     store: S,
+    prefix: KeyPrefix,
     task: Task,
 }
 
@@ -134,8 +137,9 @@ impl<S: LeaseStore> Hold<S> {
         Start { listing, beside }: Start,
     ) -> Self {
         let state = HoldState::Acquiring { reason: ASKING.to_owned() };
+        let prefix = settings.prefix.clone();
         let (holder, state, leases) = Holder::new(&store, settings, offer, state);
-        Self { state, leases, store, task: Task::spawn(holder.run(listing), beside) }
+        Self { state, leases, store, prefix, task: Task::spawn(holder.run(listing), beside) }
     }
 
     /// Passes on the leases of the other hosts. If one of flanneld's is new, our lease is written again some seconds
@@ -148,8 +152,9 @@ impl<S: LeaseStore> Hold<S> {
     /// exchanged for another, whatever the offer is.
     pub fn resume(store: S, settings: HoldSettings, offer: watch::Receiver<Offer>, former: Former) -> Self {
         let Former { state: former, beside } = former;
+        let prefix = settings.prefix.clone();
         let (holder, state, leases) = Holder::new(&store, settings, offer, former.clone());
-        Self { state, leases, store, task: Task::spawn(holder.resume(former), beside) }
+        Self { state, leases, store, prefix, task: Task::spawn(holder.resume(former), beside) }
     }
 
     /// Gives the lease back, so that another host can have the subnet. A reservation stays.
@@ -157,11 +162,16 @@ impl<S: LeaseStore> Hold<S> {
     /// # Errors
     /// If the store does not answer: the lease then expires by itself.
     pub async fn release(self) -> Result<(), StoreError> {
-        let Self { state, store, task, .. } = self;
+        let Self { state, store, task, prefix, .. } = self;
         task.stop().await;
-        let lease = state.borrow().entry().and_then(|entry| entry.origin.lease);
-        match lease {
-            Some(lease) => store.revoke(lease).await,
+        let held = state.borrow().entry().map(|entry| (entry.lease.subnet, entry.origin.lease));
+        match held {
+            Some((_, Some(lease))) => store.revoke(lease).await,
+            // A reservation stays, but tells of nobody who runs a backend.
+            Some((subnet, None)) => {
+                let then = vec![Write::Delete(prefix.record(subnet))];
+                store.commit(Txn { when: Vec::new(), then }).await.map(drop)
+            }
             None => Ok(()),
         }
     }

@@ -72,6 +72,9 @@ pub struct Lease {
     pub public: DualStack<IpAddr>,
     /// The backend's data.
     pub data: BackendData,
+    /// The UDP port to which outer packets for this host are sent, if it is another than ours. It is no part of the value: it comes
+    /// from the record beside the lease ([`crate::WithRecords`]).
+    pub port: Option<u16>,
 }
 
 /// A value that is not a lease.
@@ -143,7 +146,7 @@ impl Lease {
             }
             Some(other) => BackendData::Other(other.chars().take(64).collect()),
         };
-        Ok(Self { subnet, public, data })
+        Ok(Self { subnet, public, data, port: None })
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
 };
 
 use tracing::{info, warn};
-use wire_lease::{ConfigEvent, ConfigWatch, Entries, NetworkConfig, StoredConfig};
+use wire_lease::{ConfigEvent, ConfigWatch, Entries, Folder, NetworkConfig, StoredConfig, StoredRecord};
 use wire_net::{Directory, DualStack, Family, KeyPrefix, Pool, Subnet, chain};
 use wire_store::{Backoff, LeaseStore, Random, Revision, StoreError};
 
@@ -28,6 +28,8 @@ use crate::{
 pub(crate) struct Snapshot {
     pub(crate) parsed: ParsedConfig,
     pub(crate) listing: Arc<Entries>,
+    /// The records beside the leases; `None` if only the leases were answered.
+    pub(crate) records: Option<Folder<StoredRecord>>,
     pub(crate) source: Source,
 }
 
@@ -111,8 +113,8 @@ impl<P: Ports> Network<P> {
                     Some(session) => session.meanwhile(listing, host.watchdog.part(Part::Session)).await?,
                     None => listing.await,
                 };
-                let listing = listing.ok_or_else(|| unanswered(&host.status))?;
-                Ok(Snapshot { parsed, listing, source: Source::Etcd })
+                let (listing, records) = listing.ok_or_else(|| unanswered(&host.status))?;
+                Ok(Snapshot { parsed, listing, records, source: Source::Etcd })
             }
             // The saved state may not fit a changed underlay: then only etcd's answer helps.
             JoinPhase::FromCache => match self.cached(host) {
@@ -150,11 +152,11 @@ impl<P: Ports> Network<P> {
     fn cached(&self, host: &Host<P>) -> Result<Option<Snapshot>, Exit> {
         let snapshot = self.last_known.load(host.ports.disk()).and_then(|kept| {
             let Some((kept, as_of)) = kept else { return Ok(None) };
-            let (listing, prefix) = (kept.listing, &host.settings.prefix);
+            let (listing, records, prefix) = (kept.listing, Folder::of(kept.records), &host.settings.prefix);
             let parsed = ParsedConfig::new(prefix, kept.config.into_bytes(), listing.revision);
             let parsed = parsed.map_err(|error| chain(&error))?;
             let listing = Arc::new(Entries::listed(parsed.directory(prefix), &listing));
-            Ok(Some(Snapshot { parsed, listing, source: Source::Cache(as_of) }))
+            Ok(Some(Snapshot { parsed, listing, records: Some(records), source: Source::Cache(as_of) }))
         });
         let useless = match snapshot {
             Ok(None) => return Ok(None),
@@ -237,13 +239,17 @@ impl<P: Ports> Host<P> {
         for field in &parsed.config.ignored {
             warn!(field, "the network config has a field that means nothing and is ignored");
         }
-        let listing = self.list(store, &parsed).await;
-        Ok(Snapshot { parsed, listing, source: Source::Etcd })
+        let (listing, records) = self.list(store, &parsed).await;
+        Ok(Snapshot { parsed, listing, records, source: Source::Etcd })
     }
 
-    async fn list(&self, store: &P::Store, parsed: &ParsedConfig) -> Arc<Entries> {
-        let directory = parsed.directory(&self.settings.prefix);
-        Arc::new(self.until_answered(|| Entries::list(store, directory.clone())).await)
+    /// Lists the leases and, at the same time, the records beside them: the first entries that are written have the right ports.
+    async fn list(&self, store: &P::Store, parsed: &ParsedConfig) -> (Arc<Entries>, Option<Folder<StoredRecord>>) {
+        let (directory, records) = (parsed.directory(&self.settings.prefix), self.settings.prefix.records());
+        let leases = self.until_answered(|| Entries::list(store, directory.clone()));
+        let (leases, records) = tokio::join!(leases, Folder::list(store, &records));
+        // The follower asks again.
+        (Arc::new(leases), records.ok())
     }
 
     async fn first_config(&self, store: &P::Store, after: Revision) -> Vec<u8> {

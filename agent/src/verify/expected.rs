@@ -3,9 +3,10 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use tokio::sync::Notify;
+use wire_backends::identify;
 use wire_firewall::OverlayDevice;
 use wire_kernel::{KernelDataplane, RouteForm};
-use wire_lease::{Admission, Entries, Entry, LeaseTable, StoredConfig, own_entry};
+use wire_lease::{Admission, Entries, Entry, Folder, LeaseTable, StoredConfig, WithRecords, own_entry};
 use wire_net::NetworkName;
 use wire_state::{ObservedKind, Owner, PerNamespace};
 use wire_store::EtcdStore;
@@ -55,8 +56,9 @@ async fn stored(host: &Host<System>) -> Result<Snapshot, Exit> {
     let json =
         stored.json.ok_or_else(|| VerifyError::NoConfig(ConfigCommandError::Missing { prefix: prefix.clone() }))?;
     let parsed = ParsedConfig::new(prefix, json, stored.revision)?;
-    let listing = Entries::list(&store, parsed.directory(prefix)).await?;
-    Ok(Snapshot { parsed, listing: Arc::new(listing), source: Source::Etcd })
+    let (directory, records) = (parsed.directory(prefix), prefix.records());
+    let (listing, records) = tokio::try_join!(Entries::list(&store, directory), Folder::list(&store, &records))?;
+    Ok(Snapshot { parsed, listing: Arc::new(listing), records: Some(records), source: Source::Etcd })
 }
 
 /// The network config and the leases that were saved on disk.
@@ -64,10 +66,10 @@ fn saved(host: &Host<System>, last_known: &LastKnownFile) -> Result<Snapshot, Ex
     let folder = host.settings.folders.state_dir.display().to_string();
     let known = last_known.load(&RealDisk).map_err(|why| VerifyError::SavedUnusable { why })?;
     let (known, as_of) = known.ok_or(VerifyError::NotSaved { folder })?;
-    let (listing, prefix) = (known.listing, &host.settings.prefix);
+    let (listing, records, prefix) = (known.listing, Folder::of(known.records), &host.settings.prefix);
     let parsed = ParsedConfig::new(prefix, known.config.into_bytes(), listing.revision)?;
     let listing = Arc::new(Entries::listed(parsed.directory(prefix), &listing));
-    Ok(Snapshot { parsed, listing, source: Source::Cache(as_of) })
+    Ok(Snapshot { parsed, listing, records: Some(records), source: Source::Cache(as_of) })
 }
 
 /// The shares of the default network in the desired state of this host.
@@ -81,8 +83,9 @@ struct Expected {
 }
 
 async fn expected(mut host: Host<System>, last_known: &LastKnownFile, snapshot: Snapshot) -> Result<Expected, Exit> {
-    let Snapshot { parsed, listing, source } = snapshot;
+    let Snapshot { parsed, listing, records, source } = snapshot;
     host.look_for_endpoints(last_known).await;
+    let own_port = identify(&parsed.config)?.port;
     let context = host.join_context(parsed.config)?;
     let mut chosen = host.backend(&context, &listing)?;
     if encapsulates_by_fallback(&host, &chosen)? {
@@ -100,7 +103,8 @@ async fn expected(mut host: Host<System>, last_known: &LastKnownFile, snapshot: 
     let own = Arc::new(own);
     host.state.macs = macs;
     let env = host.remember(&context, &own, backend.mtu());
-    let leases = Arc::new(admitted(&host, &context, &own, &listing));
+    let leases = admitted(&host, &context, &own, &listing);
+    let leases = Arc::new(WithRecords::default().update(&leases, records.as_ref(), own_port));
     let desired = backend.desired(&own.lease, &leases);
     Ok(Expected {
         firewall: FirewallShare {

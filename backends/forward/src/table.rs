@@ -36,14 +36,14 @@ struct Length {
 }
 
 impl Table {
-    /// Sets the host of a prefix, or removes the prefix. `port` is that of the encapsulation.
-    pub(crate) fn set(&mut self, prefix: Prefix, forward: Option<Forward>, port: u16) {
+    /// Sets the host of a prefix, or removes the prefix. `own_port` is that of our tunnel, for hosts that have no other.
+    pub(crate) fn set(&mut self, prefix: Prefix, forward: Option<Forward>, own_port: u16) {
         let peers = &mut self.length_of(prefix).peers;
         let before = peers.get(prefix.first_bits()).map(|peer| peer.to.ip());
         match forward {
-            Some(Forward { to, mac }) => {
+            Some(Forward { to, port, mac }) => {
                 let mac = mac.unwrap_or(MacAddr::new([0; 6]));
-                let peer = Peer { to: SocketAddr::new(to, port), mac, device: prefix.network() };
+                let peer = Peer { to: SocketAddr::new(to, port.unwrap_or(own_port)), mac, device: prefix.network() };
                 peers.insert(prefix.first_bits(), peer);
             }
             None => peers.remove(prefix.first_bits()),
@@ -119,7 +119,11 @@ mod tests {
 
     fn entries(prefixes: &[(u32, u8)]) -> BTreeMap<Prefix, Forward> {
         let hosts = (1u32..).map(|host| IpAddr::V4(host.into()));
-        prefixes.iter().map(|(bits, len)| prefix(*bits, *len)).zip(hosts.map(|to| Forward { to, mac: None })).collect()
+        prefixes
+            .iter()
+            .map(|(bits, len)| prefix(*bits, *len))
+            .zip(hosts.map(|to| Forward { to, port: None, mac: None }))
+            .collect()
     }
 
     fn table(entries: &BTreeMap<Prefix, Forward>, port: u16) -> Table {
@@ -138,7 +142,7 @@ mod tests {
             let (mut entries, mut changed) = (BTreeMap::new(), Table::default());
             for (high, len, host) in changes {
                 let prefix = prefix(high << 29, len);
-                let forward = host.map(|host| Forward { to: [192, 0, 2, host].into(), mac: None });
+                let forward = host.map(|host| Forward { to: [192, 0, 2, host].into(), port: None, mac: None });
                 // A copy that others still hold is not touched.
                 let copy = changed.clone();
                 changed.set(prefix, forward, 8285);
@@ -177,11 +181,23 @@ mod tests {
     #[test]
     fn families_do_not_mix_and_the_default_prefix_holds_all() {
         let to = "192.0.2.2".parse().unwrap();
-        let entries = BTreeMap::from([("::/0".parse().unwrap(), Forward { to, mac: None })]);
+        let entries = BTreeMap::from([("::/0".parse().unwrap(), Forward { to, port: None, mac: None })]);
         let table = table(&entries, 1);
         assert!(table.find("10.0.0.1".parse().unwrap()).is_none());
         assert_eq!(table.find("fd00::1".parse().unwrap()).unwrap().to, "192.0.2.2:1".parse().unwrap());
         assert!(table.has_sender(to) && !table.has_sender("192.0.2.3".parse().unwrap()));
+    }
+
+    #[test]
+    fn a_host_with_a_port_of_its_own_gets_its_packets_there() {
+        let to = "192.0.2.2".parse().unwrap();
+        let prefix = "10.5.1.0/24".parse().unwrap();
+        let mut changed = table(&BTreeMap::from([(prefix, Forward { to, port: Some(7), mac: None })]), 8285);
+        let port = |table: &Table| table.find("10.5.1.9".parse().unwrap()).unwrap().to.port();
+        assert_eq!(port(&changed), 7);
+        changed.set(prefix, Some(Forward { to, port: None, mac: None }), 8285);
+        assert_eq!(port(&changed), 8285);
+        assert!(changed.has_sender(to));
     }
 
     /// `cargo test --release -p wire-backends measure_lookup -- --ignored --nocapture`
@@ -189,7 +205,7 @@ mod tests {
     #[ignore = "a measurement"]
     fn measure_lookup_among_few_and_many() {
         let tables = [3u32, 4_000, 65_000].map(|peers| {
-            let to = |number: u32| Forward { to: IpAddr::V4((0xc000_0200 + number).into()), mac: None };
+            let to = |number: u32| Forward { to: IpAddr::V4((0xc000_0200 + number).into()), port: None, mac: None };
             let prefix =
                 |number: u32| Prefix::from_bits(Family::V4, u128::from(0x0a00_0000 + (number << 8)), 24).unwrap();
             (peers, table(&(0..peers).map(|number| (prefix(number), to(number))).collect(), 8285))

@@ -9,9 +9,9 @@ use std::{
 use wire_net::{Family, LinkName, MacAddr, Mtu, Prefix, Vni};
 use wire_netlink::attribute::{address, attributes, mac, number, text};
 use wire_state::{
-    ALIAS, Address, FdbKey, FloodEntry, FloodPath, Ipip, LinkId, Macvlan, MacvlanMode, Namespace, NeighbourKey,
-    NextHop, ObservedKind, ObservedLink, ObservedRoute, ObservedVxlan, Owner, PROTOCOL, ReceiveFlag, RouteKey, Scope,
-    Veth, Via, Vlan,
+    ALIAS, Address, FdbKey, FdbTarget, FloodEntry, FloodPath, Ipip, LinkId, Macvlan, MacvlanMode, Namespace,
+    NeighbourKey, NextHop, ObservedKind, ObservedLink, ObservedRoute, ObservedVxlan, Owner, PROTOCOL, ReceiveFlag,
+    RouteKey, Scope, Veth, Via, Vlan,
 };
 
 use super::{
@@ -216,7 +216,7 @@ pub(crate) fn device_address(body: &[u8], devices: &Names) -> Option<Address> {
 #[derive(Clone, Copy)]
 pub(crate) enum NeighbourEntry {
     Neighbour(NeighbourKey, MacAddr),
-    Fdb(FdbKey, IpAddr),
+    Fdb(FdbKey, FdbTarget),
     Flood(FloodEntry),
 }
 
@@ -243,7 +243,7 @@ pub(crate) fn neighbour(body: &[u8], devices: &Names) -> Option<NeighbourEntry> 
             let to = destination.unwrap_or(IpAddr::from([0; 4]));
             let mac = found_mac?;
             Some(if mac.is_unicast() {
-                NeighbourEntry::Fdb(FdbKey { link, mac }, to)
+                NeighbourEntry::Fdb(FdbKey { link, mac }, FdbTarget { to, port: by.port })
             } else {
                 NeighbourEntry::Flood(FloodEntry { link, mac, to, by })
             })

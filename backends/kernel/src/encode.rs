@@ -19,8 +19,8 @@ use rtnetlink::{LinkMessageBuilder, LinkVxlan, RouteMessageBuilder};
 use wire_net::{Family, LinkName, MacAddr};
 use wire_netlink::Batch;
 use wire_state::{
-    Address, DesiredLink, DesiredVxlan, FdbKey, FloodEntry, FloodPath, KernelKind, MacvlanMode, NeighbourKey, NextHop,
-    ObservedRoute, PROTOCOL, RouteKey,
+    Address, DesiredLink, DesiredVxlan, FdbKey, FdbTarget, FloodEntry, FloodPath, KernelKind, MacvlanMode,
+    NeighbourKey, NextHop, ObservedRoute, PROTOCOL, RouteKey,
 };
 
 pub(crate) use self::requests::{
@@ -239,9 +239,11 @@ fn address_message(index: u32, address: &Address) -> AddressMessage {
     message
 }
 
-pub(crate) fn put_fdb(batch: &mut Batch, index: u32, key: &FdbKey, destination: IpAddr) {
+pub(crate) fn put_fdb(batch: &mut Batch, index: u32, key: &FdbKey, target: FdbTarget) {
     let mut message = fdb_message(index, key);
-    message.attributes.push(NeighbourAttribute::Destination(destination.into()));
+    message.attributes.push(NeighbourAttribute::Destination(target.to.into()));
+    // Without it, an entry gets the device's port, also one that had another.
+    message.attributes.extend(target.port.map(NeighbourAttribute::Port));
     batch.push(NEWNEIGH, SET, &message);
 }
 

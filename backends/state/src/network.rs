@@ -38,8 +38,8 @@ pub use self::{
     scope::{ALIAS, Marks, Scope},
     setting::Setting,
     tables::{
-        Address, DesiredNet, FdbKey, FloodEntry, FloodPath, Forward, ForwardKey, LeadsToLink, NeighbourKey, NetState,
-        ObservedNet, Owner, retain,
+        Address, DesiredNet, FdbKey, FdbTarget, FloodEntry, FloodPath, Forward, ForwardKey, LeadsToLink, NeighbourKey,
+        NetState, ObservedNet, Owner, retain,
     },
     tunnel::{Capabilities, Framing, Tunnel, VXLAN_LEAD, vxlan_header},
     underlay::Underlay,

@@ -5,9 +5,9 @@ use imbl::OrdMap;
 use wire_net::{LinkName, MacAddr, Mtu, Vni};
 
 use crate::{
-    Address, Capabilities, DesiredKind, DesiredLink, DesiredNet, DesiredVxlan, FdbKey, Forward, ForwardKey, Framing,
-    KernelKind, LinkId, LinkRef, Namespace, NeighbourKey, Network, NextHop, ObservedNet, PerNamespace, Plan, RouteKey,
-    Tunnel, plan, sim::reached,
+    Address, Capabilities, DesiredKind, DesiredLink, DesiredNet, DesiredVxlan, FdbKey, FdbTarget, Forward, ForwardKey,
+    Framing, KernelKind, LinkId, LinkRef, Namespace, NeighbourKey, Network, NextHop, ObservedNet, PerNamespace, Plan,
+    RouteKey, Tunnel, plan, sim::reached,
 };
 
 /// The plan of the host's namespace alone.
@@ -74,7 +74,10 @@ pub fn state(peers: &[(u8, u8, u8)]) -> DesiredNet {
     state.addresses.insert(Address { link, address: "10.5.0.0".parse().unwrap(), len: 32 });
     for (number, last, public) in peers {
         let gateway = format!("10.5.{number}.0").parse().unwrap();
-        state.fdb.insert(FdbKey { link, mac: mac(*last) }, format!("192.0.2.{public}").parse().unwrap());
+        state.fdb.insert(
+            FdbKey { link, mac: mac(*last) },
+            FdbTarget { to: format!("192.0.2.{public}").parse().unwrap(), port: None },
+        );
         state.neighbours.insert(NeighbourKey { link, address: gateway }, mac(*last));
         let key = RouteKey::main(format!("10.5.{number}.0/24").parse().unwrap());
         state.routes.insert(key, NextHop::Gateway { gateway, link, onlink: true });
@@ -92,8 +95,8 @@ pub fn tunnelled(mut state: DesiredNet) -> DesiredNet {
         NextHop::Link(_) | NextHop::Blackhole => None,
     }) {
         let mac = state.neighbours.get(&NeighbourKey { link, address: gateway }).copied();
-        let to = mac.and_then(|mac| state.fdb.get(&FdbKey { link, mac }).copied());
-        let forward = to.map(|to| Forward { to, mac });
+        let target = mac.and_then(|mac| state.fdb.get(&FdbKey { link, mac }).copied());
+        let forward = target.map(|FdbTarget { to, port }| Forward { to, port, mac });
         state.forwarding.extend(forward.map(|forward| (ForwardKey { link, destination: key.destination }, forward)));
     }
     state.fdb.clear();

@@ -6,6 +6,7 @@
 //! | `<prefix>/subnets/10.5.52.0-24` | a lease |
 //! | `<prefix>/subnets/10.5.52.0-24&fd00:1::-64` | a dual-stack lease |
 //! | `<prefix>/wire/subnets/fd00:1::-64` | an IPv6-only lease, which flannel cannot express |
+//! | `<prefix>/wire/backends/10.5.52.0-24` | how the host of that lease is reached; wire-agent's own |
 //! | `<prefix>/wire/guards/10.5.52.0-24` | the guard of a prefix: names its owner; one key for each family of a lease |
 //!
 //! Nothing else may ever begin with `<prefix>/subnets`: a flanneld that sees such a key removes all its peers.
@@ -99,6 +100,20 @@ impl KeyPrefix {
     #[must_use]
     pub fn guards(&self) -> Vec<u8> {
         format!("{}/wire/guards/", self.0).into_bytes()
+    }
+
+    /// The prefix of all keys of the records that stand beside leases: how each host is reached.
+    #[must_use]
+    pub fn records(&self) -> Vec<u8> {
+        format!("{}/wire/backends/", self.0).into_bytes()
+    }
+
+    /// The key of the record beside the lease of `subnet`.
+    #[must_use]
+    pub fn record(&self, subnet: Subnet) -> Vec<u8> {
+        let mut key = self.records();
+        key.extend_from_slice(subnet.to_string().as_bytes());
+        key
     }
 
     /// The directory of the leases of a network with or without IPv4: IPv6-only leases have their own.
@@ -252,6 +267,8 @@ mod tests {
         assert_eq!(lease("10.5.52.0-24"), "/coreos.com/network/subnets/10.5.52.0-24");
         assert_eq!(lease("10.5.52.0-24&fd00:1::-64"), "/coreos.com/network/subnets/10.5.52.0-24&fd00:1::-64");
         assert_eq!(lease("fd00:1::-64"), "/coreos.com/network/wire/subnets/fd00:1::-64");
+        let record = prefix.record("10.5.52.0-24&fd00:1::-64".parse().unwrap());
+        assert_eq!(record, b"/coreos.com/network/wire/backends/10.5.52.0-24&fd00:1::-64");
         assert_eq!(prefix.guard("10.5.52.0/24".parse().unwrap()), b"/coreos.com/network/wire/guards/10.5.52.0-24");
     }
 

@@ -120,7 +120,8 @@ impl<S: LeaseStore> Holder<S> {
         };
         let Ok(guards) = guards else { return };
         let listed = from.origin.mod_revision;
-        let write = LeaseWrite { to: from.lease.clone(), lease: from.origin.lease, from: Some(from), guards };
+        let write =
+            LeaseWrite { to: from.lease.clone(), lease: from.origin.lease, from: Some(from), guards, record: None };
         match self.write(&write, listed).await {
             Ok(entry) => {
                 info!(%subnet, %flannels, "lease written again, unchanged, for a flanneld that may have missed it");

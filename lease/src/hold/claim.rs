@@ -10,7 +10,7 @@ use wire_store::{Compare, KeyValue, LeaseId, LeaseStore, Revision, StoreError, T
 
 use super::{ASKING, HoldState, Holder, Holding, Life, Offer};
 use crate::{
-    Entries, Entry, Lease, Origin,
+    BackendRecord, Entries, Entry, Lease, Origin,
     entries::matching,
     own::{NoRoom, addresses, collides, offered, oldest, shares_address},
 };
@@ -66,6 +66,8 @@ pub(super) struct LeaseWrite {
     pub(super) from: Option<Entry>,
     /// The guards as read, to be written with it; empty for a reservation.
     pub(super) guards: Vec<Guard>,
+    /// The record to put beside it.
+    pub(super) record: Option<BackendRecord>,
 }
 
 /// A guard key as it was read.
@@ -99,12 +101,17 @@ impl LeaseWrite {
                 if old != key {
                     txn.when.push(Compare::Absent(key.clone()));
                     txn.then.push(Write::Delete(old.clone()));
+                    txn.then.push(Write::Delete(prefix.record(from.lease.subnet)));
                 }
                 txn.when.push(Compare::Unchanged(old, from.origin.mod_revision));
             }
             None => txn.when.push(Compare::Absent(key.clone())),
         }
         txn.then.push(Write::Put { key, value: self.to.to_value(), lease: self.lease });
+        if let Some(record) = self.record {
+            let key = prefix.record(self.to.subnet);
+            txn.then.push(Write::Put { key, value: record.to_value(), lease: self.lease });
+        }
         for Guard { key, found } in &self.guards {
             txn.when.push(match found {
                 Some(kv) => Compare::Unchanged(key.clone(), kv.mod_revision),
@@ -130,9 +137,11 @@ impl<S: LeaseStore> Holder<S> {
         // Stored before anything else can fail, or each attempt would leave an unused lease behind.
         self.spare = Some(lease);
         let guards = guards?;
-        let to = Lease { subnet, public: offer.public, data: offer.data.clone() };
+        let to = Lease { subnet, public: offer.public, data: offer.data.clone(), port: None };
         let granted = Instant::now();
-        let entry = self.write(&LeaseWrite { to, lease: Some(lease), from: None, guards }, listed).await?;
+        let entry = self
+            .write(&LeaseWrite { to, lease: Some(lease), from: None, guards, record: offer.record }, listed)
+            .await?;
         self.verify(&entry, None).await?;
         self.spare = None;
         let mut life = self.life(self.settings.ttl, granted + self.settings.ttl);
@@ -160,17 +169,18 @@ impl<S: LeaseStore> Holder<S> {
         let Some(lease) = own.origin.lease else { return self.adopt_reservation(own, listing, offer).await };
         self.yield_to_older(&own, listing).await?;
         let subnet = self.target(&own, listing)?;
-        let (life, guards) = tokio::try_join!(self.store.time_to_live(lease), self.guards(subnet))?;
+        let (life, guards, recorded) =
+            tokio::try_join!(self.store.time_to_live(lease), self.guards(subnet), self.is_recorded(&own, offer))?;
         let asked = Instant::now();
         let Some((left, granted)) = life else { return Err(StoreError::LeaseGone(lease).into()) };
         if let Some(other) = self.other_owner(&guards, lease) {
             own.origin.mod_revision = self.challenge(&own, other, left < granted / 2).await?;
         }
-        let wanted = Lease { subnet, public: offer.public, data: offer.data.clone() };
+        let wanted = Lease { subnet, public: offer.public, data: offer.data.clone(), port: None };
         let guarded = guards.iter().all(|guard| guard.is_ours(&self.settings.identity, lease));
         // A lease written without its guards may be the question whether we are alive; writing it answers that.
         let asked_for = guards.iter().any(|guard| guard.revision() != Some(own.origin.mod_revision));
-        if wanted == own.lease && guarded && !asked_for && !differs(granted, self.settings.ttl) {
+        if wanted == own.lease && recorded && guarded && !asked_for && !differs(granted, self.settings.ttl) {
             // Due for renewal at once, but usable before that: it has not expired.
             let life = Life { renew_at: asked, ..self.life(granted, asked + left) };
             return Ok(Holding { entry: Arc::new(own), life: Some(life) });
@@ -184,7 +194,7 @@ impl<S: LeaseStore> Holder<S> {
             (lease, granted, left)
         };
         let moved = subnet != own.lease.subnet;
-        let write = LeaseWrite { to: wanted, lease: Some(attached), from: Some(own), guards };
+        let write = LeaseWrite { to: wanted, lease: Some(attached), from: Some(own), guards, record: offer.record };
         let entry = self.write(&write, listing.revision()).await?;
         if moved {
             self.verify(&entry, write.from.as_ref()).await?;
@@ -209,17 +219,24 @@ impl<S: LeaseStore> Holder<S> {
         offer: &Offer,
     ) -> Result<Holding, ClaimError> {
         let subnet = self.target(&own, listing)?;
-        let wanted = Lease { subnet, public: offer.public, data: offer.data.clone() };
-        if wanted == own.lease {
+        let wanted = Lease { subnet, public: offer.public, data: offer.data.clone(), port: None };
+        if wanted == own.lease && self.is_recorded(&own, offer).await? {
             return Ok(Holding { entry: Arc::new(own), life: None });
         }
         let moved = subnet != own.lease.subnet;
-        let write = LeaseWrite { to: wanted, lease: None, from: Some(own), guards: Vec::new() };
+        let write = LeaseWrite { to: wanted, lease: None, from: Some(own), guards: Vec::new(), record: offer.record };
         let entry = self.write(&write, listing.revision()).await?;
         if moved {
             self.verify(&entry, write.from.as_ref()).await?;
         }
         Ok(Holding { entry: Arc::new(entry), life: None })
+    }
+
+    /// Whether the record that is offered stands beside our lease, and expires with it.
+    async fn is_recorded(&self, own: &Entry, offer: &Offer) -> Result<bool, StoreError> {
+        let Some(record) = offer.record else { return Ok(true) };
+        let found = self.store.get(&self.settings.prefix.record(own.lease.subnet)).await?.found;
+        Ok(found.is_some_and(|kv| kv.lease == own.origin.lease && kv.value == record.to_value()))
     }
 
     /// The subnet that our entry should have: the prefixes that the config still offers, and new ones for the missing
@@ -371,6 +388,7 @@ impl<S: LeaseStore> Holder<S> {
         let mut txn = Txn::default();
         txn.when.push(Compare::Unchanged(key.clone(), entry.origin.mod_revision));
         txn.then.push(Write::Delete(key));
+        txn.then.push(Write::Delete(self.settings.prefix.record(entry.lease.subnet)));
         if let Some(from) = from {
             let (key, lease) = (self.settings.prefix.lease(from.lease.subnet), entry.origin.lease);
             txn.when.push(Compare::Absent(key.clone()));

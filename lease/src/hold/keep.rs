@@ -286,12 +286,13 @@ impl<S: LeaseStore> Holder<S> {
         }
         tokio::time::sleep(keeping.rewrites.pause(&self.settings.random)).await;
         let to = match keeping.publish_at {
-            None => Lease { subnet: holding.entry.lease.subnet, public: offer.public, data: offer.data },
+            None => Lease { subnet: holding.entry.lease.subnet, public: offer.public, data: offer.data, port: None },
             Some(_) => holding.entry.lease.clone(),
         };
         let from = Entry::clone(&holding.entry);
         let listed = from.origin.mod_revision;
-        let write = LeaseWrite { to, lease: from.origin.lease, from: Some(from), guards: Vec::new() };
+        let write =
+            LeaseWrite { to, lease: from.origin.lease, from: Some(from), guards: Vec::new(), record: offer.record };
         match self.write(&write, listed).await {
             Ok(entry) => {
                 holding.entry = Arc::new(entry);

@@ -7,7 +7,7 @@ use std::{
 };
 
 use tokio::{sync::watch, time::timeout};
-use wire_lease::{BackendData, Clock, Hold, HoldSettings, HoldState, Lease, NetworkConfig, Offer, Vtep};
+use wire_lease::{BackendData, BackendRecord, Clock, Hold, HoldSettings, HoldState, Lease, NetworkConfig, Offer, Vtep};
 use wire_net::{DualStack, Family, KeyPrefix, Prefix, Subnet, Vni};
 use wire_store::{LeaseStore, Random, SimStore};
 
@@ -18,11 +18,13 @@ mod former;
 mod keeping;
 mod odd_keys;
 mod other_agents;
+mod recording;
 mod resuming;
 mod sleeping;
 
 const PREFIX: &str = "/coreos.com/network";
 const DIRECTORY: &[u8] = b"/coreos.com/network/subnets/";
+const RECORD: BackendRecord = BackendRecord { port: 8472 };
 const HOUR: Duration = Duration::from_secs(3600);
 
 const V4: &str = r#"{"Network":"10.5.0.0/16","SubnetMin":"10.5.1.0","SubnetMax":"10.5.30.0"}"#;
@@ -52,7 +54,7 @@ impl Host {
             same_host: true,
             random: Random::seeded(number.into()),
         };
-        let offer = Offer { public: public(number, &pools), data: data(number, &pools) };
+        let offer = Offer { public: public(number, &pools), data: data(number, &pools), record: Some(RECORD) };
         Self { settings, offer: watch::Sender::new(offer) }
     }
 
@@ -116,6 +118,6 @@ fn keys(store: &SimStore) -> Vec<String> {
 fn flannel_lease(subnet: &str, number: u16) -> (String, Vec<u8>) {
     let subnet: Subnet = subnet.parse().unwrap();
     let families = DualStack::from_fn(|family| subnet.get(family));
-    let lease = Lease { subnet, public: public(number, &families), data: data(number, &families) };
+    let lease = Lease { subnet, public: public(number, &families), data: data(number, &families), port: None };
     (format!("{PREFIX}/subnets/{subnet}"), lease.to_value())
 }

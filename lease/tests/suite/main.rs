@@ -6,6 +6,7 @@ mod allocate;
 #[path = "../../store/tests/suite/common.rs"]
 mod common;
 mod config;
+mod folder;
 mod follow;
 mod hold;
 mod values;

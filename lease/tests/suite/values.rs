@@ -126,7 +126,12 @@ fn leases() -> impl Strategy<Value = Lease> {
             1 => BackendData::HostGw,
             _ => BackendData::Vxlan(families.map(|family, ()| if family == Family::V4 { vtep4 } else { vtep6 })),
         };
-        Lease { subnet: Subnet::new(families.map(|family, ()| both(family).unwrap())).unwrap(), public, data }
+        Lease {
+            subnet: Subnet::new(families.map(|family, ()| both(family).unwrap())).unwrap(),
+            public,
+            data,
+            port: None,
+        }
     })
 }
 

@@ -50,6 +50,11 @@ fn expected(State { joined, table }: &State) -> LastKnown {
     LastKnown {
         config: joined.config.clone(),
         endpoints: joined.endpoints.clone(),
+        records: table
+            .peers
+            .values()
+            .filter_map(|entry| KeptLease::of(&KeyPrefix::new(PREFIX), entry).record())
+            .collect(),
         listing: super::super::listing(leases),
     }
 }

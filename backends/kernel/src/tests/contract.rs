@@ -54,6 +54,7 @@ macro_rules! contract {
 contract![
     cases::all_entries_of_the_peers_are_there_after_one_round,
     cases::what_was_put_is_read_back_and_a_second_plan_is_empty,
+    cases::a_host_with_another_port_has_it_in_its_entry_and_loses_it_again,
     cases::our_own_writes_are_not_reported,
     cases::devices_that_we_made_are_reported,
     cases::devices_that_we_removed_are_reported,

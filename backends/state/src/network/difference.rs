@@ -9,10 +9,7 @@ mod reach;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use wire_net::{Family, MacAddr};
 
@@ -21,8 +18,8 @@ use self::{
     reach::Reach,
 };
 use super::{
-    DesiredNet, Forward, KernelOp, LinkPlace, Namespace, NextHop, ObservedNet, Op, PerNamespace, Setting, TunnelOp,
-    Via,
+    DesiredNet, FdbTarget, Forward, KernelOp, LinkPlace, Namespace, NextHop, ObservedNet, Op, PerNamespace, Setting,
+    TunnelOp, Via,
     plan::{links_made_anew, plan},
 };
 use crate::Difference;
@@ -74,8 +71,8 @@ fn of_kernel(have: &ObservedNet, want: &Reach<'_>, op: &KernelOp, entry: String)
         }
         KernelOp::PutAddress(_) => Some(Difference::missing(entry)),
         KernelOp::PutFdb(key, to) => {
-            let effect = Some(reach::unreachable(*to));
-            let detail = |have: &IpAddr| format!("leads to {have}, and should lead to {to}");
+            let effect = Some(reach::unreachable(to.to));
+            let detail = |have: &FdbTarget| format!("leads to {have}, and should lead to {to}");
             Some(put(entry, have.fdb.get(key), to, detail)?.with_consequence(effect))
         }
         KernelOp::PutFlood(flood) => Some(Difference::missing(entry).with_consequence(reach::unflooded(flood.to))),
@@ -129,8 +126,10 @@ fn put<V: PartialEq>(
 fn forward_detail(have: Forward, want: Forward) -> String {
     let mac = |forward: Forward| forward.mac.map_or_else(|| "no MAC".to_owned(), |mac| format!("MAC {mac}"));
     let to = (have.to != want.to).then(|| format!("leads to {}, and should lead to {}", have.to, want.to));
+    let port = |forward: Forward| forward.port.map_or_else(|| "its own port".to_owned(), |port| format!("port {port}"));
+    let at = (have.port != want.port).then(|| format!("sends to {}, and should send to {}", port(have), port(want)));
     let by = (have.mac != want.mac).then(|| format!("has {}, and should have {}", mac(have), mac(want)));
-    to.into_iter().chain(by).collect::<Vec<_>>().join("; ")
+    to.into_iter().chain(at).chain(by).collect::<Vec<_>>().join("; ")
 }
 
 /// The action of a route that was found, to follow its name.

@@ -1,12 +1,12 @@
 //! One change of a host's network.
 
-use std::{fmt, net::IpAddr};
+use std::fmt;
 
 use wire_net::{LinkName, MacAddr};
 
 use super::{
-    Address, DesiredKind, DesiredLink, FdbKey, FloodEntry, Forward, ForwardKey, KernelKind, LinkPlace, Namespace,
-    NeighbourKey, NextHop, ObservedKind, ObservedLink, ObservedRoute, RouteKey, Setting, Tunnel,
+    Address, DesiredKind, DesiredLink, FdbKey, FdbTarget, FloodEntry, Forward, ForwardKey, KernelKind, LinkPlace,
+    Namespace, NeighbourKey, NextHop, ObservedKind, ObservedLink, ObservedRoute, RouteKey, Setting, Tunnel,
 };
 use crate::{Key, Operation};
 
@@ -36,7 +36,7 @@ pub enum KernelOp {
     /// Removes an address from a link.
     DeleteAddress(Address),
     /// Sets the destination of a MAC in the FDB, and replaces an existing one.
-    PutFdb(FdbKey, IpAddr),
+    PutFdb(FdbKey, FdbTarget),
     /// Removes a MAC from the FDB.
     DeleteFdb(FdbKey),
     /// Adds a destination for flooded frames to the existing ones.

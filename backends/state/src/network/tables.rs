@@ -25,7 +25,7 @@ pub struct NetState<L, R, F = ()> {
     /// Addresses of our devices, without link-local ones, which the kernel makes itself.
     pub addresses: BTreeSet<Address>,
     /// The FDB of our VXLAN devices: the host behind which a MAC is. Permanent entries only.
-    pub fdb: OrdMap<FdbKey, IpAddr>,
+    pub fdb: OrdMap<FdbKey, FdbTarget>,
     /// The hosts to which our VXLAN devices flood frames: the FDB entries that may have several destinations.
     pub flooding: BTreeSet<FloodEntry>,
     /// The permanent neighbours on our devices: the MAC of an address.
@@ -70,6 +70,8 @@ pub struct ForwardKey {
 pub struct Forward {
     /// The destination address of outer packets.
     pub to: IpAddr,
+    /// The destination port of outer packets; `None` is the tunnel's own.
+    pub port: Option<u16>,
     /// The inner Ethernet address of that host, if the framing has Ethernet headers.
     pub mac: Option<MacAddr>,
 }
@@ -92,6 +94,22 @@ pub struct FdbKey {
     pub link: LinkName,
     /// The inner destination MAC, a unicast address.
     pub mac: MacAddr,
+}
+
+/// The host behind a MAC of the FDB.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FdbTarget {
+    /// The host's address; unspecified if the kernel's entry has no destination.
+    pub to: IpAddr,
+    /// The UDP port that it listens on (`NDA_PORT`); `None` is the device's own. The kernel does not name the port of an entry that
+    /// has the device's (`vxlan_fdb_info` of drivers/net/vxlan), so that is the same value.
+    pub port: Option<u16>,
+}
+
+impl From<IpAddr> for FdbTarget {
+    fn from(to: IpAddr) -> Self {
+        Self { to, port: None }
+    }
 }
 
 /// A destination to which frames are flooded. The kernel takes several for one MAC only if it is zero, which stands for all frames
@@ -154,7 +172,8 @@ impl DesiredNet {
     pub(crate) fn host_behind(&self, link: LinkName, gateway: IpAddr, subnet: Prefix) -> Option<IpAddr> {
         let by_table = self.forwarding.get(&ForwardKey { link, destination: subnet }).map(|forward| forward.to);
         let mac = || self.neighbours.get(&NeighbourKey { link, address: gateway }).copied();
-        let by_device = by_table.or_else(|| self.fdb.get(&FdbKey { link, mac: mac()? }).copied());
+        let by_device =
+            by_table.or_else(|| self.fdb.get(&FdbKey { link, mac: mac()? }).map(|target| target.to));
         by_device.or_else(|| self.is_host_itself(link).then_some(gateway))
     }
 }
@@ -228,6 +247,13 @@ impl fmt::Display for FdbKey {
     }
 }
 
+impl fmt::Display for FdbTarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.to.fmt(f)?;
+        self.port.map_or(Ok(()), |port| write!(f, " port {port}"))
+    }
+}
+
 impl fmt::Display for FloodEntry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} dev {} dst {}", self.mac, self.link, self.to)?;
@@ -253,6 +279,7 @@ impl fmt::Display for ForwardKey {
 impl fmt::Display for Forward {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "to {}", self.to)?;
+        self.port.map_or(Ok(()), |port| write!(f, " port {port}"))?;
         self.mac.map_or(Ok(()), |mac| write!(f, " lladdr {mac}"))
     }
 }

@@ -11,7 +11,9 @@ use super::{
     routes::{Found, Query},
     walk::{Step, Walk},
 };
-use crate::{FdbKey, FloodEntry, FloodPath, Framing, NeighbourKey, NextHop, ObservedKind, ObservedVxlan, Tunnel};
+use crate::{
+    FdbKey, FdbTarget, FloodEntry, FloodPath, Framing, NeighbourKey, NextHop, ObservedKind, ObservedVxlan, Tunnel,
+};
 
 /// The MAC of frames without an FDB entry of their own.
 const ANY: MacAddr = MacAddr::new([0; 6]);
@@ -66,23 +68,23 @@ impl<'a> Walk<'a> {
             return Err(if can_ask { Gap::Asked(key).into() } else { Reason::NoNeighbour(key).into() });
         };
         self.hops.push(Hop::Neighbour(key, mac));
-        let to = self.host_behind(link, vxlan, mac)?;
+        let FdbTarget { to, port } = self.host_behind(link, vxlan, mac)?;
         let source = self.host.link(link).and_then(|link| link.mac);
         let header = VxlanHeader { vni: vxlan.vni, source, destination: mac };
         let inner = Encapsulated { header: Some(header), packet: packet.clone() };
-        let path = OuterPath { link, from: vxlan.local, to, port: vxlan.port };
+        let path = OuterPath { link, from: vxlan.local, to, port: port.unwrap_or(vxlan.port) };
         self.send_outer(inner, path)
     }
 
     /// The host to which the device sends frames for a MAC.
-    fn host_behind(&mut self, link: LinkName, vxlan: &ObservedVxlan, mac: MacAddr) -> Step<IpAddr> {
+    fn host_behind(&mut self, link: LinkName, vxlan: &ObservedVxlan, mac: MacAddr) -> Step<FdbTarget> {
         let key = FdbKey { link, mac };
         match self.host.net.fdb.get(&key) {
-            Some(to) if !to.is_unspecified() => {
-                self.hops.push(Hop::Fdb(key, *to));
-                return Ok(*to);
+            Some(target) if !target.to.is_unspecified() => {
+                self.hops.push(Hop::Fdb(key, *target));
+                return Ok(*target);
             }
-            Some(_) => return vxlan.group.ok_or_else(|| Reason::NoFdb(key).into()),
+            Some(_) => return vxlan.group.map(FdbTarget::from).ok_or_else(|| Reason::NoFdb(key).into()),
             None => {}
         }
         let mut flooded = self.flooded(link);
@@ -91,7 +93,7 @@ impl<'a> Walk<'a> {
             (Some(entry), None, None) if entry.by == FloodPath::default() => {
                 let to = entry.to;
                 self.hops.push(Hop::Flooded(link, to));
-                Ok(to)
+                Ok(to.into())
             }
             (Some(_), _, _) | (None, _, Some(_)) => Err(Gap::Flooded(link).into()),
         }
@@ -115,7 +117,7 @@ impl<'a> Walk<'a> {
             }
         };
         let inner = Encapsulated { header, packet: packet.clone() };
-        let (from, port) = (Some(tunnel.local.ip()), tunnel.local.port());
+        let (from, port) = (Some(tunnel.local.ip()), forward.port.unwrap_or_else(|| tunnel.local.port()));
         self.send_outer(inner, OuterPath { link, from, to: forward.to, port })
     }
 

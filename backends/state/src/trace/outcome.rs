@@ -5,7 +5,7 @@ use std::{fmt, net::IpAddr};
 use wire_net::{LinkName, MacAddr, Prefix, Vni};
 
 use super::packet::Packet;
-use crate::{FdbKey, Forward, ForwardKey, NeighbourKey, NextHop, Purpose, RouteKey, Setting};
+use crate::{FdbKey, FdbTarget, Forward, ForwardKey, NeighbourKey, NextHop, Purpose, RouteKey, Setting};
 
 /// A step of a packet on one host.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,7 +19,7 @@ pub enum Hop {
     /// The MAC of the next hop.
     Neighbour(NeighbourKey, MacAddr),
     /// The host behind that MAC.
-    Fdb(FdbKey, IpAddr),
+    Fdb(FdbKey, FdbTarget),
     /// The only host to which frames without an FDB entry are flooded.
     Flooded(LinkName, IpAddr),
     /// The host that a tunnel of the agent sends to.

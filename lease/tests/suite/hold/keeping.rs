@@ -115,6 +115,7 @@ async fn whichever_call_fails_the_lease_comes_out_right() {
             let [stored] = &listing.entries[..] else { panic!("{call:?} {spared} {fault:?}: {listing:?}") };
             assert_eq!(stored.value, last.lease.to_value(), "{call:?} {spared} {fault:?}");
             assert_eq!((stored.mod_revision, stored.lease), (last.origin.mod_revision, last.origin.lease));
+            assert_eq!(super::recording::records(&store), [(last.lease.subnet.to_string(), 8472, last.origin.lease)]);
             // A grant whose answer is lost leaks until it expires.
             assert!(store.leases().len() <= 4, "{call:?} {spared} {fault:?}: {} leases leak", store.leases().len());
         }

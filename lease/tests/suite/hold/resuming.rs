@@ -82,7 +82,7 @@ async fn an_address_that_another_live_host_has_is_not_published_and_putting_ours
     let (own, theirs) = (held(&hold).await.lease.clone(), held(&owner).await.lease.clone());
     let data = host.offer.borrow().data.clone();
     let mut moved = Host::new(3, V4);
-    moved.offer = watch::Sender::new(wire_lease::Offer { public: other.offer.borrow().public, data });
+    moved.offer = watch::Sender::new(wire_lease::Offer { public: other.offer.borrow().public, data, record: None });
     let hold = resumed(&store, &moved, hold);
     troubled(&hold, "host-4").await;
     tokio::time::sleep(HOUR).await;
@@ -111,7 +111,7 @@ async fn an_address_whose_former_host_does_not_answer_is_published_and_its_lease
     let (own, theirs) = (held(&hold).await.lease.clone(), held(&dead).await.lease.clone());
     drop(dead);
     let data = host.offer.borrow().data.clone();
-    host.offer.send_replace(wire_lease::Offer { public: theirs.public, data });
+    host.offer.send_replace(wire_lease::Offer { public: theirs.public, data, record: None });
     tokio::time::sleep(Duration::from_secs(10)).await;
     assert_eq!(published(&store, &own).public, theirs.public);
     assert_eq!(keys(&store), [own.subnet.to_string()]);

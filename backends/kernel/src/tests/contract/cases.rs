@@ -1,7 +1,7 @@
 //! What a round leaves on a host, and what it leaves alone.
 
 use wire_state::{
-    DesiredNet, KernelOp, NeighbourKey, NextHop, ObservedRoute, RouteKey,
+    DesiredNet, FdbTarget, KernelOp, NeighbourKey, NextHop, ObservedRoute, RouteKey,
     samples::{mac, name},
 };
 
@@ -46,6 +46,25 @@ pub(super) fn all_entries_of_the_peers_are_there_after_one_round<H: Host>() {
             setting net.ipv6.conf.flannel/1.forwarding = 1
             setting net.ipv6.conf.wb-up.accept_ra = 2";
         assert_eq!(found.join("\n"), lines(expected));
+    });
+}
+
+pub(super) fn a_host_with_another_port_has_it_in_its_entry_and_loses_it_again<H: Host>() {
+    Stage::<H>::settled(|mut stage| {
+        let mut want = stage.lab.want();
+        let before = stage.read();
+        let (key, target) =
+            want.fdb.iter().find(|(key, _)| key.link == name("flannel.1")).map(|(key, to)| (*key, *to)).unwrap();
+        want.fdb.insert(key, FdbTarget { port: Some(9999), ..target });
+        assert_eq!(stage.repair(&want), 1);
+        let expected = "
+            - fdb 0a:00:00:00:00:01 dev flannel.1 dst 198.51.0.1
+            + fdb 0a:00:00:00:00:01 dev flannel.1 dst 198.51.0.1 port 9999";
+        assert_eq!(difference(&before, &stage.read()), lines(expected));
+        assert_eq!(stage.repair(&want), 0);
+        want.fdb.insert(key, target);
+        assert_eq!(stage.repair(&want), 1);
+        assert_eq!(difference(&before, &stage.read()), "");
     });
 }
 

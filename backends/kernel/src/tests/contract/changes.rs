@@ -15,6 +15,7 @@ pub(super) enum Change {
     AddAddress(&'static str, &'static str, u8),
     AddBridge(&'static str),
     AddFdb(&'static str, &'static str, &'static str),
+    SetFdbPort(&'static str, &'static str, &'static str, u16),
     AddNeighbour(&'static str, &'static str, &'static str),
     AddRoute(&'static str, &'static str),
     DeleteAddress(&'static str, &'static str, u8),
@@ -174,6 +175,10 @@ pub(super) const ROWS: [Row; 32] = [
         - fdb 0a:00:00:00:00:02 dev flannel.1 dst 198.51.0.2"),
     row(Change::AddFdb("flannel.1", "0a:00:00:00:00:88", "198.51.100.1"), OURS, "
         + fdb 0a:00:00:00:00:88 dev flannel.1 dst 198.51.100.1"),
+    row(Change::SetFdbPort("flannel.1", "0a:00:00:00:00:02", "198.51.0.2", 9999), OURS, "
+        - fdb 0a:00:00:00:00:02 dev flannel.1 dst 198.51.0.2
+        + fdb 0a:00:00:00:00:02 dev flannel.1 dst 198.51.0.2 port 9999"),
+    row(Change::SetFdbPort("flannel.1", "0a:00:00:00:00:02", "198.51.0.2", 8472), NOTHING, ""),
     row(Change::FlushNeighbours("flannel.1"), OURS, "
         - neighbour 10.5.1.0 dev flannel.1 lladdr 0a:00:00:00:00:01
         - neighbour 10.5.2.0 dev flannel.1 lladdr 0a:00:00:00:00:02"),

@@ -6,7 +6,7 @@ use std::{
 };
 
 use wire_net::Mtu;
-use wire_state::{FdbKey, NeighbourKey, NextHop, ObservedKind, ObservedNet, Scope, samples::name};
+use wire_state::{FdbKey, FdbTarget, NeighbourKey, NextHop, ObservedKind, ObservedNet, Scope, samples::name};
 
 use super::{Change, Host};
 use crate::{
@@ -48,13 +48,22 @@ impl Host for Double {
             Change::AddAddress(link, address, len) => host.add_address(link, address.parse().unwrap(), len),
             Change::AddBridge(name) => host.add_link(name, ObservedKind::Bridge, None, Mtu(1500)),
             Change::AddFdb(link, mac, to) => host.edit(|net| {
-                net.fdb.insert(FdbKey { link: name(link), mac: mac.parse().unwrap() }, to.parse().unwrap());
+                net.fdb.insert(
+                    FdbKey { link: name(link), mac: mac.parse().unwrap() },
+                    FdbTarget { to: to.parse().unwrap(), port: None },
+                );
             }),
             Change::AddNeighbour(link, address, mac) => host.edit(|net| {
                 net.neighbours.insert(neighbour(link, address), mac.parse().unwrap());
             }),
             Change::AddRoute(to, link) => host.add_route(to.parse().unwrap(), NextHop::Link(name(link))),
             Change::DeleteAddress(link, address, _) => host.remove_address(link, address.parse().unwrap()),
+            Change::SetFdbPort(link, mac, to, port) => host.edit(|net| {
+                let key = FdbKey { link: name(link), mac: mac.parse().unwrap() };
+                // The port of both devices is not named.
+                let port = Some(port).filter(|port| *port != 8472);
+                net.fdb.insert(key, FdbTarget { to: to.parse().unwrap(), port });
+            }),
             Change::DeleteFdb(link, mac) => host.edit(|net| {
                 net.fdb.remove(&FdbKey { link: name(link), mac: mac.parse().unwrap() });
             }),

@@ -64,6 +64,9 @@ fn command(change: Change) -> String {
         }
         Change::AddRoute(to, link) => format!("ip route add {to} dev {link} proto dhcp"),
         Change::DeleteAddress(link, address, len) => format!("ip addr del {address}/{len} dev {link}"),
+        Change::SetFdbPort(link, mac, to, port) => {
+            format!("bridge fdb replace {mac} dev {link} dst {to} port {port}")
+        }
         Change::DeleteFdb(link, mac) => format!("bridge fdb del {mac} dev {link}"),
         Change::DeleteLink(name) => format!("ip link del {name}"),
         Change::DeleteNeighbour(link, address) => format!("ip neigh del {address} dev {link}"),

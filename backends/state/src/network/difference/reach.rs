@@ -21,7 +21,7 @@ pub(super) fn unflooded(host: IpAddr) -> Option<String> {
 impl Reach<'_> {
     /// The effect if frames to a MAC do not get to their host.
     pub(super) fn by_mac(&self, link: LinkName, mac: MacAddr) -> Option<String> {
-        self.0.fdb.get(&FdbKey { link, mac }).copied().map(unreachable)
+        self.0.fdb.get(&FdbKey { link, mac }).map(|target| unreachable(target.to))
     }
 
     /// The effect if packets do not take a route.

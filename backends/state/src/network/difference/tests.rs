@@ -140,7 +140,7 @@ fn an_unwanted_entry_is_named_alone() {
     );
     assert_eq!(
         told_after(&want, |have| {
-            have.fdb.insert(FdbKey { link, mac: mac(9) }, address);
+            have.fdb.insert(FdbKey { link, mac: mac(9) }, address.into());
         }),
         unwanted("FDB entry 02:00:00:00:00:09 on flannel.1")
     );
@@ -160,7 +160,7 @@ fn an_unwanted_entry_is_named_alone() {
     assert_eq!(
         told_after(&tunnelled(want), |have| {
             let key = ForwardKey { link, destination: "10.5.9.0/24".parse().unwrap() };
-            have.forwarding.insert(key, Forward { to: address, mac: None });
+            have.forwarding.insert(key, Forward { to: address, port: None, mac: None });
         }),
         unwanted("forwarding entry 10.5.9.0/24 on flannel.1")
     );

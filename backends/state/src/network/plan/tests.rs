@@ -309,7 +309,7 @@ fn four_thousand_peers_are_compared_in_milliseconds() {
         let gateway = std::net::IpAddr::from(std::net::Ipv4Addr::from_bits(0x0a00_0000 + (number << 8)));
         let octets = number.to_be_bytes();
         let mac = MacAddr::new([2, 0, octets[0], octets[1], octets[2], octets[3]]);
-        want.fdb.insert(FdbKey { link, mac }, gateway);
+        want.fdb.insert(FdbKey { link, mac }, gateway.into());
         want.neighbours.insert(NeighbourKey { link, address: gateway }, mac);
         let key = RouteKey::main(wire_net::Prefix::new(gateway, 24).unwrap());
         want.routes.insert(key, NextHop::Gateway { gateway, link, onlink: true });

@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::{
-    Address, DesiredLink, DesiredVxlan, FdbKey, FloodEntry, FloodPath, Ipip, LinkPlace, LinkRef, Macvlan, MacvlanMode,
-    ObservedLink, Veth, Vlan,
+    Address, DesiredLink, DesiredVxlan, FdbKey, FdbTarget, FloodEntry, FloodPath, Ipip, LinkPlace, LinkRef, Macvlan,
+    MacvlanMode, ObservedLink, Veth, Vlan,
     samples::{mac, vxlan},
     sim::{Simulated, reached},
 };
@@ -91,7 +91,7 @@ fn add_entries(net: &mut DesiredNet, form: u8) {
             by: FloodPath::default(),
         });
     }
-    net.fdb.insert(FdbKey { link, mac: mac(90) }, [192, 0, 2, 101 + form].into());
+    net.fdb.insert(FdbKey { link, mac: mac(90) }, FdbTarget { to: [192, 0, 2, 101 + form].into(), port: None });
     net.addresses.insert(Address { link, address: [10, 6, 0, 1].into(), len: 24 });
 }
 

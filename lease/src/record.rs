@@ -1,0 +1,126 @@
+//! The record beside a lease: how its host is reached, which flannel's lease has no field for.
+
+use imbl::{OrdMap, ordmap::DiffItem};
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+use wire_net::Subnet;
+use wire_store::{KeyValue, LeaseId};
+
+use crate::{Entry, Folder, FolderItem, Lease, LeaseTable};
+
+/// How a host is reached, beside its lease. Fields that this version does not know are ignored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackendRecord {
+    /// The UDP port on which its backend listens.
+    #[serde(rename = "Port")]
+    pub port: u16,
+}
+
+/// A record as the store has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StoredRecord {
+    /// The record.
+    pub record: BackendRecord,
+    /// The store's lease with which it expires. A record counts only beside a lease that expires with it: one that was left behind
+    /// tells nothing of the host that has the subnet now.
+    pub lease: Option<LeaseId>,
+}
+
+impl BackendRecord {
+    /// The longest value, in bytes.
+    const LONGEST: usize = 4096;
+
+    /// The value for the store.
+    #[must_use]
+    pub fn to_value(self) -> Vec<u8> {
+        serde_json::to_vec(&self).expect("a record has only text keys")
+    }
+
+    /// Parses a value.
+    ///
+    /// # Errors
+    /// The fault, for people.
+    pub fn from_value(value: &[u8]) -> Result<Self, String> {
+        if value.len() > Self::LONGEST {
+            return Err(format!("the value has more than {} bytes", Self::LONGEST));
+        }
+        let record: Self = serde_json::from_slice(value).map_err(|error| error.to_string())?;
+        if record.port == 0 { Err("Port is 0".to_owned()) } else { Ok(record) }
+    }
+}
+
+impl FolderItem for StoredRecord {
+    type Key = Subnet;
+
+    fn key(name: &[u8]) -> Result<Subnet, String> {
+        let name = std::str::from_utf8(name).map_err(|_| "the key is not UTF-8".to_owned())?;
+        name.parse().map_err(|error: wire_net::KeyError| error.to_string())
+    }
+
+    fn decode(kv: &KeyValue) -> Result<Self, String> {
+        Ok(Self { record: BackendRecord::from_value(&kv.value)?, lease: kv.lease })
+    }
+}
+
+/// The leases joined with the records beside them. Lease and record may come in any order.
+#[derive(Clone, Debug, Default)]
+pub struct WithRecords {
+    leases: LeaseTable,
+    records: OrdMap<Subnet, StoredRecord>,
+    joined: OrdMap<Subnet, Arc<Entry>>,
+}
+
+impl WithRecords {
+    /// Brings it forward, and returns the leases with the ports of their hosts where these differ from `own_port`. Takes a time in
+    /// proportion to what has changed. `own_port` must be the same in all calls.
+    pub fn update(
+        &mut self,
+        leases: &LeaseTable,
+        records: Option<&Folder<StoredRecord>>,
+        own_port: Option<u16>,
+    ) -> LeaseTable {
+        let before = std::mem::replace(&mut self.leases, leases.clone());
+        let mut changed: Vec<Subnet> = before.peers.diff(&leases.peers).map(|item| *key_of(&item)).collect();
+        if let Some(records) = records {
+            changed.extend(self.records.diff(&records.items).map(|item| *key_of(&item)));
+            self.records = records.items.clone();
+        }
+        for subnet in changed {
+            match leases.peers.get(&subnet) {
+                Some(entry) => {
+                    let port = self.port_of(&subnet, entry, own_port);
+                    self.joined.insert(subnet, with_port(entry, port));
+                }
+                None => drop(self.joined.remove(&subnet)),
+            }
+        }
+        LeaseTable { peers: self.joined.clone(), ..leases.clone() }
+    }
+
+    fn port_of(&self, subnet: &Subnet, entry: &Entry, own_port: Option<u16>) -> Option<u16> {
+        match self.records.get(subnet).filter(|stored| stored.lease == entry.origin.lease) {
+            Some(stored) => Some(stored.record.port).filter(|port| Some(*port) != own_port),
+            // Leases that have vanished with their records may be held for a while. A reservation never vanishes with its record.
+            None => {
+                let former = self.joined.get(subnet).filter(|former| former.origin.lease == entry.origin.lease);
+                former.filter(|former| former.origin.lease.is_some()).and_then(|former| former.lease.port)
+            }
+        }
+    }
+}
+
+fn with_port(entry: &Arc<Entry>, port: Option<u16>) -> Arc<Entry> {
+    if entry.lease.port == port {
+        return Arc::clone(entry);
+    }
+    Arc::new(Entry { lease: Lease { port, ..entry.lease.clone() }, origin: entry.origin })
+}
+
+fn key_of<'a, V>(item: &DiffItem<'a, 'a, Subnet, V>) -> &'a Subnet {
+    match item {
+        DiffItem::Add(key, _) | DiffItem::Remove(key, _) | DiffItem::Update { new: (key, _), .. } => key,
+    }
+}
+
+#[cfg(test)]
+mod tests;
