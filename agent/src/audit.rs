@@ -79,7 +79,10 @@ mod tests {
     #[test]
     fn only_what_was_not_changed_meanwhile_counts_as_found() {
         let (link, mac) = ("flannel.1".parse().unwrap(), "02:00:00:00:00:01".parse().unwrap());
-        let put = Op::Kernel(Namespace::Host, KernelOp::PutFdb(FdbKey { link, mac }, [192, 0, 2, 2].into()));
+        let put = Op::Kernel(
+            Namespace::Host,
+            KernelOp::PutFdb(FdbKey { link, mac }, wire_state::FdbTarget { to: [192, 0, 2, 2].into(), port: None }),
+        );
         let deleted = Op::Kernel(Namespace::Host, KernelOp::DeleteFdb(FdbKey { link, mac }));
         let neighbour = NeighbourKey { link, address: [10, 5, 2, 0].into() };
         let other = Op::Kernel(Namespace::Host, KernelOp::PutNeighbour(neighbour, mac));

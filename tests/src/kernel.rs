@@ -94,6 +94,8 @@ pub struct FdbEntry {
     /// The tunnel end point behind it.
     #[serde(rename = "dst")]
     pub destination: Option<IpAddr>,
+    /// Its UDP port, where that is not the device's.
+    pub port: Option<u16>,
     /// `self`, …
     #[serde(default)]
     pub flags: Vec<String>,

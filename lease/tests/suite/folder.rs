@@ -95,7 +95,7 @@ async fn a_lost_event_is_put_right_by_the_periodic_listing_and_a_restored_store_
     store.put(key("10.5.1.0-24"), r#"{"Port":1}"#, None);
     let follow = follow(&store);
     ports(&follow, &[1], SOON).await;
-    store.restore(&empty);
+    store.restore(empty);
     ports(&follow, &[], Duration::from_secs(301)).await;
     store.put(key("10.5.2.0-24"), r#"{"Port":2}"#, None);
     ports(&follow, &[2], SOON).await;

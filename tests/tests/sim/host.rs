@@ -292,7 +292,7 @@ pub(crate) fn peers(kernel: &SimHost) -> BTreeMap<Prefix, Peer> {
     let peer = |(key, route): (&RouteKey, &ObservedRoute)| {
         let Some(NextHop::Gateway { gateway, link, .. }) = route.via.next_hop() else { return None };
         let mac = *net.neighbours.get(&NeighbourKey { link: *link, address: *gateway })?;
-        let public = *net.fdb.get(&FdbKey { link: *link, mac })?;
+        let public = net.fdb.get(&FdbKey { link: *link, mac })?.to;
         (*link == device).then_some((key.destination, Peer { public, mac }))
     };
     net.routes.iter().filter_map(peer).collect()

@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use wire_kernel::sim::SimHost;
 use wire_net::{LinkName, MacAddr, Mtu, Prefix, Vni};
-use wire_state::{FdbKey, LinkId, Namespace, NeighbourKey, NextHop, ObservedKind, ObservedVxlan};
+use wire_state::{FdbKey, FdbTarget, LinkId, Namespace, NeighbourKey, NextHop, ObservedKind, ObservedVxlan};
 
 use crate::host::CARD;
 
@@ -34,7 +34,8 @@ pub(crate) fn add_other_overlay(kernel: &SimHost) {
     let peer = MacAddr::new([2, 0xf2, 0, 0, 0, 2]);
     let gateway = Ipv4Addr::new(172, 31, 2, 0).into();
     kernel.edit(|net| {
-        net.fdb.insert(FdbKey { link, mac: peer }, Ipv4Addr::new(192, 168, 240, 2).into());
+        net.fdb
+            .insert(FdbKey { link, mac: peer }, FdbTarget { to: Ipv4Addr::new(192, 168, 240, 2).into(), port: None });
         net.neighbours.insert(NeighbourKey { link, address: gateway }, peer);
     });
     let subnet = Prefix::new(gateway, 24).expect("a prefix");

@@ -64,7 +64,7 @@ async fn it_is_written_again_with_its_lease_after_the_store_was_restored() {
     let empty: SimBackup = store.backup();
     let hold = Host::new(3, V4).spawn(&store);
     held(&hold).await;
-    store.restore(&empty);
+    store.restore(empty);
     tokio::time::sleep(HOUR).await;
     let entry = held(&hold).await;
     assert_eq!(records(&store), [(entry.lease.subnet.to_string(), 8472, entry.origin.lease)]);

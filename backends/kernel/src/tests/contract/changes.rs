@@ -50,7 +50,7 @@ const fn row(change: Change, heard: Changes, read: &'static str) -> Row {
     Row { change, heard, read }
 }
 
-pub(super) const ROWS: [Row; 32] = [
+pub(super) const ROWS: [Row; 34] = [
     row(Change::DeleteLink("flannel.1"), OURS, "
         - address 10.5.0.0/32 dev flannel.1
         - fdb 0a:00:00:00:00:01 dev flannel.1 dst 198.51.0.1

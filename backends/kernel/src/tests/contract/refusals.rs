@@ -2,8 +2,8 @@
 
 use wire_net::Mtu;
 use wire_state::{
-    Address, DesiredLink, ErrorKind, FdbKey, FloodEntry, FloodPath, KernelKind, KernelOp, NeighbourKey, NextHop,
-    ObservedRoute, RouteKey, Setting,
+    Address, DesiredLink, ErrorKind, FdbKey, FdbTarget, FloodEntry, FloodPath, KernelKind, KernelOp, NeighbourKey,
+    NextHop, ObservedRoute, RouteKey, Setting,
     samples::{mac, name, vxlan},
 };
 
@@ -55,7 +55,7 @@ fn refusals() -> Vec<Refusal> {
     let down: &[Change] = &[Change::SetDown("flannel.1")];
     let gone: &[Change] = &[Change::DeleteLink("flannel.1")];
     let without_ipv6: &[Change] = &[Change::DisableIpv6("flannel-v6.1")];
-    let to = [192, 0, 2, 9].into();
+    let to = FdbTarget { to: [192, 0, 2, 9].into(), port: None };
     vec![
         refused(
             "a link of the same name",
