@@ -387,3 +387,28 @@ fn a_peer_that_moves_off_the_link_costs_one_route_that_is_replaced() {
     let have = wire_state::samples::held(&desired("192.0.2.0/24"));
     insta::assert_snapshot!(plan_host(&have, &desired("192.0.2.0/31")), @"replace route 10.5.2.0/24 via 10.5.2.0 dev flannel.1 onlink");
 }
+
+#[test]
+fn a_route_that_flannel_left_is_used_as_it_is_and_goes_or_changes_with_its_lease() {
+    let config = config(V4, "host-gw");
+    let backend = select(&config, placement()).unwrap();
+    let (own, table) = leases(("10.5.0.0-24", OWN), &[("10.5.2.0-24", HOST_GW)]);
+    let mut kept = crate::NetFromLeases::new(&*backend, &own, &table);
+    let mut have = wire_state::samples::held(kept.net());
+    let flannels = |route: &wire_state::ObservedRoute| wire_state::ObservedRoute {
+        protocol: 3,
+        owner: wire_state::Owner::Foreign,
+        ..route.clone()
+    };
+    have.routes = have.routes.iter().map(|(key, route)| (*key, flannels(route))).collect();
+    assert_eq!(plan_host(&have, kept.net()).ops, vec![]);
+    // A stale one, of no lease that this run has seen, stays.
+    kept.update(&*backend, &own, &LeaseTable::default());
+    insta::assert_snapshot!(plan_host(&have, kept.net()), @"delete route 10.5.2.0/24 via 192.0.2.2 dev eth0");
+    let nothing = backend.desired(&own, &LeaseTable::default());
+    assert_eq!(plan_host(&have, &nothing).ops, vec![]);
+    let moved = HOST_GW.replace("192.0.2.2", "192.0.2.9");
+    let (_, table) = leases(("10.5.0.0-24", OWN), &[("10.5.2.0-24", &moved)]);
+    kept.update(&*backend, &own, &table);
+    insta::assert_snapshot!(plan_host(&have, kept.net()), @"replace route 10.5.2.0/24 via 192.0.2.9 dev eth0");
+}

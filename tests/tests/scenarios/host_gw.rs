@@ -81,7 +81,9 @@ fn containers_of_hosts_on_one_link_reach_each_other_by_host_gw_and_one_behind_a_
     // Named, where it is seen and where it is asked for.
     eventually(START, || {
         let said = one.node.agent.status()?.rest["warnings"].to_string();
-        check(said.contains(&format!("no route to the containers of {far_v4}")), || said)
+        check(said.contains(&format!("no route to the containers of {far_v4}")), || {
+            format!("{said}\n{:?}\n{}", one.node.agent.peers(), one.node.agent.log())
+        })
     })?;
     let peers = one.node.agent.peers()?;
     let programmed = |ip: IpAddr| {

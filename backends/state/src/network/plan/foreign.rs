@@ -47,7 +47,7 @@ impl Builder<'_> {
     /// The conflicts of one desired route: with a foreign one that has its key, and with one that takes precedence by a lower metric.
     fn conflicts_of(&self, key: &RouteKey) -> impl Iterator<Item = Conflict> {
         let want = self.route_to_be(self.want.routes.get(key));
-        let found = self.route_left(self.have.routes.get(key)).filter(|found| found.owner == Owner::Foreign);
+        let found = self.route_left(self.have.routes.get(key)).filter(|found| !self.want.may_change(key, found));
         let same_key = want.zip(found).filter(|(want, found)| !found.serves_as(want, self.want.route_form));
         let same_key = same_key.map(|(_, found)| (key.metric, found));
         let better = want.and_then(|want| self.better(key, want));
