@@ -30,7 +30,7 @@ fn a_bad_network_config_ends_the_first_start_with_status_78_and_its_name() -> Re
             "Backend.VNI is 16777216",
         ),
         (r#"{"Network":"10.5.0.0/16","Backend":{"Type":"pigeon"}}"#.to_owned(), "pigeon"),
-        (r#"{"Network":"10.5.0.0/16","Backend":{"Type":"host-gw"}}"#.to_owned(), "not in this version"),
+        (r#"{"Network":"10.5.0.0/16","Backend":{"Type":"wireguard"}}"#.to_owned(), "not in this version"),
     ] {
         etcd.put_config(&config)?;
         let mut agent = Agent::spawn(&host, AgentSpec::new(etcd.agent_flags()))?;

@@ -64,8 +64,8 @@ fn a_changed_config_that_this_host_cannot_apply_is_told_with_the_reason_and_not_
     let v6 = r#"{"EnableIPv6":true,"IPv6Network":"fd00:5::/48","#;
     for (config, told, name) in [
         (
-            with(r#""Type":"host-gw""#),
-            "cannot apply: the backend host-gw is not in this version",
+            with(r#""Type":"wireguard""#),
+            "cannot apply: the backend wireguard is not in this version",
             "network-config-inapplicable",
         ),
         (
