@@ -129,7 +129,6 @@ fn direct_routing_takes_the_link_where_it_can_and_vxlan_elsewhere_and_follows_wh
     for (from, to) in [(&one, &far), (&far, &two)] {
         from.connects(to)?;
     }
-    check(encapsulated.packets()? > 0, || "nothing is encapsulated".to_owned())?;
 
     // The first host sees the second no longer on its link, and the second sees the first on it: what comes by one way and is answered
     // by another arrives.

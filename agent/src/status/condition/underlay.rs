@@ -35,7 +35,7 @@ impl UnderlayCondition {
         PUBLIC_ADDRESS = Kind::warning("public-address-unused", "public address").logged(Log::Beginning);
         CHECKSUMS = Kind::warning("bad-checksums", "checksums").logged(Log::Beginning);
         SILENCE = Kind::warning("nothing-received", "silence").logged(Log::Beginning);
-        BEYOND_LINK = Kind::warning("peers-beyond-link", "peers").logged(Log::Texts);
+        BEYOND_LINK = Kind::warning("peers-beyond-link", "peers beyond the link").logged(Log::Texts);
         MISPLACED_PEERS = Kind::warning("peers-at-other-addresses", "peers").logged(Log::Texts);
     }
 
