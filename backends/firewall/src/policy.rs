@@ -261,7 +261,7 @@ impl FirewallPolicy {
     ) {
         let mut arriving: Vec<Rule> = families.iter().flat_map(|rules| rules.direct(self.senders)).collect();
         if self.forward && facts.docker != DockerRules::Iptables {
-            arriving.extend(families.iter().filter_map(|rules| rules.marked_direct()));
+            arriving.extend(families.iter().filter_map(FamilyRules::marked_direct));
         }
         add_chain(table, "arriving", Attachment::filter(Hook::Prerouting, -310), &arriving);
         table.counters = [counter::SPOOFED.to_owned()].into();

@@ -9,7 +9,7 @@ use wire_net::{Family, MacAddr, Mtu, Vni};
 
 use super::*;
 use crate::{
-    DesiredForm, DesiredKind, KernelKind, ObservedKind, ObservedLink, ObservedVxlan, RouteKey, Setting, Via,
+    DesiredForm, DesiredKind, KernelKind, ObservedKind, ObservedLink, ObservedVxlan, Owner, RouteKey, Setting, Via,
     samples::{change_each, device, found, held, name, plan_host, state, tunnelled},
 };
 
