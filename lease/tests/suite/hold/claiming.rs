@@ -16,10 +16,12 @@ async fn a_first_lease_is_one_grant_and_one_write_and_is_flannels_byte_for_byte(
     let hold = host.spawn(&store);
     let entry = held(&hold).await;
     let listing = store.listing(PREFIX.as_bytes());
-    let [lease, guard] = &listing.entries[..] else { panic!("{listing:?}") };
+    let [lease, record, guard] = &listing.entries[..] else { panic!("{listing:?}") };
     assert_eq!(lease.key, b"/coreos.com/network/subnets/10.5.52.0-24");
     let value = r#"{"PublicIP":"192.168.0.3","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"02:00:00:00:03:00"}}"#;
     assert_eq!(String::from_utf8_lossy(&lease.value), value);
+    assert_eq!(record.key, b"/coreos.com/network/wire/backends/10.5.52.0-24");
+    assert_eq!((record.value.as_slice(), record.lease), (&br#"{"Port":8472}"#[..], lease.lease));
     assert_eq!(guard.key, b"/coreos.com/network/wire/guards/10.5.52.0-24");
     assert_eq!(guard.value, b"host-3");
     assert!(lease.lease.is_some() && lease.lease == guard.lease && entry.origin.lease == lease.lease);

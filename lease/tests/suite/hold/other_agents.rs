@@ -78,9 +78,9 @@ async fn a_guard_without_its_lease_blocks_nobody() {
     // Dead, and its key deleted by an operator; the guard stays for a day.
     drop(first);
     store.delete(b"/coreos.com/network/subnets/10.5.1.0-24");
-    assert_eq!(store.listing(b"/coreos.com/network/wire/").entries.len(), 1);
+    assert_eq!(store.listing(b"/coreos.com/network/wire/guards/").entries.len(), 1);
     held_within(&Host::new(4, one).spawn(&store), Duration::from_secs(1)).await;
-    assert_eq!(store.listing(b"/coreos.com/network/wire/").entries[0].value, b"host-4");
+    assert_eq!(store.listing(b"/coreos.com/network/wire/guards/").entries[0].value, b"host-4");
 }
 
 #[tokio::test(start_paused = true)]

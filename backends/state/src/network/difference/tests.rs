@@ -101,7 +101,7 @@ fn an_altered_entry_is_named_with_both_values() {
         )
     );
     assert_eq!(
-        told_after(&want, |have| change_each(&mut have.fdb, |to| *to = other)),
+        told_after(&want, |have| change_each(&mut have.fdb, |target| target.to = other)),
         format!(
             "FDB entry 02:00:00:00:00:14 on flannel.1 leads to 192.0.2.9, and should lead to 192.0.2.3{unreachable}"
         )
@@ -110,6 +110,20 @@ fn an_altered_entry_is_named_with_both_values() {
         told_after(&tunnelled(want.clone()), |have| change_each(&mut have.forwarding, |forward| forward.to = other)),
         format!(
             "forwarding entry 10.5.60.0/24 on flannel.1 leads to 192.0.2.9, and should lead to 192.0.2.3{unreachable}"
+        )
+    );
+    assert_eq!(
+        told_after(&want, |have| change_each(&mut have.fdb, |target| target.port = Some(99))),
+        format!(
+            "FDB entry 02:00:00:00:00:14 on flannel.1 leads to 192.0.2.3 port 99, and should lead to \
+             192.0.2.3{unreachable}"
+        )
+    );
+    assert_eq!(
+        told_after(&tunnelled(want.clone()), |have| change_each(&mut have.forwarding, |to| to.port = Some(99))),
+        format!(
+            "forwarding entry 10.5.60.0/24 on flannel.1 sends to port 99, and should send to its own \
+             port{unreachable}"
         )
     );
     assert_eq!(
