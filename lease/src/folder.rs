@@ -176,10 +176,10 @@ pub struct FollowFolder<I: FolderItem> {
 impl<I: FolderItem> FollowFolder<I> {
     /// Spawns the task that follows the folder `path`, from `known` on if that was listed already.
     pub fn spawn<S: LeaseStore>(store: S, path: Vec<u8>, known: Option<Folder<I>>, random: Random) -> Self {
-        let (out, folder) = watch::channel(known.clone());
-        let content = known.clone().unwrap_or_default();
-        let follower =
-            Follower { store, path, random, is_listed: known.is_some(), content, out, has_published: false, warned: 0 };
+        let is_listed = known.is_some();
+        let content = known.unwrap_or_default();
+        let (out, folder) = watch::channel(is_listed.then(|| content.clone()));
+        let follower = Follower { store, path, random, is_listed, content, out, has_published: false, warned: 0 };
         Self { folder, _task: Some(Task::spawn(follower.run(), None)) }
     }
 

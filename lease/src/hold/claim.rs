@@ -108,16 +108,16 @@ impl LeaseWrite {
             None => txn.when.push(Compare::Absent(key.clone())),
         }
         txn.then.push(Write::Put { key, value: self.to.to_value(), lease: self.lease });
-        if let Some(record) = self.record {
-            let key = prefix.record(self.to.subnet);
-            txn.then.push(Write::Put { key, value: record.to_value(), lease: self.lease });
-        }
         for Guard { key, found } in &self.guards {
             txn.when.push(match found {
                 Some(kv) => Compare::Unchanged(key.clone(), kv.mod_revision),
                 None => Compare::Absent(key.clone()),
             });
             txn.then.push(Write::Put { key: key.clone(), value: identity.as_bytes().to_vec(), lease: self.lease });
+        }
+        if let Some(record) = self.record {
+            let key = prefix.record(self.to.subnet);
+            txn.then.push(Write::Put { key, value: record.to_value(), lease: self.lease });
         }
         txn
     }
