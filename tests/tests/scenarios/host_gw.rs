@@ -96,7 +96,7 @@ fn containers_of_hosts_on_one_link_reach_each_other_by_host_gw_and_one_behind_a_
     let expected = format!(r#"{{"PublicIP":"{}","PublicIPv6":null,"BackendType":"host-gw"}}"#, one.node.host.v4());
     check(stored.iter().any(|stored| stored.value() == expected), || format!("{stored:?}"))?;
 
-    // A restart that finds all in place writes nothing, and what leaves takes its route along.
+    // What leaves takes its route along.
     two.node.agent.terminate()?;
     let drained = two.node.agent.run_with_its_flags("drain")?;
     check(drained.status.success(), || format!("{drained:?}"))?;
