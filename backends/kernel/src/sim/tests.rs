@@ -34,6 +34,7 @@ fn scope() -> Scope {
         marks: wire_state::Marks { macs: [mac(1)].into(), port: Some(8472), learning: false },
         parent: Some(LinkId { namespace: Namespace::Host, index: 2, name: name("eth0") }),
         networks: vec![prefix("10.5.0.0/16")],
+        direct: false,
     }
 }
 
