@@ -185,8 +185,7 @@ impl DesiredNet {
     pub(crate) fn host_behind(&self, link: LinkName, gateway: IpAddr, subnet: Prefix) -> Option<IpAddr> {
         let by_table = self.forwarding.get(&ForwardKey { link, destination: subnet }).map(|forward| forward.to);
         let mac = || self.neighbours.get(&NeighbourKey { link, address: gateway }).copied();
-        let by_device =
-            by_table.or_else(|| self.fdb.get(&FdbKey { link, mac: mac()? }).map(|target| target.to));
+        let by_device = by_table.or_else(|| self.fdb.get(&FdbKey { link, mac: mac()? }).map(|target| target.to));
         by_device.or_else(|| self.is_host_itself(link).then_some(gateway))
     }
 }
