@@ -79,7 +79,7 @@ test: deps roots ## all tests; those on the lab need root
 	@dist/count-lab-tests $(COUNT_FILE)
 
 .PHONY: promises
-promises: ## write docs/promises.md anew from tests/promises.toml
+promises: ## write docs/promises.md and docs/flannel-documents.md anew from their files in tests/
 	WIRE_TESTS_WRITE_PAGE=1 $(CARGO) test -q --workspace --test promises
 
 # Of the simulation, `make test` runs a fixed set.

@@ -160,3 +160,57 @@ impl RemovedFlags {
         Some(UsageError::Removed { flag, instead })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use crate::{cli::Cli, settings::Settings};
+
+    #[test]
+    fn without_any_flag_flannels_defaults_hold() {
+        let cli = Cli::read(["wire-agent".into()]).unwrap();
+        assert_eq!(cli.etcd.etcd_endpoints, ["http://127.0.0.1:4001", "http://127.0.0.1:2379"]);
+        assert_eq!((cli.etcd.etcd_prefix.as_str(), cli.run.verbosity), ("/coreos.com/network", 0));
+        assert_eq!(cli.run.subnet_file, Path::new("/run/flannel/subnet.env"));
+        assert_eq!((cli.run.subnet_lease_renew_margin, cli.run.iptables_resync), (60, 5));
+        assert!(cli.run.iptables_forward_rules && !cli.run.ip_masq && !cli.run.ip_masq_fully_random_disable);
+        assert!(!cli.run.ip_blackhole_route && cli.run.healthz_ip.is_unspecified());
+        let settings = Settings::new(cli.etcd, cli.run, cli.run_dir).unwrap();
+        assert!(settings.health.is_none() && settings.underlay.is_empty() && settings.warnings.is_empty());
+    }
+
+    #[test]
+    fn each_given_flag_without_an_effect_is_named_in_a_warning_and_no_other_is() {
+        let flags = [
+            "logtostderr",
+            "alsologtostderr",
+            "stderrthreshold=x",
+            "log_dir=x",
+            "log_file=x",
+            "log_file_max_size=1",
+            "log_link=x",
+            "logbuflevel=0",
+            "skip_headers",
+            "skip_log_headers",
+            "add_dir_header",
+            "one_output",
+            "vmodule=a=1",
+            "log_backtrace_at=a:1",
+            "kubeconfig-file=x",
+            "kube-annotation-prefix=x",
+            "net-config-path=x",
+            "set-node-network-unavailable",
+            "use-multi-cluster-cidr",
+            "persistent-mac",
+            "ip-masq-fully-random-disable",
+        ];
+        for flag in flags {
+            let cli = Cli::read(["wire-agent".into(), format!("-{flag}").into()]).unwrap();
+            let warnings = Settings::new(cli.etcd, cli.run, cli.run_dir).unwrap().warnings;
+            let name = flag.split('=').next().unwrap();
+            let is_named = warnings.iter().all(|warning| warning.starts_with(&format!("--{name} does nothing")));
+            assert!(warnings.len() == 1 && is_named, "{flag}: {warnings:?}");
+        }
+    }
+}

@@ -39,6 +39,7 @@ fn what_makes_no_sense_is_refused_with_status_64_and_its_name() {
     refused(&["--ip-masq=perhaps"], &[], 64, "--ip-masq");
     refused(&["--subnet-lease-renew-margin=0"], &[], 64, "--subnet-lease-renew-margin");
     refused(&["--subnet-lease-renew-margin", "1440"], &[], 64, "1..=1439");
+    refused(&["--iptables-resync=0"], &[], 64, "--iptables-resync");
     refused(&["--healthz-port=65536"], &[], 64, "--healthz-port");
     refused(&["--public-ip=10.0.0"], &[], 64, "--public-ip");
     for nobodys in ["0.0.0.0", "127.0.0.1", "224.0.0.1", "255.255.255.255"] {
@@ -98,11 +99,19 @@ fn flags_of_kubernetes_and_of_gos_log_are_no_reason_not_to_start() {
         "-skip_headers",
         "-vmodule=main=2",
         "-log_backtrace_at=main.go:7",
+        "-log_file_max_size=1",
+        "-log_link=/x",
+        "-logbuflevel=0",
+        "-skip_log_headers",
+        "-add_dir_header",
+        "-one_output",
+        "-v=10",
         // Any address, as for flannel.
         "-healthz-ip=",
     ] {
         refused(&[flag, STOP], &[], 64, "is not a regular expression");
     }
+    refused(&[STOP], &[("EVENT_QUEUE_DEPTH", "5000")], 64, "is not a regular expression");
     for variable in ["FLANNELD_USE_MULTI_CLUSTER_CIDR", "FLANNELD_PERSISTENT_MAC"] {
         refused(&[STOP], &[(variable, "true")], 64, "is not a regular expression");
         refused(&[STOP], &[(&variable.replace("FLANNELD", "WIRE_AGENT"), "perhaps")], 64, "true or false");

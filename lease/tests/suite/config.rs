@@ -136,6 +136,7 @@ fn every_refusal_names_the_field_the_value_and_the_rule() {
         (v4(r#","Backend":"vxlan""#), ["Backend", "vxlan", "must be an object"]),
         (v4(r#","Backend":{}"#), ["Backend.Type", "has no", r#"{"Type":"vxlan"}"#]),
         (v4(r#","Backend":{"Type":"carrier-pigeon"}"#), ["Backend.Type", "carrier-pigeon", "one of vxlan"]),
+        (v4(r#","Backend":{"Type":"cloudflare-mesh"}"#), ["Backend.Type", "cloudflare-mesh", "one of vxlan"]),
     ];
     for (json, parts) in cases {
         let error = NetworkConfig::from_json(json.as_bytes()).expect_err(&json).to_string();
@@ -246,4 +247,19 @@ fn a_byte_order_mark_before_the_config_is_named() {
         let error = NetworkConfig::from_json(&text).unwrap_err().to_string();
         assert!(error.contains(&format!("begins with a byte order mark ({encoding})")), "{error}");
     }
+}
+
+#[test]
+fn flannels_other_backends_are_known_by_name_whatever_their_options() {
+    for name in ["ipip", "ipsec", "extension", "tencent-vpc", "ali-vpc", "aws-vpc", "gce"] {
+        let options = r#""PSK":"x","DirectRouting":true,"AccessKeyID":"x","RouteTableID":"x","UDPEncap":true"#;
+        let config = parse(&v4(&format!(r#","Backend":{{"Type":"{name}",{options}}}"#)));
+        assert_eq!(config.backend, BackendConfig::Foreign(name.to_owned()));
+    }
+}
+
+#[test]
+fn options_of_vxlan_on_windows_change_nothing() {
+    let config = parse(&v4(r#","Backend":{"Type":"vxlan","MacPrefix":"0E-2A","Name":"flannel.4096"}"#));
+    assert_eq!(config, parse(&v4(r#","Backend":{"Type":"vxlan"}"#)));
 }

@@ -1,15 +1,18 @@
-//! Keeps `tests/promises.toml`, the tests that it cites, and `docs/promises.md` in agreement. Needs no lab and no root.
+//! Keeps `tests/promises.toml`, the tests that it cites, and `docs/promises.md` in agreement, and so `tests/flannel-documents.toml`, with a
+//! row for each flag of flannel that our command line knows. Needs no lab and no root.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod existing;
+mod flannel;
 mod page;
 mod promises;
 
 use std::{collections::BTreeSet, env, fs, path::PathBuf, process::Command};
 
+use flannel::Documents;
 use promises::{Promise, Promises};
 
-/// With this variable set to 1, the page is written instead of compared.
+/// With this variable set to 1, the pages are written instead of compared.
 const WRITE: &str = "WIRE_TESTS_WRITE_PAGE";
 
 /// The root of the repository.
@@ -19,6 +22,10 @@ fn root() -> PathBuf {
 
 fn promises() -> Promises {
     Promises::parse(&fs::read_to_string(root().join("tests/promises.toml")).unwrap())
+}
+
+fn documents() -> Documents {
+    Documents::parse(&fs::read_to_string(root().join("tests/flannel-documents.toml")).unwrap())
 }
 
 #[test]
@@ -91,14 +98,63 @@ fn each_figure_of_a_promise_is_measured_by_a_lab_test_and_each_that_is_measured_
     assert_eq!(promised, existing::figures(&root()));
 }
 
+/// Compares a page with the one that its file makes, or writes it.
+#[track_caller]
+fn keep(file: &str, page: &str) {
+    let path = root().join(file);
+    if env::var(WRITE).as_deref() == Ok("1") {
+        fs::write(&path, page).unwrap();
+    }
+    let written = fs::read_to_string(&path).unwrap_or_default();
+    assert!(written == page, "{file} is out of date: run `make promises`");
+}
+
 #[test]
 fn the_page_is_what_the_promises_make() {
-    let (file, page) = (root().join("docs/promises.md"), page::of(&promises()));
-    if env::var(WRITE).as_deref() == Ok("1") {
-        fs::write(&file, &page).unwrap();
-    }
-    let written = fs::read_to_string(&file).unwrap_or_default();
-    assert!(written == page, "docs/promises.md is out of date: run `make promises`");
+    keep("docs/promises.md", &page::of(&promises()));
+}
+
+#[test]
+fn the_page_about_flannels_documents_is_what_its_rows_make() {
+    keep("docs/flannel-documents.md", &documents().page());
+}
+
+#[test]
+fn each_test_that_a_row_about_flannels_documents_cites_exists() {
+    let (documents, existing) = (documents(), existing::tests(&root()));
+    let cited: BTreeSet<&String> = documents.row.iter().flat_map(|row| &row.tests).collect();
+    let unknown: Vec<&&String> = cited.iter().filter(|test| !existing.contains(**test)).collect();
+    assert!(unknown.is_empty(), "tests/flannel-documents.toml names tests that do not exist: {unknown:#?}");
+}
+
+#[test]
+fn each_row_about_flannels_documents_has_an_answer_and_tests_or_a_reason() {
+    let documents = documents();
+    let is_empty = |row: &&flannel::Row| {
+        let has_reason = row.reason.as_ref().is_some_and(|reason| !reason.is_empty());
+        row.answer.is_empty() || (row.tests.is_empty() && !has_reason)
+    };
+    let empty: Vec<&String> = documents.row.iter().filter(is_empty).map(|row| &row.subject).collect();
+    assert!(empty.is_empty(), "{empty:#?}");
+}
+
+#[test]
+fn the_rows_of_a_document_stand_together_and_each_has_a_subject_of_its_own() {
+    let documents = documents();
+    let chunks = documents.row.chunk_by(|one, next| one.document == next.document);
+    let headings: Vec<&String> = chunks.map(|rows| &rows[0].document).collect();
+    assert_eq!(headings.len(), headings.iter().collect::<BTreeSet<_>>().len(), "a document begins twice: {headings:?}");
+    let subjects: BTreeSet<(&String, &String)> =
+        documents.row.iter().map(|row| (&row.document, &row.subject)).collect();
+    assert_eq!(subjects.len(), documents.row.len(), "a subject stands twice");
+}
+
+#[test]
+fn each_flag_of_flannel_that_we_know_has_a_row() {
+    let documents = documents();
+    let missing: Vec<String> =
+        flannel::known_flags(&root()).into_iter().filter(|flag| !documents.has_flag(flag)).collect();
+    assert!(missing.is_empty(), "tests/flannel-documents.toml has no row for {missing:?}");
 }
 
 #[test]

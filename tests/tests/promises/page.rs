@@ -23,11 +23,15 @@ pub(crate) fn of(promises: &Promises) -> String {
 }
 
 fn entry(promise: &Promise) -> String {
-    let tests: Vec<String> = promise.tests.iter().map(|test| format!("`{test}`")).collect();
     let limits = promise.limits.iter().map(|limits| format!(" *Not proved:* {limits}"));
     let figure = promise.figure.iter().map(|figure| format!(" *Measured:* `{figure}`."));
     let beside: String = limits.chain(figure).collect();
-    format!("- **{}**: {}{beside}\n  - {}\n", promise.id, promise.sentence, tests.join(", "))
+    format!("- **{}**: {}{beside}\n  - {}\n", promise.id, promise.sentence, quoted(&promise.tests).join(", "))
+}
+
+/// Names of tests as code.
+pub(crate) fn quoted(tests: &[String]) -> Vec<String> {
+    tests.iter().map(|test| format!("`{test}`")).collect()
 }
 
 #[cfg(test)]

@@ -63,6 +63,17 @@ async fn a_lease_is_renewed_for_as_long_as_it_is_held() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_margin_of_more_than_two_thirds_of_the_lease_renews_it_earlier() {
+    let store = SimStore::new(4);
+    let mut host = Host::new(3, V4);
+    host.settings.renew_margin = 20 * HOUR;
+    let hold = host.spawn(&store);
+    held(&hold).await;
+    tokio::time::sleep(240 * HOUR).await;
+    assert!((60..=70).contains(&store.count(SimCall::KeepAlive)), "{}", store.count(SimCall::KeepAlive));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_reservation_is_never_attached_to_a_lease() {
     let store = SimStore::new(6);
     store.put("/coreos.com/network/subnets/10.5.9.0-24", r#"{"PublicIP":"192.168.0.3"}"#, None);
