@@ -1,17 +1,18 @@
 //! A joined network: computes the desired state of the kernel and the packet filter from the leases, each time they change.
 
 mod lease_source;
+mod notes;
 
-use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
+use std::sync::Arc;
 
 use tokio::{task::JoinSet, time::Instant};
 use tracing::{error, info};
-use wire_backends::{Backend, NetFromLeases, select};
+use wire_backends::{Backend, NetFromLeases};
 use wire_firewall::{FirewallPolicy, OverlayDevice};
 use wire_lease::{
     ConfigEvent, Entry, Follow, FollowFolder, HoldState, Lease, LeaseTable, NetworkConfig, StoredRecord, WithRecords,
 };
-use wire_net::{NetworkName, Prefix, chain};
+use wire_net::{NetworkName, Prefix};
 use wire_state::{DesiredNet, PerNamespace, Scope};
 
 pub(crate) use self::lease_source::{EtcdConnections, LeaseSource};
@@ -23,9 +24,9 @@ use crate::{
     loops::Loops,
     ports::Ports,
     pulse::Heartbeat,
-    status::{EtcdCondition, Status, StatusWriter, UnderlayCondition},
+    status::{Status, StatusWriter},
     traffic::TrafficWatch,
-    underlay::{Moved, UnderlayWatch, overlaps},
+    underlay::UnderlayWatch,
 };
 
 /// The reason why the network must be joined anew.
@@ -187,28 +188,6 @@ impl<P: Ports> Session<P> {
         }
     }
 
-    /// Reports the state of the underlay. True if the network must be joined anew on it.
-    fn note_underlay(&mut self) -> bool {
-        let moved = self.underlay.look();
-        let fault = match &moved {
-            Moved::Lost(why) => Some(why.clone()),
-            Moved::Yes | Moved::No => None,
-        };
-        self.status.set(UnderlayCondition::LOST, fault.map(UnderlayCondition::Lost));
-        self.status.set(UnderlayCondition::RENAMED, self.underlay.renamed());
-        self.note_overlaps();
-        moved == Moved::Yes
-    }
-
-    /// Warns of bridges of this host that overlap leases.
-    fn note_overlaps(&self) {
-        if let Some(own) = self.source.own() {
-            let leases = self.follow.table.borrow();
-            let said = overlaps(self.underlay.attached(), &self.leased_over, own.lease.subnet, leases.as_deref());
-            self.status.set(UnderlayCondition::OVERLAPS, said.map(UnderlayCondition::Overlaps));
-        }
-    }
-
     /// Waits for the next event.
     async fn next_event(&mut self, heartbeat: &mut Heartbeat) -> Event {
         let of = |changed: Result<(), _>, event, part| if changed.is_ok() { event } else { Event::Broken(part) };
@@ -262,17 +241,6 @@ impl<P: Ports> Session<P> {
             None => NetFromLeases::new(&*self.backend, own, table),
         };
         self.computed.insert(computed).net().clone()
-    }
-
-    /// Names the peers that are not on the underlay's link, if the backend reaches no others.
-    fn note_beyond_link(&self) {
-        let beyond: BTreeSet<IpAddr> = self.computed.iter().flat_map(NetFromLeases::beyond_link).collect();
-        if self.status.look(|seen| seen.beyond_link == beyond) {
-            return;
-        }
-        let condition = (!beyond.is_empty()).then(|| UnderlayCondition::BeyondLink(beyond.clone()));
-        self.status.set(UnderlayCondition::BEYOND_LINK, condition);
-        self.status.update(|seen| seen.beyond_link = beyond);
     }
 
     /// Compares what was brought forward with what follows from all leases: with each full listing.
@@ -340,22 +308,6 @@ impl<P: Ports> Session<P> {
         }
     }
 
-    /// Reports the state of our lease. True if its subnet differs from the one that traffic uses.
-    fn note_hold(&mut self) -> bool {
-        let LeaseSource::Etcd(etcd) = &mut self.source else { return false };
-        let Some(hold) = &mut etcd.hold else { return false };
-        let state = hold.state.borrow_and_update().clone();
-        let trouble = match &state {
-            HoldState::Held { trouble, .. } => trouble.clone().map(EtcdCondition::LeaseAtRisk),
-            HoldState::Acquiring { reason } => Some(EtcdCondition::NoLease(reason.clone())),
-            HoldState::Lost { reason, .. } => Some(EtcdCondition::LeaseLost(reason.clone())),
-        };
-        let is_other = state.subnet().is_some_and(|subnet| subnet != etcd.own.lease.subnet);
-        self.status.set(EtcdCondition::LEASE_LOST, trouble);
-        self.status.update(|seen| seen.hold = Some(state));
-        is_other
-    }
-
     /// Handles events while `work` runs, which is a part of joining anew: reasons to join anew are ignored meanwhile.
     ///
     /// # Errors
@@ -376,32 +328,6 @@ impl<P: Ports> Session<P> {
                 },
             }
         }
-    }
-
-    /// Checks and reports a config that changes while the agent runs. It is applied only by a restart.
-    fn note_config(&self, event: ConfigEvent) {
-        let fault = match event {
-            ConfigEvent::Broken(_) => return,
-            ConfigEvent::Is(None) => Some(EtcdCondition::ConfigDeleted),
-            ConfigEvent::Is(Some(json)) => match NetworkConfig::from_json(&json) {
-                Ok(config) if config == self.joined_with => None,
-                Ok(config) => Some(match self.why_inapplicable(&config) {
-                    None => EtcdCondition::ConfigChanged,
-                    Some(why) => EtcdCondition::ConfigInapplicable(why),
-                }),
-                Err(error) => Some(EtcdCondition::ConfigRefused(chain(&error))),
-            },
-        };
-        self.status.set(EtcdCondition::CONFIG_CHANGED, fault);
-    }
-
-    /// The reason why a restarted agent could not join with this config; `None` if it could.
-    fn why_inapplicable(&self, config: &NetworkConfig) -> Option<String> {
-        let placement = match self.underlay.placement(&config.pools) {
-            Ok(placement) => placement,
-            Err(error) => return Some(error.report()),
-        };
-        select(config, placement).err().map(|error| chain(&error))
     }
 
     /// Handles an outcome of the loop of `Network` that differs from the one before.

@@ -8,17 +8,11 @@ mod refusals;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt,
-    net::IpAddr,
-    sync::Arc,
-    time::SystemTime,
-};
+use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc, time::SystemTime};
 
 use tokio::sync::watch;
 use tracing::warn;
-use wire_backends::Datapath;
+use wire_backends::{Addresses, Datapath};
 use wire_firewall::Counted;
 use wire_forward::Tunnels;
 use wire_lease::{BackendData, FollowHealth, HoldState, LeaseTable};
@@ -69,7 +63,7 @@ pub(crate) struct Status {
     /// True for leases of hosts that our backend reaches.
     pub(crate) reaches: Option<fn(&BackendData) -> bool>,
     /// The public addresses of peers that our backend cannot reach, since they are not on the underlay's link.
-    pub(crate) beyond_link: BTreeSet<IpAddr>,
+    pub(crate) beyond_link: Addresses,
     pub(crate) tunnels: Tunnels,
 }
 

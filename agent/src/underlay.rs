@@ -111,7 +111,7 @@ const MOMENT: Duration = Duration::from_secs(15);
 pub(crate) struct JoinedOn {
     pub(crate) underlay: Underlay,
     pub(crate) held: Held,
-    /// Whether some peers are reached on the link itself, so that its prefixes matter.
+    /// True if some peers are reached on the link itself, so that its prefixes matter.
     pub(crate) is_direct: bool,
 }
 
@@ -197,7 +197,7 @@ impl<P: Ports> UnderlayWatch<P> {
         moved
     }
 
-    /// Whether the network need not be joined anew on an interface as it is now.
+    /// True if the network need not be joined anew on an interface as it is now.
     fn is_joined_on(&self, now: &Underlay) -> bool {
         is_same(now, &self.joined_on) && (!self.is_direct || now.on_link == self.joined_on.on_link)
     }

@@ -9,7 +9,7 @@ use wire_state::{
     RouteKey, Scope, Setting, Tunnel, Underlay,
 };
 
-use crate::{NetFromLeases, Outside, PeerEntry, SelectError};
+use crate::{Addresses, NetFromLeases, PeerEntry, SelectError};
 
 /// A way for hosts to reach each other's containers. Pure: the same leases always give the same desired state.
 pub trait Backend: Send + Sync {
@@ -18,7 +18,7 @@ pub trait Backend: Send + Sync {
     fn base(&self, own: &Lease, ranges: &[Prefix]) -> DesiredNet;
 
     /// The ranges that are routed through our devices as a whole. By default there are none: each peer has a route of its own.
-    fn ranges(&self, _outside: &Outside) -> Vec<Prefix> {
+    fn ranges(&self, _outside: &Addresses) -> Vec<Prefix> {
         Vec::new()
     }
 

@@ -4,6 +4,7 @@
 //! [`NetState`](wire_state::NetState). Pure: this crate makes no system calls, and does not depend on etcd, files or command lines.
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 
+mod addresses;
 mod alloc;
 mod backend;
 mod direct;
@@ -14,7 +15,8 @@ mod udp;
 mod vtep;
 mod vxlan;
 
+pub use addresses::Addresses;
 pub use backend::{Backend, Datapath, ForwardSettings, Identity, Placement, VxlanBy};
-pub use net_from_leases::{NetFromLeases, Outside, PeerEntry};
+pub use net_from_leases::{NetFromLeases, PeerEntry};
 pub use select::{SelectError, identify, select};
 pub use vtep::choose_mac;

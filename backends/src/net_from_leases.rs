@@ -6,7 +6,7 @@ use wire_lease::{Entry, Lease, LeaseTable};
 use wire_net::{MacAddr, Prefix, every_other_first};
 use wire_state::{DesiredNet, FdbKey, FdbTarget, Forward, ForwardKey, NeighbourKey, NextHop, RouteKey};
 
-use crate::Backend;
+use crate::{Addresses, Backend};
 
 /// An entry that one peer adds to the desired state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,35 +21,6 @@ pub enum PeerEntry {
     Route(RouteKey, NextHop),
 }
 
-/// The addresses inside the networks of the overlay that are reached without it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Outside(BTreeMap<IpAddr, usize>);
-
-impl Outside {
-    /// The addresses.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = IpAddr> {
-        self.0.keys().copied()
-    }
-
-    /// Whether one of them lies in a prefix.
-    #[must_use]
-    pub fn lies_in(&self, prefix: Prefix) -> bool {
-        self.0.range(prefix.network()..=prefix.last()).next().is_some()
-    }
-
-    fn add(&mut self, address: IpAddr) {
-        *self.0.entry(address).or_default() += 1;
-    }
-
-    fn remove(&mut self, address: IpAddr) {
-        let Some(times) = self.0.get_mut(&address) else { return };
-        *times -= 1;
-        if *times == 0 {
-            self.0.remove(&address);
-        }
-    }
-}
-
 /// The desired state of the host's namespace, and the leases from which it was computed.
 #[derive(Clone, Debug)]
 pub struct NetFromLeases {
@@ -57,9 +28,10 @@ pub struct NetFromLeases {
     leases: LeaseTable,
     net: DesiredNet,
     networks: Vec<Prefix>,
-    outside: Outside,
+    /// The addresses inside the networks of the overlay that are reached without it.
+    outside: Addresses,
     /// The public addresses of peers that the backend cannot reach from the underlay's link.
-    beyond: Outside,
+    beyond: Addresses,
     ranges: Vec<Prefix>,
     /// How often the FDB entries are wanted that several leases want.
     shared: BTreeMap<FdbKey, usize>,
@@ -74,8 +46,8 @@ impl NetFromLeases {
             leases: leases.clone(),
             net: DesiredNet::default(),
             networks,
-            outside: Outside::default(),
-            beyond: Outside::default(),
+            outside: Addresses::default(),
+            beyond: Addresses::default(),
             ranges: Vec::new(),
             shared: BTreeMap::new(),
         };
@@ -155,8 +127,9 @@ impl NetFromLeases {
     }
 
     /// The public addresses of peers that the backend cannot reach, since they are not on the underlay's link.
-    pub fn beyond_link(&self) -> impl Iterator<Item = IpAddr> {
-        self.beyond.iter()
+    #[must_use]
+    pub const fn beyond_link(&self) -> &Addresses {
+        &self.beyond
     }
 
     pub(crate) fn into_net(self) -> DesiredNet {

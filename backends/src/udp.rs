@@ -12,7 +12,7 @@ use wire_net::{DualStack, Family, LinkName, Mtu, Overhead, Prefix};
 use wire_state::{DesiredLink, DesiredNet, Framing, Marks, NextHop, RouteKey, Scope};
 
 use crate::{
-    Backend, Datapath, Identity, Outside, PeerEntry, Placement, SelectError,
+    Addresses, Backend, Datapath, Identity, PeerEntry, Placement, SelectError,
     backend::{FamilyDevice, Outer, add_device, blackholes, forward},
 };
 
@@ -62,7 +62,7 @@ impl Backend for UdpBackend {
         state
     }
 
-    fn ranges(&self, outside: &Outside) -> Vec<Prefix> {
+    fn ranges(&self, outside: &Addresses) -> Vec<Prefix> {
         self.devices.iter().flat_map(|(_, device)| device.ranges(outside)).collect()
     }
 
@@ -105,7 +105,7 @@ impl Backend for UdpBackend {
 
 impl Device {
     /// The largest prefixes of which none contains an address that is reached without the overlay.
-    fn ranges(&self, outside: &Outside) -> Vec<Prefix> {
+    fn ranges(&self, outside: &Addresses) -> Vec<Prefix> {
         if !outside.lies_in(self.network) {
             vec![self.network]
         } else if self.leased.iter().all(|range| !outside.lies_in(*range)) {

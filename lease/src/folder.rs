@@ -204,7 +204,7 @@ struct Follower<S, I: FolderItem> {
     store: S,
     path: Vec<u8>,
     random: Random,
-    /// Whether `content` is a listing after which nothing was watched yet.
+    /// True while `content` is a listing after which nothing was watched yet.
     is_listed: bool,
     content: Folder<I>,
     out: watch::Sender<Option<Folder<I>>>,

@@ -17,6 +17,7 @@ mod announce;
 mod claim;
 mod former;
 mod keep;
+mod lease_write;
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 

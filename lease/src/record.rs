@@ -8,7 +8,7 @@ use wire_store::{KeyValue, LeaseId};
 
 use crate::{Entry, Folder, FolderItem, Lease, LeaseTable};
 
-/// How a host is reached, beside its lease. Fields that this version does not know are ignored.
+/// The part of a host's way that flannel's lease has no field for. Fields that this version does not know are ignored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BackendRecord {
     /// The UDP port on which its backend listens.

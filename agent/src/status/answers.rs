@@ -119,7 +119,7 @@ impl Status {
         let Some(report) = &self.dataplane.last else { return false };
         report.converged
             && self.reaches.is_some_and(|reaches| reaches(&entry.lease.data))
-            && !entry.lease.public.iter().any(|(_, public)| self.beyond_link.contains(public))
+            && !entry.lease.public.iter().any(|(_, public)| self.beyond_link.contains(*public))
             && entry.origin.mod_revision <= self.dataplane.applied
             && !report.findings.conflicts.iter().any(|conflict| blocks(conflict, entry))
     }

@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 
-use wire_net::{Family, Prefix};
+use wire_net::{Family, LinkName, Prefix};
 use wire_state::{Element, Purpose};
 
 use super::{
@@ -89,11 +89,12 @@ impl FamilyRules {
             Senders::Peers => self.leading(Is::NotSo).into_iter().collect(),
             Senders::Anyone => vec![self.source(own), self.source(overlay)],
         };
-        let rule = |source| {
-            let matches = [Match::From(Links::Is(device.link)), Match::AnsweredElsewhere, source];
-            Rule::new(Purpose::SourcesOutsideLeases(self.family).words(), matches, dropped(counter::SPOOFED))
-        };
-        sources.into_iter().map(rule).collect()
+        sources.into_iter().map(|source| self.spoofed_with(device.link, source)).collect()
+    }
+
+    fn spoofed_with(&self, device: LinkName, source: Match) -> Rule {
+        let matches = [Match::From(Links::Is(device)), Match::AnsweredElsewhere, source];
+        Rule::new(Purpose::SourcesOutsideLeases(self.family).words(), matches, dropped(counter::SPOOFED))
     }
 
     /// Matches packets that come by the underlay's link. If nft would take its name for a pattern, by any link without containers.

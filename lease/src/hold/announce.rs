@@ -11,7 +11,7 @@ use tracing::{debug, info};
 use wire_net::{Subnet, chain};
 use wire_store::{LeaseId, LeaseStore, Random, StoreError};
 
-use super::{Holder, Holding, claim::LeaseWrite};
+use super::{Holder, Holding, lease_write::LeaseWrite};
 use crate::{Entry, LeaseTable, clock::sleep_until};
 
 /// The latest time of the write after our lease was acquired, or after a new lease of flanneld: between 5 s and this,

@@ -5,12 +5,15 @@ use std::{sync::Arc, time::Duration};
 use futures::future::try_join_all;
 use tokio::time::Instant;
 use tracing::{debug, info};
-use wire_net::{DualStack, KeyPrefix, Subnet};
-use wire_store::{Compare, KeyValue, LeaseId, LeaseStore, Revision, StoreError, Txn, Write};
+use wire_net::{DualStack, Subnet};
+use wire_store::{Compare, LeaseId, LeaseStore, Revision, StoreError, Txn, Write};
 
-use super::{ASKING, HoldState, Holder, Holding, Life, Offer};
+use super::{
+    ASKING, HoldState, Holder, Holding, Life, Offer,
+    lease_write::{Guard, LeaseWrite},
+};
 use crate::{
-    BackendRecord, Entries, Entry, Lease, Origin,
+    Entries, Entry, Lease, Origin,
     entries::matching,
     own::{NoRoom, addresses, collides, offered, oldest, shares_address},
 };
@@ -53,73 +56,6 @@ impl ClaimError {
 
     fn older(subnet: Subnet, older: Subnet) -> Self {
         Self::Raced(format!("{subnet} overlaps the older lease {older}"))
-    }
-}
-
-/// A write of our lease.
-pub(super) struct LeaseWrite {
-    /// The new content of the lease.
-    pub(super) to: Lease,
-    /// The store's lease to attach it to; `None` for a reservation.
-    pub(super) lease: Option<LeaseId>,
-    /// The entry it replaces.
-    pub(super) from: Option<Entry>,
-    /// The guards as read, to be written with it; empty for a reservation.
-    pub(super) guards: Vec<Guard>,
-    /// The record to put beside it.
-    pub(super) record: Option<BackendRecord>,
-}
-
-/// A guard key as it was read.
-pub(super) struct Guard {
-    key: Vec<u8>,
-    found: Option<KeyValue>,
-}
-
-impl Guard {
-    fn revision(&self) -> Option<Revision> {
-        self.found.as_ref().map(|kv| kv.mod_revision)
-    }
-
-    /// The identity in the guard, if it is attached to this lease of the store.
-    fn of(&self, lease: LeaseId) -> Option<&[u8]> {
-        self.found.as_ref().filter(|kv| kv.lease == Some(lease)).map(|kv| kv.value.as_slice())
-    }
-
-    pub(super) fn is_ours(&self, identity: &str, lease: LeaseId) -> bool {
-        self.of(lease) == Some(identity.as_bytes())
-    }
-}
-
-impl LeaseWrite {
-    fn txn(&self, prefix: &KeyPrefix, identity: &str) -> Txn {
-        let key = prefix.lease(self.to.subnet);
-        let mut txn = Txn::default();
-        match &self.from {
-            Some(from) => {
-                let old = prefix.lease(from.lease.subnet);
-                if old != key {
-                    txn.when.push(Compare::Absent(key.clone()));
-                    txn.then.push(Write::Delete(old.clone()));
-                    txn.then.push(Write::Delete(prefix.record(from.lease.subnet)));
-                }
-                txn.when.push(Compare::Unchanged(old, from.origin.mod_revision));
-            }
-            None => txn.when.push(Compare::Absent(key.clone())),
-        }
-        txn.then.push(Write::Put { key, value: self.to.to_value(), lease: self.lease });
-        for Guard { key, found } in &self.guards {
-            txn.when.push(match found {
-                Some(kv) => Compare::Unchanged(key.clone(), kv.mod_revision),
-                None => Compare::Absent(key.clone()),
-            });
-            txn.then.push(Write::Put { key: key.clone(), value: identity.as_bytes().to_vec(), lease: self.lease });
-        }
-        if let Some(record) = self.record {
-            let key = prefix.record(self.to.subnet);
-            txn.then.push(Write::Put { key, value: record.to_value(), lease: self.lease });
-        }
-        txn
     }
 }
 
@@ -232,7 +168,7 @@ impl<S: LeaseStore> Holder<S> {
         Ok(Holding { entry: Arc::new(entry), life: None })
     }
 
-    /// Whether the record that is offered stands beside our lease, and expires with it.
+    /// True if the record that is offered stands beside our lease, and expires with it.
     async fn is_recorded(&self, own: &Entry, offer: &Offer) -> Result<bool, StoreError> {
         let Some(record) = offer.record else { return Ok(true) };
         let found = self.store.get(&self.settings.prefix.record(own.lease.subnet)).await?.found;

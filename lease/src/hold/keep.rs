@@ -7,11 +7,7 @@ use tracing::{debug, info, warn};
 use wire_net::chain;
 use wire_store::{Backoff, KeyEvent, KeyValue, KeyWatch, LeaseStore};
 
-use super::{
-    Holder, Holding, Life,
-    acquire::OTHER_AGENT_AGAIN,
-    claim::{ClaimError, LeaseWrite},
-};
+use super::{Holder, Holding, Life, acquire::OTHER_AGENT_AGAIN, claim::ClaimError, lease_write::LeaseWrite};
 use crate::{
     Entry, Lease, Origin,
     clock::{SuspendDetector, sleep_until},

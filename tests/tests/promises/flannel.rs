@@ -30,12 +30,19 @@ pub(crate) struct Row {
     pub(crate) document: String,
     /// The option or the advice; a flag stands in backticks, with both dashes.
     pub(crate) subject: String,
-    /// What wire-agent does with it.
     pub(crate) answer: String,
     #[serde(default)]
     pub(crate) tests: Vec<String>,
     /// Why no test, or no more of it, can be shown.
     pub(crate) reason: Option<String>,
+}
+
+impl Row {
+    /// True if it has no answer, or neither a test nor a reason why there is none.
+    pub(crate) fn lacks_something(&self) -> bool {
+        let has_reason = self.reason.as_ref().is_some_and(|reason| !reason.is_empty());
+        self.answer.is_empty() || (self.tests.is_empty() && !has_reason)
+    }
 }
 
 impl Documents {

@@ -64,6 +64,13 @@ fn restart_one_by_one(
     Ok(())
 }
 
+/// Checks that a host sends to so many others by a port that is not its own, and by that one.
+fn sends_to(node: &Node, families: &[Family], port: u16, hosts: usize) -> Result {
+    let ports = other_ports(node, families)?;
+    let is_all = ports.len() == families.len() * hosts && ports.iter().all(|(_, found)| *found == port);
+    check(is_all, || format!("{ports:?}"))
+}
+
 /// The ports that the FDB entries of a host's devices name, beside the devices' own.
 fn other_ports(node: &Node, families: &[Family]) -> Result<Vec<(String, u16)>> {
     let mut ports = Vec::new();
@@ -92,13 +99,9 @@ fn with_another_port_all_pairs_talk_while_hosts_are_restarted_one_by_one() -> Re
     phase(&nodes[0].agent, "degraded")?;
     restart_one_by_one(&mut nodes, &Family::ALL, |nodes| {
         // flannel's host has the port of the config that each run began with.
-        let others = |node: &Node, port: u16, hosts: usize| {
-            let ports = other_ports(node, &Family::ALL)?;
-            check(ports.len() == 2 * hosts && ports.iter().all(|(_, found)| *found == port), || format!("{ports:?}"))
-        };
-        others(&nodes[0], 8472, 2)?;
-        others(&nodes[1], 4790, 1)?;
-        others(&nodes[2], 4790, 1)
+        sends_to(&nodes[0], &Family::ALL, 8472, 2)?;
+        sends_to(&nodes[1], &Family::ALL, 4790, 1)?;
+        sends_to(&nodes[2], &Family::ALL, 4790, 1)
     })?;
 
     settle(&etcd, &nodes.each_ref(), &Family::ALL)?;
@@ -143,17 +146,13 @@ fn a_start_while_etcd_is_away_has_the_ports_that_were_known() -> Result {
     nodes[0].agent.terminate()?;
     nodes[0].agent.restart()?;
     nodes[0].agent.wait_ready(START)?;
-    let differing = |node: &Node| {
-        let ports = other_ports(node, &[Family::V4])?;
-        check(ports.len() == 2 && ports.iter().all(|(_, port)| *port == 8472), || format!("{ports:?}"))
-    };
-    eventually(START, || differing(&nodes[0]))?;
+    eventually(START, || sends_to(&nodes[0], &[Family::V4], 8472, 2))?;
     nodes[0].agent.terminate()?;
     etcd.kill(0);
     nodes[0].host.namespace().ip("link delete flannel.1")?;
     nodes[0].agent.restart()?;
     nodes[0].agent.wait_ready(START)?;
-    eventually(START, || differing(&nodes[0]))?;
+    eventually(START, || sends_to(&nodes[0], &[Family::V4], 8472, 2))?;
     let target = vtep(&nodes[1], Family::V4)?;
     eventually(PROMPT * 3, || check(nodes[0].host.pings(target), || nodes[0].agent.log())).map(drop)
 }

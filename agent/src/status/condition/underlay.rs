@@ -1,7 +1,8 @@
 //! Conditions of the underlay: its interface and addresses, and packets that are lost on it.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::net::IpAddr;
 
+use wire_backends::Addresses;
 use wire_net::{Family, LinkName};
 
 use super::{Kind, Log, Message, kinds};
@@ -24,7 +25,7 @@ pub(crate) enum UnderlayCondition {
     /// Peers send from other addresses than those of their leases.
     MisplacedPeers(Message),
     /// The public addresses of peers that are not on the underlay's link, and the backend reaches no others.
-    BeyondLink(BTreeSet<IpAddr>),
+    BeyondLink(Addresses),
 }
 
 impl UnderlayCondition {
@@ -86,7 +87,7 @@ impl UnderlayCondition {
 /// The most peers that are named.
 const NAMED: usize = 3;
 
-fn beyond_link(peers: &BTreeSet<IpAddr>) -> Message {
+fn beyond_link(peers: &Addresses) -> Message {
     let named: Vec<String> = peers.iter().take(NAMED).map(ToString::to_string).collect();
     let more = peers.len().saturating_sub(NAMED);
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };

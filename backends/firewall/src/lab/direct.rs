@@ -84,7 +84,7 @@ fn host() -> Far {
     far
 }
 
-/// Whether a packet is heard, or is dropped and counted as spoofed: one of both happens in the end.
+/// True if a packet is heard, false if it is dropped and counted as spoofed: one of both happens in the end.
 fn is_heard(reconciler: &mut Reconciler<FirewallDataplane>, ear: &UdpSocket, send: impl FnOnce()) -> bool {
     let before = reconciler.driver().counted().unwrap().spoofed;
     send();
@@ -106,7 +106,7 @@ fn direct_packets_are_let_in_by_their_source_and_encapsulated_ones_of_the_same_p
         let far = host();
         let mut reconciler = reconciler();
         let mut devices = OverlayDevice::of(&devices_over(true, Some("eth0")));
-        // What comes out of the agent's own devices was judged before.
+        // Packets out of the agent's own devices were judged before.
         devices = devices.map(|_, device| OverlayDevice { in_kernel: false, ..*device });
         let (own, peers) = (peer(1, true).subnet, all_of(&[2, 3], true));
         for senders in [Senders::Peers, Senders::Anyone] {

@@ -29,13 +29,14 @@ fn without_an_overlay_device_only_direct_packets_are_judged() {
     insta::assert_snapshot!(scripts(&want));
 }
 
+fn keys_of(set: &crate::direct::DirectSet, leased: &str) -> Vec<String> {
+    set.elements(leased.parse().unwrap()).map(|element| element.to_string()).collect()
+}
+
 #[test]
 fn a_lease_of_another_length_counts_as_the_usual_subnets_it_is_or_is_in() {
     let set = crate::direct::DirectSet { name: "direct-v4-24".to_owned(), len: 24 };
-    let keys = |leased: &str| {
-        let elements = set.elements(leased.parse().unwrap());
-        elements.map(|element| element.to_string()).collect::<Vec<_>>()
-    };
+    let keys = |leased: &str| keys_of(&set, leased);
     assert_eq!(keys("10.5.2.0/24"), ["10.5.2.0/24"]);
     assert_eq!(keys("10.5.2.0/23"), ["10.5.2.0/24", "10.5.3.0/24"]);
     assert_eq!(keys("10.5.2.64/26"), ["10.5.2.0/24"]);

@@ -21,7 +21,7 @@ pub struct Scope {
     pub parent: Option<LinkId>,
     /// The overlay's networks: routes to prefixes in them are read.
     pub networks: Vec<Prefix>,
-    /// Whether packets of the overlay leave by the underlay's link itself: its forwarding is read.
+    /// True if packets of the overlay leave by the underlay's link itself. Then its forwarding is read.
     pub direct: bool,
 }
 

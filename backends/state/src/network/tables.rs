@@ -170,13 +170,13 @@ impl<L, R, F: Default> Default for NetState<L, R, F> {
 }
 
 impl DesiredNet {
-    /// Whether a route that was found may be changed: it is ours, or one of flannel's that served as ours.
+    /// True if a route that was found may be changed: ours, or one of flannel's that served as ours.
     pub(crate) fn may_change(&self, key: &RouteKey, found: &ObservedRoute) -> bool {
         let served = || self.formerly.get(key).is_some_and(|hop| found.via.leads_as(hop));
         found.owner == Owner::Ours || (found.protocol == BOOT && served())
     }
 
-    /// Whether a gateway on the link is the peer's host: on a link of the underlay, and on an IPIP device, which sends to the gateway.
+    /// True if a gateway on the link is the peer's host: on a link of the underlay, and on an IPIP device, which sends to the gateway.
     pub(crate) fn is_host_itself(&self, link: LinkName) -> bool {
         self.links.get(&link).is_none_or(|link| matches!(link.kind, DesiredKind::Kernel(KernelKind::Ipip(_))))
     }

@@ -182,7 +182,7 @@ impl Judge<'_> {
         }
     }
 
-    /// Whether its source is in a subnet of a peer that may send without encapsulation.
+    /// True if its source is in a subnet of a peer that may send without encapsulation.
     fn is_direct_source(&self, family: Family) -> bool {
         let source = self.incoming.packet.source;
         self.table.sets.values().any(|set| match set.kind {
