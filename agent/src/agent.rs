@@ -4,7 +4,7 @@ use std::ffi::OsString;
 
 use tokio::sync::mpsc;
 use tracing::{debug, info};
-use wire_net::{DualStack, NetworkName, Prefix};
+use wire_net::{DualStack, Prefix};
 
 use crate::{
     cli::Cli,
@@ -32,8 +32,9 @@ impl AgentSettings {
     /// When one of them cannot be used, or there is a command among them.
     pub fn from_flags(flags: &[&str]) -> Result<Self, AgentError> {
         let words = ["wire-agent"].iter().chain(flags).map(OsString::from);
-        let Cli { etcd, run_dir, run, .. } = Cli::read(words).map_err(|error| AgentError::Flags(error.to_string()))?;
-        Ok(Self(Settings::new(etcd, run, run_dir).map_err(Exit::from)?))
+        let Cli { etcd, run_dir, network, run, .. } =
+            Cli::read(words).map_err(|error| AgentError::Flags(error.to_string()))?;
+        Ok(Self(Settings::new(etcd, run, run_dir, network).map_err(Exit::from)?))
     }
 }
 
@@ -112,7 +113,7 @@ impl<P: Ports> Agent<P> {
         let mut host = Host::open(ports, settings, StateFile::load, status, Watchdog::default())?;
         host.save_identity()?;
         let loops = Loops::start(&host, stored.clone())?;
-        let network = Network::new(NetworkName::default(), &host, loops.clone(), stored);
+        let network = Network::new(host.settings.network.clone(), &host, loops.clone(), stored);
         Ok(Self { host, loops, network })
     }
 

@@ -3,12 +3,18 @@
 //! Each flag can come from the environment ([`variables`]): `WIRE_AGENT_<FLAG>`, else `FLANNELD_<FLAG>` where flannel has the
 //! flag (upper case, `-` becomes `_`). An empty variable is as good as none. A flag on the command line wins.
 
-use std::{ffi::OsString, net::IpAddr, path::PathBuf, time::Duration};
+use std::{
+    ffi::OsString,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use wire_net::NetworkName;
 
 use crate::{
-    docker_unit::DOCKER_OPTS_FILE,
+    docker_unit::{DOCKER_OPTS_FILE, SUBNET_FILE},
     exit::STATUSES,
     go_syntax,
     old_flags::{KubernetesFlags, LogFlags, RemovedFlags},
@@ -30,6 +36,9 @@ pub(crate) struct Cli {
     /// Folder for volatile files: the control socket and a lock.
     #[arg(long, global = true, default_value = "/run/wire-agent", value_name = "DIR")]
     pub(crate) run_dir: PathBuf,
+    /// The name of this agent among several in one network namespace. Its rules, devices and files are its own then.
+    #[arg(long, global = true, default_value = "default", value_name = "NAME")]
+    pub(crate) network: NetworkName,
     /// The flags of the agent itself.
     #[command(flatten)]
     pub(crate) run: RunFlags,
@@ -358,9 +367,32 @@ impl Cli {
         let matches = command.try_get_matches_from_mut(args)?;
         let mut cli = Self::from_arg_matches(&matches).map_err(|error| error.format(&mut command))?;
         (cli.run.passed_over, cli.run.origins) = (passed_over, origins);
+        cli.settle_apart();
         Ok(cli)
     }
 }
+
+impl Cli {
+    /// Gives the files of a network with a name places of their own. A file that was asked for by its flag stays.
+    fn settle_apart(&mut self) {
+        let name = &self.network;
+        if name.is_default() {
+            return;
+        }
+        let apart = |folder: &Path| folder.join("networks").join(name.as_str());
+        self.run_dir = apart(&self.run_dir);
+        self.run.state_dir = apart(&self.run.state_dir);
+        if self.run.subnet_file == Path::new(SUBNET_FILE) {
+            self.run.subnet_file = Path::new(NETWORK_FILES).join(format!("{name}.env"));
+        }
+        if self.run.docker_opts_file == DOCKER_OPTS_FILE {
+            self.run.docker_opts_file = format!("{NETWORK_FILES}/{name}.docker.env");
+        }
+    }
+}
+
+/// The folder with the files of networks with a name, for other programs.
+const NETWORK_FILES: &str = "/run/flannel/networks";
 
 fn parse_duration(text: &str) -> Result<Duration, String> {
     let duration = humantime::parse_duration(text).map_err(|_| "it must be a duration like 24h or 90m".to_owned())?;

@@ -79,7 +79,7 @@ pub(crate) async fn run(settings: Settings) -> Result<(), Exit> {
     let state = state_file.load(&System::default()).map_err(|source| unread(&settings, source))?;
     let lease = release(&settings, &state).await;
     let mut failures = remove_from_kernel(&settings, &state);
-    match firewall::remove() {
+    match firewall::remove(settings.network.clone()) {
         Ok(removed) => report(format_args!("firewall: {removed} tables and chains removed")),
         Err(error) => failures.push(error.report()),
     }
@@ -114,7 +114,7 @@ pub(crate) fn dry_run(settings: &Settings) -> Result<(), Exit> {
         }
     };
     let network = kernel_left(settings, &state)?.preview(&PerNamespace::default())?.ops;
-    let (mut firewall, nothing) = firewall::leaving();
+    let (mut firewall, nothing) = firewall::leaving(settings.network.clone());
     let rules = firewall.preview(&nothing)?.ops;
     let (files, failure) = FilesLeft::of(settings, &state);
     let files = files.ops().into_iter().chain(FilesLeft::of_state(&state_file).ops());
@@ -217,7 +217,8 @@ impl FilesLeft {
         let folders = &settings.folders;
         let last_known = LastKnownFile::in_folder(&folders.state_dir, settings.prefix.clone());
         let options_file = folders.docker_opts_file.as_deref();
-        let files = [Some(folders.subnet_file.as_path()), options_file, Some(Path::new(FOR_DOCKER))];
+        let for_docker = settings.network.is_default().then(|| Path::new(FOR_DOCKER));
+        let files = [Some(folders.subnet_file.as_path()), options_file, for_docker];
         let files = files.into_iter().flatten().chain(last_known.paths());
         let mut order: Vec<PathBuf> = files.map(Path::to_owned).collect();
         // After a reboot there may be no such file; then the MTU is not known, and its key stays.

@@ -7,7 +7,7 @@ use std::{io, path::PathBuf, process::ExitCode, time::Duration};
 
 use wire_backends::SelectError;
 use wire_lease::ConfigError;
-use wire_net::{KeyPrefix, Subnet, chain};
+use wire_net::{KeyPrefix, LinkName, Subnet, chain};
 use wire_state::DataplaneError;
 use wire_store::{EtcdSettingsError, StoreError};
 
@@ -143,8 +143,11 @@ pub(crate) enum Exit {
     #[error("cannot write into {}", folder.display())]
     Generate { folder: PathBuf, source: io::Error },
 
+    /// The agent of another network in this network namespace has the device that this network needs.
+    #[error("the device {device} belongs to the agent of network {network}, which runs in this network namespace too")]
+    DeviceTaken { device: LinkName, network: String },
     /// Another agent is running with the same folders.
-    #[error("another wire-agent holds {}: stop it, or give each a --run-dir of its own", path.display())]
+    #[error("another wire-agent holds {}: stop it, or give each an --network of its own", path.display())]
     LockHeld { path: PathBuf },
 
     /// No CAP_NET_ADMIN.
@@ -200,7 +203,7 @@ impl Exit {
             | Self::SocketUnmade { .. }
             | Self::Stdout(_)
             | Self::Generate { .. } => CANNOT_CREATE,
-            Self::LockHeld { .. } => TEMPORARY,
+            Self::LockHeld { .. } | Self::DeviceTaken { .. } => TEMPORARY,
             Self::NoCapability => NO_PERMISSION,
             Self::Config(_) | Self::StoredConfig { .. } | Self::Backend(_) => CONFIG,
         }
@@ -223,6 +226,9 @@ impl Exit {
             ),
             Self::StateUnread { .. } | Self::StateUnwritten(_) => Some("see --state-dir"),
             Self::LockUnmade { .. } => Some("see --run-dir"),
+            Self::DeviceTaken { .. } => {
+                Some("give one of the networks another VNI, or with the udp backend another namespace")
+            }
             Self::StoredConfig { .. } => Some("correct it with wire-agent config set"),
             Self::ConfigCommand(_)
             | Self::Verify(_)
@@ -299,7 +305,7 @@ Exit statuses:
                                    can make neither VXLAN nor TUN devices
   73  a file or folder cannot be written
   \
-                                   75  another wire-agent is running with the same --run-dir
+                                   75  another wire-agent is running with the same --run-dir and --network
   77  no CAP_NET_ADMIN
   \
                                    78  the network config in etcd is wrong, or needs something that this version does \

@@ -20,7 +20,7 @@ use wire_firewall::{
     FirewallDataplane, FirewallPolicy, ForeignRules, HostFacts, Learned, OverlayDevice, Support, SupportProbe,
 };
 use wire_lease::{Entry, LeaseTable};
-use wire_net::{DualStack, Family, LinkName, Prefix, chain};
+use wire_net::{DualStack, Family, LinkName, NetworkName, Prefix, chain};
 use wire_state::{
     ContainerLink, DataplaneError, DesiredFirewall, EmptyTables, Firewall, FlannelRules, Reconciler, Report,
 };
@@ -78,22 +78,22 @@ pub(crate) struct FirewallShare {
 }
 
 /// A packet filter without rules of ours, as it should be when the agent leaves. flanneld's rules stay: they may be in use again.
-pub(crate) fn leaving() -> (Reconciler<FirewallDataplane>, DesiredFirewall) {
+pub(crate) fn leaving(network: NetworkName) -> (Reconciler<FirewallDataplane>, DesiredFirewall) {
     let nothing = DesiredFirewall {
         flannel: FlannelRules::Keep,
         empty_tables: EmptyTables::Delete,
         ..DesiredFirewall::default()
     };
-    (Reconciler::new(FirewallDataplane::new(Family::ALL.to_vec()), ()), nothing)
+    (Reconciler::new(FirewallDataplane::new(network, Family::ALL.to_vec()), ()), nothing)
 }
 
-/// Deletes all rules of ours, and the tables that are empty without them, and returns the number of deletions. flanneld's rules stay:
+/// Deletes all rules of this network, and the tables that are empty without them, and returns the number of deletions. flanneld's rules stay:
 /// they may be in use again.
 ///
 /// # Errors
 /// [`Exit::FirewallLeft`] when some of them are still there, or may be.
-pub(crate) fn remove() -> Result<usize, Exit> {
-    let (mut reconciler, nothing) = leaving();
+pub(crate) fn remove(network: NetworkName) -> Result<usize, Exit> {
+    let (mut reconciler, nothing) = leaving(network);
     reconciler.preview(&nothing)?;
     let report = reconciler.round(&nothing);
     let failure = report.failures.first().map(ToString::to_string);

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use wire_backends::{Identity, identify};
 use wire_kernel::{KernelDataplane, RouteForm};
-use wire_net::{LinkName, Prefix};
+use wire_net::{LinkName, NetworkName, Prefix};
 use wire_state::{
     DesiredForm, DesiredNet, Driver as _, ObservedKind, ObservedNet, Owner, PerNamespace, Reconciler, Scope,
 };
@@ -25,7 +25,7 @@ use crate::{
 /// # Errors
 /// [`Exit::LockHeld`] while the agent runs, which would write its own form again; [`Exit::HandBackStore`] if etcd does not answer,
 /// [`Exit::NoCapability`], and [`Exit::RoutesLeft`] or [`Exit::FirewallLeft`] if something could not be written.
-pub(crate) async fn run(etcd: EtcdFlags, run_dir: &Path) -> Result<(), Exit> {
+pub(crate) async fn run(etcd: EtcdFlags, run_dir: &Path, network: NetworkName) -> Result<(), Exit> {
     require_capability()?;
     let _lock = lock(run_dir)?;
     let config = config_command::stored(etcd).await.map_err(before_any_change)?;
@@ -45,7 +45,7 @@ pub(crate) async fn run(etcd: EtcdFlags, run_dir: &Path) -> Result<(), Exit> {
     if let Some(failure) = round.failures.first() {
         return Err(Exit::RoutesLeft { failure: failure.to_string() });
     }
-    remove_firewall()
+    remove_firewall(network)
 }
 
 /// What was found of ours, with plain routes and without TUN devices: flanneld creates its TUN device itself, and would choose another
@@ -75,14 +75,14 @@ fn plain_routes(found: &PerNamespace<ObservedNet>) -> usize {
 ///
 /// # Errors
 /// [`Exit::LockHeld`] while the agent runs, [`Exit::NoCapability`], and [`Exit::FirewallLeft`] if something of it remains.
-pub(crate) fn firewall(run_dir: &Path) -> Result<(), Exit> {
+pub(crate) fn firewall(run_dir: &Path, network: NetworkName) -> Result<(), Exit> {
     require_capability()?;
     let _lock = lock(run_dir)?;
-    remove_firewall()
+    remove_firewall(network)
 }
 
-fn remove_firewall() -> Result<(), Exit> {
-    let removed = firewall::remove()?;
+fn remove_firewall(network: NetworkName) -> Result<(), Exit> {
+    let removed = firewall::remove(network)?;
     report(format_args!("{removed} tables and chains of the firewall are removed"));
     Ok(())
 }

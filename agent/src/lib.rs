@@ -105,7 +105,7 @@ async fn on_worker(agent: impl Future<Output = Result<(), Exit>> + Send + 'stati
 }
 
 fn start(cli: Cli) -> Result<(), Exit> {
-    let Cli { etcd, run_dir, run, command } = cli;
+    let Cli { etcd, run_dir, network, run, command } = cli;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_stack_size(STACK)
@@ -116,24 +116,26 @@ fn start(cli: Cli) -> Result<(), Exit> {
         None => {
             allocator::keep_small();
             log(run.verbosity, run.log_format);
-            Settings::new(etcd, run, run_dir)
+            Settings::new(etcd, run, run_dir, network)
                 .map_err(Exit::from)
                 .and_then(|settings| runtime.block_on(on_worker(run::run(settings))))
         }
         Some(Command::Status(output)) => runtime.block_on(commands::status(&run_dir, output.json)),
         Some(Command::Peers(output)) => runtime.block_on(commands::peers(&run_dir, output.json)),
         Some(Command::Config(command)) => runtime.block_on(config_command::run(command, etcd)),
-        Some(Command::Verify(flags)) => runtime.block_on(verify::run(Form::Verify, flags, etcd, run, &run_dir)),
-        Some(Command::Plan(flags)) => runtime.block_on(verify::run(Form::Plan, flags, etcd, run, &run_dir)),
-        Some(Command::Trace(flags)) => trace::run(&flags),
+        Some(Command::Verify(flags)) => {
+            runtime.block_on(verify::run(Form::Verify, flags, etcd, run, &run_dir, network))
+        }
+        Some(Command::Plan(flags)) => runtime.block_on(verify::run(Form::Plan, flags, etcd, run, &run_dir, network)),
+        Some(Command::Trace(flags)) => trace::run(&flags, network),
         Some(Command::Drain { dry_run }) => {
-            Settings::new(etcd, run, run_dir).map_err(Exit::from).and_then(|settings| match dry_run {
+            Settings::new(etcd, run, run_dir, network).map_err(Exit::from).and_then(|settings| match dry_run {
                 true => drain::dry_run(&settings),
                 false => runtime.block_on(drain::run(settings)),
             })
         }
-        Some(Command::HandBack { firewall_only: true }) => hand_back::firewall(&run_dir),
-        Some(Command::HandBack { firewall_only: false }) => runtime.block_on(hand_back::run(etcd, &run_dir)),
+        Some(Command::HandBack { firewall_only: true }) => hand_back::firewall(&run_dir, network),
+        Some(Command::HandBack { firewall_only: false }) => runtime.block_on(hand_back::run(etcd, &run_dir, network)),
         Some(Command::DockerOpts(flags)) => docker_opts::command(&flags),
         Some(Command::DockerUnit(flags)) => docker_unit::command(&flags),
         Some(Command::Generate { folder }) => generate::run(&folder),

@@ -158,6 +158,10 @@ impl<P: Ports> Network<P> {
         }
         host.look_for_endpoints(&self.last_known).await;
         let context = host.join_context(snapshot.parsed.config.clone())?;
+        for (_, device) in identify(&context.config)?.devices.iter() {
+            let claimed = host.ports.claim(*device);
+            claimed.map_err(|network| Exit::DeviceTaken { device: *device, network })?;
+        }
         let Chosen { backend, scope, macs } = host.backend(&context, &snapshot.listing)?;
         let own_port = identify(&context.config)?.port;
         let record = own_port.map(|port| BackendRecord { port });
@@ -221,7 +225,7 @@ impl<P: Ports> Network<P> {
             scope,
             loops: self.loops.clone(),
             rounds: self.loops.network.clone(),
-            policy: Arc::new(host.settings.firewall.policy(&joined_with, direct)),
+            policy: Arc::new(host.settings.firewall.policy(self.name.clone(), &joined_with, direct)),
             docker_options: Arc::new(docker_options),
             joins: self.joins,
             source,

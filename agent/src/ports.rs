@@ -103,6 +103,12 @@ pub trait Ports: Clone + Send + Sync + 'static {
     /// Makes this agent visible to others in this network namespace.
     fn announce(&self);
 
+    /// Tells agents of other networks in this network namespace that a device is this network's.
+    ///
+    /// # Errors
+    /// The name of another network that has it.
+    fn claim(&self, device: LinkName) -> Result<(), String>;
+
     /// True if another agent runs in this network namespace.
     fn are_other_agents(&self) -> bool;
 

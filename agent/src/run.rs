@@ -46,7 +46,7 @@ pub(crate) async fn run(settings: Settings) -> Result<(), Exit> {
     let _lock = lock(&settings.folders.run_dir)?;
     let Signals { mut terminate, mut interrupt, hangup } = Signals::new().map_err(Exit::Signals)?;
     let Inherited { kept, stored } = inherited::take();
-    let agent = Agent::with(System::new(kept), settings, stored)?;
+    let agent = Agent::with(System::new(settings.network.clone(), kept), settings, stored)?;
     let (ports, status) = (agent.host.ports.clone(), agent.host.status.clone());
     let mut beside = beside(&agent)?;
     let (to_agent, hangups) = mpsc::channel(1);

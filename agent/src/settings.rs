@@ -14,7 +14,7 @@ use regex::Regex;
 use wire_backends::{ForwardSettings, VxlanBy};
 use wire_firewall::{FirewallPolicy, Masquerade, Senders};
 use wire_lease::NetworkConfig;
-use wire_net::{DualStack, Family, KeyPrefix, LinkName};
+use wire_net::{DualStack, Family, KeyPrefix, LinkName, NetworkName};
 use wire_state::{Capabilities, Underlay};
 use wire_store::{Credentials, EtcdSettings, Password, TlsFiles};
 
@@ -28,6 +28,8 @@ use crate::{
 /// All settings of a run of the agent.
 #[derive(Debug)]
 pub(crate) struct Settings {
+    /// The name of this agent among several in one network namespace, which is that of its network.
+    pub(crate) network: NetworkName,
     pub(crate) etcd: EtcdSettings,
     pub(crate) prefix: KeyPrefix,
     pub(crate) underlay: UnderlayWishes,
@@ -103,9 +105,14 @@ fn public(run: &RunFlags) -> Result<DualStack<IpAddr>, UsageError> {
 
 impl FirewallSettings {
     /// The rules for a network with this config, some of whose peers send by the link `direct` without encapsulation.
-    pub(crate) fn policy(&self, config: &NetworkConfig, direct: Option<LinkName>) -> FirewallPolicy {
+    pub(crate) fn policy(
+        &self,
+        network: NetworkName,
+        config: &NetworkConfig,
+        direct: Option<LinkName>,
+    ) -> FirewallPolicy {
         let Self { masquerade, forward, senders, flowtable, every: _ } = *self;
-        FirewallPolicy { pools: config.pools, masquerade, forward, senders, flowtable, direct }
+        FirewallPolicy { network, pools: config.pools, masquerade, forward, senders, flowtable, direct }
     }
 }
 
@@ -130,7 +137,12 @@ impl Settings {
     ///
     /// # Errors
     /// Names the flag.
-    pub(crate) fn new(etcd: EtcdFlags, run: RunFlags, run_dir: PathBuf) -> Result<Self, UsageError> {
+    pub(crate) fn new(
+        etcd: EtcdFlags,
+        run: RunFlags,
+        run_dir: PathBuf,
+        network: NetworkName,
+    ) -> Result<Self, UsageError> {
         if let Some(refusal) = run.kubernetes.refusal().or_else(|| run.removed.refusal()) {
             return Err(refusal);
         }
@@ -140,6 +152,7 @@ impl Settings {
             return Err(UsageError::SameFile { file: run.subnet_file });
         }
         Ok(Self {
+            network,
             warnings: warnings(&run, exposed(etcd.etcd_password_file.as_deref())),
             prefix: KeyPrefix::new(&etcd.etcd_prefix),
             etcd: etcd_settings(etcd)?,
@@ -299,7 +312,7 @@ mod tests {
             let files = [("--subnet-file", "subnet.env"), ("--docker-opts-file", options)];
             let words = files.map(|(flag, name)| format!("{flag}={}", path(name)));
             let cli = Cli::read(["wire-agent".to_owned()].into_iter().chain(words).map(Into::into)).unwrap();
-            let error = Settings::new(cli.etcd, cli.run, cli.run_dir).err().map(|error| error.to_string());
+            let error = Settings::new(cli.etcd, cli.run, cli.run_dir, cli.network).err().map(|error| error.to_string());
             let named = error.as_ref().is_some_and(|error| error.contains("--docker-opts-file"));
             assert!(named == refused && error.is_some() == refused, "{options}: {error:?}");
         }

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use wire_firewall::FirewallDataplane;
 use wire_kernel::{HostNetwork, TraceView};
-use wire_net::{Family, chain};
+use wire_net::{Family, NetworkName, chain};
 use wire_state::{DataplaneError, Driver as _, Entry, HostState, ObservedFirewall, Outcome, Packet, trace};
 
 pub(crate) use self::flags::{Flags, HELP};
@@ -60,13 +60,13 @@ struct Held {
 ///
 /// # Errors
 /// [`TraceError::Dropped`] if it is dropped here; all others if that is not known.
-pub(crate) fn run(flags: &Flags) -> Result<(), Exit> {
+pub(crate) fn run(flags: &Flags, network: NetworkName) -> Result<(), Exit> {
     require_capability()?;
     let to = flags.to;
     if let Some(from) = flags.from.filter(|from| Family::of(*from) != Family::of(to)) {
         return Err(TraceError::Families { from, to }.into());
     }
-    let Held { view, firewall } = Held::read()?;
+    let Held { view, firewall } = Held::read(network)?;
     let host = HostState { net: &view.net, surroundings: &view.surroundings, firewall: firewall.as_ref() };
     let (source, entry) = match flags.from {
         Some(from) => (from, host.entry_of(from, to).ok_or(TraceError::NoEntry(from))?),
@@ -84,10 +84,10 @@ pub(crate) fn run(flags: &Flags) -> Result<(), Exit> {
 }
 
 impl Held {
-    fn read() -> Result<Self, TraceError> {
+    fn read(network: NetworkName) -> Result<Self, TraceError> {
         let mut view = TraceView::read().map_err(TraceError::Unread)?;
         let not_looked_at = &mut view.surroundings.not_looked_at;
-        let mut filter = FirewallDataplane::new(Family::ALL.to_vec());
+        let mut filter = FirewallDataplane::new(network, Family::ALL.to_vec());
         let firewall = match filter.read(&()) {
             Ok(firewall) => {
                 not_looked_at.extend(filter.tables_of_others(&firewall));

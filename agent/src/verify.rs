@@ -7,6 +7,8 @@ mod expected;
 
 use std::path::Path;
 
+use wire_net::NetworkName;
+
 use crate::{
     cli::{CompareFlags, EtcdFlags, RunFlags},
     commands::print_json,
@@ -94,12 +96,15 @@ pub(crate) async fn run(
     etcd: EtcdFlags,
     run: RunFlags,
     run_dir: &Path,
+    network: NetworkName,
 ) -> Result<(), Exit> {
     require_capability()?;
     let running = if flags.offline { None } else { control::compare(run_dir).await? };
     let reply = match running {
         Some(reply) => reply,
-        None => expected::compare(Settings::new(etcd, run, run_dir.to_owned())?, flags.offline).await?.to_reply(),
+        None => {
+            expected::compare(Settings::new(etcd, run, run_dir.to_owned(), network)?, flags.offline).await?.to_reply()
+        }
     };
     if flags.json { print_json(&reply) } else { answer(&text(form, &reply)) }?;
     if let Some(unread) = reply.resources.iter().find(|resource| !resource.error.is_empty()) {

@@ -16,7 +16,7 @@ use wire_forward::{Forwarder, Kept, Tunnels};
 use wire_kernel::{
     Changes, HostNetwork, KernelDataplane, Links, Monitor, NetlinkDataplane, Nic, RouteForm, Traffic, traffic,
 };
-use wire_net::{Family, LinkName, Prefix};
+use wire_net::{Family, LinkName, NetworkName, Prefix};
 use wire_state::{
     Attempt, ContainerLink, DataplaneError, DesiredTable, Driver, Firewall, FirewallOp, ObservedFirewall, ObservedNet,
     OpError, Scope,
@@ -32,6 +32,8 @@ const PRODUCT_UUID: &str = "/sys/class/dmi/id/product_uuid";
 /// The ports of a real host: etcd, the kernel of this network namespace, the files, the clocks, and systemd.
 #[derive(Clone, Debug)]
 pub(crate) struct System {
+    /// The network whose firewall this is, and under whose name other agents see this one.
+    network: NetworkName,
     random: Random,
     /// The descriptors of an earlier run, until a driver takes them.
     kept: Arc<Mutex<Kept>>,
@@ -39,14 +41,21 @@ pub(crate) struct System {
 
 impl System {
     /// The ports of this host. `kept` are the descriptors of an earlier run of the agent.
-    pub(crate) fn new(kept: Kept) -> Self {
-        Self { random: Random::of_system(), kept: Arc::new(Mutex::new(kept)) }
+    pub(crate) fn new(network: NetworkName, kept: Kept) -> Self {
+        Self { network, random: Random::of_system(), kept: Arc::new(Mutex::new(kept)) }
+    }
+}
+
+impl System {
+    /// The same for a command, which takes no descriptors over.
+    pub(crate) fn of(network: NetworkName) -> Self {
+        Self::new(network, Kept::default())
     }
 }
 
 impl Default for System {
     fn default() -> Self {
-        Self::new(Kept::default())
+        Self::new(NetworkName::default(), Kept::default())
     }
 }
 
@@ -71,7 +80,7 @@ impl Ports for System {
     }
 
     fn open_firewall(&self) -> Result<SystemFirewall, DataplaneError> {
-        Ok(SystemFirewall { rules: FirewallDataplane::new(Vec::new()), links: Links::open()? })
+        Ok(SystemFirewall { rules: FirewallDataplane::new(self.network.clone(), Vec::new()), links: Links::open()? })
     }
 
     fn disk(&self) -> &RealDisk {
@@ -108,11 +117,15 @@ impl Ports for System {
     }
 
     fn announce(&self) {
-        other_agents::announce();
+        other_agents::announce(&self.network);
+    }
+
+    fn claim(&self, device: LinkName) -> Result<(), String> {
+        other_agents::claim(device, &self.network)
     }
 
     fn are_other_agents(&self) -> bool {
-        other_agents::are_there()
+        other_agents::are_there(&self.network)
     }
 
     fn random(&self) -> &Random {

@@ -158,8 +158,8 @@ fn texts() -> Vec<(Condition, &'static str, &'static str)> {
         ),
         (
             FirewallCondition::OtherAgent.into(),
-            "another wire-agent: it runs in this network namespace too, and each undoes the other's firewall rules: stop one of them, or give it a namespace of its own",
-            "stop one of them, or give it a namespace of its own",
+            "another wire-agent: it runs in this network namespace too, and each undoes the other's firewall rules: stop one of them, or give it a network of its own (--network) or a namespace of its own",
+            "stop one of them, or give it a network of its own (--network) or a namespace of its own",
         ),
         (
             FirewallCondition::DockerUnmarked.into(),

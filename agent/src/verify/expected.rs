@@ -38,7 +38,13 @@ use crate::{
 /// # Errors
 /// When etcd or the disk does not say what is desired, or there is no underlay.
 pub(super) async fn compare(settings: Settings, is_offline: bool) -> Result<Compared, Exit> {
-    let host = Host::open(System::default(), settings, StateFile::peek, StatusWriter::default(), Watchdog::default())?;
+    let host = Host::open(
+        System::of(settings.network.clone()),
+        settings,
+        StateFile::peek,
+        StatusWriter::default(),
+        Watchdog::default(),
+    )?;
     let folder = || host.settings.folders.state_dir.display().to_string();
     if let Kinship::Other(differs) = host.kinship()? {
         return Err(VerifyError::Clone { folder: folder(), differs }.into());
@@ -108,7 +114,11 @@ async fn expected(mut host: Host<System>, last_known: &LastKnownFile, snapshot: 
     let desired = backend.desired(&own.lease, &leases);
     Ok(Expected {
         firewall: FirewallShare {
-            policy: Arc::new(host.settings.firewall.policy(&context.config, backend.direct())),
+            policy: Arc::new(host.settings.firewall.policy(
+                host.settings.network.clone(),
+                &context.config,
+                backend.direct(),
+            )),
             own,
             leases,
             devices: OverlayDevice::of(&desired),
@@ -153,13 +163,13 @@ impl Expected {
             NetworkLoop::new(ports.clone(), driver, status.clone(), Stored::default(), underlay_changed);
         let mut firewall_loop = FirewallLoop::new(ports.clone(), settings.firewall.every, status.clone(), &heartbeat)?;
         Ok(Compared {
-            network: network_loop.compare(&alone(network)),
-            firewall: firewall_loop.compare(&alone(firewall)),
-            files: FilesLoop::new(ports, status).compare(&alone(files)),
+            network: network_loop.compare(&alone(&settings.network, network)),
+            firewall: firewall_loop.compare(&alone(&settings.network, firewall)),
+            files: FilesLoop::new(ports, status).compare(&alone(&settings.network, files)),
         })
     }
 }
 
-fn alone<T>(share: T) -> Shares<T> {
-    BTreeMap::from([(NetworkName::default(), share)])
+fn alone<T>(network: &NetworkName, share: T) -> Shares<T> {
+    BTreeMap::from([(network.clone(), share)])
 }

@@ -5,8 +5,8 @@
 
 use std::collections::BTreeMap;
 
-use wire_net::LinkName;
-use wire_state::{Call, ChainName, ChainTable, ChainTableKind, Creation, DesiredChain, InternalBridges, Place};
+use wire_net::{LinkName, NetworkName};
+use wire_state::{Call, ChainName, ChainTable, ChainTableKind, Creation, DesiredChain, InternalBridges, Place, names};
 
 use super::{
     address_range::AddressRange,
@@ -19,13 +19,15 @@ use super::{
 
 impl FamilyRules {
     /// Source NAT in iptables, for hosts without nftables.
-    pub(super) fn nat_chain(&self, masquerade: Masquerade) -> (ChainName, DesiredChain) {
+    pub(super) fn nat_chain(&self, masquerade: Masquerade, network: &NetworkName) -> (ChainName, DesiredChain) {
+        let name = |purpose| names::chain_of(network, purpose);
         let rules = [vec![nat::marked_for_others()], self.nat(masquerade)].concat();
-        self.chain(ChainTableKind::Nat, "WIRE-NAT", &rules, &[("POSTROUTING", Place::First)])
+        self.chain(ChainTableKind::Nat, &name("NAT"), &rules, &[("POSTROUTING", Place::First)])
     }
 
     /// The chains that accept traffic of the overlay before Docker's rules drop it.
-    pub(super) fn accepting_chains(&self) -> BTreeMap<ChainName, DesiredChain> {
+    pub(super) fn accepting_chains(&self, network: &NetworkName) -> BTreeMap<ChainName, DesiredChain> {
+        let name = |purpose| names::chain_of(network, purpose);
         let mut chains = BTreeMap::new();
         // Leases of an earlier config may lie outside of the range, behind the device; by the underlay's link, hosts may send from there.
         let device = self.device.map(|device| self.forwarded_by(device.link, self.network.into()));
@@ -35,14 +37,14 @@ impl FamilyRules {
             // Docker 28 drops packets to a container that do not arrive by its bridge, and does so before connection
             // tracking: replies too.
             let first: Vec<CommonRule> = ways.iter().map(|[incoming, _]| *incoming).collect();
-            chains.extend([self.chain(ChainTableKind::Raw, "WIRE-RAW", &first, &[("PREROUTING", Place::First)])]);
+            chains.extend([self.chain(ChainTableKind::Raw, &name("RAW"), &first, &[("PREROUTING", Place::First)])]);
             // Before Docker's drops: in FORWARD, and in DOCKER-USER, the chain that Docker leaves to others, because
             // dockerd inserts its own rules in front of ours when it starts.
             let callers = [("FORWARD", Place::First), ("DOCKER-USER", Place::First)];
-            chains.extend([self.chain(ChainTableKind::Filter, "WIRE-FORWARD", &ways.concat(), &callers)]);
+            chains.extend([self.chain(ChainTableKind::Filter, &name("FORWARD"), &ways.concat(), &callers)]);
         }
         let callers = [("FORWARD", Place::Anywhere)];
-        chains.extend([self.chain(ChainTableKind::Filter, "WIRE-POLICY", &self.forwarded(), &callers)]);
+        chains.extend([self.chain(ChainTableKind::Filter, &name("POLICY"), &self.forwarded(), &callers)]);
         chains
     }
 

@@ -8,7 +8,7 @@ mod unread;
 
 use std::{collections::BTreeMap, io};
 
-use wire_net::Family;
+use wire_net::{Family, NetworkName};
 use wire_state::{
     Attempt, ChainName, ChainTable, DataplaneError, DesiredTable, Driver, EmptyTables, ErrorKind, Firewall, FirewallOp,
     Flowtable, ObservedChain, ObservedFirewall, OpError, Operation as _,
@@ -25,6 +25,8 @@ use super::{
 
 /// The packet filter of this thread's network namespace.
 pub struct FirewallDataplane {
+    /// The network whose rules are ours. Those of others are not touched.
+    network: NetworkName,
     /// `None` until the socket could be opened: without nftables the rest of the agent still works.
     netfilter: Option<Netfilter>,
     families: Vec<Family>,
@@ -54,11 +56,12 @@ enum Part {
 }
 
 impl FirewallDataplane {
-    /// Creates the dataplane of these families. Its socket is opened at the first use, in the network namespace of the
+    /// Creates the dataplane of one network's rules in these families. Its socket is opened at the first use, in the network namespace of the
     /// calling thread; without netlink, the parts are unreadable.
     #[must_use]
-    pub fn new(families: Vec<Family>) -> Self {
+    pub fn new(network: NetworkName, families: Vec<Family>) -> Self {
         Self {
+            network,
             netfilter: None,
             families,
             generation: None,
@@ -127,7 +130,7 @@ impl FirewallDataplane {
 
     fn netfilter(&mut self) -> Result<&mut Netfilter, DataplaneError> {
         if self.netfilter.is_none() {
-            self.netfilter = Some(Netfilter::open()?);
+            self.netfilter = Some(Netfilter::open(&self.network)?);
         }
         Ok(self.netfilter.as_mut().expect("it was opened above"))
     }
@@ -139,13 +142,13 @@ impl FirewallDataplane {
         (self.step)();
         match op {
             FirewallOp::PutTable(table) => self.put_table(table),
-            FirewallOp::ChangeSets(changes) => {
+            FirewallOp::ChangeSets(_, changes) => {
                 self.netfilter.as_mut().ok_or_else(not_read)?.change_sets(changes)?;
                 self.count_own_write();
                 Ok(())
             }
             FirewallOp::DeleteTable(name) => {
-                program::nft(&nft::delete_table(*name))?;
+                program::nft(&nft::delete_table(name))?;
                 self.count_own_write();
                 Ok(())
             }
@@ -267,7 +270,7 @@ pub(crate) fn in_order(ops: &[FirewallOp], mut carry_out: impl FnMut(&FirewallOp
 /// The parts that must have been read before an operation.
 fn parts_of(op: &FirewallOp) -> Vec<Part> {
     match op {
-        FirewallOp::PutTable(_) | FirewallOp::ChangeSets(_) | FirewallOp::DeleteTable(_) => vec![Part::Nftables],
+        FirewallOp::PutTable(_) | FirewallOp::ChangeSets(..) | FirewallOp::DeleteTable(_) => vec![Part::Nftables],
         FirewallOp::PutChains(table, _) => vec![Part::Iptables(table.family), Part::Table(*table)],
         FirewallOp::DeleteChain(name, ..) => vec![Part::Iptables(name.table.family), Part::Table(name.table)],
         FirewallOp::DeleteAbandonedChain(name, ..) => vec![Part::Iptables(name.table.family)],

@@ -243,6 +243,21 @@ impl FamilyRules {
         Some(Rule::new("masqueraded containers", matches, dropped(counter::CONTAINERS)))
     }
 
+    /// Keeps a further network apart from all others of this host: its device carries nothing from or to addresses beyond
+    /// the network, and containers here exchange nothing with the devices of others.
+    pub(super) fn apart(&self) -> Vec<Rule> {
+        let Some(device) = self.device else { return Vec::new() };
+        let inside = || Addresses::In(self.network.into());
+        let outside = || Addresses::NotIn(self.network.into());
+        let apart = [
+            vec![Match::From(Links::Is(device.link)), self.destination(outside())],
+            vec![Match::To(device.link), self.source(outside())],
+            vec![Match::FromAnyOverlay, self.destination(inside()), self.source(outside())],
+            vec![Match::ToAnyOverlay, self.source(inside()), self.destination(outside())],
+        ];
+        apart.map(|matches| Rule::new("another network", matches, [Action::Drop])).into()
+    }
+
     /// The sets that packets fill.
     pub(super) fn noted_sets(&self, source_check: bool) -> impl Iterator<Item = (String, Set)> {
         let family = self.family_name();

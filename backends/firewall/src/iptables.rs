@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use wire_net::Family;
+use wire_net::{Family, NetworkName};
 use wire_state::{
-    ChainChange, ChainName, ChainTable, ChainTableKind, InternalBridge, OURS, ObservedCall, ObservedChain,
-    ObservedFirewall, OperatorDrop, Place, Position,
+    ChainChange, ChainName, ChainTable, ChainTableKind, InternalBridge, ObservedCall, ObservedChain, ObservedFirewall,
+    OperatorDrop, Place, Position, names,
 };
 
 /// flanneld's chains.
@@ -16,17 +16,18 @@ const CALLERS: [&str; 1] = ["DOCKER-USER"];
 /// Chains in which Docker drops what enters or leaves an internal bridge; the second from Docker 29 on.
 const ISOLATING: [&str; 2] = ["DOCKER-ISOLATION-STAGE-1", "DOCKER-INTERNAL"];
 
-/// Adds to `firewall` what concerns us of the listing of one family.
-pub(crate) fn read(listing: &str, family: Family, firewall: &mut ObservedFirewall) {
+/// Adds to `firewall` what concerns this network of the listing of one family.
+pub(crate) fn read(listing: &str, family: Family, network: &NetworkName, firewall: &mut ObservedFirewall) {
     firewall.others.firewalls.ufw |= has_chain(listing, "ufw-user-input");
     firewall.others.firewalls.docker |= has_chain(listing, "DOCKER");
     firewall.others.operator_drops.extend(operator_drops(listing, family));
-    read_chains(listing, family, firewall);
+    read_chains(listing, family, network, firewall);
 }
 
-fn read_chains(listing: &str, family: Family, firewall: &mut ObservedFirewall) {
+fn read_chains(listing: &str, family: Family, network: &NetworkName, firewall: &mut ObservedFirewall) {
     let mut table = None;
-    // By caller: the number of its rules before this one.
+    // By caller: the number of its rules before this one. The call of another network's chain does not count: each is first among
+    // those of others.
     let mut before: BTreeMap<&str, usize> = BTreeMap::new();
     for line in listing.lines() {
         if let Some(name) = line.strip_prefix('*') {
@@ -44,16 +45,21 @@ fn read_chains(listing: &str, family: Family, firewall: &mut ObservedFirewall) {
             if chain == "DOCKER-FORWARD" {
                 firewall.used.insert(ChainTable { family, kind: ChainTableKind::Raw });
             }
-            if concerns_us(chain) {
+            if concerns(network, chain) {
                 firewall.chains.entry(named(chain)).or_default();
             } else if CALLERS.contains(&chain) {
                 firewall.callers.insert(named(chain));
             }
         } else if let Some((chain, rule)) = line.strip_prefix("-A ").and_then(|rest| rest.split_once(' ')) {
+            if is_of_another_network(network, chain)
+                || target(rule).is_some_and(|name| is_of_another_network(network, name))
+            {
+                continue;
+            }
             let place = before.entry(chain).and_modify(|count| *count += 1).or_insert(0);
             // All chains of a table are declared before its first rule.
             let calls_ours = target(rule).filter(|target| firewall.chains.contains_key(&named(target)));
-            if calls_ours.is_none() && !concerns_us(chain) {
+            if calls_ours.is_none() && !concerns(network, chain) {
                 firewall.used.insert(table);
             }
             if let Some(target) = calls_ours {
@@ -63,7 +69,7 @@ fn read_chains(listing: &str, family: Family, firewall: &mut ObservedFirewall) {
                     calls.entry(chain.to_owned()).or_insert_with(|| ObservedCall { position, rules: Vec::new() });
                 call.rules.push(rule.to_owned());
             }
-            if concerns_us(chain) {
+            if concerns(network, chain) {
                 firewall.chains.entry(named(chain)).or_default().rules.push(rule.to_owned());
             } else if ISOLATING.contains(&chain) {
                 let bridge = isolated_bridge(rule).map(|name| InternalBridge { family, name: name.to_owned() });
@@ -129,8 +135,12 @@ pub(crate) fn delete(name: &ChainName, chain: &ObservedChain) -> String {
     lines.join("\n")
 }
 
-fn concerns_us(chain: &str) -> bool {
-    chain.starts_with(OURS) || FLANNEL.contains(&chain)
+fn concerns(network: &NetworkName, chain: &str) -> bool {
+    names::is_chain_of(network, chain) || FLANNEL.contains(&chain)
+}
+
+fn is_of_another_network(network: &NetworkName, chain: &str) -> bool {
+    names::is_a_chain(chain) && !names::is_chain_of(network, chain)
 }
 
 /// The target of a rule (`-j` or `-g`).

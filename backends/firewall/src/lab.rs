@@ -11,7 +11,7 @@ mod tracking;
 
 use std::time::Duration;
 
-use wire_net::{Family, Prefix};
+use wire_net::{Family, NetworkName, Prefix};
 use wire_state::{DesiredFirewall, Element, ErrorKind, Reconciler, SetChange};
 
 use super::{
@@ -29,7 +29,7 @@ fn host_facts(reconciler: &mut Reconciler<FirewallDataplane>, subnets: &[Prefix]
 }
 
 fn reconciler() -> Reconciler<FirewallDataplane> {
-    Reconciler::new(FirewallDataplane::new(Family::ALL.to_vec()), ())
+    Reconciler::new(FirewallDataplane::new(NetworkName::default(), Family::ALL.to_vec()), ())
 }
 
 fn want(peers: &[u8]) -> DesiredFirewall {
@@ -142,7 +142,7 @@ fn sets_that_do_not_fit_into_one_message_are_changed_at_once_or_not_at_all() {
         let [there, absent] = ["198.51.0.9", "192.0.2.66"].map(|text| Element::Address(text.parse().unwrap()));
         let change = |remove| SetChange { add: [Element::Address([192, 0, 2, 77].into())].into(), remove };
         let change = |remove| [("peers-v4".to_owned(), change(remove))].into();
-        let mut netfilter = Netfilter::open().unwrap();
+        let mut netfilter = Netfilter::open(&NetworkName::default()).unwrap();
         let error = netfilter.change_sets(&change([there, absent].into())).unwrap_err();
         assert_eq!(error.kind, ErrorKind::Absent);
         assert!(!reconciler.driver().has_changed());

@@ -14,9 +14,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_NONREC};
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use nix::errno::Errno;
-use wire_net::Family;
+use wire_net::{Family, NetworkName};
 use wire_netlink::{Batch, Netlink, attribute::text};
-use wire_state::{Attempt, DataplaneError, Element, OURS, Purpose, SetChange, TableName};
+use wire_state::{Attempt, DataplaneError, Element, Purpose, SetChange, TableName, names};
 
 use super::{
     decode::{attribute, be32, comment, counts, find},
@@ -57,9 +57,6 @@ const IPV6: u8 = 10;
 const COUNTER: u32 = 1;
 /// The tables of Docker 29, one for each family.
 const DOCKER: &str = "docker-bridges";
-/// Our table's own name.
-const NAME: &str = "wire-agent";
-
 /// The compiled expressions of our rules, by mark.
 pub(crate) type Expressions = BTreeMap<String, Vec<u8>>;
 
@@ -69,11 +66,17 @@ pub(crate) type Tables = BTreeSet<(u8, String)>;
 /// A netlink socket of the netfilter subsystem.
 pub(crate) struct Netfilter {
     netlink: Netlink,
+    /// The network whose rules are ours.
+    network: NetworkName,
+    /// The name of its table.
+    table: String,
 }
 
 impl Netfilter {
-    pub(crate) fn open() -> Result<Self, DataplaneError> {
-        Ok(Self { netlink: Netlink::of(NETLINK_NETFILTER)? })
+    /// Opens a socket for the rules of one network.
+    pub(crate) fn open(network: &NetworkName) -> Result<Self, DataplaneError> {
+        let (network, table) = (network.clone(), names::table_of(network));
+        Ok(Self { netlink: Netlink::of(NETLINK_NETFILTER)?, network, table })
     }
 
     /// The generation of the ruleset: each transaction of anyone, also of iptables-nft, increases it by one.
@@ -111,25 +114,26 @@ impl Netfilter {
 
     /// True if a table of this family, as iptables-nft uses them, holds a chain of ours.
     pub(crate) fn has_our_chains(&mut self, family: Family) -> Result<bool, DataplaneError> {
-        let request = || Body::new(number(family));
+        let (request, network) = (|| Body::new(number(family)), self.network.clone());
         let ours = self.dump("chains of all tables", GET_CHAIN, &request, |body| {
-            find(body, NFTA_CHAIN_NAME).and_then(text).map(|name| name.starts_with(OURS))
+            find(body, NFTA_CHAIN_NAME).and_then(text).map(|name| names::is_chain_of(&network, name))
         })?;
         Ok(ours.contains(&true))
     }
 
     /// Our counters, in packets; empty if our table does not exist.
     pub(crate) fn counters(&mut self) -> Result<BTreeMap<String, u64>, DataplaneError> {
-        let request = || Body::new(INET).named(NFTA_OBJ_TABLE, NAME).with(NFTA_OBJ_TYPE, &COUNTER.to_be_bytes());
+        let name = &self.table.clone();
+        let request = || Body::new(INET).named(NFTA_OBJ_TABLE, name).with(NFTA_OBJ_TYPE, &COUNTER.to_be_bytes());
         let found = self.dump("counters", GET_OBJECT, &request, |body| {
-            ours(body)?;
+            ours(body, name)?;
             let packets = attribute(find(body, NFTA_OBJ_DATA)?, NFTA_COUNTER_PACKETS)?;
             Some((find(body, NFTA_OBJ_NAME).and_then(text)?.to_owned(), u64::from_be_bytes(packets.try_into().ok()?)))
         })?;
         let mut counters: BTreeMap<String, u64> = found.into_iter().collect();
         // Nearly all packets are counted by counters inside rules: named ones cost more.
-        let usual = self.dump("rules", GET_RULE, &|| Body::new(INET).named(NFTA_RULE_TABLE, NAME), |body| {
-            ours(body)?;
+        let usual = self.dump("rules", GET_RULE, &|| Body::new(INET).named(NFTA_RULE_TABLE, name), |body| {
+            ours(body, name)?;
             let mark = find(body, NFTA_RULE_USERDATA).and_then(comment)?;
             let family = Family::ALL.into_iter().find(|family| mark.starts_with(Purpose::Usual(*family).words()))?;
             Some((family, counts(find(body, NFTA_RULE_EXPRESSIONS)?)))
@@ -173,13 +177,14 @@ impl Netfilter {
 
     /// Changes the elements of our sets, in one transaction.
     pub(crate) fn change_sets(&mut self, changes: &BTreeMap<String, SetChange>) -> Attempt {
+        let name = &self.table.clone();
         self.change(|batch| {
             for (set, change) in changes {
                 let kinds = [(DELETE_ELEMENTS, 0, &change.remove), (NEW_ELEMENTS, NLM_F_CREATE, &change.add)];
                 for (kind, flags, elements) in kinds {
                     let elements: Vec<Element> = elements.iter().copied().collect();
                     for elements in elements.chunks(ELEMENTS) {
-                        let body = Body::new(INET).named(NFTA_SET_ELEM_LIST_TABLE, NAME);
+                        let body = Body::new(INET).named(NFTA_SET_ELEM_LIST_TABLE, name);
                         let body = body.named(NFTA_SET_ELEM_LIST_SET, set).elements(elements);
                         batch.push(kind, flags | NLM_F_ACK, &body);
                     }
@@ -257,10 +262,10 @@ pub(crate) const fn number(family: Family) -> u8 {
     }
 }
 
-/// The table of this family and name, if it concerns us.
-pub(crate) fn table_name(family: u8, name: &str) -> Option<TableName> {
+/// The table of this family and name, if it concerns this network.
+pub(crate) fn table_name(network: &NetworkName, family: u8, name: &str) -> Option<TableName> {
     match (family, name) {
-        (INET, NAME) => Some(TableName::Ours),
+        (INET, name) if name == names::table_of(network) => Some(TableName::Ours(network.clone())),
         (IPV4, "flannel-ipv4") => Some(TableName::Flannel(Family::V4)),
         (IPV6, "flannel-ipv6") => Some(TableName::Flannel(Family::V6)),
         _ => None,
@@ -272,7 +277,12 @@ pub(crate) fn has_firewalld(tables: &Tables) -> bool {
     tables.contains(&(INET, "firewalld".to_owned()))
 }
 
-/// `Some` if a message is about our table: the first attribute of each of these messages is the table's name.
-fn ours(body: &[u8]) -> Option<()> {
-    (body.first() == Some(&INET) && find(body, NFTA_TABLE_NAME).and_then(text) == Some(NAME)).then_some(())
+/// True if some network of ours has a table of this family and name.
+pub(crate) fn is_of_an_agent(family: u8, name: &str) -> bool {
+    family == INET && names::is_a_table(name)
+}
+
+/// `Some` if a message is about the table of this name: the first attribute of each of these messages is the table's name.
+fn ours(body: &[u8], table: &str) -> Option<()> {
+    (body.first() == Some(&INET) && find(body, NFTA_TABLE_NAME).and_then(text) == Some(table)).then_some(())
 }

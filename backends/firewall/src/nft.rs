@@ -7,13 +7,13 @@ use wire_net::{Family, LinkName};
 use wire_state::{Attachment, DesiredTable, Element, SetKind, TableName};
 
 /// Deletes a table. Adding one that exists does nothing, so deleting it never fails.
-pub(crate) fn delete_table(name: TableName) -> String {
+pub(crate) fn delete_table(name: &TableName) -> String {
     format!("add table {name}\ndelete table {name}\n")
 }
 
 /// Replaces our table.
 pub(crate) fn put_table(table: &DesiredTable) -> String {
-    let name = TableName::Ours;
+    let name = table.name();
     let mut text = format!("add table {name}\ndelete table {name}\nadd table {name}\n");
     for counter in &table.counters {
         line(&mut text, format_args!("add counter {name} {counter}"));

@@ -5,8 +5,8 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use wire_net::{DualStack, Family, LinkName, Pool, Subnet};
-use wire_state::{Attachment, BaseChain, DesiredFirewall, DesiredTable, Element, Hook, Set, SetKind};
+use wire_net::{DualStack, Family, LinkName, NetworkName, Pool, Subnet};
+use wire_state::{Attachment, BaseChain, DesiredFirewall, DesiredTable, Element, FlannelRules, Hook, Set, SetKind};
 
 use super::{
     address_range::AddressRange,
@@ -26,6 +26,8 @@ use super::{
 /// The networks of the overlay, and an operator's choices for the packet filter.
 #[derive(Clone, Debug)]
 pub struct FirewallPolicy {
+    /// The network whose rules they are, by which these are named.
+    pub network: NetworkName,
     /// The overlay's networks, and the ranges that hosts lease from.
     pub pools: DualStack<Pool>,
     /// Source NAT for packets that leave the overlay.
@@ -95,7 +97,7 @@ impl FirewallPolicy {
         devices: &DualStack<OverlayDevice>,
         facts: &HostFacts,
     ) -> (DesiredFirewall, Vec<PeerSets>) {
-        let mut firewall = DesiredFirewall::default();
+        let mut firewall = DesiredFirewall { flannel: self.flannel(), ..DesiredFirewall::default() };
         let families = self.families(own, devices);
         let sets = self.peer_sets(&families, facts);
         let ours = self.table(&families, &sets, facts);
@@ -104,13 +106,18 @@ impl FirewallPolicy {
         }
         for rules in &families {
             if self.forward {
-                firewall.chains.extend(rules.accepting_chains());
+                firewall.chains.extend(rules.accepting_chains(&self.network));
             }
             if facts.support.nftables == Nftables::Absent && self.translates() {
-                firewall.chains.extend([rules.nat_chain(self.masquerade)]);
+                firewall.chains.extend([rules.nat_chain(self.masquerade, &self.network)]);
             }
         }
         (firewall, sets)
+    }
+
+    /// flanneld's rules are of the default network, or of one that this agent knows nothing of.
+    fn flannel(&self) -> FlannelRules {
+        if self.network.is_default() { FlannelRules::Delete } else { FlannelRules::Keep }
     }
 
     fn peer_sets(&self, families: &[FamilyRules], facts: &HostFacts) -> Vec<PeerSets> {
@@ -162,7 +169,7 @@ impl FirewallPolicy {
     }
 
     fn table(&self, families: &[FamilyRules], sets: &[PeerSets], facts: &HostFacts) -> DesiredTable {
-        let mut table = DesiredTable::default();
+        let mut table = DesiredTable { network: self.network.clone(), ..DesiredTable::default() };
         let nat: Vec<Rule> = if self.translates() {
             let rules = families.iter().flat_map(|rules| rules.nat(self.masquerade));
             std::iter::once(nat::marked_for_others()).chain(rules).map(Rule::from).collect()
@@ -179,6 +186,10 @@ impl FirewallPolicy {
             return table;
         };
         self.judge(&mut table, &through, &device, facts);
+        if !self.network.is_default() {
+            let apart: Vec<Rule> = through.iter().flat_map(|rules| rules.apart()).collect();
+            add_chain(&mut table, "apart", Attachment::filter(Hook::Forward, -10), &apart);
+        }
         // Containers on any link: after all that changes sources (100, `srcnat`).
         let masqueraded = through.iter().filter_map(|rules| rules.masqueraded()).collect();
         add_chain(
@@ -292,7 +303,7 @@ fn encapsulated(device: &OverlayDevice, rules: Vec<Rule>) -> Vec<Rule> {
 /// Adds a chain if it has rules.
 pub(super) fn add_chain(table: &mut DesiredTable, name: &str, attachment: Attachment, rules: &[Rule]) {
     if !rules.is_empty() {
-        let rules = rules.iter().map(render::nft::rule).collect();
+        let rules = rules.iter().map(|rule| render::nft::rule(rule, &table.network)).collect();
         table.chains.insert(name.to_owned(), BaseChain { attachment, rules });
     }
 }

@@ -22,6 +22,10 @@ pub(super) enum Match {
     From(Links),
     /// The outgoing link.
     To(LinkName),
+    /// It came by the overlay device of some network.
+    FromAnyOverlay,
+    /// It leaves by the overlay device of some network.
+    ToAnyOverlay,
     Source(Family, Addresses),
     Destination(Family, Addresses),
     Family(Family),

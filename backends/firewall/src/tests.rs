@@ -8,7 +8,7 @@ mod traced;
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;
-use wire_net::{DualStack, Family, LinkName, Mtu, Pool, Subnet, Vni};
+use wire_net::{DualStack, Family, LinkName, Mtu, NetworkName, Pool, Subnet, Vni};
 use wire_state::{
     ChainName, ChainTable, ChainTableKind, DesiredFirewall, DesiredKind, DesiredLink, DesiredNet, DesiredTable,
     DesiredVxlan, Element, Firewall, FirewallOp, FlannelRules, Flowtable, InternalBridge, KernelKind, LinkRef,
@@ -62,6 +62,7 @@ pub(crate) fn policy(dual: bool) -> FirewallPolicy {
     let v6 = dual.then(|| pool("fd00:5::/32", 64, "fd00:5:0:1::/64", "fd00:5:ffff:ffff::/64"));
     let pools = DualStack { v4: Some(pool("10.5.0.0/16", 24, "10.5.1.0/24", "10.5.255.0/24")), v6 };
     FirewallPolicy {
+        network: NetworkName::default(),
         pools,
         masquerade: Masquerade::Random,
         forward: true,
@@ -152,12 +153,12 @@ fn scripts(want: &DesiredFirewall) -> String {
 fn script(op: &FirewallOp) -> String {
     match op {
         FirewallOp::PutTable(table) => nft::put_table(table),
-        FirewallOp::DeleteTable(name) => nft::delete_table(*name),
+        FirewallOp::DeleteTable(name) => nft::delete_table(name),
         FirewallOp::PutChains(table, changes) => format!("# {table}\n{}", iptables::put(*table, changes)),
         FirewallOp::DeleteChain(name, chain, _) | FirewallOp::DeleteAbandonedChain(name, chain, _) => {
             iptables::delete(name, chain)
         }
-        FirewallOp::ChangeSets(_) => panic!("{op} goes over netlink"),
+        FirewallOp::ChangeSets(..) => panic!("{op} goes over netlink"),
     }
 }
 
@@ -245,7 +246,7 @@ COMMIT
 #[test]
 fn what_others_put_in_front_of_ours_is_passed_and_what_flanneld_left_goes_last() {
     let mut have = ObservedFirewall::default();
-    iptables::read(LISTING, Family::V4, &mut have);
+    iptables::read(LISTING, Family::V4, &NetworkName::default(), &mut have);
     have.flannel_tables.insert(Family::V4);
     let want = wanted(&policy(false), &[2], &[]);
     let changes = plan(&have, &want);
@@ -295,7 +296,7 @@ fn what_others_put_in_front_of_ours_is_passed_and_what_flanneld_left_goes_last()
 #[test]
 fn what_flanneld_left_can_be_kept_when_ours_goes() {
     let mut have = put(&wanted(&policy(false), &[2], &[]));
-    iptables::read(LISTING, Family::V4, &mut have);
+    iptables::read(LISTING, Family::V4, &NetworkName::default(), &mut have);
     have.flannel_tables.insert(Family::V4);
     let nothing = DesiredFirewall { flannel: FlannelRules::Keep, ..DesiredFirewall::default() };
     let ops: Vec<String> = plan(&have, &nothing).ops.iter().map(ToString::to_string).collect();
@@ -327,7 +328,7 @@ fn what_docker_keeps_internal_is_let_through_by_no_rule_of_ours() {
     let want = wanted(&policy(true), &[2], &["docker0"]);
     let mut have = ObservedFirewall::default();
     for family in Family::ALL {
-        iptables::read(INTERNAL, family, &mut have);
+        iptables::read(INTERNAL, family, &NetworkName::default(), &mut have);
         let names = |name: &str| have.internal_bridges.contains(&InternalBridge { family, name: name.to_owned() });
         assert!(names("br-v4") && names("br-v6") && !names("docker0") && !names("br-operators"));
     }

@@ -3,6 +3,7 @@
 mod difference;
 mod iptables;
 mod merge;
+pub mod names;
 mod nftables;
 mod op;
 mod others;
@@ -14,8 +15,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use wire_net::Family;
 
 pub use iptables::{
-    Call, ChainName, ChainTable, ChainTableKind, Creation, DesiredChain, InternalBridge, InternalBridges, OURS,
-    ObservedCall, ObservedChain, Place, Position,
+    Call, ChainName, ChainTable, ChainTableKind, Creation, DesiredChain, InternalBridge, InternalBridges, ObservedCall,
+    ObservedChain, Place, Position,
 };
 pub use nftables::{
     Attachment, BaseChain, ChainKind, ChainPolicy, DesiredTable, Element, Flowtable, Hook, ObservedBaseChain,

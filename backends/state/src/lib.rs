@@ -26,9 +26,9 @@ pub use files::{DesiredFile, DesiredFiles, FileOp, Files, NoFindings, ObservedFi
 pub use firewall::{
     Attachment, BaseChain, Call, CallChange, ChainChange, ChainKind, ChainName, ChainPolicy, ChainTable,
     ChainTableKind, Creation, DesiredChain, DesiredFirewall, DesiredTable, Element, EmptyTables, Firewall, FirewallOp,
-    FlannelRules, Flowtable, Hook, InternalBridge, InternalBridges, OURS, ObservedBaseChain, ObservedCall,
-    ObservedChain, ObservedFirewall, ObservedRule, ObservedTable, OperatorDrop, OtherFirewalls, OtherRules, Place,
-    Position, Purpose, Rule, Set, SetChange, SetKind, Table, TableName,
+    FlannelRules, Flowtable, Hook, InternalBridge, InternalBridges, ObservedBaseChain, ObservedCall, ObservedChain,
+    ObservedFirewall, ObservedRule, ObservedTable, OperatorDrop, OtherFirewalls, OtherRules, Place, Position, Purpose,
+    Rule, Set, SetChange, SetKind, Table, TableName, names,
 };
 pub use merge::{Clash, Share};
 pub use network::{

@@ -24,7 +24,9 @@ impl NetworkName {
         &self.0
     }
 
-    fn is_default(&self) -> bool {
+    /// True for the network that is flannel's too.
+    #[must_use]
+    pub fn is_default(&self) -> bool {
         self.as_str() == DEFAULT
     }
 }

@@ -42,6 +42,7 @@ mod joining;
 mod let_in;
 mod listeners;
 mod membership;
+mod networks;
 mod offline;
 mod repair;
 mod restart;

@@ -16,6 +16,7 @@ use wire_kernel::{
     Changes, HostNetwork, Nic, Traffic,
     sim::{SimHost, SimKernel, SimMonitor},
 };
+use wire_net::LinkName;
 use wire_state::{Attempt, DataplaneError, Driver, Network, ObservedNet, Op, PerNamespace, Scope, sim::SimFiles};
 use wire_store::{EndpointAddresses, EtcdSettings, EtcdSettingsError, Random, SimStore};
 
@@ -145,6 +146,10 @@ impl Ports for SimPorts {
     }
 
     fn announce(&self) {}
+
+    fn claim(&self, _: LinkName) -> Result<(), String> {
+        Ok(())
+    }
 
     fn are_other_agents(&self) -> bool {
         false

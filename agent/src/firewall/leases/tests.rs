@@ -1,6 +1,6 @@
 use wire_firewall::{FirewallPolicy, Masquerade, OverlayDevice, Senders};
 use wire_lease::{BackendData, Lease, LeaseTable, Origin};
-use wire_net::{DualStack, Pool, Subnet};
+use wire_net::{DualStack, NetworkName, Pool, Subnet};
 use wire_state::{Attempt, DataplaneError, FirewallOp, ObservedFirewall, sim::Sim};
 use wire_store::Revision;
 
@@ -40,6 +40,7 @@ fn policy() -> FirewallPolicy {
     let (network, min, max) = (parsed("10.5.0.0/16"), parsed("10.5.1.0/24"), parsed("10.5.255.0/24"));
     let v4 = Some(Pool { network, subnet_len: 24, min, max });
     FirewallPolicy {
+        network: NetworkName::default(),
         pools: DualStack { v4, v6: None },
         masquerade: Masquerade::Random,
         forward: true,

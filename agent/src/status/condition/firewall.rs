@@ -82,7 +82,10 @@ impl FirewallCondition {
             Self::NotAsDesired(failures) => Message::plain(failures),
             Self::OtherAgent => {
                 Message::plain("it runs in this network namespace too, and each undoes the other's firewall rules")
-                    .remedy(": ", "stop one of them, or give it a namespace of its own")
+                    .remedy(
+                        ": ",
+                        "stop one of them, or give it a network of its own (--network) or a namespace of its own",
+                    )
             }
             Self::Blocked(blocked) => blocked.message(),
             Self::NftablesLacks { nftables, error } => lacks(*nftables, error),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use wire_net::Family;
+use wire_net::{Family, NetworkName};
 use wire_netlink::lab::{in_namespace, run, runtime};
 
 use super::{Change, Host};
@@ -19,7 +19,7 @@ impl Host for Real {
     }
 
     fn filter(&self) -> FirewallDataplane {
-        FirewallDataplane::new(Family::ALL.to_vec())
+        FirewallDataplane::new(NetworkName::default(), Family::ALL.to_vec())
     }
 
     fn has_changed(filter: &mut FirewallDataplane) -> bool {

@@ -1,6 +1,6 @@
 //! What a round leaves in the packet filter.
 
-use wire_net::Family;
+use wire_net::{Family, NetworkName};
 use wire_state::{
     ChainName, ChainTable, ChainTableKind, DesiredFirewall, Driver as _, Element, EmptyTables, ErrorKind, Firewall,
     FirewallOp, ObservedChain, ObservedFirewall, Operation as _, Reconciler, Resource as _, SetChange, TableName,
@@ -86,7 +86,10 @@ fn change_peers(add: &[&str], remove: &[&str]) -> FirewallOp {
 
 fn change_set(set: &str, add: &[&str], remove: &[&str]) -> FirewallOp {
     let elements = |texts: &[&str]| texts.iter().map(|text| Element::Address(text.parse().unwrap())).collect();
-    FirewallOp::ChangeSets([(set.to_owned(), SetChange { add: elements(add), remove: elements(remove) })].into())
+    FirewallOp::ChangeSets(
+        NetworkName::default(),
+        [(set.to_owned(), SetChange { add: elements(add), remove: elements(remove) })].into(),
+    )
 }
 
 fn apply<H: Host>(reconciler: &mut Reconciler<H::Filter>, op: FirewallOp) -> Result<(), ErrorKind> {
@@ -115,7 +118,11 @@ pub(super) fn what_is_gone_already_can_be_deleted<H: Host>() {
         let mut reconciler = settled(&host);
         host.change(Change::FlushAll);
         read(&mut reconciler);
-        assert_eq!(apply::<H>(&mut reconciler, FirewallOp::DeleteTable(TableName::Ours)), Ok(()), "the table");
+        assert_eq!(
+            apply::<H>(&mut reconciler, FirewallOp::DeleteTable(TableName::Ours(NetworkName::default()))),
+            Ok(()),
+            "the table"
+        );
         let table = ChainTable { family: Family::V4, kind: ChainTableKind::Filter };
         let name = ChainName { table, name: "WIRE-FORWARD".to_owned() };
         let chain = FirewallOp::DeleteChain(name, ObservedChain::default(), EmptyTables::Keep);

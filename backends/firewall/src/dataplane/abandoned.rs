@@ -22,7 +22,7 @@ impl FirewallDataplane {
         match self.list_abandoned(family, &used.other(family)) {
             Ok(listed) => {
                 let mut other = ObservedFirewall::default();
-                iptables::read(&listed, family, &mut other);
+                iptables::read(&listed, family, &self.network, &mut other);
                 firewall.abandoned.extend(other.chains.into_iter().filter(|(name, _)| name.is_ours()));
             }
             Err(error) => {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use wire_net::Family;
+use wire_net::{Family, NetworkName};
 use wire_state::ObservedFirewall;
 
 use super::FirewallDataplane;
@@ -77,7 +77,9 @@ impl FirewallDataplane {
 /// The name of a table of nftables that is neither ours nor one that iptables shows.
 fn name_of_other(family: u8, name: &str) -> Option<String> {
     let is_shown = |of: Family| family == netfilter::number(of) && matches!(name, "raw" | "nat" | "filter");
-    if netfilter::table_name(family, name).is_some() || Family::ALL.into_iter().any(is_shown) {
+    let is_known = netfilter::is_of_an_agent(family, name)
+        || netfilter::table_name(&NetworkName::default(), family, name).is_some();
+    if is_known || Family::ALL.into_iter().any(is_shown) {
         return None;
     }
     // `NFPROTO_*` of linux/netfilter.h.

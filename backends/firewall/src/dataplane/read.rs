@@ -22,9 +22,10 @@ impl FirewallDataplane {
         self.flowtables.clear();
         let tables = self.netfilter()?.tables()?;
         firewall.others.firewalls.firewalld = netfilter::has_firewalld(&tables);
-        for name in tables.iter().filter_map(|(family, name)| netfilter::table_name(*family, name)) {
+        let network = self.network.clone();
+        for name in tables.iter().filter_map(|(family, name)| netfilter::table_name(&network, *family, name)) {
             match name {
-                TableName::Ours => firewall.table = Some(self.read_ours()?),
+                TableName::Ours(_) => firewall.table = Some(self.read_ours()?),
                 TableName::Flannel(family) => {
                     firewall.flannel_tables.insert(family);
                 }
@@ -55,7 +56,7 @@ impl FirewallDataplane {
             let has_tables = tables.iter().any(|(of, name)| is_iptables(*of, name, family));
             match self.list(family, has_tables) {
                 Ok((Listing { programs, text }, hidden)) => {
-                    iptables::read(&text, family, firewall);
+                    iptables::read(&text, family, &self.network, firewall);
                     firewall.chains.retain(|name, _| !hidden.contains(&name.table));
                     self.unreadable.extend(hidden.into_iter().map(|table| (Part::Table(table), hides_rules(table))));
                     self.read_abandoned(family, &programs, firewall);

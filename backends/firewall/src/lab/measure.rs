@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use wire_net::Family;
+use wire_net::{Family, NetworkName};
 use wire_state::{DesiredFirewall, Driver as _, Element, FirewallOp, SetChange};
 
 use super::{policy, reconciler, run, runtime};
@@ -51,7 +51,10 @@ fn measure_rounds_among_many_peers() {
                 assert!(report.converged && !report.read_back && report.written == 1);
             }
             for change in 0..CHANGES {
-                let op = FirewallOp::ChangeSets(change_of(&one_of_many(peers + change / 2), change % 2 == 0));
+                let op = FirewallOp::ChangeSets(
+                    NetworkName::default(),
+                    change_of(&one_of_many(peers + change / 2), change % 2 == 0),
+                );
                 let begun = Instant::now();
                 let attempts = reconciler.driver().apply(std::slice::from_ref(&op));
                 bare.push(begun.elapsed());

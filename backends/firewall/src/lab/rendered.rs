@@ -1,6 +1,6 @@
 //! Rules as both packet filters take them.
 
-use wire_net::{Family, LinkName, Prefix};
+use wire_net::{Family, LinkName, NetworkName, Prefix};
 use wire_netlink::lab::{in_namespace, run};
 
 use crate::{
@@ -68,7 +68,8 @@ fn nft_takes_each_rule_too() {
         let mut script =
             String::from("add table inet x\nadd chain inet x y { type nat hook postrouting priority 99; }\n");
         for rule in Family::ALL.into_iter().flat_map(rules) {
-            script += &format!("add rule inet x y {}\n", render::nft::rule(&Rule::from(rule)).text);
+            script +=
+                &format!("add rule inet x y {}\n", render::nft::rule(&Rule::from(rule), &NetworkName::default()).text);
         }
         crate::program::nft(&script).unwrap();
         assert_eq!(run("nft list chain inet x y | grep -c eth0").trim(), "100");

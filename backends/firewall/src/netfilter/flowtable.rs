@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use wire_net::LinkName;
 use wire_state::{DataplaneError, Flowtable};
 
-use super::{INET, NAME, NFTABLES, Netfilter, ours};
+use super::{INET, NFTABLES, Netfilter, ours};
 use wire_netlink::attribute::{attributes, text};
 
 use crate::{
@@ -23,9 +23,10 @@ const GET_FLOWTABLE: u16 = NFTABLES | 23;
 impl Netfilter {
     /// The flowtables of our table; empty on a kernel without flowtables.
     pub(crate) fn flowtables(&mut self) -> Result<BTreeMap<String, Flowtable>, DataplaneError> {
-        let request = || Body::new(INET).named(NFTA_FLOWTABLE_TABLE, NAME);
+        let name = &self.table.clone();
+        let request = || Body::new(INET).named(NFTA_FLOWTABLE_TABLE, name);
         let found = self.dump("flowtables", GET_FLOWTABLE, &request, |body| {
-            ours(body)?;
+            ours(body, name)?;
             flowtable(body)
         })?;
         Ok(found.into_iter().collect())

@@ -2,7 +2,7 @@
 
 use wire_state::{DataplaneError, Hook};
 
-use super::{GET_CHAIN, GET_RULE, GET_SET, INET, IPV4, IPV6, Netfilter, ours};
+use super::{GET_CHAIN, GET_RULE, GET_SET, INET, IPV4, IPV6, Netfilter, is_of_an_agent};
 use wire_netlink::attribute::text;
 
 use crate::{
@@ -45,7 +45,7 @@ impl Netfilter {
     }
 }
 
-/// The chain that a message is about; `name` is the number of the attribute with its name. `None` for a chain of ours.
+/// The chain that a message is about; `name` is the number of the attribute with its name. `None` for a chain of ours, of any network.
 fn id(body: &[u8], name: u16) -> Option<ChainId> {
     let family = match *body.first()? {
         INET => "inet",
@@ -56,5 +56,6 @@ fn id(body: &[u8], name: u16) -> Option<ChainId> {
     // The table's name has the same number in messages about rules and sets.
     let table = find(body, NFTA_CHAIN_TABLE).and_then(text)?.to_owned();
     let chain = find(body, name).and_then(text)?.to_owned();
-    ours(body).is_none().then_some(ChainId { family, table, chain })
+    let is_ours = body.first().is_some_and(|family| is_of_an_agent(*family, &table));
+    (!is_ours).then_some(ChainId { family, table, chain })
 }

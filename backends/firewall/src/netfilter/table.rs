@@ -7,9 +7,7 @@ use wire_state::{
     Attachment, ChainPolicy, DataplaneError, Element, ObservedBaseChain, ObservedRule, ObservedTable, Set, SetKind,
 };
 
-use super::{
-    Expressions, GET_CHAIN, GET_ELEMENTS, GET_RULE, GET_SET, GET_TABLE, INET, NAME, Netfilter, flowtable, ours,
-};
+use super::{Expressions, GET_CHAIN, GET_ELEMENTS, GET_RULE, GET_SET, GET_TABLE, INET, Netfilter, flowtable, ours};
 use crate::{
     decode::{
         address_element, attribute, be32, chain_kind, comment, find, hook_of, lease_element, link_element, set_kind,
@@ -29,7 +27,8 @@ impl Netfilter {
     /// Our table, with the expressions of its rules.
     pub(crate) fn table(&mut self) -> Result<(ObservedTable, Expressions), DataplaneError> {
         let chains = self.chains()?.into_iter().collect();
-        let mut table = ObservedTable { flags: self.flags()?, chains, ..ObservedTable::default() };
+        let mut table =
+            ObservedTable { network: self.network.clone(), flags: self.flags()?, chains, ..ObservedTable::default() };
         let mut expressions = Expressions::new();
         for entry in self.rules()? {
             if let Some(chain) = table.chains.get_mut(&entry.chain) {
@@ -68,9 +67,10 @@ impl Netfilter {
         set: &str,
         element: impl Fn(&[u8], &[u8]) -> Option<Element>,
     ) -> Result<BTreeSet<Element>, DataplaneError> {
-        let request = || Body::new(INET).named(NFTA_SET_ELEM_LIST_TABLE, NAME).named(NFTA_SET_ELEM_LIST_SET, set);
+        let name = &self.table.clone();
+        let request = || Body::new(INET).named(NFTA_SET_ELEM_LIST_TABLE, name).named(NFTA_SET_ELEM_LIST_SET, set);
         let lists = self.dump("elements of a set", GET_ELEMENTS, &request, |body| {
-            ours(body)?;
+            ours(body, name)?;
             let list = attributes(find(body, NFTA_SET_ELEM_LIST_ELEMENTS)?);
             Some(list.filter_map(|(_, element)| keys(element)).collect::<Vec<_>>())
         })?;
@@ -78,16 +78,18 @@ impl Netfilter {
     }
 
     fn flags(&mut self) -> Result<u32, DataplaneError> {
+        let name = &self.table.clone();
         let found = self.dump("tables", GET_TABLE, &|| Body::new(INET), |body| {
-            ours(body)?;
+            ours(body, name)?;
             find(body, NFTA_TABLE_FLAGS).and_then(be32)
         })?;
         Ok(found.first().copied().unwrap_or_default())
     }
 
     fn chains(&mut self) -> Result<Vec<(String, ObservedBaseChain)>, DataplaneError> {
+        let table = &self.table.clone();
         self.dump("chains", GET_CHAIN, &|| Body::new(INET), |body| {
-            ours(body)?;
+            ours(body, table)?;
             let name = find(body, NFTA_CHAIN_NAME).and_then(text)?.to_owned();
             // Only base chains have a policy.
             let accepts = find(body, NFTA_CHAIN_POLICY).and_then(be32).is_none_or(|policy| policy == NF_ACCEPT);
@@ -97,9 +99,10 @@ impl Netfilter {
     }
 
     fn rules(&mut self) -> Result<Vec<RuleEntry>, DataplaneError> {
-        let request = || Body::new(INET).named(NFTA_RULE_TABLE, NAME);
+        let name = &self.table.clone();
+        let request = || Body::new(INET).named(NFTA_RULE_TABLE, name);
         self.dump("rules", GET_RULE, &request, |body| {
-            ours(body)?;
+            ours(body, name)?;
             let chain = find(body, NFTA_RULE_CHAIN).and_then(text)?.to_owned();
             let mark = find(body, NFTA_RULE_USERDATA).and_then(comment);
             let expressions = without_counts(find(body, NFTA_RULE_EXPRESSIONS).unwrap_or_default());
@@ -108,9 +111,10 @@ impl Netfilter {
     }
 
     fn sets(&mut self) -> Result<Vec<(String, SetKind)>, DataplaneError> {
-        let request = || Body::new(INET).named(NFTA_SET_TABLE, NAME);
+        let table = &self.table.clone();
+        let request = || Body::new(INET).named(NFTA_SET_TABLE, table);
         self.dump("sets", GET_SET, &request, |body| {
-            ours(body)?;
+            ours(body, table)?;
             let flags = find(body, NFTA_SET_FLAGS).and_then(be32).unwrap_or_default();
             let key = find(body, NFTA_SET_KEY_TYPE).and_then(be32)?;
             let name = find(body, NFTA_SET_NAME).and_then(text)?;

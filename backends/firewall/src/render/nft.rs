@@ -1,12 +1,15 @@
 //! Rules in nft's language, with their marks. The checksum in a mark is that of the text: another text for the same rule
 //! is put anew on each host.
 
-use wire_net::Family;
+use wire_net::{Family, NetworkName};
+use wire_state::names;
 
 use crate::rule::{Action, Addresses, By, Header, Is, Leading, Links, Match, Pair, Rule, SourcePort};
 
-pub(crate) fn rule(rule: &Rule) -> wire_state::Rule {
-    let words: Vec<String> = rule.matches.iter().map(condition).chain(rule.actions.iter().map(action)).collect();
+/// A rule of this network.
+pub(crate) fn rule(rule: &Rule, network: &NetworkName) -> wire_state::Rule {
+    let matches = rule.matches.iter().map(|matching| condition(matching, network));
+    let words: Vec<String> = matches.chain(rule.actions.iter().map(|then| action(then, network))).collect();
     wire_state::Rule::new(rule.purpose, words.join(" "))
 }
 
@@ -18,10 +21,15 @@ pub(crate) const fn ip(family: Family) -> &'static str {
     }
 }
 
-fn condition(condition: &Match) -> String {
+/// The beginning of the names of all overlay devices, flanneld's too.
+const OVERLAYS: &str = "flannel";
+
+fn condition(condition: &Match, network: &NetworkName) -> String {
     match condition {
         Match::From(from) => format!("iifname {}", links(from)),
         Match::To(link) => format!("oifname \"{link}\""),
+        Match::FromAnyOverlay => format!("iifname \"{OVERLAYS}*\""),
+        Match::ToAnyOverlay => format!("oifname \"{OVERLAYS}*\""),
         Match::Source(family, source) => format!("{} saddr {}", ip(*family), addresses(source)),
         Match::Destination(family, destination) => format!("{} daddr {}", ip(*family), addresses(destination)),
         Match::Family(Family::V4) => "meta nfproto ipv4".to_owned(),
@@ -40,7 +48,7 @@ fn condition(condition: &Match) -> String {
             format!("{} saddr & {mask} {}@{set}", ip(Family::of(*mask)), operator(*is))
         }
         Match::Mark(bits) => format!("meta mark & {bits:#x} == {bits:#x}"),
-        Match::LetIn(is, by) => format!("meta priority {}{}", operator(*is), priority(*by)),
+        Match::LetIn(is, by) => format!("meta priority {}{}", operator(*is), priority(*by, network)),
         Match::AnsweredElsewhere => "fib saddr . iif oif 0".to_owned(),
         Match::OnlyPassing => "fib daddr type unicast".to_owned(),
         Match::TcpOrUdp => "meta l4proto { tcp, udp }".to_owned(),
@@ -49,7 +57,7 @@ fn condition(condition: &Match) -> String {
     }
 }
 
-fn action(action: &Action) -> String {
+fn action(action: &Action, network: &NetworkName) -> String {
     match action {
         Action::Accept => "accept".to_owned(),
         Action::Drop => "drop".to_owned(),
@@ -57,7 +65,7 @@ fn action(action: &Action) -> String {
         Action::Count => "counter".to_owned(),
         Action::CountIn(counter) => format!("counter name \"{counter}\""),
         Action::NoTrack => "notrack".to_owned(),
-        Action::LetIn(by) => format!("meta priority set {}", priority(*by)),
+        Action::LetIn(by) => format!("meta priority set {}", priority(*by, network)),
         Action::SetMark(bits) => format!("meta mark set meta mark or {bits:#x}"),
         Action::NoteSource(family, set) => format!("update @{set} {{ {} saddr }}", ip(*family)),
         Action::NotePair(key, set) => format!("update @{set} {{ {} }}", pair(key)),
@@ -101,9 +109,11 @@ const fn operator(is: Is) -> &'static str {
     }
 }
 
-const fn priority(by: By) -> &'static str {
+/// A number of its own for each network: what one has let in must not open the device of another.
+fn priority(by: By, network: &NetworkName) -> String {
+    let number = names::let_in_number(network);
     match by {
-        By::Header => "7769:0",
-        By::Port => "7769:1",
+        By::Header => format!("7769:{number:x}"),
+        By::Port => format!("7769:{:x}", number + 1),
     }
 }

@@ -21,7 +21,7 @@ pub(super) fn differences(observed: &ObservedFirewall, desired: &DesiredFirewall
 fn of_op(observed: &ObservedFirewall, desired: &DesiredFirewall, op: &FirewallOp) -> Vec<Difference> {
     match op {
         FirewallOp::PutTable(table) => table::differences(observed.table.as_ref(), table),
-        FirewallOp::ChangeSets(changes) => {
+        FirewallOp::ChangeSets(_, changes) => {
             let table = desired.table.as_ref();
             let sets = changes.iter().filter_map(|(name, change)| Some((table?, name, change)));
             sets.flat_map(|(table, name, change)| table::elements(table, name, change)).collect()
@@ -41,7 +41,7 @@ fn of_op(observed: &ObservedFirewall, desired: &DesiredFirewall, op: &FirewallOp
         FirewallOp::DeleteTable(name) => {
             let difference = Difference::unwanted(format!("table {name}"));
             vec![match name {
-                TableName::Ours => difference,
+                TableName::Ours(_) => difference,
                 TableName::Flannel(_) => difference.with_detail(LEFT_BY_FLANNELD),
             }]
         }

@@ -4,8 +4,7 @@ use std::{collections::BTreeMap, fmt};
 
 use wire_net::Family;
 
-/// The prefix of the names of our chains. Nobody else's have it.
-pub const OURS: &str = "WIRE-";
+use super::names;
 
 /// A table of iptables or ip6tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -150,10 +149,10 @@ impl From<&Call> for ObservedCall {
 }
 
 impl ChainName {
-    /// True if the chain is ours; otherwise it is flanneld's or somebody else's.
+    /// True if the chain is one of ours, of any network; otherwise it is flanneld's or somebody else's.
     #[must_use]
     pub fn is_ours(&self) -> bool {
-        self.name.starts_with(OURS)
+        names::is_a_chain(&self.name)
     }
 }
 

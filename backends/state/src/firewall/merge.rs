@@ -32,6 +32,7 @@ pub(super) fn merge(shares: &[Share<'_, DesiredFirewall>]) -> (DesiredFirewall, 
 
 fn merge_tables(tables: &[Share<'_, DesiredTable>], clashes: &mut Clashes) -> DesiredTable {
     DesiredTable {
+        network: tables.first().map(|table| table.network.clone()).unwrap_or_default(),
         // Ours has none.
         flags: 0,
         chains: clashes.rows(tables, |table| &table.chains, |chain| format!("the nftables chain {chain}")),

@@ -7,13 +7,15 @@ use std::{
 };
 
 use imbl::OrdSet;
-use wire_net::{Family, LinkName, Prefix};
+use wire_net::{Family, LinkName, NetworkName, Prefix};
+
+use super::names;
 
 /// The name of a table of nftables.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum TableName {
-    /// Ours, of both families: `inet wire-agent`.
-    Ours,
+    /// A network's own, of both families: `inet wire-agent`.
+    Ours(NetworkName),
     /// flanneld's with `EnableNFTables`: `ip flannel-ipv4`, `ip6 flannel-ipv6`.
     Flannel(Family),
 }
@@ -21,6 +23,8 @@ pub enum TableName {
 /// Our table of nftables. `C` is a base chain, which differs between a table that is desired and one that was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Table<C> {
+    /// The network that it belongs to, by which it is named.
+    pub network: NetworkName,
     /// `NFT_TABLE_F_*` of linux/netfilter/nf_tables.h. Ours has none: a dormant table holds its rules and does nothing.
     pub flags: u32,
     /// Base chains by name.
@@ -187,6 +191,7 @@ pub enum Element {
 impl<C> Default for Table<C> {
     fn default() -> Self {
         Self {
+            network: NetworkName::default(),
             flags: 0,
             chains: BTreeMap::new(),
             sets: BTreeMap::new(),
@@ -200,7 +205,8 @@ impl ObservedTable {
     /// True if nothing but the elements of sets may differ from `desired`.
     #[must_use]
     pub fn is_built_as(&self, desired: &DesiredTable) -> bool {
-        self.flags == desired.flags
+        self.network == desired.network
+            && self.flags == desired.flags
             && self.chains.len() == desired.chains.len()
             && self.chains.iter().zip(&desired.chains).all(|(observed, desired)| are_same(observed, desired))
             && self.counters == desired.counters
@@ -223,8 +229,9 @@ impl DesiredTable {
     /// True if nothing but the elements of sets differs from `other`.
     pub(crate) fn is_built_like(&self, other: &Self) -> bool {
         // Each part by name: a new one must be thought of here.
-        let Self { flags, chains, sets: _, counters, flowtables } = self;
-        *flags == other.flags
+        let Self { network, flags, chains, sets: _, counters, flowtables } = self;
+        *network == other.network
+            && *flags == other.flags
             && *chains == other.chains
             && *counters == other.counters
             && *flowtables == other.flowtables
@@ -233,6 +240,12 @@ impl DesiredTable {
 }
 
 impl<C> Table<C> {
+    /// Its name, with that of its family.
+    #[must_use]
+    pub fn name(&self) -> TableName {
+        TableName::Ours(self.network.clone())
+    }
+
     fn set_kinds(&self) -> impl Iterator<Item = (&String, SetKind)> {
         self.sets.iter().map(|(name, set)| (name, set.kind))
     }
@@ -262,6 +275,7 @@ impl ObservedRule {
 impl From<&DesiredTable> for ObservedTable {
     fn from(desired: &DesiredTable) -> Self {
         Self {
+            network: desired.network.clone(),
             flags: desired.flags,
             chains: desired.chains.iter().map(|(name, chain)| (name.clone(), chain.into())).collect(),
             sets: desired.sets.clone(),
@@ -307,17 +321,17 @@ impl Rule {
 }
 
 /// FNV-1a: the same in each version of this program, so that an upgrade changes no rule that is right.
-fn checksum(text: &str) -> u64 {
+pub(super) fn checksum(text: &str) -> u64 {
     text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 impl fmt::Display for TableName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Ours => "inet wire-agent",
-            Self::Flannel(Family::V4) => "ip flannel-ipv4",
-            Self::Flannel(Family::V6) => "ip6 flannel-ipv6",
-        })
+        match self {
+            Self::Ours(network) => write!(f, "inet {}", names::table_of(network)),
+            Self::Flannel(Family::V4) => f.write_str("ip flannel-ipv4"),
+            Self::Flannel(Family::V6) => f.write_str("ip6 flannel-ipv6"),
+        }
     }
 }
 

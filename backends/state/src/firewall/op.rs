@@ -6,6 +6,7 @@ use std::{
 };
 
 use imbl::{OrdSet, ordset::DiffItem};
+use wire_net::NetworkName;
 
 use crate::Operation;
 
@@ -18,8 +19,8 @@ use super::{
 pub enum FirewallOp {
     /// Replaces our table of nftables, or any other with its name.
     PutTable(DesiredTable),
-    /// Changes the elements of sets of our table, by the names of the sets.
-    ChangeSets(BTreeMap<String, SetChange>),
+    /// Changes the elements of sets of a network's table, by the names of the sets.
+    ChangeSets(NetworkName, BTreeMap<String, SetChange>),
     /// Fills chains of ours in one table, and puts their calls in place.
     PutChains(ChainTable, Vec<ChainChange>),
     /// Deletes a chain and the rules that call it.
@@ -80,7 +81,7 @@ impl ObservedFirewall {
             FirewallOp::PutTable(table) => {
                 self.table = Some(table.into());
             }
-            FirewallOp::ChangeSets(changes) => {
+            FirewallOp::ChangeSets(_, changes) => {
                 let Some(table) = &mut self.table else { return };
                 for (name, change) in changes {
                     let Some(set) = table.sets.get_mut(name) else { continue };
@@ -106,7 +107,7 @@ impl ObservedFirewall {
             FirewallOp::DeleteAbandonedChain(name, ..) => {
                 self.abandoned.remove(name);
             }
-            FirewallOp::DeleteTable(TableName::Ours) => self.table = None,
+            FirewallOp::DeleteTable(TableName::Ours(_)) => self.table = None,
             FirewallOp::DeleteTable(TableName::Flannel(family)) => {
                 self.flannel_tables.remove(family);
             }
@@ -118,7 +119,7 @@ impl Operation for FirewallOp {
     fn name(&self) -> &'static str {
         match self {
             Self::PutTable(_) => "put table",
-            Self::ChangeSets(_) => "change sets",
+            Self::ChangeSets(..) => "change sets",
             Self::PutChains(..) => "put chains",
             Self::DeleteChain(..) => "delete chain",
             Self::DeleteTable(_) => "delete table",
@@ -129,7 +130,7 @@ impl Operation for FirewallOp {
     fn is_delete(&self) -> bool {
         match self {
             Self::DeleteChain(..) | Self::DeleteTable(_) | Self::DeleteAbandonedChain(..) => true,
-            Self::PutTable(_) | Self::ChangeSets(_) | Self::PutChains(..) => false,
+            Self::PutTable(_) | Self::ChangeSets(..) | Self::PutChains(..) => false,
         }
     }
 }
@@ -143,10 +144,10 @@ impl fmt::Display for FirewallOp {
         match self {
             Self::PutTable(table) => {
                 let rules: usize = table.chains.values().map(|chain| chain.rules.len()).sum();
-                write!(f, "{}: {} chains, {rules} rules", TableName::Ours, table.chains.len())
+                write!(f, "{}: {} chains, {rules} rules", table.name(), table.chains.len())
             }
-            Self::ChangeSets(changes) => {
-                write!(f, "{}:", TableName::Ours)?;
+            Self::ChangeSets(network, changes) => {
+                write!(f, "{}:", TableName::Ours(network.clone()))?;
                 for (set, change) in changes {
                     write!(f, " {set}")?;
                     for (sign, elements) in [('+', &change.add), ('-', &change.remove)] {

@@ -82,7 +82,7 @@ fn change_sets(sets: &BTreeMap<String, Set>, desired: &DesiredTable) -> Option<F
             changes.insert(name.clone(), change);
         }
     }
-    (!changes.is_empty()).then_some(FirewallOp::ChangeSets(changes))
+    (!changes.is_empty()).then(|| FirewallOp::ChangeSets(desired.network.clone(), changes))
 }
 
 /// One transaction for each table.
@@ -149,8 +149,8 @@ fn deletions(observed: &ObservedFirewall, desired: &DesiredFirewall) -> Vec<Fire
     let mut ops: Vec<FirewallOp> = chains
         .map(|(name, chain)| FirewallOp::DeleteChain(name.clone(), chain.clone(), desired.empty_tables))
         .collect();
-    if observed.table.is_some() && desired.table.is_none() {
-        ops.push(FirewallOp::DeleteTable(TableName::Ours));
+    if let (Some(table), None) = (&observed.table, &desired.table) {
+        ops.push(FirewallOp::DeleteTable(table.name()));
     }
     match desired.flannel {
         FlannelRules::Delete => {

@@ -14,7 +14,7 @@ pub(crate) struct Reader {
 
 impl Reader {
     pub(crate) fn new() -> Self {
-        let filter = FirewallDataplane::new(Family::ALL.to_vec());
+        let filter = FirewallDataplane::new(wire_net::NetworkName::default(), Family::ALL.to_vec());
         Self { view: TraceView::default(), filter, firewall: ObservedFirewall::default() }
     }
 

@@ -15,16 +15,20 @@ use crate::{
 const DORMANT: u32 = 1;
 
 pub(super) fn differences(observed: Option<&ObservedTable>, desired: &DesiredTable) -> Vec<Difference> {
-    let entry = format!("table {}", TableName::Ours);
-    let Some(observed) = observed else { return vec![Difference::missing(entry)] };
+    let entry = format!("table {}", desired.name());
+    let name = &desired.name();
+    let Some(observed) = observed.filter(|observed| observed.network == desired.network) else {
+        return vec![Difference::missing(entry)];
+    };
     let mut found = Vec::new();
     if observed.flags != desired.flags {
         found.push(flags(entry, observed.flags, desired.flags));
     }
-    found.extend(each("chain", &observed.chains, &desired.chains).flat_map(|pair| chain(&pair)));
-    found.extend(each("set", &observed.sets, &desired.sets).flat_map(|pair| set(desired, &pair)));
-    found.extend(counters(&observed.counters, &desired.counters));
-    found.extend(each("flowtable", &observed.flowtables, &desired.flowtables).filter_map(|pair| flowtable(&pair)));
+    found.extend(each(name, "chain", &observed.chains, &desired.chains).flat_map(|pair| chain(&pair)));
+    found.extend(each(name, "set", &observed.sets, &desired.sets).flat_map(|pair| set(desired, &pair)));
+    found.extend(counters(name, &observed.counters, &desired.counters));
+    found
+        .extend(each(name, "flowtable", &observed.flowtables, &desired.flowtables).filter_map(|pair| flowtable(&pair)));
     found
 }
 
@@ -69,6 +73,7 @@ fn sender(table: &DesiredTable, set: &str, element: Element) -> Option<String> {
 
 /// A named part of the table, as observed and as desired: one of them at least is there.
 struct Pair<'a, A, B> {
+    table: &'a TableName,
     kind: &'static str,
     name: &'a str,
     observed: Option<&'a A>,
@@ -77,17 +82,24 @@ struct Pair<'a, A, B> {
 
 impl<A, B> Pair<'_, A, B> {
     fn entry(&self) -> String {
-        format!("{} {} of {}", self.kind, self.name, TableName::Ours)
+        format!("{} {} of {}", self.kind, self.name, self.table)
     }
 }
 
 fn each<'a, A, B>(
+    table: &'a TableName,
     kind: &'static str,
     observed: &'a BTreeMap<String, A>,
     desired: &'a BTreeMap<String, B>,
 ) -> impl Iterator<Item = Pair<'a, A, B>> {
     let names: BTreeSet<&String> = observed.keys().chain(desired.keys()).collect();
-    names.into_iter().map(move |name| Pair { kind, name, observed: observed.get(name), desired: desired.get(name) })
+    names.into_iter().map(move |name| Pair {
+        table,
+        kind,
+        name,
+        observed: observed.get(name),
+        desired: desired.get(name),
+    })
 }
 
 fn flags(entry: String, observed: u32, desired: u32) -> Difference {
@@ -149,8 +161,8 @@ fn set(table: &DesiredTable, pair: &Pair<'_, Set, Set>) -> Vec<Difference> {
     elements(table, pair.name, &SetChange::between(&observed.elements, &desired.elements))
 }
 
-fn counters(observed: &BTreeSet<String>, desired: &BTreeSet<String>) -> Vec<Difference> {
-    let entry = |name: &String| format!("counter {name} of {}", TableName::Ours);
+fn counters(table: &TableName, observed: &BTreeSet<String>, desired: &BTreeSet<String>) -> Vec<Difference> {
+    let entry = |name: &String| format!("counter {name} of {table}");
     let missing = desired.difference(observed).map(|name| Difference::missing(entry(name)));
     let unwanted = observed.difference(desired).map(|name| Difference::unwanted(entry(name)));
     missing.chain(unwanted).collect()

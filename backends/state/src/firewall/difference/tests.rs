@@ -3,7 +3,7 @@ mod inside;
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
-use wire_net::Family;
+use wire_net::{Family, NetworkName};
 
 use super::*;
 use crate::{
@@ -36,6 +36,7 @@ fn table() -> DesiredTable {
     let set = |kind: SetKind, element: Element| Set { kind, elements: [element].as_slice().into() };
     let devices = ["eth0", "flannel.1"].map(name).into();
     DesiredTable {
+        network: NetworkName::default(),
         flags: 0,
         chains: [("incoming".to_owned(), BaseChain { attachment: Attachment::filter(Hook::Input, -10), rules })].into(),
         sets: [
@@ -207,7 +208,14 @@ pub(in crate::firewall) fn any_desired_table() -> impl Strategy<Value = DesiredT
     let counters = prop::collection::btree_set(map(names.clone()), 0..=2);
     let flowtables = prop::collection::btree_map(map(names), flowtable, 0..=2);
     (prop_oneof![5 => Just(0), 1 => 1u32..3], chains, sets, counters, flowtables).prop_map(
-        |(flags, chains, sets, counters, flowtables)| DesiredTable { flags, chains, sets, counters, flowtables },
+        |(flags, chains, sets, counters, flowtables)| DesiredTable {
+            flags,
+            chains,
+            sets,
+            counters,
+            flowtables,
+            ..Default::default()
+        },
     )
 }
 
