@@ -1,6 +1,6 @@
 //! The agent of one host, on any ports: starts the loops, joins the network, and stays in it.
 
-use std::ffi::OsString;
+use std::{ffi::OsString, sync::Arc};
 
 use tokio::sync::mpsc;
 use tracing::{debug, info};
@@ -32,9 +32,8 @@ impl AgentSettings {
     /// When one of them cannot be used, or there is a command among them.
     pub fn from_flags(flags: &[&str]) -> Result<Self, AgentError> {
         let words = ["wire-agent"].iter().chain(flags).map(OsString::from);
-        let Cli { etcd, run_dir, network, run, .. } =
-            Cli::read(words).map_err(|error| AgentError::Flags(error.to_string()))?;
-        Ok(Self(Settings::new(etcd, run, run_dir, network).map_err(Exit::from)?))
+        let Cli { etcd, run_dir, run, .. } = Cli::read(words).map_err(|error| AgentError::Flags(error.to_string()))?;
+        Ok(Self(Settings::new(etcd, run, run_dir).map_err(Exit::from)?))
     }
 }
 
@@ -97,7 +96,8 @@ impl<P: Ports> Agent<P> {
     /// # Errors
     /// When the state cannot be read or written, or a loop cannot be started.
     pub fn start(ports: P, settings: AgentSettings) -> Result<Self, AgentError> {
-        Ok(Self::with(ports, settings.0, Stored::default())?)
+        let status = StatusWriter::new(ports.clone());
+        Ok(Self::with(ports, settings.0.into(), Stored::default(), status, Watchdog::default())?)
     }
 
     /// Tells how this agent is.
@@ -107,10 +107,15 @@ impl<P: Ports> Agent<P> {
     }
 
     /// `stored` are the descriptors that the service manager has stored for this run.
-    pub(crate) fn with(ports: P, settings: Settings, stored: Stored) -> Result<Self, Exit> {
-        let status = StatusWriter::new(ports.clone());
+    pub(crate) fn with(
+        ports: P,
+        settings: Arc<Settings>,
+        stored: Stored,
+        status: StatusWriter,
+        watchdog: Watchdog,
+    ) -> Result<Self, Exit> {
         status.set_all(AgentCondition::FLAG, settings.warnings.iter().cloned().map(AgentCondition::Flag));
-        let mut host = Host::open(ports, settings, StateFile::load, status, Watchdog::default())?;
+        let mut host = Host::open(ports, settings, StateFile::load, status, watchdog)?;
         host.save_identity()?;
         let loops = Loops::start(&host, stored.clone())?;
         let network = Network::new(host.settings.network.clone(), &host, loops.clone(), stored);

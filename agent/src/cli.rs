@@ -3,19 +3,15 @@
 //! Each flag can come from the environment ([`variables`]): `WIRE_AGENT_<FLAG>`, else `FLANNELD_<FLAG>` where flannel has the
 //! flag (upper case, `-` becomes `_`). An empty variable is as good as none. A flag on the command line wins.
 
-use std::{
-    ffi::OsString,
-    net::IpAddr,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{ffi::OsString, net::IpAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use wire_net::NetworkName;
 
 use crate::{
-    docker_unit::{DOCKER_OPTS_FILE, SUBNET_FILE},
+    docker_unit::DOCKER_OPTS_FILE,
     exit::STATUSES,
+    flat::Flat,
     go_syntax,
     old_flags::{KubernetesFlags, LogFlags, RemovedFlags},
     pulse::Part,
@@ -36,9 +32,6 @@ pub(crate) struct Cli {
     /// Folder for volatile files: the control socket and a lock.
     #[arg(long, global = true, default_value = "/run/wire-agent", value_name = "DIR")]
     pub(crate) run_dir: PathBuf,
-    /// The name of this agent among several in one network namespace. Its rules, devices and files are its own then.
-    #[arg(long, global = true, default_value = "default", value_name = "NAME")]
-    pub(crate) network: NetworkName,
     /// The flags of the agent itself.
     #[command(flatten)]
     pub(crate) run: RunFlags,
@@ -47,9 +40,15 @@ pub(crate) struct Cli {
     pub(crate) command: Option<Command>,
 }
 
-/// Where etcd is, and who we are there.
-#[derive(Debug, Args)]
+/// Where etcd is, who we are there, and which networks are meant.
+#[derive(Clone, Debug, Args)]
 pub(crate) struct EtcdFlags {
+    /// A further network of this host, with the prefix of its keys. Its files are /run/flannel/networks/NAME.env and NAME.docker.env. Can be given several times; --etcd-prefix is that of the network default.
+    #[arg(long, global = true, value_delimiter = ',', value_name = "NAME=PREFIX", help_heading = "Several networks")]
+    pub(crate) flat: Vec<Flat>,
+    /// The network that a command is about. Without a command: runs for this network alone, beside agents for others.
+    #[arg(long, global = true, default_value = "default", value_name = "NAME", help_heading = "Several networks")]
+    pub(crate) network: NetworkName,
     /// etcd's members, separated by commas.
     #[arg(
         long,
@@ -87,7 +86,7 @@ pub(crate) struct EtcdFlags {
 const GO_BOOL: fn(&str) -> Result<bool, String> = go_syntax::parse_bool;
 
 /// The flags of the agent itself.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(crate) struct RunFlags {
     /// Interface of the underlay, by name or address; the first of several that matches is taken.
     #[arg(long, value_name = "NAME|IP", help_heading = "Underlay (default: the interface of the default route)")]
@@ -367,32 +366,9 @@ impl Cli {
         let matches = command.try_get_matches_from_mut(args)?;
         let mut cli = Self::from_arg_matches(&matches).map_err(|error| error.format(&mut command))?;
         (cli.run.passed_over, cli.run.origins) = (passed_over, origins);
-        cli.settle_apart();
         Ok(cli)
     }
 }
-
-impl Cli {
-    /// Gives the files of a network with a name places of their own. A file that was asked for by its flag stays.
-    fn settle_apart(&mut self) {
-        let name = &self.network;
-        if name.is_default() {
-            return;
-        }
-        let apart = |folder: &Path| folder.join("networks").join(name.as_str());
-        self.run_dir = apart(&self.run_dir);
-        self.run.state_dir = apart(&self.run.state_dir);
-        if self.run.subnet_file == Path::new(SUBNET_FILE) {
-            self.run.subnet_file = Path::new(NETWORK_FILES).join(format!("{name}.env"));
-        }
-        if self.run.docker_opts_file == DOCKER_OPTS_FILE {
-            self.run.docker_opts_file = format!("{NETWORK_FILES}/{name}.docker.env");
-        }
-    }
-}
-
-/// The folder with the files of networks with a name, for other programs.
-const NETWORK_FILES: &str = "/run/flannel/networks";
 
 fn parse_duration(text: &str) -> Result<Duration, String> {
     let duration = humantime::parse_duration(text).map_err(|_| "it must be a duration like 24h or 90m".to_owned())?;

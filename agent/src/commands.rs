@@ -1,6 +1,9 @@
 //! `wire-agent status` and `wire-agent peers`: what the running agent says, as text or JSON.
 
-use std::path::Path;
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
 
 use comfy_table::{Table, presets};
 use serde::Serialize;
@@ -8,6 +11,7 @@ use serde::Serialize;
 use crate::{
     control::{self, proto},
     exit::Exit,
+    flat::NETWORKS,
     output,
 };
 
@@ -17,7 +21,11 @@ use crate::{
 /// [`Exit::NoAgent`] when no agent answers, [`Exit::NotReady`] when it is waiting, degraded or stopping.
 pub(crate) async fn status(run_dir: &Path, json: bool) -> Result<(), Exit> {
     let status = control::status(run_dir).await?;
-    if json { print_json(&status) } else { output::answer(&status_text(&status)) }?;
+    if json {
+        print_json(&status)?;
+    } else {
+        output::answer(&format!("{}{}", status_text(&status), others_text(run_dir).await))?;
+    }
     let proto::StatusReply { phase, reason, .. } = status;
     if phase == "ready" { Ok(()) } else { Err(Exit::NotReady { phase, reason }) }
 }
@@ -38,6 +46,22 @@ pub(crate) async fn peers(run_dir: &Path, json: bool) -> Result<(), Exit> {
 pub(crate) fn print_json(value: &impl Serialize) -> Result<(), Exit> {
     let text = serde_json::to_string_pretty(value).expect("a reply has only text keys");
     output::answer(&format!("{text}\n"))
+}
+
+/// A line for each further network of this host that an agent runs for.
+async fn others_text(run_dir: &Path) -> String {
+    let mut text = String::new();
+    let folders = std::fs::read_dir(run_dir.join(NETWORKS)).into_iter().flatten().flatten();
+    let folders: BTreeSet<PathBuf> = folders.map(|entry| entry.path()).collect();
+    for folder in folders {
+        let (Some(name), Ok(status)) = (folder.file_name(), control::status(&folder).await) else { continue };
+        let proto::StatusReply { phase, reason, subnet, subnet_v6, peers, .. } = status;
+        let subnets = join(&[&subnet, &subnet_v6]);
+        let what = if phase == "ready" { format!("{subnets}, {peers} peers") } else { reason };
+        let name = name.to_string_lossy();
+        text.push_str(&format!("network {name}: {phase}: {what} (more with --network {name})\n"));
+    }
+    text
 }
 
 fn status_text(status: &proto::StatusReply) -> String {

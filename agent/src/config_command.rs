@@ -92,7 +92,7 @@ pub(crate) async fn stored(etcd: EtcdFlags) -> Result<NetworkConfig, Exit> {
 
 impl Network {
     async fn open(etcd: EtcdFlags) -> Result<Self, Exit> {
-        let prefix = KeyPrefix::new(&etcd.etcd_prefix);
+        let prefix = etcd.prefix()?;
         let store = EtcdStore::open(etcd_settings(etcd)?).await?;
         Ok(Self { store, prefix })
     }

@@ -57,7 +57,7 @@ pub(crate) fn listen(run_dir: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-/// Answers on the socket until it is dropped.
+/// Answers on the socket until it is dropped. `loops` are those of an agent that runs.
 ///
 /// # Errors
 /// When the socket breaks.
@@ -65,7 +65,7 @@ pub(crate) async fn serve(
     listener: UnixListener,
     status: StatusWriter,
     watchdog: Watchdog,
-    loops: Loops,
+    loops: Option<Loops>,
 ) -> Result<(), tonic::transport::Error> {
     let incoming = tokio_stream::wrappers::UnixListenerStream::new(listener);
     Server::builder()
@@ -77,7 +77,7 @@ pub(crate) async fn serve(
 struct ControlService {
     status: StatusWriter,
     watchdog: Watchdog,
-    loops: Loops,
+    loops: Option<Loops>,
 }
 
 #[tonic::async_trait]
@@ -91,14 +91,15 @@ impl proto::control_server::Control for ControlService {
     }
 
     async fn compare(&self, _: Request<proto::CompareRequest>) -> Result<Response<proto::CompareReply>, Status> {
-        Ok(Response::new(self.loops.compare().await.to_reply()))
+        let loops = self.loops.as_ref().ok_or_else(|| Status::unavailable("the network is not joined"))?;
+        Ok(Response::new(loops.compare().await.to_reply()))
     }
 
     async fn fail(&self, request: Request<proto::FailRequest>) -> Result<Response<proto::FailReply>, Status> {
         let proto::FailRequest { part: name, panic } = request.into_inner();
         let fault = if panic { Fault::Panic } else { Fault::Hang };
         match Part::named(&name) {
-            Some(Part::Worker) if self.loops.tunnels.fail(fault) => {}
+            Some(Part::Worker) if self.loops.as_ref().is_some_and(|loops| loops.tunnels.fail(fault)) => {}
             Some(part @ (Part::Dataplane | Part::Firewall | Part::Follower | Part::Holder | Part::Session)) => {
                 self.watchdog.fail(part, fault);
             }

@@ -7,13 +7,14 @@ use std::{io, path::PathBuf, process::ExitCode, time::Duration};
 
 use wire_backends::SelectError;
 use wire_lease::ConfigError;
-use wire_net::{KeyPrefix, LinkName, Subnet, chain};
+use wire_net::{KeyPrefix, Subnet, chain};
 use wire_state::DataplaneError;
 use wire_store::{EtcdSettingsError, StoreError};
 
 use crate::{
     config_command::ConfigCommandError, docker_opts::DockerOptsError, drain::DrainError, files::WriteError,
-    reconcile_loop::StartError, settings::UsageError, status::NoAnswer, trace::TraceError, verify::VerifyError,
+    other_agents::Taken, reconcile_loop::StartError, settings::UsageError, status::NoAnswer, trace::TraceError,
+    verify::VerifyError,
 };
 
 /// The answer to a command is no.
@@ -143,9 +144,9 @@ pub(crate) enum Exit {
     #[error("cannot write into {}", folder.display())]
     Generate { folder: PathBuf, source: io::Error },
 
-    /// The agent of another network in this network namespace has the device that this network needs.
-    #[error("the device {device} belongs to the agent of network {network}, which runs in this network namespace too")]
-    DeviceTaken { device: LinkName, network: String },
+    /// Another network in this network namespace has what this network needs.
+    #[error(transparent)]
+    Taken(Taken),
     /// Another agent is running with the same folders.
     #[error("another wire-agent holds {}: stop it, or give each an --network of its own", path.display())]
     LockHeld { path: PathBuf },
@@ -203,7 +204,7 @@ impl Exit {
             | Self::SocketUnmade { .. }
             | Self::Stdout(_)
             | Self::Generate { .. } => CANNOT_CREATE,
-            Self::LockHeld { .. } | Self::DeviceTaken { .. } => TEMPORARY,
+            Self::LockHeld { .. } | Self::Taken(_) => TEMPORARY,
             Self::NoCapability => NO_PERMISSION,
             Self::Config(_) | Self::StoredConfig { .. } | Self::Backend(_) => CONFIG,
         }
@@ -226,9 +227,7 @@ impl Exit {
             ),
             Self::StateUnread { .. } | Self::StateUnwritten(_) => Some("see --state-dir"),
             Self::LockUnmade { .. } => Some("see --run-dir"),
-            Self::DeviceTaken { .. } => {
-                Some("give one of the networks another VNI, or with the udp backend another namespace")
-            }
+            Self::Taken(taken) => Some(taken.remedy()),
             Self::StoredConfig { .. } => Some("correct it with wire-agent config set"),
             Self::ConfigCommand(_)
             | Self::Verify(_)

@@ -25,9 +25,10 @@ use crate::{
 /// # Errors
 /// [`Exit::LockHeld`] while the agent runs, which would write its own form again; [`Exit::HandBackStore`] if etcd does not answer,
 /// [`Exit::NoCapability`], and [`Exit::RoutesLeft`] or [`Exit::FirewallLeft`] if something could not be written.
-pub(crate) async fn run(etcd: EtcdFlags, run_dir: &Path, network: NetworkName) -> Result<(), Exit> {
+pub(crate) async fn run(etcd: EtcdFlags, run_dir: &Path) -> Result<(), Exit> {
     require_capability()?;
     let _lock = lock(run_dir)?;
+    let network = etcd.network.clone();
     let config = config_command::stored(etcd).await.map_err(before_any_change)?;
     let Identity { devices, marks, .. } = identify(&config)?;
     let networks: Vec<Prefix> = config.pools.iter().map(|(_, pool)| pool.network).collect();

@@ -18,7 +18,10 @@ use tokio::{
     time::timeout,
 };
 
-use crate::status::{AgentCondition, Phase, StatusWriter};
+use crate::{
+    overview::Overview,
+    status::{AgentCondition, Phase, Status},
+};
 
 /// The number of connections served at the same time. One more is closed at once.
 const CONNECTIONS: usize = 64;
@@ -32,13 +35,13 @@ const PAUSE: Duration = Duration::from_millis(100);
 ///
 /// # Errors
 /// When the address cannot be bound.
-pub(crate) async fn serve(address: SocketAddr, status: StatusWriter) -> io::Result<()> {
-    answer(TcpListener::bind(address).await?, status).await;
+pub(crate) async fn serve(address: SocketAddr, networks: Overview) -> io::Result<()> {
+    answer(TcpListener::bind(address).await?, networks).await;
     Ok(())
 }
 
-async fn answer(listener: TcpListener, status: StatusWriter) {
-    let routes = Router::new().route("/healthz", get(healthz)).route("/readyz", get(readyz)).with_state(status);
+async fn answer(listener: TcpListener, networks: Overview) {
+    let routes = Router::new().route("/healthz", get(healthz)).route("/readyz", get(readyz)).with_state(networks);
     let room = Arc::new(Semaphore::new(CONNECTIONS));
     // Aborted when this function ends.
     let mut served = JoinSet::new();
@@ -67,22 +70,26 @@ async fn connection(stream: TcpStream, routes: Router) -> hyper::Result<()> {
 }
 
 /// 200 unless a restart would help: it helps if a part of the agent hangs, but not while the agent waits for etcd.
-async fn healthz(State(status): State<StatusWriter>) -> (StatusCode, String) {
-    let seen = status.now();
-    let code = if seen.has(AgentCondition::HANGS) { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
-    (code, format!("{}\n", seen.summary()))
+async fn healthz(State(networks): State<Overview>) -> (StatusCode, String) {
+    answer_of(&networks, |seen| !seen.has(AgentCondition::HANGS))
 }
 
-/// 200 once the network is joined, 503 before. A degraded agent is ready, because traffic flows, but not before etcd
+/// 200 once all networks are joined, 503 before. A degraded agent is ready, because traffic flows, but not before etcd
 /// has answered once.
-async fn readyz(State(status): State<StatusWriter>) -> (StatusCode, String) {
-    let seen = status.now();
-    let code = match seen.phase().0 {
-        Phase::Ready | Phase::Degraded if seen.as_of.is_some() => StatusCode::SERVICE_UNAVAILABLE,
-        Phase::Ready | Phase::Degraded => StatusCode::OK,
-        Phase::Waiting | Phase::Stopping => StatusCode::SERVICE_UNAVAILABLE,
-    };
-    (code, format!("{}\n", seen.summary()))
+async fn readyz(State(networks): State<Overview>) -> (StatusCode, String) {
+    answer_of(&networks, is_ready)
+}
+
+fn is_ready(seen: &Status) -> bool {
+    match seen.phase().0 {
+        Phase::Ready | Phase::Degraded => seen.as_of.is_none(),
+        Phase::Waiting | Phase::Stopping => false,
+    }
+}
+
+fn answer_of(networks: &Overview, is_well: fn(&Status) -> bool) -> (StatusCode, String) {
+    let code = if networks.all(is_well) { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (code, format!("{}\n", networks.summary()))
 }
 
 #[cfg(test)]
@@ -90,6 +97,7 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
+    use crate::status::StatusWriter;
 
     async fn connect(address: SocketAddr) -> TcpStream {
         TcpStream::connect(address).await.unwrap()
@@ -107,7 +115,8 @@ mod tests {
     async fn connections_that_are_held_are_few_and_make_room_in_seconds() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let serving = tokio::spawn(answer(listener, StatusWriter::default()));
+        let networks = Overview::new([(wire_net::NetworkName::default(), StatusWriter::default())]);
+        let serving = tokio::spawn(answer(listener, networks));
         assert!(asked(address).await.starts_with("HTTP/1.1 200"), "it answers");
         let mut held = Vec::new();
         for _ in 0..CONNECTIONS + 10 {

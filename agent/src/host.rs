@@ -44,7 +44,7 @@ impl<P: Ports> Host<P> {
     /// [`Exit::StateUnread`].
     pub(crate) fn open(
         ports: P,
-        settings: Settings,
+        settings: Arc<Settings>,
         read: fn(&StateFile, &P) -> io::Result<State>,
         status: StatusWriter,
         watchdog: Watchdog,
@@ -55,7 +55,7 @@ impl<P: Ports> Host<P> {
         status.update(|seen| seen.identity.clone_from(&state.identity));
         Ok(Self {
             ports,
-            settings: Arc::new(settings),
+            settings,
             status,
             watchdog,
             state_file,

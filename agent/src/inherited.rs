@@ -8,34 +8,60 @@ use std::{
 
 use tracing::warn;
 use wire_forward::Kept;
+use wire_net::NetworkName;
 
-use crate::notify::Stored;
+use crate::notify::{Stored, name_in_store};
 
-/// The descriptors of an earlier run.
+/// The descriptors of an earlier run, by the names under which systemd stores them.
 #[derive(Default)]
-pub(crate) struct Inherited {
-    /// Our copies of them.
-    pub(crate) kept: Kept,
-    /// The list of those that systemd still stores.
-    pub(crate) stored: Stored,
+pub(crate) struct Inherited(Vec<(String, OwnedFd)>);
+
+impl Inherited {
+    /// Takes the descriptors that systemd kept. A second call gets none.
+    pub(crate) fn take() -> Self {
+        static TAKEN: AtomicBool = AtomicBool::new(false);
+        if TAKEN.swap(true, Ordering::Relaxed) {
+            return Self::default();
+        }
+        match sd_notify::listen_fds_with_names() {
+            // SAFETY: systemd opened these for this process (LISTEN_PID is checked), and only here are they taken, once.
+            Ok(kept) => Self(kept.map(|(fd, name)| (name, unsafe { OwnedFd::from_raw_fd(fd) })).collect()),
+            Err(error) => {
+                warn!(%error, "a descriptor that systemd kept cannot be used");
+                Self::default()
+            }
+        }
+    }
+
+    /// Takes those of a network: our copies, and the list of those that systemd still stores. A second call gets none.
+    pub(crate) fn of(&mut self, network: &NetworkName) -> (Kept, Stored) {
+        let begins = name_in_store(network, "");
+        let is_of = |name: &str| name.strip_prefix(&begins).is_some_and(|name| !name.contains('/'));
+        let (own, others) = std::mem::take(&mut self.0).into_iter().partition(|(name, _)| is_of(name));
+        self.0 = others;
+        let own = own.into_iter().map(|(name, fd): (String, _)| (name[begins.len()..].to_owned(), fd));
+        let own: Vec<(String, OwnedFd)> = own.collect();
+        let stored = Stored::inherited(network.clone(), own.iter().map(|(name, _)| name.clone()));
+        (Kept::new(own), stored)
+    }
 }
 
-/// Takes the descriptors that systemd kept. A second call gets none.
-pub(crate) fn take() -> Inherited {
-    static TAKEN: AtomicBool = AtomicBool::new(false);
-    if TAKEN.swap(true, Ordering::Relaxed) {
-        return Inherited::default();
-    }
-    match sd_notify::listen_fds_with_names() {
-        Ok(kept) => {
-            // SAFETY: systemd opened these for this process (LISTEN_PID is checked), and only here are they taken, once.
-            let kept: Vec<_> = kept.map(|(fd, name)| (name, unsafe { OwnedFd::from_raw_fd(fd) })).collect();
-            let stored = Stored::inherited(kept.iter().map(|(name, _)| name.clone()));
-            Inherited { kept: Kept::new(kept), stored }
-        }
-        Err(error) => {
-            warn!(%error, "a descriptor that systemd kept cannot be used");
-            Inherited::default()
-        }
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use super::*;
+
+    #[test]
+    fn each_network_gets_the_descriptors_of_its_own() {
+        let fd = || OwnedFd::from(File::open("/dev/null").unwrap());
+        let names = ["flannel.1.0", "blue/flannel.6.0", "blue/flannel.6.socket", "green/flannel.7.0"];
+        let mut inherited = Inherited(names.map(|name| (name.to_owned(), fd())).into());
+        let (default, blue): (NetworkName, NetworkName) = (NetworkName::default(), "blue".parse().unwrap());
+        let holds = |inherited: &mut Inherited, network| inherited.of(network).1.holds_any();
+        assert!(holds(&mut inherited, &default) && holds(&mut inherited, &blue));
+        assert!(!holds(&mut inherited, &default) && !holds(&mut inherited, &blue));
+        let left: Vec<&str> = inherited.0.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(left, ["green/flannel.7.0"]);
     }
 }

@@ -23,6 +23,7 @@ mod drain;
 mod exit;
 mod files;
 mod firewall;
+mod flat;
 mod generate;
 mod go_syntax;
 mod hand_back;
@@ -38,6 +39,7 @@ mod notify;
 mod old_flags;
 mod other_agents;
 mod output;
+mod overview;
 pub mod ports;
 mod pulse;
 mod reconcile_loop;
@@ -105,45 +107,44 @@ async fn on_worker(agent: impl Future<Output = Result<(), Exit>> + Send + 'stati
 }
 
 fn start(cli: Cli) -> Result<(), Exit> {
-    let Cli { etcd, run_dir, network, run, command } = cli;
+    let Cli { etcd, run_dir, run, command } = cli;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_stack_size(STACK)
         .enable_all()
         .build()
         .map_err(Exit::Runtime)?;
+    let own_run_dir = flat::folder_of(&etcd.network, &run_dir);
     let result = match command {
         None => {
             allocator::keep_small();
             log(run.verbosity, run.log_format);
-            Settings::new(etcd, run, run_dir, network)
+            flat::settings(&etcd, &run, &run_dir)
                 .map_err(Exit::from)
-                .and_then(|settings| runtime.block_on(on_worker(run::run(settings))))
+                .and_then(|networks| runtime.block_on(on_worker(run::run(networks))))
         }
-        Some(Command::Status(output)) => runtime.block_on(commands::status(&run_dir, output.json)),
-        Some(Command::Peers(output)) => runtime.block_on(commands::peers(&run_dir, output.json)),
+        Some(Command::Status(output)) => runtime.block_on(commands::status(&own_run_dir, output.json)),
+        Some(Command::Peers(output)) => runtime.block_on(commands::peers(&own_run_dir, output.json)),
         Some(Command::Config(command)) => runtime.block_on(config_command::run(command, etcd)),
-        Some(Command::Verify(flags)) => {
-            runtime.block_on(verify::run(Form::Verify, flags, etcd, run, &run_dir, network))
-        }
-        Some(Command::Plan(flags)) => runtime.block_on(verify::run(Form::Plan, flags, etcd, run, &run_dir, network)),
-        Some(Command::Trace(flags)) => trace::run(&flags, network),
+        Some(Command::Verify(flags)) => runtime.block_on(verify::run(Form::Verify, flags, etcd, run, &run_dir)),
+        Some(Command::Plan(flags)) => runtime.block_on(verify::run(Form::Plan, flags, etcd, run, &run_dir)),
+        Some(Command::Trace(flags)) => trace::run(&flags, etcd.network),
         Some(Command::Drain { dry_run }) => {
-            Settings::new(etcd, run, run_dir, network).map_err(Exit::from).and_then(|settings| match dry_run {
+            Settings::new(etcd, run, run_dir).map_err(Exit::from).and_then(|settings| match dry_run {
                 true => drain::dry_run(&settings),
                 false => runtime.block_on(drain::run(settings)),
             })
         }
-        Some(Command::HandBack { firewall_only: true }) => hand_back::firewall(&run_dir, network),
-        Some(Command::HandBack { firewall_only: false }) => runtime.block_on(hand_back::run(etcd, &run_dir, network)),
+        Some(Command::HandBack { firewall_only: true }) => hand_back::firewall(&own_run_dir, etcd.network),
+        Some(Command::HandBack { firewall_only: false }) => runtime.block_on(hand_back::run(etcd, &own_run_dir)),
         Some(Command::DockerOpts(flags)) => docker_opts::command(&flags),
         Some(Command::DockerUnit(flags)) => docker_unit::command(&flags),
         Some(Command::Generate { folder }) => generate::run(&folder),
         Some(Command::Debug(DebugCommand::Hang { part })) => {
-            runtime.block_on(control::fail(&run_dir, part, Fault::Hang))
+            runtime.block_on(control::fail(&own_run_dir, part, Fault::Hang))
         }
         Some(Command::Debug(DebugCommand::Panic { part })) => {
-            runtime.block_on(control::fail(&run_dir, part, Fault::Panic))
+            runtime.block_on(control::fail(&own_run_dir, part, Fault::Panic))
         }
     };
     // A task that still runs (a call to etcd that hangs) must not delay the end.

@@ -22,7 +22,7 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 use wire_backends::{Backend, Datapath, ForwardSettings, Identity, Placement, VxlanBy, choose_mac, identify, select};
 use wire_lease::{BackendRecord, Entries, Follow, FollowFolder, FollowSettings, Offer, Start, WithRecords, own_entry};
-use wire_net::{LinkName, MacAddr, NetworkName};
+use wire_net::{LinkName, MacAddr, NetworkName, Prefix};
 use wire_state::{Marks, Owner, Scope};
 
 use self::known::{JoinPhase, answered};
@@ -158,12 +158,12 @@ impl<P: Ports> Network<P> {
         }
         host.look_for_endpoints(&self.last_known).await;
         let context = host.join_context(snapshot.parsed.config.clone())?;
-        for (_, device) in identify(&context.config)?.devices.iter() {
-            let claimed = host.ports.claim(*device);
-            claimed.map_err(|network| Exit::DeviceTaken { device: *device, network })?;
-        }
+        let identity = identify(&context.config)?;
+        let devices: Vec<LinkName> = identity.devices.iter().map(|(_, device)| *device).collect();
+        let ranges: Vec<Prefix> = context.config.pools.iter().map(|(_, pool)| pool.network).collect();
+        host.ports.claim(&devices, &ranges).map_err(Exit::Taken)?;
         let Chosen { backend, scope, macs } = host.backend(&context, &snapshot.listing)?;
-        let own_port = identify(&context.config)?.port;
+        let own_port = identity.port;
         let record = own_port.map(|port| BackendRecord { port });
         let offer = Offer { public: context.public, data: backend.data(), record };
         let Some((source, own)) = self.lease(host, store.clone(), &context, &snapshot, offer).await? else {

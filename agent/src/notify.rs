@@ -4,60 +4,64 @@
 use std::{
     io,
     os::fd::AsFd,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use sd_notify::NotifyState;
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::warn;
-use wire_forward::{Handle, Tunnels};
+use wire_forward::Handle;
+use wire_net::NetworkName;
 
 use crate::{
-    ports::{Ports, Supervisor},
+    overview::Overview,
+    ports::Supervisor,
     pulse::{self, Watchdog},
     status::{AgentCondition, Phase, StatusWriter},
 };
 
-/// Notifies systemd: STATUS as it changes, READY once, WATCHDOG while no part of the agent hangs.
+/// Notifies systemd: STATUS as it changes, READY once all networks are joined, WATCHDOG while no part of the agent hangs.
 ///
 /// # Cancel safety
 /// Safe: it holds nothing.
-pub(crate) async fn follow(ports: impl Ports, status: StatusWriter, watchdog: Watchdog, tunnels: Tunnels) {
-    let say = |states: &[NotifyState<'_>]| ports.supervisor().notify(states);
-    let mut seen = status.subscribe();
+pub(crate) async fn follow(supervisor: &dyn Supervisor, networks: Overview, watchdogs: Vec<Watchdog>) {
+    let mut changes = networks.changes();
     let mut last = String::new();
     let mut ready = false;
-    let period = ports.supervisor().watchdog();
+    let period = supervisor.watchdog();
     let mut questions = interval(period.unwrap_or(pulse::INTERVAL) / pulse::QUESTIONS);
     // After the process was stopped, the missed questions are not asked in a row, which would leave no time for
     // answers.
     questions.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        let (phase, summary) = {
-            let seen = seen.borrow_and_update();
-            (seen.phase().0, seen.summary())
-        };
-        if !ready && matches!(phase, Phase::Ready | Phase::Degraded) {
+        if !ready && networks.all(|seen| matches!(seen.phase().0, Phase::Ready | Phase::Degraded)) {
             // Sent alone, so that no other variable can make the message fail.
-            ready = say(&[NotifyState::Ready]);
+            ready = supervisor.notify(&[NotifyState::Ready]);
         }
-        let summary = one_line(&summary);
+        let summary = one_line(&networks.summary());
         if summary != last {
-            let _ = say(&[NotifyState::Status(&summary)]);
+            let _ = supervisor.notify(&[NotifyState::Status(&summary)]);
             last = summary;
         }
         tokio::select! {
-            changed = seen.changed() => if changed.is_err() { return },
+            () = changes.next() => {}
             _ = questions.tick() => {
-                let hung = watchdog.ask(tunnels.turns());
-                if period.is_some() && hung.is_empty() {
-                    let _ = say(&[NotifyState::Watchdog]);
+                let hung: Vec<bool> = networks.statuses().zip(&watchdogs).map(|(status, watchdog)| ask(status, watchdog)).collect();
+                if period.is_some() && !hung.contains(&true) {
+                    let _ = supervisor.notify(&[NotifyState::Watchdog]);
                 }
-                status.set_all(AgentCondition::HANGS, hung.into_iter().map(AgentCondition::Hangs));
             }
         }
     }
+}
+
+/// Asks all parts of a network. True if one hangs.
+fn ask(status: &StatusWriter, watchdog: &Watchdog) -> bool {
+    let hung = watchdog.ask(status.look(|seen| seen.tunnels.clone()).turns());
+    let hangs = !hung.is_empty();
+    status.set_all(AgentCondition::HANGS, hung.into_iter().map(AgentCondition::Hangs));
+    hangs
 }
 
 /// Sends STOPPING=1.
@@ -77,8 +81,8 @@ impl Supervisor for Systemd {
         said.is_ok()
     }
 
-    fn keep(&self, handle: &Handle) -> io::Result<()> {
-        sd_notify::notify_with_fds(&[NotifyState::FdStore, NotifyState::FdName(&handle.name)], &[handle.fd.as_fd()])
+    fn keep(&self, name: &str, handle: &Handle) -> io::Result<()> {
+        sd_notify::notify_with_fds(&[NotifyState::FdStore, NotifyState::FdName(name)], &[handle.fd.as_fd()])
     }
 
     fn watchdog(&self) -> Option<Duration> {
@@ -86,38 +90,52 @@ impl Supervisor for Systemd {
     }
 }
 
-/// The descriptors that systemd keeps for a later run of the agent (`FDSTORE`), if the unit allows it
-/// (`FileDescriptorStoreMax=`). One for the whole process, so that it knows all of them and can remove them.
+/// The descriptors of a network that systemd keeps for a later run of the agent (`FDSTORE`), if the unit allows it
+/// (`FileDescriptorStoreMax=`). One for the whole network, so that it knows all of them and can remove them.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Stored(Arc<Mutex<Vec<Entry>>>);
+pub(crate) struct Stored {
+    network: NetworkName,
+    entries: Arc<Mutex<Vec<Entry>>>,
+}
 
 /// A name, and the descriptor it stands for; `None` if an earlier run stored it.
 type Entry = (String, Option<u64>);
 
+/// The name of a network's descriptor in systemd's store.
+pub(crate) fn name_in_store(network: &NetworkName, name: &str) -> String {
+    if network.is_default() { name.to_owned() } else { format!("{network}/{name}") }
+}
+
 impl Stored {
     /// Starts with the names that an earlier run has stored.
-    pub(crate) fn inherited(names: impl IntoIterator<Item = String>) -> Self {
-        Self(Arc::new(Mutex::new(names.into_iter().map(|name| (name, None)).collect())))
+    pub(crate) fn inherited(network: NetworkName, names: impl IntoIterator<Item = String>) -> Self {
+        let entries = names.into_iter().map(|name| (name, None)).collect();
+        Self { network, entries: Arc::new(Mutex::new(entries)) }
     }
 
     /// Whether there is any.
     pub(crate) fn holds_any(&self) -> bool {
-        !self.0.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+        !self.lock().is_empty()
     }
 
     /// Stores exactly `handles`.
     pub(crate) fn follow(&self, supervisor: &dyn Supervisor, handles: &[Handle]) {
-        let mut stored = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut stored = self.lock();
         let is = |handle: &Handle, (name, number): &Entry| handle.name == *name && Some(handle.number) == *number;
-        for gone in stored.iter().filter(|old| !handles.iter().any(|new| is(new, old))) {
-            let _ = supervisor.notify(&[NotifyState::FdStoreRemove, NotifyState::FdName(&gone.0)]);
+        for (gone, _) in stored.iter().filter(|old| !handles.iter().any(|new| is(new, old))) {
+            let name = name_in_store(&self.network, gone);
+            let _ = supervisor.notify(&[NotifyState::FdStoreRemove, NotifyState::FdName(&name)]);
         }
         for new in handles.iter().filter(|new| !stored.iter().any(|old| is(new, old))) {
-            if let Err(error) = supervisor.keep(new) {
+            if let Err(error) = supervisor.keep(&name_in_store(&self.network, &new.name), new) {
                 warn!(%error, name = new.name, "systemd cannot keep a descriptor");
             }
         }
         *stored = handles.iter().map(|handle| (handle.name.clone(), Some(handle.number))).collect();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Entry>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

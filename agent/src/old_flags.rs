@@ -8,7 +8,7 @@ use crate::{go_syntax, settings::UsageError};
 const GO_BOOL: fn(&str) -> Result<bool, String> = go_syntax::parse_bool;
 
 /// The flags of Go's log libraries, glog and klog.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(crate) struct LogFlags {
     #[arg(long = "logtostderr", hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = GO_BOOL)]
     logtostderr: Option<bool>,
@@ -41,7 +41,7 @@ pub(crate) struct LogFlags {
 }
 
 /// flannel's flags for Kubernetes.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(crate) struct KubernetesFlags {
     #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", value_parser = GO_BOOL)]
     kube_subnet_mgr: bool,
@@ -62,7 +62,7 @@ pub(crate) struct KubernetesFlags {
 }
 
 /// Flags that flannel had until 0.5: a server for clients without etcd, several networks, subnets in another folder.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(crate) struct RemovedFlags {
     #[arg(long, hide = true)]
     remote: Option<String>,
@@ -176,7 +176,7 @@ mod tests {
         assert_eq!((cli.run.subnet_lease_renew_margin, cli.run.iptables_resync), (60, 5));
         assert!(cli.run.iptables_forward_rules && !cli.run.ip_masq && !cli.run.ip_masq_fully_random_disable);
         assert!(!cli.run.ip_blackhole_route && cli.run.healthz_ip.is_unspecified());
-        let settings = Settings::new(cli.etcd, cli.run, cli.run_dir, cli.network).unwrap();
+        let settings = Settings::new(cli.etcd, cli.run, cli.run_dir).unwrap();
         assert!(settings.health.is_none() && settings.underlay.is_empty() && settings.warnings.is_empty());
     }
 
@@ -207,7 +207,7 @@ mod tests {
         ];
         for flag in flags {
             let cli = Cli::read(["wire-agent".into(), format!("-{flag}").into()]).unwrap();
-            let warnings = Settings::new(cli.etcd, cli.run, cli.run_dir, cli.network).unwrap().warnings;
+            let warnings = Settings::new(cli.etcd, cli.run, cli.run_dir).unwrap().warnings;
             let name = flag.split('=').next().unwrap();
             let is_named = warnings.iter().all(|warning| warning.starts_with(&format!("--{name} does nothing")));
             assert!(warnings.len() == 1 && is_named, "{flag}: {warnings:?}");

@@ -22,7 +22,7 @@ use wire_state::{
 use wire_store::{EndpointAddresses, EtcdSettings, EtcdSettingsError, LeaseStore, Random};
 
 pub(crate) use self::system::System;
-pub use crate::files::WriteError;
+pub use crate::{files::WriteError, other_agents::Taken};
 
 /// All ports of one host. Cheap to clone.
 pub trait Ports: Clone + Send + Sync + 'static {
@@ -107,7 +107,7 @@ pub trait Ports: Clone + Send + Sync + 'static {
     ///
     /// # Errors
     /// The name of another network that has it.
-    fn claim(&self, device: LinkName) -> Result<(), String>;
+    fn claim(&self, devices: &[LinkName], ranges: &[Prefix]) -> Result<(), Taken>;
 
     /// True if another agent runs in this network namespace.
     fn are_other_agents(&self) -> bool;
@@ -300,11 +300,11 @@ pub trait Supervisor: Send + Sync {
     /// Sends a message. True if it was taken, or if nobody listens.
     fn notify(&self, states: &[NotifyState<'_>]) -> bool;
 
-    /// Hands over a descriptor, for a later run.
+    /// Hands over a descriptor under a name, for a later run.
     ///
     /// # Errors
     /// When it was not taken.
-    fn keep(&self, handle: &Handle) -> io::Result<()>;
+    fn keep(&self, name: &str, handle: &Handle) -> io::Result<()>;
 
     /// The interval within which it wants to hear that the agent lives.
     fn watchdog(&self) -> Option<Duration>;

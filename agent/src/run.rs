@@ -1,6 +1,8 @@
 //! A run of the agent: the checks before it starts, the tasks beside the network, and its end.
 
-use std::{fs, io, os::unix::fs::OpenOptionsExt, path::Path};
+use std::{
+    convert::Infallible, fs, io, net::SocketAddr, os::unix::fs::OpenOptionsExt, path::Path, sync::Arc, time::Duration,
+};
 
 use caps::{CapSet, Capability};
 use nix::{
@@ -12,8 +14,8 @@ use tokio::{
     sync::mpsc::{self, error::TrySendError},
     task::JoinSet,
 };
-use tracing::{debug, error, info, warn};
-use wire_net::chain;
+use tracing::{Instrument as _, debug, error, info, info_span, warn};
+use wire_net::{NetworkName, chain};
 use wire_store::EtcdStore;
 
 use crate::{
@@ -21,47 +23,143 @@ use crate::{
     control,
     exit::Exit,
     health,
-    host::Host,
-    inherited::{self, Inherited},
-    notify,
-    ports::{Ports, System},
+    inherited::Inherited,
+    loops::Loops,
+    notify::{self, Stored, Systemd},
+    overview::Overview,
+    ports::System,
+    pulse::Watchdog,
     settings::Settings,
-    status::AgentCondition,
+    status::{AgentCondition, StatusWriter},
 };
 
-/// Runs until SIGTERM or SIGINT. Traffic and lease stay.
+/// Runs until SIGTERM or SIGINT. Traffic and leases stay.
 ///
 /// # Errors
 /// The reason why it ends by itself; see [`Exit`].
-pub(crate) async fn run(settings: Settings) -> Result<(), Exit> {
-    info!(version = env!("CARGO_PKG_VERSION"), prefix = %settings.prefix, "starting");
-    for warning in &settings.warnings {
-        warn!("{warning}");
+pub(crate) async fn run(networks: Vec<Settings>) -> Result<(), Exit> {
+    for settings in &networks {
+        info!(version = env!("CARGO_PKG_VERSION"), network = %settings.network, prefix = %settings.prefix, "starting");
+        settings.check_underlay()?;
+        // Endpoints and certificates are checked before anything is written.
+        EtcdStore::open(settings.etcd.clone()).await?;
     }
-    settings.check_underlay()?;
-    // Endpoints and certificates are checked before anything is written.
-    EtcdStore::open(settings.etcd.clone()).await?;
+    let first = networks.first().map(|settings| settings.warnings.as_slice()).unwrap_or_default();
+    first.iter().for_each(|warning| warn!("{warning}"));
     require_capability()?;
     raise_descriptors();
-    let _lock = lock(&settings.folders.run_dir)?;
-    let Signals { mut terminate, mut interrupt, hangup } = Signals::new().map_err(Exit::Signals)?;
-    let Inherited { kept, stored } = inherited::take();
-    let agent = Agent::with(System::new(settings.network.clone(), kept), settings, stored)?;
-    let (ports, status) = (agent.host.ports.clone(), agent.host.status.clone());
-    let mut beside = beside(&agent)?;
-    let (to_agent, hangups) = mpsc::channel(1);
-    beside.spawn(pass_on(hangup, to_agent));
+    let locks: Result<Vec<_>, Exit> = networks.iter().map(|settings| lock(&settings.folders.run_dir)).collect();
+    let _locks = locks?;
+    let Signals { mut terminate, mut interrupt } = Signals::new().map_err(Exit::Signals)?;
+    let mut inherited = Inherited::take();
+    let health = networks.first().and_then(|settings| settings.health);
+    let members: Vec<Member> = networks.into_iter().map(|settings| Member::new(settings, &mut inherited)).collect();
+    let overview = Overview::new(members.iter().map(|member| (member.name().clone(), member.status.clone())));
+    let mut beside = JoinSet::new();
+    beside.spawn(check_health(health, overview.clone()));
+    let watchdogs = members.iter().map(|member| member.watchdog.clone()).collect();
+    let (systemd, seen) = (Systemd, overview.clone());
+    beside.spawn(async move { notify::follow(&systemd, seen, watchdogs).await });
     let result = tokio::select! {
-        result = agent.stay(hangups) => result,
+        result = stay(members) => result,
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
     };
-    status.update(|seen| seen.stopping = true);
-    notify::stopping(ports.supervisor());
+    overview.statuses().for_each(|status| status.update(|seen| seen.stopping = true));
+    notify::stopping(&Systemd);
     if result.is_ok() {
         info!("ending; traffic and lease stay as they are");
     }
     result
+}
+
+/// Stays in all networks. The only one of a run ends it when it ends; of several, one that ends is tried again, and the others go on.
+async fn stay(mut members: Vec<Member>) -> Result<(), Exit> {
+    if let [only] = members.as_mut_slice() {
+        return only.stay().await;
+    }
+    let mut tasks = JoinSet::new();
+    for member in members {
+        let span = info_span!("network", name = %member.name());
+        tasks.spawn(member.stay_always().instrument(span));
+    }
+    match tasks.join_next().await {
+        Some(Err(error)) => std::panic::resume_unwind(error.into_panic()),
+        Some(Ok(never)) => match never {},
+        None => Ok(()),
+    }
+}
+
+/// A network of this run, and what outlives the attempts to stay in it.
+struct Member {
+    settings: Arc<Settings>,
+    ports: System,
+    stored: Stored,
+    status: StatusWriter,
+    watchdog: Watchdog,
+}
+
+/// The pause before a network that has ended is tried again.
+const AGAIN: Duration = Duration::from_secs(10);
+
+impl Member {
+    fn new(settings: Settings, inherited: &mut Inherited) -> Self {
+        let (kept, stored) = inherited.of(&settings.network);
+        let ports = System::new(settings.network.clone(), kept);
+        let status = StatusWriter::new(ports.clone());
+        Self { settings: settings.into(), ports, stored, status, watchdog: Watchdog::default() }
+    }
+
+    fn name(&self) -> &NetworkName {
+        &self.settings.network
+    }
+
+    async fn stay_always(mut self) -> Infallible {
+        loop {
+            let why = match self.stay().await {
+                Ok(()) => "it has ended".to_owned(),
+                Err(exit) => exit.report(),
+            };
+            error!("{why}; trying again in {} s, the other networks go on", AGAIN.as_secs());
+            self.status.begin_anew();
+            self.status.wait_for(why);
+            // Its status is told meanwhile.
+            let _told = tokio::time::timeout(AGAIN, self.only_tell()).await;
+        }
+    }
+
+    /// Stays in the network until it ends by itself.
+    async fn stay(&mut self) -> Result<(), Exit> {
+        let Self { settings, ports, stored, status, watchdog } = self;
+        let agent = Agent::with(ports.clone(), settings.clone(), stored.clone(), status.clone(), watchdog.clone())?;
+        let mut beside = JoinSet::new();
+        beside.spawn(self.control(Some(agent.loops.clone()))?.in_current_span());
+        let (to_agent, hangups) = mpsc::channel(1);
+        beside.spawn(pass_on(signal(SignalKind::hangup()).map_err(Exit::Signals)?, to_agent));
+        agent.stay(hangups).await
+    }
+
+    /// Answers questions about the network while there is no agent of it.
+    async fn only_tell(&self) {
+        match self.control(None) {
+            Ok(control) => control.await,
+            Err(exit) => debug!("{}", exit.report()),
+        }
+        std::future::pending().await
+    }
+
+    /// Opens the control socket. The result answers.
+    fn control(&self, loops: Option<Loops>) -> Result<impl Future<Output = ()> + Send + use<>, Exit> {
+        let run_dir = &self.settings.folders.run_dir;
+        let unmade = |source| Exit::SocketUnmade { path: control::socket(run_dir), source };
+        let listener = control::listen(run_dir).map_err(unmade)?;
+        let control = control::serve(listener, self.status.clone(), self.watchdog.clone(), loops);
+        Ok(async move {
+            if let Err(error) = control.await {
+                error!(error = chain(&error), "the control socket broke");
+            }
+        })
+    }
 }
 
 /// Passes the signal on. Several that come while the agent has not taken the first count as one.
@@ -73,31 +171,15 @@ async fn pass_on(mut hangup: Signal, to_agent: mpsc::Sender<()>) {
     }
 }
 
-/// The control socket, health checks and systemd's messages. They end when the set is dropped.
-fn beside(agent: &Agent<System>) -> Result<JoinSet<()>, Exit> {
-    let Host { ports, settings, status, watchdog, .. } = &agent.host;
-    let tunnels = agent.loops.tunnels.clone();
-    let mut tasks = JoinSet::new();
-    let run_dir = &settings.folders.run_dir;
-    let listener =
-        control::listen(run_dir).map_err(|source| Exit::SocketUnmade { path: control::socket(run_dir), source })?;
-    let control = control::serve(listener, status.clone(), watchdog.clone(), agent.loops.clone());
-    tasks.spawn(async move {
-        if let Err(error) = control.await {
-            error!(error = chain(&error), "the control socket broke");
+async fn check_health(address: Option<SocketAddr>, networks: Overview) {
+    let Some(address) = address else { return };
+    if let Err(error) = health::serve(address, networks.clone()).await {
+        error!(%address, %error, "no health checks: --healthz-ip and --healthz-port cannot be used");
+        let fault = || AgentCondition::NoHealthChecks { address, error: error.to_string() };
+        for status in networks.statuses() {
+            status.raise(fault());
         }
-    });
-    if let Some(address) = settings.health {
-        let (health, faults) = (health::serve(address, status.clone()), status.clone());
-        tasks.spawn(async move {
-            if let Err(error) = health.await {
-                error!(%address, %error, "no health checks: --healthz-ip and --healthz-port cannot be used");
-                faults.raise(AgentCondition::NoHealthChecks { address, error: error.to_string() });
-            }
-        });
     }
-    tasks.spawn(notify::follow(ports.clone(), status.clone(), watchdog.clone(), tunnels));
-    Ok(tasks)
 }
 
 /// Raises the limit of descriptors to the kernel's maximum: the usual limit of 1024 is for programs that use select().
@@ -136,16 +218,11 @@ pub(crate) fn lock(run_dir: &Path) -> Result<Flock<fs::File>, Exit> {
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
-    hangup: Signal,
 }
 
 impl Signals {
     fn new() -> io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            hangup: signal(SignalKind::hangup())?,
-        })
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
 }
 

@@ -23,12 +23,12 @@ use crate::{
     cli::{EtcdFlags, RunFlags},
     exit::Exit,
     files,
+    flat::folder_of,
 };
 
 /// All settings of a run of the agent.
 #[derive(Debug)]
 pub(crate) struct Settings {
-    /// The name of this agent among several in one network namespace, which is that of its network.
     pub(crate) network: NetworkName,
     pub(crate) etcd: EtcdSettings,
     pub(crate) prefix: KeyPrefix,
@@ -137,29 +137,24 @@ impl Settings {
     ///
     /// # Errors
     /// Names the flag.
-    pub(crate) fn new(
-        etcd: EtcdFlags,
-        run: RunFlags,
-        run_dir: PathBuf,
-        network: NetworkName,
-    ) -> Result<Self, UsageError> {
+    pub(crate) fn new(etcd: EtcdFlags, mut run: RunFlags, run_dir: PathBuf) -> Result<Self, UsageError> {
         if let Some(refusal) = run.kubernetes.refusal().or_else(|| run.removed.refusal()) {
             return Err(refusal);
         }
         let forward = forward(&run)?;
         let public = public(&run)?;
+        etcd.settle_files(&mut run);
         if files::are_same(&run.subnet_file, Path::new(&run.docker_opts_file)) {
             return Err(UsageError::SameFile { file: run.subnet_file });
         }
         Ok(Self {
-            network,
+            network: etcd.network.clone(),
             warnings: warnings(&run, exposed(etcd.etcd_password_file.as_deref())),
-            prefix: KeyPrefix::new(&etcd.etcd_prefix),
-            etcd: etcd_settings(etcd)?,
+            prefix: etcd.prefix()?,
             public,
             folders: Folders {
                 state_dir: run.state_dir,
-                run_dir,
+                run_dir: folder_of(&etcd.network, &run_dir),
                 subnet_file: run.subnet_file,
                 docker_opts_file: Some(run.docker_opts_file).filter(|file| !file.is_empty()).map(PathBuf::from),
             },
@@ -181,6 +176,7 @@ impl Settings {
             forward,
             health: (run.healthz_port != 0).then(|| SocketAddr::new(run.healthz_ip, run.healthz_port)),
             underlay: wishes(run.iface, &run.iface_regex, run.iface_can_reach)?,
+            etcd: etcd_settings(etcd)?,
         })
     }
 }
@@ -312,7 +308,7 @@ mod tests {
             let files = [("--subnet-file", "subnet.env"), ("--docker-opts-file", options)];
             let words = files.map(|(flag, name)| format!("{flag}={}", path(name)));
             let cli = Cli::read(["wire-agent".to_owned()].into_iter().chain(words).map(Into::into)).unwrap();
-            let error = Settings::new(cli.etcd, cli.run, cli.run_dir, cli.network).err().map(|error| error.to_string());
+            let error = Settings::new(cli.etcd, cli.run, cli.run_dir).err().map(|error| error.to_string());
             let named = error.as_ref().is_some_and(|error| error.contains("--docker-opts-file"));
             assert!(named == refused && error.is_some() == refused, "{options}: {error:?}");
         }

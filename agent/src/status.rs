@@ -150,10 +150,13 @@ impl Default for StatusWriter {
 
 impl StatusWriter {
     pub(crate) fn new(ports: impl Ports) -> Self {
-        let mut status = Status::default();
-        let starting = EtcdCondition::Joining(Message::plain("starting"));
-        let _ = status.conditions.replace(EtcdCondition::JOINING.place, vec![starting.into()], ports.time_of_day());
+        let status = Status::starting(ports.time_of_day());
         Self { status: watch::Sender::new(status), time_of_day: Arc::new(move || ports.time_of_day()) }
+    }
+
+    /// Forgets everything, for another agent of the same network.
+    pub(crate) fn begin_anew(&self) {
+        self.status.send_replace(Status::starting((self.time_of_day)()));
     }
 
     pub(crate) fn update(&self, change: impl FnOnce(&mut Status)) {
@@ -256,6 +259,13 @@ impl Phase {
 }
 
 impl Status {
+    fn starting(at: SystemTime) -> Self {
+        let mut status = Self::default();
+        let starting = EtcdCondition::Joining(Message::plain("starting"));
+        let _ = status.conditions.replace(EtcdCondition::JOINING.place, vec![starting.into()], at);
+        status
+    }
+
     /// The phase, and the reason if it is not `Ready`.
     pub(crate) fn phase(&self) -> (Phase, String) {
         if self.stopping {

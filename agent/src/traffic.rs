@@ -7,6 +7,7 @@ use std::{
 };
 
 use tokio::{sync::watch, task::JoinHandle, time::Instant};
+use tracing::Instrument as _;
 use wire_backends::{Identity, identify};
 use wire_kernel::{DeviceCounters, Traffic};
 use wire_lease::{LeaseTable, NetworkConfig};
@@ -40,7 +41,7 @@ impl TrafficWatch {
         let Identity { devices, port, .. } = identify(config).unwrap_or_default();
         let devices = devices.iter().map(|(_, name)| *name).collect();
         let mut watch = Watch { port, devices, ..Watch::default() };
-        Self(tokio::spawn(async move {
+        let watching = async move {
             loop {
                 let reader = ports.clone();
                 // Reading files blocks.
@@ -52,7 +53,8 @@ impl TrafficWatch {
                 }
                 tokio::time::sleep(PERIOD).await;
             }
-        }))
+        };
+        Self(tokio::spawn(watching.in_current_span()))
     }
 }
 

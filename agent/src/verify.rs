@@ -7,14 +7,13 @@ mod expected;
 
 use std::path::Path;
 
-use wire_net::NetworkName;
-
 use crate::{
     cli::{CompareFlags, EtcdFlags, RunFlags},
     commands::print_json,
     config_command::ConfigCommandError,
     control::{self, proto},
     exit::{Exit, NO, UNAVAILABLE},
+    flat::folder_of,
     output::{answer, complain},
     reconcile_loop::Answer,
     run::require_capability,
@@ -96,15 +95,12 @@ pub(crate) async fn run(
     etcd: EtcdFlags,
     run: RunFlags,
     run_dir: &Path,
-    network: NetworkName,
 ) -> Result<(), Exit> {
     require_capability()?;
-    let running = if flags.offline { None } else { control::compare(run_dir).await? };
+    let running = if flags.offline { None } else { control::compare(&folder_of(&etcd.network, run_dir)).await? };
     let reply = match running {
         Some(reply) => reply,
-        None => {
-            expected::compare(Settings::new(etcd, run, run_dir.to_owned(), network)?, flags.offline).await?.to_reply()
-        }
+        None => expected::compare(Settings::new(etcd, run, run_dir.to_owned())?, flags.offline).await?.to_reply(),
     };
     if flags.json { print_json(&reply) } else { answer(&text(form, &reply)) }?;
     if let Some(unread) = reply.resources.iter().find(|resource| !resource.error.is_empty()) {

@@ -2,6 +2,8 @@
 
 use std::{convert::Infallible, future::Future, pin::Pin, sync::Arc};
 
+use tracing::Instrument as _;
+
 use crate::Entries;
 
 /// A future that a task polls along with its work. It makes progress while the work waits, and stops if the work
@@ -25,12 +27,13 @@ pub(crate) struct Task(tokio::task::JoinHandle<()>);
 impl Task {
     pub(crate) fn spawn(work: impl Future<Output = ()> + Send + 'static, beside: Option<Beside>) -> Self {
         let beside = beside.unwrap_or_else(|| Box::pin(std::future::pending()));
-        Self(tokio::spawn(async move {
+        let both = async move {
             tokio::select! {
                 () = work => {}
                 never = beside => match never {},
             }
-        }))
+        };
+        Self(tokio::spawn(both.in_current_span()))
     }
 
     /// Cancels the task and waits for its end.

@@ -11,6 +11,7 @@ use std::{
 
 use nix::time::{ClockId, clock_gettime};
 use tokio::task::JoinHandle;
+use tracing::{Instrument as _, Span};
 use wire_firewall::{Counted, FirewallDataplane, ForeignRules};
 use wire_forward::{Forwarder, Kept, Tunnels};
 use wire_kernel::{
@@ -23,8 +24,8 @@ use wire_state::{
 };
 use wire_store::{EndpointAddresses, EtcdSettings, EtcdSettingsError, EtcdStore, Random, endpoint_addresses};
 
-use super::{FirewallMonitor, FirewallPort, NetworkMonitor, NetworkPort, Ports, Supervisor};
-use crate::{files::RealDisk, host_dataplane::HostDataplane, notify::Systemd, other_agents};
+use super::{FirewallMonitor, FirewallPort, NetworkMonitor, NetworkPort, Ports, Supervisor, Taken};
+use crate::{files::RealDisk, host_dataplane::HostDataplane, notify::Systemd, other_agents::Presence};
 
 /// The kernel's file with the UUID of the machine.
 const PRODUCT_UUID: &str = "/sys/class/dmi/id/product_uuid";
@@ -32,8 +33,9 @@ const PRODUCT_UUID: &str = "/sys/class/dmi/id/product_uuid";
 /// The ports of a real host: etcd, the kernel of this network namespace, the files, the clocks, and systemd.
 #[derive(Clone, Debug)]
 pub(crate) struct System {
-    /// The network whose firewall this is, and under whose name other agents see this one.
+    /// The network whose firewall this is.
     network: NetworkName,
+    presence: Arc<Presence>,
     random: Random,
     /// The descriptors of an earlier run, until a driver takes them.
     kept: Arc<Mutex<Kept>>,
@@ -42,7 +44,12 @@ pub(crate) struct System {
 impl System {
     /// The ports of this host. `kept` are the descriptors of an earlier run of the agent.
     pub(crate) fn new(network: NetworkName, kept: Kept) -> Self {
-        Self { network, random: Random::of_system(), kept: Arc::new(Mutex::new(kept)) }
+        Self {
+            presence: Arc::new(Presence::new(network.clone())),
+            network,
+            random: Random::of_system(),
+            kept: Arc::new(Mutex::new(kept)),
+        }
     }
 }
 
@@ -117,15 +124,15 @@ impl Ports for System {
     }
 
     fn announce(&self) {
-        other_agents::announce(&self.network);
+        self.presence.announce();
     }
 
-    fn claim(&self, device: LinkName) -> Result<(), String> {
-        other_agents::claim(device, &self.network)
+    fn claim(&self, devices: &[LinkName], ranges: &[Prefix]) -> Result<(), Taken> {
+        self.presence.claim(devices, ranges)
     }
 
     fn are_other_agents(&self) -> bool {
-        other_agents::are_there(&self.network)
+        self.presence.are_others()
     }
 
     fn random(&self) -> &Random {
@@ -150,7 +157,9 @@ impl Ports for System {
         make: impl FnOnce() -> F + Send + 'static,
     ) -> io::Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        thread::Builder::new().name(name.to_owned()).spawn(move || runtime.block_on(async { make().await }))?;
+        let span = Span::current();
+        let run = move || runtime.block_on(async { make().await }.instrument(span));
+        thread::Builder::new().name(name.to_owned()).spawn(run)?;
         Ok(())
     }
 

@@ -2,6 +2,8 @@
 
 use std::{net::IpAddr, path::PathBuf};
 
+use wire_net::{KeyPrefix, NetworkName};
+
 /// A flag or variable is not valid.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum UsageError {
@@ -29,6 +31,12 @@ pub(crate) enum UsageError {
         file.display()
     )]
     SameFile { file: PathBuf },
+    #[error("--flat: there are two networks {name}: give each a name of its own; --etcd-prefix is that of default")]
+    NetworkTwice { name: NetworkName },
+    #[error("--flat: the networks {name} and {other} have the same prefix {prefix}: give each one of its own")]
+    PrefixTwice { name: NetworkName, other: NetworkName, prefix: KeyPrefix },
+    #[error("--network={name}: give the prefix of its keys too, by --flat {name}=PREFIX or --etcd-prefix")]
+    NoPrefix { name: NetworkName },
     #[error("--etcd-certfile and --etcd-keyfile belong together: give both or neither")]
     HalfIdentity,
     #[error("--etcd-password and --etcd-password-file need --etcd-username")]
@@ -52,6 +60,9 @@ impl UsageError {
             | Self::NoHostsAddress { .. }
             | Self::RefusedAddress { .. }
             | Self::SameFile { .. }
+            | Self::NetworkTwice { .. }
+            | Self::PrefixTwice { .. }
+            | Self::NoPrefix { .. }
             | Self::HalfIdentity
             | Self::PasswordWithoutUser
             | Self::TwoPasswords

@@ -40,7 +40,7 @@ use crate::{
 pub(super) async fn compare(settings: Settings, is_offline: bool) -> Result<Compared, Exit> {
     let host = Host::open(
         System::of(settings.network.clone()),
-        settings,
+        settings.into(),
         StateFile::peek,
         StatusWriter::default(),
         Watchdog::default(),

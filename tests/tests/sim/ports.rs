@@ -16,7 +16,7 @@ use wire_kernel::{
     Changes, HostNetwork, Nic, Traffic,
     sim::{SimHost, SimKernel, SimMonitor},
 };
-use wire_net::LinkName;
+use wire_net::{LinkName, Prefix};
 use wire_state::{Attempt, DataplaneError, Driver, Network, ObservedNet, Op, PerNamespace, Scope, sim::SimFiles};
 use wire_store::{EndpointAddresses, EtcdSettings, EtcdSettingsError, Random, SimStore};
 
@@ -147,7 +147,7 @@ impl Ports for SimPorts {
 
     fn announce(&self) {}
 
-    fn claim(&self, _: LinkName) -> Result<(), String> {
+    fn claim(&self, _: &[LinkName], _: &[Prefix]) -> Result<(), Taken> {
         Ok(())
     }
 
@@ -247,7 +247,7 @@ impl Supervisor for NoSupervisor {
         true
     }
 
-    fn keep(&self, _: &Handle) -> io::Result<()> {
+    fn keep(&self, _: &str, _: &Handle) -> io::Result<()> {
         Ok(())
     }
 
