@@ -31,9 +31,6 @@ impl FromStr for Flat {
     }
 }
 
-/// The folder with the files of networks with a name, for other programs.
-const NETWORK_FILES: &str = "/run/flannel/networks";
-
 /// The folder of a network among those of all networks.
 pub(crate) fn folder_of(network: &NetworkName, folder: &Path) -> PathBuf {
     if network.is_default() { folder.to_owned() } else { folder.join(NETWORKS).join(network.as_str()) }
@@ -93,8 +90,8 @@ impl EtcdFlags {
         self.flat.iter().find(|flat| flat.name == *network)
     }
 
-    /// Gives the files of a network with a name places of their own. A file that was asked for by its flag stays, unless the same flags are
-    /// those of other networks too.
+    /// Gives the files of a network with a name places of their own, in a folder beside the usual ones. A file that was asked for by its
+    /// flag stays, unless the same flags are those of other networks too.
     pub(crate) fn settle_files(&self, run: &mut RunFlags) {
         let name = &self.network;
         if name.is_default() {
@@ -103,13 +100,18 @@ impl EtcdFlags {
         let is_one_of_several = self.flat_of(name).is_some();
         run.state_dir = folder_of(name, &run.state_dir);
         if is_one_of_several || run.subnet_file == Path::new(SUBNET_FILE) {
-            run.subnet_file = Path::new(NETWORK_FILES).join(format!("{name}.env"));
+            run.subnet_file = beside(&run.subnet_file, &format!("{name}.env"));
         }
-        let asked = &mut run.docker_opts_file;
-        if !asked.is_empty() && (is_one_of_several || asked == DOCKER_OPTS_FILE) {
-            *asked = format!("{NETWORK_FILES}/{name}.docker.env");
+        let options = &mut run.docker_opts_file;
+        if !options.is_empty() && (is_one_of_several || options == DOCKER_OPTS_FILE) {
+            *options = beside(Path::new(options), &format!("{name}.docker.env")).to_string_lossy().into_owned();
         }
     }
+}
+
+/// A file of a network with a name, for other programs.
+fn beside(usual: &Path, name: &str) -> PathBuf {
+    usual.with_file_name(NETWORKS).join(name)
 }
 
 #[cfg(test)]
@@ -151,7 +153,7 @@ mod tests {
         let of_blue = networks(&["--network=blue", "--etcd-prefix=/blue", "--subnet-file=/x.env"]).unwrap();
         assert!(of_blue[0].contains(" /x.env "), "{of_blue:?}");
         let both = networks(&["--flat=blue=/blue", "--subnet-file=/x.env", "--docker-opts-file="]).unwrap();
-        assert!(both[0].ends_with(" /x.env ") && both[1].ends_with(" /run/flannel/networks/blue.env "), "{both:?}");
+        assert!(both[0].ends_with(" /x.env ") && both[1].ends_with(" /networks/blue.env "), "{both:?}");
     }
 
     #[test]

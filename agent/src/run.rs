@@ -79,14 +79,31 @@ async fn stay(mut members: Vec<Member>) -> Result<(), Exit> {
         return only.stay().await;
     }
     let mut tasks = JoinSet::new();
+    let mut earlier: Vec<StatusWriter> = Vec::new();
     for member in members {
-        let span = info_span!("network", name = %member.name());
-        tasks.spawn(member.stay_always().instrument(span));
+        let (span, before, status) =
+            (info_span!("network", name = %member.name()), earlier.clone(), member.status.clone());
+        let in_turn = async move {
+            let _tried = tokio::time::timeout(AGAIN, joined(before)).await;
+            member.stay_always().await
+        };
+        tasks.spawn(in_turn.instrument(span));
+        earlier.push(status);
     }
     match tasks.join_next().await {
         Some(Err(error)) => std::panic::resume_unwind(error.into_panic()),
         Some(Ok(never)) => match never {},
         None => Ok(()),
+    }
+}
+
+/// Waits until all are joined: of two networks that cannot both be, the first one of the flags is.
+async fn joined(networks: Vec<StatusWriter>) {
+    for network in networks {
+        let mut seen = network.subscribe();
+        if seen.wait_for(|seen| seen.joined).await.is_err() {
+            return;
+        }
     }
 }
 

@@ -43,7 +43,7 @@ pub(crate) struct Status {
     pub(crate) public: DualStack<IpAddr>,
     pub(crate) mtu: u32,
     /// True once the network is joined. Before, [`EtcdCondition::Joining`] says why the start waits.
-    joined: bool,
+    pub(crate) joined: bool,
     /// True once READY=1 was sent.
     pub(crate) ready: bool,
     pub(crate) stopping: bool,

@@ -315,12 +315,15 @@ impl Agent {
         self.spec.binary.clone().map_or_else(binary, Ok)
     }
 
-    /// Runs a subcommand with all the flags and the wrapper that the agent is started with, and gives status and output.
+    /// Runs a subcommand, perhaps with more words after spaces, with all the flags and the wrapper that the agent is started with, and gives
+    /// status and output.
     ///
     /// # Errors
     /// Where it cannot be run.
     pub fn run_with_its_flags(&self, word: &str) -> Result<std::process::Output> {
-        self.command(&[word])?.output().map_err(LabError::io(format!("cannot run wire-agent {word}")))
+        self.command(&word.split(' ').collect::<Vec<_>>())?
+            .output()
+            .map_err(LabError::io(format!("cannot run wire-agent {word}")))
     }
 
     /// The same for a reader that has gone before the first line.

@@ -1,8 +1,11 @@
-//! Several networks on one host: two agents, each with a name of its own.
+//! Several networks on one host: by two agents, and by one.
 
 use std::{thread, time::Duration};
 
-use wire_tests::{Agent, AgentSpec, Encapsulation, Etcd, Host, LossMeter, Monitor, Path, Result, check, lab};
+use wire_tests::{
+    Agent, AgentSpec, Container, Dockerd, Encapsulation, Etcd, Family, Host, Lab, LossMeter, Monitor, Path, Result,
+    check, docker_options, eventually, lab,
+};
 
 use crate::cluster::{START, V4};
 
@@ -55,14 +58,7 @@ fn two_agents_with_two_networks_live_side_by_side_and_one_leaves_without_the_oth
     let log = format!("{}{}", agents[0].log(), blue[0].log());
     check(!log.contains("another wire-agent"), || log)?;
 
-    let address = |agent: &Agent| Ok(agent.subnet_env()?["FLANNEL_SUBNET"].replace(".1/24", ".0").parse().unwrap());
-    let path = Path {
-        underlay: &lab,
-        from: (&hosts[0], address(&agents[0])?),
-        to: (&hosts[1], address(&agents[1])?),
-        encapsulation: Encapsulation::Vxlan,
-    };
-    let meter = LossMeter::start(&path)?;
+    let meter = LossMeter::start(&path(&lab, &hosts, &agents)?)?;
     blue[0].terminate()?;
     blue[0].restart()?;
     blue[0].wait_ready(START)?;
@@ -76,6 +72,118 @@ fn two_agents_with_two_networks_live_side_by_side_and_one_leaves_without_the_oth
     check(rules_of_default(&hosts[0])? == before, || "the rules of the default network are others".to_owned())
 }
 
+/// The way between the overlay addresses of two hosts, in the default network.
+fn path<'a>(lab: &'a Lab, hosts: &'a [Host; 2], agents: &[Agent; 2]) -> Result<Path<'a>> {
+    let address = |agent: &Agent| Ok(agent.subnet_env()?["FLANNEL_SUBNET"].replace(".1/24", ".0").parse().unwrap());
+    Ok(Path {
+        underlay: lab,
+        from: (&hosts[0], address(&agents[0])?),
+        to: (&hosts[1], address(&agents[1])?),
+        encapsulation: Encapsulation::Vxlan,
+    })
+}
+
+/// Two hosts, each with one agent for two networks.
+fn of_one_agent(etcd: &Etcd, hosts: &[Host; 2]) -> Result<[Agent; 2]> {
+    etcd.put_config(V4)?;
+    etcd.put(&format!("{BLUE}/config"), BLUE_CONFIG)?;
+    let spec = || AgentSpec::new(etcd.agent_flags()).flag(&format!("--flat=blue={BLUE}"));
+    Ok([start(&hosts[0], spec())?, start(&hosts[1], spec())?])
+}
+
+/// A container of each network on a host, by one dockerd.
+struct Containers {
+    default: Container,
+    blue: Container,
+    _docker: Dockerd,
+}
+
+impl Containers {
+    fn start(host: &Host, agent: &Agent) -> Result<Self> {
+        let mut docker = Dockerd::start_with_file(host, &agent.docker_opts_file())?;
+        let options = docker_options(&agent.docker_opts_file().with_file_name("networks/blue.docker.env"))?;
+        let value = |flag: &str| options.iter().find_map(|option| option.strip_prefix(flag)).unwrap_or_default();
+        let (subnet, mtu) = (value("--bip=").to_owned(), format!("com.docker.network.driver.mtu={}", value("--mtu=")));
+        let subnet = subnet.replace(".1/", ".0/");
+        let masquerade = "com.docker.network.bridge.enable_ip_masquerade=false";
+        let name = "com.docker.network.bridge.name=blue0";
+        docker.docker(&["network", "create", "-o", name, "-o", &mtu, "-o", masquerade, "--subnet", &subnet, "blue"])?;
+        let (default, blue) = (docker.run()?, docker.run_with(&["--network=blue"])?);
+        Ok(Self { default, blue, _docker: docker })
+    }
+}
+
+#[test]
+fn one_agent_holds_two_networks_with_containers_on_both_and_one_leaves_without_the_other() -> Result {
+    let lab = lab!();
+    let etcd = Etcd::start(&lab)?;
+    let hosts = lab.hosts::<2>()?;
+    let mut agents = of_one_agent(&etcd, &hosts)?;
+    let [one, two] = [Containers::start(&hosts[0], &agents[0])?, Containers::start(&hosts[1], &agents[1])?];
+    let reaches = |from: &Container, to: &Container| -> Result<bool> { Ok(from.pings(to.address(Family::V4)?, 2)) };
+    for (from, to) in [(&one.default, &two.default), (&one.blue, &two.blue), (&two.blue, &one.blue)] {
+        check(reaches(from, to)?, || format!("{} does not reach {} of its network", from.name(), to.name()))?;
+    }
+    for (from, to) in
+        [(&one.default, &two.blue), (&one.blue, &two.default), (&one.blue, &one.default), (&one.default, &one.blue)]
+    {
+        check(!reaches(from, to)?, || format!("{} reaches {} of another network", from.name(), to.name()))?;
+    }
+
+    let said = agents[0].ctl(&["status"])?;
+    check(said.contains("network blue: ready: 10.6."), || said.clone())?;
+    let peers = agents[0].ctl(&["peers", "--network=blue"])?;
+    check(peers.contains("10.6.") && !peers.contains("10.5."), || peers)?;
+    for network in ["default", "blue"] {
+        let verified = agents[0].ask(&["verify", "--network", network])?;
+        check(verified.status.success(), || format!("{network}: {verified:?}"))?;
+    }
+
+    let before = rules_of_default(&hosts[0])?;
+    let meter = LossMeter::start(&path(&lab, &hosts, &agents)?)?;
+    let monitor = Monitor::listen_to_nftables(hosts[0].namespace())?;
+    agents[0].terminate()?;
+    agents[0].restart()?;
+    agents[0].wait_ready(START)?;
+    let changes = monitor.changes()?;
+    check(changes.is_empty(), || format!("a restart has changed nftables: {changes:?}"))?;
+
+    agents[0].terminate()?;
+    let drained = agents[0].run_with_its_flags("drain --network=blue")?;
+    check(drained.status.success(), || format!("{drained:?}"))?;
+    agents[0].spec_mut().flags.retain(|flag| !flag.starts_with("--flat"));
+    agents[0].restart()?;
+    agents[0].wait_ready(START)?;
+    meter.stop_without_loss()?;
+    let left = hosts[0].namespace().sh("nft list tables; ip -br link; iptables-save")?;
+    check(!left.contains("wire-agent-blue") && !left.contains("flannel.6"), || left.clone())?;
+    let leases = etcd.list(&format!("{BLUE}/subnets/"))?;
+    check(leases.len() == 1, || format!("{leases:?}"))?;
+    check(rules_of_default(&hosts[0])? == before, || "the rules of the default network are others".to_owned())
+}
+
+#[test]
+fn a_network_whose_range_overlaps_another_one_is_refused_and_the_other_goes_on() -> Result {
+    let lab = lab!();
+    let etcd = Etcd::start(&lab)?;
+    etcd.put_config(V4)?;
+    etcd.put(&format!("{BLUE}/config"), &BLUE_CONFIG.replace("10.6.0.0/16", "10.5.128.0/17"))?;
+    let [host] = lab.hosts::<1>()?;
+    let agent = Agent::spawn(&host, AgentSpec::new(etcd.agent_flags()).flag(&format!("--flat=blue={BLUE}")))?;
+    eventually(START, || {
+        let (default, blue) = (agent.ask(&["status"])?, agent.ask(&["status", "--network=blue"])?);
+        let said = String::from_utf8_lossy(&blue.stdout).into_owned();
+        let refused = said.contains("the range 10.5.128.0/17 overlaps 10.5.0.0/16 of network default");
+        check(default.status.success() && refused && said.contains("waiting"), || format!("{default:?}\n{said}"))
+    })?;
+    etcd.put(&format!("{BLUE}/config"), BLUE_CONFIG)?;
+    eventually(START, || {
+        let blue = agent.ask(&["status", "--network=blue"])?;
+        check(blue.status.success(), || format!("{blue:?}"))
+    })?;
+    Ok(())
+}
+
 #[test]
 fn an_agent_whose_device_another_network_has_is_refused_by_name() -> Result {
     let lab = lab!();
@@ -87,6 +195,6 @@ fn an_agent_whose_device_another_network_has_is_refused_by_name() -> Result {
     let mut blue = Agent::spawn(&host, blue_spec(&etcd))?;
     let status = blue.wait(START)?;
     let log = blue.log();
-    let said = log.contains("flannel.1 belongs to the agent of network default") && log.contains("another VNI");
+    let said = log.contains("flannel.1 belongs to network default") && log.contains("another VNI");
     check(status.code() == Some(75) && said, || format!("{status}: {log}"))
 }
