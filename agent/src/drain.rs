@@ -20,10 +20,11 @@ use crate::{
     exit::{CANNOT_CREATE, Exit, NO, UNAVAILABLE},
     files::{FileDriver, RealDisk},
     firewall,
+    flat::NETWORKS,
     host_dataplane::HostDataplane,
     last_known::LastKnownFile,
     machine::{Kinship, Seen},
-    output::{answer, report},
+    output::{answer, complain, report},
     ports::System,
     run::{lock, require_capability},
     settings::Settings,
@@ -66,12 +67,42 @@ impl DrainError {
     }
 }
 
-/// Leaves the network. Something that is gone already counts as removed; a failure stops nothing else, and the command can be repeated.
+/// Leaves networks, the further ones first. What fails in one stops no other.
+///
+/// # Errors
+/// The first of [`run`].
+pub(crate) async fn all(networks: Vec<Settings>) -> Result<(), Exit> {
+    name_others(&networks);
+    let mut result = Ok(());
+    for settings in networks.into_iter().rev() {
+        if !settings.network.is_default() {
+            report(format_args!("network {}:", settings.network));
+        }
+        result = result.and(run(settings).await);
+    }
+    result
+}
+
+/// Names the networks that this host was in, and that no flag names: their prefixes are not known.
+fn name_others(networks: &[Settings]) {
+    let Some(default) = networks.iter().find(|settings| settings.network.is_default()) else { return };
+    let folders = std::fs::read_dir(default.folders.state_dir.join(NETWORKS)).into_iter().flatten().flatten();
+    let left = folders.filter(|folder| StateFile::in_folder(&folder.path()).is_there());
+    for name in left.map(|folder| folder.file_name().to_string_lossy().into_owned()) {
+        if !networks.iter().any(|settings| settings.network.as_str() == name) {
+            complain(format_args!(
+                "network {name} is not left: run wire-agent --flat {name}=PREFIX --network {name} drain"
+            ));
+        }
+    }
+}
+
+/// Leaves a network. Something that is gone already counts as removed; a failure stops nothing else, and the command can be repeated.
 ///
 /// # Errors
 /// [`Exit::LockHeld`] while the agent runs, [`DrainError::LeaseLeft`] if etcd does not answer (all else is done then),
 /// [`DrainError::Incomplete`] if something could not be removed.
-pub(crate) async fn run(settings: Settings) -> Result<(), Exit> {
+async fn run(settings: Settings) -> Result<(), Exit> {
     require_capability()?;
     let folders = &settings.folders;
     let _lock = lock(&folders.run_dir)?;
@@ -96,12 +127,20 @@ pub(crate) async fn run(settings: Settings) -> Result<(), Exit> {
     if failures.is_empty() { Ok(()) } else { Err(DrainError::Incomplete { failures }.into()) }
 }
 
-/// Prints what [`run`] would do, and does nothing.
+/// Prints what [`all`] would do, and does nothing.
 ///
 /// # Errors
 /// When the state, the kernel or the packet filter cannot be read.
-pub(crate) fn dry_run(settings: &Settings) -> Result<(), Exit> {
+pub(crate) fn dry_run(networks: &[Settings]) -> Result<(), Exit> {
     require_capability()?;
+    name_others(networks);
+    networks.iter().rev().try_for_each(dry_run_of)
+}
+
+fn dry_run_of(settings: &Settings) -> Result<(), Exit> {
+    if !settings.network.is_default() {
+        answer(&format!("network {}:\n", settings.network))?;
+    }
     let state_file = StateFile::in_folder(&settings.folders.state_dir);
     let state = state_file.peek(&System::default()).map_err(|source| unread(settings, source))?;
     let subnet = shown(&state);

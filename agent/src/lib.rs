@@ -65,7 +65,6 @@ pub use crate::agent::{Agent, AgentError, AgentSettings, AgentStatus};
 use crate::{
     cli::{Cli, Command, DebugCommand, LogFormat},
     exit::{Exit, USAGE},
-    settings::Settings,
     verify::Form,
 };
 
@@ -130,9 +129,9 @@ fn start(cli: Cli) -> Result<(), Exit> {
         Some(Command::Plan(flags)) => runtime.block_on(verify::run(Form::Plan, flags, etcd, run, &run_dir)),
         Some(Command::Trace(flags)) => trace::run(&flags, etcd.network),
         Some(Command::Drain { dry_run }) => {
-            Settings::new(etcd, run, run_dir).map_err(Exit::from).and_then(|settings| match dry_run {
-                true => drain::dry_run(&settings),
-                false => runtime.block_on(drain::run(settings)),
+            flat::settings(&etcd, &run, &run_dir).map_err(Exit::from).and_then(|networks| match dry_run {
+                true => drain::dry_run(&networks),
+                false => runtime.block_on(drain::all(networks)),
             })
         }
         Some(Command::HandBack { firewall_only: true }) => hand_back::firewall(&own_run_dir, etcd.network),

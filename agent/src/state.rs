@@ -78,6 +78,11 @@ impl StateFile {
         Self(folder.join("state.json"))
     }
 
+    /// True if there is one: this host has been in the network, and has not left it.
+    pub(crate) fn is_there(&self) -> bool {
+        self.0.exists()
+    }
+
     /// Reads the state, or makes a new one. An invalid file is renamed and logged, and does not stop the start.
     ///
     /// # Errors

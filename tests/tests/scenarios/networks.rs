@@ -159,7 +159,21 @@ fn one_agent_holds_two_networks_with_containers_on_both_and_one_leaves_without_t
     check(!left.contains("wire-agent-blue") && !left.contains("flannel.6"), || left.clone())?;
     let leases = etcd.list(&format!("{BLUE}/subnets/"))?;
     check(leases.len() == 1, || format!("{leases:?}"))?;
-    check(rules_of_default(&hosts[0])? == before, || "the rules of the default network are others".to_owned())
+    check(rules_of_default(&hosts[0])? == before, || "the rules of the default network are others".to_owned())?;
+
+    // Without a name, all networks of the flags are left; one that no flag names is told of.
+    agents[1].terminate()?;
+    let flat = agents[1].spec_mut().flags.pop();
+    let told = agents[1].run_with_its_flags("drain --dry-run")?;
+    let told = String::from_utf8_lossy(&told.stderr).into_owned();
+    check(told.contains("network blue is not left"), || told)?;
+    agents[1].spec_mut().flags.extend(flat);
+    let drained = agents[1].run_with_its_flags("drain")?;
+    check(drained.status.success(), || format!("{drained:?}"))?;
+    let left = hosts[1].namespace().sh("nft list tables; ip -br link; iptables-save")?;
+    check(!left.contains("wire-agent") && !left.contains("flannel") && !left.contains("WIRE-"), || left)?;
+    let leases = etcd.list(&format!("{BLUE}/subnets/"))?;
+    check(leases.is_empty(), || format!("{leases:?}"))
 }
 
 #[test]
