@@ -1,6 +1,6 @@
 //! Several networks on one host: by two agents, and by one.
 
-use std::{thread, time::Duration};
+use std::{path, thread, time::Duration};
 
 use wire_tests::{
     Agent, AgentSpec, Container, Dockerd, Encapsulation, Etcd, Family, Host, Lab, LossMeter, Monitor, Path, Result,
@@ -58,7 +58,10 @@ fn two_agents_with_two_networks_live_side_by_side_and_one_leaves_without_the_oth
     let log = format!("{}{}", agents[0].log(), blue[0].log());
     check(!log.contains("another wire-agent"), || log)?;
 
-    let meter = LossMeter::start(&path(&lab, &hosts, &agents)?)?;
+    let seat = |host: usize| Containers::start(&hosts[host], &agents[host], &blue[host].docker_opts_file());
+    reach_their_network_alone(&[seat(0)?, seat(1)?])?;
+    let before = rules_of_default(&hosts[0])?;
+    let meter = LossMeter::start(&way(&lab, &hosts, &agents)?)?;
     blue[0].terminate()?;
     blue[0].restart()?;
     blue[0].wait_ready(START)?;
@@ -73,7 +76,7 @@ fn two_agents_with_two_networks_live_side_by_side_and_one_leaves_without_the_oth
 }
 
 /// The way between the overlay addresses of two hosts, in the default network.
-fn path<'a>(lab: &'a Lab, hosts: &'a [Host; 2], agents: &[Agent; 2]) -> Result<Path<'a>> {
+fn way<'a>(lab: &'a Lab, hosts: &'a [Host; 2], agents: &[Agent; 2]) -> Result<Path<'a>> {
     let address = |agent: &Agent| Ok(agent.subnet_env()?["FLANNEL_SUBNET"].replace(".1/24", ".0").parse().unwrap());
     Ok(Path {
         underlay: lab,
@@ -99,9 +102,9 @@ struct Containers {
 }
 
 impl Containers {
-    fn start(host: &Host, agent: &Agent) -> Result<Self> {
+    fn start(host: &Host, agent: &Agent, of_blue: &path::Path) -> Result<Self> {
         let mut docker = Dockerd::start_with_file(host, &agent.docker_opts_file())?;
-        let options = docker_options(&agent.docker_opts_file().with_file_name("networks/blue.docker.env"))?;
+        let options = docker_options(of_blue)?;
         let value = |flag: &str| options.iter().find_map(|option| option.strip_prefix(flag)).unwrap_or_default();
         let (subnet, mtu) = (value("--bip=").to_owned(), format!("com.docker.network.driver.mtu={}", value("--mtu=")));
         let subnet = subnet.replace(".1/", ".0/");
@@ -113,22 +116,28 @@ impl Containers {
     }
 }
 
+fn reach_their_network_alone([one, two]: &[Containers; 2]) -> Result {
+    let reaches = |from: &Container, to: &Container| -> Result<bool> { Ok(from.pings(to.address(Family::V4)?, 2)) };
+    for (from, to) in [(&one.default, &two.default), (&one.blue, &two.blue), (&two.blue, &one.blue)] {
+        check(reaches(from, to)?, || format!("{} does not reach {} of its network", from.name(), to.name()))?;
+    }
+    let others =
+        [(&one.default, &two.blue), (&one.blue, &two.default), (&one.blue, &one.default), (&one.default, &one.blue)];
+    for (from, to) in others {
+        check(!reaches(from, to)?, || format!("{} reaches {} of another network", from.name(), to.name()))?;
+    }
+    Ok(())
+}
+
 #[test]
 fn one_agent_holds_two_networks_with_containers_on_both_and_one_leaves_without_the_other() -> Result {
     let lab = lab!();
     let etcd = Etcd::start(&lab)?;
     let hosts = lab.hosts::<2>()?;
     let mut agents = of_one_agent(&etcd, &hosts)?;
-    let [one, two] = [Containers::start(&hosts[0], &agents[0])?, Containers::start(&hosts[1], &agents[1])?];
-    let reaches = |from: &Container, to: &Container| -> Result<bool> { Ok(from.pings(to.address(Family::V4)?, 2)) };
-    for (from, to) in [(&one.default, &two.default), (&one.blue, &two.blue), (&two.blue, &one.blue)] {
-        check(reaches(from, to)?, || format!("{} does not reach {} of its network", from.name(), to.name()))?;
-    }
-    for (from, to) in
-        [(&one.default, &two.blue), (&one.blue, &two.default), (&one.blue, &one.default), (&one.default, &one.blue)]
-    {
-        check(!reaches(from, to)?, || format!("{} reaches {} of another network", from.name(), to.name()))?;
-    }
+    let of_blue = |agent: &Agent| agent.docker_opts_file().with_file_name("networks/blue.docker.env");
+    let seat = |host: usize| Containers::start(&hosts[host], &agents[host], &of_blue(&agents[host]));
+    reach_their_network_alone(&[seat(0)?, seat(1)?])?;
 
     let said = agents[0].ctl(&["status"])?;
     check(said.contains("network blue: ready: 10.6."), || said.clone())?;
@@ -140,7 +149,7 @@ fn one_agent_holds_two_networks_with_containers_on_both_and_one_leaves_without_t
     }
 
     let before = rules_of_default(&hosts[0])?;
-    let meter = LossMeter::start(&path(&lab, &hosts, &agents)?)?;
+    let meter = LossMeter::start(&way(&lab, &hosts, &agents)?)?;
     let monitor = Monitor::listen_to_nftables(hosts[0].namespace())?;
     agents[0].terminate()?;
     agents[0].restart()?;
