@@ -33,7 +33,7 @@ impl AgentSettings {
     pub fn from_flags(flags: &[&str]) -> Result<Self, AgentError> {
         let words = ["wire-agent"].iter().chain(flags).map(OsString::from);
         let Cli { etcd, run_dir, run, .. } = Cli::read(words).map_err(|error| AgentError::Flags(error.to_string()))?;
-        Ok(Self(Settings::new(etcd, run, run_dir).map_err(Exit::from)?))
+        Ok(Self(Settings::new(etcd, run, &run_dir).map_err(Exit::from)?))
     }
 }
 

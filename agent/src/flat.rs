@@ -52,7 +52,7 @@ pub(crate) fn settings(etcd: &EtcdFlags, run: &RunFlags, run_dir: &Path) -> Resu
 
 fn of_network(name: &NetworkName, etcd: &EtcdFlags, run: &RunFlags, run_dir: &Path) -> Result<Settings, UsageError> {
     let etcd = EtcdFlags { network: name.clone(), ..etcd.clone() };
-    Settings::new(etcd, run.clone(), run_dir.to_owned())
+    Settings::new(etcd, run.clone(), run_dir)
 }
 
 fn refuse_twice(etcd: &EtcdFlags) -> Result<(), UsageError> {

@@ -176,7 +176,7 @@ mod tests {
         assert_eq!((cli.run.subnet_lease_renew_margin, cli.run.iptables_resync), (60, 5));
         assert!(cli.run.iptables_forward_rules && !cli.run.ip_masq && !cli.run.ip_masq_fully_random_disable);
         assert!(!cli.run.ip_blackhole_route && cli.run.healthz_ip.is_unspecified());
-        let settings = Settings::new(cli.etcd, cli.run, cli.run_dir).unwrap();
+        let settings = Settings::new(cli.etcd, cli.run, &cli.run_dir).unwrap();
         assert!(settings.health.is_none() && settings.underlay.is_empty() && settings.warnings.is_empty());
     }
 
@@ -207,7 +207,7 @@ mod tests {
         ];
         for flag in flags {
             let cli = Cli::read(["wire-agent".into(), format!("-{flag}").into()]).unwrap();
-            let warnings = Settings::new(cli.etcd, cli.run, cli.run_dir).unwrap().warnings;
+            let warnings = Settings::new(cli.etcd, cli.run, &cli.run_dir).unwrap().warnings;
             let name = flag.split('=').next().unwrap();
             let is_named = warnings.iter().all(|warning| warning.starts_with(&format!("--{name} does nothing")));
             assert!(warnings.len() == 1 && is_named, "{flag}: {warnings:?}");

@@ -52,7 +52,7 @@ impl Changes {
     pub(crate) async fn next(&mut self) {
         let changed = self.0.iter_mut().map(|seen| Box::pin(seen.changed()));
         if let (Err(_), ..) = select_all(changed).await {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 }

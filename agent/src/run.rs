@@ -162,7 +162,7 @@ impl Member {
             Ok(control) => control.await,
             Err(exit) => debug!("{}", exit.report()),
         }
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 
     /// Opens the control socket. The result answers.

@@ -137,7 +137,7 @@ impl Settings {
     ///
     /// # Errors
     /// Names the flag.
-    pub(crate) fn new(etcd: EtcdFlags, mut run: RunFlags, run_dir: PathBuf) -> Result<Self, UsageError> {
+    pub(crate) fn new(etcd: EtcdFlags, mut run: RunFlags, run_dir: &Path) -> Result<Self, UsageError> {
         if let Some(refusal) = run.kubernetes.refusal().or_else(|| run.removed.refusal()) {
             return Err(refusal);
         }
@@ -154,7 +154,7 @@ impl Settings {
             public,
             folders: Folders {
                 state_dir: run.state_dir,
-                run_dir: folder_of(&etcd.network, &run_dir),
+                run_dir: folder_of(&etcd.network, run_dir),
                 subnet_file: run.subnet_file,
                 docker_opts_file: Some(run.docker_opts_file).filter(|file| !file.is_empty()).map(PathBuf::from),
             },
@@ -308,7 +308,7 @@ mod tests {
             let files = [("--subnet-file", "subnet.env"), ("--docker-opts-file", options)];
             let words = files.map(|(flag, name)| format!("{flag}={}", path(name)));
             let cli = Cli::read(["wire-agent".to_owned()].into_iter().chain(words).map(Into::into)).unwrap();
-            let error = Settings::new(cli.etcd, cli.run, cli.run_dir).err().map(|error| error.to_string());
+            let error = Settings::new(cli.etcd, cli.run, &cli.run_dir).err().map(|error| error.to_string());
             let named = error.as_ref().is_some_and(|error| error.contains("--docker-opts-file"));
             assert!(named == refused && error.is_some() == refused, "{options}: {error:?}");
         }

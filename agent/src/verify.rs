@@ -100,7 +100,7 @@ pub(crate) async fn run(
     let running = if flags.offline { None } else { control::compare(&folder_of(&etcd.network, run_dir)).await? };
     let reply = match running {
         Some(reply) => reply,
-        None => expected::compare(Settings::new(etcd, run, run_dir.to_owned())?, flags.offline).await?.to_reply(),
+        None => expected::compare(Settings::new(etcd, run, run_dir)?, flags.offline).await?.to_reply(),
     };
     if flags.json { print_json(&reply) } else { answer(&text(form, &reply)) }?;
     if let Some(unread) = reply.resources.iter().find(|resource| !resource.error.is_empty()) {

@@ -9,7 +9,7 @@ use std::{
 };
 
 use tokio::task::{AbortHandle, JoinHandle};
-use wire_agent::ports::{NetworkMonitor, NetworkPort, Ports, Supervisor};
+use wire_agent::ports::{NetworkMonitor, NetworkPort, Ports, Supervisor, Taken};
 use wire_firewall::sim::SimPacketFilter;
 use wire_forward::{Forwarder, Handle, Kept, Tunnels};
 use wire_kernel::{

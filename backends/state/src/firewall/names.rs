@@ -131,7 +131,7 @@ mod tests {
             }
             prop_assert!(is_a_table(&table_of(&one)));
             let number = let_in_number(&one);
-            prop_assert!(number % 2 == 0 && (one.is_default() || number >= 2));
+            prop_assert!(number.is_multiple_of(2) && (one.is_default() || number >= 2));
         }
     }
 }
