@@ -61,6 +61,8 @@ pub(crate) enum Outcome {
     NoVxlan,
     /// The kernel cannot make TUN devices.
     NoTun,
+    /// The kernel cannot make IPIP devices.
+    NoIpip,
 }
 
 impl Outcome {
@@ -76,7 +78,7 @@ impl Outcome {
             Failure::Op { .. } => Self::Usable,
         });
         match failed.max() {
-            Some(worst @ (Self::NoVxlan | Self::NoTun | Self::Unusable)) => worst,
+            Some(worst @ (Self::NoVxlan | Self::NoTun | Self::NoIpip | Self::Unusable)) => worst,
             Some(Self::Usable | Self::Pending) | None if blocks_device => Self::Unusable,
             Some(Self::Usable | Self::Pending) | None => Self::Usable,
         }
@@ -87,9 +89,12 @@ impl Outcome {
     /// The outcome of an operation that this kernel does not support.
     const fn unsupported(op: &Op) -> Self {
         if let Op::Kernel(_, KernelOp::CreateLink(_, link) | KernelOp::ChangeLink(_, link)) = op
-            && matches!(link.kind, KernelKind::Vxlan(_))
         {
-            return Self::NoVxlan;
+            match link.kind {
+                KernelKind::Vxlan(_) => return Self::NoVxlan,
+                KernelKind::Ipip(_) => return Self::NoIpip,
+                KernelKind::Bridge | KernelKind::Veth(_) | KernelKind::Vlan(_) | KernelKind::Macvlan(_) => {}
+            }
         }
         if matches!(op, Op::Tunnel(TunnelOp::Create(..) | TunnelOp::Change(..))) {
             return Self::NoTun;
@@ -356,6 +361,9 @@ mod tests {
         let tun = Op::Tunnel(TunnelOp::Create(name, Box::new(DesiredLink::new(tunnel, Mtu(1450)))));
         assert_eq!(refused(tun, ErrorKind::Unsupported), Outcome::NoTun);
         assert_eq!(refused(create(), ErrorKind::Unsupported), Outcome::NoVxlan);
+        let ipip = KernelKind::Ipip(wire_state::Ipip { parent: None, local: None });
+        let ipip = kernel(KernelOp::CreateLink(name, Box::new(DesiredLink::new(ipip, Mtu(1480)))));
+        assert_eq!(refused(ipip, ErrorKind::Unsupported), Outcome::NoIpip);
         assert_eq!(refused(create(), ErrorKind::Permission), Outcome::Unusable);
         let fdb = wire_state::FdbKey { link: name, mac: "02:00:00:00:00:01".parse().unwrap() };
         assert_eq!(refused(kernel(KernelOp::DeleteFdb(fdb)), ErrorKind::Unsupported), Outcome::Usable);

@@ -121,6 +121,12 @@ pub(crate) enum Exit {
     /// The kernel can make neither VXLAN nor TUN devices. `summary` is that of the status.
     #[error("{summary}")]
     NoDevice { summary: String },
+    /// The kernel has no IPIP, and the network's backend is ipip.
+    #[error(
+        "this kernel cannot make IPIP devices, which the network's backend ipip needs: load the module (modprobe ipip) or start a \
+         kernel with CONFIG_NET_IPIP, or set Backend.Type to vxlan in the network config"
+    )]
+    NoIpip,
 
     /// The agent's own state cannot be read at the start.
     #[error("cannot read the state in {}", folder.display())]
@@ -195,7 +201,7 @@ impl Exit {
             | Self::NoLeaseHeld
             | Self::HolderEnded
             | Self::PartDied { .. } => SOFTWARE,
-            Self::NoDevice { .. } => OS,
+            Self::NoDevice { .. } | Self::NoIpip => OS,
             Self::StateUnread { .. }
             | Self::StateUnwritten(_)
             | Self::Write(_)
@@ -249,6 +255,7 @@ impl Exit {
             | Self::HolderEnded
             | Self::PartDied { .. }
             | Self::NoDevice { .. }
+            | Self::NoIpip
             | Self::Write(_)
             | Self::FileUnwritten { .. }
             | Self::SocketUnmade { .. }
@@ -301,7 +308,7 @@ Exit statuses:
                                    agent did not answer a command
   70  an error inside wire-agent
   71  the kernel \
-                                   can make neither VXLAN nor TUN devices
+                                   can make neither VXLAN nor TUN devices, or no IPIP devices for the backend ipip
   73  a file or folder cannot be written
   \
                                    75  another wire-agent is running with the same --run-dir and --network

@@ -337,7 +337,8 @@ impl<P: Ports> Session<P> {
         self.progress.all_but_firewall = match outcome {
             Outcome::NoVxlan => return Ok(Some(Ended::NoVxlan)),
             Outcome::NoTun if !is_ready => return Err(Exit::NoDevice { summary: self.status.look(Status::summary) }),
-            Outcome::NoTun | Outcome::Pending | Outcome::Unusable => None,
+            Outcome::NoIpip if !is_ready => return Err(Exit::NoIpip),
+            Outcome::NoTun | Outcome::NoIpip | Outcome::Pending | Outcome::Unusable => None,
             Outcome::Usable => (!is_ready).then(Instant::now),
         };
         Ok(None)

@@ -9,6 +9,7 @@ mod alloc;
 mod backend;
 mod direct;
 mod host_gw;
+mod ipip;
 mod net_from_leases;
 mod select;
 mod udp;

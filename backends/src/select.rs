@@ -6,7 +6,7 @@ use wire_lease::{BackendConfig, NetworkConfig};
 use wire_net::{Family, LinkName, Mtu, Vni};
 
 use crate::{
-    Backend, Identity, Placement, alloc::Alloc, host_gw::HostGw, udp, udp::UdpBackend, vxlan, vxlan::VxlanBackend,
+    Backend, Identity, Placement, alloc::Alloc, host_gw::HostGw, ipip, ipip::IpipBackend, udp, udp::UdpBackend, vxlan, vxlan::VxlanBackend,
 };
 
 /// There is no backend for a network config.
@@ -44,6 +44,12 @@ pub enum SelectError {
         /// Our public address.
         public: IpAddr,
     },
+    /// The backend ipip in a network with IPv6.
+    #[error(
+        "the backend ipip carries IPv4 alone: set EnableIPv6 to false and EnableIPv4 to true in the network config, or Backend.Type \
+         to vxlan"
+    )]
+    Ipv4Only,
     /// The underlay's MTU is too small for the overlay's headers and the smallest packets.
     #[error("an MTU of {outer} on {link} leaves {inner} bytes for {family}, which needs {least}: raise it")]
     SmallMtu {
@@ -81,6 +87,9 @@ pub fn select(config: &NetworkConfig, placement: Placement) -> Result<Box<dyn Ba
         BackendConfig::Alloc => Ok(Box::new(Alloc::new(config, &placement))),
         BackendConfig::Udp { port } => Ok(Box::new(UdpBackend::new(config, *port, &placement)?)),
         BackendConfig::HostGw => Ok(Box::new(HostGw::new(config, &placement)?)),
+        BackendConfig::Ipip { direct_routing } => {
+            Ok(Box::new(IpipBackend::new(config, *direct_routing, &placement)?))
+        }
         BackendConfig::Wireguard => Err(SelectError::NotYet(config.backend.name().to_owned())),
         BackendConfig::Foreign(name) => Err(SelectError::Foreign(name.clone())),
     }
@@ -94,6 +103,7 @@ pub fn identify(config: &NetworkConfig) -> Result<Identity, SelectError> {
     match &config.backend {
         BackendConfig::Vxlan(vxlan) => vxlan::identity(config, vxlan),
         BackendConfig::Udp { port } => Ok(udp::identity(config, *port)),
+        BackendConfig::Ipip { .. } => Ok(ipip::identity()),
         BackendConfig::HostGw | BackendConfig::Wireguard | BackendConfig::Alloc | BackendConfig::Foreign(_) => {
             Ok(Identity::default())
         }

@@ -123,7 +123,7 @@ impl LeaseTable {
 fn mac_of(lease: &Lease, family: Family) -> Option<MacAddr> {
     match &lease.data {
         BackendData::Vxlan(vteps) => vteps.get(family).map(|vtep| vtep.mac),
-        BackendData::Untyped | BackendData::HostGw | BackendData::Other(_) => None,
+        BackendData::Untyped | BackendData::HostGw | BackendData::Ipip | BackendData::Other(_) => None,
     }
 }
 

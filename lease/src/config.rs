@@ -37,6 +37,11 @@ pub enum BackendConfig {
     },
     /// Routes with the hosts themselves as gateways.
     HostGw,
+    /// IPv4 in IPv4.
+    Ipip {
+        /// Whether hosts on the same link use plain routes without encapsulation.
+        direct_routing: bool,
+    },
     /// WireGuard tunnels.
     Wireguard,
     /// Leases subnets only, and carries no traffic.
@@ -92,7 +97,7 @@ pub enum ConfigError {
 }
 
 /// flannel's other backends, known so that the refusal can name them.
-const FOREIGN: [&str; 8] = ["ipip", "ipsec", "extension", "hostgw", "tencent-vpc", "ali-vpc", "aws-vpc", "gce"];
+const FOREIGN: [&str; 7] = ["ipsec", "extension", "hostgw", "tencent-vpc", "ali-vpc", "aws-vpc", "gce"];
 
 impl NetworkConfig {
     /// Reads and checks a network config. Field names may have any letter case.
@@ -145,6 +150,7 @@ impl BackendConfig {
             Self::Vxlan(_) => "vxlan",
             Self::Udp { .. } => "udp",
             Self::HostGw => "host-gw",
+            Self::Ipip { .. } => "ipip",
             Self::Wireguard => "wireguard",
             Self::Alloc => "alloc",
             Self::Foreign(name) => name,
@@ -169,11 +175,12 @@ impl BackendConfig {
             "vxlan" => Self::Vxlan(VxlanConfig::from_fields(backend)?),
             "udp" => Self::Udp { port: backend.number("Port", 1..=65_535)?.unwrap_or(UDP_PORT) },
             "host-gw" => Self::HostGw,
+            "ipip" => Self::Ipip { direct_routing: backend.flag("DirectRouting", false)? },
             "wireguard" => Self::Wireguard,
             "alloc" => Self::Alloc,
             foreign if FOREIGN.contains(&foreign) => Self::Foreign(foreign.to_owned()),
             _ => {
-                let rule = "it must be one of vxlan, alloc, udp, host-gw, wireguard";
+                let rule = "it must be one of vxlan, alloc, udp, host-gw, ipip, wireguard";
                 return Err(backend.refuse("Type", &Value::String(name), rule));
             }
         })

@@ -28,6 +28,8 @@ pub enum BackendData {
     Untyped,
     /// The backend `host-gw`, whose leases carry nothing but their type.
     HostGw,
+    /// The backend `ipip`, whose leases carry nothing but their type.
+    Ipip,
     /// Any other backend, by the name of its type.
     Other(String),
 }
@@ -40,6 +42,7 @@ impl BackendData {
             Self::Vxlan(_) => "vxlan",
             Self::Untyped => "",
             Self::HostGw => "host-gw",
+            Self::Ipip => "ipip",
             Self::Other(name) => name,
         }
     }
@@ -49,7 +52,7 @@ impl BackendData {
     pub fn macs(&self) -> DualStack<MacAddr> {
         match self {
             Self::Vxlan(vteps) => vteps.map(|_, vtep| vtep.mac),
-            Self::Untyped | Self::HostGw | Self::Other(_) => DualStack::default(),
+            Self::Untyped | Self::HostGw | Self::Ipip | Self::Other(_) => DualStack::default(),
         }
     }
 
@@ -58,7 +61,7 @@ impl BackendData {
             Self::Vxlan(vteps) => {
                 vteps.get(family).map(|vtep| VtepJson { vni: vtep.vni.map(Vni::number), mac: vtep.mac })
             }
-            Self::Untyped | Self::HostGw | Self::Other(_) => None,
+            Self::Untyped | Self::HostGw | Self::Ipip | Self::Other(_) => None,
         }
     }
 }
@@ -141,6 +144,7 @@ impl Lease {
             None | Some("") => BackendData::Untyped,
             Some("vxlan") => BackendData::Vxlan(vteps(subnet, &fields)?),
             Some("host-gw") => BackendData::HostGw,
+            Some("ipip") => BackendData::Ipip,
             Some(other) if other.contains(char::is_control) => {
                 return Err(LeaseError::Field { field: "BackendType", rule: "holds control characters".to_owned() });
             }

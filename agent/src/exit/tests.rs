@@ -134,6 +134,9 @@ fn an_error_inside_the_agent_has_status_70_and_ends_a_running_one() {
 fn a_kernel_without_devices_has_status_71() {
     let summary = "waiting: no TUN device".to_owned();
     ends(Exit::NoDevice { summary }, 71, "waiting: no TUN device", None);
+    let no_ipip = "this kernel cannot make IPIP devices, which the network's backend ipip needs: load the module (modprobe ipip) or start a \
+                   kernel with CONFIG_NET_IPIP, or set Backend.Type to vxlan in the network config";
+    ends(Exit::NoIpip, 71, no_ipip, None);
 }
 
 #[test]

@@ -152,13 +152,13 @@ impl<P: Ports> FirewallLoop<P> {
                 self.blocked.insert(family);
             }
         }
-        let port = devices.iter().find(|(family, _)| self.blocked.contains(family)).map(|(_, device)| device.port);
-        let fault = port.map(|port| {
+        let blocked = devices.iter().find(|(family, _)| self.blocked.contains(family));
+        let fault = blocked.map(|(_, OverlayDevice { carrier, .. })| {
             let links =
                 devices.iter().map(|(_, device)| device.link).chain(self.facts.bridges.iter().copied()).collect();
             // In a network with one family it is plain.
             let families: Vec<Family> = self.blocked.iter().copied().filter(|_| devices.iter().count() > 1).collect();
-            FirewallCondition::Blocked(Blocked { others, port, families, links })
+            FirewallCondition::Blocked(Blocked { others, carrier: *carrier, families, links })
         });
         self.status.set(FirewallCondition::BLOCKED, fault);
     }

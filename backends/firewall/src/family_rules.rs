@@ -9,7 +9,7 @@ use wire_state::{Purpose, Set, SetKind, vxlan_header};
 use super::{
     address_range::AddressRange,
     nft::is_plain,
-    overlay_device::OverlayDevice,
+    overlay_device::{Carrier, OverlayDevice},
     policy::{ACCEPT_MARK, Senders},
     rule::{Action, Addresses, By, Header, Is, Links, Match, Pair, Rule},
 };
@@ -122,8 +122,7 @@ impl FamilyRules {
     }
 
     fn let_in_by(&self) -> Option<Action> {
-        let OverlayDevice { vni, .. } = self.device?;
-        Some(Action::LetIn(if vni.is_some() { By::Header } else { By::Port }))
+        Some(Action::LetIn(if self.device?.is_known_early() { By::Header } else { By::Port }))
     }
 
     /// Matches packets whose inner source is in a subnet of the usual length leased to their outer source.
@@ -286,9 +285,13 @@ pub(super) fn let_in_before() -> Rule {
     Rule::new("let in before", [Match::LetIn(Is::So, By::Port)], [Action::Accept])
 }
 
-/// Lets packets pass that do not go to the port of encapsulated packets.
-pub(super) fn to_port(device: &OverlayDevice) -> [Rule; 2] {
-    [Match::NotUdp, Match::PortIsNot(device.port)].map(|matching| not_encapsulated([matching]))
+/// Lets packets pass that are not of the form of encapsulated packets.
+pub(super) fn of_carrier(device: &OverlayDevice) -> Vec<Rule> {
+    let others = match device.carrier {
+        Carrier::Udp { port } => vec![Match::NotUdp, Match::PortIsNot(port)],
+        Carrier::Ipip => vec![Match::NotIpip],
+    };
+    others.into_iter().map(|matching| not_encapsulated([matching])).collect()
 }
 
 /// Lets packets of another VNI pass: another network may use the same port.

@@ -14,6 +14,7 @@ use super::{
     facts::HostFacts,
     family_rules::{self, FamilyRules},
     nft::is_plain,
+    overlay_device::OverlayDevice,
     policy::add_chain,
     rule::{Action, Addresses, Links, Match, Rule},
 };
@@ -28,9 +29,10 @@ const BEFORE: i32 = PRIORITY - 1;
 /// Adds a flowtable for flows between containers and the overlay, if the links of both can be hooked.
 pub(super) fn add(table: &mut DesiredTable, families: &[&FamilyRules], facts: &HostFacts) {
     let hookable = |link: &LinkName| facts.hookable.contains(link) && is_plain(link);
-    // Packets of the agent's own TUN devices pass user space anyway; flowtables are not tried with them.
+    // Packets of the agent's own TUN devices pass user space anyway; flowtables are not tried with them, nor with IPIP.
+    let is_vxlan = |device: &OverlayDevice| device.in_kernel && device.vni.is_some();
     let is_hookable =
-        |rules: &&&FamilyRules| rules.device.is_some_and(|device| device.in_kernel && hookable(&device.link));
+        |rules: &&&FamilyRules| rules.device.is_some_and(|device| is_vxlan(&device) && hookable(&device.link));
     let families: Vec<&&FamilyRules> = families.iter().filter(is_hookable).collect();
     let bridges: BTreeSet<LinkName> = facts.bridges.iter().copied().filter(hookable).collect();
     if families.is_empty() || bridges.is_empty() {

@@ -41,7 +41,7 @@ pub use dataplane::{Counted, FirewallDataplane, ForeignRules};
 pub use facts::{DockerRules, HostFacts, TrackingReason};
 pub use from_peers::FirewallFromPeers;
 pub use monitor::FirewallMonitor;
-pub use overlay_device::OverlayDevice;
+pub use overlay_device::{Carrier, OverlayDevice};
 pub use policy::{ACCEPT_MARK, FirewallPolicy, Masquerade, Peer, Senders};
 pub use support::{Learned, Nftables, Support, SupportProbe};
 

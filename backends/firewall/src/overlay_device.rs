@@ -1,6 +1,6 @@
 //! The devices through which packets enter the overlay. Pure.
 
-use std::net::IpAddr;
+use std::{fmt, net::IpAddr};
 
 use wire_net::{DualStack, Family, LinkName, Vni};
 use wire_state::{DesiredKind, DesiredNet, KernelKind, LinkRef, Tunnel, VXLAN_LEAD};
@@ -12,8 +12,8 @@ pub struct OverlayDevice {
     pub link: LinkName,
     /// The underlay link it is bound to, if any.
     pub parent: Option<LinkName>,
-    /// The UDP port of encapsulated packets.
-    pub port: u16,
+    /// The form of encapsulated packets.
+    pub carrier: Carrier,
     /// The VNI this device terminates, if it is VXLAN.
     pub vni: Option<Vni>,
     /// The source address of the encapsulated packets that this host sends.
@@ -22,8 +22,29 @@ pub struct OverlayDevice {
     pub in_kernel: bool,
     /// True if headers may carry a group policy (`"GBP"`).
     pub has_policy: bool,
-    /// Offset of the inner IP header from the start of the outer UDP header, in bytes.
+    /// Offset of the inner IP header from the end of the outer one, in bytes.
     pub inner: usize,
+}
+
+/// The form of encapsulated packets, behind the outer IP header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Carrier {
+    /// UDP to a port.
+    Udp {
+        /// The port.
+        port: u16,
+    },
+    /// The inner IPv4 packet itself, as the IP protocol 4 (RFC 2003).
+    Ipip,
+}
+
+impl fmt::Display for Carrier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Udp { port } => write!(f, "UDP port {port}"),
+            Self::Ipip => f.write_str("IP protocol 4 (IPIP)"),
+        }
+    }
 }
 
 /// Length of a UDP header (RFC 768), in bytes.
@@ -37,28 +58,44 @@ impl OverlayDevice {
         for (name, link) in &net.links {
             let (family, device) = match &link.kind {
                 DesiredKind::Kernel(KernelKind::Vxlan(vxlan)) => {
-                    let (port, vni, local) = (vxlan.port_in_use(), Some(vxlan.vni), vxlan.local);
+                    let (vni, local) = (Some(vxlan.vni), vxlan.local);
+                    let carrier = Carrier::Udp { port: vxlan.port_in_use() };
                     let (parent, inner) = (vxlan.parent.map(LinkRef::name), UDP + VXLAN_LEAD);
                     let (in_kernel, has_policy) = (true, vxlan.gbp);
-                    (vxlan.underlay(), Self { link: *name, parent, port, vni, local, in_kernel, has_policy, inner })
+                    (vxlan.underlay(), Self { link: *name, parent, carrier, vni, local, in_kernel, has_policy, inner })
+                }
+                DesiredKind::Kernel(KernelKind::Ipip(ipip)) => {
+                    let (parent, local) = (ipip.parent.map(LinkRef::name), ipip.local.map(IpAddr::from));
+                    let (carrier, vni, in_kernel) = (Carrier::Ipip, None, true);
+                    let (has_policy, inner) = (false, 0);
+                    (Family::V4, Self { link: *name, parent, carrier, vni, local, in_kernel, has_policy, inner })
                 }
                 DesiredKind::Tunnel(Tunnel { framing, local, .. }) => {
-                    let (port, vni, local) = (local.port(), framing.vni(), local.ip());
+                    let carrier = Carrier::Udp { port: local.port() };
+                    let (vni, local) = (framing.vni(), local.ip());
                     let inner = UDP + framing.lead();
                     let (family, parent, local) = (Family::of(local), None, Some(local));
                     let (in_kernel, has_policy) = (false, false);
-                    (family, Self { link: *name, parent, port, vni, local, in_kernel, has_policy, inner })
+                    (family, Self { link: *name, parent, carrier, vni, local, in_kernel, has_policy, inner })
                 }
                 DesiredKind::Kernel(
                     KernelKind::Bridge
                     | KernelKind::Veth(_)
                     | KernelKind::Vlan(_)
-                    | KernelKind::Macvlan(_)
-                    | KernelKind::Ipip(_),
+                    | KernelKind::Macvlan(_),
                 ) => continue,
             };
             devices.set(family, Some(device));
         }
         devices
+    }
+
+    /// Whether a packet that comes in is known as encapsulated before connection tracking: by its VXLAN header, or by its protocol, which
+    /// an answer to a masqueraded packet hardly ever has. Of a UDP port alone that cannot be said.
+    pub(crate) const fn is_known_early(&self) -> bool {
+        match self.carrier {
+            Carrier::Udp { .. } => self.vni.is_some(),
+            Carrier::Ipip => true,
+        }
     }
 }

@@ -86,7 +86,7 @@ COMMIT
         let device = OverlayDevice {
             link,
             parent: None,
-            port: 8472,
+            carrier: crate::Carrier::Udp { port: 8472 },
             vni: None,
             local: None,
             in_kernel: true,

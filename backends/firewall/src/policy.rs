@@ -11,7 +11,7 @@ use wire_state::{Attachment, BaseChain, DesiredFirewall, DesiredTable, Element, 
 use super::{
     address_range::AddressRange,
     facts::{DockerRules, HostFacts, TrackingReason},
-    family_rules::{self, BRIDGES, FamilyRules, containers, counter, of_network, to_port},
+    family_rules::{self, BRIDGES, FamilyRules, containers, counter, of_network, of_carrier},
     flowtable,
     from_peers::FirewallFromPeers,
     nat,
@@ -242,8 +242,8 @@ impl FirewallPolicy {
         if self.senders == Senders::Anyone {
             incoming.extend(through.iter().map(|rules| rules.all_others()));
         }
-        arriving.extend(to_port(device).into_iter().chain(through.iter().filter_map(|rules| self.usual(rules, facts))));
-        if device.vni.is_some() {
+        arriving.extend(of_carrier(device).into_iter().chain(through.iter().filter_map(|rules| self.usual(rules, facts))));
+        if device.is_known_early() {
             arriving.extend(of_network(device));
             arriving.extend(through.iter().filter_map(|rules| rules.as_if_from_us()).chain(passing));
             arriving.extend(through.iter().filter_map(|rules| rules.passing()).chain(incoming));
@@ -297,7 +297,7 @@ fn bridges(facts: &HostFacts) -> Set {
 
 /// Puts rules before these that let all other packets pass.
 fn encapsulated(device: &OverlayDevice, rules: Vec<Rule>) -> Vec<Rule> {
-    to_port(device).into_iter().chain(of_network(device)).chain(rules).collect()
+    of_carrier(device).into_iter().chain(of_network(device)).chain(rules).collect()
 }
 
 /// Adds a chain if it has rules.

@@ -31,6 +31,7 @@ pub(super) enum Match {
     Family(Family),
     NotUdp,
     PortIsNot(u16),
+    NotIpip,
     /// Shorter than a UDP and a VXLAN header.
     Short,
     Header(Is, Header),
@@ -92,7 +93,7 @@ pub(super) enum Addresses {
     NotInSet(String),
 }
 
-/// An outer source and the leading bits of an inner one, which nft reads as raw bytes from the start of the UDP header.
+/// An outer source and the leading bits of an inner one, which nft reads as raw bytes from the end of the outer IP header.
 #[derive(Clone, Debug)]
 pub(super) struct Pair {
     pub(super) family: Family,
@@ -156,11 +157,11 @@ impl Rule {
 ///
 /// No sender can set this priority: packets from a wire have none, or one of the few that VLAN priorities map to, and
 /// packets of containers lose theirs when they leave the namespace (____dev_forward_skb). It names no class of a
-/// queueing discipline. A packet that the kernel decapsulates keeps the priority of the outer one (vxlan_rcv clears
-/// mark and connection at most), so each kind has its own.
+/// queueing discipline. A packet that the kernel decapsulates keeps the priority of the outer one (vxlan_rcv and
+/// ip_tunnel_rcv clear mark and connection at most), so each kind has its own.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum By {
-    /// By a VXLAN header.
+    /// By a VXLAN header, or by the protocol number of IPIP.
     Header,
     /// By its port alone.
     Port,

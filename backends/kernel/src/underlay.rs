@@ -81,5 +81,5 @@ pub(crate) fn is_overlay_device(name: LinkName, kind: &str) -> bool {
     let name = name.as_str();
     let vni = name.strip_prefix("flannel.").or_else(|| name.strip_prefix("flannel-v6."));
     let named = vni.is_some_and(is_number) || matches!(name, "flannel0" | "flannel-v60");
-    named && matches!(kind, "vxlan" | "tun")
+    named && matches!(kind, "vxlan" | "tun") || name == "flannel.ipip" && kind == "ipip"
 }

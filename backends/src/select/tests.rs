@@ -1,4 +1,5 @@
 mod direct;
+mod ipip;
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -301,6 +302,8 @@ fn a_config_that_cannot_work_is_refused_with_the_remedy() {
         refuse(&config(V4, "host-gw"), behind_nat),
         refuse(&config(BOTH, "host-gw"), no_v6()),
         refuse(&config(BOTH, "vxlan"), no_v6()),
+        refuse(&config(BOTH, "ipip"), placement()),
+        refuse(&config(V6, "ipip"), placement()),
         refuse(&config(BOTH, "vxlan"), small()),
         refuse(&long, placement()),
     ];
@@ -308,6 +311,8 @@ fn a_config_that_cannot_work_is_refused_with_the_remedy() {
     host-gw needs a public address that this host has: peers would send to 198.51.100.7, and eth0 has 192.0.2.1; leave out --public-ip and --public-ipv6, or behind NAT set Backend.Type to vxlan in the network config
     the link eth0 has no IPv6 address, so it cannot carry the IPv6 overlay: give it one, choose another link with --iface, or turn IPv6 off in the network config
     the link eth0 has no IPv6 address, so it cannot carry the IPv6 overlay: give it one, choose another link with --iface, or turn IPv6 off in the network config
+    the backend ipip carries IPv4 alone: set EnableIPv6 to false and EnableIPv4 to true in the network config, or Backend.Type to vxlan
+    the backend ipip carries IPv4 alone: set EnableIPv6 to false and EnableIPv4 to true in the network config, or Backend.Type to vxlan
     an MTU of 1340 on eth0 leaves 1270 bytes for IPv6, which needs 1280: raise it
     VNI 16777215 makes the device name flannel.16777215, which is longer than 15 characters: choose a smaller VNI
     "#);
@@ -315,7 +320,7 @@ fn a_config_that_cannot_work_is_refused_with_the_remedy() {
 
 #[test]
 fn a_backend_that_is_flannels_alone_is_refused_by_its_name_with_the_remedy() {
-    for name in ["wireguard", "ipsec", "ali-vpc", "tencent-vpc", "aws-vpc", "gce", "extension", "ipip"] {
+    for name in ["wireguard", "ipsec", "ali-vpc", "tencent-vpc", "aws-vpc", "gce", "extension"] {
         let said = select(&config(V4, name), placement()).err().unwrap().to_string();
         assert!(said.starts_with(&format!("the backend {name} ")), "{said}");
         assert!(said.contains("set Backend.Type to vxlan in the network config"), "{said}");

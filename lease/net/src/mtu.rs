@@ -36,6 +36,12 @@ impl Overhead {
         Self(ip(underlay) + UDP)
     }
 
+    /// IPv4 in IPv4 (RFC 2003): 20.
+    #[must_use]
+    pub const fn ipip() -> Self {
+        Self(IPV4)
+    }
+
     /// The overhead in bytes.
     #[must_use]
     pub const fn bytes(self) -> u32 {
@@ -80,6 +86,7 @@ mod tests {
         assert_eq!(Overhead::vxlan(Family::V6).bytes(), 70);
         assert_eq!(Overhead::udp(Family::V4).bytes(), 28);
         assert_eq!(Overhead::udp(Family::V6).bytes(), 48);
+        assert_eq!(Overhead::ipip().bytes(), 20);
         assert_eq!(Mtu(1500).less(Overhead::vxlan(Family::V4)), Mtu(1450));
     }
 }

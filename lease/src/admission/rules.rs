@@ -95,7 +95,7 @@ impl Admission {
             BackendData::Vxlan(vteps) => {
                 BackendData::Vxlan(DualStack::from_fn(|family| vteps.get(family).copied().filter(|_| wanted(family))))
             }
-            BackendData::Untyped | BackendData::HostGw | BackendData::Other(_) => data.clone(),
+            BackendData::Untyped | BackendData::HostGw | BackendData::Ipip | BackendData::Other(_) => data.clone(),
         };
         let public = DualStack::from_fn(|family| public.get(family).copied().filter(|_| wanted(family)));
         Ok(Arc::new(Entry { lease: Lease { subnet, public, data, port: *port }, origin: entry.origin }))

@@ -61,7 +61,9 @@ fn backends_are_told_apart() {
     assert_eq!(backend(r#""Backend":{"Type":"Host-GW"}"#), BackendConfig::HostGw);
     assert_eq!(backend(r#""Backend":{"Type":"wireguard","PSK":"x"}"#), BackendConfig::Wireguard);
     assert_eq!(backend(r#""Backend":{"Type":"alloc"}"#), BackendConfig::Alloc);
-    assert_eq!(backend(r#""Backend":{"Type":"ipip"}"#), BackendConfig::Foreign("ipip".to_owned()));
+    assert_eq!(backend(r#""Backend":{"Type":"ipip"}"#), BackendConfig::Ipip { direct_routing: false });
+    let direct = r#""Backend":{"Type":"IPIP","directrouting":true}"#;
+    assert_eq!(backend(direct), BackendConfig::Ipip { direct_routing: true });
     let defaults = VxlanConfig {
         vni: Vni::new(1).unwrap(),
         port: None,
@@ -251,7 +253,7 @@ fn a_byte_order_mark_before_the_config_is_named() {
 
 #[test]
 fn flannels_other_backends_are_known_by_name_whatever_their_options() {
-    for name in ["ipip", "ipsec", "extension", "tencent-vpc", "ali-vpc", "aws-vpc", "gce"] {
+    for name in ["ipsec", "extension", "tencent-vpc", "ali-vpc", "aws-vpc", "gce"] {
         let options = r#""PSK":"x","DirectRouting":true,"AccessKeyID":"x","RouteTableID":"x","UDPEncap":true"#;
         let config = parse(&v4(&format!(r#","Backend":{{"Type":"{name}",{options}}}"#)));
         assert_eq!(config.backend, BackendConfig::Foreign(name.to_owned()));

@@ -16,7 +16,7 @@ const FLANNELS: (&str, &str) = (
 );
 
 /// The forms of the contract that flannel's documents do not show.
-const OURS: [(&str, &str); 5] = [
+const OURS: [(&str, &str); 6] = [
     (
         "10.5.52.0-24&fd00:1::-64",
         r#"{"PublicIP":"192.168.64.3","PublicIPv6":"fd99::3","BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"c6:d2:32:6f:8f:44"},"BackendV6Data":{"VNI":1,"VtepMAC":"c6:d2:32:6f:8f:45"}}"#,
@@ -27,6 +27,7 @@ const OURS: [(&str, &str); 5] = [
     ),
     ("10.5.52.0-24", r#"{"PublicIP":"192.168.64.3","PublicIPv6":null}"#),
     ("10.5.52.0-24", r#"{"PublicIP":"192.168.64.3","PublicIPv6":null,"BackendType":"host-gw"}"#),
+    ("10.5.52.0-24", r#"{"PublicIP":"192.168.64.3","PublicIPv6":null,"BackendType":"ipip"}"#),
     (
         "10.5.52.0-24",
         r#"{"PublicIP":"192.168.64.3","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VtepMAC":"c6:d2:32:6f:8f:44"}}"#,
@@ -108,7 +109,7 @@ fn what_is_no_lease_is_refused_by_name() {
 fn leases() -> impl Strategy<Value = Lease> {
     let vtep = (any::<[u8; 6]>(), proptest::option::of(0u32..1 << 24))
         .prop_map(|(mac, vni)| Vtep { vni: vni.and_then(Vni::new), mac: MacAddr::new(mac) });
-    let parts = (any::<u32>(), any::<u128>(), 1u32.., 1u128.., 1u8..4, [vtep.clone(), vtep], 0u8..3);
+    let parts = (any::<u32>(), any::<u128>(), 1u32.., 1u128.., 1u8..4, [vtep.clone(), vtep], 0u8..4);
     parts.prop_map(|(v4, v6, public4, public6, families, [vtep4, vtep6], data)| {
         let wanted = |family| families & if family == Family::V4 { 1 } else { 2 } != 0;
         let both = |family| match family {
@@ -124,6 +125,7 @@ fn leases() -> impl Strategy<Value = Lease> {
         let data = match data {
             0 => BackendData::Untyped,
             1 => BackendData::HostGw,
+            2 => BackendData::Ipip,
             _ => BackendData::Vxlan(families.map(|family, ()| if family == Family::V4 { vtep4 } else { vtep6 })),
         };
         Lease {

@@ -54,7 +54,7 @@ fn device() -> OverlayDevice {
     OverlayDevice {
         link: "flannel.1".parse().unwrap(),
         parent: None,
-        port: 8472,
+        carrier: wire_firewall::Carrier::Udp { port: 8472 },
         vni: wire_net::Vni::new(1),
         local: "192.0.2.1".parse().ok(),
         in_kernel: true,

@@ -1,6 +1,6 @@
 //! Conditions of the packet filter.
 
-use wire_firewall::{ACCEPT_MARK, Nftables};
+use wire_firewall::{ACCEPT_MARK, Carrier, Nftables};
 use wire_net::{Family, LinkName};
 use wire_state::{Clash, OperatorDrop, OtherFirewalls};
 
@@ -37,8 +37,8 @@ pub(crate) enum FirewallCondition {
 #[derive(Clone, Debug)]
 pub(crate) struct Blocked {
     pub(crate) others: OtherFirewalls,
-    /// The UDP port.
-    pub(crate) port: u16,
+    /// Their form.
+    pub(crate) carrier: Carrier,
     /// Empty if the network has only one.
     pub(crate) families: Vec<Family>,
     /// The links that a firewall must trust.
@@ -157,14 +157,15 @@ fn unnamed(bridges: &[LinkName]) -> Message {
 
 impl Blocked {
     fn message(&self) -> Message {
-        let Self { others, port, families, links } = self;
+        let Self { others, carrier, families, links } = self;
         let (who, remedy) = match (others.ufw, others.firewalld) {
-            (true, false) => ("ufw drops", format!("ufw allow {port}/udp")),
+            (true, false) => ("ufw drops", by_ufw(*carrier)),
             (false, true) => {
                 // What is forwarded it drops too, unless both ends are trusted.
                 let links: Vec<String> = links.iter().map(|link| format!(" --add-interface={link}")).collect();
                 let permanent = "firewall-cmd --permanent";
-                let open = format!("{permanent} --add-port={port}/udp && {permanent} --zone=trusted{}", links.concat());
+                let opened = by_firewalld(*carrier);
+                let open = format!("{permanent} {opened} && {permanent} --zone=trusted{}", links.concat());
                 ("firewalld drops", format!("{open} && firewall-cmd --reload"))
             }
             (false, false) | (true, true) => {
@@ -175,7 +176,33 @@ impl Blocked {
         };
         let families = families.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ");
         let over = if families.is_empty() { String::new() } else { format!(" over {families}") };
-        Message::plain(format!("{who} what peers send{over} to UDP port {port}")).remedy(": ", remedy)
+        Message::plain(format!("{who} what peers send{over} {}", sent_as(*carrier))).remedy(": ", remedy)
+    }
+}
+
+/// The form of packets, in a sentence.
+fn sent_as(carrier: Carrier) -> String {
+    match carrier {
+        Carrier::Udp { .. } => format!("to {carrier}"),
+        Carrier::Ipip => format!("by {carrier}"),
+    }
+}
+
+fn by_ufw(carrier: Carrier) -> String {
+    match carrier {
+        Carrier::Udp { port } => format!("ufw allow {port}/udp"),
+        // ufw's own command does not know the protocol.
+        Carrier::Ipip => {
+            "add -A ufw-before-input -p 4 -j ACCEPT to /etc/ufw/before.rules, before COMMIT, and call ufw reload".to_owned()
+        }
+    }
+}
+
+fn by_firewalld(carrier: Carrier) -> String {
+    match carrier {
+        Carrier::Udp { port } => format!("--add-port={port}/udp"),
+        // The name that /etc/protocols has for 4.
+        Carrier::Ipip => "--add-protocol=ipencap".to_owned(),
     }
 }
 
@@ -188,7 +215,8 @@ mod tests {
         let links = || ["flannel.1", "docker0"].map(|name| name.parse().unwrap()).into();
         let said = |ufw, firewalld, families: &[Family]| {
             let others = OtherFirewalls { ufw, firewalld, docker: false };
-            Blocked { others, port: 8472, families: families.into(), links: links() }.message().to_string()
+            let carrier = Carrier::Udp { port: 8472 };
+            Blocked { others, carrier, families: families.into(), links: links() }.message().to_string()
         };
         assert_eq!(said(true, false, &[]), "ufw drops what peers send to UDP port 8472: ufw allow 8472/udp");
         let trusted = "firewall-cmd --permanent --zone=trusted --add-interface=flannel.1 --add-interface=docker0";
@@ -200,5 +228,12 @@ mod tests {
             both.starts_with("a rule of this host drops what peers send over IPv4 and IPv6 to UDP port 8472"),
             "{both}"
         );
+        let ipip = |ufw| {
+            let others = OtherFirewalls { ufw, firewalld: !ufw, docker: false };
+            let families = Vec::new();
+            Blocked { others, carrier: Carrier::Ipip, families, links: links() }.message().to_string()
+        };
+        assert!(ipip(true).starts_with("ufw drops what peers send by IP protocol 4 (IPIP): add -A ufw-before-input -p 4 "));
+        assert!(ipip(false).contains("--permanent --add-protocol=ipencap && "));
     }
 }

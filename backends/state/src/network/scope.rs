@@ -70,8 +70,9 @@ impl Scope {
             ObservedKind::Bridge
             | ObservedKind::Veth(_)
             | ObservedKind::Vlan(_)
-            | ObservedKind::Macvlan(_)
-            | ObservedKind::Ipip(_) => link.is_marked,
+            | ObservedKind::Macvlan(_) => link.is_marked,
+            // flannel's is bound to no link, and sends from the host's address. If that has changed, flannel makes it anew too.
+            ObservedKind::Ipip(ipip) => link.is_marked || ipip.parent.is_none() && ipip.local.is_some(),
             ObservedKind::Other(_) => false,
         };
         if ours && self.devices.contains(&name) { Owner::Ours } else { Owner::Foreign }
@@ -94,6 +95,7 @@ mod tests {
     use wire_net::{Mtu, Vni};
 
     use super::*;
+    use crate::Ipip;
 
     fn vni(number: u32) -> Vni {
         Vni::new(number).unwrap()
@@ -164,6 +166,22 @@ mod tests {
             assert_eq!(owner("flannel.1", OURS, ObservedKind::Other(kind.to_owned())), Owner::Foreign, "{kind}");
         }
         assert_eq!(owner("flannel0", OTHER, ObservedKind::Tun(None)), Owner::Ours);
+    }
+
+    #[test]
+    fn an_ipip_device_with_a_source_and_no_link_is_flannels_and_so_ours_and_any_other_only_by_its_alias() {
+        let scope = Scope { devices: ["flannel.ipip".parse().unwrap()].into(), ..scope() };
+        let (local, parent) = (Some([192, 0, 2, 1].into()), Some(eth0(2)));
+        let owner = |name: &str, ipip, is_marked| {
+            let link = ObservedLink { mac: None, is_marked, ..found(OTHER, ObservedKind::Ipip(ipip)) };
+            scope.owner(name.parse().unwrap(), &link)
+        };
+        assert_eq!(owner("flannel.ipip", Ipip { parent: None, local }, false), Owner::Ours);
+        assert_eq!(owner("tunl0", Ipip { parent: None, local }, false), Owner::Foreign);
+        for other in [Ipip { parent: None, local: None }, Ipip { parent, local }] {
+            assert_eq!(owner("flannel.ipip", other, false), Owner::Foreign, "{other}");
+            assert_eq!(owner("flannel.ipip", other, true), Owner::Ours, "{other}");
+        }
     }
 
     #[test]

@@ -42,10 +42,12 @@ impl<'a> Walk<'a> {
     /// The device that takes packets with this port and VNI. While a device is down, it has no socket.
     fn receiver(&self, outer: &Packet, inner: &Encapsulated) -> Step<OverlayDevice<'a>> {
         let vni = inner.header.map(|header| header.vni);
-        let Some(port) = outer.udp_port else { return Err(Reason::NoDevice { port: 0, vni }.into()) };
+        let port = outer.udp_port;
         let family = Family::of(outer.destination);
         let devices = || self.host.devices().filter(|device| device.link.up && device.port == port);
-        let is_it = |device: &OverlayDevice<'_>| device.family == family && device.vni == vni;
+        // A port has one device, whatever its address. Of IPIP devices the one with the address takes the packet.
+        let is_at = |device: &OverlayDevice<'_>| port.is_some() || device.local == Some(outer.destination);
+        let is_it = |device: &OverlayDevice<'_>| device.family == family && device.vni == vni && is_at(device);
         if let Some(device) = devices().find(is_it) {
             return Ok(device);
         }

@@ -12,7 +12,7 @@ use super::{
     walk::{Step, Walk},
 };
 use crate::{
-    FdbKey, FdbTarget, FloodEntry, FloodPath, Framing, NeighbourKey, NextHop, ObservedKind, ObservedVxlan, Tunnel,
+    FdbKey, FdbTarget, FloodEntry, FloodPath, Framing, Ipip, LinkId, NeighbourKey, NextHop, ObservedKind, ObservedVxlan, Tunnel,
 };
 
 /// The MAC of frames without an FDB entry of their own.
@@ -25,7 +25,8 @@ struct OuterPath {
     link: LinkName,
     from: Option<IpAddr>,
     to: IpAddr,
-    port: u16,
+    /// The UDP port; `None` for IPIP.
+    port: Option<u16>,
 }
 
 impl<'a> Walk<'a> {
@@ -42,7 +43,7 @@ impl<'a> Walk<'a> {
             ObservedKind::Vxlan(vxlan) => self.by_vxlan(packet, link, vxlan, next_hop),
             ObservedKind::Tun(Some(tunnel)) => self.by_tunnel(packet, link, tunnel),
             ObservedKind::Tun(None) => Err(Gap::TunnelElsewhere(link).into()),
-            ObservedKind::Ipip(_) => Err(Gap::Kind(link, kind.name().to_owned()).into()),
+            ObservedKind::Ipip(ipip) => self.by_ipip(packet, link, *ipip, next_hop),
             ObservedKind::Bridge
             | ObservedKind::Veth(_)
             | ObservedKind::Vlan(_)
@@ -72,7 +73,7 @@ impl<'a> Walk<'a> {
         let source = self.host.link(link).and_then(|link| link.mac);
         let header = VxlanHeader { vni: vxlan.vni, source, destination: mac };
         let inner = Encapsulated { header: Some(header), packet: packet.clone() };
-        let path = OuterPath { link, from: vxlan.local, to, port: port.unwrap_or(vxlan.port) };
+        let path = OuterPath { link, from: vxlan.local, to, port: Some(port.unwrap_or(vxlan.port)) };
         self.send_outer(inner, path)
     }
 
@@ -117,8 +118,17 @@ impl<'a> Walk<'a> {
             }
         };
         let inner = Encapsulated { header, packet: packet.clone() };
-        let (from, port) = (Some(tunnel.local.ip()), forward.port.unwrap_or_else(|| tunnel.local.port()));
+        let (from, port) = (Some(tunnel.local.ip()), forward.port.or_else(|| Some(tunnel.local.port())));
         self.send_outer(inner, OuterPath { link, from, to: forward.to, port })
+    }
+
+    /// The outer packet goes to the gateway itself (`ip_tunnel_xmit` of net/ipv4/ip_tunnel.c).
+    fn by_ipip(&mut self, packet: &Packet, link: LinkName, ipip: Ipip<LinkId>, next_hop: IpAddr) -> Step<Outcome> {
+        if ipip.parent.is_some() {
+            return Err(Gap::Kind(link, "ipip bound to a link".to_owned()).into());
+        }
+        let inner = Encapsulated { header: None, packet: packet.clone() };
+        self.send_outer(inner, OuterPath { link, from: ipip.local.map(IpAddr::from), to: next_hop, port: None })
     }
 
     /// Looks up the route of an outer packet, and sends it.
@@ -143,7 +153,7 @@ impl<'a> Walk<'a> {
             return Err(Reason::Circle(link).into());
         }
         let source = from.or_else(|| self.host.address_on(out, Family::of(to))).unwrap_or(unspecified);
-        let outer = Packet { source, destination: to, udp_port: Some(port), inner: Some(Box::new(inner)) };
+        let outer = Packet { source, destination: to, udp_port: port, inner: Some(Box::new(inner)) };
         self.hops.push(Hop::Encapsulated(outer.clone()));
         self.hops.push(Hop::Route(key, hop));
         self.expect_up(out)?;

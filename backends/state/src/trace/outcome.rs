@@ -106,8 +106,8 @@ pub enum Reason {
     },
     /// No device takes packets with that port and VNI.
     NoDevice {
-        /// The UDP port.
-        port: u16,
+        /// The UDP port; `None` for IPIP.
+        port: Option<u16>,
         /// The VNI, if the packet has one.
         vni: Option<Vni>,
     },
@@ -223,7 +223,10 @@ impl fmt::Display for Reason {
             }
             Self::Policy { chain } => write!(f, "the policy of chain {chain} of table inet wire-agent drops it"),
             Self::NoDevice { port, vni } => {
-                write!(f, "no device takes packets to UDP port {port}")?;
+                match port {
+                    Some(port) => write!(f, "no device takes packets to UDP port {port}")?,
+                    None => f.write_str("no device takes IPIP packets")?,
+                }
                 vni.map_or(Ok(()), |vni| write!(f, " with VNI {vni}"))
             }
             Self::OtherMac { link, mac } => write!(f, "the frame is for {mac}, which is not the MAC of {link}"),

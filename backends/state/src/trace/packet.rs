@@ -20,7 +20,7 @@ pub struct Packet {
 /// The contents of an outer packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Encapsulated {
-    /// The headers between UDP and the inner packet; `None` if there are none, as in flannel's udp backend.
+    /// The headers between UDP and the inner packet; `None` if there are none, as in flannel's udp backend, and for IPIP.
     pub header: Option<VxlanHeader>,
     /// The inner packet.
     pub packet: Packet,
@@ -49,6 +49,9 @@ impl fmt::Display for Packet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "from {} to {}", self.source, self.destination)?;
         self.udp_port.map_or(Ok(()), |port| write!(f, ", UDP port {port}"))?;
+        if self.udp_port.is_none() && self.inner.is_some() {
+            f.write_str(", IPIP")?;
+        }
         match self.inner.as_deref().and_then(|inner| inner.header) {
             Some(VxlanHeader { vni, destination, .. }) => write!(f, ", VNI {vni}, inner destination MAC {destination}"),
             None => Ok(()),

@@ -1,6 +1,7 @@
 //! Properties of traces, over networks in memory.
 
 mod faults;
+mod ipip;
 mod lookup;
 mod receiving;
 

@@ -33,6 +33,7 @@ fn from_value(subnet: Subnet, value: &[u8]) -> Result<Lease, LeaseError> {
         None | Some("") => BackendData::Untyped,
         Some("vxlan") => BackendData::Vxlan(vteps(subnet, fields)?),
         Some("host-gw") => BackendData::HostGw,
+        Some("ipip") => BackendData::Ipip,
         Some(other) if other.contains(char::is_control) => {
             return Err(LeaseError::Field { field: "BackendType", rule: "holds control characters".to_owned() });
         }
@@ -110,7 +111,7 @@ const NAMES: [&str; 16] = [
 
 const DATA_NAMES: [&str; 8] = ["VNI", "vni", "Vni", "VtepMAC", "vtepmac", "VTEPMAC", "BackendType", "Fruit"];
 
-const VALUES: [&str; 24] = [
+const VALUES: [&str; 25] = [
     r#""192.168.64.3""#,
     r#""192.168.64.4""#,
     r#""0.0.0.0""#,
@@ -120,6 +121,7 @@ const VALUES: [&str; 24] = [
     r#""vxlan""#,
     r#""\u0076xlan""#,
     r#""host-gw""#,
+    r#""ipip""#,
     r#""a\u0007b""#,
     r#""""#,
     "null",
