@@ -88,8 +88,7 @@ impl Outcome {
 impl Outcome {
     /// The outcome of an operation that this kernel does not support.
     const fn unsupported(op: &Op) -> Self {
-        if let Op::Kernel(_, KernelOp::CreateLink(_, link) | KernelOp::ChangeLink(_, link)) = op
-        {
+        if let Op::Kernel(_, KernelOp::CreateLink(_, link) | KernelOp::ChangeLink(_, link)) = op {
             match link.kind {
                 KernelKind::Vxlan(_) => return Self::NoVxlan,
                 KernelKind::Ipip(_) => return Self::NoIpip,

@@ -5,9 +5,7 @@ use std::net::IpAddr;
 
 use wire_lease::{BackendData, Lease, NetworkConfig};
 use wire_net::{DualStack, Family, LinkName, Mtu, Overhead, Prefix};
-use wire_state::{
-    DesiredKind, DesiredLink, DesiredNet, Ipip, KernelKind, LinkId, Marks, NextHop, RouteKey, Scope,
-};
+use wire_state::{DesiredKind, DesiredLink, DesiredNet, Ipip, KernelKind, LinkId, Marks, NextHop, RouteKey, Scope};
 
 use crate::{
     Backend, Datapath, Identity, PeerEntry, Placement, SelectError,

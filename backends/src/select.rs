@@ -6,7 +6,8 @@ use wire_lease::{BackendConfig, NetworkConfig};
 use wire_net::{Family, LinkName, Mtu, Vni};
 
 use crate::{
-    Backend, Identity, Placement, alloc::Alloc, host_gw::HostGw, ipip, ipip::IpipBackend, udp, udp::UdpBackend, vxlan, vxlan::VxlanBackend,
+    Backend, Identity, Placement, alloc::Alloc, host_gw::HostGw, ipip, ipip::IpipBackend, udp, udp::UdpBackend, vxlan,
+    vxlan::VxlanBackend,
 };
 
 /// There is no backend for a network config.
@@ -87,9 +88,7 @@ pub fn select(config: &NetworkConfig, placement: Placement) -> Result<Box<dyn Ba
         BackendConfig::Alloc => Ok(Box::new(Alloc::new(config, &placement))),
         BackendConfig::Udp { port } => Ok(Box::new(UdpBackend::new(config, *port, &placement)?)),
         BackendConfig::HostGw => Ok(Box::new(HostGw::new(config, &placement)?)),
-        BackendConfig::Ipip { direct_routing } => {
-            Ok(Box::new(IpipBackend::new(config, *direct_routing, &placement)?))
-        }
+        BackendConfig::Ipip { direct_routing } => Ok(Box::new(IpipBackend::new(config, *direct_routing, &placement)?)),
         BackendConfig::Wireguard => Err(SelectError::NotYet(config.backend.name().to_owned())),
         BackendConfig::Foreign(name) => Err(SelectError::Foreign(name.clone())),
     }

@@ -3,6 +3,7 @@
 
 mod direct;
 mod flowtable;
+mod ipip;
 mod measure;
 mod others;
 mod rendered;

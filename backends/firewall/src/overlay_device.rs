@@ -79,10 +79,7 @@ impl OverlayDevice {
                     (family, Self { link: *name, parent, carrier, vni, local, in_kernel, has_policy, inner })
                 }
                 DesiredKind::Kernel(
-                    KernelKind::Bridge
-                    | KernelKind::Veth(_)
-                    | KernelKind::Vlan(_)
-                    | KernelKind::Macvlan(_),
+                    KernelKind::Bridge | KernelKind::Veth(_) | KernelKind::Vlan(_) | KernelKind::Macvlan(_),
                 ) => continue,
             };
             devices.set(family, Some(device));

@@ -11,7 +11,7 @@ use wire_state::{Attachment, BaseChain, DesiredFirewall, DesiredTable, Element, 
 use super::{
     address_range::AddressRange,
     facts::{DockerRules, HostFacts, TrackingReason},
-    family_rules::{self, BRIDGES, FamilyRules, containers, counter, of_network, of_carrier},
+    family_rules::{self, BRIDGES, FamilyRules, containers, counter, of_carrier, of_network},
     flowtable,
     from_peers::FirewallFromPeers,
     nat,
@@ -242,7 +242,8 @@ impl FirewallPolicy {
         if self.senders == Senders::Anyone {
             incoming.extend(through.iter().map(|rules| rules.all_others()));
         }
-        arriving.extend(of_carrier(device).into_iter().chain(through.iter().filter_map(|rules| self.usual(rules, facts))));
+        arriving
+            .extend(of_carrier(device).into_iter().chain(through.iter().filter_map(|rules| self.usual(rules, facts))));
         if device.is_known_early() {
             arriving.extend(of_network(device));
             arriving.extend(through.iter().filter_map(|rules| rules.as_if_from_us()).chain(passing));

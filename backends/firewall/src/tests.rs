@@ -2,6 +2,7 @@ mod any;
 mod direct;
 mod flowtable;
 mod from_peers;
+pub(crate) mod ipip;
 mod judged;
 mod traced;
 

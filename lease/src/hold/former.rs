@@ -60,7 +60,9 @@ fn seems_to_be_of_one_host(one: &Lease, other: &Lease) -> bool {
 fn macs(lease: &Lease) -> impl Iterator<Item = MacAddr> {
     let vteps = match &lease.data {
         BackendData::Vxlan(vteps) => *vteps,
-        BackendData::Untyped | BackendData::HostGw | BackendData::Ipip | BackendData::Other(_) => wire_net::DualStack::default(),
+        BackendData::Untyped | BackendData::HostGw | BackendData::Ipip | BackendData::Other(_) => {
+            wire_net::DualStack::default()
+        }
     };
     [vteps.v4, vteps.v6].into_iter().flatten().map(|vtep| vtep.mac)
 }

@@ -193,7 +193,8 @@ fn by_ufw(carrier: Carrier) -> String {
         Carrier::Udp { port } => format!("ufw allow {port}/udp"),
         // ufw's own command does not know the protocol.
         Carrier::Ipip => {
-            "add -A ufw-before-input -p 4 -j ACCEPT to /etc/ufw/before.rules, before COMMIT, and call ufw reload".to_owned()
+            "add -A ufw-before-input -p 4 -j ACCEPT to /etc/ufw/before.rules, before COMMIT, and call ufw reload"
+                .to_owned()
         }
     }
 }
@@ -233,7 +234,9 @@ mod tests {
             let families = Vec::new();
             Blocked { others, carrier: Carrier::Ipip, families, links: links() }.message().to_string()
         };
-        assert!(ipip(true).starts_with("ufw drops what peers send by IP protocol 4 (IPIP): add -A ufw-before-input -p 4 "));
+        assert!(
+            ipip(true).starts_with("ufw drops what peers send by IP protocol 4 (IPIP): add -A ufw-before-input -p 4 ")
+        );
         assert!(ipip(false).contains("--permanent --add-protocol=ipencap && "));
     }
 }

@@ -67,10 +67,9 @@ impl Scope {
             }
             // A TUN device is read as this kind only if its settings are those of ours.
             ObservedKind::Tun(_) => true,
-            ObservedKind::Bridge
-            | ObservedKind::Veth(_)
-            | ObservedKind::Vlan(_)
-            | ObservedKind::Macvlan(_) => link.is_marked,
+            ObservedKind::Bridge | ObservedKind::Veth(_) | ObservedKind::Vlan(_) | ObservedKind::Macvlan(_) => {
+                link.is_marked
+            }
             // flannel's is bound to no link, and sends from the host's address. If that has changed, flannel makes it anew too.
             ObservedKind::Ipip(ipip) => link.is_marked || ipip.parent.is_none() && ipip.local.is_some(),
             ObservedKind::Other(_) => false,

@@ -12,7 +12,8 @@ use super::{
     walk::{Step, Walk},
 };
 use crate::{
-    FdbKey, FdbTarget, FloodEntry, FloodPath, Framing, Ipip, LinkId, NeighbourKey, NextHop, ObservedKind, ObservedVxlan, Tunnel,
+    FdbKey, FdbTarget, FloodEntry, FloodPath, Framing, Ipip, LinkId, NeighbourKey, NextHop, ObservedKind,
+    ObservedVxlan, Tunnel,
 };
 
 /// The MAC of frames without an FDB entry of their own.

@@ -1,0 +1,67 @@
+//! The rules about packets of IP protocol 4.
+
+use wire_state::Ipip;
+
+use super::*;
+
+/// The devices of a host whose backend is ipip.
+pub(crate) fn devices() -> DualStack<OverlayDevice> {
+    let ipip = Ipip { parent: None, local: Some([192, 0, 2, 1].into()) };
+    let link = DesiredLink::new(DesiredKind::Kernel(KernelKind::Ipip(ipip)), Mtu(1480));
+    let mut net = DesiredNet::default();
+    net.links.insert(name("flannel.ipip"), link);
+    OverlayDevice::of(&net)
+}
+
+fn wanted_by(policy: &FirewallPolicy, facts: &HostFacts) -> DesiredFirewall {
+    policy.desired(peer(1, false).subnet, &all_of(&[2], false).into_iter(), &devices(), facts)
+}
+
+#[test]
+fn what_is_encapsulated_is_told_by_the_protocol_and_the_inner_source_stands_right_behind_the_outer_header() {
+    let facts = HostFacts { docker: DockerRules::Marked, ..HostFacts::default() };
+    let firewall = wanted_by(&policy(false), &facts);
+    let table = firewall.table.unwrap();
+    let arriving: Vec<&str> = table.chains["arriving"].rules.iter().map(|rule| rule.text.as_str()).collect();
+    insta::assert_snapshot!(arriving.join("\n"), @r#"
+    iifname "flannel.ipip" meta priority != 7769:0 counter name "strangers" drop
+    iifname "flannel.ipip" fib saddr . iif oif 0 counter name "spoofed" drop
+    iifname "flannel.ipip" ip saddr 10.5.0.0/16 ip daddr 10.5.1.0/24 meta mark set meta mark or 0x1000
+    meta l4proto != 4 accept
+    iifname != @bridges ip daddr 192.0.2.1 ip saddr . @th,96,24 @subnets-v4-24 counter meta priority set 7769:0 notrack accept
+    iifname != "lo" ip saddr 192.0.2.1 counter name "containers" drop
+    iifname @bridges ip daddr != 10.5.0.0/16 counter name "containers" drop
+    ip saddr 10.5.0.0/16 ip daddr != 10.5.0.0/16 counter name "containers" drop
+    ip daddr != 192.0.2.1 fib daddr type unicast accept
+    iifname @bridges counter name "containers" drop
+    ip saddr 10.5.0.0/16 counter name "containers" drop
+    ip saddr . @th,96,24 @subnets-v4-24 counter name "arrived-v4" meta priority set 7769:0 accept
+    ip saddr . @th,96,32 @leases-v4 counter name "arrived-v4" meta priority set 7769:0 accept
+    ip saddr @peers-v4 counter name "spoofed" drop
+    update @claims-v4 { ip saddr . @th,96,32 }
+    ip saddr != @peers-v4 update @strangers-v4 { ip saddr }
+    meta nfproto ipv4 counter name "strangers" drop
+    "#);
+    assert!(!table.chains.contains_key("encapsulated-in"), "all is judged before connection tracking");
+    let out: Vec<&str> = table.chains["encapsulated-out"].rules.iter().map(|rule| rule.text.as_str()).collect();
+    insta::assert_snapshot!(out.join("\n"), @r#"
+    meta l4proto != 4 accept
+    ct status snat ct original ip saddr != 192.0.2.1 counter name "containers" drop
+    "#);
+}
+
+#[test]
+fn ipip_is_let_through_what_docker_drops_as_the_overlay_is() {
+    let chains = |firewall: &DesiredFirewall| format!("{:?}", firewall.chains);
+    let vxlan = wanted(&policy(false), &[2], &[]);
+    let ipip = wanted_by(&policy(false), &HostFacts::default());
+    assert_eq!(chains(&ipip), chains(&vxlan).replace("flannel.1", "flannel.ipip"));
+}
+
+#[test]
+fn a_flowtable_is_not_tried_with_ipip() {
+    let policy = FirewallPolicy { flowtable: true, ..policy(false) };
+    let links = || ["docker0", "flannel.ipip"].map(name);
+    let facts = HostFacts { bridges: [name("docker0")].into(), hookable: links().into(), ..HostFacts::default() };
+    assert!(wanted_by(&policy, &facts).table.unwrap().flowtables.is_empty());
+}
