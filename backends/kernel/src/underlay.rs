@@ -83,3 +83,25 @@ pub(crate) fn is_overlay_device(name: LinkName, kind: &str) -> bool {
     let named = vni.is_some_and(is_number) || matches!(name, "flannel0" | "flannel-v60");
     named && matches!(kind, "vxlan" | "tun") || name == "flannel.ipip" && kind == "ipip"
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_of_an_overlay_are_known_by_flannels_names_and_their_kind() {
+        let is_one = |name: &str, kind| is_overlay_device(name.parse().unwrap(), kind);
+        for (name, kind) in [
+            ("flannel.1", "vxlan"),
+            ("flannel-v6.7", "vxlan"),
+            ("flannel.1", "tun"),
+            ("flannel0", "tun"),
+            ("flannel.ipip", "ipip"),
+        ] {
+            assert!(is_one(name, kind), "{name} {kind}");
+        }
+        for (name, kind) in [("tunl0", "ipip"), ("flannel.ipip", "vxlan"), ("flannel.1", "ipip"), ("eth0", "")] {
+            assert!(!is_one(name, kind), "{name} {kind}");
+        }
+    }
+}
