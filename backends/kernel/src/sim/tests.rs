@@ -1,3 +1,5 @@
+mod ipip;
+
 use std::{
     pin::pin,
     task::{Context, Poll, Waker},
@@ -6,7 +8,7 @@ use std::{
 use proptest::prelude::*;
 use wire_net::Prefix;
 use wire_state::{
-    DesiredNet, ErrorKind, LinkId, LinkPlace, NextHop, Reconciler, RouteKey,
+    Address, DesiredNet, ErrorKind, LinkId, LinkPlace, LinkRef, NextHop, Reconciler, RouteKey,
     samples::{mac, name, state, tunnelled},
 };
 
