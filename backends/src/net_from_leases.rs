@@ -74,7 +74,7 @@ impl NetFromLeases {
     /// differs: then it is computed anew.
     pub fn update<B: Backend + ?Sized>(&mut self, backend: &B, own: &Lease, leases: &LeaseTable) {
         if self.own != *own || self.leases.outside != leases.outside {
-            self.compute_anew(backend, own, leases);
+            *self = Self::new(backend, own, leases);
             return;
         }
         let before = std::mem::replace(&mut self.leases, leases.clone());
@@ -93,7 +93,7 @@ impl NetFromLeases {
         gone.iter().filter_map(|lease| backend.beyond_link(lease)).for_each(|address| self.beyond.remove(address));
         there.iter().filter_map(|lease| backend.beyond_link(lease)).for_each(|address| self.beyond.add(address));
         if backend.ranges(&self.outside) != self.ranges {
-            self.compute_anew(backend, own, leases);
+            *self = Self::new(backend, own, leases);
             return;
         }
         let mut entries = Vec::new();
@@ -103,16 +103,9 @@ impl NetFromLeases {
         entries.drain(..).for_each(|entry| self.add(entry));
     }
 
-    fn compute_anew<B: Backend + ?Sized>(&mut self, backend: &B, own: &Lease, leases: &LeaseTable) {
-        let formerly = std::mem::take(&mut self.net.formerly);
-        *self = Self::new(backend, own, leases);
-        self.net.formerly = formerly;
-    }
-
     /// Computes it from all leases. Returns whether what was brought forward was the same.
     pub fn check<B: Backend + ?Sized>(&mut self, backend: &B) -> bool {
-        let mut computed = Self::new(backend, &self.own, &self.leases);
-        computed.net.formerly = self.net.formerly.clone();
+        let computed = Self::new(backend, &self.own, &self.leases);
         let is_same = computed.net == self.net && computed.beyond == self.beyond;
         if !is_same {
             *self = computed;
@@ -163,12 +156,7 @@ impl NetFromLeases {
             },
             PeerEntry::Neighbour(key, _) => drop(self.net.neighbours.remove(key)),
             PeerEntry::Forward(key, _) => drop(self.net.forwarding.remove(key)),
-            PeerEntry::Route(key, hop) => {
-                self.net.routes.remove(key);
-                if hop.link().is_some_and(|link| !self.net.links.contains_key(&link)) {
-                    self.net.formerly.insert(*key, *hop);
-                }
-            }
+            PeerEntry::Route(key, _) => drop(self.net.routes.remove(key)),
         }
     }
 }

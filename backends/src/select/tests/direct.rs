@@ -71,26 +71,27 @@ fn a_peer_that_moves_off_the_link_costs_one_route_that_is_replaced() {
 }
 
 #[test]
-fn a_route_that_flannel_left_is_used_as_it_is_and_goes_or_changes_with_its_lease() {
-    let config = config(V4, "host-gw");
-    let backend = select(&config, placement()).unwrap();
+fn a_route_that_flannel_left_becomes_ours_in_place_and_goes_with_its_lease_and_a_stale_one_stays() {
+    let backend = select(&config(V4, "host-gw"), placement()).unwrap();
     let (own, table) = leases(("10.5.0.0-24", OWN), &[("10.5.2.0-24", HOST_GW)]);
-    let mut kept = crate::NetFromLeases::new(&*backend, &own, &table);
-    let mut have = wire_state::samples::held(kept.net());
-    let flannels = |route: &wire_state::ObservedRoute| wire_state::ObservedRoute {
-        protocol: 3,
-        owner: wire_state::Owner::Foreign,
-        ..route.clone()
-    };
-    have.routes = have.routes.iter().map(|(key, route)| (*key, flannels(route))).collect();
-    assert_eq!(plan_host(&have, kept.net()).ops, vec![]);
-    // A stale one, of no lease that this run has seen, stays.
-    kept.update(&*backend, &own, &LeaseTable::default());
-    insta::assert_snapshot!(plan_host(&have, kept.net()), @"delete route 10.5.2.0/24 via 192.0.2.2 dev eth0");
+    let wanted = backend.desired(&own, &table);
+    let mut have = wire_state::samples::held(&wanted);
+    wire_state::samples::change_each(&mut have.routes, |route| {
+        (route.protocol, route.owner) = (3, wire_state::Owner::Foreign);
+    });
+    insta::assert_snapshot!(plan_host(&have, &wanted), @"replace route 10.5.2.0/24 via 192.0.2.2 dev eth0");
+    // Nobody's lease has it: it is not known whose it is.
     let nothing = backend.desired(&own, &LeaseTable::default());
     assert_eq!(plan_host(&have, &nothing).ops, vec![]);
+    // To another host than the lease's: it is in the way, and named.
     let moved = HOST_GW.replace("192.0.2.2", "192.0.2.9");
-    let (_, table) = leases(("10.5.0.0-24", OWN), &[("10.5.2.0-24", &moved)]);
-    kept.update(&*backend, &own, &table);
-    insta::assert_snapshot!(plan_host(&have, kept.net()), @"replace route 10.5.2.0/24 via 192.0.2.9 dev eth0");
+    let (_, elsewhere) = leases(("10.5.0.0-24", OWN), &[("10.5.2.0-24", &moved)]);
+    let plan = plan_host(&have, &backend.desired(&own, &elsewhere));
+    assert_eq!((plan.ops.len(), plan.findings.conflicts.len()), (0, 1));
+
+    let ours = wire_state::samples::held(&wanted);
+    insta::assert_snapshot!(plan_host(&ours, &nothing), @"delete route 10.5.2.0/24 via 192.0.2.2 dev eth0");
+    // An operator's, who names a protocol: it serves, and stays.
+    wire_state::samples::change_each(&mut have.routes, |route| route.protocol = 4);
+    assert_eq!(plan_host(&have, &wanted), wire_state::Plan::default());
 }

@@ -22,7 +22,7 @@ use super::{
     TunnelOp, Via,
     plan::{links_made_anew, plan},
 };
-use crate::Difference;
+use crate::{Difference, PROTOCOL};
 
 /// One difference for each link and for each other entry that the plan changes: the links first.
 pub(super) fn differences(have: &PerNamespace<ObservedNet>, want: &PerNamespace<DesiredNet>) -> Vec<Difference> {
@@ -83,6 +83,12 @@ fn of_kernel(have: &ObservedNet, want: &Reach<'_>, op: &KernelOp, entry: String)
         }
         KernelOp::AddRoute(key, hop) | KernelOp::ReplaceRoute(key, hop) => {
             let difference = match have.routes.get(key) {
+                Some(found) if found.is_flannels(hop) => {
+                    return Some(Difference::altered(
+                        entry,
+                        format!("is of protocol boot, and should be of protocol {PROTOCOL}"),
+                    ));
+                }
                 Some(found) => Difference::altered(entry, format!("{}, and should {}", leads(&found.via), lead(hop))),
                 None => Difference::missing(entry),
             };

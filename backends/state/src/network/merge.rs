@@ -90,7 +90,6 @@ fn merge_tables(namespace: Namespace, shares: &[Share<'_, DesiredNet>], clashes:
         neighbours: clashes.rows(shares, |net| &net.neighbours, |key| shown("the neighbour", key.to_string())),
         forwarding: clashes.rows(shares, |net| &net.forwarding, |key| shown("forwarding to", key.to_string())),
         routes: clashes.rows(shares, |net| &net.routes, |key| shown("the route", key.to_string())),
-        formerly: shares.iter().flat_map(|share| &share.desired.formerly).map(|(key, hop)| (*key, *hop)).collect(),
         route_form: if shares.iter().any(|share| share.desired.route_form == DesiredForm::Plain) {
             DesiredForm::Plain
         } else {

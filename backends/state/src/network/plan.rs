@@ -24,7 +24,8 @@ use self::{
 use super::{difference::differences, merge};
 use crate::{
     Address, Clash, Conflict, DesiredNet, Detours, Difference, FdbKey, FloodEntry, ForwardKey, KernelOp, Namespace,
-    NeighbourKey, NextHop, ObservedNet, ObservedRoute, Op, Order, PerNamespace, Plan, Resource, Scope, Share, TunnelOp,
+    NeighbourKey, NextHop, ObservedNet, ObservedRoute, Op, Order, Owner, PerNamespace, Plan, Resource, Scope, Share,
+    TunnelOp,
 };
 
 /// The resource of a host's network: links, settings, addresses, FDB, neighbours, forwarding, routes.
@@ -244,12 +245,13 @@ impl Builder<'_> {
         let mut deletions = Vec::new();
         for (key, have, want) in merge(have, want) {
             match (self.route_left(have), self.route_to_be(want)) {
+                (Some(found), Some(want)) if found.is_flannels(want) => self.put(KernelOp::ReplaceRoute(*key, *want)),
                 (Some(have), Some(want)) if have.serves_as(want, form) => {}
                 // A conflict, which is reported apart.
-                (Some(found), Some(_)) if !self.want.may_change(key, found) => {}
+                (Some(found), Some(_)) if found.owner == Owner::Foreign => {}
                 (Some(_), Some(want)) => self.put(KernelOp::ReplaceRoute(*key, *want)),
                 (None, Some(want)) => self.put(KernelOp::AddRoute(*key, *want)),
-                (Some(have), None) if self.want.may_change(key, have) && !self.goes_with_its_link(have) => {
+                (Some(have), None) if have.owner == Owner::Ours && !self.goes_with_its_link(have) => {
                     deletions.push(Op::Kernel(self.namespace, KernelOp::DeleteRoute(*key, Box::new(have.clone()))));
                 }
                 (Some(_) | None, None) => {}

@@ -11,6 +11,9 @@ use super::Owner;
 /// (linux/rtnetlink.h leaves numbers above `RTPROT_STATIC` to their users).
 pub const PROTOCOL: u8 = 91;
 
+/// `RTPROT_BOOT` of linux/rtnetlink.h: the protocol of flannel's routes, and of those of an operator who names none.
+pub(crate) const BOOT: u8 = 3;
+
 /// The key of a route. The kernel holds one route with each key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RouteKey {
@@ -183,7 +186,15 @@ impl ObservedRoute {
         Self { via: Via::NextHop(hop), protocol: PROTOCOL, uses_nexthop: false, owner: Owner::Ours }
     }
 
-    /// Whether it needs no change: it leads as desired, and has the desired form. The form of a foreign route is not our concern.
+    /// Whether it leads as desired and is as flannel writes its routes on the underlay's link. The agent makes it its own by writing it
+    /// again in place (docs/adr/0017).
+    #[must_use]
+    pub fn is_flannels(&self, hop: &NextHop) -> bool {
+        self.owner == Owner::Foreign && self.protocol == BOOT && !self.uses_nexthop && self.via.leads_as(hop)
+    }
+
+    /// Whether it needs no change if it cannot be made ours: it leads as desired, and has the desired form. The form of a foreign route is
+    /// not our concern.
     #[must_use]
     pub fn serves_as(&self, hop: &NextHop, form: DesiredForm) -> bool {
         let has_form = match form {

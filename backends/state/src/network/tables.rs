@@ -34,18 +34,12 @@ pub struct NetState<L, R, F = ()> {
     pub forwarding: OrdMap<ForwardKey, Forward>,
     /// Routes by their keys.
     pub routes: OrdMap<RouteKey, R>,
-    /// Of a desired state: the routes over links that are not ours that were desired earlier in this run. A route of flannel's that leads so
-    /// has served as ours, so it may be changed and removed.
-    pub formerly: OrdMap<RouteKey, NextHop>,
     /// The form in which the kernel should hold the routes.
     pub route_form: F,
     /// Settings in `/proc/sys/net`. These are read: those of the host and of our devices; `forwarding` of links with containers on
     /// them; and `accept_ra` of links that would lose routes from router advertisements when the host forwards.
     pub settings: BTreeMap<Setting, u32>,
 }
-
-/// `RTPROT_BOOT` of linux/rtnetlink.h: the protocol of flannel's routes, and of those of an operator who names none.
-const BOOT: u8 = 3;
 
 /// The state of a namespace as it was read.
 pub type ObservedNet = NetState<ObservedLink, ObservedRoute>;
@@ -162,7 +156,6 @@ impl<L, R, F: Default> Default for NetState<L, R, F> {
             neighbours: OrdMap::new(),
             forwarding: OrdMap::new(),
             routes: OrdMap::new(),
-            formerly: OrdMap::new(),
             route_form: F::default(),
             settings: BTreeMap::new(),
         }
@@ -170,12 +163,6 @@ impl<L, R, F: Default> Default for NetState<L, R, F> {
 }
 
 impl DesiredNet {
-    /// True if a route that was found may be changed: ours, or one of flannel's that served as ours.
-    pub(crate) fn may_change(&self, key: &RouteKey, found: &ObservedRoute) -> bool {
-        let served = || self.formerly.get(key).is_some_and(|hop| found.via.leads_as(hop));
-        found.owner == Owner::Ours || (found.protocol == BOOT && served())
-    }
-
     /// True if a gateway on the link is the peer's host: on a link of the underlay, and on an IPIP device, which sends to the gateway.
     pub(crate) fn is_host_itself(&self, link: LinkName) -> bool {
         self.links.get(&link).is_none_or(|link| matches!(link.kind, DesiredKind::Kernel(KernelKind::Ipip(_))))

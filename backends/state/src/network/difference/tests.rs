@@ -301,3 +301,12 @@ proptest! {
         prop_assert_eq!(Network::differences(&reached(&want), &want), vec![]);
     }
 }
+
+#[test]
+fn a_route_of_flannels_that_leads_as_ours_is_named_by_its_protocol() {
+    let take = |have: &mut ObservedNet| {
+        change_each(&mut have.routes, |route| (route.protocol, route.owner) = (3, Owner::Foreign));
+    };
+    let said = "route 10.5.60.0/24 is of protocol boot, and should be of protocol 91";
+    assert_eq!(told_after(&wanted(), take), said);
+}

@@ -30,7 +30,9 @@ impl ForeignRoutes {
 
     /// The foreign routes of the host that lead packets for peers elsewhere.
     pub(super) fn detours(&self, have: &ObservedNet, want: &DesiredNet) -> Detours {
-        let foreign = self.of_namespace(Namespace::Host).filter_map(|key| have.routes.get_key_value(key));
+        let found = self.of_namespace(Namespace::Host).filter_map(|key| have.routes.get_key_value(key));
+        // One of flannel's may have become ours since.
+        let foreign = found.filter(|(_, route)| route.owner == Owner::Foreign);
         detour::among(foreign, want)
     }
 }
@@ -47,7 +49,7 @@ impl Builder<'_> {
     /// The conflicts of one desired route: with a foreign one that has its key, and with one that takes precedence by a lower metric.
     fn conflicts_of(&self, key: &RouteKey) -> impl Iterator<Item = Conflict> {
         let want = self.route_to_be(self.want.routes.get(key));
-        let found = self.route_left(self.have.routes.get(key)).filter(|found| !self.want.may_change(key, found));
+        let found = self.route_left(self.have.routes.get(key)).filter(|found| found.owner == Owner::Foreign);
         let same_key = want.zip(found).filter(|(want, found)| !found.serves_as(want, self.want.route_form));
         let same_key = same_key.map(|(_, found)| (key.metric, found));
         let better = want.and_then(|want| self.better(key, want));

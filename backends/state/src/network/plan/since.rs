@@ -26,18 +26,7 @@ pub(super) fn changed_keys(
 
 fn add_changed(keys: &mut BTreeSet<Key>, namespace: Namespace, before: &DesiredNet, after: &DesiredNet) -> Option<()> {
     // Each table by name: a new one must be thought of here.
-    let DesiredNet {
-        links,
-        addresses,
-        fdb,
-        flooding,
-        neighbours,
-        forwarding,
-        routes,
-        formerly: _,
-        route_form,
-        settings,
-    } = before;
+    let DesiredNet { links, addresses, fdb, flooding, neighbours, forwarding, routes, route_form, settings } = before;
     let is_same = *links == after.links
         && *addresses == after.addresses
         && *flooding == after.flooding
