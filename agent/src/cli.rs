@@ -208,7 +208,14 @@ pub(crate) enum Command {
     /// Compare this host with what it should hold, and print a sentence for each difference. Changes nothing. A running agent is asked, and
     /// repairs differences as always. Without one, give the agent's own flags before the word verify. Exit status 0: nothing differs, 1: something
     /// does, another: it could not be compared.
-    Verify(CompareFlags),
+    Verify {
+        /// What to compare with.
+        #[command(flatten)]
+        flags: CompareFlags,
+        /// Remove the stale routes that are named: those that flannel has left, to subnets that nobody has leased. Nothing else is changed.
+        #[arg(long)]
+        remove_stale: bool,
+    },
     /// The same, but print the changes that the agent would make, in their order.
     Plan(CompareFlags),
     /// Say which way a packet to ADDRESS takes on this host, by what its kernel holds: route, neighbour, FDB entry, outer packet, and the rule

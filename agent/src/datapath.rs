@@ -20,6 +20,7 @@ use crate::{
     ports::{NetworkMonitor, NetworkPort, Ports},
     reconcile_loop::{Answer, LoopHandle, ResourceLoop, Round, Shares, merged},
     repeats::Repeats,
+    stale::Subnets,
     status::{KernelCondition, StatusWriter},
 };
 
@@ -44,6 +45,7 @@ pub(crate) type NetworkHandle = LoopHandle<NetworkShare, Outcome>;
 pub(crate) struct NetworkShare {
     pub(crate) desired: Arc<PerNamespace<DesiredNet>>,
     pub(crate) scope: Scope,
+    pub(crate) subnets: Subnets,
     pub(crate) revision: Revision,
 }
 
@@ -191,7 +193,11 @@ impl<P: Ports> ResourceLoop for NetworkLoop<P> {
 
     fn compare(&mut self, shares: &Shares<NetworkShare>) -> Answer {
         let desired = self.desired(shares);
-        self.reconciler.compare(&desired).map_err(|error| chain(&error))
+        let mut comparison = self.reconciler.compare(&desired).map_err(|error| chain(&error))?;
+        for (share, found) in shares.values().zip(std::iter::repeat(self.reconciler.cached()).flatten()) {
+            comparison.stale.extend(share.subnets.stale(found, &share.scope));
+        }
+        Ok(comparison)
     }
 
     async fn changed(&mut self) {

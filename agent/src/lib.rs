@@ -47,6 +47,7 @@ mod repeats;
 mod run;
 mod session;
 mod settings;
+mod stale;
 mod state;
 mod status;
 mod trace;
@@ -125,7 +126,10 @@ fn start(cli: Cli) -> Result<(), Exit> {
         Some(Command::Status(output)) => runtime.block_on(commands::status(&own_run_dir, output.json)),
         Some(Command::Peers(output)) => runtime.block_on(commands::peers(&own_run_dir, output.json)),
         Some(Command::Config(command)) => runtime.block_on(config_command::run(command, etcd)),
-        Some(Command::Verify(flags)) => runtime.block_on(verify::run(Form::Verify, flags, etcd, run, &run_dir)),
+        Some(Command::Verify { flags, remove_stale }) => {
+            let form = if remove_stale { Form::Remove } else { Form::Verify };
+            runtime.block_on(verify::run(form, flags, etcd, run, &run_dir))
+        }
         Some(Command::Plan(flags)) => runtime.block_on(verify::run(Form::Plan, flags, etcd, run, &run_dir)),
         Some(Command::Trace(flags)) => trace::run(&flags, etcd.network),
         Some(Command::Drain { dry_run }) => {

@@ -24,6 +24,7 @@ use crate::{
     loops::Loops,
     ports::Ports,
     pulse::Heartbeat,
+    stale::Subnets,
     status::{Status, StatusWriter},
     traffic::TrafficWatch,
     underlay::UnderlayWatch,
@@ -216,7 +217,9 @@ impl<P: Ports> Session<P> {
             self.note_beyond_link();
             let firewall = self.firewall_share(own, &table, &desired);
             let desired = Arc::new(PerNamespace::host(desired));
-            let share = NetworkShare { desired, scope: self.scope.clone(), revision: table.revision };
+            let (scope, subnets) =
+                (self.scope.clone(), Subnets { pools: self.joined_with.pools, leases: table.clone() });
+            let share = NetworkShare { desired, scope, subnets, revision: table.revision };
             let network = self.loops.network.want(&self.network, share);
             let firewall = self.loops.firewall.want(&self.network, firewall);
             self.progress.first_changes.get_or_insert((network, firewall));

@@ -1,4 +1,5 @@
-//! `wire-agent verify` and `wire-agent plan` compare what this host holds with what it should hold. They write nothing.
+//! `wire-agent verify` and `wire-agent plan` compare what this host holds with what it should hold. They write nothing, but what
+//! `verify --remove-stale` is asked for.
 //!
 //! A running agent is asked to compare, with the leases that it knows. Without one, the desired state is computed here, from etcd or, with
 //! `--offline`, from the network state saved on disk.
@@ -18,6 +19,7 @@ use crate::{
     reconcile_loop::Answer,
     run::require_capability,
     settings::Settings,
+    stale,
 };
 
 /// The comparisons of all resources.
@@ -35,8 +37,11 @@ const LISTED: usize = 10_000;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum VerifyError {
     /// The host is not as it should be.
-    #[error("{}", counted(*differences, *conflicts))]
-    Differs { differences: usize, conflicts: usize },
+    #[error("{}", counted(*differences, *conflicts, *stale))]
+    Differs { differences: usize, conflicts: usize, stale: usize },
+    /// A stale route is still there.
+    #[error("not every stale route could be removed: {}", failures.join("; "))]
+    StaleLeft { failures: Vec<String> },
     /// A resource could not be compared.
     #[error("the {resource} could not be compared: {why}")]
     Unread { resource: String, why: String },
@@ -64,7 +69,7 @@ impl VerifyError {
     /// The exit status.
     pub(crate) const fn status(&self) -> u8 {
         match self {
-            Self::Differs { .. } => NO,
+            Self::Differs { .. } | Self::StaleLeft { .. } => NO,
             Self::Unread { .. }
             | Self::NoLease
             | Self::NoConfig(_)
@@ -83,6 +88,8 @@ pub(crate) enum Form {
     Verify,
     /// The operations of the next round, in their order.
     Plan,
+    /// As [`Self::Verify`]; the stale routes are removed.
+    Remove,
 }
 
 /// Compares, and prints what differs.
@@ -109,8 +116,20 @@ pub(crate) async fn run(
     }
     let differences: usize = reply.resources.iter().map(number_of_differences).sum();
     let conflicts: usize = reply.resources.iter().map(|resource| resource.conflicts.len()).sum();
-    if differences + conflicts > 0 {
-        return Err(VerifyError::Differs { differences, conflicts }.into());
+    let stale: Vec<proto::StaleRoute> = reply.resources.iter().flat_map(|resource| resource.stale.clone()).collect();
+    let stale = match form {
+        Form::Verify => stale.len(),
+        Form::Plan => 0,
+        Form::Remove => {
+            let failures = stale::remove(&stale)?;
+            if !failures.is_empty() {
+                return Err(VerifyError::StaleLeft { failures }.into());
+            }
+            0
+        }
+    };
+    if differences + conflicts + stale > 0 {
+        return Err(VerifyError::Differs { differences, conflicts, stale }.into());
     }
     // On standard error: for scripts, empty standard output means that nothing differs.
     if !flags.json {
@@ -119,11 +138,12 @@ pub(crate) async fn run(
     Ok(())
 }
 
-fn counted(differences: usize, conflicts: usize) -> String {
+fn counted(differences: usize, conflicts: usize, stale: usize) -> String {
     let counted = |number: usize, what: &str| format!("{number} {what}{}", if number == 1 { "" } else { "s" });
     let conflicts =
         (conflicts > 0).then(|| format!("{} with entries of other programs", counted(conflicts, "conflict")));
-    [Some(counted(differences, "difference")), conflicts].into_iter().flatten().collect::<Vec<_>>().join(" and ")
+    let stale = (stale > 0).then(|| counted(stale, "stale route"));
+    [Some(counted(differences, "difference")), conflicts, stale].into_iter().flatten().collect::<Vec<_>>().join(" and ")
 }
 
 fn number_of_differences(resource: &proto::ResourceComparison) -> usize {
@@ -136,7 +156,7 @@ fn text(form: Form, reply: &proto::CompareReply) -> String {
     for resource in &reply.resources {
         let name = &resource.resource;
         let lines: Vec<&String> = match form {
-            Form::Verify => resource.differences.iter().map(|difference| &difference.sentence).collect(),
+            Form::Verify | Form::Remove => resource.differences.iter().map(|difference| &difference.sentence).collect(),
             Form::Plan => resource.changes.iter().collect(),
         };
         text.extend(lines.into_iter().map(|line| format!("{name}: {line}\n")));
@@ -146,6 +166,12 @@ fn text(form: Form, reply: &proto::CompareReply) -> String {
     }
     for resource in &reply.resources {
         text.extend(resource.conflicts.iter().map(|conflict| format!("in the way: {conflict}\n")));
+    }
+    let stale = reply.resources.iter().flat_map(|resource| &resource.stale);
+    match form {
+        Form::Verify => text.extend(stale.map(|stale| format!("stale: {}\n", stale.sentence))),
+        // The agent removes none by itself; those that are removed here are reported one by one.
+        Form::Plan | Form::Remove => {}
     }
     text
 }
@@ -179,6 +205,7 @@ fn resource(name: &str, answer: &Answer) -> proto::ResourceComparison {
         changes: comparison.changes.iter().take(LISTED).cloned().collect(),
         conflicts: comparison.conflicts.clone(),
         unlisted: u32::try_from(unlisted).unwrap_or(u32::MAX),
+        stale: comparison.stale.iter().map(proto::StaleRoute::from).collect(),
     }
 }
 
@@ -218,7 +245,7 @@ mod tests {
     fn only_a_host_that_was_compared_gets_the_status_of_one_that_differs() {
         let missing = ConfigCommandError::Missing { prefix: wire_net::KeyPrefix::new("/other") };
         assert_eq!(VerifyError::NoConfig(missing).status(), UNAVAILABLE);
-        assert_eq!(VerifyError::Differs { differences: 1, conflicts: 0 }.status(), NO);
+        assert_eq!(VerifyError::Differs { differences: 1, conflicts: 0, stale: 0 }.status(), NO);
     }
 
     #[test]

@@ -28,6 +28,7 @@ use crate::{
     pulse::{Part, Watchdog},
     reconcile_loop::{ResourceLoop, Shares},
     settings::Settings,
+    stale::Subnets,
     state::StateFile,
     status::StatusWriter,
     upkeep::{FilesLoop, FilesShare},
@@ -112,6 +113,7 @@ async fn expected(mut host: Host<System>, last_known: &LastKnownFile, snapshot: 
     let leases = admitted(&host, &context, &own, &listing);
     let leases = Arc::new(WithRecords::default().update(&leases, records.as_ref(), own_port));
     let desired = backend.desired(&own.lease, &leases);
+    let subnets = Subnets { pools: context.config.pools, leases: leases.clone() };
     Ok(Expected {
         firewall: FirewallShare {
             policy: Arc::new(host.settings.firewall.policy(
@@ -127,7 +129,12 @@ async fn expected(mut host: Host<System>, last_known: &LastKnownFile, snapshot: 
             is_userspace: backend.datapath().is_userspace,
             joins: 0,
         },
-        network: NetworkShare { desired: Arc::new(PerNamespace::host(desired)), scope, revision: listing.revision() },
+        network: NetworkShare {
+            desired: Arc::new(PerNamespace::host(desired)),
+            scope,
+            subnets,
+            revision: listing.revision(),
+        },
         files: host.files_share(&env),
         ports: host.ports,
         settings: host.settings,

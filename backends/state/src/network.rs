@@ -18,6 +18,7 @@ pub(crate) mod plan;
 mod route;
 mod scope;
 mod setting;
+mod stale;
 mod tables;
 mod tunnel;
 mod underlay;
@@ -37,6 +38,7 @@ pub use self::{
     route::{DesiredForm, NextHop, ObservedRoute, PROTOCOL, RouteKey, Via},
     scope::{ALIAS, Marks, Scope},
     setting::Setting,
+    stale::StaleRoute,
     tables::{
         Address, DesiredNet, FdbKey, FdbTarget, FloodEntry, FloodPath, Forward, ForwardKey, LeadsToLink, NeighbourKey,
         NetState, ObservedNet, Owner, retain,

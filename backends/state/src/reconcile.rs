@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, error::Error};
 
-use crate::{DataplaneError, Difference, Driver, ErrorKind, OpError, Operation, Order, Plan, Resource};
+use crate::{DataplaneError, Difference, Driver, ErrorKind, OpError, Operation, Order, Plan, Resource, StaleRoute};
 
 /// How often one round tries again after a failure, each time after it has read the state again.
 const RETRIES: usize = 2;
@@ -87,6 +87,8 @@ pub struct Comparison {
     pub changes: Vec<String>,
     /// The foreign entries that prevent desired ones.
     pub conflicts: Vec<String>,
+    /// Routes that nobody needs, and that are not known to be ours.
+    pub stale: Vec<StaleRoute>,
 }
 
 impl Comparison {
@@ -98,6 +100,7 @@ impl Comparison {
             differences: R::differences(observed, desired),
             changes: plan.ops.iter().map(ToString::to_string).collect(),
             conflicts: R::conflicts(&plan.findings),
+            stale: Vec::new(),
         }
     }
 }

@@ -1,0 +1,67 @@
+//! Routes that flannel has left to subnets that nobody has leased: found for `verify`, and removed by `verify --remove-stale`.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use wire_kernel::{KernelDataplane, RouteForm};
+use wire_lease::LeaseTable;
+use wire_net::{DualStack, Pool, Prefix, chain};
+use wire_state::{DataplaneError, Driver as _, Namespace, ObservedNet, Op, PerNamespace, RouteKey, Scope, StaleRoute};
+
+use crate::{control::proto, host_dataplane::HostDataplane, output::report};
+
+/// The subnets that hosts can lease in a network, and those that they have.
+#[derive(Clone, Debug)]
+pub(crate) struct Subnets {
+    pub(crate) pools: DualStack<Pool>,
+    pub(crate) leases: Arc<LeaseTable>,
+}
+
+impl Subnets {
+    /// The stale routes on the link of this network's underlay.
+    pub(crate) fn stale(&self, found: &PerNamespace<ObservedNet>, scope: &Scope) -> Vec<StaleRoute> {
+        let (Some(host), Some(parent)) = (found.get(Namespace::Host), scope.parent) else { return Vec::new() };
+        let leased: BTreeSet<Prefix> = self.leases.peers.keys().flat_map(wire_net::Subnet::prefixes).collect();
+        // What lies beside the range, or is of another length, may be an operator's.
+        let is_offered = |prefix: Prefix| self.pools.iter().any(|(_, pool)| pool.offers(prefix));
+        let is_vacant = |prefix: Prefix| is_offered(prefix) && !leased.contains(&prefix);
+        StaleRoute::among(host, parent.name, is_vacant)
+    }
+}
+
+impl From<&StaleRoute> for proto::StaleRoute {
+    fn from(stale: &StaleRoute) -> Self {
+        let StaleRoute { key: RouteKey { destination, metric, .. }, gateway, link } = stale;
+        Self {
+            destination: destination.to_string(),
+            metric: *metric,
+            gateway: gateway.to_string(),
+            link: link.to_string(),
+            sentence: stale.to_string(),
+        }
+    }
+}
+
+/// The route of a reply; `None` if the reply is not one of an agent.
+fn parsed(stale: &proto::StaleRoute) -> Option<StaleRoute> {
+    let key = RouteKey { metric: stale.metric, ..RouteKey::main(stale.destination.parse().ok()?) };
+    Some(StaleRoute { key, gateway: stale.gateway.parse().ok()?, link: stale.link.parse().ok()? })
+}
+
+/// Removes the stale routes that a comparison has named, and reports each. Returns what failed.
+///
+/// # Errors
+/// When the kernel cannot be read.
+pub(crate) fn remove(named: &[proto::StaleRoute]) -> Result<Vec<String>, DataplaneError> {
+    let ops: Vec<Op> = named.iter().filter_map(parsed).map(|stale| stale.removal()).collect();
+    let mut driver = HostDataplane::without_tunnels(KernelDataplane::open(RouteForm::Plain)?);
+    // It learns the numbers of the links.
+    driver.read(&PerNamespace::host(Scope::default()))?;
+    let mut failures = Vec::new();
+    for (op, attempt) in ops.iter().zip(driver.apply(&ops)) {
+        match attempt {
+            Ok(()) => report(format_args!("network: {op}")),
+            Err(error) => failures.push(format!("{op}: {}", chain(&error))),
+        }
+    }
+    Ok(failures)
+}
