@@ -52,10 +52,12 @@ fn parsed(stale: &proto::StaleRoute) -> Option<StaleRoute> {
 /// # Errors
 /// When the kernel cannot be read.
 pub(crate) fn remove(named: &[proto::StaleRoute]) -> Result<Vec<String>, DataplaneError> {
-    let ops: Vec<Op> = named.iter().filter_map(parsed).map(|stale| stale.removal()).collect();
+    let stale: Vec<StaleRoute> = named.iter().filter_map(parsed).collect();
+    let ops: Vec<Op> = stale.iter().map(StaleRoute::removal).collect();
     let mut driver = HostDataplane::without_tunnels(KernelDataplane::open(RouteForm::Plain)?);
-    // It learns the numbers of the links.
-    driver.read(&PerNamespace::host(Scope::default()))?;
+    // It learns the numbers of the links that routes in these networks lead to.
+    let networks = stale.iter().map(|stale| stale.key.destination).collect();
+    driver.read(&PerNamespace::host(Scope { networks, ..Scope::default() }))?;
     let mut failures = Vec::new();
     for (op, attempt) in ops.iter().zip(driver.apply(&ops)) {
         match attempt {
