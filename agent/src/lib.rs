@@ -66,6 +66,7 @@ pub use crate::agent::{Agent, AgentError, AgentSettings, AgentStatus};
 use crate::{
     cli::{Cli, Command, DebugCommand, LogFormat},
     exit::{Exit, USAGE},
+    settings::Settings,
     verify::Form,
 };
 
@@ -131,7 +132,10 @@ fn start(cli: Cli) -> Result<(), Exit> {
             runtime.block_on(verify::run(form, flags, etcd, run, &run_dir))
         }
         Some(Command::Plan(flags)) => runtime.block_on(verify::run(Form::Plan, flags, etcd, run, &run_dir)),
-        Some(Command::Trace(flags)) => trace::run(&flags, etcd.network),
+        Some(Command::Trace(flags)) => {
+            let network = etcd.network.clone();
+            trace::run(&flags, network, Settings::new(etcd, run, &run_dir).ok().as_ref())
+        }
         Some(Command::Drain { dry_run }) => {
             flat::settings(&etcd, &run, &run_dir).map_err(Exit::from).and_then(|networks| match dry_run {
                 true => drain::dry_run(&networks),

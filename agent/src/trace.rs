@@ -1,5 +1,6 @@
 //! `wire-agent trace` says which way a packet takes on this host, by what its kernel holds. It reads the kernel itself, and writes nothing.
 
+mod direct;
 mod flags;
 mod report;
 
@@ -17,6 +18,7 @@ use crate::{
     exit::{Exit, NO, UNAVAILABLE, USAGE},
     output::answer,
     run::require_capability,
+    settings::Settings,
 };
 
 /// A packet that does not arrive, or cannot be followed.
@@ -56,17 +58,18 @@ struct Held {
     firewall: Option<ObservedFirewall>,
 }
 
-/// Follows a packet, and prints its way.
+/// Follows a packet, and prints its way. `settings` name the folder in which the agent keeps its state.
 ///
 /// # Errors
 /// [`TraceError::Dropped`] if it is dropped here; all others if that is not known.
-pub(crate) fn run(flags: &Flags, network: NetworkName) -> Result<(), Exit> {
+pub(crate) fn run(flags: &Flags, network: NetworkName, settings: Option<&Settings>) -> Result<(), Exit> {
     require_capability()?;
     let to = flags.to;
     if let Some(from) = flags.from.filter(|from| Family::of(*from) != Family::of(to)) {
         return Err(TraceError::Families { from, to }.into());
     }
-    let Held { view, firewall } = Held::read(network)?;
+    let Held { mut view, firewall } = Held::read(network)?;
+    view.surroundings.direct = settings.map(direct::known).unwrap_or_default();
     let host = HostState { net: &view.net, surroundings: &view.surroundings, firewall: firewall.as_ref() };
     let (source, entry) = match flags.from {
         Some(from) => (from, host.entry_of(from, to).ok_or(TraceError::NoEntry(from))?),

@@ -42,6 +42,6 @@ pub use network::{
 pub use reconcile::{Comparison, Failure, Reconciler, Report};
 pub use resource::{Attempt, Driver, Operation, Order, Plan, Resource};
 pub use trace::{
-    Delivery, Encapsulated, Entry, Gap, Hop, HostRoute, HostState, Journey, Leg, Outcome, Packet, PolicyRule, Reason,
-    ReversePath, RuleAction, Sending, Site, Surroundings, Trace, VxlanHeader, trace, trace_across,
+    Delivery, DirectNetwork, Encapsulated, Entry, Gap, Hop, HostRoute, HostState, Journey, Leg, Outcome, Packet,
+    PolicyRule, Reason, ReversePath, RuleAction, Sending, Site, Surroundings, Trace, VxlanHeader, trace, trace_across,
 };

@@ -21,7 +21,7 @@ mod walk;
 use wire_net::LinkName;
 
 pub use self::{
-    host::{HostRoute, HostState, PolicyRule, ReversePath, RuleAction, Surroundings},
+    host::{DirectNetwork, HostRoute, HostState, PolicyRule, ReversePath, RuleAction, Surroundings},
     outcome::{Delivery, Gap, Hop, Outcome, Reason, Sending},
     packet::{Encapsulated, Packet, VxlanHeader},
     site::{Journey, Leg, Site, trace_across},

@@ -211,7 +211,7 @@ const fn tables(family: Family) -> &'static str {
 
 /// What Docker 28 puts for each container and each bridge, also where the dockerd here is an older one, which has nothing in
 /// ip6tables: there its chains come as a dockerd brings them when it starts, in front of everyone's.
-fn drop_as_docker_28(seat: &Seat, family: Family) -> Result {
+pub(crate) fn drop_as_docker_28(seat: &Seat, family: Family) -> Result {
     let (t, address) = (tables(family), seat.container.address(family)?);
     seat.sh(&format!(
         "if {t} -N DOCKER 2>/dev/null; then

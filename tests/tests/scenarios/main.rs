@@ -38,6 +38,7 @@ mod full_range;
 mod held;
 mod hold_down;
 mod host_gw;
+mod host_gw_changes;
 mod host_gw_flannel;
 mod ipip;
 mod joining;

@@ -8,7 +8,7 @@ use wire_net::{Family, LinkName, Prefix};
 
 use super::{
     device::{OverlayDevice, our_device},
-    host::HostState,
+    host::{DirectNetwork, HostState},
     outcome::{Gap, Hop, Reason},
     packet::Packet,
     routes::{Found, Query},
@@ -59,6 +59,9 @@ impl Walk<'_> {
         if chain.rules.iter().any(|rule| !matches!(rule, ObservedRule::Marked(_))) {
             self.not_looked_at(&format!("rules of others in chain {chain_name} of table inet wire-agent"));
         }
+        if chain_name == ARRIVING && self.lacks_direct(chain, incoming) {
+            self.not_looked_at("the sources of packets without encapsulation, since this host's subnet is not known");
+        }
         let inside = host.our_devices().find(|device| device.name == incoming.link);
         let target = our_device(host, incoming.packet);
         let judge = Judge { host, table, incoming, inside, target };
@@ -71,6 +74,16 @@ impl Walk<'_> {
             Verdict::Dropped(purpose) => Err(Reason::Rule { chain: chain_name, purpose }.into()),
             Verdict::DroppedByPolicy => Err(Reason::Policy { chain: chain_name }.into()),
         }
+    }
+}
+
+impl Walk<'_> {
+    /// True if rules judge packets like this one by its source, and it is not known which sources they drop.
+    fn lacks_direct(&self, chain: &ObservedBaseChain, incoming: &Incoming<'_>) -> bool {
+        let family = Family::of(incoming.packet.destination);
+        let judged = chain.rules.iter().filter_map(Purpose::of).any(|purpose| purpose == Purpose::DirectOwn(family));
+        let known = self.host.surroundings.direct.iter().any(|network| network.own.family() == family);
+        judged && !known && !self.host.our_devices().any(|device| device.name == incoming.link)
     }
 }
 
@@ -99,7 +112,7 @@ impl Judge<'_> {
     fn verdict(&self, chain: &ObservedBaseChain) -> Step<Verdict> {
         for purpose in chain.rules.iter().filter_map(Purpose::of) {
             let verdict = match self.target {
-                _ if self.drops_inside(purpose)? => Some(Verdict::Dropped(purpose)),
+                _ if self.drops_inside(purpose)? || self.drops_direct(purpose) => Some(Verdict::Dropped(purpose)),
                 Some(device) if self.is_local(device) => self.of_encapsulated(purpose, device)?,
                 // The rules about what containers send to other hosts come before the one that lets it pass.
                 Some(device) if purpose == Purpose::Containers && self.is_of_container(device)? => {
@@ -126,6 +139,21 @@ impl Judge<'_> {
             Ok(!self.is_answered_by(device.name)? && !self.is_direct_source(device.family))
         } else {
             Ok(false)
+        }
+    }
+
+    /// Whether a rule drops it as a packet without encapsulation.
+    fn drops_direct(&self, purpose: Purpose) -> bool {
+        let Packet { source, destination, .. } = *self.incoming.packet;
+        let mut networks = self.host.surroundings.direct.iter();
+        let to_own = |network: &&DirectNetwork| network.link == self.incoming.link && network.own.contains(destination);
+        let Some(DirectNetwork { own, leased: [first, last], .. }) = networks.find(to_own) else { return false };
+        if purpose == Purpose::DirectOwn(own.family()) {
+            own.contains(source)
+        } else if purpose == Purpose::DirectOutsideLeases(own.family()) {
+            (*first..=*last).contains(&source) && !self.is_direct_source(own.family())
+        } else {
+            false
         }
     }
 

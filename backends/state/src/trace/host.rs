@@ -43,8 +43,21 @@ pub struct Surroundings {
     pub reverse_path: BTreeMap<LinkName, ReversePath>,
     /// The rules that choose the table of routes, in their order (ip-rule(8)).
     pub rules: Vec<PolicyRule>,
+    /// What our rules for packets without encapsulation compare; empty if it is not known.
+    pub direct: Vec<DirectNetwork>,
     /// What may decide about packets and is not looked at, each in a few words.
     pub not_looked_at: Vec<String>,
+}
+
+/// What our rules for packets without encapsulation compare, of one family. In the kernel it is in their expressions, which are not read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DirectNetwork {
+    /// The underlay's link.
+    pub link: LinkName,
+    /// The subnet of this host.
+    pub own: Prefix,
+    /// The first and the last address that hosts lease.
+    pub leased: [IpAddr; 2],
 }
 
 /// A route of the host.
@@ -139,6 +152,7 @@ impl Default for Surroundings {
             without_carrier: BTreeSet::new(),
             reverse_path: BTreeMap::new(),
             rules: PolicyRule::defaults().collect(),
+            direct: Vec::new(),
             not_looked_at: Vec::new(),
         }
     }

@@ -174,3 +174,34 @@ fn a_policy_that_drops_spares_what_is_not_encapsulated() {
     let journey = journey(|host| table(host).chains.get_mut("arriving").unwrap().policy = ChainPolicy::Drop);
     assert!(journey.arrives());
 }
+
+/// The fate on host 1 of a packet that comes to it by eth0 without encapsulation.
+fn direct(source: &str, is_known: bool) -> Trace {
+    let mut host = member(1, 2);
+    let purposes = [Purpose::DirectOwn(Family::V4), Purpose::DirectOutsideLeases(Family::V4)];
+    let chain = table(&mut host).chains.get_mut("arriving").unwrap();
+    chain.rules = purposes.map(|purpose| ObservedRule::Marked(Rule::new(purpose.words(), String::new()).mark)).into();
+    let elements = [Element::Source(prefix("10.5.2.0/24"))].as_slice().into();
+    table(&mut host).sets.insert("direct-v4-24".to_owned(), Set { kind: SetKind::Sources(Family::V4, 24), elements });
+    let (own, leased) = (prefix("10.5.1.0/24"), [ip("10.5.1.0"), ip("10.5.15.255")]);
+    let known = crate::DirectNetwork { link: name("eth0"), own, leased };
+    host.around.direct = is_known.then_some(known).into_iter().collect();
+    let state = HostState { net: &host.net, surroundings: &host.around, firewall: Some(&host.firewall) };
+    trace(&state, &Packet::new(ip(source), ip("10.5.1.2")), Entry::Link(name("eth0")))
+}
+
+#[test]
+fn a_direct_packet_is_judged_by_its_source() {
+    let fate = |source| direct(source, true).outcome.to_string();
+    // A peer's, and a host's beside the range that is leased.
+    for source in ["10.5.2.9", "10.5.200.1", "192.0.2.9"] {
+        assert_eq!(fate(source), "delivered to 10.5.1.2 on docker0", "{source}");
+    }
+    let dropped = |rule: &str| format!("dropped: rule '{rule}' in chain arriving of table inet wire-agent drops it");
+    assert_eq!(fate("10.5.3.9"), dropped("direct sources outside leases v4"));
+    assert_eq!(fate("10.5.1.9"), dropped("own sources from outside v4"));
+    assert_eq!(direct("10.5.2.9", true).not_looked_at, Vec::<String>::new());
+    let unknown = direct("10.5.3.9", false);
+    let said = "the sources of packets without encapsulation, since this host's subnet is not known";
+    assert_eq!(unknown.not_looked_at, [said]);
+}
