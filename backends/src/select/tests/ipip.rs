@@ -50,17 +50,20 @@ fn direct_routing_of_ipip_takes_the_link_to_peers_that_are_on_it_and_the_device_
     assert!(backend.scope().direct);
 }
 
+/// A route over the device is ours by its device.
 #[test]
-fn a_device_and_routes_of_flannel_are_used_as_they_are() {
+fn a_device_of_flannels_is_used_as_it_is_and_its_direct_route_becomes_ours_in_place() {
     let (own, table) = leases(("10.5.0.0-24", OWN), &[("10.5.2.0-24", IPIP), ("10.5.3.0-24", BEHIND_ROUTER)]);
     let want = select(&direct_routing(), placement()).unwrap().desired(&own, &table);
     let mut have = wire_state::samples::held(&want);
     for route in have.routes.keys().copied().collect::<Vec<_>>() {
         let found = &have.routes[&route];
-        let flannels = wire_state::ObservedRoute { protocol: 3, owner: wire_state::Owner::Foreign, ..found.clone() };
+        let is_direct = found.via.link() == Some(placement().underlay.link);
+        let owner = if is_direct { wire_state::Owner::Foreign } else { wire_state::Owner::Ours };
+        let flannels = wire_state::ObservedRoute { protocol: 3, owner, ..found.clone() };
         have.routes.insert(route, flannels);
     }
-    assert_eq!(plan_host(&have, &want).ops, vec![]);
+    insta::assert_snapshot!(plan_host(&have, &want), @"replace route 10.5.2.0/24 via 192.0.2.2 dev eth0");
 }
 
 /// flannel makes the device anew too if its source is not the interface's address.

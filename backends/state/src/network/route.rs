@@ -187,7 +187,7 @@ impl ObservedRoute {
     }
 
     /// Whether it leads as desired and is as flannel writes its routes on the underlay's link. The agent makes it its own by writing it
-    /// again in place (docs/adr/0017).
+    /// again in place (docs/adr/0019).
     #[must_use]
     pub fn is_flannels(&self, hop: &NextHop) -> bool {
         self.owner == Owner::Foreign && self.protocol == BOOT && !self.uses_nexthop && self.via.leads_as(hop)
