@@ -145,6 +145,7 @@ impl<P: Ports> Agent<P> {
                 Ended::Retry => debug!("joining anew, the last time failed"),
                 Ended::NoVxlan => host.encapsulate(),
                 Ended::OtherSubnet => info!("another subnet is leased, joining anew with it"),
+                Ended::FormerUnneeded => host.forget_former(),
                 Ended::EtcdAnswered => info!("etcd has answered, joining with its leases"),
             }
         }

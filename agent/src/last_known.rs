@@ -19,7 +19,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use wire_lease::{BackendRecord, Entry, StoredRecord};
+use wire_lease::{BackendRecord, Entry, FormerBackend, StoredRecord};
 use wire_net::{KeyPrefix, Subnet};
 use wire_store::{KeyValue, LeaseId, Listing, Revision};
 
@@ -36,7 +36,7 @@ pub(crate) struct LastKnown {
     pub(crate) endpoints: Vec<IpAddr>,
     /// The admitted leases of other hosts, as etcd would list them.
     pub(crate) listing: Listing,
-    /// The hosts whose port differed from ours.
+    /// The records of hosts whose port differed from ours, or that spoke a former backend.
     pub(crate) records: Vec<(Subnet, StoredRecord)>,
 }
 
@@ -121,6 +121,9 @@ struct KeptLease {
     /// The port of the record beside it, if that differed from ours.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     port: Option<u16>,
+    /// The former backend in that record.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    former: Option<FormerBackend>,
 }
 
 impl KeptLease {
@@ -131,12 +134,16 @@ impl KeptLease {
             create_revision: entry.origin.create_revision.0,
             lease: entry.origin.lease.map(|lease| lease.0),
             port: entry.lease.port,
+            former: entry.lease.former.as_deref().cloned(),
         }
     }
 
     fn record(&self) -> Option<(Subnet, StoredRecord)> {
         let (_, name) = self.key.rsplit_once('/')?;
-        let record = BackendRecord { port: self.port? };
+        let record = BackendRecord { port: self.port, former: self.former.clone() };
+        if record == BackendRecord::default() {
+            return None;
+        }
         Some((name.parse().ok()?, StoredRecord { record, lease: self.lease.map(LeaseId) }))
     }
 }

@@ -7,6 +7,7 @@
 
 mod announce;
 mod endpoints;
+mod former;
 mod ground;
 mod identity;
 mod known;
@@ -21,6 +22,7 @@ use std::{
 use tokio::sync::watch;
 use tracing::{info, warn};
 use wire_backends::{Backend, Datapath, ForwardSettings, Identity, Placement, VxlanBy, choose_mac, identify, select};
+use wire_firewall::{FirewallPolicy, OverlayDevice};
 use wire_lease::{BackendRecord, Entries, Follow, FollowFolder, FollowSettings, Offer, Start, WithRecords, own_entry};
 use wire_net::{LinkName, MacAddr, NetworkName, Prefix};
 use wire_state::{Marks, Owner, Scope};
@@ -70,6 +72,12 @@ pub(crate) struct Chosen {
     pub(crate) scope: Scope,
     /// The MACs of its devices, by their names.
     pub(crate) macs: BTreeMap<String, MacAddr>,
+    /// The UDP port that hosts without a record have; `None` if leases carry each.
+    pub(crate) own_port: Option<u16>,
+    /// The record beside our lease.
+    pub(crate) record: Option<BackendRecord>,
+    /// The network config of the former backend that is spoken, too, as JSON.
+    pub(crate) former: Option<String>,
 }
 
 /// The pause before joining is tried again while there is no session.
@@ -158,24 +166,28 @@ impl<P: Ports> Network<P> {
         }
         host.look_for_endpoints(&self.last_known).await;
         let context = host.join_context(snapshot.parsed.config.clone())?;
-        let identity = identify(&context.config)?;
-        let devices: Vec<LinkName> = identity.devices.iter().map(|(_, device)| *device).collect();
+        let devices: Vec<LinkName> = identify(&context.config)?.devices.iter().map(|(_, device)| *device).collect();
         let ranges: Vec<Prefix> = context.config.pools.iter().map(|(_, pool)| pool.network).collect();
         host.ports.claim(&devices, &ranges).map_err(Exit::Taken)?;
-        let Chosen { backend, scope, macs } = host.backend(&context, &snapshot.listing)?;
-        let own_port = identity.port;
-        let record = own_port.map(|port| BackendRecord { port });
+        let Chosen { backend, scope, macs, own_port, record, former } = host.backend(&context, &snapshot.listing)?;
         let offer = Offer { public: context.public, data: backend.data(), record };
         let Some((source, own)) = self.lease(host, store.clone(), &context, &snapshot, offer).await? else {
             return Ok(None);
         };
         // Only once the lease is ours: before that, another host may turn out to have published these MACs.
         host.state.macs = macs;
+        host.note_spoken(&snapshot.parsed.json, former);
         let docker_options = self.announce(host, &context, &own, backend.mtu()).await?;
         self.session = None;
         self.joins += 1;
-        let (reaches, direct) = (backend.reaches(), backend.direct());
-        host.status.update(|seen| seen.reaches = Some(reaches));
+        let direct = backend.direct();
+        let reaches = [Some(backend.reaches()), backend.former()].into_iter().flatten();
+        host.status.update(|seen| seen.reaches = reaches.collect());
+        let beside = OverlayDevice::beside(&backend.base(&own.lease, &[]));
+        let policy =
+            FirewallPolicy { beside, ..host.settings.firewall.policy(self.name.clone(), &context.config, direct) };
+        // The next session names them again.
+        host.status.clear(EtcdCondition::FORMER);
         self.publish_datapath(host, backend.datapath());
         let (admission_in, admission) = watch::channel(context.admission(&own, host.endpoints()));
         let directory = host.settings.prefix.leases(context.config.pools.v4.is_some());
@@ -225,7 +237,7 @@ impl<P: Ports> Network<P> {
             scope,
             loops: self.loops.clone(),
             rounds: self.loops.network.clone(),
-            policy: Arc::new(host.settings.firewall.policy(self.name.clone(), &joined_with, direct)),
+            policy: Arc::new(policy),
             docker_options: Arc::new(docker_options),
             joins: self.joins,
             source,
@@ -233,6 +245,7 @@ impl<P: Ports> Network<P> {
             records,
             own_port,
             joined: WithRecords::default(),
+            leave_former_at: None,
             _endpoints: endpoints,
             joined_with,
             underlay,
@@ -261,11 +274,11 @@ impl<P: Ports> Host<P> {
         self.no_vxlan = true;
     }
 
-    /// Chooses the backend, with the MACs that this host had before, if any.
-    pub(crate) fn backend(&self, context: &JoinContext, listing: &Entries) -> Result<Chosen, Exit> {
+    /// Chooses the backend of a config, with the MACs that this host had before, if any.
+    fn backend_alone(&self, context: &JoinContext, listing: &Entries) -> Result<Chosen, Exit> {
         let own = own_entry(listing, &context.public, &context.config.pools);
         let published = own.map(|own| own.lease.data.macs()).unwrap_or_default();
-        let Identity { devices, marks, .. } = identify(&context.config)?;
+        let Identity { devices, marks, port } = identify(&context.config)?;
         // These MACs mark our devices, also those made for a former network config or underlay.
         let vteps = published.iter().map(|(_, mac)| *mac);
         let kept = self.state.macs.values().chain(self.disowned.values()).copied();
@@ -296,6 +309,7 @@ impl<P: Ports> Host<P> {
         scope.marks.macs.extend(own_macs);
         let former = self.state.macs.keys().chain(self.disowned.keys());
         scope.devices.extend(former.filter_map(|name| name.parse::<LinkName>().ok()));
-        Ok(Chosen { backend, scope, macs: current })
+        let record = port.map(|port| BackendRecord { port: Some(port), former: None });
+        Ok(Chosen { backend, scope, macs: current, own_port: port, record, former: None })
     }
 }

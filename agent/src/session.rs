@@ -1,5 +1,6 @@
 //! A joined network: computes the desired state of the kernel and the packet filter from the leases, each time they change.
 
+mod former;
 mod lease_source;
 mod notes;
 
@@ -45,6 +46,8 @@ pub(crate) enum Ended {
     EtcdAnswered,
     /// This host has leased another subnet than the one its traffic uses.
     OtherSubnet,
+    /// No other host needs the former backend any more.
+    FormerUnneeded,
 }
 
 /// The parts of a joined network.
@@ -67,10 +70,12 @@ pub(crate) struct Session<P: Ports> {
     pub(crate) source: LeaseSource<P>,
     pub(crate) follow: Follow,
     pub(crate) records: FollowFolder<StoredRecord>,
-    /// The port of our backend, which hosts without a record have too.
+    /// The port of our backend, which hosts without a record have too; `None` with a former backend, which may have another.
     pub(crate) own_port: Option<u16>,
     /// The leases with the ports of their hosts.
     pub(crate) joined: WithRecords,
+    /// When the former backend is left, if no peer needs it until then.
+    pub(crate) leave_former_at: Option<Instant>,
     /// The task that resolves the names of etcd's members again and again. Ends with the session.
     pub(crate) _endpoints: JoinSet<()>,
     /// The network config with which the network was joined.
@@ -142,6 +147,8 @@ enum Event {
     Round(Outcome),
     /// The firewall is in place, or its grace period has ended.
     Firewall,
+    /// No peer needs the former backend any more.
+    FormerUnneeded,
     /// The watchdog asks whether this part still runs.
     Watchdog,
     /// A part that must never end has ended.
@@ -168,6 +175,10 @@ impl<P: Ports> Session<P> {
                 }
                 Event::Config(event) => self.note_config(event),
                 Event::SaveNetwork => self.save_network(),
+                Event::FormerUnneeded => {
+                    self.put_off_leaving();
+                    return Ok(Ended::FormerUnneeded);
+                }
                 Event::Watchdog => heartbeat.answer().await,
                 Event::Round(outcome) => {
                     if self.note_round(outcome)? == Some(Ended::NoVxlan) {
@@ -203,6 +214,7 @@ impl<P: Ports> Session<P> {
             }
             name = self.loops.died() => Event::Broken(name),
             () = in_place(&self.loops.firewall, &self.progress) => Event::Firewall,
+            () = former::unneeded(self.leave_former_at) => Event::FormerUnneeded,
             () = heartbeat.asked() => Event::Watchdog,
         }
     }
@@ -212,6 +224,7 @@ impl<P: Ports> Session<P> {
         let Some(leases) = self.follow.table.borrow_and_update().clone() else { return };
         let records = self.records.folder.borrow_and_update().clone();
         let table = Arc::new(self.joined.update(&leases, records.as_ref(), self.own_port));
+        self.note_former(&table);
         if let Some(own) = self.source.own() {
             let desired = self.desired(&own.lease, &table);
             self.note_beyond_link();
@@ -327,7 +340,12 @@ impl<P: Ports> Session<P> {
                 ended = self.stay(&mut heartbeat) => match ended? {
                     // It would end in the same way again and again, so only `work` goes on.
                     Ended::OtherSubnet => return Ok(work.await),
-                    Ended::UnderlayChanged | Ended::Reload | Ended::Retry | Ended::NoVxlan | Ended::EtcdAnswered => {}
+                    Ended::UnderlayChanged
+                    | Ended::Reload
+                    | Ended::Retry
+                    | Ended::NoVxlan
+                    | Ended::EtcdAnswered
+                    | Ended::FormerUnneeded => {}
                 },
             }
         }

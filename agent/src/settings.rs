@@ -112,7 +112,16 @@ impl FirewallSettings {
         direct: Option<LinkName>,
     ) -> FirewallPolicy {
         let Self { masquerade, forward, senders, flowtable, every: _ } = *self;
-        FirewallPolicy { network, pools: config.pools, masquerade, forward, senders, flowtable, direct }
+        FirewallPolicy {
+            network,
+            pools: config.pools,
+            masquerade,
+            forward,
+            senders,
+            flowtable,
+            direct,
+            beside: DualStack::default(),
+        }
     }
 }
 

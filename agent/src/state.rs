@@ -43,6 +43,19 @@ pub(crate) struct State {
     pub(crate) leased_over: Vec<(String, Prefix)>,
     #[serde(default)]
     pub(crate) underlay: Option<KnownBy>,
+    /// The network configs whose backends this host speaks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) spoken: Option<SpokenConfigs>,
+}
+
+/// The network configs whose backends this host speaks, as JSON.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SpokenConfigs {
+    /// The one that the network was joined with last.
+    pub(crate) joined: String,
+    /// The one before it, whose backend is spoken until no other host needs it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) former: Option<String>,
 }
 
 /// The link and the addresses that the network was joined on last.

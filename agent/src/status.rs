@@ -12,10 +12,10 @@ use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc, time::SystemTime};
 
 use tokio::sync::watch;
 use tracing::warn;
-use wire_backends::{Addresses, Datapath};
+use wire_backends::{Addresses, Datapath, Reaches};
 use wire_firewall::Counted;
 use wire_forward::Tunnels;
-use wire_lease::{BackendData, FollowHealth, HoldState, LeaseTable};
+use wire_lease::{FollowHealth, HoldState, LeaseTable};
 use wire_net::{DualStack, Family, Prefix};
 use wire_state::{Network, Report};
 use wire_store::Revision;
@@ -23,7 +23,8 @@ use wire_store::Revision;
 pub(crate) use self::{
     answers::shown,
     condition::{
-        AgentCondition, Blocked, DockerCondition, EtcdCondition, FirewallCondition, KernelCondition, UnderlayCondition,
+        AgentCondition, Blocked, DockerCondition, EtcdCondition, FirewallCondition, KernelCondition, SpokenFor,
+        UnderlayCondition,
     },
     message::Message,
 };
@@ -60,8 +61,8 @@ pub(crate) struct Status {
     conditions: Conditions,
     /// The datapath, once it is chosen.
     pub(crate) datapath: Option<Datapath>,
-    /// True for leases of hosts that our backend reaches.
-    pub(crate) reaches: Option<fn(&BackendData) -> bool>,
+    /// The leases of the hosts that our backends reach: the new one's, then those of a former one.
+    pub(crate) reaches: Vec<Reaches>,
     /// The public addresses of peers that our backend cannot reach, since they are not on the underlay's link.
     pub(crate) beyond_link: Addresses,
     pub(crate) tunnels: Tunnels,

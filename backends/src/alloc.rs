@@ -5,7 +5,7 @@ use wire_net::{Mtu, Prefix};
 use wire_state::{DesiredNet, Scope};
 
 use crate::{
-    Backend, Datapath, PeerEntry, Placement,
+    Backend, Datapath, PeerEntry, Placement, Reaches,
     backend::{blackholes, forward_packets},
 };
 
@@ -40,8 +40,8 @@ impl Backend for Alloc {
         BackendData::Untyped
     }
 
-    fn reaches(&self) -> fn(&BackendData) -> bool {
-        |_| false
+    fn reaches(&self) -> Reaches {
+        Reaches::Nobody
     }
 
     fn datapath(&self) -> Datapath {

@@ -1,6 +1,9 @@
 //! The trait that each backend implements, and the functions that several of them use.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    borrow::Cow,
+    net::{IpAddr, SocketAddr},
+};
 
 use wire_lease::{BackendData, Lease, LeaseTable};
 use wire_net::{DualStack, Family, LinkName, MacAddr, Mtu, Overhead, Prefix};
@@ -9,7 +12,7 @@ use wire_state::{
     RouteKey, Scope, Setting, Tunnel, Underlay,
 };
 
-use crate::{Addresses, NetFromLeases, PeerEntry, SelectError};
+use crate::{Addresses, NetFromLeases, PeerEntry, Reaches, SelectError};
 
 /// A way for hosts to reach each other's containers. Pure: the same leases always give the same desired state.
 pub trait Backend: Send + Sync {
@@ -33,8 +36,23 @@ pub trait Backend: Send + Sync {
     /// The backend's part of our lease.
     fn data(&self) -> BackendData;
 
-    /// A function that tells whether this backend reaches hosts whose leases have such data.
-    fn reaches(&self) -> fn(&BackendData) -> bool;
+    /// The leases of the hosts that this backend reaches.
+    fn reaches(&self) -> Reaches;
+
+    /// The same of the former backend that is spoken beside it.
+    fn former(&self) -> Option<Reaches> {
+        None
+    }
+
+    /// A peer's lease as [`Backend::peer_entries`] is to take it; `None` if the peer is not reached.
+    fn seen<'a>(&self, peer: &'a Lease) -> Option<Cow<'a, Lease>> {
+        self.reaches().seen(peer)
+    }
+
+    /// Whether a peer is reached by the former backend alone.
+    fn needs_former(&self, _peer: &Lease) -> bool {
+        false
+    }
 
     /// The underlay's link, if packets to some hosts leave by it without encapsulation.
     fn direct(&self) -> Option<LinkName> {

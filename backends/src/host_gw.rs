@@ -8,7 +8,7 @@ use wire_net::{LinkName, Mtu, Prefix};
 use wire_state::{DesiredNet, LinkId, Scope};
 
 use crate::{
-    Backend, Datapath, PeerEntry, Placement, SelectError,
+    Backend, Datapath, PeerEntry, Placement, Reaches, SelectError,
     backend::{Outer, blackholes, forward_packets},
     direct::Direct,
 };
@@ -61,8 +61,8 @@ impl Backend for HostGw {
         BackendData::HostGw
     }
 
-    fn reaches(&self) -> fn(&BackendData) -> bool {
-        |data| *data == BackendData::HostGw
+    fn reaches(&self) -> Reaches {
+        Reaches::HostGw
     }
 
     fn direct(&self) -> Option<LinkName> {

@@ -8,7 +8,7 @@ use wire_net::{DualStack, Family, LinkName, Mtu, Overhead, Prefix};
 use wire_state::{DesiredKind, DesiredLink, DesiredNet, Ipip, KernelKind, LinkId, Marks, NextHop, RouteKey, Scope};
 
 use crate::{
-    Backend, Datapath, Identity, PeerEntry, Placement, SelectError,
+    Backend, Datapath, Identity, PeerEntry, Placement, Reaches, SelectError,
     backend::{FamilyDevice, Outer, add_device, blackholes},
     direct::Direct,
 };
@@ -74,8 +74,8 @@ impl Backend for IpipBackend {
         BackendData::Ipip
     }
 
-    fn reaches(&self) -> fn(&BackendData) -> bool {
-        |data| *data == BackendData::Ipip
+    fn reaches(&self) -> Reaches {
+        Reaches::Ipip
     }
 
     fn direct(&self) -> Option<LinkName> {

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use wire_lease::{Entry, Lease, LeaseTable};
-use wire_net::{MacAddr, Prefix, every_other_first};
+use wire_net::{DualStack, MacAddr, Prefix, every_other_first};
 use wire_state::{DesiredNet, FdbKey, FdbTarget, Forward, ForwardKey, NeighbourKey, NextHop, RouteKey};
 
 use crate::{Addresses, Backend};
@@ -51,20 +51,21 @@ impl NetFromLeases {
             ranges: Vec::new(),
             shared: BTreeMap::new(),
         };
-        let peers = || leases.peers.values().filter(|entry| backend.reaches()(&entry.lease.data));
-        let publics = peers().flat_map(|entry| entry.lease.public.iter()).chain(own.public.iter());
+        let peers = || leases.peers.values().filter_map(|entry| backend.seen(&entry.lease));
+        let publics: Vec<_> = peers().map(|lease| lease.public).collect();
+        let publics = publics.iter().flat_map(DualStack::iter).chain(own.public.iter());
         let publics = publics.map(|(_, public)| *public).chain(leases.outside.iter().copied());
         for address in publics.filter(|address| inside(&computed.networks, *address)) {
             computed.outside.add(address);
         }
-        for address in peers().filter_map(|entry| backend.beyond_link(&entry.lease)) {
+        for address in peers().filter_map(|lease| backend.beyond_link(&lease)) {
             computed.beyond.add(address);
         }
         computed.ranges = backend.ranges(&computed.outside);
         computed.net = backend.base(own, &computed.ranges);
         let (peers, mut entries): (Vec<_>, _) = (peers().collect(), Vec::new());
-        for peer in every_other_first(peers.len()).map(|index| peers[index]) {
-            backend.peer_entries(&peer.lease, &computed.ranges, &mut entries);
+        for peer in every_other_first(peers.len()).map(|index| &peers[index]) {
+            backend.peer_entries(peer, &computed.ranges, &mut entries);
             entries.drain(..).for_each(|entry| computed.add(entry));
         }
         computed
@@ -163,7 +164,7 @@ impl NetFromLeases {
 
 /// The lease of a peer that the backend reaches.
 fn reached<B: Backend + ?Sized>(backend: &B, entry: Option<&Arc<Entry>>) -> Option<Lease> {
-    entry.filter(|entry| backend.reaches()(&entry.lease.data)).map(|entry| entry.lease.clone())
+    Some(backend.seen(&entry?.lease)?.into_owned())
 }
 
 fn inside(networks: &[Prefix], address: IpAddr) -> bool {

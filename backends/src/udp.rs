@@ -12,7 +12,7 @@ use wire_net::{DualStack, Family, LinkName, Mtu, Overhead, Prefix};
 use wire_state::{DesiredLink, DesiredNet, Framing, Marks, NextHop, RouteKey, Scope};
 
 use crate::{
-    Addresses, Backend, Datapath, Identity, PeerEntry, Placement, SelectError,
+    Addresses, Backend, Datapath, Identity, PeerEntry, Placement, Reaches, SelectError,
     backend::{FamilyDevice, Outer, add_device, blackholes, forward},
 };
 
@@ -80,8 +80,8 @@ impl Backend for UdpBackend {
         BackendData::Untyped
     }
 
-    fn reaches(&self) -> fn(&BackendData) -> bool {
-        is_untyped
+    fn reaches(&self) -> Reaches {
+        Reaches::Untyped
     }
 
     fn datapath(&self) -> Datapath {
@@ -114,11 +114,6 @@ impl Device {
             Vec::new()
         }
     }
-}
-
-/// Whether a lease is one of the udp backend: neither flannel's nor ours name a type.
-fn is_untyped(data: &BackendData) -> bool {
-    *data == BackendData::Untyped
 }
 
 /// The properties of the backend that follow from the config alone.

@@ -11,7 +11,7 @@ use wire_state::{
 };
 
 use crate::{
-    Backend, Datapath, Identity, PeerEntry, Placement, SelectError, VxlanBy,
+    Backend, Datapath, Identity, PeerEntry, Placement, Reaches, SelectError, VxlanBy,
     backend::{FamilyDevice, Outer, add_device, blackholes, forward},
     direct::Direct,
 };
@@ -109,8 +109,8 @@ impl Backend for VxlanBackend {
         BackendData::Vxlan(self.devices.map(|_, device| Vtep { vni: Some(self.vni), mac: device.mac }))
     }
 
-    fn reaches(&self) -> fn(&BackendData) -> bool {
-        |data| matches!(data, BackendData::Vxlan(_))
+    fn reaches(&self) -> Reaches {
+        Reaches::Vxlan(self.vni)
     }
 
     fn direct(&self) -> Option<LinkName> {
@@ -153,6 +153,10 @@ fn add_peer(entries: &mut Vec<PeerEntry>, family: Family, device: &Device, peer:
     else {
         return;
     };
+    // A record may say so. Leases with our MAC are not admitted.
+    if vtep.mac == device.mac {
+        return;
+    }
     let (link, gateway) = (device.name, subnet.network());
     match device.link.kind {
         DesiredKind::Tunnel(_) => entries.extend(forward(family, link, peer, Some(vtep.mac))),

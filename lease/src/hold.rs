@@ -259,6 +259,8 @@ struct Holder<S> {
     /// A granted lease of the store that has no key yet.
     spare: Option<LeaseId>,
     announcing: Announcing,
+    /// True until the first look at what the former holder has published.
+    is_resumed: bool,
 }
 
 /// A lease in the store that is ours.
@@ -285,7 +287,21 @@ impl<S: LeaseStore> Holder<S> {
         let leases = watch::Sender::new(None);
         let announcing = Announcing::new(leases.subscribe(), settings.random.clone());
         let store = store.clone();
-        (Self { store, settings, directory, offer, state_out, attempt: 0, spare: None, announcing }, state, leases)
+        (
+            Self {
+                store,
+                settings,
+                directory,
+                offer,
+                state_out,
+                attempt: 0,
+                spare: None,
+                announcing,
+                is_resumed: false,
+            },
+            state,
+            leases,
+        )
     }
 
     async fn run(mut self, listing: Option<Arc<Entries>>) {
@@ -294,6 +310,7 @@ impl<S: LeaseStore> Holder<S> {
     }
 
     async fn resume(mut self, former: HoldState) {
+        self.is_resumed = true;
         let holding = match former {
             HoldState::Acquiring { .. } => self.acquire(None).await,
             HoldState::Held { entry, expires, .. } => {

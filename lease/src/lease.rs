@@ -9,6 +9,7 @@ use wire_net::{DualStack, Family, MacAddr, Subnet, Vni};
 use wire_store::KeyValue;
 
 use self::fields::{Fields, Json};
+use crate::{BackendRecord, FormerBackend};
 
 /// The tunnel end point of one family, as `BackendData` and `BackendV6Data` carry it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,6 +79,8 @@ pub struct Lease {
     /// The UDP port to which outer packets for this host are sent, if it is another than ours. It is no part of the value: it comes
     /// from the record beside the lease ([`crate::WithRecords`]).
     pub port: Option<u16>,
+    /// The backend that the host spoke before, and still speaks beside that of its lease. From the record, too.
+    pub former: Option<Box<FormerBackend>>,
 }
 
 /// A value that is not a lease.
@@ -102,6 +105,18 @@ pub enum LeaseError {
 impl Lease {
     /// The longest value accepted as a lease, in bytes; a listing returns it whole. flannel's own have under 300.
     pub const LONGEST: usize = KeyValue::LONGEST_VALUE;
+
+    /// A lease of whose record nothing is known.
+    #[must_use]
+    pub const fn new(subnet: Subnet, public: DualStack<IpAddr>, data: BackendData) -> Self {
+        Self { subnet, public, data, port: None, former: None }
+    }
+
+    /// The record beside it, as far as that is carried on.
+    #[must_use]
+    pub fn record(&self) -> BackendRecord {
+        BackendRecord { port: self.port, former: self.former.as_deref().cloned() }
+    }
 
     /// The value for the store: compact JSON with flannel's fields in flannel's order.
     #[must_use]
@@ -150,7 +165,7 @@ impl Lease {
             }
             Some(other) => BackendData::Other(other.chars().take(64).collect()),
         };
-        Ok(Self { subnet, public, data, port: None })
+        Ok(Self::new(subnet, public, data))
     }
 }
 

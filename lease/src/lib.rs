@@ -52,7 +52,7 @@ pub use follow::{Follow, FollowHealth, FollowSettings, LIST_EVERY};
 pub use hold::{Former, HeldLease, Hold, HoldSettings, HoldState, Offer, Owner, give_back};
 pub use lease::{BackendData, Lease, LeaseError, Vtep};
 pub use own::own_entry;
-pub use record::{BackendRecord, StoredRecord, WithRecords};
+pub use record::{BackendRecord, FormerBackend, StoredRecord, WithRecords};
 pub use stored_config::{ConfigEvent, ConfigWatch, StoredConfig};
 pub use table::{Entry, LeaseChange, LeaseTable, Origin, Refusal, RefusalKind, Refused};
 pub use task::{Beside, Start};

@@ -81,7 +81,7 @@ mod tests {
         ] {
             let subnet = Subnet::new(DualStack { v4: v4.parse().ok(), v6: v6.parse().ok() }).unwrap();
             let public = DualStack { v4: public.parse().ok(), v6: public_v6.parse().ok() };
-            let lease = Lease { subnet, public, data: BackendData::Untyped, port: None };
+            let lease = Lease::new(subnet, public, BackendData::Untyped);
             let origin = Origin { create_revision: Revision(1), mod_revision: Revision(1), lease: None };
             table.peers.insert(subnet, Arc::new(Entry { lease, origin }));
         }

@@ -57,7 +57,7 @@ impl Source {
 pub(crate) struct ParsedConfig {
     pub(crate) config: NetworkConfig,
     /// The text in etcd.
-    pub(super) json: String,
+    pub(crate) json: String,
     /// The revision at which it was read.
     pub(super) revision: Revision,
 }

@@ -131,7 +131,7 @@ impl<P: Ports> Host<P> {
         let subnet = self.subnet_held(&context.config)?;
         // Nothing compares with these revisions, since this lease is not written.
         let origin = Origin { create_revision: Revision(0), mod_revision: Revision(0), lease: None };
-        Some(Entry { lease: Lease { subnet, public: context.public, data, port: None }, origin })
+        Some(Entry { lease: Lease::new(subnet, context.public, data), origin })
     }
 
     /// Records the bridges that were inside the subnet before it was leased: Docker made the later ones. `listed` is
@@ -177,6 +177,6 @@ fn clock(ports: impl Ports) -> Clock {
 
 /// The same lease with the current offer, which is published next.
 fn offering(own: &Entry, offer: &Offer) -> Arc<Entry> {
-    let lease = Lease { subnet: own.lease.subnet, public: offer.public, data: offer.data.clone(), port: None };
+    let lease = Lease::new(own.lease.subnet, offer.public, offer.data.clone());
     Arc::new(Entry { lease, origin: own.origin })
 }

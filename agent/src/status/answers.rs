@@ -118,7 +118,7 @@ impl Status {
     fn is_programmed(&self, entry: &Entry) -> bool {
         let Some(report) = &self.dataplane.last else { return false };
         report.converged
-            && self.reaches.is_some_and(|reaches| reaches(&entry.lease.data))
+            && self.reaches.iter().any(|reaches| reaches.seen(&entry.lease).is_some())
             && !entry.lease.public.iter().any(|(_, public)| self.beyond_link.contains(*public))
             && entry.origin.mod_revision <= self.dataplane.applied
             && !report.findings.conflicts.iter().any(|conflict| blocks(conflict, entry))

@@ -10,7 +10,7 @@ mod underlay;
 pub(crate) use self::{
     agent::AgentCondition,
     docker::DockerCondition,
-    etcd::{EtcdCondition, RefusedLeases},
+    etcd::{EtcdCondition, RefusedLeases, SpokenFor},
     firewall::{Blocked, FirewallCondition},
     kernel::KernelCondition,
     underlay::UnderlayCondition,

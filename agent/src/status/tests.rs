@@ -31,6 +31,7 @@ const NAMES: &[(&str, Severity)] = &[
     ("lease-at-risk", Fault),
     ("no-lease", Fault),
     ("lease-lost", Fault),
+    ("former-backend-spoken", Warning),
     ("network-config-deleted", Fault),
     ("network-config-changed", Fault),
     ("network-config-inapplicable", Fault),

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use tokio::sync::Notify;
 use wire_backends::identify;
-use wire_firewall::OverlayDevice;
+use wire_firewall::{FirewallPolicy, OverlayDevice};
 use wire_kernel::{KernelDataplane, RouteForm};
 use wire_lease::{Admission, Entries, Entry, Folder, LeaseTable, StoredConfig, WithRecords, own_entry};
 use wire_net::NetworkName;
@@ -92,14 +92,14 @@ struct Expected {
 async fn expected(mut host: Host<System>, last_known: &LastKnownFile, snapshot: Snapshot) -> Result<Expected, Exit> {
     let Snapshot { parsed, listing, records, source } = snapshot;
     host.look_for_endpoints(last_known).await;
-    let own_port = identify(&parsed.config)?.port;
-    let context = host.join_context(parsed.config)?;
+    let ParsedConfig { config, json, .. } = parsed;
+    let context = host.join_context(config)?;
     let mut chosen = host.backend(&context, &listing)?;
-    if encapsulates_by_fallback(&host, &chosen)? {
+    if encapsulates_by_fallback(&host, &context, &chosen)? {
         host.no_vxlan = true;
         chosen = host.backend(&context, &listing)?;
     }
-    let Chosen { backend, scope, macs } = chosen;
+    let Chosen { backend, scope, macs, own_port, record: _, former } = chosen;
     let own = match source {
         Source::Etcd => own_entry(&listing, &context.public, &context.config.pools).ok_or(VerifyError::NoLease)?,
         // The saved leases are only those of other hosts.
@@ -109,18 +109,17 @@ async fn expected(mut host: Host<System>, last_known: &LastKnownFile, snapshot: 
     };
     let own = Arc::new(own);
     host.state.macs = macs;
+    host.note_spoken(&json, former);
     let env = host.remember(&context, &own, backend.mtu());
     let leases = admitted(&host, &context, &own, &listing);
     let leases = Arc::new(WithRecords::default().update(&leases, records.as_ref(), own_port));
     let desired = backend.desired(&own.lease, &leases);
     let subnets = Subnets { pools: context.config.pools, leases: leases.clone() };
+    let policy = host.settings.firewall.policy(host.settings.network.clone(), &context.config, backend.direct());
+    let policy = FirewallPolicy { beside: OverlayDevice::beside(&desired), ..policy };
     Ok(Expected {
         firewall: FirewallShare {
-            policy: Arc::new(host.settings.firewall.policy(
-                host.settings.network.clone(),
-                &context.config,
-                backend.direct(),
-            )),
+            policy: Arc::new(policy),
             own,
             leases,
             devices: OverlayDevice::of(&desired),
@@ -143,13 +142,15 @@ async fn expected(mut host: Host<System>, last_known: &LastKnownFile, snapshot: 
 }
 
 /// Whether an earlier run of the agent has found that this kernel has no VXLAN: it has left a TUN device of that name.
-fn encapsulates_by_fallback(host: &Host<System>, chosen: &Chosen) -> Result<bool, Exit> {
+fn encapsulates_by_fallback(host: &Host<System>, context: &JoinContext, chosen: &Chosen) -> Result<bool, Exit> {
     if chosen.backend.datapath().is_userspace {
         return Ok(false);
     }
     let found = host.ports.observed(&chosen.scope)?;
-    let is_tun =
-        found.links.values().any(|link| matches!(link.kind, ObservedKind::Tun(_)) && link.owner == Owner::Ours);
+    // A former backend may have one by right.
+    let devices = identify(&context.config)?.devices;
+    let mut found = devices.iter().filter_map(|(_, name)| found.links.get(name));
+    let is_tun = found.any(|link| matches!(link.kind, ObservedKind::Tun(_)) && link.owner == Owner::Ours);
     Ok(is_tun || host.settings.forward.without_vxlan)
 }
 

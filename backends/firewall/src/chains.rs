@@ -30,9 +30,10 @@ impl FamilyRules {
         let name = |purpose| names::chain_of(network, purpose);
         let mut chains = BTreeMap::new();
         // Leases of an earlier config may lie outside of the range, behind the device; by the underlay's link, hosts may send from there.
-        let device = self.device.map(|device| self.forwarded_by(device.link, self.network.into()));
+        let devices = [self.device, self.beside].into_iter().flatten();
+        let devices = devices.map(|device| self.forwarded_by(device.link, self.network.into()));
         let direct = self.direct.map(|link| self.forwarded_by(link, self.overlay));
-        let ways: Vec<[CommonRule; 2]> = device.into_iter().chain(direct).collect();
+        let ways: Vec<[CommonRule; 2]> = devices.chain(direct).collect();
         if !ways.is_empty() {
             // Docker 28 drops packets to a container that do not arrive by its bridge, and does so before connection
             // tracking: replies too.

@@ -43,10 +43,10 @@ impl DirectSet {
 }
 
 impl FamilyRules {
-    /// The set of subnets that may send without encapsulation.
+    /// The set of subnets that may send by another way than the overlay device.
     pub(super) fn direct_set(&self) -> Option<DirectSet> {
         let (family, len) = (self.family_name(), self.subnet_len);
-        self.direct.map(|_| DirectSet { name: format!("{DIRECT}{family}-{len}"), len })
+        self.has_other_ways().then(|| DirectSet { name: format!("{DIRECT}{family}-{len}"), len })
     }
 
     /// Matches packets whose source is in a peer's subnet, or not.
@@ -80,9 +80,10 @@ impl FamilyRules {
         Some(Rule::new("direct, accepted by Docker", matches, [Action::SetMark(ACCEPT_MARK)]))
     }
 
-    /// Drops and counts what comes out of the overlay device with a source that is neither routed back through it nor that of a peer on
-    /// the link: two hosts may see differently whether they are on one link, so one may send encapsulated what the other sends directly.
-    pub(super) fn spoofed_beside_direct(&self, senders: Senders) -> Vec<Rule> {
+    /// Drops and counts what comes out of the overlay device with a source that is neither routed back through it nor that of a peer:
+    /// two hosts may see differently whether they are on one link, or whether one has left its former backend, so one may send by this
+    /// device what the other sends elsewhere.
+    pub(super) fn spoofed_beside_others(&self, senders: Senders) -> Vec<Rule> {
         let Some(device) = self.device else { return Vec::new() };
         let (own, overlay) = (Addresses::In(self.own.into()), Addresses::NotIn(self.overlay));
         let sources = match senders {

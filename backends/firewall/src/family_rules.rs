@@ -54,11 +54,25 @@ pub(super) struct FamilyRules {
     pub(super) subnet_len: u8,
     pub(super) own: Prefix,
     pub(super) device: Option<OverlayDevice>,
+    /// A second device, while a former backend is spoken beside the new one.
+    pub(super) beside: Option<OverlayDevice>,
     /// The underlay's link, if packets come by it without encapsulation.
     pub(super) direct: Option<LinkName>,
 }
 
 impl FamilyRules {
+    /// The rules for the second device.
+    pub(super) fn of_second_device(&self) -> Option<Self> {
+        let Self { family, network, overlay, subnet_len, own, device, beside, .. } = *self;
+        let swapped = Self { family, network, overlay, subnet_len, own, device: beside, beside: device, direct: None };
+        beside.map(|_| swapped)
+    }
+
+    /// Whether peers may send by another way than the overlay device, too.
+    pub(super) const fn has_other_ways(&self) -> bool {
+        self.direct.is_some() || self.beside.is_some()
+    }
+
     pub(super) fn source(&self, addresses: Addresses) -> Match {
         Match::Source(self.family, addresses)
     }
@@ -78,10 +92,10 @@ impl FamilyRules {
     /// Drops and counts sources that are not routed back through the overlay device. The kernel's rp_filter does so for
     /// IPv4 alone, and does not count.
     pub(super) fn spoofed(&self, senders: Senders) -> Vec<Rule> {
-        match (self.device, self.direct) {
-            (None, _) => Vec::new(),
-            (Some(_), Some(_)) => self.spoofed_beside_direct(senders),
-            (Some(device), None) => {
+        match self.device {
+            None => Vec::new(),
+            Some(_) if self.has_other_ways() => self.spoofed_beside_others(senders),
+            Some(device) => {
                 let matches = [Match::From(Links::Is(device.link)), Match::AnsweredElsewhere];
                 let purpose = Purpose::SourcesOutsideLeases(self.family).words();
                 vec![Rule::new(purpose, matches, dropped(counter::SPOOFED))]
@@ -230,9 +244,9 @@ impl FamilyRules {
     /// addresses in the network themselves, by the overlay device it comes from. `out` is one more condition.
     fn remote_containers(&self, out: Option<&Match>) -> Vec<Rule> {
         let source = self.source(Addresses::In(self.overlay));
-        let link = self.beyond().map(|link| Match::From(Links::Is(link)));
+        let links = self.beyond().map(|link| Match::From(Links::Is(link)));
         let matches = |from: Match| [from].into_iter().chain(out.cloned()).collect::<Vec<_>>();
-        link.into_iter().chain([source]).map(|from| containers(matches(from))).collect()
+        links.chain([source]).map(|from| containers(matches(from))).collect()
     }
 
     /// Drops encapsulated packets whose source was translated on the way out. Our own have this host's address from the

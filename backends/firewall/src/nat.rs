@@ -71,13 +71,14 @@ impl FamilyRules {
         ]
     }
 
-    /// The overlay device, if the config bounds the range: leases from before may lie outside of the range, behind the
+    /// The overlay devices, if the config bounds the range: leases from before may lie outside of the range, behind a
     /// device.
-    pub(super) fn beyond(&self) -> Option<LinkName> {
-        match self.overlay {
-            AddressRange::Prefix(_) => None,
-            AddressRange::Between { .. } => self.device.map(|device| device.link),
-        }
+    pub(super) fn beyond(&self) -> impl Iterator<Item = LinkName> {
+        let devices = match self.overlay {
+            AddressRange::Prefix(_) => [None, None],
+            AddressRange::Between { .. } => [self.device, self.beside],
+        };
+        devices.into_iter().flatten().map(|device| device.link)
     }
 }
 

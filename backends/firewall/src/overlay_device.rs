@@ -54,7 +54,20 @@ impl OverlayDevice {
     /// The overlay devices that a backend wants.
     #[must_use]
     pub fn of(net: &DesiredNet) -> DualStack<Self> {
-        let mut devices = DualStack::default();
+        let [devices, _] = Self::all(net);
+        devices
+    }
+
+    /// The second device of each family: there is one while a former backend is spoken beside the new one. Which of both is the former
+    /// one's makes no difference.
+    #[must_use]
+    pub fn beside(net: &DesiredNet) -> DualStack<Self> {
+        let [_, beside] = Self::all(net);
+        beside
+    }
+
+    fn all(net: &DesiredNet) -> [DualStack<Self>; 2] {
+        let mut devices = [DualStack::default(); 2];
         for (name, link) in &net.links {
             let (family, device) = match &link.kind {
                 DesiredKind::Kernel(KernelKind::Vxlan(vxlan)) => {
@@ -82,7 +95,9 @@ impl OverlayDevice {
                     KernelKind::Bridge | KernelKind::Veth(_) | KernelKind::Vlan(_) | KernelKind::Macvlan(_),
                 ) => continue,
             };
-            devices.set(family, Some(device));
+            let [first, second] = &mut devices;
+            let place = if first.get(family).is_none() { first } else { second };
+            place.set(family, Some(device));
         }
         devices
     }

@@ -40,6 +40,8 @@ pub struct FirewallPolicy {
     pub flowtable: bool,
     /// The underlay's link, if packets of some peers come by it without encapsulation.
     pub direct: Option<LinkName>,
+    /// A second overlay device of each family, while a former backend is spoken beside the new one.
+    pub beside: DualStack<OverlayDevice>,
 }
 
 /// Source NAT for packets that leave the overlay (`--ip-masq`).
@@ -162,8 +164,8 @@ impl FirewallPolicy {
         let rules = self.pools.iter().filter_map(|(family, pool)| {
             let (own, device) = (own.get(family)?, devices.get(family).copied());
             let (network, overlay, subnet_len) = (pool.network, AddressRange::leased_in(pool), pool.subnet_len);
-            let direct = self.direct;
-            Some(FamilyRules { family, network, overlay, subnet_len, own, device, direct })
+            let (beside, direct) = (self.beside.get(family).copied(), self.direct);
+            Some(FamilyRules { family, network, overlay, subnet_len, own, device, beside, direct })
         });
         rules.collect()
     }
@@ -185,7 +187,8 @@ impl FirewallPolicy {
             }
             return table;
         };
-        self.judge(&mut table, &through, &device, facts);
+        self.judge(&mut table, &through, &Judged { device, suffix: "" }, facts);
+        self.judge_beside(&mut table, &through, facts);
         if !self.network.is_default() {
             let apart: Vec<Rule> = through.iter().flat_map(|rules| rules.apart()).collect();
             add_chain(&mut table, "apart", Attachment::filter(Hook::Forward, -10), &apart);
@@ -226,7 +229,9 @@ impl FirewallPolicy {
     }
 
     /// Adds the chains that judge encapsulated packets as they come in, or are forwarded.
-    fn judge(&self, table: &mut DesiredTable, through: &[&FamilyRules], device: &OverlayDevice, facts: &HostFacts) {
+    fn judge(&self, table: &mut DesiredTable, through: &[&FamilyRules], judged: &Judged, facts: &HostFacts) {
+        let Judged { device, suffix } = judged;
+        let named = |name: &str| format!("{name}{suffix}");
         let source_check = facts.checks_sources();
         // Ten before `raw` (-300), and so before connection tracking (-200). Fragments are whole again since -400.
         let mut arriving: Vec<Rule> = through.iter().filter_map(|rules| rules.not_let_in()).collect();
@@ -252,15 +257,31 @@ impl FirewallPolicy {
             // Without a VXLAN header, an answer to a masqueraded packet may look encapsulated until its address is
             // translated back (-100).
             let incoming = [family_rules::let_in_before()].into_iter().chain(incoming).collect();
-            add_chain(table, "encapsulated-in", Attachment::filter(Hook::Input, -10), &encapsulated(device, incoming));
             add_chain(
                 table,
-                "encapsulated-through",
+                &named("encapsulated-in"),
+                Attachment::filter(Hook::Input, -10),
+                &encapsulated(device, incoming),
+            );
+            add_chain(
+                table,
+                &named("encapsulated-through"),
                 Attachment::filter(Hook::Forward, -10),
                 &encapsulated(device, passing),
             );
         }
-        add_chain(table, "arriving", Attachment::filter(Hook::Prerouting, -310), &arriving);
+        add_chain(table, &named("arriving"), Attachment::filter(Hook::Prerouting, -310), &arriving);
+    }
+
+    /// Adds the same chains for the second devices. What one chain accepts, the next hook's chains still judge.
+    fn judge_beside(&self, table: &mut DesiredTable, through: &[&FamilyRules], facts: &HostFacts) {
+        let beside: Vec<FamilyRules> = through.iter().filter_map(|rules| rules.of_second_device()).collect();
+        let beside: Vec<&FamilyRules> = beside.iter().collect();
+        let Some(device) = beside.iter().find_map(|rules| rules.device) else { return };
+        self.judge(table, &beside, &Judged { device, suffix: "-beside" }, facts);
+        let masqueraded = beside.iter().filter_map(|rules| rules.masqueraded()).collect();
+        let attachment = Attachment::filter(Hook::Postrouting, 300);
+        add_chain(table, "encapsulated-out-beside", attachment, &encapsulated(&device, masqueraded));
     }
 
     /// Adds what a network without an overlay device has: only packets without encapsulation are judged.
@@ -288,6 +309,12 @@ impl FirewallPolicy {
         }
         rules.usual(&facts.bridges, self.tracked_in(rules.family, facts).is_some())
     }
+}
+
+/// A device whose packets are judged, and how the names of its chains end.
+struct Judged {
+    device: OverlayDevice,
+    suffix: &'static str,
 }
 
 /// The set of links with containers.

@@ -1,4 +1,5 @@
 mod any;
+mod beside;
 mod direct;
 mod flowtable;
 mod from_peers;
@@ -70,6 +71,7 @@ pub(crate) fn policy(dual: bool) -> FirewallPolicy {
         senders: Senders::Peers,
         flowtable: false,
         direct: None,
+        beside: DualStack::default(),
     }
 }
 

@@ -47,7 +47,7 @@ impl Peer {
             _ => BackendData::HostGw,
         };
         let subnet = Subnet::new(DualStack { v4: Some(v4), v6: dual.then_some(v6) }).unwrap();
-        Lease { subnet, public: DualStack { v4: Some(public), v6: dual.then_some(public_v6) }, data, port: None }
+        Lease::new(subnet, DualStack { v4: Some(public), v6: dual.then_some(public_v6) }, data)
     }
 }
 

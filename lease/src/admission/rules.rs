@@ -81,7 +81,8 @@ impl Admission {
     /// Reduces an entry to the families of this network: in an IPv4 network, a dual-stack peer is an IPv4 peer. In a
     /// dual-stack network, a peer that has not enabled IPv6 yet is an IPv4 peer, too.
     fn cut_down(&self, entry: &Arc<Entry>) -> Result<Arc<Entry>, Refusal> {
-        let Lease { subnet, public, data, port } = &entry.lease;
+        // What a record says is joined later.
+        let Lease { subnet, public, data, port: _, former: _ } = &entry.lease;
         if self.pools.v4.is_some() != subnet.get(Family::V4).is_some() {
             return Err(foreign(*subnet));
         }
@@ -98,7 +99,7 @@ impl Admission {
             BackendData::Untyped | BackendData::HostGw | BackendData::Ipip | BackendData::Other(_) => data.clone(),
         };
         let public = DualStack::from_fn(|family| public.get(family).copied().filter(|_| wanted(family)));
-        Ok(Arc::new(Entry { lease: Lease { subnet, public, data, port: *port }, origin: entry.origin }))
+        Ok(Arc::new(Entry { lease: Lease::new(subnet, public, data), origin: entry.origin }))
     }
 
     fn check_foreign(&self, public: IpAddr) -> Result<(), String> {

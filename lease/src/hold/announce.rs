@@ -11,7 +11,10 @@ use tracing::{debug, info};
 use wire_net::{Subnet, chain};
 use wire_store::{LeaseId, LeaseStore, Random, StoreError};
 
-use super::{Holder, Holding, lease_write::LeaseWrite};
+use super::{
+    Holder, Holding,
+    lease_write::{LeaseWrite, RecordWrite},
+};
 use crate::{Entry, LeaseTable, clock::sleep_until};
 
 /// The latest time of the write after our lease was acquired, or after a new lease of flanneld: between 5 s and this,
@@ -120,8 +123,13 @@ impl<S: LeaseStore> Holder<S> {
         };
         let Ok(guards) = guards else { return };
         let listed = from.origin.mod_revision;
-        let write =
-            LeaseWrite { to: from.lease.clone(), lease: from.origin.lease, from: Some(from), guards, record: None };
+        let write = LeaseWrite {
+            to: from.lease.clone(),
+            lease: from.origin.lease,
+            from: Some(from),
+            guards,
+            record: RecordWrite::Keep,
+        };
         match self.write(&write, listed).await {
             Ok(entry) => {
                 info!(%subnet, %flannels, "lease written again, unchanged, for a flanneld that may have missed it");

@@ -10,7 +10,7 @@ use wire_store::{Compare, LeaseId, LeaseStore, Revision, StoreError, Txn, Write}
 
 use super::{
     ASKING, HoldState, Holder, Holding, Life, Offer,
-    lease_write::{Guard, LeaseWrite},
+    lease_write::{Guard, LeaseWrite, RecordWrite},
 };
 use crate::{
     Entries, Entry, Lease, Origin,
@@ -73,10 +73,13 @@ impl<S: LeaseStore> Holder<S> {
         // Stored before anything else can fail, or each attempt would leave an unused lease behind.
         self.spare = Some(lease);
         let guards = guards?;
-        let to = Lease { subnet, public: offer.public, data: offer.data.clone(), port: None };
+        let to = Lease::new(subnet, offer.public, offer.data.clone());
         let granted = Instant::now();
         let entry = self
-            .write(&LeaseWrite { to, lease: Some(lease), from: None, guards, record: offer.record }, listed)
+            .write(
+                &LeaseWrite { to, lease: Some(lease), from: None, guards, record: RecordWrite::of(&offer.record) },
+                listed,
+            )
             .await?;
         self.verify(&entry, None).await?;
         self.spare = None;
@@ -112,7 +115,7 @@ impl<S: LeaseStore> Holder<S> {
         if let Some(other) = self.other_owner(&guards, lease) {
             own.origin.mod_revision = self.challenge(&own, other, left < granted / 2).await?;
         }
-        let wanted = Lease { subnet, public: offer.public, data: offer.data.clone(), port: None };
+        let wanted = Lease::new(subnet, offer.public, offer.data.clone());
         let guarded = guards.iter().all(|guard| guard.is_ours(&self.settings.identity, lease));
         // A lease written without its guards may be the question whether we are alive; writing it answers that.
         let asked_for = guards.iter().any(|guard| guard.revision() != Some(own.origin.mod_revision));
@@ -130,7 +133,13 @@ impl<S: LeaseStore> Holder<S> {
             (lease, granted, left)
         };
         let moved = subnet != own.lease.subnet;
-        let write = LeaseWrite { to: wanted, lease: Some(attached), from: Some(own), guards, record: offer.record };
+        let write = LeaseWrite {
+            to: wanted,
+            lease: Some(attached),
+            from: Some(own),
+            guards,
+            record: RecordWrite::of(&offer.record),
+        };
         let entry = self.write(&write, listing.revision()).await?;
         if moved {
             self.verify(&entry, write.from.as_ref()).await?;
@@ -155,12 +164,18 @@ impl<S: LeaseStore> Holder<S> {
         offer: &Offer,
     ) -> Result<Holding, ClaimError> {
         let subnet = self.target(&own, listing)?;
-        let wanted = Lease { subnet, public: offer.public, data: offer.data.clone(), port: None };
+        let wanted = Lease::new(subnet, offer.public, offer.data.clone());
         if wanted == own.lease && self.is_recorded(&own, offer).await? {
             return Ok(Holding { entry: Arc::new(own), life: None });
         }
         let moved = subnet != own.lease.subnet;
-        let write = LeaseWrite { to: wanted, lease: None, from: Some(own), guards: Vec::new(), record: offer.record };
+        let write = LeaseWrite {
+            to: wanted,
+            lease: None,
+            from: Some(own),
+            guards: Vec::new(),
+            record: RecordWrite::of(&offer.record),
+        };
         let entry = self.write(&write, listing.revision()).await?;
         if moved {
             self.verify(&entry, write.from.as_ref()).await?;
@@ -168,11 +183,14 @@ impl<S: LeaseStore> Holder<S> {
         Ok(Holding { entry: Arc::new(entry), life: None })
     }
 
-    /// True if the record that is offered stands beside our lease, and expires with it.
-    async fn is_recorded(&self, own: &Entry, offer: &Offer) -> Result<bool, StoreError> {
-        let Some(record) = offer.record else { return Ok(true) };
+    /// True if the record that is offered stands beside our lease, and expires with it; or if neither is there.
+    pub(super) async fn is_recorded(&self, own: &Entry, offer: &Offer) -> Result<bool, StoreError> {
         let found = self.store.get(&self.settings.prefix.record(own.lease.subnet)).await?.found;
-        Ok(found.is_some_and(|kv| kv.lease == own.origin.lease && kv.value == record.to_value()))
+        Ok(match (found, &offer.record) {
+            (Some(kv), Some(record)) => kv.lease == own.origin.lease && kv.value == record.to_value(),
+            (Some(_), None) | (None, Some(_)) => false,
+            (None, None) => true,
+        })
     }
 
     /// The subnet that our entry should have: the prefixes that the config still offers, and new ones for the missing

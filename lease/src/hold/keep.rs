@@ -7,7 +7,12 @@ use tracing::{debug, info, warn};
 use wire_net::chain;
 use wire_store::{Backoff, KeyEvent, KeyValue, KeyWatch, LeaseStore};
 
-use super::{Holder, Holding, Life, acquire::OTHER_AGENT_AGAIN, claim::ClaimError, lease_write::LeaseWrite};
+use super::{
+    Holder, Holding, Life,
+    acquire::OTHER_AGENT_AGAIN,
+    claim::ClaimError,
+    lease_write::{LeaseWrite, RecordWrite},
+};
 use crate::{
     Entry, Lease, Origin,
     clock::{SuspendDetector, sleep_until},
@@ -166,10 +171,18 @@ impl<S: LeaseStore> Holder<S> {
         offer.public != lease.public || offer.data != lease.data
     }
 
+    async fn is_recorded_now(&self, holding: &Holding) -> bool {
+        let offer = self.offer.borrow().clone();
+        self.is_recorded(&holding.entry, &offer).await.unwrap_or(false)
+    }
+
     /// Writes the current offer, unless another live host has the new public address: that host would lose its lease.
     async fn publish(&mut self, holding: &mut Holding, keeping: &mut KeepState<S>) {
         (keeping.publish_at, keeping.publish_trouble) = (None, None);
-        if !self.offers_other_than(&holding.entry.lease) {
+        // Of the record, only the former holder knows what it has written.
+        let is_other = self.offers_other_than(&holding.entry.lease)
+            || (std::mem::take(&mut self.is_resumed) && !self.is_recorded_now(holding).await);
+        if !is_other {
             return;
         }
         let own = &holding.entry.lease;
@@ -282,13 +295,18 @@ impl<S: LeaseStore> Holder<S> {
         }
         tokio::time::sleep(keeping.rewrites.pause(&self.settings.random)).await;
         let to = match keeping.publish_at {
-            None => Lease { subnet: holding.entry.lease.subnet, public: offer.public, data: offer.data, port: None },
+            None => Lease::new(holding.entry.lease.subnet, offer.public, offer.data),
             Some(_) => holding.entry.lease.clone(),
         };
         let from = Entry::clone(&holding.entry);
         let listed = from.origin.mod_revision;
-        let write =
-            LeaseWrite { to, lease: from.origin.lease, from: Some(from), guards: Vec::new(), record: offer.record };
+        let write = LeaseWrite {
+            to,
+            lease: from.origin.lease,
+            from: Some(from),
+            guards: Vec::new(),
+            record: RecordWrite::of(&offer.record),
+        };
         match self.write(&write, listed).await {
             Ok(entry) => {
                 holding.entry = Arc::new(entry);

@@ -15,8 +15,22 @@ pub(super) struct LeaseWrite {
     pub(super) from: Option<Entry>,
     /// The guards as read, to be written with it; empty for a reservation.
     pub(super) guards: Vec<Guard>,
-    /// The record to put beside it.
-    pub(super) record: Option<BackendRecord>,
+    pub(super) record: RecordWrite,
+}
+
+/// The record beside the lease after the write.
+pub(super) enum RecordWrite {
+    /// As it was.
+    Keep,
+    Put(BackendRecord),
+    /// None: the backend needs none, and an earlier one may have left one.
+    Delete,
+}
+
+impl RecordWrite {
+    pub(super) fn of(offered: &Option<BackendRecord>) -> Self {
+        offered.clone().map_or(Self::Delete, Self::Put)
+    }
 }
 
 /// A guard key as it was read.
@@ -64,9 +78,13 @@ impl LeaseWrite {
             });
             txn.then.push(Write::Put { key: key.clone(), value: identity.as_bytes().to_vec(), lease: self.lease });
         }
-        if let Some(record) = self.record {
-            let key = prefix.record(self.to.subnet);
-            txn.then.push(Write::Put { key, value: record.to_value(), lease: self.lease });
+        let key = prefix.record(self.to.subnet);
+        match &self.record {
+            RecordWrite::Keep => {}
+            RecordWrite::Put(record) => {
+                txn.then.push(Write::Put { key, value: record.to_value(), lease: self.lease });
+            }
+            RecordWrite::Delete => txn.then.push(Write::Delete(key)),
         }
         txn
     }

@@ -9,13 +9,17 @@ use crate::{BackendData, Origin};
 
 const OWN: Option<u16> = Some(8472);
 
+fn of_port(port: u16) -> BackendRecord {
+    BackendRecord { port: Some(port), former: None }
+}
+
 fn subnet(number: u8) -> Subnet {
     format!("10.5.{number}.0-24").parse().unwrap()
 }
 
 fn entry(number: u8, lease: Option<i64>) -> Arc<Entry> {
     let public = DualStack { v4: Some(IpAddr::from([192, 0, 2, number])), v6: None };
-    let lease_of_host = Lease { subnet: subnet(number), public, data: BackendData::Untyped, port: None };
+    let lease_of_host = Lease::new(subnet(number), public, BackendData::Untyped);
     let revision = Revision(1);
     let origin = Origin { create_revision: revision, mod_revision: revision, lease: lease.map(LeaseId) };
     Arc::new(Entry { lease: lease_of_host, origin })
@@ -27,7 +31,7 @@ fn table(peers: &[(u8, Option<i64>)]) -> LeaseTable {
 }
 
 fn records(records: &[(u8, u16, Option<i64>)]) -> Folder<StoredRecord> {
-    let stored = |port, lease: Option<i64>| StoredRecord { record: BackendRecord { port }, lease: lease.map(LeaseId) };
+    let stored = |port, lease: Option<i64>| StoredRecord { record: of_port(port), lease: lease.map(LeaseId) };
     Folder::of(records.iter().map(|(number, port, lease)| (subnet(*number), stored(*port, *lease))))
 }
 
@@ -75,8 +79,8 @@ fn a_lease_that_is_held_after_it_has_vanished_keeps_its_port_and_a_reservation_w
 
 #[test]
 fn records_that_are_no_such_are_refused_with_the_fault() {
-    assert_eq!(BackendRecord { port: 8472 }.to_value(), br#"{"Port":8472}"#);
-    assert_eq!(BackendRecord::from_value(br#"{"Port":1,"Later":{"a":[1]}}"#), Ok(BackendRecord { port: 1 }));
+    assert_eq!(of_port(8472).to_value(), br#"{"Port":8472}"#);
+    assert_eq!(BackendRecord::from_value(br#"{"Port":1,"Later":{"a":[1]}}"#), Ok(of_port(1)));
     let long = [br#"{"Port":1,"x":""#.to_vec(), vec![b'x'; 5000], br#""}"#.to_vec()].concat();
     for wrong in [&b""[..], b"null", b"{}", br#"{"Port":0}"#, br#"{"Port":65536}"#, br#"{"Port":"1"}"#, b"\xff", &long]
     {
@@ -85,6 +89,71 @@ fn records_that_are_no_such_are_refused_with_the_fault() {
     for wrong in [&b""[..], b"x", b"10.5.1.1-24", b"10.5.1.0-024", b"\xff", b"10.5.1.0-24/"] {
         assert!(StoredRecord::key(wrong).is_err(), "{}", wrong.escape_ascii());
     }
+}
+
+const VXLAN: &str = r#"{"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"02:00:00:00:00:01"},"Port":8472}"#;
+
+fn with_former(former: &str) -> Result<BackendRecord, String> {
+    BackendRecord::from_value(format!(r#"{{"Port":8285,"Former":{former}}}"#).as_bytes())
+}
+
+#[test]
+fn a_former_backend_is_read_as_it_is_written() {
+    let record = with_former(VXLAN).unwrap();
+    assert_eq!(String::from_utf8(record.to_value()).unwrap(), format!(r#"{{"Port":8285,"Former":{VXLAN}}}"#));
+    let former = record.former.unwrap();
+    assert_eq!((former.data.name(), former.port), ("vxlan", Some(8472)));
+    for (text, data) in [
+        (r#"{"BackendType":"udp","Port":1}"#, BackendData::Untyped),
+        (r#"{"BackendType":"host-gw"}"#, BackendData::HostGw),
+    ] {
+        let record = with_former(text).unwrap();
+        assert_eq!(record.former.clone().unwrap().data, data);
+        assert_eq!(BackendRecord::from_value(&record.to_value()), Ok(record));
+    }
+    // host-gw has no port.
+    let record = BackendRecord::from_value(br#"{"Former":{"BackendType":"ipip","Later":1}}"#).unwrap();
+    assert_eq!(record.former.unwrap().data, BackendData::Other("ipip".to_owned()));
+}
+
+#[test]
+fn a_former_backend_that_makes_no_sense_is_refused_with_the_fault() {
+    let wrong = [
+        (r#"{"BackendType":"udp","Port":0}"#, "Port 0"),
+        (r#"{"Port":1}"#, "missing field"),
+        (r#"{"BackendType":"vxlan"}"#, "neither BackendData"),
+        (r#"{"BackendType":"vxlan","BackendData":{"VNI":16777216,"VtepMAC":"02:00:00:00:00:01"}}"#, "2^24"),
+        (r#"{"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"01:00:5e:00:00:01"}}"#, "no host's"),
+        (r#"{"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"00:00:00:00:00:00"}}"#, "no host's"),
+        (r#"{"BackendType":"vxlan","BackendData":{"VNI":-1,"VtepMAC":"02:00:00:00:00:01"}}"#, "integer"),
+        (r#"{"BackendType":"a\u001bb"}"#, "no name"),
+        (r#"{"BackendType":7}"#, "invalid type"),
+        ("[]", "invalid"),
+    ];
+    for (text, fault) in wrong {
+        let said = with_former(text).unwrap_err();
+        assert!(said.contains(fault), "{text}: {said}");
+    }
+}
+
+#[test]
+fn a_former_backend_is_carried_on_without_a_port_that_is_ours() {
+    let leases = table(&[(1, Some(7))]);
+    let record = StoredRecord { record: with_former(VXLAN).unwrap(), lease: Some(LeaseId(7)) };
+    let stored = Folder::of([(subnet(1), record)]);
+    let carried = |own| {
+        let joined = WithRecords::default().update(&leases, Some(&stored), own);
+        let lease = &joined.peers[&subnet(1)].lease;
+        (lease.port, lease.former.as_ref().map(|former| former.port))
+    };
+    assert_eq!(carried(Some(8472)), (Some(8285), Some(None)));
+    assert_eq!(carried(Some(8285)), (None, Some(Some(8472))));
+    assert_eq!(carried(None), (Some(8285), Some(Some(8472))));
+    // It is gone with its record.
+    let mut joined = WithRecords::default();
+    joined.update(&leases, Some(&stored), OWN);
+    let later = Folder::of([(subnet(1), StoredRecord { record: of_port(8285), lease: Some(LeaseId(7)) })]);
+    assert_eq!(joined.update(&leases, Some(&later), OWN).peers[&subnet(1)].lease.former, None);
 }
 
 proptest! {
@@ -97,13 +166,13 @@ proptest! {
         let (mut leases, mut stored) = (LeaseTable::default(), records(&[]));
         let mut joined = WithRecords::default();
         for number in 0..4 {
-            stored.items.insert(subnet(number), StoredRecord { record: BackendRecord { port: 3 }, lease: Some(LeaseId(1)) });
+            stored.items.insert(subnet(number), StoredRecord { record: of_port(3), lease: Some(LeaseId(1)) });
         }
         for (number, lease, port, of) in steps {
             match lease {
                 Some(lease) => drop(leases.peers.insert(subnet(number), entry(number, Some(lease)))),
                 None => {
-                    let record = StoredRecord { record: BackendRecord { port }, lease: Some(LeaseId(of)) };
+                    let record = StoredRecord { record: of_port(port), lease: Some(LeaseId(of)) };
                     stored.items.insert(subnet(number), record);
                     leases.peers.remove(&subnet(number));
                 }

@@ -22,7 +22,9 @@ fn follow(store: &SimStore) -> FollowFolder<StoredRecord> {
 /// Waits until the folder has exactly these ports, in order of their subnets.
 async fn ports(follow: &FollowFolder<StoredRecord>, ports: &[u16], limit: Duration) -> Folder<StoredRecord> {
     let mut seen = follow.folder.clone();
-    let has = |folder: &Folder<StoredRecord>| folder.items.values().map(|stored| stored.record.port).eq(ports.to_vec());
+    let has = |folder: &Folder<StoredRecord>| {
+        folder.items.values().map(|stored| stored.record.port.unwrap()).eq(ports.to_vec())
+    };
     let found = timeout(limit, seen.wait_for(|folder| folder.as_ref().is_some_and(has))).await;
     match found {
         Ok(found) => found.unwrap().clone().unwrap(),

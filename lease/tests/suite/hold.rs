@@ -24,7 +24,7 @@ mod sleeping;
 
 const PREFIX: &str = "/coreos.com/network";
 const DIRECTORY: &[u8] = b"/coreos.com/network/subnets/";
-const RECORD: BackendRecord = BackendRecord { port: 8472 };
+const RECORD: BackendRecord = BackendRecord { port: Some(8472), former: None };
 const HOUR: Duration = Duration::from_secs(3600);
 
 const V4: &str = r#"{"Network":"10.5.0.0/16","SubnetMin":"10.5.1.0","SubnetMax":"10.5.30.0"}"#;
@@ -118,6 +118,6 @@ fn keys(store: &SimStore) -> Vec<String> {
 fn flannel_lease(subnet: &str, number: u16) -> (String, Vec<u8>) {
     let subnet: Subnet = subnet.parse().unwrap();
     let families = DualStack::from_fn(|family| subnet.get(family));
-    let lease = Lease { subnet, public: public(number, &families), data: data(number, &families), port: None };
+    let lease = Lease::new(subnet, public(number, &families), data(number, &families));
     (format!("{PREFIX}/subnets/{subnet}"), lease.to_value())
 }

@@ -133,6 +133,7 @@ fn leases() -> impl Strategy<Value = Lease> {
             public,
             data,
             port: None,
+            former: None,
         }
     })
 }

@@ -32,7 +32,7 @@ fn entry(number: u8, host: u8) -> (Subnet, Arc<Entry>) {
     let subnet = Subnet::new(DualStack { v4, v6: None }).unwrap();
     let public = DualStack { v4: format!("192.0.2.{host}").parse().ok(), v6: None };
     let origin = Origin { create_revision: Revision(1), mod_revision: Revision(1), lease: None };
-    (subnet, Arc::new(Entry { lease: Lease { subnet, public, data: BackendData::Untyped, port: None }, origin }))
+    (subnet, Arc::new(Entry { lease: Lease::new(subnet, public, BackendData::Untyped), origin }))
 }
 
 fn policy() -> FirewallPolicy {
@@ -47,6 +47,7 @@ fn policy() -> FirewallPolicy {
         senders: Senders::Peers,
         flowtable: false,
         direct: None,
+        beside: DualStack::default(),
     }
 }
 

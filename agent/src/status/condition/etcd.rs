@@ -1,5 +1,7 @@
 //! Conditions of etcd, the network config and the leases.
 
+use std::net::IpAddr;
+
 use super::{Kind, Log, Message, Rank, Severity, kinds};
 
 #[derive(Clone, Debug)]
@@ -20,6 +22,8 @@ pub(crate) enum EtcdCondition {
     NoLease(String),
     /// This host has lost its lease: the reason.
     LeaseLost(String),
+    /// The former backend is spoken for hosts that were not restarted since the network config was changed.
+    FormerSpoken(SpokenFor),
     /// The network config was deleted.
     ConfigDeleted,
     /// The network config has changed since this agent has read it.
@@ -28,6 +32,38 @@ pub(crate) enum EtcdCondition {
     ConfigInapplicable(String),
     /// The network config has changed to one that is not valid: the error.
     ConfigRefused(String),
+}
+
+/// The hosts that are reached by the former backend alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct SpokenFor {
+    former: String,
+    /// Some of them.
+    named: Vec<IpAddr>,
+    count: usize,
+}
+
+/// The most hosts that are named.
+const NAMED: usize = 3;
+
+impl SpokenFor {
+    pub(crate) fn new(former: String, mut hosts: Vec<IpAddr>) -> Self {
+        let count = hosts.len();
+        hosts.truncate(NAMED);
+        Self { former, named: hosts, count }
+    }
+
+    fn message(&self) -> Message {
+        let Self { former, named, count } = self;
+        let named: Vec<String> = named.iter().map(ToString::to_string).collect();
+        let more = count - named.len();
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        Message::plain(format!(
+            "{former} is still spoken, to hosts that have not left it since the network config was changed: {}{more}",
+            named.join(", ")
+        ))
+        .remedy("; ", "restart wire-agent on them, one after the other")
+    }
 }
 
 /// The leases that are refused.
@@ -52,6 +88,7 @@ impl EtcdCondition {
         LEASE_AT_RISK = Kind::fault("lease-at-risk", "lease");
         NO_LEASE = Kind::fault("no-lease", "lease");
         LEASE_LOST = Kind::fault("lease-lost", "lease");
+        FORMER = Kind::warning("former-backend-spoken", "former backend").logged(Log::Texts);
         CONFIG_DELETED = config("network-config-deleted");
         CONFIG_CHANGED = config("network-config-changed");
         CONFIG_INAPPLICABLE = config("network-config-inapplicable");
@@ -68,6 +105,7 @@ impl EtcdCondition {
             Self::LeaseAtRisk(_) => Self::LEASE_AT_RISK,
             Self::NoLease(_) => Self::NO_LEASE,
             Self::LeaseLost(_) => Self::LEASE_LOST,
+            Self::FormerSpoken(_) => Self::FORMER,
             Self::ConfigDeleted => Self::CONFIG_DELETED,
             Self::ConfigChanged => Self::CONFIG_CHANGED,
             Self::ConfigInapplicable(_) => Self::CONFIG_INAPPLICABLE,
@@ -89,6 +127,7 @@ impl EtcdCondition {
             Self::LeaseAtRisk(reason) => Message::plain(reason),
             Self::NoLease(reason) => Message::plain(format!("there is none yet: {reason}")),
             Self::LeaseLost(reason) => Message::plain(format!("it is lost: {reason}")),
+            Self::FormerSpoken(hosts) => hosts.message(),
             Self::ConfigDeleted => {
                 Message::plain("it was deleted; this agent keeps the config that it read at its start")
             }

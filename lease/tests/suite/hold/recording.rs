@@ -3,14 +3,14 @@
 use wire_lease::BackendRecord;
 use wire_store::{LeaseId, SimBackup};
 
-use super::*;
+use super::{resuming::resumed, *};
 
 /// The records in the store: name, port, lease of the store.
 pub(super) fn records(store: &SimStore) -> Vec<(String, u16, Option<LeaseId>)> {
     let folder = KeyPrefix::new(PREFIX).records();
     let listing = store.listing(&folder);
     let name = |key: &[u8]| String::from_utf8(key[folder.len()..].to_vec()).unwrap();
-    let port = |value: &[u8]| BackendRecord::from_value(value).unwrap().port;
+    let port = |value: &[u8]| BackendRecord::from_value(value).unwrap().port.unwrap();
     listing.entries.iter().map(|kv| (name(&kv.key), port(&kv.value), kv.lease)).collect()
 }
 
@@ -33,7 +33,7 @@ async fn a_restart_writes_it_only_if_it_is_another() {
     let again = held(&Host::new(3, V4).spawn(&store)).await;
     assert_eq!(first, again);
     let host = Host::new(3, V4);
-    host.offer.send_modify(|offer| offer.record = Some(BackendRecord { port: 9999 }));
+    host.offer.send_modify(|offer| offer.record = Some(BackendRecord { port: Some(9999), former: None }));
     let moved = held(&host.spawn(&store)).await;
     assert_eq!((&moved.lease, moved.origin.lease), (&first.lease, first.origin.lease));
     assert_eq!(records(&store), [(first.lease.subnet.to_string(), 9999, first.origin.lease)]);
@@ -68,4 +68,21 @@ async fn it_is_written_again_with_its_lease_after_the_store_was_restored() {
     tokio::time::sleep(HOUR).await;
     let entry = held(&hold).await;
     assert_eq!(records(&store), [(entry.lease.subnet.to_string(), 8472, entry.origin.lease)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_record_that_is_no_longer_offered_goes_and_another_is_written_when_the_work_is_handed_over() {
+    let store = SimStore::new(6);
+    let host = Host::new(3, V4);
+    let mut hold = host.spawn(&store);
+    let entry = held(&hold).await;
+    let name = entry.lease.subnet.to_string();
+    for (port, kept) in [(Some(9999), vec![(name.clone(), 9999, entry.origin.lease)]), (None, Vec::new())] {
+        let record = port.map(|port| BackendRecord { port: Some(port), former: None });
+        host.offer.send_modify(|offer| offer.record = record);
+        hold = resumed(&store, &host, hold);
+        tokio::time::sleep(HOUR / 60).await;
+        assert_eq!(records(&store), kept);
+        assert_eq!(held(&hold).await.lease, entry.lease);
+    }
 }

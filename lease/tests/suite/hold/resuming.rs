@@ -10,7 +10,7 @@ use wire_store::{SimCall, SimFault, SimStore};
 use super::{HOUR, Host, PREFIX, V4, flannel_lease, held, held_within, keys, public};
 
 /// The successor of a hold, with what `host` brings now.
-fn resumed(store: &SimStore, host: &Host, former: Hold<SimStore>) -> Hold<SimStore> {
+pub(super) fn resumed(store: &SimStore, host: &Host, former: Hold<SimStore>) -> Hold<SimStore> {
     let state = former.state.borrow().clone();
     drop(former);
     Hold::resume(store.clone(), host.settings.clone(), host.offer.subscribe(), Former { state, beside: None })

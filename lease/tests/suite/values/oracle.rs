@@ -39,7 +39,7 @@ fn from_value(subnet: Subnet, value: &[u8]) -> Result<Lease, LeaseError> {
         }
         Some(other) => BackendData::Other(other.chars().take(64).collect()),
     };
-    Ok(Lease { subnet, public, data, port: None })
+    Ok(Lease::new(subnet, public, data))
 }
 
 fn vteps(subnet: Subnet, fields: Fields<'_>) -> Result<DualStack<Vtep>, LeaseError> {
