@@ -183,6 +183,8 @@ fn peers_text(peers: &proto::PeersReply) -> String {
             (false, true) => "not programmed, reserved",
         };
         let backend = if peer.backend_type.is_empty() { "-" } else { &peer.backend_type };
+        let reached_by = format!("{backend}, reached by {}", peer.reached_by);
+        let backend = if peer.reached_by.is_empty() { backend } else { &reached_by };
         table.add_row([
             join(&[&peer.subnet, &peer.subnet_v6]).as_str(),
             join(&[&peer.public_ip, &peer.public_ipv6]).as_str(),

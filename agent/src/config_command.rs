@@ -3,6 +3,7 @@
 use std::io::{self, Read};
 
 use serde_json::{Map, Value, json};
+use wire_backends::{Reaches, VxlanBy, why_not_beside};
 use wire_lease::NetworkConfig;
 use wire_net::KeyPrefix;
 use wire_store::{Compare, EtcdStore, LeaseStore, Txn, Write};
@@ -62,7 +63,14 @@ pub(crate) async fn run(command: ConfigCommand, etcd: EtcdFlags) -> Result<(), E
             let json = argument(config)?;
             let config = checked(&json)?;
             warn_of(&config);
-            open().await?.put(json).await
+            let network = open().await?;
+            // A config that is not there, or not valid, is replaced all the same.
+            let before = network.read().await.ok().and_then(|json| NetworkConfig::from_json(&json).ok());
+            network.put(json).await?;
+            if let Some(next) = before.and_then(|before| next_step(&before, &config)) {
+                report(next);
+            }
+            Ok(())
         }
         ConfigCommand::Init { config, if_absent } => {
             let json = with_backend(argument(config)?)?;
@@ -165,6 +173,36 @@ fn warn_of(config: &NetworkConfig) {
     }
 }
 
+/// The way from one backend to another, for the operator; `None` if the backend stays the same.
+fn next_step(before: &NetworkConfig, now: &NetworkConfig) -> Option<String> {
+    let (former, new) = (Reaches::of(before), Reaches::of(now));
+    if former == new {
+        return (before != now).then(|| "restart wire-agent on all hosts, one after the other".to_owned());
+    }
+    let Some(why) = why_cut_off(before, now) else {
+        let beyond =
+            if Reaches::HostGw == new { "; hosts that are not on one link are cut off from each other" } else { "" };
+        return Some(format!(
+            "restart wire-agent on all hosts, one after the other: until the last one, each speaks {new} and {former}, and all go on \
+             talking; hosts of flanneld speak one of both alone{beyond}"
+        ));
+    };
+    Some(format!(
+        "restart wire-agent on all hosts: until then, those that are restarted and those that are not are cut off from each other, since {why}"
+    ))
+}
+
+/// The reason why hosts do not speak both backends.
+fn why_cut_off(before: &NetworkConfig, now: &NetworkConfig) -> Option<String> {
+    if before.pools != now.pools {
+        return Some("the network itself is another, too".to_owned());
+    }
+    if [before, now].map(Reaches::of).contains(&Reaches::Nobody) {
+        return Some("one of both backends moves no packets".to_owned());
+    }
+    why_not_beside(now, before, VxlanBy::Kernel)
+}
+
 fn describe(config: &NetworkConfig) -> Result<(), Exit> {
     let pools: Vec<Value> = config
         .pools
@@ -186,6 +224,28 @@ fn describe(config: &NetworkConfig) -> Result<(), Exit> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_next_step_says_who_goes_on_talking() {
+        let config = |text: &str| NetworkConfig::from_json(text.as_bytes()).unwrap();
+        let of = |backend: &str| config(&format!(r#"{{"Network":"10.5.0.0/16","Backend":{{{backend}}}}}"#));
+        let vxlan = of(r#""Type":"vxlan""#);
+        let step = |now: &NetworkConfig| next_step(&vxlan, now);
+        assert_eq!(step(&vxlan), None);
+        for (backend, said) in [
+            (r#""Type":"vxlan","Port":4790"#, "restart wire-agent on all hosts, one after the other"),
+            (r#""Type":"vxlan","VNI":7"#, "each speaks vxlan with VNI 7 and vxlan with VNI 1, and all go on talking"),
+            (r#""Type":"host-gw""#, "hosts that are not on one link are cut off"),
+            (r#""Type":"udp""#, "each speaks udp and vxlan with VNI 1"),
+            (r#""Type":"udp","Port":8472"#, "cut off from each other, since both have the UDP port 8472"),
+            (r#""Type":"alloc""#, "since one of both backends moves no packets"),
+        ] {
+            let told = step(&of(backend)).unwrap();
+            assert!(told.contains(said), "{backend}: {told}");
+        }
+        let other = config(r#"{"Network":"10.6.0.0/16","Backend":{"Type":"udp"}}"#);
+        assert!(step(&other).unwrap().contains("since the network itself is another, too"));
+    }
 
     #[test]
     fn init_always_writes_the_type_of_the_backend() {

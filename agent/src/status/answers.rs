@@ -108,10 +108,22 @@ impl Status {
             reason: refusal.reason.clone(),
         });
         proto::PeersReply {
-            peers: table.peers.values().map(|entry| peer(entry, self.is_programmed(entry))).collect(),
+            peers: table
+                .peers
+                .values()
+                .map(|entry| peer(entry, self.is_programmed(entry), self.reached_by(entry)))
+                .collect(),
             refused: refused.collect(),
             refused_in_all: u32::try_from(table.refused.total()).unwrap_or(u32::MAX),
         }
+    }
+
+    /// The backend by which a peer is reached, if that is a former one of this host or of the peer.
+    fn reached_by(&self, entry: &Entry) -> String {
+        let reached = self.reaches.iter().position(|reaches| reaches.seen(&entry.lease).is_some());
+        let reached = reached.map(|index| (index, self.reaches[index]));
+        let reached = reached.filter(|(index, reaches)| *index > 0 || !reaches.has(&entry.lease.data));
+        reached.map(|(_, reaches)| reaches.to_string()).unwrap_or_default()
     }
 
     /// True if all of a peer's entries are in the kernel.
@@ -172,7 +184,7 @@ fn tunnel_status(seen: TunnelSeen) -> proto::TunnelStatus {
     }
 }
 
-fn peer(entry: &Entry, programmed: bool) -> proto::Peer {
+fn peer(entry: &Entry, programmed: bool, reached_by: String) -> proto::Peer {
     let lease = &entry.lease;
     let prefix = |family| lease.subnet.get(family).map(|prefix| prefix.to_string()).unwrap_or_default();
     let ip = |family| lease.public.get(family).map(ToString::to_string).unwrap_or_default();
@@ -188,6 +200,7 @@ fn peer(entry: &Entry, programmed: bool) -> proto::Peer {
         vtep_mac_v6: mac(Family::V6),
         programmed,
         reservation: entry.origin.lease.is_none(),
+        reached_by,
     }
 }
 

@@ -31,17 +31,28 @@ fn vtep(node: &Node, family: Family) -> Result<IpAddr> {
     })
 }
 
-/// Restarts one host after the other while each pair pings. A pair of the restarted host loses little, the others nothing.
+/// Restarts one host after the other while each pair pings from one overlay device to the other.
 fn restart_one_by_one(
     nodes: &mut [Node; 3],
     families: &[Family],
+    after_first: impl FnOnce(&[Node; 3]) -> Result,
+) -> Result {
+    restart_between(nodes, families, vtep, after_first)
+}
+
+/// Restarts one host after the other while each pair pings from one's address to the other's. A pair of the restarted host loses little,
+/// the others nothing.
+pub(crate) fn restart_between(
+    nodes: &mut [Node; 3],
+    families: &[Family],
+    address: fn(&Node, Family) -> Result<IpAddr>,
     after_first: impl FnOnce(&[Node; 3]) -> Result,
 ) -> Result {
     let mut after_first = Some(after_first);
     for restarted in 0..3 {
         let mut pings = Vec::new();
         for (from, to, family) in pairs(families) {
-            let (source, target) = (vtep(&nodes[from], family)?, vtep(&nodes[to], family)?);
+            let (source, target) = (address(&nodes[from], family)?, address(&nodes[to], family)?);
             let running = Pings::start(&nodes[from].host.namespace().path(), Some(source), target)?;
             running.wait_answered()?;
             pings.push((from, to, family, running));
@@ -82,7 +93,7 @@ fn other_ports(node: &Node, families: &[Family]) -> Result<Vec<(String, u16)>> {
 }
 
 /// The records beside the leases: each of a host with a lease, and with that lease's port.
-fn recorded(etcd: &Etcd) -> Result<Vec<String>> {
+pub(crate) fn recorded(etcd: &Etcd) -> Result<Vec<String>> {
     let records = etcd.list("/coreos.com/network/wire/backends/")?;
     Ok(records.into_iter().map(|record| String::from_utf8_lossy(&record.value).into_owned()).collect())
 }

@@ -27,6 +27,7 @@ mod etcd_away;
 mod files;
 mod firewall;
 mod firewall_lacking;
+mod former_backend;
 mod forward_correct;
 mod forward_fallback;
 mod forward_hostile;

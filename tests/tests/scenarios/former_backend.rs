@@ -1,0 +1,220 @@
+//! Another backend in a live network: while hosts are restarted one by one, those that were speak the former backend to those that were not.
+
+use std::{net::IpAddr, time::Duration};
+
+use wire_tests::{AgentSpec, Etcd, Family, Host, LabError, Result, check, eventually, lab};
+
+use crate::{
+    backend_change::{recorded, restart_between},
+    cluster::{Node, PROMPT, START},
+};
+
+const VXLAN: &str = r#"{"Type":"vxlan"}"#;
+const VNI_7: &str = r#"{"Type":"vxlan","VNI":7}"#;
+const UDP: &str = r#"{"Type":"udp"}"#;
+const HOST_GW: &str = r#"{"Type":"host-gw"}"#;
+
+/// The former backend goes half a minute after the last host was restarted.
+const LEFT: Duration = Duration::from_secs(60);
+
+/// A network with this backend: of both families.
+fn config(backend: &str) -> String {
+    format!(
+        r#"{{"Network":"10.5.0.0/16","SubnetMax":"10.5.15.0","EnableIPv6":true,"IPv6Network":"fd00:5::/32",
+            "IPv6SubnetMax":"fd00:5:0:ff::","Backend":{backend}}}"#
+    )
+}
+
+/// A change of backend, and how it shows in the kernel.
+struct Change {
+    from: &'static str,
+    to: &'static str,
+    /// The devices of the former backend.
+    devices: [&'static str; 2],
+    /// The link of each peer's route afterwards, for each family.
+    links: [&'static str; 2],
+    /// What `status` calls the former backend.
+    name: &'static str,
+    /// Its UDP port in `/proc/net/udp`, if the new one has another.
+    port: Option<&'static str>,
+    /// The records in the end.
+    records: &'static [&'static str],
+}
+
+/// The address that a bridge with containers has.
+fn bridge(node: &Node, family: Family) -> Result<IpAddr> {
+    let subnet = node.subnet(family)?;
+    let (address, _) = subnet.split_once('/').unwrap_or_default();
+    address.parse().map_err(|_| LabError::Wrong(subnet.clone()))
+}
+
+/// A host with an agent and a bridge as Docker makes it.
+fn node(host: Host, etcd: &Etcd) -> Result<Node> {
+    let node = Node::with(host, AgentSpec::new(etcd.agent_flags()))?;
+    let [v4, v6] = [node.subnet(Family::V4)?, node.subnet(Family::V6)?];
+    node.host.namespace().sh(&format!(
+        "ip link add docker0 type bridge; ip link set docker0 up; ip address add {v4} dev docker0
+         ip address add {v6} dev docker0 nodad"
+    ))?;
+    Ok(node)
+}
+
+/// Waits until each host reaches each other's bridge.
+fn all_talk(nodes: &[Node; 3]) -> Result {
+    for (from, to) in [(0, 1), (0, 2), (1, 2)] {
+        for family in Family::ALL {
+            let target = bridge(&nodes[to], family)?;
+            eventually(START, || check(nodes[from].host.pings(target), || nodes[from].agent.log()))?;
+        }
+    }
+    Ok(())
+}
+
+/// Nothing is left of the former backend: no device, and so no address, FDB entry, neighbour or route on one; no route elsewhere; no rule; no
+/// socket; no word in etcd or on disk.
+fn nothing_is_left(change: &Change, etcd: &Etcd, nodes: &[Node; 3]) -> Result {
+    let records = recorded(etcd)?;
+    check(records == change.records, || format!("{records:?}"))?;
+    for node in nodes {
+        let kernel = node.host.kernel();
+        for device in change.devices {
+            check(kernel.link(device)?.is_none(), || format!("{device} is left\n{}", node.agent.log()))?;
+        }
+        for (family, link) in Family::ALL.into_iter().zip(change.links) {
+            let ours = kernel.routes(family)?.into_iter().filter(|route| route.protocol == "91");
+            let others = ours.filter(|route| route.device.as_deref() != Some(link) && !route.destination.is_empty());
+            let others: Vec<_> = others.filter(|route| route.device.is_some()).collect();
+            check(others.is_empty(), || format!("{others:?}"))?;
+        }
+        let rules = node.host.namespace().sh("nft list ruleset; iptables-save; ip6tables-save")?;
+        let is_gone = |word: &str| !rules.contains(&format!("\"{word}\"")) && !rules.contains(&format!(" {word} "));
+        check(change.devices.into_iter().all(is_gone) && !rules.contains("-beside"), || rules.clone())?;
+        let sockets = node.host.namespace().sh("cat /proc/net/udp /proc/net/udp6")?;
+        check(change.port.is_none_or(|port| !sockets.contains(port)), || sockets.clone())?;
+        let status = node.agent.status()?;
+        check(status.phase == "ready" && !status.rest["warnings"].to_string().contains("former"), || {
+            format!("{status:?}")
+        })?;
+        let state = std::fs::read_to_string(node.agent.state_dir().join("state.json")).unwrap_or_default();
+        check(state.contains("joined") && !state.contains("former"), || state.clone())?;
+    }
+    Ok(())
+}
+
+/// The others are named in `status`, and `peers` says by what each is reached.
+fn names_the_others(change: &Change, nodes: &[Node; 3]) -> Result {
+    let [first, second, third] = nodes;
+    let mut others = [second, third].map(|node| node.host.v4());
+    others.sort();
+    let expected = format!(
+        "former backend: {} is still spoken, to hosts that have not left it since the network config was changed: {}, {}; restart \
+         wire-agent on them, one after the other",
+        change.name, others[0], others[1]
+    );
+    eventually(START, || {
+        let warnings = first.agent.status()?.rest["warnings"].to_string();
+        check(warnings.contains(&expected), || warnings.clone())
+    })?;
+    let spoken = |node: &Node, peer: &Node| {
+        let own = node.agent.peers()?.peers.into_iter().find(|seen| seen.public_ip == Some(peer.host.v4().to_string()));
+        let own = own.ok_or_else(|| LabError::Wrong("no such peer".to_owned()))?;
+        check(own.programmed, || format!("{own:?}\n{}", node.agent.log()))?;
+        let by = own.rest.get("reached_by").and_then(serde_json::Value::as_str);
+        Ok::<_, LabError>(by.unwrap_or_default().to_owned())
+    };
+    eventually(START, || {
+        let [by_first, by_second, between] = [spoken(first, second)?, spoken(second, first)?, spoken(second, third)?];
+        let is_right = by_first == change.name && by_second == change.name && between.is_empty();
+        check(is_right, || format!("{by_first:?} {by_second:?} {between:?}"))
+    })?;
+    Ok(())
+}
+
+fn all_pairs_talk(change: &Change) -> Result {
+    let lab = lab!();
+    let etcd = Etcd::start(&lab)?;
+    etcd.put_config(&config(change.from))?;
+    let [one, two, three] = lab.hosts::<3>()?;
+    let mut nodes = [node(one, &etcd)?, node(two, &etcd)?, node(three, &etcd)?];
+    all_talk(&nodes)?;
+    etcd.put_config(&config(change.to))?;
+    restart_between(&mut nodes, &Family::ALL, bridge, |nodes| names_the_others(change, nodes))?;
+    all_talk(&nodes)?;
+    eventually(LEFT, || nothing_is_left(change, &etcd, &nodes))?;
+    for node in &nodes {
+        let spoofed =
+            eventually(PROMPT, || node.filtered("spoofed").map(drop)).and_then(|_| node.filtered("spoofed"))?;
+        check(spoofed == 0, || format!("{spoofed} packets were dropped as spoofed"))?;
+    }
+    all_talk(&nodes)
+}
+
+const DEVICES: [&str; 2] = ["flannel.1", "flannel-v6.1"];
+const TUNS: [&str; 2] = ["flannel0", "flannel-v60"];
+const ON_8472: &str = r#"{"Port":8472}"#;
+const ON_8285: &str = r#"{"Port":8285}"#;
+
+#[test]
+fn with_another_vni_all_pairs_talk_while_hosts_are_restarted_and_nothing_of_the_old_one_stays() -> Result {
+    all_pairs_talk(&Change {
+        from: VXLAN,
+        to: VNI_7,
+        devices: DEVICES,
+        links: ["flannel.7", "flannel-v6.7"],
+        name: "vxlan with VNI 1",
+        port: None,
+        records: &[ON_8472; 3],
+    })
+}
+
+#[test]
+fn from_vxlan_to_host_gw_all_pairs_talk_while_hosts_are_restarted_and_nothing_of_vxlan_stays() -> Result {
+    all_pairs_talk(&Change {
+        from: VXLAN,
+        to: HOST_GW,
+        devices: DEVICES,
+        links: ["eth0"; 2],
+        name: "vxlan with VNI 1",
+        port: Some(":2118 "),
+        records: &[],
+    })
+}
+
+#[test]
+fn from_host_gw_to_vxlan_all_pairs_talk_while_hosts_are_restarted_and_nothing_of_host_gw_stays() -> Result {
+    all_pairs_talk(&Change {
+        from: HOST_GW,
+        to: VXLAN,
+        devices: ["none"; 2],
+        links: DEVICES,
+        name: "host-gw",
+        port: None,
+        records: &[ON_8472; 3],
+    })
+}
+
+#[test]
+fn from_vxlan_to_udp_all_pairs_talk_while_hosts_are_restarted_and_nothing_of_vxlan_stays() -> Result {
+    all_pairs_talk(&Change {
+        from: VXLAN,
+        to: UDP,
+        devices: DEVICES,
+        links: TUNS,
+        name: "vxlan with VNI 1",
+        port: Some(":2118 "),
+        records: &[ON_8285; 3],
+    })
+}
+
+#[test]
+fn from_udp_to_vxlan_all_pairs_talk_while_hosts_are_restarted_and_nothing_of_udp_stays() -> Result {
+    all_pairs_talk(&Change {
+        from: UDP,
+        to: VXLAN,
+        devices: TUNS,
+        links: DEVICES,
+        name: "udp",
+        port: Some(":205D "),
+        records: &[ON_8472; 3],
+    })
+}
