@@ -77,6 +77,15 @@ pub(crate) struct FirewallShare {
     pub(crate) joins: u64,
 }
 
+impl FirewallShare {
+    /// The devices whose packets can be compared with those that our rules let in: with a second device in a family, the rules count the
+    /// packets of both.
+    fn counted_devices(&self) -> DualStack<OverlayDevice> {
+        let alone = |family| self.devices.get(family).copied().filter(|_| self.policy.beside.get(family).is_none());
+        DualStack::from_fn(alone)
+    }
+}
+
 /// A packet filter without rules of ours, as it should be when the agent leaves. flanneld's rules stay: they may be in use again.
 pub(crate) fn leaving(network: NetworkName) -> (Reconciler<FirewallDataplane>, DesiredFirewall) {
     let nothing = DesiredFirewall {
@@ -296,7 +305,7 @@ impl<P: Ports> FirewallLoop<P> {
         let hidden = self.is_blind(first, report.findings.firewalls).then_some(FirewallCondition::DockersChainsHidden);
         self.status.set(FirewallCondition::DOCKERS_CHAINS, hidden);
         self.publish(&report, first);
-        if self.note_doubts(&first.devices) {
+        if self.note_doubts(&first.counted_devices()) {
             let (report, _) = self.reconcile(shares, first);
             self.publish(&report, first);
         }
@@ -370,7 +379,7 @@ impl<P: Ports> FirewallLoop<P> {
         self.status.set(FirewallCondition::NOT_AS_DESIRED, fault.map(FirewallCondition::NotAsDesired));
         self.note_changes(report);
         let counted = self.reconciler.driver().counted().unwrap_or_else(|_| self.seen.counted.clone());
-        self.note_blocked(&counted, report.findings.firewalls, &first.devices);
+        self.note_blocked(&counted, report.findings.firewalls, &first.counted_devices());
         let tracked = first.policy.tracked(&first.devices, &self.facts);
         self.show(FirewallSeen {
             written: self.seen.written + report.written as u64,

@@ -142,6 +142,7 @@ impl<P: Ports> FirewallLoop<P> {
         others: OtherFirewalls,
         devices: &DualStack<OverlayDevice>,
     ) {
+        self.blocked.retain(|family| devices.get(*family).is_some());
         let before = &self.seen.counted;
         let packets = |counted: &DualStack<u64>, family| counted.get(family).copied().unwrap_or_default();
         let more = |now, before, family| packets(now, family) > packets(before, family);

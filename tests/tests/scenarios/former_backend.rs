@@ -84,7 +84,10 @@ fn nothing_is_left(change: &Change, etcd: &Etcd, nodes: &[Node; 3]) -> Result {
             let ours = kernel.routes(family)?.into_iter().filter(|route| route.protocol == "91");
             let others = ours.filter(|route| route.device.as_deref() != Some(link) && !route.destination.is_empty());
             let others: Vec<_> = others.filter(|route| route.device.is_some()).collect();
-            check(others.is_empty(), || format!("{others:?}"))?;
+            check(others.is_empty(), || {
+                let all = node.host.namespace().sh("ip -d -6 route; ip nexthop").unwrap_or_default();
+                format!("{others:?}\n{all}\n{}", node.agent.log())
+            })?;
         }
         let rules = node.host.namespace().sh("nft list ruleset; iptables-save; ip6tables-save")?;
         let is_gone = |word: &str| !rules.contains(&format!("\"{word}\"")) && !rules.contains(&format!(" {word} "));
@@ -107,7 +110,7 @@ fn names_the_others(change: &Change, nodes: &[Node; 3]) -> Result {
     let mut others = [second, third].map(|node| node.host.v4());
     others.sort();
     let expected = format!(
-        "former backend: {} is still spoken, to hosts that have not left it since the network config was changed: {}, {}; restart \
+        "{} is still spoken, to hosts that have not left it since the network config was changed: {}, {}; restart \
          wire-agent on them, one after the other",
         change.name, others[0], others[1]
     );

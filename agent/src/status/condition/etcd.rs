@@ -48,6 +48,7 @@ const NAMED: usize = 3;
 
 impl SpokenFor {
     pub(crate) fn new(former: String, mut hosts: Vec<IpAddr>) -> Self {
+        hosts.sort_unstable();
         let count = hosts.len();
         hosts.truncate(NAMED);
         Self { former, named: hosts, count }
