@@ -50,13 +50,7 @@ pub(crate) fn restart_between(
 ) -> Result {
     let mut after_first = Some(after_first);
     for restarted in 0..3 {
-        let mut pings = Vec::new();
-        for (from, to, family) in pairs(families) {
-            let (source, target) = (address(&nodes[from], family)?, address(&nodes[to], family)?);
-            let running = Pings::start(&nodes[from].host.namespace().path(), Some(source), target)?;
-            running.wait_answered()?;
-            pings.push((from, to, family, running));
-        }
+        let pings = ping_each_other(nodes, families, address)?;
         nodes[restarted].agent.terminate()?;
         nodes[restarted].agent.restart()?;
         nodes[restarted].agent.wait_ready(START)?;
@@ -73,6 +67,25 @@ pub(crate) fn restart_between(
         after_first.take().map_or(Ok(()), |look| look(nodes))?;
     }
     Ok(())
+}
+
+/// A pair of hosts that pings, by their numbers.
+pub(crate) type Pinging = (usize, usize, Family, Pings);
+
+/// Each pair pings from one's address to the other's.
+pub(crate) fn ping_each_other(
+    nodes: &[Node; 3],
+    families: &[Family],
+    address: fn(&Node, Family) -> Result<IpAddr>,
+) -> Result<Vec<Pinging>> {
+    let mut pings = Vec::new();
+    for (from, to, family) in pairs(families) {
+        let (source, target) = (address(&nodes[from], family)?, address(&nodes[to], family)?);
+        let running = Pings::start(&nodes[from].host.namespace().path(), Some(source), target)?;
+        running.wait_answered()?;
+        pings.push((from, to, family, running));
+    }
+    Ok(pings)
 }
 
 /// Checks that a host sends to so many others by a port that is not its own, and by that one.

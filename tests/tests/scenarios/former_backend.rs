@@ -5,7 +5,7 @@ use std::{net::IpAddr, time::Duration};
 use wire_tests::{AgentSpec, Etcd, Family, Host, LabError, Result, check, eventually, lab};
 
 use crate::{
-    backend_change::{recorded, restart_between},
+    backend_change::{ping_each_other, recorded, restart_between},
     cluster::{Node, PROMPT, START},
 };
 
@@ -143,7 +143,13 @@ fn all_pairs_talk(change: &Change) -> Result {
     etcd.put_config(&config(change.to))?;
     restart_between(&mut nodes, &Family::ALL, bridge, |nodes| names_the_others(change, nodes))?;
     all_talk(&nodes)?;
+    // All speak the new one: to leave the other costs nothing.
+    let pings = ping_each_other(&nodes, &Family::ALL, bridge)?;
     eventually(LEFT, || nothing_is_left(change, &etcd, &nodes))?;
+    for (from, to, family, running) in pings {
+        let seen = running.stop()?;
+        check(seen.lost().is_empty(), || format!("{from} to {to}, {family}: of {} lost {:?}", seen.sent, seen.lost()))?;
+    }
     for node in &nodes {
         let spoofed =
             eventually(PROMPT, || node.filtered("spoofed").map(drop)).and_then(|_| node.filtered("spoofed"))?;

@@ -13,7 +13,7 @@ pub(crate) mod tests;
 
 use std::{cmp::Ordering, collections::BTreeSet, fmt};
 
-use wire_net::LinkName;
+use wire_net::{Family, LinkName};
 
 pub(super) use self::links::made_anew as links_made_anew;
 pub use self::{foreign::ForeignRoutes, keys::Key};
@@ -24,8 +24,8 @@ use self::{
 use super::{difference::differences, merge};
 use crate::{
     Address, Clash, Conflict, DesiredNet, Detours, Difference, FdbKey, FloodEntry, ForwardKey, KernelOp, Namespace,
-    NeighbourKey, NextHop, ObservedNet, ObservedRoute, Op, Order, Owner, PerNamespace, Plan, Resource, Scope, Share,
-    TunnelOp,
+    NeighbourKey, NextHop, ObservedNet, ObservedRoute, Op, Order, Owner, PerNamespace, Plan, Resource, RouteKey, Scope,
+    Share, TunnelOp,
 };
 
 /// The resource of a host's network: links, settings, addresses, FDB, neighbours, forwarding, routes.
@@ -249,15 +249,35 @@ impl Builder<'_> {
                 (Some(have), Some(want)) if have.serves_as(want, form) => {}
                 // A conflict, which is reported apart.
                 (Some(found), Some(_)) if found.owner == Owner::Foreign => {}
+                (Some(have), Some(want)) if self.bars(key, have) => {
+                    self.put(KernelOp::DeleteRoute(*key, Box::new(have.clone())));
+                    self.put(KernelOp::AddRoute(*key, *want));
+                }
                 (Some(_), Some(want)) => self.put(KernelOp::ReplaceRoute(*key, *want)),
                 (None, Some(want)) => self.put(KernelOp::AddRoute(*key, *want)),
                 (Some(have), None) if have.owner == Owner::Ours && !self.goes_with_its_link(have) => {
-                    deletions.push(Op::Kernel(self.namespace, KernelOp::DeleteRoute(*key, Box::new(have.clone()))));
+                    let delete = KernelOp::DeleteRoute(*key, Box::new(have.clone()));
+                    if self.bars(key, have) {
+                        self.put(delete);
+                    } else {
+                        deletions.push(Op::Kernel(self.namespace, delete));
+                    }
                 }
                 (Some(_) | None, None) => {}
             }
         }
         self.deletions.splice(0..0, deletions);
+    }
+
+    /// Whether the kernel refuses a route while this one is there: it looks up the gateway of an IPv6 route, also of one with `onlink`, and
+    /// another link must not lead there (`ip6_route_check_nh_onlink`). Such a route goes first; routes are in an order in which it comes
+    /// before those that it covers.
+    fn bars(&self, key: &RouteKey, have: &ObservedRoute) -> bool {
+        let Some(link) = have.via.link().filter(|_| key.destination.family() == Family::V6) else { return false };
+        let covered = self.want.routes.range(RouteKey { metric: 0, ..*key }..);
+        let covered =
+            covered.take_while(|(other, _)| other.table == key.table && key.destination.covers(other.destination));
+        covered.map(|(_, hop)| hop).any(|hop| hop.is_onlink_beside(link, key.destination))
     }
 
     /// The observed route, unless the kernel removes it earlier together with its link.

@@ -137,6 +137,14 @@ impl NextHop {
         }
     }
 
+    /// Whether it is through a gateway in a prefix that need not be routed, on another link than this.
+    pub(super) fn is_onlink_beside(&self, other: LinkName, prefix: Prefix) -> bool {
+        match self {
+            Self::Gateway { gateway, link, onlink } => *onlink && *link != other && prefix.contains(*gateway),
+            Self::Link(_) | Self::Blackhole => false,
+        }
+    }
+
     /// The link that packets leave by; `None` for a blackhole.
     #[must_use]
     pub const fn link(&self) -> Option<LinkName> {

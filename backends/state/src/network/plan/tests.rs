@@ -64,6 +64,33 @@ fn a_peer_that_leaves_is_taken_apart_from_the_route_down() {
     ");
 }
 
+/// As the kernel refuses the IPv6 route of vxlan while another link leads to its gateway.
+#[test]
+fn an_ipv6_route_to_a_gateway_behind_another_link_goes_before_one_on_link_comes() {
+    let v6 = |text: &str| RouteKey::main(text.parse().unwrap());
+    let (key, range) = (v6("fd00:5:0:2::/64"), v6("fd00:5::/32"));
+    let gateway =
+        |gateway: &str, link, onlink| NextHop::Gateway { gateway: gateway.parse().unwrap(), link: name(link), onlink };
+    let overlay = gateway("fd00:5:0:2::", "flannel.1", true);
+    let mut before = state(&[]);
+    before.routes.insert(key, gateway("2001:db8::2", "eth0", false));
+    let mut want = state(&[]);
+    want.routes.insert(key, overlay);
+    let ops = |have: &DesiredNet, want: &DesiredNet| {
+        let plan = plan_host(&held(have), want);
+        plan.ops.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let (deleted, added) = (
+        "delete route fd00:5:0:2::/64 via 2001:db8::2 dev eth0",
+        "add route fd00:5:0:2::/64 via fd00:5:0:2:: dev flannel.1 onlink",
+    );
+    assert_eq!(ops(&before, &want), [deleted, added]);
+    // The other way round, nothing is in the way.
+    assert_eq!(ops(&want, &before), ["replace route fd00:5:0:2::/64 via 2001:db8::2 dev eth0"]);
+    before.routes = [(range, NextHop::Link(name("flannel0")))].into_iter().collect();
+    assert_eq!(ops(&before, &want), ["delete route fd00:5::/32 dev flannel0", added]);
+}
+
 #[test]
 fn foreign_entries_in_the_place_of_ours_are_reported() {
     let want = state(&[(2, 20, 102)]);
