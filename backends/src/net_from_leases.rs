@@ -33,8 +33,9 @@ pub struct NetFromLeases {
     /// The public addresses of peers that the backend cannot reach from the underlay's link.
     beyond: Addresses,
     ranges: Vec<Prefix>,
-    /// How often the FDB entries are wanted that several leases want.
-    shared: BTreeMap<FdbKey, usize>,
+    /// The FDB entries that several leases want: how often with which target. Leases of one host have one target; a record may claim
+    /// another host's MAC. The first target is written.
+    shared: BTreeMap<FdbKey, BTreeMap<FdbTarget, usize>>,
 }
 
 impl NetFromLeases {
@@ -137,11 +138,14 @@ impl NetFromLeases {
 
     fn add(&mut self, entry: PeerEntry) {
         match entry {
-            PeerEntry::Fdb(key, to) => {
-                if self.net.fdb.insert(key, to).is_some() {
-                    *self.shared.entry(key).or_insert(1) += 1;
+            PeerEntry::Fdb(key, to) => match self.net.fdb.get_mut(&key) {
+                None => drop(self.net.fdb.insert(key, to)),
+                Some(there) => {
+                    let wanted = self.shared.entry(key).or_insert_with(|| BTreeMap::from([(*there, 1)]));
+                    *wanted.entry(to).or_default() += 1;
+                    *there = to.min(*there);
                 }
-            }
+            },
             PeerEntry::Neighbour(key, mac) => drop(self.net.neighbours.insert(key, mac)),
             PeerEntry::Forward(key, forward) => drop(self.net.forwarding.insert(key, forward)),
             PeerEntry::Route(key, hop) => drop(self.net.routes.insert(key, hop)),
@@ -150,15 +154,28 @@ impl NetFromLeases {
 
     fn remove(&mut self, entry: &PeerEntry) {
         match entry {
-            PeerEntry::Fdb(key, _) => match self.shared.get_mut(key) {
-                Some(2) => drop(self.shared.remove(key)),
-                Some(times) => *times -= 1,
-                None => drop(self.net.fdb.remove(key)),
-            },
+            PeerEntry::Fdb(key, to) => self.remove_fdb(*key, *to),
             PeerEntry::Neighbour(key, _) => drop(self.net.neighbours.remove(key)),
             PeerEntry::Forward(key, _) => drop(self.net.forwarding.remove(key)),
             PeerEntry::Route(key, _) => drop(self.net.routes.remove(key)),
         }
+    }
+}
+
+impl NetFromLeases {
+    fn remove_fdb(&mut self, key: FdbKey, to: FdbTarget) {
+        let Some(wanted) = self.shared.get_mut(&key) else { return drop(self.net.fdb.remove(&key)) };
+        if let Some(times) = wanted.get_mut(&to) {
+            *times -= 1;
+            if *times == 0 {
+                wanted.remove(&to);
+            }
+        }
+        let (left, first) = (wanted.values().sum::<usize>(), wanted.keys().next().copied());
+        if left < 2 {
+            self.shared.remove(&key);
+        }
+        first.map(|first| self.net.fdb.insert(key, first));
     }
 }
 

@@ -171,8 +171,12 @@ fn an_entry_for_our_own_mac_is_not_made() {
 }
 
 fn any_lease() -> impl Strategy<Value = Lease> {
-    let parts = (1..6_u8, 0..BACKENDS.len(), prop::option::of(0..BACKENDS.len()));
-    parts.prop_map(|(host, now, former)| lease(host, now, former))
+    let parts = (1..6_u8, 0..BACKENDS.len(), prop::option::of((0..BACKENDS.len(), 1..6_u8)));
+    // Records may claim MACs of other hosts.
+    parts.prop_map(|(host, now, former)| Lease {
+        former: former.map(|(former, claimed)| Box::new(data(former, claimed))),
+        ..lease(host, now, None)
+    })
 }
 
 proptest! {

@@ -97,7 +97,7 @@ pub struct FdbKey {
 }
 
 /// The host behind a MAC of the FDB.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct FdbTarget {
     /// The host's address; unspecified if the kernel's entry has no destination.
     pub to: IpAddr,
