@@ -164,7 +164,10 @@ impl NetFromLeases {
 
 impl NetFromLeases {
     fn remove_fdb(&mut self, key: FdbKey, to: FdbTarget) {
-        let Some(wanted) = self.shared.get_mut(&key) else { return drop(self.net.fdb.remove(&key)) };
+        let Some(wanted) = self.shared.get_mut(&key) else {
+            self.net.fdb.remove(&key);
+            return;
+        };
         if let Some(times) = wanted.get_mut(&to) {
             *times -= 1;
             if *times == 0 {
@@ -175,7 +178,9 @@ impl NetFromLeases {
         if left < 2 {
             self.shared.remove(&key);
         }
-        first.map(|first| self.net.fdb.insert(key, first));
+        if let Some(first) = first {
+            self.net.fdb.insert(key, first);
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// The most that a pair may lose when one of its hosts is restarted: one second of a hundred pings a second.
-const LOST_AT_A_RESTART: usize = 100;
+pub(crate) const LOST_AT_A_RESTART: usize = 100;
 /// For how long the pairs are watched after a restart.
 const WATCHED: Duration = Duration::from_secs(2);
 

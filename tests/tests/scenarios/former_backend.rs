@@ -2,11 +2,13 @@
 
 use std::{net::IpAddr, time::Duration};
 
-use wire_tests::{AgentSpec, Etcd, Family, Host, LabError, Result, check, eventually, lab};
+use wire_tests::{AgentSpec, Etcd, Family, Host, LabError, Pings, Result, check, eventually, lab, run_binary};
 
 use crate::{
-    backend_change::{ping_each_other, recorded, restart_between},
+    backend_change::{LOST_AT_A_RESTART, ping_each_other, recorded, restart_between},
     cluster::{Node, PROMPT, START},
+    host_gw::behind_router,
+    seat::Seat,
 };
 
 const VXLAN: &str = r#"{"Type":"vxlan"}"#;
@@ -226,4 +228,71 @@ fn from_udp_to_vxlan_all_pairs_talk_while_hosts_are_restarted_and_nothing_of_udp
         port: Some(":205D "),
         records: &[ON_8472; 3],
     })
+}
+
+/// Restarts the agent of a host, and runs `wire-agent verify` on it.
+fn restart(seat: &mut Seat) -> Result {
+    seat.node.agent.terminate()?;
+    seat.node.agent.restart()?;
+    seat.node.agent.wait_ready(START)?;
+    let is_right = || {
+        let verified = seat.node.agent.run_with_its_flags("verify")?;
+        check(verified.status.success(), || format!("{verified:?}"))
+    };
+    eventually(START, is_right).map(drop)
+}
+
+fn warns(seat: &Seat, text: &str) -> Result {
+    let is_said = || {
+        let said = seat.node.agent.status()?.rest["warnings"].to_string();
+        check(said.contains(text), || format!("{said}\n{}", seat.node.agent.log()))
+    };
+    eventually(START, is_said).map(drop)
+}
+
+/// With Docker's own drops, and a host that host-gw does not reach.
+#[test]
+fn containers_go_on_talking_from_vxlan_to_host_gw_and_who_is_behind_a_router_is_named_before_it_is_cut_off() -> Result {
+    let lab = lab!();
+    let etcd = Etcd::start(&lab)?;
+    let of = |backend: &str| format!(r#"{{"Network":"10.5.0.0/16","SubnetMax":"10.5.15.0","Backend":{backend}}}"#);
+    etcd.put_config(&of(VXLAN))?;
+    let [one, two, far] = lab.hosts::<3>()?;
+    let [far_v4, _] = behind_router(&lab, &far)?;
+    let (mut one, mut two) = (Seat::new(one, &etcd, &["--ip-masq"])?, Seat::new(two, &etcd, &[])?);
+    let mut far = Seat::new(far, &etcd, &[])?;
+    one.connects(&far)?;
+    let endpoints = format!("--etcd-endpoints={}", etcd.endpoints());
+    let told = run_binary(Some(one.node.host.namespace()), &["config", "set", &of(HOST_GW), &endpoints])?;
+    let said = String::from_utf8_lossy(&told.stdout).into_owned();
+    let is_told = said.contains("all go on talking") && said.contains("not on one link are cut off");
+    check(is_told, || format!("{told:?}"))?;
+
+    let inside = std::path::PathBuf::from(format!("/proc/{}/ns/net", one.container.pid()?));
+    let (to_two, to_far) = (Pings::start(&inside, None, two.address()?)?, Pings::start(&inside, None, far.address()?)?);
+    for running in [&to_two, &to_far] {
+        running.wait_answered()?;
+    }
+    // The former one outlives another restart.
+    for _ in 0..2 {
+        restart(&mut one)?;
+        warns(&one, "vxlan with VNI 1 is still spoken")?;
+        one.connects(&two)?;
+        far.connects(&one)?;
+    }
+    restart(&mut two)?;
+    two.connects(&one)?;
+    restart(&mut far)?;
+    for seat in [&one, &two] {
+        warns(seat, &format!("no route to the containers of {far_v4}"))?;
+    }
+    for (running, most) in [(to_two, 3 * LOST_AT_A_RESTART), (to_far, 3 * LOST_AT_A_RESTART)] {
+        let seen = running.stop()?;
+        println!("containers: {} of {} lost", seen.lost().len(), seen.sent);
+        check(seen.lost().len() <= most, || format!("of {} lost {:?}", seen.sent, seen.lost()))?;
+    }
+    eventually(LEFT, || check(one.node.host.kernel().link("flannel.1")?.is_none(), || one.node.agent.log()))?;
+    one.connects(&two)?;
+    two.connects(&one)?;
+    check(!one.container.pings(far.address()?, 1), || "host-gw reaches a host behind a router".to_owned())
 }
