@@ -1,16 +1,26 @@
 //! The rules about packets of IP protocol 4.
 
-use wire_state::Ipip;
+use std::net::IpAddr;
+
+use wire_state::{
+    Delivery, Encapsulated, Entry, HostRoute, HostState, Ipip, NextHop, ObservedKind, ObservedLink, Outcome, Owner,
+    Packet, Purpose, Reason, RouteKey, Setting, Surroundings, trace,
+};
 
 use super::*;
 
-/// The devices of a host whose backend is ipip.
-pub(crate) fn devices() -> DualStack<OverlayDevice> {
+/// The device of a host whose backend is ipip.
+fn device() -> DesiredNet {
     let ipip = Ipip { parent: None, local: Some([192, 0, 2, 1].into()) };
     let link = DesiredLink::new(DesiredKind::Kernel(KernelKind::Ipip(ipip)), Mtu(1480));
     let mut net = DesiredNet::default();
     net.links.insert(name("flannel.ipip"), link);
-    OverlayDevice::of(&net)
+    net
+}
+
+/// The same, as the rules see it.
+pub(crate) fn devices() -> DualStack<OverlayDevice> {
+    OverlayDevice::of(&device())
 }
 
 fn wanted_by(policy: &FirewallPolicy, facts: &HostFacts) -> DesiredFirewall {
@@ -64,4 +74,40 @@ fn a_flowtable_is_not_tried_with_ipip() {
     let links = || ["docker0", "flannel.ipip"].map(name);
     let facts = HostFacts { bridges: [name("docker0")].into(), hookable: links().into(), ..HostFacts::default() };
     assert!(wanted_by(&policy, &facts).table.unwrap().flowtables.is_empty());
+}
+
+/// The fate of a packet of protocol 4 on the host 192.0.2.1, whose peers are 192.0.2.2 and 192.0.2.3, by the trace.
+fn fate(outer: &str, inner: &str) -> Outcome {
+    let policy = policy(false);
+    let wanted =
+        policy.desired(peer(1, false).subnet, &all_of(&[2, 3], false).into_iter(), &devices(), &HostFacts::default());
+    let table = wanted.table.as_ref().map(ObservedTable::from);
+    let firewall = ObservedFirewall { table, ..ObservedFirewall::default() };
+    let mut net = wire_state::samples::held(&device());
+    net.links.values_mut().for_each(|link| link.owner = Owner::Ours);
+    net.settings.insert(Setting::Forwarding(Family::V4), 1);
+    let mut around = Surroundings::default();
+    for (index, link) in [(2, "eth0"), (3, "docker0")] {
+        let (kind, mac, owner) = (ObservedKind::Other(String::new()), None, Owner::Foreign);
+        let made = ObservedLink { kind, mac, mtu: Mtu(1500), up: true, master: None, is_marked: false, owner, index };
+        around.links.insert(name(link), made);
+    }
+    for (to, link) in [("10.5.1.0/24", "docker0"), ("10.5.0.0/16", "flannel.ipip"), ("0.0.0.0/0", "eth0")] {
+        around.routes.insert(RouteKey::main(to.parse().unwrap()), HostRoute::Via(NextHop::Link(name(link))));
+    }
+    let local: IpAddr = [192, 0, 2, 1].into();
+    around.addresses.insert(local, name("eth0"));
+    let inside = Encapsulated { header: None, packet: Packet::new(inner.parse().unwrap(), [10, 5, 1, 9].into()) };
+    let packet = Packet { inner: Some(Box::new(inside)), ..Packet::new(outer.parse().unwrap(), local) };
+    let host = HostState { net: &net, surroundings: &around, firewall: Some(&firewall) };
+    trace(&host, &packet, Entry::Link(name("eth0"))).outcome
+}
+
+#[test]
+fn a_trace_judges_ipip_as_the_table_does() {
+    let dropped = |purpose| Outcome::Dropped(Reason::Rule { chain: "arriving", purpose });
+    let delivered = fate("192.0.2.2", "10.5.2.9");
+    assert!(matches!(delivered, Outcome::Delivered(Delivery::OnLink(..))), "{delivered}");
+    assert_eq!(fate("192.0.2.2", "10.5.3.9"), dropped(Purpose::OtherLeases(Family::V4)));
+    assert_eq!(fate("192.0.2.77", "10.5.2.9"), dropped(Purpose::Strangers(Family::V4)));
 }
