@@ -198,7 +198,7 @@ impl<'a> View<'a> {
         // The parent may have a new name, or may be a new link with the old name.
         if self.scope.parent.is_some_and(|parent| name == parent.name) || self.scope.is_parent(link.index) {
             changes.underlay = true;
-            changes.ours |= !new;
+            changes.ours |= !new || self.scope.direct;
         } else if there.is_some() || self.scope.devices.contains(&name) {
             changes.ours = true;
         } else {
@@ -227,6 +227,9 @@ impl<'a> View<'a> {
         // An address on any foreign link may be the one that the operator chose as public address. Link-local ones of IPv6 are left out:
         // they come and go with each container.
         changes.underlay |= foreign && !is_link_local(address);
+        // With the last address of a link, as when it is set down, the kernel drops all IPv4 routes by the link and tells of none
+        // (`fib_disable_ip` of net/ipv4/fib_frontend.c).
+        changes.ours |= !new && self.scope.direct && self.scope.is_parent(index);
         // A link that is not in the cached state may have containers on it now.
         let is_unknown = new && foreign && !self.names.contains_key(&index);
         changes.ours |= is_unknown && Prefix::new(address, len).is_ok_and(overlaps);

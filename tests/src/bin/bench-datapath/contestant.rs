@@ -31,6 +31,10 @@ pub(crate) enum Contestant {
     UdpRules,
     /// The same as VXLAN does.
     UserspaceVxlanRules,
+    /// host-gw between containers, with routes and nothing else, while connections are tracked.
+    HostGwTracking,
+    /// The same with all rules of ours, by running agents.
+    HostGwRules,
 }
 
 /// How many leases a large network has.
@@ -63,6 +67,8 @@ pub(crate) struct Setting {
 impl Setting {
     /// The kernel's VXLAN.
     const KERNEL_VXLAN: Self = Self { backend: r#"{"Type":"vxlan"}"#, flags: &[], device: ("flannel.1", "vxlan") };
+    /// Routes by the underlay's link alone.
+    const HOST_GW: Self = Self { backend: r#"{"Type":"host-gw"}"#, flags: &["--ip-masq"], device: ("eth0", "veth") };
     /// Our forwarding, as VXLAN does.
     const USERSPACE_VXLAN: Self =
         Self { flags: &["--userspace-vxlan"], device: ("flannel.1", "tun"), ..Self::KERNEL_VXLAN };
@@ -82,9 +88,12 @@ impl Contestant {
     /// Our rules where agents forward themselves: only those that are named take part.
     pub(crate) const USERSPACE_RULES: [Self; 2] = [Self::UdpRules, Self::UserspaceVxlanRules];
 
+    /// The rules for packets without encapsulation: only those that are named take part.
+    pub(crate) const DIRECT_RULES: [Self; 2] = [Self::HostGwTracking, Self::HostGwRules];
+
     /// Whether what is compared by it is rules.
     pub(crate) fn is_of_rules(self) -> bool {
-        Self::RULES.contains(&self) || Self::USERSPACE_RULES.contains(&self)
+        [Self::RULES.as_slice(), &Self::USERSPACE_RULES, &Self::DIRECT_RULES].concat().contains(&self)
     }
 
     /// Its name for people and programs.
@@ -102,6 +111,8 @@ impl Contestant {
             Self::OurRules20000 => "our-rules-20000",
             Self::UdpRules => "udp-rules",
             Self::UserspaceVxlanRules => "userspace-vxlan-rules",
+            Self::HostGwTracking => "host-gw-tracking",
+            Self::HostGwRules => "host-gw-rules",
         }
     }
 
@@ -117,6 +128,8 @@ impl Contestant {
             Self::Tracking | Self::TrackingAgain => containers(Rules::Tracking),
             Self::FlannelRules => containers(Rules::Flannel),
             Self::OurRules | Self::OurRules20000 => containers(Rules::Ours),
+            Self::HostGwTracking => Carrier::Containers(Setting::HOST_GW, Rules::Tracking),
+            Self::HostGwRules => Carrier::Containers(Setting::HOST_GW, Rules::Ours),
             Self::UdpRules => Carrier::Containers(Setting { flags: &["--ip-masq"], ..Setting::UDP }, Rules::Ours),
             Self::UserspaceVxlanRules => {
                 let flags = &["--userspace-vxlan", "--ip-masq"];

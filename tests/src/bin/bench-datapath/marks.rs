@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::{contestant::Contestant, frames::Frames, measure::Figure, samples::Samples};
 
 /// The ratios that are of interest for each figure.
-pub(crate) const RATIOS: [[Contestant; 2]; 12] = [
+pub(crate) const RATIOS: [[Contestant; 2]; 13] = [
     [Contestant::OursRaw, Contestant::OnePacket],
     [Contestant::OursRaw, Contestant::KernelVxlan],
     [Contestant::OursVxlan, Contestant::KernelVxlan],
@@ -17,6 +17,7 @@ pub(crate) const RATIOS: [[Contestant; 2]; 12] = [
     [Contestant::OurRules, Contestant::FlannelRules],
     [Contestant::OurRules20000, Contestant::OurRules],
     [Contestant::UdpRules, Contestant::OurRules],
+    [Contestant::HostGwRules, Contestant::HostGwTracking],
     [Contestant::UdpRules, Contestant::OnePacket],
     [Contestant::UserspaceVxlanRules, Contestant::OurRules],
     [Contestant::UserspaceVxlanRules, Contestant::OnePacket],
@@ -63,10 +64,11 @@ pub(crate) fn judge(samples: &Samples) -> Vec<Mark> {
     let rules = [Figure::Tcp1, Figure::Tcp4, Figure::Pps1, Figure::Pps64];
     let rules = rules.into_iter().filter(|_| samples.is_of_rules()).flat_map(|figure| {
         let ours = [([OurRules, Tracking], 0.95), ([OurRules, FlannelRules], 1.0), ([OurRules20000, OurRules], 0.97)];
-        let userspace = Contestant::USERSPACE_RULES.map(|one| ([one, OurRules], 0.9));
+        let [userspace, vxlan] = Contestant::USERSPACE_RULES.map(|one| ([one, OurRules], 0.9));
+        let named = [userspace, vxlan, ([Contestant::HostGwRules, Contestant::HostGwTracking], 0.97)];
         let ours = ours.map(|(pair, least)| of_rules(samples, figure, pair, least));
-        let userspace = userspace.map(|(pair, least)| of_rules(samples, figure, pair, least));
-        ours.into_iter().chain(userspace.into_iter().filter(|mark| mark.ratio.is_some()))
+        let named = named.map(|(pair, least)| of_rules(samples, figure, pair, least));
+        ours.into_iter().chain(named.into_iter().filter(|mark| mark.ratio.is_some()))
     });
     marks.extend(rules);
     marks

@@ -18,7 +18,8 @@ usage: bench-datapath [--firewall] [--rounds N] [--seconds N] [--quick] [--gro] 
   --gro         the hosts' uplinks merge what they receive, as a network card does (GRO); a veth does not by default
   --only NAMES  of contestants:  veth, kernel-vxlan, one-packet, ours-raw, ours-vxlan;
                 with --firewall: tracking, tracking-again, flannel-rules, our-rules, our-rules-20000;
-                and, where they are named, udp-rules, userspace-vxlan-rules;
+                and, where they are named, udp-rules, userspace-vxlan-rules,
+                host-gw-tracking, host-gw-rules;
                 of measurements: tcp1, tcp4, both, pps1, pps64, ping;
                 of frames:       real, offloads. Where none of a kind is named, all of it are taken";
 
@@ -88,7 +89,8 @@ impl Options {
         for name in names.split(',') {
             let contestant = pick(name, &Contestant::PATHS, |one| one.name(), &mut self.contestants)
                 || pick(name, &Contestant::RULES, |one| one.name(), &mut self.contestants)
-                || pick(name, &Contestant::USERSPACE_RULES, |one| one.name(), &mut self.contestants);
+                || pick(name, &Contestant::USERSPACE_RULES, |one| one.name(), &mut self.contestants)
+                || pick(name, &Contestant::DIRECT_RULES, |one| one.name(), &mut self.contestants);
             let measurement = pick(name, &Measurement::ALL, |one| one.name(), &mut self.measurements);
             let frames = pick(name, &Frames::ALL, |one| one.name(), &mut self.frames);
             if !(contestant || measurement || frames) {

@@ -60,7 +60,7 @@ impl Bare {
                 );
                 host.namespace().sh(&script).map(drop)
             }
-            Job::Read => Ok(()),
+            Job::Read | Job::Routes => Ok(()),
         }
     }
 

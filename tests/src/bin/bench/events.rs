@@ -35,6 +35,8 @@ pub(crate) enum Kind {
 pub(crate) enum Heard {
     /// FDB entry, neighbour and route, and the nexthop object where there is one.
     Entries,
+    /// The route alone.
+    Routes,
     /// The elements of the packet filter's sets.
     Elements,
 }
@@ -60,6 +62,8 @@ impl Kind {
             (Heard::Entries, Self::Added) => &[(Change::NEW_ROUTE, 1), (Change::NEW_NEIGHBOUR, 2)],
             (Heard::Entries, Self::Changed) => &[(Change::NEW_NEIGHBOUR, 2), (Change::DELETE_NEIGHBOUR, 1)],
             (Heard::Entries, Self::Removed) => &[(Change::DELETE_ROUTE, 1), (Change::DELETE_NEIGHBOUR, 2)],
+            (Heard::Routes, Self::Added | Self::Changed) => &[(Change::NEW_ROUTE, 1)],
+            (Heard::Routes, Self::Removed) => &[(Change::DELETE_ROUTE, 1)],
             (Heard::Elements, Self::Added) => &[(Change::NEW_SET_ELEMENT, 2)],
             (Heard::Elements, Self::Changed) => &[(Change::NEW_SET_ELEMENT, 2), (Change::DELETE_SET_ELEMENT, 2)],
             (Heard::Elements, Self::Removed) => &[(Change::DELETE_SET_ELEMENT, 2)],
@@ -112,7 +116,7 @@ impl Series {
 /// Waits until all that the event needs was heard and nothing more comes; gives the time of the last.
 fn wait_whole(ear: &Ear<'_>, kind: Kind, lease: Lease) -> Result<Instant> {
     let needles = match ear.heard {
-        Heard::Entries => lease.needles().to_vec(),
+        Heard::Entries | Heard::Routes => lease.needles().to_vec(),
         Heard::Elements => lease.needles_of_elements().to_vec(),
     };
     let began = Instant::now();

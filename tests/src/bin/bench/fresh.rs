@@ -8,7 +8,7 @@ use std::{
 use wire_tests::{Agent, AgentSpec, Etcd, Family, Lab, LabError, ProcessStat, Result};
 
 use crate::{
-    leases::config,
+    leases::{Way, config},
     options::Options,
     report::{Goal, Report, millis},
 };
@@ -22,7 +22,7 @@ const STARTS: u8 = 10;
 pub(crate) fn start_to_files(report: &mut Report) -> Result {
     let lab = Lab::new()?;
     let etcd = Etcd::start(&lab)?;
-    etcd.put_config(config(Family::V4))?;
+    etcd.put_config(config(Family::V4, Way::Vxlan))?;
     let (mut files, mut readies) = (Vec::new(), Vec::new());
     for number in 0..STARTS {
         let host = lab.host(&format!("start{number}"))?;
@@ -48,7 +48,7 @@ pub(crate) fn start_to_files(report: &mut Report) -> Result {
 pub(crate) fn etcd_away(options: &Options, report: &mut Report) -> Result {
     let lab = Lab::new()?;
     let mut etcd = Etcd::start(&lab)?;
-    etcd.put_config(config(Family::V4))?;
+    etcd.put_config(config(Family::V4, Way::Vxlan))?;
     let host = lab.host("away")?;
     let mut agent = Agent::spawn(&host, AgentSpec::new(etcd.agent_flags()))?;
     agent.wait_ready(Duration::from_secs(60))?;

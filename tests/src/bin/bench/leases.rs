@@ -10,6 +10,8 @@ const CONFIG_V4: &str =
     r#"{"Network":"10.0.0.0/8","SubnetLen":24,"SubnetMax":"10.4.255.0","Backend":{"Type":"vxlan"}}"#;
 const CONFIG_V6: &str = r#"{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fd00:5::/32","IPv6SubnetMax":"fd00:5:0:ff::",
     "Backend":{"Type":"vxlan"}}"#;
+const CONFIG_HOST_GW: &str =
+    r#"{"Network":"10.0.0.0/8","SubnetLen":24,"SubnetMax":"10.4.255.0","Backend":{"Type":"host-gw"}}"#;
 /// The prefix of a network that no agent watches, only the bare client.
 pub(crate) const BARE_PREFIX: &str = "/bare/network";
 
@@ -24,13 +26,23 @@ pub(crate) struct Lease {
     pub(crate) number: u16,
     /// Counted modulo 16.
     pub(crate) version: u8,
+    pub(crate) way: Way,
+}
+
+/// How a host is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Way {
+    Vxlan,
+    /// As a gateway on the underlay's link: IPv4 alone.
+    HostGw,
 }
 
 /// The network config of an overlay of one family, with room for all leases.
-pub(crate) const fn config(family: Family) -> &'static str {
-    match family {
-        Family::V4 => CONFIG_V4,
-        Family::V6 => CONFIG_V6,
+pub(crate) const fn config(family: Family, way: Way) -> &'static str {
+    match (way, family) {
+        (Way::Vxlan, Family::V4) => CONFIG_V4,
+        (Way::Vxlan, Family::V6) => CONFIG_V6,
+        (Way::HostGw, _) => CONFIG_HOST_GW,
     }
 }
 
@@ -51,13 +63,13 @@ pub(crate) fn directory(prefix: &str, family: Family) -> String {
 }
 
 /// The first `count` leases.
-pub(crate) fn many(family: Family, count: u16) -> Vec<Lease> {
-    (1..=count).map(|number| Lease::new(family, number)).collect()
+pub(crate) fn many(family: Family, way: Way, count: u16) -> Vec<Lease> {
+    (1..=count).map(|number| Lease { way, ..Lease::new(family, number) }).collect()
 }
 
 impl Lease {
     pub(crate) const fn new(family: Family, number: u16) -> Self {
-        Self { family, number, version: 0 }
+        Self { family, number, version: 0, way: Way::Vxlan }
     }
 
     /// The same subnet, leased by another host.
@@ -111,6 +123,9 @@ impl Lease {
     fn value(&self) -> Vec<u8> {
         let (public, mac) = (self.public(), self.mac_text());
         let text = match self.family {
+            _ if self.way == Way::HostGw => {
+                format!(r#"{{"PublicIP":"{public}","PublicIPv6":null,"BackendType":"host-gw"}}"#)
+            }
             Family::V4 => format!(
                 r#"{{"PublicIP":"{public}","PublicIPv6":null,"BackendType":"vxlan","BackendData":{{"VNI":1,"VtepMAC":"{mac}"}}}}"#
             ),
@@ -185,7 +200,7 @@ mod tests {
     #[test]
     fn leases_differ_in_all_that_a_kernel_holds_of_them_and_versions_in_all_but_the_subnet() {
         for family in [Family::V4, Family::V6] {
-            let leases = many(family, 64_000);
+            let leases = many(family, Way::Vxlan, 64_000);
             let subnets: BTreeSet<_> = leases.iter().map(Lease::subnet).collect();
             let publics: BTreeSet<_> = leases.iter().map(Lease::public).collect();
             assert_eq!((subnets.len(), publics.len()), (64_000, 64_000));

@@ -8,6 +8,7 @@
 mod bare;
 mod events;
 mod fresh;
+mod host_gw;
 mod iproute2;
 mod leases;
 mod load;
@@ -79,6 +80,10 @@ fn run(options: &Options, report: &mut Report) -> Result {
     if options.wants(Group::Step) {
         eprintln!("bench: leases added where routes get nexthop objects");
         one_lease::step(report)?;
+    }
+    if options.wants(Group::HostGw) {
+        eprintln!("bench: host-gw");
+        host_gw::all(options, report)?;
     }
     let mut times = Vec::new();
     for family in [Family::V4, Family::V6] {

@@ -5,7 +5,7 @@ use wire_tests::{Family, Monitor, ProcessStat, Result};
 use crate::{
     bare::{Bare, Job},
     events::{Ear, Heard, Kind, Series, in_turns},
-    leases::{Lease, Side},
+    leases::{Lease, Side, Way},
     options::Options,
     report::{Goal, Report, Yardstick},
     stage::{Contestant, Stage},
@@ -26,7 +26,11 @@ pub(crate) fn entries(
     options: &Options,
     report: &mut Report,
 ) -> Result {
-    let ears = [agent, bare].map(|one| Ear { side: one.side, monitor: &one.monitor, heard: Heard::Entries });
+    let heard = match stage.way {
+        Way::Vxlan => Heard::Entries,
+        Way::HostGw => Heard::Routes,
+    };
+    let ears = [agent, bare].map(|one| Ear { side: one.side, monitor: &one.monitor, heard });
     let series = in_turns(&stage.writer, &ears, &spare(stage), options.events)?;
     let mark = |kind: &str| format!("{kind}: {}", among(stage));
     rows(&series, [mark("one lease added"), mark("one lease changed"), mark("one lease removed")], GOALS, report);
@@ -78,7 +82,9 @@ pub(crate) fn sets(stage: &Stage, agent: &Contestant, options: &Options, report:
 /// within two seconds.
 fn spare(stage: &Stage) -> Vec<Lease> {
     let count = u16::try_from(stage.leases.len()).expect("there are 64 000 at most");
-    (count + 1..=count + SPARE.min(count / 10).max(1)).map(|number| Lease::new(stage.family, number)).collect()
+    (count + 1..=count + SPARE.min(count / 10).max(1))
+        .map(|number| Lease { way: stage.way, ..Lease::new(stage.family, number) })
+        .collect()
 }
 
 /// Among how many, and of which family.
@@ -87,7 +93,11 @@ pub(crate) fn among(stage: &Stage) -> String {
         Family::V4 => "IPv4",
         Family::V6 => "IPv6",
     };
-    format!("{} peers, {family}", stage.leases.len())
+    let by = match stage.way {
+        Way::Vxlan => "",
+        Way::HostGw => ", host-gw",
+    };
+    format!("{} peers, {family}{by}", stage.leases.len())
 }
 
 fn rows([ours, theirs]: &[Series; 2], marks: [String; 3], [goal, from_the_put]: [Goal; 2], report: &mut Report) {

@@ -24,6 +24,7 @@ pub(crate) enum Group {
     Start,
     OneLease,
     Step,
+    HostGw,
     Sets,
     Burst,
     Compare,
@@ -32,10 +33,11 @@ pub(crate) enum Group {
 }
 
 impl Group {
-    pub(crate) const ALL: [Self; 10] = [
+    pub(crate) const ALL: [Self; 11] = [
         Self::Fresh,
         Self::Away,
         Self::Step,
+        Self::HostGw,
         Self::Start,
         Self::OneLease,
         Self::Sets,
@@ -55,6 +57,7 @@ impl Group {
                 ["one-lease", "one lease added, changed, removed among N, IPv4 and IPv6; beside the bare client"]
             }
             Self::Step => ["step", "one lease added from 400 to 700 peers, where routes get nexthop objects"],
+            Self::HostGw => ["host-gw", "a start and one lease among 4 000 peers of host-gw; beside the bare client"],
             Self::Sets => ["sets", "one lease in the packet filter's sets among N; beside a bare transaction"],
             Self::Burst => ["burst", "1 000 leases changed at once among the most peers"],
             Self::Compare => {
@@ -70,7 +73,7 @@ impl Group {
         // The same few leases changed again and again would be seen as fewer changes.
         let most = all.iter().max() == Some(&peers) && peers >= 100;
         match self {
-            Self::Fresh | Self::Away | Self::Step => false,
+            Self::Fresh | Self::Away | Self::Step | Self::HostGw => false,
             Self::OneLease => true,
             Self::Start | Self::Sets | Self::Restart => family == Family::V4,
             Self::Burst | Self::Rate => family == Family::V4 && most,

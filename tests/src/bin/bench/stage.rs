@@ -1,6 +1,9 @@
 //! Where rows are measured: an etcd with so many leases, the agent among them, and the bare client beside it.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 use wire_store::Write;
 use wire_tests::{
@@ -10,7 +13,7 @@ use wire_tests::{
 
 use crate::{
     bare::{self, Bare, Job},
-    leases::{self, Lease, Side, config, many},
+    leases::{self, Lease, Side, Way, config, many},
     writer::Writer,
 };
 
@@ -24,6 +27,7 @@ pub(crate) struct Stage {
     pub(crate) writer: Writer,
     pub(crate) etcd: Etcd,
     pub(crate) family: Family,
+    pub(crate) way: Way,
     /// The leases of the agent's network, but its own.
     pub(crate) leases: Vec<Lease>,
     // Last: it takes the namespaces away.
@@ -48,17 +52,28 @@ pub(crate) enum Program {
 
 impl Stage {
     pub(crate) fn new(family: Family, peers: u16) -> Result<Self> {
+        Self::of(Way::Vxlan, family, peers)
+    }
+
+    /// One whose hosts reach each other in this way.
+    pub(crate) fn of(way: Way, family: Family, peers: u16) -> Result<Self> {
         let lab = Lab::new()?;
         let etcd = Etcd::start(&lab)?;
-        etcd.put_config(config(family))?;
-        let (writer, leases) = (Writer::start(&etcd), many(family, peers));
+        etcd.put_config(config(family, way))?;
+        let (writer, leases) = (Writer::start(&etcd), many(family, way, peers));
         let puts: Vec<Write> = leases.iter().map(|lease| lease.put(Side::Agent.prefix())).collect();
         writer.write_all(&puts)?;
-        Ok(Self { writer, etcd, family, leases, lab })
+        Ok(Self { writer, etcd, family, way, leases, lab })
     }
 
     pub(crate) fn host(&self, name: &str) -> Result<Host> {
-        self.lab.host(name)
+        let host = self.lab.host(name)?;
+        if self.way == Way::HostGw {
+            // All leases' public addresses are on its link.
+            let number = host.v4().octets()[3];
+            host.namespace().ip(&format!("address add 172.31.255.{number}/12 dev eth0"))?;
+        }
+        Ok(host)
     }
 
     /// The agent and the bare client among the leases. The bare client is first: so it does not find the agent's own lease.
@@ -85,10 +100,14 @@ impl Stage {
     /// The same with the bare client.
     pub(crate) fn start_bare(&self, name: &str) -> Result<(Contestant, Duration)> {
         let host = self.host(name)?;
-        Bare::prepare(&host, self.family, Job::Entries)?;
+        let job = match self.way {
+            Way::Vxlan => Job::Entries,
+            Way::HostGw => Job::Routes,
+        };
+        Bare::prepare(&host, self.family, job)?;
         let monitor = Monitor::listen(host.namespace())?;
         let started = Instant::now();
-        let mut bare = Bare::spawn(&host, &self.etcd, self.family, Job::Entries)?;
+        let mut bare = Bare::spawn(&host, &self.etcd, self.family, job)?;
         let last = self.wait_entries(&monitor);
         bare.wait(self.leases.len(), true)?;
         let took = last?.duration_since(started);
@@ -105,7 +124,11 @@ impl Stage {
         })?;
         let (_, last_route) = monitor.count(Change::NEW_ROUTE);
         wait_quiet(monitor, QUIET, LIMIT)?;
-        let (_, last_neighbour) = monitor.count(Change::NEW_NEIGHBOUR);
+        let last_neighbour = match self.way {
+            Way::Vxlan => monitor.count(Change::NEW_NEIGHBOUR).1,
+            // Those on the link are the kernel's own.
+            Way::HostGw => None,
+        };
         last_route.max(last_neighbour).ok_or_else(|| LabError::Wrong("nothing was heard".to_owned()))
     }
 
@@ -137,12 +160,24 @@ impl Contestant {
 
     /// Checks that its kernel holds exactly its leases.
     pub(crate) fn verify(&self) -> Result {
-        let Some(family) = self.leases.first().map(|lease| lease.family) else { return Ok(()) };
+        let Some(Lease { family, way, .. }) = self.leases.first().copied() else { return Ok(()) };
+        if way == Way::HostGw {
+            return eventually(LIMIT, || self.has_routes()).map(drop);
+        }
         let expected: Vec<_> = self.leases.iter().map(Lease::expected).collect();
         let device = match self.side {
             Side::Agent => leases::device(family),
             Side::Bare => bare::DEVICE,
         };
         eventually(LIMIT, || expect_peers(&self.host, device, family, &expected)).map(drop)
+    }
+
+    /// Checks that the routes through gateways are exactly those of its leases.
+    fn has_routes(&self) -> Result {
+        let routes = self.host.kernel().routes_through("eth0", Family::V4)?;
+        let routes = routes.into_iter().filter(|route| route.destination.starts_with("10."));
+        let found: BTreeSet<_> = routes.map(|route| (route.destination, route.gateway)).collect();
+        let wanted = self.leases.iter().map(|lease| (format!("{}/24", lease.subnet()), Some(lease.public())));
+        check(found == wanted.collect(), || format!("{} routes are not those of the leases", found.len()))
     }
 }

@@ -35,6 +35,8 @@ const AT_ONCE: usize = 1_000;
 pub(crate) enum Job {
     /// FDB entry, neighbour and route.
     Entries,
+    /// The route alone, with the host as the gateway on the underlay's link.
+    Routes,
     /// The elements of two sets of nftables.
     Elements,
     /// Nothing: it lists the leases, dumps the kernel's tables and ends.
@@ -42,11 +44,12 @@ pub(crate) enum Job {
 }
 
 impl Job {
-    const ALL: [Self; 3] = [Self::Entries, Self::Elements, Self::Read];
+    const ALL: [Self; 4] = [Self::Entries, Self::Routes, Self::Elements, Self::Read];
 
     pub(crate) const fn word(self) -> &'static str {
         match self {
             Self::Entries => "entries",
+            Self::Routes => "routes",
             Self::Elements => "elements",
             Self::Read => "read",
         }
@@ -105,7 +108,8 @@ struct Target {
 
 impl Target {
     fn open(job: Job) -> Result<Self> {
-        let (device, protocol) = (nix::net::if_::if_nametoindex(DEVICE).unwrap_or(0), NETFILTER);
+        let device = if job == Job::Routes { "eth0" } else { DEVICE };
+        let (device, protocol) = (nix::net::if_::if_nametoindex(device).unwrap_or(0), NETFILTER);
         let netlink = if job == Job::Elements { Netlink::of(protocol) } else { Netlink::open() };
         Ok(Self { job, netlink: netlink.map_err(wrong)?, device, written: BTreeMap::new(), plain: 0, next_id: 1 })
     }
@@ -115,7 +119,7 @@ impl Target {
         let mut batch = Batch::default();
         for (number, lease) in leases.into_iter().enumerate() {
             let Some(entry) = self.entry(&lease, None) else { continue };
-            if self.job == Job::Entries {
+            if matches!(self.job, Job::Entries | Job::Routes) {
                 entry.add(&mut batch, self.device);
                 if number % AT_ONCE == AT_ONCE - 1 {
                     self.send(std::mem::take(&mut batch))?;
@@ -124,7 +128,7 @@ impl Target {
             self.written.insert(name(&lease.key), entry);
         }
         match self.job {
-            Job::Entries => self.send(batch),
+            Job::Entries | Job::Routes => self.send(batch),
             Job::Elements => {
                 let all: Vec<&Entry> = self.written.values().collect();
                 let mut batch = elements(Elements::Add, DEVICE, &all);
@@ -180,8 +184,9 @@ impl Target {
 
     /// What the kernel is to hold for a lease; its route keeps the form it has.
     fn entry(&mut self, lease: &KeyValue, old: Option<&Entry>) -> Option<Entry> {
-        let mut entry = parse(lease)?;
+        let mut entry = parse(lease, self.job == Job::Routes)?;
         entry.nexthop = match (old, entry.subnet) {
+            _ if entry.is_gateway => None,
             (Some(old), _) => old.nexthop,
             (None, IpAddr::V4(_)) if self.plain >= PLAIN_ROUTES => {
                 self.next_id += 1;
@@ -202,7 +207,7 @@ fn name(key: &[u8]) -> Vec<u8> {
 }
 
 /// Reads a lease of one family without a check; `None`: it is none.
-fn parse(lease: &KeyValue) -> Option<Entry> {
+fn parse(lease: &KeyValue, is_gateway: bool) -> Option<Entry> {
     let key = std::str::from_utf8(&lease.key).ok()?;
     let (subnet, len) = key.rsplit('/').next()?.rsplit_once('-')?;
     let value: Value = serde_json::from_slice(&lease.value).ok()?;
@@ -212,10 +217,18 @@ fn parse(lease: &KeyValue) -> Option<Entry> {
         IpAddr::V6(_) => (&value["PublicIPv6"], &value["BackendV6Data"]),
     };
     let mut mac = [0; 6];
-    for (byte, text) in mac.iter_mut().zip(data["VtepMAC"].as_str()?.split(':')) {
-        *byte = u8::from_str_radix(text, 16).ok()?;
+    // A host that is a gateway itself has no MAC in its lease.
+    for (byte, text) in mac.iter_mut().zip(data["VtepMAC"].as_str().or(is_gateway.then_some(""))?.split(':')) {
+        *byte = if text.is_empty() { 0 } else { u8::from_str_radix(text, 16).ok()? };
     }
-    Some(Entry { subnet, len: len.parse().ok()?, public: public.as_str()?.parse().ok()?, mac, nexthop: None })
+    Some(Entry {
+        subnet,
+        len: len.parse().ok()?,
+        public: public.as_str()?.parse().ok()?,
+        mac,
+        nexthop: None,
+        is_gateway,
+    })
 }
 
 /// Dumps links, neighbours, FDB entries, nexthop objects and routes, and counts them.

@@ -49,6 +49,8 @@ pub(super) struct Entry {
     pub(super) mac: [u8; 6],
     /// The ID of its nexthop object; `None`: its route is plain.
     pub(super) nexthop: Option<u32>,
+    /// Whether the host itself is the gateway, and has nothing but its route.
+    pub(super) is_gateway: bool,
 }
 
 impl Body {
@@ -76,6 +78,9 @@ impl Entry {
     /// FDB entry, neighbour, nexthop object, route.
     pub(super) fn add(&self, batch: &mut Batch, device: u32) {
         let (set, create) = (NLM_F_CREATE | NLM_F_REPLACE, NLM_F_CREATE | NLM_F_EXCL);
+        if self.is_gateway {
+            return batch.push(NEW_ROUTE, create, &self.route(device, 0));
+        }
         batch.push(NEW_NEIGHBOUR, set, &self.fdb(device).with(NDA_DST, &bytes(self.public)));
         batch.push(NEW_NEIGHBOUR, set, &self.neighbour(device).with(NDA_LLADDR, &self.mac));
         if let Some(id) = self.nexthop {
@@ -87,6 +92,9 @@ impl Entry {
     /// Another host has the subnet: its FDB entry, the neighbour, and the old FDB entry goes.
     pub(super) fn change(&self, batch: &mut Batch, device: u32, old: &Self) {
         let set = NLM_F_CREATE | NLM_F_REPLACE;
+        if self.is_gateway {
+            return batch.push(NEW_ROUTE, set, &self.route(device, 0));
+        }
         batch.push(NEW_NEIGHBOUR, set, &self.fdb(device).with(NDA_DST, &bytes(self.public)));
         batch.push(NEW_NEIGHBOUR, set, &self.neighbour(device).with(NDA_LLADDR, &self.mac));
         batch.push(DELETE_NEIGHBOUR, 0, &old.fdb(device));
@@ -94,6 +102,9 @@ impl Entry {
 
     pub(super) fn remove(&self, batch: &mut Batch, device: u32) {
         batch.push(DELETE_ROUTE, 0, &self.route(device, NOWHERE));
+        if self.is_gateway {
+            return;
+        }
         batch.push(DELETE_NEIGHBOUR, 0, &self.neighbour(device));
         batch.push(DELETE_NEIGHBOUR, 0, &self.fdb(device));
         if let Some(id) = self.nexthop {
@@ -111,12 +122,13 @@ impl Entry {
 
     fn route(&self, device: u32, scope: u8) -> Body {
         // struct rtmsg; the type 1 is RTN_UNICAST.
-        let flags = if self.nexthop.is_some() { 0 } else { ONLINK };
+        let flags = if self.nexthop.is_some() || self.is_gateway { 0 } else { ONLINK };
+        let gateway = if self.is_gateway { self.public } else { self.subnet };
         let start = [family(self.subnet), self.len, 0, 0, MAIN, STATIC, scope, 1];
         let body = Body::new(&[start.as_slice(), &flags.to_ne_bytes()].concat()).with(RTA_DST, &bytes(self.subnet));
         match self.nexthop {
             Some(id) => body.with(RTA_NH_ID, &id.to_ne_bytes()),
-            None => body.with(RTA_GATEWAY, &bytes(self.subnet)).with(RTA_OIF, &device.to_ne_bytes()),
+            None => body.with(RTA_GATEWAY, &bytes(gateway)).with(RTA_OIF, &device.to_ne_bytes()),
         }
     }
 
