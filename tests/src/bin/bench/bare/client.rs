@@ -155,7 +155,7 @@ impl Target {
                     self.written.insert(name(&lease.key), entry);
                 }
                 (Event::Delete { .. }, Some(old)) => {
-                    self.plain -= usize::from(old.nexthop.is_none());
+                    self.plain -= usize::from(old.nexthop.is_none() && !old.is_gateway);
                     old.remove(&mut batch, self.device);
                 }
                 (Event::Delete { .. }, None) => {}
