@@ -118,12 +118,14 @@ fn a_trace_judges_what_comes_without_encapsulation_by_the_rules_for_it() -> Resu
         let by = format!("sent to {} by eth0", two.host.on_underlay(family));
         check(leaves.status == Some(0) && said(&leaves).starts_with(&by), || format!("{leaves:?}"))?;
         // A source of nobody, which a route brings in by the same link.
-        let (nobody, subnet) = match family {
-            Family::V4 => ("10.5.14.9", "10.5.14.0/24"),
-            Family::V6 => ("fd00:5:0:e::9", "fd00:5:0:e::/64"),
+        let held = [subnet(&one, family)?, subnet(&two, family)?];
+        let numbered = |number: u8| match family {
+            Family::V4 => (format!("10.5.{number}.9"), format!("10.5.{number}.0/24")),
+            Family::V6 => (format!("fd00:5:0:{number:x}::9"), format!("fd00:5:0:{number:x}::/64")),
         };
-        one.host.namespace().ip(&format!("route add {subnet} via {}", two.host.on_underlay(family)))?;
-        let spoofed = trace(&own, nobody)?;
+        let (nobody, free) = (1..=3).map(numbered).find(|(_, free)| !held.contains(free)).expect("two are held");
+        one.host.namespace().ip(&format!("route add {free} via {}", two.host.on_underlay(family)))?;
+        let spoofed = trace(&own, &nobody)?;
         let by = "dropped: rule 'direct sources outside leases";
         check(spoofed.status == Some(1) && said(&spoofed).starts_with(by), || format!("{spoofed:?}"))?;
     }
