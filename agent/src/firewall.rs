@@ -77,15 +77,6 @@ pub(crate) struct FirewallShare {
     pub(crate) joins: u64,
 }
 
-impl FirewallShare {
-    /// The devices whose packets can be compared with those that our rules let in: with a second device in a family, the rules count the
-    /// packets of both.
-    fn counted_devices(&self) -> DualStack<OverlayDevice> {
-        let alone = |family| self.devices.get(family).copied().filter(|_| self.policy.beside.get(family).is_none());
-        DualStack::from_fn(alone)
-    }
-}
-
 /// A packet filter without rules of ours, as it should be when the agent leaves. flanneld's rules stay: they may be in use again.
 pub(crate) fn leaving(network: NetworkName) -> (Reconciler<FirewallDataplane>, DesiredFirewall) {
     let nothing = DesiredFirewall {

@@ -165,6 +165,15 @@ impl<P: Ports> FirewallLoop<P> {
     }
 }
 
+impl FirewallShare {
+    /// The devices whose packets can be compared with those that our rules let in: with a second device in a family, the rules count the
+    /// packets of both.
+    pub(super) fn counted_devices(&self) -> DualStack<OverlayDevice> {
+        let alone = |family| self.devices.get(family).copied().filter(|_| self.policy.beside.get(family).is_none());
+        DualStack::from_fn(alone)
+    }
+}
+
 /// True if our rules are not in place because of this failure. Chains in the variant of iptables that is not in use are no reason for
 /// that.
 pub(super) fn is_fault(failure: &Failure<Firewall>) -> bool {

@@ -296,3 +296,37 @@ fn containers_go_on_talking_from_vxlan_to_host_gw_and_who_is_behind_a_router_is_
     two.connects(&one)?;
     check(!one.container.pings(far.address()?, 1), || "host-gw reaches a host behind a router".to_owned())
 }
+
+/// Both sides of a pair know from the disk what both speak.
+#[test]
+fn a_start_while_etcd_is_away_has_the_former_backend_too() -> Result {
+    let lab = lab!();
+    let mut etcd = Etcd::start(&lab)?;
+    etcd.put_config(&config(VXLAN))?;
+    let [one, two, three] = lab.hosts::<3>()?;
+    let mut nodes = [node(one, &etcd)?, node(two, &etcd)?, node(three, &etcd)?];
+    all_talk(&nodes)?;
+    etcd.put_config(&config(VNI_7))?;
+    nodes[0].agent.terminate()?;
+    nodes[0].agent.restart()?;
+    nodes[0].agent.wait_ready(START)?;
+    all_talk(&nodes)?;
+    let saved = |node: &Node, words: &str| {
+        let files = ["network.json", "network.journal"].map(|file| node.agent.state_dir().join(file));
+        let text: String = files.iter().filter_map(|file| std::fs::read_to_string(file).ok()).collect();
+        check(text.contains(words), || text.clone())
+    };
+    eventually(START, || saved(&nodes[0], "VNI\\\":7"))?;
+    eventually(START, || saved(&nodes[1], "former"))?;
+    for node in &mut nodes[..2] {
+        node.agent.terminate()?;
+    }
+    etcd.kill(0);
+    for node in &mut nodes[..2] {
+        node.host.namespace().sh("for link in flannel.1 flannel-v6.1 flannel.7 flannel-v6.7; do
+             ip link delete $link 2>&1 || :; done")?;
+        node.agent.restart()?;
+        node.agent.wait_ready(START)?;
+    }
+    all_talk(&nodes)
+}
