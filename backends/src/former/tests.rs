@@ -195,7 +195,7 @@ proptest! {
         for peers in steps {
             let table = table(&peers);
             kept.update(&both, &own, &table);
-            let net = DesiredNet { formerly: DesiredNet::default().formerly, ..kept.net().clone() };
+            let net = kept.net().clone();
             prop_assert_eq!(&net, &both.desired(&own, &table));
             prop_assert!(kept.check(&both));
             let is_ours = |link: &LinkName| net.links.contains_key(link) || link.as_str() == "eth0";

@@ -262,7 +262,7 @@ fn lease(subnets: (&str, &str), mac: MacAddr, public: DualStack<IpAddr>) -> Leas
     let (v4, v6) = (Some(subnets.0.parse().unwrap()), Some(subnets.1.parse().unwrap()));
     let subnet = Subnet::new(DualStack { v4, v6 }).unwrap();
     let vtep = Some(Vtep { vni: None, mac });
-    Lease { subnet, public, data: BackendData::Vxlan(DualStack { v4: vtep, v6: vtep }), port: None }
+    Lease { subnet, public, data: BackendData::Vxlan(DualStack { v4: vtep, v6: vtep }), port: None, former: None }
 }
 
 fn route_line(route: &serde_json::Value, link: &str) -> Option<String> {
