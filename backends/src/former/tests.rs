@@ -9,11 +9,12 @@ use wire_store::Revision;
 use super::*;
 use crate::{ForwardSettings, NetFromLeases, Placement, select, select::tests::placement};
 
-const BACKENDS: [&str; 5] = [
+const BACKENDS: [&str; 6] = [
     r#"{"Type":"vxlan"}"#,
     r#"{"Type":"vxlan","VNI":7}"#,
     r#"{"Type":"udp"}"#,
     r#"{"Type":"host-gw"}"#,
+    r#"{"Type":"ipip","DirectRouting":true}"#,
     r#"{"Type":"vxlan","VNI":9,"Port":4790,"DirectRouting":true}"#,
 ];
 
@@ -37,6 +38,7 @@ fn data(backend: usize, host: u8) -> FormerBackend {
         1 => (vxlan(7), Some(8472)),
         2 => (BackendData::Untyped, Some(8285)),
         3 => (BackendData::HostGw, None),
+        4 => (BackendData::Ipip, None),
         _ => (vxlan(9), Some(4790)),
     };
     FormerBackend { data, port }
@@ -101,7 +103,7 @@ fn a_peer_is_reached_by_the_new_backend_if_it_has_it_and_else_by_the_former_one(
 
 #[test]
 fn a_host_that_was_not_restarted_yet_reaches_one_that_was_by_what_both_speak() {
-    for (old, new) in [(0, 1), (0, 3), (3, 0), (0, 2), (2, 0), (1, 4)] {
+    for (old, new) in [(0, 1), (0, 3), (3, 0), (0, 2), (2, 0), (0, 4), (1, 5)] {
         let Spoken { backend, .. } = spoken(old);
         let (peer, other) = (lease(1, new, Some(old)), lease(1, new, None));
         let peer = Lease {
