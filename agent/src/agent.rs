@@ -3,7 +3,7 @@
 use std::{ffi::OsString, sync::Arc};
 
 use tokio::sync::mpsc;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 use wire_net::{DualStack, Prefix};
 
 use crate::{
@@ -145,7 +145,16 @@ impl<P: Ports> Agent<P> {
                 Ended::Retry => debug!("joining anew, the last time failed"),
                 Ended::NoVxlan => host.encapsulate(),
                 Ended::OtherSubnet => info!("another subnet is leased, joining anew with it"),
-                Ended::FormerUnneeded => host.forget_former(),
+                Ended::FormerUnneeded => {
+                    info!("all hosts speak the new backend: the former one is left");
+                    host.forget_former();
+                }
+                Ended::FormerImpossible => {
+                    warn!(
+                        "the former backend is not spoken: this kernel lacks what it needs; hosts that are not restarted yet are cut off"
+                    );
+                    host.forget_former();
+                }
                 Ended::EtcdAnswered => info!("etcd has answered, joining with its leases"),
             }
         }

@@ -213,7 +213,7 @@ pub(crate) enum Command {
         #[command(flatten)]
         flags: CompareFlags,
         /// Remove the stale routes that are named: those that flannel has left, to subnets that nobody has leased. Nothing else is changed.
-        #[arg(long)]
+        #[arg(long, conflicts_with = "offline")]
         remove_stale: bool,
     },
     /// The same, but print the changes that the agent would make, in their order.

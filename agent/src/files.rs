@@ -237,7 +237,7 @@ fn write(
     like: Option<&fs::Metadata>,
 ) -> io::Result<u64> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    fs::create_dir_all(folder)?;
+    make_folder(folder)?;
     let name = path.file_name().ok_or(io::ErrorKind::InvalidFilename)?;
     // Another thread may have a draft of the same file.
     static DRAFTS: AtomicU32 = AtomicU32::new(0);
@@ -249,6 +249,15 @@ fn write(
         let _ = fs::remove_file(&draft);
     }
     written
+}
+
+/// Makes a folder that others may read, whatever the umask is: what is in it has rights of its own.
+fn make_folder(folder: &Path) -> io::Result<()> {
+    if folder.is_dir() {
+        return Ok(());
+    }
+    fs::create_dir_all(folder)?;
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o755))
 }
 
 fn write_draft(

@@ -65,6 +65,14 @@ fn refuse_twice(etcd: &EtcdFlags) -> Result<(), UsageError> {
         if let Some((other, _)) = known.iter().find(|(_, other)| *other == prefix) {
             return Err(UsageError::PrefixTwice { name: name.clone(), other: other.clone(), prefix });
         }
+        // A flanneld that sees other keys there removes all its peers.
+        let lies_below =
+            |one: &KeyPrefix, other: &KeyPrefix| format!("{one}/").starts_with(&format!("{other}/subnets"));
+        if let Some((other, _)) =
+            known.iter().find(|(_, other)| lies_below(&prefix, other) || lies_below(other, &prefix))
+        {
+            return Err(UsageError::PrefixBelow { name: name.clone(), other: other.clone(), prefix });
+        }
         known.push((name.clone(), prefix));
     }
     Ok(())
@@ -166,6 +174,14 @@ mod tests {
             (&["--flat=blue=/blue,blue=/b"], "--flat: there are two networks blue"),
             (&["--flat=blue=/coreos.com/network/"], "blue and default have the same prefix /coreos.com/network"),
             (&["--flat=blue=/b,red=/b"], "red and blue have the same prefix /b"),
+            (
+                &["--flat=blue=/coreos.com/network/subnets-b"],
+                "the keys of blue (/coreos.com/network/subnets-b) lie among",
+            ),
+            (
+                &["--flat=blue=/coreos.com,red=/coreos.com/subnets/x"],
+                "the keys of red (/coreos.com/subnets/x) lie among",
+            ),
             (&["--network=blue"], "--network=blue: give the prefix of its keys"),
         ] {
             let refused = networks(flags).unwrap_err();

@@ -23,8 +23,10 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 use wire_backends::{Backend, Datapath, ForwardSettings, Identity, Placement, VxlanBy, choose_mac, identify, select};
 use wire_firewall::{FirewallPolicy, OverlayDevice};
-use wire_lease::{BackendRecord, Entries, Follow, FollowFolder, FollowSettings, Offer, Start, WithRecords, own_entry};
-use wire_net::{LinkName, MacAddr, NetworkName, Prefix};
+use wire_lease::{
+    BackendConfig, BackendRecord, Entries, Follow, FollowFolder, FollowSettings, Offer, Start, WithRecords, own_entry,
+};
+use wire_net::{LinkName, MacAddr, NetworkName};
 use wire_state::{Marks, Owner, Scope};
 
 use self::known::{JoinPhase, answered};
@@ -38,7 +40,7 @@ use crate::{
     last_known::LastKnownFile,
     loops::Loops,
     notify::Stored,
-    ports::Ports,
+    ports::{ClaimedPort, Claims, Ports, TakenBy},
     pulse::{Heartbeat, Part},
     session::{Ended, Handover, Progress, Session},
     status::{EtcdCondition, NoAnswer, shown},
@@ -76,6 +78,8 @@ pub(crate) struct Chosen {
     pub(crate) own_port: Option<u16>,
     /// The record beside our lease.
     pub(crate) record: Option<BackendRecord>,
+    /// The UDP ports to which encapsulated packets come.
+    pub(crate) ports: Vec<ClaimedPort>,
     /// The network config of the former backend that is spoken, too, as JSON.
     pub(crate) former: Option<String>,
 }
@@ -166,10 +170,11 @@ impl<P: Ports> Network<P> {
         }
         host.look_for_endpoints(&self.last_known).await;
         let context = host.join_context(snapshot.parsed.config.clone())?;
-        let devices: Vec<LinkName> = identify(&context.config)?.devices.iter().map(|(_, device)| *device).collect();
-        let ranges: Vec<Prefix> = context.config.pools.iter().map(|(_, pool)| pool.network).collect();
-        host.ports.claim(&devices, &ranges).map_err(Exit::Taken)?;
-        let Chosen { backend, scope, macs, own_port, record, former } = host.backend(&context, &snapshot.listing)?;
+        let Chosen { backend, scope, macs, own_port, record, former, ports } =
+            host.backend(&context, &snapshot.listing)?;
+        let ranges = context.config.pools.iter().map(|(_, pool)| pool.network).collect();
+        let claims = Claims { devices: scope.devices.iter().copied().collect(), ranges, ports };
+        host.ports.claim(&claims).map_err(Exit::Taken)?;
         let offer = Offer { public: context.public, data: backend.data(), record };
         let Some((source, own)) = self.lease(host, store.clone(), &context, &snapshot, offer).await? else {
             return Ok(None);
@@ -310,6 +315,18 @@ impl<P: Ports> Host<P> {
         let former = self.state.macs.keys().chain(self.disowned.keys());
         scope.devices.extend(former.filter_map(|name| name.parse::<LinkName>().ok()));
         let record = port.map(|port| BackendRecord { port: Some(port), former: None });
-        Ok(Chosen { backend, scope, macs: current, own_port: port, record, former: None })
+        let by = match &context.config.backend {
+            BackendConfig::Vxlan(_) if vxlan != VxlanBy::Kernel => TakenBy::Agent,
+            BackendConfig::Vxlan(vxlan) if vxlan.gbp => TakenBy::KernelWithPolicy,
+            BackendConfig::Vxlan(_) => TakenBy::Kernel,
+            BackendConfig::Udp { .. }
+            | BackendConfig::HostGw
+            | BackendConfig::Ipip { .. }
+            | BackendConfig::Wireguard
+            | BackendConfig::Alloc
+            | BackendConfig::Foreign(_) => TakenBy::Agent,
+        };
+        let ports = port.map(|port| ClaimedPort { port, by }).into_iter().collect();
+        Ok(Chosen { backend, scope, macs: current, own_port: port, record, former: None, ports })
     }
 }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use sd_notify::NotifyState;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::warn;
 use wire_forward::Handle;
 use wire_net::NetworkName;
@@ -18,24 +18,32 @@ use crate::{
     overview::Overview,
     ports::Supervisor,
     pulse::{self, Watchdog},
-    status::{AgentCondition, Phase, StatusWriter},
+    status::{AgentCondition, Phase, Status, StatusWriter},
 };
 
-/// Notifies systemd: STATUS as it changes, READY once all networks are joined, WATCHDOG while no part of the agent hangs.
+/// How long READY waits for further networks, once the first one is joined: Docker may wait for READY.
+const FURTHER: Duration = Duration::from_secs(10);
+
+/// Notifies systemd: STATUS as it changes; READY once all networks are joined, or the first one and some time has passed; WATCHDOG while no part
+/// of the agent hangs.
 ///
 /// # Cancel safety
 /// Safe: it holds nothing.
 pub(crate) async fn follow(supervisor: &dyn Supervisor, networks: Overview, watchdogs: Vec<Watchdog>) {
     let mut changes = networks.changes();
     let mut last = String::new();
-    let mut ready = false;
+    let (mut ready, mut first_joined) = (false, None);
     let period = supervisor.watchdog();
     let mut questions = interval(period.unwrap_or(pulse::INTERVAL) / pulse::QUESTIONS);
     // After the process was stopped, the missed questions are not asked in a row, which would leave no time for
     // answers.
     questions.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        if !ready && networks.all(|seen| matches!(seen.phase().0, Phase::Ready | Phase::Degraded)) {
+        if networks.first(is_joined) {
+            first_joined.get_or_insert_with(Instant::now);
+        }
+        let is_enough = networks.all(is_joined) || first_joined.is_some_and(|at| at.elapsed() >= FURTHER);
+        if !ready && is_enough {
             // Sent alone, so that no other variable can make the message fail.
             ready = supervisor.notify(&[NotifyState::Ready]);
         }
@@ -46,6 +54,7 @@ pub(crate) async fn follow(supervisor: &dyn Supervisor, networks: Overview, watc
         }
         tokio::select! {
             () = changes.next() => {}
+            () = tokio::time::sleep(FURTHER), if !ready => {}
             _ = questions.tick() => {
                 let hung: Vec<bool> = networks.statuses().zip(&watchdogs).map(|(status, watchdog)| ask(status, watchdog)).collect();
                 if period.is_some() && !hung.contains(&true) {
@@ -54,6 +63,10 @@ pub(crate) async fn follow(supervisor: &dyn Supervisor, networks: Overview, watc
             }
         }
     }
+}
+
+fn is_joined(seen: &Status) -> bool {
+    matches!(seen.phase().0, Phase::Ready | Phase::Degraded)
 }
 
 /// Asks all parts of a network. True if one hangs.

@@ -28,6 +28,8 @@ const NAMED: &str = "wire-agent/network/";
 const DEVICE: &str = "wire-agent/device/";
 /// The same for the networks' ranges of addresses; the range and the network follow.
 const RANGE: &str = "wire-agent/range/";
+/// The same for UDP ports of encapsulated packets; the port, who takes the packets, and the network follow.
+const PORT: &str = "wire-agent/port/";
 /// The number of sockets that are checked. There are never more agents, but any user can make more such names.
 const ASKED: usize = 256;
 /// The letters of a network's name in that of a socket, which has at most 107.
@@ -57,13 +59,73 @@ pub enum Taken {
         /// The network that has it.
         network: String,
     },
+    /// The UDP port of encapsulated packets.
+    #[error(
+        "the UDP port {port} belongs to network {network}, which runs in this network namespace too, and these two cannot share it"
+    )]
+    Port {
+        /// The port.
+        port: u16,
+        /// The network that has it.
+        network: String,
+    },
+}
+
+/// What a network needs for itself alone.
+#[derive(Clone, Debug, Default)]
+pub struct Claims {
+    /// Names of devices.
+    pub devices: Vec<LinkName>,
+    /// Addresses.
+    pub ranges: Vec<Prefix>,
+    /// The UDP ports of encapsulated packets.
+    pub ports: Vec<ClaimedPort>,
+}
+
+/// A UDP port, and who takes the packets that come to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClaimedPort {
+    /// The port.
+    pub port: u16,
+    /// Who takes them.
+    pub by: TakenBy,
+}
+
+/// Who takes encapsulated packets. The kernel's VXLAN devices share a socket if they take the same headers; sockets of the agent would each
+/// get some packets of the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TakenBy {
+    /// The kernel's VXLAN.
+    Kernel,
+    /// The kernel's VXLAN with a group policy (`"GBP"`).
+    KernelWithPolicy,
+    /// The agent.
+    Agent,
+}
+
+impl TakenBy {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Kernel => "kernel",
+            Self::KernelWithPolicy => "kernel-gbp",
+            Self::Agent => "agent",
+        }
+    }
+
+    /// Whether two networks can share a port.
+    fn shares_with(self, other: &str) -> bool {
+        self != Self::Agent && self.name() == other
+    }
 }
 
 impl Taken {
     /// The next step for the reader.
     pub(crate) const fn remedy(&self) -> &'static str {
         match self {
-            Self::Device { .. } => "give one of the networks another VNI, or with the udp backend another namespace",
+            Self::Device { .. } => {
+                "give one of the networks another VNI, or with udp or ipip a network namespace of its own"
+            }
+            Self::Port { .. } => "give one of the networks another Port in its config",
             Self::Range { .. } => "give one of the networks another Network in its config",
         }
     }
@@ -107,8 +169,8 @@ impl Presence {
     /// True if there are others for the same network: those of other networks have rules of their own.
     pub(crate) fn are_others(&self) -> bool {
         let (own, beginning) = (self.own.get().and_then(Option::as_ref), self.beginning());
-        // Accepts the connections of other agents, so that the queue does not become full.
-        while own.is_some_and(|(_, listener)| listener.accept().is_ok()) {}
+        own.into_iter().for_each(|(_, listener)| take_calls(listener));
+        locked(&self.claimed).values().for_each(take_calls);
         let names = names_with(&beginning);
         names
             .into_iter()
@@ -117,55 +179,72 @@ impl Presence {
             .any(|name| is_an_agent(&name))
     }
 
-    /// Tells agents of other networks which devices and ranges are ours, and nothing else.
+    /// Tells agents of other networks what is ours, and nothing else. If something is not to be had, what was ours before stays so.
     ///
     /// # Errors
     /// What another network has already.
-    pub(crate) fn claim(&self, devices: &[LinkName], ranges: &[Prefix]) -> Result<(), Taken> {
+    pub(crate) fn claim(&self, claims: &Claims) -> Result<(), Taken> {
         let _one_by_one = locked(&CLAIMING);
         let network: String = self.network.as_str().chars().take(LETTERS).collect();
-        let of_devices = devices.iter().map(|device| format!("{DEVICE}{device}/{network}"));
-        let names = of_devices.chain(ranges.iter().map(|range| format!("{RANGE}{range}/{network}")));
-        let mut held = std::mem::take(&mut *locked(&self.claimed));
-        let claimed = names.filter_map(|name| {
-            let listener = held.remove(&name).or_else(|| listen(&name).ok())?;
-            Some((name, listener))
-        });
-        let claimed: BTreeMap<String, UnixListener> = claimed.collect();
-        if let Some(taken) = taken_device(devices, &network).or_else(|| taken_range(ranges, &network)) {
+        let names = claims.names().map(|name| format!("{name}/{network}"));
+        let mut held = locked(&self.claimed);
+        let names: BTreeSet<String> = names.collect();
+        let made = names.iter().filter(|name| !held.contains_key(*name));
+        let made: BTreeMap<String, UnixListener> =
+            made.filter_map(|name| Some((name.clone(), listen(name).ok()?))).collect();
+        if let Some(taken) = claims.taken(&network) {
             return Err(taken);
         }
-        *locked(&self.claimed) = claimed;
+        held.retain(|name, _| names.contains(name));
+        held.extend(made);
         Ok(())
     }
 }
 
-fn taken_device(devices: &[LinkName], own: &str) -> Option<Taken> {
-    let of_others = claims(DEVICE).filter(|(_, _, network)| network != own);
-    let mut taken = of_others.filter_map(|(name, device, network)| {
-        let device = devices.iter().find(|ours| ours.as_str() == device)?;
-        is_an_agent(&name).then_some(Taken::Device { device: *device, network })
-    });
-    taken.next()
+impl Claims {
+    /// The names of the sockets that say so, without the network's.
+    fn names(&self) -> impl Iterator<Item = String> {
+        let devices = self.devices.iter().map(|device| format!("{DEVICE}{device}"));
+        let ranges = self.ranges.iter().map(|range| format!("{RANGE}{range}"));
+        let ports = self.ports.iter().map(|ClaimedPort { port, by }| format!("{PORT}{port}/{}", by.name()));
+        devices.chain(ranges).chain(ports)
+    }
+
+    /// What another network than `own` has.
+    fn taken(&self, own: &str) -> Option<Taken> {
+        let device = |text: &str, network: &str| {
+            let device = *self.devices.iter().find(|ours| ours.as_str() == text)?;
+            Some(Taken::Device { device, network: network.to_owned() })
+        };
+        let range = |text: &str, network: &str| {
+            let theirs: Prefix = text.parse().ok()?;
+            let range = *self.ranges.iter().find(|range| range.overlaps(theirs))?;
+            Some(Taken::Range { range, theirs, network: network.to_owned() })
+        };
+        let port = |text: &str, network: &str| {
+            let (number, by) = text.split_once('/')?;
+            let is_in_the_way = |ours: &&ClaimedPort| ours.port.to_string() == number && !ours.by.shares_with(by);
+            let port = self.ports.iter().find(is_in_the_way)?.port;
+            Some(Taken::Port { port, network: network.to_owned() })
+        };
+        claimed(DEVICE, own, device).or_else(|| claimed(RANGE, own, range)).or_else(|| claimed(PORT, own, port))
+    }
 }
 
-fn taken_range(ranges: &[Prefix], own: &str) -> Option<Taken> {
-    let of_others = claims(RANGE).filter(|(_, _, network)| network != own);
-    let mut taken = of_others.filter_map(|(name, range, network)| {
-        let theirs: Prefix = range.parse().ok()?;
-        let range = ranges.iter().find(|range| range.overlaps(theirs))?;
-        is_an_agent(&name).then_some(Taken::Range { range: *range, theirs, network })
-    });
-    taken.next()
-}
-
-/// What sockets with such names say: the whole name, what it is about, and the network.
-fn claims(beginning: &str) -> impl Iterator<Item = (String, String, String)> {
-    let names = names_with(beginning).into_iter().take(ASKED);
-    names.filter_map(move |name| {
+/// The first claim of another network than `own`, among those with such names, that is in the way. `in_the_way` is told what is claimed, and
+/// by which network.
+fn claimed(beginning: &str, own: &str, in_the_way: impl Fn(&str, &str) -> Option<Taken>) -> Option<Taken> {
+    let names = names_with(beginning);
+    let taken = names.iter().filter_map(|name| {
         let (thing, network) = name[beginning.len()..].rsplit_once('/')?;
-        Some((name.clone(), thing.to_owned(), network.to_owned()))
-    })
+        Some((name, in_the_way(thing, network).filter(|_| network != own)?))
+    });
+    taken.take(ASKED).find(|(name, _)| is_an_agent(name)).map(|(_, taken)| taken)
+}
+
+/// Accepts the connections of other agents, so that the queue does not become full.
+fn take_calls(listener: &UnixListener) {
+    while listener.accept().is_ok() {}
 }
 
 /// The abstract names of sockets in this network namespace that begin so.
@@ -210,7 +289,8 @@ mod tests {
     }
 
     fn claim(presence: &Presence, device: &str, range: &str) -> Result<(), String> {
-        presence.claim(&[device.parse().unwrap()], &[range.parse().unwrap()]).map_err(|taken| taken.to_string())
+        let (devices, ranges) = (vec![device.parse().unwrap()], vec![range.parse().unwrap()]);
+        presence.claim(&Claims { devices, ranges, ports: Vec::new() }).map_err(|taken| taken.to_string())
     }
 
     #[test]
@@ -232,5 +312,40 @@ mod tests {
         claim(&one, "wire-t0", "fd12:3456:789a:1::/64").unwrap();
         // The same again is no conflict with itself.
         claim(&one, "wire-t0", "fd12:3456:789a:1::/64").unwrap();
+    }
+
+    #[test]
+    fn a_claim_that_is_refused_leaves_those_before() {
+        let (one, two) = (of("holds-t5"), of("holds-t6"));
+        claim(&one, "wire-t5", "203.0.113.0/25").unwrap();
+        claim(&two, "wire-t6", "203.0.113.128/25").unwrap();
+        assert!(claim(&one, "wire-t6", "192.0.2.0/24").is_err());
+        assert!(claim(&two, "wire-t5", "192.0.2.0/24").is_err());
+        // Nobody holds what was refused.
+        claim(&two, "wire-t7", "192.0.2.0/24").unwrap();
+    }
+
+    #[test]
+    fn only_devices_of_the_kernel_that_take_the_same_share_a_port() {
+        let presences = ["ports-a", "ports-b"].map(of);
+        let claims = |by| Claims { ports: vec![ClaimedPort { port: 47_101, by }], ..Claims::default() };
+        let all = [TakenBy::Kernel, TakenBy::KernelWithPolicy, TakenBy::Agent];
+        for (first, second) in all.into_iter().flat_map(|first| all.map(|second| (first, second))) {
+            presences[0].claim(&claims(first)).unwrap();
+            let is_shared = presences[1].claim(&claims(second)).is_ok();
+            assert_eq!(is_shared, first == second && first != TakenBy::Agent, "{first:?} {second:?}");
+            presences.iter().for_each(|presence| presence.claim(&Claims::default()).unwrap());
+        }
+    }
+
+    #[test]
+    fn whoever_fills_the_queue_of_a_claim_does_not_end_it() {
+        let (one, two) = (of("asked-often"), of("asks-often"));
+        claim(&one, "wire-t8", "198.51.100.128/25").unwrap();
+        let name = format!("{DEVICE}wire-t8/asked-often");
+        let asked = (0..100_000).take_while(|_| ask(&name).is_ok()).count();
+        assert!(asked < 100_000, "the queue has no end");
+        one.are_others();
+        assert!(claim(&two, "wire-t8", "192.0.2.128/25").is_err());
     }
 }

@@ -27,6 +27,11 @@ impl Overview {
         self.statuses().all(|status| status.look(is_so))
     }
 
+    /// True if it is so of the first network.
+    pub(crate) fn first(&self, is_so: fn(&Status) -> bool) -> bool {
+        self.statuses().next().is_some_and(|status| status.look(is_so))
+    }
+
     /// One line, which names the networks if there are several.
     pub(crate) fn summary(&self) -> String {
         let of_each = self.0.iter().map(|(name, status)| (name, status.look(Status::summary)));

@@ -22,7 +22,10 @@ use wire_state::{
 use wire_store::{EndpointAddresses, EtcdSettings, EtcdSettingsError, LeaseStore, Random};
 
 pub(crate) use self::system::System;
-pub use crate::{files::WriteError, other_agents::Taken};
+pub use crate::{
+    files::WriteError,
+    other_agents::{ClaimedPort, Claims, Taken, TakenBy},
+};
 
 /// All ports of one host. Cheap to clone.
 pub trait Ports: Clone + Send + Sync + 'static {
@@ -107,7 +110,7 @@ pub trait Ports: Clone + Send + Sync + 'static {
     ///
     /// # Errors
     /// The name of another network that has it.
-    fn claim(&self, devices: &[LinkName], ranges: &[Prefix]) -> Result<(), Taken>;
+    fn claim(&self, claims: &Claims) -> Result<(), Taken>;
 
     /// True if another agent runs in this network namespace.
     fn are_other_agents(&self) -> bool;

@@ -48,6 +48,8 @@ pub(crate) enum Ended {
     OtherSubnet,
     /// No other host needs the former backend any more.
     FormerUnneeded,
+    /// The kernel lacks what the former backend needs.
+    FormerImpossible,
 }
 
 /// The parts of a joined network.
@@ -345,7 +347,8 @@ impl<P: Ports> Session<P> {
                     | Ended::Retry
                     | Ended::NoVxlan
                     | Ended::EtcdAnswered
-                    | Ended::FormerUnneeded => {}
+                    | Ended::FormerUnneeded
+                    | Ended::FormerImpossible => {}
                 },
             }
         }
@@ -357,6 +360,10 @@ impl<P: Ports> Session<P> {
         let is_ready = self.progress.is_ready;
         self.progress.all_but_firewall = match outcome {
             Outcome::NoVxlan => return Ok(Some(Ended::NoVxlan)),
+            // It may be the new one that lacks it: then the next session says so.
+            Outcome::NoTun | Outcome::NoIpip if !is_ready && self.backend.former().is_some() => {
+                return Ok(Some(Ended::FormerImpossible));
+            }
             Outcome::NoTun if !is_ready => return Err(Exit::NoDevice { summary: self.status.look(Status::summary) }),
             Outcome::NoIpip if !is_ready => return Err(Exit::NoIpip),
             Outcome::NoTun | Outcome::NoIpip | Outcome::Pending | Outcome::Unusable => None,

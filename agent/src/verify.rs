@@ -15,7 +15,7 @@ use crate::{
     control::{self, proto},
     exit::{Exit, NO, UNAVAILABLE},
     flat::folder_of,
-    output::{answer, complain},
+    output::{answer, complain, report},
     reconcile_loop::Answer,
     run::require_capability,
     settings::Settings,
@@ -121,7 +121,8 @@ pub(crate) async fn run(
         Form::Verify => stale.len(),
         Form::Plan => 0,
         Form::Remove => {
-            let failures = stale::remove(&stale)?;
+            // With --json, standard output has the reply alone.
+            let failures = stale::remove(&stale, if flags.json { complain } else { report })?;
             if !failures.is_empty() {
                 return Err(VerifyError::StaleLeft { failures }.into());
             }

@@ -162,7 +162,7 @@ fn a_file_that_cannot_be_used_has_status_73() {
 fn another_agent_has_status_75_and_a_missing_capability_77() {
     let text = "another wire-agent holds /run/lock: stop it, or give each an --network of its own";
     let taken = Exit::Taken(Taken::Device { device: "flannel.1".parse().unwrap(), network: "blue".to_owned() });
-    let remedy = Some("give one of the networks another VNI, or with the udp backend another namespace");
+    let remedy = Some("give one of the networks another VNI, or with udp or ipip a network namespace of its own");
     ends(taken, 75, "the device flannel.1 belongs to network blue, which runs in this network namespace too", remedy);
     ends(Exit::LockHeld { path: "/run/lock".into() }, 75, text, None);
     let text = "wire-agent needs CAP_NET_ADMIN to program the network: run it as root, or give its unit \

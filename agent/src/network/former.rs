@@ -38,9 +38,8 @@ impl<P: Ports> Host<P> {
         }
     }
 
-    /// No other host needs the former backend: it is not spoken from the next join on.
+    /// The former backend is not spoken from the next join on.
     pub(crate) fn forget_former(&mut self) {
-        info!("all hosts speak the new backend: the former one is left");
         if let Some(spoken) = &mut self.state.spoken {
             spoken.former = None;
         }
@@ -77,7 +76,8 @@ fn both(now: Chosen, former: Chosen, json: String) -> Chosen {
         scope.marks.macs.extend(chosen.marks.macs);
     }
     // Each of both backends has its own port: leases carry all.
-    Chosen { backend: Box::new(backend), scope, macs, own_port: None, record: Some(record), former: Some(json) }
+    let ports = now.ports.into_iter().chain(former.ports).collect();
+    Chosen { backend: Box::new(backend), scope, macs, own_port: None, record: Some(record), former: Some(json), ports }
 }
 
 #[cfg(test)]

@@ -24,7 +24,7 @@ use wire_state::{
 };
 use wire_store::{EndpointAddresses, EtcdSettings, EtcdSettingsError, EtcdStore, Random, endpoint_addresses};
 
-use super::{FirewallMonitor, FirewallPort, NetworkMonitor, NetworkPort, Ports, Supervisor, Taken};
+use super::{Claims, FirewallMonitor, FirewallPort, NetworkMonitor, NetworkPort, Ports, Supervisor, Taken};
 use crate::{files::RealDisk, host_dataplane::HostDataplane, notify::Systemd, other_agents::Presence};
 
 /// The kernel's file with the UUID of the machine.
@@ -127,8 +127,8 @@ impl Ports for System {
         self.presence.announce();
     }
 
-    fn claim(&self, devices: &[LinkName], ranges: &[Prefix]) -> Result<(), Taken> {
-        self.presence.claim(devices, ranges)
+    fn claim(&self, claims: &Claims) -> Result<(), Taken> {
+        self.presence.claim(claims)
     }
 
     fn are_other_agents(&self) -> bool {

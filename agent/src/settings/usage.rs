@@ -35,6 +35,10 @@ pub(crate) enum UsageError {
     NetworkTwice { name: NetworkName },
     #[error("--flat: the networks {name} and {other} have the same prefix {prefix}: give each one of its own")]
     PrefixTwice { name: NetworkName, other: NetworkName, prefix: KeyPrefix },
+    #[error(
+        "--flat: the keys of {name} ({prefix}) lie among the leases of {other}, or theirs among its own: give it another prefix"
+    )]
+    PrefixBelow { name: NetworkName, other: NetworkName, prefix: KeyPrefix },
     #[error("--network={name}: give the prefix of its keys too, by --flat {name}=PREFIX or --etcd-prefix")]
     NoPrefix { name: NetworkName },
     #[error("--etcd-certfile and --etcd-keyfile belong together: give both or neither")]
@@ -63,6 +67,7 @@ impl UsageError {
             | Self::NetworkTwice { .. }
             | Self::PrefixTwice { .. }
             | Self::NoPrefix { .. }
+            | Self::PrefixBelow { .. }
             | Self::HalfIdentity
             | Self::PasswordWithoutUser
             | Self::TwoPasswords

@@ -99,7 +99,7 @@ async fn expected(mut host: Host<System>, last_known: &LastKnownFile, snapshot: 
         host.no_vxlan = true;
         chosen = host.backend(&context, &listing)?;
     }
-    let Chosen { backend, scope, macs, own_port, record: _, former } = chosen;
+    let Chosen { backend, scope, macs, own_port, record: _, former, ports: _ } = chosen;
     let own = match source {
         Source::Etcd => own_entry(&listing, &context.public, &context.config.pools).ok_or(VerifyError::NoLease)?,
         // The saved leases are only those of other hosts.

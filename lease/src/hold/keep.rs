@@ -69,6 +69,8 @@ struct KeepState<S: LeaseStore> {
     pauses: Backoff,
     rewrites: Backoff,
     rewritten: Option<Instant>,
+    /// The last write has failed, or nobody knows whether it has.
+    is_unwritten: bool,
     /// The time of the next attempt to publish the offer. Until then the lease stays as it is.
     publish_at: Option<Instant>,
     watch_trouble: Option<String>,
@@ -109,6 +111,7 @@ impl<S: LeaseStore> Holder<S> {
             suspend_trouble: None,
             write_trouble: None,
             publish_trouble: None,
+            is_unwritten: false,
         };
         // A lease from a former holder may hold that one's offer.
         self.publish(holding, &mut keeping).await;
@@ -235,8 +238,8 @@ impl<S: LeaseStore> Holder<S> {
         match Entry::of(subnet, &kv) {
             Some(entry) if entry == *holding.entry => {
                 keeping.write_trouble = None;
-                // The offer may have changed while the store did not answer.
-                if self.offers_other_than(&holding.entry.lease) {
+                // The offer may have changed while the store did not answer, and so may its record, which is no part of the lease.
+                if keeping.is_unwritten || self.offers_other_than(&holding.entry.lease) {
                     self.rewrite(holding, keeping).await;
                 }
                 None
@@ -307,7 +310,9 @@ impl<S: LeaseStore> Holder<S> {
             guards: Vec::new(),
             record: RecordWrite::of(&offer.record),
         };
-        match self.write(&write, listed).await {
+        let written = self.write(&write, listed).await;
+        keeping.is_unwritten = written.is_err();
+        match written {
             Ok(entry) => {
                 holding.entry = Arc::new(entry);
                 keeping.write_trouble = None;

@@ -9,7 +9,7 @@ use std::{
 };
 
 use tokio::task::{AbortHandle, JoinHandle};
-use wire_agent::ports::{NetworkMonitor, NetworkPort, Ports, Supervisor, Taken};
+use wire_agent::ports::{Claims, NetworkMonitor, NetworkPort, Ports, Supervisor, Taken};
 use wire_firewall::sim::SimPacketFilter;
 use wire_forward::{Forwarder, Handle, Kept, Tunnels};
 use wire_kernel::{
@@ -147,7 +147,7 @@ impl Ports for SimPorts {
 
     fn announce(&self) {}
 
-    fn claim(&self, _: &[LinkName], _: &[Prefix]) -> Result<(), Taken> {
+    fn claim(&self, _: &Claims) -> Result<(), Taken> {
         Ok(())
     }
 
