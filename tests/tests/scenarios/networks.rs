@@ -221,3 +221,28 @@ fn an_agent_whose_device_another_network_has_is_refused_by_name() -> Result {
     let said = log.contains("flannel.1 belongs to network default") && log.contains("another VNI");
     check(status.code() == Some(75) && said, || format!("{status}: {log}"))
 }
+
+/// Two sockets of the agent with one port would each get some packets of the other.
+#[test]
+fn networks_whose_packets_the_agent_moves_need_ports_of_their_own() -> Result {
+    let lab = lab!();
+    let etcd = Etcd::start(&lab)?;
+    etcd.put_config(V4)?;
+    etcd.put(&format!("{BLUE}/config"), BLUE_CONFIG)?;
+    let [host] = lab.hosts::<1>()?;
+    let flags = AgentSpec::new(etcd.agent_flags()).flag(&format!("--flat=blue={BLUE}")).flag("--userspace-vxlan");
+    let mut agent = Agent::spawn(&host, flags)?;
+    // READY does not wait for a network that cannot be.
+    agent.wait_ready(START)?;
+    let status = |network: &str| -> Result<String> {
+        Ok(String::from_utf8_lossy(&agent.ask(&["status", "--network", network])?.stdout).into_owned())
+    };
+    let said = status("blue")?;
+    check(said.contains("the UDP port 8472 belongs to network default"), || said)?;
+    etcd.put(&format!("{BLUE}/config"), &BLUE_CONFIG.replace(r#""VNI":6"#, r#""VNI":6,"Port":8473"#))?;
+    eventually(START, || {
+        let said = status("blue")?;
+        check(said.contains("ready") && said.contains("10.6."), || said)
+    })?;
+    Ok(())
+}

@@ -1,7 +1,7 @@
 //! The record beside a lease.
 
 use wire_lease::BackendRecord;
-use wire_store::{LeaseId, SimBackup};
+use wire_store::{LeaseId, SimBackup, SimCall, SimFault};
 
 use super::{resuming::resumed, *};
 
@@ -84,5 +84,22 @@ async fn a_record_that_is_no_longer_offered_goes_and_another_is_written_when_the
         tokio::time::sleep(HOUR / 60).await;
         assert_eq!(records(&store), kept);
         assert_eq!(held(&hold).await.lease, entry.lease);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_record_whose_write_failed_is_written_later() {
+    for fault in [SimFault::Unavailable, SimFault::LostReply] {
+        let store = SimStore::new(7);
+        let host = Host::new(3, V4);
+        let hold = host.spawn(&store);
+        let entry = held(&hold).await;
+        host.offer.send_modify(|offer| offer.record = Some(BackendRecord { port: Some(9999), former: None }));
+        store.fail_next(SimCall::Commit, fault);
+        let hold = resumed(&store, &host, hold);
+        tokio::time::sleep(HOUR).await;
+        let held = held(&hold).await;
+        assert_eq!(held.lease, entry.lease);
+        assert_eq!(records(&store), [(entry.lease.subnet.to_string(), 9999, held.origin.lease)], "{fault:?}");
     }
 }
