@@ -183,8 +183,8 @@ impl<P: Ports> Session<P> {
                 }
                 Event::Watchdog => heartbeat.answer().await,
                 Event::Round(outcome) => {
-                    if self.note_round(outcome)? == Some(Ended::NoVxlan) {
-                        return Ok(Ended::NoVxlan);
+                    if let Some(ended) = self.note_round(outcome)? {
+                        return Ok(ended);
                     }
                     // The monitor did not report changes that were made before it was open.
                     if self.note_underlay() {
