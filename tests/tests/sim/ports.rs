@@ -16,7 +16,6 @@ use wire_kernel::{
     Changes, HostNetwork, Nic, Traffic,
     sim::{SimHost, SimKernel, SimMonitor},
 };
-use wire_net::{LinkName, Prefix};
 use wire_state::{Attempt, DataplaneError, Driver, Network, ObservedNet, Op, PerNamespace, Scope, sim::SimFiles};
 use wire_store::{EndpointAddresses, EtcdSettings, EtcdSettingsError, Random, SimStore};
 
