@@ -209,7 +209,7 @@ pub(crate) enum Command {
     /// repairs differences as always. Without one, give the agent's own flags before the word verify. Exit status 0: nothing differs, 1: something
     /// does, another: it could not be compared.
     Verify {
-        /// What to compare with.
+        /// The desired state to compare with.
         #[command(flatten)]
         flags: CompareFlags,
         /// Remove the stale routes that are named: those that flannel has left, to subnets that nobody has leased. Nothing else is changed.

@@ -65,17 +65,18 @@ fn refuse_twice(etcd: &EtcdFlags) -> Result<(), UsageError> {
         if let Some((other, _)) = known.iter().find(|(_, other)| *other == prefix) {
             return Err(UsageError::PrefixTwice { name: name.clone(), other: other.clone(), prefix });
         }
-        // A flanneld that sees other keys there removes all its peers.
-        let lies_below =
-            |one: &KeyPrefix, other: &KeyPrefix| format!("{one}/").starts_with(&format!("{other}/subnets"));
-        if let Some((other, _)) =
-            known.iter().find(|(_, other)| lies_below(&prefix, other) || lies_below(other, &prefix))
-        {
+        if let Some((other, _)) = known.iter().find(|(_, other)| is_among_leases(&prefix, other)) {
             return Err(UsageError::PrefixBelow { name: name.clone(), other: other.clone(), prefix });
         }
         known.push((name.clone(), prefix));
     }
     Ok(())
+}
+
+/// True if the keys of one prefix lie where leases of the other are: a flanneld that sees other keys there removes all its peers.
+fn is_among_leases(one: &KeyPrefix, other: &KeyPrefix) -> bool {
+    let begins = |below: &KeyPrefix, above: &KeyPrefix| format!("{below}/").starts_with(&format!("{above}/subnets"));
+    begins(one, other) || begins(other, one)
 }
 
 impl EtcdFlags {
@@ -133,14 +134,15 @@ mod tests {
         let words = ["wire-agent"].iter().chain(flags).map(Into::into);
         let cli = Cli::read(words).map_err(|error| error.to_string())?;
         let all = settings(&cli.etcd, &cli.run, &cli.run_dir).map_err(|error| error.to_string())?;
-        let line = |settings: &Settings| {
-            let folders = &settings.folders;
-            let options = folders.docker_opts_file.clone().unwrap_or_default();
-            let [run, state, subnet] =
-                [&folders.run_dir, &folders.state_dir, &folders.subnet_file].map(|path| path.display());
-            format!("{} {} {run} {state} {subnet} {}", settings.network, settings.prefix, options.display())
-        };
         Ok(all.iter().map(line).collect())
+    }
+
+    fn line(settings: &Settings) -> String {
+        let folders = &settings.folders;
+        let options = folders.docker_opts_file.clone().unwrap_or_default();
+        let [run, state, subnet] =
+            [&folders.run_dir, &folders.state_dir, &folders.subnet_file].map(|path| path.display());
+        format!("{} {} {run} {state} {subnet} {}", settings.network, settings.prefix, options.display())
     }
 
     const DEFAULT: &str = "default /coreos.com/network /run/wire-agent /var/lib/wire-agent /run/flannel/subnet.env \

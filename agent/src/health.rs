@@ -71,7 +71,11 @@ async fn connection(stream: TcpStream, routes: Router) -> hyper::Result<()> {
 
 /// 200 unless a restart would help: it helps if a part of the agent hangs, but not while the agent waits for etcd.
 async fn healthz(State(networks): State<Overview>) -> (StatusCode, String) {
-    answer_of(&networks, |seen| !seen.has(AgentCondition::HANGS))
+    answer_of(&networks, hangs_nowhere)
+}
+
+fn hangs_nowhere(seen: &Status) -> bool {
+    !seen.has(AgentCondition::HANGS)
 }
 
 /// 200 once all networks are joined, 503 before. A degraded agent is ready, because traffic flows, but not before etcd
@@ -109,6 +113,22 @@ mod tests {
         let mut answer = String::new();
         let _reset = stream.read_to_string(&mut answer).await;
         answer
+    }
+
+    #[test]
+    fn all_networks_must_be_ready_and_one_that_hangs_is_enough() {
+        let (default, blue) = (StatusWriter::default(), StatusWriter::default());
+        let names = ["default", "blue"].map(|name| name.parse().unwrap());
+        let networks = Overview::new(names.into_iter().zip([default.clone(), blue.clone()]));
+        let ready = || answer_of(&networks, is_ready).0;
+        default.update(|seen| (seen.joined, seen.ready) = (true, true));
+        assert_eq!(ready(), StatusCode::SERVICE_UNAVAILABLE);
+        blue.update(|seen| (seen.joined, seen.ready) = (true, true));
+        assert_eq!(ready(), StatusCode::OK);
+        let healthy = || answer_of(&networks, hangs_nowhere).0;
+        assert_eq!(healthy(), StatusCode::OK);
+        blue.set_all(AgentCondition::HANGS, [AgentCondition::Hangs(crate::pulse::Part::Session)]);
+        assert_eq!(healthy(), StatusCode::SERVICE_UNAVAILABLE);
     }
 
     #[tokio::test]

@@ -21,11 +21,11 @@ use std::{
 
 use tokio::sync::watch;
 use tracing::{info, warn};
-use wire_backends::{Backend, Datapath, ForwardSettings, Identity, Placement, VxlanBy, choose_mac, identify, select};
-use wire_firewall::{FirewallPolicy, OverlayDevice};
-use wire_lease::{
-    BackendConfig, BackendRecord, Entries, Follow, FollowFolder, FollowSettings, Offer, Start, WithRecords, own_entry,
+use wire_backends::{
+    Backend, Datapath, ForwardSettings, Identity, Placement, PortUse, VxlanBy, choose_mac, identify, select,
 };
+use wire_firewall::{FirewallPolicy, OverlayDevice};
+use wire_lease::{BackendRecord, Entries, Follow, FollowFolder, FollowSettings, Offer, Start, WithRecords, own_entry};
 use wire_net::{LinkName, MacAddr, NetworkName};
 use wire_state::{Marks, Owner, Scope};
 
@@ -40,9 +40,9 @@ use crate::{
     last_known::LastKnownFile,
     loops::Loops,
     notify::Stored,
-    ports::{ClaimedPort, Claims, Ports, TakenBy},
+    ports::{Claims, Ports},
     pulse::{Heartbeat, Part},
-    session::{Ended, Handover, Progress, Session},
+    session::{Ended, Handover, NeedingFormer, Progress, Session},
     status::{EtcdCondition, NoAnswer, shown},
     traffic::TrafficWatch,
     underlay::{JoinedOn, UnderlayWatch},
@@ -79,7 +79,7 @@ pub(crate) struct Chosen {
     /// The record beside our lease.
     pub(crate) record: Option<BackendRecord>,
     /// The UDP ports to which encapsulated packets come.
-    pub(crate) ports: Vec<ClaimedPort>,
+    pub(crate) ports: Vec<PortUse>,
     /// The network config of the former backend that is spoken, too, as JSON.
     pub(crate) former: Option<String>,
 }
@@ -251,6 +251,7 @@ impl<P: Ports> Network<P> {
             own_port,
             joined: WithRecords::default(),
             leave_former_at: None,
+            needing_former: NeedingFormer::default(),
             _endpoints: endpoints,
             joined_with,
             underlay,
@@ -279,6 +280,11 @@ impl<P: Ports> Host<P> {
         self.no_vxlan = true;
     }
 
+    /// Who does VXLAN on this host.
+    fn vxlan_by(&self) -> VxlanBy {
+        if self.no_vxlan { VxlanBy::AgentFallback } else { self.settings.forward.vxlan }
+    }
+
     /// Chooses the backend of a config, with the MACs that this host had before, if any.
     fn backend_alone(&self, context: &JoinContext, listing: &Entries) -> Result<Chosen, Exit> {
         let own = own_entry(listing, &context.public, &context.config.pools);
@@ -305,8 +311,7 @@ impl<P: Ports> Host<P> {
         let current =
             devices.iter().filter_map(|(family, name)| Some((name.to_string(), *macs.get(family)?))).collect();
         let (underlay, public, blackhole) = (context.underlay.clone(), context.public, self.settings.blackhole);
-        let asked = self.settings.forward.vxlan;
-        let vxlan = if self.no_vxlan { VxlanBy::AgentFallback } else { asked };
+        let vxlan = self.vxlan_by();
         let forward = ForwardSettings { vxlan, ..self.settings.forward };
         let backend = select(&context.config, Placement { underlay, public, macs, blackhole, forward })?;
         // Devices of a former network config are ours, and no longer wanted.
@@ -315,18 +320,7 @@ impl<P: Ports> Host<P> {
         let former = self.state.macs.keys().chain(self.disowned.keys());
         scope.devices.extend(former.filter_map(|name| name.parse::<LinkName>().ok()));
         let record = port.map(|port| BackendRecord { port: Some(port), former: None });
-        let by = match &context.config.backend {
-            BackendConfig::Vxlan(_) if vxlan != VxlanBy::Kernel => TakenBy::Agent,
-            BackendConfig::Vxlan(vxlan) if vxlan.gbp => TakenBy::KernelWithPolicy,
-            BackendConfig::Vxlan(_) => TakenBy::Kernel,
-            BackendConfig::Udp { .. }
-            | BackendConfig::HostGw
-            | BackendConfig::Ipip { .. }
-            | BackendConfig::Wireguard
-            | BackendConfig::Alloc
-            | BackendConfig::Foreign(_) => TakenBy::Agent,
-        };
-        let ports = port.map(|port| ClaimedPort { port, by }).into_iter().collect();
+        let ports = PortUse::of(&context.config, vxlan).into_iter().collect();
         Ok(Chosen { backend, scope, macs: current, own_port: port, record, former: None, ports })
     }
 }

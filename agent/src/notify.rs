@@ -21,7 +21,7 @@ use crate::{
     status::{AgentCondition, Phase, Status, StatusWriter},
 };
 
-/// How long READY waits for further networks, once the first one is joined: Docker may wait for READY.
+/// The pause between the first network and READY while others are not joined: Docker may wait for READY.
 const FURTHER: Duration = Duration::from_secs(10);
 
 /// Notifies systemd: STATUS as it changes; READY once all networks are joined, or the first one and some time has passed; WATCHDOG while no part

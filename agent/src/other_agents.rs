@@ -17,18 +17,19 @@ use nix::{
     sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, getsockopt, socket, sockopt::PeerCredentials},
     unistd::geteuid,
 };
+use wire_backends::PortUse;
 use wire_net::{LinkName, NetworkName, Prefix};
 use wire_store::Random;
 
-/// The prefix of the names of agents of the default network, after the zero byte that makes them abstract.
+/// The names of sockets begin so, after the zero byte that makes them abstract: of an agent of the default network.
 const PREFIX: &str = "wire-agent/firewall/";
-/// The same for agents of other networks, whose names follow.
+/// Of an agent of another network, whose name follows.
 const NAMED: &str = "wire-agent/network/";
-/// The same for devices of agents; the device and the network follow.
+/// Of one that has a device; the device and the network follow.
 const DEVICE: &str = "wire-agent/device/";
-/// The same for the networks' ranges of addresses; the range and the network follow.
+/// Of one that has a range of addresses; the range and the network follow.
 const RANGE: &str = "wire-agent/range/";
-/// The same for UDP ports of encapsulated packets; the port, who takes the packets, and the network follow.
+/// Of one that has a UDP port; the port, who takes its packets, and the network follow.
 const PORT: &str = "wire-agent/port/";
 /// The number of sockets that are checked. There are never more agents, but any user can make more such names.
 const ASKED: usize = 256;
@@ -38,7 +39,7 @@ const LETTERS: usize = 40;
 /// Of several networks that begin in this process, one after the other says what is its own.
 static CLAIMING: Mutex<()> = Mutex::new(());
 
-/// What two networks of one network namespace cannot share.
+/// A thing that another network of this network namespace has, and that two cannot share.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Taken {
     /// The name of a device.
@@ -71,7 +72,7 @@ pub enum Taken {
     },
 }
 
-/// What a network needs for itself alone.
+/// The things that a network needs for itself alone.
 #[derive(Clone, Debug, Default)]
 pub struct Claims {
     /// Names of devices.
@@ -79,43 +80,7 @@ pub struct Claims {
     /// Addresses.
     pub ranges: Vec<Prefix>,
     /// The UDP ports of encapsulated packets.
-    pub ports: Vec<ClaimedPort>,
-}
-
-/// A UDP port, and who takes the packets that come to it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ClaimedPort {
-    /// The port.
-    pub port: u16,
-    /// Who takes them.
-    pub by: TakenBy,
-}
-
-/// Who takes encapsulated packets. The kernel's VXLAN devices share a socket if they take the same headers; sockets of the agent would each
-/// get some packets of the other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TakenBy {
-    /// The kernel's VXLAN.
-    Kernel,
-    /// The kernel's VXLAN with a group policy (`"GBP"`).
-    KernelWithPolicy,
-    /// The agent.
-    Agent,
-}
-
-impl TakenBy {
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Kernel => "kernel",
-            Self::KernelWithPolicy => "kernel-gbp",
-            Self::Agent => "agent",
-        }
-    }
-
-    /// Whether two networks can share a port.
-    fn shares_with(self, other: &str) -> bool {
-        self != Self::Agent && self.name() == other
-    }
+    pub ports: Vec<PortUse>,
 }
 
 impl Taken {
@@ -182,7 +147,7 @@ impl Presence {
     /// Tells agents of other networks what is ours, and nothing else. If something is not to be had, what was ours before stays so.
     ///
     /// # Errors
-    /// What another network has already.
+    /// The first thing that another network has already.
     pub(crate) fn claim(&self, claims: &Claims) -> Result<(), Taken> {
         let _one_by_one = locked(&CLAIMING);
         let network: String = self.network.as_str().chars().take(LETTERS).collect();
@@ -206,38 +171,44 @@ impl Claims {
     fn names(&self) -> impl Iterator<Item = String> {
         let devices = self.devices.iter().map(|device| format!("{DEVICE}{device}"));
         let ranges = self.ranges.iter().map(|range| format!("{RANGE}{range}"));
-        let ports = self.ports.iter().map(|ClaimedPort { port, by }| format!("{PORT}{port}/{}", by.name()));
+        let ports = self.ports.iter().map(|used| format!("{PORT}{used}"));
         devices.chain(ranges).chain(ports)
     }
 
-    /// What another network than `own` has.
+    /// The claim of another network than `own` that is in the way.
     fn taken(&self, own: &str) -> Option<Taken> {
-        let device = |text: &str, network: &str| {
-            let device = *self.devices.iter().find(|ours| ours.as_str() == text)?;
-            Some(Taken::Device { device, network: network.to_owned() })
-        };
-        let range = |text: &str, network: &str| {
-            let theirs: Prefix = text.parse().ok()?;
-            let range = *self.ranges.iter().find(|range| range.overlaps(theirs))?;
-            Some(Taken::Range { range, theirs, network: network.to_owned() })
-        };
-        let port = |text: &str, network: &str| {
-            let (number, by) = text.split_once('/')?;
-            let is_in_the_way = |ours: &&ClaimedPort| ours.port.to_string() == number && !ours.by.shares_with(by);
-            let port = self.ports.iter().find(is_in_the_way)?.port;
-            Some(Taken::Port { port, network: network.to_owned() })
-        };
-        claimed(DEVICE, own, device).or_else(|| claimed(RANGE, own, range)).or_else(|| claimed(PORT, own, port))
+        let device = || claimed(DEVICE, own, |text, network| self.device_in_the_way(text, network));
+        let range = || claimed(RANGE, own, |text, network| self.range_in_the_way(text, network));
+        let port = || claimed(PORT, own, |text, network| self.port_in_the_way(text, network));
+        device().or_else(range).or_else(port)
+    }
+
+    fn device_in_the_way(&self, text: &str, network: String) -> Option<Taken> {
+        let device = *self.devices.iter().find(|ours| ours.as_str() == text)?;
+        Some(Taken::Device { device, network })
+    }
+
+    fn range_in_the_way(&self, text: &str, network: String) -> Option<Taken> {
+        let theirs: Prefix = text.parse().ok()?;
+        let range = *self.ranges.iter().find(|range| range.overlaps(theirs))?;
+        Some(Taken::Range { range, theirs, network })
+    }
+
+    fn port_in_the_way(&self, text: &str, network: String) -> Option<Taken> {
+        let theirs: PortUse = text.parse().ok()?;
+        let port = self.ports.iter().find(|ours| !ours.goes_with(theirs))?.port;
+        Some(Taken::Port { port, network })
     }
 }
 
 /// The first claim of another network than `own`, among those with such names, that is in the way. `in_the_way` is told what is claimed, and
 /// by which network.
-fn claimed(beginning: &str, own: &str, in_the_way: impl Fn(&str, &str) -> Option<Taken>) -> Option<Taken> {
+fn claimed(beginning: &str, own: &str, in_the_way: impl Fn(&str, String) -> Option<Taken>) -> Option<Taken> {
     let names = names_with(beginning);
     let taken = names.iter().filter_map(|name| {
         let (thing, network) = name[beginning.len()..].rsplit_once('/')?;
-        Some((name, in_the_way(thing, network).filter(|_| network != own)?))
+        let is_own = network == own;
+        Some((name, in_the_way(thing, network.to_owned()).filter(|_| !is_own)?))
     });
     taken.take(ASKED).find(|(name, _)| is_an_agent(name)).map(|(_, taken)| taken)
 }
@@ -326,16 +297,13 @@ mod tests {
     }
 
     #[test]
-    fn only_devices_of_the_kernel_that_take_the_same_share_a_port() {
+    fn a_port_is_shared_with_those_that_it_goes_with_alone() {
         let presences = ["ports-a", "ports-b"].map(of);
-        let claims = |by| Claims { ports: vec![ClaimedPort { port: 47_101, by }], ..Claims::default() };
-        let all = [TakenBy::Kernel, TakenBy::KernelWithPolicy, TakenBy::Agent];
-        for (first, second) in all.into_iter().flat_map(|first| all.map(|second| (first, second))) {
-            presences[0].claim(&claims(first)).unwrap();
-            let is_shared = presences[1].claim(&claims(second)).is_ok();
-            assert_eq!(is_shared, first == second && first != TakenBy::Agent, "{first:?} {second:?}");
-            presences.iter().for_each(|presence| presence.claim(&Claims::default()).unwrap());
-        }
+        let claims = |used: &str| Claims { ports: vec![used.parse().unwrap()], ..Claims::default() };
+        presences[0].claim(&claims("47101/kernel")).unwrap();
+        presences[1].claim(&claims("47101/kernel")).unwrap();
+        let refused = presences[1].claim(&claims("47101/agent")).unwrap_err();
+        assert_eq!(refused, Taken::Port { port: 47_101, network: "ports-a".to_owned() });
     }
 
     #[test]

@@ -24,7 +24,7 @@ use wire_store::{EndpointAddresses, EtcdSettings, EtcdSettingsError, LeaseStore,
 pub(crate) use self::system::System;
 pub use crate::{
     files::WriteError,
-    other_agents::{ClaimedPort, Claims, Taken, TakenBy},
+    other_agents::{Claims, Taken},
 };
 
 /// All ports of one host. Cheap to clone.

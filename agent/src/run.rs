@@ -239,6 +239,8 @@ struct Signals {
 
 impl Signals {
     fn new() -> io::Result<Self> {
+        // Each network listens for itself, once it runs. Before the first listener, a hangup would end the process.
+        drop(signal(SignalKind::hangup())?);
         Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
 }

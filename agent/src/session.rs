@@ -16,7 +16,10 @@ use wire_lease::{
 use wire_net::{NetworkName, Prefix};
 use wire_state::{DesiredNet, PerNamespace, Scope};
 
-pub(crate) use self::lease_source::{EtcdConnections, LeaseSource};
+pub(crate) use self::{
+    former::NeedingFormer,
+    lease_source::{EtcdConnections, LeaseSource},
+};
 use crate::{
     datapath::{NetworkHandle, NetworkShare, Outcome},
     docker_opts::DockerOptions,
@@ -78,6 +81,7 @@ pub(crate) struct Session<P: Ports> {
     pub(crate) joined: WithRecords,
     /// When the former backend is left, if no peer needs it until then.
     pub(crate) leave_former_at: Option<Instant>,
+    pub(crate) needing_former: NeedingFormer,
     /// The task that resolves the names of etcd's members again and again. Ends with the session.
     pub(crate) _endpoints: JoinSet<()>,
     /// The network config with which the network was joined.

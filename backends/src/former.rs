@@ -3,11 +3,11 @@
 
 use std::{borrow::Cow, net::IpAddr};
 
-use wire_lease::{BackendConfig, BackendData, Lease, NetworkConfig};
+use wire_lease::{BackendData, Lease, NetworkConfig};
 use wire_net::{LinkName, Mtu, Prefix};
 use wire_state::{DesiredNet, Scope};
 
-use crate::{Addresses, Backend, Datapath, PeerEntry, Reaches, VxlanBy, identify};
+use crate::{Addresses, Backend, Datapath, PeerEntry, PortUse, Reaches, VxlanBy};
 
 /// A backend that this host speaks, with the port that hosts without a record have.
 pub struct Spoken {
@@ -136,17 +136,8 @@ impl Backend for WithFormer {
 /// The reason why this host cannot speak both backends at once; `None` if it can.
 #[must_use]
 pub fn why_not_beside(now: &NetworkConfig, former: &NetworkConfig, vxlan: VxlanBy) -> Option<String> {
-    let port = |config| identify(config).ok().and_then(|identity| identity.port);
-    let shared = port(now).filter(|shared| port(former) == Some(*shared))?;
-    match (&now.backend, &former.backend) {
-        // The kernel's VXLAN devices share a socket if what they take is the same.
-        (BackendConfig::Vxlan(now), BackendConfig::Vxlan(former))
-            if vxlan == VxlanBy::Kernel && now.gbp == former.gbp =>
-        {
-            None
-        }
-        _ => Some(format!("both have the UDP port {shared}")),
-    }
+    let (now, former) = (PortUse::of(now, vxlan)?, PortUse::of(former, vxlan)?);
+    (!now.goes_with(former)).then(|| format!("both have the UDP port {}", now.port))
 }
 
 #[cfg(test)]

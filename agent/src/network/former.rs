@@ -2,7 +2,7 @@
 //! (docs/adr/0018-a-former-backend-beside-the-new-one.md).
 
 use tracing::{info, warn};
-use wire_backends::{Backend, Reaches, Spoken, VxlanBy, WithFormer, why_not_beside};
+use wire_backends::{Backend, Reaches, Spoken, WithFormer, why_not_beside};
 use wire_lease::{BackendRecord, Entries, FormerBackend, NetworkConfig};
 
 use super::{Chosen, JoinContext};
@@ -19,8 +19,7 @@ impl<P: Ports> Host<P> {
         let now = self.backend_alone(context, listing)?;
         let Some((config, json)) = former_config(&self.state, &context.config) else { return Ok(now) };
         let name = Reaches::of(&config);
-        let vxlan = if self.no_vxlan { VxlanBy::AgentFallback } else { self.settings.forward.vxlan };
-        if let Some(why) = why_not_beside(&context.config, &config, vxlan) {
+        if let Some(why) = why_not_beside(&context.config, &config, self.vxlan_by()) {
             warn!(former = %name, why, "the former backend cannot be spoken beside the new one: hosts that are not restarted yet are cut off");
             return Ok(now);
         }

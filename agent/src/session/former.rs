@@ -1,9 +1,10 @@
 //! The former backend, spoken while other hosts need it.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
-use wire_lease::LeaseTable;
+use wire_lease::{Lease, LeaseChange, LeaseTable};
+use wire_net::Subnet;
 
 use super::Session;
 use crate::{
@@ -11,22 +12,22 @@ use crate::{
     status::{EtcdCondition, SpokenFor},
 };
 
-/// How long no peer must need the former backend before it is left: the packets that they have sent by it have arrived then.
+/// The time without a peer that needs the former backend until it is left: the packets that they have sent by it have arrived then.
 const UNNEEDED_FOR: Duration = Duration::from_secs(30);
 
 impl<P: Ports> Session<P> {
-    /// Names the peers that are reached by the former backend alone. Takes a time in proportion to all peers, while there is one.
-    pub(super) fn note_former(&mut self, table: &LeaseTable) {
+    /// Names the peers that are reached by the former backend alone. Takes a time in proportion to the changes.
+    pub(super) fn note_former(&mut self, table: &Arc<LeaseTable>) {
         let Some(former) = self.backend.former() else { return };
-        let needing = table.peers.values().map(|entry| &entry.lease).filter(|lease| self.backend.needs_former(lease));
-        let hosts: Vec<_> = needing.filter_map(|lease| lease.public.iter().next()).map(|(_, public)| *public).collect();
+        self.needing_former.bring_forward(table, |lease| self.backend.needs_former(lease));
+        let hosts = &self.needing_former.hosts;
         if hosts.is_empty() {
             self.leave_former_at.get_or_insert_with(|| Instant::now() + UNNEEDED_FOR);
         } else {
             self.leave_former_at = None;
         }
-        let spoken =
-            (!hosts.is_empty()).then(|| EtcdCondition::FormerSpoken(SpokenFor::new(former.to_string(), hosts)));
+        let named = || SpokenFor::new(former.to_string(), hosts.iter().map(|(host, _)| *host));
+        let spoken = (!hosts.is_empty()).then(|| EtcdCondition::FormerSpoken(named()));
         self.status.set(EtcdCondition::FORMER, spoken);
     }
 
@@ -34,6 +35,30 @@ impl<P: Ports> Session<P> {
     pub(super) fn put_off_leaving(&mut self) {
         self.leave_former_at = Some(Instant::now() + UNNEEDED_FOR);
     }
+}
+
+/// The hosts that are reached by the former backend alone, brought forward from one table of leases to the next.
+#[derive(Debug, Default)]
+pub(crate) struct NeedingFormer {
+    seen: Arc<LeaseTable>,
+    hosts: BTreeSet<(IpAddr, Subnet)>,
+}
+
+impl NeedingFormer {
+    fn bring_forward(&mut self, table: &Arc<LeaseTable>, needs: impl Fn(&Lease) -> bool) {
+        for LeaseChange { before, after, .. } in table.changes_since(&self.seen) {
+            if let Some(gone) = before.and_then(|entry| host_of(&entry.lease)) {
+                self.hosts.remove(&gone);
+            }
+            let needing = after.map(|entry| &entry.lease).filter(|lease| needs(lease));
+            self.hosts.extend(needing.and_then(host_of));
+        }
+        self.seen = table.clone();
+    }
+}
+
+fn host_of(lease: &Lease) -> Option<(IpAddr, Subnet)> {
+    lease.public.iter().next().map(|(_, public)| (*public, lease.subnet))
 }
 
 /// Waits until the former backend is to be left.

@@ -22,10 +22,8 @@ pub(super) fn known(settings: &Settings) -> Vec<DirectNetwork> {
     let saved = LastKnownFile::in_folder(folder, settings.prefix.clone()).load(&RealDisk).ok().flatten();
     let config = saved.and_then(|(known, _)| NetworkConfig::from_json(known.config.as_bytes()).ok());
     let (Some(config), Ok(link)) = (config, underlay.link.parse::<LinkName>()) else { return Vec::new() };
-    let of = |(family, pool): (_, &Pool)| {
-        Some(DirectNetwork { link, own: subnet.get(family).copied()?, leased: leased(pool) })
-    };
-    config.pools.iter().filter_map(of).collect()
+    let owned = config.pools.iter().filter_map(|(family, pool)| Some((*subnet.get(family)?, pool)));
+    owned.map(|(own, pool)| DirectNetwork { link, own, leased: leased(pool) }).collect()
 }
 
 /// The first and the last address that hosts lease, as the rules have them.

@@ -259,16 +259,21 @@ impl FamilyRules {
     /// Keeps a further network apart from all others of this host: its device carries nothing from or to addresses beyond
     /// the network, and containers here exchange nothing with the devices of others.
     pub(super) fn apart(&self) -> Vec<Rule> {
-        let Some(device) = self.device else { return Vec::new() };
         let inside = || Addresses::In(self.network.into());
         let outside = || Addresses::NotIn(self.network.into());
-        let apart = [
-            vec![Match::From(Links::Is(device.link)), self.destination(outside())],
-            vec![Match::To(device.link), self.source(outside())],
+        let devices = self.device.into_iter().chain(self.beside).map(|device| device.link);
+        let of_devices = devices.flat_map(|link| {
+            [
+                vec![Match::From(Links::Is(link)), self.destination(outside())],
+                vec![Match::To(link), self.source(outside())],
+            ]
+        });
+        let of_others = [
             vec![Match::FromAnyOverlay, self.destination(inside()), self.source(outside())],
             vec![Match::ToAnyOverlay, self.source(inside()), self.destination(outside())],
         ];
-        apart.map(|matches| Rule::new("another network", matches, [Action::Drop])).into()
+        let apart = of_devices.chain(of_others);
+        apart.map(|matches| Rule::new("another network", matches, [Action::Drop])).collect()
     }
 
     /// The sets that packets fill.

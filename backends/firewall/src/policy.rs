@@ -180,6 +180,10 @@ impl FirewallPolicy {
         };
         // Before Docker, which masquerades at 100 (`srcnat`).
         add_chain(&mut table, "sources", Attachment::nat(Hook::Postrouting, 99), &nat);
+        if !self.network.is_default() {
+            let apart: Vec<Rule> = families.iter().flat_map(FamilyRules::apart).collect();
+            add_chain(&mut table, "apart", Attachment::filter(Hook::Forward, -10), &apart);
+        }
         let through: Vec<&FamilyRules> = families.iter().filter(|rules| rules.device.is_some()).collect();
         let Some(device) = through.iter().find_map(|rules| rules.device) else {
             if self.direct.is_some() {
@@ -189,10 +193,6 @@ impl FirewallPolicy {
         };
         self.judge(&mut table, &through, &Judged { device, suffix: "" }, facts);
         self.judge_beside(&mut table, &through, facts);
-        if !self.network.is_default() {
-            let apart: Vec<Rule> = through.iter().flat_map(|rules| rules.apart()).collect();
-            add_chain(&mut table, "apart", Attachment::filter(Hook::Forward, -10), &apart);
-        }
         // Containers on any link: after all that changes sources (100, `srcnat`).
         let masqueraded = through.iter().filter_map(|rules| rules.masqueraded()).collect();
         add_chain(

@@ -1,4 +1,5 @@
 mod any;
+mod apart;
 mod beside;
 mod direct;
 mod flowtable;

@@ -7,7 +7,7 @@ use wire_state::NextHop;
 use wire_store::Revision;
 
 use super::*;
-use crate::{ForwardSettings, NetFromLeases, Placement, select, select::tests::placement};
+use crate::{ForwardSettings, NetFromLeases, Placement, identify, select, select::tests::placement};
 
 const BACKENDS: [&str; 6] = [
     r#"{"Type":"vxlan"}"#,
@@ -19,8 +19,11 @@ const BACKENDS: [&str; 6] = [
 ];
 
 fn config(backend: usize) -> NetworkConfig {
-    NetworkConfig::from_json(format!(r#"{{"Network":"10.5.0.0/16","Backend":{}}}"#, BACKENDS[backend]).as_bytes())
-        .unwrap()
+    config_with(BACKENDS[backend])
+}
+
+fn config_with(backend: &str) -> NetworkConfig {
+    NetworkConfig::from_json(format!(r#"{{"Network":"10.5.0.0/16","Backend":{backend}}}"#).as_bytes()).unwrap()
 }
 
 fn spoken(backend: usize) -> Spoken {
@@ -145,14 +148,10 @@ fn the_former_backend_is_needed_while_a_peer_is_reached_by_it_alone() {
 
 #[test]
 fn two_that_want_one_port_are_not_spoken_at_once_unless_the_kernel_can() {
-    let changed = |backend: &str| {
-        let json = format!(r#"{{"Network":"10.5.0.0/16","Backend":{backend}}}"#);
-        NetworkConfig::from_json(json.as_bytes()).unwrap()
-    };
     assert_eq!(why_not_beside(&config(1), &config(0), VxlanBy::Kernel), None);
     assert_eq!(why_not_beside(&config(3), &config(0), VxlanBy::AgentFallback), None);
-    let with_policy = changed(r#"{"Type":"vxlan","VNI":7,"GBP":true}"#);
-    let on_the_same_port = changed(r#"{"Type":"udp","Port":8472}"#);
+    let with_policy = config_with(r#"{"Type":"vxlan","VNI":7,"GBP":true}"#);
+    let on_the_same_port = config_with(r#"{"Type":"udp","Port":8472}"#);
     for (now, vxlan) in
         [(&config(1), VxlanBy::AgentFallback), (&with_policy, VxlanBy::Kernel), (&on_the_same_port, VxlanBy::Kernel)]
     {

@@ -47,11 +47,10 @@ pub(crate) struct SpokenFor {
 const NAMED: usize = 3;
 
 impl SpokenFor {
-    pub(crate) fn new(former: String, mut hosts: Vec<IpAddr>) -> Self {
-        hosts.sort_unstable();
+    /// `hosts` are in the order in which they are named.
+    pub(crate) fn new(former: String, hosts: impl ExactSizeIterator<Item = IpAddr>) -> Self {
         let count = hosts.len();
-        hosts.truncate(NAMED);
-        Self { former, named: hosts, count }
+        Self { former, named: hosts.take(NAMED).collect(), count }
     }
 
     fn message(&self) -> Message {

@@ -229,14 +229,13 @@ mod tests {
             both.starts_with("a rule of this host drops what peers send over IPv4 and IPv6 to UDP port 8472"),
             "{both}"
         );
-        let ipip = |ufw| {
+        for (ufw, expected) in [
+            (true, "ufw drops what peers send by IP protocol 4 (IPIP): add -A ufw-before-input -p 4 "),
+            (false, "--permanent --add-protocol=ipencap && "),
+        ] {
             let others = OtherFirewalls { ufw, firewalld: !ufw, docker: false };
-            let families = Vec::new();
-            Blocked { others, carrier: Carrier::Ipip, families, links: links() }.message().to_string()
-        };
-        assert!(
-            ipip(true).starts_with("ufw drops what peers send by IP protocol 4 (IPIP): add -A ufw-before-input -p 4 ")
-        );
-        assert!(ipip(false).contains("--permanent --add-protocol=ipencap && "));
+            let blocked = Blocked { others, carrier: Carrier::Ipip, families: Vec::new(), links: links() };
+            assert!(blocked.message().to_string().contains(expected), "{expected}");
+        }
     }
 }

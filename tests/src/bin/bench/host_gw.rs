@@ -10,9 +10,9 @@ use crate::{
     stage::Stage,
 };
 
-/// How many peers are on the link.
+/// The number of peers on the link.
 const PEERS: u16 = 4_000;
-/// How many turns each has.
+/// The number of turns of each.
 const TURNS: u8 = 5;
 
 /// Starts of the agent and of the bare client in turns, each on a new host; then leases one by one.
@@ -20,19 +20,9 @@ pub(crate) fn all(options: &Options, report: &mut Report) -> Result {
     let stage = Stage::of(Way::HostGw, Family::V4, PEERS)?;
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for turn in 0..TURNS {
-        let (mut agent, took) = stage.start_agent(&format!("agent{turn}"))?;
-        ours.push(millis(took));
-        if turn == 0 {
-            agent.verify()?;
-        }
-        let agent = agent.agent()?;
-        agent.kill();
-        stage.forget(agent)?;
-        let (bare, took) = stage.start_bare(&format!("bare{turn}"))?;
-        theirs.push(millis(took));
-        if turn == 0 {
-            bare.verify()?;
-        }
+        let (agent, bare) = stage.start_in_turn(turn, |_| Ok(()))?;
+        ours.push(millis(agent));
+        theirs.push(millis(bare));
     }
     let yardstick = Yardstick { name: "listing and bare batches", times: &theirs };
     report.against(format!("start: to last route, {}", among(&stage)), &ours, &yardstick, Goal::ours("≤ 1.5 ×"));

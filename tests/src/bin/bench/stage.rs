@@ -97,6 +97,28 @@ impl Stage {
         Ok((Contestant { program, side: Side::Agent, host, monitor, leases }, took))
     }
 
+    /// Starts the agent and then the bare client, each on a new host and, the first time, with a look at the entries. `look` is told of the agent
+    /// while it runs. Returns how long each took.
+    pub(crate) fn start_in_turn(
+        &self,
+        turn: u8,
+        look: impl FnOnce(&mut Contestant) -> Result,
+    ) -> Result<(Duration, Duration)> {
+        let (mut agent, ours) = self.start_agent(&format!("agent{turn}"))?;
+        look(&mut agent)?;
+        if turn == 0 {
+            agent.verify()?;
+        }
+        let agent = agent.agent()?;
+        agent.kill();
+        self.forget(agent)?;
+        let (bare, theirs) = self.start_bare(&format!("bare{turn}"))?;
+        if turn == 0 {
+            bare.verify()?;
+        }
+        Ok((ours, theirs))
+    }
+
     /// The same with the bare client.
     pub(crate) fn start_bare(&self, name: &str) -> Result<(Contestant, Duration)> {
         let host = self.host(name)?;

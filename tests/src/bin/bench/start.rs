@@ -29,23 +29,14 @@ pub(crate) fn start(stage: &Stage, report: &mut Report) -> Result<TimeOfAPeer> {
     let (mut ours, mut theirs, mut iproute2) = (Vec::new(), Vec::new(), Vec::new());
     let (mut readies, mut cpu, mut memory) = (Vec::new(), Vec::new(), Vec::new());
     for turn in 0..TURNS {
-        let (mut agent, took) = stage.start_agent(&format!("agent{turn}"))?;
-        ours.push(millis(took));
-        readies.push(millis(agent.agent()?.ready_after().unwrap_or_default()));
-        cpu.push(millis(ProcessStat::read(agent.pid()?)?.own));
-        memory.push(ProcessStat::peak_memory(agent.pid()?)?);
-        if turn == 0 {
-            agent.verify()?;
-        }
-        let agent = agent.agent()?;
-        agent.kill();
-        stage.forget(agent)?;
-        let (bare, took) = stage.start_bare(&format!("bare{turn}"))?;
-        theirs.push(millis(took));
-        if turn == 0 {
-            bare.verify()?;
-        }
-        drop(bare);
+        let (agents, bare) = stage.start_in_turn(turn, |agent| {
+            readies.push(millis(agent.agent()?.ready_after().unwrap_or_default()));
+            cpu.push(millis(ProcessStat::read(agent.pid()?)?.own));
+            memory.push(ProcessStat::peak_memory(agent.pid()?)?);
+            Ok(())
+        })?;
+        ours.push(millis(agents));
+        theirs.push(millis(bare));
         iproute2.push(millis(iproute2::batch(&stage.host(&format!("iproute{turn}"))?, &stage.leases)?));
     }
     let mark = |what: &str| format!("start: {what}, {}", among(stage));
