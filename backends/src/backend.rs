@@ -49,7 +49,7 @@ pub trait Backend: Send + Sync {
         self.reaches().seen(peer)
     }
 
-    /// Whether a peer is reached by the former backend alone.
+    /// True if a peer is reached by the former backend alone.
     fn needs_former(&self, _peer: &Lease) -> bool {
         false
     }

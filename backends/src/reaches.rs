@@ -33,7 +33,7 @@ impl Reaches {
         }
     }
 
-    /// Whether a host with such data is reached.
+    /// True if a host with such data is reached.
     #[must_use]
     pub fn has(self, data: &BackendData) -> bool {
         match (self, data) {

@@ -68,7 +68,7 @@ impl FamilyRules {
         beside.map(|_| swapped)
     }
 
-    /// Whether peers may send by another way than the overlay device, too.
+    /// True if peers may send by another way than the overlay device, too.
     pub(super) const fn has_other_ways(&self) -> bool {
         self.direct.is_some() || self.beside.is_some()
     }

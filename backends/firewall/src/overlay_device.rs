@@ -102,7 +102,7 @@ impl OverlayDevice {
         devices
     }
 
-    /// Whether a packet that comes in is known as encapsulated before connection tracking: by its VXLAN header, or by its protocol, which
+    /// True if a packet that comes in is known as encapsulated before connection tracking: by its VXLAN header, or by its protocol, which
     /// an answer to a masqueraded packet hardly ever has. Of a UDP port alone that cannot be said.
     pub(crate) const fn is_known_early(&self) -> bool {
         match self.carrier {

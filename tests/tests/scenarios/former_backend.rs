@@ -35,7 +35,7 @@ struct Change {
     devices: [&'static str; 2],
     /// The link of each peer's route afterwards, for each family.
     links: [&'static str; 2],
-    /// What `status` calls the former backend.
+    /// The name of the former backend in `status`.
     name: &'static str,
     /// Its UDP port in `/proc/net/udp`, if the new one has another.
     port: Option<&'static str>,

@@ -81,7 +81,7 @@ fn subnet(number: u8, family: Family) -> String {
     }
 }
 
-/// What etcd holds of leases and records, with the revision that wrote each last.
+/// The leases and records in etcd, with the revision that wrote each last.
 fn stored(etcd: &Etcd) -> Result<Vec<(Vec<u8>, i64)>> {
     let all = etcd.list(&format!("{}/", Etcd::PREFIX))?;
     Ok(all.into_iter().map(|stored| (stored.key, stored.mod_revision)).collect())

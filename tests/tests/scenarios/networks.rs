@@ -13,7 +13,7 @@ use crate::cluster::{START, V4};
 const BLUE: &str = "/blue/network";
 const BLUE_CONFIG: &str = r#"{"Network":"10.6.0.0/16","Backend":{"Type":"vxlan","VNI":6}}"#;
 
-/// How long nothing may be written.
+/// The time in which nothing may be written.
 fn quiet() -> Duration {
     let seconds = std::env::var("WIRE_TESTS_QUIET_SECONDS").ok().and_then(|text| text.parse().ok());
     Duration::from_secs(seconds.unwrap_or(30))

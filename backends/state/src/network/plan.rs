@@ -269,7 +269,7 @@ impl Builder<'_> {
         self.deletions.splice(0..0, deletions);
     }
 
-    /// Whether the kernel refuses a route while this one is there: it looks up the gateway of an IPv6 route, also of one with `onlink`, and
+    /// True if the kernel refuses a route while this one is there: it looks up the gateway of an IPv6 route, also of one with `onlink`, and
     /// another link must not lead there (`ip6_route_check_nh_onlink`). Such a route goes first; routes are in an order in which it comes
     /// before those that it covers.
     fn bars(&self, key: &RouteKey, have: &ObservedRoute) -> bool {

@@ -137,7 +137,7 @@ impl NextHop {
         }
     }
 
-    /// Whether it is through a gateway in a prefix that need not be routed, on another link than this.
+    /// True if it is through a gateway in a prefix that need not be routed, on another link than this.
     pub(super) fn is_onlink_beside(&self, other: LinkName, prefix: Prefix) -> bool {
         match self {
             Self::Gateway { gateway, link, onlink } => *onlink && *link != other && prefix.contains(*gateway),
@@ -194,14 +194,14 @@ impl ObservedRoute {
         Self { via: Via::NextHop(hop), protocol: PROTOCOL, uses_nexthop: false, owner: Owner::Ours }
     }
 
-    /// Whether it leads as desired and is as flannel writes its routes on the underlay's link. The agent makes it its own by writing it
+    /// True if it leads as desired and is as flannel writes its routes on the underlay's link. The agent makes it its own by writing it
     /// again in place (docs/adr/0019).
     #[must_use]
     pub fn is_flannels(&self, hop: &NextHop) -> bool {
         self.owner == Owner::Foreign && self.protocol == BOOT && !self.uses_nexthop && self.via.leads_as(hop)
     }
 
-    /// Whether it needs no change if it cannot be made ours: it leads as desired, and has the desired form. The form of a foreign route is
+    /// True if it needs no change if it cannot be made ours: it leads as desired, and has the desired form. The form of a foreign route is
     /// not our concern.
     #[must_use]
     pub fn serves_as(&self, hop: &NextHop, form: DesiredForm) -> bool {

@@ -142,7 +142,7 @@ impl Judge<'_> {
         }
     }
 
-    /// Whether a rule drops it as a packet without encapsulation.
+    /// True if a rule drops it as a packet without encapsulation.
     fn drops_direct(&self, purpose: Purpose) -> bool {
         let Packet { source, destination, .. } = *self.incoming.packet;
         let mut networks = self.host.surroundings.direct.iter();

@@ -43,13 +43,13 @@ pub struct Surroundings {
     pub reverse_path: BTreeMap<LinkName, ReversePath>,
     /// The rules that choose the table of routes, in their order (ip-rule(8)).
     pub rules: Vec<PolicyRule>,
-    /// What our rules for packets without encapsulation compare; empty if it is not known.
+    /// The addresses that our rules for packets without encapsulation compare; empty if they are not known.
     pub direct: Vec<DirectNetwork>,
     /// What may decide about packets and is not looked at, each in a few words.
     pub not_looked_at: Vec<String>,
 }
 
-/// What our rules for packets without encapsulation compare, of one family. In the kernel it is in their expressions, which are not read.
+/// The addresses that our rules for packets without encapsulation compare, of one family. In the kernel they are in expressions, which are not read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DirectNetwork {
     /// The underlay's link.

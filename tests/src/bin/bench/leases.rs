@@ -29,7 +29,7 @@ pub(crate) struct Lease {
     pub(crate) way: Way,
 }
 
-/// How a host is reached.
+/// The way to a host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Way {
     Vxlan,

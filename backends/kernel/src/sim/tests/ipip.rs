@@ -26,7 +26,7 @@ fn wanted(local: [u8; 4]) -> PerNamespace<DesiredNet> {
     PerNamespace::host(net)
 }
 
-/// What flannel leaves on it.
+/// flannel's device and its routes, without our marks.
 fn flannels() -> SimHost {
     let host = host();
     host.edit_net(|net| net.settings.insert(Setting::Forwarding(Family::V4), 1));

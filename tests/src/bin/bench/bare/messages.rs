@@ -49,7 +49,7 @@ pub(super) struct Entry {
     pub(super) mac: [u8; 6],
     /// The ID of its nexthop object; `None`: its route is plain.
     pub(super) nexthop: Option<u32>,
-    /// Whether the host itself is the gateway, and has nothing but its route.
+    /// True if the host itself is the gateway, and has nothing but its route.
     pub(super) is_gateway: bool,
 }
 
