@@ -194,8 +194,8 @@ impl<P: Ports> ResourceLoop for NetworkLoop<P> {
     fn compare(&mut self, shares: &Shares<NetworkShare>) -> Answer {
         let desired = self.desired(shares);
         let mut comparison = self.reconciler.compare(&desired).map_err(|error| chain(&error))?;
-        for (share, found) in shares.values().zip(std::iter::repeat(self.reconciler.cached()).flatten()) {
-            comparison.stale.extend(share.subnets.stale(found, &share.scope));
+        if let Some(found) = self.reconciler.cached() {
+            comparison.stale.extend(shares.values().flat_map(|share| share.subnets.stale(found, &share.scope)));
         }
         Ok(comparison)
     }
