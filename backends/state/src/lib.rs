@@ -32,12 +32,13 @@ pub use firewall::{
 };
 pub use merge::{Clash, Share};
 pub use network::{
-    ALIAS, Address, Capabilities, Conflict, ContainerLink, DesiredForm, DesiredKind, DesiredLink, DesiredNet,
-    DesiredVxlan, Detours, FdbKey, FdbTarget, Findings, FloodEntry, FloodPath, ForeignRoutes, Forward, ForwardKey,
-    Framing, Ipip, KernelKind, KernelOp, Key, LeadsToLink, LinkId, LinkPlace, LinkRef, Macvlan, MacvlanMode, Marks,
-    Namespace, Need, NeighbourKey, NetState, Network, NextHop, ObservedKind, ObservedLink, ObservedNet, ObservedRoute,
-    ObservedVxlan, Op, Owner, PROTOCOL, PerNamespace, ReceiveFlag, RouteKey, Scope, Setting, StaleRoute, Tunnel,
-    TunnelOp, Underlay, VXLAN_LEAD, Veth, Via, Vlan, plan, plan_of, retain, vxlan_header,
+    ALIAS, Address, Bridge, BridgeFdbKey, Capabilities, Conflict, ContainerLink, DesiredForm, DesiredKind, DesiredLink,
+    DesiredNet, DesiredVxlan, Detours, FdbKey, FdbTarget, Findings, FloodEntry, FloodPath, ForeignRoutes, Forward,
+    ForwardKey, Framing, Ipip, KernelKind, KernelOp, Key, LeadsToLink, LinkId, LinkPlace, LinkRef, Macvlan,
+    MacvlanMode, Marks, Namespace, Need, NeighbourKey, NetState, Network, NextHop, ObservedKind, ObservedLink,
+    ObservedNet, ObservedRoute, ObservedVxlan, Op, Owner, PROTOCOL, PerNamespace, PortFlag, PortFlags, ReceiveFlag,
+    RouteKey, Scope, Setting, StaleRoute, Tunnel, TunnelOp, Underlay, VXLAN_LEAD, Veth, Via, Vlan, plan, plan_of,
+    retain, vxlan_header,
 };
 pub use reconcile::{Comparison, Failure, Reconciler, Report};
 pub use resource::{Attempt, Driver, Operation, Order, Plan, Resource};
