@@ -6,6 +6,7 @@ mod pool;
 use serde_json::Value;
 use wire_net::{DualStack, Family, Pool, Vni};
 
+pub(crate) use self::pool::reserved;
 use self::{
     fields::{ConfigFields, Fields},
     pool::{V4_NAMES, V6_NAMES},

@@ -1,0 +1,3 @@
+//! Networks by name.
+
+mod values;
