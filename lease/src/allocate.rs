@@ -104,7 +104,8 @@ fn first_from(pool: &Pool, taken: &Taken, preference: Preference<'_>) -> Option<
     first_free(pool, taken, start..size).or_else(|| first_free(pool, taken, 0..start))
 }
 
-fn first_free(pool: &Pool, taken: &Taken, numbers: std::ops::Range<u128>) -> Option<Prefix> {
+/// The first free subnet with one of these numbers.
+pub(crate) fn first_free(pool: &Pool, taken: &Taken, numbers: std::ops::Range<u128>) -> Option<Prefix> {
     let mut number = numbers.start;
     while number < numbers.end {
         let prefix = pool.nth(number)?;

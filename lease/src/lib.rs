@@ -33,7 +33,7 @@ mod follow;
 mod hold;
 mod hold_down;
 mod lease;
-mod named;
+pub mod named;
 mod own;
 mod record;
 mod refusal_log;
@@ -52,10 +52,6 @@ pub use folder::{Folder, FolderItem, FollowFolder};
 pub use follow::{Follow, FollowHealth, FollowSettings, LIST_EVERY};
 pub use hold::{Former, HeldLease, Hold, HoldSettings, HoldState, Offer, Owner, give_back};
 pub use lease::{BackendData, Lease, LeaseError, Vtep};
-pub use named::{
-    AddressPool, AddressRecord, BlockRecord, LEAST_VNI, Labels, MemberRecord, NetworkPools, NetworkRecord,
-    NetworkRecordError, PoolError, Record, Stored, pool_prefix,
-};
 pub use own::own_entry;
 pub use record::{BackendRecord, FormerBackend, StoredRecord, WithRecords};
 pub use stored_config::{ConfigEvent, ConfigWatch, StoredConfig};

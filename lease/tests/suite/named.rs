@@ -1,3 +1,5 @@
 //! Networks by name.
 
+mod admission;
+mod choice;
 mod values;

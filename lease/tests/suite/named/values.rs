@@ -1,6 +1,6 @@
 //! The records of networks by name, written and parsed.
 
-use wire_lease::{AddressRecord, BlockRecord, MemberRecord, NetworkPools, NetworkRecord, Record};
+use wire_lease::named::{AddressRecord, BlockRecord, MemberRecord, NetworkPools, NetworkRecord, Record};
 use wire_net::{DualStack, Family, Prefix};
 
 const HOST: &str = "00ff6e4f0c8a4d2b9e5f1a2b3c4d5e6f";
