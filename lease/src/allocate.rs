@@ -117,7 +117,7 @@ pub(crate) fn first_free(pool: &Pool, taken: &Taken, numbers: std::ops::Range<u1
 
 /// 128-bit FNV-1a (<http://www.isthe.com/chongo/tech/comp/fnv/>), its halves mixed. It must be the same in all versions
 /// and on all machines, which the standard library's hashers do not promise.
-fn hash(identity: &str, attempt: u32) -> u128 {
+pub(crate) fn hash(identity: &str, attempt: u32) -> u128 {
     const OFFSET: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
     const PRIME: u128 = 0x0000_0000_0100_0000_0000_0000_0000_013b;
     let bytes = identity.bytes().chain(attempt.to_be_bytes());

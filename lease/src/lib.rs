@@ -46,7 +46,7 @@ pub use admission::Admission;
 pub use allocate::{Full, Preference, Taken, allocate};
 pub use byte_order_mark::byte_order_mark;
 pub use clock::Clock;
-pub use config::{BackendConfig, ConfigError, NetworkConfig, VxlanConfig};
+pub use config::{BackendConfig, ConfigError, NetworkConfig, NetworkRange, VxlanConfig};
 pub use entries::Entries;
 pub use folder::{Folder, FolderItem, FollowFolder};
 pub use follow::{Follow, FollowHealth, FollowSettings, LIST_EVERY};

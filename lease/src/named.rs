@@ -2,6 +2,7 @@
 //!
 //! Pure: the records of the store ([`NetworkRecord`], [`MemberRecord`], [`BlockRecord`], [`AddressRecord`]), each hostile until it is parsed; which of
 //! them are admitted ([`NamedAdmission`]); what is chosen for a new one (`choose_room` and its neighbours).
+//! [`NetworkStore`] has the transactions.
 
 mod admission;
 mod choose;
@@ -12,6 +13,7 @@ mod network_record;
 mod pools;
 mod record;
 mod refusal;
+mod store;
 
 pub use self::{
     admission::{NamedAdmission, NamedNetworks, NamedRecords, Records},
@@ -23,4 +25,5 @@ pub use self::{
     pools::{AddressPool, NetworkPools, PoolError, pool_prefix},
     record::{Record, Stored},
     refusal::{HostKey, HostRefusal, NetworkRefusal, Occupant, Occupied},
+    store::{Joined, Joining, Kept, NetworkChange, NetworkError, NetworkStore, NewNetwork, PutBack, Room, SubnetWish},
 };
