@@ -2,4 +2,6 @@
 
 mod admission;
 mod choice;
+mod ranges;
+mod store;
 mod values;
