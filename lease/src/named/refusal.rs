@@ -77,6 +77,16 @@ pub enum HostKey {
     Address(AddressKey),
 }
 
+impl std::fmt::Display for HostKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Member(key) => key.fmt(f),
+            Self::Block(key) => key.fmt(f),
+            Self::Address(key) => key.fmt(f),
+        }
+    }
+}
+
 /// The reason why a record of a host is not admitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HostRefusal {
