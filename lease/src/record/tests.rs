@@ -106,14 +106,15 @@ fn a_former_backend_is_read_as_it_is_written() {
     for (text, data) in [
         (r#"{"BackendType":"udp","Port":1}"#, BackendData::Untyped),
         (r#"{"BackendType":"host-gw"}"#, BackendData::HostGw),
+        (r#"{"BackendType":"ipip"}"#, BackendData::Ipip),
     ] {
         let record = with_former(text).unwrap();
         assert_eq!(record.former.clone().unwrap().data, data);
         assert_eq!(BackendRecord::from_value(&record.to_value()), Ok(record));
     }
-    // host-gw has no port.
-    let record = BackendRecord::from_value(br#"{"Former":{"BackendType":"ipip","Later":1}}"#).unwrap();
-    assert_eq!(record.former.unwrap().data, BackendData::Other("ipip".to_owned()));
+    // Of a later release.
+    let record = BackendRecord::from_value(br#"{"Former":{"BackendType":"later","Later":1}}"#).unwrap();
+    assert_eq!(record.former.unwrap().data, BackendData::Other("later".to_owned()));
 }
 
 #[test]
