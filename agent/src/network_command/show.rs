@@ -116,7 +116,7 @@ pub(super) fn table(networks: &[Value]) -> String {
         let text = |value: &Value| match value {
             Value::String(text) => text.clone(),
             Value::Null => "-".to_owned(),
-            other => other.to_string(),
+            Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => value.to_string(),
         };
         let pool = |family| text(&network[key_of(family)]["pool"]);
         let members = network["members"].as_array().map_or_else(|| "-".to_owned(), |members| members.len().to_string());

@@ -21,12 +21,9 @@ fn command(words: &[&str]) -> Result<NetworkCommand, String> {
 }
 
 fn wanted(words: &[&str]) -> Result<NewNetwork, String> {
-    match command(&[&["create"], words].concat())? {
-        NetworkCommand::Create(flags) => {
-            flags.wanted(&usual_ranges(), String::new()).map_err(|error| wire_net::chain(&error).to_string())
-        }
-        other => panic!("{other:?}"),
-    }
+    let command = command(&[&["create"], words].concat())?;
+    let NetworkCommand::Create(flags) = command else { panic!("{command:?}") };
+    flags.wanted(&usual_ranges(), String::new()).map_err(|error| wire_net::chain(&error).to_string())
 }
 
 /// The subnets of each family: given, or from a range.
