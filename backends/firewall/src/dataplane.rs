@@ -11,14 +11,14 @@ use std::{collections::BTreeMap, io};
 use wire_net::{Family, NetworkName};
 use wire_state::{
     Attempt, ChainName, ChainTable, DataplaneError, DesiredTable, Driver, EmptyTables, ErrorKind, Firewall, FirewallOp,
-    Flowtable, ObservedChain, ObservedFirewall, OpError, Operation as _,
+    Flowtable, ObservedChain, ObservedFirewall, OpError, Operation as _, OurTable,
 };
 
 use self::foreign::TrackingRead;
 pub use self::{counted::Counted, foreign::ForeignRules};
 use super::{
     iptables, netfilter,
-    netfilter::{Expressions, Netfilter},
+    netfilter::{Expressions, Netfilter, TablePlace},
     nft,
     program::{self, Programs, Variant},
 };
@@ -35,8 +35,8 @@ pub struct FirewallDataplane {
     /// The compiled expressions of our rules, as last known to be right.
     expressions: Expressions,
     programs: BTreeMap<Family, Programs>,
-    /// The flowtables of our table, from the last read or write.
-    flowtables: BTreeMap<String, Flowtable>,
+    /// The flowtables of our tables, from the last read or write.
+    flowtables: BTreeMap<OurTable, BTreeMap<String, Flowtable>>,
     /// The parts that could not be read; nothing is written to them.
     unreadable: BTreeMap<Part, OpError>,
     /// The error of the last read for the variant of iptables that is not in use.
@@ -107,11 +107,12 @@ impl FirewallDataplane {
     /// Compares the flowtables with the last read: when a link is deleted, the kernel removes it from a flowtable
     /// without a new generation of the ruleset.
     fn have_flowtables_changed(&mut self) -> bool {
-        if self.flowtables.is_empty() {
-            return false;
-        }
-        let now = self.netfilter().and_then(Netfilter::flowtables);
-        now.ok().as_ref() != Some(&self.flowtables)
+        let known = self.flowtables.clone();
+        known.iter().any(|(table, known)| !known.is_empty() && self.flowtables_of(table).as_ref() != Some(known))
+    }
+
+    fn flowtables_of(&mut self, table: &OurTable) -> Option<BTreeMap<String, Flowtable>> {
+        self.netfilter().ok()?.flowtables(&TablePlace::of(table)).ok()
     }
 
     /// True if iptables-legacy may hold chains that only root can read, in a family whose rules could be listed
@@ -142,8 +143,8 @@ impl FirewallDataplane {
         (self.step)();
         match op {
             FirewallOp::PutTable(table) => self.put_table(table),
-            FirewallOp::ChangeSets(_, changes) => {
-                self.netfilter.as_mut().ok_or_else(not_read)?.change_sets(changes)?;
+            FirewallOp::ChangeSets(table, changes) => {
+                self.netfilter.as_mut().ok_or_else(not_read)?.change_sets(table, changes)?;
                 self.count_own_write();
                 Ok(())
             }
@@ -170,9 +171,10 @@ impl FirewallDataplane {
     fn put_table(&mut self, table: &DesiredTable) -> Attempt {
         program::nft(&nft::put_table(table))?;
         self.count_own_write();
-        let (made, expressions) = self.netfilter().and_then(Netfilter::table).unwrap_or_default();
-        self.expressions = expressions;
-        self.flowtables.clone_from(&made.flowtables);
+        let made = self.netfilter().and_then(|netfilter| netfilter.table(&table.name));
+        let (made, expressions) = made.unwrap_or_default();
+        self.expressions.extend(expressions);
+        self.flowtables.insert(table.name.clone(), made.flowtables.clone());
         if made.equals(table) {
             Ok(())
         } else {

@@ -2,7 +2,8 @@
 
 use std::net::IpAddr;
 
-use wire_net::{Family, LinkName, Prefix};
+use nix::libc::IFNAMSIZ;
+use wire_net::{Family, LinkName, MacAddr, Prefix};
 use wire_netlink::attribute::{address, attributes, number, text};
 use wire_state::{ChainKind, Element, Hook, SetKind};
 
@@ -54,6 +55,9 @@ pub(super) fn set_kind(name: &str, flags: u32, key: u32) -> Option<SetKind> {
         // A concatenation of two types, six bits each in one number; 4 is a plain integer.
         0x1c4 => pairs(name, flags, Family::V4),
         0x204 => pairs(name, flags, Family::V6),
+        // ifname . ether_addr . ipv4_addr, and with an integer.
+        0x29247 => Some(SetKind::Senders(Family::V4)),
+        0x29244 => Some(SetKind::Senders(Family::V6)),
         _ => None,
     }
 }
@@ -89,6 +93,14 @@ pub(super) fn source_element(key: &[u8], len: u8) -> Option<Element> {
 pub(super) fn link_element(key: &[u8], _: &[u8]) -> Option<Element> {
     let name = key.split(|byte| *byte == 0).next().and_then(|name| std::str::from_utf8(name).ok())?;
     name.parse::<LinkName>().ok().map(Element::Link)
+}
+
+/// Reads a port of a bridge, and a MAC with an address that may send there.
+pub(super) fn sender_element(key: &[u8], _: &[u8]) -> Option<Element> {
+    let (name, rest) = key.split_at_checked(IFNAMSIZ)?;
+    let Element::Link(port) = link_element(name, name)? else { return None };
+    let (hardware, rest) = rest.split_first_chunk::<6>()?;
+    Some(Element::Sender(port, MacAddr::new(*hardware), address(rest.get(2..)?)?))
 }
 
 /// Reads a public address and the subnet leased to it, from the first and the last key of a range.

@@ -9,6 +9,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 
 mod address_range;
+mod bridges;
 mod chains;
 mod common_rule;
 mod dataplane;
@@ -37,6 +38,7 @@ pub mod sim;
 mod support;
 mod tracking;
 
+pub use bridges::{BridgeTable, ContainerPort};
 pub use dataplane::{Counted, FirewallDataplane, ForeignRules};
 pub use facts::{DockerRules, HostFacts, TrackingReason};
 pub use from_peers::FirewallFromPeers;

@@ -1,6 +1,6 @@
 //! Writes scripts for `nft -f -`; each is one transaction. Pure.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, net::IpAddr};
 
 use imbl::OrdSet;
 use wire_net::{Family, LinkName};
@@ -11,9 +11,9 @@ pub(crate) fn delete_table(name: &TableName) -> String {
     format!("add table {name}\ndelete table {name}\n")
 }
 
-/// Replaces our table.
+/// Replaces a table of ours.
 pub(crate) fn put_table(table: &DesiredTable) -> String {
-    let name = table.name();
+    let name = &table.name;
     let mut text = format!("add table {name}\ndelete table {name}\nadd table {name}\n");
     for counter in &table.counters {
         line(&mut text, format_args!("add counter {name} {counter}"));
@@ -25,6 +25,8 @@ pub(crate) fn put_table(table: &DesiredTable) -> String {
             SetKind::Leases(family) => format!("{} flags interval;", pair(family, family.bits())),
             SetKind::Subnets(family, len) => pair(family, len),
             SetKind::Sources(family, _) => format!("type {};", address(family)),
+            SetKind::Senders(Family::V4) => "type ifname . ether_addr . ipv4_addr;".to_owned(),
+            SetKind::Senders(Family::V6) => "typeof iifname . ether saddr . @nh,64,128;".to_owned(),
             SetKind::Seen(family) => format!("type {}; {FILLED_BY_PACKETS}", address(family)),
             SetKind::Claims(family) => format!("{} {FILLED_BY_PACKETS}", pair(family, family.bits())),
         };
@@ -70,6 +72,8 @@ fn element(element: &Element) -> String {
             (first, last) => format!("{public} . {first:#x}-{last:#x}"),
         },
         Element::Source(subnet) => subnet.network().to_string(),
+        Element::Sender(port, mac, IpAddr::V4(address)) => format!("\"{port}\" . {mac} . {address}"),
+        Element::Sender(port, mac, IpAddr::V6(address)) => format!("\"{port}\" . {mac} . {:#x}", address.to_bits()),
         Element::Subnet(public, subnet) => {
             let leading = subnet.first_bits() >> (subnet.family().bits() - subnet.len());
             format!("{public} . {leading:#x}")

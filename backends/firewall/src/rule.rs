@@ -53,6 +53,16 @@ pub(super) enum Match {
     TcpOrUdp,
     /// Its connection was answered.
     Established,
+    /// A frame with a VLAN tag.
+    Tagged,
+    /// The port of a bridge, the source MAC and the source address are in this set.
+    Sender(Family, &'static str),
+    /// The same for ARP: by the MAC of the frame, and by the one that it tells.
+    ArpSender(&'static str),
+    /// It advertises a router, or redirects (RFC 4861 §4.2, §4.5).
+    Routers,
+    /// It advertises an address that is, with its port and MAC, in this set, or not (RFC 4861 §4.4).
+    Advertised(Is, &'static str),
     /// Its source was translated, and was not this address before.
     SourceWasNot(Family, IpAddr),
 }

@@ -27,8 +27,8 @@ pub use firewall::{
     Attachment, BaseChain, Call, CallChange, ChainChange, ChainKind, ChainName, ChainPolicy, ChainTable,
     ChainTableKind, Creation, DesiredChain, DesiredFirewall, DesiredTable, Element, EmptyTables, Firewall, FirewallOp,
     FlannelRules, Flowtable, Hook, InternalBridge, InternalBridges, ObservedBaseChain, ObservedCall, ObservedChain,
-    ObservedFirewall, ObservedRule, ObservedTable, OperatorDrop, OtherFirewalls, OtherRules, Place, Position, Purpose,
-    Rule, Set, SetChange, SetKind, Table, TableName, names,
+    ObservedFirewall, ObservedRule, ObservedTable, OperatorDrop, OtherFirewalls, OtherRules, OurTable, Place, Position,
+    Purpose, Rule, Set, SetChange, SetKind, Table, TableFamily, TableName, names,
 };
 pub use merge::{Clash, Share};
 pub use network::{

@@ -1,9 +1,10 @@
 //! What a round leaves in the packet filter.
 
-use wire_net::{Family, NetworkName};
+use wire_net::Family;
 use wire_state::{
     ChainName, ChainTable, ChainTableKind, DesiredFirewall, Driver as _, Element, EmptyTables, ErrorKind, Firewall,
-    FirewallOp, ObservedChain, ObservedFirewall, Operation as _, Reconciler, Resource as _, SetChange, TableName,
+    FirewallOp, ObservedChain, ObservedFirewall, Operation as _, OurTable, Reconciler, Resource as _, SetChange,
+    TableName,
 };
 
 use super::{Change, Host};
@@ -87,7 +88,7 @@ fn change_peers(add: &[&str], remove: &[&str]) -> FirewallOp {
 fn change_set(set: &str, add: &[&str], remove: &[&str]) -> FirewallOp {
     let elements = |texts: &[&str]| texts.iter().map(|text| Element::Address(text.parse().unwrap())).collect();
     FirewallOp::ChangeSets(
-        NetworkName::default(),
+        OurTable::default(),
         [(set.to_owned(), SetChange { add: elements(add), remove: elements(remove) })].into(),
     )
 }
@@ -119,7 +120,7 @@ pub(super) fn what_is_gone_already_can_be_deleted<H: Host>() {
         host.change(Change::FlushAll);
         read(&mut reconciler);
         assert_eq!(
-            apply::<H>(&mut reconciler, FirewallOp::DeleteTable(TableName::Ours(NetworkName::default()))),
+            apply::<H>(&mut reconciler, FirewallOp::DeleteTable(TableName::Ours(OurTable::default()))),
             Ok(()),
             "the table"
         );

@@ -191,6 +191,19 @@ fn a_bridge_elsewhere_is_no_news() {
 }
 
 #[test]
+fn the_devices_of_a_network_on_bridges_are_never_the_underlay() {
+    let (host, ..) = settled();
+    host.add_link("wb.5000", ObservedKind::Bridge(Bridge::default()), Some(mac(50)), Mtu(1450));
+    host.add_link("wb.lan", ObservedKind::Bridge(Bridge::default()), Some(mac(51)), Mtu(1500));
+    let network = host.network([]);
+    let why = |name: &str| {
+        let link = network.links.iter().find(|link| link.name.as_str() == name).unwrap();
+        link.why_unusable(&wire_net::DualStack::default())
+    };
+    assert_eq!((why("wb.5000"), why("wb.lan")), (Some("a device of an overlay"), None));
+}
+
+#[test]
 fn the_facts_of_a_host_are_those_of_its_state() {
     let (host, ..) = settled();
     let far = "198.51.100.1".parse().unwrap();

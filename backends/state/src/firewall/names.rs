@@ -6,12 +6,12 @@ use wire_net::NetworkName;
 
 /// The prefix of the names of all our chains of iptables. Nobody else's have it.
 const CHAINS: &str = "WIRE-";
-/// The name of the default network's table of nftables, and the beginning of all others.
+/// The name of the default network's tables of nftables, and the beginning of all others.
 const TABLE: &str = "wire-agent";
 /// The length of the digits that stand for a network in the names of its chains: iptables allows 28 characters in all.
 const DIGITS: usize = 12;
 
-/// The name of a network's table of nftables, within the family `inet`.
+/// The name of a network's tables of nftables, within their families.
 #[must_use]
 pub fn table_of(network: &NetworkName) -> String {
     if network.is_default() { TABLE.to_owned() } else { format!("{TABLE}-{network}") }

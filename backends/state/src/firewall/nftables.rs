@@ -7,24 +7,43 @@ use std::{
 };
 
 use imbl::OrdSet;
-use wire_net::{Family, LinkName, NetworkName, Prefix};
+use wire_net::{Family, LinkName, MacAddr, NetworkName, Prefix};
 
 use super::names;
 
 /// The name of a table of nftables.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum TableName {
-    /// A network's own, of both families: `inet wire-agent`.
-    Ours(NetworkName),
+    /// Ours: `inet wire-agent`.
+    Ours(OurTable),
     /// flanneld's with `EnableNFTables`: `ip flannel-ipv4`, `ip6 flannel-ipv6`.
     Flannel(Family),
 }
 
-/// Our table of nftables. `C` is a base chain, which differs between a table that is desired and one that was read.
+/// The name of a table of ours.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct OurTable {
+    /// Its family.
+    pub family: TableFamily,
+    /// The network that it belongs to.
+    pub network: NetworkName,
+}
+
+/// A family of nftables in which we have tables.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TableFamily {
+    /// `inet`: packets of both families.
+    #[default]
+    Inet,
+    /// `bridge`: frames that bridges receive.
+    Bridge,
+}
+
+/// A table of ours. `C` is a base chain, which differs between a table that is desired and one that was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Table<C> {
-    /// The network that it belongs to, by which it is named.
-    pub network: NetworkName,
+    /// Its name.
+    pub name: OurTable,
     /// `NFT_TABLE_F_*` of linux/netfilter/nf_tables.h. Ours has none: a dormant table holds its rules and does nothing.
     pub flags: u32,
     /// Base chains by name.
@@ -167,6 +186,8 @@ pub enum SetKind {
     /// The subnets whose containers may send without encapsulation, by their leading bits: keys of this length that are found by their
     /// hash.
     Sources(Family, u8),
+    /// Ports of bridges, each with a MAC and an address that may send there.
+    Senders(Family),
     /// Addresses that packets put there, for an hour each.
     Seen(Family),
     /// The same, each with an inner source that came from it.
@@ -186,12 +207,14 @@ pub enum Element {
     Subnet(IpAddr, Prefix),
     /// A subnet by itself.
     Source(Prefix),
+    /// A port of a bridge, and a MAC with an address that may send there.
+    Sender(LinkName, MacAddr, IpAddr),
 }
 
 impl<C> Default for Table<C> {
     fn default() -> Self {
         Self {
-            network: NetworkName::default(),
+            name: OurTable::default(),
             flags: 0,
             chains: BTreeMap::new(),
             sets: BTreeMap::new(),
@@ -205,7 +228,7 @@ impl ObservedTable {
     /// True if nothing but the elements of sets may differ from `desired`.
     #[must_use]
     pub fn is_built_as(&self, desired: &DesiredTable) -> bool {
-        self.network == desired.network
+        self.name == desired.name
             && self.flags == desired.flags
             && self.chains.len() == desired.chains.len()
             && self.chains.iter().zip(&desired.chains).all(|(observed, desired)| are_same(observed, desired))
@@ -229,8 +252,8 @@ impl DesiredTable {
     /// True if nothing but the elements of sets differs from `other`.
     pub(crate) fn is_built_like(&self, other: &Self) -> bool {
         // Each part by name: a new one must be thought of here.
-        let Self { network, flags, chains, sets: _, counters, flowtables } = self;
-        *network == other.network
+        let Self { name, flags, chains, sets: _, counters, flowtables } = self;
+        *name == other.name
             && *flags == other.flags
             && *chains == other.chains
             && *counters == other.counters
@@ -240,12 +263,6 @@ impl DesiredTable {
 }
 
 impl<C> Table<C> {
-    /// Its name, with that of its family.
-    #[must_use]
-    pub fn name(&self) -> TableName {
-        TableName::Ours(self.network.clone())
-    }
-
     fn set_kinds(&self) -> impl Iterator<Item = (&String, SetKind)> {
         self.sets.iter().map(|(name, set)| (name, set.kind))
     }
@@ -275,7 +292,7 @@ impl ObservedRule {
 impl From<&DesiredTable> for ObservedTable {
     fn from(desired: &DesiredTable) -> Self {
         Self {
-            network: desired.network.clone(),
+            name: desired.name.clone(),
             flags: desired.flags,
             chains: desired.chains.iter().map(|(name, chain)| (name.clone(), chain.into())).collect(),
             sets: desired.sets.clone(),
@@ -325,10 +342,25 @@ pub(super) fn checksum(text: &str) -> u64 {
     text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
+impl TableFamily {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Inet, Self::Bridge];
+}
+
+impl fmt::Display for OurTable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let family = match self.family {
+            TableFamily::Inet => "inet",
+            TableFamily::Bridge => "bridge",
+        };
+        write!(f, "{family} {}", names::table_of(&self.network))
+    }
+}
+
 impl fmt::Display for TableName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Ours(network) => write!(f, "inet {}", names::table_of(network)),
+            Self::Ours(table) => table.fmt(f),
             Self::Flannel(Family::V4) => f.write_str("ip flannel-ipv4"),
             Self::Flannel(Family::V6) => f.write_str("ip6 flannel-ipv6"),
         }
@@ -364,6 +396,7 @@ impl fmt::Display for Element {
             Self::Link(link) => link.fmt(f),
             Self::Lease(public, subnet) | Self::Subnet(public, subnet) => write!(f, "{subnet} of {public}"),
             Self::Source(subnet) => subnet.fmt(f),
+            Self::Sender(port, mac, address) => write!(f, "{address} of {mac} at {port}"),
         }
     }
 }

@@ -222,6 +222,7 @@ impl Judge<'_> {
             | SetKind::Addresses(_)
             | SetKind::Links
             | SetKind::Leases(_)
+            | SetKind::Senders(_)
             | SetKind::Seen(_)
             | SetKind::Claims(_) => false,
         })
@@ -241,6 +242,7 @@ impl Judge<'_> {
             | SetKind::Links
             | SetKind::Leases(_)
             | SetKind::Sources(..)
+            | SetKind::Senders(_)
             | SetKind::Seen(_)
             | SetKind::Claims(_) => None,
         });
