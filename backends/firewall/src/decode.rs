@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use nix::libc::IFNAMSIZ;
-use wire_net::{Family, LinkName, MacAddr, Prefix};
+use wire_net::{Family, LinkName, MacAddr, Prefix, Vni};
 use wire_netlink::attribute::{address, attributes, number, text};
 use wire_state::{ChainKind, Element, Hook, SetKind};
 
@@ -14,6 +14,7 @@ use super::{
         NFTA_EXPR_DATA, NFTA_EXPR_NAME, NFTA_IMMEDIATE_DATA, NFTA_LOOKUP_DREG, NFTA_MATCH_NAME, NFTA_OBJREF_IMM_TYPE,
         NFTA_TARGET_NAME, NFTA_VERDICT_CHAIN,
     },
+    segments::{VNIS, VTEPS},
     tracking::Effects,
 };
 
@@ -55,6 +56,10 @@ pub(super) fn set_kind(name: &str, flags: u32, key: u32) -> Option<SetKind> {
         // A concatenation of two types, six bits each in one number; 4 is a plain integer.
         0x1c4 => pairs(name, flags, Family::V4),
         0x204 => pairs(name, flags, Family::V6),
+        // A plain integer, as those of sets without a name in rules.
+        4 if name == VNIS => Some(SetKind::Vnis),
+        // ifname . ifname.
+        0xa69 => Some(SetKind::Within),
         // ifname . ether_addr . ipv4_addr, and with an integer.
         0x29247 => Some(SetKind::Senders(Family::V4)),
         0x29244 => Some(SetKind::Senders(Family::V6)),
@@ -74,6 +79,9 @@ fn addresses(name: &str, flags: u32, family: Family) -> Option<SetKind> {
 
 /// The kind of a set of pairs of an outer and an inner source.
 fn pairs(name: &str, flags: u32, family: Family) -> Option<SetKind> {
+    if name.starts_with(VTEPS) {
+        return Some(SetKind::Vteps(family));
+    }
     match (flags & TIMEOUT != 0, flags & INTERVAL != 0) {
         (true, _) => Some(SetKind::Claims(family)),
         (false, true) => Some(SetKind::Leases(family)),
@@ -90,15 +98,39 @@ pub(super) fn source_element(key: &[u8], len: u8) -> Option<Element> {
     Prefix::new(address(key)?, len).ok().map(Element::Source)
 }
 
-pub(super) fn link_element(key: &[u8], _: &[u8]) -> Option<Element> {
+fn link_name(key: &[u8]) -> Option<LinkName> {
     let name = key.split(|byte| *byte == 0).next().and_then(|name| std::str::from_utf8(name).ok())?;
-    name.parse::<LinkName>().ok().map(Element::Link)
+    name.parse().ok()
+}
+
+pub(super) fn link_element(key: &[u8], _: &[u8]) -> Option<Element> {
+    link_name(key).map(Element::Link)
+}
+
+pub(super) fn vni_element(key: &[u8], _: &[u8]) -> Option<Element> {
+    vni(key).map(Element::Vni)
+}
+
+/// Reads a public address and the VNI of a network that it is a member of.
+pub(super) fn vtep_element(key: &[u8], _: &[u8]) -> Option<Element> {
+    let (host, number) = key.split_at_checked(key.len().checked_sub(4)?)?;
+    Some(Element::Vtep(address(host)?, vni(number)?))
+}
+
+fn vni(key: &[u8]) -> Option<Vni> {
+    let [a, b, c] = *key.first_chunk::<3>()?;
+    Vni::new(u32::from_be_bytes([0, a, b, c]))
+}
+
+pub(super) fn within_element(key: &[u8], _: &[u8]) -> Option<Element> {
+    let (one, _) = key.split_at_checked(IFNAMSIZ)?;
+    link_name(one).map(Element::Within)
 }
 
 /// Reads a port of a bridge, and a MAC with an address that may send there.
 pub(super) fn sender_element(key: &[u8], _: &[u8]) -> Option<Element> {
     let (name, rest) = key.split_at_checked(IFNAMSIZ)?;
-    let Element::Link(port) = link_element(name, name)? else { return None };
+    let port = link_name(name)?;
     let (hardware, rest) = rest.split_first_chunk::<6>()?;
     Some(Element::Sender(port, MacAddr::new(*hardware), address(rest.get(2..)?)?))
 }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use netlink_packet_core::Emitable;
 use nix::libc::IFNAMSIZ;
-use wire_net::LinkName;
+use wire_net::{LinkName, Vni};
 use wire_state::Element;
 
 use super::nfta::{
@@ -70,6 +70,9 @@ fn key(element: &Element) -> (Vec<u8>, Option<Vec<u8>>) {
         Element::Address(address) => (octets(*address), None),
         Element::Source(subnet) => (octets(subnet.network()), None),
         Element::Link(link) => (name_of(*link), None),
+        Element::Vni(vni) => (vni_of(*vni), None),
+        Element::Vtep(host, vni) => ([octets(*host), vni_of(*vni)].concat(), None),
+        Element::Within(link) => ([name_of(*link), name_of(*link)].concat(), None),
         Element::Sender(port, mac, address) => {
             // The kernel pads each field of a key to 32 bits.
             ([&name_of(*port)[..], &mac.octets(), &[0; 2], &octets(*address)].concat(), None)
@@ -86,6 +89,11 @@ fn key(element: &Element) -> (Vec<u8>, Option<Vec<u8>>) {
             ([&octets(*public), &leading[..len]].concat(), None)
         }
     }
+}
+
+/// The three bytes of a VNI, as a packet has them, padded to 32 bits.
+fn vni_of(vni: Vni) -> Vec<u8> {
+    (vni.number() << 8).to_be_bytes().to_vec()
 }
 
 fn name_of(link: LinkName) -> Vec<u8> {
@@ -117,7 +125,10 @@ mod tests {
     use super::*;
     use wire_netlink::attribute::attributes;
 
-    use crate::decode::{address_element, lease_element, link_element, sender_element, source_element, subnet_element};
+    use crate::decode::{
+        address_element, lease_element, link_element, sender_element, source_element, subnet_element, vni_element,
+        vtep_element, within_element,
+    };
 
     fn lease(public: &str, first: &str, len: u8) -> Element {
         Element::Lease(public.parse().unwrap(), Prefix::new(first.parse().unwrap(), len).unwrap())
@@ -143,6 +154,9 @@ mod tests {
             Element::Subnet(public, subnet) => subnet_element(&first, Family::of(*public), subnet.len()),
             Element::Source(subnet) => source_element(&first, subnet.len()),
             Element::Sender(..) => sender_element(&first, &last),
+            Element::Vni(_) => vni_element(&first, &last),
+            Element::Vtep(..) => vtep_element(&first, &last),
+            Element::Within(_) => within_element(&first, &last),
         }
     }
 
@@ -162,6 +176,10 @@ mod tests {
             subnet("2001:db8::7", "fd00:5:0:52::", 72),
             Element::Source("10.5.52.0/22".parse().unwrap()),
             Element::Source("fd00:5:0:52::/64".parse().unwrap()),
+            Element::Vni(Vni::new(16_777_215).unwrap()),
+            Element::Vtep("192.0.2.7".parse().unwrap(), Vni::new(5000).unwrap()),
+            Element::Vtep("2001:db8::7".parse().unwrap(), Vni::new(1).unwrap()),
+            Element::Within("wb.16777215".parse().unwrap()),
             sender("wp0123abcd", "10.128.0.5"),
             sender("wv.16777215", "fe80::57ff:fe0a:8000"),
         ] {

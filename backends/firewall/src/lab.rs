@@ -8,6 +8,7 @@ mod ipip;
 mod measure;
 mod others;
 mod rendered;
+mod segments;
 mod senders;
 mod tracking;
 

@@ -33,6 +33,7 @@ mod policy;
 mod program;
 mod render;
 mod rule;
+mod segments;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
 mod support;
@@ -45,6 +46,7 @@ pub use from_peers::FirewallFromPeers;
 pub use monitor::FirewallMonitor;
 pub use overlay_device::{Carrier, OverlayDevice};
 pub use policy::{ACCEPT_MARK, FirewallPolicy, Masquerade, Peer, Senders};
+pub use segments::{SegmentMember, SegmentRules, segments_table};
 pub use support::{Learned, Nftables, Support, SupportProbe};
 
 #[cfg(test)]

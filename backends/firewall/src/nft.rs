@@ -6,6 +6,8 @@ use imbl::OrdSet;
 use wire_net::{Family, LinkName};
 use wire_state::{Attachment, DesiredTable, Element, SetKind, TableName};
 
+use super::render::nft::ip;
+
 /// Deletes a table. Adding one that exists does nothing, so deleting it never fails.
 pub(crate) fn delete_table(name: &TableName) -> String {
     format!("add table {name}\ndelete table {name}\n")
@@ -25,6 +27,9 @@ pub(crate) fn put_table(table: &DesiredTable) -> String {
             SetKind::Leases(family) => format!("{} flags interval;", pair(family, family.bits())),
             SetKind::Subnets(family, len) => pair(family, len),
             SetKind::Sources(family, _) => format!("type {};", address(family)),
+            SetKind::Vnis => "typeof @th,96,24;".to_owned(),
+            SetKind::Vteps(family) => format!("typeof {} saddr . @th,96,24;", ip(family)),
+            SetKind::Within => "type ifname . ifname;".to_owned(),
             SetKind::Senders(Family::V4) => "type ifname . ether_addr . ipv4_addr;".to_owned(),
             SetKind::Senders(Family::V6) => "typeof iifname . ether saddr . @nh,64,128;".to_owned(),
             SetKind::Seen(family) => format!("type {}; {FILLED_BY_PACKETS}", address(family)),
@@ -72,6 +77,9 @@ fn element(element: &Element) -> String {
             (first, last) => format!("{public} . {first:#x}-{last:#x}"),
         },
         Element::Source(subnet) => subnet.network().to_string(),
+        Element::Vni(vni) => vni.to_string(),
+        Element::Vtep(host, vni) => format!("{host} . {vni}"),
+        Element::Within(link) => format!("\"{link}\" . \"{link}\""),
         Element::Sender(port, mac, IpAddr::V4(address)) => format!("\"{port}\" . {mac} . {address}"),
         Element::Sender(port, mac, IpAddr::V6(address)) => format!("\"{port}\" . {mac} . {:#x}", address.to_bits()),
         Element::Subnet(public, subnet) => {

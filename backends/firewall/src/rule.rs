@@ -53,6 +53,20 @@ pub(super) enum Match {
     TcpOrUdp,
     /// Its connection was answered.
     Established,
+    /// It goes to this UDP port and has a VXLAN header.
+    VxlanTo(u16),
+    /// Its VNI is in this set.
+    VniIn(&'static str),
+    /// Its source and its VNI are in this set.
+    Vtep(Family, &'static str),
+    /// It comes by a link whose name begins so.
+    FromLike(&'static str),
+    /// It leaves by a link whose name begins so, or not.
+    ToLike(Is, &'static str),
+    /// It leaves by a link in this set.
+    ToIn(&'static str),
+    /// The links that it comes by and leaves by are in this set.
+    Between(&'static str),
     /// A frame with a VLAN tag.
     Tagged,
     /// The port of a bridge, the source MAC and the source address are in this set.

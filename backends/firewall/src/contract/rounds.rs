@@ -2,17 +2,26 @@
 
 use wire_net::Family;
 use wire_state::{
-    ChainName, ChainTable, ChainTableKind, DesiredFirewall, Driver as _, Element, EmptyTables, ErrorKind, Firewall,
-    FirewallOp, ObservedChain, ObservedFirewall, Operation as _, OurTable, Reconciler, Resource as _, SetChange,
-    TableName,
+    ChainName, ChainTable, ChainTableKind, DesiredFirewall, DesiredNet, Driver as _, Element, EmptyTables, ErrorKind,
+    Firewall, FirewallOp, ObservedChain, ObservedFirewall, Operation as _, OurTable, Reconciler, Resource as _,
+    SetChange, TableName,
 };
 
 use super::{Change, Host};
-use crate::tests::{policy, wanted};
+use crate::{
+    BridgeTable, ContainerPort,
+    tests::{name, policy, wanted},
+};
 
 /// The rules of a host with these peers.
 pub(super) fn want(peers: &[u8]) -> DesiredFirewall {
-    wanted(&policy(true), peers, &["docker0"])
+    let port = ContainerPort {
+        link: name("wp1"),
+        mac: "02:57:0a:80:00:21".parse().unwrap(),
+        addresses: vec![[10, 128, 0, 33].into(), "fd57:5000::21".parse().unwrap()],
+    };
+    let bridge = Some(BridgeTable::new(&DesiredNet::default(), &[port]).table().clone());
+    DesiredFirewall { bridge, ..wanted(&policy(true), peers, &["docker0"]) }
 }
 
 /// An agent that has put the rules of a host with two peers.
@@ -76,7 +85,7 @@ pub(super) fn rules_that_are_no_longer_desired_are_gone<H: Host>() {
         let mut reconciler = settled(&host);
         assert!(reconciler.round(&DesiredFirewall::default()).converged);
         let found = read(&mut reconciler);
-        assert_eq!(found.table, None);
+        assert_eq!((found.table, found.bridge), (None, None));
         assert_eq!(found.chains.len(), 0);
     });
 }

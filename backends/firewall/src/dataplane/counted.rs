@@ -53,7 +53,10 @@ impl FirewallDataplane {
                     | Element::Lease(..)
                     | Element::Subnet(..)
                     | Element::Source(_)
-                    | Element::Sender(..) => None,
+                    | Element::Sender(..)
+                    | Element::Vni(_)
+                    | Element::Vtep(..)
+                    | Element::Within(_) => None,
                 }));
                 let claimed = self.netfilter()?.claimed(&format!("claims-{family}"))?;
                 counted.claims.extend(claimed.into_iter().filter_map(|element| match element {
@@ -62,7 +65,10 @@ impl FirewallDataplane {
                     | Element::Address(_)
                     | Element::Subnet(..)
                     | Element::Source(_)
-                    | Element::Sender(..) => None,
+                    | Element::Sender(..)
+                    | Element::Vni(_)
+                    | Element::Vtep(..)
+                    | Element::Within(_) => None,
                 }));
             }
         }

@@ -31,12 +31,23 @@ fn addresses(last: u8) -> [IpAddr; 2] {
     [[10, 128, 0, last].into(), format!("fd57:5000::{last:x}").parse().unwrap()]
 }
 
-fn new_namespace() -> OwnedFd {
+pub(super) fn new_namespace() -> OwnedFd {
     let made = std::thread::spawn(|| {
         unshare(CloneFlags::CLONE_NEWNET).unwrap();
         std::fs::File::open("/proc/thread-self/ns/net").unwrap()
     });
     made.join().unwrap().into()
+}
+
+/// Runs a shell command in a namespace.
+pub(super) fn run_in(namespace: &OwnedFd, command: &str) -> String {
+    std::thread::scope(|scope| {
+        let inside = || {
+            setns(namespace, CloneFlags::CLONE_NEWNET).unwrap();
+            run(command)
+        };
+        scope.spawn(inside).join().unwrap()
+    })
 }
 
 impl Bridge {
@@ -65,13 +76,7 @@ impl Bridge {
     }
 
     fn inside(&self, container: usize, command: &str) -> String {
-        std::thread::scope(|scope| {
-            let inside = || {
-                setns(&self.containers[container], CloneFlags::CLONE_NEWNET).unwrap();
-                run(command)
-            };
-            scope.spawn(inside).join().unwrap()
-        })
+        run_in(&self.containers[container], command)
     }
 
     /// The number of frames that have come to the first container.
@@ -112,7 +117,7 @@ fn wait_until(what: &str, is_so: impl Fn() -> bool) {
     }
 }
 
-fn packets(listed: &str) -> u64 {
+pub(super) fn packets(listed: &str) -> u64 {
     listed.split_once("packets ").and_then(|(_, rest)| rest.split(' ').next()?.parse().ok()).unwrap()
 }
 

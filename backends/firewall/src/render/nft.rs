@@ -55,6 +55,13 @@ fn condition(condition: &Match, network: &NetworkName) -> String {
         Match::OnlyPassing => "fib daddr type unicast".to_owned(),
         Match::TcpOrUdp => "meta l4proto { tcp, udp }".to_owned(),
         Match::Established => "ct state established".to_owned(),
+        Match::VxlanTo(port) => format!("udp dport {port} udp length >= 16"),
+        Match::VniIn(set) => format!("@th,96,24 @{set}"),
+        Match::Vtep(family, set) => format!("{} saddr . @th,96,24 @{set}", ip(*family)),
+        Match::FromLike(start) => format!("iifname \"{start}*\""),
+        Match::ToLike(is, start) => format!("oifname {}\"{start}*\"", operator(*is)),
+        Match::ToIn(set) => format!("oifname @{set}"),
+        Match::Between(set) => format!("iifname . oifname @{set}"),
         // Also of a tag that the kernel holds beside the frame (`nft_payload_copy_vlan` of net/netfilter/nft_payload.c).
         Match::Tagged => "@ll,96,16 { 0x8100, 0x88a8 }".to_owned(),
         Match::Routers => "icmpv6 type { nd-router-advert, nd-redirect }".to_owned(),

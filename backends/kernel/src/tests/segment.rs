@@ -230,3 +230,34 @@ fn a_question_for_an_address_that_nobody_has_reaches_all_hosts_and_nobody_withou
         }
     });
 }
+
+#[test]
+fn whatever_is_deleted_or_changed_of_a_network_by_hand_is_made_again() {
+    in_lab(|members| {
+        let mac = Segment::mac_of(addresses(2, 1)[0]);
+        for harm in [
+            "ip link del wv.5000".to_owned(),
+            "ip link set wv.5000 nomaster".to_owned(),
+            "ip link set wv.5000 down".to_owned(),
+            "bridge link set dev wv.5000 neigh_suppress off learning on isolated on".to_owned(),
+            "ip link set wb.5000 type bridge mcast_snooping 1 stp_state 1".to_owned(),
+            format!("bridge fdb del {mac} dev wv.5000 master"),
+            format!("bridge fdb del {mac} dev wv.5000"),
+            "ip neigh flush dev wb.5000 nud permanent".to_owned(),
+            "ip addr flush dev wb.5000".to_owned(),
+            "ip link del wb.5000".to_owned(),
+        ] {
+            run_inside(&members[0].host, &harm);
+            assert!(members[0].reconcile(&members) > 0, "{harm}");
+            assert_eq!(members[0].reconcile(&members), 0, "{harm}");
+            let ports = "ip link set wp1 master wb.5000; bridge -d link show dev wv.5000; ip -d link show wb.5000";
+            let shown = run_inside(&members[0].host, ports);
+            for part in ["neigh_suppress on", "learning off", "isolated off", "mcast_snooping 0", "stp_state 0"] {
+                assert!(shown.contains(part), "{harm}: no {part} in {shown}");
+            }
+            for address in addresses(2, 1) {
+                run_inside(&members[0].host, &format!("ping -c1 -W2 {address}"));
+            }
+        }
+    });
+}

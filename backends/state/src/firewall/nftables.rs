@@ -7,7 +7,7 @@ use std::{
 };
 
 use imbl::OrdSet;
-use wire_net::{Family, LinkName, MacAddr, NetworkName, Prefix};
+use wire_net::{Family, LinkName, MacAddr, NetworkName, Prefix, Vni};
 
 use super::names;
 
@@ -188,6 +188,12 @@ pub enum SetKind {
     Sources(Family, u8),
     /// Ports of bridges, each with a MAC and an address that may send there.
     Senders(Family),
+    /// Networks of VXLAN.
+    Vnis,
+    /// Public addresses, each with a network of VXLAN that it is a member of.
+    Vteps(Family),
+    /// Links between which packets stay as they are: each with itself.
+    Within,
     /// Addresses that packets put there, for an hour each.
     Seen(Family),
     /// The same, each with an inner source that came from it.
@@ -209,6 +215,12 @@ pub enum Element {
     Source(Prefix),
     /// A port of a bridge, and a MAC with an address that may send there.
     Sender(LinkName, MacAddr, IpAddr),
+    /// A network of VXLAN.
+    Vni(Vni),
+    /// A host, and a network of VXLAN that it is a member of.
+    Vtep(IpAddr, Vni),
+    /// A link, as the one that packets come by and leave by.
+    Within(LinkName),
 }
 
 impl<C> Default for Table<C> {
@@ -397,6 +409,9 @@ impl fmt::Display for Element {
             Self::Lease(public, subnet) | Self::Subnet(public, subnet) => write!(f, "{subnet} of {public}"),
             Self::Source(subnet) => subnet.fmt(f),
             Self::Sender(port, mac, address) => write!(f, "{address} of {mac} at {port}"),
+            Self::Vni(vni) => write!(f, "VNI {vni}"),
+            Self::Vtep(host, vni) => write!(f, "{host} of VNI {vni}"),
+            Self::Within(link) => write!(f, "within {link}"),
         }
     }
 }

@@ -223,6 +223,9 @@ impl Judge<'_> {
             | SetKind::Links
             | SetKind::Leases(_)
             | SetKind::Senders(_)
+            | SetKind::Vnis
+            | SetKind::Vteps(_)
+            | SetKind::Within
             | SetKind::Seen(_)
             | SetKind::Claims(_) => false,
         })
@@ -243,6 +246,9 @@ impl Judge<'_> {
             | SetKind::Leases(_)
             | SetKind::Sources(..)
             | SetKind::Senders(_)
+            | SetKind::Vnis
+            | SetKind::Vteps(_)
+            | SetKind::Within
             | SetKind::Seen(_)
             | SetKind::Claims(_) => None,
         });

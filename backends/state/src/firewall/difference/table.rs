@@ -60,6 +60,7 @@ fn sender(table: &DesiredTable, set: &str, element: Element) -> Option<String> {
             Some(format!("{subnet} of host {host}"))
         }
         (SetKind::Senders(_), Element::Sender(port, mac, address)) => Some(format!("{address} of {mac} at {port}")),
+        (SetKind::Vteps(_), Element::Vtep(host, vni)) => Some(format!("host {host} for VNI {vni}")),
         (SetKind::Sources(..), Element::Source(subnet)) => Some(format!("{subnet} without encapsulation")),
         (
             SetKind::Addresses(_)
@@ -68,6 +69,9 @@ fn sender(table: &DesiredTable, set: &str, element: Element) -> Option<String> {
             | SetKind::Subnets(..)
             | SetKind::Sources(..)
             | SetKind::Senders(_)
+            | SetKind::Vnis
+            | SetKind::Vteps(_)
+            | SetKind::Within
             | SetKind::Seen(_)
             | SetKind::Claims(_),
             _,
@@ -223,6 +227,9 @@ impl fmt::Display for Content {
             SetKind::Subnets(family, len) => write!(f, "{family} subnets of hosts of length {len}"),
             SetKind::Sources(family, len) => write!(f, "{family} subnets of length {len}"),
             SetKind::Senders(family) => write!(f, "{family} senders at ports of bridges"),
+            SetKind::Vnis => f.write_str("networks of VXLAN"),
+            SetKind::Vteps(family) => write!(f, "{family} members of networks of VXLAN"),
+            SetKind::Within => f.write_str("links, each with itself"),
             SetKind::Seen(family) => write!(f, "{family} addresses seen in packets"),
             SetKind::Claims(family) => write!(f, "{family} sources seen in packets"),
         }
