@@ -14,7 +14,7 @@ use super::{
         NFTA_EXPR_DATA, NFTA_EXPR_NAME, NFTA_IMMEDIATE_DATA, NFTA_LOOKUP_DREG, NFTA_MATCH_NAME, NFTA_OBJREF_IMM_TYPE,
         NFTA_TARGET_NAME, NFTA_VERDICT_CHAIN,
     },
-    segments::{VNIS, VTEPS},
+    segments::{BEHIND, VNIS, VTEPS},
     tracking::Effects,
 };
 
@@ -82,6 +82,9 @@ fn pairs(name: &str, flags: u32, family: Family) -> Option<SetKind> {
     if name.starts_with(VTEPS) {
         return Some(SetKind::Vteps(family));
     }
+    if name.starts_with(BEHIND) {
+        return Some(SetKind::Behind(family, if name.ends_with("v4") { Family::V4 } else { Family::V6 }));
+    }
     match (flags & TIMEOUT != 0, flags & INTERVAL != 0) {
         (true, _) => Some(SetKind::Claims(family)),
         (false, true) => Some(SetKind::Leases(family)),
@@ -137,7 +140,16 @@ pub(super) fn sender_element(key: &[u8], _: &[u8]) -> Option<Element> {
 
 /// Reads a public address and the subnet leased to it, from the first and the last key of a range.
 pub(super) fn lease_element(first: &[u8], last: &[u8]) -> Option<Element> {
-    let (public, from) = first.split_at_checked(first.len() / 2)?;
+    range_element(first, last, first.len() / 2)
+}
+
+/// The same for a public address of a family, and sources of any.
+pub(super) fn behind_element(first: &[u8], last: &[u8], outer: Family) -> Option<Element> {
+    range_element(first, last, usize::from(outer.bits() / 8))
+}
+
+fn range_element(first: &[u8], last: &[u8], public_len: usize) -> Option<Element> {
+    let (public, from) = first.split_at_checked(public_len)?;
     let (from, to) = (address(from)?, address(last.get(public.len()..)?)?);
     let host = 128 - (address_bits(from) ^ address_bits(to)).leading_zeros();
     let len = Family::of(from).bits().checked_sub(u8::try_from(host).ok()?)?;

@@ -29,6 +29,7 @@ pub(crate) fn put_table(table: &DesiredTable) -> String {
             SetKind::Sources(family, _) => format!("type {};", address(family)),
             SetKind::Vnis => "typeof @th,96,24;".to_owned(),
             SetKind::Vteps(family) => format!("typeof {} saddr . @th,96,24;", ip(family)),
+            SetKind::Behind(outer, inner) => format!("{} flags interval;", behind(outer, inner)),
             SetKind::Within => "type ifname . ifname;".to_owned(),
             SetKind::Senders(Family::V4) => "type ifname . ether_addr . ipv4_addr;".to_owned(),
             SetKind::Senders(Family::V6) => "typeof iifname . ether saddr . @nh,64,128;".to_owned(),
@@ -104,6 +105,15 @@ fn pair(family: Family, bits: u8) -> String {
         Family::V4 => format!("typeof ip saddr . @th,336,{bits};"),
         Family::V6 => format!("typeof ip6 saddr . @th,304,{bits};"),
     }
+}
+
+/// The same for an inner source of any family.
+fn behind(outer: Family, inner: Family) -> String {
+    let inner = match inner {
+        Family::V4 => "@th,336,32",
+        Family::V6 => "@th,304,128",
+    };
+    format!("typeof {} saddr . {inner};", ip(outer))
 }
 
 const fn address(family: Family) -> &'static str {

@@ -59,6 +59,8 @@ pub(super) enum Match {
     VniIn(&'static str),
     /// Its source and its VNI are in this set.
     Vtep(Family, &'static str),
+    /// Its source, and the bytes of a family's address at this offset in bits, are not in this set.
+    NotBehind(Family, usize, Family, String),
     /// It comes by a link whose name begins so.
     FromLike(&'static str),
     /// It leaves by a link whose name begins so, or not.

@@ -29,7 +29,15 @@ fn desired() -> DesiredFirewall {
     let publics = ["192.0.2.2", "2001:db8::2"].map(|public| public.parse().unwrap());
     let members: Vec<SegmentMember> = [5000, 5001]
         .into_iter()
-        .flat_map(|number| publics.map(|public| SegmentMember { vni: vni(number), public }))
+        .flat_map(|number| {
+            let sources = [
+                format!("10.{}.0.64/27", number - 4872),
+                format!("fd57:{number}::/120"),
+                format!("10.{}.0.65/32", number - 4872),
+            ];
+            let sources = sources.map(|source| source.parse().unwrap()).to_vec();
+            publics.map(|public| SegmentMember { vni: vni(number), public, sources: sources.clone() })
+        })
         .collect();
     let table = segments_table(8472, &[5000, 5001, 5002].map(segment), &members);
     DesiredFirewall { table: Some(table), ..DesiredFirewall::default() }
@@ -133,5 +141,51 @@ fn a_network_leads_to_the_outside_by_this_hosts_address_and_never_to_another_or_
         let mut again = super::reconciler();
         let report = again.round(&desired());
         assert_eq!((report.written, report.removed, report.converged), (0, 0, true), "{report:?}");
+    });
+}
+
+/// A packet of VXLAN: its inner EtherType, and an address at an offset behind that.
+fn encapsulated(ether_type: u16, offset: usize, address: &str) -> Vec<u8> {
+    let mut packet = [&[8, 0, 0, 0, 0, 0x13, 0x88, 0][..], &[2; 12], &ether_type.to_be_bytes(), &[0; 60]].concat();
+    let octets = match address.parse().unwrap() {
+        std::net::IpAddr::V4(address) => address.octets().to_vec(),
+        std::net::IpAddr::V6(address) => address.octets().to_vec(),
+    };
+    packet[22 + offset..22 + offset + octets.len()].copy_from_slice(&octets);
+    packet
+}
+
+#[test]
+fn a_member_sends_from_its_own_addresses_alone() {
+    in_namespace(|| {
+        run("ip link set lo up; for n in 1 2; do ip address add 192.0.2.$n/24 dev lo; done");
+        run("for n in 1 2; do ip address add 2001:db8::$n/64 dev lo nodad; done");
+        let mut first = reconciler();
+        assert!(first.round(&desired()).converged);
+        first.invalidate();
+        assert_eq!(first.round(&desired()).written, 0);
+        let mut dropped = 0;
+        for (victim, member) in [("192.0.2.1:8472", "192.0.2.2:0"), ("[2001:db8::1]:8472", "[2001:db8::2]:0")] {
+            let (ear, socket) = (UdpSocket::bind(victim).unwrap(), UdpSocket::bind(member).unwrap());
+            ear.set_nonblocking(true).unwrap();
+            for (ether_type, offset, source, arrives) in [
+                (0x0800, 12, "10.128.0.65", true),
+                (0x0800, 12, "10.128.0.95", true),
+                (0x0800, 12, "10.128.0.96", false),
+                (0x0800, 12, "198.51.100.1", false),
+                (0x0806, 14, "10.128.0.65", true),
+                (0x0806, 14, "0.0.0.0", true),
+                (0x0806, 14, "10.128.0.1", false),
+                (0x86dd, 8, "fd57:5000::41", true),
+                (0x86dd, 8, "fe80::41", true),
+                (0x86dd, 8, "::", true),
+                (0x86dd, 8, "fd57:5000::141", false),
+            ] {
+                socket.send_to(&encapsulated(ether_type, offset, source), victim).unwrap();
+                dropped += u64::from(!arrives);
+                assert_eq!(ear.recv(&mut [0; 200]).is_ok(), arrives, "{member} {source}");
+                assert_eq!(counted("segment-forged"), dropped, "{member} {source}");
+            }
+        }
     });
 }

@@ -11,9 +11,9 @@ use wire_state::{
 use super::{Expressions, GET_CHAIN, GET_ELEMENTS, GET_RULE, GET_SET, GET_TABLE, Netfilter, TablePlace, flowtable};
 use crate::{
     decode::{
-        address_element, attribute, be32, chain_kind, comment, find, hook_of, lease_element, link_element,
-        sender_element, set_kind, source_element, subnet_element, vni_element, vtep_element, within_element,
-        without_counts,
+        address_element, attribute, be32, behind_element, chain_kind, comment, find, hook_of, lease_element,
+        link_element, sender_element, set_kind, source_element, subnet_element, vni_element, vtep_element,
+        within_element, without_counts,
     },
     encode::Body,
     nfta::{
@@ -47,6 +47,9 @@ impl Netfilter {
                 SetKind::Subnets(family, len) => self.elements(of, &name, |key, _| subnet_element(key, family, len))?,
                 SetKind::Sources(_, len) => self.elements(of, &name, |key, _| source_element(key, len))?,
                 SetKind::Senders(_) => self.elements(of, &name, sender_element)?,
+                SetKind::Behind(outer, _) => {
+                    self.elements(of, &name, |first, last| behind_element(first, last, outer))?
+                }
                 SetKind::Vnis => self.elements(of, &name, vni_element)?,
                 SetKind::Vteps(_) => self.elements(of, &name, vtep_element)?,
                 SetKind::Within => self.elements(of, &name, within_element)?,

@@ -58,6 +58,9 @@ fn condition(condition: &Match, network: &NetworkName) -> String {
         Match::VxlanTo(port) => format!("udp dport {port} udp length >= 16"),
         Match::VniIn(set) => format!("@th,96,24 @{set}"),
         Match::Vtep(family, set) => format!("{} saddr . @th,96,24 @{set}", ip(*family)),
+        Match::NotBehind(outer, offset, inner, set) => {
+            format!("{} saddr . @th,{offset},{} != @{set}", ip(*outer), inner.bits())
+        }
         Match::FromLike(start) => format!("iifname \"{start}*\""),
         Match::ToLike(is, start) => format!("oifname {}\"{start}*\"", operator(*is)),
         Match::ToIn(set) => format!("oifname @{set}"),

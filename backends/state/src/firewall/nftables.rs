@@ -192,6 +192,8 @@ pub enum SetKind {
     Vnis,
     /// Public addresses, each with a network of VXLAN that it is a member of.
     Vteps(Family),
+    /// Public addresses of the first family, each with the inner sources of the second that may come from it.
+    Behind(Family, Family),
     /// Links between which packets stay as they are: each with itself.
     Within,
     /// Addresses that packets put there, for an hour each.

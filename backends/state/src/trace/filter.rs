@@ -225,6 +225,7 @@ impl Judge<'_> {
             | SetKind::Senders(_)
             | SetKind::Vnis
             | SetKind::Vteps(_)
+            | SetKind::Behind(..)
             | SetKind::Within
             | SetKind::Seen(_)
             | SetKind::Claims(_) => false,
@@ -248,6 +249,7 @@ impl Judge<'_> {
             | SetKind::Senders(_)
             | SetKind::Vnis
             | SetKind::Vteps(_)
+            | SetKind::Behind(..)
             | SetKind::Within
             | SetKind::Seen(_)
             | SetKind::Claims(_) => None,

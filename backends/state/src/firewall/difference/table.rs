@@ -56,9 +56,10 @@ fn sender(table: &DesiredTable, set: &str, element: Element) -> Option<String> {
             let checks_sources = table.sets.values().any(|set| set.kind == SetKind::Leases(family));
             (!checks_sources).then(|| host.to_string())
         }
-        (SetKind::Leases(_) | SetKind::Subnets(..), Element::Lease(host, subnet) | Element::Subnet(host, subnet)) => {
-            Some(format!("{subnet} of host {host}"))
-        }
+        (
+            SetKind::Leases(_) | SetKind::Behind(..) | SetKind::Subnets(..),
+            Element::Lease(host, subnet) | Element::Subnet(host, subnet),
+        ) => Some(format!("{subnet} of host {host}")),
         (SetKind::Senders(_), Element::Sender(port, mac, address)) => Some(format!("{address} of {mac} at {port}")),
         (SetKind::Vteps(_), Element::Vtep(host, vni)) => Some(format!("host {host} for VNI {vni}")),
         (SetKind::Sources(..), Element::Source(subnet)) => Some(format!("{subnet} without encapsulation")),
@@ -71,6 +72,7 @@ fn sender(table: &DesiredTable, set: &str, element: Element) -> Option<String> {
             | SetKind::Senders(_)
             | SetKind::Vnis
             | SetKind::Vteps(_)
+            | SetKind::Behind(..)
             | SetKind::Within
             | SetKind::Seen(_)
             | SetKind::Claims(_),
@@ -229,6 +231,7 @@ impl fmt::Display for Content {
             SetKind::Senders(family) => write!(f, "{family} senders at ports of bridges"),
             SetKind::Vnis => f.write_str("networks of VXLAN"),
             SetKind::Vteps(family) => write!(f, "{family} members of networks of VXLAN"),
+            SetKind::Behind(outer, inner) => write!(f, "{inner} sources behind {outer} hosts"),
             SetKind::Within => f.write_str("links, each with itself"),
             SetKind::Seen(family) => write!(f, "{family} addresses seen in packets"),
             SetKind::Claims(family) => write!(f, "{family} sources seen in packets"),
