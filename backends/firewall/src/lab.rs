@@ -4,6 +4,7 @@
 mod bridges;
 mod direct;
 mod flowtable;
+mod further;
 mod ipip;
 mod measure;
 mod others;

@@ -161,7 +161,7 @@ fn arp(from: MacAddr, told: MacAddr, source: IpAddr) -> Vec<u8> {
     frame(from, 0x0806, &[&head[..], &told.octets(), &octets(source), &[0; 6], &[10, 128, 0, 33]].concat())
 }
 
-fn desired(remote: &[u8]) -> DesiredFirewall {
+pub(super) fn desired(remote: &[u8]) -> DesiredFirewall {
     let mut net = DesiredNet::default();
     let kind = DesiredKind::Kernel(KernelKind::Vxlan(DesiredVxlan::new(Vni::new(5000).unwrap())));
     let link = DesiredLink { master: Some(name("wb.5000")), ..DesiredLink::new(kind, Mtu(1450)) };

@@ -20,7 +20,7 @@ fn vni(number: u32) -> Vni {
 }
 
 /// Networks 5000, 5001 and 5002, of which the last is internal. The host with the last byte 2 is a member of the first two.
-fn desired() -> DesiredFirewall {
+pub(super) fn desired() -> DesiredFirewall {
     let segment = |number: u32| SegmentRules {
         bridge: name(&format!("wb.{number}")),
         vni: vni(number),
