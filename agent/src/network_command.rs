@@ -50,6 +50,8 @@ pub(crate) enum NetworkCommandError {
     NoFamily,
     #[error("nothing to change is given: see wire-agent network update --help")]
     NoChange,
+    #[error("{name} is a flat network of this host (--flat): give the network another name")]
+    Flat { name: NetworkName },
     #[error("some networks were not removed")]
     NotAllRemoved,
 }
@@ -80,7 +82,7 @@ impl NetworkCommandError {
             | Self::NoIpv4
             | Self::NoFamily
             | Self::NoChange => USAGE,
-            Self::NotAllRemoved => NO,
+            Self::Flat { .. } | Self::NotAllRemoved => NO,
         }
     }
 }
@@ -97,7 +99,10 @@ impl From<NetworkError> for Exit {
 /// [`Exit::Store`] when etcd does not answer, and those of [`NetworkCommandError`].
 pub(crate) async fn run(command: NetworkCommand, etcd: EtcdFlags) -> Result<(), Exit> {
     match command {
-        NetworkCommand::Create(flags) => create(flags, Etcd::open(etcd).await?).await,
+        NetworkCommand::Create(flags) => {
+            refuse_flat(&flags.name, &etcd)?;
+            create(flags, Etcd::open(etcd).await?).await
+        }
         NetworkCommand::Ls(output) => {
             let all = Etcd::open(etcd).await?.site().await?.all();
             if output.json { print_json(&all) } else { output::answer(&show::table(&all)) }
@@ -110,6 +115,14 @@ pub(crate) async fn run(command: NetworkCommand, etcd: EtcdFlags) -> Result<(), 
         NetworkCommand::Update(flags) => update(flags, etcd).await,
         NetworkCommand::Rm { names, force, output } => remove(&names, force, output, Etcd::open(etcd).await?).await,
     }
+}
+
+/// Flat networks and networks by name have one space of names, so that a name means one network.
+fn refuse_flat(name: &NetworkName, etcd: &EtcdFlags) -> Result<(), NetworkCommandError> {
+    if etcd.is_flat(name) {
+        return Err(NetworkCommandError::Flat { name: name.clone() });
+    }
+    Ok(())
 }
 
 async fn create(flags: CreateFlags, etcd: Etcd) -> Result<(), Exit> {

@@ -72,6 +72,24 @@ fn what_cannot_be_is_refused_with_a_sentence() {
     assert!(command(&["inspect"]).is_err());
 }
 
+fn create_beside(flat: &str, name: &str) -> (NetworkCommand, EtcdFlags) {
+    let cli = Cli::read(["wire-agent", "--flat", flat, "network", "create", name].map(Into::into)).unwrap();
+    let Some(Command::Network(command)) = cli.command else { panic!("{name}") };
+    (command, cli.etcd)
+}
+
+#[tokio::test]
+async fn the_name_of_a_flat_network_is_refused_before_etcd_is_asked() {
+    for (flat, name) in [("blue=/blue", "blue"), ("blue=/blue,red=/red", "red")] {
+        let (command, etcd) = create_beside(flat, name);
+        let refused = run(command, etcd).await.unwrap_err();
+        let reason = format!("{name} is a flat network of this host (--flat): give the network another name");
+        assert_eq!((refused.to_string(), refused.status()), (reason, NO));
+    }
+    let (_, etcd) = create_beside("blue=/blue", "blues");
+    assert!(refuse_flat(&"blues".parse().unwrap(), &etcd).is_ok());
+}
+
 fn put<R: Record>(records: &mut Records<R>, key: &str, json: &str, revision: i64) {
     let origin = Origin { create_revision: Revision(revision), mod_revision: Revision(revision), lease: None };
     let stored = Stored { record: std::sync::Arc::new(R::from_value(json.as_bytes()).unwrap()), origin };
