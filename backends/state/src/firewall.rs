@@ -18,9 +18,10 @@ pub use iptables::{
     Call, ChainName, ChainTable, ChainTableKind, Creation, DesiredChain, InternalBridge, InternalBridges, ObservedCall,
     ObservedChain, Place, Position,
 };
+pub use names::{OurTable, TableFamily, TableName};
 pub use nftables::{
     Attachment, BaseChain, ChainKind, ChainPolicy, DesiredTable, Element, Flowtable, Hook, ObservedBaseChain,
-    ObservedRule, ObservedTable, OurTable, Rule, Set, SetKind, Table, TableFamily, TableName,
+    ObservedRule, ObservedTable, Rule, Set, SetKind, Table,
 };
 pub use op::{CallChange, ChainChange, FirewallOp, SetChange};
 pub use others::{OperatorDrop, OtherFirewalls, OtherRules};

@@ -7,37 +7,9 @@ use std::{
 };
 
 use imbl::OrdSet;
-use wire_net::{Family, LinkName, MacAddr, NetworkName, Prefix, Vni};
+use wire_net::{Family, LinkName, MacAddr, Prefix, Vni};
 
-use super::names;
-
-/// The name of a table of nftables.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum TableName {
-    /// Ours: `inet wire-agent`.
-    Ours(OurTable),
-    /// flanneld's with `EnableNFTables`: `ip flannel-ipv4`, `ip6 flannel-ipv6`.
-    Flannel(Family),
-}
-
-/// The name of a table of ours.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct OurTable {
-    /// Its family.
-    pub family: TableFamily,
-    /// The network that it belongs to.
-    pub network: NetworkName,
-}
-
-/// A family of nftables in which we have tables.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub enum TableFamily {
-    /// `inet`: packets of both families.
-    #[default]
-    Inet,
-    /// `bridge`: frames that bridges receive.
-    Bridge,
-}
+use super::names::OurTable;
 
 /// A table of ours. `C` is a base chain, which differs between a table that is desired and one that was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -354,31 +326,6 @@ impl Rule {
 /// FNV-1a: the same in each version of this program, so that an upgrade changes no rule that is right.
 pub(super) fn checksum(text: &str) -> u64 {
     text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
-}
-
-impl TableFamily {
-    /// All of them.
-    pub const ALL: [Self; 2] = [Self::Inet, Self::Bridge];
-}
-
-impl fmt::Display for OurTable {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let family = match self.family {
-            TableFamily::Inet => "inet",
-            TableFamily::Bridge => "bridge",
-        };
-        write!(f, "{family} {}", names::table_of(&self.network))
-    }
-}
-
-impl fmt::Display for TableName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Ours(table) => table.fmt(f),
-            Self::Flannel(Family::V4) => f.write_str("ip flannel-ipv4"),
-            Self::Flannel(Family::V6) => f.write_str("ip6 flannel-ipv6"),
-        }
-    }
 }
 
 impl fmt::Display for ChainKind {
