@@ -83,6 +83,20 @@ pub(crate) fn is_overlay_device(name: LinkName, kind: &str) -> bool {
     named && matches!(kind, "vxlan" | "tun") || name == "flannel.ipip" && kind == "ipip"
 }
 
+/// Whether a link is the bridge or the VXLAN device of a network over several hosts, by the names that this agent gives them.
+fn is_segment_device(name: LinkName, kind: &str) -> bool {
+    let vni = match kind {
+        "bridge" => name.as_str().strip_prefix("wb."),
+        "vxlan" => name.as_str().strip_prefix("wv."),
+        _ => None,
+    };
+    vni.is_some_and(is_number)
+}
+
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -103,18 +117,4 @@ mod tests {
             assert!(!is_one(name, kind), "{name} {kind}");
         }
     }
-}
-
-/// Whether a link is the bridge or the VXLAN device of a network over several hosts, by the names that this agent gives them.
-fn is_segment_device(name: LinkName, kind: &str) -> bool {
-    let vni = match kind {
-        "bridge" => name.as_str().strip_prefix("wb."),
-        "vxlan" => name.as_str().strip_prefix("wv."),
-        _ => None,
-    };
-    vni.is_some_and(is_number)
-}
-
-fn is_number(text: &str) -> bool {
-    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
 }
