@@ -32,8 +32,8 @@ pub struct FirewallDataplane {
     families: Vec<Family>,
     /// The nftables generation of the last read, increased by one for each write of our own.
     generation: Option<u32>,
-    /// The compiled expressions of our rules, as last known to be right.
-    expressions: Expressions,
+    /// The compiled expressions of the rules of our tables, as last known to be right.
+    expressions: BTreeMap<OurTable, Expressions>,
     programs: BTreeMap<Family, Programs>,
     /// The flowtables of our tables, from the last read or write.
     flowtables: BTreeMap<OurTable, BTreeMap<String, Flowtable>>,
@@ -65,7 +65,7 @@ impl FirewallDataplane {
             netfilter: None,
             families,
             generation: None,
-            expressions: Expressions::new(),
+            expressions: BTreeMap::new(),
             programs: BTreeMap::new(),
             flowtables: BTreeMap::new(),
             unreadable: BTreeMap::new(),
@@ -166,14 +166,14 @@ impl FirewallDataplane {
         }
     }
 
-    /// Writes our table, and reads it back: the expressions that nft has compiled are remembered while they are known to
+    /// Writes a table of ours, and reads it back: the expressions that nft has compiled are remembered while they are known to
     /// be right.
     fn put_table(&mut self, table: &DesiredTable) -> Attempt {
         program::nft(&nft::put_table(table))?;
         self.count_own_write();
         let made = self.netfilter().and_then(|netfilter| netfilter.table(&table.name));
         let (made, expressions) = made.unwrap_or_default();
-        self.expressions.extend(expressions);
+        self.expressions.insert(table.name.clone(), expressions);
         self.flowtables.insert(table.name.clone(), made.flowtables.clone());
         if made.equals(table) {
             Ok(())

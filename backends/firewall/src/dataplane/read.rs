@@ -41,14 +41,15 @@ impl FirewallDataplane {
     fn read_ours(&mut self, name: &OurTable) -> Result<ObservedTable, DataplaneError> {
         let (mut table, expressions) = self.netfilter()?.table(name)?;
         self.flowtables.insert(name.clone(), table.flowtables.clone());
+        let known = self.expressions.entry(name.clone()).or_default();
         for rule in table.chains.values_mut().flat_map(|chain| &mut chain.rules) {
             let ObservedRule::Marked(mark) = rule else { continue };
-            if self.expressions.get(mark).is_some_and(|known| expressions.get(mark) != Some(known)) {
+            if known.get(mark).is_some_and(|known| expressions.get(mark) != Some(known)) {
                 *rule = ObservedRule::Altered;
             }
         }
         for (mark, bytes) in expressions {
-            self.expressions.entry(mark).or_insert(bytes);
+            known.entry(mark).or_insert(bytes);
         }
         Ok(table)
     }
