@@ -13,6 +13,7 @@ use crate::{
     exit::STATUSES,
     flat::Flat,
     go_syntax,
+    network_command::NetworkCommand,
     old_flags::{KubernetesFlags, LogFlags, RemovedFlags},
     pulse::Part,
     trace,
@@ -205,6 +206,9 @@ pub(crate) enum Command {
     /// Read, check or write the network config in etcd.
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Make, list, change and remove networks by name, which are there on all hosts.
+    #[command(subcommand)]
+    Network(NetworkCommand),
     /// Compare this host with what it should hold, and print a sentence for each difference. Changes nothing. A running agent is asked, and
     /// repairs differences as always. Without one, give the agent's own flags before the word verify. Exit status 0: nothing differs, 1: something
     /// does, another: it could not be compared.

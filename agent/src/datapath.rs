@@ -94,7 +94,7 @@ impl Outcome {
             match link.kind {
                 KernelKind::Vxlan(_) => return Self::NoVxlan,
                 KernelKind::Ipip(_) => return Self::NoIpip,
-                KernelKind::Bridge | KernelKind::Veth(_) | KernelKind::Vlan(_) | KernelKind::Macvlan(_) => {}
+                KernelKind::Bridge(_) | KernelKind::Veth(_) | KernelKind::Vlan(_) | KernelKind::Macvlan(_) => {}
             }
         }
         if matches!(op, Op::Tunnel(TunnelOp::Create(..) | TunnelOp::Change(..))) {
@@ -340,8 +340,8 @@ mod tests {
 
     use wire_net::{Mtu, Vni};
     use wire_state::{
-        Capabilities, DesiredLink, DesiredVxlan, Findings, Framing, LinkPlace, ObservedKind, ObservedLink, OpError,
-        Owner, Tunnel,
+        Bridge, Capabilities, DesiredLink, DesiredVxlan, Findings, Framing, LinkPlace, ObservedKind, ObservedLink,
+        OpError, Owner, Tunnel,
     };
 
     use super::*;
@@ -373,11 +373,12 @@ mod tests {
         let fdb = wire_state::FdbKey { link: name, mac: "02:00:00:00:00:01".parse().unwrap() };
         assert_eq!(refused(kernel(KernelOp::DeleteFdb(fdb)), ErrorKind::Unsupported), Outcome::Usable);
         let found = ObservedLink {
-            kind: ObservedKind::Bridge,
+            kind: ObservedKind::Bridge(Bridge::default()),
             mac: None,
             mtu: Mtu(1450),
             up: true,
             master: None,
+            port: None,
             is_marked: false,
             owner: Owner::Foreign,
             index: 9,

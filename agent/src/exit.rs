@@ -13,8 +13,8 @@ use wire_store::{EtcdSettingsError, StoreError};
 
 use crate::{
     config_command::ConfigCommandError, docker_opts::DockerOptsError, drain::DrainError, files::WriteError,
-    other_agents::Taken, reconcile_loop::StartError, settings::UsageError, status::NoAnswer, trace::TraceError,
-    verify::VerifyError,
+    network_command::NetworkCommandError, other_agents::Taken, reconcile_loop::StartError, settings::UsageError,
+    status::NoAnswer, trace::TraceError, verify::VerifyError,
 };
 
 /// The answer to a command is no.
@@ -58,6 +58,8 @@ pub(crate) enum Exit {
     Drain(#[from] DrainError),
     #[error(transparent)]
     Verify(#[from] VerifyError),
+    #[error(transparent)]
+    NetworkCommand(#[from] NetworkCommandError),
     #[error(transparent)]
     Trace(#[from] TraceError),
 
@@ -179,6 +181,7 @@ impl Exit {
     pub(crate) const fn status(&self) -> u8 {
         match self {
             Self::ConfigCommand(error) => error.status(),
+            Self::NetworkCommand(error) => error.status(),
             Self::DockerOpts(error) => error.status(),
             Self::Drain(error) => error.status(),
             Self::Verify(error) => error.status(),
@@ -236,6 +239,7 @@ impl Exit {
             Self::Taken(taken) => Some(taken.remedy()),
             Self::StoredConfig { .. } => Some("correct it with wire-agent config set"),
             Self::ConfigCommand(_)
+            | Self::NetworkCommand(_)
             | Self::Verify(_)
             | Self::Trace(_)
             | Self::NotReady { .. }

@@ -95,6 +95,11 @@ impl EtcdFlags {
         Ok(prefix)
     }
 
+    /// True if it is a further network of this host.
+    pub(crate) fn is_flat(&self, network: &NetworkName) -> bool {
+        self.flat_of(network).is_some()
+    }
+
     fn flat_of(&self, network: &NetworkName) -> Option<&Flat> {
         self.flat.iter().find(|flat| flat.name == *network)
     }
@@ -106,7 +111,7 @@ impl EtcdFlags {
         if name.is_default() {
             return;
         }
-        let is_one_of_several = self.flat_of(name).is_some();
+        let is_one_of_several = self.is_flat(name);
         run.state_dir = folder_of(name, &run.state_dir);
         if is_one_of_several || run.subnet_file == Path::new(SUBNET_FILE) {
             run.subnet_file = beside(&run.subnet_file, &format!("{name}.env"));

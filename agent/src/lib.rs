@@ -35,6 +35,7 @@ mod last_known;
 mod loops;
 mod machine;
 mod network;
+mod network_command;
 mod notify;
 mod old_flags;
 mod other_agents;
@@ -127,6 +128,7 @@ fn start(cli: Cli) -> Result<(), Exit> {
         Some(Command::Status(output)) => runtime.block_on(commands::status(&own_run_dir, output.json)),
         Some(Command::Peers(output)) => runtime.block_on(commands::peers(&own_run_dir, output.json)),
         Some(Command::Config(command)) => runtime.block_on(config_command::run(command, etcd)),
+        Some(Command::Network(command)) => runtime.block_on(network_command::run(command, etcd)),
         Some(Command::Verify { flags, remove_stale }) => {
             let form = if remove_stale { Form::Remove } else { Form::Verify };
             runtime.block_on(verify::run(form, flags, etcd, run, &run_dir))

@@ -13,7 +13,7 @@ use std::{net::IpAddr, sync::Arc};
 use wire_net::{DualStack, Family, LocalAddress, MacAddr, Pool, Prefix, Subnet};
 use wire_store::Revision;
 
-pub(crate) use self::admitted::Admitted;
+pub(crate) use self::{admitted::Admitted, rules::unreachable};
 use self::{claims::Claims, rules::HostNetwork};
 use crate::{
     BackendData, Entries, Entry, Lease, LeaseTable, Refusal, RefusalKind,

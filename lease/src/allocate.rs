@@ -104,7 +104,8 @@ fn first_from(pool: &Pool, taken: &Taken, preference: Preference<'_>) -> Option<
     first_free(pool, taken, start..size).or_else(|| first_free(pool, taken, 0..start))
 }
 
-fn first_free(pool: &Pool, taken: &Taken, numbers: std::ops::Range<u128>) -> Option<Prefix> {
+/// The first free subnet with one of these numbers.
+pub(crate) fn first_free(pool: &Pool, taken: &Taken, numbers: std::ops::Range<u128>) -> Option<Prefix> {
     let mut number = numbers.start;
     while number < numbers.end {
         let prefix = pool.nth(number)?;
@@ -116,7 +117,7 @@ fn first_free(pool: &Pool, taken: &Taken, numbers: std::ops::Range<u128>) -> Opt
 
 /// 128-bit FNV-1a (<http://www.isthe.com/chongo/tech/comp/fnv/>), its halves mixed. It must be the same in all versions
 /// and on all machines, which the standard library's hashers do not promise.
-fn hash(identity: &str, attempt: u32) -> u128 {
+pub(crate) fn hash(identity: &str, attempt: u32) -> u128 {
     const OFFSET: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
     const PRIME: u128 = 0x0000_0000_0100_0000_0000_0000_0000_013b;
     let bytes = identity.bytes().chain(attempt.to_be_bytes());

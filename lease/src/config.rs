@@ -2,10 +2,13 @@
 
 mod fields;
 mod pool;
+mod ranges;
 
 use serde_json::Value;
 use wire_net::{DualStack, Family, Pool, Vni};
 
+pub(crate) use self::pool::reserved;
+pub use self::ranges::NetworkRange;
 use self::{
     fields::{ConfigFields, Fields},
     pool::{V4_NAMES, V6_NAMES},
@@ -204,7 +207,8 @@ impl VxlanConfig {
 /// flannel's udp port, <https://github.com/flannel-io/flannel/blob/master/Documentation/backends.md>.
 const UDP_PORT: u16 = 8285;
 
-const KNOWN: [&str; 12] = [
+const KNOWN: [&str; 13] = [
+    "Networks",
     "EnableIPv4",
     "EnableIPv6",
     "EnableNFTables",

@@ -11,14 +11,14 @@ use std::{collections::BTreeMap, io};
 use wire_net::{Family, NetworkName};
 use wire_state::{
     Attempt, ChainName, ChainTable, DataplaneError, DesiredTable, Driver, EmptyTables, ErrorKind, Firewall, FirewallOp,
-    Flowtable, ObservedChain, ObservedFirewall, OpError, Operation as _,
+    Flowtable, ObservedChain, ObservedFirewall, OpError, Operation as _, OurTable,
 };
 
 use self::foreign::TrackingRead;
 pub use self::{counted::Counted, foreign::ForeignRules};
 use super::{
     iptables, netfilter,
-    netfilter::{Expressions, Netfilter},
+    netfilter::{Expressions, Netfilter, TablePlace},
     nft,
     program::{self, Programs, Variant},
 };
@@ -32,11 +32,11 @@ pub struct FirewallDataplane {
     families: Vec<Family>,
     /// The nftables generation of the last read, increased by one for each write of our own.
     generation: Option<u32>,
-    /// The compiled expressions of our rules, as last known to be right.
-    expressions: Expressions,
+    /// The compiled expressions of the rules of our tables, as last known to be right.
+    expressions: BTreeMap<OurTable, Expressions>,
     programs: BTreeMap<Family, Programs>,
-    /// The flowtables of our table, from the last read or write.
-    flowtables: BTreeMap<String, Flowtable>,
+    /// The flowtables of our tables, from the last read or write.
+    flowtables: BTreeMap<OurTable, BTreeMap<String, Flowtable>>,
     /// The parts that could not be read; nothing is written to them.
     unreadable: BTreeMap<Part, OpError>,
     /// The error of the last read for the variant of iptables that is not in use.
@@ -65,7 +65,7 @@ impl FirewallDataplane {
             netfilter: None,
             families,
             generation: None,
-            expressions: Expressions::new(),
+            expressions: BTreeMap::new(),
             programs: BTreeMap::new(),
             flowtables: BTreeMap::new(),
             unreadable: BTreeMap::new(),
@@ -107,11 +107,12 @@ impl FirewallDataplane {
     /// Compares the flowtables with the last read: when a link is deleted, the kernel removes it from a flowtable
     /// without a new generation of the ruleset.
     fn have_flowtables_changed(&mut self) -> bool {
-        if self.flowtables.is_empty() {
-            return false;
-        }
-        let now = self.netfilter().and_then(Netfilter::flowtables);
-        now.ok().as_ref() != Some(&self.flowtables)
+        let known = self.flowtables.clone();
+        known.iter().any(|(table, known)| !known.is_empty() && self.flowtables_of(table).as_ref() != Some(known))
+    }
+
+    fn flowtables_of(&mut self, table: &OurTable) -> Option<BTreeMap<String, Flowtable>> {
+        self.netfilter().ok()?.flowtables(&TablePlace::of(table)).ok()
     }
 
     /// True if iptables-legacy may hold chains that only root can read, in a family whose rules could be listed
@@ -142,8 +143,8 @@ impl FirewallDataplane {
         (self.step)();
         match op {
             FirewallOp::PutTable(table) => self.put_table(table),
-            FirewallOp::ChangeSets(_, changes) => {
-                self.netfilter.as_mut().ok_or_else(not_read)?.change_sets(changes)?;
+            FirewallOp::ChangeSets(table, changes) => {
+                self.netfilter.as_mut().ok_or_else(not_read)?.change_sets(table, changes)?;
                 self.count_own_write();
                 Ok(())
             }
@@ -165,14 +166,15 @@ impl FirewallDataplane {
         }
     }
 
-    /// Writes our table, and reads it back: the expressions that nft has compiled are remembered while they are known to
+    /// Writes a table of ours, and reads it back: the expressions that nft has compiled are remembered while they are known to
     /// be right.
     fn put_table(&mut self, table: &DesiredTable) -> Attempt {
         program::nft(&nft::put_table(table))?;
         self.count_own_write();
-        let (made, expressions) = self.netfilter().and_then(Netfilter::table).unwrap_or_default();
-        self.expressions = expressions;
-        self.flowtables.clone_from(&made.flowtables);
+        let made = self.netfilter().and_then(|netfilter| netfilter.table(&table.name));
+        let (made, expressions) = made.unwrap_or_default();
+        self.expressions.insert(table.name.clone(), expressions);
+        self.flowtables.insert(table.name.clone(), made.flowtables.clone());
         if made.equals(table) {
             Ok(())
         } else {

@@ -2,7 +2,8 @@
 
 use std::net::IpAddr;
 
-use wire_net::{Family, LinkName, Prefix};
+use nix::libc::IFNAMSIZ;
+use wire_net::{Family, LinkName, MacAddr, Prefix, Vni};
 use wire_netlink::attribute::{address, attributes, number, text};
 use wire_state::{ChainKind, Element, Hook, SetKind};
 
@@ -13,6 +14,7 @@ use super::{
         NFTA_EXPR_DATA, NFTA_EXPR_NAME, NFTA_IMMEDIATE_DATA, NFTA_LOOKUP_DREG, NFTA_MATCH_NAME, NFTA_OBJREF_IMM_TYPE,
         NFTA_TARGET_NAME, NFTA_VERDICT_CHAIN,
     },
+    segments::{BEHIND, VNIS, VTEPS},
     tracking::Effects,
 };
 
@@ -54,6 +56,13 @@ pub(super) fn set_kind(name: &str, flags: u32, key: u32) -> Option<SetKind> {
         // A concatenation of two types, six bits each in one number; 4 is a plain integer.
         0x1c4 => pairs(name, flags, Family::V4),
         0x204 => pairs(name, flags, Family::V6),
+        // A plain integer, as those of sets without a name in rules.
+        4 if name == VNIS => Some(SetKind::Vnis),
+        // ifname . ifname.
+        0xa69 => Some(SetKind::Within),
+        // ifname . ether_addr . ipv4_addr, and with an integer.
+        0x29247 => Some(SetKind::Senders(Family::V4)),
+        0x29244 => Some(SetKind::Senders(Family::V6)),
         _ => None,
     }
 }
@@ -70,6 +79,12 @@ fn addresses(name: &str, flags: u32, family: Family) -> Option<SetKind> {
 
 /// The kind of a set of pairs of an outer and an inner source.
 fn pairs(name: &str, flags: u32, family: Family) -> Option<SetKind> {
+    if name.starts_with(VTEPS) {
+        return Some(SetKind::Vteps(family));
+    }
+    if name.starts_with(BEHIND) {
+        return Some(SetKind::Behind(family, if name.ends_with("v4") { Family::V4 } else { Family::V6 }));
+    }
     match (flags & TIMEOUT != 0, flags & INTERVAL != 0) {
         (true, _) => Some(SetKind::Claims(family)),
         (false, true) => Some(SetKind::Leases(family)),
@@ -86,14 +101,55 @@ pub(super) fn source_element(key: &[u8], len: u8) -> Option<Element> {
     Prefix::new(address(key)?, len).ok().map(Element::Source)
 }
 
-pub(super) fn link_element(key: &[u8], _: &[u8]) -> Option<Element> {
+fn link_name(key: &[u8]) -> Option<LinkName> {
     let name = key.split(|byte| *byte == 0).next().and_then(|name| std::str::from_utf8(name).ok())?;
-    name.parse::<LinkName>().ok().map(Element::Link)
+    name.parse().ok()
+}
+
+pub(super) fn link_element(key: &[u8], _: &[u8]) -> Option<Element> {
+    link_name(key).map(Element::Link)
+}
+
+pub(super) fn vni_element(key: &[u8], _: &[u8]) -> Option<Element> {
+    vni(key).map(Element::Vni)
+}
+
+/// Reads a public address and the VNI of a network that it is a member of.
+pub(super) fn vtep_element(key: &[u8], _: &[u8]) -> Option<Element> {
+    let (host, number) = key.split_at_checked(key.len().checked_sub(4)?)?;
+    Some(Element::Vtep(address(host)?, vni(number)?))
+}
+
+fn vni(key: &[u8]) -> Option<Vni> {
+    let [a, b, c] = *key.first_chunk::<3>()?;
+    Vni::new(u32::from_be_bytes([0, a, b, c]))
+}
+
+pub(super) fn within_element(key: &[u8], _: &[u8]) -> Option<Element> {
+    let (one, _) = key.split_at_checked(IFNAMSIZ)?;
+    link_name(one).map(Element::Within)
+}
+
+/// Reads a port of a bridge, and a MAC with an address that may send there.
+pub(super) fn sender_element(key: &[u8], _: &[u8]) -> Option<Element> {
+    let (name, rest) = key.split_at_checked(IFNAMSIZ)?;
+    let port = link_name(name)?;
+    let (hardware, rest) = rest.split_first_chunk::<6>()?;
+    Some(Element::Sender(port, MacAddr::new(*hardware), address(rest.get(2..)?)?))
 }
 
 /// Reads a public address and the subnet leased to it, from the first and the last key of a range.
 pub(super) fn lease_element(first: &[u8], last: &[u8]) -> Option<Element> {
-    let (public, from) = first.split_at_checked(first.len() / 2)?;
+    range_element(first, last, first.len() / 2)
+}
+
+/// The same for a public address of a family, and sources of any.
+pub(super) fn behind_element(first: &[u8], last: &[u8], outer: Family) -> Option<Element> {
+    range_element(first, last, usize::from(outer.bits() / 8))
+}
+
+fn range_element(first: &[u8], last: &[u8], public_len: usize) -> Option<Element> {
+    let (public, from) = first.split_at_checked(public_len)?;
     let (from, to) = (address(from)?, address(last.get(public.len()..)?)?);
     let host = 128 - (address_bits(from) ^ address_bits(to)).leading_zeros();
     let len = Family::of(from).bits().checked_sub(u8::try_from(host).ok()?)?;

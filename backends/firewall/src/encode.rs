@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use netlink_packet_core::Emitable;
 use nix::libc::IFNAMSIZ;
+use wire_net::{LinkName, Vni};
 use wire_state::Element;
 
 use super::nfta::{
@@ -68,10 +69,13 @@ fn key(element: &Element) -> (Vec<u8>, Option<Vec<u8>>) {
     match element {
         Element::Address(address) => (octets(*address), None),
         Element::Source(subnet) => (octets(subnet.network()), None),
-        Element::Link(link) => {
-            let mut name = link.as_str().as_bytes().to_vec();
-            name.resize(IFNAMSIZ, 0);
-            (name, None)
+        Element::Link(link) => (name_of(*link), None),
+        Element::Vni(vni) => (vni_of(*vni), None),
+        Element::Vtep(host, vni) => ([octets(*host), vni_of(*vni)].concat(), None),
+        Element::Within(link) => ([name_of(*link), name_of(*link)].concat(), None),
+        Element::Sender(port, mac, address) => {
+            // The kernel pads each field of a key to 32 bits.
+            ([&name_of(*port)[..], &mac.octets(), &[0; 2], &octets(*address)].concat(), None)
         }
         Element::Lease(public, subnet) => {
             let unused = 16 - usize::from(subnet.family().bits() / 8);
@@ -85,6 +89,17 @@ fn key(element: &Element) -> (Vec<u8>, Option<Vec<u8>>) {
             ([&octets(*public), &leading[..len]].concat(), None)
         }
     }
+}
+
+/// The three bytes of a VNI, as a packet has them, padded to 32 bits.
+fn vni_of(vni: Vni) -> Vec<u8> {
+    (vni.number() << 8).to_be_bytes().to_vec()
+}
+
+fn name_of(link: LinkName) -> Vec<u8> {
+    let mut name = link.as_str().as_bytes().to_vec();
+    name.resize(IFNAMSIZ, 0);
+    name
 }
 
 fn octets(address: IpAddr) -> Vec<u8> {
@@ -110,7 +125,10 @@ mod tests {
     use super::*;
     use wire_netlink::attribute::attributes;
 
-    use crate::decode::{address_element, lease_element, link_element, source_element, subnet_element};
+    use crate::decode::{
+        address_element, lease_element, link_element, sender_element, source_element, subnet_element, vni_element,
+        vtep_element, within_element,
+    };
 
     fn lease(public: &str, first: &str, len: u8) -> Element {
         Element::Lease(public.parse().unwrap(), Prefix::new(first.parse().unwrap(), len).unwrap())
@@ -118,6 +136,11 @@ mod tests {
 
     fn subnet(public: &str, first: &str, len: u8) -> Element {
         Element::Subnet(public.parse().unwrap(), Prefix::new(first.parse().unwrap(), len).unwrap())
+    }
+
+    fn sender(port: &str, address: &str) -> Element {
+        let mac = "02:57:0a:80:00:05".parse().unwrap();
+        Element::Sender(port.parse().unwrap(), mac, address.parse().unwrap())
     }
 
     /// Encodes the keys of an element and decodes them.
@@ -130,6 +153,10 @@ mod tests {
             Element::Lease(..) => lease_element(&first, &last),
             Element::Subnet(public, subnet) => subnet_element(&first, Family::of(*public), subnet.len()),
             Element::Source(subnet) => source_element(&first, subnet.len()),
+            Element::Sender(..) => sender_element(&first, &last),
+            Element::Vni(_) => vni_element(&first, &last),
+            Element::Vtep(..) => vtep_element(&first, &last),
+            Element::Within(_) => within_element(&first, &last),
         }
     }
 
@@ -149,6 +176,12 @@ mod tests {
             subnet("2001:db8::7", "fd00:5:0:52::", 72),
             Element::Source("10.5.52.0/22".parse().unwrap()),
             Element::Source("fd00:5:0:52::/64".parse().unwrap()),
+            Element::Vni(Vni::new(16_777_215).unwrap()),
+            Element::Vtep("192.0.2.7".parse().unwrap(), Vni::new(5000).unwrap()),
+            Element::Vtep("2001:db8::7".parse().unwrap(), Vni::new(1).unwrap()),
+            Element::Within("wb.16777215".parse().unwrap()),
+            sender("wp0123abcd", "10.128.0.5"),
+            sender("wv.16777215", "fe80::57ff:fe0a:8000"),
         ] {
             assert_eq!(read_back(&element), Some(element));
         }

@@ -1,19 +1,22 @@
 //! Tests on the real kernel, each in a network namespace of its own. The rules are checked through `nft` and
 //! `iptables`.
 
+mod bridges;
 mod direct;
 mod flowtable;
+mod further;
 mod ipip;
 mod measure;
 mod others;
 mod rendered;
+mod segments;
 mod senders;
 mod tracking;
 
 use std::time::Duration;
 
 use wire_net::{Family, NetworkName, Prefix};
-use wire_state::{DesiredFirewall, Element, ErrorKind, Reconciler, SetChange};
+use wire_state::{DesiredFirewall, Element, ErrorKind, OurTable, Reconciler, SetChange};
 
 use super::{
     FirewallDataplane, FirewallMonitor, ForeignRules, HostFacts, Masquerade, Nftables, Senders, Support,
@@ -144,10 +147,10 @@ fn sets_that_do_not_fit_into_one_message_are_changed_at_once_or_not_at_all() {
         let change = |remove| SetChange { add: [Element::Address([192, 0, 2, 77].into())].into(), remove };
         let change = |remove| [("peers-v4".to_owned(), change(remove))].into();
         let mut netfilter = Netfilter::open(&NetworkName::default()).unwrap();
-        let error = netfilter.change_sets(&change([there, absent].into())).unwrap_err();
+        let error = netfilter.change_sets(&OurTable::default(), &change([there, absent].into())).unwrap_err();
         assert_eq!(error.kind, ErrorKind::Absent);
         assert!(!reconciler.driver().has_changed());
-        netfilter.change_sets(&change([there].into())).unwrap();
+        netfilter.change_sets(&OurTable::default(), &change([there].into())).unwrap();
         assert!(repair(&mut reconciler, &want(16_000)).written == 1);
     });
 }

@@ -9,6 +9,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 
 mod address_range;
+mod bridges;
 mod chains;
 mod common_rule;
 mod dataplane;
@@ -32,17 +33,20 @@ mod policy;
 mod program;
 mod render;
 mod rule;
+mod segments;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
 mod support;
 mod tracking;
 
+pub use bridges::{BridgeTable, ContainerPort};
 pub use dataplane::{Counted, FirewallDataplane, ForeignRules};
 pub use facts::{DockerRules, HostFacts, TrackingReason};
 pub use from_peers::FirewallFromPeers;
 pub use monitor::FirewallMonitor;
 pub use overlay_device::{Carrier, OverlayDevice};
 pub use policy::{ACCEPT_MARK, FirewallPolicy, Masquerade, Peer, Senders};
+pub use segments::{SegmentMember, SegmentRules, segments_table};
 pub use support::{Learned, Nftables, Support, SupportProbe};
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use netlink_sys::protocols::NETLINK_NETFILTER;
 use nix::errno::Errno;
 use wire_net::{Family, NetworkName};
 use wire_netlink::{Batch, Netlink, attribute::text};
-use wire_state::{Attempt, DataplaneError, Element, Purpose, SetChange, TableName, names};
+use wire_state::{Attempt, DataplaneError, Element, OurTable, Purpose, SetChange, TableFamily, TableName, names};
 
 use super::{
     decode::{attribute, be32, comment, counts, find},
@@ -49,14 +49,16 @@ const BATCH_BEGIN: u16 = 0x10;
 const BATCH_END: u16 = 0x11;
 /// Elements per message: an attribute has at most 65 535 bytes, and an element of IPv6 has 84.
 const ELEMENTS: usize = 512;
-/// `NFPROTO_INET`, `NFPROTO_IPV4`, `NFPROTO_IPV6`.
+/// `NFPROTO_INET`, `NFPROTO_BRIDGE`, `NFPROTO_IPV4`, `NFPROTO_IPV6`.
 const INET: u8 = 1;
+const BRIDGE: u8 = 7;
 const IPV4: u8 = 2;
 const IPV6: u8 = 10;
 /// `NFT_OBJECT_COUNTER`.
 const COUNTER: u32 = 1;
 /// The tables of Docker 29, one for each family.
 const DOCKER: &str = "docker-bridges";
+
 /// The compiled expressions of our rules, by mark.
 pub(crate) type Expressions = BTreeMap<String, Vec<u8>>;
 
@@ -68,15 +70,47 @@ pub(crate) struct Netfilter {
     netlink: Netlink,
     /// The network whose rules are ours.
     network: NetworkName,
-    /// The name of its table.
-    table: String,
+}
+
+/// The family and the name by which the kernel knows a table of ours.
+pub(crate) struct TablePlace {
+    family: u8,
+    name: String,
+}
+
+impl TablePlace {
+    pub(crate) fn of(table: &OurTable) -> Self {
+        let family = match table.family {
+            TableFamily::Inet => INET,
+            TableFamily::Bridge => BRIDGE,
+        };
+        Self { family, name: names::table_of(&table.network) }
+    }
+
+    fn is(&self, family: u8, name: &str) -> bool {
+        family == self.family && name == self.name
+    }
+
+    /// A message about it; `attribute` is the number of the table's name in this kind of message.
+    fn body(&self, attribute: u16) -> Body {
+        Body::new(self.family).named(attribute, &self.name)
+    }
+
+    /// `Some` if a message is about it: the first attribute of each of these messages is the table's name.
+    fn has(&self, body: &[u8]) -> Option<()> {
+        self.is(*body.first()?, find(body, NFTA_TABLE_NAME).and_then(text)?).then_some(())
+    }
 }
 
 impl Netfilter {
     /// Opens a socket for the rules of one network.
     pub(crate) fn open(network: &NetworkName) -> Result<Self, DataplaneError> {
-        let (network, table) = (network.clone(), names::table_of(network));
-        Ok(Self { netlink: Netlink::of(NETLINK_NETFILTER)?, network, table })
+        Ok(Self { netlink: Netlink::of(NETLINK_NETFILTER)?, network: network.clone() })
+    }
+
+    /// The table of our rules for packets.
+    fn inet(&self) -> TablePlace {
+        TablePlace::of(&OurTable { family: TableFamily::Inet, network: self.network.clone() })
     }
 
     /// The generation of the ruleset: each transaction of anyone, also of iptables-nft, increases it by one.
@@ -123,17 +157,11 @@ impl Netfilter {
 
     /// Our counters, in packets; empty if our table does not exist.
     pub(crate) fn counters(&mut self) -> Result<BTreeMap<String, u64>, DataplaneError> {
-        let name = &self.table.clone();
-        let request = || Body::new(INET).named(NFTA_OBJ_TABLE, name).with(NFTA_OBJ_TYPE, &COUNTER.to_be_bytes());
-        let found = self.dump("counters", GET_OBJECT, &request, |body| {
-            ours(body, name)?;
-            let packets = attribute(find(body, NFTA_OBJ_DATA)?, NFTA_COUNTER_PACKETS)?;
-            Some((find(body, NFTA_OBJ_NAME).and_then(text)?.to_owned(), u64::from_be_bytes(packets.try_into().ok()?)))
-        })?;
-        let mut counters: BTreeMap<String, u64> = found.into_iter().collect();
+        let place = self.inet();
+        let mut counters = self.named_counters(&place)?;
         // Nearly all packets are counted by counters inside rules: named ones cost more.
-        let usual = self.dump("rules", GET_RULE, &|| Body::new(INET).named(NFTA_RULE_TABLE, name), |body| {
-            ours(body, name)?;
+        let usual = self.dump("rules", GET_RULE, &|| place.body(NFTA_RULE_TABLE), |body| {
+            place.has(body)?;
             let mark = find(body, NFTA_RULE_USERDATA).and_then(comment)?;
             let family = Family::ALL.into_iter().find(|family| mark.starts_with(Purpose::Usual(*family).words()))?;
             Some((family, counts(find(body, NFTA_RULE_EXPRESSIONS)?)))
@@ -144,6 +172,17 @@ impl Netfilter {
             }
         }
         Ok(counters)
+    }
+
+    /// The named counters of a table of ours, in packets.
+    fn named_counters(&mut self, place: &TablePlace) -> Result<BTreeMap<String, u64>, DataplaneError> {
+        let request = || place.body(NFTA_OBJ_TABLE).with(NFTA_OBJ_TYPE, &COUNTER.to_be_bytes());
+        let found = self.dump("counters", GET_OBJECT, &request, |body| {
+            place.has(body)?;
+            let packets = attribute(find(body, NFTA_OBJ_DATA)?, NFTA_COUNTER_PACKETS)?;
+            Some((find(body, NFTA_OBJ_NAME).and_then(text)?.to_owned(), u64::from_be_bytes(packets.try_into().ok()?)))
+        })?;
+        Ok(found.into_iter().collect())
     }
 
     /// Deletes a table of iptables-nft that has only built-in chains with the policy accept: iptables-nft creates them
@@ -175,16 +214,16 @@ impl Netfilter {
         deleted.is_ok()
     }
 
-    /// Changes the elements of our sets, in one transaction.
-    pub(crate) fn change_sets(&mut self, changes: &BTreeMap<String, SetChange>) -> Attempt {
-        let name = &self.table.clone();
+    /// Changes the elements of sets of a table of ours, in one transaction.
+    pub(crate) fn change_sets(&mut self, table: &OurTable, changes: &BTreeMap<String, SetChange>) -> Attempt {
+        let place = TablePlace::of(table);
         self.change(|batch| {
             for (set, change) in changes {
                 let kinds = [(DELETE_ELEMENTS, 0, &change.remove), (NEW_ELEMENTS, NLM_F_CREATE, &change.add)];
                 for (kind, flags, elements) in kinds {
                     let elements: Vec<Element> = elements.iter().copied().collect();
                     for elements in elements.chunks(ELEMENTS) {
-                        let body = Body::new(INET).named(NFTA_SET_ELEM_LIST_TABLE, name);
+                        let body = place.body(NFTA_SET_ELEM_LIST_TABLE);
                         let body = body.named(NFTA_SET_ELEM_LIST_SET, set).elements(elements);
                         batch.push(kind, flags | NLM_F_ACK, &body);
                     }
@@ -264,8 +303,11 @@ pub(crate) const fn number(family: Family) -> u8 {
 
 /// The table of this family and name, if it concerns this network.
 pub(crate) fn table_name(network: &NetworkName, family: u8, name: &str) -> Option<TableName> {
+    let ours = TableFamily::ALL.map(|family| OurTable { family, network: network.clone() });
+    if let Some(table) = ours.into_iter().find(|table| TablePlace::of(table).is(family, name)) {
+        return Some(TableName::Ours(table));
+    }
     match (family, name) {
-        (INET, name) if name == names::table_of(network) => Some(TableName::Ours(network.clone())),
         (IPV4, "flannel-ipv4") => Some(TableName::Flannel(Family::V4)),
         (IPV6, "flannel-ipv6") => Some(TableName::Flannel(Family::V6)),
         _ => None,
@@ -279,10 +321,5 @@ pub(crate) fn has_firewalld(tables: &Tables) -> bool {
 
 /// True if some network of ours has a table of this family and name.
 pub(crate) fn is_of_an_agent(family: u8, name: &str) -> bool {
-    family == INET && names::is_a_table(name)
-}
-
-/// `Some` if a message is about the table of this name: the first attribute of each of these messages is the table's name.
-fn ours(body: &[u8], table: &str) -> Option<()> {
-    (body.first() == Some(&INET) && find(body, NFTA_TABLE_NAME).and_then(text) == Some(table)).then_some(())
+    matches!(family, INET | BRIDGE) && names::is_a_table(name)
 }

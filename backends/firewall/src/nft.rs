@@ -1,19 +1,21 @@
 //! Writes scripts for `nft -f -`; each is one transaction. Pure.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, net::IpAddr};
 
 use imbl::OrdSet;
 use wire_net::{Family, LinkName};
 use wire_state::{Attachment, DesiredTable, Element, SetKind, TableName};
+
+use super::render::nft::ip;
 
 /// Deletes a table. Adding one that exists does nothing, so deleting it never fails.
 pub(crate) fn delete_table(name: &TableName) -> String {
     format!("add table {name}\ndelete table {name}\n")
 }
 
-/// Replaces our table.
+/// Replaces a table of ours.
 pub(crate) fn put_table(table: &DesiredTable) -> String {
-    let name = table.name();
+    let name = &table.name;
     let mut text = format!("add table {name}\ndelete table {name}\nadd table {name}\n");
     for counter in &table.counters {
         line(&mut text, format_args!("add counter {name} {counter}"));
@@ -25,6 +27,12 @@ pub(crate) fn put_table(table: &DesiredTable) -> String {
             SetKind::Leases(family) => format!("{} flags interval;", pair(family, family.bits())),
             SetKind::Subnets(family, len) => pair(family, len),
             SetKind::Sources(family, _) => format!("type {};", address(family)),
+            SetKind::Vnis => "typeof @th,96,24;".to_owned(),
+            SetKind::Vteps(family) => format!("typeof {} saddr . @th,96,24;", ip(family)),
+            SetKind::Behind(outer, inner) => format!("{} flags interval;", behind(outer, inner)),
+            SetKind::Within => "type ifname . ifname;".to_owned(),
+            SetKind::Senders(Family::V4) => "type ifname . ether_addr . ipv4_addr;".to_owned(),
+            SetKind::Senders(Family::V6) => "typeof iifname . ether saddr . @nh,64,128;".to_owned(),
             SetKind::Seen(family) => format!("type {}; {FILLED_BY_PACKETS}", address(family)),
             SetKind::Claims(family) => format!("{} {FILLED_BY_PACKETS}", pair(family, family.bits())),
         };
@@ -70,6 +78,11 @@ fn element(element: &Element) -> String {
             (first, last) => format!("{public} . {first:#x}-{last:#x}"),
         },
         Element::Source(subnet) => subnet.network().to_string(),
+        Element::Vni(vni) => vni.to_string(),
+        Element::Vtep(host, vni) => format!("{host} . {vni}"),
+        Element::Within(link) => format!("\"{link}\" . \"{link}\""),
+        Element::Sender(port, mac, IpAddr::V4(address)) => format!("\"{port}\" . {mac} . {address}"),
+        Element::Sender(port, mac, IpAddr::V6(address)) => format!("\"{port}\" . {mac} . {:#x}", address.to_bits()),
         Element::Subnet(public, subnet) => {
             let leading = subnet.first_bits() >> (subnet.family().bits() - subnet.len());
             format!("{public} . {leading:#x}")
@@ -92,6 +105,15 @@ fn pair(family: Family, bits: u8) -> String {
         Family::V4 => format!("typeof ip saddr . @th,336,{bits};"),
         Family::V6 => format!("typeof ip6 saddr . @th,304,{bits};"),
     }
+}
+
+/// The same for an inner source of any family.
+fn behind(outer: Family, inner: Family) -> String {
+    let inner = match inner {
+        Family::V4 => "@th,336,32",
+        Family::V6 => "@th,304,128",
+    };
+    format!("typeof {} saddr . {inner};", ip(outer))
 }
 
 const fn address(family: Family) -> &'static str {

@@ -92,7 +92,7 @@ impl OverlayDevice {
                     (family, Self { link: *name, parent, carrier, vni, local, in_kernel, has_policy, inner })
                 }
                 DesiredKind::Kernel(
-                    KernelKind::Bridge | KernelKind::Veth(_) | KernelKind::Vlan(_) | KernelKind::Macvlan(_),
+                    KernelKind::Bridge(_) | KernelKind::Veth(_) | KernelKind::Vlan(_) | KernelKind::Macvlan(_),
                 ) => continue,
             };
             let [first, second] = &mut devices;

@@ -6,7 +6,9 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use wire_net::{DualStack, Family, LinkName, NetworkName, Pool, Subnet};
-use wire_state::{Attachment, BaseChain, DesiredFirewall, DesiredTable, Element, FlannelRules, Hook, Set, SetKind};
+use wire_state::{
+    Attachment, BaseChain, DesiredFirewall, DesiredTable, Element, FlannelRules, Hook, OurTable, Set, SetKind,
+};
 
 use super::{
     address_range::AddressRange,
@@ -171,7 +173,10 @@ impl FirewallPolicy {
     }
 
     fn table(&self, families: &[FamilyRules], sets: &[PeerSets], facts: &HostFacts) -> DesiredTable {
-        let mut table = DesiredTable { network: self.network.clone(), ..DesiredTable::default() };
+        let mut table = DesiredTable {
+            name: OurTable { network: self.network.clone(), ..OurTable::default() },
+            ..DesiredTable::default()
+        };
         let nat: Vec<Rule> = if self.translates() {
             let rules = families.iter().flat_map(|rules| rules.nat(self.masquerade));
             std::iter::once(nat::marked_for_others()).chain(rules).map(Rule::from).collect()
@@ -331,7 +336,7 @@ fn encapsulated(device: &OverlayDevice, rules: Vec<Rule>) -> Vec<Rule> {
 /// Adds a chain if it has rules.
 pub(super) fn add_chain(table: &mut DesiredTable, name: &str, attachment: Attachment, rules: &[Rule]) {
     if !rules.is_empty() {
-        let rules = rules.iter().map(|rule| render::nft::rule(rule, &table.network)).collect();
+        let rules = rules.iter().map(|rule| render::nft::rule(rule, &table.name.network)).collect();
         table.chains.insert(name.to_owned(), BaseChain { attachment, rules });
     }
 }

@@ -53,6 +53,32 @@ pub(super) enum Match {
     TcpOrUdp,
     /// Its connection was answered.
     Established,
+    /// It goes to this UDP port and has a VXLAN header.
+    VxlanTo(u16),
+    /// Its VNI is in this set.
+    VniIn(&'static str),
+    /// Its source and its VNI are in this set.
+    Vtep(Family, &'static str),
+    /// Its source, and the bytes of a family's address at this offset in bits, are not in this set.
+    NotBehind(Family, usize, Family, String),
+    /// It comes by a link whose name begins so.
+    FromLike(&'static str),
+    /// It leaves by a link whose name begins so, or not.
+    ToLike(Is, &'static str),
+    /// It leaves by a link in this set.
+    ToIn(&'static str),
+    /// The links that it comes by and leaves by are in this set.
+    Between(&'static str),
+    /// A frame with a VLAN tag.
+    Tagged,
+    /// The port of a bridge, the source MAC and the source address are in this set.
+    Sender(Family, &'static str),
+    /// The same for ARP: by the MAC of the frame, and by the one that it tells.
+    ArpSender(&'static str),
+    /// It advertises a router, or redirects (RFC 4861 §4.2, §4.5).
+    Routers,
+    /// It advertises an address that is, with its port and MAC, in this set, or not (RFC 4861 §4.4).
+    Advertised(Is, &'static str),
     /// Its source was translated, and was not this address before.
     SourceWasNot(Family, IpAddr),
 }

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use tokio::time::Instant;
-use wire_state::{DesiredFirewall, ErrorKind, Failure, Firewall, FirewallOp, OpError, Report};
+use wire_state::{DesiredFirewall, ErrorKind, Failure, Firewall, FirewallOp, OpError, OurTable, Report};
 
 /// The pause before a part that was refused is asked for again.
 const RETRY_PAUSE: Duration = Duration::from_secs(60);
@@ -97,7 +97,7 @@ impl SupportProbe {
     ) -> Learned {
         let Some(table) = &desired.table else { return Learned::Nothing };
         let has_flowtable = !table.flowtables.is_empty();
-        match Outcome::of(report) {
+        match Outcome::of(report, &table.name) {
             Outcome::Unknown => Learned::Nothing,
             Outcome::InPlace => {
                 self.nftables = asked.nftables;
@@ -150,11 +150,13 @@ enum Outcome<'a> {
 }
 
 impl<'a> Outcome<'a> {
-    fn of(report: &'a Report<Firewall>) -> Self {
+    fn of(report: &'a Report<Firewall>, name: &OurTable) -> Self {
         for failure in &report.failures {
             match failure {
                 Failure::Read(_) => return Self::Unknown,
-                Failure::Op { op: FirewallOp::PutTable(_), error, .. } => return Self::Refused(error),
+                Failure::Op { op: FirewallOp::PutTable(table), error, .. } if table.name == *name => {
+                    return Self::Refused(error);
+                }
                 Failure::Op { .. } => {}
             }
         }
@@ -232,14 +234,14 @@ mod tests {
 
     #[test]
     fn a_failure_of_other_rules_says_nothing_of_the_table() {
-        let mut probe = SupportProbe::default();
-        let error = OpError::unsupported("a test");
-        let op = FirewallOp::PutChains(
-            wire_state::ChainTable { family: wire_net::Family::V4, kind: wire_state::ChainTableKind::Raw },
-            Vec::new(),
-        );
-        let report = Report { failures: vec![Failure::Op { op, error, more: 0 }], ..Report::default() };
-        assert_eq!(probe.learn(WHOLE, &desired(true), &report, Instant::now()), Learned::Nothing);
-        assert_eq!(probe.support(Instant::now()), WHOLE);
+        let chains = wire_state::ChainTable { family: wire_net::Family::V4, kind: wire_state::ChainTableKind::Raw };
+        let name = OurTable { family: wire_state::TableFamily::Bridge, ..OurTable::default() };
+        let bridge = DesiredTable { name, ..DesiredTable::default() };
+        for op in [FirewallOp::PutChains(chains, Vec::new()), FirewallOp::PutTable(bridge)] {
+            let (mut probe, error) = (SupportProbe::default(), OpError::unsupported("a test"));
+            let report = Report { failures: vec![Failure::Op { op, error, more: 0 }], ..Report::default() };
+            assert_eq!(probe.learn(WHOLE, &desired(true), &report, Instant::now()), Learned::Nothing);
+            assert_eq!(probe.support(Instant::now()), WHOLE);
+        }
     }
 }

@@ -1,6 +1,8 @@
 //! Decodes the kernel's messages into entries of a [`wire_state::NetState`]. A function returns `None` for a message that is invalid, or
 //! that does not concern the agent.
 
+mod bridge;
+
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr},
@@ -9,11 +11,12 @@ use std::{
 use wire_net::{Family, LinkName, MacAddr, Mtu, Prefix, Vni};
 use wire_netlink::attribute::{address, attributes, mac, number, text};
 use wire_state::{
-    ALIAS, Address, FdbKey, FdbTarget, FloodEntry, FloodPath, Ipip, LinkId, Macvlan, MacvlanMode, Namespace,
-    NeighbourKey, NextHop, ObservedKind, ObservedLink, ObservedRoute, ObservedVxlan, Owner, PROTOCOL, ReceiveFlag,
-    RouteKey, Scope, Veth, Via, Vlan,
+    ALIAS, Address, BridgeFdbKey, FdbKey, FdbTarget, FloodEntry, FloodPath, Ipip, LinkId, Macvlan, MacvlanMode,
+    Namespace, NeighbourKey, NextHop, ObservedKind, ObservedLink, ObservedRoute, ObservedVxlan, Owner, PROTOCOL,
+    ReceiveFlag, RouteKey, Scope, Veth, Via, Vlan,
 };
 
+pub(crate) use self::bridge::{BridgeEntry, port};
 use super::{
     nexthop::Nexthops,
     uapi::{
@@ -72,7 +75,8 @@ pub(crate) fn link(body: &[u8], namespaces: &Namespaces) -> Option<(LinkName, Ob
     let kind = link_kind(info, lower, |index| namespaces.link(index, elsewhere))?;
     let master = namespaces.link(master, None);
     let (mtu, up) = (Mtu(mtu), flags & iff::UP != 0);
-    Some((name?, ObservedLink { kind, mac: found_mac, mtu, up, master, is_marked, owner: Owner::Foreign, index }))
+    let (port, owner) = (bridge::port_in(info), Owner::Foreign);
+    Some((name?, ObservedLink { kind, mac: found_mac, mtu, up, master, port, is_marked, owner, index }))
 }
 
 /// The kind of a link, from `IFLA_LINKINFO`. `lower` is the index of the link that it is on (`IFLA_LINK`); `find` returns a link by its
@@ -89,7 +93,7 @@ fn link_kind(info: &[u8], lower: u32, find: impl Fn(u32) -> Option<LinkId>) -> O
     let known = match kind {
         "vxlan" => vxlan(data, &find).map(ObservedKind::Vxlan),
         "tun" => is_made_as_ours(data).then_some(ObservedKind::Tun(None)),
-        "bridge" => Some(ObservedKind::Bridge),
+        "bridge" => Some(ObservedKind::Bridge(bridge::options(data))),
         "veth" => Some(ObservedKind::Veth(Veth { peer: find(lower) })),
         "vlan" => vlan_id(data).map(|id| ObservedKind::Vlan(Vlan { parent: find(lower), id })),
         "macvlan" => macvlan_mode(data).map(|mode| ObservedKind::Macvlan(Macvlan { parent: find(lower), mode })),
@@ -218,6 +222,8 @@ pub(crate) enum NeighbourEntry {
     Neighbour(NeighbourKey, MacAddr),
     Fdb(FdbKey, FdbTarget),
     Flood(FloodEntry),
+    /// With the port that it leads to.
+    BridgeFdb(BridgeFdbKey, LinkName),
 }
 
 /// A neighbour message (`struct ndmsg`) of one of `devices`. Only permanent entries: the kernel adds and removes the others itself.
@@ -233,7 +239,7 @@ pub(crate) fn neighbour(body: &[u8], devices: &Names) -> Option<NeighbourEntry> 
             nda::VNI => by.vni = number(value),
             nda::IFINDEX => by.link = number(value),
             // The entry is in the FDB of the bridge whose port the device is, not in the device's own.
-            nda::MASTER if family == af::BRIDGE => return None,
+            nda::MASTER if family == af::BRIDGE => return BridgeEntry::decode(body, devices)?.kept(devices),
             _ => {}
         }
     }

@@ -1,5 +1,6 @@
 //! Encodes operations as netlink messages. Requests that change nothing are in [`requests`].
 
+mod bridge;
 mod requests;
 
 use std::{net::IpAddr, os::fd::RawFd};
@@ -23,8 +24,9 @@ use wire_state::{
     NeighbourKey, NextHop, ObservedRoute, PROTOCOL, RouteKey,
 };
 
-pub(crate) use self::requests::{
-    get_link, get_route, list_addresses, list_all_routes, list_links, list_neighbours, list_routes,
+pub(crate) use self::{
+    bridge::{change_bridge, delete_bridge_fdb, put_bridge_fdb, set_port},
+    requests::{get_link, get_route, list_addresses, list_all_routes, list_links, list_neighbours, list_routes},
 };
 
 /// Message types of linux/rtnetlink.h.
@@ -72,16 +74,17 @@ pub(crate) struct VethPeer {
     pub(crate) namespace: Option<RawFd>,
 }
 
-/// Makes a link. Its alias marks it as ours, except for VXLAN devices (see [`mark`]).
+/// Makes a link. Its alias marks it as ours, if it has one (see [`mark`]).
 pub(crate) fn create_link(batch: &mut Batch, name: LinkName, link: &DesiredLink<KernelKind>, bound: &BoundLinks) {
     let below = bound.lower.map(|lower| LinkAttribute::Link(lower.index));
     let (kind, data, below) = match &link.kind {
         KernelKind::Vxlan(vxlan) => {
             let mut message = vxlan_message(name, link, vxlan, bound.lower);
             message.attributes.extend(bound.elsewhere());
-            return batch.push(NEWLINK, CREATE, &message);
+            batch.push(NEWLINK, CREATE, &message);
+            return complete(batch, name, link);
         }
-        KernelKind::Bridge => (InfoKind::Bridge, None, None),
+        KernelKind::Bridge(options) => (InfoKind::Bridge, Some(bridge::options(*options)), None),
         KernelKind::Veth(_) => {
             (InfoKind::Veth, bound.peer.map(|peer| InfoData::Veth(InfoVeth::Peer(peer.message(link)))), None)
         }
@@ -102,15 +105,33 @@ pub(crate) fn create_link(batch: &mut Batch, name: LinkName, link: &DesiredLink<
     message.attributes.push(LinkAttribute::IfName(name.to_string()));
     let info = [LinkInfo::Kind(kind)].into_iter().chain(data.map(LinkInfo::Data)).collect();
     message.attributes.push(LinkAttribute::LinkInfo(info));
-    message.attributes.push(LinkAttribute::Mtu(link.mtu.0));
+    message.attributes.extend(mtu_of_new(link));
     message.attributes.extend(link.mac.map(|mac| LinkAttribute::Address(mac.octets().to_vec())));
     message.attributes.extend(below);
     message.attributes.extend(bound.elsewhere());
     batch.push(NEWLINK, CREATE, &message);
-    let mut marking = LinkMessage::default();
-    marking.attributes.push(LinkAttribute::IfName(name.to_string()));
-    marking.attributes.extend(mark(&link.kind));
-    batch.push(SETLINK, 0, &marking);
+    complete(batch, name, link);
+}
+
+/// The MTU with which a link is made. A bridge gets it later: only then the kernel does not change it with its ports
+/// (`BROPT_MTU_SET_BY_USER` of net/bridge).
+fn mtu_of_new(link: &DesiredLink<KernelKind>) -> Option<LinkAttribute> {
+    (!matches!(link.kind, KernelKind::Bridge(_))).then_some(LinkAttribute::Mtu(link.mtu.0))
+}
+
+/// Sets on a new link what the kernel does not take with the message that makes it.
+fn complete(batch: &mut Batch, name: LinkName, link: &DesiredLink<KernelKind>) {
+    let mtu = if mtu_of_new(link).is_none() { Some(LinkAttribute::Mtu(link.mtu.0)) } else { None };
+    let late: Vec<LinkAttribute> = mark(link).into_iter().chain(mtu).collect();
+    if !late.is_empty() {
+        let mut message = LinkMessage::default();
+        message.attributes.push(LinkAttribute::IfName(name.to_string()));
+        message.attributes.extend(late);
+        batch.push(SETLINK, 0, &message);
+    }
+    if let (Some(flags), Some(_)) = (link.port, link.master) {
+        set_port(batch, name, flags);
+    }
 }
 
 fn vxlan_message(
@@ -200,9 +221,9 @@ pub(crate) const fn tun_queue() -> LinkAttribute {
     LinkAttribute::TxQueueLen(TUN_QUEUE)
 }
 
-/// The alias that marks a link as ours, if its kind has one.
-pub(crate) fn mark(kind: &KernelKind) -> Option<LinkAttribute> {
-    kind.alias().map(|alias| LinkAttribute::IfAlias(alias.to_owned()))
+/// The alias that marks a link as ours, if it has one.
+pub(crate) fn mark(link: &DesiredLink<KernelKind>) -> Option<LinkAttribute> {
+    link.alias().map(|alias| LinkAttribute::IfAlias(alias.to_owned()))
 }
 
 /// Sets whether an existing VXLAN device learns. The kernel accepts no MTU in the same message ("Cannot change mtu").

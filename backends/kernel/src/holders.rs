@@ -46,7 +46,7 @@ fn container_links(netlink: &mut Netlink, subnets: &[Prefix]) -> Result<Vec<Cont
     let request = |batch: &mut Batch, flags| encode::list_links(batch, flags, Some("bridge"));
     let bridge = |body: &[u8]| {
         let (name, link) = decode::link(body, &Namespaces::HOST)?;
-        let is_bridge = link.kind == ObservedKind::Bridge;
+        let is_bridge = matches!(link.kind, ObservedKind::Bridge(_));
         let addresses = Vec::new();
         let bridge = ContainerLink { name, is_bridge, mtu: link.mtu, is_used: has_carrier(body), addresses };
         is_bridge.then_some((link.index, bridge))

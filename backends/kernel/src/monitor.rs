@@ -18,7 +18,7 @@ use wire_state::{
 };
 
 use super::{
-    decode::{self, Names, Namespaces, NeighbourEntry, RouteContext},
+    decode::{self, BridgeEntry, Names, Namespaces, NeighbourEntry, RouteContext},
     encode::{DELADDR, DELLINK, DELNEIGH, DELROUTE, NEWADDR, NEWLINK, NEWNEIGH, NEWROUTE},
     nexthop::{self, Hop, Nexthops},
     settings::{self, LinkSettings},
@@ -154,6 +154,8 @@ struct View<'a> {
     cached: &'a ObservedNet,
     names: Names,
     devices: Names,
+    /// Our bridges.
+    bridges: Names,
     nexthops: Nexthops,
     /// The links and gateways of the cached routes, computed at the first use.
     gateways: OnceCell<BTreeSet<(LinkName, IpAddr)>>,
@@ -163,8 +165,10 @@ impl<'a> View<'a> {
     fn new(scope: &'a Scope, cached: &'a ObservedNet) -> Self {
         let names = cached.links.iter().map(|(name, link)| (link.index, *name)).collect();
         let ours = cached.links.iter().filter(|(_, link)| link.owner == Owner::Ours);
-        let devices = ours.map(|(name, link)| (link.index, *name)).collect();
-        Self { scope, cached, names, devices, nexthops: Nexthops::default(), gateways: OnceCell::new() }
+        let devices = ours.clone().map(|(name, link)| (link.index, *name)).collect();
+        let bridges = ours.filter(|(_, link)| matches!(link.kind, ObservedKind::Bridge(_)));
+        let bridges = bridges.map(|(name, link)| (link.index, *name)).collect();
+        Self { scope, cached, names, devices, bridges, nexthops: Nexthops::default(), gateways: OnceCell::new() }
     }
 
     fn compare(&self, header: Header, body: &[u8], changes: &mut Changes) {
@@ -185,6 +189,7 @@ impl<'a> View<'a> {
     fn link(&self, new: bool, body: &[u8], changes: &mut Changes) {
         // Bridges and others notify of their ports in messages of their own family, which do not describe the link itself.
         if body.first() != Some(&0) {
+            changes.ours |= new && self.port_differs(body);
             return;
         }
         let Some((name, link)) = decode::link(body, &Namespaces::HOST) else { return };
@@ -205,6 +210,13 @@ impl<'a> View<'a> {
             // A link of ours may have a new name.
             changes.ours |= self.devices.contains_key(&link.index);
         }
+    }
+
+    /// Whether a port of a bridge that is a link of ours has other flags than the cached state.
+    fn port_differs(&self, body: &[u8]) -> bool {
+        let Some((index, flags)) = decode::port(body) else { return false };
+        let there = self.devices.get(&index).and_then(|name| self.cached.links.get(name));
+        there.is_some_and(|link| link.port != Some(flags))
     }
 
     /// Whether a link no longer accepts router advertisements, or is new and would accept them if this host did not forward. Each link
@@ -263,6 +275,9 @@ impl<'a> View<'a> {
     }
 
     fn neighbour_differs(&self, new: bool, body: &[u8]) -> bool {
+        if let Some(entry) = BridgeEntry::decode(body, &self.bridges) {
+            return self.bridge_fdb_differs(new, &entry);
+        }
         // This check comes first since it is cheap: on a busy host nearly all of these messages are of other links.
         if !body.get(4..8).and_then(number).is_some_and(|index| self.devices.contains_key(&index)) {
             return false;
@@ -282,12 +297,21 @@ impl<'a> View<'a> {
                 let there = self.cached.fdb.get(&key);
                 if new { there != Some(&destination) } else { there == Some(&destination) }
             }
+            Some(NeighbourEntry::BridgeFdb(key, port)) => (self.cached.bridge_fdb.get(&key) == Some(&port)) != new,
             Some(NeighbourEntry::Flood(entry)) => self.cached.flooding.contains(&entry) != new,
             // The entry is not permanent. If it is in the cached state, it was.
             None => {
                 decode::neighbour_key(body, &self.devices).is_some_and(|key| self.cached.neighbours.contains_key(&key))
             }
         }
+    }
+
+    /// Whether an entry of a bridge differs. Those are cached that are static and lead to our VXLAN devices; one may have been moved to any
+    /// other port.
+    fn bridge_fdb_differs(&self, new: bool, BridgeEntry { key, port, is_static }: &BridgeEntry) -> bool {
+        let there = self.cached.bridge_fdb.get(key);
+        let port = self.devices.get(port).filter(|port| *is_static && self.is_vxlan(**port));
+        if new { there != port } else { there.is_some() && there == port }
     }
 
     fn is_vxlan(&self, link: LinkName) -> bool {
@@ -344,9 +368,10 @@ pub(crate) fn are_equal(one: &ObservedLink, other: &ObservedLink) -> bool {
         (ObservedKind::Tun(_), ObservedKind::Tun(_))
         // A veth never gets another peer.
         | (ObservedKind::Veth(_), ObservedKind::Veth(_)) => true,
+        (ObservedKind::Bridge(a), ObservedKind::Bridge(b)) => one.owner == Owner::Foreign || a == b,
         (a, b) => a == b,
     };
     // Links of others may be ports of bridges as they like.
-    let master = one.owner == Owner::Foreign || one.master == other.master;
+    let master = one.owner == Owner::Foreign || (one.master == other.master && one.port == other.port);
     kind && master && one.mac == other.mac && one.mtu == other.mtu && one.up == other.up
 }

@@ -43,7 +43,8 @@ pub(crate) fn read(
     let mut state = ObservedNet::default();
     for (index, name) in &devices {
         read_device(netlink, *index, &devices, &mut state)?;
-        // The FDB of other kinds holds only the kernel's own entries, for multicast groups.
+        // The FDB of other kinds holds only the kernel's own entries, for multicast groups. Those of a bridge that lead to the device come
+        // along.
         if links.get(name).is_some_and(|link| matches!(link.kind, ObservedKind::Vxlan(_))) {
             read_neighbours(netlink, None, *index, &devices)?.into_iter().for_each(|entry| insert(&mut state, entry));
         }
@@ -171,6 +172,7 @@ fn insert(state: &mut ObservedNet, entry: NeighbourEntry) {
         NeighbourEntry::Neighbour(key, mac) => drop(state.neighbours.insert(key, mac)),
         NeighbourEntry::Fdb(key, destination) => drop(state.fdb.insert(key, destination)),
         NeighbourEntry::Flood(entry) => drop(state.flooding.insert(entry)),
+        NeighbourEntry::BridgeFdb(key, port) => drop(state.bridge_fdb.insert(key, port)),
     }
 }
 

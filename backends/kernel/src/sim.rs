@@ -3,6 +3,7 @@
 //! All that this crate reads of a kernel is answered from one state, so that a whole agent can run on it. What others do is done by the
 //! methods of [`SimHost`].
 
+mod bridges;
 mod facts;
 mod monitor;
 mod others;
@@ -221,7 +222,17 @@ fn set_as_new(net: &mut ObservedNet, name: LinkName) {
 
 /// A link of the host that is up.
 const fn link(kind: ObservedKind, mac: Option<MacAddr>, mtu: Mtu) -> ObservedLink {
-    ObservedLink { kind, mac, mtu, up: true, master: None, is_marked: false, owner: Owner::Foreign, index: 0 }
+    ObservedLink {
+        kind,
+        mac,
+        mtu,
+        up: true,
+        master: None,
+        port: None,
+        is_marked: false,
+        owner: Owner::Foreign,
+        index: 0,
+    }
 }
 
 impl LinkFacts {

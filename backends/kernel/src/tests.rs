@@ -8,6 +8,7 @@ mod namespaces;
 mod program;
 mod repair;
 mod routers;
+mod segment;
 mod settings;
 
 use super::RouteForm;

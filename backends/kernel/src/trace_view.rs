@@ -109,6 +109,7 @@ impl TraceView {
                     NeighbourEntry::Neighbour(key, mac) => drop(self.net.neighbours.insert(key, mac)),
                     NeighbourEntry::Fdb(key, to) => drop(self.net.fdb.insert(key, to)),
                     NeighbourEntry::Flood(entry) => drop(self.net.flooding.insert(entry)),
+                    NeighbourEntry::BridgeFdb(key, port) => drop(self.net.bridge_fdb.insert(key, port)),
                 }
             }
         }

@@ -21,6 +21,7 @@ pub(crate) mod ifla {
     pub(crate) const MTU: u16 = 4;
     pub(crate) const LINK: u16 = 5;
     pub(crate) const MASTER: u16 = 10;
+    pub(crate) const PROTINFO: u16 = 12;
     pub(crate) const LINKINFO: u16 = 18;
     pub(crate) const IFALIAS: u16 = 20;
     pub(crate) const AF_SPEC: u16 = 26;
@@ -30,6 +31,10 @@ pub(crate) mod ifla {
     pub(crate) const INFO_KIND: u16 = 1;
     /// Inside of [`LINKINFO`].
     pub(crate) const INFO_DATA: u16 = 2;
+    /// Inside of [`LINKINFO`].
+    pub(crate) const INFO_SLAVE_KIND: u16 = 4;
+    /// Inside of [`LINKINFO`].
+    pub(crate) const INFO_SLAVE_DATA: u16 = 5;
 }
 
 /// Attributes of a VXLAN device, `IFLA_VXLAN_*` of linux/if_link.h.
@@ -49,6 +54,22 @@ pub(crate) mod ifla_vxlan {
     pub(crate) const GBP: u16 = 23;
     pub(crate) const COLLECT_METADATA: u16 = 25;
     pub(crate) const GPE: u16 = 27;
+}
+
+/// Attributes of a bridge, `IFLA_BR_*` of linux/if_link.h.
+pub(crate) mod ifla_br {
+    pub(crate) const STP_STATE: u16 = 5;
+    pub(crate) const MCAST_SNOOPING: u16 = 23;
+}
+
+/// Attributes of a port of a bridge, `IFLA_BRPORT_*` of linux/if_link.h.
+pub(crate) mod ifla_brport {
+    pub(crate) const LEARNING: u16 = 8;
+    pub(crate) const UNICAST_FLOOD: u16 = 9;
+    pub(crate) const MCAST_FLOOD: u16 = 27;
+    pub(crate) const BCAST_FLOOD: u16 = 30;
+    pub(crate) const NEIGH_SUPPRESS: u16 = 32;
+    pub(crate) const ISOLATED: u16 = 33;
 }
 
 /// Attributes of a VLAN, `IFLA_VLAN_*` of linux/if_link.h.
@@ -96,6 +117,7 @@ pub(crate) mod ifa {
 pub(crate) mod nda {
     pub(crate) const DST: u16 = 1;
     pub(crate) const LLADDR: u16 = 2;
+    pub(crate) const VLAN: u16 = 5;
     pub(crate) const PORT: u16 = 6;
     pub(crate) const VNI: u16 = 7;
     pub(crate) const IFINDEX: u16 = 8;

@@ -62,7 +62,7 @@ impl HostLink {
     }
 
     fn is_overlay_device(&self) -> bool {
-        is_overlay_device(self.name, &self.kind)
+        is_overlay_device(self.name, &self.kind) || is_segment_device(self.name, &self.kind)
     }
 
     /// Whether it is a bridge of Docker's, by the names that Docker gives them.
@@ -77,11 +77,24 @@ impl HostLink {
 /// Whether a link is a device of an overlay, by the names that flannel and this agent give them. Any VNI counts, since an earlier network
 /// config may have left devices with another.
 pub(crate) fn is_overlay_device(name: LinkName, kind: &str) -> bool {
-    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     let name = name.as_str();
     let vni = name.strip_prefix("flannel.").or_else(|| name.strip_prefix("flannel-v6."));
     let named = vni.is_some_and(is_number) || matches!(name, "flannel0" | "flannel-v60");
     named && matches!(kind, "vxlan" | "tun") || name == "flannel.ipip" && kind == "ipip"
+}
+
+/// Whether a link is the bridge or the VXLAN device of a network over several hosts, by the names that this agent gives them.
+fn is_segment_device(name: LinkName, kind: &str) -> bool {
+    let vni = match kind {
+        "bridge" => name.as_str().strip_prefix("wb."),
+        "vxlan" => name.as_str().strip_prefix("wv."),
+        _ => None,
+    };
+    vni.is_some_and(is_number)
+}
+
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 #[cfg(test)]

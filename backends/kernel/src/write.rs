@@ -192,6 +192,8 @@ impl NetlinkDataplane {
             KernelOp::DeleteFdb(key) => encode::delete_fdb(batch, self.index(key.link)?, key),
             KernelOp::PutFlood(entry) => encode::put_flood(batch, self.index(entry.link)?, entry),
             KernelOp::DeleteFlood(entry) => encode::delete_flood(batch, self.index(entry.link)?, entry),
+            KernelOp::PutBridgeFdb(key, port) => encode::put_bridge_fdb(batch, self.index(*port)?, key.mac),
+            KernelOp::DeleteBridgeFdb(key, port) => encode::delete_bridge_fdb(batch, self.index(*port)?, key.mac),
             KernelOp::PutNeighbour(key, mac) => encode::put_neighbour(batch, self.index(key.link)?, key, *mac),
             KernelOp::DeleteNeighbour(key) => encode::delete_neighbour(batch, self.index(key.link)?, key),
             KernelOp::AddRoute(key, hop) | KernelOp::ReplaceRoute(key, hop) => {
@@ -227,19 +229,22 @@ impl NetlinkDataplane {
         }
         let known = *self.links.get(&name).ok_or_else(|| OpError::of(Errno::ENODEV))?;
         let master = link.master.map(|master| self.index_of_any(master)).transpose()?;
-        let own = encode::mark(&link.kind);
+        let own = encode::mark(link);
         encode::change_link(batch, LinkChange { index: known.index, link, master, own });
         match &link.kind {
             // Kernels before 4.13 cannot change it, so it is only sent if it differs.
             KernelKind::Vxlan(vxlan) if vxlan.learning != known.learning => {
                 encode::change_learning(batch, known.index, vxlan.learning);
             }
+            KernelKind::Bridge(options) => encode::change_bridge(batch, known.index, *options),
             KernelKind::Vxlan(_)
-            | KernelKind::Bridge
             | KernelKind::Veth(_)
             | KernelKind::Vlan(_)
             | KernelKind::Macvlan(_)
             | KernelKind::Ipip(_) => {}
+        }
+        if let (Some(flags), Some(_)) = (link.port, master) {
+            encode::set_port(batch, name, flags);
         }
         Ok(())
     }
@@ -251,7 +256,7 @@ impl NetlinkDataplane {
             KernelKind::Vlan(vlan) => Some(vlan.parent),
             KernelKind::Macvlan(macvlan) => Some(macvlan.parent),
             KernelKind::Ipip(ipip) => ipip.parent,
-            KernelKind::Veth(_) | KernelKind::Bridge => None,
+            KernelKind::Veth(_) | KernelKind::Bridge(_) => None,
         };
         let peer = match link.kind {
             KernelKind::Veth(Veth { peer: LinkPlace { namespace, name } }) => {
@@ -259,7 +264,7 @@ impl NetlinkDataplane {
                 Some(VethPeer { name, namespace: elsewhere.then(|| others.descriptor(namespace)).transpose()? })
             }
             KernelKind::Vxlan(_)
-            | KernelKind::Bridge
+            | KernelKind::Bridge(_)
             | KernelKind::Vlan(_)
             | KernelKind::Macvlan(_)
             | KernelKind::Ipip(_) => None,
@@ -426,13 +431,16 @@ fn forgive(op: &KernelOp, error: OpError) -> Attempt {
         KernelOp::Set(setting, _) => {
             matches!(setting, Setting::RouterAdvertisements(_)) && error.kind == ErrorKind::Absent
         }
-        KernelOp::PutAddress(_) | KernelOp::PutFdb(..) | KernelOp::PutFlood(_) | KernelOp::PutNeighbour(..) => {
-            error.kind == ErrorKind::Exists
-        }
+        KernelOp::PutAddress(_)
+        | KernelOp::PutFdb(..)
+        | KernelOp::PutFlood(_)
+        | KernelOp::PutBridgeFdb(..)
+        | KernelOp::PutNeighbour(..) => error.kind == ErrorKind::Exists,
         KernelOp::DeleteLink(_)
         | KernelOp::DeleteAddress(_)
         | KernelOp::DeleteFdb(_)
         | KernelOp::DeleteFlood(_)
+        | KernelOp::DeleteBridgeFdb(..)
         | KernelOp::DeleteNeighbour(_)
         | KernelOp::DeleteRoute(..) => {
             matches!(error.kind, ErrorKind::Absent | ErrorKind::NoDevice)

@@ -18,9 +18,10 @@ pub use iptables::{
     Call, ChainName, ChainTable, ChainTableKind, Creation, DesiredChain, InternalBridge, InternalBridges, ObservedCall,
     ObservedChain, Place, Position,
 };
+pub use names::{OurTable, TableFamily, TableName};
 pub use nftables::{
     Attachment, BaseChain, ChainKind, ChainPolicy, DesiredTable, Element, Flowtable, Hook, ObservedBaseChain,
-    ObservedRule, ObservedTable, Rule, Set, SetKind, Table, TableName,
+    ObservedRule, ObservedTable, Rule, Set, SetKind, Table,
 };
 pub use op::{CallChange, ChainChange, FirewallOp, SetChange};
 pub use others::{OperatorDrop, OtherFirewalls, OtherRules};
@@ -32,6 +33,8 @@ pub use purpose::Purpose;
 pub struct DesiredFirewall {
     /// Our table of nftables, if there should be one.
     pub table: Option<DesiredTable>,
+    /// Our table of nftables for frames that bridges forward, if there should be one.
+    pub bridge: Option<DesiredTable>,
     /// Our chains of iptables.
     pub chains: BTreeMap<ChainName, DesiredChain>,
     /// The treatment of flanneld's rules.
@@ -66,6 +69,8 @@ pub enum EmptyTables {
 pub struct ObservedFirewall {
     /// Our table of nftables.
     pub table: Option<ObservedTable>,
+    /// Our table of nftables for frames that bridges forward.
+    pub bridge: Option<ObservedTable>,
     /// The families in which flanneld has left a table of nftables.
     pub flannel_tables: BTreeSet<Family>,
     /// Chains of iptables: ours, and those of a former flanneld.
@@ -81,4 +86,26 @@ pub struct ObservedFirewall {
     pub used: BTreeSet<ChainTable>,
     /// Rules of others that may decide about the same packets.
     pub others: OtherRules,
+}
+
+impl DesiredFirewall {
+    /// Our tables of nftables that should be there.
+    pub fn tables(&self) -> impl Iterator<Item = &DesiredTable> {
+        self.table.iter().chain(&self.bridge)
+    }
+
+    fn table_named(&self, name: &OurTable) -> Option<&DesiredTable> {
+        self.tables().find(|table| table.name == *name)
+    }
+}
+
+impl ObservedFirewall {
+    /// Our tables of nftables that are there.
+    pub fn tables(&self) -> impl Iterator<Item = &ObservedTable> {
+        self.table.iter().chain(&self.bridge)
+    }
+
+    pub(crate) fn table_named(&self, name: &OurTable) -> Option<&ObservedTable> {
+        self.tables().find(|table| table.name == *name)
+    }
 }

@@ -27,17 +27,18 @@ pub use firewall::{
     Attachment, BaseChain, Call, CallChange, ChainChange, ChainKind, ChainName, ChainPolicy, ChainTable,
     ChainTableKind, Creation, DesiredChain, DesiredFirewall, DesiredTable, Element, EmptyTables, Firewall, FirewallOp,
     FlannelRules, Flowtable, Hook, InternalBridge, InternalBridges, ObservedBaseChain, ObservedCall, ObservedChain,
-    ObservedFirewall, ObservedRule, ObservedTable, OperatorDrop, OtherFirewalls, OtherRules, Place, Position, Purpose,
-    Rule, Set, SetChange, SetKind, Table, TableName, names,
+    ObservedFirewall, ObservedRule, ObservedTable, OperatorDrop, OtherFirewalls, OtherRules, OurTable, Place, Position,
+    Purpose, Rule, Set, SetChange, SetKind, Table, TableFamily, TableName, names,
 };
 pub use merge::{Clash, Share};
 pub use network::{
-    ALIAS, Address, Capabilities, Conflict, ContainerLink, DesiredForm, DesiredKind, DesiredLink, DesiredNet,
-    DesiredVxlan, Detours, FdbKey, FdbTarget, Findings, FloodEntry, FloodPath, ForeignRoutes, Forward, ForwardKey,
-    Framing, Ipip, KernelKind, KernelOp, Key, LeadsToLink, LinkId, LinkPlace, LinkRef, Macvlan, MacvlanMode, Marks,
-    Namespace, Need, NeighbourKey, NetState, Network, NextHop, ObservedKind, ObservedLink, ObservedNet, ObservedRoute,
-    ObservedVxlan, Op, Owner, PROTOCOL, PerNamespace, ReceiveFlag, RouteKey, Scope, Setting, StaleRoute, Tunnel,
-    TunnelOp, Underlay, VXLAN_LEAD, Veth, Via, Vlan, plan, plan_of, retain, vxlan_header,
+    ALIAS, Address, Bridge, BridgeFdbKey, Capabilities, Conflict, ContainerLink, DesiredForm, DesiredKind, DesiredLink,
+    DesiredNet, DesiredVxlan, Detours, FdbKey, FdbTarget, Findings, FloodEntry, FloodPath, ForeignRoutes, Forward,
+    ForwardKey, Framing, Ipip, KernelKind, KernelOp, Key, LeadsToLink, LinkId, LinkPlace, LinkRef, Macvlan,
+    MacvlanMode, Marks, Namespace, Need, NeighbourKey, NetState, Network, NextHop, ObservedKind, ObservedLink,
+    ObservedNet, ObservedRoute, ObservedVxlan, Op, Owner, PROTOCOL, PerNamespace, PortFlag, PortFlags, ReceiveFlag,
+    RouteKey, Scope, Setting, StaleRoute, Tunnel, TunnelOp, Underlay, VXLAN_LEAD, Veth, Via, Vlan, plan, plan_of,
+    retain, vxlan_header,
 };
 pub use reconcile::{Comparison, Failure, Reconciler, Report};
 pub use resource::{Attempt, Driver, Operation, Order, Plan, Resource};

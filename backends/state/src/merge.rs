@@ -1,7 +1,7 @@
 //! What several networks of a host want, as one desired state. Pure.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, btree_map::Entry},
+    collections::{BTreeMap, btree_map::Entry},
     fmt,
 };
 
@@ -78,10 +78,11 @@ impl Clashes {
 }
 
 /// The elements of one table of all shares. An element has no value, so two networks may want it.
-pub(crate) fn elements<'a, T, K: Ord + Clone + 'a>(
-    shares: &[Share<'a, T>],
-    table: impl Fn(&'a T) -> &'a BTreeSet<K>,
-) -> BTreeSet<K> {
+pub(crate) fn elements<'a, T, S, K: Ord + Clone + 'a>(shares: &[Share<'a, T>], table: impl Fn(&'a T) -> &'a S) -> S
+where
+    S: FromIterator<K> + 'a,
+    &'a S: IntoIterator<Item = &'a K>,
+{
     shares.iter().flat_map(|share| table(share.desired)).cloned().collect()
 }
 

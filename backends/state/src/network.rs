@@ -29,8 +29,8 @@ pub use self::{
     container_link::ContainerLink,
     detour::Detours,
     link::{
-        DesiredKind, DesiredLink, DesiredVxlan, Ipip, KernelKind, LinkId, LinkPlace, LinkRef, Macvlan, MacvlanMode,
-        ObservedKind, ObservedLink, ObservedVxlan, ReceiveFlag, Veth, Vlan,
+        Bridge, DesiredKind, DesiredLink, DesiredVxlan, Ipip, KernelKind, LinkId, LinkPlace, LinkRef, Macvlan,
+        MacvlanMode, ObservedKind, ObservedLink, ObservedVxlan, PortFlag, PortFlags, ReceiveFlag, Veth, Vlan,
     },
     namespace::{Namespace, PerNamespace},
     op::{KernelOp, Op, TunnelOp},
@@ -40,8 +40,8 @@ pub use self::{
     setting::Setting,
     stale::StaleRoute,
     tables::{
-        Address, DesiredNet, FdbKey, FdbTarget, FloodEntry, FloodPath, Forward, ForwardKey, LeadsToLink, NeighbourKey,
-        NetState, ObservedNet, Owner, retain,
+        Address, BridgeFdbKey, DesiredNet, FdbKey, FdbTarget, FloodEntry, FloodPath, Forward, ForwardKey, LeadsToLink,
+        NeighbourKey, NetState, ObservedNet, Owner, retain,
     },
     tunnel::{Capabilities, Framing, Tunnel, VXLAN_LEAD, vxlan_header},
     underlay::Underlay,

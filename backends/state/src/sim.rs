@@ -228,8 +228,8 @@ impl<R: Simulated> Inner<R> {
 impl Simulated for Firewall {
     /// A change of sets is one transaction: it is refused if any set, or any element that it removes, is not there.
     fn refusal(observed: &ObservedFirewall, op: &FirewallOp) -> Option<ErrorKind> {
-        let FirewallOp::ChangeSets(_, changes) = op else { return None };
-        let set = |name: &String| observed.table.as_ref().and_then(|table| table.sets.get(name));
+        let FirewallOp::ChangeSets(table, changes) = op else { return None };
+        let set = |name: &String| observed.table_named(table).and_then(|table| table.sets.get(name));
         let has_all =
             |set: &Set, change: &SetChange| change.remove.iter().all(|element| set.elements.contains(element));
         let can_be_made = |(name, change): (&String, &SetChange)| set(name).is_some_and(|set| has_all(set, change));

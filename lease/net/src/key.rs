@@ -9,7 +9,7 @@
 //! | `<prefix>/wire/backends/10.5.52.0-24` | how the host of that lease is reached; wire-agent's own |
 //! | `<prefix>/wire/guards/10.5.52.0-24` | the guard of a prefix: names its owner; one key for each family of a lease |
 //!
-//! Nothing else may ever begin with `<prefix>/subnets`: a flanneld that sees such a key removes all its peers.
+//! Those of networks by name are in `named_key.rs`. Nothing else may ever begin with `<prefix>/subnets`: a flanneld that sees such a key removes all its peers.
 
 use std::{fmt, net::IpAddr, str::FromStr};
 

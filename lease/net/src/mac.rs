@@ -1,6 +1,6 @@
 //! Ethernet addresses.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, net::IpAddr, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
@@ -32,6 +32,24 @@ impl MacAddr {
     pub const fn local(mut octets: [u8; 6]) -> Self {
         octets[0] = (octets[0] | 0x02) & !0x01;
         Self(octets)
+    }
+
+    /// The address of the container with this IP address on a network by name: 02:57 and the low 32 bits. So the entries of a block of
+    /// addresses are known before any container has one.
+    #[must_use]
+    pub const fn of_container(address: IpAddr) -> Self {
+        let low = match address {
+            IpAddr::V4(address) => address.to_bits(),
+            IpAddr::V6(address) => address.to_bits() as u32,
+        };
+        let [a, b, c, d] = low.to_be_bytes();
+        Self([0x02, 0x57, a, b, c, d])
+    }
+
+    /// Whether it has the form of [`MacAddr::of_container`].
+    #[must_use]
+    pub fn is_container(self) -> bool {
+        self.0.starts_with(&[0x02, 0x57])
     }
 
     /// Whether a device can have it: it is neither a group address (such as broadcast) nor all zero.
@@ -93,6 +111,20 @@ mod tests {
         {
             assert!(wrong.parse::<MacAddr>().is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn the_address_of_a_container_follows_from_its_ip_address() {
+        for (address, mac) in [
+            ("10.128.3.40", "02:57:0a:80:03:28"),
+            ("fd57::a80:328", "02:57:0a:80:03:28"),
+            ("fd57::1", "02:57:00:00:00:01"),
+        ] {
+            let of_container = MacAddr::of_container(address.parse().unwrap());
+            assert_eq!(of_container.to_string(), mac);
+            assert!(of_container.is_unicast() && of_container.is_container());
+        }
+        assert!(!"02:42:0a:80:03:28".parse::<MacAddr>().unwrap().is_container());
     }
 
     #[test]

@@ -152,7 +152,7 @@ impl Admission {
 }
 
 /// Names the kind of an address that no host can have on the underlay.
-fn unreachable(address: IpAddr) -> Option<&'static str> {
+pub(crate) fn unreachable(address: IpAddr) -> Option<&'static str> {
     let kind = match address {
         IpAddr::V4(v4) => [
             (v4.octets()[0] == 0, "this-network (0/8)"),

@@ -41,7 +41,7 @@ pub(super) const V6_NAMES: Names = Names {
 };
 
 /// Prefixes that no container can use, with the reason (the registries of RFC 6890).
-fn reserved() -> impl Iterator<Item = (Prefix, &'static str)> {
+pub(crate) fn reserved() -> impl Iterator<Item = (Prefix, &'static str)> {
     let v4 = |first| IpAddr::from(Ipv4Addr::new(first, 0, 0, 0));
     let v6 = |first, sixth| IpAddr::from(Ipv6Addr::new(first, 0, 0, 0, 0, sixth, 0, 0));
     let prefixes = [

@@ -9,4 +9,5 @@ mod config;
 mod folder;
 mod follow;
 mod hold;
+mod named;
 mod values;

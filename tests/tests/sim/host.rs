@@ -14,7 +14,7 @@ use wire_firewall::sim::SimPacketFilter;
 use wire_kernel::sim::SimHost;
 use wire_net::{Family, KeyPrefix, LinkName, MacAddr, Mtu, Prefix};
 use wire_state::{
-    FdbKey, NeighbourKey, NextHop, ObservedKind, ObservedNet, ObservedRoute, RouteKey,
+    Bridge, FdbKey, NeighbourKey, NextHop, ObservedKind, ObservedNet, ObservedRoute, RouteKey,
     sim::{FaultRates, SimFiles},
 };
 use wire_store::{Random, SimCall, SimStore};
@@ -319,7 +319,12 @@ fn machine(number: u16) -> SimHost {
     kernel.add_address(CARD, IpAddr::V4(address(number)), 16);
     add_default_route(&kernel);
     // A bridge of another program.
-    kernel.add_link("lab0", ObservedKind::Bridge, Some(MacAddr::new([2, 0x42, 0, 0, high, low])), Mtu(1500));
+    kernel.add_link(
+        "lab0",
+        ObservedKind::Bridge(Bridge::default()),
+        Some(MacAddr::new([2, 0x42, 0, 0, high, low])),
+        Mtu(1500),
+    );
     kernel.add_address("lab0", Ipv4Addr::new(172, 30, 0, 1).into(), 16);
     let bridge: LinkName = "lab0".parse().expect("a name of a link");
     let behind = Prefix::new(Ipv4Addr::new(172, 30, 0, 0).into(), 16).expect("a prefix");

@@ -25,7 +25,7 @@ pub(super) enum Change {
 
 /// Changes, with the operations that put things right.
 const CHANGES: [(Change, &[&str]); 11] = [
-    (Change::FlushAll, &["put table", "put chains", "put chains"]),
+    (Change::FlushAll, &["put table", "put table", "put chains", "put chains"]),
     (Change::DeleteTable, &["put table"]),
     (Change::FlushChain("sources"), &["put table"]),
     (Change::FlushSet("peers-v4"), &["change sets"]),

@@ -1,17 +1,27 @@
 //! What a round leaves in the packet filter.
 
-use wire_net::{Family, NetworkName};
+use wire_net::Family;
 use wire_state::{
-    ChainName, ChainTable, ChainTableKind, DesiredFirewall, Driver as _, Element, EmptyTables, ErrorKind, Firewall,
-    FirewallOp, ObservedChain, ObservedFirewall, Operation as _, Reconciler, Resource as _, SetChange, TableName,
+    ChainName, ChainTable, ChainTableKind, DesiredFirewall, DesiredNet, Driver as _, Element, EmptyTables, ErrorKind,
+    Firewall, FirewallOp, ObservedChain, ObservedFirewall, Operation as _, OurTable, Reconciler, Resource as _,
+    SetChange, TableName,
 };
 
 use super::{Change, Host};
-use crate::tests::{policy, wanted};
+use crate::{
+    BridgeTable, ContainerPort,
+    tests::{name, policy, wanted},
+};
 
 /// The rules of a host with these peers.
 pub(super) fn want(peers: &[u8]) -> DesiredFirewall {
-    wanted(&policy(true), peers, &["docker0"])
+    let port = ContainerPort {
+        link: name("wp1"),
+        mac: "02:57:0a:80:00:21".parse().unwrap(),
+        addresses: vec![[10, 128, 0, 33].into(), "fd57:5000::21".parse().unwrap()],
+    };
+    let bridge = Some(BridgeTable::new(&DesiredNet::default(), &[port]).table().clone());
+    DesiredFirewall { bridge, ..wanted(&policy(true), peers, &["docker0"]) }
 }
 
 /// An agent that has put the rules of a host with two peers.
@@ -75,7 +85,7 @@ pub(super) fn rules_that_are_no_longer_desired_are_gone<H: Host>() {
         let mut reconciler = settled(&host);
         assert!(reconciler.round(&DesiredFirewall::default()).converged);
         let found = read(&mut reconciler);
-        assert_eq!(found.table, None);
+        assert_eq!((found.table, found.bridge), (None, None));
         assert_eq!(found.chains.len(), 0);
     });
 }
@@ -87,7 +97,7 @@ fn change_peers(add: &[&str], remove: &[&str]) -> FirewallOp {
 fn change_set(set: &str, add: &[&str], remove: &[&str]) -> FirewallOp {
     let elements = |texts: &[&str]| texts.iter().map(|text| Element::Address(text.parse().unwrap())).collect();
     FirewallOp::ChangeSets(
-        NetworkName::default(),
+        OurTable::default(),
         [(set.to_owned(), SetChange { add: elements(add), remove: elements(remove) })].into(),
     )
 }
@@ -119,7 +129,7 @@ pub(super) fn what_is_gone_already_can_be_deleted<H: Host>() {
         host.change(Change::FlushAll);
         read(&mut reconciler);
         assert_eq!(
-            apply::<H>(&mut reconciler, FirewallOp::DeleteTable(TableName::Ours(NetworkName::default()))),
+            apply::<H>(&mut reconciler, FirewallOp::DeleteTable(TableName::Ours(OurTable::default()))),
             Ok(()),
             "the table"
         );

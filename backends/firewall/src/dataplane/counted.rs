@@ -49,12 +49,26 @@ impl FirewallDataplane {
                 let noted = self.netfilter()?.noted(&format!("strangers-{family}"))?;
                 counted.senders.extend(noted.into_iter().filter_map(|element| match element {
                     Element::Address(address) => Some(address),
-                    Element::Link(_) | Element::Lease(..) | Element::Subnet(..) | Element::Source(_) => None,
+                    Element::Link(_)
+                    | Element::Lease(..)
+                    | Element::Subnet(..)
+                    | Element::Source(_)
+                    | Element::Sender(..)
+                    | Element::Vni(_)
+                    | Element::Vtep(..)
+                    | Element::Within(_) => None,
                 }));
                 let claimed = self.netfilter()?.claimed(&format!("claims-{family}"))?;
                 counted.claims.extend(claimed.into_iter().filter_map(|element| match element {
                     Element::Lease(sender, source) => Some((sender, source.network())),
-                    Element::Link(_) | Element::Address(_) | Element::Subnet(..) | Element::Source(_) => None,
+                    Element::Link(_)
+                    | Element::Address(_)
+                    | Element::Subnet(..)
+                    | Element::Source(_)
+                    | Element::Sender(..)
+                    | Element::Vni(_)
+                    | Element::Vtep(..)
+                    | Element::Within(_) => None,
                 }));
             }
         }

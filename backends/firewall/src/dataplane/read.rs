@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, io};
 use wire_net::Family;
 use wire_state::{
     ChainTable, ChainTableKind, DataplaneError, ErrorKind, ObservedFirewall, ObservedRule, ObservedTable, OpError,
-    TableName,
+    OurTable, TableName,
 };
 
 use super::{FirewallDataplane, Part};
@@ -25,7 +25,10 @@ impl FirewallDataplane {
         let network = self.network.clone();
         for name in tables.iter().filter_map(|(family, name)| netfilter::table_name(&network, *family, name)) {
             match name {
-                TableName::Ours(_) => firewall.table = Some(self.read_ours()?),
+                TableName::Ours(name) => {
+                    let table = self.read_ours(&name)?;
+                    *firewall.slot(name.family) = Some(table);
+                }
                 TableName::Flannel(family) => {
                     firewall.flannel_tables.insert(family);
                 }
@@ -34,18 +37,19 @@ impl FirewallDataplane {
         Ok(tables)
     }
 
-    /// Reads our table.
-    fn read_ours(&mut self) -> Result<ObservedTable, DataplaneError> {
-        let (mut table, expressions) = self.netfilter()?.table()?;
+    /// Reads a table of ours.
+    fn read_ours(&mut self, name: &OurTable) -> Result<ObservedTable, DataplaneError> {
+        let (mut table, expressions) = self.netfilter()?.table(name)?;
+        self.flowtables.insert(name.clone(), table.flowtables.clone());
+        let known = self.expressions.entry(name.clone()).or_default();
         for rule in table.chains.values_mut().flat_map(|chain| &mut chain.rules) {
             let ObservedRule::Marked(mark) = rule else { continue };
-            if self.expressions.get(mark).is_some_and(|known| expressions.get(mark) != Some(known)) {
+            if known.get(mark).is_some_and(|known| expressions.get(mark) != Some(known)) {
                 *rule = ObservedRule::Altered;
             }
         }
-        self.flowtables.clone_from(&table.flowtables);
         for (mark, bytes) in expressions {
-            self.expressions.entry(mark).or_insert(bytes);
+            known.entry(mark).or_insert(bytes);
         }
         Ok(table)
     }

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use wire_net::{Family, NetworkName};
-use wire_state::{DesiredFirewall, Driver as _, Element, FirewallOp, SetChange};
+use wire_net::Family;
+use wire_state::{DesiredFirewall, Driver as _, Element, FirewallOp, OurTable, SetChange};
 
 use super::{policy, reconciler, run, runtime};
 use crate::{
@@ -52,7 +52,7 @@ fn measure_rounds_among_many_peers() {
             }
             for change in 0..CHANGES {
                 let op = FirewallOp::ChangeSets(
-                    NetworkName::default(),
+                    OurTable::default(),
                     change_of(&one_of_many(peers + change / 2), change % 2 == 0),
                 );
                 let begun = Instant::now();

@@ -5,12 +5,11 @@ use std::collections::BTreeMap;
 use wire_net::LinkName;
 use wire_state::{DataplaneError, Flowtable};
 
-use super::{INET, NFTABLES, Netfilter, ours};
+use super::{NFTABLES, Netfilter, TablePlace};
 use wire_netlink::attribute::{attributes, text};
 
 use crate::{
     decode::{attribute, be32, find},
-    encode::Body,
     nfta::{
         NFTA_FLOWTABLE_FLAGS, NFTA_FLOWTABLE_HOOK, NFTA_FLOWTABLE_HOOK_DEVS, NFTA_FLOWTABLE_HOOK_PRIORITY,
         NFTA_FLOWTABLE_NAME, NFTA_FLOWTABLE_TABLE, NFTA_HOOK_DEV,
@@ -21,12 +20,10 @@ use crate::{
 const GET_FLOWTABLE: u16 = NFTABLES | 23;
 
 impl Netfilter {
-    /// The flowtables of our table; empty on a kernel without flowtables.
-    pub(crate) fn flowtables(&mut self) -> Result<BTreeMap<String, Flowtable>, DataplaneError> {
-        let name = &self.table.clone();
-        let request = || Body::new(INET).named(NFTA_FLOWTABLE_TABLE, name);
-        let found = self.dump("flowtables", GET_FLOWTABLE, &request, |body| {
-            ours(body, name)?;
+    /// The flowtables of a table of ours; empty on a kernel without flowtables.
+    pub(crate) fn flowtables(&mut self, of: &TablePlace) -> Result<BTreeMap<String, Flowtable>, DataplaneError> {
+        let found = self.dump("flowtables", GET_FLOWTABLE, &|| of.body(NFTA_FLOWTABLE_TABLE), |body| {
+            of.has(body)?;
             flowtable(body)
         })?;
         Ok(found.into_iter().collect())
@@ -74,7 +71,8 @@ mod tests {
     fn the_links_of_a_flowtable_and_of_a_chain_are_read() {
         let names = [encoded(1, b"docker0\0"), encoded(1, b"flannel.1\0")].concat();
         let hook = [encoded(1, &0_u32.to_be_bytes()), encoded(2, &0_u32.to_be_bytes()), encoded(3, &names)];
-        let body = [vec![INET, 0, 0, 0], encoded(2, b"overlay\0"), encoded(3, &hook.concat())].concat();
+        let body =
+            [vec![crate::netfilter::INET, 0, 0, 0], encoded(2, b"overlay\0"), encoded(3, &hook.concat())].concat();
         let (name, found) = flowtable(&body).unwrap();
         let devices = ["docker0", "flannel.1"].map(|name| name.parse().unwrap()).into();
         assert_eq!((name.as_str(), found), ("overlay", Flowtable { devices, ..Flowtable::default() }));

@@ -4,14 +4,16 @@ use std::collections::BTreeSet;
 
 use wire_netlink::attribute::{attributes, text};
 use wire_state::{
-    Attachment, ChainPolicy, DataplaneError, Element, ObservedBaseChain, ObservedRule, ObservedTable, Set, SetKind,
+    Attachment, ChainPolicy, DataplaneError, Element, ObservedBaseChain, ObservedRule, ObservedTable, OurTable, Set,
+    SetKind,
 };
 
-use super::{Expressions, GET_CHAIN, GET_ELEMENTS, GET_RULE, GET_SET, GET_TABLE, INET, Netfilter, flowtable, ours};
+use super::{Expressions, GET_CHAIN, GET_ELEMENTS, GET_RULE, GET_SET, GET_TABLE, Netfilter, TablePlace, flowtable};
 use crate::{
     decode::{
-        address_element, attribute, be32, chain_kind, comment, find, hook_of, lease_element, link_element, set_kind,
-        source_element, subnet_element, without_counts,
+        address_element, attribute, be32, behind_element, chain_kind, comment, find, hook_of, lease_element,
+        link_element, sender_element, set_kind, source_element, subnet_element, vni_element, vtep_element,
+        within_element, without_counts,
     },
     encode::Body,
     nfta::{
@@ -24,72 +26,78 @@ use crate::{
 };
 
 impl Netfilter {
-    /// Our table, with the expressions of its rules.
-    pub(crate) fn table(&mut self) -> Result<(ObservedTable, Expressions), DataplaneError> {
-        let chains = self.chains()?.into_iter().collect();
+    /// A table of ours, with the expressions of its rules.
+    pub(crate) fn table(&mut self, name: &OurTable) -> Result<(ObservedTable, Expressions), DataplaneError> {
+        let of = &TablePlace::of(name);
+        let chains = self.chains(of)?.into_iter().collect();
         let mut table =
-            ObservedTable { network: self.network.clone(), flags: self.flags()?, chains, ..ObservedTable::default() };
+            ObservedTable { name: name.clone(), flags: self.flags(of)?, chains, ..ObservedTable::default() };
         let mut expressions = Expressions::new();
-        for entry in self.rules()? {
+        for entry in self.rules(of)? {
             if let Some(chain) = table.chains.get_mut(&entry.chain) {
                 chain.rules.push(entry.mark.clone().map_or(ObservedRule::Unmarked, ObservedRule::Marked));
             }
             expressions.extend(entry.mark.map(|mark| (mark, entry.expressions)));
         }
-        for (name, kind) in self.sets()? {
+        for (name, kind) in self.sets(of)? {
             let elements = match kind {
-                SetKind::Addresses(_) => self.elements(&name, address_element)?,
-                SetKind::Links => self.elements(&name, link_element)?,
-                SetKind::Leases(_) => self.elements(&name, lease_element)?,
-                SetKind::Subnets(family, len) => self.elements(&name, |key, _| subnet_element(key, family, len))?,
-                SetKind::Sources(_, len) => self.elements(&name, |key, _| source_element(key, len))?,
+                SetKind::Addresses(_) => self.elements(of, &name, address_element)?,
+                SetKind::Links => self.elements(of, &name, link_element)?,
+                SetKind::Leases(_) => self.elements(of, &name, lease_element)?,
+                SetKind::Subnets(family, len) => self.elements(of, &name, |key, _| subnet_element(key, family, len))?,
+                SetKind::Sources(_, len) => self.elements(of, &name, |key, _| source_element(key, len))?,
+                SetKind::Senders(_) => self.elements(of, &name, sender_element)?,
+                SetKind::Behind(outer, _) => {
+                    self.elements(of, &name, |first, last| behind_element(first, last, outer))?
+                }
+                SetKind::Vnis => self.elements(of, &name, vni_element)?,
+                SetKind::Vteps(_) => self.elements(of, &name, vtep_element)?,
+                SetKind::Within => self.elements(of, &name, within_element)?,
                 SetKind::Seen(_) | SetKind::Claims(_) => BTreeSet::new(),
             };
             table.sets.insert(name, Set { kind, elements: elements.into() });
         }
-        table.counters = self.counters()?.into_keys().collect();
-        table.flowtables = self.flowtables()?;
+        table.counters = self.named_counters(of)?.into_keys().collect();
+        table.flowtables = self.flowtables(of)?;
         Ok((table, expressions))
     }
 
     /// The addresses in a set of ours that is filled by packets.
     pub(crate) fn noted(&mut self, set: &str) -> Result<BTreeSet<Element>, DataplaneError> {
-        self.elements(set, address_element)
+        self.elements(&self.inet(), set, address_element)
     }
 
     /// The pairs in a set of ours that is filled by packets, as leases of one address.
     pub(crate) fn claimed(&mut self, set: &str) -> Result<BTreeSet<Element>, DataplaneError> {
-        self.elements(set, lease_element)
+        self.elements(&self.inet(), set, lease_element)
     }
 
     fn elements(
         &mut self,
+        of: &TablePlace,
         set: &str,
         element: impl Fn(&[u8], &[u8]) -> Option<Element>,
     ) -> Result<BTreeSet<Element>, DataplaneError> {
-        let name = &self.table.clone();
-        let request = || Body::new(INET).named(NFTA_SET_ELEM_LIST_TABLE, name).named(NFTA_SET_ELEM_LIST_SET, set);
+        let request = || of.body(NFTA_SET_ELEM_LIST_TABLE).named(NFTA_SET_ELEM_LIST_SET, set);
         let lists = self.dump("elements of a set", GET_ELEMENTS, &request, |body| {
-            ours(body, name)?;
+            of.has(body)?;
             let list = attributes(find(body, NFTA_SET_ELEM_LIST_ELEMENTS)?);
             Some(list.filter_map(|(_, element)| keys(element)).collect::<Vec<_>>())
         })?;
         Ok(lists.into_iter().flatten().filter_map(|(first, last)| element(&first, &last)).collect())
     }
 
-    fn flags(&mut self) -> Result<u32, DataplaneError> {
-        let name = &self.table.clone();
-        let found = self.dump("tables", GET_TABLE, &|| Body::new(INET), |body| {
-            ours(body, name)?;
+    fn flags(&mut self, of: &TablePlace) -> Result<u32, DataplaneError> {
+        let found = self.dump("tables", GET_TABLE, &|| Body::new(of.family), |body| {
+            of.has(body)?;
             find(body, NFTA_TABLE_FLAGS).and_then(be32)
         })?;
         Ok(found.first().copied().unwrap_or_default())
     }
 
-    fn chains(&mut self) -> Result<Vec<(String, ObservedBaseChain)>, DataplaneError> {
-        let table = &self.table.clone();
-        self.dump("chains", GET_CHAIN, &|| Body::new(INET), |body| {
-            ours(body, table)?;
+    fn chains(&mut self, of: &TablePlace) -> Result<Vec<(String, ObservedBaseChain)>, DataplaneError> {
+        self.dump("chains", GET_CHAIN, &|| Body::new(of.family), |body| {
+            of.has(body)?;
             let name = find(body, NFTA_CHAIN_NAME).and_then(text)?.to_owned();
             // Only base chains have a policy.
             let accepts = find(body, NFTA_CHAIN_POLICY).and_then(be32).is_none_or(|policy| policy == NF_ACCEPT);
@@ -98,11 +106,10 @@ impl Netfilter {
         })
     }
 
-    fn rules(&mut self) -> Result<Vec<RuleEntry>, DataplaneError> {
-        let name = &self.table.clone();
-        let request = || Body::new(INET).named(NFTA_RULE_TABLE, name);
+    fn rules(&mut self, of: &TablePlace) -> Result<Vec<RuleEntry>, DataplaneError> {
+        let request = || of.body(NFTA_RULE_TABLE);
         self.dump("rules", GET_RULE, &request, |body| {
-            ours(body, name)?;
+            of.has(body)?;
             let chain = find(body, NFTA_RULE_CHAIN).and_then(text)?.to_owned();
             let mark = find(body, NFTA_RULE_USERDATA).and_then(comment);
             let expressions = without_counts(find(body, NFTA_RULE_EXPRESSIONS).unwrap_or_default());
@@ -110,11 +117,10 @@ impl Netfilter {
         })
     }
 
-    fn sets(&mut self) -> Result<Vec<(String, SetKind)>, DataplaneError> {
-        let table = &self.table.clone();
-        let request = || Body::new(INET).named(NFTA_SET_TABLE, table);
+    fn sets(&mut self, of: &TablePlace) -> Result<Vec<(String, SetKind)>, DataplaneError> {
+        let request = || of.body(NFTA_SET_TABLE);
         self.dump("sets", GET_SET, &request, |body| {
-            ours(body, table)?;
+            of.has(body)?;
             let flags = find(body, NFTA_SET_FLAGS).and_then(be32).unwrap_or_default();
             let key = find(body, NFTA_SET_KEY_TYPE).and_then(be32)?;
             let name = find(body, NFTA_SET_NAME).and_then(text)?;

@@ -55,6 +55,28 @@ fn condition(condition: &Match, network: &NetworkName) -> String {
         Match::OnlyPassing => "fib daddr type unicast".to_owned(),
         Match::TcpOrUdp => "meta l4proto { tcp, udp }".to_owned(),
         Match::Established => "ct state established".to_owned(),
+        Match::VxlanTo(port) => format!("udp dport {port} udp length >= 16"),
+        Match::VniIn(set) => format!("@th,96,24 @{set}"),
+        Match::Vtep(family, set) => format!("{} saddr . @th,96,24 @{set}", ip(*family)),
+        Match::NotBehind(outer, offset, inner, set) => {
+            format!("{} saddr . @th,{offset},{} != @{set}", ip(*outer), inner.bits())
+        }
+        Match::FromLike(start) => format!("iifname \"{start}*\""),
+        Match::ToLike(is, start) => format!("oifname {}\"{start}*\"", operator(*is)),
+        Match::ToIn(set) => format!("oifname @{set}"),
+        Match::Between(set) => format!("iifname . oifname @{set}"),
+        // Also of a tag that the kernel holds beside the frame (`nft_payload_copy_vlan` of net/netfilter/nft_payload.c).
+        Match::Tagged => "@ll,96,16 { 0x8100, 0x88a8 }".to_owned(),
+        Match::Routers => "icmpv6 type { nd-router-advert, nd-redirect }".to_owned(),
+        Match::Sender(Family::V4, set) => format!("iifname . ether saddr . ip saddr @{set}"),
+        // As raw bytes, so that the same set serves for advertised addresses, which nft 1.0.2 has no name for.
+        Match::Sender(Family::V6, set) => format!("meta protocol ip6 iifname . ether saddr . @nh,64,128 @{set}"),
+        Match::ArpSender(set) => {
+            format!("iifname . ether saddr . arp saddr ip @{set} iifname . arp saddr ether . arp saddr ip @{set}")
+        }
+        Match::Advertised(is, set) => {
+            format!("icmpv6 type nd-neighbor-advert iifname . ether saddr . @th,64,128 {}@{set}", operator(*is))
+        }
         Match::SourceWasNot(family, source) => format!("ct status snat ct original {} saddr != {source}", ip(*family)),
     }
 }

@@ -89,7 +89,17 @@ fn fate(outer: &str, inner: &str) -> Outcome {
     let mut around = Surroundings::default();
     for (index, link) in [(2, "eth0"), (3, "docker0")] {
         let (kind, mac, owner) = (ObservedKind::Other(String::new()), None, Owner::Foreign);
-        let made = ObservedLink { kind, mac, mtu: Mtu(1500), up: true, master: None, is_marked: false, owner, index };
+        let made = ObservedLink {
+            kind,
+            mac,
+            mtu: Mtu(1500),
+            up: true,
+            master: None,
+            is_marked: false,
+            port: None,
+            owner,
+            index,
+        };
         around.links.insert(name(link), made);
     }
     for (to, link) in [("10.5.1.0/24", "docker0"), ("10.5.0.0/16", "flannel.ipip"), ("0.0.0.0/0", "eth0")] {

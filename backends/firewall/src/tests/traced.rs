@@ -46,7 +46,7 @@ fn fate(policy: &FirewallPolicy, facts: &HostFacts, family: Family, sender: &Sen
     for (index, link) in [(2, "eth0"), (3, "docker0")] {
         let kind = ObservedKind::Other(String::new());
         let (mac, mtu, owner) = (None, Mtu(1500), Owner::Foreign);
-        let made = ObservedLink { kind, mac, mtu, up: true, master: None, is_marked: false, owner, index };
+        let made = ObservedLink { kind, mac, mtu, up: true, master: None, port: None, is_marked: false, owner, index };
         around.links.insert(name(link), made);
     }
     let routes: [(Prefix, LinkName); 3] = [

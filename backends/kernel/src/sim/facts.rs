@@ -61,7 +61,7 @@ impl SimHost {
             let addresses: Vec<(IpAddr, u8)> = addresses(*name, &net, &facts)
                 .map(|address| (address.local.address, address.local.prefix.len()))
                 .collect();
-            let is_bridge = link.kind == ObservedKind::Bridge;
+            let is_bridge = matches!(link.kind, ObservedKind::Bridge(_));
             let is_vxlan = matches!(link.kind, ObservedKind::Vxlan(_));
             let is_used = if is_bridge { of_host.is_some_and(|facts| facts.has_carrier) } else { link.up };
             let link = ContainerLink { name: *name, is_bridge, mtu: link.mtu, is_used, addresses };

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, future::poll_fn, task::Poll};
 
-use imbl::{OrdMap, ordmap::DiffItem};
+use imbl::{OrdMap, OrdSet, ordmap::DiffItem, ordset};
 use wire_state::{DataplaneError, Namespace, ObservedNet, Scope};
 
 use super::{SimHost, view};
@@ -99,7 +99,8 @@ fn differ(cached: &ObservedNet, last: &ObservedNet, now: &ObservedNet) -> bool {
     let settings = || cached.settings.iter().any(|(setting, value)| now.settings.get(setting) != Some(value));
     are_other_members(&cached.addresses, &last.addresses, &now.addresses)
         || are_other_rows(&cached.fdb, &last.fdb, &now.fdb)
-        || are_other_members(&cached.flooding, &last.flooding, &now.flooding)
+        || are_other_elements(&cached.flooding, &last.flooding, &now.flooding)
+        || are_other_rows(&cached.bridge_fdb, &last.bridge_fdb, &now.bridge_fdb)
         || are_other_rows(&cached.neighbours, &last.neighbours, &now.neighbours)
         || have_other_routes(cached, last, now)
         || settings()
@@ -107,6 +108,12 @@ fn differ(cached: &ObservedNet, last: &ObservedNet, now: &ObservedNet) -> bool {
 
 fn are_other_members<T: Ord>(cached: &BTreeSet<T>, last: &BTreeSet<T>, now: &BTreeSet<T>) -> bool {
     last.symmetric_difference(now).any(|entry| cached.contains(entry) != now.contains(entry))
+}
+
+fn are_other_elements<T: Ord + Clone>(cached: &OrdSet<T>, last: &OrdSet<T>, now: &OrdSet<T>) -> bool {
+    last.diff(now).any(|item| match item {
+        ordset::DiffItem::Add(entry) | ordset::DiffItem::Remove(entry) => cached.contains(entry) != now.contains(entry),
+    })
 }
 
 fn are_other_rows<K: Ord + Clone, V: PartialEq + Clone>(

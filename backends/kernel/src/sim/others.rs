@@ -332,6 +332,6 @@ impl SimHost {
     }
 }
 
-fn named(name: &str) -> LinkName {
+pub(super) fn named(name: &str) -> LinkName {
     name.parse().expect("a name of a link")
 }

@@ -8,7 +8,7 @@ use std::{
 use proptest::prelude::*;
 use wire_net::Prefix;
 use wire_state::{
-    Address, DesiredNet, ErrorKind, LinkId, LinkPlace, LinkRef, NextHop, Reconciler, RouteKey,
+    Address, Bridge, DesiredNet, ErrorKind, LinkId, LinkPlace, LinkRef, NextHop, Reconciler, RouteKey,
     samples::{mac, name, state, tunnelled},
 };
 
@@ -186,8 +186,21 @@ fn a_link_of_the_underlay_that_goes_down_takes_its_routes_and_brings_them_back()
 #[test]
 fn a_bridge_elsewhere_is_no_news() {
     let (host, reconciler, mut monitor) = settled();
-    host.add_link("br0", ObservedKind::Bridge, Some(mac(50)), Mtu(1500));
+    host.add_link("br0", ObservedKind::Bridge(Bridge::default()), Some(mac(50)), Mtu(1500));
     assert_eq!(heard(&mut monitor, &reconciler), None);
+}
+
+#[test]
+fn the_devices_of_a_network_on_bridges_are_never_the_underlay() {
+    let (host, ..) = settled();
+    host.add_link("wb.5000", ObservedKind::Bridge(Bridge::default()), Some(mac(50)), Mtu(1450));
+    host.add_link("wb.lan", ObservedKind::Bridge(Bridge::default()), Some(mac(51)), Mtu(1500));
+    let network = host.network([]);
+    let why = |name: &str| {
+        let link = network.links.iter().find(|link| link.name.as_str() == name).unwrap();
+        link.why_unusable(&wire_net::DualStack::default())
+    };
+    assert_eq!((why("wb.5000"), why("wb.lan")), (Some("a device of an overlay"), None));
 }
 
 #[test]
@@ -206,7 +219,7 @@ fn the_facts_of_a_host_are_those_of_its_state() {
     let nics = host.nics();
     assert_eq!(nics[0].origin, MacOrigin::Card(mac(99)));
     assert_eq!(nics[1].origin, MacOrigin::Host);
-    host.add_link("docker0", ObservedKind::Bridge, Some(mac(50)), Mtu(1500));
+    host.add_link("docker0", ObservedKind::Bridge(Bridge::default()), Some(mac(50)), Mtu(1500));
     host.add_address("docker0", "10.5.1.1".parse().unwrap(), 24);
     let links = host.container_links(&[prefix("10.5.1.0/24")]);
     assert_eq!(links.len(), 1);

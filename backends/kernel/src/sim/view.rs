@@ -27,6 +27,8 @@ pub(super) fn within(net: &ObservedNet, facts: &BTreeMap<LinkName, LinkFacts>, s
     found.addresses = net.addresses.iter().filter(|address| is_ours(&address.link)).copied().collect();
     found.fdb = net.fdb.iter().filter(|(key, _)| is_ours_vxlan(&key.link)).map(|(key, to)| (*key, *to)).collect();
     found.flooding = net.flooding.iter().filter(|entry| is_ours_vxlan(&entry.link)).copied().collect();
+    let behind = net.bridge_fdb.iter().filter(|(key, port)| is_ours(&key.bridge) && is_ours_vxlan(port));
+    found.bridge_fdb = behind.map(|(key, port)| (*key, *port)).collect();
     found.neighbours =
         net.neighbours.iter().filter(|(key, _)| is_ours(&key.link)).map(|(key, mac)| (*key, *mac)).collect();
     found.forwarding =
@@ -59,7 +61,7 @@ fn is_container_bridge(
     facts: &BTreeMap<LinkName, LinkFacts>,
     scope: &Scope,
 ) -> bool {
-    let is_bridge = net.links.get(&name).is_some_and(|link| link.kind == ObservedKind::Bridge);
+    let is_bridge = net.links.get(&name).is_some_and(|link| matches!(link.kind, ObservedKind::Bridge(_)));
     let addresses = || facts.get(&name).into_iter().flat_map(|link| &link.addresses).map(|address| address.local);
     is_bridge
         && addresses().any(|local| {

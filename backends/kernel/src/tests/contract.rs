@@ -6,6 +6,7 @@ mod double;
 mod entries;
 mod real;
 mod refusals;
+mod segment;
 mod stage;
 
 use wire_state::{Driver, Network, ObservedNet, Scope};
@@ -67,6 +68,13 @@ contract![
     cases::a_neighbour_is_taken_on_a_link_that_is_down,
     cases::a_device_that_is_set_up_again_has_what_it_kept_while_down,
     changes::each_change_by_others_is_reported_and_read_back,
+    segment::a_segment_is_whole_after_one_round_and_a_second_plan_is_empty,
+    segment::each_change_of_a_segment_by_others_is_reported_and_read_back,
+    segment::a_round_repairs_each_change_of_a_segment_by_others,
+    segment::entries_of_a_segment_that_we_change_are_not_reported,
+    segment::a_bridge_keeps_its_mtu_when_its_ports_change,
+    segment::an_entry_of_a_bridge_is_removed_only_if_it_leads_to_the_port,
+    segment::a_drained_host_has_nothing_of_a_segment,
     refusals::each_operation_that_is_refused_fails_with_its_kind,
     refusals::what_is_there_or_gone_already_counts_as_done,
 ];

@@ -1,5 +1,7 @@
 //! A host in a network namespace of its own, with invented leases.
 
+mod segment;
+
 use std::{
     collections::BTreeMap,
     fs::File,
@@ -46,6 +48,8 @@ pub(crate) struct Lab {
     peers: BTreeMap<usize, Peer>,
     underlay: Underlay,
     public: DualStack<IpAddr>,
+    /// Whether there is a network on a bridge too.
+    with_segment: bool,
 }
 
 impl Lab {
@@ -59,7 +63,13 @@ impl Lab {
     pub(crate) fn on(host: &HostNetwork, peers: usize) -> Self {
         let underlay = underlay(host);
         let public = underlay.addresses;
-        Self { peers: (1..=peers).map(|number| (number, Peer::new(number))).collect(), underlay, public }
+        let peers = (1..=peers).map(|number| (number, Peer::new(number))).collect();
+        Self { peers, underlay, public, with_segment: false }
+    }
+
+    /// A host without peers, in a network on a bridge.
+    pub(crate) fn with_segment(host: &HostNetwork) -> Self {
+        Self { with_segment: true, ..Self::on(host, 0) }
     }
 
     /// Makes the IPv4 device anew without peers.
@@ -89,7 +99,9 @@ impl Lab {
     }
 
     pub(crate) fn scope(&self) -> Scope {
-        self.backend(&Family::ALL).scope()
+        let mut scope = self.backend(&Family::ALL).scope();
+        scope.devices.extend(self.with_segment.then(segment::devices).into_iter().flatten());
+        scope
     }
 
     fn backend(&self, families: &[Family]) -> Box<dyn Backend> {
@@ -107,7 +119,11 @@ impl Lab {
     }
 
     pub(crate) fn want(&self) -> DesiredNet {
-        self.want_of(&Family::ALL)
+        let mut want = self.want_of(&Family::ALL);
+        if self.with_segment {
+            segment::add(&mut want, &self.underlay);
+        }
+        want
     }
 
     pub(crate) fn want_of(&self, families: &[Family]) -> DesiredNet {

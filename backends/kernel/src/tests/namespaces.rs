@@ -5,9 +5,9 @@ use std::os::fd::OwnedFd;
 use wire_net::{LinkName, MacAddr, Mtu, Vni};
 use wire_netlink::Batch;
 use wire_state::{
-    Address, DesiredKind, DesiredLink, DesiredNet, DesiredVxlan, FloodEntry, FloodPath, Ipip, KernelKind, LinkId,
-    LinkPlace, LinkRef, Macvlan, MacvlanMode, Namespace, NextHop, ObservedKind, Owner, PerNamespace, Reconciler,
-    RouteKey, Scope, Setting, Veth, Vlan,
+    Address, Bridge, DesiredKind, DesiredLink, DesiredNet, DesiredVxlan, FloodEntry, FloodPath, Ipip, KernelKind,
+    LinkId, LinkPlace, LinkRef, Macvlan, MacvlanMode, Namespace, NextHop, ObservedKind, Owner, PerNamespace,
+    Reconciler, RouteKey, Scope, Setting, Veth, Vlan,
 };
 
 use super::lab::{self, KernelAlone, new_namespace, run, run_fails, run_inside};
@@ -36,7 +36,7 @@ fn uplink() -> LinkRef {
 fn attached() -> PerNamespace<DesiredNet> {
     let (mut host, mut guest) = (DesiredNet::default(), DesiredNet::default());
     let master = Some(name("z-bridge"));
-    host.links.insert(name("z-bridge"), link(KernelKind::Bridge, 1));
+    host.links.insert(name("z-bridge"), link(KernelKind::Bridge(Bridge::default()), 1));
     let vxlan = DesiredVxlan { parent: Some(uplink()), port: Some(8472), ..DesiredVxlan::new(Vni::new(5000).unwrap()) };
     host.links.insert(name("a-vxlan"), DesiredLink { master, ..link(KernelKind::Vxlan(vxlan), 2) });
     for last in [101, 102] {
@@ -244,8 +244,9 @@ fn the_message_for_a_new_link_decodes_to_the_same_link() {
     let place = |text| LinkPlace::in_host(name(text));
     let id = |index| LinkId { namespace: Namespace::Host, index, name: name("eth0") };
     let parent = LinkRef::Found(id(3));
+    let options = Bridge { snooping: false, spanning_tree: true };
     let kinds = [
-        (KernelKind::Bridge, ObservedKind::Bridge),
+        (KernelKind::Bridge(options), ObservedKind::Bridge(options)),
         (KernelKind::Vlan(Vlan { parent, id: 4094 }), ObservedKind::Vlan(Vlan { parent: Some(id(3)), id: 4094 })),
         (
             KernelKind::Macvlan(Macvlan { parent, mode: MacvlanMode::Vepa }),
@@ -262,17 +263,19 @@ fn the_message_for_a_new_link_decodes_to_the_same_link() {
         let lower = Some(Lower { index: 3, namespace: None });
         let is_pair = matches!(kind, KernelKind::Veth(_));
         let bound = BoundLinks { lower: lower.filter(|_| !is_pair), peer: None, master: Some(8) };
-        let DesiredLink { mac, mtu, .. } = link(KernelKind::Bridge, 1);
-        encode::create_link(&mut batch, name("new"), &DesiredLink { kind, mac, mtu, master: None }, &bound);
+        let DesiredLink { mac, mtu, .. } = link(KernelKind::Bridge(Bridge::default()), 1);
+        encode::create_link(&mut batch, name("new"), &DesiredLink { mac, ..DesiredLink::new(kind, mtu) }, &bound);
+        let is_bridge = matches!(expected, ObservedKind::Bridge(_));
         let (found, read) = decode::link(batch.bodies().next().unwrap(), &decode::Namespaces::HOST).unwrap();
         assert_eq!(read.kind, expected);
         assert_eq!(found, name("new"));
         assert_eq!(read.mac, mac);
-        assert_eq!(read.mtu, mtu);
+        assert_eq!(read.mtu, if is_bridge { Mtu(0) } else { mtu }, "a bridge gets it later");
         assert!(read.up);
         assert_eq!(read.master.map(|master| master.index), Some(8));
         assert_eq!(read.owner, Owner::Foreign);
         let (_, marked) = decode::link(batch.bodies().nth(1).unwrap(), &decode::Namespaces::HOST).unwrap();
         assert!(marked.is_marked);
+        assert!(!is_bridge || marked.mtu == mtu);
     }
 }

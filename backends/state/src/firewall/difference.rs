@@ -20,9 +20,9 @@ pub(super) fn differences(observed: &ObservedFirewall, desired: &DesiredFirewall
 
 fn of_op(observed: &ObservedFirewall, desired: &DesiredFirewall, op: &FirewallOp) -> Vec<Difference> {
     match op {
-        FirewallOp::PutTable(table) => table::differences(observed.table.as_ref(), table),
-        FirewallOp::ChangeSets(_, changes) => {
-            let table = desired.table.as_ref();
+        FirewallOp::PutTable(table) => table::differences(observed.table_named(&table.name), table),
+        FirewallOp::ChangeSets(table, changes) => {
+            let table = desired.table_named(table);
             let sets = changes.iter().filter_map(|(name, change)| Some((table?, name, change)));
             sets.flat_map(|(table, name, change)| table::elements(table, name, change)).collect()
         }

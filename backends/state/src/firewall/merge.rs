@@ -7,14 +7,12 @@ use crate::merge::{Clash, Clashes, Share, elements};
 /// if one of them wants so.
 pub(super) fn merge(shares: &[Share<'_, DesiredFirewall>]) -> (DesiredFirewall, Vec<Clash>) {
     let mut clashes = Clashes::default();
-    let tables = shares.iter().filter_map(|share| {
-        let desired = share.desired.table.as_ref()?;
-        Some(Share { network: share.network, desired })
-    });
-    let tables: Vec<Share<'_, DesiredTable>> = tables.collect();
+    let tables = with(shares, |desired| desired.table.as_ref());
+    let of_bridges = with(shares, |desired| desired.bridge.as_ref());
     let keeps = |share: &Share<'_, DesiredFirewall>| share.desired.flannel == FlannelRules::Keep;
     let merged = DesiredFirewall {
-        table: (!tables.is_empty()).then(|| merge_tables(&tables, &mut clashes)),
+        table: merge_tables(&tables, &mut clashes),
+        bridge: merge_tables(&of_bridges, &mut clashes),
         chains: clashes.rows(
             shares,
             |firewall| &firewall.chains,
@@ -30,16 +28,26 @@ pub(super) fn merge(shares: &[Share<'_, DesiredFirewall>]) -> (DesiredFirewall, 
     (merged, clashes.all())
 }
 
-fn merge_tables(tables: &[Share<'_, DesiredTable>], clashes: &mut Clashes) -> DesiredTable {
-    DesiredTable {
-        network: tables.first().map(|table| table.network.clone()).unwrap_or_default(),
+/// The shares that want a table.
+fn with<'a>(
+    shares: &[Share<'a, DesiredFirewall>],
+    table: impl Fn(&'a DesiredFirewall) -> Option<&'a DesiredTable>,
+) -> Vec<Share<'a, DesiredTable>> {
+    let tables =
+        shares.iter().filter_map(|share| Some(Share { network: share.network, desired: table(share.desired)? }));
+    tables.collect()
+}
+
+fn merge_tables(tables: &[Share<'_, DesiredTable>], clashes: &mut Clashes) -> Option<DesiredTable> {
+    Some(DesiredTable {
+        name: tables.first()?.desired.name.clone(),
         // Ours has none.
         flags: 0,
         chains: clashes.rows(tables, |table| &table.chains, |chain| format!("the nftables chain {chain}")),
         sets: clashes.rows(tables, |table| &table.sets, |set| format!("the nftables set {set}")),
         counters: elements(tables, |table| &table.counters),
         flowtables: clashes.rows(tables, |table| &table.flowtables, |name| format!("the flowtable {name}")),
-    }
+    })
 }
 
 #[cfg(test)]

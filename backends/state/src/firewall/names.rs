@@ -2,16 +2,71 @@
 //!
 //! The network `default` has the names that there were before a host could have several: `inet wire-agent`, `WIRE-NAT`.
 
-use wire_net::NetworkName;
+use std::fmt;
+
+use wire_net::{Family, NetworkName};
 
 /// The prefix of the names of all our chains of iptables. Nobody else's have it.
 const CHAINS: &str = "WIRE-";
-/// The name of the default network's table of nftables, and the beginning of all others.
+/// The name of the default network's tables of nftables, and the beginning of all others.
 const TABLE: &str = "wire-agent";
 /// The length of the digits that stand for a network in the names of its chains: iptables allows 28 characters in all.
 const DIGITS: usize = 12;
 
-/// The name of a network's table of nftables, within the family `inet`.
+/// The name of a table of nftables.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TableName {
+    /// Ours: `inet wire-agent`.
+    Ours(OurTable),
+    /// flanneld's with `EnableNFTables`: `ip flannel-ipv4`, `ip6 flannel-ipv6`.
+    Flannel(Family),
+}
+
+/// The name of a table of ours.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct OurTable {
+    /// Its family.
+    pub family: TableFamily,
+    /// The network that it belongs to.
+    pub network: NetworkName,
+}
+
+/// A family of nftables in which we have tables.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TableFamily {
+    /// `inet`: packets of both families.
+    #[default]
+    Inet,
+    /// `bridge`: frames that bridges receive.
+    Bridge,
+}
+
+impl TableFamily {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Inet, Self::Bridge];
+}
+
+impl fmt::Display for OurTable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let family = match self.family {
+            TableFamily::Inet => "inet",
+            TableFamily::Bridge => "bridge",
+        };
+        write!(f, "{family} {}", table_of(&self.network))
+    }
+}
+
+impl fmt::Display for TableName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ours(table) => table.fmt(f),
+            Self::Flannel(Family::V4) => f.write_str("ip flannel-ipv4"),
+            Self::Flannel(Family::V6) => f.write_str("ip6 flannel-ipv6"),
+        }
+    }
+}
+
+/// The name of a network's tables of nftables, within their families.
 #[must_use]
 pub fn table_of(network: &NetworkName) -> String {
     if network.is_default() { TABLE.to_owned() } else { format!("{TABLE}-{network}") }
@@ -85,7 +140,8 @@ mod tests {
     #[test]
     fn the_default_network_has_the_names_that_there_always_were() {
         let network = NetworkName::default();
-        assert_eq!(table_of(&network), "wire-agent");
+        let tables = TableFamily::ALL.map(|family| OurTable { family, network: network.clone() }.to_string());
+        assert_eq!(tables, ["inet wire-agent", "bridge wire-agent"]);
         assert_eq!(chain_of(&network, "FORWARD"), "WIRE-FORWARD");
         assert_eq!(let_in_number(&network), 0);
         for name in ["WIRE-FORWARD", "WIRE-NAT", "WIRE-", "WIRE-OLD-ONE", "WIRE-0123456789AB-NAT"] {

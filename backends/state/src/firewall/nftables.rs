@@ -7,24 +7,15 @@ use std::{
 };
 
 use imbl::OrdSet;
-use wire_net::{Family, LinkName, NetworkName, Prefix};
+use wire_net::{Family, LinkName, MacAddr, Prefix, Vni};
 
-use super::names;
+use super::names::OurTable;
 
-/// The name of a table of nftables.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum TableName {
-    /// A network's own, of both families: `inet wire-agent`.
-    Ours(NetworkName),
-    /// flanneld's with `EnableNFTables`: `ip flannel-ipv4`, `ip6 flannel-ipv6`.
-    Flannel(Family),
-}
-
-/// Our table of nftables. `C` is a base chain, which differs between a table that is desired and one that was read.
+/// A table of ours. `C` is a base chain, which differs between a table that is desired and one that was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Table<C> {
-    /// The network that it belongs to, by which it is named.
-    pub network: NetworkName,
+    /// Its name.
+    pub name: OurTable,
     /// `NFT_TABLE_F_*` of linux/netfilter/nf_tables.h. Ours has none: a dormant table holds its rules and does nothing.
     pub flags: u32,
     /// Base chains by name.
@@ -167,6 +158,16 @@ pub enum SetKind {
     /// The subnets whose containers may send without encapsulation, by their leading bits: keys of this length that are found by their
     /// hash.
     Sources(Family, u8),
+    /// Ports of bridges, each with a MAC and an address that may send there.
+    Senders(Family),
+    /// Networks of VXLAN.
+    Vnis,
+    /// Public addresses, each with a network of VXLAN that it is a member of.
+    Vteps(Family),
+    /// Public addresses of the first family, each with the inner sources of the second that may come from it.
+    Behind(Family, Family),
+    /// Links between which packets stay as they are: each with itself.
+    Within,
     /// Addresses that packets put there, for an hour each.
     Seen(Family),
     /// The same, each with an inner source that came from it.
@@ -186,12 +187,20 @@ pub enum Element {
     Subnet(IpAddr, Prefix),
     /// A subnet by itself.
     Source(Prefix),
+    /// A port of a bridge, and a MAC with an address that may send there.
+    Sender(LinkName, MacAddr, IpAddr),
+    /// A network of VXLAN.
+    Vni(Vni),
+    /// A host, and a network of VXLAN that it is a member of.
+    Vtep(IpAddr, Vni),
+    /// A link, as the one that packets come by and leave by.
+    Within(LinkName),
 }
 
 impl<C> Default for Table<C> {
     fn default() -> Self {
         Self {
-            network: NetworkName::default(),
+            name: OurTable::default(),
             flags: 0,
             chains: BTreeMap::new(),
             sets: BTreeMap::new(),
@@ -205,7 +214,7 @@ impl ObservedTable {
     /// True if nothing but the elements of sets may differ from `desired`.
     #[must_use]
     pub fn is_built_as(&self, desired: &DesiredTable) -> bool {
-        self.network == desired.network
+        self.name == desired.name
             && self.flags == desired.flags
             && self.chains.len() == desired.chains.len()
             && self.chains.iter().zip(&desired.chains).all(|(observed, desired)| are_same(observed, desired))
@@ -229,8 +238,8 @@ impl DesiredTable {
     /// True if nothing but the elements of sets differs from `other`.
     pub(crate) fn is_built_like(&self, other: &Self) -> bool {
         // Each part by name: a new one must be thought of here.
-        let Self { network, flags, chains, sets: _, counters, flowtables } = self;
-        *network == other.network
+        let Self { name, flags, chains, sets: _, counters, flowtables } = self;
+        *name == other.name
             && *flags == other.flags
             && *chains == other.chains
             && *counters == other.counters
@@ -240,12 +249,6 @@ impl DesiredTable {
 }
 
 impl<C> Table<C> {
-    /// Its name, with that of its family.
-    #[must_use]
-    pub fn name(&self) -> TableName {
-        TableName::Ours(self.network.clone())
-    }
-
     fn set_kinds(&self) -> impl Iterator<Item = (&String, SetKind)> {
         self.sets.iter().map(|(name, set)| (name, set.kind))
     }
@@ -275,7 +278,7 @@ impl ObservedRule {
 impl From<&DesiredTable> for ObservedTable {
     fn from(desired: &DesiredTable) -> Self {
         Self {
-            network: desired.network.clone(),
+            name: desired.name.clone(),
             flags: desired.flags,
             chains: desired.chains.iter().map(|(name, chain)| (name.clone(), chain.into())).collect(),
             sets: desired.sets.clone(),
@@ -325,16 +328,6 @@ pub(super) fn checksum(text: &str) -> u64 {
     text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
-impl fmt::Display for TableName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Ours(network) => write!(f, "inet {}", names::table_of(network)),
-            Self::Flannel(Family::V4) => f.write_str("ip flannel-ipv4"),
-            Self::Flannel(Family::V6) => f.write_str("ip6 flannel-ipv6"),
-        }
-    }
-}
-
 impl fmt::Display for ChainKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -364,6 +357,10 @@ impl fmt::Display for Element {
             Self::Link(link) => link.fmt(f),
             Self::Lease(public, subnet) | Self::Subnet(public, subnet) => write!(f, "{subnet} of {public}"),
             Self::Source(subnet) => subnet.fmt(f),
+            Self::Sender(port, mac, address) => write!(f, "{address} of {mac} at {port}"),
+            Self::Vni(vni) => write!(f, "VNI {vni}"),
+            Self::Vtep(host, vni) => write!(f, "{host} of VNI {vni}"),
+            Self::Within(link) => write!(f, "within {link}"),
         }
     }
 }

@@ -6,12 +6,12 @@ use std::{
 };
 
 use imbl::{OrdSet, ordset::DiffItem};
-use wire_net::NetworkName;
 
 use crate::Operation;
 
 use super::{
-    Call, ChainName, ChainTable, DesiredTable, Element, EmptyTables, ObservedChain, ObservedFirewall, TableName,
+    Call, ChainName, ChainTable, DesiredTable, Element, EmptyTables, ObservedChain, ObservedFirewall, ObservedTable,
+    OurTable, TableFamily, TableName,
 };
 
 /// One change of the packet filter. Each is one transaction.
@@ -19,8 +19,8 @@ use super::{
 pub enum FirewallOp {
     /// Replaces our table of nftables, or any other with its name.
     PutTable(DesiredTable),
-    /// Changes the elements of sets of a network's table, by the names of the sets.
-    ChangeSets(NetworkName, BTreeMap<String, SetChange>),
+    /// Changes the elements of sets of a table of ours, by the names of the sets.
+    ChangeSets(OurTable, BTreeMap<String, SetChange>),
     /// Fills chains of ours in one table, and puts their calls in place.
     PutChains(ChainTable, Vec<ChainChange>),
     /// Deletes a chain and the rules that call it.
@@ -75,21 +75,23 @@ impl SetChange {
 }
 
 impl ObservedFirewall {
+    /// The place of our table of a family.
+    pub const fn slot(&mut self, family: TableFamily) -> &mut Option<ObservedTable> {
+        match family {
+            TableFamily::Inet => &mut self.table,
+            TableFamily::Bridge => &mut self.bridge,
+        }
+    }
+
     /// Brings it forward by an operation that was carried out.
     pub fn apply(&mut self, op: &FirewallOp) {
         match op {
             FirewallOp::PutTable(table) => {
-                self.table = Some(table.into());
+                *self.slot(table.name.family) = Some(table.into());
             }
-            FirewallOp::ChangeSets(_, changes) => {
-                let Some(table) = &mut self.table else { return };
-                for (name, change) in changes {
-                    let Some(set) = table.sets.get_mut(name) else { continue };
-                    for element in &change.remove {
-                        set.elements.remove(element);
-                    }
-                    set.elements.extend(change.add.iter().copied());
-                }
+            FirewallOp::ChangeSets(table, changes) => {
+                let found = self.slot(table.family).as_mut();
+                change_sets(found.filter(|found| found.name == *table), changes);
             }
             FirewallOp::PutChains(table, changes) => {
                 for change in changes {
@@ -107,11 +109,24 @@ impl ObservedFirewall {
             FirewallOp::DeleteAbandonedChain(name, ..) => {
                 self.abandoned.remove(name);
             }
-            FirewallOp::DeleteTable(TableName::Ours(_)) => self.table = None,
+            FirewallOp::DeleteTable(TableName::Ours(table)) => {
+                self.slot(table.family).take_if(|found| found.name == *table);
+            }
             FirewallOp::DeleteTable(TableName::Flannel(family)) => {
                 self.flannel_tables.remove(family);
             }
         }
+    }
+}
+
+fn change_sets(table: Option<&mut ObservedTable>, changes: &BTreeMap<String, SetChange>) {
+    let Some(table) = table else { return };
+    for (name, change) in changes {
+        let Some(set) = table.sets.get_mut(name) else { continue };
+        for element in &change.remove {
+            set.elements.remove(element);
+        }
+        set.elements.extend(change.add.iter().copied());
     }
 }
 
@@ -144,10 +159,10 @@ impl fmt::Display for FirewallOp {
         match self {
             Self::PutTable(table) => {
                 let rules: usize = table.chains.values().map(|chain| chain.rules.len()).sum();
-                write!(f, "{}: {} chains, {rules} rules", table.name(), table.chains.len())
+                write!(f, "{}: {} chains, {rules} rules", table.name, table.chains.len())
             }
-            Self::ChangeSets(network, changes) => {
-                write!(f, "{}:", TableName::Ours(network.clone()))?;
+            Self::ChangeSets(table, changes) => {
+                write!(f, "{table}:")?;
                 for (set, change) in changes {
                     write!(f, " {set}")?;
                     for (sign, elements) in [('+', &change.add), ('-', &change.remove)] {

@@ -33,8 +33,8 @@ impl Resource for Firewall {
 
     /// Deletions come last: what flanneld left, and what is left in the other variant of iptables, goes once ours stands.
     fn plan(observed: &ObservedFirewall, desired: &DesiredFirewall) -> Plan<Self> {
-        let table = desired.table.iter().flat_map(|table| put_table(observed.table.as_ref(), table));
-        let ops = table.chain(put_chains(observed, desired)).chain(deletions(observed, desired)).collect();
+        let tables = desired.tables().filter_map(|table| put_table(observed.table_named(&table.name), table));
+        let ops = tables.chain(put_chains(observed, desired)).chain(deletions(observed, desired)).collect();
         Plan { ops, findings: observed.others.clone() }
     }
 
@@ -46,14 +46,19 @@ impl Resource for Firewall {
         desired: &DesiredFirewall,
     ) -> Option<Plan<Self>> {
         // Each part by name: a new one must be thought of here.
-        let DesiredFirewall { table, chains, flannel, empty_tables } = reached;
+        let DesiredFirewall { table, bridge, chains, flannel, empty_tables } = reached;
         let is_same = *chains == desired.chains && *flannel == desired.flannel && *empty_tables == desired.empty_tables;
-        let change = match (table, &desired.table) {
-            (Some(reached), Some(desired)) if reached.is_built_like(desired) => change_sets(&reached.sets, desired),
-            (None, None) => None,
-            (Some(_) | None, _) => return None,
-        };
-        is_same.then(|| Plan { ops: change.into_iter().collect(), findings: observed.others.clone() })
+        let mut ops = Vec::new();
+        for (reached, desired) in [(table, &desired.table), (bridge, &desired.bridge)] {
+            match (reached, desired) {
+                (Some(reached), Some(desired)) if reached.is_built_like(desired) => {
+                    ops.extend(change_sets(&reached.sets, desired));
+                }
+                (None, None) => {}
+                (Some(_) | None, _) => return None,
+            }
+        }
+        is_same.then(|| Plan { ops, findings: observed.others.clone() })
     }
 
     fn differences(observed: &ObservedFirewall, desired: &DesiredFirewall) -> Vec<Difference> {
@@ -82,7 +87,7 @@ fn change_sets(sets: &BTreeMap<String, Set>, desired: &DesiredTable) -> Option<F
             changes.insert(name.clone(), change);
         }
     }
-    (!changes.is_empty()).then(|| FirewallOp::ChangeSets(desired.network.clone(), changes))
+    (!changes.is_empty()).then(|| FirewallOp::ChangeSets(desired.name.clone(), changes))
 }
 
 /// One transaction for each table.
@@ -149,9 +154,8 @@ fn deletions(observed: &ObservedFirewall, desired: &DesiredFirewall) -> Vec<Fire
     let mut ops: Vec<FirewallOp> = chains
         .map(|(name, chain)| FirewallOp::DeleteChain(name.clone(), chain.clone(), desired.empty_tables))
         .collect();
-    if let (Some(table), None) = (&observed.table, &desired.table) {
-        ops.push(FirewallOp::DeleteTable(table.name()));
-    }
+    let unwanted = observed.tables().filter(|table| desired.table_named(&table.name).is_none());
+    ops.extend(unwanted.map(|table| FirewallOp::DeleteTable(TableName::Ours(table.name.clone()))));
     match desired.flannel {
         FlannelRules::Delete => {
             let tables = observed.flannel_tables.iter().map(|family| TableName::Flannel(*family));

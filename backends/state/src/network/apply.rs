@@ -4,8 +4,8 @@ use wire_net::{Family, LinkName, MacAddr, Mtu};
 
 use super::{
     DesiredLink, Ipip, KernelKind, KernelOp, LinkId, LinkPlace, LinkRef, Macvlan, Namespace, ObservedKind,
-    ObservedLink, ObservedNet, ObservedRoute, ObservedVxlan, Op, Owner, PerNamespace, Setting, TunnelOp, Veth, Vlan,
-    tables::retain,
+    ObservedLink, ObservedNet, ObservedRoute, ObservedVxlan, Op, Owner, PerNamespace, PortFlags, Setting, TunnelOp,
+    Veth, Vlan, tables::retain,
 };
 
 impl PerNamespace<ObservedNet> {
@@ -25,10 +25,10 @@ impl PerNamespace<ObservedNet> {
                 let master = link.master.and_then(|name| self.id(LinkPlace { namespace, name }));
                 let Some(net) = self.get_mut(namespace) else { return };
                 net.change_link(*name, link, master);
-                if let (Some(ObservedLink { kind: ObservedKind::Vxlan(found), .. }), KernelKind::Vxlan(vxlan)) =
-                    (net.links.get_mut(name), &link.kind)
-                {
-                    found.learning = vxlan.learning;
+                match (net.links.get_mut(name).map(|found| &mut found.kind), &link.kind) {
+                    (Some(ObservedKind::Vxlan(found)), KernelKind::Vxlan(vxlan)) => found.learning = vxlan.learning,
+                    (Some(ObservedKind::Bridge(found)), KernelKind::Bridge(bridge)) => *found = *bridge,
+                    (Some(_) | None, _) => {}
                 }
             }
             KernelOp::DeleteLink(name) => self.delete_link(LinkPlace { namespace, name: *name }),
@@ -39,6 +39,8 @@ impl PerNamespace<ObservedNet> {
             | KernelOp::DeleteFdb(_)
             | KernelOp::PutFlood(_)
             | KernelOp::DeleteFlood(_)
+            | KernelOp::PutBridgeFdb(..)
+            | KernelOp::DeleteBridgeFdb(..)
             | KernelOp::PutNeighbour(..)
             | KernelOp::DeleteNeighbour(_)
             | KernelOp::AddRoute(..)
@@ -85,7 +87,8 @@ impl PerNamespace<ObservedNet> {
     fn create_link(&mut self, place: LinkPlace, link: &DesiredLink<KernelKind>) {
         let mut made = ObservedLink::made(self.found_as(&link.kind), link.mac, link.mtu);
         made.master = link.master.and_then(|name| self.id(LinkPlace { namespace: place.namespace, name }));
-        made.is_marked = link.kind.alias().is_some();
+        made.port = made.master.map(|_| link.port.unwrap_or(PortFlags::NEW_PORT));
+        made.is_marked = link.alias().is_some();
         let Some(net) = self.get_mut(place.namespace) else { return };
         net.insert_link(place.name, made);
         if let KernelKind::Veth(Veth { peer }) = link.kind {
@@ -117,7 +120,7 @@ impl PerNamespace<ObservedNet> {
                 learning: vxlan.learning,
                 ..ObservedVxlan::new(vxlan.vni)
             }),
-            KernelKind::Bridge => ObservedKind::Bridge,
+            KernelKind::Bridge(bridge) => ObservedKind::Bridge(*bridge),
             KernelKind::Veth(Veth { peer }) => ObservedKind::Veth(Veth { peer: self.id(*peer) }),
             KernelKind::Vlan(vlan) => ObservedKind::Vlan(Vlan { parent: found(vlan.parent), id: vlan.id }),
             KernelKind::Macvlan(macvlan) => {
@@ -145,7 +148,7 @@ impl PerNamespace<ObservedNet> {
             let Some(net) = self.get_mut(namespace) else { continue };
             net.forget_link(name);
             for port in net.links.values_mut().filter(|link| link.master == id) {
-                port.master = None;
+                (port.master, port.port) = (None, None);
             }
         }
     }
@@ -213,6 +216,14 @@ impl ObservedNet {
             KernelOp::DeleteFlood(entry) => {
                 self.flooding.remove(entry);
             }
+            KernelOp::PutBridgeFdb(key, port) => {
+                self.bridge_fdb.insert(*key, *port);
+            }
+            KernelOp::DeleteBridgeFdb(key, port) => {
+                if self.bridge_fdb.get(key) == Some(port) {
+                    self.bridge_fdb.remove(key);
+                }
+            }
             KernelOp::PutNeighbour(key, mac) => {
                 self.neighbours.insert(*key, *mac);
             }
@@ -244,8 +255,13 @@ impl ObservedNet {
         if !there.has_mac_of(link) {
             retain(&mut self.neighbours, |key, _| key.link != name);
         }
+        if master.is_some() && there.moves_to(link) {
+            retain(&mut self.bridge_fdb, |_, port| *port != name);
+            there.port = Some(PortFlags::NEW_PORT);
+        }
         (there.mac, there.mtu, there.up) = (link.mac.or(there.mac), link.mtu, true);
         there.master = master.or(there.master);
+        there.port = link.port.filter(|_| link.master.is_some()).or(there.port);
     }
 
     /// Sets the forwarding of all links, as the kernel does when the host's changes (`inet_forward_change` of net/ipv4/devinet.c,
@@ -266,6 +282,6 @@ impl ObservedNet {
 impl ObservedLink {
     /// A link that was just made. Its index is not known yet.
     const fn made(kind: ObservedKind, mac: Option<MacAddr>, mtu: Mtu) -> Self {
-        Self { kind, mac, mtu, up: true, master: None, is_marked: false, owner: Owner::Ours, index: 0 }
+        Self { kind, mac, mtu, up: true, master: None, port: None, is_marked: false, owner: Owner::Ours, index: 0 }
     }
 }

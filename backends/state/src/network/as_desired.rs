@@ -31,6 +31,8 @@ impl PerNamespace<ObservedNet> {
         state.addresses = net.addresses.iter().filter(|key| stays(key.link)).copied().collect();
         state.fdb = net.fdb.iter().filter(|(key, _)| stays(key.link)).map(|(key, to)| (*key, *to)).collect();
         state.flooding = net.flooding.iter().filter(|key| stays(key.link)).copied().collect();
+        let behind = net.bridge_fdb.iter().filter(|(key, port)| stays(key.bridge) && stays(**port));
+        state.bridge_fdb = behind.map(|(key, port)| (*key, *port)).collect();
         let neighbours = net.neighbours.iter().filter(|(key, _)| stays(key.link));
         state.neighbours = neighbours.map(|(key, mac)| (*key, *mac)).collect();
         let forwarding = net.forwarding.iter().filter(|(key, _)| stays(key.link));
@@ -56,7 +58,7 @@ impl PerNamespace<ObservedNet> {
                 gbp: vxlan.gbp,
                 learning: vxlan.learning,
             }),
-            ObservedKind::Bridge => KernelKind::Bridge,
+            ObservedKind::Bridge(bridge) => KernelKind::Bridge(*bridge),
             ObservedKind::Veth(veth) => KernelKind::Veth(Veth { peer: veth.peer?.place() }),
             ObservedKind::Vlan(vlan) => KernelKind::Vlan(Vlan { parent: self.reference(vlan.parent?), id: vlan.id }),
             ObservedKind::Macvlan(macvlan) => {
@@ -84,7 +86,13 @@ impl PerNamespace<ObservedNet> {
 
 impl ObservedLink {
     fn as_kind(&self, kind: DesiredKind) -> DesiredLink {
-        DesiredLink { kind, mac: self.mac, mtu: self.mtu, master: self.master.map(|master| master.name) }
+        DesiredLink {
+            kind,
+            mac: self.mac,
+            mtu: self.mtu,
+            master: self.master.map(|master| master.name),
+            port: self.port,
+        }
     }
 }
 

@@ -11,7 +11,7 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use wire_net::{Family, MacAddr};
+use wire_net::{Family, LinkName, MacAddr};
 
 use self::{
     entry::{Name, Subject},
@@ -76,6 +76,11 @@ fn of_kernel(have: &ObservedNet, want: &Reach<'_>, op: &KernelOp, entry: String)
             Some(put(entry, have.fdb.get(key), to, detail)?.with_consequence(effect))
         }
         KernelOp::PutFlood(flood) => Some(Difference::missing(entry).with_consequence(reach::unflooded(flood.to))),
+        KernelOp::PutBridgeFdb(key, port) => {
+            let effect = want.by_mac(*port, key.mac);
+            let detail = |have: &LinkName| format!("leads to port {have}, and should lead to {port}");
+            Some(put(entry, have.bridge_fdb.get(key), port, detail)?.with_consequence(effect))
+        }
         KernelOp::PutNeighbour(key, mac) => {
             let effect = want.by_mac(key.link, *mac);
             let detail = |have: &MacAddr| format!("has MAC {have}, and should have {mac}");
@@ -97,6 +102,7 @@ fn of_kernel(have: &ObservedNet, want: &Reach<'_>, op: &KernelOp, entry: String)
         KernelOp::DeleteAddress(_)
         | KernelOp::DeleteFdb(_)
         | KernelOp::DeleteFlood(_)
+        | KernelOp::DeleteBridgeFdb(..)
         | KernelOp::DeleteNeighbour(_)
         | KernelOp::DeleteRoute(..) => Some(Difference::unwanted(entry)),
         KernelOp::CreateLink(..) | KernelOp::ChangeLink(..) | KernelOp::DeleteLink(_) => None,

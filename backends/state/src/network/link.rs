@@ -1,7 +1,9 @@
 //! Links (network interfaces): as observed and as desired.
 
+mod bridge;
 mod ipip;
 mod macvlan;
+mod port;
 mod veth;
 mod vlan;
 mod vxlan;
@@ -13,8 +15,10 @@ use wire_net::{LinkName, MacAddr, Mtu, Prefix};
 use super::{ALIAS, Namespace, Owner, Tunnel};
 
 pub use self::{
+    bridge::Bridge,
     ipip::Ipip,
     macvlan::{Macvlan, MacvlanMode},
+    port::{PortFlag, PortFlags},
     veth::Veth,
     vlan::Vlan,
     vxlan::{DesiredVxlan, ObservedVxlan, ReceiveFlag},
@@ -68,6 +72,8 @@ pub struct DesiredLink<K = DesiredKind> {
     pub mtu: Mtu,
     /// The bridge whose port it is, in the same namespace; `None` does not change it.
     pub master: Option<LinkName>,
+    /// What it does as a port of that bridge; `None` does not change it.
+    pub port: Option<PortFlags>,
 }
 
 /// The kind of a desired link, and who moves its packets.
@@ -84,8 +90,8 @@ pub enum DesiredKind {
 pub enum KernelKind {
     /// A VXLAN device, RFC 7348.
     Vxlan(DesiredVxlan),
-    /// A bridge (IEEE 802.1D), without its spanning tree protocol.
-    Bridge,
+    /// A bridge, IEEE 802.1D.
+    Bridge(Bridge),
     /// One end of a pair of virtual Ethernet devices, veth(4).
     Veth(Veth<LinkPlace>),
     /// A VLAN on another link, IEEE 802.1Q.
@@ -109,6 +115,8 @@ pub struct ObservedLink {
     pub up: bool,
     /// The bridge or bond whose port it is.
     pub master: Option<LinkId>,
+    /// What it does as a port of a bridge.
+    pub port: Option<PortFlags>,
     /// Whether its alias says that the agent made it (`IFLA_IFALIAS`, see [`super::ALIAS`]).
     pub is_marked: bool,
     /// Whether it is ours.
@@ -125,7 +133,7 @@ pub enum ObservedKind {
     /// A TUN device with the settings of ours, and the tunnel that moves its packets; `None` if this agent runs no tunnel on it.
     Tun(Option<Tunnel>),
     /// A bridge.
-    Bridge,
+    Bridge(Bridge),
     /// One end of a pair of virtual Ethernet devices.
     Veth(Veth<Option<LinkId>>),
     /// A VLAN on another link.
@@ -155,7 +163,7 @@ impl<K> DesiredLink<K> {
     /// A link without a desired MAC or bridge.
     #[must_use]
     pub const fn new(kind: K, mtu: Mtu) -> Self {
-        Self { kind, mac: None, mtu, master: None }
+        Self { kind, mac: None, mtu, master: None, port: None }
     }
 }
 
@@ -167,14 +175,19 @@ impl LinkPlace {
     }
 }
 
-impl KernelKind {
-    /// The alias by which a link of this kind is known as ours (`IFLA_IFALIAS`). VXLAN devices have none: their MAC or their settings
-    /// identify them, see [`super::Marks`].
+impl DesiredLink<KernelKind> {
+    /// The alias by which the link is known as ours (`IFLA_IFALIAS`). VXLAN devices as flannel has them have none: their MAC or their
+    /// settings identify them, see [`super::Marks`]. flannel's are no ports of bridges.
     #[must_use]
     pub const fn alias(&self) -> Option<&'static str> {
-        match self {
-            Self::Vxlan(_) => None,
-            Self::Bridge | Self::Veth(_) | Self::Vlan(_) | Self::Macvlan(_) | Self::Ipip(_) => Some(ALIAS),
+        match &self.kind {
+            KernelKind::Vxlan(_) if self.master.is_none() => None,
+            KernelKind::Vxlan(_)
+            | KernelKind::Bridge(_)
+            | KernelKind::Veth(_)
+            | KernelKind::Vlan(_)
+            | KernelKind::Macvlan(_)
+            | KernelKind::Ipip(_) => Some(ALIAS),
         }
     }
 }
@@ -201,7 +214,7 @@ impl DesiredKind {
     /// The link that must exist before this one, which goes to `place`, can be made.
     pub(crate) fn needs(&self, place: LinkPlace) -> Option<LinkPlace> {
         let lower = match self {
-            Self::Tunnel(_) | Self::Kernel(KernelKind::Bridge) => None,
+            Self::Tunnel(_) | Self::Kernel(KernelKind::Bridge(_)) => None,
             // Making one end of a pair makes both; the end that is first in order does it.
             Self::Kernel(KernelKind::Veth(Veth { peer })) => return Some(*peer).filter(|peer| *peer < place),
             Self::Kernel(KernelKind::Vxlan(vxlan)) => vxlan.parent,
@@ -223,7 +236,7 @@ impl ObservedLink {
             ObservedKind::Vlan(vlan) => vlan.parent,
             ObservedKind::Macvlan(macvlan) => macvlan.parent,
             // It outlives the link it sends through (`ipip` of net/ipv4 receives no notification of the removal).
-            ObservedKind::Ipip(_) | ObservedKind::Tun(_) | ObservedKind::Bridge | ObservedKind::Other(_) => None,
+            ObservedKind::Ipip(_) | ObservedKind::Tun(_) | ObservedKind::Bridge(_) | ObservedKind::Other(_) => None,
         }
     }
 
@@ -235,7 +248,7 @@ impl ObservedLink {
             ObservedKind::Vlan(vlan) => vlan.parent.as_mut(),
             ObservedKind::Macvlan(macvlan) => macvlan.parent.as_mut(),
             ObservedKind::Ipip(ipip) => ipip.parent.as_mut(),
-            ObservedKind::Tun(_) | ObservedKind::Bridge | ObservedKind::Other(_) => None,
+            ObservedKind::Tun(_) | ObservedKind::Bridge(_) | ObservedKind::Other(_) => None,
         };
         lower.into_iter().chain(self.master.as_mut())
     }
@@ -256,7 +269,7 @@ impl ObservedLink {
             KernelKind::Vxlan(want) => {
                 matches!(have, ObservedKind::Vxlan(have) if same(want.parent, have.parent) && have.serves_as(want))
             }
-            KernelKind::Bridge => matches!(have, ObservedKind::Bridge),
+            KernelKind::Bridge(_) => matches!(have, ObservedKind::Bridge(_)),
             // The plan checks the peer of a veth.
             KernelKind::Veth(_) => matches!(have, ObservedKind::Veth(_)),
             KernelKind::Vlan(want) => {
@@ -274,17 +287,23 @@ impl ObservedLink {
 
     /// Whether all settings that can be changed in place are as desired, for a device that [`Self::serves_as`] the desired one.
     pub(crate) fn is_set_as(&self, want: &DesiredLink) -> bool {
-        let learns = |vxlan: &ObservedVxlan| vxlan.learning;
-        let learning = match (&self.kind, &want.kind) {
-            (ObservedKind::Vxlan(have), DesiredKind::Kernel(KernelKind::Vxlan(want))) => learns(have) == want.learning,
+        let of_kind = match (&self.kind, &want.kind) {
+            (ObservedKind::Vxlan(have), DesiredKind::Kernel(KernelKind::Vxlan(want))) => have.learning == want.learning,
+            (ObservedKind::Bridge(have), DesiredKind::Kernel(KernelKind::Bridge(want))) => have == want,
             (_, DesiredKind::Kernel(_) | DesiredKind::Tunnel(_)) => true,
         };
         self.has_mac_of(want)
             && self.mtu == want.mtu
             && self.up
-            && want.master.is_none_or(|master| self.master.is_some_and(|found| found.name == master))
-            && learning
+            && !self.moves_to(want)
+            && want.port.is_none_or(|flags| want.master.is_none() || self.port == Some(flags))
+            && of_kind
             && self.has_tunnel_of(&want.kind)
+    }
+
+    /// Whether it becomes a port of another bridge. Then no entry of a bridge's FDB leads to it.
+    pub(crate) fn moves_to<K>(&self, want: &DesiredLink<K>) -> bool {
+        want.master.is_some_and(|master| self.master.is_none_or(|found| found.name != master))
     }
 
     pub(crate) fn has_mac_of<K>(&self, want: &DesiredLink<K>) -> bool {
@@ -307,7 +326,7 @@ impl ObservedKind {
         match self {
             Self::Vxlan(_) => "vxlan",
             Self::Tun(_) => "tun",
-            Self::Bridge => "bridge",
+            Self::Bridge(_) => "bridge",
             Self::Veth(_) => "veth",
             Self::Vlan(_) => "vlan",
             Self::Macvlan(_) => "macvlan",
@@ -342,7 +361,7 @@ impl fmt::Display for KernelKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Vxlan(vxlan) => vxlan.fmt(f),
-            Self::Bridge => f.write_str("bridge"),
+            Self::Bridge(bridge) => bridge.fmt(f),
             Self::Veth(veth) => write!(f, "veth peer {}", veth.peer),
             Self::Vlan(vlan) => write!(f, "{vlan} dev {}", vlan.parent),
             Self::Macvlan(macvlan) => write!(f, "{macvlan} dev {}", macvlan.parent),
@@ -368,7 +387,8 @@ impl fmt::Display for ObservedKind {
             Self::Vlan(vlan) => vlan.fmt(f),
             Self::Macvlan(macvlan) => macvlan.fmt(f),
             Self::Ipip(ipip) => ipip.fmt(f),
-            Self::Tun(None) | Self::Bridge | Self::Veth(_) => f.write_str(self.name()),
+            Self::Bridge(bridge) => bridge.fmt(f),
+            Self::Tun(None) | Self::Veth(_) => f.write_str(self.name()),
             Self::Other(kind) => f.write_str(if kind.is_empty() { "hardware" } else { kind }),
         }
     }
@@ -378,7 +398,7 @@ impl<K: fmt::Display> fmt::Display for DesiredLink<K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.kind.fmt(f)?;
         write_common(f, self.mac, self.mtu, true)?;
-        self.master.map_or(Ok(()), |master| write!(f, " master {master}"))
+        write_port(f, self.master, self.port)
     }
 }
 
@@ -386,7 +406,7 @@ impl fmt::Display for ObservedLink {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.kind.fmt(f)?;
         write_common(f, self.mac, self.mtu, self.up)?;
-        self.master.map_or(Ok(()), |master| write!(f, " master {master}"))
+        write_port(f, self.master, self.port)
     }
 }
 
@@ -396,6 +416,12 @@ fn is_same_parent(want: Option<LinkRef>, have: Option<LinkId>, is: impl Fn(LinkR
         (None, None) => true,
         (Some(_), None) | (None, Some(_)) => false,
     }
+}
+
+fn write_port<M: fmt::Display>(f: &mut fmt::Formatter<'_>, master: Option<M>, port: Option<PortFlags>) -> fmt::Result {
+    let Some(master) = master else { return Ok(()) };
+    write!(f, " master {master}")?;
+    port.map_or(Ok(()), |flags| write!(f, "{flags}"))
 }
 
 fn write_common(f: &mut fmt::Formatter<'_>, mac: Option<MacAddr>, mtu: Mtu, up: bool) -> fmt::Result {

@@ -87,6 +87,7 @@ fn merge_tables(namespace: Namespace, shares: &[Share<'_, DesiredNet>], clashes:
         addresses: elements(shares, |net| &net.addresses),
         fdb: clashes.rows(shares, |net| &net.fdb, |key| shown("the FDB entry", key.to_string())),
         flooding: elements(shares, |net| &net.flooding),
+        bridge_fdb: clashes.rows(shares, |net| &net.bridge_fdb, |key| shown("the bridge FDB entry", key.to_string())),
         neighbours: clashes.rows(shares, |net| &net.neighbours, |key| shown("the neighbour", key.to_string())),
         forwarding: clashes.rows(shares, |net| &net.forwarding, |key| shown("forwarding to", key.to_string())),
         routes: clashes.rows(shares, |net| &net.routes, |key| shown("the route", key.to_string())),

@@ -5,8 +5,8 @@ use std::fmt;
 use wire_net::{LinkName, MacAddr};
 
 use super::{
-    Address, DesiredKind, DesiredLink, FdbKey, FdbTarget, FloodEntry, Forward, ForwardKey, KernelKind, LinkPlace,
-    Namespace, NeighbourKey, NextHop, ObservedKind, ObservedLink, ObservedRoute, RouteKey, Setting, Tunnel,
+    Address, BridgeFdbKey, DesiredKind, DesiredLink, FdbKey, FdbTarget, FloodEntry, Forward, ForwardKey, KernelKind,
+    LinkPlace, Namespace, NeighbourKey, NextHop, ObservedKind, ObservedLink, ObservedRoute, RouteKey, Setting, Tunnel,
 };
 use crate::{Key, Operation};
 
@@ -25,7 +25,7 @@ pub enum Op {
 pub enum KernelOp {
     /// Makes a link and sets it up.
     CreateLink(LinkName, Box<DesiredLink<KernelKind>>),
-    /// Changes the settings of a link that can be changed in place: MAC, MTU, master, learning, up.
+    /// Changes the settings of a link that can be changed in place: MAC, MTU, master, learning, up, those of a bridge or of its port.
     ChangeLink(LinkName, Box<DesiredLink<KernelKind>>),
     /// Removes a link with all entries on it.
     DeleteLink(LinkName),
@@ -43,6 +43,10 @@ pub enum KernelOp {
     PutFlood(FloodEntry),
     /// Removes a destination for flooded frames.
     DeleteFlood(FloodEntry),
+    /// Sets the port of a MAC in the FDB of a bridge, and replaces an existing one.
+    PutBridgeFdb(BridgeFdbKey, LinkName),
+    /// Removes a MAC from the FDB of a bridge, if it leads to this port.
+    DeleteBridgeFdb(BridgeFdbKey, LinkName),
     /// Sets the MAC of a neighbour, and replaces an existing one.
     PutNeighbour(NeighbourKey, MacAddr),
     /// Removes a neighbour.
@@ -91,6 +95,7 @@ impl KernelOp {
             Self::PutAddress(key) | Self::DeleteAddress(key) => Key::Address(namespace, *key),
             Self::PutFdb(key, _) | Self::DeleteFdb(key) => Key::Fdb(namespace, *key),
             Self::PutFlood(key) | Self::DeleteFlood(key) => Key::Flood(namespace, *key),
+            Self::PutBridgeFdb(key, _) | Self::DeleteBridgeFdb(key, _) => Key::BridgeFdb(namespace, *key),
             Self::PutNeighbour(key, _) | Self::DeleteNeighbour(key) => Key::Neighbour(namespace, *key),
             Self::AddRoute(key, _) | Self::ReplaceRoute(key, _) | Self::DeleteRoute(key, _) => {
                 Key::Route(namespace, *key)
@@ -139,6 +144,8 @@ impl KernelOp {
             Self::DeleteFdb(_) => "delete FDB entry",
             Self::PutFlood(_) => "add flood entry",
             Self::DeleteFlood(_) => "delete flood entry",
+            Self::PutBridgeFdb(..) => "set bridge FDB entry",
+            Self::DeleteBridgeFdb(..) => "delete bridge FDB entry",
             Self::PutNeighbour(..) => "set neighbour",
             Self::DeleteNeighbour(_) => "delete neighbour",
             Self::AddRoute(..) => "add route",
@@ -153,6 +160,7 @@ impl KernelOp {
             | Self::DeleteAddress(_)
             | Self::DeleteFdb(_)
             | Self::DeleteFlood(_)
+            | Self::DeleteBridgeFdb(..)
             | Self::DeleteNeighbour(_)
             | Self::DeleteRoute(..) => true,
             Self::CreateLink(..)
@@ -161,6 +169,7 @@ impl KernelOp {
             | Self::PutAddress(_)
             | Self::PutFdb(..)
             | Self::PutFlood(_)
+            | Self::PutBridgeFdb(..)
             | Self::PutNeighbour(..)
             | Self::AddRoute(..)
             | Self::ReplaceRoute(..) => false,
@@ -217,7 +226,7 @@ impl Op {
             (
                 ObservedKind::Tun(_)
                 | ObservedKind::Vxlan(_)
-                | ObservedKind::Bridge
+                | ObservedKind::Bridge(_)
                 | ObservedKind::Veth(_)
                 | ObservedKind::Vlan(_)
                 | ObservedKind::Macvlan(_)
@@ -258,10 +267,10 @@ enum ByMaker {
 
 impl DesiredLink {
     fn by_maker(self) -> ByMaker {
-        let Self { kind, mac, mtu, master } = self;
+        let Self { kind, mac, mtu, master, port } = self;
         match kind {
-            DesiredKind::Kernel(kind) => ByMaker::Kernel(DesiredLink { kind, mac, mtu, master }),
-            DesiredKind::Tunnel(kind) => ByMaker::Tunnel(DesiredLink { kind, mac, mtu, master }),
+            DesiredKind::Kernel(kind) => ByMaker::Kernel(DesiredLink { kind, mac, mtu, master, port }),
+            DesiredKind::Tunnel(kind) => ByMaker::Tunnel(DesiredLink { kind, mac, mtu, master, port }),
         }
     }
 }
@@ -286,6 +295,8 @@ impl fmt::Display for KernelOp {
             Self::PutFdb(key, destination) => write!(f, " {key} dst {destination}"),
             Self::DeleteFdb(key) => write!(f, " {key}"),
             Self::PutFlood(entry) | Self::DeleteFlood(entry) => write!(f, " {entry}"),
+            Self::PutBridgeFdb(key, port) => write!(f, " {key} port {port}"),
+            Self::DeleteBridgeFdb(key, _) => write!(f, " {key}"),
             Self::PutNeighbour(key, mac) => write!(f, " {key} lladdr {mac}"),
             Self::DeleteNeighbour(key) => write!(f, " {key}"),
             Self::AddRoute(key, hop) | Self::ReplaceRoute(key, hop) => write!(f, " {key} {hop}"),

@@ -65,7 +65,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        DesiredKind, KernelKind, LinkRef, Namespace, Veth, Vlan,
+        Bridge, DesiredKind, KernelKind, LinkRef, Namespace, Veth, Vlan,
         samples::{device, name},
     };
 
@@ -87,7 +87,7 @@ mod tests {
         let mut host = DesiredNet::default();
         host.links.insert(name("a.7"), vlan(LinkPlace::in_host(name("z-bridge"))));
         host.links.insert(name("b-port"), DesiredLink { master: Some(name("z-bridge")), ..device(1) });
-        host.links.insert(name("z-bridge"), kernel(KernelKind::Bridge));
+        host.links.insert(name("z-bridge"), kernel(KernelKind::Bridge(Bridge::default())));
         let (here, there) = (LinkPlace::in_host(name("wp1")), LinkPlace { namespace: guest, name: name("eth1") });
         host.links.insert(here.name, kernel(KernelKind::Veth(Veth { peer: there })));
         let mut inside = DesiredNet::default();

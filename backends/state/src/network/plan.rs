@@ -1,8 +1,9 @@
 //! The changes from the observed to the desired state, in an order in which no peer is ever unreachable in between.
 //!
-//! Additions come first: links, settings, addresses, FDB, neighbours, forwarding, routes, so that no entry refers to one that does not
+//! Additions come first: links, settings, addresses, FDB, FDB of bridges, neighbours, forwarding, routes, so that no entry refers to one that does not
 //! exist yet. Deletions follow in reverse order (docs/adr/0003-order-of-operations.md).
 
+mod bridge_fdb;
 mod foreign;
 mod keys;
 mod links;
@@ -188,12 +189,13 @@ impl Builder<'_> {
         self.compare(
             &links.absent,
             Table {
-                have: selection.members(&have.flooding, |all| &all.flooding),
-                want: selection.members(&want.flooding, |all| &all.flooding),
+                have: selection.elements(&have.flooding, |all| &all.flooding),
+                want: selection.elements(&want.flooding, |all| &all.flooding),
             },
             |entry, ()| kernel(KernelOp::PutFlood(*entry)),
             |entry| kernel(KernelOp::DeleteFlood(*entry)),
         );
+        self.bridge_fdb(selection);
         self.compare(
             &links.flushed,
             Table {

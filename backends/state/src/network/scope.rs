@@ -63,11 +63,12 @@ impl Scope {
     pub fn owner(&self, name: LinkName, link: &ObservedLink) -> Owner {
         let ours = match &link.kind {
             ObservedKind::Vxlan(vxlan) => {
-                link.mac.is_some_and(|mac| self.marks.macs.contains(&mac)) || self.is_in_flannels_form(name, vxlan)
+                let is_known = link.mac.is_some_and(|mac| self.marks.macs.contains(&mac));
+                link.is_marked || is_known || self.is_in_flannels_form(name, vxlan)
             }
             // A TUN device is read as this kind only if its settings are those of ours.
             ObservedKind::Tun(_) => true,
-            ObservedKind::Bridge | ObservedKind::Veth(_) | ObservedKind::Vlan(_) | ObservedKind::Macvlan(_) => {
+            ObservedKind::Bridge(_) | ObservedKind::Veth(_) | ObservedKind::Vlan(_) | ObservedKind::Macvlan(_) => {
                 link.is_marked
             }
             // flannel's is bound to no link, and sends from the host's address. If that has changed, flannel makes it anew too.
@@ -94,7 +95,7 @@ mod tests {
     use wire_net::{Mtu, Vni};
 
     use super::*;
-    use crate::Ipip;
+    use crate::{Bridge, Ipip};
 
     fn vni(number: u32) -> Vni {
         Vni::new(number).unwrap()
@@ -118,7 +119,7 @@ mod tests {
 
     fn found(mac: &str, kind: ObservedKind) -> ObservedLink {
         let (mac, mtu, owner) = (Some(mac.parse().unwrap()), Mtu(1450), Owner::Foreign);
-        ObservedLink { kind, mac, mtu, up: true, master: None, is_marked: false, owner, index: 9 }
+        ObservedLink { kind, mac, mtu, up: true, master: None, port: None, is_marked: false, owner, index: 9 }
     }
 
     fn owner(name: &str, mac: &str, kind: ObservedKind) -> Owner {
@@ -160,7 +161,7 @@ mod tests {
 
     #[test]
     fn foreign_bridges_and_tuns_are_never_ours_and_our_tuns_always_are() {
-        assert_eq!(owner("flannel.1", OURS, ObservedKind::Bridge), Owner::Foreign);
+        assert_eq!(owner("flannel.1", OURS, ObservedKind::Bridge(Bridge::default())), Owner::Foreign);
         for kind in ["dummy", "tun", "veth"] {
             assert_eq!(owner("flannel.1", OURS, ObservedKind::Other(kind.to_owned())), Owner::Foreign, "{kind}");
         }
@@ -185,9 +186,18 @@ mod tests {
 
     #[test]
     fn a_bridge_is_ours_by_its_alias_and_its_name() {
-        let marked = ObservedLink { is_marked: true, ..found(OTHER, ObservedKind::Bridge) };
+        let marked = ObservedLink { is_marked: true, ..found(OTHER, ObservedKind::Bridge(Bridge::default())) };
         let named = |name: &str| scope().owner(name.parse().unwrap(), &marked);
         assert_eq!(named("flannel.1"), Owner::Ours);
         assert_eq!(named("br0"), Owner::Foreign);
+    }
+    #[test]
+    fn a_vxlan_device_with_our_alias_is_ours_whatever_its_form() {
+        let vxlan = ObservedVxlan { parent: Some(eth0(9)), learning: true, ..ObservedVxlan::new(vni(7)) };
+        let found = found(OTHER, ObservedKind::Vxlan(vxlan));
+        assert_eq!(scope().owner("flannel.1".parse().unwrap(), &found), Owner::Foreign);
+        let marked = ObservedLink { is_marked: true, ..found };
+        assert_eq!(scope().owner("flannel.1".parse().unwrap(), &marked), Owner::Ours);
+        assert_eq!(scope().owner("vx0".parse().unwrap(), &marked), Owner::Foreign);
     }
 }

@@ -6,7 +6,7 @@ use std::{
     net::IpAddr,
 };
 
-use imbl::OrdMap;
+use imbl::{OrdMap, OrdSet};
 use wire_net::{Family, LinkName, MacAddr, Prefix};
 
 use super::{
@@ -27,7 +27,10 @@ pub struct NetState<L, R, F = ()> {
     /// The FDB of our VXLAN devices: the host behind which a MAC is. Permanent entries only.
     pub fdb: OrdMap<FdbKey, FdbTarget>,
     /// The hosts to which our VXLAN devices flood frames: the FDB entries that may have several destinations.
-    pub flooding: BTreeSet<FloodEntry>,
+    pub flooding: OrdSet<FloodEntry>,
+    /// The FDB of our bridges: the port behind which a MAC is. Static entries only, and only those that lead to VXLAN devices of ours: what is
+    /// behind other ports is learnt.
+    pub bridge_fdb: OrdMap<BridgeFdbKey, LinkName>,
     /// The permanent neighbours on our devices: the MAC of an address.
     pub neighbours: OrdMap<NeighbourKey, MacAddr>,
     /// The forwarding tables of the tunnels that the agent runs: the host to which packets for a prefix are sent.
@@ -96,6 +99,15 @@ pub struct FdbKey {
     pub mac: MacAddr,
 }
 
+/// The key of the forwarding database of a bridge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct BridgeFdbKey {
+    /// The bridge.
+    pub bridge: LinkName,
+    /// The destination MAC, a unicast address.
+    pub mac: MacAddr,
+}
+
 /// The host behind a MAC of the FDB.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct FdbTarget {
@@ -152,7 +164,8 @@ impl<L, R, F: Default> Default for NetState<L, R, F> {
             links: BTreeMap::new(),
             addresses: BTreeSet::new(),
             fdb: OrdMap::new(),
-            flooding: BTreeSet::new(),
+            flooding: OrdSet::new(),
+            bridge_fdb: OrdMap::new(),
             neighbours: OrdMap::new(),
             forwarding: OrdMap::new(),
             routes: OrdMap::new(),
@@ -198,7 +211,12 @@ impl LeadsToLink for ObservedRoute {
 impl<L, R, F> NetState<L, R, F> {
     /// The number of entries in the tables that grow with the number of peers.
     pub(super) fn entries_of_peers(&self) -> usize {
-        self.fdb.len() + self.neighbours.len() + self.forwarding.len() + self.routes.len()
+        self.fdb.len()
+            + self.flooding.len()
+            + self.bridge_fdb.len()
+            + self.neighbours.len()
+            + self.forwarding.len()
+            + self.routes.len()
     }
 }
 
@@ -221,7 +239,8 @@ impl<L, R: LeadsToLink + Clone, F> NetState<L, R, F> {
     fn flush_link(&mut self, link: LinkName) {
         self.addresses.retain(|address| address.link != link);
         retain(&mut self.fdb, |key, _| key.link != link);
-        self.flooding.retain(|entry| entry.link != link);
+        self.flooding = self.flooding.iter().filter(|entry| entry.link != link).copied().collect();
+        retain(&mut self.bridge_fdb, |key, port| key.bridge != link && *port != link);
         retain(&mut self.neighbours, |key, _| key.link != link);
         retain(&mut self.forwarding, |key, _| key.link != link);
         retain(&mut self.routes, |_, route| route.link() != Some(link));
@@ -243,6 +262,12 @@ impl fmt::Display for Address {
 impl fmt::Display for FdbKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} dev {}", self.mac, self.link)
+    }
+}
+
+impl fmt::Display for BridgeFdbKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} dev {}", self.mac, self.bridge)
     }
 }
 

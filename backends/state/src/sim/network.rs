@@ -97,7 +97,7 @@ fn cannot_be_made(
         KernelKind::Macvlan(macvlan) => (macvlan.parent.desired(), None),
         KernelKind::Ipip(ipip) => (ipip.parent.and_then(LinkRef::desired), None),
         KernelKind::Veth(Veth { peer }) => (None, Some(*peer)),
-        KernelKind::Bridge => (None, None),
+        KernelKind::Bridge(_) => (None, None),
     };
     let master = link.master.map(|name| LinkPlace { name, ..place });
     let is_taken = [Some(place), makes].into_iter().flatten().any(|place| !is_missing(place));
@@ -123,6 +123,8 @@ fn refused(net: &ObservedNet, op: &KernelOp) -> Option<ErrorKind> {
         KernelOp::PutAddress(address) => on(&address.link),
         KernelOp::PutFdb(key, _) => on(&key.link),
         KernelOp::PutFlood(entry) => on(&entry.link),
+        KernelOp::PutBridgeFdb(_, port) => on(port).or_else(|| is_no_port(net, *port)),
+        KernelOp::DeleteBridgeFdb(_, port) => is_no_port(net, *port),
         KernelOp::PutNeighbour(key, _) => on(&key.link),
         KernelOp::AddRoute(_, hop) | KernelOp::ReplaceRoute(_, hop)
             if hop.link().is_some_and(|link| missing(&link)) =>
@@ -144,6 +146,12 @@ fn refused(net: &ObservedNet, op: &KernelOp) -> Option<ErrorKind> {
         | KernelOp::DeleteNeighbour(_)
         | KernelOp::DeleteRoute(..) => None,
     }
+}
+
+/// The kernel refuses entries of a bridge for a link that is in none (`EOPNOTSUPP` of `rtnl_fdb_add` and `rtnl_fdb_del`, net/core/rtnetlink.c).
+fn is_no_port(net: &ObservedNet, link: LinkName) -> Option<ErrorKind> {
+    let is_none = net.links.get(&link).is_some_and(|link| link.port.is_none());
+    is_none.then_some(ErrorKind::Unsupported)
 }
 
 fn refused_tunnel(net: &ObservedNet, op: &TunnelOp) -> Option<ErrorKind> {
@@ -214,7 +222,7 @@ impl PerNamespace<ObservedNet> {
             ObservedKind::Veth(Veth { peer }) => peer?,
             ObservedKind::Vxlan(_)
             | ObservedKind::Tun(_)
-            | ObservedKind::Bridge
+            | ObservedKind::Bridge(_)
             | ObservedKind::Vlan(_)
             | ObservedKind::Macvlan(_)
             | ObservedKind::Ipip(_)

@@ -69,7 +69,7 @@ impl<'a> OverlayDevice<'a> {
             }
             ObservedKind::Ipip(ipip) => (ipip.local.map(IpAddr::from), None, None, None, None),
             ObservedKind::Tun(None)
-            | ObservedKind::Bridge
+            | ObservedKind::Bridge(_)
             | ObservedKind::Veth(_)
             | ObservedKind::Vlan(_)
             | ObservedKind::Macvlan(_)

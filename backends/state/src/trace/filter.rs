@@ -222,6 +222,11 @@ impl Judge<'_> {
             | SetKind::Addresses(_)
             | SetKind::Links
             | SetKind::Leases(_)
+            | SetKind::Senders(_)
+            | SetKind::Vnis
+            | SetKind::Vteps(_)
+            | SetKind::Behind(..)
+            | SetKind::Within
             | SetKind::Seen(_)
             | SetKind::Claims(_) => false,
         })
@@ -241,6 +246,11 @@ impl Judge<'_> {
             | SetKind::Links
             | SetKind::Leases(_)
             | SetKind::Sources(..)
+            | SetKind::Senders(_)
+            | SetKind::Vnis
+            | SetKind::Vteps(_)
+            | SetKind::Behind(..)
+            | SetKind::Within
             | SetKind::Seen(_)
             | SetKind::Claims(_) => None,
         });

@@ -45,7 +45,7 @@ impl<'a> Walk<'a> {
             ObservedKind::Tun(Some(tunnel)) => self.by_tunnel(packet, link, tunnel),
             ObservedKind::Tun(None) => Err(Gap::TunnelElsewhere(link).into()),
             ObservedKind::Ipip(ipip) => self.by_ipip(packet, link, *ipip, next_hop),
-            ObservedKind::Bridge
+            ObservedKind::Bridge(_)
             | ObservedKind::Veth(_)
             | ObservedKind::Vlan(_)
             | ObservedKind::Macvlan(_)

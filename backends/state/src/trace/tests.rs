@@ -36,7 +36,17 @@ fn any_peers() -> impl Strategy<Value = Vec<Peer>> {
 fn hardware(index: u32) -> ObservedLink {
     let kind = ObservedKind::Other(String::new());
     let mac = Some(MacAddr::new([2, 0x64, 0, 0, 0, 1]));
-    ObservedLink { kind, mac, mtu: Mtu(1500), up: true, master: None, is_marked: false, owner: Owner::Foreign, index }
+    ObservedLink {
+        kind,
+        mac,
+        mtu: Mtu(1500),
+        up: true,
+        master: None,
+        port: None,
+        is_marked: false,
+        owner: Owner::Foreign,
+        index,
+    }
 }
 
 /// The host 192.0.2.1, whose subnet is 10.5.1.0/24 on docker0.

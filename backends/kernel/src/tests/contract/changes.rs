@@ -14,11 +14,13 @@ use crate::Changes;
 pub(super) enum Change {
     AddAddress(&'static str, &'static str, u8),
     AddBridge(&'static str),
+    AddBridgeFdb(&'static str, &'static str),
     AddFdb(&'static str, &'static str, &'static str),
     SetFdbPort(&'static str, &'static str, &'static str, u16),
     AddNeighbour(&'static str, &'static str, &'static str),
     AddRoute(&'static str, &'static str),
     DeleteAddress(&'static str, &'static str, u8),
+    DeleteBridgeFdb(&'static str, &'static str),
     DeleteFdb(&'static str, &'static str),
     DeleteLink(&'static str),
     DeleteNeighbour(&'static str, &'static str),
@@ -27,26 +29,32 @@ pub(super) enum Change {
     FlushFdb(&'static str),
     FlushNeighbours(&'static str),
     FlushRoutes(&'static str),
+    MoveBridgeFdb(&'static str, &'static str),
     SetDown(&'static str),
     SetForwarding(Family, u32),
     SetMac(&'static str, &'static str),
     SetMtu(&'static str, u32),
+    SetNoMaster(&'static str),
+    /// A flag by iproute2's name.
+    SetPort(&'static str, &'static str, bool),
+    SetSnooping(&'static str, bool),
+    SetSpanningTree(&'static str, bool),
     SetUp(&'static str),
 }
 
 /// A change, with the reports and the differences that follow.
 pub(super) struct Row {
     pub(super) change: Change,
-    heard: Changes,
-    read: &'static str,
+    pub(super) heard: Changes,
+    pub(super) read: &'static str,
 }
 
 const NOTHING: Changes = Changes { ours: false, underlay: false, overrun: false };
-const OURS: Changes = Changes { ours: true, ..NOTHING };
+pub(super) const OURS: Changes = Changes { ours: true, ..NOTHING };
 const UNDERLAY: Changes = Changes { underlay: true, ..NOTHING };
 const BOTH: Changes = Changes { ours: true, underlay: true, ..NOTHING };
 
-const fn row(change: Change, heard: Changes, read: &'static str) -> Row {
+pub(super) const fn row(change: Change, heard: Changes, read: &'static str) -> Row {
     Row { change, heard, read }
 }
 

@@ -6,7 +6,10 @@ use std::{
 };
 
 use wire_net::Mtu;
-use wire_state::{FdbKey, FdbTarget, NeighbourKey, NextHop, ObservedKind, ObservedNet, Scope, samples::name};
+use wire_state::{
+    Bridge, BridgeFdbKey, FdbKey, FdbTarget, NeighbourKey, NextHop, ObservedKind, ObservedNet, PortFlag, Scope,
+    samples::name,
+};
 
 use super::{Change, Host};
 use crate::{
@@ -46,7 +49,8 @@ impl Host for Double {
         let host = &self.0;
         match change {
             Change::AddAddress(link, address, len) => host.add_address(link, address.parse().unwrap(), len),
-            Change::AddBridge(name) => host.add_link(name, ObservedKind::Bridge, None, Mtu(1500)),
+            Change::AddBridge(name) => host.add_link(name, ObservedKind::Bridge(Bridge::default()), None, Mtu(1500)),
+            Change::AddBridgeFdb(port, mac) => host.put_bridge_fdb(port, mac.parse().unwrap()),
             Change::AddFdb(link, mac, to) => host.edit(|net| {
                 net.fdb.insert(
                     FdbKey { link: name(link), mac: mac.parse().unwrap() },
@@ -64,6 +68,7 @@ impl Host for Double {
                 let port = Some(port).filter(|port| *port != 8472);
                 net.fdb.insert(key, FdbTarget { to: to.parse().unwrap(), port });
             }),
+            Change::DeleteBridgeFdb(port, mac) => host.delete_bridge_fdb(port, mac.parse().unwrap()),
             Change::DeleteFdb(link, mac) => host.edit(|net| {
                 net.fdb.remove(&FdbKey { link: name(link), mac: mac.parse().unwrap() });
             }),
@@ -77,10 +82,18 @@ impl Host for Double {
             Change::FlushFdb(link) => host.flush_fdb(link),
             Change::FlushNeighbours(link) => host.flush_neighbours(link),
             Change::FlushRoutes(link) => host.flush_routes(link),
+            Change::MoveBridgeFdb(mac, bridge) => host.edit(|net| {
+                let key = BridgeFdbKey { bridge: name(bridge), mac: mac.parse().unwrap() };
+                net.bridge_fdb.insert(key, name("lp0"));
+            }),
             Change::SetDown(name) => host.set_down(name),
             Change::SetForwarding(family, value) => host.set_forwarding(family, value),
             Change::SetMac(name, mac) => host.set_mac(name, mac.parse().unwrap()),
             Change::SetMtu(name, mtu) => host.set_mtu(name, Mtu(mtu)),
+            Change::SetNoMaster(name) => host.set_no_master(name),
+            Change::SetPort(name, flag, on) => host.set_port(name, |flags| flags.with(port_flag(flag), on)),
+            Change::SetSnooping(name, on) => host.set_bridge(name, |bridge| bridge.snooping = on),
+            Change::SetSpanningTree(name, on) => host.set_bridge(name, |bridge| bridge.spanning_tree = on),
             Change::SetUp(name) => host.set_up(name),
         }
     }
@@ -91,6 +104,10 @@ impl Host for Double {
             Poll::Pending => Changes::default(),
         }
     }
+}
+
+fn port_flag(name: &str) -> PortFlag {
+    PortFlag::ALL.iter().find(|(_, text)| *text == name).unwrap().0
 }
 
 fn neighbour(link: &str, address: &str) -> NeighbourKey {

@@ -11,6 +11,7 @@ pub(super) fn entries(net: &ObservedNet) -> BTreeSet<String> {
     let addresses = net.addresses.iter().map(|address| format!("address {address}"));
     let fdb = net.fdb.iter().map(|(key, to)| format!("fdb {key} dst {to}"));
     let flooding = net.flooding.iter().map(|entry| format!("flood {entry}"));
+    let behind = net.bridge_fdb.iter().map(|(key, port)| format!("bridge fdb {key} port {port}"));
     let neighbours = net.neighbours.iter().map(|(key, mac)| format!("neighbour {key} lladdr {mac}"));
     let routes = net
         .routes
@@ -20,7 +21,15 @@ pub(super) fn entries(net: &ObservedNet) -> BTreeSet<String> {
     let settings =
         net.settings.iter().filter(|(setting, _)| setting.link().is_none_or(|link| link.as_str() != "wb-far"));
     let settings = settings.map(|(setting, value)| format!("setting {setting} = {value}"));
-    links.chain(addresses).chain(fdb).chain(flooding).chain(neighbours).chain(routes).chain(settings).collect()
+    links
+        .chain(addresses)
+        .chain(fdb)
+        .chain(flooding)
+        .chain(behind)
+        .chain(neighbours)
+        .chain(routes)
+        .chain(settings)
+        .collect()
 }
 
 /// The kinds of foreign links do not matter: the uplink is a veth in a namespace, and a network card in memory.

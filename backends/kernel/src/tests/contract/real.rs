@@ -58,12 +58,14 @@ fn command(change: Change) -> String {
     match change {
         Change::AddAddress(link, address, len) => format!("ip addr add {address}/{len} dev {link}"),
         Change::AddBridge(name) => format!("ip link add {name} type bridge; ip link set {name} up"),
+        Change::AddBridgeFdb(port, mac) => format!("bridge fdb add {mac} dev {port} master static"),
         Change::AddFdb(link, mac, to) => format!("bridge fdb add {mac} dev {link} dst {to}"),
         Change::AddNeighbour(link, address, mac) => {
             format!("ip neigh replace {address} lladdr {mac} dev {link} nud permanent")
         }
         Change::AddRoute(to, link) => format!("ip route add {to} dev {link} proto dhcp"),
         Change::DeleteAddress(link, address, len) => format!("ip addr del {address}/{len} dev {link}"),
+        Change::DeleteBridgeFdb(port, mac) => format!("bridge fdb del {mac} dev {port} master"),
         Change::SetFdbPort(link, mac, to, port) => {
             format!("bridge fdb replace {mac} dev {link} dst {to} port {port}")
         }
@@ -77,11 +79,21 @@ fn command(change: Change) -> String {
         }
         Change::FlushNeighbours(link) => format!("ip neigh flush dev {link} nud permanent"),
         Change::FlushRoutes(link) => format!("ip -4 route flush dev {link}; ip -6 route flush dev {link}"),
+        Change::MoveBridgeFdb(mac, bridge) => format!(
+            "ip link add lp0 type veth peer lp1; ip link set lp0 up master {bridge}; \
+             bridge fdb replace {mac} dev lp0 master static"
+        ),
         Change::SetDown(name) => format!("ip link set {name} down"),
         Change::SetForwarding(Family::V4, value) => format!("sysctl -qw net.ipv4.ip_forward={value}"),
         Change::SetForwarding(Family::V6, value) => format!("sysctl -qw net.ipv6.conf.all.forwarding={value}"),
         Change::SetMac(name, mac) => format!("ip link set {name} address {mac}"),
         Change::SetMtu(name, mtu) => format!("ip link set {name} mtu {mtu}"),
+        Change::SetNoMaster(name) => format!("ip link set {name} nomaster"),
+        Change::SetPort(name, flag, on) => {
+            format!("bridge link set dev {name} {flag} {}", if on { "on" } else { "off" })
+        }
+        Change::SetSnooping(name, on) => format!("ip link set {name} type bridge mcast_snooping {}", u8::from(on)),
+        Change::SetSpanningTree(name, on) => format!("ip link set {name} type bridge stp_state {}", u8::from(on)),
         Change::SetUp(name) => format!("ip link set {name} up"),
     }
 }

@@ -45,6 +45,23 @@ impl<H: Host> Stage<H> {
         });
     }
 
+    /// The same, with a network on a bridge.
+    pub(super) fn of_segment(check: impl FnOnce(Self) + Send + 'static) {
+        H::on_new(|host| {
+            let lab = Lab::with_segment(&host.facts());
+            let scope = lab.scope();
+            let reconciler = Reconciler::new(host.kernel(), PerNamespace::host(scope.clone()));
+            let monitor = host.monitor(scope);
+            let mut stage = Self { host, lab, reconciler, monitor };
+            let want = stage.lab.want();
+            let report = stage.round(&want);
+            assert!(report.converged, "{:?} {}", report.failures, report.findings);
+            stage.reread();
+            let _ = stage.heard();
+            check(stage);
+        });
+    }
+
     pub(super) fn round(&mut self, want: &DesiredNet) -> Report<Network> {
         self.reconciler.round(&PerNamespace::host(want.clone()))
     }

@@ -8,18 +8,16 @@ use std::{
 use super::rules;
 use crate::{
     Attachment, BaseChain, ChainPolicy, DesiredTable, Difference, Element, Flowtable, ObservedBaseChain, ObservedTable,
-    Set, SetChange, SetKind, TableName, difference::counted,
+    OurTable, Set, SetChange, SetKind, TableFamily, difference::counted,
 };
 
 /// `NFT_TABLE_F_DORMANT` of linux/netfilter/nf_tables.h: the table holds its rules and does nothing.
 const DORMANT: u32 = 1;
 
 pub(super) fn differences(observed: Option<&ObservedTable>, desired: &DesiredTable) -> Vec<Difference> {
-    let entry = format!("table {}", desired.name());
-    let name = &desired.name();
-    let Some(observed) = observed.filter(|observed| observed.network == desired.network) else {
-        return vec![Difference::missing(entry)];
-    };
+    let name = &desired.name;
+    let entry = format!("table {name}");
+    let Some(observed) = observed else { return vec![Difference::missing(entry)] };
     let mut found = Vec::new();
     if observed.flags != desired.flags {
         found.push(flags(entry, observed.flags, desired.flags));
@@ -34,7 +32,11 @@ pub(super) fn differences(observed: Option<&ObservedTable>, desired: &DesiredTab
 
 /// The differences that a change of a set removes.
 pub(super) fn elements(table: &DesiredTable, set: &str, change: &SetChange) -> Vec<Difference> {
-    let entry = |element: &Element| format!("element {element} in set {set}");
+    let entry = |element: &Element| match table.name.family {
+        TableFamily::Inet => format!("element {element} in set {set}"),
+        // The other table may have an entry with the same name.
+        TableFamily::Bridge => format!("element {element} in set {set} of {}", table.name),
+    };
     let missing = change.add.iter().map(|element| {
         let effect = sender(table, set, *element).map(|sender| format!("packets from {sender} are dropped"));
         Difference::missing(entry(element)).with_consequence(effect)
@@ -54,9 +56,12 @@ fn sender(table: &DesiredTable, set: &str, element: Element) -> Option<String> {
             let checks_sources = table.sets.values().any(|set| set.kind == SetKind::Leases(family));
             (!checks_sources).then(|| host.to_string())
         }
-        (SetKind::Leases(_) | SetKind::Subnets(..), Element::Lease(host, subnet) | Element::Subnet(host, subnet)) => {
-            Some(format!("{subnet} of host {host}"))
-        }
+        (
+            SetKind::Leases(_) | SetKind::Behind(..) | SetKind::Subnets(..),
+            Element::Lease(host, subnet) | Element::Subnet(host, subnet),
+        ) => Some(format!("{subnet} of host {host}")),
+        (SetKind::Senders(_), Element::Sender(port, mac, address)) => Some(format!("{address} of {mac} at {port}")),
+        (SetKind::Vteps(_), Element::Vtep(host, vni)) => Some(format!("host {host} for VNI {vni}")),
         (SetKind::Sources(..), Element::Source(subnet)) => Some(format!("{subnet} without encapsulation")),
         (
             SetKind::Addresses(_)
@@ -64,6 +69,11 @@ fn sender(table: &DesiredTable, set: &str, element: Element) -> Option<String> {
             | SetKind::Leases(_)
             | SetKind::Subnets(..)
             | SetKind::Sources(..)
+            | SetKind::Senders(_)
+            | SetKind::Vnis
+            | SetKind::Vteps(_)
+            | SetKind::Behind(..)
+            | SetKind::Within
             | SetKind::Seen(_)
             | SetKind::Claims(_),
             _,
@@ -73,7 +83,7 @@ fn sender(table: &DesiredTable, set: &str, element: Element) -> Option<String> {
 
 /// A named part of the table, as observed and as desired: one of them at least is there.
 struct Pair<'a, A, B> {
-    table: &'a TableName,
+    table: &'a OurTable,
     kind: &'static str,
     name: &'a str,
     observed: Option<&'a A>,
@@ -87,19 +97,14 @@ impl<A, B> Pair<'_, A, B> {
 }
 
 fn each<'a, A, B>(
-    table: &'a TableName,
+    table: &'a OurTable,
     kind: &'static str,
     observed: &'a BTreeMap<String, A>,
     desired: &'a BTreeMap<String, B>,
 ) -> impl Iterator<Item = Pair<'a, A, B>> {
     let names: BTreeSet<&String> = observed.keys().chain(desired.keys()).collect();
-    names.into_iter().map(move |name| Pair {
-        table,
-        kind,
-        name,
-        observed: observed.get(name),
-        desired: desired.get(name),
-    })
+    let pair = move |name: &'a String| (name, observed.get(name), desired.get(name));
+    names.into_iter().map(pair).map(move |(name, observed, desired)| Pair { table, kind, name, observed, desired })
 }
 
 fn flags(entry: String, observed: u32, desired: u32) -> Difference {
@@ -161,7 +166,7 @@ fn set(table: &DesiredTable, pair: &Pair<'_, Set, Set>) -> Vec<Difference> {
     elements(table, pair.name, &SetChange::between(&observed.elements, &desired.elements))
 }
 
-fn counters(table: &TableName, observed: &BTreeSet<String>, desired: &BTreeSet<String>) -> Vec<Difference> {
+fn counters(table: &OurTable, observed: &BTreeSet<String>, desired: &BTreeSet<String>) -> Vec<Difference> {
     let entry = |name: &String| format!("counter {name} of {table}");
     let missing = desired.difference(observed).map(|name| Difference::missing(entry(name)));
     let unwanted = observed.difference(desired).map(|name| Difference::unwanted(entry(name)));
@@ -223,6 +228,11 @@ impl fmt::Display for Content {
             SetKind::Leases(family) => write!(f, "{family} subnets of hosts"),
             SetKind::Subnets(family, len) => write!(f, "{family} subnets of hosts of length {len}"),
             SetKind::Sources(family, len) => write!(f, "{family} subnets of length {len}"),
+            SetKind::Senders(family) => write!(f, "{family} senders at ports of bridges"),
+            SetKind::Vnis => f.write_str("networks of VXLAN"),
+            SetKind::Vteps(family) => write!(f, "{family} members of networks of VXLAN"),
+            SetKind::Behind(outer, inner) => write!(f, "{inner} sources behind {outer} hosts"),
+            SetKind::Within => f.write_str("links, each with itself"),
             SetKind::Seen(family) => write!(f, "{family} addresses seen in packets"),
             SetKind::Claims(family) => write!(f, "{family} sources seen in packets"),
         }

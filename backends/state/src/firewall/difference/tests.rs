@@ -3,13 +3,13 @@ mod inside;
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
-use wire_net::{Family, NetworkName};
+use wire_net::Family;
 
 use super::*;
 use crate::{
     Attachment, BaseChain, Call, ChainPolicy, ChainTable, ChainTableKind, Creation, DesiredChain, DesiredTable,
     Element, EmptyTables, FlannelRules, Flowtable, Hook, InternalBridge, InternalBridges, ObservedChain, ObservedRule,
-    ObservedTable, Operation as _, Place, Position, Rule, Set, SetKind, samples::name,
+    ObservedTable, Operation as _, OurTable, Place, Position, Rule, Set, SetKind, Table, TableFamily, samples::name,
 };
 
 const FILTER: ChainTable = ChainTable { family: Family::V4, kind: ChainTableKind::Filter };
@@ -36,7 +36,7 @@ fn table() -> DesiredTable {
     let set = |kind: SetKind, element: Element| Set { kind, elements: [element].as_slice().into() };
     let devices = ["eth0", "flannel.1"].map(name).into();
     DesiredTable {
-        network: NetworkName::default(),
+        name: OurTable::default(),
         flags: 0,
         chains: [("incoming".to_owned(), BaseChain { attachment: Attachment::filter(Hook::Input, -10), rules })].into(),
         sets: [
@@ -68,6 +68,7 @@ fn chain() -> DesiredChain {
 fn wanted() -> DesiredFirewall {
     DesiredFirewall {
         table: Some(table()),
+        bridge: None,
         chains: [(chain_name("WIRE-FORWARD"), chain())].into(),
         flannel: FlannelRules::Delete,
         empty_tables: EmptyTables::Keep,
@@ -272,18 +273,27 @@ fn any_chains() -> impl Strategy<Value = BTreeMap<ChainName, DesiredChain>> {
     prop::collection::btree_map(name, chain, 0..3)
 }
 
+pub(in crate::firewall) fn of_bridges<C>(mut table: Table<C>) -> Table<C> {
+    table.name.family = TableFamily::Bridge;
+    table
+}
+
 fn any_desired() -> impl Strategy<Value = DesiredFirewall> {
-    (prop::option::weighted(0.8, any_desired_table()), any_chains(), any::<bool>()).prop_map(|(table, chains, keep)| {
+    let table = |share| prop::option::weighted(share, any_desired_table());
+    (table(0.8), table(0.4), any_chains(), any::<bool>()).prop_map(|(table, bridge, chains, keep)| {
         let flannel = if keep { FlannelRules::Keep } else { FlannelRules::Delete };
-        DesiredFirewall { table, chains, flannel, empty_tables: EmptyTables::Keep }
+        let bridge = bridge.map(of_bridges);
+        DesiredFirewall { table, bridge, chains, flannel, empty_tables: EmptyTables::Keep }
     })
 }
 
 fn any_observed() -> impl Strategy<Value = ObservedFirewall> {
     let families = prop::collection::btree_set(prop::sample::select(Family::ALL.to_vec()), 0..2);
-    (prop::option::weighted(0.8, any_changed_table()), any_chains(), families, any::<bool>()).prop_map(
-        |(table, chains, flannel_tables, has_docker)| ObservedFirewall {
+    let table = |share| prop::option::weighted(share, any_changed_table());
+    (table(0.8), table(0.4), any_chains(), families, any::<bool>()).prop_map(
+        |(table, bridge, chains, flannel_tables, has_docker)| ObservedFirewall {
             table: table.map(|(_, found)| found),
+            bridge: bridge.map(|(_, found)| of_bridges(found)),
             chains: chains.into_iter().map(|(name, chain)| (name, found_as(chain))).collect(),
             flannel_tables,
             callers: has_docker.then(|| chain_name("DOCKER-USER")).into_iter().collect(),

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::firewall::difference::tests::any_desired_table;
+use crate::firewall::difference::tests::{any_desired_table, of_bridges};
 use crate::{Call, ChainTableKind, EmptyTables, ErrorKind, ObservedChain, Place, Reconciler, sim::Sim};
 
 fn name(kind: ChainTableKind, chain: &str) -> ChainName {
@@ -105,13 +105,14 @@ fn a_desired_chain_stays_with_its_table() {
 
 /// Another state that may be desired next: often one in which only the elements of sets differ.
 fn any_next(before: DesiredFirewall) -> impl Strategy<Value = DesiredFirewall> {
-    let other = (prop::option::weighted(0.8, any_desired_table()), any::<bool>()).prop_map(|(table, keeps)| {
+    let table = |share| prop::option::weighted(share, any_desired_table());
+    let other = (table(0.8), table(0.4), any::<bool>()).prop_map(|(table, bridge, keeps)| {
         let flannel = if keeps { FlannelRules::Keep } else { FlannelRules::Delete };
-        DesiredFirewall { table, flannel, ..desired() }
+        DesiredFirewall { table, bridge: bridge.map(of_bridges), flannel, ..desired() }
     });
     let elements = any_desired_table().prop_map(move |other| {
         let mut next = before.clone();
-        for (name, set) in next.table.iter_mut().flat_map(|table| &mut table.sets) {
+        for (name, set) in next.table.iter_mut().chain(&mut next.bridge).flat_map(|table| &mut table.sets) {
             set.elements = other.sets.get(name).map(|set| set.elements.clone()).unwrap_or_default();
         }
         next
@@ -120,8 +121,12 @@ fn any_next(before: DesiredFirewall) -> impl Strategy<Value = DesiredFirewall> {
 }
 
 fn any_two() -> impl Strategy<Value = (DesiredFirewall, DesiredFirewall)> {
-    let first =
-        prop::option::weighted(0.8, any_desired_table()).prop_map(|table| DesiredFirewall { table, ..desired() });
+    let table = |share| prop::option::weighted(share, any_desired_table());
+    let first = (table(0.8), table(0.4)).prop_map(|(table, bridge)| DesiredFirewall {
+        table,
+        bridge: bridge.map(of_bridges),
+        ..desired()
+    });
     first.prop_flat_map(|first| (Just(first.clone()), any_next(first)))
 }
 
@@ -129,7 +134,8 @@ fn any_two() -> impl Strategy<Value = (DesiredFirewall, DesiredFirewall)> {
 fn differ_in_elements_alone(one: &DesiredFirewall, other: &DesiredFirewall) -> bool {
     let bare = |firewall: &DesiredFirewall| {
         let mut bare = firewall.clone();
-        bare.table.iter_mut().flat_map(|table| table.sets.values_mut()).for_each(|set| set.elements.clear());
+        let tables = bare.table.iter_mut().chain(&mut bare.bridge);
+        tables.flat_map(|table| table.sets.values_mut()).for_each(|set| set.elements.clear());
         bare
     };
     bare(one) == bare(other)

@@ -30,6 +30,9 @@ impl Subject {
             Op::Kernel(namespace, KernelOp::PutFlood(entry) | KernelOp::DeleteFlood(entry)) => {
                 (*namespace, Some(entry.link))
             }
+            Op::Kernel(namespace, KernelOp::PutBridgeFdb(_, port) | KernelOp::DeleteBridgeFdb(_, port)) => {
+                (*namespace, Some(*port))
+            }
             Op::Kernel(namespace, KernelOp::PutNeighbour(key, _) | KernelOp::DeleteNeighbour(key)) => {
                 (*namespace, Some(key.link))
             }
@@ -71,6 +74,9 @@ fn write_kernels(f: &mut fmt::Formatter<'_>, op: &KernelOp) -> fmt::Result {
         }
         KernelOp::PutFdb(key, _) | KernelOp::DeleteFdb(key) => write!(f, "FDB entry {} on {}", key.mac, key.link),
         KernelOp::PutFlood(entry) | KernelOp::DeleteFlood(entry) => write_flood(f, entry),
+        KernelOp::PutBridgeFdb(key, _) | KernelOp::DeleteBridgeFdb(key, _) => {
+            write!(f, "bridge FDB entry {} on {}", key.mac, key.bridge)
+        }
         KernelOp::PutNeighbour(key, _) | KernelOp::DeleteNeighbour(key) => {
             write!(f, "neighbour {} on {}", key.address, key.link)
         }

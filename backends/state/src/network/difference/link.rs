@@ -4,9 +4,9 @@ use std::{collections::BTreeSet, fmt, net::IpAddr};
 
 use super::reach::Reach;
 use crate::{
-    DesiredKind, DesiredLink, DesiredNet, DesiredVxlan, Difference, Framing, Ipip, KernelKind, LinkId, LinkPlace,
-    LinkRef, Macvlan, ObservedKind, ObservedLink, ObservedNet, ObservedVxlan, PerNamespace, Tunnel, Veth, Vlan,
-    difference::counted,
+    Bridge, DesiredKind, DesiredLink, DesiredNet, DesiredVxlan, Difference, Framing, Ipip, KernelKind, LinkId,
+    LinkPlace, LinkRef, Macvlan, ObservedKind, ObservedLink, ObservedNet, ObservedVxlan, PerNamespace, PortFlag,
+    PortFlags, Tunnel, Veth, Vlan, difference::counted,
 };
 
 /// A link that a plan changes, makes or removes.
@@ -87,6 +87,9 @@ impl Change<'_> {
             let is = have.master.map_or_else(|| "no bridge".to_owned(), |found| found.to_string());
             found.push(Property::stopping(was("is in", "be in", &is, &bridge)));
         }
+        if let (Some(_), Some(port), Some(flags)) = (want.master, have.port, want.port) {
+            found.extend(of_port(port, flags));
+        }
         found
     }
 
@@ -102,14 +105,14 @@ impl Change<'_> {
     fn of_kernel_kind(&self, have: &ObservedKind, want: &KernelKind) -> Option<Vec<Property>> {
         match (want, have) {
             (KernelKind::Vxlan(want), ObservedKind::Vxlan(have)) => Some(self.of_vxlan(have, want)),
-            (KernelKind::Bridge, ObservedKind::Bridge) => Some(Vec::new()),
+            (KernelKind::Bridge(want), ObservedKind::Bridge(have)) => Some(of_bridge(*have, *want)),
             (KernelKind::Veth(want), ObservedKind::Veth(have)) => Some(self.of_veth(*have, *want)),
             (KernelKind::Vlan(want), ObservedKind::Vlan(have)) => Some(self.of_vlan(*have, *want)),
             (KernelKind::Macvlan(want), ObservedKind::Macvlan(have)) => Some(self.of_macvlan(*have, *want)),
             (KernelKind::Ipip(want), ObservedKind::Ipip(have)) => Some(self.of_ipip(*have, *want)),
             (
                 KernelKind::Vxlan(_)
-                | KernelKind::Bridge
+                | KernelKind::Bridge(_)
                 | KernelKind::Veth(_)
                 | KernelKind::Vlan(_)
                 | KernelKind::Macvlan(_)
@@ -201,6 +204,28 @@ impl Property {
     }
 }
 
+fn of_bridge(have: Bridge, want: Bridge) -> Vec<Property> {
+    let mut found = Vec::new();
+    if have.snooping != want.snooping {
+        let text =
+            ["sends multicast only to ports that asked for it", "sends multicast to ports that did not ask for it"];
+        found.push(Property::passing(either(have.snooping, text)));
+    }
+    if have.spanning_tree != want.spanning_tree {
+        let text = ["takes part in the spanning tree protocol", "takes no part in the spanning tree protocol"];
+        found.push(Property::passing(either(have.spanning_tree, text)));
+    }
+    found
+}
+
+fn of_port(have: PortFlags, want: PortFlags) -> impl Iterator<Item = Property> {
+    let differing = PortFlag::ALL.into_iter().filter(move |(flag, _)| have.has(*flag) != want.has(*flag));
+    differing.map(move |(flag, name)| {
+        let on = |flags: PortFlags| if flags.has(flag) { "on" } else { "off" };
+        Property::passing(format!("has {name} {} in its bridge, and should have it {}", on(have), on(want)))
+    })
+}
+
 fn of_tunnel(have: Option<&Tunnel>, want: &Tunnel) -> Vec<Property> {
     let Some(have) = have else {
         return vec![Property::stopping("has no tunnel of this agent, and should have one".to_owned())];
@@ -249,7 +274,7 @@ fn kind_name(kind: &ObservedKind) -> String {
     let name = match kind {
         ObservedKind::Vxlan(_) => "a VXLAN device",
         ObservedKind::Tun(_) => "a TUN device",
-        ObservedKind::Bridge => "a bridge",
+        ObservedKind::Bridge(_) => "a bridge",
         ObservedKind::Veth(_) => "a veth device",
         ObservedKind::Vlan(_) => "a VLAN",
         ObservedKind::Macvlan(_) => "a macvlan device",
@@ -264,7 +289,7 @@ const fn desired_kind_name(kind: &DesiredKind) -> &'static str {
     match kind {
         DesiredKind::Tunnel(_) => "a TUN device",
         DesiredKind::Kernel(KernelKind::Vxlan(_)) => "a VXLAN device",
-        DesiredKind::Kernel(KernelKind::Bridge) => "a bridge",
+        DesiredKind::Kernel(KernelKind::Bridge(_)) => "a bridge",
         DesiredKind::Kernel(KernelKind::Veth(_)) => "a veth device",
         DesiredKind::Kernel(KernelKind::Vlan(_)) => "a VLAN",
         DesiredKind::Kernel(KernelKind::Macvlan(_)) => "a macvlan device",

@@ -2,13 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use imbl::OrdMap;
+use imbl::{OrdMap, OrdSet};
 use wire_net::LinkName;
 
 use super::OnLink;
 use crate::{
-    Address, DesiredNet, FdbKey, FloodEntry, ForwardKey, LinkPlace, Namespace, NeighbourKey, NetState, NextHop,
-    ObservedNet, PerNamespace, RouteKey, Setting, network::order,
+    Address, BridgeFdbKey, DesiredNet, FdbKey, FloodEntry, ForwardKey, LinkPlace, Namespace, NeighbourKey, NetState,
+    NextHop, ObservedNet, PerNamespace, RouteKey, Setting, network::order,
 };
 
 /// The key of any entry of a host's network.
@@ -24,6 +24,8 @@ pub enum Key {
     Fdb(Namespace, FdbKey),
     /// A destination of flooded frames.
     Flood(Namespace, FloodEntry),
+    /// An entry in the FDB of a bridge.
+    BridgeFdb(Namespace, BridgeFdbKey),
     /// A neighbour.
     Neighbour(Namespace, NeighbourKey),
     /// A prefix in a tunnel's forwarding table.
@@ -48,6 +50,13 @@ pub(super) trait Selection {
         keys: fn(&Touched) -> &BTreeSet<K>,
     ) -> impl Iterator<Item = (&'a K, &'a ())>;
 
+    /// The selected keys of a table without values that grows with the number of peers.
+    fn elements<'a, K: Ord>(
+        &'a self,
+        table: &'a OrdSet<K>,
+        keys: fn(&Touched) -> &BTreeSet<K>,
+    ) -> impl Iterator<Item = (&'a K, &'a ())>;
+
     fn has_link(&self, link: LinkName) -> bool;
 
     fn has_setting(&self, setting: &Setting) -> bool;
@@ -63,6 +72,7 @@ pub(super) struct Touched {
     pub(super) addresses: BTreeSet<Address>,
     pub(super) fdb: BTreeSet<FdbKey>,
     pub(super) flooding: BTreeSet<FloodEntry>,
+    pub(super) bridge_fdb: BTreeSet<BridgeFdbKey>,
     pub(super) neighbours: BTreeSet<NeighbourKey>,
     pub(super) forwarding: BTreeSet<ForwardKey>,
     pub(super) routes: BTreeSet<RouteKey>,
@@ -80,6 +90,14 @@ impl Selection for All {
     fn members<'a, K: Ord>(
         &'a self,
         table: &'a BTreeSet<K>,
+        _: fn(&Touched) -> &BTreeSet<K>,
+    ) -> impl Iterator<Item = (&'a K, &'a ())> {
+        table.iter().map(|key| (key, &()))
+    }
+
+    fn elements<'a, K: Ord>(
+        &'a self,
+        table: &'a OrdSet<K>,
         _: fn(&Touched) -> &BTreeSet<K>,
     ) -> impl Iterator<Item = (&'a K, &'a ())> {
         table.iter().map(|key| (key, &()))
@@ -111,6 +129,14 @@ impl Selection for Touched {
         keys(self).iter().filter_map(|key| table.get(key)).map(|key| (key, &()))
     }
 
+    fn elements<'a, K: Ord>(
+        &'a self,
+        table: &'a OrdSet<K>,
+        keys: fn(&Touched) -> &BTreeSet<K>,
+    ) -> impl Iterator<Item = (&'a K, &'a ())> {
+        keys(self).iter().filter(|key| table.contains(*key)).map(|key| (key, &()))
+    }
+
     fn has_link(&self, link: LinkName) -> bool {
         self.links.contains(&link)
     }
@@ -137,6 +163,7 @@ pub(super) fn touched(
             Key::Address(namespace, key) => touched.entry(namespace).or_default().addresses.extend([key]),
             Key::Fdb(namespace, key) => touched.entry(namespace).or_default().fdb.extend([key]),
             Key::Flood(namespace, key) => touched.entry(namespace).or_default().flooding.extend([key]),
+            Key::BridgeFdb(namespace, key) => touched.entry(namespace).or_default().bridge_fdb.extend([key]),
             Key::Neighbour(namespace, key) => touched.entry(namespace).or_default().neighbours.extend([key]),
             Key::Forward(key) => touched.entry(Namespace::Host).or_default().forwarding.extend([key]),
             Key::Route(namespace, key) => touched.entry(namespace).or_default().routes.extend([key]),
@@ -179,6 +206,9 @@ impl Touched {
         self.addresses.extend(net.addresses.iter().filter(|key| key.link() == link));
         self.fdb.extend(net.fdb.keys().filter(|key| key.link() == link));
         self.flooding.extend(net.flooding.iter().filter(|key| key.link() == link));
+        let is_on = |key: &BridgeFdbKey, port: &LinkName| key.bridge == link || *port == link;
+        let behind = net.bridge_fdb.iter().filter(|(key, port)| is_on(key, port));
+        self.bridge_fdb.extend(behind.map(|(key, _)| *key));
         self.neighbours.extend(net.neighbours.keys().filter(|key| key.link() == link));
         self.forwarding.extend(net.forwarding.keys().filter(|key| key.link() == link));
         let routes = net.routes.iter().filter(|(_, route)| of_route(route) == Some(link));

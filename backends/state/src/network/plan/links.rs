@@ -194,7 +194,7 @@ impl<'a> Planner<'a> {
             DesiredKind::Kernel(KernelKind::Vxlan(wanted)) => (wanted.port_in_use(), wanted.underlay(), Some(wanted)),
             DesiredKind::Tunnel(tunnel) => (tunnel.local.port(), Family::of(tunnel.local.ip()), None),
             DesiredKind::Kernel(
-                KernelKind::Bridge
+                KernelKind::Bridge(_)
                 | KernelKind::Veth(_)
                 | KernelKind::Vlan(_)
                 | KernelKind::Macvlan(_)
@@ -292,7 +292,7 @@ const fn active_foreign_vxlan(link: &ObservedLink) -> Option<&ObservedVxlan> {
         ObservedKind::Vxlan(found) if matches!(link.owner, Owner::Foreign) && link.up => Some(found),
         ObservedKind::Vxlan(_)
         | ObservedKind::Tun(_)
-        | ObservedKind::Bridge
+        | ObservedKind::Bridge(_)
         | ObservedKind::Veth(_)
         | ObservedKind::Vlan(_)
         | ObservedKind::Macvlan(_)
@@ -307,7 +307,7 @@ const fn peer(kind: &DesiredKind) -> Option<LinkPlace> {
         DesiredKind::Kernel(KernelKind::Veth(veth)) => Some(veth.peer),
         DesiredKind::Kernel(
             KernelKind::Vxlan(_)
-            | KernelKind::Bridge
+            | KernelKind::Bridge(_)
             | KernelKind::Vlan(_)
             | KernelKind::Macvlan(_)
             | KernelKind::Ipip(_),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use imbl::{OrdMap, ordmap::DiffItem};
+use imbl::{OrdMap, OrdSet, ordmap, ordset};
 
 use super::Key;
 use crate::{DesiredNet, Namespace, PerNamespace};
@@ -26,13 +26,25 @@ pub(super) fn changed_keys(
 
 fn add_changed(keys: &mut BTreeSet<Key>, namespace: Namespace, before: &DesiredNet, after: &DesiredNet) -> Option<()> {
     // Each table by name: a new one must be thought of here.
-    let DesiredNet { links, addresses, fdb, flooding, neighbours, forwarding, routes, route_form, settings } = before;
+    let DesiredNet {
+        links,
+        addresses,
+        fdb,
+        flooding,
+        bridge_fdb,
+        neighbours,
+        forwarding,
+        routes,
+        route_form,
+        settings,
+    } = before;
     let is_same = *links == after.links
         && *addresses == after.addresses
-        && *flooding == after.flooding
         && *route_form == after.route_form
         && *settings == after.settings;
     keys.extend(changed_rows(fdb, &after.fdb).map(|key| Key::Fdb(namespace, *key)));
+    keys.extend(changed_elements(flooding, &after.flooding).map(|key| Key::Flood(namespace, *key)));
+    keys.extend(changed_rows(bridge_fdb, &after.bridge_fdb).map(|key| Key::BridgeFdb(namespace, *key)));
     keys.extend(changed_rows(neighbours, &after.neighbours).map(|key| Key::Neighbour(namespace, *key)));
     keys.extend(changed_rows(forwarding, &after.forwarding).map(|key| Key::Forward(*key)));
     keys.extend(changed_rows(routes, &after.routes).map(|key| Key::Route(namespace, *key)));
@@ -44,6 +56,14 @@ fn changed_rows<'a, K: Ord, V: PartialEq>(
     after: &'a OrdMap<K, V>,
 ) -> impl Iterator<Item = &'a K> {
     before.diff(after).map(|item| match item {
-        DiffItem::Add(key, _) | DiffItem::Remove(key, _) | DiffItem::Update { new: (key, _), .. } => key,
+        ordmap::DiffItem::Add(key, _)
+        | ordmap::DiffItem::Remove(key, _)
+        | ordmap::DiffItem::Update { new: (key, _), .. } => key,
+    })
+}
+
+fn changed_elements<'a, K: Ord + Clone>(before: &'a OrdSet<K>, after: &'a OrdSet<K>) -> impl Iterator<Item = &'a K> {
+    before.diff(after).map(|item| match item {
+        ordset::DiffItem::Add(key) | ordset::DiffItem::Remove(key) => key,
     })
 }

@@ -9,7 +9,8 @@ use wire_net::{Family, MacAddr, Mtu, Vni};
 
 use super::*;
 use crate::{
-    DesiredForm, DesiredKind, KernelKind, ObservedKind, ObservedLink, ObservedVxlan, Owner, RouteKey, Setting, Via,
+    Bridge, DesiredForm, DesiredKind, KernelKind, ObservedKind, ObservedLink, ObservedVxlan, Owner, RouteKey, Setting,
+    Via,
     samples::{change_each, device, found, held, name, plan_host, state, tunnelled},
 };
 
@@ -97,7 +98,7 @@ fn foreign_entries_in_the_place_of_ours_are_reported() {
     let mut have = ObservedNet::default();
     foreign_route(&mut have, 2);
     let foreign = |kind: ObservedKind| ObservedLink { kind, owner: Owner::Foreign, ..found_device(9) };
-    have.links.insert(name("flannel.1"), foreign(ObservedKind::Bridge));
+    have.links.insert(name("flannel.1"), foreign(ObservedKind::Bridge(Bridge::default())));
     insta::assert_snapshot!(plan_host(&have, &want), @"CONFLICT flannel.1 cannot be made, because another device has this name: bridge mac 02:00:00:00:00:09 mtu 1450 up; rename or remove it");
     let elsewhere = ObservedVxlan { parent: Some(found("eth1", 3)), ..found_vxlan() };
     have.links.insert(name("flannel.1"), foreign(ObservedKind::Vxlan(elsewhere.clone())));
@@ -289,16 +290,18 @@ proptest! {
             Op::Kernel(_, KernelOp::PutAddress(_)) => 3,
             Op::Kernel(_, KernelOp::PutFdb(..)) => 4,
             Op::Kernel(_, KernelOp::PutFlood(_)) => 5,
-            Op::Kernel(_, KernelOp::PutNeighbour(..)) => 6,
-            Op::Tunnel(TunnelOp::PutForward(..)) => 7,
-            Op::Kernel(_, KernelOp::AddRoute(..) | KernelOp::ReplaceRoute(..)) => 8,
+            Op::Kernel(_, KernelOp::PutBridgeFdb(..)) => 6,
+            Op::Kernel(_, KernelOp::PutNeighbour(..)) => 7,
+            Op::Tunnel(TunnelOp::PutForward(..)) => 8,
+            Op::Kernel(_, KernelOp::AddRoute(..) | KernelOp::ReplaceRoute(..)) => 9,
             Op::Kernel(_, KernelOp::DeleteRoute(..)) => 10,
             Op::Tunnel(TunnelOp::DeleteForward(_)) => 11,
             Op::Kernel(_, KernelOp::DeleteNeighbour(_)) => 12,
-            Op::Kernel(_, KernelOp::DeleteFlood(_)) => 13,
-            Op::Kernel(_, KernelOp::DeleteFdb(_)) => 14,
-            Op::Kernel(_, KernelOp::DeleteAddress(_)) => 15,
-            Op::Kernel(_, KernelOp::DeleteLink(_)) | Op::Tunnel(TunnelOp::Delete(_)) => 16,
+            Op::Kernel(_, KernelOp::DeleteBridgeFdb(..)) => 13,
+            Op::Kernel(_, KernelOp::DeleteFlood(_)) => 14,
+            Op::Kernel(_, KernelOp::DeleteFdb(_)) => 15,
+            Op::Kernel(_, KernelOp::DeleteAddress(_)) => 16,
+            Op::Kernel(_, KernelOp::DeleteLink(_)) | Op::Tunnel(TunnelOp::Delete(_)) => 17,
         };
         prop_assert!(ops.is_sorted_by_key(rank), "{:?}", ops);
     }

@@ -4,8 +4,8 @@ use wire_net::{Mtu, Vni};
 
 use super::*;
 use crate::{
-    Capabilities, DesiredKind, DesiredLink, DesiredVxlan, Framing, Ipip, KernelKind, LinkRef, Macvlan, MacvlanMode,
-    ObservedKind, ObservedLink, ObservedVxlan, Tunnel, Veth, Vlan,
+    Bridge, BridgeFdbKey, Capabilities, DesiredKind, DesiredLink, DesiredVxlan, Framing, Ipip, KernelKind, LinkRef,
+    Macvlan, MacvlanMode, ObservedKind, ObservedLink, ObservedVxlan, PortFlag, PortFlags, Tunnel, Veth, Vlan,
     samples::{found, vxlan},
 };
 
@@ -189,7 +189,7 @@ fn site() -> PerNamespace<DesiredNet> {
     let link = |kind: KernelKind| DesiredLink::new(DesiredKind::Kernel(kind), Mtu(1400));
     let bridge = LinkPlace::in_host(name("br"));
     let (outer, inner) = (LinkPlace::in_host(name("wp1")), LinkPlace { namespace: GUEST, name: name("eth1") });
-    host.links.insert(bridge.name, link(KernelKind::Bridge));
+    host.links.insert(bridge.name, link(KernelKind::Bridge(Bridge::default())));
     host.links.insert(name("br.7"), link(KernelKind::Vlan(Vlan { parent: LinkRef::Desired(bridge), id: 7 })));
     let end = link(KernelKind::Veth(Veth { peer: inner }));
     host.links.insert(outer.name, DesiredLink { master: Some(bridge.name), ..end });
@@ -289,5 +289,44 @@ fn links_that_go_with_another_are_named_with_it() {
             "device br.7 must be made anew together with br",
             "device wp1 must be put into br again, which must be made anew",
         ]
+    );
+}
+
+#[test]
+fn the_options_of_a_bridge_the_flags_of_its_port_and_its_entries_are_named() {
+    let (bridge, port) = (name("br"), name("flannel.1"));
+    let mut want = state(&[(60, 20, 3)]);
+    let options = KernelKind::Bridge(Bridge { snooping: false, spanning_tree: false });
+    want.links.insert(bridge, DesiredLink::new(DesiredKind::Kernel(options), Mtu(1450)));
+    let flags = PortFlags::NEW_PORT.with(PortFlag::NeighbourSuppression, true).with(PortFlag::Learning, false);
+    let device = want.links.get_mut(&port).unwrap();
+    (device.master, device.port) = (Some(bridge), Some(flags));
+    let behind = BridgeFdbKey { bridge, mac: mac(20) };
+    want.bridge_fdb.insert(behind, port);
+    let told_of_bridge =
+        |kind: Bridge| told_after(&want, |have| have.links.get_mut(&bridge).unwrap().kind = ObservedKind::Bridge(kind));
+    assert_eq!(
+        told_of_bridge(Bridge::default()),
+        "device br sends multicast only to ports that asked for it, and should not"
+    );
+    assert_eq!(
+        told_of_bridge(Bridge { snooping: false, spanning_tree: true }),
+        "device br takes part in the spanning tree protocol, and should not"
+    );
+    assert_eq!(
+        told_of_link(&want, |link| link.port = Some(PortFlags::NEW_PORT.with(PortFlag::Isolated, true))),
+        "device flannel.1 has learning on in its bridge, and should have it off; has neigh_suppress off in its bridge, and \
+         should have it on; has isolated on in its bridge, and should have it off"
+    );
+    let unreachable = ": host 192.0.2.3 cannot be reached";
+    let entry = "bridge FDB entry 02:00:00:00:00:14 on br";
+    assert_eq!(told_after(&want, |have| have.bridge_fdb.clear()), format!("{entry} is missing{unreachable}"));
+    assert_eq!(
+        told_after(&want, |have| change_each(&mut have.bridge_fdb, |found| *found = name("wp1"))),
+        format!("{entry} leads to port wp1, and should lead to flannel.1{unreachable}")
+    );
+    assert_eq!(
+        told_after(&want, |have| have.bridge_fdb.extend([(BridgeFdbKey { mac: mac(9), ..behind }, port)])),
+        "bridge FDB entry 02:00:00:00:00:09 on br should not be there"
     );
 }

@@ -12,6 +12,15 @@ fn links_of(op: &Op, have: &PerNamespace<ObservedNet>) -> Vec<LinkPlace> {
         Key::Address(namespace, key) => on(namespace, key.link),
         Key::Fdb(namespace, key) => on(namespace, key.link),
         Key::Flood(namespace, key) => on(namespace, key.link),
+        Key::BridgeFdb(namespace, key) => {
+            let ports = match op {
+                Op::Kernel(_, KernelOp::PutBridgeFdb(_, port) | KernelOp::DeleteBridgeFdb(_, port)) => Some(*port),
+                Op::Kernel(_, _) | Op::Tunnel(_) => None,
+            };
+            let before = have.get(namespace).and_then(|net| net.bridge_fdb.get(&key)).copied();
+            let links = [Some(key.bridge), before, ports].into_iter().flatten();
+            links.flat_map(|name| on(namespace, name)).collect()
+        }
         Key::Neighbour(namespace, key) => on(namespace, key.link),
         Key::Forward(key) => on(Namespace::Host, key.link),
         Key::Route(namespace, key) => {
@@ -118,7 +127,7 @@ proptest! {
 
 /// A state with the tables of peers of another.
 fn with_peers_of(before: &PerNamespace<DesiredNet>, peers: DesiredNet) -> DesiredNet {
-    let DesiredNet { fdb, neighbours, forwarding, routes, .. } = peers;
+    let DesiredNet { fdb, flooding, bridge_fdb, neighbours, forwarding, routes, .. } = peers;
     let host = before.get(Namespace::Host).unwrap().clone();
-    DesiredNet { fdb, neighbours, forwarding, routes, ..host }
+    DesiredNet { fdb, flooding, bridge_fdb, neighbours, forwarding, routes, ..host }
 }

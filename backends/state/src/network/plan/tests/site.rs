@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::{
-    Address, DesiredLink, DesiredVxlan, FdbKey, FdbTarget, FloodEntry, FloodPath, Ipip, LinkPlace, LinkRef, Macvlan,
-    MacvlanMode, ObservedLink, Veth, Vlan,
+    Address, Bridge, BridgeFdbKey, DesiredLink, DesiredVxlan, FdbKey, FdbTarget, FloodEntry, FloodPath, Ipip,
+    LinkPlace, LinkRef, Macvlan, MacvlanMode, ObservedLink, PortFlag, PortFlags, Veth, Vlan,
     samples::{mac, vxlan},
     sim::{Simulated, reached},
 };
@@ -32,13 +32,18 @@ pub(crate) fn any_site() -> impl Strategy<Value = PerNamespace<DesiredNet>> {
             let (mut host, mut guest) = (DesiredNet::default(), DesiredNet::default());
             let master = bridge.map(|_| name("z-bridge"));
             if let Some(form) = bridge {
-                host.links.insert(name("z-bridge"), link(KernelKind::Bridge, 30 + form));
+                host.links.insert(name("z-bridge"), link(KernelKind::Bridge(bridge_of(form)), 30 + form));
             }
             if let Some(form) = overlay {
                 let parent = if form == 0 { vxlan().parent } else { vlan.map(|_| LinkRef::Desired(in_host("m-vlan"))) };
                 let kind = KernelKind::Vxlan(DesiredVxlan { parent, ..vxlan() });
-                host.links.insert(name("a-vxlan"), DesiredLink { master, ..link(kind, 40 + form) });
+                let port = (form == 1).then(|| overlay_port(form));
+                host.links.insert(name("a-vxlan"), DesiredLink { master, port, ..link(kind, 40 + form) });
                 add_entries(&mut host, form);
+                if bridge.is_some() {
+                    let bridge_fdb = (90..92 + form).map(|last| (behind(last), name("a-vxlan")));
+                    host.bridge_fdb.extend(bridge_fdb);
+                }
             }
             if let Some(form) = pair {
                 let (one, other) =
@@ -49,6 +54,10 @@ pub(crate) fn any_site() -> impl Strategy<Value = PerNamespace<DesiredNet>> {
                     let end_mac = 50 + 2 * form + u8::from(end.namespace == GUEST);
                     let made = link(KernelKind::Veth(Veth { peer }), end_mac);
                     net.links.insert(end.name, DesiredLink { master, ..made });
+                }
+                // A MAC that moves from one port to another.
+                if master.is_some() && overlay.is_none() {
+                    host.bridge_fdb.insert(behind(90), name("wp1"));
                 }
             }
             if let Some(form) = vlan {
@@ -79,6 +88,18 @@ pub(crate) fn any_site() -> impl Strategy<Value = PerNamespace<DesiredNet>> {
             [(Namespace::Host, host), (GUEST, guest)].into_iter().collect()
         },
     )
+}
+
+fn bridge_of(form: u8) -> Bridge {
+    Bridge { snooping: form == 0, ..Bridge::default() }
+}
+
+fn overlay_port(form: u8) -> PortFlags {
+    PortFlags::none().with(PortFlag::NeighbourSuppression, true).with(PortFlag::Flood, form == 1)
+}
+
+fn behind(last: u8) -> BridgeFdbKey {
+    BridgeFdbKey { bridge: name("z-bridge"), mac: mac(last) }
 }
 
 fn add_entries(net: &mut DesiredNet, form: u8) {
@@ -143,7 +164,7 @@ proptest! {
 #[test]
 fn a_container_on_a_bridge_is_attached_in_order() {
     let (mut host, mut guest) = (DesiredNet::default(), DesiredNet::default());
-    host.links.insert(name("wb1"), link(KernelKind::Bridge, 1));
+    host.links.insert(name("wb1"), link(KernelKind::Bridge(Bridge::default()), 1));
     let end = link(KernelKind::Veth(Veth { peer: in_guest("eth1") }), 2);
     host.links.insert(name("wp1"), DesiredLink { master: Some(name("wb1")), ..end });
     guest.links.insert(name("eth1"), link(KernelKind::Veth(Veth { peer: in_host("wp1") }), 3));
@@ -173,7 +194,7 @@ fn a_container_on_a_bridge_is_attached_in_order() {
 fn a_link_whose_parent_is_blocked_missing_or_itself_is_not_made_and_says_why_once() {
     let vlan = |parent: &str| link(KernelKind::Vlan(Vlan { parent: LinkRef::Desired(in_host(parent)), id: 7 }), 1);
     let mut want = DesiredNet::default();
-    want.links.insert(name("br"), link(KernelKind::Bridge, 1));
+    want.links.insert(name("br"), link(KernelKind::Bridge(Bridge::default()), 1));
     for (name_of, parent) in [("br.7", "br"), ("br.7.7", "br.7"), ("lost", "eth9"), ("one", "two"), ("two", "one")] {
         want.links.insert(name(name_of), vlan(parent));
     }
@@ -185,4 +206,83 @@ fn a_link_whose_parent_is_blocked_missing_or_itself_is_not_made_and_says_why_onc
     CONFLICT br cannot be made, because another device has this name: vxlan vni 1 dev eth0 local 192.0.2.1 port 8472 nolearning mac 02:00:00:00:00:09 mtu 1450 up; rename or remove it
     CONFLICT lost cannot be made: it needs the link eth9, which is not there
     ");
+}
+
+/// A bridge of a network over several hosts, with its VXLAN device, and addresses of other hosts.
+fn segment(addresses: &[u8]) -> DesiredNet {
+    let (bridge, overlay) = (name("wb.5000"), name("wv.5000"));
+    let mut net = DesiredNet::default();
+    net.links.insert(bridge, link(KernelKind::Bridge(Bridge { snooping: false, spanning_tree: false }), 1));
+    let flags = PortFlags::NEW_PORT.with(PortFlag::NeighbourSuppression, true).with(PortFlag::Learning, false);
+    let device = DesiredVxlan { vni: Vni::new(5000).unwrap(), ..vxlan() };
+    let device = DesiredLink { master: Some(bridge), port: Some(flags), ..link(KernelKind::Vxlan(device), 2) };
+    net.links.insert(overlay, device);
+    for last in addresses {
+        let mac = MacAddr::new([2, 0x57, 10, 128, 0, *last]);
+        net.fdb.insert(FdbKey { link: overlay, mac }, FdbTarget { to: [192, 0, 2, 102].into(), port: None });
+        net.bridge_fdb.insert(BridgeFdbKey { bridge, mac }, overlay);
+        net.neighbours.insert(NeighbourKey { link: bridge, address: [10, 128, 0, *last].into() }, mac);
+    }
+    net
+}
+
+#[test]
+fn a_segment_is_made_from_the_device_up_and_an_address_that_moves_in_is_reachable_before_it_is_known() {
+    insta::assert_snapshot!(plan_host(&ObservedNet::default(), &segment(&[5])), @"
+    create link wb.5000: bridge mcast_snooping off mac 02:00:00:00:00:01 mtu 1400 up
+    create link wv.5000: vxlan vni 5000 dev eth0 local 192.0.2.1 port 8472 nolearning mac 02:00:00:00:00:02 mtu 1400 up master wb.5000 learning off neigh_suppress on
+    set FDB entry 02:57:0a:80:00:05 dev wv.5000 dst 192.0.2.102
+    set bridge FDB entry 02:57:0a:80:00:05 dev wb.5000 port wv.5000
+    set neighbour 10.128.0.5 dev wb.5000 lladdr 02:57:0a:80:00:05
+    ");
+    insta::assert_snapshot!(plan_host(&held(&segment(&[5])), &segment(&[6])), @"
+    set FDB entry 02:57:0a:80:00:06 dev wv.5000 dst 192.0.2.102
+    set bridge FDB entry 02:57:0a:80:00:06 dev wb.5000 port wv.5000
+    set neighbour 10.128.0.6 dev wb.5000 lladdr 02:57:0a:80:00:06
+    delete neighbour 10.128.0.5 dev wb.5000
+    delete bridge FDB entry 02:57:0a:80:00:05 dev wb.5000
+    delete FDB entry 02:57:0a:80:00:05 dev wv.5000
+    ");
+}
+
+#[test]
+fn what_others_change_of_a_bridge_or_its_port_is_set_back_with_what_was_lost() {
+    let want = segment(&[5]);
+    let (bridge, overlay) = (name("wb.5000"), name("wv.5000"));
+    let mut have = held(&want);
+    have.links.get_mut(&bridge).unwrap().kind = ObservedKind::Bridge(Bridge::default());
+    have.links.get_mut(&overlay).unwrap().port = Some(PortFlags::NEW_PORT);
+    have.bridge_fdb.insert(BridgeFdbKey { bridge, mac: MacAddr::new([2, 0x57, 10, 128, 0, 5]) }, name("wp1"));
+    insta::assert_snapshot!(plan_host(&have, &want), @"
+    change link wb.5000: bridge mcast_snooping off mac 02:00:00:00:00:01 mtu 1400 up
+    change link wv.5000: vxlan vni 5000 dev eth0 local 192.0.2.1 port 8472 nolearning mac 02:00:00:00:00:02 mtu 1400 up master wb.5000 learning off neigh_suppress on
+    set bridge FDB entry 02:57:0a:80:00:05 dev wb.5000 port wv.5000
+    ");
+    // A port that left the bridge has lost its entries there.
+    let mut have = held(&want);
+    let port = have.links.get_mut(&overlay).unwrap();
+    (port.master, port.port) = (None, None);
+    have.bridge_fdb.clear();
+    insta::assert_snapshot!(plan_host(&have, &want), @"
+    change link wv.5000: vxlan vni 5000 dev eth0 local 192.0.2.1 port 8472 nolearning mac 02:00:00:00:00:02 mtu 1400 up master wb.5000 learning off neigh_suppress on
+    set bridge FDB entry 02:57:0a:80:00:05 dev wb.5000 port wv.5000
+    ");
+}
+
+#[test]
+fn an_address_that_comes_costs_its_own_entries_alone() {
+    let addresses: Vec<u8> = (1..250).collect();
+    let before = PerNamespace::host(segment(&addresses));
+    let mut after = before.get(Namespace::Host).unwrap().clone();
+    let more = segment(&[251]);
+    after.fdb.extend(more.fdb);
+    after.bridge_fdb.extend(more.bridge_fdb);
+    after.neighbours.extend(more.neighbours);
+    let (link, by) = (name("wv.5000"), FloodPath::default());
+    after.flooding.insert(FloodEntry { link, mac: MacAddr::new([0; 6]), to: [192, 0, 2, 9].into(), by });
+    let after = PerNamespace::host(after);
+    let have = reached(&before);
+    let since = Network::plan_since(&have, &ForeignRoutes::of(&have), &before, &after).expect("entries of peers alone");
+    assert_eq!(since.ops.len(), 4, "{since}");
+    assert_eq!(since, plan(&have, &after));
 }

@@ -1,0 +1,191 @@
+//! Networks over several hosts: who may send to them, and where their packets go.
+
+use std::{
+    net::UdpSocket,
+    os::fd::{AsRawFd, OwnedFd},
+};
+
+use wire_net::Vni;
+use wire_netlink::lab::{in_namespace, run};
+use wire_state::DesiredFirewall;
+
+use super::{
+    bridges::{new_namespace, packets, run_in},
+    reconciler, repair,
+};
+use crate::{SegmentMember, SegmentRules, segments_table, tests::name};
+
+fn vni(number: u32) -> Vni {
+    Vni::new(number).unwrap()
+}
+
+/// Networks 5000, 5001 and 5002, of which the last is internal. The host with the last byte 2 is a member of the first two.
+pub(super) fn desired() -> DesiredFirewall {
+    let segment = |number: u32| SegmentRules {
+        bridge: name(&format!("wb.{number}")),
+        vni: vni(number),
+        internal: number == 5002,
+    };
+    let publics = ["192.0.2.2", "2001:db8::2"].map(|public| public.parse().unwrap());
+    let members: Vec<SegmentMember> = [5000, 5001]
+        .into_iter()
+        .flat_map(|number| {
+            let sources = [
+                format!("10.{}.0.64/27", number - 4872),
+                format!("fd57:{number}::/120"),
+                format!("10.{}.0.65/32", number - 4872),
+            ];
+            let sources = sources.map(|source| source.parse().unwrap()).to_vec();
+            publics.map(|public| SegmentMember { vni: vni(number), public, sources: sources.clone() })
+        })
+        .collect();
+    let table = segments_table(8472, &[5000, 5001, 5002].map(segment), &members);
+    DesiredFirewall { table: Some(table), ..DesiredFirewall::default() }
+}
+
+fn counted(counter: &str) -> u64 {
+    packets(&run(&format!("nft list counter inet wire-agent {counter}")))
+}
+
+#[test]
+fn encapsulated_packets_of_a_network_come_from_its_members_alone() {
+    in_namespace(|| {
+        run("ip link set lo up; for n in 1 2 3; do ip address add 192.0.2.$n/24 dev lo; done");
+        run("for n in 1 2 3; do ip address add 2001:db8::$n/64 dev lo nodad; done");
+        assert!(reconciler().round(&desired()).converged);
+        let mut dropped = 0;
+        for (victim, member, stranger) in [
+            ("192.0.2.1:8472", "192.0.2.2:0", "192.0.2.3:0"),
+            ("[2001:db8::1]:8472", "[2001:db8::2]:0", "[2001:db8::3]:0"),
+        ] {
+            let ear = UdpSocket::bind(victim).unwrap();
+            ear.set_nonblocking(true).unwrap();
+            // The last is no network of ours: others may use it as they like.
+            for (from, number, arrives) in [
+                (member, 5000, true),
+                (member, 5001, true),
+                (member, 5002, false),
+                (stranger, 5000, false),
+                (stranger, 5001, false),
+                (stranger, 1, true),
+            ] {
+                let [_, a, b, c] = u32::to_be_bytes(number);
+                let packet = [&[8, 0, 0, 0, a, b, c, 0][..], &[0; 60]].concat();
+                UdpSocket::bind(from).unwrap().send_to(&packet, victim).unwrap();
+                dropped += u64::from(!arrives);
+                assert_eq!(ear.recv(&mut [0; 200]).is_ok(), arrives, "{from} {number}");
+                assert_eq!(counted("segment-strangers"), dropped, "{from} {number}");
+            }
+        }
+    });
+}
+
+/// A network's bridge on this host, with one container.
+fn network(number: u32, second: u8) -> OwnedFd {
+    let container = new_namespace();
+    let peer = format!("/proc/{}/fd/{}", std::process::id(), container.as_raw_fd());
+    run(&format!(
+        "ip link add wb.{number} type bridge; ip link set wb.{number} up; ip addr add 10.{second}.0.1/24 dev wb.{number}"
+    ));
+    run(&format!(
+        "ip link add wp{number} type veth peer name eth0 netns {peer}; ip link set wp{number} up master wb.{number}"
+    ));
+    run_in(
+        &container,
+        &format!(
+            "ip link set eth0 up; ip addr add 10.{second}.0.2/24 dev eth0; ip route add default via 10.{second}.0.1"
+        ),
+    );
+    container
+}
+
+fn reaches(from: &OwnedFd, to: &str) -> bool {
+    run_in(from, &format!("ping -c1 -W1 {to} > /dev/null && echo yes || true")).contains("yes")
+}
+
+#[test]
+fn a_network_leads_to_the_outside_by_this_hosts_address_and_never_to_another_or_out_of_an_internal_one() {
+    in_namespace(|| {
+        run("ip link set lo up; sysctl -qw net.ipv4.ip_forward=1");
+        let outside = new_namespace();
+        let peer = format!("/proc/{}/fd/{}", std::process::id(), outside.as_raw_fd());
+        run(&format!(
+            "ip link add out type veth peer name eth0 netns {peer}; ip link set out up; ip addr add 198.51.100.1/24 dev out"
+        ));
+        run_in(&outside, "ip link set eth0 up; ip addr add 198.51.100.2/24 dev eth0");
+        let [one, other, internal] =
+            [(5000, 128), (5001, 129), (5002, 130)].map(|(number, second)| network(number, second));
+        // Without rules, all but the way back from outside is open.
+        assert!(reaches(&one, "10.129.0.2") && !reaches(&one, "198.51.100.2"));
+        let mut reconciler = reconciler();
+        assert!(reconciler.round(&desired()).converged);
+        // It has no route to the network: it answers this host's address.
+        assert!(reaches(&one, "198.51.100.2") && reaches(&other, "198.51.100.2"));
+        for (number, (from, to)) in [
+            (&one, "10.129.0.2"),
+            (&other, "10.128.0.2"),
+            (&one, "10.130.0.2"),
+            (&internal, "10.128.0.2"),
+            (&internal, "198.51.100.2"),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            assert!(!reaches(from, to), "{to}");
+            assert_eq!(counted("segment-crossing"), u64::try_from(number).unwrap() + 1, "{to}");
+        }
+        assert!(reaches(&internal, "10.130.0.1"));
+        run("nft flush table inet wire-agent");
+        assert!(repair(&mut reconciler, &desired()).converged);
+        assert!(!reaches(&one, "10.129.0.2") && reaches(&one, "198.51.100.2"));
+        let mut again = super::reconciler();
+        let report = again.round(&desired());
+        assert_eq!((report.written, report.removed, report.converged), (0, 0, true), "{report:?}");
+    });
+}
+
+/// A packet of VXLAN: its inner EtherType, and an address at an offset behind that.
+fn encapsulated(ether_type: u16, offset: usize, address: &str) -> Vec<u8> {
+    let mut packet = [&[8, 0, 0, 0, 0, 0x13, 0x88, 0][..], &[2; 12], &ether_type.to_be_bytes(), &[0; 60]].concat();
+    let octets = match address.parse().unwrap() {
+        std::net::IpAddr::V4(address) => address.octets().to_vec(),
+        std::net::IpAddr::V6(address) => address.octets().to_vec(),
+    };
+    packet[22 + offset..22 + offset + octets.len()].copy_from_slice(&octets);
+    packet
+}
+
+#[test]
+fn a_member_sends_from_its_own_addresses_alone() {
+    in_namespace(|| {
+        run("ip link set lo up; for n in 1 2; do ip address add 192.0.2.$n/24 dev lo; done");
+        run("for n in 1 2; do ip address add 2001:db8::$n/64 dev lo nodad; done");
+        let mut first = reconciler();
+        assert!(first.round(&desired()).converged);
+        first.invalidate();
+        assert_eq!(first.round(&desired()).written, 0);
+        let mut dropped = 0;
+        for (victim, member) in [("192.0.2.1:8472", "192.0.2.2:0"), ("[2001:db8::1]:8472", "[2001:db8::2]:0")] {
+            let (ear, socket) = (UdpSocket::bind(victim).unwrap(), UdpSocket::bind(member).unwrap());
+            ear.set_nonblocking(true).unwrap();
+            for (ether_type, offset, source, arrives) in [
+                (0x0800, 12, "10.128.0.65", true),
+                (0x0800, 12, "10.128.0.95", true),
+                (0x0800, 12, "10.128.0.96", false),
+                (0x0800, 12, "198.51.100.1", false),
+                (0x0806, 14, "10.128.0.65", true),
+                (0x0806, 14, "0.0.0.0", true),
+                (0x0806, 14, "10.128.0.1", false),
+                (0x86dd, 8, "fd57:5000::41", true),
+                (0x86dd, 8, "fe80::41", true),
+                (0x86dd, 8, "::", true),
+                (0x86dd, 8, "fd57:5000::141", false),
+            ] {
+                socket.send_to(&encapsulated(ether_type, offset, source), victim).unwrap();
+                dropped += u64::from(!arrives);
+                assert_eq!(ear.recv(&mut [0; 200]).is_ok(), arrives, "{member} {source}");
+                assert_eq!(counted("segment-forged"), dropped, "{member} {source}");
+            }
+        }
+    });
+}

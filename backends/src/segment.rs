@@ -1,0 +1,159 @@
+//! A network over several hosts on one bridge: this host's bridge and VXLAN device, and the hosts that it is shared with. Pure.
+//!
+//! The MAC of an endpoint follows from its address, so the entries of all addresses of a block are there before an endpoint is, and an
+//! endpoint that starts changes nothing on other hosts.
+
+mod hosts;
+mod net;
+
+use std::net::IpAddr;
+
+use wire_net::{DualStack, Family, LinkName, MacAddr, Mtu, Overhead, Prefix, Vni};
+use wire_state::{
+    Address, Bridge, DesiredKind, DesiredLink, DesiredNet, DesiredVxlan, KernelKind, LinkId, LinkRef, PortFlag,
+    PortFlags, Setting,
+};
+
+pub use self::{
+    hosts::{SegmentHost, SegmentHosts},
+    net::NetFromSegment,
+};
+use crate::backend::forward_packets;
+
+/// A network over several hosts on one bridge, and this host's part in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Segment {
+    /// The VXLAN network identifier. It names the devices.
+    pub vni: Vni,
+    /// All addresses of the network. The gateway of each family is the first one after the prefix's own, on each host.
+    pub pools: DualStack<Prefix>,
+    /// Whether frames for all are sent to all hosts of the network.
+    pub broadcast: bool,
+    /// Whether nothing leads out of the network.
+    pub internal: bool,
+    /// The MTU that is asked for, in bytes. It is never more than what fits into the underlay's.
+    pub mtu: Option<Mtu>,
+    /// The addresses of this host itself in the network. Packets from it to endpoints have these as source: answers to the gateway's
+    /// address would go to the gateway of the endpoint's own host.
+    pub own: DualStack<IpAddr>,
+    /// The MAC of this host in the network while it has no address of its own there.
+    pub mac: MacAddr,
+    /// The way to other hosts.
+    pub outer: SegmentOuter,
+}
+
+/// The way of a network's packets to other hosts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SegmentOuter {
+    /// The underlay's link.
+    pub parent: LinkId,
+    /// The source of outer packets. Hosts without a public address of its family are not reached.
+    pub local: IpAddr,
+    /// The UDP port on which this host listens.
+    pub port: u16,
+    /// The MTU of the underlay's link, in bytes.
+    pub mtu: Mtu,
+}
+
+impl Segment {
+    /// The bridge of the network with that VNI.
+    ///
+    /// # Panics
+    /// Never: a VNI has eight digits at most.
+    #[must_use]
+    pub fn bridge(vni: Vni) -> LinkName {
+        format!("wb.{vni}").parse().expect("eleven letters and digits at most")
+    }
+
+    /// The VXLAN device of the network with that VNI.
+    ///
+    /// # Panics
+    /// Never: a VNI has eight digits at most.
+    #[must_use]
+    pub fn overlay(vni: Vni) -> LinkName {
+        format!("wv.{vni}").parse().expect("eleven letters and digits at most")
+    }
+
+    /// The MAC of the endpoint with that address: 02:57 (locally administered), and the last 32 bits of the address. They are different for
+    /// all addresses of a network, and the same for both addresses of an endpoint.
+    #[must_use]
+    pub fn mac_of(address: IpAddr) -> MacAddr {
+        let [a, b, c, d] = match address {
+            IpAddr::V4(address) => address.octets(),
+            IpAddr::V6(address) => {
+                let [.., a, b, c, d] = address.octets();
+                [a, b, c, d]
+            }
+        };
+        MacAddr::new([0x02, 0x57, a, b, c, d])
+    }
+
+    /// The MTU of all its links, in bytes.
+    #[must_use]
+    pub fn mtu(&self) -> Mtu {
+        let fits = self.outer.mtu.less(Overhead::vxlan(Family::of(self.outer.local)));
+        self.mtu.unwrap_or(fits).min(fits)
+    }
+
+    /// The MAC of this host in the network.
+    #[must_use]
+    pub fn own_mac(&self) -> MacAddr {
+        let own = self.own.iter().next().map(|(_, own)| Self::mac_of(*own));
+        own.unwrap_or(self.mac)
+    }
+
+    /// The desired state of the host's namespace without the entries of other hosts.
+    fn base(&self) -> DesiredNet {
+        let (bridge, overlay) = (Self::bridge(self.vni), Self::overlay(self.vni));
+        let mut net = DesiredNet::default();
+        let link = |kind| DesiredLink::new(DesiredKind::Kernel(kind), self.mtu());
+        let options = Bridge { snooping: false, spanning_tree: false };
+        net.links.insert(bridge, DesiredLink { mac: Some(self.own_mac()), ..link(KernelKind::Bridge(options)) });
+        let vxlan = DesiredVxlan {
+            parent: Some(LinkRef::Found(self.outer.parent)),
+            local: Some(self.outer.local),
+            port: Some(self.outer.port),
+            ..DesiredVxlan::new(self.vni)
+        };
+        let port = Some(self.port());
+        net.links.insert(overlay, DesiredLink { master: Some(bridge), port, ..link(KernelKind::Vxlan(vxlan)) });
+        // An address of its own on a port would only send packets of the kernel's into the network.
+        net.settings.insert(Setting::DisableIpv6(overlay), 1);
+        for (family, pool) in self.pools.iter() {
+            net.addresses.extend(self.addresses(family, *pool, bridge));
+            if family == Family::V6 {
+                net.settings.insert(Setting::DisableIpv6(bridge), 0);
+            }
+            net.settings.insert(Setting::LinkForwarding(family, bridge), u32::from(!self.internal));
+            if !self.internal {
+                forward_packets(&mut net, family);
+            }
+        }
+        net
+    }
+
+    /// What the VXLAN device does as a port: who is behind it is known, and never learnt.
+    const fn port(&self) -> PortFlags {
+        PortFlags::none()
+            .with(PortFlag::NeighbourSuppression, true)
+            .with(PortFlag::Flood, self.broadcast)
+            .with(PortFlag::MulticastFlood, self.broadcast)
+            .with(PortFlag::BroadcastFlood, self.broadcast)
+    }
+
+    /// The gateway's address, and that of this host.
+    ///
+    /// The one with the length of the pool makes the kernel's route to the pool. With IPv4, its address is the source of packets by that
+    /// route; with IPv6, the source is the address that has most in common with the destination within its own prefix (RFC 6724 §5, rule 8,
+    /// as `ipv6_get_saddr_eval` of net/ipv6/addrconf.c has it), so there the one that shall be the source has the full length.
+    fn addresses(&self, family: Family, pool: Prefix, link: LinkName) -> impl Iterator<Item = Address> {
+        let (whole, full) = (pool.len(), family.bits());
+        let own = self.own.get(family).copied();
+        let (of_gateway, of_own) = match (own, family) {
+            (Some(_), Family::V4) => (full, whole),
+            (Some(_), Family::V6) | (None, _) => (whole, full),
+        };
+        let gateway = Address { link, address: pool.gateway(), len: of_gateway };
+        [gateway].into_iter().chain(own.map(|address| Address { link, address, len: of_own }))
+    }
+}

@@ -1,0 +1,123 @@
+//! Puts back what a host has on disk, after the store was wiped or restored from a backup.
+
+use serde_json::Value;
+use wire_net::{MemberKey, NetworkName};
+use wire_store::{Compare, KeyValue, LeaseStore, Txn};
+
+use super::{
+    ATTEMPTS, Joining, NetworkError, NetworkStore, as_read,
+    room::{Owner, Room},
+};
+use crate::named::{MemberRecord, NetworkRecord, Record, Stored};
+
+/// What a host with endpoints on a network has on disk of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Kept {
+    /// The network.
+    pub record: NetworkRecord,
+    /// The membership.
+    pub member: MemberRecord,
+    /// The blocks and single addresses.
+    pub rooms: Vec<Room>,
+}
+
+/// The outcome of putting a network back.
+#[derive(Clone, Debug, PartialEq)]
+pub enum PutBack {
+    /// The store has the network as it is on disk. These blocks and addresses are another host's now.
+    There {
+        /// The blocks and addresses.
+        lost: Vec<Room>,
+    },
+    /// The store has another network of that name, or another network has the VNI. Nothing was written.
+    Other,
+}
+
+impl<S: LeaseStore> NetworkStore<S> {
+    /// Writes a network, and what this host has on it, wherever the store has no such keys. What others have written since stays. Safe to repeat.
+    ///
+    /// # Errors
+    /// If the store does not answer, or others change the same keys again and again.
+    pub async fn put_back(&self, name: &NetworkName, kept: &Kept, joining: &Joining) -> Result<PutBack, NetworkError> {
+        for attempt in 0..ATTEMPTS {
+            match self.put_network_back(name, &kept.record).await? {
+                Step::Done(network) => {
+                    let member = MemberKey { network: name.clone(), host: joining.host };
+                    let write = kept.member.write(&self.prefix, &member, Some(joining.lease));
+                    let key = self.prefix.member(name, joining.host);
+                    let is_there = |kv: &KeyValue| kv.lease == Some(joining.lease);
+                    let found = self.key(&key).await?;
+                    let when = vec![self.is_as(name, &network), as_read(key, found.as_ref())];
+                    if !found.as_ref().is_some_and(is_there)
+                        && !self.commit(Txn { when, then: vec![write] }).await?.succeeded
+                    {
+                        self.pause(attempt).await;
+                        continue;
+                    }
+                    return self.put_rooms_back(name, kept, joining).await;
+                }
+                Step::Other => return Ok(PutBack::Other),
+                Step::Raced => self.pause(attempt).await,
+            }
+        }
+        Err(NetworkError::Raced)
+    }
+
+    async fn put_network_back(&self, name: &NetworkName, record: &NetworkRecord) -> Result<Step, NetworkError> {
+        if let Some(kv) = self.network_key(name).await? {
+            return Ok(match Stored::<NetworkRecord>::of(&kv) {
+                Ok(found) if found.record.vni == record.vni && found.record.pools == record.pools => Step::Done(found),
+                Ok(_) | Err(_) => Step::Other,
+            });
+        }
+        let vni = self.prefix.vni(record.vni);
+        let found = self.key(&vni).await?;
+        if found.as_ref().is_some_and(|kv| !names(kv, name)) {
+            return Ok(Step::Other);
+        }
+        let when = vec![Compare::Absent(NetworkRecord::key(&self.prefix, name)), as_read(vni, found.as_ref())];
+        self.commit(Txn { when, then: self.writes(name, record) }).await?;
+        // The next turn finds it.
+        Ok(Step::Raced)
+    }
+
+    async fn put_rooms_back(
+        &self,
+        name: &NetworkName,
+        kept: &Kept,
+        joining: &Joining,
+    ) -> Result<PutBack, NetworkError> {
+        let owner = Owner { host: joining.host, lease: Some(joining.lease) };
+        let mut lost = Vec::new();
+        for room in &kept.rooms {
+            let key = room.key(&self.prefix, name);
+            let when = vec![Compare::Absent(key.clone())];
+            let then = vec![room.write(&self.prefix, name, owner)];
+            if self.commit(Txn { when, then: then.clone() }).await?.succeeded {
+                continue;
+            }
+            match self.key(&key).await? {
+                Some(kv) if !super::claims::is_of(joining.host, *room, &kv) => lost.push(*room),
+                Some(kv) if kv.lease == owner.lease => {}
+                found => {
+                    self.commit(Txn { when: vec![as_read(key, found.as_ref())], then }).await?;
+                }
+            }
+        }
+        Ok(PutBack::There { lost })
+    }
+}
+
+/// The state of the network's own key.
+enum Step {
+    Done(Stored<NetworkRecord>),
+    Other,
+    /// It was written, or changed: look again.
+    Raced,
+}
+
+/// Whether the value of a VNI's key names the network.
+fn names(kv: &KeyValue, network: &NetworkName) -> bool {
+    let value: Option<Value> = serde_json::from_slice(&kv.value).ok();
+    value.is_some_and(|value| value.get("Network").and_then(Value::as_str) == Some(network.as_str()))
+}

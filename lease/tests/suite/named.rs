@@ -1,0 +1,7 @@
+//! Networks by name.
+
+mod admission;
+mod choice;
+mod ranges;
+mod store;
+mod values;
