@@ -34,6 +34,7 @@ mod inherited;
 mod last_known;
 mod loops;
 mod machine;
+mod named;
 mod network;
 mod network_command;
 mod notify;

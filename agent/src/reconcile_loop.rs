@@ -130,6 +130,14 @@ impl<S, O: Clone> LoopHandle<S, O> {
         number
     }
 
+    /// Takes the share of a network away, of which nothing is on the host any more.
+    pub(crate) fn forget(&self, network: &NetworkName) {
+        self.wanted.send_modify(|wanted| {
+            wanted.shares.remove(network);
+            wanted.number += 1;
+        });
+    }
+
     /// Waits for a round that takes the change with this number into account, and returns its outcome. `None` if the thread has died.
     ///
     /// # Cancel safety

@@ -24,6 +24,6 @@ pub use backend::{Backend, Datapath, ForwardSettings, Identity, Placement, Vxlan
 pub use former::{Spoken, WithFormer, why_not_beside};
 pub use net_from_leases::{NetFromLeases, PeerEntry};
 pub use reaches::Reaches;
-pub use segment::{NetFromSegment, Segment, SegmentHost, SegmentHosts, SegmentOuter};
+pub use segment::{HostsOfNetwork, NetFromSegment, Segment, SegmentHost, SegmentHosts, SegmentOuter};
 pub use select::{SelectError, identify, select};
 pub use vtep::choose_mac;
