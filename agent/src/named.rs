@@ -23,7 +23,7 @@ use wire_store::{LeaseId, LeaseStore};
 
 pub(crate) use self::{
     document::{Document, DocumentFile},
-    part::{NetworkSeen, NetworkState, scope_of},
+    part::{NetworkSeen, NetworkState},
 };
 use crate::{exit::Exit, host::Host, loops::Loops, ports::Ports};
 

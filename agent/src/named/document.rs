@@ -100,6 +100,11 @@ impl Document {
         self.networks.iter().filter_map(|(name, entry)| Some((name, entry.held.as_ref()?)))
     }
 
+    /// The host that holds what is in it.
+    pub(crate) const fn holder(&self) -> Option<HostId> {
+        self.host
+    }
+
     /// The names of all networks in it.
     pub(crate) fn names(&self) -> impl Iterator<Item = &NetworkName> {
         self.networks.keys()

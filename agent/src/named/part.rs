@@ -9,7 +9,7 @@ use wire_net::{DualStack, HostId, MacAddr, Mtu, Vni};
 use wire_state::{DesiredNet, Marks, PerNamespace, Scope};
 use wire_store::Backoff;
 
-use super::{document::Entry, lack::Lack};
+use super::{Wish, document::Entry, lack::Lack};
 use crate::datapath::NetworkShare;
 
 /// This host's part in a network.
@@ -96,6 +96,13 @@ impl NetworkState {
             Self::Joined => "joined",
             Self::Leaving => "leaving",
         }
+    }
+}
+
+impl NetworkSeen {
+    /// Whether this is what was wished, or on the way there.
+    pub(crate) fn is_wished(&self, wish: Wish) -> bool {
+        (wish == Wish::Hide) == (self.state == NetworkState::Leaving)
     }
 }
 

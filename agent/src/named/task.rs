@@ -189,7 +189,11 @@ impl<P: Ports> NamedTask<P> {
                 let is_done = self.status.look(|seen| seen.dataplane.last.as_ref().is_none_or(|last| last.converged));
                 if !part.entry.is_exposed && !is_done {
                     part.kernel = Kernel::Nothing;
-                    part.put_off(Trouble::Waits("not all of it could be removed from the kernel".to_owned()), &random, now);
+                    part.put_off(
+                        Trouble::Waits("not all of it could be removed from the kernel".to_owned()),
+                        &random,
+                        now,
+                    );
                 }
             }
         }
@@ -213,8 +217,7 @@ impl<P: Ports> NamedTask<P> {
     /// # Errors
     /// A sentence for people, if it cannot be written.
     async fn save(&mut self) -> Result<(), String> {
-        self.document.networks =
-            self.parts.iter().map(|(name, part)| (name.clone(), part.entry.clone())).collect();
+        self.document.networks = self.parts.iter().map(|(name, part)| (name.clone(), part.entry.clone())).collect();
         let (file, disk, document) = (self.file.clone(), self.ports.disk().clone(), self.document.clone());
         let saved = self.ports.blocking(move || file.save(&disk, &document).map_err(|error| chain(&error))).await;
         let saved = saved.unwrap_or_else(|error| Err(error.to_string()));
@@ -229,9 +232,7 @@ impl<P: Ports> NamedTask<P> {
         }
         let faults = self.parts.iter().filter_map(|(network, part)| match &part.trouble {
             Trouble::None | Trouble::Waits(_) => None,
-            Trouble::Fault(why) => {
-                Some(AgentCondition::NetworkByName { network: network.clone(), why: why.clone() })
-            }
+            Trouble::Fault(why) => Some(AgentCondition::NetworkByName { network: network.clone(), why: why.clone() }),
         });
         self.status.set_all(AgentCondition::NETWORK_BY_NAME, faults);
     }

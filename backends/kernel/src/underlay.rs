@@ -106,7 +106,9 @@ mod tests {
         ] {
             assert!(is_one(name, kind), "{name} {kind}");
         }
-        for (name, kind) in [("tunl0", "ipip"), ("flannel.ipip", "vxlan"), ("flannel.1", "ipip"), ("eth0", ""), ("wb.lan", "bridge")] {
+        for (name, kind) in
+            [("tunl0", "ipip"), ("flannel.ipip", "vxlan"), ("flannel.1", "ipip"), ("eth0", ""), ("wb.lan", "bridge")]
+        {
             assert!(!is_one(name, kind), "{name} {kind}");
         }
     }
