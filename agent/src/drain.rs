@@ -28,7 +28,7 @@ use crate::{
     host_dataplane::HostDataplane,
     last_known::LastKnownFile,
     machine::{Kinship, Seen},
-    named::{Document, DocumentFile},
+    named::{Document, DocumentFile, KnownFiles},
     output::{answer, complain, report},
     ports::System,
     run::{lock, require_capability},
@@ -131,7 +131,7 @@ async fn run(settings: Settings) -> Result<(), Exit> {
     }
     // The lease can be given back only as long as the state file names it.
     lease.and(networks)?;
-    let failures = FilesLeft::of_state(&state_file, &document_file).leave();
+    let failures = FilesLeft::of_state(&settings, &document).leave();
     if failures.is_empty() { Ok(()) } else { Err(DrainError::Incomplete { failures }.into()) }
 }
 
@@ -166,7 +166,7 @@ fn dry_run_of(settings: &Settings) -> Result<(), Exit> {
     let (mut firewall, nothing) = firewall::leaving(settings.network.clone());
     let rules = firewall.preview(&nothing)?.ops;
     let (files, failure) = FilesLeft::of(settings, &state);
-    let files = files.ops().into_iter().chain(FilesLeft::of_state(&state_file, &document_file).ops());
+    let files = files.ops().into_iter().chain(FilesLeft::of_state(settings, &document).ops());
     let lines = std::iter::once(format!("lease: {lease}"))
         .chain(document.names().map(|name| format!("networks: leave {name}")))
         .chain(network.iter().map(|op| format!("network: {op}")))
@@ -315,8 +315,12 @@ impl FilesLeft {
     }
 
     /// The agent's state. The identity goes last: all else belongs to it.
-    fn of_state(file: &StateFile, document: &DocumentFile) -> Self {
-        let order = vec![document.path().to_owned(), file.path().to_owned()];
+    fn of_state(settings: &Settings, document: &Document) -> Self {
+        let folder = &settings.folders.state_dir;
+        let known = KnownFiles::in_folder(folder, settings.prefix.clone());
+        let of_networks = document.names().map(|name| known.path(name));
+        let last = [DocumentFile::in_folder(folder).path().to_owned(), StateFile::in_folder(folder).path().to_owned()];
+        let order: Vec<PathBuf> = of_networks.chain(last).collect();
         let reconciler = Reconciler::new(FileDriver(RealDisk), order.iter().cloned().collect());
         Self { order, reconciler, desired: DesiredFiles::new(), docker: None }
     }

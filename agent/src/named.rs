@@ -6,8 +6,11 @@
 
 mod document;
 mod jobs;
+mod known;
 mod lack;
 mod part;
+#[cfg(test)]
+mod samples;
 mod task;
 
 use std::net::IpAddr;
@@ -23,6 +26,7 @@ use wire_store::{LeaseId, LeaseStore};
 
 pub(crate) use self::{
     document::{Document, DocumentFile},
+    known::KnownFiles,
     part::{NetworkSeen, NetworkState},
 };
 use crate::{exit::Exit, host::Host, loops::Loops, ports::Ports};

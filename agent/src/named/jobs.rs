@@ -13,6 +13,8 @@ pub(super) enum Done {
     Held(NetworkName, Result<Holding, NetworkError>),
     /// It has left.
     Left(NetworkName, Result<(), NetworkError>),
+    /// What is known of it is saved, or why not.
+    Saved(NetworkName, Result<(), String>),
     /// The loop of `Network` has taken the share into account.
     Round(NetworkName, u64),
 }

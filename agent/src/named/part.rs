@@ -26,6 +26,8 @@ pub(super) struct Part {
     /// Until when hosts that vanish are kept, since the store has lost something.
     keep_until: Option<Instant>,
     pub(super) kernel: Kernel,
+    /// When the network as it is admitted is to be saved; `None` if it is, or is being saved.
+    save_at: Option<Instant>,
     /// Whether a job runs for it.
     pub(super) is_busy: bool,
     /// When the next job may begin, after one that failed.
@@ -109,6 +111,8 @@ impl NetworkSeen {
 const PAUSES: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
 /// The time after which a watch must have shown what was written.
 const SHOWN: Duration = Duration::from_secs(3);
+/// The time between a change and the write of what is known: many changes cause one.
+const SAVE: Duration = Duration::from_secs(5);
 /// As long as leases that vanish at once are held.
 const KEEP: Duration = Duration::from_secs(30);
 
@@ -123,6 +127,7 @@ impl Part {
             is_behind: true,
             keep_until: None,
             kernel: Kernel::Nothing,
+            save_at: None,
             is_busy: false,
             again: None,
             pauses: PAUSES,
@@ -201,7 +206,19 @@ impl Part {
 
     /// The next time at which something is to be done without an event.
     pub(super) fn next_time(&self) -> Option<Instant> {
-        [self.again.filter(|_| !self.is_busy), self.check_at, self.keep_until].into_iter().flatten().min()
+        [self.again.filter(|_| !self.is_busy), self.check_at, self.keep_until, self.save_at].into_iter().flatten().min()
+    }
+
+    /// Whether it is time to save the network as it is admitted. Then it is being saved from now on. What may be lost is not saved.
+    pub(super) fn is_to_be_saved(&mut self, now: Instant) -> bool {
+        self.keep_until.is_none() && self.save_at.take_if(|at| *at <= now).is_some()
+    }
+
+    /// Notes that it was saved, or could not be.
+    pub(super) fn note_saved(&mut self, is_saved: bool, now: Instant) {
+        if !is_saved {
+            self.save_at.get_or_insert(now + SAVE);
+        }
     }
 
     /// Brings it forward to the network as it is admitted. True if its record is another in what may be changed.
@@ -218,6 +235,7 @@ impl Part {
                 None => self.hosts.update(network),
             }
             (self.admitted, self.is_behind) = (Some(network.clone()), true);
+            self.save_at.get_or_insert(now + SAVE);
         }
         let is_other = kept.record != *record;
         if is_other {

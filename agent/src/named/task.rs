@@ -13,8 +13,8 @@ use tokio::{
     task::JoinSet,
     time::Instant,
 };
-use tracing::{error, info};
-use wire_lease::named::{NamedAdmission, NetworkError, NetworkStore};
+use tracing::{error, info, warn};
+use wire_lease::named::{NamedAdmission, NamedRecords, NetworkError, NetworkStore};
 use wire_net::{KeyPrefix, NetworkName, chain};
 
 use self::folders::Folders;
@@ -22,6 +22,7 @@ use super::{
     Ground, Leased, Request, Wish,
     document::{Document, DocumentFile, Entry},
     jobs::{Done, Holding},
+    known::KnownFiles,
     part::{Kernel, Part, Trouble},
 };
 use crate::{
@@ -39,6 +40,7 @@ pub(super) struct NamedTask<P: Ports> {
     ports: P,
     prefix: KeyPrefix,
     file: DocumentFile,
+    known_files: KnownFiles,
     network: NetworkHandle,
     status: StatusWriter,
     stood_on: watch::Receiver<Option<Ground<P::Store>>>,
@@ -54,6 +56,10 @@ pub(super) struct NamedTask<P: Ports> {
     parts: BTreeMap<NetworkName, Part>,
     folders: Option<Folders>,
     admission: NamedAdmission,
+    /// The records that were read from disk, until the store has answered.
+    known: Option<NamedRecords>,
+    /// The records that `admission` follows from; `None` before the first.
+    records: Option<NamedRecords>,
     jobs: JoinSet<Done>,
 }
 
@@ -71,6 +77,7 @@ impl<P: Ports> NamedTask<P> {
         Ok(Self {
             ports: host.ports.clone(),
             prefix: host.settings.prefix.clone(),
+            known_files: KnownFiles::in_folder(folder, host.settings.prefix.clone()),
             file,
             network,
             status: host.status.clone(),
@@ -83,6 +90,8 @@ impl<P: Ports> NamedTask<P> {
             parts: BTreeMap::new(),
             folders: None,
             admission: NamedAdmission::default(),
+            known: None,
+            records: None,
             jobs: JoinSet::new(),
         })
     }
@@ -171,6 +180,7 @@ impl<P: Ports> NamedTask<P> {
                     // It may be wished again meanwhile; then it joins anew.
                     Ok(()) if part.entry.is_exposed => part.forget(),
                     Ok(()) => {
+                        self.known_files.remove(self.ports.disk(), &name);
                         part.answer(&Ok(()));
                         self.parts.remove(&name);
                     }
@@ -180,6 +190,14 @@ impl<P: Ports> NamedTask<P> {
                     }
                 }
                 self.is_saved = false;
+            }
+            Done::Saved(name, result) => {
+                if let Some(part) = self.parts.get_mut(&name) {
+                    part.note_saved(result.is_ok(), now);
+                }
+                if let Err(why) = result {
+                    warn!(network = %name, why, "what is known of a network by name is not saved");
+                }
             }
             Done::Round(name, number) => {
                 let Some(part) = self.parts.get_mut(&name).filter(|part| part.kernel == Kernel::Told(number)) else {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 use tracing::{debug, info};
 use wire_lease::named::{Joining, NamedNetwork, NamedRecords};
-use wire_net::{MemberKey, NetworkName};
+use wire_net::{MemberKey, NetworkName, chain};
 
 use super::{Folders, NamedTask};
 use crate::{
@@ -26,15 +26,19 @@ impl<P: Ports> NamedTask<P> {
         if !self.is_saved {
             self.unsaved = self.save().await.err();
         }
-        let records = self.folders.as_mut().and_then(Folders::records);
-        if let Some(records) = &records {
-            self.admission.update(records, &ground.occupied);
+        let listed = self.folders.as_mut().and_then(Folders::records);
+        if listed.is_some() {
+            self.known = None;
+        }
+        if let Some(records) = listed.clone().or_else(|| self.known.clone().filter(|_| ground.store.is_none())) {
+            self.admission.update(&records, &ground.occupied);
+            self.records = Some(records);
         }
         let names: Vec<NetworkName> = self.parts.keys().cloned().collect();
         for name in names {
             let Some(mut part) = self.parts.remove(&name) else { continue };
             if part.entry.is_exposed {
-                let lack = records.as_ref().map(|records| lack(&name, &part, &ground, records));
+                let lack = listed.as_ref().map(|records| lack(&name, &part, &ground, records));
                 if self.hold(&name, &mut part, &ground, lack) {
                     self.is_saved = false;
                     continue;
@@ -56,6 +60,13 @@ impl<P: Ports> NamedTask<P> {
         if before.as_ref().is_none_or(|before| before.host != ground.host) {
             self.document.belong_to(ground.host);
             let entries = std::mem::take(&mut self.document.networks);
+            let mut known = NamedRecords::default();
+            for (name, entry) in &entries {
+                if let Some(kept) = &entry.held {
+                    self.known_files.load(self.ports.disk(), name, kept, &mut known, ground.host);
+                }
+            }
+            self.known = Some(known);
             self.parts = entries.into_iter().map(|(name, entry)| (name, Part::new(ground.host, entry))).collect();
         }
         // A store that has given this host another lease may have been wiped or restored: its revisions may begin anew.
@@ -78,7 +89,8 @@ impl<P: Ports> NamedTask<P> {
         lack: Option<Option<Lack>>,
     ) -> bool {
         let now = Instant::now();
-        let (is_known, has_joined) = (lack.is_some(), part.entry.held.is_some());
+        let (is_known, has_joined) = (self.records.is_some(), part.entry.held.is_some());
+        let is_listed = lack.is_some();
         let needs_job = match lack {
             Some(lack) if has_joined => part.note_lack(lack, now),
             Some(_) | None => !has_joined,
@@ -96,6 +108,9 @@ impl<P: Ports> NamedTask<P> {
         if let Some(network) = admitted.networks.get(name).filter(|_| is_known) {
             self.bring_forward(name, part, ground, &network.clone());
         }
+        if is_listed && part.is_to_be_saved(now) {
+            self.save_known(name);
+        }
         if part.seen().state == NetworkState::Joined && self.unsaved.is_none() {
             part.answer(&Ok(()));
         }
@@ -103,6 +118,18 @@ impl<P: Ports> NamedTask<P> {
             self.begin_to_hold(name, part, ground);
         }
         false
+    }
+
+    /// Saves what is known of a network, beside this task.
+    fn save_known(&mut self, name: &NetworkName) {
+        let Some(records) = self.records.clone() else { return };
+        let (files, disk, name) = (self.known_files.clone(), self.ports.disk().clone(), name.clone());
+        let saved = name.clone();
+        let writing = self.ports.blocking(move || files.save(&disk, &name, &records).map_err(|error| chain(&error)));
+        self.jobs.spawn(async move {
+            let result = writing.await.unwrap_or_else(|error| Err(error.to_string()));
+            Done::Saved(saved, result)
+        });
     }
 
     fn begin_to_hold(&mut self, name: &NetworkName, part: &mut Part, ground: &Ground<P::Store>) {
