@@ -19,7 +19,7 @@ use crate::{
     audit::{Audit, has_found, pause_after},
     notify,
     ports::{NetworkMonitor, NetworkPort, Ports},
-    reconcile_loop::{Answer, LoopHandle, ResourceLoop, Round, Shares, merged},
+    reconcile_loop::{Answer, LastMerge, LoopHandle, ResourceLoop, Round, Shares, merged},
     repeats::Repeats,
     stale::Subnets,
     status::{KernelCondition, StatusWriter},
@@ -124,6 +124,7 @@ impl Outcome {
 pub(crate) struct NetworkLoop<P: Ports> {
     ports: P,
     reconciler: Reconciler<P::Network>,
+    merged: LastMerge<PerNamespace<DesiredNet>>,
     status: StatusWriter,
     underlay_changed: Arc<Notify>,
     /// Is notified when a tunnel has ended by itself.
@@ -154,6 +155,7 @@ impl<P: Ports> NetworkLoop<P> {
         Self {
             ports,
             reconciler: Reconciler::new(driver, PerNamespace::default()),
+            merged: LastMerge::default(),
             status,
             underlay_changed,
             tunnel_ended,
@@ -178,9 +180,13 @@ impl<P: Ports> NetworkLoop<P> {
             self.reconciler.set_scope(scope);
             self.monitor = None;
         }
-        merged::<Network>(shares.iter().map(|(network, share)| (network, share.desired.clone())), |clashes| {
-            self.status.set(KernelCondition::CLASH, clashes.map(KernelCondition::Clashes));
-        })
+        merged::<Network>(
+            &mut self.merged,
+            shares.iter().map(|(network, share)| (network, share.desired.clone())),
+            |clashes| {
+                self.status.set(KernelCondition::CLASH, clashes.map(KernelCondition::Clashes));
+            },
+        )
     }
 }
 

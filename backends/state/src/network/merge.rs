@@ -1,9 +1,12 @@
 //! The networks of several networks of a host, as one. Pure.
 
+mod since;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use wire_net::{NetworkName, Vni};
 
+pub(super) use self::since::merge_since;
 use super::{DesiredForm, DesiredKind, DesiredLink, DesiredNet, KernelKind, LinkPlace, Namespace, PerNamespace};
 use crate::merge::{Clash, Clashes, Share, elements};
 
@@ -182,7 +185,36 @@ mod tests {
         assert_eq!(merged, one);
     }
 
+    fn shares<'a>(names: &'a [NetworkName; 3], of: &'a BTreeMap<usize, PerNamespace<DesiredNet>>) -> Vec<Wanted<'a>> {
+        of.iter().map(|(number, desired)| Share { network: &names[*number], desired }).collect()
+    }
+
     proptest! {
+        /// Whatever each of three networks wants before and now, and whether it is there: unless two clash, what is brought forward is what is
+        /// merged from all.
+        #[test]
+        fn what_is_brought_forward_is_what_is_merged(
+            before in prop::collection::btree_map(0usize..3, (any_want(), 7u32..10), 0..4),
+            now in prop::collection::btree_map(0usize..3, (any_want(), 7u32..10), 0..4),
+        ) {
+            let names: [NetworkName; 3] = [NetworkName::default(), "blue".parse().unwrap(), "red".parse().unwrap()];
+            let own = |(number, (net, vni)): (&usize, &(DesiredNet, u32))| {
+                (*number, PerNamespace::host(on_device(&format!("x.{number}"), *vni, net.clone())))
+            };
+            let (before, now): (BTreeMap<_, _>, BTreeMap<_, _>) = (before.iter().map(own).collect(), now.iter().map(own).collect());
+            let (before, now) = (shares(&names, &before), shares(&names, &now));
+            let (merged, clashes) = merge(&before);
+            prop_assume!(clashes.is_empty());
+            let (expected, clashes) = merge(&now);
+            match merge_since(&before, &merged, &now) {
+                Some(brought) => {
+                    prop_assert!(clashes.is_empty(), "{:?}", clashes);
+                    prop_assert_eq!(brought, expected);
+                }
+                None => prop_assert!(!clashes.is_empty()),
+            }
+        }
+
         #[test]
         fn a_network_alone_or_twice_is_itself(net in any_want()) {
             prop_assert_eq!(merged(&net, &DesiredNet::default()), (net.clone(), Vec::new()));
