@@ -186,9 +186,11 @@ impl<S, O: Clone> LoopHandle<S, O> {
     }
 }
 
+type Named<D> = (NetworkName, Arc<D>);
+
 /// What the shares of a loop were merged from last, and what came of it.
 pub(crate) struct LastMerge<D> {
-    shares: Vec<(NetworkName, Arc<D>)>,
+    shares: Vec<Named<D>>,
     /// `None` if there were clashes.
     merged: Option<Arc<D>>,
 }
@@ -206,7 +208,7 @@ pub(crate) fn merged<'a, R: Resource>(
     shares: impl Iterator<Item = (&'a NetworkName, Arc<R::Desired>)>,
     report: impl FnOnce(Option<Vec<Clash>>),
 ) -> Arc<R::Desired> {
-    let shares: Vec<(NetworkName, Arc<R::Desired>)> = shares.map(|(name, desired)| (name.clone(), desired)).collect();
+    let shares: Vec<Named<R::Desired>> = shares.map(|(name, desired)| (name.clone(), desired)).collect();
     let (desired, clashes) = match &shares[..] {
         [(_, only)] => (only.clone(), Vec::new()),
         _ => match brought_forward::<R>(last, &shares) {
@@ -223,21 +225,18 @@ pub(crate) fn merged<'a, R: Resource>(
 }
 
 /// The last desired state, if the shares are the same, or as it follows from those that are not.
-fn brought_forward<R: Resource>(
-    last: &LastMerge<R::Desired>,
-    shares: &[(NetworkName, Arc<R::Desired>)],
-) -> Option<Arc<R::Desired>> {
+fn brought_forward<R: Resource>(last: &LastMerge<R::Desired>, shares: &[Named<R::Desired>]) -> Option<Arc<R::Desired>> {
     let merged = last.merged.as_ref()?;
-    let is_same = |((one, before), (other, now)): (&(_, Arc<R::Desired>), &(_, Arc<R::Desired>))| {
-        one == other && Arc::ptr_eq(before, now)
-    };
-    if last.shares.len() == shares.len() && last.shares.iter().zip(shares).all(is_same) {
+    let mut both = last.shares.iter().zip(shares);
+    let is_same = last.shares.len() == shares.len()
+        && both.all(|((one, before), (other, now))| one == other && Arc::ptr_eq(before, now));
+    if is_same {
         return Some(merged.clone());
     }
     R::merge_since(&lent(&last.shares), merged, &lent(shares)).map(Arc::new)
 }
 
-fn lent<D>(shares: &[(NetworkName, Arc<D>)]) -> Vec<Share<'_, D>> {
+fn lent<D>(shares: &[Named<D>]) -> Vec<Share<'_, D>> {
     shares.iter().map(|(network, desired)| Share { network, desired: &**desired }).collect()
 }
 
@@ -347,7 +346,7 @@ mod tests {
         let only = Arc::new(wire_state::DesiredFiles::new());
         let last = &mut LastMerge::default();
         let alone = merged::<wire_state::Files>(last, [(&first, only.clone())].into_iter(), |clashes| {
-            assert!(clashes.is_none())
+            assert!(clashes.is_none());
         });
         assert!(Arc::ptr_eq(&alone, &only));
         let both = [(&first, only.clone()), (&second, only.clone())].into_iter();

@@ -4,7 +4,7 @@ use std::{path::Path, time::Duration};
 
 use tokio::sync::oneshot;
 use tonic::{Response, Status};
-use wire_net::NetworkName;
+use wire_net::{NetworkName, NetworkNameError};
 
 use super::{ControlService, connect, proto, refused};
 use crate::{
@@ -18,7 +18,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 impl ControlService {
     /// Has a network joined or left.
     pub(super) async fn wish(&self, name: &str, wish: Wish) -> Result<Response<proto::NetworkReply>, Status> {
-        let network: NetworkName = name.parse().map_err(invalid)?;
+        let network: NetworkName =
+            name.parse().map_err(|error: NetworkNameError| Status::invalid_argument(error.to_string()))?;
         if network.is_default() {
             return Err(Status::invalid_argument("\"default\" is the flat network: every host is in it"));
         }
@@ -56,10 +57,6 @@ impl ControlService {
     fn is_noted(&self, network: &NetworkName, wish: Wish) -> bool {
         self.status.look(|seen| seen.networks.get(network).is_some_and(|part| part.is_wished(wish)))
     }
-}
-
-fn invalid(error: wire_net::NetworkNameError) -> Status {
-    Status::invalid_argument(error.to_string())
 }
 
 /// Has the agent that runs with this folder join a network. Returns its part in it.
