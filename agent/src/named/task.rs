@@ -221,6 +221,10 @@ impl<P: Ports> NamedTask<P> {
     fn note_failed(&mut self, name: &NetworkName, error: &NetworkError, now: Instant) {
         let random = self.ports.random().clone();
         let Some(part) = self.parts.get_mut(name) else { return };
+        if !part.entry.is_exposed {
+            // It is left next.
+            return;
+        }
         if part.entry.held.is_none() && !part.askers.is_empty() && !matches!(error, NetworkError::Store(_)) {
             part.answer(&Err(chain(error)));
             self.parts.remove(name);
