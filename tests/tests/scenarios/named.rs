@@ -155,8 +155,7 @@ fn bridge_device_and_entries_that_are_deleted_are_back_within_a_second() -> Resu
         format!("bridge fdb delete {mac} dev {device} dst {}", nodes[1].host.v4()),
         format!("bridge fdb delete {mac} dev {device} master"),
         format!("bridge fdb delete 00:00:00:00:00:00 dev {device} dst {}", nodes[1].host.v4()),
-        format!("ip addr flush dev {bridge}"),
-        format!("ip link set {bridge} down"),
+        format!("ip addr flush dev {bridge} scope global"),
     ] {
         one.host.namespace().sh(&damage)?;
         let is_whole = || {
