@@ -2,7 +2,7 @@
 
 use std::{ffi::OsString, sync::Arc};
 
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, task::JoinSet};
 use tracing::{debug, info, warn};
 use wire_net::{DualStack, Prefix};
 
@@ -11,6 +11,7 @@ use crate::{
     exit::Exit,
     host::Host,
     loops::Loops,
+    named::Named,
     network::Network,
     notify::Stored,
     ports::Ports,
@@ -88,6 +89,10 @@ pub struct Agent<P: Ports> {
     pub(crate) host: Host<P>,
     pub(crate) loops: Loops,
     network: Network<P>,
+    /// Networks by name, beside the default one.
+    pub(crate) named: Option<Named<P::Store>>,
+    /// The task of `named`. Ends with the agent.
+    _beside: JoinSet<()>,
 }
 
 impl<P: Ports> Agent<P> {
@@ -118,8 +123,11 @@ impl<P: Ports> Agent<P> {
         let mut host = Host::open(ports, settings, StateFile::load, status, watchdog)?;
         host.save_identity()?;
         let loops = Loops::start(&host, stored.clone())?;
-        let network = Network::new(host.settings.network.clone(), &host, loops.clone(), stored);
-        Ok(Self { host, loops, network })
+        let mut beside = JoinSet::new();
+        let is_default = host.settings.network.is_default();
+        let named = is_default.then(|| Named::start(&host, &loops, &mut beside)).transpose()?;
+        let network = Network::new(host.settings.network.clone(), &host, (loops.clone(), named.clone()), stored);
+        Ok(Self { host, loops, network, named, _beside: beside })
     }
 
     /// Joins the network, and joins it anew after each change of underlay, lease or after a `hangup`. Joining anew writes nothing that is
@@ -132,7 +140,7 @@ impl<P: Ports> Agent<P> {
     }
 
     pub(crate) async fn stay(self, mut hangups: mpsc::Receiver<()>) -> Result<(), Exit> {
-        let Self { mut host, loops: _, mut network } = self;
+        let Self { mut host, loops: _, mut network, named: _, _beside } = self;
         let mut heartbeat = host.watchdog.part(Part::Session);
         loop {
             let ended = tokio::select! {

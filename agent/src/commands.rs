@@ -12,6 +12,7 @@ use crate::{
     control::{self, proto},
     exit::Exit,
     flat::NETWORKS,
+    named::NetworkState,
     output,
 };
 
@@ -103,6 +104,7 @@ fn status_text(status: &proto::StatusReply) -> String {
         ("lease", lease),
         ("kernel", kernel),
         ("firewall", firewall_text(&firewall)),
+        ("networks", networks_text(&status.networks)),
         ("identity", status.identity.clone()),
         ("version", status.version.clone()),
     ];
@@ -126,6 +128,29 @@ fn status_text(status: &proto::StatusReply) -> String {
         text.extend(notes.iter().map(|note| format!("{name:<9} {note}\n")));
     }
     text
+}
+
+/// The line about networks by name: how many are joined, and each that is not.
+fn networks_text(networks: &[proto::NetworkPart]) -> String {
+    if networks.is_empty() {
+        return String::new();
+    }
+    let joined = networks.iter().filter(|part| part.state == NetworkState::Joined.name()).count();
+    let others = networks.iter().filter(|part| part.state != NetworkState::Joined.name() || !part.reason.is_empty());
+    let others: String = others.map(|part| format!("; {}", part_text(part))).collect();
+    format!("{joined} joined{others}")
+}
+
+/// This host's part in a network, for people.
+pub(crate) fn part_text(part: &proto::NetworkPart) -> String {
+    let proto::NetworkPart { name, state, reason, own, own_v6, bridge, .. } = part;
+    let own = join(&[own, own_v6]).replace(' ', " and ");
+    match (own.is_empty(), reason.is_empty()) {
+        (true, true) => format!("{name} is {state}"),
+        (true, false) => format!("{name} is {state}: {reason}"),
+        (false, true) => format!("{name} is {state}, {own} on {bridge}"),
+        (false, false) => format!("{name} is {state}, {own} on {bridge}: {reason}"),
+    }
 }
 
 fn datapath_text(datapath: &proto::DatapathStatus) -> String {

@@ -1,5 +1,7 @@
 //! The control socket: gRPC on `run-dir/control.sock`, for `wire-agent status`, `peers` and other clients.
 
+mod networks;
+
 use std::{
     io,
     os::unix::fs::PermissionsExt,
@@ -8,7 +10,10 @@ use std::{
 };
 
 use hyper_util::rt::TokioIo;
-use tokio::net::{UnixListener, UnixStream};
+use tokio::{
+    net::{UnixListener, UnixStream},
+    sync::mpsc,
+};
 use tonic::{
     Request, Response, Status,
     transport::{Channel, Endpoint, Server, Uri},
@@ -18,6 +23,7 @@ use wire_forward::Fault;
 use crate::{
     exit::Exit,
     loops::{COMPARE_TIMEOUT, Loops},
+    named::{self, Wish},
     pulse::{Part, Watchdog},
     status::StatusWriter,
 };
@@ -36,6 +42,8 @@ pub(crate) mod proto {
 }
 
 use proto::control_client::ControlClient;
+
+pub(crate) use self::networks::{expose, hide};
 
 /// The path of the control socket.
 pub(crate) fn socket(run_dir: &Path) -> PathBuf {
@@ -57,7 +65,15 @@ pub(crate) fn listen(run_dir: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-/// Answers on the socket until it is dropped. `loops` are those of an agent that runs.
+/// What an agent that runs can be asked for.
+#[derive(Clone)]
+pub(crate) struct Running {
+    pub(crate) loops: Loops,
+    /// Takes commands about networks by name, if the agent is the default network's.
+    pub(crate) networks: Option<mpsc::Sender<named::Request>>,
+}
+
+/// Answers on the socket until it is dropped. `running` is the agent, if one runs.
 ///
 /// # Errors
 /// When the socket breaks.
@@ -65,11 +81,11 @@ pub(crate) async fn serve(
     listener: UnixListener,
     status: StatusWriter,
     watchdog: Watchdog,
-    loops: Option<Loops>,
+    running: Option<Running>,
 ) -> Result<(), tonic::transport::Error> {
     let incoming = tokio_stream::wrappers::UnixListenerStream::new(listener);
     Server::builder()
-        .add_service(proto::control_server::ControlServer::new(ControlService { status, watchdog, loops }))
+        .add_service(proto::control_server::ControlServer::new(ControlService { status, watchdog, running }))
         .serve_with_incoming(incoming)
         .await
 }
@@ -77,7 +93,7 @@ pub(crate) async fn serve(
 struct ControlService {
     status: StatusWriter,
     watchdog: Watchdog,
-    loops: Option<Loops>,
+    running: Option<Running>,
 }
 
 #[tonic::async_trait]
@@ -91,15 +107,23 @@ impl proto::control_server::Control for ControlService {
     }
 
     async fn compare(&self, _: Request<proto::CompareRequest>) -> Result<Response<proto::CompareReply>, Status> {
-        let loops = self.loops.as_ref().ok_or_else(|| Status::unavailable("the network is not joined"))?;
-        Ok(Response::new(loops.compare().await.to_reply()))
+        let running = self.running.as_ref().ok_or_else(|| Status::unavailable("the network is not joined"))?;
+        Ok(Response::new(running.loops.compare().await.to_reply()))
+    }
+
+    async fn expose(&self, request: Request<proto::NetworkRequest>) -> Result<Response<proto::NetworkReply>, Status> {
+        self.wish(&request.into_inner().network, Wish::Expose).await
+    }
+
+    async fn hide(&self, request: Request<proto::NetworkRequest>) -> Result<Response<proto::NetworkReply>, Status> {
+        self.wish(&request.into_inner().network, Wish::Hide).await
     }
 
     async fn fail(&self, request: Request<proto::FailRequest>) -> Result<Response<proto::FailReply>, Status> {
         let proto::FailRequest { part: name, panic } = request.into_inner();
         let fault = if panic { Fault::Panic } else { Fault::Hang };
         match Part::named(&name) {
-            Some(Part::Worker) if self.loops.as_ref().is_some_and(|loops| loops.tunnels.fail(fault)) => {}
+            Some(Part::Worker) if self.running.as_ref().is_some_and(|running| running.loops.tunnels.fail(fault)) => {}
             Some(part @ (Part::Dataplane | Part::Firewall | Part::Follower | Part::Holder | Part::Session)) => {
                 self.watchdog.fail(part, fault);
             }

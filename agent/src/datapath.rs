@@ -6,8 +6,9 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::{sync::Notify, time::Instant};
 use tracing::{error, info};
+use wire_backends::Segment;
 use wire_kernel::Changes;
-use wire_net::chain;
+use wire_net::{LinkName, chain};
 use wire_state::{
     Conflict, DataplaneError, DesiredNet, ErrorKind, Failure, Findings, KernelKind, KernelOp, Namespace, Network,
     ObservedNet, Op, PerNamespace, Plan, Reconciler, Report, Scope, TunnelOp,
@@ -18,7 +19,7 @@ use crate::{
     audit::{Audit, has_found, pause_after},
     notify,
     ports::{NetworkMonitor, NetworkPort, Ports},
-    reconcile_loop::{Answer, LoopHandle, ResourceLoop, Round, Shares, merged},
+    reconcile_loop::{Answer, LastMerge, LoopHandle, ResourceLoop, Round, Shares, merged},
     repeats::Repeats,
     stale::Subnets,
     status::{KernelCondition, StatusWriter},
@@ -40,13 +41,15 @@ const SETTLE: Duration = Duration::from_millis(20);
 /// The loop of `Network`.
 pub(crate) type NetworkHandle = LoopHandle<NetworkShare, Outcome>;
 
-/// The share of one network in the kernel's state, and the revision of the leases from which it was computed.
+/// The share of one network in the kernel's state.
 #[derive(Clone, Debug)]
 pub(crate) struct NetworkShare {
     pub(crate) desired: Arc<PerNamespace<DesiredNet>>,
     pub(crate) scope: Scope,
-    pub(crate) subnets: Subnets,
-    pub(crate) revision: Revision,
+    /// The subnets that hosts lease, if it is a flat network.
+    pub(crate) subnets: Option<Subnets>,
+    /// The revision of the leases from which it was computed, if it was.
+    pub(crate) revision: Option<Revision>,
 }
 
 /// The outcome of a round for the network as a whole. Later variants are worse.
@@ -70,10 +73,16 @@ pub(crate) enum Outcome {
 impl Outcome {
     fn of(report: &Report<Network>) -> Self {
         let blocks_device = report.findings.conflicts.iter().any(|conflict| match conflict {
-            Conflict::Name { .. } | Conflict::Vni { .. } | Conflict::Port { .. } | Conflict::Needs { .. } => true,
+            Conflict::Name { link, .. }
+            | Conflict::Vni { link, .. }
+            | Conflict::Port { link, .. }
+            | Conflict::Needs { link, .. } => !Segment::has_device(link.name),
             Conflict::Route { .. } | Conflict::Forwarding { .. } => false,
         });
+        // A network by name that cannot be made stops no other.
+        let is_of_named = |op: &Op| made(op).is_some_and(Segment::has_device);
         let failed = report.failures.iter().map(|failure| match failure {
+            Failure::Op { op, .. } if is_of_named(op) => Self::Usable,
             Failure::Op { op, error, .. } if error.kind == ErrorKind::Unsupported => Self::unsupported(op),
             Failure::Op { op, .. } if op.is_link() => Self::Unusable,
             Failure::Read(_) => Self::Unusable,
@@ -84,6 +93,14 @@ impl Outcome {
             Some(Self::Usable | Self::Pending) | None if blocks_device => Self::Unusable,
             Some(Self::Usable | Self::Pending) | None => Self::Usable,
         }
+    }
+}
+
+/// The link that an operation makes or changes.
+const fn made(op: &Op) -> Option<LinkName> {
+    match op {
+        Op::Kernel(_, KernelOp::CreateLink(name, _) | KernelOp::ChangeLink(name, _)) => Some(*name),
+        Op::Kernel(..) | Op::Tunnel(_) => None,
     }
 }
 
@@ -107,6 +124,7 @@ impl Outcome {
 pub(crate) struct NetworkLoop<P: Ports> {
     ports: P,
     reconciler: Reconciler<P::Network>,
+    merged: LastMerge<PerNamespace<DesiredNet>>,
     status: StatusWriter,
     underlay_changed: Arc<Notify>,
     /// Is notified when a tunnel has ended by itself.
@@ -137,6 +155,7 @@ impl<P: Ports> NetworkLoop<P> {
         Self {
             ports,
             reconciler: Reconciler::new(driver, PerNamespace::default()),
+            merged: LastMerge::default(),
             status,
             underlay_changed,
             tunnel_ended,
@@ -161,9 +180,13 @@ impl<P: Ports> NetworkLoop<P> {
             self.reconciler.set_scope(scope);
             self.monitor = None;
         }
-        merged::<Network>(shares.iter().map(|(network, share)| (network, share.desired.clone())), |clashes| {
-            self.status.set(KernelCondition::CLASH, clashes.map(KernelCondition::Clashes));
-        })
+        merged::<Network>(
+            &mut self.merged,
+            shares.iter().map(|(network, share)| (network, share.desired.clone())),
+            |clashes| {
+                self.status.set(KernelCondition::CLASH, clashes.map(KernelCondition::Clashes));
+            },
+        )
     }
 }
 
@@ -187,15 +210,15 @@ impl<P: Ports> ResourceLoop for NetworkLoop<P> {
             self.underlay_changed.notify_one();
         }
         let next = if report.converged { self.next_read } else { Instant::now() + RETRY };
-        let revision = shares.values().map(|share| share.revision).min().unwrap_or_default();
+        let revision = shares.values().filter_map(|share| share.revision).min().unwrap_or_default();
         Round { outcome: self.publish(report, revision, is_new), next, batch: Duration::ZERO }
     }
 
     fn compare(&mut self, shares: &Shares<NetworkShare>) -> Answer {
         let desired = self.desired(shares);
         let mut comparison = self.reconciler.compare(&desired).map_err(|error| chain(&error))?;
-        if let Some(found) = self.reconciler.cached() {
-            comparison.stale.extend(shares.values().flat_map(|share| share.subnets.stale(found, &share.scope)));
+        for (share, found) in shares.values().zip(std::iter::repeat(self.reconciler.cached()).flatten()) {
+            comparison.stale.extend(share.subnets.iter().flat_map(|subnets| subnets.stale(found, &share.scope)));
         }
         Ok(comparison)
     }

@@ -7,11 +7,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use wire_backends::Segment;
 use wire_kernel::{HostNetwork, KernelDataplane, RouteForm};
-use wire_lease::{HeldLease, Owner, give_back};
+use wire_lease::{
+    HeldLease, Owner, give_back,
+    named::{NetworkError, NetworkStore},
+};
 use wire_net::{LinkName, chain};
 use wire_state::{DataplaneError, DesiredFile, DesiredFiles, FileOp, Marks, PerNamespace, Reconciler, Scope, Writing};
-use wire_store::{EtcdStore, StoreError};
+use wire_store::{EtcdStore, Random, StoreError};
 
 use crate::{
     daemon_json::{self, DaemonJsonError, Without},
@@ -24,6 +28,7 @@ use crate::{
     host_dataplane::HostDataplane,
     last_known::LastKnownFile,
     machine::{Kinship, Seen},
+    named::{Document, DocumentFile, KnownFiles},
     output::{answer, complain, report},
     ports::System,
     run::{lock, require_capability},
@@ -108,8 +113,11 @@ async fn run(settings: Settings) -> Result<(), Exit> {
     let _lock = lock(&folders.run_dir)?;
     let state_file = StateFile::in_folder(&folders.state_dir);
     let state = state_file.load(&System::default()).map_err(|source| unread(&settings, source))?;
+    let document_file = DocumentFile::in_folder(&folders.state_dir);
+    let document = document_file.peek(&RealDisk).map_err(|source| unread(&settings, source))?;
+    let networks = leave_networks(&settings, &state, &document).await;
     let lease = release(&settings, &state).await;
-    let mut failures = remove_from_kernel(&settings, &state);
+    let mut failures = remove_from_kernel(&settings, &state, &document);
     match firewall::remove(settings.network.clone()) {
         Ok(removed) => report(format_args!("firewall: {removed} tables and chains removed")),
         Err(error) => failures.push(error.report()),
@@ -118,12 +126,12 @@ async fn run(settings: Settings) -> Result<(), Exit> {
     failures.extend(failure.map(|error| chain(&error)));
     failures.extend(files.leave());
     if !failures.is_empty() {
-        failures.extend(lease.err().map(|error| error.report()));
+        failures.extend([networks, lease].into_iter().filter_map(Result::err).map(|error| error.report()));
         return Err(DrainError::Incomplete { failures }.into());
     }
     // The lease can be given back only as long as the state file names it.
-    lease?;
-    let failures = FilesLeft::of_state(&state_file).leave();
+    lease.and(networks)?;
+    let failures = FilesLeft::of_state(&settings, &document).leave();
     if failures.is_empty() { Ok(()) } else { Err(DrainError::Incomplete { failures }.into()) }
 }
 
@@ -152,12 +160,15 @@ fn dry_run_of(settings: &Settings) -> Result<(), Exit> {
             Kinship::Other(differs) => not_given_back(&subnet, &differs),
         }
     };
-    let network = kernel_left(settings, &state)?.preview(&PerNamespace::default())?.ops;
+    let document_file = DocumentFile::in_folder(&settings.folders.state_dir);
+    let document = document_file.peek(&RealDisk).map_err(|source| unread(settings, source))?;
+    let network = kernel_left(settings, &state, &document)?.preview(&PerNamespace::default())?.ops;
     let (mut firewall, nothing) = firewall::leaving(settings.network.clone());
     let rules = firewall.preview(&nothing)?.ops;
     let (files, failure) = FilesLeft::of(settings, &state);
-    let files = files.ops().into_iter().chain(FilesLeft::of_state(&state_file).ops());
+    let files = files.ops().into_iter().chain(FilesLeft::of_state(settings, &document).ops());
     let lines = std::iter::once(format!("lease: {lease}"))
+        .chain(document.names().map(|name| format!("networks: leave {name}")))
         .chain(network.iter().map(|op| format!("network: {op}")))
         .chain(rules.iter().map(|op| format!("firewall: {op}")))
         .chain(files.map(|op| format!("files: {op}")));
@@ -209,6 +220,24 @@ async fn release(settings: &Settings, state: &State) -> Result<(), Exit> {
     Ok(())
 }
 
+/// Gives back what this host has on networks by name. Those of the host that this one is a clone of stay.
+async fn leave_networks(settings: &Settings, state: &State, document: &Document) -> Result<(), Exit> {
+    let Some(host) = document.holder().filter(|host| host.to_string() == state.identity) else { return Ok(()) };
+    if matches!(Seen::now(&System::default())?.kinship(state), Kinship::Other(_)) {
+        return Ok(());
+    }
+    let store = EtcdStore::open(settings.etcd.clone()).await?;
+    let networks = NetworkStore::new(store, settings.prefix.clone(), Random::of_system());
+    for name in document.names() {
+        match networks.leave(name, host).await {
+            Ok(()) => report(format_args!("network {name}: left")),
+            Err(NetworkError::Store(error)) => return Err(DrainError::LeaseLeft(error).into()),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
 /// All addresses of this host.
 fn addresses() -> Result<Vec<IpAddr>, Exit> {
     let host = HostNetwork::read([])?;
@@ -216,8 +245,8 @@ fn addresses() -> Result<Vec<IpAddr>, Exit> {
 }
 
 /// Removes all entries of ours from the kernel by one round with an empty desired state. Returns what failed.
-fn remove_from_kernel(settings: &Settings, state: &State) -> Vec<String> {
-    let mut reconciler = match kernel_left(settings, state) {
+fn remove_from_kernel(settings: &Settings, state: &State, document: &Document) -> Vec<String> {
+    let mut reconciler = match kernel_left(settings, state, document) {
         Ok(reconciler) => reconciler,
         Err(error) => return vec![chain(&error)],
     };
@@ -227,9 +256,15 @@ fn remove_from_kernel(settings: &Settings, state: &State) -> Vec<String> {
 }
 
 /// All of ours in the kernel.
-fn kernel_left(settings: &Settings, state: &State) -> Result<Reconciler<HostDataplane>, DataplaneError> {
+fn kernel_left(
+    settings: &Settings,
+    state: &State,
+    document: &Document,
+) -> Result<Reconciler<HostDataplane>, DataplaneError> {
     let marks = Marks { macs: state.macs.values().copied().collect(), ..Marks::default() };
-    let devices = state.macs.keys().filter_map(|name| name.parse::<LinkName>().ok()).collect();
+    let of_named = document.held().map(|(_, kept)| kept.record.vni);
+    let of_named = of_named.flat_map(|vni| [Segment::bridge(vni), Segment::overlay(vni)]);
+    let devices = state.macs.keys().filter_map(|name| name.parse::<LinkName>().ok()).chain(of_named).collect();
     // Routes that are on no device of ours are found by their network: the blackhole of our own subnet, and those to hosts on the
     // underlay's link. After a reboot there is neither a file nor a route.
     let env = SubnetEnv::read(&RealDisk, &settings.folders.subnet_file);
@@ -279,8 +314,13 @@ impl FilesLeft {
         (Self { order, reconciler, desired, docker }, failure)
     }
 
-    fn of_state(file: &StateFile) -> Self {
-        let order = vec![file.path().to_owned()];
+    /// The agent's state. The identity goes last: all else belongs to it.
+    fn of_state(settings: &Settings, document: &Document) -> Self {
+        let folder = &settings.folders.state_dir;
+        let known = KnownFiles::in_folder(folder, settings.prefix.clone());
+        let of_networks = document.names().map(|name| known.path(name));
+        let last = [DocumentFile::in_folder(folder).path().to_owned(), StateFile::in_folder(folder).path().to_owned()];
+        let order: Vec<PathBuf> = of_networks.chain(last).collect();
         let reconciler = Reconciler::new(FileDriver(RealDisk), order.iter().cloned().collect());
         Self { order, reconciler, desired: DesiredFiles::new(), docker: None }
     }

@@ -34,6 +34,7 @@ mod inherited;
 mod last_known;
 mod loops;
 mod machine;
+mod named;
 mod network;
 mod network_command;
 mod notify;
@@ -128,7 +129,7 @@ fn start(cli: Cli) -> Result<(), Exit> {
         Some(Command::Status(output)) => runtime.block_on(commands::status(&own_run_dir, output.json)),
         Some(Command::Peers(output)) => runtime.block_on(commands::peers(&own_run_dir, output.json)),
         Some(Command::Config(command)) => runtime.block_on(config_command::run(command, etcd)),
-        Some(Command::Network(command)) => runtime.block_on(network_command::run(command, etcd)),
+        Some(Command::Network(command)) => runtime.block_on(network_command::run(command, etcd, &own_run_dir)),
         Some(Command::Verify { flags, remove_stale }) => {
             let form = if remove_stale { Form::Remove } else { Form::Verify };
             runtime.block_on(verify::run(form, flags, etcd, run, &run_dir))

@@ -12,6 +12,7 @@ mod ground;
 mod identity;
 mod known;
 mod lease;
+mod named;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -39,6 +40,7 @@ use crate::{
     host::Host,
     last_known::LastKnownFile,
     loops::Loops,
+    named::Named,
     notify::Stored,
     ports::{Claims, Ports},
     pulse::{Heartbeat, Part},
@@ -66,6 +68,8 @@ pub(crate) struct Network<P: Ports> {
     is_handed_over: bool,
     /// The descriptors that systemd stores for a later run.
     stored: Stored,
+    /// Networks by name, which stand on this one.
+    named: Option<Named<P::Store>>,
 }
 
 /// The chosen backend, with its MACs and devices.
@@ -92,7 +96,12 @@ const RETRY_WITH_SESSION: Duration = Duration::from_secs(10);
 
 impl<P: Ports> Network<P> {
     /// A network that is joined by [`Network::join`].
-    pub(crate) fn new(name: NetworkName, host: &Host<P>, loops: Loops, stored: Stored) -> Self {
+    pub(crate) fn new(
+        name: NetworkName,
+        host: &Host<P>,
+        (loops, named): (Loops, Option<Named<P::Store>>),
+        stored: Stored,
+    ) -> Self {
         Self {
             name,
             last_known: LastKnownFile::in_folder(&host.settings.folders.state_dir, host.settings.prefix.clone()),
@@ -104,6 +113,7 @@ impl<P: Ports> Network<P> {
             is_handed_over: stored.holds_any(),
             loops,
             stored,
+            named,
         }
     }
 
@@ -194,6 +204,7 @@ impl<P: Ports> Network<P> {
         // The next session names them again.
         host.status.clear(EtcdCondition::FORMER);
         self.publish_datapath(host, backend.datapath());
+        self.found_named(host, &context, &source, &store);
         let (admission_in, admission) = watch::channel(context.admission(&own, host.endpoints()));
         let directory = host.settings.prefix.leases(context.config.pools.v4.is_some());
         let beside = Some(host.watchdog.part(Part::Follower).beside());
@@ -238,6 +249,7 @@ impl<P: Ports> Network<P> {
         Ok(Some(Session {
             status,
             network: self.name.clone(),
+            named: self.named.clone(),
             backend,
             scope,
             loops: self.loops.clone(),

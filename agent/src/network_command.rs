@@ -1,10 +1,11 @@
 //! `wire-agent network`: networks by name, made once for all hosts. Needs etcd alone.
 
 mod flags;
+mod here;
 mod occupied;
 mod show;
 
-use std::time::SystemTime;
+use std::{path::Path, time::SystemTime};
 
 use serde_json::json;
 use wire_lease::{
@@ -97,19 +98,22 @@ impl From<NetworkError> for Exit {
 ///
 /// # Errors
 /// [`Exit::Store`] when etcd does not answer, and those of [`NetworkCommandError`].
-pub(crate) async fn run(command: NetworkCommand, etcd: EtcdFlags) -> Result<(), Exit> {
+pub(crate) async fn run(command: NetworkCommand, etcd: EtcdFlags, run_dir: &Path) -> Result<(), Exit> {
     match command {
         NetworkCommand::Create(flags) => {
             refuse_flat(&flags.name, &etcd)?;
             create(flags, Etcd::open(etcd).await?).await
         }
+        NetworkCommand::Expose { name, output } => here::expose(run_dir, &name, output).await,
+        NetworkCommand::Hide { name, output } => here::hide(run_dir, &name, output).await,
         NetworkCommand::Ls(output) => {
             let all = Etcd::open(etcd).await?.site().await?.all();
             if output.json { print_json(&all) } else { output::answer(&show::table(&all)) }
         }
         NetworkCommand::Inspect { name, output } => {
             let one = Etcd::open(etcd).await?.site().await?.one(&name);
-            let one = one.ok_or(NetworkError::Missing { name })?;
+            let mut one = one.ok_or_else(|| NetworkError::Missing { name: name.clone() })?;
+            one["here"] = here::part(run_dir, &name).await;
             if output.json { print_json(&one) } else { output::answer(&show::lines(&one)) }
         }
         NetworkCommand::Update(flags) => update(flags, etcd).await,

@@ -130,6 +130,14 @@ impl<S, O: Clone> LoopHandle<S, O> {
         number
     }
 
+    /// Takes the share of a network away, of which nothing is on the host any more.
+    pub(crate) fn forget(&self, network: &NetworkName) {
+        self.wanted.send_modify(|wanted| {
+            wanted.shares.remove(network);
+            wanted.number += 1;
+        });
+    }
+
     /// Waits for a round that takes the change with this number into account, and returns its outcome. `None` if the thread has died.
     ///
     /// # Cancel safety
@@ -178,23 +186,58 @@ impl<S, O: Clone> LoopHandle<S, O> {
     }
 }
 
-/// The desired state of all networks, from that of each; `report` gets the clashes. The state of a network that is alone is not copied: that
-/// would take longer than the rest of a round.
+type Named<D> = (NetworkName, Arc<D>);
+
+/// What the shares of a loop were merged from last, and what came of it.
+pub(crate) struct LastMerge<D> {
+    shares: Vec<Named<D>>,
+    /// `None` if there were clashes.
+    merged: Option<Arc<D>>,
+}
+
+impl<D> Default for LastMerge<D> {
+    fn default() -> Self {
+        Self { shares: Vec::new(), merged: None }
+    }
+}
+
+/// The desired state of all networks, from that of each; `report` gets the clashes. The state of a network that is alone is not copied, and that of
+/// several is brought forward from the last one: anything else would take longer than the rest of a round.
 pub(crate) fn merged<'a, R: Resource>(
+    last: &mut LastMerge<R::Desired>,
     shares: impl Iterator<Item = (&'a NetworkName, Arc<R::Desired>)>,
     report: impl FnOnce(Option<Vec<Clash>>),
 ) -> Arc<R::Desired> {
-    let shares: Vec<(&NetworkName, Arc<R::Desired>)> = shares.collect();
-    let (desired, clashes) = if let [(_, only)] = &shares[..] {
-        (only.clone(), Vec::new())
-    } else {
-        let shares: Vec<Share<'_, R::Desired>> =
-            shares.iter().map(|(network, desired)| Share { network, desired: &**desired }).collect();
-        let (desired, clashes) = R::merge(&shares);
-        (Arc::new(desired), clashes)
+    let shares: Vec<Named<R::Desired>> = shares.map(|(name, desired)| (name.clone(), desired)).collect();
+    let (desired, clashes) = match &shares[..] {
+        [(_, only)] => (only.clone(), Vec::new()),
+        _ => match brought_forward::<R>(last, &shares) {
+            Some(desired) => (desired, Vec::new()),
+            None => {
+                let (desired, clashes) = R::merge(&lent(&shares));
+                (Arc::new(desired), clashes)
+            }
+        },
     };
+    *last = LastMerge { shares, merged: clashes.is_empty().then(|| desired.clone()) };
     report((!clashes.is_empty()).then_some(clashes));
     desired
+}
+
+/// The last desired state, if the shares are the same, or as it follows from those that are not.
+fn brought_forward<R: Resource>(last: &LastMerge<R::Desired>, shares: &[Named<R::Desired>]) -> Option<Arc<R::Desired>> {
+    let merged = last.merged.as_ref()?;
+    let mut both = last.shares.iter().zip(shares);
+    let is_same = last.shares.len() == shares.len()
+        && both.all(|((one, before), (other, now))| one == other && Arc::ptr_eq(before, now));
+    if is_same {
+        return Some(merged.clone());
+    }
+    R::merge_since(&lent(&last.shares), merged, &lent(shares)).map(Arc::new)
+}
+
+fn lent<D>(shares: &[Named<D>]) -> Vec<Share<'_, D>> {
+    shares.iter().map(|(network, desired)| Share { network, desired: &**desired }).collect()
 }
 
 struct ReconcileLoop<L: ResourceLoop> {
@@ -301,11 +344,13 @@ mod tests {
     fn the_desired_state_of_a_network_alone_is_not_copied() {
         let (first, second) = (NetworkName::default(), "blue".parse().unwrap());
         let only = Arc::new(wire_state::DesiredFiles::new());
-        let alone =
-            merged::<wire_state::Files>([(&first, only.clone())].into_iter(), |clashes| assert!(clashes.is_none()));
+        let last = &mut LastMerge::default();
+        let alone = merged::<wire_state::Files>(last, [(&first, only.clone())].into_iter(), |clashes| {
+            assert!(clashes.is_none());
+        });
         assert!(Arc::ptr_eq(&alone, &only));
         let both = [(&first, only.clone()), (&second, only.clone())].into_iter();
-        assert_eq!(merged::<wire_state::Files>(both, |clashes| assert!(clashes.is_none())), only);
+        assert_eq!(merged::<wire_state::Files>(last, both, |clashes| assert!(clashes.is_none())), only);
     }
 
     #[tokio::test]

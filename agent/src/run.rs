@@ -24,7 +24,6 @@ use crate::{
     exit::Exit,
     health,
     inherited::Inherited,
-    loops::Loops,
     notify::{self, Stored, Systemd},
     overview::Overview,
     ports::System,
@@ -150,7 +149,9 @@ impl Member {
         let Self { settings, ports, stored, status, watchdog } = self;
         let agent = Agent::with(ports.clone(), settings.clone(), stored.clone(), status.clone(), watchdog.clone())?;
         let mut beside = JoinSet::new();
-        beside.spawn(self.control(Some(agent.loops.clone()))?.in_current_span());
+        let networks = agent.named.as_ref().map(|named| named.requests.clone());
+        let running = control::Running { loops: agent.loops.clone(), networks };
+        beside.spawn(self.control(Some(running))?.in_current_span());
         let (to_agent, hangups) = mpsc::channel(1);
         beside.spawn(pass_on(signal(SignalKind::hangup()).map_err(Exit::Signals)?, to_agent));
         agent.stay(hangups).await
@@ -166,11 +167,11 @@ impl Member {
     }
 
     /// Opens the control socket. The result answers.
-    fn control(&self, loops: Option<Loops>) -> Result<impl Future<Output = ()> + Send + use<>, Exit> {
+    fn control(&self, running: Option<control::Running>) -> Result<impl Future<Output = ()> + Send + use<>, Exit> {
         let run_dir = &self.settings.folders.run_dir;
         let unmade = |source| Exit::SocketUnmade { path: control::socket(run_dir), source };
         let listener = control::listen(run_dir).map_err(unmade)?;
-        let control = control::serve(listener, self.status.clone(), self.watchdog.clone(), loops);
+        let control = control::serve(listener, self.status.clone(), self.watchdog.clone(), running);
         Ok(async move {
             if let Err(error) = control.await {
                 error!(error = chain(&error), "the control socket broke");

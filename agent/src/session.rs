@@ -26,6 +26,7 @@ use crate::{
     exit::Exit,
     firewall::{self, FirewallHandle, FirewallShare},
     loops::Loops,
+    named::Named,
     ports::Ports,
     pulse::Heartbeat,
     stale::Subnets,
@@ -59,6 +60,8 @@ pub(crate) enum Ended {
 pub(crate) struct Session<P: Ports> {
     pub(crate) status: StatusWriter,
     pub(crate) network: NetworkName,
+    /// Networks by name, which stand on this one.
+    pub(crate) named: Option<Named<P::Store>>,
     pub(crate) backend: Box<dyn Backend>,
     /// What was computed from the last leases; `None` before the first.
     pub(crate) computed: Option<NetFromLeases>,
@@ -238,7 +241,7 @@ impl<P: Ports> Session<P> {
             let desired = Arc::new(PerNamespace::host(desired));
             let (scope, subnets) =
                 (self.scope.clone(), Subnets { pools: self.joined_with.pools, leases: table.clone() });
-            let share = NetworkShare { desired, scope, subnets, revision: table.revision };
+            let share = NetworkShare { desired, scope, subnets: Some(subnets), revision: Some(table.revision) };
             let network = self.loops.network.want(&self.network, share);
             let firewall = self.loops.firewall.want(&self.network, firewall);
             self.progress.first_changes.get_or_insert((network, firewall));

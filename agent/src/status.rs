@@ -16,7 +16,7 @@ use wire_backends::{Addresses, Datapath, Reaches};
 use wire_firewall::Counted;
 use wire_forward::Tunnels;
 use wire_lease::{FollowHealth, HoldState, LeaseTable};
-use wire_net::{DualStack, Family, Prefix};
+use wire_net::{DualStack, Family, NetworkName, Prefix};
 use wire_state::{Network, Report};
 use wire_store::Revision;
 
@@ -33,7 +33,10 @@ use self::{
     conditions::{Change, Conditions, Current},
     refusals::refusals,
 };
-use crate::ports::{Ports, System};
+use crate::{
+    named::NetworkSeen,
+    ports::{Ports, System},
+};
 
 /// The agent's state.
 #[derive(Clone, Debug, Default)]
@@ -66,6 +69,8 @@ pub(crate) struct Status {
     /// The public addresses of peers that our backend cannot reach, since they are not on the underlay's link.
     pub(crate) beyond_link: Addresses,
     pub(crate) tunnels: Tunnels,
+    /// This host's part in networks by name.
+    pub(crate) networks: BTreeMap<NetworkName, NetworkSeen>,
 }
 
 /// The reason why there is no answer of etcd to join with.

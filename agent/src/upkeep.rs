@@ -17,7 +17,7 @@ use crate::{
     docker_unit::DockerUnit,
     files::FileDriver,
     ports::Ports,
-    reconcile_loop::{Answer, LoopHandle, ResourceLoop, Round, Shares, merged},
+    reconcile_loop::{Answer, LastMerge, LoopHandle, ResourceLoop, Round, Shares, merged},
     status::{AgentCondition, DockerCondition, StatusWriter},
 };
 
@@ -56,7 +56,7 @@ impl<P: Ports> FilesLoop<P> {
     /// The desired files of all networks.
     fn desired(&mut self, shares: &Shares<FilesShare>) -> Arc<DesiredFiles> {
         let files = shares.iter().map(|(network, share)| (network, Arc::new(share.files())));
-        let desired = merged::<Files>(files, |clashes| {
+        let desired = merged::<Files>(&mut LastMerge::default(), files, |clashes| {
             self.status.set(AgentCondition::FILE_CLASH, clashes.map(AgentCondition::FileClashes));
         });
         self.reconciler.set_scope(desired.keys().cloned().collect());

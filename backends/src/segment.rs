@@ -5,6 +5,7 @@
 
 mod hosts;
 mod net;
+mod of_network;
 
 use std::net::IpAddr;
 
@@ -17,6 +18,7 @@ use wire_state::{
 pub use self::{
     hosts::{SegmentHost, SegmentHosts},
     net::NetFromSegment,
+    of_network::HostsOfNetwork,
 };
 use crate::backend::forward_packets;
 
@@ -72,6 +74,13 @@ impl Segment {
     #[must_use]
     pub fn overlay(vni: Vni) -> LinkName {
         format!("wv.{vni}").parse().expect("eleven letters and digits at most")
+    }
+
+    /// Whether a link of that name is a device of a network.
+    #[must_use]
+    pub fn has_device(name: LinkName) -> bool {
+        let vni = name.as_str().strip_prefix("wb.").or_else(|| name.as_str().strip_prefix("wv."));
+        vni.is_some_and(|vni| !vni.is_empty() && vni.bytes().all(|byte| byte.is_ascii_digit()))
     }
 
     /// The MAC of the endpoint with that address: 02:57 (locally administered), and the last 32 bits of the address. They are different for

@@ -11,7 +11,7 @@ use wire_state::{Clash, DesiredFirewall, Driver, Firewall, Reconciler, Report};
 use super::{FirewallLoop, FirewallShare};
 use crate::{
     ports::Ports,
-    reconcile_loop::{Shares, merged},
+    reconcile_loop::{LastMerge, Shares, merged},
     status::FirewallSeen,
 };
 
@@ -108,7 +108,7 @@ impl Rules {
     fn merged(&self) -> (Arc<DesiredFirewall>, Option<Vec<Clash>>) {
         let mut clashes = None;
         let all = self.0.iter().map(|(network, known)| (network, known.rules.firewall().clone()));
-        let firewall = merged::<Firewall>(all, |found| clashes = found);
+        let firewall = merged::<Firewall>(&mut LastMerge::default(), all, |found| clashes = found);
         (firewall, clashes)
     }
 }

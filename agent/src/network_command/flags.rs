@@ -25,6 +25,22 @@ pub(crate) enum NetworkCommand {
         #[command(flatten)]
         output: Output,
     },
+    /// Let this host take part in a network, with an address of its own. Asks the agent, and outlives restarts of both.
+    Expose {
+        /// The network.
+        name: NetworkName,
+        /// How to print.
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Let this host leave a network: its address, devices and entries go.
+    Hide {
+        /// The network.
+        name: NetworkName,
+        /// How to print.
+        #[command(flatten)]
+        output: Output,
+    },
     /// Change labels and broadcast of a network. All else is as it was made.
     Update(UpdateFlags),
     /// Remove networks. One that a host has a container on is refused, and the host is named.

@@ -82,7 +82,7 @@ fn create_beside(flat: &str, name: &str) -> (NetworkCommand, EtcdFlags) {
 async fn the_name_of_a_flat_network_is_refused_before_etcd_is_asked() {
     for (flat, name) in [("blue=/blue", "blue"), ("blue=/blue,red=/red", "red")] {
         let (command, etcd) = create_beside(flat, name);
-        let refused = run(command, etcd).await.unwrap_err();
+        let refused = run(command, etcd, Path::new("/nowhere")).await.unwrap_err();
         let reason = format!("{name} is a flat network of this host (--flat): give the network another name");
         assert_eq!((refused.to_string(), refused.status()), (reason, NO));
     }

@@ -6,6 +6,7 @@ use wire_net::chain;
 
 use super::{LeaseSource, Session};
 use crate::{
+    named::Leased,
     ports::Ports,
     status::{EtcdCondition, UnderlayCondition},
     underlay::{Moved, overlaps},
@@ -57,6 +58,9 @@ impl<P: Ports> Session<P> {
         };
         let is_other = state.subnet().is_some_and(|subnet| subnet != etcd.own.lease.subnet);
         self.status.set(EtcdCondition::LEASE_LOST, trouble);
+        if let Some(named) = &self.named {
+            named.note_lease(Leased::of(&state));
+        }
         self.status.update(|seen| seen.hold = Some(state));
         is_other
     }

@@ -3,9 +3,10 @@
 use std::time::SystemTime;
 
 use tokio::time::Instant;
+use wire_backends::Segment;
 use wire_forward::TunnelSeen;
 use wire_lease::{Entry, HoldState};
-use wire_net::{Family, Prefix};
+use wire_net::{Family, LinkName, NetworkName, Prefix, Vni};
 use wire_state::Conflict;
 
 use super::{
@@ -42,7 +43,37 @@ impl Status {
             datapath: Some(self.datapath_status()),
             firewall: Some(self.firewall_status()),
             conditions: self.conditions().map(condition_status).collect(),
+            networks: self.networks.keys().filter_map(|name| self.network_part(name)).collect(),
         }
+    }
+
+    /// This host's part in a network by name; `None` if it has none.
+    pub(crate) fn network_part(&self, name: &NetworkName) -> Option<proto::NetworkPart> {
+        let seen = self.networks.get(name)?;
+        let own = |family| seen.own.get(family).map(ToString::to_string).unwrap_or_default();
+        let blocked = || self.blocked(&[Segment::bridge(seen.vni?), Segment::overlay(seen.vni?)]);
+        Some(proto::NetworkPart {
+            name: name.to_string(),
+            state: seen.state.name().to_owned(),
+            reason: if seen.reason.is_empty() { blocked().unwrap_or_default() } else { seen.reason.clone() },
+            vni: seen.vni.map_or(0, Vni::number),
+            own: own(Family::V4),
+            own_v6: own(Family::V6),
+            addresses: seen.rooms.clone(),
+            bridge: seen.vni.map(|vni| Segment::bridge(vni).to_string()).unwrap_or_default(),
+            others: u32::try_from(seen.others).unwrap_or(u32::MAX),
+        })
+    }
+
+    /// The reason why something on one of these links is not in the kernel, as the last round has found it.
+    fn blocked(&self, links: &[LinkName]) -> Option<String> {
+        let last = self.dataplane.last.as_ref()?;
+        let conflicts = last.findings.conflicts.iter().map(ToString::to_string);
+        let mut all = conflicts.chain(last.failures.iter().map(ToString::to_string));
+        all.find(|text| {
+            text.split(|c: char| c.is_whitespace() || c == ',' || c == ':')
+                .any(|word| links.iter().any(|link| word == link.as_str()))
+        })
     }
 
     fn store_status(&self) -> proto::StoreStatus {

@@ -22,6 +22,7 @@ const NAMES: &[(&str, Severity)] = &[
     ("state-not-saved", Fault),
     ("network-not-saved", Fault),
     ("saved-network-unusable", Fault),
+    ("network-by-name", Fault),
     ("clash-of-files", Fault),
     ("joining", Fault),
     ("etcd-away", Fault),

@@ -131,8 +131,8 @@ async fn expected(mut host: Host<System>, last_known: &LastKnownFile, snapshot: 
         network: NetworkShare {
             desired: Arc::new(PerNamespace::host(desired)),
             scope,
-            subnets,
-            revision: listing.revision(),
+            subnets: Some(subnets),
+            revision: Some(listing.revision()),
         },
         files: host.files_share(&env),
         ports: host.ports,

@@ -80,7 +80,11 @@ pub(crate) fn is_overlay_device(name: LinkName, kind: &str) -> bool {
     let name = name.as_str();
     let vni = name.strip_prefix("flannel.").or_else(|| name.strip_prefix("flannel-v6."));
     let named = vni.is_some_and(is_number) || matches!(name, "flannel0" | "flannel-v60");
-    named && matches!(kind, "vxlan" | "tun") || name == "flannel.ipip" && kind == "ipip"
+    let of_named = |start, of_kind| kind == of_kind && name.strip_prefix(start).is_some_and(is_number);
+    named && matches!(kind, "vxlan" | "tun")
+        || name == "flannel.ipip" && kind == "ipip"
+        || of_named("wv.", "vxlan")
+        || of_named("wb.", "bridge")
 }
 
 /// Whether a link is the bridge or the VXLAN device of a network over several hosts, by the names that this agent gives them.
@@ -110,10 +114,14 @@ mod tests {
             ("flannel.1", "tun"),
             ("flannel0", "tun"),
             ("flannel.ipip", "ipip"),
+            ("wb.5000", "bridge"),
+            ("wv.5000", "vxlan"),
         ] {
             assert!(is_one(name, kind), "{name} {kind}");
         }
-        for (name, kind) in [("tunl0", "ipip"), ("flannel.ipip", "vxlan"), ("flannel.1", "ipip"), ("eth0", "")] {
+        for (name, kind) in
+            [("tunl0", "ipip"), ("flannel.ipip", "vxlan"), ("flannel.1", "ipip"), ("eth0", ""), ("wb.lan", "bridge")]
+        {
             assert!(!is_one(name, kind), "{name} {kind}");
         }
     }

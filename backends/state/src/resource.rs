@@ -26,6 +26,16 @@ pub trait Resource: Sized {
     /// values. Only such a key is left out of what a network wants, with what depends on it.
     fn merge(shares: &[Share<'_, Self::Desired>]) -> (Self::Desired, Vec<Clash>);
 
+    /// The same as [`Self::merge`], found in a time in proportion to what differs between the shares `before`, which are `merged` without clashes, and
+    /// `now`. `None` if there are clashes, or all must be compared.
+    fn merge_since(
+        _before: &[Share<'_, Self::Desired>],
+        _merged: &Self::Desired,
+        _now: &[Share<'_, Self::Desired>],
+    ) -> Option<Self::Desired> {
+        None
+    }
+
     /// The changes that turn `observed` into `desired`. Foreign entries are never changed.
     fn plan(observed: &Self::Observed, desired: &Self::Desired) -> Plan<Self>;
 

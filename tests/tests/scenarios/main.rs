@@ -46,6 +46,7 @@ mod joining;
 mod let_in;
 mod listeners;
 mod membership;
+mod named;
 mod network_command;
 mod networks;
 mod offline;

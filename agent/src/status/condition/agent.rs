@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use wire_net::NetworkName;
 use wire_state::Clash;
 
 use super::{Kind, Log, Message, Rank, Severity, kinds};
@@ -25,6 +26,8 @@ pub(crate) enum AgentCondition {
     SavedNetworkUnusable(String),
     /// Several networks of this host want the same files.
     FileClashes(Vec<Clash>),
+    /// A network by name is not as this host should have it: the reason.
+    NetworkByName { network: NetworkName, why: String },
 }
 
 impl AgentCondition {
@@ -36,6 +39,7 @@ impl AgentCondition {
         STATE = Kind::fault("state-not-saved", "state").logged(Log::LinesAndEnd);
         NETWORK_NOT_SAVED = Kind::fault("network-not-saved", "last known network").logged(Log::LinesAndEnd);
         SAVED_NETWORK = Kind::fault("saved-network-unusable", "saved network");
+        NETWORK_BY_NAME = Kind::fault("network-by-name", "network").logged(Log::LinesAndEnd);
         FILE_CLASH = Kind::fault("clash-of-files", "clash of files").logged(Log::LinesAndEnd);
     }
 
@@ -49,6 +53,7 @@ impl AgentCondition {
             Self::NetworkNotSaved(_) => Self::NETWORK_NOT_SAVED,
             Self::SavedNetworkUnusable(_) => Self::SAVED_NETWORK,
             Self::FileClashes(_) => Self::FILE_CLASH,
+            Self::NetworkByName { .. } => Self::NETWORK_BY_NAME,
         }
     }
 
@@ -69,6 +74,7 @@ impl AgentCondition {
             Self::NetworkNotSaved(error) => {
                 Message::plain(format!("{error}: the agent could not start while etcd is away"))
             }
+            Self::NetworkByName { network, why } => Message::plain(format!("{network}: {why}")),
             Self::SavedNetworkUnusable(reason) => {
                 Message::plain(format!("the network state saved on disk cannot be used: {reason}"))
             }
@@ -79,6 +85,7 @@ impl AgentCondition {
         match self {
             Self::Hangs(part) => part.name().to_owned(),
             Self::Flag(warning) => warning.clone(),
+            Self::NetworkByName { network, .. } => network.to_string(),
             Self::NoHealthChecks { .. }
             | Self::FilesNotWritten(_)
             | Self::StateNotSaved(_)

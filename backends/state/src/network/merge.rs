@@ -1,9 +1,12 @@
 //! The networks of several networks of a host, as one. Pure.
 
+mod since;
+
 use std::collections::{BTreeMap, BTreeSet};
 
-use wire_net::{NetworkName, Vni};
+use wire_net::{Family, NetworkName, Vni};
 
+pub(super) use self::since::merge_since;
 use super::{DesiredForm, DesiredKind, DesiredLink, DesiredNet, KernelKind, LinkPlace, Namespace, PerNamespace};
 use crate::merge::{Clash, Clashes, Share, elements};
 
@@ -41,15 +44,15 @@ fn left(share: &Wanted<'_>, namespace: Namespace, refused: &Refused<'_>) -> Opti
 fn refused_links<'a>(shares: &[Wanted<'a>], clashes: &mut Clashes) -> Refused<'a> {
     let mut refused = Refused::new();
     let mut names: BTreeMap<LinkPlace, (&NetworkName, &DesiredLink)> = BTreeMap::new();
-    let mut vnis: BTreeMap<(Namespace, Vni, u16), (&NetworkName, LinkPlace)> = BTreeMap::new();
+    let mut vnis: BTreeMap<_, (&NetworkName, LinkPlace)> = BTreeMap::new();
     for share in shares {
         for (place, link) in links_of(share) {
-            let vni = vni_of(link).map(|(vni, port)| (place.namespace, vni, port));
+            let vni = vni_of(link).map(|(vni, port, family)| (place.namespace, vni, port, family));
             let same_name = names.get(&place).filter(|(_, held)| *held != link);
             let same_vni = vni.and_then(|vni| vnis.get(&vni)).filter(|(_, held)| *held != place);
             match (same_name, same_vni, vni) {
                 (Some((holder, _)), _, _) => clashes.add(format!("the link {place}"), holder, share.network),
-                (None, Some((holder, _)), Some((_, vni, port))) => {
+                (None, Some((holder, _)), Some((_, vni, port, _))) => {
                     clashes.add(format!("VNI {vni} on UDP port {port}"), holder, share.network);
                 }
                 (None, _, vni) => {
@@ -73,9 +76,11 @@ fn links_of<'a>(share: &Wanted<'a>) -> impl Iterator<Item = (LinkPlace, &'a Desi
     })
 }
 
-fn vni_of(link: &DesiredLink) -> Option<(Vni, u16)> {
+/// The VNI and UDP port of a VXLAN device, and the family of its outer packets: the sockets of two families are two (`vxlan_vni_in_use` of
+/// drivers/net/vxlan).
+fn vni_of(link: &DesiredLink) -> Option<(Vni, u16, Option<Family>)> {
     let DesiredKind::Kernel(KernelKind::Vxlan(vxlan)) = &link.kind else { return None };
-    Some((vxlan.vni, vxlan.port_in_use()))
+    Some((vxlan.vni, vxlan.port_in_use(), vxlan.local.map(Family::of)))
 }
 
 /// The tables of one namespace.
@@ -163,13 +168,13 @@ mod tests {
         let one = state(&[(2, 20, 102)]);
         let mut other = state(&[(3, 30, 103)]);
         other.links.insert("flannel.1".parse().unwrap(), device(7));
-        other.settings.insert(Setting::Forwarding(wire_net::Family::V6), 1);
+        other.settings.insert(Setting::Forwarding(Family::V6), 1);
         let (merged, clashes) = merged(&one, &other);
         assert_eq!(clashes.len(), 1, "{clashes:?}");
         assert!(clashes[0].contains("both want the link flannel.1"), "{clashes:?}");
         assert_eq!(merged.links, one.links);
         assert_eq!(merged.routes, one.routes);
-        assert_eq!(merged.settings.get(&Setting::Forwarding(wire_net::Family::V6)), Some(&1));
+        assert_eq!(merged.settings.get(&Setting::Forwarding(Family::V6)), Some(&1));
     }
 
     #[test]
@@ -182,7 +187,54 @@ mod tests {
         assert_eq!(merged, one);
     }
 
+    /// flannel's two devices of a network with both families.
+    #[test]
+    fn the_same_vni_and_port_over_two_families_is_no_clash() {
+        let with_local = |name: &str, local: &str| {
+            let mut net = on_device(name, 7, state(&[]));
+            for link in net.links.values_mut() {
+                if let DesiredKind::Kernel(KernelKind::Vxlan(vxlan)) = &mut link.kind {
+                    vxlan.local = Some(local.parse().unwrap());
+                }
+            }
+            net
+        };
+        let (mut both, v6) = (with_local("flannel.7", "192.0.2.1"), with_local("flannel-v6.7", "2001:db8::1"));
+        both.links.extend(v6.links);
+        let (merged, clashes) = merged(&both, &on_device("wv.5000", 5000, state(&[])));
+        assert_eq!((merged.links.len(), clashes), (3, Vec::new()));
+    }
+
+    fn shares<'a>(names: &'a [NetworkName; 3], of: &'a BTreeMap<usize, PerNamespace<DesiredNet>>) -> Vec<Wanted<'a>> {
+        of.iter().map(|(number, desired)| Share { network: &names[*number], desired }).collect()
+    }
+
     proptest! {
+        /// Whatever each of three networks wants before and now, and whether it is there: unless two clash, what is brought forward is what is
+        /// merged from all.
+        #[test]
+        fn what_is_brought_forward_is_what_is_merged(
+            before in prop::collection::btree_map(0usize..3, (any_want(), 7u32..10), 0..4),
+            now in prop::collection::btree_map(0usize..3, (any_want(), 7u32..10), 0..4),
+        ) {
+            let names: [NetworkName; 3] = [NetworkName::default(), "blue".parse().unwrap(), "red".parse().unwrap()];
+            let own = |(number, (net, vni)): (&usize, &(DesiredNet, u32))| {
+                (*number, PerNamespace::host(on_device(&format!("x.{number}"), *vni, net.clone())))
+            };
+            let (before, now): (BTreeMap<_, _>, BTreeMap<_, _>) = (before.iter().map(own).collect(), now.iter().map(own).collect());
+            let (before, now) = (shares(&names, &before), shares(&names, &now));
+            let (merged, clashes) = merge(&before);
+            prop_assume!(clashes.is_empty());
+            let (expected, clashes) = merge(&now);
+            match merge_since(&before, &merged, &now) {
+                Some(brought) => {
+                    prop_assert!(clashes.is_empty(), "{:?}", clashes);
+                    prop_assert_eq!(brought, expected);
+                }
+                None => prop_assert!(!clashes.is_empty()),
+            }
+        }
+
         #[test]
         fn a_network_alone_or_twice_is_itself(net in any_want()) {
             prop_assert_eq!(merged(&net, &DesiredNet::default()), (net.clone(), Vec::new()));

@@ -54,6 +54,14 @@ impl Resource for Network {
         merge::merge(shares)
     }
 
+    fn merge_since(
+        before: &[Share<'_, Self::Desired>],
+        merged: &Self::Desired,
+        now: &[Share<'_, Self::Desired>],
+    ) -> Option<Self::Desired> {
+        merge::merge_since(before, merged, now)
+    }
+
     fn plan(observed: &Self::Observed, desired: &Self::Desired) -> Plan<Self> {
         plan(observed, desired)
     }

@@ -20,8 +20,8 @@ pub struct Joining {
     pub public: DualStack<IpAddr>,
     /// The UDP port of its VXLAN.
     pub port: u16,
-    /// The store's lease with which its keys on the network expire.
-    pub lease: LeaseId,
+    /// The store's lease with which its keys on the network expire; `None` if they never do.
+    pub lease: Option<LeaseId>,
 }
 
 /// What a member has.
@@ -62,7 +62,7 @@ impl<S: LeaseStore> NetworkStore<S> {
     /// # Errors
     /// If there is no such network, no address is free, or the store does not answer.
     pub async fn join(&self, name: &NetworkName, joining: &Joining) -> Result<Joined, NetworkError> {
-        let owner = Owner { host: joining.host, lease: Some(joining.lease) };
+        let owner = Owner { host: joining.host, lease: joining.lease };
         for attempt in 0..ATTEMPTS {
             let network = self.network(name).await?;
             let claimed = self.claimed(name).await?;

@@ -43,9 +43,9 @@ impl<S: LeaseStore> NetworkStore<S> {
             match self.put_network_back(name, &kept.record).await? {
                 Step::Done(network) => {
                     let member = MemberKey { network: name.clone(), host: joining.host };
-                    let write = kept.member.write(&self.prefix, &member, Some(joining.lease));
+                    let write = kept.member.write(&self.prefix, &member, joining.lease);
                     let key = self.prefix.member(name, joining.host);
-                    let is_there = |kv: &KeyValue| kv.lease == Some(joining.lease);
+                    let is_there = |kv: &KeyValue| kv.lease == joining.lease;
                     let found = self.key(&key).await?;
                     let when = vec![self.is_as(name, &network), as_read(key, found.as_ref())];
                     if !found.as_ref().is_some_and(is_there)
@@ -87,7 +87,7 @@ impl<S: LeaseStore> NetworkStore<S> {
         kept: &Kept,
         joining: &Joining,
     ) -> Result<PutBack, NetworkError> {
-        let owner = Owner { host: joining.host, lease: Some(joining.lease) };
+        let owner = Owner { host: joining.host, lease: joining.lease };
         let mut lost = Vec::new();
         for room in &kept.rooms {
             let key = room.key(&self.prefix, name);

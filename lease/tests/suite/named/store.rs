@@ -50,7 +50,7 @@ fn wanted(name: &str, v4: SubnetWish) -> NewNetwork {
 
 fn joining(number: u8, lease: LeaseId) -> Joining {
     let public = DualStack { v4: Some([192, 0, 2, number].into()), v6: None };
-    Joining { host: host(number), public, port: 8472, lease }
+    Joining { host: host(number), public, port: 8472, lease: Some(lease) }
 }
 
 async fn granted<S: LeaseStore>(store: &S) -> LeaseId {
@@ -129,7 +129,7 @@ async fn membership<S: LeaseStore>(store: &S, joined: &Joined, lease: LeaseId) {
     let again = networks.join(&named("app"), &moved).await.unwrap();
     assert_eq!((again.rooms.len(), again.member.own, again.member.public), (2, joined.member.own, moved.public));
     for kv in store.list(b"/n/wire/blocks/").await.unwrap().entries {
-        assert_eq!(kv.lease, Some(moved.lease), "blocks go with the new lease");
+        assert_eq!(kv.lease, moved.lease, "blocks go with the new lease");
     }
     assert!(networks.release(&named("app"), host(1), more).await.unwrap());
     assert!(!networks.release(&named("app"), host(1), more).await.unwrap(), "it has it no more");

@@ -1,0 +1,215 @@
+//! The document of this host: the networks by name that it takes part in, and what it holds on each. It is on disk before anything of it is in
+//! etcd, and before a command is answered; so what etcd loses is put back from it.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tracing::warn;
+use wire_lease::named::{Kept, MemberRecord, NetworkRecord, Record, Room};
+use wire_net::{AddressKey, BlockKey, HostId, MacAddr, NetworkName};
+use wire_state::{DesiredFile, Writing};
+
+use crate::{files::WriteError, ports::Disk};
+
+/// The networks by name of this host.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Document {
+    /// The host that holds what is in it. A clone of that host holds nothing.
+    pub(super) host: Option<HostId>,
+    pub(super) networks: BTreeMap<NetworkName, Entry>,
+}
+
+/// This host's part in a network.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Entry {
+    /// Whether it shall take part. If not, it is leaving.
+    pub(super) is_exposed: bool,
+    /// The network as this host has joined it, and what it holds there; `None` before it has joined.
+    pub(super) held: Option<Kept>,
+}
+
+/// The file of the document.
+#[derive(Clone, Debug)]
+pub(crate) struct DocumentFile(PathBuf);
+
+impl DocumentFile {
+    pub(crate) fn in_folder(state_dir: &Path) -> Self {
+        Self(state_dir.join("named.json"))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Reads it. An invalid file is renamed and logged; of a valid one, an entry that is not valid counts as one that has not joined.
+    ///
+    /// # Errors
+    /// When the file exists and cannot be read.
+    pub(super) fn load(&self, disk: &impl Disk) -> io::Result<Document> {
+        let Some(text) = self.read(disk)? else { return Ok(Document::default()) };
+        match serde_json::from_slice::<Stored>(&text) {
+            Ok(stored) => Ok(stored.into()),
+            Err(error) => {
+                let aside = self.0.with_extension("json.bad");
+                warn!(file = %self.0.display(), aside = %aside.display(), %error, "the document of networks by name is not valid, this host takes part in none");
+                disk.rename(&self.0, &aside)?;
+                Ok(Document::default())
+            }
+        }
+    }
+
+    /// Reads it, and writes nothing. One that is not valid is as good as none.
+    ///
+    /// # Errors
+    /// When the file exists and cannot be read.
+    pub(crate) fn peek(&self, disk: &impl Disk) -> io::Result<Document> {
+        let text = self.read(disk)?;
+        Ok(text.and_then(|text| serde_json::from_slice::<Stored>(&text).ok()).map(Document::from).unwrap_or_default())
+    }
+
+    fn read(&self, disk: &impl Disk) -> io::Result<Option<Vec<u8>>> {
+        match disk.read(&self.0) {
+            Ok(text) => Ok(Some(text)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Writes it, so that a power cut does not lose it. A document without networks has no file.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub(super) fn save(&self, disk: &impl Disk, document: &Document) -> Result<(), WriteError> {
+        if document.networks.is_empty() {
+            return disk.observe(&self.0).map_or(Ok(()), |_| disk.remove(&self.0));
+        }
+        let mut content = serde_json::to_string_pretty(&Stored::of(document)).expect("it has only text keys");
+        content.push('\n');
+        disk.put(&self.0, &DesiredFile { content, writing: Writing::Durable }).map(drop)
+    }
+}
+
+impl Document {
+    /// The networks with what this host holds on each.
+    pub(crate) fn held(&self) -> impl Iterator<Item = (&NetworkName, &Kept)> {
+        self.networks.iter().filter_map(|(name, entry)| Some((name, entry.held.as_ref()?)))
+    }
+
+    /// The host that holds what is in it.
+    pub(crate) const fn holder(&self) -> Option<HostId> {
+        self.host
+    }
+
+    /// The names of all networks in it.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &NetworkName> {
+        self.networks.keys()
+    }
+
+    /// Makes it this host's. What another host holds, whose disk was copied, is forgotten.
+    pub(super) fn belong_to(&mut self, host: HostId) {
+        if self.host.is_some_and(|other| other != host) {
+            self.networks.retain(|_, entry| entry.is_exposed);
+            self.networks.values_mut().for_each(|entry| entry.held = None);
+        }
+        self.host = Some(host);
+    }
+}
+
+/// The document as it is on disk. Records and keys are as etcd has them.
+#[derive(Serialize, Deserialize)]
+struct Stored {
+    #[serde(default)]
+    host: Option<HostId>,
+    networks: BTreeMap<String, StoredEntry>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredEntry {
+    exposed: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    held: Option<StoredKept>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredKept {
+    network: Value,
+    member: Value,
+    #[serde(default)]
+    blocks: Vec<String>,
+    #[serde(default)]
+    addresses: BTreeMap<String, MacAddr>,
+}
+
+impl Stored {
+    fn of(document: &Document) -> Self {
+        let entry = |(name, entry): (&NetworkName, &Entry)| {
+            let held = entry.held.as_ref().map(|kept| StoredKept::of(name, kept));
+            (name.to_string(), StoredEntry { exposed: entry.is_exposed, held })
+        };
+        Self { host: document.host, networks: document.networks.iter().map(entry).collect() }
+    }
+}
+
+impl From<Stored> for Document {
+    fn from(stored: Stored) -> Self {
+        let entry = |(name, entry): (String, StoredEntry)| {
+            let parsed: NetworkName = name.parse().ok().filter(|name: &NetworkName| !name.is_default())?;
+            let held = entry.held.and_then(|held| match held.parse(&parsed) {
+                Ok(kept) => Some(kept),
+                Err(fault) => {
+                    warn!(network = %parsed, fault, "what this host holds on a network is not readable on disk: it joins anew");
+                    None
+                }
+            });
+            Some((parsed, Entry { is_exposed: entry.exposed, held }))
+        };
+        Self { host: stored.host, networks: stored.networks.into_iter().filter_map(entry).collect() }
+    }
+}
+
+impl StoredKept {
+    fn of(name: &NetworkName, Kept { record, member, rooms }: &Kept) -> Self {
+        let (mut blocks, mut addresses) = (Vec::new(), BTreeMap::new());
+        for room in rooms {
+            match *room {
+                Room::Block(block) => blocks.push(BlockKey { network: name.clone(), block }.to_string()),
+                Room::Address(address, mac) => {
+                    addresses.insert(AddressKey { network: name.clone(), address }.to_string(), mac);
+                }
+            }
+        }
+        Self { network: json(&record.to_value()), member: json(&member.to_value()), blocks, addresses }
+    }
+
+    fn parse(self, name: &NetworkName) -> Result<Kept, String> {
+        let is_its = |network: &NetworkName| if network == name { Ok(()) } else { Err(format!("it is of {network}")) };
+        let mut rooms = Vec::new();
+        for key in &self.blocks {
+            let BlockKey { network, block } = BlockKey::of_key(key.as_bytes()).map_err(|error| error.to_string())?;
+            is_its(&network)?;
+            rooms.push(Room::Block(block));
+        }
+        for (key, mac) in &self.addresses {
+            let key = AddressKey::of_key(key.as_bytes()).map_err(|error| error.to_string())?;
+            is_its(&key.network)?;
+            rooms.push(Room::Address(key.address, *mac));
+        }
+        Ok(Kept {
+            record: NetworkRecord::from_value(self.network.to_string().as_bytes())?,
+            member: MemberRecord::from_value(self.member.to_string().as_bytes())?,
+            rooms,
+        })
+    }
+}
+
+fn json(value: &[u8]) -> Value {
+    serde_json::from_slice(value).expect("the value of a record is JSON")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,64 @@
+//! The transactions with the store, each in a task beside, and each safe to repeat.
+
+use std::time::Duration;
+
+use wire_lease::named::{Joined, Joining, Kept, MemberRecord, NetworkError, NetworkStore, PutBack};
+use wire_net::{HostId, NetworkName};
+use wire_store::{LeaseStore, StoreError};
+
+/// The outcome of a job.
+#[derive(Debug)]
+pub(super) enum Done {
+    /// This host has joined, or has put back what was lost.
+    Held(NetworkName, Result<Holding, NetworkError>),
+    /// It has left.
+    Left(NetworkName, Result<(), NetworkError>),
+    /// What is known of it is saved, or why not.
+    Saved(NetworkName, Result<(), String>),
+    /// The loop of `Network` has taken the share into account.
+    Round(NetworkName, u64),
+}
+
+/// What this host holds in the store.
+#[derive(Debug)]
+pub(super) enum Holding {
+    Kept(Kept),
+    /// There is another network of that name.
+    Other,
+}
+
+/// The time that a job has. The store's own calls end earlier.
+const LONGEST: Duration = Duration::from_secs(20);
+
+/// Joins a network. What this host has on disk of it is put back first, if the store has lost it.
+pub(super) async fn hold<S: LeaseStore>(
+    store: NetworkStore<S>,
+    name: NetworkName,
+    kept: Option<Kept>,
+    joining: Joining,
+) -> Done {
+    let held = async {
+        if let Some(kept) = &kept {
+            let member = MemberRecord { public: joining.public, port: joining.port, ..kept.member };
+            let kept = Kept { member, ..kept.clone() };
+            match store.put_back(&name, &kept, &joining).await? {
+                PutBack::There { .. } => {}
+                PutBack::Other => return Ok(Holding::Other),
+            }
+        }
+        let Joined { network, member, rooms, foreign: _ } = store.join(&name, &joining).await?;
+        Ok(Holding::Kept(Kept { record: (*network.record).clone(), member, rooms }))
+    };
+    let held = tokio::time::timeout(LONGEST, held).await.unwrap_or_else(|_| Err(late()));
+    Done::Held(name, held)
+}
+
+/// Leaves a network.
+pub(super) async fn leave<S: LeaseStore>(store: NetworkStore<S>, name: NetworkName, host: HostId) -> Done {
+    let left = tokio::time::timeout(LONGEST, store.leave(&name, host)).await.unwrap_or_else(|_| Err(late()));
+    Done::Left(name, left)
+}
+
+fn late() -> NetworkError {
+    StoreError::Unavailable { operation: "transaction", source: None }.into()
+}

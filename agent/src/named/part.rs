@@ -1,0 +1,336 @@
+//! This host's part in one network: what its devices need, and how it stands. Pure.
+
+use std::{net::IpAddr, sync::Arc, time::Duration};
+
+use tokio::{sync::oneshot, time::Instant};
+use wire_backends::{HostsOfNetwork, NetFromSegment, Segment, SegmentOuter};
+use wire_lease::named::{Kept, NamedNetwork};
+use wire_net::{DualStack, HostId, MacAddr, Mtu, Vni};
+use wire_state::{DesiredNet, Marks, PerNamespace, Scope};
+use wire_store::Backoff;
+
+use super::{Wish, document::Entry, lack::Lack};
+use crate::datapath::NetworkShare;
+
+/// This host's part in a network.
+#[derive(Debug)]
+pub(super) struct Part {
+    pub(super) entry: Entry,
+    own: HostId,
+    hosts: HostsOfNetwork,
+    /// The network as it was admitted last; `None` before the first time in this run.
+    admitted: Option<Arc<NamedNetwork>>,
+    computed: Option<(Segment, NetFromSegment)>,
+    /// Whether `computed` does not follow from `hosts` as they are now.
+    is_behind: bool,
+    /// Until when hosts that vanish are kept, since the store has lost something.
+    keep_until: Option<Instant>,
+    pub(super) kernel: Kernel,
+    /// When the network as it is admitted is to be saved; `None` if it is, or is being saved.
+    save_at: Option<Instant>,
+    /// Whether a job runs for it.
+    pub(super) is_busy: bool,
+    /// When the next job may begin, after one that failed.
+    pub(super) again: Option<Instant>,
+    pauses: Backoff,
+    /// Whether the records have shown what the last job has written, so that what they lack later is lost.
+    has_seen: bool,
+    /// From when on they must show it.
+    check_at: Option<Instant>,
+    pub(super) trouble: Trouble,
+    /// Those who wait until the network is as wished.
+    pub(super) askers: Vec<oneshot::Sender<Result<(), String>>>,
+}
+
+/// How far the kernel is with the share that was set last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kernel {
+    /// None is set.
+    Nothing,
+    /// A round that takes this change into account is waited for.
+    Told(u64),
+    /// The round is done.
+    Done,
+}
+
+/// The reason why a network is not as it should be.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) enum Trouble {
+    #[default]
+    None,
+    /// Something is waited for, and known elsewhere.
+    Waits(String),
+    /// Something is wrong with this network.
+    Fault(String),
+}
+
+/// How this host's part in a network is, for the status.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct NetworkSeen {
+    pub(crate) state: NetworkState,
+    /// The reason why it is not as it should be; else empty.
+    pub(crate) reason: String,
+    pub(crate) vni: Option<Vni>,
+    /// The addresses of this host on it.
+    pub(crate) own: DualStack<IpAddr>,
+    /// Its blocks and single addresses.
+    pub(crate) rooms: Vec<String>,
+    /// The number of other hosts.
+    pub(crate) others: usize,
+}
+
+/// How far this host is with a network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NetworkState {
+    /// It shall take part, and does not yet.
+    Waiting,
+    /// It takes part.
+    Joined,
+    /// It is about to leave.
+    Leaving,
+}
+
+impl NetworkState {
+    /// The stable name, for programs.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::Joined => "joined",
+            Self::Leaving => "leaving",
+        }
+    }
+}
+
+impl NetworkSeen {
+    /// Whether this is what was wished, or on the way there.
+    pub(crate) fn is_wished(&self, wish: Wish) -> bool {
+        (wish == Wish::Hide) == (self.state == NetworkState::Leaving)
+    }
+}
+
+const PAUSES: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
+/// The time after which a watch must have shown what was written.
+const SHOWN: Duration = Duration::from_secs(3);
+/// The time between a change and the write of what is known: many changes cause one.
+const SAVE: Duration = Duration::from_secs(5);
+/// As long as leases that vanish at once are held.
+const KEEP: Duration = Duration::from_secs(30);
+
+impl Part {
+    pub(super) fn new(own: HostId, entry: Entry) -> Self {
+        Self {
+            entry,
+            own,
+            hosts: HostsOfNetwork::new(own),
+            admitted: None,
+            computed: None,
+            is_behind: true,
+            keep_until: None,
+            kernel: Kernel::Nothing,
+            save_at: None,
+            is_busy: false,
+            again: None,
+            pauses: PAUSES,
+            has_seen: false,
+            check_at: None,
+            trouble: Trouble::None,
+            askers: Vec::new(),
+        }
+    }
+
+    /// Begins to take part, or to leave.
+    pub(super) fn wish(&mut self, is_exposed: bool) {
+        self.entry.is_exposed = is_exposed;
+        (self.again, self.trouble) = (None, Trouble::None);
+        (self.computed, self.kernel) = (None, Kernel::Nothing);
+    }
+
+    /// Holds nothing any more.
+    pub(super) fn forget(&mut self) {
+        *self = Self {
+            askers: std::mem::take(&mut self.askers),
+            ..Self::new(self.own, Entry { held: None, ..self.entry })
+        };
+    }
+
+    /// Takes what the store lacks at `now`. True if a job must write it.
+    pub(super) fn note_lack(&mut self, lack: Option<Lack>, now: Instant) -> bool {
+        let Some(lack) = lack else {
+            (self.has_seen, self.check_at, self.trouble) = (true, None, Trouble::None);
+            return false;
+        };
+        let may_come = !self.has_seen && self.check_at.is_some_and(|at| now < at);
+        if may_come {
+            return false;
+        }
+        if lack.is_loss() {
+            self.keep_until = Some(now + KEEP);
+        }
+        self.trouble = match lack {
+            Lack::Stale => Trouble::Waits(lack.to_string()),
+            Lack::Network | Lack::Other | Lack::Member | Lack::Room(_) | Lack::Lost(_) => {
+                Trouble::Fault(lack.to_string())
+            }
+        };
+        lack != Lack::Other
+    }
+
+    /// Notes what a job has written. True if that differs from what was held before.
+    pub(super) fn note_held(&mut self, kept: Kept, now: Instant) -> bool {
+        self.pauses.reset();
+        (self.again, self.has_seen, self.check_at) = (None, false, Some(now + SHOWN));
+        self.trouble = Trouble::None;
+        let is_new = self.entry.held.as_ref() != Some(&kept);
+        self.entry.held = Some(kept);
+        is_new
+    }
+
+    /// Puts the next job off, after one that failed.
+    pub(super) fn put_off(&mut self, trouble: Trouble, random: &wire_store::Random, now: Instant) {
+        self.trouble = trouble;
+        self.again = Some(now + self.pauses.pause(random).max(Duration::from_millis(100)));
+    }
+
+    /// Notes what a job waits for. A fault that is known stays.
+    pub(super) fn wait_for(&mut self, what: &str) {
+        match self.trouble {
+            Trouble::Fault(_) => {}
+            Trouble::None | Trouble::Waits(_) => self.trouble = Trouble::Waits(what.to_owned()),
+        }
+    }
+
+    /// Whether a job may begin.
+    pub(super) fn is_free(&self, now: Instant) -> bool {
+        !self.is_busy && self.again.is_none_or(|again| again <= now)
+    }
+
+    /// The next time at which something is to be done without an event.
+    pub(super) fn next_time(&self) -> Option<Instant> {
+        [self.again.filter(|_| !self.is_busy), self.check_at, self.keep_until, self.save_at].into_iter().flatten().min()
+    }
+
+    /// Whether it is time to save the network as it is admitted. Then it is being saved from now on. What may be lost is not saved.
+    pub(super) fn is_to_be_saved(&mut self, now: Instant) -> bool {
+        self.keep_until.is_none() && self.save_at.take_if(|at| *at <= now).is_some()
+    }
+
+    /// Notes that it was saved, or could not be.
+    pub(super) fn note_saved(&mut self, is_saved: bool, now: Instant) {
+        if !is_saved {
+            self.save_at.get_or_insert(now + SAVE);
+        }
+    }
+
+    /// Brings it forward to the network as it is admitted. True if its record is another in what may be changed.
+    pub(super) fn admit(&mut self, network: &Arc<NamedNetwork>, now: Instant) -> bool {
+        let Some(kept) = &mut self.entry.held else { return false };
+        let record = network.record();
+        if record.vni != kept.record.vni || record.pools != kept.record.pools {
+            return false;
+        }
+        let has_ended = self.keep_until.take_if(|until| *until <= now).is_some();
+        if has_ended || self.admitted.as_ref().is_none_or(|before| !Arc::ptr_eq(before, network)) {
+            match self.keep_until {
+                Some(_) => self.hosts.update_and_keep(network),
+                None => self.hosts.update(network),
+            }
+            (self.admitted, self.is_behind) = (Some(network.clone()), true);
+            self.save_at.get_or_insert(now + SAVE);
+        }
+        let is_other = kept.record != *record;
+        if is_other {
+            kept.record = record.clone();
+        }
+        is_other
+    }
+
+    /// The share in the kernel's state, if it is another than before; `None` also before the network was admitted.
+    pub(super) fn share(&mut self, outer: SegmentOuter) -> Option<NetworkShare> {
+        let kept = self.entry.held.as_ref().filter(|_| self.admitted.is_some())?;
+        let segment = segment(self.own, kept, outer);
+        let is_same = self.computed.as_ref().is_some_and(|(before, _)| *before == segment);
+        if is_same && !std::mem::take(&mut self.is_behind) {
+            return None;
+        }
+        self.is_behind = false;
+        let computed = match self.computed.take() {
+            Some((_, mut computed)) => {
+                computed.update(&segment, self.hosts.hosts());
+                computed
+            }
+            None => NetFromSegment::new(&segment, self.hosts.hosts()),
+        };
+        let share = share(computed.net().clone(), scope_of(segment.vni, &segment.outer));
+        self.computed = Some((segment, computed));
+        Some(share)
+    }
+
+    /// The share of a network that this host leaves: nothing, in the place of its devices. `None` if it has none.
+    pub(super) fn leaving(&self, outer: &SegmentOuter) -> Option<NetworkShare> {
+        let kept = self.entry.held.as_ref()?;
+        Some(share(DesiredNet::default(), scope_of(kept.record.vni, outer)))
+    }
+
+    pub(super) fn seen(&self) -> NetworkSeen {
+        let held = self.entry.held.as_ref();
+        let is_up = held.is_some() && self.kernel == Kernel::Done;
+        let state = match (self.entry.is_exposed, is_up) {
+            (true, true) => NetworkState::Joined,
+            (true, false) => NetworkState::Waiting,
+            (false, _) => NetworkState::Leaving,
+        };
+        let reason = match &self.trouble {
+            Trouble::None => String::new(),
+            Trouble::Waits(why) | Trouble::Fault(why) => why.clone(),
+        };
+        NetworkSeen {
+            state,
+            reason,
+            vni: held.map(|kept| kept.record.vni),
+            own: held.map(|kept| kept.member.own).unwrap_or_default(),
+            rooms: held.iter().flat_map(|kept| &kept.rooms).map(|room| room.prefix().to_string()).collect(),
+            others: self.hosts.hosts().others.len(),
+        }
+    }
+
+    /// Tells all who wait.
+    pub(super) fn answer(&mut self, answer: &Result<(), String>) {
+        for asker in self.askers.drain(..) {
+            // It may have stopped waiting.
+            let _ = asker.send(answer.clone());
+        }
+    }
+}
+
+fn share(net: DesiredNet, scope: Scope) -> NetworkShare {
+    NetworkShare { desired: Arc::new(PerNamespace::host(net)), scope, subnets: None, revision: None }
+}
+
+/// The part of the kernel's state that the devices of a network are in.
+pub(crate) fn scope_of(vni: Vni, outer: &SegmentOuter) -> Scope {
+    Scope {
+        devices: [Segment::bridge(vni), Segment::overlay(vni)].into(),
+        marks: Marks { port: Some(outer.port), ..Marks::default() },
+        parent: Some(outer.parent),
+        ..Scope::default()
+    }
+}
+
+fn segment(host: HostId, kept: &Kept, outer: SegmentOuter) -> Segment {
+    let record = &kept.record;
+    let digits = host.to_string();
+    let octet = |index: usize| u8::from_str_radix(&digits[2 * index..2 * index + 2], 16).unwrap_or_default();
+    Segment {
+        vni: record.vni,
+        pools: DualStack::from_fn(|family| record.pools.get(family).map(|pool| pool.prefix)),
+        broadcast: record.broadcast,
+        internal: record.internal,
+        mtu: (record.mtu > 0).then_some(Mtu(record.mtu)),
+        own: kept.member.own,
+        mac: MacAddr::local(std::array::from_fn(octet)),
+        outer,
+    }
+}
+
+#[cfg(test)]
+mod tests;

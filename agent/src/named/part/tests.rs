@@ -1,0 +1,98 @@
+use wire_state::Namespace;
+
+use super::*;
+use crate::named::samples::{admitted, app, host, kept, outer, records};
+
+fn joined() -> Part {
+    Part::new(host(1), Entry { is_exposed: true, held: Some(kept(1)) })
+}
+
+fn neighbours(part: &Part) -> usize {
+    part.computed.as_ref().map_or(0, |(_, computed)| computed.net().neighbours.len())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_share_is_set_once_the_network_is_admitted_and_again_only_when_it_differs() {
+    let (mut part, now) = (joined(), Instant::now());
+    assert!(part.share(outer()).is_none(), "nobody has told of it yet");
+    let network = admitted(&records(&[1, 2]));
+    part.admit(&network, now);
+    let share = part.share(outer()).unwrap();
+    assert_eq!(share.scope.devices.iter().map(ToString::to_string).collect::<Vec<_>>(), ["wb.5000", "wv.5000"]);
+    let net = share.desired.get(Namespace::Host).unwrap();
+    assert_eq!((net.links.len(), net.neighbours.len()), (2, 32));
+    part.admit(&network, now);
+    assert!(part.share(outer()).is_none());
+    let moved = SegmentOuter { local: [192, 0, 2, 9].into(), ..outer() };
+    assert!(part.share(moved).is_some());
+    part.admit(&admitted(&records(&[1, 2, 3])), now);
+    assert!(part.share(moved).is_some());
+    assert_eq!(neighbours(&part), 64);
+}
+
+#[tokio::test(start_paused = true)]
+async fn hosts_that_vanish_with_what_is_ours_are_kept_for_a_while() {
+    let mut part = joined();
+    part.admit(&admitted(&records(&[1, 2])), Instant::now());
+    part.share(outer());
+    assert!(part.note_lack(Some(Lack::Member), Instant::now()), "it is to be put back");
+    assert_eq!(part.seen().reason, Lack::Member.to_string());
+    part.admit(&admitted(&records(&[])), Instant::now());
+    part.share(outer());
+    assert_eq!(neighbours(&part), 32);
+    assert!(!part.note_lack(None, Instant::now()));
+    let back = admitted(&records(&[1]));
+    part.admit(&back, Instant::now());
+    part.share(outer());
+    assert_eq!((neighbours(&part), part.seen().reason), (32, String::new()), "the other one may be about to come back");
+    tokio::time::sleep_until(part.next_time().unwrap()).await;
+    tokio::time::sleep(KEEP).await;
+    part.admit(&back, Instant::now());
+    part.share(outer());
+    assert_eq!(neighbours(&part), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_just_written_is_waited_for_and_is_lost_only_later() {
+    let mut part = joined();
+    assert!(!part.note_held(kept(1), Instant::now()), "it is the same");
+    assert!(!part.note_lack(Some(Lack::Member), Instant::now()), "the watch has not told of it yet");
+    tokio::time::sleep_until(part.next_time().unwrap()).await;
+    assert!(part.note_lack(Some(Lack::Member), Instant::now()));
+    part.note_held(kept(1), Instant::now());
+    part.note_lack(None, Instant::now());
+    assert!(part.note_lack(Some(Lack::Member), Instant::now()), "it was there, and is gone");
+    assert!(!part.note_lack(Some(Lack::Other), Instant::now()), "nothing is written over another network");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_network_of_another_vni_is_not_taken_for_the_one_that_was_joined() {
+    let mut part = joined();
+    let mut other = records(&[1, 2]);
+    let mut record = kept(1).record;
+    record.vni = Vni::new(6000).unwrap();
+    other.networks.insert(app(), crate::named::samples::stored(record, None));
+    assert!(!part.admit(&admitted(&other), Instant::now()));
+    assert!(part.share(outer()).is_none());
+    let mut quiet = records(&[1, 2]);
+    let record = wire_lease::named::NetworkRecord { broadcast: false, ..kept(1).record };
+    quiet.networks.insert(app(), crate::named::samples::stored(record, None));
+    assert!(part.admit(&admitted(&quiet), Instant::now()), "what may be changed is to be saved");
+    assert!(part.entry.held.as_ref().is_some_and(|kept| !kept.record.broadcast));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_leaves_wants_nothing_on_its_devices_and_joins_anew_when_asked() {
+    let mut part = joined();
+    part.admit(&admitted(&records(&[1, 2])), Instant::now());
+    part.share(outer());
+    part.wish(false);
+    assert_eq!(part.seen().state, NetworkState::Leaving);
+    let leaving = part.leaving(&outer()).unwrap();
+    assert!(leaving.desired.get(Namespace::Host).is_some_and(|net| net.links.is_empty()));
+    assert_eq!(leaving.scope.devices.len(), 2);
+    part.wish(true);
+    assert!(part.share(outer()).is_some(), "the devices may be gone");
+    part.forget();
+    assert!(part.entry.is_exposed && part.entry.held.is_none() && part.leaving(&outer()).is_none());
+}

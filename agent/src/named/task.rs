@@ -1,0 +1,294 @@
+//! The task that keeps this host's part in networks by name.
+//!
+//! Each event, from the session, the store, a command, a job or the clock, only lets it look: at what is wished (the document), at what the store
+//! has (the folders), and at what the loop of `Network` was told. What differs begins a job, or sets a share.
+
+mod folders;
+mod steps;
+
+use std::{collections::BTreeMap, time::Duration};
+
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+    time::Instant,
+};
+use tracing::{error, info, warn};
+use wire_lease::named::{NamedAdmission, NamedRecords, NetworkError, NetworkStore};
+use wire_net::{KeyPrefix, NetworkName, chain};
+
+use self::folders::Folders;
+use super::{
+    Ground, Leased, Request, Wish,
+    document::{Document, DocumentFile, Entry},
+    jobs::{Done, Holding},
+    known::KnownFiles,
+    part::{Kernel, Part, Trouble},
+};
+use crate::{
+    datapath::NetworkHandle,
+    exit::Exit,
+    host::Host,
+    ports::Ports,
+    status::{AgentCondition, StatusWriter},
+};
+
+/// The pause before the document is written again, if that failed.
+const SAVE_AGAIN: Duration = Duration::from_secs(1);
+
+pub(super) struct NamedTask<P: Ports> {
+    ports: P,
+    prefix: KeyPrefix,
+    file: DocumentFile,
+    known_files: KnownFiles,
+    network: NetworkHandle,
+    status: StatusWriter,
+    stood_on: watch::Receiver<Option<Ground<P::Store>>>,
+    requests: mpsc::Receiver<Request>,
+    /// What the networks stand on now.
+    ground: Option<Ground<P::Store>>,
+    /// The document as it is on disk, but for the networks, which are in `parts`.
+    document: Document,
+    /// Whether the disk has all that is in `parts`.
+    is_saved: bool,
+    /// The reason why it has not, for people.
+    unsaved: Option<String>,
+    parts: BTreeMap<NetworkName, Part>,
+    folders: Option<Folders>,
+    admission: NamedAdmission,
+    /// The records that were read from disk, until the store has answered.
+    known: Option<NamedRecords>,
+    /// The records that `admission` follows from; `None` before the first.
+    records: Option<NamedRecords>,
+    jobs: JoinSet<Done>,
+}
+
+impl<P: Ports> NamedTask<P> {
+    pub(super) fn new(
+        host: &Host<P>,
+        network: NetworkHandle,
+        stood_on: watch::Receiver<Option<Ground<P::Store>>>,
+        requests: mpsc::Receiver<Request>,
+    ) -> Result<Self, Exit> {
+        let folder = &host.settings.folders.state_dir;
+        let file = DocumentFile::in_folder(folder);
+        let unread = |source| Exit::StateUnread { folder: folder.clone(), source };
+        let document = file.load(host.ports.disk()).map_err(unread)?;
+        Ok(Self {
+            ports: host.ports.clone(),
+            prefix: host.settings.prefix.clone(),
+            known_files: KnownFiles::in_folder(folder, host.settings.prefix.clone()),
+            file,
+            network,
+            status: host.status.clone(),
+            stood_on,
+            requests,
+            ground: None,
+            document,
+            is_saved: true,
+            unsaved: None,
+            parts: BTreeMap::new(),
+            folders: None,
+            admission: NamedAdmission::default(),
+            known: None,
+            records: None,
+            jobs: JoinSet::new(),
+        })
+    }
+
+    pub(super) async fn run(mut self) {
+        loop {
+            self.look().await;
+            self.publish();
+            let next_time = self.next_time();
+            tokio::select! {
+                changed = self.stood_on.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                }
+                () = folders::changed(&mut self.folders) => {}
+                Some(request) = self.requests.recv() => self.take(request).await,
+                Some(done) = self.jobs.join_next() => match done {
+                    Ok(done) => self.note(done).await,
+                    Err(error) => error!(%error, "a transaction of a network by name has died"),
+                },
+                () = until(next_time) => {}
+            }
+        }
+    }
+
+    fn next_time(&self) -> Option<Instant> {
+        let again = self.unsaved.as_ref().map(|_| Instant::now() + SAVE_AGAIN);
+        self.parts.values().filter_map(Part::next_time).chain(again).min()
+    }
+
+    /// Takes a command. What it wishes is on disk before anything else is done.
+    async fn take(&mut self, Request { network, wish, done }: Request) {
+        let Some(host) = self.ground.as_ref().map(|ground| ground.host) else {
+            let _ = done.send(Err("the network is not joined yet: see wire-agent status".to_owned()));
+            return;
+        };
+        let is_exposed = wish == Wish::Expose;
+        if !is_exposed && !self.parts.contains_key(&network) {
+            let _ = done.send(Ok(()));
+            return;
+        }
+        let part = self.parts.entry(network.clone()).or_insert_with(|| Part::new(host, Entry::default()));
+        part.askers.push(done);
+        if part.entry.is_exposed == is_exposed {
+            return;
+        }
+        part.wish(is_exposed);
+        info!(%network, exposed = is_exposed, "this host's part in a network by name");
+        if let Err(error) = self.save().await
+            && let Some(part) = self.parts.get_mut(&network)
+        {
+            part.answer(&Err(error));
+            // As on disk.
+            part.wish(!is_exposed);
+            if part.entry == Entry::default() {
+                self.parts.remove(&network);
+            }
+        }
+    }
+
+    /// Notes the end of a job.
+    async fn note(&mut self, done: Done) {
+        let now = Instant::now();
+        let random = self.ports.random().clone();
+        match done {
+            Done::Held(name, held) => {
+                let Some(part) = self.parts.get_mut(&name) else { return };
+                part.is_busy = false;
+                match held {
+                    Ok(Holding::Kept(kept)) => {
+                        if part.note_held(kept, now) {
+                            self.is_saved = false;
+                        }
+                    }
+                    Ok(Holding::Other) => {
+                        part.put_off(Trouble::Fault(super::lack::Lack::Other.to_string()), &random, now);
+                    }
+                    Err(error) => self.note_failed(&name, &error, now),
+                }
+            }
+            Done::Left(name, left) => {
+                let Some(part) = self.parts.get_mut(&name) else { return };
+                part.is_busy = false;
+                match left {
+                    // It may be wished again meanwhile; then it joins anew.
+                    Ok(()) if part.entry.is_exposed => part.forget(),
+                    Ok(()) => {
+                        self.known_files.remove(self.ports.disk(), &name);
+                        part.answer(&Ok(()));
+                        self.parts.remove(&name);
+                    }
+                    Err(error) => {
+                        part.put_off(trouble(&error), &random, now);
+                        return;
+                    }
+                }
+                self.is_saved = false;
+            }
+            Done::Saved(name, result) => {
+                if let Some(part) = self.parts.get_mut(&name) {
+                    part.note_saved(result.is_ok(), now);
+                }
+                if let Err(why) = result {
+                    warn!(network = %name, why, "what is known of a network by name is not saved");
+                }
+            }
+            Done::Round(name, number) => {
+                let Some(part) = self.parts.get_mut(&name).filter(|part| part.kernel == Kernel::Told(number)) else {
+                    return;
+                };
+                part.kernel = Kernel::Done;
+                let is_done = self.status.look(|seen| seen.dataplane.last.as_ref().is_none_or(|last| last.converged));
+                if !part.entry.is_exposed && !is_done {
+                    part.kernel = Kernel::Nothing;
+                    part.put_off(
+                        Trouble::Waits("not all of it could be removed from the kernel".to_owned()),
+                        &random,
+                        now,
+                    );
+                }
+            }
+        }
+    }
+
+    /// Notes that a network could not be joined. Whoever has just asked for one that cannot be is told so, and it is not tried again.
+    fn note_failed(&mut self, name: &NetworkName, error: &NetworkError, now: Instant) {
+        let random = self.ports.random().clone();
+        let Some(part) = self.parts.get_mut(name) else { return };
+        if !part.entry.is_exposed {
+            // It is left next.
+            return;
+        }
+        if part.entry.held.is_none() && !part.askers.is_empty() && !matches!(error, NetworkError::Store(_)) {
+            part.answer(&Err(chain(error)));
+            self.parts.remove(name);
+            self.is_saved = false;
+            return;
+        }
+        part.put_off(trouble(error), &random, now);
+    }
+
+    /// Writes the document.
+    ///
+    /// # Errors
+    /// A sentence for people, if it cannot be written.
+    async fn save(&mut self) -> Result<(), String> {
+        self.document.networks = self.parts.iter().map(|(name, part)| (name.clone(), part.entry.clone())).collect();
+        let (file, disk, document) = (self.file.clone(), self.ports.disk().clone(), self.document.clone());
+        let saved = self.ports.blocking(move || file.save(&disk, &document).map_err(|error| chain(&error))).await;
+        let saved = saved.unwrap_or_else(|error| Err(error.to_string()));
+        self.is_saved = saved.is_ok();
+        saved
+    }
+
+    fn publish(&self) {
+        let seen: BTreeMap<_, _> = self.parts.iter().map(|(name, part)| (name.clone(), part.seen())).collect();
+        if self.status.look(|status| status.networks != seen) {
+            self.status.update(|status| status.networks = seen);
+        }
+        let faults = self.parts.iter().filter_map(|(network, part)| match &part.trouble {
+            Trouble::None | Trouble::Waits(_) => None,
+            Trouble::Fault(why) => Some(AgentCondition::NetworkByName { network: network.clone(), why: why.clone() }),
+        });
+        self.status.set_all(AgentCondition::NETWORK_BY_NAME, faults);
+    }
+
+    fn store(&self) -> Option<(NetworkStore<P::Store>, Leased)> {
+        let ground = self.ground.as_ref()?;
+        let store = ground.store.clone()?;
+        Some((NetworkStore::new(store, self.prefix.clone(), self.ports.random().clone()), ground.leased))
+    }
+}
+
+/// What an error means for a network.
+fn trouble(error: &NetworkError) -> Trouble {
+    match error {
+        NetworkError::Store(_) => Trouble::Waits(chain(error)),
+        NetworkError::Exists { .. }
+        | NetworkError::Missing { .. }
+        | NetworkError::Invalid { .. }
+        | NetworkError::Default
+        | NetworkError::TooMany(_)
+        | NetworkError::Full(_)
+        | NetworkError::Pool(_)
+        | NetworkError::Record(_)
+        | NetworkError::Conflict(_)
+        | NetworkError::InUse { .. }
+        | NetworkError::NoMember { .. }
+        | NetworkError::Address { .. }
+        | NetworkError::Raced => Trouble::Fault(chain(error)),
+    }
+}
+
+async fn until(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,223 @@
+//! What the task does when it looks.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+use tracing::{debug, info};
+use wire_lease::named::{Joining, NamedNetwork, NamedRecords};
+use wire_net::{MemberKey, NetworkName, chain};
+
+use super::{Folders, NamedTask};
+use crate::{
+    named::{
+        Ground, Leased,
+        jobs::{self, Done},
+        lack::Lack,
+        part::{Kernel, NetworkState, Part, Trouble},
+    },
+    ports::Ports,
+};
+
+impl<P: Ports> NamedTask<P> {
+    /// Compares what is wished with what is there, and begins what is to be done.
+    pub(super) async fn look(&mut self) {
+        self.step_on_ground();
+        let Some(ground) = self.ground.clone() else { return };
+        if !self.is_saved {
+            self.unsaved = self.save().await.err();
+        }
+        let listed = self.folders.as_mut().and_then(Folders::records);
+        if listed.is_some() {
+            self.known = None;
+        }
+        if let Some(records) = listed.clone().or_else(|| self.known.clone().filter(|_| ground.store.is_none())) {
+            self.admission.update(&records, &ground.occupied);
+            self.records = Some(records);
+        }
+        let names: Vec<NetworkName> = self.parts.keys().cloned().collect();
+        for name in names {
+            let Some(mut part) = self.parts.remove(&name) else { continue };
+            if part.entry.is_exposed {
+                let lack = listed.as_ref().map(|records| lack(&name, &part, &ground, records));
+                if self.hold(&name, &mut part, &ground, lack) {
+                    self.is_saved = false;
+                    continue;
+                }
+            } else {
+                self.leave(&name, &mut part, &ground);
+            }
+            if let Some(why) = &self.unsaved {
+                part.trouble = Trouble::Fault(why.clone());
+            }
+            self.parts.insert(name, part);
+        }
+    }
+
+    /// Takes over what the networks stand on.
+    fn step_on_ground(&mut self) {
+        let Some(ground) = self.stood_on.borrow_and_update().clone() else { return };
+        let before = self.ground.replace(ground.clone());
+        if before.as_ref().is_none_or(|before| before.host != ground.host) {
+            self.document.belong_to(ground.host);
+            let entries = std::mem::take(&mut self.document.networks);
+            let mut known = NamedRecords::default();
+            for (name, entry) in &entries {
+                if let Some(kept) = &entry.held {
+                    self.known_files.load(self.ports.disk(), name, kept, &mut known, ground.host);
+                }
+            }
+            self.known = Some(known);
+            self.parts = entries.into_iter().map(|(name, entry)| (name, Part::new(ground.host, entry))).collect();
+        }
+        // A store that has given this host another lease may have been wiped or restored: its revisions may begin anew.
+        let is_same = before.is_some_and(|before| before.joins == ground.joins && before.leased == ground.leased);
+        match &ground.store {
+            _ if self.parts.is_empty() => self.folders = None,
+            None => self.folders = None,
+            Some(_) if is_same && self.folders.is_some() => {}
+            Some(store) => self.folders = Some(Folders::follow(store, &self.prefix, self.ports.random())),
+        }
+    }
+
+    /// Takes part in a network. `lack` is what the store lacks; `None` if that is not known. True if the network is refused, so that this host has
+    /// no part in it.
+    fn hold(
+        &mut self,
+        name: &NetworkName,
+        part: &mut Part,
+        ground: &Ground<P::Store>,
+        lack: Option<Option<Lack>>,
+    ) -> bool {
+        let now = Instant::now();
+        let (is_known, has_joined) = (self.records.is_some(), part.entry.held.is_some());
+        let is_listed = lack.is_some();
+        let needs_job = match lack {
+            Some(lack) if has_joined => part.note_lack(lack, now),
+            Some(_) | None => !has_joined,
+        };
+        let admitted = self.admission.networks();
+        if let Some(refusal) = admitted.refused.get(name).filter(|_| is_known) {
+            let why = format!("the network {name} is refused: {refusal}");
+            if !has_joined && !part.askers.is_empty() {
+                part.answer(&Err(why));
+                return true;
+            }
+            part.trouble = Trouble::Fault(why);
+            return false;
+        }
+        if let Some(network) = admitted.networks.get(name).filter(|_| is_known) {
+            self.bring_forward(name, part, ground, &network.clone());
+        }
+        if is_listed && part.is_to_be_saved(now) {
+            self.save_known(name);
+        }
+        if part.seen().state == NetworkState::Joined && self.unsaved.is_none() {
+            part.answer(&Ok(()));
+        }
+        if needs_job && self.unsaved.is_none() && part.is_free(now) {
+            self.begin_to_hold(name, part, ground);
+        }
+        false
+    }
+
+    /// Saves what is known of a network, beside this task.
+    fn save_known(&mut self, name: &NetworkName) {
+        let Some(records) = self.records.clone() else { return };
+        let (files, disk, name) = (self.known_files.clone(), self.ports.disk().clone(), name.clone());
+        let saved = name.clone();
+        let writing = self.ports.blocking(move || files.save(&disk, &name, &records).map_err(|error| chain(&error)));
+        self.jobs.spawn(async move {
+            let result = writing.await.unwrap_or_else(|error| Err(error.to_string()));
+            Done::Saved(saved, result)
+        });
+    }
+
+    fn begin_to_hold(&mut self, name: &NetworkName, part: &mut Part, ground: &Ground<P::Store>) {
+        match self.store() {
+            None => part.wait_for("etcd has not answered since the agent's start"),
+            Some((_, Leased::Not)) => part.wait_for("this host has no lease in etcd at the moment"),
+            Some((store, Leased::With(lease))) => {
+                debug!(network = %name, "joining");
+                part.is_busy = true;
+                let joining = joining(ground, lease);
+                self.jobs.spawn(jobs::hold(store, name.clone(), part.entry.held.clone(), joining));
+            }
+        }
+    }
+
+    /// Brings devices and entries forward to the admitted records.
+    fn bring_forward(
+        &mut self,
+        name: &NetworkName,
+        part: &mut Part,
+        ground: &Ground<P::Store>,
+        network: &Arc<NamedNetwork>,
+    ) {
+        if part.admit(network, Instant::now()) {
+            self.is_saved = false;
+        }
+        if let Some(share) = part.share(ground.outer) {
+            // The share of this network in `Firewall` is set here too: packets of its VNI from members alone, and their senders.
+            let number = self.network.want(name, share);
+            self.wait_for_round(name, part, number);
+        }
+    }
+
+    fn wait_for_round(&mut self, name: &NetworkName, part: &mut Part, number: u64) {
+        let (network, name) = (self.network.clone(), name.clone());
+        if part.kernel != Kernel::Done || !part.entry.is_exposed {
+            part.kernel = Kernel::Told(number);
+            self.jobs.spawn(async move {
+                network.outcome_of(number).await;
+                Done::Round(name, number)
+            });
+        }
+    }
+
+    /// Leaves a network: first the kernel, then the store.
+    fn leave(&mut self, name: &NetworkName, part: &mut Part, ground: &Ground<P::Store>) {
+        match part.kernel {
+            Kernel::Nothing if !part.is_free(Instant::now()) => return,
+            Kernel::Nothing => match part.leaving(&ground.outer) {
+                Some(share) => {
+                    let number = self.network.want(name, share);
+                    self.wait_for_round(name, part, number);
+                    return;
+                }
+                None => part.kernel = Kernel::Done,
+            },
+            Kernel::Told(_) => return,
+            Kernel::Done => {}
+        }
+        if !part.is_free(Instant::now()) || self.unsaved.is_some() {
+            return;
+        }
+        match self.store() {
+            None => part.wait_for("etcd has not answered since the agent's start"),
+            Some((store, _)) => {
+                info!(network = %name, "leaving");
+                self.network.forget(name);
+                part.is_busy = true;
+                self.jobs.spawn(jobs::leave(store, name.clone(), ground.host));
+            }
+        }
+    }
+}
+
+/// What the store lacks of what this host holds.
+fn lack<S>(name: &NetworkName, part: &Part, ground: &Ground<S>, records: &NamedRecords) -> Option<Lack> {
+    let kept = part.entry.held.as_ref()?;
+    match ground.leased {
+        Leased::With(lease) => Lack::of(name, kept, &joining(ground, lease), records),
+        // What has gone is seen also without a lease to write it with.
+        Leased::Not => {
+            let member = MemberKey { network: name.clone(), host: ground.host };
+            let lease = records.members.get(&member).and_then(|stored| stored.origin.lease);
+            Lack::of(name, kept, &joining(ground, lease), records).filter(|lack| *lack != Lack::Stale)
+        }
+    }
+}
+
+fn joining<S>(ground: &Ground<S>, lease: Option<wire_store::LeaseId>) -> Joining {
+    Joining { host: ground.host, public: ground.public, port: ground.outer.port, lease }
+}

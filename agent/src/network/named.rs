@@ -1,0 +1,68 @@
+//! What the networks by name of this host stand on, told to their task at each join.
+
+use wire_backends::SegmentOuter;
+use wire_lease::{
+    BackendConfig, NetworkConfig,
+    named::{Occupant, Occupied},
+};
+use wire_net::Prefix;
+
+use super::{JoinContext, Network};
+use crate::{
+    host::Host,
+    named::{Ground, Leased},
+    ports::Ports,
+    session::LeaseSource,
+};
+
+/// The UDP port of VXLAN where the default network has none: the kernel's own (`VXLAN_DEFAULT_PORT` of drivers/net/vxlan).
+const PORT: u16 = 8472;
+
+impl<P: Ports> Network<P> {
+    /// Tells the task of networks by name what this network was joined with.
+    pub(super) fn found_named(&self, host: &Host<P>, context: &JoinContext, source: &LeaseSource<P>, store: &P::Store) {
+        let Some(named) = &self.named else { return };
+        // A host whose identity is not as this agent writes it takes part in none.
+        let Ok(identity) = host.state.identity.parse() else { return };
+        let JoinContext { underlay, config, public } = context;
+        let addresses = &underlay.addresses;
+        let Some(local) = addresses.v4.or(addresses.v6) else { return };
+        let (store, leased) = match source {
+            LeaseSource::Etcd(etcd) => {
+                let state = etcd.hold.as_ref().map(|hold| Leased::of(&hold.state.borrow()));
+                (Some(store.clone()), state.unwrap_or(Leased::Not))
+            }
+            LeaseSource::Cache(_) => (None, Leased::Not),
+        };
+        named.ground.send_replace(Some(Ground {
+            joins: self.joins,
+            host: identity,
+            store,
+            public: *public,
+            outer: SegmentOuter { parent: underlay.parent(), local, port: port(config), mtu: underlay.mtu },
+            occupied: occupied(context),
+            leased,
+        }));
+    }
+}
+
+fn port(config: &NetworkConfig) -> u16 {
+    match &config.backend {
+        BackendConfig::Vxlan(vxlan) => vxlan.port.unwrap_or(PORT),
+        BackendConfig::Udp { .. }
+        | BackendConfig::HostGw
+        | BackendConfig::Ipip { .. }
+        | BackendConfig::Wireguard
+        | BackendConfig::Alloc
+        | BackendConfig::Foreign(_) => PORT,
+    }
+}
+
+/// The range of the default network, and what this host reaches without it.
+fn occupied(JoinContext { underlay, config, public }: &JoinContext) -> Vec<Occupied> {
+    let of = |by| move |prefix: Prefix| Occupied { prefix, by };
+    let ranges = config.pools.iter().map(|(_, pool)| pool.network).map(of(Occupant::FlatNetwork));
+    let own = public.iter().map(|(_, address)| Prefix::host(*address));
+    let connected = underlay.connected.iter().copied().filter(|prefix| prefix.len() > 0);
+    ranges.chain(own.chain(connected).map(of(Occupant::Underlay))).collect()
+}
