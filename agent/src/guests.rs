@@ -18,6 +18,6 @@ mod tests;
 mod watch;
 
 pub(crate) use self::{
-    guest::{Guest, Place},
+    guest::{ContainerId, Guest, Place},
     serve::{GuestsError, GuestsFlags, run},
 };

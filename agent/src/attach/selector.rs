@@ -1,10 +1,15 @@
 //! Which containers are meant: a selector, not a container, so that it holds over a restart. Pure.
 
-use std::{collections::BTreeSet, fmt, path::PathBuf, str::FromStr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    path::PathBuf,
+    str::FromStr,
+};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use crate::guests::{Guest, Place};
+use crate::guests::{ContainerId, Guest, Place};
 
 /// The fewest digits of an id after `id:`, as Docker shows them.
 const DIGITS: usize = 12;
@@ -82,11 +87,8 @@ impl Selector {
     ///
     /// # Errors
     /// When it can be only one, and two are meant.
-    pub(crate) fn places<'a>(
-        &self,
-        guests: impl Iterator<Item = &'a Guest> + Clone,
-    ) -> Result<BTreeSet<Place>, Ambiguous> {
-        let with = |is_it: &dyn Fn(&Guest) -> bool| guests.clone().filter(|guest| is_it(guest)).collect::<Vec<_>>();
+    pub(crate) fn places(&self, guests: &BTreeMap<ContainerId, Guest>) -> Result<BTreeSet<Place>, Ambiguous> {
+        let with = |is_it: &dyn Fn(&Guest) -> bool| guests.values().filter(|guest| is_it(guest)).collect::<Vec<_>>();
         let labelled =
             |guest: &Guest, key: &str, value: &str| guest.labels.get(key).is_some_and(|there| there == value);
         match self {
@@ -107,25 +109,21 @@ impl Selector {
                 });
                 if number.is_some() { self.one(&found) } else { Ok(all(&found)) }
             }
-            Self::Word(word) => self.word(word, with(&|guest| guest.name == *word), || {
-                with(&|guest| guest.id.as_str().starts_with(word.as_str()))
-            }),
+            Self::Word(word) => {
+                let named = with(&|guest| guest.name == *word);
+                let begin_so = with(&|guest| guest.id.as_str().starts_with(word.as_str()));
+                self.word(word, &named, &begin_so)
+            }
         }
     }
 
-    fn word<'a>(
-        &self,
-        word: &str,
-        named: Vec<&'a Guest>,
-        begin_so: impl FnOnce() -> Vec<&'a Guest>,
-    ) -> Result<BTreeSet<Place>, Ambiguous> {
+    fn word(&self, word: &str, named: &[&Guest], begin_so: &[&Guest]) -> Result<BTreeSet<Place>, Ambiguous> {
         if !named.is_empty() {
-            return self.one(&named);
+            return self.one(named);
         }
-        let found = begin_so();
         match word.parse::<u32>() {
-            Ok(pid) if found.is_empty() && is_pid(pid) => Ok([Place::Process { pid, started: None }].into()),
-            Ok(_) | Err(_) => self.one(&found),
+            Ok(pid) if begin_so.is_empty() && is_pid(pid) => Ok([Place::Process { pid, started: None }].into()),
+            Ok(_) | Err(_) => self.one(begin_so),
         }
     }
 
@@ -256,7 +254,12 @@ pub(super) mod tests {
         Guest { id, name: name.to_owned(), pid: 7, labels, left_out: 0 }
     }
 
-    fn guests() -> Vec<Guest> {
+    /// By their ids.
+    pub(in crate::attach) fn by_id(guests: impl IntoIterator<Item = Guest>) -> BTreeMap<ContainerId, Guest> {
+        guests.into_iter().map(|guest| (guest.id.clone(), guest)).collect()
+    }
+
+    fn guests() -> BTreeMap<ContainerId, Guest> {
         let of = |service: &'static str, number: &'static str, oneoff: &'static str| {
             [
                 ("com.docker.compose.project", "shop"),
@@ -265,7 +268,7 @@ pub(super) mod tests {
                 ("com.docker.compose.oneoff", oneoff),
             ]
         };
-        vec![
+        by_id([
             guest("aaaaaaaaaaaa1", "web", &[("tier", "front"), ("empty", "")]),
             guest("aaaaaaaaaaaa2", "db", &[("tier", "back")]),
             guest("bbbb", "cafe", &[("tier", "back")]),
@@ -273,15 +276,15 @@ pub(super) mod tests {
             guest("1234", "shop-web-1", &of("web", "1", "False")),
             guest("dddd", "shop-web-2", &of("web", "2", "False")),
             guest("eeee", "shop-web-run-77", &of("web", "1", "True")),
-        ]
+        ])
     }
 
     /// The names of the containers that are meant.
     fn meant(selector: &str) -> Vec<String> {
         let guests = guests();
-        let places = selector.parse::<Selector>().unwrap().places(guests.iter()).unwrap();
+        let places = selector.parse::<Selector>().unwrap().places(&guests).unwrap();
         let name = |place: &Place| match place {
-            Place::Container(id) => guests.iter().find(|guest| guest.id == *id).unwrap().name.clone(),
+            Place::Container(id) => guests[id].name.clone(),
             other => other.to_string(),
         };
         places.iter().map(name).collect()
@@ -331,7 +334,7 @@ pub(super) mod tests {
                 "id:aaaaaaaaaaaa means both web (aaaaaaaaaaaa) and db (aaaaaaaaaaaa): give more digits of the id, or the name",
             ),
         ] {
-            let refused = selector.parse::<Selector>().unwrap().places(guests().iter()).unwrap_err();
+            let refused = selector.parse::<Selector>().unwrap().places(&guests()).unwrap_err();
             assert_eq!(refused.to_string(), said);
         }
     }
@@ -371,7 +374,7 @@ pub(super) mod tests {
         ) {
             if let Ok(selector) = text.parse::<Selector>() {
                 prop_assert_eq!(selector.to_string().parse::<Selector>(), Ok(selector.clone()));
-                let _ = selector.places(guests().iter());
+                let _ = selector.places(&guests());
             }
         }
     }

@@ -9,7 +9,7 @@ use wire_net::LinkName;
 use wire_state::Namespace;
 
 use super::{Attachment, document::AttachmentId};
-use crate::guests::{Guest, Place};
+use crate::guests::{ContainerId, Guest, Place};
 
 /// How far an attachment is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,13 +42,10 @@ pub(crate) struct Placement {
 
 impl Placement {
     /// Of those of the attachments that are known, by the containers that run.
-    pub(crate) fn new<'a>(
-        attachments: &BTreeMap<AttachmentId, Attachment>,
-        guests: impl Iterator<Item = &'a Guest> + Clone,
-    ) -> Self {
+    pub(crate) fn new(attachments: &BTreeMap<AttachmentId, Attachment>, guests: &BTreeMap<ContainerId, Guest>) -> Self {
         let mut placement = Self::default();
         for (id, attachment) in attachments {
-            match attachment.guest.places(guests.clone()) {
+            match attachment.guest.places(guests) {
                 Ok(places) => places.into_iter().for_each(|place| placement.want(place, *id)),
                 Err(ambiguous) => drop(placement.blocked.insert(*id, ambiguous.to_string())),
             }
@@ -140,7 +137,10 @@ impl fmt::Display for Status {
 #[cfg(test)]
 mod tests {
     use super::{
-        super::{check::tests::document, selector::tests::guest},
+        super::{
+            check::tests::document,
+            selector::tests::{by_id, guest},
+        },
         *,
     };
 
@@ -163,10 +163,10 @@ mod tests {
         let attachments = documents(&["{}"]);
         let id = document("{}").id;
         let web = guest("aaaa", "web", &[]);
-        let nobody = Placement::new(&attachments, [].iter());
+        let nobody = Placement::new(&attachments, &BTreeMap::new());
         assert!(nobody.wanted.is_empty());
         assert_eq!(said(&nobody.statuses(&attachments, &BTreeMap::new())), ["waiting"]);
-        let placement = Placement::new(&attachments, [&web].into_iter());
+        let placement = Placement::new(&attachments, &by_id([web.clone()]));
         let place = Place::Container(web.id.clone());
         assert_eq!(placement.wanted, [(place.clone(), vec![id])].into());
         for (arrival, status) in [
@@ -188,7 +188,7 @@ mod tests {
         let attachments = documents(&[r#"{"guest":"label:tier=web","addresses":["network"]}"#]);
         let id = document("{}").id;
         let guests = [guest("aaaa", "a", &[("tier", "web")]), guest("bbbb", "b", &[("tier", "web")])];
-        let placement = Placement::new(&attachments, guests.iter());
+        let placement = Placement::new(&attachments, &by_id(guests.clone()));
         let [one, other] = guests.map(|guest| Place::Container(guest.id));
         assert_eq!(placement.wanted, [(one.clone(), vec![id]), (other.clone(), vec![id])].into());
         let half = [(one.clone(), reached(7, &[id])), (other.clone(), reached(8, &[]))].into();
@@ -203,7 +203,7 @@ mod tests {
         let attachments =
             documents(&[r#"{"guest":"id:aaaaaaaaaaaa"}"#, r#"{"id":"00000000000000bb","guest":"web","addresses":[]}"#]);
         let guests = [guest("aaaaaaaaaaaa1", "web", &[]), guest("aaaaaaaaaaaa2", "db", &[])];
-        let placement = Placement::new(&attachments, guests.iter());
+        let placement = Placement::new(&attachments, &by_id(guests));
         let statuses = said(&placement.statuses(&attachments, &BTreeMap::new()));
         assert!(statuses[0].starts_with("blocked: id:aaaaaaaaaaaa means both web"), "{statuses:?}");
         assert_eq!(statuses[1], "waiting");
@@ -215,7 +215,7 @@ mod tests {
     fn two_selectors_that_lead_to_one_namespace_do_not_both_make_an_interface() {
         let attachments = documents(&["{}", r#"{"id":"00000000000000bb","guest":"/run/netns/web","addresses":[]}"#]);
         let web = guest("aaaa", "web", &[]);
-        let placement = Placement::new(&attachments, [&web].into_iter());
+        let placement = Placement::new(&attachments, &by_id([web.clone()]));
         let arrivals: BTreeMap<Place, Arrival> = [
             (Place::Container(web.id), reached(7, &[document("{}").id])),
             (Place::File("/run/netns/web".into()), reached(7, &[])),

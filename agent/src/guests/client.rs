@@ -141,8 +141,8 @@ impl Running {
         self.list.as_mut().unwrap_or(&mut self.guests)
     }
 
-    pub(crate) fn guests(&self) -> impl Iterator<Item = &Guest> + Clone {
-        self.guests.values()
+    pub(crate) const fn guests(&self) -> &BTreeMap<ContainerId, Guest> {
+        &self.guests
     }
 
     /// Whether it is up to date; if not, perhaps why.
@@ -163,7 +163,7 @@ mod tests {
 
     fn heard(running: &mut Running, words: Vec<Word>) -> String {
         words.into_iter().for_each(|word| running.hear(word));
-        running.guests().map(|guest| guest.name.as_str()).collect()
+        running.guests().values().map(|guest| guest.name.as_str()).collect()
     }
 
     #[test]

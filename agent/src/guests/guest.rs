@@ -89,9 +89,15 @@ impl Guest {
             }
         }
         self.left_out += before - self.labels.len();
-        self.name.truncate(self.name.floor_char_boundary(LONGEST_NAME));
+        self.name = shortened(&self.name, LONGEST_NAME).to_owned();
         self
     }
+}
+
+/// As much of a text as has so many bytes.
+pub(super) fn shortened(text: &str, most: usize) -> &str {
+    let end = (0..=most.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
+    &text[..end.unwrap_or(0)]
 }
 
 /// Whose network namespace is meant.

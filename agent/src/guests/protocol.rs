@@ -3,7 +3,7 @@
 
 use std::{ffi::OsStr, os::unix::ffi::OsStrExt, path::Path};
 
-use super::guest::{ContainerId, Guest, Place};
+use super::guest::{ContainerId, Guest, Place, shortened};
 
 /// The longest request in bytes: a path has at most 4096 (`PATH_MAX`).
 pub(crate) const LONGEST_REQUEST: usize = HEADER + 4096;
@@ -129,7 +129,7 @@ impl Answer {
         match self {
             Self::Opened { cookie } => packet(1, &cookie.to_be_bytes()),
             Self::Refused(Refusal { why, text }) => {
-                packet(2, &[&[why.number()], text[..text.floor_char_boundary(LONGEST_TEXT)].as_bytes()].concat())
+                packet(2, &[&[why.number()], shortened(text, LONGEST_TEXT).as_bytes()].concat())
             }
             Self::Heard(Word::Begin) => packet(3, &[]),
             Self::Heard(Word::Running(guest)) => {
@@ -137,7 +137,7 @@ impl Answer {
             }
             Self::Heard(Word::Whole) => packet(5, &[]),
             Self::Heard(Word::Ended(id)) => packet(6, id.as_str().as_bytes()),
-            Self::Heard(Word::Away(text)) => packet(7, text[..text.floor_char_boundary(LONGEST_TEXT)].as_bytes()),
+            Self::Heard(Word::Away(text)) => packet(7, shortened(text, LONGEST_TEXT).as_bytes()),
         }
     }
 

@@ -301,7 +301,7 @@ fn event(action: &str, letter: &str) -> String {
 /// The names after a word.
 fn hear(running: &mut Running, word: Word) -> String {
     running.hear(word);
-    running.guests().map(|guest| guest.name.as_str()).collect::<Vec<_>>().join(" ")
+    running.guests().values().map(|guest| guest.name.as_str()).collect::<Vec<_>>().join(" ")
 }
 
 #[test]
@@ -335,7 +335,7 @@ fn the_list_then_starts_names_and_ends_are_told_until_docker_ends_and_that_is_sa
         let Word::Away(why) = watch.next().unwrap() else { panic!("Docker's end is not said") };
         assert!(why.contains("hung up"), "{why}");
         running.hear(Word::Away(why));
-        assert_eq!(running.guests().count(), 1, "what runs goes on");
+        assert_eq!(running.guests().len(), 1, "what runs goes on");
         assert!(running.doubt().is_some());
     });
 }
@@ -354,7 +354,7 @@ fn without_docker_the_agent_is_told_so_once_and_the_list_comes_when_docker_does(
         while running.doubt().is_some() {
             running.hear(watch.next().unwrap());
         }
-        assert_eq!(running.guests().count(), 1);
+        assert_eq!(running.guests().len(), 1);
     });
 }
 
