@@ -285,7 +285,7 @@ pub(super) mod tests {
         let places = selector.parse::<Selector>().unwrap().places(&guests).unwrap();
         let name = |place: &Place| match place {
             Place::Container(id) => guests[id].name.clone(),
-            other => other.to_string(),
+            Place::Process { .. } | Place::File(_) => place.to_string(),
         };
         places.iter().map(name).collect()
     }

@@ -64,10 +64,9 @@ impl Served {
     }
 
     fn refusal(&self, place: &Place) -> Refusal {
-        match self.client.open(place).unwrap_err() {
-            HelperError::Refused(refusal) => refusal,
-            other => panic!("{other}"),
-        }
+        let error = self.client.open(place).unwrap_err();
+        let HelperError::Refused(refusal) = error else { panic!("{error}") };
+        refusal
     }
 }
 
